@@ -1,0 +1,178 @@
+"""Numbers as text and back: "1.20,1.31;0.93,0.98;" - variables of a time step parted by commas, each step closed by ";".
+
+A value x is written as x / alpha with a fixed number of decimals, as LLMTIME does (Gruver et al. 2023). `alpha` comes from
+a scale rule. Only the rule `context` and the constant of `liu` are honest in a forecast: the other reports' rules look at
+the values to be forecast, and are marked so.
+
+Axes: N series, T steps, C context steps, V variables.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from jaxlv.config import CodecConfig
+from jaxlv.errors import JaxlvError
+
+SYMBOLS = "0123456789.,;"
+TOP = 10.0  # where a scale rule puts its reference value; one digit before the point below it
+MAX_INTEGER_DIGITS = 6
+NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
+
+
+# ------------------------------------------------------------------------------------------------- scale
+
+
+def _context(context_CV, series_TV, codec):
+    """Per variable: the context's maximum goes to TOP * (1 - headroom)."""
+    return context_CV.max(axis=0) / (TOP * (1.0 - codec.headroom))
+
+
+def _xu(context_CV, series_TV, codec):
+    """Per series and variable: the 99th percentile of the whole series goes to TOP."""
+    return np.percentile(series_TV, 99, axis=0) / TOP
+
+
+def _rai(context_CV, series_TV, codec):
+    """Per series: the larger of the variables' 95th percentiles over the whole series goes to TOP."""
+    return np.full(series_TV.shape[1], np.percentile(series_TV, 95, axis=0).max() / TOP)
+
+
+def _mao(context_CV, series_TV, codec):
+    """One factor for the data set: the 99.7th percentile of all its values goes to TOP."""
+    if codec.dataset_alpha is None:
+        raise JaxlvError("needs the data set's own factor", where='codec.scale = "mao"', hint="use Codec.for_data")
+    return np.full(context_CV.shape[1], codec.dataset_alpha)
+
+
+def _liu(context_CV, series_TV, codec):
+    """The constant 0.5."""
+    return np.full(context_CV.shape[1], 0.5)
+
+
+@dataclass(frozen=True)
+class ScaleRule:
+    """How alpha is found, and which values it sees that a forecaster would not have."""
+
+    fit: Callable[[np.ndarray, np.ndarray, Codec], np.ndarray]
+    peeks_at: str = ""
+
+
+SCALE_RULES = {
+    "context": ScaleRule(_context),
+    "xu": ScaleRule(_xu, peeks_at="the forecast window of the same series"),
+    "rai": ScaleRule(_rai, peeks_at="the forecast window of the same series"),
+    "mao": ScaleRule(_mao, peeks_at="the whole data set, test series included"),
+    "liu": ScaleRule(_liu),
+}
+
+
+@dataclass(frozen=True)
+class Codec:
+    """A scale rule and a number format."""
+
+    scale: str = "context"
+    headroom: float = 0.5  # share of [0, TOP] left free above the context's maximum
+    decimals: int = 2
+    dataset_alpha: float | None = None  # the factor of the rule `mao`
+
+    def __post_init__(self) -> None:
+        if self.scale not in SCALE_RULES:
+            raise JaxlvError("unknown rule", where="codec.scale", expected=", ".join(SCALE_RULES), found=self.scale)
+        if not 0 <= self.headroom < 1:
+            raise JaxlvError("must be in [0, 1)", where="codec.headroom", found=self.headroom)
+        if not 1 <= self.decimals <= 6:
+            raise JaxlvError("must be 1 to 6", where="codec.decimals", found=self.decimals)
+
+    @classmethod
+    def for_data(cls, config: CodecConfig, values_NTV: np.ndarray) -> Codec:
+        """The codec of a config; the rule `mao` takes its factor from all the values given."""
+        alpha = float(np.percentile(values_NTV, 99.7)) / TOP if config.scale == "mao" else None
+        return cls(config.scale, config.headroom, config.decimals, alpha)
+
+    @property
+    def rule(self) -> ScaleRule:
+        return SCALE_RULES[self.scale]
+
+    def fit(self, context_CV: np.ndarray, series_TV: np.ndarray | None = None, where: str = "series") -> np.ndarray:
+        """alpha (V,), in raw units per written unit. `series_TV` is the whole series, for the rules that look at it.
+
+        Raises JaxlvError where a variable is zero throughout, or a rule that needs the whole series does not get it.
+        """
+        if series_TV is None:
+            if self.rule.peeks_at and self.scale != "mao":
+                raise JaxlvError(f"the scale rule {self.scale} needs the whole series", where=where)
+            series_TV = context_CV
+        alpha_V = np.asarray(self.rule.fit(np.asarray(context_CV, float), np.asarray(series_TV, float), self))
+        if not (np.isfinite(alpha_V) & (alpha_V > 0)).all():
+            bad = int(np.argmin(np.isfinite(alpha_V) & (alpha_V > 0)))
+            raise JaxlvError(
+                f"variable {bad} gives no scale", where=where, expected="a positive value", found=f"alpha {alpha_V[bad]}"
+            )
+        return alpha_V
+
+    # ------------------------------------------------------------------------------------------- text
+
+    def encode(self, values_TV: np.ndarray, alpha_V: np.ndarray, closed: bool = True, where: str = "series") -> str:
+        """The text of `values_TV` (raw units); `closed` ends it with ";", as every prompt must end.
+
+        Raises JaxlvError for negative or non-finite values and for numbers of more than six digits before the point.
+        """
+        scaled_TV = np.asarray(values_TV, float) / alpha_V
+        if not np.isfinite(scaled_TV).all() or (scaled_TV < 0).any():
+            raise JaxlvError("the text format holds non-negative finite numbers only", where=where)
+        if (scaled_TV >= 10**MAX_INTEGER_DIGITS).any():
+            raise JaxlvError(
+                f"a value needs more than {MAX_INTEGER_DIGITS} digits before the point",
+                where=where,
+                found=f"{scaled_TV.max():.3g} after scaling",
+                hint='use codec.scale = "context"',
+            )
+        text = ";".join(",".join(f"{x:.{self.decimals}f}" for x in step_V) for step_V in scaled_TV)
+        return text + ";" if closed else text
+
+    def decode(self, text: str, alpha_V: np.ndarray, max_steps: int | None = None) -> Decoded:
+        """The complete time steps at the start of `text`, in raw units, and why reading stopped.
+
+        A step counts when it holds exactly V unsigned decimal numbers and is closed by ";". Reading ends at the first
+        step that does not, so that a lost or doubled delimiter never shifts the values behind it.
+        """
+        steps: list[list[float]] = []
+        *closed_steps, rest = text.split(";")
+        for step in closed_steps:
+            if len(steps) == max_steps:
+                break
+            numbers = step.split(",")
+            if len(numbers) != len(alpha_V):
+                return self._decoded(steps, alpha_V, "wrong number of values", step)
+            if not all(NUMBER.fullmatch(number) for number in numbers):
+                return self._decoded(steps, alpha_V, "not a number", step)
+            steps.append([float(number) for number in numbers])
+        complete = max_steps is not None and len(steps) == max_steps
+        return self._decoded(steps, alpha_V, "complete" if complete else "end of text", rest)
+
+    def _decoded(self, steps: list[list[float]], alpha_V: np.ndarray, stop: StopReason, at: str) -> Decoded:
+        values_TV = np.array(steps, float).reshape(-1, len(alpha_V)) * alpha_V
+        return Decoded(values_TV, stop, at[:40])
+
+
+StopReason = Literal["complete", "end of text", "wrong number of values", "not a number"]
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One sample's values: `values_TV` (raw units) of its complete steps, and what ended it."""
+
+    values_TV: np.ndarray
+    stop: StopReason
+    at: str  # the text where reading stopped
+
+    @property
+    def steps(self) -> int:
+        """Number of complete time steps."""
+        return len(self.values_TV)

@@ -1,0 +1,387 @@
+"""Settings as frozen dataclasses: the model's, read from Hugging Face's config.json, and a run's, read from TOML."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from jaxlv.errors import JaxlvError
+
+Dtype = Literal["float32", "bfloat16"]
+
+
+# ---------------------------------------------------------------------------------------------- the model
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A Qwen2.5 architecture; the field names are those of Hugging Face's config.json."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 10_000.0
+    tie_word_embeddings: bool = False
+    max_position_embeddings: int = 32_768
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "head_dim"):
+            if getattr(self, name) < 1:
+                raise JaxlvError(f"{name} must be positive", where="model config", found=getattr(self, name))
+        if self.num_key_value_heads < 1 or self.num_attention_heads % self.num_key_value_heads:
+            raise JaxlvError(
+                "num_attention_heads must be a multiple of num_key_value_heads",
+                where="model config",
+                found=f"{self.num_attention_heads} and {self.num_key_value_heads}",
+            )
+        if self.head_dim % 2:
+            raise JaxlvError("RoPE needs an even head_dim", where="model config", found=self.head_dim)
+
+    @classmethod
+    def from_hf(cls, raw: Mapping[str, Any], where: Any = "config.json") -> ModelConfig:
+        """The architecture that a config.json describes; whatever this project does not implement is refused by name."""
+        if not isinstance(raw, Mapping):
+            raise JaxlvError("not a model config", where=where, expected="a JSON object", found=type(raw).__name__)
+        _refuse_other_architectures(raw, where)
+        try:
+            heads = int(raw["num_attention_heads"])
+            hidden = int(raw["hidden_size"])
+            return cls(
+                vocab_size=int(raw["vocab_size"]),
+                hidden_size=hidden,
+                intermediate_size=int(raw["intermediate_size"]),
+                num_hidden_layers=int(raw["num_hidden_layers"]),
+                num_attention_heads=heads,
+                num_key_value_heads=int(raw.get("num_key_value_heads") or heads),
+                head_dim=int(raw.get("head_dim") or hidden // max(heads, 1)),
+                rms_norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
+                rope_theta=_rope_theta(raw, where),
+                tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
+                max_position_embeddings=int(raw.get("max_position_embeddings", 32_768)),
+            )
+        except KeyError as missing:
+            raise JaxlvError("a key is missing", where=where, expected=missing.args[0]) from None
+        except (TypeError, ValueError) as fault:
+            raise JaxlvError(f"a value is not a number ({fault})", where=where) from None
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> ModelConfig:
+        """The architecture in `folder`/config.json."""
+        path = Path(folder) / "config.json"
+        if not path.is_file():
+            raise JaxlvError("no config.json in the model folder", where=folder, hint="give a Hugging Face folder")
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as fault:
+            raise JaxlvError(f"unreadable config ({fault})", where=path, expected="JSON") from None
+        return cls.from_hf(raw, where=path)
+
+    def to_hf(self) -> dict[str, Any]:
+        """The config.json that transformers reads as the same architecture."""
+        return {
+            "architectures": ["Qwen2ForCausalLM"],
+            "model_type": "qwen2",
+            "hidden_act": "silu",
+            "use_sliding_window": False,
+            "torch_dtype": "float32",
+            **dataclasses.asdict(self),
+        }
+
+
+def _refuse_other_architectures(raw: Mapping[str, Any], where: Any) -> None:
+    if raw.get("model_type") != "qwen2":
+        raise JaxlvError(
+            "not a Qwen2.5 model", where=where, expected='model_type "qwen2"', found=repr(raw.get("model_type"))
+        )
+    architectures = raw.get("architectures") or ["Qwen2ForCausalLM"]
+    if "Qwen2ForCausalLM" not in architectures:
+        raise JaxlvError("another architecture", where=where, expected="Qwen2ForCausalLM", found=architectures)
+    if raw.get("use_sliding_window", False):
+        raise JaxlvError("sliding-window attention is not implemented", where=where, found="use_sliding_window: true")
+    if any(kind != "full_attention" for kind in raw.get("layer_types") or []):
+        raise JaxlvError("only full attention is implemented", where=where, found=f"layer_types {raw['layer_types']}")
+    if raw.get("hidden_act", "silu") != "silu":
+        raise JaxlvError("only the SiLU activation is implemented", where=where, found=f"hidden_act {raw['hidden_act']}")
+    if raw.get("quantization_config"):
+        raise JaxlvError("quantised weights are not implemented", where=where, found="quantization_config")
+
+
+def _rope_theta(raw: Mapping[str, Any], where: Any) -> float:
+    """theta from `rope_parameters` (transformers 5) or `rope_theta`; any scaled variant of RoPE is refused."""
+    parameters = {**(raw.get("rope_scaling") or {}), **(raw.get("rope_parameters") or {})}
+    kind = parameters.get("rope_type", parameters.get("type", "default"))
+    if kind != "default":
+        raise JaxlvError("only the default rope type is implemented", where=where, found=f"rope type {kind!r}")
+    if parameters.get("partial_rotary_factor", raw.get("partial_rotary_factor", 1.0)) not in (None, 1, 1.0):
+        raise JaxlvError("partial rotary embedding is not implemented", where=where, found="partial_rotary_factor")
+    return float(parameters.get("rope_theta", raw.get("rope_theta", 10_000.0)))
+
+
+# ------------------------------------------------------------------------------------------------ a run
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which series, and how they are split."""
+
+    path: str = ""  # HDF5, CSV or NumPy file; "" = simulate `preset`
+    preset: str = "course"  # simulator preset used where path is empty
+    simulate: int = 1000  # number of series to simulate
+    seed: int = 42  # of the simulation and of the split
+    fractions: tuple[float, ...] = (0.70, 0.15, 0.15)  # train, validation, test
+    stratify: bool = False  # split within regimes
+    train_ids: tuple[int, ...] = ()  # explicit ids; given for one share, they must be given for all three
+    validation_ids: tuple[int, ...] = ()
+    test_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class CodecConfig:
+    """How numbers become text."""
+
+    scale: str = "context"  # context | xu | rai | mao | liu
+    headroom: float = 0.5  # share of the range left free above the context's maximum (scale = "context")
+    decimals: int = 2
+
+
+@dataclass(frozen=True)
+class WindowConfig:
+    """How a series' tokens become training windows."""
+
+    length: int = 512  # tokens
+    stride: int = 256  # tokens between window starts
+    align: Literal["step", "token"] = "step"  # move starts forward to the next time step, or cut anywhere
+    partial: Literal["drop", "pad"] = "pad"  # the last, shorter window of a series
+    context_steps: tuple[int, ...] = (20, 80)  # the training scale is fitted on a context drawn from this range
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Which low-rank paths are laid over the base, and what else trains."""
+
+    rank: int = 4
+    alpha: float = 0.0  # 0 = rank, as in the assignment
+    targets: tuple[str, ...] = ("q_proj", "v_proj")
+    dropout: float = 0.0
+    rslora: bool = False  # scale alpha / sqrt(rank) instead of alpha / rank
+    head: Literal["frozen", "bias", "full"] = "bias"  # what of the LM head trains beside A and B
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise JaxlvError("must be at least 1", where="lora.rank", found=self.rank)
+        if not 0 <= self.dropout < 1:
+            raise JaxlvError("must be in [0, 1)", where="lora.dropout", found=self.dropout)
+
+    @property
+    def scaling(self) -> float:
+        """The factor on BA x: alpha / rank, or alpha / sqrt(rank) for rsLoRA."""
+        alpha = self.alpha or float(self.rank)
+        return alpha / self.rank**0.5 if self.rslora else alpha / self.rank
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Which base, and how it computes."""
+
+    path: str = "embedded"  # a Hugging Face folder, a hub id, or "embedded"
+    dtype: Dtype = "float32"  # of the frozen weights and the matrix products
+    attention: Literal["xla", "cudnn"] = "xla"
+    loss: Literal["vocabulary", "alphabet"] = "vocabulary"  # cross-entropy over all tokens or the 13 symbols
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The optimiser and its schedule."""
+
+    name: Literal["adam", "adamw"] = "adam"
+    learning_rate: float = 1e-5
+    schedule: Literal["constant", "cosine", "onecycle"] = "constant"
+    warmup_steps: int = 0
+    final_fraction: float = 0.0  # learning rate at the end, as a share of the peak (cosine)
+    weight_decay: float = 0.0  # adamw only; on matrices, never on biases
+    clip_norm: float = 0.0  # 0 = no clipping
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0:
+            raise JaxlvError("must be positive", where="optimizer.learning_rate", found=self.learning_rate)
+        if self.weight_decay and self.name != "adamw":
+            raise JaxlvError("needs optimizer.name = \"adamw\"", where="optimizer.weight_decay", found=self.name)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long, how often, how many at once."""
+
+    steps: int = 1000  # optimiser steps
+    batch_size: int = 4  # windows per micro-batch
+    accumulate: int = 1  # micro-batches per optimiser step
+    seed: int = 0  # of the adapters, the order of windows, dropout
+    log_every: int = 10
+    validate_every: int = 200  # steps; 0 = never
+    validation_windows: int = 64  # at most
+    forecast_series: int = 8  # validation series forecast at each validation; 0 = none
+    checkpoint_every: int = 200
+    select: Literal["loss", "forecast"] = "loss"  # what "best" means
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulate", "log_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise JaxlvError("must be at least 1", where=f"train.{name}", found=getattr(self, name))
+        if self.select == "forecast" and not self.forecast_series:
+            raise JaxlvError("needs train.forecast_series > 0", where='train.select = "forecast"')
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How tokens are drawn; Qwen's own generation defaults are never applied behind the user's back."""
+
+    temperature: float = 1.0  # 0 = greedy
+    top_k: int = 0  # 0 = all
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    grammar: bool = True  # mask the logits so that every sample parses
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise JaxlvError("must be 0 (greedy) or positive", where="sampling.temperature", found=self.temperature)
+        if not 0 < self.top_p <= 1:
+            raise JaxlvError("must be in (0, 1]", where="sampling.top_p", found=self.top_p)
+        if self.top_k < 0:
+            raise JaxlvError("must be 0 (all) or positive", where="sampling.top_k", found=self.top_k)
+        if self.repetition_penalty <= 0:
+            raise JaxlvError("must be positive", where="sampling.repetition_penalty", found=self.repetition_penalty)
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """The protocol of forecasts and their measures."""
+
+    context: int = 50  # time steps given
+    horizon: int = 50  # time steps forecast
+    samples: int = 20  # trajectories per series
+    series: int = 0  # at most this many test series; 0 = all
+    seed: int = 0
+    batch_series: int = 8  # series decoded together
+
+    def __post_init__(self) -> None:
+        for name in ("context", "horizon", "samples", "batch_series"):
+            if getattr(self, name) < 1:
+                raise JaxlvError("must be at least 1", where=f"evaluate.{name}", found=getattr(self, name))
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that defines a run; `jaxlv train` saves it resolved as config.toml in the run folder."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    codec: CodecConfig = field(default_factory=CodecConfig)
+    windows: WindowConfig = field(default_factory=WindowConfig)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+
+# ------------------------------------------------------------------------------------------------ reading
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The run that a TOML file describes: defaults < file < `overrides` ("section.key=value", value in TOML)."""
+    path = Path(path)
+    if not path.is_file():
+        raise JaxlvError("no such config file", where=path)
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as fault:
+        raise JaxlvError(f"not valid TOML ({fault})", where=path) from None
+    return build_config(RunConfig, override(tree, overrides), where=path)
+
+
+def override(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """`tree` with "section.key=value" settings laid over it; a value that is not TOML is taken as a string."""
+    tree = {key: dict(value) if isinstance(value, dict) else value for key, value in tree.items()}
+    for text in overrides:
+        dotted, separator, value = text.partition("=")
+        *sections, key = dotted.strip().split(".")
+        if not separator or not key or not all(sections):
+            raise JaxlvError("not a setting", where=f"--set {text}", expected="section.key=value")
+        node = tree
+        for section in sections:
+            node = node.setdefault(section, {})
+            if not isinstance(node, dict):
+                raise JaxlvError("not a section", where=f"--set {text}", found=section)
+        try:
+            node[key] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            node[key] = value.strip()
+    return tree
+
+
+def build_config(cls: type, tree: Mapping[str, Any], where: Any = "config", prefix: str = "") -> Any:
+    """A frozen dataclass from nested mappings; an unknown key or a value of the wrong type is an error that names it."""
+    if not isinstance(tree, Mapping):
+        raise JaxlvError(f"[{prefix.rstrip('.')}] must be a section", where=where, found=repr(tree))
+    hints = typing.get_type_hints(cls)
+    for key in tree:
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, n=1)
+            hint = f"did you mean {prefix}{near[0]}?" if near else f"known keys: {', '.join(hints)}"
+            raise JaxlvError(f"unknown key {prefix}{key}", where=where, hint=hint)
+    return cls(**{key: _convert(value, hints[key], where, prefix + key) for key, value in tree.items()})
+
+
+def _convert(value: Any, hint: Any, where: Any, name: str) -> Any:
+    def wrong(expected: str) -> JaxlvError:
+        return JaxlvError(f"{name} has the wrong type", where=where, expected=expected, found=repr(value))
+
+    if dataclasses.is_dataclass(hint):
+        return build_config(typing.cast(type, hint), value, where, f"{name}.")
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        if value not in arguments:
+            raise JaxlvError(f"{name}", where=where, expected=" or ".join(map(repr, arguments)), found=repr(value))
+        return value
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise wrong("a list")
+        return tuple(_convert(item, arguments[0], where, f"{name}[{i}]") for i, item in enumerate(value))
+    if origin in (typing.Union, types.UnionType):
+        return None if value is None else _convert(value, arguments[0], where, name)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise wrong(hint.__name__)
+    return value
+
+
+def config_tree(config: Any) -> dict[str, Any]:
+    """A config as plain nested dictionaries, lists and scalars."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def to_toml(config: Any) -> str:
+    """A config as TOML that `load_config` reads back as the same value."""
+    lines: list[str] = []
+    for section, values in config_tree(config).items():
+        lines += ["", f"[{section}]"]
+        lines += [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+    return "\n".join(lines).lstrip() + "\n"

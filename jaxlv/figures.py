@@ -1,0 +1,424 @@
+"""Figures of forecasts, errors and training drawn with matplotlib; jaxlv.svg writes them.
+
+Axes: C context steps, H forecast steps, T = C + H, S samples, V variables. A figure's unit is the CSS pixel.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.legend_handler import HandlerTuple
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+
+from jaxlv.svg import INK, MUTED, PALETTE, styled
+
+# ------------------------------------------------------------------------------------------- style
+
+SPECIES = [colours[0] for name, colours in PALETTE.items() if name.startswith("species")]
+MODEL = PALETTE["row-tuned"][0]
+WIDTH = 440  # half a page, and near the width of a phone
+BANDS = (0.95, 0.80, 0.50)  # central shares of the samples, widest first
+_ALPHA = {0.95: 0.18, 0.80: 0.24, 0.50: 0.34}  # they add up, as the bands are nested
+
+
+class RowStyle(NamedTuple):
+    """How a method looks in every figure; the dash tells methods apart where colours do not."""
+
+    colour: str
+    dash: Any
+    width: float
+
+
+_KNOWN_ROWS = {
+    "tuned": ("row-tuned", "solid", 2.2),
+    "untuned": ("row-untuned", "solid", 1.5),
+    "VAR(3) on logs": ("row-1", (0, (6, 2)), 1.5),
+    "seasonal naive": ("row-2", (0, (6, 2, 1.5, 2)), 1.5),
+    "context mean": ("row-3", (0, (3, 2)), 1.5),
+    "last value": ("row-4", (0, (1.2, 1.8)), 1.5),
+}
+_OTHER_ROWS = ("row-5", "row-6", "row-7", "row-1", "row-2")
+_OTHER_DASHES = ((0, (8, 2, 2, 2)), (0, (4, 1.5)), (0, (2, 1.5)))
+
+
+def row_styles(names: Iterable[str]) -> dict[str, RowStyle]:
+    """The style of each method: fixed for names that every evaluation has, else by order of appearance."""
+    styles: dict[str, RowStyle] = {}
+    others = 0
+    for name in names:
+        if name in _KNOWN_ROWS:
+            colour, dash, width = _KNOWN_ROWS[name]
+        else:
+            colour, width = _OTHER_ROWS[others % len(_OTHER_ROWS)], 1.5
+            dash = _OTHER_DASHES[others // len(_OTHER_ROWS) % len(_OTHER_DASHES)]
+            others += 1
+        styles[name] = RowStyle(PALETTE[colour][0], dash, width)
+    return styles
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
+    figure.get_layout_engine().set(w_pad=2 / 72, h_pad=3 / 72, hspace=0.03)  # type: ignore[union-attr]
+    return figure
+
+
+# ---------------------------------------------------------------------------------------- forecasts
+
+
+@dataclass(frozen=True)
+class ForecastPanel:
+    """One series and the samples that continue it, in raw units; NaN where a sample is invalid or cut."""
+
+    series_id: int
+    variables: tuple[str, ...]
+    time_T: np.ndarray
+    context_CV: np.ndarray
+    truth_HV: np.ndarray | None  # None: the future is unknown
+    samples_SHV: np.ndarray
+
+    @property
+    def time_C(self) -> np.ndarray:
+        return self.time_T[: len(self.context_CV)]
+
+    @property
+    def time_H(self) -> np.ndarray:
+        return self.time_T[len(self.context_CV) :]
+
+    @property
+    def observed_TV(self) -> np.ndarray:
+        """Context and truth in one array."""
+        return self.context_CV if self.truth_HV is None else np.concatenate([self.context_CV, self.truth_HV])
+
+    @property
+    def ceiling_V(self) -> np.ndarray:
+        """Where an axis ends at the latest, whatever samples do: three times the largest value observed."""
+        return 3 * np.nanmax(np.abs(self.observed_TV), axis=0)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the 95 % band leaves the axes."""
+        return bool(np.any(quantile_HV(self.samples_SHV, 0.975) > self.ceiling_V))
+
+
+def quantile_HV(samples_SHV: np.ndarray, q: float) -> np.ndarray:
+    """The q-quantile over the finite samples of each step and variable; NaN where there is none."""
+    sorted_SHV = np.sort(np.where(np.isfinite(samples_SHV), samples_SHV, np.nan), axis=0)
+    count_HV = np.isfinite(sorted_SHV).sum(axis=0)
+    if not samples_SHV.shape[0]:
+        return np.full(samples_SHV.shape[1:], np.nan)
+    position_HV = q * np.maximum(count_HV - 1, 0)
+    below_HV = np.floor(position_HV).astype(int)
+    above_HV = np.ceil(position_HV).astype(int)
+    low_HV = np.take_along_axis(sorted_SHV, below_HV[None], axis=0)[0]
+    high_HV = np.take_along_axis(sorted_SHV, above_HV[None], axis=0)[0]
+    return low_HV + (position_HV - below_HV) * (high_HV - low_HV)
+
+
+@styled
+def forecast_figure(panel: ForecastPanel, *, time_label: str = "time") -> Figure:
+    """Context, truth, median and 50/80/95 % bands of one series, one panel per species."""
+    count = len(panel.variables)
+    figure = _figure(WIDTH, 60 + 124 * count)
+    axes = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
+    median_HV = quantile_HV(panel.samples_SHV, 0.5)
+    for v, ax in enumerate(axes):
+        colour = SPECIES[v % len(SPECIES)]
+        top = np.nanmax(panel.observed_TV[:, v])
+        for share in BANDS:
+            low_H = quantile_HV(panel.samples_SHV, (1 - share) / 2)[:, v]
+            high_H = quantile_HV(panel.samples_SHV, (1 + share) / 2)[:, v]
+            if np.isfinite(high_H).any():
+                top = max(top, np.nanmax(high_H))
+                ax.fill_between(panel.time_H, low_H, high_H, color=colour, alpha=_ALPHA[share], linewidth=0)
+        if panel.truth_HV is not None:
+            ax.plot(panel.time_T, panel.observed_TV[:, v], color=INK, linewidth=0.9)
+            ax.plot(
+                panel.time_H,
+                panel.truth_HV[:, v],
+                ".",
+                color=INK,
+                markersize=3.4,
+                markeredgewidth=0,
+                zorder=3,
+            )
+        ax.plot(panel.time_C, panel.context_CV[:, v], color=INK, linewidth=1.5)
+        ax.plot(panel.time_H, median_HV[:, v], color=colour, linewidth=1.8)
+        if len(panel.time_C) and len(panel.time_H):
+            ax.axvline(
+                (panel.time_C[-1] + panel.time_H[0]) / 2, color=MUTED, linewidth=0.8, linestyle=(0, (3, 2))
+            )
+        ax.set_ylim(min(0.0, np.nanmin(panel.observed_TV[:, v])), 1.06 * min(top, panel.ceiling_V[v]) or 1.0)
+        ax.set_ylabel(_short(panel.variables[v], 20), color=colour)
+        ax.grid(False, axis="x")
+        ax.yaxis.set_major_locator(_ticks(4))
+    axes[-1].set_xlabel(time_label)
+    axes[-1].set_xlim(panel.time_T[0], panel.time_T[-1])
+    _forecast_legend(figure, panel)
+    return figure
+
+
+def _forecast_legend(figure: Figure, panel: ForecastPanel) -> None:
+    colours = [SPECIES[v % len(SPECIES)] for v in range(len(panel.variables))]
+    entries: list[tuple[Any, str]] = [(Line2D([], [], color=INK, linewidth=1.5), "context")]
+    if panel.truth_HV is not None:
+        entries.append(
+            (Line2D([], [], color=INK, linewidth=0.9, marker=".", markersize=4.5, markeredgewidth=0), "truth")
+        )
+    if np.isfinite(panel.samples_SHV).any():
+        entries.append((tuple(Line2D([], [], color=c, linewidth=1.8) for c in colours), "median"))
+        for i, share in enumerate(reversed(BANDS)):
+            layers = BANDS[: len(BANDS) - i]
+            opacity = 1 - math.prod(1 - _ALPHA[layer] for layer in layers)
+            patches = tuple(Patch(facecolor=c, alpha=opacity, linewidth=0) for c in colours)
+            entries.append((patches, f"{100 * share:.0f} %"))
+    handles, labels = zip(*entries, strict=True)
+    figure.legend(
+        handles,
+        labels,
+        loc="outside upper left",
+        ncols=len(labels),
+        handlelength=1.7,
+        columnspacing=1.1,
+        handletextpad=0.5,
+        borderpad=0,
+        handler_map={tuple: HandlerTuple(ndivide=None, pad=0.15)},
+    )
+
+
+@styled
+def phase_figure(panel: ForecastPanel, *, samples: int = 5) -> Figure:
+    """The first two variables against each other: context, truth, median, the first complete `samples`."""
+    figure = _figure(400, 308)
+    ax = figure.subplots()
+    complete_SHV = panel.samples_SHV[np.isfinite(panel.samples_SHV).all(axis=(1, 2))][:samples]
+    median_HV = quantile_HV(panel.samples_SHV, 0.5)
+    for i, sample_HV in enumerate(complete_SHV):
+        ax.plot(*sample_HV[:, :2].T, color=MODEL, alpha=0.45, linewidth=0.8, label="" if i else "samples")
+    ax.plot(*panel.context_CV[:, :2].T, color=MUTED, linewidth=1.1, linestyle=(0, (3, 1.5)), label="context")
+    if panel.truth_HV is not None:
+        ax.plot(*panel.truth_HV[:, :2].T, color=INK, linewidth=1.2, label="truth")
+    if np.isfinite(median_HV).any():
+        ax.plot(*median_HV[:, :2].T, color=MODEL, linewidth=2.0, label="median")
+    ax.plot(*panel.context_CV[-1, :2], "o", color=INK, markersize=4.5, markeredgewidth=0, label="start")
+    high_V = np.nanmax(
+        np.stack([*panel.observed_TV, *complete_SHV.reshape(-1, len(panel.variables))]), axis=0
+    )
+    high_V = np.minimum(high_V, panel.ceiling_V)
+    ax.set_xlim(0, 1.05 * high_V[0] or 1.0)
+    ax.set_ylim(0, 1.05 * high_V[1] or 1.0)
+    for axis, v in ((ax.xaxis, 0), (ax.yaxis, 1)):
+        axis.set_major_locator(_ticks(5))
+        axis.set_label_text(_short(panel.variables[v], 24), color=SPECIES[v])
+    figure.legend(
+        loc="outside upper left", ncols=5, handlelength=1.3, columnspacing=0.9, handletextpad=0.4, borderpad=0
+    )
+    return figure
+
+
+# ------------------------------------------------------------------------------------------- errors
+
+
+@styled
+def step_error_figure(rows: Sequence[Mapping[str, Any]], *, unit: str = "raw units") -> Figure:
+    """MAE per step ahead of every row that has `mae_by_step`, logarithmic, each line named at its end."""
+    figure = _figure(WIDTH, 280)
+    ax = figure.subplots()
+    styles = row_styles(str(row["name"]) for row in rows)
+    ends: list[tuple[float, str, str]] = []
+    # The tuned model is drawn last, on top.
+    for row in sorted(rows, key=lambda row: row["name"] == "tuned"):
+        mae_H = _positive(row.get("mae_by_step") or [])
+        if not np.isfinite(mae_H).any():
+            continue
+        colour, dash, width = styles[str(row["name"])]
+        ax.plot(np.arange(1, len(mae_H) + 1), mae_H, color=colour, linestyle=dash, linewidth=width)
+        ends.append((float(mae_H[np.isfinite(mae_H)][-1]), str(row["name"]), colour))
+    ax.set_yscale("log")
+    _log_ticks(ax.yaxis, *ax.get_ylim())
+    ax.set_xlim(1, max((len(row.get("mae_by_step") or []) for row in rows), default=0) or 2)
+    ax.xaxis.set_major_locator(_ticks(6, integer=True))
+    ax.set_xlabel("step ahead")
+    ax.set_ylabel(f"MAE ({_short(unit, 24)})")
+    ax.grid(False, axis="x")
+    _name_ends(ax, ends, spacing=0.066)
+    return figure
+
+
+def _name_ends(ax: Axes, ends: list[tuple[float, str, str]], spacing: float) -> None:
+    """Names beside the last points, moved apart to at least `spacing` (a share of the axis height)."""
+    low, high = np.log(ax.get_ylim())
+    ends = sorted(ends)
+    places = [(math.log(value) - low) / (high - low) for value, _, _ in ends]
+    for i in range(1, len(places)):
+        places[i] = max(places[i], places[i - 1] + spacing)
+    for i in reversed(range(len(places))):
+        limit = 1.0 if i == len(places) - 1 else places[i + 1] - spacing
+        places[i] = min(places[i], limit)
+    for place, (_, name, colour) in zip(places, ends, strict=True):
+        weight = "bold" if name == "tuned" else "normal"
+        ax.annotate(
+            _short(name, 22),
+            (1, place),
+            xytext=(6, 0),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            color=colour,
+            fontweight=weight,
+            fontsize=10,
+            va="center",
+            annotation_clip=False,
+        )
+
+
+@styled
+def interval_figure(rows: Sequence[Mapping[str, Any]], *, unit: str = "raw units") -> Figure:
+    """Mean MAE with its 95 % bootstrap interval and the median over series, one line per row, best on top."""
+    drawn = [row for row in rows if np.isfinite(_positive([row.get("mae")])[0])]
+    drawn.sort(key=lambda row: row["mae"], reverse=True)
+    figure = _figure(WIDTH, 84 + 26 * max(len(drawn), 1))
+    ax = figure.subplots()
+    styles = row_styles(str(row["name"]) for row in rows)
+    for place, row in enumerate(drawn):
+        colour = styles[str(row["name"])].colour
+        low, high = _positive(row.get("mae_ci95") or [None, None])
+        if np.isfinite([low, high]).all():
+            ax.plot([low, high], [place, place], color=colour, linewidth=2.4, solid_capstyle="butt")
+        ax.plot(row["mae"], place, "o", color=colour, markersize=7, markeredgewidth=0)
+        median = _positive([row.get("mae_median")])[0]
+        if np.isfinite(median):
+            ax.plot(
+                median, place, "D", markerfacecolor="none", color=colour, markersize=5, markeredgewidth=1.4
+            )
+    ax.set_xscale("log")
+    low, high = ax.get_xlim()
+    ax.set_xlim(low / 1.1, high * 1.1)
+    _log_ticks(ax.xaxis, *ax.get_xlim())
+    ax.set_ylim(-0.6, max(len(drawn), 1) - 0.4)
+    ax.set_yticks(range(len(drawn)), [_short(str(row["name"]), 28) for row in drawn])
+    for tick, row in zip(ax.get_yticklabels(), drawn, strict=True):
+        tick.set_fontweight("bold" if row["name"] == "tuned" else "normal")
+    ax.spines["left"].set_visible(False)
+    ax.set_xlabel(f"MAE ({_short(unit, 24)}), logarithmic")
+    handles = [
+        Line2D([], [], color=MUTED, marker="o", markersize=7, markeredgewidth=0, linewidth=2.4),
+        Line2D(
+            [],
+            [],
+            color=MUTED,
+            marker="D",
+            markersize=5,
+            markerfacecolor="none",
+            markeredgewidth=1.4,
+            linewidth=0,
+        ),
+    ]
+    labels = ["mean and 95 % interval", "median over series"]
+    figure.legend(handles, labels, loc="outside upper left", ncols=2, borderpad=0, handlelength=2.6)
+    return figure
+
+
+# ----------------------------------------------------------------------------------------- training
+
+# key of metrics.jsonl -> label, on one panel each; training and validation loss share the first
+_CURVES = {"loss": "loss", "forecast_mae": "forecast MAE", "learning_rate": "learning rate"}
+
+
+def curve(history: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
+    """(steps, values) of the records of `history` that hold a finite `key`."""
+    pairs = [(r["step"], r[key]) for r in history if r.get(key) is not None and "step" in r]
+    points = np.array(pairs, dtype=float).reshape(-1, 2)
+    points = points[np.isfinite(points).all(axis=1)]
+    return points[:, 0], points[:, 1]
+
+
+@styled
+def loss_figure(history: Sequence[Mapping[str, Any]], *, unit: str = "raw units") -> Figure:
+    """Training and validation loss, forecast error and learning rate by step; a panel without data is absent.
+
+    Records are those of metrics.jsonl: `step` and any of loss, validation_loss, forecast_mae, learning_rate.
+    """
+    keys = [key for key in _CURVES if len(curve(history, key)[0])]
+    rate_S = curve(history, "learning_rate")[1]
+    if len(rate_S) and np.ptp(rate_S) == 0 and len(keys) > 1:
+        keys.remove("learning_rate")
+    heights = [2.2 if key == "loss" else 1.0 for key in keys] or [1.0]
+    figure = _figure(WIDTH, 44 + 82 * sum(heights))
+    axes = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+    for ax, key in zip(axes, keys, strict=False):
+        ax.grid(False, axis="x")
+        ax.yaxis.set_major_locator(_ticks(5 if key == "loss" else 3))
+        if key == "loss":
+            _loss_panel(ax, history)
+        elif key == "forecast_mae":
+            ax.plot(*curve(history, key), ".-", color=MODEL, markersize=5, markeredgewidth=0)
+            ax.set_ylim(bottom=0)
+            ax.set_ylabel(f"forecast MAE\n({_short(unit, 16)})")
+        else:
+            ax.plot(*curve(history, key), color=MUTED)
+            ax.set_ylim(bottom=0)
+            ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _plain(value)))
+            ax.set_ylabel(_CURVES[key])
+    axes[-1].set_xlabel("training step")
+    axes[-1].set_xlim(left=0)
+    axes[-1].xaxis.set_major_locator(_ticks(6, integer=True))
+    figure.align_ylabels(axes)
+    return figure
+
+
+def _loss_panel(ax: Axes, history: Sequence[Mapping[str, Any]]) -> None:
+    ax.plot(*curve(history, "loss"), color=MUTED, linewidth=1.0, label="training")
+    steps, losses = curve(history, "validation_loss")
+    if len(steps):
+        ax.plot(
+            steps,
+            losses,
+            ".-",
+            color=MODEL,
+            linewidth=2.0,
+            markersize=6,
+            markeredgewidth=0,
+            label="validation",
+        )
+    ax.set_ylabel("loss (nats per token)")
+    ax.legend(loc="upper right", ncols=2, borderpad=0, handlelength=1.6)
+
+
+# ------------------------------------------------------------------------------------------ helpers
+
+
+def _positive(values: Sequence[Any]) -> np.ndarray:
+    """`values` as floats for a logarithmic axis: NaN where missing, infinite, or not above zero."""
+    array = np.array([math.nan if value is None else value for value in values], dtype=float)
+    return np.where(np.isfinite(array) & (array > 0), array, np.nan)
+
+
+def _plain(value: float) -> str:
+    """A tick label without mathtext: 0.002, 3e-5, 20."""
+    text = f"{value:g}"
+    return re.sub(r"e([+-])0*", lambda match: "e" + match[1].replace("+", ""), text)
+
+
+def _ticks(count: int, integer: bool = False) -> MaxNLocator:
+    return MaxNLocator(count, steps=[1, 2, 2.5, 5, 10], integer=integer)
+
+
+def _log_ticks(axis: Any, low: float, high: float) -> None:
+    decades = math.log10(high / low) if low > 0 else 1.0
+    subs = (1, 2, 5) if decades < 2 else (1, 3) if decades < 3 else (1,)
+    axis.set_major_locator(LogLocator(subs=subs, numticks=12))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: _plain(value)))
+    axis.set_minor_formatter(NullFormatter())
+    axis.set_minor_locator(NullLocator())
+
+
+def _short(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"

@@ -1,0 +1,108 @@
+"""LoRA as an overlay: a second variable collection, `lora`, laid over a base that never changes.
+
+The overlay is a tree with the base's own module names. For each adapted projection it holds A (R, in), B (out, R), the
+scalar `scale`, and `dropout` where that is set; under `lm_head` it may hold `bias` (V,), added to the logits, or `weight`
+(V, D), which stands in for the head. `model.apply({"params": params, "lora": lora}, ids_BT)` uses it; without the
+collection the model is the base, bit for bit. One boolean tree over {"params", "lora"} says what trains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+
+from jaxlv.config import LoraConfig
+from jaxlv.errors import JaxlvError
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+TRAINED_LEAVES = ("A", "B", "bias", "weight")
+
+Tree = dict[str, Any]
+
+
+def init_lora(key: jax.Array, params: Mapping[str, Any], config: LoraConfig) -> Tree:
+    """A fresh overlay in float32: A normal with std 1 / sqrt(fan_in) (He et al. 2015 for a linear unit), B zero.
+
+    With B zero, the logits are the base's. The head's bias starts at zero, a trainable head at the base's own weights.
+    Raises JaxlvError for a target that is not one of the seven projections, and for a full head over a tied embedding.
+    """
+    targets = normalise_targets(config.targets)
+    flat = traverse_util.flatten_dict(dict(params))
+    overlay: dict[tuple[str, ...], jax.Array] = {}
+    paths = sorted(path[:-1] for path in flat if path[-1] == "weight" and path[-2] in targets)
+    for path, path_key in zip(paths, jax.random.split(key, max(1, len(paths))), strict=False):
+        fan_out, fan_in = flat[(*path, "weight")].shape
+        overlay[(*path, "A")] = jax.random.normal(path_key, (config.rank, fan_in)) / fan_in**0.5
+        overlay[(*path, "B")] = jnp.zeros((fan_out, config.rank))
+        overlay[(*path, "scale")] = jnp.float32(config.scaling)
+        if config.dropout:
+            overlay[(*path, "dropout")] = jnp.float32(config.dropout)
+    embedding, head = flat[("model.embed_tokens", "weight")], flat.get(("lm_head", "weight"))
+    if config.head == "bias":
+        overlay[("lm_head", "bias")] = jnp.zeros(embedding.shape[0])
+    if config.head == "full":
+        overlay[("lm_head", "weight")] = jnp.array(embedding if head is None else head, jnp.float32)
+    return traverse_util.unflatten_dict(overlay)
+
+
+def normalise_targets(targets: Iterable[str]) -> tuple[str, ...]:
+    """Targets as projection names; the short forms "q", "gate", ... are accepted."""
+    names = {name: name for name in PROJECTIONS} | {name.removesuffix("_proj"): name for name in PROJECTIONS}
+    for target in targets:
+        if target not in names:
+            raise JaxlvError("unknown projection", where="lora.targets", expected=", ".join(PROJECTIONS), found=target)
+    return tuple(name for name in PROJECTIONS if name in {names[target] for target in targets})
+
+
+def trainable(variables: Mapping[str, Any], base: bool = False) -> Tree:
+    """The boolean tree: True for A, B and the head's leaves of the overlay, and for all of the base if `base`."""
+    mask = {"params": jax.tree.map(lambda _: base, variables["params"])}
+    if "lora" in variables:
+        flat = traverse_util.flatten_dict(dict(variables["lora"]))
+        marks = {path: path[-1] in TRAINED_LEAVES for path in flat}
+        mask["lora"] = traverse_util.unflatten_dict(marks)
+    return mask
+
+
+def split(tree: Tree, mask: Tree) -> tuple[Tree, Tree]:
+    """(trained, frozen): the tree twice, with None where the other half has the leaf. Every leaf is in one of them."""
+    trained = jax.tree.map(lambda leaf, keep: leaf if keep else None, tree, mask)
+    frozen = jax.tree.map(lambda leaf, keep: None if keep else leaf, tree, mask)
+    return trained, frozen
+
+
+def join(trained: Tree, frozen: Tree) -> Tree:
+    """The inverse of `split`."""
+    return jax.tree.map(lambda a, b: b if a is None else a, trained, frozen, is_leaf=lambda leaf: leaf is None)
+
+
+def decayed(trained: Tree) -> Tree:
+    """The boolean tree of weight decay: matrices, not biases."""
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, trained)
+
+
+def merge(params: Mapping[str, Any], lora: Mapping[str, Any]) -> Tree:
+    """The base with scale * B A added to each adapted weight, summed in float32 and rounded once to the weight's type.
+
+    Raises JaxlvError where the overlay holds a head: a merged base has no place for a bias, and a head of its own would
+    untie the embedding.
+    """
+    if "lm_head" in lora:
+        raise JaxlvError("the overlay trains the LM head, which a merged base cannot hold", where="merge")
+    flat = traverse_util.flatten_dict(dict(params))
+    overlay = traverse_util.flatten_dict(dict(lora))
+    for path in [path[:-1] for path in overlay if path[-1] == "A"]:
+        weight = flat[(*path, "weight")]
+        update = overlay[(*path, "B")] @ overlay[(*path, "A")] * overlay[(*path, "scale")]
+        flat[(*path, "weight")] = (weight.astype(jnp.float32) + update).astype(weight.dtype)
+    return traverse_util.unflatten_dict(flat)
+
+
+def count_trained(variables: Mapping[str, Any], mask: Mapping[str, Any]) -> int:
+    """Number of scalars that train."""
+    pairs = zip(jax.tree.leaves(variables), jax.tree.leaves(mask), strict=True)
+    return sum(leaf.size for leaf, keep in pairs if keep)

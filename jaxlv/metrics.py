@@ -1,0 +1,158 @@
+"""Measures of a forecast against the truth, in the units of the series unless said otherwise.
+
+Axes: N series, S samples, H steps ahead, V variables, C context steps, Q probabilities.
+
+NaN rules. A sample value that is NaN is invalid: `quantiles`, `coverage` and `crps` leave it out at that step
+only, and give NaN where a step has no valid sample. Point measures give NaN where the forecast has one.
+Nothing else is dropped here: which series enter a mean is the caller's decision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxlv.errors import JaxlvError
+
+
+def mae(forecast_NHV: np.ndarray, truth_NHV: np.ndarray) -> np.ndarray:
+    """Mean absolute error over the steps, mean_h |f - y|: (N, V)."""
+    return np.abs(_error(forecast_NHV, truth_NHV)).mean(axis=1)
+
+
+def mae_by_step(forecast_NHV: np.ndarray, truth_NHV: np.ndarray) -> np.ndarray:
+    """Mean absolute error over the series at each step ahead, mean_n |f - y|: (H, V)."""
+    return np.abs(_error(forecast_NHV, truth_NHV)).mean(axis=0)
+
+
+def mse(forecast_NHV: np.ndarray, truth_NHV: np.ndarray) -> np.ndarray:
+    """Mean squared error over the steps, mean_h (f - y)^2, in squared units: (N, V)."""
+    return (_error(forecast_NHV, truth_NHV) ** 2).mean(axis=1)
+
+
+def rmse(forecast_NHV: np.ndarray, truth_NHV: np.ndarray) -> np.ndarray:
+    """Root of the mean squared error over the steps: (N, V)."""
+    return np.sqrt(mse(forecast_NHV, truth_NHV))
+
+
+def r2(forecast_NHV: np.ndarray, truth_NHV: np.ndarray) -> np.ndarray:
+    """Coefficient of determination, 1 - sum_h (f - y)^2 / sum_h (y - mean_h y)^2, without unit: (N, V).
+
+    NaN where the truth does not change, which leaves nothing to explain.
+    """
+    spread_NV = np.var(truth_NHV, axis=1)
+    return 1 - _divide(mse(forecast_NHV, truth_NHV), spread_NV)
+
+
+def mase(forecast_NHV: np.ndarray, truth_NHV: np.ndarray, context_NCV: np.ndarray) -> np.ndarray:
+    """Mean absolute scaled error, mae / mean |first difference of the context|, without unit: (N, V).
+
+    NaN where the context does not change. Hyndman and Koehler (2006), International Journal of Forecasting 22,
+    679-688.
+    """
+    return _divide(mae(forecast_NHV, truth_NHV), np.abs(np.diff(context_NCV, axis=1)).mean(axis=1))
+
+
+def crps(samples_NSHV: np.ndarray, truth_NHV: np.ndarray, fair: bool = True) -> np.ndarray:
+    """Continuous ranked probability score from samples, mean over the steps: (N, V), smaller is better.
+
+    With x the m valid samples of a step: mean_i |x_i - y| - sum_{i<j} |x_i - x_j| / (m d), where d = m - 1
+    makes the estimate unbiased in m (the fair score, which may be slightly negative) and d = m gives the score
+    of the empirical distribution. Either is |x - y| for one sample. The pairs are summed over the sorted
+    samples, in O(m log m). Gneiting and Raftery (2007), Journal of the American Statistical Association 102,
+    359-378, eq. 21; Ferro (2014), Quarterly Journal of the Royal Meteorological Society 140, 1917-1923.
+    """
+    _check_samples(samples_NSHV, truth_NHV)
+    sorted_NSHV, count_NHV = _sorted(samples_NSHV)
+    rank_S = np.arange(1, sorted_NSHV.shape[1] + 1)[:, None, None]
+    weights_NSHV = 2 * rank_S - count_NHV[:, None] - 1
+    pairs_NHV = np.nansum(weights_NSHV * sorted_NSHV, axis=1)
+    distance_NHV = _divide(np.nansum(np.abs(sorted_NSHV - truth_NHV[:, None]), axis=1), count_NHV)
+    others_NHV = np.maximum(count_NHV - 1, 1) if fair else np.maximum(count_NHV, 1)
+    return (distance_NHV - _divide(pairs_NHV, count_NHV * others_NHV)).mean(axis=1)
+
+
+def quantiles(samples_NSHV: np.ndarray, probabilities: Sequence[float]) -> np.ndarray:
+    """Quantiles of the valid samples at each step: (Q, N, H, V).
+
+    The quantile p of m samples lies at position p (m + 1) of the sorted ones, interpolated linearly and held
+    within their range: Weibull's definition, type 6 of Hyndman and Fan (1996), The American Statistician 50,
+    361-365. A new draw from the samples' distribution falls below it with probability p, as long as 1 <= p (m
+    + 1) <= m.
+    """
+    if not all(0 <= p <= 1 for p in probabilities):
+        raise JaxlvError("wrong probabilities", expected="0 to 1", found=list(probabilities))
+    sorted_NSHV, count_NHV = _sorted(samples_NSHV)
+    last_NHV = np.maximum(count_NHV - 1, 0)
+    result = []
+    for p in probabilities:
+        position_NHV = np.clip(p * (count_NHV + 1) - 1, 0, last_NHV)
+        below_NHV = np.floor(position_NHV).astype(int)
+        low_NHV, high_NHV = (
+            np.take_along_axis(sorted_NSHV, index_NHV[:, None], axis=1)[:, 0]
+            for index_NHV in (below_NHV, np.minimum(below_NHV + 1, last_NHV))
+        )
+        result.append(low_NHV + (position_NHV - below_NHV) * (high_NHV - low_NHV))
+    return np.stack(result)
+
+
+def coverage(samples_NSHV: np.ndarray, truth_NHV: np.ndarray, level: float) -> np.ndarray:
+    """Share of the steps whose truth lies within the samples' central interval of that level (0 to 1): (N, V).
+
+    The interval has the ends `quantiles` (1 - level) / 2 and (1 + level) / 2. m samples of the right
+    distribution cover at most (m - 1) / (m + 1) of the steps on average: the 95 % interval needs 39 samples,
+    the 80 % one 9.
+    """
+    _check_samples(samples_NSHV, truth_NHV)
+    low_NHV, high_NHV = quantiles(samples_NSHV, [(1 - level) / 2, (1 + level) / 2])
+    inside_NHV = ((low_NHV <= truth_NHV) & (truth_NHV <= high_NHV)).astype(float)
+    return np.where(np.isnan(low_NHV), np.nan, inside_NHV).mean(axis=1)
+
+
+def bootstrap_interval(
+    values_N: np.ndarray,
+    statistic: Callable[..., Any] = np.mean,
+    level: float = 0.95,
+    repeats: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """The percentile bootstrap interval of a statistic over the series, which are drawn with replacement.
+
+    `statistic` takes (repeats, N) and the keyword axis=1. The same seed gives the same interval. NaN among
+    the values gives NaN ends. Efron and Tibshirani (1993), An Introduction to the Bootstrap, ch. 13.
+    """
+    values_N = np.asarray(values_N, dtype=float)
+    if values_N.ndim != 1 or not len(values_N):
+        raise JaxlvError(
+            "nothing to bootstrap", expected="one value per series", found=f"shape {values_N.shape}"
+        )
+    rows = np.random.default_rng(seed).integers(len(values_N), size=(repeats, len(values_N)))
+    low, high = np.quantile(statistic(values_N[rows], axis=1), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _error(forecast_NHV: np.ndarray, truth_NHV: np.ndarray) -> np.ndarray:
+    if np.ndim(truth_NHV) != 3 or np.shape(forecast_NHV) != np.shape(truth_NHV):
+        raise JaxlvError(
+            "forecast and truth differ in shape", expected=np.shape(truth_NHV), found=np.shape(forecast_NHV)
+        )
+    return np.asarray(forecast_NHV) - np.asarray(truth_NHV)
+
+
+def _check_samples(samples_NSHV: np.ndarray, truth_NHV: np.ndarray) -> None:
+    count, *rest = np.shape(truth_NHV)
+    expected = (count, np.shape(samples_NSHV)[1], *rest)
+    if np.ndim(truth_NHV) != 3 or np.shape(samples_NSHV) != expected:
+        raise JaxlvError("samples and truth differ in shape", expected=expected, found=np.shape(samples_NSHV))
+
+
+def _sorted(samples_NSHV: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The samples in ascending order with NaN last, and the number of valid ones (N, H, V)."""
+    return np.sort(samples_NSHV, axis=1), (~np.isnan(samples_NSHV)).sum(axis=1)
+
+
+def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """The quotient, NaN where the denominator is 0."""
+    return numerator / np.where(denominator == 0, np.nan, denominator)

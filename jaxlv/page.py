@@ -1,0 +1,165 @@
+"""A page as data (`Page` > `Section` > blocks) that templates/report.html.j2 draws as one whole file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import jinja2
+from markupsafe import Markup
+from matplotlib.figure import Figure as Drawing
+
+from jaxlv.svg import css_variables, to_svg
+
+MISSING = "–"
+
+# ------------------------------------------------------------------------------------------- numbers
+
+
+def number(value: float | None) -> str:
+    """`value` to 3 significant digits; MISSING for None and NaN."""
+    if value is None or math.isnan(value):
+        return MISSING
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    rounded = float(f"{value:.2e}")
+    if rounded and not 1e-3 <= abs(rounded) < 1e5:
+        mantissa, exponent = f"{rounded:.2e}".split("e")
+        text = f"{mantissa}e{int(exponent)}"
+    else:
+        text = f"{rounded:.{max(0, 2 - math.floor(math.log10(abs(rounded)))) if rounded else 0}f}"
+    return text.replace("-", "−")
+
+
+def percent(share: float | None) -> str:
+    """`share` in percent to 3 significant digits, never rounded up to 100."""
+    if share is None or math.isnan(share):
+        return MISSING
+    return number(100 * share) if share >= 1 or 100 * share < 99.95 else "99.9"
+
+
+def align(texts: Sequence[str], digit: str = " ", point: str = " ") -> list[str]:
+    """`texts` padded to align their decimal points; `digit` and `point` are spaces of those widths."""
+    parts = [text.partition(".") for text in texts]
+    before = max((len(whole) for whole, _, _ in parts), default=0)
+    after = max((len(fraction) for _, _, fraction in parts), default=0)
+    gap = point if any(dot for _, dot, _ in parts) else ""
+    return [
+        whole.rjust(before, digit) + (dot or gap) + fraction.ljust(after, digit)
+        for whole, dot, fraction in parts
+    ]
+
+
+def duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{number(seconds)} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{int(seconds) // 60} min {int(seconds) % 60} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def plain(value: Any) -> str:
+    """A setting as text: yes or no, lists with commas, floats without trailing zeros."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}" if math.isfinite(value) else MISSING
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(plain, value)) or MISSING
+    return MISSING if value is None or value == "" else str(value)
+
+
+# --------------------------------------------------------------------------------------------- page
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One entry of a table: what is shown, what it sorts by, whether it is the best of its column."""
+
+    text: str
+    value: float | None = None
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Group:
+    """A heading over `span` neighbouring columns."""
+
+    name: str
+    unit: str
+    span: int
+
+
+@dataclass(frozen=True)
+class Table:
+    """A sortable table; the first cell of each row names it."""
+
+    label: str
+    caption: str
+    groups: Sequence[Group]
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    kind: ClassVar[str] = "table"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One numbered figure of SVG panels; `layout`: "" (a grid cell), "full" (a row), "side" (caption aside)."""
+
+    svgs: Sequence[Markup]
+    caption: str
+    layout: str = ""
+    kind: ClassVar[str] = "figure"
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Names and values that open on demand."""
+
+    label: str
+    pairs: Sequence[tuple[str, str]]
+    kind: ClassVar[str] = "pairs"
+
+
+Block = Table | Figure | Pairs
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and its blocks; it does not appear without blocks."""
+
+    title: str
+    blocks: Sequence[Block]
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Page:
+    """A whole report: title, a paragraph in plain words, what it cost, and sections."""
+
+    title: str
+    summary: str
+    bill: Sequence[tuple[str, str]] = ()
+    sections: Sequence[Section] = ()
+
+
+def render(page: Page) -> str:
+    """`page` as one HTML document that needs nothing else."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["unbroken"] = lambda text: text.replace(" %", "\N{NO-BREAK SPACE}%")
+    palette = {"light": Markup(css_variables()), "dark": Markup(css_variables(dark=True))}
+    return environment.get_template("report.html.j2").render(page=page, **palette) + "\n"
+
+
+def svg(figure: Drawing, label: str) -> Markup:
+    """A figure for a page; matplotlib and ElementTree have escaped the text in it."""
+    return Markup(to_svg(figure, label))

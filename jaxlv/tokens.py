@@ -1,0 +1,209 @@
+"""Text as token ids, and token ids as training windows.
+
+Qwen's tokenizer gives one token per character of the number format, so a table of 13 ids is the whole encoder; the table
+is read from the model's own tokenizer and tested against it.
+
+Axes: M windows, L tokens of a window, N series, T steps, V variables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxlv.codec import SYMBOLS, Codec
+from jaxlv.config import WindowConfig
+from jaxlv.errors import JaxlvError
+from jaxlv.loss import IGNORED
+
+QWEN_IDS = {**{str(d): 15 + d for d in range(10)}, ".": 13, ",": 11, ";": 26}
+QWEN_END = {"<|endoftext|>": 151_643, "<|im_end|>": 151_645}
+PROBE = "1.20,1.31;0.93,10.98;456.7,0.05;"
+NO_POSITION = -1
+
+
+# --------------------------------------------------------------------------------------------- the alphabet
+
+
+@dataclass(frozen=True)
+class Alphabet:
+    """The ids of the 13 symbols in a model's vocabulary, in the order of `SYMBOLS`, and its end-of-text ids."""
+
+    ids_A: np.ndarray  # int32 (13,)
+    end_ids: tuple[int, ...]
+    source: str  # where the ids come from
+
+    def encode(self, text: str) -> np.ndarray:
+        """Token ids (int32) of a text over the 13 symbols; JaxlvError for any other character."""
+        table = np.full(256, -1, np.int32)
+        table[np.frombuffer(SYMBOLS.encode(), np.uint8)] = self.ids_A
+        try:
+            ids = table[np.frombuffer(text.encode("latin-1"), np.uint8)]
+        except UnicodeEncodeError:
+            ids = np.array([-1])
+        if (ids < 0).any():
+            raise JaxlvError("a character outside the 13 symbols", where="text", expected=SYMBOLS, found=repr(text[:40]))
+        return ids
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The text of token ids up to the first end-of-text; any other foreign token becomes "?"."""
+        symbols = dict(zip(self.ids_A.tolist(), SYMBOLS, strict=True))
+        text = []
+        for token in np.asarray(ids).tolist():
+            if token in self.end_ids:
+                break
+            text.append(symbols.get(token, "?"))
+        return "".join(text)
+
+
+def load_alphabet(folder: Path, vocab_size: int) -> Alphabet:
+    """The alphabet of the tokenizer in a model folder; Qwen2.5's own ids where the folder has no tokenizer files.
+
+    Raises JaxlvError if a symbol is not exactly one token, if symbols merge, or if ids lie outside the vocabulary.
+    """
+    folder = Path(folder)
+    encode, source = _tokenizer(folder)
+    if encode is None:
+        ids, end_ids = QWEN_IDS, tuple(id for id in QWEN_END.values() if id < vocab_size)
+    else:
+        ids, end_ids = _checked_ids(encode, folder)
+    if max(ids.values()) >= vocab_size:
+        raise JaxlvError("token ids outside the vocabulary", where=folder, expected=f"< {vocab_size}", found=max(ids.values()))
+    return Alphabet(np.array([ids[symbol] for symbol in SYMBOLS], np.int32), end_ids, source)
+
+
+def _tokenizer(folder: Path) -> tuple[Any, str]:
+    """(text -> ids, description), or (None, ...) for a folder without tokenizer files."""
+    try:
+        if (folder / "tokenizer.json").is_file():
+            from tokenizers import Tokenizer
+
+            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            return lambda text: tokenizer.encode(text, add_special_tokens=False).ids, "tokenizer.json"
+        if (folder / "vocab.json").is_file():
+            from transformers import AutoTokenizer
+
+            auto = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+            return lambda text: auto(text, add_special_tokens=False)["input_ids"], "vocab.json and merges.txt"
+    except Exception as fault:  # the tokenizer libraries raise bare Exception
+        raise JaxlvError(f"unreadable tokenizer ({' '.join(str(fault).split())[:200]})", where=folder) from None
+    return None, "no tokenizer files: Qwen2.5's own ids"
+
+
+def _checked_ids(encode: Any, folder: Path) -> tuple[dict[str, int], tuple[int, ...]]:
+    ids: dict[str, int] = {}
+    for symbol in SYMBOLS:
+        found = list(encode(symbol))
+        if len(found) != 1:
+            raise JaxlvError(f"the tokenizer does not give {symbol!r} exactly one id", where=folder, found=found)
+        ids[symbol] = found[0]
+    if len(set(ids.values())) != len(SYMBOLS) or list(encode(PROBE)) != [ids[symbol] for symbol in PROBE]:
+        raise JaxlvError("the tokenizer does not give each character its own token", where=folder, found=encode(PROBE))
+    ends = {text: list(encode(text)) for text in QWEN_END}
+    if ends["<|endoftext|>"] == [QWEN_END["<|endoftext|>"]] and ids != QWEN_IDS:
+        raise JaxlvError("Qwen's tokenizer with other ids for the 13 symbols", where=folder, expected=QWEN_IDS, found=ids)
+    return ids, tuple(found[0] for found in ends.values() if len(found) == 1)
+
+
+# -------------------------------------------------------------------------------------------------- windows
+
+
+class Windows(NamedTuple):
+    """Training windows: ids, positions (-1 = padding) and labels (-1 = no loss), each int32 (M, L)."""
+
+    ids_ML: np.ndarray
+    positions_ML: np.ndarray
+    labels_ML: np.ndarray
+
+    def __getitem__(self, index: Any) -> Any:  # rows, not fields
+        return Windows(*(array[index] for array in tuple(self)))
+
+    @property
+    def count(self) -> int:
+        return len(tuple(self)[0])
+
+
+def window(ids: np.ndarray, length: int, side: str = "right") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One window (ids, positions, labels) of at most `length` tokens, padded on the `side` given.
+
+    A token's label is the next token; the last real token and the padding have none.
+    """
+    ids = ids[:length]
+    pad = length - len(ids)
+    labels = np.append(ids[1:], IGNORED)
+    widths = (0, pad) if side == "right" else (pad, 0)
+    return (
+        np.pad(ids, widths),
+        np.pad(np.arange(len(ids)), widths, constant_values=NO_POSITION),
+        np.pad(labels, widths, constant_values=IGNORED),
+    )
+
+
+def stack(windows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], length: int) -> Windows:
+    """Windows as three arrays of int32 (M, length)."""
+    parts = zip(*windows, strict=True) if windows else ([], [], [])
+    return Windows(*(np.array(part, np.int32).reshape(-1, length) for part in parts))
+
+
+def stream_starts(ids: np.ndarray, length: int, stride: int, partial: str, aligned_to: int | None = None) -> Iterator[int]:
+    """Starts of the windows over one series' tokens.
+
+    partial "drop" keeps full windows only; "pad" also the shorter ones, so every multiple of the stride within the
+    text starts one. `aligned_to` (the id of ";") moves a start forward to the next time step.
+    """
+    last = len(ids) - length if partial == "drop" else len(ids) - 2
+    for start in range(0, len(ids), stride):
+        if aligned_to is not None and start > 0:
+            ahead = np.flatnonzero(ids[start - 1 :] == aligned_to)
+            start = start + int(ahead[0]) if len(ahead) else len(ids)
+        if start > last:
+            return
+        yield start
+
+
+def make_windows(
+    values_NTV: np.ndarray,
+    codec: Codec,
+    alphabet: Alphabet,
+    config: WindowConfig,
+    stride: int | None = None,
+    seed: Sequence[int] = (0,),
+) -> Windows:
+    """The windows of a set of series (raw units); `stride` (tokens) stands in for the config's, as in validation.
+
+    With the rule `context`, each window is a series from one of its time steps on, its scale fitted on a context of
+    config.context_steps = (least, most) steps drawn by `seed`: what the model will see when it forecasts. The stride is
+    then counted in steps of nominal length (one digit before the point). With the other rules a series is one stream
+    of tokens in one scale, cut as the config says.
+    """
+    stride = stride or config.stride
+    if codec.scale == "context":
+        return stack(list(_context_windows(values_NTV, codec, alphabet, config, stride, seed)), config.length)
+    semicolon = int(alphabet.ids_A[SYMBOLS.index(";")]) if config.align == "step" else None
+    windows = []
+    for series_TV in values_NTV:
+        text = codec.encode(series_TV, codec.fit(series_TV, series_TV), closed=semicolon is not None)
+        ids = alphabet.encode(text)
+        for start in stream_starts(ids, config.length, stride, config.partial, semicolon):
+            windows.append(window(ids[start:], config.length))
+    return stack(windows, config.length)
+
+
+def _context_windows(values_NTV, codec, alphabet, config, stride, seed):
+    generator = np.random.default_rng(list(seed))
+    least, most = config.context_steps
+    N, T, V = values_NTV.shape
+    stride_steps = max(1, stride // (V * (codec.decimals + 3)))
+    for series_TV in values_NTV:
+        for start in range(0, max(1, T - least), stride_steps):
+            rest_TV = series_TV[start:]
+            cut = int(generator.integers(min(least, len(rest_TV)), min(most, len(rest_TV)) + 1))
+            alpha_V = codec.fit(rest_TV[:cut])
+            ids = alphabet.encode(codec.encode(rest_TV[: config.length], alpha_V))
+            if start and config.partial == "drop" and len(ids) < config.length:
+                break
+            yield window(ids, config.length)

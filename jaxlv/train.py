@@ -1,0 +1,223 @@
+"""The training step: gradients of a chosen part of the variables, an optax optimiser, one jitted and donated update.
+
+`variables` is {"params": base, "lora": overlay}; a boolean tree over it (jaxlv/lora.py) says what trains. The tree is split
+before `grad`, so gradients, optimiser state, clipping and norms see trainable leaves only, and the frozen half is an
+argument of the step: never a constant of the program, never donated.
+
+Axes: A micro-batches of one step, B windows of one micro-batch, L tokens of a window.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxlv import lora as overlay
+from jaxlv.config import OptimizerConfig
+from jaxlv.loss import cross_entropy, restrict
+from jaxlv.model import Qwen2
+from jaxlv.tokens import Windows
+
+Tree = dict[str, Any]
+
+
+class TrainState(NamedTuple):
+    """What a step changes: the trained half of the variables, the optimiser's state, the step number and the key."""
+
+    step: jax.Array
+    trained: Tree
+    opt_state: Any
+    key: jax.Array
+
+
+class StepMetrics(NamedTuple):
+    """Float32 scalars of one step; loss_sum / tokens is the mean cross-entropy in nats per real token."""
+
+    loss_sum: jax.Array
+    tokens: jax.Array
+    gradient_norm: jax.Array  # before clipping, of the mean loss per token
+    clipped_norm: jax.Array
+    learning_rate: jax.Array
+
+
+def learning_rates(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """The learning rate by step: constant, linear warm-up and cosine, or one cycle (linear up and down)."""
+    peak, warmup = config.learning_rate, config.warmup_steps
+    if config.schedule == "cosine":
+        end = peak * config.final_fraction
+        return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, max(steps, warmup + 1), end)
+    if config.schedule == "onecycle":
+        share = max(warmup, 1) / max(steps, 2)
+        return optax.linear_onecycle_schedule(steps, peak, pct_start=share, pct_final=1.0)
+    if warmup:
+        return optax.join_schedules(
+            [optax.linear_schedule(0.0, peak, warmup), optax.constant_schedule(peak)], [warmup]
+        )
+    return optax.constant_schedule(peak)
+
+
+def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """Adam or AdamW under the config's schedule and clipping; weight decay is masked to matrices."""
+    schedule = learning_rates(config, steps)
+    moments = {"b1": config.b1, "b2": config.b2, "eps": config.eps}
+    parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    if config.name == "adamw":
+        parts.append(optax.adamw(schedule, **moments, weight_decay=config.weight_decay, mask=overlay.decayed))
+    else:
+        parts.append(optax.adam(schedule, **moments))
+    return optax.chain(*parts)
+
+
+def init_state(variables: Tree, mask: Tree, optimizer: optax.GradientTransformation, seed: int) -> tuple[TrainState, Tree]:
+    """(state, frozen): the state before the first step, and the half of the variables that it does not hold.
+
+    The trained leaves are copied: the step donates them, and a donated buffer must not be the caller's.
+    """
+    trained, frozen = overlay.split(variables, mask)
+    trained = jax.tree.map(jnp.copy, trained)
+    return TrainState(jnp.int32(0), trained, optimizer.init(trained), jax.random.key(seed)), frozen
+
+
+def window_loss(
+    model: Qwen2, variables: Tree, batch: Windows, alphabet_A: np.ndarray | None = None, key: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """(sum of token losses in nats, number of real tokens) of windows (B, L).
+
+    With `alphabet_A` the softmax is over these token ids alone, as under constrained decoding. `key` turns dropout on.
+    """
+    rngs = None if key is None else {"dropout": key}
+    features = model.apply(variables, batch.ids_ML, batch.positions_ML, method="features", rngs=rngs)
+    head, labels_BL = features.head, batch.labels_ML
+    if alphabet_A is not None:
+        head, labels_BL = restrict(head, labels_BL, alphabet_A)
+    return cross_entropy(features.x_BTD, head, labels_BL)
+
+
+def make_train_step(
+    model: Qwen2,
+    optimizer: optax.GradientTransformation,
+    config: OptimizerConfig,
+    steps: int,
+    alphabet_A: np.ndarray | None = None,
+) -> Callable[[TrainState, Tree, Windows], tuple[TrainState, StepMetrics]]:
+    """The jitted step (state, frozen, batch) -> (state, metrics); a batch has axes (A, B, L), and state is donated.
+
+    Losses and gradients are summed over the micro-batches and divided once by the number of real tokens, so that
+    A micro-batches of B give the step of one batch of A * B.
+    """
+    schedule = learning_rates(config, steps)
+
+    def loss(trained: Tree, frozen: Tree, micro: Windows, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return window_loss(model, overlay.join(trained, frozen), micro, alphabet_A, key)
+
+    def train_step(state: TrainState, frozen: Tree, batch: Windows) -> tuple[TrainState, StepMetrics]:
+        step_key = jax.random.fold_in(state.key, state.step)
+
+        def add(total, inputs):
+            micro, index = inputs
+            key = jax.random.fold_in(step_key, index)
+            pair, gradients = jax.value_and_grad(loss, has_aux=True)(state.trained, frozen, micro, key)
+            return jax.tree.map(jnp.add, total, (pair, gradients)), None
+
+        count = len(batch.ids_ML)
+        if count == 1:
+            first = jax.tree.map(lambda a: a[0], batch)
+            key = jax.random.fold_in(step_key, 0)
+            (loss_sum, tokens), gradients = jax.value_and_grad(loss, has_aux=True)(state.trained, frozen, first, key)
+        else:
+            zero = ((jnp.zeros(()), jnp.zeros(())), jax.tree.map(jnp.zeros_like, state.trained))
+            ((loss_sum, tokens), gradients), _ = jax.lax.scan(add, zero, (batch, jnp.arange(count)))
+        gradients = jax.tree.map(lambda g: g / jnp.maximum(tokens, 1.0), gradients)
+        norm = optax.global_norm(gradients)
+        clipped = jnp.minimum(norm, config.clip_norm) if config.clip_norm else norm
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.trained)
+        trained = optax.apply_updates(state.trained, updates)
+        metrics = StepMetrics(loss_sum, tokens, norm, clipped, jnp.float32(schedule(state.step)))
+        return TrainState(state.step + 1, trained, opt_state, state.key), metrics
+
+    return jax.jit(train_step, donate_argnums=0)
+
+
+def make_validation_step(
+    model: Qwen2, alphabet_A: np.ndarray | None = None
+) -> Callable[[Tree, Tree, Windows], tuple[jax.Array, jax.Array]]:
+    """The jitted (trained, frozen, windows (B, L)) -> (sum of losses, number of real tokens), without dropout."""
+
+    def validation_step(trained: Tree, frozen: Tree, batch: Windows) -> tuple[jax.Array, jax.Array]:
+        return window_loss(model, overlay.join(trained, frozen), batch, alphabet_A)
+
+    return jax.jit(validation_step)
+
+
+# ------------------------------------------------------------------------------------------------ the loop
+
+
+class Batches:
+    """The batch of any step: windows drawn without replacement, epoch after epoch, as a function of the step alone.
+
+    `epoch(k)` makes epoch k's windows, always the same number of them; a run that resumes at step n needs nothing else
+    to see the windows that it would have seen.
+    """
+
+    def __init__(self, epoch: Callable[[int], Windows], batch_size: int, accumulate: int = 1, seed: int = 0):
+        self._windows = functools.lru_cache(maxsize=2)(epoch)
+        self._order = functools.lru_cache(maxsize=2)(self._shuffled)
+        self.shape, self.seed, self.per_epoch = (accumulate, batch_size), seed, epoch(0).count
+
+    def _shuffled(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self.seed, epoch]).permutation(self.per_epoch)
+
+    def __call__(self, step: int) -> Windows:
+        """The batch (A, B, L) of a step, counted from 0."""
+        size = self.shape[0] * self.shape[1]
+        rows = []
+        for index in range(step * size, (step + 1) * size):
+            epoch, place = divmod(index, self.per_epoch)
+            rows.append(self._windows(epoch)[self._order(epoch)[place]])
+        return Windows(*(np.stack(part).reshape(*self.shape, -1) for part in zip(*rows, strict=True)))
+
+
+def fit(
+    train_step: Callable[[TrainState, Tree, Windows], tuple[TrainState, StepMetrics]],
+    state: TrainState,
+    frozen: Tree,
+    batches: Callable[[int], Windows],
+    steps: int,
+    on_step: Callable[[int, dict[str, float]], None],
+    on_state: Callable[[int, TrainState], None],
+) -> TrainState:
+    """Run the steps from the state's own to `steps`; the state after the last one.
+
+    `on_step(n, figures)` gets the figures of step n while step n + 1 runs, so that the host never holds up the device;
+    `on_state(n, state)` is called after each step, to validate or save where it is due (state is donated by the next
+    step: whoever keeps it, copies it). Figures: loss (nats per token), perplexity, gradient_norm, clipped_norm,
+    learning_rate, tokens, seconds, tokens_per_second.
+    """
+    pending: tuple[int, StepMetrics] | None = None
+    clock = time.perf_counter()
+
+    def report(step: int, metrics: StepMetrics) -> None:
+        nonlocal clock
+        figures = {name: float(value) for name, value in metrics._asdict().items()}
+        now = time.perf_counter()
+        seconds, clock = now - clock, now
+        loss = figures.pop("loss_sum") / max(figures["tokens"], 1.0)
+        speed = {"seconds": seconds, "tokens_per_second": figures["tokens"] / seconds}
+        on_step(step, {"loss": loss, "perplexity": float(np.exp(min(loss, 700.0))), **figures, **speed})
+
+    for step in range(int(state.step), steps):
+        state, metrics = train_step(state, frozen, batches(step))
+        if pending:
+            report(*pending)
+        pending = (step + 1, metrics)
+        on_state(step + 1, state)
+    if pending:
+        report(*pending)
+    return state

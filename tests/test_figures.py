@@ -1,0 +1,229 @@
+"""Figures: what is drawn, and SVG that is small, labelled, repeatable and safe to put into a page."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+
+import matplotlib
+import numpy as np
+import pytest
+
+from jaxlv import figures
+from jaxlv import svg as svgs
+from jaxlv.figures import ForecastPanel
+
+HOSTILE = '<script>alert("1")</script> $x_1$'
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def make_panel(
+    series_id: int = 3, variables: tuple[str, ...] = ("prey", "predator"), samples: int = 20
+) -> ForecastPanel:
+    """A noisy oscillation of 40 steps, half of it context; sample 1 is invalid and sample 2 incomplete."""
+    generator = np.random.default_rng(series_id)
+    time_T = np.linspace(0.0, 80.0, 40)
+    phases_V = np.arange(len(variables)) * np.pi / 2
+    values_TV = 2 + np.cos(0.25 * time_T[:, None] - phases_V) * np.exp(-0.01 * time_T[:, None])
+    noise_SHV = generator.normal(scale=0.02, size=(samples, 20, len(variables))).cumsum(axis=1)
+    samples_SHV = values_TV[20:] + noise_SHV
+    if samples > 2:
+        samples_SHV[1] = np.nan
+        samples_SHV[2, 10:] = np.nan
+    return ForecastPanel(series_id, variables, time_T, values_TV[:20], values_TV[20:], samples_SHV)
+
+
+def make_rows(
+    names: tuple[str, ...] = ("tuned", "untuned", "last value", "context mean", "VAR(3) on logs"),
+) -> list[dict]:
+    rows = []
+    for i, name in enumerate(names, start=1):
+        mae = 0.03 * i
+        by_step = [mae * (0.2 + 0.05 * step) for step in range(20)]
+        rows.append(
+            {
+                "name": name,
+                "mae": mae,
+                "mae_median": 0.8 * mae,
+                "mae_ci95": [0.9 * mae, 1.2 * mae],
+                "mae_by_step": by_step,
+            }
+        )
+    return rows
+
+
+def make_history() -> list[dict]:
+    records: list[dict] = []
+    for step in range(10, 201, 10):
+        records.append({"step": step, "loss": 0.4 + 1 / step, "learning_rate": 1e-3 * (1 - step / 200)})
+        if step % 50 == 0:
+            records.append(
+                {"step": step, "validation_loss": 0.42 + 1 / step, "forecast_mae": 0.05 + 1 / step}
+            )
+    return records
+
+
+FIGURES = {
+    "forecast": lambda: figures.forecast_figure(make_panel()),
+    "phase": lambda: figures.phase_figure(make_panel()),
+    "step error": lambda: figures.step_error_figure(make_rows()),
+    "interval": lambda: figures.interval_figure(make_rows()),
+    "loss": lambda: figures.loss_figure(make_history()),
+}
+
+
+def texts(svg: str) -> list[str]:
+    return ["".join(node.itertext()) for node in ET.fromstring(svg).iter(f"{SVG}text")]
+
+
+@pytest.fixture(params=FIGURES)
+def draw(request):
+    return FIGURES[request.param]
+
+
+def test_svg_is_sized_labelled_and_small(draw):
+    svg = svgs.to_svg(draw(), 'a "label" & more')
+    root = ET.fromstring(svg)
+    width, height = float(root.attrib["width"]), float(root.attrib["height"])
+    assert root.attrib["viewBox"].split() == ["0", "0", root.attrib["width"], root.attrib["height"]]
+    assert 200 < width <= 480 and 100 < height <= 480
+    assert root.attrib["role"] == "img" and root.attrib["aria-label"] == 'a "label" & more'
+    assert len(svg) < 40_000 and texts(svg)
+    assert not re.search(r"\bnan\b|\binf\b", svg, re.IGNORECASE)
+
+
+def test_svg_refers_to_nothing_outside_and_to_every_id_inside(draw):
+    svg = svgs.to_svg(draw(), "x")
+    assert re.findall(r"https?://[^\"'<> ]+", svg) == ["http://www.w3.org/2000/svg"]
+    identifiers = re.findall(r' id="([^"]+)"', svg)
+    referred = set(re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', svg))
+    assert len(identifiers) == len(set(identifiers))
+    assert {a or b for a, b in referred} == set(identifiers)
+
+
+def test_same_input_gives_the_same_bytes(draw):
+    assert svgs.to_svg(draw(), "x") == svgs.to_svg(draw(), "x")
+
+
+def test_ids_of_two_figures_on_a_page_differ():
+    one, two = (svgs.to_svg(figures.forecast_figure(make_panel(i)), f"series {i}") for i in (3, 4))
+    assert not set(re.findall(r' id="([^"]+)"', one)) & set(re.findall(r' id="([^"]+)"', two))
+
+
+def test_every_colour_follows_the_page(draw):
+    svg = svgs.to_svg(draw(), "x")
+    plain = re.sub(r"var\(--[\w-]+,#[0-9a-f]{6}\)", "", svg)
+    assert not re.findall(r"#[0-9a-f]{6}\b(?![\w-])", plain)
+    used = set(re.findall(r"var\(--([\w-]+),", svg))
+    assert used and all(f"--{name}:" in svgs.css_variables(dark=True) for name in used)
+
+
+def test_palette_is_legible_on_white_and_on_dark():
+    def luminance(colour: str) -> float:
+        channels = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+        linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    for name, (light, dark) in svgs.PALETTE.items():
+        if name == "rule":
+            continue
+        assert 1.05 / (luminance(light) + 0.05) >= 4.5, name
+        assert (luminance(dark) + 0.05) / (luminance("#15181b") + 0.05) >= 4.5, name
+    assert len({light for light, _ in svgs.PALETTE.values()}) == len(svgs.PALETTE)
+
+
+def test_names_from_data_stay_text():
+    panel = make_panel(variables=(HOSTILE, "b"))
+    drawn = [
+        svgs.to_svg(figures.forecast_figure(panel), HOSTILE),
+        svgs.to_svg(figures.phase_figure(panel), HOSTILE),
+        svgs.to_svg(figures.interval_figure(make_rows((HOSTILE, "$"))), HOSTILE),
+        svgs.to_svg(figures.step_error_figure(make_rows((HOSTILE, "$")), unit=HOSTILE), HOSTILE),
+    ]
+    for svg in drawn:
+        assert "<script" not in svg
+        assert any(text.startswith("<script>alert") for text in texts(svg))
+
+
+def test_quantiles_are_those_of_the_finite_samples():
+    samples_SHV = make_panel().samples_SHV
+    samples_SHV[:, 19, 1] = np.nan
+    got_HV = figures.quantile_HV(samples_SHV, 0.8)
+    for h in range(20):
+        for v in range(2):
+            finite_S = samples_SHV[:, h, v][np.isfinite(samples_SHV[:, h, v])]
+            expected = np.quantile(finite_S, 0.8) if len(finite_S) else np.nan
+            np.testing.assert_allclose(got_HV[h, v], expected, rtol=1e-12)
+    assert np.isnan(figures.quantile_HV(np.empty((0, 4, 2)), 0.5)).all()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("samples", [0, 1, 20])
+def test_forecast_without_valid_samples_or_truth_is_drawn(samples):
+    panel = make_panel(samples=samples)
+    empty = ForecastPanel(
+        1, panel.variables, panel.time_T, panel.context_CV, None, np.full_like(panel.samples_SHV, np.nan)
+    )
+    for draw in (figures.forecast_figure, figures.phase_figure):
+        svg = svgs.to_svg(draw(empty), "x")
+        assert "context" in texts(svg) and "truth" not in texts(svg) and "median" not in texts(svg)
+        assert "truth" in texts(svgs.to_svg(draw(panel), "x"))
+
+
+def test_a_wild_sample_does_not_flatten_the_rest():
+    panel = make_panel()
+    panel.samples_SHV[3:] *= 1e6
+    assert panel.is_cut and not make_panel().is_cut
+    for ax in figures.forecast_figure(panel).axes:
+        assert ax.get_ylim()[1] < 20
+
+
+def test_a_method_looks_the_same_whatever_stands_beside_it():
+    alone, among = (
+        figures.row_styles(["tuned", "new"]),
+        figures.row_styles(["last value", "new", "tuned", "other"]),
+    )
+    assert alone["tuned"] == among["tuned"] and alone["new"] == among["new"]
+    many = figures.row_styles([*make_history()[0], *(f"method {i}" for i in range(12))])
+    assert len({(style.colour, style.dash) for style in many.values()}) == len(many)
+
+
+@pytest.mark.filterwarnings("error")
+def test_rows_without_figures_are_left_out():
+    rows = [
+        *make_rows(("tuned",)),
+        {"name": "broken", "mae": float("nan"), "mae_by_step": [None, float("inf")]},
+        {"name": "zero", "mae": 0.0},
+    ]
+    interval, steps = (
+        texts(svgs.to_svg(f(rows), "x")) for f in (figures.interval_figure, figures.step_error_figure)
+    )
+    assert "tuned" in interval and "tuned" in steps
+    assert not {"broken", "zero"} & {*interval, *steps}
+
+
+def test_names_at_line_ends_stand_apart():
+    names = tuple(f"method {i}" for i in range(9))
+    rows = [{"name": name, "mae_by_step": [1.0, 1.0 + 1e-3 * i]} for i, name in enumerate(names)]
+    svg = svgs.to_svg(figures.step_error_figure(rows), "x")
+    heights = [
+        float(t.attrib["y"])
+        for t in ET.fromstring(svg).iter(f"{SVG}text")
+        if (t.text or "").startswith("method")
+    ]
+    assert len(heights) == 9 and np.diff(sorted(heights)).min() >= 11
+
+
+def test_loss_figure_has_a_panel_for_what_was_logged():
+    assert len(figures.loss_figure(make_history()).axes) == 3
+    constant = [{"step": step, "loss": 1 / step, "learning_rate": 1e-5} for step in (1, 2, 3)]
+    assert len(figures.loss_figure(constant).axes) == 1
+
+
+def test_matplotlib_settings_are_left_alone(tmp_path):
+    before = dict(matplotlib.rcParams)
+    figure = figures.loss_figure(make_history())
+    svgs.to_svg(figure, "x")
+    svgs.save_png(figure, tmp_path / "loss.png", dpi=72)
+    assert dict(matplotlib.rcParams) == before
+    assert (tmp_path / "loss.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"

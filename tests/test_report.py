@@ -1,0 +1,330 @@
+"""The page of a run, the terminal table and the summary: complete, true to the numbers, and safe."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+from test_figures import HOSTILE, make_history, make_panel
+
+from jaxlv import page as pages
+from jaxlv import report, tables
+
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+
+
+class Tree(HTMLParser):
+    """Fails on wrongly nested tags; keeps start tags with their attributes, and text with its tag."""
+
+    def __init__(self, page: str):
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict]] = []
+        self.texts: list[tuple[str, str]] = []
+        self.feed(page)
+        self.close()
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, (tag, self.open)
+
+    def handle_data(self, data):
+        if self.open and data.strip():
+            self.texts.append((self.open[-1], data.strip()))
+
+    def count(self, tag: str) -> int:
+        return sum(name == tag for name, _ in self.tags)
+
+
+def make_metrics() -> dict:
+    rows = []
+    for i, name in enumerate(("tuned", "untuned", "last value", "seasonal naive", "VAR(3) on logs")):
+        mae = 0.04567 * (1 + i * (6 - i) / 2)
+        model = name in report.MODELS
+        rows.append(
+            {
+                "name": name,
+                "mae": mae,
+                "mae_median": 0.7 * mae,
+                "mae_ci95": [0.9 * mae, 1.1 * mae],
+                "mse": mae**2,
+                "rmse": mae,
+                "mae_first_5": 0.2 * mae,
+                "r2": 1 - 2 * mae,
+                "mase": 8 * mae,
+                "crps": 0.7 * mae if model else None,
+                "coverage": {"50": 0.44 + i / 10, "80": 0.75, "95": 0.97} if model else None,
+                "valid_share": 1.0 if model else None,
+                "valid_share_unmasked": 0.9996 - i / 10 if model else float("nan"),
+                "per_variable": {
+                    v: {"mae": mae * k, "mse": mae * k, "r2": 0.5}
+                    for k, v in enumerate(("prey", "predator"), 1)
+                },
+                "mae_by_step": [mae * (0.2 + 0.05 * step) for step in range(20)],
+                "mae_by_series": {str(series): mae * (1 + (series * 7) % 11) for series in range(11)},
+            }
+        )
+    protocol = {
+        "data": "data.h5",
+        "series": 11,
+        "context": 20,
+        "horizon": 20,
+        "samples": 20,
+        "seed": 0,
+        "scale": "context",
+        "scale_peeks_at_future": False,
+        "decimals": 2,
+        "sampling": {
+            "temperature": 1.0,
+            "top_k": 0,
+            "top_p": 1.0,
+            "repetition_penalty": 1.0,
+            "grammar": True,
+        },
+        "units": {"mae": "raw units", "mse": "raw units²"},
+    }
+    return json.loads(json.dumps({"protocol": protocol, "rows": rows}))
+
+
+def write(path, **changes) -> str:
+    arguments: dict = {
+        "title": "A run",
+        "metrics": make_metrics(),
+        "forecasts": [make_panel(series) for series in range(11)],
+        "history": make_history(),
+        "settings": {"lora": {"rank": 8, "targets": ["q_proj", "v_proj"]}, "seed": 0},
+        "versions": {"python": "3.11", "jax": "0.10"},
+        "bill": {
+            "steps": 1200,
+            "tokens": 2_457_600,
+            "seconds": 252.0,
+            "trainable_parameters": 24_576,
+            "device": "CPU",
+        },
+    }
+    report.write_report(path, **{**arguments, **changes})
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> str:
+    return write(tmp_path_factory.mktemp("report") / "deep" / "report.html")
+
+
+def test_page_is_well_formed_and_needs_nothing_else(page, tmp_path):
+    tree = Tree(page)
+    assert set(re.findall(r"https?://[^\"'<> )]+", page)) == {"http://www.w3.org/2000/svg"}
+    loaded = [
+        attrs.get("src") or attrs.get("href") for _, attrs in tree.tags if "src" in attrs or "href" in attrs
+    ]
+    assert all(target.startswith(("#", "data:")) for target in loaded)
+    assert not re.search(r"@import|url\((?!#)", page)
+
+
+def test_page_has_every_part_in_order(page):
+    heads = [
+        "A run",
+        "Training steps",
+        "2,457,600",
+        "4 min 12 s",
+        "<table",
+        "<svg",
+        "Forecasts",
+        "Training<",
+        "Settings of the run",
+    ]
+    places = [page.index(head) for head in heads]
+    assert places == sorted(places)
+    for setting in ("lora.rank", "q_proj, v_proj", "sampling.top_p", "jax"):
+        assert setting in page
+
+
+def test_every_figure_has_size_label_and_caption(page):
+    tree = Tree(page)
+    drawings = [attrs for tag, attrs in tree.tags if tag == "svg"]
+    assert len(drawings) == 3 * 2 + 2 + 1
+    for attrs in drawings:
+        assert attrs["role"] == "img" and len(attrs["aria-label"]) > 10
+        assert float(attrs["width"]) > 0 and float(attrs["height"]) > 0 and attrs["viewbox"]
+    assert tree.count("figure") == tree.count("figcaption")
+
+
+def test_ids_are_unique_in_the_page(page):
+    identifiers = re.findall(r'\sid="([^"]+)"', page)
+    assert len(identifiers) == len(set(identifiers))
+
+
+def test_tables_have_a_row_for_each_method_and_sortable_columns(page):
+    names = [row["name"] for row in make_metrics()["rows"]]
+    for table in re.findall(r"<table.*?</table>", page, re.DOTALL):
+        assert re.findall(r'<th scope="row">([^<]+)</th>', table) == names
+        columns = table.count("<button")
+        for row in re.findall(r"<tr><th scope=\"row\".*?</tr>", table, re.DOTALL):
+            assert row.count("<td") == columns - 1
+    main = re.findall(r"<table.*?</table>", page, re.DOTALL)[0]
+    assert 'data-value="0.04567"' in main and "raw units²" in main
+
+
+def test_bold_marks_the_best_of_each_column():
+    measures = {measure.path: measure for measure in tables.measures(make_metrics())}
+    assert tables.best_of(measures["mae",], [0.2, 0.1, None]) == [False, True, False]
+    assert tables.best_of(measures["r2",], [0.2, 0.1, None]) == [True, False, False]
+    assert tables.best_of(measures["coverage", "80"], [0.95, 0.79, 0.6]) == [False, True, False]
+    assert tables.best_of(measures["mae",], [0.1, 0.1]) == [False, False]
+    assert tables.best_of(measures["mae",], [0.1, None]) == [False, False]
+
+
+def test_missing_numbers_are_dashes_and_never_words(page):
+    visible = " ".join(text for tag, text in Tree(page).texts if tag not in ("style", "script"))
+    assert not re.search(r"\b(None|nan|NaN|inf|True|False|null|undefined)\b", visible)
+    assert pages.MISSING in visible
+    assert not re.search(r"\bnan\b", page, re.IGNORECASE)
+
+
+def test_bare_evaluation_has_no_empty_parts(tmp_path):
+    metrics = make_metrics()
+    metrics["rows"] = [{"name": "untuned", "mae": 0.3, "coverage": None}]
+    metrics["protocol"] = {}
+    page = write(
+        tmp_path / "r.html",
+        metrics=metrics,
+        forecasts=[],
+        history=[],
+        settings={},
+        versions={},
+        bill={"seconds": None},
+    )
+    tree = Tree(page)
+    assert (
+        tree.count("svg") == 1
+        and tree.count("details") == 0
+        and tree.count("dl") == 0
+        and tree.count("table") == 1
+    )
+    for head in ("Forecasts</h2>", "Training</h2>", "Settings and versions"):
+        assert head not in page
+    assert not re.search(r">\s*(None|nan)", page)
+
+
+def test_text_from_data_is_escaped_everywhere(tmp_path):
+    metrics = make_metrics()
+    metrics["rows"][2]["name"] = HOSTILE
+    metrics["protocol"]["data"] = metrics["protocol"]["units"]["mae"] = HOSTILE
+    for row in metrics["rows"]:
+        row["per_variable"] = {HOSTILE: {"mae": 1.0}}
+    bad = {HOSTILE: HOSTILE}
+    panels = [make_panel(series, (HOSTILE, "b")) for series in range(3)]
+    page = write(
+        tmp_path / "r.html",
+        title=HOSTILE,
+        metrics=metrics,
+        forecasts=panels,
+        settings=bad,
+        versions=bad,
+        bill=bad,
+    )
+    assert "<script>alert" not in page and page.count("<script") == 1
+    assert page.count("&lt;script&gt;") > 10
+    Tree(page)
+
+
+def test_same_input_gives_the_same_bytes(page, tmp_path):
+    assert write(tmp_path / "again.html") == page
+    assert [path.name for path in tmp_path.iterdir()] == ["again.html"]
+
+
+def test_series_shown_are_ranked_by_error():
+    metrics = make_metrics()
+    chosen = report.choose_series(metrics, range(11))
+    errors = metrics["rows"][0]["mae_by_series"]
+    ranked = sorted(range(11), key=lambda series: errors[str(series)])
+    assert list(chosen) == [ranked[1], ranked[5], ranked[9]]
+    assert all("percentile of 11 series" in words for words in chosen.values())
+    assert list(report.choose_series(metrics, [4])) == [4]
+    assert report.choose_series(metrics, []) == {}
+    del metrics["rows"][0]["mae_by_series"]
+    assert list(report.choose_series(metrics, range(11))) == [0, 1, 2]
+
+
+def test_caption_says_whether_the_scale_peeks():
+    metrics = make_metrics()
+    assert "fitted on the context alone" in report.protocol_text(metrics)
+    metrics["protocol"]["scale_peeks_at_future"] = True
+    assert "include the future" in report.protocol_text(metrics)
+    assert (
+        "temperature 1, top-k off, top-p 1, repetition penalty 1, number grammar on, seed 0"
+        in report.protocol_text(metrics)
+    )
+    assert report.protocol_text({"rows": []}) == ""
+
+
+def test_summary_follows_the_numbers():
+    metrics = make_metrics()
+    text = report.summary(metrics)
+    assert "next 20 steps by the tuned model is off by 0.0457 raw units" in text
+    assert "3.5 times smaller than the error of the untuned model (0.160)" in text
+    assert "the best baseline, last value (0.228)" in text
+    worse = copy.deepcopy(metrics)
+    worse["rows"][0]["mae"], worse["rows"][0]["mae_ci95"] = 0.18, [0.15, 0.20]
+    text = report.summary(worse)
+    assert "12.6 % above the error of the untuned model (0.160; the intervals overlap)" in text
+    assert "untuned model is off" in report.summary({"rows": metrics["rows"][1:]})
+    assert report.summary({"rows": []}) == "No forecast was measured."
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.049449, "0.0494"),
+        (0.99951, "1.00"),
+        (357.2, "357"),
+        (12_345.0, "12300"),
+        (45_244_228.0, "4.52e7"),
+        (5.3e-5, "5.30e−5"),
+        (-0.2812, "−0.281"),
+        (0.0, "0"),
+        (float("nan"), "–"),
+        (float("inf"), "∞"),
+        (None, "–"),
+    ],
+)
+def test_numbers_have_three_digits(value, text):
+    assert pages.number(value) == text
+
+
+def test_a_share_below_one_is_never_written_as_all():
+    assert [pages.percent(share) for share in (1.0, 0.9999, 0.5, None)] == ["100", "99.9", "50.0", "–"]
+
+
+def test_points_are_aligned():
+    lines = pages.align(["0.0494", "12.3", "357", "–"])
+    assert lines == ["  0.0494", " 12.3   ", "357     ", "  –     "]
+
+
+def test_terminal_table_is_plain_aligned_and_narrow():
+    metrics = make_metrics()
+    table = report.format_table(metrics)
+    lines = table.splitlines()
+    assert table.isascii() and max(map(len, lines)) <= 110
+    assert [line.split()[0] for line in lines[2:7]] == ["tuned", "untuned", "last", "seasonal", "VAR(3)"]
+    assert len({line.index(".") for line in lines[2:7]}) == 1
+    assert "MSE" in lines[0] and "Left out" not in table
+    metrics["rows"][1].update(
+        mae=3.57e8, mae_ci95=[1e5, 4e9], mse=1.2e17, mae_median=1.0, crps=2e8, mase=1e-9, r2=-4e9
+    )
+    for width in (110, 60):
+        wild = report.format_table(metrics, width)
+        assert max(map(len, wild.splitlines())) <= width and "3.57e8" in wild
+    assert "Left out for width: MSE" in report.format_table(metrics, 60)
+    assert report.format_table({"rows": []})

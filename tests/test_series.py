@@ -1,0 +1,468 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import zlib
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from jaxlv import series
+from jaxlv.errors import JaxlvError
+
+TIME_T = np.linspace(0.0, 8.0, 5)
+
+
+def some_values(shape: tuple[int, ...] = (3, 5, 2), seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(0.1, 4.0, shape).astype(np.float32)
+
+
+def write_h5(path: Path, values=None, time=None, **options) -> Path:
+    with h5py.File(path, "w") as file:
+        file.create_dataset("trajectories", data=some_values() if values is None else values, **options)
+        file["time"] = TIME_T if time is None else time
+    return path
+
+
+def message(action, *arguments, **options) -> str:
+    with pytest.raises(JaxlvError) as caught:
+        action(*arguments, **options)
+    text = str(caught.value)
+    assert text and "\n" not in text
+    return text
+
+
+def assert_says(text: str, *parts: str) -> None:
+    for part in parts:
+        assert part in text, text
+
+
+# Reading
+
+
+def test_load_hdf5_keeps_values_times_and_hash(tmp_path):
+    path = write_h5(tmp_path / "a.h5")
+    loaded = series.load(path)
+    assert loaded.values_NTV.dtype == np.float64
+    np.testing.assert_array_equal(loaded.values_NTV, some_values())
+    np.testing.assert_array_equal(loaded.time_T, TIME_T)
+    assert loaded.variables == ("prey", "predator")
+    np.testing.assert_array_equal(loaded.ids_N, [0, 1, 2])
+    assert loaded.source == {"path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+def test_load_real_file(shared):
+    loaded = series.load(shared / "data" / "lotka_volterra_data.h5")
+    assert loaded.values_NTV.shape == (1000, 100, 2)
+    assert loaded.source["sha256"] == "adaf44d863b4ace7dc2fce1451b937e80cd0ecb243eb72250d1df3045f2b5632"
+    np.testing.assert_allclose(loaded.values_NTV.mean(axis=(0, 1)), [1.6981, 0.5696], rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">f8", "<f2", "<f8", "<i4", "|u1", ">i8"])
+def test_every_number_type_is_read_without_loss(tmp_path, dtype):
+    values = (some_values() * 20).astype(dtype)
+    loaded = series.load(write_h5(tmp_path / "a.h5", values))
+    np.testing.assert_array_equal(loaded.values_NTV, values.astype(np.float64))
+
+
+def test_csv_in_both_layouts_and_any_row_order(tmp_path):
+    values, ids = some_values().astype(float), [7, 2, 5]
+    tidy = [
+        f"{ids[n]},{t},{TIME_T[t]},{name},{values[n, t, v]!r}"
+        for n in range(3)
+        for t in range(5)
+        for v, name in ((1, "predator"), (0, "prey"))
+    ]
+    order = np.random.default_rng(1).permutation(len(tidy))
+    rows = "\n".join(["series,step,time,variable,value", *(tidy[i] for i in order)])
+    (tmp_path / "tidy.csv").write_text(rows)
+    wide = [f"{ids[n]},{TIME_T[t]},{values[n, t, 0]!r},{values[n, t, 1]!r}" for n in range(3) for t in range(5)]
+    (tmp_path / "wide.csv").write_text("\n".join(["series,time,prey,predator", *wide]) + "\n")
+    for name in ("tidy.csv", "wide.csv"):
+        loaded = series.load(tmp_path / name)
+        assert loaded.variables == ("prey", "predator")
+        np.testing.assert_array_equal(loaded.ids_N, [2, 5, 7])
+        np.testing.assert_array_equal(loaded.select(ids).values_NTV, values)
+        np.testing.assert_array_equal(loaded.time_T, TIME_T)
+
+
+def test_csv_keeps_other_variables(tmp_path):
+    rows = [f"0,{t},{t},{name},{t + 1}" for t in range(3) for name in ("hare", "lynx", "owl")]
+    (tmp_path / "a.csv").write_text("\n".join(["series,step,time,variable,value", *rows]))
+    loaded = series.load(tmp_path / "a.csv")
+    assert loaded.variables == ("hare", "lynx", "owl") and loaded.values_NTV.shape == (1, 3, 3)
+
+
+def test_numpy_files(tmp_path):
+    np.save(tmp_path / "a.npy", some_values())
+    np.savez_compressed(tmp_path / "b.npz", trajectories=some_values((3, 5, 1)), time=TIME_T, variables=["hare"])
+    plain, named = series.load(tmp_path / "a.npy"), series.load(tmp_path / "b.npz")
+    np.testing.assert_array_equal(plain.values_NTV, some_values())
+    np.testing.assert_array_equal(plain.time_T, np.arange(5))
+    np.testing.assert_array_equal(named.values_NTV, some_values((3, 5, 1)))
+    assert named.variables == ("hare",)
+
+
+# Writing
+
+
+def test_save_and_load_give_the_same_set(tmp_path):
+    original = series.from_arrays(some_values((4, 5, 3)), TIME_T, ("a", "b", "c"))
+    series.save(tmp_path / "a.h5", original)
+    loaded = series.load(tmp_path / "a.h5")
+    np.testing.assert_array_equal(loaded.values_NTV, original.values_NTV)
+    np.testing.assert_array_equal(loaded.time_T, original.time_T)
+    assert loaded.variables == original.variables
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert file["trajectories"].dtype == "<f4" and file["time"].dtype == "<f8"
+
+
+def test_save_never_touches_what_is_there(tmp_path):
+    path = tmp_path / "a.h5"
+    path.write_bytes(b"precious")
+    good = series.from_arrays(some_values(), TIME_T)
+    assert_says(message(series.save, path, good), "a.h5", "exists already")
+    too_large = series.from_arrays(np.full((1, 5, 2), 1e300), TIME_T)
+    assert_says(message(series.save, path, too_large, overwrite=True), "as float32", "10 infinite")
+    assert path.read_bytes() == b"precious" and os.listdir(tmp_path) == ["a.h5"]
+    series.save(path, good, overwrite=True)
+    np.testing.assert_array_equal(series.load(path).values_NTV, good.values_NTV)
+    assert os.listdir(tmp_path) == ["a.h5"]
+
+
+def test_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.h5"
+    path.write_bytes(b"precious")
+
+    def fails(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(series.os, "fsync", fails)
+    text = message(series.save, path, series.from_arrays(some_values(), TIME_T), overwrite=True)
+    assert_says(text, "cannot be written", "No space left")
+    assert path.read_bytes() == b"precious" and os.listdir(tmp_path) == ["a.h5"]
+
+
+def test_save_refuses_bad_names(tmp_path):
+    good = series.from_arrays(some_values(), TIME_T)
+    assert_says(message(series.save, tmp_path / "a.csv", good), ".h5")
+    assert_says(message(series.save, tmp_path / "none" / "a.h5", good), "cannot be written")
+
+
+# Faults of files
+
+
+def test_paths_that_are_no_files(tmp_path):
+    (tmp_path / "dir.h5").mkdir()
+    os.mkfifo(tmp_path / "pipe.h5")
+    assert_says(message(series.load, tmp_path / "none.h5"), "none.h5", "no such file")
+    assert_says(message(series.load, tmp_path / "dir.h5"), "is a directory")
+    assert_says(message(series.load, tmp_path / "pipe.h5"), "not a regular file")
+    (tmp_path / "a.txt").write_text("1")
+    assert_says(message(series.load, tmp_path / "a.txt"), "unknown kind", ".h5, .hdf5, .csv, .npy, .npz", ".txt")
+
+
+def test_unreadable_file(tmp_path, monkeypatch):
+    path = write_h5(tmp_path / "a.h5")
+
+    def denied(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", denied)
+    assert_says(message(series.load, path), "permission denied")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content", "found"),
+    [
+        (".h5", b"", "an empty file"),
+        (".h5", b"series,time,prey,predator\n", "expected HDF5; found text"),
+        (".h5", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a git-LFS pointer"),
+        (".h5", b"<!DOCTYPE html>", "HTML"),
+        (".npz", b"\x89HDF\r\n\x1a\n" + bytes(600), "expected zip archive; found HDF5"),
+        (".npy", b"PK\x03\x04" + bytes(9), "found zip archive"),
+        (".csv", b"\x00\x01\x02", "expected text; found unknown binary data"),
+        (".csv", "größe".encode("latin-1"), "unknown binary data"),
+    ],
+)
+def test_content_that_is_not_what_the_name_says(tmp_path, suffix, content, found):
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(content)
+    assert_says(message(series.load, path), str(path), found)
+
+
+def test_git_lfs_pointer_gets_advice(tmp_path):
+    (tmp_path / "a.h5").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    assert_says(message(series.load, tmp_path / "a.h5"), "git lfs pull")
+
+
+@pytest.mark.parametrize("kind", ["h5", "npy", "npz"])
+def test_truncated_files(tmp_path, kind):
+    path = tmp_path / f"a.{kind}"
+    if kind == "h5":
+        write_h5(path)
+    elif kind == "npy":
+        np.save(path, some_values())
+    else:
+        np.savez(path, trajectories=some_values(), time=TIME_T)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
+    assert_says(message(series.load, path), str(path), "damaged or truncated")
+
+
+def test_flipped_bytes_never_raise_anything_but_one_line(tmp_path):
+    good = write_h5(tmp_path / "good.h5").read_bytes()
+    random, path = np.random.default_rng(0), tmp_path / "bad.h5"
+    refused = 0
+    for position in random.integers(len(good), size=200):
+        bad = bytearray(good)
+        bad[position] ^= 0xFF
+        path.write_bytes(bad)
+        try:
+            series.load(path)
+        except JaxlvError as error:
+            refused += 1
+            assert "\n" not in str(error)
+    assert refused > 10
+
+
+def test_missing_keys_list_those_present(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["trajectory"], file["time"] = some_values(), TIME_T
+    np.savez(tmp_path / "b.npz", trajectories=some_values(), t=TIME_T)
+    assert_says(message(series.load, tmp_path / "a.h5"), "no dataset trajectories", "time, trajectory")
+    assert_says(message(series.load, tmp_path / "b.npz"), "no array time", "t, trajectories")
+
+
+def test_csv_faults_name_column_or_line(tmp_path):
+    path = tmp_path / "a.csv"
+    tidy, wide = "series,step,time,variable,value\n", "series,time,prey,predator\n"
+    cases = {
+        "series,step,time,value\n0,0,0,1\n": ("wrong CSV columns", "missing: variable"),
+        "series,time,prey\n0,0,1\n": ("missing: predator",),
+        "series,step,time,variable,statistic,value\n": ("found series,step,time,variable,statistic,value",),
+        tidy: ("has no rows",),
+        wide + "0,0,1,2\n0,1,x,2\n": ("a.csv:3", "prey is no number", "'x'"),
+        wide + "0.5,0,1,2\n": ("a.csv:2", "series is no whole number"),
+        wide + "0,0,1\n": ("a.csv:2", "number of cells"),
+        wide + "0,0,1,2,3\n": ("a.csv:2", "number of cells"),
+        wide + "0,0,1,2\n0,1,1,2\n1,0,1,2\n": ("not complete", "2 series, 2 steps"),
+        wide + "0,0,1,2\n0,1,1,2\n1,0,1,2\n1,3,1,2\n": ("differ in their times",),
+        wide + "0,0,1,2\n0,1,,2\n": ("1 NaN values", "step 1, prey"),
+        tidy + "0,0,0,prey,1\n0,0,0,prey,1\n": ("not complete", "2 values, 1 of them"),
+    }
+    for content, parts in cases.items():
+        path.write_text(content)
+        assert_says(message(series.load, path), *parts)
+
+
+@pytest.mark.parametrize(
+    ("shape", "steps", "parts"),
+    [
+        ((5, 30, 2), 5, ("axis 1", "steps, has length 30", "np.transpose(trajectories, (1, 0, 2)) would fit")),
+        ((30, 5, 3), 5, ("axis 2", "variables, has length 3", "expected 2")),
+        ((30, 2, 5), 5, ("axis 1", "np.transpose(trajectories, (0, 2, 1)) would fit")),
+        ((30, 5), 5, ("2 axes", "(series, steps, variables)", "(30, 5)")),
+        ((30, 5, 2), 4, ("axis 1", "length 5", "expected 4", "time")),
+        ((0, 5, 2), 5, ("no series",)),
+        ((3, 1, 2), 1, ("no series", "two or more steps")),
+    ],
+)
+def test_wrong_shapes_name_the_axis(tmp_path, shape, steps, parts):
+    path = write_h5(tmp_path / "a.h5", np.ones(shape), np.arange(float(steps)))
+    assert_says(message(series.load, path), str(path), *parts)
+
+
+def test_wrong_axis_order_is_seen_without_times(tmp_path):
+    np.save(tmp_path / "a.npy", some_values((3, 2, 50)))
+    assert_says(message(series.load, tmp_path / "a.npy"), "axis 2", "np.transpose(trajectories, (0, 2, 1))")
+
+
+def test_wrong_types(tmp_path):
+    for name, values in {
+        "complex": np.ones((3, 5, 2), complex),
+        "string": np.full((3, 5, 2), b"1.0"),
+        "bool": np.ones((3, 5, 2), bool),
+    }.items():
+        assert_says(message(series.load, write_h5(tmp_path / f"{name}.h5", values)), "trajectories", "wrong type")
+    with h5py.File(tmp_path / "object.h5", "w") as file:
+        file.create_dataset("trajectories", shape=(3, 5, 2), dtype=h5py.string_dtype())
+        file["time"] = TIME_T
+    assert_says(message(series.load, tmp_path / "object.h5"), "wrong type", "object")
+    np.save(tmp_path / "object.npy", np.full((3, 5, 2), None))
+    assert_says(message(series.load, tmp_path / "object.npy"), "wrong type", "object")
+    huge = np.full((3, 5, 2), 2**53 + 1)
+    assert_says(message(series.load, write_h5(tmp_path / "huge.h5", huge)), "integers too large", "2**53")
+
+
+@pytest.mark.parametrize(("bad", "name"), [(np.nan, "NaN"), (np.inf, "infinite"), (-0.5, "negative")])
+def test_bad_values_are_counted_and_placed(tmp_path, bad, name):
+    values = some_values()
+    values[1, 3, 1] = values[2, 0, 0] = bad
+    text = message(series.load, write_h5(tmp_path / "a.h5", values))
+    assert_says(text, f"2 {name} values", "series 1, step 3, predator")
+
+
+def test_zeros_are_values():
+    assert (series.from_arrays(np.zeros((2, 5, 2))).values_NTV == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("time", "parts"),
+    [
+        ([0.0, 1, 2, 2, 3], ("does not increase", "from index 2")),
+        ([0.0, 1, 2, np.nan, 4], ("not finite", "index 3")),
+        ([0.0, 1, 2, 3, 4.1], ("irregular", "mean 1.025", "0.001")),
+    ],
+)
+def test_bad_times(time, parts):
+    assert_says(message(series.from_arrays, some_values(), time), "time", *parts)
+
+
+def test_times_may_be_rounded():
+    series.from_arrays(some_values((1, 100, 2)), np.linspace(0, 200, 100).astype(np.float32))
+    series.from_arrays(some_values((1, 100, 2)), np.linspace(0, 200, 100).round(3))
+
+
+def test_data_outside_the_file_are_refused(tmp_path):
+    outside = write_h5(tmp_path / "outside.h5")
+    (tmp_path / "raw").write_bytes(bytes(120))
+
+    def build(name: str, make) -> Path:
+        path = tmp_path / name
+        with h5py.File(path, "w") as file:
+            file["time"] = TIME_T
+            make(file)
+        return path
+
+    def virtual(file):
+        layout = h5py.VirtualLayout((3, 5, 2), np.float32)
+        layout[:] = h5py.VirtualSource(str(outside), "trajectories", (3, 5, 2))
+        file.create_virtual_dataset("trajectories", layout)
+
+    def simulation(file):
+        file["trajectories"] = some_values()
+        file["simulation"] = h5py.ExternalLink(str(outside), "/")
+
+    makers = {
+        "external link": lambda f: f.__setitem__("trajectories", h5py.ExternalLink(str(outside), "trajectories")),
+        "soft or external link": lambda f: f.__setitem__("trajectories", h5py.SoftLink("/time")),
+        "external storage": lambda f: f.create_dataset(
+            "trajectories", (3, 5, 2), "f4", external=[(str(tmp_path / "raw"), 0, 120)]
+        ),
+        "virtual dataset": virtual,
+        "simulation": simulation,
+        "is a group": lambda f: f.create_group("trajectories"),
+    }
+    for number, (part, make) in enumerate(makers.items()):
+        assert_says(message(series.load, build(f"{number}.h5", make)), part)
+
+
+def test_declared_size_is_checked_before_reading(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("trajectories", (10**9, 100, 2), "f4", chunks=(100, 100, 2), compression="gzip")
+        file["time"] = np.linspace(0, 200, 100)
+    text = message(series.load, tmp_path / "a.h5")
+    assert_says(text, "declares too much data", "4294967296", "1600000000800")
+    with h5py.File(tmp_path / "chunk.h5", "w") as file:
+        file.create_dataset("trajectories", (3, 5, 2), "f4", maxshape=(None,) * 3, chunks=(2**15, 2**7, 2**7))
+        file["time"] = TIME_T
+    assert_says(message(series.load, tmp_path / "chunk.h5"), "declares too much data")
+    header = b"\x93NUMPY\x01\x00v\x00" + repr(
+        {"descr": "<f4", "fortran_order": False, "shape": (10**9, 100, 2)}
+    ).encode().ljust(117) + b"\n"
+    (tmp_path / "a.npy").write_bytes(header)
+    assert_says(message(series.load, tmp_path / "a.npy"), "declares too much data")
+    np.savez_compressed(tmp_path / "a.npz", trajectories=np.ones((1000, 100, 2)), time=TIME_T)
+    assert_says(message(series.load, tmp_path / "a.npz", memory_cap=10**6), "declares too much data", "1600000")
+    (tmp_path / "a.csv").write_text("series,time,prey,predator\n")
+    assert_says(message(series.load, tmp_path / "a.csv", memory_cap=10), "too large")
+
+
+def test_chunk_that_unpacks_to_more_than_it_declares(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        data = file.create_dataset("trajectories", (3, 5, 2), "f4", chunks=(3, 5, 2), compression="gzip")
+        data.id.write_direct_chunk((0, 0, 0), zlib.compress(bytes(2**24)))
+        file["time"] = TIME_T
+    assert_says(message(series.load, tmp_path / "a.h5", memory_cap=2**20), "declares too much data")
+
+
+# Selection and splits
+
+
+def test_select_keeps_order_and_names_unknown_ids():
+    full = series.from_arrays(some_values((6, 5, 2)))
+    part = full.select([4, 1])
+    np.testing.assert_array_equal(part.values_NTV, full.values_NTV[[4, 1]])
+    np.testing.assert_array_equal(part.select([1]).values_NTV, full.values_NTV[[1]])
+    assert_says(message(full.select, [1, 9, 8]), "unknown series", "9, 8")
+    assert_says(message(full.select, []), "wrong choice", "none")
+    assert_says(message(full.select, [1, 1]), "each once")
+    assert_says(message(full.select, [0.5]), "whole numbers")
+
+
+def test_fraction_split_is_the_one_reported_by_xu():
+    split = series.split_fraction(np.arange(1000))
+    order = np.random.RandomState(42).permutation(1000)
+    np.testing.assert_array_equal(split.train, order[:700])
+    np.testing.assert_array_equal(split.validation, order[700:850])
+    np.testing.assert_array_equal(split.test, order[850:])
+
+
+def test_splits_hold_every_id_once():
+    ids, labels = np.arange(100, 337), np.arange(237) % 5
+    for split in (
+        series.split_fraction(ids, (0.5, 0.2, 0.3), seed=3),
+        series.split_stratified(ids, labels, (0.5, 0.2, 0.3), seed=3),
+    ):
+        np.testing.assert_array_equal(np.sort(np.concatenate(list(split.parts().values()))), ids)
+
+
+def test_stratified_parts_hold_labels_in_proportion():
+    labels = np.repeat(["a", "b", "c"], [600, 90, 7])
+    split = series.split_stratified(np.arange(697), labels, (0.7, 0.15, 0.15), seed=1)
+    for ids, fraction in zip(split.parts().values(), (0.7, 0.15, 0.15), strict=True):
+        for label in "abc":
+            assert abs((labels[ids] == label).sum() - fraction * (labels == label).sum()) < 1 + 1e-9
+
+
+def test_split_faults():
+    ids = np.arange(10)
+    assert_says(message(series.split_fraction, ids, (0.7, 0.2, 0.2)), "add up to 1")
+    assert_says(message(series.split_fraction, ids[:2]), "no series left for")
+    assert_says(message(series.split_stratified, ids, ["a"]), "one label per series")
+    assert_says(message(series.split_ids, ids, [0, 1], [2], [1]), "series twice", "found 1")
+    assert_says(message(series.split_ids, ids, [0, 1], [2], [11, 12]), "unknown series", "11, 12")
+
+
+def test_duplicates_across_parts_are_found():
+    values = some_values((6, 5, 2))
+    values[5] = values[0]
+    duplicated = series.from_arrays(values)
+    series.check_disjoint(duplicated, series.split_ids(np.arange(6), [0, 5], [1, 2], [3, 4]))
+    text = message(series.check_disjoint, duplicated, series.split_ids(np.arange(6), [0, 1], [2], [5]))
+    assert_says(text, "series 5 of test", "series 0 of train")
+    overlapping = series.Split(np.array([0]), np.array([1]), np.array([0]))
+    assert_says(message(series.check_disjoint, duplicated, overlapping), "series twice")
+
+
+def test_real_series_are_all_different(shared):
+    real = series.load(shared / "data" / "lotka_volterra_data.h5")
+    series.check_disjoint(real, series.split_fraction(real.ids_N))
+
+
+def test_regimes_of_made_up_series():
+    t = np.arange(100.0)
+    swings, rest = 2 + np.sin(t / 3), np.full(100, 2.0)
+    rising, dying = 1 + t / 100, 2 * np.exp(-t / 5)
+    first = {"oscillatory": swings, "equilibrium": rest, "transient": rising, "collapse": rest}
+    second = {"oscillatory": swings, "equilibrium": 2 + np.exp(-t / 4), "transient": rising, "collapse": dying}
+    values = np.stack([np.stack([first[name], second[name]], axis=1) for name in first])
+    assert list(series.regimes(series.from_arrays(values))) == list(first)
+    assert_says(message(series.regimes, series.from_arrays(values[:, :10])), "20 steps")
+
+
+def test_share_of_real_series_at_rest(shared):
+    labels = series.regimes(series.load(shared / "data" / "lotka_volterra_data.h5"))
+    assert (labels == "equilibrium").mean() == pytest.approx(0.083, abs=5e-4)
