@@ -51,7 +51,7 @@ def seasonal_naive(context_NCV: np.ndarray, horizon: int, shortest_lag: int = 5)
 
 
 def var_on_logs(context_NCV: np.ndarray, horizon: int, order: int = 3, ridge: float = 1e-3) -> np.ndarray:
-    """A vector autoregression on the logarithms, fitted to each series' context by ridge regression and iterated.
+    """A vector autoregression on the logarithms, fitted to each context by ridge regression, then iterated.
 
     With z the logarithms minus their mean over the context: z[t] = sum_k A_k z[t - k], k = 1..order, with no
     intercept; the A_k minimise the squared residuals plus `ridge` times the sum of their squares (Lütkepohl

@@ -60,7 +60,7 @@ class Checkpoints:
         path = self.folder / f"{PREFIX}{step:08d}"
         self._orbax.wait_until_finished()
         try:
-            plain = self._orbax.restore(path, jax.tree.map(ocp.utils.to_shape_dtype_struct, _plain(like)))
+            plain = self._orbax.restore(path, _abstract(like))
         except Exception as fault:  # orbax raises whatever the layer below raised
             reason = " ".join(str(fault).split())[:200]
             raise JaxlvError(f"unreadable checkpoint ({type(fault).__name__}: {reason})", where=path) from None
@@ -78,12 +78,18 @@ class Checkpoints:
 
 
 def _is_key(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _plain(tree: Any) -> list[Any]:
     """Leaves as arrays, copied off any buffer that the next step may donate; keys as their data."""
     return [np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf) for leaf in jax.tree.leaves(tree)]
+
+
+def _abstract(tree: Any) -> list[jax.ShapeDtypeStruct]:
+    """The shapes of `_plain(tree)`; the tree may itself be abstract, or its buffers donated."""
+    leaves = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)]
+    return [jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf for leaf in leaves]
 
 
 def _like(leaves: list[Any], like: Any) -> Any:

@@ -74,6 +74,8 @@ class ModelConfig:
             )
         except KeyError as missing:
             raise JaxlvError("a key is missing", where=where, expected=missing.args[0]) from None
+        except JaxlvError as fault:
+            raise JaxlvError(fault.what, where=where, expected=fault.expected, found=fault.found) from None
         except (TypeError, ValueError) as fault:
             raise JaxlvError(f"a value is not a number ({fault})", where=where) from None
 
@@ -121,6 +123,9 @@ def _refuse_other_architectures(raw: Mapping[str, Any], where: Any) -> None:
 
 def _rope_theta(raw: Mapping[str, Any], where: Any) -> float:
     """theta from `rope_parameters` (transformers 5) or `rope_theta`; any scaled variant of RoPE is refused."""
+    for name in ("rope_scaling", "rope_parameters"):
+        if raw.get(name) and not isinstance(raw[name], Mapping):
+            raise JaxlvError(f"{name} is no rope type", where=where, expected="an object", found=repr(raw[name]))
     parameters = {**(raw.get("rope_scaling") or {}), **(raw.get("rope_parameters") or {})}
     kind = parameters.get("rope_type", parameters.get("type", "default"))
     if kind != "default":

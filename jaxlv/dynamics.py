@@ -94,7 +94,7 @@ def simulate(
     initial_NV: np.ndarray,
     time_T: np.ndarray,
     solver: Solver | None = None,
-    chunk: int = 512,
+    chunk: int = 256,
 ) -> np.ndarray:
     """The solutions (N, T, V) in float64 at the times given; NaN throughout a series that the solver gave up.
 
@@ -118,8 +118,7 @@ def simulate(
         raise JaxlvError("times to simulate do not increase", found=f"{len(time_T)} times")
     if not issubclass(getattr(diffrax, solver.method, object), diffrax.AbstractAdaptiveSolver):
         raise JaxlvError("unknown solver", expected="an adaptive solver of diffrax", found=solver.method)
-    # Every chunk has the same shape, so that the solver is compiled once.
-    chunk = min(chunk, count)
+    # The last chunk is filled up with repeats: all have one shape, and the solver is compiled once.
     rows = np.resize(np.arange(count), -(-count // chunk) * chunk)
     with jax.enable_x64(True):
         chunks = [
@@ -218,7 +217,8 @@ class Preset:
 
 
 # Fits to 36 series of the course's file gave r .10-.32, K 3.8-13.7, a .20-.50, h .18-.71, e .32-.70 and
-# m .10-.30: round bounds where they suggest themselves, else the extremes seen.
+# m .10-.30: round bounds where they suggest themselves, else the extremes seen. Drawn independently, these
+# bring 17 % of the series to rest within 200 time units, against 8 % in the file; means and deviations agree.
 _COURSE = {
     "r": Range(0.1, 0.3),
     "K": Range(3.8, 13.7),

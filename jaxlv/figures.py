@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -66,9 +67,8 @@ def row_styles(names: Iterable[str]) -> dict[str, RowStyle]:
 
 
 def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
-    figure.get_layout_engine().set(w_pad=2 / 72, h_pad=3 / 72, hspace=0.03)  # type: ignore[union-attr]
-    return figure
+    layout = ConstrainedLayoutEngine(w_pad=2 / 72, h_pad=3 / 72, hspace=0.03)
+    return Figure(figsize=(width / 72, height / 72), layout=layout)
 
 
 # ---------------------------------------------------------------------------------------- forecasts

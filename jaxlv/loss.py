@@ -33,8 +33,7 @@ def restrict(head: Head, labels_BT: jax.Array, alphabet_A: jax.Array) -> tuple[H
     """
     match_BTA = labels_BT[..., None] == alphabet_A
     index_BT = jnp.where(match_BTA.any(-1), match_BTA.argmax(-1), IGNORED)
-    bias_A = None if head.bias_V is None else head.bias_V[alphabet_A]
-    return Head(head.weight_VD[alphabet_A], bias_A), index_BT
+    return head.rows(alphabet_A), index_BT
 
 
 def _chunk(tokens: int, vocabulary: int) -> int:

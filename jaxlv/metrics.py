@@ -49,8 +49,8 @@ def r2(forecast_NHV: np.ndarray, truth_NHV: np.ndarray) -> np.ndarray:
 def mase(forecast_NHV: np.ndarray, truth_NHV: np.ndarray, context_NCV: np.ndarray) -> np.ndarray:
     """Mean absolute scaled error, mae / mean |first difference of the context|, without unit: (N, V).
 
-    NaN where the context does not change. Hyndman and Koehler (2006), International Journal of Forecasting 22,
-    679-688.
+    NaN where the context does not change. Hyndman and Koehler (2006), International Journal of Forecasting
+    22, 679-688.
     """
     return _divide(mae(forecast_NHV, truth_NHV), np.abs(np.diff(context_NCV, axis=1)).mean(axis=1))
 
@@ -59,10 +59,11 @@ def crps(samples_NSHV: np.ndarray, truth_NHV: np.ndarray, fair: bool = True) -> 
     """Continuous ranked probability score from samples, mean over the steps: (N, V), smaller is better.
 
     With x the m valid samples of a step: mean_i |x_i - y| - sum_{i<j} |x_i - x_j| / (m d), where d = m - 1
-    makes the estimate unbiased in m (the fair score, which may be slightly negative) and d = m gives the score
-    of the empirical distribution. Either is |x - y| for one sample. The pairs are summed over the sorted
-    samples, in O(m log m). Gneiting and Raftery (2007), Journal of the American Statistical Association 102,
-    359-378, eq. 21; Ferro (2014), Quarterly Journal of the Royal Meteorological Society 140, 1917-1923.
+    makes the estimate unbiased in m (the fair score, which may be slightly negative) and d = m gives the
+    score of the empirical distribution. Either is |x - y| for one sample. The pairs are summed over the
+    sorted samples, in O(m log m). Gneiting and Raftery (2007), Journal of the American Statistical
+    Association 102, 359-378, eq. 21; Ferro (2014), Quarterly Journal of the Royal Meteorological Society 140,
+    1917-1923.
     """
     _check_samples(samples_NSHV, truth_NHV)
     sorted_NSHV, count_NHV = _sorted(samples_NSHV)
@@ -99,11 +100,11 @@ def quantiles(samples_NSHV: np.ndarray, probabilities: Sequence[float]) -> np.nd
 
 
 def coverage(samples_NSHV: np.ndarray, truth_NHV: np.ndarray, level: float) -> np.ndarray:
-    """Share of the steps whose truth lies within the samples' central interval of that level (0 to 1): (N, V).
+    """Share of the steps whose truth lies within the samples' central interval of that level: (N, V).
 
-    The interval has the ends `quantiles` (1 - level) / 2 and (1 + level) / 2. m samples of the right
-    distribution cover at most (m - 1) / (m + 1) of the steps on average: the 95 % interval needs 39 samples,
-    the 80 % one 9.
+    The interval ends at the `quantiles` (1 - level) / 2 and (1 + level) / 2, 0 < level < 1. m samples of the
+    right distribution cover at most (m - 1) / (m + 1) of the steps on average: the 95 % interval needs 39
+    samples, the 80 % one 9.
     """
     _check_samples(samples_NSHV, truth_NHV)
     low_NHV, high_NHV = quantiles(samples_NSHV, [(1 - level) / 2, (1 + level) / 2])

@@ -26,7 +26,7 @@ HIDDEN_SCORE = -1e30  # a score that softmax turns into exactly 0, without the N
 class Segment(NamedTuple):
     """Keys (rotated) and values of one stretch of tokens, per layer; a slot of position -1 is empty."""
 
-    k: tuple[jax.Array, ...]  # per layer (S, C, K, H)
+    k: tuple[jax.Array, ...]  # per layer (S, K, C, H)
     v: tuple[jax.Array, ...]
     positions_SC: jax.Array  # int32
 
@@ -36,6 +36,10 @@ class Head(NamedTuple):
 
     weight_VD: jax.Array
     bias_V: jax.Array | None
+
+    def rows(self, ids_A: jax.Array) -> Head:
+        """The head of these token ids alone."""
+        return Head(self.weight_VD[ids_A], None if self.bias_V is None else self.bias_V[ids_A])
 
 
 class Features(NamedTuple):
@@ -77,16 +81,16 @@ def attend(
 ) -> jax.Array:
     """Causal grouped-query attention over the keys and values of several segments together.
 
-    A segment is (k_SCKH, v_SCKH, positions_SC). Row b of q belongs to sequence b // (B / S) of it, so that rows which
+    A segment is (k_SKCH, v_SKCH, positions_SC). Row b of q belongs to sequence b // (B / S) of it, so that rows which
     share a prompt share its keys, unrepeated. A query sees the slots with 0 <= position <= its own. The softmax is over
     all segments at once, in float32. Returns (B, T, N, H).
     """
     B, T, N, H = q_BTNH.shape
     scores = []
-    for k_SCKH, _, keys_SC in segments:
-        S, _, K, _ = k_SCKH.shape
+    for k_SKCH, _, keys_SC in segments:
+        S, K, _, _ = k_SKCH.shape
         q_SnTKGH = (q_BTNH * H**-0.5).reshape(S, B // S, T, K, N // K, H)
-        score_SKnGTC = jnp.einsum("SnTKGH,SCKH->SKnGTC", q_SnTKGH, k_SCKH, preferred_element_type=jnp.float32)
+        score_SKnGTC = jnp.einsum("SnTKGH,SKCH->SKnGTC", q_SnTKGH, k_SKCH, preferred_element_type=jnp.float32)
         key_S111C, query_SnT1 = keys_SC[:, None, None, :], positions_BT.reshape(S, B // S, T, 1)
         visible_SnTC = (key_S111C >= 0) & (key_S111C <= query_SnT1)
         scores.append(jnp.where(visible_SnTC[:, None, :, None], score_SKnGTC, HIDDEN_SCORE))
@@ -97,20 +101,21 @@ def attend(
     peak_BTN1 = functools.reduce(jnp.maximum, [per_row(s.max(-1, keepdims=True), 1) for s in scores])
     peak_BTN1 = jax.lax.stop_gradient(peak_BTN1)
     sum_BTN1, out_BTNH = jnp.zeros_like(peak_BTN1), jnp.zeros_like(q_BTNH)
-    for score_SKnGTC, (_, v_SCKH, _) in zip(scores, segments, strict=True):
+    for score_SKnGTC, (_, v_SKCH, _) in zip(scores, segments, strict=True):
         S, K, n, G, _, _ = score_SKnGTC.shape
         peak_SKnGT1 = jnp.moveaxis(peak_BTN1.reshape(S, n, T, K, G, 1), (1, 2), (2, 4))
         weight_SKnGTC = jnp.exp(score_SKnGTC - peak_SKnGT1)
         sum_BTN1 += per_row(weight_SKnGTC.sum(-1, keepdims=True), 1)
-        part = jnp.einsum("SKnGTC,SCKH->SnTKGH", weight_SKnGTC.astype(v_SCKH.dtype), v_SCKH)
+        part = jnp.einsum("SKnGTC,SKCH->SnTKGH", weight_SKnGTC.astype(v_SKCH.dtype), v_SKCH)
         out_BTNH += part.reshape(B, T, N, H)
     return (out_BTNH / sum_BTN1).astype(q_BTNH.dtype)
 
 
-def attend_cudnn(q_BTNH: jax.Array, positions_BT: jax.Array, k_BCKH: jax.Array, v_BCKH: jax.Array) -> jax.Array:
+def attend_cudnn(q_BTNH: jax.Array, positions_BT: jax.Array, k_BKCH: jax.Array, v_BKCH: jax.Array) -> jax.Array:
     """The same attention within one segment by cuDNN's fused kernel (fp16 or bf16, Ampere or newer)."""
     key_B1TC, query_B1TC = positions_BT[:, None, None, :], positions_BT[:, None, :, None]
     visible_B1TC = (key_B1TC >= 0) & (key_B1TC <= query_B1TC)
+    k_BCKH, v_BCKH = k_BKCH.swapaxes(1, 2), v_BKCH.swapaxes(1, 2)
     return jax.nn.dot_product_attention(q_BTNH, k_BCKH, v_BCKH, mask=visible_B1TC, implementation="cudnn")
 
 
@@ -180,14 +185,14 @@ class Attention(nn.Module):
         k_BTF = Linear(c.num_key_value_heads * c.head_dim, True, self.dtype, name="k_proj")(x_BTD)
         v_BTF = Linear(c.num_key_value_heads * c.head_dim, True, self.dtype, name="v_proj")(x_BTD)
         q_BTNH = apply_rope(q_BTF.reshape(B, T, -1, c.head_dim), *rope)
-        k_BTKH = apply_rope(k_BTF.reshape(B, T, -1, c.head_dim), *rope)
-        v_BTKH = v_BTF.reshape(B, T, -1, c.head_dim)
+        k_BKTH = apply_rope(k_BTF.reshape(B, T, -1, c.head_dim), *rope).swapaxes(1, 2)
+        v_BKTH = v_BTF.reshape(B, T, -1, c.head_dim).swapaxes(1, 2)
         if self.kernel == "cudnn" and not past:
-            out_BTNH = attend_cudnn(q_BTNH, positions_BT, k_BTKH, v_BTKH)
+            out_BTNH = attend_cudnn(q_BTNH, positions_BT, k_BKTH, v_BKTH)
         else:
-            out_BTNH = attend(q_BTNH, positions_BT, [*past, (k_BTKH, v_BTKH, positions_BT)])
+            out_BTNH = attend(q_BTNH, positions_BT, [*past, (k_BKTH, v_BKTH, positions_BT)])
         out_BTD = Linear(D, False, self.dtype, name="o_proj")(out_BTNH.reshape(B, T, -1))
-        return out_BTD, k_BTKH, v_BTKH
+        return out_BTD, k_BKTH, v_BKTH
 
 
 class MLP(nn.Module):
@@ -211,10 +216,10 @@ class Block(nn.Module):
         eps = self.config.rms_norm_eps
         normed_BTD = Norm(eps, self.dtype, name="input_layernorm")(x_BTD)
         attention = Attention(self.config, self.dtype, self.kernel, name="self_attn")
-        out_BTD, k_BTKH, v_BTKH = attention(normed_BTD, positions_BT, rope, past)
+        out_BTD, k_BKTH, v_BKTH = attention(normed_BTD, positions_BT, rope, past)
         x_BTD = x_BTD + out_BTD
         normed_BTD = Norm(eps, self.dtype, name="post_attention_layernorm")(x_BTD)
-        return x_BTD + MLP(self.config, self.dtype, name="mlp")(normed_BTD), k_BTKH, v_BTKH
+        return x_BTD + MLP(self.config, self.dtype, name="mlp")(normed_BTD), k_BKTH, v_BKTH
 
 
 class Embedding(nn.Module):
@@ -268,9 +273,9 @@ class Qwen2(nn.Module):
         for i in range(c.num_hidden_layers):
             seen = [(segment.k[i], segment.v[i], segment.positions_SC) for segment in past]
             block = Block(c, self.dtype, self.attention, name=f"model.layers.{i}")
-            x_BTD, k_BTKH, v_BTKH = block(x_BTD, positions_BT, rope, seen)
-            ks.append(k_BTKH)
-            vs.append(v_BTKH)
+            x_BTD, k_BKTH, v_BKTH = block(x_BTD, positions_BT, rope, seen)
+            ks.append(k_BKTH)
+            vs.append(v_BKTH)
         x_BTD = Norm(c.rms_norm_eps, self.dtype, name="model.norm")(x_BTD)
         head = OutputHead(c, self.dtype, name="lm_head")(embedding_VD)
         return Features(x_BTD, head, Segment(tuple(ks), tuple(vs), positions_BT))

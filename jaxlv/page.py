@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import jinja2
 from markupsafe import Markup
@@ -108,11 +108,11 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """One numbered figure of SVG panels; `layout`: "" (a grid cell), "full" (a row), "side" (caption aside)."""
+    """One numbered figure of SVG panels; `layout` is a cell of the grid, a full row, or a caption aside."""
 
     svgs: Sequence[Markup]
     caption: str
-    layout: str = ""
+    layout: Literal["cell", "full", "side"] = "cell"
     kind: ClassVar[str] = "figure"
 
 

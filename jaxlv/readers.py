@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import math
+import os
 import zipfile
 from array import array
 from collections import Counter
@@ -103,7 +104,7 @@ def _readable(path: Path) -> Iterator[None]:
 def _read_hdf5(path: Path, memory_cap: int) -> dict[str, Any]:
     with h5py.File(path, "r") as file:
         for key in ("trajectories", "time"):
-            if key not in file:
+            if not _has_link(file, key):
                 raise JaxlvError(f"has no dataset {key}", where=path, found=_keys(file))
         values, time = (_own_dataset(file, key, path) for key in ("trajectories", "time"))
         names = values.attrs.get("variables")
@@ -112,13 +113,18 @@ def _read_hdf5(path: Path, memory_cap: int) -> dict[str, Any]:
         _check_size([values.shape, time.shape, values.chunks or (), time.chunks or ()], memory_cap, path)
         check_shape(values.shape, time.shape, len(variables), path)
         arrays: dict[str, Any] = {"values": values[()], "time": time[()], "variables": variables}
-        if "simulation" in file:
+        if _has_link(file, "simulation"):
             arrays["source"] = {"simulation": _read_simulation(file, values.shape[0], path)}
     return arrays
 
 
+def _has_link(group: h5py.Group, key: str) -> bool:
+    # Unlike `key in group`, this does not follow the link, perhaps into another file.
+    return group.id.links.exists(os.fsencode(key))
+
+
 def _check_link(group: h5py.Group, key: str, where: Any) -> None:
-    if not isinstance(group.get(key, getlink=True), h5py.HardLink):
+    if group.id.links.get_info(os.fsencode(key)).type != h5py.h5l.TYPE_HARD:
         raise JaxlvError("is a soft or external link", where=where, expected="data inside the file")
 
 
@@ -314,7 +320,7 @@ def check_shape(
 
 
 def _keys(group: Any) -> str:
-    return shortened(sorted(group)) if len(group) else "no keys"
+    return shortened(sorted(group, key=str)) if len(group) else "no keys"
 
 
 def shortened(items: Sequence[Any], limit: int = 10) -> str:

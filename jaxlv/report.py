@@ -64,7 +64,9 @@ def _against(ours: Mapping[str, Any], other: Mapping[str, Any], whom: str) -> st
 
 
 def _times(ratio: float) -> str:
-    return f"{ratio:.1f}" if ratio < 10 else f"{ratio:,.0f}" if ratio < 1e6 else f"{ratio:.0e}"
+    return (
+        f"{ratio:.1f}" if ratio < 10 else f"{float(f'{ratio:.2g}'):,.0f}" if ratio < 1e6 else f"{ratio:.0e}"
+    )
 
 
 def summary(metrics: Mapping[str, Any]) -> str:
@@ -152,21 +154,29 @@ _READING = (
 
 
 def choose_series(
-    metrics: Mapping[str, Any], ids: Iterable[int], quantiles: Sequence[float] = (0.1, 0.5, 0.9)
+    metrics: Mapping[str, Any],
+    ids: Iterable[int] | None = None,
+    quantiles: Sequence[float] = (0.1, 0.5, 0.9),
 ) -> dict[int, str]:
-    """The series of `ids` at `quantiles` of the model's MAE, with words that say so; else the first ids."""
-    held = sorted(set(ids))
-    row = subject(metrics) or {}
-    errors = {int(key): value for key, value in (row.get("mae_by_series") or {}).items() if value is not None}
-    ranked = sorted((errors[i], i) for i in held if i in errors and math.isfinite(errors[i]))
+    """The series at `quantiles` of the model's MAE, with words that say so; the first ids if unknown.
+
+    The series are all that were evaluated, or those of `ids`.
+    """
+    by_series = (subject(metrics) or {}).get("mae_by_series") or {}
+    errors = {int(key): mae for key, mae in by_series.items()}
+    held = sorted(errors if ids is None else set(ids))
+    ranked = sorted((errors[i], i) for i in held if errors.get(i) is not None and math.isfinite(errors[i]))
     if not ranked:
-        return {i: "one of the first series evaluated" for i in held[: len(quantiles)]}
+        return {i: "" for i in held[: len(quantiles)]}
     chosen: dict[int, str] = {}
     for q in quantiles:
         mae, series_id = ranked[round(q * (len(ranked) - 1))]
-        error = f"MAE {number(mae)} {unit_of(metrics, 'mae')}"
-        words = f"{error}, at the {100 * q:.0f}th percentile of {len(ranked)} series"
-        chosen.setdefault(series_id, words)
+        rank = (
+            f", the {100 * q:.0f}th percentile of {len(ranked)} series"
+            if len(ranked) > len(quantiles)
+            else ""
+        )
+        chosen.setdefault(series_id, f"MAE {number(mae)} {unit_of(metrics, 'mae')}{rank}")
     return chosen
 
 
@@ -183,7 +193,7 @@ def _forecast_block(panel: ForecastPanel, why: str, first: bool, name: str) -> F
         svgs.append(svg(figures.phase_figure(panel), f"{label}: phase plane, {pair}"))
     total = len(panel.samples_SHV)
     broken = int((~np.isfinite(panel.samples_SHV).all(axis=(1, 2))).sum())
-    words = [f"{label} ({why})."]
+    words = [f"{label} ({why})." if why else f"{label}."]
     if first:
         words.append(
             f"Against time: context and truth in ink, the {name} model’s median in colour with its 50, 80 and"
@@ -288,11 +298,15 @@ def run_page(
         results.append(
             table("Errors by variable", f"The same forecasts by variable: {units}.", metrics, by_variable)
         )
-    chosen = choose_series(metrics, (panel.series_id for panel in forecasts))
     panels = {panel.series_id: panel for panel in forecasts}
+    chosen = choose_series(metrics)
+    if not chosen or not chosen.keys() <= panels.keys():
+        chosen = choose_series(metrics, panels)
     name = str((subject(metrics) or {}).get("name", "tuned"))
     drawn = [_forecast_block(panels[i], why, n == 0, name) for n, (i, why) in enumerate(chosen.items())]
-    rule = "The series are chosen by rank of their error, not by eye." if len(drawn) > 1 else ""
+    rule = (
+        "The series are chosen by the rank of their error." if len(drawn) > 1 and all(chosen.values()) else ""
+    )
     lists = (
         ("Settings of the run", settings),
         ("Protocol of the evaluation", metrics.get("protocol", {})),
@@ -326,8 +340,8 @@ def write_report(
 
     `metrics` is metrics.json; `history` the records of metrics.jsonl (see figures.loss_figure); `settings`
     and `versions` may nest; `bill` may hold steps, tokens, seconds, trainable_parameters, device,
-    peak_memory_bytes, and others. Of `forecasts` (the tuned model's, else the untuned one's) the page draws those that
-    `choose_series` picks.
+    peak_memory_bytes, and others. Of `forecasts` (the tuned model's, else the untuned one's) the page
+    draws those that `choose_series` picks.
     """
     page = run_page(
         title=title,

@@ -35,7 +35,7 @@ PALETTE: dict[str, tuple[str, str]] = {
 }
 INK, MUTED, RULE = (PALETTE[name][0] for name in ("ink", "muted", "rule"))
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {  # rcParams
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib, so the layout is the same everywhere
     "font.size": 11,

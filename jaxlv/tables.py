@@ -111,7 +111,9 @@ def column_texts(measure: Measure, values: Sequence[Any], digit: str = " ", poin
     if not measure.is_interval:
         return align([measure.format(value) for value in values], digit, point)
     low, high = (align([number(v[side] if v else None) for v in values], digit, point) for side in (0, 1))
-    return [f"{a.rstrip()} – {b}" if v else MISSING for a, b, v in zip(low, high, values, strict=True)]
+    return [
+        f"{a.strip()} – {b.lstrip()}" if v else MISSING for a, b, v in zip(low, high, values, strict=True)
+    ]
 
 
 def table(label: str, caption: str, metrics: Mapping[str, Any], columns: Sequence[Measure]) -> Table:
@@ -177,7 +179,7 @@ def _narrow(measure: Measure, rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _ascii(text: str) -> str:
-    return text.translate(str.maketrans({"–": "-", "−": "-", "∞": "inf", "…": ".", "²": "^2"}))
+    return text.translate({ord("–"): "-", ord("−"): "-", ord("∞"): "inf", ord("…"): ".", ord("²"): "^2"})
 
 
 def _cut(text: str, length: int) -> str:

@@ -30,7 +30,7 @@ from jaxlv.model import Qwen2
 EMBEDDED_BASE = Path(__file__).parent / "base"
 INDEX = "model.safetensors.index.json"
 FLOAT_TYPES = {"F32", "F16", "BF16"}
-HUB_FILES = ("config.json", "*.safetensors", INDEX, "tokenizer*", "vocab.json", "merges.txt", "*token*.json")
+HUB_FILES = ("config.json", "*.safetensors", INDEX, "*token*.json", "vocab.json", "merges.txt")
 
 
 def load_pretrained(
@@ -112,8 +112,8 @@ def read_params(folder: Path, model: Qwen2) -> dict[str, Any]:
     for name in sorted(names):
         by_file.setdefault(files[name], []).append(name)
     for path, group in by_file.items():
-        with _open(path) as tensors:
-            for name in group:
+        for name in group:
+            with _open(path) as tensors:  # anew for each: an open file keeps the pages it has read mapped, a second copy
                 flat[name] = _read_tensor(tensors, name, expected[name], path)
     return unflatten(flat, model)
 
@@ -155,12 +155,16 @@ def _tensor_files(folder: Path) -> dict[str, Path]:
             return dict.fromkeys(tensors.keys(), single)
     weight_map = _read_index(index)
     files: dict[str, Path] = {}
+    real = folder.resolve()
+    homes = [real, real.parents[1] / "blobs"] if hub_revision(real) else [real]  # where the hub's cache keeps its files
     for shard in sorted(set(weight_map.values())):
         path = folder / shard
-        if Path(shard).name != shard:
+        if Path(shard).name != shard or shard == "..":
             raise JaxlvError("a shard outside the folder", where=index, expected="a plain file name", found=repr(shard))
         if not path.is_file():
             raise JaxlvError(f"shard {shard} is missing", where=folder)
+        if not any(path.resolve().is_relative_to(home) for home in homes):
+            raise JaxlvError(f"shard {shard} is a link to outside the folder", where=folder, found=path.resolve())
         with _open(path) as tensors:
             for name in tensors.keys():  # noqa: SIM118 - a safetensors handle is no mapping
                 if name in files:

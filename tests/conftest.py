@@ -1,11 +1,38 @@
-"""What several test files need."""
+"""What several test files need: strict settings, the reference folder, small random models."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+
+from jaxlv import lora as overlay
+from jaxlv.config import LoraConfig, ModelConfig
+from jaxlv.model import Qwen2
+from jaxlv.weights import abstract_params, load_pretrained, unflatten
+
+jax.config.update("jax_default_matmul_precision", "highest")
+jax.config.update("jax_legacy_prng_key", "error")
+
+TINY = ModelConfig(
+    vocab_size=61,
+    hidden_size=24,
+    intermediate_size=40,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=6,
+    tie_word_embeddings=True,
+)
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +43,76 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no reference folder at {folder}: set JAXLV_SHARED")
     return folder
+
+
+@pytest.fixture(scope="session")
+def random_model() -> Callable[..., tuple[Qwen2, dict[str, Any]]]:
+    """(seed, dtype, **changes to TINY) -> (model, params) with every weight, norm and bias random, activations of order 1."""
+
+    def make(seed: int = 0, dtype: str = "float32", **changes: Any) -> tuple[Qwen2, dict[str, Any]]:
+        model = Qwen2(dataclasses.replace(TINY, **changes), jnp.dtype(dtype))
+        generator = np.random.default_rng(seed)
+
+        def draw(name: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+            noise = generator.normal(size=leaf.shape)
+            if name.endswith("bias") or "norm" in name:
+                return jnp.asarray(("norm" in name) + 0.3 * noise, leaf.dtype)
+            return jnp.asarray(noise / leaf.shape[-1] ** 0.5, leaf.dtype)
+
+        return model, unflatten({name: draw(name, leaf) for name, leaf in abstract_params(model).items()}, model)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def random_lora() -> Callable[..., dict[str, Any]]:
+    """(params, seed, **settings) -> an overlay whose B and head bias are random too, so that it changes the base."""
+
+    def make(params: dict[str, Any], seed: int = 0, **settings: Any) -> dict[str, Any]:
+        lora = overlay.init_lora(jax.random.key(seed), params, LoraConfig(**settings))
+        generator = np.random.default_rng(seed)
+
+        def draw(path: Any, leaf: jax.Array) -> jax.Array:
+            trained = path[-1].key in ("B", "bias")
+            return jnp.asarray(generator.normal(size=leaf.shape) * 0.3, leaf.dtype) if trained else leaf
+
+        return jax.tree_util.tree_map_with_path(draw, lora)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def random_hf() -> Callable[..., Any]:
+    """(seed, **settings) -> a float32 transformers.Qwen2ForCausalLM with random weights, norms and biases."""
+    torch = pytest.importorskip("torch", reason="parity with transformers needs PyTorch")
+    transformers = pytest.importorskip("transformers", reason="parity needs transformers")
+    torch.set_num_threads(1)  # threads that wait for each other, spinning, cost more than such models
+    tiny = {**dataclasses.asdict(TINY), "eos_token_id": None, "pad_token_id": None, "bos_token_id": None}
+
+    def make(seed: int = 0, **settings: Any) -> Any:
+        torch.manual_seed(seed)
+        given = {**tiny, "head_dim": None, **settings}
+        config = transformers.Qwen2Config(**{key: value for key, value in given.items() if value is not None})
+        config._attn_implementation = "eager"
+        model = transformers.Qwen2ForCausalLM(config).to(torch.float32).eval()
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                if name.endswith("bias") or "norm" in name:
+                    weight.normal_(float("norm" in name), 0.3)
+                else:
+                    weight.normal_(0.0, weight.shape[-1] ** -0.5)
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def through_disk(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Qwen2, dict[str, Any]]]:
+    """(Hugging Face model, dtype) -> our (model, params), by save_pretrained and load_pretrained."""
+
+    def make(hf: Any, dtype: str = "float32") -> tuple[Qwen2, dict[str, Any]]:
+        folder = tmp_path_factory.mktemp("hf")
+        hf.save_pretrained(folder)
+        return load_pretrained(folder, dtype)
+
+    return make

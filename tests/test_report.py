@@ -251,7 +251,9 @@ def test_series_shown_are_ranked_by_error():
     ranked = sorted(range(11), key=lambda series: errors[str(series)])
     assert list(chosen) == [ranked[1], ranked[5], ranked[9]]
     assert all("percentile of 11 series" in words for words in chosen.values())
+    assert report.choose_series(metrics) == chosen
     assert list(report.choose_series(metrics, [4])) == [4]
+    assert "percentile" not in report.choose_series(metrics, [4])[4]
     assert report.choose_series(metrics, []) == {}
     del metrics["rows"][0]["mae_by_series"]
     assert list(report.choose_series(metrics, range(11))) == [0, 1, 2]

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from jaxlv.errors import JaxlvError
@@ -101,3 +102,82 @@ class Progress:
             self._bar.console.print(text)
         else:
             print(f"{self.label}: {text}", flush=True)
+
+
+# --------------------------------------------------------------------------------------- arguments in common
+
+
+def describe(verb: str, text: str | None) -> argparse.ArgumentParser:
+    """A parser whose help is the program's own docstring."""
+    return argparse.ArgumentParser(
+        prog=f"jaxlv {verb}", description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def parse_ids(text: str) -> list[int]:
+    """Series ids from "3,7" or "990-999" or both."""
+    ids: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a list of ids such as 3,7 or 990-999")
+        ids += range(int(first), int(last or first) + 1)
+    return ids
+
+
+def add_protocol(parser: argparse.ArgumentParser) -> None:
+    """--context, --horizon, --samples and --seed; unset, the run's own evaluation settings hold."""
+    parser.add_argument("--context", type=positive, help="time steps given")
+    parser.add_argument("--horizon", type=positive, help="time steps forecast")
+    parser.add_argument("--samples", type=positive, help="sampled trajectories per series")
+    parser.add_argument("--seed", type=int, help="of the samples")
+
+
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    """The sampling settings; unset, the run's own hold."""
+    parser.add_argument("--temperature", type=float, help="0 = greedy")
+    parser.add_argument("--top-k", type=int, help="0 = all")
+    parser.add_argument("--top-p", type=float)
+    parser.add_argument("--repetition-penalty", type=float, help="1 = none")
+    parser.add_argument("--no-grammar", action="store_true", help="do not mask the logits by the number grammar")
+
+
+def sampling_of(options: argparse.Namespace) -> dict[str, Any]:
+    """The sampling settings that the arguments name."""
+    names = ("temperature", "top_k", "top_p", "repetition_penalty")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    return given | ({"grammar": False} if options.no_grammar else {})
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def fresh_folder(path: Path) -> Path:
+    """A folder to write to: created, or empty; a folder with files in it is left alone."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise JaxlvError("exists already", where=path, hint="choose another folder with --out")
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def held_series(finished: Any, data: Any) -> Any:
+    """The ids of the series that a run may be measured on: its test series in its own file, unseen ones in another."""
+    from jaxlv import run
+
+    if data.source.get("sha256") == finished.manifest["data"]["sha256"]:
+        return run.split_series(finished.config, data).test
+    unseen = sorted(set(data.ids_N.tolist()) - set(finished.seen(data).tolist()))
+    if not unseen:
+        raise JaxlvError("the run has seen every series", where=data.source.get("path"), hint="name ids with --series")
+    return unseen
+
+
+def peak_memory() -> int:
+    """The most memory that this process has held so far, in bytes."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -30,7 +30,7 @@ from jaxlv.model import Qwen2
 from jaxlv.tokens import Alphabet, Windows, load_alphabet, stack, window
 from jaxlv.train import fit, init_state, make_optimizer, make_train_step, make_validation_step
 from jaxlv.weights import count_params, save_pretrained
-from jaxlv_tools.console import Progress, program, versions
+from jaxlv_tools.console import Progress, describe, program, versions
 
 SPECIAL = ("<|endoftext|>", "<|im_end|>", "<|unknown|>")
 
@@ -222,7 +222,7 @@ def train(config: BaseConfig, work: Path, resume: bool, progress: Progress) -> t
 
 
 def arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="make_base", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = describe("make_base", __doc__)
     parser.add_argument("config", type=Path, help="settings, such as configs/base.toml")
     parser.add_argument("--out", type=Path, required=True, help="folder to write; it must not exist")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in OUT.work")

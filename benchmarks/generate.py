@@ -1,0 +1,103 @@
+"""Sampling several continuations of one series in jaxlv and in PyTorch (transformers): generated tokens/s.
+
+    python -m benchmarks.generate [--shapes full,tiny,micro] [--device cuda --dtype bfloat16]
+
+One prompt of 512 tokens, 1 or 8 samples of 128 tokens each at temperature 1, none cut short. jaxlv runs twice: over the
+whole vocabulary, as transformers does, and as `jaxlv forecast` runs by default: over the 13 symbols of the number format,
+masked by its grammar, so that every sample parses. Times include the prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks import common
+from benchmarks.common import SHAPES, Case, Work
+
+SAMPLES, PROMPT, NEW = (1, 8), 512, 128
+
+
+def _case(shape: str, samples: int) -> Case:
+    prompt, new = (32, 8) if shape == "smoke" else (PROMPT, NEW)
+    work = f"{samples} x ({prompt} + {new})"
+    return Case(shape, work, samples * new, {"samples": samples, "prompt": prompt, "new": new})
+
+
+CASES = [_case(shape, samples) for shape in SHAPES for samples in SAMPLES]
+
+
+def jaxlv_samples(settings: dict[str, Any], constrained: bool) -> Work:
+    """The decoding that `jaxlv forecast` runs, with or without the number grammar."""
+    device = common.start_jax(settings)
+    import numpy as np
+
+    import jaxlv
+    from jaxlv.config import SamplingConfig
+    from jaxlv.generate import generate
+    from jaxlv.grammar import number_grammar
+    from jaxlv.tokens import Alphabet
+
+    model, params = jaxlv.load_pretrained(settings["folder"], settings["dtype"], settings["attention"])
+    alphabet = Alphabet(np.array(common.SYMBOL_IDS, np.int32) % settings["vocabulary"], (), "benchmark")
+    grammar = number_grammar(variables=2, decimals=2, integer_digits=2) if constrained else None
+    prompt_P = common.random_ids(settings["prompt"], vocabulary=settings["vocabulary"])
+    seeds = iter(range(1_000_000))
+
+    def run() -> None:
+        made = generate(
+            model,
+            {"params": params},
+            [prompt_P],
+            settings["samples"],
+            SamplingConfig(grammar=constrained),
+            alphabet,
+            seed=next(seeds),
+            max_new_tokens=settings["new"],
+            grammar=grammar,
+        )
+        assert (made.lengths_SN == settings["new"]).all()
+
+    return common.jax_work(device, run)
+
+
+def torch_samples(settings: dict[str, Any]) -> Work:
+    """The same by transformers' generate with its cache; the prompt is computed once per sample, as it does."""
+    torch, model = common.start_torch(settings)
+    prompt_P = common.random_ids(settings["prompt"], vocabulary=settings["vocabulary"])
+    ids_1P = torch.tensor(prompt_P[None], dtype=torch.int64, device=settings["device"])
+    model.eval()
+    model.generation_config.eos_token_id = None
+
+    def run() -> None:
+        out = model.generate(
+            ids_1P,
+            attention_mask=torch.ones_like(ids_1P),
+            do_sample=True,
+            num_return_sequences=settings["samples"],
+            max_new_tokens=settings["new"],
+            use_cache=True,
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+            pad_token_id=0,
+        )
+        assert out.shape == (settings["samples"], settings["prompt"] + settings["new"])
+
+    return common.torch_work(torch, settings, run)
+
+
+SIDES = {
+    "torch": torch_samples,
+    "jaxlv, whole vocabulary": lambda settings: jaxlv_samples(settings, constrained=False),
+    "jaxlv, number grammar": lambda settings: jaxlv_samples(settings, constrained=True),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The program; see `--help`."""
+    common.main("benchmarks.generate", common.parser(str(__doc__), "full,tiny,micro"), SIDES, CASES, argv)
+
+
+if __name__ == "__main__":
+    main()

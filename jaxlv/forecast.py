@@ -1,0 +1,179 @@
+"""Sampled forecasts of series: text prompts in, trajectories in raw units out.
+
+Axes: N series, S samples, C context steps, H steps ahead, V variables.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from jaxlv import metrics
+from jaxlv.codec import Codec, Decoded
+from jaxlv.config import SamplingConfig
+from jaxlv.errors import JaxlvError
+from jaxlv.generate import generate
+from jaxlv.grammar import longest_step, number_grammar
+from jaxlv.model import Qwen2
+from jaxlv.series import SeriesSet
+from jaxlv.tokens import Alphabet
+
+QUANTILES = (0.05, 0.10, 0.25, 0.75, 0.90, 0.95)
+INTEGER_DIGITS = 2  # digits before the point that the grammar allows, or more where the context has more
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Trajectories of N series from step `start` (the first forecast step, counted from 0) on.
+
+    `samples_NSHV` is in raw units; the steps that a sample did not complete are NaN. `stops` counts why samples ended.
+    """
+
+    ids_N: np.ndarray
+    start: int
+    time_H: np.ndarray
+    variables: tuple[str, ...]
+    last_NV: np.ndarray  # the last step of the context
+    samples_NSHV: np.ndarray
+    stops: dict[str, int]
+
+    @property
+    def valid_share(self) -> float:
+        """Share of samples that completed every step."""
+        return float(np.isfinite(self.samples_NSHV).all(axis=(2, 3)).mean())
+
+    def filled(self) -> np.ndarray:
+        """`samples_NSHV` without NaN: an incomplete sample stays at its last complete step, or at the context's last.
+
+        This is how invalid samples are scored: they count, as the forecast that a user would be left with.
+        """
+        N, S, _, V = self.samples_NSHV.shape
+        last_NS1V = np.broadcast_to(self.last_NV[:, None, None], (N, S, 1, V))
+        return forward_filled(np.concatenate([last_NS1V, self.samples_NSHV], axis=2))[:, :, 1:]
+
+    def median(self) -> np.ndarray:
+        """The point forecast (N, H, V): the median over the filled samples at each step."""
+        return np.median(self.filled(), axis=1)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Tidy rows: series, step, time, variable, statistic (median, mean, q05 ... q95, sample_0 ...), value (raw units)."""
+        filled = self.filled()
+        parts = {"median": np.median(filled, axis=1), "mean": filled.mean(axis=1)}
+        for probability, value_NHV in zip(QUANTILES, metrics.quantiles(filled, QUANTILES), strict=True):
+            parts[f"q{round(100 * probability):02d}"] = value_NHV
+        parts |= {f"sample_{i}": self.samples_NSHV[:, i] for i in range(filled.shape[1])}
+        N, _, H, V = self.samples_NSHV.shape
+        grid = {
+            "series": np.repeat(self.ids_N, H * V),
+            "step": np.tile(np.repeat(self.start + np.arange(H), V), N),
+            "time": np.tile(np.repeat(self.time_H, V), N),
+            "variable": np.tile(np.array(self.variables, object), N * H),
+        }
+        frames = [pd.DataFrame({**grid, "statistic": name, "value": v.reshape(-1)}) for name, v in parts.items()]
+        return pd.concat(frames, ignore_index=True).sort_values(["series", "step"], kind="stable", ignore_index=True)
+
+    def write_csv(self, path: Path) -> None:
+        """`to_frame` as CSV; the steps that a sample did not complete are empty."""
+        self.to_frame().to_csv(path, index=False, float_format="%.6g")
+
+
+def forward_filled(values_NSTV: np.ndarray) -> np.ndarray:
+    """NaN replaced by the last finite value before it along the steps; the first step has none."""
+    finite_NSTV = np.isfinite(values_NSTV)
+    steps_T = np.arange(values_NSTV.shape[2])[:, None]
+    index_NSTV = np.maximum.accumulate(np.where(finite_NSTV, steps_T, 0), axis=2)
+    return np.take_along_axis(values_NSTV, index_NSTV, axis=2)
+
+
+@dataclass(frozen=True)
+class Forecaster:
+    """A model with everything that turns series into forecasts: variables, alphabet, codec and sampling."""
+
+    model: Qwen2
+    variables: dict[str, Any]
+    alphabet: Alphabet
+    codec: Codec
+    sampling: SamplingConfig
+
+    def with_sampling(self, **changes: Any) -> Forecaster:
+        """The same forecaster with other sampling settings."""
+        return replace(self, sampling=replace(self.sampling, **changes))
+
+    def __call__(
+        self,
+        series: SeriesSet,
+        context: int,
+        horizon: int,
+        samples: int,
+        seed: int = 0,
+        batch_series: int = 8,
+        on_batch: Callable[[int], None] = lambda done: None,
+    ) -> Forecast:
+        """Forecasts of steps context .. context + horizon - 1 of each series, given the steps before.
+
+        JaxlvError for a context longer than the series. `on_batch(done)` hears how many series are done.
+        """
+        values_NTV = series.values_NTV
+        if not 1 <= context <= values_NTV.shape[1]:
+            raise JaxlvError(
+                "the context does not fit the series", expected=f"1 to {values_NTV.shape[1]} steps", found=context
+            )
+        alphas = [
+            self.codec.fit(v_TV[:context], v_TV, f"series {i}") for i, v_TV in zip(series.ids_N, values_NTV, strict=True)
+        ]
+        prompts = [
+            self.alphabet.encode(self.codec.encode(v_TV[:context], alpha_V, where=f"series {i}"))
+            for i, v_TV, alpha_V in zip(series.ids_N, values_NTV, alphas, strict=True)
+        ]
+        largest = max((v_TV[:context] / alpha_V).max() for v_TV, alpha_V in zip(values_NTV, alphas, strict=True))
+        decoded: list[list[Decoded]] = []
+        for first in range(0, len(prompts), batch_series):
+            rows = np.arange(first, min(first + batch_series, len(prompts)))
+            decoded += self._batch(prompts, alphas, series.ids_N, rows, batch_series, largest, horizon, samples, seed)
+            on_batch(len(decoded))
+        step = float(series.time_T[1] - series.time_T[0]) if len(series.time_T) > 1 else 1.0
+        return Forecast(
+            series.ids_N,
+            context,
+            series.time_T[context - 1] + step * np.arange(1, horizon + 1),
+            series.variables,
+            values_NTV[:, context - 1],
+            np.array([[_padded(d.values_TV, horizon) for d in row] for row in decoded]),
+            dict(collections.Counter(d.stop for row in decoded for d in row)),
+        )
+
+    def _batch(self, prompts, alphas, ids_N, rows, size, largest, horizon, samples, seed) -> list[list[Decoded]]:
+        """The decoded samples of some rows; a short batch is filled with its first row, so that one shape is compiled."""
+        filled = np.concatenate([rows, np.repeat(rows[:1], size - len(rows))])
+        variables, decimals = len(alphas[0]), self.codec.decimals
+        digits = max(INTEGER_DIGITS, len(str(int(largest))))
+        result = generate(
+            self.model,
+            self.variables,
+            [prompts[row] for row in filled],
+            samples,
+            self.sampling,
+            self.alphabet,
+            seed=seed,
+            series=ids_N[filled],
+            steps=horizon,
+            max_new_tokens=horizon * longest_step(variables, decimals, digits),
+            grammar=number_grammar(variables, decimals, digits) if self.sampling.grammar else None,
+        )
+        return [
+            [
+                self.codec.decode(self.alphabet.decode(ids_C[:length]), alphas[row], horizon)
+                for ids_C, length in zip(result.ids_SNC[i], result.lengths_SN[i], strict=True)
+            ]
+            for i, row in enumerate(rows)
+        ]
+
+
+def _padded(values_TV: np.ndarray, horizon: int) -> np.ndarray:
+    return np.pad(values_TV, ((0, horizon - len(values_TV)), (0, 0)), constant_values=np.nan)

@@ -1,0 +1,228 @@
+"""Generation: one prefill per series, shared by all its samples, then one compiled loop over single tokens.
+
+The keys and values of a prompt are held once per series; each sample adds a tail of its own. A row's random key depends on
+the seed, the series and the sample alone, so that a forecast does not change with the batch it is made in.
+
+Axes: S series, N samples of each, B = S * N rows, P prompt tokens, C new tokens at most, V vocabulary (or the 13 symbols),
+K key/value heads, H head size.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlv.codec import SYMBOLS
+from jaxlv.config import SamplingConfig
+from jaxlv.errors import JaxlvError
+from jaxlv.grammar import Grammar
+from jaxlv.model import Head, Qwen2, Segment, project
+from jaxlv.tokens import NO_POSITION, Alphabet
+
+PROMPT_MULTIPLE = 64  # prompts are padded on the left to a multiple, so that few shapes are compiled
+FORBIDDEN = -1e30
+
+
+class Generated(NamedTuple):
+    """`ids_SNC`: the new tokens of each sample, -1 behind its end; `lengths_SN` counts them."""
+
+    ids_SNC: np.ndarray
+    lengths_SN: np.ndarray
+
+
+class DecodeState(NamedTuple):
+    """What the loop carries from token to token."""
+
+    index: jax.Array  # () tokens drawn so far
+    ids_BC: jax.Array  # the tokens drawn, -1 where none is yet
+    logits_BV: jax.Array  # for the next token
+    tail: Segment  # keys and values of the tokens drawn; B sequences of C slots
+    seen_BV: jax.Array  # tokens in prompt or sample, for the repetition penalty
+    grammar_B: jax.Array  # state of the automaton
+    steps_B: jax.Array  # time steps completed
+    done_B: jax.Array
+
+
+def generate(
+    model: Qwen2,
+    variables: dict[str, Any],
+    prompts: Sequence[np.ndarray],
+    samples: int,
+    sampling: SamplingConfig,
+    alphabet: Alphabet,
+    *,
+    seed: int = 0,
+    series: Sequence[int] | None = None,
+    steps: int | None = None,
+    max_new_tokens: int,
+    grammar: Grammar | None = None,
+) -> Generated:
+    """`samples` continuations of each prompt (1-d token ids), each until `steps` semicolons or an end-of-text token.
+
+    With a `grammar`, logits are formed over the 13 symbols and masked by it; without, over the whole vocabulary.
+    `series` (ids, default 0..S-1) and `seed` fix the random numbers of each row. temperature 0 is greedy.
+    """
+    if not prompts or any(len(prompt) == 0 for prompt in prompts):
+        raise JaxlvError("a prompt needs at least one token", where="generate")
+    longest = max(len(prompt) for prompt in prompts)
+    if longest + max_new_tokens > model.config.max_position_embeddings:
+        raise JaxlvError(
+            "prompt and forecast are longer than the model's positions",
+            where="generate",
+            expected=f"at most {model.config.max_position_embeddings} tokens",
+            found=f"{longest} + {max_new_tokens}",
+            hint="shorten the context or the horizon",
+        )
+    width = -(-longest // PROMPT_MULTIPLE) * PROMPT_MULTIPLE
+    ids_SP = np.zeros((len(prompts), width), np.int32)
+    positions_SP = np.full((len(prompts), width), NO_POSITION, np.int32)
+    for row, prompt in enumerate(prompts):
+        ids_SP[row, width - len(prompt) :] = prompt
+        positions_SP[row, width - len(prompt) :] = np.arange(len(prompt))
+    ids_BC = _generate(
+        variables,
+        ids_SP,
+        positions_SP,
+        row_keys(seed, range(len(prompts)) if series is None else series, samples),
+        None if grammar is None else (jnp.asarray(grammar.allowed_QA), jnp.asarray(grammar.next_QA)),
+        jnp.asarray(alphabet.ids_A),
+        model=model,
+        sampling=sampling,
+        samples=samples,
+        steps=steps,
+        max_new_tokens=max_new_tokens,
+        end_ids=alphabet.end_ids,
+    )
+    ids_SNC = np.asarray(ids_BC).reshape(len(prompts), samples, -1)
+    return Generated(ids_SNC, (ids_SNC >= 0).sum(-1))
+
+
+def row_keys(seed: int, series: Sequence[int], samples: int) -> jax.Array:
+    """One key per row, (S * N,), from the seed, the series id and the sample number."""
+    fold = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
+    series_keys_S = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.asarray(list(series), jnp.uint32))
+    return fold(series_keys_S, jnp.arange(samples, dtype=jnp.uint32)).reshape(-1)
+
+
+@functools.partial(
+    jax.jit, static_argnames=("model", "sampling", "samples", "steps", "max_new_tokens", "end_ids")
+)
+def _generate(
+    variables: dict[str, Any],
+    ids_SP: jax.Array,
+    positions_SP: jax.Array,
+    keys_B: jax.Array,
+    grammar: tuple[jax.Array, jax.Array] | None,
+    alphabet_A: jax.Array,
+    *,
+    model: Qwen2,
+    sampling: SamplingConfig,
+    samples: int,
+    steps: int | None,
+    max_new_tokens: int,
+    end_ids: tuple[int, ...],
+) -> jax.Array:
+    constrained = grammar is not None
+    output_ids_V = alphabet_A if constrained else jnp.arange(model.config.vocab_size, dtype=jnp.int32)
+    semicolon = alphabet_A[SYMBOLS.index(";")]
+    ends = jnp.array(end_ids or (-1,), jnp.int32)
+
+    def output_logits(x_BD: jax.Array, head: Head) -> jax.Array:
+        return project(x_BD[:, None], head.rows(alphabet_A) if constrained else head)[:, 0]
+
+    features = model.apply(variables, ids_SP, positions_SP, method="features")
+    prefix = features.segment
+    rows = samples * len(ids_SP)
+    length_B = jnp.repeat(positions_SP[:, -1] + 1, samples)
+
+    def body(state: DecodeState) -> DecodeState:
+        logits_BV = state.logits_BV
+        if constrained:
+            logits_BV = jnp.where(grammar[0][state.grammar_B], logits_BV, FORBIDDEN)
+        keys = jax.vmap(jax.random.fold_in, (0, None))(keys_B, state.index)
+        choice_B = draw(logits_BV, keys, sampling, state.seen_BV)
+        token_B = output_ids_V[choice_B]
+        steps_B = state.steps_B + (token_B == semicolon)
+        ended_B = (token_B[:, None] == ends).any(-1)
+        done_B = state.done_B | ended_B | (False if steps is None else steps_B >= steps)
+        shown_B = jnp.where(state.done_B | ended_B, -1, token_B)
+        position_B1 = (length_B + state.index)[:, None]
+        fresh = model.apply(variables, token_B[:, None], position_B1, (prefix, state.tail), method="features")
+        return DecodeState(
+            state.index + 1,
+            jax.lax.dynamic_update_slice(state.ids_BC, shown_B[:, None], (0, state.index)),
+            output_logits(fresh.x_BTD[:, 0], fresh.head),
+            _append(state.tail, fresh.segment, state.index),
+            state.seen_BV.at[jnp.arange(rows), choice_B].set(True) if sampling.repetition_penalty != 1 else state.seen_BV,
+            grammar[1][state.grammar_B, choice_B] if constrained else state.grammar_B,
+            jnp.where(state.done_B, state.steps_B, steps_B),
+            done_B,
+        )
+
+    first_SV = output_logits(features.x_BTD[:, -1], features.head)
+    start = DecodeState(
+        jnp.int32(0),
+        jnp.full((rows, max_new_tokens), -1, jnp.int32),
+        jnp.repeat(first_SV, samples, axis=0),
+        _empty(prefix, rows, max_new_tokens),
+        jnp.repeat(_seen(ids_SP, positions_SP, output_ids_V, sampling), samples, axis=0),
+        jnp.zeros(rows, jnp.int32),
+        jnp.zeros(rows, jnp.int32),
+        jnp.zeros(rows, bool),
+    )
+    end = jax.lax.while_loop(lambda s: (s.index < max_new_tokens) & ~s.done_B.all(), body, start)
+    return end.ids_BC
+
+
+def draw(logits_BV: jax.Array, keys_B: jax.Array, sampling: SamplingConfig, seen_BV: jax.Array) -> jax.Array:
+    """One index per row: repetition penalty, temperature, top-k, top-p in transformers' order; greedy at temperature 0."""
+    if sampling.repetition_penalty != 1:
+        penalised_BV = jnp.where(
+            logits_BV < 0, logits_BV * sampling.repetition_penalty, logits_BV / sampling.repetition_penalty
+        )
+        logits_BV = jnp.where(seen_BV & (logits_BV > FORBIDDEN), penalised_BV, logits_BV)
+    if sampling.temperature == 0:
+        return logits_BV.argmax(-1).astype(jnp.int32)
+    logits_BV = jnp.where(logits_BV > FORBIDDEN, logits_BV / sampling.temperature, FORBIDDEN)
+    if 0 < sampling.top_k < logits_BV.shape[-1]:
+        least_B1 = jax.lax.top_k(logits_BV, sampling.top_k)[0][:, -1:]
+        logits_BV = jnp.where(logits_BV < least_B1, FORBIDDEN, logits_BV)
+    if sampling.top_p < 1:
+        sorted_BV = jnp.sort(logits_BV, axis=-1, descending=True)
+        p_BV = jax.nn.softmax(sorted_BV, axis=-1)
+        inside_BV = jnp.cumsum(p_BV, axis=-1) - p_BV < sampling.top_p
+        least_B1 = jnp.min(jnp.where(inside_BV, sorted_BV, jnp.inf), axis=-1, keepdims=True)
+        logits_BV = jnp.where(logits_BV < least_B1, FORBIDDEN, logits_BV)
+    return jax.vmap(jax.random.categorical)(keys_B, logits_BV).astype(jnp.int32)
+
+
+def _seen(ids_SP: jax.Array, positions_SP: jax.Array, output_ids_V: jax.Array, sampling: SamplingConfig) -> jax.Array:
+    if sampling.repetition_penalty == 1:
+        return jnp.zeros((len(ids_SP), 1), bool)
+
+    def one(ids_P: jax.Array, positions_P: jax.Array) -> jax.Array:
+        real = jnp.where(positions_P >= 0, ids_P, -1)
+        return jnp.isin(output_ids_V, real)
+
+    return jax.vmap(one)(ids_SP, positions_SP)
+
+
+def _empty(like: Segment, rows: int, slots: int) -> Segment:
+    def zeros(parts: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        return tuple(jnp.zeros((rows, part.shape[1], slots, part.shape[3]), part.dtype) for part in parts)
+
+    return Segment(zeros(like.k), zeros(like.v), jnp.full((rows, slots), NO_POSITION, jnp.int32))
+
+
+def _append(tail: Segment, fresh: Segment, index: jax.Array) -> Segment:
+    """`tail` with one token's keys, values and position written to slot `index`."""
+
+    def write(slots: jax.Array, one: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_update_slice(slots, one, (0, index) if slots.ndim == 2 else (0, 0, index, 0))
+
+    return jax.tree.map(write, tail, fresh)

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from jaxlv import metrics
+from jaxlv.errors import JaxlvError
+
+
+def random(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def test_point_measures_by_hand():
+    truth = np.array([[[1.0, 0], [2, 0], [6, 0]]])
+    forecast = np.array([[[2.0, 0], [2, 3], [2, 0]]])
+    context = np.array([[[0.0, 4], [1, 2], [3, 2]]])
+    np.testing.assert_allclose(metrics.mae(forecast, truth), [[5 / 3, 1]])
+    np.testing.assert_allclose(metrics.mse(forecast, truth), [[17 / 3, 3]])
+    np.testing.assert_allclose(metrics.rmse(forecast, truth), np.sqrt([[17 / 3, 3]]))
+    np.testing.assert_allclose(metrics.r2(forecast, truth), [[1 - 17 / 14, np.nan]])
+    np.testing.assert_allclose(metrics.mase(forecast, truth, context), [[5 / 3 / 1.5, 1]])
+    np.testing.assert_allclose(metrics.mae_by_step(forecast, truth), [[1, 0], [0, 3], [4, 0]])
+
+
+def test_scaled_measures_have_no_unit():
+    truth, forecast, context = random(4, 9, 2), random(4, 9, 2, seed=1), random(4, 6, 2, seed=2)
+    np.testing.assert_allclose(metrics.r2(7 * forecast, 7 * truth), metrics.r2(forecast, truth))
+    scaled = metrics.mase(7 * forecast, 7 * truth, 7 * context)
+    np.testing.assert_allclose(scaled, metrics.mase(forecast, truth, context))
+    assert np.isnan(metrics.mase(forecast, truth, 0 * context)).all()
+    np.testing.assert_array_equal(metrics.r2(truth, truth), 1)
+
+
+def brute_force_crps(samples: np.ndarray, truth: float, fair: bool) -> float:
+    x = samples[~np.isnan(samples)]
+    pairs = np.abs(x[:, None] - x[None]).sum()
+    others = max(len(x) - 1, 1) if fair else len(x)
+    return np.abs(x - truth).mean() - pairs / (2 * len(x) * others)
+
+
+@pytest.mark.parametrize("fair", [True, False])
+def test_crps_is_its_definition_over_all_pairs(fair):
+    samples, truth = random(3, 8, 5, 2), random(3, 5, 2, seed=1)
+    samples[random(3, 8, 5, 2, seed=2) > 0.8] = np.nan
+    expected = [
+        [
+            np.mean([brute_force_crps(samples[n, :, h, v], truth[n, h, v], fair) for h in range(5)])
+            for v in range(2)
+        ]
+        for n in range(3)
+    ]
+    np.testing.assert_allclose(metrics.crps(samples, truth, fair), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("fair", [True, False])
+def test_crps_of_one_sample_is_the_absolute_error(fair):
+    samples, truth = random(3, 1, 5, 2), random(3, 5, 2, seed=1)
+    np.testing.assert_allclose(metrics.crps(samples, truth, fair), metrics.mae(samples[:, 0], truth))
+
+
+def test_fair_crps_estimates_that_of_the_distribution_from_few_samples():
+    """For a standard normal forecast and truth the expected score is 1 / sqrt(pi)."""
+    few, truth = random(20_000, 3, 1, 1), random(20_000, 1, 1, seed=1)
+    assert metrics.crps(few, truth).mean() == pytest.approx(np.pi**-0.5, abs=0.01)
+    assert metrics.crps(few, truth, fair=False).mean() == pytest.approx(np.pi**-0.5 * (1 + 1 / 3), abs=0.01)
+
+
+def test_quantiles_leave_out_invalid_samples():
+    samples = random(2, 9, 3, 2)
+    holes = np.concatenate([samples, np.full((2, 4, 3, 2), np.nan)], axis=1)[:, ::-1]
+    levels = [0.0, 0.1, 0.33, 0.5, 1.0]
+    np.testing.assert_allclose(metrics.quantiles(holes, levels), metrics.quantiles(samples, levels))
+    np.testing.assert_allclose(
+        metrics.quantiles(samples, levels), np.quantile(samples, levels, axis=1, method="weibull")
+    )
+    assert np.isnan(metrics.quantiles(samples * np.nan, [0.5])).all()
+
+
+def test_median_of_an_even_number_is_between_the_two():
+    assert metrics.quantiles(np.array([4.0, 1, 3, 2]).reshape(1, 4, 1, 1), [0.5]).item() == 2.5
+
+
+@pytest.mark.parametrize("level", [0.5, 0.8, 0.95])
+def test_samples_of_the_right_distribution_cover_the_level(level):
+    samples, truth = random(5000, 39, 1, 1), random(5000, 1, 1, seed=1)
+    assert metrics.coverage(samples, truth, level).mean() == pytest.approx(level, abs=0.02)
+
+
+def test_coverage_counts_steps_and_marks_those_without_samples():
+    samples = np.tile(np.arange(1.0, 40)[None, :, None, None], (1, 1, 4, 1))
+    truth = np.array([0.0, 20, 30, 31]).reshape(1, 4, 1)
+    assert metrics.coverage(samples, truth, 0.5).item() == 0.5
+    samples[:, :, 2] = np.nan
+    assert np.isnan(metrics.coverage(samples, truth, 0.5)).all()
+
+
+def test_invalid_forecasts_are_never_dropped_silently():
+    truth, forecast = random(2, 4, 2), random(2, 4, 2, seed=1)
+    forecast[0, 3, 1] = np.nan
+    for measure in (metrics.mae, metrics.mse, metrics.rmse, metrics.r2):
+        assert np.isnan(measure(forecast, truth)).tolist() == [[False, True], [False, False]]
+
+
+def test_bootstrap_interval_is_seeded_and_covers_the_mean():
+    values = random(100)
+    assert metrics.bootstrap_interval(values) == metrics.bootstrap_interval(values)
+    assert metrics.bootstrap_interval(values) != metrics.bootstrap_interval(values, seed=1)
+    hits = 0
+    for seed in range(200):
+        low, high = metrics.bootstrap_interval(random(100, seed=seed), repeats=500)
+        hits += low <= 0 <= high
+    assert 180 <= hits <= 199
+    low, high = metrics.bootstrap_interval(values, np.median)
+    assert low <= np.median(values) <= high
+
+
+def test_shape_faults_are_one_line():
+    cases = {
+        "expected (2, 4, 2); found (4, 2)": lambda: metrics.mae(random(4, 2), random(2, 4, 2)),
+        "found (4, 2)": lambda: metrics.mae(random(4, 2), random(4, 2)),
+        "samples and truth": lambda: metrics.crps(random(2, 5, 3, 2), random(2, 4, 2)),
+        "0 to 1": lambda: metrics.quantiles(random(2, 5, 3, 2), [2.0]),
+        "nothing to bootstrap": lambda: metrics.bootstrap_interval(np.array([])),
+    }
+    for part, action in cases.items():
+        with pytest.raises(JaxlvError) as caught:
+            action()
+        assert part in str(caught.value) and "\n" not in str(caught.value)

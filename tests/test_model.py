@@ -1,0 +1,366 @@
+"""The model against transformers.Qwen2ForCausalLM on the same random weights, and the properties of a causal decoder."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxlv.config import ModelConfig
+from jaxlv.errors import JaxlvError
+from jaxlv.model import MLP, Attention, Block, Norm, Qwen2, Segment, apply_rope, project, rope_angles
+
+TOLERANCE = 2e-4  # max abs difference of logits in float32
+PROMPT, STEPS = 12, 64  # tokens; the same in most tests, so that little is compiled
+
+CASES: dict[str, dict[str, Any]] = {
+    "one group per head, tied": {"num_key_value_heads": 4, "rope_theta": 1e6},
+    "2 heads per group, untied": {
+        "num_attention_heads": 6,
+        "num_key_value_heads": 3,
+        "hidden_size": 48,
+        "tie_word_embeddings": False,
+    },
+    "7 heads per group, tied": {
+        "num_attention_heads": 14,
+        "num_key_value_heads": 2,
+        "hidden_size": 56,
+        "rope_theta": 1e6,
+        "rms_norm_eps": 1e-5,
+    },
+    "odd sizes, 3 layers, untied": {
+        "num_attention_heads": 3,
+        "num_key_value_heads": 1,
+        "hidden_size": 42,
+        "intermediate_size": 37,
+        "vocab_size": 101,
+        "num_hidden_layers": 3,
+        "tie_word_embeddings": False,
+        "rope_theta": 1e6,
+    },
+    "heads wider than the model": {"hidden_size": 20, "head_dim": 16, "num_hidden_layers": 1},
+}
+
+
+class Pair(NamedTuple):
+    hf: Any
+    model: Qwen2
+    params: dict[str, Any]
+
+
+@pytest.fixture(scope="module", params=CASES.values(), ids=CASES)
+def pair(request, random_hf, through_disk) -> Pair:
+    hf = random_hf(**request.param)
+    return Pair(hf, *through_disk(hf))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def forward(model: Qwen2, params, ids_BT, positions_BT=None, past=()):
+    """(logits, segment) of new tokens after the segments `past`."""
+    features = model.apply({"params": params}, ids_BT, positions_BT, past, method="features")
+    return project(features.x_BTD, features.head), features.segment
+
+
+def some_ids(model: Qwen2, *shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, model.config.vocab_size, shape)
+
+
+def hf_logits(hf, ids_BT, **options) -> np.ndarray:
+    torch = pytest.importorskip("torch")
+    options = {name: torch.as_tensor(value) for name, value in options.items()}
+    with torch.no_grad():
+        return hf(torch.as_tensor(ids_BT), **options).logits.numpy()
+
+
+def assert_close(ours, theirs, atol: float = TOLERANCE) -> None:
+    np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs), rtol=0, atol=atol)
+
+
+# Parts against transformers
+
+
+class Inputs(NamedTuple):
+    """The same states, positions, rotation and causal mask for both sides."""
+
+    x: np.ndarray
+    positions: np.ndarray
+    torch_x: Any
+    torch_rope: Any
+    torch_mask: Any
+    rope: Any
+
+
+@pytest.fixture
+def inputs(pair) -> Inputs:
+    torch = pytest.importorskip("torch")
+    c = pair.model.config
+    x_BTD = np.random.default_rng(0).normal(size=(2, 11, c.hidden_size)).astype(np.float32)
+    positions_BT = np.stack([np.arange(11), 700 + np.arange(11)]).astype(np.int32)
+    torch_x = torch.as_tensor(x_BTD)
+    torch_rope = pair.hf.model.rotary_emb(torch_x, torch.as_tensor(positions_BT))
+    mask = torch.full((11, 11), float("-inf")).triu(1)[None, None]
+    return Inputs(x_BTD, positions_BT, torch_x, torch_rope, mask, rope_angles(positions_BT, c.head_dim, c.rope_theta))
+
+
+def test_rms_norm(pair, inputs):
+    norm = Norm(pair.model.config.rms_norm_eps, jnp.float32)
+    ours = norm.apply({"params": pair.params["model.norm"]}, 5 * inputs.x)
+    assert_close(ours, pair.hf.model.norm(5 * inputs.torch_x).detach(), 1e-5)
+
+
+def test_rope(pair, inputs):
+    torch = pytest.importorskip("torch")
+    from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
+
+    q_BTNH = np.random.default_rng(1).normal(size=(2, 11, 3, pair.model.config.head_dim)).astype(np.float32)
+    theirs, _ = apply_rotary_pos_emb(*2 * [torch.as_tensor(q_BTNH).transpose(1, 2)], *inputs.torch_rope)
+    assert_close(apply_rope(q_BTNH, *inputs.rope), theirs.transpose(1, 2))
+
+
+def test_attention(pair, inputs):
+    layer, c = pair.hf.model.layers[0].self_attn, pair.model.config
+    params = {"params": pair.params["model.layers.0"]["self_attn"]}
+    attention = Attention(c, jnp.float32, "xla")
+    ours, _, _ = jax.jit(attention.apply)(params, inputs.x, inputs.positions, inputs.rope, ())
+    theirs, _ = layer(inputs.torch_x, inputs.torch_rope, inputs.torch_mask)
+    assert_close(ours, theirs.detach())
+
+
+def test_mlp(pair, inputs):
+    params = {"params": pair.params["model.layers.0"]["mlp"]}
+    ours = MLP(pair.model.config, jnp.float32).apply(params, inputs.x)
+    assert_close(ours, pair.hf.model.layers[0].mlp(inputs.torch_x).detach(), 2e-5)
+
+
+def test_block(pair, inputs):
+    params = {"params": pair.params["model.layers.0"]}
+    block = Block(pair.model.config, jnp.float32, "xla")
+    ours, _, _ = jax.jit(block.apply)(params, inputs.x, inputs.positions, inputs.rope, ())
+    theirs = pair.hf.model.layers[0](inputs.torch_x, inputs.torch_mask, position_embeddings=inputs.torch_rope)
+    assert_close(ours, theirs.detach())
+
+
+# The whole model against transformers
+
+
+def test_logits(pair):
+    ids_BT = some_ids(pair.model, 2, 40)
+    ours = jax.jit(pair.model.apply)({"params": pair.params}, ids_BT)
+    theirs = hf_logits(pair.hf, ids_BT)
+    assert theirs.std() > 0.1
+    assert ours.dtype == jnp.float32
+    assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padded_batch(pair, side):
+    ids_BT, lengths = some_ids(pair.model, 3, PROMPT), [PROMPT, 7, 1]
+    slot_BT = np.arange(PROMPT) - (PROMPT - np.array(lengths)[:, None] if side == "left" else 0)
+    real_BT = (slot_BT >= 0) & (slot_BT < np.array(lengths)[:, None])
+    positions_BT = np.where(real_BT, slot_BT, -1).astype(np.int32)
+    ours, prompt = forward(pair.model, pair.params, ids_BT, positions_BT)
+    theirs = hf_logits(
+        pair.hf, ids_BT, attention_mask=real_BT.astype(np.int64), position_ids=np.maximum(positions_BT, 0).astype(np.int64)
+    )
+    assert np.isfinite(ours).all()
+    assert_close(ours[real_BT], theirs[real_BT])
+
+    next_B1 = some_ids(pair.model, 3, 1, seed=1)
+    ours, _ = forward(pair.model, pair.params, next_B1, np.array(lengths, np.int32)[:, None], (prompt,))
+    for row, real_T in enumerate(real_BT):
+        alone = np.concatenate([ids_BT[row][real_T], next_B1[row]])[None]
+        assert_close(ours[row], hf_logits(pair.hf, alone)[0, -1:])
+
+
+@jax.jit
+def write(slots: Segment, new: Segment, n) -> Segment:
+    """`slots` with the one token of `new` in slot n (the last axis but one of keys and values)."""
+    return jax.tree.map(lambda a, b: jax.lax.dynamic_update_slice_in_dim(a, b, n, max(1, a.ndim - 2)), slots, new)
+
+
+def decode(pair: Pair, prompt_BP: np.ndarray, choose) -> tuple[np.ndarray, np.ndarray]:
+    """(logits, tokens) of STEPS tokens after a prompt: prefill, then one token at a time over two cached segments.
+
+    `choose(n, logits_BV)` gives token n. The second segment has a slot per token; empty slots have position -1.
+    """
+    B, P = prompt_BP.shape
+    logits_BTV, prompt = forward(pair.model, pair.params, prompt_BP)
+    empty = tuple(jnp.zeros((*a.shape[:2], STEPS, a.shape[-1])) for a in prompt.k)
+    slots = Segment(empty, empty, jnp.full((B, STEPS), -1, jnp.int32))
+    all_logits, tokens = [logits_BTV[:, -1]], [choose(0, logits_BTV[:, -1])]
+    for n in range(STEPS - 1):
+        positions_B1 = np.full((B, 1), P + n, np.int32)
+        logits_B1V, new = forward(pair.model, pair.params, tokens[-1][:, None], positions_B1, (prompt, slots))
+        slots = write(slots, new, n)
+        all_logits.append(logits_B1V[:, 0])
+        tokens.append(choose(n + 1, logits_B1V[:, 0]))
+    return np.stack(all_logits, 1), np.stack(tokens, 1)
+
+
+def test_cached_decoding(pair):
+    ids_BT = some_ids(pair.model, 3, PROMPT + STEPS)
+    ours, _ = decode(pair, ids_BT[:, :PROMPT], lambda n, _: ids_BT[:, PROMPT + n])
+    assert_close(ours, hf_logits(pair.hf, ids_BT)[:, PROMPT - 1 : -1])
+
+
+def test_greedy_tokens_over_64_steps(pair):
+    torch = pytest.importorskip("torch")
+    prompt_BP = some_ids(pair.model, 3, PROMPT, seed=2)
+    _, ours = decode(pair, prompt_BP, lambda _, logits: np.asarray(logits).argmax(-1))
+    theirs = pair.hf.generate(
+        torch.as_tensor(prompt_BP),
+        attention_mask=torch.ones(prompt_BP.shape),
+        max_new_tokens=STEPS,
+        do_sample=False,
+        pad_token_id=0,
+    )
+    np.testing.assert_array_equal(ours, theirs.numpy()[:, PROMPT:])
+
+
+@pytest.mark.parametrize("key", ["rope_theta", "rope_parameters"])
+def test_both_spellings_of_theta(key, random_hf, through_disk, tmp_path):
+    given = {"rope_theta": 3e5} if key == "rope_theta" else {"rope_parameters": {"rope_type": "default", "rope_theta": 3e5}}
+    model, _ = through_disk(random_hf(**given))
+    assert model.config.rope_theta == 3e5
+
+
+# Properties
+
+
+def test_rows_share_a_prefix(random_model):
+    """Keys and values of 2 prefixes, held once, serve 3 rows each as the repeated prefix would."""
+    model, params = random_model()
+    prefix_ids, ids_BT = some_ids(model, 2, 8), some_ids(model, 6, 5, seed=1)
+    _, prefix = forward(model, params, prefix_ids)
+    ours, _ = forward(model, params, ids_BT, np.broadcast_to(8 + np.arange(5, dtype=np.int32), (6, 5)), (prefix,))
+    repeated, _ = forward(model, params, np.concatenate([np.repeat(prefix_ids, 3, axis=0), ids_BT], axis=1))
+    assert_close(ours, repeated[:, 8:], 1e-5)
+
+
+def test_segments_may_be_cut_anywhere(random_model):
+    model, params = random_model()
+    ids_BT = some_ids(model, 2, 12)
+    whole, _ = forward(model, params, ids_BT)
+    past, parts = (), []
+    for start, stop in [(0, 5), (5, 6), (6, 12)]:
+        positions_BT = np.broadcast_to(np.arange(start, stop, dtype=np.int32), (2, stop - start))
+        logits, segment = forward(model, params, ids_BT[:, start:stop], positions_BT, past)
+        past, parts = (*past, segment), [*parts, logits]
+    assert_close(np.concatenate(parts, axis=1), whole, 1e-5)
+
+
+def test_causality_by_gradient(random_model):
+    """d logit_t / d embedding_s is exactly 0 for s > t and not 0 for s <= t; each position has a token of its own."""
+    model, params = random_model(tie_word_embeddings=False)
+    T = 9
+    direction_V = np.random.default_rng(0).normal(size=model.config.vocab_size)
+
+    def logits_T(embedding_VD):
+        variables = {"params": {**params, "model.embed_tokens": {"weight": embedding_VD}}}
+        return model.apply(variables, jnp.arange(T)[None])[0] @ direction_V
+
+    slope_TVD = jax.jit(jax.jacrev(logits_T))(params["model.embed_tokens"]["weight"])
+    depends_TT = np.abs(slope_TVD).max(-1)[:, :T] > 0
+    np.testing.assert_array_equal(depends_TT, np.tril(np.ones((T, T), bool)))
+
+
+def test_padding_has_no_gradient(random_model):
+    model, params = random_model()
+    ids_BT, positions_BT = some_ids(model, 1, 6), np.array([[-1, -1, 0, 1, 2, -1]], np.int32)
+
+    def total(params, ids_BT):
+        return model.apply({"params": params}, ids_BT, positions_BT)[:, 2:5].sum()
+
+    gradient, other = (jax.jit(jax.grad(total))(params, ids) for ids in (ids_BT, np.where(positions_BT < 0, 7, ids_BT)))
+    for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(other), strict=True):
+        assert np.isfinite(a).all()
+        assert_close(a, b, 1e-6)
+
+
+def test_bfloat16_is_near_float32(random_model):
+    model, params = random_model()
+    half = Qwen2(model.config, jnp.bfloat16)
+    ids_BT = some_ids(model, 2, 32)
+    exact, _ = forward(model, params, ids_BT)
+    rounded, segment = forward(half, jax.tree.map(lambda a: a.astype(jnp.bfloat16), params), ids_BT)
+    assert rounded.dtype == jnp.float32 and segment.k[0].dtype == jnp.bfloat16
+    assert np.sqrt(np.mean((rounded - exact) ** 2)) < 0.02 * np.std(exact)
+
+
+# config.json
+
+QWEN = {
+    "model_type": "qwen2",
+    "architectures": ["Qwen2ForCausalLM"],
+    "vocab_size": 151936,
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "rope_theta": 1000000.0,
+    "tie_word_embeddings": True,
+    "sliding_window": 32768,
+    "use_sliding_window": False,
+    "max_window_layers": 21,
+    "rope_scaling": None,
+}
+
+
+def test_config_of_qwen():
+    config = ModelConfig.from_hf(QWEN)
+    assert (config.head_dim, config.rope_theta, config.tie_word_embeddings) == (64, 1e6, True)
+    assert ModelConfig.from_hf(config.to_hf()) == config
+
+
+@pytest.mark.parametrize(
+    ("keys", "theta"),
+    [
+        ({"rope_theta": 5e5}, 5e5),
+        ({"rope_theta": None, "rope_parameters": {"rope_theta": 2e5, "rope_type": "default"}}, 2e5),
+        ({"rope_theta": 1e4, "rope_parameters": {"rope_theta": 2e5}}, 2e5),
+        ({"rope_theta": 5e5, "rope_scaling": {"type": "default"}}, 5e5),
+    ],
+)
+def test_theta(keys, theta):
+    assert ModelConfig.from_hf({**QWEN, **keys}).rope_theta == theta
+
+
+@pytest.mark.parametrize(
+    ("keys", "named"),
+    [
+        ({"use_sliding_window": True}, "sliding-window"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding_attention"),
+        ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "yarn"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "linear"),
+        ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e6}}, "dynamic"),
+        ({"rope_parameters": {"rope_theta": 1e6, "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
+        ({"model_type": "llama"}, "llama"),
+        ({"model_type": "qwen2_moe"}, "qwen2_moe"),
+        ({"model_type": None}, "model_type"),
+        ({"architectures": ["Qwen2ForSequenceClassification"]}, "Qwen2ForSequenceClassification"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
+        ({"hidden_act": "gelu"}, "gelu"),
+        ({"num_key_value_heads": 3}, "num_key_value_heads"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers"),
+        ({"head_dim": 63}, "head_dim"),
+        ({"hidden_size": "wide"}, "wide"),
+        ({"rope_scaling": "yarn"}, "yarn"),
+    ],
+    ids=str,
+)
+def test_unknown_features_are_refused_by_name(keys, named):
+    with pytest.raises(JaxlvError) as caught:
+        ModelConfig.from_hf({**QWEN, **keys}, where="config.json")
+    assert named in str(caught.value) and "config.json" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"])
+def test_missing_key_is_named(key):
+    with pytest.raises(JaxlvError, match=key):
+        ModelConfig.from_hf({name: value for name, value in QWEN.items() if name != key})

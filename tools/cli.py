@@ -1,0 +1,39 @@
+"""`jaxlv VERB ...`: the programs of this folder under one name."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+VERBS = {
+    "demo": "tune the embedded base, forecast, evaluate, and write a report page, in minutes",
+    "simulate": "write simulated predator-prey series to a file",
+    "train": "tune a model by LoRA as a config says",
+    "forecast": "forecast series with a run",
+    "evaluate": "measure a run or a model beside the baselines, on the same series",
+    "doctor": "print versions, devices and memory, and whether a config fits",
+}
+
+
+def usage() -> str:
+    """The list of verbs."""
+    width = max(map(len, VERBS))
+    lines = [f"  {verb:<{width}}  {line}" for verb, line in VERBS.items()]
+    return "\n".join(["usage: jaxlv VERB [options]", "", *lines, "", "jaxlv VERB --help tells the options of a verb."])
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the verb that the arguments name."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return
+    verb, *rest = arguments
+    if verb not in VERBS:
+        print(f"jaxlv: no verb {verb!r}; expected one of {', '.join(VERBS)}", file=sys.stderr)
+        raise SystemExit(2)
+    importlib.import_module(f"jaxlv_tools.{verb}").main(rest)
+
+
+if __name__ == "__main__":
+    main()

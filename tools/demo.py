@@ -1,0 +1,76 @@
+"""The main job on an embedded default: tune the base shipped here by LoRA, forecast held-out series, measure, draw.
+
+    jaxlv demo [--out runs/demo]
+
+Reads the course's data set where JAXLV_SHARED or ../shared has it, and simulates series otherwise. About five minutes on
+two cores; --out gets the run folder, metrics.json and report.html.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import time
+from pathlib import Path
+
+import jaxlv_configs
+from jaxlv import run
+from jaxlv.config import config_tree, load_config
+from jaxlv.errors import JaxlvError
+from jaxlv_tools.console import describe, program
+from jaxlv_tools.evaluate import evaluate_to, show
+from jaxlv_tools.train import train
+
+DATA = Path("data") / "lotka_volterra_data.h5"
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = describe("demo", __doc__)
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="run folder (default runs/demo)")
+    parser.add_argument("--data", type=Path, help="series file (default: the course's file if it is there, else simulated)")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a setting of configs/demo.toml")
+    return parser
+
+
+def course_file() -> Path | None:
+    """The course's data set, where this machine has it."""
+    places = [Path(os.environ[name]) for name in ("JAXLV_SHARED",) if os.environ.get(name)] + [Path("../shared")]
+    return next((place / DATA for place in places if (place / DATA).is_file()), None)
+
+
+@program(arguments)
+def main(options: argparse.Namespace) -> None:
+    began = time.monotonic()
+    data = options.data or course_file()
+    overrides = [f"data.path={str(data)!r}", *options.set] if data else options.set
+    config = load_config(Path(jaxlv_configs.__path__[0]) / "demo.toml", overrides)
+    print(f"data: {data or f'{config.data.simulate} series simulated by preset {config.data.preset}'}")
+    if options.out.exists():
+        _remove_old_demo(options.out)
+    train(config, options.out)
+    finished = run.load_run(options.out)
+    series_set = run.load_series(config, options.out)
+    chosen = series_set.select(run.split_series(config, series_set).test[: config.evaluate.series or None])
+    measured = evaluate_to(
+        options.out,
+        {"tuned": finished.tuned, "untuned": finished.untuned},
+        chosen,
+        config.evaluate,
+        finished=finished,
+        title="jaxlv demo",
+        settings=config_tree(config),
+    )
+    show(measured, options.out)
+    print(f"took {time.monotonic() - began:.0f} s")
+
+
+def _remove_old_demo(out: Path) -> None:
+    """Make room for a new demo; a folder that holds anything but an earlier demo is left alone."""
+    if not out.is_dir() or (any(out.iterdir()) and not (out / run.MANIFEST).is_file() and not (out / run.CONFIG).is_file()):
+        raise JaxlvError("exists and is not an earlier run", where=out, hint="choose another folder with --out")
+    shutil.rmtree(out)
+
+
+if __name__ == "__main__":
+    main()

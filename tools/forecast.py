@@ -1,0 +1,87 @@
+"""Forecast series with a run: sampled trajectories as CSV, and a figure of each series.
+
+    jaxlv forecast runs/demo --data FILE --series 3,7 --context 50 --horizon 50 --samples 20 --seed 0 --out DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from jaxlv import figures, run, series, svg
+from jaxlv.config import config_tree
+from jaxlv.forecast import Forecast
+from jaxlv.series import SeriesSet
+from jaxlv_tools.console import (
+    Progress, add_protocol, add_sampling, describe, fresh_folder, held_series, parse_ids, program, sampling_of, versions,
+)  # fmt: skip
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = describe("forecast", __doc__)
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("--data", type=Path, help="series file (default: the run's own)")
+    parser.add_argument("--series", type=parse_ids, help="ids such as 3,7 or 990-999 (default: the first 4 test series)")
+    add_protocol(parser)
+    add_sampling(parser)
+    parser.add_argument("--out", type=Path, required=True, help="folder for forecast.csv, settings.json and the figures")
+    return parser
+
+
+def panels(forecast: Forecast, data: SeriesSet) -> list[figures.ForecastPanel]:
+    """What the figures of each series need; the truth as far as the file has it."""
+    values_NTV = data.select(forecast.ids_N).values_NTV
+    horizon, C = len(forecast.time_H), forecast.start
+    result = []
+    for i, series_id in enumerate(forecast.ids_N):
+        known_HV = values_NTV[i, C : C + horizon]
+        result.append(
+            figures.ForecastPanel(
+                series_id=int(series_id),
+                variables=forecast.variables,
+                time_T=[*data.time_T[:C], *forecast.time_H],
+                context_CV=values_NTV[i, :C],
+                truth_HV=known_HV if len(known_HV) == horizon else None,
+                samples_SHV=forecast.samples_NSHV[i],
+            )
+        )
+    return result
+
+
+@program(arguments)
+def main(options: argparse.Namespace) -> None:
+    finished = run.load_run(options.run)
+    data = series.load(options.data) if options.data else run.load_series(finished.config, finished.folder)
+    ids = options.series if options.series is not None else held_series(finished, data)[:4]
+    chosen = data.select(ids)
+    out = fresh_folder(options.out)
+    forecaster = finished.tuned.with_sampling(**sampling_of(options))
+    print("sampling:", ", ".join(f"{key} {value}" for key, value in config_tree(forecaster.sampling).items()))
+    protocol = finished.config.evaluate
+    settings = {name: getattr(options, name) or getattr(protocol, name) for name in ("context", "horizon", "samples")}
+    seed = protocol.seed if options.seed is None else options.seed
+    with Progress("forecast", len(chosen)) as progress:
+        forecast = forecaster(chosen, **settings, seed=seed, batch_series=min(8, len(chosen)), on_batch=progress.update)
+    forecast.write_csv(out / "forecast.csv")
+    record = {
+        "data": Path(data.source["path"]).name if "path" in data.source else "simulated series",
+        "data_sha256": data.source.get("sha256"),
+        "series": [int(i) for i in forecast.ids_N],
+        **settings,
+        "seed": seed,
+        "codec": {"scale": forecaster.codec.scale, "decimals": forecaster.codec.decimals},
+        "sampling": config_tree(forecaster.sampling),
+        "valid_share": forecast.valid_share,
+        "stops": forecast.stops,
+        "versions": versions(),
+    }
+    (out / "settings.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    for panel in panels(forecast, chosen):
+        svg.save_png(figures.forecast_figure(panel), out / f"series_{panel.series_id}.png")
+        svg.save_png(figures.phase_figure(panel), out / f"series_{panel.series_id}_phase.png")
+    print(f"{out / 'forecast.csv'}: {len(chosen)} series, {forecast.valid_share:.0%} of the samples complete")
+
+
+if __name__ == "__main__":
+    main()

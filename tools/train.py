@@ -1,0 +1,55 @@
+"""Tune a model by LoRA as a config says; the run folder holds everything that comes of it.
+
+    jaxlv train configs/demo.toml --out runs/mine --set train.steps=500 --set lora.rank=8
+    jaxlv train configs/demo.toml --out runs/mine --resume
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from jaxlv import run
+from jaxlv.config import RunConfig, load_config
+from jaxlv.lora import normalise_targets
+from jaxlv.weights import count_params
+from jaxlv_tools.console import Progress, describe, program, versions
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = describe("train", __doc__)
+    parser.add_argument("config", type=Path, help="run as TOML (see configs/); missing keys have their defaults")
+    parser.add_argument("--out", type=Path, required=True, help="run folder")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override one setting; may be repeated")
+    parser.add_argument("--resume", action="store_true", help="go on from the run's newest checkpoint")
+    return parser
+
+
+def train(config: RunConfig, out: Path, resume: bool = False) -> run.Inputs:
+    """Train in `out` with progress on the terminal; what was loaded for it."""
+    inputs = run.load_inputs(config, out if resume else None)
+    run.open_folder(config, out, resume)
+    shares = ", ".join(f"{len(ids)} {share}" for share, ids in inputs.split.parts().items())
+    print(f"series: {len(inputs.series)} ({shares})")
+    print(f"base: {config.model.path}, {count_params(inputs.model):,} parameters, {config.model.dtype}; {inputs.alphabet.source}")
+    targets = ", ".join(normalise_targets(config.lora.targets))
+    print(f"LoRA: rank {config.lora.rank} on {targets}; head: {config.lora.head}")
+    first_TV = inputs.series.select(inputs.split.train[:1]).values_NTV[0]
+    alpha_V = inputs.codec.fit(first_TV[: config.evaluate.context], first_TV)
+    text = inputs.codec.encode(first_TV[:4], alpha_V)
+    print(f"text: {text} -> ids {inputs.alphabet.encode(text[:10]).tolist()} ...")
+    with Progress("train", config.train.steps) as progress:
+        watch = run.Watch(progress.step, progress.note)
+        run.train(config, out, inputs, resume=resume, watch=watch, versions=versions())
+    return inputs
+
+
+@program(arguments)
+def main(options: argparse.Namespace) -> None:
+    train(load_config(options.config, options.set), options.out, options.resume)
+    print(f"run: {options.out} (adapter in {options.out / run.ADAPTER})")
+    print(f"next: jaxlv evaluate {options.out} --out {options.out / 'evaluation'}")
+
+
+if __name__ == "__main__":
+    main()
