@@ -1,10 +1,15 @@
+# PyTorch and PEFT serve comparisons in the tests: `make test EXTRAS=test` leaves them, and these tests, out.
+
 # `make demo` and `make test` need Python 3.11 to 3.13, make and a C compiler; everything else goes into .venv.
 
-PYTHON ?= $(shell for v in 3.13 3.12 3.11; do command -v python$$v && break; done || command -v python3)
+# The first of these that is Python 3.11 to 3.13.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+  $$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 WORKERS ?= 2
+EXTRAS ?= test,parity
 
 .PHONY: demo test test-slow lint types clean
 
@@ -25,7 +30,7 @@ types: $(VENV)/installed-test
 	$(BIN)/mypy jaxlv tools benchmarks
 
 $(VENV)/bin/python:
-	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 14), f"jaxlv needs Python 3.11 to 3.13, this is {sys.version.split()[0]}: make PYTHON=python3.x"'
+	@test -n "$(PYTHON)" || { echo "jaxlv needs Python 3.11 to 3.13 with venv (Debian: python3-venv): make PYTHON=python3.x"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
@@ -34,7 +39,7 @@ $(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/installed-test: $(VENV)/installed
-	$(PIP) -e '.[test]'
+	$(PIP) -e '.[$(EXTRAS)]'
 	@touch $@
 
 clean:

@@ -112,7 +112,7 @@ def serve(sides: Sides, job: str) -> None:
     except (Unavailable, ImportError) as reason:
         answer(unavailable=str(reason))
         return
-    answer(**work.facts, loaded_bytes=peak_bytes(), first_seconds=timed(work.run)[1])
+    answer(**work.facts, first_seconds=timed(work.run)[1])
     for line in sys.stdin:
         if line.strip() != "run":
             break
@@ -144,9 +144,14 @@ def random_ids(*shape: int, vocabulary: int) -> Any:
     return np.array(SYMBOL_IDS, np.int32)[np.random.default_rng(0).integers(len(SYMBOL_IDS), size=shape)] % vocabulary
 
 
-def start_jax(settings: Mapping[str, Any]) -> Any:
-    """The jax device that was asked for; float32 products in float32, as in PyTorch's default, not in TF32."""
+def start_jax(settings: Mapping[str, Any]) -> tuple[Any, Any, Any, dict[str, Any]]:
+    """(jax's device, jaxlv's model and params with the case's weights on it, facts).
+
+    On an accelerator float32 products are made in float32, as in PyTorch's default, not in TF32.
+    """
     import jax
+
+    import jaxlv
 
     try:
         device = jax.devices(settings["device"])[0]
@@ -154,11 +159,12 @@ def start_jax(settings: Mapping[str, Any]) -> Any:
         raise Unavailable(f"jax has no {settings['device']} here ({str(fault).splitlines()[0]})") from None
     if settings["device"] != "cpu" and settings["dtype"] == "float32":
         jax.config.update("jax_default_matmul_precision", "float32")
-    return device
+    model, params = jaxlv.load_pretrained(settings["folder"], settings["dtype"], settings["attention"])
+    return device, model, params, {"loaded_bytes": peak_bytes()}
 
 
-def start_torch(settings: Mapping[str, Any]) -> tuple[Any, Any]:
-    """(torch, the transformers model with the case's weights on the device that was asked for)."""
+def start_torch(settings: Mapping[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
+    """(torch, the transformers model with the case's weights on the device that was asked for, facts)."""
     import torch
     import transformers
 
@@ -169,10 +175,10 @@ def start_torch(settings: Mapping[str, Any]) -> tuple[Any, Any]:
     transformers.utils.logging.disable_progress_bar()
     dtype = getattr(torch, settings["dtype"])
     model = transformers.Qwen2ForCausalLM.from_pretrained(settings["folder"], dtype=dtype, local_files_only=True)
-    return torch, model.to(settings["device"])
+    return torch, model.to(settings["device"]), {"loaded_bytes": peak_bytes()}
 
 
-def jax_work(device: Any, run: Callable[[], Any], losses: Sequence[float] = (), **facts: Any) -> Work:
+def jax_work(device: Any, run: Callable[[], Any], facts: dict[str, Any], losses: Sequence[float] = ()) -> Work:
     """`run` with the facts of jax's device, and the loss of its first step."""
     if device.platform == "cpu":
         return Work(run, facts, lambda: _first(losses))
@@ -181,7 +187,7 @@ def jax_work(device: Any, run: Callable[[], Any], losses: Sequence[float] = (), 
 
 
 def torch_work(
-    torch: Any, settings: Mapping[str, Any], run: Callable[[], Any], losses: Sequence[float] = (), **facts: Any
+    torch: Any, settings: Mapping[str, Any], run: Callable[[], Any], facts: dict[str, Any], losses: Sequence[float] = ()
 ) -> Work:
     """`run`, waited for, with the facts of torch's device, and the loss of its first step."""
     if settings["device"] == "cpu":
@@ -317,7 +323,7 @@ def _figures(side: Side, case: Case) -> dict[str, Any]:
     median = statistics.median(side.seconds)
     first = facts.pop("first_seconds")
     if side.name != "torch":
-        facts.setdefault("compile_seconds", first - median)
+        facts.setdefault("compile_seconds", max(first - median, 0.0))
     peaks = {name.replace("_bytes", "_gib"): facts.pop(name) / GIB for name in sorted(facts) if name.endswith("_bytes")}
     speed = {"seconds": side.seconds, "tokens_per_second": case.tokens / median}
     return rounded({**speed, **peaks, **facts})

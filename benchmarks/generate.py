@@ -29,16 +29,14 @@ CASES = [_case(shape, samples) for shape in SHAPES for samples in SAMPLES]
 
 def jaxlv_samples(settings: dict[str, Any], constrained: bool) -> Work:
     """The decoding that `jaxlv forecast` runs, with or without the number grammar."""
-    device = common.start_jax(settings)
+    device, model, params, facts = common.start_jax(settings)
     import numpy as np
 
-    import jaxlv
     from jaxlv.config import SamplingConfig
     from jaxlv.generate import generate
     from jaxlv.grammar import number_grammar
     from jaxlv.tokens import Alphabet
 
-    model, params = jaxlv.load_pretrained(settings["folder"], settings["dtype"], settings["attention"])
     alphabet = Alphabet(np.array(common.SYMBOL_IDS, np.int32) % settings["vocabulary"], (), "benchmark")
     grammar = number_grammar(variables=2, decimals=2, integer_digits=2) if constrained else None
     prompt_P = common.random_ids(settings["prompt"], vocabulary=settings["vocabulary"])
@@ -58,12 +56,12 @@ def jaxlv_samples(settings: dict[str, Any], constrained: bool) -> Work:
         )
         assert (made.lengths_SN == settings["new"]).all()
 
-    return common.jax_work(device, run)
+    return common.jax_work(device, run, facts)
 
 
 def torch_samples(settings: dict[str, Any]) -> Work:
     """The same by transformers' generate with its cache; the prompt is computed once per sample, as it does."""
-    torch, model = common.start_torch(settings)
+    torch, model, facts = common.start_torch(settings)
     prompt_P = common.random_ids(settings["prompt"], vocabulary=settings["vocabulary"])
     ids_1P = torch.tensor(prompt_P[None], dtype=torch.int64, device=settings["device"])
     model.eval()
@@ -84,7 +82,7 @@ def torch_samples(settings: dict[str, Any]) -> Work:
         )
         assert out.shape == (settings["samples"], settings["prompt"] + settings["new"])
 
-    return common.torch_work(torch, settings, run)
+    return common.torch_work(torch, settings, run, facts)
 
 
 SIDES = {

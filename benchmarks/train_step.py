@@ -27,16 +27,14 @@ CASES = [
 
 def jaxlv_step(settings: dict[str, Any], alphabet: bool) -> Work:
     """The step that `jaxlv train` runs, over the vocabulary or the alphabet."""
-    device = common.start_jax(settings)
+    device, model, params, facts = common.start_jax(settings)
     import jax
     import numpy as np
 
-    import jaxlv
     from jaxlv import lora, train
     from jaxlv.config import LoraConfig, OptimizerConfig
     from jaxlv.tokens import Windows
 
-    model, params = jaxlv.load_pretrained(settings["folder"], settings["dtype"], settings["attention"])
     adapters = lora.init_lora(jax.random.key(0), params, LoraConfig(rank=RANK, alpha=ALPHA, head="frozen"))
     variables = {"params": params, "lora": adapters}
     config = OptimizerConfig(learning_rate=LEARNING_RATE)
@@ -59,15 +57,15 @@ def jaxlv_step(settings: dict[str, Any], alphabet: bool) -> Work:
         jax.block_until_ready(state)
 
     temporary = compiled.memory_analysis()
-    facts = {"compile_seconds": seconds, "trained": sum(leaf.size for leaf in jax.tree.leaves(state.trained))}
+    facts |= {"compile_seconds": seconds, "trained": sum(leaf.size for leaf in jax.tree.leaves(state.trained))}
     if temporary is not None:
         facts["temporary_bytes"] = temporary.temp_size_in_bytes
-    return common.jax_work(device, run, losses, **facts)
+    return common.jax_work(device, run, facts, losses)
 
 
 def torch_step(settings: dict[str, Any]) -> Work:
     """The same step by transformers, PEFT and torch.optim."""
-    torch, base = common.start_torch(settings)
+    torch, base, facts = common.start_torch(settings)
     import peft
 
     adapters = peft.LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=["q_proj", "v_proj"], lora_dropout=0.0)
@@ -85,7 +83,8 @@ def torch_step(settings: dict[str, Any]) -> Work:
         optimizer.step()
         losses.append(loss.item())
 
-    return common.torch_work(torch, settings, run, losses, trained=sum(parameter.numel() for parameter in trained))
+    facts["trained"] = sum(parameter.numel() for parameter in trained)
+    return common.torch_work(torch, settings, run, facts, losses)
 
 
 SIDES = {

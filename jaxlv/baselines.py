@@ -65,9 +65,7 @@ def var_on_logs(context_NCV: np.ndarray, horizon: int, order: int = 3, ridge: fl
     context_NCV = _checked(context_NCV, horizon)
     steps = context_NCV.shape[1]
     if steps <= order:
-        raise JaxlvError(
-            f"context too short for VAR({order})", expected=f"more than {order} steps", found=steps
-        )
+        raise JaxlvError(f"context too short for VAR({order})", expected=f"more than {order} steps", found=steps)
     if (context_NCV < 0).any():
         raise JaxlvError("VAR on logs needs values of at least 0", found=f"{context_NCV.min():g}")
     floor_N1V = np.maximum(1e-6 * context_NCV.mean(axis=1, keepdims=True), np.finfo(float).tiny)
@@ -81,9 +79,7 @@ def var_on_logs(context_NCV: np.ndarray, horizon: int, order: int = 3, ridge: fl
 
     low_NV, high_NV = centred_NCV.min(axis=1), centred_NCV.max(axis=1)
     width_NV = high_NV - low_NV
-    path_NTV = np.concatenate(
-        [centred_NCV[:, -order:], np.empty((len(logs_NCV), horizon, logs_NCV.shape[2]))], axis=1
-    )
+    path_NTV = np.concatenate([centred_NCV[:, -order:], np.empty((len(logs_NCV), horizon, logs_NCV.shape[2]))], axis=1)
     for step in range(order, order + horizon):
         recent_NF = path_NTV[:, step - order : step][:, ::-1].reshape(len(path_NTV), -1)
         next_NV = np.einsum("NF,NFV->NV", recent_NF, weights_NFV)
@@ -108,7 +104,5 @@ def _checked(context_NCV: np.ndarray, horizon: int) -> np.ndarray:
             found=f"shape {context_NCV.shape}, horizon {horizon}",
         )
     if not np.isfinite(context_NCV).all():
-        raise JaxlvError(
-            "context is not finite", found=f"{(~np.isfinite(context_NCV)).sum()} NaN or infinite values"
-        )
+        raise JaxlvError("context is not finite", found=f"{(~np.isfinite(context_NCV)).sum()} NaN or infinite values")
     return context_NCV

@@ -170,6 +170,7 @@ class WindowConfig:
     stride: int = 256  # tokens between window starts
     align: Literal["step", "token"] = "step"  # move starts forward to the next time step, or cut anywhere
     partial: Literal["drop", "pad"] = "pad"  # the last, shorter window of a series
+    side: Literal["right", "left"] = "right"  # of the padding; positions make both give the same logits
     context_steps: tuple[int, ...] = (20, 80)  # the training scale is fitted on a context drawn from this range
 
 
@@ -211,12 +212,13 @@ class ModelSettings:
 class OptimizerConfig:
     """The optimiser and its schedule."""
 
-    name: Literal["adam", "adamw"] = "adam"
+    name: Literal["adam", "adamw", "muon"] = "adam"  # muon: matrices by Muon, vectors by AdamW
     learning_rate: float = 1e-5
     schedule: Literal["constant", "cosine", "onecycle"] = "constant"
     warmup_steps: int = 0
     final_fraction: float = 0.0  # learning rate at the end, as a share of the peak (cosine)
-    weight_decay: float = 0.0  # adamw only; on matrices, never on biases
+    weight_decay: float = 0.0  # adamw and muon; on matrices, never on biases
+    vector_rate: float = 1.0  # muon only: the learning rate of vectors, as a share of the matrices'
     clip_norm: float = 0.0  # 0 = no clipping
     b1: float = 0.9
     b2: float = 0.999
@@ -225,8 +227,8 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         if self.learning_rate <= 0:
             raise JaxlvError("must be positive", where="optimizer.learning_rate", found=self.learning_rate)
-        if self.weight_decay and self.name != "adamw":
-            raise JaxlvError("needs optimizer.name = \"adamw\"", where="optimizer.weight_decay", found=self.name)
+        if self.weight_decay and self.name == "adam":
+            raise JaxlvError('needs optimizer.name = "adamw" or "muon"', where="optimizer.weight_decay", found="adam")
 
 
 @dataclass(frozen=True)

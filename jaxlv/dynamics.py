@@ -191,9 +191,7 @@ class Preset:
 
     def __post_init__(self) -> None:
         if self.system not in SYSTEMS:
-            raise JaxlvError(
-                "unknown system", where=self.name, expected=", ".join(SYSTEMS), found=self.system
-            )
+            raise JaxlvError("unknown system", where=self.name, expected=", ".join(SYSTEMS), found=self.system)
         expected = (*SYSTEMS[self.system].parameters, "x0", "y0")
         if set(self.ranges) != set(expected):
             raise JaxlvError(
@@ -251,9 +249,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
 """The presets by name."""
 
 
-def draw(
-    preset: Preset | str, n: int, seed: int, solver: Solver | None = None, attempts: int = 10
-) -> SeriesSet:
+def draw(preset: Preset | str, n: int, seed: int, solver: Solver | None = None, attempts: int = 10) -> SeriesSet:
     """`n` simulated series with their parameters, preset, solver and seed in `source["simulation"]`.
 
     Values are rounded to float32, as `series.save` stores them; the same arguments give the same series. A
@@ -265,9 +261,7 @@ def draw(
             raise JaxlvError("unknown preset", expected=", ".join(PRESETS), found=preset)
         preset = PRESETS[preset]
     if n < 1 or seed < 0:
-        raise JaxlvError(
-            "cannot draw", where=preset.name, expected="n >= 1 and seed >= 0", found=f"{n}, {seed}"
-        )
+        raise JaxlvError("cannot draw", where=preset.name, expected="n >= 1 and seed >= 0", found=f"{n}, {seed}")
     system, solver = SYSTEMS[preset.system], solver or Solver()
     random = np.random.default_rng(seed)
     values_NTV = np.empty((n, preset.steps, len(VARIABLES)), np.float32)
@@ -303,9 +297,7 @@ def draw(
     return from_arrays(values_NTV, preset.time_T, source=source, where=preset.name)
 
 
-def _record(
-    preset: Preset, solver: Solver, seed: int, redrawn: int, parameters: dict[str, np.ndarray]
-) -> dict[str, Any]:
+def _record(preset: Preset, solver: Solver, seed: int, redrawn: int, parameters: dict[str, np.ndarray]) -> dict[str, Any]:
     """Everything needed to draw these series again, as values that HDF5 attributes can hold."""
     return {
         "preset": preset.name,

@@ -39,8 +39,7 @@ DEFINITIONS = {
     "mean over variables",
     "mase": "MAE / mean |first difference| of the context, per series and variable; mean over both",
     "invalid samples": "stay at their last complete step",
-    "coverage": "share of steps inside the central interval of the samples; S samples can cover at most "
-    "(S - 1) / (S + 1)",
+    "coverage": "share of steps inside the central interval of the samples; S samples can cover at most (S - 1) / (S + 1)",
 }
 
 

@@ -153,9 +153,7 @@ def forecast_figure(panel: ForecastPanel, *, time_label: str = "time") -> Figure
         ax.plot(panel.time_C, panel.context_CV[:, v], color=INK, linewidth=1.5)
         ax.plot(panel.time_H, median_HV[:, v], color=colour, linewidth=1.8)
         if len(panel.time_C) and len(panel.time_H):
-            ax.axvline(
-                (panel.time_C[-1] + panel.time_H[0]) / 2, color=MUTED, linewidth=0.8, linestyle=(0, (3, 2))
-            )
+            ax.axvline((panel.time_C[-1] + panel.time_H[0]) / 2, color=MUTED, linewidth=0.8, linestyle=(0, (3, 2)))
         ax.set_ylim(min(0.0, np.nanmin(panel.observed_TV[:, v])), 1.06 * min(top, panel.ceiling_V[v]) or 1.0)
         ax.set_ylabel(_short(panel.variables[v], 20), color=colour)
         ax.grid(False, axis="x")
@@ -170,9 +168,7 @@ def _forecast_legend(figure: Figure, panel: ForecastPanel) -> None:
     colours = [SPECIES[v % len(SPECIES)] for v in range(len(panel.variables))]
     entries: list[tuple[Any, str]] = [(Line2D([], [], color=INK, linewidth=1.5), "context")]
     if panel.truth_HV is not None:
-        entries.append(
-            (Line2D([], [], color=INK, linewidth=0.9, marker=".", markersize=4.5, markeredgewidth=0), "truth")
-        )
+        entries.append((Line2D([], [], color=INK, linewidth=0.9, marker=".", markersize=4.5, markeredgewidth=0), "truth"))
     if np.isfinite(panel.samples_SHV).any():
         entries.append((tuple(Line2D([], [], color=c, linewidth=1.8) for c in colours), "median"))
         for i, share in enumerate(reversed(BANDS)):
@@ -209,18 +205,14 @@ def phase_figure(panel: ForecastPanel, *, samples: int = 5) -> Figure:
     if np.isfinite(median_HV).any():
         ax.plot(*median_HV[:, :2].T, color=MODEL, linewidth=2.0, label="median")
     ax.plot(*panel.context_CV[-1, :2], "o", color=INK, markersize=4.5, markeredgewidth=0, label="start")
-    high_V = np.nanmax(
-        np.stack([*panel.observed_TV, *complete_SHV.reshape(-1, len(panel.variables))]), axis=0
-    )
+    high_V = np.nanmax(np.stack([*panel.observed_TV, *complete_SHV.reshape(-1, len(panel.variables))]), axis=0)
     high_V = np.minimum(high_V, panel.ceiling_V)
     ax.set_xlim(0, 1.05 * high_V[0] or 1.0)
     ax.set_ylim(0, 1.05 * high_V[1] or 1.0)
     for axis, v in ((ax.xaxis, 0), (ax.yaxis, 1)):
         axis.set_major_locator(_ticks(5))
         axis.set_label_text(_short(panel.variables[v], 24), color=SPECIES[v])
-    figure.legend(
-        loc="outside upper left", ncols=5, handlelength=1.3, columnspacing=0.9, handletextpad=0.4, borderpad=0
-    )
+    figure.legend(loc="outside upper left", ncols=5, handlelength=1.3, columnspacing=0.9, handletextpad=0.4, borderpad=0)
     return figure
 
 
@@ -295,9 +287,7 @@ def interval_figure(rows: Sequence[Mapping[str, Any]], *, unit: str = "raw units
         ax.plot(row["mae"], place, "o", color=colour, markersize=7, markeredgewidth=0)
         median = _positive([row.get("mae_median")])[0]
         if np.isfinite(median):
-            ax.plot(
-                median, place, "D", markerfacecolor="none", color=colour, markersize=5, markeredgewidth=1.4
-            )
+            ax.plot(median, place, "D", markerfacecolor="none", color=colour, markersize=5, markeredgewidth=1.4)
     ax.set_xscale("log")
     low, high = ax.get_xlim()
     ax.set_xlim(low / 1.1, high * 1.1)

@@ -62,7 +62,7 @@ class Forecast:
         return np.median(self.filled(), axis=1)
 
     def to_frame(self) -> pd.DataFrame:
-        """Tidy rows: series, step, time, variable, statistic (median, mean, q05 ... q95, sample_0 ...), value (raw units)."""
+        """Rows of series, step, time, variable, statistic (median, mean, q05 ... q95, sample_0 ...), raw value."""
         filled = self.filled()
         parts = {"median": np.median(filled, axis=1), "mean": filled.mean(axis=1)}
         for probability, value_NHV in zip(QUANTILES, metrics.quantiles(filled, QUANTILES), strict=True):

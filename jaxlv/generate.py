@@ -21,7 +21,7 @@ from jaxlv.codec import SYMBOLS
 from jaxlv.config import SamplingConfig
 from jaxlv.errors import JaxlvError
 from jaxlv.grammar import Grammar
-from jaxlv.model import Head, Qwen2, Segment, project
+from jaxlv.model import Head, Qwen2, Segment, features, project
 from jaxlv.tokens import NO_POSITION, Alphabet
 
 PROMPT_MULTIPLE = 64  # prompts are padded on the left to a multiple, so that few shapes are compiled
@@ -38,7 +38,7 @@ class Generated(NamedTuple):
 class DecodeState(NamedTuple):
     """What the loop carries from token to token."""
 
-    index: jax.Array  # () tokens drawn so far
+    drawn: jax.Array  # () tokens drawn so far
     ids_BC: jax.Array  # the tokens drawn, -1 where none is yet
     logits_BV: jax.Array  # for the next token
     tail: Segment  # keys and values of the tokens drawn; B sequences of C slots
@@ -109,9 +109,7 @@ def row_keys(seed: int, series: Sequence[int], samples: int) -> jax.Array:
     return fold(series_keys_S, jnp.arange(samples, dtype=jnp.uint32)).reshape(-1)
 
 
-@functools.partial(
-    jax.jit, static_argnames=("model", "sampling", "samples", "steps", "max_new_tokens", "end_ids")
-)
+@functools.partial(jax.jit, static_argnames=("model", "sampling", "samples", "steps", "max_new_tokens", "end_ids"))
 def _generate(
     variables: dict[str, Any],
     ids_SP: jax.Array,
@@ -128,6 +126,7 @@ def _generate(
     end_ids: tuple[int, ...],
 ) -> jax.Array:
     constrained = grammar is not None
+    allowed_QA, next_QA = grammar or (None, None)
     output_ids_V = alphabet_A if constrained else jnp.arange(model.config.vocab_size, dtype=jnp.int32)
     semicolon = alphabet_A[SYMBOLS.index(";")]
     ends = jnp.array(end_ids or (-1,), jnp.int32)
@@ -135,36 +134,36 @@ def _generate(
     def output_logits(x_BD: jax.Array, head: Head) -> jax.Array:
         return project(x_BD[:, None], head.rows(alphabet_A) if constrained else head)[:, 0]
 
-    features = model.apply(variables, ids_SP, positions_SP, method="features")
-    prefix = features.segment
+    prompt = features(model, variables, ids_SP, positions_SP)
+    prefix = prompt.segment
     rows = samples * len(ids_SP)
     length_B = jnp.repeat(positions_SP[:, -1] + 1, samples)
 
     def body(state: DecodeState) -> DecodeState:
         logits_BV = state.logits_BV
-        if constrained:
-            logits_BV = jnp.where(grammar[0][state.grammar_B], logits_BV, FORBIDDEN)
-        keys = jax.vmap(jax.random.fold_in, (0, None))(keys_B, state.index)
+        if allowed_QA is not None:
+            logits_BV = jnp.where(allowed_QA[state.grammar_B], logits_BV, FORBIDDEN)
+        keys = jax.vmap(jax.random.fold_in, (0, None))(keys_B, state.drawn)
         choice_B = draw(logits_BV, keys, sampling, state.seen_BV)
         token_B = output_ids_V[choice_B]
         steps_B = state.steps_B + (token_B == semicolon)
         ended_B = (token_B[:, None] == ends).any(-1)
         done_B = state.done_B | ended_B | (False if steps is None else steps_B >= steps)
         shown_B = jnp.where(state.done_B | ended_B, -1, token_B)
-        position_B1 = (length_B + state.index)[:, None]
-        fresh = model.apply(variables, token_B[:, None], position_B1, (prefix, state.tail), method="features")
+        position_B1 = (length_B + state.drawn)[:, None]
+        fresh = features(model, variables, token_B[:, None], position_B1, (prefix, state.tail))
         return DecodeState(
-            state.index + 1,
-            jax.lax.dynamic_update_slice(state.ids_BC, shown_B[:, None], (0, state.index)),
+            state.drawn + 1,
+            jax.lax.dynamic_update_slice(state.ids_BC, shown_B[:, None], (0, state.drawn)),
             output_logits(fresh.x_BTD[:, 0], fresh.head),
-            _append(state.tail, fresh.segment, state.index),
+            _append(state.tail, fresh.segment, state.drawn),
             state.seen_BV.at[jnp.arange(rows), choice_B].set(True) if sampling.repetition_penalty != 1 else state.seen_BV,
-            grammar[1][state.grammar_B, choice_B] if constrained else state.grammar_B,
+            state.grammar_B if next_QA is None else next_QA[state.grammar_B, choice_B],
             jnp.where(state.done_B, state.steps_B, steps_B),
             done_B,
         )
 
-    first_SV = output_logits(features.x_BTD[:, -1], features.head)
+    first_SV = output_logits(prompt.x_BTD[:, -1], prompt.head)
     start = DecodeState(
         jnp.int32(0),
         jnp.full((rows, max_new_tokens), -1, jnp.int32),
@@ -175,7 +174,7 @@ def _generate(
         jnp.zeros(rows, jnp.int32),
         jnp.zeros(rows, bool),
     )
-    end = jax.lax.while_loop(lambda s: (s.index < max_new_tokens) & ~s.done_B.all(), body, start)
+    end = jax.lax.while_loop(lambda s: (s.drawn < max_new_tokens) & ~s.done_B.all(), body, start)
     return end.ids_BC
 
 

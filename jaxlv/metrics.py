@@ -126,9 +126,7 @@ def bootstrap_interval(
     """
     values_N = np.asarray(values_N, dtype=float)
     if values_N.ndim != 1 or not len(values_N):
-        raise JaxlvError(
-            "nothing to bootstrap", expected="one value per series", found=f"shape {values_N.shape}"
-        )
+        raise JaxlvError("nothing to bootstrap", expected="one value per series", found=f"shape {values_N.shape}")
     rows = np.random.default_rng(seed).integers(len(values_N), size=(repeats, len(values_N)))
     low, high = np.quantile(statistic(values_N[rows], axis=1), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
@@ -136,9 +134,7 @@ def bootstrap_interval(
 
 def _error(forecast_NHV: np.ndarray, truth_NHV: np.ndarray) -> np.ndarray:
     if np.ndim(truth_NHV) != 3 or np.shape(forecast_NHV) != np.shape(truth_NHV):
-        raise JaxlvError(
-            "forecast and truth differ in shape", expected=np.shape(truth_NHV), found=np.shape(forecast_NHV)
-        )
+        raise JaxlvError("forecast and truth differ in shape", expected=np.shape(truth_NHV), found=np.shape(forecast_NHV))
     return np.asarray(forecast_NHV) - np.asarray(truth_NHV)
 
 

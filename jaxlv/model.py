@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -153,12 +153,12 @@ class Linear(nn.Module):
         if self.use_bias:
             y_BTF += self.param("bias", nn.initializers.zeros, (self.features,), self.dtype)
         if self.has_variable("lora", "A"):
-            path = {name: self.get_variable("lora", name) for name in ("A", "B", "scale")}
+            leaves: list[jax.Array] = [self.get_variable("lora", name) for name in ("A", "B", "scale")]
             if self.has_rng("dropout") and self.has_variable("lora", "dropout"):
-                keep = 1.0 - self.get_variable("lora", "dropout")
+                keep = 1.0 - jnp.asarray(self.get_variable("lora", "dropout"))
                 kept_BTD = jax.random.bernoulli(self.make_rng("dropout"), keep, x_BTD.shape)
                 x_BTD = jnp.where(kept_BTD, x_BTD / keep.astype(x_BTD.dtype), 0)
-            y_BTF += low_rank(x_BTD, path["A"], path["B"], path["scale"])
+            y_BTF += low_rank(x_BTD, *leaves)
         return y_BTF
 
 
@@ -231,12 +231,16 @@ class Embedding(nn.Module):
         return self.param("weight", INIT, (self.config.vocab_size, self.config.hidden_size), self.dtype)
 
 
-class OutputHead(Embedding):
+class OutputHead(nn.Module):
+    config: ModelConfig
+    dtype: jnp.dtype
+
     @nn.compact
     def __call__(self, tied_VD: jax.Array) -> Head:
-        weight_VD = tied_VD if self.config.tie_word_embeddings else super().__call__()
-        overlay = {name: self.get_variable("lora", name) for name in ("weight", "bias") if self.has_variable("lora", name)}
-        return Head(overlay.get("weight", weight_VD).astype(self.dtype), overlay.get("bias"))
+        weight_VD = tied_VD if self.config.tie_word_embeddings else self.param("weight", INIT, tied_VD.shape, self.dtype)
+        if self.has_variable("lora", "weight"):
+            weight_VD = self.get_variable("lora", "weight").astype(self.dtype)
+        return Head(weight_VD, self.get_variable("lora", "bias") if self.has_variable("lora", "bias") else None)
 
 
 class Qwen2(nn.Module):
@@ -279,3 +283,16 @@ class Qwen2(nn.Module):
         x_BTD = Norm(c.rms_norm_eps, self.dtype, name="model.norm")(x_BTD)
         head = OutputHead(c, self.dtype, name="lm_head")(embedding_VD)
         return Features(x_BTD, head, Segment(tuple(ks), tuple(vs), positions_BT))
+
+
+def features(
+    model: Qwen2,
+    variables: dict[str, Any],
+    ids_BT: jax.Array,
+    positions_BT: jax.Array | None = None,
+    past: Sequence[Segment] = (),
+    dropout_key: jax.Array | None = None,
+) -> Features:
+    """`Qwen2.features` applied to {"params": ..., "lora": ...}; a key turns dropout on."""
+    rngs = None if dropout_key is None else {"dropout": dropout_key}
+    return cast(Features, model.apply(variables, ids_BT, positions_BT, past, method="features", rngs=rngs))

@@ -47,10 +47,7 @@ def align(texts: Sequence[str], digit: str = " ", point: str = " ") -> list[str]
     before = max((len(whole) for whole, _, _ in parts), default=0)
     after = max((len(fraction) for _, _, fraction in parts), default=0)
     gap = point if any(dot for _, dot, _ in parts) else ""
-    return [
-        whole.rjust(before, digit) + (dot or gap) + fraction.ljust(after, digit)
-        for whole, dot, fraction in parts
-    ]
+    return [whole.rjust(before, digit) + (dot or gap) + fraction.ljust(after, digit) for whole, dot, fraction in parts]
 
 
 def duration(seconds: float) -> str:

@@ -63,16 +63,12 @@ def _checked_kind(path: Path) -> str:
     if not path.is_file():
         raise JaxlvError("is not a regular file", where=path, expected="a file of series")
     if expected is None:
-        raise JaxlvError(
-            "unknown kind of file", where=path, expected=", ".join(FORMATS), found=path.suffix or "no suffix"
-        )
+        raise JaxlvError("unknown kind of file", where=path, expected=", ".join(FORMATS), found=path.suffix or "no suffix")
     with _readable(path), path.open("rb") as stream:
         found = _sniff(stream.read(512))
     if found != expected:
         hint = "run `git lfs pull` to get the file itself" if "git-LFS" in found else None
-        raise JaxlvError(
-            f"is not what {path.suffix} says", where=path, expected=expected, found=found, hint=hint
-        )
+        raise JaxlvError(f"is not what {path.suffix} says", where=path, expected=expected, found=found, hint=hint)
     return expected
 
 
@@ -267,9 +263,7 @@ def _from_columns(columns: dict[str, np.ndarray], names: tuple[str, ...], path: 
 def check_dtype(dtype: np.dtype, where: Any) -> None:
     """Raise JaxlvError unless the type is integer, or a float no wider than float64."""
     if dtype.kind not in "iuf" or not np.can_cast(dtype, np.float64, "safe"):
-        raise JaxlvError(
-            "wrong type", where=where, expected="integers or floats of up to 64 bits", found=dtype
-        )
+        raise JaxlvError("wrong type", where=where, expected="integers or floats of up to 64 bits", found=dtype)
 
 
 def as_float64(values: np.ndarray, where: Any) -> np.ndarray:
@@ -283,23 +277,15 @@ def as_float64(values: np.ndarray, where: Any) -> np.ndarray:
 def _check_size(shapes: Sequence[tuple[int, ...]], memory_cap: int, where: Any) -> None:
     size = 8 * sum(math.prod(shape) for shape in shapes)
     if size > memory_cap:
-        raise JaxlvError(
-            "declares too much data", where=where, expected=f"at most {memory_cap} bytes", found=size
-        )
+        raise JaxlvError("declares too much data", where=where, expected=f"at most {memory_cap} bytes", found=size)
 
 
-def check_shape(
-    shape: tuple[int, ...], time_shape: tuple[int, ...] | None, variables: int, where: Any
-) -> None:
+def check_shape(shape: tuple[int, ...], time_shape: tuple[int, ...] | None, variables: int, where: Any) -> None:
     """Raise JaxlvError, naming the axis, unless trajectories is (N, T, variables) and time (T,) or absent."""
     if len(shape) != 3:
-        raise JaxlvError(
-            f"trajectories has {len(shape)} axes", where=where, expected=_LAYOUT, found=f"shape {shape}"
-        )
+        raise JaxlvError(f"trajectories has {len(shape)} axes", where=where, expected=_LAYOUT, found=f"shape {shape}")
     if time_shape is not None and len(time_shape) != 1:
-        raise JaxlvError(
-            f"time has {len(time_shape)} axes", where=where, expected="(steps,)", found=f"shape {time_shape}"
-        )
+        raise JaxlvError(f"time has {len(time_shape)} axes", where=where, expected="(steps,)", found=f"shape {time_shape}")
     wanted = (None, time_shape[0] if time_shape else None, variables)
 
     def fits(order: tuple[int, ...]) -> bool:

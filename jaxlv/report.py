@@ -53,9 +53,7 @@ def _against(ours: Mapping[str, Any], other: Mapping[str, Any], whom: str) -> st
     if number(mae) == number(reference):
         comparison = f"the same as the error of {whom}"
     elif ratio >= 2:
-        comparison = (
-            f"{_times(ratio)} times {'smaller' if mae < reference else 'larger'} than the error of {whom}"
-        )
+        comparison = f"{_times(ratio)} times {'smaller' if mae < reference else 'larger'} than the error of {whom}"
     else:
         comparison = f"{number(100 * abs(1 - mae / reference))} % {side} the error of {whom}"
     pair = (value_at(ours, "mae_ci95"), value_at(other, "mae_ci95"))
@@ -64,9 +62,7 @@ def _against(ours: Mapping[str, Any], other: Mapping[str, Any], whom: str) -> st
 
 
 def _times(ratio: float) -> str:
-    return (
-        f"{ratio:.1f}" if ratio < 10 else f"{float(f'{ratio:.2g}'):,.0f}" if ratio < 1e6 else f"{ratio:.0e}"
-    )
+    return f"{ratio:.1f}" if ratio < 10 else f"{float(f'{ratio:.2g}'):,.0f}" if ratio < 1e6 else f"{ratio:.0e}"
 
 
 def summary(metrics: Mapping[str, Any]) -> str:
@@ -114,11 +110,7 @@ def protocol_text(metrics: Mapping[str, Any]) -> str:
     series = p.get("series")
     count = len(series) if isinstance(series, (list, tuple)) else series
     parts = [f"{count} series" if count is not None else "", f"of {p['data']}" if p.get("data") else ""]
-    steps = [
-        f"{p[key]} steps of {word}"
-        for key, word in (("context", "context"), ("horizon", "forecast"))
-        if p.get(key)
-    ]
+    steps = [f"{p[key]} steps of {word}" for key, word in (("context", "context"), ("horizon", "forecast")) if p.get(key)]
     draws = [f"{p['samples']} samples per series, their median scored"] if p.get("samples") else []
     sentences = ["; ".join(filter(None, [" ".join(filter(None, parts)), *steps, *draws]))]
     if p.get("scale"):
@@ -130,11 +122,7 @@ def protocol_text(metrics: Mapping[str, Any]) -> str:
         decimals = f", {p['decimals']} decimals" if p.get("decimals") is not None else ""
         sentences.append(f"Scale rule “{p['scale']}”{sight}{decimals}")
     sampling = p.get("sampling") or {}
-    words = [
-        f"{key.replace('_', ' ')} {plain(value)}"
-        for key, value in sampling.items()
-        if not isinstance(value, bool)
-    ]
+    words = [f"{key.replace('_', ' ')} {plain(value)}" for key, value in sampling.items() if not isinstance(value, bool)]
     words = ["top-k off" if word == "top k 0" else word.replace("top ", "top-") for word in words]
     if "grammar" in sampling:
         words.append("number grammar " + ("on" if sampling["grammar"] else "off"))
@@ -171,11 +159,7 @@ def choose_series(
     chosen: dict[int, str] = {}
     for q in quantiles:
         mae, series_id = ranked[round(q * (len(ranked) - 1))]
-        rank = (
-            f", the {100 * q:.0f}th percentile of {len(ranked)} series"
-            if len(ranked) > len(quantiles)
-            else ""
-        )
+        rank = f", the {100 * q:.0f}th percentile of {len(ranked)} series" if len(ranked) > len(quantiles) else ""
         chosen.setdefault(series_id, f"MAE {number(mae)} {unit_of(metrics, 'mae')}{rank}")
     return chosen
 
@@ -295,18 +279,14 @@ def run_page(
     by_variable = variable_measures(metrics)
     if by_variable:
         units = f"MAE in {unit_of(metrics, 'mae')}, MSE in {unit_of(metrics, 'mse')}"
-        results.append(
-            table("Errors by variable", f"The same forecasts by variable: {units}.", metrics, by_variable)
-        )
+        results.append(table("Errors by variable", f"The same forecasts by variable: {units}.", metrics, by_variable))
     panels = {panel.series_id: panel for panel in forecasts}
     chosen = choose_series(metrics)
     if not chosen or not chosen.keys() <= panels.keys():
         chosen = choose_series(metrics, panels)
     name = str((subject(metrics) or {}).get("name", "tuned"))
     drawn = [_forecast_block(panels[i], why, n == 0, name) for n, (i, why) in enumerate(chosen.items())]
-    rule = (
-        "The series are chosen by the rank of their error." if len(drawn) > 1 and all(chosen.values()) else ""
-    )
+    rule = "The series are chosen by the rank of their error." if len(drawn) > 1 and all(chosen.values()) else ""
     lists = (
         ("Settings of the run", settings),
         ("Protocol of the evaluation", metrics.get("protocol", {})),

@@ -1,8 +1,9 @@
 """A run is a folder: what a config names is loaded, an overlay is trained, and everything that came of it lies in one place.
 
-    config.toml      the resolved settings            metrics.jsonl   losses, norms, speed, validation: append-only
-    manifest.json    versions, hashes, seeds, device  checkpoints/    adapters, optimiser, step, keys: never the base
-    data.h5          the series, where simulated      adapter/        the best adapter, in PEFT's format
+config.toml      the resolved settings            metrics.jsonl   losses, norms, speed, validation: append-only
+manifest.json    versions, hashes, seeds, device  checkpoints/    adapters, optimiser, step, keys: never the base
+split.json       ids and marks of the series      adapter/        the best adapter, in PEFT's format
+data.h5          the series, where simulated
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxlv import adapters, dynamics, metrics, series
@@ -34,7 +34,8 @@ from jaxlv.tokens import Alphabet, Windows, load_alphabet, make_windows
 from jaxlv.train import Batches, TrainState, fit, init_state, make_optimizer, make_train_step, make_validation_step
 from jaxlv.weights import fingerprint, hub_revision, load_pretrained, resolve
 
-CONFIG, MANIFEST, METRICS, DATA, ADAPTER = "config.toml", "manifest.json", "metrics.jsonl", "data.h5", "adapter"
+CONFIG, MANIFEST, SPLIT, METRICS = "config.toml", "manifest.json", "split.json", "metrics.jsonl"
+DATA, ADAPTER = "data.h5", "adapter"
 VALIDATION_SEED = 1_000_000_007  # beside train.seed, so that validation windows are never an epoch's
 
 
@@ -170,13 +171,9 @@ def manifest(config: RunConfig, inputs: Inputs, versions: Mapping[str, str]) -> 
     return {
         "versions": dict(versions),
         "data": {"sha256": inputs.series.source.get("sha256") or _values_hash(inputs.series), "series": len(inputs.series)},
-        "split": {name: len(ids) for name, ids in inputs.split.parts().items()},
         "base": {"name": config.model.path, "sha256": fingerprint(inputs.base), "revision": hub_revision(inputs.base)},
         "tokens": inputs.alphabet.source,
         "dataset_alpha": inputs.codec.dataset_alpha,
-        "seen": {
-            share: series_marks(inputs.series.select(ids)) for share, ids in inputs.split.parts().items() if share != "test"
-        },
         "seeds": {"data": config.data.seed, "train": config.train.seed, "evaluate": config.evaluate.seed},
     }
 
@@ -221,11 +218,21 @@ def train(
         if not config.data.path:
             series.save(folder / DATA, inputs.series)
         (folder / MANIFEST).write_text(json.dumps(made_of, indent=1) + "\n", encoding="utf-8")
+        shares = (f'"{name}": {json.dumps(marked)}' for name, marked in split_marks(inputs).items())
+        (folder / SPLIT).write_text("{\n" + ",\n".join(shares) + "\n}\n", encoding="utf-8")
     return _Training(config, folder, inputs, watch).run(resume)
 
 
+def split_marks(inputs: Inputs) -> dict[str, dict[str, str]]:
+    """{share: {series id: mark of its values}}, for train, validation and test."""
+    return {
+        share: dict(zip(map(str, ids), series_marks(inputs.series.select(ids)), strict=True))
+        for share, ids in inputs.split.parts().items()
+    }
+
+
 def _check_manifest(folder: Path, now: Mapping[str, Any]) -> None:
-    then = read_manifest(folder)
+    then = read_json(folder / MANIFEST)
     for part in ("data", "base"):
         if then[part]["sha256"] != now[part]["sha256"]:
             raise JaxlvError(
@@ -252,9 +259,7 @@ class _Training:
         self.validation_step = make_validation_step(inputs.model, alphabet_A)
         train_NTV = inputs.series.select(inputs.split.train).values_NTV
         self.batches = Batches(
-            lambda epoch: make_windows(
-                train_NTV, inputs.codec, inputs.alphabet, config.windows, seed=(t.seed, epoch)
-            ),
+            lambda epoch: make_windows(train_NTV, inputs.codec, inputs.alphabet, config.windows, seed=(t.seed, epoch)),
             t.batch_size,
             t.accumulate,
             t.seed,
@@ -274,9 +279,7 @@ class _Training:
                 for record in totals:
                     self.total_tokens, self.total_seconds = record["total_tokens"], record["total_seconds"]
             like = self.state
-            self.state = fit(
-                self.step, self.state, self.frozen, self.batches, t.steps, self._on_step, self._on_state
-            )
+            self.state = fit(self.step, self.state, self.frozen, self.batches, t.steps, self._on_step, self._on_state)
             marked = self.checkpoints.best()
             state = self.state if marked is None else self.checkpoints.restore(marked["step"], self._fresh(like))
         lora = overlay.join(state.trained, self.frozen)["lora"]
@@ -327,16 +330,16 @@ class _Training:
             values_NTV, inputs.codec, inputs.alphabet, config.windows, config.windows.length,
             (config.train.seed, VALIDATION_SEED),
         )  # fmt: skip
-        count = min(windows.count, config.train.validation_windows)
-        return windows[np.linspace(0, windows.count - 1, count).astype(int)]
+        count = min(windows.number, config.train.validation_windows)
+        return windows.rows(np.linspace(0, windows.number - 1, count).astype(int))
 
     def _validate(self, state: TrainState) -> dict[str, float]:
         config, size = self.config, self.config.train.batch_size
         windows = self.validation_windows
         total = tokens = 0.0
-        for first in range(0, windows.count, size):
-            rows = np.arange(first, min(first + size, windows.count))
-            batch = windows[np.resize(rows, size)]
+        for first in range(0, windows.number, size):
+            rows = np.arange(first, min(first + size, windows.number))
+            batch = windows.rows(np.resize(rows, size))
             batch.labels_ML[len(rows) :] = -1  # a short batch is filled, and the filling is not counted
             loss, count = self.validation_step(state.trained, self.frozen, batch)
             total, tokens = total + float(loss), tokens + float(count)
@@ -368,10 +371,11 @@ class FinishedRun:
     tuned: Forecaster
     untuned: Forecaster
     manifest: dict[str, Any]
+    split: dict[str, dict[str, str]]  # as `split_marks` gives it
 
     def seen(self, series_set: SeriesSet) -> np.ndarray:
         """The ids of those series that the run trained on or was validated on, by their values."""
-        known = {*self.manifest["seen"]["train"], *self.manifest["seen"]["validation"]}
+        known = {*self.split["train"].values(), *self.split["validation"].values()}
         return series_set.ids_N[[mark in known for mark in series_marks(series_set)]]
 
     def bill(self) -> dict[str, Any]:
@@ -389,7 +393,7 @@ class FinishedRun:
 def load_run(folder: Path) -> FinishedRun:
     """The run in a folder, with its best overlay; its base must still be the one that it was trained on."""
     folder = Path(folder)
-    made_of, config = read_manifest(folder), load_config(folder / CONFIG)
+    made_of, split, config = read_json(folder / MANIFEST), read_json(folder / SPLIT), load_config(folder / CONFIG)
     base, model, params, alphabet = load_base(config)
     if made_of["base"]["sha256"] != fingerprint(base):
         raise JaxlvError("the base model is not the one that the run was trained on", where=config.model.path)
@@ -405,14 +409,13 @@ def load_run(folder: Path) -> FinishedRun:
     codec = Codec(config.codec.scale, config.codec.headroom, config.codec.decimals, made_of["dataset_alpha"])
     untuned = Forecaster(model, {"params": params}, alphabet, codec, config.sampling)
     tuned = replace(untuned, variables=overlay.join(state.trained, frozen))
-    return FinishedRun(folder, config, tuned, untuned, made_of)
+    return FinishedRun(folder, config, tuned, untuned, made_of, split)
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a run folder; JaxlvError where the folder holds no run."""
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file of a run folder; JaxlvError where it is not there or not readable."""
     try:
-        return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as fault:
-        raise JaxlvError(
-            f"not a run folder ({type(fault).__name__})", where=folder, expected=f"{CONFIG}, {MANIFEST} and checkpoints/"
-        ) from None
+        reason = f"not a run folder: no readable {path.name} ({type(fault).__name__})"
+        raise JaxlvError(reason, where=path.parent, expected=f"{CONFIG}, {MANIFEST}, {SPLIT}, checkpoints/") from None

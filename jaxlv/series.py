@@ -168,9 +168,7 @@ def _check_time(time_T: np.ndarray, where: Any) -> None:
     for fault, name in ((~np.isfinite(time_T), "is not finite"), (~(steps > 0), "does not increase")):
         if fault.any():
             first = int(np.argmax(fault))
-            raise JaxlvError(
-                f"time {name}", where=where, found=f"{time_T[first : first + 2]} from index {first}"
-            )
+            raise JaxlvError(f"time {name}", where=where, found=f"{time_T[first : first + 2]} from index {first}")
     mean = steps.mean()
     irregular = np.abs(steps - mean) > TIME_TOLERANCE * mean
     if irregular.any():
@@ -202,9 +200,7 @@ def _check_values(values_NTV: np.ndarray, names: Sequence[str], where: Any) -> N
 def _as_ids(ids: Any) -> np.ndarray:
     array = np.asarray(ids)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-        raise JaxlvError(
-            "series ids are a list of whole numbers", found=f"{array.dtype} of shape {array.shape}"
-        )
+        raise JaxlvError("series ids are a list of whole numbers", found=f"{array.dtype} of shape {array.shape}")
     return array.astype(np.int64)
 
 
@@ -246,9 +242,7 @@ def split_fraction(ids: Any, fractions: Sequence[float] = (0.7, 0.15, 0.15), see
     return _not_empty(Split(*np.split(ids_N[order], cuts)), fractions)
 
 
-def split_stratified(
-    ids: Any, labels: Any, fractions: Sequence[float] = (0.7, 0.15, 0.15), seed: int = 42
-) -> Split:
+def split_stratified(ids: Any, labels: Any, fractions: Sequence[float] = (0.7, 0.15, 0.15), seed: int = 42) -> Split:
     """A split whose parts hold each label in proportion to the fractions, to within one series per label.
 
     labels (N,), for instance from `regimes`. The shuffled series of a label stand at (rank + u) / count, with
@@ -282,9 +276,7 @@ def _cumulated(fractions: Sequence[float]) -> np.ndarray:
 def _not_empty(split: Split, fractions: Sequence[float]) -> Split:
     for (name, ids), fraction in zip(split.parts().items(), fractions, strict=True):
         if fraction > 0 and not len(ids):
-            raise JaxlvError(
-                f"no series left for {name}", expected="more series, or other fractions", found=fractions
-            )
+            raise JaxlvError(f"no series left for {name}", expected="more series, or other fractions", found=fractions)
     return split
 
 
@@ -319,9 +311,7 @@ def regimes(series_set: SeriesSet, window: int = 20) -> np.ndarray:
     """
     values_NTV = series_set.values_NTV
     if values_NTV.shape[1] < window:
-        raise JaxlvError(
-            "series too short for regimes", expected=f"{window} steps", found=values_NTV.shape[1]
-        )
+        raise JaxlvError("series too short for regimes", expected=f"{window} steps", found=values_NTV.shape[1])
     end_NWV, first_NT = values_NTV[:, -window:], values_NTV[..., 0]
     inner_NT = first_NT[:, 1:-1]
     peaks_N = ((inner_NT > first_NT[:, :-2]) & (inner_NT >= first_NT[:, 2:])).sum(axis=1)

@@ -88,10 +88,7 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 
 _SVG = "{http://www.w3.org/2000/svg}"
 _HREF = "{http://www.w3.org/1999/xlink}href"
-_VARIABLES = {
-    light: "currentColor" if name == "ink" else f"var(--{name},{light})"
-    for name, (light, _) in PALETTE.items()
-}
+_VARIABLES = {light: "currentColor" if name == "ink" else f"var(--{name},{light})" for name, (light, _) in PALETTE.items()}
 _COLOUR = re.compile("|".join(_VARIABLES))
 _NUMBER = re.compile(r"-?\d+\.\d+")
 _FAMILY = re.compile(r"font-family: [^;]*;\s*")

@@ -75,11 +75,7 @@ def variable_measures(metrics: Mapping[str, Any]) -> list[Measure]:
         ("r2", "R²", "max"),
         ("mase", "MASE", "min"),
     )
-    found = [
-        Measure(("per_variable", v, key), v, head, head, better=good)
-        for v in variables
-        for key, head, good in kinds
-    ]
+    found = [Measure(("per_variable", v, key), v, head, head, better=good) for v in variables for key, head, good in kinds]
     return [measure for measure in found if any(measure.of(row) is not None for row in metrics["rows"])]
 
 
@@ -101,9 +97,7 @@ def best_of(measure: Measure, values: Sequence[Any]) -> list[bool]:
         return -value if measure.better == "max" else value
 
     distances = [distance(value) for value in held]
-    return [
-        v is not None and min(distances) < max(distances) and distance(v) == min(distances) for v in values
-    ]
+    return [v is not None and min(distances) < max(distances) and distance(v) == min(distances) for v in values]
 
 
 def column_texts(measure: Measure, values: Sequence[Any], digit: str = " ", point: str = " ") -> list[str]:
@@ -111,9 +105,7 @@ def column_texts(measure: Measure, values: Sequence[Any], digit: str = " ", poin
     if not measure.is_interval:
         return align([measure.format(value) for value in values], digit, point)
     low, high = (align([number(v[side] if v else None) for v in values], digit, point) for side in (0, 1))
-    return [
-        f"{a.strip()} – {b.lstrip()}" if v else MISSING for a, b, v in zip(low, high, values, strict=True)
-    ]
+    return [f"{a.strip()} – {b.lstrip()}" if v else MISSING for a, b, v in zip(low, high, values, strict=True)]
 
 
 def table(label: str, caption: str, metrics: Mapping[str, Any], columns: Sequence[Measure]) -> Table:
@@ -152,18 +144,15 @@ def format_table(metrics: Mapping[str, Any], width: int = 110) -> str:
             columns.remove(last := max(columns, key=lambda m: m.rank))
             left_out.append(last.short)
     padded = [
-        [t.rjust(w) if i else t.ljust(w) for t in column]
-        for i, (column, w) in enumerate(zip(texts, widths, strict=True))
+        [t.rjust(w) if i else t.ljust(w) for t in column] for i, (column, w) in enumerate(zip(texts, widths, strict=True))
     ]
     lines = [(" " * gap).join(line).rstrip() for line in zip(*padded, strict=True)]
     notes = [
-        f"MAE, interval, median, first 5 steps and CRPS in {unit_of(metrics, 'mae')},"
-        f" MSE in {unit_of(metrics, 'mse')}."
+        f"MAE, interval, median, first 5 steps and CRPS in {unit_of(metrics, 'mae')}, MSE in {unit_of(metrics, 'mse')}."
     ]
     if any(m.unit == "%" for m in columns):
         notes.append(
-            "50%, 80%, 95%: share of the truth inside that band."
-            " valid, free: % of samples with, without the grammar."
+            "50%, 80%, 95%: share of the truth inside that band. valid, free: % of samples with, without the grammar."
         )
     if left_out:
         notes.append(f"Left out for width: {', '.join(left_out)}.")

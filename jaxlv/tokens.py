@@ -24,6 +24,7 @@ QWEN_IDS = {**{str(d): 15 + d for d in range(10)}, ".": 13, ",": 11, ";": 26}
 QWEN_END = {"<|endoftext|>": 151_643, "<|im_end|>": 151_645}
 PROBE = "1.20,1.31;0.93,10.98;456.7,0.05;"
 NO_POSITION = -1
+Array = Any  # numpy's on the host, jax's within a step
 
 
 # --------------------------------------------------------------------------------------------- the alphabet
@@ -72,7 +73,9 @@ def load_alphabet(folder: Path, vocab_size: int) -> Alphabet:
     else:
         ids, end_ids = _checked_ids(encode, folder)
     if max(ids.values()) >= vocab_size:
-        raise JaxlvError("token ids outside the vocabulary", where=folder, expected=f"< {vocab_size}", found=max(ids.values()))
+        raise JaxlvError(
+            "token ids outside the vocabulary", where=folder, expected=f"< {vocab_size}", found=max(ids.values())
+        )
     return Alphabet(np.array([ids[symbol] for symbol in SYMBOLS], np.int32), end_ids, source)
 
 
@@ -115,16 +118,18 @@ def _checked_ids(encode: Any, folder: Path) -> tuple[dict[str, int], tuple[int, 
 class Windows(NamedTuple):
     """Training windows: ids, positions (-1 = padding) and labels (-1 = no loss), each int32 (M, L)."""
 
-    ids_ML: np.ndarray
-    positions_ML: np.ndarray
-    labels_ML: np.ndarray
-
-    def __getitem__(self, index: Any) -> Any:  # rows, not fields
-        return Windows(*(array[index] for array in tuple(self)))
+    ids_ML: Array
+    positions_ML: Array
+    labels_ML: Array
 
     @property
-    def count(self) -> int:
-        return len(tuple(self)[0])
+    def number(self) -> int:
+        """M."""
+        return len(self.ids_ML)
+
+    def rows(self, index: Any) -> Windows:
+        """The windows at an index, a list of indices, or a slice."""
+        return Windows(*(array[index] for array in self))
 
 
 def window(ids: np.ndarray, length: int, side: str = "right") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -189,14 +194,14 @@ def make_windows(
         text = codec.encode(series_TV, codec.fit(series_TV, series_TV), closed=semicolon is not None)
         ids = alphabet.encode(text)
         for start in stream_starts(ids, config.length, stride, config.partial, semicolon):
-            windows.append(window(ids[start:], config.length))
+            windows.append(window(ids[start:], config.length, config.side))
     return stack(windows, config.length)
 
 
 def _context_windows(values_NTV, codec, alphabet, config, stride, seed):
     generator = np.random.default_rng(list(seed))
     least, most = config.context_steps
-    N, T, V = values_NTV.shape
+    _, T, V = values_NTV.shape
     stride_steps = max(1, stride // (V * (codec.decimals + 3)))
     for series_TV in values_NTV:
         for start in range(0, max(1, T - least), stride_steps):
@@ -206,4 +211,4 @@ def _context_windows(values_NTV, codec, alphabet, config, stride, seed):
             ids = alphabet.encode(codec.encode(rest_TV[: config.length], alpha_V))
             if start and config.partial == "drop" and len(ids) < config.length:
                 break
-            yield window(ids, config.length)
+            yield window(ids, config.length, config.side)

@@ -18,14 +18,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 
 from jaxlv import lora as overlay
 from jaxlv.config import OptimizerConfig
 from jaxlv.loss import cross_entropy, restrict
-from jaxlv.model import Qwen2
+from jaxlv.model import Qwen2, features
 from jaxlv.tokens import Windows
 
 Tree = dict[str, Any]
+MUON_RMS = 0.2  # root mean square of an AdamW update, which Muon's are scaled to
 
 
 class TrainState(NamedTuple):
@@ -54,25 +56,37 @@ def learning_rates(config: OptimizerConfig, steps: int) -> optax.Schedule:
         end = peak * config.final_fraction
         return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, max(steps, warmup + 1), end)
     if config.schedule == "onecycle":
-        share = max(warmup, 1) / max(steps, 2)
+        share = (max(warmup, 1) + 0.5) / max(steps, 2)  # optax rounds share * steps down
         return optax.linear_onecycle_schedule(steps, peak, pct_start=share, pct_final=1.0)
     if warmup:
-        return optax.join_schedules(
-            [optax.linear_schedule(0.0, peak, warmup), optax.constant_schedule(peak)], [warmup]
-        )
+        return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), optax.constant_schedule(peak)], [warmup])
     return optax.constant_schedule(peak)
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Adam or AdamW under the config's schedule and clipping; weight decay is masked to matrices."""
+    """Adam, AdamW or Muon under the config's schedule and clipping; weight decay is masked to matrices.
+
+    Muon (Jordan et al. 2024) orthogonalises the updates of matrices and leaves vectors to Adam; its updates are scaled to
+    the size of AdamW's (Liu et al. 2025, "Muon is scalable for LLM training"), so that one learning rate serves both.
+    """
     schedule = learning_rates(config, steps)
-    moments = {"b1": config.b1, "b2": config.b2, "eps": config.eps}
-    parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
-    if config.name == "adamw":
-        parts.append(optax.adamw(schedule, **moments, weight_decay=config.weight_decay, mask=overlay.decayed))
+    clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    if config.name == "muon":
+        step = optax.contrib.muon(
+            schedule,
+            consistent_rms=MUON_RMS,
+            adam_learning_rate=lambda step: config.vector_rate * schedule(step),
+            weight_decay=config.weight_decay,
+            adam_b1=config.b1,
+            adam_b2=config.b2,
+        )
+    elif config.name == "adamw":
+        step = optax.adamw(
+            schedule, config.b1, config.b2, config.eps, weight_decay=config.weight_decay, mask=overlay.decayed
+        )
     else:
-        parts.append(optax.adam(schedule, **moments))
-    return optax.chain(*parts)
+        step = optax.adam(schedule, config.b1, config.b2, config.eps)
+    return optax.chain(*clip, step)
 
 
 def init_state(variables: Tree, mask: Tree, optimizer: optax.GradientTransformation, seed: int) -> tuple[TrainState, Tree]:
@@ -92,12 +106,11 @@ def window_loss(
 
     With `alphabet_A` the softmax is over these token ids alone, as under constrained decoding. `key` turns dropout on.
     """
-    rngs = None if key is None else {"dropout": key}
-    features = model.apply(variables, batch.ids_ML, batch.positions_ML, method="features", rngs=rngs)
-    head, labels_BL = features.head, batch.labels_ML
+    x_BTD, head, _ = features(model, variables, batch.ids_ML, batch.positions_ML, dropout_key=key)
+    labels_BL: jax.Array = batch.labels_ML
     if alphabet_A is not None:
-        head, labels_BL = restrict(head, labels_BL, alphabet_A)
-    return cross_entropy(features.x_BTD, head, labels_BL)
+        head, labels_BL = restrict(head, labels_BL, jnp.asarray(alphabet_A))
+    return cross_entropy(x_BTD, head, labels_BL)
 
 
 def make_train_step(
@@ -135,7 +148,7 @@ def make_train_step(
             zero = ((jnp.zeros(()), jnp.zeros(())), jax.tree.map(jnp.zeros_like, state.trained))
             ((loss_sum, tokens), gradients), _ = jax.lax.scan(add, zero, (batch, jnp.arange(count)))
         gradients = jax.tree.map(lambda g: g / jnp.maximum(tokens, 1.0), gradients)
-        norm = optax.global_norm(gradients)
+        norm = optax.tree.norm(gradients)
         clipped = jnp.minimum(norm, config.clip_norm) if config.clip_norm else norm
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.trained)
         trained = optax.apply_updates(state.trained, updates)
@@ -169,7 +182,7 @@ class Batches:
     def __init__(self, epoch: Callable[[int], Windows], batch_size: int, accumulate: int = 1, seed: int = 0):
         self._windows = functools.lru_cache(maxsize=2)(epoch)
         self._order = functools.lru_cache(maxsize=2)(self._shuffled)
-        self.shape, self.seed, self.per_epoch = (accumulate, batch_size), seed, epoch(0).count
+        self.shape, self.seed, self.per_epoch = (accumulate, batch_size), seed, epoch(0).number
 
     def _shuffled(self, epoch: int) -> np.ndarray:
         return np.random.default_rng([self.seed, epoch]).permutation(self.per_epoch)
@@ -180,7 +193,7 @@ class Batches:
         rows = []
         for index in range(step * size, (step + 1) * size):
             epoch, place = divmod(index, self.per_epoch)
-            rows.append(self._windows(epoch)[self._order(epoch)[place]])
+            rows.append(self._windows(epoch).rows(self._order(epoch)[place]))
         return Windows(*(np.stack(part).reshape(*self.shape, -1) for part in zip(*rows, strict=True)))
 
 

@@ -6,6 +6,7 @@ import argparse
 import functools
 import os
 import platform
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -27,8 +28,12 @@ def program(arguments: Callable[[], argparse.ArgumentParser]) -> Callable:
             parser = arguments()
             parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
             options = parser.parse_args(argv)
+            keep_compiled_programs()
             try:
                 return main(options)
+            except KeyboardInterrupt:
+                print("jaxlv: interrupted", file=sys.stderr)
+                raise SystemExit(130) from None
             except JaxlvError as fault:
                 if options.debug:
                     raise
@@ -40,9 +45,18 @@ def program(arguments: Callable[[], argparse.ArgumentParser]) -> Callable:
     return decorate
 
 
+def keep_compiled_programs() -> None:
+    """Let XLA keep compiled programs on disk, so that a second run starts faster; JAX_COMPILATION_CACHE_DIR moves them."""
+    import jax
+
+    if not jax.config.jax_compilation_cache_dir:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(cache / "jaxlv"))
+
+
 def versions() -> dict[str, str]:
     """Versions of what made a result, and the kind of machine: no names of machines or users."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "commit": _commit()}
     for package in PACKAGES:
         try:
             found[package] = metadata.version(package)
@@ -52,6 +66,15 @@ def versions() -> dict[str, str]:
 
     device = jax.devices()[0]
     return found | {"device": f"{device.platform}: {device.device_kind}", "cores": str(os.cpu_count())}
+
+
+def _commit() -> str:
+    """The commit of the checkout that the programs run from, marked where it was changed; "unknown" outside of one."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
 
 
 class Progress:
@@ -65,7 +88,8 @@ class Progress:
 
     def __enter__(self) -> Progress:
         if sys.stdout.isatty():
-            from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeRemainingColumn
+            from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
 
             columns = ("{task.description}", BarColumn(), "{task.completed:.0f}/{task.total:.0f}")
             self._bar = Bar(*columns, TextColumn("{task.fields[facts]}"), TimeRemainingColumn())

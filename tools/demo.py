@@ -29,7 +29,9 @@ def arguments() -> argparse.ArgumentParser:
     parser = describe("demo", __doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="run folder (default runs/demo)")
     parser.add_argument("--data", type=Path, help="series file (default: the course's file if it is there, else simulated)")
-    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a setting of configs/demo.toml")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="A.B=C", help="override a setting of configs/demo.toml"
+    )
     return parser
 
 

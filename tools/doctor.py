@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -72,8 +73,9 @@ def step_memory(config: RunConfig) -> tuple[int, int, int]:
     optimizer = make_optimizer(config.optimizer, t.steps)
     state, frozen = jax.eval_shape(start, shapes)
     alphabet_A = load_alphabet(base, model.config.vocab_size).ids_A if config.model.loss == "alphabet" else None
-    batch = Windows(*[jax.ShapeDtypeStruct((t.accumulate, t.batch_size, length), jnp.int32)] * 3)
-    step = make_train_step(model, optimizer, config.optimizer, t.steps, alphabet_A)
+    tokens: Any = jax.ShapeDtypeStruct((t.accumulate, t.batch_size, length), jnp.int32)
+    batch = Windows(tokens, tokens, tokens)
+    step: Any = make_train_step(model, optimizer, config.optimizer, t.steps, alphabet_A)
     plan = step.lower(state, frozen, batch).compile().memory_analysis()
 
     def size(tree) -> int:
@@ -128,7 +130,7 @@ def main(options: argparse.Namespace) -> None:
     held, trained, temporary = step_memory(config)
     total = held + trained + temporary
     print(
-        f"{'training step':<18} {total / GIB:.2f} GiB: weights {held / GIB:.2f}, adapters and optimiser {trained / GIB:.3f}, "
+        f"{'training step':<18} {total / GIB:.2f} GiB: weights {held / GIB:.2f}, adapters, optimiser {trained / GIB:.3f}, "
         f"temporaries {temporary / GIB:.2f}"
     )
     architecture = ModelConfig.from_folder(weights.resolve(config.model.path))

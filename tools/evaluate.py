@@ -26,8 +26,17 @@ from jaxlv.forecast import Forecaster
 from jaxlv.series import SeriesSet
 from jaxlv.weights import hub_revision
 from jaxlv_tools.console import (
-    Progress, add_protocol, add_sampling, describe, fresh_folder, held_series, parse_ids, peak_memory, program,
-    sampling_of, versions,
+    Progress,
+    add_protocol,
+    add_sampling,
+    describe,
+    fresh_folder,
+    held_series,
+    parse_ids,
+    peak_memory,
+    program,
+    sampling_of,
+    versions,
 )  # fmt: skip
 from jaxlv_tools.forecast import panels
 
@@ -73,9 +82,7 @@ def evaluate_to(
         if done >= len(chosen):
             bars[name].__exit__()
 
-    measured, forecasts = evaluate(
-        forecasters, chosen, config, unmasked_samples=unmasked_samples, on_batch=on_batch
-    )
+    measured, forecasts = evaluate(forecasters, chosen, config, unmasked_samples=unmasked_samples, on_batch=on_batch)
     measured["protocol"]["seen_in_training"] = [] if seen is None else [int(i) for i in seen]
     (out / "metrics.json").write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
     for name, forecast in forecasts.items():

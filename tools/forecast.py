@@ -1,6 +1,6 @@
 """Forecast series with a run: sampled trajectories as CSV, and a figure of each series.
 
-    jaxlv forecast runs/demo --data FILE --series 3,7 --context 50 --horizon 50 --samples 20 --seed 0 --out DIR
+jaxlv forecast runs/demo --data FILE --series 3,7 --context 50 --horizon 50 --samples 20 --seed 0 --out DIR
 """
 
 from __future__ import annotations
@@ -9,12 +9,23 @@ import argparse
 import json
 from pathlib import Path
 
+import numpy as np
+
 from jaxlv import figures, run, series, svg
 from jaxlv.config import config_tree
 from jaxlv.forecast import Forecast
 from jaxlv.series import SeriesSet
 from jaxlv_tools.console import (
-    Progress, add_protocol, add_sampling, describe, fresh_folder, held_series, parse_ids, program, sampling_of, versions,
+    Progress,
+    add_protocol,
+    add_sampling,
+    describe,
+    fresh_folder,
+    held_series,
+    parse_ids,
+    program,
+    sampling_of,
+    versions,
 )  # fmt: skip
 
 
@@ -40,7 +51,7 @@ def panels(forecast: Forecast, data: SeriesSet) -> list[figures.ForecastPanel]:
             figures.ForecastPanel(
                 series_id=int(series_id),
                 variables=forecast.variables,
-                time_T=[*data.time_T[:C], *forecast.time_H],
+                time_T=np.concatenate([data.time_T[:C], forecast.time_H]),
                 context_CV=values_NTV[i, :C],
                 truth_HV=known_HV if len(known_HV) == horizon else None,
                 samples_SHV=forecast.samples_NSHV[i],

@@ -99,7 +99,9 @@ class BaseConfig:
 
 def simulate(config: Simulated, seed: int) -> dict[str, np.ndarray]:
     """{system: values (N, T, 2) float32}, of series in which neither population dies out."""
-    ranges = {name: dynamics.Range(*bounds, log=True) for name, bounds in dataclasses.asdict(config.ranges).items()}
+    ranges = {
+        name: dynamics.Range(bounds[0], bounds[1], log=True) for name, bounds in dataclasses.asdict(config.ranges).items()
+    }
     series = {}
     for name in config.shares:
         wanted = (*dynamics.SYSTEMS[name].parameters, "x0", "y0")
@@ -136,12 +138,12 @@ class Stream:
         stride = int(random.choice(config.strides))
         latest = max(0, len(series_TV) - steps * stride)
         start = 0 if random.random() < config.from_start else int(random.integers(latest + 1))
-        values_TV = series_TV[start :: stride][:steps]
+        values_TV = series_TV[start::stride][:steps]
         if random.random() < config.noisy:
             values_TV = values_TV * np.exp(random.uniform(0, config.noise) * random.standard_normal(values_TV.shape))
         least, most = text.context_steps
         context_TV = values_TV[: random.integers(least, most + 1)]
-        codec = Codec("context", random.uniform(*text.headroom), decimals)
+        codec = Codec("context", random.uniform(text.headroom[0], text.headroom[-1]), decimals)
         scaled = np.minimum(values_TV / codec.fit(context_TV), 9999.0)
         return window(self.alphabet.encode(codec.encode(scaled, np.ones(2))), length)
 
@@ -254,7 +256,9 @@ def main(options: argparse.Namespace) -> None:
         "versions": versions(),
     }
     (options.out / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    print(f"saved {options.out}: {record['parameters']:,} parameters, {curve[-1]['validation_nats_per_token']} nats per token")
+    print(
+        f"saved {options.out}: {record['parameters']:,} parameters, {curve[-1]['validation_nats_per_token']} nats per token"
+    )
 
 
 if __name__ == "__main__":

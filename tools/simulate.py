@@ -1,6 +1,6 @@
 """Write simulated predator-prey series to an HDF5 file, with their parameters and the solver's settings.
 
-    jaxlv simulate --preset course --series 1000 --seed 0 --out series.h5
+jaxlv simulate --preset course --series 1000 --seed 0 --out series.h5
 """
 
 from __future__ import annotations

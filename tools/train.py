@@ -1,7 +1,7 @@
 """Tune a model by LoRA as a config says; the run folder holds everything that comes of it.
 
-    jaxlv train configs/demo.toml --out runs/mine --set train.steps=500 --set lora.rank=8
-    jaxlv train configs/demo.toml --out runs/mine --resume
+jaxlv train configs/demo.toml --out runs/mine --set train.steps=500 --set lora.rank=8
+jaxlv train configs/demo.toml --out runs/mine --resume
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ def train(config: RunConfig, out: Path, resume: bool = False) -> run.Inputs:
     run.open_folder(config, out, resume)
     shares = ", ".join(f"{len(ids)} {share}" for share, ids in inputs.split.parts().items())
     print(f"series: {len(inputs.series)} ({shares})")
-    print(f"base: {config.model.path}, {count_params(inputs.model):,} parameters, {config.model.dtype}; {inputs.alphabet.source}")
+    parameters = f"{count_params(inputs.model):,} parameters"
+    print(f"base: {config.model.path}, {parameters}, {config.model.dtype}; {inputs.alphabet.source}")
     targets = ", ".join(normalise_targets(config.lora.targets))
     print(f"LoRA: rank {config.lora.rank} on {targets}; head: {config.lora.head}")
     first_TV = inputs.series.select(inputs.split.train[:1]).values_NTV[0]

@@ -1,0 +1,325 @@
+"""Generation against transformers, against its own definition, and the independence of its random numbers."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.extend
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxlv import generate as module
+from jaxlv.codec import Codec
+from jaxlv.config import SamplingConfig
+from jaxlv.errors import JaxlvError
+from jaxlv.generate import FORBIDDEN, PROMPT_MULTIPLE, draw, generate, row_keys
+from jaxlv.grammar import longest_step, number_grammar
+from jaxlv.model import Qwen2
+from jaxlv.tokens import Alphabet, load_alphabet
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 32,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+}
+GREEDY = SamplingConfig(temperature=0.0, grammar=False)
+STEPS = 3
+FORM = (2, 2, 2)  # variables, decimals, integer digits
+NEW = STEPS * longest_step(*FORM)
+
+
+class Subject(NamedTuple):
+    model: Qwen2
+    variables: dict[str, Any]
+    alphabet: Alphabet
+
+
+@pytest.fixture(scope="module")
+def subject(random_model, random_lora, tmp_path_factory) -> Subject:
+    """A model under an overlay with a head bias; ids as in Qwen's vocabulary, no end of text."""
+    model, params = random_model(**SIZES, max_position_embeddings=256)
+    alphabet = load_alphabet(tmp_path_factory.mktemp("no tokenizer"), 32)
+    return Subject(model, {"params": params, "lora": random_lora(params)}, alphabet)
+
+
+@pytest.fixture(scope="module")
+def endless(subject) -> np.ndarray:
+    """48 tokens each of 8 samples over the whole vocabulary, one a row."""
+    return free(subject).ids_SNC.reshape(8, -1)
+
+
+def prompts_of(*lengths: int) -> list[np.ndarray]:
+    random = np.random.default_rng(0)
+    return [random.integers(0, 32, length).astype(np.int32) for length in lengths]
+
+
+# Three prompts and four samples nearly everywhere, so that few programs are compiled.
+PROMPTS = prompts_of(20, 30, 40)
+
+
+def constrained(subject: Subject, sampling: SamplingConfig | None = None, prompts=PROMPTS, samples=4, **options):
+    """Samples of three time steps under the grammar."""
+    grammar = number_grammar(*FORM)
+    options |= {"steps": STEPS, "max_new_tokens": NEW, "grammar": grammar}
+    return generate(*subject[:2], prompts, samples, sampling or SamplingConfig(), subject.alphabet, **options)
+
+
+def free(subject: Subject, prompts=PROMPTS[:2], **options):
+    """Samples over the whole vocabulary."""
+    options = {"max_new_tokens": 48, "seed": 1, **options}
+    return generate(*subject[:2], prompts, 4, SamplingConfig(grammar=False), subject.alphabet, **options)
+
+
+# --------------------------------------------------------------------------------------------- greedy decoding
+
+
+@pytest.mark.parametrize(("tied", "penalty"), [(True, 1.0), (False, 1.3)])
+def test_greedy_tokens_are_those_of_transformers(tied, penalty, random_hf, through_disk):
+    """64 tokens after prompts of several lengths, which share one batch on our side and stand alone on the other."""
+    torch = pytest.importorskip("torch")
+    sizes = {**SIZES, "num_hidden_layers": 2, "tie_word_embeddings": tied, "num_key_value_heads": 1 if tied else 2}
+    hf = random_hf(**sizes)
+    model, params = through_disk(hf)
+    prompts = prompts_of(1, 9, 64, 70)
+    sampling = SamplingConfig(temperature=0.0, repetition_penalty=penalty, grammar=False)
+    alphabet = Alphabet(np.arange(13, dtype=np.int32), (), "test")
+    ours = generate(model, {"params": params}, prompts, 2, sampling, alphabet, max_new_tokens=64)
+    for prompt, ids_NC in zip(prompts, ours.ids_SNC, strict=True):
+        ids = torch.as_tensor(prompt[None]).long()
+        options = {"do_sample": False, "repetition_penalty": penalty, "pad_token_id": 0, "eos_token_id": None}
+        theirs = hf.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=64, **options)
+        expected = theirs[0, len(prompt) :].numpy()
+        np.testing.assert_array_equal(ids_NC, np.stack([expected, expected]))
+
+
+def test_constrained_greedy_takes_the_best_allowed_symbol_at_every_token(subject):
+    """Teacher forcing: logits of the whole text at once, masked by the grammar, have their maximum at each token drawn."""
+    grammar = number_grammar(*FORM)
+    result = constrained(subject, SamplingConfig(temperature=0.0))
+    prompt, ids = PROMPTS[0], result.ids_SNC[0, 0, : result.lengths_SN[0, 0]]
+    logits_TV = subject.model.apply(subject.variables, np.concatenate([prompt, ids])[None])[0]
+    state = 0
+    for logits_V, token in zip(logits_TV[len(prompt) - 1 :], ids, strict=False):
+        best = np.where(grammar.allowed_QA[state], logits_V[subject.alphabet.ids_A], -np.inf).argmax()
+        assert subject.alphabet.ids_A[best] == token
+        state = grammar.next_QA[state, best]
+
+
+# ------------------------------------------------------------------------------------------- samples, all kinds
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        SamplingConfig(),
+        SamplingConfig(temperature=0.0),
+        SamplingConfig(temperature=5.0, top_k=3, top_p=0.5, repetition_penalty=1.5),
+    ],
+    ids=["plain", "greedy", "everything"],
+)
+def test_constrained_samples_parse_and_have_exactly_the_steps_wanted(subject, sampling):
+    result = constrained(subject, sampling)
+    for ids_C, length in zip(result.ids_SNC.reshape(12, -1), result.lengths_SN.reshape(-1), strict=True):
+        text = subject.alphabet.decode(ids_C[:length])
+        decoded = Codec().decode(text, np.ones(2), max_steps=STEPS)
+        assert (decoded.stop, decoded.at, decoded.steps) == ("complete", "", STEPS)
+        assert (ids_C[length:] == -1).all()
+
+
+@pytest.fixture(scope="module")
+def alone(subject) -> np.ndarray:
+    return constrained(subject, prompts=PROMPTS[:1], samples=2, series=[3]).ids_SNC[0]
+
+
+@pytest.mark.parametrize("longest", [40, 100], ids=["as wide as alone", "wider than alone"])
+def test_a_sample_does_not_depend_on_the_batch_it_is_made_in(longest, subject, alone):
+    prompts = [PROMPTS[0], *prompts_of(30, longest)]
+    together = constrained(subject, prompts=prompts, series=[3, 7, 9]).ids_SNC
+    np.testing.assert_array_equal(alone, together[0, :2])
+
+
+def test_seeds_reproduce_and_differ(subject):
+    first, same, other = (constrained(subject, seed=seed).ids_SNC for seed in (5, 5, 6))
+    np.testing.assert_array_equal(first, same)
+    assert (first != other).any(axis=-1).all()
+
+
+def test_samples_and_series_have_random_numbers_of_their_own(subject):
+    rows = constrained(subject, prompts=PROMPTS[:1] * 3).ids_SNC.reshape(12, -1)
+    assert len(np.unique(rows, axis=0)) == 12
+
+
+def test_no_key_is_used_twice():
+    keys = [row_keys(seed, range(40), 25) for seed in (0, 1)]
+    data = np.concatenate([jax.random.key_data(k) for k in keys])
+    assert len(np.unique(data, axis=0)) == 2 * 40 * 25
+
+
+def test_tokens_of_one_sample_have_keys_of_their_own(subject):
+    """With all logits equal the tokens are the random numbers themselves: one key for all would repeat one token."""
+    flat = subject._replace(variables=jax.tree.map(jnp.zeros_like, subject.variables))
+    for ids_C in free(flat).ids_SNC.reshape(8, -1):
+        assert np.bincount(ids_C).max() < 12  # of 48 tokens, 1.5 expected
+
+
+# ------------------------------------------------------------------------------------------------- where it ends
+
+
+def test_end_of_text_stops_a_sample_and_changes_nothing_before(subject, endless):
+    end = int(endless[0, 20])
+    ending = subject._replace(alphabet=Alphabet(subject.alphabet.ids_A, (end, 31), "test"))
+    result = free(ending)
+    for whole_C, ids_C in zip(endless, result.ids_SNC.reshape(8, -1), strict=True):
+        length = next((place for place, token in enumerate(whole_C) if token in (end, 31)), len(whole_C))
+        np.testing.assert_array_equal(ids_C, np.where(np.arange(48) < length, whole_C, -1))
+    assert result.lengths_SN[0, 0] <= 20
+
+
+def test_a_sample_ends_with_the_semicolon_of_its_last_step(subject, endless):
+    semicolon = subject.alphabet.encode(";")[0]
+    result = free(subject, steps=2)
+    for whole_C, length in zip(endless, result.lengths_SN.reshape(-1), strict=True):
+        closed = np.flatnonzero(whole_C == semicolon) + 1
+        assert length == (closed[1] if len(closed) > 1 else len(whole_C))
+    assert result.lengths_SN.min() < 48
+
+
+def test_more_tokens_than_positions_are_refused(subject):
+    with pytest.raises(JaxlvError, match=r"at most 256 tokens; found 200 \+ 57"):
+        free(subject, prompts_of(10, 200), max_new_tokens=57)
+
+
+@pytest.mark.parametrize("prompts", [[], [np.array([], np.int32)]], ids=["no prompt", "empty prompt"])
+def test_nothing_to_go_on_from_is_refused(subject, prompts):
+    with pytest.raises(JaxlvError, match="at least one token"):
+        free(subject, prompts)
+
+
+# ------------------------------------------------------------------------------------ the prompt, once per series
+
+
+def walk_jaxpr(jaxpr, inside_loop=False):
+    """(equation, stands inside a while loop) of a jaxpr and of those within it."""
+    for equation in jaxpr.eqns:
+        loop = inside_loop or equation.primitive.name == "while"
+        yield equation, inside_loop
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
+            yield from walk_jaxpr(inner, loop)
+
+
+def equations_of(subject: Subject, samples: int, series: int = 2):
+    width = PROMPT_MULTIPLE
+    ids_SP, positions_SP = np.zeros((series, width), np.int32), np.tile(np.arange(width, dtype=np.int32), (series, 1))
+
+    def call(variables, keys_B):
+        return module._generate(
+            variables, ids_SP, positions_SP, keys_B, None, jnp.asarray(subject.alphabet.ids_A),
+            model=subject.model, sampling=SamplingConfig(), samples=samples, steps=None, max_new_tokens=4, end_ids=(),
+        )  # fmt: skip
+
+    jaxpr = jax.make_jaxpr(call)(subject.variables, row_keys(0, range(series), samples))
+    return list(walk_jaxpr(jaxpr.jaxpr))
+
+
+def products(equation) -> int:
+    """Multiplications of a dot_general."""
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    left = equation.invars[0].aval.shape
+    return math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
+
+
+def test_the_prompt_is_computed_once_per_series_whatever_the_number_of_samples(subject):
+    def prefill(samples, series=2):
+        equations = equations_of(subject, samples, series)
+        return sum(products(e) for e, loop in equations if not loop and e.primitive.name == "dot_general")
+
+    assert prefill(1) == prefill(7) > 0
+    assert prefill(7, series=4) == 2 * prefill(7)
+
+
+def test_the_keys_of_the_prompt_are_never_repeated_per_sample(subject):
+    """No array of the decode loop is as large as all prompts' keys for every sample."""
+    series, samples = 2, 16
+    c = subject.model.config
+    largest = max(
+        math.prod(variable.aval.shape)
+        for equation, loop in equations_of(subject, samples, series)
+        if loop
+        for variable in equation.outvars
+        if hasattr(variable.aval, "shape")
+    )
+    assert largest < series * samples * PROMPT_MULTIPLE * c.num_key_value_heads * c.head_dim
+
+
+# ------------------------------------------------------------------------------------------------ one draw
+
+LOGITS = np.random.default_rng(3).normal(size=32).astype(np.float32) * 2
+SEEN = np.random.default_rng(4).random(32) < 0.3
+SETTINGS = [
+    {},
+    {"temperature": 0.6},
+    {"top_k": 7},
+    {"top_p": 0.8},
+    {"repetition_penalty": 1.7},
+    {"repetition_penalty": 0.6, "top_p": 0.9},
+    {"temperature": 1.6, "top_k": 12, "top_p": 0.7, "repetition_penalty": 1.3},
+    {"temperature": 0.3, "top_p": 0.05},
+    {"top_k": 100},
+]
+
+
+def frequencies(logits_V: np.ndarray, settings: dict[str, Any], draws: int = 40_000) -> np.ndarray:
+    """Share of each index among so many draws."""
+    keys = jax.random.split(jax.random.key(0), draws)
+    shape = (draws, len(logits_V))
+    seen_BV = jnp.broadcast_to(SEEN, shape)
+    index_B = draw(jnp.broadcast_to(logits_V, shape), keys, SamplingConfig(**settings), seen_BV)
+    return np.bincount(np.asarray(index_B), minlength=len(logits_V)) / draws
+
+
+def assert_frequencies(found_V: np.ndarray, p_V: np.ndarray, draws: int = 40_000) -> None:
+    """Nothing where p is 0, and everywhere else within five standard errors."""
+    assert (found_V[p_V == 0] == 0).all()
+    np.testing.assert_array_less(np.abs(found_V - p_V), 5 * np.sqrt(p_V * (1 - p_V) / draws) + 1e-9)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_draws_have_the_frequencies_of_softmax(temperature):
+    p_V = np.asarray(jax.nn.softmax(LOGITS / temperature))
+    assert_frequencies(frequencies(LOGITS, {"temperature": temperature}), p_V)
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: ", ".join(f"{k} {v}" for k, v in s.items()) or "plain")
+def test_draws_have_the_frequencies_of_transformers_processors(settings):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    s = SamplingConfig(**settings)
+    scores = torch.as_tensor(LOGITS)[None]
+    seen = torch.as_tensor(np.flatnonzero(SEEN))[None]
+    processors = [
+        transformers.RepetitionPenaltyLogitsProcessor(s.repetition_penalty),
+        transformers.TemperatureLogitsWarper(s.temperature),
+        *([transformers.TopKLogitsWarper(s.top_k)] if s.top_k else []),
+        transformers.TopPLogitsWarper(s.top_p),
+    ]
+    for processor in processors:
+        scores = processor(seen, scores)
+    assert_frequencies(frequencies(LOGITS, settings), torch.softmax(scores, -1)[0].numpy())
+
+
+@pytest.mark.parametrize("settings", [{"top_k": 1}, {"top_p": 1e-6}, {"temperature": 0.0}, {"temperature": 1e-4}])
+def test_the_narrowest_settings_are_greedy(settings):
+    assert frequencies(LOGITS, settings, 200)[LOGITS.argmax()] == 1
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_a_forbidden_index_is_never_drawn(settings):
+    masked = np.where(np.arange(32) < 3, LOGITS, FORBIDDEN).astype(np.float32)
+    assert frequencies(masked, settings, 2000)[3:].sum() == 0
