@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks import common
-from benchmarks.common import SHAPES, Case, Work
+from benchmarks import common, side
+from benchmarks.common import SHAPES, Case
+from benchmarks.side import Work
 
 SAMPLES, PROMPT, NEW = (1, 8), 512, 128
 
@@ -29,7 +30,7 @@ CASES = [_case(shape, samples) for shape in SHAPES for samples in SAMPLES]
 
 def jaxlv_samples(settings: dict[str, Any], constrained: bool) -> Work:
     """The decoding that `jaxlv forecast` runs, with or without the number grammar."""
-    device, model, params, facts = common.start_jax(settings)
+    device, model, params, facts = side.start_jax(settings)
     import numpy as np
 
     from jaxlv.config import SamplingConfig
@@ -37,9 +38,9 @@ def jaxlv_samples(settings: dict[str, Any], constrained: bool) -> Work:
     from jaxlv.grammar import number_grammar
     from jaxlv.tokens import Alphabet
 
-    alphabet = Alphabet(np.array(common.SYMBOL_IDS, np.int32) % settings["vocabulary"], (), "benchmark")
+    alphabet = Alphabet(np.array(side.SYMBOL_IDS, np.int32) % settings["vocabulary"], (), "benchmark")
     grammar = number_grammar(variables=2, decimals=2, integer_digits=2) if constrained else None
-    prompt_P = common.random_ids(settings["prompt"], vocabulary=settings["vocabulary"])
+    prompt_P = side.random_ids(settings["prompt"], vocabulary=settings["vocabulary"])
     seeds = iter(range(1_000_000))
 
     def run() -> None:
@@ -56,13 +57,13 @@ def jaxlv_samples(settings: dict[str, Any], constrained: bool) -> Work:
         )
         assert (made.lengths_SN == settings["new"]).all()
 
-    return common.jax_work(device, run, facts)
+    return side.jax_work(device, run, facts)
 
 
 def torch_samples(settings: dict[str, Any]) -> Work:
     """The same by transformers' generate with its cache; the prompt is computed once per sample, as it does."""
-    torch, model, facts = common.start_torch(settings)
-    prompt_P = common.random_ids(settings["prompt"], vocabulary=settings["vocabulary"])
+    torch, model, facts = side.start_torch(settings)
+    prompt_P = side.random_ids(settings["prompt"], vocabulary=settings["vocabulary"])
     ids_1P = torch.tensor(prompt_P[None], dtype=torch.int64, device=settings["device"])
     model.eval()
     model.generation_config.eos_token_id = None
@@ -82,7 +83,7 @@ def torch_samples(settings: dict[str, Any]) -> Work:
         )
         assert out.shape == (settings["samples"], settings["prompt"] + settings["new"])
 
-    return common.torch_work(torch, settings, run, facts)
+    return side.torch_work(torch, settings, run, facts)
 
 
 SIDES = {

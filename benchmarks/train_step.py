@@ -13,8 +13,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks import common
-from benchmarks.common import Case, Work
+from benchmarks import common, side
+from benchmarks.common import Case
+from benchmarks.side import Work
 
 RANK, ALPHA, LEARNING_RATE = 8, 16, 1e-4
 BATCHES = {"full": ((1, 128), (4, 128)), "tiny": ((4, 512),), "micro": ((8, 512),), "smoke": ((2, 32),)}
@@ -27,7 +28,7 @@ CASES = [
 
 def jaxlv_step(settings: dict[str, Any], alphabet: bool) -> Work:
     """The step that `jaxlv train` runs, over the vocabulary or the alphabet."""
-    device, model, params, facts = common.start_jax(settings)
+    device, model, params, facts = side.start_jax(settings)
     import jax
     import numpy as np
 
@@ -40,14 +41,14 @@ def jaxlv_step(settings: dict[str, Any], alphabet: bool) -> Work:
     config = OptimizerConfig(learning_rate=LEARNING_RATE)
     optimizer = train.make_optimizer(config, steps=1)
     state, frozen = train.init_state(variables, lora.trainable(variables), optimizer, seed=0)
-    symbols_A = np.array(common.SYMBOL_IDS) % settings["vocabulary"] if alphabet else None
-    step = train.make_train_step(model, optimizer, config, 1, symbols_A)
+    symbols_A = np.array(side.SYMBOL_IDS) % settings["vocabulary"] if alphabet else None
+    step: Any = train.make_train_step(model, optimizer, config, 1, symbols_A)
 
-    ids_1BL = common.random_ids(1, settings["batch"], settings["length"], vocabulary=settings["vocabulary"])
+    ids_1BL = side.random_ids(1, settings["batch"], settings["length"], vocabulary=settings["vocabulary"])
     positions_1BL = np.broadcast_to(np.arange(settings["length"], dtype=np.int32), ids_1BL.shape)
     labels_1BL = np.concatenate([ids_1BL[..., 1:], np.full_like(ids_1BL[..., :1], -1)], axis=-1)
     batch = Windows(ids_1BL, positions_1BL, labels_1BL)
-    compiled, seconds = common.timed(lambda: step.lower(state, frozen, batch).compile())
+    compiled, seconds = side.timed(lambda: step.lower(state, frozen, batch).compile())
     losses = []
 
     def run() -> None:
@@ -60,19 +61,19 @@ def jaxlv_step(settings: dict[str, Any], alphabet: bool) -> Work:
     facts |= {"compile_seconds": seconds, "trained": sum(leaf.size for leaf in jax.tree.leaves(state.trained))}
     if temporary is not None:
         facts["temporary_bytes"] = temporary.temp_size_in_bytes
-    return common.jax_work(device, run, facts, losses)
+    return side.jax_work(device, run, facts, losses)
 
 
 def torch_step(settings: dict[str, Any]) -> Work:
     """The same step by transformers, PEFT and torch.optim."""
-    torch, base, facts = common.start_torch(settings)
+    torch, base, facts = side.start_torch(settings)
     import peft
 
     adapters = peft.LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=["q_proj", "v_proj"], lora_dropout=0.0)
     model = peft.get_peft_model(base, adapters).train()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=LEARNING_RATE)
-    ids_BL = common.random_ids(settings["batch"], settings["length"], vocabulary=settings["vocabulary"])
+    ids_BL = side.random_ids(settings["batch"], settings["length"], vocabulary=settings["vocabulary"])
     ids_BL = torch.tensor(ids_BL, dtype=torch.int64, device=settings["device"])
     losses = []
 
@@ -84,7 +85,7 @@ def torch_step(settings: dict[str, Any]) -> Work:
         losses.append(loss.item())
 
     facts["trained"] = sum(parameter.numel() for parameter in trained)
-    return common.torch_work(torch, settings, run, facts, losses)
+    return side.torch_work(torch, settings, run, facts, losses)
 
 
 SIDES = {

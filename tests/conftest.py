@@ -18,7 +18,8 @@ import pytest
 from jaxlv import lora as overlay
 from jaxlv.config import LoraConfig, ModelConfig
 from jaxlv.model import Qwen2
-from jaxlv.weights import abstract_params, load_pretrained, unflatten
+from jaxlv.series import SeriesSet, from_arrays
+from jaxlv.weights import abstract_params, load_pretrained, save_pretrained, unflatten
 
 jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_legacy_prng_key", "error")
@@ -114,5 +115,29 @@ def through_disk(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tupl
         folder = tmp_path_factory.mktemp("hf")
         hf.save_pretrained(folder)
         return load_pretrained(folder, dtype)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_base(random_model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random Qwen2.5 of 32 tokens and one layer; no tokenizer files, so Qwen's own ids."""
+    sizes = {"hidden_size": 32, "head_dim": 8, "num_hidden_layers": 1, "max_position_embeddings": 512}
+    model, params = random_model(vocab_size=32, **sizes)
+    folder = tmp_path_factory.mktemp("bases") / "tiny"
+    save_pretrained(folder, model, params)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def waves() -> Callable[..., SeriesSet]:
+    """(count, steps) -> series of two species that rise and fall, each with a period and a height of its own."""
+
+    def make(count: int = 12, steps: int = 24) -> SeriesSet:
+        random, time = np.random.default_rng(7), 2.0 * np.arange(steps)
+        period_N11, height_N1V = random.uniform(12, 30, (count, 1, 1)), random.uniform(0.3, 2.0, (count, 1, 2))
+        lag_V = np.array([0.0, 0.25])
+        values_NTV = height_N1V * (1.3 + np.sin(2 * np.pi * (time[:, None] / period_N11 - lag_V)))
+        return from_arrays(values_NTV.astype(np.float32), time)
 
     return make

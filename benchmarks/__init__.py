@@ -1,0 +1,1 @@
+"""The same work in jaxlv and in PyTorch, timed in turns."""

@@ -1,0 +1,141 @@
+"""Figures of a benchmark's sides, their ratios, the machine they come from, and the table that shows them."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "torch", "transformers", "peft", "numpy")
+AGAINST = "torch"  # the side that the others are compared with
+TIE = 1.15  # ratios closer to 1 than this are called ties
+GIB = 2**30
+
+
+def figures(name: str, seconds: Sequence[float], facts: Mapping[str, Any], tokens: int) -> dict[str, Any]:
+    """What a side's row says, from its repetitions and facts: bytes become GiB, a first run's excess is compilation."""
+    if not seconds:
+        return dict(facts)
+    rest = dict(facts)
+    median, first = statistics.median(seconds), rest.pop("first_seconds")
+    if name != AGAINST:
+        rest.setdefault("compile_seconds", max(first - median, 0.0))
+    sizes = {key.replace("_bytes", "_gib"): rest.pop(key) / GIB for key in sorted(rest) if key.endswith("_bytes")}
+    return rounded({"seconds": list(seconds), "tokens_per_second": tokens / median, **sizes, **rest})
+
+
+def ratios(figures: Mapping[str, Mapping[str, Any]], against: str = AGAINST) -> dict[str, dict[str, float]]:
+    """Per side: median, least and greatest of its speed over PyTorch's, repetition by repetition."""
+    base = figures.get(against, {}).get("seconds")
+    found = {}
+    for name, side in figures.items():
+        if base and name != against and "seconds" in side:
+            pairs = [theirs / ours for theirs, ours in zip(base, side["seconds"], strict=True)]
+            found[name] = rounded({"median": statistics.median(pairs), "min": min(pairs), "max": max(pairs)})
+    return found
+
+
+def rounded(tree: Any, digits: int = 4) -> Any:
+    """Floats to so many significant digits."""
+    if isinstance(tree, float):
+        return float(f"{tree:.{digits}g}")
+    if isinstance(tree, Mapping):
+        return {key: rounded(value, digits) for key, value in tree.items()}
+    return [rounded(value, digits) for value in tree] if isinstance(tree, list) else tree
+
+
+def machine() -> dict[str, Any]:
+    """The kind of machine, and how busy it was at the start."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB, 1),
+        "load_before": round(os.getloadavg()[0], 2),
+    }
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def versions(checkout: Path) -> dict[str, str]:
+    """Versions of the libraries and the commit of this project; "+" marks changes to jaxlv/ since."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "absent"
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=checkout, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        found["jaxlv"] = git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "jaxlv") else "")
+    except (OSError, subprocess.CalledProcessError):
+        found["jaxlv"] = "no git checkout"
+    return found
+
+
+def publish(result: Mapping[str, Any], folder: Path | None) -> None:
+    """Print the table; write it and the figures to the folder, if there is one, as NAME-PLATFORM.md and .json."""
+    text = markdown(result)
+    print(text)
+    if folder is None:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    used = result["settings"]
+    kind = used["device"] if used["dtype"] == "float32" else f"{used['device']}-{used['dtype']}"
+    path = folder / f"{result['program'].rpartition('.')[2]}-{kind}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    path.with_suffix(".md").write_text(text + "\n", encoding="utf-8")
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """The result as a table, with the command and the machine above it."""
+    head = ("shape", "work", "side", "tokens/s", "x PyTorch (least-most)", "peak GiB", "after loading", "compile s")
+    lines = [f"`{result['command']}`", "", _setting(result), "", _row(head), _row(["---"] * len(head))]
+    for row in result["rows"]:
+        for name, side in row["sides"].items():
+            lines.append(_row([row["shape"], row["work"], *_cells(name, side, row["ratios"].get(name))]))
+    return "\n".join(lines)
+
+
+def _setting(result: Mapping[str, Any]) -> str:
+    where, used = result["machine"], result["settings"]
+    device = "" if where["accelerator"] == "none" else f", {where['accelerator']}"
+    parts = [f"{where['cpu']}, {where['cores']} cores, {where['memory_gib']} GiB{device}"]
+    parts.append(f"{used['device']}, {used['dtype']}, {used['threads']} threads a side")
+    parts.append(f"load before the start {where['load_before']}")
+    parts.append(", ".join(f"{name} {version}" for name, version in result["versions"].items()))
+    return "; ".join(parts) + f"; random weights by {result['weights']}."
+
+
+def _cells(name: str, side: Mapping[str, Any], ratio: Mapping[str, float] | None) -> list[str]:
+    if "unavailable" in side:
+        return [name, f"not measured: {side['unavailable']}", "", "", "", ""]
+    speed = "" if ratio is None else f"{ratio['median']:.2f} ({ratio['min']:.2f}-{ratio['max']:.2f})"
+    if ratio and 1 / TIE < ratio["median"] < TIE:
+        speed += " tie"
+    return [
+        name,
+        f"{side['tokens_per_second']:,.0f}" if side["tokens_per_second"] >= 100 else f"{side['tokens_per_second']:.1f}",
+        speed,
+        f"{side.get('device_peak_gib', side['peak_gib']):.2f}",
+        f"{side['loaded_gib']:.2f}",
+        f"{side['compile_seconds']:.1f}" if "compile_seconds" in side else "",
+    ]
+
+
+def _row(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

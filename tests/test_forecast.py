@@ -1,0 +1,181 @@
+"""Forecasts: what the table says, what happens to broken samples, and that the truth is never looked at."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from jaxlv.codec import Codec
+from jaxlv.config import SamplingConfig
+from jaxlv.errors import JaxlvError
+from jaxlv.forecast import QUANTILES, Forecast, Forecaster, forward_filled
+from jaxlv.metrics import quantiles
+from jaxlv.tokens import load_alphabet
+from jaxlv.weights import load_pretrained
+
+CONTEXT, HORIZON, SAMPLES = 8, 3, 3
+
+
+@pytest.fixture(scope="module")
+def forecaster(tiny_base) -> Forecaster:
+    model, params = load_pretrained(tiny_base)
+    return Forecaster(model, {"params": params}, load_alphabet(tiny_base, 32), Codec(), SamplingConfig())
+
+
+@pytest.fixture(scope="module")
+def series(waves):
+    return waves(5, 16).select([4, 0, 2])
+
+
+def run(forecaster: Forecaster, series, codec: dict[str, Any] | None = None, **options: Any) -> Forecast:
+    changed = replace(forecaster, codec=Codec(**codec or {}))
+    return changed(series, CONTEXT, HORIZON, options.pop("samples", SAMPLES), batch_series=3, **options)
+
+
+@pytest.fixture(scope="module")
+def forecast(forecaster, series) -> Forecast:
+    return run(forecaster, series)
+
+
+@pytest.fixture(scope="module")
+def broken() -> Forecast:
+    """Two series, two samples, three steps: sample 1 of series 8 stops after one step, sample 0 of series 3 before any."""
+    samples_NSHV = np.arange(24.0).reshape(2, 2, 3, 2)
+    samples_NSHV[0, 1, 1:] = samples_NSHV[1, 0] = np.nan
+    last_NV = np.array([[100.0, 200.0], [300.0, 400.0]])
+    return Forecast(
+        np.array([8, 3]), 50, np.array([100.0, 102.0, 104.0]), ("prey", "predator"), last_NV, samples_NSHV, {"complete": 2}
+    )
+
+
+# ----------------------------------------------------------------------------------------------- broken samples
+
+
+def test_a_broken_sample_stays_at_its_last_complete_step_or_the_contexts(broken):
+    filled = broken.filled()
+    np.testing.assert_array_equal(filled[0, 1], [broken.samples_NSHV[0, 1, 0]] * 3)
+    np.testing.assert_array_equal(filled[1, 0], [[300, 400]] * 3)
+    valid = np.isfinite(broken.samples_NSHV)
+    np.testing.assert_array_equal(filled[valid], broken.samples_NSHV[valid])
+
+
+def test_filling_takes_the_last_finite_value_before():
+    values = np.array([1, np.nan, np.nan, 4, np.nan, 6]).reshape(1, 1, 6, 1)
+    assert forward_filled(values).reshape(-1).tolist() == [1, 1, 1, 4, 4, 6]
+
+
+def test_a_sample_is_valid_when_every_step_is_there(broken, forecast):
+    assert broken.valid_share == 0.5
+    assert forecast.valid_share == 1.0
+    assert forecast.stops == {"complete": 3 * SAMPLES}
+
+
+def test_the_median_counts_broken_samples(broken):
+    np.testing.assert_array_equal(broken.median()[1], (np.array([[300, 400]] * 3) + broken.samples_NSHV[1, 1]) / 2)
+
+
+# ------------------------------------------------------------------------------------------------- the table
+
+
+def test_the_table_has_a_row_for_every_series_step_variable_and_statistic(broken):
+    frame = broken.to_frame()
+    assert list(frame) == ["series", "step", "time", "variable", "statistic", "value"]
+    names = ["median", "mean", "q05", "q10", "q25", "q75", "q90", "q95", "sample_0", "sample_1"]
+    assert len(frame) == 2 * 3 * 2 * len(names) == len(frame.drop_duplicates(["series", "step", "variable", "statistic"]))
+    assert frame.series.unique().tolist() == [3, 8]
+    assert set(frame.statistic) == set(names)
+    assert set(frame.variable) == {"prey", "predator"}
+    assert frame.groupby("step").time.unique().apply(list).to_dict() == {50: [100.0], 51: [102.0], 52: [104.0]}
+
+
+def test_the_table_holds_the_values_in_their_places(broken):
+    frame = broken.to_frame().set_index(["statistic", "series", "step", "variable"]).value
+    filled = broken.filled()
+    expected = {"median": broken.median(), "mean": filled.mean(axis=1)}
+    expected |= {f"q{round(100 * p):02d}": q for p, q in zip(QUANTILES, quantiles(filled, QUANTILES), strict=True)}
+    expected |= {f"sample_{i}": broken.samples_NSHV[:, i] for i in range(2)}
+    for statistic, values_NHV in expected.items():
+        for (n, h, v), value in np.ndenumerate(values_NHV):
+            place = (statistic, broken.ids_N[n], 50 + h, broken.variables[v])
+            assert frame.loc[place] == pytest.approx(value, nan_ok=True)
+
+
+def test_the_csv_reads_back_as_the_table(forecast, broken, tmp_path):
+    for one in (forecast, broken):
+        one.write_csv(tmp_path / "forecast.csv")
+        text = (tmp_path / "forecast.csv").read_text().splitlines()
+        assert text[0] == "series,step,time,variable,statistic,value"
+        assert "nan" not in "".join(text).lower()
+        pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "forecast.csv"), one.to_frame(), rtol=1e-5, check_dtype=False)
+
+
+def test_a_forecast_begins_at_the_step_and_time_after_its_context(forecast, series):
+    assert forecast.start == CONTEXT
+    np.testing.assert_allclose(forecast.time_H, series.time_T[CONTEXT : CONTEXT + HORIZON])
+    np.testing.assert_array_equal(forecast.ids_N, [4, 0, 2])
+    np.testing.assert_array_equal(forecast.last_NV, series.values_NTV[:, CONTEXT - 1])
+    assert forecast.samples_NSHV.shape == (3, SAMPLES, HORIZON, 2)
+
+
+def test_a_forecast_may_go_beyond_the_end_of_the_series(forecaster, series, forecast):
+    short = replace(series, values_NTV=series.values_NTV[:, :CONTEXT], time_T=series.time_T[:CONTEXT])
+    beyond = run(forecaster, short)
+    np.testing.assert_array_equal(beyond.samples_NSHV, forecast.samples_NSHV)
+    np.testing.assert_allclose(beyond.time_H, forecast.time_H)
+
+
+# ------------------------------------------------------------------------------------ what a forecast depends on
+
+
+def test_a_series_forecast_is_the_same_alone_and_among_others(forecaster, series, forecast):
+    for place, series_id in enumerate(series.ids_N):
+        alone = run(forecaster, series.select([series_id]))
+        np.testing.assert_array_equal(alone.samples_NSHV[0], forecast.samples_NSHV[place])
+
+
+def test_batches_change_nothing_and_are_reported(forecaster, waves, forecast):
+    heard = []
+    many = run(forecaster, waves(5, 16).select([1, 4, 3, 0, 2]), on_batch=heard.append)
+    assert heard == [3, 5]
+    np.testing.assert_array_equal(many.samples_NSHV[[1, 3, 4]], forecast.samples_NSHV)
+
+
+@pytest.mark.parametrize("factor", [0.25, 8.0, 2.0**40])
+def test_forecasts_grow_with_the_series_under_the_rule_context(factor, forecaster, series, forecast):
+    larger = run(forecaster, replace(series, values_NTV=factor * series.values_NTV))
+    np.testing.assert_array_equal(larger.samples_NSHV, factor * forecast.samples_NSHV)
+
+
+@pytest.mark.parametrize(("rule", "honest"), [("context", True), ("liu", True), ("xu", False), ("rai", False)])
+def test_only_the_reports_rules_look_at_the_truth(rule, honest, forecaster, series):
+    after = np.arange(series.values_NTV.shape[1])[:, None] >= CONTEXT
+    other = replace(series, values_NTV=np.where(after, 1.7 * series.values_NTV + 1, series.values_NTV))
+    codec = {"scale": rule}
+    pair = [run(forecaster, one, codec).samples_NSHV for one in (series, other)]
+    assert np.array_equal(*pair) == honest
+    assert bool(Codec(**codec).rule.peeks_at) != honest
+
+
+def test_samples_are_in_raw_units(forecaster, series):
+    """Under the constant 0.5 of liu, half of each number written: multiples of 0.005."""
+    steps = run(forecaster, series, {"scale": "liu"}).samples_NSHV / 0.005
+    np.testing.assert_allclose(steps, np.round(steps), atol=1e-6)
+
+
+# --------------------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize("context", [0, 17])
+def test_a_context_that_is_not_in_the_series_is_refused(context, forecaster, series):
+    with pytest.raises(JaxlvError, match=f"expected 1 to 16 steps; found {context}"):
+        forecaster(series, context, HORIZON, SAMPLES)
+
+
+def test_a_series_without_a_scale_is_named(forecaster, series):
+    zero = np.where(series.ids_N[:, None, None] == 0, 0.0, series.values_NTV)
+    with pytest.raises(JaxlvError, match="series 0: variable 0 gives no scale"):
+        run(forecaster, replace(series, values_NTV=zero))

@@ -1,0 +1,155 @@
+"""Cross-entropy in chunks: optax's value and gradients, without the logits of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxlv import lora as overlay
+from jaxlv import loss, train
+from jaxlv.loss import IGNORED
+from jaxlv.model import Head, project
+from jaxlv.tokens import Windows
+
+B, T, D, V = 2, 7, 5, 11
+
+
+def case(seed: int = 0, dtype: str = "float32") -> tuple[jax.Array, Head, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    x_BTD, weight_VD, bias_V = (jnp.asarray(generator.normal(size=s), dtype) for s in [(B, T, D), (V, D), (V,)])
+    labels_BT = generator.integers(0, V, (B, T))
+    labels_BT[generator.random((B, T)) < 0.3] = IGNORED
+    return x_BTD, Head(weight_VD, bias_V.astype(jnp.float32)), labels_BT
+
+
+def full(x_BTD: jax.Array, head: Head, labels_BT: Any) -> jax.Array:
+    """The same sum by optax on all logits at once."""
+    nll_BT = optax.softmax_cross_entropy_with_integer_labels(project(x_BTD, head), jnp.maximum(labels_BT, 0))
+    return jnp.where(labels_BT != IGNORED, nll_BT, 0.0).sum()
+
+
+def chunked(monkeypatch, tokens: int) -> None:
+    """Let a chunk hold so many tokens (rounded down to a power of two)."""
+    monkeypatch.setattr(loss, "CHUNK_LOGITS", tokens * V)
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 8, 1000], ids=lambda n: f"chunks of {n}")  # 14 tokens: 4 and 8 leave a rest
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+def test_value_and_gradients_are_optax_s(monkeypatch, chunk, bias):
+    chunked(monkeypatch, chunk)
+    x_BTD, head, labels_BT = case()
+    head = head if bias else Head(head.weight_VD, None)
+    total, count = loss.cross_entropy(x_BTD, head, labels_BT)
+    assert count == (labels_BT != IGNORED).sum()
+    np.testing.assert_allclose(total, full(x_BTD, head, labels_BT), rtol=1e-6)
+    ours = jax.grad(lambda x, h: 3 * loss.cross_entropy(x, h, labels_BT)[0], argnums=(0, 1))(x_BTD, head)
+    theirs = jax.grad(lambda x, h: 3 * full(x, h, labels_BT), argnums=(0, 1))(x_BTD, head)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("wanted", ["x_BTD", "weight_VD", "bias_V"])
+def test_each_gradient_alone(monkeypatch, wanted):
+    chunked(monkeypatch, 4)
+    x_BTD, head, labels_BT = case()
+    given = {"x_BTD": x_BTD, **head._asdict()}
+
+    def of(function):
+        def scalar(value):
+            a = {**given, wanted: value}
+            return function(a["x_BTD"], Head(a["weight_VD"], a["bias_V"]), labels_BT)
+
+        return jax.grad(scalar)(given[wanted])
+
+    np.testing.assert_allclose(of(lambda *a: loss.cross_entropy(*a)[0]), of(full), rtol=0, atol=1e-5)
+
+
+def test_ignored_labels_have_no_loss_and_no_gradient():
+    x_BTD, head, labels_BT = case()
+    total, count = loss.cross_entropy(x_BTD, head, np.full_like(labels_BT, IGNORED))
+    assert (total, count) == (0, 0)
+    gradient = jax.grad(lambda x: loss.cross_entropy(x, head, labels_BT)[0])(x_BTD)
+    np.testing.assert_array_equal(np.abs(gradient).max(-1) > 0, labels_BT != IGNORED)
+
+
+def test_sums_add_up_over_parts():
+    x_BTD, head, labels_BT = case()
+    parts = [loss.cross_entropy(x_BTD[i : i + 1], head, labels_BT[i : i + 1]) for i in range(B)]
+    whole = loss.cross_entropy(x_BTD, head, labels_BT)
+    np.testing.assert_allclose(np.sum(parts, axis=0), whole, rtol=1e-6)
+
+
+def test_huge_logits_are_finite():
+    x_BTD, head, labels_BT = case()
+    head = Head(1e4 * head.weight_VD, head.bias_V)
+    total, gradient = jax.value_and_grad(lambda x: loss.cross_entropy(x, head, labels_BT)[0])(x_BTD)
+    assert np.isfinite(total) and np.isfinite(gradient).all()
+
+
+def test_bfloat16_states_give_a_float32_loss():
+    x_BTD, head, labels_BT = case(dtype="bfloat16")
+    (total, _), gradient = jax.value_and_grad(loss.cross_entropy, has_aux=True)(x_BTD, head, labels_BT)
+    assert total.dtype == jnp.float32 and gradient.dtype == jnp.bfloat16
+    exact = full(x_BTD.astype(jnp.float32), Head(head.weight_VD.astype(jnp.float32), head.bias_V), labels_BT)
+    np.testing.assert_allclose(total, exact, rtol=1e-2)
+
+
+def sizes(jaxpr: Any) -> Iterator[int]:
+    """The number of elements of every array that a jaxpr and those within it compute."""
+    for equation in jaxpr.eqns:
+        yield from (variable.aval.size for variable in equation.outvars if hasattr(variable.aval, "size"))
+        for parameter in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda p: hasattr(p, "eqns")):
+            inner = getattr(parameter, "jaxpr", parameter)
+            if hasattr(inner, "eqns"):
+                yield from sizes(inner)
+
+
+def test_the_logits_of_a_batch_never_exist(random_model, random_lora, monkeypatch):
+    """In the program of the overlay's gradient no array has B * L * V elements; in the plain one there is one."""
+    vocabulary, rows, length, chunk = 8192, 2, 32, 8
+    monkeypatch.setattr(loss, "CHUNK_LOGITS", chunk * vocabulary)
+    model, params = random_model(vocab_size=vocabulary, hidden_size=8, head_dim=2, num_hidden_layers=1)
+    variables = {"params": params, "lora": random_lora(params)}
+    trained, frozen = overlay.split(variables, overlay.trainable(variables))
+    ids_BL = np.zeros((rows, length), np.int32)
+    batch = Windows(ids_BL, np.tile(np.arange(length), (rows, 1)), ids_BL)
+
+    def ours(trained):
+        return train.window_loss(model, overlay.join(trained, frozen), batch)[0]
+
+    def plain(trained):
+        logits_BLV = model.apply(overlay.join(trained, frozen), ids_BL)
+        return optax.softmax_cross_entropy_with_integer_labels(logits_BLV, ids_BL).sum()
+
+    largest = {f: max(sizes(jax.make_jaxpr(jax.grad(f))(trained).jaxpr)) for f in (ours, plain)}
+    assert largest[plain] >= rows * length * vocabulary
+    assert largest[ours] <= chunk * vocabulary
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+def test_restricted_loss_is_the_softmax_over_the_alphabet(bias):
+    x_BTD, head, labels_BT = case()
+    head = head if bias else Head(head.weight_VD, None)
+    alphabet_A = np.array([9, 2, 5])
+    total, count = loss.cross_entropy(x_BTD, *loss.restrict(head, labels_BT, alphabet_A))
+    log_p_BTA = jax.nn.log_softmax(project(x_BTD, head)[..., alphabet_A])
+    expected = [
+        -log_p_BTA[b, t, list(alphabet_A).index(labels_BT[b, t])]
+        for b, t in np.ndindex(B, T)
+        if labels_BT[b, t] in alphabet_A  # labels outside the alphabet have no loss
+    ]
+    assert count == len(expected) > 0
+    np.testing.assert_allclose(total, np.sum(expected), rtol=1e-6)
+
+
+def test_a_chunk_holds_no_more_logits_than_it_may():
+    for tokens, vocabulary in [(1, 10), (2048, 151_936), (4096, 61), (10, 2**30)]:
+        chunk = loss._chunk(tokens, vocabulary)
+        assert 1 <= chunk <= tokens
+        assert chunk == 1 or chunk * vocabulary <= loss.CHUNK_LOGITS
