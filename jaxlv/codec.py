@@ -9,6 +9,7 @@ Axes: N series, T steps, C context steps, V variables.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -150,7 +151,7 @@ class Codec:
             numbers = step.split(",")
             if len(numbers) != len(alpha_V):
                 return self._decoded(steps, alpha_V, "wrong number of values", step)
-            if not all(NUMBER.fullmatch(number) for number in numbers):
+            if not all(NUMBER.fullmatch(number) and math.isfinite(float(number)) for number in numbers):
                 return self._decoded(steps, alpha_V, "not a number", step)
             steps.append([float(number) for number in numbers])
         complete = max_steps is not None and len(steps) == max_steps

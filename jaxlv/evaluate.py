@@ -123,7 +123,7 @@ def score(
         "rmse": np.sqrt(mse_NV.mean()),
         "mae_first_5": metrics.mae(point_NHV[:, :FIRST], truth_NHV[:, :FIRST]).mean(),
         "r2": r2_V.mean(),
-        "mase": np.nanmean(mase_NV),
+        "mase": _mean(mase_NV),
         "crps": None if crps_NV is None else crps_NV.mean(),
         "crps_ci95": None if crps_NV is None else list(metrics.bootstrap_interval(crps_NV.mean(axis=1))),
         "coverage": None,
@@ -140,7 +140,7 @@ def score(
             "mae_ci95": list(metrics.bootstrap_interval(mae_NV[:, v])),
             "mse": mse_NV[:, v].mean(),
             "r2": r2_V[v],
-            "mase": np.nanmean(mase_NV[:, v]),
+            "mase": _mean(mase_NV[:, v]),
         }
         for v, variable in enumerate(series.variables)
     }
@@ -150,6 +150,12 @@ def score(
     }
     row["mae_by_series"] = {str(i): value for i, value in zip(series.ids_N, mae_N, strict=True)}
     return plain(row)
+
+
+def _mean(values: np.ndarray) -> float:
+    """The mean of the values that are not NaN; NaN where none is left."""
+    held = values[~np.isnan(values)]
+    return float(held.mean()) if held.size else float("nan")
 
 
 def _pooled_r2(point_NHV: np.ndarray, truth_NHV: np.ndarray) -> np.ndarray:

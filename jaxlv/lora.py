@@ -28,7 +28,7 @@ def init_lora(key: jax.Array, params: Mapping[str, Any], config: LoraConfig) -> 
     """A fresh overlay in float32: A normal with std 1 / sqrt(fan_in) (He et al. 2015 for a linear unit), B zero.
 
     With B zero, the logits are the base's. The head's bias starts at zero, a trainable head at the base's own weights.
-    Raises JaxlvError for a target that is not one of the seven projections, and for a full head over a tied embedding.
+    Over a tied embedding such a head is untied. Raises JaxlvError for a target that is not one of the seven projections.
     """
     targets = normalise_targets(config.targets)
     flat = traverse_util.flatten_dict(dict(params))

@@ -82,33 +82,35 @@ def attend(
     """Causal grouped-query attention over the keys and values of several segments together.
 
     A segment is (k_SKCH, v_SKCH, positions_SC). Row b of q belongs to sequence b // (B / S) of it, so that rows which
-    share a prompt share its keys, unrepeated. A query sees the slots with 0 <= position <= its own. The softmax is over
-    all segments at once, in float32. Returns (B, T, N, H).
+    share a prompt share its keys, unrepeated. A query sees the slots with 0 <= position <= its own. The softmax runs over
+    all segments: each gives its sums relative to its own peak, in float32, and they are added relative to the highest
+    (Dao et al. 2022, eq. 3). Returns (B, T, N, H).
     """
-    B, T, N, H = q_BTNH.shape
-    scores = []
-    for k_SKCH, _, keys_SC in segments:
-        S, K, _, _ = k_SKCH.shape
-        q_SnTKGH = (q_BTNH * H**-0.5).reshape(S, B // S, T, K, N // K, H)
-        score_SKnGTC = jnp.einsum("SnTKGH,SKCH->SKnGTC", q_SnTKGH, k_SKCH, preferred_element_type=jnp.float32)
-        key_S111C, query_SnT1 = keys_SC[:, None, None, :], positions_BT.reshape(S, B // S, T, 1)
-        visible_SnTC = (key_S111C >= 0) & (key_S111C <= query_SnT1)
-        scores.append(jnp.where(visible_SnTC[:, None, :, None], score_SKnGTC, HIDDEN_SCORE))
-
-    def per_row(a_SKnG, axis):  # (S, K, B/S, G, T, ?) -> (B, T, N, ?)
-        return jnp.moveaxis(a_SKnG, (2, 4), (1, 2)).reshape(B, T, N, axis)
-
-    peak_BTN1 = functools.reduce(jnp.maximum, [per_row(s.max(-1, keepdims=True), 1) for s in scores])
-    peak_BTN1 = jax.lax.stop_gradient(peak_BTN1)
-    sum_BTN1, out_BTNH = jnp.zeros_like(peak_BTN1), jnp.zeros_like(q_BTNH)
-    for score_SKnGTC, (_, v_SKCH, _) in zip(scores, segments, strict=True):
-        S, K, n, G, _, _ = score_SKnGTC.shape
-        peak_SKnGT1 = jnp.moveaxis(peak_BTN1.reshape(S, n, T, K, G, 1), (1, 2), (2, 4))
-        weight_SKnGTC = jnp.exp(score_SKnGTC - peak_SKnGT1)
-        sum_BTN1 += per_row(weight_SKnGTC.sum(-1, keepdims=True), 1)
-        part = jnp.einsum("SKnGTC,SKCH->SnTKGH", weight_SKnGTC.astype(v_SKCH.dtype), v_SKCH)
-        out_BTNH += part.reshape(B, T, N, H)
+    parts = [_attend_to(q_BTNH, positions_BT, *segment) for segment in segments]
+    highest_BTN1 = functools.reduce(jnp.maximum, [peak_BTN1 for peak_BTN1, _, _ in parts])
+    factors = [jnp.exp(peak_BTN1 - highest_BTN1) for peak_BTN1, _, _ in parts]
+    sum_BTN1 = sum(f_BTN1 * s_BTN1 for f_BTN1, (_, s_BTN1, _) in zip(factors, parts, strict=True))
+    out_BTNH = sum(f_BTN1 * o_BTNH for f_BTN1, (_, _, o_BTNH) in zip(factors, parts, strict=True))
     return (out_BTNH / sum_BTN1).astype(q_BTNH.dtype)
+
+
+def _attend_to(q_BTNH, positions_BT, k_SKCH, v_SKCH, keys_SC):
+    """(peak, sum of exp(score - peak), values weighted by it) of one segment, each by row: (B, T, N, 1 or H)."""
+    (B, T, N, H), (S, K, _, _) = q_BTNH.shape, k_SKCH.shape
+    n, G = B // S, N // K
+    q_SnTKGH = (q_BTNH * H**-0.5).reshape(S, n, T, K, G, H)
+    score_SKnGTC = jnp.einsum("SnTKGH,SKCH->SKnGTC", q_SnTKGH, k_SKCH, preferred_element_type=jnp.float32)
+    key_S111C, query_S1nT1 = keys_SC[:, None, None, None], positions_BT.reshape(S, 1, n, T, 1)
+    visible_S1nTC = (key_S111C >= 0) & (key_S111C <= query_S1nT1)
+    score_SKnGTC = jnp.where(visible_S1nTC[:, :, :, None], score_SKnGTC, HIDDEN_SCORE)
+    peak_SKnGT1 = jax.lax.stop_gradient(score_SKnGTC.max(-1, keepdims=True))
+    weight_SKnGTC = jnp.exp(score_SKnGTC - peak_SKnGT1)
+    out_SnTKGH = jnp.einsum("SKnGTC,SKCH->SnTKGH", weight_SKnGTC.astype(v_SKCH.dtype), v_SKCH)
+
+    def by_row(a_SKnGT1: jax.Array) -> jax.Array:
+        return jnp.moveaxis(a_SKnGT1, (2, 4), (1, 2)).reshape(B, T, N, 1)
+
+    return by_row(peak_SKnGT1), by_row(weight_SKnGTC.sum(-1, keepdims=True)), out_SnTKGH.reshape(B, T, N, H)
 
 
 def attend_cudnn(q_BTNH: jax.Array, positions_BT: jax.Array, k_BKCH: jax.Array, v_BKCH: jax.Array) -> jax.Array:

@@ -86,7 +86,23 @@ def load_inputs(config: RunConfig, folder: Path | None = None) -> Inputs:
     """Everything that `config` names; each fault is one JaxlvError that says which part it is in."""
     series_set = load_series(config, folder)
     split = split_series(config, series_set)
+    _check_validation(config, series_set, split)
     return Inputs(series_set, split, *load_base(config), Codec.for_data(config.codec, series_set.values_NTV))
+
+
+def _check_validation(config: RunConfig, series_set: SeriesSet, split: Split) -> None:
+    """JaxlvError, before anything is written, where training would come to a validation that cannot be done."""
+    t, steps = config.train, series_set.values_NTV.shape[1]
+    if t.validate_every and not len(split.validation):
+        raise JaxlvError("no validation series", where="data", hint="name some, or set train.validate_every = 0")
+    if t.validate_every and t.forecast_series and config.evaluate.context >= steps:
+        raise JaxlvError(
+            "the context leaves nothing of the series to forecast",
+            where="evaluate.context",
+            expected=f"less than the series' {steps} steps",
+            found=config.evaluate.context,
+            hint="lower it, or set train.forecast_series = 0",
+        )
 
 
 def load_base(config: RunConfig) -> tuple[Path, Qwen2, dict[str, Any], Alphabet]:
@@ -170,16 +186,12 @@ def manifest(config: RunConfig, inputs: Inputs, versions: Mapping[str, str]) -> 
     """What the run was made of, so that it can be made again: no names of machines or users."""
     return {
         "versions": dict(versions),
-        "data": {"sha256": inputs.series.source.get("sha256") or _values_hash(inputs.series), "series": len(inputs.series)},
+        "data": {"sha256": inputs.series.source["sha256"], "series": len(inputs.series)},
         "base": {"name": config.model.path, "sha256": fingerprint(inputs.base), "revision": hub_revision(inputs.base)},
         "tokens": inputs.alphabet.source,
         "dataset_alpha": inputs.codec.dataset_alpha,
         "seeds": {"data": config.data.seed, "train": config.train.seed, "evaluate": config.evaluate.seed},
     }
-
-
-def _values_hash(series_set: SeriesSet) -> str:
-    return hashlib.sha256("".join(series_marks(series_set)).encode()).hexdigest()
 
 
 def series_marks(series_set: SeriesSet) -> list[str]:
@@ -211,12 +223,13 @@ def train(
     the loss is not finite: the checkpoints before it stay.
     """
     watch = watch or Watch()
+    if not resume and not config.data.path:
+        series.save(folder / DATA, inputs.series)
+        inputs = replace(inputs, series=series.load(folder / DATA))  # the same values, and the hash that a resume will see
     made_of = manifest(config, inputs, versions or {})
     if resume:
         _check_manifest(folder, made_of)
     else:
-        if not config.data.path:
-            series.save(folder / DATA, inputs.series)
         (folder / MANIFEST).write_text(json.dumps(made_of, indent=1) + "\n", encoding="utf-8")
         shares = (f'"{name}": {json.dumps(marked)}' for name, marked in split_marks(inputs).items())
         (folder / SPLIT).write_text("{\n" + ",\n".join(shares) + "\n}\n", encoding="utf-8")
@@ -271,21 +284,29 @@ class _Training:
         t = self.config.train
         with Checkpoints(self.folder / "checkpoints") as self.checkpoints:
             self.best = math.inf
-            if resume and self.checkpoints.steps():
-                self.state = self.checkpoints.restore(self.checkpoints.steps()[-1], self.state)
-                self.best = (self.checkpoints.best() or {}).get("value", math.inf)
+            if resume:
+                if self.checkpoints.steps():
+                    self.state = self.checkpoints.restore(self.checkpoints.steps()[-1], self.state)
+                    self.best = (self.checkpoints.best() or {}).get("value", math.inf)
                 self.log.keep(int(self.state.step))
                 totals = [record for record in read_metrics(self.log.path) if "total_tokens" in record][-1:]
                 for record in totals:
                     self.total_tokens, self.total_seconds = record["total_tokens"], record["total_seconds"]
             like = self.state
-            self.state = fit(self.step, self.state, self.frozen, self.batches, t.steps, self._on_step, self._on_state)
+            self.state = fit(
+                self.step, self.state, self.frozen, self.batches, t.steps, self._on_step, self._on_state, self._due
+            )
             marked = self.checkpoints.best()
             state = self.state if marked is None else self.checkpoints.restore(marked["step"], self._fresh(like))
         lora = overlay.join(state.trained, self.frozen)["lora"]
         base, revision = self.config.model.path, hub_revision(self.inputs.base)
         adapters.save_peft(self.folder / ADAPTER, lora, self.config.lora, base, revision)
         return lora
+
+    def _due(self, step: int) -> bool:
+        """Is the state of this step validated or saved?"""
+        t = self.config.train
+        return step == t.steps or step % t.checkpoint_every == 0 or (t.validate_every > 0 and step % t.validate_every == 0)
 
     def _fresh(self, like: TrainState) -> Any:
         return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), like)
@@ -301,7 +322,7 @@ class _Training:
         self.total_tokens += figures["tokens"]
         self.total_seconds += figures["seconds"]
         self.watch.on_step(step, figures)
-        if step % self.config.train.log_every == 0 or step in (1, self.config.train.steps):
+        if step % self.config.train.log_every == 0 or step == 1 or self._due(step):
             totals = {"total_tokens": self.total_tokens, "total_seconds": self.total_seconds}
             self.log.add({"step": step, **figures, **totals})
 

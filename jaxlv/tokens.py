@@ -161,13 +161,16 @@ def stream_starts(ids: np.ndarray, length: int, stride: int, partial: str, align
     text starts one. `aligned_to` (the id of ";") moves a start forward to the next time step.
     """
     last = len(ids) - length if partial == "drop" else len(ids) - 2
+    previous = -1
     for start in range(0, len(ids), stride):
         if aligned_to is not None and start > 0:
             ahead = np.flatnonzero(ids[start - 1 :] == aligned_to)
             start = start + int(ahead[0]) if len(ahead) else len(ids)
         if start > last:
             return
-        yield start
+        if start > previous:  # a stride shorter than a step may lead to the same step twice
+            yield start
+        previous = start
 
 
 def make_windows(

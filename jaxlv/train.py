@@ -22,6 +22,7 @@ import optax.contrib
 
 from jaxlv import lora as overlay
 from jaxlv.config import OptimizerConfig
+from jaxlv.errors import JaxlvError
 from jaxlv.loss import cross_entropy, restrict
 from jaxlv.model import Qwen2, features
 from jaxlv.tokens import Windows
@@ -183,6 +184,10 @@ class Batches:
         self._windows = functools.lru_cache(maxsize=2)(epoch)
         self._order = functools.lru_cache(maxsize=2)(self._shuffled)
         self.shape, self.seed, self.per_epoch = (accumulate, batch_size), seed, epoch(0).number
+        if not self.per_epoch:
+            raise JaxlvError(
+                "no series gives a window", where="windows", hint='lower windows.length, or set windows.partial = "pad"'
+            )
 
     def _shuffled(self, epoch: int) -> np.ndarray:
         return np.random.default_rng([self.seed, epoch]).permutation(self.per_epoch)
@@ -205,12 +210,14 @@ def fit(
     steps: int,
     on_step: Callable[[int, dict[str, float]], None],
     on_state: Callable[[int, TrainState], None],
+    report_first: Callable[[int], bool] = lambda step: False,
 ) -> TrainState:
     """Run the steps from the state's own to `steps`; the state after the last one.
 
     `on_step(n, figures)` gets the figures of step n while step n + 1 runs, so that the host never holds up the device;
     `on_state(n, state)` is called after each step, to validate or save where it is due (state is donated by the next
-    step: whoever keeps it, copies it). Figures: loss (nats per token), perplexity, gradient_norm, clipped_norm,
+    step: whoever keeps it, copies it). Where `report_first(n)`, on_step is called before it, so that no state is saved
+    before its figures are known. Figures: loss (nats per token), perplexity, gradient_norm, clipped_norm,
     learning_rate, tokens, seconds, tokens_per_second.
     """
     pending: tuple[int, StepMetrics] | None = None
@@ -230,6 +237,9 @@ def fit(
         if pending:
             report(*pending)
         pending = (step + 1, metrics)
+        if report_first(step + 1):
+            report(*pending)
+            pending = None
         on_state(step + 1, state)
     if pending:
         report(*pending)

@@ -10,6 +10,7 @@ from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,6 +24,8 @@ from jaxlv.weights import abstract_params, load_pretrained, save_pretrained, unf
 
 jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_legacy_prng_key", "error")
+hypothesis.settings.register_profile("jaxlv", deadline=None, derandomize=True, database=None, max_examples=100)
+hypothesis.settings.load_profile("jaxlv")
 
 TINY = ModelConfig(
     vocab_size=61,

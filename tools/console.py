@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from jaxlv.errors import JaxlvError
 
@@ -49,7 +49,7 @@ def keep_compiled_programs() -> None:
     """Let XLA keep compiled programs on disk, so that a second run starts faster; JAX_COMPILATION_CACHE_DIR moves them."""
     import jax
 
-    if not jax.config.jax_compilation_cache_dir:
+    if not jax.config.values["jax_compilation_cache_dir"]:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(cache / "jaxlv"))
 
@@ -131,11 +131,17 @@ class Progress:
 # --------------------------------------------------------------------------------------- arguments in common
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, as those of a JaxlvError."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the line and exit with code 2."""
+        self.exit(2, f"{self.prog}: {message}; {self.prog} --help tells the options\n")
+
+
 def describe(verb: str, text: str | None) -> argparse.ArgumentParser:
     """A parser whose help is the program's own docstring."""
-    return argparse.ArgumentParser(
-        prog=f"jaxlv {verb}", description=text, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    return Parser(prog=f"jaxlv {verb}", description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def parse_ids(text: str) -> list[int]:

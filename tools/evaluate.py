@@ -130,7 +130,6 @@ def main(options: argparse.Namespace) -> None:
     sampling = sampling_of(options)
     if finished:
         forecasters = {"tuned": finished.tuned, "untuned": finished.untuned}
-        default = held_series(finished, data)
     else:
         codec = replace(CodecConfig(), **{k: v for k in ("scale", "decimals") if (v := getattr(options, k)) is not None})
         model_settings = replace(config.model, path=options.subject, dtype=options.dtype)
@@ -138,8 +137,10 @@ def main(options: argparse.Namespace) -> None:
         config = replace(config, codec=codec, model=replace(model_settings, path=_model_name(options.subject, base)))
         bare = Forecaster(model, {"params": params}, alphabet, Codec.for_data(codec, data.values_NTV), config.sampling)
         forecasters = {"untuned": bare}
-        default = run.split_series(config, data).test
-    ids = options.series if options.series is not None else default[: options.max_series or protocol.series or None]
+    ids = options.series
+    if ids is None:
+        held = held_series(finished, data) if finished else run.split_series(config, data).test
+        ids = held[: options.max_series or protocol.series or None]
     chosen = data.select(ids)
     measured = evaluate_to(
         fresh_folder(options.out),

@@ -1,0 +1,135 @@
+"""The structure of the source: who imports whom, what is never imported, and that no setting is idle."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import graphlib
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from jaxlv import config as settings
+from jaxlv.config import ModelConfig, RunConfig, build_config, load_config, to_toml
+from jaxlv_tools.make_base import BaseConfig
+
+ROOT = Path(__file__).resolve().parents[1]
+LIBRARY, TOOLS, CONFIGS = ROOT / "jaxlv", ROOT / "tools", ROOT / "configs"
+
+# What each module of the library may import of it; a module stands behind all those that it imports.
+ALLOWED: dict[str, set[str]] = {
+    "errors": set(),
+    # text and numbers
+    "config": {"errors"},
+    "readers": {"errors"},
+    "series": {"errors", "readers"},
+    "dynamics": {"errors", "series"},
+    "codec": {"config", "errors"},
+    "grammar": {"codec"},
+    # the model
+    "model": {"config"},
+    "weights": {"config", "errors", "model"},
+    "lora": {"config", "errors"},
+    "adapters": {"config", "errors", "lora"},
+    "loss": {"model"},
+    "tokens": {"codec", "config", "errors", "loss"},
+    "checkpoint": {"errors"},
+    "train": {"config", "errors", "lora", "loss", "model", "tokens"},
+    "generate": {"codec", "config", "errors", "grammar", "model", "tokens"},
+    # forecasts and their measures
+    "metrics": {"errors"},
+    "baselines": {"errors"},
+    "forecast": {"codec", "config", "errors", "generate", "grammar", "metrics", "model", "series", "tokens"},
+    "evaluate": {"baselines", "config", "errors", "forecast", "metrics", "series"},
+    # pages
+    "svg": set(),
+    "page": {"svg"},
+    "tables": {"page"},
+    "figures": {"svg"},
+    "report": {"figures", "page", "tables"},
+    # everything together
+    "run": {
+        "adapters", "checkpoint", "codec", "config", "dynamics", "errors", "forecast", "lora", "metrics", "model", "series",
+        "tokens", "train", "weights",
+    },
+    "__init__": {"errors", "lora", "weights"},
+}  # fmt: skip
+
+FILES = {path: ast.parse(path.read_text(encoding="utf-8")) for folder in (LIBRARY, TOOLS) for path in folder.glob("*.py")}
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names of everything that a file imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(FILES[path]):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def packages(path: Path) -> set[str]:
+    return {name.partition(".")[0] for name in imports(path)}
+
+
+@pytest.mark.parametrize("path", sorted(LIBRARY.glob("*.py")), ids=lambda path: path.stem)
+def test_a_module_imports_only_those_before_it(path):
+    own = {name.split(".")[1] for name in imports(path) if name.startswith("jaxlv.")}
+    assert own <= ALLOWED[path.stem]
+
+
+def test_the_table_has_an_order_and_names_only_what_there_is():
+    order = list(graphlib.TopologicalSorter(ALLOWED).static_order())
+    assert set(order) == {path.stem for path in LIBRARY.glob("*.py")}
+
+
+@pytest.mark.parametrize("path", sorted(FILES), ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_what_is_never_imported(path):
+    """PyTorch is for tests and benchmarks; transformers gives the tokenizer alone; the library knows no program."""
+    never = {"torch", "peft", "tests", "benchmarks", "tools"}
+    if path.parent == LIBRARY:
+        never |= {"jaxlv_tools", "jaxlv_configs"}
+    if path != LIBRARY / "tokens.py":
+        never.add("transformers")
+    assert not packages(path) & never
+
+
+def attributes_read() -> set[str]:
+    """Names read as attributes anywhere, but for the checks that a config makes of its own values."""
+    names: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.FunctionDef) and node.name == "__post_init__":
+            return
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+            names.add(node.attr)
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    for tree in FILES.values():
+        visit(tree)
+    return names
+
+
+SECTIONS = {field.name: getattr(settings, str(field.type)) for field in dataclasses.fields(RunConfig)}
+
+
+@pytest.mark.parametrize("section", [*SECTIONS.values(), ModelConfig, RunConfig], ids=lambda section: section.__name__)
+def test_every_setting_is_read_somewhere(section):
+    idle = {field.name for field in dataclasses.fields(section)} - attributes_read()
+    assert not idle
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.stem)
+def test_the_configs_load_and_survive_being_written(path, tmp_path):
+    """base.toml is that of tools/make_base.py, the others are runs."""
+    tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    if path.stem == "base":
+        build_config(BaseConfig, tree, where=path)
+        return
+    config = load_config(path)
+    (tmp_path / "again.toml").write_text(to_toml(config))
+    assert load_config(tmp_path / "again.toml") == config

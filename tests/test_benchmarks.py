@@ -1,0 +1,112 @@
+"""The benchmarks run at a toy shape, do the same work on both sides, and tell the truth about it."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def tables(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT))
+    return importlib.import_module("benchmarks.tables")
+
+
+@pytest.fixture
+def no_pytorch(tmp_path: Path) -> dict[str, str]:
+    """The environment of a machine without PyTorch."""
+    (tmp_path / "torch.py").write_text("raise ImportError('No module named torch')\n")
+    return {"PYTHONPATH": str(tmp_path)}
+
+
+def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", *words]
+    return subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=300)
+
+
+def smoke(program: str, out: Path, **environment: str) -> dict:
+    done = run(f"benchmarks.{program}", "--shapes", "smoke", "--out", str(out), **environment)
+    assert done.returncode == 0, done.stderr
+    written = (out / f"{program}-cpu.json").read_text()
+    assert str(out) not in written
+    assert (out / f"{program}-cpu.md").read_text() == done.stdout
+    return json.loads(written)
+
+
+def needs_pytorch() -> None:
+    for package in ("torch", "peft"):
+        pytest.importorskip(package, reason=f"no {package} here: pip install 'jaxlv[parity]' (a CPU build will do)")
+
+
+def test_train_step_trains_the_same_on_both_sides(tmp_path: Path) -> None:
+    needs_pytorch()
+    (row,) = smoke("train_step", tmp_path / "out")["rows"]
+    theirs, ours = row["sides"]["torch"], row["sides"]["jaxlv"]
+    assert ours["trained"] == theirs["trained"] > 0
+    assert ours["first_loss"] == pytest.approx(theirs["first_loss"], rel=1e-3)
+    for side in row["sides"].values():
+        assert side["tokens_per_second"] == pytest.approx(row["tokens"] / np.median(side["seconds"]), rel=1e-2)
+        assert 0 < side["loaded_gib"] <= side["peak_gib"]
+    other = row["sides"]["jaxlv, another loss: 13 symbols"]
+    assert other["first_loss"] < ours["first_loss"]  # a choice among fewer symbols
+    assert set(row["ratios"]) == set(row["sides"]) - {"torch"}
+
+
+def test_generate_draws_as_many_tokens_on_both_sides(tmp_path: Path) -> None:
+    needs_pytorch()
+    (row,) = smoke("generate", tmp_path / "out")["rows"]
+    assert row["tokens"] == 8 * 8
+    assert len(row["sides"]) == 3
+    for name, ratio in row["ratios"].items():
+        pairs = np.divide(row["sides"]["torch"]["seconds"], row["sides"][name]["seconds"])
+        assert [ratio["min"], ratio["max"]] == pytest.approx([pairs.min(), pairs.max()], rel=1e-2)
+
+
+def test_without_pytorch_jaxlv_is_measured_alone_and_the_row_says_so(tmp_path: Path, no_pytorch: dict[str, str]) -> None:
+    result = smoke("train_step", tmp_path / "out", **no_pytorch)
+    assert result["weights"] == "jaxlv"
+    (row,) = result["rows"]
+    assert "torch" in row["sides"]["torch"]["unavailable"]
+    assert row["sides"]["jaxlv"]["tokens_per_second"] > 0
+    assert row["ratios"] == {}
+    assert "not measured: No module named torch" in (tmp_path / "out" / "train_step-cpu.md").read_text()
+
+
+def test_an_unknown_shape_is_refused() -> None:
+    done = run("benchmarks.generate", "--shapes", "gigantic")
+    assert done.returncode == 2
+    assert "gigantic" in done.stderr
+
+
+def test_ratios_compare_repetitions_that_followed_each_other(tables: ModuleType) -> None:
+    seconds = {"torch": [1.0, 2.0, 4.0], "jaxlv": [0.5, 0.5, 4.0]}  # the machine slowed down meanwhile
+    ratios = tables.ratios({name: {"seconds": values} for name, values in seconds.items()})
+    assert ratios == {"jaxlv": {"median": 2.0, "min": 1.0, "max": 4.0}}
+
+
+@pytest.mark.parametrize(("ratio", "tie"), [(1.1, True), (0.9, True), (1.2, False), (0.8, False)])
+def test_a_gap_within_the_noise_is_called_a_tie(tables: ModuleType, ratio: float, tie: bool) -> None:
+    side = {"seconds": [1.0], "tokens_per_second": 10.0, "peak_gib": 1.0, "loaded_gib": 0.5}
+    row = {"shape": "s", "work": "w", "sides": {"jaxlv": side}}
+    row["ratios"] = {"jaxlv": {"median": ratio, "min": ratio, "max": ratio}}
+    made = {"command": "c", "settings": {"device": "cpu", "dtype": "float32", "threads": 2}, "versions": {}, "rows": [row]}
+    made |= {"machine": {"cpu": "x", "cores": 2, "memory_gib": 1, "accelerator": "none", "load_before": 0}, "weights": "w"}
+    assert ("tie" in tables.markdown(made)) == tie
+
+
+def test_the_docs_show_the_committed_results() -> None:
+    docs = (ROOT / "docs" / "benchmarks.md").read_text()
+    committed = sorted((ROOT / "benchmarks" / "results").glob("*.md"))
+    assert committed
+    for path in committed:
+        assert path.read_text().strip() in docs, f"docs/benchmarks.md differs from {path.name}"

@@ -1,0 +1,77 @@
+"""Parity with transformers at the true shape of Qwen2.5-0.5B, on random weights (2 GB on disk, about 5 GB of memory)."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import jaxlv
+from jaxlv.weights import count_params
+
+CONFIG = {
+    "model_type": "qwen2",
+    "architectures": ["Qwen2ForCausalLM"],
+    "vocab_size": 151_936,
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 32_768,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1e6,
+    "tie_word_embeddings": True,
+}
+PROMPT, STEPS = 24, 4
+
+
+def true_config() -> dict[str, Any]:
+    """Qwen's own config.json where the reference folder has it."""
+    shared = Path(os.environ.get("JAXLV_SHARED") or Path(__file__).resolve().parents[2] / "shared")
+    path = shared / "qwen2.5-0.5b-instruct" / "config.json"
+    return json.loads(path.read_text()) if path.is_file() else CONFIG
+
+
+@pytest.fixture
+def reference(random_hf, tmp_path):
+    """(folder, ids, logits, greedy continuation) of a random model, which is saved and freed."""
+    torch = pytest.importorskip("torch")
+    hf = random_hf(head_dim=None, **{k: v for k, v in true_config().items() if k in CONFIG and k != "architectures"})
+    assert hf.num_parameters() == 494_032_768
+    ids_BT = np.random.default_rng(0).integers(0, CONFIG["vocab_size"], (2, PROMPT))
+    torch.set_num_threads(os.cpu_count() or 1)
+    with torch.no_grad():
+        logits = hf(torch.as_tensor(ids_BT)).logits.numpy()
+        mask = torch.ones(ids_BT.shape, dtype=torch.long)
+        greedy = hf.generate(torch.as_tensor(ids_BT), attention_mask=mask, max_new_tokens=STEPS, do_sample=False, pad_token_id=0)
+    torch.set_num_threads(1)
+    hf.save_pretrained(tmp_path / "model")
+    del hf
+    gc.collect()
+    yield tmp_path / "model", ids_BT, logits, greedy.numpy()
+    shutil.rmtree(tmp_path / "model")
+
+
+def test_logits_and_greedy_tokens_at_the_true_shape(reference):
+    folder, ids_BT, logits, greedy = reference
+    model, params = jaxlv.load_pretrained(folder)
+    assert count_params(model) == sum(leaf.size for leaf in jax.tree.leaves(params)) == 494_032_768
+    forward = jax.jit(model.apply)
+    tokens = np.zeros((2, PROMPT + STEPS), np.int32)
+    tokens[:, :PROMPT] = ids_BT
+    for length in range(PROMPT, PROMPT + STEPS):
+        slots = np.arange(tokens.shape[1], dtype=np.int32)
+        positions_BT = np.tile(np.where(slots < length, slots, -1), (2, 1))
+        ours = np.asarray(forward({"params": params}, tokens, positions_BT))
+        if length == PROMPT:
+            assert np.abs(ours[:, :PROMPT] - logits).max() <= 2e-4
+        tokens[:, length] = ours[:, length - 1].argmax(-1)
+    np.testing.assert_array_equal(tokens, greedy)

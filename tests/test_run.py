@@ -1,0 +1,439 @@
+"""Run folders: what is in them, resuming bit for bit, what is refused, and the adapter in PEFT's hands."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from safetensors.numpy import load_file
+
+from jaxlv import adapters, run, series
+from jaxlv import lora as overlay
+from jaxlv.checkpoint import Checkpoints
+from jaxlv.config import LoraConfig, RunConfig, build_config, load_config, to_toml
+from jaxlv.errors import JaxlvError
+from jaxlv.lora import PROJECTIONS
+
+STEPS, EVERY = 5, 2  # a validation and a checkpoint after steps 2, 4 and 5
+SPEED = {"seconds", "tokens_per_second", "total_seconds"}
+
+
+class Interruption(Exception):
+    """What a power cut is to a run."""
+
+
+class Subject(NamedTuple):
+    config: RunConfig
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def config(tiny_base, waves, tmp_path_factory) -> RunConfig:
+    """Twelve series in a file, a base of one layer, five steps."""
+    path = tmp_path_factory.mktemp("data") / "waves.h5"
+    series.save(path, waves(12, 24))
+    tree = {
+        "data": {"path": str(path), "fractions": (0.5, 0.25, 0.25)},
+        "windows": {"length": 64, "stride": 60, "context_steps": (6, 10)},
+        "model": {"path": str(tiny_base)},
+        "optimizer": {"learning_rate": 3e-2},
+        "train": {
+            "steps": STEPS,
+            "batch_size": 2,
+            "log_every": 1,
+            "validate_every": EVERY,
+            "checkpoint_every": EVERY,
+            "validation_windows": 3,
+            "forecast_series": 1,
+        },
+        "evaluate": {"context": 6, "horizon": 2},
+    }
+    return build_config(RunConfig, tree)
+
+
+def change(config: RunConfig, **sections: dict[str, Any]) -> RunConfig:
+    """The config with some settings changed."""
+    return replace(config, **{name: replace(getattr(config, name), **values) for name, values in sections.items()})
+
+
+def train(config: RunConfig, folder: Path, resume: bool = False, on_step: Callable = lambda step, figures: None):
+    inputs = run.load_inputs(config, folder if resume else None)
+    run.open_folder(config, folder, resume)
+    return run.train(config, folder, inputs, resume=resume, watch=run.Watch(on_step))
+
+
+@pytest.fixture(scope="module")
+def whole(config, tmp_path_factory) -> Subject:
+    """A run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    train(config, folder)
+    return Subject(config, folder)
+
+
+@pytest.fixture
+def copy(whole, tmp_path) -> Path:
+    """The same folder, to do something bad to."""
+    return Path(shutil.copytree(whole.folder, tmp_path / "copy"))
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl without the clock."""
+    return [{k: v for k, v in r.items() if k not in SPEED} for r in run.read_metrics(folder / run.METRICS)]
+
+
+def losses(folder: Path, key: str = "loss") -> list[float]:
+    return [record[key] for record in records(folder) if key in record]
+
+
+# --------------------------------------------------------------------------------------------- what is in a run
+
+
+def test_the_folder_holds_everything_that_came_of_the_run(whole):
+    names = {path.name for path in whole.folder.iterdir()}
+    assert names == {run.CONFIG, run.MANIFEST, run.SPLIT, run.METRICS, run.ADAPTER, "checkpoints"}
+    assert load_config(whole.folder / run.CONFIG) == whole.config
+    assert {p.name for p in (whole.folder / run.ADAPTER).iterdir()} == {adapters.CONFIG, adapters.TENSORS, adapters.HEAD}
+
+
+def test_metrics_have_a_record_of_every_step_and_validation(whole):
+    every_step = [record for record in records(whole.folder) if "loss" in record]
+    assert [record["step"] for record in every_step] == [1, 2, 3, 4, 5]
+    wanted = {"loss", "perplexity", "gradient_norm", "clipped_norm", "learning_rate", "tokens"}
+    assert all(wanted <= set(record) and math.isfinite(record["loss"]) for record in every_step)
+    validations = [record for record in records(whole.folder) if "validation_loss" in record]
+    assert [record["step"] for record in validations] == [2, 4, 5]
+    assert all(record["forecast_mae"] > 0 for record in validations)
+
+
+def test_the_split_covers_the_series_and_the_manifest_names_what_the_run_is_made_of(whole):
+    split = json.loads((whole.folder / run.SPLIT).read_text())
+    assert {name: len(marks) for name, marks in split.items()} == {"train": 6, "validation": 3, "test": 3}
+    assert sorted(int(i) for marks in split.values() for i in marks) == list(range(12))
+    made_of = json.loads((whole.folder / run.MANIFEST).read_text())
+    assert made_of["data"]["sha256"] == series.load(whole.config.data.path).source["sha256"]
+    assert len(made_of["base"]["sha256"]) == 64
+
+
+def test_nothing_of_the_base_is_in_the_checkpoints(whole):
+    """The trained leaves, Adam's two moments of each, and scalars: none of the frozen ones."""
+    lora = run.load_run(whole.folder).tuned.variables["lora"]
+    trained = sum(leaf.size for leaf in jax.tree.leaves(lora) if leaf.ndim)
+    for step in (whole.folder / "checkpoints").glob("step_*"):
+        stored = jax.tree.leaves(ocp.StandardCheckpointer().metadata(step).item_metadata.tree)
+        assert 3 * trained <= sum(math.prod(array.shape) for array in stored) < 3 * trained + 10
+
+
+def test_the_newest_two_checkpoints_and_the_best_are_kept(whole):
+    with Checkpoints(whole.folder / "checkpoints") as checkpoints:
+        assert set(checkpoints.steps()) == {4, 5, checkpoints.best()["step"]}
+
+
+def test_simulated_series_are_kept_with_the_run_which_resumes_on_them(config, tmp_path):
+    simulated = change(
+        config, data={"path": "", "simulate": 8}, train={"steps": 2, "forecast_series": 0}, windows={"stride": 500}
+    )
+    with pytest.raises(Interruption):
+        train(simulated, tmp_path / "run", on_step=interrupt_at(1))
+    kept = series.load(tmp_path / "run" / run.DATA)
+    np.testing.assert_array_equal(kept.values_NTV, run.load_series(simulated).values_NTV)
+    train(simulated, tmp_path / "run", resume=True)
+    assert len(losses(tmp_path / "run")) == 2
+    finished = run.load_run(tmp_path / "run")
+    assert finished.manifest["data"]["sha256"] == run.load_series(simulated, tmp_path / "run").source["sha256"]
+
+
+# ------------------------------------------------------------------------------------------------------- resume
+
+
+def interrupt_at(when: int) -> Callable[[int, Any], None]:
+    def on_step(step: int, figures: Any) -> None:
+        if step == when:
+            raise Interruption
+
+    return on_step
+
+
+@pytest.mark.parametrize("when", [2, 3, 4], ids=["before the first checkpoint", "between checkpoints", "at a checkpoint"])
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(when, whole, config, tmp_path):
+    with pytest.raises(Interruption):
+        train(config, tmp_path / "run", on_step=interrupt_at(when))
+    assert len(losses(tmp_path / "run")) == when - 1
+    train(config, tmp_path / "run", resume=True)
+    assert records(tmp_path / "run") == records(whole.folder)
+    ours, theirs = content(tmp_path / "run" / run.ADAPTER), content(whole.folder / run.ADAPTER)
+    assert ours == theirs
+
+
+def test_resuming_a_finished_run_changes_no_figure(config, whole, copy):
+    train(config, copy, resume=True)
+    assert records(copy) == records(whole.folder)
+    assert content(copy / run.ADAPTER) == content(whole.folder / run.ADAPTER)
+
+
+def test_a_torn_last_line_of_the_log_is_cut(config, whole, copy):
+    with (copy / run.METRICS).open("a") as log:
+        log.write('{"step": 5, "lo')
+    train(config, copy, resume=True)
+    assert records(copy) == records(whole.folder)
+
+
+# ------------------------------------------------------------------------------------------------ what is refused
+
+
+@pytest.mark.parametrize(
+    ("sections", "difference"),
+    [
+        ({"lora": {"rank": 7}}, "lora.rank: 4 then, 7 now"),
+        ({"train": {"seed": 1}, "codec": {"decimals": 3}}, "codec.decimals: 2 then, 3 now; train.seed: 0 then, 1 now"),
+    ],
+)
+def test_another_config_is_refused_with_the_difference(sections, difference, config, copy):
+    before = content(copy)
+    with pytest.raises(JaxlvError, match=difference):
+        run.open_folder(change(config, **sections), copy, resume=True)
+    assert content(copy) == before
+
+
+def refused_on_resume(config: RunConfig, folder: Path, message: str) -> None:
+    """The same config file, but something it names has changed."""
+    (folder / run.CONFIG).write_text(to_toml(config))
+    before = content(folder)
+    with pytest.raises(JaxlvError, match=message):
+        train(config, folder, resume=True)
+    assert content(folder) == before
+
+
+def test_other_data_are_refused(config, copy, tmp_path):
+    data = series.load(config.data.path)
+    series.save(tmp_path / "other.h5", replace(data, values_NTV=1.01 * data.values_NTV))
+    refused_on_resume(change(config, data={"path": str(tmp_path / "other.h5")}), copy, "the data is not what")
+
+
+def test_another_base_is_refused_by_resuming_and_by_loading(config, copy, tmp_path):
+    base = Path(shutil.copytree(config.model.path, tmp_path / "base"))
+    settings = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(settings | {"rope_theta": 5000.0}))
+    refused_on_resume(change(config, model={"path": str(base)}), copy, "the base is not what")
+    with pytest.raises(JaxlvError, match="not the one that the run was trained on"):
+        run.load_run(copy)
+
+
+@pytest.mark.parametrize("kind", ["a run", "a file", "a folder with a file"])
+def test_what_exists_is_left_alone(kind, config, copy, tmp_path):
+    place = {"a run": copy, "a file": tmp_path / "file", "a folder with a file": tmp_path / "notes"}[kind]
+    if kind == "a folder with a file":
+        place.mkdir()
+        (place / "note.txt").write_text("mine")
+    elif kind == "a file":
+        place.write_text("mine")
+    before = content(tmp_path)
+    with pytest.raises(JaxlvError, match="exists already"):
+        run.open_folder(config, place, resume=False)
+    assert content(tmp_path) == before
+
+
+def test_an_empty_folder_is_taken_and_an_absent_one_is_not_resumed(config, tmp_path):
+    (tmp_path / "empty").mkdir()
+    run.open_folder(config, tmp_path / "empty", resume=False)
+    with pytest.raises(JaxlvError, match="no run to resume"):
+        run.open_folder(config, tmp_path / "absent", resume=True)
+    assert not (tmp_path / "absent").exists()
+
+
+@pytest.mark.parametrize("file", [run.MANIFEST, run.SPLIT, run.CONFIG])
+@pytest.mark.parametrize("fault", ["missing", "no text"])
+def test_a_folder_that_is_no_run_is_refused_in_one_line(file, fault, copy):
+    (copy / file).unlink()
+    if fault == "no text":
+        (copy / file).write_bytes(b"\xff\xfe{")
+    with pytest.raises(JaxlvError, match=rf"{file}|run folder") as caught:
+        run.load_run(copy)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_without_a_checkpoint_says_so(copy):
+    shutil.rmtree(copy / "checkpoints")
+    with pytest.raises(JaxlvError, match="no checkpoint yet"):
+        run.load_run(copy)
+
+
+def test_a_damaged_checkpoint_is_named(copy):
+    with Checkpoints(copy / "checkpoints") as checkpoints:
+        best = checkpoints.best()["step"]
+    for path in (copy / "checkpoints" / f"step_{best:08d}").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    with pytest.raises(JaxlvError, match=f"step_{best:08d}: unreadable checkpoint") as caught:
+        run.load_run(copy)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"evaluate": {"context": 24}}, "expected less than the series' 24 steps; found 24"),
+        ({"data": {"fractions": (0.5, 0.0, 0.5)}}, "no validation series"),
+        ({"data": {"train_ids": (1,), "validation_ids": (1,), "test_ids": (2,)}}, "twice"),
+        ({"model": {"path": "/nowhere/at/all"}}, "no such model folder"),
+    ],
+    ids=["context", "no validation", "split", "model"],
+)
+def test_inputs_that_cannot_train_are_refused_before_there_is_a_folder(sections, message, config):
+    with pytest.raises(JaxlvError, match=message):
+        run.load_inputs(change(config, **sections))
+
+
+def test_series_too_short_for_a_window_are_refused(config, tmp_path):
+    long = change(config, codec={"scale": "liu"}, windows={"length": 2000, "partial": "drop"})
+    with pytest.raises(JaxlvError, match=r"windows.length"):
+        train(long, tmp_path / "run")
+
+
+# ----------------------------------------------------------------------------------------- the best and the worst
+
+
+def test_best_is_the_checkpoint_with_the_lowest_validation_loss(config, tmp_path):
+    """The learning rate is far too high, so that the first validation is the best."""
+    folder = tmp_path / "run"
+    returned = train(change(config, optimizer={"learning_rate": 5.0}), folder)
+    values = losses(folder, "validation_loss")
+    assert np.argmin(values) == 0 < len(values) - 1
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        assert checkpoints.best() == {"step": EVERY, "value": values[0], "measure": "loss"}
+    loaded = run.load_run(folder).tuned.variables["lora"]
+    jax.tree.map(np.testing.assert_array_equal, loaded, returned)
+    tensors = load_file(folder / run.ADAPTER / adapters.TENSORS)
+    projection = loaded["model.layers.0"]["self_attn"]["q_proj"]
+    np.testing.assert_array_equal(tensors["base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight"], projection["B"])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_what_was_good(config, tmp_path):
+    folder = tmp_path / "run"
+    wild = change(config, optimizer={"learning_rate": 1e30}, train={"checkpoint_every": 1, "validate_every": 0})
+    with pytest.raises(JaxlvError, match=r"not finite at step 2.*learning_rate") as caught:
+        train(wild, folder)
+    assert "\n" not in str(caught.value)
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        assert checkpoints.steps() == [1]
+    leaves = jax.tree.leaves(run.load_run(folder).tuned.variables["lora"])
+    assert all(np.isfinite(leaf).all() for leaf in leaves)
+    assert [record["step"] for record in records(folder)] == [1]
+
+
+def test_the_loaded_run_is_what_training_returned(whole):
+    finished = run.load_run(whole.folder)
+    assert finished.tuned.sampling == whole.config.sampling
+    assert "lora" not in finished.untuned.variables
+    best = min(losses(whole.folder, "validation_loss"))
+    training = run._Training(whole.config, whole.folder, run.load_inputs(whole.config), run.Watch())
+    trained, _ = overlay.split(finished.tuned.variables, training.mask)
+    found = training._validate(training.state._replace(trained=trained))
+    assert found["validation_loss"] == pytest.approx(best, rel=1e-6)
+
+
+def test_the_bill_adds_up(whole):
+    bill = run.load_run(whole.folder).bill()
+    steps = [record for record in run.read_metrics(whole.folder / run.METRICS) if "loss" in record]
+    assert bill["steps"] == STEPS
+    assert bill["tokens"] == sum(record["tokens"] for record in steps)
+    assert bill["seconds"] == pytest.approx(sum(record["seconds"] for record in steps))
+    assert bill["trainable_parameters"] == 32 + 4 * (32 + 32) + 4 * (32 + 16)  # head bias, q_proj, v_proj of rank 4
+
+
+# ------------------------------------------------------------------------------------------------ what was seen
+
+
+def test_series_seen_in_training_are_known_again_in_another_file_and_order(whole, tmp_path):
+    data = series.load(whole.config.data.path)
+    order = np.random.default_rng(0).permutation(12)
+    np.savez(tmp_path / "shuffled.npz", trajectories=data.values_NTV[order], time=data.time_T)
+    other = series.load(tmp_path / "shuffled.npz")
+    finished = run.load_run(whole.folder)
+    split = run.split_series(whole.config, data)
+    expected = {*split.train.tolist(), *split.validation.tolist()}
+    assert {int(order[i]) for i in finished.seen(other)} == expected
+    assert set(finished.seen(data).tolist()) == expected
+
+
+# ------------------------------------------------------------------------------------------------- kinds of runs
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"model": {"loss": "alphabet"}, "lora": {"targets": PROJECTIONS}},
+        {"model": {"dtype": "bfloat16"}, "train": {"accumulate": 2}},
+        {"codec": {"scale": "mao"}, "lora": {"dropout": 0.1, "head": "frozen"}, "optimizer": {"name": "adamw"}},
+    ],
+    ids=["alphabet loss", "bfloat16", "dropout"],
+)
+def test_kinds_of_runs_learn(sections, config, whole, tmp_path):
+    quiet = change(config, **{**sections, "train": {**sections.get("train", {}), "forecast_series": 0, "steps": 8}})
+    lora = train(quiet, tmp_path / "run")
+    assert {leaf.dtype for leaf in jax.tree.leaves(lora)} == {jnp.dtype("float32")}
+    values = losses(tmp_path / "run", "validation_loss")
+    assert min(values) < losses(tmp_path / "run")[0]
+    if quiet.model.loss == "alphabet":  # 13 symbols to choose from rather than 32
+        assert losses(tmp_path / "run")[0] < losses(whole.folder)[0]
+    base = run.load_run(tmp_path / "run").untuned.variables["params"]
+    assert {leaf.dtype for leaf in jax.tree.leaves(base)} == {jnp.dtype(quiet.model.dtype)}
+
+
+def test_the_vocabulary_loss_learns(whole):
+    assert min(losses(whole.folder, "validation_loss")) < losses(whole.folder)[0]
+
+
+# ---------------------------------------------------------------------------------------------------------- PEFT
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"rank": 3, "alpha": 8.0, "head": "frozen"},
+        {"rank": 4, "alpha": 6.0, "rslora": True, "targets": PROJECTIONS, "head": "frozen"},
+        {"rank": 2, "targets": ("k", "down"), "head": "bias"},
+    ],
+    ids=["q and v", "rsLoRA on all seven", "with a head bias"],
+)
+def test_peft_reads_the_adapter_as_the_same_model(settings, random_hf, random_lora, through_disk, tmp_path):
+    """A head bias has no slot in PEFT: it lies beside the adapter, and is what the logits differ by."""
+    torch = pytest.importorskip("torch")
+    peft = pytest.importorskip("peft")
+    hf = random_hf()
+    model, params = through_disk(hf)
+    lora = random_lora(params, **settings)
+    adapters.save_peft(tmp_path / "adapter", lora, LoraConfig(**settings), "a base")
+    ids_BT = np.random.default_rng(0).integers(0, model.config.vocab_size, (2, 20))
+    ours = np.asarray(jax.jit(model.apply)({"params": params, "lora": lora}, ids_BT))
+    tuned = peft.PeftModel.from_pretrained(hf, str(tmp_path / "adapter")).eval()
+    with torch.no_grad():
+        theirs = tuned(torch.as_tensor(ids_BT)).logits.numpy()
+    head = tmp_path / "adapter" / adapters.HEAD
+    assert head.is_file() == (settings["head"] == "bias")
+    bias = load_file(head)["lm_head.bias"] if head.is_file() else 0.0
+    np.testing.assert_allclose(ours, theirs + bias, rtol=0, atol=1e-4)
+
+
+def test_an_older_adapter_is_replaced_whole(random_model, random_lora, tmp_path):
+    _, params = random_model()
+    for head in ("bias", "frozen"):
+        settings = {"head": head, "targets": ("q",) if head == "frozen" else ("k", "v")}
+        adapters.save_peft(tmp_path / "adapter", random_lora(params, **settings), LoraConfig(**settings), "a base")
+    assert {path.name for path in (tmp_path / "adapter").iterdir()} == {adapters.CONFIG, adapters.TENSORS}
+    assert all("q_proj" in name for name in load_file(tmp_path / "adapter" / adapters.TENSORS))
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]

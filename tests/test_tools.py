@@ -1,0 +1,391 @@
+"""The programs: from simulated series to a page of figures, and one line for every fault of input."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from jaxlv import run, series
+from jaxlv.baselines import BASELINES
+from jaxlv.errors import JaxlvError
+from jaxlv_tools import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+PROTOCOL = ["--context", "10", "--horizon", "3", "--samples", "2"]
+ROW = {
+    "name", "mae", "mae_median", "mae_ci95", "mse", "mae_first_5", "mase", "crps", "coverage", "valid_share",
+    "valid_share_unmasked",
+}  # fmt: skip
+CONFIG = """
+[data]
+path = "{data}"
+fractions = [0.5, 0.25, 0.25]
+
+[windows]
+length = 64
+context_steps = [8, 12]
+
+[model]
+path = "{base}"
+
+[train]
+steps = 100
+batch_size = 2
+validate_every = 2
+validation_windows = 2
+forecast_series = 1
+
+[evaluate]
+context = 10
+horizon = 3
+samples = 2
+batch_series = 2
+"""
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+def jaxlv(*arguments: object) -> Outcome:
+    """`jaxlv ARGUMENTS`, in this process."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            cli.main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return Outcome(code, out.getvalue(), err.getvalue())
+
+
+def done(*arguments: object) -> str:
+    """The output of a call that must succeed."""
+    outcome = jaxlv(*arguments)
+    assert (outcome.code, outcome.err) == (0, "")
+    return outcome.out
+
+
+class Work(NamedTuple):
+    """A folder in which a newcomer has simulated series and tuned a model on them."""
+
+    folder: Path
+    data: Path
+    config: Path
+    base: Path
+    run: Path
+    said: str
+
+
+@pytest.fixture(scope="module")
+def work(tiny_base, tmp_path_factory) -> Work:
+    folder = tmp_path_factory.mktemp("work")
+    data, config = folder / "series.h5", folder / "tiny.toml"
+    done("simulate", "--preset", "course", "--series", 12, "--steps", 20, "--stop", 38, "--seed", 3, "--out", data)
+    base = Path(shutil.copytree(tiny_base, folder / "base"))
+    config.write_text(CONFIG.format(data=data, base=base))
+    said = done("train", config, "--out", folder / "run", "--set", "train.steps=2", "--set", "lora.rank=2")
+    return Work(folder, data, config, base, folder / "run", said)
+
+
+@pytest.fixture(scope="module")
+def forecast(work) -> Path:
+    out = work.folder / "forecast"
+    done("forecast", work.run, "--data", work.data, "--series", "7,3", *PROTOCOL, "--seed", 4, "--out", out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def evaluation(work) -> Path:
+    out = work.folder / "evaluation"
+    options = ["--data", work.data, "--series", "0-3", *PROTOCOL, "--seed", 0, "--unmasked-samples", 2, "--out", out]
+    done("evaluate", work.run, *options)
+    return out
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+# ------------------------------------------------------------------------------------------------------ --help
+
+OPTIONS = {
+    "demo": ["--out", "--data", "--set"],
+    "simulate": ["--preset", "--series", "--steps", "--noise", "--seed", "--out"],
+    "train": ["CONFIG", "--out", "--set", "--resume"],
+    "forecast": ["RUN", "--data", "--series", "--context", "--horizon", "--samples", "--seed", "--out", "--temperature"],
+    "evaluate": ["RUN_OR_MODEL", "--data", "--series", "--context", "--horizon", "--samples", "--seed", "--out", "--scale"],
+    "doctor": ["CONFIG", "--set"],
+    "make_base": ["CONFIG", "--out", "--resume"],
+}
+
+
+@pytest.mark.parametrize("verb", OPTIONS)
+def test_help_names_the_options(verb):
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), pytest.raises(SystemExit) as end:
+        importlib.import_module(f"jaxlv_tools.{verb}").main(["--help"])
+    assert end.value.code == 0
+    for option in [*OPTIONS[verb], "--debug"]:
+        assert option.lower() in out.getvalue().lower()
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_without_a_verb_the_verbs_are_listed(arguments):
+    said = done(*arguments)
+    assert set(cli.VERBS) == set(OPTIONS) - {"make_base"}
+    assert all(verb in said for verb in cli.VERBS)
+
+
+def process(*command: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(part) for part in command], cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def test_the_console_script_and_the_files_are_programs(tmp_path):
+    script = process(Path(sys.executable).parent / "jaxlv", "--help")
+    assert (script.returncode, script.stderr) == (0, "")
+    assert script.stdout.rstrip("\n") == cli.usage()
+    told = process(sys.executable, "tools/train.py", "--help")
+    assert told.returncode == 0
+    assert "--resume" in told.stdout
+    refused = process(sys.executable, "tools/train.py", "no.toml", "--out", tmp_path / "run")
+    assert (refused.returncode, refused.stderr.splitlines()) == (2, ["jaxlv: no.toml: no such config file"])
+
+
+# --------------------------------------------------------------------------------------------------- end to end
+
+
+def test_simulate_writes_series_with_their_parameters(work):
+    simulated = series.load(work.data)
+    assert simulated.values_NTV.shape == (12, 20, 2)
+    assert simulated.time_T.tolist() == list(range(0, 40, 2))
+    assert simulated.source["simulation"]["seed"] == 3
+    assert len(simulated.source["simulation"]["parameters"]["K"]) == 12
+
+
+def test_train_tells_what_it_does_and_leaves_a_run(work):
+    assert re.search(r"series: 12 \(6 train, 3 validation, 3 test\)", work.said)
+    assert re.search(r"rank 2 on q_proj, v_proj", work.said)
+    assert re.search(r"train: 2/2 +loss [0-9.]+ +[0-9,]+ tokens/s", work.said)
+    assert "validation loss" in work.said
+    assert run.load_run(work.run).config.train.steps == 2
+
+
+def test_training_resumes(work):
+    again = ["train", work.config, "--out", work.run, "--set", "train.steps=2", "--set", "lora.rank=2", "--resume"]
+    before = (work.run / run.METRICS).read_text()
+    done(*again)
+    assert (work.run / run.METRICS).read_text() == before
+
+
+def test_forecast_writes_a_tidy_table_settings_and_figures(work, forecast):
+    assert (forecast / "forecast.csv").read_text().splitlines()[0] == "series,step,time,variable,statistic,value"
+    table = pd.read_csv(forecast / "forecast.csv")
+    assert len(table) == 2 * 3 * 2 * (8 + 2)  # series, steps, variables; median, mean, 6 quantiles, 2 samples
+    assert sorted(table.series.unique()) == [3, 7]
+    assert sorted(table.step.unique()) == [10, 11, 12]
+    assert sorted(table.time.unique()) == [20, 22, 24]
+    assert np.isfinite(table.value).all()
+    settings = json.loads((forecast / "settings.json").read_text())
+    assert (settings["seed"], settings["context"], settings["horizon"], settings["samples"]) == (4, 10, 3, 2)
+    assert settings["sampling"]["temperature"] == 1.0
+    assert {path.name for path in forecast.glob("*.png")} == {
+        f"series_{i}{kind}.png" for i in (3, 7) for kind in ("", "_phase")
+    }
+
+
+def test_evaluate_writes_metrics_of_every_method(evaluation):
+    metrics = json.loads((evaluation / "metrics.json").read_text())
+    assert [row["name"] for row in metrics["rows"]] == ["tuned", "untuned", *BASELINES]
+    for row in metrics["rows"]:
+        assert set(row) >= ROW
+        assert all(row[name] is not None for name in ("mae", "mae_median", "mse", "mae_first_5", "mase"))
+        low, high = row["mae_ci95"]
+        assert low <= row["mae"] <= high
+    for row in metrics["rows"][:2]:
+        assert set(row["coverage"]) == {"50", "80", "95"}
+        assert row["valid_share"] == 1
+        assert 0 <= row["valid_share_unmasked"] <= 1
+    protocol = metrics["protocol"]
+    settings = ("context", "horizon", "samples", "seed", "series")
+    assert [protocol[name] for name in settings] == [10, 3, 2, 0, [0, 1, 2, 3]]
+    assert protocol["units"]["mae"] == "raw units"
+
+
+def test_evaluate_says_which_series_were_seen_in_training(work, evaluation):
+    split = json.loads((work.run / run.SPLIT).read_text())
+    expected = {i for i in range(4) if str(i) not in split["test"]}
+    assert set(json.loads((evaluation / "metrics.json").read_text())["protocol"]["seen_in_training"]) == expected
+
+
+def test_the_forecasts_of_an_evaluation_are_tables_too(evaluation):
+    for name in ("tuned", "untuned"):
+        table = pd.read_csv(evaluation / f"forecast_{name}.csv")
+        assert list(table) == ["series", "step", "time", "variable", "statistic", "value"]
+        assert sorted(table.series.unique()) == [0, 1, 2, 3]
+
+
+def test_the_report_is_one_page_that_needs_nothing_else(evaluation):
+    page = (evaluation / "report.html").read_text()
+    assert page.lower().startswith("<!doctype html>")
+    assert "<svg" in page
+    assert not re.search(r"<(link|script|img|iframe)[^>]+(src|href)=[\"']?(?!data:)", page)
+    assert not re.search(r"@import|url\([\"']?(?!data:|#|[\"'])", page)
+    assert all(name in page for name in ("tuned", "untuned", *BASELINES))
+
+
+def test_a_run_is_measured_on_its_own_test_series_by_default(work):
+    out = work.folder / "by default"
+    said = done("evaluate", work.run, "--unmasked-samples", 0, "--max-series", 2, "--out", out)
+    protocol = json.loads((out / "metrics.json").read_text())["protocol"]
+    test_ids = [int(i) for i in json.loads((work.run / run.SPLIT).read_text())["test"]]
+    assert protocol["series"] == test_ids[:2]
+    assert protocol["seen_in_training"] == []
+    assert "VAR(3) on logs" in said
+    assert str(out / "report.html") in said
+
+
+@pytest.mark.parametrize("model", ["folder", "embedded"])
+def test_a_bare_model_is_measured_too(model, work):
+    """Two series are too few to split: with --series no split is needed."""
+    out = work.folder / f"bare {model}"
+    few = work.folder / f"few {model}.npy"
+    np.save(few, series.load(work.data).values_NTV[:2])
+    subject = work.base if model == "folder" else "embedded"
+    options = ["--data", few, "--series", "0,1", *PROTOCOL, "--unmasked-samples", 2, "--batch-series", 2, "--out", out]
+    done("evaluate", subject, *options)
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert [row["name"] for row in metrics["rows"]] == ["untuned", *BASELINES]
+    assert (out / "report.html").is_file()
+
+
+def test_doctor_says_whether_a_config_fits(work):
+    said = done("doctor", work.config)
+    assert all(word in said for word in ("python", "jax", "devices", "memory", "attention", "training step", "fits"))
+
+
+# ---------------------------------------------------------------------------------------------------- bad input
+
+
+def bad_folder(work: Work, name: str) -> Path:
+    """Model folders and files that are wrong in one way each."""
+    place = work.folder / "bad" / name
+    if place.exists():
+        return place
+    place.parent.mkdir(exist_ok=True)
+    if name == "llama":
+        shutil.copytree(work.base, place)
+        settings = json.loads((place / "config.json").read_text())
+        (place / "config.json").write_text(json.dumps({**settings, "model_type": "llama"}))
+    elif name == "no weights":
+        place.mkdir()
+        shutil.copy(work.base / "config.json", place)
+    elif name == "csv.h5":
+        place.write_text("series,step\n")
+    elif name == "truncated.h5":
+        place.write_bytes(work.data.read_bytes()[:1000])
+    elif name == "nan.npy":
+        np.save(place, np.full((3, 20, 2), np.nan))
+    elif name == "negative.npy":
+        np.save(place, np.full((3, 20, 2), -1.0))
+    elif name == "axes.npy":
+        np.save(place, np.ones((20, 2)))
+    elif name == "bad.toml":
+        place.write_text("[train\n")
+    return place
+
+
+BAD = {
+    "train: no config": (["train", "no.toml", "--out", "new"], "no such config file"),
+    "train: no TOML": (["train", "bad:bad.toml", "--out", "new"], "not valid TOML"),
+    "train: no data": (["train", "config", "--out", "new", "--set", "data.path=gone.h5"], "gone.h5: no such file"),
+    "train: unknown key": (["train", "config", "--out", "new", "--set", "train.stepz=3"], "did you mean train.steps"),
+    "train: unknown section": (["train", "config", "--out", "new", "--set", "trian.steps=3"], "did you mean train"),
+    "train: wrong type": (["train", "config", "--out", "new", "--set", "train.steps=many"], "expected int; found 'many'"),
+    "train: wrong value": (["train", "config", "--out", "new", "--set", "lora.rank=0"], "lora.rank: must be at least 1"),
+    "train: bad --set": (["train", "config", "--out", "new", "--set", "train.steps"], "expected section.key=value"),
+    "train: no model": (["train", "config", "--out", "new", "--set", "model.path=/no/where"], "no such model folder"),
+    "train: other model": (["train", "config", "--out", "new", "--set", "model.path='{llama}'"], "not a Qwen2.5 model"),
+    "train: context": (["train", "config", "--out", "new", "--set", "evaluate.context=20"], "the series' 20 steps"),
+    "train: target": (["train", "config", "--out", "new", "--set", 'lora.targets=["w"]'], "unknown projection"),
+    "train: existing": (["train", "config", "--out", "run"], "exists already"),
+    "train: no run to resume": (["train", "config", "--out", "new", "--resume"], "no run to resume"),
+    "train: other config": (["train", "config", "--out", "run", "--resume"], "lora.rank: 2 then, 4 now"),
+    "forecast: no run": (["forecast", "gone", "--out", "new"], "not a run folder"),
+    "forecast: no data": (["forecast", "run", "--data", "gone.h5", "--out", "new"], "gone.h5: no such file"),
+    "forecast: unknown series": (["forecast", "run", "--series", "3,99", "--out", "new"], "unknown series"),
+    "forecast: context": (["forecast", "run", "--context", "21", "--out", "new"], "1 to 20 steps; found 21"),
+    "forecast: positions": (["forecast", "run", "--horizon", "50", "--out", "new"], "longer than the model's positions"),
+    "forecast: sampling": (["forecast", "run", "--top-p", "1.5", "--out", "new"], "sampling.top_p: must be in (0, 1]"),
+    "forecast: existing": (["forecast", "run", "--out", "run"], "exists already"),
+    "forecast: ids": (["forecast", "run", "--series", "3;7", "--out", "new"], "not a list of ids"),
+    "forecast: no steps": (["forecast", "run", "--horizon", "0", "--out", "new"], "not a whole number of at least 1"),
+    "forecast: CSV as HDF5": (["forecast", "run", "--data", "bad:csv.h5", "--out", "new"], "expected HDF5; found text"),
+    "forecast: truncated": (["forecast", "run", "--data", "bad:truncated.h5", "--out", "new"], "damaged or truncated"),
+    "forecast: NaN": (["forecast", "run", "--data", "bad:nan.npy", "--out", "new"], "nan"),
+    "forecast: negative": (["forecast", "run", "--data", "bad:negative.npy", "--out", "new"], "at least 0"),
+    "forecast: axes": (["forecast", "run", "--data", "bad:axes.npy", "--out", "new"], "2 axes"),
+    "evaluate: no model": (["evaluate", "/no/where", "--data", "data", "--out", "new"], "no such model folder"),
+    "evaluate: other model": (["evaluate", "bad:llama", "--data", "data", "--out", "new"], "not a Qwen2.5 model"),
+    "evaluate: no weights": (["evaluate", "bad:no weights", "--data", "data", "--out", "new"], "no weights"),
+    "evaluate: too long": (["evaluate", "run", "--context", "18", "--out", "new"], "at most 20 steps; found 18 + 3"),
+    "evaluate: existing": (["evaluate", "run", "--out", "run"], "exists already"),
+    "evaluate: unknown series": (["evaluate", "run", "--series", "12", "--out", "new"], "unknown series"),
+    "evaluate: scale of a run": (["evaluate", "run", "--scale", "xu", "--out", "new"], "keeps the text format"),
+    "evaluate: scale": (["evaluate", "base", "--data", "data", "--scale", "x", "--out", "new"], "unknown rule"),
+    "simulate: existing": (["simulate", "--series", "2", "--out", "data"], "exists already"),
+    "simulate: none": (["simulate", "--series", "0", "--out", "new.h5"], "n >= 1"),
+    "simulate: suffix": (["simulate", "--series", "2", "--out", "new.txt"], ".h5"),
+    "demo: not a demo": (["demo", "--out", "bad", "--data", "data"], "not an earlier run"),
+    "doctor: cuDNN": (["doctor", "config", "--set", "model.attention=cudnn"], "cuDNN attention cannot run here"),
+    "unknown verb": (["tune"], "no verb 'tune'"),
+}
+
+
+def resolved(work: Work, argument: str) -> str:
+    places = {"config": work.config, "run": work.run, "data": work.data, "base": work.base, "bad": work.folder / "bad"}
+    if argument.startswith("bad:"):
+        return str(bad_folder(work, argument.removeprefix("bad:")))
+    if argument in ("new", "new.h5", "new.txt"):
+        return str(work.folder / argument)
+    return str(places.get(argument, argument.replace("{llama}", str(work.folder / "bad" / "llama"))))
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_exit_code_2_and_nothing_is_written(case, work):
+    arguments, part = BAD[case]
+    bad_folder(work, "llama")
+    command = [arguments[0], *(resolved(work, argument) for argument in arguments[1:])]
+    before = content(work.folder)
+    outcome = jaxlv(*command)
+    assert outcome.code == 2
+    assert len(outcome.err.splitlines()) == 1
+    assert part in outcome.err
+    assert "Traceback" not in outcome.out + outcome.err
+    assert content(work.folder) == before
+
+
+def test_debug_lets_the_error_through(work):
+    with pytest.raises(JaxlvError, match="no such config file"):
+        cli.main(["train", "no.toml", "--out", str(work.folder / "new"), "--debug"])
+
+
+def test_a_faulty_start_does_not_stand_in_the_way_of_the_next(work):
+    """An --out folder may have been made by then, but it is empty."""
+    out = work.folder / "second try"
+    assert jaxlv("forecast", work.run, "--context", 21, "--out", out).code == 2
+    done("forecast", work.run, "--series", "7,3", *PROTOCOL, "--out", out)
