@@ -26,6 +26,7 @@ from jaxlv.tokens import NO_POSITION, Alphabet
 
 PROMPT_MULTIPLE = 64  # prompts are padded on the left to a multiple, so that few shapes are compiled
 FORBIDDEN = -1e30
+BLOCK = 512  # tokens of a block in the two-stage draw from a whole vocabulary
 
 
 class Generated(NamedTuple):
@@ -197,7 +198,21 @@ def draw(logits_BV: jax.Array, keys_B: jax.Array, sampling: SamplingConfig, seen
         inside_BV = jnp.cumsum(p_BV, axis=-1) - p_BV < sampling.top_p
         least_B1 = jnp.min(jnp.where(inside_BV, sorted_BV, jnp.inf), axis=-1, keepdims=True)
         logits_BV = jnp.where(logits_BV < least_B1, FORBIDDEN, logits_BV)
-    return jax.vmap(jax.random.categorical)(keys_B, logits_BV).astype(jnp.int32)
+    return jax.vmap(categorical)(keys_B, logits_BV).astype(jnp.int32)
+
+
+def categorical(key: jax.Array, logits_V: jax.Array) -> jax.Array:
+    """An index drawn with the probabilities softmax(logits_V).
+
+    Of a long vocabulary first a block is drawn, by its share of the probability, then an index within it: the same
+    distribution without a random number per token, which costs more than the logits of a small model.
+    """
+    if len(logits_V) <= BLOCK:
+        return jax.random.categorical(key, logits_V)
+    logits_nL = jnp.pad(logits_V, (0, -len(logits_V) % BLOCK), constant_values=-jnp.inf).reshape(-1, BLOCK)
+    block_key, key = jax.random.split(key)
+    block = jax.random.categorical(block_key, jax.nn.logsumexp(logits_nL, axis=-1))
+    return block * BLOCK + jax.random.categorical(key, logits_nL[block])
 
 
 def _seen(ids_SP: jax.Array, positions_SP: jax.Array, output_ids_V: jax.Array, sampling: SamplingConfig) -> jax.Array:

@@ -51,7 +51,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def random_model() -> Callable[..., tuple[Qwen2, dict[str, Any]]]:
-    """(seed, dtype, **changes to TINY) -> (model, params) with every weight, norm and bias random, activations of order 1."""
+    """(seed, dtype, **changes to TINY) -> (model, params) of random weights, norms and biases, activations of order 1."""
 
     def make(seed: int = 0, dtype: str = "float32", **changes: Any) -> tuple[Qwen2, dict[str, Any]]:
         model = Qwen2(dataclasses.replace(TINY, **changes), jnp.dtype(dtype))
@@ -144,3 +144,10 @@ def waves() -> Callable[..., SeriesSet]:
         return from_arrays(values_NTV.astype(np.float32), time)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def compile_once(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Equal programs are compiled once, where tests make the same run, with programs of its own, over and over."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

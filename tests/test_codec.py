@@ -1,4 +1,4 @@
-"""Numbers as text and back: the reports' golden strings, precision, and a decoder that never shifts what follows an error."""
+"""Numbers as text and back: golden strings, precision, and a decoder that never shifts what follows an error."""
 
 from __future__ import annotations
 
@@ -123,7 +123,6 @@ def test_one_wrong_character_never_shifts_another_step(step, edit, symbol, data)
         ("1.2,3.4;5.6,7.8", 1, "end of text"),
         ("1.2,3.4;5.6,", 1, "end of text"),
         ("", 0, "end of text"),
-        ("1,2;", 1, "end of text"),
         ("1.2,3.4;1.2.3,4.0;5.0,6.0;", 1, "not a number"),
         ("1.2,3.4;1..2,4.0;5.0,6.0;", 1, "not a number"),
         ("1.2,3.4;.5,4.0;", 1, "not a number"),
@@ -149,7 +148,7 @@ def test_one_wrong_character_never_shifts_another_step(step, edit, symbol, data)
 def test_reading_ends_at_the_first_step_that_is_none(text, steps, stop):
     decoded = Codec().decode(text, ONE_V)
     assert (decoded.steps, decoded.stop) == (steps, stop)
-    np.testing.assert_array_equal(decoded.values_TV, [[1.2, 3.4], [5.6, 7.8]][:steps] if "1,2;" != text else [[1, 2]])
+    np.testing.assert_array_equal(decoded.values_TV, np.array([[1.2, 3.4], [5.6, 7.8]])[:steps])
 
 
 def test_the_place_where_reading_stopped_is_told():
@@ -212,17 +211,13 @@ def test_a_rule_that_peeks_needs_the_whole_series(name):
         Codec(name).fit(some_series())
 
 
-@pytest.mark.parametrize(("name", "scaled"), [("xu", [TOP, TOP]), ("rai", None), ("liu", None)])
-def test_rules_of_the_reports(name, scaled):
-    series_TV = some_series(100)
-    alpha_V = Codec(name).fit(series_TV[:50], series_TV)
-    if name == "xu":
-        np.testing.assert_allclose(np.percentile(series_TV / alpha_V, 99, axis=0), scaled)
-    if name == "rai":
-        assert alpha_V[0] == alpha_V[1]
-        assert np.percentile(series_TV / alpha_V, 95, axis=0).max() == pytest.approx(TOP)
-    if name == "liu":
-        np.testing.assert_array_equal(alpha_V, 0.5)
+def test_rules_of_the_reports():
+    series_TV = some_series(100) * [1, 3]
+    xu_V, rai_V, liu_V = (Codec(name).fit(series_TV[:50], series_TV) for name in ("xu", "rai", "liu"))
+    np.testing.assert_allclose(np.percentile(series_TV / xu_V, 99, axis=0), TOP)
+    np.testing.assert_allclose(np.percentile(series_TV / rai_V, 95, axis=0).max(), TOP)
+    assert rai_V[0] == rai_V[1]
+    np.testing.assert_array_equal(liu_V, 0.5)
 
 
 def test_mao_without_its_factor_is_refused():

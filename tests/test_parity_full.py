@@ -51,7 +51,9 @@ def reference(random_hf, tmp_path):
     with torch.no_grad():
         logits = hf(torch.as_tensor(ids_BT)).logits.numpy()
         mask = torch.ones(ids_BT.shape, dtype=torch.long)
-        greedy = hf.generate(torch.as_tensor(ids_BT), attention_mask=mask, max_new_tokens=STEPS, do_sample=False, pad_token_id=0)
+        greedy = hf.generate(
+            torch.as_tensor(ids_BT), attention_mask=mask, max_new_tokens=STEPS, do_sample=False, pad_token_id=0
+        )
     torch.set_num_threads(1)
     hf.save_pretrained(tmp_path / "model")
     del hf

@@ -18,8 +18,8 @@ from jaxlv import lora as overlay
 from jaxlv import train
 from jaxlv.checkpoint import Checkpoints
 from jaxlv.config import OptimizerConfig
-from jaxlv.loss import IGNORED
 from jaxlv.lora import PROJECTIONS
+from jaxlv.loss import IGNORED
 from jaxlv.model import Qwen2
 from jaxlv.tokens import NO_POSITION, Windows, stack, window
 
@@ -147,11 +147,10 @@ def test_loss_and_gradients_are_those_of_peft(both, side):
     windows = some_windows(model.config.vocab_size, 5, side=side)
     trained, frozen = overlay.split(variables, overlay.trainable(variables))
 
-    @jax.jit
     def ours(trained):
-        return jax.value_and_grad(lambda t: train.window_loss(model, overlay.join(t, frozen), windows), has_aux=True)(trained)
+        return train.window_loss(model, overlay.join(trained, frozen), windows)
 
-    (loss, tokens), gradients = ours(trained)
+    (loss, tokens), gradients = jax.jit(jax.value_and_grad(ours, has_aux=True))(trained)
     total, count = torch_side.loss(windows)
     theirs = torch_side.torch.autograd.grad(total, list(torch_side.trained.values()))
     assert tokens == count
@@ -323,7 +322,7 @@ def test_muon_takes_steps_of_one_size_along_every_direction_of_a_matrix():
     update, _ = optimizer.update(gradients, optimizer.init(start), start)
     sizes = np.linalg.svd(update["A"], compute_uv=False)
     assert sizes.max() < 2 * sizes.min()
-    assert np.all((-2e-3 < update["bias"]) & (update["bias"] <= -1e-3))  # Adam's first step, at a tenth of the rate
+    assert np.all((update["bias"] > -2e-3) & (update["bias"] <= -1e-3))  # Adam's first step, at a tenth of the rate
 
 
 # Schedules

@@ -202,7 +202,9 @@ def test_config_of_another_size(folder):
     refused(folder, "mlp", "41", "40")
 
 
-@pytest.mark.parametrize(("dtype", "named"), [("float8_e4m3fn", "F8_E4M3"), ("int32", "I32"), ("uint8", "U8"), ("bool", "BOOL")])
+@pytest.mark.parametrize(
+    ("dtype", "named"), [("float8_e4m3fn", "F8_E4M3"), ("int32", "I32"), ("uint8", "U8"), ("bool", "BOOL")]
+)
 def test_types_that_are_no_weights(folder, dtype, named):
     rewrite(folder, {NORM: jnp.ones(24, dtype)})
     refused(folder, NORM, named, "F32, F16 or BF16")
@@ -218,7 +220,10 @@ FOREIGN_FILES = {
     "empty": (lambda good: b"", "an empty file"),
     "truncated": (lambda good: good[: len(good) // 2], "truncated or damaged"),
     "trailing byte": (lambda good: good + b"\0", "truncated or damaged"),
-    "git-LFS pointer": (lambda good: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "git-LFS pointer"),
+    "git-LFS pointer": (
+        lambda good: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+        "git-LFS pointer",
+    ),
     "HTML": (lambda good: b"<!DOCTYPE html><html><body>Not found</body></html>", "HTML"),
     "zip": (lambda good: b"PK\x03\x04" + bytes(60), "zip archive"),
     "pickle": (lambda good: b"\x80\x04\x95" + bytes(60), "a pickle"),
