@@ -204,7 +204,7 @@ class ModelSettings:
 
     path: str = "embedded"  # a Hugging Face folder, a hub id, or "embedded"
     dtype: Dtype = "float32"  # of the frozen weights and the matrix products
-    attention: Literal["xla", "cudnn"] = "xla"
+    attention: Literal["xla", "blocked", "cudnn"] = "xla"  # blocked: XLA, without the scores that the mask hides
     loss: Literal["vocabulary", "alphabet"] = "vocabulary"  # cross-entropy over all tokens or the 13 symbols
 
 

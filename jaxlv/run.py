@@ -160,13 +160,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def open_folder(config: RunConfig, folder: Path, resume: bool) -> None:
-    """Create a run folder, or check that an existing one holds the same run; nothing is written over."""
+def check_folder(config: RunConfig, folder: Path, resume: bool) -> None:
+    """JaxlvError unless the folder is free for a new run, or holds the same run, to be resumed."""
     if not resume:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise JaxlvError("exists already", where=folder, hint="choose another folder, or go on with --resume")
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG).write_text(to_toml(config), encoding="utf-8")
         return
     if not (folder / CONFIG).is_file():
         raise JaxlvError("no run to resume", where=folder, expected=f"a run folder with {CONFIG}")
@@ -218,22 +216,30 @@ def train(
 ) -> dict[str, Any]:
     """Train an overlay as `config` says, in `folder`; the best overlay.
 
+    A new run's folder is made once everything is ready to begin, so that a fault of the inputs leaves nothing behind.
     With `resume` the run goes on from its newest checkpoint, and its losses and adapters are those of an uninterrupted
     run, bit for bit on one machine. JaxlvError where the data, the base or the config are not those of the run, and where
     the loss is not finite: the checkpoints before it stay.
     """
-    watch = watch or Watch()
-    if not resume and not config.data.path:
+    check_folder(config, folder, resume)
+    if resume:
+        _check_manifest(folder, manifest(config, inputs, versions or {}))
+    training = _Training(config, folder, inputs, watch or Watch())
+    if not resume:
+        _make_folder(config, folder, inputs, versions or {})
+    return training.run(resume)
+
+
+def _make_folder(config: RunConfig, folder: Path, inputs: Inputs, versions: Mapping[str, str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    if not config.data.path:
         series.save(folder / DATA, inputs.series)
         inputs = replace(inputs, series=series.load(folder / DATA))  # the same values, and the hash that a resume will see
-    made_of = manifest(config, inputs, versions or {})
-    if resume:
-        _check_manifest(folder, made_of)
-    else:
-        (folder / MANIFEST).write_text(json.dumps(made_of, indent=1) + "\n", encoding="utf-8")
-        shares = (f'"{name}": {json.dumps(marked)}' for name, marked in split_marks(inputs).items())
-        (folder / SPLIT).write_text("{\n" + ",\n".join(shares) + "\n}\n", encoding="utf-8")
-    return _Training(config, folder, inputs, watch).run(resume)
+    made_of = manifest(config, inputs, versions)
+    (folder / MANIFEST).write_text(json.dumps(made_of, indent=1) + "\n", encoding="utf-8")
+    shares = (f'"{name}": {json.dumps(marked)}' for name, marked in split_marks(inputs).items())
+    (folder / SPLIT).write_text("{\n" + ",\n".join(shares) + "\n}\n", encoding="utf-8")
+    (folder / CONFIG).write_text(to_toml(config), encoding="utf-8")
 
 
 def split_marks(inputs: Inputs) -> dict[str, dict[str, str]]:
@@ -277,11 +283,11 @@ class _Training:
             t.accumulate,
             t.seed,
         )
-        self.log = MetricsLog(folder / METRICS, t.tensorboard)
         self.total_tokens, self.total_seconds = 0.0, 0.0
 
     def run(self, resume: bool) -> dict[str, Any]:
         t = self.config.train
+        self.log = MetricsLog(self.folder / METRICS, t.tensorboard)
         with Checkpoints(self.folder / "checkpoints") as self.checkpoints:
             self.best = math.inf
             if resume:

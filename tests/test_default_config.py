@@ -31,7 +31,7 @@ def test_the_default_run_of_the_real_model_takes_its_first_steps(random_hf, tmp_
     config = load_config(DEFAULT, [f"{key}={value}" for key, value in settings.items()])
     assert (config.model.dtype, config.train.batch_size, config.windows.length, config.lora.rank) == ("bfloat16", 4, 512, 8)
     inputs = run.load_inputs(config)
-    run.open_folder(config, tmp_path / "run", resume=False)
+    run.check_folder(config, tmp_path / "run", resume=False)
     lora = run.train(config, tmp_path / "run", inputs)
     records = run.read_metrics(tmp_path / "run" / run.METRICS)
     assert [r["step"] for r in records if "loss" in r] == [1, 2]

@@ -68,7 +68,6 @@ def change(config: RunConfig, **sections: dict[str, Any]) -> RunConfig:
 
 def train(config: RunConfig, folder: Path, resume: bool = False, on_step: Callable = lambda step, figures: None):
     inputs = run.load_inputs(config, folder if resume else None)
-    run.open_folder(config, folder, resume)
     return run.train(config, folder, inputs, resume=resume, watch=run.Watch(on_step))
 
 
@@ -205,7 +204,7 @@ def test_a_torn_last_line_of_the_log_is_cut(config, whole, copy):
 def test_another_config_is_refused_with_the_difference(sections, difference, config, copy):
     before = content(copy)
     with pytest.raises(JaxlvError, match=difference):
-        run.open_folder(change(config, **sections), copy, resume=True)
+        run.check_folder(change(config, **sections), copy, resume=True)
     assert content(copy) == before
 
 
@@ -243,15 +242,16 @@ def test_what_exists_is_left_alone(kind, config, copy, tmp_path):
         place.write_text("mine")
     before = content(tmp_path)
     with pytest.raises(JaxlvError, match="exists already"):
-        run.open_folder(config, place, resume=False)
+        run.check_folder(config, place, resume=False)
     assert content(tmp_path) == before
 
 
 def test_an_empty_folder_is_taken_and_an_absent_one_is_not_resumed(config, tmp_path):
     (tmp_path / "empty").mkdir()
-    run.open_folder(config, tmp_path / "empty", resume=False)
+    run.check_folder(config, tmp_path / "empty", resume=False)
+    run.check_folder(config, tmp_path / "absent", resume=False)
     with pytest.raises(JaxlvError, match="no run to resume"):
-        run.open_folder(config, tmp_path / "absent", resume=True)
+        run.check_folder(config, tmp_path / "absent", resume=True)
     assert not (tmp_path / "absent").exists()
 
 
@@ -302,6 +302,7 @@ def test_series_too_short_for_a_window_are_refused(config, tmp_path):
     long = change(config, codec={"scale": "liu"}, windows={"length": 2000, "partial": "drop"})
     with pytest.raises(JaxlvError, match=r"windows.length"):
         train(long, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 # ----------------------------------------------------------------------------------------- the best and the worst

@@ -27,7 +27,11 @@ from jaxlv.train import init_state, make_optimizer, make_train_step
 from jaxlv_tools.console import describe, program, versions
 
 GIB = 2**30
-KERNELS = {"xla": "XLA's own kernels (jaxlv.model.attend)", "cudnn": "cuDNN's fused kernel (training; decoding runs on XLA)"}
+KERNELS = {
+    "xla": "XLA's own kernels (jaxlv.model.attend)",
+    "blocked": "XLA's own kernels, block by block (training and prefill; decoding runs on xla)",
+    "cudnn": "cuDNN's fused kernel (training and prefill; decoding runs on xla)",
+}
 
 
 def arguments() -> argparse.ArgumentParser:

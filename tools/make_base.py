@@ -99,9 +99,8 @@ class BaseConfig:
 
 def simulate(config: Simulated, seed: int) -> dict[str, np.ndarray]:
     """{system: values (N, T, 2) float32}, of series in which neither population dies out."""
-    ranges = {
-        name: dynamics.Range(bounds[0], bounds[1], log=True) for name, bounds in dataclasses.asdict(config.ranges).items()
-    }
+    bounds = dataclasses.asdict(config.ranges)
+    ranges = {name: dynamics.Range(low, high) for name, (low, high) in bounds.items()}
     series = {}
     for name in config.shares:
         wanted = (*dynamics.SYSTEMS[name].parameters, "x0", "y0")
@@ -188,7 +187,7 @@ def train(config: BaseConfig, work: Path, resume: bool, progress: Progress) -> t
     """(model, params, learning curve). Checkpoints and the simulated series lie in `work`."""
     tokenizer = work / "tokenizer"
     write_tokenizer(tokenizer)
-    model = Qwen2(architecture(config))
+    model = Qwen2(architecture(config), attention="blocked")
     alphabet = load_alphabet(tokenizer, model.config.vocab_size)
     held_out = simulate(dataclasses.replace(config.series, per_system=256), config.seed + 1)
     stream = Stream(config, simulate(config.series, config.seed), alphabet, config.seed)

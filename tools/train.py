@@ -27,8 +27,8 @@ def arguments() -> argparse.ArgumentParser:
 
 def train(config: RunConfig, out: Path, resume: bool = False) -> run.Inputs:
     """Train in `out` with progress on the terminal; what was loaded for it."""
+    run.check_folder(config, out, resume)
     inputs = run.load_inputs(config, out if resume else None)
-    run.open_folder(config, out, resume)
     shares = ", ".join(f"{len(ids)} {share}" for share, ids in inputs.split.parts().items())
     print(f"series: {len(inputs.series)} ({shares})")
     parameters = f"{count_params(inputs.model):,} parameters"
