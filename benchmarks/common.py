@@ -82,6 +82,7 @@ class Side:
     def __init__(self, module: str, settings: Mapping[str, Any]):
         self.name: str = settings["side"]
         self.seconds: list[float] = []
+        self.others: list[float] = []  # share of all CPUs that other processes took meanwhile
         environment = os.environ | {
             "JAX_PLATFORMS": settings["device"],
             "JAX_ENABLE_COMPILATION_CACHE": "false",  # compile times are of a first run
@@ -95,11 +96,12 @@ class Side:
         self.facts = self._answer()
 
     def run(self, timed: bool = True) -> None:
-        """One repetition; its seconds are kept if `timed`."""
+        """One repetition; its figures are kept if `timed`."""
         self._say("run")
-        seconds = self._answer()["seconds"]
+        answer = self._answer()
         if timed:
-            self.seconds.append(seconds)
+            self.seconds.append(answer["seconds"])
+            self.others.append(answer["others"])
 
     def finish(self) -> None:
         """End the process; its facts then hold its peak memory."""
@@ -149,7 +151,7 @@ def measure(module: str, case: Case, sides: Sequence[str], options: argparse.Nam
     finally:
         for side in running:
             side.close()
-    figures = {side.name: tables.figures(side.name, side.seconds, side.facts, case.tokens) for side in running}
+    figures = {side.name: tables.figures(side, case.tokens) for side in running}
     return {
         "shape": case.shape,
         "work": case.work,

@@ -48,7 +48,10 @@ def serve(sides: Sides, job: str) -> None:
     for line in sys.stdin:
         if line.strip() != "run":
             break
-        answer(seconds=timed(work.run)[1])
+        before = _cpu_seconds()
+        seconds = timed(work.run)[1]
+        everyone, own = (after - start for after, start in zip(_cpu_seconds(), before, strict=True))
+        answer(seconds=seconds, others=max(0.0, everyone - own) / (seconds * (os.cpu_count() or 1)))
     answer(peak_bytes=peak_bytes(), **work.after())
 
 
@@ -56,6 +59,17 @@ def timed(run: Callable[[], Any]) -> tuple[Any, float]:
     """(what `run` returned, seconds)."""
     started = time.perf_counter()
     return run(), time.perf_counter() - started
+
+
+def _cpu_seconds() -> tuple[float, float]:
+    """CPU seconds that (all processes, this process) have used; without /proc the first is the second."""
+    own = time.process_time()
+    try:
+        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+    except OSError:
+        return own, own
+    user, nice, system, _idle, _wait, interrupts, soft, steal = (int(field) for field in fields[:8])
+    return (user + nice + system + interrupts + soft + steal) / os.sysconf("SC_CLK_TCK"), own
 
 
 def _take_threads(count: int) -> None:

@@ -7,10 +7,10 @@ import os
 import platform
 import statistics
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "torch", "transformers", "peft", "numpy")
 AGAINST = "torch"  # the side that the others are compared with
@@ -18,16 +18,25 @@ TIE = 1.15  # ratios closer to 1 than this are called ties
 GIB = 2**30
 
 
-def figures(name: str, seconds: Sequence[float], facts: Mapping[str, Any], tokens: int) -> dict[str, Any]:
-    """What a side's row says, from its repetitions and facts: bytes become GiB, a first run's excess is compilation."""
-    if not seconds:
-        return dict(facts)
-    rest = dict(facts)
-    median, first = statistics.median(seconds), rest.pop("first_seconds")
-    if name != AGAINST:
+class Measured(Protocol):
+    """A side's repetitions, the share of all CPUs that other processes took meanwhile, and its facts."""
+
+    name: str
+    seconds: list[float]
+    others: list[float]
+    facts: dict[str, Any]
+
+
+def figures(side: Measured, tokens: int) -> dict[str, Any]:
+    """What a side's row says: bytes become GiB, and what a first run takes beyond the others is compilation."""
+    rest = dict(side.facts)
+    if not side.seconds:
+        return rest
+    median, first = statistics.median(side.seconds), rest.pop("first_seconds")
+    if side.name != AGAINST:
         rest.setdefault("compile_seconds", max(first - median, 0.0))
     sizes = {key.replace("_bytes", "_gib"): rest.pop(key) / GIB for key in sorted(rest) if key.endswith("_bytes")}
-    return rounded({"seconds": list(seconds), "tokens_per_second": tokens / median, **sizes, **rest})
+    return rounded({"seconds": side.seconds, "others": side.others, "tokens_per_second": tokens / median, **sizes, **rest})
 
 
 def ratios(figures: Mapping[str, Mapping[str, Any]], against: str = AGAINST) -> dict[str, dict[str, float]]:
@@ -51,12 +60,11 @@ def rounded(tree: Any, digits: int = 4) -> Any:
 
 
 def machine() -> dict[str, Any]:
-    """The kind of machine, and how busy it was at the start."""
+    """The kind of machine."""
     return {
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB, 1),
-        "load_before": round(os.getloadavg()[0], 2),
     }
 
 
@@ -103,7 +111,17 @@ def publish(result: Mapping[str, Any], folder: Path | None) -> None:
 
 def markdown(result: Mapping[str, Any]) -> str:
     """The result as a table, with the command and the machine above it."""
-    head = ("shape", "work", "side", "tokens/s", "x PyTorch (least-most)", "peak GiB", "after loading", "compile s")
+    head = (
+        "shape",
+        "work",
+        "side",
+        "tokens/s",
+        "x PyTorch (least-most)",
+        "peak GiB",
+        "after loading",
+        "compile s",
+        "others",
+    )
     lines = [f"`{result['command']}`", "", _setting(result), "", _row(head), _row(["---"] * len(head))]
     for row in result["rows"]:
         for name, side in row["sides"].items():
@@ -116,14 +134,14 @@ def _setting(result: Mapping[str, Any]) -> str:
     device = "" if where["accelerator"] == "none" else f", {where['accelerator']}"
     parts = [f"{where['cpu']}, {where['cores']} cores, {where['memory_gib']} GiB{device}"]
     parts.append(f"{used['device']}, {used['dtype']}, {used['threads']} threads a side")
-    parts.append(f"load before the start {where['load_before']}")
     parts.append(", ".join(f"{name} {version}" for name, version in result["versions"].items()))
-    return "; ".join(parts) + f"; random weights by {result['weights']}."
+    parts.append(f"random weights by {result['weights']}")
+    return "; ".join(parts) + '; "others": CPU that other processes took meanwhile, as a share of all cores.'
 
 
 def _cells(name: str, side: Mapping[str, Any], ratio: Mapping[str, float] | None) -> list[str]:
     if "unavailable" in side:
-        return [name, f"not measured: {side['unavailable']}", "", "", "", ""]
+        return [name, f"not measured: {side['unavailable']}", "", "", "", "", ""]
     speed = "" if ratio is None else f"{ratio['median']:.2f} ({ratio['min']:.2f}-{ratio['max']:.2f})"
     if ratio and 1 / TIE < ratio["median"] < TIE:
         speed += " tie"
@@ -134,6 +152,7 @@ def _cells(name: str, side: Mapping[str, Any], ratio: Mapping[str, float] | None
         f"{side.get('device_peak_gib', side['peak_gib']):.2f}",
         f"{side['loaded_gib']:.2f}",
         f"{side['compile_seconds']:.1f}" if "compile_seconds" in side else "",
+        f"{100 * statistics.median(side['others']):.0f} %",
     ]
 
 

@@ -6,10 +6,10 @@ import math
 from pathlib import Path
 
 import pytest
+from test_parity_full import CONFIG
 
 from jaxlv import run
 from jaxlv.config import load_config
-from test_parity_full import CONFIG
 
 DEFAULT = Path(__file__).resolve().parents[1] / "configs" / "qwen2.5-0.5b.toml"
 

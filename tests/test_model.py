@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxlv import model as model_module
 from jaxlv.config import ModelConfig
 from jaxlv.errors import JaxlvError
 from jaxlv.model import MLP, Attention, Block, Norm, Qwen2, Segment, apply_rope, project, rope_angles
@@ -251,6 +253,24 @@ def test_segments_may_be_cut_anywhere(random_model):
         logits, segment = forward(model, params, ids_BT[:, start:stop], positions_BT, past)
         past, parts = (*past, segment), [*parts, logits]
     assert_close(np.concatenate(parts, axis=1), whole, 1e-5)
+
+
+def test_blocked_attention_is_the_same_attention(random_model, monkeypatch):
+    """Logits and gradients, with blocks of 4 queries that leave a rest, on rows padded left, right and not at all."""
+    monkeypatch.setattr(model_module, "QUERY_BLOCK", 4)
+    model, params = random_model()
+    ids_BT, slot_T = some_ids(model, 3, 10), np.arange(10)
+    positions_BT = np.stack([slot_T, np.maximum(slot_T - 3, -1), np.where(slot_T < 6, slot_T, -1)]).astype(np.int32)
+    real_BT = positions_BT >= 0
+
+    def of(model):
+        def total(params):
+            logits_BTV = model.apply({"params": params}, ids_BT, positions_BT)
+            return jnp.where(real_BT[..., None], logits_BTV, 0).std(), logits_BTV[real_BT]
+
+        return jax.jit(jax.grad(total, has_aux=True))(params)
+
+    chex.assert_trees_all_close(of(model.clone(attention="blocked")), of(model), rtol=0, atol=1e-5)
 
 
 def test_causality_by_gradient(random_model):

@@ -6,14 +6,13 @@ import gc
 import json
 import os
 import shutil
-from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
 import jaxlv
+from jaxlv.config import ModelConfig
 from jaxlv.weights import count_params
 
 CONFIG = {
@@ -33,18 +32,16 @@ CONFIG = {
 PROMPT, STEPS = 24, 4
 
 
-def true_config() -> dict[str, Any]:
-    """Qwen's own config.json where the reference folder has it."""
-    shared = Path(os.environ.get("JAXLV_SHARED") or Path(__file__).resolve().parents[2] / "shared")
-    path = shared / "qwen2.5-0.5b-instruct" / "config.json"
-    return json.loads(path.read_text()) if path.is_file() else CONFIG
+def test_the_shape_is_that_of_qwen(shared):
+    raw = json.loads((shared / "qwen2.5-0.5b-instruct" / "config.json").read_text())
+    assert ModelConfig.from_hf(raw) == ModelConfig.from_hf(CONFIG)
 
 
 @pytest.fixture
 def reference(random_hf, tmp_path):
     """(folder, ids, logits, greedy continuation) of a random model, which is saved and freed."""
     torch = pytest.importorskip("torch")
-    hf = random_hf(head_dim=None, **{k: v for k, v in true_config().items() if k in CONFIG and k != "architectures"})
+    hf = random_hf(head_dim=None, **{key: value for key, value in CONFIG.items() if key != "architectures"})
     assert hf.num_parameters() == 494_032_768
     ids_BT = np.random.default_rng(0).integers(0, CONFIG["vocab_size"], (2, PROMPT))
     torch.set_num_threads(os.cpu_count() or 1)

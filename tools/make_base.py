@@ -60,6 +60,7 @@ class Ranges:
 class Simulated:
     per_system: int
     steps: int
+    least: float
     shares: dict
     strides: tuple[int, ...]
     from_start: float
@@ -98,9 +99,9 @@ class BaseConfig:
 
 
 def simulate(config: Simulated, seed: int) -> dict[str, np.ndarray]:
-    """{system: values (N, T, 2) float32}, of series in which neither population dies out."""
+    """{system: values (N, T, 2) float32}, of series in which neither population dies out, late, to `least` of its peak."""
     bounds = dataclasses.asdict(config.ranges)
-    ranges = {name: dynamics.Range(low, high) for name, (low, high) in bounds.items()}
+    ranges = {name: dynamics.Range(low, high, log=True) for name, (low, high) in bounds.items()}
     series = {}
     for name in config.shares:
         wanted = (*dynamics.SYSTEMS[name].parameters, "x0", "y0")
@@ -109,7 +110,7 @@ def simulate(config: Simulated, seed: int) -> dict[str, np.ndarray]:
         solver = dynamics.Solver(method="Tsit5", rtol=1e-6, atol=1e-6)
         values_NTV = dynamics.draw(preset, config.per_system, seed, solver, attempts=30).values_NTV
         late_NTV = values_NTV[:, config.steps // 2 :]
-        alive = (late_NTV.max(axis=1) > 0.01 * values_NTV.max(axis=1)).all(axis=1)
+        alive = (late_NTV.min(axis=1) > config.least * values_NTV.max(axis=1)).all(axis=1)
         series[name] = values_NTV[alive].astype(np.float32)
     return series
 
