@@ -81,8 +81,7 @@ class Side:
 
     def __init__(self, module: str, settings: Mapping[str, Any]):
         self.name: str = settings["side"]
-        self.seconds: list[float] = []
-        self.others: list[float] = []  # share of all CPUs that other processes took meanwhile
+        self.runs: list[dict[str, float]] = []
         environment = os.environ | {
             "JAX_PLATFORMS": settings["device"],
             "JAX_ENABLE_COMPILATION_CACHE": "false",  # compile times are of a first run
@@ -100,8 +99,7 @@ class Side:
         self._say("run")
         answer = self._answer()
         if timed:
-            self.seconds.append(answer["seconds"])
-            self.others.append(answer["others"])
+            self.runs.append(answer)
 
     def finish(self) -> None:
         """End the process; its facts then hold its peak memory."""
@@ -151,7 +149,7 @@ def measure(module: str, case: Case, sides: Sequence[str], options: argparse.Nam
     finally:
         for side in running:
             side.close()
-    figures = {side.name: tables.figures(side, case.tokens) for side in running}
+    figures = {side.name: tables.figures(side.name, side.runs, side.facts, case.tokens) for side in running}
     return {
         "shape": case.shape,
         "work": case.work,

@@ -51,7 +51,7 @@ def serve(sides: Sides, job: str) -> None:
         before = _cpu_seconds()
         seconds = timed(work.run)[1]
         everyone, own = (after - start for after, start in zip(_cpu_seconds(), before, strict=True))
-        answer(seconds=seconds, others=max(0.0, everyone - own) / (seconds * (os.cpu_count() or 1)))
+        answer(seconds=seconds, cpu_seconds=own, others=max(0.0, everyone - own) / (seconds * (os.cpu_count() or 1)))
     answer(peak_bytes=peak_bytes(), **work.after())
 
 

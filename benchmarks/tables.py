@@ -7,10 +7,10 @@ import os
 import platform
 import statistics
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "torch", "transformers", "peft", "numpy")
 AGAINST = "torch"  # the side that the others are compared with
@@ -18,36 +18,36 @@ TIE = 1.15  # ratios closer to 1 than this are called ties
 GIB = 2**30
 
 
-class Measured(Protocol):
-    """A side's repetitions, the share of all CPUs that other processes took meanwhile, and its facts."""
-
-    name: str
-    seconds: list[float]
-    others: list[float]
-    facts: dict[str, Any]
-
-
-def figures(side: Measured, tokens: int) -> dict[str, Any]:
+def figures(name: str, runs: Sequence[Mapping[str, float]], facts: Mapping[str, Any], tokens: int) -> dict[str, Any]:
     """What a side's row says: bytes become GiB, and what a first run takes beyond the others is compilation."""
-    rest = dict(side.facts)
-    if not side.seconds:
+    rest = dict(facts)
+    if not runs:
         return rest
-    median, first = statistics.median(side.seconds), rest.pop("first_seconds")
-    if side.name != AGAINST:
+    by_run = {key: [run[key] for run in runs] for key in runs[0]}
+    median, first = statistics.median(by_run["seconds"]), rest.pop("first_seconds")
+    if name != AGAINST:
         rest.setdefault("compile_seconds", max(first - median, 0.0))
     sizes = {key.replace("_bytes", "_gib"): rest.pop(key) / GIB for key in sorted(rest) if key.endswith("_bytes")}
-    return rounded({"seconds": side.seconds, "others": side.others, "tokens_per_second": tokens / median, **sizes, **rest})
+    return rounded({**by_run, "tokens_per_second": tokens / median, **sizes, **rest})
 
 
-def ratios(figures: Mapping[str, Mapping[str, Any]], against: str = AGAINST) -> dict[str, dict[str, float]]:
-    """Per side: median, least and greatest of its speed over PyTorch's, repetition by repetition."""
-    base = figures.get(against, {}).get("seconds")
+def ratios(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Per side: its speed over PyTorch's, repetition by repetition: median, least and greatest, and in CPU seconds."""
+    base = figures.get(AGAINST, {})
     found = {}
     for name, side in figures.items():
-        if base and name != against and "seconds" in side:
-            pairs = [theirs / ours for theirs, ours in zip(base, side["seconds"], strict=True)]
-            found[name] = rounded({"median": statistics.median(pairs), "min": min(pairs), "max": max(pairs)})
-    return found
+        if "seconds" in base and "seconds" in side and name != AGAINST:
+            wall, cpu = (
+                [theirs / ours for theirs, ours in zip(base[key], side[key], strict=True)]
+                for key in ("seconds", "cpu_seconds")
+            )
+            found[name] = {
+                "median": statistics.median(wall),
+                "min": min(wall),
+                "max": max(wall),
+                "cpu": statistics.median(cpu),
+            }
+    return rounded(found)
 
 
 def rounded(tree: Any, digits: int = 4) -> Any:
@@ -141,7 +141,7 @@ def _setting(result: Mapping[str, Any]) -> str:
 
 def _cells(name: str, side: Mapping[str, Any], ratio: Mapping[str, float] | None) -> list[str]:
     if "unavailable" in side:
-        return [name, f"not measured: {side['unavailable']}", "", "", "", "", ""]
+        return [name, f"not measured: {side['unavailable']}", "", "", "", "", "", ""]
     speed = "" if ratio is None else f"{ratio['median']:.2f} ({ratio['min']:.2f}-{ratio['max']:.2f})"
     if ratio and 1 / TIE < ratio["median"] < TIE:
         speed += " tie"
@@ -149,6 +149,7 @@ def _cells(name: str, side: Mapping[str, Any], ratio: Mapping[str, float] | None
         name,
         f"{side['tokens_per_second']:,.0f}" if side["tokens_per_second"] >= 100 else f"{side['tokens_per_second']:.1f}",
         speed,
+        "" if ratio is None else f"{ratio['cpu']:.2f}",
         f"{side.get('device_peak_gib', side['peak_gib']):.2f}",
         f"{side['loaded_gib']:.2f}",
         f"{side['compile_seconds']:.1f}" if "compile_seconds" in side else "",

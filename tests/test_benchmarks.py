@@ -90,15 +90,16 @@ def test_an_unknown_shape_is_refused() -> None:
 
 def test_ratios_compare_repetitions_that_followed_each_other(tables: ModuleType) -> None:
     seconds = {"torch": [1.0, 2.0, 4.0], "jaxlv": [0.5, 0.5, 4.0]}  # the machine slowed down meanwhile
-    ratios = tables.ratios({name: {"seconds": values} for name, values in seconds.items()})
-    assert ratios == {"jaxlv": {"median": 2.0, "min": 1.0, "max": 4.0}}
+    cpu_seconds = {"torch": [6.0, 6.0, 6.0], "jaxlv": [2.0, 2.0, 2.0]}
+    ratios = tables.ratios({name: {"seconds": seconds[name], "cpu_seconds": cpu_seconds[name]} for name in seconds})
+    assert ratios == {"jaxlv": {"median": 2.0, "min": 1.0, "max": 4.0, "cpu": 3.0}}
 
 
 @pytest.mark.parametrize(("ratio", "tie"), [(1.1, True), (0.9, True), (1.2, False), (0.8, False)])
 def test_a_gap_within_the_noise_is_called_a_tie(tables: ModuleType, ratio: float, tie: bool) -> None:
     side = {"seconds": [1.0], "tokens_per_second": 10.0, "others": [0.0], "peak_gib": 1.0, "loaded_gib": 0.5}
     row = {"shape": "s", "work": "w", "sides": {"jaxlv": side}}
-    row["ratios"] = {"jaxlv": {"median": ratio, "min": ratio, "max": ratio}}
+    row["ratios"] = {"jaxlv": {"median": ratio, "min": ratio, "max": ratio, "cpu": ratio}}
     made = {"command": "c", "settings": {"device": "cpu", "dtype": "float32", "threads": 2}, "versions": {}, "rows": [row]}
     made |= {"machine": {"cpu": "x", "cores": 2, "memory_gib": 1, "accelerator": "none"}, "weights": "w"}
     assert ("tie" in tables.markdown(made)) == tie

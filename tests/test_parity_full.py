@@ -1,4 +1,4 @@
-"""Parity with transformers at the true shape of Qwen2.5-0.5B, on random weights (2 GB on disk, about 5 GB of memory)."""
+"""Parity with transformers at the true shape of Qwen2.5-0.5B, on random weights (2 GB on disk, 3 GB of memory)."""
 
 from __future__ import annotations
 

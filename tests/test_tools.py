@@ -273,6 +273,29 @@ def test_a_bare_model_is_measured_too(model, work):
     assert (out / "report.html").is_file()
 
 
+@pytest.mark.slow
+def test_the_demo_does_it_all_and_makes_room_for_itself(work):
+    """The main job in a few steps, twice: a demo gives way to the next, and to nothing else."""
+    small = {
+        "train.steps": 2,
+        "train.batch_size": 2,
+        "train.forecast_series": 0,
+        "windows.length": 64,
+        "windows.context_steps": [8, 12],
+        "evaluate.context": 10,
+        "evaluate.horizon": 3,
+        "evaluate.samples": 2,
+        "evaluate.series": 2,
+    }
+    options = [part for key, value in small.items() for part in ("--set", f"{key}={value}")]
+    for _ in range(2):
+        said = done("demo", "--out", work.folder / "demo", "--data", work.data, *options)
+    assert "VAR(3) on logs" in said
+    metrics = json.loads((work.folder / "demo" / "metrics.json").read_text())
+    assert [row["name"] for row in metrics["rows"]] == ["tuned", "untuned", *BASELINES]
+    assert (work.folder / "demo" / "report.html").is_file()
+
+
 def test_doctor_says_whether_a_config_fits(work):
     said = done("doctor", work.config)
     assert all(word in said for word in ("python", "jax", "devices", "memory", "attention", "training step", "fits"))
