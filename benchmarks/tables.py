@@ -34,19 +34,16 @@ def figures(name: str, runs: Sequence[Mapping[str, float]], facts: Mapping[str, 
 def ratios(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     """Per side: its speed over PyTorch's, repetition by repetition: median, least and greatest, and in CPU seconds."""
     base = figures.get(AGAINST, {})
+
+    def pairs(side: Mapping[str, Any], key: str) -> list[float]:
+        return [theirs / ours for theirs, ours in zip(base[key], side[key], strict=True)]
+
     found = {}
     for name, side in figures.items():
         if "seconds" in base and "seconds" in side and name != AGAINST:
-            wall, cpu = (
-                [theirs / ours for theirs, ours in zip(base[key], side[key], strict=True)]
-                for key in ("seconds", "cpu_seconds")
-            )
-            found[name] = {
-                "median": statistics.median(wall),
-                "min": min(wall),
-                "max": max(wall),
-                "cpu": statistics.median(cpu),
-            }
+            speed, cpu = pairs(side, "seconds"), pairs(side, "cpu_seconds")
+            found[name] = {"median": statistics.median(speed), "min": min(speed), "max": max(speed)}
+            found[name]["cpu"] = statistics.median(cpu)
     return rounded(found)
 
 
@@ -111,17 +108,8 @@ def publish(result: Mapping[str, Any], folder: Path | None) -> None:
 
 def markdown(result: Mapping[str, Any]) -> str:
     """The result as a table, with the command and the machine above it."""
-    head = (
-        "shape",
-        "work",
-        "side",
-        "tokens/s",
-        "x PyTorch (least-most)",
-        "peak GiB",
-        "after loading",
-        "compile s",
-        "others",
-    )
+    figures = ("tokens/s", "x PyTorch (range)", "in CPU s", "peak GiB", "after loading", "compile s", "others")
+    head = ("shape", "work", "side", *figures)
     lines = [f"`{result['command']}`", "", _setting(result), "", _row(head), _row(["---"] * len(head))]
     for row in result["rows"]:
         for name, side in row["sides"].items():

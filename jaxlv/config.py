@@ -16,6 +16,7 @@ from typing import Any, Literal
 from jaxlv.errors import JaxlvError
 
 Dtype = Literal["float32", "bfloat16"]
+Kernel = Literal["xla", "blocked", "cudnn"]
 
 
 # ---------------------------------------------------------------------------------------------- the model
@@ -173,6 +174,14 @@ class WindowConfig:
     side: Literal["right", "left"] = "right"  # of the padding; positions make both give the same logits
     context_steps: tuple[int, ...] = (20, 80)  # the training scale is fitted on a context drawn from this range
 
+    def __post_init__(self) -> None:
+        for name, least in (("length", 2), ("stride", 1)):
+            if getattr(self, name) < least:
+                raise JaxlvError(f"must be at least {least}", where=f"windows.{name}", found=getattr(self, name))
+        if len(self.context_steps) != 2 or not 1 <= self.context_steps[0] <= self.context_steps[1]:
+            expected = "[least, most] steps, 1 or more"
+            raise JaxlvError("not a range", where="windows.context_steps", expected=expected, found=list(self.context_steps))
+
 
 @dataclass(frozen=True)
 class LoraConfig:
@@ -204,7 +213,7 @@ class ModelSettings:
 
     path: str = "embedded"  # a Hugging Face folder, a hub id, or "embedded"
     dtype: Dtype = "float32"  # of the frozen weights and the matrix products
-    attention: Literal["xla", "blocked", "cudnn"] = "xla"  # blocked: XLA, without the scores that the mask hides
+    attention: Kernel = "xla"  # blocked: XLA, without the scores that the mask hides
     loss: Literal["vocabulary", "alphabet"] = "vocabulary"  # cross-entropy over all tokens or the 13 symbols
 
 

@@ -132,6 +132,7 @@ def attend_cudnn(q_BTNH: jax.Array, positions_BT: jax.Array, k_BKCH: jax.Array, 
     return jax.nn.dot_product_attention(q_BTNH, k_BCKH, v_BCKH, mask=visible_B1TC, implementation="cudnn")
 
 
+@jax.checkpoint  # formed again in the backward pass: kept, it would be the largest of a layer's arrays, for no time
 def swiglu(gate_BTF: jax.Array, up_BTF: jax.Array) -> jax.Array:
     """SiLU(gate) * up (Shazeer 2020, eq. 6)."""
     return jax.nn.silu(gate_BTF) * up_BTF

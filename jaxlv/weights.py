@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from flax import traverse_util
 from safetensors import SafetensorError, safe_open
 from safetensors.flax import save_file
 
-from jaxlv.config import ModelConfig
+from jaxlv.config import Kernel, ModelConfig
 from jaxlv.errors import JaxlvError
 from jaxlv.model import Qwen2
 
@@ -45,6 +45,8 @@ def load_pretrained(
     """
     if dtype not in ("float32", "bfloat16"):
         raise JaxlvError("unknown dtype", expected="float32 or bfloat16", found=repr(dtype))
+    if attention not in get_args(Kernel):
+        raise JaxlvError("unknown attention", expected=" or ".join(get_args(Kernel)), found=repr(attention))
     folder = resolve(folder_or_hub_id, revision)
     model = Qwen2(ModelConfig.from_folder(folder), jnp.dtype(dtype), attention)
     return model, read_params(folder, model)

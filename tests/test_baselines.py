@@ -68,9 +68,7 @@ def test_last_value_and_mean():
 
 def test_seasonal_naive_finds_each_series_period():
     t = np.arange(90)
-    waves = np.stack(
-        [np.stack([2 + np.sin(2 * np.pi * t / p), 3 + np.cos(2 * np.pi * t / p)], 1) for p in (7, 13, 20)]
-    )
+    waves = np.stack([np.stack([2 + np.sin(2 * np.pi * t / p), 3 + np.cos(2 * np.pi * t / p)], 1) for p in (7, 13, 20)])
     np.testing.assert_allclose(seasonal_naive(waves[:, :50], 40), waves[:, 50:], atol=1e-12)
 
 
@@ -108,9 +106,7 @@ def test_faults_are_one_line():
     cases = {
         "horizon of at least 1": lambda: last_value(good, 0),
         "shape (10, 2)": lambda: context_mean(good[0], 3),
-        "1 NaN or infinite": lambda: seasonal_naive(
-            np.where(np.arange(20).reshape(1, 10, 2) == 3, np.nan, good), 3
-        ),
+        "1 NaN or infinite": lambda: seasonal_naive(np.where(np.arange(20).reshape(1, 10, 2) == 3, np.nan, good), 3),
         "more than 3 steps": lambda: var_on_logs(good[:, :3], 3),
         "at least 0": lambda: var_on_logs(-good, 3),
     }

@@ -106,9 +106,7 @@ def test_draws_are_positive_within_range_and_reproducible(name):
 
 
 def test_simulation_is_stored_and_selected_with_its_series(tmp_path):
-    drawn = dynamics.draw(
-        dataclasses.replace(PRESETS["course"], noise=0.1), 6, seed=2, solver=Solver(rtol=1e-6)
-    )
+    drawn = dynamics.draw(dataclasses.replace(PRESETS["course"], noise=0.1), 6, seed=2, solver=Solver(rtol=1e-6))
     series.save(tmp_path / "a.h5", drawn)
     loaded = series.load(tmp_path / "a.h5")
     np.testing.assert_array_equal(loaded.values_NTV, drawn.values_NTV)
@@ -121,9 +119,7 @@ def test_simulation_is_stored_and_selected_with_its_series(tmp_path):
     assert json.loads(stored["ranges"])["K"] == {"low": 3.8, "high": 13.7, "log": False}
     for key, values in recorded["parameters"].items():
         np.testing.assert_array_equal(stored["parameters"][key], values)
-        np.testing.assert_array_equal(
-            loaded.select([4, 2]).source["simulation"]["parameters"][key], values[[4, 2]]
-        )
+        np.testing.assert_array_equal(loaded.select([4, 2]).source["simulation"]["parameters"][key], values[[4, 2]])
 
 
 def test_noise_is_log_normal_with_median_one():
@@ -144,9 +140,7 @@ def test_failed_draws_are_replaced_and_counted():
     """Predators without food die out as exp(-m t): m > 0.44 takes them below float32 at t = 200."""
     starving = {"r": Range(0.01, 0.01), "a": Range(1e-6, 1e-6), "e": Range(0.3, 0.3), "m": Range(0.3, 0.6)}
     starts = {"x0": Range(1, 1), "y0": Range(1, 1)}
-    drawn = dynamics.draw(
-        Preset("starving", "lotka-volterra", {**starving, **starts}), 30, seed=0, attempts=50
-    )
+    drawn = dynamics.draw(Preset("starving", "lotka-volterra", {**starving, **starts}), 30, seed=0, attempts=50)
     assert drawn.source["simulation"]["redrawn"] > 5
     assert (drawn.source["simulation"]["parameters"]["m"] < 0.44).all() and (drawn.values_NTV > 1e-38).all()
     hopeless = Preset("hopeless", "lotka-volterra", {**starving, **starts, "m": Range(0.5, 0.6)})

@@ -17,9 +17,7 @@ HOSTILE = '<script>alert("1")</script> $x_1$'
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def make_panel(
-    series_id: int = 3, variables: tuple[str, ...] = ("prey", "predator"), samples: int = 20
-) -> ForecastPanel:
+def make_panel(series_id: int = 3, variables: tuple[str, ...] = ("prey", "predator"), samples: int = 20) -> ForecastPanel:
     """A noisy oscillation of 40 steps, half of it context; sample 1 is invalid and sample 2 incomplete."""
     generator = np.random.default_rng(series_id)
     time_T = np.linspace(0.0, 80.0, 40)
@@ -57,9 +55,7 @@ def make_history() -> list[dict]:
     for step in range(10, 201, 10):
         records.append({"step": step, "loss": 0.4 + 1 / step, "learning_rate": 1e-3 * (1 - step / 200)})
         if step % 50 == 0:
-            records.append(
-                {"step": step, "validation_loss": 0.42 + 1 / step, "forecast_mae": 0.05 + 1 / step}
-            )
+            records.append({"step": step, "validation_loss": 0.42 + 1 / step, "forecast_mae": 0.05 + 1 / step})
     return records
 
 
@@ -161,9 +157,7 @@ def test_quantiles_are_those_of_the_finite_samples():
 @pytest.mark.parametrize("samples", [0, 1, 20])
 def test_forecast_without_valid_samples_or_truth_is_drawn(samples):
     panel = make_panel(samples=samples)
-    empty = ForecastPanel(
-        1, panel.variables, panel.time_T, panel.context_CV, None, np.full_like(panel.samples_SHV, np.nan)
-    )
+    empty = ForecastPanel(1, panel.variables, panel.time_T, panel.context_CV, None, np.full_like(panel.samples_SHV, np.nan))
     for draw in (figures.forecast_figure, figures.phase_figure):
         svg = svgs.to_svg(draw(empty), "x")
         assert "context" in texts(svg) and "truth" not in texts(svg) and "median" not in texts(svg)
@@ -195,9 +189,7 @@ def test_rows_without_figures_are_left_out():
         {"name": "broken", "mae": float("nan"), "mae_by_step": [None, float("inf")]},
         {"name": "zero", "mae": 0.0},
     ]
-    interval, steps = (
-        texts(svgs.to_svg(f(rows), "x")) for f in (figures.interval_figure, figures.step_error_figure)
-    )
+    interval, steps = (texts(svgs.to_svg(f(rows), "x")) for f in (figures.interval_figure, figures.step_error_figure))
     assert "tuned" in interval and "tuned" in steps
     assert not {"broken", "zero"} & {*interval, *steps}
 
@@ -206,11 +198,7 @@ def test_names_at_line_ends_stand_apart():
     names = tuple(f"method {i}" for i in range(9))
     rows = [{"name": name, "mae_by_step": [1.0, 1.0 + 1e-3 * i]} for i, name in enumerate(names)]
     svg = svgs.to_svg(figures.step_error_figure(rows), "x")
-    heights = [
-        float(t.attrib["y"])
-        for t in ET.fromstring(svg).iter(f"{SVG}text")
-        if (t.text or "").startswith("method")
-    ]
+    heights = [float(t.attrib["y"]) for t in ET.fromstring(svg).iter(f"{SVG}text") if (t.text or "").startswith("method")]
     assert len(heights) == 9 and np.diff(sorted(heights)).min() >= 11
 
 

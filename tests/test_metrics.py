@@ -44,10 +44,7 @@ def test_crps_is_its_definition_over_all_pairs(fair):
     samples, truth = random(3, 8, 5, 2), random(3, 5, 2, seed=1)
     samples[random(3, 8, 5, 2, seed=2) > 0.8] = np.nan
     expected = [
-        [
-            np.mean([brute_force_crps(samples[n, :, h, v], truth[n, h, v], fair) for h in range(5)])
-            for v in range(2)
-        ]
+        [np.mean([brute_force_crps(samples[n, :, h, v], truth[n, h, v], fair) for h in range(5)]) for v in range(2)]
         for n in range(3)
     ]
     np.testing.assert_allclose(metrics.crps(samples, truth, fair), expected, rtol=1e-12)
@@ -71,9 +68,7 @@ def test_quantiles_leave_out_invalid_samples():
     holes = np.concatenate([samples, np.full((2, 4, 3, 2), np.nan)], axis=1)[:, ::-1]
     levels = [0.0, 0.1, 0.33, 0.5, 1.0]
     np.testing.assert_allclose(metrics.quantiles(holes, levels), metrics.quantiles(samples, levels))
-    np.testing.assert_allclose(
-        metrics.quantiles(samples, levels), np.quantile(samples, levels, axis=1, method="weibull")
-    )
+    np.testing.assert_allclose(metrics.quantiles(samples, levels), np.quantile(samples, levels, axis=1, method="weibull"))
     assert np.isnan(metrics.quantiles(samples * np.nan, [0.5])).all()
 
 

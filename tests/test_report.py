@@ -68,8 +68,7 @@ def make_metrics() -> dict:
                 "valid_share": 1.0 if model else None,
                 "valid_share_unmasked": 0.9996 - i / 10 if model else float("nan"),
                 "per_variable": {
-                    v: {"mae": mae * k, "mse": mae * k, "r2": 0.5}
-                    for k, v in enumerate(("prey", "predator"), 1)
+                    v: {"mae": mae * k, "mse": mae * k, "r2": 0.5} for k, v in enumerate(("prey", "predator"), 1)
                 },
                 "mae_by_step": [mae * (0.2 + 0.05 * step) for step in range(20)],
                 "mae_by_series": {str(series): mae * (1 + (series * 7) % 11) for series in range(11)},
@@ -125,9 +124,7 @@ def page(tmp_path_factory) -> str:
 def test_page_is_well_formed_and_needs_nothing_else(page, tmp_path):
     tree = Tree(page)
     assert set(re.findall(r"https?://[^\"'<> )]+", page)) == {"http://www.w3.org/2000/svg"}
-    loaded = [
-        attrs.get("src") or attrs.get("href") for _, attrs in tree.tags if "src" in attrs or "href" in attrs
-    ]
+    loaded = [attrs.get("src") or attrs.get("href") for _, attrs in tree.tags if "src" in attrs or "href" in attrs]
     assert all(target.startswith(("#", "data:")) for target in loaded)
     assert not re.search(r"@import|url\((?!#)", page)
 
@@ -206,12 +203,7 @@ def test_bare_evaluation_has_no_empty_parts(tmp_path):
         bill={"seconds": None},
     )
     tree = Tree(page)
-    assert (
-        tree.count("svg") == 1
-        and tree.count("details") == 0
-        and tree.count("dl") == 0
-        and tree.count("table") == 1
-    )
+    assert tree.count("svg") == 1 and tree.count("details") == 0 and tree.count("dl") == 0 and tree.count("table") == 1
     for head in ("Forecasts</h2>", "Training</h2>", "Settings and versions"):
         assert head not in page
     assert not re.search(r">\s*(None|nan)", page)
@@ -264,9 +256,8 @@ def test_caption_says_whether_the_scale_peeks():
     assert "fitted on the context alone" in report.protocol_text(metrics)
     metrics["protocol"]["scale_peeks_at_future"] = True
     assert "include the future" in report.protocol_text(metrics)
-    assert (
-        "temperature 1, top-k off, top-p 1, repetition penalty 1, number grammar on, seed 0"
-        in report.protocol_text(metrics)
+    assert "temperature 1, top-k off, top-p 1, repetition penalty 1, number grammar on, seed 0" in report.protocol_text(
+        metrics
     )
     assert report.protocol_text({"rows": []}) == ""
 
@@ -322,9 +313,7 @@ def test_terminal_table_is_plain_aligned_and_narrow():
     assert [line.split()[0] for line in lines[2:7]] == ["tuned", "untuned", "last", "seasonal", "VAR(3)"]
     assert len({line.index(".") for line in lines[2:7]}) == 1
     assert "MSE" in lines[0] and "Left out" not in table
-    metrics["rows"][1].update(
-        mae=3.57e8, mae_ci95=[1e5, 4e9], mse=1.2e17, mae_median=1.0, crps=2e8, mase=1e-9, r2=-4e9
-    )
+    metrics["rows"][1].update(mae=3.57e8, mae_ci95=[1e5, 4e9], mse=1.2e17, mae_median=1.0, crps=2e8, mase=1e-9, r2=-4e9)
     for width in (110, 60):
         wild = report.format_table(metrics, width)
         assert max(map(len, wild.splitlines())) <= width and "3.57e8" in wild

@@ -96,9 +96,7 @@ def test_csv_keeps_other_variables(tmp_path):
 
 def test_numpy_files(tmp_path):
     np.save(tmp_path / "a.npy", some_values())
-    np.savez_compressed(
-        tmp_path / "b.npz", trajectories=some_values((3, 5, 1)), time=TIME_T, variables=["hare"]
-    )
+    np.savez_compressed(tmp_path / "b.npz", trajectories=some_values((3, 5, 1)), time=TIME_T, variables=["hare"])
     plain, named = series.load(tmp_path / "a.npy"), series.load(tmp_path / "b.npz")
     np.testing.assert_array_equal(plain.values_NTV, some_values())
     np.testing.assert_array_equal(plain.time_T, np.arange(5))
@@ -162,9 +160,7 @@ def test_paths_that_are_no_files(tmp_path):
     assert_says(message(series.load, tmp_path / "dir.h5"), "is a directory")
     assert_says(message(series.load, tmp_path / "pipe.h5"), "not a regular file")
     (tmp_path / "a.txt").write_text("1")
-    assert_says(
-        message(series.load, tmp_path / "a.txt"), "unknown kind", ".h5, .hdf5, .csv, .npy, .npz", ".txt"
-    )
+    assert_says(message(series.load, tmp_path / "a.txt"), "unknown kind", ".h5, .hdf5, .csv, .npy, .npz", ".txt")
 
 
 def test_unreadable_file(tmp_path, monkeypatch):
@@ -292,9 +288,7 @@ def test_wrong_types(tmp_path):
         "string": np.full((3, 5, 2), b"1.0"),
         "bool": np.ones((3, 5, 2), bool),
     }.items():
-        assert_says(
-            message(series.load, write_h5(tmp_path / f"{name}.h5", values)), "trajectories", "wrong type"
-        )
+        assert_says(message(series.load, write_h5(tmp_path / f"{name}.h5", values)), "trajectories", "wrong type")
     with h5py.File(tmp_path / "object.h5", "w") as file:
         file.create_dataset("trajectories", shape=(3, 5, 2), dtype=h5py.string_dtype())
         file["time"] = TIME_T
@@ -355,9 +349,7 @@ def test_data_outside_the_file_are_refused(tmp_path):
         file["simulation"] = h5py.ExternalLink(str(outside), "/")
 
     makers = {
-        "external link": lambda f: f.__setitem__(
-            "trajectories", h5py.ExternalLink(str(outside), "trajectories")
-        ),
+        "external link": lambda f: f.__setitem__("trajectories", h5py.ExternalLink(str(outside), "trajectories")),
         "or external link": lambda f: f.__setitem__("trajectories", h5py.ExternalLink("none.h5", "x")),
         "soft or external link": lambda f: f.__setitem__("trajectories", h5py.SoftLink("/time")),
         "external storage": lambda f: f.create_dataset(
@@ -389,9 +381,7 @@ def test_declared_size_is_checked_before_reading(tmp_path):
     (tmp_path / "a.npy").write_bytes(header)
     assert_says(message(series.load, tmp_path / "a.npy"), "declares too much data")
     np.savez_compressed(tmp_path / "a.npz", trajectories=np.ones((1000, 100, 2)), time=TIME_T)
-    assert_says(
-        message(series.load, tmp_path / "a.npz", memory_cap=10**6), "declares too much data", "1600000"
-    )
+    assert_says(message(series.load, tmp_path / "a.npz", memory_cap=10**6), "declares too much data", "1600000")
     (tmp_path / "a.csv").write_text("series,time,prey,predator\n")
     assert_says(message(series.load, tmp_path / "a.csv", memory_cap=10), "too large")
 

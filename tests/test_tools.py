@@ -373,7 +373,7 @@ BAD = {
     "simulate: existing": (["simulate", "--series", "2", "--out", "data"], "exists already"),
     "simulate: none": (["simulate", "--series", "0", "--out", "new.h5"], "n >= 1"),
     "simulate: suffix": (["simulate", "--series", "2", "--out", "new.txt"], ".h5"),
-    "demo: not a demo": (["demo", "--out", "bad", "--data", "data"], "not an earlier run"),
+    "demo: not a demo": (["demo", "--out", "bad", "--data", "data"], "not an earlier demo"),
     "doctor: cuDNN": (["doctor", "config", "--set", "model.attention=cudnn"], "cuDNN attention cannot run here"),
     "unknown verb": (["tune"], "no verb 'tune'"),
 }

@@ -22,6 +22,7 @@ from jaxlv_tools.console import describe, program
 from jaxlv_tools.evaluate import evaluate_to, show
 from jaxlv_tools.train import train
 
+MARK = ".demo"  # in the folder of a demo, so that the next one may take its place
 DATA = Path("data") / "lotka_volterra_data.h5"
 
 
@@ -48,9 +49,13 @@ def main(options: argparse.Namespace) -> None:
     overrides = [f"data.path={str(data)!r}", *options.set] if data else options.set
     config = load_config(Path(jaxlv_configs.__path__[0]) / "demo.toml", overrides)
     print(f"data: {data or f'{config.data.simulate} series simulated by preset {config.data.preset}'}")
-    if options.out.exists():
-        _remove_old_demo(options.out)
-    train(config, options.out)
+    inputs = run.load_inputs(config)  # what is wrong with them shows before an old demo goes
+    _remove_old_demo(options.out)
+    try:
+        train(config, options.out, inputs=inputs)
+    finally:
+        if options.out.is_dir():
+            (options.out / MARK).touch()
     finished = run.load_run(options.out)
     series_set = run.load_series(config, options.out)
     chosen = series_set.select(run.split_series(config, series_set).test[: config.evaluate.series or None])
@@ -68,10 +73,11 @@ def main(options: argparse.Namespace) -> None:
 
 
 def _remove_old_demo(out: Path) -> None:
-    """Make room for a new demo; a folder that holds anything but an earlier demo is left alone."""
-    if not out.is_dir() or (any(out.iterdir()) and not (out / run.MANIFEST).is_file() and not (out / run.CONFIG).is_file()):
-        raise JaxlvError("exists and is not an earlier run", where=out, hint="choose another folder with --out")
-    shutil.rmtree(out)
+    """Make room for a new demo; a folder that is neither empty nor a finished demo is left alone."""
+    if (out / MARK).is_file():
+        shutil.rmtree(out)
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise JaxlvError("exists and is not an earlier demo", where=out, hint="move it away, or choose another --out")
 
 
 if __name__ == "__main__":

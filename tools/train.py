@@ -25,10 +25,10 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def train(config: RunConfig, out: Path, resume: bool = False) -> run.Inputs:
-    """Train in `out` with progress on the terminal; what was loaded for it."""
+def train(config: RunConfig, out: Path, resume: bool = False, inputs: run.Inputs | None = None) -> None:
+    """Train in `out` with progress on the terminal; `inputs` are loaded as the config says, unless they are given."""
     run.check_folder(config, out, resume)
-    inputs = run.load_inputs(config, out if resume else None)
+    inputs = inputs or run.load_inputs(config, out if resume else None)
     shares = ", ".join(f"{len(ids)} {share}" for share, ids in inputs.split.parts().items())
     print(f"series: {len(inputs.series)} ({shares})")
     parameters = f"{count_params(inputs.model):,} parameters"
@@ -42,7 +42,6 @@ def train(config: RunConfig, out: Path, resume: bool = False) -> run.Inputs:
     with Progress("train", config.train.steps) as progress:
         watch = run.Watch(progress.step, progress.note)
         run.train(config, out, inputs, resume=resume, watch=watch, versions=versions())
-    return inputs
 
 
 @program(arguments)
