@@ -49,8 +49,9 @@ def main(options: argparse.Namespace) -> None:
     overrides = [f"data.path={str(data)!r}", *options.set] if data else options.set
     config = load_config(Path(jaxlv_configs.__path__[0]) / "demo.toml", overrides)
     print(f"data: {data or f'{config.data.simulate} series simulated by preset {config.data.preset}'}")
+    _check_place(options.out)
     inputs = run.load_inputs(config)  # what is wrong with them shows before an old demo goes
-    _remove_old_demo(options.out)
+    shutil.rmtree(options.out, ignore_errors=True)
     try:
         train(config, options.out, inputs=inputs)
     finally:
@@ -72,11 +73,9 @@ def main(options: argparse.Namespace) -> None:
     print(f"took {time.monotonic() - began:.0f} s")
 
 
-def _remove_old_demo(out: Path) -> None:
-    """Make room for a new demo; a folder that is neither empty nor a finished demo is left alone."""
-    if (out / MARK).is_file():
-        shutil.rmtree(out)
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+def _check_place(out: Path) -> None:
+    """JaxlvError where `out` is neither free, empty, nor an earlier demo."""
+    if out.exists() and not (out / MARK).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise JaxlvError("exists and is not an earlier demo", where=out, hint="move it away, or choose another --out")
 
 
