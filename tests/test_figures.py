@@ -9,9 +9,9 @@ import matplotlib
 import numpy as np
 import pytest
 
-from jaxlv import figures
 from jaxlv import svg as svgs
-from jaxlv.figures import ForecastPanel
+from jaxlv.report import figures
+from jaxlv.report.figures import ForecastPanel
 
 HOSTILE = '<script>alert("1")</script> $x_1$'
 SVG = "{http://www.w3.org/2000/svg}"

@@ -10,8 +10,9 @@ from html.parser import HTMLParser
 import pytest
 from test_figures import HOSTILE, make_history, make_panel
 
-from jaxlv import page as pages
-from jaxlv import report, tables
+from jaxlv.report import evaluation as report
+from jaxlv.report import page as pages
+from jaxlv.report import tables
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 

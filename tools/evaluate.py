@@ -17,12 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from jaxlv import report, run, series
+from jaxlv import run, series
 from jaxlv.codec import Codec
 from jaxlv.config import CodecConfig, EvaluateConfig, RunConfig, config_tree
 from jaxlv.errors import JaxlvError
 from jaxlv.evaluate import evaluate
 from jaxlv.forecast import Forecaster
+from jaxlv.report import evaluation
 from jaxlv.series import SeriesSet
 from jaxlv.weights import hub_revision
 from jaxlv_tools.console import (
@@ -88,9 +89,9 @@ def evaluate_to(
     for name, forecast in forecasts.items():
         forecast.write_csv(out / f"forecast_{name}.csv")
     shown = forecasts.get("tuned") or next(iter(forecasts.values()))
-    picked = report.choose_series(measured, list(shown.ids_N))
+    picked = evaluation.choose_series(measured, list(shown.ids_N))
     found = versions()
-    report.write_report(
+    evaluation.write_report(
         out / "report.html",
         title=title,
         metrics=measured,
@@ -106,9 +107,9 @@ def evaluate_to(
 def show(measured: dict[str, Any], out: Path) -> None:
     """Print the table and where the page lies."""
     print()
-    print(report.format_table(measured))
+    print(evaluation.format_table(measured))
     print()
-    print(report.summary(measured))
+    print(evaluation.summary(measured))
     seen = measured["protocol"]["seen_in_training"]
     if seen:
         print(f"warning: the run trained or was validated on {len(seen)} of these series: their errors are no test")

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxlv import figures, run, series, svg
+from jaxlv import run, series
 from jaxlv.config import config_tree
 from jaxlv.forecast import Forecast
+from jaxlv.report import figures, svg
 from jaxlv.series import SeriesSet
 from jaxlv_tools.console import (
     Progress,

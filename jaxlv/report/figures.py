@@ -1,4 +1,4 @@
-"""Figures of forecasts, errors and training drawn with matplotlib; jaxlv.svg writes them.
+"""Figures of forecasts, errors and training drawn with matplotlib; jaxlv.report.svg writes them.
 
 Axes: C context steps, H forecast steps, T = C + H, S samples, V variables. A figure's unit is the CSS pixel.
 """
@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from jaxlv.svg import INK, MUTED, PALETTE, styled
+from jaxlv.report.svg import INK, MUTED, PALETTE, styled
 
 # ------------------------------------------------------------------------------------------- style
 

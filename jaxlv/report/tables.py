@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlv.page import MISSING, Cell, Group, Table, align, number, percent
+from jaxlv.report.page import MISSING, Cell, Group, Table, align, number, percent
 
 
 @dataclass(frozen=True)

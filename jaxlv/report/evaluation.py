@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxlv import figures
-from jaxlv.figures import ForecastPanel
-from jaxlv.page import (
+from jaxlv.report import figures
+from jaxlv.report.figures import ForecastPanel
+from jaxlv.report.page import (
     Block,
     Figure,
     Page,
@@ -25,7 +25,7 @@ from jaxlv.page import (
     render,
     svg,
 )
-from jaxlv.tables import format_table, measures, table, unit_of, value_at, variable_measures
+from jaxlv.report.tables import format_table, measures, table, unit_of, value_at, variable_measures
 
 __all__ = ["ForecastPanel", "choose_series", "format_table", "run_page", "summary", "write_report"]
 

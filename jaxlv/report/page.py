@@ -1,4 +1,4 @@
-"""A page as data (`Page` > `Section` > blocks) that templates/report.html.j2 draws as one whole file."""
+"""A page as data (`Page` > `Section` > blocks) that page.html.j2 draws as one whole file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import jinja2
 from markupsafe import Markup
 from matplotlib.figure import Figure as Drawing
 
-from jaxlv.svg import css_variables, to_svg
+from jaxlv.report.svg import css_variables, to_svg
 
 MISSING = "–"
 
@@ -147,14 +147,14 @@ class Page:
 def render(page: Page) -> str:
     """`page` as one HTML document that needs nothing else."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         trim_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["unbroken"] = lambda text: text.replace(" %", "\N{NO-BREAK SPACE}%")
     palette = {"light": Markup(css_variables()), "dark": Markup(css_variables(dark=True))}
-    return environment.get_template("report.html.j2").render(page=page, **palette) + "\n"
+    return environment.get_template("page.html.j2").render(page=page, **palette) + "\n"
 
 
 def svg(figure: Drawing, label: str) -> Markup:

@@ -1,0 +1,1 @@
+"""Results as people read them: figures, tables and one self-contained page."""
