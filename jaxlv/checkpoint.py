@@ -35,7 +35,7 @@ class Checkpoints:
         return sorted(int(name) for name in names if name.isdigit())
 
     def save(self, step: int, tree: Any, best: dict[str, Any] | None = None) -> None:
-        """Save `tree` as the checkpoint of `step`; `best` (any facts) marks it as the best so far."""
+        """Save `tree` as the checkpoint of `step`; `best` (its `value`, and other facts) marks it as the best so far."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._orbax.wait_until_finished()
         if step not in self.steps():
@@ -53,7 +53,14 @@ class Checkpoints:
     def best(self) -> dict[str, Any] | None:
         """The facts of the best checkpoint, its step among them, or None."""
         path = self.folder / BEST
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        if not path.is_file():
+            return None
+        try:
+            facts = json.loads(path.read_text(encoding="utf-8"))
+            return {**facts, "step": int(facts["step"]), "value": float(facts["value"])}
+        except (OSError, ValueError, KeyError, TypeError) as fault:
+            reason = f"unreadable mark of the best checkpoint ({type(fault).__name__}: {fault})"
+            raise JaxlvError(reason, where=path, hint="delete it to go on from the newest checkpoint") from None
 
     def restore(self, step: int, like: Any) -> Any:
         """The tree of `step`, with the structure, types and keys of `like`; JaxlvError where it cannot be read so."""

@@ -131,12 +131,14 @@ class Forecaster:
             self.alphabet.encode(self.codec.encode(v_TV[:context], alpha_V, where=f"series {i}"))
             for i, v_TV, alpha_V in zip(series.ids_N, values_NTV, alphas, strict=True)
         ]
-        largest = max((v_TV[:context] / alpha_V).max() for v_TV, alpha_V in zip(values_NTV, alphas, strict=True))
-        decoded: list[list[Decoded]] = []
-        for first in range(0, len(prompts), batch_series):
-            rows = np.arange(first, min(first + batch_series, len(prompts)))
-            decoded += self._batch(prompts, alphas, series.ids_N, rows, batch_series, largest, horizon, samples, seed)
-            on_batch(len(decoded))
+        digits_N = [_digits(v_TV[:context] / alpha_V) for v_TV, alpha_V in zip(values_NTV, alphas, strict=True)]
+        decoded: dict[int, list[Decoded]] = {}
+        for digits in sorted(set(digits_N)):  # series of one grammar together
+            group = np.flatnonzero(np.equal(digits_N, digits))
+            for rows in np.split(group, range(batch_series, len(group), batch_series)):
+                samples_of = self._batch(prompts, alphas, series.ids_N, rows, batch_series, digits, horizon, samples, seed)
+                decoded |= dict(zip(rows.tolist(), samples_of, strict=True))
+                on_batch(len(decoded))
         step = float(series.time_T[1] - series.time_T[0]) if len(series.time_T) > 1 else 1.0
         return Forecast(
             series.ids_N,
@@ -144,15 +146,14 @@ class Forecaster:
             series.time_T[context - 1] + step * np.arange(1, horizon + 1),
             series.variables,
             values_NTV[:, context - 1],
-            np.array([[_padded(d.values_TV, horizon) for d in row] for row in decoded]),
-            dict(collections.Counter(d.stop for row in decoded for d in row)),
+            np.array([[_padded(d.values_TV, horizon) for d in decoded[row]] for row in range(len(prompts))]),
+            dict(collections.Counter(d.stop for row in decoded.values() for d in row)),
         )
 
-    def _batch(self, prompts, alphas, ids_N, rows, size, largest, horizon, samples, seed) -> list[list[Decoded]]:
+    def _batch(self, prompts, alphas, ids_N, rows, size, digits, horizon, samples, seed) -> list[list[Decoded]]:
         """The decoded samples of some rows; a short batch is filled with its first row, so that one shape is compiled."""
         filled = np.concatenate([rows, np.repeat(rows[:1], size - len(rows))])
         variables, decimals = len(alphas[0]), self.codec.decimals
-        digits = max(INTEGER_DIGITS, len(str(int(largest))))
         result = generate(
             self.model,
             self.variables,
@@ -173,6 +174,11 @@ class Forecaster:
             ]
             for i, row in enumerate(rows)
         ]
+
+
+def _digits(context_TV: np.ndarray) -> int:
+    """Digits before the point that a forecast may need."""
+    return max(INTEGER_DIGITS, len(str(int(context_TV.max()))))
 
 
 def _padded(values_TV: np.ndarray, horizon: int) -> np.ndarray:

@@ -251,7 +251,7 @@ def split_marks(inputs: Inputs) -> dict[str, dict[str, str]]:
 
 
 def _check_manifest(folder: Path, now: Mapping[str, Any]) -> None:
-    then = read_json(folder / MANIFEST)
+    then = read_manifest(folder)
     for part in ("data", "base"):
         if then[part]["sha256"] != now[part]["sha256"]:
             raise JaxlvError(
@@ -420,7 +420,8 @@ class FinishedRun:
 def load_run(folder: Path) -> FinishedRun:
     """The run in a folder, with its best overlay; its base must still be the one that it was trained on."""
     folder = Path(folder)
-    made_of, split, config = read_json(folder / MANIFEST), read_json(folder / SPLIT), load_config(folder / CONFIG)
+    made_of, config = read_manifest(folder), load_config(folder / CONFIG)
+    split = read_json(folder / SPLIT, "train", "validation")
     base, model, params, alphabet = load_base(config)
     if made_of["base"]["sha256"] != fingerprint(base):
         raise JaxlvError("the base model is not the one that the run was trained on", where=config.model.path)
@@ -439,10 +440,19 @@ def load_run(folder: Path) -> FinishedRun:
     return FinishedRun(folder, config, tuned, untuned, made_of, split)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file of a run folder; JaxlvError where it is not there or not readable."""
+def read_json(path: Path, *needed: str) -> dict[str, Any]:
+    """A JSON file of a run folder; JaxlvError where it is not readable, or lacks one of the dotted keys `needed`."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as fault:
-        reason = f"not a run folder: no readable {path.name} ({type(fault).__name__})"
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        for name in needed:
+            functools.reduce(lambda node, key: node[key], name.split("."), tree)
+    except (OSError, ValueError, KeyError, TypeError) as fault:
+        detail = fault.strerror if isinstance(fault, OSError) else f"{type(fault).__name__}: {fault}"
+        reason = f"not a run folder: no readable {path.name} ({detail})"
         raise JaxlvError(reason, where=path.parent, expected=f"{CONFIG}, {MANIFEST}, {SPLIT}, checkpoints/") from None
+    return tree
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What the run in a folder was made of, as `manifest` wrote it."""
+    return read_json(folder / MANIFEST, "data.sha256", "base.sha256", "dataset_alpha")

@@ -78,6 +78,18 @@ def test_the_median_counts_broken_samples(broken):
     np.testing.assert_array_equal(broken.median()[1], (np.array([[300, 400]] * 3) + broken.samples_NSHV[1, 1]) / 2)
 
 
+def test_a_forecast_is_the_same_whatever_stands_beside_it(forecaster, waves):
+    """Also where another series has more digits before the point, and so another grammar."""
+    series = waves(5, 16)
+    series.values_NTV[1] *= 5000
+    assert (series.values_NTV[1, :CONTEXT] / Codec("liu").fit(series.values_NTV[1, :CONTEXT])).max() > 100
+    together = run(forecaster, series, {"scale": "liu"}, samples=2)
+    for row in (0, 1, 4):
+        alone = run(forecaster, series.select([row]), {"scale": "liu"}, samples=2)
+        np.testing.assert_array_equal(alone.samples_NSHV[0], together.samples_NSHV[row])
+        assert alone.ids_N[0] == together.ids_N[row]
+
+
 # ------------------------------------------------------------------------------------------------- the table
 
 

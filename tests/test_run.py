@@ -256,11 +256,11 @@ def test_an_empty_folder_is_taken_and_an_absent_one_is_not_resumed(config, tmp_p
 
 
 @pytest.mark.parametrize("file", [run.MANIFEST, run.SPLIT, run.CONFIG])
-@pytest.mark.parametrize("fault", ["missing", "no text"])
+@pytest.mark.parametrize("fault", ["missing", b"\xff\xfe{", b"[]", b"{}"])
 def test_a_folder_that_is_no_run_is_refused_in_one_line(file, fault, copy):
     (copy / file).unlink()
-    if fault == "no text":
-        (copy / file).write_bytes(b"\xff\xfe{")
+    if fault != "missing":
+        (copy / file).write_bytes(fault)
     with pytest.raises(JaxlvError, match=rf"{file}|run folder") as caught:
         run.load_run(copy)
     assert "\n" not in str(caught.value)
@@ -279,6 +279,14 @@ def test_a_damaged_checkpoint_is_named(copy):
         if path.is_file():
             path.write_bytes(b"")
     with pytest.raises(JaxlvError, match=f"step_{best:08d}: unreadable checkpoint") as caught:
+        run.load_run(copy)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"value": 1.0}', '{"step": "x", "value": 1.0}'])
+def test_a_damaged_mark_of_the_best_checkpoint_is_named(text, copy):
+    (copy / "checkpoints" / "best.json").write_text(text)
+    with pytest.raises(JaxlvError, match=r"best\.json: unreadable mark of the best checkpoint") as caught:
         run.load_run(copy)
     assert "\n" not in str(caught.value)
 
