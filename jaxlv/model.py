@@ -4,12 +4,11 @@ A parameter's path, joined with dots, is its key in the safetensors file. LoRA i
 adds a low-rank path where the variable collection `lora` holds one for it (see jaxlv/lora.py).
 
 Axes: B rows, T new tokens, C tokens attended to, D model width, F projected width, N query heads, K key/value heads,
-G = N / K query heads per key/value head, H head size, V vocabulary, R rank, S sequences of a segment (B is a multiple of S).
+H head size, V vocabulary, R rank, S sequences of a segment (B is a multiple of S).
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
@@ -17,11 +16,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxlv.attention import KERNELS, attend
 from jaxlv.config import ModelConfig
 
 INIT = nn.initializers.normal(0.02)
-QUERY_BLOCK = 128  # queries of a block where attention is "blocked"
-HIDDEN_SCORE = -1e30  # a score that softmax turns into exactly 0, without the NaN of a row of -inf
 
 
 class Segment(NamedTuple):
@@ -73,63 +71,6 @@ def apply_rope(x_BTNH: jax.Array, cos_BT1h: jax.Array, sin_BT1h: jax.Array) -> j
     a_BTNh, b_BTNh = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
     turned = [a_BTNh * cos_BT1h - b_BTNh * sin_BT1h, b_BTNh * cos_BT1h + a_BTNh * sin_BT1h]
     return jnp.concatenate(turned, axis=-1).astype(x_BTNH.dtype)
-
-
-def attend(
-    q_BTNH: jax.Array,
-    positions_BT: jax.Array,
-    segments: Sequence[tuple[jax.Array, jax.Array, jax.Array]],
-) -> jax.Array:
-    """Causal grouped-query attention over the keys and values of several segments together.
-
-    A segment is (k_SKCH, v_SKCH, positions_SC). Row b of q belongs to sequence b // (B / S) of it, so that rows which
-    share a prompt share its keys, unrepeated. A query sees the slots with 0 <= position <= its own. The softmax runs over
-    all segments: each gives its sums relative to its own peak, in float32, and they are added relative to the highest
-    (Dao et al. 2022, eq. 3). Returns (B, T, N, H).
-    """
-    parts = [_attend_to(q_BTNH, positions_BT, *segment) for segment in segments]
-    highest_BTN1 = functools.reduce(jnp.maximum, [peak_BTN1 for peak_BTN1, _, _ in parts])
-    factors = [jnp.exp(peak_BTN1 - highest_BTN1) for peak_BTN1, _, _ in parts]
-    sum_BTN1 = sum(f_BTN1 * s_BTN1 for f_BTN1, (_, s_BTN1, _) in zip(factors, parts, strict=True))
-    out_BTNH = sum(f_BTN1 * o_BTNH for f_BTN1, (_, _, o_BTNH) in zip(factors, parts, strict=True))
-    return (out_BTNH / sum_BTN1).astype(q_BTNH.dtype)
-
-
-def _attend_to(q_BTNH, positions_BT, k_SKCH, v_SKCH, keys_SC):
-    """(peak, sum of exp(score - peak), values weighted by it) of one segment, each by row: (B, T, N, 1 or H)."""
-    (B, T, N, H), (S, K, _, _) = q_BTNH.shape, k_SKCH.shape
-    n, G = B // S, N // K
-    q_SnTKGH = (q_BTNH * H**-0.5).reshape(S, n, T, K, G, H)
-    score_SKnGTC = jnp.einsum("SnTKGH,SKCH->SKnGTC", q_SnTKGH, k_SKCH, preferred_element_type=jnp.float32)
-    key_S111C, query_S1nT1 = keys_SC[:, None, None, None], positions_BT.reshape(S, 1, n, T, 1)
-    visible_S1nTC = (key_S111C >= 0) & (key_S111C <= query_S1nT1)
-    score_SKnGTC = jnp.where(visible_S1nTC[:, :, :, None], score_SKnGTC, HIDDEN_SCORE)
-    peak_SKnGT1 = jax.lax.stop_gradient(score_SKnGTC.max(-1, keepdims=True))
-    weight_SKnGTC = jnp.exp(score_SKnGTC - peak_SKnGT1)
-    out_SnTKGH = jnp.einsum("SKnGTC,SKCH->SnTKGH", weight_SKnGTC.astype(v_SKCH.dtype), v_SKCH)
-
-    def by_row(a_SKnGT1: jax.Array) -> jax.Array:
-        return jnp.moveaxis(a_SKnGT1, (2, 4), (1, 2)).reshape(B, T, N, 1)
-
-    return by_row(peak_SKnGT1), by_row(weight_SKnGTC.sum(-1, keepdims=True)), out_SnTKGH.reshape(B, T, N, H)
-
-
-def attend_blocked(q_BTNH: jax.Array, positions_BT: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array) -> jax.Array:
-    """The same attention within one segment, without the keys that lie behind a block of queries: nearly half of them."""
-    T, blocks = q_BTNH.shape[1], []
-    for start in range(0, T, QUERY_BLOCK):
-        stop = min(start + QUERY_BLOCK, T)
-        seen = (k_BKTH[:, :, :stop], v_BKTH[:, :, :stop], positions_BT[:, :stop])
-        blocks.append(attend(q_BTNH[:, start:stop], positions_BT[:, start:stop], [seen]))
-    return jnp.concatenate(blocks, axis=1)
-
-
-def attend_cudnn(q_BTNH: jax.Array, positions_BT: jax.Array, k_BKCH: jax.Array, v_BKCH: jax.Array) -> jax.Array:
-    """The same attention within one segment by cuDNN's fused kernel (fp16 or bf16, Ampere or newer)."""
-    key_B1TC, query_B1TC = positions_BT[:, None, None, :], positions_BT[:, None, :, None]
-    visible_B1TC = (key_B1TC >= 0) & (key_B1TC <= query_B1TC)
-    k_BCKH, v_BCKH = k_BKCH.swapaxes(1, 2), v_BKCH.swapaxes(1, 2)
-    return jax.nn.dot_product_attention(q_BTNH, k_BCKH, v_BCKH, mask=visible_B1TC, implementation="cudnn")
 
 
 @jax.checkpoint  # formed again in the backward pass: kept, it would be the largest of a layer's arrays, for no time
@@ -201,11 +142,10 @@ class Attention(nn.Module):
         q_BTNH = apply_rope(q_BTF.reshape(B, T, -1, c.head_dim), *rope)
         k_BKTH = apply_rope(k_BTF.reshape(B, T, -1, c.head_dim), *rope).swapaxes(1, 2)
         v_BKTH = v_BTF.reshape(B, T, -1, c.head_dim).swapaxes(1, 2)
-        if past or self.kernel == "xla":
+        if past:
             out_BTNH = attend(q_BTNH, positions_BT, [*past, (k_BKTH, v_BKTH, positions_BT)])
         else:
-            kernel = {"blocked": attend_blocked, "cudnn": attend_cudnn}[self.kernel]
-            out_BTNH = kernel(q_BTNH, positions_BT, k_BKTH, v_BKTH)
+            out_BTNH = KERNELS[self.kernel](q_BTNH, positions_BT, k_BKTH, v_BKTH)
         out_BTD = Linear(D, False, self.dtype, name="o_proj")(out_BTNH.reshape(B, T, -1))
         return out_BTD, k_BKTH, v_BKTH
 
@@ -263,7 +203,7 @@ class Qwen2(nn.Module):
 
     config: ModelConfig
     dtype: jnp.dtype = jnp.float32
-    attention: str = "xla"  # or "blocked", "cudnn"; decoding with a cache always runs on "xla"
+    attention: str = "xla"  # a key of jaxlv.attention.KERNELS; decoding with a cache always runs on "xla"
 
     def __call__(self, ids_BT: jax.Array, positions_BT: jax.Array | None = None) -> jax.Array:
         """Logits (B, T, V) float32 of token ids (B, T); see `features` for positions."""

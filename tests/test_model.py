@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlv import model as model_module
+from jaxlv import attention
 from jaxlv.config import ModelConfig
 from jaxlv.errors import JaxlvError
 from jaxlv.model import MLP, Attention, Block, Norm, Qwen2, Segment, apply_rope, project, rope_angles
@@ -257,7 +257,7 @@ def test_segments_may_be_cut_anywhere(random_model):
 
 def test_blocked_attention_is_the_same_attention(random_model, monkeypatch):
     """Logits and gradients, with blocks of 4 queries that leave a rest, on rows padded left, right and not at all."""
-    monkeypatch.setattr(model_module, "QUERY_BLOCK", 4)
+    monkeypatch.setattr(attention, "QUERY_BLOCK", 4)
     model, params = random_model()
     ids_BT, slot_T = some_ids(model, 3, 10), np.arange(10)
     positions_BT = np.stack([slot_T, np.maximum(slot_T - 3, -1), np.where(slot_T < 6, slot_T, -1)]).astype(np.int32)

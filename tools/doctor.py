@@ -28,7 +28,7 @@ from jaxlv_tools.console import describe, program, versions
 
 GIB = 2**30
 KERNELS = {
-    "xla": "XLA's own kernels (jaxlv.model.attend)",
+    "xla": "XLA's own kernels (jaxlv.attention.attend)",
     "blocked": "XLA's own kernels, block by block (training and prefill; decoding runs on xla)",
     "cudnn": "cuDNN's fused kernel (training and prefill; decoding runs on xla)",
 }
