@@ -16,6 +16,7 @@ QUERY_BLOCK = 128  # queries of a block where attention is "blocked"
 HIDDEN_SCORE = -1e30  # a score that softmax turns into exactly 0, without the NaN of a row of -inf
 
 
+@jax.named_scope("softmax")
 def attend(
     q_BTNH: jax.Array,
     positions_BT: jax.Array,
@@ -40,14 +41,17 @@ def _attend_to(q_BTNH, positions_BT, k_SKCH, v_SKCH, keys_SC):
     """(peak, sum of exp(score - peak), values weighted by it) of one segment, each by row: (B, T, N, 1 or H)."""
     (B, T, N, H), (S, K, _, _) = q_BTNH.shape, k_SKCH.shape
     n, G = B // S, N // K
-    q_SnTKGH = (q_BTNH * H**-0.5).reshape(S, n, T, K, G, H)
-    score_SKnGTC = jnp.einsum("SnTKGH,SKCH->SKnGTC", q_SnTKGH, k_SKCH, preferred_element_type=jnp.float32)
-    key_S111C, query_S1nT1 = keys_SC[:, None, None, None], positions_BT.reshape(S, 1, n, T, 1)
-    visible_S1nTC = (key_S111C >= 0) & (key_S111C <= query_S1nT1)
-    score_SKnGTC = jnp.where(visible_S1nTC[:, :, :, None], score_SKnGTC, HIDDEN_SCORE)
+    with jax.named_scope("scores"):
+        q_SnTKGH = (q_BTNH * H**-0.5).reshape(S, n, T, K, G, H)
+        score_SKnGTC = jnp.einsum("SnTKGH,SKCH->SKnGTC", q_SnTKGH, k_SKCH, preferred_element_type=jnp.float32)
+    with jax.named_scope("mask"):
+        key_S111C, query_S1nT1 = keys_SC[:, None, None, None], positions_BT.reshape(S, 1, n, T, 1)
+        visible_S1nTC = (key_S111C >= 0) & (key_S111C <= query_S1nT1)
+        score_SKnGTC = jnp.where(visible_S1nTC[:, :, :, None], score_SKnGTC, HIDDEN_SCORE)
     peak_SKnGT1 = jax.lax.stop_gradient(score_SKnGTC.max(-1, keepdims=True))
     weight_SKnGTC = jnp.exp(score_SKnGTC - peak_SKnGT1)
-    out_SnTKGH = jnp.einsum("SKnGTC,SKCH->SnTKGH", weight_SKnGTC.astype(v_SKCH.dtype), v_SKCH)
+    with jax.named_scope("weighted_sum"):
+        out_SnTKGH = jnp.einsum("SKnGTC,SKCH->SnTKGH", weight_SKnGTC.astype(v_SKCH.dtype), v_SKCH)
 
     def by_row(a_SKnGT1: jax.Array) -> jax.Array:
         return jnp.moveaxis(a_SKnGT1, (2, 4), (1, 2)).reshape(B, T, N, 1)

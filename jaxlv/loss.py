@@ -36,6 +36,12 @@ def restrict(head: Head, labels_BT: jax.Array, alphabet_A: jax.Array) -> tuple[H
     return head.rows(alphabet_A), index_BT
 
 
+def chunks_of(tokens: int, vocabulary: int) -> tuple[int, int]:
+    """(tokens of a chunk, chunks): the loss forms the logits of whole chunks, padding included."""
+    chunk = _chunk(tokens, vocabulary)
+    return chunk, -(-tokens // chunk)
+
+
 def _chunk(tokens: int, vocabulary: int) -> int:
     """The largest power of two of tokens whose logits stay within CHUNK_LOGITS."""
     return min(tokens, 1 << max(0, (CHUNK_LOGITS // vocabulary).bit_length() - 1))
@@ -47,6 +53,7 @@ def _chunked(x_MD: jax.Array, labels_M: jax.Array, chunk: int) -> tuple[jax.Arra
     return x_nLD, jnp.pad(labels_M, (0, pad), constant_values=IGNORED).reshape(-1, chunk)
 
 
+@jax.named_scope("loss")
 def _chunk_loss(x_LD: jax.Array, head: Head, labels_L: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     logits_LV = project(x_LD[None], head)[0]
     logsumexp_L = jax.nn.logsumexp(logits_LV, axis=-1)
@@ -70,15 +77,18 @@ def _nll_forward(x_MD, weight_VD, bias_V, labels_M, chunk):
     def step(carry, inputs):
         (total, d_weight, d_bias), (x_LD, labels_L) = carry, inputs
         loss, logits_LV, logsumexp_L = _chunk_loss(x_LD, head, labels_L)
-        p_LV = jnp.exp(logits_LV - logsumexp_L[:, None])
-        error_LV = p_LV - (jnp.arange(p_LV.shape[1]) == labels_L[:, None])
-        error_LV = jnp.where((labels_L != IGNORED)[:, None], error_LV, 0.0)
-        if want_bias:
-            d_bias += error_LV.sum(0)
-        error_LV = error_LV.astype(x_LD.dtype)
-        if want_weight:
-            d_weight += jnp.einsum("LV,LD->VD", error_LV, x_LD, preferred_element_type=jnp.float32)
-        return (total + loss, d_weight, d_bias), jnp.einsum("LV,VD->LD", error_LV, head.weight_VD)
+        with jax.named_scope("loss/backward"):
+            p_LV = jnp.exp(logits_LV - logsumexp_L[:, None])
+            error_LV = p_LV - (jnp.arange(p_LV.shape[1]) == labels_L[:, None])
+            error_LV = jnp.where((labels_L != IGNORED)[:, None], error_LV, 0.0)
+        with jax.named_scope("head/backward"):
+            if want_bias:
+                d_bias += error_LV.sum(0)
+            error_LV = error_LV.astype(x_LD.dtype)
+            if want_weight:
+                d_weight += jnp.einsum("LV,LD->VD", error_LV, x_LD, preferred_element_type=jnp.float32)
+            d_x_LD = jnp.einsum("LV,VD->LD", error_LV, head.weight_VD)
+        return (total + loss, d_weight, d_bias), d_x_LD
 
     zeros = (
         jnp.zeros(()),
@@ -92,6 +102,7 @@ def _nll_forward(x_MD, weight_VD, bias_V, labels_M, chunk):
     return total, (d_x_MD, d_weight, d_bias)
 
 
+@jax.named_scope("loss/backward")
 def _nll_backward(chunk, gradients, d_total):
     if isinstance(d_total, jax.custom_derivatives.SymbolicZero):
         return None, None, None, None

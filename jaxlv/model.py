@@ -59,6 +59,7 @@ def rms_norm(x_BTD: jax.Array, weight_D: jax.Array, eps: float) -> jax.Array:
     return weight_D * (x32_BTD * scale_BT1).astype(x_BTD.dtype)
 
 
+@jax.named_scope("rope")
 def rope_angles(positions_BT: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
     """Cosine and sine, each (B, T, 1, H/2) float32, of position * theta^(-2i/H) (Su et al. 2021, eq. 15)."""
     frequency_h = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
@@ -66,6 +67,7 @@ def rope_angles(positions_BT: jax.Array, head_dim: int, theta: float) -> tuple[j
     return jnp.cos(angle_BT1h), jnp.sin(angle_BT1h)
 
 
+@jax.named_scope("rope")
 def apply_rope(x_BTNH: jax.Array, cos_BT1h: jax.Array, sin_BT1h: jax.Array) -> jax.Array:
     """Each pair (x_i, x_{i + H/2}) turned by its angle, in float32: the half-split layout of Hugging Face's Qwen2."""
     a_BTNh, b_BTNh = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
@@ -74,6 +76,7 @@ def apply_rope(x_BTNH: jax.Array, cos_BT1h: jax.Array, sin_BT1h: jax.Array) -> j
 
 
 @jax.checkpoint  # formed again in the backward pass: kept, it would be the largest of a layer's arrays, for no time
+@jax.named_scope("swiglu")
 def swiglu(gate_BTF: jax.Array, up_BTF: jax.Array) -> jax.Array:
     """SiLU(gate) * up (Shazeer 2020, eq. 6)."""
     return jax.nn.silu(gate_BTF) * up_BTF
@@ -81,10 +84,13 @@ def swiglu(gate_BTF: jax.Array, up_BTF: jax.Array) -> jax.Array:
 
 def low_rank(x_BTD: jax.Array, a_RD: jax.Array, b_FR: jax.Array, scale: jax.Array) -> jax.Array:
     """scale * B A x, A and B in x's type (Hu et al. 2021, eq. 3)."""
-    down_BTR = jnp.einsum("BTD,RD->BTR", x_BTD, a_RD.astype(x_BTD.dtype))
-    return jnp.einsum("BTR,FR->BTF", down_BTR, b_FR.astype(x_BTD.dtype)) * scale.astype(x_BTD.dtype)
+    with jax.named_scope("lora_A"):
+        down_BTR = jnp.einsum("BTD,RD->BTR", x_BTD, a_RD.astype(x_BTD.dtype))
+    with jax.named_scope("lora_B"):
+        return jnp.einsum("BTR,FR->BTF", down_BTR, b_FR.astype(x_BTD.dtype)) * scale.astype(x_BTD.dtype)
 
 
+@jax.named_scope("head")
 def project(x_BTD: jax.Array, head: Head) -> jax.Array:
     """Logits (B, T, V) in float32."""
     logits_BTV = jnp.einsum("BTD,VD->BTV", x_BTD, head.weight_VD, preferred_element_type=jnp.float32)
@@ -226,7 +232,8 @@ class Qwen2(nn.Module):
         if positions_BT is None:
             positions_BT = jnp.broadcast_to(jnp.arange(ids_BT.shape[1], dtype=jnp.int32), ids_BT.shape)
         embedding_VD = Embedding(c, self.dtype, name="model.embed_tokens")()
-        x_BTD = embedding_VD[ids_BT]
+        with jax.named_scope("embed"):
+            x_BTD = embedding_VD[ids_BT]
         rope = rope_angles(positions_BT, c.head_dim, c.rope_theta)
         ks, vs = [], []
         for i in range(c.num_hidden_layers):

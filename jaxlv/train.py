@@ -148,11 +148,12 @@ def make_train_step(
         else:
             zero = ((jnp.zeros(()), jnp.zeros(())), jax.tree.map(jnp.zeros_like, state.trained))
             ((loss_sum, tokens), gradients), _ = jax.lax.scan(add, zero, (batch, jnp.arange(count)))
-        gradients = jax.tree.map(lambda g: g / jnp.maximum(tokens, 1.0), gradients)
-        norm = optax.tree.norm(gradients)
-        clipped = jnp.minimum(norm, config.clip_norm) if config.clip_norm else norm
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.trained)
-        trained = optax.apply_updates(state.trained, updates)
+        with jax.named_scope("optimizer"):
+            gradients = jax.tree.map(lambda g: g / jnp.maximum(tokens, 1.0), gradients)
+            norm = optax.tree.norm(gradients)
+            clipped = jnp.minimum(norm, config.clip_norm) if config.clip_norm else norm
+            updates, opt_state = optimizer.update(gradients, state.opt_state, state.trained)
+            trained = optax.apply_updates(state.trained, updates)
         metrics = StepMetrics(loss_sum, tokens, norm, clipped, jnp.float32(schedule(state.step)))
         return TrainState(state.step + 1, trained, opt_state, state.key), metrics
 

@@ -1,0 +1,93 @@
+"""The project's own programs on abstract arguments: shapes and types, no weights."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlv import lora as overlay
+from jaxlv.config import LoraConfig, OptimizerConfig
+from jaxlv.flops.work import Work
+from jaxlv.model import Qwen2, Segment, features, project
+from jaxlv.tokens import Windows
+from jaxlv.train import init_state, make_optimizer, make_train_step
+
+HEADS = {"adapters": "frozen", "head": "full", "full": "frozen"}  # what of the head the overlay holds
+
+
+class Program(NamedTuple):
+    """A function and its abstract arguments: what `jax.jit(function).lower(*arguments)` takes."""
+
+    name: str
+    function: Callable
+    arguments: tuple[Any, ...]
+
+
+def shape(*sizes: int, dtype: Any = np.int32) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(sizes, dtype)
+
+
+def variables_of(work: Work, model: Qwen2) -> dict[str, Any]:
+    """The abstract {"params": ..., "lora": ...} of a model with its adapters; without adapters the overlay is left out."""
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32)))["params"]
+    if not work.targets and work.train != "head":
+        return {"params": params}
+    config = LoraConfig(rank=max(1, work.rank), targets=work.targets, head=HEADS[work.train])  # type: ignore[arg-type]
+    lora = jax.eval_shape(lambda params: overlay.init_lora(jax.random.key(0), params, config), params)
+    return {"params": params, "lora": lora} if lora else {"params": params}
+
+
+def output_ids(work: Work) -> np.ndarray | None:
+    """Stand-ins for the token ids of the alphabet, where the head runs over it alone."""
+    from jaxlv.codec import SYMBOLS
+
+    return np.arange(len(SYMBOLS), dtype=np.int32) if work.head == "alphabet" else None
+
+
+def forward_program(work: Work, model: Qwen2) -> Program:
+    """Logits of every position."""
+    ids_A = output_ids(work)
+
+    def run(variables, ids_BS):
+        found = features(model, variables, ids_BS)
+        return project(found.x_BTD, found.head if ids_A is None else found.head.rows(jnp.asarray(ids_A)))
+
+    return Program("forward", run, (variables_of(work, model), shape(work.batch, work.length)))
+
+
+def train_program(work: Work, model: Qwen2, optimizer: OptimizerConfig | None = None) -> Program:
+    """The step that `jaxlv train` runs."""
+    settings = optimizer or OptimizerConfig()
+    variables = variables_of(work, model)
+    made = make_optimizer(settings, 1)
+    mask = overlay.trainable(variables, base=work.train == "full")
+    state, frozen = jax.eval_shape(lambda v: init_state(v, mask, made, 0), variables)
+    step = make_train_step(model, made, settings, 1, output_ids(work))
+    batch = Windows(*(shape(1, work.batch, work.length) for _ in Windows._fields[:3]))
+    return Program("train_step", step, (state, frozen, batch))
+
+
+def decode_program(work: Work, model: Qwen2, cache: int) -> Program:
+    """One token in each row behind a cache of so many slots, as the loop of jaxlv/generate.py runs it."""
+    c = model.config
+    ids_A = output_ids(work)
+
+    def segment(slots: int) -> Segment:
+        part = shape(work.batch, c.num_key_value_heads, slots, c.head_dim, dtype=model.dtype)
+        parts = (part,) * c.num_hidden_layers
+        return Segment(parts, parts, shape(work.batch, slots))
+
+    def run(variables, ids_B1, positions_B1, past):
+        found = features(model, variables, ids_B1, positions_B1, (past,))
+        return project(found.x_BTD, found.head if ids_A is None else found.head.rows(jnp.asarray(ids_A))), found.segment
+
+    arguments = (variables_of(work, model), shape(work.batch, 1), shape(work.batch, 1), segment(cache))
+    return Program("decode_step", run, arguments)
+
+
+__all__ = ["Program", "decode_program", "forward_program", "functools", "train_program", "variables_of"]

@@ -1,0 +1,147 @@
+"""The analytic count: a convention's formulas, evaluated for one piece of work. Integers only."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import CodeType
+from typing import Any
+
+from jaxlv.errors import JaxlvError
+from jaxlv.flops.conventions import CONVENTIONS, Convention, Row
+from jaxlv.flops.work import Work, symbols
+
+
+@dataclass(frozen=True)
+class Counted:
+    """One row of a table: FLOPs of a component in a phase, with the formula that they come from."""
+
+    component: str
+    phase: str
+    count: int
+    formula: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """All rows of one convention for one piece of work."""
+
+    convention: str
+    rows: tuple[Counted, ...]
+    total_forward: int
+    total_train_step: int
+
+    def by_component(self) -> dict[tuple[str, str], int]:
+        """{(component, phase): FLOPs}, rows of the same component and phase together; components that cost 0 left out."""
+        sums: dict[tuple[str, str], int] = {}
+        for r in self.rows:
+            sums[r.component, r.phase] = sums.get((r.component, r.phase), 0) + r.count
+        return {key: value for key, value in sums.items() if value}
+
+
+def count(work: Work, convention: str) -> Table:
+    """The table of one training step of `work`; JaxlvError for a convention that does not exist."""
+    chosen, values = find(convention), symbols(work)
+    rows, forward, step = [], 0, 0
+    for r in chosen.rows:
+        flops, formula = price(r, chosen, values), formula_of(r, chosen)
+        rows.append(Counted(r.component, r.phase, flops, formula))
+        if r.phase == "forward" and not r.training:
+            forward += flops
+        step += flops
+        if chosen.backward == "twice":
+            rows.append(Counted(r.component, "backward", 2 * flops, f"2 * ({formula})"))
+            step += 2 * flops
+    return Table(convention, tuple(rows), forward, step)
+
+
+def forward(work: Work, convention: str) -> int:
+    """FLOPs of one forward pass without a loss."""
+    return count(work, convention).total_forward
+
+
+def prefill(work: Work, convention: str) -> int:
+    """FLOPs of reading prompts of `work.length` tokens: the head runs at the last position of each row."""
+    return forward(replace(work, last_only=True), convention)
+
+
+def decode(work: Work, cache: int, convention: str) -> int:
+    """FLOPs of one new token in each row, attending to `cache` earlier tokens (all slots of a cache of fixed size)."""
+    return forward(replace(work, length=1, cache=cache, last_only=True), convention)
+
+
+def generation(
+    work: Work, new_tokens: int, convention: str, *, cached: bool = True, slots: int | None = None, samples: int = 1
+) -> int:
+    """FLOPs of `new_tokens` tokens behind prompts of `work.length`, `samples` continuations of each of `work.batch` prompts.
+
+    With a cache: one prefill per prompt, whose last position gives the first token, then one decode step for each token.
+    `slots` are the tokens attended to beside the new one; None counts those that are there, a cache that grows. Without a
+    cache every token costs a forward pass over the whole text so far, with logits at its last position.
+    """
+    rows = replace(work, batch=work.batch * samples)
+    if not cached:
+        return sum(prefill(replace(rows, length=work.length + i), convention) for i in range(new_tokens))
+    if slots is not None:
+        return prefill(work, convention) + new_tokens * decode(rows, slots, convention)
+    return prefill(work, convention) + sum(decode(rows, work.length + i, convention) for i in range(new_tokens))
+
+
+def find(name: str) -> Convention:
+    """The convention of a name."""
+    if name not in CONVENTIONS:
+        raise JaxlvError("unknown convention", where="flops", expected=", ".join(CONVENTIONS), found=name)
+    return CONVENTIONS[name]
+
+
+def price(r: Row, convention: Convention, values: Mapping[str, int]) -> int:
+    """FLOPs of a row: how often it stands, times its primitives and products at the convention's prices."""
+    total = 0
+    for name, text in r.operations:
+        if name == "dot":
+            batch, (m, n, p) = _dot(text)
+            sizes = {"m": value(m, values), "n": value(n, values), "p": value(p, values)}
+            empty = 0 in sizes.values()
+            total += 0 if empty else value(batch, values) * value(convention.product, sizes)
+        else:
+            total += convention.weights[name] * value(text, values)
+    return value(r.times, values) * total
+
+
+def formula_of(r: Row, convention: Convention) -> str:
+    """A row's formula as text, over the symbols of jaxlv/flops/work.py; `dot(m, n, p)` stands for the product's price."""
+    terms = []
+    for name, text in r.operations:
+        if name == "dot":
+            batch, sizes = _dot(text)
+            terms.append(("" if batch == "1" else f"{_factor(batch)} * ") + f"dot({', '.join(sizes)})")
+        elif convention.weights[name]:
+            weight = convention.weights[name]
+            terms.append(_factor(text) if weight == 1 else f"{weight} * {_factor(text)}")
+    inside = " + ".join(terms) or "0"
+    if r.times == "1":
+        return inside
+    return f"{_factor(r.times)} * ({inside})" if len(terms) > 1 else f"{_factor(r.times)} * {inside}"
+
+
+def value(text: str, values: Mapping[str, int]) -> int:
+    """The integer that a formula comes to."""
+    result: Any = eval(_compiled(text), {"__builtins__": {}}, dict(values))  # only formulas of conventions.py come here
+    assert isinstance(result, int), text
+    return result
+
+
+@functools.cache
+def _compiled(text: str) -> CodeType:
+    return compile(text, text, "eval")
+
+
+@functools.cache
+def _dot(text: str) -> tuple[str, tuple[str, ...]]:
+    batch, _, sizes = text.partition(" | ")
+    return batch, tuple(sizes.split(", "))
+
+
+def _factor(text: str) -> str:
+    return f"({text})" if " + " in text or " - " in text else text
