@@ -31,9 +31,11 @@ def attend(
     """
     parts = [_attend_to(q_BTNH, positions_BT, *segment) for segment in segments]
     highest_BTN1 = functools.reduce(jnp.maximum, [peak_BTN1 for peak_BTN1, _, _ in parts])
-    factors = [jnp.exp(peak_BTN1 - highest_BTN1) for peak_BTN1, _, _ in parts]
-    sum_BTN1 = sum(f_BTN1 * s_BTN1 for f_BTN1, (_, s_BTN1, _) in zip(factors, parts, strict=True))
-    out_BTNH = sum(f_BTN1 * o_BTNH for f_BTN1, (_, _, o_BTNH) in zip(factors, parts, strict=True))
+    shares = []
+    for peak_BTN1, weight_BTN1, part_BTNH in parts:
+        factor_BTN1 = jnp.exp(peak_BTN1 - highest_BTN1)
+        shares.append((factor_BTN1 * weight_BTN1, factor_BTN1 * part_BTNH))
+    sum_BTN1, out_BTNH = functools.reduce(lambda a, b: (a[0] + b[0], a[1] + b[1]), shares)
     return (out_BTNH / sum_BTN1).astype(q_BTNH.dtype)
 
 

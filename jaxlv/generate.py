@@ -21,7 +21,7 @@ from jaxlv.codec import SYMBOLS
 from jaxlv.config import SamplingConfig
 from jaxlv.errors import JaxlvError
 from jaxlv.grammar import Grammar
-from jaxlv.model import Head, Qwen2, Segment, features, project
+from jaxlv.model import Qwen2, Segment, features, project
 from jaxlv.tokens import NO_POSITION, Alphabet
 
 PROMPT_MULTIPLE = 64  # prompts are padded on the left to a multiple, so that few shapes are compiled
@@ -110,6 +110,22 @@ def row_keys(seed: int, series: Sequence[int], samples: int) -> jax.Array:
     return fold(series_keys_S, jnp.arange(samples, dtype=jnp.uint32)).reshape(-1)
 
 
+def read(
+    model: Qwen2,
+    variables: dict[str, Any],
+    ids_BT: jax.Array,
+    positions_BT: jax.Array,
+    past: Sequence[Segment] = (),
+    output_ids: jax.Array | None = None,
+) -> tuple[jax.Array, Segment]:
+    """(logits (B, V) after the last of these tokens, their keys and values): a prefill, or a decode step behind `past`.
+
+    With `output_ids` the logits are of these token ids alone.
+    """
+    x_BTD, head, segment = features(model, variables, ids_BT, positions_BT, past)
+    return project(x_BTD[:, -1:], head if output_ids is None else head.rows(output_ids))[:, 0], segment
+
+
 @functools.partial(jax.jit, static_argnames=("model", "sampling", "samples", "steps", "max_new_tokens", "end_ids"))
 def _generate(
     variables: dict[str, Any],
@@ -132,11 +148,7 @@ def _generate(
     semicolon = alphabet_A[SYMBOLS.index(";")]
     ends = jnp.array(end_ids or (-1,), jnp.int32)
 
-    def output_logits(x_BD: jax.Array, head: Head) -> jax.Array:
-        return project(x_BD[:, None], head.rows(alphabet_A) if constrained else head)[:, 0]
-
-    prompt = features(model, variables, ids_SP, positions_SP)
-    prefix = prompt.segment
+    first_SV, prefix = read(model, variables, ids_SP, positions_SP, (), alphabet_A if constrained else None)
     rows = samples * len(ids_SP)
     length_B = jnp.repeat(positions_SP[:, -1] + 1, samples)
 
@@ -152,19 +164,19 @@ def _generate(
         done_B = state.done_B | ended_B | (False if steps is None else steps_B >= steps)
         shown_B = jnp.where(state.done_B | ended_B, -1, token_B)
         position_B1 = (length_B + state.drawn)[:, None]
-        fresh = features(model, variables, token_B[:, None], position_B1, (prefix, state.tail))
+        past = (prefix, state.tail)
+        logits_BV, fresh = read(model, variables, token_B[:, None], position_B1, past, alphabet_A if constrained else None)
         return DecodeState(
             state.drawn + 1,
             jax.lax.dynamic_update_slice(state.ids_BC, shown_B[:, None], (0, state.drawn)),
-            output_logits(fresh.x_BTD[:, 0], fresh.head),
-            _append(state.tail, fresh.segment, state.drawn),
+            logits_BV,
+            _append(state.tail, fresh, state.drawn),
             state.seen_BV.at[jnp.arange(rows), choice_B].set(True) if sampling.repetition_penalty != 1 else state.seen_BV,
             state.grammar_B if next_QA is None else next_QA[state.grammar_B, choice_B],
             jnp.where(state.done_B, state.steps_B, steps_B),
             done_B,
         )
 
-    first_SV = output_logits(prompt.x_BTD[:, -1], prompt.head)
     start = DecodeState(
         jnp.int32(0),
         jnp.full((rows, max_new_tokens), -1, jnp.int32),

@@ -11,6 +11,7 @@ VERBS = {
     "train": "tune a model by LoRA as a config says",
     "forecast": "forecast series with a run",
     "evaluate": "measure a run or a model beside the baselines, on the same series",
+    "flops": "count FLOPs by formula under every convention, and audit them against the compiled programs",
     "doctor": "print versions, devices and memory, and whether a config fits",
 }
 

@@ -21,6 +21,7 @@ import psutil
 from jaxlv import lora, weights
 from jaxlv.config import ModelConfig, RunConfig, load_config
 from jaxlv.errors import JaxlvError
+from jaxlv.flops import Work, count
 from jaxlv.model import Qwen2
 from jaxlv.tokens import Windows, load_alphabet
 from jaxlv.train import init_state, make_optimizer, make_train_step
@@ -101,20 +102,13 @@ def matmul_rate(dtype: str) -> float:
     return 2 * 2048**3 / min(seconds)
 
 
-def step_products(config: RunConfig, architecture: ModelConfig) -> float:
-    """FLOPs of a step's matrix products, about: forward and the gradient of activations, two per weight and token each.
-
-    Attention adds 4 B T^2 N H per layer and direction; the gradient of frozen weights is never formed.
-    """
-    c, t = architecture, config.train
-    tokens = t.accumulate * t.batch_size * config.windows.length
-    width = c.num_attention_heads * c.head_dim
-    kv_width = c.num_key_value_heads * c.head_dim
-    layer = c.hidden_size * (2 * width + 2 * kv_width + 3 * c.intermediate_size)
-    head = c.hidden_size * (13 if config.model.loss == "alphabet" else c.vocab_size)
-    forward = 2 * tokens * (c.num_hidden_layers * layer + head)
-    attention = 4 * tokens * config.windows.length * width * c.num_hidden_layers
-    return 2 * forward + 3 * attention
+def step_products(config: RunConfig, architecture: ModelConfig) -> int:
+    """FLOPs of a step's matrix products, by the convention `exact`."""
+    head = "alphabet" if config.model.loss == "alphabet" else "trained" if config.lora.head == "full" else "frozen"
+    work = Work(
+        architecture, config.train.batch_size, config.windows.length, config.lora.rank, config.lora.targets, head
+    )  # fmt: skip
+    return config.train.accumulate * count(work, "exact").total_train_step
 
 
 @program(arguments)

@@ -37,9 +37,10 @@ class Convention(NamedTuple):
 
 # ------------------------------------------------------------------------------------------------- prices
 
-PRIMITIVES = ("add", "mul", "div", "compare", "exp", "log", "sqrt", "sin", "convert", "integer")
+PRIMITIVES = ("add", "mul", "div", "compare", "exp", "log", "sqrt", "sin", "rsqrt", "pow", "convert", "integer")
 SHEET: Mapping[str, int] = {
-    "add": 1, "mul": 1, "div": 1, "compare": 1, "exp": 10, "log": 10, "sqrt": 10, "sin": 10, "convert": 0, "integer": 0,
+    "add": 1, "mul": 1, "div": 1, "compare": 1, "exp": 10, "log": 10, "sqrt": 10, "sin": 10, "rsqrt": 11, "pow": 21,
+    "convert": 0, "integer": 0,
 }  # fmt: skip
 ONE: Mapping[str, int] = dict.fromkeys(PRIMITIVES, 1)
 NONE: Mapping[str, int] = dict.fromkeys(PRIMITIVES, 0)
@@ -230,13 +231,13 @@ NORMS_REACHED = "(2 * L - 1) * t + x0 + m0"
 
 ELEMENTWISE = (
     row("embedding", integer="T", add="T", compare="T"),
-    row("norms", "2 * L + 1", **NORM),
+    row("norms", "2 * L + 1", mul="3 * T * H", add="T * H", div="T", rsqrt="T"),
     row("norms", NORMS_REACHED, training=True, mul="T * H + T", div="T"),
     row("norms", NORMS_REACHED, "backward", mul="4 * T * H + T", add="2 * T * H"),
     row("norms", f"{NORMS_REACHED} - t", "backward", add="T * H"),  # joined by the residual's gradient
     row("norms", "(2 * L + 1) * full", "backward", mul="T * H", add="(T - 1) * H"),
     row("rope", "L", mul="2 * T * (N + K) * D", add="T * (N + K) * D"),
-    row("rope", mul="T * D // 2 + D", add="D", div="D // 2", exp="D // 2", log="D // 2", sin="T * D", convert="T"),
+    row("rope", mul="T * D // 2 + D // 2", add="D", div="D // 2", pow="D // 2", sin="T * D", convert="T"),
     row("rope", REACHED["q"], "backward", mul="2 * T * N * D", add="3 * T * N * D // 2"),
     row("rope", REACHED["k"], "backward", mul="2 * T * K * D", add="3 * T * K * D // 2"),
     row("q_proj", "L", add="T * N * D * (1 + q)"),
@@ -259,7 +260,7 @@ ELEMENTWISE = (
     row("gate_proj lora A", REACHED["m"], "backward", add="T * H * gate"),
     row("up_proj", REACHED["m"], "backward", add="T * H * up"),
     row("down_proj", REACHED["p"], "backward", add="T * I * down"),
-    *(row(f"{n}_proj", "L * full", "backward", add=f"(T - 1) * {size} * D") for n, size in zip("qkv", "NKK", strict=True)),
+    *(row(f"{n}_proj", "L * full", "backward", add=f"(T - 1) * {heads} * D") for n, heads in ("qN", "kK", "vK")),
     row("embedding", "full", "backward", add="T * H + V * H"),
     row("head", "head", "backward", add="G * V * H"),
     row("scores", "L", mul="T * N * D"),
@@ -267,7 +268,7 @@ ELEMENTWISE = (
     row("mask", "L", integer="B * C + 2 * B * S * C", compare="B * N * S * C", convert="1"),
     row("mask", REACHED["a"], "backward", compare="B * N * S * C"),
     row("softmax", "L", compare="B * N * S * (C - 1)", exp="B * N * S * C + T * N", mul="T * N * (D + 1)", div="T * N * D",
-        add="B * N * S * (2 * C - 1) + T * N * (D + 2)"),
+        add="B * N * S * (2 * C - 1) + T * N"),
     row("softmax", REACHED["a"], training=True, mul="T * N", div="T * N"),
     row("softmax", REACHED["a"], "backward", mul="B * N * S * C + T * N * (3 * D + 1)", div="T * N * D", add="T * N * D"),
     row("weighted sum", REACHED["a"], "backward", add="B * N * S * C"),

@@ -132,8 +132,8 @@ class _Walk:
         shapes = [home[name].shapes[0] if name in home and home[name].shapes else () for name in one.operands]
         if one.opcode == "dot":
             return {place(scope): _product(shapes[0], shapes[1], one.shapes[0], _dimensions(one.attributes))}
-        if one.opcode == "multiply" and scope.endswith("dot_general"):  # a product that became multiplications and a sum
-            return {place(scope): Tally(dot=2 * math.prod(one.shapes[0]))}
+        if one.opcode == "multiply" and _was_product(one, home):
+            return {place(one.scope): Tally(dot=2 * math.prod(one.shapes[0]))}
         if one.opcode == "convolution":
             self.doubts.append(f"convolution {one.name}: no rule")
         if one.opcode == "custom-call":
@@ -172,6 +172,17 @@ class _Walk:
 
 
 Dimensions = dict[str, tuple[int, ...]]
+
+
+def _was_product(one: Instruction, home: Mapping[str, Instruction]) -> bool:
+    """Has the compiler turned a matrix product into this multiplication, and a sum where the contracted length is not 1?
+
+    Its name says so, or, where the name is lost, that both sides are broadcast or that it is summed.
+    """
+    if one.scope:
+        return one.scope.endswith("dot_general")
+    both = all(name in home and home[name].opcode == "broadcast" for name in one.operands)
+    return both or any(user.opcode == "reduce" and one.name in user.operands for user in home.values())
 
 
 def _product(left: tuple[int, ...], right: tuple[int, ...], out: tuple[int, ...], d: Dimensions) -> Tally:

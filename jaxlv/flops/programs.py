@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,8 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlv import lora as overlay
+from jaxlv.codec import SYMBOLS
 from jaxlv.config import LoraConfig, OptimizerConfig
 from jaxlv.flops.work import Work
+from jaxlv.generate import read
 from jaxlv.model import Qwen2, Segment, features, project
 from jaxlv.tokens import Windows
 from jaxlv.train import init_state, make_optimizer, make_train_step
@@ -29,6 +30,7 @@ class Program(NamedTuple):
 
 
 def shape(*sizes: int, dtype: Any = np.int32) -> jax.ShapeDtypeStruct:
+    """An abstract array."""
     return jax.ShapeDtypeStruct(sizes, dtype)
 
 
@@ -44,8 +46,6 @@ def variables_of(work: Work, model: Qwen2) -> dict[str, Any]:
 
 def output_ids(work: Work) -> np.ndarray | None:
     """Stand-ins for the token ids of the alphabet, where the head runs over it alone."""
-    from jaxlv.codec import SYMBOLS
-
     return np.arange(len(SYMBOLS), dtype=np.int32) if work.head == "alphabet" else None
 
 
@@ -53,11 +53,11 @@ def forward_program(work: Work, model: Qwen2) -> Program:
     """Logits of every position."""
     ids_A = output_ids(work)
 
-    def run(variables, ids_BS):
+    def forward(variables, ids_BS):
         found = features(model, variables, ids_BS)
         return project(found.x_BTD, found.head if ids_A is None else found.head.rows(jnp.asarray(ids_A)))
 
-    return Program("forward", run, (variables_of(work, model), shape(work.batch, work.length)))
+    return Program("forward", forward, (variables_of(work, model), shape(work.batch, work.length)))
 
 
 def train_program(work: Work, model: Qwen2, optimizer: OptimizerConfig | None = None) -> Program:
@@ -72,22 +72,18 @@ def train_program(work: Work, model: Qwen2, optimizer: OptimizerConfig | None = 
     return Program("train_step", step, (state, frozen, batch))
 
 
-def decode_program(work: Work, model: Qwen2, cache: int) -> Program:
-    """One token in each row behind a cache of so many slots, as the loop of jaxlv/generate.py runs it."""
-    c = model.config
-    ids_A = output_ids(work)
+def decode_program(work: Work, model: Qwen2, new_tokens: int) -> Program:
+    """One token in each row, as the loop of jaxlv/generate.py runs it: behind prompts of `work.length` tokens and a tail of
+    `new_tokens` slots."""
+    c, ids_A = model.config, output_ids(work)
 
     def segment(slots: int) -> Segment:
         part = shape(work.batch, c.num_key_value_heads, slots, c.head_dim, dtype=model.dtype)
         parts = (part,) * c.num_hidden_layers
         return Segment(parts, parts, shape(work.batch, slots))
 
-    def run(variables, ids_B1, positions_B1, past):
-        found = features(model, variables, ids_B1, positions_B1, (past,))
-        return project(found.x_BTD, found.head if ids_A is None else found.head.rows(jnp.asarray(ids_A))), found.segment
+    def decode(variables, ids_B1, positions_B1, past):
+        return read(model, variables, ids_B1, positions_B1, past, None if ids_A is None else jnp.asarray(ids_A))
 
-    arguments = (variables_of(work, model), shape(work.batch, 1), shape(work.batch, 1), segment(cache))
-    return Program("decode_step", run, arguments)
-
-
-__all__ = ["Program", "decode_program", "forward_program", "functools", "train_program", "variables_of"]
+    past = (segment(work.length), segment(new_tokens))
+    return Program("decode_step", decode, (variables_of(work, model), shape(work.batch, 1), shape(work.batch, 1), past))

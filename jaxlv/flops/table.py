@@ -6,15 +6,14 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import CodeType
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.conventions import CONVENTIONS, Convention, Row
 from jaxlv.flops.work import Work, symbols
 
 
-@dataclass(frozen=True)
-class Counted:
+class Counted(NamedTuple):
     """One row of a table: FLOPs of a component in a phase, with the formula that they come from."""
 
     component: str

@@ -1,0 +1,50 @@
+"""Architectures by name: the Qwen2.5 family as its config.json files have it, a folder, or a hub id. No weights are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from jaxlv.config import ModelConfig
+from jaxlv.errors import JaxlvError
+from jaxlv.weights import EMBEDDED_BASE
+
+
+def _qwen(hidden: int, ff: int, layers: int, heads: int, kv_heads: int, vocabulary: int, tied: bool) -> ModelConfig:
+    return ModelConfig(
+        vocabulary, hidden, ff, layers, heads, kv_heads, hidden // heads, rope_theta=1e6, tie_word_embeddings=tied
+    )
+
+
+FAMILY: Mapping[str, ModelConfig] = {
+    "qwen2.5-0.5b": _qwen(896, 4864, 24, 14, 2, 151_936, True),
+    "qwen2.5-1.5b": _qwen(1536, 8960, 28, 12, 2, 151_936, True),
+    "qwen2.5-3b": _qwen(2048, 11_008, 36, 16, 2, 151_936, True),
+    "qwen2.5-7b": _qwen(3584, 18_944, 28, 28, 4, 152_064, False),
+    "qwen2.5-14b": _qwen(5120, 13_824, 48, 40, 8, 152_064, False),
+    "qwen2.5-32b": _qwen(5120, 27_648, 64, 40, 8, 152_064, False),
+    "qwen2.5-72b": _qwen(8192, 29_568, 80, 64, 8, 152_064, False),
+}
+
+
+def architecture(name: str) -> ModelConfig:
+    """The architecture of a built-in name, "embedded", a model folder, or a hub id (of which config.json is fetched)."""
+    known = FAMILY.get(name.lower().removesuffix("-instruct"))
+    if known is not None:
+        return known
+    if name == "embedded":
+        return ModelConfig.from_folder(EMBEDDED_BASE)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return ModelConfig.from_folder(folder)
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise JaxlvError("no such model", where=name, expected=f"a folder, a hub id, embedded, or {', '.join(FAMILY)}")
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return ModelConfig.from_folder(Path(hf_hub_download(name, "config.json")).parent)
+    except JaxlvError:
+        raise
+    except Exception as fault:  # the hub client's errors share no base class
+        reason = " ".join(str(fault).split())[:200]
+        raise JaxlvError(f"no config.json to be had from the hub ({type(fault).__name__}: {reason})", where=name) from None

@@ -1,0 +1,251 @@
+"""The ledger: nothing overshoots, nothing is lost, nothing counts twice, and a damaged file is named."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from jaxlv.config import ModelConfig
+from jaxlv.errors import JaxlvError
+from jaxlv.ledger import BudgetExceeded, Event, Ledger, Terms, read, totals, verify
+
+MODEL = ModelConfig(97, 40, 56, 3, 4, 2, 10, tie_word_embeddings=True)
+STEP = Event("train_step", batch=2, length=12, rank=3, targets=("q_proj", "v_proj"))
+ONE = STEP.flops(MODEL, "exact")
+DRAW = Event("generation", batch=2, length=16, samples=3, new_tokens=10, slots=26)
+
+
+def terms(steps: float, **more) -> Terms:
+    return Terms(int(steps * ONE), "exact", MODEL, **more)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "ledger.jsonl"
+
+
+# ------------------------------------------------------------------------------------- reserve, run, commit
+
+
+def test_nothing_overshoots(path):
+    with Ledger(path, terms(3.5)) as ledger:
+        for step in range(3):
+            ledger.commit(ledger.reserve(Event(**{**vars(STEP), "step": step}), "final"))
+        before = path.read_bytes()
+        with pytest.raises(BudgetExceeded, match=r"does not hold 1 train step.*spent so far") as caught:
+            ledger.reserve(STEP, "final")
+        assert "\n" not in str(caught.value)
+        assert path.read_bytes() == before
+        assert ledger.totals().executed == 3 * ONE <= ledger.terms.budget
+
+
+def test_one_reservation_may_cover_many_steps(path):
+    with Ledger(path, terms(7)) as ledger:
+        block = Event(**{**vars(STEP), "count": 5})
+        ledger.commit(ledger.reserve(block, "final"))
+        assert ledger.fitting(block, "final") == 2
+        assert ledger.totals().executed == 5 * ONE
+        with pytest.raises(BudgetExceeded, match="5 train steps"):
+            ledger.reserve(block, "final")
+
+
+def test_a_budget_too_small_for_one_step(path):
+    with Ledger(path, terms(0.9)) as ledger:
+        assert ledger.fitting(STEP, "final") == 0
+        with pytest.raises(BudgetExceeded):
+            ledger.reserve(STEP, "final")
+
+
+def test_a_generation_reserves_the_most_and_commits_what_ran(path):
+    with Ledger(path, Terms(10 * DRAW.flops(MODEL, "exact"), "exact", MODEL)) as ledger:
+        entry = ledger.reserve(DRAW, "validation")
+        reserved = ledger.totals().executed
+        ledger.commit(entry, Event(**{**vars(DRAW), "new_tokens": 4}))
+        assert 0 < ledger.totals().executed < reserved
+        more = ledger.reserve(DRAW, "validation")
+        with pytest.raises(JaxlvError, match="more was done than reserved"):
+            ledger.commit(more, Event(**{**vars(DRAW), "new_tokens": 11}))
+
+
+def test_what_is_held_back_is_for_the_evaluation_alone(path):
+    with Ledger(path, terms(5, held_back=2 * ONE)) as ledger:
+        assert ledger.left("final") == 3 * ONE
+        assert ledger.left("evaluation") == 5 * ONE
+        ledger.commit(ledger.reserve(Event(**{**vars(STEP), "count": 3}), "final"))
+        with pytest.raises(BudgetExceeded):
+            ledger.reserve(STEP, "final")
+        ledger.commit(ledger.reserve(Event(**{**vars(STEP), "count": 2}), "evaluation"))
+        assert ledger.left("evaluation") == 0
+
+
+def test_phases_have_envelopes(path):
+    with Ledger(path, terms(10, envelopes={"grid": 2 * ONE})) as ledger:
+        ledger.commit(ledger.reserve(Event(**{**vars(STEP), "count": 2}), "grid"))
+        with pytest.raises(BudgetExceeded, match="left for grid"):
+            ledger.reserve(STEP, "grid")
+        ledger.commit(ledger.reserve(STEP, "final"))
+
+
+def test_terms_that_cannot_hold_are_refused():
+    with pytest.raises(JaxlvError, match="phases together exceed"):
+        terms(3, envelopes={"grid": 2 * ONE, "final": 2 * ONE})
+    with pytest.raises(JaxlvError, match="within the budget"):
+        terms(1, held_back=2 * ONE)
+    with pytest.raises(JaxlvError, match="unknown convention"):
+        Terms(10, "gpt", MODEL)
+
+
+def test_any_convention_can_be_recomputed(path):
+    with Ledger(path, terms(9)) as ledger:
+        ledger.commit(ledger.reserve(STEP, "final"))
+        for name in ("coursework", "mao", "liu", "hf"):
+            assert totals(ledger.entries, MODEL, name).executed == STEP.flops(MODEL, name)
+
+
+def test_uncached_generation_costs_a_pass_per_token():
+    cached = DRAW.flops(MODEL, "exact")
+    assert Event(**{**vars(DRAW), "cached": False}).flops(MODEL, "exact") > 5 * cached
+
+
+# ---------------------------------------------------------------------------------------------------- crashes
+
+
+def test_a_crash_leaves_its_reservation_spent_and_uncertain(path):
+    with Ledger(path, terms(10)) as ledger:
+        ledger.commit(ledger.reserve(STEP, "final"))
+        ledger.reserve(Event(**{**vars(STEP), "step": 1}), "final")
+    with Ledger(path) as again:
+        assert again.attempt == 2
+        assert again.totals().executed == 2 * ONE
+        assert again.totals().uncertain == ONE
+        again.commit(again.reserve(Event(**{**vars(STEP), "step": 1}), "final"))
+        assert again.totals().executed == 3 * ONE
+        assert again.totals().effective == 2 * ONE
+    assert verify(path) == []
+
+
+def test_a_resume_that_repeats_steps_counts_them_once_in_the_effective_total(path):
+    with Ledger(path, terms(20)) as ledger:
+        ledger.commit(ledger.reserve(Event(**{**vars(STEP), "count": 6}), "final"))
+    with Ledger(path) as again:  # from the checkpoint of step 4
+        again.commit(again.reserve(Event(**{**vars(STEP), "step": 4, "count": 4}), "final"))
+        assert again.totals().executed == 10 * ONE
+        assert again.totals().effective == 8 * ONE
+
+
+@pytest.mark.parametrize("cut", [1, 5, 30])
+def test_a_torn_last_line_is_cut(path, cut):
+    with Ledger(path, terms(10)) as ledger:
+        ledger.commit(ledger.reserve(STEP, "final"))
+        ledger.reserve(STEP, "final")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-cut])
+    with Ledger(path) as again:
+        assert again.totals().executed == ONE
+    assert path.read_bytes() == whole[: whole[:-1].rfind(b"\n") + 1]
+
+
+@pytest.mark.parametrize("damage", [b"{", b"[]", b'{"commit":7}', b'{"reserve":9}', b'{"commit":0,"event":{"kind":"x"}}'])
+def test_a_damaged_line_is_named(path, damage):
+    with Ledger(path, terms(10)) as ledger:
+        ledger.commit(ledger.reserve(STEP, "final"))
+    lines = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([lines[0], damage, *lines[1:]]) + b"\n")
+    with pytest.raises(JaxlvError, match="line 2: damaged line") as caught:
+        Ledger(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_second_writer_is_refused(path):
+    with Ledger(path, terms(10)), pytest.raises(JaxlvError, match="another process writes this ledger"):
+        Ledger(path)
+    Ledger(path).close()
+
+
+def test_other_terms_are_refused(path):
+    Ledger(path, terms(10)).close()
+    Ledger(path, terms(10)).close()
+    with pytest.raises(JaxlvError, match="not the one that the ledger began with"):
+        Ledger(path, terms(11))
+
+
+def test_processes_that_do_not_write_keep_count(path):
+    with Ledger(path, terms(3)) as first:
+        other = Ledger(path, writes=False)
+        for ledger in (first, other):
+            ledger.commit(ledger.reserve(Event(**{**vars(STEP), "count": 2}), "final"))
+        assert other.left("final") == first.left("final") == ONE
+        assert len(read(path)[1]) == 1
+
+
+def test_verify_finds_figures_that_disagree(path):
+    with Ledger(path, terms(3)) as ledger:
+        ledger.commit(ledger.reserve(Event(**{**vars(STEP), "count": 2}), "final"))
+    text = path.read_text()
+    assert verify(path) == []
+    path.write_text(text.replace(f'"flops":{2 * ONE}', f'"flops":{5 * ONE}'))
+    found = verify(path)
+    assert any("by its shapes" in line for line in found)
+    assert any("overrun" in line for line in found)
+
+
+KILLER = """
+    import os, random, signal, sys, time
+    from dataclasses import replace
+    from pathlib import Path
+    sys.path.insert(0, sys.argv[3])
+    from jaxlv.ledger import BudgetExceeded, Ledger
+    from test_ledger import STEP, terms
+
+    def work(ready):
+        out = open(sys.argv[2], "ab", buffering=0)
+        with Ledger(Path(sys.argv[1]), terms(100_000)) as ledger:
+            os.write(ready, b"r")
+            while True:
+                entry = ledger.reserve(replace(STEP, step=len(ledger.entries)), "final")
+                out.write(b"x")  # the work, done between reservation and commit
+                ledger.commit(entry)
+
+    STEP.flops(terms(1).model, "exact")
+    rng = random.Random(0)
+    for kill in range(int(sys.argv[4])):
+        listen, ready = os.pipe()
+        child = os.fork()
+        if not child:
+            work(ready)
+        os.close(ready)
+        if kill % 5:  # now and then it is killed while it starts
+            os.read(listen, 1)
+        time.sleep(rng.uniform(0, 0.02))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(listen)
+"""
+
+
+def test_kills_at_random_instants(path, tmp_path):
+    """After 100 kills: every piece of work is counted, none twice, at most one reservation too many for each kill."""
+    done, kills = tmp_path / "done", 100
+    arguments = [str(path), str(done), str(Path(__file__).parent), str(kills)]
+    subprocess.run([sys.executable, "-c", textwrap.dedent(KILLER), *arguments], check=True, timeout=300)
+    ledger_terms, entries = read(path)
+    worked = done.stat().st_size
+    assert worked > kills
+    assert totals(entries).executed == len(entries) * ONE <= ledger_terms.budget
+    assert worked <= len(entries) <= worked + kills
+    assert sum(not entry.committed for entry in entries) <= kills
+    assert verify(path) == []
+
+
+def test_lines_are_json(path):
+    with Ledger(path, terms(2)) as ledger:
+        ledger.commit(ledger.reserve(STEP, "final"))
+    first, reserve, commit = map(json.loads, path.read_text().splitlines())
+    assert first["convention"] == "exact"
+    assert reserve["event"]["targets"] == ["q_proj", "v_proj"]
+    assert commit == {"commit": 0, "event": reserve["event"], "flops": ONE}
