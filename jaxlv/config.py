@@ -303,6 +303,25 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True)
+class BudgetConfig:
+    """A FLOP budget, kept in a ledger; what does not fit is not run."""
+
+    flops: float = 0.0  # 0 = no budget
+    convention: str = "exact"  # what a FLOP is: a name of jaxlv.flops.CONVENTIONS
+    held_back: float = 0.0  # FLOPs kept for the evaluation
+    phase: str = "final"  # what this run is part of
+    phases: dict = field(default_factory=dict)  # FLOPs that each phase may spend, by name
+    ledger: str = ""  # file that several runs share; "" = ledger.jsonl in the run folder
+
+    def __post_init__(self) -> None:
+        if self.flops < 0:
+            raise JaxlvError("must not be negative", where="budget.flops", found=self.flops)
+        for name, value in self.phases.items():
+            if not isinstance(value, (int, float)) or value < 0:
+                raise JaxlvError("must be a number of FLOPs", where=f"budget.phases.{name}", found=repr(value))
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """Everything that defines a run; `jaxlv train` saves it resolved as config.toml in the run folder."""
 
@@ -315,6 +334,7 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
 
 
 # ------------------------------------------------------------------------------------------------ reading
@@ -399,5 +419,11 @@ def to_toml(config: Any) -> str:
     lines: list[str] = []
     for section, values in config_tree(config).items():
         lines += ["", f"[{section}]"]
-        lines += [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+        lines += [f"{key} = {_toml(value)}" for key, value in values.items()]
     return "\n".join(lines).lstrip() + "\n"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{json.dumps(key)} = {_toml(item)}" for key, item in value.items()) + " }"
+    return json.dumps(value)

@@ -18,8 +18,9 @@ from jaxlv import metrics
 from jaxlv.codec import Codec, Decoded
 from jaxlv.config import SamplingConfig
 from jaxlv.errors import JaxlvError
-from jaxlv.generate import generate
+from jaxlv.generate import Generated, generate, padded
 from jaxlv.grammar import longest_step, number_grammar
+from jaxlv.ledger import Meter
 from jaxlv.model import Qwen2
 from jaxlv.series import SeriesSet
 from jaxlv.tokens import Alphabet
@@ -93,13 +94,17 @@ def forward_filled(values_NSTV: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Forecaster:
-    """A model with everything that turns series into forecasts: variables, alphabet, codec and sampling."""
+    """A model with everything that turns series into forecasts: variables, alphabet, codec and sampling.
+
+    With a `meter`, each batch is reserved in a ledger before it is generated.
+    """
 
     model: Qwen2
     variables: dict[str, Any]
     alphabet: Alphabet
     codec: Codec
     sampling: SamplingConfig
+    meter: Meter | None = None
 
     def with_sampling(self, **changes: Any) -> Forecaster:
         """The same forecaster with other sampling settings."""
@@ -154,19 +159,32 @@ class Forecaster:
         """The decoded samples of some rows; a short batch is filled with its first row, so that one shape is compiled."""
         filled = np.concatenate([rows, np.repeat(rows[:1], size - len(rows))])
         variables, decimals = len(alphas[0]), self.codec.decimals
-        result = generate(
-            self.model,
-            self.variables,
-            [prompts[row] for row in filled],
-            samples,
-            self.sampling,
-            self.alphabet,
-            seed=seed,
-            series=ids_N[filled],
-            steps=horizon,
-            max_new_tokens=horizon * longest_step(variables, decimals, digits),
-            grammar=number_grammar(variables, decimals, digits) if self.sampling.grammar else None,
-        )
+        prompts_of, most = [prompts[row] for row in filled], horizon * longest_step(variables, decimals, digits)
+
+        def draw() -> Generated:
+            return generate(
+                self.model,
+                self.variables,
+                prompts_of,
+                samples,
+                self.sampling,
+                self.alphabet,
+                seed=seed,
+                series=ids_N[filled],
+                steps=horizon,
+                max_new_tokens=most,
+                grammar=number_grammar(variables, decimals, digits) if self.sampling.grammar else None,
+            )
+
+        if self.meter is None:
+            result = draw()
+        else:
+            width = padded(max(map(len, prompts_of)))
+            shape = {"batch": size, "length": width, "samples": samples, "new_tokens": most, "slots": width + most}
+            head = {"head": "alphabet"} if self.sampling.grammar else {}
+            with self.meter.spend("generation", **shape, **head) as measured:
+                result = draw()
+                measured["new_tokens"] = result.iterations
         return [
             [
                 self.codec.decode(self.alphabet.decode(ids_C[:length]), alphas[row], horizon)

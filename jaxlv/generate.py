@@ -34,6 +34,7 @@ class Generated(NamedTuple):
 
     ids_SNC: np.ndarray
     lengths_SN: np.ndarray
+    iterations: int  # of the decode loop, each of which makes a token in every row
 
 
 class DecodeState(NamedTuple):
@@ -79,13 +80,13 @@ def generate(
             found=f"{longest} + {max_new_tokens}",
             hint="shorten the context or the horizon",
         )
-    width = -(-longest // PROMPT_MULTIPLE) * PROMPT_MULTIPLE
+    width = padded(longest)
     ids_SP = np.zeros((len(prompts), width), np.int32)
     positions_SP = np.full((len(prompts), width), NO_POSITION, np.int32)
     for row, prompt in enumerate(prompts):
         ids_SP[row, width - len(prompt) :] = prompt
         positions_SP[row, width - len(prompt) :] = np.arange(len(prompt))
-    ids_BC = _generate(
+    ids_BC, iterations = _generate(
         variables,
         ids_SP,
         positions_SP,
@@ -100,7 +101,12 @@ def generate(
         end_ids=alphabet.end_ids,
     )
     ids_SNC = np.asarray(ids_BC).reshape(len(prompts), samples, -1)
-    return Generated(ids_SNC, (ids_SNC >= 0).sum(-1))
+    return Generated(ids_SNC, (ids_SNC >= 0).sum(-1), int(iterations))
+
+
+def padded(length: int) -> int:
+    """The length that prompts are padded to."""
+    return -(-length // PROMPT_MULTIPLE) * PROMPT_MULTIPLE
 
 
 def row_keys(seed: int, series: Sequence[int], samples: int) -> jax.Array:
@@ -141,7 +147,7 @@ def _generate(
     steps: int | None,
     max_new_tokens: int,
     end_ids: tuple[int, ...],
-) -> jax.Array:
+) -> tuple[jax.Array, jax.Array]:
     constrained = grammar is not None
     allowed_QA, next_QA = grammar or (None, None)
     output_ids_V = alphabet_A if constrained else jnp.arange(model.config.vocab_size, dtype=jnp.int32)
@@ -188,7 +194,7 @@ def _generate(
         jnp.zeros(rows, bool),
     )
     end = jax.lax.while_loop(lambda s: (s.drawn < max_new_tokens) & ~s.done_B.all(), body, start)
-    return end.ids_BC
+    return end.ids_BC, end.drawn
 
 
 def draw(logits_BV: jax.Array, keys_B: jax.Array, sampling: SamplingConfig, seen_BV: jax.Array) -> jax.Array:

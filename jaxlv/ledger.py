@@ -9,6 +9,7 @@ counted as spent and shown as uncertain.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import functools
@@ -23,10 +24,11 @@ from typing import Any, Literal
 from jaxlv.config import ModelConfig
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.table import count, find, generation
-from jaxlv.flops.work import Work
+from jaxlv.flops.work import HeadKind, Train, Work
 
 FINAL = "evaluation"  # the phase that what is held back belongs to
 VERSION = 1
+Kind = Literal["train_step", "validation", "generation"]
 
 
 class BudgetExceeded(JaxlvError):
@@ -41,15 +43,15 @@ class Event:
     by as many iterations of a loop that attends to `slots` slots. `step` is the first step, or the step at which it ran.
     """
 
-    kind: Literal["train_step", "validation", "generation"]
+    kind: Kind
     batch: int
     length: int
     count: int = 1
     step: int = 0
     rank: int = 0
     targets: tuple[str, ...] = ()
-    head: Literal["frozen", "trained", "alphabet"] = "frozen"
-    train: Literal["adapters", "head", "full"] = "adapters"
+    head: HeadKind = "frozen"
+    train: Train = "adapters"
     accumulate: int = 1
     samples: int = 1
     new_tokens: int = 0
@@ -248,6 +250,27 @@ class Ledger:
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+
+@dataclass(frozen=True)
+class Meter:
+    """A ledger as the code that does the work sees it: in one phase, with the model's adapters filled in."""
+
+    ledger: Ledger
+    phase: str
+    template: Event
+
+    def event(self, kind: Kind, **shape: Any) -> Event:
+        """An event of this meter's model."""
+        return replace(self.template, kind=kind, **shape)
+
+    @contextlib.contextmanager
+    def spend(self, kind: Kind, **shape: Any) -> Iterator[dict[str, Any]]:
+        """Reserve work, run it in the body, commit it; what the body puts into the dictionary replaces the shape."""
+        entry = self.ledger.reserve(self.event(kind, **shape), self.phase)
+        measured: dict[str, Any] = {}
+        yield measured
+        self.ledger.commit(entry, replace(entry.event, **measured))
 
 
 # ------------------------------------------------------------------------------------------------- reading

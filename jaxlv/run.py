@@ -3,17 +3,18 @@
 config.toml      the resolved settings            metrics.jsonl   losses, norms, speed, validation: append-only
 manifest.json    versions, hashes, seeds, device  checkpoints/    adapters, optimiser, step, keys: never the base
 split.json       ids and marks of the series      adapter/        the best adapter, in PEFT's format
-data.h5          the series, where simulated
+data.h5          the series, where simulated      ledger.jsonl    what was spent, where a budget is set
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from jaxlv.codec import Codec
 from jaxlv.config import RunConfig, config_tree, load_config, to_toml
 from jaxlv.errors import JaxlvError
 from jaxlv.forecast import Forecaster
+from jaxlv.ledger import FINAL, BudgetExceeded, Entry, Event, Ledger, Meter, Terms
 from jaxlv.model import Qwen2
 from jaxlv.series import SeriesSet, Split
 from jaxlv.tokens import Alphabet, Windows, load_alphabet, make_windows
@@ -35,7 +37,8 @@ from jaxlv.train import Batches, TrainState, fit, init_state, make_optimizer, ma
 from jaxlv.weights import fingerprint, hub_revision, load_pretrained, resolve
 
 CONFIG, MANIFEST, SPLIT, METRICS = "config.toml", "manifest.json", "split.json", "metrics.jsonl"
-DATA, ADAPTER = "data.h5", "adapter"
+DATA, ADAPTER, LEDGER = "data.h5", "adapter", "ledger.jsonl"
+NO_METER: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
 VALIDATION_SEED = 1_000_000_007  # beside train.seed, so that validation windows are never an epoch's
 
 
@@ -54,10 +57,11 @@ class Inputs:
     alphabet: Alphabet
     codec: Codec
 
-    def forecaster(self, lora: Mapping[str, Any] | None, config: RunConfig) -> Forecaster:
-        """The base, with the overlay laid over it if one is given, as a forecaster."""
-        variables = {"params": self.params} | ({} if lora is None else {"lora": dict(lora)})
-        return Forecaster(self.model, variables, self.alphabet, self.codec, config.sampling)
+    def forecaster(self, lora: Mapping[str, Any], config: RunConfig, meter: Meter | None = None) -> Forecaster:
+        """The base with the overlay laid over it, as a forecaster."""
+        return Forecaster(
+            self.model, {"params": self.params, "lora": dict(lora)}, self.alphabet, self.codec, config.sampling, meter
+        )
 
 
 def load_series(config: RunConfig, folder: Path | None = None) -> SeriesSet:
@@ -110,6 +114,52 @@ def load_base(config: RunConfig) -> tuple[Path, Qwen2, dict[str, Any], Alphabet]
     base = resolve(config.model.path)
     model, params = load_pretrained(base, config.model.dtype, config.model.attention)
     return base, model, params, load_alphabet(base, model.config.vocab_size)
+
+
+# ------------------------------------------------------------------------------------------------ the budget
+
+
+def ledger_of(config: RunConfig, folder: Path, model: Qwen2) -> contextlib.AbstractContextManager[Ledger | None]:
+    """The ledger of a config's budget, open for writing; None where there is no budget. Only process 0 writes."""
+    b = config.budget
+    if not b.flops:
+        return contextlib.nullcontext()
+    phases = {name: int(value) for name, value in b.phases.items()}
+    terms = Terms(int(b.flops), b.convention, model.config, int(b.held_back), phases)
+    path = Path(b.ledger) if b.ledger else folder / LEDGER
+    return Ledger(path, terms, folder.name, writes=jax.process_index() == 0)
+
+
+def event_of(config: RunConfig, adapted: bool = True) -> Event:
+    """An event of a config's model, its shape to be filled in; without its adapters where not `adapted`."""
+    alphabet = config.model.loss == "alphabet"
+    return Event(
+        "train_step",
+        config.train.batch_size,
+        config.windows.length,
+        rank=config.lora.rank if adapted else 0,
+        targets=overlay.normalise_targets(config.lora.targets) if adapted else (),
+        head="alphabet" if alphabet else "frozen",
+        train="head" if adapted and config.lora.head == "full" else "adapters",
+        accumulate=config.train.accumulate,
+    )
+
+
+def check_budget(config: RunConfig, model: Qwen2) -> None:
+    """JaxlvError, before anything is written, for a budget that does not buy a single step."""
+    b = config.budget
+    if not b.flops:
+        return
+    step = event_of(config).flops(model.config, b.convention)
+    most = min(b.flops - b.held_back, b.phases.get(b.phase, math.inf))
+    if step > most:
+        raise BudgetExceeded(
+            "the budget does not buy one train step",
+            where="budget",
+            expected=f"at least {step:.4g} FLOPs ({b.convention})",
+            found=f"{most:.4g}",
+            hint="raise budget.flops, or lower train.batch_size or windows.length",
+        )
 
 
 # ---------------------------------------------------------------------------------------------- training
@@ -222,6 +272,7 @@ def train(
     the loss is not finite: the checkpoints before it stay.
     """
     check_folder(config, folder, resume)
+    check_budget(config, inputs.model)
     if resume:
         _check_manifest(folder, manifest(config, inputs, versions or {}))
     training = _Training(config, folder, inputs, watch or Watch())
@@ -284,11 +335,18 @@ class _Training:
             t.seed,
         )
         self.total_tokens, self.total_seconds = 0.0, 0.0
+        self.meter: Meter | None = None
+        self.block: Entry | None = None  # of steps, reserved and not yet committed
 
     def run(self, resume: bool) -> dict[str, Any]:
         t = self.config.train
         self.log = MetricsLog(self.folder / METRICS, t.tensorboard)
-        with Checkpoints(self.folder / "checkpoints") as self.checkpoints:
+        with (
+            ledger_of(self.config, self.folder, self.inputs.model) as ledger,
+            Checkpoints(self.folder / "checkpoints") as self.checkpoints,
+        ):
+            if ledger is not None:
+                self.meter = Meter(ledger, self.config.budget.phase, event_of(self.config))
             self.best = math.inf
             if resume:
                 if self.checkpoints.steps():
@@ -300,14 +358,41 @@ class _Training:
                     self.total_tokens, self.total_seconds = record["total_tokens"], record["total_seconds"]
             like = self.state
             self.state = fit(
-                self.step, self.state, self.frozen, self.batches, t.steps, self._on_step, self._on_state, self._due
-            )
+                self.step, self.state, self.frozen, self.batches, t.steps, self._on_step, self._on_state,
+                lambda step: self._due(step) or self._ends_block(step), self._admit,
+            )  # fmt: skip
+            if int(self.state.step) < t.steps:
+                self._stop_early()
             marked = self.checkpoints.best()
             state = self.state if marked is None else self.checkpoints.restore(marked["step"], self._fresh(like))
         lora = overlay.join(state.trained, self.frozen)["lora"]
         base, revision = self.config.model.path, hub_revision(self.inputs.base)
         adapters.save_peft(self.folder / ADAPTER, lora, self.config.lora, base, revision)
         return lora
+
+    def _admit(self, step: int) -> bool:
+        """Does the budget hold another step? A block of steps is reserved at once, up to the next that is due."""
+        if self.meter is None or self.block is not None:
+            return True
+        t = self.config.train
+        ends = (n for n in range(step + 1, t.steps + 1) if n == step + t.log_every or self._due(n))
+        event = self.meter.event("train_step", step=step, count=next(ends) - step)
+        fitting = self.meter.ledger.fitting(event, self.meter.phase)
+        if fitting:
+            self.block = self.meter.ledger.reserve(replace(event, count=fitting), self.meter.phase)
+        return fitting > 0
+
+    def _ends_block(self, step: int) -> bool:
+        return self.block is not None and step == self.block.event.step + self.block.event.count
+
+    def _stop_early(self) -> None:
+        """The budget is spent: keep the state, and say what it bought."""
+        assert self.meter is not None
+        step = int(self.state.step)
+        self.checkpoints.save(step, self.state)
+        self.watch.note(
+            f"stopped by the budget after step {step} of {self.config.train.steps}; {self.meter.ledger.bought()}"
+        )
 
     def _due(self, step: int) -> bool:
         """Is the state of this step validated or saved?"""
@@ -325,10 +410,14 @@ class _Training:
                 found=f"loss {figures['loss']}, gradient norm {figures['gradient_norm']}",
                 hint="lower optimizer.learning_rate or set optimizer.clip_norm; earlier checkpoints are intact",
             )
+        ends_block = self._ends_block(step)
+        if self.meter is not None and self.block is not None and ends_block:
+            self.meter.ledger.commit(self.block)
+            self.block = None
         self.total_tokens += figures["tokens"]
         self.total_seconds += figures["seconds"]
         self.watch.on_step(step, figures)
-        if step % self.config.train.log_every == 0 or step == 1 or self._due(step):
+        if step % self.config.train.log_every == 0 or step == 1 or self._due(step) or ends_block:
             totals = {"total_tokens": self.total_tokens, "total_seconds": self.total_seconds}
             self.log.add({"step": step, **figures, **totals})
 
@@ -336,8 +425,8 @@ class _Training:
         t = self.config.train
         last = step == t.steps
         best = None
-        if t.validate_every and (step % t.validate_every == 0 or last):
-            record = self._validate(state)
+        record = self._validate(step, state) if t.validate_every and (step % t.validate_every == 0 or last) else None
+        if record is not None:
             self.log.add({"step": step, **record})
             shown = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in record.items())
             self.watch.note(f"step {step}: {shown}")
@@ -360,9 +449,21 @@ class _Training:
         count = min(windows.number, config.train.validation_windows)
         return windows.rows(np.linspace(0, windows.number - 1, count).astype(int))
 
-    def _validate(self, state: TrainState) -> dict[str, float]:
-        config, size = self.config, self.config.train.batch_size
-        windows = self.validation_windows
+    def _validate(self, step: int, state: TrainState) -> dict[str, float] | None:
+        """The measures of a state; None where the budget does not hold them."""
+        config, size, windows = self.config, self.config.train.batch_size, self.validation_windows
+        batches = -(-windows.number // size)
+        try:
+            with self.meter.spend("validation", count=batches, step=step, accumulate=1) if self.meter else NO_METER:
+                record = self._losses(state, windows, size)
+            if config.train.forecast_series:
+                record["forecast_mae"] = self._forecast_error(overlay.join(state.trained, self.frozen)["lora"], step)
+        except BudgetExceeded as fault:
+            self.watch.note(f"step {step}: not validated; {fault}")
+            return None
+        return record
+
+    def _losses(self, state: TrainState, windows: Windows, size: int) -> dict[str, float]:
         total = tokens = 0.0
         for first in range(0, windows.number, size):
             rows = np.arange(first, min(first + size, windows.number))
@@ -370,18 +471,16 @@ class _Training:
             batch.labels_ML[len(rows) :] = -1  # a short batch is filled, and the filling is not counted
             loss, count = self.validation_step(state.trained, self.frozen, batch)
             total, tokens = total + float(loss), tokens + float(count)
-        record = {"validation_loss": total / tokens, "validation_perplexity": math.exp(min(total / tokens, 700.0))}
-        if config.train.forecast_series:
-            record["forecast_mae"] = self._forecast_error(overlay.join(state.trained, self.frozen)["lora"])
-        return record
+        return {"validation_loss": total / tokens, "validation_perplexity": math.exp(min(total / tokens, 700.0))}
 
-    def _forecast_error(self, lora: Mapping[str, Any]) -> float:
+    def _forecast_error(self, lora: Mapping[str, Any], step: int) -> float:
         """MAE (raw units) of greedy forecasts of the first validation series, under the evaluation's protocol."""
         config, inputs = self.config, self.inputs
         chosen = inputs.series.select(inputs.split.validation[: config.train.forecast_series])
         context, horizon = config.evaluate.context, config.evaluate.horizon
         horizon = min(horizon, chosen.values_NTV.shape[1] - context)
-        greedy = inputs.forecaster(lora, config).with_sampling(temperature=0.0)
+        meter = self.meter and replace(self.meter, template=replace(self.meter.template, step=step, accumulate=1))
+        greedy = inputs.forecaster(lora, config, meter).with_sampling(temperature=0.0)
         forecast = greedy(chosen, context, horizon, 1, batch_series=len(chosen))
         return float(metrics.mae(forecast.median(), chosen.values_NTV[:, context : context + horizon]).mean())
 
@@ -404,6 +503,16 @@ class FinishedRun:
         """The ids of those series that the run trained on or was validated on, by their values."""
         known = {*self.split["train"].values(), *self.split["validation"].values()}
         return series_set.ids_N[[mark in known for mark in series_marks(series_set)]]
+
+    @contextlib.contextmanager
+    def metered(self) -> Iterator[FinishedRun]:
+        """The run with forecasters that spend from its budget, in the phase "evaluation"; itself where it has none."""
+        with ledger_of(self.config, self.folder, self.tuned.model) as ledger:
+            if ledger is None:
+                yield self
+                return
+            tuned, untuned = (Meter(ledger, FINAL, event_of(self.config, adapted)) for adapted in (True, False))
+            yield replace(self, tuned=replace(self.tuned, meter=tuned), untuned=replace(self.untuned, meter=untuned))
 
     def bill(self) -> dict[str, Any]:
         """What the training cost: steps, tokens, seconds, and how many parameters trained."""

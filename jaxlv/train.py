@@ -212,8 +212,9 @@ def fit(
     on_step: Callable[[int, dict[str, float]], None],
     on_state: Callable[[int, TrainState], None],
     report_first: Callable[[int], bool] = lambda step: False,
+    admit: Callable[[int], bool] = lambda step: True,
 ) -> TrainState:
-    """Run the steps from the state's own to `steps`; the state after the last one.
+    """Run the steps from the state's own to `steps`, or to the first that `admit(step)` refuses; the state after the last.
 
     `on_step(n, figures)` gets the figures of step n while step n + 1 runs, so that the host never holds up the device;
     `on_state(n, state)` is called after each step, to validate or save where it is due (state is donated by the next
@@ -234,6 +235,8 @@ def fit(
         on_step(step, {"loss": loss, "perplexity": float(np.exp(min(loss, 700.0))), **figures, **speed})
 
     for step in range(int(state.step), steps):
+        if not admit(step):
+            break
         state, metrics = train_step(state, frozen, batches(step))
         if pending:
             report(*pending)

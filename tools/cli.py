@@ -12,6 +12,7 @@ VERBS = {
     "forecast": "forecast series with a run",
     "evaluate": "measure a run or a model beside the baselines, on the same series",
     "flops": "count FLOPs by formula under every convention, and audit them against the compiled programs",
+    "ledger": "show what a FLOP budget was spent on, and verify it",
     "doctor": "print versions, devices and memory, and whether a config fits",
 }
 

@@ -9,7 +9,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
@@ -126,6 +126,16 @@ class Progress:
             self._bar.console.print(text)
         else:
             print(f"{self.label}: {text}", flush=True)
+
+
+def print_columns(rows: Sequence[Sequence[str]], right: Collection[int] = (2,)) -> None:
+    """Rows as columns, the first one above a line."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for number, row in enumerate(rows):
+        cells = [cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
+        print("  ".join(cells).rstrip())
+        if not number:
+            print("-" * (sum(widths[:-1]) + 2 * len(widths) - 2 + min(widths[-1], 40)))
 
 
 # --------------------------------------------------------------------------------------- arguments in common

@@ -60,15 +60,16 @@ def main(options: argparse.Namespace) -> None:
     finished = run.load_run(options.out)
     series_set = run.load_series(config, options.out)
     chosen = series_set.select(run.split_series(config, series_set).test[: config.evaluate.series or None])
-    measured = evaluate_to(
-        options.out,
-        {"tuned": finished.tuned, "untuned": finished.untuned},
-        chosen,
-        config.evaluate,
-        finished=finished,
-        title="jaxlv demo",
-        settings=config_tree(config),
-    )
+    with finished.metered() as metered:
+        measured = evaluate_to(
+            options.out,
+            {"tuned": metered.tuned, "untuned": metered.untuned},
+            chosen,
+            config.evaluate,
+            finished=finished,
+            title="jaxlv demo",
+            settings=config_tree(config),
+        )
     show(measured, options.out)
     print(f"took {time.monotonic() - began:.0f} s")
 

@@ -18,10 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 import psutil
 
-from jaxlv import lora, weights
+from jaxlv import lora, run, weights
 from jaxlv.config import ModelConfig, RunConfig, load_config
 from jaxlv.errors import JaxlvError
-from jaxlv.flops import Work, count
 from jaxlv.model import Qwen2
 from jaxlv.tokens import Windows, load_alphabet
 from jaxlv.train import init_state, make_optimizer, make_train_step
@@ -104,11 +103,7 @@ def matmul_rate(dtype: str) -> float:
 
 def step_products(config: RunConfig, architecture: ModelConfig) -> int:
     """FLOPs of a step's matrix products, by the convention `exact`."""
-    head = "alphabet" if config.model.loss == "alphabet" else "trained" if config.lora.head == "full" else "frozen"
-    work = Work(
-        architecture, config.train.batch_size, config.windows.length, config.lora.rank, config.lora.targets, head
-    )  # fmt: skip
-    return config.train.accumulate * count(work, "exact").total_train_step
+    return run.event_of(config).flops(architecture, "exact")
 
 
 @program(arguments)

@@ -10,6 +10,7 @@ model. Without --series, the test series of the run are measured (those of the d
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -129,9 +130,8 @@ def main(options: argparse.Namespace) -> None:
         config.evaluate, **{name: getattr(options, name) for name in SHOWN if getattr(options, name) is not None}
     )
     sampling = sampling_of(options)
-    if finished:
-        forecasters = {"tuned": finished.tuned, "untuned": finished.untuned}
-    else:
+    forecasters: dict[str, Forecaster] = {}
+    if not finished:
         codec = replace(CodecConfig(), **{k: v for k in ("scale", "decimals") if (v := getattr(options, k)) is not None})
         model_settings = replace(config.model, path=options.subject, dtype=options.dtype)
         base, model, params, alphabet = run.load_base(replace(config, model=model_settings))
@@ -143,17 +143,21 @@ def main(options: argparse.Namespace) -> None:
         held = held_series(finished, data) if finished else run.split_series(config, data).test
         ids = held[: options.max_series or protocol.series or None]
     chosen = data.select(ids)
-    measured = evaluate_to(
-        fresh_folder(options.out),
-        {name: forecaster.with_sampling(**sampling) for name, forecaster in forecasters.items()},
-        chosen,
-        protocol,
-        finished=finished,
-        seen=finished.seen(chosen) if finished else None,
-        unmasked_samples=options.unmasked_samples,
-        title=f"Evaluation of {Path(options.subject).name}",
-        settings=config_tree(config),
-    )
+    out = fresh_folder(options.out)
+    with finished.metered() if finished else contextlib.nullcontext() as metered:
+        if metered:
+            forecasters = {"tuned": metered.tuned, "untuned": metered.untuned}
+        measured = evaluate_to(
+            out,
+            {name: forecaster.with_sampling(**sampling) for name, forecaster in forecasters.items()},
+            chosen,
+            protocol,
+            finished=finished,
+            seen=finished.seen(chosen) if finished else None,
+            unmasked_samples=options.unmasked_samples,
+            title=f"Evaluation of {Path(options.subject).name}",
+            settings=config_tree(config),
+        )
     show(measured, options.out)
 
 

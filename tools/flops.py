@@ -1,10 +1,12 @@
 """FLOPs of a forward pass and a training step: by formula under every convention, and as the compiled programs have them.
 
     jaxlv flops table --model qwen2.5-0.5b --batch 4 --length 512 --rank 8 --convention coursework,exact [--json]
+    jaxlv flops plan configs/qwen2.5-0.5b.toml [--set a.b=c ...] [--budget 1e17]
     jaxlv flops audit --model qwen2.5-0.5b --batch 4 --length 512 --rank 8 [--train adapters|head|full] [--json]
 
-table prints the rows of each convention: component, phase, FLOPs and the formula that they come from. audit compiles the
-project's own forward pass, train step and decode step from shapes alone, and compares the matrix products of formula,
+table prints the rows of each convention: component, phase, FLOPs and the formula that they come from. plan prices a run
+before it starts: training, validation, evaluation, and the steps that a budget buys under each convention. audit compiles
+the project's own forward pass, train step and decode step from shapes alone, and compares the matrix products of formula,
 jaxpr and HLO, component by component; its exit code is 0 only if every gate holds. MODEL is a built-in name (qwen2.5-0.5b
 to qwen2.5-72b), a folder with a config.json, a hub id, or "embedded"; no weights are read.
 """
@@ -12,24 +14,36 @@ to qwen2.5-72b), a folder with a config.json, a hub id, or "embedded"; no weight
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 import time
-from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
+from jaxlv import run
+from jaxlv.config import RunConfig, load_config
 from jaxlv.errors import JaxlvError
 from jaxlv.flops import CONVENTIONS, Work, count
+from jaxlv.flops import plan as plans
 from jaxlv.flops.family import architecture
-from jaxlv_tools.console import describe, positive, program
+from jaxlv.flops.work import Train
+from jaxlv_tools.console import describe, positive, print_columns, program
 
 DEFAULT_CONVENTIONS = "coursework,xu,rai,mao,liu,exact"
 
 
 def arguments() -> argparse.ArgumentParser:
     parser = describe("flops", __doc__)
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="table|audit")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="table|plan|audit")
     table = verbs.add_parser("table", help="rows and totals by formula")
     table.add_argument("--convention", default=DEFAULT_CONVENTIONS, help=f"one or more of {', '.join(CONVENTIONS)}, or all")
+    plan = verbs.add_parser("plan", help="what a run's config will cost, and what a budget buys")
+    plan.add_argument("config", type=Path, help="run as TOML")
+    plan.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override one setting; may be repeated")
+    plan.add_argument("--budget", type=float, help="FLOPs (default: the config's, or 1e17)")
+    plan.add_argument("--rate", type=float, help="FLOP/s of matrix products on your device, for a time estimate")
+    plan.add_argument("--json", action="store_true", help="print JSON")
     audit = verbs.add_parser("audit", help="formula against jaxpr, HLO and XLA's own figures")
     audit.add_argument("--train", choices=("adapters", "head", "full"), default="adapters", help="what trains")
     audit.add_argument("--backend", choices=("cpu", "cuda"), default="cpu", help="what the programs are compiled for")
@@ -49,15 +63,13 @@ def arguments() -> argparse.ArgumentParser:
 def work_of(options: argparse.Namespace) -> Work:
     """The work that the arguments name."""
     targets = tuple(part for part in options.targets.split(",") if part)
-    train = getattr(options, "train", "adapters")
-    return Work(
-        architecture(options.model), options.batch, options.length, options.rank, targets, options.head, train
-    )  # fmt: skip
+    train: Train = getattr(options, "train", "adapters")
+    return Work(architecture(options.model), options.batch, options.length, options.rank, targets, options.head, train)
 
 
 @program(arguments)
 def main(options: argparse.Namespace) -> None:
-    {"table": show_table, "audit": show_audit}[options.verb](options)
+    {"table": show_table, "plan": show_plan, "audit": show_audit}[options.verb](options)
 
 
 # -------------------------------------------------------------------------------------------------- table
@@ -74,7 +86,7 @@ def show_table(options: argparse.Namespace) -> None:
                 "source": CONVENTIONS[name].source,
                 "total_forward": table.total_forward,
                 "total_train_step": table.total_train_step,
-                "rows": [row._asdict() for row in table.rows],
+                "rows": [dataclasses.asdict(row) for row in table.rows],
             }
             for name, table in tables.items()
         }
@@ -105,14 +117,60 @@ def describe_work(options: argparse.Namespace) -> dict[str, object]:
     return {name: getattr(options, name) for name in names if hasattr(options, name)}
 
 
-def print_columns(rows: Sequence[Sequence[str]], right: Sequence[int] = (2,)) -> None:
-    """Rows as columns, the first one above a line."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for number, row in enumerate(rows):
-        cells = [cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
-        print("  ".join(cells).rstrip())
-        if not number:
-            print("-" * (sum(widths[:-1]) + 2 * len(widths) - 2 + min(widths[-1], 40)))
+# --------------------------------------------------------------------------------------------------- plan
+
+
+def show_plan(options: argparse.Namespace) -> None:
+    """What a run will cost, phase by phase, and the steps that the budget buys."""
+    config = load_config(options.config, options.set)
+    model = architecture(config.model.path)
+    budget = options.budget or config.budget.flops or 1e17
+    names = list(dict.fromkeys([config.budget.convention, "exact", *DEFAULT_CONVENTIONS.split(",")]))
+    step = run.event_of(config)
+    test, length = series_of(config)
+    planned = plans.phases(config, step, test, length)
+    bought = plans.steps_bought(step, model, names, budget)
+    costs = {phase.name: {name: phase.flops(model, name) for name in names} for phase in planned}
+    total = {name: sum(cost[name] for cost in list(costs.values())[:-1]) for name in names}
+    first = names[0]
+    if options.json:
+        found = {
+            "budget": budget,
+            "phases": costs,
+            "total": total,
+            "steps_bought": bought,
+            "train_step": step.flops(model, first),
+        }
+        print(json.dumps(found, indent=1))
+    else:
+        rows = [("phase", *names)]
+        rows += [(name, *(f"{cost[n]:.4g}" for n in names)) for name, cost in costs.items()]
+        rows.append(("total, with cache", *(f"{total[n]:.4g}" for n in names)))
+        rows.append((f"share of {budget:.3g} FLOPs", *(f"{total[n] / budget:.3%}" for n in names)))
+        rows.append(("one train step", *(f"{step.flops(model, n):.6g}" for n in names)))
+        rows.append(("train steps that it buys", *(f"{bought[n]:,}" for n in names)))
+        print_columns(rows, right=range(1, len(rows[0])))
+        if options.rate:
+            hours = costs[planned[0].name]["exact"] / options.rate / 3600
+            print(f"at {options.rate:.3g} FLOP/s: {hours:.2f} hours of training")
+    if total[first] > budget:
+        raise JaxlvError(
+            "the plan does not fit the budget",
+            where=options.config,
+            expected=f"at most {budget:.4g} FLOPs ({first})",
+            found=f"{total[first]:.4g}",
+            hint="lower train.steps",
+        )
+
+
+def series_of(config: RunConfig) -> tuple[int, int]:
+    """(test series that are evaluated, steps of a series), from the data where they are there."""
+    if config.data.path and not Path(config.data.path).exists():
+        raise JaxlvError("no such data file", where=config.data.path, hint="name yours with --set data.path=FILE")
+    loaded = run.load_series(replace(config, data=replace(config.data, simulate=min(config.data.simulate, 8))))
+    count = len(loaded) if config.data.path else config.data.simulate
+    test = len(run.split_series(config, loaded).test) if config.data.path else round(count * config.data.fractions[-1])
+    return min(test, config.evaluate.series or test), loaded.values_NTV.shape[1]
 
 
 # -------------------------------------------------------------------------------------------------- audit

@@ -68,12 +68,14 @@ def main(options: argparse.Namespace) -> None:
     ids = options.series if options.series is not None else held_series(finished, data)[:4]
     chosen = data.select(ids)
     out = fresh_folder(options.out)
-    forecaster = finished.tuned.with_sampling(**sampling_of(options))
+    sampling = sampling_of(options)
+    forecaster = finished.tuned.with_sampling(**sampling)
     print("sampling:", ", ".join(f"{key} {value}" for key, value in config_tree(forecaster.sampling).items()))
     protocol = finished.config.evaluate
     settings = {name: getattr(options, name) or getattr(protocol, name) for name in ("context", "horizon", "samples")}
     seed = protocol.seed if options.seed is None else options.seed
-    with Progress("forecast", len(chosen)) as progress:
+    with Progress("forecast", len(chosen)) as progress, finished.metered() as metered:
+        forecaster = metered.tuned.with_sampling(**sampling)
         forecast = forecaster(chosen, **settings, seed=seed, batch_series=min(8, len(chosen)), on_batch=progress.update)
     forecast.write_csv(out / "forecast.csv")
     record = {

@@ -55,6 +55,11 @@ def row(component: str, times: str = "1", phase: Phase = "forward", training: bo
     return Row(component, times, tuple(operations.items()), phase, training)
 
 
+def norms(times: str) -> Row:
+    """RMSNorm: squares, their mean, eps, inverse root, two products: 4 H + 12 a token at the sheet's prices."""
+    return row("norms", times, mul="3 * T * H", add="T * H", div="2 * T", sqrt="T")
+
+
 def replaced(rows: tuple[Row, ...], *new: Row, without: tuple[str, ...] = ()) -> tuple[Row, ...]:
     """`rows` with the components of `new` in their place, and without some components."""
     gone = {r.component for r in new} | set(without)
@@ -75,23 +80,17 @@ GROUPED = FANS | {"k": ("H", "K * D"), "v": ("H", "K * D")}
 
 def lora(fans: Mapping[str, tuple[str, str]], scaled: bool) -> tuple[Row, ...]:
     """B (A x) for each adapted projection; with `scaled`, the factor alpha / R and the sum with W x are counted."""
-    extra = {"mul": "T * {out}", "add": "T * {out}"} if scaled else {}
-    return tuple(
-        made
-        for name, (fan_in, fan_out) in fans.items()
-        for made in (
-            row(f"{name}_proj lora A", f"L * {name}", dot=f"1 | T, {fan_in}, R"),
-            row(f"{name}_proj lora B", f"L * {name}", dot=f"1 | T, R, {fan_out}",
-                **{key: text.format(out=fan_out) for key, text in extra.items()}),
-        )
-    )  # fmt: skip
+    made = []
+    for name, (fan_in, fan_out) in fans.items():
+        extra = f"T * {fan_out}" if scaled else "0"
+        made.append(row(f"{name}_proj lora A", f"L * {name}", dot=f"1 | T, {fan_in}, R"))
+        made.append(row(f"{name}_proj lora B", f"L * {name}", dot=f"1 | T, R, {fan_out}", mul=extra, add=extra))
+    return tuple(made)
 
-
-NORM = {"mul": "3 * T * H", "add": "T * H", "div": "2 * T", "sqrt": "T"}  # 4 H + 12 a token at the sheet's prices
 
 COURSEWORK = (
     row("embedding", add="T * H"),
-    row("norms", "2 * L + 1", **NORM),
+    norms("2 * L + 1"),
     row("q_proj", "L", dot="1 | T, H, N * D", add="T * N * D"),
     row("k_proj", "L", dot="1 | T, H, N * D", add="T * N * D"),
     row("v_proj", "L", dot="1 | T, H, N * D", add="T * N * D"),
@@ -150,7 +149,7 @@ def mao(head_size: str) -> tuple[Row, ...]:
     )
     return replaced(
         COURSEWORK,
-        row("norms", "2 * L", **NORM),  # no final norm
+        norms("2 * L"),  # no final norm
         row("q_proj", "L", dot=f"1 | T, H, {W}", add=f"T * {W}"),
         row("k_proj", "L", dot=f"1 | T, H, {W}", add=f"T * {W}"),
         row("v_proj", "L", dot=f"1 | T, H, {W}", add=f"T * {W}"),

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jaxlv.errors import JaxlvError
-from jaxlv.flops.tally import Place, Tallies, Tally, place
+from jaxlv.flops.tally import Tallies, Tally, place
 
 HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
 ASSIGNMENT = re.compile(r"^\s*(ROOT )?%?([\w.\-]+) = (.*)$")
@@ -247,6 +247,3 @@ def _called(one: Instruction, *attributes: str) -> Iterator[str]:
     for match in re.finditer(r"([\w]+)=(\{[^{}]*\}|%?[\w.\-]+)", one.attributes):
         if any(match[1] == name or (name.startswith("_") and match[1].endswith(name)) for name in attributes):
             yield from NAME.findall(match[2])
-
-
-__all__ = ["HloCount", "Instruction", "Module", "Place", "count_hlo", "parse"]

@@ -78,9 +78,10 @@ def decode_program(work: Work, model: Qwen2, new_tokens: int) -> Program:
     c, ids_A = model.config, output_ids(work)
 
     def segment(slots: int) -> Segment:
-        part = shape(work.batch, c.num_key_value_heads, slots, c.head_dim, dtype=model.dtype)
+        part: Any = shape(work.batch, c.num_key_value_heads, slots, c.head_dim, dtype=model.dtype)
         parts = (part,) * c.num_hidden_layers
-        return Segment(parts, parts, shape(work.batch, slots))
+        positions: Any = shape(work.batch, slots)
+        return Segment(parts, parts, positions)
 
     def decode(variables, ids_B1, positions_B1, past):
         return read(model, variables, ids_B1, positions_B1, past, None if ids_A is None else jnp.asarray(ids_A))

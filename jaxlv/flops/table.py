@@ -6,14 +6,15 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import CodeType
-from typing import Any, NamedTuple
+from typing import Any
 
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.conventions import CONVENTIONS, Convention, Row
 from jaxlv.flops.work import Work, symbols
 
 
-class Counted(NamedTuple):
+@dataclass(frozen=True)
+class Counted:
     """One row of a table: FLOPs of a component in a phase, with the formula that they come from."""
 
     component: str
@@ -115,7 +116,7 @@ def formula_of(r: Row, convention: Convention) -> str:
         if name == "dot":
             batch, sizes = _dot(text)
             terms.append(("" if batch == "1" else f"{_factor(batch)} * ") + f"dot({', '.join(sizes)})")
-        elif convention.weights[name]:
+        elif convention.weights[name] and text != "0":
             weight = convention.weights[name]
             terms.append(_factor(text) if weight == 1 else f"{weight} * {_factor(text)}")
     inside = " + ".join(terms) or "0"

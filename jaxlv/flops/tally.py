@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from jaxlv.flops.conventions import NONE, ONE, SHEET
+from jaxlv.flops.conventions import ONE, SHEET
 
 OTHER = "other"
 
@@ -87,7 +87,4 @@ def total(tallies: Tallies) -> Tally:
 
 def products(tallies: Tallies) -> dict[tuple[str, str], int]:
     """{(component, phase): FLOPs of matrix products}, without zeros."""
-    return {tuple(where): tally.products() for where, tally in tallies.items() if tally.products()}
-
-
-__all__ = ["NONE", "OTHER", "Place", "Tallies", "Tally", "place", "products", "total"]
+    return {(where.component, where.phase): tally.products() for where, tally in tallies.items() if tally.products()}

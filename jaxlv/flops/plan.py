@@ -1,0 +1,59 @@
+"""What a run's config will cost, before it starts: each phase under each convention, and the steps that a budget buys."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from jaxlv.config import ModelConfig, RunConfig
+from jaxlv.generate import padded
+from jaxlv.grammar import longest_step
+from jaxlv.ledger import Event
+
+DIGITS = 2  # before the point, as forecasts allow
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A phase of a run: its name and the events that it consists of."""
+
+    name: str
+    events: tuple[Event, ...]
+
+    def flops(self, model: ModelConfig, convention: str) -> int:
+        """Its price."""
+        return sum(event.flops(model, convention) for event in self.events)
+
+
+def phases(config: RunConfig, step: Event, test_series: int, steps: int, variables: int = 2) -> list[Planned]:
+    """The phases of a run of `steps`-step series: training, validation, and the final evaluation with and without a cache.
+
+    `step` is an event of the config's model (jaxlv.run.event_of). Generations are priced at their longest, as a ledger
+    reserves them. The evaluation draws its samples from the tuned and from the untuned model.
+    """
+    t, e = config.train, config.evaluate
+    times = 0 if not t.validate_every else t.steps // t.validate_every + (t.steps % t.validate_every > 0)
+    batches = -(-t.validation_windows // t.batch_size)
+    horizon = min(e.horizon, steps - e.context)
+    prompt = padded(e.context * variables * (config.codec.decimals + 3))
+    most = horizon * longest_step(variables, config.codec.decimals, DIGITS)
+    head = "alphabet" if config.sampling.grammar else step.head
+    shape = {"batch": e.batch_series, "length": prompt, "samples": e.samples, "new_tokens": most, "slots": prompt + most}
+    calls = -(-test_series // e.batch_series)
+    draw = replace(step, kind="generation", accumulate=1, head=head, count=calls, **shape)
+    bare = replace(draw, rank=0, targets=())
+    found = [
+        Planned(f"training, {t.steps} steps", (replace(step, count=t.steps),)),
+        Planned(f"{times} validations", (replace(step, kind="validation", accumulate=1, count=times * batches),)),
+    ]
+    if t.forecast_series and times:
+        greedy = replace(draw, batch=t.forecast_series, samples=1, count=times)
+        found.append(Planned(f"{times} validation forecasts", (greedy,)))
+    found.append(Planned(f"evaluation, {test_series} series x {e.samples} samples, tuned and untuned", (draw, bare)))
+    slow = tuple(replace(event, cached=False) for event in (draw, bare))
+    return [*found, Planned("the same without a cache (not run)", slow)]
+
+
+def steps_bought(step: Event, model: ModelConfig, conventions: Sequence[str], budget: float) -> dict[str, int]:
+    """{convention: train steps that the budget buys}, and nothing else."""
+    return {name: int(budget // step.flops(model, name)) for name in conventions}

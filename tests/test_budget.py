@@ -1,0 +1,177 @@
+"""Runs under a budget: what they may spend, how they stop, and that the ledger knows everything that they did."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from test_run import Interruption, change, config, losses, train  # noqa: F401 - `config` is a fixture
+
+from jaxlv import ledger, run
+from jaxlv.checkpoint import Checkpoints
+from jaxlv.config import BudgetConfig, RunConfig, load_config, to_toml
+from jaxlv.ledger import BudgetExceeded
+from jaxlv_tools import evaluate as evaluate_tool
+from jaxlv_tools import forecast as forecast_tool
+from jaxlv_tools import ledger as ledger_tool
+
+PLENTY = 10**12
+
+
+def budgeted(config: RunConfig, flops: float, **more) -> RunConfig:  # noqa: F811
+    return change(config, budget={"flops": float(flops), **more})
+
+
+def spent(folder: Path) -> ledger.Totals:
+    return ledger.totals(ledger.read(folder / run.LEDGER)[1])
+
+
+@pytest.fixture(scope="module")
+def price(config) -> int:  # noqa: F811
+    """Of one train step."""
+    inputs = run.load_inputs(config)
+    return run.event_of(config).flops(inputs.model.config, "exact")
+
+
+@pytest.fixture(scope="module")
+def whole(config, tmp_path_factory) -> Path:  # noqa: F811
+    """A run that its budget holds."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    train(budgeted(config, PLENTY), folder)
+    return folder
+
+
+def test_everything_that_a_run_does_is_in_its_ledger(whole, price):
+    terms, entries = ledger.read(whole / run.LEDGER)
+    assert terms.budget == PLENTY
+    kinds = [(entry.event.kind, entry.event.step, entry.event.count) for entry in entries]
+    assert kinds == [
+        ("train_step", 0, 1), ("train_step", 1, 1), ("validation", 2, 2), ("generation", 2, 1),
+        ("train_step", 2, 1), ("train_step", 3, 1), ("validation", 4, 2), ("generation", 4, 1),
+        ("train_step", 4, 1), ("validation", 5, 2), ("generation", 5, 1),
+    ]  # fmt: skip
+    assert all(entry.committed for entry in entries)
+    assert sum(entry.flops for entry in entries if entry.event.kind == "train_step") == 5 * price
+    assert ledger.verify(whole / run.LEDGER) == []
+
+
+def test_a_budget_changes_no_number(whole, config, tmp_path):  # noqa: F811
+    train(config, tmp_path / "free")
+    assert losses(whole) == losses(tmp_path / "free")
+
+
+def test_blocks_of_steps_are_reserved_at_once(config, tmp_path):  # noqa: F811
+    train(
+        change(budgeted(config, PLENTY), train={"log_every": 10, "validate_every": 0, "checkpoint_every": 3}), tmp_path / "r"
+    )
+    _, entries = ledger.read(tmp_path / "r" / run.LEDGER)
+    assert [(entry.event.step, entry.event.count) for entry in entries] == [(0, 3), (3, 2)]
+
+
+def test_a_run_stops_before_it_overspends(config, price, tmp_path):  # noqa: F811
+    notes: list[str] = []
+    limited = change(budgeted(config, 3.5 * price), train={"validate_every": 0, "log_every": 10})
+    run.train(limited, tmp_path / "r", run.load_inputs(limited), watch=run.Watch(note=notes.append))
+    assert spent(tmp_path / "r").executed == 3 * price
+    assert any("stopped by the budget after step 3 of 5" in note for note in notes)
+    with Checkpoints(tmp_path / "r" / "checkpoints") as checkpoints:
+        assert checkpoints.steps()[-1] == 3
+    assert run.load_run(tmp_path / "r").bill()["steps"] == 3
+    train(limited, tmp_path / "r", resume=True)  # nothing is left, and nothing is spent
+    assert spent(tmp_path / "r").executed == 3 * price
+
+
+def test_a_budget_too_small_for_a_step_leaves_no_folder(config, price, tmp_path):  # noqa: F811
+    with pytest.raises(BudgetExceeded, match="does not buy one train step"):
+        train(budgeted(config, price - 1), tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_validation_that_does_not_fit_is_left_out(config, price, tmp_path):  # noqa: F811
+    notes: list[str] = []
+    limited = budgeted(config, 2.2 * price)
+    run.train(limited, tmp_path / "r", run.load_inputs(limited), watch=run.Watch(note=notes.append))
+    assert losses(tmp_path / "r", "validation_loss") == []
+    assert any("step 2: not validated" in note for note in notes)
+    assert spent(tmp_path / "r").executed == 2 * price
+
+
+def test_an_interrupted_run_goes_on_with_what_is_left(config, price, tmp_path):  # noqa: F811
+    limited = change(budgeted(config, PLENTY), train={"validate_every": 0, "log_every": 1})
+
+    def cut(step, figures):
+        if step == 3:
+            raise Interruption
+
+    with pytest.raises(Interruption):
+        train(limited, tmp_path / "r", on_step=cut)
+    train(limited, tmp_path / "r", resume=True)
+    found = spent(tmp_path / "r")
+    assert found.effective == 5 * price
+    assert 5 * price < found.executed <= 7 * price
+    assert ledger.verify(tmp_path / "r" / run.LEDGER) == []
+
+
+def test_runs_may_share_a_ledger(config, price, tmp_path):  # noqa: F811
+    shared = budgeted(config, 12 * price, ledger=str(tmp_path / "shared.jsonl"), phase="grid")
+    shared = change(shared, train={"validate_every": 0})
+    for name in ("a", "b", "c"):
+        train(replace(shared, lora=replace(shared.lora, alpha=1.0 + len(name))), tmp_path / name)
+    _, entries = ledger.read(tmp_path / "shared.jsonl")
+    steps = {name: sum(entry.event.count for entry in entries if entry.run == name) for name in ("a", "b", "c")}
+    assert steps == {"a": 5, "b": 5, "c": 2}
+
+
+def test_what_is_held_back_pays_the_evaluation(config, price, tmp_path, capsys):  # noqa: F811
+    held = change(budgeted(config, 4 * price + 10**8, held_back=1e8), train={"validate_every": 0})
+    train(held, tmp_path / "r")
+    assert spent(tmp_path / "r").executed == 4 * price
+    evaluate_tool.main([str(tmp_path / "r"), "--samples", "2", "--unmasked-samples", "0", "--out", str(tmp_path / "e")])
+    _, entries = ledger.read(tmp_path / "r" / run.LEDGER)
+    evaluated = [entry for entry in entries if entry.phase == "evaluation"]
+    assert {entry.event.kind for entry in evaluated} == {"generation"}
+    assert {entry.event.rank for entry in evaluated} == {0, held.lora.rank}
+    assert spent(tmp_path / "r").executed <= held.budget.flops
+
+
+def test_a_forecast_that_does_not_fit_is_refused_in_one_line(config, price, tmp_path, capsys):  # noqa: F811
+    train(change(budgeted(config, 5.01 * price), train={"validate_every": 0}), tmp_path / "r")
+    with pytest.raises(SystemExit) as stop:
+        forecast_tool.main([str(tmp_path / "r"), "--samples", "4", "--out", str(tmp_path / "f")])
+    assert stop.value.code == 2
+    line = capsys.readouterr().err.strip()
+    assert "the budget does not hold 1 generation" in line
+    assert "\n" not in line
+
+
+def test_the_ledger_is_shown_and_verified(whole, capsys):
+    ledger_tool.main(["show", str(whole), "--convention", "coursework"])
+    shown = capsys.readouterr().out
+    assert "FLOPs (exact)" in shown
+    assert "FLOPs (coursework)" in shown
+    ledger_tool.main(["show", str(whole), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert sum(row["flops"]["exact"] for row in found["rows"]) == found["totals"]["executed"] == spent(whole).executed
+    ledger_tool.main(["verify", str(whole), "--json"])
+    assert json.loads(capsys.readouterr().out)["ok"] is True
+
+
+def test_a_ledger_behind_its_run_is_found(whole, tmp_path, capsys):
+    import shutil
+
+    copy = Path(shutil.copytree(whole, tmp_path / "copy"))
+    lines = (copy / run.LEDGER).read_text().splitlines()
+    kept = [line for line in lines if '"step":4' not in line and '"commit":8' not in line]
+    (copy / run.LEDGER).write_text("\n".join(kept[: kept.index(next(k for k in kept if '"reserve":9' in k))]) + "\n")
+    with pytest.raises(SystemExit) as stop:
+        ledger_tool.main(["verify", str(copy)])
+    assert stop.value.code == 2
+    assert "metrics.jsonl has step 5, the ledger ends at step" in capsys.readouterr().out
+
+
+def test_the_budget_is_part_of_the_config(config, tmp_path):  # noqa: F811
+    made = replace(config, budget=BudgetConfig(1e15, "coursework", 1e14, "grid", {"grid": 5e14}))
+    (tmp_path / "c.toml").write_text(to_toml(made))
+    assert load_config(tmp_path / "c.toml") == made

@@ -1,0 +1,79 @@
+"""`jaxlv flops`: what it prints as JSON and as text, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from jaxlv_tools import flops as tool
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def printed(capsys, *words: str) -> str:
+    tool.main(list(words))
+    return capsys.readouterr().out
+
+
+def test_the_table_as_json(capsys):
+    found = json.loads(printed(capsys, "table", "--convention", "exact,coursework,mao", "--json"))["conventions"]
+    assert list(found) == ["exact", "coursework", "mao"]
+    assert found["exact"]["total_forward"] == 2_115_674_046_464
+    assert found["exact"]["total_train_step"] == 4_317_591_371_776
+    assert found["coursework"]["total_train_step"] == 6_778_988_765_904
+    for table in found.values():
+        assert sum(row["count"] for row in table["rows"]) == table["total_train_step"]
+        assert {"component", "phase", "count", "formula"} == set(table["rows"][0])
+
+
+def test_the_table_as_text_shows_each_formula(capsys):
+    text = printed(capsys, "table", "--convention", "exact", "--head", "trained")
+    assert "4,875,198,922,752" in text
+    assert "dot(T, H, N * D)" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["table", "--convention", "gpt"], "unknown convention"),
+        (["table", "--model", "qwen9"], "no such model"),
+        (["table", "--targets", "x"], "unknown projection"),
+        (["plan", "nowhere.toml"], "no such config file"),
+    ],
+)
+def test_bad_arguments_are_one_line(words, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        tool.main(words)
+    assert stop.value.code == 2
+    line = capsys.readouterr().err.strip()
+    assert message in line
+    assert "\n" not in line
+
+
+def test_the_audit_of_a_small_model_holds(tiny_base, capsys):
+    words = ["audit", "--model", str(tiny_base), "--batch", "2", "--length", "16", "--rank", "2", "--json"]
+    found = json.loads(printed(capsys, *words))
+    assert set(found["totals"]) == {"forward", "train_step", "decode_step"}
+    for totals in found["totals"].values():
+        assert totals["analytic"] == totals["jaxpr"] == totals["hlo"] > 0
+    assert all(row["verdict"].startswith("equal") for row in found["rows"])
+    assert {"component", "phase", "program", "analytic", "jaxpr", "hlo", "verdict"} == set(found["rows"][0])
+    assert all(held for gates in found["gates"].values() for held in gates.values())
+
+
+def test_a_plan_prices_each_phase(capsys):
+    words = ["plan", str(ROOT / "configs" / "demo.toml"), "--budget", "1e15", "--json"]
+    found = json.loads(printed(capsys, *words))
+    names = list(found["phases"])
+    assert names[0] == "training, 200 steps"
+    assert found["steps_bought"]["exact"] == int(1e15 // found["train_step"])
+    assert found["phases"][names[-1]]["exact"] > 5 * found["phases"][names[-2]]["exact"]
+
+
+def test_a_plan_that_does_not_fit_is_refused(capsys):
+    with pytest.raises(SystemExit) as stop:
+        tool.main(["plan", str(ROOT / "configs" / "demo.toml"), "--budget", "1e9"])
+    assert stop.value.code == 2
+    assert "the plan does not fit the budget" in capsys.readouterr().err
