@@ -38,6 +38,7 @@ def arguments() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="table|plan|audit")
     table = verbs.add_parser("table", help="rows and totals by formula")
     table.add_argument("--convention", default=DEFAULT_CONVENTIONS, help=f"one or more of {', '.join(CONVENTIONS)}, or all")
+    table.add_argument("--figures", type=Path, metavar="DIR", help="draw them there as PNG too")
     plan = verbs.add_parser("plan", help="what a run's config will cost, and what a budget buys")
     plan.add_argument("config", type=Path, help="run as TOML")
     plan.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override one setting; may be repeated")
@@ -80,6 +81,8 @@ def show_table(options: argparse.Namespace) -> None:
     work = work_of(options)
     names = list(CONVENTIONS) if options.convention == "all" else options.convention.split(",")
     tables = {name: count(work, name) for name in names}
+    if options.figures:
+        draw(work, [name for name in names if name != "exact"], options.figures)
     if options.json:
         found = {
             name: {
@@ -109,6 +112,24 @@ def show_table(options: argparse.Namespace) -> None:
         right=(1, 2, 3),
     )
     print("Symbols: jaxlv/flops/work.py; dot(m, n, p) is a matrix product (m, n) x (n, p) at the convention's price.")
+
+
+def draw(work: Work, names: list[str], folder: Path) -> None:
+    """The figures: from exact to each convention, by component, against a budget of 1e17, against length."""
+    from jaxlv.report import costs, svg
+
+    folder.mkdir(parents=True, exist_ok=True)
+    every = ["exact", *names]
+    doubled = [name for name in names if CONVENTIONS[name].backward == "twice"]
+    figures = {
+        "waterfall": costs.waterfall_figure(work, doubled or ["coursework"]),
+        "components": costs.components_figure(work, every),
+        "budget": costs.budget_figure(work, every, 1e17),
+        "length": costs.length_figure(work, every),
+    }
+    for name, figure in figures.items():
+        svg.save_png(figure, folder / f"{name}.png")
+        print(folder / f"{name}.png", file=sys.stderr)
 
 
 def describe_work(options: argparse.Namespace) -> dict[str, object]:

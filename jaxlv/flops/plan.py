@@ -38,9 +38,8 @@ def phases(config: RunConfig, step: Event, test_series: int, steps: int, variabl
     prompt = padded(e.context * variables * (config.codec.decimals + 3))
     most = horizon * longest_step(variables, config.codec.decimals, DIGITS)
     head = "alphabet" if config.sampling.grammar else step.head
-    shape = {"batch": e.batch_series, "length": prompt, "samples": e.samples, "new_tokens": most, "slots": prompt + most}
-    calls = -(-test_series // e.batch_series)
-    draw = replace(step, kind="generation", accumulate=1, head=head, count=calls, **shape)
+    call = replace(step, kind="generation", accumulate=1, head=head, batch=e.batch_series, length=prompt, samples=e.samples)
+    draw = replace(call, new_tokens=most, slots=prompt + most, count=-(-test_series // e.batch_series))
     bare = replace(draw, rank=0, targets=())
     found = [
         Planned(f"training, {t.steps} steps", (replace(step, count=t.steps),)),

@@ -1,0 +1,38 @@
+"""Figures of costs: what they draw adds up."""
+
+from __future__ import annotations
+
+import pytest
+
+from jaxlv.flops import CONVENTIONS, Work, count
+from jaxlv.flops.family import FAMILY
+from jaxlv.report import costs, svg
+
+WORK = Work(FAMILY["qwen2.5-0.5b"], 4, 512)
+
+
+@pytest.mark.parametrize("convention", [name for name, c in CONVENTIONS.items() if c.backward == "twice"])
+def test_a_waterfall_leads_from_exact_to_the_convention(convention):
+    steps = costs.waterfall_steps(WORK, convention)
+    assert steps[0] == ("exact", 4_317_591_371_776)
+    assert sum(flops for _, flops in steps[:-1]) == steps[-1][1] == count(WORK, convention).total_train_step
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_groups_cover_every_component(convention):
+    table = count(WORK, convention)
+    everything = costs.by_group(table, ("forward", "backward", "recomputed"))
+    assert sum(everything.values()) == table.total_train_step
+
+
+def test_the_figures_can_be_drawn(tmp_path):
+    names = ["exact", "coursework", "liu"]
+    figures = [
+        costs.waterfall_figure(WORK, names[1:]),
+        costs.components_figure(WORK, names),
+        costs.budget_figure(WORK, names, 1e17),
+        costs.length_figure(WORK, names),
+    ]
+    for number, figure in enumerate(figures):
+        svg.save_png(figure, tmp_path / f"{number}.png", dpi=50)
+        assert "FLOPs" in svg.to_svg(figure, str(number))
