@@ -9,8 +9,8 @@ import matplotlib
 import numpy as np
 import pytest
 
-from jaxlv import svg as svgs
 from jaxlv.report import figures
+from jaxlv.report import svg as svgs
 from jaxlv.report.figures import ForecastPanel
 
 HOSTILE = '<script>alert("1")</script> $x_1$'

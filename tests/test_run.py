@@ -352,7 +352,7 @@ def test_the_loaded_run_is_what_training_returned(whole):
     best = min(losses(whole.folder, "validation_loss"))
     training = run._Training(whole.config, whole.folder, run.load_inputs(whole.config), run.Watch())
     trained, _ = overlay.split(finished.tuned.variables, training.mask)
-    found = training._validate(training.state._replace(trained=trained))
+    found = training._validate(0, training.state._replace(trained=trained))
     assert found["validation_loss"] == pytest.approx(best, rel=1e-6)
 
 

@@ -129,6 +129,8 @@ OPTIONS = {
     "train": ["CONFIG", "--out", "--set", "--resume"],
     "forecast": ["RUN", "--data", "--series", "--context", "--horizon", "--samples", "--seed", "--out", "--temperature"],
     "evaluate": ["RUN_OR_MODEL", "--data", "--series", "--context", "--horizon", "--samples", "--seed", "--out", "--scale"],
+    "flops": ["table", "plan", "audit"],
+    "ledger": ["show", "verify"],
     "doctor": ["CONFIG", "--set"],
     "make_base": ["CONFIG", "--out", "--resume"],
 }
