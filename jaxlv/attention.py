@@ -1,7 +1,7 @@
 """Causal grouped-query attention: over several segments of keys and values at once, and the kernels for one segment.
 
 Axes: B rows, T queries, C keys, N query heads, K key/value heads, G = N / K query heads per key/value head, H head size,
-S sequences of a segment, n = B / S rows of each.
+S sequences of a segment, n = B / S rows of each, R = n G T.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def attend(
 ) -> jax.Array:
     """Causal grouped-query attention over the keys and values of several segments together.
 
-    A segment is (k_SKCH, v_SKCH, positions_SC). Row b of q belongs to sequence b // (B / S) of it, so that rows which
+    A segment is (k_SKHC, v_SKCH, positions_SC). Row b of q belongs to sequence b // (B / S) of it, so that rows which
     share a prompt share its keys, unrepeated. A query sees the slots with 0 <= position <= its own. The softmax runs over
     all segments: each gives its sums relative to its own peak, in float32, and they are added relative to the highest
     (Dao et al. 2022, eq. 3). Returns (B, T, N, H).
@@ -39,48 +39,55 @@ def attend(
     return (out_BTNH / sum_BTN1).astype(q_BTNH.dtype)
 
 
-def _attend_to(q_BTNH, positions_BT, k_SKCH, v_SKCH, keys_SC):
-    """(peak, sum of exp(score - peak), values weighted by it) of one segment, each by row: (B, T, N, 1 or H)."""
-    (B, T, N, H), (S, K, _, _) = q_BTNH.shape, k_SKCH.shape
+def _attend_to(q_BTNH, positions_BT, k_SKHC, v_SKCH, keys_SC):
+    """(peak, sum of exp(score - peak), values weighted by it) of one segment, each by row: (B, T, N, 1 or H).
+
+    The queries that share a key/value head stand together as rows of one matrix, R = n G T, and the keys lie transposed:
+    both products are then plain batched ones, (R, H) x (H, C) and (R, C) x (C, H).
+    """
+    (B, T, N, H), (S, K, _, C) = q_BTNH.shape, k_SKHC.shape
     n, G = B // S, N // K
     with jax.named_scope("scores"):
-        q_SnTKGH = (q_BTNH * H**-0.5).reshape(S, n, T, K, G, H)
-        score_SKnGTC = jnp.einsum("SnTKGH,SKCH->SKnGTC", q_SnTKGH, k_SKCH, preferred_element_type=jnp.float32)
+        q_SKnGTH = (q_BTNH * H**-0.5).reshape(S, n, T, K, G, H).transpose(0, 3, 1, 4, 2, 5)
+        q_SKRH = q_SKnGTH.reshape(S, K, n * G * T, H)
+        score_SKRC = jnp.einsum("SKRH,SKHC->SKRC", q_SKRH, k_SKHC, preferred_element_type=jnp.float32)
     with jax.named_scope("mask"):
-        key_S111C, query_S1nT1 = keys_SC[:, None, None, None], positions_BT.reshape(S, 1, n, T, 1)
-        visible_S1nTC = (key_S111C >= 0) & (key_S111C <= query_S1nT1)
-        score_SKnGTC = jnp.where(visible_S1nTC[:, :, :, None], score_SKnGTC, HIDDEN_SCORE)
+        score_SKnGTC = score_SKRC.reshape(S, K, n, G, T, C)
+        key_S11C, query_SnT1 = keys_SC[:, None, None], positions_BT.reshape(S, n, T, 1)
+        visible_SnTC = (key_S11C >= 0) & (key_S11C <= query_SnT1)
+        score_SKnGTC = jnp.where(visible_SnTC[:, None, :, None], score_SKnGTC, HIDDEN_SCORE)
     peak_SKnGT1 = jax.lax.stop_gradient(score_SKnGTC.max(-1, keepdims=True))
     weight_SKnGTC = jnp.exp(score_SKnGTC - peak_SKnGT1)
     with jax.named_scope("weighted_sum"):
-        out_SnTKGH = jnp.einsum("SKnGTC,SKCH->SnTKGH", weight_SKnGTC.astype(v_SKCH.dtype), v_SKCH)
+        weight_SKRC = weight_SKnGTC.astype(v_SKCH.dtype).reshape(S, K, n * G * T, C)
+        out_SKRH = jnp.einsum("SKRC,SKCH->SKRH", weight_SKRC, v_SKCH)
 
-    def by_row(a_SKnGT1: jax.Array) -> jax.Array:
-        return jnp.moveaxis(a_SKnGT1, (2, 4), (1, 2)).reshape(B, T, N, 1)
+    def by_row(a: jax.Array) -> jax.Array:
+        return a.reshape(S, K, n, G, T, -1).transpose(0, 2, 4, 1, 3, 5).reshape(B, T, N, -1)
 
-    return by_row(peak_SKnGT1), by_row(weight_SKnGTC.sum(-1, keepdims=True)), out_SnTKGH.reshape(B, T, N, H)
+    return by_row(peak_SKnGT1), by_row(weight_SKnGTC.sum(-1, keepdims=True)), by_row(out_SKRH)
 
 
-def attend_within(q_BTNH: jax.Array, positions_BT: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array) -> jax.Array:
+def attend_within(q_BTNH: jax.Array, positions_BT: jax.Array, k_BKHT: jax.Array, v_BKTH: jax.Array) -> jax.Array:
     """The same attention within one segment, the rows' own."""
-    return attend(q_BTNH, positions_BT, [(k_BKTH, v_BKTH, positions_BT)])
+    return attend(q_BTNH, positions_BT, [(k_BKHT, v_BKTH, positions_BT)])
 
 
-def attend_blocked(q_BTNH: jax.Array, positions_BT: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array) -> jax.Array:
+def attend_blocked(q_BTNH: jax.Array, positions_BT: jax.Array, k_BKHT: jax.Array, v_BKTH: jax.Array) -> jax.Array:
     """The same attention within one segment, without the keys that lie behind a block of queries: nearly half of them."""
     T, blocks = q_BTNH.shape[1], []
     for start in range(0, T, QUERY_BLOCK):
         stop = min(start + QUERY_BLOCK, T)
-        seen = (k_BKTH[:, :, :stop], v_BKTH[:, :, :stop], positions_BT[:, :stop])
+        seen = (k_BKHT[..., :stop], v_BKTH[:, :, :stop], positions_BT[:, :stop])
         blocks.append(attend(q_BTNH[:, start:stop], positions_BT[:, start:stop], [seen]))
     return jnp.concatenate(blocks, axis=1)
 
 
-def attend_cudnn(q_BTNH: jax.Array, positions_BT: jax.Array, k_BKCH: jax.Array, v_BKCH: jax.Array) -> jax.Array:
+def attend_cudnn(q_BTNH: jax.Array, positions_BT: jax.Array, k_BKHC: jax.Array, v_BKCH: jax.Array) -> jax.Array:
     """The same attention within one segment by cuDNN's fused kernel (fp16 or bf16, Ampere or newer)."""
     key_B1TC, query_B1TC = positions_BT[:, None, None, :], positions_BT[:, None, :, None]
     visible_B1TC = (key_B1TC >= 0) & (key_B1TC <= query_B1TC)
-    k_BCKH, v_BCKH = k_BKCH.swapaxes(1, 2), v_BKCH.swapaxes(1, 2)
+    k_BCKH, v_BCKH = k_BKHC.transpose(0, 3, 1, 2), v_BKCH.swapaxes(1, 2)
     return jax.nn.dot_product_attention(q_BTNH, k_BCKH, v_BCKH, mask=visible_B1TC, implementation="cudnn")
 
 

@@ -18,7 +18,7 @@ from jaxlv import metrics
 from jaxlv.codec import Codec, Decoded
 from jaxlv.config import SamplingConfig
 from jaxlv.errors import JaxlvError
-from jaxlv.generate import Generated, generate, padded
+from jaxlv.generate import Generated, decoding, generate, padded
 from jaxlv.grammar import longest_step, number_grammar
 from jaxlv.ledger import Meter
 from jaxlv.model import Qwen2
@@ -180,7 +180,7 @@ class Forecaster:
             result = draw()
         else:
             width = padded(max(map(len, prompts_of)))
-            shape = {"batch": size, "length": width, "samples": samples, "new_tokens": most, "slots": width + most}
+            shape = {"batch": size, "length": width, "samples": samples, **decoding(width, most)}
             head = {"head": "alphabet"} if self.sampling.grammar else {}
             with self.meter.spend("generation", **shape, **head) as measured:
                 result = draw()

@@ -1,6 +1,7 @@
-"""Generation: one prefill per series, shared by all its samples, then one compiled loop over single tokens.
+"""Generation: one prefill per series, shared by all its samples, then a compiled loop over single tokens.
 
-The keys and values of a prompt are held once per series; each sample adds a tail of its own. A row's random key depends on
+The keys and values of a prompt are held once per series; each sample adds a tail of its own, which grows in a few stages,
+so that the first tokens do not attend to slots that only the last ones fill. A row's random key depends on
 the seed, the series and the sample alone, so that a forecast does not change with the batch it is made in.
 
 Axes: S series, N samples of each, B = S * N rows, P prompt tokens, C new tokens at most, V vocabulary (or the 13 symbols),
@@ -25,6 +26,7 @@ from jaxlv.model import Qwen2, Segment, features, project
 from jaxlv.tokens import NO_POSITION, Alphabet
 
 PROMPT_MULTIPLE = 64  # prompts are padded on the left to a multiple, so that few shapes are compiled
+STAGES, STAGE_MULTIPLE = 4, 64  # the tail grows at most so often, by a multiple of so many slots
 FORBIDDEN = -1e30
 BLOCK = 512  # tokens of a block in the two-stage draw from a whole vocabulary
 
@@ -43,7 +45,8 @@ class DecodeState(NamedTuple):
     drawn: jax.Array  # () tokens drawn so far
     ids_BC: jax.Array  # the tokens drawn, -1 where none is yet
     logits_BV: jax.Array  # for the next token
-    tail: Segment  # keys and values of the tokens drawn; B sequences of C slots
+    tail: Segment  # keys and values of the tokens drawn but the last; B sequences, slots for those of this stage
+    fresh: Segment  # those of the last token, which the next turn writes to the tail before it reads it
     seen_BV: jax.Array  # tokens in prompt or sample, for the repetition penalty
     grammar_B: jax.Array  # state of the automaton
     steps_B: jax.Array  # time steps completed
@@ -109,6 +112,16 @@ def padded(length: int) -> int:
     return -(-length // PROMPT_MULTIPLE) * PROMPT_MULTIPLE
 
 
+def stage(new_tokens: int) -> int:
+    """Slots by which the tail grows when it is full."""
+    return -(-new_tokens // (STAGES * STAGE_MULTIPLE)) * STAGE_MULTIPLE
+
+
+def decoding(prompt: int, new_tokens: int) -> dict[str, int]:
+    """What the loop runs behind a padded prompt, at its longest, in the words of a ledger's event (jaxlv.ledger.Event)."""
+    return {"new_tokens": new_tokens, "slots": prompt + new_tokens, "stage": stage(new_tokens)}
+
+
 def row_keys(seed: int, series: Sequence[int], samples: int) -> jax.Array:
     """One key per row, (S * N,), from the seed, the series id and the sample number."""
     fold = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
@@ -170,31 +183,38 @@ def _generate(
         done_B = state.done_B | ended_B | (False if steps is None else steps_B >= steps)
         shown_B = jnp.where(state.done_B | ended_B, -1, token_B)
         position_B1 = (length_B + state.drawn)[:, None]
-        past = (prefix, state.tail)
+        # Written first and read after, the tail is updated in place; read first, XLA would copy it for every token.
+        tail = _append(state.tail, state.fresh, jnp.maximum(state.drawn - 1, 0))
+        past = (prefix, tail)
         logits_BV, fresh = read(model, variables, token_B[:, None], position_B1, past, alphabet_A if constrained else None)
         return DecodeState(
             state.drawn + 1,
             jax.lax.dynamic_update_slice(state.ids_BC, shown_B[:, None], (0, state.drawn)),
             logits_BV,
-            _append(state.tail, fresh, state.drawn),
+            tail,
+            fresh,
             state.seen_BV.at[jnp.arange(rows), choice_B].set(True) if sampling.repetition_penalty != 1 else state.seen_BV,
             state.grammar_B if next_QA is None else next_QA[state.grammar_B, choice_B],
             jnp.where(state.done_B, state.steps_B, steps_B),
             done_B,
         )
 
-    start = DecodeState(
+    state = DecodeState(
         jnp.int32(0),
         jnp.full((rows, max_new_tokens), -1, jnp.int32),
         jnp.repeat(first_SV, samples, axis=0),
-        _empty(prefix, rows, max_new_tokens),
+        _empty(prefix, rows, 0),
+        _empty(prefix, rows, 1),
         jnp.repeat(_seen(ids_SP, positions_SP, output_ids_V, sampling), samples, axis=0),
         jnp.zeros(rows, jnp.int32),
         jnp.zeros(rows, jnp.int32),
         jnp.zeros(rows, bool),
     )
-    end = jax.lax.while_loop(lambda s: (s.drawn < max_new_tokens) & ~s.done_B.all(), body, start)
-    return end.ids_BC, end.drawn
+    for first in range(0, max_new_tokens, stage(max_new_tokens)):
+        last = min(first + stage(max_new_tokens), max_new_tokens)
+        state = state._replace(tail=_grown(state.tail, last - first))
+        state = jax.lax.while_loop(lambda s, last=last: (s.drawn < last) & ~s.done_B.all(), body, state)
+    return state.ids_BC, state.drawn
 
 
 def draw(logits_BV: jax.Array, keys_B: jax.Array, sampling: SamplingConfig, seen_BV: jax.Array) -> jax.Array:
@@ -245,16 +265,25 @@ def _seen(ids_SP: jax.Array, positions_SP: jax.Array, output_ids_V: jax.Array, s
 
 
 def _empty(like: Segment, rows: int, slots: int) -> Segment:
-    def zeros(parts: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        return tuple(jnp.zeros((rows, part.shape[1], slots, part.shape[3]), part.dtype) for part in parts)
+    k = tuple(jnp.zeros((rows, *part.shape[1:3], slots), part.dtype) for part in like.k)
+    v = tuple(jnp.zeros((rows, part.shape[1], slots, part.shape[3]), part.dtype) for part in like.v)
+    return Segment(k, v, jnp.full((rows, slots), NO_POSITION, jnp.int32))
 
-    return Segment(zeros(like.k), zeros(like.v), jnp.full((rows, slots), NO_POSITION, jnp.int32))
+
+def _grown(tail: Segment, slots: int) -> Segment:
+    """`tail` with so many empty slots more."""
+    more = _empty(tail, len(tail.positions_SC), slots)
+    k = tuple(jnp.concatenate(pair, axis=3) for pair in zip(tail.k, more.k, strict=True))
+    v = tuple(jnp.concatenate(pair, axis=2) for pair in zip(tail.v, more.v, strict=True))
+    return Segment(k, v, jnp.concatenate([tail.positions_SC, more.positions_SC], axis=1))
 
 
 def _append(tail: Segment, fresh: Segment, index: jax.Array) -> Segment:
     """`tail` with one token's keys, values and position written to slot `index`."""
 
-    def write(slots: jax.Array, one: jax.Array) -> jax.Array:
-        return jax.lax.dynamic_update_slice(slots, one, (0, index) if slots.ndim == 2 else (0, 0, index, 0))
+    def write(slots: jax.Array, one: jax.Array, axis: int) -> jax.Array:
+        return jax.lax.dynamic_update_slice_in_dim(slots, one, index, axis)
 
-    return jax.tree.map(write, tail, fresh)
+    k = tuple(write(slots, one, 3) for slots, one in zip(tail.k, fresh.k, strict=True))
+    v = tuple(write(slots, one, 2) for slots, one in zip(tail.v, fresh.v, strict=True))
+    return Segment(k, v, write(tail.positions_SC, fresh.positions_SC, 1))

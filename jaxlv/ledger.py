@@ -40,7 +40,7 @@ class Event:
     """Work with its shapes: `count` train steps of `accumulate` micro-batches, validation batches, or generations.
 
     A generation reads `batch` prompts of `length` tokens and makes `new_tokens` tokens in `samples` continuations of each,
-    by as many iterations of a loop that attends to `slots` slots. `step` is the first step, or the step at which it ran.
+    by as many iterations of a loop that attends to `slots` slots, reached in stages of `stage`. `step` is the first step, or the step at which it ran.
     """
 
     kind: Kind
@@ -56,6 +56,7 @@ class Event:
     samples: int = 1
     new_tokens: int = 0
     slots: int = 0
+    stage: int = 0
     cached: bool = True
 
     def work(self, model: ModelConfig) -> Work:
@@ -79,8 +80,8 @@ def _price_of_one(event: Event, model: ModelConfig, convention: str) -> int:
         return event.accumulate * count(work, convention).total_train_step
     if event.kind == "validation":
         return sum(row.count for row in count(work, convention).rows if row.phase == "forward")
-    slots = event.slots if event.cached else None
-    return generation(work, event.new_tokens, convention, cached=event.cached, slots=slots, samples=event.samples)
+    shape = {"cached": event.cached, "slots": event.slots if event.cached else None, "stage": event.stage}
+    return generation(work, event.new_tokens, convention, samples=event.samples, **shape)
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ INIT = nn.initializers.normal(0.02)
 class Segment(NamedTuple):
     """Keys (rotated) and values of one stretch of tokens, per layer; a slot of position -1 is empty."""
 
-    k: tuple[jax.Array, ...]  # per layer (S, K, C, H)
-    v: tuple[jax.Array, ...]
+    k: tuple[jax.Array, ...]  # per layer (S, K, H, C): transposed, as the product with the queries takes them
+    v: tuple[jax.Array, ...]  # per layer (S, K, C, H)
     positions_SC: jax.Array  # int32
 
 
@@ -146,14 +146,14 @@ class Attention(nn.Module):
         k_BTF = Linear(c.num_key_value_heads * c.head_dim, True, self.dtype, name="k_proj")(x_BTD)
         v_BTF = Linear(c.num_key_value_heads * c.head_dim, True, self.dtype, name="v_proj")(x_BTD)
         q_BTNH = apply_rope(q_BTF.reshape(B, T, -1, c.head_dim), *rope)
-        k_BKTH = apply_rope(k_BTF.reshape(B, T, -1, c.head_dim), *rope).swapaxes(1, 2)
+        k_BKHT = apply_rope(k_BTF.reshape(B, T, -1, c.head_dim), *rope).transpose(0, 2, 3, 1)
         v_BKTH = v_BTF.reshape(B, T, -1, c.head_dim).swapaxes(1, 2)
         if past:
-            out_BTNH = attend(q_BTNH, positions_BT, [*past, (k_BKTH, v_BKTH, positions_BT)])
+            out_BTNH = attend(q_BTNH, positions_BT, [*past, (k_BKHT, v_BKTH, positions_BT)])
         else:
-            out_BTNH = KERNELS[self.kernel](q_BTNH, positions_BT, k_BKTH, v_BKTH)
+            out_BTNH = KERNELS[self.kernel](q_BTNH, positions_BT, k_BKHT, v_BKTH)
         out_BTD = Linear(D, False, self.dtype, name="o_proj")(out_BTNH.reshape(B, T, -1))
-        return out_BTD, k_BKTH, v_BKTH
+        return out_BTD, k_BKHT, v_BKTH
 
 
 class MLP(nn.Module):
@@ -177,10 +177,10 @@ class Block(nn.Module):
         eps = self.config.rms_norm_eps
         normed_BTD = Norm(eps, self.dtype, name="input_layernorm")(x_BTD)
         attention = Attention(self.config, self.dtype, self.kernel, name="self_attn")
-        out_BTD, k_BKTH, v_BKTH = attention(normed_BTD, positions_BT, rope, past)
+        out_BTD, k_BKHT, v_BKTH = attention(normed_BTD, positions_BT, rope, past)
         x_BTD = x_BTD + out_BTD
         normed_BTD = Norm(eps, self.dtype, name="post_attention_layernorm")(x_BTD)
-        return x_BTD + MLP(self.config, self.dtype, name="mlp")(normed_BTD), k_BKTH, v_BKTH
+        return x_BTD + MLP(self.config, self.dtype, name="mlp")(normed_BTD), k_BKHT, v_BKTH
 
 
 class Embedding(nn.Module):
@@ -239,8 +239,8 @@ class Qwen2(nn.Module):
         for i in range(c.num_hidden_layers):
             seen = [(segment.k[i], segment.v[i], segment.positions_SC) for segment in past]
             block = Block(c, self.dtype, self.attention, name=f"model.layers.{i}")
-            x_BTD, k_BKTH, v_BKTH = block(x_BTD, positions_BT, rope, seen)
-            ks.append(k_BKTH)
+            x_BTD, k_BKHT, v_BKTH = block(x_BTD, positions_BT, rope, seen)
+            ks.append(k_BKHT)
             vs.append(v_BKTH)
         x_BTD = Norm(c.rms_norm_eps, self.dtype, name="model.norm")(x_BTD)
         head = OutputHead(c, self.dtype, name="lm_head")(embedding_VD)

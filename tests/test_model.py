@@ -180,8 +180,13 @@ def test_padded_batch(pair, side):
 
 @jax.jit
 def write(slots: Segment, new: Segment, n) -> Segment:
-    """`slots` with the one token of `new` in slot n (the last axis but one of keys and values)."""
-    return jax.tree.map(lambda a, b: jax.lax.dynamic_update_slice_in_dim(a, b, n, max(1, a.ndim - 2)), slots, new)
+    """`slots` with the one token of `new` in slot n."""
+
+    def at(axis: int):
+        return lambda a, b: jax.lax.dynamic_update_slice_in_dim(a, b, n, axis)
+
+    k, v = (jax.tree.map(at(axis), old, one) for axis, old, one in ((3, slots.k, new.k), (2, slots.v, new.v)))
+    return Segment(k, v, at(1)(slots.positions_SC, new.positions_SC))
 
 
 def decode(pair: Pair, prompt_BP: np.ndarray, choose) -> tuple[np.ndarray, np.ndarray]:
@@ -191,8 +196,9 @@ def decode(pair: Pair, prompt_BP: np.ndarray, choose) -> tuple[np.ndarray, np.nd
     """
     B, P = prompt_BP.shape
     logits_BTV, prompt = forward(pair.model, pair.params, prompt_BP)
-    empty = tuple(jnp.zeros((*a.shape[:2], STEPS, a.shape[-1])) for a in prompt.k)
-    slots = Segment(empty, empty, jnp.full((B, STEPS), -1, jnp.int32))
+    keys = tuple(jnp.zeros((*a.shape[:3], STEPS)) for a in prompt.k)
+    values = tuple(jnp.zeros((*a.shape[:2], STEPS, a.shape[3])) for a in prompt.v)
+    slots = Segment(keys, values, jnp.full((B, STEPS), -1, jnp.int32))
     all_logits, tokens = [logits_BTV[:, -1]], [choose(0, logits_BTV[:, -1])]
     for n in range(STEPS - 1):
         positions_B1 = np.full((B, 1), P + n, np.int32)

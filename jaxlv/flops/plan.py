@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from jaxlv.config import ModelConfig, RunConfig
-from jaxlv.generate import padded
+from jaxlv.generate import decoding, padded
 from jaxlv.grammar import longest_step
 from jaxlv.ledger import Event
 
@@ -39,7 +39,7 @@ def phases(config: RunConfig, step: Event, test_series: int, steps: int, variabl
     most = horizon * longest_step(variables, config.codec.decimals, DIGITS)
     head = "alphabet" if config.sampling.grammar else step.head
     call = replace(step, kind="generation", accumulate=1, head=head, batch=e.batch_series, length=prompt, samples=e.samples)
-    draw = replace(call, new_tokens=most, slots=prompt + most, count=-(-test_series // e.batch_series))
+    draw = replace(call, **decoding(prompt, most), count=-(-test_series // e.batch_series))
     bare = replace(draw, rank=0, targets=())
     found = [
         Planned(f"training, {t.steps} steps", (replace(step, count=t.steps),)),

@@ -73,15 +73,16 @@ def train_program(work: Work, model: Qwen2, optimizer: OptimizerConfig | None = 
 
 
 def decode_program(work: Work, model: Qwen2, new_tokens: int) -> Program:
-    """One token in each row, as the loop of jaxlv/generate.py runs it: behind prompts of `work.length` tokens and a tail of
-    `new_tokens` slots."""
+    """One token in each row, as the loop of jaxlv/generate.py runs it in its last stage: behind prompts of `work.length`
+    tokens and a tail of `new_tokens` slots."""
     c, ids_A = model.config, output_ids(work)
 
     def segment(slots: int) -> Segment:
-        part: Any = shape(work.batch, c.num_key_value_heads, slots, c.head_dim, dtype=model.dtype)
-        parts = (part,) * c.num_hidden_layers
+        def parts(*sizes: int) -> Any:
+            return (shape(work.batch, c.num_key_value_heads, *sizes, dtype=model.dtype),) * c.num_hidden_layers
+
         positions: Any = shape(work.batch, slots)
-        return Segment(parts, parts, positions)
+        return Segment(parts(c.head_dim, slots), parts(slots, c.head_dim), positions)
 
     def decode(variables, ids_B1, positions_B1, past):
         return read(model, variables, ids_B1, positions_B1, past, None if ids_A is None else jnp.asarray(ids_A))

@@ -72,20 +72,32 @@ def decode(work: Work, cache: int, convention: str) -> int:
 
 
 def generation(
-    work: Work, new_tokens: int, convention: str, *, cached: bool = True, slots: int | None = None, samples: int = 1
+    work: Work,
+    new_tokens: int,
+    convention: str,
+    *,
+    cached: bool = True,
+    slots: int | None = None,
+    stage: int = 0,
+    samples: int = 1,
 ) -> int:
     """FLOPs of `new_tokens` tokens behind prompts of `work.length`, `samples` continuations of each of `work.batch` prompts.
 
     With a cache: one prefill per prompt, whose last position gives the first token, then one decode step for each token.
-    `slots` are the tokens attended to beside the new one; None counts those that are there, a cache that grows. Without a
-    cache every token costs a forward pass over the whole text so far, with logits at its last position.
+    `slots` are the tokens attended to beside the new one, reached from `work.length` in stages of `stage` (0: from the
+    start); None counts those that are there, a cache that grows. Without a cache every token costs a forward pass over the
+    whole text so far, with logits at its last position.
     """
     rows = replace(work, batch=work.batch * samples)
     if not cached:
         return sum(prefill(replace(rows, length=work.length + i), convention) for i in range(new_tokens))
-    if slots is not None:
-        return prefill(work, convention) + new_tokens * decode(rows, slots, convention)
-    return prefill(work, convention) + sum(decode(rows, work.length + i, convention) for i in range(new_tokens))
+    if slots is None:
+        return prefill(work, convention) + sum(decode(rows, work.length + i, convention) for i in range(new_tokens))
+    total = prefill(work, convention)
+    for first in range(0, new_tokens, stage or max(1, new_tokens)):
+        attended = min(slots, work.length + first + stage) if stage else slots
+        total += min(stage or new_tokens, new_tokens - first) * decode(rows, attended, convention)
+    return total
 
 
 def find(name: str) -> Convention:
