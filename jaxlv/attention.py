@@ -83,6 +83,7 @@ def attend_blocked(q_BTNH: jax.Array, positions_BT: jax.Array, k_BKHT: jax.Array
     return jnp.concatenate(blocks, axis=1)
 
 
+@jax.named_scope("fused_attention")
 def attend_cudnn(q_BTNH: jax.Array, positions_BT: jax.Array, k_BKHC: jax.Array, v_BKCH: jax.Array) -> jax.Array:
     """The same attention within one segment by cuDNN's fused kernel (fp16 or bf16, Ampere or newer)."""
     key_B1TC, query_B1TC = positions_BT[:, None, None, :], positions_BT[:, None, :, None]
@@ -92,3 +93,11 @@ def attend_cudnn(q_BTNH: jax.Array, positions_BT: jax.Array, k_BKHC: jax.Array, 
 
 
 KERNELS = {"xla": attend_within, "blocked": attend_blocked, "cudnn": attend_cudnn}
+
+
+def scored_pairs(queries: int, keys: int, kernel: str) -> int:
+    """Pairs of a query and a key whose score a kernel forms; a cache (keys beside the queries' own) is always attended whole."""
+    if kernel != "blocked" or keys != queries:
+        return queries * keys
+    stops = [min(start + QUERY_BLOCK, queries) for start in range(0, queries, QUERY_BLOCK)]
+    return sum((stop - start) * stop for start, stop in zip([0, *stops], stops, strict=False))

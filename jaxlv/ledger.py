@@ -52,6 +52,7 @@ class Event:
     targets: tuple[str, ...] = ()
     head: HeadKind = "frozen"
     train: Train = "adapters"
+    kernel: str = "xla"
     accumulate: int = 1
     samples: int = 1
     new_tokens: int = 0
@@ -61,7 +62,7 @@ class Event:
 
     def work(self, model: ModelConfig) -> Work:
         """One batch of it."""
-        return Work(model, self.batch, self.length, self.rank, self.targets, self.head, self.train)
+        return Work(model, self.batch, self.length, self.rank, self.targets, self.head, self.train, self.kernel)
 
     def flops(self, model: ModelConfig, convention: str) -> int:
         """Its price."""

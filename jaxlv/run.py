@@ -141,6 +141,7 @@ def event_of(config: RunConfig, adapted: bool = True) -> Event:
         targets=overlay.normalise_targets(config.lora.targets) if adapted else (),
         head="alphabet" if alphabet else "frozen",
         train="head" if adapted and config.lora.head == "full" else "adapters",
+        kernel=config.model.attention,
         accumulate=config.train.accumulate,
     )
 

@@ -40,7 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     "generate": {"codec", "config", "errors", "grammar", "model", "tokens"},
     # FLOPs and the budget
     "flops.conventions": set(),
-    "flops.work": {"codec", "config", "errors", "lora", "loss"},
+    "flops.work": {"attention", "codec", "config", "errors", "lora", "loss"},
     "flops.table": {"errors", "flops.conventions", "flops.work"},
     "flops.__init__": {"flops.conventions", "flops.table", "flops.work"},
     "flops.tally": {"flops.conventions"},
@@ -49,8 +49,9 @@ ALLOWED: dict[str, set[str]] = {
     "flops.xla": set(),
     "flops.family": {"config", "errors", "weights"},
     "flops.programs": {"codec", "config", "flops.work", "generate", "lora", "model", "tokens", "train"},
+    "flops.targets": {"errors"},
     "flops.audit": {
-        "errors", "flops.hlo", "flops.jaxpr", "flops.programs", "flops.table", "flops.tally", "flops.work", "flops.xla",
+        "flops.hlo", "flops.jaxpr", "flops.programs", "flops.table", "flops.tally", "flops.targets", "flops.work", "flops.xla",
         "model",
     },
     "flops.plan": {"config", "generate", "grammar", "ledger"},

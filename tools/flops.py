@@ -47,9 +47,9 @@ def arguments() -> argparse.ArgumentParser:
     plan.add_argument("--json", action="store_true", help="print JSON")
     audit = verbs.add_parser("audit", help="formula against jaxpr, HLO and XLA's own figures")
     audit.add_argument("--train", choices=("adapters", "head", "full"), default="adapters", help="what trains")
-    audit.add_argument("--backend", choices=("cpu", "cuda"), default="cpu", help="what the programs are compiled for")
+    audit.add_argument("--backend", choices=("cpu", "cuda"), default="cpu", help="compile for this (cuda: with or without a device)")
     audit.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    audit.add_argument("--attention", choices=("xla", "cudnn"), default="xla", help="cudnn: bfloat16 on cuda")
+    audit.add_argument("--attention", choices=("xla", "blocked", "cudnn"), default="xla", help="cudnn: bfloat16 on a CUDA device")
     for sub in (table, audit):
         sub.add_argument("--model", default="qwen2.5-0.5b", help="name, folder, hub id or embedded (default qwen2.5-0.5b)")
         sub.add_argument("--batch", type=positive, default=4, help="rows (default 4)")
@@ -65,7 +65,9 @@ def work_of(options: argparse.Namespace) -> Work:
     """The work that the arguments name."""
     targets = tuple(part for part in options.targets.split(",") if part)
     train: Train = getattr(options, "train", "adapters")
-    return Work(architecture(options.model), options.batch, options.length, options.rank, targets, options.head, train)
+    kernel = getattr(options, "attention", "xla")
+    model = architecture(options.model)
+    return Work(model, options.batch, options.length, options.rank, targets, options.head, train, kernel)
 
 
 @program(arguments)
@@ -199,18 +201,18 @@ def series_of(config: RunConfig) -> tuple[int, int]:
 
 def show_audit(options: argparse.Namespace) -> None:
     """The audit's rows, totals, what explains the differences, and the verdict."""
-    import jax
-
     from jaxlv.flops import audit as audits
+    from jaxlv.flops import targets
 
     began = time.monotonic()
     work = work_of(options)
-    device = audits.cuda_device() if options.backend == "cuda" else jax.devices("cpu")[0]
+    target = targets.cuda() if options.backend == "cuda" else targets.cpu()
 
     def watch(text: str) -> None:
         print(f"audit: {text}", file=sys.stderr, flush=True)
 
-    found = audits.audit(work, dtype=options.dtype, attention=options.attention, device=device, watch=watch)
+    watch(f"compiled for {target.words}")
+    found = audits.audit(work, dtype=options.dtype, target=target, watch=watch)
     passed = all(one.passed for one in found)
     if options.json:
         print(json.dumps(audits.as_json(found, describe_work(options)), indent=1))

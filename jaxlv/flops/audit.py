@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxlv.errors import JaxlvError
 from jaxlv.flops import programs
 from jaxlv.flops.hlo import HloCount, count_hlo
 from jaxlv.flops.jaxpr import count_closed
 from jaxlv.flops.table import count
-from jaxlv.flops.tally import OTHER, products, total
+from jaxlv.flops.tally import OTHER, marked, products, total
+from jaxlv.flops.targets import Target, cpu
 from jaxlv.flops.work import Work, symbols
 from jaxlv.flops.xla import XlaCount, count_xla
 from jaxlv.model import Qwen2
 
 EQUAL, IN_TOTAL, DIFFERS = "equal", "equal in total", "differs"
+EXCESS = {"dot padded": "padding", "dot repeated": "repeated"}  # what is executed beyond what was asked for, by its mark
 LOWERED_TOLERANCE = 2e-5  # all operations of the jaxpr against XLA's count of the lowered program, which adds in float32
 SCALARS = 256  # operations on scalars, which XLA folds: the difference that remains however small the model is
 
@@ -64,37 +65,43 @@ def audit(
     work: Work,
     *,
     dtype: str = "float32",
-    attention: str = "xla",
-    device: jax.Device | None = None,
+    target: Target | None = None,
     watch: Watch = lambda text: None,
 ) -> list[ProgramAudit]:
-    """The audits of the forward pass, the train step and one decode step of `work`, compiled for `device`.
+    """The audits of the forward pass, the train step and one decode step of `work`, compiled for `target` (default: the CPU).
 
     Everything is made from shapes; no weights are needed. The decode step stands behind a prompt of `work.length` tokens,
     with room for as many new ones.
     """
-    model = Qwen2(work.model, jnp.dtype(dtype), attention)
-    decode = dataclasses.replace(work, length=1, cache=2 * work.length, last_only=True)
+    model, target = Qwen2(work.model, jnp.dtype(dtype), work.kernel), target or cpu()
     plain = dataclasses.replace(work, train="adapters") if work.train == "head" else work
+    decode = dataclasses.replace(work, length=1, cache=2 * work.length, last_only=True, train="adapters")
     made = (
-        (programs.forward_program(plain, model), plain, ("forward",)),
-        (programs.train_program(work, model), work, ("forward", "backward", "recomputed")),
-        (programs.decode_program(plain, model, work.length), dataclasses.replace(decode, train="adapters"), ("forward",)),
+        (programs.forward_program(plain, model), plain),
+        (programs.train_program(work, model), work),
+        (programs.decode_program(plain, model, work.length), decode),
     )
     found = []
-    for program, counted, phases in made:
+    for program, counted in made:
         watch(program.name)
-        with jax.default_device(device):
-            found.append(_audit(program, counted, phases))
+        found.append(_audit(program, counted, target))
     return found
 
 
-def _audit(program: programs.Program, work: Work, phases: Iterable[str]) -> ProgramAudit:
+def compiled_for(program: programs.Program, target: Target) -> tuple[Any, Any, Any]:
+    """(traced, lowered, compiled) of a program for a target."""
     jitted: Any = program.function if hasattr(program.function, "trace") else jax.jit(program.function)
-    traced = jitted.trace(*program.arguments)
-    asked = count_closed(traced.jaxpr)
+    placed = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=target.sharding), program.arguments
+    )
+    traced = jitted.trace(*placed)
     lowered = traced.lower()
-    compiled = lowered.compile()
+    return traced, lowered, lowered.compile(compiler_options=target.options or None)
+
+
+def _audit(program: programs.Program, work: Work, target: Target) -> ProgramAudit:
+    traced, lowered, compiled = compiled_for(program, target)
+    asked = count_closed(traced.jaxpr)
     text = compiled.as_text()
     executed = count_hlo(text)
     formula = analytic(work, program.name)
@@ -134,10 +141,17 @@ def compare(
 ) -> list[AuditRow]:
     """A row for every component and phase that any counter knows.
 
-    Where the compiler has dropped the names of some products, their components cannot be told apart: then a row that the
-    HLO does not match is "equal in total" if the program's totals agree.
+    What the compiler executes beyond what was asked for stands in rows of its own: operands that it padded, products that
+    several fusions repeat. Where it has dropped the names of some products, their components cannot be told apart: then a
+    row that the HLO does not match is "equal in total" if the program's totals agree.
     """
-    compiled = products(executed.tallies)
+    compiled, extra = products(executed.tallies), []
+    for mark, word in EXCESS.items():
+        for where, most in marked(executed.tallies, mark).items():
+            excess = compiled[where] - asked.get(where, 0)
+            if 0 < excess <= most:
+                compiled[where] -= excess
+                extra.append(AuditRow(f"{where[0]}, {word}", where[1], program, 0, 0, excess, f"{word}: executed, not asked for"))
     nameless = any(component == OTHER for component, _ in compiled)
     agree = sum(formula.values()) == sum(asked.values()) == sum(compiled.values())
     rows = []
@@ -146,7 +160,7 @@ def compare(
         in_total = nameless and agree and (three[0] == three[1] or where[0] == OTHER)
         verdict = EQUAL if len(set(three)) == 1 else IN_TOTAL if in_total else DIFFERS
         rows.append(AuditRow(*where, program, *three, verdict))
-    return rows
+    return rows + extra
 
 
 def gates(found: ProgramAudit, folded: int = 0) -> dict[str, bool]:
@@ -195,7 +209,7 @@ def explain(work: Work) -> list[str]:
     v = symbols(work)
     grouped = 2 * v["L"] * 2 * v["T"] * v["H"] * (v["N"] - v["K"]) * v["D"]
     adapters = sum(flops for (component, phase), flops in rows.items() if "lora" in component and phase == "forward")
-    attention = sum(rows[name, "forward"] for name in ("scores", "weighted sum"))
+    attention = sum(rows.get((name, "forward"), 0) for name in ("scores", "weighted sum", "fused attention"))
     padding = sum(flops for (component, _), flops in rows.items() if component == "padding")
     if work.train == "full":
         whole = 3 * ahead
@@ -229,11 +243,3 @@ def as_json(found: list[ProgramAudit], settings: dict[str, object]) -> dict[str,
 def _xla_totals(one: ProgramAudit) -> dict[str, int]:
     stages = (("xla_lowered", one.lowered), ("xla_compiled", one.compiled))
     return {name: int(said.flops + said.transcendentals) for name, said in stages if said.flops is not None}
-
-
-def cuda_device() -> jax.Device:
-    """The first CUDA device; JaxlvError where there is none."""
-    try:
-        return jax.devices("cuda")[0]
-    except RuntimeError:
-        raise JaxlvError("no CUDA device here", where="--backend cuda", hint="use --backend cpu") from None

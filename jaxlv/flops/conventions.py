@@ -202,12 +202,14 @@ EXACT = (
     *_linear("q", GROUPED["q"], "x0"),
     *_linear("k", GROUPED["k"], "x0"),
     *_linear("v", GROUPED["v"], "x0"),
-    row("scores", "L", dot="B * N | S, D, C"),
-    row("scores", "(L - 1) * t + q0", "backward", dot="B * N | S, C, D"),  # of the queries
-    row("scores", "(L - 1) * t + k0", "backward", dot="B * N | C, S, D"),  # of the keys
-    row("weighted sum", "L", dot="B * N | S, C, D"),
-    row("weighted sum", "(L - 1) * t + s0", "backward", dot="B * N | S, D, C"),  # of the weights
-    row("weighted sum", "(L - 1) * t + v0", "backward", dot="B * N | C, S, D"),  # of the values
+    row("scores", "L * dense", dot="B * N | X, D, 1"),
+    row("scores", "((L - 1) * t + q0) * dense", "backward", dot="B * N | X, D, 1"),  # of the queries
+    row("scores", "((L - 1) * t + k0) * dense", "backward", dot="B * N | X, D, 1"),  # of the keys
+    row("weighted sum", "L * dense", dot="B * N | X, D, 1"),
+    row("weighted sum", "((L - 1) * t + s0) * dense", "backward", dot="B * N | X, D, 1"),  # of the weights
+    row("weighted sum", "((L - 1) * t + v0) * dense", "backward", dot="B * N | X, D, 1"),  # of the values
+    row("fused attention", "L * fused", dot="2 * B * N | X, D, 1"),
+    row("fused attention", "((L - 1) * t + a0) * fused", "backward", dot="5 * B * N | X, D, 1"),  # scores formed again
     *_linear("o", GROUPED["o"], "a0"),
     *_linear("gate", GROUPED["gate"], "m0"),
     *_linear("up", GROUPED["up"], "m0"),
@@ -262,15 +264,15 @@ ELEMENTWISE = (
     *(row(f"{n}_proj", "L * full", "backward", add=f"(T - 1) * {heads} * D") for n, heads in ("qN", "kK", "vK")),
     row("embedding", "full", "backward", add="T * H + V * H"),
     row("head", "head", "backward", add="G * V * H"),
-    row("scores", "L", mul="T * N * D"),
-    row("scores", REACHED["q"], "backward", mul="T * N * D"),
-    row("mask", "L", integer="B * C + 2 * B * S * C", compare="B * N * S * C", convert="1"),
-    row("mask", REACHED["a"], "backward", compare="B * N * S * C"),
-    row("softmax", "L", compare="B * N * S * (C - 1)", exp="B * N * S * C + T * N", mul="T * N * (D + 1)", div="T * N * D",
-        add="B * N * S * (2 * C - 1) + T * N"),
-    row("softmax", REACHED["a"], training=True, mul="T * N", div="T * N"),
-    row("softmax", REACHED["a"], "backward", mul="B * N * S * C + T * N * (3 * D + 1)", div="T * N * D", add="T * N * D"),
-    row("weighted sum", REACHED["a"], "backward", add="B * N * S * C"),
+    row("scores", "L * dense", mul="T * N * D"),
+    row("scores", REACHED["q"] + " * dense", "backward", mul="T * N * D"),
+    row("mask", "L * dense", integer="B * C + 2 * B * X", compare="B * N * X", convert="1"),
+    row("mask", REACHED["a"] + " * dense", "backward", compare="B * N * X"),
+    row("softmax", "L * dense", compare="B * N * (X - S)", exp="B * N * X + T * N", mul="T * N * (D + 1)", div="T * N * D",
+        add="B * N * (2 * X - S) + T * N"),
+    row("softmax", REACHED["a"] + " * dense", training=True, mul="T * N", div="T * N"),
+    row("softmax", REACHED["a"] + " * dense", "backward", mul="B * N * X + T * N * (3 * D + 1)", div="T * N * D", add="T * N * D"),
+    row("weighted sum", REACHED["a"] + " * dense", "backward", add="B * N * X"),
     row("activation", "L", mul="2 * T * I", add="2 * T * I", exp="T * I", div="T * I"),
     row("activation", REACHED["p"], "recomputed", mul="2 * T * I", add="3 * T * I", exp="T * I", div="T * I"),
     row("activation", REACHED["p"], "backward", mul="5 * T * I", add="T * I"),

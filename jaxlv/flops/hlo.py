@@ -1,8 +1,10 @@
 """Matrix products counted in compiled HLO text: what the compiler left to be executed.
 
 Read are dots, also inside fusions, calls and loops with a known trip count, the library calls that replace them on CUDA
-(cuBLAS, cuBLASLt, cuDNN attention), and products that the compiler has turned into multiplications and a sum. Loops whose
-trip count the text does not tell, and custom calls without a rule, are listed: such a count is not to be trusted.
+(cuBLAS, cuBLASLt, cuDNN attention), and products that the compiler has turned into multiplications and a sum. What is
+executed can be more than what was asked for: operands are padded to what a kernel takes, and a fusion repeats a small
+product instead of waiting for it. Both are marked, so that the excess can be told from an error. Loops whose trip count the
+text does not tell, and custom calls without a rule, are listed: such a count is not to be trusted.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import functools
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,11 +29,13 @@ NAME = re.compile(r"%([\w.\-]+)")
 OP_NAME = re.compile(r'op_name="([^"]*)"')
 TARGET = re.compile(r'custom_call_target="([^"]*)"')
 TRIPS = re.compile(r'"known_trip_count":\s*\{"n":\s*"?(\d+)"?\}')
+INDEX = re.compile(r"\bindex=(\d+)")
 GEMMS = ("__cublas$gemm", "__cublas$lt$matmul", "__cublas$lt$matmul$f8")
 FREE_CALLS = re.compile(
     r"Sharding|SPMD|AllocateBuffer|annotate_device_placement|MoveToHost|MoveToDevice|LayoutConstraint|TopK|__cub\$|"
     r"PadToStatic|SliceToDynamic|Eigen\w*Sort|xla\.gpu\.ext\.|cu_threefry2x32"
 )
+PASSED_ON = ("bitcast", "reshape", "transpose", "copy", "convert", "bitcast-convert")  # the same values in other clothes
 LEFT_OUT = ("reduce", "reduce-window", "scatter", "sort", "map", "select-and-scatter", "all-reduce", "reduce-scatter")
 
 
@@ -43,6 +48,7 @@ class Instruction:
     opcode: str
     operands: tuple[str, ...]
     attributes: str
+    parameter: int = -1  # its number, where it is one
 
     @property
     def scope(self) -> str:
@@ -71,7 +77,11 @@ def count_hlo(text: str) -> HloCount:
     """The matrix products of a compiled module, from `compiled.as_text()`; JaxlvError where the text is not HLO."""
     module = parse(text)
     result = HloCount()
-    result.tallies = _Walk(module, result.doubts).computation(module.entry, "")
+    walk = _Walk(module, result.doubts)
+    result.tallies = walk.computation(module.entry, "")
+    for (scope, flops), times in walk.rewritten.items():
+        if times > 1:
+            result.tallies[place(scope)]["dot repeated"] += (times - 1) * flops
     result.doubts = sorted(set(result.doubts))
     return result
 
@@ -101,7 +111,9 @@ def _instruction(name: str, text: str) -> Instruction:
     start = rest.index("(")
     end = _closing(rest, start)
     shapes = tuple(tuple(int(size) for size in sizes.split(",") if size) for _, sizes in ARRAY.findall(kind))
-    return Instruction(name, shapes, opcode.strip(), tuple(NAME.findall(rest[start:end])), rest[end + 1 :])
+    opcode, inside = opcode.strip(), rest[start:end]
+    number = int(inside[1:]) if opcode == "parameter" else -1
+    return Instruction(name, shapes, opcode, tuple(NAME.findall(inside)), rest[end + 1 :], number)
 
 
 def _closing(text: str, start: int) -> int:
@@ -116,6 +128,14 @@ def _closing(text: str, start: int) -> int:
 class _Walk:
     def __init__(self, module: Module, doubts: list[str]):
         self.module, self.doubts = module, doubts
+        self.rewritten: Counter[tuple[str, int]] = Counter()  # products turned into sums, by scope and FLOPs
+        self.callers = {
+            id(module.computations[called]): (one, home)
+            for home in module.computations.values()
+            for one in home.values()
+            if one.opcode == "fusion"
+            for called in _called(one, "calls")
+        }
 
     @functools.cache  # noqa: B019 - a walk lives as long as one count
     def computation(self, name: str, scope: str) -> Tallies:
@@ -131,13 +151,15 @@ class _Walk:
         scope = one.scope or scope
         shapes = [home[name].shapes[0] if name in home and home[name].shapes else () for name in one.operands]
         if one.opcode == "dot":
-            return {place(scope): _product(shapes[0], shapes[1], one.shapes[0], _dimensions(one.attributes))}
+            return {place(scope): self._marked(one, home, _product(*shapes[:2], _dimensions(one.attributes)))}
         if one.opcode == "multiply" and _was_product(one, home):
-            return {place(one.scope): Tally(dot=2 * math.prod(one.shapes[0]))}
+            flops = 2 * math.prod(one.shapes[0])
+            self.rewritten[one.scope, flops] += 1
+            return {place(one.scope): Tally(dot=flops)}
         if one.opcode == "convolution":
             self.doubts.append(f"convolution {one.name}: no rule")
         if one.opcode == "custom-call":
-            return self._custom(one, shapes, scope)
+            return self._custom(one, home, shapes, scope)
         if one.opcode == "conditional":
             branches = [self.computation(name, scope) for name in _called(one, "branch_computations", "_computation")]
             return max(branches, key=lambda branch: sum(tally["dot"] for tally in branch.values()), default={})
@@ -159,11 +181,40 @@ class _Walk:
         times = int(known[1]) if known else 1
         return {where: Tally({k: times * n for k, n in tally.items()}) for where, tally in found.items()}
 
-    def _custom(self, one: Instruction, shapes: list[tuple[int, ...]], scope: str) -> Tallies:
+    def _marked(self, one: Instruction, home: Mapping[str, Instruction], tally: Tally) -> Tally:
+        """The tally of a product, marked where a side of it is padded."""
+        if any(self._padded(name, home) for name in one.operands[:2]):
+            tally["dot padded"] = tally["dot"]
+        return tally
+
+    def _padded(self, name: str, home: Mapping[str, Instruction]) -> bool:
+        """Has a value been filled up with zeros, here or where it comes from?"""
+        one = home.get(name)
+        while one is not None and one.opcode in PASSED_ON and one.operands:
+            one = home.get(one.operands[0])
+        if one is None:
+            return False
+        if one.opcode == "get-tuple-element" and (source := home.get(one.operands[0])) and source.opcode == "fusion":
+            inside = self.module.computations[next(_called(source, "calls"))]
+            part = int(INDEX.search(one.attributes)[1])  # type: ignore[index]
+            return self._padded(inside[next(reversed(inside))].operands[part], inside)
+        if one.opcode == "fusion":
+            inside = self.module.computations[next(_called(one, "calls"))]
+            return self._padded(next(reversed(inside)), inside)
+        if one.opcode == "parameter":
+            if id(home) not in self.callers:
+                return False
+            caller, outside = self.callers[id(home)]
+            return self._padded(caller.operands[one.parameter], outside)
+        return one.opcode == "pad"
+
+    def _custom(
+        self, one: Instruction, home: Mapping[str, Instruction], shapes: list[tuple[int, ...]], scope: str
+    ) -> Tallies:
         target = (TARGET.search(one.attributes) or [""] * 2)[1]
         if target in GEMMS:
             dimensions = _numbers(_config(one).get("gemm_backend_config", {}).get("dot_dimension_numbers", {}))
-            return {place(scope): _product(shapes[0], shapes[1], one.shapes[0], dimensions)}
+            return {place(scope): self._marked(one, home, _product(*shapes[:2], dimensions))}
         if target.startswith("__cudnn$fmha"):
             return {place(scope): _attention(one, target, shapes)}
         if not FREE_CALLS.search(target):
@@ -185,7 +236,7 @@ def _was_product(one: Instruction, home: Mapping[str, Instruction]) -> bool:
     return both or any(user.opcode == "reduce" and one.name in user.operands for user in home.values())
 
 
-def _product(left: tuple[int, ...], right: tuple[int, ...], out: tuple[int, ...], d: Dimensions) -> Tally:
+def _product(left: tuple[int, ...], right: tuple[int, ...], d: Dimensions) -> Tally:
     """2 x elements of the result x contracted length; the batch dimensions are part of the result."""
     batch = math.prod(left[i] for i in d["lhs_batch"])
     n = math.prod(left[i] for i in d["lhs_contracting"])

@@ -53,6 +53,10 @@ REDUCTIONS = {
 }  # fmt: skip
 CUMULATIVE = {"cumsum": "add", "cumprod": "mul", "cummax": "compare", "cummin": "compare", "cumlogsumexp": "exp"}
 SCATTERS = {"scatter-add": "add", "scatter_add": "add", "scatter-mul": "mul", "scatter_mul": "mul"}
+FUSED_ATTENTION = {  # matrix products: forward 2; backward 5, for the scores are formed again (Dao et al. 2022)
+    "dot_product_attention_fwd_wrapper": 2,
+    "dot_product_attention_bwd_wrapper": 5,
+}
 THREEFRY = 31  # integer operations for each 32-bit word of random bits, as XLA counts them
 
 
@@ -129,6 +133,9 @@ def _rule(equation: Any) -> Tally | None:
     if name == "conv_general_dilated":
         kernel, features = equation.invars[1].aval.shape, parameters["dimension_numbers"].rhs_spec[0]
         return dot(1, out, math.prod(kernel) // kernel[features], 1)
+    if name in FUSED_ATTENTION:
+        (batch, queries, heads, size), keys = equation.invars[0].aval.shape, equation.invars[1].aval.shape[1]
+        return dot(FUSED_ATTENTION[name] * batch * heads, queries, size, keys)
     if name == "integer_pow":
         power = abs(parameters["y"])
         multiplications = max(0, power.bit_length() - 1 + power.bit_count() - 1)

@@ -19,6 +19,7 @@ SCOPES = tuple(
         (r"(q|k|v|o|gate|up|down)_proj", r"\1_proj"),
         (r"norm|layernorm", "norms"),
         (r"rope", "rope"),
+        (r"fused_attention", "fused attention"),
         (r"scores", "scores"),
         (r"mask", "mask"),
         (r"softmax", "softmax"),
@@ -83,6 +84,11 @@ def total(tallies: Tallies) -> Tally:
     for tally in tallies.values():
         result.update(tally)
     return result
+
+
+def marked(tallies: Tallies, mark: str) -> dict[tuple[str, str], int]:
+    """{(component, phase): FLOPs of the products with a mark, "dot padded" or "dot repeated"}, without zeros."""
+    return {(where.component, where.phase): tally[mark] for where, tally in tallies.items() if tally[mark]}
 
 
 def products(tallies: Tallies) -> dict[tuple[str, str], int]:

@@ -8,7 +8,8 @@ Q  positions that the head runs at        D  head size                          
 M  = Q padded to whole chunks, G of them  I  intermediate size           x0 ... p0
 R  rank                                   V  tokens of the head                  1 if the gradient reaches that input
 P  parameters but the embedding's         A  parameters of the adapters          of layer 0 (see `symbols`)
-W  parameters that train
+W  parameters that train                  X  pairs of a query and a key      fused   1 if attention is one fused kernel,
+                                             whose score is formed           dense   1 if it is not
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from jaxlv.attention import scored_pairs
 from jaxlv.codec import SYMBOLS
 from jaxlv.config import ModelConfig
 from jaxlv.errors import JaxlvError
@@ -37,6 +39,7 @@ class Work:
     targets: tuple[str, ...] = ("q_proj", "v_proj")
     head: HeadKind = "frozen"  # "alphabet": formed over the 13 symbols of the number format alone
     train: Train = "adapters"  # "head": the adapters and the head's weight; "full": every weight
+    kernel: str = "xla"  # of the attention: a key of jaxlv.attention.KERNELS
     cache: int = 0  # tokens attended to beside the new ones
     last_only: bool = False  # the head runs at each row's last position alone, as in a prefill
 
@@ -68,6 +71,7 @@ def symbols(work: Work) -> dict[str, int]:
     adapted = {"q": q, "k": k, "v": v, "o": o, "gate": gate, "up": up, "down": down}
     A = sum(L * work.rank * sum(shapes[name]) for name, is_target in adapted.items() if is_target)
     chunk, chunks = chunks_of(Q, V)
+    fused = int(work.kernel == "cudnn" and not work.cache)
     W = A + full * (P + m.vocab_size * H) + (head - full) * m.vocab_size * H
     # The gradient with respect to a tensor is formed only if a trained weight stands before it. In every layer but the
     # first the input depends on an adapter (t); in the first nothing does up to the first adapted product.
@@ -81,6 +85,6 @@ def symbols(work: Work) -> dict[str, int]:
     return {
         "B": B, "S": S, "C": S + work.cache, "T": B * S, "Q": Q, "M": chunk * chunks, "G": chunks, "R": work.rank,
         "H": H, "L": L, "N": N, "K": K, "D": D, "I": FF, "V": V, "P": P, "A": A, "W": W,
-        **adapted, "full": full, "head": head, "t": t,
+        **adapted, "full": full, "head": head, "t": t, "fused": fused, "dense": 1 - fused, "X": scored_pairs(S, S + work.cache, work.kernel),
         "x0": x0, "q0": q0, "k0": k0, "v0": v0, "s0": s0, "a0": a0, "m0": m0, "p0": p0,
     }  # fmt: skip

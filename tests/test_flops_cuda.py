@@ -1,0 +1,106 @@
+"""Programs compiled for CUDA, from texts that XLA's CUDA compiler wrote (tests/golden/make.py): no device is needed."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxlv.config import ModelConfig
+from jaxlv.flops import Work, audit, programs
+from jaxlv.flops.hlo import count_hlo
+from jaxlv.flops.jaxpr import count_jaxpr
+from jaxlv.flops.tally import products
+from jaxlv.model import Qwen2
+
+GOLDEN = Path(__file__).parent / "golden"
+SMALL = ModelConfig(512, 64, 160, 2, 4, 2, 16, tie_word_embeddings=True)
+WIDE = ModelConfig(512, 256, 192, 2, 4, 2, 64, tie_word_embeddings=True)  # cuDNN takes head sizes that are multiples of 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A program, what the compiler was told, and the excess that it executes: {component, word: FLOPs}."""
+
+    program: str
+    work: Work
+    dtype: str = "bfloat16"
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    excess: frozenset[str] = frozenset()
+
+
+CUBLAS = {"xla_gpu_enable_triton_gemm": False}
+CASES = {
+    "train-triton": Case(
+        "train_step", Work(SMALL, 2, 64, 4), excess=frozenset({"down_proj, padding", "gate_proj, padding", "up_proj, padding"})
+    ),
+    "train-cublas": Case(
+        "train_step", Work(SMALL, 2, 64, 4), options=CUBLAS,
+        excess=frozenset({f"{name}_proj lora {part}, padding" for name in "qv" for part in "AB"}),
+    ),
+    "train-cudnn": Case("train_step", Work(WIDE, 2, 64, 8, kernel="cudnn")),
+    "forward-float32": Case("forward", Work(SMALL, 2, 64, 4), "float32"),
+    "decode-1": Case("decode_step", Work(SMALL, 1, 64, 4), excess=frozenset({"q_proj lora B, repeated"})),
+    "decode-2-cublas": Case("decode_step", Work(SMALL, 2, 64, 8), options=CUBLAS, excess=frozenset({"every, padding"})),
+}  # fmt: skip
+
+
+def program_of(case: Case) -> programs.Program:
+    """The program on abstract arguments."""
+    model = Qwen2(case.work.model, jnp.dtype(case.dtype), case.work.kernel)
+    if case.program == "decode_step":
+        return programs.decode_program(case.work, model, 64)
+    return (programs.forward_program if case.program == "forward" else programs.train_program)(case.work, model)
+
+
+def formula_of(case: Case) -> dict[tuple[str, str], int]:
+    """The formula's rows."""
+    work = case.work
+    if case.program == "decode_step":
+        work = dataclasses.replace(work, length=1, cache=128, last_only=True)
+    return audit.analytic(work, case.program)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_formula_jaxpr_and_cuda_text_agree(name, monkeypatch):
+    """Per component and phase; what the compiler executes beyond it is padding, or repeated by a fusion, in its own row."""
+    case = CASES[name]
+    text = gzip.decompress((GOLDEN / f"{name}.hlo.gz").read_bytes()).decode()
+    executed = count_hlo(text)
+    if case.work.kernel == "cudnn":
+        let_cudnn_trace(monkeypatch)
+    program = program_of(case)
+    asked = products(count_jaxpr(program.function, *program.arguments))
+    rows = audit.compare(name, formula_of(case), asked, executed)
+    assert not executed.doubts
+    own = {(row.component, row.phase): row for row in rows}
+    assert {row.verdict for row in rows if row.jaxpr} == {audit.EQUAL}, rows
+    beyond = {component for component, _ in own if component.endswith(tuple(audit.EXCESS.values()))}
+    if case.excess == {"every, padding"}:
+        assert {f"{component}, padding" for component, _ in asked} == beyond
+    else:
+        assert beyond == case.excess
+    assert sum(row.hlo for row in rows) == sum(products(executed.tallies).values())
+
+
+def let_cudnn_trace(monkeypatch) -> None:
+    """Tracing cuDNN's attention asks for a device of the right kind; here there is none."""
+    cudnn = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo", reason="jax keeps cuDNN attention elsewhere")
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91_000)
+    monkeypatch.setattr(cudnn, "check_compute_capability", lambda *_: True)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("jax_cuda12_plugin") is None, reason="needs jaxlv[cuda-compiler]")
+def test_the_audit_compiles_for_a_device_that_is_not_there():
+    from jaxlv.flops.targets import cuda
+
+    if jax.default_backend() != "cpu":
+        pytest.skip("there is a device")
+    for found in audit.audit(Work(SMALL, 2, 64, 4), dtype="bfloat16", target=cuda()):
+        assert found.passed, found.gates
