@@ -96,7 +96,7 @@ KERNELS = {"xla": attend_within, "blocked": attend_blocked, "cudnn": attend_cudn
 
 
 def scored_pairs(queries: int, keys: int, kernel: str) -> int:
-    """Pairs of a query and a key whose score a kernel forms; a cache (keys beside the queries' own) is always attended whole."""
+    """Pairs of a query and a key whose score a kernel forms; where there are more keys than queries, all of them."""
     if kernel != "blocked" or keys != queries:
         return queries * keys
     stops = [min(start + QUERY_BLOCK, queries) for start in range(0, queries, QUERY_BLOCK)]

@@ -295,11 +295,14 @@ class EvaluateConfig:
     series: int = 0  # at most this many test series; 0 = all
     seed: int = 0
     batch_series: int = 8  # series decoded together
+    unmasked_samples: int = 4  # samples per series drawn without the grammar, to count how many parse; 0 = none
 
     def __post_init__(self) -> None:
         for name in ("context", "horizon", "samples", "batch_series"):
             if getattr(self, name) < 1:
                 raise JaxlvError("must be at least 1", where=f"evaluate.{name}", found=getattr(self, name))
+        if self.unmasked_samples < 0:
+            raise JaxlvError("must not be negative", where="evaluate.unmasked_samples", found=self.unmasked_samples)
 
 
 @dataclass(frozen=True)

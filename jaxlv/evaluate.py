@@ -61,13 +61,11 @@ def evaluate(
     series: SeriesSet,
     config: EvaluateConfig,
     *,
-    unmasked_samples: int = 4,
     on_batch: Callable[[str, int], None] = lambda name, done: None,
 ) -> tuple[dict[str, Any], dict[str, Forecast]]:
     """(metrics, forecasts): a row for each forecaster and each baseline, and the forecasters' trajectories.
 
-    `metrics` is {"protocol": {...}, "rows": [...]}, plain numbers as json holds them. With `unmasked_samples` > 0 so many
-    samples per series are also drawn without the grammar, to count how many parse. `on_batch(name, series done)`.
+    `metrics` is {"protocol": {...}, "rows": [...]}, plain numbers as json holds them. `on_batch(name, series done)`.
     """
     context_NCV, truth_NHV = truth_of(series, config.context, config.horizon)
     forecasts, rows = {}, []
@@ -89,15 +87,15 @@ def evaluate(
         masked = forecaster.sampling.grammar
         row["valid_share"] = forecast.valid_share if masked else None
         row["valid_share_unmasked"] = None if masked else forecast.valid_share
-        if masked and unmasked_samples:
-            free = draw(forecaster.with_sampling(grammar=False), unmasked_samples, f"{name}, unmasked")
+        if masked and config.unmasked_samples:
+            free = draw(forecaster.with_sampling(grammar=False), config.unmasked_samples, f"{name}, unmasked")
             row["valid_share_unmasked"] = free.valid_share
             row["stops_unmasked"] = free.stops
         rows.append(row)
     for name, baseline in BASELINES.items():
         rows.append(score(name, baseline(context_NCV, config.horizon), truth_NHV, context_NCV, series))
     first = next(iter(forecasters.values()), None)
-    return {"protocol": protocol(series, config, first, unmasked_samples), "rows": rows}, forecasts
+    return {"protocol": protocol(series, config, first), "rows": rows}, forecasts
 
 
 def score(
@@ -165,9 +163,7 @@ def _pooled_r2(point_NHV: np.ndarray, truth_NHV: np.ndarray) -> np.ndarray:
     return 1 - error_V / np.where(spread_V > 0, spread_V, np.nan)
 
 
-def protocol(
-    series: SeriesSet, config: EvaluateConfig, forecaster: Forecaster | None, unmasked_samples: int
-) -> dict[str, Any]:
+def protocol(series: SeriesSet, config: EvaluateConfig, forecaster: Forecaster | None) -> dict[str, Any]:
     """Every setting that the figures depend on, with units and definitions."""
     settings: dict[str, Any] = {
         "data": Path(series.source["path"]).name if "path" in series.source else "simulated series",
@@ -177,7 +173,7 @@ def protocol(
         "context": config.context,
         "horizon": config.horizon,
         "samples": config.samples,
-        "unmasked_samples": unmasked_samples,
+        "unmasked_samples": config.unmasked_samples,
         "seed": config.seed,
     }
     if forecaster is not None:

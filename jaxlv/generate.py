@@ -11,7 +11,9 @@ K key/value heads, H head size.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -36,7 +38,7 @@ class Generated(NamedTuple):
 
     ids_SNC: np.ndarray
     lengths_SN: np.ndarray
-    iterations: int  # of the decode loop, each of which makes a token in every row
+    iterations: int  # of the decode loop, each of which makes a token in every row; of its longest part
 
 
 class DecodeState(NamedTuple):
@@ -89,22 +91,43 @@ def generate(
     for row, prompt in enumerate(prompts):
         ids_SP[row, width - len(prompt) :] = prompt
         positions_SP[row, width - len(prompt) :] = np.arange(len(prompt))
-    ids_BC, iterations = _generate(
-        variables,
-        ids_SP,
-        positions_SP,
-        row_keys(seed, range(len(prompts)) if series is None else series, samples),
-        None if grammar is None else (jnp.asarray(grammar.allowed_QA), jnp.asarray(grammar.next_QA)),
-        jnp.asarray(alphabet.ids_A),
-        model=model,
-        sampling=sampling,
-        samples=samples,
-        steps=steps,
-        max_new_tokens=max_new_tokens,
-        end_ids=alphabet.end_ids,
-    )
-    ids_SNC = np.asarray(ids_BC).reshape(len(prompts), samples, -1)
-    return Generated(ids_SNC, (ids_SNC >= 0).sum(-1), int(iterations))
+    keys_SN = row_keys(seed, range(len(prompts)) if series is None else series, samples).reshape(-1, samples)
+
+    def part(rows: np.ndarray) -> tuple[np.ndarray, int]:
+        ids_BC, iterations = _generate(
+            variables,
+            ids_SP[rows],
+            positions_SP[rows],
+            keys_SN[rows].reshape(-1),
+            None if grammar is None else (jnp.asarray(grammar.allowed_QA), jnp.asarray(grammar.next_QA)),
+            jnp.asarray(alphabet.ids_A),
+            model=model,
+            sampling=sampling,
+            samples=samples,
+            steps=steps,
+            max_new_tokens=max_new_tokens,
+            end_ids=alphabet.end_ids,
+        )
+        return np.asarray(ids_BC).reshape(len(rows), samples, -1), int(iterations)
+
+    parts = np.split(np.arange(len(prompts)), parallel_parts(len(prompts)))
+    if len(parts) == 1:
+        results = [part(parts[0])]
+    else:
+        with ThreadPoolExecutor(len(parts)) as pool:
+            results = list(pool.map(part, parts))
+    ids_SNC = np.concatenate([ids_SNC for ids_SNC, _ in results])
+    return Generated(ids_SNC, (ids_SNC >= 0).sum(-1), max(iterations for _, iterations in results))
+
+
+def parallel_parts(series: int) -> int:
+    """Equal parts that so many series are decoded in at once: on a CPU one per core, where they divide the series.
+
+    XLA runs the small products of a decode step on one core; an accelerator takes the whole batch.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    most = min(cores, series) if jax.default_backend() == "cpu" else 1
+    return next(parts for parts in range(most, 0, -1) if series % parts == 0)
 
 
 def padded(length: int) -> int:
@@ -117,7 +140,7 @@ def stage(new_tokens: int) -> int:
     return -(-new_tokens // (STAGES * STAGE_MULTIPLE)) * STAGE_MULTIPLE
 
 
-def decoding(prompt: int, new_tokens: int) -> dict[str, int]:
+def decoding(prompt: int, new_tokens: int) -> dict[str, Any]:
     """What the loop runs behind a padded prompt, at its longest, in the words of a ledger's event (jaxlv.ledger.Event)."""
     return {"new_tokens": new_tokens, "slots": prompt + new_tokens, "stage": stage(new_tokens)}
 
@@ -199,6 +222,9 @@ def _generate(
             done_B,
         )
 
+    def unfinished(last: int, state: DecodeState) -> jax.Array:
+        return (state.drawn < last) & ~state.done_B.all()
+
     state = DecodeState(
         jnp.int32(0),
         jnp.full((rows, max_new_tokens), -1, jnp.int32),
@@ -213,7 +239,7 @@ def _generate(
     for first in range(0, max_new_tokens, stage(max_new_tokens)):
         last = min(first + stage(max_new_tokens), max_new_tokens)
         state = state._replace(tail=_grown(state.tail, last - first))
-        state = jax.lax.while_loop(lambda s, last=last: (s.drawn < last) & ~s.done_B.all(), body, state)
+        state = jax.lax.while_loop(functools.partial(unfinished, last), body, state)
     return state.ids_BC, state.drawn
 
 

@@ -40,7 +40,8 @@ class Event:
     """Work with its shapes: `count` train steps of `accumulate` micro-batches, validation batches, or generations.
 
     A generation reads `batch` prompts of `length` tokens and makes `new_tokens` tokens in `samples` continuations of each,
-    by as many iterations of a loop that attends to `slots` slots, reached in stages of `stage`. `step` is the first step, or the step at which it ran.
+    by as many iterations of a loop that attends to `slots` slots, reached in stages of `stage`. `step` is the first step,
+    or the step at which it ran.
     """
 
     kind: Kind
@@ -81,8 +82,15 @@ def _price_of_one(event: Event, model: ModelConfig, convention: str) -> int:
         return event.accumulate * count(work, convention).total_train_step
     if event.kind == "validation":
         return sum(row.count for row in count(work, convention).rows if row.phase == "forward")
-    shape = {"cached": event.cached, "slots": event.slots if event.cached else None, "stage": event.stage}
-    return generation(work, event.new_tokens, convention, samples=event.samples, **shape)
+    return generation(
+        work,
+        event.new_tokens,
+        convention,
+        cached=event.cached,
+        slots=event.slots if event.cached else None,
+        stage=event.stage,
+        samples=event.samples,
+    )
 
 
 @dataclass(frozen=True)

@@ -245,6 +245,8 @@ def fit(
             report(*pending)
             pending = None
         on_state(step + 1, state)
+        if not pending:
+            clock = time.perf_counter()  # the device stood still: what on_state took is no part of a step
     if pending:
         report(*pending)
     return state

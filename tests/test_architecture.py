@@ -51,8 +51,8 @@ ALLOWED: dict[str, set[str]] = {
     "flops.programs": {"codec", "config", "flops.work", "generate", "lora", "model", "tokens", "train"},
     "flops.targets": {"errors"},
     "flops.audit": {
-        "flops.hlo", "flops.jaxpr", "flops.programs", "flops.table", "flops.tally", "flops.targets", "flops.work", "flops.xla",
-        "model",
+        "flops.hlo", "flops.jaxpr", "flops.programs", "flops.table", "flops.tally", "flops.targets", "flops.work",
+        "flops.xla", "model",
     },
     "flops.plan": {"config", "generate", "grammar", "ledger"},
     "ledger": {"config", "errors", "flops.table", "flops.work"},

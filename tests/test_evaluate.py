@@ -36,7 +36,7 @@ def forecaster(tiny_base) -> Forecaster:
 
 @pytest.fixture(scope="module")
 def measured(forecaster, series) -> tuple[dict[str, Any], dict]:
-    return evaluate({"tuned": forecaster}, series, CONFIG, unmasked_samples=2)
+    return evaluate({"tuned": forecaster}, series, replace(CONFIG, unmasked_samples=2))
 
 
 def strict_json(value: Any) -> str:
@@ -176,7 +176,7 @@ def test_the_protocol_holds_every_setting(measured, forecaster):
 @pytest.mark.parametrize("rule", ["xu", "rai"])
 def test_the_protocol_says_when_the_scale_looks_at_the_future(rule, forecaster, series):
     peeking = replace(forecaster, codec=Codec(rule))
-    protocol = evaluate({"tuned": peeking}, series, CONFIG, unmasked_samples=0)[0]["protocol"]
+    protocol = evaluate({"tuned": peeking}, series, replace(CONFIG, unmasked_samples=0))[0]["protocol"]
     assert protocol["scale_peeks_at_future"] is True
     assert "forecast window" in protocol["scale_peeks_at"]
 
@@ -211,7 +211,7 @@ def test_plain_values(value, expected):
 
 def test_progress_is_heard_for_each_kind_of_samples(forecaster, series):
     heard = []
-    evaluate({"tuned": forecaster}, series, CONFIG, unmasked_samples=2, on_batch=lambda *news: heard.append(news))
+    evaluate({"tuned": forecaster}, series, replace(CONFIG, unmasked_samples=2), on_batch=lambda *news: heard.append(news))
     assert heard == [("tuned", 2), ("tuned", 3), ("tuned, unmasked", 2), ("tuned, unmasked", 3)]
 
 

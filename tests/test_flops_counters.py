@@ -144,9 +144,9 @@ def test_scopes_name_components_and_phases(scope, component, phase):
 # ------------------------------------------------------------------------------- formula, jaxpr and compiled HLO
 
 
-def agree(work: Work, attention: str = "xla") -> None:
+def agree(work: Work) -> None:
     """Per component and phase, the products of the train step are those of the formula."""
-    model = Qwen2(work.model, attention=attention)
+    model = Qwen2(work.model, attention=work.kernel)
     program = programs.train_program(work, model)
     found = products(count_jaxpr(program.function, *program.arguments))
     rows = flops.count(work, "exact").by_component()
@@ -166,15 +166,16 @@ subsets = st.lists(st.sampled_from(PROJECTIONS), max_size=7, unique=True).map(tu
     subsets.filter(bool),
     st.sampled_from(["adapters", "head", "full"]),
     st.sampled_from(["frozen", "alphabet"]),
+    st.sampled_from(["xla", "blocked"]),
 )
-@settings(max_examples=12, deadline=None)
-def test_formula_is_the_jaxpr(name, batch, length, rank, targets, train, head):
+@settings(max_examples=16, deadline=None)
+def test_formula_is_the_jaxpr(name, batch, length, rank, targets, train, head, kernel):
     """Every size of the family, cut to its first three layers: the others repeat the second."""
     config = SMALL if name == "small" else FAMILY[name]
     cut = config.__class__(**{**vars(config), "num_hidden_layers": 3})
     if train != "adapters":
         head = "frozen"
-    agree(Work(cut, batch, length, rank, targets, head, train))
+    agree(Work(cut, batch, length, rank, targets, head, train, kernel))
 
 
 @pytest.mark.parametrize("targets", [("q_proj",), ("v_proj",), ("o_proj",), ("gate_proj",), ("down_proj",), PROJECTIONS])

@@ -38,7 +38,8 @@ class Case:
 CUBLAS = {"xla_gpu_enable_triton_gemm": False}
 CASES = {
     "train-triton": Case(
-        "train_step", Work(SMALL, 2, 64, 4), excess=frozenset({"down_proj, padding", "gate_proj, padding", "up_proj, padding"})
+        "train_step", Work(SMALL, 2, 64, 4),
+        excess=frozenset({"down_proj, padding", "gate_proj, padding", "up_proj, padding"}),
     ),
     "train-cublas": Case(
         "train_step", Work(SMALL, 2, 64, 4), options=CUBLAS,

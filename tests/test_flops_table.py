@@ -195,6 +195,17 @@ def test_a_generation_with_and_without_a_cache():
     assert flops.generation(prompt, 600, "exact") < with_cache
 
 
+def test_a_cache_that_grows_in_stages():
+    """Each token attends to the slots of its stage, also where the loop ends within one."""
+    prompt = work(100, 8, batch=2)
+    first, second, last = (flops.decode(prompt, 100 + slots, "exact") for slots in (64, 128, 150))
+    read = flops.prefill(prompt, "exact")
+    assert flops.generation(prompt, 150, "exact", slots=250, stage=64) == read + 64 * first + 64 * second + 22 * last
+    assert flops.generation(prompt, 70, "exact", slots=250, stage=64) == read + 64 * first + 6 * second
+    assert flops.generation(prompt, 30, "exact", slots=250, stage=64) == read + 30 * first
+    assert flops.generation(prompt, 150, "exact", slots=250) == read + 150 * last
+
+
 def test_samples_share_the_prompt():
     prompt = work(100, 8, batch=2)
     alone = flops.generation(prompt, 10, "exact", slots=110)

@@ -145,6 +145,22 @@ def test_a_sample_does_not_depend_on_the_batch_it_is_made_in(longest, subject, a
     np.testing.assert_array_equal(alone, together[0, :2])
 
 
+def test_the_stages_of_the_tail_do_not_show(subject, monkeypatch):
+    """150 greedy tokens with a tail that grows twice are those with a tail that has its length from the start."""
+
+    def greedy() -> np.ndarray:
+        return generate(*subject[:2], PROMPTS[:1], 1, GREEDY, subject.alphabet, max_new_tokens=150).ids_SNC
+
+    grown = greedy()
+    assert module.stage(150) == 64
+    monkeypatch.setattr(module, "STAGES", 1)
+    module._generate.clear_cache()
+    assert module.stage(150) == 192
+    whole = greedy()
+    module._generate.clear_cache()
+    np.testing.assert_array_equal(grown, whole)
+
+
 def test_seeds_reproduce_and_differ(subject):
     first, same, other = (constrained(subject, seed=seed).ids_SNC for seed in (5, 5, 6))
     np.testing.assert_array_equal(first, same)

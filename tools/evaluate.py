@@ -42,7 +42,7 @@ from jaxlv_tools.console import (
 )  # fmt: skip
 from jaxlv_tools.forecast import panels
 
-SHOWN = ("context", "horizon", "samples", "seed", "batch_series")
+SHOWN = ("context", "horizon", "samples", "seed", "batch_series", "unmasked_samples")
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -54,7 +54,7 @@ def arguments() -> argparse.ArgumentParser:
     add_protocol(parser)
     add_sampling(parser)
     parser.add_argument("--batch-series", type=int, help="series decoded together")
-    parser.add_argument("--unmasked-samples", type=int, default=4, help="samples per series without the grammar (0 = none)")
+    parser.add_argument("--unmasked-samples", type=int, help="samples per series without the grammar (0 = none)")
     parser.add_argument("--scale", help="scale rule of a bare model (default context)")
     parser.add_argument("--decimals", type=int, help="decimals of a bare model's text (default 2)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of a bare model")
@@ -70,7 +70,6 @@ def evaluate_to(
     *,
     finished: run.FinishedRun | None = None,
     seen: np.ndarray | None = None,
-    unmasked_samples: int = 4,
     title: str,
     settings: dict[str, Any],
 ) -> dict[str, Any]:
@@ -84,7 +83,7 @@ def evaluate_to(
         if done >= len(chosen):
             bars[name].__exit__()
 
-    measured, forecasts = evaluate(forecasters, chosen, config, unmasked_samples=unmasked_samples, on_batch=on_batch)
+    measured, forecasts = evaluate(forecasters, chosen, config, on_batch=on_batch)
     measured["protocol"]["seen_in_training"] = [] if seen is None else [int(i) for i in seen]
     (out / "metrics.json").write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
     for name, forecast in forecasts.items():
@@ -154,7 +153,6 @@ def main(options: argparse.Namespace) -> None:
             protocol,
             finished=finished,
             seen=finished.seen(chosen) if finished else None,
-            unmasked_samples=options.unmasked_samples,
             title=f"Evaluation of {Path(options.subject).name}",
             settings=config_tree(config),
         )

@@ -7,7 +7,8 @@
 table prints the rows of each convention: component, phase, FLOPs and the formula that they come from. plan prices a run
 before it starts: training, validation, evaluation, and the steps that a budget buys under each convention. audit compiles
 the project's own forward pass, train step and decode step from shapes alone, and compares the matrix products of formula,
-jaxpr and HLO, component by component; its exit code is 0 only if every gate holds. MODEL is a built-in name (qwen2.5-0.5b
+jaxpr and HLO, component by component; its exit code is 0 only if every gate holds. With --backend cuda they are compiled
+for the CUDA device, or, with the extra cuda-compiler, for an H100 that is not there. MODEL is a built-in name (qwen2.5-0.5b
 to qwen2.5-72b), a folder with a config.json, a hub id, or "embedded"; no weights are read.
 """
 
@@ -47,9 +48,9 @@ def arguments() -> argparse.ArgumentParser:
     plan.add_argument("--json", action="store_true", help="print JSON")
     audit = verbs.add_parser("audit", help="formula against jaxpr, HLO and XLA's own figures")
     audit.add_argument("--train", choices=("adapters", "head", "full"), default="adapters", help="what trains")
-    audit.add_argument("--backend", choices=("cpu", "cuda"), default="cpu", help="compile for this (cuda: with or without a device)")
+    audit.add_argument("--backend", choices=("cpu", "cuda"), default="cpu", help="what the programs are compiled for")
     audit.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    audit.add_argument("--attention", choices=("xla", "blocked", "cudnn"), default="xla", help="cudnn: bfloat16 on a CUDA device")
+    audit.add_argument("--attention", choices=("xla", "blocked", "cudnn"), default="xla", help="cudnn: on a CUDA device")
     for sub in (table, audit):
         sub.add_argument("--model", default="qwen2.5-0.5b", help="name, folder, hub id or embedded (default qwen2.5-0.5b)")
         sub.add_argument("--batch", type=positive, default=4, help="rows (default 4)")
@@ -207,6 +208,13 @@ def show_audit(options: argparse.Namespace) -> None:
     began = time.monotonic()
     work = work_of(options)
     target = targets.cuda() if options.backend == "cuda" else targets.cpu()
+    fused = target.platform == "cuda" and target.present and options.dtype == "bfloat16"
+    if options.attention == "cudnn" and not fused:
+        raise JaxlvError(
+            "cuDNN attention runs in bfloat16 on a CUDA device",
+            where="--attention cudnn",
+            found=f"{options.dtype}, {target.words}",
+        )
 
     def watch(text: str) -> None:
         print(f"audit: {text}", file=sys.stderr, flush=True)

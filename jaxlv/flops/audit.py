@@ -23,6 +23,7 @@ from jaxlv.model import Qwen2
 EQUAL, IN_TOTAL, DIFFERS = "equal", "equal in total", "differs"
 EXCESS = {"dot padded": "padding", "dot repeated": "repeated"}  # what is executed beyond what was asked for, by its mark
 LOWERED_TOLERANCE = 2e-5  # all operations of the jaxpr against XLA's count of the lowered program, which adds in float32
+SAME = 5e-5  # a factor that is 1 to the four decimals shown
 SCALARS = 256  # operations on scalars, which XLA folds: the difference that remains however small the model is
 
 
@@ -68,7 +69,7 @@ def audit(
     target: Target | None = None,
     watch: Watch = lambda text: None,
 ) -> list[ProgramAudit]:
-    """The audits of the forward pass, the train step and one decode step of `work`, compiled for `target` (default: the CPU).
+    """The audits of the forward pass, the train step and one decode step of `work`, compiled for `target` (None: the CPU).
 
     Everything is made from shapes; no weights are needed. The decode step stands behind a prompt of `work.length` tokens,
     with room for as many new ones.
@@ -95,8 +96,10 @@ def compiled_for(program: programs.Program, target: Target) -> tuple[Any, Any, A
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=target.sharding), program.arguments
     )
     traced = jitted.trace(*placed)
-    lowered = traced.lower()
-    return traced, lowered, lowered.compile(compiler_options=target.options or None)
+    compiled = traced.lower().compile(compiler_options=target.options or None)
+    # XLA analyses a lowered program on the CPU alone: lowered for another platform there, it is the same program.
+    lowered = jitted.trace(*program.arguments).lower(lowering_platforms=(target.platform,))
+    return traced, lowered, compiled
 
 
 def _audit(program: programs.Program, work: Work, target: Target) -> ProgramAudit:
@@ -151,7 +154,8 @@ def compare(
             excess = compiled[where] - asked.get(where, 0)
             if 0 < excess <= most:
                 compiled[where] -= excess
-                extra.append(AuditRow(f"{where[0]}, {word}", where[1], program, 0, 0, excess, f"{word}: executed, not asked for"))
+                component, phase = where
+                extra.append(AuditRow(f"{component}, {word}", phase, program, 0, 0, excess, "executed, not asked for"))
     nameless = any(component == OTHER for component, _ in compiled)
     agree = sum(formula.values()) == sum(asked.values()) == sum(compiled.values())
     rows = []
@@ -188,13 +192,12 @@ def xla_lines(found: ProgramAudit) -> list[str]:
             lines.append(f"XLA, {found.name}, {stage}: nothing ({'; '.join(said.doubts)})")
             continue
         factor = said.factor(found.everything)
-        off = (
-            "nothing at all"
-            if factor is None
-            else f"{factor:.4f} x too low"
-            if factor > 1
-            else f"{1 / factor:.4f} x too high"
-        )
+        if factor is None:
+            off = "nothing at all"
+        elif abs(factor - 1) < SAME:
+            off = "the same"
+        else:
+            off = f"{factor:.4f} x too low" if factor > 1 else f"{1 / factor:.4f} x too high"
         doubts = f"; {'; '.join(said.doubts)}" if said.doubts else ""
         lines.append(
             f"XLA, {found.name}, {stage}: {said.flops + said.transcendentals:.6g} of {found.everything:.6g}, {off}{doubts}"

@@ -205,7 +205,8 @@ EXACT = (
     row("scores", "L * dense", dot="B * N | X, D, 1"),
     row("scores", "((L - 1) * t + q0) * dense", "backward", dot="B * N | X, D, 1"),  # of the queries
     row("scores", "((L - 1) * t + k0) * dense", "backward", dot="B * N | X, D, 1"),  # of the keys
-    row("weighted sum", "L * dense", dot="B * N | X, D, 1"),
+    row("weighted sum", "L * dense", dot="B * N | S, X // S, D"),
+    row("weighted sum", "L * dense", dot="B * N | X % S, 1, D"),  # where S does not divide the pairs of all blocks
     row("weighted sum", "((L - 1) * t + s0) * dense", "backward", dot="B * N | X, D, 1"),  # of the weights
     row("weighted sum", "((L - 1) * t + v0) * dense", "backward", dot="B * N | X, D, 1"),  # of the values
     row("fused attention", "L * fused", dot="2 * B * N | X, D, 1"),
@@ -271,7 +272,8 @@ ELEMENTWISE = (
     row("softmax", "L * dense", compare="B * N * (X - S)", exp="B * N * X + T * N", mul="T * N * (D + 1)", div="T * N * D",
         add="B * N * (2 * X - S) + T * N"),
     row("softmax", REACHED["a"] + " * dense", training=True, mul="T * N", div="T * N"),
-    row("softmax", REACHED["a"] + " * dense", "backward", mul="B * N * X + T * N * (3 * D + 1)", div="T * N * D", add="T * N * D"),
+    row("softmax", REACHED["a"] + " * dense", "backward", mul="B * N * X + T * N * (3 * D + 1)", div="T * N * D",
+        add="T * N * D"),
     row("weighted sum", REACHED["a"] + " * dense", "backward", add="B * N * X"),
     row("activation", "L", mul="2 * T * I", add="2 * T * I", exp="T * I", div="T * I"),
     row("activation", REACHED["p"], "recomputed", mul="2 * T * I", add="3 * T * I", exp="T * I", div="T * I"),

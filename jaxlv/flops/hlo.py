@@ -69,7 +69,7 @@ class HloCount:
 class Module:
     """A parsed HLO module: its computations by name, and the entry's name."""
 
-    computations: Mapping[str, Mapping[str, Instruction]]
+    computations: Mapping[str, dict[str, Instruction]]
     entry: str
 
 
@@ -151,7 +151,7 @@ class _Walk:
         scope = one.scope or scope
         shapes = [home[name].shapes[0] if name in home and home[name].shapes else () for name in one.operands]
         if one.opcode == "dot":
-            return {place(scope): self._marked(one, home, _product(*shapes[:2], _dimensions(one.attributes)))}
+            return {place(scope): self._marked(one, home, _product(shapes[0], shapes[1], _dimensions(one.attributes)))}
         if one.opcode == "multiply" and _was_product(one, home):
             flops = 2 * math.prod(one.shapes[0])
             self.rewritten[one.scope, flops] += 1
@@ -214,7 +214,7 @@ class _Walk:
         target = (TARGET.search(one.attributes) or [""] * 2)[1]
         if target in GEMMS:
             dimensions = _numbers(_config(one).get("gemm_backend_config", {}).get("dot_dimension_numbers", {}))
-            return {place(scope): self._marked(one, home, _product(*shapes[:2], dimensions))}
+            return {place(scope): self._marked(one, home, _product(shapes[0], shapes[1], dimensions))}
         if target.startswith("__cudnn$fmha"):
             return {place(scope): _attention(one, target, shapes)}
         if not FREE_CALLS.search(target):

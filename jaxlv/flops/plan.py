@@ -37,9 +37,9 @@ def phases(config: RunConfig, step: Event, test_series: int, steps: int, variabl
     horizon = min(e.horizon, steps - e.context)
     prompt = padded(e.context * variables * (config.codec.decimals + 3))
     most = horizon * longest_step(variables, config.codec.decimals, DIGITS)
-    head = "alphabet" if config.sampling.grammar else step.head
+    head, loop = "alphabet" if config.sampling.grammar else step.head, decoding(prompt, most)
     call = replace(step, kind="generation", accumulate=1, head=head, batch=e.batch_series, length=prompt, samples=e.samples)
-    draw = replace(call, **decoding(prompt, most), count=-(-test_series // e.batch_series))
+    draw = replace(call, **loop, count=-(-test_series // e.batch_series))
     bare = replace(draw, rank=0, targets=())
     found = [
         Planned(f"training, {t.steps} steps", (replace(step, count=t.steps),)),
@@ -49,8 +49,11 @@ def phases(config: RunConfig, step: Event, test_series: int, steps: int, variabl
         greedy = replace(draw, batch=t.forecast_series, samples=1, count=times)
         found.append(Planned(f"{times} validation forecasts", (greedy,)))
     found.append(Planned(f"evaluation, {test_series} series x {e.samples} samples, tuned and untuned", (draw, bare)))
+    if config.sampling.grammar and e.unmasked_samples:
+        free = tuple(replace(event, samples=e.unmasked_samples, head=step.head) for event in (draw, bare))
+        found.append(Planned(f"the same, {e.unmasked_samples} samples without the grammar", free))
     slow = tuple(replace(event, cached=False) for event in (draw, bare))
-    return [*found, Planned("the same without a cache (not run)", slow)]
+    return [*found, Planned("the evaluation without a cache (not run)", slow)]
 
 
 def steps_bought(step: Event, model: ModelConfig, conventions: Sequence[str], budget: float) -> dict[str, int]:

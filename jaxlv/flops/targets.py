@@ -51,6 +51,8 @@ class Target(NamedTuple):
     sharding: SingleDeviceSharding
     options: dict[str, bool | int | str]
     words: str
+    platform: str = "cpu"
+    present: bool = True
 
 
 def cpu() -> Target:
@@ -62,7 +64,7 @@ def cuda() -> Target:
     """The first CUDA device, or an H100 that is not there; JaxlvError where there is neither a device nor the compiler."""
     try:
         device = jax.devices("cuda")[0]
-        return Target(SingleDeviceSharding(device), APART, device.device_kind)
+        return Target(SingleDeviceSharding(device), APART, device.device_kind, "cuda")
     except RuntimeError:
         pass
     from jax.experimental import topologies
@@ -77,6 +79,7 @@ def cuda() -> Target:
             where="--backend cuda",
             hint='pip install "jaxlv[cuda-compiler]" and set JAX_PLATFORMS=cpu, or use --backend cpu',
         ) from None
-    return Target(
-        SingleDeviceSharding(absent), {**APART, "xla_gpu_autotune_level": 0}, f"{absent.device_kind}, which is not there"
-    )
+    jax.config.update("jax_enable_compilation_cache", False)  # what was compiled so cannot be read back
+    options = {**APART, "xla_gpu_autotune_level": 0}
+    name = getattr(absent, "device_kind", "a CUDA device")
+    return Target(SingleDeviceSharding(absent), options, f"{name}, which is not there", "cuda", False)

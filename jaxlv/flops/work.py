@@ -85,6 +85,7 @@ def symbols(work: Work) -> dict[str, int]:
     return {
         "B": B, "S": S, "C": S + work.cache, "T": B * S, "Q": Q, "M": chunk * chunks, "G": chunks, "R": work.rank,
         "H": H, "L": L, "N": N, "K": K, "D": D, "I": FF, "V": V, "P": P, "A": A, "W": W,
-        **adapted, "full": full, "head": head, "t": t, "fused": fused, "dense": 1 - fused, "X": scored_pairs(S, S + work.cache, work.kernel),
+        **adapted, "full": full, "head": head, "t": t,
+        "fused": fused, "dense": 1 - fused, "X": scored_pairs(S, S + work.cache, work.kernel),
         "x0": x0, "q0": q0, "k0": k0, "v0": v0, "s0": s0, "a0": a0, "m0": m0, "p0": p0,
     }  # fmt: skip

@@ -17,7 +17,9 @@ from jaxlv.flops.audit import compiled_for
 from jaxlv.flops.targets import cuda
 from tests.test_flops_cuda import CASES, program_of
 
-NOISE = re.compile(r' (stack_frame_id=\d+|scheduling_name="[^"]*"|deduplicated_name="[^"]*")|, frontend_attributes=\{[^}]*\}+')
+NOISE = re.compile(
+    r' (stack_frame_id=\d+|scheduling_name="[^"]*"|deduplicated_name="[^"]*")|, frontend_attributes=\{[^}]*\}+'
+)
 TABLES = re.compile(r"^(FileNames|FunctionNames|FileLocations|StackFrames)\n(.+\n)*\n?", re.MULTILINE)
 
 if __name__ == "__main__":
