@@ -32,7 +32,7 @@ def jaxlv_step(settings: dict[str, Any], alphabet: bool) -> Work:
     import jax
     import numpy as np
 
-    from jaxlv import lora, train
+    from jaxlv import flops, lora, train
     from jaxlv.config import LoraConfig, OptimizerConfig
     from jaxlv.tokens import Windows
 
@@ -57,6 +57,9 @@ def jaxlv_step(settings: dict[str, Any], alphabet: bool) -> Work:
         losses.append(float(metrics.loss_sum / metrics.tokens))
         jax.block_until_ready(state)
 
+    head: Any = "alphabet" if alphabet else "frozen"
+    work = flops.Work(model.config, settings["batch"], settings["length"], RANK, head=head)
+    facts["flops"] = flops.count(work, "exact").total_train_step
     temporary = compiled.memory_analysis()
     facts |= {"compile_seconds": seconds, "trained": sum(leaf.size for leaf in jax.tree.leaves(state.trained))}
     if temporary is not None:

@@ -78,3 +78,36 @@ def test_a_plan_that_does_not_fit_is_refused(capsys):
         tool.main(["plan", str(ROOT / "configs" / "demo.toml"), "--budget", "1e9"])
     assert stop.value.code == 2
     assert "the plan does not fit the budget" in capsys.readouterr().err
+
+
+def test_a_plan_estimates_the_time_by_a_benchmark(capsys, tmp_path):
+    """By the row that is nearest in size, with the loss that the config trains by."""
+    config = str(ROOT / "configs" / "demo.toml")
+    step = json.loads(printed(capsys, "plan", config, "--budget", "1e15", "--json"))["train_step"]
+    steps = load_config(config).train.steps
+
+    def row(work: str, flops: int, seconds: list[float]) -> dict:
+        return {
+            "shape": "micro",
+            "work": work,
+            "sides": {
+                "torch": {"seconds": [9.0]},
+                "jaxlv": {"flops": flops, "seconds": [7.0]},
+                "jaxlv, another loss: 13 symbols": {"flops": flops, "seconds": seconds},
+            },
+        }
+
+    result = {
+        "settings": {"device": "cpu", "dtype": "float32"},
+        "machine": {"cpu": "Some CPU", "accelerator": "none"},
+        "rows": [row("1 x 1", 100 * step, [1.0]), row("4 x 4", 2 * step, [1.0, 72.0, 90.0])],
+    }
+    path = tmp_path / "train_step-cpu.json"
+    path.write_text(json.dumps(result))
+    text = printed(capsys, "plan", config, "--budget", "1e15", "--benchmark", str(path))
+    assert f"training takes {steps * 36 / 3600:.2f} hours" in text
+    assert "Some CPU (micro 4 x 4, float32)" in text
+    path.write_text(json.dumps({"rows": []}))
+    with pytest.raises(SystemExit):
+        tool.main(["plan", config, "--budget", "1e15", "--benchmark", str(path)])
+    assert "no result of benchmarks.train_step" in capsys.readouterr().err

@@ -17,6 +17,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
+import statistics
 import sys
 import time
 from dataclasses import replace
@@ -44,7 +46,7 @@ def arguments() -> argparse.ArgumentParser:
     plan.add_argument("config", type=Path, help="run as TOML")
     plan.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override one setting; may be repeated")
     plan.add_argument("--budget", type=float, help="FLOPs (default: the config's, or 1e17)")
-    plan.add_argument("--rate", type=float, help="FLOP/s of matrix products on your device, for a time estimate")
+    plan.add_argument("--benchmark", type=Path, help="result of benchmarks.train_step on your device, for a time estimate")
     plan.add_argument("--json", action="store_true", help="print JSON")
     audit = verbs.add_parser("audit", help="formula against jaxpr, HLO and XLA's own figures")
     audit.add_argument("--train", choices=("adapters", "head", "full"), default="adapters", help="what trains")
@@ -174,9 +176,10 @@ def show_plan(options: argparse.Namespace) -> None:
         rows.append(("one train step", *(f"{step.flops(model, n):.6g}" for n in names)))
         rows.append(("train steps that it buys", *(f"{bought[n]:,}" for n in names)))
         print_columns(rows, right=range(1, len(rows[0])))
-        if options.rate:
-            hours = costs[planned[0].name]["exact"] / options.rate / 3600
-            print(f"at {options.rate:.3g} FLOP/s: {hours:.2f} hours of training")
+        if options.benchmark:
+            rate, origin = measured_rate(options.benchmark, step.flops(model, "exact"), config.model.loss == "alphabet")
+            hours = costs[planned[0].name]["exact"] / rate / 3600
+            print(f"training takes {hours:.2f} hours at {rate:.3g} FLOP/s (exact), measured on {origin}")
     if total[first] > budget:
         raise JaxlvError(
             "the plan does not fit the budget",
@@ -185,6 +188,28 @@ def show_plan(options: argparse.Namespace) -> None:
             found=f"{total[first]:.4g}",
             hint="lower train.steps",
         )
+
+
+def measured_rate(path: Path, flops: int, alphabet: bool) -> tuple[float, str]:
+    """(FLOP/s, where it was measured) of the benchmarked train step that is nearest in size to one of `flops` FLOPs."""
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        sides = [
+            (f"{row['shape']} {row['work']}", side["flops"], statistics.median(side["seconds"]))
+            for row in result["rows"]
+            for name, side in row["sides"].items()
+            if "flops" in side and ("symbols" in name) == alphabet
+        ]
+        case, size, seconds = min(sides, key=lambda side: abs(math.log(side[1] / flops)))
+        machine, dtype = result["machine"], result["settings"]["dtype"]
+        device = machine["cpu"] if result["settings"]["device"] == "cpu" else machine["accelerator"]
+        return size / seconds, f"{device} ({case}, {dtype})"
+    except (OSError, ValueError, KeyError, TypeError) as fault:
+        raise JaxlvError(
+            f"no result of benchmarks.train_step ({type(fault).__name__})",
+            where=path,
+            hint="make one with python -m benchmarks.train_step",
+        ) from None
 
 
 def series_of(config: RunConfig) -> tuple[int, int]:
