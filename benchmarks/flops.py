@@ -113,7 +113,6 @@ def torch_count(cell: Cell, config: Any) -> int | str:
         import peft
         import torch
         import transformers
-        from torch._subclasses.fake_tensor import FakeTensorMode
         from torch.utils.flop_counter import FlopCounterMode
     except ImportError as absent:
         return f"not counted: {absent}"
@@ -121,19 +120,19 @@ def torch_count(cell: Cell, config: Any) -> int | str:
 
     hf = transformers.Qwen2Config(**{k: v for k, v in config.to_hf().items() if k not in ("architectures", "torch_dtype")})
     hf._attn_implementation = "eager"
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    targets = list(normalise_targets(cell.targets.split(",")))
+    with torch.device("meta"):  # shapes alone
         base = transformers.Qwen2ForCausalLM(hf)
-        targets = list(normalise_targets(cell.targets.split(",")))
-        model = peft.get_peft_model(base, peft.LoraConfig(r=cell.rank, target_modules=targets, lora_dropout=0.0))
+        adapters = peft.LoraConfig(r=cell.rank, target_modules=targets, lora_dropout=0.0)
+        model = peft.get_peft_model(base, adapters, low_cpu_mem_usage=True)
         if cell.train == "full":
             for parameter in model.parameters():
                 parameter.requires_grad_(True)
         elif cell.train == "head":
             base.lm_head.weight = torch.nn.Parameter(base.lm_head.weight.detach().clone())
-            base.lm_head.weight.requires_grad_(True)
         ids = torch.zeros((cell.batch, cell.length), dtype=torch.int64)
         with FlopCounterMode(display=False) as counter:
-            logits = model(input_ids=ids, use_cache=False).logits
+            logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
             logits.sum().backward()
     return int(counter.get_total_flops())
 
