@@ -107,7 +107,7 @@ def test_a_gap_within_the_noise_is_called_a_tie(tables: ModuleType, ratio: float
 
 def test_the_docs_show_the_committed_results() -> None:
     docs = (ROOT / "docs" / "benchmarks.md").read_text()
-    committed = sorted((ROOT / "benchmarks" / "results").glob("*.md"))
+    committed = sorted((ROOT / "benchmarks" / "results").rglob("*.md"))
     if not committed:
         pytest.skip("no results are committed yet")
     for path in committed:
