@@ -1,8 +1,8 @@
-"""Simulated predator-prey series: three systems, an explicit solver, and presets that say what is drawn.
+"""Simulated predator-prey series: six systems, an explicit solver, and presets that say what is drawn.
 
 Axes: N series, T time steps, V variables (prey x, predator y), P parameters.
 
-All three systems have Kolmogorov's form x' = x f(x, y), y' = y g(x, y) and are solved for (ln x, ln y), whose
+All systems have Kolmogorov's form x' = x f(x, y), y' = y g(x, y) and are solved for (ln x, ln y), whose
 rates are (f, g): populations stay positive, and the solver's tolerances are relative to them.
 """
 
@@ -50,6 +50,24 @@ def _rosenzweig_macarthur(p: Mapping[str, Any], x: Any, y: Any) -> tuple[Any, An
     return p["r"] * (1 - x / p["K"]) - eaten * y, p["e"] * eaten * x - p["m"]
 
 
+def _holling_iii(p: Mapping[str, Any], x: Any, y: Any) -> tuple[Any, Any]:
+    """Logistic prey under Holling's (1959) type III response: rare prey is hardly found."""
+    eaten = p["a"] * x / (1 + p["a"] * p["h"] * x**2)
+    return p["r"] * (1 - x / p["K"]) - eaten * y, p["e"] * eaten * x - p["m"]
+
+
+def _leslie_gower(p: Mapping[str, Any], x: Any, y: Any) -> tuple[Any, Any]:
+    """May (1973), Stability and Complexity in Model Ecosystems: predators grow logistically, to a capacity of q x."""
+    eaten = p["a"] / (1 + p["a"] * p["h"] * x)
+    return p["r"] * (1 - x / p["K"]) - eaten * y, p["s"] * (1 - y / (p["q"] * x))
+
+
+def _van_der_pol(p: Mapping[str, Any], x: Any, y: Any) -> tuple[Any, Any]:
+    """Van der Pol's (1926) oscillator in the logarithms u = ln x and v = ln y, of frequency w: no predator, but a cycle."""
+    u, v = jnp.log(x), jnp.log(y)
+    return p["w"] * v, p["w"] * (p["mu"] * (1 - u**2) * v - u)
+
+
 SYSTEMS: Mapping[str, System] = MappingProxyType(
     {
         system.name: system
@@ -72,10 +90,29 @@ SYSTEMS: Mapping[str, System] = MappingProxyType(
                 ("r", "K", "a", "h", "e", "m"),
                 _rosenzweig_macarthur,
             ),
+            System(
+                "holling-iii",
+                "x' = r x (1 - x/K) - a x^2 y / (1 + a h x^2); y' = e a x^2 y / (1 + a h x^2) - m y",
+                ("r", "K", "a", "h", "e", "m"),
+                _holling_iii,
+            ),
+            System(
+                "leslie-gower",
+                "x' = r x (1 - x/K) - a x y / (1 + a h x); y' = s y (1 - y / (q x))",
+                ("r", "K", "a", "h", "s", "q"),
+                _leslie_gower,
+            ),
+            System(
+                "van-der-pol",
+                "u = ln x, v = ln y: u' = w v; v' = w (mu (1 - u^2) v - u)",
+                ("w", "mu"),
+                _van_der_pol,
+            ),
         )
     }
 )
-"""By name. r prey growth, K capacity, a attack rate, h handling time, e conversion, m predator mortality."""
+"""By name. r prey growth, K capacity, a attack rate, h handling time, e conversion, m predator mortality, s predator growth,
+q predators that one prey carries, w frequency, mu stiffness."""
 
 
 @dataclass(frozen=True)
@@ -157,11 +194,15 @@ def _solve(system: System, solver: Solver, parameters_NP: Any, logs_NV: Any, tim
 
 @dataclass(frozen=True)
 class Range:
-    """Where a parameter is drawn: uniformly between two bounds, or uniformly in its logarithm."""
+    """Where a parameter is drawn: uniformly between two bounds, or uniformly in its logarithm.
+
+    `peaked`: the mean of two such draws, so that the middle of the range is more frequent than its ends.
+    """
 
     low: float
     high: float
     log: bool = False
+    peaked: bool = False
 
     def __post_init__(self) -> None:
         if not (np.isfinite([self.low, self.high]).all() and 0 < self.low <= self.high):
@@ -169,9 +210,11 @@ class Range:
 
     def draw(self, random: np.random.Generator, count: int) -> np.ndarray:
         """`count` values (N,)."""
-        if self.log:
-            return np.exp(random.uniform(np.log(self.low), np.log(self.high), count))
-        return random.uniform(self.low, self.high, count)
+        low, high = (np.log(self.low), np.log(self.high)) if self.log else (self.low, self.high)
+        values_N = random.uniform(low, high, count)
+        if self.peaked:
+            values_N = (values_N + random.uniform(low, high, count)) / 2
+        return np.exp(values_N) if self.log else values_N
 
 
 @dataclass(frozen=True)

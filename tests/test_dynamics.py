@@ -40,14 +40,19 @@ def test_lotka_volterra_conserves_its_first_integral():
 def test_solutions_obey_the_stated_equations(name):
     """Central differences of a finely sampled solution are the right-hand sides as written out here."""
     system = SYSTEMS[name]
-    values = {"r": 0.2, "K": 8.0, "a": 0.4, "h": 0.4, "e": 0.5, "m": 0.15}
+    values = {"r": 0.2, "K": 8.0, "a": 0.4, "h": 0.4, "e": 0.5, "m": 0.15, "s": 0.1, "q": 0.7, "w": 0.2, "mu": 0.6}
     time = np.linspace(0, 60, 6001)
     parameters = np.array([[values[key] for key in system.parameters]])
     x, y = dynamics.simulate(system, parameters, np.array([[0.9, 1.1]]), time)[0].T
-    r, K, a, h, e, m = values.values()
-    eaten = a * x * y / (1 + a * h * x) if "h" in system.parameters else a * x * y
+    r, K, a, h, e, m, s, q, w, mu = values.values()
+    found = x**2 if name == "holling-iii" else x
+    eaten = a * found * y / (1 + a * h * found) if "h" in system.parameters else a * found * y
     growth = r * x * (1 - x / K) if "K" in system.parameters else r * x
-    for state, rate in ((x, growth - eaten), (y, e * eaten - m * y)):
+    rates = {
+        "leslie-gower": (growth - eaten, s * y * (1 - y / (q * x))),
+        "van-der-pol": (x * w * np.log(y), y * w * (mu * (1 - np.log(x) ** 2) * np.log(y) - np.log(x))),
+    }.get(name, (growth - eaten, e * eaten - m * y))
+    for state, rate in zip((x, y), rates, strict=True):
         np.testing.assert_allclose(np.gradient(state, time)[1:-1], rate[1:-1], atol=2e-5)
     assert (x[0], y[0]) == pytest.approx((0.9, 1.1), rel=1e-12)
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
 import json
+import math
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from jaxlv.checkpoint import Checkpoints
 from jaxlv.codec import SYMBOLS, Codec
 from jaxlv.config import ModelConfig, OptimizerConfig, build_config
 from jaxlv.errors import JaxlvError
+from jaxlv.flops import Work, count
 from jaxlv.model import Qwen2
 from jaxlv.tokens import Alphabet, Windows, load_alphabet, stack, window
 from jaxlv.train import fit, init_state, make_optimizer, make_train_step, make_validation_step
@@ -45,20 +46,8 @@ class Architecture:
 
 
 @dataclass(frozen=True)
-class Ranges:
-    r: tuple[float, ...]
-    K: tuple[float, ...]
-    a: tuple[float, ...]
-    h: tuple[float, ...]
-    e: tuple[float, ...]
-    m: tuple[float, ...]
-    x0: tuple[float, ...]
-    y0: tuple[float, ...]
-
-
-@dataclass(frozen=True)
 class Simulated:
-    per_system: int
+    number: int  # series simulated for a share of 1
     steps: int
     least: float
     shares: dict
@@ -66,7 +55,10 @@ class Simulated:
     from_start: float
     noisy: float
     noise: float
-    ranges: Ranges
+    gappy: float
+    gaps: float
+    peaked: bool
+    ranges: dict
 
 
 @dataclass(frozen=True)
@@ -100,15 +92,14 @@ class BaseConfig:
 
 def simulate(config: Simulated, seed: int) -> dict[str, np.ndarray]:
     """{system: values (N, T, 2) float32}, of series in which neither population dies out, late, to `least` of its peak."""
-    bounds = dataclasses.asdict(config.ranges)
-    ranges = {name: dynamics.Range(low, high, log=True) for name, (low, high) in bounds.items()}
+    ranges = {name: dynamics.Range(low, high, log=True, peaked=config.peaked) for name, (low, high) in config.ranges.items()}
     series = {}
-    for name in config.shares:
+    for name, share in config.shares.items():
         wanted = (*dynamics.SYSTEMS[name].parameters, "x0", "y0")
         chosen = {parameter: ranges[parameter] for parameter in wanted}
         preset = dynamics.Preset(f"base/{name}", name, chosen, stop=config.steps - 1.0, steps=config.steps)
         solver = dynamics.Solver(method="Tsit5", rtol=1e-6, atol=1e-6)
-        values_NTV = dynamics.draw(preset, config.per_system, seed, solver, attempts=30).values_NTV
+        values_NTV = dynamics.draw(preset, math.ceil(share * config.number), seed, solver, attempts=30).values_NTV
         late_NTV = values_NTV[:, config.steps // 2 :]
         alive = (late_NTV.min(axis=1) > config.least * values_NTV.max(axis=1)).all(axis=1)
         series[name] = values_NTV[alive].astype(np.float32)
@@ -138,7 +129,10 @@ class Stream:
         stride = int(random.choice(config.strides))
         latest = max(0, len(series_TV) - steps * stride)
         start = 0 if random.random() < config.from_start else int(random.integers(latest + 1))
-        values_TV = series_TV[start::stride][:steps]
+        values_TV = series_TV[start::stride]
+        if random.random() < config.gappy:
+            values_TV = values_TV[random.random(len(values_TV)) >= random.uniform(0, config.gaps)]
+        values_TV = values_TV[:steps]
         if random.random() < config.noisy:
             values_TV = values_TV * np.exp(random.uniform(0, config.noise) * random.standard_normal(values_TV.shape))
         least, most = text.context_steps
@@ -190,7 +184,7 @@ def train(config: BaseConfig, work: Path, resume: bool, progress: Progress) -> t
     write_tokenizer(tokenizer)
     model = Qwen2(architecture(config), attention="blocked")
     alphabet = load_alphabet(tokenizer, model.config.vocab_size)
-    held_out = simulate(dataclasses.replace(config.series, per_system=256), config.seed + 1)
+    held_out = simulate(dataclasses.replace(config.series, number=2048), config.seed + 1)
     stream = Stream(config, simulate(config.series, config.seed), alphabet, config.seed)
     validation = [Stream(config, held_out, alphabet, config.seed + 1)(config.steps - 1 - i) for i in range(16)]
 
@@ -223,6 +217,19 @@ def train(config: BaseConfig, work: Path, resume: bool, progress: Progress) -> t
     return model, lora.join(state.trained, frozen)["params"], curve
 
 
+def cost(config: BaseConfig) -> dict[str, Any]:
+    """Tokens, and FLOPs of all train steps by two conventions."""
+    tokens, flops, first = 0, {"exact": 0, "coursework": 0}, 0
+    for phase in config.phases:
+        steps = min(phase.until, config.steps) - first
+        tokens += steps * phase.batch_size * phase.length
+        work = Work(architecture(config), phase.batch_size, phase.length, rank=0, train="full", kernel="blocked")
+        for name in flops:
+            flops[name] += steps * count(work, name).total_train_step
+        first += steps
+    return {"tokens": tokens, "flops": flops}
+
+
 def arguments() -> argparse.ArgumentParser:
     parser = describe("make_base", __doc__)
     parser.add_argument("config", type=Path, help="settings, such as configs/base.toml")
@@ -243,14 +250,9 @@ def main(options: argparse.Namespace) -> None:
     with Progress("base", config.steps) as progress:
         model, params, curve = train(config, work, options.resume, progress)
     save_pretrained(options.out, model, params, work / "tokenizer")
-    lengths = functools.reduce(
-        lambda a, phase: (a[0] + (min(phase.until, config.steps) - a[1]) * phase.length * phase.batch_size, phase.until),
-        config.phases,
-        (0, 0),
-    )
     record = {
         "parameters": count_params(model),
-        "tokens": lengths[0],
+        **cost(config),
         "settings": tree,
         "curve": curve,
         "versions": versions(),
