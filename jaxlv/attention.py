@@ -85,11 +85,14 @@ def attend_blocked(q_BTNH: jax.Array, positions_BT: jax.Array, k_BKHT: jax.Array
 
 @jax.named_scope("fused_attention")
 def attend_cudnn(q_BTNH: jax.Array, positions_BT: jax.Array, k_BKHC: jax.Array, v_BKCH: jax.Array) -> jax.Array:
-    """The same attention within one segment by cuDNN's fused kernel (fp16 or bf16, Ampere or newer)."""
+    """The same attention within one segment by cuDNN's fused kernel (Ampere or newer), float32 rounded to float16 for it."""
+    dtype = q_BTNH.dtype
+    if dtype == jnp.float32:
+        q_BTNH, k_BKHC, v_BKCH = (array.astype(jnp.float16) for array in (q_BTNH, k_BKHC, v_BKCH))
     key_B1TC, query_B1TC = positions_BT[:, None, None, :], positions_BT[:, None, :, None]
     visible_B1TC = (key_B1TC >= 0) & (key_B1TC <= query_B1TC)
     k_BCKH, v_BCKH = k_BKHC.transpose(0, 3, 1, 2), v_BKCH.swapaxes(1, 2)
-    return jax.nn.dot_product_attention(q_BTNH, k_BCKH, v_BCKH, mask=visible_B1TC, implementation="cudnn")
+    return jax.nn.dot_product_attention(q_BTNH, k_BCKH, v_BCKH, mask=visible_B1TC, implementation="cudnn").astype(dtype)
 
 
 KERNELS = {"xla": attend_within, "blocked": attend_blocked, "cudnn": attend_cudnn}

@@ -134,8 +134,9 @@ class Codec:
                 found=f"{scaled_TV.max():.3g} after scaling",
                 hint='use codec.scale = "context"',
             )
-        text = ";".join(",".join(f"{x:.{self.decimals}f}" for x in step_V) for step_V in scaled_TV)
-        return text + ";" if closed else text
+        steps, variables = scaled_TV.shape
+        form = ";".join([",".join([f"%.{self.decimals}f"] * variables)] * steps)
+        return (form + ";" if closed else form) % tuple(scaled_TV.ravel().tolist())
 
     def decode(self, text: str, alpha_V: np.ndarray, max_steps: int | None = None) -> Decoded:
         """The complete time steps at the start of `text`, in raw units, and why reading stopped.

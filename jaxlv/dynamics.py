@@ -23,6 +23,8 @@ import numpy as np
 from jaxlv.errors import JaxlvError
 from jaxlv.series import VARIABLES, SeriesSet, from_arrays
 
+CHUNKS = {"cpu": 256, "gpu": 16_384}  # series solved at once, by the kind of device
+
 
 @dataclass(frozen=True)
 class System:
@@ -131,13 +133,13 @@ def simulate(
     initial_NV: np.ndarray,
     time_T: np.ndarray,
     solver: Solver | None = None,
-    chunk: int = 256,
+    chunk: int | None = None,
 ) -> np.ndarray:
     """The solutions (N, T, V) in float64 at the times given; NaN throughout a series that the solver gave up.
 
     Parameters are in the order of `system.parameters`; initial populations are those at time_T[0]. Series are
-    solved `chunk` at a time. JaxlvError for wrong shapes, for populations that are not positive, or an
-    unknown method.
+    solved `chunk` at a time, by default as many as suit the device. JaxlvError for wrong shapes, for populations
+    that are not positive, or an unknown method.
     """
     solver = solver or Solver()
     parameters_NP, initial_NV = np.asarray(parameters_NP, float), np.asarray(initial_NV, float)
@@ -155,6 +157,7 @@ def simulate(
         raise JaxlvError("times to simulate do not increase", found=f"{len(time_T)} times")
     if not issubclass(getattr(diffrax, solver.method, object), diffrax.AbstractAdaptiveSolver):
         raise JaxlvError("unknown solver", expected="an adaptive solver of diffrax", found=solver.method)
+    chunk = chunk or CHUNKS.get(jax.default_backend(), CHUNKS["cpu"])
     # The last chunk is filled up with repeats: all have one shape, and the solver is compiled once.
     rows = np.resize(np.arange(count), -(-count // chunk) * chunk)
     with jax.enable_x64(True):

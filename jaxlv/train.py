@@ -106,7 +106,9 @@ def window_loss(
     """(sum of token losses in nats, number of real tokens) of windows (B, L).
 
     With `alphabet_A` the softmax is over these token ids alone, as under constrained decoding. `key` turns dropout on.
+    Parameters kept in a wider type than the model's are rounded to it here: the optimiser goes on with the wider ones.
     """
+    variables = {**variables, "params": jax.tree.map(lambda a: a.astype(model.dtype), variables["params"])}
     x_BTD, head, _ = features(model, variables, batch.ids_ML, batch.positions_ML, dropout_key=key)
     labels_BL: jax.Array = batch.labels_ML
     if alphabet_A is not None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -65,8 +64,11 @@ def solve(system: System, log_P: Any, log_V: Any, steps: int) -> Any:
 
     def substep(state_V: Any, _: Any) -> Any:
         h = 1 / SUBSTEPS
-        k1 = field(0, state_V, log_P); k2 = field(0, state_V + h/2*k1, log_P); k3 = field(0, state_V + h/2*k2, log_P); k4 = field(0, state_V + h*k3, log_P)
-        return state_V + h/6*(k1+2*k2+2*k3+k4), None
+        k1 = field(0, state_V, log_P)
+        k2 = field(0, state_V + h / 2 * k1, log_P)
+        k3 = field(0, state_V + h / 2 * k2, log_P)
+        k4 = field(0, state_V + h * k3, log_P)
+        return state_V + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4), None
 
     def step(state_V: Any, _: Any) -> Any:
         return jax.lax.scan(substep, state_V, None, length=SUBSTEPS)[0], state_V
@@ -89,7 +91,9 @@ def _fit(system: System, start_P: Any, logs_CV: Any) -> tuple[Any, Any, Any]:
     for window in (*(w for w in WINDOWS if w < C), C):
         weight = (jnp.arange(C) < window)[:, None].astype(logs_CV.dtype)
         solver = optimistix.LevenbergMarquardt(rtol=1e-6, atol=1e-8)
-        point = optimistix.least_squares(residual, solver, point, weight, options={"jac": "fwd"}, max_steps=25 if window < C else 100, throw=False).value
+        point = optimistix.least_squares(
+            residual, solver, point, weight, options={"jac": "fwd"}, max_steps=25 if window < C else 100, throw=False
+        ).value
     a, b = residual(point, jnp.ones((C, 1)))
     return *point, (a**2).sum() + (b**2).sum()
 
@@ -106,14 +110,19 @@ def forecast(system: System, context_NCV: np.ndarray, horizon: int):
         logp, logv, loss = fit(jnp.asarray(start), jnp.asarray(scaled))
         best = np.argmin(np.where(np.isfinite(loss), loss, np.inf), axis=1)
         rows = np.arange(N)
-        path = jax.jit(jax.vmap(lambda p, v: solve(system, p, v, context_NCV.shape[1] + horizon)))(logp[rows, best], logv[rows, best])
+        path = jax.jit(jax.vmap(lambda p, v: solve(system, p, v, context_NCV.shape[1] + horizon)))(
+            logp[rows, best], logv[rows, best]
+        )
         return np.exp(np.asarray(path)[:, -horizon:] + unit), np.asarray(loss)
 
 
 if __name__ == "__main__":
-    import sys, time
+    import sys
+    import time
     from pathlib import Path
+
     from jaxlv import series
+
     data = series.load(Path("../shared/data/lotka_volterra_data.h5"))
     ids = np.random.RandomState(42).permutation(1000)[850:][: int(sys.argv[2])]
     v = data.select(ids.tolist()).values_NTV.astype(float)
@@ -121,5 +130,19 @@ if __name__ == "__main__":
         t = time.time()
         f, loss = forecast(SYSTEMS[name], v[:, :50], 50)
         e = np.abs(f - v[:, 50:]).mean((1, 2))
-        print(name, "MAE", e.mean(), "median", np.median(e), "first5", np.abs(f - v[:, 50:])[:, :5].mean(), "max", e.max(), "s", time.time() - t, "mse", ((f-v[:,50:])**2).mean())
+        print(
+            name,
+            "MAE",
+            e.mean(),
+            "median",
+            np.median(e),
+            "first5",
+            np.abs(f - v[:, 50:])[:, :5].mean(),
+            "max",
+            e.max(),
+            "s",
+            time.time() - t,
+            "mse",
+            ((f - v[:, 50:]) ** 2).mean(),
+        )
         print(np.sort(loss.min(1))[-8:], ids[np.argsort(e)[-5:]], np.sort(e)[-5:])

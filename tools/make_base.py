@@ -1,21 +1,28 @@
 """Train the embedded base from scratch on simulated series, and save it as a Hugging Face folder.
 
-    python tools/make_base.py configs/base.toml --out DIR [--resume]
+    python tools/make_base.py configs/base.toml --out DIR [--set A.B=C] [--resume]
+    python tools/make_base.py configs/base.toml --series FOLDER        # simulate only
 
 DIR gets config.json, model.safetensors, the tokenizer files, and training.json: the settings, the seed, the learning
-curve and the versions. About an hour on two cores; DIR.work holds the simulated series and the checkpoints.
+curve, the cost and the versions. DIR.work holds the simulated series and the checkpoints.
 """
 
 from __future__ import annotations
 
 import argparse
+import collections
+import contextlib
 import dataclasses
 import json
 import math
+import multiprocessing
+import os
 import tomllib
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +31,7 @@ import numpy as np
 from jaxlv import dynamics, lora
 from jaxlv.checkpoint import Checkpoints
 from jaxlv.codec import SYMBOLS, Codec
-from jaxlv.config import ModelConfig, OptimizerConfig, build_config
+from jaxlv.config import ModelConfig, OptimizerConfig, build_config, override
 from jaxlv.errors import JaxlvError
 from jaxlv.flops import Work, count
 from jaxlv.model import Qwen2
@@ -33,6 +40,8 @@ from jaxlv.train import fit, init_state, make_optimizer, make_train_step, make_v
 from jaxlv.weights import count_params, save_pretrained
 from jaxlv_tools.console import Progress, describe, program, versions
 
+AHEAD = 4  # batches that each worker makes before they are asked for
+HELD_OUT = 2048  # simulated series for validation
 SPECIAL = ("<|endoftext|>", "<|im_end|>", "<|unknown|>")
 
 
@@ -81,6 +90,8 @@ class BaseConfig:
     steps: int
     validate_every: int
     architecture: Architecture
+    dtype: Literal["float32", "float16"]  # of activations and products; parameters and the optimiser's state are float32
+    attention: Literal["blocked", "cudnn"]
     series: Simulated
     text: Text
     optimizer: OptimizerConfig
@@ -90,26 +101,48 @@ class BaseConfig:
 # ------------------------------------------------------------------------------------------------ the series
 
 
-def simulate(config: Simulated, seed: int) -> dict[str, np.ndarray]:
-    """{system: values (N, T, 2) float32}, of series in which neither population dies out, late, to `least` of its peak."""
-    ranges = {name: dynamics.Range(low, high, log=True, peaked=config.peaked) for name, (low, high) in config.ranges.items()}
-    series = {}
-    for name, share in config.shares.items():
-        wanted = (*dynamics.SYSTEMS[name].parameters, "x0", "y0")
-        chosen = {parameter: ranges[parameter] for parameter in wanted}
-        preset = dynamics.Preset(f"base/{name}", name, chosen, stop=config.steps - 1.0, steps=config.steps)
-        solver = dynamics.Solver(method="Tsit5", rtol=1e-6, atol=1e-6)
-        values_NTV = dynamics.draw(preset, math.ceil(share * config.number), seed, solver, attempts=30).values_NTV
-        late_NTV = values_NTV[:, config.steps // 2 :]
-        alive = (late_NTV.min(axis=1) > config.least * values_NTV.max(axis=1)).all(axis=1)
-        series[name] = values_NTV[alive].astype(np.float32)
-    return series
+Series = Mapping[str, np.ndarray]  # by system, values (N, T, 2) float32
+
+
+def simulate(config: Simulated, system: str, seed: int) -> np.ndarray:
+    """Values (N, T, 2) float32 of series in which neither population dies out, late, to `least` of its peak."""
+    wanted = (*dynamics.SYSTEMS[system].parameters, "x0", "y0")
+    bounds = {name: config.ranges[name] for name in wanted}
+    ranges = {name: dynamics.Range(low, high, log=True, peaked=config.peaked) for name, (low, high) in bounds.items()}
+    preset = dynamics.Preset(f"base/{system}", system, ranges, stop=config.steps - 1.0, steps=config.steps)
+    solver = dynamics.Solver(method="Tsit5", rtol=1e-6, atol=1e-6)
+    number = math.ceil(config.shares[system] * config.number)
+    values_NTV = dynamics.draw(preset, number, seed, solver, attempts=30).values_NTV
+    late_NTV = values_NTV[:, config.steps // 2 :]
+    alive_N = (late_NTV.min(axis=1) > config.least * values_NTV.max(axis=1)).all(axis=1)
+    return values_NTV[alive_N].astype(np.float32)
+
+
+def simulated(config: Simulated, seed: int, folder: Path, note: Callable[[str], None]) -> Series:
+    """The series of `simulate` from files in `folder`, read as they are needed; they are made where they are not there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    settings, record = folder / "settings.json", json.dumps(dataclasses.asdict(config) | {"seed": seed})
+    if settings.is_file() and settings.read_text(encoding="utf-8") != record:
+        raise JaxlvError("holds series of other settings", where=folder, hint="choose another folder, or remove this one")
+    if not settings.is_file():
+        with ThreadPoolExecutor() as pool:
+            parts = pool.map(lambda name: simulate(config, name, seed), config.shares)
+            for name, values_NTV in zip(config.shares, parts, strict=True):
+                note(f"simulated {len(values_NTV):,} series of {name}")
+                np.save(folder / f"{name}.npy", values_NTV)
+        settings.write_text(record, encoding="utf-8")
+    return stored(config, folder)
+
+
+def stored(config: Simulated, folder: Path) -> Series:
+    """The series in `folder`, mapped into memory."""
+    return {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in config.shares}
 
 
 class Stream:
     """Training windows as a function of the step: a series, a stretch of it, a scale, a number format, all drawn anew."""
 
-    def __init__(self, config: BaseConfig, series: dict[str, np.ndarray], alphabet: Alphabet, seed: int):
+    def __init__(self, config: BaseConfig, series: Series, alphabet: Alphabet, seed: int):
         self.config, self.series, self.alphabet, self.seed = config, series, alphabet, seed
 
     def __call__(self, step: int) -> Windows:
@@ -123,7 +156,7 @@ class Stream:
         """One window of a random series."""
         config, text = self.config.series, self.config.text
         name = random.choice(list(config.shares), p=list(config.shares.values()))
-        series_TV = random.choice(self.series[name]).astype(float)
+        series_TV = self.series[name][random.integers(len(self.series[name]))].astype(float)
         decimals = int(random.choice(text.decimals))
         steps = length // (2 * (decimals + 3)) + 2
         stride = int(random.choice(config.strides))
@@ -140,6 +173,42 @@ class Stream:
         codec = Codec("context", random.uniform(text.headroom[0], text.headroom[-1]), decimals)
         scaled = np.minimum(values_TV / codec.fit(context_TV), 9999.0)
         return window(self.alphabet.encode(codec.encode(scaled, np.ones(2))), length)
+
+
+class Ahead:
+    """The batches of a stream over the series in a folder, made ahead of their steps by `workers` processes."""
+
+    def __init__(self, config: BaseConfig, folder: Path, alphabet: Alphabet, workers: int):
+        self.steps, self.depth = config.steps, AHEAD * workers
+        context = multiprocessing.get_context("spawn")  # a fork would copy the threads and the device of this process
+        self.pool = ProcessPoolExecutor(workers, context, initializer=_open, initargs=(config, folder, alphabet))
+        self.queue: collections.deque[tuple[int, Future]] = collections.deque()
+
+    def __enter__(self) -> Ahead:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.pool.shutdown(cancel_futures=True)
+
+    def __call__(self, step: int) -> Windows:
+        """The batch of a step; quick where the steps follow one another."""
+        if not self.queue or self.queue[0][0] != step:
+            self.queue.clear()
+        last = self.queue[-1][0] if self.queue else step - 1
+        for ahead in range(last + 1, min(step + self.depth + 1, self.steps)):
+            self.queue.append((ahead, self.pool.submit(_batch, ahead)))
+        return self.queue.popleft()[1].result()
+
+
+_stream: list[Stream] = []  # a worker's own
+
+
+def _open(config: BaseConfig, folder: Path, alphabet: Alphabet) -> None:
+    _stream.append(Stream(config, stored(config.series, folder), alphabet, config.seed))
+
+
+def _batch(step: int) -> Windows:
+    return _stream[0](step)
 
 
 # ------------------------------------------------------------------------------------------------ the files
@@ -178,26 +247,40 @@ def architecture(config: BaseConfig) -> ModelConfig:
     )
 
 
-def train(config: BaseConfig, work: Path, resume: bool, progress: Progress) -> tuple[Qwen2, Any, list[dict]]:
-    """(model, params, learning curve). Checkpoints and the simulated series lie in `work`."""
+def make_series(config: BaseConfig, folder: Path, note: Callable[[str], None]) -> tuple[Series, Series]:
+    """(training series, validation series) in `folder`."""
+    few = dataclasses.replace(config.series, number=HELD_OUT)
+    training = simulated(config.series, config.seed, folder / "train", note)
+    return training, simulated(few, config.seed + 1, folder / "held_out", note)
+
+
+def train(
+    config: BaseConfig, work: Path, folder: Path, workers: int, resume: bool, progress: Progress
+) -> tuple[Qwen2, Any, list[dict]]:
+    """(model, params, learning curve). Checkpoints lie in `work`, the simulated series in `folder`."""
     tokenizer = work / "tokenizer"
     write_tokenizer(tokenizer)
-    model = Qwen2(architecture(config), attention="blocked")
+    model = Qwen2(architecture(config))
+    trained_as = Qwen2(architecture(config), jnp.dtype(config.dtype), config.attention)
     alphabet = load_alphabet(tokenizer, model.config.vocab_size)
-    held_out = simulate(dataclasses.replace(config.series, number=2048), config.seed + 1)
-    stream = Stream(config, simulate(config.series, config.seed), alphabet, config.seed)
-    validation = [Stream(config, held_out, alphabet, config.seed + 1)(config.steps - 1 - i) for i in range(16)]
+    training, held_out = make_series(config, folder, progress.note)
+    validation = validation_windows(config, held_out, alphabet)
 
     params = model.init(jax.random.key(config.seed), jnp.zeros((1, 1), jnp.int32))["params"]
     variables = {"params": params}
     optimizer = make_optimizer(config.optimizer, config.steps)
     state, frozen = init_state(variables, lora.trainable(variables, base=True), optimizer, config.seed)
-    train_step = make_train_step(model, optimizer, config.optimizer, config.steps)
-    validation_step = make_validation_step(model)
+    train_step = make_train_step(trained_as, optimizer, config.optimizer, config.steps)
+    validation_step = make_validation_step(trained_as)
     curve_path = work / "curve.jsonl"
     curve: list[dict] = []
 
-    with Checkpoints(work / "checkpoints") as checkpoints:
+    batches: Callable[[int], Windows]
+    with contextlib.ExitStack() as stack, Checkpoints(work / "checkpoints") as checkpoints:
+        if workers:
+            batches = stack.enter_context(Ahead(config, folder / "train", alphabet, workers))
+        else:
+            batches = Stream(config, training, alphabet, config.seed)
         if resume and checkpoints.steps():
             state = checkpoints.restore(checkpoints.steps()[-1], state)
             curve = [json.loads(line) for line in curve_path.read_text(encoding="utf-8").splitlines()]
@@ -213,8 +296,16 @@ def train(config: BaseConfig, work: Path, resume: bool, progress: Progress) -> t
             checkpoints.save(step, state)
             curve_path.write_text("".join(json.dumps(row) + "\n" for row in curve), encoding="utf-8")
 
-        state = fit(train_step, state, frozen, stream, config.steps, progress.step, on_state)
+        state = fit(train_step, state, frozen, batches, config.steps, progress.step, on_state)
     return model, lora.join(state.trained, frozen)["params"], curve
+
+
+def validation_windows(config: BaseConfig, series: Series, alphabet: Alphabet) -> list[Windows]:
+    """256 windows of the last phase's length from series that the training has not seen, the same for all batch sizes."""
+    batches = 16
+    one = Phase(until=batches, length=config.phases[-1].length, batch_size=16)
+    stream = Stream(dataclasses.replace(config, phases=(one,)), series, alphabet, config.seed + 1)
+    return [stream(i) for i in range(batches)]
 
 
 def cost(config: BaseConfig) -> dict[str, Any]:
@@ -223,17 +314,27 @@ def cost(config: BaseConfig) -> dict[str, Any]:
     for phase in config.phases:
         steps = min(phase.until, config.steps) - first
         tokens += steps * phase.batch_size * phase.length
-        work = Work(architecture(config), phase.batch_size, phase.length, rank=0, train="full", kernel="blocked")
+        work = Work(architecture(config), phase.batch_size, phase.length, rank=0, train="full", kernel=config.attention)
         for name in flops:
             flops[name] += steps * count(work, name).total_train_step
         first += steps
     return {"tokens": tokens, "flops": flops}
 
 
+def _workers() -> int:
+    """A process takes a core; on a few cores the windows cost little beside the training steps."""
+    return max(0, min(12, (os.cpu_count() or 1) - 3))
+
+
 def arguments() -> argparse.ArgumentParser:
     parser = describe("make_base", __doc__)
     parser.add_argument("config", type=Path, help="settings, such as configs/base.toml")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write; it must not exist")
+    parser.add_argument("--out", type=Path, help="folder to write; it must not exist")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override one setting; may be repeated")
+    parser.add_argument(
+        "--series", type=Path, help="folder of the simulated series, made if it is not there (OUT.work/series)"
+    )
+    parser.add_argument("--workers", type=int, default=_workers(), help="processes that make the windows; 0 = none apart")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in OUT.work")
     return parser
 
@@ -242,13 +343,19 @@ def arguments() -> argparse.ArgumentParser:
 def main(options: argparse.Namespace) -> None:
     if not options.config.is_file():
         raise JaxlvError("no such config file", where=options.config)
+    tree = override(tomllib.loads(options.config.read_text(encoding="utf-8")), options.set)
+    config = build_config(BaseConfig, tree, where=options.config)
+    if not options.out:
+        if not options.series:
+            raise JaxlvError("nothing to do", expected="--out DIR, or --series FOLDER to simulate only")
+        make_series(config, options.series, print)
+        return
     if options.out.exists():
         raise JaxlvError("exists already", where=options.out, hint="choose another folder")
-    tree = tomllib.loads(options.config.read_text(encoding="utf-8"))
-    config = build_config(BaseConfig, tree, where=options.config)
     work = options.out.with_name(options.out.name + ".work")
     with Progress("base", config.steps) as progress:
-        model, params, curve = train(config, work, options.resume, progress)
+        series = options.series or work / "series"
+        model, params, curve = train(config, work, series, options.workers, options.resume, progress)
     save_pretrained(options.out, model, params, work / "tokenizer")
     record = {
         "parameters": count_params(model),
