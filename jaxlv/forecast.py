@@ -119,43 +119,58 @@ class Forecaster:
         seed: int = 0,
         batch_series: int = 8,
         on_batch: Callable[[int], None] = lambda done: None,
+        shown: int = 0,
     ) -> Forecast:
         """Forecasts of steps context .. context + horizon - 1 of each series, given the steps before.
 
-        JaxlvError for a context longer than the series. `on_batch(done)` hears how many series are done.
+        With `shown` characters of step `context` given too, as where a text is cut anywhere, the samples complete that
+        step, which is dropped, and the forecast begins with the step behind it. JaxlvError for a context longer than the
+        series. `on_batch(done)` hears how many series are done.
         """
         values_NTV = series.values_NTV
-        if not 1 <= context <= values_NTV.shape[1]:
+        cut = int(shown > 0)
+        if not 1 <= context <= values_NTV.shape[1] - cut:
             raise JaxlvError(
-                "the context does not fit the series", expected=f"1 to {values_NTV.shape[1]} steps", found=context
+                "the context does not fit the series", expected=f"1 to {values_NTV.shape[1] - cut} steps", found=context
             )
         alphas = [
             self.codec.fit(v_TV[:context], v_TV, f"series {i}") for i, v_TV in zip(series.ids_N, values_NTV, strict=True)
         ]
-        prompts = [
-            self.alphabet.encode(self.codec.encode(v_TV[:context], alpha_V, where=f"series {i}"))
+        texts = [
+            self._text(v_TV, alpha_V, context, shown, f"series {i}")
             for i, v_TV, alpha_V in zip(series.ids_N, values_NTV, alphas, strict=True)
         ]
-        digits_N = [_digits(v_TV[:context] / alpha_V) for v_TV, alpha_V in zip(values_NTV, alphas, strict=True)]
+        prompts, opened = [self.alphabet.encode(whole + part) for whole, part in texts], [part for _, part in texts]
+        digits_N = [
+            _digits(v_TV[:context] / alpha_V, part) for v_TV, alpha_V, part in zip(values_NTV, alphas, opened, strict=True)
+        ]
         decoded: dict[int, list[Decoded]] = {}
         for digits in sorted(set(digits_N)):  # series of one grammar together
             group = np.flatnonzero(np.equal(digits_N, digits))
             for rows in np.split(group, range(batch_series, len(group), batch_series)):
-                samples_of = self._batch(prompts, alphas, series.ids_N, rows, batch_series, digits, horizon, samples, seed)
+                samples_of = self._batch(
+                    prompts, opened, alphas, series.ids_N, rows, batch_series, digits, horizon + cut, samples, seed
+                )
                 decoded |= dict(zip(rows.tolist(), samples_of, strict=True))
                 on_batch(len(decoded))
         step = float(series.time_T[1] - series.time_T[0]) if len(series.time_T) > 1 else 1.0
         return Forecast(
             series.ids_N,
-            context,
-            series.time_T[context - 1] + step * np.arange(1, horizon + 1),
+            context + cut,
+            series.time_T[context - 1] + step * np.arange(1 + cut, horizon + 1 + cut),
             series.variables,
             values_NTV[:, context - 1],
-            np.array([[_padded(d.values_TV, horizon) for d in decoded[row]] for row in range(len(prompts))]),
+            np.array([[_padded(d.values_TV[cut:], horizon) for d in decoded[row]] for row in range(len(prompts))]),
             dict(collections.Counter(d.stop for row in decoded.values() for d in row)),
         )
 
-    def _batch(self, prompts, alphas, ids_N, rows, size, digits, horizon, samples, seed) -> list[list[Decoded]]:
+    def _text(self, values_TV, alpha_V, context: int, shown: int, where: str) -> tuple[str, str]:
+        """The text of the context, and the characters shown of the step behind it: never all of them."""
+        whole = self.codec.encode(values_TV[:context], alpha_V, where=where)
+        step = self.codec.encode(values_TV[context : context + 1], alpha_V, where=where) if shown else ""
+        return whole, step[: min(shown, len(step) - 1)] if shown else ""
+
+    def _batch(self, prompts, opened, alphas, ids_N, rows, size, digits, horizon, samples, seed) -> list[list[Decoded]]:
         """The decoded samples of some rows; a short batch is filled with its first row, so that one shape is compiled."""
         filled = np.concatenate([rows, np.repeat(rows[:1], size - len(rows))])
         variables, decimals = len(alphas[0]), self.codec.decimals
@@ -187,16 +202,17 @@ class Forecaster:
                 measured["new_tokens"] = result.iterations
         return [
             [
-                self.codec.decode(self.alphabet.decode(ids_C[:length]), alphas[row], horizon)
+                self.codec.decode(opened[row] + self.alphabet.decode(ids_C[:length]), alphas[row], horizon)
                 for ids_C, length in zip(result.ids_SNC[i], result.lengths_SN[i], strict=True)
             ]
             for i, row in enumerate(rows)
         ]
 
 
-def _digits(context_TV: np.ndarray) -> int:
-    """Digits before the point that a forecast may need."""
-    return max(INTEGER_DIGITS, len(str(int(context_TV.max()))))
+def _digits(context_TV: np.ndarray, opened: str) -> int:
+    """Digits before the point that a forecast may need, behind a context and what is shown of the next step."""
+    shown = max(len(value.partition(".")[0]) for value in opened.split(","))
+    return max(INTEGER_DIGITS, len(str(int(context_TV.max()))), shown)
 
 
 def _padded(values_TV: np.ndarray, horizon: int) -> np.ndarray:

@@ -71,7 +71,8 @@ def generate(
 ) -> Generated:
     """`samples` continuations of each prompt (1-d token ids), each until `steps` semicolons or an end-of-text token.
 
-    With a `grammar`, logits are formed over the 13 symbols and masked by it; without, over the whole vocabulary.
+    With a `grammar`, logits are formed over the 13 symbols and masked by it; without, over the whole vocabulary. A prompt
+    may end within a time step: its samples then complete that step first, and it counts as one of `steps`.
     `series` (ids, default 0..S-1) and `seed` fix the random numbers of each row. temperature 0 is greedy.
     """
     if not prompts or any(len(prompt) == 0 for prompt in prompts):
@@ -92,6 +93,7 @@ def generate(
         ids_SP[row, width - len(prompt) :] = prompt
         positions_SP[row, width - len(prompt) :] = np.arange(len(prompt))
     keys_SN = row_keys(seed, range(len(prompts)) if series is None else series, samples).reshape(-1, samples)
+    states_S = np.array([0 if grammar is None else state_after(grammar, alphabet, prompt) for prompt in prompts], np.int32)
 
     def part(rows: np.ndarray) -> tuple[np.ndarray, int]:
         ids_BC, iterations = _generate(
@@ -99,6 +101,7 @@ def generate(
             ids_SP[rows],
             positions_SP[rows],
             keys_SN[rows].reshape(-1),
+            states_S[rows],
             None if grammar is None else (jnp.asarray(grammar.allowed_QA), jnp.asarray(grammar.next_QA)),
             jnp.asarray(alphabet.ids_A),
             model=model,
@@ -118,6 +121,19 @@ def generate(
             results = list(pool.map(part, parts))
     ids_SNC = np.concatenate([ids_SNC for ids_SNC, _ in results])
     return Generated(ids_SNC, (ids_SNC >= 0).sum(-1), max(iterations for _, iterations in results))
+
+
+def state_after(grammar: Grammar, alphabet: Alphabet, prompt: np.ndarray) -> int:
+    """The automaton's state behind a prompt that ends within a step; else, 0."""
+    symbol_of = {token: symbol for symbol, token in enumerate(alphabet.ids_A.tolist())}
+    symbols = [symbol_of.get(token, -1) for token in np.asarray(prompt).tolist()]
+    closed = [place for place, symbol in enumerate(symbols) if symbol == SYMBOLS.index(";")]
+    state = 0
+    for symbol in symbols[closed[-1] + 1 if closed else 0 :]:
+        if symbol < 0 or not grammar.allowed_QA[state, symbol]:
+            return 0
+        state = int(grammar.next_QA[state, symbol])
+    return state
 
 
 def parallel_parts(series: int) -> int:
@@ -174,6 +190,7 @@ def _generate(
     ids_SP: jax.Array,
     positions_SP: jax.Array,
     keys_B: jax.Array,
+    states_S: jax.Array,
     grammar: tuple[jax.Array, jax.Array] | None,
     alphabet_A: jax.Array,
     *,
@@ -232,7 +249,7 @@ def _generate(
         _empty(prefix, rows, 0),
         _empty(prefix, rows, 1),
         jnp.repeat(_seen(ids_SP, positions_SP, output_ids_V, sampling), samples, axis=0),
-        jnp.zeros(rows, jnp.int32),
+        jnp.repeat(jnp.asarray(states_S), samples),
         jnp.zeros(rows, jnp.int32),
         jnp.zeros(rows, bool),
     )

@@ -102,6 +102,13 @@ def merge(params: Mapping[str, Any], lora: Mapping[str, Any]) -> Tree:
     return traverse_util.unflatten_dict(flat)
 
 
+def merged(variables: Mapping[str, Any]) -> Tree | None:
+    """{"params": merged base}; None where that would lose something: a base narrower than float32, or a head that trains."""
+    if "lm_head" in variables["lora"] or any(leaf.dtype != jnp.float32 for leaf in jax.tree.leaves(variables["params"])):
+        return None
+    return {"params": merge(variables["params"], variables["lora"])}
+
+
 def count_trained(variables: Mapping[str, Any], mask: Mapping[str, Any]) -> int:
     """Number of scalars that train."""
     pairs = zip(jax.tree.leaves(variables), jax.tree.leaves(mask), strict=True)

@@ -506,14 +506,20 @@ class FinishedRun:
         return series_set.ids_N[[mark in known for mark in series_marks(series_set)]]
 
     @contextlib.contextmanager
-    def metered(self) -> Iterator[FinishedRun]:
-        """The run with forecasters that spend from its budget, in the phase "evaluation"; itself where it has none."""
+    def metered(self) -> Iterator[dict[str, Forecaster]]:
+        """{"tuned", "untuned"}: forecasters that spend from the run's budget, where it has one, in the phase "evaluation".
+
+        Where it loses nothing the adapters are merged into the weights: decoding is then the base's own, for both.
+        """
+        merged = overlay.merged(self.tuned.variables)
+        adapted = {"tuned": merged is None, "untuned": False}
+        found = {"tuned": self.tuned if merged is None else replace(self.tuned, variables=merged), "untuned": self.untuned}
         with ledger_of(self.config, self.folder, self.tuned.model) as ledger:
-            if ledger is None:
-                yield self
-                return
-            tuned, untuned = (Meter(ledger, FINAL, event_of(self.config, adapted)) for adapted in (True, False))
-            yield replace(self, tuned=replace(self.tuned, meter=tuned), untuned=replace(self.untuned, meter=untuned))
+            if ledger is not None:
+                for name, forecaster in found.items():
+                    meter = Meter(ledger, FINAL, event_of(self.config, adapted[name]))
+                    found[name] = replace(forecaster, meter=meter)
+            yield found
 
     def bill(self) -> dict[str, Any]:
         """What the training cost: steps, tokens, seconds, and how many parameters trained."""

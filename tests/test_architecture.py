@@ -61,6 +61,7 @@ ALLOWED: dict[str, set[str]] = {
     "baselines": {"errors"},
     "forecast": {"codec", "config", "errors", "generate", "grammar", "ledger", "metrics", "model", "series", "tokens"},
     "evaluate": {"baselines", "config", "errors", "forecast", "metrics", "series"},
+    "protocols": {"codec", "errors", "metrics", "series"},
     # pages
     "report.__init__": set(),
     "report.svg": set(),
@@ -68,6 +69,7 @@ ALLOWED: dict[str, set[str]] = {
     "report.tables": {"report.page"},
     "report.figures": {"report.svg"},
     "report.evaluation": {"report.figures", "report.page", "report.tables"},
+    "report.comparison": {"report.figures", "report.page"},
     "report.costs": {"flops.table", "flops.work", "report.svg"},
     # everything together
     "run": {

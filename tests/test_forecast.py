@@ -191,3 +191,32 @@ def test_a_series_without_a_scale_is_named(forecaster, series):
     zero = np.where(series.ids_N[:, None, None] == 0, 0.0, series.values_NTV)
     with pytest.raises(JaxlvError, match="series 0: variable 0 gives no scale"):
         run(forecaster, replace(series, values_NTV=zero))
+
+
+# ------------------------------------------------------------------------------------------- a context cut anywhere
+
+
+@pytest.mark.parametrize("shown", [1, 2, 5, 8, 99])
+def test_a_context_may_end_within_a_step_which_the_samples_complete(shown, forecaster, series):
+    cut = run(forecaster, series, shown=shown)
+    assert cut.start == CONTEXT + 1 and cut.valid_share == 1
+    np.testing.assert_allclose(cut.time_H, series.time_T[CONTEXT + 1 : CONTEXT + 1 + HORIZON])
+    other = series.values_NTV.copy()
+    other[:, CONTEXT + 1 :] *= 3  # what lies behind the step is not looked at
+    np.testing.assert_array_equal(
+        run(forecaster, replace(series, values_NTV=other), shown=shown).samples_NSHV, cut.samples_NSHV
+    )
+
+
+def test_of_the_cut_step_only_what_is_shown_is_read(forecaster, series):
+    first = series.select(series.ids_N[:1])
+    alpha_V = Codec().fit(first.values_NTV[0, :CONTEXT])
+
+    def given(step_V, shown):
+        values = first.values_NTV.copy()
+        values[0, CONTEXT] = np.array(step_V) * alpha_V
+        return run(forecaster, replace(first, values_NTV=values), shown=shown).samples_NSHV
+
+    np.testing.assert_array_equal(given([1.23, 4.56], 3), given([1.29, 7.77], 3))  # both begin "1.2"
+    np.testing.assert_array_equal(given([1.23, 4.56], 6), given([1.23, 4.99], 6))  # "1.23,4"
+    assert (given([1.23, 4.56], 6) != given([9.23, 4.56], 6)).any()

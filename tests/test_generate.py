@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jaxlv import generate as module
-from jaxlv.codec import Codec
+from jaxlv.codec import SYMBOLS, Codec
 from jaxlv.config import SamplingConfig
 from jaxlv.errors import JaxlvError
 from jaxlv.generate import FORBIDDEN, PROMPT_MULTIPLE, draw, generate, row_keys
@@ -236,7 +236,7 @@ def equations_of(subject: Subject, samples: int, series: int = 2):
 
     def call(variables, keys_B):
         return module._generate(
-            variables, ids_SP, positions_SP, keys_B, None, jnp.asarray(subject.alphabet.ids_A),
+            variables, ids_SP, positions_SP, keys_B, jnp.zeros(series, jnp.int32), None, jnp.asarray(subject.alphabet.ids_A),
             model=subject.model, sampling=SamplingConfig(), samples=samples, steps=None, max_new_tokens=4, end_ids=(),
         )  # fmt: skip
 
@@ -339,3 +339,12 @@ def test_the_narrowest_settings_are_greedy(settings):
 def test_a_forbidden_index_is_never_drawn(settings):
     masked = np.where(np.arange(32) < 3, LOGITS, FORBIDDEN).astype(np.float32)
     assert frequencies(masked, settings, 2000)[3:].sum() == 0
+
+
+def test_the_grammar_goes_on_within_a_step(subject):
+    grammar = number_grammar(2, 2, 2)
+    encode = subject.alphabet.encode
+    assert module.state_after(grammar, subject.alphabet, encode("1.20,1.31;")) == 0
+    state = module.state_after(grammar, subject.alphabet, encode("1.20,1.31;0.9"))
+    assert grammar.allowed_QA[state].tolist() == [symbol in "0123456789" for symbol in SYMBOLS]
+    assert module.state_after(grammar, subject.alphabet, encode("1.20,1.31;00")) == 0

@@ -60,10 +60,10 @@ def main(options: argparse.Namespace) -> None:
     finished = run.load_run(options.out)
     series_set = run.load_series(config, options.out)
     chosen = series_set.select(run.split_series(config, series_set).test[: config.evaluate.series or None])
-    with finished.metered() as metered:
+    with finished.metered() as forecasters:
         measured = evaluate_to(
             options.out,
-            {"tuned": metered.tuned, "untuned": metered.untuned},
+            forecasters,
             chosen,
             config.evaluate,
             finished=finished,

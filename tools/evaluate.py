@@ -143,9 +143,7 @@ def main(options: argparse.Namespace) -> None:
         ids = held[: options.max_series or protocol.series or None]
     chosen = data.select(ids)
     out = fresh_folder(options.out)
-    with finished.metered() if finished else contextlib.nullcontext() as metered:
-        if metered:
-            forecasters = {"tuned": metered.tuned, "untuned": metered.untuned}
+    with finished.metered() if finished else contextlib.nullcontext(forecasters) as forecasters:
         measured = evaluate_to(
             out,
             {name: forecaster.with_sampling(**sampling) for name, forecaster in forecasters.items()},

@@ -74,8 +74,8 @@ def main(options: argparse.Namespace) -> None:
     protocol = finished.config.evaluate
     settings = {name: getattr(options, name) or getattr(protocol, name) for name in ("context", "horizon", "samples")}
     seed = protocol.seed if options.seed is None else options.seed
-    with Progress("forecast", len(chosen)) as progress, finished.metered() as metered:
-        forecaster = metered.tuned.with_sampling(**sampling)
+    with Progress("forecast", len(chosen)) as progress, finished.metered() as forecasters:
+        forecaster = forecasters["tuned"].with_sampling(**sampling)
         forecast = forecaster(chosen, **settings, seed=seed, batch_series=min(8, len(chosen)), on_batch=progress.update)
     forecast.write_csv(out / "forecast.csv")
     record = {

@@ -1,0 +1,317 @@
+"""How the four reports measured: their splits, contexts, horizons and units, and the figures that they printed.
+
+Each protocol is run with a scale fitted on the context alone; where a report counts errors in its own written units, they
+are converted by that report's factor, which may look at the future: it is a unit of measurement here, not a model's input.
+
+Axes: N series, H steps ahead, V variables (prey, predator).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from jaxlv import metrics
+from jaxlv.codec import Codec
+from jaxlv.errors import JaxlvError
+from jaxlv.series import SeriesSet, Split, split_fraction, split_ids
+
+MAO_ALPHA = 0.79296956  # mao's factor: the 99.7th percentile of all values goes to 10
+SERIES = 1000  # of the course's data set, which the splits are defined on
+TOKENS_PER_STEP = 10  # two values of one digit before the point and two behind it, with their delimiters
+VARIABLES = ("prey", "predator")
+
+
+# ------------------------------------------------------------------------------------------------- splits
+
+
+def _xu(ids: np.ndarray) -> Split:
+    """NumPy's legacy permutation of seed 42: 700, 150, 150."""
+    return split_fraction(ids, (0.7, 0.15, 0.15))
+
+
+def _rai(ids: np.ndarray) -> Split:
+    """In order: 700, 200, 100."""
+    return split_ids(ids, ids[:700], ids[700:900], ids[900:])
+
+
+def _mao(ids: np.ndarray) -> Split:
+    """80, 10 and 10 %; the report does not give its seed: NumPy's legacy permutation of seed 42."""
+    return split_fraction(ids, (0.8, 0.1, 0.1))
+
+
+def _liu(ids: np.ndarray) -> Split:
+    """The first 100 are the test; the rest as scikit-learn's train_test_split(test_size=0.2, random_state=42) has it."""
+    rest = ids[100:]
+    order = np.random.RandomState(42).permutation(len(rest))
+    held = len(rest) // 5
+    return split_ids(ids, rest[order[held:]], rest[order[:held]], ids[:100])
+
+
+# ------------------------------------------------------------------------------------------------- units
+
+
+def _raw(values_NTV: np.ndarray) -> np.ndarray:
+    return np.ones((len(values_NTV), 1, values_NTV.shape[2]))
+
+
+def _mao_units(values_NTV: np.ndarray) -> np.ndarray:
+    return MAO_ALPHA * _raw(values_NTV)
+
+
+def _xu_units(values_NTV: np.ndarray) -> np.ndarray:
+    codec = Codec(scale="xu")
+    return np.stack([codec.fit(v_TV, v_TV) for v_TV in values_NTV])[:, None]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A unit of measurement: raw units in one of it, (N, 1, V), from whole series."""
+
+    words: str
+    size: Callable[[np.ndarray], np.ndarray]
+
+
+RAW = Unit("raw units", _raw)
+MAO_UNITS = Unit("mao's written units (0.793 raw)", _mao_units)
+XU_UNITS = Unit("xu's written units (a tenth of the series' 99th percentile)", _xu_units)
+
+
+# ------------------------------------------------------------------------------------------------- measures
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One column of a protocol's table: a number per series, of the variables and steps named, and its unit."""
+
+    key: str
+    words: str
+    kind: str  # "mae", "mse", "r2", "mse_sum"
+    unit: Unit = RAW
+    variable: str = ""  # "" = the mean over both
+    series: tuple[int, ...] = ()  # () = all of the part
+    steps: int = 0  # the first so many; 0 = all
+
+    @property
+    def unit_words(self) -> str:
+        """The unit in words."""
+        if self.kind == "r2":
+            return "1"
+        return self.unit.words + (" squared" if self.kind.startswith("mse") else "")
+
+    def of(self, point_NHV: np.ndarray, truth_NHV: np.ndarray, size_N1V: np.ndarray) -> np.ndarray:
+        """(N,), one number per series."""
+        steps = self.steps or truth_NHV.shape[1]
+        point_NHV, truth_NHV = (a_NHV[:, :steps] / size_N1V for a_NHV in (point_NHV, truth_NHV))
+        kind = "mse" if self.kind == "mse_sum" else self.kind
+        by_variable_NV = {"mae": metrics.mae, "mse": metrics.mse, "r2": metrics.r2}[kind](point_NHV, truth_NHV)
+        if self.variable:
+            return by_variable_NV[:, VARIABLES.index(self.variable)]
+        return by_variable_NV.sum(axis=1) if self.kind == "mse_sum" else by_variable_NV.mean(axis=1)
+
+
+def figure(values_N: np.ndarray) -> dict[str, Any]:
+    """Mean over series, its 95 % bootstrap interval, and the median; series without a value are left out and counted."""
+    held_N = values_N[np.isfinite(values_N)]
+    if not len(held_N):
+        return {"mean": None, "median": None, "ci95": None, "series": 0}
+    return {
+        "mean": float(held_N.mean()),
+        "median": float(np.median(held_N)),
+        "ci95": list(metrics.bootstrap_interval(held_N)),
+        "series": len(held_N),
+    }
+
+
+# ------------------------------------------------------------------------------------------------- protocols
+
+
+@dataclass(frozen=True)
+class Part:
+    """One set of forecasts of a protocol: from `context` steps (and `shown` characters of the next) over `horizon` steps."""
+
+    name: str  # of its CSV file too
+    words: str
+    context: int
+    horizon: int
+    samples: int
+    series: tuple[int, ...]  # () = the protocol's test series
+    measures: tuple[Measure, ...]
+    reported: Mapping[str, Mapping[str, float]] = field(
+        default_factory=dict
+    )  # {model: {measure's key: the report's figure}}
+    shown: int = 0
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A report's split and parts, and the FLOPs that it says it spent on everything."""
+
+    name: str
+    split: Callable[[np.ndarray], Split]
+    parts: tuple[Part, ...]
+    flops: float
+    flops_words: str = "as reported"
+
+
+def _mao_part(tokens: int, reported: Mapping[str, tuple[float, float]], cut: bool) -> Part:
+    steps, shown = divmod(tokens, TOKENS_PER_STEP)
+    measures = tuple(
+        Measure(f"{kind}_{name}", kind.upper(), kind, unit, steps=5)
+        for name, unit in (("raw", RAW), ("scaled", MAO_UNITS))
+        for kind in ("mae", "mse")
+    )
+    figures = {
+        model: {
+            f"{kind}_{unit}": value for kind, value in zip(("mae", "mse"), pair, strict=True) for unit in ("raw", "scaled")
+        }
+        for model, pair in reported.items()
+    }
+    where = f"cut after {tokens} tokens, within a step" if cut else f"the {steps} whole steps of {tokens} tokens"
+    return Part(
+        f"mao-{tokens}{'-cut' if cut else ''}",
+        f"{where}; the next 5 steps",
+        steps,
+        5 if cut else min(20, 100 - steps),
+        20,
+        (),
+        measures,
+        figures,
+        shown if cut else 0,
+    )
+
+
+_MAO = {
+    128: {"untuned": (0.3427, 0.5510), "first run": (0.1746, 0.1356), "final": (0.0726, 0.0263)},
+    512: {"untuned": (0.1509, 0.1048), "first run": (0.0834, 0.0362), "final": (0.0240, 0.0028)},
+    768: {"untuned": (0.1167, 0.0700), "first run": (0.0651, 0.0297), "final": (0.0191, 0.0020)},
+}
+_LAST_TEN = tuple(range(990, 1000))
+_RAI_KINDS = (("mse", "MSE"), ("mae", "MAE"), ("r2", "R²"))
+
+
+def _rai_part(name: str, words: str, series: tuple[int, ...], reported: Mapping[str, Sequence[float]]) -> Part:
+    keys = [f"{kind}_{variable}" for variable in VARIABLES for kind, _ in _RAI_KINDS]
+    measures = tuple(
+        Measure(f"{kind}_{variable}", f"{head} {variable}", kind, RAW, variable)
+        for variable in VARIABLES
+        for kind, head in _RAI_KINDS
+    )
+    figures = {model: dict(zip(keys, values, strict=True)) for model, values in reported.items()}
+    return Part(name, words, 50, 50, 20, series, measures, figures)
+
+
+def _liu_part(name: str, words: str, series: tuple[int, ...]) -> Part:
+    summed = Measure("mse_sum_raw", "MSE of prey + MSE of predator", "mse_sum")
+    reported = {"untuned": {"mse_sum_series_1": 0.3478}, "first run": {"mse_sum_series_1": 0.01599}}
+    reported |= {"context 512": {"mse_sum_series_1": 0.0091, "mse_sum_series_2": 0.0317}}
+    of_one = tuple(Measure(f"mse_sum_series_{i}", f"the same, series {i}", "mse_sum", series=(i,)) for i in (1, 2))
+    first = Measure("mse_sum_series_0_5", "the same, series 0-5", "mse_sum", series=tuple(range(6)))
+    return Part(name, words, 80, 20, 10, series, (summed, first, *of_one), reported)
+
+
+PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
+    {
+        protocol.name: protocol
+        for protocol in (
+            Protocol(
+                "mao",
+                _mao,
+                (
+                    *(_mao_part(tokens, reported, cut=False) for tokens, reported in _MAO.items()),
+                    *(_mao_part(tokens, reported, cut=True) for tokens, reported in _MAO.items()),
+                ),
+                9.579e16,
+            ),
+            Protocol(
+                "rai",
+                _rai,
+                (
+                    _rai_part(
+                        "rai",
+                        "series 990-999, 50 steps from 50",
+                        _LAST_TEN,
+                        {"final": (0.1178, 0.1483, 0.8155, 0.0250, 0.0687, 0.7004)},
+                    ),
+                    _rai_part(
+                        "rai-972",
+                        "series 972, 50 steps from 50",
+                        (972,),
+                        {
+                            "untuned": (0.1770, 0.2485, -0.2812, 0.2337, 0.2793, -1.6260),
+                            "final": (0.0170, 0.0671, 0.8772, 0.0125, 0.0608, 0.8600),
+                        },
+                    ),
+                ),
+                9.866e16,
+            ),
+            Protocol(
+                "xu",
+                _xu,
+                (
+                    Part(
+                        "xu",
+                        "50 steps from 50",
+                        50,
+                        50,
+                        20,
+                        (),
+                        tuple(
+                            Measure(f"{kind}_{name}", kind.upper(), kind, unit)
+                            for name, unit in (("raw", RAW), ("scaled", XU_UNITS))
+                            for kind in ("mae", "mse")
+                        ),
+                        {
+                            "untuned": {"mae_scaled": 357.2, "mse_scaled": 45244228.0},
+                            "untuned, 3 decimals": {"mae_scaled": 3805.9, "mse_scaled": 25882364336.72},
+                            "final": {"mae_scaled": 0.9742, "mse_scaled": 2.7430},
+                        },
+                    ),
+                ),
+                1.0303e17,
+                "by its own logs; 1.0e17 as reported",
+            ),
+            Protocol(
+                "liu",
+                _liu,
+                (_liu_part("liu", "20 steps from 80", ()),),
+                4.6e17,
+                "by the assignment's rule; the report adds none up",
+            ),
+        )
+    }
+)
+"""By name of the report."""
+
+
+def test_series(protocol: Protocol, part: Part, data: SeriesSet) -> SeriesSet:
+    """The series that a part measures; JaxlvError where the data set is not the one that the splits are defined on."""
+    ids = np.sort(data.ids_N)
+    if not np.array_equal(ids, np.arange(SERIES)):
+        raise JaxlvError(
+            "the reports' splits are defined on the course's data set",
+            where=data.source.get("path"),
+            expected=f"series 0 to {SERIES - 1}",
+            found=f"{len(ids)} series",
+        )
+    split = protocol.split(ids)
+    chosen = np.array(part.series) if part.series else split.test
+    if not np.isin(chosen, split.test).all():
+        raise JaxlvError("series outside the protocol's test share", where=part.name, found=chosen.tolist())
+    return data.select(chosen)
+
+
+def score(part: Part, point_NHV: np.ndarray, chosen: SeriesSet) -> dict[str, Any]:
+    """{measure's key: figure} of a point forecast of a part, in raw units; measures of series that are not here are None."""
+    start = part.context + int(part.shown > 0)
+    truth_NHV = chosen.values_NTV[:, start : start + point_NHV.shape[1]]
+    figures = {}
+    for measure in part.measures:
+        rows = np.isin(chosen.ids_N, measure.series) if measure.series else np.ones(len(chosen), bool)
+        size_N1V = measure.unit.size(chosen.values_NTV)
+        figures[measure.key] = figure(measure.of(point_NHV, truth_NHV, size_N1V)[rows])
+    return figures

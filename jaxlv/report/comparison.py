@@ -1,0 +1,168 @@
+"""The comparison with the four reports: a table and a figure for each part of a protocol, the bill, and the page."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxlv.report import figures
+from jaxlv.report.page import MISSING, Block, Cell, Figure, Group, Page, Section, Table, align, number, render, svg
+
+Tree = Mapping[str, Any]
+Line = tuple[
+    str, dict[str, tuple[float | None, float | None, Sequence[float] | None]]
+]  # name, {measure: mean, median, interval}
+
+
+def lines_of(part: Tree) -> list[Line]:
+    """The rows of a part's table: the report's own figures first, then the models' and the baselines'."""
+    found: list[Line] = [
+        (f"report: {model}", {key: (value, None, None) for key, value in of_model.items()})
+        for model, of_model in part["reported"].items()
+    ]
+    for row in part["rows"]:
+        cells = {key: (f["mean"], f["median"], f["ci95"]) for key, f in row["figures"].items() if f["series"]}
+        found.append((row["name"], cells))
+    return found
+
+
+def measures_of(part: Tree) -> dict[str, Tree]:
+    """The measures that some row of a part has, by key."""
+    lines = lines_of(part)
+    return {key: measure for key, measure in part["protocol"]["measures"].items() if any(key in cells for _, cells in lines)}
+
+
+def heading(part: Tree) -> str:
+    """What a part is, in a sentence."""
+    p = part["protocol"]
+    return f"{part['part']}: {p['words']}; {len(p['series'])} series, {p['samples']} samples each"
+
+
+def _best(lines: Sequence[Line], key: str) -> float | None:
+    """The best mean of the models and baselines; of R² the largest."""
+    means = [cells[key][0] for name, cells in lines if key in cells and not name.startswith("report")]
+    held = [mean for mean in means if mean is not None]
+    return (max if key.startswith("r2") else min)(held) if len(held) > 1 else None
+
+
+def _number(value: float | None) -> str:
+    return MISSING if value is None else number(value)
+
+
+def format_part(part: Tree) -> str:
+    """A part's table for a terminal: mean and median over series of each measure."""
+    lines, measures = lines_of(part), measures_of(part)
+    columns = [["", *(name for name, _ in lines)]]
+    for key, measure in measures.items():
+        cells = [values.get(key, (None, None, None)) for _, values in lines]
+        columns.append([measure["words"], *align([_number(mean) for mean, _, _ in cells])])
+        columns.append(["median", *align([_number(median) for _, median, _ in cells])])
+    widths = [max(map(len, column)) for column in columns]
+    rows = [
+        "  ".join(
+            text.ljust(w) if i == 0 else text.rjust(w) for i, (text, w) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in zip(*columns, strict=True)
+    ]
+    units = dict.fromkeys(f"{m['words']} in {m['unit']}" for m in measures.values() if m["unit"] != "1")
+    text = "\n".join([heading(part), rows[0], "-" * len(rows[0]), *rows[1:], "; ".join(units)])
+    return text.translate({ord("–"): "-", ord("−"): "-", ord("²"): "2"})
+
+
+def table_of(part: Tree) -> Table:
+    """A part's table for the page, with the median and the interval over series."""
+    lines, measures = lines_of(part), measures_of(part)
+    rows: list[list[Cell]] = [[Cell(name)] for name, _ in lines]
+    groups, columns = [Group("", "", 1)], [""]
+    for key, measure in measures.items():
+        cells = [values.get(key, (None, None, None)) for _, values in lines]
+        best = _best(lines, key)
+        means, medians = [_number(mean) for mean, _, _ in cells], [_number(median) for _, median, _ in cells]
+        for row, cell, mean, median in zip(rows, cells, means, medians, strict=True):
+            row.append(Cell(mean, cell[0], cell[0] is not None and cell[0] == best and not row[0].text.startswith("report")))
+            row.append(Cell(median, cell[1]))
+            interval = f"{number(cell[2][0])} – {number(cell[2][1])}" if cell[2] else MISSING
+            row.append(Cell(interval, cell[2][0] if cell[2] else None))
+        groups.append(Group(measure["words"], measure["unit"], 3))
+        columns += ["mean", "median", "95 % interval"]
+    caption = (
+        "Mean over series with its median and 95 % bootstrap interval; the report prints a mean alone. Bold: the best of the"
+        " models and baselines. The scale is fitted on the context alone; the point forecast is the median of the samples."
+    )
+    return Table(heading(part), caption, groups, columns, rows)
+
+
+def growth_of(part: Tree) -> Figure:
+    """Error against the step ahead of every model and baseline of a part."""
+    picture = figures.step_error_figure(part["rows"], unit="raw units")
+    label = f"{part['part']}: mean absolute error by step ahead"
+    return Figure(
+        [svg(picture, label)], "Mean absolute error by step ahead, over series and both species; logarithmic axis."
+    )
+
+
+def bill_lines(result: Tree) -> list[tuple[str, str]]:
+    """What each protocol cost us, what its report says it cost, and what the base cost, in words."""
+    found, total = [], 0
+    for name, protocol in result["protocols"].items():
+        spent, theirs = protocol["flops"], protocol["reported_flops"]
+        reported = f"the report: {theirs['total']:.3g} ({theirs['words']})"
+        if spent is None:
+            found.append((name, f"not counted (the run has no ledger); {reported}"))
+            continue
+        total += spent["total"]
+        kinds = ", ".join(f"{kind} {spent[kind]:.3g}" for kind in ("tuning", "validation", "forecasts"))
+        found.append((name, f"{spent['total']:.3g} FLOPs ({spent['convention']}): {kinds}; {reported}"))
+    found.append(("together", f"{total:.3g} FLOPs for tuning, validation and forecasts"))
+    if result.get("base"):
+        base = result["base"]
+        cost = base["flops"]["coursework"] if isinstance(base.get("flops"), Mapping) else base.get("flops")
+        found.append(
+            (
+                "the base, once",
+                f"{cost:.3g} FLOPs (coursework), {base['tokens']:,} tokens, {base['parameters']:,} parameters",
+            )
+        )
+    return found
+
+
+def format_bill(result: Tree) -> str:
+    """The bill for a terminal."""
+    return "\n".join(f"{name}: {words}" for name, words in bill_lines(result))
+
+
+def summary(result: Tree) -> str:
+    """The comparison in a few sentences: per protocol, the tuned model's first measure against the report's best."""
+    sentences = []
+    for protocol in result["protocols"].values():
+        for part in protocol["parts"].values():
+            key = next(iter(part["protocol"]["measures"]))
+            tuned = next((row["figures"][key] for row in part["rows"] if row["name"] == "tuned"), None)
+            if tuned is None or tuned["mean"] is None:
+                continue
+            measure = part["protocol"]["measures"][key]
+            theirs = [values[key] for values in part["reported"].values() if key in values]
+            against = f", against {number(min(theirs))} in the report" if theirs else ""
+            sentences.append(f"{part['part']}: {measure['words']} {number(tuned['mean'])} {measure['unit']}{against}.")
+    return " ".join(sentences) or "Nothing was measured."
+
+
+def page_of(result: Tree) -> Page:
+    """The page of a comparison."""
+    sections = []
+    for name, protocol in result["protocols"].items():
+        blocks: list[Block] = []
+        for part in protocol["parts"].values():
+            blocks += [table_of(part), growth_of(part)]
+        counts = ", ".join(f"{count} {share}" for share, count in protocol["split"].items())
+        sections.append(Section(f"The protocol of {name}", blocks, f"Split: {counts} series."))
+    return Page("Comparison with four reports", summary(result), bill_lines(result), sections)
+
+
+def write_page(path: Path, result: Tree) -> None:
+    """Write the page, whole or not at all."""
+    unfinished = path.with_name(path.name + ".tmp")
+    unfinished.write_text(render(page_of(result)), encoding="utf-8")
+    os.replace(unfinished, path)

@@ -1,0 +1,174 @@
+"""Run the protocols of the four reports on their data set, and put their figures beside ours and the baselines'.
+
+    jaxlv compare --data FILE --out DIR                 # tunes the embedded base on each report's training split first
+    jaxlv compare RUN --data FILE --out DIR             # a run of your own, where it has not seen the test series
+    jaxlv compare --data FILE --out DIR --resume        # goes on where an interrupted comparison stopped
+
+DIR gets a CSV of forecasts for each part of a protocol (mao-768.csv, rai.csv, xu.csv, liu.csv, ...; the untuned model's end
+in -untuned), compare.json with every figure, its unit and its series, report.html, and under runs/ the tuned adapters with
+their ledgers: each protocol has a budget of 1 % of the reports' 1e17 FLOPs. On two cores it takes about an hour.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jaxlv_configs
+from jaxlv import ledger, run, series
+from jaxlv.baselines import BASELINES
+from jaxlv.config import RunConfig, load_config
+from jaxlv.errors import JaxlvError
+from jaxlv.evaluate import plain, score
+from jaxlv.forecast import Forecast, Forecaster
+from jaxlv.protocols import PROTOCOLS, Part, Protocol, test_series
+from jaxlv.protocols import score as score_part
+from jaxlv.report import comparison
+from jaxlv.series import SeriesSet
+from jaxlv.weights import resolve
+from jaxlv_tools.console import Progress, describe, fresh_folder, program, versions
+from jaxlv_tools.train import train
+
+COMPARE = "compare.json"
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = describe("compare", __doc__)
+    parser.add_argument("run", type=Path, nargs="?", help="run folder (default: tune the embedded base, per protocol)")
+    parser.add_argument("--data", type=Path, required=True, help="the course's data set (HDF5)")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the figures, forecasts and runs")
+    parser.add_argument("--config", type=Path, help="how the base is tuned (default configs/compare.toml)")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a setting of the config")
+    parser.add_argument("--protocols", default=",".join(PROTOCOLS), help=f"some of {', '.join(PROTOCOLS)}")
+    parser.add_argument("--max-series", type=int, help="at most so many series of each part: for a quick look")
+    parser.add_argument("--tuned-only", action="store_true", help="leave the untuned model out, which halves the forecasts")
+    parser.add_argument("--resume", action="store_true", help="go on in DIR: finished runs and parts are kept")
+    return parser
+
+
+def tuned_run(protocol: Protocol, config: RunConfig, data: SeriesSet, folder: Path, resume: bool) -> run.FinishedRun:
+    """The run of a protocol's own split in `folder`; trained, or trained to its end, where it is not there yet."""
+    split = protocol.split(data.ids_N)
+    train_ids, validation_ids, test_ids = (tuple(ids.tolist()) for ids in split.parts().values())
+    shares = replace(config.data, train_ids=train_ids, validation_ids=validation_ids, test_ids=test_ids)
+    config = replace(config, data=shares)
+    if not (folder / run.ADAPTER).is_dir():
+        train(config, folder, resume=resume and folder.is_dir())
+    return run.load_run(folder)
+
+
+def measure(
+    part: Part, chosen: SeriesSet, forecasters: dict[str, Forecaster], finished: run.FinishedRun, out: Path
+) -> dict[str, Any]:
+    """A part's entry of compare.json: its settings and a row for each model and baseline. Forecasts go to CSV files."""
+    truth = chosen.values_NTV
+    start = part.context + int(part.shown > 0)
+    context_NCV, truth_NHV = truth[:, : part.context], truth[:, start : start + part.horizon]
+    rows = []
+    evaluate = finished.config.evaluate
+    for name, forecaster in forecasters.items():
+        with Progress(f"{part.name} ({name})", len(chosen)) as progress:
+            forecast: Forecast = forecaster(
+                chosen, part.context, part.horizon, part.samples, evaluate.seed,
+                min(evaluate.batch_series, len(chosen)), progress.update, shown=part.shown,
+            )  # fmt: skip
+        forecast.write_csv(out / f"{part.name}{'' if name == 'tuned' else f'-{name}'}.csv")
+        row = score(name, forecast.median(), truth_NHV, context_NCV, chosen, forecast.filled())
+        figures = score_part(part, forecast.median(), chosen)
+        rows.append({**row, "valid_share": forecast.valid_share, "figures": figures})
+    for name, baseline in BASELINES.items():
+        # A baseline sees whole steps alone: where the cut shows part of one, it forecasts that step too.
+        point_NHV = baseline(context_NCV, part.horizon + start - part.context)[:, start - part.context :]
+        row = score(name, point_NHV, truth_NHV, context_NCV, chosen)
+        rows.append({**row, "figures": score_part(part, point_NHV, chosen)})
+    return plain(
+        {
+            "part": part.name,
+            "protocol": {
+                "words": part.words, "context": part.context, "shown_characters": part.shown, "horizon": part.horizon,
+                "samples": part.samples, "series": chosen.ids_N, "variables": chosen.variables, "seed": evaluate.seed,
+                "point forecast": "median of the samples at each step",
+                "measures": {m.key: {"words": m.words, "unit": m.unit_words, "first_steps": m.steps} for m in part.measures},
+            },
+            "reported": part.reported,
+            "rows": rows,
+        }
+    )  # fmt: skip
+
+
+def flops_of(finished: run.FinishedRun) -> dict[str, Any] | None:
+    """What a run's ledger says was spent, by kind of work; None for a run without a ledger."""
+    budget = finished.config.budget
+    path = Path(budget.ledger) if budget.ledger else finished.folder / run.LEDGER
+    if not path.is_file():
+        return None
+    terms, entries = ledger.read(path)
+    kinds = {"train_step": "tuning", "validation": "validation", "generation": "forecasts"}
+    spent = {words: sum(e.flops for e in entries if e.event.kind == kind) for kind, words in kinds.items()}
+    return {"convention": terms.convention, "budget": terms.budget, **spent, "total": sum(spent.values())}
+
+
+def base_cost(model: str) -> dict[str, Any] | None:
+    """What the base itself cost, where its folder says so."""
+    record = resolve(model) / "training.json"
+    if not record.is_file():
+        return None
+    tree = json.loads(record.read_text(encoding="utf-8"))
+    return {key: tree[key] for key in ("parameters", "tokens", "flops") if key in tree}
+
+
+@program(arguments)
+def main(options: argparse.Namespace) -> None:
+    names = [name.strip() for name in options.protocols.split(",")]
+    for name in names:
+        if name not in PROTOCOLS:
+            raise JaxlvError("unknown protocol", where="--protocols", expected=", ".join(PROTOCOLS), found=name)
+    data = series.load(options.data)
+    given = run.load_run(options.run) if options.run else None
+    default = Path(jaxlv_configs.__path__[0]) / "compare.toml"
+    config = load_config(options.config or default, [f"data.path={str(options.data)!r}", *options.set])
+    for name in names:
+        test_series(
+            PROTOCOLS[name], PROTOCOLS[name].parts[0], data
+        )  # another data set is refused before anything is trained
+    out = options.out if options.resume and (options.out / "parts").is_dir() else fresh_folder(options.out)
+    (out / "parts").mkdir(exist_ok=True)
+    result: dict[str, Any] = {"data": Path(options.data).name, "data_sha256": data.source.get("sha256"), "protocols": {}}
+    for name in names:
+        protocol = PROTOCOLS[name]
+        finished = given or tuned_run(protocol, config, data, out / "runs" / name, options.resume)
+        parts = {}
+        for part in protocol.parts:
+            chosen = test_series(protocol, part, data)
+            chosen = chosen.select(chosen.ids_N[: options.max_series])
+            seen = finished.seen(chosen)
+            if len(seen):
+                print(f"{part.name}: not scored; the run has seen {len(seen)} of its {len(chosen)} test series")
+                continue
+            kept = out / "parts" / f"{part.name}.json"
+            if not kept.is_file():
+                with finished.metered() as forecasters:
+                    used = {n: f for n, f in forecasters.items() if n == "tuned" or not options.tuned_only}
+                    tree = measure(part, chosen, used, finished, out)
+                kept.write_text(json.dumps(tree) + "\n", encoding="utf-8")
+            parts[part.name] = json.loads(kept.read_text(encoding="utf-8"))
+            print(f"\n{comparison.format_part(parts[part.name])}\n", flush=True)
+        result["protocols"][name] = {
+            "parts": parts,
+            "flops": flops_of(finished),
+            "reported_flops": {"total": protocol.flops, "words": protocol.flops_words},
+            "split": {share: len(ids) for share, ids in protocol.split(data.ids_N).parts().items()},
+            "run": None if given is None else options.run.name,
+        }
+    result |= {"base": base_cost((given.config if given else config).model.path), "versions": versions()}
+    (out / COMPARE).write_text(json.dumps(plain(result), indent=1) + "\n", encoding="utf-8")
+    comparison.write_page(out / "report.html", result)
+    print(comparison.format_bill(result))
+    print(f"figures: {out / COMPARE}\nreport:  {out / 'report.html'}")
+
+
+if __name__ == "__main__":
+    main()
