@@ -129,6 +129,7 @@ OPTIONS = {
     "train": ["CONFIG", "--out", "--set", "--resume"],
     "forecast": ["RUN", "--data", "--series", "--context", "--horizon", "--samples", "--seed", "--out", "--temperature"],
     "evaluate": ["RUN_OR_MODEL", "--data", "--series", "--context", "--horizon", "--samples", "--seed", "--out", "--scale"],
+    "compare": ["RUN", "--data", "--out", "--protocols", "--resume"],
     "flops": ["table", "plan", "audit"],
     "ledger": ["show", "verify"],
     "doctor": ["CONFIG", "--set"],

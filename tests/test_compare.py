@@ -1,0 +1,134 @@
+"""`jaxlv compare`: the protocols run from data to page, figures that can be recomputed, and what a run has seen left out."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from jaxlv import series
+from jaxlv.baselines import BASELINES
+from jaxlv.report import comparison
+from jaxlv_tools import compare
+from jaxlv_tools.compare import COMPARE
+
+SETTINGS = {
+    "train.steps": 1, "train.batch_size": 1, "train.validation_windows": 1, "windows.length": 64, "windows.stride": 500,
+    "windows.context_steps": "[8, 12]", "lora.rank": 2, "evaluate.batch_series": 2,
+}  # fmt: skip
+
+
+def said_by(*arguments: Any) -> str:
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        compare.main([str(argument) for argument in arguments])
+    return out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """1000 series of 100 steps, as the course's data set has."""
+    path = tmp_path_factory.mktemp("data") / "waves.h5"
+    random = np.random.default_rng(0)
+    time_T, phase_N1V = np.linspace(0, 200, 100), random.uniform(0, 6, (1000, 1, 2))
+    values_NTV = 1.2 + np.sin(time_T[:, None] * random.uniform(0.1, 0.3, (1000, 1, 1)) + phase_N1V)
+    series.save(path, series.from_arrays(values_NTV.astype(np.float32), time_T))
+    return path
+
+
+@pytest.fixture(scope="module")
+def options(data, tiny_base) -> list[Any]:
+    changes = {**SETTINGS, "model.path": repr(str(tiny_base))}
+    return ["--data", data, "--max-series", 2, *(p for k, v in changes.items() for p in ("--set", f"{k}={v}"))]
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory, options) -> tuple[Path, str]:
+    out = tmp_path_factory.mktemp("compare") / "out"
+    return out, said_by(*options, "--out", out, "--protocols", "liu")
+
+
+def test_a_comparison_leaves_forecasts_figures_and_a_page(compared):
+    out, said = compared
+    result = json.loads((out / COMPARE).read_text())
+    part = result["protocols"]["liu"]["parts"]["liu"]
+    assert [row["name"] for row in part["rows"]] == ["tuned", "untuned", *BASELINES]
+    assert {path.name for path in out.iterdir()} >= {"liu.csv", "liu-untuned.csv", COMPARE, "report.html", "runs", "parts"}
+    assert "report: first run" in said and "MSE of prey + MSE of predator" in said
+    assert str(out.parent) not in (out / COMPARE).read_text()
+
+
+def test_the_figures_follow_from_the_csv(compared, data):
+    """The point forecast is the median of the samples; liu's error the sum of both species' MSE."""
+    out, _ = compared
+    part = json.loads((out / COMPARE).read_text())["protocols"]["liu"]["parts"]["liu"]
+    table = pd.read_csv(out / "liu.csv")
+    truth = series.load(data)
+    sums = []
+    for i in part["protocol"]["series"]:
+        rows = table[(table.series == i) & table.statistic.str.startswith("sample_")]
+        median = rows.groupby(["variable", "step"]).value.median()
+        errors = [
+            median[name].to_numpy() - truth.select([i]).values_NTV[0, 80:, v] for v, name in enumerate(truth.variables)
+        ]
+        sums.append(sum((error**2).mean() for error in errors))
+    tuned = part["rows"][0]["figures"]
+    assert tuned["mse_sum_raw"]["mean"] == pytest.approx(np.mean(sums), rel=1e-4)
+    assert tuned["mse_sum_series_1"]["mean"] == pytest.approx(sums[1], rel=1e-4)
+
+
+def test_the_flops_are_those_of_the_ledger_within_the_budget(compared):
+    out, said = compared
+    flops = json.loads((out / COMPARE).read_text())["protocols"]["liu"]["flops"]
+    assert flops["total"] == flops["tuning"] + flops["validation"] + flops["forecasts"] <= flops["budget"] == 10**15
+    assert min(flops["tuning"], flops["validation"], flops["forecasts"]) > 0
+    assert flops["convention"] == "coursework" and f"{flops['total']:.3g} FLOPs" in said
+
+
+def test_a_comparison_is_resumed_where_it_stopped(compared, options):
+    out, _ = compared
+    kept = (out / "liu.csv").stat().st_mtime_ns
+    (out / COMPARE).unlink()
+    said_by(*options, "--out", out, "--protocols", "liu", "--resume")
+    assert (out / COMPARE).is_file() and (out / "liu.csv").stat().st_mtime_ns == kept
+    with pytest.raises(SystemExit):
+        said_by(*options, "--out", out, "--protocols", "liu")
+
+
+def test_a_run_is_scored_only_where_it_has_not_seen_the_test_series(compared, data, tmp_path):
+    """liu's run trained on most of what rai tests on; its own test series it has not seen."""
+    out, _ = compared
+    changes = ["--data", data, "--protocols", "rai,liu", "--max-series", 1, "--tuned-only"]
+    said = said_by(out / "runs" / "liu", *changes, "--out", tmp_path / "out")
+    assert "rai: not scored; the run has seen 1 of its 1 test series" in said
+    result = json.loads((tmp_path / "out" / COMPARE).read_text())
+    assert list(result["protocols"]["liu"]["parts"]) == ["liu"]
+    assert "rai" not in result["protocols"]["rai"]["parts"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(["--protocols", "xu,zhu"], "unknown protocol"), (["--data", "few"], "defined on the course's data set")],
+)
+def test_what_is_wrong_is_said_before_anything_is_trained(change, message, options, data, tmp_path, capsys):
+    few = tmp_path / "few.h5"
+    series.save(few, series.load(data).select(range(10)))
+    change = [str(few) if part == "few" else part for part in change]
+    with pytest.raises(SystemExit):
+        said_by(*options, "--out", tmp_path / "out", *change)
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_page_marks_the_best_of_models_and_baselines_not_the_report(compared):
+    part = json.loads((compared[0] / COMPARE).read_text())["protocols"]["liu"]["parts"]["liu"]
+    table = comparison.table_of(part)
+    best = [[cell.best for cell in row] for row in table.rows]
+    assert sum(row[1] for row in best) == 1
+    assert not any(any(row) for row, line in zip(best, table.rows, strict=True) if line[0].text.startswith("report"))
