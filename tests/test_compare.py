@@ -15,6 +15,7 @@ import pytest
 from jaxlv import series
 from jaxlv.baselines import BASELINES
 from jaxlv.report import comparison
+from jaxlv.weights import save_pretrained
 from jaxlv_tools import compare
 from jaxlv_tools.compare import COMPARE
 
@@ -43,8 +44,10 @@ def data(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def options(data, tiny_base) -> list[Any]:
-    changes = {**SETTINGS, "model.path": repr(str(tiny_base))}
+def options(data, random_model, tmp_path_factory) -> list[Any]:
+    base = tmp_path_factory.mktemp("base") / "long"  # a context of 80 steps has 800 tokens
+    save_pretrained(base, *random_model(vocab_size=32, num_hidden_layers=1, max_position_embeddings=2048))
+    changes = {**SETTINGS, "model.path": repr(str(base))}
     return ["--data", data, "--max-series", 2, *(p for k, v in changes.items() for p in ("--set", f"{k}={v}"))]
 
 

@@ -121,7 +121,7 @@ def test_simulation_is_stored_and_selected_with_its_series(tmp_path):
         assert stored[key] == recorded[key] and type(stored[key]) is type(recorded[key]), key
     assert (stored["seed"], stored["preset"], stored["noise"]) == (2, "course", 0.1)
     assert (stored["solver_method"], stored["solver_rtol"], stored["solver_atol"]) == ("Dopri8", 1e-6, 1e-8)
-    assert json.loads(stored["ranges"])["K"] == {"low": 3.8, "high": 13.7, "log": False}
+    assert json.loads(stored["ranges"])["K"] == {"low": 3.8, "high": 13.7, "log": False, "peaked": False}
     for key, values in recorded["parameters"].items():
         np.testing.assert_array_equal(stored["parameters"][key], values)
         np.testing.assert_array_equal(loaded.select([4, 2]).source["simulation"]["parameters"][key], values[[4, 2]])
