@@ -1,0 +1,136 @@
+"""Measure a run again under harder conditions: noise, missing steps, short contexts, other origins, amplitudes, systems.
+
+    jaxlv stress RUN --data FILE --out DIR
+    jaxlv stress embedded --data FILE --groups noise,context --max-series 16 --samples 4 --out DIR
+
+DIR gets stress.json (every row of every condition, its series, and errors by regime) and report.html. The series are the
+run's test series, as `jaxlv evaluate` takes them. Simulated conditions need no file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxlv import run, series
+from jaxlv.baselines import BASELINES
+from jaxlv.config import RunConfig
+from jaxlv.errors import JaxlvError
+from jaxlv.evaluate import plain, score
+from jaxlv.forecast import Forecaster
+from jaxlv.report import stress
+from jaxlv.robustness import GROUPS, Condition, regimes_of
+from jaxlv_tools.console import (
+    Progress,
+    add_protocol,
+    describe,
+    fresh_folder,
+    held_series,
+    parse_ids,
+    program,
+    versions,
+)
+from jaxlv_tools.evaluate import bare_forecaster
+
+SAMPLES, SERIES = 8, 32
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = describe("stress", __doc__)
+    parser.add_argument("subject", metavar="RUN_OR_MODEL", help="run folder, model folder, hub id, or embedded")
+    parser.add_argument("--data", type=Path, help="series file (default: the run's own; simulated for a bare model)")
+    parser.add_argument("--series", type=parse_ids, help="ids such as 3,7 or 850-999 (default: the test series)")
+    parser.add_argument("--max-series", type=int, default=SERIES, help=f"at most so many of them (default {SERIES})")
+    parser.add_argument("--groups", default=",".join(GROUPS), help=f"some of {', '.join(GROUPS)}")
+    add_protocol(parser)
+    parser.add_argument("--out", type=Path, required=True, help="folder for stress.json and report.html")
+    return parser
+
+
+def measure(condition: Condition, forecasters: dict[str, Forecaster], samples: int, seed: int, batch: int) -> dict[str, Any]:
+    """A condition's entry of stress.json: a row for each model and baseline."""
+    given, context_NCV = condition.given, condition.given.values_NTV[:, : condition.context]
+    rows = []
+    for name, forecaster in forecasters.items():
+        forecast = forecaster(given, condition.context, condition.horizon, samples, seed, min(batch, len(given)))
+        row = score(name, forecast.median(), condition.truth_NHV, context_NCV, given, forecast.filled())
+        alphas_NV = np.stack([forecaster.codec.fit(v_TV[: condition.context], v_TV) for v_TV in given.values_NTV])
+        top_N1V = 10 * alphas_NV[:, None]
+        row["above_top"] = {
+            "truth": (condition.truth_NHV > top_N1V).mean(),
+            "forecast": (forecast.median() > top_N1V).mean(),
+        }
+        rows.append(row)
+    for name, baseline in BASELINES.items():
+        point_NHV = baseline(context_NCV, condition.horizon)
+        rows.append(score(name, point_NHV, condition.truth_NHV, context_NCV, given))
+    return {
+        "group": condition.group, "level": condition.level, "value": condition.value, "context": condition.context,
+        "horizon": condition.horizon, "series": given.ids_N, "samples": samples, "rows": rows,
+    }  # fmt: skip
+
+
+def by_regime(entry: dict[str, Any], chosen: series.SeriesSet) -> list[dict[str, Any]]:
+    """The rows' mean and median errors within each regime of the series."""
+    found = []
+    for regime, rows_R in regimes_of(chosen).items():
+        ids = [str(i) for i in chosen.ids_N[rows_R]]
+        errors = {row["name"]: [row["mae_by_series"][i] for i in ids] for row in entry["rows"]}
+        means = {name: {"mean": np.mean(values), "median": np.median(values)} for name, values in errors.items()}
+        found.append({"regime": regime, "series": [int(i) for i in ids], "mae": means})
+    return found
+
+
+@program(arguments)
+def main(options: argparse.Namespace) -> None:
+    names = [name.strip() for name in options.groups.split(",")]
+    for name in names:
+        if name not in GROUPS:
+            raise JaxlvError("unknown group", where="--groups", expected=", ".join(GROUPS), found=name)
+    is_run = (Path(options.subject) / run.CONFIG).is_file()
+    finished = run.load_run(Path(options.subject)) if is_run else None
+    config = finished.config if finished else RunConfig()
+    data = series.load(options.data) if options.data else run.load_series(config, finished.folder if finished else None)
+    ids = options.series
+    if ids is None:
+        ids = held_series(finished, data) if finished else run.split_series(config, data).test
+    chosen = data.select(ids[: options.max_series])
+    protocol = config.evaluate
+    context, horizon = options.context or protocol.context, options.horizon or protocol.horizon
+    samples, seed = options.samples or SAMPLES, protocol.seed if options.seed is None else options.seed
+    bare = {} if finished else {"untuned": bare_forecaster(config, options.subject, data)[1]}
+    out = fresh_folder(options.out)
+    conditions = [c for name in names for c in GROUPS[name](chosen, context, horizon, seed)]
+    entries, regimes = [], []
+    with (
+        finished.metered() if finished else contextlib.nullcontext(bare) as forecasters,
+        Progress("stress", len(conditions)) as bar,
+    ):
+        for done, condition in enumerate(conditions, 1):
+            entry = plain(measure(condition, forecasters, samples, seed, protocol.batch_series))
+            entries.append(entry)
+            if condition.group == "noise" and not condition.value:
+                regimes = plain(by_regime(entry, chosen))
+            bar.update(done, f"{condition.group} {condition.level}")
+    result = {
+        "data": Path(data.source["path"]).name if "path" in data.source else "simulated series",
+        "data_sha256": data.source.get("sha256"),
+        "seen_in_training": [] if finished is None else finished.seen(chosen),
+        "units": {"mae": "raw units"},
+        "conditions": entries,
+        "regimes": regimes,
+        "versions": versions(),
+    }
+    (out / "stress.json").write_text(json.dumps(plain(result), indent=1) + "\n", encoding="utf-8")
+    stress.write_page(out / "report.html", result)
+    print(stress.format_tables(result))
+    print(f"figures: {out / 'stress.json'}\nreport:  {out / 'report.html'}")
+
+
+if __name__ == "__main__":
+    main()
