@@ -60,7 +60,11 @@ ALLOWED: dict[str, set[str]] = {
     "metrics": {"errors"},
     "baselines": {"errors"},
     "forecast": {"codec", "config", "errors", "generate", "grammar", "ledger", "metrics", "model", "series", "tokens"},
-    "evaluate": {"baselines", "config", "errors", "forecast", "metrics", "series"},
+    "likelihood": {"codec", "errors", "forecast", "generate", "loss", "model", "series", "tokens"},
+    "conformal": {"errors", "metrics"},
+    "evaluate": {
+        "baselines", "config", "conformal", "errors", "forecast", "ledger", "likelihood", "metrics", "series",
+    },
     # pages
     "report.__init__": set(),
     "report.svg": set(),

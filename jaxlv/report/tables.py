@@ -26,7 +26,7 @@ class Measure:
 
     @property
     def is_interval(self) -> bool:
-        return self.path[-1] == "mae_ci95"
+        return self.path[-1].endswith("_ci95")
 
     def of(self, row: Mapping[str, Any]) -> Any:
         """The row's number (or pair of numbers); None where it is missing or not finite."""
@@ -66,6 +66,29 @@ def measures(metrics: Mapping[str, Any]) -> list[Measure]:
     ]
 
 
+def sample_measures(metrics: Mapping[str, Any]) -> list[Measure]:
+    """The columns of the table of sampled trajectories, without those that no row has."""
+    unit, nats = unit_of(metrics, "mae"), unit_of(metrics, "nats_per_value").partition(",")[0]
+    found = [
+        Measure(("crps",), "Scores", "CRPS", "CRPS", unit),
+        Measure(("energy_score",), "Scores", "energy", "energy", unit),
+        Measure(("energy_score_ci95",), "Scores", "95 % interval", "95% interval", unit),
+    ]
+    for kind, words in (("", ""), ("_conformal", ", adjusted")):
+        found += [
+            Measure((f"coverage{kind}", str(level)), f"Coverage{words}", f"{level} %", f"{level}%", "%", level / 100)
+            for level in (50, 80, 95)
+        ] + [
+            Measure((f"interval_width{kind}", str(level)), f"Width{words}", f"{level} %", f"{level}%", unit)
+            for level in (50, 80, 95)
+        ]
+    found += [
+        Measure(("nats_per_value",), "Likelihood", "mean", "nats", nats),
+        Measure(("nats_per_value_ci95",), "Likelihood", "95 % interval", "95% interval", nats),
+    ]
+    return [measure for measure in found if any(measure.of(row) is not None for row in metrics["rows"])]
+
+
 def variable_measures(metrics: Mapping[str, Any]) -> list[Measure]:
     """The columns of the table by variable, without those that no row has."""
     variables = dict.fromkeys(name for row in metrics["rows"] for name in row.get("per_variable") or {})
@@ -80,7 +103,7 @@ def variable_measures(metrics: Mapping[str, Any]) -> list[Measure]:
 
 
 def unit_of(metrics: Mapping[str, Any], key: str) -> str:
-    default = {"mse": "raw units²"}.get(key, "raw units")
+    default = {"mse": "raw units²", "nats_per_value": "nats"}.get(key, "raw units")
     units = metrics.get("protocol", {}).get("units") or {}
     return str(units.get(key) or default) if isinstance(units, Mapping) else default
 
