@@ -52,6 +52,8 @@ DEFINITIONS = {
     "coverage": "share of steps inside the central interval of the samples; S samples can cover at most (S - 1) / (S + 1)",
     "calibration": "coverage at the levels within calibration_ceiling, (S - 1) / (S + 1); calibration_ci95: percentile "
     "bootstrap over series",
+    "calibration_as_intervals": "calibration of samples read as what their text stands for, an interval of one unit of the "
+    "last decimal: a number drawn from it uniformly in the place of its middle",
     "energy_score": "of the variables together at each step, in raw units, fair; mean over steps, then over series",
     "interval_width": "mean width of the central interval of each level, over steps, variables and series",
     "nats_per_value": "-log of the density of each true value given all before it, at temperature 1, over the 13 symbols: "
@@ -186,6 +188,20 @@ def likelihood_measures(forecaster: Forecaster, series: SeriesSet, config: Evalu
     )
 
 
+def as_intervals(samples_NSHV: np.ndarray, truth_NHV: np.ndarray, half_NV: np.ndarray, seed: int) -> dict[str, float]:
+    """Calibration of samples that are drawn anew within `half_NV` (raw units) of their text's value, not below zero.
+
+    Where a model is about as sure as the last decimal is fine, many samples are the same number, and their bands miss a
+    truth that is written as that very number. Read as intervals they are wider than the model means them. A calibrated
+    model covers too little in the one reading and too much in the other: where both miss on one side, it is not the text.
+    """
+    shift_NSHV = np.random.default_rng(seed).uniform(-1, 1, samples_NSHV.shape) * half_NV[:, None, None]
+    drawn_NSHV = np.abs(samples_NSHV + shift_NSHV)
+    return {
+        str(level): metrics.coverage(drawn_NSHV, truth_NHV, level / 100).mean() for level in _levels_within(samples_NSHV)
+    }
+
+
 def conformal_measures(
     bands: Bands, samples_NSHV: np.ndarray, truth_NHV: np.ndarray, least_NV: np.ndarray
 ) -> dict[str, Any]:
@@ -232,6 +248,7 @@ def score(
         "calibration": None,
         "calibration_ci95": None,
         "calibration_ceiling": None,
+        "calibration_as_intervals": None,
         "nats_per_value": None,
         "nats_per_value_ci95": None,
         "nats_per_value_per_variable": None,
@@ -264,7 +281,7 @@ def _sample_measures(samples_NSHV: np.ndarray, truth_NHV: np.ndarray) -> dict[st
     """Energy score, coverage, calibration and sharpness of samples without NaN."""
     ceiling = metrics.reach(samples_NSHV.shape[1])
     energy_N = metrics.energy_score(samples_NSHV, truth_NHV)
-    within = [level for level in CALIBRATION_LEVELS if level / 100 <= ceiling]
+    within = _levels_within(samples_NSHV)
     shares = {level: metrics.coverage(samples_NSHV, truth_NHV, level / 100) for level in {*LEVELS, *within}}
     return {
         "coverage": {str(level): shares[level].mean() for level in LEVELS},
@@ -275,6 +292,11 @@ def _sample_measures(samples_NSHV: np.ndarray, truth_NHV: np.ndarray) -> dict[st
         "calibration_ci95": {str(level): list(metrics.bootstrap_interval(shares[level].mean(axis=1))) for level in within},
         "calibration_ceiling": ceiling,
     }
+
+
+def _levels_within(samples_NSHV: np.ndarray) -> list[int]:
+    """The calibration levels (in percent) that so many samples can cover."""
+    return [level for level in CALIBRATION_LEVELS if level / 100 <= metrics.reach(samples_NSHV.shape[1])]
 
 
 def _mean(values: np.ndarray) -> float:

@@ -16,6 +16,7 @@ from jaxlv.errors import JaxlvError
 from jaxlv.evaluate import (
     LEVELS,
     UNITS,
+    as_intervals,
     choose_temperature,
     evaluate,
     fit_conformal,
@@ -27,7 +28,7 @@ from jaxlv.evaluate import (
 from jaxlv.forecast import Forecaster
 from jaxlv.ledger import Event, Ledger, Meter, Terms
 from jaxlv.likelihood import nats_per_value
-from jaxlv.metrics import bootstrap_interval
+from jaxlv.metrics import bootstrap_interval, coverage
 from jaxlv.series import from_arrays
 from jaxlv.tokens import load_alphabet
 from jaxlv.weights import load_pretrained
@@ -129,7 +130,8 @@ def test_a_forecast_without_samples_has_no_measures_of_samples(series):
     row = score("last value", truth, truth, context, series)
     names = (
         "crps", "crps_ci95", "coverage", "valid_share", "valid_share_unmasked", "energy_score", "energy_score_ci95",
-        "interval_width", "calibration", "calibration_ci95", "calibration_ceiling", "nats_per_value", "temperature",
+        "interval_width", "calibration", "calibration_ci95", "calibration_ceiling",
+        "calibration_as_intervals", "nats_per_value", "temperature",
     )  # fmt: skip
     assert [row[name] for name in names] == [None] * len(names)
 
@@ -152,7 +154,8 @@ def test_a_models_row_is_the_score_of_its_filled_samples(measured, series):
     context, truth = truth_of(series, 8, 6)
     forecast = measured[1]["tuned"]
     expected = score("tuned", forecast.median(), truth, context, series, forecast.filled())
-    same = {key for key in expected if not key.startswith(("valid_share", "nats_per_value", "temperature"))}
+    model_s = ("valid_share", "nats_per_value", "temperature", "calibration_as_intervals")
+    same = {key for key in expected if not key.startswith(model_s)}
     assert {k: measured[0]["rows"][0][k] for k in same} == {k: expected[k] for k in same}
 
 
@@ -168,6 +171,29 @@ def test_calibration_ends_at_what_the_samples_can_cover(series, samples, last):
     assert list(row["calibration"])[-1:] == ([] if last is None else [str(last)])
     assert set(row["calibration_ci95"]) == set(row["calibration"])
     assert all(low <= row["calibration"][level] <= high for level, (low, high) in row["calibration_ci95"].items())
+
+
+@pytest.mark.parametrize("spread", [0.2, 0.5, 3.0])
+def test_rounded_samples_of_the_right_distribution_enclose_the_diagonal(spread):
+    """As numbers they cover too little, as intervals too much; both are right where the rounding is fine enough."""
+    random, levels = np.random.default_rng(0), np.arange(10, 100, 10) / 100
+    middle = random.uniform(20, 50, (6000, 1, 1))
+    truth = middle + random.normal(scale=spread, size=(6000, 1, 1))
+    samples = np.round(middle[:, None] + random.normal(scale=spread, size=(6000, 19, 1, 1)))
+    found = as_intervals(samples, truth, np.full((6000, 1), 0.5), seed=1)
+    assert list(found) == [f"{100 * level:.0f}" for level in levels]
+    assert found == as_intervals(samples, truth, np.full((6000, 1), 0.5), seed=1)
+    low, high = [coverage(samples, truth, level).mean() for level in levels], list(found.values())
+    if spread < 1:
+        assert (low < levels - 0.01).all() and (high > levels + 0.01).all()
+    else:
+        np.testing.assert_allclose([low, high], [levels, levels], atol=0.025)
+
+
+def test_zero_stands_for_an_interval_above_it():
+    samples, truth, half = np.zeros((500, 9, 1, 1)), np.full((500, 1, 1), 0.25), np.full((500, 1), 0.5)
+    assert as_intervals(samples, truth, half, 0)["80"] > 0.95
+    assert as_intervals(samples, -truth, half, 0)["80"] == 0
 
 
 def test_what_the_truth_costs_stands_in_the_row(measured, forecaster, series):

@@ -66,6 +66,7 @@ def make_calibrated() -> list[dict]:
         shares = {str(level): level / (110 + 60 * i) for level in range(10, 100, 10)}
         ends = {level: [0.8 * share, 1.1 * share] for level, share in shares.items()}
         rows.append({"name": name, "calibration": shares, "calibration_ci95": ends, "calibration_ceiling": 19 / 21})
+    rows[2]["calibration_as_intervals"] = {str(level): level / 105 for level in range(10, 100, 10)}
     rows[2]["coverage_conformal"] = {"50": 0.52, "80": 0.78, "95": None}
     return rows
 
@@ -156,13 +157,13 @@ def test_names_from_data_stay_text():
 def test_calibration_shows_samples_alone_with_what_they_reach():
     figure = figures.calibration_figure(make_calibrated())
     words = texts(svgs.to_svg(figure, "x"))
-    assert {"tuned", "untuned", "calibrated", "adjusted"} <= set(words)
+    assert {"tuned", "untuned", "calibrated", "as intervals", "adjusted"} <= set(words)
     assert not {"last value", "empty"} & set(words)
     assert "most that the samples can cover: 90.5 %" in words
-    curves = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 9]
+    curves = [line for line in figure.axes[0].lines if line.get_marker() == "."]
     assert [line.get_ydata()[-1] for line in curves] == pytest.approx([90 / 170 * 100, 90 / 110 * 100])  # tuned on top
     bare = figures.calibration_figure([{"name": "tuned", "calibration": {"50": None, "90": 0.5}}])
-    assert "adjusted" not in texts(svgs.to_svg(bare, "x"))
+    assert not {"adjusted", "as intervals"} & set(texts(svgs.to_svg(bare, "x")))
 
 
 def test_quantiles_are_those_of_the_finite_samples():

@@ -72,6 +72,7 @@ def make_metrics() -> dict:
                 "calibration": {str(n): n / 110 for n in range(10, 100, 10)} if model else None,
                 "calibration_ci95": {str(n): [n / 120, n / 101] for n in range(10, 100, 10)} if model else None,
                 "calibration_ceiling": 19 / 21 if model else None,
+                "calibration_as_intervals": {str(n): n / 105 for n in range(10, 100, 10)} if model else None,
                 "nats_per_value": i - 2.5 if model else None,
                 "nats_per_value_ci95": [i - 2.75, i - 2.0] if model else None,
                 "temperature": 1.0 if model else None,

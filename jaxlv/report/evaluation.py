@@ -254,6 +254,11 @@ def _sample_blocks(metrics: Mapping[str, Any]) -> list[Block]:
                 f"{protocol['samples']} samples of the right distribution hold {percent(ceiling)} % on average between the"
                 " least and the greatest of them: no band can reach further, and wider ones are left out."
             )
+        if any(row.get("calibration_as_intervals") for row in rows):
+            words.append(
+                "Dashed: with each sample read as the interval that its text stands for, one unit of the last decimal. Of"
+                " a calibrated model the diagonal lies between the two lines; the gap between them is the rounding."
+            )
         if conformal:
             words.append("Diamonds: the 50, 80 and 95 % bands after the adjustment, which is not bound by the samples.")
         drawing = svg(figures.calibration_figure(metrics["rows"]), "Observed against nominal coverage of the bands")

@@ -324,7 +324,7 @@ def calibration_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Observed coverage against the nominal level of every row that has `calibration`, with its 95 % interval.
 
     The diagonal is what a calibrated forecast gives; a dotted line marks the most that the samples can cover. Rows with
-    `coverage_conformal` get open diamonds: their bands after the adjustment.
+    `calibration_as_intervals` get a dashed line, those with `coverage_conformal` open diamonds: their adjusted bands.
     """
     drawn = [row for row in rows if row.get("calibration")]
     styles = row_styles(str(row["name"]) for row in rows)
@@ -333,7 +333,7 @@ def calibration_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     ax.plot([0, 100], [0, 100], color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)))
     handles: list[Any] = [Line2D([], [], color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)))]
     labels = ["calibrated"]
-    adjusted = False
+    adjusted = read_as_intervals = False
     for row in sorted(drawn, key=lambda row: row["name"] == "tuned"):
         colour, _, width = styles[str(row["name"])]
         levels = list(row["calibration"])
@@ -345,6 +345,11 @@ def calibration_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
         ax.plot(nominal, observed, ".-", color=colour, linewidth=width, markersize=7, markeredgewidth=0)
         handles.append(Line2D([], [], color=colour, linewidth=width, marker=".", markersize=7, markeredgewidth=0))
         labels.append(_short(str(row["name"]), 18))
+        drawn_anew = row.get("calibration_as_intervals")
+        if drawn_anew:
+            read_as_intervals = True
+            shares = 100 * _numbers(drawn_anew.values())
+            ax.plot([float(level) for level in drawn_anew], shares, color=colour, linewidth=1.2, linestyle=(0, (2, 1.5)))
         after = {float(level): share for level, share in (row.get("coverage_conformal") or {}).items() if share is not None}
         if after:
             adjusted = True
@@ -352,6 +357,9 @@ def calibration_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
                 list(after), 100 * _numbers(after.values()), "D", markerfacecolor="none", color=colour, markersize=6.5,
                 markeredgewidth=1.5, zorder=4,
             )  # fmt: skip
+    if read_as_intervals:
+        handles.append(Line2D([], [], color=MUTED, linewidth=1.2, linestyle=(0, (2, 1.5))))
+        labels.append("as intervals")
     if adjusted:
         handles.append(Line2D([], [], color=MUTED, marker="D", markerfacecolor="none", markersize=6.5, linewidth=0))
         labels.append("adjusted")
@@ -370,7 +378,7 @@ def calibration_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     ax.set_xlabel("nominal share of the band (%)")
     ax.set_ylabel("true values inside (%)")
     figure.legend(
-        handles, labels, loc="outside upper left", ncols=4, borderpad=0, handlelength=1.8, columnspacing=1.1,
+        handles, labels, loc="outside upper left", ncols=5, borderpad=0, handlelength=1.8, columnspacing=1.1,
         handletextpad=0.5,
     )  # fmt: skip
     return figure
