@@ -209,8 +209,14 @@ def test_the_table_of_samples_has_the_bands_that_were_measured():
     assert paths == [*expected, "nats_per_value", "nats_per_value_ci95"]
     metrics["rows"][0]["coverage_conformal"] = {"50": 0.52, "80": 0.81, "95": None}
     metrics["rows"][0]["interval_width_conformal"] = {"50": 0.1, "80": 0.2, "95": None}
-    groups = [measure.group for measure in tables.sample_measures(metrics)]
-    assert groups.count("Coverage, adjusted") == 2 == groups.count("Width, adjusted")
+    assert [measure.path[0] for measure in tables.sample_measures(metrics)] == paths
+    groups = [measure.group for measure in tables.conformal_measures(metrics)]
+    assert groups == ["Coverage, adjusted"] * 2 + ["Width, adjusted"] * 2
+
+
+def test_a_width_is_neither_good_nor_bad_by_itself():
+    width = next(m for m in tables.sample_measures(make_metrics()) if m.path == ("interval_width", "80"))
+    assert tables.best_of(width, [0.1, 0.2]) == [False, False]
 
 
 def test_old_metrics_without_calibration_still_make_a_page(tmp_path):
@@ -230,10 +236,12 @@ def test_captions_say_what_validation_series_settled(tmp_path):
         "chosen": {"tuned": 0.7, "untuned": 1.0},
     }
     metrics["protocol"]["conformal"] = {"validation": [7, 8], "mean_factor": {}, "levels_with_too_few_series": [80, 95]}
+    metrics["rows"][0]["coverage_conformal"] = {"50": 0.52, "80": None, "95": None}
     text = report.protocol_text(metrics)
     assert "temperature of least CRPS on 3 validation series (tuned 0.7, untuned 1), top-k off" in text
     page = write(tmp_path / "r.html", metrics=metrics)
-    assert "factors found on 2 validation series" in page and "Diamonds" in page
+    assert "found on 2 validation series. These are too few for the band of 80\N{NO-BREAK SPACE}% and 95" in page
+    assert "Diamonds" in page and "Coverage, adjusted" in page
 
 
 def test_the_summary_says_what_the_truth_costs():

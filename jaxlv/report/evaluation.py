@@ -25,7 +25,16 @@ from jaxlv.report.page import (
     render,
     svg,
 )
-from jaxlv.report.tables import format_table, measures, sample_measures, table, unit_of, value_at, variable_measures
+from jaxlv.report.tables import (
+    conformal_measures,
+    format_table,
+    measures,
+    sample_measures,
+    table,
+    unit_of,
+    value_at,
+    variable_measures,
+)
 
 __all__ = ["ForecastPanel", "choose_series", "format_table", "run_page", "summary", "write_report"]
 
@@ -234,14 +243,18 @@ def _sample_blocks(metrics: Mapping[str, Any]) -> list[Block]:
         " mean cost of a true value given all before it, −log of the model’s density per raw unit; below zero where"
         " the density exceeds one."
     ]
-    conformal = protocol.get("conformal")
-    if conformal:
-        words.append(
-            "Adjusted: bands stretched about the median by split-conformal factors found on"
-            f" {len(conformal['validation'])} validation series."
-        )
     chosen = {**metrics, "rows": rows}
     blocks: list[Block] = [table("Sampled trajectories", " ".join(words), chosen, sample_measures(chosen))]
+    conformal = protocol.get("conformal")
+    if conformal and conformal_measures(chosen):
+        adjusted = (
+            "The same bands, adjusted: stretched about the median by split-conformal factors, one for each step and"
+            f" variable, found on {len(conformal['validation'])} validation series."
+        )
+        left_out = conformal.get("levels_with_too_few_series")
+        if left_out:
+            adjusted += f" These are too few for the band of {' and '.join(f'{level} %' for level in left_out)}."
+        blocks.append(table("Adjusted bands", adjusted, chosen, conformal_measures(chosen)))
     if any(row.get("calibration") for row in rows):
         words = [
             "Calibration: the share of true values inside each central band of the samples, against the share that it"

@@ -21,7 +21,7 @@ class Measure:
     header: str
     short: str  # heading in a terminal
     unit: str = ""
-    better: str | float = "min"  # "min", "max", or the value to come nearest to
+    better: str | float = "min"  # "min", "max", the value to come nearest to, or "" for none
     rank: int = 0  # columns of the highest rank leave a narrow terminal first
 
     @property
@@ -69,24 +69,41 @@ def measures(metrics: Mapping[str, Any]) -> list[Measure]:
 def sample_measures(metrics: Mapping[str, Any]) -> list[Measure]:
     """The columns of the table of sampled trajectories, without those that no row has."""
     unit, nats = unit_of(metrics, "mae"), unit_of(metrics, "nats_per_value").partition(",")[0]
-    found = [
-        Measure(("crps",), "Scores", "CRPS", "CRPS", unit),
-        Measure(("energy_score",), "Scores", "energy", "energy", unit),
-        Measure(("energy_score_ci95",), "Scores", "95 % interval", "95% interval", unit),
-    ]
-    for kind, words in (("", ""), ("_conformal", ", adjusted")):
-        found += [
-            Measure((f"coverage{kind}", str(level)), f"Coverage{words}", f"{level} %", f"{level}%", "%", level / 100)
-            for level in (50, 80, 95)
-        ] + [
-            Measure((f"interval_width{kind}", str(level)), f"Width{words}", f"{level} %", f"{level}%", unit)
-            for level in (50, 80, 95)
-        ]
-    found += [
-        Measure(("nats_per_value",), "Likelihood", "mean", "nats", nats),
-        Measure(("nats_per_value_ci95",), "Likelihood", "95 % interval", "95% interval", nats),
-    ]
-    return [measure for measure in found if any(measure.of(row) is not None for row in metrics["rows"])]
+    return _held(
+        metrics,
+        [
+            Measure(("crps",), "Scores", "CRPS", "CRPS", unit),
+            Measure(("energy_score",), "Scores", "energy", "energy", unit),
+            Measure(("energy_score_ci95",), "Scores", "95 % interval", "95% interval", unit),
+            *_bands("coverage", "Coverage of bands", "%"),
+            *_bands("interval_width", "Width of bands", unit),
+            Measure(("nats_per_value",), "Likelihood", "mean", "nats", nats),
+            Measure(("nats_per_value_ci95",), "Likelihood", "95 % interval", "95% interval", nats),
+        ],
+    )
+
+
+def conformal_measures(metrics: Mapping[str, Any]) -> list[Measure]:
+    """The columns of the table of adjusted bands, without those that no row has."""
+    unit = unit_of(metrics, "mae")
+    return _held(
+        metrics,
+        [
+            *_bands("coverage_conformal", "Coverage, adjusted", "%"),
+            *_bands("interval_width_conformal", "Width, adjusted", unit),
+        ],
+    )
+
+
+def _bands(key: str, group: str, unit: str) -> list[Measure]:
+    """A column for each band: coverage is best near its level, a width is good or bad only beside its coverage."""
+    levels = ("50", "80", "95")
+    better = {level: float(level) / 100 if unit == "%" else "" for level in levels}
+    return [Measure((key, level), group, f"{level} %", f"{level}%", unit, better[level]) for level in levels]
+
+
+def _held(metrics: Mapping[str, Any], columns: Sequence[Measure]) -> list[Measure]:
+    return [measure for measure in columns if any(measure.of(row) is not None for row in metrics["rows"])]
 
 
 def variable_measures(metrics: Mapping[str, Any]) -> list[Measure]:
@@ -99,7 +116,7 @@ def variable_measures(metrics: Mapping[str, Any]) -> list[Measure]:
         ("mase", "MASE", "min"),
     )
     found = [Measure(("per_variable", v, key), v, head, head, better=good) for v in variables for key, head, good in kinds]
-    return [measure for measure in found if any(measure.of(row) is not None for row in metrics["rows"])]
+    return _held(metrics, found)
 
 
 def unit_of(metrics: Mapping[str, Any], key: str) -> str:
@@ -111,7 +128,7 @@ def unit_of(metrics: Mapping[str, Any], key: str) -> str:
 def best_of(measure: Measure, values: Sequence[Any]) -> list[bool]:
     """Which values are the column's best; none where fewer than two rows have one, or all are equal."""
     held = [value for value in values if value is not None]
-    if len(held) < 2 or measure.is_interval:
+    if len(held) < 2 or measure.is_interval or measure.better == "":
         return [False] * len(values)
 
     def distance(value: float) -> float:
