@@ -5,7 +5,7 @@ Axes: N series, S samples, C context steps, H steps ahead, V variables.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,16 @@ import numpy as np
 from jaxlv import metrics
 from jaxlv.baselines import BASELINES
 from jaxlv.config import EvaluateConfig, config_tree
+from jaxlv.conformal import Bands, fit_bands
 from jaxlv.errors import JaxlvError
 from jaxlv.forecast import Forecast, Forecaster
+from jaxlv.ledger import BudgetExceeded
+from jaxlv.likelihood import nats_per_value
 from jaxlv.series import SeriesSet
 
 LEVELS = (50, 80, 95)
+CALIBRATION_LEVELS = (10, 20, 30, 40, 50, 60, 70, 80, 90, 95)
+TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2)
 FIRST = 5
 UNITS = {
     "mae": "raw units",
@@ -26,9 +31,14 @@ UNITS = {
     "rmse": "raw units",
     "mae_first_5": "raw units",
     "crps": "raw units",
+    "energy_score": "raw units",
+    "interval_width": "raw units",
+    "nats_per_value": "nats, of a density per raw unit",
     "mase": "1",
     "r2": "1",
     "coverage": "share of steps",
+    "calibration": "share of steps",
+    "temperature": "1",
     "valid_share": "share of samples",
 }
 DEFINITIONS = {
@@ -40,6 +50,16 @@ DEFINITIONS = {
     "mase": "MAE / mean |first difference| of the context, per series and variable; mean over both",
     "invalid samples": "stay at their last complete step",
     "coverage": "share of steps inside the central interval of the samples; S samples can cover at most (S - 1) / (S + 1)",
+    "calibration": "coverage at the levels within calibration_ceiling, (S - 1) / (S + 1); calibration_ci95: percentile "
+    "bootstrap over series",
+    "calibration_as_intervals": "calibration of samples read as what their text stands for, an interval of one unit of the "
+    "last decimal: a number drawn from it uniformly in the place of its middle",
+    "energy_score": "of the variables together at each step, in raw units, fair; mean over steps, then over series",
+    "interval_width": "mean width of the central interval of each level, over steps, variables and series",
+    "nats_per_value": "-log of the density of each true value given all before it, at temperature 1, over the 13 symbols: "
+    "-log p(its text) + log(scale * 10^-decimals); mean over steps and variables, then over series; may be negative",
+    "coverage_conformal, interval_width_conformal": "of the intervals stretched about the median by split-conformal "
+    "factors, found on validation series per step and variable",
 }
 
 
@@ -61,29 +81,30 @@ def evaluate(
     series: SeriesSet,
     config: EvaluateConfig,
     *,
+    bands: Mapping[str, Bands] | None = None,
     on_batch: Callable[[str, int], None] = lambda name, done: None,
 ) -> tuple[dict[str, Any], dict[str, Forecast]]:
     """(metrics, forecasts): a row for each forecaster and each baseline, and the forecasters' trajectories.
 
-    `metrics` is {"protocol": {...}, "rows": [...]}, plain numbers as json holds them. `on_batch(name, series done)`.
+    `metrics` is {"protocol": {...}, "rows": [...]}, plain numbers as json holds them. `bands` of a forecaster's name add
+    the measures of its adjusted intervals. A budget that holds the samples but not the likelihood leaves that out.
+    `on_batch(name, series done)`.
     """
     context_NCV, truth_NHV = truth_of(series, config.context, config.horizon)
-    forecasts, rows = {}, []
+    forecasts: dict[str, Forecast] = {}
+    rows: list[dict[str, Any]] = []
     for name, forecaster in forecasters.items():
 
         def draw(forecaster: Forecaster, samples: int, label: str) -> Forecast:
-            return forecaster(
-                series,
-                config.context,
-                config.horizon,
-                samples,
-                config.seed,
-                config.batch_series,
-                lambda done: on_batch(label, done),
-            )
+            return _draw(forecaster, series, config, lambda done: on_batch(label, done), samples)
 
         forecast = forecasts[name] = draw(forecaster, config.samples, name)
         row = score(name, forecast.median(), truth_NHV, context_NCV, series, forecast.filled())
+        row["temperature"] = forecaster.sampling.temperature
+        if bands and name in bands:
+            row |= conformal_measures(
+                bands[name], forecast.filled(), truth_NHV, half_unit(forecaster, series, config.context)
+            )
         masked = forecaster.sampling.grammar
         row["valid_share"] = forecast.valid_share if masked else None
         row["valid_share_unmasked"] = None if masked else forecast.valid_share
@@ -92,10 +113,106 @@ def evaluate(
             row["valid_share_unmasked"] = free.valid_share
             row["stops_unmasked"] = free.stops
         rows.append(row)
+    for row, forecaster in zip(rows, forecasters.values(), strict=True):
+        row |= likelihood_measures(forecaster, series, config)
     for name, baseline in BASELINES.items():
         rows.append(score(name, baseline(context_NCV, config.horizon), truth_NHV, context_NCV, series))
     first = next(iter(forecasters.values()), None)
     return {"protocol": protocol(series, config, first), "rows": rows}, forecasts
+
+
+def choose_temperature(
+    forecaster: Forecaster,
+    validation: SeriesSet,
+    config: EvaluateConfig,
+    temperatures: Sequence[float] = TEMPERATURES,
+    on_temperature: Callable[[int], None] = lambda done: None,
+) -> tuple[float, dict[str, float]]:
+    """(temperature, mean CRPS of each): the one of the least CRPS on validation series, the smaller of equals.
+
+    Each is drawn under `config` with the same random keys. `on_temperature(how many are done)`.
+    """
+    if not temperatures:
+        raise JaxlvError("no temperatures to choose from", where="temperatures")
+    _, truth_NHV = truth_of(validation, config.context, config.horizon)
+    scores: dict[float, float] = {}
+    for temperature in sorted(set(temperatures)):
+        drawn = _draw(forecaster.with_sampling(temperature=temperature), validation, config)
+        scores[temperature] = float(metrics.crps(drawn.filled(), truth_NHV).mean())
+        on_temperature(len(scores))
+    return min(scores, key=lambda t: (scores[t], t)), {f"{t:g}": value for t, value in scores.items()}
+
+
+def fit_conformal(
+    forecaster: Forecaster,
+    validation: SeriesSet,
+    config: EvaluateConfig,
+    on_batch: Callable[[int], None] = lambda done: None,
+) -> Bands:
+    """The conformal bands of a forecaster's samples, from validation series (see jaxlv.conformal)."""
+    _, truth_NHV = truth_of(validation, config.context, config.horizon)
+    drawn = _draw(forecaster, validation, config, on_batch)
+    return fit_bands(drawn.filled(), truth_NHV, LEVELS, half_unit(forecaster, validation, config.context))
+
+
+def half_unit(forecaster: Forecaster, series: SeriesSet, context: int) -> np.ndarray:
+    """Half a unit of the text's last decimal, in raw units: (N, V)."""
+    return forecaster.scales(series, context) * 10.0**-forecaster.codec.decimals / 2
+
+
+def _draw(
+    forecaster: Forecaster,
+    series: SeriesSet,
+    config: EvaluateConfig,
+    on_batch: Callable[[int], None] = lambda done: None,
+    samples: int | None = None,
+) -> Forecast:
+    size = samples or config.samples
+    return forecaster(series, config.context, config.horizon, size, config.seed, config.batch_series, on_batch)
+
+
+def likelihood_measures(forecaster: Forecaster, series: SeriesSet, config: EvaluateConfig) -> dict[str, Any]:
+    """What the truth costs the model (see jaxlv.likelihood); nothing where its budget does not hold that."""
+    try:
+        nats_NHV = nats_per_value(forecaster, series, config.context, config.horizon, config.batch_series)
+    except BudgetExceeded:
+        return {}
+    nats_NV = nats_NHV.mean(axis=1)
+    finite = np.isfinite(nats_NV).all()
+    return plain(
+        {
+            "nats_per_value": nats_NV.mean(),
+            "nats_per_value_ci95": list(metrics.bootstrap_interval(nats_NV.mean(axis=1))) if finite else None,
+            "nats_per_value_per_variable": dict(zip(series.variables, nats_NV.mean(axis=0), strict=True)),
+        }
+    )
+
+
+def as_intervals(samples_NSHV: np.ndarray, truth_NHV: np.ndarray, half_NV: np.ndarray, seed: int) -> dict[str, float]:
+    """Calibration of samples that are drawn anew within `half_NV` (raw units) of their text's value, not below zero.
+
+    Where a model is about as sure as the last decimal is fine, many samples are the same number, and their bands miss a
+    truth that is written as that very number. Read as intervals they are wider than the model means them. A calibrated
+    model covers too little in the one reading and too much in the other: where both miss on one side, it is not the text.
+    """
+    shift_NSHV = np.random.default_rng(seed).uniform(-1, 1, samples_NSHV.shape) * half_NV[:, None, None]
+    drawn_NSHV = np.abs(samples_NSHV + shift_NSHV)
+    return {
+        str(level): metrics.coverage(drawn_NSHV, truth_NHV, level / 100).mean() for level in _levels_within(samples_NSHV)
+    }
+
+
+def conformal_measures(
+    bands: Bands, samples_NSHV: np.ndarray, truth_NHV: np.ndarray, least_NV: np.ndarray
+) -> dict[str, Any]:
+    """Coverage and width of the adjusted intervals; None for a level that had too few calibration series."""
+    coverage: dict[str, Any] = {str(level): None for level in LEVELS}
+    width = dict(coverage)
+    for level in bands.factors:
+        low_NHV, high_NHV = bands.interval(samples_NSHV, level, least_NV)
+        coverage[str(level)] = metrics.covered(low_NHV, high_NHV, truth_NHV).mean()
+        width[str(level)] = (high_NHV - low_NHV).mean()
+    return plain({"coverage_conformal": coverage, "interval_width_conformal": width})
 
 
 def score(
@@ -125,12 +242,22 @@ def score(
         "crps": None if crps_NV is None else crps_NV.mean(),
         "crps_ci95": None if crps_NV is None else list(metrics.bootstrap_interval(crps_NV.mean(axis=1))),
         "coverage": None,
+        "energy_score": None,
+        "energy_score_ci95": None,
+        "interval_width": None,
+        "calibration": None,
+        "calibration_ci95": None,
+        "calibration_ceiling": None,
+        "calibration_as_intervals": None,
+        "nats_per_value": None,
+        "nats_per_value_ci95": None,
+        "nats_per_value_per_variable": None,
+        "temperature": None,
         "valid_share": None,
         "valid_share_unmasked": None,
     }
     if samples_NSHV is not None:
-        shares = {level: metrics.coverage(samples_NSHV, truth_NHV, level / 100) for level in LEVELS}
-        row["coverage"] = {str(level): share_NV.mean() for level, share_NV in shares.items()}
+        row |= _sample_measures(samples_NSHV, truth_NHV)
     row["per_variable"] = {
         variable: {
             "mae": mae_NV[:, v].mean(),
@@ -148,6 +275,28 @@ def score(
     }
     row["mae_by_series"] = {str(i): value for i, value in zip(series.ids_N, mae_N, strict=True)}
     return plain(row)
+
+
+def _sample_measures(samples_NSHV: np.ndarray, truth_NHV: np.ndarray) -> dict[str, Any]:
+    """Energy score, coverage, calibration and sharpness of samples without NaN."""
+    ceiling = metrics.reach(samples_NSHV.shape[1])
+    energy_N = metrics.energy_score(samples_NSHV, truth_NHV)
+    within = _levels_within(samples_NSHV)
+    shares = {level: metrics.coverage(samples_NSHV, truth_NHV, level / 100) for level in {*LEVELS, *within}}
+    return {
+        "coverage": {str(level): shares[level].mean() for level in LEVELS},
+        "energy_score": energy_N.mean(),
+        "energy_score_ci95": list(metrics.bootstrap_interval(energy_N)),
+        "interval_width": {str(level): metrics.sharpness(samples_NSHV, level / 100).mean() for level in LEVELS},
+        "calibration": {str(level): shares[level].mean() for level in within},
+        "calibration_ci95": {str(level): list(metrics.bootstrap_interval(shares[level].mean(axis=1))) for level in within},
+        "calibration_ceiling": ceiling,
+    }
+
+
+def _levels_within(samples_NSHV: np.ndarray) -> list[int]:
+    """The calibration levels (in percent) that so many samples can cover."""
+    return [level for level in CALIBRATION_LEVELS if level / 100 <= metrics.reach(samples_NSHV.shape[1])]
 
 
 def _mean(values: np.ndarray) -> float:

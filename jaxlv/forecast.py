@@ -110,6 +110,11 @@ class Forecaster:
         """The same forecaster with other sampling settings."""
         return replace(self, sampling=replace(self.sampling, **changes))
 
+    def scales(self, series: SeriesSet, context: int) -> np.ndarray:
+        """Raw units per written unit of each series and variable, by the codec's rule: (N, V)."""
+        pairs = zip(series.ids_N, series.values_NTV, strict=True)
+        return np.array([self.codec.fit(v_TV[:context], v_TV, f"series {i}") for i, v_TV in pairs])
+
     def __call__(
         self,
         series: SeriesSet,
@@ -133,9 +138,7 @@ class Forecaster:
             raise JaxlvError(
                 "the context does not fit the series", expected=f"1 to {values_NTV.shape[1] - cut} steps", found=context
             )
-        alphas = [
-            self.codec.fit(v_TV[:context], v_TV, f"series {i}") for i, v_TV in zip(series.ids_N, values_NTV, strict=True)
-        ]
+        alphas = self.scales(series, context)
         texts = [
             self._text(v_TV, alpha_V, context, shown, f"series {i}")
             for i, v_TV, alpha_V in zip(series.ids_N, values_NTV, alphas, strict=True)

@@ -2,8 +2,9 @@
 
 Axes: N series, S samples, H steps ahead, V variables, C context steps, Q probabilities.
 
-NaN rules. A sample value that is NaN is invalid: `quantiles`, `coverage` and `crps` leave it out at that step
-only, and give NaN where a step has no valid sample. Point measures give NaN where the forecast has one.
+NaN rules. A sample value that is NaN is invalid: `quantiles`, `coverage`, `sharpness` and `crps` leave it out at
+that step only, `energy_score` leaves out the sample's other variables there too, and all give NaN where a step has
+no valid sample. Point measures give NaN where the forecast has one.
 Nothing else is dropped here: which series enter a mean is the caller's decision.
 """
 
@@ -75,6 +76,26 @@ def crps(samples_NSHV: np.ndarray, truth_NHV: np.ndarray, fair: bool = True) -> 
     return (distance_NHV - _divide(pairs_NHV, count_NHV * others_NHV)).mean(axis=1)
 
 
+def energy_score(samples_NSHV: np.ndarray, truth_NHV: np.ndarray, fair: bool = True) -> np.ndarray:
+    """Energy score of the variables together, mean over the steps: (N,), smaller is better.
+
+    With x the m valid samples of a step and || || the Euclidean norm over the variables: mean_i ||x_i - y|| -
+    sum_{i<j} ||x_i - x_j|| / (m d), d as in `crps`, which it is for one variable. Unlike the CRPS of each variable
+    it sees how the samples vary together. Variables count by their raw size. Gneiting and Raftery (2007), Journal
+    of the American Statistical Association 102, 359-378, eq. 22.
+    """
+    _check_samples(samples_NSHV, truth_NHV)
+    samples_NSHV = np.asarray(samples_NSHV, dtype=float)
+    count_NH = (~np.isnan(samples_NSHV).any(axis=3)).sum(axis=1)
+    distance_NH = np.nansum(np.linalg.norm(samples_NSHV - np.asarray(truth_NHV)[:, None], axis=3), axis=1)
+    pairs_NH = np.zeros(count_NH.shape)
+    for i in range(samples_NSHV.shape[1] - 1):  # all pairs at once would take S times the memory of the samples
+        gap_NSHV = samples_NSHV[:, i + 1 :] - samples_NSHV[:, i : i + 1]
+        pairs_NH += np.nansum(np.linalg.norm(gap_NSHV, axis=3), axis=1)
+    others_NH = np.maximum(count_NH - 1, 1) if fair else np.maximum(count_NH, 1)
+    return (_divide(distance_NH, count_NH) - _divide(pairs_NH, count_NH * others_NH)).mean(axis=1)
+
+
 def quantiles(samples_NSHV: np.ndarray, probabilities: Sequence[float]) -> np.ndarray:
     """Quantiles of the valid samples at each step: (Q, N, H, V).
 
@@ -102,14 +123,38 @@ def quantiles(samples_NSHV: np.ndarray, probabilities: Sequence[float]) -> np.nd
 def coverage(samples_NSHV: np.ndarray, truth_NHV: np.ndarray, level: float) -> np.ndarray:
     """Share of the steps whose truth lies within the samples' central interval of that level: (N, V).
 
-    The interval ends at the `quantiles` (1 - level) / 2 and (1 + level) / 2, 0 < level < 1. m samples of the
-    right distribution cover at most (m - 1) / (m + 1) of the steps on average: the 95 % interval needs 39
-    samples, the 80 % one 9.
+    The interval is that of `central_interval`. m samples of the right distribution cover at most `reach(m)` of
+    the steps on average: the 95 % interval needs 39 samples, the 80 % one 9.
     """
     _check_samples(samples_NSHV, truth_NHV)
+    return covered(*central_interval(samples_NSHV, level), truth_NHV)
+
+
+def sharpness(samples_NSHV: np.ndarray, level: float) -> np.ndarray:
+    """Mean width over the steps of the samples' central interval of that level, 0 < level < 1: (N, V).
+
+    Of two forecasts that cover what they claim, the sharper is better. Gneiting, Balabdaoui and Raftery (2007),
+    Journal of the Royal Statistical Society B 69, 243-268.
+    """
+    low_NHV, high_NHV = central_interval(samples_NSHV, level)
+    return (high_NHV - low_NHV).mean(axis=1)
+
+
+def central_interval(samples_NSHV: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
+    """The `quantiles` (1 - level) / 2 and (1 + level) / 2 of each step, each (N, H, V)."""
     low_NHV, high_NHV = quantiles(samples_NSHV, [(1 - level) / 2, (1 + level) / 2])
+    return low_NHV, high_NHV
+
+
+def covered(low_NHV: np.ndarray, high_NHV: np.ndarray, truth_NHV: np.ndarray) -> np.ndarray:
+    """Share of the steps whose truth lies in [low, high]: (N, V); NaN where an interval has a NaN end."""
     inside_NHV = ((low_NHV <= truth_NHV) & (truth_NHV <= high_NHV)).astype(float)
-    return np.where(np.isnan(low_NHV), np.nan, inside_NHV).mean(axis=1)
+    return np.where(np.isnan(low_NHV) | np.isnan(high_NHV), np.nan, inside_NHV).mean(axis=1)
+
+
+def reach(samples: int) -> float:
+    """The most that a central interval of m samples can cover on average, (m - 1) / (m + 1): from least to greatest."""
+    return (samples - 1) / (samples + 1)
 
 
 def bootstrap_interval(

@@ -60,8 +60,13 @@ ALLOWED: dict[str, set[str]] = {
     "metrics": {"errors"},
     "baselines": {"errors"},
     "forecast": {"codec", "config", "errors", "generate", "grammar", "ledger", "metrics", "model", "series", "tokens"},
-    "evaluate": {"baselines", "config", "errors", "forecast", "metrics", "series"},
+    "likelihood": {"codec", "errors", "forecast", "generate", "loss", "model", "series", "tokens"},
+    "conformal": {"errors", "metrics"},
+    "evaluate": {
+        "baselines", "config", "conformal", "errors", "forecast", "ledger", "likelihood", "metrics", "series",
+    },
     "protocols": {"codec", "errors", "metrics", "series"},
+    "robustness": {"dynamics", "series"},
     # pages
     "report.__init__": set(),
     "report.svg": set(),
@@ -70,6 +75,7 @@ ALLOWED: dict[str, set[str]] = {
     "report.figures": {"report.svg"},
     "report.evaluation": {"report.figures", "report.page", "report.tables"},
     "report.comparison": {"report.figures", "report.page"},
+    "report.stress": {"report.figures", "report.page"},
     "report.costs": {"flops.table", "flops.work", "report.svg"},
     # everything together
     "run": {

@@ -131,7 +131,7 @@ def test_what_is_held_back_pays_the_evaluation(config, price, tmp_path, capsys):
     evaluate_tool.main([str(tmp_path / "r"), "--samples", "2", "--unmasked-samples", "0", "--out", str(tmp_path / "e")])
     _, entries = ledger.read(tmp_path / "r" / run.LEDGER)
     evaluated = [entry for entry in entries if entry.phase == "evaluation"]
-    assert {entry.event.kind for entry in evaluated} == {"generation"}
+    assert {entry.event.kind for entry in evaluated} == {"generation", "validation"}  # samples, and the truth's likelihood
     assert {entry.event.rank for entry in evaluated} == {0, held.lora.rank}
     assert spent(tmp_path / "r").executed <= held.budget.flops
 

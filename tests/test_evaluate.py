@@ -13,8 +13,22 @@ from jaxlv.baselines import BASELINES
 from jaxlv.codec import Codec
 from jaxlv.config import EvaluateConfig, SamplingConfig
 from jaxlv.errors import JaxlvError
-from jaxlv.evaluate import UNITS, evaluate, plain, score, truth_of
+from jaxlv.evaluate import (
+    LEVELS,
+    UNITS,
+    as_intervals,
+    choose_temperature,
+    evaluate,
+    fit_conformal,
+    half_unit,
+    plain,
+    score,
+    truth_of,
+)
 from jaxlv.forecast import Forecaster
+from jaxlv.ledger import Event, Ledger, Meter, Terms
+from jaxlv.likelihood import nats_per_value
+from jaxlv.metrics import bootstrap_interval, coverage
 from jaxlv.series import from_arrays
 from jaxlv.tokens import load_alphabet
 from jaxlv.weights import load_pretrained
@@ -71,6 +85,10 @@ def by_hand() -> dict[str, Any]:
         "mae_by_series": {"4": 1, "9": 1.5},
         # Bands of three samples reach from the first to the last; 50 % ends at positions 1 and 3 of them too.
         "coverage": {"50": 9 / 12, "80": 9 / 12, "95": 9 / 12},
+        "interval_width": {"50": 4, "80": 4, "95": 4},
+        # Three samples cover half the steps at most; their bands end 0.4 from the middle one at 10 %, 1.2 at 30 %.
+        "calibration_ceiling": 0.5,
+        "calibration": {"10": 3 / 12, "20": 3 / 12, "30": 9 / 12, "40": 9 / 12, "50": 9 / 12},
         # mean |x - y| less half the mean distance of two different samples, 8 / 3: for errors of 1, 3 and 0.
         "crps": ((5 / 3 - 4 / 3) + ((3 - 4 / 3) + (4 / 3 - 4 / 3)) / 2) / 2,
     }.items(),
@@ -92,7 +110,8 @@ def test_the_interval_lies_around_the_mean_within_the_series_errors(by_hand):
 def test_a_perfect_forecast(series):
     context, truth = truth_of(series, 8, 6)
     row = score("tuned", truth, truth, context, series, np.repeat(truth[:, None], 5, axis=1))
-    assert [row[k] for k in ("mae", "mse", "rmse", "mae_first_5", "mase", "crps")] == [0] * 6
+    assert [row[k] for k in ("mae", "mse", "rmse", "mae_first_5", "mase", "crps", "energy_score")] == [0] * 7
+    assert row["interval_width"] == {"50": 0, "80": 0, "95": 0} and set(row["calibration"].values()) == {1}
     assert row["r2"] == 1
     assert row["coverage"] == {"50": 1, "80": 1, "95": 1}
     assert row["mae_ci95"] == [0, 0]
@@ -109,8 +128,12 @@ def test_series_at_rest_give_no_r2_or_mase_but_an_error():
 def test_a_forecast_without_samples_has_no_measures_of_samples(series):
     context, truth = truth_of(series, 8, 6)
     row = score("last value", truth, truth, context, series)
-    names = ("crps", "crps_ci95", "coverage", "valid_share", "valid_share_unmasked")
-    assert [row[name] for name in names] == [None] * 5
+    names = (
+        "crps", "crps_ci95", "coverage", "valid_share", "valid_share_unmasked", "energy_score", "energy_score_ci95",
+        "interval_width", "calibration", "calibration_ci95", "calibration_ceiling",
+        "calibration_as_intervals", "nats_per_value", "temperature",
+    )  # fmt: skip
+    assert [row[name] for name in names] == [None] * len(names)
 
 
 # ---------------------------------------------------------------------------------------------- an evaluation
@@ -131,8 +154,124 @@ def test_a_models_row_is_the_score_of_its_filled_samples(measured, series):
     context, truth = truth_of(series, 8, 6)
     forecast = measured[1]["tuned"]
     expected = score("tuned", forecast.median(), truth, context, series, forecast.filled())
-    same = set(expected) - {"valid_share", "valid_share_unmasked"}
+    model_s = ("valid_share", "nats_per_value", "temperature", "calibration_as_intervals")
+    same = {key for key in expected if not key.startswith(model_s)}
     assert {k: measured[0]["rows"][0][k] for k in same} == {k: expected[k] for k in same}
+
+
+def test_the_energy_score_of_one_variable_is_its_crps(by_hand):
+    assert by_hand["energy_score"] == pytest.approx(by_hand["crps"])
+
+
+@pytest.mark.parametrize(("samples", "last"), [(1, None), (2, 30), (9, 80), (20, 90), (39, 95)])
+def test_calibration_ends_at_what_the_samples_can_cover(series, samples, last):
+    context, truth = truth_of(series, 8, 6)
+    row = score("tuned", truth, truth, context, series, np.random.default_rng(0).uniform(0, 5, (3, samples, 6, 2)))
+    assert row["calibration_ceiling"] == pytest.approx((samples - 1) / (samples + 1))
+    assert list(row["calibration"])[-1:] == ([] if last is None else [str(last)])
+    assert set(row["calibration_ci95"]) == set(row["calibration"])
+    assert all(low <= row["calibration"][level] <= high for level, (low, high) in row["calibration_ci95"].items())
+
+
+@pytest.mark.parametrize("spread", [0.2, 0.5, 3.0])
+def test_rounded_samples_of_the_right_distribution_enclose_the_diagonal(spread):
+    """As numbers they cover too little, as intervals too much; both are right where the rounding is fine enough."""
+    random, levels = np.random.default_rng(0), np.arange(10, 100, 10) / 100
+    middle = random.uniform(20, 50, (6000, 1, 1))
+    truth = middle + random.normal(scale=spread, size=(6000, 1, 1))
+    samples = np.round(middle[:, None] + random.normal(scale=spread, size=(6000, 19, 1, 1)))
+    found = as_intervals(samples, truth, np.full((6000, 1), 0.5), seed=1)
+    assert list(found) == [f"{100 * level:.0f}" for level in levels]
+    assert found == as_intervals(samples, truth, np.full((6000, 1), 0.5), seed=1)
+    low, high = [coverage(samples, truth, level).mean() for level in levels], list(found.values())
+    if spread < 1:
+        assert (low < levels - 0.01).all() and (high > levels + 0.01).all()
+    else:
+        np.testing.assert_allclose([low, high], [levels, levels], atol=0.025)
+
+
+def test_zero_stands_for_an_interval_above_it():
+    samples, truth, half = np.zeros((500, 9, 1, 1)), np.full((500, 1, 1), 0.25), np.full((500, 1), 0.5)
+    assert as_intervals(samples, truth, half, 0)["80"] > 0.95
+    assert as_intervals(samples, -truth, half, 0)["80"] == 0
+
+
+def test_what_the_truth_costs_stands_in_the_row(measured, forecaster, series):
+    nats = nats_per_value(forecaster, series, 8, 6)
+    row = measured[0]["rows"][0]
+    assert row["nats_per_value"] == pytest.approx(nats.mean())
+    assert row["nats_per_value_per_variable"] == pytest.approx(
+        {"prey": nats[..., 0].mean(), "predator": nats[..., 1].mean()}
+    )
+    assert row["nats_per_value_ci95"] == pytest.approx(bootstrap_interval(nats.mean(axis=(1, 2))))
+
+
+def test_a_future_that_cannot_be_written_leaves_no_nats_but_the_other_figures(forecaster, series):
+    wild = replace(series, values_NTV=series.values_NTV * np.where(np.arange(16) == 9, 1e8, 1.0)[:, None])
+    row = evaluate({"tuned": forecaster}, wild, replace(CONFIG, unmasked_samples=0))[0]["rows"][0]
+    assert row["nats_per_value"] is None and row["nats_per_value_ci95"] is None and row["mae"] > 0
+    strict_json(row)
+
+
+def test_a_budget_for_the_samples_alone_leaves_out_the_nats(forecaster, series, tmp_path):
+    """The samples are drawn first; what is left does not hold the likelihood."""
+
+    def spend(path, budget: int):
+        with Ledger(path, Terms(budget, "exact", forecaster.model.config)) as ledger:
+            metered = replace(forecaster, meter=Meter(ledger, "evaluation", Event("train_step", 1, 1)))
+            row = evaluate({"tuned": metered}, series, replace(CONFIG, unmasked_samples=0))[0]["rows"][0]
+            return row, ledger.entries
+
+    _, entries = spend(tmp_path / "plenty.jsonl", 10**12)
+    assert [entry.event.kind for entry in entries] == ["generation"] * 2 + ["validation"] * 2
+    row, entries = spend(tmp_path / "tight.jsonl", sum(entry.flops for entry in entries[:2]) + entries[2].flops - 1)
+    assert [entry.event.kind for entry in entries] == ["generation"] * 2
+    assert row["nats_per_value"] is None and row["crps"] > 0
+
+
+# ------------------------------------------------------------------------------- what validation series settle
+
+
+def test_the_temperature_is_that_of_the_least_crps(forecaster, series):
+    heard = []
+    chosen, scores = choose_temperature(forecaster, series, CONFIG, [1.5, 0.2, 0.8, 0.2], heard.append)
+    assert heard == [1, 2, 3] and list(scores) == ["0.2", "0.8", "1.5"]
+    assert scores[f"{chosen:g}"] == min(scores.values())
+    alone = evaluate({"tuned": forecaster.with_sampling(temperature=0.8)}, series, replace(CONFIG, unmasked_samples=0))
+    assert scores["0.8"] == pytest.approx(alone[0]["rows"][0]["crps"])
+
+
+def test_of_equal_temperatures_the_smaller_is_chosen(forecaster, series):
+    """At top-k 1 all draw the same."""
+    greedy = forecaster.with_sampling(top_k=1)
+    assert choose_temperature(greedy, series, CONFIG, [1.0, 0.5, 0.7])[0] == 0.5
+
+
+def test_no_temperatures_are_refused(forecaster, series):
+    with pytest.raises(JaxlvError, match="no temperatures"):
+        choose_temperature(forecaster, series, CONFIG, [])
+
+
+def test_conformal_bands_stand_beside_the_raw_ones(forecaster, waves):
+    """On the very series that they were fitted to, rank k of n makes the coverage at least k / n."""
+    calibration = waves(5, 16)
+    settings = replace(CONFIG, unmasked_samples=0)
+    bands = fit_conformal(forecaster, calibration, settings)
+    assert set(bands.factors) == {50, 80} and bands.factors[50].shape == (6, 2)
+    # The truth of rank k lies on the very end of its band, on either side of it once the end is rounded.
+    bands = replace(bands, factors={level: factor * (1 + 1e-9) for level, factor in bands.factors.items()})
+    found = evaluate({"tuned": forecaster}, calibration, settings, bands={"tuned": bands})[0]["rows"]
+    adjusted, width = found[0]["coverage_conformal"], found[0]["interval_width_conformal"]
+    assert adjusted["50"] >= 0.6 and adjusted["80"] == 1 and adjusted["95"] is None
+    assert width["50"] > 0 and width["95"] is None
+    assert set(found[0]["coverage"]) == {str(level) for level in LEVELS}
+    assert "coverage_conformal" not in found[1]
+    strict_json(found)
+
+
+def test_half_a_unit_of_the_last_decimal_is_in_raw_units(forecaster, series):
+    alpha = series.values_NTV[:, :8].max(axis=1) / 5
+    np.testing.assert_allclose(half_unit(forecaster, series, 8), alpha * 0.005)
 
 
 def test_invalid_samples_are_counted(measured):

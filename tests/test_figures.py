@@ -59,7 +59,20 @@ def make_history() -> list[dict]:
     return records
 
 
+def make_calibrated() -> list[dict]:
+    """Two rows with samples, one with adjusted bands, one without figures, and a baseline."""
+    rows: list[dict] = [{"name": "last value", "calibration": None}, {"name": "empty", "calibration": {}}]
+    for i, name in enumerate(("tuned", "untuned")):
+        shares = {str(level): level / (110 + 60 * i) for level in range(10, 100, 10)}
+        ends = {level: [0.8 * share, 1.1 * share] for level, share in shares.items()}
+        rows.append({"name": name, "calibration": shares, "calibration_ci95": ends, "calibration_ceiling": 19 / 21})
+    rows[2]["calibration_as_intervals"] = {str(level): level / 105 for level in range(10, 100, 10)}
+    rows[2]["coverage_conformal"] = {"50": 0.52, "80": 0.78, "95": None}
+    return rows
+
+
 FIGURES = {
+    "calibration": lambda: figures.calibration_figure(make_calibrated()),
     "forecast": lambda: figures.forecast_figure(make_panel()),
     "phase": lambda: figures.phase_figure(make_panel()),
     "step error": lambda: figures.step_error_figure(make_rows()),
@@ -139,6 +152,18 @@ def test_names_from_data_stay_text():
     for svg in drawn:
         assert "<script" not in svg
         assert any(text.startswith("<script>alert") for text in texts(svg))
+
+
+def test_calibration_shows_samples_alone_with_what_they_reach():
+    figure = figures.calibration_figure(make_calibrated())
+    words = texts(svgs.to_svg(figure, "x"))
+    assert {"tuned", "untuned", "calibrated", "as intervals", "adjusted"} <= set(words)
+    assert not {"last value", "empty"} & set(words)
+    assert "most that the samples can cover: 90.5 %" in words
+    curves = [line for line in figure.axes[0].lines if line.get_marker() == "."]
+    assert [line.get_ydata()[-1] for line in curves] == pytest.approx([90 / 170 * 100, 90 / 110 * 100])  # tuned on top
+    bare = figures.calibration_figure([{"name": "tuned", "calibration": {"50": None, "90": 0.5}}])
+    assert not {"adjusted", "as intervals"} & set(texts(svgs.to_svg(bare, "x")))
 
 
 def test_quantiles_are_those_of_the_finite_samples():

@@ -63,6 +63,53 @@ def test_fair_crps_estimates_that_of_the_distribution_from_few_samples():
     assert metrics.crps(few, truth, fair=False).mean() == pytest.approx(np.pi**-0.5 * (1 + 1 / 3), abs=0.01)
 
 
+def brute_force_energy(samples: np.ndarray, truth: np.ndarray, fair: bool) -> float:
+    x = samples[~np.isnan(samples).any(axis=1)]
+    pairs = sum(np.sqrt(((a - b) ** 2).sum()) for a in x for b in x)
+    others = max(len(x) - 1, 1) if fair else len(x)
+    return np.mean([np.sqrt(((a - truth) ** 2).sum()) for a in x]) - pairs / (2 * len(x) * others)
+
+
+@pytest.mark.parametrize("fair", [True, False])
+def test_the_energy_score_is_its_definition_over_all_pairs(fair):
+    samples, truth = random(3, 7, 4, 2), random(3, 4, 2, seed=1)
+    samples[random(3, 7, 4, 2, seed=2) > 0.9] = np.nan
+    expected = [np.mean([brute_force_energy(samples[n, :, h], truth[n, h], fair) for h in range(4)]) for n in range(3)]
+    np.testing.assert_allclose(metrics.energy_score(samples, truth, fair), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("fair", [True, False])
+def test_the_energy_score_of_one_variable_is_its_crps(fair):
+    samples, truth = random(3, 8, 5, 1), random(3, 5, 1, seed=1)
+    samples[random(3, 8, 5, 1, seed=2) > 0.8] = np.nan
+    np.testing.assert_allclose(metrics.energy_score(samples, truth, fair), metrics.crps(samples, truth, fair)[:, 0])
+
+
+def test_degenerate_energy_scores():
+    samples, truth = random(3, 1, 5, 2), random(3, 5, 2, seed=1)
+    distance = np.linalg.norm(samples[:, 0] - truth, axis=2).mean(axis=1)
+    np.testing.assert_allclose(metrics.energy_score(samples, truth), distance)
+    np.testing.assert_allclose(metrics.energy_score(np.repeat(samples, 6, axis=1), truth), distance)
+    np.testing.assert_array_equal(metrics.energy_score(np.repeat(truth[:, None], 6, axis=1), truth), 0)
+    samples[0, 0, 2, 1] = np.nan
+    assert np.isnan(metrics.energy_score(samples, truth)).tolist() == [True, False, False]
+
+
+def correlated(count: int, samples: int, rho: float, scale: float = 1.0, shift: float = 0.0, seed: int = 0) -> np.ndarray:
+    """(count, samples, 1, 2) normal pairs of correlation rho."""
+    a, b = random(2, count, samples, 1, seed=seed)
+    return shift + scale * np.stack([a, rho * a + (1 - rho**2) ** 0.5 * b], axis=-1)
+
+
+@pytest.mark.parametrize("wrong", [{"scale": 0.5}, {"scale": 2.0}, {"shift": 0.6}, {"rho": -0.9}, {"rho": 0.0}])
+def test_the_energy_score_is_least_for_the_right_distribution(wrong):
+    """It sees a wrong correlation too, which no measure of single variables does."""
+    truth = correlated(8000, 1, 0.9, seed=1)[:, 0]
+    right = metrics.energy_score(correlated(8000, 10, 0.9), truth)
+    other = metrics.energy_score(correlated(8000, 10, **{"rho": 0.9, **wrong}), truth)
+    assert (other - right).mean() > 4 * (other - right).std() / 8000**0.5
+
+
 def test_quantiles_leave_out_invalid_samples():
     samples = random(2, 9, 3, 2)
     holes = np.concatenate([samples, np.full((2, 4, 3, 2), np.nan)], axis=1)[:, ::-1]
@@ -80,6 +127,22 @@ def test_median_of_an_even_number_is_between_the_two():
 def test_samples_of_the_right_distribution_cover_the_level(level):
     samples, truth = random(5000, 39, 1, 1), random(5000, 1, 1, seed=1)
     assert metrics.coverage(samples, truth, level).mean() == pytest.approx(level, abs=0.02)
+
+
+def test_what_samples_cover_at_most_is_what_they_reach():
+    samples, truth = random(20_000, 5, 1, 1), random(20_000, 1, 1, seed=1)
+    assert metrics.coverage(samples, truth, 0.99).mean() == pytest.approx(metrics.reach(5), abs=0.01)
+    assert metrics.reach(39) == pytest.approx(0.95) and metrics.reach(1) == 0
+
+
+def test_sharpness_is_the_mean_width():
+    samples = np.tile(np.arange(1.0, 40)[None, :, None, None], (2, 1, 3, 2)) * np.array([1.0, 10.0])
+    np.testing.assert_allclose(metrics.sharpness(samples, 0.5), [[20, 200]] * 2)
+    np.testing.assert_allclose(metrics.sharpness(samples, 0.95), [[38, 380]] * 2)
+    samples[:, :, 1] = 7
+    np.testing.assert_allclose(metrics.sharpness(samples, 0.5), [[40 / 3, 400 / 3]] * 2)
+    samples[0, :, 1] = np.nan
+    assert np.isnan(metrics.sharpness(samples, 0.5)).tolist() == [[True] * 2, [False] * 2]
 
 
 def test_coverage_counts_steps_and_marks_those_without_samples():
@@ -115,6 +178,7 @@ def test_shape_faults_are_one_line():
         "expected (2, 4, 2); found (4, 2)": lambda: metrics.mae(random(4, 2), random(2, 4, 2)),
         "found (4, 2)": lambda: metrics.mae(random(4, 2), random(4, 2)),
         "samples and truth": lambda: metrics.crps(random(2, 5, 3, 2), random(2, 4, 2)),
+        "expected (2, 5, 4, 2)": lambda: metrics.energy_score(random(2, 5, 3, 2), random(2, 4, 2)),
         "0 to 1": lambda: metrics.quantiles(random(2, 5, 3, 2), [2.0]),
         "nothing to bootstrap": lambda: metrics.bootstrap_interval(np.array([])),
     }

@@ -66,6 +66,16 @@ def make_metrics() -> dict:
                 "mase": 8 * mae,
                 "crps": 0.7 * mae if model else None,
                 "coverage": {"50": 0.44 + i / 10, "80": 0.75, "95": 0.97} if model else None,
+                "energy_score": 0.9 * mae if model else None,
+                "energy_score_ci95": [0.8 * mae, mae] if model else None,
+                "interval_width": {"50": mae, "80": 2 * mae, "95": 3 * mae} if model else None,
+                "calibration": {str(n): n / 110 for n in range(10, 100, 10)} if model else None,
+                "calibration_ci95": {str(n): [n / 120, n / 101] for n in range(10, 100, 10)} if model else None,
+                "calibration_ceiling": 19 / 21 if model else None,
+                "calibration_as_intervals": {str(n): n / 105 for n in range(10, 100, 10)} if model else None,
+                "nats_per_value": i - 2.5 if model else None,
+                "nats_per_value_ci95": [i - 2.75, i - 2.0] if model else None,
+                "temperature": 1.0 if model else None,
                 "valid_share": 1.0 if model else None,
                 "valid_share_unmasked": 0.9996 - i / 10 if model else float("nan"),
                 "per_variable": {
@@ -139,6 +149,7 @@ def test_page_has_every_part_in_order(page):
         "<table",
         "<svg",
         "Forecasts",
+        "Uncertainty",
         "Training<",
         "Settings of the run",
     ]
@@ -151,7 +162,7 @@ def test_page_has_every_part_in_order(page):
 def test_every_figure_has_size_label_and_caption(page):
     tree = Tree(page)
     drawings = [attrs for tag, attrs in tree.tags if tag == "svg"]
-    assert len(drawings) == 3 * 2 + 2 + 1
+    assert len(drawings) == 3 * 2 + 2 + 1 + 1
     for attrs in drawings:
         assert attrs["role"] == "img" and len(attrs["aria-label"]) > 10
         assert float(attrs["width"]) > 0 and float(attrs["height"]) > 0 and attrs["viewbox"]
@@ -165,8 +176,9 @@ def test_ids_are_unique_in_the_page(page):
 
 def test_tables_have_a_row_for_each_method_and_sortable_columns(page):
     names = [row["name"] for row in make_metrics()["rows"]]
-    for table in re.findall(r"<table.*?</table>", page, re.DOTALL):
-        assert re.findall(r'<th scope="row">([^<]+)</th>', table) == names
+    for number, table in enumerate(re.findall(r"<table.*?</table>", page, re.DOTALL)):
+        sampled = number == 2
+        assert re.findall(r'<th scope="row">([^<]+)</th>', table) == (names[:2] if sampled else names)
         columns = table.count("<button")
         for row in re.findall(r"<tr><th scope=\"row\".*?</tr>", table, re.DOTALL):
             assert row.count("<td") == columns - 1
@@ -188,6 +200,54 @@ def test_missing_numbers_are_dashes_and_never_words(page):
     assert not re.search(r"\b(None|nan|NaN|inf|True|False|null|undefined)\b", visible)
     assert pages.MISSING in visible
     assert not re.search(r"\bnan\b", page, re.IGNORECASE)
+
+
+def test_the_table_of_samples_has_the_bands_that_were_measured():
+    metrics = make_metrics()
+    paths = [measure.path[0] for measure in tables.sample_measures(metrics)]
+    expected = ["crps", "energy_score", "energy_score_ci95", *["coverage"] * 3, *["interval_width"] * 3]
+    assert paths == [*expected, "nats_per_value", "nats_per_value_ci95"]
+    metrics["rows"][0]["coverage_conformal"] = {"50": 0.52, "80": 0.81, "95": None}
+    metrics["rows"][0]["interval_width_conformal"] = {"50": 0.1, "80": 0.2, "95": None}
+    assert [measure.path[0] for measure in tables.sample_measures(metrics)] == paths
+    groups = [measure.group for measure in tables.conformal_measures(metrics)]
+    assert groups == ["Coverage, adjusted"] * 2 + ["Width, adjusted"] * 2
+
+
+def test_a_width_is_neither_good_nor_bad_by_itself():
+    width = next(m for m in tables.sample_measures(make_metrics()) if m.path == ("interval_width", "80"))
+    assert tables.best_of(width, [0.1, 0.2]) == [False, False]
+
+
+def test_old_metrics_without_calibration_still_make_a_page(tmp_path):
+    metrics = make_metrics()
+    new = ("energy_score", "interval_width", "calibration", "nats_per_value", "temperature")
+    metrics["rows"] = [{k: v for k, v in row.items() if not k.startswith(new)} for row in metrics["rows"]]
+    page = write(tmp_path / "r.html", metrics=metrics)
+    assert "Uncertainty" not in page and "nats per value" not in report.summary(metrics)
+    Tree(page)
+
+
+def test_captions_say_what_validation_series_settled(tmp_path):
+    metrics = make_metrics()
+    metrics["protocol"]["temperature_chosen_on"] = {
+        "validation": [4, 5, 6],
+        "crps": {"tuned": {"0.7": 0.1, "1": 0.2}, "untuned": {"0.7": 0.4, "1": 0.3}},
+        "chosen": {"tuned": 0.7, "untuned": 1.0},
+    }
+    metrics["protocol"]["conformal"] = {"validation": [7, 8], "mean_factor": {}, "levels_with_too_few_series": [80, 95]}
+    metrics["rows"][0]["coverage_conformal"] = {"50": 0.52, "80": None, "95": None}
+    text = report.protocol_text(metrics)
+    assert "temperature of least CRPS on 3 validation series (tuned 0.7, untuned 1), top-k off" in text
+    page = write(tmp_path / "r.html", metrics=metrics)
+    assert "found on 2 validation series. These are too few for the band of 80\N{NO-BREAK SPACE}% and 95" in page
+    assert "Diamonds" in page and "Coverage, adjusted" in page
+
+
+def test_the_summary_says_what_the_truth_costs():
+    assert "The truth costs it −2.50 nats per value (−1.50 by the untuned model)." in report.summary(make_metrics())
+    bare = {"rows": make_metrics()["rows"][1:]}
+    assert "The truth costs it −1.50 nats per value." in report.summary(bare)
 
 
 def test_bare_evaluation_has_no_empty_parts(tmp_path):

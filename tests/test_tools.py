@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,8 +20,10 @@ import pytest
 
 from jaxlv import run, series
 from jaxlv.baselines import BASELINES
+from jaxlv.config import RunConfig
 from jaxlv.errors import JaxlvError
 from jaxlv_tools import cli
+from jaxlv_tools import evaluate as evaluate_tool
 
 ROOT = Path(__file__).resolve().parents[1]
 PROTOCOL = ["--context", "10", "--horizon", "3", "--samples", "2"]
@@ -129,6 +132,7 @@ OPTIONS = {
     "train": ["CONFIG", "--out", "--set", "--resume"],
     "forecast": ["RUN", "--data", "--series", "--context", "--horizon", "--samples", "--seed", "--out", "--temperature"],
     "evaluate": ["RUN_OR_MODEL", "--data", "--series", "--context", "--horizon", "--samples", "--seed", "--out", "--scale"],
+    "stress": ["RUN_OR_MODEL", "--data", "--groups", "--max-series", "--samples", "--out"],
     "compare": ["RUN", "--data", "--out", "--protocols", "--resume"],
     "flops": ["table", "plan", "audit"],
     "ledger": ["show", "verify"],
@@ -220,7 +224,8 @@ def test_evaluate_writes_metrics_of_every_method(evaluation):
         low, high = row["mae_ci95"]
         assert low <= row["mae"] <= high
     for row in metrics["rows"][:2]:
-        assert set(row["coverage"]) == {"50", "80", "95"}
+        assert set(row["coverage"]) == {"50", "80", "95"} == set(row["interval_width"])
+        assert np.isfinite(row["nats_per_value"]) and row["energy_score"] is not None
         assert row["valid_share"] == 1
         assert 0 <= row["valid_share_unmasked"] <= 1
     protocol = metrics["protocol"]
@@ -260,6 +265,74 @@ def test_a_run_is_measured_on_its_own_test_series_by_default(work):
     assert protocol["seen_in_training"] == []
     assert "VAR(3) on logs" in said
     assert str(out / "report.html") in said
+
+
+@pytest.fixture(scope="module")
+def settled(work) -> tuple[dict, str]:
+    """The metrics and the words of an evaluation that chose temperatures and adjusted bands."""
+    out = work.folder / "settled"
+    options = ["--choose-temperature", "--temperatures", "0.7,1.3", "--conformal", "--unmasked-samples", 0, "--out", out]
+    said = done("evaluate", work.run, *options)
+    return json.loads((out / "metrics.json").read_text()), said
+
+
+def test_temperature_and_bands_are_settled_on_validation_series_alone(work, settled):
+    """The run has three of them: one for the temperature, two for the bands."""
+    protocol, split = settled[0]["protocol"], json.loads((work.run / run.SPLIT).read_text())
+    chosen_on, fitted_on = protocol["temperature_chosen_on"]["validation"], protocol["conformal"]["validation"]
+    assert len(chosen_on) == 1 and len(fitted_on) == 2 and not set(chosen_on) & set(fitted_on)
+    assert {str(i) for i in chosen_on + fitted_on} <= set(split["validation"])
+    assert not {str(i) for i in chosen_on + fitted_on} & {*split["test"], *split["train"]}
+    assert {str(i) for i in protocol["series"]} == set(split["test"])
+    assert protocol["seen_in_training"] == []
+
+
+def test_each_model_is_measured_at_the_temperature_of_its_least_crps(settled):
+    protocol, rows = settled[0]["protocol"], settled[0]["rows"]
+    for row in rows[:2]:
+        table = protocol["temperature_chosen_on"]["crps"][row["name"]]
+        assert set(table) == {"0.7", "1.3"}
+        assert row["temperature"] == float(min(table, key=table.get))
+        assert protocol["temperature_chosen_on"]["chosen"][row["name"]] == row["temperature"]
+    assert protocol["sampling"]["temperature"] == rows[0]["temperature"]
+
+
+def test_adjusted_bands_stand_beside_the_raw_ones(settled):
+    rows, protocol = settled[0]["rows"], settled[0]["protocol"]
+    for row in rows[:2]:
+        assert 0 <= row["coverage_conformal"]["50"] <= 1 and row["interval_width_conformal"]["50"] > 0
+        assert row["coverage_conformal"]["80"] is None and row["coverage"]["80"] is not None
+    assert protocol["conformal"]["levels_with_too_few_series"] == [80, 95]
+
+
+def test_every_series_that_is_asked_for_is_kept_from_validation(work):
+    """Measuring validation series leaves fewer to settle anything on; measuring all of them leaves none."""
+    held = [int(i) for i in json.loads((work.run / run.SPLIT).read_text())["validation"]]
+    finished, data = run.load_run(work.run), series.load(work.data)
+    free = evaluate_tool.validation_series(finished, finished.config, data, data.select(held[:1]))
+    assert free.ids_N.tolist() == held[1:]
+    with pytest.raises(JaxlvError, match="every validation series is measured"):
+        evaluate_tool.validation_series(finished, finished.config, data, data.select(held))
+
+
+def test_validation_series_of_a_run_are_known_by_their_values(work):
+    finished, data = run.load_run(work.run), series.load(work.data)
+    marks = dict.fromkeys(finished.split["validation"], "0" * 16)
+    changed = replace(finished, split={**finished.split, "validation": marks})
+    with pytest.raises(JaxlvError, match="not those of the run"):
+        evaluate_tool.validation_series(changed, finished.config, data, data.select([0]))
+    # Another file given with --data changes nothing: its series are not those of the run.
+    other = replace(data, values_NTV=data.values_NTV + 1)
+    own = evaluate_tool.validation_series(finished, finished.config, other, other)
+    assert run.series_marks(own) == list(finished.split["validation"].values())
+
+
+def test_a_bare_model_takes_the_validation_series_of_the_default_split(work):
+    data, config = series.load(work.data), RunConfig()
+    split = run.split_series(config, data)
+    found = evaluate_tool.validation_series(None, config, data, data.select(split.test))
+    assert found.ids_N.tolist() == split.validation.tolist()
+    assert not set(found.ids_N.tolist()) & set(split.test.tolist())
 
 
 @pytest.mark.parametrize("model", ["folder", "embedded"])
@@ -372,6 +445,11 @@ BAD = {
     "evaluate: existing": (["evaluate", "run", "--out", "run"], "exists already"),
     "evaluate: unknown series": (["evaluate", "run", "--series", "12", "--out", "new"], "unknown series"),
     "evaluate: scale of a run": (["evaluate", "run", "--scale", "xu", "--out", "new"], "keeps the text format"),
+    "evaluate: two temperatures": (
+        ["evaluate", "run", "--temperature", "1", "--choose-temperature", "--out", "new"],
+        "given or chosen, not both",
+    ),
+    "evaluate: temperatures": (["evaluate", "run", "--temperatures", "1,x", "--out", "new"], "not a list of temperatures"),
     "evaluate: scale": (["evaluate", "base", "--data", "data", "--scale", "x", "--out", "new"], "unknown rule"),
     "simulate: existing": (["simulate", "--series", "2", "--out", "data"], "exists already"),
     "simulate: none": (["simulate", "--series", "0", "--out", "new.h5"], "n >= 1"),

@@ -165,6 +165,17 @@ def parse_ids(text: str) -> list[int]:
     return ids
 
 
+def parse_temperatures(text: str) -> tuple[float, ...]:
+    """Temperatures from "0.5,0.7,1"."""
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or not all(0 <= temperature < float("inf") for temperature in found):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of temperatures such as 0.5,0.7,1")
+    return found
+
+
 def add_protocol(parser: argparse.ArgumentParser) -> None:
     """--context, --horizon, --samples and --seed; unset, the run's own evaluation settings hold."""
     parser.add_argument("--context", type=positive, help="time steps given")

@@ -5,6 +5,10 @@
 
 MODEL is a Hugging Face folder, a hub id, or "embedded". DIR gets metrics.json, report.html, and a CSV of forecasts per
 model. Without --series, the test series of the run are measured (those of the default split for a bare model).
+
+--choose-temperature and --conformal first draw validation series (the run's own; those of the default split for a bare
+model), never one that is measured: to choose each model's temperature, and to adjust its bands to hold their share. With
+both, either has series of its own.
 """
 
 from __future__ import annotations
@@ -12,7 +16,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +26,9 @@ import numpy as np
 from jaxlv import run, series
 from jaxlv.codec import Codec
 from jaxlv.config import CodecConfig, EvaluateConfig, RunConfig, config_tree
+from jaxlv.conformal import Bands
 from jaxlv.errors import JaxlvError
-from jaxlv.evaluate import evaluate
+from jaxlv.evaluate import LEVELS, TEMPERATURES, choose_temperature, evaluate, fit_conformal
 from jaxlv.forecast import Forecaster
 from jaxlv.report import evaluation
 from jaxlv.series import SeriesSet
@@ -35,7 +41,9 @@ from jaxlv_tools.console import (
     fresh_folder,
     held_series,
     parse_ids,
+    parse_temperatures,
     peak_memory,
+    positive,
     program,
     sampling_of,
     versions,
@@ -53,6 +61,16 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--max-series", type=int, help="at most so many of the default series")
     add_protocol(parser)
     add_sampling(parser)
+    parser.add_argument("--choose-temperature", action="store_true", help="the one of least CRPS on validation series")
+    parser.add_argument(
+        "--temperatures", type=parse_temperatures, default=TEMPERATURES, metavar="T,T,...",
+        help=f"to choose from (default {','.join(map(str, TEMPERATURES))})",
+    )  # fmt: skip
+    parser.add_argument("--conformal", action="store_true", help="adjust the bands on validation series, and measure both")
+    parser.add_argument(
+        "--validation-series", type=positive, default=24,
+        help="at most so many for the temperature, and as many for the bands (default 24; a 95 %% band needs 19)",
+    )  # fmt: skip
     parser.add_argument("--batch-series", type=int, help="series decoded together")
     parser.add_argument("--unmasked-samples", type=int, help="samples per series without the grammar (0 = none)")
     parser.add_argument("--scale", help="scale rule of a bare model (default context)")
@@ -60,6 +78,85 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of a bare model")
     parser.add_argument("--out", type=Path, required=True, help="folder for metrics.json, report.html and the forecasts")
     return parser
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Forecasters with what validation series settled: their temperatures, their bands, and what the protocol says of it."""
+
+    forecasters: dict[str, Forecaster]
+    bands: dict[str, Bands] = field(default_factory=dict)
+    protocol: dict[str, Any] = field(default_factory=dict)
+
+
+def validation_series(
+    finished: run.FinishedRun | None, config: RunConfig, data: SeriesSet, measured: SeriesSet
+) -> SeriesSet:
+    """The validation series of a run, from its own data, or those of the default split of `data` for a bare model.
+
+    A series that is measured, by its values, is left out; so is a test series of the run. JaxlvError where none is left,
+    or where the run's own data are not what they were.
+    """
+    kept_away = set(run.series_marks(measured))
+    if finished is None:
+        held = data.select(run.split_series(config, data).validation)
+    else:
+        marks = finished.split["validation"]
+        if not marks:
+            raise JaxlvError("the run has no validation series", where=finished.folder)
+        held = run.load_series(config, finished.folder).select([int(i) for i in marks])
+        if run.series_marks(held) != list(marks.values()):
+            raise JaxlvError("the validation series are not those of the run", where=held.source.get("path"))
+        kept_away |= set(finished.split.get("test", {}).values())
+    free = held.ids_N[[mark not in kept_away for mark in run.series_marks(held)]]
+    if not len(free):
+        raise JaxlvError("every validation series is measured", hint="measure other series with --series")
+    return held.select(free)
+
+
+def fit_on_validation(
+    forecasters: dict[str, Forecaster],
+    validation: SeriesSet,
+    config: EvaluateConfig,
+    *,
+    temperatures: Sequence[float] = (),
+    conformal: bool = False,
+    most: int = 24,
+) -> Fitted:
+    """Each forecaster's temperature, where there are some to choose from, and its conformal bands, where wanted.
+
+    At most `most` series serve each purpose, no series both: a temperature chosen on the series that the bands are fitted
+    to would make these look narrower than they are.
+    """
+    share = len(validation) // 2 if temperatures and conformal else len(validation)
+    if not share:
+        raise JaxlvError("too few validation series", expected="at least 2", found=len(validation))
+    ids, bands, protocol = validation.ids_N.tolist(), {}, {}
+    forecasters = dict(forecasters)
+    if temperatures:
+        chosen_on = validation.select(ids[: min(share, most)])
+        table, chosen = {}, {}
+        for name, forecaster in forecasters.items():
+            with Progress(f"temperature ({name})", len(set(temperatures))) as bar:
+                chosen[name], table[name] = choose_temperature(forecaster, chosen_on, config, temperatures, bar.update)
+            forecasters[name] = forecaster.with_sampling(temperature=chosen[name])
+        used = chosen_on.ids_N.tolist()
+        protocol["temperature_chosen_on"] = {"validation": used, "crps": table, "chosen": chosen}
+        ids = ids[len(used) :]
+    if conformal:
+        fitted_on = validation.select(ids[:most])
+        for name, forecaster in forecasters.items():
+            with Progress(f"bands ({name})", len(fitted_on)) as bar:
+                bands[name] = fit_conformal(forecaster, fitted_on, config, bar.update)
+        factors = {
+            name: {str(level): float(factor_HV.mean()) for level, factor_HV in band.factors.items()}
+            for name, band in bands.items()
+        }
+        left_out = [level for level in LEVELS if str(level) not in next(iter(factors.values()))]
+        protocol["conformal"] = {
+            "validation": fitted_on.ids_N.tolist(), "mean_factor": factors, "levels_with_too_few_series": left_out,
+        }  # fmt: skip
+    return Fitted(forecasters, bands, protocol)
 
 
 def evaluate_to(
@@ -70,10 +167,12 @@ def evaluate_to(
     *,
     finished: run.FinishedRun | None = None,
     seen: np.ndarray | None = None,
+    fitted: Fitted | None = None,
     title: str,
     settings: dict[str, Any],
 ) -> dict[str, Any]:
     """Evaluate, and leave metrics.json, report.html and the forecasts in `out`; the metrics."""
+    fitted = fitted or Fitted(forecasters)
     bars: dict[str, Progress] = {}
 
     def on_batch(name: str, done: int) -> None:
@@ -83,7 +182,8 @@ def evaluate_to(
         if done >= len(chosen):
             bars[name].__exit__()
 
-    measured, forecasts = evaluate(forecasters, chosen, config, on_batch=on_batch)
+    measured, forecasts = evaluate(fitted.forecasters, chosen, config, bands=fitted.bands, on_batch=on_batch)
+    measured["protocol"] |= fitted.protocol
     measured["protocol"]["seen_in_training"] = [] if seen is None else [int(i) for i in seen]
     (out / "metrics.json").write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
     for name, forecast in forecasts.items():
@@ -129,32 +229,54 @@ def main(options: argparse.Namespace) -> None:
         config.evaluate, **{name: getattr(options, name) for name in SHOWN if getattr(options, name) is not None}
     )
     sampling = sampling_of(options)
+    if options.choose_temperature and "temperature" in sampling:
+        raise JaxlvError("a temperature is given or chosen, not both", where="--temperature, --choose-temperature")
     forecasters: dict[str, Forecaster] = {}
     if not finished:
         codec = replace(CodecConfig(), **{k: v for k in ("scale", "decimals") if (v := getattr(options, k)) is not None})
-        model_settings = replace(config.model, path=options.subject, dtype=options.dtype)
-        base, model, params, alphabet = run.load_base(replace(config, model=model_settings))
-        config = replace(config, codec=codec, model=replace(model_settings, path=_model_name(options.subject, base)))
-        bare = Forecaster(model, {"params": params}, alphabet, Codec.for_data(codec, data.values_NTV), config.sampling)
+        config = replace(config, codec=codec, model=replace(config.model, dtype=options.dtype))
+        config, bare = bare_forecaster(config, options.subject, data)
         forecasters = {"untuned": bare}
     ids = options.series
     if ids is None:
         held = held_series(finished, data) if finished else run.split_series(config, data).test
         ids = held[: options.max_series or protocol.series or None]
     chosen = data.select(ids)
+    fits = options.choose_temperature or options.conformal
+    validation = validation_series(finished, config, data, chosen) if fits else None
     out = fresh_folder(options.out)
     with finished.metered() if finished else contextlib.nullcontext(forecasters) as forecasters:
+        forecasters = {name: forecaster.with_sampling(**sampling) for name, forecaster in forecasters.items()}
+        fitted = None
+        if validation is not None:
+            fitted = fit_on_validation(
+                forecasters,
+                validation,
+                protocol,
+                temperatures=options.temperatures if options.choose_temperature else (),
+                conformal=options.conformal,
+                most=options.validation_series,
+            )
         measured = evaluate_to(
             out,
-            {name: forecaster.with_sampling(**sampling) for name, forecaster in forecasters.items()},
+            forecasters,
             chosen,
             protocol,
             finished=finished,
+            fitted=fitted,
             seen=finished.seen(chosen) if finished else None,
             title=f"Evaluation of {Path(options.subject).name}",
             settings=config_tree(config),
         )
     show(measured, options.out)
+
+
+def bare_forecaster(config: RunConfig, subject: str, data: SeriesSet) -> tuple[RunConfig, Forecaster]:
+    """(the config with the model's name in it, the model without adapters as a forecaster) of a folder or a hub id."""
+    base, model, params, alphabet = run.load_base(replace(config, model=replace(config.model, path=subject)))
+    codec = Codec.for_data(config.codec, data.values_NTV)
+    named = replace(config, model=replace(config.model, path=_model_name(subject, base)))
+    return named, Forecaster(model, {"params": params}, alphabet, codec, config.sampling)
 
 
 def _model_name(subject: str, base: Path) -> str:

@@ -48,6 +48,10 @@ def phases(config: RunConfig, step: Event, test_series: int, steps: int, variabl
     if t.forecast_series and times:
         greedy = replace(draw, batch=t.forecast_series, samples=1, count=times)
         found.append(Planned(f"{times} validation forecasts", (greedy,)))
+    text = padded((e.context + horizon) * variables * (config.codec.decimals + 3))
+    read = replace(call, kind="validation", head="alphabet", length=text, samples=1, count=draw.count)
+    likelihood = (read, replace(read, rank=0, targets=()))
+    found.append(Planned(f"likelihood of {test_series} series, tuned and untuned", likelihood))
     found.append(Planned(f"evaluation, {test_series} series x {e.samples} samples, tuned and untuned", (draw, bare)))
     if config.sampling.grammar and e.unmasked_samples:
         free = tuple(replace(event, samples=e.unmasked_samples, head=step.head) for event in (draw, bare))

@@ -25,7 +25,16 @@ from jaxlv.report.page import (
     render,
     svg,
 )
-from jaxlv.report.tables import format_table, measures, table, unit_of, value_at, variable_measures
+from jaxlv.report.tables import (
+    conformal_measures,
+    format_table,
+    measures,
+    sample_measures,
+    table,
+    unit_of,
+    value_at,
+    variable_measures,
+)
 
 __all__ = ["ForecastPanel", "choose_series", "format_table", "run_page", "summary", "write_report"]
 
@@ -96,6 +105,10 @@ def summary(metrics: Mapping[str, Any]) -> str:
     eighty, valid = value_at(row, "coverage", "80"), value_at(row, "valid_share")
     if eighty is not None:
         sentences.append(f"Its 80 % bands hold {percent(eighty)} % of the true values.")
+    nats, before = value_at(row, "nats_per_value"), value_at(untuned or {}, "nats_per_value")
+    if nats is not None:
+        against = f" ({number(before)} by the untuned model)" if before is not None and untuned is not row else ""
+        sentences.append(f"The truth costs it {number(nats)} nats per value{against}.")
     if valid is not None:
         sentences.append(f"Of its samples, {percent(valid)} % are valid.")
     return " ".join(sentences)
@@ -126,6 +139,12 @@ def protocol_text(metrics: Mapping[str, Any]) -> str:
     words = ["top-k off" if word == "top k 0" else word.replace("top ", "top-") for word in words]
     if "grammar" in sampling:
         words.append("number grammar " + ("on" if sampling["grammar"] else "off"))
+    picked = p.get("temperature_chosen_on")
+    if picked:
+        each = ", ".join(f"{name} {plain(value)}" for name, value in picked["chosen"].items())
+        series_of = f"{len(picked['validation'])} validation series"
+        words = [word for word in words if not word.startswith("temperature ")]
+        words.insert(0, f"temperature of least CRPS on {series_of} ({each})")
     if p.get("seed") is not None:
         words.append(f"seed {p['seed']}")
     if words:
@@ -209,6 +228,54 @@ def _error_blocks(metrics: Mapping[str, Any]) -> list[Block]:
                 caption,
             )
         )
+    return blocks
+
+
+def _sample_blocks(metrics: Mapping[str, Any]) -> list[Block]:
+    """The table and the calibration of the rows that have samples, where they have more than the main table shows."""
+    rows = [row for row in metrics["rows"] if row.get("calibration") or value_at(row, "energy_score") is not None]
+    if not rows:
+        return []
+    protocol = metrics.get("protocol", {})
+    words = [
+        "The forecasts as distributions; smaller scores are better. CRPS: of each variable alone; energy: the same for"
+        " the variables together. Width: mean width of the band, better if smaller at equal coverage. Likelihood: the"
+        " mean cost of a true value given all before it, −log of the model’s density per raw unit; below zero where"
+        " the density exceeds one."
+    ]
+    chosen = {**metrics, "rows": rows}
+    blocks: list[Block] = [table("Sampled trajectories", " ".join(words), chosen, sample_measures(chosen))]
+    conformal = protocol.get("conformal")
+    if conformal and conformal_measures(chosen):
+        adjusted = (
+            "The same bands, adjusted: stretched about the median by split-conformal factors, one for each step and"
+            f" variable, found on {len(conformal['validation'])} validation series."
+        )
+        left_out = conformal.get("levels_with_too_few_series")
+        if left_out:
+            adjusted += f" These are too few for the band of {' and '.join(f'{level} %' for level in left_out)}."
+        blocks.append(table("Adjusted bands", adjusted, chosen, conformal_measures(chosen)))
+    if any(row.get("calibration") for row in rows):
+        words = [
+            "Calibration: the share of true values inside each central band of the samples, against the share that it"
+            " should hold. Below the diagonal the bands are too narrow, above it too wide. Shaded: 95 % bootstrap over"
+            " series."
+        ]
+        ceiling = next((value_at(row, "calibration_ceiling") for row in rows if row.get("calibration")), None)
+        if ceiling is not None and protocol.get("samples"):
+            words.append(
+                f"{protocol['samples']} samples of the right distribution hold {percent(ceiling)} % on average between the"
+                " least and the greatest of them: no band can reach further, and wider ones are left out."
+            )
+        if any(row.get("calibration_as_intervals") for row in rows):
+            words.append(
+                "Dashed: with each sample read as the interval that its text stands for, one unit of the last decimal. Of"
+                " a calibrated model the diagonal lies between the two lines; the gap between them is the rounding."
+            )
+        if conformal:
+            words.append("Diamonds: the 50, 80 and 95 % bands after the adjustment, which is not bound by the samples.")
+        drawing = svg(figures.calibration_figure(metrics["rows"]), "Observed against nominal coverage of the bands")
+        blocks.append(Figure([drawing], " ".join(words), "side"))
     return blocks
 
 
@@ -299,6 +366,7 @@ def run_page(
         [
             Section("Forecast errors", [*results, *_error_blocks(metrics)]),
             Section("Forecasts", drawn, rule),
+            Section("Uncertainty", _sample_blocks(metrics)),
             Section("Training", _training_blocks(history, unit_of(metrics, "mae"))),
             Section("Settings and versions", [Pairs(label, _flat(tree)) for label, tree in lists if tree]),
         ],

@@ -316,6 +316,102 @@ def interval_figure(rows: Sequence[Mapping[str, Any]], *, unit: str = "raw units
     return figure
 
 
+# -------------------------------------------------------------------------------------- calibration
+
+
+@styled
+def calibration_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Observed coverage against the nominal level of every row that has `calibration`, with its 95 % interval.
+
+    The diagonal is what a calibrated forecast gives; a dotted line marks the most that the samples can cover. Rows with
+    `calibration_as_intervals` get a dashed line, those with `coverage_conformal` open diamonds: their adjusted bands.
+    """
+    drawn = [row for row in rows if row.get("calibration")]
+    styles = row_styles(str(row["name"]) for row in rows)
+    figure = _figure(WIDTH, 380)
+    ax = figure.subplots()
+    ax.plot([0, 100], [0, 100], color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)))
+    handles: list[Any] = [Line2D([], [], color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)))]
+    labels = ["calibrated"]
+    adjusted = read_as_intervals = False
+    for row in sorted(drawn, key=lambda row: row["name"] == "tuned"):
+        colour, _, width = styles[str(row["name"])]
+        levels = list(row["calibration"])
+        nominal = np.array([float(level) for level in levels])
+        observed = 100 * _numbers(row["calibration"][level] for level in levels)
+        ends = row.get("calibration_ci95") or {}
+        low, high = (100 * _numbers((ends.get(level) or (None, None))[side] for level in levels) for side in (0, 1))
+        ax.fill_between(nominal, low, high, color=colour, alpha=0.14, linewidth=0)
+        ax.plot(nominal, observed, ".-", color=colour, linewidth=width, markersize=7, markeredgewidth=0)
+        handles.append(Line2D([], [], color=colour, linewidth=width, marker=".", markersize=7, markeredgewidth=0))
+        labels.append(_short(str(row["name"]), 18))
+        drawn_anew = row.get("calibration_as_intervals")
+        if drawn_anew:
+            read_as_intervals = True
+            shares = 100 * _numbers(drawn_anew.values())
+            ax.plot([float(level) for level in drawn_anew], shares, color=colour, linewidth=1.2, linestyle=(0, (2, 1.5)))
+        after = {float(level): share for level, share in (row.get("coverage_conformal") or {}).items() if share is not None}
+        if after:
+            adjusted = True
+            ax.plot(
+                list(after), 100 * _numbers(after.values()), "D", markerfacecolor="none", color=colour, markersize=6.5,
+                markeredgewidth=1.5, zorder=4,
+            )  # fmt: skip
+    if read_as_intervals:
+        handles.append(Line2D([], [], color=MUTED, linewidth=1.2, linestyle=(0, (2, 1.5))))
+        labels.append("as intervals")
+    if adjusted:
+        handles.append(Line2D([], [], color=MUTED, marker="D", markerfacecolor="none", markersize=6.5, linewidth=0))
+        labels.append("adjusted")
+    ceilings = {round(100 * row["calibration_ceiling"], 1) for row in drawn if row.get("calibration_ceiling") is not None}
+    for ceiling in sorted(ceilings):
+        ax.axhline(ceiling, color=MUTED, linewidth=1.0, linestyle=(0, (1, 2)))
+        ax.annotate(
+            f"most that the samples can cover: {_plain(ceiling)} %", (2, ceiling), xytext=(0, -3), fontsize=9,
+            textcoords="offset points", color=MUTED, va="top",
+        )  # fmt: skip
+    ax.set_xlim(0, 100)
+    ax.set_ylim(0, 100)
+    ax.set_aspect("equal")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(_ticks(5))
+    ax.set_xlabel("nominal share of the band (%)")
+    ax.set_ylabel("true values inside (%)")
+    figure.legend(
+        handles, labels, loc="outside upper left", ncols=5, borderpad=0, handlelength=1.8, columnspacing=1.1,
+        handletextpad=0.5,
+    )  # fmt: skip
+    return figure
+
+
+@styled
+def level_figure(entries: Sequence[Mapping[str, Any]], words: str, *, unit: str = "raw units") -> Figure:
+    """MAE of every method at each level of a condition (`value`, `level`, `rows`), logarithmic, each line named at its end."""
+    figure = _figure(WIDTH, 280)
+    ax = figure.subplots()
+    names = list(dict.fromkeys(str(row["name"]) for entry in entries for row in entry["rows"]))
+    styles = row_styles(names)
+    place_L = np.array([entry["value"] for entry in entries], dtype=float)
+    ends: list[tuple[float, str, str]] = []
+    for name in sorted(names, key=lambda name: name == "tuned"):
+        found = [next((row["mae"] for row in entry["rows"] if row["name"] == name), None) for entry in entries]
+        mae_L = _positive(found)
+        if not np.isfinite(mae_L).any():
+            continue
+        colour, dash, width = styles[name]
+        ax.plot(place_L, mae_L, ".", linestyle=dash, color=colour, linewidth=width, markersize=6, markeredgewidth=0)
+        ends.append((float(mae_L[np.isfinite(mae_L)][-1]), name, colour))
+    ax.set_yscale("log")
+    _log_ticks(ax.yaxis, *ax.get_ylim())
+    ax.set_xlim(place_L.min(), place_L.max() if np.ptp(place_L) else place_L.min() + 1)
+    ax.set_xticks(place_L, [str(entry["level"]) for entry in entries])
+    ax.set_xlabel(words)
+    ax.set_ylabel(f"MAE ({_short(unit, 24)})")
+    ax.grid(False, axis="x")
+    _name_ends(ax, ends, spacing=0.066)
+    return figure
+
+
 # ----------------------------------------------------------------------------------------- training
 
 # key of metrics.jsonl -> label, on one panel each; training and validation loss share the first
@@ -385,9 +481,14 @@ def _loss_panel(ax: Axes, history: Sequence[Mapping[str, Any]]) -> None:
 # ------------------------------------------------------------------------------------------ helpers
 
 
+def _numbers(values: Iterable[Any]) -> np.ndarray:
+    """`values` as floats, NaN where missing."""
+    return np.array([math.nan if value is None else value for value in values], dtype=float)
+
+
 def _positive(values: Sequence[Any]) -> np.ndarray:
     """`values` as floats for a logarithmic axis: NaN where missing, infinite, or not above zero."""
-    array = np.array([math.nan if value is None else value for value in values], dtype=float)
+    array = _numbers(values)
     return np.where(np.isfinite(array) & (array > 0), array, np.nan)
 
 

@@ -21,12 +21,12 @@ class Measure:
     header: str
     short: str  # heading in a terminal
     unit: str = ""
-    better: str | float = "min"  # "min", "max", or the value to come nearest to
+    better: str | float = "min"  # "min", "max", the value to come nearest to, or "" for none
     rank: int = 0  # columns of the highest rank leave a narrow terminal first
 
     @property
     def is_interval(self) -> bool:
-        return self.path[-1] == "mae_ci95"
+        return self.path[-1].endswith("_ci95")
 
     def of(self, row: Mapping[str, Any]) -> Any:
         """The row's number (or pair of numbers); None where it is missing or not finite."""
@@ -66,6 +66,46 @@ def measures(metrics: Mapping[str, Any]) -> list[Measure]:
     ]
 
 
+def sample_measures(metrics: Mapping[str, Any]) -> list[Measure]:
+    """The columns of the table of sampled trajectories, without those that no row has."""
+    unit, nats = unit_of(metrics, "mae"), unit_of(metrics, "nats_per_value").partition(",")[0]
+    return _held(
+        metrics,
+        [
+            Measure(("crps",), "Scores", "CRPS", "CRPS", unit),
+            Measure(("energy_score",), "Scores", "energy", "energy", unit),
+            Measure(("energy_score_ci95",), "Scores", "95 % interval", "95% interval", unit),
+            *_bands("coverage", "Coverage of bands", "%"),
+            *_bands("interval_width", "Width of bands", unit),
+            Measure(("nats_per_value",), "Likelihood", "mean", "nats", nats),
+            Measure(("nats_per_value_ci95",), "Likelihood", "95 % interval", "95% interval", nats),
+        ],
+    )
+
+
+def conformal_measures(metrics: Mapping[str, Any]) -> list[Measure]:
+    """The columns of the table of adjusted bands, without those that no row has."""
+    unit = unit_of(metrics, "mae")
+    return _held(
+        metrics,
+        [
+            *_bands("coverage_conformal", "Coverage, adjusted", "%"),
+            *_bands("interval_width_conformal", "Width, adjusted", unit),
+        ],
+    )
+
+
+def _bands(key: str, group: str, unit: str) -> list[Measure]:
+    """A column for each band: coverage is best near its level, a width is good or bad only beside its coverage."""
+    levels = ("50", "80", "95")
+    better = {level: float(level) / 100 if unit == "%" else "" for level in levels}
+    return [Measure((key, level), group, f"{level} %", f"{level}%", unit, better[level]) for level in levels]
+
+
+def _held(metrics: Mapping[str, Any], columns: Sequence[Measure]) -> list[Measure]:
+    return [measure for measure in columns if any(measure.of(row) is not None for row in metrics["rows"])]
+
+
 def variable_measures(metrics: Mapping[str, Any]) -> list[Measure]:
     """The columns of the table by variable, without those that no row has."""
     variables = dict.fromkeys(name for row in metrics["rows"] for name in row.get("per_variable") or {})
@@ -76,11 +116,11 @@ def variable_measures(metrics: Mapping[str, Any]) -> list[Measure]:
         ("mase", "MASE", "min"),
     )
     found = [Measure(("per_variable", v, key), v, head, head, better=good) for v in variables for key, head, good in kinds]
-    return [measure for measure in found if any(measure.of(row) is not None for row in metrics["rows"])]
+    return _held(metrics, found)
 
 
 def unit_of(metrics: Mapping[str, Any], key: str) -> str:
-    default = {"mse": "raw units²"}.get(key, "raw units")
+    default = {"mse": "raw units²", "nats_per_value": "nats"}.get(key, "raw units")
     units = metrics.get("protocol", {}).get("units") or {}
     return str(units.get(key) or default) if isinstance(units, Mapping) else default
 
@@ -88,7 +128,7 @@ def unit_of(metrics: Mapping[str, Any], key: str) -> str:
 def best_of(measure: Measure, values: Sequence[Any]) -> list[bool]:
     """Which values are the column's best; none where fewer than two rows have one, or all are equal."""
     held = [value for value in values if value is not None]
-    if len(held) < 2 or measure.is_interval:
+    if len(held) < 2 or measure.is_interval or measure.better == "":
         return [False] * len(values)
 
     def distance(value: float) -> float:
