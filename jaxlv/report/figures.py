@@ -386,7 +386,7 @@ def calibration_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 @styled
 def level_figure(entries: Sequence[Mapping[str, Any]], words: str, *, unit: str = "raw units") -> Figure:
-    """MAE of every method at each level of a condition (`value`, `level`, `rows`), logarithmic, each line named at its end."""
+    """MAE of every method at each level of a condition (`value`, `level`, `rows`), logarithmic, named at its end."""
     figure = _figure(WIDTH, 280)
     ax = figure.subplots()
     names = list(dict.fromkeys(str(row["name"]) for entry in entries for row in entry["rows"]))
