@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxlv import metrics
-from jaxlv.baselines import BASELINES
+from jaxlv.baselines import baselines_for
 from jaxlv.config import EvaluateConfig, config_tree
 from jaxlv.conformal import Bands, fit_bands
 from jaxlv.errors import JaxlvError
@@ -48,6 +48,8 @@ DEFINITIONS = {
     "r2": "1 - sum of squared errors / sum of squared deviations from each series' own mean, over all series; "
     "mean over variables",
     "mase": "MAE / mean |first difference| of the context, per series and variable; mean over both",
+    "fitted": "equations fitted to each context and solved beyond it: Lotka-Volterra (LV), the same with logistic prey, "
+    "Rosenzweig-MacArthur (RM); an oracle where these made the data, as they made the course's",
     "invalid samples": "stay at their last complete step",
     "coverage": "share of steps inside the central interval of the samples; S samples can cover at most (S - 1) / (S + 1)",
     "calibration": "coverage at the levels within calibration_ceiling, (S - 1) / (S + 1); calibration_ci95: percentile "
@@ -115,7 +117,7 @@ def evaluate(
         rows.append(row)
     for row, forecaster in zip(rows, forecasters.values(), strict=True):
         row |= likelihood_measures(forecaster, series, config)
-    for name, baseline in BASELINES.items():
+    for name, baseline in baselines_for(len(series.variables)).items():
         rows.append(score(name, baseline(context_NCV, config.horizon), truth_NHV, context_NCV, series))
     first = next(iter(forecasters.values()), None)
     return {"protocol": protocol(series, config, first), "rows": rows}, forecasts

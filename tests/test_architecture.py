@@ -58,7 +58,8 @@ ALLOWED: dict[str, set[str]] = {
     "ledger": {"config", "errors", "flops.table", "flops.work"},
     # forecasts and their measures
     "metrics": {"errors"},
-    "baselines": {"errors"},
+    "odefit": {"errors"},
+    "baselines": {"errors", "odefit"},
     "forecast": {"codec", "config", "errors", "generate", "grammar", "ledger", "metrics", "model", "series", "tokens"},
     "likelihood": {"codec", "errors", "forecast", "generate", "loss", "model", "series", "tokens"},
     "conformal": {"errors", "metrics"},

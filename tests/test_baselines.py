@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxlv import metrics, series
-from jaxlv.baselines import BASELINES, context_mean, last_value, seasonal_naive, var_on_logs
+from jaxlv.baselines import BASELINES, analog, auto_ets, baselines_for, context_mean, last_value, seasonal_naive, var_on_logs
 from jaxlv.errors import JaxlvError
 
 # 50 -> 50: MAE, its median over series, MSE, MASE, first-5 MAE; 76 -> 24: MAE, first 5; 80 -> 20: MAE.
@@ -13,6 +13,14 @@ QUOTED = {
     "context mean": (0.3264, 0.284, 0.316, 2.57, 0.392, 0.313, 0.339, 0.309),
     "seasonal naive": (0.1931, 0.131, 0.175, 1.48, 0.115, 0.110, 0.107, 0.101),
     "VAR(3) on logs": (0.1533, 0.093, 0.225, 1.12, 0.0506, 0.0996, 0.0346, 0.0966),
+    # Fits are iterative, and the quoted ones were made by another program.
+    "Lotka-Volterra, fitted": (0.2692, 0.204, 0.297, 2.08, 0.165, 0.212, 0.184, 0.206),
+    "LV + logistic, fitted": (0.0495, 0.0225, 0.031, 0.301, 0.049, 0.0402, 0.048, 0.0388),
+    "RM, fitted (oracle)": (0.0037, 0.0029, 5.3e-5, 0.036, 0.0018, 0.0031, 0.0025, 0.0030),
+}
+MEASURED = {  # where nothing is quoted: what it came to, to see that it stays
+    "analog": (0.1467, 0.1136, 0.0915, 1.165, 0.0803, 0.0787, 0.0600, 0.0715),
+    "AutoETS": (0.3858, 0.2702, 0.629, 3.124, 0.2105, 0.3012, 0.1994, 0.2837),
 }
 
 
@@ -22,9 +30,8 @@ def test_values(shared) -> np.ndarray:
     return real.select(series.split_fraction(real.ids_N).test).values_NTV
 
 
-@pytest.mark.parametrize("name", QUOTED)
-def test_quoted_figures_are_reproduced(name, test_values):
-    figures = []
+def figures_of(name: str, test_values: np.ndarray) -> list[float]:
+    figures: list[float] = []
     for steps in (50, 76, 80):
         context, truth = test_values[:, :steps], test_values[:, steps:]
         forecast = BASELINES[name](context, truth.shape[1])
@@ -41,7 +48,23 @@ def test_quoted_figures_are_reproduced(name, test_values):
             ]
         else:
             figures += [mae.mean(), first_5][: 1 if steps == 80 else 2]
-    np.testing.assert_allclose(figures, QUOTED[name], rtol=0.02)
+    return figures
+
+
+@pytest.mark.parametrize("name", QUOTED)
+def test_quoted_figures_are_reproduced(name, test_values):
+    figures = np.array(figures_of(name, test_values))
+    if "oracle" in name:  # of errors so small, a better fit has smaller ones
+        assert (figures <= 1.1 * np.array(QUOTED[name])).all(), figures
+    else:
+        np.testing.assert_allclose(figures, QUOTED[name], rtol=0.05 if "fitted" in name else 0.02)
+
+
+@pytest.mark.parametrize("name", ["analog", pytest.param("AutoETS", marks=pytest.mark.slow)])
+def test_measured_figures_stay(name, test_values):
+    if name not in BASELINES:
+        pytest.skip("AutoETS needs statsforecast: the extra `stats`")
+    np.testing.assert_allclose(figures_of(name, test_values), MEASURED[name], rtol=0.02)
 
 
 @pytest.mark.parametrize("name", BASELINES)
@@ -78,6 +101,49 @@ def test_seasonal_naive_does_not_depend_on_units():
     np.testing.assert_allclose(seasonal_naive(context * scale, 30), seasonal_naive(context, 30) * scale)
 
 
+def test_analog_repeats_a_cycle_that_it_has_seen():
+    t = np.arange(90)
+    waves = np.stack([np.stack([2 + np.sin(2 * np.pi * t / p), 3 + np.cos(2 * np.pi * t / p)], 1) for p in (7, 13, 20)])
+    np.testing.assert_allclose(analog(waves[:, :50], 40), waves[:, 50:], atol=1e-6)
+
+
+def test_analog_by_hand():
+    """Two runs of one step have a successor, both at the same distance: the forecast is their successors' mean."""
+    context = np.exp(np.array([0.0, 2, 1]))[None, :, None]
+    np.testing.assert_allclose(np.log(analog(context, 1, window=1)), [[[1.5]]])
+
+
+def test_analog_stays_within_the_context_and_ignores_units():
+    context = np.random.default_rng(0).uniform(0.1, 3, (4, 40, 2))
+    scale, forecast = np.array([1000.0, 0.01]), analog(context, 30)
+    assert (forecast <= context.max(axis=1, keepdims=True) * (1 + 1e-12)).all()
+    assert (forecast >= context.min(axis=1, keepdims=True) * (1 - 1e-12)).all()
+    np.testing.assert_allclose(analog(context * scale, 30), forecast * scale)
+
+
+def test_other_than_two_variables_have_the_baselines_that_fit_no_equations():
+    context = np.random.default_rng(0).uniform(0.1, 3, (2, 20, 3))
+    applicable = baselines_for(3)
+    assert [name for name in BASELINES if name not in applicable] == [name for name in BASELINES if "fitted" in name]
+    assert all(baseline(context, 4).shape == (2, 4, 3) for baseline in applicable.values())
+    assert baselines_for(2) == BASELINES
+
+
+@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("steps", [4, 5, 9])
+def test_short_contexts_have_finite_forecasts(name, steps):
+    forecast = BASELINES[name](np.random.default_rng(steps).uniform(0.1, 3, (6, steps, 2)), 40)
+    assert forecast.shape == (6, 40, 2) and np.isfinite(forecast).all() and (forecast >= 0).all()
+
+
+def test_auto_ets_continues_a_season_and_keeps_what_it_gives_up():
+    pytest.importorskip("statsforecast", reason="AutoETS needs statsforecast: the extra `stats`")
+    t = np.arange(60)
+    wave = np.stack([2 + np.sin(2 * np.pi * t / 12), 3 + np.cos(2 * np.pi * t / 12)], axis=1)[None]
+    np.testing.assert_allclose(auto_ets(wave[:, :48], 12), wave[:, 48:], atol=0.1)
+    np.testing.assert_array_equal(auto_ets(wave[:, :4], 3), last_value(wave[:, :4], 3))
+
+
 def test_var_continues_what_it_can_represent():
     """Logarithms that turn and shrink about a centre obey a linear recursion of order one."""
     t = np.arange(60)
@@ -108,7 +174,8 @@ def test_faults_are_one_line():
         "shape (10, 2)": lambda: context_mean(good[0], 3),
         "1 NaN or infinite": lambda: seasonal_naive(np.where(np.arange(20).reshape(1, 10, 2) == 3, np.nan, good), 3),
         "more than 3 steps": lambda: var_on_logs(good[:, :3], 3),
-        "at least 0": lambda: var_on_logs(-good, 3),
+        "VAR on logs needs values of at least 0": lambda: var_on_logs(-good, 3),
+        "analog on logs needs values of at least 0": lambda: analog(-good, 3),
     }
     for part, action in cases.items():
         with pytest.raises(JaxlvError) as caught:

@@ -329,6 +329,11 @@ def test_summary_follows_the_numbers():
     assert "next 20 steps by the tuned model is off by 0.0457 raw units" in text
     assert "3.5 times smaller than the error of the untuned model (0.160)" in text
     assert "the best baseline, last value (0.228)" in text
+    knowing = copy.deepcopy(metrics)
+    knowing["rows"].append({**metrics["rows"][-1], "name": "RM, fitted (oracle)", "mae": 0.0037})
+    told = report.summary(knowing)
+    assert "the best baseline, last value (0.228)" in told
+    assert "RM, fitted (oracle), which knows the equations, is off by 0.00370." in told
     worse = copy.deepcopy(metrics)
     worse["rows"][0]["mae"], worse["rows"][0]["mae_ci95"] = 0.18, [0.15, 0.20]
     text = report.summary(worse)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from jaxlv import run, series
-from jaxlv.baselines import BASELINES
+from jaxlv.baselines import baselines_for
 from jaxlv.config import RunConfig
 from jaxlv.errors import JaxlvError
 from jaxlv.evaluate import plain, score
@@ -66,7 +66,7 @@ def measure(condition: Condition, forecasters: dict[str, Forecaster], samples: i
             "forecast": (forecast.median() > top_N1V).mean(),
         }
         rows.append(row)
-    for name, baseline in BASELINES.items():
+    for name, baseline in baselines_for(len(given.variables)).items():
         point_NHV = baseline(context_NCV, condition.horizon)
         rows.append(score(name, point_NHV, condition.truth_NHV, context_NCV, given))
     return {

@@ -97,11 +97,14 @@ def summary(metrics: Mapping[str, Any]) -> str:
     comparisons = []
     if row["name"] == "tuned" and untuned and value_at(untuned, "mae") is not None:
         comparisons.append(_against(row, untuned, "the untuned model"))
-    if baselines:
-        best = min(baselines, key=lambda r: r["mae"])
+    oracles = [other for other in baselines if "oracle" in other["name"]]  # they know the equations: no rivals, but a bound
+    if rivals := [other for other in baselines if other not in oracles]:
+        best = min(rivals, key=lambda r: r["mae"])
         comparisons.append(_against(row, best, f"the best baseline, {best['name']}"))
     if comparisons:
         sentences.append(f"This is {', and '.join(comparisons)}.")
+    for oracle in oracles:
+        sentences.append(f"{oracle['name']}, which knows the equations, is off by {number(oracle['mae'])}.")
     eighty, valid = value_at(row, "coverage", "80"), value_at(row, "valid_share")
     if eighty is not None:
         sentences.append(f"Its 80 % bands hold {percent(eighty)} % of the true values.")
