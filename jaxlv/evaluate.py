@@ -103,10 +103,10 @@ def evaluate(
         forecast = forecasts[name] = draw(forecaster, config.samples, name)
         row = score(name, forecast.median(), truth_NHV, context_NCV, series, forecast.filled())
         row["temperature"] = forecaster.sampling.temperature
+        half_NV = half_unit(forecaster, series, config.context)
+        row["calibration_as_intervals"] = plain(as_intervals(forecast.filled(), truth_NHV, half_NV, config.seed))
         if bands and name in bands:
-            row |= conformal_measures(
-                bands[name], forecast.filled(), truth_NHV, half_unit(forecaster, series, config.context)
-            )
+            row |= conformal_measures(bands[name], forecast.filled(), truth_NHV, half_NV)
         masked = forecaster.sampling.grammar
         row["valid_share"] = forecast.valid_share if masked else None
         row["valid_share_unmasked"] = None if masked else forecast.valid_share

@@ -199,6 +199,14 @@ def test_rounded_samples_of_the_right_distribution_enclose_the_diagonal(spread):
         np.testing.assert_allclose([low, high], [levels, levels], atol=0.025)
 
 
+def test_a_models_row_has_its_samples_read_as_intervals(measured, forecaster, series):
+    _, truth = truth_of(series, 8, 6)
+    expected = as_intervals(measured[1]["tuned"].filled(), truth, half_unit(forecaster, series, 8), CONFIG.seed)
+    row = measured[0]["rows"][0]
+    assert row["calibration_as_intervals"] == expected and set(expected) == set(row["calibration"]) != set()
+    assert measured[0]["rows"][1]["calibration_as_intervals"] is None
+
+
 def test_zero_stands_for_an_interval_above_it():
     samples, truth, half = np.zeros((500, 9, 1, 1)), np.full((500, 1, 1), 0.25), np.full((500, 1), 0.5)
     assert as_intervals(samples, truth, half, 0)["80"] > 0.95

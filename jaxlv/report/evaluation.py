@@ -276,7 +276,7 @@ def _sample_blocks(metrics: Mapping[str, Any]) -> list[Block]:
                 " a calibrated model the diagonal lies between the two lines; the gap between them is the rounding."
             )
         if conformal:
-            words.append("Diamonds: the 50, 80 and 95 % bands after the adjustment, which is not bound by the samples.")
+            words.append("Diamonds: the adjusted bands, which may reach beyond the samples.")
         drawing = svg(figures.calibration_figure(metrics["rows"]), "Observed against nominal coverage of the bands")
         blocks.append(Figure([drawing], " ".join(words), "side"))
     return blocks
