@@ -28,7 +28,7 @@ from jaxlv.model import Qwen2, Segment, features, project
 from jaxlv.tokens import NO_POSITION, Alphabet
 
 PROMPT_MULTIPLE = 64  # prompts are padded on the left to a multiple, so that few shapes are compiled
-STAGES, STAGE_MULTIPLE = 4, 64  # the tail grows at most so often, by a multiple of so many slots
+STAGES, STAGE_MULTIPLE = 2, 64  # the tail grows at most so often, by a multiple of so many slots
 FORBIDDEN = -1e30
 BLOCK = 512  # tokens of a block in the two-stage draw from a whole vocabulary
 
@@ -47,7 +47,7 @@ class DecodeState(NamedTuple):
     drawn: jax.Array  # () tokens drawn so far
     ids_BC: jax.Array  # the tokens drawn, -1 where none is yet
     logits_BV: jax.Array  # for the next token
-    tail: Segment  # keys and values of the tokens drawn but the last; B sequences, slots for those of this stage
+    tail: Segment  # keys and values of the tokens drawn but the last, packed (see `_packed`), slots for those of this stage
     fresh: Segment  # those of the last token, which the next turn writes to the tail before it reads it
     seen_BV: jax.Array  # tokens in prompt or sample, for the repetition penalty
     grammar_B: jax.Array  # state of the automaton
@@ -225,14 +225,14 @@ def _generate(
         position_B1 = (length_B + state.drawn)[:, None]
         # Written first and read after, the tail is updated in place; read first, XLA would copy it for every token.
         tail = _append(state.tail, state.fresh, jnp.maximum(state.drawn - 1, 0))
-        past = (prefix, tail)
+        past = (prefix, _unpacked(tail))
         logits_BV, fresh = read(model, variables, token_B[:, None], position_B1, past, alphabet_A if constrained else None)
         return DecodeState(
             state.drawn + 1,
             jax.lax.dynamic_update_slice(state.ids_BC, shown_B[:, None], (0, state.drawn)),
             logits_BV,
             tail,
-            fresh,
+            _packed(fresh),
             state.seen_BV.at[jnp.arange(rows), choice_B].set(True) if sampling.repetition_penalty != 1 else state.seen_BV,
             state.grammar_B if next_QA is None else next_QA[state.grammar_B, choice_B],
             jnp.where(state.done_B, state.steps_B, steps_B),
@@ -307,26 +307,44 @@ def _seen(ids_SP: jax.Array, positions_SP: jax.Array, output_ids_V: jax.Array, s
     return jax.vmap(one)(ids_SP, positions_SP)
 
 
+def _packed(segment: Segment) -> Segment:
+    """`segment` with one axis for sequences and key/value heads: of two, one may be 1, which makes XLA copy them."""
+    return segment._replace(**{name: tuple(_merged(a) for a in getattr(segment, name)) for name in ("k", "v")})
+
+
+def _merged(a: jax.Array) -> jax.Array:
+    return a.reshape(-1, *a.shape[2:])
+
+
+def _unpacked(segment: Segment) -> Segment:
+    rows = len(segment.positions_SC)
+    parts = {name: tuple(a.reshape(rows, -1, *a.shape[1:]) for a in getattr(segment, name)) for name in ("k", "v")}
+    return segment._replace(**parts)
+
+
 def _empty(like: Segment, rows: int, slots: int) -> Segment:
-    k = tuple(jnp.zeros((rows, *part.shape[1:3], slots), part.dtype) for part in like.k)
-    v = tuple(jnp.zeros((rows, part.shape[1], slots, part.shape[3]), part.dtype) for part in like.v)
+    """Packed: (B K, H, slots) and (B K, slots, H) per layer."""
+    k = tuple(jnp.zeros((rows * part.shape[1], part.shape[2], slots), part.dtype) for part in like.k)
+    v = tuple(jnp.zeros((rows * part.shape[1], slots, part.shape[3]), part.dtype) for part in like.v)
     return Segment(k, v, jnp.full((rows, slots), NO_POSITION, jnp.int32))
 
 
 def _grown(tail: Segment, slots: int) -> Segment:
     """`tail` with so many empty slots more."""
-    more = _empty(tail, len(tail.positions_SC), slots)
-    k = tuple(jnp.concatenate(pair, axis=3) for pair in zip(tail.k, more.k, strict=True))
-    v = tuple(jnp.concatenate(pair, axis=2) for pair in zip(tail.v, more.v, strict=True))
-    return Segment(k, v, jnp.concatenate([tail.positions_SC, more.positions_SC], axis=1))
+
+    def more(part: jax.Array, axis: int) -> jax.Array:
+        return jnp.pad(part, [(0, slots if i == axis else 0) for i in range(part.ndim)])
+
+    positions_SC = jnp.pad(tail.positions_SC, ((0, 0), (0, slots)), constant_values=NO_POSITION)
+    return Segment(tuple(more(part, 2) for part in tail.k), tuple(more(part, 1) for part in tail.v), positions_SC)
 
 
 def _append(tail: Segment, fresh: Segment, index: jax.Array) -> Segment:
-    """`tail` with one token's keys, values and position written to slot `index`."""
+    """`tail` with one token's keys, values and position written to slot `index`; both are packed."""
 
     def write(slots: jax.Array, one: jax.Array, axis: int) -> jax.Array:
         return jax.lax.dynamic_update_slice_in_dim(slots, one, index, axis)
 
-    k = tuple(write(slots, one, 3) for slots, one in zip(tail.k, fresh.k, strict=True))
-    v = tuple(write(slots, one, 2) for slots, one in zip(tail.v, fresh.v, strict=True))
+    k = tuple(write(slots, one, 2) for slots, one in zip(tail.k, fresh.k, strict=True))
+    v = tuple(write(slots, one, 1) for slots, one in zip(tail.v, fresh.v, strict=True))
     return Segment(k, v, write(tail.positions_SC, fresh.positions_SC, 1))

@@ -321,11 +321,17 @@ def totals(entries: list[Entry], model: ModelConfig | None = None, convention: s
     def price(entry: Entry) -> int:
         return entry.flops if convention is None or model is None else entry.event.flops(model, convention)
 
-    lineage: dict[tuple[str, str, str, int], int] = {}
+    lineage: dict[tuple[str, str, str, int, int], int] = {}
+    placed: Counter[tuple[str, int, str, str, int]] = Counter()  # pieces of work that an attempt did at one step
     for entry in entries:
         if entry.committed:
-            for step in range(entry.event.step, entry.event.step + entry.event.count):
-                lineage[entry.run, entry.phase, entry.event.kind, step] = price(entry) // entry.event.count
+            event = entry.event
+            key = entry.run, entry.attempt, entry.phase, event.kind, event.step
+            # An evaluation is never resumed: a second one is more work, not the same again.
+            place = entry.number if entry.phase == FINAL else placed[key]
+            placed[key] += 1
+            for step in range(event.step, event.step + event.count):
+                lineage[entry.run, entry.phase, event.kind, step, place] = price(entry) // event.count
     prices = [price(entry) for entry in entries]
     uncertain = sum(flops for entry, flops in zip(entries, prices, strict=True) if not entry.committed)
     return Totals(sum(prices), sum(lineage.values()), uncertain)
