@@ -125,12 +125,14 @@ class Forecaster:
         batch_series: int = 8,
         on_batch: Callable[[int], None] = lambda done: None,
         shown: int = 0,
+        scales_NV: np.ndarray | None = None,
     ) -> Forecast:
         """Forecasts of steps context .. context + horizon - 1 of each series, given the steps before.
 
         With `shown` characters of step `context` given too, as where a text is cut anywhere, the samples complete that
-        step, which is dropped, and the forecast begins with the step behind it. JaxlvError for a context longer than the
-        series. `on_batch(done)` hears how many series are done.
+        step, which is dropped, and the forecast begins with the step behind it. `scales_NV` are raw units per written
+        unit, by default what the codec's rule gives. JaxlvError for a context longer than the series. `on_batch(done)`
+        hears how many series are done.
         """
         values_NTV = series.values_NTV
         cut = int(shown > 0)
@@ -138,7 +140,7 @@ class Forecaster:
             raise JaxlvError(
                 "the context does not fit the series", expected=f"1 to {values_NTV.shape[1] - cut} steps", found=context
             )
-        alphas = self.scales(series, context)
+        alphas = self.scales(series, context) if scales_NV is None else scales_NV
         texts = [
             self._text(v_TV, alpha_V, context, shown, f"series {i}")
             for i, v_TV, alpha_V in zip(series.ids_N, values_NTV, alphas, strict=True)
@@ -165,6 +167,62 @@ class Forecaster:
             values_NTV[:, context - 1],
             np.array([[_padded(d.values_TV[cut:], horizon) for d in decoded[row]] for row in range(len(prompts))]),
             dict(collections.Counter(d.stop for row in decoded.values() for d in row)),
+        )
+
+    def rolling(
+        self,
+        series: SeriesSet,
+        context: int,
+        horizon: int,
+        samples: int,
+        reach: int,
+        seed: int = 0,
+        batch_series: int = 8,
+        on_batch: Callable[[int], None] = lambda done: None,
+    ) -> Forecast:
+        """Forecasts that are longer than the windows which a model was trained on: `reach` steps at a time.
+
+        Every sample goes on from its own last `context` steps: under the rule `context` with the scale of these, under
+        another rule with that of the series. A value that was written 0.00 goes on as half of the last decimal.
+        JaxlvError as in a call, and for a `reach` below one step. `on_batch(done)` hears how many forecasts of all
+        are done, counted in series.
+        """
+        if reach < 1:
+            raise JaxlvError("the reach must be at least one step", found=reach)
+        N, parts_in_all, rows = len(series), -(-horizon // reach), len(series) * samples
+        scales_NV = self.scales(series, context)
+        scales_RV = np.repeat(scales_NV, samples, axis=0)
+        least_RV = 0.5 * scales_RV * 10.0**-self.codec.decimals
+
+        def hear(part: int, each: int = 1) -> Callable[[int], None]:
+            return lambda done: on_batch((part * N + done // each) // parts_in_all)
+
+        length = min(reach, horizon)
+        first = self(series, context, length, samples, seed, batch_series, hear(0), scales_NV=scales_NV)
+        past_RTV, time_C = np.repeat(series.values_NTV[:, :context], samples, axis=0), series.time_T[:context]
+        ids_R = (series.ids_N[:, None] * samples + np.arange(samples)).reshape(-1)
+        parts, stops = [first.samples_NSHV], collections.Counter(first.stops)
+        for part in range(1, parts_in_all):
+            goes_on_R = np.isfinite(parts[-1][:, :, -1]).all(axis=-1).reshape(-1)  # a sample that broke off ends there
+            fresh_RHV = np.maximum(parts[-1].reshape(rows, length, -1), least_RV[:, None])
+            past_RTV = np.concatenate([past_RTV, fresh_RHV], axis=1)[:, -context:]
+            length = min(reach, horizon - part * reach)
+            part_RHV = np.full((rows, length, past_RTV.shape[2]), np.nan)
+            if goes_on_R.any():
+                chosen = replace(series, ids_N=ids_R[goes_on_R], values_NTV=past_RTV[goes_on_R], time_T=time_C)
+                own = self.codec.scale == "context"
+                following = self(
+                    chosen, context, length, 1, seed + part, batch_series * samples, hear(part, samples),
+                    scales_NV=self.scales(chosen, context) if own else scales_RV[goes_on_R],
+                )  # fmt: skip
+                part_RHV[goes_on_R] = following.samples_NSHV[:, 0]
+                stops.update(following.stops)
+            parts.append(part_RHV.reshape(N, samples, length, -1))
+        return replace(
+            first,
+            time_H=time_C[-1] + (first.time_H[0] - time_C[-1]) * np.arange(1, horizon + 1),
+            samples_NSHV=np.concatenate(parts, axis=2),
+            stops=dict(stops),
         )
 
     def _text(self, values_TV, alpha_V, context: int, shown: int, where: str) -> tuple[str, str]:

@@ -309,7 +309,7 @@ def _seen(ids_SP: jax.Array, positions_SP: jax.Array, output_ids_V: jax.Array, s
 
 def _packed(segment: Segment) -> Segment:
     """`segment` with one axis for sequences and key/value heads: of two, one may be 1, which makes XLA copy them."""
-    return segment._replace(**{name: tuple(_merged(a) for a in getattr(segment, name)) for name in ("k", "v")})
+    return segment._replace(k=tuple(map(_merged, segment.k)), v=tuple(map(_merged, segment.v)))
 
 
 def _merged(a: jax.Array) -> jax.Array:
@@ -317,9 +317,10 @@ def _merged(a: jax.Array) -> jax.Array:
 
 
 def _unpacked(segment: Segment) -> Segment:
-    rows = len(segment.positions_SC)
-    parts = {name: tuple(a.reshape(rows, -1, *a.shape[1:]) for a in getattr(segment, name)) for name in ("k", "v")}
-    return segment._replace(**parts)
+    def parted(a: jax.Array) -> jax.Array:
+        return a.reshape(len(segment.positions_SC), -1, *a.shape[1:])
+
+    return segment._replace(k=tuple(map(parted, segment.k)), v=tuple(map(parted, segment.v)))
 
 
 def _empty(like: Segment, rows: int, slots: int) -> Segment:

@@ -3,22 +3,22 @@
 Each protocol is run with a scale fitted on the context alone; where a report counts errors in its own written units, they
 are converted by that report's factor, which may look at the future: it is a unit of measurement here, not a model's input.
 
-Axes: N series, H steps ahead, V variables (prey, predator).
+Axes: N series, S samples, H steps ahead, V variables (prey, predator).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from jaxlv import metrics
-from jaxlv.codec import Codec
+from jaxlv import dynamics, metrics
+from jaxlv.codec import TOP, Codec
 from jaxlv.errors import JaxlvError
-from jaxlv.series import SeriesSet, Split, split_fraction, split_ids
+from jaxlv.series import SeriesSet, Split, from_arrays, split_fraction, split_ids
 
 MAO_ALPHA = 0.79296956  # mao's factor: the 99.7th percentile of all values goes to 10
 SERIES = 1000  # of the course's data set, which the splits are defined on
@@ -90,7 +90,7 @@ class Measure:
 
     key: str
     words: str
-    kind: str  # "mae", "mse", "r2", "mse_sum"
+    kind: str  # "mae", "mse", "r2", "mse_sum"; of the samples: "above", "peak"
     unit: Unit = RAW
     variable: str = ""  # "" = the mean over both
     series: tuple[int, ...] = ()  # () = all of the part
@@ -99,12 +99,20 @@ class Measure:
     @property
     def unit_words(self) -> str:
         """The unit in words."""
-        if self.kind == "r2":
+        if self.kind in ("r2", "peak"):
             return "1"
+        if self.kind == "above":
+            return "share of values"
         return self.unit.words + (" squared" if self.kind.startswith("mse") else "")
 
-    def of(self, point_NHV: np.ndarray, truth_NHV: np.ndarray, size_N1V: np.ndarray) -> np.ndarray:
-        """(N,), one number per series."""
+    def of(self, point_NHV: np.ndarray, truth_NHV: np.ndarray, size_N1V: np.ndarray, samples_NSHV: np.ndarray) -> np.ndarray:
+        """(N,), one number per series. Of the samples: the share of values above the top of the written scale, and the
+        highest value over the horizon by that of the truth; means over samples and variables.
+        """
+        if self.kind == "above":
+            return (samples_NSHV > TOP * size_N1V[:, None]).mean(axis=(1, 2, 3))
+        if self.kind == "peak":
+            return (samples_NSHV.max(axis=2) / truth_NHV.max(axis=1)[:, None]).mean(axis=(1, 2))
         steps = self.steps or truth_NHV.shape[1]
         point_NHV, truth_NHV = (a_NHV[:, :steps] / size_N1V for a_NHV in (point_NHV, truth_NHV))
         kind = "mse" if self.kind == "mse_sum" else self.kind
@@ -141,10 +149,11 @@ class Part:
     samples: int
     series: tuple[int, ...]  # () = the protocol's test series
     measures: tuple[Measure, ...]
-    reported: Mapping[str, Mapping[str, float]] = field(
-        default_factory=dict
-    )  # {model: {measure's key: the report's figure}}
+    reported: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # {model: {measure's key: its figure}}
     shown: int = 0
+    reach: int = 0  # steps forecast at a time; 0 = all at once
+    scale: str = ""  # the scale rule that the model is tuned and forecasts with; "" = the config's
+    drawn: Callable[[], SeriesSet] | None = None  # simulated series in place of the data set's
 
 
 @dataclass(frozen=True)
@@ -183,6 +192,31 @@ def _mao_part(tokens: int, reported: Mapping[str, tuple[float, float]], cut: boo
         figures,
         shown if cut else 0,
     )
+
+
+EXTRAPOLATED, CONTEXT = 200, 50
+
+
+def rising(count: int = 24, seed: int = 200, growth: float = 1.25) -> SeriesSet:
+    """Simulated series whose populations stay below the top of mao's scale within the context, and exceed it after.
+
+    Rosenzweig-MacArthur series of the course's ranges in which both populations rise by more than the factor `growth`
+    above what the context holds, times a factor each: the context's highest value is 9 in mao's written units.
+    """
+    course, steps = dynamics.PRESETS["course"], CONTEXT + EXTRAPOLATED
+    longer = replace(course, stop=course.stop / (course.steps - 1) * (steps - 1), steps=steps)
+    drawn = dynamics.draw(longer, 20 * count, seed, attempts=30)
+    known_NV, ahead_NV = drawn.values_NTV[:, :CONTEXT].max(axis=1), drawn.values_NTV[:, CONTEXT:].max(axis=1)
+    rows = np.flatnonzero((ahead_NV > growth * known_NV).all(axis=1))[:count]
+    factor_N11 = 0.9 * TOP * MAO_ALPHA / known_NV[rows].max(axis=1)[:, None, None]
+    return from_arrays(factor_N11 * drawn.values_NTV[rows], drawn.time_T, drawn.variables)
+
+
+def _extrapolation(name: str, words: str, scale: str) -> Part:
+    above = Measure("above_top", "above the top", "above", MAO_UNITS)
+    measures = (Measure("mae_raw", "MAE", "mae"), above, Measure("peak", "highest value by the true one", "peak"))
+    words = f"{EXTRAPOLATED} steps from {CONTEXT}, simulated series that rise above the top of mao's scale; {words}"
+    return Part(name, words, CONTEXT, EXTRAPOLATED, 10, (), measures, reach=50, scale=scale, drawn=rising)
 
 
 _MAO = {
@@ -224,6 +258,8 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
                 (
                     *(_mao_part(tokens, reported, cut=False) for tokens, reported in _MAO.items()),
                     *(_mao_part(tokens, reported, cut=True) for tokens, reported in _MAO.items()),
+                    _extrapolation("mao-200", "scale of the context with head-room", ""),
+                    _extrapolation("mao-200-preset", "mao's scale, tuned and forecast", "mao"),
                 ),
                 9.579e16,
             ),
@@ -289,7 +325,10 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
 
 
 def test_series(protocol: Protocol, part: Part, data: SeriesSet) -> SeriesSet:
-    """The series that a part measures; JaxlvError where the data set is not the one that the splits are defined on."""
+    """The series that a part measures: of the data set, or simulated.
+
+    JaxlvError where the data set is not the one that the splits are defined on.
+    """
     ids = np.sort(data.ids_N)
     if not np.array_equal(ids, np.arange(SERIES)):
         raise JaxlvError(
@@ -298,6 +337,8 @@ def test_series(protocol: Protocol, part: Part, data: SeriesSet) -> SeriesSet:
             expected=f"series 0 to {SERIES - 1}",
             found=f"{len(ids)} series",
         )
+    if part.drawn:
+        return part.drawn()
     split = protocol.split(ids)
     chosen = np.array(part.series) if part.series else split.test
     if not np.isin(chosen, split.test).all():
@@ -305,13 +346,17 @@ def test_series(protocol: Protocol, part: Part, data: SeriesSet) -> SeriesSet:
     return data.select(chosen)
 
 
-def score(part: Part, point_NHV: np.ndarray, chosen: SeriesSet) -> dict[str, Any]:
-    """{measure's key: figure} of a point forecast of a part, in raw units; measures of series that are not here are None."""
+def score(part: Part, point_NHV: np.ndarray, chosen: SeriesSet, samples_NSHV: np.ndarray | None = None) -> dict[str, Any]:
+    """{measure's key: figure} of a part's forecast in raw units; measures of series that are not here are None.
+
+    Without `samples_NSHV` the point forecast is the only sample.
+    """
+    samples_NSHV = point_NHV[:, None] if samples_NSHV is None else samples_NSHV
     start = part.context + int(part.shown > 0)
     truth_NHV = chosen.values_NTV[:, start : start + point_NHV.shape[1]]
     figures = {}
     for measure in part.measures:
         rows = np.isin(chosen.ids_N, measure.series) if measure.series else np.ones(len(chosen), bool)
         size_N1V = measure.unit.size(chosen.values_NTV)
-        figures[measure.key] = figure(measure.of(point_NHV, truth_NHV, size_N1V)[rows])
+        figures[measure.key] = figure(measure.of(point_NHV, truth_NHV, size_N1V, samples_NSHV)[rows])
     return figures

@@ -66,7 +66,7 @@ ALLOWED: dict[str, set[str]] = {
     "evaluate": {
         "baselines", "config", "conformal", "errors", "forecast", "ledger", "likelihood", "metrics", "series",
     },
-    "protocols": {"codec", "errors", "metrics", "series"},
+    "protocols": {"codec", "dynamics", "errors", "metrics", "series"},
     "robustness": {"dynamics", "series"},
     # pages
     "report.__init__": set(),

@@ -221,3 +221,39 @@ def test_of_the_cut_step_only_what_is_shown_is_read(forecaster, series):
     np.testing.assert_array_equal(given([1.23, 4.56], 6), given([1.23, 4.99], 6))  # "1.23,4"
     texts = [forecaster._text(np.array([[1.0, 2.0], [9.23, 4.56]]), 1.0, 1, shown, "") for shown in (0, 1, 6, 99)]
     assert texts == [("1.00,2.00;", part) for part in ("", "9", "9.23,4", "9.23,4.56")]
+
+
+# ---------------------------------------------------------------------------------------- beyond one window
+
+
+def test_a_rolling_forecast_is_the_plain_one_as_far_as_it_reaches(forecaster, series, forecast):
+    rolled = forecaster.rolling(series, CONTEXT, 8, SAMPLES, reach=HORIZON, batch_series=3)
+    assert rolled.samples_NSHV.shape == (3, SAMPLES, 8, 2)
+    np.testing.assert_array_equal(rolled.samples_NSHV[:, :, :HORIZON], forecast.samples_NSHV)
+    np.testing.assert_allclose(rolled.time_H, series.time_T[CONTEXT : CONTEXT + 8])
+    assert rolled.start == CONTEXT and np.isfinite(rolled.samples_NSHV).all()
+
+
+@pytest.mark.parametrize("codec", [{}, {"scale": "liu"}, {"scale": "xu"}], ids=lambda codec: codec.get("scale", "context"))
+def test_each_sample_goes_on_from_its_own_last_steps(codec, forecaster, series):
+    forecaster = replace(forecaster, codec=Codec(**codec))
+    one = forecaster.rolling(series, CONTEXT, 6, 2, reach=3, batch_series=3)
+    past = np.concatenate([series.values_NTV[1, :CONTEXT], one.samples_NSHV[1, 1, :3]])[-CONTEXT:]
+    scale_V = forecaster.scales(series, CONTEXT)[1]
+    past = np.maximum(past, 0.005 * scale_V)
+    alone = replace(series, values_NTV=past[None], ids_N=np.array([series.ids_N[1] * 2 + 1]), time_T=series.time_T[:CONTEXT])
+    scales_NV = None if forecaster.codec.scale == "context" else scale_V[None]
+    following = forecaster(alone, CONTEXT, 3, 1, seed=1, batch_series=6, scales_NV=scales_NV)
+    np.testing.assert_array_equal(one.samples_NSHV[1, 1, 3:], following.samples_NSHV[0, 0])
+
+
+def test_a_sample_that_broke_off_does_not_go_on(forecaster, series):
+    loose = forecaster.with_sampling(grammar=False)  # random weights write no numbers
+    rolled = loose.rolling(series, CONTEXT, 6, 2, reach=3, batch_series=3)
+    broken_NS = np.isnan(rolled.samples_NSHV[:, :, 2]).any(axis=-1)
+    assert broken_NS.any() and np.isnan(rolled.samples_NSHV[broken_NS][:, 3:]).all()
+
+
+def test_a_reach_of_no_step_is_refused(forecaster, series):
+    with pytest.raises(JaxlvError, match="at least one step"):
+        forecaster.rolling(series, CONTEXT, 6, 2, reach=0)

@@ -151,14 +151,14 @@ def test_the_stages_of_the_tail_do_not_show(subject, monkeypatch):
     def greedy() -> np.ndarray:
         return generate(*subject[:2], PROMPTS[:1], 1, GREEDY, subject.alphabet, max_new_tokens=150).ids_SNC
 
-    grown = greedy()
-    assert module.stage(150) == 64
-    monkeypatch.setattr(module, "STAGES", 1)
+    found = []
+    for stages, slots in ((3, 64), (1, 192)):
+        monkeypatch.setattr(module, "STAGES", stages)
+        module._generate.clear_cache()
+        assert module.stage(150) == slots
+        found.append(greedy())
     module._generate.clear_cache()
-    assert module.stage(150) == 192
-    whole = greedy()
-    module._generate.clear_cache()
-    np.testing.assert_array_equal(grown, whole)
+    np.testing.assert_array_equal(*found)
 
 
 def test_seeds_reproduce_and_differ(subject):

@@ -138,6 +138,24 @@ def test_a_resume_that_repeats_steps_counts_them_once_in_the_effective_total(pat
         assert again.totals().effective == 8 * ONE
 
 
+def test_pieces_of_work_at_one_step_add_up_and_a_resume_repeats_them(path):
+    price = DRAW.flops(MODEL, "exact")
+    with Ledger(path, Terms(100 * price, "exact", MODEL)) as ledger:
+        for _ in range(3):  # batches of one validation
+            ledger.commit(ledger.reserve(DRAW, "validation"))
+        assert ledger.totals().effective == ledger.totals().executed == 3 * price
+    with Ledger(path) as again:  # the same validation, after a resume
+        for _ in range(3):
+            again.commit(again.reserve(DRAW, "validation"))
+        assert again.totals().executed == 6 * price
+        assert again.totals().effective == 3 * price
+        for _ in range(2):  # an evaluation is never resumed
+            again.commit(again.reserve(DRAW, "evaluation"))
+    with Ledger(path) as once_more:
+        once_more.commit(once_more.reserve(DRAW, "evaluation"))
+        assert once_more.totals().effective == 6 * price
+
+
 @pytest.mark.parametrize("cut", [1, 5, 30])
 def test_a_torn_last_line_is_cut(path, cut):
     with Ledger(path, terms(10)) as ledger:

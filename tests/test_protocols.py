@@ -48,11 +48,22 @@ def test_lius_split_is_scikit_learns():
     np.testing.assert_array_equal(found.validation, validation)
 
 
+@pytest.fixture(scope="module")
+def rising() -> series.SeriesSet:
+    return protocols.rising()
+
+
+@pytest.fixture(scope="module")
+def data_of(data, rising):
+    """A part's series; simulated ones are drawn once."""
+    return lambda protocol, part: rising if part.drawn else protocols.test_series(protocol, part, data)
+
+
 @pytest.mark.parametrize(("protocol", "part"), PARTS, ids=[part.name for _, part in PARTS])
-def test_a_part_measures_test_series_within_their_length(protocol, part, data):
-    chosen = protocols.test_series(protocol, part, data)
-    assert np.isin(chosen.ids_N, protocol.split(data.ids_N).test).all()
-    assert part.context + (part.shown > 0) + part.horizon <= 100
+def test_a_part_measures_test_series_within_their_length(protocol, part, data, data_of):
+    chosen = data_of(protocol, part)
+    assert part.drawn or np.isin(chosen.ids_N, protocol.split(data.ids_N).test).all()
+    assert part.context + (part.shown > 0) + part.horizon <= chosen.values_NTV.shape[1]
     assert all(measure.steps <= part.horizon for measure in part.measures)
     for measure in part.measures:
         assert np.isin(measure.series, chosen.ids_N).all()
@@ -77,13 +88,36 @@ def part_of(name: str) -> tuple[protocols.Protocol, protocols.Part]:
     return next((protocol, part) for protocol, part in PARTS if part.name == name)
 
 
-def test_a_perfect_forecast_has_no_error(data):
+def test_a_perfect_forecast_has_no_error(data_of):
     for protocol, part in PARTS:
-        chosen = protocols.test_series(protocol, part, data)
+        chosen = data_of(protocol, part)
         start = part.context + (part.shown > 0)
         figures = score(part, chosen.values_NTV[:, start : start + part.horizon], chosen)
         for measure in part.measures:
-            assert figures[measure.key]["mean"] == (1.0 if measure.kind == "r2" else 0.0)
+            if measure.kind != "above":
+                assert figures[measure.key]["mean"] == (1.0 if measure.kind in ("r2", "peak") else 0.0)
+
+
+def test_rising_series_pass_the_top_of_maos_scale_behind_the_context_alone(rising):
+    scaled_NTV = rising.values_NTV / protocols.MAO_ALPHA
+    known_NTV, ahead_NTV = scaled_NTV[:, :50], scaled_NTV[:, 50:]
+    assert len(rising) == 24 and scaled_NTV.shape == (24, 250, 2)
+    np.testing.assert_allclose(known_NTV.max(axis=(1, 2)), 9)
+    assert (ahead_NTV.max(axis=(1, 2)) > 10).all()
+    np.testing.assert_array_equal(protocols.rising().values_NTV, rising.values_NTV)
+
+
+def test_the_share_above_the_top_and_the_peak_are_of_the_samples(rising):
+    _, part = part_of("mao-200")
+    chosen = rising.select(rising.ids_N[:2])
+    truth = chosen.values_NTV[:, 50:]
+    capped = np.minimum(truth, 10 * protocols.MAO_ALPHA)
+    figures = score(part, truth, chosen, np.stack([capped, truth, truth, truth], axis=1))
+    share = (truth > 10 * protocols.MAO_ALPHA).mean()
+    assert figures["above_top"]["mean"] == pytest.approx(0.75 * share) and share > 0
+    assert figures["mae_raw"]["mean"] == 0
+    peak = (0.25 * capped.max(axis=1) / truth.max(axis=1) + 0.75).mean()
+    assert figures["peak"]["mean"] == pytest.approx(peak) and peak < 1
 
 
 def test_maos_figures_are_of_five_steps_in_two_units(data):

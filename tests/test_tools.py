@@ -130,7 +130,18 @@ OPTIONS = {
     "demo": ["--out", "--data", "--set"],
     "simulate": ["--preset", "--series", "--steps", "--noise", "--seed", "--out"],
     "train": ["CONFIG", "--out", "--set", "--resume"],
-    "forecast": ["RUN", "--data", "--series", "--context", "--horizon", "--samples", "--seed", "--out", "--temperature"],
+    "forecast": [
+        "RUN",
+        "--data",
+        "--series",
+        "--context",
+        "--horizon",
+        "--samples",
+        "--seed",
+        "--out",
+        "--temperature",
+        "--reach",
+    ],
     "evaluate": ["RUN_OR_MODEL", "--data", "--series", "--context", "--horizon", "--samples", "--seed", "--out", "--scale"],
     "stress": ["RUN_OR_MODEL", "--data", "--groups", "--max-series", "--samples", "--out"],
     "compare": ["RUN", "--data", "--out", "--protocols", "--resume"],
@@ -213,6 +224,27 @@ def test_forecast_writes_a_tidy_table_settings_and_figures(work, forecast):
     assert {path.name for path in forecast.glob("*.png")} == {
         f"series_{i}{kind}.png" for i in (3, 7) for kind in ("", "_phase")
     }
+
+
+def test_a_long_forecast_goes_step_by_step_from_its_own_samples(work, tmp_path):
+    done(
+        "forecast",
+        work.run,
+        "--data",
+        work.data,
+        "--series",
+        "7",
+        *PROTOCOL,
+        "--horizon",
+        5,
+        "--reach",
+        2,
+        "--out",
+        tmp_path / "f",
+    )
+    table = pd.read_csv(tmp_path / "f" / "forecast.csv")
+    assert sorted(table.step.unique()) == [10, 11, 12, 13, 14] and np.isfinite(table.value).all()
+    assert json.loads((tmp_path / "f" / "settings.json").read_text())["reach"] == 2
 
 
 def test_evaluate_writes_metrics_of_every_method(evaluation):

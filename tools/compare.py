@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,12 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def tuned_run(protocol: Protocol, config: RunConfig, data: SeriesSet, folder: Path, resume: bool) -> run.FinishedRun:
+def tuned_run(
+    protocol: Protocol, config: RunConfig, scale: str, data: SeriesSet, folder: Path, resume: bool
+) -> run.FinishedRun:
     """The run of a protocol's own split in `folder`; trained, or trained to its end, where it is not there yet."""
+    if scale:
+        config = replace(config, codec=replace(config.codec, scale=scale))
     split = protocol.split(data.ids_N)
     train_ids, validation_ids, test_ids = (tuple(ids.tolist()) for ids in split.parts().values())
     shares = replace(config.data, train_ids=train_ids, validation_ids=validation_ids, test_ids=test_ids)
@@ -71,13 +76,15 @@ def measure(
     evaluate = finished.config.evaluate
     for name, forecaster in forecasters.items():
         with Progress(f"{part.name} ({name})", len(chosen)) as progress:
-            forecast: Forecast = forecaster(
-                chosen, part.context, part.horizon, part.samples, evaluate.seed,
-                min(evaluate.batch_series, len(chosen)), progress.update, shown=part.shown,
-            )  # fmt: skip
+            size, heard = min(evaluate.batch_series, len(chosen)), progress.update
+            asked = (chosen, part.context, part.horizon, part.samples)
+            if part.reach:
+                forecast: Forecast = forecaster.rolling(*asked, part.reach, evaluate.seed, size, heard)
+            else:
+                forecast = forecaster(*asked, evaluate.seed, size, heard, shown=part.shown)
         forecast.write_csv(out / f"{part.name}{'' if name == 'tuned' else f'-{name}'}.csv")
         row = score(name, forecast.median(), truth_NHV, context_NCV, chosen, forecast.filled())
-        figures = score_part(part, forecast.median(), chosen)
+        figures = score_part(part, forecast.median(), chosen, forecast.filled())
         rows.append({**row, "valid_share": forecast.valid_share, "figures": figures})
     for name, baseline in BASELINES.items():
         # A baseline sees whole steps alone: where the cut shows part of one, it forecasts that step too.
@@ -89,26 +96,33 @@ def measure(
             "part": part.name,
             "protocol": {
                 "words": part.words, "context": part.context, "shown_characters": part.shown, "horizon": part.horizon,
-                "samples": part.samples, "series": chosen.ids_N, "variables": chosen.variables, "seed": evaluate.seed,
+                "samples": part.samples, "steps at a time": part.reach or part.horizon, "scale": forecaster.codec.scale,
+                "simulated": part.drawn is not None, "series": chosen.ids_N, "variables": chosen.variables,
+                "seed": evaluate.seed,
                 "point forecast": "median of the samples at each step",
                 "measures": {m.key: {"words": m.words, "unit": m.unit_words, "first_steps": m.steps} for m in part.measures},
             },
             "reported": part.reported,
+            "truth": score_part(part, truth_NHV, chosen),
             "rows": rows,
         }
     )  # fmt: skip
 
 
-def flops_of(finished: run.FinishedRun) -> dict[str, Any] | None:
-    """What a run's ledger says was spent, by kind of work; None for a run without a ledger."""
-    budget = finished.config.budget
-    path = Path(budget.ledger) if budget.ledger else finished.folder / run.LEDGER
-    if not path.is_file():
-        return None
-    terms, entries = ledger.read(path)
+def flops_of(runs: Sequence[run.FinishedRun]) -> dict[str, Any] | None:
+    """What the runs' ledgers say was spent, by kind of work; None where a run has no ledger."""
     kinds = {"train_step": "tuning", "validation": "validation", "generation": "forecasts"}
-    spent = {words: sum(e.flops for e in entries if e.event.kind == kind) for kind, words in kinds.items()}
-    return {"convention": terms.convention, "budget": terms.budget, **spent, "total": sum(spent.values())}
+    spent, convention, budget = dict.fromkeys(kinds.values(), 0), "", 0
+    for finished in runs:
+        stated = finished.config.budget
+        path = Path(stated.ledger) if stated.ledger else finished.folder / run.LEDGER
+        if not path.is_file():
+            return None
+        terms, entries = ledger.read(path)
+        convention, budget = terms.convention, budget + terms.budget
+        for kind, words in kinds.items():
+            spent[words] += sum(e.flops for e in entries if e.event.kind == kind)
+    return {"convention": convention, "budget": budget, **spent, "total": sum(spent.values())}
 
 
 def base_cost(model: str) -> dict[str, Any] | None:
@@ -138,10 +152,16 @@ def main(options: argparse.Namespace) -> None:
     (out / "parts").mkdir(exist_ok=True)
     result: dict[str, Any] = {"data": Path(options.data).name, "data_sha256": data.source.get("sha256"), "protocols": {}}
     for name in names:
-        protocol = PROTOCOLS[name]
-        finished = given or tuned_run(protocol, config, data, out / "runs" / name, options.resume)
-        parts = {}
+        protocol, parts = PROTOCOLS[name], {}
+        runs: dict[str, run.FinishedRun] = {}
         for part in protocol.parts:
+            if given and part.scale not in ("", given.config.codec.scale):
+                print(f"{part.name}: not scored; the run was not tuned with the scale {part.scale}")
+                continue
+            if part.scale not in runs:
+                folder = out / "runs" / "-".join(filter(None, [name, part.scale]))
+                runs[part.scale] = given or tuned_run(protocol, config, part.scale, data, folder, options.resume)
+            finished = runs[part.scale]
             chosen = test_series(protocol, part, data)
             chosen = chosen.select(chosen.ids_N[: options.max_series])
             seen = finished.seen(chosen)
@@ -158,7 +178,7 @@ def main(options: argparse.Namespace) -> None:
             print(f"\n{comparison.format_part(parts[part.name])}\n", flush=True)
         result["protocols"][name] = {
             "parts": parts,
-            "flops": flops_of(finished),
+            "flops": flops_of([*runs.values()]),
             "reported_flops": {"total": protocol.flops, "words": protocol.flops_words},
             "split": {share: len(ids) for share, ids in protocol.split(data.ids_N).parts().items()},
             "run": None if given is None else options.run.name,

@@ -24,6 +24,7 @@ from jaxlv_tools.console import (
     fresh_folder,
     held_series,
     parse_ids,
+    positive,
     program,
     sampling_of,
     versions,
@@ -37,6 +38,8 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--series", type=parse_ids, help="ids such as 3,7 or 990-999 (default: the first 4 test series)")
     add_protocol(parser)
     add_sampling(parser)
+    words = "steps forecast at a time: each sample then goes on from its own last --context steps (default: all at once)"
+    parser.add_argument("--reach", type=positive, help=words)
     parser.add_argument("--out", type=Path, required=True, help="folder for forecast.csv, settings.json and the figures")
     return parser
 
@@ -76,13 +79,18 @@ def main(options: argparse.Namespace) -> None:
     seed = protocol.seed if options.seed is None else options.seed
     with Progress("forecast", len(chosen)) as progress, finished.metered() as forecasters:
         forecaster = forecasters["tuned"].with_sampling(**sampling)
-        forecast = forecaster(chosen, **settings, seed=seed, batch_series=min(8, len(chosen)), on_batch=progress.update)
+        more = {"seed": seed, "batch_series": min(8, len(chosen)), "on_batch": progress.update}
+        if options.reach:
+            forecast = forecaster.rolling(chosen, **settings, reach=options.reach, **more)
+        else:
+            forecast = forecaster(chosen, **settings, **more)
     forecast.write_csv(out / "forecast.csv")
     record = {
         "data": Path(data.source["path"]).name if "path" in data.source else "simulated series",
         "data_sha256": data.source.get("sha256"),
         "series": [int(i) for i in forecast.ids_N],
         **settings,
+        "reach": options.reach,
         "seed": seed,
         "codec": {"scale": forecaster.codec.scale, "decimals": forecaster.codec.decimals},
         "sampling": config_tree(forecaster.sampling),

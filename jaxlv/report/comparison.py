@@ -11,6 +11,7 @@ from jaxlv.report import figures
 from jaxlv.report.page import MISSING, Block, Cell, Figure, Group, Page, Section, Table, align, number, render, svg
 
 Tree = Mapping[str, Any]
+OF_TRUTH = ("above_top", "peak")  # measures that the truth has too
 Line = tuple[
     str, dict[str, tuple[float | None, float | None, Sequence[float] | None]]
 ]  # name, {measure: mean, median, interval}
@@ -22,6 +23,9 @@ def lines_of(part: Tree) -> list[Line]:
         (f"report: {model}", {key: (value, None, None) for key, value in of_model.items()})
         for model, of_model in part["reported"].items()
     ]
+    truth = {key: (f["mean"], f["median"], f["ci95"]) for key, f in part["truth"].items() if key in OF_TRUTH}
+    if truth:
+        found.append(("truth", truth))
     for row in part["rows"]:
         cells = {key: (f["mean"], f["median"], f["ci95"]) for key, f in row["figures"].items() if f["series"]}
         found.append((row["name"], cells))
@@ -41,7 +45,9 @@ def heading(part: Tree) -> str:
 
 
 def _best(lines: Sequence[Line], key: str) -> float | None:
-    """The best mean of the models and baselines; of R² the largest."""
+    """The best mean of the models and baselines: of errors the least, of R² the largest; of what the truth has too, none."""
+    if key in OF_TRUTH:
+        return None
     means = [cells[key][0] for name, cells in lines if key in cells and not name.startswith("report")]
     held = [mean for mean in means if mean is not None]
     return (max if key.startswith("r2") else min)(held) if len(held) > 1 else None
