@@ -31,13 +31,14 @@ def shape(hidden: int, layers: int, heads: int, kv_heads: int, ff: int) -> list[
     return [f"architecture.{name}={size}" for name, size in zip(names, sizes, strict=True)]
 
 
-WIDE = shape(192, 6, 3, 1, 384)
+RATE = "optimizer.learning_rate=9e-3"
+WIDE = [*shape(192, 6, 3, 1, 384), RATE]
 VARIATIONS: dict[str, list[str]] = {
     "192 x 6": WIDE,
-    "128 x 4": shape(128, 4, 4, 2, 384),
-    "128 x 4, FLOPs of 192 x 6": [*shape(128, 4, 4, 2, 384), "tokens=2.32"],
-    "128 x 10": shape(128, 10, 2, 1, 384),
-    "256 x 3": shape(256, 3, 4, 1, 640),
+    "128 x 4": [*shape(128, 4, 4, 2, 384), RATE],
+    "128 x 4, FLOPs of 192 x 6": [*shape(128, 4, 4, 2, 384), RATE, "tokens=2.32"],
+    "128 x 10": [*shape(128, 10, 2, 1, 384), RATE],
+    "256 x 3": [*shape(256, 3, 4, 1, 640), RATE],
     "192 x 6, twice the learning rate": [*WIDE, "optimizer.learning_rate=1.8e-2"],
     "192 x 6, half the learning rate": [*WIDE, "optimizer.learning_rate=4.5e-3"],
     "192 x 6, AdamW": [*WIDE, 'optimizer.name="adamw"', "optimizer.learning_rate=3e-3"],
