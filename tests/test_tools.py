@@ -272,6 +272,32 @@ def test_evaluate_says_which_series_were_seen_in_training(work, evaluation):
     assert set(json.loads((evaluation / "metrics.json").read_text())["protocol"]["seen_in_training"]) == expected
 
 
+def test_a_stress_test_measures_every_method_under_every_condition(work, tmp_path):
+    groups = ["noise", "missing steps", "amplitude", "regime"]
+    options = ["--groups", ",".join(groups), "--max-series", 2, *PROTOCOL, "--out", tmp_path / "s"]
+    said = done("stress", work.run, "--data", work.data, *options)
+    result = json.loads((tmp_path / "s" / "stress.json").read_text())
+    assert list(dict.fromkeys(entry["group"] for entry in result["conditions"])) == groups
+    assert result["seen_in_training"] == []
+    for entry in result["conditions"]:
+        assert [row["name"] for row in entry["rows"]] == ["tuned", "untuned", *BASELINES]
+        for row in entry["rows"]:
+            assert list(row["mae_by_series"]) == [str(i) for i in entry["series"]]
+            assert row["mae"] == pytest.approx(np.mean([*row["mae_by_series"].values()]))
+        assert 0 <= entry["rows"][0]["above_top"]["forecast"] <= 1
+    # Under a scale of the context nothing depends on the unit of the populations.
+    plain, *larger = [entry for entry in result["conditions"] if entry["group"] == "amplitude"]
+    for entry in larger:
+        assert entry["rows"][0]["mae"] == pytest.approx(entry["value"] * plain["rows"][0]["mae"], rel=1e-6)
+    assert "tuned" in said and (tmp_path / "s" / "report.html").stat().st_size > 10_000
+
+
+def test_a_bare_model_is_stressed_too(work, tmp_path):
+    more = ["--groups", "simulated", "--max-series", 2, "--context", 4, "--horizon", 1, "--samples", 2, "--series", "0,1"]
+    said = done("stress", work.base, "--data", work.data, *more, "--out", tmp_path / "s")
+    assert "untuned" in said and "longer handling" in said
+
+
 def test_the_forecasts_of_an_evaluation_are_tables_too(evaluation):
     for name in ("tuned", "untuned"):
         table = pd.read_csv(evaluation / f"forecast_{name}.csv")
@@ -460,6 +486,9 @@ BAD = {
     "forecast: no data": (["forecast", "run", "--data", "gone.h5", "--out", "new"], "gone.h5: no such file"),
     "forecast: unknown series": (["forecast", "run", "--series", "3,99", "--out", "new"], "unknown series"),
     "forecast: context": (["forecast", "run", "--context", "21", "--out", "new"], "1 to 20 steps; found 21"),
+    "stress: group": (["stress", "run", "--groups", "noise,weather", "--out", "new"], "unknown group"),
+    "stress: series": (["stress", "run", "--context", "15", "--horizon", "9", "--out", "new"], "longer than the series"),
+    "stress: no condition": (["stress", "run", "--groups", "origin", "--out", "new"], "no condition"),
     "forecast: positions": (["forecast", "run", "--horizon", "50", "--out", "new"], "longer than the model's positions"),
     "forecast: sampling": (["forecast", "run", "--top-p", "1.5", "--out", "new"], "sampling.top_p: must be in (0, 1]"),
     "forecast: existing": (["forecast", "run", "--out", "run"], "exists already"),

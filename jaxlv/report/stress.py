@@ -1,4 +1,4 @@
-"""The page and the tables of `jaxlv stress`: errors of every method under each condition of a group, and by regime."""
+"""The page and the tables of `jaxlv stress`: errors of every method under each condition of a group."""
 
 from __future__ import annotations
 
@@ -11,6 +11,15 @@ from jaxlv.report import figures
 from jaxlv.report.page import MISSING, Block, Cell, Figure, Group, Page, Section, Table, align, number, percent, render, svg
 
 Tree = Mapping[str, Any]
+WIDE = 4  # conditions of one table
+AXES = {
+    "noise": "standard deviation of log-normal noise on the context",
+    "missing steps": "share of the context's steps that are missing",
+    "context": "steps of context",
+    "origin": "first step forecast",
+    "amplitude": "factor on all populations",
+}
+"""The groups that are drawn, and what their axis shows."""
 
 
 def groups_of(result: Tree) -> dict[str, list[Tree]]:
@@ -26,45 +35,41 @@ def methods_of(entries: Sequence[Tree]) -> list[str]:
     return list(dict.fromkeys(row["name"] for entry in entries for row in entry["rows"]))
 
 
-def _errors(entry: Tree) -> dict[str, tuple[float | None, float | None]]:
-    return {row["name"]: (row["mae"], row["mae_median"]) for row in entry["rows"]}
+def _row(entry: Tree, method: str) -> Tree:
+    return next((row for row in entry["rows"] if row["name"] == method), {})
 
 
-def _table(
-    label: str, caption: str, heads: Sequence[str], columns: Sequence[Mapping[str, tuple]], methods: Sequence[str]
-) -> Table:
-    """Methods by columns, mean and median each; the best mean of a column is marked."""
+def tables_of(group: str, entries: Sequence[Tree]) -> list[Table]:
+    """A group's tables, of a few conditions each: mean, median and interval of the methods' errors."""
+    return [_table(group, entries[start : start + WIDE]) for start in range(0, len(entries), WIDE)]
+
+
+def _table(group: str, entries: Sequence[Tree]) -> Table:
+    methods = methods_of(entries)
     rows: list[list[Cell]] = [[Cell(name)] for name in methods]
-    for column in columns:
-        means = [column.get(name, (None, None))[0] for name in methods]
+    for entry in entries:
+        found = [_row(entry, name) for name in methods]
+        means = [row.get("mae") for row in found]
         best = min((mean for mean in means if mean is not None), default=None)
-        for row, name, mean in zip(rows, methods, means, strict=True):
-            median = column.get(name, (None, None))[1]
-            row.append(Cell(MISSING if mean is None else number(mean), mean, mean is not None and mean == best))
-            row.append(Cell(MISSING if median is None else number(median), median))
-    groups = [Group("", "", 1), *(Group(head, "", 2) for head in heads)]
-    return Table(label, caption, groups, ["", *["mean", "median"] * len(heads)], rows)
-
-
-def table_of(group: str, entries: Sequence[Tree]) -> Table:
-    """A group's table."""
+        for cells, row, mean in zip(rows, found, means, strict=True):
+            median, interval = row.get("mae_median"), row.get("mae_ci95")
+            cells.append(Cell(MISSING if mean is None else number(mean), mean, mean is not None and mean == best))
+            cells.append(Cell(MISSING if median is None else number(median), median))
+            text = f"{number(interval[0])} – {number(interval[1])}" if interval else MISSING
+            cells.append(Cell(text, interval[0] if interval else None))
     first = entries[0]
     caption = (
-        f"Mean absolute error in raw units, mean and median over {len(first['series'])} series;"
-        f" {first['samples']} samples, their median scored. Bold: the best mean."
+        f"Mean absolute error in raw units over the next {first['horizon']} steps: mean and median over"
+        f" {_counts(entries)} series, 95 % bootstrap interval of the mean; {first['samples']} samples, their median scored."
+        " Bold: the best mean."
     )
-    return _table(
-        f"Errors by {group}", caption, [e["level"] for e in entries], [_errors(e) for e in entries], methods_of(entries)
-    )
+    groups = [Group("", "", 1), *(Group(entry["level"], "", 3) for entry in entries)]
+    return Table(f"Errors by {group}", caption, groups, ["", *["mean", "median", "95 % interval"] * len(entries)], rows)
 
 
-def regime_table(result: Tree) -> Table:
-    """Errors of the clean forecasts by regime."""
-    regimes = result["regimes"]
-    heads = [f"{regime['regime']} ({len(regime['series'])})" for regime in regimes]
-    columns = [{name: (value["mean"], value["median"]) for name, value in regime["mae"].items()} for regime in regimes]
-    caption = "Mean absolute error in raw units of the undisturbed forecasts, by regime of the whole series (their number)."
-    return _table("Errors by regime", caption, heads, columns, list(regimes[0]["mae"]))
+def _counts(entries: Sequence[Tree]) -> str:
+    counts = list(dict.fromkeys(len(entry["series"]) for entry in entries))
+    return str(counts[0]) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
 
 
 def ceiling_table(entries: Sequence[Tree]) -> Table | None:
@@ -77,7 +82,8 @@ def ceiling_table(entries: Sequence[Tree]) -> Table | None:
         for level, name, above in rows
     ]
     caption = (
-        "Share of values above the top of the written scale: a model that has learnt that nothing lies there cannot follow."
+        "Share of values above the top of the written scale, of the truth and of the samples: a model that has learnt that"
+        " nothing lies there cannot follow."
     )
     return Table(
         "Above the scale's top",
@@ -92,21 +98,16 @@ def page_of(result: Tree) -> Page:
     """The page of a stress test."""
     sections = []
     for group, entries in groups_of(result).items():
-        blocks: list[Block] = [table_of(group, entries)]
-        if group != "simulated":
-            picture = figures.level_figure(entries, group)
-            blocks.append(
-                Figure(
-                    [svg(picture, f"Mean absolute error against {group}")],
-                    f"Mean absolute error against {group}; logarithmic.",
-                )
-            )
+        blocks: list[Block] = []
+        if group in AXES:
+            picture = figures.level_figure(entries, AXES[group])
+            label = f"Mean absolute error against {group}"
+            blocks.append(Figure([svg(picture, label)], f"{label}; logarithmic, in raw units."))
+        blocks += tables_of(group, entries)
         ceiling = ceiling_table(entries) if group == "amplitude" else None
         sections.append(Section(f"By {group}", [*blocks, *([ceiling] if ceiling else [])]))
-    if result["regimes"]:
-        sections.append(Section("By regime", [regime_table(result)]))
-    count = len(result["conditions"][0]["series"]) if result["conditions"] else 0
-    summary = f"Forecasts of {count} series of {result['data']}, measured again under harder conditions."
+    count = max((len(entry["series"]) for entry in result["conditions"]), default=0)
+    summary = f"Forecasts of at most {count} series of {result['data']}, measured again under harder conditions."
     return Page("Forecasts under stress", summary, (), sections)
 
 
@@ -118,28 +119,21 @@ def write_page(path: Path, result: Tree) -> None:
 
 
 def format_tables(result: Tree) -> str:
-    """Mean errors of each group as plain text, and by regime."""
-    blocks = [
-        _format(group, [e["level"] for e in entries], [_errors(e) for e in entries])
-        for group, entries in groups_of(result).items()
-    ]
-    if result["regimes"]:
-        heads = [regime["regime"] for regime in result["regimes"]]
-        columns = [{n: (v["mean"], v["median"]) for n, v in regime["mae"].items()} for regime in result["regimes"]]
-        blocks.append(_format("regime", heads, columns))
+    """Mean and median errors of each group as plain text."""
+    blocks = [_format(group, entries) for group, entries in groups_of(result).items()]
     return "\n\n".join([*blocks, "Mean (median) of the absolute error over series, in raw units."])
 
 
-def _format(group: str, heads: Sequence[str], columns: Sequence[Mapping[str, tuple]]) -> str:
-    methods = list(dict.fromkeys(name for column in columns for name in column))
-    texts = [[group, *methods]]
-    for head, column in zip(heads, columns, strict=True):
-        means = align([number(column[name][0]) for name in methods])
-        medians = align([number(column[name][1]) for name in methods])
-        texts.append([head, *(f"{mean} ({median.strip()})" for mean, median in zip(means, medians, strict=True))])
-    widths = [max(map(len, column)) for column in texts]
+def _format(group: str, entries: Sequence[Tree]) -> str:
+    methods = methods_of(entries)
+    columns = [[group, *methods]]
+    for entry in entries:
+        rows = [_row(entry, name) for name in methods]
+        means, medians = (align([number(row[key]) for row in rows]) for key in ("mae", "mae_median"))
+        columns.append([entry["level"], *(f"{a} ({b.strip()})" for a, b in zip(means, medians, strict=True))])
+    widths = [max(map(len, column)) for column in columns]
     lines = [
         "  ".join(t.ljust(w) if i == 0 else t.rjust(w) for i, (t, w) in enumerate(zip(row, widths, strict=True))).rstrip()
-        for row in zip(*texts, strict=True)
+        for row in zip(*columns, strict=True)
     ]
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]]).translate({ord("–"): "-", ord("−"): "-"})
