@@ -90,7 +90,7 @@ class Measure:
 
     key: str
     words: str
-    kind: str  # "mae", "mse", "r2", "mse_sum"; of the samples: "above", "peak"
+    kind: str  # "mae", "mse", "r2", "mse_sum"; of the samples: "above", "peak", "valid"
     unit: Unit = RAW
     variable: str = ""  # "" = the mean over both
     series: tuple[int, ...] = ()  # () = all of the part
@@ -101,18 +101,21 @@ class Measure:
         """The unit in words."""
         if self.kind in ("r2", "peak"):
             return "1"
-        if self.kind == "above":
-            return "share of values"
+        if self.kind in ("above", "valid"):
+            return "share of values" if self.kind == "above" else "share of samples"
         return self.unit.words + (" squared" if self.kind.startswith("mse") else "")
 
     def of(self, point_NHV: np.ndarray, truth_NHV: np.ndarray, size_N1V: np.ndarray, samples_NSHV: np.ndarray) -> np.ndarray:
         """(N,), one number per series. Of the samples: the share of values above the top of the written scale, and the
-        highest value over the horizon by that of the truth; means over samples and variables.
+        highest value over the horizon by that of the truth, means over samples and variables; the share without NaN.
         """
+        if self.kind == "valid":
+            return np.isfinite(samples_NSHV).all(axis=(2, 3)).mean(axis=1)
         if self.kind == "above":
             return (samples_NSHV > TOP * size_N1V[:, None]).mean(axis=(1, 2, 3))
         if self.kind == "peak":
-            return (samples_NSHV.max(axis=2) / truth_NHV.max(axis=1)[:, None]).mean(axis=(1, 2))
+            peak_NSV = np.fmax.reduce(samples_NSHV, axis=2) / truth_NHV.max(axis=1)[:, None]
+            return np.nan_to_num(peak_NSV).mean(axis=(1, 2))
         steps = self.steps or truth_NHV.shape[1]
         point_NHV, truth_NHV = (a_NHV[:, :steps] / size_N1V for a_NHV in (point_NHV, truth_NHV))
         kind = "mse" if self.kind == "mse_sum" else self.kind
@@ -167,13 +170,18 @@ class Protocol:
     flops_words: str = "as reported"
 
 
-def _mao_part(tokens: int, reported: Mapping[str, tuple[float, float]], cut: bool) -> Part:
-    steps, shown = divmod(tokens, TOKENS_PER_STEP)
-    measures = tuple(
-        Measure(f"{kind}_{name}", kind.upper(), kind, unit, steps=5)
-        for name, unit in (("raw", RAW), ("scaled", MAO_UNITS))
+def _errors(scaled: Unit, steps: int = 0) -> tuple[Measure, ...]:
+    """MAE and MSE in raw units, then in a report's written ones."""
+    units = {"raw": RAW, "scaled": scaled}
+    return tuple(
+        Measure(f"{kind}_{name}", kind.upper(), kind, unit, steps=steps)
+        for name, unit in units.items()
         for kind in ("mae", "mse")
     )
+
+
+def _mao_part(tokens: int, reported: Mapping[str, tuple[float, float]], cut: bool) -> Part:
+    steps, shown = divmod(tokens, TOKENS_PER_STEP)
     figures = {
         model: {
             f"{kind}_{unit}": value for kind, value in zip(("mae", "mse"), pair, strict=True) for unit in ("raw", "scaled")
@@ -188,7 +196,7 @@ def _mao_part(tokens: int, reported: Mapping[str, tuple[float, float]], cut: boo
         5 if cut else min(20, 100 - steps),
         20,
         (),
-        measures,
+        _errors(MAO_UNITS, steps=5),
         figures,
         shown if cut else 0,
     )
@@ -296,15 +304,11 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
                         50,
                         20,
                         (),
-                        tuple(
-                            Measure(f"{kind}_{name}", kind.upper(), kind, unit)
-                            for name, unit in (("raw", RAW), ("scaled", XU_UNITS))
-                            for kind in ("mae", "mse")
-                        ),
+                        (*_errors(XU_UNITS), Measure("success", "complete samples", "valid")),
                         {
-                            "untuned": {"mae_scaled": 357.2, "mse_scaled": 45244228.0},
-                            "untuned, 3 decimals": {"mae_scaled": 3805.9, "mse_scaled": 25882364336.72},
-                            "final": {"mae_scaled": 0.9742, "mse_scaled": 2.7430},
+                            "untuned": {"mae_scaled": 357.2, "mse_scaled": 45244228.0, "success": 1.0},
+                            "untuned, 3 decimals": {"mae_scaled": 3805.9, "mse_scaled": 25882364336.72, "success": 1.0},
+                            "final": {"mae_scaled": 0.9742, "mse_scaled": 2.7430, "success": 1.0},
                         },
                     ),
                 ),
@@ -349,14 +353,17 @@ def test_series(protocol: Protocol, part: Part, data: SeriesSet) -> SeriesSet:
 def score(part: Part, point_NHV: np.ndarray, chosen: SeriesSet, samples_NSHV: np.ndarray | None = None) -> dict[str, Any]:
     """{measure's key: figure} of a part's forecast in raw units; measures of series that are not here are None.
 
-    Without `samples_NSHV` the point forecast is the only sample.
+    Without `samples_NSHV`, which have NaN for the steps that a sample did not complete, the point forecast is the only
+    sample.
     """
+    drawn = samples_NSHV is not None
     samples_NSHV = point_NHV[:, None] if samples_NSHV is None else samples_NSHV
     start = part.context + int(part.shown > 0)
     truth_NHV = chosen.values_NTV[:, start : start + point_NHV.shape[1]]
     figures = {}
     for measure in part.measures:
         rows = np.isin(chosen.ids_N, measure.series) if measure.series else np.ones(len(chosen), bool)
+        rows &= drawn or measure.kind != "valid"
         size_N1V = measure.unit.size(chosen.values_NTV)
         figures[measure.key] = figure(measure.of(point_NHV, truth_NHV, size_N1V, samples_NSHV)[rows])
     return figures

@@ -94,7 +94,7 @@ def test_a_perfect_forecast_has_no_error(data_of):
         start = part.context + (part.shown > 0)
         figures = score(part, chosen.values_NTV[:, start : start + part.horizon], chosen)
         for measure in part.measures:
-            if measure.kind != "above":
+            if measure.kind not in ("above", "valid"):
                 assert figures[measure.key]["mean"] == (1.0 if measure.kind in ("r2", "peak") else 0.0)
 
 
@@ -147,6 +147,16 @@ def test_xus_units_are_a_tenth_of_each_series_99th_percentile(data):
     unit = np.percentile(chosen.values_NTV, 99, axis=1) / 10
     point = chosen.values_NTV[:, 50:] + unit[:, None]
     assert score(part, point, chosen)["mae_scaled"]["mean"] == pytest.approx(1.0)
+
+
+def test_xus_success_is_the_share_of_complete_samples_which_point_forecasts_lack(data):
+    protocol, part = part_of("xu")
+    chosen = protocols.test_series(protocol, part, data).select(protocol.split(data.ids_N).test[:2])
+    truth = chosen.values_NTV[:, 50:]
+    samples = np.stack([truth, truth], axis=1)
+    samples[1, 0, 30:] = np.nan
+    assert score(part, truth, chosen, samples)["success"]["mean"] == 0.75
+    assert score(part, truth, chosen)["success"]["series"] == 0
 
 
 def test_lius_error_is_the_sum_over_both_species(data):

@@ -84,7 +84,7 @@ def measure(
                 forecast = forecaster(*asked, evaluate.seed, size, heard, shown=part.shown)
         forecast.write_csv(out / f"{part.name}{'' if name == 'tuned' else f'-{name}'}.csv")
         row = score(name, forecast.median(), truth_NHV, context_NCV, chosen, forecast.filled())
-        figures = score_part(part, forecast.median(), chosen, forecast.filled())
+        figures = score_part(part, forecast.median(), chosen, forecast.samples_NSHV)
         rows.append({**row, "valid_share": forecast.valid_share, "figures": figures})
     for name, baseline in BASELINES.items():
         # A baseline sees whole steps alone: where the cut shows part of one, it forecasts that step too.

@@ -50,7 +50,7 @@ def _best(lines: Sequence[Line], key: str) -> float | None:
         return None
     means = [cells[key][0] for name, cells in lines if key in cells and not name.startswith("report")]
     held = [mean for mean in means if mean is not None]
-    return (max if key.startswith("r2") else min)(held) if len(held) > 1 else None
+    return (max if key.startswith(("r2", "success")) else min)(held) if len(held) > 1 else None
 
 
 def _number(value: float | None) -> str:
