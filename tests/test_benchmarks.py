@@ -105,9 +105,37 @@ def test_a_gap_within_the_noise_is_called_a_tie(tables: ModuleType, ratio: float
     assert ("tie" in tables.markdown(made)) == tie
 
 
+def test_the_forms_of_text_are_measured_alike(tiny_base, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    text = importlib.import_module("benchmarks.text")
+    monkeypatch.setattr(text, "CONTEXT", 4)
+    monkeypatch.setattr(text, "HORIZON", 2)
+    only = "2 decimals, head-room 0.5; four head-rooms; rule of mao *"
+    words = [
+        str(tiny_base),
+        "--series",
+        "2",
+        "--samples",
+        "4",
+        "--batch-series",
+        "2",
+        "--only",
+        only,
+        "--out",
+        str(tmp_path),
+    ]
+    monkeypatch.setattr(sys, "argv", ["benchmarks.text", *words])
+    text.main()
+    rows = json.loads((tmp_path / "text-cpu.json").read_text())["rows"]
+    assert list(rows) == only.split("; ") and len({row["mae"] for row in rows.values()}) == 3
+    assert (tmp_path / "text-cpu.md").read_text().count("\n") == 2 + len(rows)
+    assert rows["four head-rooms"]["nats_per_value"] is None
+
+
 def test_the_docs_show_the_committed_results() -> None:
     docs = "\n".join(page.read_text() for page in (ROOT / "docs").glob("*.md"))
-    committed = sorted((ROOT / "benchmarks" / "results").rglob("*.md"))
+    results = ROOT / "benchmarks" / "results"
+    committed = sorted([*results.rglob("*.md"), *results.glob("forecasts/*.txt")])
     if not committed:
         pytest.skip("no results are committed yet")
     for path in committed:

@@ -64,6 +64,10 @@ def test_a_comparison_leaves_forecasts_figures_and_a_page(compared):
     assert [row["name"] for row in part["rows"]] == ["tuned", "untuned", *BASELINES]
     assert {path.name for path in out.iterdir()} >= {"liu.csv", "liu-untuned.csv", COMPARE, "report.html", "runs", "parts"}
     assert "report: first run" in said and "MSE of prey + MSE of predator" in said
+    overview = comparison.format_overview(result)
+    assert overview in said and overview in (out / "compare.txt").read_text()
+    (row,) = [line for line in comparison.overview_rows(result) if line[1] == "the same, series 1, raw units squared"]
+    assert row[2] == "0.00910" and row[8] in BASELINES and "oracle" not in row[8]
     assert str(out.parent) not in (out / COMPARE).read_text()
 
 

@@ -5,8 +5,8 @@
     jaxlv compare --data FILE --out DIR --resume        # goes on where an interrupted comparison stopped
 
 DIR gets a CSV of forecasts for each part of a protocol (mao-768.csv, rai.csv, xu.csv, liu.csv, ...; the untuned model's end
-in -untuned), compare.json with every figure, its unit and its series, report.html, and under runs/ the tuned adapters with
-their ledgers: each protocol has a budget of 1 % of the reports' 1e17 FLOPs. On two cores it takes about an hour.
+in -untuned), compare.json with every figure, its unit and its series, compare.txt, report.html, and under runs/ the tuned
+adapters with their ledgers: each has a budget of 1 % of the reports' 1e17 FLOPs. On two cores it takes about an hour.
 """
 
 from __future__ import annotations
@@ -186,7 +186,8 @@ def main(options: argparse.Namespace) -> None:
     result |= {"base": base_cost((given.config if given else config).model.path), "versions": versions()}
     (out / COMPARE).write_text(json.dumps(plain(result), indent=1) + "\n", encoding="utf-8")
     comparison.write_page(out / "report.html", result)
-    print(comparison.format_bill(result))
+    (out / "compare.txt").write_text(comparison.format_text(result), encoding="utf-8")
+    print(f"{comparison.format_overview(result)}\n\n{comparison.format_bill(result)}")
     print(f"figures: {out / COMPARE}\nreport:  {out / 'report.html'}")
 
 

@@ -12,6 +12,7 @@ from jaxlv.report.page import MISSING, Block, Cell, Figure, Group, Page, Section
 
 Tree = Mapping[str, Any]
 OF_TRUTH = ("above_top", "peak")  # measures that the truth has too
+LARGER = ("r2", "success")  # measures of which more is better
 Line = tuple[
     str, dict[str, tuple[float | None, float | None, Sequence[float] | None]]
 ]  # name, {measure: mean, median, interval}
@@ -50,7 +51,7 @@ def _best(lines: Sequence[Line], key: str) -> float | None:
         return None
     means = [cells[key][0] for name, cells in lines if key in cells and not name.startswith("report")]
     held = [mean for mean in means if mean is not None]
-    return (max if key.startswith(("r2", "success")) else min)(held) if len(held) > 1 else None
+    return (max if key.startswith(LARGER) else min)(held) if len(held) > 1 else None
 
 
 def _number(value: float | None) -> str:
@@ -139,6 +140,63 @@ def format_bill(result: Tree) -> str:
     return "\n".join(f"{name}: {words}" for name, words in bill_lines(result))
 
 
+OVERVIEW = ("", "", "report", "tuned", "95 % interval", "median", "untuned", "best baseline", "", "oracle")
+
+
+def overview_rows(result: Tree) -> list[list[str]]:
+    """A row for each part and measure that the tuned model has: as `OVERVIEW` heads them."""
+    parts = [part for protocol in result["protocols"].values() for part in protocol["parts"].values()]
+    return [
+        row for part in parts for key, measure in measures_of(part).items() if (row := _overview_row(part, key, measure))
+    ]
+
+
+def _overview_row(part: Tree, key: str, measure: Tree) -> list[str]:
+    """The report's best figure; ours; the best baseline that does not know the equations; the fit of the right equations."""
+    lines = {name: cells[key] for name, cells in lines_of(part) if key in cells}
+    if "tuned" not in lines:
+        return []
+    means = {name: mean for name, (mean, _, _) in lines.items() if mean is not None}
+    better = max if key.startswith(LARGER) else min
+    theirs = [mean for name, mean in means.items() if name.startswith("report")]
+    oracle = next((mean for name, mean in means.items() if "oracle" in name), None)
+    others = ("truth", "tuned", "untuned")
+    rivals = [(m, n) for n, m in means.items() if n not in others and "oracle" not in n and not n.startswith("report")]
+    best, name = better(rivals) if rivals and key not in OF_TRUTH else (None, "")
+    _, median, interval = lines["tuned"]
+    return [
+        part["part"],
+        measure["words"] if measure["unit"] == "1" else f"{measure['words']}, {measure['unit']}",
+        _number(better(theirs) if theirs else None),
+        _number(means.get("tuned")),
+        f"{number(interval[0])} - {number(interval[1])}" if interval else MISSING,
+        _number(median),
+        _number(means.get("untuned")),
+        _number(best),
+        name,
+        _number(oracle),
+    ]
+
+
+def format_overview(result: Tree) -> str:
+    """`overview_rows` for a terminal."""
+    rows = [list(OVERVIEW), *overview_rows(result)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    left = (0, 1, 8)
+    lines = [
+        "  ".join(t.ljust(w) if i in left else t.rjust(w) for i, (t, w) in enumerate(zip(row, widths, strict=True))).rstrip()
+        for row in rows
+    ]
+    text = "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:], "Means over series, where nothing else is said."])
+    return text.translate({ord("–"): "-", ord("−"): "-", ord("²"): "2"})
+
+
+def format_text(result: Tree) -> str:
+    """The whole comparison as plain text: overview, bill, and each part's table."""
+    parts = [format_part(part) for protocol in result["protocols"].values() for part in protocol["parts"].values()]
+    return "\n\n".join([format_overview(result), format_bill(result), *parts]) + "\n"
+
+
 def summary(result: Tree) -> str:
     """The comparison in a few sentences: per protocol, the tuned model's first measure against the report's best."""
     sentences = []
@@ -164,7 +222,14 @@ def page_of(result: Tree) -> Page:
             blocks += [table_of(part), growth_of(part)]
         counts = ", ".join(f"{count} {share}" for share, count in protocol["split"].items())
         sections.append(Section(f"The protocol of {name}", blocks, f"Split: {counts} series."))
-    return Page("Comparison with four reports", summary(result), bill_lines(result), sections)
+    rows = [[Cell(text) for text in row] for row in overview_rows(result)]
+    caption = (
+        "The report's best figure beside ours: mean over series, its 95 % bootstrap interval, the median over series; the"
+        " untuned model; the best baseline that does not know the equations, and the fit of the right equations (oracle)."
+    )
+    groups = [Group("", "", len(OVERVIEW))]
+    overview = Section("Overview", [Table("All protocols", caption, groups, list(OVERVIEW), rows)])
+    return Page("Comparison with four reports", summary(result), bill_lines(result), [overview, *sections])
 
 
 def write_page(path: Path, result: Tree) -> None:
