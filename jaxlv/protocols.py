@@ -172,10 +172,10 @@ class Protocol:
 
 def _errors(scaled: Unit, steps: int = 0) -> tuple[Measure, ...]:
     """MAE and MSE in raw units, then in a report's written ones."""
-    units = {"raw": RAW, "scaled": scaled}
+    units = {"raw": ("", RAW), "scaled": (" as written", scaled)}
     return tuple(
-        Measure(f"{kind}_{name}", kind.upper(), kind, unit, steps=steps)
-        for name, unit in units.items()
+        Measure(f"{kind}_{name}", f"{kind.upper()}{words}", kind, unit, steps=steps)
+        for name, (words, unit) in units.items()
         for kind in ("mae", "mse")
     )
 
