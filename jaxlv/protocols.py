@@ -205,7 +205,7 @@ def _mao_part(tokens: int, reported: Mapping[str, tuple[float, float]], cut: boo
 EXTRAPOLATED, CONTEXT = 200, 50
 
 
-def rising(count: int = 24, seed: int = 200, growth: float = 1.25) -> SeriesSet:
+def rising(count: int = 16, seed: int = 200, growth: float = 1.25) -> SeriesSet:
     """Simulated series whose populations stay below the top of mao's scale within the context, and exceed it after.
 
     Rosenzweig-MacArthur series of the course's ranges in which both populations rise by more than the factor `growth`
@@ -224,7 +224,7 @@ def _extrapolation(name: str, words: str, scale: str) -> Part:
     above = Measure("above_top", "above the top", "above", MAO_UNITS)
     measures = (Measure("mae_raw", "MAE", "mae"), above, Measure("peak", "highest value by the true one", "peak"))
     words = f"{EXTRAPOLATED} steps from {CONTEXT}, simulated series that rise above the top of mao's scale; {words}"
-    return Part(name, words, CONTEXT, EXTRAPOLATED, 10, (), measures, reach=50, scale=scale, drawn=rising)
+    return Part(name, words, CONTEXT, EXTRAPOLATED, 8, (), measures, reach=50, scale=scale, drawn=rising)
 
 
 _MAO = {

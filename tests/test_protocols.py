@@ -101,7 +101,7 @@ def test_a_perfect_forecast_has_no_error(data_of):
 def test_rising_series_pass_the_top_of_maos_scale_behind_the_context_alone(rising):
     scaled_NTV = rising.values_NTV / protocols.MAO_ALPHA
     known_NTV, ahead_NTV = scaled_NTV[:, :50], scaled_NTV[:, 50:]
-    assert len(rising) == 24 and scaled_NTV.shape == (24, 250, 2)
+    assert len(rising) == 16 and scaled_NTV.shape == (16, 250, 2)
     np.testing.assert_allclose(known_NTV.max(axis=(1, 2)), 9)
     assert (ahead_NTV.max(axis=(1, 2)) > 10).all()
     np.testing.assert_array_equal(protocols.rising().values_NTV, rising.values_NTV)
