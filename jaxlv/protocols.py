@@ -77,8 +77,8 @@ class Unit:
 
 
 RAW = Unit("raw units", _raw)
-MAO_UNITS = Unit("mao's written units (0.793 raw)", _mao_units)
-XU_UNITS = Unit("xu's written units (a tenth of the series' 99th percentile)", _xu_units)
+MAO_UNITS = Unit("mao's units (0.793 raw)", _mao_units)
+XU_UNITS = Unit("xu's units (a tenth of the series' 99th percentile)", _xu_units)
 
 
 # ------------------------------------------------------------------------------------------------- measures

@@ -66,8 +66,8 @@ def test_a_comparison_leaves_forecasts_figures_and_a_page(compared):
     assert "report: first run" in said and "MSE of prey + MSE of predator" in said
     overview = comparison.format_overview(result)
     assert overview in said and overview in (out / "compare.txt").read_text()
-    (row,) = [line for line in comparison.overview_rows(result) if line[1] == "the same, series 1, raw units squared"]
-    assert row[2] == "0.00910" and row[8] in BASELINES and "oracle" not in row[8]
+    (row,) = [line for line in comparison.overview_rows(result) if line[0] == "liu: the same, series 1, raw units squared"]
+    assert row[1] == "0.00910" and row[7] in BASELINES and "oracle" not in row[7]
     assert str(out.parent) not in (out / COMPARE).read_text()
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from jaxlv.report import figures
-from jaxlv.report.page import MISSING, Block, Cell, Figure, Group, Page, Section, Table, align, number, render, svg
+from jaxlv.report.page import MISSING, Cell, Figure, Group, Page, Section, Table, align, number, render, svg
 
 Tree = Mapping[str, Any]
 OF_TRUTH = ("above_top", "peak")  # measures that the truth has too
+HEADLINES = ("mao-768", "rai", "xu", "liu")  # the parts that the summary speaks of
 LARGER = ("r2", "success")  # measures of which more is better
 Line = tuple[
     str, dict[str, tuple[float | None, float | None, Sequence[float] | None]]
@@ -140,7 +141,19 @@ def format_bill(result: Tree) -> str:
     return "\n".join(f"{name}: {words}" for name, words in bill_lines(result))
 
 
-OVERVIEW = ("", "", "report", "tuned", "95 % interval", "median", "untuned", "best baseline", "", "oracle")
+OVERVIEW_CAPTION = (
+    "The report's best figure; the tuned model's mean over series, its 95 % bootstrap interval and its median over series;\n"
+    "the untuned model's mean; the best baseline that does not know the equations; the fit of the right equations (oracle)."
+)
+OVERVIEW = ("", "report", "tuned", "95 % interval", "median", "untuned", "best baseline", "", "oracle")
+
+
+def units_of(result: Tree) -> list[str]:
+    """Of each measure that is not in raw units, its unit, in words."""
+    parts = [part for protocol in result["protocols"].values() for part in protocol["parts"].values()]
+    measures = [(part["part"].split("-")[0], measure) for part in parts for measure in measures_of(part).values()]
+    found = dict.fromkeys((name, m["words"], m["unit"]) for name, m in measures if m["unit"][:3] not in ("raw", "1"))
+    return [f"{name}: {words} in {unit}." for name, words, unit in found]
 
 
 def overview_rows(result: Tree) -> list[list[str]]:
@@ -164,12 +177,12 @@ def _overview_row(part: Tree, key: str, measure: Tree) -> list[str]:
     rivals = [(m, n) for n, m in means.items() if n not in others and "oracle" not in n and not n.startswith("report")]
     best, name = better(rivals) if rivals and key not in OF_TRUTH else (None, "")
     _, median, interval = lines["tuned"]
+    unit = f", {measure['unit']}" if measure["unit"].startswith("raw") else ""
     return [
-        part["part"],
-        measure["words"] if measure["unit"] == "1" else f"{measure['words']}, {measure['unit']}",
+        f"{part['part']}: {measure['words']}{unit}",
         _number(better(theirs) if theirs else None),
         _number(means.get("tuned")),
-        f"{number(interval[0])} - {number(interval[1])}" if interval else MISSING,
+        f"{number(interval[0])} – {number(interval[1])}" if interval else MISSING,
         _number(median),
         _number(means.get("untuned")),
         _number(best),
@@ -182,12 +195,12 @@ def format_overview(result: Tree) -> str:
     """`overview_rows` for a terminal."""
     rows = [list(OVERVIEW), *overview_rows(result)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    left = (0, 1, 8)
+    left = (0, OVERVIEW.index("best baseline") + 1)
     lines = [
         "  ".join(t.ljust(w) if i in left else t.rjust(w) for i, (t, w) in enumerate(zip(row, widths, strict=True))).rstrip()
         for row in rows
     ]
-    text = "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:], "Means over series, where nothing else is said."])
+    text = "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:], OVERVIEW_CAPTION, *units_of(result)])
     return text.translate({ord("–"): "-", ord("−"): "-", ord("²"): "2"})
 
 
@@ -198,10 +211,12 @@ def format_text(result: Tree) -> str:
 
 
 def summary(result: Tree) -> str:
-    """The comparison in a few sentences: per protocol, the tuned model's first measure against the report's best."""
+    """The comparison in a few sentences: the tuned model's first measure of each headline part against the report's best."""
     sentences = []
     for protocol in result["protocols"].values():
         for part in protocol["parts"].values():
+            if part["part"] not in HEADLINES:
+                continue
             key = next(iter(part["protocol"]["measures"]))
             tuned = next((row["figures"][key] for row in part["rows"] if row["name"] == "tuned"), None)
             if tuned is None or tuned["mean"] is None:
@@ -216,19 +231,14 @@ def summary(result: Tree) -> str:
 def page_of(result: Tree) -> Page:
     """The page of a comparison."""
     sections = []
-    for name, protocol in result["protocols"].items():
-        blocks: list[Block] = []
-        for part in protocol["parts"].values():
-            blocks += [table_of(part), growth_of(part)]
+    for protocol in result["protocols"].values():
         counts = ", ".join(f"{count} {share}" for share, count in protocol["split"].items())
-        sections.append(Section(f"The protocol of {name}", blocks, f"Split: {counts} series."))
+        words = f"Split: {counts} series."
+        for part in protocol["parts"].values():
+            sections.append(Section(part["part"], [table_of(part), growth_of(part)], f"{heading(part)}. {words}"))
     rows = [[Cell(text) for text in row] for row in overview_rows(result)]
-    caption = (
-        "The report's best figure beside ours: mean over series, its 95 % bootstrap interval, the median over series; the"
-        " untuned model; the best baseline that does not know the equations, and the fit of the right equations (oracle)."
-    )
-    groups = [Group("", "", len(OVERVIEW))]
-    overview = Section("Overview", [Table("All protocols", caption, groups, list(OVERVIEW), rows)])
+    caption = " ".join([OVERVIEW_CAPTION, *units_of(result)])
+    overview = Section("Overview", [Table("All protocols", caption, [Group("", "", len(OVERVIEW))], list(OVERVIEW), rows)])
     return Page("Comparison with four reports", summary(result), bill_lines(result), [overview, *sections])
 
 
