@@ -364,6 +364,16 @@ def test_numbers_have_three_digits(value, text):
 
 def test_a_share_below_one_is_never_written_as_all():
     assert [pages.percent(share) for share in (1.0, 0.9999, 0.5, None)] == ["100", "99.9", "50.0", "–"]
+    values = (1.0, 0.99998, 0.9996, 0.99904, 0.995, 0.9949, -1.63)
+    assert [pages.number(v, of_one=True) for v in values] == [
+        "1.00",
+        "0.99999",
+        "0.9996",
+        "0.9990",
+        "0.995",
+        "0.995",
+        "−1.63",
+    ]
 
 
 def test_points_are_aligned():

@@ -55,8 +55,12 @@ def _best(lines: Sequence[Line], key: str) -> float | None:
     return (max if key.startswith(LARGER) else min)(held) if len(held) > 1 else None
 
 
-def _number(value: float | None) -> str:
-    return MISSING if value is None else number(value)
+def _number(key: str, value: float | None) -> str:
+    return MISSING if value is None else number(value, of_one=key.startswith(LARGER))
+
+
+def _interval(key: str, interval: Sequence[float] | None) -> str:
+    return " – ".join(_number(key, end) for end in interval) if interval else MISSING
 
 
 def format_part(part: Tree) -> str:
@@ -65,8 +69,8 @@ def format_part(part: Tree) -> str:
     columns = [["", *(name for name, _ in lines)]]
     for key, measure in measures.items():
         cells = [values.get(key, (None, None, None)) for _, values in lines]
-        columns.append([measure["words"], *align([_number(mean) for mean, _, _ in cells])])
-        columns.append(["median", *align([_number(median) for _, median, _ in cells])])
+        columns.append([measure["words"], *align([_number(key, mean) for mean, _, _ in cells])])
+        columns.append(["median", *align([_number(key, median) for _, median, _ in cells])])
     widths = [max(map(len, column)) for column in columns]
     rows = [
         "  ".join(
@@ -87,12 +91,11 @@ def table_of(part: Tree) -> Table:
     for key, measure in measures.items():
         cells = [values.get(key, (None, None, None)) for _, values in lines]
         best = _best(lines, key)
-        means, medians = [_number(mean) for mean, _, _ in cells], [_number(median) for _, median, _ in cells]
+        means, medians = [_number(key, mean) for mean, _, _ in cells], [_number(key, median) for _, median, _ in cells]
         for row, cell, mean, median in zip(rows, cells, means, medians, strict=True):
             row.append(Cell(mean, cell[0], cell[0] is not None and cell[0] == best and not row[0].text.startswith("report")))
             row.append(Cell(median, cell[1]))
-            interval = f"{number(cell[2][0])} – {number(cell[2][1])}" if cell[2] else MISSING
-            row.append(Cell(interval, cell[2][0] if cell[2] else None))
+            row.append(Cell(_interval(key, cell[2]), cell[2][0] if cell[2] else None))
         groups.append(Group(measure["words"], measure["unit"], 3))
         columns += ["mean", "median", "95 % interval"]
     caption = (
@@ -180,14 +183,14 @@ def _overview_row(part: Tree, key: str, measure: Tree) -> list[str]:
     unit = f", {measure['unit']}" if measure["unit"].startswith("raw") else ""
     return [
         f"{part['part']}: {measure['words']}{unit}",
-        _number(better(theirs) if theirs else None),
-        _number(means.get("tuned")),
-        f"{number(interval[0])} – {number(interval[1])}" if interval else MISSING,
-        _number(median),
-        _number(means.get("untuned")),
-        _number(best),
+        _number(key, better(theirs) if theirs else None),
+        _number(key, means.get("tuned")),
+        _interval(key, interval),
+        _number(key, median),
+        _number(key, means.get("untuned")),
+        _number(key, best),
         name,
-        _number(oracle),
+        _number(key, oracle),
     ]
 
 

@@ -19,8 +19,10 @@ MISSING = "–"
 # ------------------------------------------------------------------------------------------- numbers
 
 
-def number(value: float | None) -> str:
-    """`value` to 3 significant digits; MISSING for None and NaN."""
+def number(value: float | None, of_one: bool = False) -> str:
+    """`value` to 3 significant digits; MISSING for None and NaN. What is at most 1 (`of_one`) is never rounded up to it."""
+    if of_one and value is not None and 0.995 <= value < 1:
+        return f"{value:.{math.ceil(-math.log10(1 - value))}f}"
     if value is None or math.isnan(value):
         return MISSING
     if math.isinf(value):

@@ -33,7 +33,7 @@ class Measure:
         return value_at(row, *self.path)
 
     def format(self, value: Any) -> str:
-        return percent(value) if self.unit == "%" else number(value)
+        return percent(value) if self.unit == "%" else number(value, of_one=self.path[-1] == "r2")
 
 
 def value_at(row: Mapping[str, Any], *path: str) -> Any:
