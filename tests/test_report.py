@@ -367,7 +367,7 @@ def test_a_share_below_one_is_never_written_as_all():
     values = (1.0, 0.99998, 0.9996, 0.99904, 0.995, 0.9949, -1.63)
     assert [pages.number(v, of_one=True) for v in values] == [
         "1.00",
-        "0.99999",
+        "0.99998",
         "0.9996",
         "0.9990",
         "0.995",
