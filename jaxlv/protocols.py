@@ -126,14 +126,16 @@ class Measure:
 
 
 def figure(values_N: np.ndarray) -> dict[str, Any]:
-    """Mean over series, its 95 % bootstrap interval, and the median; series without a value are left out and counted."""
+    """Mean over series, its 95 % bootstrap interval where there are two or more, and the median; series without a value are
+    left out and counted.
+    """
     held_N = values_N[np.isfinite(values_N)]
     if not len(held_N):
         return {"mean": None, "median": None, "ci95": None, "series": 0}
     return {
         "mean": float(held_N.mean()),
         "median": float(np.median(held_N)),
-        "ci95": list(metrics.bootstrap_interval(held_N)),
+        "ci95": list(metrics.bootstrap_interval(held_N)) if len(held_N) > 1 else None,
         "series": len(held_N),
     }
 
@@ -248,11 +250,11 @@ def _rai_part(name: str, words: str, series: tuple[int, ...], reported: Mapping[
 
 
 def _liu_part(name: str, words: str, series: tuple[int, ...]) -> Part:
-    summed = Measure("mse_sum_raw", "MSE of prey + MSE of predator", "mse_sum")
+    summed = Measure("mse_sum_raw", "sum of both species' MSE", "mse_sum")
     reported = {"untuned": {"mse_sum_series_1": 0.3478}, "first run": {"mse_sum_series_1": 0.01599}}
     reported |= {"context 512": {"mse_sum_series_1": 0.0091, "mse_sum_series_2": 0.0317}}
-    of_one = tuple(Measure(f"mse_sum_series_{i}", f"the same, series {i}", "mse_sum", series=(i,)) for i in (1, 2))
-    first = Measure("mse_sum_series_0_5", "the same, series 0-5", "mse_sum", series=tuple(range(6)))
+    of_one = tuple(Measure(f"mse_sum_series_{i}", f"sum of MSE, series {i}", "mse_sum", series=(i,)) for i in (1, 2))
+    first = Measure("mse_sum_series_0_5", "sum of MSE, series 0-5", "mse_sum", series=tuple(range(6)))
     return Part(name, words, 80, 20, 10, series, (summed, first, *of_one), reported)
 
 

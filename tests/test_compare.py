@@ -63,10 +63,10 @@ def test_a_comparison_leaves_forecasts_figures_and_a_page(compared):
     part = result["protocols"]["liu"]["parts"]["liu"]
     assert [row["name"] for row in part["rows"]] == ["tuned", "untuned", *BASELINES]
     assert {path.name for path in out.iterdir()} >= {"liu.csv", "liu-untuned.csv", COMPARE, "report.html", "runs", "parts"}
-    assert "report: first run" in said and "MSE of prey + MSE of predator" in said
+    assert "report: first run" in said and "sum of both species' MSE" in said
     overview = comparison.format_overview(result)
     assert overview in said and overview in (out / "compare.txt").read_text()
-    (row,) = [line for line in comparison.overview_rows(result) if line[0] == "liu: the same, series 1, raw units squared"]
+    (row,) = [line for line in comparison.overview_rows(result) if line[0] == "liu: sum of MSE, series 1, raw units squared"]
     assert row[1] == "0.00910" and row[7] in BASELINES and "oracle" not in row[7]
     assert str(out.parent) not in (out / COMPARE).read_text()
 

@@ -4,16 +4,16 @@
     jaxlv compare RUN --data FILE --out DIR             # a run of your own, where it has not seen the test series
     jaxlv compare --data FILE --out DIR --resume        # goes on where an interrupted comparison stopped
 
-DIR gets a CSV of forecasts for each part of a protocol (mao-768.csv, rai.csv, xu.csv, liu.csv, ...; the untuned model's end
-in -untuned), compare.json with every figure, its unit and its series, compare.txt, report.html, and under runs/ the tuned
-adapters with their ledgers: each has a budget of 1 % of the reports' 1e17 FLOPs. On two cores it takes about an hour.
+DIR gets a CSV of forecasts and a figure for each part of a protocol (mao-768.csv, rai.csv, xu.csv, liu.csv, ...; the untuned
+model's end in -untuned), compare.json with every figure, its unit and its series, compare.txt, report.html, and under runs/
+the tuned adapters with their ledgers: each has a budget of 1 % of the reports' 1e17 FLOPs. About an hour on two cores.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,16 +21,18 @@ from typing import Any
 import jaxlv_configs
 from jaxlv import ledger, run, series
 from jaxlv.baselines import BASELINES
+from jaxlv.codec import TOP
 from jaxlv.config import RunConfig, load_config
 from jaxlv.errors import JaxlvError
 from jaxlv.evaluate import plain, score
 from jaxlv.forecast import Forecast, Forecaster
-from jaxlv.protocols import PROTOCOLS, Part, Protocol, test_series
+from jaxlv.protocols import MAO_ALPHA, PROTOCOLS, Part, Protocol, test_series
 from jaxlv.protocols import score as score_part
-from jaxlv.report import comparison
+from jaxlv.report import comparison, figures, svg
 from jaxlv.series import SeriesSet
 from jaxlv.weights import resolve
 from jaxlv_tools.console import Progress, describe, fresh_folder, program, versions
+from jaxlv_tools.forecast import panels
 from jaxlv_tools.train import train
 
 COMPARE = "compare.json"
@@ -84,6 +86,8 @@ def measure(
                 forecast = forecaster(*asked, evaluate.seed, size, heard, shown=part.shown)
         forecast.write_csv(out / f"{part.name}{'' if name == 'tuned' else f'-{name}'}.csv")
         row = score(name, forecast.median(), truth_NHV, context_NCV, chosen, forecast.filled())
+        if name == "tuned":
+            draw(part, chosen, forecast, row["mae_by_series"], out)
         figures = score_part(part, forecast.median(), chosen, forecast.samples_NSHV)
         rows.append({**row, "valid_share": forecast.valid_share, "figures": figures})
     for name, baseline in BASELINES.items():
@@ -109,6 +113,17 @@ def measure(
     )  # fmt: skip
 
 
+def draw(part: Part, chosen: SeriesSet, forecast: Forecast, errors: Mapping[Any, float], out: Path) -> None:
+    """PART.png, and for the page parts/PART.svg: the forecast of the series whose error is the median one."""
+    middle = sorted(errors, key=lambda i: errors[i])[len(errors) // 2]
+    (panel,) = (panel for panel in panels(forecast, chosen) if panel.series_id == int(middle))
+    if part.scale or part.drawn:
+        panel = replace(panel, top=("top of mao's scale", TOP * MAO_ALPHA))
+    svg.save_png(figures.forecast_figure(panel), out / f"{part.name}.png")
+    label = f"{part.name}: series {panel.series_id}, the one of the median error"
+    (out / "parts" / f"{part.name}.svg").write_text(svg.to_svg(figures.forecast_figure(panel), label), encoding="utf-8")
+
+
 def flops_of(runs: Sequence[run.FinishedRun]) -> dict[str, Any] | None:
     """What the runs' ledgers say was spent, by kind of work; None where a run has no ledger."""
     kinds = {"train_step": "tuning", "validation": "validation", "generation": "forecasts"}
@@ -132,6 +147,11 @@ def base_cost(model: str) -> dict[str, Any] | None:
         return None
     tree = json.loads(record.read_text(encoding="utf-8"))
     return {key: tree[key] for key in ("parameters", "tokens", "flops") if key in tree}
+
+
+def drawings(folder: Path) -> dict[str, str]:
+    """{part: the <svg> element of its forecast}."""
+    return {path.stem: path.read_text(encoding="utf-8") for path in folder.glob("*.svg")}
 
 
 @program(arguments)
@@ -185,7 +205,7 @@ def main(options: argparse.Namespace) -> None:
         }
     result |= {"base": base_cost((given.config if given else config).model.path), "versions": versions()}
     (out / COMPARE).write_text(json.dumps(plain(result), indent=1) + "\n", encoding="utf-8")
-    comparison.write_page(out / "report.html", result)
+    comparison.write_page(out / "report.html", result, drawings(out / "parts"))
     (out / "compare.txt").write_text(comparison.format_text(result), encoding="utf-8")
     print(f"{comparison.format_overview(result)}\n\n{comparison.format_bill(result)}")
     print(f"figures: {out / COMPARE}\nreport:  {out / 'report.html'}")

@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from markupsafe import Markup
+
 from jaxlv.report import figures
-from jaxlv.report.page import MISSING, Cell, Figure, Group, Page, Section, Table, align, number, render, svg
+from jaxlv.report.page import MISSING, Block, Cell, Figure, Group, Page, Section, Table, align, number, render, svg
 
 Tree = Mapping[str, Any]
 OF_TRUTH = ("above_top", "peak")  # measures that the truth has too
+DRAWING = (
+    "The tuned model's forecast of the series whose error is the median one: median and bands of the samples, raw units."
+)
 HEADLINES = ("mao-768", "rai", "xu", "liu")  # the parts that the summary speaks of
 LARGER = ("r2", "success")  # measures of which more is better
 Line = tuple[
@@ -231,22 +237,25 @@ def summary(result: Tree) -> str:
     return " ".join(sentences) or "Nothing was measured."
 
 
-def page_of(result: Tree) -> Page:
-    """The page of a comparison."""
+def page_of(result: Tree, drawings: Mapping[str, str] = MappingProxyType({})) -> Page:
+    """The page of a comparison; `drawings` are <svg> elements of a part's forecast."""
     sections = []
     for protocol in result["protocols"].values():
         counts = ", ".join(f"{count} {share}" for share, count in protocol["split"].items())
         words = f"Split: {counts} series."
         for part in protocol["parts"].values():
-            sections.append(Section(part["part"], [table_of(part), growth_of(part)], f"{heading(part)}. {words}"))
+            blocks: list[Block] = [table_of(part), growth_of(part)]
+            if part["part"] in drawings:
+                blocks.append(Figure([Markup(drawings[part["part"]])], DRAWING))
+            sections.append(Section(part["part"], blocks, f"{heading(part)}. {words}"))
     rows = [[Cell(text) for text in row] for row in overview_rows(result)]
     caption = " ".join([OVERVIEW_CAPTION, *units_of(result)])
     overview = Section("Overview", [Table("All protocols", caption, [Group("", "", len(OVERVIEW))], list(OVERVIEW), rows)])
     return Page("Comparison with four reports", summary(result), bill_lines(result), [overview, *sections])
 
 
-def write_page(path: Path, result: Tree) -> None:
+def write_page(path: Path, result: Tree, drawings: Mapping[str, str] = MappingProxyType({})) -> None:
     """Write the page, whole or not at all."""
     unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_text(render(page_of(result)), encoding="utf-8")
+    unfinished.write_text(render(page_of(result, drawings)), encoding="utf-8")
     os.replace(unfinished, path)

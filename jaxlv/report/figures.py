@@ -74,6 +74,9 @@ def _figure(width: float, height: float) -> Figure:
 # ---------------------------------------------------------------------------------------- forecasts
 
 
+TOP_DASH = (0, (6, 2))
+
+
 @dataclass(frozen=True)
 class ForecastPanel:
     """One series and the samples that continue it, in raw units; NaN where a sample is invalid or cut."""
@@ -84,6 +87,7 @@ class ForecastPanel:
     context_CV: np.ndarray
     truth_HV: np.ndarray | None  # None: the future is unknown
     samples_SHV: np.ndarray
+    top: tuple[str, float] | None = None  # a level to be drawn, in words and raw units
 
     @property
     def time_C(self) -> np.ndarray:
@@ -152,6 +156,8 @@ def forecast_figure(panel: ForecastPanel, *, time_label: str = "time") -> Figure
             )
         ax.plot(panel.time_C, panel.context_CV[:, v], color=INK, linewidth=1.5)
         ax.plot(panel.time_H, median_HV[:, v], color=colour, linewidth=1.8)
+        if panel.top:
+            ax.axhline(panel.top[1], color=MUTED, linewidth=1.0, linestyle=TOP_DASH)
         if len(panel.time_C) and len(panel.time_H):
             ax.axvline((panel.time_C[-1] + panel.time_H[0]) / 2, color=MUTED, linewidth=0.8, linestyle=(0, (3, 2)))
         ax.set_ylim(min(0.0, np.nanmin(panel.observed_TV[:, v])), 1.06 * min(top, panel.ceiling_V[v]) or 1.0)
@@ -176,6 +182,8 @@ def _forecast_legend(figure: Figure, panel: ForecastPanel) -> None:
             opacity = 1 - math.prod(1 - _ALPHA[layer] for layer in layers)
             patches = tuple(Patch(facecolor=c, alpha=opacity, linewidth=0) for c in colours)
             entries.append((patches, f"{100 * share:.0f} %"))
+    if panel.top:
+        entries.append((Line2D([], [], color=MUTED, linewidth=1.0, linestyle=TOP_DASH), panel.top[0]))
     handles, labels = zip(*entries, strict=True)
     figure.legend(
         handles,

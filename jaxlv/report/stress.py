@@ -67,6 +67,20 @@ def _table(group: str, entries: Sequence[Tree]) -> Table:
     return Table(f"Errors by {group}", caption, groups, ["", *["mean", "median", "95 % interval"] * len(entries)], rows)
 
 
+def coverage_table(group: str, entries: Sequence[Tree]) -> Table:
+    """The share of the truth inside the 80 % band of each model's samples."""
+    models = [name for name in methods_of(entries) if _row(entries[0], name).get("coverage")]
+    rows = [
+        [Cell(name), *(Cell(percent(share := _row(e, name)["coverage"]["80"]), share) for e in entries)] for name in models
+    ]
+    S = entries[0]["samples"]
+    caption = (
+        f"Share of the truth, in %, inside the 80 % band; {S} samples can cover at most {percent((S - 1) / (S + 1))} %."
+    )
+    groups = [Group("", "", 1), Group("inside the 80 % band", "%", len(entries))]
+    return Table(f"Coverage by {group}", caption, groups, ["", *(entry["level"] for entry in entries)], rows)
+
+
 def _counts(entries: Sequence[Tree]) -> str:
     counts = list(dict.fromkeys(len(entry["series"]) for entry in entries))
     return str(counts[0]) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
@@ -103,7 +117,7 @@ def page_of(result: Tree) -> Page:
             picture = figures.level_figure(entries, AXES[group])
             label = f"Mean absolute error against {group}"
             blocks.append(Figure([svg(picture, label)], f"{label}; logarithmic, in raw units."))
-        blocks += tables_of(group, entries)
+        blocks += [*tables_of(group, entries), coverage_table(group, entries)]
         ceiling = ceiling_table(entries) if group == "amplitude" else None
         sections.append(Section(f"By {group}", [*blocks, *([ceiling] if ceiling else [])]))
     count = max((len(entry["series"]) for entry in result["conditions"]), default=0)
@@ -121,16 +135,21 @@ def write_page(path: Path, result: Tree) -> None:
 def format_tables(result: Tree) -> str:
     """Mean and median errors of each group as plain text."""
     blocks = [_format(group, entries) for group, entries in groups_of(result).items()]
-    return "\n\n".join([*blocks, "Mean (median) of the absolute error over series, in raw units."])
+    words = (
+        "Mean (median) of the absolute error over series, in raw units; inside 80 %: share of the truth inside that band."
+    )
+    return "\n\n".join([*blocks, words])
 
 
 def _format(group: str, entries: Sequence[Tree]) -> str:
     methods = methods_of(entries)
-    columns = [[group, *methods]]
+    models = [name for name in methods if _row(entries[0], name).get("coverage")]
+    columns = [[group, *methods, *(f"{name}: inside 80 %" for name in models)]]
     for entry in entries:
         rows = [_row(entry, name) for name in methods]
         means, medians = (align([number(row[key]) for row in rows]) for key in ("mae", "mae_median"))
-        columns.append([entry["level"], *(f"{a} ({b.strip()})" for a, b in zip(means, medians, strict=True))])
+        inside = [f"{percent(_row(entry, name)['coverage']['80'])} %" for name in models]
+        columns.append([entry["level"], *(f"{a} ({b.strip()})" for a, b in zip(means, medians, strict=True)), *inside])
     widths = [max(map(len, column)) for column in columns]
     lines = [
         "  ".join(t.ljust(w) if i == 0 else t.rjust(w) for i, (t, w) in enumerate(zip(row, widths, strict=True))).rstrip()
