@@ -18,6 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import jaxlv_configs
 from jaxlv import ledger, run, series
 from jaxlv.baselines import BASELINES
@@ -87,7 +89,7 @@ def measure(
         forecast.write_csv(out / f"{part.name}{'' if name == 'tuned' else f'-{name}'}.csv")
         row = score(name, forecast.median(), truth_NHV, context_NCV, chosen, forecast.filled())
         if name == "tuned":
-            draw(part, chosen, forecast, row["mae_by_series"], out)
+            drawing = draw(part, chosen, forecast, row["mae_by_series"], out)
         figures = score_part(part, forecast.median(), chosen, forecast.samples_NSHV)
         rows.append({**row, "valid_share": forecast.valid_share, "figures": figures})
     for name, baseline in BASELINES.items():
@@ -106,6 +108,7 @@ def measure(
                 "point forecast": "median of the samples at each step",
                 "measures": {m.key: {"words": m.words, "unit": m.unit_words, "first_steps": m.steps} for m in part.measures},
             },
+            "drawing": drawing,
             "reported": part.reported,
             "truth": score_part(part, truth_NHV, chosen),
             "rows": rows,
@@ -113,15 +116,19 @@ def measure(
     )  # fmt: skip
 
 
-def draw(part: Part, chosen: SeriesSet, forecast: Forecast, errors: Mapping[Any, float], out: Path) -> None:
-    """PART.png, and for the page parts/PART.svg: the forecast of the series whose error is the median one."""
-    middle = sorted(errors, key=lambda i: errors[i])[len(errors) // 2]
-    (panel,) = (panel for panel in panels(forecast, chosen) if panel.series_id == int(middle))
-    if part.scale or part.drawn:
+def draw(part: Part, chosen: SeriesSet, forecast: Forecast, errors: Mapping[str, float], out: Path) -> str:
+    """PART.png, and for the page parts/PART.svg: one series with its forecast. Returns which, in words."""
+    if part.drawn:  # by the truth alone, so that forecasts under several scales show the same series
+        order, words = np.argsort(chosen.values_NTV.max(axis=(1, 2))), "the median highest value"
+    else:
+        order, words = np.argsort([errors[str(i)] for i in chosen.ids_N]), "the median error"
+    panel = panels(forecast, chosen)[order[len(order) // 2]]
+    if part.drawn:
         panel = replace(panel, top=("top of mao's scale", TOP * MAO_ALPHA))
     svg.save_png(figures.forecast_figure(panel), out / f"{part.name}.png")
-    label = f"{part.name}: series {panel.series_id}, the one of the median error"
+    label = f"Forecast of series {panel.series_id}, the one of {words}"
     (out / "parts" / f"{part.name}.svg").write_text(svg.to_svg(figures.forecast_figure(panel), label), encoding="utf-8")
+    return label
 
 
 def flops_of(runs: Sequence[run.FinishedRun]) -> dict[str, Any] | None:

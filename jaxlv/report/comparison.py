@@ -15,9 +15,6 @@ from jaxlv.report.page import MISSING, Block, Cell, Figure, Group, Page, Section
 
 Tree = Mapping[str, Any]
 OF_TRUTH = ("above_top", "peak")  # measures that the truth has too
-DRAWING = (
-    "The tuned model's forecast of the series whose error is the median one: median and bands of the samples, raw units."
-)
 HEADLINES = ("mao-768", "rai", "xu", "liu")  # the parts that the summary speaks of
 LARGER = ("r2", "success")  # measures of which more is better
 Line = tuple[
@@ -104,9 +101,11 @@ def table_of(part: Tree) -> Table:
             row.append(Cell(_interval(key, cell[2]), cell[2][0] if cell[2] else None))
         groups.append(Group(measure["words"], measure["unit"], 3))
         columns += ["mean", "median", "95 % interval"]
+    rule = part["protocol"]["scale"]
+    scale = "is fitted on the context alone" if rule == "context" else f"is that of {rule}'s rule"
     caption = (
         "Mean over series with its median and 95 % bootstrap interval; the report prints a mean alone. Bold: the best of the"
-        " models and baselines. The scale is fitted on the context alone; the point forecast is the median of the samples."
+        f" models and baselines. The scale {scale}; the point forecast is the median of the samples."
     )
     return Table(heading(part), caption, groups, columns, rows)
 
@@ -120,34 +119,48 @@ def growth_of(part: Tree) -> Figure:
     )
 
 
+KINDS = ("tuning", "validation", "forecasts")
+
+
 def bill_lines(result: Tree) -> list[tuple[str, str]]:
     """What each protocol cost us, what its report says it cost, and what the base cost, in words."""
-    found, total = [], 0
+    found = []
     for name, protocol in result["protocols"].items():
         spent, theirs = protocol["flops"], protocol["reported_flops"]
-        reported = f"the report: {theirs['total']:.3g} ({theirs['words']})"
-        if spent is None:
-            found.append((name, f"not counted (the run has no ledger); {reported}"))
-            continue
-        total += spent["total"]
-        kinds = ", ".join(f"{kind} {spent[kind]:.3g}" for kind in ("tuning", "validation", "forecasts"))
-        found.append((name, f"{spent['total']:.3g} FLOPs ({spent['convention']}): {kinds}; {reported}"))
+        ours = f"{spent['total']:.3g} FLOPs" if spent else "not counted (the run has no ledger)"
+        found.append((name, f"{ours}; the report {theirs['total']:.3g}"))
+    total = sum(protocol["flops"]["total"] for protocol in result["protocols"].values() if protocol["flops"])
     found.append(("together", f"{total:.3g} FLOPs for tuning, validation and forecasts"))
-    if result.get("base"):
-        base = result["base"]
+    if base := result.get("base"):
         cost = base["flops"]["coursework"] if isinstance(base.get("flops"), Mapping) else base.get("flops")
-        found.append(
-            (
-                "the base, once",
-                f"{cost:.3g} FLOPs (coursework), {base['tokens']:,} tokens, {base['parameters']:,} parameters",
-            )
-        )
+        words = f"{cost:.3g} FLOPs, {base['tokens']:,} tokens, {base['parameters']:,} parameters"
+        found.append(("the base, once", words))
     return found
+
+
+def bill_table(result: Tree) -> Table:
+    """FLOPs by kind of work, beside the budget and what the report spent."""
+    rows = []
+    for name, protocol in result["protocols"].items():
+        spent, theirs = protocol["flops"] or {}, protocol["reported_flops"]
+        figures_of = [*(spent.get(kind) for kind in (*KINDS, "total", "budget")), theirs["total"]]
+        cells = [Cell(MISSING if value is None else f"{value:.3g}", value) for value in figures_of]
+        rows.append([Cell(name), *cells, Cell(theirs["words"])])
+    conventions = {protocol["flops"]["convention"] for protocol in result["protocols"].values() if protocol["flops"]}
+    caption = f"FLOPs under the convention {', '.join(sorted(conventions)) or MISSING}, from the ledgers of the runs."
+    groups = [Group("", "", 1), Group("ours", "FLOPs", 5), Group("the report", "FLOPs", 2)]
+    return Table("The bill", caption, groups, ["", *KINDS, "together", "budget", "all", ""], rows)
 
 
 def format_bill(result: Tree) -> str:
     """The bill for a terminal."""
-    return "\n".join(f"{name}: {words}" for name, words in bill_lines(result))
+    lines = []
+    for name, words in bill_lines(result):
+        spent = (result["protocols"].get(name) or {}).get("flops")
+        kinds = ", ".join(f"{kind} {spent[kind]:.3g}" for kind in KINDS) if spent else ""
+        lines.append(f"{name}: {words}{f' ({kinds})' if kinds else ''}")
+    conventions = {protocol["flops"]["convention"] for protocol in result["protocols"].values() if protocol["flops"]}
+    return "\n".join([*lines, *(f"FLOPs by the convention {name}." for name in sorted(conventions))])
 
 
 OVERVIEW_CAPTION = (
@@ -246,11 +259,15 @@ def page_of(result: Tree, drawings: Mapping[str, str] = MappingProxyType({})) ->
         for part in protocol["parts"].values():
             blocks: list[Block] = [table_of(part), growth_of(part)]
             if part["part"] in drawings:
-                blocks.append(Figure([Markup(drawings[part["part"]])], DRAWING))
+                caption = f"{part['drawing']}: median and bands of the tuned model's samples, raw units."
+                blocks.append(Figure([Markup(drawings[part["part"]])], caption))
             sections.append(Section(part["part"], blocks, f"{heading(part)}. {words}"))
     rows = [[Cell(text) for text in row] for row in overview_rows(result)]
     caption = " ".join([OVERVIEW_CAPTION, *units_of(result)])
-    overview = Section("Overview", [Table("All protocols", caption, [Group("", "", len(OVERVIEW))], list(OVERVIEW), rows)])
+    overview = Section(
+        "Overview",
+        [Table("All protocols", caption, [Group("", "", len(OVERVIEW))], list(OVERVIEW), rows), bill_table(result)],
+    )
     return Page("Comparison with four reports", summary(result), bill_lines(result), [overview, *sections])
 
 

@@ -75,6 +75,7 @@ def _figure(width: float, height: float) -> Figure:
 
 
 TOP_DASH = (0, (6, 2))
+LEGEND = 6  # entries of one line
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,7 @@ def _forecast_legend(figure: Figure, panel: ForecastPanel) -> None:
         handles,
         labels,
         loc="outside upper left",
-        ncols=len(labels),
+        ncols=len(labels) if len(labels) <= LEGEND else -(-len(labels) // 2),
         handlelength=1.7,
         columnspacing=1.1,
         handletextpad=0.5,
