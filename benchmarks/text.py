@@ -21,10 +21,10 @@ import numpy as np
 
 from benchmarks import tables
 from jaxlv import dynamics
-from jaxlv.codec import Codec
+from jaxlv.codec import TOP, Codec
 from jaxlv.config import SamplingConfig
 from jaxlv.evaluate import plain, score
-from jaxlv.forecast import Forecast, Forecaster
+from jaxlv.forecast import Forecaster
 from jaxlv.likelihood import nats_per_value
 from jaxlv.series import SeriesSet
 from jaxlv.tokens import load_alphabet
@@ -44,10 +44,10 @@ class Form:
     headrooms: tuple[float, ...] = (0.5,)
     temperature: float = 1.0
 
-    def codec(self, headroom: float, values_NTV: np.ndarray) -> Codec:
+    def codec(self, values_NTV: np.ndarray) -> Codec:
         """The codec; the rule `mao` takes its factor from all values, as the report does."""
-        alpha = float(np.percentile(values_NTV, 99.7)) / 10 if self.scale == "mao" else None
-        return Codec(self.scale, headroom, self.decimals, alpha)
+        alpha = float(np.percentile(values_NTV, 99.7)) / TOP if self.scale == "mao" else None
+        return Codec(self.scale, self.headrooms[0], self.decimals, alpha, self.headrooms)
 
 
 FORMS: dict[str, Form] = {
@@ -71,25 +71,14 @@ FORMS: dict[str, Form] = {
 """By name; all but what the name says is as in the first."""
 
 
-def draw(form: Form, forecaster: Forecaster, series: SeriesSet, samples: int, batch: int) -> Forecast:
-    """The samples of all head-rooms together."""
-    share = samples // len(form.headrooms)
-    parts = []
-    for place, headroom in enumerate(form.headrooms):
-        own = replace(forecaster, codec=form.codec(headroom, series.values_NTV))
-        own = own.with_sampling(temperature=form.temperature)
-        parts.append(own(series, CONTEXT, HORIZON, share, SEED + place, batch))
-    return replace(parts[0], samples_NSHV=np.concatenate([part.samples_NSHV for part in parts], axis=1))
-
-
 def measure(form: Form, forecaster: Forecaster, series: SeriesSet, samples: int, batch: int) -> dict[str, Any]:
     """A row of the result."""
-    forecast = draw(form, forecaster, series, samples, batch)
+    own = replace(forecaster, codec=form.codec(series.values_NTV)).with_sampling(temperature=form.temperature)
+    forecast = own(series, CONTEXT, HORIZON, samples, SEED, batch)
     values_NTV = series.values_NTV
     context_NCV, truth_NHV = values_NTV[:, :CONTEXT], values_NTV[:, CONTEXT : CONTEXT + HORIZON]
     row = score("model", forecast.median(), truth_NHV, context_NCV, series, forecast.filled())
     if len(form.headrooms) == 1:
-        own = replace(forecaster, codec=form.codec(form.headrooms[0], values_NTV))
         row["nats_per_value"] = float(nats_per_value(own, series, CONTEXT, HORIZON, batch).mean())
     return plain({key: value for key, value in row.items() if not key.endswith(("_by_series", "_by_step"))})
 

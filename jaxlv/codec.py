@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -81,12 +81,14 @@ class Codec:
     headroom: float = 0.5  # share of [0, TOP] left free above the context's maximum
     decimals: int = 2
     dataset_alpha: float | None = None  # the factor of the rule `mao`
+    headrooms: tuple[float, ...] = ()  # several, where a series is written in several scales
 
     def __post_init__(self) -> None:
         if self.scale not in SCALE_RULES:
             raise JaxlvError("unknown rule", where="codec.scale", expected=", ".join(SCALE_RULES), found=self.scale)
-        if not 0 <= self.headroom < 1:
-            raise JaxlvError("must be in [0, 1)", where="codec.headroom", found=self.headroom)
+        for headroom in (self.headroom, *self.headrooms):
+            if not 0 <= headroom < 1:
+                raise JaxlvError("must be in [0, 1)", where="codec.headroom", found=headroom)
         if not 1 <= self.decimals <= 6:
             raise JaxlvError("must be 1 to 6", where="codec.decimals", found=self.decimals)
 
@@ -94,7 +96,14 @@ class Codec:
     def for_data(cls, config: CodecConfig, values_NTV: np.ndarray) -> Codec:
         """The codec of a config; the rule `mao` takes its factor from all the values given."""
         alpha = float(np.percentile(values_NTV, 99.7)) / TOP if config.scale == "mao" else None
-        return cls(config.scale, config.headroom, config.decimals, alpha)
+        return cls(config.scale, config.headroom, config.decimals, alpha, config.headrooms)
+
+    @property
+    def variants(self) -> tuple[Codec, ...]:
+        """A codec for each of `headrooms`; where there are none, or the rule is not `context`, this one."""
+        if self.scale != "context" or not self.headrooms:
+            return (self,)
+        return tuple(replace(self, headroom=headroom, headrooms=()) for headroom in self.headrooms)
 
     @property
     def rule(self) -> ScaleRule:

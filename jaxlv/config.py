@@ -160,6 +160,7 @@ class CodecConfig:
 
     scale: str = "context"  # context | xu | rai | mao | liu
     headroom: float = 0.5  # share of the range left free above the context's maximum (scale = "context")
+    headrooms: tuple[float, ...] = ()  # several: training windows draw one each, and samples are shared out among them
     decimals: int = 2
 
 

@@ -334,6 +334,7 @@ def protocol(series: SeriesSet, config: EvaluateConfig, forecaster: Forecaster |
             "scale_peeks_at_future": bool(codec.rule.peeks_at),
             "scale_peeks_at": codec.rule.peeks_at or None,
             "headroom": codec.headroom if codec.scale == "context" else None,
+            "headrooms": [one.headroom for one in codec.variants] if codec.scale == "context" else None,
             "decimals": codec.decimals,
             "sampling": config_tree(forecaster.sampling),
         }

@@ -6,7 +6,7 @@ Axes: N series, S samples, C context steps, H steps ahead, V variables.
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -111,9 +111,13 @@ class Forecaster:
         return replace(self, sampling=replace(self.sampling, **changes))
 
     def scales(self, series: SeriesSet, context: int) -> np.ndarray:
-        """Raw units per written unit of each series and variable, by the codec's rule: (N, V)."""
+        """Raw units per written unit of each series and variable, by the codec's rule and its `headroom`: (N, V)."""
+        return self._scales(series, context, (self.codec,))[:, 0]
+
+    def _scales(self, series: SeriesSet, context: int, variants: Sequence[Codec]) -> np.ndarray:
+        """The same by each of R codecs: (N, R, V)."""
         pairs = zip(series.ids_N, series.values_NTV, strict=True)
-        return np.array([self.codec.fit(v_TV[:context], v_TV, f"series {i}") for i, v_TV in pairs])
+        return np.array([[one.fit(v_TV[:context], v_TV, f"series {i}") for one in variants] for i, v_TV in pairs])
 
     def __call__(
         self,
@@ -130,9 +134,9 @@ class Forecaster:
         """Forecasts of steps context .. context + horizon - 1 of each series, given the steps before.
 
         With `shown` characters of step `context` given too, as where a text is cut anywhere, the samples complete that
-        step, which is dropped, and the forecast begins with the step behind it. `scales_NV` are raw units per written
-        unit, by default what the codec's rule gives. JaxlvError for a context longer than the series. `on_batch(done)`
-        hears how many series are done.
+        step, which is dropped, and the forecast begins with the step behind it. Sample s is written under head-room s of
+        the codec's, in turns. `scales_NV` are raw units per written unit, by default what the codec's rule gives.
+        JaxlvError for a context longer than the series. `on_batch(done)` hears how many series are done.
         """
         values_NTV = series.values_NTV
         cut = int(shown > 0)
@@ -140,24 +144,30 @@ class Forecaster:
             raise JaxlvError(
                 "the context does not fit the series", expected=f"1 to {values_NTV.shape[1] - cut} steps", found=context
             )
-        alphas = self.scales(series, context) if scales_NV is None else scales_NV
+        variants = self.codec.variants[:samples] if scales_NV is None else (self.codec,)
+        R, each = len(variants), -(-samples // len(variants))
+        if scales_NV is None:
+            scales_NV = self._scales(series, context, variants).reshape(len(series) * R, -1)
+        ids_M, values_MTV = np.repeat(series.ids_N, R), np.repeat(values_NTV, R, axis=0)  # M = N R rows: a series, a scale
+        keys_M = ids_M * R + np.tile(np.arange(R), len(series))
         texts = [
             self._text(v_TV, alpha_V, context, shown, f"series {i}")
-            for i, v_TV, alpha_V in zip(series.ids_N, values_NTV, alphas, strict=True)
+            for i, v_TV, alpha_V in zip(ids_M, values_MTV, scales_NV, strict=True)
         ]
         prompts, opened = [self.alphabet.encode(whole + part) for whole, part in texts], [part for _, part in texts]
-        digits_N = [
-            _digits(v_TV[:context] / alpha_V, part) for v_TV, alpha_V, part in zip(values_NTV, alphas, opened, strict=True)
+        digits_M = [
+            _digits(v_TV[:context] / alpha_V, part)
+            for v_TV, alpha_V, part in zip(values_MTV, scales_NV, opened, strict=True)
         ]
         decoded: dict[int, list[Decoded]] = {}
-        for digits in sorted(set(digits_N)):  # series of one grammar together
-            group = np.flatnonzero(np.equal(digits_N, digits))
-            for rows in np.split(group, range(batch_series, len(group), batch_series)):
-                samples_of = self._batch(
-                    prompts, opened, alphas, series.ids_N, rows, batch_series, digits, horizon + cut, samples, seed
-                )
+        size = batch_series * R
+        for digits in sorted(set(digits_M)):  # rows of one grammar together
+            group = np.flatnonzero(np.equal(digits_M, digits))
+            for rows in np.split(group, range(size, len(group), size)):
+                samples_of = self._batch(prompts, opened, scales_NV, keys_M, rows, size, digits, horizon + cut, each, seed)
                 decoded |= dict(zip(rows.tolist(), samples_of, strict=True))
-                on_batch(len(decoded))
+                on_batch(len(decoded) // R)
+        drawn = [[decoded[row * R + s % R][s // R] for s in range(samples)] for row in range(len(series))]
         step = float(series.time_T[1] - series.time_T[0]) if len(series.time_T) > 1 else 1.0
         return Forecast(
             series.ids_N,
@@ -165,8 +175,8 @@ class Forecaster:
             series.time_T[context - 1] + step * np.arange(1 + cut, horizon + 1 + cut),
             series.variables,
             values_NTV[:, context - 1],
-            np.array([[_padded(d.values_TV[cut:], horizon) for d in decoded[row]] for row in range(len(prompts))]),
-            dict(collections.Counter(d.stop for row in decoded.values() for d in row)),
+            np.array([[_padded(d.values_TV[cut:], horizon) for d in row] for row in drawn]),
+            dict(collections.Counter(d.stop for row in drawn for d in row)),
         )
 
     def rolling(
@@ -190,15 +200,16 @@ class Forecaster:
         if reach < 1:
             raise JaxlvError("the reach must be at least one step", found=reach)
         N, parts_in_all, rows = len(series), -(-horizon // reach), len(series) * samples
-        scales_NV = self.scales(series, context)
-        scales_RV = np.repeat(scales_NV, samples, axis=0)
+        variants = self.codec.variants
+        variant_R = np.tile(np.arange(samples) % len(variants), N)  # R = N S rows: a sample of a series
+        scales_RV = self._scales(series, context, variants)[np.repeat(np.arange(N), samples), variant_R]
         least_RV = 0.5 * scales_RV * 10.0**-self.codec.decimals
 
         def hear(part: int, each: int = 1) -> Callable[[int], None]:
             return lambda done: on_batch((part * N + done // each) // parts_in_all)
 
         length = min(reach, horizon)
-        first = self(series, context, length, samples, seed, batch_series, hear(0), scales_NV=scales_NV)
+        first = self(series, context, length, samples, seed, batch_series, hear(0))
         past_RTV, time_C = np.repeat(series.values_NTV[:, :context], samples, axis=0), series.time_T[:context]
         ids_R = (series.ids_N[:, None] * samples + np.arange(samples)).reshape(-1)
         parts, stops = [first.samples_NSHV], collections.Counter(first.stops)
@@ -210,11 +221,12 @@ class Forecaster:
             part_RHV = np.full((rows, length, past_RTV.shape[2]), np.nan)
             if goes_on_R.any():
                 chosen = replace(series, ids_N=ids_R[goes_on_R], values_NTV=past_RTV[goes_on_R], time_T=time_C)
-                own = self.codec.scale == "context"
+                scales_NV = scales_RV[goes_on_R]
+                if self.codec.scale == "context":
+                    scales_NV = self._scales(chosen, context, variants)[np.arange(len(chosen)), variant_R[goes_on_R]]
                 following = self(
-                    chosen, context, length, 1, seed + part, batch_series * samples, hear(part, samples),
-                    scales_NV=self.scales(chosen, context) if own else scales_RV[goes_on_R],
-                )  # fmt: skip
+                    chosen, context, length, 1, seed + part, batch_series * samples, hear(part, samples), scales_NV=scales_NV
+                )
                 part_RHV[goes_on_R] = following.samples_NSHV[:, 0]
                 stops.update(following.stops)
             parts.append(part_RHV.reshape(N, samples, length, -1))

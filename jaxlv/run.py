@@ -550,7 +550,8 @@ def load_run(folder: Path) -> FinishedRun:
         if not steps:
             raise JaxlvError("no checkpoint yet", where=folder, hint="train longer, or lower train.checkpoint_every")
         state = checkpoints.restore(marked["step"] if marked else steps[-1], like)
-    codec = Codec(config.codec.scale, config.codec.headroom, config.codec.decimals, made_of["dataset_alpha"])
+    stated = config.codec
+    codec = Codec(stated.scale, stated.headroom, stated.decimals, made_of["dataset_alpha"], stated.headrooms)
     untuned = Forecaster(model, {"params": params}, alphabet, codec, config.sampling)
     tuned = replace(untuned, variables=overlay.join(state.trained, frozen))
     return FinishedRun(folder, config, tuned, untuned, made_of, split)

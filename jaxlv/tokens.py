@@ -184,9 +184,9 @@ def make_windows(
     """The windows of a set of series (raw units); `stride` (tokens) stands in for the config's, as in validation.
 
     With the rule `context`, each window is a series from one of its time steps on, its scale fitted on a context of
-    config.context_steps = (least, most) steps drawn by `seed`: what the model will see when it forecasts. The stride is
-    then counted in steps of nominal length (one digit before the point). With the other rules a series is one stream
-    of tokens in one scale, cut as the config says.
+    config.context_steps = (least, most) steps drawn by `seed`, with one of the codec's head-rooms: what the model will
+    see when it forecasts. The stride is then counted in steps of nominal length (one digit before the point). With the
+    other rules a series is one stream of tokens in one scale, cut as the config says.
     """
     stride = stride or config.stride
     if codec.scale == "context":
@@ -202,7 +202,7 @@ def make_windows(
 
 
 def _context_windows(values_NTV, codec, alphabet, config, stride, seed):
-    generator = np.random.default_rng(list(seed))
+    generator, variants = np.random.default_rng(list(seed)), codec.variants
     least, most = config.context_steps
     _, T, V = values_NTV.shape
     stride_steps = max(1, stride // (V * (codec.decimals + 3)))
@@ -210,7 +210,8 @@ def _context_windows(values_NTV, codec, alphabet, config, stride, seed):
         for start in range(0, max(1, T - least), stride_steps):
             rest_TV = series_TV[start:]
             cut = int(generator.integers(min(least, len(rest_TV)), min(most, len(rest_TV)) + 1))
-            alpha_V = codec.fit(rest_TV[:cut])
+            one = variants[int(generator.integers(len(variants)))] if len(variants) > 1 else codec
+            alpha_V = one.fit(rest_TV[:cut])
             ids = alphabet.encode(codec.encode(rest_TV[: config.length], alpha_V))
             if start and config.partial == "drop" and len(ids) < config.length:
                 break

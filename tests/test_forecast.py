@@ -223,6 +223,37 @@ def test_of_the_cut_step_only_what_is_shown_is_read(forecaster, series):
     assert texts == [("1.00,2.00;", part) for part in ("", "9", "9.23,4", "9.23,4.56")]
 
 
+# ------------------------------------------------------------------------------------- several head-rooms
+
+
+def test_samples_are_shared_out_among_the_head_rooms(forecaster, series):
+    """Of 5 samples under 2 head-rooms, the even ones are whole units of the first scale, the odd ones of the second."""
+    rooms = (0.2, 0.6)
+    several = run(forecaster, series, {"headrooms": rooms}, samples=5)
+    for sample in range(5):
+        alone = replace(forecaster, codec=Codec(headroom=rooms[sample % 2]))
+        units_NHV = several.samples_NSHV[:, sample] / (alone.scales(series, CONTEXT)[:, None] * 0.01)
+        np.testing.assert_allclose(units_NHV, np.round(units_NHV), atol=1e-6)
+    assert len({several.samples_NSHV[0, s].tobytes() for s in range(5)}) == 5
+
+
+def test_one_head_room_is_the_plain_forecast(forecaster, series, forecast):
+    same = run(forecaster, series, {"headrooms": (0.5,)})
+    np.testing.assert_array_equal(same.samples_NSHV, forecast.samples_NSHV)
+
+
+def test_a_series_under_several_head_rooms_is_the_same_alone(forecaster, series):
+    codec = {"headrooms": (0.3, 0.5, 0.7)}
+    whole = run(forecaster, series, codec)
+    alone = run(forecaster, series.select(series.ids_N[1:2]), codec)
+    np.testing.assert_array_equal(alone.samples_NSHV[0], whole.samples_NSHV[1])
+
+
+def test_other_rules_have_no_head_rooms(forecaster, series):
+    with_rooms, without = (run(forecaster, series, {"scale": "liu", **more}) for more in ({"headrooms": (0.2, 0.6)}, {}))
+    np.testing.assert_array_equal(with_rooms.samples_NSHV, without.samples_NSHV)
+
+
 # ---------------------------------------------------------------------------------------- beyond one window
 
 
@@ -234,16 +265,17 @@ def test_a_rolling_forecast_is_the_plain_one_as_far_as_it_reaches(forecaster, se
     assert rolled.start == CONTEXT and np.isfinite(rolled.samples_NSHV).all()
 
 
-@pytest.mark.parametrize("codec", [{}, {"scale": "liu"}, {"scale": "xu"}], ids=lambda codec: codec.get("scale", "context"))
+@pytest.mark.parametrize("codec", [{}, {"scale": "liu"}, {"scale": "xu"}, {"headrooms": (0.3, 0.6)}], ids=str)
 def test_each_sample_goes_on_from_its_own_last_steps(codec, forecaster, series):
     forecaster = replace(forecaster, codec=Codec(**codec))
     one = forecaster.rolling(series, CONTEXT, 6, 2, reach=3, batch_series=3)
     past = np.concatenate([series.values_NTV[1, :CONTEXT], one.samples_NSHV[1, 1, :3]])[-CONTEXT:]
-    scale_V = forecaster.scales(series, CONTEXT)[1]
+    of_sample = replace(forecaster, codec=forecaster.codec.variants[-1])  # sample 1's
+    scale_V = of_sample.scales(series, CONTEXT)[1]
     past = np.maximum(past, 0.005 * scale_V)
     alone = replace(series, values_NTV=past[None], ids_N=np.array([series.ids_N[1] * 2 + 1]), time_T=series.time_T[:CONTEXT])
     scales_NV = None if forecaster.codec.scale == "context" else scale_V[None]
-    following = forecaster(alone, CONTEXT, 3, 1, seed=1, batch_series=6, scales_NV=scales_NV)
+    following = of_sample(alone, CONTEXT, 3, 1, seed=1, batch_series=6, scales_NV=scales_NV)
     np.testing.assert_array_equal(one.samples_NSHV[1, 1, 3:], following.samples_NSHV[0, 0])
 
 

@@ -215,6 +215,16 @@ def test_windows_are_scaled_by_their_own_context(qwen, partial):
         np.testing.assert_allclose(written_TV / written_TV[0], raw_TV / raw_TV[0], rtol=0.05)
 
 
+def test_windows_draw_one_of_several_head_rooms(qwen):
+    values_NTV = np.random.default_rng(0).uniform(0.5, 4, (4, 40, 2))
+    windows = make_windows(
+        values_NTV, Codec(headrooms=(0.2, 0.6)), qwen, dataclasses.replace(CONTEXT, context_steps=(40, 40))
+    )
+    tops = [steps_of(qwen, windows, row).max() for row in range(windows.number)]
+    near = [min((0.2, 0.6), key=lambda room: abs(top - 10 * (1 - room))) for top in tops]
+    assert set(near) == {0.2, 0.6}
+
+
 def test_the_future_never_changes_the_scale(qwen):
     """Values after the longest context leave the text before them as it was."""
     values_NTV = np.random.default_rng(0).uniform(0.5, 4, (1, 40, 2))
