@@ -362,6 +362,16 @@ def test_numbers_have_three_digits(value, text):
     assert pages.number(value) == text
 
 
+def test_samples_are_a_table_of_their_own_in_a_terminal():
+    metrics = make_metrics()
+    text = report.format_samples(metrics)
+    assert text.isascii() and "inside 50 / 80 / 95 % bands, %" in text
+    head, rule, *lines = text.splitlines()
+    models = [row["name"] for row in metrics["rows"] if row.get("crps") is not None]
+    assert head.split() == " ".join(models).split() and set(rule) == {"-"} and len(lines) >= 3
+    assert report.format_samples({"rows": []}) == ""
+
+
 def test_a_share_below_one_is_never_written_as_all():
     assert [pages.percent(share) for share in (1.0, 0.9999, 0.5, None)] == ["100", "99.9", "50.0", "–"]
     values = (1.0, 0.99998, 0.9996, 0.99904, 0.995, 0.9949, -1.63)

@@ -209,6 +209,8 @@ def show(measured: dict[str, Any], out: Path) -> None:
     print()
     print(evaluation.format_table(measured))
     print()
+    if samples := evaluation.format_samples(measured):
+        print(f"{samples}\n")
     print(evaluation.summary(measured))
     seen = measured["protocol"]["seen_in_training"]
     if seen:

@@ -27,6 +27,7 @@ from jaxlv.report.page import (
 )
 from jaxlv.report.tables import (
     conformal_measures,
+    format_samples,
     format_table,
     measures,
     sample_measures,
@@ -36,7 +37,7 @@ from jaxlv.report.tables import (
     variable_measures,
 )
 
-__all__ = ["ForecastPanel", "choose_series", "format_table", "run_page", "summary", "write_report"]
+__all__ = ["ForecastPanel", "choose_series", "format_samples", "format_table", "run_page", "summary", "write_report"]
 
 MODELS = ("tuned", "untuned")  # rows with these names are the model's; the others are baselines
 

@@ -11,6 +11,8 @@ import numpy as np
 
 from jaxlv.report.page import MISSING, Cell, Group, Table, align, number, percent
 
+LEVELS = ("50", "80", "95")  # of the bands, in %
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -97,9 +99,8 @@ def conformal_measures(metrics: Mapping[str, Any]) -> list[Measure]:
 
 def _bands(key: str, group: str, unit: str) -> list[Measure]:
     """A column for each band: coverage is best near its level, a width is good or bad only beside its coverage."""
-    levels = ("50", "80", "95")
-    better = {level: float(level) / 100 if unit == "%" else "" for level in levels}
-    return [Measure((key, level), group, f"{level} %", f"{level}%", unit, better[level]) for level in levels]
+    better = {level: float(level) / 100 if unit == "%" else "" for level in LEVELS}
+    return [Measure((key, level), group, f"{level} %", f"{level}%", unit, better[level]) for level in LEVELS]
 
 
 def _held(metrics: Mapping[str, Any], columns: Sequence[Measure]) -> list[Measure]:
@@ -197,6 +198,41 @@ def format_table(metrics: Mapping[str, Any], width: int = 110) -> str:
     if left_out:
         notes.append(f"Left out for width: {', '.join(left_out)}.")
     return "\n".join([lines[0], "-" * total, *lines[1:], *textwrap.wrap(_ascii(" ".join(notes)), width)])
+
+
+def format_samples(metrics: Mapping[str, Any]) -> str:
+    """The measures of sampled trajectories as plain ASCII, a column for each model; empty where no row has samples."""
+    rows = [row for row in metrics["rows"] if value_at(row, "crps") is not None]
+    if not rows:
+        return ""
+
+    def levels(key: str, share: bool = False) -> list[str]:
+        found = [[value_at(row, key, level) for level in LEVELS] for row in rows]
+        return [" / ".join(percent(v) if share else number(v) for v in values) for values in found]
+
+    def with_interval(key: str) -> list[str]:
+        ends = [value_at(row, f"{key}_ci95") for row in rows]
+        spans = [f" ({number(end[0])} to {number(end[1])})" if end else "" for end in ends]
+        return [number(value_at(row, key)) + span for row, span in zip(rows, spans, strict=True)]
+
+    unit, together = unit_of(metrics, "mae"), " / ".join(LEVELS)
+    lines = {
+        "": [str(row["name"]) for row in rows],
+        "temperature": [number(value_at(row, "temperature")) for row in rows],
+        f"CRPS, {unit}": [number(value_at(row, "crps")) for row in rows],
+        f"energy score, {unit}": with_interval("energy_score"),
+        f"inside {together} % bands, %": levels("coverage", share=True),
+        f"width of these, {unit}": levels("interval_width"),
+        "inside, adjusted (conformal), %": levels("coverage_conformal", share=True),
+        f"width, adjusted, {unit}": levels("interval_width_conformal"),
+        "nats per value": with_interval("nats_per_value"),
+    }
+    held = {name: cells for name, cells in lines.items() if not name or any(MISSING not in cell for cell in cells)}
+    widths = [max(map(len, column)) for column in ([*held], *zip(*held.values(), strict=True))]
+    texts = [
+        "  ".join(t.ljust(w) for t, w in zip((name, *cells), widths, strict=True)).rstrip() for name, cells in held.items()
+    ]
+    return _ascii("\n".join([texts[0], "-" * (sum(widths) + 2 * len(rows)), *texts[1:]]))
 
 
 def _narrow(measure: Measure, rows: Sequence[Mapping[str, Any]]) -> list[str]:
