@@ -6,6 +6,7 @@ Axes: N series, S samples, C context steps, H steps ahead, V variables.
 from __future__ import annotations
 
 import collections
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,8 +20,8 @@ from jaxlv.codec import Codec, Decoded
 from jaxlv.config import SamplingConfig
 from jaxlv.errors import JaxlvError
 from jaxlv.generate import Generated, decoding, generate, padded
-from jaxlv.grammar import longest_step, number_grammar
-from jaxlv.ledger import Meter
+from jaxlv.grammar import Grammar, longest_step, number_grammar
+from jaxlv.ledger import Kind, Meter
 from jaxlv.model import Qwen2
 from jaxlv.series import SeriesSet
 from jaxlv.tokens import Alphabet
@@ -237,6 +238,23 @@ class Forecaster:
             stops=dict(stops),
         )
 
+    def generated(
+        self, prompts: Sequence[np.ndarray], samples: int, new_tokens: int, *, grammar: Grammar | None = None, **options: Any
+    ) -> Generated:
+        """`generate` with this model and its sampling; with a meter it is reserved first, and paid as far as it ran."""
+        width = padded(max(map(len, prompts)))
+        shape = {"batch": len(prompts), "length": width, "samples": samples, **decoding(width, new_tokens)}
+        head = "alphabet" if grammar else "frozen"  # without a grammar the logits are those of the whole vocabulary
+        options = {"alphabet": self.alphabet, **options, "max_new_tokens": new_tokens, "grammar": grammar}
+        with self.spending("generation", **shape, head=head) as measured:
+            result = generate(self.model, self.variables, prompts, samples, self.sampling, **options)
+            measured["new_tokens"] = result.iterations
+        return result
+
+    def spending(self, kind: Kind, **shape: Any) -> contextlib.AbstractContextManager[dict[str, Any]]:
+        """`Meter.spend` around work of this model; nothing is reserved where there is no meter."""
+        return self.meter.spend(kind, **shape) if self.meter else contextlib.nullcontext({})
+
     def _text(self, values_TV, alpha_V, context: int, shown: int, where: str) -> tuple[str, str]:
         """The text of the context, and the characters shown of the step behind it: never all of them."""
         whole = self.codec.encode(values_TV[:context], alpha_V, where=where)
@@ -249,30 +267,8 @@ class Forecaster:
         variables, decimals = len(alphas[0]), self.codec.decimals
         prompts_of, most = [prompts[row] for row in filled], horizon * longest_step(variables, decimals, digits)
 
-        def draw() -> Generated:
-            return generate(
-                self.model,
-                self.variables,
-                prompts_of,
-                samples,
-                self.sampling,
-                self.alphabet,
-                seed=seed,
-                series=ids_N[filled],
-                steps=horizon,
-                max_new_tokens=most,
-                grammar=number_grammar(variables, decimals, digits) if self.sampling.grammar else None,
-            )
-
-        if self.meter is None:
-            result = draw()
-        else:
-            width = padded(max(map(len, prompts_of)))
-            shape = {"batch": size, "length": width, "samples": samples, **decoding(width, most)}
-            head = {"head": "alphabet"} if self.sampling.grammar else {}
-            with self.meter.spend("generation", **shape, **head) as measured:
-                result = draw()
-                measured["new_tokens"] = result.iterations
+        masked = number_grammar(variables, decimals, digits) if self.sampling.grammar else None
+        result = self.generated(prompts_of, samples, most, seed=seed, series=ids_N[filled], steps=horizon, grammar=masked)
         return [
             [
                 self.codec.decode(opened[row] + self.alphabet.decode(ids_C[:length]), alphas[row], horizon)

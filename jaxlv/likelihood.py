@@ -71,7 +71,7 @@ def nats_per_value(
     done = len(series) - len(rows)
     for part in np.split(rows, range(batch_series, len(rows), batch_series)) if len(rows) else []:
         filled = np.resize(part, batch_series)  # a short batch is filled, so that one shape is compiled
-        windows = stack([_future(*texts[row], width, side) for row in filled], width)
+        windows = stack([future(*texts[row], width, side) for row in filled], width)
         nll_BL = _metered(forecaster, windows)
         for row, nll_L, labels_L in zip(part, nll_BL, windows.labels_ML, strict=False):
             nats_NHV[row] = _by_value(nll_L, labels_L, alphabet).reshape(horizon, V)
@@ -80,7 +80,7 @@ def nats_per_value(
     return nats_NHV + np.log(scales_NV * 10.0**-codec.decimals)[:, None]
 
 
-def _future(ids: np.ndarray, begin: int, length: int, side: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def future(ids: np.ndarray, begin: int, length: int, side: str = "right") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The window of a text whose loss is that of its tokens from `begin` on."""
     ids_L, positions_L, labels_L = window(ids, length, side)
     return ids_L, positions_L, np.where(positions_L >= begin - 1, labels_L, IGNORED)
@@ -88,9 +88,7 @@ def _future(ids: np.ndarray, begin: int, length: int, side: str) -> tuple[np.nda
 
 def _metered(forecaster: Forecaster, windows: Windows) -> np.ndarray:
     batch, length = windows.ids_ML.shape
-    meter = forecaster.meter
-    shape: dict[str, Any] = {"batch": batch, "length": length, "head": "alphabet", "accumulate": 1}
-    with meter.spend("validation", **shape) if meter else contextlib.nullcontext():
+    with forecaster.spending("validation", batch=batch, length=length, head="alphabet", accumulate=1):
         return np.asarray(token_nll(forecaster.model, forecaster.variables, windows, forecaster.alphabet.ids_A), float)
 
 

@@ -30,7 +30,10 @@ from jaxlv.model import Qwen2
 EMBEDDED_BASE = Path(__file__).parent / "base"
 INDEX = "model.safetensors.index.json"
 FLOAT_TYPES = {"F32", "F16", "BF16"}
-HUB_FILES = ("config.json", "*.safetensors", INDEX, "*token*.json", "vocab.json", "merges.txt")
+HUB_FILES = (
+    "config.json", "*.safetensors", INDEX, "*token*.json", "vocab.json", "merges.txt", "generation_config.json",
+    "chat_template.jinja",
+)  # fmt: skip
 
 
 def load_pretrained(

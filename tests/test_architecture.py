@@ -35,6 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "adapters": {"config", "errors", "lora"},
     "loss": {"model"},
     "tokens": {"codec", "config", "errors", "loss"},
+    "language": {"errors", "tokens"},
     "checkpoint": {"errors"},
     "train": {"config", "errors", "lora", "loss", "model", "tokens"},
     "generate": {"codec", "config", "errors", "grammar", "model", "tokens"},
@@ -66,6 +67,7 @@ ALLOWED: dict[str, set[str]] = {
     "evaluate": {
         "baselines", "config", "conformal", "errors", "forecast", "ledger", "likelihood", "metrics", "series",
     },
+    "probe": {"errors", "forecast", "generate", "language", "likelihood", "loss", "tokens", "train"},
     "protocols": {"codec", "dynamics", "errors", "metrics", "series"},
     "robustness": {"dynamics", "series"},
     # pages
@@ -77,6 +79,7 @@ ALLOWED: dict[str, set[str]] = {
     "report.evaluation": {"report.figures", "report.page", "report.tables"},
     "report.comparison": {"report.figures", "report.page"},
     "report.stress": {"report.figures", "report.page"},
+    "report.probe": {"report.page"},
     "report.costs": {"flops.table", "flops.work", "report.svg"},
     # everything together
     "run": {
@@ -125,11 +128,11 @@ def test_the_table_has_an_order_and_names_only_what_there_is():
 
 @pytest.mark.parametrize("path", sorted(FILES), ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_what_is_never_imported(path):
-    """PyTorch is for tests and benchmarks; transformers gives the tokenizer alone; the library knows no program."""
+    """PyTorch is for tests and benchmarks; transformers gives tokenizers and chat template; the library knows no program."""
     never = {"torch", "peft", "tests", "benchmarks", "tools"}
     if path.is_relative_to(LIBRARY):
         never |= {"jaxlv_tools", "jaxlv_configs"}
-    if path != LIBRARY / "tokens.py":
+    if path not in (LIBRARY / "tokens.py", LIBRARY / "language.py"):
         never.add("transformers")
     assert not packages(path) & never
 

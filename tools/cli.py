@@ -13,6 +13,7 @@ VERBS = {
     "evaluate": "measure a run or a model beside the baselines, on the same series",
     "stress": "measure a run again under noise, gaps, short contexts, other amplitudes and systems",
     "compare": "run the protocols of four reports, and put their figures beside ours and the baselines'",
+    "probe": "ask a run, before and after tuning, what has nothing to do with forecasts",
     "flops": "count FLOPs by formula under every convention, and audit them against the compiled programs",
     "ledger": "show what a FLOP budget was spent on, and verify it",
     "doctor": "print versions, devices and memory, and whether a config fits",

@@ -184,20 +184,21 @@ def add_protocol(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help="of the samples")
 
 
-def add_sampling(parser: argparse.ArgumentParser) -> None:
-    """The sampling settings; unset, the run's own hold."""
+def add_sampling(parser: argparse.ArgumentParser, grammar: bool = True) -> None:
+    """The sampling settings, with or without that of the number grammar; unset, the run's own hold."""
     parser.add_argument("--temperature", type=float, help="0 = greedy")
     parser.add_argument("--top-k", type=int, help="0 = all")
     parser.add_argument("--top-p", type=float)
     parser.add_argument("--repetition-penalty", type=float, help="1 = none")
-    parser.add_argument("--no-grammar", action="store_true", help="do not mask the logits by the number grammar")
+    if grammar:
+        parser.add_argument("--no-grammar", action="store_true", help="do not mask the logits by the number grammar")
 
 
 def sampling_of(options: argparse.Namespace) -> dict[str, Any]:
     """The sampling settings that the arguments name."""
     names = ("temperature", "top_k", "top_p", "repetition_penalty")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    return given | ({"grammar": False} if options.no_grammar else {})
+    return given | ({"grammar": False} if getattr(options, "no_grammar", False) else {})
 
 
 def positive(text: str) -> int:

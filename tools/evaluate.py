@@ -277,11 +277,12 @@ def bare_forecaster(config: RunConfig, subject: str, data: SeriesSet) -> tuple[R
     """(the config with the model's name in it, the model without adapters as a forecaster) of a folder or a hub id."""
     base, model, params, alphabet = run.load_base(replace(config, model=replace(config.model, path=subject)))
     codec = Codec.for_data(config.codec, data.values_NTV)
-    named = replace(config, model=replace(config.model, path=_model_name(subject, base)))
+    named = replace(config, model=replace(config.model, path=model_name(subject, base)))
     return named, Forecaster(model, {"params": params}, alphabet, codec, config.sampling)
 
 
-def _model_name(subject: str, base: Path) -> str:
+def model_name(subject: str, base: Path) -> str:
+    """The name of a model folder, or a hub id with its revision."""
     revision = hub_revision(base)
     return f"{subject}@{revision}" if revision else Path(subject).name
 

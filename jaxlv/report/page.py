@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,7 +125,27 @@ class Pairs:
     kind: ClassVar[str] = "pairs"
 
 
-Block = Table | Figure | Pairs
+@dataclass(frozen=True)
+class Passage:
+    """A text that somebody wrote, its lines as they are: who, the text, a mark such as "pass", and a note."""
+
+    name: str
+    text: str
+    mark: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Passages:
+    """Texts side by side, or below each other on a narrow page, under a heading."""
+
+    heading: str
+    note: str
+    passages: Sequence[Passage]
+    kind: ClassVar[str] = "passages"
+
+
+Block = Table | Figure | Pairs | Passages
 
 
 @dataclass(frozen=True)
@@ -157,6 +178,13 @@ def render(page: Page) -> str:
     environment.filters["unbroken"] = lambda text: text.replace(" %", "\N{NO-BREAK SPACE}%")
     palette = {"light": Markup(css_variables()), "dark": Markup(css_variables(dark=True))}
     return environment.get_template("page.html.j2").render(page=page, **palette) + "\n"
+
+
+def write(path: Path, page: Page) -> None:
+    """Write `page` to a file, whole or not at all."""
+    unfinished = path.with_name(path.name + ".tmp")
+    unfinished.write_text(render(page), encoding="utf-8")
+    os.replace(unfinished, path)
 
 
 def svg(figure: Drawing, label: str) -> Markup:
