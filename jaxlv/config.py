@@ -253,6 +253,8 @@ class TrainConfig:
     validate_every: int = 200  # steps; 0 = never
     validation_windows: int = 64  # at most
     forecast_series: int = 8  # validation series forecast at each validation; 0 = none
+    forecast_context: int = 0  # time steps that these are given; 0 = the evaluation's
+    forecast_horizon: int = 0  # time steps that they forecast; 0 = the evaluation's
     checkpoint_every: int = 200
     select: Literal["loss", "forecast"] = "loss"  # what "best" means
     tensorboard: bool = False

@@ -37,6 +37,8 @@ ALLOWED: dict[str, set[str]] = {
     "tokens": {"codec", "config", "errors", "loss"},
     "checkpoint": {"errors"},
     "train": {"config", "errors", "lora", "loss", "model", "tokens"},
+    "stack": {"config", "errors", "lora", "model", "tokens", "train"},
+    "records": {"errors"},
     "generate": {"codec", "config", "errors", "grammar", "model", "tokens"},
     # FLOPs and the budget
     "flops.conventions": set(),
@@ -81,7 +83,7 @@ ALLOWED: dict[str, set[str]] = {
     # everything together
     "run": {
         "adapters", "checkpoint", "codec", "config", "dynamics", "errors", "forecast", "ledger", "lora", "metrics", "model",
-        "series", "tokens", "train", "weights",
+        "records", "series", "stack", "tokens", "train", "weights",
     },
     "__init__": {"errors", "lora", "weights"},
 }  # fmt: skip
