@@ -13,6 +13,7 @@ import functools
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from jaxlv import adapters, dynamics, metrics, series
 from jaxlv import lora as overlay
 from jaxlv.checkpoint import Checkpoints
 from jaxlv.codec import Codec
-from jaxlv.config import RunConfig, config_tree, load_config, to_toml
+from jaxlv.config import DataConfig, RunConfig, config_tree, load_config, to_toml
 from jaxlv.errors import JaxlvError
 from jaxlv.forecast import Forecaster
 from jaxlv.ledger import FINAL, BudgetExceeded, Entry, Event, Ledger, Meter, Terms
@@ -75,24 +76,44 @@ def load_series(config: RunConfig, folder: Path | None = None) -> SeriesSet:
 
 
 def split_series(config: RunConfig, series_set: SeriesSet) -> Split:
-    """Train, validation and test ids: as listed, within regimes, or by fraction; a series never stands in two of them."""
+    """Train, validation and test ids: as listed, within regimes, as a report has it, or by fraction; a series never stands
+    in two of them.
+    """
     data, ids = config.data, series_set.ids_N
     if data.train_ids or data.validation_ids or data.test_ids:
         split = series.split_ids(ids, data.train_ids, data.validation_ids, data.test_ids)
     elif data.stratify:
         split = series.split_stratified(ids, series.regimes(series_set), data.fractions, data.seed)
+    elif data.split != "fractions":
+        split = series.REPORTED_SPLITS[data.split](ids)
     else:
         split = series.split_fraction(ids, data.fractions, data.seed)
     series.check_disjoint(series_set, split)
-    return split
+    if data.train_share == 1:
+        return split
+    return replace(split, train=split.train[: max(1, round(data.train_share * len(split.train)))])
 
 
 def load_inputs(config: RunConfig, folder: Path | None = None) -> Inputs:
     """Everything that `config` names; each fault is one JaxlvError that says which part it is in."""
-    series_set = load_series(config, folder)
+    return _inputs(config, load_series(config, folder), lambda: load_base(config))
+
+
+def load_inputs_of(configs: Sequence[RunConfig]) -> list[Inputs]:
+    """The inputs of several configs; series and a base that several of them name are loaded once."""
+    series_of = functools.lru_cache(lambda data: load_series(replace(RunConfig(), data=data)))
+    base_of = functools.lru_cache(lambda model: load_base(replace(RunConfig(), model=model)))
+
+    def source(data: DataConfig) -> DataConfig:
+        return replace(DataConfig(), path=data.path, preset=data.preset, simulate=data.simulate, seed=data.seed)
+
+    return [_inputs(config, series_of(source(config.data)), functools.partial(base_of, config.model)) for config in configs]
+
+
+def _inputs(config: RunConfig, series_set: SeriesSet, base: Callable[[], tuple[Path, Qwen2, Any, Alphabet]]) -> Inputs:
     split = split_series(config, series_set)
     _check_validation(config, series_set, split)
-    return Inputs(series_set, split, *load_base(config), Codec.for_data(config.codec, series_set.values_NTV))
+    return Inputs(series_set, split, *base(), Codec.for_data(config.codec, series_set.values_NTV))
 
 
 def _check_validation(config: RunConfig, series_set: SeriesSet, split: Split) -> None:
@@ -131,8 +152,8 @@ def ledger_of(config: RunConfig, folder: Path, model: Qwen2) -> contextlib.Abstr
 
 
 def ledger_path(config: RunConfig, folder: Path) -> Path:
-    """Where the ledger of a run lies: in its folder, or where its config says."""
-    return Path(config.budget.ledger) if config.budget.ledger else folder / LEDGER
+    """Where the ledger of a run lies: in its folder, or where its config says, seen from there."""
+    return Path(os.path.normpath(folder / (config.budget.ledger or LEDGER)))
 
 
 def event_of(config: RunConfig, adapted: bool = True) -> Event:
@@ -250,13 +271,15 @@ def train_together(
     resume: bool = False,
     watch: Watch | None = None,
     versions: Mapping[str, str] | None = None,
+    memory: int = 0,
     at_once: int = 0,
 ) -> list[dict[str, Any]]:
     """Train runs that share a program (jaxlv.stack) as one; the best overlay of each.
 
-    Each gets its own folder, batches, checkpoints and entries in the ledger, as if it had been trained alone; `at_once` of
-    them are computed side by side (0 = all). With `resume`, those whose folder is there go on from the newest step that
-    all of them have. Where the budget does not hold the next step of all, all of them stop.
+    Each gets its own folder, batches, checkpoints and entries in the ledger, as if it had been trained alone. `at_once` of
+    them are computed side by side (0 = all), or fewer where that is more than `memory` bytes hold (0 = not looked at). With
+    `resume`, those whose folder is there go on from the newest step that all of them have. Where the budget does not hold
+    the next step of all, all of them stop.
     """
     for job in jobs:
         check_budget(job.config, job.inputs.model)
@@ -265,7 +288,7 @@ def train_together(
         check_folder(job.config, job.folder, goes_on)
         if goes_on:
             _check_manifest(job.folder, manifest(job.config, job.inputs, versions or {}))
-    training = _Training(jobs, watch or Watch(), at_once)
+    training = _Training(jobs, watch or Watch(), memory, at_once)
     for job, goes_on in zip(jobs, begun, strict=True):
         if not goes_on:
             _make_folder(job, versions or {})
@@ -305,22 +328,24 @@ def _check_manifest(folder: Path, now: Mapping[str, Any]) -> None:
             )
 
 
-class _Member:
-    """One of the runs in progress: its batches, its log and checkpoints, and what it has come to."""
+class _Texts:
+    """The windows that a run trains on and is validated on, made when they are asked for."""
 
     def __init__(self, job: Job):
-        self.config, self.folder, self.inputs = job.config, job.folder, job.inputs
+        self.config, self.inputs = job.config, job.inputs
+
+    @staticmethod
+    def key(job: Job) -> Any:
+        """What runs with the same windows have in common."""
+        c = job.config
+        return c.data, c.codec, c.windows, c.train.seed, job.inputs.codec
+
+    @functools.cached_property
+    def batches(self) -> Batches:
+        """The batch of any step."""
         t = self.config.train
         train_NTV = self.inputs.series.select(self.inputs.split.train).values_NTV
-        self.batches = Batches(lambda epoch: self._windows(train_NTV, (t.seed, epoch)), t.batch_size, t.accumulate, t.seed)
-        self.log = MetricsLog(self.folder / METRICS, t.tensorboard)
-        self.total_tokens, self.total_seconds, self.best = 0.0, 0.0, math.inf
-        self.checkpoints: Checkpoints  # open while it trains
-        self.meter: Meter | None = None
-        self.block: Entry | None = None  # of steps, reserved and not yet committed
-
-    def _windows(self, values_NTV: np.ndarray, seed: tuple[int, int], stride: int | None = None) -> Windows:
-        return make_windows(values_NTV, self.inputs.codec, self.inputs.alphabet, self.config.windows, stride, seed)
+        return Batches(lambda epoch: self._windows(train_NTV, (t.seed, epoch)), t.batch_size, t.accumulate, t.seed)
 
     @functools.cached_property
     def validation_windows(self) -> Windows:
@@ -330,6 +355,21 @@ class _Member:
         windows = self._windows(values_NTV, (config.train.seed, VALIDATION_SEED), config.windows.length)
         count = min(windows.number, config.train.validation_windows)
         return windows.rows(np.linspace(0, windows.number - 1, count).astype(int))
+
+    def _windows(self, values_NTV: np.ndarray, seed: tuple[int, int], stride: int | None = None) -> Windows:
+        return make_windows(values_NTV, self.inputs.codec, self.inputs.alphabet, self.config.windows, stride, seed)
+
+
+class _Member:
+    """One of the runs in progress: its log and checkpoints, and what it has come to."""
+
+    def __init__(self, job: Job):
+        self.config, self.folder, self.inputs = job.config, job.folder, job.inputs
+        self.log = MetricsLog(self.folder / METRICS, job.config.train.tensorboard)
+        self.total_tokens, self.total_seconds, self.best = 0.0, 0.0, math.inf
+        self.checkpoints: Checkpoints  # open while it trains
+        self.meter: Meter | None = None
+        self.block: Entry | None = None  # of steps, reserved and not yet committed
 
     def resume_at(self, step: int) -> None:
         """Forget what lies behind a step."""
@@ -359,12 +399,14 @@ class _Member:
 class _Training:
     """Runs in progress, one or several as one program: the step, and what is due after each."""
 
-    def __init__(self, jobs: Sequence[Job], watch: Watch, at_once: int = 0):
+    def __init__(self, jobs: Sequence[Job], watch: Watch, memory: int = 0, at_once: int = 0):
         self.members, self.watch = [_Member(job) for job in jobs], watch
         self.config, inputs = jobs[0].config, jobs[0].inputs  # what the runs have in common
         alphabet_A = inputs.alphabet.ids_A if self.config.model.loss == "alphabet" else None
+        texts: dict[Any, _Texts] = {}  # runs that read the same windows share them
+        self.texts = [texts.setdefault(_Texts.key(job), _Texts(job)) for job in jobs]
         self.stack = Stack(inputs.model, inputs.params, [job.config for job in jobs], alphabet_A)
-        self.step = self.stack.step(at_once)
+        self.step = self.stack.fitted(self._batch(0), memory, at_once) if memory else self.stack.step(at_once)
         self.validation_step = make_validation_step(inputs.model, alphabet_A)
 
     def run(self, resume: bool) -> list[dict[str, Any]]:
@@ -421,7 +463,7 @@ class _Training:
         return lora
 
     def _batch(self, step: int) -> Windows:
-        return self.stack.batch([member.batches(step) for member in self.members])
+        return self.stack.batch([text.batches(step) for text in self.texts])
 
     # ----------------------------------------------------------------------------------------- the budget
 
@@ -518,7 +560,7 @@ class _Training:
 
     def _measures(self, member: _Member, index: int, step: int, state: TrainState, name: str) -> dict[str, float] | None:
         """The measures of a state; None where the budget does not hold them."""
-        size, windows, meter = self.config.train.batch_size, member.validation_windows, member.meter
+        size, windows, meter = self.config.train.batch_size, self.texts[index].validation_windows, member.meter
         batches = -(-windows.number // size)
         own, frozen = self.stack.member(state, index, padded=True), self.stack.frozen_of(index)
         try:
@@ -533,14 +575,15 @@ class _Training:
         return record
 
     def _losses(self, trained: Any, frozen: Any, windows: Windows, size: int) -> dict[str, float]:
-        total = tokens = 0.0
+        total = tokens = means = 0.0
         for first in range(0, windows.number, size):
             rows = np.arange(first, min(first + size, windows.number))
             batch = windows.rows(np.resize(rows, size))
             batch.labels_ML[len(rows) :] = -1  # a short batch is filled, and the filling is not counted
-            loss, count = self.validation_step(trained, frozen, batch)
-            total, tokens = total + float(loss), tokens + float(count)
-        return {"validation_loss": total / tokens, "validation_perplexity": math.exp(min(total / tokens, 700.0))}
+            loss, count = map(float, self.validation_step(trained, frozen, batch))
+            total, tokens, means = total + loss, tokens + count, means + loss / count
+        mean = means / windows.number if self.config.train.mean == "examples" else total / tokens
+        return {"validation_loss": mean, "validation_perplexity": math.exp(min(mean, 700.0))}
 
 
 def _abstract(tree: Any) -> Any:
@@ -611,8 +654,7 @@ def load_run(folder: Path) -> FinishedRun:
         if not steps:
             raise JaxlvError("no checkpoint yet", where=folder, hint="train longer, or lower train.checkpoint_every")
         state = checkpoints.restore(marked["step"] if marked else steps[-1], like)
-    stated = config.codec
-    codec = Codec(stated.scale, stated.headroom, stated.decimals, made_of["dataset_alpha"], stated.headrooms)
+    codec = Codec.of(config.codec, made_of["dataset_alpha"])
     untuned = Forecaster(model, {"params": params}, alphabet, codec, config.sampling)
     tuned = replace(untuned, variables=overlay.join(state.trained, frozen))
     return FinishedRun(folder, config, tuned, untuned, made_of, split)

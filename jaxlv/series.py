@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import h5py
@@ -240,6 +241,35 @@ def split_fraction(ids: Any, fractions: Sequence[float] = (0.7, 0.15, 0.15), see
     order = np.random.RandomState(seed).permutation(len(ids_N))
     cuts = np.round(_cumulated(fractions)[:2] * len(ids_N)).astype(int)
     return _not_empty(Split(*np.split(ids_N[order], cuts)), fractions)
+
+
+def _in_order(ids: np.ndarray) -> Split:
+    """In the order of the file: 70, 20 and 10 %."""
+    first, second = _tenths(ids, 7), _tenths(ids, 9)
+    return split_ids(ids, ids[:first], ids[first:second], ids[second:])
+
+
+def _first_tenth_held(ids: np.ndarray) -> Split:
+    """The first tenth is the test; the rest as scikit-learn's train_test_split(test_size=0.2, random_state=42) has it."""
+    rest = ids[_tenths(ids, 1) :]
+    order = np.random.RandomState(42).permutation(len(rest))
+    held = -(-len(rest) // 5)
+    return split_ids(ids, rest[order[held:]], rest[order[:held]], ids[: _tenths(ids, 1)])
+
+
+def _tenths(ids: np.ndarray, number: int) -> int:
+    return max(1, round(number * len(ids) / 10))
+
+
+REPORTED_SPLITS: Mapping[str, Callable[[np.ndarray], Split]] = MappingProxyType(
+    {
+        "xu": lambda ids: split_fraction(ids, (0.70, 0.15, 0.15)),
+        "rai": _in_order,
+        "mao": lambda ids: split_fraction(ids, (0.8, 0.1, 0.1)),  # the report does not give its seed
+        "liu": _first_tenth_held,
+    }
+)
+"""How four reports split their series: the course's 1000 into 700, 150, 150; 700, 200, 100; 800, 100, 100; 720, 180, 100."""
 
 
 def split_stratified(ids: Any, labels: Any, fractions: Sequence[float] = (0.7, 0.15, 0.15), seed: int = 42) -> Split:

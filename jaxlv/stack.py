@@ -9,6 +9,7 @@ Axes: G runs, A micro-batches, B windows, L tokens, R rank.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -84,14 +85,14 @@ class Stack:
         """The state of one run, at its own rank or, `padded`, at the largest: then all have the same shapes."""
         if len(self) == 1:
             return state
-        own = jax.tree.map(lambda leaf: leaf[index], state)
+        own = _row(state, index)
         return own if padded else _at_rank(own, self.configs[index].lora.rank)
 
     def frozen_of(self, index: int) -> Tree:
         """The frozen half of one run."""
         if len(self) == 1:
             return self.frozen
-        return {"params": self.frozen["params"], "lora": jax.tree.map(lambda leaf: leaf[index], self.frozen["lora"])}
+        return {"params": self.frozen["params"], "lora": _row(self.frozen["lora"], index)}
 
     @staticmethod
     def batch(batches: Sequence[Windows]) -> Windows:
@@ -100,7 +101,7 @@ class Stack:
 
     # --------------------------------------------------------------------------------------------- step
 
-    def step(self, at_once: int = 0) -> Callable[[TrainState, Tree, Windows], tuple[TrainState, StepMetrics]]:
+    def step(self, at_once: int = 0) -> Any:
         """The jitted step of all; `at_once` runs are computed side by side, in turns (0 = all at once)."""
         first = self.configs[0]
         settings, steps = first.optimizer, first.train.steps
@@ -123,11 +124,44 @@ class Stack:
 
         return jax.jit(of_all, donate_argnums=0)
 
+    def fitted(
+        self, batch: Windows, memory: int, at_once: int = 0
+    ) -> Callable[[TrainState, Tree, Windows], tuple[TrainState, StepMetrics]]:
+        """The step of all, compiled for such batches with as many runs side by side as `memory` bytes hold.
+
+        It begins with `at_once` (0 = all) and halves until XLA's own figures fit. JaxlvError where not even one run does.
+        """
+        width = min(at_once or len(self), len(self))
+        while True:
+            compiled = self.step(width).lower(self.state, self.frozen, batch).compile()
+            plan = compiled.memory_analysis()
+            needed = (
+                plan.temp_size_in_bytes + plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
+            )
+            if needed <= memory:
+                return compiled
+            if width == 1:
+                raise JaxlvError(
+                    "the train step does not fit into the memory",
+                    where=f"{len(self)} runs over one base",
+                    expected=f"at most {memory / 2**30:.2f} GiB",
+                    found=f"{needed / 2**30:.2f} GiB",
+                    hint="lower train.batch_size (raise train.accumulate), windows.length, or use model.dtype bfloat16",
+                )
+            width = -(-width // 2)
+
 
 def _stacked(trees: Sequence[Any]) -> Any:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
+@jax.jit
+def _row(tree: Any, index: int) -> Any:
+    """One run's part of a tree: compiled once for all of them."""
+    return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+@functools.partial(jax.jit, static_argnums=1)
 def _at_rank(tree: Any, rank: int) -> Any:
     """A tree whose A and B, and the optimiser's moments of them, are cut or padded with zeros to a rank."""
 

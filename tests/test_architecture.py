@@ -39,6 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "train": {"config", "errors", "lora", "loss", "model", "tokens"},
     "stack": {"config", "errors", "lora", "model", "tokens", "train"},
     "records": {"errors"},
+    "devices": set(),
     "generate": {"codec", "config", "errors", "grammar", "model", "tokens"},
     # FLOPs and the budget
     "flops.conventions": set(),
@@ -85,6 +86,9 @@ ALLOWED: dict[str, set[str]] = {
         "adapters", "checkpoint", "codec", "config", "dynamics", "errors", "forecast", "ledger", "lora", "metrics", "model",
         "records", "series", "stack", "tokens", "train", "weights",
     },
+    "sweep": {"config", "devices", "errors", "ledger", "records", "run", "stack"},
+    "search": {"errors"},
+    "report.sweeps": {"report.figures", "report.page", "report.svg"},
     "__init__": {"errors", "lora", "weights"},
 }  # fmt: skip
 

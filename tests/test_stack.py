@@ -71,7 +71,7 @@ def test_the_padding_of_ranks_stays_zero(config):  # noqa: F811
     inputs = run.load_inputs(configs[0])
     stack = Stack(inputs.model, inputs.params, configs)
     assert stack.rank == 5
-    windows = [run._Member(run.Job(one, None or inputs.base, inputs)).batches for one in configs]
+    windows = [run._Texts(run.Job(one, inputs.base, inputs)).batches for one in configs]
     state, step = stack.state, stack.step()
     for number in range(3):
         state, _ = step(state, stack.frozen, stack.batch([batches(number) for batches in windows]))
