@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import h5py
@@ -182,17 +183,27 @@ def _check_time(time_T: np.ndarray, where: Any) -> None:
         )
 
 
+FAULTS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = MappingProxyType(
+    {"NaN": np.isnan, "infinite": np.isinf, "negative": lambda values: values < 0}
+)
+"""The values that no series may hold: by name, where they stand in an array."""
+
+
+def first_place(fault_NTV: np.ndarray, names: Sequence[str]) -> str:
+    """Where the first fault of an array stands, in words; the series by its place in the array."""
+    n, t, v = np.unravel_index(int(np.argmax(fault_NTV)), fault_NTV.shape)
+    return f"series {n}, step {t}, {names[int(v)]}"
+
+
 def _check_values(values_NTV: np.ndarray, names: Sequence[str], where: Any) -> None:
-    faults = (("NaN", np.isnan), ("infinite", np.isinf), ("negative", lambda values: values < 0))
-    for name, test in faults:
+    for name, test in FAULTS.items():
         fault = test(values_NTV)
         if fault.any():
-            n, t, v = np.unravel_index(int(np.argmax(fault)), fault.shape)
             raise JaxlvError(
                 f"{fault.sum()} {name} values",
                 where=where,
                 expected="finite values of at least 0",
-                found=f"{values_NTV[n, t, v]:g} first, at series {n}, step {t}, {names[int(v)]}",
+                found=f"{values_NTV[fault][0]:g} first, at {first_place(fault, names)}",
                 hint="leave these series out, or repair them",
             )
 
@@ -300,11 +311,20 @@ def check_disjoint(series_set: SeriesSet, split: Split) -> None:
         seen |= own
 
 
+REST = 0.02  # standard deviation, by the mean, of a series at rest
+
+
+def at_rest(values_NTV: np.ndarray, window: int = 20, share: float = REST) -> np.ndarray:
+    """(N,) whether the standard deviation over the last `window` steps is at most `share` of the mean, for every variable."""
+    end_NWV = values_NTV[:, -window:]
+    return (end_NWV.std(axis=1) <= share * end_NWV.mean(axis=1)).all(axis=1)
+
+
 def regimes(series_set: SeriesSet, window: int = 20) -> np.ndarray:
     """A label per series, by the first of these rules that fits.
 
     "collapse": some variable stays below 5 % of its own maximum throughout the last `window` steps.
-    "equilibrium": in these steps the standard deviation is below 2 % of the mean, for every variable.
+    "equilibrium": in these steps the standard deviation is at most 2 % of the mean, for every variable (`at_rest`).
     "oscillatory": the first variable has two peaks or more (above the step before, not below the next).
     "transient": anything else.
     Returns (N,) strings. JaxlvError if the series are shorter than the window.
@@ -317,7 +337,7 @@ def regimes(series_set: SeriesSet, window: int = 20) -> np.ndarray:
     peaks_N = ((inner_NT > first_NT[:, :-2]) & (inner_NT >= first_NT[:, 2:])).sum(axis=1)
     rules = [
         (end_NWV.max(axis=1) <= 0.05 * values_NTV.max(axis=1)).any(axis=1),
-        (end_NWV.std(axis=1) <= 0.02 * end_NWV.mean(axis=1)).all(axis=1),
+        at_rest(values_NTV, window),
         peaks_N >= 2,
     ]
     return np.select(rules, ["collapse", "equilibrium", "oscillatory"], default="transient")

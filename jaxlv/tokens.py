@@ -67,7 +67,7 @@ def load_alphabet(folder: Path, vocab_size: int) -> Alphabet:
     Raises JaxlvError if a symbol is not exactly one token, if symbols merge, or if ids lie outside the vocabulary.
     """
     folder = Path(folder)
-    encode, source = _tokenizer(folder)
+    encode, source = load_encoder(folder)
     if encode is None:
         ids, end_ids = QWEN_IDS, tuple(id for id in QWEN_END.values() if id < vocab_size)
     else:
@@ -79,8 +79,8 @@ def load_alphabet(folder: Path, vocab_size: int) -> Alphabet:
     return Alphabet(np.array([ids[symbol] for symbol in SYMBOLS], np.int32), end_ids, source)
 
 
-def _tokenizer(folder: Path) -> tuple[Any, str]:
-    """(text -> ids, description), or (None, ...) for a folder without tokenizer files."""
+def load_encoder(folder: Path) -> tuple[Any, str]:
+    """(text -> ids, description) of a folder's tokenizer, or (None, ...) for a folder without tokenizer files."""
     try:
         if (folder / "tokenizer.json").is_file():
             from tokenizers import Tokenizer
