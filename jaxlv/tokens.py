@@ -115,6 +115,12 @@ def _tokenizer(folder: Path) -> _Tokenizer | None:
     return None
 
 
+def load_encoder(folder: Path) -> Callable[[str], Sequence[int]] | None:
+    """The text -> ids of a folder's tokenizer, whatever it makes of the 13 symbols; None for one without tokenizer files."""
+    tokenizer = _tokenizer(Path(folder))
+    return tokenizer.encode if tokenizer else None
+
+
 def token_texts(folder: Path, ids: Sequence[int] | np.ndarray) -> list[str]:
     """The text of each token id by the tokenizer in a model folder; "" where it has none.
 

@@ -68,6 +68,10 @@ ALLOWED: dict[str, set[str]] = {
     },
     "protocols": {"codec", "dynamics", "errors", "metrics", "series"},
     "robustness": {"dynamics", "series"},
+    # what data are like
+    "exploration": {"errors", "readers", "series"},
+    "clusters": {"exploration", "series"},
+    "schemes": {"codec", "config", "errors", "exploration", "protocols", "series", "tokens"},
     # pages
     "report.__init__": set(),
     "report.svg": set(),
