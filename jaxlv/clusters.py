@@ -179,6 +179,11 @@ class Clusters:
         """Means of the scaled features."""
         return np.stack([self.scaled_NF[self.label_N == k].mean(axis=0) for k in range(self.label_N.max() + 1)])
 
+    def typical(self, k: int) -> int:
+        """The row of the series that lies nearest to the centre of a cluster."""
+        rows = np.flatnonzero(self.label_N == k)
+        return int(rows[np.argmin(((self.scaled_NF[rows] - self.centre_KF[k]) ** 2).sum(axis=1))])
+
     def look(self, k: int, most: int = 3) -> str:
         """What sets a cluster apart, in words: the features whose mean is half a standard deviation or more off."""
         centre_F = self.centre_KF[k]
@@ -204,9 +209,9 @@ def _labels(scaled_NF: np.ndarray, count: int, seed: int) -> np.ndarray:
     return np.argsort(order_K)[label_N]
 
 
-def stability(found: Clusters, count: int = CLUSTERS) -> list[float]:
+def stability(found: Clusters, seeds: Sequence[int] = SEEDS[1:]) -> list[float]:
     """Adjusted Rand index of the clusters with those of every other seed."""
-    labels = [_labels(found.scaled_NF, count, seed) for seed in SEEDS[1:]]
+    labels = [_labels(found.scaled_NF, CLUSTERS, seed) for seed in seeds]
     return [float(adjusted_rand_score(found.label_N, label_N)) for label_N in labels]
 
 
@@ -298,7 +303,7 @@ def set_rows(table: pd.DataFrame, rule_N: np.ndarray) -> list[Row]:
                 **{f"share {k + 1}": float(share) for k, share in enumerate(share_K)},
                 "distance to the report": float(np.abs(share_K - reported).sum()),
                 "rand index with rules": float(adjusted_rand_score(rule_N, found.label_N)),
-                "least rand index over seeds": min(stability(found)),
+                "least rand index over 4 seeds": min(stability(found, SEEDS[1:5])),
                 "silhouette": _silhouette(found.scaled_NF, found.label_N),
             }
         )  # fmt: skip
@@ -322,4 +327,6 @@ def explore(data: SeriesSet, found: Cycles, rule_N: np.ndarray) -> dict[str, Any
         "silhouettes": silhouettes(main),
         "stability": [{"seed": seed, "adjusted rand index": score} for seed, score in zip(SEEDS[1:], seeds, strict=True)],
         "rand index with rules": float(adjusted_rand_score(rule_N, main.label_N)),
+        "least rand index over seeds": min(seeds),
+        "silhouette": _silhouette(main.scaled_NF, main.label_N),
     }

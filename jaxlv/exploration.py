@@ -27,6 +27,18 @@ PROMINENCE = 0.05  # least height of a peak above the valleys beside it, as a sh
 PROMINENCES = (0.0, 0.01, 0.02, 0.05, 0.10)
 RESTS = (0.005, 0.01, 0.02, 0.05, 0.10)
 WINDOW = 20  # last steps in which a series may be at rest
+DEFINITIONS = {
+    "peaks": f"A peak stands at least {100 * PROMINENCE:g} % of its series' maximum above the higher of the valleys beside"
+    " it (scipy's find_peaks); its place is the top of the parabola through its three values. A period is the mean distance"
+    " of a series' neighbouring peaks, a lag the mean distance from a peak of the first variable to the second's next one"
+    " before the first's next.",
+    "rest": f"A series is at rest where every variable's standard deviation over the last {WINDOW} steps is at most"
+    f" {100 * REST:g} % of its mean.",
+    "regimes by rule": "collapse: a variable stays below 5 % of its maximum in the last steps; equilibrium: at rest;"
+    " prey-dominant: two peaks of the first variable or more, whose mean is above 1.5 times the second's; oscillatory: two"
+    " peaks or more; transient: anything else. The first of collapse, equilibrium, peaks that fits.",
+    "standard deviation": "of the population: divided by the number of values",
+}
 
 
 # ------------------------------------------------------------------------------------------------ quality

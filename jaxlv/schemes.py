@@ -5,6 +5,7 @@ Axes: N series, T time steps, C context steps, V variables, W windows of one ser
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,16 +34,11 @@ class Scheme:
     """A way to write series, and to cut their tokens into windows."""
 
     codec: CodecConfig
+    top: str  # what is written as 10
     split: str  # the protocol whose split it goes with
     partial: Literal["drop", "pad"]  # what becomes of a window that is not full
     stride: int = 0  # tokens between training windows; 0 = half a window. Validation windows lie end to end
     closed: bool = False  # whether the last step has its ";"
-
-    @property
-    def format(self) -> str:
-        """The scale and the decimals, in words."""
-        scale = f"context, head-room {self.codec.headroom:g}" if self.codec.scale == "context" else self.codec.scale
-        return f"{scale}; {self.codec.decimals} decimals"
 
     @property
     def looks_at(self) -> str:
@@ -54,12 +50,18 @@ class Scheme:
 OURS = "jaxlv"
 SCHEMES: Mapping[str, Scheme] = MappingProxyType(
     {
-        "xu, 2 decimals": Scheme(CodecConfig("xu", decimals=2), "xu", "drop"),
-        "xu, 3 decimals": Scheme(CodecConfig("xu", decimals=3), "xu", "drop"),
-        "rai": Scheme(CodecConfig("rai", decimals=2), "rai", "pad"),
-        "mao": Scheme(CodecConfig("mao", decimals=2), "mao", "drop", stride=256),
-        "liu": Scheme(CodecConfig("liu", decimals=3), "liu", "pad"),
-        OURS: Scheme(CodecConfig(), "xu", "pad", closed=True),
+        "xu, 2 decimals": Scheme(
+            CodecConfig("xu", decimals=2), "the variable's 99th percentile over the series", "xu", "drop"
+        ),
+        "xu, 3 decimals": Scheme(
+            CodecConfig("xu", decimals=3), "the variable's 99th percentile over the series", "xu", "drop"
+        ),
+        "rai": Scheme(
+            CodecConfig("rai", decimals=2), "the larger of the variables' 95th percentiles over the series", "rai", "pad"
+        ),
+        "mao": Scheme(CodecConfig("mao", decimals=2), "the 99.7th percentile of all values", "mao", "drop", stride=256),
+        "liu": Scheme(CodecConfig("liu", decimals=3), "5 raw units", "liu", "pad"),
+        OURS: Scheme(CodecConfig(), "twice the variable's maximum over the context", "xu", "pad", closed=True),
     }
 )
 """Those of the four reports, and the default of this project."""
@@ -89,7 +91,7 @@ SAMPLES = ("1.23", "1 . 2 3", "-1.20", "1e-05", "NaN", "1.20, 1.31; ", "...", ";
 def merge_rows(encode: Encoder) -> list[Row]:
     """Every pair of the 13 symbols, "-" and space that is one token, and how some longer texts are cut.
 
-    `in format` says whether text of the format can hold the pair: two delimiters never meet in it.
+    `in format` says whether the format can hold the text: 13 symbols, and two delimiters never meet.
     """
     characters = [*SYMBOLS, *STRANGE]
     pairs = [a + b for a in characters for b in characters if len(encode(a + b)) == 1]
@@ -97,7 +99,7 @@ def merge_rows(encode: Encoder) -> list[Row]:
         {
             "text": text, "ids": " ".join(map(str, encode(text))), "tokens": len(encode(text)), "characters": len(text),
             "kind": "pair" if text in pairs else "sample",
-            "in format": len(text) == 2 and set(text) <= set(SYMBOLS) and not set(text) <= set(".,;"),
+            "in format": set(text) <= set(SYMBOLS) and not re.search("[.,;]{2}", text),
         }
         for text in [*pairs, *SAMPLES]
     ]  # fmt: skip
@@ -141,7 +143,7 @@ def write(name: str, data: SeriesSet) -> Written:
 
 
 def token_rows(written: Sequence[Written], data: SeriesSet) -> list[Row]:
-    """Per scheme: tokens per series and step, the share of values written as 0, and of those above the top of the scale.
+    """Per scheme: tokens per series and step, alpha (raw units per written unit), values written as 0 and from TOP on.
 
     Every character is one token. The reports' texts leave the last step open, ours close it, which is one token more.
     """
@@ -152,9 +154,10 @@ def token_rows(written: Sequence[Written], data: SeriesSet) -> list[Row]:
         scaled = [values_TV / alpha_V for values_TV, alpha_V in zip(one.decoded, one.alphas, strict=True)]
         rows.append(
             {
-                "scheme": one.name, "scale": one.scheme.format, "series": len(one.ids),
+                "scheme": one.name, "top": one.scheme.top, "decimals": one.scheme.codec.decimals, "series": len(one.ids),
                 "not written": len(data) - len(one.ids), "reason": one.fault,
                 "looks at": one.scheme.looks_at,
+                **{f"alpha {key}": figure for key, figure in zip(("min", "max"), _extremes(one.alphas), strict=True)},
                 **{f"tokens {key}": spread[key] for key in ("min", "median", "max")},
                 "tokens per step": tokens_N.mean() / data.values_NTV.shape[1] if len(tokens_N) else np.nan,
                 "written as zero": np.mean([(a == 0).mean() for a in scaled]) if scaled else np.nan,
@@ -162,6 +165,10 @@ def token_rows(written: Sequence[Written], data: SeriesSet) -> list[Row]:
             }
         )  # fmt: skip
     return rows
+
+
+def _extremes(arrays: Sequence[np.ndarray]) -> tuple[float, float]:
+    return (float(np.min(arrays)), float(np.max(arrays))) if len(arrays) else (np.nan, np.nan)
 
 
 def round_trip_rows(written: Sequence[Written], data: SeriesSet) -> list[Row]:
@@ -174,7 +181,7 @@ def round_trip_rows(written: Sequence[Written], data: SeriesSet) -> list[Row]:
         spread = summary(mae_NV.mean(axis=1))
         rows.append(
             {
-                "scheme": one.name, "scale": one.scheme.format, "series": len(errors), "mae": spread["mean"],
+                "scheme": one.name, "series": len(errors), "mae": spread["mean"],
                 **{f"mae {key}": spread[key] for key in ("min", "median", "max")},
                 **{f"mae {v}": mae_NV[:, k].mean() if len(errors) else np.nan for k, v in enumerate(data.variables)},
                 "max error": max((float(error_TV.max()) for error_TV in errors), default=np.nan),
@@ -188,7 +195,7 @@ def text_rows(written: Sequence[Written], ids: Sequence[int], alphabet: Alphabet
     """The chosen series in every scheme: scales (raw units), the whole text, its token ids and their number."""
     return [
         {
-            "series": i, "scheme": one.name, "scale": one.scheme.format, "alpha": " ".join(f"{a:.8g}" for a in alpha_V),
+            "series": i, "scheme": one.name, "alpha": " ".join(f"{a:.8g}" for a in alpha_V),
             "tokens": len(text), "text": text, "ids": " ".join(map(str, alphabet.encode(text).tolist())),
         }
         for i in ids
