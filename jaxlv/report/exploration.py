@@ -135,7 +135,10 @@ def trajectories(result: Tree, drawings: Drawings) -> Section:
     ids = [row["series"] for row in result["examples"]]
     states = [{**row, "name": f"{row['state']} {row['variable']}"} for row in result["tables"]["states"]]
     spread = of(SPREAD, "over series", "raw units")
-    phases = "Phase planes of the same series, from the filled dot to the open one; an axis starts at 0 unless the series keeps away from it."
+    phases = (
+        "Phase planes of the same series, from the filled dot to the open one; an axis starts at 0 unless the series keeps"
+        " away from it."
+    )
     ends = "Every series at its first step and at its last. The axes differ; the frame is the range of the first step."
     return Section(
         "Trajectories",
