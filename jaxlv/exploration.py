@@ -80,7 +80,7 @@ def _file_rows(path: Path) -> Iterator[Row]:
 
 
 def _array_rows(arrays: dict[str, Any], path: Path) -> Iterator[Row]:
-    values, time, names = arrays["values"], arrays.get("time"), tuple(arrays.get("variables") or VARIABLES)
+    values, time, names = arrays["values"], arrays.get("time"), tuple(map(str, arrays.get("variables", VARIABLES)))
     try:
         check_shape(values.shape, None if time is None else time.shape, len(names), path)
     except JaxlvError as fault:

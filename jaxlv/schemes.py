@@ -183,7 +183,7 @@ def round_trip_rows(written: Sequence[Written], data: SeriesSet) -> list[Row]:
             {
                 "scheme": one.name, "series": len(errors), "mae": spread["mean"],
                 **{f"mae {key}": spread[key] for key in ("min", "median", "max")},
-                **{f"mae {v}": mae_NV[:, k].mean() if len(errors) else np.nan for k, v in enumerate(data.variables)},
+                **{f"mae of {v}": mae_NV[:, k].mean() if len(errors) else np.nan for k, v in enumerate(data.variables)},
                 "max error": max((float(error_TV.max()) for error_TV in errors), default=np.nan),
                 "median half unit": np.median(one.alphas) * 0.5 * 10.0**-one.scheme.codec.decimals if errors else np.nan,
             }

@@ -89,7 +89,6 @@ def from_arrays(
     values_NTV = as_float64(values, f"{where}:trajectories")
     time_T = as_float64(np.arange(values.shape[1]) if time is None else time, f"{where}:time")
     check_time(time_T, f"{where}:time")
-    _check_values(values_NTV, names, f"{where}:trajectories")
     ids_N = np.arange(len(values_NTV)) if ids is None else _as_ids(ids)
     if len(ids_N) != len(values_NTV) or len(np.unique(ids_N)) != len(ids_N):
         raise JaxlvError(
@@ -98,6 +97,7 @@ def from_arrays(
             expected=f"{len(values_NTV)} different ids",
             found=f"{len(ids_N)} ids, {len(np.unique(ids_N))} of them different",
         )
+    _check_values(values_NTV, names, ids_N, f"{where}:trajectories")
     return SeriesSet(values_NTV, time_T, names, ids_N, dict(source or {}))
 
 
@@ -190,13 +190,13 @@ FAULTS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = MappingProxyType(
 """The values that no series may hold: by name, where they stand in an array."""
 
 
-def first_place(fault_NTV: np.ndarray, names: Sequence[str], ids_N: Any = None) -> str:
-    """Where the first fault of an array stands, in words; without ids the series is counted from 0."""
+def first_place(fault_NTV: np.ndarray, names: Sequence[str], ids_N: np.ndarray) -> str:
+    """Where the first fault of an array stands, in words."""
     n, t, v = np.unravel_index(int(np.argmax(fault_NTV)), fault_NTV.shape)
-    return f"series {n if ids_N is None else ids_N[n]}, step {t}, {names[int(v)]}"
+    return f"series {ids_N[n]}, step {t}, {names[int(v)]}"
 
 
-def _check_values(values_NTV: np.ndarray, names: Sequence[str], where: Any) -> None:
+def _check_values(values_NTV: np.ndarray, names: Sequence[str], ids_N: np.ndarray, where: Any) -> None:
     for name, test in FAULTS.items():
         fault = test(values_NTV)
         if fault.any():
@@ -204,7 +204,7 @@ def _check_values(values_NTV: np.ndarray, names: Sequence[str], where: Any) -> N
                 f"{fault.sum()} {name} values",
                 where=where,
                 expected="finite values of at least 0",
-                found=f"{values_NTV[fault][0]:g} first, at {first_place(fault, names)}",
+                found=f"{values_NTV[fault][0]:g} first, at {first_place(fault, names, ids_N)}",
                 hint="leave these series out, or repair them",
             )
 

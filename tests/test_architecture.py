@@ -82,6 +82,10 @@ ALLOWED: dict[str, set[str]] = {
     "report.evaluation": {"report.figures", "report.page", "report.tables"},
     "report.comparison": {"report.figures", "report.page"},
     "report.stress": {"report.figures", "report.page"},
+    "report.columns": {"report.page"},
+    "report.exploration_figures": {"clusters", "exploration", "report.axes", "report.svg", "series"},
+    "report.exploration_text": {"report.columns", "report.page"},
+    "report.exploration": {"report.columns", "report.exploration_text", "report.page"},
     "report.costs": {"flops.table", "flops.work", "report.svg"},
     # everything together
     "run": {

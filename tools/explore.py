@@ -55,13 +55,12 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def usable(path: Path, out: Path) -> tuple[list[dict[str, Any]], SeriesSet]:
-    """The checks of the file, written to quality.csv, and its series; JaxlvError for a file that holds none to use."""
+    """The checks of the file and its series; for a file that has none to use, quality.csv in `out`, and JaxlvError."""
     rows = exploration.inspect(path)
-    fresh_folder(out)
-    pd.DataFrame(rows).to_csv(out / "quality.csv", index=False)
     try:
         return rows, series.load(path)
     except JaxlvError as fault:
+        pd.DataFrame(rows).to_csv(fresh_folder(out) / "quality.csv", index=False)
         hint = "; ".join(filter(None, [fault.hint, f"the checks are in {out / 'quality.csv'}"]))
         raise JaxlvError(fault.what, where=fault.where, expected=fault.expected, found=fault.found, hint=hint) from None
 
@@ -77,6 +76,8 @@ class Exploration:
         self.shown = data.select(self.ids)
         self.tables: dict[str, Any] = {"quality": quality, "values": exploration.value_rows(data)}
         self.found: dict[str, Any] | None = None
+        self.folder = EMBEDDED_BASE if options.tokenizer == "embedded" else options.tokenizer
+        self.alphabet, self.encode = schemes.alphabet_of(Path(self.folder) if self.folder else None)
 
     def cycles(self) -> None:
         """Periods, lags and rest."""
@@ -114,8 +115,6 @@ class Exploration:
 
     def text(self) -> None:
         """Every scheme's tokens and rounding errors, and the chosen series in it."""
-        folder = EMBEDDED_BASE if self.options.tokenizer == "embedded" else self.options.tokenizer
-        self.alphabet, encode = schemes.alphabet_of(Path(folder) if folder else None)
         self.written = [schemes.write(name, self.data) for name in schemes.SCHEMES]
         self.tables |= {
             "tokens": schemes.token_rows(self.written, self.data),
@@ -124,14 +123,15 @@ class Exploration:
             "steps": schemes.step_rows(self.written, self.shown),
         }
         self.tokenizer = self.alphabet.source
-        if encode:
-            self.tables["merges"] = schemes.merge_rows(encode)
-            others = schemes.disagreements(self.written, self.ids, self.alphabet, encode)
+        if self.encode:
+            self.tables["merges"] = schemes.merge_rows(self.encode)
+            others = schemes.disagreements(self.written, self.ids, self.alphabet, self.encode)
             total = len(self.tables["texts"])
+            name = "the embedded base" if self.folder == EMBEDDED_BASE else Path(self.folder).name
             self.tokenizer = (
-                f"{Path(folder).name}, {self.alphabet.source}; it cuts {total - others} of the {total} texts of the"
+                f"{name}, {self.alphabet.source}; it cuts {total - others} of the {total} texts of the chosen series into"
+                " one token per character"
             )
-            self.tokenizer += " chosen series into one token per character"
 
     def windows(self) -> None:
         """Padding and tokens left out by window length."""
@@ -197,6 +197,7 @@ def main(options: argparse.Namespace) -> None:
         bar.note(f"reading {options.data}")
         quality, data = usable(options.data, options.out)
         exploring = Exploration(data, quality, options)
+        fresh_folder(options.out)
         for done, stage in enumerate(STAGES[1:-1], 1):
             bar.note(stage)
             getattr(exploring, stage)()

@@ -55,6 +55,8 @@ def checks_in_words(rows: Rows) -> str:
 
 
 def _period(rows: Rows, name: str) -> str:
+    if not find(rows, quantity=f"period of {name}")["series"]:
+        return "none: no series has two peaks"
     steps, time = (find(rows, quantity=f"period of {name}", unit=unit) for unit in ("steps", "time units"))
     means = f"{number(steps['mean'])} steps = {number(time['mean'])} time units"
     return f"{means} (5–95 %: {number(steps['p5'])}–{number(steps['p95'])} steps)"
@@ -62,6 +64,8 @@ def _period(rows: Rows, name: str) -> str:
 
 def _lag(rows: Rows) -> str:
     lags = [row for row in rows if row["quantity"].startswith("lag")]
+    if not lags[0]["series"]:
+        return "none"
     return f"{number(lags[0]['mean'])} steps, {percent(lags[-1]['mean'])} % of the period"
 
 
@@ -86,8 +90,8 @@ def summary(result: Tree) -> str:
     rest = known["at rest"].replace(" of the series", "")
     sentences = [
         f"{result['data']} holds {result['series']:,} series of {result['steps']} steps: {known['checks']}.",
-        f"{names[0].capitalize()} peaks every {known[f'period of {names[0]}']}.",
-        f"{names[1].capitalize()} follows it by {known[f'lag of {names[1]}']}." if len(names) > 1 else "",
+        f"Period of {names[0]}: {known[f'period of {names[0]}']}.",
+        f"{names[1].capitalize()} lags behind it by {known[f'lag of {names[1]}']}." if len(names) > 1 else "",
         f"{rest} of the series are at rest in the last {result['window']} steps.",
     ]
     ours = result["tables"]["tokens"][-1]
@@ -220,12 +224,10 @@ def regimes(result: Tree, drawings: Drawings) -> Section:
     by_rule = "Series of each cluster, by their regime by rule."
     kinds = [(name if unit == "1" else f"{name} ({unit})", line) for name, unit, line in found["words"]]
     said = (
-        f"K-means on {len(found['features'])} standardised features of whole series: {', '.join(found['features'])}. Other"
-        f" seeds find nearly the same ones (adjusted Rand index {number(found['least rand index over seeds'])} or more), but"
-        f" they are not set apart: the mean silhouette is {number(scores[4])} for 4 clusters and largest for {best},"
-        f" {number(scores[best])}."
-        " They are not the regimes that rules give either (adjusted Rand index"
-        f" {number(found['rand index with rules'])})."
+        f"K-means on {len(found['features'])} standardised features of whole series: {', '.join(found['features'])}. The"
+        f" clusters of other seeds agree with an adjusted Rand index of {number(found['least rand index over seeds'])} or"
+        f" more. The mean silhouette is {number(scores[4])} for 4 clusters, and largest for {best}: {number(scores[best])}."
+        f" With the regimes by rule the adjusted Rand index is {number(found['rand index with rules'])}."
     )
     return Section(
         "Regimes",

@@ -126,7 +126,7 @@ def _limits(values_T: np.ndarray) -> tuple[float, float]:
     if low < 0.5 * high:
         return 0.0, 1.05 * high
     margin = 0.08 * (high - low) or 0.1 * high or 1.0
-    return low - margin, high + margin
+    return max(0.0, low - margin), high + margin
 
 
 @styled
@@ -161,8 +161,7 @@ def mean_figure(rows: Rows, names: Sequence[str]) -> Figure:
 def states_figure(first_NV: np.ndarray, last_NV: np.ndarray, names: Sequence[str]) -> Figure:
     """The first two variables of every series at the first step and at the last, which frames where they began."""
     figure = canvas(WIDTH, 236)
-    figure.get_layout_engine().set(wspace=0.08)  # type: ignore[union-attr]
-    axes = figure.subplots(1, 2)
+    axes = figure.subplots(1, 2, gridspec_kw={"wspace": 0.08})
     low_V, high_V = first_NV.min(axis=0), first_NV.max(axis=0)
     for ax, values_NV, title in zip(axes, (first_NV, last_NV), ("first step", "last step"), strict=True):
         ax.plot(*values_NV[thinned(len(values_NV)), :2].T, ".", color=INK, markersize=3.2, markeredgewidth=0, alpha=0.4)
@@ -203,7 +202,8 @@ def values_figure(values_NTV: np.ndarray, names: Sequence[str], marks: Mapping[s
     words = "\n".join(f"{name}: {place:.3g}" for name, place in marks.items())
     ax.annotate(words, (1, 1), xycoords="axes fraction", ha="right", va="top", fontsize=9, color=MUTED)
     ax.set_xscale("log")
-    ax.set_xlim(max(low, high / 1e5), high * 10)
+    low = max(low, high / 1e5)
+    ax.set_xlim(low, high * (high / low) ** 0.2 * 1.05)
     log_ticks(ax.xaxis, *ax.get_xlim())
     ax.set_ylim(bottom=0)
     ax.set_xlabel("population (raw units), logarithmic")
@@ -233,7 +233,7 @@ def period_figure(period_NV: np.ndarray, names: Sequence[str], step: float) -> F
     ax.set_xlim(edges[0], edges[-1])
     ax.set_xlabel("period (steps)")
     ax.set_ylabel("series per bin")
-    top = ax.secondary_xaxis("top", functions=(lambda x: x * step, lambda x: x / step))
+    top = ax.secondary_xaxis("top", functions=(lambda x: np.multiply(x, step), lambda x: np.divide(x, step)))
     top.set_xlabel("period (time units)")
     top.spines["top"].set_visible(True)
     _variables(figure, names)
@@ -417,10 +417,12 @@ def drawings(
     marks = {f"{p:g} %": overall[f"p{p:g}"] for p in (95, 99, 99.7)}
     drawn["values"] = values_figure(values_NTV, names, marks), "Distribution of all values"
     drawn["mean"] = mean_figure(tables["mean"], names), "Mean trajectory with its standard deviation and the 10-90 % band"
-    drawn["periods"] = period_figure(found.period_NV, names, step), "Distribution of periods"
+    if np.isfinite(found.period_NV).any():
+        drawn["periods"] = period_figure(found.period_NV, names, step), "Distribution of periods"
+    if pair and np.isfinite(found.lag_N).any():
+        drawn["lags"] = lag_figure(found.lag_N, found.share_N), f"Distribution of the lag of {names[1]} behind {names[0]}"
     if pair:
         drawn["states"] = states_figure(values_NTV[:, 0], values_NTV[:, -1], names), "Populations at the first and last step"
-        drawn["lags"] = lag_figure(found.lag_N, found.share_N), f"Distribution of the lag of {names[1]} behind {names[0]}"
     if regimes:
         drawn |= dict(_regime_drawings(data, regimes))
     written = [row for row in tables["tokens"] if row["series"]]

@@ -42,7 +42,7 @@ def text(result: Tree, drawings: Drawings) -> Section:
     errors = [
         Column("mae", "mean", "mean absolute error", "raw units"),
         *of([(f"mae {key}", head) for key, head in spread], "mean absolute error", "raw units"),
-        *of([(f"mae {name}", name) for name in names], "mean absolute error", "raw units"),
+        *of([(f"mae of {name}", name) for name in names], "mean absolute error", "raw units"),
         *of([("median half unit", "bound, median"), ("max error", "largest")], "single error", "raw units"),
     ]
     every = "Every character is one token. The reports leave the last step open; jaxlv closes it with “;”."
