@@ -83,7 +83,10 @@ ALLOWED: dict[str, set[str]] = {
     "report.comparison": {"report.figures", "report.page"},
     "report.stress": {"report.figures", "report.page"},
     "report.columns": {"report.page"},
-    "report.exploration_figures": {"clusters", "exploration", "report.axes", "report.svg", "series"},
+    "report.series_figures": {"report.axes", "report.svg"},
+    "report.exploration_figures": {
+        "clusters", "exploration", "report.axes", "report.series_figures", "report.svg", "series",
+    },
     "report.exploration_text": {"report.columns", "report.page"},
     "report.exploration": {"report.columns", "report.exploration_text", "report.page"},
     "report.costs": {"flops.table", "flops.work", "report.svg"},

@@ -17,7 +17,7 @@ from test_report import Tree
 
 from jaxlv import exploration, series
 from jaxlv.report import exploration_figures as figures
-from jaxlv.report import svg
+from jaxlv.report import series_figures, svg
 from jaxlv.report.columns import Column, count, find, of, share, table_of, words
 from jaxlv.report.page import MISSING
 from jaxlv_tools import explore
@@ -247,8 +247,8 @@ def test_a_table_groups_neighbours_aligns_points_and_marks_rows():
 
 
 def test_at_most_so_many_dots_are_drawn():
-    assert len(figures.thinned(5)) == 5 and len(figures.thinned(10**6)) == figures.MOST
-    assert figures.thinned(10**6)[[0, -1]].tolist() == [0, 10**6 - 1]
+    assert len(series_figures.thinned(5)) == 5 and len(series_figures.thinned(10**6)) == series_figures.MOST
+    assert series_figures.thinned(10**6)[[0, -1]].tolist() == [0, 10**6 - 1]
 
 
 def test_a_file_s_colours_are_those_of_the_page():
