@@ -71,15 +71,27 @@ ALLOWED: dict[str, set[str]] = {
     },
     "protocols": {"codec", "dynamics", "errors", "metrics", "series"},
     "robustness": {"dynamics", "series"},
+    # what data are like
+    "exploration": {"errors", "readers", "series"},
+    "clusters": {"exploration", "series"},
+    "schemes": {"codec", "config", "errors", "exploration", "protocols", "series", "tokens"},
     # pages
     "report.__init__": set(),
     "report.svg": set(),
     "report.page": {"report.svg"},
     "report.tables": {"report.page"},
-    "report.figures": {"report.svg"},
+    "report.axes": set(),
+    "report.figures": {"report.axes", "report.svg"},
     "report.evaluation": {"report.figures", "report.page", "report.tables"},
     "report.comparison": {"report.figures", "report.page"},
     "report.stress": {"report.figures", "report.page"},
+    "report.columns": {"report.page"},
+    "report.series_figures": {"report.axes", "report.svg"},
+    "report.exploration_figures": {
+        "clusters", "exploration", "report.axes", "report.series_figures", "report.svg", "series",
+    },
+    "report.exploration_text": {"report.columns", "report.page"},
+    "report.exploration": {"report.columns", "report.exploration_text", "report.page"},
     "report.costs": {"flops.table", "flops.work", "report.svg"},
     # everything together
     "run": {
@@ -88,7 +100,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "sweep": {"config", "devices", "errors", "ledger", "records", "run", "stack"},
     "search": {"errors"},
-    "report.sweeps": {"report.figures", "report.page", "report.svg"},
+    "report.sweeps": {"report.axes", "report.figures", "report.page", "report.svg"},
     "__init__": {"errors", "lora", "weights"},
 }  # fmt: skip
 

@@ -23,7 +23,7 @@ import pandas as pd
 from jaxlv import run, search, sweep
 from jaxlv.config import GRID, RunConfig, build_config, override, read_tree
 from jaxlv.errors import JaxlvError
-from jaxlv.report import sweeps
+from jaxlv.report import page, sweeps
 from jaxlv_tools.console import Progress, describe, fresh_folder, positive, print_columns, program, versions
 
 
@@ -106,7 +106,7 @@ def main(options: argparse.Namespace) -> None:
     sweep.write_result(out / sweep.RESULT, result)
     flat = [{**one["settings"], **{k: v for k, v in one.items() if not isinstance(v, (dict, list))}} for one in outcomes]
     pd.DataFrame(flat).to_csv(out / "sweep.csv", index=False)
-    sweeps.write_page(out / "report.html", result)
+    page.write(out / "report.html", sweeps.page_of(result))
     show(outcomes, best["name"])
     print(f"best by {sweep.RULES[rule]}: {best['name']} ({best[rule]:.4g})")
     print(f"figures: {out / sweep.RESULT}\nreport:  {out / 'report.html'}")

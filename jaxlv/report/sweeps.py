@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure as Drawing
 
 from jaxlv.report import figures
-from jaxlv.report.figures import MODEL, WIDTH
+from jaxlv.report.axes import WIDTH, canvas, log_ticks
+from jaxlv.report.figures import MODEL
 from jaxlv.report.page import (
     MISSING,
     Block,
@@ -26,7 +25,6 @@ from jaxlv.report.page import (
     align,
     number,
     plain,
-    render,
     svg,
 )  # fmt: skip
 from jaxlv.report.svg import MUTED, styled
@@ -119,7 +117,7 @@ def table_of(result: Tree) -> Table:
 @styled
 def effect_figure(runs: Sequence[Tree], name: str, values: Sequence[Any], rule: str) -> Drawing:
     """The rule's figure at each value of a setting: a dot for each run, lines between runs that differ in it alone."""
-    figure = figures._figure(WIDTH, 250)
+    figure = canvas(WIDTH, 250)
     ax = figure.subplots()
     place = {repr(value): i for i, value in enumerate(values)}
     lines: dict[str, list[tuple[int, float]]] = {}
@@ -147,7 +145,7 @@ def effect_figure(runs: Sequence[Tree], name: str, values: Sequence[Any], rule: 
 @styled
 def losses_figure(runs: Sequence[Tree], best: str) -> Drawing:
     """Training loss (thin) and validation loss (dots) of every run by step, the best one on top."""
-    figure = figures._figure(WIDTH, 280)
+    figure = canvas(WIDTH, 280)
     ax = figure.subplots()
     for one in sorted(runs, key=lambda one: one["name"] == best):
         chosen = one["name"] == best
@@ -180,7 +178,7 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
 @styled
 def pareto_figure(entries: Sequence[tuple[str, float, float]], cost: str, error: str) -> Drawing:
     """Error against cost of named runs, both logarithmic, with the front of those that nothing beats in both."""
-    figure = figures._figure(WIDTH, 300)
+    figure = canvas(WIDTH, 300)
     ax = figure.subplots()
     points = [(x, y) for _, x, y in entries]
     kept = front(points)
@@ -188,8 +186,8 @@ def pareto_figure(entries: Sequence[tuple[str, float, float]], cost: str, error:
     ax.plot(*zip(*(points[i] for i in kept), strict=True), ".-", color=MODEL, linewidth=1.6, drawstyle="steps-post")
     ax.set_xscale("log")
     ax.set_yscale("log")
-    figures._log_ticks(ax.xaxis, *ax.get_xlim())
-    figures._log_ticks(ax.yaxis, *ax.get_ylim())
+    log_ticks(ax.xaxis, *ax.get_xlim())
+    log_ticks(ax.yaxis, *ax.get_ylim())
     ax.set_xlabel(cost)
     ax.set_ylabel(error)
     return figure
@@ -233,10 +231,3 @@ def page_of(result: Tree) -> Page:
     versions = result.get("versions") or {}
     settings = [Section("Settings", [Pairs("Versions", list(versions.items()))])] if versions else []
     return Page(f"Sweep of {result['config']}", summary, bill, [*sections(result), *settings])
-
-
-def write_page(path: Path, result: Tree) -> None:
-    """Write the page, whole or not at all."""
-    unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_text(render(page_of(result)), encoding="utf-8")
-    os.replace(unfinished, path)
