@@ -30,7 +30,9 @@ from jaxlv.loss import IGNORED
 from jaxlv.probe import Prompt, answers, read, read_prompts, text_windows
 from jaxlv.report import probe as page
 from jaxlv.tokens import load_alphabet
+from jaxlv_tools import probe as program
 
+QWEN = "qwen2.5-0.5b-instruct"
 ENDS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -72,6 +74,11 @@ def language(base) -> Language:
 
 
 @pytest.fixture(scope="module")
+def qwen(shared) -> Language:
+    return load_language(shared / QWEN, 151_936)
+
+
+@pytest.fixture(scope="module")
 def forecaster(base) -> Forecaster:
     model, params = weights.load_pretrained(base)
     return Forecaster(model, {"params": params}, load_alphabet(base, 264), Codec(), GREEDY)
@@ -93,8 +100,7 @@ def test_a_prompt_is_read_through_the_template_and_text_comes_back_as_it_was(lan
     assert [language.decode([id]) for id in language.end_ids] == ["<|im_end|>", "<|endoftext|>"]
 
 
-def test_qwen_s_own_tokenizer_speaks_its_own_template(shared):
-    qwen = load_language(shared / "qwen2.5-0.5b-instruct", 151_936)
+def test_qwen_s_own_tokenizer_speaks_its_own_template(qwen):
     assert qwen.end_ids == (151_645, 151_643)
     read = qwen.chat("How many r in strawberry?")
     assert read.startswith("<|im_start|>system\n")
@@ -210,63 +216,72 @@ def test_prompts_that_are_none_are_named_with_their_line(content, named, tmp_pat
 # ----------------------------------------------------------------------------------------------------- answers
 
 
-def speaking(random_hf, tokenizer: Path | Callable[[Path], None], folder: Path, **sizes: Any) -> tuple[Any, Path]:
-    """(a random model of transformers, its folder with tokenizer files)."""
+def speaking(random_hf, write: Callable[[Path], None], folder: Path, **sizes: Any) -> Any:
+    """A random model of transformers, saved to a folder beside the tokenizer that `write` leaves there."""
     hf = random_hf(**sizes)
     hf.save_pretrained(folder)
-    if isinstance(tokenizer, Path):
-        for path in tokenizer.iterdir():
-            if path.name not in ("config.json", "generation_config.json"):
-                shutil.copyfile(path, folder / path.name)
-    else:
-        tokenizer(folder)
-    return hf, folder
+    write(folder)
+    return hf
 
 
-def theirs(hf: Any, folder: Path, prompt: str, new_tokens: int, end_ids: tuple[int, ...]) -> str:
+def theirs(hf: Any, tokenizer: Any, prompt: str, new_tokens: int, end_ids: tuple[int, ...]) -> str:
     """The greedy answer by transformers alone: its tokenizer, its template, its generate."""
-    from transformers import AutoTokenizer
-
     torch = pytest.importorskip("torch")
-    tokenizer = AutoTokenizer.from_pretrained(folder)
     messages = [{"role": "user", "content": prompt}]
     batch = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-    options = {"do_sample": False, "pad_token_id": 0, "eos_token_id": list(end_ids) or None}
+    options = {"do_sample": False, "pad_token_id": 0, "eos_token_id": list(end_ids)}
     with torch.no_grad():
         ids = hf.generate(**batch, max_new_tokens=new_tokens, **options)[0, batch["input_ids"].shape[1] :].tolist()
     return tokenizer.decode(ids[:-1] if ids[-1] in end_ids else ids)
 
 
-@pytest.mark.parametrize("kind", ["bytes", "qwen"])
-def test_template_ids_answer_and_text_are_those_of_transformers(kind, random_hf, tmp_path, request):
-    """With Qwen's own tokenizer and its 151,936 rows, the whole path but for the size of the layers."""
-    size = 264 if kind == "bytes" else 151_936
-    source = save_tokenizer if kind == "bytes" else request.getfixturevalue("shared") / "qwen2.5-0.5b-instruct"
-    hf, folder = speaking(random_hf, source, tmp_path / "hf", **{**SIZES, "hidden_size": 16, "vocab_size": size})
+@pytest.fixture(scope="module")
+def twin(random_hf, tmp_path_factory) -> tuple[Any, Forecaster, Language]:
+    """One model on both sides."""
+    folder = tmp_path_factory.mktemp("twin")
+    hf = speaking(random_hf, save_tokenizer, folder, vocab_size=264, **SIZES)
     model, params = weights.load_pretrained(folder)
-    speaker = Forecaster(model, {"params": params}, load_alphabet(folder, size), Codec(), GREEDY)
-    spoken = load_language(folder, size)
-    asked = PROMPTS[:2]
-    found = answers(speaker, spoken, asked, 24)
-    assert [answer.text for answer in found] == [theirs(hf, folder, p.text, 24, spoken.end_ids) for p in asked]
-    assert all(answer.tokens == 24 and not answer.ended for answer in found)
-    # A token that comes up on the way is made an end: the answer stops before it, as theirs does.
-    alphabet = replace(speaker.alphabet, end_ids=spoken.end_ids)
-    end = int(
-        speaker.generated([spoken.encode(spoken.chat(p.text)) for p in asked], 1, 24, alphabet=alphabet).ids_SNC[0, 0, 9]
-    )
-    ending = replace(spoken, end_ids=(*spoken.end_ids, end))
-    shorter = answers(speaker, ending, asked, 24)
-    assert shorter[0].ended and shorter[0].tokens <= 9
-    assert [answer.text for answer in shorter] == [theirs(hf, folder, p.text, 24, ending.end_ids) for p in asked]
+    return hf, Forecaster(model, {"params": params}, load_alphabet(folder, 264), Codec(), GREEDY), load_language(folder, 264)
+
+
+def test_qwen_s_template_ids_answer_and_text_are_those_of_transformers(random_hf, shared, qwen, tmp_path):
+    """Qwen's own tokenizer and its 151,936 rows: the whole path but for the size of the layers."""
+
+    def copy_tokenizer(folder: Path) -> None:
+        for path in (shared / QWEN).iterdir():
+            if path.name not in ("config.json", "generation_config.json"):
+                shutil.copyfile(path, folder / path.name)
+
+    hf = speaking(random_hf, copy_tokenizer, tmp_path, **{**SIZES, "hidden_size": 16, "vocab_size": 151_936})
+    model, params = weights.load_pretrained(tmp_path)
+    speaker = Forecaster(model, {"params": params}, load_alphabet(tmp_path, 151_936), Codec(), GREEDY)
+    found = answers(speaker, load_language(tmp_path, 151_936), PROMPTS[:1], 24)[0]
+    assert found.text == theirs(hf, qwen.tokenizer, PROMPTS[0].text, 24, qwen.end_ids)
+    assert (found.tokens, found.ended) == (24, False)
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_answers_are_those_of_transformers_and_end_where_theirs_do(early, twin):
+    """A token that comes up on the way is made an end: the answer stops before it."""
+    hf, speaker, language = twin
+    prompt = PROMPTS[0]
+    if early:
+        alphabet = replace(speaker.alphabet, end_ids=language.end_ids)
+        ids_C = speaker.generated([language.encode(language.chat(prompt.text))], 1, 24, alphabet=alphabet).ids_SNC[0, 0]
+        language = replace(language, end_ids=(*language.end_ids, int(ids_C[9])))
+    found = answers(speaker, language, [prompt], 24)[0]
+    assert found.text == theirs(hf, language.tokenizer, prompt.text, 24, language.end_ids)
+    assert (found.ended, found.tokens <= 9) == ((True, True) if early else (False, False))
 
 
 @pytest.mark.parametrize("end", [0, 1], ids=["im_end", "endoftext"])
-def test_an_answer_ends_at_either_end_token(end, forecaster, language, random_lora):
+def test_an_answer_ends_at_either_end_token(end, tuned, language):
     """A head that thinks of nothing but the end."""
-    bias = np.zeros(264, np.float32)
-    bias[language.end_ids[end]] = 1e4
-    silent = replace(forecaster, variables={**forecaster.variables, "lora": {"lm_head": {"bias": jax.numpy.asarray(bias)}}})
+    bias_V = np.zeros(264, np.float32)
+    bias_V[language.end_ids[end]] = 1e4
+    lora = tuned.variables["lora"]
+    lora = {**lora, "lm_head": {**lora["lm_head"], "bias": jax.numpy.asarray(bias_V)}}
+    silent = replace(tuned, variables={**tuned.variables, "lora": lora})
     found = answers(silent, language, PROMPTS[:1], 24)[0]
     assert (found.text, found.tokens, found.ended, found.passed) == ("", 0, True, False)
 
@@ -274,8 +289,8 @@ def test_an_answer_ends_at_either_end_token(end, forecaster, language, random_lo
 @pytest.fixture(scope="module")
 def warm(forecaster, language) -> list[probe.Answer]:
     heard: list[int] = []
-    found = answers(replace(forecaster, sampling=WARM), language, PROMPTS, 24, seed=4, batch=2, on_batch=heard.append)
-    assert heard == [2, 3]
+    found = answers(replace(forecaster, sampling=WARM), language, PROMPTS, 24, seed=4, batch=1, on_batch=heard.append)
+    assert heard == [1, 2, 3]
     return found
 
 
@@ -284,14 +299,14 @@ def test_an_answer_does_not_depend_on_its_batch(forecaster, language, warm):
 
 
 def test_seeds_differ_and_answers_are_checked(forecaster, language, warm):
-    other = answers(replace(forecaster, sampling=WARM), language, PROMPTS, 24, seed=5, batch=2)
+    other = answers(replace(forecaster, sampling=WARM), language, PROMPTS, 24, seed=5, batch=1)
     assert all(a.text != b.text for a, b in zip(warm, other, strict=True))
     assert [answer.passed for answer in warm] == [PROMPTS[0].passed(warm[0].text), None, True]
 
 
 def test_the_overlay_answers_otherwise(tuned, forecaster, language):
-    one, other = (answers(f, language, PROMPTS[:2], 24) for f in (tuned, forecaster))
-    assert all(a.text != b.text for a, b in zip(one, other, strict=True))
+    one, other = (answers(f, language, PROMPTS[:1], 24)[0] for f in (tuned, forecaster))
+    assert one.text != other.text
 
 
 def test_a_prompt_longer_than_the_positions_is_refused(forecaster, language):
@@ -318,15 +333,6 @@ def as_in_the_docs(hf: Any, ids: np.ndarray, length: int, stride: int) -> tuple[
         if end == ids_1T.shape[1]:
             return nats, tokens
     raise AssertionError
-
-
-@pytest.fixture(scope="module")
-def twin(random_hf, tmp_path_factory) -> tuple[Any, Forecaster, Language]:
-    """One model on both sides."""
-    hf, folder = speaking(random_hf, save_tokenizer, tmp_path_factory.mktemp("twin"), vocab_size=264, **SIZES)
-    model, params = weights.load_pretrained(folder)
-    ours = Forecaster(model, {"params": params}, load_alphabet(folder, 264), Codec(), GREEDY)
-    return hf, ours, load_language(folder, 264)
 
 
 @pytest.mark.parametrize(("length", "stride", "batch"), [(64, 32, 2), (64, 63, 8), (50, 7, 3), (256, 128, 8)])
@@ -428,7 +434,7 @@ def probed(trained) -> tuple[dict, str, Path]:
     out, prompts, text = (trained.parent / name for name in ("probed", "p.jsonl", "t.txt"))
     prompts.write_text("\n".join(json.dumps({"prompt": p.text, "expected": p.expected}) for p in PROMPTS))
     text.write_bytes(TEXT.encode())
-    more = ["--prompts", prompts, "--text", text, "--window", 64, "--max-new-tokens", 24, "--batch", 2, "--out", out]
+    more = ["--prompts", prompts, "--text", text, "--window", 64, "--max-new-tokens", 24, "--batch", 1, "--out", out]
     said = done("probe", trained, *more)
     return json.loads((out / "probe.json").read_text()), said, out
 
@@ -457,8 +463,8 @@ def test_the_budget_pays_for_everything(probed, trained):
     result = probed[0]
     _, entries = ledger.read(trained / run.LEDGER)
     spent = [entry for entry in entries if entry.phase == "evaluation"]
-    assert [(entry.event.kind, entry.event.rank > 0) for entry in spent[:4]] == [
-        ("generation", False), ("generation", False), ("generation", True), ("generation", True),
+    assert [(entry.event.kind, entry.event.rank > 0) for entry in spent[:6]] == [
+        *[("generation", False)] * 3, *[("generation", True)] * 3
     ]  # fmt: skip
     assert result["flops"]["spent"] == sum(entry.flops for entry in spent) > 0
     assert ledger.verify(trained / run.LEDGER) == []
@@ -478,15 +484,31 @@ def test_what_the_budget_does_not_hold_is_not_done(trained, tmp_path):
 
 
 def test_a_bare_model_is_asked_the_five_prompts(base, tmp_path):
-    more = ["--generation-defaults", "--set", "sampling.top_k=5", "--top-p", 0.5, "--max-new-tokens", 8, "--seed", 3]
-    said = done("probe", base, *more, "--out", tmp_path / "o")
+    said = done("probe", base, "--batch", 1, "--max-new-tokens", 24, "--seed", 3, "--out", tmp_path / "o")
     result = json.loads((tmp_path / "o" / "probe.json").read_text())
-    assert result["sampling"] == {"temperature": 0.7, "top_k": 5, "top_p": 0.5, "repetition_penalty": 1.1}
     assert [entry["prompt"] for entry in result["prompts"]] == [prompt.text for prompt in probe.PROMPTS]
     assert all(list(entry["answers"]) == ["untuned"] for entry in result["prompts"])
     assert (result["text"], result["flops"], result["seed"]) == (None, None, 3)
     assert "no more of this prompt than these words" in said
     assert "no more of this prompt than these words" in (tmp_path / "o" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("more", "changes"),
+    [
+        ([], {}),
+        (["--temperature", "0.4"], {"temperature": 0.4}),
+        (["--generation-defaults"], {"temperature": 0.7, "top_k": 20, "top_p": 0.8, "repetition_penalty": 1.1}),
+        (
+            ["--generation-defaults", "--set", "sampling.top_k=5", "--set", "sampling.top_p=0.6", "--top-p", "0.5"],
+            {"temperature": 0.7, "top_k": 5, "top_p": 0.5, "repetition_penalty": 1.1},
+        ),
+    ],
+)
+def test_options_go_before_set_and_set_before_the_model_s_own(more, changes, base):
+    config, sampling = program.settings(program.arguments().parse_args([str(base), *more]), False)
+    assert sampling == replace(GREEDY, **changes)
+    assert config.model.path == str(base)
 
 
 def test_without_a_folder_the_answers_are_shown_all_the_same(base, tmp_path, probed):
