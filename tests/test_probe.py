@@ -601,7 +601,7 @@ def test_the_summary_counts(tmp_path):
     result = result_of(PROMPTS, ["There are 3.", "no", ""])
     result["prompts"][0]["answers"]["tuned"] = {"text": "4", "tokens": 24, "ended": False, "passed": False}
     assert page.summary(result) == (
-        "3 prompts (<file>) through the chat template of a <base>. Of 2 with an expected answer pass: 1 untuned, 0 tuned."
+        "3 prompts (<file>) through the chat template of a <base>. Passed, of 2 with an expected answer: 1 untuned, 0 tuned."
         " The same word for word: 2 of 3 answers. Perplexity per token of <t>: 3.49 untuned, 3.00 tuned."
     )
     assert page.counts_of(result, "tuned") == {"passed": 0, "checked": 2, "ended": 2, "tokens": 34}

@@ -68,7 +68,7 @@ def summary(result: Tree) -> str:
     checked = counts[models[0]]["checked"]
     if checked:
         passed = ", ".join(f"{counts[model]['passed']} {model}" for model in models)
-        sentences.append(f"Of {checked} with an expected answer pass: {passed}.")
+        sentences.append(f"Passed, of {checked} with an expected answer: {passed}.")
     if len(models) > 1:
         same = sum(len({answer["text"] for answer in entry["answers"].values()}) == 1 for entry in prompts)
         sentences.append(f"The same word for word: {same} of {len(prompts)} answers.")
@@ -116,10 +116,12 @@ def count_table(result: Tree) -> Table:
         )
     caption = (
         "Answers that hold what is expected, of those where something is; answers that ended before the limit of"
-        f" {result['max_new_tokens']} tokens; tokens of an answer, on average. A pass is a text found in the answer: it does"
-        " not say that the rest of it is right, nor that so few prompts measure an ability."
+        f" {result['max_new_tokens']} tokens; tokens of an answer, on average. A pass is the expected text, or"
+        " the regular expression between slashes, found in the answer: it does not"
+        " say that the rest of it is right, nor that so few prompts measure an ability."
     )
-    return Table("Answers", caption, [Group("", "", 1), Group("answers", "", 3)], ["", "passed", "ended", "tokens"], rows)
+    groups = [Group("", "", 1), Group("answers", "", 3)]
+    return Table("Answers", caption, groups, ["", "passed", "ended", "tokens, mean"], rows)
 
 
 def text_table(text: Tree) -> Table:
@@ -157,7 +159,7 @@ def page_of(result: Tree) -> Page:
     answers += [answer_block(entry, place) for place, entry in enumerate(result["prompts"], 1)]
     sections = [Section("Answers", answers)]
     if result["text"]:
-        sections.append(Section("A text", [text_table(result["text"])]))
+        sections.append(Section("Perplexity of a text", [text_table(result["text"])]))
     drawn = {**result["sampling"], "max_new_tokens": result["max_new_tokens"], "seed": result["seed"]}
     read = Passages(
         "What the model reads of the first prompt", "", [Passage("", printable(result["prompts"][0]["read"]), "", "")]
@@ -173,7 +175,7 @@ def page_of(result: Tree) -> Page:
             (f"{name} FLOPs ({flops['convention']})", number(float(flops[key])))
             for name, key in (("Spent", "spent"), ("Left", "left"))
         ]
-    title = f"What {printable(result['subject'])} says"
+    title = f"Probe of {printable(result['subject'])}"
     return Page(title, summary(result), bill, [*sections, Section("How it was made", details)])
 
 
