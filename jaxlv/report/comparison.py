@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -11,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from jaxlv.report import figures
-from jaxlv.report.page import MISSING, Block, Cell, Figure, Group, Page, Section, Table, align, number, render, svg
+from jaxlv.report.page import MISSING, Block, Cell, Figure, Group, Page, Section, Table, align, number, svg, write
 
 Tree = Mapping[str, Any]
 OF_TRUTH = ("above_top", "peak")  # measures that the truth has too
@@ -273,6 +272,4 @@ def page_of(result: Tree, drawings: Mapping[str, str] = MappingProxyType({})) ->
 
 def write_page(path: Path, result: Tree, drawings: Mapping[str, str] = MappingProxyType({})) -> None:
     """Write the page, whole or not at all."""
-    unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_text(render(page_of(result, drawings)), encoding="utf-8")
-    os.replace(unfinished, path)
+    write(path, page_of(result, drawings))

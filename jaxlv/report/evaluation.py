@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,8 @@ from jaxlv.report.page import (
     number,
     percent,
     plain,
-    render,
     svg,
+    write,
 )
 from jaxlv.report.tables import (
     conformal_measures,
@@ -406,6 +405,4 @@ def write_report(
     )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_text(render(page), encoding="utf-8")
-    os.replace(unfinished, path)
+    write(path, page)

@@ -6,7 +6,6 @@ Axes: C context steps, H forecast steps, T = C + H, S samples, V variables. A fi
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,19 +13,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter
 
+from jaxlv.report.axes import WIDTH, canvas, log_ticks, name_ends, numbers, plain_number, positive, shortened, ticks
 from jaxlv.report.svg import INK, MUTED, PALETTE, styled
 
 # ------------------------------------------------------------------------------------------- style
 
 SPECIES = [colours[0] for name, colours in PALETTE.items() if name.startswith("species")]
 MODEL = PALETTE["row-tuned"][0]
-WIDTH = 440  # half a page, and near the width of a phone
 BANDS = (0.95, 0.80, 0.50)  # central shares of the samples, widest first
 _ALPHA = {0.95: 0.18, 0.80: 0.24, 0.50: 0.34}  # they add up, as the bands are nested
 
@@ -64,11 +62,6 @@ def row_styles(names: Iterable[str]) -> dict[str, RowStyle]:
             others += 1
         styles[name] = RowStyle(PALETTE[colour][0], dash, width)
     return styles
-
-
-def _figure(width: float, height: float) -> Figure:
-    layout = ConstrainedLayoutEngine(w_pad=2 / 72, h_pad=3 / 72, hspace=0.03)
-    return Figure(figsize=(width / 72, height / 72), layout=layout)
 
 
 # ---------------------------------------------------------------------------------------- forecasts
@@ -132,7 +125,7 @@ def quantile_HV(samples_SHV: np.ndarray, q: float) -> np.ndarray:
 def forecast_figure(panel: ForecastPanel, *, time_label: str = "time") -> Figure:
     """Context, truth, median and 50/80/95 % bands of one series, one panel per species."""
     count = len(panel.variables)
-    figure = _figure(WIDTH, 60 + 124 * count)
+    figure = canvas(WIDTH, 60 + 124 * count)
     axes = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
     median_HV = quantile_HV(panel.samples_SHV, 0.5)
     for v, ax in enumerate(axes):
@@ -162,9 +155,9 @@ def forecast_figure(panel: ForecastPanel, *, time_label: str = "time") -> Figure
         if len(panel.time_C) and len(panel.time_H):
             ax.axvline((panel.time_C[-1] + panel.time_H[0]) / 2, color=MUTED, linewidth=0.8, linestyle=(0, (3, 2)))
         ax.set_ylim(min(0.0, np.nanmin(panel.observed_TV[:, v])), 1.06 * min(top, panel.ceiling_V[v]) or 1.0)
-        ax.set_ylabel(_short(panel.variables[v], 20), color=colour)
+        ax.set_ylabel(shortened(panel.variables[v], 20), color=colour)
         ax.grid(False, axis="x")
-        ax.yaxis.set_major_locator(_ticks(4))
+        ax.yaxis.set_major_locator(ticks(4))
     axes[-1].set_xlabel(time_label)
     axes[-1].set_xlim(panel.time_T[0], panel.time_T[-1])
     _forecast_legend(figure, panel)
@@ -202,7 +195,7 @@ def _forecast_legend(figure: Figure, panel: ForecastPanel) -> None:
 @styled
 def phase_figure(panel: ForecastPanel, *, samples: int = 5) -> Figure:
     """The first two variables against each other: context, truth, median, the first complete `samples`."""
-    figure = _figure(400, 308)
+    figure = canvas(400, 308)
     ax = figure.subplots()
     complete_SHV = panel.samples_SHV[np.isfinite(panel.samples_SHV).all(axis=(1, 2))][:samples]
     median_HV = quantile_HV(panel.samples_SHV, 0.5)
@@ -219,8 +212,8 @@ def phase_figure(panel: ForecastPanel, *, samples: int = 5) -> Figure:
     ax.set_xlim(0, 1.05 * high_V[0] or 1.0)
     ax.set_ylim(0, 1.05 * high_V[1] or 1.0)
     for axis, v in ((ax.xaxis, 0), (ax.yaxis, 1)):
-        axis.set_major_locator(_ticks(5))
-        axis.set_label_text(_short(panel.variables[v], 24), color=SPECIES[v])
+        axis.set_major_locator(ticks(5))
+        axis.set_label_text(shortened(panel.variables[v], 24), color=SPECIES[v])
     figure.legend(loc="outside upper left", ncols=5, handlelength=1.3, columnspacing=0.9, handletextpad=0.4, borderpad=0)
     return figure
 
@@ -231,82 +224,56 @@ def phase_figure(panel: ForecastPanel, *, samples: int = 5) -> Figure:
 @styled
 def step_error_figure(rows: Sequence[Mapping[str, Any]], *, unit: str = "raw units") -> Figure:
     """MAE per step ahead of every row that has `mae_by_step`, logarithmic, each line named at its end."""
-    figure = _figure(WIDTH, 280)
+    figure = canvas(WIDTH, 280)
     ax = figure.subplots()
     styles = row_styles(str(row["name"]) for row in rows)
     ends: list[tuple[float, str, str]] = []
     # The tuned model is drawn last, on top.
     for row in sorted(rows, key=lambda row: row["name"] == "tuned"):
-        mae_H = _positive(row.get("mae_by_step") or [])
+        mae_H = positive(row.get("mae_by_step") or [])
         if not np.isfinite(mae_H).any():
             continue
         colour, dash, width = styles[str(row["name"])]
         ax.plot(np.arange(1, len(mae_H) + 1), mae_H, color=colour, linestyle=dash, linewidth=width)
         ends.append((float(mae_H[np.isfinite(mae_H)][-1]), str(row["name"]), colour))
     ax.set_yscale("log")
-    _log_ticks(ax.yaxis, *ax.get_ylim())
+    log_ticks(ax.yaxis, *ax.get_ylim())
     ax.set_xlim(1, max((len(row.get("mae_by_step") or []) for row in rows), default=0) or 2)
-    ax.xaxis.set_major_locator(_ticks(6, integer=True))
+    ax.xaxis.set_major_locator(ticks(6, integer=True))
     ax.set_xlabel("step ahead")
-    ax.set_ylabel(f"MAE ({_short(unit, 24)})")
+    ax.set_ylabel(f"MAE ({shortened(unit, 24)})")
     ax.grid(False, axis="x")
-    _name_ends(ax, ends, spacing=0.066)
+    name_ends(ax, ends, spacing=0.066)
     return figure
-
-
-def _name_ends(ax: Axes, ends: list[tuple[float, str, str]], spacing: float) -> None:
-    """Names beside the last points, moved apart to at least `spacing` (a share of the axis height)."""
-    low, high = np.log(ax.get_ylim())
-    ends = sorted(ends)
-    places = [(math.log(value) - low) / (high - low) for value, _, _ in ends]
-    for i in range(1, len(places)):
-        places[i] = max(places[i], places[i - 1] + spacing)
-    for i in reversed(range(len(places))):
-        limit = 1.0 if i == len(places) - 1 else places[i + 1] - spacing
-        places[i] = min(places[i], limit)
-    for place, (_, name, colour) in zip(places, ends, strict=True):
-        weight = "bold" if name == "tuned" else "normal"
-        ax.annotate(
-            _short(name, 22),
-            (1, place),
-            xytext=(6, 0),
-            xycoords="axes fraction",
-            textcoords="offset points",
-            color=colour,
-            fontweight=weight,
-            fontsize=10,
-            va="center",
-            annotation_clip=False,
-        )
 
 
 @styled
 def interval_figure(rows: Sequence[Mapping[str, Any]], *, unit: str = "raw units") -> Figure:
     """Mean MAE with its 95 % bootstrap interval and the median over series, one line per row, best on top."""
-    drawn = [row for row in rows if np.isfinite(_positive([row.get("mae")])[0])]
+    drawn = [row for row in rows if np.isfinite(positive([row.get("mae")])[0])]
     drawn.sort(key=lambda row: row["mae"], reverse=True)
-    figure = _figure(WIDTH, 84 + 26 * max(len(drawn), 1))
+    figure = canvas(WIDTH, 84 + 26 * max(len(drawn), 1))
     ax = figure.subplots()
     styles = row_styles(str(row["name"]) for row in rows)
     for place, row in enumerate(drawn):
         colour = styles[str(row["name"])].colour
-        low, high = _positive(row.get("mae_ci95") or [None, None])
+        low, high = positive(row.get("mae_ci95") or [None, None])
         if np.isfinite([low, high]).all():
             ax.plot([low, high], [place, place], color=colour, linewidth=2.4, solid_capstyle="butt")
         ax.plot(row["mae"], place, "o", color=colour, markersize=7, markeredgewidth=0)
-        median = _positive([row.get("mae_median")])[0]
+        median = positive([row.get("mae_median")])[0]
         if np.isfinite(median):
             ax.plot(median, place, "D", markerfacecolor="none", color=colour, markersize=5, markeredgewidth=1.4)
     ax.set_xscale("log")
     low, high = ax.get_xlim()
     ax.set_xlim(low / 1.1, high * 1.1)
-    _log_ticks(ax.xaxis, *ax.get_xlim())
+    log_ticks(ax.xaxis, *ax.get_xlim())
     ax.set_ylim(-0.6, max(len(drawn), 1) - 0.4)
-    ax.set_yticks(range(len(drawn)), [_short(str(row["name"]), 28) for row in drawn])
+    ax.set_yticks(range(len(drawn)), [shortened(str(row["name"]), 28) for row in drawn])
     for tick, row in zip(ax.get_yticklabels(), drawn, strict=True):
         tick.set_fontweight("bold" if row["name"] == "tuned" else "normal")
     ax.spines["left"].set_visible(False)
-    ax.set_xlabel(f"MAE ({_short(unit, 24)}), logarithmic")
+    ax.set_xlabel(f"MAE ({shortened(unit, 24)}), logarithmic")
     handles = [
         Line2D([], [], color=MUTED, marker="o", markersize=7, markeredgewidth=0, linewidth=2.4),
         Line2D(
@@ -337,7 +304,7 @@ def calibration_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """
     drawn = [row for row in rows if row.get("calibration")]
     styles = row_styles(str(row["name"]) for row in rows)
-    figure = _figure(WIDTH, 380)
+    figure = canvas(WIDTH, 380)
     ax = figure.subplots()
     ax.plot([0, 100], [0, 100], color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)))
     handles: list[Any] = [Line2D([], [], color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)))]
@@ -347,23 +314,23 @@ def calibration_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
         colour, _, width = styles[str(row["name"])]
         levels = list(row["calibration"])
         nominal = np.array([float(level) for level in levels])
-        observed = 100 * _numbers(row["calibration"][level] for level in levels)
+        observed = 100 * numbers(row["calibration"][level] for level in levels)
         ends = row.get("calibration_ci95") or {}
-        low, high = (100 * _numbers((ends.get(level) or (None, None))[side] for level in levels) for side in (0, 1))
+        low, high = (100 * numbers((ends.get(level) or (None, None))[side] for level in levels) for side in (0, 1))
         ax.fill_between(nominal, low, high, color=colour, alpha=0.14, linewidth=0)
         ax.plot(nominal, observed, ".-", color=colour, linewidth=width, markersize=7, markeredgewidth=0)
         handles.append(Line2D([], [], color=colour, linewidth=width, marker=".", markersize=7, markeredgewidth=0))
-        labels.append(_short(str(row["name"]), 18))
+        labels.append(shortened(str(row["name"]), 18))
         drawn_anew = row.get("calibration_as_intervals")
         if drawn_anew:
             read_as_intervals = True
-            shares = 100 * _numbers(drawn_anew.values())
+            shares = 100 * numbers(drawn_anew.values())
             ax.plot([float(level) for level in drawn_anew], shares, color=colour, linewidth=1.2, linestyle=(0, (2, 1.5)))
         after = {float(level): share for level, share in (row.get("coverage_conformal") or {}).items() if share is not None}
         if after:
             adjusted = True
             ax.plot(
-                list(after), 100 * _numbers(after.values()), "D", markerfacecolor="none", color=colour, markersize=6.5,
+                list(after), 100 * numbers(after.values()), "D", markerfacecolor="none", color=colour, markersize=6.5,
                 markeredgewidth=1.5, zorder=4,
             )  # fmt: skip
     if read_as_intervals:
@@ -376,14 +343,14 @@ def calibration_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     for ceiling in sorted(ceilings):
         ax.axhline(ceiling, color=MUTED, linewidth=1.0, linestyle=(0, (1, 2)))
         ax.annotate(
-            f"most that the samples can cover: {_plain(ceiling)} %", (2, ceiling), xytext=(0, -3), fontsize=9,
+            f"most that the samples can cover: {plain_number(ceiling)} %", (2, ceiling), xytext=(0, -3), fontsize=9,
             textcoords="offset points", color=MUTED, va="top",
         )  # fmt: skip
     ax.set_xlim(0, 100)
     ax.set_ylim(0, 100)
     ax.set_aspect("equal")
     for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(_ticks(5))
+        axis.set_major_locator(ticks(5))
     ax.set_xlabel("nominal share of the band (%)")
     ax.set_ylabel("true values inside (%)")
     figure.legend(
@@ -396,7 +363,7 @@ def calibration_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
 @styled
 def level_figure(entries: Sequence[Mapping[str, Any]], words: str, *, unit: str = "raw units") -> Figure:
     """MAE of every method at each level of a condition (`value`, `level`, `rows`), logarithmic, named at its end."""
-    figure = _figure(WIDTH, 280)
+    figure = canvas(WIDTH, 280)
     ax = figure.subplots()
     names = list(dict.fromkeys(str(row["name"]) for entry in entries for row in entry["rows"]))
     styles = row_styles(names)
@@ -404,20 +371,20 @@ def level_figure(entries: Sequence[Mapping[str, Any]], words: str, *, unit: str 
     ends: list[tuple[float, str, str]] = []
     for name in sorted(names, key=lambda name: name == "tuned"):
         found = [next((row["mae"] for row in entry["rows"] if row["name"] == name), None) for entry in entries]
-        mae_L = _positive(found)
+        mae_L = positive(found)
         if not np.isfinite(mae_L).any():
             continue
         colour, dash, width = styles[name]
         ax.plot(place_L, mae_L, ".", linestyle=dash, color=colour, linewidth=width, markersize=6, markeredgewidth=0)
         ends.append((float(mae_L[np.isfinite(mae_L)][-1]), name, colour))
     ax.set_yscale("log")
-    _log_ticks(ax.yaxis, *ax.get_ylim())
+    log_ticks(ax.yaxis, *ax.get_ylim())
     ax.set_xlim(place_L.min(), place_L.max() if np.ptp(place_L) else place_L.min() + 1)
     ax.set_xticks(place_L, [str(entry["level"]) for entry in entries])
     ax.set_xlabel(words)
-    ax.set_ylabel(f"MAE ({_short(unit, 24)})")
+    ax.set_ylabel(f"MAE ({shortened(unit, 24)})")
     ax.grid(False, axis="x")
-    _name_ends(ax, ends, spacing=0.066)
+    name_ends(ax, ends, spacing=0.066)
     return figure
 
 
@@ -446,25 +413,25 @@ def loss_figure(history: Sequence[Mapping[str, Any]], *, unit: str = "raw units"
     if len(rate_S) and np.ptp(rate_S) == 0 and len(keys) > 1:
         keys.remove("learning_rate")
     heights = [2.2 if key == "loss" else 1.0 for key in keys] or [1.0]
-    figure = _figure(WIDTH, 44 + 82 * sum(heights))
+    figure = canvas(WIDTH, 44 + 82 * sum(heights))
     axes = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     for ax, key in zip(axes, keys, strict=False):
         ax.grid(False, axis="x")
-        ax.yaxis.set_major_locator(_ticks(5 if key == "loss" else 3))
+        ax.yaxis.set_major_locator(ticks(5 if key == "loss" else 3))
         if key == "loss":
             _loss_panel(ax, history)
         elif key == "forecast_mae":
             ax.plot(*curve(history, key), ".-", color=MODEL, markersize=5, markeredgewidth=0)
             ax.set_ylim(bottom=0)
-            ax.set_ylabel(f"forecast MAE\n({_short(unit, 16)})")
+            ax.set_ylabel(f"forecast MAE\n({shortened(unit, 16)})")
         else:
             ax.plot(*curve(history, key), color=MUTED)
             ax.set_ylim(bottom=0)
-            ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _plain(value)))
+            ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: plain_number(value)))
             ax.set_ylabel(_CURVES[key])
     axes[-1].set_xlabel("training step")
     axes[-1].set_xlim(left=0)
-    axes[-1].xaxis.set_major_locator(_ticks(6, integer=True))
+    axes[-1].xaxis.set_major_locator(ticks(6, integer=True))
     figure.align_ylabels(axes)
     return figure
 
@@ -485,40 +452,3 @@ def _loss_panel(ax: Axes, history: Sequence[Mapping[str, Any]]) -> None:
         )
     ax.set_ylabel("loss (nats per token)")
     ax.legend(loc="upper right", ncols=2, borderpad=0, handlelength=1.6)
-
-
-# ------------------------------------------------------------------------------------------ helpers
-
-
-def _numbers(values: Iterable[Any]) -> np.ndarray:
-    """`values` as floats, NaN where missing."""
-    return np.array([math.nan if value is None else value for value in values], dtype=float)
-
-
-def _positive(values: Sequence[Any]) -> np.ndarray:
-    """`values` as floats for a logarithmic axis: NaN where missing, infinite, or not above zero."""
-    array = _numbers(values)
-    return np.where(np.isfinite(array) & (array > 0), array, np.nan)
-
-
-def _plain(value: float) -> str:
-    """A tick label without mathtext: 0.002, 3e-5, 20."""
-    text = f"{value:g}"
-    return re.sub(r"e([+-])0*", lambda match: "e" + match[1].replace("+", ""), text)
-
-
-def _ticks(count: int, integer: bool = False) -> MaxNLocator:
-    return MaxNLocator(count, steps=[1, 2, 2.5, 5, 10], integer=integer)
-
-
-def _log_ticks(axis: Any, low: float, high: float) -> None:
-    decades = math.log10(high / low) if low > 0 else 1.0
-    subs = (1, 2, 5) if decades < 2 else (1, 3) if decades < 3 else (1,)
-    axis.set_major_locator(LogLocator(subs=subs, numticks=12))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: _plain(value)))
-    axis.set_minor_formatter(NullFormatter())
-    axis.set_minor_locator(NullLocator())
-
-
-def _short(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"

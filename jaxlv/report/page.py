@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,6 +158,13 @@ def render(page: Page) -> str:
     environment.filters["unbroken"] = lambda text: text.replace(" %", "\N{NO-BREAK SPACE}%")
     palette = {"light": Markup(css_variables()), "dark": Markup(css_variables(dark=True))}
     return environment.get_template("page.html.j2").render(page=page, **palette) + "\n"
+
+
+def write(path: Path, page: Page) -> None:
+    """Write `page` to a file, whole or not at all."""
+    unfinished = path.with_name(path.name + ".tmp")
+    unfinished.write_text(render(page), encoding="utf-8")
+    os.replace(unfinished, path)
 
 
 def svg(figure: Drawing, label: str) -> Markup:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxlv.report import figures
-from jaxlv.report.page import MISSING, Block, Cell, Figure, Group, Page, Section, Table, align, number, percent, render, svg
+from jaxlv.report.page import MISSING, Block, Cell, Figure, Group, Page, Section, Table, align, number, percent, svg, write
 
 Tree = Mapping[str, Any]
 WIDE = 4  # conditions of one table
@@ -127,9 +126,7 @@ def page_of(result: Tree) -> Page:
 
 def write_page(path: Path, result: Tree) -> None:
     """Write the page, whole or not at all."""
-    unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_text(render(page_of(result)), encoding="utf-8")
-    os.replace(unfinished, path)
+    write(path, page_of(result))
 
 
 def format_tables(result: Tree) -> str:
