@@ -8,7 +8,7 @@ Axes: M windows, L tokens of a window, N series, T steps, V variables.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -67,11 +67,13 @@ def load_alphabet(folder: Path, vocab_size: int) -> Alphabet:
     Raises JaxlvError if a symbol is not exactly one token, if symbols merge, or if ids lie outside the vocabulary.
     """
     folder = Path(folder)
-    encode, source = _tokenizer(folder)
-    if encode is None:
+    tokenizer = _tokenizer(folder)
+    if tokenizer is None:
+        source = "no tokenizer files: Qwen2.5's own ids"
         ids, end_ids = QWEN_IDS, tuple(id for id in QWEN_END.values() if id < vocab_size)
     else:
-        ids, end_ids = _checked_ids(encode, folder)
+        source = tokenizer.source
+        ids, end_ids = _checked_ids(tokenizer.encode, folder)
     if max(ids.values()) >= vocab_size:
         raise JaxlvError(
             "token ids outside the vocabulary", where=folder, expected=f"< {vocab_size}", found=max(ids.values())
@@ -79,22 +81,49 @@ def load_alphabet(folder: Path, vocab_size: int) -> Alphabet:
     return Alphabet(np.array([ids[symbol] for symbol in SYMBOLS], np.int32), end_ids, source)
 
 
-def _tokenizer(folder: Path) -> tuple[Any, str]:
-    """(text -> ids, description), or (None, ...) for a folder without tokenizer files."""
+class _Tokenizer(NamedTuple):
+    """What this module takes from a tokenizer: text -> ids, id -> text ("" where it has none), and where it was found."""
+
+    encode: Callable[[str], Sequence[int]]
+    text: Callable[[int], str]
+    source: str
+
+
+def _tokenizer(folder: Path) -> _Tokenizer | None:
+    """The tokenizer of a folder; None for one without tokenizer files."""
     try:
         if (folder / "tokenizer.json").is_file():
             from tokenizers import Tokenizer
 
             tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-            return lambda text: tokenizer.encode(text, add_special_tokens=False).ids, "tokenizer.json"
+            return _Tokenizer(
+                lambda text: tokenizer.encode(text, add_special_tokens=False).ids,
+                lambda id: tokenizer.decode([id], skip_special_tokens=False) if tokenizer.id_to_token(id) else "",
+                "tokenizer.json",
+            )
         if (folder / "vocab.json").is_file():
             from transformers import AutoTokenizer
 
             auto = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-            return lambda text: auto(text, add_special_tokens=False)["input_ids"], "vocab.json and merges.txt"
+            return _Tokenizer(
+                lambda text: auto(text, add_special_tokens=False)["input_ids"],
+                lambda id: auto.decode([id]) if auto.convert_ids_to_tokens(id) else "",
+                "vocab.json and merges.txt",
+            )
     except Exception as fault:  # the tokenizer libraries raise bare Exception
         raise JaxlvError(f"unreadable tokenizer ({' '.join(str(fault).split())[:200]})", where=folder) from None
-    return None, "no tokenizer files: Qwen2.5's own ids"
+    return None
+
+
+def token_texts(folder: Path, ids: Sequence[int] | np.ndarray) -> list[str]:
+    """The text of each token id by the tokenizer in a model folder; "" where it has none.
+
+    A folder without tokenizer files knows the 13 symbols and the ends of a text by Qwen2.5's own ids.
+    """
+    tokenizer = _tokenizer(Path(folder))
+    own = {id: text for text, id in (QWEN_IDS | QWEN_END).items()}
+    text = tokenizer.text if tokenizer else lambda id: own.get(id, "")
+    return [text(int(id)) for id in ids]
 
 
 def _checked_ids(encode: Any, folder: Path) -> tuple[dict[str, int], tuple[int, ...]]:

@@ -18,6 +18,7 @@ from jaxlv.config import WindowConfig
 from jaxlv.errors import JaxlvError
 from jaxlv.loss import IGNORED
 from jaxlv.tokens import NO_POSITION, Windows, load_alphabet, make_windows, stream_starts, window
+from jaxlv.weights import EMBEDDED_BASE
 
 QWEN_VOCABULARY = 151_936
 SEMICOLON = 26
@@ -55,6 +56,17 @@ def test_ids_of_qwen_without_tokenizer_files(qwen):
     assert qwen.end_ids == (151_643, 151_645)
 
 
+def test_texts_of_tokens_are_the_tokenizer_s(tmp_path):
+    assert tokens.token_texts(EMBEDDED_BASE, range(17)) == [
+        *SYMBOLS, "<|endoftext|>", "<|im_end|>", "<|unknown|>", "",
+    ]  # fmt: skip
+    assert tokens.token_texts(tmp_path, [15, 13, 11, 26, 0, 151_643]) == ["0", ".", ",", ";", "", "<|endoftext|>"]
+
+
+def test_texts_of_qwen_s_tokens_and_of_rows_without_one(qwen_folder):
+    assert tokens.token_texts(qwen_folder, [24, 54_433, 1000, 151_665, 151_935]) == ["9", ";-", "atus", "", ""]
+
+
 def test_qwen_s_own_tokenizer_gives_the_same_table(qwen, qwen_folder, goldens):
     alphabet = load_alphabet(qwen_folder, QWEN_VOCABULARY)
     np.testing.assert_array_equal(alphabet.ids_A, qwen.ids_A)
@@ -63,7 +75,7 @@ def test_qwen_s_own_tokenizer_gives_the_same_table(qwen, qwen_folder, goldens):
 
 
 def test_qwen_s_own_tokenizer_merges_what_the_format_avoids(qwen_folder, goldens):
-    encode, _ = tokens._tokenizer(qwen_folder)
+    encode = tokens._tokenizer(qwen_folder).encode
     known = {**goldens["tokenizer"]["merges_to_avoid"], **{t: goldens["tokenizer"][t] for t in ("1.23", "1 . 2 3")}}
     assert {text: list(encode(text)) for text in known} == {t: i if isinstance(i, list) else [i] for t, i in known.items()}
 
