@@ -107,7 +107,7 @@ def _tokenizer(folder: Path) -> _Tokenizer | None:
             auto = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
             return _Tokenizer(
                 lambda text: auto(text, add_special_tokens=False)["input_ids"],
-                lambda id: auto.decode([id]) if auto.convert_ids_to_tokens(id) else "",
+                lambda id: str(auto.decode([id])) if auto.convert_ids_to_tokens(id) else "",
                 "vocab.json and merges.txt",
             )
     except Exception as fault:  # the tokenizer libraries raise bare Exception
