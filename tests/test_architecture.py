@@ -66,6 +66,11 @@ ALLOWED: dict[str, set[str]] = {
     "evaluate": {
         "baselines", "config", "conformal", "errors", "forecast", "ledger", "likelihood", "metrics", "series",
     },
+    "analyses": {
+        "baselines", "codec", "config", "errors", "evaluate", "forecast", "metrics", "series", "tokens",
+    },
+    "anatomy": {"codec", "errors", "evaluate", "lora", "tokens"},
+    "logits": {"codec", "evaluate", "forecast", "generate", "loss", "metrics", "model", "series", "tokens"},
     "protocols": {"codec", "dynamics", "errors", "metrics", "series"},
     "robustness": {"dynamics", "series"},
     # pages
