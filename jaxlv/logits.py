@@ -102,7 +102,10 @@ def token_costs(
             **{name: _cost(losses[row], owner) for row, name in enumerate(SOFTMAXES)},
             "outside": np.maximum(1 - np.exp(losses[1] - losses[0]), 0).mean(),
             "by_kind": {kind: _share(losses, kinds == kind) for kind in KINDS if kind in kinds},
-            "by_window": {"context": _share(losses, step < context), "behind the context": _share(losses, step >= context)},
+            "by_window": {
+                "steps of the context": _share(losses, step < context),
+                "steps behind it": _share(losses, step >= context),
+            },
             "by_step": _by_step(losses, step, owner),
         }
     )
@@ -170,7 +173,7 @@ def _by_step(losses: np.ndarray, step: np.ndarray, owner: np.ndarray) -> Tree:
 
 # ------------------------------------------------------------------------------------------- padding sides
 
-PROMPTS, COMPARED = 3, 1024  # prompts that are padded, and logits compared at each of their tokens
+PROMPTS, COMPARED = 2, 1024  # prompts that are padded, and logits compared at each of their tokens
 FROM_TEXT, FROM_START = "counted from the text", "counted from the row's start"
 
 

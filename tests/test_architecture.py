@@ -82,6 +82,18 @@ ALLOWED: dict[str, set[str]] = {
     "report.figures": {"report.axes", "report.svg"},
     "report.evaluation": {"report.figures", "report.page", "report.tables"},
     "report.comparison": {"report.figures", "report.page"},
+    "report.parts": {"report.page"},
+    "report.analysis_figures": {"report.axes", "report.figures", "report.svg"},
+    "report.anatomy_figures": {"report.analysis_figures", "report.axes", "report.figures", "report.svg"},
+    "report.analysis_frames": set(),
+    "report.analysis_tables": {"report.page"},
+    "report.anatomy": {
+        "report.analysis_tables", "report.anatomy_figures", "report.figures", "report.page", "report.parts",
+    },
+    "report.analyses": {
+        "report.analysis_figures", "report.analysis_frames", "report.analysis_tables", "report.anatomy",
+        "report.evaluation", "report.figures", "report.page", "report.parts",
+    },
     "report.stress": {"report.figures", "report.page"},
     "report.costs": {"flops.table", "flops.work", "report.svg"},
     # everything together

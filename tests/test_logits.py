@@ -85,7 +85,7 @@ def test_kinds_windows_and_steps_share_out_the_tokens(expected, costs):
     commas = [row[4] for row in expected if row[2] == ","]
     assert costs["by_kind"]["comma"]["symbols"]["nats"] == pytest.approx(np.mean(commas), rel=1e-5)
     behind = [row[3] for row in expected if row[1] >= CONTEXT]
-    assert costs["by_window"]["behind the context"]["vocabulary"]["nats"] == pytest.approx(np.mean(behind), rel=1e-5)
+    assert costs["by_window"]["steps behind it"]["vocabulary"]["nats"] == pytest.approx(np.mean(behind), rel=1e-5)
     fifth = [np.mean([row[4] for row in expected if row[:2] == (n, 5)]) for n in range(3)]
     assert costs["by_step"]["median"][5] == pytest.approx(np.median(fifth), rel=1e-5)
     assert costs["by_step"]["step"] == list(range(16))

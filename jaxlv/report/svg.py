@@ -34,6 +34,7 @@ PALETTE: dict[str, tuple[str, str]] = {
     "row-7": ("#4d5a00", "#b4c24a"),
 }
 INK, MUTED, RULE = (PALETTE[name][0] for name in ("ink", "muted", "rule"))
+PAPER = ("#ffffff", "#15181b")  # of the page, light and dark
 
 STYLE: Any = {  # rcParams
     "font.family": "sans-serif",
@@ -125,6 +126,14 @@ def to_svg(figure: Figure, label: str) -> str:
     }
     ET.register_namespace("", _SVG[1:-1])
     return ET.tostring(root, encoding="unicode")
+
+
+def stand_alone(svg: str) -> str:
+    """An element of `to_svg` as a file that brings its colours along: on white, or on dark for a reader who prefers that."""
+    light, dark = (f"color:{PALETTE['ink'][k]};background:{PAPER[k]};{css_variables(bool(k))}" for k in (0, 1))
+    style = f"<style>:root{{color-scheme:light dark;{light}}}@media (prefers-color-scheme:dark){{:root{{{dark}}}}}</style>"
+    head, _, rest = svg.partition(">")
+    return f"{head}>{style}{rest}\n"
 
 
 def _rewrite_ids(root: ET.Element, prefix: str) -> None:
