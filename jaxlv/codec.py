@@ -82,6 +82,7 @@ class Codec:
     decimals: int = 2
     dataset_alpha: float | None = None  # the factor of the rule `mao`
     headrooms: tuple[float, ...] = ()  # several, where a series is written in several scales
+    parsing: Literal["steps", "position"] = "steps"
 
     def __post_init__(self) -> None:
         if self.scale not in SCALE_RULES:
@@ -96,7 +97,12 @@ class Codec:
     def for_data(cls, config: CodecConfig, values_NTV: np.ndarray) -> Codec:
         """The codec of a config; the rule `mao` takes its factor from all the values given."""
         alpha = float(np.percentile(values_NTV, 99.7)) / TOP if config.scale == "mao" else None
-        return cls(config.scale, config.headroom, config.decimals, alpha, config.headrooms)
+        return cls.of(config, alpha)
+
+    @classmethod
+    def of(cls, config: CodecConfig, dataset_alpha: float | None) -> Codec:
+        """The codec of a config whose data set's factor, where its rule has one, is known."""
+        return cls(config.scale, config.headroom, config.decimals, dataset_alpha, config.headrooms, config.parsing)
 
     @property
     def variants(self) -> tuple[Codec, ...]:
@@ -151,8 +157,11 @@ class Codec:
         """The complete time steps at the start of `text`, in raw units, and why reading stopped.
 
         A step counts when it holds exactly V unsigned decimal numbers and is closed by ";". Reading ends at the first
-        step that does not, so that a lost or doubled delimiter never shifts the values behind it.
+        step that does not, so that a lost or doubled delimiter never shifts the values behind it; unless parsing is by
+        position, which takes all the numbers of the text in turns, as the report xu did.
         """
+        if self.parsing == "position":
+            return self._decoded_by_position(text, alpha_V, max_steps)
         steps: list[list[float]] = []
         *closed_steps, rest = text.split(";")
         for step in closed_steps:
@@ -166,6 +175,12 @@ class Codec:
             steps.append([float(number) for number in numbers])
         complete = max_steps is not None and len(steps) == max_steps
         return self._decoded(steps, alpha_V, "complete" if complete else "end of text", rest)
+
+    def _decoded_by_position(self, text: str, alpha_V: np.ndarray, max_steps: int | None) -> Decoded:
+        numbers = [float(number) for number in NUMBER.findall(text)]
+        whole = len(numbers) // len(alpha_V) if max_steps is None else min(len(numbers) // len(alpha_V), max_steps)
+        steps = [numbers[i * len(alpha_V) : (i + 1) * len(alpha_V)] for i in range(whole)]
+        return self._decoded(steps, alpha_V, "complete" if whole == max_steps else "end of text", "")
 
     def _decoded(self, steps: list[list[float]], alpha_V: np.ndarray, stop: StopReason, at: str) -> Decoded:
         values_TV = np.array(steps, float).reshape(-1, len(alpha_V)) * alpha_V

@@ -17,6 +17,7 @@ from jaxlv.errors import JaxlvError
 
 Dtype = Literal["float32", "bfloat16"]
 Kernel = Literal["xla", "blocked", "cudnn"]
+GRID = "grid"  # the section of a config that `jaxlv sweep` reads
 
 
 # ---------------------------------------------------------------------------------------------- the model
@@ -147,11 +148,17 @@ class DataConfig:
     preset: str = "course"  # simulator preset used where path is empty
     simulate: int = 1000  # number of series to simulate
     seed: int = 42  # of the simulation and of the split
+    split: Literal["fractions", "xu", "rai", "mao", "liu"] = "fractions"  # by the fractions below, or as a report has it
     fractions: tuple[float, ...] = (0.70, 0.15, 0.15)  # train, validation, test
+    train_share: float = 1.0  # of the training series that are used: the first of the split's order
     stratify: bool = False  # split within regimes
     train_ids: tuple[int, ...] = ()  # explicit ids; given for one share, they must be given for all three
     validation_ids: tuple[int, ...] = ()
     test_ids: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 < self.train_share <= 1:
+            raise JaxlvError("must be in (0, 1]", where="data.train_share", found=self.train_share)
 
 
 @dataclass(frozen=True)
@@ -162,6 +169,7 @@ class CodecConfig:
     headroom: float = 0.5  # share of the range left free above the context's maximum (scale = "context")
     headrooms: tuple[float, ...] = ()  # several: training windows draw one each, and samples are shared out among them
     decimals: int = 2
+    parsing: Literal["steps", "position"] = "steps"  # position: a report's error, by which a lost delimiter shifts the rest
 
 
 @dataclass(frozen=True)
@@ -173,6 +181,7 @@ class WindowConfig:
     align: Literal["step", "token"] = "step"  # move starts forward to the next time step, or cut anywhere
     partial: Literal["drop", "pad"] = "pad"  # the last, shorter window of a series
     side: Literal["right", "left"] = "right"  # of the padding; positions make both give the same logits
+    pads: Literal["ignored", "counted"] = "ignored"  # counted: an error of two reports, padding that is seen and predicted
     context_steps: tuple[int, ...] = (20, 80)  # the training scale is fitted on a context drawn from this range
 
     def __post_init__(self) -> None:
@@ -182,6 +191,8 @@ class WindowConfig:
         if len(self.context_steps) != 2 or not 1 <= self.context_steps[0] <= self.context_steps[1]:
             expected = "[least, most] steps, 1 or more"
             raise JaxlvError("not a range", where="windows.context_steps", expected=expected, found=list(self.context_steps))
+        if self.pads == "counted" and self.side == "left":
+            raise JaxlvError('needs windows.side = "right"', where='windows.pads = "counted"', found="left")
 
 
 @dataclass(frozen=True)
@@ -253,6 +264,9 @@ class TrainConfig:
     validate_every: int = 200  # steps; 0 = never
     validation_windows: int = 64  # at most
     forecast_series: int = 8  # validation series forecast at each validation; 0 = none
+    forecast_context: int = 0  # time steps that these are given; 0 = the evaluation's
+    forecast_horizon: int = 0  # time steps that they forecast; 0 = the evaluation's
+    mean: Literal["tokens", "examples"] = "tokens"  # examples: a report's error, batch means over the number of windows
     checkpoint_every: int = 200
     select: Literal["loss", "forecast"] = "loss"  # what "best" means
     tensorboard: bool = False
@@ -315,7 +329,7 @@ class BudgetConfig:
     held_back: float = 0.0  # FLOPs kept for the evaluation
     phase: str = "final"  # what this run is part of
     phases: dict = field(default_factory=dict)  # FLOPs that each phase may spend, by name
-    ledger: str = ""  # file that several runs share; "" = ledger.jsonl in the run folder
+    ledger: str = ""  # file that several runs share, seen from the run folder; "" = ledger.jsonl in it
 
     def __post_init__(self) -> None:
         if self.flops < 0:
@@ -345,7 +359,15 @@ class RunConfig:
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """The run that a TOML file describes: defaults < file < `overrides` ("section.key=value", value in TOML)."""
+    """The run that a TOML file describes: defaults < what it extends < file < `overrides` ("section.key=value" in TOML)."""
+    tree = read_tree(Path(path))
+    if GRID in tree:
+        raise JaxlvError("a grid of runs, not one run", where=path, found=f"[{GRID}]", hint="use jaxlv sweep")
+    return build_config(RunConfig, override(tree, overrides), where=path)
+
+
+def read_tree(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The sections of a TOML file, laid over those of the file that its key `extends` names, beside it."""
     path = Path(path)
     if not path.is_file():
         raise JaxlvError("no such config file", where=path)
@@ -353,7 +375,23 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as fault:
         raise JaxlvError(f"not valid TOML ({fault})", where=path) from None
-    return build_config(RunConfig, override(tree, overrides), where=path)
+    below = tree.pop("extends", None)
+    if below is None:
+        return tree
+    if not isinstance(below, str):
+        raise JaxlvError("extends has the wrong type", where=path, expected="the name of a file", found=repr(below))
+    if path.resolve() in above:
+        raise JaxlvError("a config that extends itself", where=path, found=below)
+    return laid_over(read_tree(path.parent / below, (*above, path.resolve())), tree)
+
+
+def laid_over(tree: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`tree` with another laid over it: sections are joined, everything else is replaced."""
+    joined = dict(tree)
+    for key, value in above.items():
+        below = joined.get(key)
+        joined[key] = laid_over(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return joined
 
 
 def override(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

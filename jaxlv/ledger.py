@@ -16,7 +16,7 @@ import functools
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -161,7 +161,9 @@ class Ledger:
         self._spent: Counter[str] = Counter()
         for entry in self.entries:
             self._spent[entry.phase] += entry.flops
-        self.attempt = 1 + max((entry.attempt for entry in self.entries if entry.run == run), default=0)
+        self._before: Counter[str] = Counter()  # attempts of each run before this one
+        for entry in self.entries:
+            self._before[entry.run] = max(self._before[entry.run], entry.attempt)
 
     def _open(self, terms: Terms | None) -> None:
         if terms is None and not self.path.is_file():
@@ -187,8 +189,8 @@ class Ledger:
 
     # ------------------------------------------------------------------------------- reserve, run, commit
 
-    def reserve(self, event: Event, phase: str) -> Entry:
-        """Announce work before it runs; BudgetExceeded, and nothing written, where it does not fit."""
+    def reserve(self, event: Event, phase: str, run: str = "") -> Entry:
+        """Announce work of a run, by default the ledger's own, before it runs; BudgetExceeded where it does not fit."""
         flops = event.flops(self.terms.model, self.terms.convention)
         left = self.left(phase)
         if flops > left:
@@ -199,7 +201,8 @@ class Ledger:
                 found=f"{flops:.6g}",
                 hint=self.bought(),
             )
-        entry = Entry(len(self.entries), self.run, self.attempt, phase, event, flops)
+        run = run or self.run
+        entry = Entry(len(self.entries), run, self._before[run] + 1, phase, event, flops)
         self._write(
             {"reserve": entry.number, "run": entry.run, "attempt": entry.attempt, "phase": phase, "event": _tree(event),
              "flops": flops}
@@ -226,10 +229,10 @@ class Ledger:
             left = min(left, self.terms.envelopes[phase] - self._spent[phase])
         return max(0, left)
 
-    def fitting(self, event: Event, phase: str) -> int:
-        """How many of `event` (its `count`) fit, at most."""
-        one = replace(event, count=1).flops(self.terms.model, self.terms.convention)
-        return min(event.count, self.left(phase) // one) if one else event.count
+    def fitting(self, events: Sequence[Event], phase: str) -> int:
+        """How many times (their common `count`, at most) all the events fit together."""
+        once = sum(replace(event, count=1).flops(self.terms.model, self.terms.convention) for event in events)
+        return min(events[0].count, self.left(phase) // once) if once else events[0].count
 
     def totals(self) -> Totals:
         """What has been spent, in the budget's convention."""
@@ -264,11 +267,12 @@ class Ledger:
 
 @dataclass(frozen=True)
 class Meter:
-    """A ledger as the code that does the work sees it: in one phase, with the model's adapters filled in."""
+    """A ledger as the code that does the work sees it: of one run and phase, with the model's adapters filled in."""
 
     ledger: Ledger
     phase: str
     template: Event
+    run: str = ""  # "" = the ledger's own
 
     def event(self, kind: Kind, **shape: Any) -> Event:
         """An event of this meter's model."""
@@ -277,7 +281,7 @@ class Meter:
     @contextlib.contextmanager
     def spend(self, kind: Kind, **shape: Any) -> Iterator[dict[str, Any]]:
         """Reserve work, run it in the body, commit it; what the body puts into the dictionary replaces the shape."""
-        entry = self.ledger.reserve(self.event(kind, **shape), self.phase)
+        entry = self.ledger.reserve(self.event(kind, **shape), self.phase, self.run)
         measured: dict[str, Any] = {}
         yield measured
         self.ledger.commit(entry, replace(entry.event, **measured))

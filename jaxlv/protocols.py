@@ -18,38 +18,12 @@ import numpy as np
 from jaxlv import dynamics, metrics
 from jaxlv.codec import TOP, Codec
 from jaxlv.errors import JaxlvError
-from jaxlv.series import SeriesSet, Split, from_arrays, split_fraction, split_ids
+from jaxlv.series import REPORTED_SPLITS, SeriesSet, Split, from_arrays
 
 MAO_ALPHA = 0.79296956  # mao's factor: the 99.7th percentile of all values goes to 10
 SERIES = 1000  # of the course's data set, which the splits are defined on
 TOKENS_PER_STEP = 10  # two values of one digit before the point and two behind it, with their delimiters
 VARIABLES = ("prey", "predator")
-
-
-# ------------------------------------------------------------------------------------------------- splits
-
-
-def _xu(ids: np.ndarray) -> Split:
-    """NumPy's legacy permutation of seed 42: 700, 150, 150."""
-    return split_fraction(ids, (0.7, 0.15, 0.15))
-
-
-def _rai(ids: np.ndarray) -> Split:
-    """In order: 700, 200, 100."""
-    return split_ids(ids, ids[:700], ids[700:900], ids[900:])
-
-
-def _mao(ids: np.ndarray) -> Split:
-    """80, 10 and 10 %; the report does not give its seed: NumPy's legacy permutation of seed 42."""
-    return split_fraction(ids, (0.8, 0.1, 0.1))
-
-
-def _liu(ids: np.ndarray) -> Split:
-    """The first 100 are the test; the rest as scikit-learn's train_test_split(test_size=0.2, random_state=42) has it."""
-    rest = ids[100:]
-    order = np.random.RandomState(42).permutation(len(rest))
-    held = len(rest) // 5
-    return split_ids(ids, rest[order[held:]], rest[order[:held]], ids[:100])
 
 
 # ------------------------------------------------------------------------------------------------- units
@@ -264,7 +238,7 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
         for protocol in (
             Protocol(
                 "mao",
-                _mao,
+                REPORTED_SPLITS["mao"],
                 (
                     *(_mao_part(tokens, reported, cut=False) for tokens, reported in _MAO.items()),
                     *(_mao_part(tokens, reported, cut=True) for tokens, reported in _MAO.items()),
@@ -275,7 +249,7 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
             ),
             Protocol(
                 "rai",
-                _rai,
+                REPORTED_SPLITS["rai"],
                 (
                     _rai_part(
                         "rai",
@@ -297,7 +271,7 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
             ),
             Protocol(
                 "xu",
-                _xu,
+                REPORTED_SPLITS["xu"],
                 (
                     Part(
                         "xu",
@@ -319,7 +293,7 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
             ),
             Protocol(
                 "liu",
-                _liu,
+                REPORTED_SPLITS["liu"],
                 (_liu_part("liu", "20 steps from 80", ()),),
                 4.6e17,
                 "by the assignment's rule; the report adds none up",

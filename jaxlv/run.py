@@ -14,7 +14,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,14 +26,16 @@ from jaxlv import adapters, dynamics, metrics, series
 from jaxlv import lora as overlay
 from jaxlv.checkpoint import Checkpoints
 from jaxlv.codec import Codec
-from jaxlv.config import RunConfig, config_tree, load_config, to_toml
+from jaxlv.config import DataConfig, RunConfig, config_tree, load_config, to_toml
 from jaxlv.errors import JaxlvError
 from jaxlv.forecast import Forecaster
 from jaxlv.ledger import FINAL, BudgetExceeded, Entry, Event, Ledger, Meter, Terms
 from jaxlv.model import Qwen2
+from jaxlv.records import MetricsLog, read_metrics
 from jaxlv.series import SeriesSet, Split
+from jaxlv.stack import Stack
 from jaxlv.tokens import Alphabet, Windows, load_alphabet, make_windows
-from jaxlv.train import Batches, TrainState, fit, init_state, make_optimizer, make_train_step, make_validation_step
+from jaxlv.train import Batches, TrainState, fit, init_state, make_optimizer, make_validation_step
 from jaxlv.weights import fingerprint, hub_revision, load_pretrained, resolve
 
 CONFIG, MANIFEST, SPLIT, METRICS = "config.toml", "manifest.json", "split.json", "metrics.jsonl"
@@ -74,24 +76,44 @@ def load_series(config: RunConfig, folder: Path | None = None) -> SeriesSet:
 
 
 def split_series(config: RunConfig, series_set: SeriesSet) -> Split:
-    """Train, validation and test ids: as listed, within regimes, or by fraction; a series never stands in two of them."""
+    """Train, validation and test ids: as listed, within regimes, as a report has it, or by fraction; a series never stands
+    in two of them.
+    """
     data, ids = config.data, series_set.ids_N
     if data.train_ids or data.validation_ids or data.test_ids:
         split = series.split_ids(ids, data.train_ids, data.validation_ids, data.test_ids)
     elif data.stratify:
         split = series.split_stratified(ids, series.regimes(series_set), data.fractions, data.seed)
+    elif data.split != "fractions":
+        split = series.REPORTED_SPLITS[data.split](ids)
     else:
         split = series.split_fraction(ids, data.fractions, data.seed)
     series.check_disjoint(series_set, split)
-    return split
+    if data.train_share == 1:
+        return split
+    return replace(split, train=split.train[: max(1, round(data.train_share * len(split.train)))])
 
 
 def load_inputs(config: RunConfig, folder: Path | None = None) -> Inputs:
     """Everything that `config` names; each fault is one JaxlvError that says which part it is in."""
-    series_set = load_series(config, folder)
+    return _inputs(config, load_series(config, folder), lambda: load_base(config))
+
+
+def load_inputs_of(configs: Sequence[RunConfig]) -> list[Inputs]:
+    """The inputs of several configs; series and a base that several of them name are loaded once."""
+    series_of = functools.lru_cache(lambda data: load_series(replace(RunConfig(), data=data)))
+    base_of = functools.lru_cache(lambda model: load_base(replace(RunConfig(), model=model)))
+
+    def source(data: DataConfig) -> DataConfig:
+        return replace(DataConfig(), path=data.path, preset=data.preset, simulate=data.simulate, seed=data.seed)
+
+    return [_inputs(config, series_of(source(config.data)), functools.partial(base_of, config.model)) for config in configs]
+
+
+def _inputs(config: RunConfig, series_set: SeriesSet, base: Callable[[], tuple[Path, Qwen2, Any, Alphabet]]) -> Inputs:
     split = split_series(config, series_set)
     _check_validation(config, series_set, split)
-    return Inputs(series_set, split, *load_base(config), Codec.for_data(config.codec, series_set.values_NTV))
+    return Inputs(series_set, split, *base(), Codec.for_data(config.codec, series_set.values_NTV))
 
 
 def _check_validation(config: RunConfig, series_set: SeriesSet, split: Split) -> None:
@@ -126,8 +148,12 @@ def ledger_of(config: RunConfig, folder: Path, model: Qwen2) -> contextlib.Abstr
         return contextlib.nullcontext()
     phases = {name: int(value) for name, value in b.phases.items()}
     terms = Terms(int(b.flops), b.convention, model.config, int(b.held_back), phases)
-    path = Path(b.ledger) if b.ledger else folder / LEDGER
-    return Ledger(path, terms, folder.name, writes=jax.process_index() == 0)
+    return Ledger(ledger_path(config, folder), terms, folder.name, writes=jax.process_index() == 0)
+
+
+def ledger_path(config: RunConfig, folder: Path) -> Path:
+    """Where the ledger of a run lies: in its folder, or where its config says, seen from there."""
+    return Path(os.path.normpath(folder / (config.budget.ledger or LEDGER)))
 
 
 def event_of(config: RunConfig, adapted: bool = True) -> Event:
@@ -164,51 +190,6 @@ def check_budget(config: RunConfig, model: Qwen2) -> None:
 
 
 # ---------------------------------------------------------------------------------------------- training
-
-
-class MetricsLog:
-    """metrics.jsonl, one record a line; `keep` cuts what lies behind a step, for a run that resumes there."""
-
-    def __init__(self, path: Path, tensorboard: bool = False):
-        self.path, self._board = path, None
-        if tensorboard:
-            self._board = _tensorboard(path.parent / "tensorboard")
-
-    def keep(self, last_step: int) -> None:
-        """Drop records of steps after `last_step`, and a torn last line."""
-        records = [r for r in read_metrics(self.path) if r["step"] <= last_step]
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-        os.replace(temporary, self.path)
-
-    def add(self, record: Mapping[str, float]) -> None:
-        """Append a record; `step` is one of its keys."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(dict(record)) + "\n")
-        if self._board:
-            for name, value in record.items():
-                self._board.add_scalar(name, value, int(record["step"]))
-
-
-def _tensorboard(folder: Path) -> Any:
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        raise JaxlvError(
-            "TensorBoard is not installed", where="train.tensorboard", hint='pip install "jaxlv[tensorboard]"'
-        ) from None
-    return SummaryWriter(str(folder))
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics.jsonl, up to a torn line."""
-    records: list[dict[str, Any]] = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            break
-    return records
 
 
 def check_folder(config: RunConfig, folder: Path, resume: bool) -> None:
@@ -250,10 +231,19 @@ def series_marks(series_set: SeriesSet) -> list[str]:
 
 @dataclass(frozen=True)
 class Watch:
-    """Who is told what while a run trains."""
+    """Who is told what while runs train; of several that train together, `on_step` hears the mean of the figures."""
 
     on_step: Callable[[int, dict[str, float]], None] = lambda step, figures: None
     note: Callable[[str], None] = lambda text: None
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to be trained: its config, its folder, and what the config names."""
+
+    config: RunConfig
+    folder: Path
+    inputs: Inputs
 
 
 def train(
@@ -272,17 +262,41 @@ def train(
     run, bit for bit on one machine. JaxlvError where the data, the base or the config are not those of the run, and where
     the loss is not finite: the checkpoints before it stay.
     """
-    check_folder(config, folder, resume)
-    check_budget(config, inputs.model)
-    if resume:
-        _check_manifest(folder, manifest(config, inputs, versions or {}))
-    training = _Training(config, folder, inputs, watch or Watch())
-    if not resume:
-        _make_folder(config, folder, inputs, versions or {})
+    return train_together([Job(config, folder, inputs)], resume=resume, watch=watch, versions=versions)[0]
+
+
+def train_together(
+    jobs: Sequence[Job],
+    *,
+    resume: bool = False,
+    watch: Watch | None = None,
+    versions: Mapping[str, str] | None = None,
+    memory: int = 0,
+    at_once: int = 0,
+) -> list[dict[str, Any]]:
+    """Train runs that share a program (jaxlv.stack) as one; the best overlay of each.
+
+    Each gets its own folder, batches, checkpoints and entries in the ledger, as if it had been trained alone. `at_once` of
+    them are computed side by side (0 = all), or fewer where that is more than `memory` bytes hold (0 = not looked at). With
+    `resume`, those whose folder is there go on from the newest step that all of them have. Where the budget does not hold
+    the next step of all, all of them stop.
+    """
+    for job in jobs:
+        check_budget(job.config, job.inputs.model)
+    begun = [resume and (len(jobs) == 1 or (job.folder / CONFIG).is_file()) for job in jobs]
+    for job, goes_on in zip(jobs, begun, strict=True):
+        check_folder(job.config, job.folder, goes_on)
+        if goes_on:
+            _check_manifest(job.folder, manifest(job.config, job.inputs, versions or {}))
+    training = _Training(jobs, watch or Watch(), memory, at_once)
+    for job, goes_on in zip(jobs, begun, strict=True):
+        if not goes_on:
+            _make_folder(job, versions or {})
     return training.run(resume)
 
 
-def _make_folder(config: RunConfig, folder: Path, inputs: Inputs, versions: Mapping[str, str]) -> None:
+def _make_folder(job: Job, versions: Mapping[str, str]) -> None:
+    config, folder, inputs = job.config, job.folder, job.inputs
     folder.mkdir(parents=True, exist_ok=True)
     if not config.data.path:
         series.save(folder / DATA, inputs.series)
@@ -314,176 +328,266 @@ def _check_manifest(folder: Path, now: Mapping[str, Any]) -> None:
             )
 
 
-class _Training:
-    """One run in progress: the step, the batches, and what is due after each step."""
+class _Texts:
+    """The windows that a run trains on and is validated on, made when they are asked for."""
 
-    def __init__(self, config: RunConfig, folder: Path, inputs: Inputs, watch: Watch):
-        self.config, self.folder, self.inputs, self.watch = config, folder, inputs, watch
-        t = config.train
-        alphabet_A = inputs.alphabet.ids_A if config.model.loss == "alphabet" else None
-        lora = overlay.init_lora(jax.random.key(t.seed), inputs.params, config.lora)
-        variables = {"params": inputs.params, "lora": lora}
-        self.mask = overlay.trainable(variables)
-        optimizer = make_optimizer(config.optimizer, t.steps)
-        self.state, self.frozen = init_state(variables, self.mask, optimizer, t.seed)
-        self.step = make_train_step(inputs.model, optimizer, config.optimizer, t.steps, alphabet_A)
-        self.validation_step = make_validation_step(inputs.model, alphabet_A)
-        train_NTV = inputs.series.select(inputs.split.train).values_NTV
-        self.batches = Batches(
-            lambda epoch: make_windows(train_NTV, inputs.codec, inputs.alphabet, config.windows, seed=(t.seed, epoch)),
-            t.batch_size,
-            t.accumulate,
-            t.seed,
-        )
-        self.total_tokens, self.total_seconds = 0.0, 0.0
+    def __init__(self, job: Job):
+        self.config, self.inputs = job.config, job.inputs
+
+    @staticmethod
+    def key(job: Job) -> Any:
+        """What runs with the same windows have in common."""
+        c = job.config
+        return c.data, c.codec, c.windows, c.train.seed, job.inputs.codec
+
+    @functools.cached_property
+    def batches(self) -> Batches:
+        """The batch of any step."""
+        t = self.config.train
+        train_NTV = self.inputs.series.select(self.inputs.split.train).values_NTV
+        return Batches(lambda epoch: self._windows(train_NTV, (t.seed, epoch)), t.batch_size, t.accumulate, t.seed)
+
+    @functools.cached_property
+    def validation_windows(self) -> Windows:
+        """At most train.validation_windows windows of the validation series, without overlap, spread evenly."""
+        config = self.config
+        values_NTV = self.inputs.series.select(self.inputs.split.validation).values_NTV
+        windows = self._windows(values_NTV, (config.train.seed, VALIDATION_SEED), config.windows.length)
+        count = min(windows.number, config.train.validation_windows)
+        return windows.rows(np.linspace(0, windows.number - 1, count).astype(int))
+
+    def _windows(self, values_NTV: np.ndarray, seed: tuple[int, int], stride: int | None = None) -> Windows:
+        return make_windows(values_NTV, self.inputs.codec, self.inputs.alphabet, self.config.windows, stride, seed)
+
+
+class _Member:
+    """One of the runs in progress: its log and checkpoints, and what it has come to."""
+
+    def __init__(self, job: Job):
+        self.config, self.folder, self.inputs = job.config, job.folder, job.inputs
+        self.log = MetricsLog(self.folder / METRICS, job.config.train.tensorboard)
+        self.total_tokens, self.total_seconds, self.best = 0.0, 0.0, math.inf
+        self.checkpoints: Checkpoints  # open while it trains
         self.meter: Meter | None = None
         self.block: Entry | None = None  # of steps, reserved and not yet committed
 
-    def run(self, resume: bool) -> dict[str, Any]:
+    def resume_at(self, step: int) -> None:
+        """Forget what lies behind a step."""
+        self.best = (self.checkpoints.best() or {}).get("value", math.inf)
+        self.log.keep(step)
+        for record in [record for record in read_metrics(self.log.path) if "total_tokens" in record][-1:]:
+            self.total_tokens, self.total_seconds = record["total_tokens"], record["total_seconds"]
+
+    def commit(self) -> None:
+        """The block of steps that was reserved has run."""
+        if self.meter is not None and self.block is not None:
+            self.meter.ledger.commit(self.block)
+            self.block = None
+
+    def forecast_error(self, lora: Mapping[str, Any], step: int) -> float:
+        """MAE (raw units) of greedy forecasts of the first validation series, from the steps that the config names."""
+        config, inputs, t = self.config, self.inputs, self.config.train
+        chosen = inputs.series.select(inputs.split.validation[: t.forecast_series])
+        context = t.forecast_context or config.evaluate.context
+        horizon = min(t.forecast_horizon or config.evaluate.horizon, chosen.values_NTV.shape[1] - context)
+        meter = self.meter and replace(self.meter, template=replace(self.meter.template, step=step, accumulate=1))
+        greedy = inputs.forecaster(lora, config, meter).with_sampling(temperature=0.0)
+        forecast = greedy(chosen, context, horizon, 1, batch_series=len(chosen))
+        return float(metrics.mae(forecast.median(), chosen.values_NTV[:, context : context + horizon]).mean())
+
+
+class _Training:
+    """Runs in progress, one or several as one program: the step, and what is due after each."""
+
+    def __init__(self, jobs: Sequence[Job], watch: Watch, memory: int = 0, at_once: int = 0):
+        self.members, self.watch = [_Member(job) for job in jobs], watch
+        self.config, inputs = jobs[0].config, jobs[0].inputs  # what the runs have in common
+        alphabet_A = inputs.alphabet.ids_A if self.config.model.loss == "alphabet" else None
+        texts: dict[Any, _Texts] = {}  # runs that read the same windows share them
+        self.texts = [texts.setdefault(_Texts.key(job), _Texts(job)) for job in jobs]
+        self.stack = Stack(inputs.model, inputs.params, [job.config for job in jobs], alphabet_A)
+        self.step = self.stack.fitted(self._batch(0), memory, at_once) if memory else self.stack.step(at_once)
+        self.validation_step = make_validation_step(inputs.model, alphabet_A)
+
+    def run(self, resume: bool) -> list[dict[str, Any]]:
         t = self.config.train
-        self.log = MetricsLog(self.folder / METRICS, t.tensorboard)
-        with (
-            ledger_of(self.config, self.folder, self.inputs.model) as ledger,
-            Checkpoints(self.folder / "checkpoints") as self.checkpoints,
-        ):
-            if ledger is not None:
-                self.meter = Meter(ledger, self.config.budget.phase, event_of(self.config))
-            self.best = math.inf
+        with contextlib.ExitStack() as opened:
+            self._open_ledgers(opened)
+            for member in self.members:
+                member.checkpoints = opened.enter_context(Checkpoints(member.folder / "checkpoints"))
+            state, alike = (
+                self.stack.state,
+                [_abstract(self.stack.member(self.stack.state, i)) for i in range(len(self.stack))],
+            )
             if resume:
-                if self.checkpoints.steps():
-                    self.state = self.checkpoints.restore(self.checkpoints.steps()[-1], self.state)
-                    self.best = (self.checkpoints.best() or {}).get("value", math.inf)
-                self.log.keep(int(self.state.step))
-                totals = [record for record in read_metrics(self.log.path) if "total_tokens" in record][-1:]
-                for record in totals:
-                    self.total_tokens, self.total_seconds = record["total_tokens"], record["total_seconds"]
-            like = self.state
-            self.state = fit(
-                self.step, self.state, self.frozen, self.batches, t.steps, self._on_step, self._on_state,
+                state = self._restored(state, alike)
+            state = fit(
+                self.step, state, self.stack.frozen, self._batch, t.steps, self._on_step, self._on_state,
                 lambda step: self._due(step) or self._ends_block(step), self._admit,
             )  # fmt: skip
-            if int(self.state.step) < t.steps:
-                self._stop_early()
-            marked = self.checkpoints.best()
-            state = self.state if marked is None else self.checkpoints.restore(marked["step"], self._fresh(like))
-        lora = overlay.join(state.trained, self.frozen)["lora"]
-        base, revision = self.config.model.path, hub_revision(self.inputs.base)
-        adapters.save_peft(self.folder / ADAPTER, lora, self.config.lora, base, revision)
+            if int(state.step.min()) < t.steps:
+                self._stop_early(state)
+            return [self._finished(i, state, like) for i, like in enumerate(alike)]
+
+    def _open_ledgers(self, opened: contextlib.ExitStack) -> None:
+        """Give each member with a budget its meter; runs that share a ledger share the open file."""
+        ledgers: dict[Path, Ledger] = {}
+        for member in self.members:
+            config, path = member.config, ledger_path(member.config, member.folder)
+            if not config.budget.flops:
+                continue
+            if path not in ledgers:
+                ledger = opened.enter_context(ledger_of(config, member.folder, member.inputs.model))
+                assert ledger is not None
+                ledgers[path] = ledger
+            member.meter = Meter(ledgers[path], config.budget.phase, event_of(config), member.folder.name)
+
+    def _restored(self, state: TrainState, alike: Sequence[Any]) -> TrainState:
+        """The state of the newest step that all members have a checkpoint of; the first one where there is none."""
+        common = set.intersection(*(set(member.checkpoints.steps()) for member in self.members))
+        if common:
+            restored = (m.checkpoints.restore(max(common), like) for m, like in zip(self.members, alike, strict=True))
+            state = self.stack.join(list(restored))
+        for member in self.members:
+            member.resume_at(max(common, default=0))
+        return state
+
+    def _finished(self, index: int, state: TrainState, like: Any) -> dict[str, Any]:
+        """The best overlay of a run, which is written as an adapter too."""
+        member = self.members[index]
+        marked = member.checkpoints.best()
+        own = self.stack.member(state, index) if marked is None else member.checkpoints.restore(marked["step"], like)
+        lora = overlay.join(own.trained, self.stack.frozen_of(index))["lora"]
+        base, revision = member.config.model.path, hub_revision(member.inputs.base)
+        adapters.save_peft(member.folder / ADAPTER, lora, member.config.lora, base, revision)
         return lora
 
+    def _batch(self, step: int) -> Windows:
+        return self.stack.batch([text.batches(step) for text in self.texts])
+
+    # ----------------------------------------------------------------------------------------- the budget
+
     def _admit(self, step: int) -> bool:
-        """Does the budget hold another step? A block of steps is reserved at once, up to the next that is due."""
-        if self.meter is None or self.block is not None:
+        """Do the budgets hold another step? A block of steps is reserved at once, up to the next that is due."""
+        t, metered = self.config.train, [member for member in self.members if member.meter is not None]
+        if not metered or metered[0].block is not None:
             return True
-        t = self.config.train
         ends = (n for n in range(step + 1, t.steps + 1) if n == step + t.log_every or self._due(n))
-        event = self.meter.event("train_step", step=step, count=next(ends) - step)
-        fitting = self.meter.ledger.fitting(event, self.meter.phase)
-        if fitting:
-            self.block = self.meter.ledger.reserve(replace(event, count=fitting), self.meter.phase)
-        return fitting > 0
+        count = next(ends) - step
+        blocks: dict[tuple[int, str], list[tuple[_Member, Event]]] = {}  # by what they are paid from
+        for member in metered:
+            assert member.meter is not None
+            purse = id(member.meter.ledger), member.meter.phase
+            blocks.setdefault(purse, []).append((member, member.meter.event("train_step", step=step, count=count)))
+        for group in blocks.values():
+            meter = group[0][0].meter
+            assert meter is not None
+            count = min(count, meter.ledger.fitting([event for _, event in group], meter.phase))
+        for member, event in [pair for group in blocks.values() for pair in group] if count else []:
+            assert member.meter is not None
+            member.block = member.meter.ledger.reserve(replace(event, count=count), member.meter.phase, member.meter.run)
+        return count > 0
 
     def _ends_block(self, step: int) -> bool:
-        return self.block is not None and step == self.block.event.step + self.block.event.count
+        blocks = (member.block for member in self.members)
+        return any(block is not None and step == block.event.step + block.event.count for block in blocks)
 
-    def _stop_early(self) -> None:
-        """The budget is spent: keep the state, and say what it bought."""
-        assert self.meter is not None
-        step = int(self.state.step)
-        self.checkpoints.save(step, self.state)
-        self.watch.note(
-            f"stopped by the budget after step {step} of {self.config.train.steps}; {self.meter.ledger.bought()}"
-        )
+    def _stop_early(self, state: TrainState) -> None:
+        """The budget is spent: keep the states, and say what it bought."""
+        step = int(state.step.min())
+        for index, member in enumerate(self.members):
+            member.checkpoints.save(step, self.stack.member(state, index))
+        meter = next(member.meter for member in self.members if member.meter is not None)
+        self.watch.note(f"stopped by the budget after step {step} of {self.config.train.steps}; {meter.ledger.bought()}")
+
+    # ------------------------------------------------------------------------------------- after each step
 
     def _due(self, step: int) -> bool:
         """Is the state of this step validated or saved?"""
         t = self.config.train
         return step == t.steps or step % t.checkpoint_every == 0 or (t.validate_every > 0 and step % t.validate_every == 0)
 
-    def _fresh(self, like: TrainState) -> Any:
-        return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), like)
-
-    def _on_step(self, step: int, figures: dict[str, float]) -> None:
-        if not math.isfinite(figures["loss"]) or not math.isfinite(figures["gradient_norm"]):
-            raise JaxlvError(
-                f"the loss or the gradient is not finite at step {step}",
-                where=self.folder,
-                found=f"loss {figures['loss']}, gradient norm {figures['gradient_norm']}",
-                hint="lower optimizer.learning_rate or set optimizer.clip_norm; earlier checkpoints are intact",
-            )
+    def _on_step(self, step: int, figures: dict[str, Any]) -> None:
         ends_block = self._ends_block(step)
-        if self.meter is not None and self.block is not None and ends_block:
-            self.meter.ledger.commit(self.block)
-            self.block = None
-        self.total_tokens += figures["tokens"]
-        self.total_seconds += figures["seconds"]
-        self.watch.on_step(step, figures)
-        if step % self.config.train.log_every == 0 or step == 1 or self._due(step) or ends_block:
-            totals = {"total_tokens": self.total_tokens, "total_seconds": self.total_seconds}
-            self.log.add({"step": step, **figures, **totals})
+        logged = step % self.config.train.log_every == 0 or step == 1 or self._due(step) or ends_block
+        of_each = [
+            {name: float(np.atleast_1d(value)[i]) for name, value in figures.items()} for i in range(len(self.members))
+        ]
+        for member, own in zip(self.members, of_each, strict=True):
+            if not math.isfinite(own["loss"]) or not math.isfinite(own["gradient_norm"]):
+                raise JaxlvError(
+                    f"the loss or the gradient is not finite at step {step}",
+                    where=member.folder,
+                    found=f"loss {own['loss']}, gradient norm {own['gradient_norm']}",
+                    hint="lower optimizer.learning_rate or set optimizer.clip_norm; earlier checkpoints are intact",
+                )
+        for member, own in zip(self.members, of_each, strict=True):
+            if ends_block:
+                member.commit()
+            member.total_tokens += own["tokens"]
+            member.total_seconds += own["seconds"]
+        mean = {name: float(np.mean(value)) for name, value in figures.items()}
+        self.watch.on_step(step, mean | {"tokens_per_second": float(np.sum(figures["tokens"]) / np.sum(figures["seconds"]))})
+        if logged:
+            for member, own in zip(self.members, of_each, strict=True):
+                totals = {"total_tokens": member.total_tokens, "total_seconds": member.total_seconds}
+                member.log.add({"step": step, **own, **totals})
 
     def _on_state(self, step: int, state: TrainState) -> None:
-        t = self.config.train
-        last = step == t.steps
-        best = None
-        record = self._validate(step, state) if t.validate_every and (step % t.validate_every == 0 or last) else None
-        if record is not None:
-            self.log.add({"step": step, **record})
-            shown = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in record.items())
-            self.watch.note(f"step {step}: {shown}")
-            value = record["forecast_mae" if t.select == "forecast" else "validation_loss"]
-            if value < self.best:
-                self.best = value
-                best = {"value": value, "measure": t.select}
-        if step % t.checkpoint_every == 0 or last or best:
-            self.checkpoints.save(step, state, best)
+        if not self._due(step):
+            return
+        t, last = self.config.train, step == self.config.train.steps
+        validates = t.validate_every and (step % t.validate_every == 0 or last)
+        for index, member in enumerate(self.members):
+            best = self._validated(member, index, step, state) if validates else None
+            if step % t.checkpoint_every == 0 or last or best:
+                member.checkpoints.save(step, self.stack.member(state, index), best)
 
-    @functools.cached_property
-    def validation_windows(self) -> Windows:
-        """At most train.validation_windows windows of the validation series, without overlap, spread evenly."""
-        config, inputs = self.config, self.inputs
-        values_NTV = inputs.series.select(inputs.split.validation).values_NTV
-        windows = make_windows(
-            values_NTV, inputs.codec, inputs.alphabet, config.windows, config.windows.length,
-            (config.train.seed, VALIDATION_SEED),
-        )  # fmt: skip
-        count = min(windows.number, config.train.validation_windows)
-        return windows.rows(np.linspace(0, windows.number - 1, count).astype(int))
+    def _validated(self, member: _Member, index: int, step: int, state: TrainState) -> dict[str, Any] | None:
+        """Log the measures of a member's state; the mark of the best, where it is that."""
+        select, name = self.config.train.select, f"{member.folder.name}, " if len(self.members) > 1 else ""
+        record = self._measures(member, index, step, state, name)
+        if record is None:
+            return None
+        member.log.add({"step": step, **record})
+        shown = ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in record.items())
+        self.watch.note(f"{name}step {step}: {shown}")
+        value = record["forecast_mae" if select == "forecast" else "validation_loss"]
+        if value >= member.best:
+            return None
+        member.best = value
+        return {"value": value, "measure": select}
 
-    def _validate(self, step: int, state: TrainState) -> dict[str, float] | None:
+    def _measures(self, member: _Member, index: int, step: int, state: TrainState, name: str) -> dict[str, float] | None:
         """The measures of a state; None where the budget does not hold them."""
-        config, size, windows = self.config, self.config.train.batch_size, self.validation_windows
+        size, windows, meter = self.config.train.batch_size, self.texts[index].validation_windows, member.meter
         batches = -(-windows.number // size)
+        own, frozen = self.stack.member(state, index, padded=True), self.stack.frozen_of(index)
         try:
-            with self.meter.spend("validation", count=batches, step=step, accumulate=1) if self.meter else NO_METER:
-                record = self._losses(state, windows, size)
-            if config.train.forecast_series:
-                record["forecast_mae"] = self._forecast_error(overlay.join(state.trained, self.frozen)["lora"], step)
+            with meter.spend("validation", count=batches, step=step, accumulate=1) if meter else NO_METER:
+                record = self._losses(own.trained, frozen, windows, size)
+            if self.config.train.forecast_series:
+                lora = overlay.join(own.trained, frozen)["lora"]
+                record["forecast_mae"] = member.forecast_error(lora, step)
         except BudgetExceeded as fault:
-            self.watch.note(f"step {step}: not validated; {fault}")
+            self.watch.note(f"{name}step {step}: not validated; {fault}")
             return None
         return record
 
-    def _losses(self, state: TrainState, windows: Windows, size: int) -> dict[str, float]:
-        total = tokens = 0.0
+    def _losses(self, trained: Any, frozen: Any, windows: Windows, size: int) -> dict[str, float]:
+        total = tokens = means = 0.0
         for first in range(0, windows.number, size):
             rows = np.arange(first, min(first + size, windows.number))
             batch = windows.rows(np.resize(rows, size))
             batch.labels_ML[len(rows) :] = -1  # a short batch is filled, and the filling is not counted
-            loss, count = self.validation_step(state.trained, self.frozen, batch)
-            total, tokens = total + float(loss), tokens + float(count)
-        return {"validation_loss": total / tokens, "validation_perplexity": math.exp(min(total / tokens, 700.0))}
+            loss, count = map(float, self.validation_step(trained, frozen, batch))
+            total, tokens, means = total + loss, tokens + count, means + loss / count
+        mean = means / windows.number if self.config.train.mean == "examples" else total / tokens
+        return {"validation_loss": mean, "validation_perplexity": math.exp(min(mean, 700.0))}
 
-    def _forecast_error(self, lora: Mapping[str, Any], step: int) -> float:
-        """MAE (raw units) of greedy forecasts of the first validation series, under the evaluation's protocol."""
-        config, inputs = self.config, self.inputs
-        chosen = inputs.series.select(inputs.split.validation[: config.train.forecast_series])
-        context, horizon = config.evaluate.context, config.evaluate.horizon
-        horizon = min(horizon, chosen.values_NTV.shape[1] - context)
-        meter = self.meter and replace(self.meter, template=replace(self.meter.template, step=step, accumulate=1))
-        greedy = inputs.forecaster(lora, config, meter).with_sampling(temperature=0.0)
-        forecast = greedy(chosen, context, horizon, 1, batch_series=len(chosen))
-        return float(metrics.mae(forecast.median(), chosen.values_NTV[:, context : context + horizon]).mean())
+
+def _abstract(tree: Any) -> Any:
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)
 
 
 # -------------------------------------------------------------------------------------------- a finished run
@@ -550,8 +654,7 @@ def load_run(folder: Path) -> FinishedRun:
         if not steps:
             raise JaxlvError("no checkpoint yet", where=folder, hint="train longer, or lower train.checkpoint_every")
         state = checkpoints.restore(marked["step"] if marked else steps[-1], like)
-    stated = config.codec
-    codec = Codec(stated.scale, stated.headroom, stated.decimals, made_of["dataset_alpha"], stated.headrooms)
+    codec = Codec.of(config.codec, made_of["dataset_alpha"])
     untuned = Forecaster(model, {"params": params}, alphabet, codec, config.sampling)
     tuned = replace(untuned, variables=overlay.join(state.trained, frozen))
     return FinishedRun(folder, config, tuned, untuned, made_of, split)

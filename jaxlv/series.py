@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import h5py
@@ -87,8 +88,7 @@ def from_arrays(
     check_shape(values.shape, None if time is None else time.shape, len(names), where)
     values_NTV = as_float64(values, f"{where}:trajectories")
     time_T = as_float64(np.arange(values.shape[1]) if time is None else time, f"{where}:time")
-    _check_time(time_T, f"{where}:time")
-    _check_values(values_NTV, names, f"{where}:trajectories")
+    check_time(time_T, f"{where}:time")
     ids_N = np.arange(len(values_NTV)) if ids is None else _as_ids(ids)
     if len(ids_N) != len(values_NTV) or len(np.unique(ids_N)) != len(ids_N):
         raise JaxlvError(
@@ -97,6 +97,7 @@ def from_arrays(
             expected=f"{len(values_NTV)} different ids",
             found=f"{len(ids_N)} ids, {len(np.unique(ids_N))} of them different",
         )
+    _check_values(values_NTV, names, ids_N, f"{where}:trajectories")
     return SeriesSet(values_NTV, time_T, names, ids_N, dict(source or {}))
 
 
@@ -117,8 +118,8 @@ def load(path: Any, *, memory_cap: int = MEMORY_CAP) -> SeriesSet:
     path = Path(path)
     arrays = read(path, memory_cap)
     with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    source = {"path": str(path), "sha256": digest, **arrays.pop("source", {})}
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    source = {"path": str(path), "sha256": sha256, **arrays.pop("source", {})}
     return from_arrays(**arrays, source=source, where=path)
 
 
@@ -163,7 +164,8 @@ def _write_hdf5(path: Path, stored_NTV: np.ndarray, series_set: SeriesSet) -> No
             group.attrs.update({name: value for name, value in simulation.items() if name != "parameters"})
 
 
-def _check_time(time_T: np.ndarray, where: Any) -> None:
+def check_time(time_T: np.ndarray, where: Any) -> None:
+    """Raise JaxlvError unless time is finite and grows in equal steps, each within TIME_TOLERANCE of their mean."""
     steps = np.diff(time_T)
     for fault, name in ((~np.isfinite(time_T), "is not finite"), (~(steps > 0), "does not increase")):
         if fault.any():
@@ -182,17 +184,27 @@ def _check_time(time_T: np.ndarray, where: Any) -> None:
         )
 
 
-def _check_values(values_NTV: np.ndarray, names: Sequence[str], where: Any) -> None:
-    faults = (("NaN", np.isnan), ("infinite", np.isinf), ("negative", lambda values: values < 0))
-    for name, test in faults:
+FAULTS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = MappingProxyType(
+    {"NaN": np.isnan, "infinite": np.isinf, "negative": lambda values: values < 0}
+)
+"""The values that no series may hold: by name, where they stand in an array."""
+
+
+def first_place(fault_NTV: np.ndarray, names: Sequence[str], ids_N: np.ndarray) -> str:
+    """Where the first fault of an array stands, in words."""
+    n, t, v = np.unravel_index(int(np.argmax(fault_NTV)), fault_NTV.shape)
+    return f"series {ids_N[n]}, step {t}, {names[int(v)]}"
+
+
+def _check_values(values_NTV: np.ndarray, names: Sequence[str], ids_N: np.ndarray, where: Any) -> None:
+    for name, test in FAULTS.items():
         fault = test(values_NTV)
         if fault.any():
-            n, t, v = np.unravel_index(int(np.argmax(fault)), fault.shape)
             raise JaxlvError(
                 f"{fault.sum()} {name} values",
                 where=where,
                 expected="finite values of at least 0",
-                found=f"{values_NTV[n, t, v]:g} first, at series {n}, step {t}, {names[int(v)]}",
+                found=f"{values_NTV[fault][0]:g} first, at {first_place(fault, names, ids_N)}",
                 hint="leave these series out, or repair them",
             )
 
@@ -242,6 +254,35 @@ def split_fraction(ids: Any, fractions: Sequence[float] = (0.7, 0.15, 0.15), see
     return _not_empty(Split(*np.split(ids_N[order], cuts)), fractions)
 
 
+def _in_order(ids: np.ndarray) -> Split:
+    """In the order of the file: 70, 20 and 10 %."""
+    first, second = _tenths(ids, 7), _tenths(ids, 9)
+    return split_ids(ids, ids[:first], ids[first:second], ids[second:])
+
+
+def _first_tenth_held(ids: np.ndarray) -> Split:
+    """The first tenth is the test; the rest as scikit-learn's train_test_split(test_size=0.2, random_state=42) has it."""
+    rest = ids[_tenths(ids, 1) :]
+    order = np.random.RandomState(42).permutation(len(rest))
+    held = -(-len(rest) // 5)
+    return split_ids(ids, rest[order[held:]], rest[order[:held]], ids[: _tenths(ids, 1)])
+
+
+def _tenths(ids: np.ndarray, number: int) -> int:
+    return max(1, round(number * len(ids) / 10))
+
+
+REPORTED_SPLITS: Mapping[str, Callable[[np.ndarray], Split]] = MappingProxyType(
+    {
+        "xu": lambda ids: split_fraction(ids, (0.70, 0.15, 0.15)),
+        "rai": _in_order,
+        "mao": lambda ids: split_fraction(ids, (0.8, 0.1, 0.1)),  # the report does not give its seed
+        "liu": _first_tenth_held,
+    }
+)
+"""How four reports split their series: the course's 1000 into 700, 150, 150; 700, 200, 100; 800, 100, 100; 720, 180, 100."""
+
+
 def split_stratified(ids: Any, labels: Any, fractions: Sequence[float] = (0.7, 0.15, 0.15), seed: int = 42) -> Split:
     """A split whose parts hold each label in proportion to the fractions, to within one series per label.
 
@@ -280,6 +321,11 @@ def _not_empty(split: Split, fractions: Sequence[float]) -> Split:
     return split
 
 
+def digest(values_TV: np.ndarray) -> bytes:
+    """A hash that series of equal values share."""
+    return hashlib.sha256((values_TV + 0.0).tobytes()).digest()  # adding 0 makes -0.0 and 0.0 the same bytes
+
+
 def check_disjoint(series_set: SeriesSet, split: Split) -> None:
     """Raise JaxlvError if a series, by its id or by equal values, is in two parts of the split."""
     split_ids(series_set.ids_N, **split.parts())
@@ -287,24 +333,32 @@ def check_disjoint(series_set: SeriesSet, split: Split) -> None:
     for part, ids in split.parts().items():
         own: dict[bytes, tuple[str, int]] = {}
         for i, values_TV in zip(ids, series_set.select(ids).values_NTV if len(ids) else (), strict=True):
-            # Adding 0 makes -0.0 and 0.0 the same bytes.
-            digest = hashlib.sha256((values_TV + 0.0).tobytes()).digest()
-            if digest in seen:
-                other_part, other = seen[digest]
+            key = digest(values_TV)
+            if key in seen:
+                other_part, other = seen[key]
                 raise JaxlvError(
                     f"series {i} of {part} has the same values as series {other} of {other_part}",
                     where=series_set.source.get("path"),
                     hint="drop duplicates before splitting",
                 )
-            own[digest] = part, int(i)
+            own[key] = part, int(i)
         seen |= own
+
+
+REST = 0.02  # standard deviation, by the mean, of a series at rest
+
+
+def at_rest(values_NTV: np.ndarray, window: int = 20, share: float = REST) -> np.ndarray:
+    """(N,) whether every variable's standard deviation over the last `window` steps is at most `share` of its mean."""
+    end_NWV = values_NTV[:, -window:]
+    return (end_NWV.std(axis=1) <= share * end_NWV.mean(axis=1)).all(axis=1)
 
 
 def regimes(series_set: SeriesSet, window: int = 20) -> np.ndarray:
     """A label per series, by the first of these rules that fits.
 
     "collapse": some variable stays below 5 % of its own maximum throughout the last `window` steps.
-    "equilibrium": in these steps the standard deviation is below 2 % of the mean, for every variable.
+    "equilibrium": in these steps the standard deviation is at most 2 % of the mean, for every variable (`at_rest`).
     "oscillatory": the first variable has two peaks or more (above the step before, not below the next).
     "transient": anything else.
     Returns (N,) strings. JaxlvError if the series are shorter than the window.
@@ -317,7 +371,7 @@ def regimes(series_set: SeriesSet, window: int = 20) -> np.ndarray:
     peaks_N = ((inner_NT > first_NT[:, :-2]) & (inner_NT >= first_NT[:, 2:])).sum(axis=1)
     rules = [
         (end_NWV.max(axis=1) <= 0.05 * values_NTV.max(axis=1)).any(axis=1),
-        (end_NWV.std(axis=1) <= 0.02 * end_NWV.mean(axis=1)).all(axis=1),
+        at_rest(values_NTV, window),
         peaks_N >= 2,
     ]
     return np.select(rules, ["collapse", "equilibrium", "oscillatory"], default="transient")

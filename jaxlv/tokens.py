@@ -8,6 +8,7 @@ Axes: M windows, L tokens of a window, N series, T steps, V variables.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,12 +39,16 @@ class Alphabet:
     end_ids: tuple[int, ...]
     source: str  # where the ids come from
 
-    def encode(self, text: str) -> np.ndarray:
-        """Token ids (int32) of a text over the 13 symbols; JaxlvError for any other character."""
+    @functools.cached_property
+    def _table(self) -> np.ndarray:
         table = np.full(256, -1, np.int32)
         table[np.frombuffer(SYMBOLS.encode(), np.uint8)] = self.ids_A
+        return table
+
+    def encode(self, text: str) -> np.ndarray:
+        """Token ids (int32) of a text over the 13 symbols; JaxlvError for any other character."""
         try:
-            ids = table[np.frombuffer(text.encode("latin-1"), np.uint8)]
+            ids = self._table[np.frombuffer(text.encode("latin-1"), np.uint8)]
         except UnicodeEncodeError:
             ids = np.array([-1])
         if (ids < 0).any():
@@ -115,6 +120,12 @@ def _tokenizer(folder: Path) -> _Tokenizer | None:
     return None
 
 
+def load_encoder(folder: Path) -> Callable[[str], Sequence[int]] | None:
+    """The text -> ids of a folder's tokenizer, whatever it makes of the 13 symbols; None for one without tokenizer files."""
+    tokenizer = _tokenizer(Path(folder))
+    return tokenizer.encode if tokenizer else None
+
+
 def token_texts(folder: Path, ids: Sequence[int] | np.ndarray) -> list[str]:
     """The text of each token id by the tokenizer in a model folder; "" where it has none.
 
@@ -161,14 +172,21 @@ class Windows(NamedTuple):
         return Windows(*(array[index] for array in self))
 
 
-def window(ids: np.ndarray, length: int, side: str = "right") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def window(
+    ids: np.ndarray, length: int, side: str = "right", counted: int | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One window (ids, positions, labels) of at most `length` tokens, padded on the `side` given.
 
-    A token's label is the next token; the last real token and the padding have none.
+    A token's label is the next token; the last real token and the padding have none. With the id `counted` the padding is
+    that token, seen and predicted like any other, as two reports had it.
     """
     ids = ids[:length]
+    if counted is not None:
+        ids = np.pad(ids, (0, length - len(ids)), constant_values=counted)
     pad = length - len(ids)
     labels = np.append(ids[1:], IGNORED)
+    if not pad:
+        return ids, np.arange(length), labels
     widths = (0, pad) if side == "right" else (pad, 0)
     return (
         np.pad(ids, widths),
@@ -218,22 +236,30 @@ def make_windows(
     other rules a series is one stream of tokens in one scale, cut as the config says.
     """
     stride = stride or config.stride
+    counted = _pad_id(alphabet) if config.pads == "counted" else None
     if codec.scale == "context":
-        return stack(list(_context_windows(values_NTV, codec, alphabet, config, stride, seed)), config.length)
+        return stack(list(_context_windows(values_NTV, codec, alphabet, config, stride, seed, counted)), config.length)
     semicolon = int(alphabet.ids_A[SYMBOLS.index(";")]) if config.align == "step" else None
     windows = []
     for series_TV in values_NTV:
         text = codec.encode(series_TV, codec.fit(series_TV, series_TV), closed=semicolon is not None)
         ids = alphabet.encode(text)
         for start in stream_starts(ids, config.length, stride, config.partial, semicolon):
-            windows.append(window(ids[start:], config.length, config.side))
+            windows.append(window(ids[start:], config.length, config.side, counted))
     return stack(windows, config.length)
 
 
-def _context_windows(values_NTV, codec, alphabet, config, stride, seed):
+def _pad_id(alphabet: Alphabet) -> int:
+    if not alphabet.end_ids:
+        raise JaxlvError("the vocabulary has no token for padding", where='windows.pads = "counted"', found=alphabet.source)
+    return alphabet.end_ids[0]
+
+
+def _context_windows(values_NTV, codec, alphabet, config, stride, seed, counted):
     generator, variants = np.random.default_rng(list(seed)), codec.variants
     least, most = config.context_steps
     _, T, V = values_NTV.shape
+    enough = config.length // (V * (codec.decimals + 3)) + 1  # steps of one digit before the point, that fill a window
     stride_steps = max(1, stride // (V * (codec.decimals + 3)))
     for series_TV in values_NTV:
         for start in range(0, max(1, T - least), stride_steps):
@@ -241,7 +267,7 @@ def _context_windows(values_NTV, codec, alphabet, config, stride, seed):
             cut = int(generator.integers(min(least, len(rest_TV)), min(most, len(rest_TV)) + 1))
             one = variants[int(generator.integers(len(variants)))] if len(variants) > 1 else codec
             alpha_V = one.fit(rest_TV[:cut])
-            ids = alphabet.encode(codec.encode(rest_TV[: config.length], alpha_V))
+            ids = alphabet.encode(codec.encode(rest_TV[:enough], alpha_V))
             if start and config.partial == "drop" and len(ids) < config.length:
                 break
-            yield window(ids, config.length, config.side)
+            yield window(ids, config.length, config.side, counted)

@@ -50,27 +50,37 @@ class StepMetrics(NamedTuple):
     learning_rate: jax.Array
 
 
-def learning_rates(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """The learning rate by step: constant, linear warm-up and cosine, or one cycle (linear up and down)."""
-    peak, warmup = config.learning_rate, config.warmup_steps
+def learning_rates(config: OptimizerConfig, steps: int, peak: Any = None) -> optax.Schedule:
+    """The learning rate by step: constant, linear warm-up and cosine, or one cycle (linear up and down).
+
+    `peak` may be a traced scalar; by default it is the config's learning rate.
+    """
+    shape = _schedule_of_peak_one(config, steps)
+    peak = config.learning_rate if peak is None else peak
+    return lambda step: peak * shape(step)
+
+
+def _schedule_of_peak_one(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    warmup = config.warmup_steps
     if config.schedule == "cosine":
-        end = peak * config.final_fraction
-        return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, max(steps, warmup + 1), end)
+        return optax.warmup_cosine_decay_schedule(0.0, 1.0, warmup, max(steps, warmup + 1), config.final_fraction)
     if config.schedule == "onecycle":
         share = (max(warmup, 1) + 0.5) / max(steps, 2)  # optax rounds share * steps down
-        return optax.linear_onecycle_schedule(steps, peak, pct_start=share, pct_final=1.0)
+        return optax.linear_onecycle_schedule(steps, 1.0, pct_start=share, pct_final=1.0)
     if warmup:
-        return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), optax.constant_schedule(peak)], [warmup])
-    return optax.constant_schedule(peak)
+        return optax.join_schedules([optax.linear_schedule(0.0, 1.0, warmup), optax.constant_schedule(1.0)], [warmup])
+    return optax.constant_schedule(1.0)
 
 
-def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+def make_optimizer(config: OptimizerConfig, steps: int, peak: Any = None) -> optax.GradientTransformation:
     """Adam, AdamW or Muon under the config's schedule and clipping; weight decay is masked to matrices.
+
+    `peak` (a scalar, which may be traced) stands in for the config's learning rate.
 
     Muon (Jordan et al. 2024) orthogonalises the updates of matrices and leaves vectors to Adam; its updates are scaled to
     the size of AdamW's (Liu et al. 2025, "Muon is scalable for LLM training"), so that one learning rate serves both.
     """
-    schedule = learning_rates(config, steps)
+    schedule = learning_rates(config, steps, peak)
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     if config.name == "muon":
         step = optax.contrib.muon(
@@ -123,12 +133,23 @@ def make_train_step(
     steps: int,
     alphabet_A: np.ndarray | None = None,
 ) -> Callable[[TrainState, Tree, Windows], tuple[TrainState, StepMetrics]]:
-    """The jitted step (state, frozen, batch) -> (state, metrics); a batch has axes (A, B, L), and state is donated.
+    """The jitted step (state, frozen, batch) -> (state, metrics); a batch has axes (A, B, L), and state is donated."""
+    schedule = learning_rates(config, steps)
+    return jax.jit(step_function(model, optimizer, schedule, config.clip_norm, alphabet_A), donate_argnums=0)
+
+
+def step_function(
+    model: Qwen2,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    clip_norm: float,
+    alphabet_A: np.ndarray | None = None,
+) -> Callable[[TrainState, Tree, Windows], tuple[TrainState, StepMetrics]]:
+    """The step (state, frozen, batch) -> (state, metrics) itself; a batch has axes (A, B, L).
 
     Losses and gradients are summed over the micro-batches and divided once by the number of real tokens, so that
-    A micro-batches of B give the step of one batch of A * B.
+    A micro-batches of B give the step of one batch of A * B. `schedule` and `clip_norm` are those of the optimiser.
     """
-    schedule = learning_rates(config, steps)
 
     def loss(trained: Tree, frozen: Tree, micro: Windows, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         return window_loss(model, overlay.join(trained, frozen), micro, alphabet_A, key)
@@ -153,13 +174,13 @@ def make_train_step(
         with jax.named_scope("optimizer"):
             gradients = jax.tree.map(lambda g: g / jnp.maximum(tokens, 1.0), gradients)
             norm = optax.tree.norm(gradients)
-            clipped = jnp.minimum(norm, config.clip_norm) if config.clip_norm else norm
+            clipped = jnp.minimum(norm, clip_norm) if clip_norm else norm
             updates, opt_state = optimizer.update(gradients, state.opt_state, state.trained)
             trained = optax.apply_updates(state.trained, updates)
         metrics = StepMetrics(loss_sum, tokens, norm, clipped, jnp.float32(schedule(state.step)))
         return TrainState(state.step + 1, trained, opt_state, state.key), metrics
 
-    return jax.jit(train_step, donate_argnums=0)
+    return train_step
 
 
 def make_validation_step(
@@ -211,7 +232,7 @@ def fit(
     frozen: Tree,
     batches: Callable[[int], Windows],
     steps: int,
-    on_step: Callable[[int, dict[str, float]], None],
+    on_step: Callable[[int, dict[str, Any]], None],
     on_state: Callable[[int, TrainState], None],
     report_first: Callable[[int], bool] = lambda step: False,
     admit: Callable[[int], bool] = lambda step: True,
@@ -222,21 +243,23 @@ def fit(
     `on_state(n, state)` is called after each step, to validate or save where it is due (state is donated by the next
     step: whoever keeps it, copies it). Where `report_first(n)`, on_step is called before it, so that no state is saved
     before its figures are known. Figures: loss (nats per token), perplexity, gradient_norm, clipped_norm,
-    learning_rate, tokens, seconds, tokens_per_second.
+    learning_rate, tokens, seconds, tokens_per_second; where the step is that of several runs, arrays of one value each.
     """
     pending: tuple[int, StepMetrics] | None = None
     clock = time.perf_counter()
 
     def report(step: int, metrics: StepMetrics) -> None:
         nonlocal clock
-        figures = {name: float(value) for name, value in metrics._asdict().items()}
+        figures = {name: np.asarray(value, float) for name, value in metrics._asdict().items()}
         now = time.perf_counter()
-        seconds, clock = now - clock, now
-        loss = figures.pop("loss_sum") / max(figures["tokens"], 1.0)
+        elapsed, clock = now - clock, now
+        loss = figures.pop("loss_sum") / np.maximum(figures["tokens"], 1.0)
+        seconds = np.full_like(loss, elapsed / loss.size)  # of one run
         speed = {"seconds": seconds, "tokens_per_second": figures["tokens"] / seconds}
-        on_step(step, {"loss": loss, "perplexity": float(np.exp(min(loss, 700.0))), **figures, **speed})
+        every = {"loss": loss, "perplexity": np.exp(np.minimum(loss, 700.0)), **figures, **speed}
+        on_step(step, {name: value if value.ndim else float(value) for name, value in every.items()})
 
-    for step in range(int(state.step), steps):
+    for step in range(int(np.min(state.step)), steps):
         if not admit(step):
             break
         state, metrics = train_step(state, frozen, batches(step))

@@ -37,6 +37,9 @@ ALLOWED: dict[str, set[str]] = {
     "tokens": {"codec", "config", "errors", "loss"},
     "checkpoint": {"errors"},
     "train": {"config", "errors", "lora", "loss", "model", "tokens"},
+    "stack": {"config", "errors", "lora", "model", "tokens", "train"},
+    "records": {"errors"},
+    "devices": set(),
     "generate": {"codec", "config", "errors", "grammar", "model", "tokens"},
     # FLOPs and the budget
     "flops.conventions": set(),
@@ -73,6 +76,10 @@ ALLOWED: dict[str, set[str]] = {
     "logits": {"codec", "evaluate", "forecast", "generate", "loss", "metrics", "model", "series", "tokens"},
     "protocols": {"codec", "dynamics", "errors", "metrics", "series"},
     "robustness": {"dynamics", "series"},
+    # what data are like
+    "exploration": {"errors", "readers", "series"},
+    "clusters": {"exploration", "series"},
+    "schemes": {"codec", "config", "errors", "exploration", "protocols", "series", "tokens"},
     # pages
     "report.__init__": set(),
     "report.svg": set(),
@@ -95,12 +102,22 @@ ALLOWED: dict[str, set[str]] = {
         "report.evaluation", "report.figures", "report.page", "report.parts",
     },
     "report.stress": {"report.figures", "report.page"},
+    "report.columns": {"report.page"},
+    "report.series_figures": {"report.axes", "report.svg"},
+    "report.exploration_figures": {
+        "clusters", "exploration", "report.axes", "report.series_figures", "report.svg", "series",
+    },
+    "report.exploration_text": {"report.columns", "report.page"},
+    "report.exploration": {"report.columns", "report.exploration_text", "report.page"},
     "report.costs": {"flops.table", "flops.work", "report.svg"},
     # everything together
     "run": {
         "adapters", "checkpoint", "codec", "config", "dynamics", "errors", "forecast", "ledger", "lora", "metrics", "model",
-        "series", "tokens", "train", "weights",
+        "records", "series", "stack", "tokens", "train", "weights",
     },
+    "sweep": {"config", "devices", "errors", "ledger", "records", "run", "stack"},
+    "search": {"errors"},
+    "report.sweeps": {"report.axes", "report.figures", "report.page", "report.svg"},
     "__init__": {"errors", "lora", "weights"},
 }  # fmt: skip
 

@@ -48,7 +48,7 @@ def test_one_reservation_may_cover_many_steps(path):
     with Ledger(path, terms(7)) as ledger:
         block = Event(**{**vars(STEP), "count": 5})
         ledger.commit(ledger.reserve(block, "final"))
-        assert ledger.fitting(block, "final") == 2
+        assert ledger.fitting([block], "final") == 2
         assert ledger.totals().executed == 5 * ONE
         with pytest.raises(BudgetExceeded, match="5 train steps"):
             ledger.reserve(block, "final")
@@ -56,7 +56,7 @@ def test_one_reservation_may_cover_many_steps(path):
 
 def test_a_budget_too_small_for_one_step(path):
     with Ledger(path, terms(0.9)) as ledger:
-        assert ledger.fitting(STEP, "final") == 0
+        assert ledger.fitting([STEP], "final") == 0
         with pytest.raises(BudgetExceeded):
             ledger.reserve(STEP, "final")
 
@@ -120,13 +120,23 @@ def test_a_crash_leaves_its_reservation_spent_and_uncertain(path):
         ledger.commit(ledger.reserve(STEP, "final"))
         ledger.reserve(Event(**{**vars(STEP), "step": 1}), "final")
     with Ledger(path) as again:
-        assert again.attempt == 2
         assert again.totals().executed == 2 * ONE
         assert again.totals().uncertain == ONE
-        again.commit(again.reserve(Event(**{**vars(STEP), "step": 1}), "final"))
+        repeated = again.reserve(Event(**{**vars(STEP), "step": 1}), "final")
+        assert repeated.attempt == 2
+        again.commit(repeated)
         assert again.totals().executed == 3 * ONE
         assert again.totals().effective == 2 * ONE
     assert verify(path) == []
+
+
+def test_attempts_are_counted_for_each_run_of_a_ledger(path):
+    with Ledger(path, terms(20), run="first") as ledger:
+        ledger.commit(ledger.reserve(STEP, "final"))
+        ledger.commit(ledger.reserve(STEP, "final", run="second"))
+    with Ledger(path, run="first") as again:
+        found = [again.reserve(STEP, "final", run=name) for name in ("first", "second", "third")]
+        assert [(entry.run, entry.attempt) for entry in found] == [("first", 2), ("second", 2), ("third", 1)]
 
 
 def test_a_resume_that_repeats_steps_counts_them_once_in_the_effective_total(path):

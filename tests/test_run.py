@@ -350,9 +350,9 @@ def test_the_loaded_run_is_what_training_returned(whole):
     assert finished.tuned.sampling == whole.config.sampling
     assert "lora" not in finished.untuned.variables
     best = min(losses(whole.folder, "validation_loss"))
-    training = run._Training(whole.config, whole.folder, run.load_inputs(whole.config), run.Watch())
-    trained, _ = overlay.split(finished.tuned.variables, training.mask)
-    found = training._validate(0, training.state._replace(trained=trained))
+    training = run._Training([run.Job(whole.config, whole.folder, run.load_inputs(whole.config))], run.Watch())
+    trained, _ = overlay.split(finished.tuned.variables, overlay.trainable(finished.tuned.variables))
+    found = training._measures(training.members[0], 0, 0, training.stack.state._replace(trained=trained), "")
     assert found["validation_loss"] == pytest.approx(best, rel=1e-6)
 
 

@@ -129,7 +129,9 @@ def content(folder: Path) -> dict[str, bytes]:
 OPTIONS = {
     "demo": ["--out", "--data", "--set"],
     "simulate": ["--preset", "--series", "--steps", "--noise", "--seed", "--out"],
+    "explore": ["DATA", "--series", "--tokenizer", "--context-lengths", "--out"],
     "train": ["CONFIG", "--out", "--set", "--resume"],
+    "sweep": ["CONFIG", "--grid", "--search", "--trials", "--storage", "--set", "--out", "--resume"],
     "forecast": [
         "RUN",
         "--data",
@@ -494,6 +496,12 @@ BAD = {
     "train: existing": (["train", "config", "--out", "run"], "exists already"),
     "train: no run to resume": (["train", "config", "--out", "new", "--resume"], "no run to resume"),
     "train: other config": (["train", "config", "--out", "run", "--resume"], "lora.rank: 2 then, 4 now"),
+    "explore: no data": (["explore", "gone.h5", "--out", "new"], "gone.h5: no such file"),
+    "explore: unknown series": (["explore", "data", "--series", "3,99", "--out", "new"], "unknown series"),
+    "explore: no tokenizer": (["explore", "data", "--tokenizer", "gone", "--out", "new"], "--tokenizer: no such folder"),
+    "explore: a model without one": (["explore", "data", "--tokenizer", "base", "--out", "new"], "no tokenizer"),
+    "explore: lengths": (["explore", "data", "--context-lengths", "512,1", "--out", "new"], "2 tokens or more"),
+    "explore: existing": (["explore", "data", "--out", "run"], "exists already"),
     "forecast: no run": (["forecast", "gone", "--out", "new"], "not a run folder"),
     "forecast: no data": (["forecast", "run", "--data", "gone.h5", "--out", "new"], "gone.h5: no such file"),
     "forecast: unknown series": (["forecast", "run", "--series", "3,99", "--out", "new"], "unknown series"),

@@ -8,7 +8,9 @@ import sys
 VERBS = {
     "demo": "tune the embedded base, forecast, evaluate, and write a report page, in minutes",
     "simulate": "write simulated predator-prey series to a file",
+    "explore": "look at a set of series: quality, periods, regimes, and what it is as text",
     "train": "tune a model by LoRA as a config says",
+    "sweep": "train many runs of one config together, by a grid or a search, and compare them",
     "forecast": "forecast series with a run",
     "evaluate": "measure a run or a model beside the baselines, on the same series",
     "analyse": "look into a run: training, costs of tokens, errors, the scale's top, LM head, adapters, padding",

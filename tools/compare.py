@@ -136,8 +136,7 @@ def flops_of(runs: Sequence[run.FinishedRun]) -> dict[str, Any] | None:
     kinds = {"train_step": "tuning", "validation": "validation", "generation": "forecasts"}
     spent, convention, budget = dict.fromkeys(kinds.values(), 0), "", 0
     for finished in runs:
-        stated = finished.config.budget
-        path = Path(stated.ledger) if stated.ledger else finished.folder / run.LEDGER
+        path = run.ledger_path(finished.config, finished.folder)
         if not path.is_file():
             return None
         terms, entries = ledger.read(path)

@@ -16,10 +16,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import psutil
 
 from jaxlv import lora, run, weights
 from jaxlv.config import ModelConfig, RunConfig, load_config
+from jaxlv.devices import device_memory
 from jaxlv.errors import JaxlvError
 from jaxlv.model import Qwen2
 from jaxlv.tokens import Windows, load_alphabet
@@ -39,14 +39,6 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("config", type=Path, nargs="?", help="run as TOML (default: versions and devices only)")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override one setting; may be repeated")
     return parser
-
-
-def device_memory(device: jax.Device) -> tuple[int, str]:
-    """(bytes that a program may use on the device, where the number comes from)."""
-    limit = (device.memory_stats() or {}).get("bytes_limit") if device.platform != "cpu" else None
-    if limit:
-        return limit, "the device's limit"
-    return psutil.virtual_memory().available, "available now on this machine"
 
 
 def check_attention(config: RunConfig, device: jax.Device) -> None:

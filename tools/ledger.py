@@ -37,8 +37,7 @@ def arguments() -> argparse.ArgumentParser:
 def file_of(place: Path) -> Path:
     """The ledger of a run folder, or the file itself."""
     if (place / run.CONFIG).is_file():
-        shared = run.load_config(place / run.CONFIG).budget.ledger
-        return Path(shared) if shared else place / run.LEDGER
+        return run.ledger_path(run.load_config(place / run.CONFIG), place)
     return place / run.LEDGER if place.is_dir() else place
 
 

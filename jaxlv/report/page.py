@@ -78,11 +78,12 @@ def plain(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Cell:
-    """One entry of a table: what is shown, what it sorts by, whether it is the best of its column."""
+    """One entry of a table: what is shown, what it sorts by, whether it is the best of its column, whether it is prose."""
 
     text: str
     value: float | None = None
     best: bool = False
+    words: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,233 @@
+"""A sweep as people read it: a table of its runs, what each setting does, the losses, and error against FLOPs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure as Drawing
+
+from jaxlv.report import figures
+from jaxlv.report.axes import WIDTH, canvas, log_ticks
+from jaxlv.report.figures import MODEL
+from jaxlv.report.page import (
+    MISSING,
+    Block,
+    Cell,
+    Figure,
+    Group,
+    Page,
+    Pairs,
+    Section,
+    Table,
+    align,
+    number,
+    plain,
+    svg,
+)  # fmt: skip
+from jaxlv.report.svg import MUTED, styled
+
+Tree = Mapping[str, Any]
+RULES = {"validation_loss": "validation loss (nats per token)", "forecast_mae": "validation MAE (raw units)"}
+"""What a run may be chosen by, with its unit."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A figure of a run: its key, its headings on the page and in a terminal, and its unit."""
+
+    key: str
+    words: str
+    short: str
+    unit: str = ""
+
+    def of(self, one: Tree) -> float | None:
+        """The figure; FLOPs under the ledger's own convention."""
+        value = one.get(self.key)
+        return next(iter(value.values()), None) if isinstance(value, Mapping) else value
+
+    def text(self, one: Tree) -> str:
+        """The figure as text."""
+        value = self.of(one)
+        if value is None:
+            return MISSING
+        return f"{value:,}" if isinstance(value, int) and value < 1e9 else number(value)
+
+
+COLUMNS = (
+    Column("steps", "steps", "steps"),
+    Column("tokens", "tokens", "tokens"),
+    Column("train_loss", "training loss", "train", "nats per token"),
+    Column("validation_loss", "validation loss", "valid.", "nats per token"),
+    Column("validation_perplexity", "perplexity", "perpl."),
+    Column("forecast_mae", "validation MAE", "MAE", "raw units"),
+    Column("best_step", "best step", "best"),
+    Column("flops", "FLOPs", "FLOPs"),
+    Column("seconds", "seconds", "s"),
+)
+
+
+def _plainly(name: str) -> str:
+    """ "learning rate" of "optimizer.learning_rate"."""
+    return name.rpartition(".")[2].replace("_", " ")
+
+
+def setting(value: Any) -> str:
+    """A setting's value in a table."""
+    return MISSING if value is None else plain(value)
+
+
+def axes_of(runs: Sequence[Tree]) -> dict[str, list[Any]]:
+    """{setting: its values in order of appearance} of the settings that vary."""
+    names = list(dict.fromkeys(name for one in runs for name in one["settings"]))
+    found = {
+        name: list({repr(one["settings"].get(name)): one["settings"].get(name) for one in runs}.values()) for name in names
+    }
+    return {name: values for name, values in found.items() if len(values) > 1}
+
+
+def table_of(result: Tree) -> Table:
+    """The runs, a row each; the one that was chosen in bold."""
+    runs = result["runs"]
+    names = list(dict.fromkeys(name for one in runs for name in one["settings"]))
+    columns = [column for column in COLUMNS if any(column.of(one) is not None for one in runs)]
+    texts = {column.key: align([column.text(one) for one in runs]) for column in columns}
+    rows = []
+    for place, one in enumerate(runs):
+        chosen = one["name"] == result["best"]
+        cells = [Cell(one["name"])]
+        for name in names:
+            value = one["settings"].get(name)
+            cells.append(Cell(setting(value), value if isinstance(value, (int, float)) else None))
+        for column in columns:
+            cells.append(Cell(texts[column.key][place], column.of(one), chosen and column.key == result["rule"]))
+        rows.append(cells)
+    groups = [Group("", "", 1), *([Group("settings", "", len(names))] if names else [])]
+    groups += [Group("", column.unit, 1) for column in columns]
+    heads = ["", *(_plainly(name) for name in names), *(column.words for column in columns)]
+    caption = (
+        f"Every run of the sweep. Bold: the least {RULES[result['rule']]}, by which the best is chosen. Validation figures"
+        " are those of a run's best checkpoint."
+    )
+    return Table("Runs of the sweep", caption, groups, heads, rows)
+
+
+@styled
+def effect_figure(runs: Sequence[Tree], name: str, values: Sequence[Any], rule: str) -> Drawing:
+    """The rule's figure at each value of a setting: a dot for each run, lines between runs that differ in it alone."""
+    figure = canvas(WIDTH, 250)
+    ax = figure.subplots()
+    place = {repr(value): i for i, value in enumerate(values)}
+    lines: dict[str, list[tuple[int, float]]] = {}
+    for one in runs:
+        if one.get(rule) is None:
+            continue
+        others = {key: value for key, value in one["settings"].items() if key != name}
+        lines.setdefault(repr(others), []).append((place[repr(one["settings"].get(name))], one[rule]))
+    for points in lines.values():
+        x, y = zip(*sorted(points), strict=True)
+        ax.plot(x, y, color=MUTED, linewidth=0.9, marker="o", markersize=4, markeredgewidth=0)
+    means = [[y for points in lines.values() for x, y in points if x == i] for i in range(len(values))]
+    held = [i for i, found in enumerate(means) if found]
+    if len(lines) > 1:
+        ax.plot(held, [np.mean(means[i]) for i in held], color=MODEL, linewidth=2.2, marker="D", markersize=6, label="mean")
+        figure.legend(loc="outside upper left", borderpad=0)
+    ax.set_xticks(range(len(values)), [setting(value) for value in values])
+    ax.set_xlabel(_plainly(name))
+    ax.set_ylabel(RULES[rule])
+    ax.margins(x=0.12)
+    ax.grid(False, axis="x")
+    return figure
+
+
+@styled
+def losses_figure(runs: Sequence[Tree], best: str) -> Drawing:
+    """Training loss (thin) and validation loss (dots) of every run by step, the best one on top."""
+    figure = canvas(WIDTH, 280)
+    ax = figure.subplots()
+    for one in sorted(runs, key=lambda one: one["name"] == best):
+        chosen = one["name"] == best
+        colour, width = (MODEL, 1.8) if chosen else (MUTED, 0.7)
+        history = one.get("history") or []
+        steps, losses = figures.curve(history, "loss")
+        if len(steps):
+            ax.plot(
+                steps, losses, color=colour, linewidth=width, alpha=1.0 if chosen else 0.55, label=best if chosen else None
+            )
+        steps, losses = figures.curve(history, "validation_loss")
+        if len(steps):
+            ax.plot(steps, losses, "o", color=colour, markersize=5 if chosen else 3, markeredgewidth=0)
+    ax.set_xlabel("training step")
+    ax.set_ylabel("loss (nats per token)")
+    ax.set_xlim(left=0)
+    figure.legend(loc="outside upper left", borderpad=0)
+    return figure
+
+
+def front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """The indices of the points (cost, error) that no other beats in both, by cost."""
+    kept: list[int] = []
+    for index in sorted(range(len(points)), key=lambda i: points[i]):
+        if not kept or points[index][1] < points[kept[-1]][1]:
+            kept.append(index)
+    return kept
+
+
+@styled
+def pareto_figure(entries: Sequence[tuple[str, float, float]], cost: str, error: str) -> Drawing:
+    """Error against cost of named runs, both logarithmic, with the front of those that nothing beats in both."""
+    figure = canvas(WIDTH, 300)
+    ax = figure.subplots()
+    points = [(x, y) for _, x, y in entries]
+    kept = front(points)
+    ax.plot(*zip(*points, strict=True), "o", color=MUTED, markersize=5, markeredgewidth=0, alpha=0.7)
+    ax.plot(*zip(*(points[i] for i in kept), strict=True), ".-", color=MODEL, linewidth=1.6, drawstyle="steps-post")
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    log_ticks(ax.xaxis, *ax.get_xlim())
+    log_ticks(ax.yaxis, *ax.get_ylim())
+    ax.set_xlabel(cost)
+    ax.set_ylabel(error)
+    return figure
+
+
+def sections(result: Tree) -> list[Section]:
+    """A sweep's table and figures as parts of a page."""
+    runs, rule = result["runs"], result["rule"]
+    blocks: list[Block] = [table_of(result)]
+    for name, values in axes_of(runs).items():
+        words = _plainly(name)
+        drawing = svg(effect_figure(runs, name, values, rule), f"{RULES[rule]} by {words}")
+        caption = f"Effect of {words}: a dot for each run; grey lines join runs that differ in it alone."
+        blocks.append(Figure([drawing], caption))
+    if any(one.get("history") for one in runs):
+        caption = "Training loss by step, and validation loss as dots; the chosen run in colour."
+        blocks.append(Figure([svg(losses_figure(runs, result["best"]), "Losses of all runs by step")], caption))
+    priced = COLUMNS[-2]
+    entries = [(one["name"], priced.of(one), one.get(rule)) for one in runs]
+    held = [(name, cost, error) for name, cost, error in entries if cost and error]
+    if len(held) > 1:
+        caption = "Error against FLOPs: each dot is a run, the line joins those that no other beats in both."
+        blocks.append(
+            Figure([svg(pareto_figure(held, "FLOPs", RULES[rule]), "Error against FLOPs with Pareto front")], caption)
+        )
+    return [Section("Runs", blocks)]
+
+
+def page_of(result: Tree) -> Page:
+    """The page of a sweep."""
+    best = next(one for one in result["runs"] if one["name"] == result["best"])
+    steps = sum(one["steps"] for one in result["runs"])
+    words = ", ".join(f"{_plainly(name)} {setting(value)}" for name, value in best["settings"].items())
+    least = f"Least {RULES[result['rule']]}: {number(best[result['rule']])}, with {words}."
+    summary = f"{len(result['runs'])} runs, {steps:,} steps. {least}"
+    seconds = sum(one["seconds"] or 0 for one in result["runs"])
+    bill = [("runs", str(len(result["runs"]))), ("steps", f"{steps:,}"), ("training", f"{number(seconds)} s")]
+    spent = [COLUMNS[-2].of(one) for one in result["runs"]]
+    if all(spent):
+        bill.append(("FLOPs", number(float(sum(value for value in spent if value)))))
+    versions = result.get("versions") or {}
+    settings = [Section("Settings", [Pairs("Versions", list(versions.items()))])] if versions else []
+    return Page(f"Sweep of {result['config']}", summary, bill, [*sections(result), *settings])

@@ -1,0 +1,82 @@
+"""Search beyond grids: settings drawn by Optuna, some at a time, so that runs of one program train together.
+
+A study lies in a storage (a database's address); several machines that name the same one share what they find.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jaxlv.errors import JaxlvError
+
+PREFIX = "trial-"
+
+
+@dataclass(frozen=True)
+class Range:
+    """What a setting ("section.key") is drawn from: low to high, on a logarithmic scale if `log`, or some values."""
+
+    setting: str
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+    values: tuple[Any, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.values and not (self.low < self.high and (self.low > 0 or not self.log)):
+            expected = "low < high" + (", both above 0" if self.log else "")
+            raise JaxlvError(
+                "not a range", where=f"search {self.setting}", expected=expected, found=f"{self.low}..{self.high}"
+            )
+
+    def draw(self, trial: Any) -> Any:
+        """A value for an Optuna trial; whole numbers where both ends are."""
+        if self.values:
+            return trial.suggest_categorical(self.setting, list(self.values))
+        if isinstance(self.low, int) and isinstance(self.high, int):
+            return trial.suggest_int(self.setting, self.low, self.high, log=self.log)
+        return trial.suggest_float(self.setting, float(self.low), float(self.high), log=self.log)
+
+
+class Study:
+    """An Optuna study of runs: ask for settings, tell what they reached (less is better)."""
+
+    def __init__(self, storage: str, name: str, space: Sequence[Range], seed: int = 0):
+        try:
+            import optuna
+        except ImportError:
+            raise JaxlvError("Optuna is not installed", where="--search", hint='pip install "jaxlv[search]"') from None
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.space = list(space)
+        sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)  # several are drawn before the first is known
+        try:
+            self._study = optuna.create_study(storage=storage, study_name=name, sampler=sampler, load_if_exists=True)
+        except Exception as fault:  # whatever the database driver raises
+            reason = " ".join(str(fault).split())[:200]
+            raise JaxlvError(f"the study cannot be opened ({reason})", where=storage) from None
+
+    def ask(self, count: int) -> dict[str, dict[str, Any]]:
+        """{name: settings} of new trials; names are unique within the study."""
+        trials = [self._study.ask() for _ in range(count)]
+        return {_name(trial.number): {one.setting: one.draw(trial) for one in self.space} for trial in trials}
+
+    def tell(self, name: str, value: float) -> None:
+        """What the run of a trial reached; a second time changes nothing."""
+        self._study.tell(_number(name), value, skip_if_finished=True)
+
+    def known(self, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """{name: settings} of those trials of the study that have one of these names, finished or not."""
+        found: dict[str, Mapping[str, Any]] = {
+            _name(trial.number): trial.params for trial in self._study.get_trials(deepcopy=False)
+        }
+        return {name: dict(found[name]) for name in sorted(names) if found.get(name)}
+
+
+def _name(number: int) -> str:
+    return f"{PREFIX}{number:05d}"
+
+
+def _number(name: str) -> int:
+    return int(name.removeprefix(PREFIX))

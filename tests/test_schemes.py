@@ -1,0 +1,232 @@
+"""Series in the schemes of the reports: golden tokens, rounding errors and windows, and what a tokenizer merges."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given
+
+from jaxlv import schemes, series
+from jaxlv.codec import Codec
+from jaxlv.config import WindowConfig
+from jaxlv.errors import JaxlvError
+from jaxlv.schemes import OURS, SCHEMES, Written, cut
+from jaxlv.tokens import NO_POSITION, make_windows
+
+
+@pytest.fixture(scope="module")
+def goldens(shared: Path) -> dict[str, Any]:
+    return json.loads((shared / "reference" / "goldens.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def real(shared: Path) -> series.SeriesSet:
+    return series.load(shared / "data" / "lotka_volterra_data.h5")
+
+
+@pytest.fixture(scope="module")
+def written(real) -> dict[str, Written]:
+    return {name: schemes.write(name, real) for name in SCHEMES}
+
+
+@pytest.fixture(scope="module")
+def alphabet():
+    return schemes.alphabet_of(None)[0]
+
+
+def by(rows: list[dict[str, Any]], *keys: str) -> dict[Any, dict[str, Any]]:
+    return {tuple(row[key] for key in keys) if len(keys) > 1 else row[keys[0]]: row for row in rows}
+
+
+# The course's data set
+
+
+def test_tokens_of_the_course(real, written, goldens):
+    rows = by(schemes.token_rows(list(written.values()), real), "scheme")
+    for name, expected in goldens["tokens_per_series_min_median_max"].items():
+        assert [rows[name][f"tokens {key}"] for key in ("min", "median", "max")] == expected, name
+    assert [rows[OURS][f"tokens {key}"] for key in ("min", "median", "max")] == [1000, 1000, 1000]
+    assert rows["mao"]["alpha min"] == rows["mao"]["alpha max"] == pytest.approx(0.79296956, rel=2e-8)
+    assert rows["liu"]["alpha min"] == 0.5 and rows[OURS]["above the top"] == 0
+    assert rows[OURS]["looks at"] == "the context alone" and "test series" in rows["mao"]["looks at"]
+    assert rows["mao"]["above the top"] == pytest.approx(0.003, abs=2e-4)  # it is the 99.7th percentile
+    assert all(row["not written"] == 0 and row["series"] == 1000 for row in rows.values())
+
+
+def test_round_trips_of_the_course(real, written, goldens):
+    rows = by(schemes.round_trip_rows(list(written.values()), real), "scheme")
+    for name, expected in goldens["round_trip_mae_raw_units"].items():
+        assert rows[name]["mae"] == pytest.approx(expected, rel=0.01), name
+    for name in ("mao", "liu"):  # of one alpha for all: rounding errors spread evenly up to half a unit
+        assert rows[name]["max error"] <= rows[name]["median half unit"] * (1 + 1e-9)
+        assert rows[name]["mae"] == pytest.approx(rows[name]["median half unit"] / 2, rel=0.01)
+
+
+def test_texts_of_the_course(real, written, goldens, alphabet):
+    rows = by(schemes.text_rows(list(written.values()), [0, 1], alphabet), "scheme", "series")
+    assert len(rows) == 2 * len(SCHEMES)
+    for key, prefix in goldens["dataset_text_prefix"].items():
+        name, i = key.split(", series ")
+        scheme = "xu, 3 decimals" if name == "xu" else name
+        row = rows[scheme, int(i.split(",")[0])]
+        assert row["text"].startswith(prefix)
+        assert row["tokens"] == len(row["text"]) == len(row["ids"].split())
+    assert rows["mao", 0]["ids"].startswith("16 13 17 15 11 16 13 18 16 26")
+
+
+def test_the_steps_that_mao_printed(real, written):
+    """Table 1 of that report: original, as written, recovered, difference."""
+    rows = by(schemes.step_rows([written["mao"]], real.select([0])), "variable", "step")
+    printed = {
+        ("prey", 0): (0.949917, "1.20", 0.951563, 0.001646), ("prey", 9): (2.522882, "3.18", 2.521642, -0.001240),
+        ("predator", 0): (1.040624, "1.31", 1.038790, -0.001834), ("predator", 6): (0.186162, "0.23", 0.182383, -0.003779),
+    }  # fmt: skip
+    for place, (value, text, read, difference) in printed.items():
+        row = rows[place]
+        assert row["written"] == text
+        assert (row["value"], row["read"], row["difference"]) == pytest.approx((value, read, difference), abs=2e-6)
+
+
+def test_windows_of_the_course(real, written, alphabet, goldens):
+    """rai's validation windows, end to end, are padding to 2, 2 and 35 %; full windows lose the tail of every series."""
+    reports = [one for name, one in written.items() if name != OURS]
+    rows = by(schemes.window_rows(reports, real, alphabet), "scheme", "part", "length")
+    shares = [rows["rai", "validation", length]["padding"] for length in (128, 512, 768)]
+    assert [round(100 * share) for share in shares] == [2, 2, 35]
+    assert [rows["rai", part, 512]["series"] for part in ("training", "validation")] == [700, 200]
+    golden = goldens["windows"]["liu, 512"]
+    assert rows["liu", "validation", 512]["windows"] == golden["validation_windows"]
+    assert -(-rows["liu", "training", 512]["windows"] // 4) == golden["train_batches_of_4"]
+    for name in ("xu, 2 decimals", "xu, 3 decimals", "mao"):
+        for length in (128, 512, 768):
+            row = rows[name, "training", length]
+            assert row["padding"] == 0 and row["series without their tail"] == row["series"]
+    # Two windows of 512 at a stride of 256 reach to token 768 of 999 or more.
+    assert rows["mao", "training", 512]["tokens left out"] == pytest.approx(0.23, abs=0.005)
+    assert rows["mao", "training", 128]["tokens left out"] == pytest.approx(0.488, abs=0.002)  # gaps between windows
+
+
+# Made-up series
+
+
+def test_only_series_that_can_be_written_are(waves):
+    values_NTV = waves(6, 20).values_NTV
+    values_NTV[1], values_NTV[4] = 0.0, 1e7
+    data = series.from_arrays(values_NTV, ids=[3, 5, 7, 9, 11, 13])
+    liu, ours = schemes.write("liu", data), schemes.write(OURS, data)
+    assert liu.ids == (3, 5, 7, 9, 13) and "series 11" in liu.fault and "6 digits" in liu.fault
+    assert ours.ids == (3, 7, 9, 11, 13) and "series 5" in ours.fault
+    row = schemes.token_rows([ours], data)[0]
+    assert (row["series"], row["not written"], row["reason"]) == (5, 1, ours.fault)
+    assert schemes.round_trip_rows([ours], data)[0]["series"] == 5
+    assert {r["series"] for r in schemes.step_rows([liu, ours], data.select([5, 11]))} == {5, 11}
+
+
+def test_nothing_can_be_written_of_zeros(waves, alphabet):
+    data = series.from_arrays(np.zeros((3, 12, 2)))
+    nothing = [schemes.write(name, data) for name in ("mao", OURS)]
+    assert [one.ids for one in nothing] == [(), ()]
+    assert all(np.isnan(row["tokens median"]) for row in schemes.token_rows(nothing, data))
+    assert all(np.isnan(row["mae"]) and row["series"] == 0 for row in schemes.round_trip_rows(nothing, data))
+    assert all(row["series"] == 0 for row in schemes.window_rows(nothing, data, alphabet, [64]))
+    assert schemes.text_rows(nothing, [0], alphabet) == [] == schemes.step_rows(nothing, data)
+
+
+def test_errors_are_within_half_a_unit_of_the_last_decimal(waves):
+    data = waves(4, 30)
+    for name in SCHEMES:
+        one = schemes.write(name, data)
+        for alpha_V, read_TV, value_TV in zip(one.alphas, one.decoded, data.values_NTV, strict=True):
+            half_V = 0.5 * 10.0**-one.scheme.codec.decimals * alpha_V
+            assert (np.abs(read_TV - value_TV) <= half_V * (1 + 1e-9)).all()
+        assert all(text.endswith(";") == one.scheme.closed for text in one.texts)
+
+
+def test_steps_add_up_to_the_round_trip(waves):
+    data = waves(3, 25)
+    written = [schemes.write(name, data) for name in SCHEMES]
+    for row, one in zip(schemes.round_trip_rows(written, data), written, strict=True):
+        differences = np.array([abs(r["difference"]) for r in schemes.step_rows([one], data)])
+        assert (row["mae"], row["max error"]) == pytest.approx((differences.mean(), differences.max()))
+        assert row["mae of prey"] == pytest.approx(
+            np.mean([abs(r["difference"]) for r in schemes.step_rows([one], data) if r["variable"] == "prey"])
+        )
+
+
+def test_windows_of_other_data_are_of_all_series(waves, alphabet):
+    data = waves(5, 40)
+    rows = schemes.window_rows([schemes.write("rai", data)], data, alphabet, [100])
+    assert [(row["part"], row["series"], row["stride"]) for row in rows] == [("training", 5, 50), ("validation", 5, 100)]
+
+
+def test_our_windows_are_those_of_training(waves, alphabet):
+    data = waves(5, 40)
+    row = schemes.window_rows([schemes.write(OURS, data)], data, alphabet, [300])[0]
+    windows = make_windows(data.values_NTV, Codec(), alphabet, WindowConfig(300, 150))
+    assert row["windows"] == windows.number
+    assert row["padding"] == pytest.approx((windows.positions_ML == NO_POSITION).mean())
+    assert row["tokens left out"] is None
+
+
+# Windows by numbers
+
+
+@given(st.integers(2, 900), st.integers(2, 400), st.integers(1, 400), st.sampled_from(["drop", "pad"]))
+def test_cuts_account_for_every_token(tokens, length, stride, partial):
+    found = cut(tokens, length, stride, partial)
+    starts = [s for s in range(0, tokens, stride) if s <= (tokens - length if partial == "drop" else tokens - 2)]
+    held = np.zeros(tokens, bool)
+    for start in starts:
+        held[start : start + length] = True
+    assert (found.windows, found.lost, found.tail) == (len(starts), (~held).sum(), not held[-1])
+    assert found.padding == sum(max(0, start + length - tokens) for start in starts)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "windows", "padding", "lost"),
+    [
+        ((1004, 128, 128, "pad"), 8, 20, 0),
+        ((1004, 768, 768, "pad"), 2, 532, 0),
+        ((999, 512, 256, "drop"), 2, 0, 231),
+        ((999, 128, 256, "drop"), 4, 0, 487),
+        ((300, 512, 256, "drop"), 0, 0, 300),
+    ],
+)
+def test_cuts_with_known_answers(arguments, windows, padding, lost):
+    found = cut(*arguments)
+    assert (found.windows, found.padding, found.lost) == (windows, padding, lost)
+
+
+# Tokenizers
+
+
+def test_what_qwen_merges_cannot_stand_in_the_format(shared, goldens):
+    alphabet, encode = schemes.alphabet_of(shared / "qwen2.5-0.5b-instruct")
+    assert encode is not None
+    rows = by(schemes.merge_rows(encode), "text")
+    known = goldens["tokenizer"]["merges_to_avoid"]
+    assert {text: int(rows[text]["ids"]) for text in known} == known
+    assert rows["1 . 2 3"]["ids"] == "16 659 220 17 220 18" and rows["1.23"]["tokens"] == rows["1.23"]["characters"] == 4
+    assert [text for text, row in rows.items() if row["in format"]] == ["1.23"]
+    assert all(row["tokens"] == 1 for row in rows.values() if row["kind"] == "pair")
+    data = series.from_arrays(np.random.default_rng(0).uniform(0.1, 30, (2, 20, 2)))
+    written = [schemes.write(name, data) for name in SCHEMES]
+    assert schemes.disagreements(written, [0, 1], alphabet, encode) == 0
+
+
+def test_a_tokenizer_that_cuts_otherwise_is_counted(waves, alphabet):
+    data = waves(2, 10)
+    written = [schemes.write(name, data) for name in ("mao", "rai")]
+    assert schemes.disagreements(written, [0], alphabet, lambda text: [0] * (len(text) - 1)) == 2
+    assert schemes.disagreements(written, [0, 1], alphabet, lambda text: alphabet.encode(text).tolist()) == 0
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
+    assert schemes.alphabet_of(None)[1] is None
+    with pytest.raises(JaxlvError, match="no tokenizer"):
+        schemes.alphabet_of(tmp_path)

@@ -1,0 +1,212 @@
+"""`jaxlv sweep`: every combination once, run folders, the best by a rule, resuming, a search's trials, and the memory."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import pandas as pd
+import pytest
+
+from jaxlv import run, sweep
+from jaxlv.config import RunConfig, load_config, to_toml
+from jaxlv.errors import JaxlvError
+from jaxlv.report import sweeps
+from jaxlv.stack import Stack
+from jaxlv_tools import sweep as tool
+from tests.test_run import Interruption, change, config, records  # noqa: F401
+
+GRID = ("--grid", "lora.rank=2,4", "--grid", "optimizer.learning_rate=1e-3,1e-2")
+
+
+def said_by(*arguments: Any) -> str:
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        tool.main([str(argument) for argument in arguments])
+    return out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def file(config, tmp_path_factory) -> Path:  # noqa: F811
+    path = tmp_path_factory.mktemp("config") / "waves.toml"
+    path.write_text(to_toml(change(config, train={"steps": 3, "forecast_series": 0}, budget={"flops": 1e13})))
+    return path
+
+
+@pytest.fixture(scope="module")
+def swept(file, tmp_path_factory) -> tuple[Path, str]:
+    out = tmp_path_factory.mktemp("sweeps") / "out"
+    return out, said_by(file, *GRID, "--out", out)
+
+
+def test_a_grid_has_every_combination_once_but_for_those_skipped():
+    axes = {"lora.rank": [2, 4], "codec.decimals": [2, 3], "train.seed": [0]}
+    found = list(sweep.grid(axes))
+    assert len(found) == 4 and found[0] == {"lora.rank": 2, "codec.decimals": 2, "train.seed": 0}
+    assert list(sweep.grid(axes, [{"lora.rank": 2, "codec.decimals": 3}])) == [found[0], *found[2:]]
+    for wrong in ({"lora.rank": []}, {"lora.rank": 2}, {"lora.rank": [2, 2]}):
+        with pytest.raises(JaxlvError, match=r"lora\.rank"):
+            list(sweep.grid(wrong))
+
+
+def test_names_say_what_is_a_runs_own(config):  # noqa: F811
+    settings = {"lora.targets": ["q_proj", "k_proj"], "optimizer.learning_rate": 1e-4, "codec.scale": "a/b c"}
+    assert sweep.name_of(settings) == "targets-q_proj+k_proj_learning_rate-0.0001_scale-a-b-c"
+    with pytest.raises(JaxlvError, match="did you mean"):
+        sweep.cells(config, [{"lora.rnak": 2}])
+
+
+def test_a_sweep_leaves_an_ordinary_run_for_each_and_a_comparison(swept):
+    out, said = swept
+    result = json.loads((out / sweep.RESULT).read_text())
+    assert len(result["runs"]) == 4 and "4 runs in 1 programs" in said
+    best = min(result["runs"], key=lambda one: one["validation_loss"])
+    assert result["best"] == best["name"] and best["name"] in said
+    for one in result["runs"]:
+        finished = run.load_run(out / sweep.RUNS / one["name"])
+        assert finished.config.lora.rank == one["settings"]["lora.rank"]
+        losses = [r["validation_loss"] for r in records(finished.folder) if "validation_loss" in r]
+        assert one["validation_loss"] == min(losses) and one["steps"] == 3
+    table = pd.read_csv(out / "sweep.csv")
+    assert table["validation_loss"].tolist() == [one["validation_loss"] for one in result["runs"]]
+    page = (out / "report.html").read_text()
+    assert "http" not in page.replace("http://www.w3.org", "") and page.count("<svg") >= 4
+
+
+def test_all_runs_are_billed_to_one_ledger(swept):
+    out, _ = swept
+    assert (out / run.LEDGER).is_file()
+    for one in json.loads((out / sweep.RESULT).read_text())["runs"]:
+        config = load_config(out / sweep.RUNS / one["name"] / run.CONFIG)  # noqa: F811
+        price = run.event_of(config).flops(run.load_inputs(config).model.config, "exact")
+        assert one["flops"]["exact"] > 3 * price
+
+
+def test_a_sweep_goes_on_where_it_was_interrupted(file, swept, tmp_path, monkeypatch):
+    whole, _ = swept
+    fit, calls = run.fit, []
+
+    def cut(*arguments: Any) -> Any:
+        def on_step(step: int, figures: Any) -> None:
+            calls.append(step)
+            if step == 3:
+                raise Interruption
+            arguments[5](step, figures)
+
+        return fit(*arguments[:5], on_step, *arguments[6:])
+
+    monkeypatch.setattr(run, "fit", cut)
+    with pytest.raises(Interruption):
+        said_by(file, *GRID, "--out", tmp_path / "out")
+    monkeypatch.setattr(run, "fit", fit)
+    said_by(file, *GRID, "--out", tmp_path / "out", "--resume")
+    for one in json.loads((whole / sweep.RESULT).read_text())["runs"]:
+        name = one["name"]
+        assert records(tmp_path / "out" / sweep.RUNS / name) == records(whole / sweep.RUNS / name)
+    again = said_by(file, *GRID, "--out", tmp_path / "out", "--resume")
+    assert "step 3" not in again  # nothing is trained twice
+    with pytest.raises(SystemExit):
+        said_by(file, *GRID, "--out", tmp_path / "out")
+
+
+def test_runs_that_do_not_fit_side_by_side_take_turns(config):  # noqa: F811
+    configs = [change(config, train={"seed": seed}) for seed in range(4)]
+    inputs = run.load_inputs(config)
+    stack = Stack(inputs.model, inputs.params, configs)
+    texts = run._Texts(run.Job(config, inputs.base, inputs))
+    batch = stack.batch([texts.batches(0)] * 4)
+    plans = {
+        width: stack.step(width).lower(stack.state, stack.frozen, batch).compile().memory_analysis() for width in (1, 4)
+    }
+    assert plans[1].temp_size_in_bytes < plans[4].temp_size_in_bytes
+    between = (plans[1].temp_size_in_bytes + plans[4].temp_size_in_bytes) // 2 + plans[4].argument_size_in_bytes
+    fitted = stack.fitted(batch, between).memory_analysis()
+    assert fitted.temp_size_in_bytes < plans[4].temp_size_in_bytes
+    with pytest.raises(JaxlvError, match="does not fit") as caught:
+        stack.fitted(batch, 1000)
+    assert "batch_size" in str(caught.value)
+
+
+def test_a_group_that_runs_out_of_memory_is_halved(config, tmp_path, monkeypatch):  # noqa: F811
+    small = change(config, train={"steps": 1, "forecast_series": 0})
+    found = sweep.cells(small, [{"train.seed": seed} for seed in range(3)])
+    together, sizes = run.train_together, []
+
+    def limited(jobs: Any, **options: Any) -> Any:
+        sizes.append(len(jobs))
+        if len(jobs) > 2:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+        return together(jobs, **options)
+
+    monkeypatch.setattr(run, "train_together", limited)
+    sweep.train(found, tmp_path)
+    assert sizes == [3, 2, 1]
+    assert all((tmp_path / cell.name / run.ADAPTER).is_dir() for cell in found)
+
+
+def test_a_search_tells_its_study_and_goes_on(file, tmp_path):
+    pytest.importorskip("optuna", reason="a search needs Optuna")
+    space = ("--search", "lora.rank=2..4", "--search", "optimizer.learning_rate=1e-3..1e-1:log", "--together", 2)
+    said_by(file, *space, "--trials", 2, "--out", tmp_path / "out")
+    said = said_by(file, *space, "--trials", 3, "--out", tmp_path / "out", "--resume")
+    runs = json.loads((tmp_path / "out" / sweep.RESULT).read_text())["runs"]
+    assert len(runs) == 3 and len({one["name"] for one in runs}) == 3 and "best by" in said
+    assert all(2 <= one["settings"]["lora.rank"] <= 4 for one in runs)
+    import optuna
+
+    study = optuna.load_study(study_name="jaxlv", storage=f"sqlite:///{tmp_path / 'out' / 'study.db'}")
+    assert sorted(t.value for t in study.trials if t.value is not None) == sorted(one["validation_loss"] for one in runs)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ((), "a grid or a search"),
+        (("--grid", "lora.rank"), "not a list of values"),
+        (("--search", "lora.rank=4..2"), "not a range"),
+        (("--search", "lora.rank=a..b"), "not a range"),
+        (("--grid", "lora.rank=0"), "lora.rank"),
+        (("--grid", "lora.size=1"), "unknown key"),
+    ],
+)
+def test_a_wrong_sweep_is_one_line_and_writes_nothing(file, tmp_path, capsys, arguments, reason):
+    with pytest.raises(SystemExit):
+        tool.main([str(file), "--out", str(tmp_path / "out"), *arguments])
+    said = capsys.readouterr().err
+    assert reason in said and said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_front_is_what_nothing_beats():
+    assert sweeps.front([(1, 5), (2, 6), (2, 4), (3, 4), (4, 1)]) == [0, 2, 4]
+
+
+def test_a_config_may_extend_another_and_a_grid_is_for_sweeps(tmp_path):
+    (tmp_path / "below.toml").write_text('[lora]\nrank = 3\ntargets = ["q"]\n[train]\nsteps = 7\n')
+    (tmp_path / "above.toml").write_text('extends = "below.toml"\n[lora]\nrank = 5\n')
+    found = load_config(tmp_path / "above.toml", ["train.seed=1"])
+    assert (found.lora.rank, found.lora.targets, found.train.steps, found.train.seed) == (5, ("q",), 7, 1)
+    (tmp_path / "below.toml").write_text('extends = "above.toml"\n')
+    with pytest.raises(JaxlvError, match="extends itself"):
+        load_config(tmp_path / "above.toml")
+    (tmp_path / "grid.toml").write_text('[grid]\n"lora.rank" = [2, 4]\n')
+    with pytest.raises(JaxlvError, match="jaxlv sweep"):
+        load_config(tmp_path / "grid.toml")
+
+
+def test_the_choice_needs_the_figure_that_it_goes_by():
+    runs = [{"name": "a", "validation_loss": 0.2}, {"name": "b", "validation_loss": 0.1}]
+    assert sweep.choose(runs, "validation_loss")["name"] == "b"
+    with pytest.raises(JaxlvError, match="forecast_series"):
+        sweep.choose(runs, "forecast_mae")
+
+
+def test_programs_keep_their_order(config):  # noqa: F811
+    cells = sweep.cells(config, list(sweep.grid({"windows.length": [64, 48], "lora.rank": [1, 2]})))
+    assert [[c.config.windows.length for c in group] for group in sweep.groups(cells)] == [[64, 64], [48, 48]]
+    assert isinstance(replace(cells[0], name="x").config, RunConfig)
