@@ -13,6 +13,7 @@ VERBS = {
     "sweep": "train many runs of one config together, by a grid or a search, and compare them",
     "forecast": "forecast series with a run",
     "evaluate": "measure a run or a model beside the baselines, on the same series",
+    "analyse": "look into a run: training, costs of tokens, errors, the scale's top, LM head, adapters, padding",
     "stress": "measure a run again under noise, gaps, short contexts, other amplitudes and systems",
     "compare": "run the protocols of four reports, and put their figures beside ours and the baselines'",
     "flops": "count FLOPs by formula under every convention, and audit them against the compiled programs",

@@ -131,7 +131,7 @@ Block = Table | Figure | Pairs
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and its blocks; it does not appear without blocks."""
+    """A heading, a paragraph and blocks; it does not appear without either of these."""
 
     title: str
     blocks: Sequence[Block]
