@@ -17,6 +17,7 @@ import numpy as np
 from jaxlv import run, sweep
 from jaxlv.config import GRID, ModelConfig, RunConfig, build_config, config_tree, laid_over, read_tree
 from jaxlv.errors import JaxlvError
+from jaxlv.flops.family import architecture
 from jaxlv.flops.plan import drawing, validation
 from jaxlv.flops.plan import training as planned_training
 from jaxlv.generate import padded
@@ -27,6 +28,7 @@ from jaxlv.systems import ALLOWANCE, LENGTH, RANK, RATE, STAGES, System
 
 STAGE = "stage"
 MARGIN = 0.05  # of every envelope: for work that is done again after interruptions
+REAL = "qwen2.5-0.5b"  # the reports' model
 STEPS = 100  # time steps of a series
 MODELS: Mapping[str, str] = {"baseline": "untuned", "first": "first run", "final": "final"}  # stages whose model forecasts
 HANDS_ON: Mapping[str, tuple[str, ...]] = {"context": ("grid",), "final": ("grid", "context")}  # whose choices a stage takes
@@ -114,9 +116,7 @@ def shortened(config: RunConfig, share: float) -> RunConfig:
     def part(steps: int) -> int:
         return math.ceil(round(share * steps, 6))
 
-    train = replace(
-        t, steps=part(t.steps), validate_every=part(t.validate_every), checkpoint_every=part(t.checkpoint_every)
-    )
+    train = replace(t, steps=part(t.steps), validate_every=part(t.validate_every), checkpoint_every=part(t.checkpoint_every))
     return replace(config, train=train, optimizer=replace(o, warmup_steps=part(o.warmup_steps)))
 
 
@@ -150,6 +150,10 @@ class Row:
     def flops(self, model: ModelConfig, convention: str) -> int:
         """Its price."""
         return sum(event.flops(model, convention) for event in self.events)
+
+    def training(self, model: ModelConfig, convention: str) -> int:
+        """The price of its train steps alone."""
+        return sum(event.flops(model, convention) for event in self.events if event.kind == "train_step")
 
 
 def plan(stages: Sequence[Stage], parts: Sequence[tuple[Part, int]]) -> list[Row]:
@@ -229,15 +233,12 @@ def budget_of(rows: Sequence[Row], model: ModelConfig, convention: str) -> dict[
 
 
 def allowance(rows: Sequence[Row], full: Sequence[Row], model: ModelConfig, convention: str) -> float:
-    """The assignment's FLOPs in proportion: of the training at this scale to that of the report's own steps and batches.
-
-    Both are priced for one model, so that the proportion is that of the work and not of the model's size.
+    """The assignment's FLOPs in proportion: `rows`, of a model, stand to it as the report's whole series, of the real model,
+    stands to 1e17.
     """
-
-    def trained(of: Sequence[Row]) -> int:
-        return sum(row.flops(model, convention) for row in of if row.stage != FINAL)
-
-    return ALLOWANCE * trained(rows) / trained(full)
+    real = architecture(REAL)
+    whole = sum(row.flops(real, convention) for row in full)
+    return ALLOWANCE * sum(row.flops(model, convention) for row in rows) / whole
 
 
 def with_budget(cell: Cell, stage: str, budget: Mapping[str, Any]) -> Cell:

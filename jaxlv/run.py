@@ -395,7 +395,8 @@ class _Training:
         texts: dict[Any, _Texts] = {}  # runs that read the same windows share them
         self.texts = [texts.setdefault(_Texts.key(job), _Texts(job)) for job in jobs]
         self.stack = Stack(inputs.model, inputs.params, [job.config for job in jobs], alphabet_A)
-        self.step = self.stack.fitted(self._batch(0), memory, at_once) if memory else self.stack.step(at_once)
+        first = self._batch(0)  # made now, so that series which give no window are refused before a folder is made
+        self.step = self.stack.fitted(first, memory, at_once) if memory else self.stack.step(at_once)
         self.validation_step = make_validation_step(inputs.model, alphabet_A)
 
     def run(self, resume: bool) -> list[dict[str, Any]]:

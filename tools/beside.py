@@ -108,7 +108,7 @@ def trainings(work: Work, fault: Fault, data: SeriesSet) -> list[Line]:
     cell = Cell(f"fault-{fault.key}", fault.settings, changed(config, fault.settings))
     train([cell], work.out / sweep.RUNS, True)
     wrong = run.load_run(work.out / sweep.RUNS / cell.name)
-    rows = [forecast_row(work, fault, data, one, model) for one, model in ((cell.config, wrong.tuned), (config, right.tuned))]
+    rows = (forecast_row(work, fault, data, *one) for one in ((cell.config, wrong.tuned), (config, right.tuned)))
     return both_rows("the grid's best settings", work, *rows)
 
 
@@ -125,10 +125,11 @@ def both_rows(what: str, work: Work, wrong: Mapping[str, Any], right: Mapping[st
     measures = {"mae": ("MAE, mean over series", "raw units"), "mae_median": ("MAE, median over series", "raw units")}
     if wrong["valid_share"] != right["valid_share"]:
         measures["valid_share"] = ("complete samples", "share of samples")
-    return [
-        {"measured": f"{what}, {work.parts[0].name}: {words}", "unit": unit, "reported_way": wrong[key], "right_way": right[key]}
-        for key, (words, unit) in measures.items()
-    ]
+    found = []
+    for key, (words, unit) in measures.items():
+        measured = f"{what}, {work.parts[0].name}: {words}"
+        found.append({"measured": measured, "unit": unit, "reported_way": wrong[key], "right_way": right[key]})
+    return found
 
 
 def steps(work: Work, fault: Fault, data: SeriesSet) -> list[Line]:

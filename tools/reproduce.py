@@ -39,7 +39,7 @@ from jaxlv.reproduction import Stage
 from jaxlv.series import SeriesSet
 from jaxlv.sweep import Cell
 from jaxlv.systems import ALLOWANCE, STAGES, SYSTEMS, System
-from jaxlv_tools import parts
+from jaxlv_tools import beside, parts
 from jaxlv_tools.console import describe, fresh_folder, print_columns, program, versions
 from jaxlv_tools.flops import measured_rate
 from jaxlv_tools.sweep import show, train
@@ -133,7 +133,7 @@ def work_of(options: argparse.Namespace) -> Work:
     folder, small = CONFIGS / options.system, CONFIGS / options.system / "small.toml"
     model = {"model": {"path": options.model}}
     changes = laid_over({**model, "data": {"path": str(options.data or "")}}, override({}, options.set))
-    scale = (small if small.is_file() else CONFIGS / "small.toml") if options.scale == "small" else None
+    scale = small if options.scale == "small" and small.is_file() else CONFIGS / f"{options.scale}.toml"
     stages, full = reproduction.read_stages(folder, scale, changes), reproduction.read_stages(folder, None, model)
     return Work(SYSTEMS[options.system], options.scale, options.model, stages, full, options.out or Path())
 
@@ -147,8 +147,10 @@ def plan_of(work: Work, benchmark: Path | None) -> dict[str, Any]:
     rows = []
     for row in work.planned:
         flops, exact = (row.flops(work.model, name) for name in (work.system.convention, "exact"))
+        counts = {"stage": row.stage, "runs": row.runs, "steps": row.steps}
+        training = row.training(work.model, work.system.convention)
         hours = exact / rate / 3600 if rate else None
-        rows.append({"stage": row.stage, "runs": row.runs, "steps": row.steps, "flops": flops, "exact": exact, "hours": hours})
+        rows.append({**counts, "flops": flops, "training": training, "exact": exact, "hours": hours})
     reported = PROTOCOLS[work.system.name]
     return {
         "convention": work.system.convention, "rows": rows, "total": sum(row["flops"] for row in rows),
@@ -169,16 +171,18 @@ def rate_of(work: Work, benchmark: Path | None) -> tuple[float, str]:
 
 def show_plan(work: Work, plan: dict[str, Any]) -> None:
     """Print the plan, and how it stands to the allowance."""
-    total = {key: sum(row[key] or 0 for row in plan["rows"]) for key in ("runs", "steps", "flops", "exact", "hours")}
-    table = [("stage", "runs", "steps", f"FLOPs ({plan['convention']})", "of all", "exact", "hours")]
+    keys = ("runs", "steps", "training", "flops", "exact", "hours")
+    total = {key: sum(row[key] or 0 for row in plan["rows"]) for key in keys}
+    table = [("stage", "runs", "steps", "training", f"FLOPs ({plan['convention']})", "of all", "exact", "hours")]
     for row in [*plan["rows"], {"stage": "together", **total}]:
         counts = (f"{row[key]:,}" if row[key] else "" for key in ("runs", "steps"))
         share, hours = row["flops"] / plan["total"], f"{row['hours']:.2f}" if row["hours"] else ""
-        table.append((row["stage"], *counts, f"{row['flops']:.4g}", f"{share:.1%}", f"{row['exact']:.4g}", hours))
+        prices = (f"{row[key]:.4g}" if row[key] else "" for key in ("training", "flops"))
+        table.append((row["stage"], *counts, *prices, f"{share:.1%}", f"{row['exact']:.4g}", hours))
     print(f"{work.system.name}, scale {work.scale}, model {work.model_name}")
-    print_columns(table, right=range(1, 7))
+    print_columns(table, right=range(1, 8))
     theirs, share = plan["reported"], plan["total"] / plan["allowance"]
-    of = "1e17" if work.scale == "full" else f"{plan['allowance']:.4g}, the share of 1e17 that this scale's work has"
+    of = f"{plan['allowance']:.4g}, which is to this series what 1e17 is to the report's"
     print(f"the report spent {theirs['flops']:.4g} FLOPs ({theirs['words']}), {theirs['of_allowance']:.1%} of 1e17")
     print(f"this series: {plan['total']:.4g} FLOPs, {share:.1%} of {of}{over(share)}")
     print(f"the ledger holds {plan['margin']:.0%} more, for work that is done again after interruptions")
@@ -286,9 +290,7 @@ def evaluate_stage(work: Work, stage: Stage, data: SeriesSet) -> None:
                 path = folder / f"{part.name}-{name.replace(', ', '-').replace(' ', '-')}.json"
                 if path.is_file():
                     continue
-                row, forecast = parts.forecast_part(
-                    part, chosen, name, forecaster, stage.config.evaluate, work.system.point
-                )
+                row, forecast = parts.forecast_part(part, chosen, name, forecaster, stage.config.evaluate, work.system.point)
                 forecast.write_csv(path.with_suffix(".csv"))
                 if stage.name == "final":
                     row["drawing"] = parts.draw(part, chosen, forecast, row["mae_by_series"], work.out)
@@ -337,7 +339,7 @@ def write(work: Work, plan: dict[str, Any], data: SeriesSet) -> dict[str, Any]:
     result = {
         "system": work.system.name, "scale": work.scale, "model": work.model_name, "rule": work.system.rule,
         "figure": work.system.figure, "data": Path(data.source["path"]).name, "data_sha256": data.source["sha256"],
-        "plan": plan, "bill": bill_of(work, run.LEDGER), "beside": bill_of(work, "beside.jsonl"),
+        "plan": plan, "bill": bill_of(work, run.LEDGER), "beside": bill_of(work, beside.FILE),
         "stages": [found for stage in work.stages if (found := work.result(stage.name))],
         "parts": part_entries(work, data), "faults": work.result("faults") or [], "versions": versions(),
     }  # fmt: skip
@@ -348,8 +350,6 @@ def write(work: Work, plan: dict[str, Any], data: SeriesSet) -> dict[str, Any]:
 
 @program(arguments)
 def main(options: argparse.Namespace) -> None:
-    from jaxlv_tools import beside
-
     work = work_of(options)
     wanted = STAGES if options.stage is None else tuple(part.strip() for part in options.stage.split(","))
     for name in wanted:
