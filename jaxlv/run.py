@@ -601,7 +601,7 @@ def validated(
     frozen = {"params": inputs.params, "lora": dict(lora or {})}
     batches = -(-windows.number // config.train.batch_size)
     with meter.spend("validation", count=batches, accumulate=1) if meter else NO_METER:
-        record = _losses(make_validation_step(inputs.model, alphabet_A), {}, frozen, windows, config.train)
+        record = _losses(make_validation_step(inputs.model, alphabet_A), None, frozen, windows, config.train)
     if config.train.forecast_series:
         own_meter = meter and replace(meter, template=replace(meter.template, accumulate=1))
         record["forecast_mae"] = _forecast_error(config, inputs, lora or {}, own_meter)

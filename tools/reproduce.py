@@ -134,7 +134,10 @@ def work_of(options: argparse.Namespace) -> Work:
     model = {"model": {"path": options.model}}
     changes = laid_over({**model, "data": {"path": str(options.data or "")}}, override({}, options.set))
     scale = small if options.scale == "small" and small.is_file() else CONFIGS / f"{options.scale}.toml"
-    stages, full = reproduction.read_stages(folder, scale, changes), reproduction.read_stages(folder, None, model)
+    stages, full = (
+        reproduction.read_stages(folder, scale, changes),
+        reproduction.read_stages(folder, CONFIGS / "full.toml", model),
+    )
     return Work(SYSTEMS[options.system], options.scale, options.model, stages, full, options.out or Path())
 
 
