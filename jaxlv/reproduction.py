@@ -224,7 +224,7 @@ def budget_of(rows: Sequence[Row], model: ModelConfig, convention: str) -> dict[
     """The [budget] of all runs: envelopes of the stages, what is held back for the evaluation, and their sum."""
     envelopes = {row.stage: math.ceil((1 + MARGIN) * row.flops(model, convention)) for row in rows}
     return {
-        "flops": float(sum(envelopes.values())),
+        "flops": math.nextafter(sum(envelopes.values()), math.inf),  # a float, which must not fall below the sum
         "convention": convention,
         "held_back": float(envelopes.get(FINAL, 0)),
         "phases": {name: value for name, value in envelopes.items() if name != FINAL},
