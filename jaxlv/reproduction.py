@@ -6,6 +6,7 @@ the untrained model is measured), `skip` (combinations that are left out), `shar
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from jaxlv import run, sweep
-from jaxlv.config import GRID, ModelConfig, RunConfig, build_config, config_tree, laid_over, read_tree
+from jaxlv.config import GRID, BudgetConfig, ModelConfig, RunConfig, build_config, laid_over, read_tree
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.family import architecture
 from jaxlv.flops.plan import drawing, validation
@@ -161,24 +162,27 @@ def plan(stages: Sequence[Stage], parts: Sequence[tuple[Part, int]]) -> list[Row
 
     A run that an earlier stage has trained is not trained again. What the grid will choose is taken as the configs have it.
     """
-    rows: list[Row] = []
     known: list[Cell] = []
-    for stage in stages:
-        events: list[Event] = []
-        runs = steps = 0
-        for cell in stage.cells():
-            if stage.trains and twin(cell, known):
-                continue
-            event = run.event_of(cell.config, adapted=stage.trains)
-            if stage.trains:
-                known.append(cell)
-                runs, steps = runs + 1, steps + cell.config.train.steps
-                events += [e for planned in planned_training(cell.config, event, STEPS) for e in planned.events]
-            else:
-                events += validation(cell.config, event, STEPS)
-        rows.append(Row(stage.name, runs, steps, tuple(events)))
+    rows = [_row(stage, {}, known) for stage in stages]
     drawn = [event for stage in stages if stage.name in MODELS for event in _evaluation(stage, parts)]
     return [*rows, Row(FINAL, 0, 0, tuple(drawn))]
+
+
+def _row(stage: Stage, carried: Mapping[str, Any], known: list[Cell]) -> Row:
+    """A stage's line; the runs that it trains are added to those known."""
+    events: list[Event] = []
+    runs = steps = 0
+    for cell in stage.cells(carried):
+        if stage.trains and twin(cell, known):
+            continue
+        event = run.event_of(cell.config, adapted=stage.trains)
+        if stage.trains:
+            known.append(cell)
+            runs, steps = runs + 1, steps + cell.config.train.steps
+            events += [e for planned in planned_training(cell.config, event, STEPS) for e in planned.events]
+        else:
+            events += validation(cell.config, event, STEPS)
+    return Row(stage.name, runs, steps, tuple(events))
 
 
 def beside(system: System, stages: Sequence[Stage], part: tuple[Part, int]) -> list[Row]:
@@ -241,7 +245,18 @@ def allowance(rows: Sequence[Row], full: Sequence[Row], model: ModelConfig, conv
     return ALLOWANCE * sum(row.flops(model, convention) for row in rows) / whole
 
 
-def with_budget(cell: Cell, stage: str, budget: Mapping[str, Any]) -> Cell:
-    """The cell, paid from a shared budget in its stage's envelope."""
-    tree = laid_over(config_tree(cell.config), {"budget": {**budget, "phase": stage}})
-    return replace(cell, config=build_config(RunConfig, tree, where=cell.name))
+def with_budget(config: RunConfig, phase: str, budget: Mapping[str, Any]) -> RunConfig:
+    """The config, paid from a shared budget as a phase of it."""
+    return replace(config, budget=build_config(BudgetConfig, {**budget, "phase": phase}, where="budget"))
+
+
+def at_dearest(stage: Stage, before: Sequence[Stage], model: ModelConfig, convention: str) -> Row:
+    """A stage's row, whatever the stages before it choose: at the settings that cost most."""
+
+    def row(carried: Mapping[str, Any]) -> Row:
+        known: list[Cell] = []
+        return _row(stage, carried, known)
+
+    choices = itertools.product(*(one.combinations for one in before))
+    rows = (row({name: value for settings in choice for name, value in settings.items()}) for choice in choices)
+    return max(rows, key=lambda one: one.flops(model, convention))

@@ -528,27 +528,36 @@ class _Training:
             return
         t, last = self.config.train, step == self.config.train.steps
         validates = t.validate_every and (step % t.validate_every == 0 or last)
-        for index, member in enumerate(self.members):
-            best = self._validated(member, index, step, state) if validates else None
+        records: list[dict[str, float] | None] = [None] * len(self.members)
+        if validates:
+            records = [self._measures(member, index, step, state) for index, member in enumerate(self.members)]
+            self._tell(step, [record for record in records if record])
+        for index, (member, record) in enumerate(zip(self.members, records, strict=True)):
+            best = self._mark(member, step, record) if record else None
             if step % t.checkpoint_every == 0 or last or best:
                 member.checkpoints.save(step, self.stack.member(state, index), best)
 
-    def _validated(self, member: _Member, index: int, step: int, state: TrainState) -> dict[str, Any] | None:
+    def _tell(self, step: int, records: Sequence[Mapping[str, float]]) -> None:
+        """Say what a validation has found: of several runs the least and the most."""
+        values = {key: [record[key] for record in records] for key in records[0]} if records else {}
+        shown = [
+            f"{key.replace('_', ' ')} {min(of):.4g}" + (f" to {max(of):.4g}" if len(of) > 1 else "")
+            for key, of in values.items()
+        ]
+        if shown:
+            self.watch.note(f"step {step}: {', '.join(shown)}")
+
+    def _mark(self, member: _Member, step: int, record: dict[str, float]) -> dict[str, Any] | None:
         """Log the measures of a member's state; the mark of the best, where it is that."""
-        select, name = self.config.train.select, f"{member.folder.name}, " if len(self.members) > 1 else ""
-        record = self._measures(member, index, step, state, name)
-        if record is None:
-            return None
         member.log.add({"step": step, **record})
-        shown = ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in record.items())
-        self.watch.note(f"{name}step {step}: {shown}")
+        select = self.config.train.select
         value = record["forecast_mae" if select == "forecast" else "validation_loss"]
         if value >= member.best:
             return None
         member.best = value
         return {"value": value, "measure": select}
 
-    def _measures(self, member: _Member, index: int, step: int, state: TrainState, name: str) -> dict[str, float] | None:
+    def _measures(self, member: _Member, index: int, step: int, state: TrainState) -> dict[str, float] | None:
         """The measures of a state; None where the budget does not hold them."""
         windows, meter = self.texts[index].validation_windows, member.meter
         batches = -(-windows.number // self.config.train.batch_size)
@@ -561,6 +570,7 @@ class _Training:
                 own_meter = meter and replace(meter, template=replace(meter.template, step=step, accumulate=1))
                 record["forecast_mae"] = _forecast_error(member.config, member.inputs, lora, own_meter)
         except BudgetExceeded as fault:
+            name = f"{member.folder.name}, " if len(self.members) > 1 else ""
             self.watch.note(f"{name}step {step}: not validated; {fault}")
             return None
         return record

@@ -45,7 +45,10 @@ def test_every_stage_and_every_cell_of_the_grid_is_there(name):
 
 @pytest.mark.parametrize(
     ("name", "share"),
-    [("xu", {"grid": 0.486 + 0.0293, "context": 0.164, "final": 0.35}), ("mao", {"final": 0.40, "grid": 0.36, "first": 0.08})],
+    [
+        ("xu", {"grid": 0.486 + 0.0293, "context": 0.164, "final": 0.35}),
+        ("mao", {"final": 0.40, "grid": 0.36, "first": 0.08}),
+    ],
 )
 def test_the_training_costs_what_the_report_says(name, share):
     """Shares of 1e17 FLOPs. xu's eighteen runs of 2.86e15 each are 51.5 %: its table rounds them to 2.7 %, 48.6 in all."""
@@ -102,6 +105,24 @@ def test_the_budget_holds_the_plan_and_what_is_done_again(name):
     assert reproduction.allowance(rows, rows, REAL, convention) == pytest.approx(ALLOWANCE)
 
 
+def test_a_stage_at_its_dearest_holds_any_choice():
+    stages = {stage.name: stage for stage in stages_of("xu")}
+    before = [stages["grid"], stages["context"]]
+    dearest = reproduction.at_dearest(stages["final"], before, REAL, "xu").flops(REAL, "xu")
+    for length, stride in ((128, 64), (512, 256), (768, 384)):
+        chosen = {
+            "windows.length": length,
+            "windows.stride": stride,
+            "lora.rank": 8,
+            "lora.alpha": 16.0,
+            "codec.decimals": 3,
+        }
+        (cell,) = stages["final"].cells(chosen)
+        price = cell.config.train.steps * run.event_of(cell.config).flops(REAL, "xu")
+        assert price < dearest
+    assert dearest == pytest.approx(price, rel=0.1)
+
+
 def test_only_xu_and_liu_trained_more_than_was_allowed():
     trained = {
         name: sum(row.training(REAL, system.convention) for row in plan_of(name, stages_of(name)))
@@ -156,7 +177,8 @@ def test_an_axis_may_set_several_settings():
 
 def test_runs_that_differ_in_who_pays_are_the_same():
     cell = stages_of("rai")[2].cells()[0]
-    other = reproduction.with_budget(cell, "grid", {"flops": 1e12, "ledger": "../../x"})
+    paid = reproduction.with_budget(cell.config, "grid", {"flops": 1e12, "ledger": "../../x"})
+    other = replace(cell, config=paid)
     assert reproduction.twin(other, [cell]) is cell
     assert reproduction.twin(replace(other, config=replace(other.config, windows=RunConfig().windows)), []) is None
     assert other.config.budget.phase == "grid" and run.ledger_path(other.config, Path("a/runs/b")) == Path("a/x")

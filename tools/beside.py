@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from jaxlv import reproduction, run, sweep
-from jaxlv.config import RunConfig, build_config, config_tree, laid_over
+from jaxlv.config import RunConfig
 from jaxlv.evaluate import plain, protocol
 from jaxlv.forecast import Forecaster
 from jaxlv.ledger import Meter
@@ -35,9 +35,7 @@ def paid_beside(work: Work, config: RunConfig, phase: str) -> RunConfig:
     """The config, paid from the ledger of what stands beside the report's own work."""
     rows = reproduction.beside(work.system, work.stages, work.counted(work.stages)[0])
     budget = reproduction.budget_of(rows, work.model, work.system.convention)
-    return build_config(
-        RunConfig, laid_over(config_tree(config), {"budget": {**budget, "ledger": f"../../{FILE}", "phase": phase}})
-    )
+    return reproduction.with_budget(config, phase, {**budget, "ledger": f"../../{FILE}"})
 
 
 @contextlib.contextmanager

@@ -100,8 +100,20 @@ class Work:
 
     @functools.cached_property
     def budget(self) -> dict[str, Any]:
-        """The [budget] that all runs share."""
-        return reproduction.budget_of(self.planned, self.model, self.system.convention)
+        """The [budget] that all runs share. At the small scale, which promises its steps, every stage may take the dearest
+        settings that those before can choose; at the full one it is what the report spent, and a dearer choice ends sooner.
+        """
+        rows = self.planned
+        if self.scale == "small":
+            priced = [stage for stage in self.stages if stage.name in reproduction.HANDS_ON]
+            dearest = {stage.name: self.dearest(stage) for stage in priced}
+            rows = [dearest.get(row.stage, row) for row in rows]
+        return reproduction.budget_of(rows, self.model, self.system.convention)
+
+    def dearest(self, stage: Stage) -> reproduction.Row:
+        """The plan of a stage at its dearest."""
+        before = [self.stage(name) for name in reproduction.HANDS_ON[stage.name]]
+        return reproduction.at_dearest(stage, before, self.model, self.system.convention)
 
     @functools.cached_property
     def allowance(self) -> float:
@@ -157,7 +169,7 @@ def plan_of(work: Work, benchmark: Path | None) -> dict[str, Any]:
     reported = PROTOCOLS[work.system.name]
     return {
         "convention": work.system.convention, "rows": rows, "total": sum(row["flops"] for row in rows),
-        "budget": int(work.budget["flops"]), "margin": reproduction.MARGIN, "allowance": work.allowance, "hours": origin,
+        "budget": int(work.budget["flops"]), "allowance": work.allowance, "hours": origin,
         "reported": {"flops": reported.flops, "words": reported.flops_words, "of_allowance": reported.flops / ALLOWANCE},
     }  # fmt: skip
 
@@ -188,7 +200,10 @@ def show_plan(work: Work, plan: dict[str, Any]) -> None:
     of = f"{plan['allowance']:.4g}, which is to this series what 1e17 is to the report's"
     print(f"the report spent {theirs['flops']:.4g} FLOPs ({theirs['words']}), {theirs['of_allowance']:.1%} of 1e17")
     print(f"this series: {plan['total']:.4g} FLOPs, {share:.1%} of {of}{over(share)}")
-    print(f"the ledger holds {plan['margin']:.0%} more, for work that is done again after interruptions")
+    print(
+        f"the ledger holds {plan['budget'] / plan['total'] - 1:.0%} more: {reproduction.MARGIN:.0%} for what is done again after"
+        f" interruptions{', the rest for a choice of longer windows' if work.scale == 'small' else ''}"
+    )
     print(f"hours: {plan['hours']}", flush=True)
 
 
@@ -210,7 +225,8 @@ def handed_on(work: Work, stage: Stage) -> dict[str, Any]:
 
 def cells_of(work: Work, stage: Stage) -> list[Cell]:
     """The runs of a stage, with what stages before chose and the shared budget."""
-    return [reproduction.with_budget(cell, stage.name, work.budget) for cell in stage.cells(handed_on(work, stage))]
+    found = stage.cells(handed_on(work, stage))
+    return [replace(cell, config=reproduction.with_budget(cell.config, stage.name, work.budget)) for cell in found]
 
 
 def run_stage(work: Work, stage: Stage, known: Sequence[Cell], at_once: int) -> dict[str, Any]:
