@@ -200,10 +200,12 @@ def show_plan(work: Work, plan: dict[str, Any]) -> None:
     of = f"{plan['allowance']:.4g}, which is to this series what 1e17 is to the report's"
     print(f"the report spent {theirs['flops']:.4g} FLOPs ({theirs['words']}), {theirs['of_allowance']:.1%} of 1e17")
     print(f"this series: {plan['total']:.4g} FLOPs, {share:.1%} of {of}{over(share)}")
-    print(
-        f"the ledger holds {plan['budget'] / plan['total'] - 1:.0%} more: {reproduction.MARGIN:.0%} for what is done again after"
-        f" interruptions{', the rest for a choice of longer windows' if work.scale == 'small' else ''}"
+    more, of_which = (
+        plan["budget"] / plan["total"] - 1,
+        f"{reproduction.MARGIN:.0%} for what is done again after interruptions",
     )
+    rest = ", the rest for a choice of longer windows" if work.scale == "small" else ""
+    print(f"the ledger holds {more:.0%} more: {of_which}{rest}")
     print(f"hours: {plan['hours']}", flush=True)
 
 
