@@ -223,8 +223,9 @@ class Ledger:
 
     def left(self, phase: str) -> int:
         """FLOPs that may still be spent in a phase."""
-        limit = self.terms.budget - (0 if phase == FINAL else self.terms.held_back)
-        left = limit - self._spent.total()
+        left = self.terms.budget - self._spent.total()
+        if phase != FINAL:  # what is held back and not yet spent stays so
+            left -= max(0, self.terms.held_back - self._spent[FINAL])
         if phase in self.terms.envelopes:
             left = min(left, self.terms.envelopes[phase] - self._spent[phase])
         return max(0, left)

@@ -36,6 +36,27 @@ def restrict(head: Head, labels_BT: jax.Array, alphabet_A: jax.Array) -> tuple[H
     return head.rows(alphabet_A), index_BT
 
 
+def token_losses(x_BTD: jax.Array, head: Head, labels_BT: jax.Array, alphabet_A: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """-log p(label) of each token in nats, by the softmax over the vocabulary and over an alphabet: float32 (B, T) each.
+
+    0 where a label is -1; infinite by the alphabet where a label is none of its ids.
+    """
+    D, V = head.weight_VD.shape[1], head.weight_VD.shape[0]
+
+    def of_chunk(inputs: tuple[jax.Array, jax.Array]) -> jax.Array:
+        x_LD, labels_L = inputs
+        logits_LV = project(x_LD[None], head)[0]
+        normaliser_2L = jnp.stack([jax.nn.logsumexp(part, axis=-1) for part in (logits_LV, logits_LV[:, alphabet_A])])
+        loss_2L = normaliser_2L - jnp.take_along_axis(logits_LV, jnp.maximum(labels_L, 0)[:, None], axis=-1)[:, 0]
+        loss_2L = loss_2L.at[1].set(jnp.where((labels_L[:, None] == alphabet_A).any(-1), loss_2L[1], jnp.inf))
+        return jnp.where(labels_L != IGNORED, loss_2L, 0.0)
+
+    chunks = _chunked(x_BTD.reshape(-1, D), labels_BT.reshape(-1), _chunk(labels_BT.size, V))
+    loss_2M = jax.lax.map(of_chunk, chunks).swapaxes(0, 1).reshape(2, -1)[:, : labels_BT.size]
+    by_vocabulary, by_alphabet = loss_2M.reshape(2, *labels_BT.shape)
+    return by_vocabulary, by_alphabet
+
+
 def chunks_of(tokens: int, vocabulary: int) -> tuple[int, int]:
     """(tokens of a chunk, chunks): the loss forms the logits of whole chunks, padding included."""
     chunk = _chunk(tokens, vocabulary)

@@ -26,7 +26,7 @@ from jaxlv import adapters, dynamics, metrics, series
 from jaxlv import lora as overlay
 from jaxlv.checkpoint import Checkpoints
 from jaxlv.codec import Codec
-from jaxlv.config import DataConfig, RunConfig, config_tree, load_config, to_toml
+from jaxlv.config import DataConfig, RunConfig, TrainConfig, config_tree, load_config, to_toml
 from jaxlv.errors import JaxlvError
 from jaxlv.forecast import Forecaster
 from jaxlv.ledger import FINAL, BudgetExceeded, Entry, Event, Ledger, Meter, Terms
@@ -384,17 +384,6 @@ class _Member:
             self.meter.ledger.commit(self.block)
             self.block = None
 
-    def forecast_error(self, lora: Mapping[str, Any], step: int) -> float:
-        """MAE (raw units) of greedy forecasts of the first validation series, from the steps that the config names."""
-        config, inputs, t = self.config, self.inputs, self.config.train
-        chosen = inputs.series.select(inputs.split.validation[: t.forecast_series])
-        context = t.forecast_context or config.evaluate.context
-        horizon = min(t.forecast_horizon or config.evaluate.horizon, chosen.values_NTV.shape[1] - context)
-        meter = self.meter and replace(self.meter, template=replace(self.meter.template, step=step, accumulate=1))
-        greedy = inputs.forecaster(lora, config, meter).with_sampling(temperature=0.0)
-        forecast = greedy(chosen, context, horizon, 1, batch_series=len(chosen))
-        return float(metrics.mae(forecast.median(), chosen.values_NTV[:, context : context + horizon]).mean())
-
 
 class _Training:
     """Runs in progress, one or several as one program: the step, and what is due after each."""
@@ -406,7 +395,8 @@ class _Training:
         texts: dict[Any, _Texts] = {}  # runs that read the same windows share them
         self.texts = [texts.setdefault(_Texts.key(job), _Texts(job)) for job in jobs]
         self.stack = Stack(inputs.model, inputs.params, [job.config for job in jobs], alphabet_A)
-        self.step = self.stack.fitted(self._batch(0), memory, at_once) if memory else self.stack.step(at_once)
+        first = self._batch(0)  # made now, so that series which give no window are refused before a folder is made
+        self.step = self.stack.fitted(first, memory, at_once) if memory else self.stack.step(at_once)
         self.validation_step = make_validation_step(inputs.model, alphabet_A)
 
     def run(self, resume: bool) -> list[dict[str, Any]]:
@@ -538,52 +528,94 @@ class _Training:
             return
         t, last = self.config.train, step == self.config.train.steps
         validates = t.validate_every and (step % t.validate_every == 0 or last)
-        for index, member in enumerate(self.members):
-            best = self._validated(member, index, step, state) if validates else None
+        records: list[dict[str, float] | None] = [None] * len(self.members)
+        if validates:
+            records = [self._measures(member, index, step, state) for index, member in enumerate(self.members)]
+            self._tell(step, [record for record in records if record])
+        for index, (member, record) in enumerate(zip(self.members, records, strict=True)):
+            best = self._mark(member, step, record) if record else None
             if step % t.checkpoint_every == 0 or last or best:
                 member.checkpoints.save(step, self.stack.member(state, index), best)
 
-    def _validated(self, member: _Member, index: int, step: int, state: TrainState) -> dict[str, Any] | None:
+    def _tell(self, step: int, records: Sequence[Mapping[str, float]]) -> None:
+        """Say what a validation has found: of several runs the least and the most."""
+        values = {key: [record[key] for record in records] for key in records[0]} if records else {}
+        shown = [
+            f"{key.replace('_', ' ')} {min(of):.4g}" + (f" to {max(of):.4g}" if len(of) > 1 else "")
+            for key, of in values.items()
+        ]
+        if shown:
+            self.watch.note(f"step {step}: {', '.join(shown)}")
+
+    def _mark(self, member: _Member, step: int, record: dict[str, float]) -> dict[str, Any] | None:
         """Log the measures of a member's state; the mark of the best, where it is that."""
-        select, name = self.config.train.select, f"{member.folder.name}, " if len(self.members) > 1 else ""
-        record = self._measures(member, index, step, state, name)
-        if record is None:
-            return None
         member.log.add({"step": step, **record})
-        shown = ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in record.items())
-        self.watch.note(f"{name}step {step}: {shown}")
+        select = self.config.train.select
         value = record["forecast_mae" if select == "forecast" else "validation_loss"]
         if value >= member.best:
             return None
         member.best = value
         return {"value": value, "measure": select}
 
-    def _measures(self, member: _Member, index: int, step: int, state: TrainState, name: str) -> dict[str, float] | None:
+    def _measures(self, member: _Member, index: int, step: int, state: TrainState) -> dict[str, float] | None:
         """The measures of a state; None where the budget does not hold them."""
-        size, windows, meter = self.config.train.batch_size, self.texts[index].validation_windows, member.meter
-        batches = -(-windows.number // size)
+        windows, meter = self.texts[index].validation_windows, member.meter
+        batches = -(-windows.number // self.config.train.batch_size)
         own, frozen = self.stack.member(state, index, padded=True), self.stack.frozen_of(index)
         try:
             with meter.spend("validation", count=batches, step=step, accumulate=1) if meter else NO_METER:
-                record = self._losses(own.trained, frozen, windows, size)
+                record = _losses(self.validation_step, own.trained, frozen, windows, self.config.train)
             if self.config.train.forecast_series:
                 lora = overlay.join(own.trained, frozen)["lora"]
-                record["forecast_mae"] = member.forecast_error(lora, step)
+                own_meter = meter and replace(meter, template=replace(meter.template, step=step, accumulate=1))
+                record["forecast_mae"] = _forecast_error(member.config, member.inputs, lora, own_meter)
         except BudgetExceeded as fault:
+            name = f"{member.folder.name}, " if len(self.members) > 1 else ""
             self.watch.note(f"{name}step {step}: not validated; {fault}")
             return None
         return record
 
-    def _losses(self, trained: Any, frozen: Any, windows: Windows, size: int) -> dict[str, float]:
-        total = tokens = means = 0.0
-        for first in range(0, windows.number, size):
-            rows = np.arange(first, min(first + size, windows.number))
-            batch = windows.rows(np.resize(rows, size))
-            batch.labels_ML[len(rows) :] = -1  # a short batch is filled, and the filling is not counted
-            loss, count = map(float, self.validation_step(trained, frozen, batch))
-            total, tokens, means = total + loss, tokens + count, means + loss / count
-        mean = means / windows.number if self.config.train.mean == "examples" else total / tokens
-        return {"validation_loss": mean, "validation_perplexity": math.exp(min(mean, 700.0))}
+
+def _losses(step: Callable, trained: Any, frozen: Any, windows: Windows, t: TrainConfig) -> dict[str, float]:
+    """Cross-entropy (nats per token) and perplexity of windows, a batch at a time, by the step of make_validation_step."""
+    total = tokens = means = 0.0
+    for first in range(0, windows.number, t.batch_size):
+        rows = np.arange(first, min(first + t.batch_size, windows.number))
+        batch = windows.rows(np.resize(rows, t.batch_size))
+        batch.labels_ML[len(rows) :] = -1  # a short batch is filled, and the filling is not counted
+        loss, count = map(float, step(trained, frozen, batch))
+        total, tokens, means = total + loss, tokens + count, means + loss / count
+    mean = means / windows.number if t.mean == "examples" else total / tokens
+    return {"validation_loss": mean, "validation_perplexity": math.exp(min(mean, 700.0))}
+
+
+def _forecast_error(config: RunConfig, inputs: Inputs, lora: Mapping[str, Any], meter: Meter | None) -> float:
+    """MAE (raw units) of greedy forecasts of the first validation series, from the steps that the config names."""
+    t = config.train
+    chosen = inputs.series.select(inputs.split.validation[: t.forecast_series])
+    context = t.forecast_context or config.evaluate.context
+    horizon = min(t.forecast_horizon or config.evaluate.horizon, chosen.values_NTV.shape[1] - context)
+    greedy = inputs.forecaster(lora, config, meter).with_sampling(temperature=0.0)
+    forecast = greedy(chosen, context, horizon, 1, batch_series=len(chosen))
+    return float(metrics.mae(forecast.median(), chosen.values_NTV[:, context : context + horizon]).mean())
+
+
+def validated(
+    config: RunConfig, inputs: Inputs, lora: Mapping[str, Any] | None = None, meter: Meter | None = None
+) -> dict[str, float]:
+    """What a validation under `config` says of an overlay, or of the base alone: loss (nats per token), perplexity, and the
+    forecasts' MAE (raw units) where the config has some. A meter is asked first.
+    """
+    alphabet_A = inputs.alphabet.ids_A if config.model.loss == "alphabet" else None
+    windows = _Texts(Job(config, Path(), inputs)).validation_windows
+    frozen = {"params": inputs.params, "lora": dict(lora or {})}
+    batches = -(-windows.number // config.train.batch_size)
+    with meter.spend("validation", count=batches, accumulate=1) if meter else NO_METER:
+        record = _losses(make_validation_step(inputs.model, alphabet_A), None, frozen, windows, config.train)
+    if config.train.forecast_series:
+        own_meter = meter and replace(meter, template=replace(meter.template, accumulate=1))
+        record["forecast_mae"] = _forecast_error(config, inputs, lora or {}, own_meter)
+    return record
 
 
 def _abstract(tree: Any) -> Any:
@@ -615,9 +647,8 @@ class FinishedRun:
 
         Where it loses nothing the adapters are merged into the weights: decoding is then the base's own, for both.
         """
-        merged = overlay.merged(self.tuned.variables)
-        adapted = {"tuned": merged is None, "untuned": False}
-        found = {"tuned": self.tuned if merged is None else replace(self.tuned, variables=merged), "untuned": self.untuned}
+        merged, has_adapters = decoder(self.tuned)
+        adapted, found = {"tuned": has_adapters, "untuned": False}, {"tuned": merged, "untuned": self.untuned}
         with ledger_of(self.config, self.folder, self.tuned.model) as ledger:
             if ledger is not None:
                 for name, forecaster in found.items():
@@ -635,6 +666,12 @@ class FinishedRun:
             "seconds": last.get("total_seconds", 0.0),
             "trainable_parameters": overlay.count_trained(self.tuned.variables, overlay.trainable(self.tuned.variables)),
         }
+
+
+def decoder(forecaster: Forecaster) -> tuple[Forecaster, bool]:
+    """(the forecaster with its adapters merged into the weights where that loses nothing, whether adapters are left)."""
+    merged = overlay.merged(forecaster.variables)
+    return (forecaster, True) if merged is None else (replace(forecaster, variables=merged), False)
 
 
 def load_run(folder: Path) -> FinishedRun:

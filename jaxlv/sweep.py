@@ -38,16 +38,30 @@ class Cell:
 
 
 def grid(axes: Mapping[str, Sequence[Any]], skip: Sequence[Mapping[str, Any]] = ()) -> Iterator[dict[str, Any]]:
-    """Every combination of the axes' values, but for those that one of `skip` is part of; the last axis turns fastest."""
+    """Every combination of the axes' values, but for those that one of `skip` is part of; the last axis turns fastest.
+
+    An axis that names several settings, "lora.rank, lora.alpha", takes a list of values for each: [[2, 4.0], [4, 8.0]].
+    """
     for name, values in axes.items():
         if not isinstance(values, (list, tuple)) or not values:
             raise JaxlvError("no values to go through", where=f"grid {name}", expected="a list", found=repr(values))
         if len({repr(value) for value in values}) != len(values):
             raise JaxlvError("a value is given twice", where=f"grid {name}", found=list(values))
-    for combination in itertools.product(*axes.values()):
-        settings = dict(zip(axes, combination, strict=True))
+    points = [[_settings(name, value) for value in values] for name, values in axes.items()]
+    for combination in itertools.product(*points):
+        settings = {name: value for point in combination for name, value in point.items()}
         if not any(all(settings.get(name) == value for name, value in one.items()) for one in skip):
             yield settings
+
+
+def _settings(name: str, value: Any) -> dict[str, Any]:
+    """The settings that one value of an axis stands for."""
+    names = [part.strip() for part in name.split(",")]
+    if len(names) == 1:
+        return {name: value}
+    if not isinstance(value, (list, tuple)) or len(value) != len(names):
+        raise JaxlvError("not a value for each setting", where=f"grid {name}", expected=f"{len(names)} values", found=value)
+    return dict(zip(names, value, strict=True))
 
 
 def cells(config: RunConfig, combinations: Sequence[Mapping[str, Any]]) -> list[Cell]:

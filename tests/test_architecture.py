@@ -71,6 +71,11 @@ ALLOWED: dict[str, set[str]] = {
         "baselines", "config", "conformal", "errors", "forecast", "ledger", "likelihood", "metrics", "series",
     },
     "probe": {"errors", "forecast", "generate", "language", "likelihood", "loss", "tokens", "train"},
+    "analyses": {
+        "baselines", "codec", "config", "errors", "evaluate", "forecast", "metrics", "series", "tokens",
+    },
+    "anatomy": {"codec", "errors", "evaluate", "lora", "tokens"},
+    "logits": {"codec", "evaluate", "forecast", "generate", "loss", "metrics", "model", "series", "tokens"},
     "protocols": {"codec", "dynamics", "errors", "metrics", "series"},
     "robustness": {"dynamics", "series"},
     # what data are like
@@ -86,6 +91,18 @@ ALLOWED: dict[str, set[str]] = {
     "report.figures": {"report.axes", "report.svg"},
     "report.evaluation": {"report.figures", "report.page", "report.tables"},
     "report.comparison": {"report.figures", "report.page"},
+    "report.parts": {"report.page"},
+    "report.analysis_figures": {"report.axes", "report.figures", "report.svg"},
+    "report.anatomy_figures": {"report.analysis_figures", "report.axes", "report.figures", "report.svg"},
+    "report.analysis_frames": set(),
+    "report.analysis_tables": {"report.page"},
+    "report.anatomy": {
+        "report.analysis_tables", "report.anatomy_figures", "report.figures", "report.page", "report.parts",
+    },
+    "report.analyses": {
+        "report.analysis_figures", "report.analysis_frames", "report.analysis_tables", "report.anatomy",
+        "report.evaluation", "report.figures", "report.page", "report.parts",
+    },
     "report.stress": {"report.figures", "report.page"},
     "report.probe": {"report.page"},
     "report.columns": {"report.page"},

@@ -83,6 +83,14 @@ def test_what_is_held_back_is_for_the_evaluation_alone(path):
         assert ledger.left("evaluation") == 0
 
 
+def test_an_evaluation_before_the_last_run_takes_from_what_is_held_back(path):
+    with Ledger(path, terms(5, held_back=2 * ONE)) as ledger:
+        ledger.commit(ledger.reserve(STEP, "evaluation"))
+        assert ledger.left("final") == 3 * ONE
+        ledger.commit(ledger.reserve(Event(**{**vars(STEP), "count": 2}), "evaluation"))  # one more than was held back
+        assert ledger.left("final") == 2 * ONE
+
+
 def test_phases_have_envelopes(path):
     with Ledger(path, terms(10, envelopes={"grid": 2 * ONE})) as ledger:
         ledger.commit(ledger.reserve(Event(**{**vars(STEP), "count": 2}), "grid"))

@@ -148,6 +148,22 @@ def test_restricted_loss_is_the_softmax_over_the_alphabet(bias):
     np.testing.assert_allclose(total, np.sum(expected), rtol=1e-6)
 
 
+@pytest.mark.parametrize("chunk", [1, 4, 1000], ids=lambda n: f"chunks of {n}")
+def test_losses_token_by_token_are_those_of_both_softmaxes(monkeypatch, chunk):
+    chunked(monkeypatch, chunk)
+    x_BTD, head, labels_BT = case()
+    alphabet_A = np.array([9, 2, 5])
+    by_vocabulary, by_alphabet = loss.token_losses(x_BTD, head, jnp.asarray(labels_BT), alphabet_A)
+    logits_BTV = np.asarray(project(x_BTD, head), float)
+    for b, t in np.ndindex(B, T):
+        label = labels_BT[b, t]
+        weights_V = np.exp(logits_BTV[b, t])
+        for found, total in ((by_vocabulary, weights_V.sum()), (by_alphabet, weights_V[alphabet_A].sum())):
+            foreign = found is by_alphabet and label not in alphabet_A
+            expected = 0.0 if label == IGNORED else np.inf if foreign else -np.log(weights_V[label] / total)
+            assert found[b, t] == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
 def test_a_chunk_holds_no_more_logits_than_it_may():
     for tokens, vocabulary in [(1, 10), (2048, 151_936), (4096, 61), (10, 2**30)]:
         chunk = loss._chunk(tokens, vocabulary)

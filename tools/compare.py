@@ -13,28 +13,23 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import jaxlv_configs
 from jaxlv import ledger, run, series
-from jaxlv.baselines import BASELINES
-from jaxlv.codec import TOP
 from jaxlv.config import RunConfig, load_config
 from jaxlv.errors import JaxlvError
-from jaxlv.evaluate import plain, score
-from jaxlv.forecast import Forecast, Forecaster
-from jaxlv.protocols import MAO_ALPHA, PROTOCOLS, Part, Protocol, test_series
-from jaxlv.protocols import score as score_part
-from jaxlv.report import comparison, figures, svg
+from jaxlv.evaluate import plain
+from jaxlv.forecast import Forecaster
+from jaxlv.protocols import PROTOCOLS, Part, Protocol, test_series
+from jaxlv.report import comparison
 from jaxlv.series import SeriesSet
 from jaxlv.weights import resolve
-from jaxlv_tools.console import Progress, describe, fresh_folder, program, versions
-from jaxlv_tools.forecast import panels
+from jaxlv_tools.console import describe, fresh_folder, program, versions
+from jaxlv_tools.parts import baseline_rows, draw, drawings, entry, forecast_part
 from jaxlv_tools.train import train
 
 COMPARE = "compare.json"
@@ -73,62 +68,15 @@ def measure(
     part: Part, chosen: SeriesSet, forecasters: dict[str, Forecaster], finished: run.FinishedRun, out: Path
 ) -> dict[str, Any]:
     """A part's entry of compare.json: its settings and a row for each model and baseline. Forecasts go to CSV files."""
-    truth = chosen.values_NTV
-    start = part.context + int(part.shown > 0)
-    context_NCV, truth_NHV = truth[:, : part.context], truth[:, start : start + part.horizon]
-    rows = []
-    evaluate = finished.config.evaluate
+    rows, drawing, settings = [], "", finished.config.evaluate
     for name, forecaster in forecasters.items():
-        with Progress(f"{part.name} ({name})", len(chosen)) as progress:
-            size, heard = min(evaluate.batch_series, len(chosen)), progress.update
-            asked = (chosen, part.context, part.horizon, part.samples)
-            if part.reach:
-                forecast: Forecast = forecaster.rolling(*asked, part.reach, evaluate.seed, size, heard)
-            else:
-                forecast = forecaster(*asked, evaluate.seed, size, heard, shown=part.shown)
+        row, forecast = forecast_part(part, chosen, name, forecaster, settings)
         forecast.write_csv(out / f"{part.name}{'' if name == 'tuned' else f'-{name}'}.csv")
-        row = score(name, forecast.median(), truth_NHV, context_NCV, chosen, forecast.filled())
         if name == "tuned":
             drawing = draw(part, chosen, forecast, row["mae_by_series"], out)
-        figures = score_part(part, forecast.median(), chosen, forecast.samples_NSHV)
-        rows.append({**row, "valid_share": forecast.valid_share, "figures": figures})
-    for name, baseline in BASELINES.items():
-        # A baseline sees whole steps alone: where the cut shows part of one, it forecasts that step too.
-        point_NHV = baseline(context_NCV, part.horizon + start - part.context)[:, start - part.context :]
-        row = score(name, point_NHV, truth_NHV, context_NCV, chosen)
-        rows.append({**row, "figures": score_part(part, point_NHV, chosen)})
-    return plain(
-        {
-            "part": part.name,
-            "protocol": {
-                "words": part.words, "context": part.context, "shown_characters": part.shown, "horizon": part.horizon,
-                "samples": part.samples, "steps at a time": part.reach or part.horizon, "scale": forecaster.codec.scale,
-                "simulated": part.drawn is not None, "series": chosen.ids_N, "variables": chosen.variables,
-                "seed": evaluate.seed,
-                "point forecast": "median of the samples at each step",
-                "measures": {m.key: {"words": m.words, "unit": m.unit_words, "first_steps": m.steps} for m in part.measures},
-            },
-            "drawing": drawing,
-            "reported": part.reported,
-            "truth": score_part(part, truth_NHV, chosen),
-            "rows": rows,
-        }
-    )  # fmt: skip
-
-
-def draw(part: Part, chosen: SeriesSet, forecast: Forecast, errors: Mapping[str, float], out: Path) -> str:
-    """PART.png, and for the page parts/PART.svg: one series with its forecast. Returns which, in words."""
-    if part.drawn:  # by the truth alone, so that forecasts under several scales show the same series
-        order, words = np.argsort(chosen.values_NTV.max(axis=(1, 2))), "the median highest value"
-    else:
-        order, words = np.argsort([errors[str(i)] for i in chosen.ids_N]), "the median error"
-    panel = panels(forecast, chosen)[order[len(order) // 2]]
-    if part.drawn:
-        panel = replace(panel, top=("top of mao's scale", TOP * MAO_ALPHA))
-    svg.save_png(figures.forecast_figure(panel), out / f"{part.name}.png")
-    label = f"Forecast of series {panel.series_id}, the one of {words}"
-    (out / "parts" / f"{part.name}.svg").write_text(svg.to_svg(figures.forecast_figure(panel), label), encoding="utf-8")
-    return label
+        rows.append(row)
+    scale = finished.config.codec.scale
+    return entry(part, chosen, [*rows, *baseline_rows(part, chosen)], scale=scale, seed=settings.seed, drawing=drawing)
 
 
 def flops_of(runs: Sequence[run.FinishedRun]) -> dict[str, Any] | None:
@@ -153,11 +101,6 @@ def base_cost(model: str) -> dict[str, Any] | None:
         return None
     tree = json.loads(record.read_text(encoding="utf-8"))
     return {key: tree[key] for key in ("parameters", "tokens", "flops") if key in tree}
-
-
-def drawings(folder: Path) -> dict[str, str]:
-    """{part: the <svg> element of its forecast}."""
-    return {path.stem: path.read_text(encoding="utf-8") for path in folder.glob("*.svg")}
 
 
 @program(arguments)

@@ -29,7 +29,7 @@ FAMILY: Mapping[str, ModelConfig] = {
 
 def architecture(name: str) -> ModelConfig:
     """The architecture of a built-in name, "embedded", a model folder, or a hub id (of which config.json is fetched)."""
-    known = FAMILY.get(name.lower().removesuffix("-instruct"))
+    known = FAMILY.get(name.lower().removeprefix("qwen/").removesuffix("-instruct"))
     if known is not None:
         return known
     if name == "embedded":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from jaxlv.config import ModelConfig, RunConfig
 from jaxlv.generate import decoding, padded
@@ -25,31 +26,55 @@ class Planned:
         return sum(event.flops(model, convention) for event in self.events)
 
 
+def drawing(
+    config: RunConfig, step: Event, context: int, horizon: int, samples: int, batch: int, variables: int = 2
+) -> Event:
+    """A batch of forecasts of `batch` series, at its longest; `step` is an event of the model (jaxlv.run.event_of)."""
+    prompt = padded(context * variables * (config.codec.decimals + 3))
+    most = horizon * longest_step(variables, config.codec.decimals, DIGITS)
+    head = "alphabet" if config.sampling.grammar else step.head
+    shape: dict[str, Any] = {"batch": batch, "length": prompt, "samples": samples, **decoding(prompt, most)}
+    return replace(step, kind="generation", accumulate=1, head=head, **shape)
+
+
+def validation(config: RunConfig, step: Event, steps: int, variables: int = 2) -> tuple[Event, ...]:
+    """One validation of a run of `steps`-step series: the windows, and the forecasts where there are some."""
+    t, e = config.train, config.evaluate
+    read = replace(step, kind="validation", accumulate=1, count=-(-t.validation_windows // t.batch_size))
+    if not t.forecast_series:
+        return (read,)
+    context = t.forecast_context or e.context
+    horizon = min(t.forecast_horizon or e.horizon, steps - context)
+    return read, drawing(config, step, context, horizon, 1, t.forecast_series, variables)
+
+
+def training(config: RunConfig, step: Event, steps: int, variables: int = 2) -> list[Planned]:
+    """The training of a run of `steps`-step series and its validations."""
+    t = config.train
+    times = 0 if not t.validate_every else t.steps // t.validate_every + (t.steps % t.validate_every > 0)
+    found = [Planned(f"training, {t.steps} steps", (replace(step, count=t.steps),))]
+    words = (f"{times} validations", f"{times} validation forecasts")
+    events = validation(config, step, steps, variables)
+    for name, event in zip(words, events if times else events[:1], strict=False):
+        found.append(Planned(name, (replace(event, count=times * event.count),)))
+    return found
+
+
 def phases(config: RunConfig, step: Event, test_series: int, steps: int, variables: int = 2) -> list[Planned]:
     """The phases of a run of `steps`-step series: training, validation, and the final evaluation with and without a cache.
 
     `step` is an event of the config's model (jaxlv.run.event_of). Generations are priced at their longest, as a ledger
     reserves them. The evaluation draws its samples from the tuned and from the untuned model.
     """
-    t, e = config.train, config.evaluate
-    times = 0 if not t.validate_every else t.steps // t.validate_every + (t.steps % t.validate_every > 0)
-    batches = -(-t.validation_windows // t.batch_size)
+    e = config.evaluate
     horizon = min(e.horizon, steps - e.context)
-    prompt = padded(e.context * variables * (config.codec.decimals + 3))
-    most = horizon * longest_step(variables, config.codec.decimals, DIGITS)
-    head, loop = "alphabet" if config.sampling.grammar else step.head, decoding(prompt, most)
-    call = replace(step, kind="generation", accumulate=1, head=head, batch=e.batch_series, length=prompt, samples=e.samples)
-    draw = replace(call, **loop, count=-(-test_series // e.batch_series))
+    call = drawing(config, step, e.context, horizon, e.samples, e.batch_series, variables)
+    draw = replace(call, count=-(-test_series // e.batch_series))
     bare = replace(draw, rank=0, targets=())
-    found = [
-        Planned(f"training, {t.steps} steps", (replace(step, count=t.steps),)),
-        Planned(f"{times} validations", (replace(step, kind="validation", accumulate=1, count=times * batches),)),
-    ]
-    if t.forecast_series and times:
-        greedy = replace(draw, batch=t.forecast_series, samples=1, count=times)
-        found.append(Planned(f"{times} validation forecasts", (greedy,)))
+    found = training(config, step, steps, variables)
     text = padded((e.context + horizon) * variables * (config.codec.decimals + 3))
-    read = replace(call, kind="validation", head="alphabet", length=text, samples=1, count=draw.count)
+    shape: dict[str, Any] = {"length": text, "samples": 1, "new_tokens": 0, "slots": 0, "stage": 0}
+    read = replace(draw, kind="validation", head="alphabet", **shape)
     likelihood = (read, replace(read, rank=0, targets=()))
     found.append(Planned(f"likelihood of {test_series} series, tuned and untuned", likelihood))
     found.append(Planned(f"evaluation, {test_series} series x {e.samples} samples, tuned and untuned", (draw, bare)))

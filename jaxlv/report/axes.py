@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,9 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 WIDTH = 440  # half a page, and near the width of a phone
+ABOVE: dict[str, Any] = {  # a legend in lines above the axes
+    "loc": "outside upper left", "borderpad": 0, "handlelength": 1.6, "columnspacing": 1.1, "handletextpad": 0.5,
+}  # fmt: skip
 
 
 def canvas(width: float, height: float) -> Figure:
@@ -27,7 +30,7 @@ def numbers(values: Iterable[Any]) -> np.ndarray:
     return np.array([math.nan if value is None else value for value in values], dtype=float)
 
 
-def positive(values: Sequence[Any]) -> np.ndarray:
+def positive(values: Iterable[Any]) -> np.ndarray:
     """`values` as floats for a logarithmic axis: NaN where missing, infinite, or not above zero."""
     array = numbers(values)
     return np.where(np.isfinite(array) & (array > 0), array, np.nan)

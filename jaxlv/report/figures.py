@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
 
-from jaxlv.report.axes import WIDTH, canvas, log_ticks, name_ends, numbers, plain_number, positive, shortened, ticks
+from jaxlv.report.axes import ABOVE, WIDTH, canvas, log_ticks, name_ends, numbers, plain_number, positive, shortened, ticks
 from jaxlv.report.svg import INK, MUTED, PALETTE, styled
 
 # ------------------------------------------------------------------------------------------- style
@@ -433,6 +433,8 @@ def loss_figure(history: Sequence[Mapping[str, Any]], *, unit: str = "raw units"
     axes[-1].set_xlim(left=0)
     axes[-1].xaxis.set_major_locator(ticks(6, integer=True))
     figure.align_ylabels(axes)
+    if handles := axes[0].get_legend_handles_labels()[0]:
+        figure.legend(handles=handles, ncols=2, **ABOVE)
     return figure
 
 
@@ -451,4 +453,3 @@ def _loss_panel(ax: Axes, history: Sequence[Mapping[str, Any]]) -> None:
             label="validation",
         )
     ax.set_ylabel("loss (nats per token)")
-    ax.legend(loc="upper right", ncols=2, borderpad=0, handlelength=1.6)

@@ -151,7 +151,7 @@ Block = Table | Figure | Pairs | Passages
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and its blocks; it does not appear without blocks."""
+    """A heading, a paragraph and blocks; it does not appear without either of these."""
 
     title: str
     blocks: Sequence[Block]

@@ -56,6 +56,7 @@ class Column:
         return f"{value:,}" if isinstance(value, int) and value < 1e9 else number(value)
 
 
+FLOPS = Column("flops", "FLOPs", "FLOPs")
 COLUMNS = (
     Column("steps", "steps", "steps"),
     Column("tokens", "tokens", "tokens"),
@@ -64,7 +65,8 @@ COLUMNS = (
     Column("validation_perplexity", "perplexity", "perpl."),
     Column("forecast_mae", "validation MAE", "MAE", "raw units"),
     Column("best_step", "best step", "best"),
-    Column("flops", "FLOPs", "FLOPs"),
+    Column("reported", "the report's", "report"),
+    FLOPS,
     Column("seconds", "seconds", "s"),
 )
 
@@ -85,7 +87,12 @@ def axes_of(runs: Sequence[Tree]) -> dict[str, list[Any]]:
     found = {
         name: list({repr(one["settings"].get(name)): one["settings"].get(name) for one in runs}.values()) for name in names
     }
-    return {name: values for name, values in found.items() if len(values) > 1}
+    varied = {name: values for name, values in found.items() if len(values) > 1}
+    kept: dict[tuple[int, ...], str] = {}
+    for name, values in varied.items():  # settings that go together, such as rank and alpha, are one axis
+        places = [repr(value) for value in values]
+        kept.setdefault(tuple(places.index(repr(one["settings"].get(name))) for one in runs), name)
+    return {name: varied[name] for name in kept.values()}
 
 
 def table_of(result: Tree) -> Table:
@@ -120,11 +127,11 @@ def effect_figure(runs: Sequence[Tree], name: str, values: Sequence[Any], rule: 
     figure = canvas(WIDTH, 250)
     ax = figure.subplots()
     place = {repr(value): i for i, value in enumerate(values)}
-    lines: dict[str, list[tuple[int, float]]] = {}
+    varied, lines = axes_of(runs), dict[str, list[tuple[int, float]]]()
     for one in runs:
         if one.get(rule) is None:
             continue
-        others = {key: value for key, value in one["settings"].items() if key != name}
+        others = {key: one["settings"].get(key) for key in varied if key != name}
         lines.setdefault(repr(others), []).append((place[repr(one["settings"].get(name))], one[rule]))
     for points in lines.values():
         x, y = zip(*sorted(points), strict=True)
@@ -205,7 +212,7 @@ def sections(result: Tree) -> list[Section]:
     if any(one.get("history") for one in runs):
         caption = "Training loss by step, and validation loss as dots; the chosen run in colour."
         blocks.append(Figure([svg(losses_figure(runs, result["best"]), "Losses of all runs by step")], caption))
-    priced = COLUMNS[-2]
+    priced = FLOPS
     entries = [(one["name"], priced.of(one), one.get(rule)) for one in runs]
     held = [(name, cost, error) for name, cost, error in entries if cost and error]
     if len(held) > 1:
@@ -225,7 +232,7 @@ def page_of(result: Tree) -> Page:
     summary = f"{len(result['runs'])} runs, {steps:,} steps. {least}"
     seconds = sum(one["seconds"] or 0 for one in result["runs"])
     bill = [("runs", str(len(result["runs"]))), ("steps", f"{steps:,}"), ("training", f"{number(seconds)} s")]
-    spent = [COLUMNS[-2].of(one) for one in result["runs"]]
+    spent = [FLOPS.of(one) for one in result["runs"]]
     if all(spent):
         bill.append(("FLOPs", number(float(sum(value for value in spent if value)))))
     versions = result.get("versions") or {}

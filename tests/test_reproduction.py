@@ -1,0 +1,184 @@
+"""Reported systems as configs: stages, what is handed on, proportions, and plans that cost what the reports say."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import jaxlv_configs
+from jaxlv import reproduction, run, sweep
+from jaxlv.config import RunConfig
+from jaxlv.errors import JaxlvError
+from jaxlv.flops.family import architecture
+from jaxlv.protocols import PROTOCOLS
+from jaxlv.systems import ALLOWANCE, SYSTEMS
+
+CONFIGS = Path(jaxlv_configs.__path__[0])
+REAL = architecture("qwen2.5-0.5b")
+RUNS = {  # in each stage
+    "xu": {"baseline": 2, "grid": 18, "context": 3, "final": 1},
+    "rai": {"baseline": 1, "first": 1, "grid": 6, "context": 3, "final": 1},
+    "mao": {"baseline": 1, "first": 1, "grid": 9, "context": 3, "final": 1},
+    "liu": {"baseline": 1, "first": 1, "grid": 9, "context": 3, "final": 1},
+}
+
+
+def stages_of(name: str, scale: str = "") -> list[reproduction.Stage]:
+    own = CONFIGS / name / f"{scale}.toml"
+    file = own if own.is_file() else CONFIGS / f"{scale}.toml"
+    return reproduction.read_stages(CONFIGS / name, file if scale else None)
+
+
+def plan_of(name: str, stages: list[reproduction.Stage]) -> list[reproduction.Row]:
+    most = stages[-1].config.evaluate.series or reproduction.test_share(name)
+    return reproduction.plan(stages, [(part, most) for part in reproduction.parts_of(name)])
+
+
+@pytest.mark.parametrize("name", list(SYSTEMS))
+def test_every_stage_and_every_cell_of_the_grid_is_there(name):
+    assert {stage.name: len(stage.cells()) for stage in stages_of(name)} == RUNS[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [
+        ("xu", {"grid": 0.486 + 0.0293, "context": 0.164, "final": 0.35}),
+        ("mao", {"final": 0.40, "grid": 0.36, "first": 0.08}),
+    ],
+)
+def test_the_training_costs_what_the_report_says(name, share):
+    """Shares of 1e17 FLOPs. xu's eighteen runs of 2.86e15 each are 51.5 %: its table rounds them to 2.7 %, 48.6 in all."""
+    rows = {row.stage: row for row in plan_of(name, stages_of(name))}
+    for stage, expected in share.items():
+        assert rows[stage].training(REAL, SYSTEMS[name].convention) / ALLOWANCE == pytest.approx(expected, abs=0.005)
+
+
+def test_rai_costs_what_its_table_says():
+    """33.28 % before the final run, of which .285 and .169 % for forecasts of the untrained model; 62.25 % for that."""
+    rows = {row.stage: row.training(REAL, "rai") / ALLOWANCE for row in plan_of("rai", stages_of("rai"))}
+    assert rows["final"] == pytest.approx(0.6225, abs=0.003)
+    assert rows["first"] + rows["grid"] + rows["context"] == pytest.approx(0.3328 - 0.0045, abs=0.015)
+
+
+@pytest.mark.parametrize("name", list(SYSTEMS))
+def test_the_small_scale_has_a_twentieth_of_every_run_and_enough_series(name):
+    for small, full in zip(stages_of(name, "small"), stages_of(name), strict=True):
+        for few, all_of_them in zip(small.cells(), full.cells(), strict=True):
+            assert few.settings == all_of_them.settings
+            assert few.config.train.steps == math.ceil(all_of_them.config.train.steps / 20)
+            assert few.config.evaluate.series >= 20
+        if full.config.train.validate_every:
+            times = [stage.config.train.steps // stage.config.train.validate_every for stage in (small, full)]
+            assert times[0] == pytest.approx(times[1], rel=0.25)
+
+
+def test_what_was_trained_before_is_not_planned_twice():
+    """rai's first run is a cell of its grid; the context study of 512 tokens is the grid's best run."""
+    rows = {row.stage: row.runs for row in plan_of("rai", stages_of("rai"))}
+    assert rows == {"baseline": 0, "first": 1, "grid": 5, "context": 2, "final": 1, "evaluation": 0}
+
+
+def test_later_stages_take_what_the_grid_chose_but_keep_their_own():
+    stages = {stage.name: stage for stage in stages_of("mao")}
+    chosen = {"lora.rank": 2, "optimizer.learning_rate": 5e-5}
+    context = stages["context"].cells(chosen)
+    assert {cell.config.lora.rank for cell in context} == {2}
+    assert [cell.config.windows.length for cell in context] == [128, 512, 768]
+    assert [cell.config.train.forecast_context for cell in context] == [12, 51, 76]  # the whole steps of a window
+    (final,) = stages["final"].cells({**chosen, "windows.length": 512})
+    assert (final.config.lora.rank, final.config.windows.length, final.name) == (2, 512, "final")
+    assert len({cell.name for stage in stages.values() for cell in stage.cells()}) == 15
+
+
+@pytest.mark.parametrize("name", list(SYSTEMS))
+def test_the_budget_holds_the_plan_and_what_is_done_again(name):
+    rows, convention = plan_of(name, stages_of(name)), SYSTEMS[name].convention
+    budget = reproduction.budget_of(rows, REAL, convention)
+    total = sum(row.flops(REAL, convention) for row in rows)
+    assert budget["flops"] == pytest.approx((1 + reproduction.MARGIN) * total, rel=1e-6)
+    assert sum(budget["phases"].values()) + budget["held_back"] == pytest.approx(budget["flops"])
+    assert sum(budget["phases"].values()) <= int(budget["flops"])
+    assert reproduction.allowance(rows, rows, REAL, convention) == pytest.approx(ALLOWANCE)
+
+
+def test_a_stage_at_its_dearest_holds_any_choice():
+    stages = {stage.name: stage for stage in stages_of("xu")}
+    before = [stages["grid"], stages["context"]]
+    dearest = reproduction.at_dearest(stages["final"], before, REAL, "xu").flops(REAL, "xu")
+    for length, stride in ((128, 64), (512, 256), (768, 384)):
+        chosen = {
+            "windows.length": length,
+            "windows.stride": stride,
+            "lora.rank": 8,
+            "lora.alpha": 16.0,
+            "codec.decimals": 3,
+        }
+        (cell,) = stages["final"].cells(chosen)
+        price = cell.config.train.steps * run.event_of(cell.config).flops(REAL, "xu")
+        assert price < dearest
+    assert dearest == pytest.approx(price, rel=0.1)
+
+
+def test_only_xu_and_liu_trained_more_than_was_allowed():
+    trained = {
+        name: sum(row.training(REAL, system.convention) for row in plan_of(name, stages_of(name)))
+        for name, system in SYSTEMS.items()
+    }
+    assert {name for name, flops in trained.items() if flops > ALLOWANCE} == {"xu", "liu"}
+    assert trained["xu"] == pytest.approx(PROTOCOLS["xu"].flops, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", list(SYSTEMS))
+def test_the_plan_of_the_small_scale_stands_to_its_allowance_as_the_full_one(name):
+    small, full = plan_of(name, stages_of(name, "small")), plan_of(name, stages_of(name))
+    convention, embedded = SYSTEMS[name].convention, architecture("embedded")
+    allowed = reproduction.allowance(small, full, embedded, convention)
+    shares = [sum(row.flops(model, convention) for row in rows) for rows, model in ((small, embedded), (full, REAL))]
+    assert shares[0] / allowed == pytest.approx(shares[1] / ALLOWANCE)
+
+
+@pytest.mark.parametrize("name", list(SYSTEMS))
+def test_the_reported_figures_belong_to_runs_that_there_are(name):
+    system, found = SYSTEMS[name], []
+    for stage in stages_of(name):
+        for cell in stage.cells():
+            value = system.of(stage.name, reproduction.telling(cell.config))
+            found += [] if value is None else [(stage.name, value)]
+    assert sorted(found) == sorted((one.stage, one.value) for one in system.reported)
+
+
+def test_evaluation_series_are_never_trained_on():
+    ids = np.arange(1000)
+    for name in SYSTEMS:
+        split = PROTOCOLS[name].split(ids)
+        for part in reproduction.parts_of(name):
+            assert not set(part.series) - set(split.test.tolist())
+
+
+def test_a_stage_of_a_config_is_checked(tmp_path):
+    (tmp_path / "grid.toml").write_text('[stage]\nskips = []\n[grid]\n"lora.rank" = [2]\n')
+    with pytest.raises(JaxlvError, match=r"unknown key stage\.skips"):
+        reproduction.read_stages(tmp_path)
+    with pytest.raises(JaxlvError, match="no stages"):
+        reproduction.read_stages(tmp_path / "nowhere")
+
+
+def test_an_axis_may_set_several_settings():
+    axes = {"lora.rank, lora.alpha": [[2, 4.0], [4, 8.0]], "train.seed": [0, 1]}
+    assert next(iter(sweep.grid(axes))) == {"lora.rank": 2, "lora.alpha": 4.0, "train.seed": 0}
+    assert len(list(sweep.grid(axes))) == 4
+    with pytest.raises(JaxlvError, match="a value for each"):
+        list(sweep.grid({"lora.rank, lora.alpha": [2, 4]}))
+
+
+def test_runs_that_differ_in_who_pays_are_the_same():
+    cell = stages_of("rai")[2].cells()[0]
+    paid = reproduction.with_budget(cell.config, "grid", {"flops": 1e12, "ledger": "../../x"})
+    other = replace(cell, config=paid)
+    assert reproduction.twin(other, [cell]) is cell
+    assert reproduction.twin(replace(other, config=replace(other.config, windows=RunConfig().windows)), []) is None
+    assert other.config.budget.phase == "grid" and run.ledger_path(other.config, Path("a/runs/b")) == Path("a/x")

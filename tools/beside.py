@@ -1,0 +1,165 @@
+"""What `jaxlv reproduce` does beside a report's own work: its errors, done both ways, and the analyses of the final run.
+
+All of it is paid from a ledger of its own, so that the report's budget is not charged with what the report did not do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from jaxlv import reproduction, run, sweep
+from jaxlv.config import RunConfig
+from jaxlv.evaluate import plain, protocol
+from jaxlv.forecast import Forecaster
+from jaxlv.ledger import Meter
+from jaxlv.series import SeriesSet
+from jaxlv.sweep import Cell
+from jaxlv.systems import Fault
+from jaxlv_tools import parts
+from jaxlv_tools.analyse import analyse
+from jaxlv_tools.analyse import write as write_analyses
+from jaxlv_tools.console import versions
+from jaxlv_tools.sweep import train
+
+if TYPE_CHECKING:
+    from jaxlv_tools.reproduce import Work
+
+FILE = "beside.jsonl"
+Line = dict[str, Any]
+
+
+def paid_beside(work: Work, config: RunConfig, phase: str) -> RunConfig:
+    """The config, paid from the ledger of what stands beside the report's own work."""
+    rows = reproduction.beside(work.system, work.stages, work.counted(work.stages)[0])
+    budget = reproduction.budget_of(rows, work.model, work.system.convention)
+    return reproduction.with_budget(config, phase, {**budget, "ledger": f"../../{FILE}"})
+
+
+@contextlib.contextmanager
+def meter_of(work: Work, config: RunConfig, name: str) -> Iterator[Meter]:
+    """A meter of that ledger for a model with a config's adapters."""
+    architecture = run.load_base(config)[1]
+    with run.ledger_of(config, work.out / sweep.RUNS / name, architecture) as book:
+        assert book is not None
+        yield Meter(book, config.budget.phase, run.event_of(config), name)
+
+
+def changed(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
+    """The config with settings ("section.key") laid over it."""
+    return sweep.cells(config, [settings])[0].config if settings else config
+
+
+# ------------------------------------------------------------------------------------- what the report did wrong
+
+
+def measure_faults(work: Work, data: SeriesSet) -> None:
+    """Each error of the report beside what is right: the figure of both, in DIR/stages/faults.json."""
+    if work.result("faults") is not None or work.result("grid") is None:
+        return
+    print("\nwhat the report did wrong, and what is right", flush=True)
+    measures: dict[str, Callable[[Work, Fault, SeriesSet], list[Line]]] = {
+        "loss": losses, "forecast": forecasts, "training": trainings, "steps": steps,
+    }  # fmt: skip
+    found = []
+    for fault in work.system.faults:
+        for line in measures[fault.kind](work, fault, data):
+            found.append({"key": fault.key, "fault": fault.words, "right": fault.right, **line})
+            print(f"{fault.words}: {line['measured']} {line['reported_way']:.4g}, not {line['right_way']:.4g}", flush=True)
+    work.keep("faults", found)
+
+
+def losses(work: Work, fault: Fault, data: SeriesSet) -> list[Line]:
+    """The final model's validation loss both ways; of padding at every length of the context study."""
+    finished = run.load_run(work.out / sweep.RUNS / "final")
+    lora = finished.tuned.variables["lora"]
+    found = []
+    for own in work.stage("context").combinations if fault.key == "pads" else [{}]:
+        both = {}
+        for name, settings in (("reported_way", {**own, **fault.settings}), ("right_way", dict(own))):
+            config = changed(paid_beside(work, finished.config, "faults"), {**settings, "train.forecast_series": 0})
+            with meter_of(work, config, f"fault-{fault.key}") as meter:
+                both[name] = run.validated(config, run.load_inputs(config), lora, meter)["validation_loss"]
+        at = f", {own['windows.length']} tokens" if own else ""
+        found.append({"measured": f"validation loss of the final model{at}", "unit": "nats per token", **both})
+    return found
+
+
+def forecasts(work: Work, fault: Fault, data: SeriesSet) -> list[Line]:
+    """The final model's forecasts of the first part both ways."""
+    finished = run.load_run(work.out / sweep.RUNS / "final")
+    config = changed(paid_beside(work, finished.config, "faults"), fault.settings)
+    codec = replace(finished.tuned.codec, parsing=config.codec.parsing)
+    wrong = forecast_row(work, fault, data, config, replace(finished.tuned, sampling=config.sampling, codec=codec))
+    right = forecast_row(work, fault, data, paid_beside(work, finished.config, "faults"), finished.tuned)
+    return both_rows("the final model", work, wrong, right)
+
+
+def trainings(work: Work, fault: Fault, data: SeriesSet) -> list[Line]:
+    """Two runs with the best settings of the grid, one trained as the report did: their forecasts of the first part."""
+    grid = work.result("grid") or {}
+    best = next(one for one in grid["runs"] if one["name"] == grid["best"])
+    right = run.load_run(work.out / sweep.RUNS / best.get("same_as", best["name"]))
+    config = paid_beside(work, right.config, "faults")
+    cell = Cell(f"fault-{fault.key}", fault.settings, changed(config, fault.settings))
+    train([cell], work.out / sweep.RUNS, True)
+    wrong = run.load_run(work.out / sweep.RUNS / cell.name)
+    rows = (forecast_row(work, fault, data, *one) for one in ((cell.config, wrong.tuned), (config, right.tuned)))
+    return both_rows("the grid's best settings", work, *rows)
+
+
+def forecast_row(work: Work, fault: Fault, data: SeriesSet, config: RunConfig, model: Forecaster) -> dict[str, Any]:
+    """A model's row of the first part."""
+    part = work.parts[0]
+    with meter_of(work, config, f"fault-{fault.key}") as meter:
+        paid = replace(model, meter=meter)
+        return parts.forecast_part(part, work.series_of(part, data), fault.key, paid, config.evaluate, work.system.point)[0]
+
+
+def both_rows(what: str, work: Work, wrong: Mapping[str, Any], right: Mapping[str, Any]) -> list[Line]:
+    """Lines of two rows of the same series: mean and median error, and the share of complete samples where it differs."""
+    measures = {"mae": ("MAE, mean over series", "raw units"), "mae_median": ("MAE, median over series", "raw units")}
+    if wrong["valid_share"] != right["valid_share"]:
+        measures["valid_share"] = ("complete samples", "share of samples")
+    found = []
+    for key, (words, unit) in measures.items():
+        measured = f"{what}, {work.parts[0].name}: {words}"
+        found.append({"measured": measured, "unit": unit, "reported_way": wrong[key], "right_way": right[key]})
+    return found
+
+
+def steps(work: Work, fault: Fault, data: SeriesSet) -> list[Line]:
+    """The FLOPs of the steps both ways."""
+    event, count = run.event_of(work.full[-1].config), fault.settings["train.steps"]
+    both = {"reported_way": count, "right_way": count - 1}
+    prices = {name: replace(event, count=n).flops(work.model, work.system.convention) for name, n in both.items()}
+    return [{"measured": "FLOPs of the steps", "unit": f"FLOPs ({work.system.convention})", **prices}]
+
+
+# ------------------------------------------------------------------------------------------------- the analyses
+
+
+def analyse_final(work: Work, data: SeriesSet) -> None:
+    """The analyses of the final run, in DIR/analyses."""
+    folder = work.out / "analyses"
+    if (folder / "report.html").is_file():
+        return
+    print("\nanalyses of the final run", flush=True)
+    folder.mkdir(exist_ok=True)
+    finished = run.load_run(work.out / sweep.RUNS / "final")
+    chosen = work.series_of(work.parts[0], data)
+    config = replace(finished.config.evaluate, samples=reproduction.ANALYSED, series=len(chosen))
+    paid = paid_beside(work, finished.config, "analyses")
+    merged, adapted = run.decoder(finished.tuned)
+    with meter_of(work, paid, "analyses") as meter:
+        bare = replace(meter, template=run.event_of(paid, adapted=False))
+        models = {
+            "tuned": replace(merged, meter=meter if adapted else bare),
+            "untuned": replace(finished.untuned, meter=bare),
+        }
+        found = analyse(finished, models, chosen, data, config)
+    settings = {**protocol(chosen, config, finished.tuned), "seen_in_training": finished.seen(chosen)}
+    result = plain({"protocol": settings, **found, "bill": finished.bill(), "versions": versions()})
+    write_analyses(folder, result, f"Analyses of the final run, {work.system.name}")

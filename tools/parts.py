@@ -1,0 +1,108 @@
+"""A part of a report's protocol: forecasts of it by models and baselines, their rows, a figure, and the table's entry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxlv.baselines import BASELINES
+from jaxlv.codec import TOP
+from jaxlv.config import EvaluateConfig
+from jaxlv.evaluate import plain, score
+from jaxlv.forecast import Forecast, Forecaster
+from jaxlv.protocols import MAO_ALPHA, Part
+from jaxlv.protocols import score as score_part
+from jaxlv.report import figures, svg
+from jaxlv.series import SeriesSet
+from jaxlv_tools.console import Progress
+from jaxlv_tools.forecast import panels
+
+
+def spans(part: Part, chosen: SeriesSet) -> tuple[np.ndarray, np.ndarray]:
+    """(context, truth) of a part's series, raw units; a step of which the text shows some characters is in neither."""
+    start = part.context + int(part.shown > 0)
+    return chosen.values_NTV[:, : part.context], chosen.values_NTV[:, start : start + part.horizon]
+
+
+def forecast_part(
+    part: Part, chosen: SeriesSet, name: str, forecaster: Forecaster, settings: EvaluateConfig, point: str = "median"
+) -> tuple[dict[str, Any], Forecast]:
+    """A model's row of a part, and its forecast; `point` is what of the samples is scored, their median or mean."""
+    with Progress(f"{part.name} ({name})", len(chosen)) as progress:
+        size, heard = min(settings.batch_series, len(chosen)), progress.update
+        asked = (chosen, part.context, part.horizon, part.samples)
+        if part.reach:
+            forecast: Forecast = forecaster.rolling(*asked, part.reach, settings.seed, size, heard)
+        else:
+            forecast = forecaster(*asked, settings.seed, size, heard, shown=part.shown)
+    context_NCV, truth_NHV = spans(part, chosen)
+    point_NHV = forecast.median() if point == "median" else forecast.filled().mean(axis=1)
+    row = score(name, point_NHV, truth_NHV, context_NCV, chosen, forecast.filled())
+    figures_of = score_part(part, point_NHV, chosen, forecast.samples_NSHV)
+    return plain({**row, "valid_share": forecast.valid_share, "figures": figures_of}), forecast
+
+
+def baseline_rows(part: Part, chosen: SeriesSet) -> list[dict[str, Any]]:
+    """The baselines' rows of a part."""
+    context_NCV, truth_NHV = spans(part, chosen)
+    skipped, rows = int(part.shown > 0), []
+    for name, baseline in BASELINES.items():
+        # A baseline sees whole steps alone: where the cut shows part of one, it forecasts that step too.
+        point_NHV = baseline(context_NCV, part.horizon + skipped)[:, skipped:]
+        row = score(name, point_NHV, truth_NHV, context_NCV, chosen)
+        rows.append(plain({**row, "figures": score_part(part, point_NHV, chosen)}))
+    return rows
+
+
+def entry(
+    part: Part,
+    chosen: SeriesSet,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    scale: str,
+    seed: int,
+    point: str = "median",
+    drawing: str = "",
+) -> dict[str, Any]:
+    """A part as results have it: its protocol, the report's figures, the truth's, and the rows."""
+    return plain(
+        {
+            "part": part.name,
+            "protocol": {
+                "words": part.words, "context": part.context, "shown_characters": part.shown, "horizon": part.horizon,
+                "samples": part.samples, "steps at a time": part.reach or part.horizon, "scale": scale,
+                "simulated": part.drawn is not None, "series": chosen.ids_N, "variables": chosen.variables,
+                "seed": seed,
+                "point forecast": f"{point} of the samples at each step",
+                "measures": {m.key: {"words": m.words, "unit": m.unit_words, "first_steps": m.steps} for m in part.measures},
+            },
+            "drawing": drawing,
+            "reported": part.reported,
+            "truth": score_part(part, spans(part, chosen)[1], chosen),
+            "rows": rows,
+        }
+    )  # fmt: skip
+
+
+def draw(part: Part, chosen: SeriesSet, forecast: Forecast, errors: Mapping[str, float], out: Path) -> str:
+    """PART.png, and for a page parts/PART.svg: one series with its forecast. Returns which, in words."""
+    if part.drawn:  # by the truth alone, so that forecasts under several scales show the same series
+        order, words = np.argsort(chosen.values_NTV.max(axis=(1, 2))), "the median highest value"
+    else:
+        order, words = np.argsort([errors[str(i)] for i in chosen.ids_N]), "the median error"
+    panel = panels(forecast, chosen)[order[len(order) // 2]]
+    if part.drawn:
+        panel = replace(panel, top=("top of mao's scale", TOP * MAO_ALPHA))
+    svg.save_png(figures.forecast_figure(panel), out / f"{part.name}.png")
+    label = f"Forecast of series {panel.series_id}, the one of {words}"
+    (out / "parts" / f"{part.name}.svg").write_text(svg.to_svg(figures.forecast_figure(panel), label), encoding="utf-8")
+    return label
+
+
+def drawings(folder: Path) -> dict[str, str]:
+    """{part: the <svg> element of its forecast}."""
+    return {path.stem: path.read_text(encoding="utf-8") for path in folder.glob("*.svg")}
