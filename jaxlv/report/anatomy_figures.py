@@ -33,6 +33,7 @@ from jaxlv.report.figures import MODEL, curve
 from jaxlv.report.svg import INK, MUTED, PALETTE, styled
 
 Tree = Mapping[str, Any]
+MARKS = {".": "point", ",": "comma", ";": "semicolon"}  # too small to tell apart without their names
 
 
 # ---------------------------------------------------------------------------------------------- training
@@ -149,7 +150,7 @@ def largest_figure(head: Tree) -> Figure:
     known = {one["id"] for one in head["symbols"].values()}
     ax.barh(range(len(entries)), values, color=[MODEL if entry["id"] in known else MUTED for entry in entries], height=0.72)
     ax.axvline(0, color=INK, linewidth=0.8)
-    labels = [shortened(token_words(entry), 20) for entry in entries]
+    labels = [shortened(" ".join(filter(None, (MARKS.get(entry["text"]), token_words(entry)))), 20) for entry in entries]
     ax.set_yticks(range(len(entries)), labels, fontsize=9, va="center_baseline")
     ax.invert_yaxis()
     ax.margins(y=0.01)
