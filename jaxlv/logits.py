@@ -78,10 +78,6 @@ def token_costs(
     kinds = np.array([kind for text in texts for kind in token_kinds(text)[1:]])
     step = np.concatenate([np.cumsum([symbol == ";" for symbol in text[:-1]]) for text in texts])
     owner = np.repeat(np.arange(len(texts)), [len(text) - 1 for text in texts])
-    order = [
-        kind for kind in ("digit before the point", "point", *(f"{name} decimal" for name in ORDINALS)) if kind in kinds
-    ]
-    order += [kind for kind in ("comma", "semicolon") if kind in kinds]
     return plain(
         {
             "units": {"nats": "nats per real token", "perplexity": "exp(nats)", "outside": "share of the probability"},
@@ -238,7 +234,7 @@ def padding_sides(forecaster: Forecaster, series: SeriesSet, context: int) -> Tr
 
 
 def _prompts(forecaster: Forecaster, series: SeriesSet, context: int) -> list[np.ndarray]:
-    """The ids of prompts of different lengths, each of another series: the last steps of the context, all, fewer, fewer."""
+    """The ids of prompts of different lengths, each of another series: the whole context, and its last half."""
     scales_NV = forecaster.scales(series, context)
     prompts = []
     for row in range(PROMPTS):

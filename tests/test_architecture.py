@@ -87,7 +87,7 @@ ALLOWED: dict[str, set[str]] = {
     "report.svg": set(),
     "report.page": {"report.svg"},
     "report.tables": {"report.page"},
-    "report.axes": set(),
+    "report.axes": {"report.svg"},
     "report.figures": {"report.axes", "report.svg"},
     "report.evaluation": {"report.figures", "report.page", "report.tables"},
     "report.comparison": {"report.figures", "report.page"},
@@ -95,7 +95,7 @@ ALLOWED: dict[str, set[str]] = {
     "report.analysis_figures": {"report.axes", "report.figures", "report.svg"},
     "report.anatomy_figures": {"report.analysis_figures", "report.axes", "report.figures", "report.svg"},
     "report.analysis_frames": set(),
-    "report.analysis_tables": {"report.page"},
+    "report.analysis_tables": {"report.columns", "report.page"},
     "report.anatomy": {
         "report.analysis_tables", "report.anatomy_figures", "report.figures", "report.page", "report.parts",
     },

@@ -141,7 +141,7 @@ def test_a_shift_of_all_positions_is_no_mistake(sides):
 
 
 def test_prompts_differ_in_length_and_have_padding(sides):
-    assert len(set(sides["prompts"])) == 3 and max(sides["prompts"]) < sides["padded_to"]
+    assert len(set(sides["prompts"])) == logits.PROMPTS and max(sides["prompts"]) < sides["padded_to"]
 
 
 def test_a_model_that_sees_its_padding_is_found_out(forecaster, series, monkeypatch):

@@ -121,8 +121,7 @@ def write(out: Path, result: dict[str, Any], title: str) -> None:
         frame.to_csv(out / "tables" / f"{name}.csv", index=False, float_format="%.6g")
     parts = report.parts_of(result)
     for picture in report.pictures(parts):
-        (out / "figures" / f"{picture.name}.svg").write_text(svg.stand_alone(picture.svg), encoding="utf-8")
-        svg.save_png(picture.drawing, out / "figures" / f"{picture.name}.png")
+        svg.save_pair(picture.drawing, picture.svg, out / "figures" / picture.name)
     page.write(out / "report.html", report.page_of(result, parts, title))
 
 

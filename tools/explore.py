@@ -181,9 +181,7 @@ def save(out: Path, result: dict[str, Any], drawings: dict[str, tuple[Any, str]]
     elements = {}
     for name, (drawing, label) in drawings.items():
         elements[name] = svg.to_svg(drawing, label)
-        (out / "figures" / f"{name}.svg").write_text(svg.stand_alone(elements[name]), encoding="utf-8")
-        drawing.set_layout_engine("none")  # laid out already
-        svg.save_png(drawing, out / "figures" / f"{name}.png")
+        svg.save_pair(drawing, elements[name], out / "figures" / name)
     report.write_page(out / "report.html", result, elements)
 
 

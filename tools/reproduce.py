@@ -339,6 +339,11 @@ def part_entries(work: Work, data: SeriesSet) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------- the program
 
 
+def shown(model: str) -> str:
+    """A model's name as results have it: of a folder the last part alone."""
+    return Path(model).name if Path(model).is_dir() else model
+
+
 def bill_of(work: Work, file: str) -> dict[str, Any] | None:
     """What a ledger says was spent, by phase, in its own convention and as executed; None where there is none."""
     path = work.out / file
@@ -358,7 +363,7 @@ def bill_of(work: Work, file: str) -> dict[str, Any] | None:
 def write(work: Work, plan: dict[str, Any], data: SeriesSet) -> dict[str, Any]:
     """reproduce.json and the page, from what lies in the folder."""
     result = {
-        "system": work.system.name, "scale": work.scale, "model": work.model_name, "rule": work.system.rule,
+        "system": work.system.name, "scale": work.scale, "model": shown(work.model_name), "rule": work.system.rule,
         "figure": work.system.figure, "data": Path(data.source["path"]).name, "data_sha256": data.source["sha256"],
         "plan": plan, "bill": bill_of(work, run.LEDGER), "beside": bill_of(work, beside.FILE),
         "stages": [found for stage in work.stages if (found := work.result(stage.name))],

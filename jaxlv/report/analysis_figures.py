@@ -13,23 +13,30 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter
 
-from jaxlv.report.axes import ABOVE, WIDTH, canvas, log_ticks, name_ends, numbers, plain_number, positive, shortened, ticks
-from jaxlv.report.figures import SPECIES, row_styles
+from jaxlv.report.axes import (
+    ABOVE,
+    DASHED,
+    WIDTH,
+    canvas,
+    log_ticks,
+    name_ends,
+    numbers,
+    plain_ticks,
+    positive,
+    shortened,
+    species,
+    ticks,
+)
+from jaxlv.report.figures import row_styles
 from jaxlv.report.svg import INK, MUTED, PALETTE, styled
 
 Tree = Mapping[str, Any]
-DASHED = (0, (4, 3))
 
 
 def model_colours(names: Iterable[str]) -> dict[str, str]:
     """The colour of each model."""
     return {name: style.colour for name, style in row_styles(names).items()}
-
-
-def _species(variables: Sequence[str]) -> list[str]:
-    return [SPECIES[v % len(SPECIES)] for v in range(len(variables))]
 
 
 # -------------------------------------------------------------------------------------------- round trip
@@ -46,13 +53,12 @@ def round_trip_figure(trip: Tree) -> Figure:
     figure = canvas(WIDTH, 60 + 96 * len(variables))
     axes = figure.subplots(len(variables), 1, sharex=True, squeeze=False)[:, 0]
     steps = np.arange(1, len(difference_TV) + 1)
-    for v, (ax, colour) in enumerate(zip(axes, _species(variables), strict=True)):
-        ax.vlines(steps, 0, difference_TV[:, v], color=colour, linewidth=1.6)
+    for v, ax in enumerate(axes):
+        ax.vlines(steps, 0, difference_TV[:, v], color=species(v), linewidth=1.6)
         ax.axhline(variant["half_unit"][v], color=INK, linewidth=0.9, linestyle=DASHED)
         ax.set_ylim(0, 1.25 * variant["half_unit"][v])
-        ax.set_ylabel(shortened(variables[v], 16), color=colour)
-        ax.yaxis.set_major_locator(ticks(3))
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: plain_number(value)))
+        ax.set_ylabel(shortened(variables[v], 16), color=species(v))
+        plain_ticks(ax.yaxis, 3)
         ax.grid(False, axis="x")
     axes[-1].set_xlim(0, len(steps) + 1)
     axes[-1].set_xlabel("time step")
@@ -128,18 +134,17 @@ def histogram_figure(errors: Tree, variables: Sequence[str]) -> Figure:
     colours, edges = model_colours(errors["histograms"]), np.array(errors["edges"])
     figure = canvas(WIDTH, 60 + 112 * len(variables))
     axes = figure.subplots(len(variables), 1, sharex=True, squeeze=False)[:, 0]
-    for ax, variable, hue in zip(axes, variables, _species(variables), strict=True):
+    for v, (ax, variable) in enumerate(zip(axes, variables, strict=True)):
         for name, colour in reversed(colours.items()):
             shares = 100 * np.array(errors["histograms"][name][variable])
             ax.stairs(shares, edges, color=colour, alpha=0.18, fill=True, linewidth=0)
             ax.stairs(shares, edges, color=colour, linewidth=1.8 if name == "tuned" else 1.2)
         ax.axvline(0, color=MUTED, linewidth=0.8)
-        ax.set_ylabel(f"{shortened(variable, 16)} (%)", color=hue)
+        ax.set_ylabel(f"{shortened(variable, 16)} (%)", color=species(v))
         ax.yaxis.set_major_locator(ticks(3))
         ax.grid(False, axis="x")
     axes[-1].set_xlim(edges[0], edges[-1])
-    axes[-1].xaxis.set_major_locator(ticks(6))
-    axes[-1].xaxis.set_major_formatter(FuncFormatter(lambda value, _: plain_number(round(value, 9)).replace("-", "−")))
+    plain_ticks(axes[-1].xaxis, 6)
     axes[-1].set_xlabel("forecast − truth (raw units)")
     figure.align_ylabels(axes)
     figure.legend([Patch(color=c, alpha=0.7) for c in colours.values()], list(colours), ncols=len(colours), **ABOVE)
@@ -157,10 +162,10 @@ def sorted_figure(series: Tree, models: Sequence[str]) -> Figure:
     for ax, name in zip(axes, models, strict=True):
         method = series["methods"][name]
         count, width = len(method["series"]), 0.84 / len(variables)
-        for v, (variable, colour) in enumerate(zip(variables, _species(variables), strict=True)):
+        for v, variable in enumerate(variables):
             values = numbers(method["log10_mse"][variable])
             places = np.arange(count) + (v - (len(variables) - 1) / 2) * width
-            ax.bar(places, values - floor, width, bottom=floor, color=colour, label=variable)
+            ax.bar(places, values - floor, width, bottom=floor, color=species(v), label=variable)
         ax.set_xlim(-0.7, count - 0.3)
         ax.set_ylim(floor, None)
         shown = np.unique(np.linspace(0, count - 1, min(count, 32)).astype(int))  # more labels would overlap

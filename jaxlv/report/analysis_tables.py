@@ -2,197 +2,173 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
-from jaxlv.report.page import Cell, Group, Table, number, percent
+from jaxlv.report.columns import Column, count, of, share, table_of, words
+from jaxlv.report.page import Table, number
 
 Tree = Mapping[str, Any]
-
-
-def _number(value: float | None) -> Cell:
-    return Cell(number(value), value)
-
-
-def _percent(value: float | None) -> Cell:
-    return Cell(percent(value), value)
-
-
-def _count(value: int) -> Cell:
-    return Cell(f"{value:,}", value)
+NAME = words("name", " ")
 
 
 def token_table(tokens: Tree) -> Table:
-    """Tokens of each kind and window: count, nats and perplexity of each model, share of all nats of the first."""
-    first = next(iter(tokens.values()))
-    rows = []
+    """Tokens of each kind and window: count, nats and perplexity of each model, and the share of all its nats."""
+    first, columns = next(iter(tokens.values())), [count("tokens")]
+    parts = {"all": {model: {**costs, "share_of_nats": 1.0} for model, costs in tokens.items()}}
     for group in ("by_kind", "by_window"):
-        for kind, share in first[group].items():
-            cells = [Cell(kind), _count(share["tokens"])]
-            for costs in tokens.values():
-                found = costs[group][kind]
-                cells += [_number(found["vocabulary"]["nats"]), _number(found["symbols"]["nats"])]
-                cells += [_number(found["symbols"]["perplexity"]), _percent(found["share_of_nats"])]
-            rows.append(cells)
-    overall = [Cell("all"), _count(first["tokens"])]
-    for costs in tokens.values():
-        overall += [_number(costs["vocabulary"]["nats"]), _number(costs["symbols"]["nats"])]
-        overall += [_number(costs["symbols"]["perplexity"]), _percent(1.0)]
+        parts |= {name: {model: costs[group][name] for model, costs in tokens.items()} for name in first[group]}
+    rows = []
+    for name, found in parts.items():
+        row = {"name": name, "tokens": next(iter(found.values()))["tokens"]}
+        for model, costs in found.items():
+            row |= {f"{model} {softmax}": costs[softmax]["nats"] for softmax in ("vocabulary", "symbols")}
+            row |= {f"{model} perplexity": costs["symbols"]["perplexity"], f"{model} share": costs["share_of_nats"]}
+        rows.append(row)
+    for model in tokens:
+        columns += of([(f"{model} {key}", key) for key in ("vocabulary", "symbols")], model, "nats per token")
+        columns += [Column(f"{model} perplexity", "perplexity"), share(f"{model} share", "share", "", "%")]
     caption = (
         f"Cost of a token in nats, over {len(first['series'])} whole series, each token given all before it; padding never"
         " counts. Vocabulary: by the softmax over all tokens; symbols: over the 13 of the number format, as constrained"
         " decoding draws them; perplexity: e to the power of that; share: of all nats, by symbols."
     )
-    columns = ["", "tokens", *["vocabulary", "symbols", "perplexity", "share in %"] * len(tokens)]
-    groups = [Group("", "", 2), *(Group(name, "nats per token", 4) for name in tokens)]
-    return Table("Cost of tokens", caption, groups, columns, [overall, *rows])
+    return table_of("Cost of tokens", caption, rows, NAME, columns)
 
 
 def round_trip_table(trip: Tree) -> Table:
     """Differences after text and back under every head-room."""
-    variables = trip["variables"]
-    rows = []
-    for one in trip["variants"]:
-        cells = [
-            Cell("scale" if one["headroom"] is None else f"{100 * one['headroom']:g} % head-room"),
-            _count(one["tokens"]),
-        ]
-        for v in range(len(variables)):
-            cells += [_number(one[key][v]) for key in ("mean", "greatest", "half_unit")]
-        rows.append([*cells, _number(one["mean_ratio_of_all"]), _number(one["greatest_ratio_of_all"])])
+    variables, keys = trip["variables"], {"mean": "mean", "greatest": "greatest", "half_unit": "half unit"}
+    rows = [
+        {
+            "name": "scale" if one["headroom"] is None else f"{100 * one['headroom']:g} % head-room",
+            **{key: one[key] for key in ("tokens", "mean_ratio_of_all", "greatest_ratio_of_all")},
+            **{f"{variable} {key}": one[key][v] for v, variable in enumerate(variables) for key in keys},
+        }
+        for one in trip["variants"]
+    ]
+    columns = [count("tokens")]
+    for variable in variables:
+        columns += of([(f"{variable} {key}", head) for key, head in keys.items()], variable, "raw units")
+    columns += of([("mean_ratio_of_all", "mean"), ("greatest_ratio_of_all", "greatest")], "all series", "half units")
     caption = (
         f"Series {trip['series']} as text and back: mean and greatest absolute difference in raw units, beside half a unit"
         f" of the last decimal. Last two columns: over all {trip['all_series']} series, in halves of a unit; rounding gives"
         " 0.5 on average and at most 1."
     )
-    groups = [Group("", "", 2), *(Group(v, "raw units", 3) for v in variables), Group("all series", "half units", 2)]
-    columns = ["", "tokens", *["mean", "greatest", "half unit"] * len(variables), "mean", "greatest"]
-    return Table("Text and back", caption, groups, columns, rows)
+    return table_of("Text and back", caption, rows, NAME, columns)
 
 
 def growth_table(growth: Tree) -> Table:
     """Errors of every method in the first and last steps, and how they grow."""
-    rows = [
-        [Cell(name), _number(m["first"]), _number(m["last"]), _number(m["growth"])] for name, m in growth["methods"].items()
-    ]
+    edge = growth["edge"]
+    rows = [{"name": name, **method} for name, method in growth["methods"].items()]
+    columns = of([("first", f"first {edge}"), ("last", f"last {edge}")], "mean absolute error", "raw units")
     caption = (
-        f"Mean absolute error over {growth['series']} series and the first, the last {growth['edge']} of"
-        f" {len(growth['step'])} steps, in raw units, and last over first."
+        f"Mean absolute error over {growth['series']} series and the first, the last {edge} of {len(growth['step'])} steps,"
+        " in raw units, and last over first."
     )
-    groups = [Group("", "", 1), Group("mean absolute error", "raw units", 2), Group("", "", 1)]
-    columns = ["", f"first {growth['edge']}", f"last {growth['edge']}", "growth"]
-    return Table("Errors of the first and last steps", caption, groups, columns, rows)
+    return table_of("Errors of the first and last steps", caption, rows, NAME, [*columns, Column("growth", "growth")])
 
 
 def signed_table(errors: Tree) -> Table:
     """Mean, deviation and sign of every method's errors, by variable."""
-    variables = list(next(iter(errors["methods"].values()))["by_variable"])
     rows = [
-        [Cell(name)]
-        + [
-            cell
-            for v in variables
-            for cell in (
-                _number(m["by_variable"][v]["mean"]),
-                _number(m["by_variable"][v]["sd"]),
-                _percent(m["by_variable"][v]["share_above"]),
-            )
-        ]
-        for name, m in errors["methods"].items()
+        {"name": name}
+        | {f"{variable} {key}": value for variable, m in method["by_variable"].items() for key, value in m.items()}
+        for name, method in errors["methods"].items()
     ]
+    columns: list[Column] = []
+    for variable in next(iter(errors["methods"].values()))["by_variable"]:
+        columns += of([(f"{variable} mean", "mean"), (f"{variable} sd", "deviation")], variable, "raw units")
+        columns.append(share(f"{variable} share_above", "too high", ""))
     caption = (
         "Forecast − truth in raw units, over all series and steps: mean (below zero: too low), standard deviation, and the"
         " share of forecasts that are too high."
     )
-    groups = [Group("", "", 1), *(Group(v, "raw units", 3) for v in variables)]
-    return Table("Signed errors", caption, groups, ["", *["mean", "deviation", "too high, %"] * len(variables)], rows)
+    return table_of("Signed errors", caption, rows, NAME, columns)
 
 
 def series_table(series: Tree) -> Table:
     """Median log10 MSE of every method by variable, and how the variables' errors go together."""
     variables = series["variables"]
-    rows = [
-        [
-            Cell(name), *(_number(m["median_log10_mse"][v]) for v in variables), _number(m["rank_correlation"]),
-            _percent(m["share_first_larger"]),
+    rows = [{"name": name, **method, **method["median_log10_mse"]} for name, method in series["methods"].items()]
+    columns = of([(variable, variable) for variable in variables], "median log10 MSE", "raw units²")
+    caption = "Median over series of log10 of the mean squared error (raw units²)"
+    if len(variables) > 1:
+        columns += [
+            Column("rank_correlation", "rank correlation"),
+            share("share_first_larger", f"{variables[0]} larger", ""),
         ]
-        for name, m in series["methods"].items()
-    ]  # fmt: skip
-    caption = (
-        "Median over series of log10 of the mean squared error (raw units²), Spearman’s rank correlation of the two"
-        f" variables’ errors over series, and the share of series whose {variables[0]} has the larger error."
-    )
-    groups = [Group("", "", 1), Group("median log10 MSE", "raw units²", len(variables)), Group("", "", 2)]
-    columns = ["", *variables, "rank correlation", f"{variables[0]} larger, %"]
-    return Table("Errors of single series", caption, groups, columns, rows)
+        caption += (
+            ", Spearman’s rank correlation of the errors of the first two variables over series, and the share of series"
+            f" whose {variables[0]} has the larger error"
+        )
+    return table_of("Errors of single series", f"{caption}.", rows, NAME, columns)
 
 
 def ceiling_table(ceiling: Tree) -> Table:
     """How many samples end at or above the top of their scale, and how many truths lie above it."""
-    rows = [
-        [
-            Cell(model), _count(c["samples"]), _count(c["near_top"]), _count(c["above_top"]), _count(c["truth_above_top"]),
-            _count(c["followed"]), _number(c["median_forecast_over_true"]),
-        ]
-        for model, c in ceiling.items()
-    ]  # fmt: skip
+    rows = [{"name": model, **found} for model, found in ceiling.items()]
+    peaks = {
+        "near_top": "at the top", "above_top": "above it", "truth_above_top": "truth above", "followed": "both above",
+    }  # fmt: skip
+    columns = [
+        count("samples"),
+        *of(list(peaks.items()), "peaks of samples", "", "count"),
+        Column("median_forecast_over_true", "peak ratio"),
+    ]
     caption = (
         "Peaks of samples, each sample and variable by itself: within 2 % of the top of the scale that it was written in;"
         " above it; with a truth that peaks above it; of these, with a sample that does too. Last: forecast peak over true"
         " peak, the median over futures that exceed their context."
     )
-    groups = [Group("", "", 2), Group("peaks of samples", "", 4), Group("", "", 1)]
-    columns = ["", "samples", "at the top", "above it", "truth above", "both above", "peak ratio"]
-    return Table("The top of the scale", caption, groups, columns, rows)
+    return table_of("The top of the scale", caption, rows, NAME, columns)
 
 
 def head_table(head: Tree) -> Table:
     """The 13 symbols' own entries and their places among all."""
-    rows = [
-        [Cell(symbol), _count(one["id"]), _number(one["value"]), _count(one["rank"])]
-        for symbol, one in head["symbols"].items()
-    ]
+    rows = [{"symbol": symbol, **one} for symbol, one in head["symbols"].items()]
+    columns = [count("id", "token id"), Column("value", "value"), count("rank", "place")]
     caption = f"The entries of the 13 symbols, and their places among all {head['entries']:,}, the largest first."
-    return Table("The 13 symbols", caption, [Group("", "", 4)], ["symbol", "token id", "value", "place"], rows)
+    return table_of("The 13 symbols", caption, rows, words("symbol"), columns)
 
 
 def spectra_table(spectra: Tree) -> Table:
     """Median and range of the measures of rank and size, by projection and over all."""
-    entries = spectra["projections"]
-    names = list(dict.fromkeys(entry["projection"] for entry in entries))
-    groups = {"all": entries, **{name: [e for e in entries if e["projection"] == name] for name in names}}
+    entries = pd.DataFrame(spectra["projections"])
+    measures = {"effective_rank": "effective rank", "stable_rank": "stable rank", "first_share": "first"}
+    spread = {"median": "median", "min": "least", "max": "greatest"}
     rows = []
-    for name, chosen in groups.items():
-        cells = [Cell(name), _count(len(chosen))]
-        for key, write in (("effective_rank", _number), ("stable_rank", _number), ("first_share", _percent)):
-            cells += [write(_median(chosen, key)), write(min(e[key] for e in chosen)), write(max(e[key] for e in chosen))]
-        rows.append([*cells, _percent(_median(chosen, "relative_norm"))])
+    for name, chosen in [("all", entries), *entries.groupby("projection", sort=False)]:
+        values = chosen[[*measures, "relative_norm"]].agg(list(spread))
+        rows.append(
+            {"name": name, "matrices": len(chosen)}
+            | {f"{key} {of_all}": values.loc[of_all, key] for key in values for of_all in spread}
+        )
+    columns = [count("matrices")]
+    for key, group in measures.items():
+        heads = [(f"{key} {of_all}", head) for of_all, head in spread.items()]
+        columns += of(heads, group, *(("%", "percent") if key == "first_share" else ()))
+    columns.append(share("relative_norm median", "median", "size"))
     caption = (
         f"The change scale × BA of each adapted weight, rank {spectra['rank']}: median and range over layers. Effective"
         " rank: e to the entropy of the singular values’ shares; stable rank: sum of squares over the largest square; first:"
         " share of the squared norm in the largest direction; size: norm of the change over that of the frozen weight."
     )
-    three = ["median", "least", "greatest"]
-    heads = [Group("", "", 2), Group("effective rank", "", 3), Group("stable rank", "", 3), Group("first", "%", 3)]
-    return Table("Adapter spectra", caption, [*heads, Group("size", "%", 1)], ["", "matrices", *three * 3, "median"], rows)
-
-
-def _median(entries: Sequence[Tree], key: str) -> float:
-    return float(pd.Series([entry[key] for entry in entries]).median())
+    return table_of("Adapter spectra", caption, rows, NAME, columns)
 
 
 def padding_table(padding: Tree) -> Table:
     """Differences of logits and of the next token under each way to pad."""
-    rows = [
-        [
-            Cell(case["name"]), _number(case["difference"]),
-            Cell("" if "within" not in case else "yes" if case["within"] else "no"),
-            _number(case["distance"]), _percent(case["digit"]),
-        ]
-        for case in padding["cases"]
-    ]  # fmt: skip
+    columns = [
+        Column("difference", "difference", "logits", "natural log units"),
+        Column("within", "within", form="literal"),
+        Column("distance", "distance", "next token"),
+        share("digit", "a digit", "next token"),
+    ]
     lengths = ", ".join(map(str, padding["prompts"]))
     caption = (
         f"Prompts of {lengths} tokens, padded to {padding['padded_to']}, {padding['dtype']}. Difference: the largest of a"
@@ -201,5 +177,4 @@ def padding_table(padding: Tree) -> Table:
         " summation may change. Next token: total variation distance of its distribution behind the prompt from that"
         " without padding, and the probability of a digit, which must come there."
     )
-    groups = [Group("", "", 1), Group("logits", "natural log units", 2), Group("next token", "", 2)]
-    return Table("Padding", caption, groups, ["", "difference", "within", "distance", "a digit, %"], rows)
+    return table_of("Padding", caption, padding["cases"], NAME, columns)

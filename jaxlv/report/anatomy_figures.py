@@ -14,14 +14,26 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
-from matplotlib.ticker import FuncFormatter
 
-from jaxlv.report.analysis_figures import DASHED, model_colours
-from jaxlv.report.axes import ABOVE, WIDTH, canvas, log_ticks, numbers, plain_number, positive, shortened, ticks
+from jaxlv.report.analysis_figures import model_colours
+from jaxlv.report.axes import (
+    ABOVE,
+    DASHED,
+    WIDTH,
+    canvas,
+    log_ticks,
+    numbers,
+    plain_number,
+    plain_ticks,
+    positive,
+    shortened,
+    ticks,
+)
 from jaxlv.report.figures import MODEL, curve
 from jaxlv.report.svg import INK, MUTED, PALETTE, styled
 
 Tree = Mapping[str, Any]
+MARKS = {".": "point", ",": "comma", ";": "semicolon"}  # too small to tell apart without their names
 
 
 # ---------------------------------------------------------------------------------------------- training
@@ -100,7 +112,7 @@ def token_step_figure(tokens: Tree) -> Figure:
             ax.fill_between(steps, low_T, high_T, color=colour, alpha=0.16, linewidth=0)
         ax.plot(steps, positive(by_step["median"]), color=colour, linewidth=1.8 if name == "tuned" else 1.4, label=name)
     context = next(iter(tokens.values()))["context"]
-    ax.axvline(context + 0.5, color=MUTED, linewidth=0.8, linestyle=(0, (3, 2)))
+    ax.axvline(context + 0.5, color=MUTED, linewidth=0.8, linestyle=DASHED)
     ax.annotate(
         "scale fitted up to here", (context + 0.5, 1), (-4, -2), xycoords=("data", "axes fraction"),
         textcoords="offset points", ha="right", va="top", fontsize=9, color=MUTED,
@@ -138,13 +150,12 @@ def largest_figure(head: Tree) -> Figure:
     known = {one["id"] for one in head["symbols"].values()}
     ax.barh(range(len(entries)), values, color=[MODEL if entry["id"] in known else MUTED for entry in entries], height=0.72)
     ax.axvline(0, color=INK, linewidth=0.8)
-    labels = [shortened(token_words(entry), 20) for entry in entries]
+    labels = [shortened(" ".join(filter(None, (MARKS.get(entry["text"]), token_words(entry)))), 20) for entry in entries]
     ax.set_yticks(range(len(entries)), labels, fontsize=9, va="center_baseline")
     ax.invert_yaxis()
     ax.margins(y=0.01)
     ax.grid(False, axis="y")
-    ax.xaxis.set_major_locator(ticks(5))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: plain_number(round(value, 12)).replace("-", "−")))
+    plain_ticks(ax.xaxis, 5)
     ax.set_xlabel("bias (natural log of odds)" if head["kind"] == "bias" else "norm of the row's change")
     handles = [Patch(color=MODEL), Patch(color=MUTED)]
     figure.legend(handles, ["one of the 13 symbols", "another token"], ncols=2, **ABOVE)
@@ -166,8 +177,7 @@ def head_histogram_figure(head: Tree) -> Figure:
         ax.axvline(0, color=MUTED, linewidth=0.8)
     for one in head["symbols"].values():
         ax.plot([one["value"]] * 2, [0.5, 0.9], color=MODEL, linewidth=1.6)
-    ax.xaxis.set_major_locator(ticks(5))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: plain_number(round(value, 12)).replace("-", "−")))
+    plain_ticks(ax.xaxis, 5)
     ax.set_xlabel("bias (natural log of odds)" if head["kind"] == "bias" else "norm of the row's change")
     ax.set_ylabel("entries")
     handles = [Line2D([], [], color=INK, linewidth=1.0, linestyle=DASHED), Line2D([], [], color=MODEL, linewidth=1.6)]

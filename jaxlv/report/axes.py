@@ -1,4 +1,4 @@
-"""What figures share: an empty figure, ticks and their labels, numbers fit for an axis, names at the ends of lines."""
+"""What figures share: an empty figure, colours of variables, ticks and labels, numbers for an axis, names at line ends."""
 
 from __future__ import annotations
 
@@ -13,16 +13,25 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
+from jaxlv.report.svg import PALETTE
+
 WIDTH = 440  # half a page, and near the width of a phone
 ABOVE: dict[str, Any] = {  # a legend in lines above the axes
     "loc": "outside upper left", "borderpad": 0, "handlelength": 1.6, "columnspacing": 1.1, "handletextpad": 0.5,
 }  # fmt: skip
+DASHED = (0, (4, 3))
+SPECIES = [colours[0] for name, colours in PALETTE.items() if name.startswith("species")]
 
 
 def canvas(width: float, height: float) -> Figure:
     """An empty figure of that size in CSS pixels, laid out to hold its labels."""
     layout = ConstrainedLayoutEngine(w_pad=2 / 72, h_pad=3 / 72, hspace=0.03)
     return Figure(figsize=(width / 72, height / 72), layout=layout)
+
+
+def species(v: int) -> str:
+    """The colour of variable `v`."""
+    return SPECIES[v % len(SPECIES)]
 
 
 def numbers(values: Iterable[Any]) -> np.ndarray:
@@ -45,6 +54,12 @@ def plain_number(value: float) -> str:
 def ticks(count: int, integer: bool = False) -> MaxNLocator:
     """At most `count` intervals between round numbers."""
     return MaxNLocator(count, steps=[1, 2, 2.5, 5, 10], integer=integer)
+
+
+def plain_ticks(axis: Any, count: int) -> None:
+    """Few ticks with plain labels, also below zero."""
+    axis.set_major_locator(ticks(count))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: plain_number(round(value, 12)).replace("-", "−")))
 
 
 def log_ticks(axis: Any, low: float, high: float) -> None:

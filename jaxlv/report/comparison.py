@@ -104,7 +104,7 @@ def table_of(part: Tree) -> Table:
     scale = "is fitted on the context alone" if rule == "context" else f"is that of {rule}'s rule"
     caption = (
         "Mean over series with its median and 95 % bootstrap interval; the report prints a mean alone. Bold: the best of the"
-        f" models and baselines. The scale {scale}; the point forecast is the median of the samples."
+        f" models and baselines. The scale {scale}; the point forecast is the {part['protocol']['point forecast']}."
     )
     return Table(heading(part), caption, groups, columns, rows)
 

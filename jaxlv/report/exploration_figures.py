@@ -18,8 +18,8 @@ from matplotlib.ticker import FuncFormatter
 from jaxlv.clusters import CLUSTERS, Clusters, plane
 from jaxlv.exploration import Cycles
 from jaxlv.report import series_figures as own
-from jaxlv.report.axes import WIDTH, canvas, log_ticks, plain_number, ticks
-from jaxlv.report.series_figures import HUES, LEGEND, Rows, thinned
+from jaxlv.report.axes import ABOVE, WIDTH, canvas, log_ticks, plain_number, ticks
+from jaxlv.report.series_figures import HUES, Rows, thinned
 from jaxlv.report.svg import MUTED, styled
 from jaxlv.series import SeriesSet
 
@@ -48,7 +48,7 @@ def plane_figure(place_N2: np.ndarray, label_N: np.ndarray, variance: Sequence[f
     for axis, share, word in zip((ax.xaxis, ax.yaxis), variance, ("first", "second"), strict=True):
         axis.set_label_text(f"{word} component ({100 * share:.0f} % of the variance)")
         axis.set_major_locator(ticks(6))
-    figure.legend(handles, [f"cluster {k + 1}" for k in range(len(handles))], ncols=4, **{**LEGEND, "handlelength": 0.8})
+    figure.legend(handles, [f"cluster {k + 1}" for k in range(len(handles))], ncols=4, **{**ABOVE, "handlelength": 0.8})
     return figure
 
 
@@ -110,7 +110,7 @@ def round_trip_figure(rows: Rows) -> Figure:
         Line2D([], [], color=MUTED, marker="D", markersize=5, markerfacecolor="none", markeredgewidth=1.4, linewidth=0),
     ]
     figure.legend(
-        handles, ["mean, and its range over series", "largest single error"], ncols=2, **{**LEGEND, "handlelength": 2.2}
+        handles, ["mean, and its range over series", "largest single error"], ncols=2, **{**ABOVE, "handlelength": 2.2}
     )
     return figure
 
@@ -139,7 +139,7 @@ def window_figure(rows: Rows) -> Figure:
     axes[0, 0].set_ylabel("padding\n(% of positions)")
     axes[1, 0].set_ylabel("tokens left out\n(% of all)")
     handles = [Rectangle((0, 0), 1, 1, color=HUES[j % len(HUES)]) for j in range(len(lengths))]
-    figure.legend(handles, [f"{length} tokens" for length in lengths], ncols=len(lengths), **LEGEND)
+    figure.legend(handles, [f"{length} tokens" for length in lengths], ncols=len(lengths), **ABOVE)
     return figure
 
 

@@ -18,12 +18,24 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
 
-from jaxlv.report.axes import ABOVE, WIDTH, canvas, log_ticks, name_ends, numbers, plain_number, positive, shortened, ticks
+from jaxlv.report.axes import (
+    ABOVE,
+    DASHED,
+    WIDTH,
+    canvas,
+    log_ticks,
+    name_ends,
+    numbers,
+    plain_number,
+    positive,
+    shortened,
+    species,
+    ticks,
+)
 from jaxlv.report.svg import INK, MUTED, PALETTE, styled
 
 # ------------------------------------------------------------------------------------------- style
 
-SPECIES = [colours[0] for name, colours in PALETTE.items() if name.startswith("species")]
 MODEL = PALETTE["row-tuned"][0]
 BANDS = (0.95, 0.80, 0.50)  # central shares of the samples, widest first
 _ALPHA = {0.95: 0.18, 0.80: 0.24, 0.50: 0.34}  # they add up, as the bands are nested
@@ -129,7 +141,7 @@ def forecast_figure(panel: ForecastPanel, *, time_label: str = "time") -> Figure
     axes = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
     median_HV = quantile_HV(panel.samples_SHV, 0.5)
     for v, ax in enumerate(axes):
-        colour = SPECIES[v % len(SPECIES)]
+        colour = species(v)
         top = np.nanmax(panel.observed_TV[:, v])
         for share in BANDS:
             low_H = quantile_HV(panel.samples_SHV, (1 - share) / 2)[:, v]
@@ -165,7 +177,7 @@ def forecast_figure(panel: ForecastPanel, *, time_label: str = "time") -> Figure
 
 
 def _forecast_legend(figure: Figure, panel: ForecastPanel) -> None:
-    colours = [SPECIES[v % len(SPECIES)] for v in range(len(panel.variables))]
+    colours = [species(v) for v in range(len(panel.variables))]
     entries: list[tuple[Any, str]] = [(Line2D([], [], color=INK, linewidth=1.5), "context")]
     if panel.truth_HV is not None:
         entries.append((Line2D([], [], color=INK, linewidth=0.9, marker=".", markersize=4.5, markeredgewidth=0), "truth"))
@@ -213,7 +225,7 @@ def phase_figure(panel: ForecastPanel, *, samples: int = 5) -> Figure:
     ax.set_ylim(0, 1.05 * high_V[1] or 1.0)
     for axis, v in ((ax.xaxis, 0), (ax.yaxis, 1)):
         axis.set_major_locator(ticks(5))
-        axis.set_label_text(shortened(panel.variables[v], 24), color=SPECIES[v])
+        axis.set_label_text(shortened(panel.variables[v], 24), color=species(v))
     figure.legend(loc="outside upper left", ncols=5, handlelength=1.3, columnspacing=0.9, handletextpad=0.4, borderpad=0)
     return figure
 
@@ -306,8 +318,8 @@ def calibration_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     styles = row_styles(str(row["name"]) for row in rows)
     figure = canvas(WIDTH, 380)
     ax = figure.subplots()
-    ax.plot([0, 100], [0, 100], color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)))
-    handles: list[Any] = [Line2D([], [], color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)))]
+    ax.plot([0, 100], [0, 100], color=MUTED, linewidth=1.0, linestyle=DASHED)
+    handles: list[Any] = [Line2D([], [], color=MUTED, linewidth=1.0, linestyle=DASHED)]
     labels = ["calibrated"]
     adjusted = read_as_intervals = False
     for row in sorted(drawn, key=lambda row: row["name"] == "tuned"):

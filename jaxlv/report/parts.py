@@ -27,10 +27,8 @@ class Picture:
 
     @functools.cached_property
     def svg(self) -> Markup:
-        """The <svg> element, drawn once; a PNG that is drawn after it keeps the layout, which takes the most time."""
-        found = svg(self.drawing, self.label)
-        self.drawing.set_layout_engine("none")
-        return found
+        """The <svg> element, drawn once."""
+        return svg(self.drawing, self.label)
 
     def block(self) -> Figure:
         """The figure for a page."""

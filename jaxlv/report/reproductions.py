@@ -167,7 +167,10 @@ def part_sections(result: Tree, drawings: Mapping[str, str]) -> list[Section]:
     for part in result["parts"].values():
         blocks: list[Block] = [comparison.table_of(part), comparison.growth_of(part)]
         if part["part"] in drawings:
-            caption = f"{part['drawing']}: median and bands of the final model's samples, raw units."
+            drawn = (
+                "median and bands of the final model's samples" if part["protocol"]["samples"] > 1 else "the final model's"
+            )
+            caption = f"{part['drawing']}: {drawn}, raw units."
             blocks.append(Figure([Markup(drawings[part["part"]])], caption))
         found.append(Section(f"Forecasts: {part['part']}", blocks, f"{comparison.heading(part)}."))
     return found

@@ -14,14 +14,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from jaxlv.report.axes import WIDTH, canvas, log_ticks, shortened, ticks
+from jaxlv.report.axes import ABOVE, WIDTH, canvas, log_ticks, shortened, species, ticks
 from jaxlv.report.svg import INK, MUTED, PALETTE, styled
 
 Rows = Sequence[Mapping[str, Any]]
-SPECIES = [colours[0] for name, colours in PALETTE.items() if name.startswith("species")]
 HUES = [PALETTE[name][0] for name in ("row-tuned", "row-2", "row-untuned", "row-1", "row-6", "row-5", "row-7", "row-3")]
 PANEL = 300  # three of them lie side by side on a page, and one fits a phone
-LEGEND: dict[str, Any] = {"loc": "outside upper left", "borderpad": 0, "handlelength": 1.4, "columnspacing": 1.0}
 
 
 MOST = 2000  # dots of a figure
@@ -30,10 +28,6 @@ MOST = 2000  # dots of a figure
 def thinned(count: int) -> np.ndarray:
     """At most MOST of so many places, evenly spaced."""
     return np.unique(np.linspace(0, count - 1, min(count, MOST)).astype(int))
-
-
-def _species(v: int) -> str:
-    return SPECIES[v % len(SPECIES)]
 
 
 def _titled(figure: Figure, title: str) -> None:
@@ -47,7 +41,7 @@ def _named(figure: Figure, title: str, names: Sequence[str]) -> None:
     figure.legend(
         [Line2D([], [], linewidth=0)], [title], loc="outside upper left", borderpad=0, handlelength=0, handletextpad=0
     )
-    handles = [Line2D([], [], color=_species(v), linewidth=2) for v in range(len(names))]
+    handles = [Line2D([], [], color=species(v), linewidth=2) for v in range(len(names))]
     labels = [shortened(name, 10) for name in names]
     figure.legend(
         handles, labels, loc="outside upper right", ncols=len(names), borderpad=0, handlelength=0.9, columnspacing=0.8,
@@ -64,7 +58,7 @@ def trajectory_figure(time_T: np.ndarray, values_TV: np.ndarray, names: Sequence
     figure = canvas(PANEL, 176)
     ax = figure.subplots()
     for v in range(values_TV.shape[1]):
-        ax.plot(time_T, values_TV[:, v], color=_species(v), linewidth=1.4)
+        ax.plot(time_T, values_TV[:, v], color=species(v), linewidth=1.4)
     _time_axes(ax, time_T)
     _named(figure, title, names)
     return figure
@@ -79,8 +73,8 @@ def band_figure(
     ax = figure.subplots()
     low_TV, high_TV = np.percentile(values_NTV, (10, 90), axis=0)
     for v in range(values_NTV.shape[2]):
-        ax.fill_between(time_T, low_TV[:, v], high_TV[:, v], color=_species(v), alpha=0.2, linewidth=0)
-        ax.plot(time_T, typical_TV[:, v], color=_species(v), linewidth=1.5)
+        ax.fill_between(time_T, low_TV[:, v], high_TV[:, v], color=species(v), alpha=0.2, linewidth=0)
+        ax.plot(time_T, typical_TV[:, v], color=species(v), linewidth=1.5)
     _time_axes(ax, time_T)
     _named(figure, title, names)
     return figure
@@ -108,8 +102,8 @@ def phase_plane_figure(values_TV: np.ndarray, names: Sequence[str], title: str) 
     ax.set_ylim(*_limits(values_TV[:, 1]))
     ax.xaxis.set_major_locator(ticks(5))
     ax.yaxis.set_major_locator(ticks(5))
-    ax.set_xlabel(shortened(names[0], 24), color=_species(0))
-    ax.set_ylabel(shortened(names[1], 24), color=_species(1))
+    ax.set_xlabel(shortened(names[0], 24), color=species(0))
+    ax.set_ylabel(shortened(names[1], 24), color=species(1))
     figure.legend(
         [Line2D([], [], linewidth=0)], [title], loc="outside upper left", borderpad=0, handlelength=0, handletextpad=0
     )
@@ -135,21 +129,21 @@ def mean_figure(rows: Rows, names: Sequence[str]) -> Figure:
         time_T, mean_T, sd_T, low_T, high_T = (
             np.array([row[key] for row in own]) for key in ("time", "mean", "sd", "p10", "p90")
         )
-        ax.fill_between(time_T, low_T, high_T, color=_species(v), alpha=0.2, linewidth=0)
+        ax.fill_between(time_T, low_T, high_T, color=species(v), alpha=0.2, linewidth=0)
         for side in (-1, 1):
             ax.plot(time_T, mean_T + side * sd_T, color=MUTED, linewidth=0.9, linestyle=(0, (3, 2)))
-        ax.plot(time_T, mean_T, color=_species(v), linewidth=1.9)
+        ax.plot(time_T, mean_T, color=species(v), linewidth=1.9)
         _time_axes(ax, time_T)
         ax.set_ylim(bottom=min(0.0, float((mean_T - sd_T).min())))
         ax.set_xlabel("")
-        ax.set_ylabel(shortened(name, 20), color=_species(v))
+        ax.set_ylabel(shortened(name, 20), color=species(v))
     axes[-1].set_xlabel("time (time units)")
     handles = [
-        Line2D([], [], color=_species(0), linewidth=1.9),
-        Rectangle((0, 0), 1, 1, facecolor=_species(0), alpha=0.3, linewidth=0),
+        Line2D([], [], color=species(0), linewidth=1.9),
+        Rectangle((0, 0), 1, 1, facecolor=species(0), alpha=0.3, linewidth=0),
         Line2D([], [], color=MUTED, linewidth=0.9, linestyle=(0, (3, 2))),
     ]
-    figure.legend(handles, ["mean", "10–90 % of series", "mean ± 1 standard deviation"], ncols=3, **LEGEND)
+    figure.legend(handles, ["mean", "10–90 % of series", "mean ± 1 standard deviation"], ncols=3, **ABOVE)
     return figure
 
 
@@ -162,7 +156,7 @@ def states_figure(first_NV: np.ndarray, last_NV: np.ndarray, names: Sequence[str
     for ax, values_NV, title in zip(axes, (first_NV, last_NV), ("first step", "last step"), strict=True):
         ax.plot(*values_NV[thinned(len(values_NV)), :2].T, ".", color=INK, markersize=3.2, markeredgewidth=0, alpha=0.4)
         ax.set_title(title, loc="left")
-        ax.set_xlabel(shortened(names[0], 16), color=_species(0))
+        ax.set_xlabel(shortened(names[0], 16), color=species(0))
         ax.xaxis.set_major_locator(ticks(4))
         ax.yaxis.set_major_locator(ticks(5))
     frame = Rectangle(
@@ -175,7 +169,7 @@ def states_figure(first_NV: np.ndarray, last_NV: np.ndarray, names: Sequence[str
     )  # fmt: skip
     axes[1].set_xlim(left=0)
     axes[1].set_ylim(bottom=0)
-    axes[0].set_ylabel(shortened(names[1], 16), color=_species(1))
+    axes[0].set_ylabel(shortened(names[1], 16), color=species(1))
     return figure
 
 
@@ -192,7 +186,7 @@ def values_figure(values_NTV: np.ndarray, names: Sequence[str], marks: Mapping[s
     edges = np.geomspace(low, high * 1.0001, 61)
     for v in range(values_NTV.shape[2]):
         counts = np.histogram(values_NTV[..., v], edges)[0]
-        _outline(ax, 100 * counts / max(values_NTV[..., v].size, 1), edges, _species(v))
+        _outline(ax, 100 * counts / max(values_NTV[..., v].size, 1), edges, species(v))
     for place in marks.values():
         ax.axvline(place, color=MUTED, linewidth=0.9, linestyle=(0, (3, 2)))
     words = "\n".join(f"{name}: {place:.3g}" for name, place in marks.items())
@@ -214,8 +208,8 @@ def _outline(ax: Axes, heights: np.ndarray, edges: np.ndarray, colour: str) -> N
 
 
 def _variables(figure: Figure, names: Sequence[str]) -> None:
-    handles = [Line2D([], [], color=_species(v), linewidth=2) for v in range(len(names))]
-    figure.legend(handles, [shortened(name, 16) for name in names], ncols=len(names), **LEGEND)
+    handles = [Line2D([], [], color=species(v), linewidth=2) for v in range(len(names))]
+    figure.legend(handles, [shortened(name, 16) for name in names], ncols=len(names), **ABOVE)
 
 
 @styled
@@ -225,7 +219,7 @@ def period_figure(period_NV: np.ndarray, names: Sequence[str], step: float) -> F
     ax = figure.subplots()
     edges = _edges(period_NV, 1.0)
     for v in range(len(names)):
-        _outline(ax, np.histogram(period_NV[:, v], edges)[0], edges, _species(v))
+        _outline(ax, np.histogram(period_NV[:, v], edges)[0], edges, species(v))
     ax.set_xlim(edges[0], edges[-1])
     ax.set_xlabel("period (steps)")
     ax.set_ylabel("series per bin")

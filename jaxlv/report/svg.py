@@ -171,6 +171,13 @@ def _rounded(match: re.Match[str]) -> str:
     return {"-0.0": "0"}.get(text, text.removesuffix(".0"))
 
 
+def save_pair(figure: Figure, element: str, stem: Path) -> None:
+    """STEM.svg of an element of `to_svg` and STEM.png of its figure, which keeps the layout: that takes the most time."""
+    stem.with_name(f"{stem.name}.svg").write_text(stand_alone(element), encoding="utf-8")
+    figure.set_layout_engine("none")
+    save_png(figure, stem.with_name(f"{stem.name}.png"))
+
+
 def save_png(figure: Figure, path: str | Path, *, dpi: int = 144) -> None:
     """`figure` as a PNG on white, at `dpi` / 72 device pixels per unit."""
     with matplotlib.rc_context(STYLE):

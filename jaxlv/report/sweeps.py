@@ -96,14 +96,15 @@ def axes_of(runs: Sequence[Tree]) -> dict[str, list[Any]]:
 
 
 def table_of(result: Tree) -> Table:
-    """The runs, a row each; the one that was chosen in bold."""
+    """The runs, a row each; of several the one that was chosen in bold."""
     runs = result["runs"]
+    several = len(runs) > 1
     names = list(dict.fromkeys(name for one in runs for name in one["settings"]))
     columns = [column for column in COLUMNS if any(column.of(one) is not None for one in runs)]
     texts = {column.key: align([column.text(one) for one in runs]) for column in columns}
     rows = []
     for place, one in enumerate(runs):
-        chosen = one["name"] == result["best"]
+        chosen = several and one["name"] == result["best"]
         cells = [Cell(one["name"])]
         for name in names:
             value = one["settings"].get(name)
@@ -114,11 +115,10 @@ def table_of(result: Tree) -> Table:
     groups = [Group("", "", 1), *([Group("settings", "", len(names))] if names else [])]
     groups += [Group("", column.unit, 1) for column in columns]
     heads = ["", *(_plainly(name) for name in names), *(column.words for column in columns)]
-    caption = (
-        f"Every run of the sweep. Bold: the least {RULES[result['rule']]}, by which the best is chosen. Validation figures"
-        " are those of a run's best checkpoint."
-    )
-    return Table("Runs of the sweep", caption, groups, heads, rows)
+    caption = "Validation figures are those of a run's best checkpoint."
+    if several:
+        caption = f"Every run. Bold: the least {RULES[result['rule']]}, by which the best is chosen. {caption}"
+    return Table("Runs", caption, groups, heads, rows)
 
 
 @styled
@@ -210,7 +210,8 @@ def sections(result: Tree) -> list[Section]:
         caption = f"Effect of {words}: a dot for each run; grey lines join runs that differ in it alone."
         blocks.append(Figure([drawing], caption))
     if any(one.get("history") for one in runs):
-        caption = "Training loss by step, and validation loss as dots; the chosen run in colour."
+        caption = "Training loss by step, and validation loss as dots"
+        caption += "; the chosen run in colour." if len(runs) > 1 else "."
         blocks.append(Figure([svg(losses_figure(runs, result["best"]), "Losses of all runs by step")], caption))
     priced = FLOPS
     entries = [(one["name"], priced.of(one), one.get(rule)) for one in runs]
