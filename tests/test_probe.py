@@ -604,3 +604,11 @@ def test_the_listing_keeps_lines_and_width_and_obeys_no_control_character():
     assert max(map(len, listing.splitlines())) <= 110 and "\x1b" not in listing
     assert "   untuned        one\n" in listing and "   tuned    pass  no" in listing
     assert "(expected: no)" in listing
+
+
+@pytest.mark.parametrize(("said", "seen"), [("", "–"), ("\n\t\n", "(nothing but white space)"), ("\n a", "a")])
+def test_an_answer_that_cannot_be_seen_is_described(said, seen, tmp_path):
+    result = result_of([Prompt("?")], [said])
+    page.write_page(tmp_path / "r.html", result)
+    assert [text for tag, text in Tree((tmp_path / "r.html").read_text()).texts if tag == "blockquote"][:2] == [seen] * 2
+    assert seen in page.format_answers(result)

@@ -34,6 +34,12 @@ def printable(text: str) -> str:
     return "".join(c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs") else "\ufffd" for c in text)
 
 
+def shown(answer: Tree) -> str:
+    """What is shown of an answer: its text, or that there is none to be seen."""
+    text = printable(answer["text"])
+    return text if text.strip() else "(nothing but white space)" if text else MISSING
+
+
 def models_of(result: Tree) -> list[str]:
     """The models that answered."""
     return list(result["prompts"][0]["answers"])
@@ -87,10 +93,7 @@ def answer_block(entry: Tree, place: int) -> Passages:
     return Passages(
         f"{place}. {printable(entry['prompt'])}",
         printable("; ".join(filter(None, notes))),
-        [
-            Passage(name, printable(answer["text"]) or MISSING, MARKS[answer["passed"]], _end(answer))
-            for name, answer in entry["answers"].items()
-        ],
+        [Passage(name, shown(answer), MARKS[answer["passed"]], _end(answer)) for name, answer in entry["answers"].items()],
     )
 
 
@@ -120,7 +123,7 @@ def count_table(result: Tree) -> Table:
         " the regular expression between slashes, found in the answer: it does not"
         " say that the rest of it is right, nor that so few prompts measure an ability."
     )
-    groups = [Group("", "", 1), Group("answers", "", 3)]
+    groups = [Group("", "", 1), Group("Answers", "", 3)]
     return Table("Answers", caption, groups, ["", "passed", "ended", "tokens, mean"], rows)
 
 
@@ -144,13 +147,8 @@ def text_table(text: Tree) -> Table:
         f" the first), in windows of at most {text['window']} tokens that begin {text['stride']} tokens apart: each token is"
         " scored once, with the longest context that a window has for it. Bold: the least, which is best."
     )
-    groups = [
-        Group("", "", 1),
-        Group("Cost", "nats per token", 1),
-        Group("Perplexity", "per token", 1),
-        Group("Cost", "bits per byte", 1),
-    ]
-    return Table("Perplexity of the text", caption, groups, ["", "mean", "exp(cost)", "mean"], rows)
+    groups = [Group("", "", 1), Group("Per token", "", 2), Group("Per byte", "", 1)]
+    return Table("Perplexity of the text", caption, groups, ["", "nats", "perplexity", "bits"], rows)
 
 
 def page_of(result: Tree) -> Page:
@@ -200,7 +198,7 @@ def format_answers(result: Tree, width: int = 110) -> str:
             answer = entry["answers"][model]
             head = f"   {model:<{widest}}  {MARKS[answer['passed']]:<4}  "
             end = "" if answer["ended"] else " [cut off at the limit]"
-            lines += _wrapped(head, (printable(answer["text"]) or MISSING) + end, width)
+            lines += _wrapped(head, shown(answer) + end, width)
         lines.append("")
     if text := result["text"]:
         for model, found in text["models"].items():
