@@ -59,7 +59,7 @@ def measure_faults(work: Work, data: SeriesSet) -> None:
     """Each error of the report beside what is right: the figure of both, in DIR/stages/faults.json."""
     if work.result("faults") is not None or work.result("grid") is None:
         return
-    print("\nwhat the report did wrong, and what is right", flush=True)
+    print("\ndone both ways: what the report did wrong, or also tried", flush=True)
     measures: dict[str, Callable[[Work, Fault, SeriesSet], list[Line]]] = {
         "loss": losses, "forecast": forecasts, "training": trainings, "steps": steps,
     }  # fmt: skip
