@@ -22,20 +22,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxlv import adapters, dynamics, metrics, series
+from jaxlv import dynamics, series
 from jaxlv import lora as overlay
 from jaxlv.checkpoint import Checkpoints
 from jaxlv.codec import Codec
-from jaxlv.config import DataConfig, RunConfig, TrainConfig, config_tree, load_config, to_toml
+from jaxlv.config import DataConfig, RunConfig, config_tree, load_config
 from jaxlv.errors import JaxlvError
 from jaxlv.forecast import Forecaster
-from jaxlv.ledger import FINAL, BudgetExceeded, Entry, Event, Ledger, Meter, Terms
+from jaxlv.ledger import FINAL, BudgetExceeded, Event, Ledger, Meter, Terms
 from jaxlv.model import Qwen2
-from jaxlv.records import MetricsLog, read_metrics
+from jaxlv.records import read_metrics
 from jaxlv.series import SeriesSet, Split
-from jaxlv.stack import Stack
-from jaxlv.tokens import Alphabet, Windows, load_alphabet, make_windows
-from jaxlv.train import Batches, TrainState, fit, init_state, make_optimizer, make_validation_step
+from jaxlv.tokens import Alphabet, load_alphabet
+from jaxlv.train import init_state, make_optimizer
 from jaxlv.weights import fingerprint, hub_revision, load_pretrained, resolve
 
 CONFIG, MANIFEST, SPLIT, METRICS = "config.toml", "manifest.json", "split.json", "metrics.jsonl"
@@ -189,7 +188,7 @@ def check_budget(config: RunConfig, model: Qwen2) -> None:
         )
 
 
-# ---------------------------------------------------------------------------------------------- training
+# -------------------------------------------------------------------------------------------- the run folder
 
 
 def check_folder(config: RunConfig, folder: Path, resume: bool) -> None:
@@ -229,85 +228,6 @@ def series_marks(series_set: SeriesSet) -> list[str]:
     return [hashlib.sha256(v_TV.astype("<f4").tobytes()).hexdigest()[:16] for v_TV in series_set.values_NTV]
 
 
-@dataclass(frozen=True)
-class Watch:
-    """Who is told what while runs train; of several that train together, `on_step` hears the mean of the figures."""
-
-    on_step: Callable[[int, dict[str, float]], None] = lambda step, figures: None
-    note: Callable[[str], None] = lambda text: None
-
-
-@dataclass(frozen=True)
-class Job:
-    """A run to be trained: its config, its folder, and what the config names."""
-
-    config: RunConfig
-    folder: Path
-    inputs: Inputs
-
-
-def train(
-    config: RunConfig,
-    folder: Path,
-    inputs: Inputs,
-    *,
-    resume: bool = False,
-    watch: Watch | None = None,
-    versions: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
-    """Train an overlay as `config` says, in `folder`; the best overlay.
-
-    A new run's folder is made once everything is ready to begin, so that a fault of the inputs leaves nothing behind.
-    With `resume` the run goes on from its newest checkpoint, and its losses and adapters are those of an uninterrupted
-    run, bit for bit on one machine. JaxlvError where the data, the base or the config are not those of the run, and where
-    the loss is not finite: the checkpoints before it stay.
-    """
-    return train_together([Job(config, folder, inputs)], resume=resume, watch=watch, versions=versions)[0]
-
-
-def train_together(
-    jobs: Sequence[Job],
-    *,
-    resume: bool = False,
-    watch: Watch | None = None,
-    versions: Mapping[str, str] | None = None,
-    memory: int = 0,
-    at_once: int = 0,
-) -> list[dict[str, Any]]:
-    """Train runs that share a program (jaxlv.stack) as one; the best overlay of each.
-
-    Each gets its own folder, batches, checkpoints and entries in the ledger, as if it had been trained alone. `at_once` of
-    them are computed side by side (0 = all), or fewer where that is more than `memory` bytes hold (0 = not looked at). With
-    `resume`, those whose folder is there go on from the newest step that all of them have. Where the budget does not hold
-    the next step of all, all of them stop.
-    """
-    for job in jobs:
-        check_budget(job.config, job.inputs.model)
-    begun = [resume and (len(jobs) == 1 or (job.folder / CONFIG).is_file()) for job in jobs]
-    for job, goes_on in zip(jobs, begun, strict=True):
-        check_folder(job.config, job.folder, goes_on)
-        if goes_on:
-            _check_manifest(job.folder, manifest(job.config, job.inputs, versions or {}))
-    training = _Training(jobs, watch or Watch(), memory, at_once)
-    for job, goes_on in zip(jobs, begun, strict=True):
-        if not goes_on:
-            _make_folder(job, versions or {})
-    return training.run(resume)
-
-
-def _make_folder(job: Job, versions: Mapping[str, str]) -> None:
-    config, folder, inputs = job.config, job.folder, job.inputs
-    folder.mkdir(parents=True, exist_ok=True)
-    if not config.data.path:
-        series.save(folder / DATA, inputs.series)
-        inputs = replace(inputs, series=series.load(folder / DATA))  # the same values, and the hash that a resume will see
-    made_of = manifest(config, inputs, versions)
-    (folder / MANIFEST).write_text(json.dumps(made_of, indent=1) + "\n", encoding="utf-8")
-    shares = (f'"{name}": {json.dumps(marked)}' for name, marked in split_marks(inputs).items())
-    (folder / SPLIT).write_text("{\n" + ",\n".join(shares) + "\n}\n", encoding="utf-8")
-    (folder / CONFIG).write_text(to_toml(config), encoding="utf-8")
-
-
 def split_marks(inputs: Inputs) -> dict[str, dict[str, str]]:
     """{share: {series id: mark of its values}}, for train, validation and test."""
     return {
@@ -316,7 +236,8 @@ def split_marks(inputs: Inputs) -> dict[str, dict[str, str]]:
     }
 
 
-def _check_manifest(folder: Path, now: Mapping[str, Any]) -> None:
+def check_manifest(folder: Path, now: Mapping[str, Any]) -> None:
+    """JaxlvError where the data or the base are not those that a run began with."""
     then = read_manifest(folder)
     for part in ("data", "base"):
         if then[part]["sha256"] != now[part]["sha256"]:
@@ -326,300 +247,6 @@ def _check_manifest(folder: Path, now: Mapping[str, Any]) -> None:
                 expected=f"sha256 {then[part]['sha256'][:12]}...",
                 found=f"{now[part]['sha256'][:12]}...",
             )
-
-
-class _Texts:
-    """The windows that a run trains on and is validated on, made when they are asked for."""
-
-    def __init__(self, job: Job):
-        self.config, self.inputs = job.config, job.inputs
-
-    @staticmethod
-    def key(job: Job) -> Any:
-        """What runs with the same windows have in common."""
-        c = job.config
-        return c.data, c.codec, c.windows, c.train.seed, job.inputs.codec
-
-    @functools.cached_property
-    def batches(self) -> Batches:
-        """The batch of any step."""
-        t = self.config.train
-        train_NTV = self.inputs.series.select(self.inputs.split.train).values_NTV
-        return Batches(lambda epoch: self._windows(train_NTV, (t.seed, epoch)), t.batch_size, t.accumulate, t.seed)
-
-    @functools.cached_property
-    def validation_windows(self) -> Windows:
-        """At most train.validation_windows windows of the validation series, without overlap, spread evenly."""
-        config = self.config
-        values_NTV = self.inputs.series.select(self.inputs.split.validation).values_NTV
-        windows = self._windows(values_NTV, (config.train.seed, VALIDATION_SEED), config.windows.length)
-        count = min(windows.number, config.train.validation_windows)
-        return windows.rows(np.linspace(0, windows.number - 1, count).astype(int))
-
-    def _windows(self, values_NTV: np.ndarray, seed: tuple[int, int], stride: int | None = None) -> Windows:
-        return make_windows(values_NTV, self.inputs.codec, self.inputs.alphabet, self.config.windows, stride, seed)
-
-
-class _Member:
-    """One of the runs in progress: its log and checkpoints, and what it has come to."""
-
-    def __init__(self, job: Job):
-        self.config, self.folder, self.inputs = job.config, job.folder, job.inputs
-        self.log = MetricsLog(self.folder / METRICS, job.config.train.tensorboard)
-        self.total_tokens, self.total_seconds, self.best = 0.0, 0.0, math.inf
-        self.checkpoints: Checkpoints  # open while it trains
-        self.meter: Meter | None = None
-        self.block: Entry | None = None  # of steps, reserved and not yet committed
-
-    def resume_at(self, step: int) -> None:
-        """Forget what lies behind a step."""
-        self.best = (self.checkpoints.best() or {}).get("value", math.inf)
-        self.log.keep(step)
-        for record in [record for record in read_metrics(self.log.path) if "total_tokens" in record][-1:]:
-            self.total_tokens, self.total_seconds = record["total_tokens"], record["total_seconds"]
-
-    def commit(self) -> None:
-        """The block of steps that was reserved has run."""
-        if self.meter is not None and self.block is not None:
-            self.meter.ledger.commit(self.block)
-            self.block = None
-
-
-class _Training:
-    """Runs in progress, one or several as one program: the step, and what is due after each."""
-
-    def __init__(self, jobs: Sequence[Job], watch: Watch, memory: int = 0, at_once: int = 0):
-        self.members, self.watch = [_Member(job) for job in jobs], watch
-        self.config, inputs = jobs[0].config, jobs[0].inputs  # what the runs have in common
-        alphabet_A = inputs.alphabet.ids_A if self.config.model.loss == "alphabet" else None
-        texts: dict[Any, _Texts] = {}  # runs that read the same windows share them
-        self.texts = [texts.setdefault(_Texts.key(job), _Texts(job)) for job in jobs]
-        self.stack = Stack(inputs.model, inputs.params, [job.config for job in jobs], alphabet_A)
-        first = self._batch(0)  # made now, so that series which give no window are refused before a folder is made
-        self.step = self.stack.fitted(first, memory, at_once) if memory else self.stack.step(at_once)
-        self.validation_step = make_validation_step(inputs.model, alphabet_A)
-
-    def run(self, resume: bool) -> list[dict[str, Any]]:
-        t = self.config.train
-        with contextlib.ExitStack() as opened:
-            self._open_ledgers(opened)
-            for member in self.members:
-                member.checkpoints = opened.enter_context(Checkpoints(member.folder / "checkpoints"))
-            state, alike = (
-                self.stack.state,
-                [_abstract(self.stack.member(self.stack.state, i)) for i in range(len(self.stack))],
-            )
-            if resume:
-                state = self._restored(state, alike)
-            state = fit(
-                self.step, state, self.stack.frozen, self._batch, t.steps, self._on_step, self._on_state,
-                lambda step: self._due(step) or self._ends_block(step), self._admit,
-            )  # fmt: skip
-            if int(state.step.min()) < t.steps:
-                self._stop_early(state)
-            return [self._finished(i, state, like) for i, like in enumerate(alike)]
-
-    def _open_ledgers(self, opened: contextlib.ExitStack) -> None:
-        """Give each member with a budget its meter; runs that share a ledger share the open file."""
-        ledgers: dict[Path, Ledger] = {}
-        for member in self.members:
-            config, path = member.config, ledger_path(member.config, member.folder)
-            if not config.budget.flops:
-                continue
-            if path not in ledgers:
-                ledger = opened.enter_context(ledger_of(config, member.folder, member.inputs.model))
-                assert ledger is not None
-                ledgers[path] = ledger
-            member.meter = Meter(ledgers[path], config.budget.phase, event_of(config), member.folder.name)
-
-    def _restored(self, state: TrainState, alike: Sequence[Any]) -> TrainState:
-        """The state of the newest step that all members have a checkpoint of; the first one where there is none."""
-        common = set.intersection(*(set(member.checkpoints.steps()) for member in self.members))
-        if common:
-            restored = (m.checkpoints.restore(max(common), like) for m, like in zip(self.members, alike, strict=True))
-            state = self.stack.join(list(restored))
-        for member in self.members:
-            member.resume_at(max(common, default=0))
-        return state
-
-    def _finished(self, index: int, state: TrainState, like: Any) -> dict[str, Any]:
-        """The best overlay of a run, which is written as an adapter too."""
-        member = self.members[index]
-        marked = member.checkpoints.best()
-        own = self.stack.member(state, index) if marked is None else member.checkpoints.restore(marked["step"], like)
-        lora = overlay.join(own.trained, self.stack.frozen_of(index))["lora"]
-        base, revision = member.config.model.path, hub_revision(member.inputs.base)
-        adapters.save_peft(member.folder / ADAPTER, lora, member.config.lora, base, revision)
-        return lora
-
-    def _batch(self, step: int) -> Windows:
-        return self.stack.batch([text.batches(step) for text in self.texts])
-
-    # ----------------------------------------------------------------------------------------- the budget
-
-    def _admit(self, step: int) -> bool:
-        """Do the budgets hold another step? A block of steps is reserved at once, up to the next that is due."""
-        t, metered = self.config.train, [member for member in self.members if member.meter is not None]
-        if not metered or metered[0].block is not None:
-            return True
-        ends = (n for n in range(step + 1, t.steps + 1) if n == step + t.log_every or self._due(n))
-        count = next(ends) - step
-        blocks: dict[tuple[int, str], list[tuple[_Member, Event]]] = {}  # by what they are paid from
-        for member in metered:
-            assert member.meter is not None
-            purse = id(member.meter.ledger), member.meter.phase
-            blocks.setdefault(purse, []).append((member, member.meter.event("train_step", step=step, count=count)))
-        for group in blocks.values():
-            meter = group[0][0].meter
-            assert meter is not None
-            count = min(count, meter.ledger.fitting([event for _, event in group], meter.phase))
-        for member, event in [pair for group in blocks.values() for pair in group] if count else []:
-            assert member.meter is not None
-            member.block = member.meter.ledger.reserve(replace(event, count=count), member.meter.phase, member.meter.run)
-        return count > 0
-
-    def _ends_block(self, step: int) -> bool:
-        blocks = (member.block for member in self.members)
-        return any(block is not None and step == block.event.step + block.event.count for block in blocks)
-
-    def _stop_early(self, state: TrainState) -> None:
-        """The budget is spent: keep the states, and say what it bought."""
-        step = int(state.step.min())
-        for index, member in enumerate(self.members):
-            member.checkpoints.save(step, self.stack.member(state, index))
-        meter = next(member.meter for member in self.members if member.meter is not None)
-        self.watch.note(f"stopped by the budget after step {step} of {self.config.train.steps}; {meter.ledger.bought()}")
-
-    # ------------------------------------------------------------------------------------- after each step
-
-    def _due(self, step: int) -> bool:
-        """Is the state of this step validated or saved?"""
-        t = self.config.train
-        return step == t.steps or step % t.checkpoint_every == 0 or (t.validate_every > 0 and step % t.validate_every == 0)
-
-    def _on_step(self, step: int, figures: dict[str, Any]) -> None:
-        ends_block = self._ends_block(step)
-        logged = step % self.config.train.log_every == 0 or step == 1 or self._due(step) or ends_block
-        of_each = [
-            {name: float(np.atleast_1d(value)[i]) for name, value in figures.items()} for i in range(len(self.members))
-        ]
-        for member, own in zip(self.members, of_each, strict=True):
-            if not math.isfinite(own["loss"]) or not math.isfinite(own["gradient_norm"]):
-                raise JaxlvError(
-                    f"the loss or the gradient is not finite at step {step}",
-                    where=member.folder,
-                    found=f"loss {own['loss']}, gradient norm {own['gradient_norm']}",
-                    hint="lower optimizer.learning_rate or set optimizer.clip_norm; earlier checkpoints are intact",
-                )
-        for member, own in zip(self.members, of_each, strict=True):
-            if ends_block:
-                member.commit()
-            member.total_tokens += own["tokens"]
-            member.total_seconds += own["seconds"]
-        mean = {name: float(np.mean(value)) for name, value in figures.items()}
-        self.watch.on_step(step, mean | {"tokens_per_second": float(np.sum(figures["tokens"]) / np.sum(figures["seconds"]))})
-        if logged:
-            for member, own in zip(self.members, of_each, strict=True):
-                totals = {"total_tokens": member.total_tokens, "total_seconds": member.total_seconds}
-                member.log.add({"step": step, **own, **totals})
-
-    def _on_state(self, step: int, state: TrainState) -> None:
-        if not self._due(step):
-            return
-        t, last = self.config.train, step == self.config.train.steps
-        validates = t.validate_every and (step % t.validate_every == 0 or last)
-        records: list[dict[str, float] | None] = [None] * len(self.members)
-        if validates:
-            records = [self._measures(member, index, step, state) for index, member in enumerate(self.members)]
-            self._tell(step, [record for record in records if record])
-        for index, (member, record) in enumerate(zip(self.members, records, strict=True)):
-            best = self._mark(member, step, record) if record else None
-            if step % t.checkpoint_every == 0 or last or best:
-                member.checkpoints.save(step, self.stack.member(state, index), best)
-
-    def _tell(self, step: int, records: Sequence[Mapping[str, float]]) -> None:
-        """Say what a validation has found: of several runs the least and the most."""
-        values = {key: [record[key] for record in records] for key in records[0]} if records else {}
-        shown = [
-            f"{key.replace('_', ' ')} {min(of):.4g}" + (f" to {max(of):.4g}" if len(of) > 1 else "")
-            for key, of in values.items()
-        ]
-        if shown:
-            self.watch.note(f"step {step}: {', '.join(shown)}")
-
-    def _mark(self, member: _Member, step: int, record: dict[str, float]) -> dict[str, Any] | None:
-        """Log the measures of a member's state; the mark of the best, where it is that."""
-        member.log.add({"step": step, **record})
-        select = self.config.train.select
-        value = record["forecast_mae" if select == "forecast" else "validation_loss"]
-        if value >= member.best:
-            return None
-        member.best = value
-        return {"value": value, "measure": select}
-
-    def _measures(self, member: _Member, index: int, step: int, state: TrainState) -> dict[str, float] | None:
-        """The measures of a state; None where the budget does not hold them."""
-        windows, meter = self.texts[index].validation_windows, member.meter
-        batches = -(-windows.number // self.config.train.batch_size)
-        own, frozen = self.stack.member(state, index, padded=True), self.stack.frozen_of(index)
-        try:
-            with meter.spend("validation", count=batches, step=step, accumulate=1) if meter else NO_METER:
-                record = _losses(self.validation_step, own.trained, frozen, windows, self.config.train)
-            if self.config.train.forecast_series:
-                lora = overlay.join(own.trained, frozen)["lora"]
-                own_meter = meter and replace(meter, template=replace(meter.template, step=step, accumulate=1))
-                record["forecast_mae"] = _forecast_error(member.config, member.inputs, lora, own_meter)
-        except BudgetExceeded as fault:
-            name = f"{member.folder.name}, " if len(self.members) > 1 else ""
-            self.watch.note(f"{name}step {step}: not validated; {fault}")
-            return None
-        return record
-
-
-def _losses(step: Callable, trained: Any, frozen: Any, windows: Windows, t: TrainConfig) -> dict[str, float]:
-    """Cross-entropy (nats per token) and perplexity of windows, a batch at a time, by the step of make_validation_step."""
-    total = tokens = means = 0.0
-    for first in range(0, windows.number, t.batch_size):
-        rows = np.arange(first, min(first + t.batch_size, windows.number))
-        batch = windows.rows(np.resize(rows, t.batch_size))
-        batch.labels_ML[len(rows) :] = -1  # a short batch is filled, and the filling is not counted
-        loss, count = map(float, step(trained, frozen, batch))
-        total, tokens, means = total + loss, tokens + count, means + loss / count
-    mean = means / windows.number if t.mean == "examples" else total / tokens
-    return {"validation_loss": mean, "validation_perplexity": math.exp(min(mean, 700.0))}
-
-
-def _forecast_error(config: RunConfig, inputs: Inputs, lora: Mapping[str, Any], meter: Meter | None) -> float:
-    """MAE (raw units) of greedy forecasts of the first validation series, from the steps that the config names."""
-    t = config.train
-    chosen = inputs.series.select(inputs.split.validation[: t.forecast_series])
-    context = t.forecast_context or config.evaluate.context
-    horizon = min(t.forecast_horizon or config.evaluate.horizon, chosen.values_NTV.shape[1] - context)
-    greedy = inputs.forecaster(lora, config, meter).with_sampling(temperature=0.0)
-    forecast = greedy(chosen, context, horizon, 1, batch_series=len(chosen))
-    return float(metrics.mae(forecast.median(), chosen.values_NTV[:, context : context + horizon]).mean())
-
-
-def validated(
-    config: RunConfig, inputs: Inputs, lora: Mapping[str, Any] | None = None, meter: Meter | None = None
-) -> dict[str, float]:
-    """What a validation under `config` says of an overlay, or of the base alone: loss (nats per token), perplexity, and the
-    forecasts' MAE (raw units) where the config has some. A meter is asked first.
-    """
-    alphabet_A = inputs.alphabet.ids_A if config.model.loss == "alphabet" else None
-    windows = _Texts(Job(config, Path(), inputs)).validation_windows
-    frozen = {"params": inputs.params, "lora": dict(lora or {})}
-    batches = -(-windows.number // config.train.batch_size)
-    with meter.spend("validation", count=batches, accumulate=1) if meter else NO_METER:
-        record = _losses(make_validation_step(inputs.model, alphabet_A), None, frozen, windows, config.train)
-    if config.train.forecast_series:
-        own_meter = meter and replace(meter, template=replace(meter.template, accumulate=1))
-        record["forecast_mae"] = _forecast_error(config, inputs, lora or {}, own_meter)
-    return record
-
-
-def _abstract(tree: Any) -> Any:
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)
 
 
 # -------------------------------------------------------------------------------------------- a finished run

@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from jaxlv import ledger, run
+from jaxlv import ledger, run, training
 from jaxlv.config import RunConfig, build_config, config_tree, laid_over
 from jaxlv.devices import device_memory
 from jaxlv.errors import JaxlvError
@@ -112,7 +112,7 @@ def train(
     folder: Path,
     *,
     resume: bool = False,
-    watch: Callable[[Sequence[Cell]], run.Watch] = lambda group: run.Watch(),
+    watch: Callable[[Sequence[Cell]], training.Watch] = lambda group: training.Watch(),
     versions: Mapping[str, str] | None = None,
     at_once: int = 0,
     memory: int = 0,
@@ -133,10 +133,10 @@ def train(
     waiting = groups(left)
     while waiting:
         group = waiting.pop(0)
-        jobs = [run.Job(cell.config, folder / cell.name, inputs[cell.name]) for cell in group]
+        jobs = [training.Job(cell.config, folder / cell.name, inputs[cell.name]) for cell in group]
         held, begun = limit if len(jobs) > 1 else 0, any(job.folder.is_dir() for job in jobs)
         try:
-            run.train_together(jobs, resume=begun, watch=watch(group), versions=versions, memory=held, at_once=at_once)
+            training.train_together(jobs, resume=begun, watch=watch(group), versions=versions, memory=held, at_once=at_once)
         except jax.errors.JaxRuntimeError as fault:
             if "RESOURCE_EXHAUSTED" not in str(fault) or len(group) == 1:
                 raise

@@ -26,7 +26,7 @@ class Reported:
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that a report did wrong, as settings that do it too.
+    """Something that a report did wrong, or also tried, as settings that do it too.
 
     `kind` says by what the difference is measured: the validation loss of one adapter read both ways, forecasts of one
     adapter made both ways, two trainings, or the FLOPs of the steps.
@@ -154,7 +154,18 @@ SYSTEMS: Mapping[str, System] = MappingProxyType(
                     ),
                     *_lengths({128: 0.13428, 512: 0.051754, 768: 0.034004}),
                 ),
-                (_scale("mao"), GENERATION, LATE),
+                (
+                    _scale("mao"),
+                    Fault(
+                        "tenth",
+                        "also tried: training on a tenth of the series",
+                        "on all of them",
+                        {"data.train_share": 0.1},
+                        "training",
+                    ),
+                    GENERATION,
+                    LATE,
+                ),
             ),
             System(
                 "liu",

@@ -5,13 +5,13 @@ from __future__ import annotations
 import ast
 import dataclasses
 import graphlib
-import tomllib
 from pathlib import Path
 
 import pytest
 
 from jaxlv import config as settings
-from jaxlv.config import ModelConfig, RunConfig, build_config, load_config, to_toml
+from jaxlv.config import GRID, ModelConfig, RunConfig, build_config, load_config, read_tree, to_toml
+from jaxlv.reproduction import STAGE
 from jaxlv_tools.make_base import BaseConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -115,11 +115,23 @@ ALLOWED: dict[str, set[str]] = {
     "report.costs": {"flops.table", "flops.work", "report.svg"},
     # everything together
     "run": {
-        "adapters", "checkpoint", "codec", "config", "dynamics", "errors", "forecast", "ledger", "lora", "metrics", "model",
-        "records", "series", "stack", "tokens", "train", "weights",
+        "checkpoint", "codec", "config", "dynamics", "errors", "forecast", "ledger", "lora", "model", "records", "series",
+        "tokens", "train", "weights",
     },
-    "sweep": {"config", "devices", "errors", "ledger", "records", "run", "stack"},
+    "training": {
+        "adapters", "checkpoint", "config", "errors", "ledger", "lora", "metrics", "records", "run", "series", "stack",
+        "tokens", "train", "weights",
+    },
+    "sweep": {"config", "devices", "errors", "ledger", "records", "run", "stack", "training"},
     "search": {"errors"},
+    # the reported systems
+    "systems": set(),
+    "reproduction": {
+        "config", "errors", "flops.family", "flops.plan", "generate", "ledger", "protocols", "run", "sweep", "systems",
+    },
+    "report.reproductions": {
+        "report.analyses", "report.columns", "report.comparison", "report.page", "report.sweeps",
+    },
     "report.sweeps": {"report.axes", "report.figures", "report.page", "report.svg"},
     "__init__": {"errors", "lora", "weights"},
 }  # fmt: skip
@@ -198,13 +210,15 @@ def test_every_setting_is_read_somewhere(section):
     assert not idle
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.toml")), ids=lambda path: str(path.relative_to(CONFIGS)))
 def test_the_configs_load_and_survive_being_written(path, tmp_path):
-    """base.toml is that of tools/make_base.py, the others are runs."""
-    tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    """base.toml is that of tools/make_base.py, the others are runs, or stages of a reported system."""
+    tree = read_tree(path)
     if path.stem == "base":
         build_config(BaseConfig, tree, where=path)
         return
-    config = load_config(path)
+    for section in (GRID, STAGE):
+        tree.pop(section, None)
+    config = build_config(RunConfig, tree, where=path)
     (tmp_path / "again.toml").write_text(to_toml(config))
     assert load_config(tmp_path / "again.toml") == config

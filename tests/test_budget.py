@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from test_run import Interruption, change, config, losses, train  # noqa: F401 - `config` is a fixture
 
-from jaxlv import ledger, run
+from jaxlv import ledger, run, training
 from jaxlv.checkpoint import Checkpoints
 from jaxlv.config import BudgetConfig, RunConfig, load_config, to_toml
 from jaxlv.ledger import BudgetExceeded
@@ -73,7 +73,7 @@ def test_blocks_of_steps_are_reserved_at_once(config, tmp_path):  # noqa: F811
 def test_a_run_stops_before_it_overspends(config, price, tmp_path):  # noqa: F811
     notes: list[str] = []
     limited = change(budgeted(config, 3.5 * price), train={"validate_every": 0, "log_every": 10})
-    run.train(limited, tmp_path / "r", run.load_inputs(limited), watch=run.Watch(note=notes.append))
+    training.train(limited, tmp_path / "r", run.load_inputs(limited), watch=training.Watch(note=notes.append))
     assert spent(tmp_path / "r").executed == 3 * price
     assert any("stopped by the budget after step 3 of 5" in note for note in notes)
     with Checkpoints(tmp_path / "r" / "checkpoints") as checkpoints:
@@ -92,7 +92,7 @@ def test_a_budget_too_small_for_a_step_leaves_no_folder(config, price, tmp_path)
 def test_a_validation_that_does_not_fit_is_left_out(config, price, tmp_path):  # noqa: F811
     notes: list[str] = []
     limited = budgeted(config, 2.2 * price)
-    run.train(limited, tmp_path / "r", run.load_inputs(limited), watch=run.Watch(note=notes.append))
+    training.train(limited, tmp_path / "r", run.load_inputs(limited), watch=training.Watch(note=notes.append))
     assert losses(tmp_path / "r", "validation_loss") == []
     assert any("step 2: not validated" in note for note in notes)
     assert spent(tmp_path / "r").executed == 2 * price

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from test_parity_full import CONFIG
 
-from jaxlv import run
+from jaxlv import run, training
 from jaxlv.config import load_config
 
 DEFAULT = Path(__file__).resolve().parents[1] / "configs" / "qwen2.5-0.5b.toml"
@@ -32,7 +32,7 @@ def test_the_default_run_of_the_real_model_takes_its_first_steps(random_hf, tmp_
     assert (config.model.dtype, config.train.batch_size, config.windows.length, config.lora.rank) == ("bfloat16", 4, 512, 8)
     inputs = run.load_inputs(config)
     run.check_folder(config, tmp_path / "run", resume=False)
-    lora = run.train(config, tmp_path / "run", inputs)
+    lora = training.train(config, tmp_path / "run", inputs)
     records = run.read_metrics(tmp_path / "run" / run.METRICS)
     assert [r["step"] for r in records if "loss" in r] == [1, 2]
     assert all(math.isfinite(r["loss"]) for r in records if "loss" in r)

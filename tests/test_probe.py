@@ -18,7 +18,7 @@ from test_tools import done, jaxlv
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2ForCausalLM
 
-from jaxlv import ledger, probe, run, series, weights
+from jaxlv import ledger, probe, run, series, training, weights
 from jaxlv.codec import Codec
 from jaxlv.config import RunConfig, SamplingConfig, build_config
 from jaxlv.errors import JaxlvError
@@ -415,7 +415,7 @@ def trained(compile_once, base, waves, tmp_path_factory) -> Path:
         "budget": {"flops": 1e12},
     }
     config = build_config(RunConfig, tree)
-    run.train(config, folder / "run", run.load_inputs(config))
+    training.train(config, folder / "run", run.load_inputs(config))
     return folder / "run"
 
 

@@ -125,7 +125,7 @@ def test_the_page_has_everything(reproduced):
     _, out, _ = reproduced
     page, result = (out / "report.html").read_text(), result_of(out)
     titles = [reproductions.TITLES[stage["name"]] for stage in result["stages"]]
-    for title in (*titles, "FLOPs by stage", "What the report did wrong"):
+    for title in (*titles, "FLOPs by stage", "Done both ways"):
         assert title in page
     assert "Adapters" in page or "adapter" in page  # the analyses
     for text in (page, (out / RESULT).read_text()):

@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 import pytest
 from safetensors.numpy import load_file
 
-from jaxlv import adapters, run, series
+from jaxlv import adapters, run, series, training
 from jaxlv import lora as overlay
 from jaxlv.checkpoint import Checkpoints
 from jaxlv.config import LoraConfig, RunConfig, build_config, load_config, to_toml
@@ -68,7 +68,7 @@ def change(config: RunConfig, **sections: dict[str, Any]) -> RunConfig:
 
 def train(config: RunConfig, folder: Path, resume: bool = False, on_step: Callable = lambda step, figures: None):
     inputs = run.load_inputs(config, folder if resume else None)
-    return run.train(config, folder, inputs, resume=resume, watch=run.Watch(on_step))
+    return training.train(config, folder, inputs, resume=resume, watch=training.Watch(on_step))
 
 
 @pytest.fixture(scope="module")
@@ -350,9 +350,10 @@ def test_the_loaded_run_is_what_training_returned(whole):
     assert finished.tuned.sampling == whole.config.sampling
     assert "lora" not in finished.untuned.variables
     best = min(losses(whole.folder, "validation_loss"))
-    training = run._Training([run.Job(whole.config, whole.folder, run.load_inputs(whole.config))], run.Watch())
+    job = training.Job(whole.config, whole.folder, run.load_inputs(whole.config))
+    again = training._Training([job], training.Watch())
     trained, _ = overlay.split(finished.tuned.variables, overlay.trainable(finished.tuned.variables))
-    found = training._measures(training.members[0], 0, 0, training.stack.state._replace(trained=trained), "")
+    found = again._measures(again.members[0], 0, 0, again.stack.state._replace(trained=trained))
     assert found["validation_loss"] == pytest.approx(best, rel=1e-6)
 
 

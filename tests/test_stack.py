@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxlv import ledger, run
+from jaxlv import ledger, run, training
 from jaxlv import lora as overlay
 from jaxlv.config import RunConfig
 from jaxlv.errors import JaxlvError
@@ -38,24 +38,24 @@ def varied(config: RunConfig, recipe: str = "adam, constant", **more: Any) -> di
     return {name: change(common, **sections) for name, sections in VARIED.items()}
 
 
-def jobs(configs: dict[str, RunConfig], folder: Any) -> list[run.Job]:
-    return [run.Job(one, folder / name, run.load_inputs(one)) for name, one in configs.items()]
+def jobs(configs: dict[str, RunConfig], folder: Any) -> list[training.Job]:
+    return [training.Job(one, folder / name, run.load_inputs(one)) for name, one in configs.items()]
 
 
 @pytest.fixture(scope="module")
 def whole(config, tmp_path_factory):  # noqa: F811
     """The folder of three runs that were trained together, uninterrupted."""
     folder = tmp_path_factory.mktemp("whole")
-    run.train_together(jobs(varied(config), folder))
+    training.train_together(jobs(varied(config), folder))
     return folder
 
 
 @pytest.mark.parametrize(("recipe", "at_once"), [*((name, 0) for name in RECIPES), ("adam, constant", 2)])
 def test_runs_that_train_together_are_the_runs_one_by_one(config, tmp_path, recipe, at_once):  # noqa: F811
     configs = varied(config, recipe)
-    together = run.train_together(jobs(configs, tmp_path / "together"), at_once=at_once)
+    together = training.train_together(jobs(configs, tmp_path / "together"), at_once=at_once)
     for job, lora in zip(jobs(configs, tmp_path / "alone"), together, strict=True):
-        alone = run.train(job.config, job.folder, job.inputs)
+        alone = training.train(job.config, job.folder, job.inputs)
         ours, theirs = records(tmp_path / "together" / job.folder.name), records(job.folder)
         assert [r["step"] for r in ours] == [r["step"] for r in theirs]
         for mine, other in zip(ours, theirs, strict=True):
@@ -71,7 +71,7 @@ def test_the_padding_of_ranks_stays_zero(config):  # noqa: F811
     inputs = run.load_inputs(configs[0])
     stack = Stack(inputs.model, inputs.params, configs)
     assert stack.rank == 5
-    windows = [run._Texts(run.Job(one, inputs.base, inputs)).batches for one in configs]
+    windows = [training._Texts(training.Job(one, inputs.base, inputs)).batches for one in configs]
     state, step = stack.state, stack.step()
     for number in range(3):
         state, _ = step(state, stack.frozen, stack.batch([batches(number) for batches in windows]))
@@ -97,8 +97,8 @@ def test_each_run_of_a_stack_is_an_ordinary_run(config, whole):  # noqa: F811
 def test_an_interrupted_stack_goes_on_as_if_it_had_not_been(config, whole, tmp_path, when):  # noqa: F811
     configs = varied(config)
     with pytest.raises(Interruption):
-        run.train_together(jobs(configs, tmp_path / "cut"), watch=run.Watch(interrupt_at(when)))
-    run.train_together(jobs(configs, tmp_path / "cut"), resume=True)
+        training.train_together(jobs(configs, tmp_path / "cut"), watch=training.Watch(interrupt_at(when)))
+    training.train_together(jobs(configs, tmp_path / "cut"), resume=True)
     for name in configs:
         assert records(tmp_path / "cut" / name) == records(whole / name)
 
@@ -106,9 +106,9 @@ def test_an_interrupted_stack_goes_on_as_if_it_had_not_been(config, whole, tmp_p
 def test_a_stack_resumes_where_one_of_its_runs_was_not_yet_begun(config, whole, tmp_path):  # noqa: F811
     configs = varied(config)
     with pytest.raises(Interruption):
-        run.train_together(jobs(configs, tmp_path / "cut"), watch=run.Watch(interrupt_at(4)))
+        training.train_together(jobs(configs, tmp_path / "cut"), watch=training.Watch(interrupt_at(4)))
     shutil.rmtree(tmp_path / "cut" / "other")
-    run.train_together(jobs(configs, tmp_path / "cut"), resume=True)
+    training.train_together(jobs(configs, tmp_path / "cut"), resume=True)
     for name in configs:
         assert records(tmp_path / "cut" / name) == records(whole / name)
 
@@ -116,7 +116,7 @@ def test_a_stack_resumes_where_one_of_its_runs_was_not_yet_begun(config, whole, 
 def test_runs_of_a_stack_are_billed_one_by_one_to_a_ledger_that_they_share(config, tmp_path):  # noqa: F811
     book = tmp_path / "ledger.jsonl"
     configs = varied(config, budget={"flops": 1e12, "ledger": str(book)})
-    run.train_together(jobs(configs, tmp_path / "runs"))
+    training.train_together(jobs(configs, tmp_path / "runs"))
     terms, entries = ledger.read(book)
     assert not ledger.verify(book)
     for name, one in configs.items():
@@ -131,7 +131,7 @@ def test_a_shared_budget_stops_all_runs_of_a_stack_at_the_same_step(config, tmp_
     book = tmp_path / "ledger.jsonl"
     configs = varied(change(config, train={"validate_every": 0}), budget={"flops": 3.5 * sum(prices), "ledger": str(book)})
     notes: list[str] = []
-    run.train_together(jobs(configs, tmp_path / "runs"), watch=run.Watch(note=notes.append))
+    training.train_together(jobs(configs, tmp_path / "runs"), watch=training.Watch(note=notes.append))
     assert any("stopped by the budget after step 3 of 5" in note for note in notes)
     assert {max(r["step"] for r in records(tmp_path / "runs" / name)) for name in configs} == {3}
     assert ledger.read(book)[0].budget >= sum(entry.flops for entry in ledger.read(book)[1]) == 3 * sum(prices)
@@ -141,7 +141,7 @@ def test_a_loss_that_is_not_finite_names_its_run(config, tmp_path):  # noqa: F81
     configs = varied(config)
     configs["large"] = change(configs["large"], optimizer={"learning_rate": 3e38})
     with pytest.raises(JaxlvError, match="not finite") as caught:
-        run.train_together(jobs(configs, tmp_path))
+        training.train_together(jobs(configs, tmp_path))
     assert str(tmp_path / "large") in str(caught.value)
 
 

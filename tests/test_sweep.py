@@ -13,7 +13,7 @@ import jax
 import pandas as pd
 import pytest
 
-from jaxlv import run, sweep
+from jaxlv import run, sweep, training
 from jaxlv.config import RunConfig, load_config, to_toml
 from jaxlv.errors import JaxlvError
 from jaxlv.report import sweeps
@@ -89,7 +89,7 @@ def test_all_runs_are_billed_to_one_ledger(swept):
 
 def test_a_sweep_goes_on_where_it_was_interrupted(file, swept, tmp_path, monkeypatch):
     whole, _ = swept
-    fit, calls = run.fit, []
+    fit, calls = training.fit, []
 
     def cut(*arguments: Any) -> Any:
         def on_step(step: int, figures: Any) -> None:
@@ -100,10 +100,10 @@ def test_a_sweep_goes_on_where_it_was_interrupted(file, swept, tmp_path, monkeyp
 
         return fit(*arguments[:5], on_step, *arguments[6:])
 
-    monkeypatch.setattr(run, "fit", cut)
+    monkeypatch.setattr(training, "fit", cut)
     with pytest.raises(Interruption):
         said_by(file, *GRID, "--out", tmp_path / "out")
-    monkeypatch.setattr(run, "fit", fit)
+    monkeypatch.setattr(training, "fit", fit)
     said_by(file, *GRID, "--out", tmp_path / "out", "--resume")
     for one in json.loads((whole / sweep.RESULT).read_text())["runs"]:
         name = one["name"]
@@ -118,7 +118,7 @@ def test_runs_that_do_not_fit_side_by_side_take_turns(config):  # noqa: F811
     configs = [change(config, train={"seed": seed}) for seed in range(4)]
     inputs = run.load_inputs(config)
     stack = Stack(inputs.model, inputs.params, configs)
-    texts = run._Texts(run.Job(config, inputs.base, inputs))
+    texts = training._Texts(training.Job(config, inputs.base, inputs))
     batch = stack.batch([texts.batches(0)] * 4)
     plans = {
         width: stack.step(width).lower(stack.state, stack.frozen, batch).compile().memory_analysis() for width in (1, 4)
@@ -135,7 +135,7 @@ def test_runs_that_do_not_fit_side_by_side_take_turns(config):  # noqa: F811
 def test_a_group_that_runs_out_of_memory_is_halved(config, tmp_path, monkeypatch):  # noqa: F811
     small = change(config, train={"steps": 1, "forecast_series": 0})
     found = sweep.cells(small, [{"train.seed": seed} for seed in range(3)])
-    together, sizes = run.train_together, []
+    together, sizes = training.train_together, []
 
     def limited(jobs: Any, **options: Any) -> Any:
         sizes.append(len(jobs))
@@ -143,7 +143,7 @@ def test_a_group_that_runs_out_of_memory_is_halved(config, tmp_path, monkeypatch
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
         return together(jobs, **options)
 
-    monkeypatch.setattr(run, "train_together", limited)
+    monkeypatch.setattr(training, "train_together", limited)
     sweep.train(found, tmp_path)
     assert sizes == [3, 2, 1]
     assert all((tmp_path / cell.name / run.ADAPTER).is_dir() for cell in found)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from jaxlv import reproduction, run, sweep
+from jaxlv import reproduction, run, sweep, training
 from jaxlv.config import RunConfig
 from jaxlv.evaluate import plain, protocol
 from jaxlv.forecast import Forecaster
@@ -59,7 +59,7 @@ def measure_faults(work: Work, data: SeriesSet) -> None:
     """Each error of the report beside what is right: the figure of both, in DIR/stages/faults.json."""
     if work.result("faults") is not None or work.result("grid") is None:
         return
-    print("\nwhat the report did wrong, and what is right", flush=True)
+    print("\ndone both ways: what the report did wrong, or also tried", flush=True)
     measures: dict[str, Callable[[Work, Fault, SeriesSet], list[Line]]] = {
         "loss": losses, "forecast": forecasts, "training": trainings, "steps": steps,
     }  # fmt: skip
@@ -81,7 +81,7 @@ def losses(work: Work, fault: Fault, data: SeriesSet) -> list[Line]:
         for name, settings in (("reported_way", {**own, **fault.settings}), ("right_way", dict(own))):
             config = changed(paid_beside(work, finished.config, "faults"), {**settings, "train.forecast_series": 0})
             with meter_of(work, config, f"fault-{fault.key}") as meter:
-                both[name] = run.validated(config, run.load_inputs(config), lora, meter)["validation_loss"]
+                both[name] = training.validated(config, run.load_inputs(config), lora, meter)["validation_loss"]
         at = f", {own['windows.length']} tokens" if own else ""
         found.append({"measured": f"validation loss of the final model{at}", "unit": "nats per token", **both})
     return found

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import jaxlv_configs
-from jaxlv import ledger, reproduction, run, series, sweep
+from jaxlv import ledger, reproduction, run, series, sweep, training
 from jaxlv.config import ModelConfig, laid_over, override
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.family import architecture
@@ -269,7 +269,7 @@ def measure_untrained(cell: Cell, out: Path) -> dict[str, Any]:
     with run.ledger_of(cell.config, folder, inputs.model) as book:
         assert book is not None
         meter = Meter(book, cell.config.budget.phase, run.event_of(cell.config, adapted=False), cell.name)
-        record = run.validated(cell.config, inputs, None, meter)
+        record = training.validated(cell.config, inputs, None, meter)
     flops = sweep.spent_by(cell.config, folder)
     return {"name": cell.name, "settings": dict(cell.settings), "steps": 0, "seconds": None, "flops": flops, **record}
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import pandas as pd
 
-from jaxlv import run, search, sweep
+from jaxlv import run, search, sweep, training
 from jaxlv.config import GRID, RunConfig, build_config, override, read_tree
 from jaxlv.errors import JaxlvError
 from jaxlv.report import page, sweeps
@@ -45,14 +45,14 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def watch_of(group: Sequence[sweep.Cell], bars: list[Progress]) -> run.Watch:
+def watch_of(group: Sequence[sweep.Cell], bars: list[Progress]) -> training.Watch:
     """Progress of the runs that train together; the bar of the group before ends."""
     while bars:
         bars.pop().__exit__()
     label = group[0].name if len(group) == 1 else f"{len(group)} runs"
     bar = Progress(label, group[0].config.train.steps).__enter__()
     bars.append(bar)
-    return run.Watch(bar.step, bar.note)
+    return training.Watch(bar.step, bar.note)
 
 
 def train(found: Sequence[sweep.Cell], folder: Path, resume: bool, at_once: int = 0) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from jaxlv import run
+from jaxlv import run, training
 from jaxlv.config import RunConfig, load_config
 from jaxlv.lora import normalise_targets
 from jaxlv.weights import count_params
@@ -40,8 +40,8 @@ def train(config: RunConfig, out: Path, resume: bool = False, inputs: run.Inputs
     text = inputs.codec.encode(first_TV[:4], alpha_V)
     print(f"text: {text} -> ids {inputs.alphabet.encode(text[:10]).tolist()} ...")
     with Progress("train", config.train.steps) as progress:
-        watch = run.Watch(progress.step, progress.note)
-        run.train(config, out, inputs, resume=resume, watch=watch, versions=versions())
+        watch = training.Watch(progress.step, progress.note)
+        training.train(config, out, inputs, resume=resume, watch=watch, versions=versions())
 
 
 @program(arguments)

@@ -59,7 +59,7 @@ def priced(result: Tree) -> list[tuple[str, float, float]]:
 
 
 def faults_table(result: Tree) -> Table:
-    """What the report did wrong, done both ways."""
+    """What the report did wrong or also tried, done both ways."""
     rows = [
         {**line, "ratio": line["reported_way"] / line["right_way"] if line["right_way"] else None}
         for line in result["faults"]
@@ -72,8 +72,8 @@ def faults_table(result: Tree) -> Table:
         Column("ratio", "ratio"),
         Column("unit", "unit", form="text"),
     ]
-    caption = "Each error of the report, done both ways on the same runs and series. Each is a setting, off by default."
-    return table_of("What the report did wrong", caption, rows, words("fault", "the report"), columns)
+    caption = "What the report did and what is done here, on the same runs and series. Each is a setting, off by default."
+    return table_of("Done both ways", caption, rows, words("fault", "the report"), columns)
 
 
 # ------------------------------------------------------------------------------------------------- the bill
@@ -191,7 +191,7 @@ def page_of(result: Tree, drawings: Mapping[str, str] = NOTHING, analyses: Tree 
         )
         sections.append(Section("Error against FLOPs", [pareto]))
     if result["faults"]:
-        sections.append(Section("What the report did wrong", [faults_table(result)]))
+        sections.append(Section("Done both ways: what the report did wrong, or also tried", [faults_table(result)]))
     sections.append(Section("FLOPs", [bill_table(result)], f"Hours of a plan: {result['plan']['hours']}."))
     sections += analysed.blocks(analyses) if analyses else []
     facts = [("data", result["data"]), ("sha256 of the data", result["data_sha256"] or MISSING), ("model", result["model"])]
