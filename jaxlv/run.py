@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxlv import adapters, dynamics, metrics, series
@@ -613,11 +614,15 @@ class FinishedRun:
     def metered(self) -> Iterator[dict[str, Forecaster]]:
         """{"tuned", "untuned"}: forecasters that spend from the run's budget, where it has one, in the phase "evaluation".
 
-        Where it loses nothing the adapters are merged into the weights: decoding is then the base's own, for both.
+        Where it loses nothing the adapters are merged into the weights: both are then one program, as the untuned model has
+        a bias of zero where the tuned one has a bias.
         """
-        merged = overlay.merged(self.tuned.variables)
+        merged, found = overlay.merged(self.tuned.variables), {"tuned": self.tuned, "untuned": self.untuned}
         adapted = {"tuned": merged is None, "untuned": False}
-        found = {"tuned": self.tuned if merged is None else replace(self.tuned, variables=merged), "untuned": self.untuned}
+        if merged is not None:
+            none = jax.tree.map(jnp.zeros_like, {key: merged[key] for key in merged if key != "params"})
+            found["tuned"] = replace(self.tuned, variables=merged)
+            found["untuned"] = replace(self.untuned, variables={**self.untuned.variables, **none})
         with ledger_of(self.config, self.folder, self.tuned.model) as ledger:
             if ledger is not None:
                 for name, forecaster in found.items():
