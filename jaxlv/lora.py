@@ -103,10 +103,16 @@ def merge(params: Mapping[str, Any], lora: Mapping[str, Any]) -> Tree:
 
 
 def merged(variables: Mapping[str, Any]) -> Tree | None:
-    """{"params": merged base}; None where that would lose something: a base narrower than float32, or a head that trains."""
-    if "lm_head" in variables["lora"] or any(leaf.dtype != jnp.float32 for leaf in jax.tree.leaves(variables["params"])):
+    """{"params": merged base}, and beside it the head's bias in an overlay of its own where that trains.
+
+    None where merging would lose something: a base narrower than float32, or a head whose weight trains.
+    """
+    lora = dict(variables["lora"])
+    head = lora.pop("lm_head", None)
+    if (head and "weight" in head) or any(leaf.dtype != jnp.float32 for leaf in jax.tree.leaves(variables["params"])):
         return None
-    return {"params": merge(variables["params"], variables["lora"])}
+    params = merge(variables["params"], lora)
+    return {"params": params, "lora": {"lm_head": head}} if head else {"params": params}
 
 
 def count_trained(variables: Mapping[str, Any], mask: Mapping[str, Any]) -> int:

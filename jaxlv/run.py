@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxlv import dynamics, series
@@ -272,10 +273,15 @@ class FinishedRun:
     def metered(self) -> Iterator[dict[str, Forecaster]]:
         """{"tuned", "untuned"}: forecasters that spend from the run's budget, where it has one, in the phase "evaluation".
 
-        Where it loses nothing the adapters are merged into the weights: decoding is then the base's own, for both.
+        Where it loses nothing the adapters are merged into the weights: both are then one program, as the untuned model has
+        a bias of zero where the tuned one has a bias.
         """
         merged, has_adapters = decoder(self.tuned)
-        adapted, found = {"tuned": has_adapters, "untuned": False}, {"tuned": merged, "untuned": self.untuned}
+        untuned = self.untuned
+        if not has_adapters:
+            rest = {key: tree for key, tree in merged.variables.items() if key != "params"}
+            untuned = replace(untuned, variables={**untuned.variables, **jax.tree.map(jnp.zeros_like, rest)})
+        adapted, found = {"tuned": has_adapters, "untuned": False}, {"tuned": merged, "untuned": untuned}
         with ledger_of(self.config, self.folder, self.tuned.model) as ledger:
             if ledger is not None:
                 for name, forecaster in found.items():

@@ -96,6 +96,17 @@ def test_a_trained_head_cannot_be_merged(tiny, head):
         overlay.merge(tiny[1], lora)
 
 
+def test_a_bias_stays_beside_a_merged_base(tiny, random_lora):
+    """What decodes with the adapters merged gives the overlay's own logits; a head of its own, or rounding, forbids it."""
+    _, params, logits = tiny
+    lora = random_lora(params, rank=3, head="bias")
+    found = overlay.merged({"params": params, "lora": lora})
+    assert found is not None and set(found["lora"]) == {"lm_head"} and "lm_head" in lora
+    np.testing.assert_allclose(logits(found), logits({"params": params, "lora": lora}), rtol=0, atol=2e-5)
+    assert overlay.merged({"params": params, "lora": random_lora(params, rank=3, head="full")}) is None
+    assert set(overlay.merged({"params": params, "lora": random_lora(params, rank=3, head="frozen")}) or {}) == {"params"}
+
+
 def test_head_bias_is_added_to_the_logits(tiny, random_lora):
     _, params, logits = tiny
     lora = {"lm_head": random_lora(params)["lm_head"]}

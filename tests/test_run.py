@@ -357,6 +357,17 @@ def test_the_loaded_run_is_what_training_returned(whole):
     assert found["validation_loss"] == pytest.approx(best, rel=1e-6)
 
 
+def test_both_models_of_a_run_decode_by_one_program(whole):
+    """The tuned one is merged and keeps its bias; the untuned one has a bias of zero, which changes nothing."""
+    finished = run.load_run(whole.folder)
+    with finished.metered() as found:
+        tuned, untuned = (found[name].variables for name in ("tuned", "untuned"))
+    assert jax.tree.structure(tuned) == jax.tree.structure(untuned) and set(tuned["lora"]) == {"lm_head"}
+    np.testing.assert_array_equal(tuned["lora"]["lm_head"]["bias"], finished.tuned.variables["lora"]["lm_head"]["bias"])
+    assert not np.any(untuned["lora"]["lm_head"]["bias"])
+    jax.tree.map(np.testing.assert_array_equal, untuned["params"], finished.untuned.variables["params"])
+
+
 def test_the_bill_adds_up(whole):
     bill = run.load_run(whole.folder).bill()
     steps = [record for record in run.read_metrics(whole.folder / run.METRICS) if "loss" in record]

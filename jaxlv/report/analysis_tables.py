@@ -167,9 +167,9 @@ def padding_table(padding: Tree) -> Table:
         Column("difference", "difference", "logits", "natural log units"),
         Column("within", "within", form="literal"),
         Column("distance", "distance", "next token"),
-        share("digit", "a digit", "next token"),
+        Column("digit", "a digit, %", "next token", form="percent"),
     ]
-    lengths = ", ".join(map(str, padding["prompts"]))
+    lengths = " and ".join(map(str, padding["prompts"]))
     caption = (
         f"Prompts of {lengths} tokens, padded to {padding['padded_to']}, {padding['dtype']}. Difference: the largest of a"
         f" logit at a real token from the same without padding ({padding['logits_compared']:,} logits at each; the largest"
