@@ -269,19 +269,24 @@ class FinishedRun:
         known = {*self.split["train"].values(), *self.split["validation"].values()}
         return series_set.ids_N[[mark in known for mark in series_marks(series_set)]]
 
-    @contextlib.contextmanager
-    def metered(self) -> Iterator[dict[str, Forecaster]]:
-        """{"tuned", "untuned"}: forecasters that spend from the run's budget, where it has one, in the phase "evaluation".
+    def models(self) -> tuple[dict[str, Forecaster], bool]:
+        """({"tuned", "untuned"}, whether adapters are left in the tuned one).
 
         Where it loses nothing the adapters are merged into the weights: both are then one program, as the untuned model has
         a bias of zero where the tuned one has a bias.
         """
-        merged, has_adapters = decoder(self.tuned)
+        tuned, has_adapters = decoder(self.tuned)
         untuned = self.untuned
         if not has_adapters:
-            rest = {key: tree for key, tree in merged.variables.items() if key != "params"}
+            rest = {key: tree for key, tree in tuned.variables.items() if key != "params"}
             untuned = replace(untuned, variables={**untuned.variables, **jax.tree.map(jnp.zeros_like, rest)})
-        adapted, found = {"tuned": has_adapters, "untuned": False}, {"tuned": merged, "untuned": untuned}
+        return {"tuned": tuned, "untuned": untuned}, has_adapters
+
+    @contextlib.contextmanager
+    def metered(self) -> Iterator[dict[str, Forecaster]]:
+        """`models` as they spend from the run's budget, where it has one, in the phase "evaluation"."""
+        found, has_adapters = self.models()
+        adapted = {"tuned": has_adapters, "untuned": False}
         with ledger_of(self.config, self.folder, self.tuned.model) as ledger:
             if ledger is not None:
                 for name, forecaster in found.items():

@@ -152,13 +152,11 @@ def analyse_final(work: Work, data: SeriesSet) -> None:
     chosen = work.series_of(work.parts[0], data)
     config = replace(finished.config.evaluate, samples=reproduction.ANALYSED, series=len(chosen))
     paid = paid_beside(work, finished.config, "analyses")
-    merged, adapted = run.decoder(finished.tuned)
+    found_models, adapted = finished.models()
     with meter_of(work, paid, "analyses") as meter:
         bare = replace(meter, template=run.event_of(paid, adapted=False))
-        models = {
-            "tuned": replace(merged, meter=meter if adapted else bare),
-            "untuned": replace(finished.untuned, meter=bare),
-        }
+        meters = {"tuned": meter if adapted else bare, "untuned": bare}
+        models = {name: replace(model, meter=meters[name]) for name, model in found_models.items()}
         found = analyse(finished, models, chosen, data, config)
     settings = {**protocol(chosen, config, finished.tuned), "seen_in_training": finished.seen(chosen)}
     result = plain({"protocol": settings, **found, "bill": finished.bill(), "versions": versions()})
