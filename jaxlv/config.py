@@ -18,6 +18,7 @@ from jaxlv.errors import JaxlvError
 Dtype = Literal["float32", "bfloat16"]
 Kernel = Literal["xla", "blocked", "cudnn"]
 GRID = "grid"  # the section of a config that `jaxlv sweep` reads
+STAGE = "stage"  # and the one that tells `jaxlv reproduce` what a stage is; a sweep takes its `skip`
 
 
 # ---------------------------------------------------------------------------------------------- the model
@@ -363,6 +364,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     tree = read_tree(Path(path))
     if GRID in tree:
         raise JaxlvError("a grid of runs, not one run", where=path, found=f"[{GRID}]", hint="use jaxlv sweep")
+    if STAGE in tree:
+        raise JaxlvError("a stage of a series of runs", where=path, found=f"[{STAGE}]", hint="use jaxlv reproduce")
     return build_config(RunConfig, override(tree, overrides), where=path)
 
 

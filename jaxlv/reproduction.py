@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from jaxlv import run, sweep
-from jaxlv.config import GRID, BudgetConfig, ModelConfig, RunConfig, build_config, laid_over, read_tree
+from jaxlv.config import GRID, STAGE, BudgetConfig, ModelConfig, RunConfig, build_config, laid_over, read_tree
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.family import architecture
 from jaxlv.flops.plan import drawing, validation
@@ -27,7 +27,6 @@ from jaxlv.protocols import PROTOCOLS, SERIES, Part
 from jaxlv.sweep import Cell
 from jaxlv.systems import ALLOWANCE, LENGTH, RANK, RATE, STAGES, System
 
-STAGE = "stage"
 MARGIN = 0.05  # of every envelope: for work that is done again after interruptions
 REAL = "qwen2.5-0.5b"  # the reports' model
 STEPS = 100  # time steps of a series

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from jaxlv import config as settings
-from jaxlv.config import GRID, ModelConfig, RunConfig, build_config, load_config, read_tree, to_toml
-from jaxlv.reproduction import STAGE
+from jaxlv.config import GRID, STAGE, ModelConfig, RunConfig, build_config, load_config, read_tree, to_toml
 from jaxlv_tools.make_base import BaseConfig
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -11,7 +11,7 @@ import pytest
 
 import jaxlv_configs
 from jaxlv import reproduction, run, sweep
-from jaxlv.config import RunConfig
+from jaxlv.config import RunConfig, load_config
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.family import architecture
 from jaxlv.protocols import PROTOCOLS
@@ -165,6 +165,12 @@ def test_a_stage_of_a_config_is_checked(tmp_path):
         reproduction.read_stages(tmp_path)
     with pytest.raises(JaxlvError, match="no stages"):
         reproduction.read_stages(tmp_path / "nowhere")
+
+
+def test_a_stage_is_no_run():
+    with pytest.raises(JaxlvError, match="jaxlv reproduce"):
+        load_config(CONFIGS / "rai" / "baseline.toml")
+    assert load_config(CONFIGS / "rai" / "final.toml").windows.length == 768
 
 
 def test_an_axis_may_set_several_settings():

@@ -21,7 +21,7 @@ from typing import Any
 import pandas as pd
 
 from jaxlv import run, search, sweep, training
-from jaxlv.config import GRID, RunConfig, build_config, override, read_tree
+from jaxlv.config import GRID, STAGE, RunConfig, build_config, override, read_tree
 from jaxlv.errors import JaxlvError
 from jaxlv.report import page, sweeps
 from jaxlv_tools.console import Progress, describe, fresh_folder, positive, print_columns, program, versions
@@ -81,7 +81,7 @@ def show(outcomes: Sequence[dict[str, Any]], best: str) -> None:
 @program(arguments)
 def main(options: argparse.Namespace) -> None:
     tree = override(read_tree(options.config), options.set)
-    written = tree.pop(GRID, {})
+    written, skip = tree.pop(GRID, {}), tree.pop(STAGE, {}).get("skip", [])
     config = build_config(RunConfig, tree, where=options.config)
     axes = {} if options.search else dict(written)
     axes |= dict(parse_values(text) for text in options.grid)
@@ -92,7 +92,7 @@ def main(options: argparse.Namespace) -> None:
         )
     rule = options.choose or ("forecast_mae" if config.train.select == "forecast" else "validation_loss")
     known = options.resume and (options.out / sweep.RUNS).is_dir()
-    found = sweep.cells(config, list(sweep.grid(axes))) if axes else []
+    found = sweep.cells(config, list(sweep.grid(axes, skip))) if axes else []
     out = options.out if known else fresh_folder(options.out)
     if axes:
         if config.budget.flops:
