@@ -71,9 +71,7 @@ def test_the_small_scale_has_a_twentieth_of_every_run_and_enough_series(name):
             assert few.settings == all_of_them.settings
             assert few.config.train.steps == math.ceil(all_of_them.config.train.steps / 20)
             assert few.config.evaluate.series >= 20
-        if full.config.train.validate_every:
-            times = [stage.config.train.steps // stage.config.train.validate_every for stage in (small, full)]
-            assert times[0] == pytest.approx(times[1], rel=0.25)
+        assert 0 < small.config.train.validate_every <= small.config.train.steps
 
 
 def test_what_was_trained_before_is_not_planned_twice():

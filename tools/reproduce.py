@@ -26,8 +26,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import jax
+
 import jaxlv_configs
 from jaxlv import ledger, reproduction, run, series, sweep, training
+from jaxlv import lora as overlay
 from jaxlv.config import ModelConfig, laid_over, override
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.family import architecture
@@ -285,9 +288,7 @@ def models_of(work: Work, stage: Stage) -> Iterator[dict[str, Forecaster]]:
         book = None
         for cell in cells_of(work, stage):
             folder = work.out / sweep.RUNS / cell.name
-            model, adapted = untrained(cell), False
-            if stage.trains:
-                model, adapted = run.decoder(run.load_run(folder).tuned)
+            model, adapted = run.decoder(run.load_run(folder).tuned) if stage.trains else (untrained(cell), False)
             book = book or opened.enter_context(run.ledger_of(cell.config, folder, model.model))
             assert book is not None
             meter = Meter(book, FINAL, run.event_of(cell.config, adapted), cell.name)
@@ -296,8 +297,11 @@ def models_of(work: Work, stage: Stage) -> Iterator[dict[str, Forecaster]]:
 
 
 def untrained(cell: Cell) -> Forecaster:
-    """The base of a cell's config, as a forecaster."""
-    return run.load_inputs(cell.config).forecaster({}, cell.config)
+    """The base of a cell's config, where it may with a trained bias of zero: the program is then that of the tuned model."""
+    inputs = run.load_inputs(cell.config)
+    lora = overlay.init_lora(jax.random.key(0), inputs.params, cell.config.lora)  # B is zero, and so is the bias
+    merged, has_adapters = run.decoder(inputs.forecaster(lora, cell.config))
+    return inputs.forecaster({}, cell.config) if has_adapters else merged
 
 
 def evaluate_stage(work: Work, stage: Stage, data: SeriesSet) -> None:
