@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from collections.abc import Sequence
@@ -106,6 +107,11 @@ class Table:
     rows: Sequence[Sequence[Cell]]
     kind: ClassVar[str] = "table"
 
+    @property
+    def has_long_names(self) -> bool:
+        """Whether the first column wants more room than a word or two."""
+        return any(len(row[0].text) > 24 for row in self.rows)
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -131,11 +137,15 @@ Block = Table | Figure | Pairs
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, a paragraph and blocks; it does not appear without either of these."""
+    """A heading, a paragraph and blocks; it does not appear without either of these.
+
+    Neighbours of one `group` stand under a heading of that name.
+    """
 
     title: str
     blocks: Sequence[Block]
     text: str = ""
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -148,6 +158,17 @@ class Page:
     sections: Sequence[Section] = ()
 
 
+CONTENTS = 4  # sections from which on a page has a table of contents
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """Neighbouring sections of one group."""
+
+    name: str
+    sections: Sequence[Section]
+
+
 def render(page: Page) -> str:
     """`page` as one HTML document that needs nothing else."""
     environment = jinja2.Environment(
@@ -158,7 +179,10 @@ def render(page: Page) -> str:
     )
     environment.filters["unbroken"] = lambda text: text.replace(" %", "\N{NO-BREAK SPACE}%")
     palette = {"light": Markup(css_variables()), "dark": Markup(css_variables(dark=True))}
-    return environment.get_template("page.html.j2").render(page=page, **palette) + "\n"
+    shown = [section for section in page.sections if section.blocks or section.text]
+    chapters = [Chapter(name, list(own)) for name, own in itertools.groupby(shown, lambda section: section.group)]
+    contents = len(shown) >= CONTENTS
+    return environment.get_template("page.html.j2").render(page=page, chapters=chapters, contents=contents, **palette) + "\n"
 
 
 def write(path: Path, page: Page) -> None:

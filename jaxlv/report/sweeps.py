@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure as Drawing
 
 from jaxlv.report import figures
-from jaxlv.report.axes import WIDTH, canvas, log_ticks
+from jaxlv.report.axes import ABOVE, WIDTH, canvas, log_ticks
 from jaxlv.report.figures import MODEL
 from jaxlv.report.page import (
     MISSING,
@@ -27,11 +28,13 @@ from jaxlv.report.page import (
     plain,
     svg,
 )  # fmt: skip
-from jaxlv.report.svg import MUTED, styled
+from jaxlv.report.svg import MUTED, PALETTE, styled
 
 Tree = Mapping[str, Any]
 RULES = {"validation_loss": "validation loss (nats per token)", "forecast_mae": "validation MAE (raw units)"}
 """What a run may be chosen by, with its unit."""
+GROUPS = [PALETTE[name][0] for name in ("row-tuned", "species-1", "species-2", "row-untuned", "row-1", "row-2")]
+"""Colours of groups of runs."""
 
 
 @dataclass(frozen=True)
@@ -183,20 +186,35 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 @styled
-def pareto_figure(entries: Sequence[tuple[str, float, float]], cost: str, error: str) -> Drawing:
-    """Error against cost of named runs, both logarithmic, with the front of those that nothing beats in both."""
-    figure = canvas(WIDTH, 300)
+def pareto_figure(
+    entries: Sequence[tuple[str, float, float]], cost: str, error: str, groups: Sequence[str] = (), width: int = WIDTH
+) -> Drawing:
+    """Error against cost of named runs, both logarithmic; the front that nothing beats in both, numbered by cost.
+
+    With a group for each run, every group has a colour and a front of its own, and the numbers go on from one to the next.
+    """
+    figure = canvas(width, 300)
     ax = figure.subplots()
-    points = [(x, y) for _, x, y in entries]
-    kept = front(points)
-    ax.plot(*zip(*points, strict=True), "o", color=MUTED, markersize=5, markeredgewidth=0, alpha=0.7)
-    ax.plot(*zip(*(points[i] for i in kept), strict=True), ".-", color=MODEL, linewidth=1.6, drawstyle="steps-post")
+    points, number_of = [(x, y) for _, x, y in entries], itertools.count(1)
+    names = list(dict.fromkeys(groups)) or [""]
+    for name, colour in zip(names, itertools.cycle(GROUPS), strict=False):
+        own = [i for i in range(len(points)) if not groups or groups[i] == name]
+        kept = [own[i] for i in front([points[i] for i in own])]
+        dots = MUTED if len(names) == 1 else colour
+        ax.plot(*zip(*(points[i] for i in own), strict=True), "o", color=dots, markersize=5, markeredgewidth=0, alpha=0.7)
+        line: dict[str, Any] = {"color": colour, "linewidth": 1.6, "drawstyle": "steps-post", "label": name or None}
+        ax.plot(*zip(*(points[i] for i in kept), strict=True), ".-", **line)
+        for index in kept:
+            place: dict[str, Any] = {"xytext": (4, 4), "textcoords": "offset points"}
+            ax.annotate(str(next(number_of)), points[index], **place, color=colour, fontsize=10)
     ax.set_xscale("log")
     ax.set_yscale("log")
     log_ticks(ax.xaxis, *ax.get_xlim())
     log_ticks(ax.yaxis, *ax.get_ylim())
     ax.set_xlabel(cost)
     ax.set_ylabel(error)
+    if len(names) > 1:
+        figure.legend(ncols=1, **ABOVE)
     return figure
 
 
