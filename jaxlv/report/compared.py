@@ -29,6 +29,7 @@ FORECASTS: Mapping[str, str] = {"data.": "data", "train.forecast_": "forecasts",
                                 "evaluate.horizon": "horizon"}  # fmt: skip
 """Settings that change which forecasts a validation MAE is the error of."""
 COLOURS = len(sweeps.GROUPS)  # runs up to which each has a colour of its own
+SETTINGS = 6  # columns of settings that a table of runs holds beside its figures
 Row = dict[str, Any]
 
 
@@ -94,8 +95,14 @@ def setting_columns(names: Sequence[str]) -> list[Column]:
 def protocol_of(measured: Evaluation) -> tuple[Any, ...]:
     """What makes two test errors comparable: the data, the series, context and horizon."""
     protocol = measured.metrics["protocol"]
-    ids = tuple(sorted(protocol.get("series") or ()))
+    series = protocol.get("series") or ()
+    ids = tuple(sorted(series)) if isinstance(series, list) else series
     return protocol.get("data_sha256"), ids, protocol.get("context"), protocol.get("horizon")
+
+
+def _count(ids: Any) -> int:
+    """How many series a protocol names, by their ids or their number."""
+    return ids if isinstance(ids, int) else len(ids)
 
 
 def shared_protocol(entries: Sequence[Entry]) -> tuple[Any, ...] | None:
@@ -110,7 +117,7 @@ def tested(entry: Entry, shared: tuple[Any, ...] | None) -> Row:
     if not held:
         return {}
     row, (_, ids, context, horizon) = evaluation.subject(held[0].metrics) or {}, protocol_of(held[0])
-    return {"test_mae": row.get("mae"), "tested_on": f"{len(ids)} series, {context} + {horizon} steps"}
+    return {"test_mae": row.get("mae"), "tested_on": f"{_count(ids)} series, {context} + {horizon}"}
 
 
 def row_of(entry: Entry, names: Sequence[str], shared: tuple[Any, ...] | None) -> Row:
@@ -156,20 +163,31 @@ def table(entries: Sequence[Entry]) -> Table:
         measured = [column for column in measured if column.key != "tested_on"]
     held = [column for column in measured if any(row.get(column.key) is not None for row in rows)]
     caption = (
-        "Every run with the settings that differ; validation figures are those of a run's best checkpoint. Test: mean"
+        "Every run; validation figures are those of a run's best checkpoint. Test: mean"
         f" absolute error over held-out series{_tested_words(rows)}. “–”: not measured, or not counted."
     )
     if any(row["front"] for row in rows):
         caption += " Bold: no run that compares has both less error and fewer FLOPs."
-    columns = [*held, *setting_columns(differing(entries))]
+    names = differing(entries)
+    columns = [*held, *(setting_columns(names) if len(names) <= SETTINGS else [])]
     return table_of("Runs side by side", caption, rows, words("name", "run"), columns, bold="front")
+
+
+def settings_table(entries: Sequence[Entry]) -> Table | None:
+    """The settings that differ, where they are too many for the table of the runs."""
+    names = differing(entries)
+    if len(names) <= SETTINGS:
+        return None
+    caption = "The settings that differ, by their sections. Lists of series by their number and a mark of what is in them."
+    rows = [row_of(entry, names, None) for entry in entries]
+    return table_of("Settings that differ", caption, rows, words("name", "run"), setting_columns(names))
 
 
 def _tested_words(rows: Sequence[Row]) -> str:
     found = sorted({row["tested_on"] for row in rows if row.get("tested_on")})
     if len(found) == 1:
-        return f" ({found[0]})"
-    return ", which are not the same for all" if found else ""
+        return f" ({found[0]} steps of context and forecast)"
+    return ", which are not the same for all (steps of context + forecast)" if found else ""
 
 
 # --------------------------------------------------------------------------------- error against FLOPs
@@ -255,7 +273,7 @@ def budget_table(fronts: Mapping[str, Sequence[Entry]], key: str, convention: st
         Column("gain", "less by, %", form="percent"),
         count("steps"),
         count("tokens"),
-        *setting_columns(names),
+        *(setting_columns(names) if len(names) <= SETTINGS else []),
     ]
     caption = (
         f"What a budget buys: the run of least {quantity} that a budget of so many FLOPs holds, cheapest first. It goes for"
@@ -382,8 +400,9 @@ def summary(entries: Sequence[Entry]) -> str:
     ]
     if len(on_test) > 1 and shared:
         error, name = min(on_test)
+        series = _count(shared[1])
         found.append(
-            f"On the same {len(shared[1])} test series, {shared[2]} steps of context and {shared[3]} of forecast, the least"
+            f"On the same {series} test series, {shared[2]} steps of context and {shared[3]} of forecast, the least"
             f" mean absolute error has {name}: {number(error)} raw units."
         )
     return " ".join(found)
@@ -400,10 +419,8 @@ def sections(entries: Sequence[Entry]) -> list[Section]:
         if differ
         else ""
     )
-    found: list[Section | None] = [
-        Section("All runs", [table(entries)], text),
-        budget_section(entries, key, CONVENTION),
-    ]
+    tables = [made for made in (table(entries), settings_table(entries)) if made]
+    found: list[Section | None] = [Section("All runs", tables, text), budget_section(entries, key, CONVENTION)]
     if losses := losses_block(entries):
         found.append(Section("Losses", [losses]))
     return [section for section in found if section]

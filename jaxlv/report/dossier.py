@@ -10,7 +10,7 @@ from jaxlv import run
 from jaxlv.errors import JaxlvError
 from jaxlv.report import compared, comparison, evaluation, reproductions, runs, sweeps
 from jaxlv.report.compared import Entry
-from jaxlv.report.folders import RESULTS, Folder, Kind
+from jaxlv.report.folders import Folder, Kind, readable
 from jaxlv.report.page import Page, Pairs, Section, duration, number
 from jaxlv.series import SeriesSet
 
@@ -63,16 +63,8 @@ def _with_budget(folder: Folder, sections: Sequence[Section], after: str) -> lis
 
 def page_of_one(folder: Folder, data: Data = None) -> Page:
     """The page of a folder; `data` are the series of its forecasts. JaxlvError where its files are not what they were."""
-    try:
+    with readable(folder.path, folder.kind):
         return PAGES[folder.kind](folder, data)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, StopIteration) as fault:
-        file = next(file for file, kind in RESULTS.items() if kind == folder.kind)
-        raise JaxlvError(
-            f"the {folder.kind} does not read as one",
-            where=folder.path,
-            found=f"{type(fault).__name__}: {fault}",
-            hint=f"{file} may be damaged, or of another version; --debug shows where",
-        ) from fault
 
 
 # ------------------------------------------------------------------------------------------------ several

@@ -5,8 +5,9 @@ Nothing here loads a model: figures come from the files that the programs left.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -68,7 +69,8 @@ def read(path: Path) -> Folder:
     whole = path.resolve()
     for file, kind in RESULTS.items():
         if (whole / file).is_file():
-            return READERS[kind](path, whole, kind, file)
+            with readable(path, kind):
+                return READERS[kind](path, whole, kind, file)
     there = sorted(entry.name for entry in whole.iterdir())
     known = ", ".join(f"{file} ({kind})" for file, kind in RESULTS.items())
     hint = "name a run folder in it" if (whole / sweep.RUNS).is_dir() else "name what a verb wrote to --out"
@@ -76,6 +78,21 @@ def read(path: Path) -> Folder:
         hint = f"not ended yet? go on with --resume, or name a run of {path / sweep.RUNS}"
     found = ", ".join([*there[:6], "…"] if len(there) > 6 else there) or "nothing"
     raise JaxlvError("no run, sweep or reproduction", where=path, expected=f"one of {known}", found=found, hint=hint)
+
+
+@contextlib.contextmanager
+def readable(path: Path, kind: Kind) -> Iterator[None]:
+    """What goes wrong with a tree that is not as its program wrote it, as one JaxlvError."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, StopIteration) as fault:
+        file = next(file for file, of in RESULTS.items() if of == kind)
+        raise JaxlvError(
+            f"the {kind} does not read as one",
+            where=path,
+            found=f"{type(fault).__name__}: {fault}",
+            hint=f"{file} may be damaged, or of another version; --debug shows where",
+        ) from fault
 
 
 def read_tree(path: Path, needed: Sequence[str] = ()) -> dict[str, Any]:
@@ -110,10 +127,7 @@ def _beside(folder: Path, file: str) -> list[Path]:
 def read_run(folder: Path, name: str, known: Tree | None = None) -> Run:
     """The run in a folder; `known` are its figures where a sweep has told them."""
     config = load_config(folder / run.CONFIG)
-    try:
-        figures = known or sweep.outcome(sweep.Cell(folder.name, {}, config), folder.parent, evaluations=False)
-    except (KeyError, TypeError) as fault:
-        raise JaxlvError(f"{run.METRICS} is not what it was (no {fault})", where=folder) from None
+    figures = known or sweep.outcome(sweep.Cell(folder.name, {}, config), folder.parent, evaluations=False)
     evaluations = [
         Evaluation("" if path.parent == folder else path.parent.name, path.parent, read_tree(path, NEEDED["evaluation"]))
         for path in _beside(folder, METRICS)

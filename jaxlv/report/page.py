@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,6 +98,9 @@ class Group:
     span: int
 
 
+UPRIGHT = 13  # columns that a page of upright paper holds
+
+
 @dataclass(frozen=True)
 class Table:
     """A sortable table; the first cell of each row names it."""
@@ -108,9 +113,10 @@ class Table:
     kind: ClassVar[str] = "table"
 
     @property
-    def has_long_names(self) -> bool:
-        """Whether the first column wants more room than a word or two."""
-        return any(len(row[0].text) > 24 for row in self.rows)
+    def marks(self) -> str:
+        """Classes of the table: its first column wants more room than a word or two; it needs small print on paper."""
+        long = any(len(row[0].text) > 24 for row in self.rows)
+        return f"{' long' if long else ''}{' sheet' if len(self.columns) > UPRIGHT else ''}"
 
 
 @dataclass(frozen=True)
@@ -158,6 +164,20 @@ class Page:
     sections: Sequence[Section] = ()
 
 
+class OwnIds:
+    """Keeps the ids of an <svg> its own, where the same figure stands on a page twice."""
+
+    def __init__(self) -> None:
+        self.seen: Counter[str] = Counter()
+
+    def __call__(self, svg: Markup) -> Markup:
+        """The figure, with other ids if it has been there before."""
+        found = re.search(r'id="(f[0-9a-f]{8})-', svg)
+        prefix = found[1] if found else ""
+        before, self.seen[prefix] = self.seen[prefix], self.seen[prefix] + 1
+        return Markup(str(svg).replace(f"{prefix}-", f"{prefix}_{before}-")) if prefix and before else svg
+
+
 CONTENTS = 4  # sections from which on a page has a table of contents
 
 
@@ -178,6 +198,7 @@ def render(page: Page) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["unbroken"] = lambda text: text.replace(" %", "\N{NO-BREAK SPACE}%")
+    environment.filters["own_ids"] = OwnIds()
     palette = {"light": Markup(css_variables()), "dark": Markup(css_variables(dark=True))}
     shown = [section for section in page.sections if section.blocks or section.text]
     chapters = [Chapter(name, list(own)) for name, own in itertools.groupby(shown, lambda section: section.group)]

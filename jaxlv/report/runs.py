@@ -136,7 +136,8 @@ def reported_sections(one: Evaluation, drawn: Drawn, split: Tree, scale: str) ->
     if protocol.get("data_sha256") != DATA_SHA256 or not drawn.forecasts or drawn.data is None:
         return []
     ids = {share: {int(i) for i in marks} for share, marks in split.items()}
-    pairs = matching(ids, protocol.get("series") or (), protocol.get("context", 0), protocol.get("horizon", 0))
+    series = protocol.get("series")
+    pairs = matching(ids, series if isinstance(series, list) else (), protocol.get("context", 0), protocol.get("horizon", 0))
     chosen = drawn.data.select(next(iter(drawn.forecasts.values())).ids_N)
     return [reported.section(report, part, drawn.forecasts, chosen, scale) for report, part in pairs]
 
@@ -150,7 +151,7 @@ def reached(one: Run) -> str:
     steps, planned = figures.get("steps") or 0, one.config.train.steps if one.config else 0
     if not steps:
         return "Not a step was logged."
-    cost = f"{steps:,} steps, {figures['tokens']:,} tokens"
+    cost = f"{steps:,} step{'s' if steps > 1 else ''}, {figures['tokens']:,} tokens"
     cost += f", {duration(figures['seconds'])} of training." if figures.get("seconds") else "."
     if one.folder and not (one.folder / run.ADAPTER).is_dir():
         cost += f" The run has not ended: {planned:,} steps are planned."
