@@ -197,6 +197,32 @@ def test_what_is_no_folder_of_results_says_so(tmp_path):
         folders.read(tmp_path / "ranks")
 
 
+def test_a_reproduction_has_each_run_once_and_the_forecasts_of_its_final_model(tmp_path):
+    one = {"name": "grid-a", "settings": {"lora.rank": 2}, "steps": 3, "validation_loss": 0.5, "flops": {"coursework": 5}}
+    final = {**one, "name": "final", "settings": {}}
+    stages = [
+        {"name": "grid", "runs": [one, {**one, "name": "grid-b", "same_as": "first"}]},
+        {"name": "final", "runs": [final]},
+    ]
+    protocol = {"series": [3, 4], "context": 50, "horizon": 50}
+    parts = {
+        "rai": {
+            "part": "rai",
+            "protocol": protocol,
+            "rows": [{"name": "untuned", "mae": 2.0}, {"name": "final", "mae": 1.0}],
+        }
+    }
+    tree = {"system": "rai", "stages": stages, "parts": parts, "plan": {}, "rule": "validation_loss", "data_sha256": "d"}
+    (tmp_path / "reproduce.json").write_text(json.dumps(tree))
+    folder = folders.read(tmp_path)
+    assert (folder.kind, [found.name for found in folder.runs]) == ("reproduction", ["grid-a", "final"])
+    rows = [compared.row_of(entry, [], None) for entry in dossier.entries_of([folder])]
+    assert [row.get("test_mae") for row in rows] == [None, 1.0]
+    assert rows[1]["tested_on"] == "2 series, 50 + 50"
+    with pytest.raises(JaxlvError, match=r"the reproduction does not read as one.*reproduce\.json"):
+        dossier.page_of_one(folder)  # its plan is empty
+
+
 # ------------------------------------------------------------------------------------------------ side by side
 
 
@@ -219,9 +245,12 @@ def test_many_settings_have_a_table_of_their_own(work, tmp_path):
     more = {"lora.alpha": 3.0, "optimizer.eps": 1e-7, "train.seed": 5, "windows.length": 99, "train.batch_size": 9}
     other = write_run(tmp_path / "other", {"lora.rank": 16, "optimizer.b1": 0.5, **more})
     entries = entries_of(work / "first", other)
-    assert compared.settings_table(entries_of(work / "first", work / "second")) is None
-    table = compared.settings_table(entries)
-    assert table is not None and texts(table)[1]["train seed"] == "5"
+    assert compared.settings_tables(entries_of(work / "first", work / "second")) == []
+    tables = compared.settings_tables(entries)
+    found = {head: text for table in tables for head, text in texts(table)[1].items()}
+    assert found["train seed"] == "5" and set(compared.differing(entries)) <= {
+        head.replace(" ", ".", 1).replace(" ", "_") for head in found
+    }
     assert not any("rank" in head for head in compared.table(entries).columns)
 
 

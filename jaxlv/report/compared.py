@@ -29,7 +29,7 @@ FORECASTS: Mapping[str, str] = {"data.": "data", "train.forecast_": "forecasts",
                                 "evaluate.horizon": "horizon"}  # fmt: skip
 """Settings that change which forecasts a validation MAE is the error of."""
 COLOURS = len(sweeps.GROUPS)  # runs up to which each has a colour of its own
-SETTINGS = 6  # columns of settings that a table of runs holds beside its figures
+SETTINGS, PAPER = 6, 9  # columns of settings that a table of runs holds beside its figures, and without them
 Row = dict[str, Any]
 
 
@@ -79,14 +79,15 @@ def setting(name: str, value: Any) -> Any:
     return value if number_like or value is None else sweeps.setting(value)
 
 
-def setting_columns(names: Sequence[str]) -> list[Column]:
-    """A column for each setting, under its section."""
-    ordered = sorted(
-        names, key=lambda name: [*dict.fromkeys(n.partition(".")[0] for n in names)].index(name.partition(".")[0])
-    )
-    return [
-        Column(name, name.partition(".")[2].replace("_", " "), name.partition(".")[0], form="literal") for name in ordered
-    ]
+def setting_columns(names: Sequence[str], rows: Sequence[Row]) -> list[Column]:
+    """A column for each setting, under its section; long words wrap."""
+    sections = list(dict.fromkeys(name.partition(".")[0] for name in names))
+    columns = []
+    for name in sorted(names, key=lambda name: sections.index(name.partition(".")[0])):
+        section, _, key = name.partition(".")
+        long = any(len(str(row.get(name))) > 16 for row in rows)
+        columns.append(Column(name, key.replace("_", " "), section, form="text" if long else "literal"))
+    return columns
 
 
 # --------------------------------------------------------------------------------------------- the table
@@ -169,18 +170,25 @@ def table(entries: Sequence[Entry]) -> Table:
     if any(row["front"] for row in rows):
         caption += " Bold: no run that compares has both less error and fewer FLOPs."
     names = differing(entries)
-    columns = [*held, *(setting_columns(names) if len(names) <= SETTINGS else [])]
+    columns = [*held, *(setting_columns(names, rows) if len(names) <= SETTINGS else [])]
     return table_of("Runs side by side", caption, rows, words("name", "run"), columns, bold="front")
 
 
-def settings_table(entries: Sequence[Entry]) -> Table | None:
-    """The settings that differ, where they are too many for the table of the runs."""
+def settings_tables(entries: Sequence[Entry]) -> list[Table]:
+    """The settings that differ, where they are too many for the table of the runs: some at a time, by section."""
     names = differing(entries)
     if len(names) <= SETTINGS:
-        return None
-    caption = "The settings that differ, by their sections. Lists of series by their number and a mark of what is in them."
+        return []
     rows = [row_of(entry, names, None) for entry in entries]
-    return table_of("Settings that differ", caption, rows, words("name", "run"), setting_columns(names))
+    columns, found = setting_columns(names, rows), []
+    for first in range(0, len(columns), PAPER):
+        some = columns[first : first + PAPER]
+        sections = ", ".join(dict.fromkeys(column.group for column in some))
+        caption = f"The settings that differ: {sections}."
+        if any(" (" in str(row.get(column.key)) for row in rows for column in some):
+            caption += " Lists of series by their number and a mark of what is in them."
+        found.append(table_of(f"Settings that differ: {sections}", caption, rows, words("name", "run"), some))
+    return found
 
 
 def _tested_words(rows: Sequence[Row]) -> str:
@@ -273,7 +281,7 @@ def budget_table(fronts: Mapping[str, Sequence[Entry]], key: str, convention: st
         Column("gain", "less by, %", form="percent"),
         count("steps"),
         count("tokens"),
-        *(setting_columns(names) if len(names) <= SETTINGS else []),
+        *(setting_columns(names, rows) if len(names) <= SETTINGS else []),
     ]
     caption = (
         f"What a budget buys: the run of least {quantity} that a budget of so many FLOPs holds, cheapest first. It goes for"
@@ -409,7 +417,7 @@ def summary(entries: Sequence[Entry]) -> str:
 
 
 def sections(entries: Sequence[Entry]) -> list[Section]:
-    """The table, what a budget buys, and the losses."""
+    """The table, what a budget buys, the losses, and the settings where they are many."""
     key = axis_of(entries)
     held = [entry for entry in entries if entry.get("validation_loss") is not None]
     differ = mixed(held, "validation_loss") if len(held) > 1 else {}
@@ -419,8 +427,8 @@ def sections(entries: Sequence[Entry]) -> list[Section]:
         if differ
         else ""
     )
-    tables = [made for made in (table(entries), settings_table(entries)) if made]
-    found: list[Section | None] = [Section("All runs", tables, text), budget_section(entries, key, CONVENTION)]
+    found: list[Section | None] = [Section("All runs", [table(entries)], text), budget_section(entries, key, CONVENTION)]
     if losses := losses_block(entries):
         found.append(Section("Losses", [losses]))
+    found.append(Section("Settings that differ", settings_tables(entries)))
     return [section for section in found if section]

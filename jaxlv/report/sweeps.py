@@ -193,10 +193,10 @@ def pareto_figure(
 
     With a group for each run, every group has a colour and a front of its own, and the numbers go on from one to the next.
     """
-    figure = canvas(width, 300)
+    names = list(dict.fromkeys(groups)) or [""]
+    figure = canvas(width, 300 + 16 * (len(names) if len(names) > 1 else 0))
     ax = figure.subplots()
     points, number_of = [(x, y) for _, x, y in entries], itertools.count(1)
-    names = list(dict.fromkeys(groups)) or [""]
     for name, colour in zip(names, itertools.cycle(GROUPS), strict=False):
         own = [i for i in range(len(points)) if not groups or groups[i] == name]
         kept = [own[i] for i in front([points[i] for i in own])]
