@@ -153,12 +153,12 @@ def test_what_is_broken_is_found(browse, page):
     broken = page.replace('addEventListener("click"', 'addEventListener("dblclick"')
     broken = re.sub(r'aria-label="[^"]*" (?=font-family)', "", broken, count=1)
     broken = re.sub(r'<svg ([^>]*)width="\d[\d.]*"', r'<svg \1width="0"', broken, count=2)
-    broken = broken.replace("</main>", '<div style="width:3000px" id="contents">x</div><script>null.x</script></main>')
+    broken = broken.replace("</main>", '<div style="width:3000px" id="section-1-2">x</div><script>null.x</script></main>')
     broken = broken.replace('href="#section-1-1"', 'href="#nowhere"')
     seen = browse(broken)
     assert len(seen.errors) == 1 and "null" in seen.errors[0]
     assert len(seen.found["unsorted"]) == seen.found["clicked"]
     assert [(figure["alt"] is None, figure["sized"]) for figure in seen.unnamed] == [(True, False), (False, False)]
-    assert seen.found["twice"] == ["contents"]
+    assert seen.found["twice"] == ["section-1-2"]
     assert seen.found["dead"] == ["All runs"]
     assert seen.found["beyond"] > 0

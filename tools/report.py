@@ -5,7 +5,8 @@
 
 The page needs nothing else and opens from disk: summary and bill first, then figures, tables that sort, settings and
 versions, and a report's own figures beside ours where data, split, series, context and horizon are the same. Of several
-folders all runs stand in one table, with error against FLOPs and what a budget buys.
+folders all runs stand in one table, with error against FLOPs and what a budget buys. A page that DIR has
+already is replaced.
 """
 
 from __future__ import annotations

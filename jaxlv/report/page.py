@@ -98,7 +98,7 @@ class Group:
     span: int
 
 
-UPRIGHT = 13  # columns that a page of upright paper holds
+UPRIGHT, SHEET = 13, 30  # columns and rows that a sheet of paper holds
 
 
 @dataclass(frozen=True)
@@ -114,9 +114,10 @@ class Table:
 
     @property
     def marks(self) -> str:
-        """Classes of the table: its first column wants more room than a word or two; it needs small print on paper."""
+        """Classes of the table: long names in its first column, small print on paper, several sheets of it."""
         long = any(len(row[0].text) > 24 for row in self.rows)
-        return f"{' long' if long else ''}{' sheet' if len(self.columns) > UPRIGHT else ''}"
+        small, tall = len(self.columns) > UPRIGHT, len(self.rows) > SHEET
+        return f"{' long' * long}{' small' * small}{' tall' * tall}"
 
 
 @dataclass(frozen=True)

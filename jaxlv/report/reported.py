@@ -75,9 +75,11 @@ def section(protocol: Protocol, part: Part, forecasts: Mapping[str, Forecast], c
     samples = next(iter(forecasts.values())).samples_NSHV.shape[1]
     tree = entry(part, chosen, rows, scale=scale, seed=0)
     tree["protocol"]["samples"] = samples
+    first = max(measure.steps for measure in part.measures)
+    scored = f", of which the first {first} are scored" if first else ""
     words = (
         f"The report {protocol.name} and this run: the same split, {named_series(chosen.ids_N.tolist())},"
-        f" {part.context} steps of context, {part.horizon} of forecast. The report's model is another, tuned on a budget of"
-        f" its own; this run drew {samples} samples of each series."
+        f" {part.context} steps of context, {part.horizon} of forecast{scored}. The report's model is another, tuned on a"
+        f" budget of its own; this run drew {samples} samples of each series."
     )
     return Section(f"Beside the report: {part.name}", [comparison.table_of(tree)], words)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
 from jaxlv.report import figures
@@ -35,6 +36,7 @@ RULES = {"validation_loss": "validation loss (nats per token)", "forecast_mae": 
 """What a run may be chosen by, with its unit."""
 GROUPS = [PALETTE[name][0] for name in ("row-tuned", "species-1", "species-2", "row-untuned", "row-1", "row-2")]
 """Colours of groups of runs."""
+NEAR = 14  # CSS pixels between two numbers that can both be read
 
 
 @dataclass(frozen=True)
@@ -197,6 +199,7 @@ def pareto_figure(
     figure = canvas(width, 300 + 16 * (len(names) if len(names) > 1 else 0))
     ax = figure.subplots()
     points, number_of = [(x, y) for _, x, y in entries], itertools.count(1)
+    fronts: list[tuple[list[tuple[int, tuple[float, float]]], str]] = []
     for name, colour in zip(names, itertools.cycle(GROUPS), strict=False):
         own = [i for i in range(len(points)) if not groups or groups[i] == name]
         kept = [own[i] for i in front([points[i] for i in own])]
@@ -204,18 +207,30 @@ def pareto_figure(
         ax.plot(*zip(*(points[i] for i in own), strict=True), "o", color=dots, markersize=5, markeredgewidth=0, alpha=0.7)
         line: dict[str, Any] = {"color": colour, "linewidth": 1.6, "drawstyle": "steps-post", "label": name or None}
         ax.plot(*zip(*(points[i] for i in kept), strict=True), ".-", **line)
-        for index in kept:
-            place: dict[str, Any] = {"xytext": (4, 4), "textcoords": "offset points"}
-            ax.annotate(str(next(number_of)), points[index], **place, color=colour, fontsize=10)
+        fronts.append(([(next(number_of), points[index]) for index in kept], colour))
     ax.set_xscale("log")
     ax.set_yscale("log")
     log_ticks(ax.xaxis, *ax.get_xlim())
     log_ticks(ax.yaxis, *ax.get_ylim())
+    for numbered, colour in fronts:
+        _number_points(ax, numbered, colour)
     ax.set_xlabel(cost)
     ax.set_ylabel(error)
     if len(names) > 1:
         figure.legend(ncols=1, **ABOVE)
     return figure
+
+
+def _number_points(ax: Axes, numbered: Sequence[tuple[int, tuple[float, float]]], colour: str) -> None:
+    """Numbers beside points, one for neighbours that would stand on one another: "1-3"."""
+    together: list[list[tuple[int, tuple[float, float]]]] = []
+    for one in numbered:
+        near = together and np.hypot(*(ax.transData.transform(one[1]) - ax.transData.transform(together[-1][-1][1]))) < NEAR
+        together[-1].append(one) if near else together.append([one])
+    for group in together:
+        (first, _), (last, point) = group[0], group[-1]
+        words = str(first) if first == last else f"{first}-{last}"
+        ax.annotate(words, point, xytext=(4, 4), textcoords="offset points", color=colour, fontsize=10)
 
 
 def sections(result: Tree) -> list[Section]:
