@@ -85,6 +85,29 @@ class Forecast:
         self.to_frame().to_csv(path, index=False, float_format="%.6g")
 
 
+def read_csv(path: Path, series: SeriesSet) -> Forecast:
+    """What `write_csv` left, to its six digits; `series` has the contexts. Why samples ended is not in the file.
+
+    JaxlvError where the file is no forecast, or one of other series.
+    """
+    try:
+        frame = pd.read_csv(path)
+        drawn = frame[frame["statistic"].str.startswith("sample_")]
+        names, variables = (tuple(drawn[column].unique()) for column in ("statistic", "variable"))
+        wide = drawn.pivot(index=["series", "step", "variable"], columns="statistic", values="value")[list(names)]
+        ids_N, steps_H = (wide.index.unique(level).to_numpy() for level in ("series", "step"))
+        grid = pd.MultiIndex.from_product([ids_N, steps_H, variables])
+        samples_NHVS = wide.reindex(grid).to_numpy().reshape(len(ids_N), len(steps_H), len(variables), len(names))
+        time_H = drawn.drop_duplicates("step")["time"].to_numpy()
+        if len(wide) != len(grid) or not len(wide):
+            raise ValueError("steps are missing")
+    except (OSError, ValueError, KeyError, AttributeError) as fault:
+        raise JaxlvError(f"not a forecast ({type(fault).__name__}: {fault})", where=path) from None
+    start = int(steps_H[0])
+    last_NV = series.select(ids_N).values_NTV[:, start - 1]
+    return Forecast(ids_N, start, time_H, variables, last_NV, np.moveaxis(samples_NHVS, 3, 1), {})
+
+
 def forward_filled(values_NSTV: np.ndarray) -> np.ndarray:
     """NaN replaced by the last finite value before it along the steps; the first step has none."""
     finite_NSTV = np.isfinite(values_NSTV)

@@ -8,7 +8,7 @@ Axes: N series, S samples, H steps ahead, V variables (prey, predator).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
@@ -22,6 +22,7 @@ from jaxlv.series import REPORTED_SPLITS, SeriesSet, Split, from_arrays
 
 MAO_ALPHA = 0.79296956  # mao's factor: the 99.7th percentile of all values goes to 10
 SERIES = 1000  # of the course's data set, which the splits are defined on
+DATA_SHA256 = "adaf44d863b4ace7dc2fce1451b937e80cd0ecb243eb72250d1df3045f2b5632"  # of that data set's file
 TOKENS_PER_STEP = 10  # two values of one digit before the point and two behind it, with their delimiters
 VARIABLES = ("prey", "predator")
 
@@ -343,3 +344,23 @@ def score(part: Part, point_NHV: np.ndarray, chosen: SeriesSet, samples_NSHV: np
         size_N1V = measure.unit.size(chosen.values_NTV)
         figures[measure.key] = figure(measure.of(point_NHV, truth_NHV, size_N1V, samples_NSHV)[rows])
     return figures
+
+
+def matching(
+    split: Mapping[str, Collection[int]], series: Collection[int], context: int, horizon: int
+) -> list[tuple[Protocol, Part]]:
+    """The parts whose forecasts those of `series` are, by a model of that split (ids by "train", "validation", "test").
+
+    A part of simulated series, of a context that ends within a step or of forecasts that go on from themselves is none.
+    """
+    found = []
+    for protocol in PROTOCOLS.values():
+        shares = protocol.split(np.arange(SERIES)).parts()
+        if any(set(split.get(name, ())) != set(ids.tolist()) for name, ids in shares.items()):
+            continue
+        for part in protocol.parts:
+            whole = part.drawn is None and not part.shown and not part.reach
+            ids = part.series or shares["test"].tolist()
+            if whole and (part.context, part.horizon) == (context, horizon) and set(ids) == set(series):
+                found.append((protocol, part))
+    return found

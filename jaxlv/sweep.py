@@ -144,8 +144,11 @@ def train(
             waiting = [group[:half], group[half:], *waiting]
 
 
-def outcome(cell: Cell, folder: Path) -> dict[str, Any]:
-    """What a finished run reached: its settings, and the figures of its best checkpoint by the run's own measure."""
+def outcome(cell: Cell, folder: Path, evaluations: bool = True) -> dict[str, Any]:
+    """What a finished run reached: its settings, and the figures of its best checkpoint by the run's own measure.
+
+    Without `evaluations`, FLOPs are those of the training and its validations alone.
+    """
     records = read_metrics(folder / cell.name / run.METRICS)
     steps = [record for record in records if "loss" in record]
     validations = [record for record in records if "validation_loss" in record]
@@ -163,20 +166,36 @@ def outcome(cell: Cell, folder: Path) -> dict[str, Any]:
         "validation_perplexity": best.get("validation_perplexity"),
         "forecast_mae": best.get("forecast_mae"),
         "best_step": best.get("step"),
-        "flops": spent_by(cell.config, folder / cell.name),
+        "flops": spent_by(cell.config, folder / cell.name, evaluations),
         "history": records,
     }
 
 
-def spent_by(config: RunConfig, folder: Path) -> dict[str, int] | None:
-    """{convention: FLOPs} that a run's ledger has under its name; None where there is no ledger."""
+def entries_of(config: RunConfig, folder: Path) -> tuple[ledger.Terms, list[ledger.Entry]] | None:
+    """The terms of a run's ledger and the entries under its name; None where there is no ledger.
+
+    A ledger in the run's own folder is all its own, whatever the folder is called now.
+    """
     path = run.ledger_path(config, folder)
     if not config.budget.flops or not path.is_file():
         return None
     terms, entries = ledger.read(path)
-    own = [entry for entry in entries if entry.run == folder.name]
+    return terms, [entry for entry in entries if not config.budget.ledger or entry.run == folder.name]
+
+
+def priced(terms: ledger.Terms, entries: list[ledger.Entry]) -> dict[str, int]:
+    """{convention: FLOPs} of entries: the ledger's own convention first, the assignment's, and what is executed."""
     names = dict.fromkeys((terms.convention, "coursework", "exact"))
-    return {name: ledger.totals(own, terms.model, name).executed for name in names}
+    return {name: ledger.totals(entries, terms.model, name).executed for name in names}
+
+
+def spent_by(config: RunConfig, folder: Path, evaluations: bool = True) -> dict[str, int] | None:
+    """{convention: FLOPs} that a run's ledger has under its name; None where there is no ledger."""
+    found = entries_of(config, folder)
+    if found is None:
+        return None
+    terms, own = found
+    return priced(terms, [entry for entry in own if evaluations or entry.phase != ledger.FINAL])
 
 
 def choose(outcomes: Sequence[Mapping[str, Any]], rule: str) -> Mapping[str, Any]:

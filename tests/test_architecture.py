@@ -128,10 +128,26 @@ ALLOWED: dict[str, set[str]] = {
     "reproduction": {
         "config", "errors", "flops.family", "flops.plan", "generate", "ledger", "protocols", "run", "sweep", "systems",
     },
+    "report.sweeps": {"report.axes", "report.figures", "report.page", "report.svg"},
     "report.reproductions": {
         "report.analyses", "report.columns", "report.comparison", "report.page", "report.sweeps",
     },
-    "report.sweeps": {"report.axes", "report.figures", "report.page", "report.svg"},
+    # the page of any folder
+    "report.panels": {"forecast", "report.figures", "series"},
+    "report.reported": {"evaluate", "forecast", "protocols", "report.comparison", "report.page", "series"},
+    "report.folders": {"config", "errors", "reproduction", "run", "sweep"},
+    "report.runs": {
+        "adapters", "anatomy", "errors", "forecast", "protocols", "report.analyses", "report.anatomy", "report.columns",
+        "report.evaluation", "report.folders", "report.page", "report.panels", "report.reported", "run", "series", "sweep",
+    },
+    "report.compared": {
+        "report.axes", "report.columns", "report.evaluation", "report.figures", "report.folders", "report.page",
+        "report.svg", "report.sweeps",
+    },
+    "report.dossier": {
+        "errors", "report.compared", "report.comparison", "report.evaluation", "report.folders", "report.page",
+        "report.reproductions", "report.runs", "report.sweeps", "run", "series",
+    },
     "__init__": {"errors", "lora", "weights"},
 }  # fmt: skip
 

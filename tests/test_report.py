@@ -148,9 +148,9 @@ def test_page_has_every_part_in_order(page):
         "4 min 12 s",
         "<table",
         "<svg",
-        "Forecasts",
-        "Uncertainty",
-        "Training<",
+        "Forecasts</h2>",
+        "Uncertainty</h2>",
+        "Training</h2>",
         "Settings of the run",
     ]
     places = [page.index(head) for head in heads]

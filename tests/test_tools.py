@@ -146,6 +146,7 @@ OPTIONS = {
     ],
     "evaluate": ["RUN_OR_MODEL", "--data", "--series", "--context", "--horizon", "--samples", "--seed", "--out", "--scale"],
     "stress": ["RUN_OR_MODEL", "--data", "--groups", "--max-series", "--samples", "--out"],
+    "report": ["DIR", "--data", "--out"],
     "analyse": [
         "RUN",
         "--data",

@@ -26,10 +26,11 @@ from jaxlv.evaluate import plain
 from jaxlv.forecast import Forecaster
 from jaxlv.protocols import PROTOCOLS, Part, Protocol, test_series
 from jaxlv.report import comparison
+from jaxlv.report.reported import entry
 from jaxlv.series import SeriesSet
 from jaxlv.weights import resolve
 from jaxlv_tools.console import describe, fresh_folder, program, versions
-from jaxlv_tools.parts import baseline_rows, draw, drawings, entry, forecast_part
+from jaxlv_tools.parts import baseline_rows, draw, drawings, forecast_part
 from jaxlv_tools.train import train
 
 COMPARE = "compare.json"

@@ -31,6 +31,7 @@ from jaxlv.errors import JaxlvError
 from jaxlv.evaluate import LEVELS, TEMPERATURES, choose_temperature, evaluate, fit_conformal
 from jaxlv.forecast import Forecaster
 from jaxlv.report import evaluation
+from jaxlv.report.panels import panels
 from jaxlv.series import SeriesSet
 from jaxlv.weights import hub_revision
 from jaxlv_tools.console import (
@@ -48,7 +49,6 @@ from jaxlv_tools.console import (
     sampling_of,
     versions,
 )  # fmt: skip
-from jaxlv_tools.forecast import panels
 
 SHOWN = ("context", "horizon", "samples", "seed", "batch_series", "unmasked_samples")
 

@@ -19,6 +19,7 @@ import pandas as pd
 from jaxlv import clusters, exploration, robustness, schemes, series
 from jaxlv.errors import JaxlvError
 from jaxlv.evaluate import plain
+from jaxlv.protocols import DATA_SHA256 as COURSE
 from jaxlv.report import exploration as report
 from jaxlv.report import exploration_figures as figures
 from jaxlv.report import svg
@@ -26,7 +27,6 @@ from jaxlv.series import SeriesSet
 from jaxlv.weights import EMBEDDED_BASE
 from jaxlv_tools.console import Progress, describe, fresh_folder, parse_ids, positive, program, versions
 
-COURSE = "adaf44d863b4ace7dc2fce1451b937e80cd0ecb243eb72250d1df3045f2b5632"  # sha256 of the reports' data set
 STAGES = ("quality", "cycles", "regimes", "text", "windows", "figures")
 CHOICE = "The first two series of the file, and the first of every other regime by rule."
 

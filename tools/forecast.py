@@ -9,13 +9,10 @@ import argparse
 import json
 from pathlib import Path
 
-import numpy as np
-
 from jaxlv import run, series
 from jaxlv.config import config_tree
-from jaxlv.forecast import Forecast
 from jaxlv.report import figures, svg
-from jaxlv.series import SeriesSet
+from jaxlv.report.panels import panels
 from jaxlv_tools.console import (
     Progress,
     add_protocol,
@@ -42,26 +39,6 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--reach", type=positive, help=words)
     parser.add_argument("--out", type=Path, required=True, help="folder for forecast.csv, settings.json and the figures")
     return parser
-
-
-def panels(forecast: Forecast, data: SeriesSet) -> list[figures.ForecastPanel]:
-    """What the figures of each series need; the truth as far as the file has it."""
-    values_NTV = data.select(forecast.ids_N).values_NTV
-    horizon, C = len(forecast.time_H), forecast.start
-    result = []
-    for i, series_id in enumerate(forecast.ids_N):
-        known_HV = values_NTV[i, C : C + horizon]
-        result.append(
-            figures.ForecastPanel(
-                series_id=int(series_id),
-                variables=forecast.variables,
-                time_T=np.concatenate([data.time_T[:C], forecast.time_H]),
-                context_CV=values_NTV[i, :C],
-                truth_HV=known_HV if len(known_HV) == horizon else None,
-                samples_SHV=forecast.samples_NSHV[i],
-            )
-        )
-    return result
 
 
 @program(arguments)

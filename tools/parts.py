@@ -1,8 +1,8 @@
-"""A part of a report's protocol: forecasts of it by models and baselines, their rows, a figure, and the table's entry."""
+"""A part of a report's protocol: forecasts of it by models and baselines, their rows, and a figure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,10 @@ from jaxlv.forecast import Forecast, Forecaster
 from jaxlv.protocols import MAO_ALPHA, Part
 from jaxlv.protocols import score as score_part
 from jaxlv.report import figures, svg
+from jaxlv.report.panels import panels
+from jaxlv.report.reported import spans
 from jaxlv.series import SeriesSet
 from jaxlv_tools.console import Progress
-from jaxlv_tools.forecast import panels
-
-
-def spans(part: Part, chosen: SeriesSet) -> tuple[np.ndarray, np.ndarray]:
-    """(context, truth) of a part's series, raw units; a step of which the text shows some characters is in neither."""
-    start = part.context + int(part.shown > 0)
-    return chosen.values_NTV[:, : part.context], chosen.values_NTV[:, start : start + part.horizon]
 
 
 def forecast_part(
@@ -56,36 +51,6 @@ def baseline_rows(part: Part, chosen: SeriesSet) -> list[dict[str, Any]]:
         row = score(name, point_NHV, truth_NHV, context_NCV, chosen)
         rows.append(plain({**row, "figures": score_part(part, point_NHV, chosen)}))
     return rows
-
-
-def entry(
-    part: Part,
-    chosen: SeriesSet,
-    rows: Sequence[Mapping[str, Any]],
-    *,
-    scale: str,
-    seed: int,
-    point: str = "median",
-    drawing: str = "",
-) -> dict[str, Any]:
-    """A part as results have it: its protocol, the report's figures, the truth's, and the rows."""
-    return plain(
-        {
-            "part": part.name,
-            "protocol": {
-                "words": part.words, "context": part.context, "shown_characters": part.shown, "horizon": part.horizon,
-                "samples": part.samples, "steps at a time": part.reach or part.horizon, "scale": scale,
-                "simulated": part.drawn is not None, "series": chosen.ids_N, "variables": chosen.variables,
-                "seed": seed,
-                "point forecast": f"{point} of the samples at each step",
-                "measures": {m.key: {"words": m.words, "unit": m.unit_words, "first_steps": m.steps} for m in part.measures},
-            },
-            "drawing": drawing,
-            "reported": part.reported,
-            "truth": score_part(part, spans(part, chosen)[1], chosen),
-            "rows": rows,
-        }
-    )  # fmt: skip
 
 
 def draw(part: Part, chosen: SeriesSet, forecast: Forecast, errors: Mapping[str, float], out: Path) -> str:

@@ -38,6 +38,7 @@ from jaxlv.forecast import Forecaster
 from jaxlv.ledger import FINAL, Meter
 from jaxlv.protocols import PROTOCOLS, Part, test_series
 from jaxlv.report import page, reproductions
+from jaxlv.report.reported import entry as part_entry
 from jaxlv.reproduction import Stage
 from jaxlv.series import SeriesSet
 from jaxlv.sweep import Cell
@@ -334,7 +335,7 @@ def part_entries(work: Work, data: SeriesSet) -> dict[str, Any]:
         chosen = work.series_of(part, data)
         rows = [one["row"] for one in own] + parts.baseline_rows(part, chosen)
         drawing = next((row["drawing"] for row in rows if "drawing" in row), "")
-        found[part.name] = parts.entry(
+        found[part.name] = part_entry(
             part, chosen, rows, scale=config.codec.scale, seed=config.evaluate.seed, point=work.system.point, drawing=drawing
         )
     return found

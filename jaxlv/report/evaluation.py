@@ -333,17 +333,8 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     return pairs
 
 
-def run_page(
-    *,
-    title: str,
-    metrics: Mapping[str, Any],
-    forecasts: Sequence[ForecastPanel],
-    history: Sequence[Mapping[str, Any]],
-    settings: Mapping[str, Any],
-    versions: Mapping[str, Any],
-    bill: Mapping[str, Any],
-) -> Page:
-    """The page of one run or evaluation; a part without data is absent."""
+def result_sections(metrics: Mapping[str, Any], forecasts: Sequence[ForecastPanel] = ()) -> list[Section]:
+    """What an evaluation found: errors, forecasts of the chosen series, and the samples as distributions."""
     caption = " ".join(filter(None, [protocol_text(metrics), _READING]))
     results: list[Block] = [table("Forecast errors of each method", caption, metrics, measures(metrics))]
     by_variable = variable_measures(metrics)
@@ -357,21 +348,41 @@ def run_page(
     name = str((subject(metrics) or {}).get("name", "tuned"))
     drawn = [_forecast_block(panels[i], why, n == 0, name) for n, (i, why) in enumerate(chosen.items())]
     rule = "The series are chosen by the rank of their error." if len(drawn) > 1 and all(chosen.values()) else ""
-    lists = (
-        ("Settings of the run", settings),
-        ("Protocol of the evaluation", metrics.get("protocol", {})),
-        ("Versions", versions),
-    )
+    return [
+        Section("Forecast errors", [*results, *_error_blocks(metrics)]),
+        Section("Forecasts", drawn, rule),
+        Section("Uncertainty", _sample_blocks(metrics)),
+    ]
+
+
+def settings_section(*lists: tuple[str, Mapping[str, Any]]) -> Section:
+    """Settings, versions and the like, by their headings; an empty one is left out."""
+    return Section("Settings and versions", [Pairs(label, _flat(tree)) for label, tree in lists if tree])
+
+
+def run_page(
+    *,
+    title: str,
+    metrics: Mapping[str, Any],
+    forecasts: Sequence[ForecastPanel],
+    history: Sequence[Mapping[str, Any]],
+    settings: Mapping[str, Any],
+    versions: Mapping[str, Any],
+    bill: Mapping[str, Any],
+) -> Page:
+    """The page of one run or evaluation; a part without data is absent."""
     return Page(
         title,
         summary(metrics),
         bill_pairs(bill),
         [
-            Section("Forecast errors", [*results, *_error_blocks(metrics)]),
-            Section("Forecasts", drawn, rule),
-            Section("Uncertainty", _sample_blocks(metrics)),
+            *result_sections(metrics, forecasts),
             Section("Training", _training_blocks(history, unit_of(metrics, "mae"))),
-            Section("Settings and versions", [Pairs(label, _flat(tree)) for label, tree in lists if tree]),
+            settings_section(
+                ("Settings of the run", settings),
+                ("Protocol of the evaluation", metrics.get("protocol", {})),
+                ("Versions", versions),
+            ),
         ],
     )
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +98,9 @@ class Group:
     span: int
 
 
+UPRIGHT, SHEET = 13, 30  # columns and rows that a sheet of paper holds
+
+
 @dataclass(frozen=True)
 class Table:
     """A sortable table; the first cell of each row names it."""
@@ -105,6 +111,13 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     kind: ClassVar[str] = "table"
+
+    @property
+    def marks(self) -> str:
+        """Classes of the table: long names in its first column, small print on paper, several sheets of it."""
+        long = any(len(row[0].text) > 24 for row in self.rows)
+        small, tall = len(self.columns) > UPRIGHT, len(self.rows) > SHEET
+        return f"{' long' * long}{' small' * small}{' tall' * tall}"
 
 
 @dataclass(frozen=True)
@@ -151,11 +164,15 @@ Block = Table | Figure | Pairs | Passages
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, a paragraph and blocks; it does not appear without either of these."""
+    """A heading, a paragraph and blocks; it does not appear without either of these.
+
+    Neighbours of one `group` stand under a heading of that name.
+    """
 
     title: str
     blocks: Sequence[Block]
     text: str = ""
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -168,6 +185,31 @@ class Page:
     sections: Sequence[Section] = ()
 
 
+class OwnIds:
+    """Keeps the ids of an <svg> its own, where the same figure stands on a page twice."""
+
+    def __init__(self) -> None:
+        self.seen: Counter[str] = Counter()
+
+    def __call__(self, svg: Markup) -> Markup:
+        """The figure, with other ids if it has been there before."""
+        found = re.search(r'id="(f[0-9a-f]{8})-', svg)
+        prefix = found[1] if found else ""
+        before, self.seen[prefix] = self.seen[prefix], self.seen[prefix] + 1
+        return Markup(str(svg).replace(f"{prefix}-", f"{prefix}_{before}-")) if prefix and before else svg
+
+
+CONTENTS = 4  # sections from which on a page has a table of contents
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """Neighbouring sections of one group."""
+
+    name: str
+    sections: Sequence[Section]
+
+
 def render(page: Page) -> str:
     """`page` as one HTML document that needs nothing else."""
     environment = jinja2.Environment(
@@ -177,8 +219,12 @@ def render(page: Page) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["unbroken"] = lambda text: text.replace(" %", "\N{NO-BREAK SPACE}%")
+    environment.filters["own_ids"] = OwnIds()
     palette = {"light": Markup(css_variables()), "dark": Markup(css_variables(dark=True))}
-    return environment.get_template("page.html.j2").render(page=page, **palette) + "\n"
+    shown = [section for section in page.sections if section.blocks or section.text]
+    chapters = [Chapter(name, list(own)) for name, own in itertools.groupby(shown, lambda section: section.group)]
+    contents = len(shown) >= CONTENTS
+    return environment.get_template("page.html.j2").render(page=page, chapters=chapters, contents=contents, **palette) + "\n"
 
 
 def write(path: Path, page: Page) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
 from jaxlv.report import figures
-from jaxlv.report.axes import WIDTH, canvas, log_ticks
+from jaxlv.report.axes import ABOVE, WIDTH, canvas, log_ticks
 from jaxlv.report.figures import MODEL
 from jaxlv.report.page import (
     MISSING,
@@ -27,11 +29,14 @@ from jaxlv.report.page import (
     plain,
     svg,
 )  # fmt: skip
-from jaxlv.report.svg import MUTED, styled
+from jaxlv.report.svg import MUTED, PALETTE, styled
 
 Tree = Mapping[str, Any]
 RULES = {"validation_loss": "validation loss (nats per token)", "forecast_mae": "validation MAE (raw units)"}
 """What a run may be chosen by, with its unit."""
+GROUPS = [PALETTE[name][0] for name in ("row-tuned", "species-1", "species-2", "row-untuned", "row-1", "row-2")]
+"""Colours of groups of runs."""
+NEAR = 14  # CSS pixels between two numbers that can both be read
 
 
 @dataclass(frozen=True)
@@ -183,21 +188,49 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 @styled
-def pareto_figure(entries: Sequence[tuple[str, float, float]], cost: str, error: str) -> Drawing:
-    """Error against cost of named runs, both logarithmic, with the front of those that nothing beats in both."""
-    figure = canvas(WIDTH, 300)
+def pareto_figure(
+    entries: Sequence[tuple[str, float, float]], cost: str, error: str, groups: Sequence[str] = (), width: int = WIDTH
+) -> Drawing:
+    """Error against cost of named runs, both logarithmic; the front that nothing beats in both, numbered by cost.
+
+    With a group for each run, every group has a colour and a front of its own, and the numbers go on from one to the next.
+    """
+    names = list(dict.fromkeys(groups)) or [""]
+    figure = canvas(width, 300 + 16 * (len(names) if len(names) > 1 else 0))
     ax = figure.subplots()
-    points = [(x, y) for _, x, y in entries]
-    kept = front(points)
-    ax.plot(*zip(*points, strict=True), "o", color=MUTED, markersize=5, markeredgewidth=0, alpha=0.7)
-    ax.plot(*zip(*(points[i] for i in kept), strict=True), ".-", color=MODEL, linewidth=1.6, drawstyle="steps-post")
+    points, number_of = [(x, y) for _, x, y in entries], itertools.count(1)
+    fronts: list[tuple[list[tuple[int, tuple[float, float]]], str]] = []
+    for name, colour in zip(names, itertools.cycle(GROUPS), strict=False):
+        own = [i for i in range(len(points)) if not groups or groups[i] == name]
+        kept = [own[i] for i in front([points[i] for i in own])]
+        dots = MUTED if len(names) == 1 else colour
+        ax.plot(*zip(*(points[i] for i in own), strict=True), "o", color=dots, markersize=5, markeredgewidth=0, alpha=0.7)
+        line: dict[str, Any] = {"color": colour, "linewidth": 1.6, "drawstyle": "steps-post", "label": name or None}
+        ax.plot(*zip(*(points[i] for i in kept), strict=True), ".-", **line)
+        fronts.append(([(next(number_of), points[index]) for index in kept], colour))
     ax.set_xscale("log")
     ax.set_yscale("log")
     log_ticks(ax.xaxis, *ax.get_xlim())
     log_ticks(ax.yaxis, *ax.get_ylim())
+    for numbered, colour in fronts:
+        _number_points(ax, numbered, colour)
     ax.set_xlabel(cost)
     ax.set_ylabel(error)
+    if len(names) > 1:
+        figure.legend(ncols=1, **ABOVE)
     return figure
+
+
+def _number_points(ax: Axes, numbered: Sequence[tuple[int, tuple[float, float]]], colour: str) -> None:
+    """Numbers beside points, one for neighbours that would stand on one another: "1-3"."""
+    together: list[list[tuple[int, tuple[float, float]]]] = []
+    for one in numbered:
+        near = together and np.hypot(*(ax.transData.transform(one[1]) - ax.transData.transform(together[-1][-1][1]))) < NEAR
+        together[-1].append(one) if near else together.append([one])
+    for group in together:
+        (first, _), (last, point) = group[0], group[-1]
+        words = str(first) if first == last else f"{first}-{last}"
+        ax.annotate(words, point, xytext=(4, 4), textcoords="offset points", color=colour, fontsize=10)
 
 
 def sections(result: Tree) -> list[Section]:

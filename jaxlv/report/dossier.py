@@ -1,0 +1,136 @@
+"""The page of any folder of results, and of several beside one another."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from jaxlv import run
+from jaxlv.errors import JaxlvError
+from jaxlv.report import compared, comparison, evaluation, reproductions, runs, sweeps
+from jaxlv.report.compared import Entry
+from jaxlv.report.folders import Folder, Kind, readable
+from jaxlv.report.page import Page, Pairs, Section, duration, number
+from jaxlv.series import SeriesSet
+
+Data = SeriesSet | None
+
+
+# ---------------------------------------------------------------------------------------------- one folder
+
+
+def _run(folder: Folder, data: Data) -> Page:
+    return runs.page_of(folder.runs[0], folder.tree, data)
+
+
+def _evaluation(folder: Folder, data: Data) -> Page:
+    one = folder.runs[0].evaluations[0]
+    found = runs.evaluation_sections(one, data, {}, "")
+    protocol = {key: runs.shortened(value) for key, value in one.metrics["protocol"].items()}
+    closing = evaluation.settings_section(("Protocol of the evaluation", protocol))
+    return Page(f"Evaluation {folder.path.resolve().name}", evaluation.summary(one.metrics), (), [*found, closing])
+
+
+def _sweep(folder: Folder, data: Data) -> Page:
+    page = sweeps.page_of(folder.tree)
+    return replace(page, sections=_with_budget(folder, page.sections, after="Runs"))
+
+
+def _reproduction(folder: Folder, data: Data) -> Page:
+    page = reproductions.page_of_folder(folder.path)
+    return replace(page, sections=_with_budget(folder, page.sections, after="Error against FLOPs"))
+
+
+def _comparison(folder: Folder, data: Data) -> Page:
+    drawn = sorted((folder.path / "parts").glob("*.svg"))
+    return comparison.page_of(folder.tree, {path.stem: path.read_text(encoding="utf-8") for path in drawn})
+
+
+PAGES: Mapping[Kind, Callable[[Folder, Data], Page]] = {
+    "run": _run, "evaluation": _evaluation, "sweep": _sweep, "reproduction": _reproduction, "comparison": _comparison,
+}  # fmt: skip
+
+
+def _with_budget(folder: Folder, sections: Sequence[Section], after: str) -> list[Section]:
+    """The sections with the table of what a budget buys behind one of them, under the folder's own rule and convention."""
+    entries = [Entry(one.name, one) for one in folder.runs]
+    convention = next((name for entry in entries for name in entry.priced), compared.CONVENTION)
+    bought = compared.budget_section(entries, folder.tree["rule"], convention, drawn=False)
+    place = next((i + 1 for i, section in enumerate(sections) if section.title == after), len(sections))
+    return [*sections[:place], *([bought] if bought else []), *sections[place:]]
+
+
+def page_of_one(folder: Folder, data: Data = None) -> Page:
+    """The page of a folder; `data` are the series of its forecasts. JaxlvError where its files are not what they were."""
+    with readable(folder.path, folder.kind):
+        return PAGES[folder.kind](folder, data)
+
+
+# ------------------------------------------------------------------------------------------------ several
+
+
+def labels(folders: Sequence[Folder]) -> list[str]:
+    """A short name for each folder: its own, with those above it where two have one name."""
+    parts = [folder.path.resolve().parts for folder in folders]
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-depth:]) for part in parts]
+        if max(Counter(names).values()) == 1:
+            return names
+    raise JaxlvError("a folder is named twice", where=next(name for name, n in Counter(names).items() if n > 1))
+
+
+def entries_of(folders: Sequence[Folder]) -> list[Entry]:
+    """Every run of the folders, named "folder" or "folder/run"."""
+    return [
+        Entry(label if folder.kind in ("run", "evaluation") else f"{label}/{one.name}", one)
+        for label, folder in zip(labels(folders), folders, strict=True)
+        for one in folder.runs
+    ]
+
+
+def bill(entries: Sequence[Entry]) -> list[tuple[str, str]]:
+    """What all runs cost together; FLOPs of those that were counted."""
+    steps, tokens = (sum(entry.get(key) or 0 for entry in entries) for key in ("steps", "tokens"))
+    seconds = sum(entry.get("seconds") or 0 for entry in entries)
+    pairs = [
+        ("runs", str(len(entries))),
+        ("steps", f"{steps:,}"),
+        ("tokens", f"{tokens:,}"),
+        ("training", duration(seconds)),
+    ]
+    counted = [entry.get("flops") for entry in entries if entry.get("flops")]
+    for name in (compared.CONVENTION, compared.EXACT):
+        held = [flops[name] for flops in counted if flops.get(name) is not None]
+        if held:
+            of = "" if len(held) == len(entries) else f" ({len(held)} runs)"
+            pairs.append((f"FLOPs, {name}", f"{number(float(sum(held)))}{of}"))
+    return pairs
+
+
+def page_of(folders: Sequence[Folder], data: Sequence[Data]) -> Page:
+    """The page of a folder, or of several: all runs side by side first, then each folder's own sections."""
+    if len(folders) == 1:
+        return page_of_one(folders[0], data[0])
+    names, entries = labels(folders), entries_of(folders)
+    found = [replace(section, group="Side by side") for section in compared.sections(entries)]
+    for name, folder, of in zip(names, folders, data, strict=True):
+        page = page_of_one(folder, of)
+        costs = [Pairs("Bill", list(page.bill))] if page.bill else []
+        own = [Section("Summary", costs, page.summary), *page.sections]
+        found += [replace(section, group=f"{folder.kind.capitalize()} {name}") for section in own]
+    return Page(f"{', '.join(names[:-1])} and {names[-1]}", compared.summary(entries), bill(entries), found)
+
+
+def data_of(folder: Folder, given: SeriesSet | None = None) -> Data:
+    """The series of a folder's forecasts: those given, or the run's own where its file is at hand and unchanged."""
+    if given is not None or folder.kind != "run":
+        return given
+    one = folder.runs[0]
+    assert one.config is not None and one.folder is not None
+    if not any(any(measured.folder.glob("forecast_*.csv")) for measured in one.evaluations):
+        return None
+    try:
+        return run.load_series(one.config, one.folder)
+    except JaxlvError:
+        return None
