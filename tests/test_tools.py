@@ -131,6 +131,7 @@ OPTIONS = {
     "simulate": ["--preset", "--series", "--steps", "--noise", "--seed", "--out"],
     "explore": ["DATA", "--series", "--tokenizer", "--context-lengths", "--out"],
     "train": ["CONFIG", "--out", "--set", "--resume"],
+    "reproduce": ["NAME", "--model", "--data", "--out", "--scale", "--stage", "--set", "--plan", "--benchmark", "--resume"],
     "sweep": ["CONFIG", "--grid", "--search", "--trials", "--storage", "--set", "--out", "--resume"],
     "forecast": [
         "RUN",
