@@ -20,6 +20,7 @@ from jaxlv.checkpoint import Checkpoints
 from jaxlv.config import RunConfig, TrainConfig, to_toml
 from jaxlv.errors import JaxlvError
 from jaxlv.ledger import BudgetExceeded, Entry, Event, Ledger, Meter
+from jaxlv.model import Qwen2
 from jaxlv.records import MetricsLog, read_metrics
 from jaxlv.run import (
     ADAPTER,
@@ -189,13 +190,15 @@ class _Training:
     def __init__(self, jobs: Sequence[Job], watch: Watch, memory: int = 0, at_once: int = 0):
         self.members, self.watch = [_Member(job) for job in jobs], watch
         self.config, inputs = jobs[0].config, jobs[0].inputs  # what the runs have in common
-        alphabet_A = inputs.alphabet.ids_A if self.config.model.loss == "alphabet" else None
+        alphabet = _alphabet_of(self.config, inputs)
         texts: dict[Any, _Texts] = {}  # runs that read the same windows share them
         self.texts = [texts.setdefault(_Texts.key(job), _Texts(job)) for job in jobs]
-        self.stack = Stack(inputs.model, inputs.params, [job.config for job in jobs], alphabet_A)
+        self.stack = Stack(
+            inputs.model, inputs.params, [job.config for job in jobs], None if alphabet is None else np.array(alphabet)
+        )
         first = self._batch(0)  # made now, so that series which give no window are refused before a folder is made
         self.step = self.stack.fitted(first, memory, at_once) if memory else self.stack.step(at_once)
-        self.validation_step = make_validation_step(inputs.model, alphabet_A)
+        self.validation_step = _validation_step(inputs.model, alphabet)
 
     def run(self, resume: bool) -> list[dict[str, Any]]:
         t = self.config.train
@@ -374,6 +377,17 @@ class _Training:
         return record
 
 
+def _alphabet_of(config: RunConfig, inputs: Inputs) -> tuple[int, ...] | None:
+    """The ids over which the loss is normalised; None = the whole vocabulary."""
+    return tuple(inputs.alphabet.ids_A.tolist()) if config.model.loss == "alphabet" else None
+
+
+@functools.lru_cache(maxsize=8)
+def _validation_step(model: Qwen2, alphabet: tuple[int, ...] | None) -> Callable:
+    """`make_validation_step`, one for a model: what was compiled for a shape serves every run of it."""
+    return make_validation_step(model, None if alphabet is None else np.array(alphabet))
+
+
 def _losses(step: Callable, trained: Any, frozen: Any, windows: Windows, t: TrainConfig) -> dict[str, float]:
     """Cross-entropy (nats per token) and perplexity of windows, a batch at a time, by the step of make_validation_step."""
     total = tokens = means = 0.0
@@ -404,12 +418,11 @@ def validated(
     """What a validation under `config` says of an overlay, or of the base alone: loss (nats per token), perplexity, and the
     forecasts' MAE (raw units) where the config has some. A meter is asked first.
     """
-    alphabet_A = inputs.alphabet.ids_A if config.model.loss == "alphabet" else None
     windows = _Texts(Job(config, Path(), inputs)).validation_windows
     frozen = {"params": inputs.params, "lora": dict(lora or {})}
     batches = -(-windows.number // config.train.batch_size)
     with meter.spend("validation", count=batches, accumulate=1) if meter else NO_METER:
-        record = _losses(make_validation_step(inputs.model, alphabet_A), None, frozen, windows, config.train)
+        record = _losses(_validation_step(inputs.model, _alphabet_of(config, inputs)), None, frozen, windows, config.train)
     if config.train.forecast_series:
         own_meter = meter and replace(meter, template=replace(meter.template, accumulate=1))
         record["forecast_mae"] = _forecast_error(config, inputs, lora or {}, own_meter)

@@ -118,8 +118,8 @@ ALLOWED: dict[str, set[str]] = {
         "tokens", "train", "weights",
     },
     "training": {
-        "adapters", "checkpoint", "config", "errors", "ledger", "lora", "metrics", "records", "run", "series", "stack",
-        "tokens", "train", "weights",
+        "adapters", "checkpoint", "config", "errors", "ledger", "lora", "metrics", "model", "records", "run", "series",
+        "stack", "tokens", "train", "weights",
     },
     "sweep": {"config", "devices", "errors", "ledger", "records", "run", "stack", "training"},
     "search": {"errors"},

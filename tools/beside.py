@@ -113,8 +113,10 @@ def trainings(work: Work, fault: Fault, data: SeriesSet) -> list[Line]:
 def forecast_row(work: Work, fault: Fault, data: SeriesSet, config: RunConfig, model: Forecaster) -> dict[str, Any]:
     """A model's row of the first part."""
     part = work.parts[0]
+    merged, adapted = run.decoder(model)
     with meter_of(work, config, f"fault-{fault.key}") as meter:
-        paid = replace(model, meter=meter)
+        template = meter.template if adapted else run.event_of(config, adapted=False)
+        paid = replace(merged, meter=replace(meter, template=template))
         return parts.forecast_part(part, work.series_of(part, data), fault.key, paid, config.evaluate, work.system.point)[0]
 
 
