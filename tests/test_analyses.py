@@ -270,7 +270,7 @@ def jaxlv(*arguments: object) -> tuple[int, str, str]:
 
 
 @pytest.fixture(scope="module")
-def tuned_run(compile_once, tiny_base, waves, tmp_path_factory) -> Path:
+def tuned_run(tiny_base, waves, tmp_path_factory) -> Path:
     """A run folder of three steps, with the data file beside it."""
     folder = tmp_path_factory.mktemp("analysed")
     series.save(folder / "waves.h5", waves(12, 20))

@@ -400,7 +400,7 @@ def test_both_are_reserved_at_the_price_of_the_whole_vocabulary(forecaster, lang
 
 
 @pytest.fixture(scope="module")
-def trained(compile_once, base, waves, tmp_path_factory) -> Path:
+def trained(base, waves, tmp_path_factory) -> Path:
     """A run of two steps on that base, under a budget."""
     folder = tmp_path_factory.mktemp("runs")
     series.save(folder / "waves.h5", waves(12, 24))

@@ -36,7 +36,7 @@ batch_series = 1
 """
 
 
-ANALYSED = "xu"
+ANALYSED = "rai"
 
 
 def said_by(*arguments: Any) -> str:
@@ -47,7 +47,7 @@ def said_by(*arguments: Any) -> str:
 
 
 @pytest.fixture(scope="module")
-def options(data, random_model, compile_once, tmp_path_factory) -> list[Any]:  # noqa: F811
+def options(data, random_model, tmp_path_factory) -> list[Any]:  # noqa: F811
     """The tiny scale in place of the small one, one part of a protocol over 5 steps; a base of one layer."""
     folder = tmp_path_factory.mktemp("tiny")
     sizes = {"vocab_size": 16, "num_hidden_layers": 1, "max_position_embeddings": 2048}
@@ -63,7 +63,10 @@ def options(data, random_model, compile_once, tmp_path_factory) -> list[Any]:  #
     reproduce.CONFIGS, reproduction.parts_of = CONFIGS, whole
 
 
-@pytest.fixture(scope="module", params=list(SYSTEMS))
+QUICK = "rai"  # the system of the fewest runs; the others are minutes each, and run with `make test-slow`
+
+
+@pytest.fixture(scope="module", params=[pytest.param(n, marks=[pytest.mark.slow] * (n != QUICK)) for n in SYSTEMS])
 def reproduced(request, options, tmp_path_factory) -> tuple[str, Path, str]:
     """A system, run whole; the analyses, which are alike and draw many figures, of one alone."""
     out = tmp_path_factory.mktemp("reproduce") / request.param

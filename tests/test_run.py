@@ -38,7 +38,7 @@ class Subject(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def config(compile_once, tiny_base, waves, tmp_path_factory) -> RunConfig:
+def config(tiny_base, waves, tmp_path_factory) -> RunConfig:
     """Twelve series in a file, a base of one layer, five steps."""
     path = tmp_path_factory.mktemp("data") / "waves.h5"
     series.save(path, waves(12, 24))

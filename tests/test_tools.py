@@ -94,7 +94,7 @@ class Work(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def work(compile_once, tiny_base, tmp_path_factory) -> Work:
+def work(tiny_base, tmp_path_factory) -> Work:
     folder = tmp_path_factory.mktemp("work")
     data, config = folder / "series.h5", folder / "tiny.toml"
     done("simulate", "--preset", "course", "--series", 12, "--steps", 20, "--stop", 38, "--seed", 3, "--out", data)

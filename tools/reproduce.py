@@ -312,7 +312,7 @@ def evaluate_stage(work: Work, stage: Stage, data: SeriesSet) -> None:
     with models_of(work, stage) as forecasters:
         for part in work.parts:
             chosen = work.series_of(part, data)
-            for name, forecaster in forecasters.items():
+            for place, (name, forecaster) in enumerate(forecasters.items()):
                 path = folder / f"{part.name}-{name.replace(', ', '-').replace(' ', '-')}.json"
                 if path.is_file():
                     continue
@@ -320,7 +320,7 @@ def evaluate_stage(work: Work, stage: Stage, data: SeriesSet) -> None:
                 forecast.write_csv(path.with_suffix(".csv"))
                 if stage.name == "final":
                     row["drawing"] = parts.draw(part, chosen, forecast, row["mae_by_series"], work.out)
-                sweep.write_result(path, {"stage": stage.name, "part": part.name, "row": row})
+                sweep.write_result(path, {"stage": stage.name, "place": place, "part": part.name, "row": row})
 
 
 def part_entries(work: Work, data: SeriesSet) -> dict[str, Any]:
@@ -329,7 +329,8 @@ def part_entries(work: Work, data: SeriesSet) -> dict[str, Any]:
     kept = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((work.out / PARTS).glob("*.json"))]
     found, config = {}, work.stages[-1].config
     for part in work.parts:
-        own = sorted((one for one in kept if one["part"] == part.name), key=lambda one: order[one["stage"]])
+        own = [one for one in kept if one["part"] == part.name]
+        own.sort(key=lambda one: (order[one["stage"]], one["place"]))
         if not own:
             continue
         chosen = work.series_of(part, data)
