@@ -38,7 +38,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "mao": ("mao-128-cut", "mao-512-cut", "mao-768-cut", "mao-200"),
     "liu": ("liu",),
 }
-ANALYSED = 8  # samples of each series that the analyses draw
+ANALYSED = 16, 4  # series and samples of each that the analyses draw
 SHARED_LEDGER = f"../../{run.LEDGER}"  # seen from a run's folder
 
 
@@ -200,8 +200,8 @@ def beside(system: System, stages: Sequence[Stage], part: tuple[Part, int]) -> l
             events += 2 * _drawn(free, event, *part)
     e = final.evaluate
     horizon = min(e.horizon, STEPS - e.context)
-    shown = replace(part[0], context=e.context, horizon=horizon, shown=0, reach=0, samples=ANALYSED)
-    drawn, text = _drawn(final, event, shown, part[1]), padded(STEPS * 2 * (final.codec.decimals + 3))
+    shown = replace(part[0], context=e.context, horizon=horizon, shown=0, reach=0, samples=ANALYSED[1])
+    drawn, text = _drawn(final, event, shown, min(part[1], ANALYSED[0])), padded(STEPS * 2 * (final.codec.decimals + 3))
     read = replace(drawn[0], kind="validation", count=4 * drawn[0].count, new_tokens=0, slots=0, stage=0, samples=1)
     return [Row("faults", 0, 0, tuple(events)), Row("analyses", 0, 0, (*drawn, *drawn, replace(read, length=text)))]
 

@@ -151,8 +151,10 @@ def analyse_final(work: Work, data: SeriesSet) -> None:
     print("\nanalyses of the final run", flush=True)
     folder.mkdir(exist_ok=True)
     finished = run.load_run(work.out / sweep.RUNS / "final")
+    most, samples = reproduction.ANALYSED
     chosen = work.series_of(work.parts[0], data)
-    config = replace(finished.config.evaluate, samples=reproduction.ANALYSED, series=len(chosen))
+    chosen = chosen.select(chosen.ids_N[:most])
+    config = replace(finished.config.evaluate, samples=samples, series=len(chosen))
     paid = paid_beside(work, finished.config, "analyses")
     found_models, adapted = finished.models()
     with meter_of(work, paid, "analyses") as meter:
