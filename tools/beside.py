@@ -154,7 +154,8 @@ def analyse_final(work: Work, data: SeriesSet) -> None:
     most, samples = reproduction.ANALYSED
     chosen = work.series_of(work.parts[0], data)
     chosen = chosen.select(chosen.ids_N[:most])
-    config = replace(finished.config.evaluate, samples=samples, series=len(chosen))
+    size = min(finished.config.evaluate.batch_series, len(chosen))
+    config = replace(finished.config.evaluate, samples=samples, series=len(chosen), batch_series=size)
     paid = paid_beside(work, finished.config, "analyses")
     found_models, adapted = finished.models()
     with meter_of(work, paid, "analyses") as meter:
