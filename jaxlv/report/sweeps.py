@@ -61,6 +61,7 @@ class Column:
         return f"{value:,}" if isinstance(value, int) and value < 1e9 else number(value)
 
 
+NARROW = 1.05  # costs that differ by less are no axis
 FLOPS = Column("flops", "FLOPs", "FLOPs")
 COLUMNS = (
     Column("steps", "steps", "steps"),
@@ -246,10 +247,10 @@ def sections(result: Tree) -> list[Section]:
         caption = "Training loss by step, and validation loss as dots"
         caption += "; the chosen run in colour." if len(runs) > 1 else "."
         blocks.append(Figure([svg(losses_figure(runs, result["best"]), "Losses of all runs by step")], caption))
-    priced = FLOPS
-    entries = [(one["name"], priced.of(one), one.get(rule)) for one in runs]
+    entries = [(one["name"], FLOPS.of(one), one.get(rule)) for one in runs]
     held = [(name, cost, error) for name, cost, error in entries if cost and error]
-    if len(held) > 1:
+    costs = [cost for _, cost, _ in held]
+    if costs and max(costs) > NARROW * min(costs):
         caption = "Error against FLOPs: each dot is a run, the line joins those that no other beats in both."
         blocks.append(
             Figure([svg(pareto_figure(held, "FLOPs", RULES[rule]), "Error against FLOPs with Pareto front")], caption)
