@@ -37,7 +37,7 @@ from jaxlv.flops.family import architecture
 from jaxlv.forecast import Forecaster
 from jaxlv.ledger import FINAL, Meter
 from jaxlv.protocols import PROTOCOLS, Part, test_series
-from jaxlv.report import page, reproductions
+from jaxlv.report import dossier, folders, page, reproductions
 from jaxlv.report.reported import entry as part_entry
 from jaxlv.reproduction import Stage
 from jaxlv.series import SeriesSet
@@ -376,7 +376,7 @@ def write(work: Work, plan: dict[str, Any], data: SeriesSet) -> dict[str, Any]:
         "parts": part_entries(work, data), "faults": work.result("faults") or [], "versions": versions(),
     }  # fmt: skip
     sweep.write_result(work.out / RESULT, result)
-    page.write(work.out / "report.html", reproductions.page_of_folder(work.out))
+    page.write(work.out / "report.html", dossier.page_of_one(folders.read(work.out)))
     return result
 
 
