@@ -27,7 +27,7 @@ from jaxlv.protocols import PROTOCOLS, SERIES, Part
 from jaxlv.sweep import Cell
 from jaxlv.systems import ALLOWANCE, LENGTH, RANK, RATE, STAGES, System
 
-MARGIN = 0.05  # of every envelope: for work that is done again after interruptions
+MARGIN = 0.05  # of every envelope of a stage
 REAL = "qwen2.5-0.5b"  # the reports' model
 STEPS = 100  # time steps of a series
 MODELS: Mapping[str, str] = {"baseline": "untuned", "first": "first run", "final": "final"}  # stages whose model forecasts
@@ -223,9 +223,11 @@ def _drawn(config: RunConfig, event: Event, part: Part, series: int) -> list[Eve
     return [replace(call, count=pieces * -(-series // size))]
 
 
-def budget_of(rows: Sequence[Row], model: ModelConfig, convention: str) -> dict[str, Any]:
-    """The [budget] of all runs: envelopes of the stages, what is held back for the evaluation, and their sum."""
-    envelopes = {row.stage: math.ceil((1 + MARGIN) * row.flops(model, convention)) for row in rows}
+def budget_of(rows: Sequence[Row], model: ModelConfig, convention: str, margin: float = MARGIN) -> dict[str, Any]:
+    """The [budget] of all runs: envelopes of the stages, what is held back for the evaluation, and their sum; each with a
+    margin for work that is done again after interruptions.
+    """
+    envelopes = {row.stage: math.ceil((1 + margin) * row.flops(model, convention)) for row in rows}
     return {
         "flops": math.nextafter(sum(envelopes.values()), math.inf),  # a float, which must not fall below the sum
         "convention": convention,
