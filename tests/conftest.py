@@ -27,6 +27,15 @@ jax.config.update("jax_legacy_prng_key", "error")
 hypothesis.settings.register_profile("jaxlv", deadline=None, derandomize=True, database=None, max_examples=100)
 hypothesis.settings.load_profile("jaxlv")
 
+# Files of few tests that take long, which would otherwise come last and leave a worker idle; the longest first.
+LONG = ("test_tools", "test_parity_full", "test_flops_counters", "test_run", "test_stack", "test_sweep", "test_benchmarks")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first."""
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
 TINY = ModelConfig(
     vocab_size=61,
     hidden_size=24,

@@ -62,6 +62,7 @@ def test_train_step_trains_the_same_on_both_sides(tmp_path: Path) -> None:
     assert set(row["ratios"]) == set(row["sides"]) - {"torch"}
 
 
+@pytest.mark.slow
 def test_generate_draws_as_many_tokens_on_both_sides(tmp_path: Path) -> None:
     needs_pytorch()
     (row,) = smoke("generate", tmp_path / "out")["rows"]
@@ -72,6 +73,7 @@ def test_generate_draws_as_many_tokens_on_both_sides(tmp_path: Path) -> None:
         assert [ratio["min"], ratio["max"]] == pytest.approx([pairs.min(), pairs.max()], rel=1e-2)
 
 
+@pytest.mark.slow
 def test_without_pytorch_jaxlv_is_measured_alone_and_the_row_says_so(tmp_path: Path, no_pytorch: dict[str, str]) -> None:
     result = smoke("train_step", tmp_path / "out", **no_pytorch)
     assert result["weights"] == "jaxlv"

@@ -132,7 +132,7 @@ def test_what_is_held_back_pays_the_evaluation(config, price, tmp_path, capsys):
     _, entries = ledger.read(tmp_path / "r" / run.LEDGER)
     evaluated = [entry for entry in entries if entry.phase == "evaluation"]
     assert {entry.event.kind for entry in evaluated} == {"generation", "validation"}  # samples, and the truth's likelihood
-    assert {entry.event.rank for entry in evaluated} == {0, held.lora.rank}
+    assert {entry.event.rank for entry in evaluated} == {0}  # the adapters are merged
     assert spent(tmp_path / "r").executed <= held.budget.flops
 
 

@@ -183,6 +183,7 @@ def test_only_reached_gradients_are_formed(targets):
     agree(Work(SMALL, 2, 12, 3, targets))
 
 
+@pytest.mark.slow
 def test_the_whole_half_billion_model():
     qwen = FAMILY["qwen2.5-0.5b"]
     forward = programs.forward_program(Work(qwen, 4, 512), Qwen2(qwen))

@@ -410,7 +410,7 @@ def test_a_bare_model_takes_the_validation_series_of_the_default_split(work):
     assert not set(found.ids_N.tolist()) & set(split.test.tolist())
 
 
-@pytest.mark.parametrize("model", ["folder", "embedded"])
+@pytest.mark.parametrize("model", ["folder", pytest.param("embedded", marks=pytest.mark.slow)])
 def test_a_bare_model_is_measured_too(model, work):
     """Two series are too few to split: with --series no split is needed."""
     out = work.folder / f"bare {model}"
