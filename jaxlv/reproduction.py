@@ -190,11 +190,11 @@ def beside(system: System, stages: Sequence[Stage], part: tuple[Part, int]) -> l
     final, grid = by_name["final"].cells()[0].config, by_name["grid"].cells()[-1].config
     event, events = run.event_of(final), []
     for fault in system.faults:
-        if fault.kind == "loss":
-            for config in (cell.config for cell in by_name["context"].cells()):
-                events += [replace(read, count=2 * read.count) for read in validation(config, run.event_of(config), STEPS)]
-        elif fault.kind == "training":
-            events += [e for planned in planned_training(grid, run.event_of(grid), STEPS) for e in planned.events]
+        lengths = [cell.config for cell in by_name["context"].cells()]
+        for config in {"loss": [final], "lengths": lengths}.get(fault.kind, []):
+            events += [replace(read, count=2 * read.count) for read in validation(config, run.event_of(config), STEPS)]
+        for config in {"training": [grid], "lengths": lengths}.get(fault.kind, []):
+            events += [e for planned in planned_training(config, run.event_of(config), STEPS) for e in planned.events]
         if fault.kind in ("forecast", "training"):
             free = replace(final, sampling=replace(final.sampling, grammar=False))
             events += 2 * _drawn(free, event, *part)

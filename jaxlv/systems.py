@@ -28,15 +28,16 @@ class Reported:
 class Fault:
     """Something that a report did wrong, or also tried, as settings that do it too.
 
-    `kind` says by what the difference is measured: the validation loss of one adapter read both ways, forecasts of one
-    adapter made both ways, two trainings, or the FLOPs of the steps.
+    `kind` says by what the difference is measured: the validation loss of the final adapter read both ways, that of adapters
+    trained the report's way, for every length of windows, forecasts of the final adapter made both ways, forecasts of two
+    adapters trained both ways, or the FLOPs of the steps.
     """
 
     key: str
     words: str  # what the report did
     right: str  # what is done here
     settings: Mapping[str, Any]
-    kind: Literal["loss", "forecast", "training", "steps"]
+    kind: Literal["loss", "lengths", "forecast", "training", "steps"]
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ PADS = Fault(
     "padding counted in the loss",
     "loss over real tokens alone",
     {"windows.pads": "counted"},
-    "loss",
+    "lengths",
 )
 GENERATION = Fault(
     "generation",

@@ -61,7 +61,7 @@ def measure_faults(work: Work, data: SeriesSet) -> None:
         return
     print("\ndone both ways: what the report did wrong, or also tried", flush=True)
     measures: dict[str, Callable[[Work, Fault, SeriesSet], list[Line]]] = {
-        "loss": losses, "forecast": forecasts, "training": trainings, "steps": steps,
+        "loss": losses, "lengths": lengths, "forecast": forecasts, "training": trainings, "steps": steps,
     }  # fmt: skip
     found = []
     for fault in work.system.faults:
@@ -78,19 +78,41 @@ def measure_faults(work: Work, data: SeriesSet) -> None:
 
 
 def losses(work: Work, fault: Fault, data: SeriesSet) -> list[Line]:
-    """The final model's validation loss both ways; of padding at every length of the context study."""
+    """The final model's validation loss both ways."""
     finished = run.load_run(work.out / sweep.RUNS / "final")
-    lora = finished.tuned.variables["lora"]
+    both = read_both_ways(work, fault, finished.config, finished)
+    return [{"measured": "validation loss of the final model", "unit": "nats per token", **both}]
+
+
+def lengths(work: Work, fault: Fault, data: SeriesSet) -> list[Line]:
+    """The context study trained as the report did: at each length the validation loss that it would print, that of the same
+    adapter read rightly, and beside this the one that was trained rightly.
+    """
+    stage, trained = work.stage("context"), (work.result("context") or {"runs": []})["runs"]
     found = []
-    for own in work.stage("context").combinations if fault.key == "pads" else [{}]:
-        both = {}
-        for name, settings in (("reported_way", {**own, **fault.settings}), ("right_way", dict(own))):
-            config = changed(paid_beside(work, finished.config, "faults"), {**settings, "train.forecast_series": 0})
-            with meter_of(work, config, f"fault-{fault.key}") as meter:
-                both[name] = training.validated(config, run.load_inputs(config), lora, meter)["validation_loss"]
-        at = f", {own['windows.length']} tokens" if own else ""
-        found.append({"measured": f"validation loss of the final model{at}", "unit": "nats per token", **both})
+    for cell in stage.cells((work.result("grid") or {})["chosen"]):
+        right = paid_beside(work, cell.config, "faults")
+        length = right.windows.length
+        wrong = Cell(f"fault-{fault.key}-{length}", fault.settings, changed(right, fault.settings))
+        train([wrong], work.out / sweep.RUNS, True)
+        both = read_both_ways(work, fault, right, run.load_run(work.out / sweep.RUNS / wrong.name))
+        found.append({"measured": f"validation loss after training so, {length} tokens", "unit": "nats per token", **both})
+        for own in (own for own in trained if own["settings"] == dict(cell.settings)):
+            pair = {"reported_way": both["right_way"], "right_way": own["validation_loss"]}
+            measured = f"validation loss over real tokens, trained so or not, {length} tokens"
+            found.append({"measured": measured, "unit": "nats per token", **pair})
     return found
+
+
+def read_both_ways(work: Work, fault: Fault, config: RunConfig, finished: run.FinishedRun) -> dict[str, float]:
+    """The validation loss of a run's adapter by a config, and by the same with the fault's settings."""
+    both = {}
+    for name, settings in (("reported_way", fault.settings), ("right_way", {})):
+        way = changed(paid_beside(work, config, "faults"), {**settings, "train.forecast_series": 0})
+        with meter_of(work, way, f"fault-{fault.key}") as meter:
+            lora = finished.tuned.variables["lora"]
+            both[name] = training.validated(way, run.load_inputs(way), lora, meter)["validation_loss"]
+    return both
 
 
 def forecasts(work: Work, fault: Fault, data: SeriesSet) -> list[Line]:
