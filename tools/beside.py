@@ -78,9 +78,10 @@ def measure_faults(work: Work, data: SeriesSet) -> None:
 
 
 def losses(work: Work, fault: Fault, data: SeriesSet) -> list[Line]:
-    """The final model's validation loss both ways."""
+    """The final model's validation loss both ways, in batches of the report's size."""
     finished = run.load_run(work.out / sweep.RUNS / "final")
-    both = read_both_ways(work, fault, finished.config, finished)
+    config = changed(finished.config, {"train.batch_size": work.full[-1].config.train.batch_size})
+    both = read_both_ways(work, fault, config, finished)
     return [{"measured": "validation loss of the final model", "unit": "nats per token", **both}]
 
 
