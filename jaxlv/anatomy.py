@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from jaxlv.arithmetic import decomposed, updates
 from jaxlv.codec import SYMBOLS
 from jaxlv.errors import JaxlvError
 from jaxlv.evaluate import plain
-from jaxlv.lora import PROJECTIONS
 from jaxlv.tokens import Alphabet
 
 Tree = dict[str, Any]
@@ -136,12 +136,6 @@ def _against_report(texts: Sequence[str], positive: int) -> Tree:
 # ------------------------------------------------------------------------------------------ adapter spectra
 
 
-def low_rank_singular_values(b_OR: np.ndarray, a_RI: np.ndarray, scale: float) -> np.ndarray:
-    """The R singular values of scale * B A, greatest first, without forming it: those of R_B R_A^T from two QR."""
-    r_B, r_A = (np.linalg.qr(np.asarray(m, float)).R for m in (b_OR, np.asarray(a_RI).T))
-    return scale * np.linalg.svd(r_B @ r_A.T, compute_uv=False)
-
-
 def spectrum(values_R: np.ndarray) -> Tree:
     """How many directions singular values use: effective rank exp(-sum p log p) with p = s / sum s (Roy and Vetterli 2007,
     EUSIPCO), stable rank sum s^2 / max s^2, and the first direction's share of sum s^2; all 0 for a product that is 0.
@@ -162,11 +156,10 @@ def adapter_spectra(lora: Mapping[str, Any], params: Mapping[str, Any]) -> Tree:
     """The spectrum of scale * B A of every adapted projection, its norm beside the frozen weight's, and whether the rank
     is used. JaxlvError where the overlay adapts nothing.
     """
-    flat, base = traverse_util.flatten_dict(dict(lora)), traverse_util.flatten_dict(dict(params))
+    base = traverse_util.flatten_dict(dict(params))
     entries = []
-    for path in sorted(path[:-1] for path in flat if path[-1] == "A"):
-        a_RI, b_OR, scale = flat[(*path, "A")], flat[(*path, "B")], float(flat[(*path, "scale")])
-        values_R = low_rank_singular_values(np.asarray(b_OR), np.asarray(a_RI), scale)
+    for path, (b_OR, a_RI, scale) in updates(lora).items():
+        values_R = decomposed(b_OR, a_RI, scale).s_R
         entry = {"layer": int(path[0].rpartition(".")[2]), "projection": path[-1], "rank": len(a_RI), **spectrum(values_R)}
         weight_norm = float(jnp.linalg.norm(base[(*path, "weight")].astype(jnp.float32)))
         entries.append(
@@ -174,7 +167,6 @@ def adapter_spectra(lora: Mapping[str, Any], params: Mapping[str, Any]) -> Tree:
         )
     if not entries:
         raise JaxlvError("no adapted projection", where="adapter")
-    entries.sort(key=lambda entry: (entry["layer"], PROJECTIONS.index(entry["projection"])))
     rank, summary = entries[0]["rank"], {}
     for key in ("effective_rank", "stable_rank", "first_share", "relative_norm"):
         summary[key] = _spread(np.array([entry[key] for entry in entries]))

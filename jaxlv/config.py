@@ -206,6 +206,7 @@ class LoraConfig:
     dropout: float = 0.0
     rslora: bool = False  # scale alpha / sqrt(rank) instead of alpha / rank
     head: Literal["frozen", "bias", "full"] = "bias"  # what of the LM head trains beside A and B
+    init: str = ""  # folder of an adapter in PEFT's format to begin from; "" = A at random, B zero
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -225,6 +226,7 @@ class ModelSettings:
     """Which base, and how it computes."""
 
     path: str = "embedded"  # a Hugging Face folder, a hub id, or "embedded"
+    revision: str = ""  # of a hub id: a commit, tag or branch; "" = the newest
     dtype: Dtype = "float32"  # of the frozen weights and the matrix products
     attention: Kernel = "xla"  # blocked: XLA, without the scores that the mask hides
     loss: Literal["vocabulary", "alphabet"] = "vocabulary"  # cross-entropy over all tokens or the 13 symbols

@@ -23,12 +23,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlv import dynamics, series
+from jaxlv import adapters, dynamics, series
 from jaxlv import lora as overlay
 from jaxlv.checkpoint import Checkpoints
 from jaxlv.codec import Codec
-from jaxlv.config import DataConfig, RunConfig, config_tree, load_config
+from jaxlv.config import DataConfig, LoraConfig, ModelConfig, RunConfig, config_tree, load_config
 from jaxlv.errors import JaxlvError
+from jaxlv.files import hub_revision
 from jaxlv.forecast import Forecaster
 from jaxlv.ledger import FINAL, BudgetExceeded, Event, Ledger, Meter, Terms
 from jaxlv.model import Qwen2
@@ -36,7 +37,7 @@ from jaxlv.records import read_metrics
 from jaxlv.series import SeriesSet, Split
 from jaxlv.tokens import Alphabet, load_alphabet
 from jaxlv.train import init_state, make_optimizer
-from jaxlv.weights import fingerprint, hub_revision, load_pretrained, resolve
+from jaxlv.weights import base_of, fingerprint, load_pretrained
 
 CONFIG, MANIFEST, SPLIT, METRICS = "config.toml", "manifest.json", "split.json", "metrics.jsonl"
 DATA, ADAPTER, LEDGER = "data.h5", "adapter", "ledger.jsonl"
@@ -58,6 +59,7 @@ class Inputs:
     params: dict[str, Any]
     alphabet: Alphabet
     codec: Codec
+    start: overlay.Tree | None = None  # the overlay to begin from, where the config names one
 
     def forecaster(self, lora: Mapping[str, Any], config: RunConfig, meter: Meter | None = None) -> Forecaster:
         """The base with the overlay laid over it, as a forecaster."""
@@ -113,7 +115,38 @@ def load_inputs_of(configs: Sequence[RunConfig]) -> list[Inputs]:
 def _inputs(config: RunConfig, series_set: SeriesSet, base: Callable[[], tuple[Path, Qwen2, Any, Alphabet]]) -> Inputs:
     split = split_series(config, series_set)
     _check_validation(config, series_set, split)
-    return Inputs(series_set, split, *base(), Codec.for_data(config.codec, series_set.values_NTV))
+    folder, model, params, alphabet = base()
+    codec = Codec.for_data(config.codec, series_set.values_NTV)
+    return Inputs(series_set, split, folder, model, params, alphabet, codec, load_start(config, model))
+
+
+def load_start(config: RunConfig, model: Qwen2) -> overlay.Tree | None:
+    """The overlay that a config begins from, None for a fresh one; JaxlvError where it is not of the config's shape."""
+    if not config.lora.init:
+        return None
+    lora = adapters.load_adapter(config.lora.init, model)
+    theirs = _taken_over(config.lora, adapters.lora_config(Path(config.lora.init), lora))
+    for name in ("rank", "scaling", "targets", "head"):
+        ours, own = (getattr(one, name) for one in (config.lora, theirs))
+        if (overlay.normalise_targets(ours) != own) if name == "targets" else ours != own:
+            raise JaxlvError(
+                f"lora.{name} is not the adapter's", where=config.lora.init, expected=own, found=ours,
+                hint="--init-adapter takes rank, alpha, targets and head over",
+            )  # fmt: skip
+    return lora
+
+
+def begun_from(config: RunConfig, adapter: Path) -> RunConfig:
+    """The config that begins from an adapter in PEFT's format, and has its rank, alpha, targets and trained head."""
+    model = Qwen2(ModelConfig.from_folder(base_of(config.model)))
+    theirs = adapters.lora_config(adapter, adapters.load_adapter(adapter, model))
+    return replace(config, lora=replace(_taken_over(config.lora, theirs), init=str(adapter)))
+
+
+def _taken_over(own: LoraConfig, theirs: LoraConfig) -> LoraConfig:
+    """The adapter's settings; its head, where it has none, and dropout are the run's own affair."""
+    head = own.head if theirs.head == "frozen" else theirs.head
+    return replace(theirs, head=head, dropout=own.dropout)
 
 
 def _check_validation(config: RunConfig, series_set: SeriesSet, split: Split) -> None:
@@ -133,7 +166,7 @@ def _check_validation(config: RunConfig, series_set: SeriesSet, split: Split) ->
 
 def load_base(config: RunConfig) -> tuple[Path, Qwen2, dict[str, Any], Alphabet]:
     """(folder, model, params, alphabet) of a config's base."""
-    base = resolve(config.model.path)
+    base = base_of(config.model)
     model, params = load_pretrained(base, config.model.dtype, config.model.attention)
     return base, model, params, load_alphabet(base, model.config.vocab_size)
 
@@ -218,6 +251,7 @@ def manifest(config: RunConfig, inputs: Inputs, versions: Mapping[str, str]) -> 
         "versions": dict(versions),
         "data": {"sha256": inputs.series.source["sha256"], "series": len(inputs.series)},
         "base": {"name": config.model.path, "sha256": fingerprint(inputs.base), "revision": hub_revision(inputs.base)},
+        **({"start": {"sha256": adapters.fingerprint(Path(config.lora.init))}} if config.lora.init else {}),
         "tokens": inputs.alphabet.source,
         "dataset_alpha": inputs.codec.dataset_alpha,
         "seeds": {"data": config.data.seed, "train": config.train.seed, "evaluate": config.evaluate.seed},
@@ -238,14 +272,14 @@ def split_marks(inputs: Inputs) -> dict[str, dict[str, str]]:
 
 
 def check_manifest(folder: Path, now: Mapping[str, Any]) -> None:
-    """JaxlvError where the data or the base are not those that a run began with."""
-    then = read_manifest(folder)
-    for part in ("data", "base"):
-        if then[part]["sha256"] != now[part]["sha256"]:
+    """JaxlvError where the data, the base, or the adapter that it began from, are not those that a run began with."""
+    then, words = read_manifest(folder), {"start": "adapter in lora.init"}
+    for part in (part for part in ("data", "base", "start") if part in now):
+        if then.get(part, {"sha256": ""})["sha256"] != now[part]["sha256"]:
             raise JaxlvError(
-                f"the {part} is not what the run began with",
+                f"the {words.get(part, part)} is not what the run began with",
                 where=folder,
-                expected=f"sha256 {then[part]['sha256'][:12]}...",
+                expected=f"sha256 {then.get(part, {'sha256': 'none'})['sha256'][:12]}...",
                 found=f"{now[part]['sha256'][:12]}...",
             )
 

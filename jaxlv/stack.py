@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlv import lora as overlay
-from jaxlv.config import RunConfig, config_tree
+from jaxlv.config import RunConfig, config_tree, laid_over
 from jaxlv.errors import JaxlvError
 from jaxlv.lora import Tree
 from jaxlv.model import Qwen2
@@ -49,21 +49,31 @@ def program_of(config: RunConfig) -> str:
 class Stack:
     """G runs over one base: their state before the first step, the step of all, and the state of each.
 
-    With a single run nothing is stacked: its state has no leading axis, and its step is `make_train_step`'s.
+    With a single run nothing is stacked: its state has no leading axis, and its step is `make_train_step`'s. `starts` are
+    overlays to begin from, None for a fresh one.
     """
 
-    def __init__(self, model: Qwen2, params: Tree, configs: Sequence[RunConfig], alphabet_A: np.ndarray | None = None):
+    def __init__(
+        self,
+        model: Qwen2,
+        params: Tree,
+        configs: Sequence[RunConfig],
+        alphabet_A: np.ndarray | None = None,
+        starts: Sequence[Tree | None] = (),
+    ):
         if len({program_of(config) for config in configs}) != 1:
             raise JaxlvError("runs that do not share a program", where="stack", hint="group them by program_of")
         self.configs, self.model, self.alphabet_A = list(configs), model, alphabet_A
         self.rank = max(config.lora.rank for config in configs)
-        states, frozen = zip(*(self._start(params, config) for config in configs), strict=True)
+        begun = zip(configs, starts or [None] * len(configs), strict=True)
+        states, frozen = zip(*(self._start(params, *pair) for pair in begun), strict=True)
         self.state: TrainState = self.join(states)
         loras = [half["lora"] for half in frozen]
         self.frozen: Tree = {"params": params, "lora": loras[0] if len(loras) == 1 else _stacked(loras)}
 
-    def _start(self, params: Tree, config: RunConfig) -> tuple[TrainState, Tree]:
+    def _start(self, params: Tree, config: RunConfig, start: Tree | None) -> tuple[TrainState, Tree]:
         lora = overlay.init_lora(jax.random.key(config.train.seed), params, config.lora)
+        lora = laid_over(lora, start or {})
         variables = {"params": params, "lora": lora}
         return init_state(variables, overlay.trainable(variables), self._optimizer(config), config.train.seed)
 

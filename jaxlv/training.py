@@ -19,6 +19,7 @@ from jaxlv import lora as overlay
 from jaxlv.checkpoint import Checkpoints
 from jaxlv.config import RunConfig, TrainConfig, to_toml
 from jaxlv.errors import JaxlvError
+from jaxlv.files import hub_revision
 from jaxlv.ledger import BudgetExceeded, Entry, Event, Ledger, Meter
 from jaxlv.model import Qwen2
 from jaxlv.records import MetricsLog, read_metrics
@@ -42,7 +43,6 @@ from jaxlv.run import (
 from jaxlv.stack import Stack
 from jaxlv.tokens import Windows, make_windows
 from jaxlv.train import Batches, TrainState, fit, make_validation_step
-from jaxlv.weights import hub_revision
 
 NO_METER: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
 VALIDATION_SEED = 1_000_000_007  # beside train.seed, so that validation windows are never an epoch's
@@ -194,7 +194,11 @@ class _Training:
         texts: dict[Any, _Texts] = {}  # runs that read the same windows share them
         self.texts = [texts.setdefault(_Texts.key(job), _Texts(job)) for job in jobs]
         self.stack = Stack(
-            inputs.model, inputs.params, [job.config for job in jobs], None if alphabet is None else np.array(alphabet)
+            inputs.model,
+            inputs.params,
+            [job.config for job in jobs],
+            None if alphabet is None else np.array(alphabet),
+            [job.inputs.start for job in jobs],
         )
         first = self._batch(0)  # made now, so that series which give no window are refused before a folder is made
         self.step = self.stack.fitted(first, memory, at_once) if memory else self.stack.step(at_once)
@@ -249,8 +253,8 @@ class _Training:
         marked = member.checkpoints.best()
         own = self.stack.member(state, index) if marked is None else member.checkpoints.restore(marked["step"], like)
         lora = overlay.join(own.trained, self.stack.frozen_of(index))["lora"]
-        base, revision = member.config.model.path, hub_revision(member.inputs.base)
-        adapters.save_peft(member.folder / ADAPTER, lora, member.config.lora, base, revision)
+        origin = adapters.Origin(member.config.model.path, hub_revision(member.inputs.base), member.inputs.codec)
+        adapters.save_peft(member.folder / ADAPTER, lora, member.config.lora, origin)
         return lora
 
     def _batch(self, step: int) -> Windows:

@@ -6,13 +6,10 @@ model's own abstract parameters, and writing is its inverse.
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import hashlib
 import json
-import os
 import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,16 +17,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
-from safetensors import SafetensorError, safe_open
-from safetensors.flax import save_file
 
-from jaxlv.config import Kernel, ModelConfig
+from jaxlv import tensors
+from jaxlv.config import Kernel, ModelConfig, ModelSettings
 from jaxlv.errors import JaxlvError
+from jaxlv.files import confine, new_folder
 from jaxlv.model import Qwen2
 
 EMBEDDED_BASE = Path(__file__).parent / "base"
 INDEX = "model.safetensors.index.json"
-FLOAT_TYPES = {"F32", "F16", "BF16"}
 HUB_FILES = (
     "config.json", "*.safetensors", INDEX, "*token*.json", "vocab.json", "merges.txt", "generation_config.json",
     "chat_template.jinja",
@@ -53,6 +49,11 @@ def load_pretrained(
     folder = resolve(folder_or_hub_id, revision)
     model = Qwen2(ModelConfig.from_folder(folder), jnp.dtype(dtype), attention)
     return model, read_params(folder, model)
+
+
+def base_of(settings: ModelSettings) -> Path:
+    """The local folder of the model that a config names."""
+    return resolve(settings.path, settings.revision or None)
 
 
 def resolve(folder_or_hub_id: str | Path, revision: str | None = None) -> Path:
@@ -79,16 +80,20 @@ def resolve(folder_or_hub_id: str | Path, revision: str | None = None) -> Path:
         ) from None
 
 
-def hub_revision(folder: Path) -> str | None:
-    """The commit of a hub snapshot (the name of its folder in the hub's cache), or None for any other folder."""
-    return folder.name if folder.parent.name == "snapshots" else None
+def parameter_paths(model: Qwen2) -> dict[str, tuple[tuple[str, ...], tuple[int, ...]]]:
+    """{dotted key: (path in the tree, shape)}; a module's name may itself hold dots ("model.layers.0")."""
+    return {".".join(path): (path, leaf.shape) for path, leaf in _abstract_paths(model).items()}
 
 
 def abstract_params(model: Qwen2) -> dict[str, jax.ShapeDtypeStruct]:
     """{dotted key: shape and type} of every parameter of the model; nothing is allocated."""
+    return {".".join(path): leaf for path, leaf in _abstract_paths(model).items()}
+
+
+@functools.lru_cache(maxsize=8)
+def _abstract_paths(model: Qwen2) -> dict[tuple[str, ...], jax.ShapeDtypeStruct]:
     ids = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    tree = jax.eval_shape(lambda ids: model.init(jax.random.key(0), ids), ids)["params"]
-    return traverse_util.flatten_dict(tree, sep=".", is_leaf=lambda _, x: not isinstance(x, dict))
+    return traverse_util.flatten_dict(jax.eval_shape(lambda ids: model.init(jax.random.key(0), ids), ids)["params"])
 
 
 def count_params(model: Qwen2) -> int:
@@ -97,11 +102,8 @@ def count_params(model: Qwen2) -> int:
 
 
 def unflatten(flat: dict[str, Any], model: Qwen2) -> dict[str, Any]:
-    """The parameter tree of dotted keys; a module name may itself hold dots ("model.layers.0")."""
-    ids = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    tree = jax.eval_shape(lambda ids: model.init(jax.random.key(0), ids), ids)["params"]
-    paths = traverse_util.flatten_dict(tree)
-    return traverse_util.unflatten_dict({path: flat[".".join(path)] for path in paths})
+    """The parameter tree of dotted keys."""
+    return traverse_util.unflatten_dict({path: flat[".".join(path)] for path in _abstract_paths(model)})
 
 
 def read_params(folder: Path, model: Qwen2) -> dict[str, Any]:
@@ -110,36 +112,10 @@ def read_params(folder: Path, model: Qwen2) -> dict[str, Any]:
     files = _tensor_files(Path(folder))
     tied = model.config.tie_word_embeddings
     names = {name for name in files if not (tied and name == "lm_head.weight")}  # written by some tools, never used
-    _same_keys("missing tensor", sorted(set(expected) - names), folder)
-    _same_keys("unexpected tensor", sorted(names - set(expected)), folder)
-    flat: dict[str, jax.Array] = {}
-    by_file: dict[Path, list[str]] = {}
-    for name in sorted(names):
-        by_file.setdefault(files[name], []).append(name)
-    for path, group in by_file.items():
-        for name in group:
-            with _open(path) as tensors:  # anew for each: an open file keeps the pages it has read mapped, a second copy
-                flat[name] = _read_tensor(tensors, name, expected[name], path)
+    tensors.same_names(names, expected, folder)
+    by_file = sorted(names, key=lambda name: (str(files[name]), name))
+    flat = {name: tensors.read(files[name], name, expected[name].shape, expected[name].dtype) for name in by_file}
     return unflatten(flat, model)
-
-
-def _same_keys(what: str, names: list[str], folder: Path) -> None:
-    if names:
-        more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-        raise JaxlvError(f"{what}{'s' if len(names) > 1 else ''} {', '.join(names[:10])}{more}", where=folder)
-
-
-def _read_tensor(tensors: Any, name: str, expected: jax.ShapeDtypeStruct, path: Path) -> jax.Array:
-    view = tensors.get_slice(name)
-    shape, kind = tuple(view.get_shape()), view.get_dtype()
-    if shape != expected.shape:
-        raise JaxlvError(f"tensor {name} has the wrong shape", where=path, expected=expected.shape, found=shape)
-    if kind not in FLOAT_TYPES:
-        raise JaxlvError(f"tensor {name} has the type {kind}", where=path, expected="F32, F16 or BF16")
-    value = tensors.get_tensor(name).astype(expected.dtype)
-    if not bool(jnp.isfinite(value).all()):
-        raise JaxlvError(f"tensor {name} holds NaN or infinity", where=path, hint="the file is damaged: fetch it again")
-    return value
 
 
 def _tensor_files(folder: Path) -> dict[str, Path]:
@@ -156,27 +132,23 @@ def _tensor_files(folder: Path) -> dict[str, Path]:
             )
         raise JaxlvError("no weights", where=folder, expected=f"model.safetensors or {INDEX}")
     if not index.is_file():
-        with _open(single) as tensors:
-            return dict.fromkeys(tensors.keys(), single)
+        confine(single, folder)
+        return dict.fromkeys(tensors.names(single), single)
     weight_map = _read_index(index)
     files: dict[str, Path] = {}
-    real = folder.resolve()
-    homes = [real, real.parents[1] / "blobs"] if hub_revision(real) else [real]  # where the hub's cache keeps its files
     for shard in sorted(set(weight_map.values())):
         path = folder / shard
         if Path(shard).name != shard or shard == "..":
             raise JaxlvError("a shard outside the folder", where=index, expected="a plain file name", found=repr(shard))
         if not path.is_file():
             raise JaxlvError(f"shard {shard} is missing", where=folder)
-        if not any(path.resolve().is_relative_to(home) for home in homes):
-            raise JaxlvError(f"shard {shard} is a link to outside the folder", where=folder, found=path.resolve())
-        with _open(path) as tensors:
-            for name in tensors.keys():  # noqa: SIM118 - a safetensors handle is no mapping
-                if name in files:
-                    raise JaxlvError(f"tensor {name} stands twice", where=folder, found=f"{files[name].name} and {shard}")
-                files[name] = path
-    absent = sorted(name for name, shard in weight_map.items() if files.get(name) != folder / shard)
-    _same_keys("index names a tensor that is not in its shard:", absent, folder)
+        confine(path, folder)
+        for name in tensors.names(path):
+            if name in files:
+                raise JaxlvError(f"tensor {name} stands twice", where=folder, found=f"{files[name].name} and {shard}")
+            files[name] = path
+    absent = {name for name, shard in weight_map.items() if files.get(name) != folder / shard}
+    tensors.refuse("not in the shard that the index names: tensor", absent, folder)
     return files
 
 
@@ -190,53 +162,25 @@ def _read_index(index: Path) -> dict[str, str]:
     return weight_map
 
 
-@contextlib.contextmanager
-def _open(path: Path) -> Iterator[Any]:
-    try:
-        with safe_open(path, framework="flax") as tensors:
-            yield tensors
-    except (SafetensorError, OSError) as fault:
-        raise JaxlvError(f"not a safetensors file ({fault})", where=path, found=_sniff(path)) from None
+def save_pretrained(folder: Path, model: Qwen2, params: dict[str, Any], base: Path | None = None) -> None:
+    """Write a checkpoint to a folder that is not there, whole or not at all; see `write_pretrained`."""
+    with new_folder(folder) as work:
+        write_pretrained(work, model, params, base)
 
 
-def _sniff(path: Path) -> str:
-    """What a file that is no safetensors file seems to be."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(64)
-    except OSError as fault:
-        return f"an unreadable file ({fault.strerror})"
-    if not head:
-        return "an empty file"
-    for magic, kind in (
-        (b"version https://git-lfs", "a git-LFS pointer: fetch the real file"),
-        (b"PK\x03\x04", "a zip archive, perhaps a PyTorch pickle"),
-        (b"\x80", "a pickle"),
-        (b"<", "an HTML or XML page"),
-        (b"\x89HDF", "an HDF5 file"),
-    ):
-        if head.startswith(magic):
-            return kind
-    return f"{path.stat().st_size} bytes, truncated or damaged"
-
-
-def save_pretrained(folder: Path, model: Qwen2, params: dict[str, Any], tokenizer_files: Path | None = None) -> None:
-    """Write config.json and model.safetensors (and copy tokenizer files), whole or not at all, over nothing."""
-    folder = Path(folder)
-    if folder.exists():
-        raise JaxlvError("exists already", where=folder, hint="choose another folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-        work = Path(temporary) / folder.name
-        work.mkdir()
-        kind = {"torch_dtype": str(jnp.dtype(model.dtype))}
-        (work / "config.json").write_text(json.dumps(model.config.to_hf() | kind, indent=2) + "\n", encoding="utf-8")
-        flat = traverse_util.flatten_dict(params, sep=".")
-        save_file({k: jnp.asarray(v) for k, v in flat.items()}, work / "model.safetensors", metadata={"format": "pt"})
-        for path in sorted(tokenizer_files.iterdir()) if tokenizer_files else []:
-            if path.suffix in (".json", ".txt") and path.name not in ("config.json", INDEX):
-                shutil.copyfile(path, work / path.name)
-        os.replace(work, folder)
+def write_pretrained(folder: Path, model: Qwen2, params: dict[str, Any], base: Path | None = None) -> None:
+    """config.json and model.safetensors in a folder that is there, and the tokenizer's files and further settings of the
+    checkpoint in `base`.
+    """
+    raw = json.loads((base / "config.json").read_text(encoding="utf-8")) if base and (base / "config.json").is_file() else {}
+    own = model.config.to_hf() | {"torch_dtype": str(jnp.dtype(model.dtype))}
+    if "dtype" in raw:
+        own["dtype"] = own["torch_dtype"]
+    (folder / "config.json").write_text(json.dumps(raw | own, indent=2) + "\n", encoding="utf-8")
+    tensors.write(folder / "model.safetensors", traverse_util.flatten_dict(params, sep="."))
+    for path in sorted(base.iterdir()) if base else []:
+        if path.suffix in (".json", ".txt", ".jinja") and path.name not in ("config.json", INDEX):
+            shutil.copyfile(path, folder / path.name)
 
 
 def fingerprint(folder: Path) -> str:

@@ -17,7 +17,7 @@ from flax import traverse_util
 from safetensors.flax import load_file, save_file
 
 import jaxlv
-from jaxlv import weights
+from jaxlv import files, weights
 from jaxlv.errors import JaxlvError
 
 Q_BIAS = "model.layers.0.self_attn.q_proj.bias"
@@ -145,7 +145,7 @@ def test_tokenizer_files_are_copied_and_never_the_config(saved, tmp_path):
     (tmp_path / "from").mkdir()
     for name in ("tokenizer.json", "merges.txt", "config.json", "model.bin"):
         (tmp_path / "from" / name).write_text("{}")
-    weights.save_pretrained(tmp_path / "to", model, params, tokenizer_files=tmp_path / "from")
+    weights.save_pretrained(tmp_path / "to", model, params, base=tmp_path / "from")
     assert {path.name for path in (tmp_path / "to").iterdir()} == {
         "config.json",
         "model.safetensors",
@@ -170,8 +170,10 @@ def test_an_existing_folder_is_never_written_over(saved, tmp_path):
 
 def test_an_interrupted_save_leaves_nothing(saved, tmp_path, monkeypatch):
     _, model, params = saved
-    monkeypatch.setattr(weights, "save_file", lambda *_, **__: (_ for _ in ()).throw(OSError("No space left on device")))
-    with pytest.raises(OSError, match="space"):
+    monkeypatch.setattr(
+        "jaxlv.tensors.save_file", lambda *_, **__: (_ for _ in ()).throw(OSError("No space left on device"))
+    )
+    with pytest.raises(JaxlvError, match="space"):
         weights.save_pretrained(tmp_path / "model", model, params)
     assert not list(tmp_path.iterdir())
 
@@ -346,7 +348,7 @@ def test_download_asks_for_data_files_of_one_revision(saved, tmp_path, monkeypat
     _, params = jaxlv.load_pretrained("owner/name", revision="v1")
     assert_same(params, saved[2])
     assert (asked["repo"], asked["revision"]) == ("owner/name", "v1")
-    assert weights.hub_revision(snapshot) == "0123abc" and weights.hub_revision(saved[0]) is None
+    assert files.hub_revision(snapshot) == "0123abc" and files.hub_revision(saved[0]) is None
 
     def taken(name):
         return any(fnmatch.fnmatch(name, pattern) for pattern in asked["allow_patterns"])

@@ -28,7 +28,7 @@ from jaxlv.report import analyses as report
 from jaxlv.report import page, svg
 from jaxlv.series import SeriesSet
 from jaxlv.tokens import token_texts
-from jaxlv.weights import resolve
+from jaxlv.weights import base_of
 from jaxlv_tools.console import (
     Progress,
     add_protocol,
@@ -65,7 +65,7 @@ def analyse(
     """Every analysis by name; one that its run or its budget does not allow stands in "left_out", with the reason."""
     params, lora = finished.tuned.variables["params"], finished.tuned.variables["lora"]
     codec, alphabet = forecasters["tuned"].codec, finished.tuned.alphabet
-    base = resolve(finished.config.model.path)
+    base = base_of(finished.config.model)
     shown = SHOWN if SHOWN in data.ids_N else int(chosen.ids_N[0])
     written = data.select(list(dict.fromkeys([shown, *chosen.ids_N.tolist()])))
 

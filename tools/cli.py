@@ -18,6 +18,8 @@ VERBS = {
     "compare": "run the protocols of four reports, and put their figures beside ours and the baselines'",
     "probe": "ask a run, before and after tuning, what has nothing to do with forecasts",
     "reproduce": "run one of the four reported systems again, stage by stage, on one FLOP ledger",
+    "export": "write a run's adapter in PEFT's format, or merged into a Hugging Face checkpoint",
+    "merge": "add adapters, and write the sum as a checkpoint or an adapter",
     "report": "write one page of a run, sweep, reproduction or evaluation, or of several side by side",
     "flops": "count FLOPs by formula under every convention, and audit them against the compiled programs",
     "ledger": "show what a FLOP budget was spent on, and verify it",

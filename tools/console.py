@@ -228,6 +228,25 @@ def held_series(finished: Any, data: Any) -> Any:
     return unseen
 
 
+def base_note(adapter: Path, model: str) -> None:
+    """Say where an adapter was made for a base of another name: its shapes fit, its weights may be others."""
+    from jaxlv.adapters import read_config
+
+    base = read_config(adapter).base
+    if base and Path(base).name != Path(model).name:
+        print(f"note: {adapter} was made for {base}; it is laid over {model}")
+
+
+def pinned_note(settings: Any) -> None:
+    """Say where a model of the hub may be another one tomorrow."""
+    from jaxlv.files import hub_revision
+    from jaxlv.weights import base_of
+
+    commit = hub_revision(base_of(settings))
+    if commit and settings.revision != commit:
+        print(f"note: {settings.path} is taken at commit {commit}; model.revision = {commit!r} would keep it there")
+
+
 def peak_memory() -> int:
     """The most memory that this process has held so far, in bytes."""
     import resource

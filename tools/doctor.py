@@ -57,7 +57,7 @@ def check_attention(config: RunConfig, device: jax.Device) -> None:
 
 def step_memory(config: RunConfig) -> tuple[int, int, int]:
     """(bytes of weights, bytes of optimiser and adapters, bytes of temporaries) of the training step, as XLA plans it."""
-    base = weights.resolve(config.model.path)
+    base = weights.base_of(config.model)
     model = Qwen2(ModelConfig.from_folder(base), jnp.dtype(config.model.dtype), config.model.attention)
     t, length = config.train, config.windows.length
     shapes = weights.unflatten(weights.abstract_params(model), model)
@@ -118,7 +118,7 @@ def main(options: argparse.Namespace) -> None:
         f"{'training step':<18} {total / GIB:.2f} GiB: weights {held / GIB:.2f}, adapters, optimiser {trained / GIB:.3f}, "
         f"temporaries {temporary / GIB:.2f}"
     )
-    architecture = ModelConfig.from_folder(weights.resolve(config.model.path))
+    architecture = ModelConfig.from_folder(weights.base_of(config.model))
     rate = matmul_rate(config.model.dtype)
     seconds = step_products(config, architecture) / rate
     print(f"{'matrix products':<18} {rate / 1e9:,.0f} GFLOP/s measured ({config.model.dtype})")

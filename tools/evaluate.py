@@ -23,9 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxlv import run, series
-from jaxlv.codec import Codec
-from jaxlv.config import CodecConfig, EvaluateConfig, RunConfig, config_tree
+from jaxlv import run
+from jaxlv.config import EvaluateConfig, RunConfig, config_tree
 from jaxlv.conformal import Bands
 from jaxlv.errors import JaxlvError
 from jaxlv.evaluate import LEVELS, TEMPERATURES, choose_temperature, evaluate, fit_conformal
@@ -33,7 +32,7 @@ from jaxlv.forecast import Forecaster
 from jaxlv.report import evaluation
 from jaxlv.report.panels import panels
 from jaxlv.series import SeriesSet
-from jaxlv.weights import hub_revision
+from jaxlv_tools.bare import add_bare, bare_forecasters, open_subject
 from jaxlv_tools.console import (
     Progress,
     add_protocol,
@@ -73,9 +72,7 @@ def arguments() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--batch-series", type=int, help="series decoded together")
     parser.add_argument("--unmasked-samples", type=int, help="samples per series without the grammar (0 = none)")
-    parser.add_argument("--scale", help="scale rule of a bare model (default context)")
-    parser.add_argument("--decimals", type=int, help="decimals of a bare model's text (default 2)")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of a bare model")
+    add_bare(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder for metrics.json, report.html and the forecasts")
     return parser
 
@@ -221,12 +218,7 @@ def show(measured: dict[str, Any], out: Path) -> None:
 
 @program(arguments)
 def main(options: argparse.Namespace) -> None:
-    is_run = (Path(options.subject) / run.CONFIG).is_file()
-    finished = run.load_run(Path(options.subject)) if is_run else None
-    config = finished.config if finished else RunConfig()
-    if finished and (options.scale or options.decimals):
-        raise JaxlvError("a run keeps the text format that it was trained with", where="--scale, --decimals")
-    data = series.load(options.data) if options.data else run.load_series(config, finished.folder if finished else None)
+    finished, config, data = open_subject(options)
     protocol = replace(
         config.evaluate, **{name: getattr(options, name) for name in SHOWN if getattr(options, name) is not None}
     )
@@ -235,10 +227,7 @@ def main(options: argparse.Namespace) -> None:
         raise JaxlvError("a temperature is given or chosen, not both", where="--temperature, --choose-temperature")
     forecasters: dict[str, Forecaster] = {}
     if not finished:
-        codec = replace(CodecConfig(), **{k: v for k in ("scale", "decimals") if (v := getattr(options, k)) is not None})
-        config = replace(config, codec=codec, model=replace(config.model, dtype=options.dtype))
-        config, bare = bare_forecaster(config, options.subject, data)
-        forecasters = {"untuned": bare}
+        config, forecasters = bare_forecasters(config, options.subject, data, options)
     ids = options.series
     if ids is None:
         held = held_series(finished, data) if finished else run.split_series(config, data).test
@@ -271,20 +260,6 @@ def main(options: argparse.Namespace) -> None:
             settings=config_tree(config),
         )
     show(measured, options.out)
-
-
-def bare_forecaster(config: RunConfig, subject: str, data: SeriesSet) -> tuple[RunConfig, Forecaster]:
-    """(the config with the model's name in it, the model without adapters as a forecaster) of a folder or a hub id."""
-    base, model, params, alphabet = run.load_base(replace(config, model=replace(config.model, path=subject)))
-    codec = Codec.for_data(config.codec, data.values_NTV)
-    named = replace(config, model=replace(config.model, path=model_name(subject, base)))
-    return named, Forecaster(model, {"params": params}, alphabet, codec, config.sampling)
-
-
-def model_name(subject: str, base: Path) -> str:
-    """The name of a model folder, or a hub id with its revision."""
-    revision = hub_revision(base)
-    return f"{subject}@{revision}" if revision else Path(subject).name
 
 
 if __name__ == "__main__":

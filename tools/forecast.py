@@ -1,18 +1,24 @@
-"""Forecast series with a run: sampled trajectories as CSV, and a figure of each series.
+"""Forecast series with a run, or with a model and an adapter: sampled trajectories as CSV, and a figure of each series.
 
-jaxlv forecast runs/demo --data FILE --series 3,7 --context 50 --horizon 50 --samples 20 --seed 0 --out DIR
+    jaxlv forecast runs/demo --data FILE --series 3,7 --context 50 --horizon 50 --samples 20 --seed 0 --out DIR
+    jaxlv forecast MODEL --adapter ADAPTER --data FILE --series 3,7 --out DIR
+
+MODEL is a Hugging Face folder, a hub id, or "embedded"; ADAPTER a folder in PEFT's format.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
-from jaxlv import run, series
+from jaxlv import run
 from jaxlv.config import config_tree
 from jaxlv.report import figures, svg
 from jaxlv.report.panels import panels
+from jaxlv_tools.bare import add_bare, bare_forecasters, open_subject
 from jaxlv_tools.console import (
     Progress,
     add_protocol,
@@ -30,11 +36,12 @@ from jaxlv_tools.console import (
 
 def arguments() -> argparse.ArgumentParser:
     parser = describe("forecast", __doc__)
-    parser.add_argument("run", type=Path, help="run folder")
-    parser.add_argument("--data", type=Path, help="series file (default: the run's own)")
+    parser.add_argument("subject", metavar="RUN_OR_MODEL", help="run folder, model folder, hub id, or embedded")
+    parser.add_argument("--data", type=Path, help="series file (default: the run's own; simulated for a bare model)")
     parser.add_argument("--series", type=parse_ids, help="ids such as 3,7 or 990-999 (default: the first 4 test series)")
     add_protocol(parser)
     add_sampling(parser)
+    add_bare(parser)
     words = "steps forecast at a time: each sample then goes on from its own last --context steps (default: all at once)"
     parser.add_argument("--reach", type=positive, help=words)
     parser.add_argument("--out", type=Path, required=True, help="folder for forecast.csv, settings.json and the figures")
@@ -43,19 +50,23 @@ def arguments() -> argparse.ArgumentParser:
 
 @program(arguments)
 def main(options: argparse.Namespace) -> None:
-    finished = run.load_run(options.run)
-    data = series.load(options.data) if options.data else run.load_series(finished.config, finished.folder)
-    ids = options.series if options.series is not None else held_series(finished, data)[:4]
-    chosen = data.select(ids)
+    finished, config, data = open_subject(options)
+    if finished:
+        held, bare = held_series(finished, data), {}
+    else:
+        held = run.split_series(config, data).test
+        bare = bare_forecasters(config, options.subject, data, options)[1]
+    chosen = data.select(options.series if options.series is not None else held[:4])
     out = fresh_folder(options.out)
     sampling = sampling_of(options)
-    forecaster = finished.tuned.with_sampling(**sampling)
-    print("sampling:", ", ".join(f"{key} {value}" for key, value in config_tree(forecaster.sampling).items()))
-    protocol = finished.config.evaluate
+    shown = replace(config.sampling, **sampling)
+    print("sampling:", ", ".join(f"{key} {value}" for key, value in config_tree(shown).items()))
+    protocol = config.evaluate
     settings = {name: getattr(options, name) or getattr(protocol, name) for name in ("context", "horizon", "samples")}
     seed = protocol.seed if options.seed is None else options.seed
-    with Progress("forecast", len(chosen)) as progress, finished.metered() as forecasters:
-        forecaster = forecasters["tuned"].with_sampling(**sampling)
+    paid = finished.metered() if finished else contextlib.nullcontext(bare)
+    with Progress("forecast", len(chosen)) as progress, paid as forecasters:
+        forecaster = forecasters["tuned" if "tuned" in forecasters else "untuned"].with_sampling(**sampling)
         more = {"seed": seed, "batch_series": min(8, len(chosen)), "on_batch": progress.update}
         if options.reach:
             forecast = forecaster.rolling(chosen, **settings, reach=options.reach, **more)

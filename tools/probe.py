@@ -36,7 +36,7 @@ from jaxlv.language import Language, generation_defaults, load_language
 from jaxlv.ledger import FINAL
 from jaxlv.probe import PROMPTS, Prompt, Text, answers, read, read_prompts, read_utf8, templated, text_windows
 from jaxlv.report import probe
-from jaxlv.weights import resolve
+from jaxlv.weights import base_of
 from jaxlv_tools.console import Progress, add_sampling, describe, fresh_folder, positive, program, sampling_of, versions
 from jaxlv_tools.evaluate import model_name
 
@@ -76,7 +76,7 @@ def settings(options: argparse.Namespace, is_run: bool) -> tuple[RunConfig, Samp
     given: RunConfig = build_config(RunConfig, tree, where="--set")
     subject = Path(options.subject)
     config = load_config(subject / run.CONFIG) if is_run else replace(given, model=replace(given.model, path=str(subject)))
-    defaults = generation_defaults(resolve(config.model.path)) if options.generation_defaults else {}
+    defaults = generation_defaults(base_of(config.model)) if options.generation_defaults else {}
     changed = {key: getattr(given.sampling, key) for key in tree.get("sampling", {})}
     return config, replace(GREEDY, **(defaults | changed | sampling_of(options)))
 
@@ -154,7 +154,7 @@ def write(out: Path, result: dict[str, Any]) -> None:
 def main(options: argparse.Namespace) -> None:
     is_run = (Path(options.subject) / run.CONFIG).is_file()
     config, sampling = settings(options, is_run)
-    base = resolve(config.model.path)
+    base = base_of(config.model)
     shape = ModelConfig.from_folder(base)
     language = load_language(base, shape.vocab_size)
     prompts = read_prompts(options.prompts) if options.prompts else list(PROMPTS)

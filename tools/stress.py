@@ -15,15 +15,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jaxlv import run, series
+from jaxlv import run
 from jaxlv.baselines import baselines_for
 from jaxlv.codec import TOP
-from jaxlv.config import RunConfig
 from jaxlv.errors import JaxlvError
 from jaxlv.evaluate import plain, score, truth_of
 from jaxlv.forecast import Forecaster
 from jaxlv.report import stress
 from jaxlv.robustness import GROUPS, Condition
+from jaxlv_tools.bare import bare_forecasters, open_subject
 from jaxlv_tools.console import (
     Progress,
     add_protocol,
@@ -34,7 +34,6 @@ from jaxlv_tools.console import (
     program,
     versions,
 )
-from jaxlv_tools.evaluate import bare_forecaster
 
 SAMPLES, SERIES = 8, 32
 
@@ -81,10 +80,7 @@ def main(options: argparse.Namespace) -> None:
     for name in names:
         if name not in GROUPS:
             raise JaxlvError("unknown group", where="--groups", expected=", ".join(GROUPS), found=name)
-    is_run = (Path(options.subject) / run.CONFIG).is_file()
-    finished = run.load_run(Path(options.subject)) if is_run else None
-    config = finished.config if finished else RunConfig()
-    data = series.load(options.data) if options.data else run.load_series(config, finished.folder if finished else None)
+    finished, config, data = open_subject(options)
     ids = options.series
     if ids is None:
         ids = held_series(finished, data) if finished else run.split_series(config, data).test
@@ -93,7 +89,7 @@ def main(options: argparse.Namespace) -> None:
     context, horizon = options.context or protocol.context, options.horizon or protocol.horizon
     samples, seed = options.samples or SAMPLES, protocol.seed if options.seed is None else options.seed
     truth_of(held, context, horizon)  # says where the series are too short
-    bare = {} if finished else {"untuned": bare_forecaster(config, options.subject, data)[1]}
+    bare = {} if finished else bare_forecasters(config, options.subject, data)[1]
     out = fresh_folder(options.out)
     conditions = [c for name in names for c in GROUPS[name](held, options.max_series, context, horizon, seed)]
     if not conditions:

@@ -13,7 +13,7 @@ from jaxlv import run, training
 from jaxlv.config import RunConfig, load_config
 from jaxlv.lora import normalise_targets
 from jaxlv.weights import count_params
-from jaxlv_tools.console import Progress, describe, program, versions
+from jaxlv_tools.console import Progress, base_note, describe, pinned_note, program, versions
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -21,6 +21,8 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("config", type=Path, help="run as TOML (see configs/); missing keys have their defaults")
     parser.add_argument("--out", type=Path, required=True, help="run folder")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override one setting; may be repeated")
+    words = "begin from an adapter in PEFT's format, with its rank, alpha, targets and head"
+    parser.add_argument("--init-adapter", type=Path, metavar="DIR", help=words)
     parser.add_argument("--resume", action="store_true", help="go on from the run's newest checkpoint")
     return parser
 
@@ -33,8 +35,12 @@ def train(config: RunConfig, out: Path, resume: bool = False, inputs: run.Inputs
     print(f"series: {len(inputs.series)} ({shares})")
     parameters = f"{count_params(inputs.model):,} parameters"
     print(f"base: {config.model.path}, {parameters}, {config.model.dtype}; {inputs.alphabet.source}")
+    pinned_note(config.model)
     targets = ", ".join(normalise_targets(config.lora.targets))
-    print(f"LoRA: rank {config.lora.rank} on {targets}; head: {config.lora.head}")
+    begun = f"; begun from {config.lora.init}" if config.lora.init else ""
+    print(f"LoRA: rank {config.lora.rank} on {targets}; head: {config.lora.head}{begun}")
+    if config.lora.init:
+        base_note(Path(config.lora.init), config.model.path)
     first_TV = inputs.series.select(inputs.split.train[:1]).values_NTV[0]
     alpha_V = inputs.codec.fit(first_TV[: config.evaluate.context], first_TV)
     text = inputs.codec.encode(first_TV[:4], alpha_V)
@@ -46,7 +52,10 @@ def train(config: RunConfig, out: Path, resume: bool = False, inputs: run.Inputs
 
 @program(arguments)
 def main(options: argparse.Namespace) -> None:
-    train(load_config(options.config, options.set), options.out, options.resume)
+    config = load_config(options.config, options.set)
+    if options.init_adapter:
+        config = run.begun_from(config, options.init_adapter)
+    train(config, options.out, options.resume)
     print(f"run: {options.out} (adapter in {options.out / run.ADAPTER})")
     print(f"next: jaxlv evaluate {options.out} --out {options.out / 'evaluation'}")
 

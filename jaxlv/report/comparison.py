@@ -45,7 +45,8 @@ def measures_of(part: Tree) -> dict[str, Tree]:
 def heading(part: Tree) -> str:
     """What a part is, in a sentence."""
     p = part["protocol"]
-    return f"{part['part']}: {p['words']}; {len(p['series'])} series, {p['samples']} samples each"
+    samples = f"{p['samples']} sample{'s' * (p['samples'] != 1)} each"
+    return f"{part['part']}: {p['words']}; {len(p['series'])} series, {samples}"
 
 
 def _best(lines: Sequence[Line], key: str) -> float | None:

@@ -1,0 +1,154 @@
+"""What a notebook needs: a model by its name, and forecasts of series as a frame or as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from jaxlv import run
+from jaxlv.adapters import load_adapter, read_codec
+from jaxlv.codec import Codec
+from jaxlv.config import CodecConfig, ModelConfig, ModelSettings, RunConfig, SamplingConfig
+from jaxlv.errors import JaxlvError
+from jaxlv.forecast import Forecast, Forecaster
+from jaxlv.model import Qwen2
+from jaxlv.series import SeriesSet, from_arrays, load
+from jaxlv.tokens import QWEN_END, load_alphabet
+from jaxlv.weights import EMBEDDED_BASE
+
+Model = Forecaster | str | Path | Qwen2 | Sequence[Any]
+
+
+def open_model(
+    model: Model,
+    adapter: str | Path | None = None,
+    *,
+    codec: Codec | None = None,
+    settings: ModelSettings | None = None,
+    tokenizer: str | Path | None = None,
+) -> Forecaster:
+    """A model with what turns series into forecasts.
+
+    `model` is a run folder, a model folder, a hub id, "embedded", what `load_pretrained` gave (with or without an overlay
+    behind it), or a model bound to its variables. `adapter` is a folder in PEFT's format to be laid over it. Series are
+    written as `codec` says, by default as the run or the adapter was trained on. `settings` say how a named model
+    computes. The alphabet is that of the model's folder, or of the folder `tokenizer`; a model without a folder has that
+    of Qwen2.5 or of the embedded base, by the size of its vocabulary. JaxlvError for what is missing or does not fit.
+    """
+    if isinstance(model, Forecaster):
+        found = model
+    elif isinstance(model, (str, Path)):
+        found = _named(str(model), settings or ModelSettings())
+    else:
+        found = _held(model, tokenizer)
+    if tokenizer is not None and isinstance(model, (Forecaster, str, Path)):
+        found = replace(found, alphabet=load_alphabet(Path(tokenizer), found.model.config.vocab_size))
+    if adapter is not None:
+        if "lora" in found.variables:
+            raise JaxlvError("the model has an adapter of its own", where=adapter, hint="name the base that it was made for")
+        lora = load_adapter(adapter, found.model)
+        codec = codec or read_codec(Path(adapter))
+        found = replace(found, variables={**found.variables, "lora": lora})
+    return replace(found, codec=codec) if codec else found
+
+
+def _named(name: str, settings: ModelSettings) -> Forecaster:
+    if (Path(name) / run.CONFIG).is_file():
+        return run.load_run(Path(name)).tuned
+    config = replace(RunConfig(), model=replace(settings, path=name))
+    _, model, params, alphabet = run.load_base(config)
+    return Forecaster(model, {"params": params}, alphabet, Codec.of(CodecConfig(), None), SamplingConfig())
+
+
+def _held(given: Qwen2 | Sequence[Any], tokenizer: str | Path | None) -> Forecaster:
+    """A bound model, or (model, params) with or without an overlay."""
+    if isinstance(given, Qwen2):
+        model, variables = given.clone(parent=None), dict(given.variables)
+    elif 2 <= len(given) <= 3 and isinstance(given[0], Qwen2):
+        model, variables = given[0], dict(zip(("params", "lora"), given[1:], strict=False))
+    else:
+        expected = "a name, (model, params), or (model, params, lora)"
+        raise JaxlvError("no model", expected=expected, found=type(given).__name__)
+    if not variables.get("params"):
+        raise JaxlvError("a model without its parameters", expected='(model, params), or model.bind({"params": params})')
+    size = model.config.vocab_size
+    if tokenizer is not None:
+        alphabet = load_alphabet(Path(tokenizer), size)
+    elif size == ModelConfig.from_folder(EMBEDDED_BASE).vocab_size:
+        alphabet = load_alphabet(EMBEDDED_BASE, size)
+    elif size > max(QWEN_END.values()):
+        alphabet = load_alphabet(Path("-"), size)  # no folder: Qwen's own ids
+    else:
+        hint = "give tokenizer=FOLDER, or the model's name"
+        raise JaxlvError("whose tokens these are is not known", where=f"a model of {size} tokens", hint=hint)
+    return Forecaster(model, variables, alphabet, Codec.of(CodecConfig(), None), SamplingConfig())
+
+
+def forecast(
+    model: Model,
+    series: SeriesSet | pd.DataFrame | np.ndarray | str | Path,
+    horizon: int,
+    samples: int = 20,
+    *,
+    context: int | None = None,
+    adapter: str | Path | None = None,
+    seed: int = 0,
+    arrays: bool = False,
+    batch_series: int = 8,
+    codec: Codec | None = None,
+    tokenizer: str | Path | None = None,
+    **sampling: Any,
+) -> pd.DataFrame | Forecast:
+    """Forecasts of the `horizon` steps behind each series: a frame, or with `arrays` the samples themselves.
+
+    `series` is an array (T, V) or (N, T, V) in raw units, a frame with the columns prey and predator (and series, time), a
+    file, or a SeriesSet; the model sees all of it, or its last `context` steps. The frame has a row for each series, step,
+    time, variable and statistic (median, mean, quantiles, samples) with its raw value; `Forecast.samples_NSHV` has axes
+    (N, S, H, V), NaN where a sample broke off. `model`, `adapter`, `codec` and `tokenizer` as in `open_model`; `sampling` as
+    in the config: temperature, top_k, top_p, repetition_penalty, grammar. JaxlvError for what does not fit.
+    """
+    forecaster = open_model(model, adapter, codec=codec, tokenizer=tokenizer)
+    known = SamplingConfig.__dataclass_fields__
+    for name in sampling:
+        if name not in known:
+            raise JaxlvError(f"unknown setting {name}", where="forecast", expected=", ".join(known))
+    given = as_series(series)
+    if context is not None:
+        if not 1 <= context <= given.values_NTV.shape[1]:
+            raise JaxlvError("the context does not fit the series", expected=given.values_NTV.shape[1], found=context)
+        given = replace(given, values_NTV=given.values_NTV[:, -context:], time_T=given.time_T[-context:])
+    steps = given.values_NTV.shape[1]
+    found = forecaster.with_sampling(**sampling)(given, steps, horizon, samples, seed, min(batch_series, len(given)))
+    return found if arrays else found.to_frame()
+
+
+def as_series(series: SeriesSet | pd.DataFrame | np.ndarray | str | Path) -> SeriesSet:
+    """Series from what a notebook holds: see `forecast`."""
+    if isinstance(series, SeriesSet):
+        return series
+    if isinstance(series, (str, Path)):
+        return load(Path(series))
+    if isinstance(series, pd.DataFrame):
+        return _of_frame(series)
+    values = np.asarray(series)
+    if values.ndim == 2:
+        values = values[None]
+    return from_arrays(values)
+
+
+def _of_frame(frame: pd.DataFrame) -> SeriesSet:
+    names = [name for name in frame.columns if name not in ("series", "time")]
+    groups = [group for _, group in frame.groupby("series", sort=False)] if "series" in frame else [frame]
+    lengths = {len(group) for group in groups}
+    if not names or len(lengths) != 1:
+        found = f"columns {', '.join(map(str, frame.columns))}, lengths {sorted(lengths)}"
+        raise JaxlvError("a frame of series", expected="columns prey and predator, series of one length", found=found)
+    values_NTV = np.stack([group[names].to_numpy() for group in groups])
+    time_T = groups[0]["time"].to_numpy() if "time" in frame else None
+    ids = np.array([group["series"].iloc[0] for group in groups]) if "series" in frame else None
+    return from_arrays(values_NTV, time_T, variables=tuple(map(str, names)), ids=ids)

@@ -1,0 +1,83 @@
+"""Models that are no run: a base from a folder or the hub, with an adapter in PEFT's format laid over it or without."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields, replace
+from pathlib import Path
+
+from jaxlv import run, series
+from jaxlv.adapters import load_adapter, read_codec
+from jaxlv.codec import Codec
+from jaxlv.config import CodecConfig, RunConfig
+from jaxlv.errors import JaxlvError
+from jaxlv.files import hub_revision
+from jaxlv.forecast import Forecaster
+from jaxlv.series import SeriesSet
+from jaxlv.weights import resolve
+from jaxlv_tools.console import base_note
+
+TEXT = ("scale", "decimals")
+
+
+def add_bare(parser: argparse.ArgumentParser) -> None:
+    """--adapter, --scale, --decimals, --dtype and --revision, for a model that is no run."""
+    parser.add_argument("--adapter", type=Path, metavar="DIR", help="an adapter in PEFT's format, laid over a bare model")
+    parser.add_argument("--scale", help="scale rule of a bare model (default: the adapter's, or context)")
+    parser.add_argument("--decimals", type=int, help="decimals of a bare model's text (default: the adapter's, or 2)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of a bare model")
+    parser.add_argument("--revision", default="", help="of a hub id: a commit, tag or branch")
+
+
+def open_subject(options: argparse.Namespace) -> tuple[run.FinishedRun | None, RunConfig, SeriesSet]:
+    """(the run, None for a bare model; its config, or the defaults; the series) that options.subject and options.data name."""
+    folder = Path(options.subject)
+    finished = run.load_run(folder) if (folder / run.CONFIG).is_file() else None
+    if finished:
+        _refuse_bare(options)
+    else:
+        resolve(options.subject, getattr(options, "revision", None) or None)  # before series are made for nothing
+    config = finished.config if finished else RunConfig()
+    data = series.load(options.data) if options.data else run.load_series(config, finished.folder if finished else None)
+    return finished, config, data
+
+
+def _refuse_bare(options: argparse.Namespace) -> None:
+    """JaxlvError where options of a bare model are given for a run."""
+    if any(getattr(options, name, None) is not None for name in TEXT):
+        raise JaxlvError("a run keeps the text format that it was trained with", where="--scale, --decimals")
+    if getattr(options, "adapter", None):
+        raise JaxlvError("a run has an adapter of its own", where="--adapter", hint="name the base that it was made for")
+
+
+def bare_forecasters(
+    config: RunConfig, subject: str, data: SeriesSet, options: argparse.Namespace | None = None
+) -> tuple[RunConfig, dict[str, Forecaster]]:
+    """(the config with the model's name and text format, its forecasters) of a folder or a hub id: the untuned model, and
+    the tuned one where the options of `add_bare` name an adapter.
+    """
+    model_settings, text, adapter = replace(config.model, path=subject), config.codec, options and options.adapter
+    below = read_codec(adapter) if adapter else None
+    if below:
+        text = CodecConfig(**{field.name: getattr(below, field.name) for field in fields(CodecConfig)})
+    if options:
+        model_settings = replace(model_settings, dtype=options.dtype, revision=options.revision)
+        text = replace(text, **{name: value for name in TEXT if (value := getattr(options, name)) is not None})
+    config = replace(config, model=model_settings, codec=text)
+    base, model, params, alphabet = run.load_base(config)
+    as_trained = below is not None and below.scale == text.scale
+    codec = Codec.of(text, below.dataset_alpha) if below and as_trained else Codec.for_data(text, data.values_NTV)
+    untuned = Forecaster(model, {"params": params}, alphabet, codec, config.sampling)
+    named = replace(config, model=replace(model_settings, path=model_name(subject, base)))
+    if not adapter:
+        return named, {"untuned": untuned}
+    lora = load_adapter(adapter, model)
+    base_note(adapter, subject)
+    print("note: what the adapter was trained on is not in its files: whether it has seen these series cannot be told")
+    return named, {"tuned": replace(untuned, variables={"params": params, "lora": lora}), "untuned": untuned}
+
+
+def model_name(subject: str, base: Path) -> str:
+    """The name of a model folder, or a hub id with its revision."""
+    revision = hub_revision(base)
+    return f"{subject}@{revision}" if revision else Path(subject).name
