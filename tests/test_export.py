@@ -152,7 +152,7 @@ def test_a_resume_notices_another_adapter_to_begin_from(work, tmp_path):  # noqa
     adapter = Path(shutil.copytree(work.run / "adapter", tmp_path / "adapter"))
     train = ["train", work.config, "--init-adapter", adapter, "--out", tmp_path / "run"]
     done(*train, "--set", "train.steps=1")
-    model, params = weights.load_pretrained(work.base)
+    model, _ = weights.load_pretrained(work.base)
     twice = load_adapter(adapter, model)
     twice["lm_head"]["bias"] = twice["lm_head"]["bias"] + 1
     save_peft(adapter, twice, adapters.lora_config(adapter, twice), Origin("x"))

@@ -30,7 +30,7 @@ def add_bare(parser: argparse.ArgumentParser) -> None:
 
 
 def open_subject(options: argparse.Namespace) -> tuple[run.FinishedRun | None, RunConfig, SeriesSet]:
-    """(the run, None for a bare model; its config, or the defaults; the series) that options.subject and options.data name."""
+    """(the run, or None for a bare model; its config, or the defaults; the series) that options.subject and data name."""
     folder = Path(options.subject)
     finished = run.load_run(folder) if (folder / run.CONFIG).is_file() else None
     if finished:
