@@ -24,7 +24,7 @@ from jaxlv import dynamics
 from jaxlv.codec import TOP, Codec
 from jaxlv.config import SamplingConfig
 from jaxlv.evaluate import plain, score
-from jaxlv.forecast import Forecaster
+from jaxlv.forecaster import Forecaster
 from jaxlv.likelihood import nats_per_value
 from jaxlv.series import SeriesSet
 from jaxlv.tokens import load_alphabet

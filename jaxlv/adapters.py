@@ -23,7 +23,7 @@ from jaxlv import tensors
 from jaxlv.codec import Codec
 from jaxlv.config import CodecConfig, LoraConfig, build_config
 from jaxlv.errors import JaxlvError
-from jaxlv.files import confine, new_folder
+from jaxlv.files import confine, new_folder, seal
 from jaxlv.lora import PROJECTIONS
 from jaxlv.model import Qwen2
 from jaxlv.weights import parameter_paths
@@ -83,9 +83,10 @@ class Origin:
 
 
 def save_peft(folder: Path, lora: Mapping[str, Any], config: LoraConfig, origin: Origin) -> None:
-    """Write an overlay of the config's rank and scaling to `folder`, in place of an older one."""
+    """Write an overlay of the config's rank and scaling to `folder`, sealed, in place of an older one."""
     with new_folder(folder, replace=True) as work:
         write_peft(work, lora, config, origin)
+        seal(work)
 
 
 def write_peft(folder: Path, lora: Mapping[str, Any], config: LoraConfig, origin: Origin) -> None:

@@ -22,7 +22,7 @@ from jaxlv.codec import TOP, Codec
 from jaxlv.config import EvaluateConfig
 from jaxlv.errors import JaxlvError
 from jaxlv.evaluate import plain, truth_of
-from jaxlv.forecast import Forecast, Forecaster
+from jaxlv.forecaster import Forecast, Forecaster
 from jaxlv.series import SeriesSet
 from jaxlv.tokens import Alphabet
 

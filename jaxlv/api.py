@@ -15,7 +15,7 @@ from jaxlv.adapters import load_adapter, read_codec
 from jaxlv.codec import Codec
 from jaxlv.config import CodecConfig, ModelConfig, ModelSettings, RunConfig, SamplingConfig
 from jaxlv.errors import JaxlvError
-from jaxlv.forecast import Forecast, Forecaster
+from jaxlv.forecaster import Forecast, Forecaster
 from jaxlv.model import Qwen2
 from jaxlv.series import SeriesSet, from_arrays, load
 from jaxlv.tokens import QWEN_END, load_alphabet

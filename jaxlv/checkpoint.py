@@ -1,10 +1,11 @@
-"""Checkpoints of a run: one Orbax folder per step, the newest two and the best one kept; the base is never in them."""
+"""Checkpoints of a run: one folder per step, sealed; the newest two and the best one kept; the base is never in them."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,70 +13,148 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from jaxlv import lines
 from jaxlv.errors import JaxlvError
+from jaxlv.files import broken, new_folder, remove_unfinished, seal, write_text
 
 PREFIX = "step_"
+STATE, FACTS = "state", "facts.json"  # in the folder of a step
 BEST = "best.json"
 
 
 class Checkpoints:
     """The checkpoints in `folder`, saved in the background; `close` (or `with`) waits for the last one.
 
-    A tree is any pytree of arrays and PRNG keys. Orbax writes to a temporary folder and renames, so that a step's folder
-    is either whole or absent.
+    A tree is any pytree of arrays and PRNG keys. A step's folder is whole or absent, and sealed by the hashes of its files:
+    those whose files are not what was written are in `damaged` ({step: what is wrong}), and count as absent.
     """
 
     def __init__(self, folder: Path, keep: int = 2):
         self.folder, self.keep = Path(folder).absolute(), keep
-        self._orbax = ocp.StandardCheckpointer()
+        self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+        self._worker = ThreadPoolExecutor(1, "checkpoint")
+        self._saving: Future[None] | None = None
+        found = {step: broken(self._place(step)) for step in self._on_disk()}
+        self.damaged = {step: faults[0] for step, faults in found.items() if faults}
 
-    def steps(self) -> list[int]:
-        """The steps that have a checkpoint, ascending."""
+    def _place(self, step: int) -> Path:
+        return self.folder / f"{PREFIX}{step:08d}"
+
+    def _on_disk(self) -> list[int]:
         names = (path.name.removeprefix(PREFIX) for path in self.folder.glob(f"{PREFIX}*"))
         return sorted(int(name) for name in names if name.isdigit())
 
-    def save(self, step: int, tree: Any, best: dict[str, Any] | None = None) -> None:
-        """Save `tree` as the checkpoint of `step`; `best` (its `value`, and other facts) marks it as the best so far."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._orbax.wait_until_finished()
-        if step not in self.steps():
-            self._orbax.save(self.folder / f"{PREFIX}{step:08d}", _plain(tree))
-        if best is not None:
-            self._orbax.wait_until_finished()
-            temporary = self.folder / f".{BEST}"
-            temporary.write_text(json.dumps({"step": step, **best}) + "\n", encoding="utf-8")
-            os.replace(temporary, self.folder / BEST)
-        marked = self.best()
-        kept = {*self.steps()[-self.keep :], step, marked["step"] if marked else step}
-        for old in set(self.steps()) - kept:
-            shutil.rmtree(self.folder / f"{PREFIX}{old:08d}")
+    def wait(self) -> None:
+        """Wait for what is being saved; JaxlvError where it was not."""
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.result()
+
+    def steps(self) -> list[int]:
+        """The steps that have an intact checkpoint, ascending."""
+        self.wait()
+        return [step for step in self._on_disk() if step not in self.damaged]
+
+    def save(
+        self, step: int, tree: Any, best: Mapping[str, Any] | None = None, facts: Mapping[str, float] | None = None
+    ) -> None:
+        """Save `tree` as the checkpoint of `step`, with `facts` beside it; `best` (its `value`, and other facts) marks it as
+        the best so far. JaxlvError where the one before was not saved.
+        """
+        self.wait()
+        leaves = _plain(tree)  # now: the next step may donate its buffers
+        self._saving = self._worker.submit(self._save, step, leaves, best, dict(facts or {}))
+
+    def _save(self, step: int, leaves: list[Any], best: Mapping[str, Any] | None, facts: dict[str, float]) -> None:
+        place = self._place(step)
+        try:
+            if step in self.damaged or not place.exists():
+                with new_folder(place, replace=True) as work:
+                    self._orbax.save(work / STATE, leaves)
+                    (work / FACTS).write_text(json.dumps(facts) + "\n", encoding="utf-8")
+                    seal(work)
+                self.damaged.pop(step, None)
+            if best is not None:
+                write_text(self.folder / BEST, lines.encode({"step": step, **best}).decode())
+        except (OSError, ValueError) as fault:  # orbax raises ValueError for a full disk
+            reason = " ".join(str(fault).split())
+            full = "No space left" in reason
+            raise JaxlvError(
+                f"the checkpoint of step {step} was not saved ({'no space left on the device' if full else reason[:200]})",
+                where=self.folder,
+                hint="earlier ones are intact: free some space, and go on with --resume",
+            ) from None
+        self._prune(step)
+
+    def _prune(self, step: int) -> None:
+        marked, intact = self._marked(), [one for one in self._on_disk() if one not in self.damaged]
+        kept = {*intact[-self.keep :], step, marked["step"] if marked else step}
+        for old in set(self._on_disk()) - kept:
+            shutil.rmtree(self._place(old), ignore_errors=True)
 
     def best(self) -> dict[str, Any] | None:
-        """The facts of the best checkpoint, its step among them, or None."""
+        """The facts of the best checkpoint, its step among them, or None; JaxlvError where they are damaged."""
+        self.wait()
+        return self._marked()
+
+    def _marked(self) -> dict[str, Any] | None:
         path = self.folder / BEST
         if not path.is_file():
             return None
         try:
-            facts = json.loads(path.read_text(encoding="utf-8"))
+            facts = lines.decode(path.read_bytes().removesuffix(b"\n"))
             return {**facts, "step": int(facts["step"]), "value": float(facts["value"])}
-        except (OSError, ValueError, KeyError, TypeError) as fault:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as fault:
             reason = f"unreadable mark of the best checkpoint ({type(fault).__name__}: {fault})"
             raise JaxlvError(reason, where=path, hint="delete it to go on from the newest checkpoint") from None
 
+    def chosen(self) -> tuple[int, str]:
+        """(the step of the best checkpoint, else of the newest intact one; why it is not the best, or "").
+
+        JaxlvError where there is none.
+        """
+        steps, marked = self.steps(), self.best()
+        if not steps:
+            raise JaxlvError("no intact checkpoint", where=self.folder, found=self.told() or "none")
+        if marked is None:
+            return steps[-1], ""
+        if marked["step"] in steps:
+            return marked["step"], ""
+        why = self.damaged.get(marked["step"], "it is missing")
+        return steps[-1], f"the best checkpoint, of step {marked['step']}, is lost ({why}): taking that of step {steps[-1]}"
+
+    def told(self) -> str:
+        """What is damaged, in words; "" where nothing is."""
+        return "; ".join(f"step {step} is damaged ({why})" for step, why in sorted(self.damaged.items()))
+
+    def facts(self, step: int) -> dict[str, float]:
+        """What was saved beside the checkpoint of a step."""
+        return json.loads((self._place(step) / FACTS).read_text(encoding="utf-8"))
+
     def restore(self, step: int, like: Any) -> Any:
         """The tree of `step`, with the structure, types and keys of `like`; JaxlvError where it cannot be read so."""
-        path = self.folder / f"{PREFIX}{step:08d}"
-        self._orbax.wait_until_finished()
+        self.wait()
+        path = self._place(step)
+        if step in self.damaged:
+            raise JaxlvError(f"damaged checkpoint ({self.damaged[step]})", where=path)
         try:
-            plain = self._orbax.restore(path, _abstract(like))
+            plain = self._orbax.restore(path / STATE, args=ocp.args.StandardRestore(_abstract(like)))
         except Exception as fault:  # orbax raises whatever the layer below raised
             reason = " ".join(str(fault).split())[:200]
             raise JaxlvError(f"unreadable checkpoint ({type(fault).__name__}: {reason})", where=path) from None
         return _like(plain, like)
 
+    def remove_unfinished(self) -> None:
+        """Remove what killed processes left half written."""
+        remove_unfinished(self.folder)
+
     def close(self) -> None:
-        """Wait for the last save and let the background threads go."""
-        self._orbax.close()
+        """Wait for the last save and let the background thread go."""
+        try:
+            self.wait()
+        finally:
+            self._worker.shutdown()
+            self._orbax.close()
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -89,8 +168,8 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _plain(tree: Any) -> list[Any]:
-    """Leaves as arrays, copied off any buffer that the next step may donate; keys as their data."""
-    return [np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf) for leaf in jax.tree.leaves(tree)]
+    """Leaves as arrays of the host; keys as their data."""
+    return [np.array(jax.random.key_data(leaf) if _is_key(leaf) else leaf) for leaf in jax.tree.leaves(tree)]
 
 
 def _abstract(tree: Any) -> list[jax.ShapeDtypeStruct]:

@@ -17,6 +17,7 @@ from jaxlv.errors import JaxlvError
 
 Dtype = Literal["float32", "bfloat16"]
 Kernel = Literal["xla", "blocked", "cudnn"]
+SINKS = ("tensorboard", "wandb", "mlflow")
 GRID = "grid"  # the section of a config that `jaxlv sweep` reads
 STAGE = "stage"  # and the one that tells `jaxlv reproduce` what a stage is; a sweep takes its `skip`
 
@@ -230,6 +231,7 @@ class ModelSettings:
     dtype: Dtype = "float32"  # of the frozen weights and the matrix products
     attention: Kernel = "xla"  # blocked: XLA, without the scores that the mask hides
     loss: Literal["vocabulary", "alphabet"] = "vocabulary"  # cross-entropy over all tokens or the 13 symbols
+    deterministic: bool = False  # on a GPU: the same bits from run to run, more slowly; a CPU gives them anyway
 
 
 @dataclass(frozen=True)
@@ -272,12 +274,19 @@ class TrainConfig:
     mean: Literal["tokens", "examples"] = "tokens"  # examples: a report's error, batch means over the number of windows
     checkpoint_every: int = 200
     select: Literal["loss", "forecast"] = "loss"  # what "best" means
-    tensorboard: bool = False
+    sinks: tuple[str, ...] = ()  # where metrics go beside metrics.jsonl: tensorboard, wandb, mlflow
+    skip_nonfinite: int = 0  # steps that are skipped where loss or gradient is not finite; the next one ends the run
+    halve_on_oom: bool = False  # out of memory: half the batch, accumulated twice as often, instead of an end
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "log_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise JaxlvError("must be at least 1", where=f"train.{name}", found=getattr(self, name))
+        for name in self.sinks:
+            if name not in SINKS:
+                raise JaxlvError("unknown sink", where="train.sinks", expected=", ".join(SINKS), found=name)
+        if self.skip_nonfinite < 0:
+            raise JaxlvError("must not be negative", where="train.skip_nonfinite", found=self.skip_nonfinite)
         if self.select == "forecast" and not self.forecast_series:
             raise JaxlvError("needs train.forecast_series > 0", where='train.select = "forecast"')
 

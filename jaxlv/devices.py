@@ -1,9 +1,20 @@
-"""What a device holds."""
+"""What a device holds, and how it computes."""
 
 from __future__ import annotations
 
+import os
+
 import jax
 import psutil
+
+DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+
+
+def compute_deterministically() -> None:
+    """Let XLA take deterministic kernels alone on a GPU; it must be asked before the first computation of the process."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    if DETERMINISTIC not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {DETERMINISTIC}".strip()
 
 
 def device_memory(device: jax.Device) -> tuple[int, str]:

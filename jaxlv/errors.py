@@ -5,6 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 
+class JaxlvWarning(UserWarning):
+    """Something that a user should know, and that stops nothing; programs print it as one line."""
+
+
 class JaxlvError(Exception):
     """A fault in what the user gave us: one line saying what, where, expected, found and what to do next.
 

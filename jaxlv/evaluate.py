@@ -16,7 +16,7 @@ from jaxlv.baselines import baselines_for
 from jaxlv.config import EvaluateConfig, config_tree
 from jaxlv.conformal import Bands, fit_bands
 from jaxlv.errors import JaxlvError
-from jaxlv.forecast import Forecast, Forecaster
+from jaxlv.forecaster import Forecast, Forecaster
 from jaxlv.ledger import BudgetExceeded
 from jaxlv.likelihood import nats_per_value
 from jaxlv.series import SeriesSet

@@ -1,56 +1,161 @@
-"""Files and folders that are whole or not there: written beside their place, flushed to the disk, and renamed; and links."""
+"""Files and folders that are whole or not there, that are sealed by their hashes, and that lie where they seem to."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from jaxlv.errors import JaxlvError
 
 SUFFIX = ".tmp"  # of what is being written: ".NAME.RANDOM.tmp"
+SEAL = "SHA256SUMS"  # as `sha256sum -c` reads it
+
+# ------------------------------------------------------------------------------------------- whole or not there
 
 
 @contextlib.contextmanager
 def new_folder(folder: Path, replace: bool = False) -> Iterator[Path]:
     """An empty folder to fill, which becomes `folder` when the body ends without an error; nothing of it stays otherwise.
 
-    JaxlvError where `folder` exists, unless it is to be replaced: then it is, as a whole.
+    It is flushed to the disk before it gets its name. JaxlvError where `folder` is there and not empty, unless it is to be
+    replaced: then it is, as a whole. What killed processes left of the same folder is removed first.
     """
     folder = Path(folder)
-    if folder.exists() and not replace:
+    if not replace and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise JaxlvError("exists already", where=folder, hint="choose another folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.", suffix=SUFFIX) as temporary:
+    remove_unfinished(folder.parent, folder.name)
+    made = tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.", suffix=SUFFIX)
+    with made as temporary, _held(Path(temporary)):
         work = Path(temporary) / "new"
         work.mkdir()
         yield work
         for path in [*work.rglob("*"), work]:
-            _to_disk(path)
-        if folder.exists():
+            to_disk(path)
+        if replace and folder.exists():
             os.replace(folder, Path(temporary) / "old")
-        os.replace(work, folder)
-        _to_disk(folder.parent)
+        try:
+            os.replace(work, folder)
+        except OSError:  # another process was first
+            raise JaxlvError("exists already", where=folder, hint="choose another folder") from None
+        to_disk(folder.parent)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole, in place of an older one."""
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=SUFFIX)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{SUFFIX}")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    _to_disk(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+    to_disk(path.parent)
+
+
+def remove_unfinished(folder: Path, name: str = "*") -> None:
+    """Remove what killed processes left half written in `folder`, of one name or of any; what a live one writes stays."""
+    for path in Path(folder).glob(f".{name}.*{SUFFIX}"):
+        with contextlib.suppress(OSError):  # another process removes it too
+            if path.is_dir() and not path.is_symlink():
+                with _held(path):
+                    shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """A lock on a folder that ends with the process; OSError where another holds it."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
+
+
+def to_disk(path: Path) -> None:
+    """Flush a file, or the entries of a folder, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def only_process(path: Path) -> Iterator[None]:
+    """A lock file, there while the process works in its folder; JaxlvError, with its number, where another one does."""
+    path = Path(path)
+    while True:
+        with path.open("a+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                file.seek(0)
+                pid = file.read(20).strip() or "unknown"
+                what = f"another process works here (pid {pid})"
+                raise JaxlvError(what, where=path.parent, hint="wait for it to end") from None
+            if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                continue  # removed by the process that held it, between opening and locking
+            file.truncate(0)
+            file.write(f"{os.getpid()}\n")
+            file.flush()
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+# ----------------------------------------------------------------------------------------------------- sealed
+
+
+def seal(folder: Path, names: Iterable[str] | None = None) -> None:
+    """Write SHA256SUMS: the hash of each file of `folder`, or of those named; a name that is not there is left out."""
+    folder = Path(folder)
+    if names is None:
+        names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != SEAL)
+    lines = [f"{sha256(folder / name)}  {name}\n" for name in names if (folder / name).is_file()]
+    write_text(folder / SEAL, "".join(lines))
+
+
+def broken(folder: Path) -> list[str]:
+    """What is not as it was when a folder was sealed, one phrase each; a seal that is missing or damaged is one, too."""
+    folder = Path(folder)
+    try:
+        lines = (folder / SEAL).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return [f"{SEAL} is missing or unreadable"]
+    found = [] if lines else [f"{SEAL} is empty"]
+    for line in lines:
+        digest, gap, name = line[:64], line[64:66], line[66:]
+        if gap != "  " or not name or Path(name).is_absolute() or ".." in Path(name).parts:
+            found.append(f"{SEAL} is damaged")
+        elif not (folder / name).is_file():
+            found.append(f"{name} is missing")
+        elif sha256(folder / name) != digest:
+            found.append(f"{name} has changed")
+    return found
+
+
+def sha256(path: Path) -> str:
+    """The hash of a file, in hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ------------------------------------------------------------------------------------------------------ links
 
 
 def hub_revision(folder: Path) -> str | None:
@@ -64,28 +169,3 @@ def confine(path: Path, folder: Path) -> None:
     homes = [home, home.parents[1] / "blobs"] if hub_revision(home) else [home]
     if not any(real.is_relative_to(one) for one in homes):
         raise JaxlvError(f"{path.name} is a link to outside the folder", where=folder, found=real)
-
-
-def remove_unfinished(folder: Path) -> list[str]:
-    """Remove what a killed process left half written in `folder`; the names. No other process may be writing there."""
-    left = sorted(Path(folder).glob(f".*{SUFFIX}"))
-    for path in left:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-    return [path.name for path in left]
-
-
-def _to_disk(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -13,7 +13,6 @@ import contextlib
 import dataclasses
 import fcntl
 import functools
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,13 +20,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from jaxlv import lines
 from jaxlv.config import ModelConfig
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.table import count, find, generation
 from jaxlv.flops.work import HeadKind, Train, Work
 
 FINAL = "evaluation"  # the phase that what is held back belongs to
-VERSION = 1
+VERSION = 2
 Kind = Literal["train_step", "validation", "generation"]
 
 
@@ -175,14 +175,14 @@ class Ledger:
         except OSError:
             self._file.close()
             raise JaxlvError("another process writes this ledger", where=self.path, hint="wait for it to end") from None
-        _cut_torn_line(self._file)
-        if self.path.stat().st_size:
-            try:
-                self.terms, self.entries = read(self.path)
-            except JaxlvError:
-                self.close()
-                raise
-        else:
+        try:
+            records = lines.mend(self._file, self.path)
+            if records:
+                self.terms, self.entries = _read(records, self.path)
+        except JaxlvError:
+            self.close()
+            raise
+        if not records:
             assert terms is not None
             self.terms, self.entries = terms, []
             self._write(_header(terms))
@@ -249,7 +249,7 @@ class Ledger:
 
     def _write(self, record: Mapping[str, Any]) -> None:
         if self.writes:
-            self._file.write(json.dumps(record, separators=(",", ":")).encode() + b"\n")
+            self._file.write(lines.encode(record))
             self._file.flush()
             os.fsync(self._file.fileno())
 
@@ -293,9 +293,15 @@ class Meter:
 
 def read(path: Path) -> tuple[Terms, list[Entry]]:
     """The terms and entries of a ledger, up to a torn last line; JaxlvError where a line before it is damaged."""
+    if not Path(path).is_file():
+        raise JaxlvError("no readable ledger (no such file)", where=path)
+    return _read(lines.read(path), path)
+
+
+def _read(records: Sequence[Mapping[str, Any]], path: Path) -> tuple[Terms, list[Entry]]:
     terms: Terms | None = None
     entries: list[Entry] = []
-    for number, record in _records(path):
+    for number, record in enumerate(records, 1):
         try:
             if terms is None:
                 terms = _terms(record)
@@ -313,7 +319,7 @@ def read(path: Path) -> tuple[Terms, list[Entry]]:
                 if entry.committed:
                     raise ValueError("a reservation is committed twice")
                 entry.event, entry.flops, entry.committed = Event.from_tree(record["event"]), int(record["flops"]), True
-        except (KeyError, IndexError, TypeError, ValueError) as fault:
+        except (KeyError, IndexError, TypeError, ValueError, OverflowError) as fault:
             raise JaxlvError(f"damaged line ({type(fault).__name__}: {fault})", where=f"{path}, line {number}") from None
     if terms is None:
         raise JaxlvError("an empty ledger", where=path)
@@ -368,30 +374,6 @@ def verify(path: Path) -> list[str]:
         if number > 1
     ]
     return found
-
-
-def _records(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as fault:
-        raise JaxlvError(f"no readable ledger ({fault.strerror})", where=path) from None
-    for number, line in enumerate(lines[:-1], 1):  # what stands behind the last newline is torn
-        try:
-            record = json.loads(line)
-            if not isinstance(record, dict):
-                raise ValueError("not an object")
-        except ValueError as fault:
-            raise JaxlvError(f"damaged line ({fault})", where=f"{path}, line {number}") from None
-        yield number, record
-
-
-def _cut_torn_line(file: Any) -> None:
-    file.seek(0)
-    content = file.read()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        file.truncate(whole)
-    file.seek(0, os.SEEK_END)
 
 
 def _header(terms: Terms) -> dict[str, Any]:

@@ -25,7 +25,7 @@ import numpy as np
 
 from jaxlv.codec import SYMBOLS
 from jaxlv.errors import JaxlvError
-from jaxlv.forecast import Forecaster
+from jaxlv.forecaster import Forecaster
 from jaxlv.generate import padded
 from jaxlv.loss import IGNORED, restrict
 from jaxlv.model import Qwen2, features, project

@@ -21,7 +21,7 @@ import numpy as np
 from jaxlv import metrics
 from jaxlv.codec import SYMBOLS
 from jaxlv.evaluate import plain
-from jaxlv.forecast import Forecaster
+from jaxlv.forecaster import Forecaster
 from jaxlv.generate import padded
 from jaxlv.loss import IGNORED, token_losses
 from jaxlv.model import Qwen2, features, project

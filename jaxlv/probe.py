@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from jaxlv.errors import JaxlvError
-from jaxlv.forecast import Forecaster
+from jaxlv.forecaster import Forecaster
 from jaxlv.generate import padded
 from jaxlv.language import Language
 from jaxlv.likelihood import future

@@ -4,6 +4,9 @@ config.toml      the resolved settings            metrics.jsonl   losses, norms,
 manifest.json    versions, hashes, seeds, device  checkpoints/    adapters, optimiser, step, keys: never the base
 split.json       ids and marks of the series      adapter/        the best adapter, in PEFT's format
 data.h5          the series, where simulated      ledger.jsonl    what was spent, where a budget is set
+SHA256SUMS       hashes of what is written once   nonfinite/      batches whose loss or gradient was not finite
+
+Every file is sealed: by hashes those that are written once, by a checksum in each line those that grow.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import hashlib
 import json
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,10 +32,12 @@ from jaxlv import lora as overlay
 from jaxlv.checkpoint import Checkpoints
 from jaxlv.codec import Codec
 from jaxlv.config import DataConfig, LoraConfig, ModelConfig, RunConfig, config_tree, load_config
-from jaxlv.errors import JaxlvError
-from jaxlv.files import hub_revision
-from jaxlv.forecast import Forecaster
+from jaxlv.devices import compute_deterministically
+from jaxlv.errors import JaxlvError, JaxlvWarning
+from jaxlv.files import SEAL, broken, hub_revision
+from jaxlv.forecaster import Forecaster
 from jaxlv.ledger import FINAL, BudgetExceeded, Event, Ledger, Meter, Terms
+from jaxlv.ledger import read as read_ledger
 from jaxlv.model import Qwen2
 from jaxlv.records import read_metrics
 from jaxlv.series import SeriesSet, Split
@@ -41,6 +47,7 @@ from jaxlv.weights import base_of, fingerprint, load_pretrained
 
 CONFIG, MANIFEST, SPLIT, METRICS = "config.toml", "manifest.json", "split.json", "metrics.jsonl"
 DATA, ADAPTER, LEDGER = "data.h5", "adapter", "ledger.jsonl"
+CHECKPOINTS, LOCK, SAVE, NONFINITE = "checkpoints", "lock", "save", "nonfinite"
 NO_METER: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
 VALIDATION_SEED = 1_000_000_007  # beside train.seed, so that validation windows are never an epoch's
 
@@ -98,11 +105,15 @@ def split_series(config: RunConfig, series_set: SeriesSet) -> Split:
 
 def load_inputs(config: RunConfig, folder: Path | None = None) -> Inputs:
     """Everything that `config` names; each fault is one JaxlvError that says which part it is in."""
+    if config.model.deterministic:
+        compute_deterministically()
     return _inputs(config, load_series(config, folder), lambda: load_base(config))
 
 
 def load_inputs_of(configs: Sequence[RunConfig]) -> list[Inputs]:
     """The inputs of several configs; series and a base that several of them name are loaded once."""
+    if any(config.model.deterministic for config in configs):
+        compute_deterministically()
     series_of = functools.lru_cache(lambda data: load_series(replace(RunConfig(), data=data)))
     base_of = functools.lru_cache(lambda model: load_base(replace(RunConfig(), model=model)))
 
@@ -258,6 +269,21 @@ def manifest(config: RunConfig, inputs: Inputs, versions: Mapping[str, str]) -> 
     }
 
 
+def check_intact(folder: Path) -> None:
+    """JaxlvError where a file of a run folder is not what was written; checkpoints are looked at where they are read."""
+    faults = broken(folder)
+    if faults:
+        raise JaxlvError(
+            f"damaged run folder: {'; '.join(faults)}", where=folder,
+            hint=f"restore it from a copy; after a change of your own, `sha256sum` the files that {SEAL} lists into it",
+        )  # fmt: skip
+    if (folder / ADAPTER).is_dir() and (faults := broken(folder / ADAPTER)):
+        raise JaxlvError(f"damaged adapter: {'; '.join(faults)}", where=folder / ADAPTER, hint="--resume writes it again")
+    read_metrics(folder / METRICS)
+    if (folder / LEDGER).is_file():
+        read_ledger(folder / LEDGER)
+
+
 def series_marks(series_set: SeriesSet) -> list[str]:
     """A short hash of each series' values, by which it is known again in another file."""
     return [hashlib.sha256(v_TV.astype("<f4").tobytes()).hexdigest()[:16] for v_TV in series_set.values_NTV]
@@ -350,6 +376,7 @@ def load_run(folder: Path) -> FinishedRun:
     """The run in a folder, with its best overlay; its base must still be the one that it was trained on."""
     folder = Path(folder)
     made_of, config = read_manifest(folder), load_config(folder / CONFIG)
+    check_intact(folder)
     split = read_json(folder / SPLIT, "train", "validation")
     base, model, params, alphabet = load_base(config)
     if made_of["base"]["sha256"] != fingerprint(base):
@@ -358,11 +385,13 @@ def load_run(folder: Path) -> FinishedRun:
     variables = {"params": params, "lora": lora}
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     like, frozen = init_state(variables, overlay.trainable(variables), optimizer, config.train.seed)
-    with Checkpoints(folder / "checkpoints") as checkpoints:
-        marked, steps = checkpoints.best(), checkpoints.steps()
-        if not steps:
+    with Checkpoints(folder / CHECKPOINTS) as checkpoints:
+        if not checkpoints.steps() and not checkpoints.damaged:
             raise JaxlvError("no checkpoint yet", where=folder, hint="train longer, or lower train.checkpoint_every")
-        state = checkpoints.restore(marked["step"] if marked else steps[-1], like)
+        step, why_not_best = checkpoints.chosen()
+        if why_not_best:
+            warnings.warn(f"{folder}: {why_not_best}", JaxlvWarning, stacklevel=2)
+        state = checkpoints.restore(step, like)
     codec = Codec.of(config.codec, made_of["dataset_alpha"])
     untuned = Forecaster(model, {"params": params}, alphabet, codec, config.sampling)
     tuned = replace(untuned, variables=overlay.join(state.trained, frozen))

@@ -65,6 +65,7 @@ class Stack:
             raise JaxlvError("runs that do not share a program", where="stack", hint="group them by program_of")
         self.configs, self.model, self.alphabet_A = list(configs), model, alphabet_A
         self.rank = max(config.lora.rank for config in configs)
+        self.skips = configs[0].train.skip_nonfinite > 0
         begun = zip(configs, starts or [None] * len(configs), strict=True)
         states, frozen = zip(*(self._start(params, *pair) for pair in begun), strict=True)
         self.state: TrainState = self.join(states)
@@ -116,12 +117,13 @@ class Stack:
         first = self.configs[0]
         settings, steps = first.optimizer, first.train.steps
         if len(self) == 1:
-            return make_train_step(self.model, self._optimizer(first), settings, steps, self.alphabet_A)
+            return make_train_step(self.model, self._optimizer(first), settings, steps, self.alphabet_A, self.skips)
         peak_G = jnp.array([config.optimizer.learning_rate for config in self.configs])
 
         def of_one(state: TrainState, lora: Tree, batch: Windows, peak: jax.Array, params: Tree):
             schedule = learning_rates(settings, steps, peak)
-            take = step_function(self.model, self._optimizer(first, peak), schedule, settings.clip_norm, self.alphabet_A)
+            optimizer, clip = self._optimizer(first, peak), settings.clip_norm
+            take = step_function(self.model, optimizer, schedule, clip, self.alphabet_A, self.skips)
             return take(state, {"params": params, "lora": lora}, batch)
 
         def of_all(state: TrainState, frozen: Tree, batch: Windows):
@@ -144,10 +146,7 @@ class Stack:
         width = min(at_once or len(self), len(self))
         while True:
             compiled = self.step(width).lower(self.state, self.frozen, batch).compile()
-            plan = compiled.memory_analysis()
-            needed = (
-                plan.temp_size_in_bytes + plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
-            )
+            needed = memory_of(compiled)
             if needed <= memory:
                 return compiled
             if width == 1:
@@ -159,6 +158,13 @@ class Stack:
                     hint="lower train.batch_size (raise train.accumulate), windows.length, or use model.dtype bfloat16",
                 )
             width = -(-width // 2)
+
+
+def memory_of(compiled: Any) -> int:
+    """The bytes that a compiled program needs, as XLA plans it: arguments, results, and what lies between."""
+    plan = compiled.memory_analysis()
+    held = plan.temp_size_in_bytes + plan.argument_size_in_bytes + plan.output_size_in_bytes
+    return held - plan.alias_size_in_bytes
 
 
 def _stacked(trees: Sequence[Any]) -> Any:

@@ -132,10 +132,11 @@ def make_train_step(
     config: OptimizerConfig,
     steps: int,
     alphabet_A: np.ndarray | None = None,
+    skips: bool = False,
 ) -> Callable[[TrainState, Tree, Windows], tuple[TrainState, StepMetrics]]:
     """The jitted step (state, frozen, batch) -> (state, metrics); a batch has axes (A, B, L), and state is donated."""
     schedule = learning_rates(config, steps)
-    return jax.jit(step_function(model, optimizer, schedule, config.clip_norm, alphabet_A), donate_argnums=0)
+    return jax.jit(step_function(model, optimizer, schedule, config.clip_norm, alphabet_A, skips), donate_argnums=0)
 
 
 def step_function(
@@ -144,11 +145,13 @@ def step_function(
     schedule: optax.Schedule,
     clip_norm: float,
     alphabet_A: np.ndarray | None = None,
+    skips: bool = False,
 ) -> Callable[[TrainState, Tree, Windows], tuple[TrainState, StepMetrics]]:
     """The step (state, frozen, batch) -> (state, metrics) itself; a batch has axes (A, B, L).
 
     Losses and gradients are summed over the micro-batches and divided once by the number of real tokens, so that
-    A micro-batches of B give the step of one batch of A * B. `schedule` and `clip_norm` are those of the optimiser.
+    A micro-batches of B give the step of one batch of A * B. `schedule` and `clip_norm` are those of the optimiser. Where
+    it `skips`, a loss or gradient that is not finite leaves everything but the number of the step as it was.
     """
 
     def loss(trained: Tree, frozen: Tree, micro: Windows, key: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -177,6 +180,9 @@ def step_function(
             clipped = jnp.minimum(norm, clip_norm) if clip_norm else norm
             updates, opt_state = optimizer.update(gradients, state.opt_state, state.trained)
             trained = optax.apply_updates(state.trained, updates)
+            if skips:
+                finite, kept = jnp.isfinite(loss_sum) & jnp.isfinite(norm), (state.trained, state.opt_state)
+                trained, opt_state = jax.tree.map(functools.partial(jnp.where, finite), (trained, opt_state), kept)
         metrics = StepMetrics(loss_sum, tokens, norm, clipped, jnp.float32(schedule(state.step)))
         return TrainState(state.step + 1, trained, opt_state, state.key), metrics
 

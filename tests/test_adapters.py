@@ -18,6 +18,7 @@ from jaxlv.adapters import CODEC, CONFIG, HEAD, TENSORS, Origin, load_adapter, r
 from jaxlv.codec import Codec
 from jaxlv.config import LoraConfig
 from jaxlv.errors import JaxlvError
+from jaxlv.files import SEAL
 
 IDS_BT = np.random.default_rng(0).integers(0, 61, (2, 9))
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -80,7 +81,7 @@ def test_an_older_adapter_is_replaced_whole(random_model, random_lora, tmp_path)
     for head in ("bias", "frozen"):
         settings = {"head": head, "targets": ("q",) if head == "frozen" else ("k", "v")}
         save_peft(tmp_path / "adapter", random_lora(params, **settings), LoraConfig(**settings), Origin("base"))
-    assert {path.name for path in (tmp_path / "adapter").iterdir()} == {CONFIG, TENSORS}
+    assert {path.name for path in (tmp_path / "adapter").iterdir()} == {CONFIG, TENSORS, SEAL}
     assert all("q_proj" in name for name in load_file(tmp_path / "adapter" / TENSORS))
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
 

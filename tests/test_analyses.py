@@ -22,7 +22,7 @@ from jaxlv.baselines import BASELINES
 from jaxlv.codec import Codec
 from jaxlv.config import SamplingConfig
 from jaxlv.errors import JaxlvError
-from jaxlv.forecast import Forecast, Forecaster
+from jaxlv.forecaster import Forecast, Forecaster
 from jaxlv.report import analyses as report
 from jaxlv.report import page, svg
 from jaxlv.series import from_arrays

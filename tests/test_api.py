@@ -9,7 +9,7 @@ import pytest
 import jaxlv
 from jaxlv import series
 from jaxlv.errors import JaxlvError
-from jaxlv.forecast import Forecast
+from jaxlv.forecaster import Forecast
 from tests.test_tools import work  # noqa: F401
 
 

@@ -20,6 +20,9 @@ LIBRARY, TOOLS, CONFIGS = ROOT / "jaxlv", ROOT / "tools", ROOT / "configs"
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "files": {"errors"},
+    "lines": {"errors"},
+    "sinks": {"errors"},
+    "interrupts": set(),
     # text and numbers
     "config": {"errors"},
     "readers": {"errors"},
@@ -39,10 +42,10 @@ ALLOWED: dict[str, set[str]] = {
     "loss": {"model"},
     "tokens": {"codec", "config", "errors", "loss"},
     "language": {"errors", "tokens"},
-    "checkpoint": {"errors"},
+    "checkpoint": {"errors", "files", "lines"},
     "train": {"config", "errors", "lora", "loss", "model", "tokens"},
     "stack": {"config", "errors", "lora", "model", "tokens", "train"},
-    "records": {"errors"},
+    "records": {"files", "lines", "sinks"},
     "devices": set(),
     "generate": {"codec", "config", "errors", "grammar", "model", "tokens"},
     # FLOPs and the budget
@@ -62,23 +65,23 @@ ALLOWED: dict[str, set[str]] = {
         "flops.xla", "model",
     },
     "flops.plan": {"config", "generate", "grammar", "ledger"},
-    "ledger": {"config", "errors", "flops.table", "flops.work"},
+    "ledger": {"config", "errors", "flops.table", "flops.work", "lines"},
     # forecasts and their measures
     "metrics": {"errors"},
     "odefit": {"errors"},
     "baselines": {"errors", "odefit"},
-    "forecast": {"codec", "config", "errors", "generate", "grammar", "ledger", "metrics", "model", "series", "tokens"},
-    "likelihood": {"codec", "errors", "forecast", "generate", "loss", "model", "series", "tokens"},
+    "forecaster": {"codec", "config", "errors", "generate", "grammar", "ledger", "metrics", "model", "series", "tokens"},
+    "likelihood": {"codec", "errors", "forecaster", "generate", "loss", "model", "series", "tokens"},
     "conformal": {"errors", "metrics"},
     "evaluate": {
-        "baselines", "config", "conformal", "errors", "forecast", "ledger", "likelihood", "metrics", "series",
+        "baselines", "config", "conformal", "errors", "forecaster", "ledger", "likelihood", "metrics", "series",
     },
-    "probe": {"errors", "forecast", "generate", "language", "likelihood", "loss", "tokens", "train"},
+    "probe": {"errors", "forecaster", "generate", "language", "likelihood", "loss", "tokens", "train"},
     "analyses": {
-        "baselines", "codec", "config", "errors", "evaluate", "forecast", "metrics", "series", "tokens",
+        "baselines", "codec", "config", "errors", "evaluate", "forecaster", "metrics", "series", "tokens",
     },
     "anatomy": {"arithmetic", "codec", "errors", "evaluate", "tokens"},
-    "logits": {"codec", "evaluate", "forecast", "generate", "loss", "metrics", "model", "series", "tokens"},
+    "logits": {"codec", "evaluate", "forecaster", "generate", "loss", "metrics", "model", "series", "tokens"},
     "protocols": {"codec", "dynamics", "errors", "metrics", "series"},
     "robustness": {"dynamics", "series"},
     # what data are like
@@ -118,12 +121,12 @@ ALLOWED: dict[str, set[str]] = {
     "report.costs": {"flops.table", "flops.work", "report.svg"},
     # everything together
     "run": {
-        "adapters", "checkpoint", "codec", "config", "dynamics", "errors", "files", "forecast", "ledger", "lora", "model",
-        "records", "series", "tokens", "train", "weights",
+        "adapters", "checkpoint", "codec", "config", "devices", "dynamics", "errors", "files", "forecaster", "ledger",
+        "lora", "model", "records", "series", "tokens", "train", "weights",
     },
     "training": {
-        "adapters", "checkpoint", "config", "errors", "files", "ledger", "lora", "metrics", "model", "records", "run",
-        "series", "stack", "tokens", "train", "weights",
+        "adapters", "checkpoint", "config", "errors", "files", "interrupts", "ledger", "lora", "metrics", "model", "records",
+        "run", "series", "sinks", "stack", "tokens", "train", "weights",
     },
     "sweep": {"config", "devices", "errors", "ledger", "records", "run", "stack", "training"},
     "search": {"errors"},
@@ -137,11 +140,11 @@ ALLOWED: dict[str, set[str]] = {
         "report.analyses", "report.columns", "report.comparison", "report.page", "report.sweeps",
     },
     # the page of any folder
-    "report.panels": {"forecast", "report.figures", "series"},
-    "report.reported": {"evaluate", "forecast", "protocols", "report.comparison", "report.page", "series"},
+    "report.panels": {"forecaster", "report.figures", "series"},
+    "report.reported": {"evaluate", "forecaster", "protocols", "report.comparison", "report.page", "series"},
     "report.folders": {"config", "errors", "reproduction", "run", "sweep"},
     "report.runs": {
-        "adapters", "anatomy", "errors", "forecast", "protocols", "report.analyses", "report.anatomy", "report.columns",
+        "adapters", "anatomy", "errors", "forecaster", "protocols", "report.analyses", "report.anatomy", "report.columns",
         "report.evaluation", "report.folders", "report.page", "report.panels", "report.reported", "run", "series", "sweep",
     },
     "report.compared": {
@@ -152,7 +155,7 @@ ALLOWED: dict[str, set[str]] = {
         "errors", "report.compared", "report.comparison", "report.evaluation", "report.folders", "report.page",
         "report.reproductions", "report.runs", "report.sweeps", "run", "series",
     },
-    "api": {"adapters", "codec", "config", "errors", "forecast", "model", "run", "series", "tokens", "weights"},
+    "api": {"adapters", "codec", "config", "errors", "forecaster", "model", "run", "series", "tokens", "weights"},
     "__init__": {"adapters", "api", "errors", "lora", "weights"},
 }  # fmt: skip
 

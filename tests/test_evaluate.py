@@ -25,7 +25,7 @@ from jaxlv.evaluate import (
     score,
     truth_of,
 )
-from jaxlv.forecast import Forecaster
+from jaxlv.forecaster import Forecaster
 from jaxlv.ledger import Event, Ledger, Meter, Terms
 from jaxlv.likelihood import nats_per_value
 from jaxlv.metrics import bootstrap_interval, coverage

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from test_report import make_metrics
 
-from jaxlv import forecast, protocols, run, sweep
+from jaxlv import forecaster, protocols, run, sweep
 from jaxlv.config import ModelConfig, RunConfig, build_config, config_tree, to_toml
 from jaxlv.errors import JaxlvError
-from jaxlv.forecast import Forecast
+from jaxlv.forecaster import Forecast
 from jaxlv.ledger import FINAL, Event, Ledger, Terms
 from jaxlv.report import compared, dossier, folders, runs
 from jaxlv.report import page as pages
@@ -347,13 +347,13 @@ def reported(one: Any, data: SeriesSet, split: Mapping[str, Any]) -> list[pages.
 
 def test_a_forecast_comes_back_from_its_file(course, tmp_path):
     _, made = evaluated(tmp_path / "e", course, np.array([7, 3]), 50, 10)
-    back = forecast.read_csv(tmp_path / "e" / "forecast_tuned.csv", course)
+    back = forecaster.read_csv(tmp_path / "e" / "forecast_tuned.csv", course)
     assert (back.start, back.variables, back.ids_N.tolist()) == (50, made.variables, [3, 7])
     np.testing.assert_allclose(back.samples_NSHV, made.samples_NSHV, rtol=1e-5)
     np.testing.assert_allclose(back.median(), made.median(), rtol=1e-5)
     (tmp_path / "no.csv").write_text("series,step\n1,2\n")
     with pytest.raises(JaxlvError, match="not a forecast"):
-        forecast.read_csv(tmp_path / "no.csv", course)
+        forecaster.read_csv(tmp_path / "no.csv", course)
 
 
 def test_a_reports_figures_stand_beside_ours_where_everything_matches(course, tmp_path):

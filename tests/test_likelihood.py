@@ -12,7 +12,7 @@ import pytest
 from jaxlv.codec import SYMBOLS, Codec
 from jaxlv.config import SamplingConfig
 from jaxlv.errors import JaxlvError
-from jaxlv.forecast import Forecaster
+from jaxlv.forecaster import Forecaster
 from jaxlv.ledger import Event, Ledger, Meter, Terms, read, verify
 from jaxlv.likelihood import nats_per_value
 from jaxlv.series import from_arrays

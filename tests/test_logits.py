@@ -13,7 +13,7 @@ import pytest
 from jaxlv import logits
 from jaxlv.codec import Codec
 from jaxlv.config import SamplingConfig
-from jaxlv.forecast import Forecaster
+from jaxlv.forecaster import Forecaster
 from jaxlv.ledger import Event, Ledger, Meter, Terms, read, verify
 from jaxlv.tokens import load_alphabet
 from jaxlv.weights import load_pretrained

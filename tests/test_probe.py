@@ -22,7 +22,7 @@ from jaxlv import ledger, probe, run, series, training, weights
 from jaxlv.codec import Codec
 from jaxlv.config import RunConfig, SamplingConfig, build_config
 from jaxlv.errors import JaxlvError
-from jaxlv.forecast import Forecaster
+from jaxlv.forecaster import Forecaster
 from jaxlv.language import Language, generation_defaults, load_language
 from jaxlv.ledger import Event, Ledger, Meter, Terms
 from jaxlv.loss import IGNORED

@@ -21,7 +21,8 @@ from jaxlv import adapters, run, series, training
 from jaxlv import lora as overlay
 from jaxlv.checkpoint import Checkpoints
 from jaxlv.config import RunConfig, build_config, load_config, to_toml
-from jaxlv.errors import JaxlvError
+from jaxlv.errors import JaxlvError, JaxlvWarning
+from jaxlv.files import SEAL, seal
 from jaxlv.lora import PROJECTIONS
 
 STEPS, EVERY = 5, 2  # a validation and a checkpoint after steps 2, 4 and 5
@@ -104,10 +105,10 @@ def losses(folder: Path, key: str = "loss") -> list[float]:
 
 def test_the_folder_holds_everything_that_came_of_the_run(whole):
     names = {path.name for path in whole.folder.iterdir()}
-    assert names == {run.CONFIG, run.MANIFEST, run.SPLIT, run.METRICS, run.ADAPTER, "checkpoints"}
+    assert names == {run.CONFIG, run.MANIFEST, run.SPLIT, run.METRICS, run.ADAPTER, "checkpoints", SEAL}
     assert load_config(whole.folder / run.CONFIG) == whole.config
     assert {p.name for p in (whole.folder / run.ADAPTER).iterdir()} == {
-        adapters.CONFIG, adapters.TENSORS, adapters.HEAD, adapters.CODEC,
+        adapters.CONFIG, adapters.TENSORS, adapters.HEAD, adapters.CODEC, SEAL,
     }  # fmt: skip
 
 
@@ -135,7 +136,7 @@ def test_nothing_of_the_base_is_in_the_checkpoints(whole):
     lora = run.load_run(whole.folder).tuned.variables["lora"]
     trained = sum(leaf.size for leaf in jax.tree.leaves(lora) if leaf.ndim)
     for step in (whole.folder / "checkpoints").glob("step_*"):
-        stored = jax.tree.leaves(ocp.StandardCheckpointer().metadata(step).item_metadata.tree)
+        stored = jax.tree.leaves(ocp.StandardCheckpointer().metadata(step / "state").item_metadata.tree)
         assert 3 * trained <= sum(math.prod(array.shape) for array in stored) < 3 * trained + 10
 
 
@@ -213,6 +214,7 @@ def test_another_config_is_refused_with_the_difference(sections, difference, con
 def refused_on_resume(config: RunConfig, folder: Path, message: str) -> None:
     """The same config file, but something it names has changed."""
     (folder / run.CONFIG).write_text(to_toml(config))
+    seal(folder, [run.CONFIG, run.MANIFEST, run.SPLIT])
     before = content(folder)
     with pytest.raises(JaxlvError, match=message):
         train(config, folder, resume=True)
@@ -274,15 +276,36 @@ def test_a_run_without_a_checkpoint_says_so(copy):
         run.load_run(copy)
 
 
-def test_a_damaged_checkpoint_is_named(copy):
+def damage(folder: Path, step: int) -> None:
+    """Change one bit of the largest file of a checkpoint."""
+    files = (one for one in (folder / "checkpoints" / f"step_{step:08d}" / "state").rglob("*") if one.is_file())
+    path = max(files, key=lambda one: one.stat().st_size)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 16
+    path.write_bytes(bytes(content))
+
+
+def test_for_a_damaged_best_checkpoint_the_newest_is_taken_and_it_is_said(copy):
     with Checkpoints(copy / "checkpoints") as checkpoints:
-        best = checkpoints.best()["step"]
-    for path in (copy / "checkpoints" / f"step_{best:08d}").rglob("*"):
-        if path.is_file():
-            path.write_bytes(b"")
-    with pytest.raises(JaxlvError, match=f"step_{best:08d}: unreadable checkpoint") as caught:
+        best, newest = checkpoints.best()["step"], checkpoints.steps()[-1]
+    damage(copy, best)
+    if best == newest:
+        newest = best - 1
+    with pytest.warns(
+        JaxlvWarning, match=rf"best checkpoint, of step {best}, is lost \(state/.* has changed\): .* {newest}"
+    ):
         run.load_run(copy)
-    assert "\n" not in str(caught.value)
+
+
+def test_where_every_checkpoint_is_damaged_nothing_begins_anew(config, copy):
+    with Checkpoints(copy / "checkpoints") as checkpoints:
+        steps = checkpoints.steps()
+    for step in steps:
+        damage(copy, step)
+    for act in (lambda: run.load_run(copy), lambda: train(config, copy, resume=True)):
+        with pytest.raises(JaxlvError, match=rf"no intact checkpoint.*step {steps[0]} is damaged") as caught:
+            act()
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"value": 1.0}', '{"step": "x", "value": 1.0}'])

@@ -23,7 +23,7 @@ from jaxlv import analyses, anatomy, logits, run, series
 from jaxlv.config import EvaluateConfig
 from jaxlv.errors import JaxlvError
 from jaxlv.evaluate import plain, protocol, truth_of
-from jaxlv.forecast import Forecaster
+from jaxlv.forecaster import Forecaster
 from jaxlv.report import analyses as report
 from jaxlv.report import page, svg
 from jaxlv.series import SeriesSet

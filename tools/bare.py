@@ -12,7 +12,7 @@ from jaxlv.codec import Codec
 from jaxlv.config import CodecConfig, RunConfig
 from jaxlv.errors import JaxlvError
 from jaxlv.files import hub_revision
-from jaxlv.forecast import Forecaster
+from jaxlv.forecaster import Forecaster
 from jaxlv.series import SeriesSet
 from jaxlv.weights import resolve
 from jaxlv_tools.console import base_note

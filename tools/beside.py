@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from jaxlv import reproduction, run, sweep, training
 from jaxlv.config import RunConfig
 from jaxlv.evaluate import plain, protocol
-from jaxlv.forecast import Forecaster
+from jaxlv.forecaster import Forecaster
 from jaxlv.ledger import Meter
 from jaxlv.series import SeriesSet
 from jaxlv.sweep import Cell

@@ -23,7 +23,7 @@ from jaxlv import ledger, run, series
 from jaxlv.config import RunConfig, load_config
 from jaxlv.errors import JaxlvError
 from jaxlv.evaluate import plain
-from jaxlv.forecast import Forecaster
+from jaxlv.forecaster import Forecaster
 from jaxlv.protocols import PROTOCOLS, Part, Protocol, test_series
 from jaxlv.report import comparison
 from jaxlv.report.reported import entry

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import functools
 import os
 import platform
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Collection, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jaxlv.errors import JaxlvError
+from jaxlv.errors import JaxlvError, JaxlvWarning
+from jaxlv.interrupts import Interrupted
 
 PACKAGES = ("jaxlv", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "safetensors", "tokenizers", "diffrax")
 
@@ -30,19 +33,43 @@ def program(arguments: Callable[[], argparse.ArgumentParser]) -> Callable:
             options = parser.parse_args(argv)
             keep_compiled_programs()
             try:
-                return main(options)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("always", JaxlvWarning)
+                    warnings.showwarning = functools.partial(_show_warning, warnings.showwarning)
+                    return main(options)
             except KeyboardInterrupt:
                 print("jaxlv: interrupted", file=sys.stderr)
                 raise SystemExit(130) from None
-            except JaxlvError as fault:
+            except Interrupted as stop:
+                print(f"jaxlv: {stop}", file=sys.stderr)
+                raise SystemExit(stop.code) from None
+            except (JaxlvError, OSError) as fault:
                 if options.debug:
                     raise
-                print(f"jaxlv: {fault}", file=sys.stderr)
+                print(f"jaxlv: {_in_one_line(fault)}", file=sys.stderr)
                 raise SystemExit(2) from None
 
         return run
 
     return decorate
+
+
+def _in_one_line(fault: Exception) -> str:
+    """An error as a line; of the operating system's, the file and what to do."""
+    if not isinstance(fault, OSError):
+        return str(fault)
+    reason = fault.strerror or str(fault) or type(fault).__name__
+    hints = {errno.ENOSPC: "free some space", errno.EROFS: "choose another folder", errno.EACCES: "check its permissions"}
+    hint = f"; {hints[fault.errno]}" if fault.errno in hints else ""
+    return f"{fault.filename + ': ' if fault.filename else ''}{reason}{hint}"
+
+
+def _show_warning(others: Callable[..., None], message: Any, category: type[Warning], *more: Any, **named: Any) -> None:
+    """Print a JaxlvWarning as a line; any other warning as it would be."""
+    if issubclass(category, JaxlvWarning):
+        print(f"jaxlv: note: {message}", file=sys.stderr)
+    else:
+        others(message, category, *more, **named)
 
 
 def keep_compiled_programs() -> None:

@@ -28,7 +28,7 @@ from jaxlv.config import EvaluateConfig, RunConfig, config_tree
 from jaxlv.conformal import Bands
 from jaxlv.errors import JaxlvError
 from jaxlv.evaluate import LEVELS, TEMPERATURES, choose_temperature, evaluate, fit_conformal
-from jaxlv.forecast import Forecaster
+from jaxlv.forecaster import Forecaster
 from jaxlv.report import evaluation
 from jaxlv.report.panels import panels
 from jaxlv.series import SeriesSet

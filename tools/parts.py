@@ -13,7 +13,7 @@ from jaxlv.baselines import BASELINES
 from jaxlv.codec import TOP
 from jaxlv.config import EvaluateConfig
 from jaxlv.evaluate import plain, score
-from jaxlv.forecast import Forecast, Forecaster
+from jaxlv.forecaster import Forecast, Forecaster
 from jaxlv.protocols import MAO_ALPHA, Part
 from jaxlv.protocols import score as score_part
 from jaxlv.report import figures, svg

@@ -31,14 +31,14 @@ from jaxlv.codec import Codec
 from jaxlv.config import ModelConfig, RunConfig, SamplingConfig, build_config, config_tree, load_config, override
 from jaxlv.errors import JaxlvError
 from jaxlv.evaluate import plain
-from jaxlv.forecast import Forecaster
+from jaxlv.forecaster import Forecaster
 from jaxlv.language import Language, generation_defaults, load_language
 from jaxlv.ledger import FINAL
 from jaxlv.probe import PROMPTS, Prompt, Text, answers, read, read_prompts, read_utf8, templated, text_windows
 from jaxlv.report import probe
 from jaxlv.weights import base_of
+from jaxlv_tools.bare import model_name
 from jaxlv_tools.console import Progress, add_sampling, describe, fresh_folder, positive, program, sampling_of, versions
-from jaxlv_tools.evaluate import model_name
 
 GREEDY = SamplingConfig(temperature=0.0, grammar=False)
 

@@ -34,7 +34,7 @@ from jaxlv import lora as overlay
 from jaxlv.config import ModelConfig, laid_over, override
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.family import architecture
-from jaxlv.forecast import Forecaster
+from jaxlv.forecaster import Forecaster
 from jaxlv.ledger import FINAL, Meter
 from jaxlv.protocols import PROTOCOLS, Part, test_series
 from jaxlv.report import dossier, folders, page, reproductions

@@ -20,7 +20,7 @@ from jaxlv.baselines import baselines_for
 from jaxlv.codec import TOP
 from jaxlv.errors import JaxlvError
 from jaxlv.evaluate import plain, score, truth_of
-from jaxlv.forecast import Forecaster
+from jaxlv.forecaster import Forecaster
 from jaxlv.report import stress
 from jaxlv.robustness import GROUPS, Condition
 from jaxlv_tools.bare import bare_forecasters, open_subject

@@ -18,7 +18,7 @@ from jaxlv.report.svg import styled
 
 CONVENTION = "coursework"  # under which runs of several folders are priced: the assignment's
 EXACT = "exact"
-SILENT = ("budget.", "train.log_every", "train.checkpoint_every", "train.tensorboard", "evaluate.batch_series")
+SILENT = ("budget.", "train.log_every", "train.checkpoint_every", "train.sinks", "evaluate.batch_series")
 """Settings that change nothing of what a run reaches, or are what is compared."""
 LOSSES: Mapping[str, str] = {
     "codec.decimals": "decimals", "codec.": "scale of the text", "model.loss": "loss", "model.path": "base", "data.": "data",

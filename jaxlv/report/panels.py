@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from jaxlv.forecast import Forecast
+from jaxlv.forecaster import Forecast
 from jaxlv.report.figures import ForecastPanel
 from jaxlv.series import SeriesSet
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxlv.evaluate import plain
-from jaxlv.forecast import Forecast
+from jaxlv.forecaster import Forecast
 from jaxlv.protocols import Part, Protocol
 from jaxlv.protocols import score as score_part
 from jaxlv.report import comparison

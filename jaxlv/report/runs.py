@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from jaxlv import adapters, anatomy, run, sweep
 from jaxlv.errors import JaxlvError
-from jaxlv.forecast import Forecast, read_csv
+from jaxlv.forecaster import Forecast, read_csv
 from jaxlv.protocols import DATA_SHA256, matching
 from jaxlv.report import analyses as analysed
 from jaxlv.report import evaluation, reported

@@ -12,7 +12,7 @@ import pytest
 from jaxlv.codec import Codec
 from jaxlv.config import SamplingConfig
 from jaxlv.errors import JaxlvError
-from jaxlv.forecast import QUANTILES, Forecast, Forecaster, forward_filled
+from jaxlv.forecaster import QUANTILES, Forecast, Forecaster, forward_filled
 from jaxlv.metrics import quantiles
 from jaxlv.tokens import load_alphabet
 from jaxlv.weights import load_pretrained
