@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import logging
+import os
 import shutil
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,6 +25,7 @@ from jaxlv.files import broken, new_folder, remove_unfinished, seal, write_text
 PREFIX = "step_"
 STATE, FACTS = "state", "facts.json"  # in the folder of a step
 BEST = "best.json"
+ROOM = 1 << 18  # bytes of a checkpoint beside its arrays
 
 
 class Checkpoints:
@@ -32,7 +38,8 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int = 2):
         self.folder, self.keep = Path(folder).absolute(), keep
         self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler())
-        self._worker = ThreadPoolExecutor(1, "checkpoint")
+        self._worker, self._open = ThreadPoolExecutor(1, "checkpoint"), contextlib.ExitStack()
+        self._open.enter_context(_quiet())
         self._saving: Future[None] | None = None
         found = {step: broken(self._place(step)) for step in self._on_disk()}
         self.damaged = {step: faults[0] for step, faults in found.items() if faults}
@@ -69,6 +76,7 @@ class Checkpoints:
         place = self._place(step)
         try:
             if step in self.damaged or not place.exists():
+                self._check_space(leaves)
                 with new_folder(place, replace=True) as work:
                     self._orbax.save(work / STATE, leaves)
                     (work / FACTS).write_text(json.dumps(facts) + "\n", encoding="utf-8")
@@ -85,6 +93,12 @@ class Checkpoints:
                 hint="earlier ones are intact: free some space, and go on with --resume",
             ) from None
         self._prune(step)
+
+    def _check_space(self, leaves: list[Any]) -> None:
+        """OSError where the disk has no room, before anything is written."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(self.folder).free < ROOM + 2 * sum(leaf.nbytes for leaf in leaves):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _prune(self, step: int) -> None:
         marked, intact = self._marked(), [one for one in self._on_disk() if one not in self.damaged]
@@ -155,12 +169,32 @@ class Checkpoints:
         finally:
             self._worker.shutdown()
             self._orbax.close()
+            self._open.close()
 
     def __enter__(self) -> Checkpoints:
         return self
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """What fails is raised; Orbax also logs it, and TensorStore's threads report it to event loops that are closed."""
+    logger, hook = logging.getLogger("absl"), sys.excepthook
+    level = logger.level
+
+    def others(kind: type[BaseException], fault: BaseException, traceback: Any) -> None:
+        if "Event loop is closed" not in str(fault):
+            hook(kind, fault, traceback)
+
+    logger.setLevel(logging.CRITICAL)
+    sys.excepthook = others
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        sys.excepthook = hook
 
 
 def _is_key(leaf: Any) -> bool:

@@ -29,7 +29,10 @@ def new_folder(folder: Path, replace: bool = False) -> Iterator[Path]:
     folder = Path(folder)
     if not replace and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise JaxlvError("exists already", where=folder, hint="choose another folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise JaxlvError("is no folder", where=folder.parent, expected="a folder to write to") from None
     remove_unfinished(folder.parent, folder.name)
     made = tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.", suffix=SUFFIX)
     with made as temporary, _held(Path(temporary)):

@@ -1,0 +1,105 @@
+"""A tiny run with a budget, and what it comes to where nothing interrupts it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from jaxlv import ledger, run, series
+from tests.faults.child import Child
+
+LONG = bool(os.environ.get("JAXLV_FAULTS_LONG"))  # the counts of tests/README.md
+CLOCK = {"seconds", "total_seconds", "tokens_per_second"}
+CONFIG = """
+[data]
+path = "{data}"
+fractions = [0.5, 0.25, 0.25]
+[windows]
+length = 48
+stride = 40
+context_steps = [6, 10]
+[model]
+path = "{base}"
+[lora]
+rank = 2
+[optimizer]
+learning_rate = 1e-2
+schedule = "cosine"
+[train]
+steps = {steps}
+batch_size = 2
+log_every = 4
+validate_every = 15
+validation_windows = 2
+forecast_series = 0
+checkpoint_every = 5
+[budget]
+flops = 1e12
+"""
+
+
+class Subject(NamedTuple):
+    """A config, how to train as it says, and the run that nothing interrupted."""
+
+    config: Path
+    train: Callable[..., Child]
+    whole: Path
+
+
+@pytest.fixture(scope="session")
+def subject(tiny_base, waves, tmp_path_factory) -> Subject:
+    folder = tmp_path_factory.mktemp("subject")
+    series.save(folder / "waves.h5", waves(12, 24))
+    config = folder / "tiny.toml"
+    config.write_text(CONFIG.format(data=folder / "waves.h5", base=tiny_base, steps=150))
+    count = iter(range(10**9))
+
+    def train(out: Path, *more: Any, config: Path = config) -> Child:
+        return Child("train", config, "--out", out, *more, out=folder / f"said-{next(count)}", cache=folder / "cache")
+
+    for name in ("warm", "whole"):  # the first one fills the cache
+        child = train(folder / name)
+        assert child.end() == 0, child.said
+    return Subject(config, train, folder / "whole")
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    """What must be the same however often a run was interrupted: adapter, losses, best, and what its ledger counts."""
+    records: dict[tuple[int, str], Any] = {}
+    for record in run.read_metrics(folder / run.METRICS):
+        kind = "validation" if "validation_loss" in record else "step"
+        records[record["step"], kind] = {key: value for key, value in record.items() if key not in CLOCK}
+    with ledger.Ledger(folder / run.LEDGER) as book:
+        totals = book.totals()
+    assert ledger.verify(folder / run.LEDGER) == []
+    lora = run.load_run(folder).tuned.variables["lora"]
+    return {
+        "adapter": {path.name: path.read_bytes() for path in (folder / run.ADAPTER).iterdir()},
+        "records": records,
+        "best": (folder / run.CHECKPOINTS / "best.json").read_bytes(),
+        "effective": totals.effective,
+        "uncertain and repeated": totals.executed - totals.effective,
+        "lora": [np.asarray(leaf).tobytes() for leaf in _leaves(lora)],
+    }
+
+
+def _leaves(tree: Any) -> list[Any]:
+    import jax
+
+    return jax.tree.leaves(tree)
+
+
+def assert_same(folder: Path, whole: Path) -> int:
+    """A run came to what the uninterrupted one did; the FLOPs that it spent beyond that."""
+    found, expected = outcome(folder), outcome(whole)
+    assert expected.pop("uncertain and repeated") == 0
+    more = found.pop("uncertain and repeated")
+    # The last step before an interruption may be logged beside those that are due.
+    found["records"] = {key: value for key, value in found["records"].items() if key in expected["records"]}
+    assert found == expected
+    return more
