@@ -137,7 +137,8 @@ class Codec:
     def encode(self, values_TV: np.ndarray, alpha_V: np.ndarray, closed: bool = True, where: str = "series") -> str:
         """The text of `values_TV` (raw units); `closed` ends it with ";", as every prompt must end.
 
-        Raises JaxlvError for negative or non-finite values and for numbers of more than six digits before the point.
+        Raises JaxlvError for negative or non-finite values, for numbers of more than six digits before the point, and where
+        every digit would be lost.
         """
         scaled_TV = np.asarray(values_TV, float) / alpha_V
         if not np.isfinite(scaled_TV).all() or (scaled_TV < 0).any():
@@ -148,6 +149,13 @@ class Codec:
                 where=where,
                 found=f"{scaled_TV.max():.3g} after scaling",
                 hint='use codec.scale = "context"',
+            )
+        if scaled_TV.any() and (scaled_TV < 0.5 * 10.0**-self.decimals).all():
+            raise JaxlvError(
+                f"every value would be written as {0:.{self.decimals}f}",
+                where=where,
+                found=f"{scaled_TV.max():.3g} at most, after scaling",
+                hint='use codec.scale = "context" or more codec.decimals',
             )
         steps, variables = scaled_TV.shape
         form = ";".join([",".join([f"%.{self.decimals}f"] * variables)] * steps)

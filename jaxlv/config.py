@@ -152,6 +152,9 @@ class DataConfig:
     seed: int = 42  # of the simulation and of the split
     split: Literal["fractions", "xu", "rai", "mao", "liu"] = "fractions"  # by the fractions below, or as a report has it
     fractions: tuple[float, ...] = (0.70, 0.15, 0.15)  # train, validation, test
+    bad_series: Literal["error", "drop"] = (
+        "error"  # with NaN, infinite or negative values: refuse the file, or leave them out
+    )
     train_share: float = 1.0  # of the training series that are used: the first of the split's order
     stratify: bool = False  # split within regimes
     train_ids: tuple[int, ...] = ()  # explicit ids; given for one share, they must be given for all three

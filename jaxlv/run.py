@@ -32,7 +32,7 @@ from jaxlv import lora as overlay
 from jaxlv.checkpoint import Checkpoints
 from jaxlv.codec import Codec
 from jaxlv.config import DataConfig, LoraConfig, ModelConfig, RunConfig, config_tree, load_config
-from jaxlv.devices import compute_deterministically
+from jaxlv.devices import check_kernel, compute_deterministically
 from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.files import SEAL, broken, hub_revision
 from jaxlv.forecaster import Forecaster
@@ -78,7 +78,7 @@ class Inputs:
 def load_series(config: RunConfig, folder: Path | None = None) -> SeriesSet:
     """The series of a config: its file, or a run folder's own simulated ones, or new ones from the preset."""
     if config.data.path:
-        return series.load(config.data.path)
+        return series.load(config.data.path, drop=config.data.bad_series == "drop")
     if folder is not None and (folder / DATA).is_file():
         return series.load(folder / DATA)
     return dynamics.draw(config.data.preset, config.data.simulate, config.data.seed)
@@ -118,7 +118,8 @@ def load_inputs_of(configs: Sequence[RunConfig]) -> list[Inputs]:
     base_of = functools.lru_cache(lambda model: load_base(replace(RunConfig(), model=model)))
 
     def source(data: DataConfig) -> DataConfig:
-        return replace(DataConfig(), path=data.path, preset=data.preset, simulate=data.simulate, seed=data.seed)
+        kept = ("path", "preset", "simulate", "seed", "bad_series")
+        return DataConfig(**{name: getattr(data, name) for name in kept})
 
     return [_inputs(config, series_of(source(config.data)), functools.partial(base_of, config.model)) for config in configs]
 
@@ -177,6 +178,7 @@ def _check_validation(config: RunConfig, series_set: SeriesSet, split: Split) ->
 
 def load_base(config: RunConfig) -> tuple[Path, Qwen2, dict[str, Any], Alphabet]:
     """(folder, model, params, alphabet) of a config's base."""
+    check_kernel(config.model.attention)
     base = base_of(config.model)
     model, params = load_pretrained(base, config.model.dtype, config.model.attention)
     return base, model, params, load_alphabet(base, model.config.vocab_size)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from jaxlv.errors import JaxlvError
+from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.readers import FORMATS, VARIABLES, as_float64, check_shape, read, shortened
 
 MEMORY_CAP = 4 * 2**30
@@ -75,13 +76,15 @@ def from_arrays(
     ids: Any = None,
     source: Mapping[str, Any] | None = None,
     where: Any = "series",
+    drop: bool = False,
 ) -> SeriesSet:
     """A SeriesSet of copied float64 arrays, after every check that this module knows.
 
     values (N, T, V) and time (T,), by default 0..T-1, are integers or floats of at most 64 bits, in either
     byte order. Without names the variables are prey and predator; with names there may be one or more. Values
     are finite and not negative: the text format has no sign (zeros pass here, but have no logarithm). Time
-    grows in equal steps, each within TIME_TOLERANCE of the mean step. JaxlvError otherwise.
+    grows in equal steps, each within TIME_TOLERANCE of the mean step. JaxlvError otherwise; with `drop`, series whose
+    values are not so are left out, and a JaxlvWarning says which.
     """
     values, time = np.asarray(values), None if time is None else np.asarray(time)
     names = VARIABLES if variables is None else tuple(str(name) for name in variables)
@@ -97,11 +100,14 @@ def from_arrays(
             expected=f"{len(values_NTV)} different ids",
             found=f"{len(ids_N)} ids, {len(np.unique(ids_N))} of them different",
         )
+    found = SeriesSet(values_NTV, time_T, names, ids_N, dict(source or {}))
+    if drop:
+        return _without_bad(found, where)
     _check_values(values_NTV, names, ids_N, f"{where}:trajectories")
-    return SeriesSet(values_NTV, time_T, names, ids_N, dict(source or {}))
+    return found
 
 
-def load(path: Any, *, memory_cap: int = MEMORY_CAP) -> SeriesSet:
+def load(path: Any, *, memory_cap: int = MEMORY_CAP, drop: bool = False) -> SeriesSet:
     """The series in a file, with its path and sha256 in `source`.
 
     HDF5 (.h5, .hdf5): `/trajectories` (N, T, V) and `/time` (T,). An attribute `variables` of trajectories
@@ -120,7 +126,7 @@ def load(path: Any, *, memory_cap: int = MEMORY_CAP) -> SeriesSet:
     with path.open("rb") as stream:
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
     source = {"path": str(path), "sha256": sha256, **arrays.pop("source", {})}
-    return from_arrays(**arrays, source=source, where=path)
+    return from_arrays(**arrays, source=source, where=path, drop=drop)
 
 
 def save(path: Any, series_set: SeriesSet, *, overwrite: bool = False) -> None:
@@ -205,8 +211,20 @@ def _check_values(values_NTV: np.ndarray, names: Sequence[str], ids_N: np.ndarra
                 where=where,
                 expected="finite values of at least 0",
                 found=f"{values_NTV[fault][0]:g} first, at {first_place(fault, names, ids_N)}",
-                hint="leave these series out, or repair them",
+                hint='repair them, or leave these series out: data.bad_series = "drop"',
             )
+
+
+def _without_bad(found: SeriesSet, where: Any) -> SeriesSet:
+    """The series whose values are finite and not negative; JaxlvError where there are none."""
+    bad_N = np.any([test(found.values_NTV).any(axis=(1, 2)) for test in FAULTS.values()], axis=0)
+    if not bad_N.any():
+        return found
+    if bad_N.all():
+        raise JaxlvError("no series is left", where=where, found=f"NaN, infinite or negative values in all {len(bad_N)}")
+    left_out = f"{bad_N.sum()} of {len(bad_N)} series are left out: {shortened(found.ids_N[bad_N].tolist())}"
+    warnings.warn(f"{where}: {left_out} (NaN, infinite or negative values)", JaxlvWarning, stacklevel=3)
+    return found.select(found.ids_N[~bad_N])
 
 
 def _as_ids(ids: Any) -> np.ndarray:

@@ -46,7 +46,7 @@ ALLOWED: dict[str, set[str]] = {
     "train": {"config", "errors", "lora", "loss", "model", "tokens"},
     "stack": {"config", "errors", "lora", "model", "tokens", "train"},
     "records": {"files", "lines", "sinks"},
-    "devices": set(),
+    "devices": {"errors"},
     "generate": {"codec", "config", "errors", "grammar", "model", "tokens"},
     # FLOPs and the budget
     "flops.conventions": set(),

@@ -48,6 +48,11 @@ def program(arguments: Callable[[], argparse.ArgumentParser]) -> Callable:
                     raise
                 print(f"jaxlv: {_in_one_line(fault)}", file=sys.stderr)
                 raise SystemExit(2) from None
+            except Exception as fault:
+                if options.debug:
+                    raise
+                print(f"jaxlv: {_no_device() or _unforeseen(fault)}", file=sys.stderr)
+                raise SystemExit(1) from None
 
         return run
 
@@ -62,6 +67,25 @@ def _in_one_line(fault: Exception) -> str:
     hints = {errno.ENOSPC: "free some space", errno.EROFS: "choose another folder", errno.EACCES: "check its permissions"}
     hint = f"; {hints[fault.errno]}" if fault.errno in hints else ""
     return f"{fault.filename + ': ' if fault.filename else ''}{reason}{hint}"
+
+
+def _no_device() -> str:
+    """Where the platform that JAX_PLATFORMS asks for has no device, that in a line: no other one is taken in its place."""
+    import jax
+
+    wanted = os.environ.get("JAX_PLATFORMS")
+    try:
+        jax.devices()
+    except Exception:  # a RuntimeError, or an assertion of JAX's own
+        extra = 'pip install "jaxlv[cuda12]" or "jaxlv[cuda13]", or ' if wanted and "cuda" in wanted else ""
+        return f"no device of JAX_PLATFORMS={wanted}; {extra}unset JAX_PLATFORMS"
+    return ""
+
+
+def _unforeseen(fault: Exception) -> str:
+    """An error that should have been one of the project's own."""
+    reason = " ".join(str(fault).split())[:300]
+    return f"unforeseen {type(fault).__name__}: {reason}; please report it with the traceback that --debug shows"
 
 
 def _show_warning(others: Callable[..., None], message: Any, category: type[Warning], *more: Any, **named: Any) -> None:

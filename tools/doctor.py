@@ -19,7 +19,7 @@ import numpy as np
 
 from jaxlv import lora, run, weights
 from jaxlv.config import ModelConfig, RunConfig, load_config
-from jaxlv.devices import device_memory
+from jaxlv.devices import check_kernel, device_memory
 from jaxlv.errors import JaxlvError
 from jaxlv.model import Qwen2
 from jaxlv.tokens import Windows, load_alphabet
@@ -39,20 +39,6 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("config", type=Path, nargs="?", help="run as TOML (default: versions and devices only)")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override one setting; may be repeated")
     return parser
-
-
-def check_attention(config: RunConfig, device: jax.Device) -> None:
-    """JaxlvError if the config names a kernel that this device or type does not have."""
-    if config.model.attention != "cudnn":
-        return
-    if device.platform != "gpu" or "bfloat16" not in config.model.dtype:
-        raise JaxlvError(
-            "cuDNN attention cannot run here",
-            where="model.attention",
-            expected="a CUDA GPU (Ampere or newer) and model.dtype bfloat16",
-            found=f"{device.platform} and {config.model.dtype}",
-            hint='set model.attention = "xla"',
-        )
 
 
 def step_memory(config: RunConfig) -> tuple[int, int, int]:
@@ -110,7 +96,7 @@ def main(options: argparse.Namespace) -> None:
         print(f"{'attention':<18} {KERNELS['xla']} (model.attention names another)")
         return
     config = load_config(options.config, options.set)
-    check_attention(config, device)
+    check_kernel(config.model.attention)
     print(f"{'attention':<18} {KERNELS[config.model.attention]}")
     held, trained, temporary = step_memory(config)
     total = held + trained + temporary

@@ -27,7 +27,7 @@ from jaxlv import run
 from jaxlv.config import EvaluateConfig, RunConfig, config_tree
 from jaxlv.conformal import Bands
 from jaxlv.errors import JaxlvError
-from jaxlv.evaluate import LEVELS, TEMPERATURES, choose_temperature, evaluate, fit_conformal
+from jaxlv.evaluate import LEVELS, TEMPERATURES, choose_temperature, evaluate, fit_conformal, truth_of
 from jaxlv.forecaster import Forecaster
 from jaxlv.report import evaluation
 from jaxlv.report.panels import panels
@@ -233,6 +233,7 @@ def main(options: argparse.Namespace) -> None:
         held = held_series(finished, data) if finished else run.split_series(config, data).test
         ids = held[: options.max_series or protocol.series or None]
     chosen = data.select(ids)
+    truth_of(chosen, protocol.context, protocol.horizon)  # says where the series are too short
     fits = options.choose_temperature or options.conformal
     validation = validation_series(finished, config, data, chosen) if fits else None
     out = fresh_folder(options.out)
