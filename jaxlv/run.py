@@ -194,7 +194,12 @@ def ledger_of(config: RunConfig, folder: Path, model: Qwen2) -> contextlib.Abstr
         return contextlib.nullcontext()
     phases = {name: int(value) for name, value in b.phases.items()}
     terms = Terms(int(b.flops), b.convention, model.config, int(b.held_back), phases)
-    return Ledger(ledger_path(config, folder), terms, folder.name, writes=jax.process_index() == 0)
+    return Ledger(ledger_path(config, folder), terms, name_in_ledger(config, folder), writes=jax.process_index() == 0)
+
+
+def name_in_ledger(config: RunConfig, folder: Path) -> str:
+    """What a run goes by in its ledger: its folder's name where several share one; its own folder may be renamed."""
+    return folder.name if config.budget.ledger else "run"
 
 
 def ledger_path(config: RunConfig, folder: Path) -> Path:

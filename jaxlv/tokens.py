@@ -23,7 +23,7 @@ from jaxlv.loss import IGNORED
 
 QWEN_IDS = {**{str(d): 15 + d for d in range(10)}, ".": 13, ",": 11, ";": 26}
 QWEN_END = {"<|endoftext|>": 151_643, "<|im_end|>": 151_645}
-PROBE = "1.20,1.31;0.93,10.98;456.7,0.05;"
+PROBE = "".join(f"{a}{b}{mark}" for mark in ".,;" for a in range(10) for b in range(10))  # all pairs that the format has
 NO_POSITION = -1
 Array = Any  # numpy's on the host, jax's within a step
 
@@ -144,8 +144,11 @@ def _checked_ids(encode: Any, folder: Path) -> tuple[dict[str, int], tuple[int, 
         if len(found) != 1:
             raise JaxlvError(f"the tokenizer does not give {symbol!r} exactly one id", where=folder, found=found)
         ids[symbol] = found[0]
-    if len(set(ids.values())) != len(SYMBOLS) or list(encode(PROBE)) != [ids[symbol] for symbol in PROBE]:
-        raise JaxlvError("the tokenizer does not give each character its own token", where=folder, found=encode(PROBE))
+    written, alone = list(encode(PROBE)), [ids[symbol] for symbol in PROBE]
+    if len(set(ids.values())) != len(SYMBOLS) or written != alone:
+        place = next((i for i, pair in enumerate(zip(written, alone, strict=False)) if pair[0] != pair[1]), 0)
+        found = f"{PROBE[place : place + 2]!r} as {written[place : place + 2]}"
+        raise JaxlvError("the tokenizer does not give each character its own token", where=folder, found=found)
     ends = {text: list(encode(text)) for text in QWEN_END}
     if ends["<|endoftext|>"] == [QWEN_END["<|endoftext|>"]] and ids != QWEN_IDS:
         raise JaxlvError("Qwen's tokenizer with other ids for the 13 symbols", where=folder, expected=QWEN_IDS, found=ids)

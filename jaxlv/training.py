@@ -45,6 +45,7 @@ from jaxlv.run import (
     ledger_of,
     ledger_path,
     manifest,
+    name_in_ledger,
     split_marks,
 )  # fmt: skip
 from jaxlv.sinks import Sink, package_of
@@ -328,7 +329,7 @@ class _Training:
                 ledger = opened.enter_context(ledger_of(config, member.folder, member.inputs.model))
                 assert ledger is not None
                 ledgers[path] = ledger
-            member.meter = Meter(ledgers[path], config.budget.phase, event_of(config), member.folder.name)
+            member.meter = Meter(ledgers[path], config.budget.phase, event_of(config), name_in_ledger(config, member.folder))
 
     def _restored(self, state: TrainState, alike: Sequence[Any]) -> TrainState:
         """The state of the newest step that all members have a checkpoint of; the first one where there is none."""

@@ -101,7 +101,7 @@ def test_a_sweep_goes_on_where_it_was_interrupted(file, swept, tmp_path, monkeyp
         return fit(*arguments[:5], on_step, *arguments[6:])
 
     monkeypatch.setattr(training, "fit", cut)
-    with pytest.raises(Interruption):
+    with pytest.raises(SystemExit):
         said_by(file, *GRID, "--out", tmp_path / "out")
     monkeypatch.setattr(training, "fit", fit)
     said_by(file, *GRID, "--out", tmp_path / "out", "--resume")
