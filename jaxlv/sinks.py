@@ -34,6 +34,7 @@ def _tensorboard(module: Any, folder: Path, config: Record) -> tuple[Send, Calla
 
 
 def _wandb(module: Any, folder: Path, config: Record) -> tuple[Send, Callable[[], None]]:
+    os.environ.setdefault("WANDB_INIT_TIMEOUT", f"{2 * WAIT:g}")  # of its own it would hold up the end of the process
     project = os.environ.get("WANDB_PROJECT", PROJECT)
     run = module.init(project=project, name=folder.name, dir=str(folder), config=dict(config))
     return lambda step, values: run.log(dict(values), step=step), run.finish
