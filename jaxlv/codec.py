@@ -118,7 +118,8 @@ class Codec:
     def fit(self, context_CV: np.ndarray, series_TV: np.ndarray | None = None, where: str = "series") -> np.ndarray:
         """alpha (V,), in raw units per written unit. `series_TV` is the whole series, for the rules that look at it.
 
-        Raises JaxlvError where a variable is zero throughout, or a rule that needs the whole series does not get it.
+        Raises JaxlvError where a variable is zero throughout, where every value would be written as zero, and where a rule
+        that needs the whole series does not get it.
         """
         if series_TV is None:
             if self.rule.peeks_at and self.scale != "mao":
@@ -130,6 +131,14 @@ class Codec:
             raise JaxlvError(
                 f"variable {bad} gives no scale", where=where, expected="a positive value", found=f"alpha {alpha_V[bad]}"
             )
+        most = float((np.asarray(context_CV, float) / alpha_V).max())
+        if most < 0.5 * 10.0**-self.decimals:
+            raise JaxlvError(
+                f"every value would be written as {0:.{self.decimals}f}",
+                where=where,
+                found=f"{most:.3g} at most, after scaling",
+                hint='use codec.scale = "context" or more codec.decimals',
+            )
         return alpha_V
 
     # ------------------------------------------------------------------------------------------- text
@@ -137,8 +146,7 @@ class Codec:
     def encode(self, values_TV: np.ndarray, alpha_V: np.ndarray, closed: bool = True, where: str = "series") -> str:
         """The text of `values_TV` (raw units); `closed` ends it with ";", as every prompt must end.
 
-        Raises JaxlvError for negative or non-finite values, for numbers of more than six digits before the point, and where
-        every digit would be lost.
+        Raises JaxlvError for negative or non-finite values and for numbers of more than six digits before the point.
         """
         scaled_TV = np.asarray(values_TV, float) / alpha_V
         if not np.isfinite(scaled_TV).all() or (scaled_TV < 0).any():
@@ -149,13 +157,6 @@ class Codec:
                 where=where,
                 found=f"{scaled_TV.max():.3g} after scaling",
                 hint='use codec.scale = "context"',
-            )
-        if scaled_TV.any() and (scaled_TV < 0.5 * 10.0**-self.decimals).all():
-            raise JaxlvError(
-                f"every value would be written as {0:.{self.decimals}f}",
-                where=where,
-                found=f"{scaled_TV.max():.3g} at most, after scaling",
-                hint='use codec.scale = "context" or more codec.decimals',
             )
         steps, variables = scaled_TV.shape
         form = ";".join([",".join([f"%.{self.decimals}f"] * variables)] * steps)

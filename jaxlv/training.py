@@ -375,7 +375,7 @@ class _Training:
         t, metered = self.config.train, [member for member in self.members if member.meter is not None]
         if not metered or metered[0].block is not None:
             return True
-        ends = (n for n in range(step + 1, t.steps + 1) if n == step + t.log_every or self._due(n))
+        ends = (n for n in range(step + 1, t.steps + 1) if n % t.log_every == 0 or self._due(n))
         count = next(ends) - step
         blocks: dict[tuple[int, str], list[tuple[_Member, Event]]] = {}  # by what they are paid from
         for member in metered:

@@ -28,6 +28,7 @@ from jaxlv.report import page, svg
 from jaxlv.series import from_arrays
 from jaxlv.tokens import load_alphabet, token_texts
 from jaxlv_tools import cli
+from tests.test_run import reseal
 
 N, S, C, H = 5, 4, 10, 12
 PARTS = {
@@ -416,6 +417,7 @@ def test_what_the_budget_does_not_hold_is_left_out_with_the_reason(tuned_run, tm
     settings = (spent / run.CONFIG).read_text()
     assert "flops = 0" in settings
     (spent / run.CONFIG).write_text(settings.replace("flops = 0", "flops = 1"))
+    reseal(spent)
     code, said, errors = jaxlv("analyse", spent, "--data", tuned_run.parent / "waves.h5")
     assert (code, errors) == (0, "")
     result = json.loads((spent / "analyses" / "analyses.json").read_text())

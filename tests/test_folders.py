@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from test_report import make_metrics
 
-from jaxlv import forecaster, protocols, run, sweep
+from jaxlv import forecaster, lines, protocols, run, sweep
 from jaxlv.config import ModelConfig, RunConfig, build_config, config_tree, to_toml
 from jaxlv.errors import JaxlvError
 from jaxlv.forecaster import Forecast
@@ -59,9 +59,9 @@ def write_run(folder: Path, settings: Mapping[str, Any] | None = None, *, loss: 
     ]  # fmt: skip
     for step, value in ((2, loss + 0.1), (4, loss)):
         mae = {"forecast_mae": extra["mae"] * value / loss} if "mae" in extra else {}
-        record = {"step": step, "validation_loss": value, "validation_perplexity": np.exp(value), **mae}
+        record = {"step": step, "validation_loss": value, "validation_perplexity": float(np.exp(value)), **mae}
         records.insert(records.index(next(r for r in records if r["step"] == step)) + 1, record)
-    (folder / run.METRICS).write_text("".join(json.dumps(record) + "\n" for record in records))
+    (folder / run.METRICS).write_bytes(b"".join(map(lines.encode, records)))
     (folder / run.ADAPTER).mkdir()
     if "steps" in extra:
         write_ledger(folder, config, extra["steps"])

@@ -30,6 +30,7 @@ from jaxlv.probe import Prompt, answers, read, read_prompts, text_windows
 from jaxlv.report import probe as page
 from jaxlv.tokens import load_alphabet
 from jaxlv_tools import probe as program
+from tests.test_run import reseal
 
 QWEN, ROWS = "qwen2.5-0.5b-instruct", 151_936
 ENDS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -467,6 +468,7 @@ def test_what_the_budget_does_not_hold_is_not_done(trained, tmp_path):
     (poor / run.LEDGER).unlink()
     text = (poor / run.CONFIG).read_text()
     (poor / run.CONFIG).write_text(text.replace("flops = 1000000000000.0", f"flops = {left}.0"))
+    reseal(poor)
     outcome = jaxlv("probe", poor, "--max-new-tokens", 256 - 100, "--batch", 5)
     assert (outcome.code, len(outcome.err.splitlines())) == (2, 1)
     assert "the budget does not hold 1 generation of 5 x " in outcome.err

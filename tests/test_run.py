@@ -211,10 +211,15 @@ def test_another_config_is_refused_with_the_difference(sections, difference, con
     assert content(copy) == before
 
 
+def reseal(folder: Path) -> None:
+    """As a user does after a change on purpose."""
+    seal(folder, [run.CONFIG, run.MANIFEST, run.SPLIT, run.DATA])
+
+
 def refused_on_resume(config: RunConfig, folder: Path, message: str) -> None:
     """The same config file, but something it names has changed."""
     (folder / run.CONFIG).write_text(to_toml(config))
-    seal(folder, [run.CONFIG, run.MANIFEST, run.SPLIT])
+    reseal(folder)
     before = content(folder)
     with pytest.raises(JaxlvError, match=message):
         train(config, folder, resume=True)
