@@ -23,7 +23,7 @@ from jaxlv import tensors
 from jaxlv.codec import Codec
 from jaxlv.config import CodecConfig, LoraConfig, build_config
 from jaxlv.errors import JaxlvError
-from jaxlv.files import confine, new_folder, seal
+from jaxlv.files import confine, new_folder, parse_json, seal
 from jaxlv.lora import PROJECTIONS
 from jaxlv.model import Qwen2
 from jaxlv.weights import parameter_paths
@@ -248,10 +248,10 @@ def _json(path: Path) -> Mapping[str, Any]:
     if size > MOST_BYTES:
         raise JaxlvError("too large for settings", where=path, expected=f"at most {MOST_BYTES} bytes", found=size)
     try:
-        raw = json.loads(path.read_bytes())
+        raw = parse_json(path.read_bytes())
         if not isinstance(raw, dict):
             raise ValueError("not an object")
-    except (OSError, ValueError, RecursionError) as fault:
+    except (OSError, ValueError) as fault:
         raise JaxlvError(f"unreadable settings ({type(fault).__name__}: {fault})", where=path, expected="JSON") from None
     return raw
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
+import functools
 import json
 import logging
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -38,8 +38,8 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int = 2):
         self.folder, self.keep = Path(folder).absolute(), keep
         self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler())
-        self._worker, self._open = ThreadPoolExecutor(1, "checkpoint"), contextlib.ExitStack()
-        self._open.enter_context(_quiet())
+        self._worker = ThreadPoolExecutor(1, "checkpoint")
+        _quieten()
         self._saving: Future[None] | None = None
         found = {step: broken(self._place(step)) for step in self._on_disk()}
         self.damaged = {step: faults[0] for step, faults in found.items() if faults}
@@ -118,7 +118,7 @@ class Checkpoints:
         try:
             facts = lines.decode(path.read_bytes().removesuffix(b"\n"))
             return {**facts, "step": int(facts["step"]), "value": float(facts["value"])}
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as fault:
+        except (OSError, ValueError, KeyError, TypeError) as fault:
             reason = f"unreadable mark of the best checkpoint ({type(fault).__name__}: {fault})"
             raise JaxlvError(reason, where=path, hint="delete it to go on from the newest checkpoint") from None
 
@@ -169,7 +169,6 @@ class Checkpoints:
         finally:
             self._worker.shutdown()
             self._orbax.close()
-            self._open.close()
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -178,23 +177,17 @@ class Checkpoints:
         self.close()
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+@functools.cache
+def _quieten() -> None:
     """What fails is raised; Orbax also logs it, and TensorStore's threads report it to event loops that are closed."""
-    logger, hook = logging.getLogger("absl"), sys.excepthook
-    level = logger.level
+    hook = sys.excepthook
 
     def others(kind: type[BaseException], fault: BaseException, traceback: Any) -> None:
         if "Event loop is closed" not in str(fault):
             hook(kind, fault, traceback)
 
-    logger.setLevel(logging.CRITICAL)
     sys.excepthook = others
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        sys.excepthook = hook
+    logging.getLogger("absl").addFilter(lambda record: "_SignalingThread" not in record.getMessage())
 
 
 def _is_key(leaf: Any) -> bool:

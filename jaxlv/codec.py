@@ -9,6 +9,7 @@ Axes: N series, T steps, C context steps, V variables.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Callable
@@ -186,7 +187,7 @@ class Codec:
         return self._decoded(steps, alpha_V, "complete" if complete else "end of text", rest)
 
     def _decoded_by_position(self, text: str, alpha_V: np.ndarray, max_steps: int | None) -> Decoded:
-        numbers = [float(number) for number in NUMBER.findall(text)]
+        numbers = list(itertools.takewhile(math.isfinite, map(float, NUMBER.findall(text))))
         whole = len(numbers) // len(alpha_V) if max_steps is None else min(len(numbers) // len(alpha_V), max_steps)
         steps = [numbers[i * len(alpha_V) : (i + 1) * len(alpha_V)] for i in range(whole)]
         return self._decoded(steps, alpha_V, "complete" if whole == max_steps else "end of text", "")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jaxlv.errors import JaxlvError
+from jaxlv.files import parse_json
 
 Dtype = Literal["float32", "bfloat16"]
 Kernel = Literal["xla", "blocked", "cudnn"]
@@ -90,7 +91,7 @@ class ModelConfig:
         if not path.is_file():
             raise JaxlvError("no config.json in the model folder", where=folder, hint="give a Hugging Face folder")
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
+            raw = parse_json(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as fault:
             raise JaxlvError(f"unreadable config ({fault})", where=path, expected="JSON") from None
         return cls.from_hf(raw, where=path)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from jaxlv.errors import JaxlvError
 
@@ -137,19 +139,32 @@ def broken(folder: Path) -> list[str]:
     """What is not as it was when a folder was sealed, one phrase each; a seal that is missing or damaged is one, too."""
     folder = Path(folder)
     try:
-        lines = (folder / SEAL).read_text(encoding="utf-8").splitlines()
+        *lines, rest = (folder / SEAL).read_text(encoding="utf-8").split("\n")
     except (OSError, ValueError):
         return [f"{SEAL} is missing or unreadable"]
-    found = [] if lines else [f"{SEAL} is empty"]
-    for line in lines:
-        digest, gap, name = line[:64], line[64:66], line[66:]
-        if gap != "  " or not name or Path(name).is_absolute() or ".." in Path(name).parts:
-            found.append(f"{SEAL} is damaged")
-        elif not (folder / name).is_file():
-            found.append(f"{name} is missing")
-        elif sha256(folder / name) != digest:
-            found.append(f"{name} has changed")
-    return found
+    if rest or not lines:
+        return [f"{SEAL} is damaged"]
+    return [fault for line in lines if (fault := _fault(folder, line))]
+
+
+def _fault(folder: Path, line: str) -> str:
+    """What is wrong with a file by its line of a seal; "" where nothing is."""
+    digest, gap, name = line[:64], line[64:66], line[66:]
+    if gap != "  " or not name or not name.isprintable() or Path(name).is_absolute() or ".." in Path(name).parts:
+        return f"{SEAL} is damaged"
+    try:
+        confine(folder / name, folder)
+        return "" if sha256(folder / name) == digest else f"{name} has changed"
+    except (OSError, JaxlvError):
+        return f"{name[:100]} is missing"
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text; ValueError where it is none, or nested too deeply."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def sha256(path: Path) -> str:

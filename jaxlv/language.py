@@ -5,7 +5,6 @@ Nothing of this is needed for forecasts, whose text is 13 symbols (jaxlv/tokens.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxlv.errors import JaxlvError
+from jaxlv.files import parse_json
 from jaxlv.tokens import QWEN_END
 
 PHRASE = "How many, and why?"  # what any tokenizer of a language gives back as it is
@@ -92,7 +92,7 @@ def generation_defaults(folder: Path) -> dict[str, Any]:
     """
     path = Path(folder) / "generation_config.json"
     try:
-        given = json.loads(path.read_text(encoding="utf-8"))
+        given = parse_json(path.read_text(encoding="utf-8"))
         return {
             "temperature": float(given.get("temperature") or 1.0) if given.get("do_sample") else 0.0,
             "top_k": int(given.get("top_k") or 0),

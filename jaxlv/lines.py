@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from jaxlv.errors import JaxlvError
+from jaxlv.files import parse_json
 
 CRC = "crc32"
 
@@ -26,7 +27,7 @@ def encode(record: Mapping[str, Any]) -> bytes:
 
 def decode(line: bytes) -> dict[str, Any]:
     """The record of a line, without its end; ValueError where it is not what was written."""
-    record = json.loads(line)
+    record = parse_json(line)
     if not isinstance(record, dict) or CRC not in record:
         raise ValueError("no checksum")
     given = record.pop(CRC)
@@ -73,7 +74,7 @@ def _parsed(content: bytes, path: Path) -> tuple[list[dict[str, Any]], int]:
 def _at(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
         return decode(line)
-    except (ValueError, RecursionError) as fault:
+    except ValueError as fault:
         reason = " ".join(str(fault).split())[:120]
         raise JaxlvError(f"damaged line ({reason})", where=f"{path}, line {number}", hint="restore the file") from None
 
@@ -81,6 +82,6 @@ def _at(path: Path, number: int, line: bytes) -> dict[str, Any]:
 def _is_record(line: bytes) -> bool:
     try:
         decode(line)
-    except (ValueError, RecursionError):
+    except ValueError:
         return False
     return True

@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 from jaxlv.errors import JaxlvError
+from jaxlv.files import parse_json
 from jaxlv.forecaster import Forecaster
 from jaxlv.generate import padded
 from jaxlv.language import Language
@@ -91,7 +92,7 @@ def read_prompts(path: Path) -> list[Prompt]:
 def _prompt(line: str, where: str) -> Prompt:
     expected = 'an object {"prompt": text, "expected": text}'
     try:
-        tree = json.loads(line)
+        tree = parse_json(line)
         json.dumps(tree, ensure_ascii=False).encode()  # an escape may spell half of a character, which no text holds
     except ValueError as fault:
         raise JaxlvError(f"not JSON ({fault})", where=where, expected=expected) from None

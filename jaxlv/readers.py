@@ -93,7 +93,9 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except PermissionError as error:
         raise JaxlvError("cannot be read: permission denied", where=path) from error
-    except (OSError, RuntimeError, ValueError, KeyError, EOFError, csv.Error, zipfile.BadZipFile) as error:
+    except (JaxlvError, MemoryError):
+        raise
+    except Exception as error:  # the libraries raise whatever the layer below raised: SyntaxError, TokenError, ...
         raise JaxlvError(f"damaged or truncated ({error})", where=path, hint="fetch it again") from error
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import json
 import math
 import os
 import warnings
@@ -34,7 +33,7 @@ from jaxlv.codec import Codec
 from jaxlv.config import DataConfig, LoraConfig, ModelConfig, RunConfig, config_tree, load_config
 from jaxlv.devices import check_kernel, compute_deterministically
 from jaxlv.errors import JaxlvError, JaxlvWarning
-from jaxlv.files import SEAL, broken, hub_revision
+from jaxlv.files import SEAL, broken, hub_revision, parse_json
 from jaxlv.forecaster import Forecaster
 from jaxlv.ledger import FINAL, BudgetExceeded, Event, Ledger, Meter, Terms
 from jaxlv.ledger import read as read_ledger
@@ -408,7 +407,7 @@ def load_run(folder: Path) -> FinishedRun:
 def read_json(path: Path, *needed: str) -> dict[str, Any]:
     """A JSON file of a run folder; JaxlvError where it is not readable, or lacks one of the dotted keys `needed`."""
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = parse_json(path.read_text(encoding="utf-8"))
         for name in needed:
             functools.reduce(lambda node, key: node[key], name.split("."), tree)
     except (OSError, ValueError, KeyError, TypeError) as fault:

@@ -147,8 +147,8 @@ def _checked_ids(encode: Any, folder: Path) -> tuple[dict[str, int], tuple[int, 
     written, alone = list(encode(PROBE)), [ids[symbol] for symbol in PROBE]
     if len(set(ids.values())) != len(SYMBOLS) or written != alone:
         place = next((i for i, pair in enumerate(zip(written, alone, strict=False)) if pair[0] != pair[1]), 0)
-        found = f"{PROBE[place : place + 2]!r} as {written[place : place + 2]}"
-        raise JaxlvError("the tokenizer does not give each character its own token", where=folder, found=found)
+        pair = f"{PROBE[place : place + 2]!r} as {written[place : place + 2]}"
+        raise JaxlvError("the tokenizer does not give each character its own token", where=folder, found=pair)
     ends = {text: list(encode(text)) for text in QWEN_END}
     if ends["<|endoftext|>"] == [QWEN_END["<|endoftext|>"]] and ids != QWEN_IDS:
         raise JaxlvError("Qwen's tokenizer with other ids for the 13 symbols", where=folder, expected=QWEN_IDS, found=ids)

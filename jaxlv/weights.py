@@ -21,7 +21,7 @@ from flax import traverse_util
 from jaxlv import tensors
 from jaxlv.config import Kernel, ModelConfig, ModelSettings
 from jaxlv.errors import JaxlvError
-from jaxlv.files import confine, new_folder
+from jaxlv.files import confine, new_folder, parse_json
 from jaxlv.model import Qwen2
 
 EMBEDDED_BASE = Path(__file__).parent / "base"
@@ -154,7 +154,7 @@ def _tensor_files(folder: Path) -> dict[str, Path]:
 
 def _read_index(index: Path) -> dict[str, str]:
     try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        weight_map = parse_json(index.read_text(encoding="utf-8"))["weight_map"]
     except (OSError, ValueError, KeyError, TypeError) as fault:
         raise JaxlvError(f"unreadable shard index ({type(fault).__name__}: {fault})", where=index) from None
     if not isinstance(weight_map, dict) or not all(isinstance(s, str) for s in weight_map.values()):

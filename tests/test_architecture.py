@@ -20,11 +20,11 @@ LIBRARY, TOOLS, CONFIGS = ROOT / "jaxlv", ROOT / "tools", ROOT / "configs"
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "files": {"errors"},
-    "lines": {"errors"},
+    "lines": {"errors", "files"},
     "sinks": {"errors"},
     "interrupts": set(),
     # text and numbers
-    "config": {"errors"},
+    "config": {"errors", "files"},
     "readers": {"errors"},
     "series": {"errors", "readers"},
     "dynamics": {"errors", "series"},
@@ -41,7 +41,7 @@ ALLOWED: dict[str, set[str]] = {
     "export": {"adapters", "config", "errors", "files", "lora", "model", "tensors", "weights"},
     "loss": {"model"},
     "tokens": {"codec", "config", "errors", "loss"},
-    "language": {"errors", "tokens"},
+    "language": {"errors", "files", "tokens"},
     "checkpoint": {"errors", "files", "lines"},
     "train": {"config", "errors", "lora", "loss", "model", "tokens"},
     "stack": {"config", "errors", "lora", "model", "tokens", "train"},
@@ -76,7 +76,7 @@ ALLOWED: dict[str, set[str]] = {
     "evaluate": {
         "baselines", "config", "conformal", "errors", "forecaster", "ledger", "likelihood", "metrics", "series",
     },
-    "probe": {"errors", "forecaster", "generate", "language", "likelihood", "loss", "tokens", "train"},
+    "probe": {"errors", "files", "forecaster", "generate", "language", "likelihood", "loss", "tokens", "train"},
     "analyses": {
         "baselines", "codec", "config", "errors", "evaluate", "forecaster", "metrics", "series", "tokens",
     },
@@ -142,7 +142,7 @@ ALLOWED: dict[str, set[str]] = {
     # the page of any folder
     "report.panels": {"forecaster", "report.figures", "series"},
     "report.reported": {"evaluate", "forecaster", "protocols", "report.comparison", "report.page", "series"},
-    "report.folders": {"config", "errors", "reproduction", "run", "sweep"},
+    "report.folders": {"config", "errors", "files", "reproduction", "run", "sweep"},
     "report.runs": {
         "adapters", "anatomy", "errors", "forecaster", "protocols", "report.analyses", "report.anatomy", "report.columns",
         "report.evaluation", "report.folders", "report.page", "report.panels", "report.reported", "run", "series", "sweep",

@@ -6,7 +6,6 @@ Nothing here loads a model: figures come from the files that the programs left.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Literal
 from jaxlv import reproduction, run, sweep
 from jaxlv.config import RunConfig, config_tree, load_config
 from jaxlv.errors import JaxlvError
+from jaxlv.files import parse_json
 
 Tree = Mapping[str, Any]
 Kind = Literal["reproduction", "sweep", "comparison", "run", "evaluation"]
@@ -98,7 +98,7 @@ def readable(path: Path, kind: Kind) -> Iterator[None]:
 def read_tree(path: Path, needed: Sequence[str] = ()) -> dict[str, Any]:
     """A JSON file that holds an object with these keys; JaxlvError where it does not."""
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as fault:
         reason = fault.strerror if isinstance(fault, OSError) else f"damaged: {fault}"
         raise JaxlvError(f"{path.name} does not read ({reason})", where=path.parent) from None
