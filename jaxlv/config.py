@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import json
 import tomllib
 import types
@@ -25,6 +26,12 @@ STAGE = "stage"  # and the one that tells `jaxlv reproduce` what a stage is; a s
 
 # ---------------------------------------------------------------------------------------------- the model
 
+# Far above any Qwen2.5, and below what a damaged file could ask for.
+MOST = {
+    "vocab_size": 1 << 22, "hidden_size": 1 << 16, "intermediate_size": 1 << 19, "num_hidden_layers": 512,
+    "num_attention_heads": 1 << 12, "head_dim": 1 << 12,
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -43,9 +50,10 @@ class ModelConfig:
     max_position_embeddings: int = 32_768
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "head_dim"):
-            if getattr(self, name) < 1:
-                raise JaxlvError(f"{name} must be positive", where="model config", found=getattr(self, name))
+        for name, most in MOST.items():
+            if not 1 <= getattr(self, name) <= most:
+                expected = f"1 to {most:,}"
+                raise JaxlvError(f"{name} is no size", where="model config", expected=expected, found=getattr(self, name))
         if self.num_key_value_heads < 1 or self.num_attention_heads % self.num_key_value_heads:
             raise JaxlvError(
                 "num_attention_heads must be a multiple of num_key_value_heads",
@@ -60,8 +68,8 @@ class ModelConfig:
         """The architecture that a config.json describes; whatever this project does not implement is refused by name."""
         if not isinstance(raw, Mapping):
             raise JaxlvError("not a model config", where=where, expected="a JSON object", found=type(raw).__name__)
-        _refuse_other_architectures(raw, where)
         try:
+            _refuse_other_architectures(raw, where)
             heads = int(raw["num_attention_heads"])
             hidden = int(raw["hidden_size"])
             return cls(
@@ -81,8 +89,8 @@ class ModelConfig:
             raise JaxlvError("a key is missing", where=where, expected=missing.args[0]) from None
         except JaxlvError as fault:
             raise JaxlvError(fault.what, where=where, expected=fault.expected, found=fault.found) from None
-        except (TypeError, ValueError) as fault:
-            raise JaxlvError(f"a value is not a number ({fault})", where=where) from None
+        except (TypeError, ValueError, OverflowError, AttributeError) as fault:
+            raise JaxlvError(f"a value is of another type ({fault})", where=where) from None
 
     @classmethod
     def from_folder(cls, folder: Path) -> ModelConfig:
@@ -391,7 +399,7 @@ def read_tree(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise JaxlvError("no such config file", where=path)
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as fault:
+    except (ValueError, RecursionError) as fault:  # numbers of thousands of digits are no TOMLDecodeError
         raise JaxlvError(f"not valid TOML ({fault})", where=path) from None
     below = tree.pop("extends", None)
     if below is None:
@@ -427,7 +435,7 @@ def override(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
                 raise JaxlvError("not a section", where=f"--set {text}", found=section)
         try:
             node[key] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):
             node[key] = value.strip()
     return tree
 
@@ -436,13 +444,18 @@ def build_config(cls: type, tree: Mapping[str, Any], where: Any = "config", pref
     """A frozen dataclass from nested mappings; an unknown key or a value of the wrong type is an error that names it."""
     if not isinstance(tree, Mapping):
         raise JaxlvError(f"[{prefix.rstrip('.')}] must be a section", where=where, found=repr(tree))
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     for key in tree:
         if key not in hints:
             near = difflib.get_close_matches(key, hints, n=1)
             hint = f"did you mean {prefix}{near[0]}?" if near else f"known keys: {', '.join(hints)}"
             raise JaxlvError(f"unknown key {prefix}{key}", where=where, hint=hint)
     return cls(**{key: _convert(value, hints[key], where, prefix + key) for key, value in tree.items()})
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
 
 
 def _convert(value: Any, hint: Any, where: Any, name: str) -> Any:

@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jaxlv import lines
-from jaxlv.config import ModelConfig
+from jaxlv.config import ModelConfig, build_config
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.table import count, find, generation
 from jaxlv.flops.work import HeadKind, Train, Work
 
 FINAL = "evaluation"  # the phase that what is held back belongs to
 VERSION = 2
+MOST_SIZE, MOST_COUNT = 1 << 40, 10**6  # of what an event may say: batch, length, ..., and how often
 Kind = Literal["train_step", "validation", "generation"]
 
 
@@ -71,8 +72,12 @@ class Event:
 
     @classmethod
     def from_tree(cls, tree: Mapping[str, Any]) -> Event:
-        """An event as the file has it."""
-        return cls(**{**tree, "targets": tuple(tree.get("targets", ()))})
+        """An event as the file has it; JaxlvError where it can be none."""
+        event: Event = build_config(cls, tree, where="event")
+        sizes = [value for value in vars(event).values() if isinstance(value, int)]
+        if not all(0 <= size <= MOST_SIZE for size in sizes) or event.count > MOST_COUNT:
+            raise JaxlvError("sizes of an event that cannot be", where="event", found=str(tree)[:80])
+        return event
 
 
 @functools.lru_cache(maxsize=1024)
@@ -101,10 +106,13 @@ class Terms:
     convention: str
     model: ModelConfig
     held_back: int = 0
-    envelopes: Mapping[str, int] = field(default_factory=dict)
+    envelopes: dict = field(default_factory=dict)  # FLOPs by phase
 
     def __post_init__(self) -> None:
         find(self.convention)
+        for name, value in self.envelopes.items():
+            if not isinstance(name, str) or not isinstance(value, int) or value < 0:
+                raise JaxlvError("must be a number of FLOPs", where=f"budget.phases.{name}", found=repr(value)[:80])
         if self.budget < 1:
             raise JaxlvError("must be positive", where="budget.flops", found=self.budget)
         if not 0 <= self.held_back <= self.budget:
@@ -319,8 +327,10 @@ def _read(records: Sequence[Mapping[str, Any]], path: Path) -> tuple[Terms, list
                 if entry.committed:
                     raise ValueError("a reservation is committed twice")
                 entry.event, entry.flops, entry.committed = Event.from_tree(record["event"]), int(record["flops"]), True
-        except (KeyError, IndexError, TypeError, ValueError, OverflowError) as fault:
-            raise JaxlvError(f"damaged line ({type(fault).__name__}: {fault})", where=f"{path}, line {number}") from None
+        except (KeyError, IndexError, TypeError, ValueError, OverflowError, AttributeError, JaxlvError) as fault:
+            raise JaxlvError(
+                f"damaged line ({type(fault).__name__}: {str(fault)[:200]})", where=f"{path}, line {number}"
+            ) from None
     if terms is None:
         raise JaxlvError("an empty ledger", where=path)
     return terms, entries
@@ -383,8 +393,7 @@ def _header(terms: Terms) -> dict[str, Any]:
 def _terms(record: Mapping[str, Any]) -> Terms:
     if record["ledger"] != VERSION:
         raise ValueError(f"version {record['ledger']}")
-    fields = {name: record[name] for name in ("budget", "convention", "held_back", "envelopes")}
-    return Terms(**fields, model=ModelConfig(**record["model"]))
+    return build_config(Terms, {key: value for key, value in record.items() if key != "ledger"}, where="terms")
 
 
 def _tree(event: Event) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from jaxlv.files import confine, new_folder, parse_json
 from jaxlv.model import Qwen2
 
 EMBEDDED_BASE = Path(__file__).parent / "base"
+LONGEST_NAME = 255  # of a file
 INDEX = "model.safetensors.index.json"
 HUB_FILES = (
     "config.json", "*.safetensors", INDEX, "*token*.json", "vocab.json", "merges.txt", "generation_config.json",
@@ -140,8 +141,8 @@ def _tensor_files(folder: Path) -> dict[str, Path]:
         path = folder / shard
         if Path(shard).name != shard or shard == "..":
             raise JaxlvError("a shard outside the folder", where=index, expected="a plain file name", found=repr(shard))
-        if not path.is_file():
-            raise JaxlvError(f"shard {shard} is missing", where=folder)
+        if len(shard) > LONGEST_NAME or not path.is_file():
+            raise JaxlvError(f"shard {shard[:LONGEST_NAME]} is missing", where=folder)
         confine(path, folder)
         for name in tensors.names(path):
             if name in files:

@@ -22,7 +22,7 @@ SETTINGS = hypothesis.settings(
     derandomize=CASES < 10_000,
     database=None,
     deadline=None,
-    print_blob=True,
+    phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],  # a case is small as it is
     suppress_health_check=list(hypothesis.HealthCheck),
 )
 
@@ -98,11 +98,11 @@ def changed(trees: list[Any], changes: list[tuple[str, int, Any, str]]) -> list[
         if kind == "drop":
             del node[last]
         elif kind == "replace":
-            node[last] = value
+            node[last] = copy.deepcopy(value)
         elif isinstance(node, dict):
-            node[name if kind == "add" else f"{last}{name}"] = value if kind == "add" else copy.deepcopy(node[last])
+            node[name if kind == "add" else f"{last}{name}"] = copy.deepcopy(value if kind == "add" else node[last])
         else:
-            node.insert(last, value if kind == "add" else copy.deepcopy(node[last]))
+            node.insert(last, copy.deepcopy(value if kind == "add" else node[last]))
     return whole
 
 
