@@ -211,7 +211,8 @@ def make(folder: Path, base: Path, adapter: dict[str, Any]) -> None:
 # ------------------------------------------------------------------------------------------------ the process
 
 _opened: list[str] | None = None
-PLACES = (sys.prefix, sys.base_prefix, Path(__file__).parents[2], "/usr", "/proc", "/dev", "/sys")
+INSTALLED = [place for place in sys.path if place]
+PLACES = (*INSTALLED, sys.prefix, sys.base_prefix, Path(__file__).parents[2], "/usr", "/proc", "/dev", "/sys")
 ALLOWED = tuple({str(Path(place).resolve()) for place in PLACES})
 
 
