@@ -101,10 +101,15 @@ def read_csv(path: Path, series: SeriesSet) -> Forecast:
         time_H = drawn.drop_duplicates("step")["time"].to_numpy()
         if len(wide) != len(grid) or not len(wide):
             raise ValueError("steps are missing")
-    except (OSError, ValueError, KeyError, AttributeError) as fault:
-        raise JaxlvError(f"not a forecast ({type(fault).__name__}: {fault})", where=path) from None
-    start = int(steps_H[0])
-    last_NV = series.select(ids_N).values_NTV[:, start - 1]
+        start = int(steps_H[0])
+        if not 1 <= start <= series.values_NTV.shape[1]:
+            raise ValueError(f"it begins at step {start}")
+        last_NV = series.select(ids_N).values_NTV[:, start - 1]
+    except JaxlvError:
+        raise
+    except Exception as fault:  # pandas raises whatever the layer below raised
+        reason = " ".join(str(fault).split())[:200]
+        raise JaxlvError(f"not a forecast ({type(fault).__name__}: {reason})", where=path) from None
     return Forecast(ids_N, start, time_H, variables, last_NV, np.moveaxis(samples_NHVS, 3, 1), {})
 
 

@@ -320,6 +320,7 @@ def _read(records: Sequence[Mapping[str, Any]], path: Path) -> tuple[Terms, list
                         Event.from_tree(record["event"]), int(record["flops"]),
                     )
                 )  # fmt: skip
+                _check(entries[-1])
                 if entries[-1].number != len(entries) - 1:
                     raise ValueError("reservations are not in order")
             else:
@@ -334,6 +335,13 @@ def _read(records: Sequence[Mapping[str, Any]], path: Path) -> tuple[Terms, list
     if terms is None:
         raise JaxlvError("an empty ledger", where=path)
     return terms, entries
+
+
+def _check(entry: Entry) -> None:
+    """ValueError for an entry whose values are of another kind."""
+    for name, kind in (("number", int), ("attempt", int), ("flops", int), ("run", str), ("phase", str)):
+        if type(getattr(entry, name)) is not kind or (kind is int and not 0 <= getattr(entry, name) < 1 << 80):
+            raise ValueError(f"{name} is {getattr(entry, name)!r}")
 
 
 def totals(entries: list[Entry], model: ModelConfig | None = None, convention: str | None = None) -> Totals:

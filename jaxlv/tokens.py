@@ -78,7 +78,13 @@ def load_alphabet(folder: Path, vocab_size: int) -> Alphabet:
         ids, end_ids = QWEN_IDS, tuple(id for id in QWEN_END.values() if id < vocab_size)
     else:
         source = tokenizer.source
-        ids, end_ids = _checked_ids(tokenizer.encode, folder)
+        try:
+            ids, end_ids = _checked_ids(tokenizer.encode, folder)
+        except JaxlvError:
+            raise
+        except Exception as fault:  # the tokenizer libraries raise bare Exception
+            reason = " ".join(str(fault).split())[:200]
+            raise JaxlvError(f"the tokenizer does not work ({reason})", where=folder) from None
     if max(ids.values()) >= vocab_size:
         raise JaxlvError(
             "token ids outside the vocabulary", where=folder, expected=f"< {vocab_size}", found=max(ids.values())
