@@ -180,13 +180,13 @@ class Checkpoints:
 @functools.cache
 def _quieten() -> None:
     """What fails is raised; Orbax also logs it, and TensorStore's threads report it to event loops that are closed."""
-    hook = sys.excepthook
+    hook = sys.unraisablehook
 
-    def others(kind: type[BaseException], fault: BaseException, traceback: Any) -> None:
-        if "Event loop is closed" not in str(fault):
-            hook(kind, fault, traceback)
+    def others(unraisable: sys.UnraisableHookArgs) -> None:
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            hook(unraisable)
 
-    sys.excepthook = others
+    sys.unraisablehook = others
     logging.getLogger("absl").addFilter(lambda record: "_SignalingThread" not in record.getMessage())
 
 
