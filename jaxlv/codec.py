@@ -119,7 +119,7 @@ class Codec:
     def fit(self, context_CV: np.ndarray, series_TV: np.ndarray | None = None, where: str = "series") -> np.ndarray:
         """alpha (V,), in raw units per written unit. `series_TV` is the whole series, for the rules that look at it.
 
-        Raises JaxlvError where a variable is zero throughout, where every value would be written as zero, and where a rule
+        Raises JaxlvError where a variable is zero throughout, where every digit would be lost, and where a rule
         that needs the whole series does not get it.
         """
         if series_TV is None:
@@ -133,7 +133,7 @@ class Codec:
                 f"variable {bad} gives no scale", where=where, expected="a positive value", found=f"alpha {alpha_V[bad]}"
             )
         most = float((np.asarray(context_CV, float) / alpha_V).max())
-        if most < 0.5 * 10.0**-self.decimals:
+        if 0 < most < 0.5 * 10.0**-self.decimals:  # zeros themselves are written as they are
             raise JaxlvError(
                 f"every value would be written as {0:.{self.decimals}f}",
                 where=where,
