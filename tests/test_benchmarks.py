@@ -48,6 +48,7 @@ def needs_pytorch() -> None:
         pytest.importorskip(package, reason=f"no {package} here: pip install 'jaxlv[parity]' (a CPU build will do)")
 
 
+@pytest.mark.slow
 def test_train_step_trains_the_same_on_both_sides(tmp_path: Path) -> None:
     needs_pytorch()
     (row,) = smoke("train_step", tmp_path / "out")["rows"]

@@ -61,6 +61,7 @@ def reference(random_hf, tmp_path):
     shutil.rmtree(tmp_path / "model")
 
 
+@pytest.mark.slow
 def test_logits_and_greedy_tokens_at_the_true_shape(reference):
     folder, ids_BT, logits, greedy = reference
     model, params = jaxlv.load_pretrained(folder)
