@@ -47,8 +47,6 @@ from jaxlv.weights import base_of, fingerprint, load_pretrained
 CONFIG, MANIFEST, SPLIT, METRICS = "config.toml", "manifest.json", "split.json", "metrics.jsonl"
 DATA, ADAPTER, LEDGER = "data.h5", "adapter", "ledger.jsonl"
 CHECKPOINTS, LOCK, SAVE, NONFINITE = "checkpoints", "lock", "save", "nonfinite"
-NO_METER: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
-VALIDATION_SEED = 1_000_000_007  # beside train.seed, so that validation windows are never an epoch's
 
 
 # ------------------------------------------------------------------------------------------------ inputs

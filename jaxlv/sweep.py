@@ -20,6 +20,7 @@ from jaxlv import ledger, run, training
 from jaxlv.config import RunConfig, build_config, config_tree, laid_over
 from jaxlv.devices import device_memory
 from jaxlv.errors import JaxlvError
+from jaxlv.member import Job
 from jaxlv.records import read_metrics
 from jaxlv.stack import program_of
 
@@ -133,7 +134,7 @@ def train(
     waiting = groups(left)
     while waiting:
         group = waiting.pop(0)
-        jobs = [training.Job(cell.config, folder / cell.name, inputs[cell.name]) for cell in group]
+        jobs = [Job(cell.config, folder / cell.name, inputs[cell.name]) for cell in group]
         held, begun = limit if len(jobs) > 1 else 0, any(job.folder.is_dir() for job in jobs)
         try:
             training.train_together(jobs, resume=begun, watch=watch(group), versions=versions, memory=held, at_once=at_once)

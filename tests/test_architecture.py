@@ -124,11 +124,13 @@ ALLOWED: dict[str, set[str]] = {
         "adapters", "checkpoint", "codec", "config", "devices", "dynamics", "errors", "files", "forecaster", "ledger",
         "lora", "model", "records", "series", "tokens", "train", "weights",
     },
+    "validation": {"config", "ledger", "lora", "metrics", "model", "run", "tokens", "train"},
+    "member": {"checkpoint", "config", "errors", "ledger", "records", "run", "sinks", "tokens", "train"},
     "training": {
-        "adapters", "checkpoint", "config", "errors", "files", "interrupts", "ledger", "lora", "metrics", "model", "records",
-        "run", "series", "sinks", "stack", "tokens", "train", "weights",
+        "adapters", "config", "errors", "files", "interrupts", "ledger", "lora", "member", "run", "series", "sinks", "stack",
+        "tokens", "train", "validation",
     },
-    "sweep": {"config", "devices", "errors", "ledger", "records", "run", "stack", "training"},
+    "sweep": {"config", "devices", "errors", "ledger", "member", "records", "run", "stack", "training"},
     "search": {"errors"},
     # the reported systems
     "systems": set(),

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from jaxlv import run, series, training
+from jaxlv import run, series, training, validation
 from jaxlv.codec import Codec
 from jaxlv.config import CodecConfig, DataConfig, RunConfig, WindowConfig, config_tree
 from jaxlv.systems import SYSTEMS
@@ -54,7 +54,7 @@ def test_means_over_examples_are_a_quarter(config):  # noqa: F811
     right = change(config, **settings, data={"fractions": (0.1, 0.8, 0.1)})
     wrong = change(right, train={"mean": "examples"})
     inputs = run.load_inputs(right)
-    losses = [training.validated(one, inputs)["validation_loss"] for one in (wrong, right)]
+    losses = [validation.validated(one, inputs)["validation_loss"] for one in (wrong, right)]
     assert losses[0] == pytest.approx(losses[1] / 4, rel=1e-5)
 
 
@@ -119,6 +119,6 @@ def test_the_untrained_model_is_validated_as_a_run_of_no_effect_would_be(config,
     inputs = run.load_inputs(still)
     training.train(still, tmp_path / "run", inputs)
     record = next(r for r in run.read_metrics(tmp_path / "run" / run.METRICS) if "validation_loss" in r)
-    found = training.validated(still, inputs)
+    found = validation.validated(still, inputs)
     assert found["validation_loss"] == pytest.approx(record["validation_loss"], rel=1e-6)
     assert found["forecast_mae"] == pytest.approx(record["forecast_mae"], rel=1e-6)

@@ -24,6 +24,7 @@ from jaxlv.config import RunConfig, build_config, load_config, to_toml
 from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.files import SEAL, seal
 from jaxlv.lora import PROJECTIONS
+from jaxlv.member import Job
 
 STEPS, EVERY = 5, 2  # a validation and a checkpoint after steps 2, 4 and 5
 SPEED = {"seconds", "tokens_per_second", "total_seconds"}
@@ -380,7 +381,7 @@ def test_the_loaded_run_is_what_training_returned(whole):
     assert finished.tuned.sampling == whole.config.sampling
     assert "lora" not in finished.untuned.variables
     best = min(losses(whole.folder, "validation_loss"))
-    job = training.Job(whole.config, whole.folder, run.load_inputs(whole.config))
+    job = Job(whole.config, whole.folder, run.load_inputs(whole.config))
     again = training._Training([job], training.Watch())
     trained, _ = overlay.split(finished.tuned.variables, overlay.trainable(finished.tuned.variables))
     found = again._measures(again.members[0], 0, 0, again.stack.state._replace(trained=trained))

@@ -9,10 +9,11 @@ import jax
 import numpy as np
 import pytest
 
-from jaxlv import ledger, run, training
+from jaxlv import ledger, run, training, validation
 from jaxlv import lora as overlay
 from jaxlv.config import RunConfig
 from jaxlv.errors import JaxlvError
+from jaxlv.member import Job
 from jaxlv.stack import Stack, program_of
 from tests.test_run import Interruption, change, config, interrupt_at, records  # noqa: F401
 
@@ -38,8 +39,8 @@ def varied(config: RunConfig, recipe: str = "adam, constant", **more: Any) -> di
     return {name: change(common, **sections) for name, sections in VARIED.items()}
 
 
-def jobs(configs: dict[str, RunConfig], folder: Any) -> list[training.Job]:
-    return [training.Job(one, folder / name, run.load_inputs(one)) for name, one in configs.items()]
+def jobs(configs: dict[str, RunConfig], folder: Any) -> list[Job]:
+    return [Job(one, folder / name, run.load_inputs(one)) for name, one in configs.items()]
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,7 @@ def test_the_padding_of_ranks_stays_zero(config):  # noqa: F811
     inputs = run.load_inputs(configs[0])
     stack = Stack(inputs.model, inputs.params, configs)
     assert stack.rank == 5
-    windows = [training._Texts(training.Job(one, inputs.base, inputs)).batches for one in configs]
+    windows = [validation.Texts(one, inputs).batches for one in configs]
     state, step = stack.state, stack.step()
     for number in range(3):
         state, _ = step(state, stack.frozen, stack.batch([batches(number) for batches in windows]))

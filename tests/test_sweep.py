@@ -13,7 +13,7 @@ import jax
 import pandas as pd
 import pytest
 
-from jaxlv import run, sweep, training
+from jaxlv import run, sweep, training, validation
 from jaxlv.config import RunConfig, load_config, to_toml
 from jaxlv.errors import JaxlvError
 from jaxlv.report import sweeps
@@ -118,7 +118,7 @@ def test_runs_that_do_not_fit_side_by_side_take_turns(config):  # noqa: F811
     configs = [change(config, train={"seed": seed}) for seed in range(4)]
     inputs = run.load_inputs(config)
     stack = Stack(inputs.model, inputs.params, configs)
-    texts = training._Texts(training.Job(config, inputs.base, inputs))
+    texts = validation.Texts(config, inputs)
     batch = stack.batch([texts.batches(0)] * 4)
     plans = {
         width: stack.step(width).lower(stack.state, stack.frozen, batch).compile().memory_analysis() for width in (1, 4)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from jaxlv import reproduction, run, sweep, training
+from jaxlv import reproduction, run, sweep, validation
 from jaxlv.config import RunConfig
 from jaxlv.evaluate import plain, protocol
 from jaxlv.forecaster import Forecaster
@@ -112,7 +112,7 @@ def read_both_ways(work: Work, fault: Fault, config: RunConfig, finished: run.Fi
         way = changed(paid_beside(work, config, "faults"), {**settings, "train.forecast_series": 0})
         with meter_of(work, way, f"fault-{fault.key}") as meter:
             lora = finished.tuned.variables["lora"]
-            both[name] = training.validated(way, run.load_inputs(way), lora, meter)["validation_loss"]
+            both[name] = validation.validated(way, run.load_inputs(way), lora, meter)["validation_loss"]
     return both
 
 

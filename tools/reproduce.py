@@ -29,7 +29,7 @@ from typing import Any
 import jax
 
 import jaxlv_configs
-from jaxlv import ledger, reproduction, run, series, sweep, training
+from jaxlv import ledger, reproduction, run, series, sweep, validation
 from jaxlv import lora as overlay
 from jaxlv.config import ModelConfig, laid_over, override
 from jaxlv.errors import JaxlvError
@@ -273,7 +273,7 @@ def measure_untrained(cell: Cell, out: Path) -> dict[str, Any]:
     with run.ledger_of(cell.config, folder, inputs.model) as book:
         assert book is not None
         meter = Meter(book, cell.config.budget.phase, run.event_of(cell.config, adapted=False), cell.name)
-        record = training.validated(cell.config, inputs, None, meter)
+        record = validation.validated(cell.config, inputs, None, meter)
     flops = sweep.spent_by(cell.config, folder)
     return {"name": cell.name, "settings": dict(cell.settings), "steps": 0, "seconds": None, "flops": flops, **record}
 

@@ -16,10 +16,11 @@ import jax
 import numpy as np
 import pytest
 
-from jaxlv import files, ledger, lines, run, training
+from jaxlv import files, ledger, lines, run, training, validation
 from jaxlv.checkpoint import Checkpoints
 from jaxlv.config import load_config
 from jaxlv.errors import JaxlvError
+from jaxlv.member import Job
 from jaxlv.records import read_metrics
 from tests.faults.conftest import LONG, assert_same, outcome
 from tests.test_tools import jaxlv, work  # noqa: F401
@@ -145,7 +146,7 @@ def poisoned(monkeypatch: pytest.MonkeyPatch, *bad: int) -> None:
         total, tokens = honest(model, variables, batch, *more)
         return total + jax.numpy.where((batch.ids_ML == MARK).any(), jax.numpy.nan, 0.0), tokens
 
-    made = training._Texts.batches.func
+    made = validation.Texts.batches.func
 
     def batches(self: Any) -> Any:
         whole = made(self)
@@ -159,7 +160,7 @@ def poisoned(monkeypatch: pytest.MonkeyPatch, *bad: int) -> None:
         return batch
 
     monkeypatch.setattr(train, "window_loss", loss)
-    monkeypatch.setattr(training._Texts, "batches", property(batches))
+    monkeypatch.setattr(validation.Texts, "batches", property(batches))
 
 
 MARK = 31  # a token that no text has
@@ -203,7 +204,7 @@ def test_33_a_skipped_step_changes_nothing_but_its_number(small, tmp_path, monke
         tmp_path / "run",
     )
     inputs = run.load_inputs(small())
-    job = training.Job(small("train.skip_nonfinite=1"), tmp_path / "none", inputs)
+    job = Job(small("train.skip_nonfinite=1"), tmp_path / "none", inputs)
     like = training._Training([job], training.Watch()).stack.state
     with Checkpoints(tmp_path / "run" / run.CHECKPOINTS) as checkpoints:
         before, after = (checkpoints.restore(step, like) for step in (7, 8))
@@ -213,14 +214,14 @@ def test_33_a_skipped_step_changes_nothing_but_its_number(small, tmp_path, monke
 
 
 def test_33_the_best_is_never_what_is_not_finite(small, tmp_path, monkeypatch):
-    honest = training._losses
+    honest = validation.losses
 
     def losses(step: Any, trained_: Any, *more: Any) -> dict[str, float]:
         found = honest(step, trained_, *more)
         return {name: float("nan") for name in found} if len(seen) else (seen.append(1) or found)
 
     seen: list[int] = []
-    monkeypatch.setattr(training, "_losses", losses)
+    monkeypatch.setattr(validation, "losses", losses)
     trained(small(), tmp_path / "run")
     with Checkpoints(tmp_path / "run" / run.CHECKPOINTS) as checkpoints:
         assert checkpoints.best()["step"] == 4
