@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from flax import traverse_util
 from jaxlv import tensors
 from jaxlv.codec import Codec
 from jaxlv.config import CodecConfig, LoraConfig, build_config
-from jaxlv.errors import JaxlvError
+from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.files import confine, new_folder, parse_json, seal
 from jaxlv.lora import PROJECTIONS
 from jaxlv.model import Qwen2
@@ -132,10 +133,11 @@ def write_peft(folder: Path, lora: Mapping[str, Any], config: LoraConfig, origin
 # ------------------------------------------------------------------------------------------------- reading
 
 
-def load_adapter(folder: str | Path, model: Qwen2) -> Tree:
+def load_adapter(folder: str | Path, model: Qwen2, base: str | Path | None = None) -> Tree:
     """The overlay of an adapter in PEFT's format, in float32: `model.apply({"params": params, "lora": lora}, ids_BT)`.
 
     Plain LoRA on any of the seven projections, rank 1 to 256, any positive alpha, rsLoRA, files of 16- or 32-bit floats.
+    `base` is the model's name; a JaxlvWarning tells where the adapter was made for one of another name.
     JaxlvError where a tensor is missing, unexpected, of another shape than the base's or not finite, where the adapter
     uses what is not implemented (DoRA, patterns of ranks, modules to save, ...), and where it would change nothing.
     """
@@ -158,6 +160,8 @@ def load_adapter(folder: str | Path, model: Qwen2) -> Tree:
     flat |= _head(folder, model)
     if not changes_anything(lora := traverse_util.unflatten_dict(flat)):
         raise JaxlvError("the adapter changes nothing: every B is zero", where=path, hint="was it saved before training?")
+    if base and config.base and Path(base).name != Path(config.base).name:
+        warnings.warn(f"{folder} was made for {config.base}; it is laid over {base}", JaxlvWarning, stacklevel=2)
     return lora
 
 

@@ -51,7 +51,7 @@ def open_model(
     if adapter is not None:
         if "lora" in found.variables:
             raise JaxlvError("the model has an adapter of its own", where=adapter, hint="name the base that it was made for")
-        lora = load_adapter(adapter, found.model)
+        lora = load_adapter(adapter, found.model, model if isinstance(model, (str, Path)) else None)
         codec = codec or read_codec(Path(adapter))
         found = replace(found, variables={**found.variables, "lora": lora})
     return replace(found, codec=codec) if codec else found

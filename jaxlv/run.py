@@ -133,7 +133,7 @@ def load_start(config: RunConfig, model: Qwen2) -> overlay.Tree | None:
     """The overlay that a config begins from, None for a fresh one; JaxlvError where it is not of the config's shape."""
     if not config.lora.init:
         return None
-    lora = adapters.load_adapter(config.lora.init, model)
+    lora = adapters.load_adapter(config.lora.init, model, config.model.path)
     theirs = _taken_over(config.lora, adapters.lora_config(Path(config.lora.init), lora))
     for name in ("rank", "scaling", "targets", "head"):
         ours, own = (getattr(one, name) for one in (config.lora, theirs))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from jaxlv import adapters
 from jaxlv.adapters import CODEC, CONFIG, HEAD, TENSORS, Origin, load_adapter, read_codec, read_config, save_peft
 from jaxlv.codec import Codec
 from jaxlv.config import LoraConfig
-from jaxlv.errors import JaxlvError
+from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.files import SEAL
 
 IDS_BT = np.random.default_rng(0).integers(0, 61, (2, 9))
@@ -294,6 +295,16 @@ def test_files_that_are_no_adapter(adapter, random_model, tmp_path):
     (adapter / TENSORS).write_bytes((adapter / TENSORS).read_bytes()[:-1])
     with pytest.raises(JaxlvError, match="not a safetensors file"):
         load_adapter(adapter, model)
+
+
+def test_a_base_of_another_name_is_a_warning(adapter, random_model):
+    model = random_model()[0]
+    with pytest.warns(JaxlvWarning, match=r"was made for owner/other-base; it is laid over models/this-base"):
+        lora = load_adapter(adapter, model, base="models/this-base")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name in (None, "owner/other-base", Path("elsewhere/other-base")):
+            same(load_adapter(adapter, model, base=name), lora)
 
 
 @pytest.mark.parametrize("file", [CONFIG, TENSORS, HEAD])

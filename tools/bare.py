@@ -15,7 +15,6 @@ from jaxlv.files import hub_revision
 from jaxlv.forecaster import Forecaster
 from jaxlv.series import SeriesSet
 from jaxlv.weights import resolve
-from jaxlv_tools.console import base_note
 
 TEXT = ("scale", "decimals")
 
@@ -71,8 +70,7 @@ def bare_forecasters(
     named = replace(config, model=replace(model_settings, path=model_name(subject, base)))
     if not adapter:
         return named, {"untuned": untuned}
-    lora = load_adapter(adapter, model)
-    base_note(adapter, subject)
+    lora = load_adapter(adapter, model, subject)
     print("note: what the adapter was trained on is not in its files: whether it has seen these series cannot be told")
     return named, {"tuned": replace(untuned, variables={"params": params, "lora": lora}), "untuned": untuned}
 

@@ -279,15 +279,6 @@ def held_series(finished: Any, data: Any) -> Any:
     return unseen
 
 
-def base_note(adapter: Path, model: str) -> None:
-    """Say where an adapter was made for a base of another name: its shapes fit, its weights may be others."""
-    from jaxlv.adapters import read_config
-
-    base = read_config(adapter).base
-    if base and Path(base).name != Path(model).name:
-        print(f"note: {adapter} was made for {base}; it is laid over {model}")
-
-
 def pinned_note(settings: Any) -> None:
     """Say where a model of the hub may be another one tomorrow."""
     from jaxlv.files import hub_revision

@@ -17,7 +17,7 @@ from jaxlv import adapters, arithmetic, export
 from jaxlv.config import LoraConfig
 from jaxlv.files import hub_revision
 from jaxlv.weights import load_pretrained, resolve
-from jaxlv_tools.console import base_note, describe, print_columns, program
+from jaxlv_tools.console import describe, print_columns, program
 from jaxlv_tools.export import show
 
 
@@ -51,9 +51,7 @@ def shown(value: str | float) -> str:
 def main(options: argparse.Namespace) -> None:
     base = resolve(options.model, options.revision)
     model, params = load_pretrained(base, options.dtype)
-    loras = [adapters.load_adapter(folder, model) for folder in options.adapter]
-    for folder in options.adapter:
-        base_note(folder, options.model)
+    loras = [adapters.load_adapter(folder, model, options.model) for folder in options.adapter]
     if len(loras) == 2:
         table = arithmetic.compare(*loras)
         rows = [[str(layer), *map(shown, values)] for layer, *values in table.itertuples(index=False)]

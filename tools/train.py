@@ -13,7 +13,7 @@ from jaxlv import run, training
 from jaxlv.config import RunConfig, load_config
 from jaxlv.lora import normalise_targets
 from jaxlv.weights import count_params
-from jaxlv_tools.console import Progress, base_note, describe, pinned_note, program, versions
+from jaxlv_tools.console import Progress, describe, pinned_note, program, versions
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -39,8 +39,6 @@ def train(config: RunConfig, out: Path, resume: bool = False, inputs: run.Inputs
     targets = ", ".join(normalise_targets(config.lora.targets))
     begun = f"; begun from {config.lora.init}" if config.lora.init else ""
     print(f"LoRA: rank {config.lora.rank} on {targets}; head: {config.lora.head}{begun}")
-    if config.lora.init:
-        base_note(Path(config.lora.init), config.model.path)
     first_TV = inputs.series.select(inputs.split.train[:1]).values_NTV[0]
     alpha_V = inputs.codec.fit(first_TV[: config.evaluate.context], first_TV)
     text = inputs.codec.encode(first_TV[:4], alpha_V)

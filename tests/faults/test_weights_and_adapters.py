@@ -239,6 +239,21 @@ def test_24_shapes_of_another_base(work, random_model, tmp_path):  # noqa: F811
     assert outcome.code == 2 and "missing tensors" in outcome.err and "it was made for" in outcome.err
 
 
+def test_24_a_base_of_another_name_is_a_warning(work, tmp_path):  # noqa: F811
+    adapter = Path(shutil.copytree(work.run / "adapter", tmp_path / "adapter"))
+    raw = json.loads((adapter / adapters.CONFIG).read_text())
+    (adapter / adapters.CONFIG).write_text(json.dumps(raw | {"base_model_name_or_path": "owner/another"}))
+    given = ["--data", work.data, "--context", 8, "--horizon", 2, "--samples", 1]
+    for call in (
+        ["forecast", work.base, "--adapter", adapter, *given, "--series", "1", "--out", tmp_path / "forecast"],
+        ["merge", adapter, "--model", work.base, "--to", "peft", "--out", tmp_path / "sum"],
+        ["train", work.config, "--init-adapter", adapter, "--set", "train.steps=1", "--out", tmp_path / "run"],
+    ):
+        outcome = jaxlv(*call)
+        assert outcome.code == 0
+        assert outcome.err == f"jaxlv: note: {adapter} was made for owner/another; it is laid over {work.base}\n"
+
+
 def test_25_an_adapter_that_changes_nothing(work, tmp_path):  # noqa: F811
     adapter = Path(shutil.copytree(work.run / "adapter", tmp_path / "adapter"))
     (adapter / adapters.HEAD).unlink()
