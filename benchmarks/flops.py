@@ -78,7 +78,7 @@ def count(cell: Cell, device: str) -> dict[str, Any]:
     from jaxlv.flops.jaxpr import count_closed
     from jaxlv.flops.tally import total
     from jaxlv.flops.xla import count_xla
-    from jaxlv.model import Qwen2
+    from jaxlv.model.qwen2 import Qwen2
 
     small = ModelConfig(512, 64, 160, 3, 4, 2, 16, tie_word_embeddings=True)
     config = FAMILY.get(cell.shape, small)
@@ -116,7 +116,7 @@ def torch_count(cell: Cell, config: Any) -> int | str:
         from torch.utils.flop_counter import FlopCounterMode
     except ImportError as absent:
         return f"not counted: {absent}"
-    from jaxlv.lora import normalise_targets
+    from jaxlv.lora.overlay import normalise_targets
 
     hf = transformers.Qwen2Config(**{k: v for k, v in config.to_hf().items() if k not in ("architectures", "torch_dtype")})
     hf._attn_implementation = "eager"
@@ -140,7 +140,7 @@ def torch_count(cell: Cell, config: Any) -> int | str:
 def ledger_seconds(times: int = 300) -> dict[str, float]:
     """Seconds of one reservation and commit, both on disk: median and 95th percentile."""
     from jaxlv.flops.family import FAMILY
-    from jaxlv.ledger import Event, Ledger, Terms
+    from jaxlv.flops.ledger import Event, Ledger, Terms
 
     event = Event("train_step", 4, 512, rank=8, targets=("q_proj", "v_proj"))
     seconds = []

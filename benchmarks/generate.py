@@ -34,9 +34,9 @@ def jaxlv_samples(settings: dict[str, Any], constrained: bool) -> Work:
     import numpy as np
 
     from jaxlv.config import SamplingConfig
-    from jaxlv.generate import generate
-    from jaxlv.grammar import number_grammar
-    from jaxlv.tokens import Alphabet
+    from jaxlv.steps.generate import generate
+    from jaxlv.text.grammar import number_grammar
+    from jaxlv.text.tokens import Alphabet
 
     alphabet = Alphabet(np.array(side.SYMBOL_IDS, np.int32) % settings["vocabulary"], (), "benchmark")
     grammar = number_grammar(variables=2, decimals=2, integer_digits=2) if constrained else None

@@ -182,8 +182,8 @@ def _weights_by_jaxlv(folder: Path, config: dict[str, Any]) -> None:
     import jax.numpy as jnp
 
     from jaxlv.config import ModelConfig
-    from jaxlv.model import Qwen2
-    from jaxlv.weights import save_pretrained
+    from jaxlv.model.qwen2 import Qwen2
+    from jaxlv.model.weights import save_pretrained
 
     model = Qwen2(ModelConfig.from_hf({**config, "model_type": "qwen2", "rope_theta": 1e6}))
     save_pretrained(folder, model, model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"])

@@ -20,15 +20,15 @@ import jax
 import numpy as np
 
 from benchmarks import tables
-from jaxlv import dynamics
-from jaxlv.codec import TOP, Codec
 from jaxlv.config import SamplingConfig
-from jaxlv.evaluate import plain, score
-from jaxlv.forecaster import Forecaster
-from jaxlv.likelihood import nats_per_value
-from jaxlv.series import SeriesSet
-from jaxlv.tokens import load_alphabet
-from jaxlv.weights import load_pretrained, resolve
+from jaxlv.data import dynamics
+from jaxlv.data.series import SeriesSet
+from jaxlv.forecasting.evaluate import plain, score
+from jaxlv.forecasting.forecaster import Forecaster
+from jaxlv.forecasting.likelihood import nats_per_value
+from jaxlv.model.weights import load_pretrained, resolve
+from jaxlv.text.codec import TOP, Codec
+from jaxlv.text.tokens import load_alphabet
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTEXT, HORIZON, SEED = 40, 40, 77

@@ -32,15 +32,17 @@ def jaxlv_step(settings: dict[str, Any], alphabet: bool) -> Work:
     import jax
     import numpy as np
 
-    from jaxlv import flops, lora, train
+    from jaxlv import flops
     from jaxlv.config import LoraConfig, OptimizerConfig
-    from jaxlv.tokens import Windows
+    from jaxlv.lora import overlay
+    from jaxlv.steps import train
+    from jaxlv.text.tokens import Windows
 
-    adapters = lora.init_lora(jax.random.key(0), params, LoraConfig(rank=RANK, alpha=ALPHA, head="frozen"))
+    adapters = overlay.init_lora(jax.random.key(0), params, LoraConfig(rank=RANK, alpha=ALPHA, head="frozen"))
     variables = {"params": params, "lora": adapters}
     config = OptimizerConfig(learning_rate=LEARNING_RATE)
     optimizer = train.make_optimizer(config, steps=1)
-    state, frozen = train.init_state(variables, lora.trainable(variables), optimizer, seed=0)
+    state, frozen = train.init_state(variables, overlay.trainable(variables), optimizer, seed=0)
     symbols_A = np.array(side.SYMBOL_IDS) % settings["vocabulary"] if alphabet else None
     step: Any = train.make_train_step(model, optimizer, config, 1, symbols_A)
 

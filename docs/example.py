@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 import jaxlv
-from jaxlv import run, training
 from jaxlv.config import RunConfig, build_config
+from jaxlv.runs import sources, training
 
 CONTEXT, HORIZON = 50, 50
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/example")
@@ -25,7 +25,7 @@ config = build_config(
         "train": {"steps": 20, "batch_size": 2, "validate_every": 10, "forecast_series": 0},
     },
 )
-inputs = run.load_inputs(config)
+inputs = sources.load_inputs(config)
 training.train(config, folder, inputs, watch=training.Watch(note=print))
 
 # Forecasts: a frame of statistics and samples, or the samples as an array (series, samples, steps, variables).

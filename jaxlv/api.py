@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxlv import run
-from jaxlv.adapters import load_adapter, read_codec
-from jaxlv.codec import Codec
 from jaxlv.config import CodecConfig, ModelConfig, ModelSettings, RunConfig, SamplingConfig
+from jaxlv.data.series import SeriesSet, from_arrays, load
 from jaxlv.errors import JaxlvError
-from jaxlv.forecaster import Forecast, Forecaster
-from jaxlv.model import Qwen2
-from jaxlv.series import SeriesSet, from_arrays, load
-from jaxlv.tokens import QWEN_END, load_alphabet
-from jaxlv.weights import EMBEDDED_BASE
+from jaxlv.forecasting.forecaster import Forecast, Forecaster
+from jaxlv.lora.adapters import load_adapter, read_codec
+from jaxlv.model.qwen2 import Qwen2
+from jaxlv.model.weights import EMBEDDED_BASE
+from jaxlv.runs import run, sources
+from jaxlv.text.codec import Codec
+from jaxlv.text.tokens import QWEN_END, load_alphabet
 
 Model = Forecaster | str | Path | Qwen2 | Sequence[Any]
 
@@ -61,7 +61,7 @@ def _named(name: str, settings: ModelSettings) -> Forecaster:
     if (Path(name) / run.CONFIG).is_file():
         return run.load_run(Path(name)).tuned
     config = replace(RunConfig(), model=replace(settings, path=name))
-    _, model, params, alphabet = run.load_base(config)
+    _, model, params, alphabet = sources.load_base(config)
     return Forecaster(model, {"params": params}, alphabet, Codec.of(CodecConfig(), None), SamplingConfig())
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jaxlv.errors import JaxlvError
-from jaxlv.files import parse_json
+from jaxlv.storage.files import parse_json
 
 Dtype = Literal["float32", "bfloat16"]
 Kernel = Literal["xla", "blocked", "cudnn"]

@@ -16,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlv import lora as overlay
 from jaxlv.config import LoraConfig, ModelConfig
-from jaxlv.model import Qwen2
-from jaxlv.series import SeriesSet, from_arrays
-from jaxlv.weights import abstract_params, load_pretrained, save_pretrained, unflatten
+from jaxlv.data.series import SeriesSet, from_arrays
+from jaxlv.lora import overlay
+from jaxlv.model.qwen2 import Qwen2
+from jaxlv.model.weights import abstract_params, load_pretrained, save_pretrained, unflatten
 
 jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_legacy_prng_key", "error")

@@ -14,12 +14,12 @@ import pytest
 from flax import traverse_util
 from safetensors.numpy import load_file, save_file
 
-from jaxlv import adapters
-from jaxlv.adapters import CODEC, CONFIG, HEAD, TENSORS, Origin, load_adapter, read_codec, read_config, save_peft
-from jaxlv.codec import Codec
 from jaxlv.config import LoraConfig
 from jaxlv.errors import JaxlvError, JaxlvWarning
-from jaxlv.files import SEAL
+from jaxlv.lora import adapters
+from jaxlv.lora.adapters import CODEC, CONFIG, HEAD, TENSORS, Origin, load_adapter, read_codec, read_config, save_peft
+from jaxlv.storage.files import SEAL
+from jaxlv.text.codec import Codec
 
 IDS_BT = np.random.default_rng(0).integers(0, 61, (2, 9))
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

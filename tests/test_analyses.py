@@ -16,17 +16,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jaxlv import analyses, anatomy, run, series
-from jaxlv.analyses import Drawn
-from jaxlv.baselines import BASELINES
-from jaxlv.codec import Codec
+from jaxlv.analysis import analyses, anatomy
+from jaxlv.analysis.analyses import Drawn
 from jaxlv.config import SamplingConfig
+from jaxlv.data import series
+from jaxlv.data.series import from_arrays
 from jaxlv.errors import JaxlvError
-from jaxlv.forecaster import Forecast, Forecaster
+from jaxlv.forecasting.baselines import BASELINES
+from jaxlv.forecasting.forecaster import Forecast, Forecaster
 from jaxlv.report import analyses as report
 from jaxlv.report import page, svg
-from jaxlv.series import from_arrays
-from jaxlv.tokens import load_alphabet, token_texts
+from jaxlv.runs import run
+from jaxlv.text.codec import Codec
+from jaxlv.text.tokens import load_alphabet, token_texts
 from jaxlv_tools import cli
 from tests.test_run import reseal
 

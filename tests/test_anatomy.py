@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from jaxlv import anatomy
-from jaxlv.codec import SYMBOLS
+from jaxlv.analysis import anatomy
 from jaxlv.errors import JaxlvError
-from jaxlv.tokens import token_texts
+from jaxlv.text.codec import SYMBOLS
+from jaxlv.text.tokens import token_texts
 
 RANK = 4
 
@@ -59,7 +59,7 @@ def test_no_record_of_a_loss_is_an_error():
 
 @pytest.fixture(scope="module")
 def alphabet(tiny_base):
-    from jaxlv.tokens import load_alphabet
+    from jaxlv.text.tokens import load_alphabet
 
     return load_alphabet(tiny_base, 32)
 

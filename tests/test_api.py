@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 import jaxlv
-from jaxlv import series
+from jaxlv.data import series
 from jaxlv.errors import JaxlvError
-from jaxlv.forecaster import Forecast
+from jaxlv.forecasting.forecaster import Forecast
 from tests.test_tools import work  # noqa: F401
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jaxlv import arithmetic
 from jaxlv.errors import JaxlvError
-from jaxlv.lora import merge
+from jaxlv.lora import arithmetic
+from jaxlv.lora.overlay import merge
 
 IDS_BT = np.random.default_rng(0).integers(0, 61, (2, 7))
 

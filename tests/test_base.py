@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jax
 
-from jaxlv.weights import EMBEDDED_BASE, load_pretrained
+from jaxlv.model.weights import EMBEDDED_BASE, load_pretrained
 
 ROOT = Path(__file__).parents[1]
 OBSERVED = {  # fits to 36 series of the course's file

@@ -3,9 +3,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jaxlv import metrics, series
-from jaxlv.baselines import BASELINES, analog, auto_ets, baselines_for, context_mean, last_value, seasonal_naive, var_on_logs
+from jaxlv.data import series
 from jaxlv.errors import JaxlvError
+from jaxlv.forecasting import metrics
+from jaxlv.forecasting.baselines import (
+    BASELINES,
+    analog,
+    auto_ets,
+    baselines_for,
+    context_mean,
+    last_value,
+    seasonal_naive,
+    var_on_logs,
+)
 
 # 50 -> 50: MAE, its median over series, MSE, MASE, first-5 MAE; 76 -> 24: MAE, first 5; 80 -> 20: MAE.
 QUOTED = {

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from test_run import Interruption, change, config, losses, train  # noqa: F401 - `config` is a fixture
 
-from jaxlv import ledger, run, training
-from jaxlv.checkpoint import Checkpoints
 from jaxlv.config import BudgetConfig, RunConfig, load_config, to_toml
-from jaxlv.ledger import BudgetExceeded
+from jaxlv.flops import ledger
+from jaxlv.flops.ledger import BudgetExceeded
+from jaxlv.runs import billing, run, sources, training
+from jaxlv.runs.checkpoint import Checkpoints
 from jaxlv_tools import evaluate as evaluate_tool
 from jaxlv_tools import forecast as forecast_tool
 from jaxlv_tools import ledger as ledger_tool
@@ -31,8 +32,8 @@ def spent(folder: Path) -> ledger.Totals:
 @pytest.fixture(scope="module")
 def price(config) -> int:  # noqa: F811
     """Of one train step."""
-    inputs = run.load_inputs(config)
-    return run.event_of(config).flops(inputs.model.config, "exact")
+    inputs = sources.load_inputs(config)
+    return billing.event_of(config).flops(inputs.model.config, "exact")
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +74,7 @@ def test_blocks_of_steps_are_reserved_at_once(config, tmp_path):  # noqa: F811
 def test_a_run_stops_before_it_overspends(config, price, tmp_path):  # noqa: F811
     notes: list[str] = []
     limited = change(budgeted(config, 3.5 * price), train={"validate_every": 0, "log_every": 10})
-    training.train(limited, tmp_path / "r", run.load_inputs(limited), watch=training.Watch(note=notes.append))
+    training.train(limited, tmp_path / "r", sources.load_inputs(limited), watch=training.Watch(note=notes.append))
     assert spent(tmp_path / "r").executed == 3 * price
     assert any("stopped by the budget after step 3 of 5" in note for note in notes)
     with Checkpoints(tmp_path / "r" / "checkpoints") as checkpoints:
@@ -92,7 +93,7 @@ def test_a_budget_too_small_for_a_step_leaves_no_folder(config, price, tmp_path)
 def test_a_validation_that_does_not_fit_is_left_out(config, price, tmp_path):  # noqa: F811
     notes: list[str] = []
     limited = budgeted(config, 2.2 * price)
-    training.train(limited, tmp_path / "r", run.load_inputs(limited), watch=training.Watch(note=notes.append))
+    training.train(limited, tmp_path / "r", sources.load_inputs(limited), watch=training.Watch(note=notes.append))
     assert losses(tmp_path / "r", "validation_loss") == []
     assert any("step 2: not validated" in note for note in notes)
     assert spent(tmp_path / "r").executed == 2 * price

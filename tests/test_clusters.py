@@ -9,9 +9,11 @@ import pandas as pd
 import pytest
 from sklearn.metrics import adjusted_rand_score
 
-from jaxlv import clusters, robustness, series
-from jaxlv.clusters import FEATURE_SETS, FEATURES, MAIN, REPORTED, Clusters
-from jaxlv.exploration import cycles
+from jaxlv.analysis import clusters
+from jaxlv.analysis.clusters import FEATURE_SETS, FEATURES, MAIN, REPORTED, Clusters
+from jaxlv.analysis.exploration import cycles
+from jaxlv.data import series
+from jaxlv.forecasting import robustness
 
 T = np.arange(80.0)
 

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis.extra import numpy as hnp
 
-from jaxlv import series
-from jaxlv.codec import SCALE_RULES, SYMBOLS, TOP, Codec
 from jaxlv.config import CodecConfig
+from jaxlv.data import series
 from jaxlv.errors import JaxlvError
+from jaxlv.text.codec import SCALE_RULES, SYMBOLS, TOP, Codec
 
 ONE_V = np.ones(2)  # alpha of text read in written units
 

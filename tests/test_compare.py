@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jaxlv import series
-from jaxlv.baselines import BASELINES
+from jaxlv.data import series
+from jaxlv.forecasting.baselines import BASELINES
+from jaxlv.model.weights import save_pretrained
 from jaxlv.report import comparison
-from jaxlv.weights import save_pretrained
 from jaxlv_tools import compare
 from jaxlv_tools.compare import COMPARE
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jaxlv import metrics
-from jaxlv.conformal import fit_bands, levels_within, needed
 from jaxlv.errors import JaxlvError
+from jaxlv.forecasting import metrics
+from jaxlv.forecasting.conformal import fit_bands, levels_within, needed
 
 LEVELS = (50, 80, 95)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from test_parity_full import CONFIG
 
-from jaxlv import run, training
 from jaxlv.config import load_config
+from jaxlv.runs import run, sources, training
 
 DEFAULT = Path(__file__).resolve().parents[1] / "configs" / "qwen2.5-0.5b.toml"
 
@@ -30,7 +30,7 @@ def test_the_default_run_of_the_real_model_takes_its_first_steps(random_hf, tmp_
     }
     config = load_config(DEFAULT, [f"{key}={value}" for key, value in settings.items()])
     assert (config.model.dtype, config.train.batch_size, config.windows.length, config.lora.rank) == ("bfloat16", 4, 512, 8)
-    inputs = run.load_inputs(config)
+    inputs = sources.load_inputs(config)
     run.check_folder(config, tmp_path / "run", resume=False)
     lora = training.train(config, tmp_path / "run", inputs)
     records = run.read_metrics(tmp_path / "run" / run.METRICS)

@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from jaxlv import dynamics, series
-from jaxlv.dynamics import PRESETS, SYSTEMS, Preset, Range, Solver
+from jaxlv.data import dynamics, series
+from jaxlv.data.dynamics import PRESETS, SYSTEMS, Preset, Range, Solver
 from jaxlv.errors import JaxlvError
 
 TIME_T = np.linspace(0.0, 200.0, 100)

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxlv.baselines import BASELINES
-from jaxlv.codec import Codec
 from jaxlv.config import EvaluateConfig, SamplingConfig
+from jaxlv.data.series import from_arrays
 from jaxlv.errors import JaxlvError
-from jaxlv.evaluate import (
+from jaxlv.flops.ledger import Event, Ledger, Meter, Terms
+from jaxlv.forecasting.baselines import BASELINES
+from jaxlv.forecasting.evaluate import (
     LEVELS,
     UNITS,
     as_intervals,
@@ -25,13 +26,12 @@ from jaxlv.evaluate import (
     score,
     truth_of,
 )
-from jaxlv.forecaster import Forecaster
-from jaxlv.ledger import Event, Ledger, Meter, Terms
-from jaxlv.likelihood import nats_per_value
-from jaxlv.metrics import bootstrap_interval, coverage
-from jaxlv.series import from_arrays
-from jaxlv.tokens import load_alphabet
-from jaxlv.weights import load_pretrained
+from jaxlv.forecasting.forecaster import Forecaster
+from jaxlv.forecasting.likelihood import nats_per_value
+from jaxlv.forecasting.metrics import bootstrap_interval, coverage
+from jaxlv.model.weights import load_pretrained
+from jaxlv.text.codec import Codec
+from jaxlv.text.tokens import load_alphabet
 
 CONFIG = EvaluateConfig(context=8, horizon=6, samples=3, seed=5, batch_series=2)
 NO_FIGURES = {"name", "per_variable", "stops_unmasked"}

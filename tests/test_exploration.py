@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxlv import exploration, robustness, series
+from jaxlv.analysis import exploration
+from jaxlv.analysis.exploration import PROMINENCE, cycles, inspect, peak_places
+from jaxlv.data import series
 from jaxlv.errors import JaxlvError
-from jaxlv.exploration import PROMINENCE, cycles, inspect, peak_places
+from jaxlv.forecasting import robustness
 
 STEP = 200 / 99
 

@@ -15,7 +15,8 @@ import pandas as pd
 import pytest
 from test_report import Tree
 
-from jaxlv import exploration, series
+from jaxlv.analysis import exploration
+from jaxlv.data import series
 from jaxlv.report import exploration_figures as figures
 from jaxlv.report import series_figures, svg
 from jaxlv.report.columns import Column, count, find, of, share, table_of, words

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from jaxlv import adapters, export, lora, weights
-from jaxlv.adapters import Origin, load_adapter, save_peft
 from jaxlv.config import LoraConfig
 from jaxlv.errors import JaxlvError
+from jaxlv.lora import adapters, export, overlay
+from jaxlv.lora.adapters import Origin, load_adapter, save_peft
+from jaxlv.model import weights
 from tests.test_adapters import both, peft, theirs  # noqa: F401
 from tests.test_tools import done, jaxlv, work  # noqa: F401
 
@@ -62,7 +63,7 @@ def test_a_merged_checkpoint_in_bfloat16(random_model, random_lora, tmp_path):
     tuned = made(random_lora, params, "frozen")
     found = export.export_merged(tmp_path / "merged", model, params, tuned)
     again, read = weights.load_pretrained(tmp_path / "merged", "bfloat16")
-    expected = lora.merge(params, tuned)
+    expected = overlay.merge(params, tuned)
     np.testing.assert_array_equal(again.apply({"params": read}, IDS_BT), model.apply({"params": expected}, IDS_BT))
     assert found.difference < export.TOLERANCE["bfloat16"]
 

@@ -8,11 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from jaxlv import run, series, training, validation
-from jaxlv.codec import Codec
 from jaxlv.config import CodecConfig, DataConfig, RunConfig, WindowConfig, config_tree
-from jaxlv.systems import SYSTEMS
-from jaxlv.tokens import load_alphabet, make_windows
+from jaxlv.data import series
+from jaxlv.published.systems import SYSTEMS
+from jaxlv.runs import billing, run, sources, training, validation
+from jaxlv.text.codec import Codec
+from jaxlv.text.tokens import load_alphabet, make_windows
 from tests.test_run import change, config  # noqa: F401
 
 
@@ -53,7 +54,7 @@ def test_means_over_examples_are_a_quarter(config):  # noqa: F811
     settings = {"train": {"batch_size": 4, "validation_windows": 8, "forecast_series": 0}, "windows": {"partial": "drop"}}
     right = change(config, **settings, data={"fractions": (0.1, 0.8, 0.1)})
     wrong = change(right, train={"mean": "examples"})
-    inputs = run.load_inputs(right)
+    inputs = sources.load_inputs(right)
     losses = [validation.validated(one, inputs)["validation_loss"] for one in (wrong, right)]
     assert losses[0] == pytest.approx(losses[1] / 4, rel=1e-5)
 
@@ -91,15 +92,15 @@ def test_the_hidden_generation_defaults_are_qwens(shared):
 
 def test_one_step_more_costs_one_step_more():
     late = fault("steps").settings["train.steps"]
-    event, model = run.event_of(RunConfig()), run.load_base(RunConfig())[1].config
+    event, model = billing.event_of(RunConfig()), sources.load_base(RunConfig())[1].config
     one = event.flops(model, "coursework")
     assert late == 10_001
     assert replace(event, count=late).flops(model, "coursework") - 10_000 * one == one
 
 
 def test_a_tenth_of_the_data_is_a_tenth_of_the_training_series(config):  # noqa: F811
-    whole = run.load_inputs(config)
-    part = run.split_series(change(config, data={"train_share": 0.1}), whole.series)
+    whole = sources.load_inputs(config)
+    part = sources.split_series(change(config, data={"train_share": 0.1}), whole.series)
     assert len(part.train) == max(1, round(0.1 * len(whole.split.train)))
     assert set(part.train) <= set(whole.split.train)
     np.testing.assert_array_equal(part.test, whole.split.test)
@@ -108,7 +109,7 @@ def test_a_tenth_of_the_data_is_a_tenth_of_the_training_series(config):  # noqa:
 @pytest.mark.parametrize("name", list(SYSTEMS))
 def test_a_split_by_the_name_of_a_report_is_that_reports(data, name):
     settings = replace(RunConfig(), data=DataConfig(split=name))
-    found, theirs = run.split_series(settings, data), series.REPORTED_SPLITS[name](data.ids_N)
+    found, theirs = sources.split_series(settings, data), series.REPORTED_SPLITS[name](data.ids_N)
     for own, reported in zip(found.parts().values(), theirs.parts().values(), strict=True):
         np.testing.assert_array_equal(own, reported)
 
@@ -116,7 +117,7 @@ def test_a_split_by_the_name_of_a_report_is_that_reports(data, name):
 def test_the_untrained_model_is_validated_as_a_run_of_no_effect_would_be(config, tmp_path):  # noqa: F811
     """B is zero before the first step: with a rate of nothing the overlay changes nothing."""
     still = change(config, optimizer={"learning_rate": 1e-30}, train={"steps": 1, "validate_every": 1})
-    inputs = run.load_inputs(still)
+    inputs = sources.load_inputs(still)
     training.train(still, tmp_path / "run", inputs)
     record = next(r for r in run.read_metrics(tmp_path / "run" / run.METRICS) if "validation_loss" in r)
     found = validation.validated(still, inputs)

@@ -19,9 +19,9 @@ from jaxlv.flops.family import FAMILY, architecture
 from jaxlv.flops.hlo import count_hlo
 from jaxlv.flops.jaxpr import count_jaxpr
 from jaxlv.flops.tally import place, products, total
-from jaxlv.lora import PROJECTIONS
-from jaxlv.model import Qwen2
-from jaxlv.weights import abstract_params
+from jaxlv.lora.overlay import PROJECTIONS
+from jaxlv.model.qwen2 import Qwen2
+from jaxlv.model.weights import abstract_params
 
 SMALL = ModelConfig(97, 40, 56, 3, 4, 2, 10, tie_word_embeddings=True)
 PRODUCT = 2 * 8 * 16 * 4

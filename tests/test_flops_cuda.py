@@ -17,7 +17,7 @@ from jaxlv.flops import Work, audit, programs
 from jaxlv.flops.hlo import count_hlo
 from jaxlv.flops.jaxpr import count_jaxpr
 from jaxlv.flops.tally import products
-from jaxlv.model import Qwen2
+from jaxlv.model.qwen2 import Qwen2
 
 GOLDEN = Path(__file__).parent / "golden"
 SMALL = ModelConfig(512, 64, 160, 2, 4, 2, 16, tie_word_embeddings=True)

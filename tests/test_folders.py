@@ -13,16 +13,19 @@ import numpy as np
 import pytest
 from test_report import make_metrics
 
-from jaxlv import forecaster, lines, protocols, run, sweep
 from jaxlv.config import ModelConfig, RunConfig, build_config, config_tree, to_toml
+from jaxlv.data.series import SeriesSet, from_arrays
 from jaxlv.errors import JaxlvError
-from jaxlv.forecaster import Forecast
-from jaxlv.ledger import FINAL, Event, Ledger, Terms
+from jaxlv.flops.ledger import FINAL, Event, Ledger, Terms
+from jaxlv.forecasting import forecaster
+from jaxlv.forecasting.forecaster import Forecast
+from jaxlv.published import protocols
 from jaxlv.report import compared, dossier, folders, runs
 from jaxlv.report import page as pages
 from jaxlv.report.compared import Entry
 from jaxlv.report.page import Table
-from jaxlv.series import SeriesSet, from_arrays
+from jaxlv.runs import run, sweep
+from jaxlv.storage import lines
 from jaxlv_tools import report
 
 MODEL = ModelConfig(

@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jaxlv.codec import Codec
 from jaxlv.config import SamplingConfig
 from jaxlv.errors import JaxlvError
-from jaxlv.forecaster import QUANTILES, Forecast, Forecaster, forward_filled
-from jaxlv.metrics import quantiles
-from jaxlv.tokens import load_alphabet
-from jaxlv.weights import load_pretrained
+from jaxlv.forecasting.forecaster import QUANTILES, Forecast, Forecaster, forward_filled
+from jaxlv.forecasting.metrics import quantiles
+from jaxlv.model.weights import load_pretrained
+from jaxlv.text.codec import Codec
+from jaxlv.text.tokens import load_alphabet
 
 CONTEXT, HORIZON, SAMPLES = 8, 3, 3
 

@@ -11,14 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlv import generate as module
-from jaxlv.codec import SYMBOLS, Codec
 from jaxlv.config import SamplingConfig
 from jaxlv.errors import JaxlvError
-from jaxlv.generate import FORBIDDEN, PROMPT_MULTIPLE, draw, generate, row_keys
-from jaxlv.grammar import longest_step, number_grammar
-from jaxlv.model import Qwen2
-from jaxlv.tokens import Alphabet, load_alphabet
+from jaxlv.model.qwen2 import Qwen2
+from jaxlv.steps import generate as module
+from jaxlv.steps.generate import FORBIDDEN, PROMPT_MULTIPLE, draw, generate, row_keys
+from jaxlv.text.codec import SYMBOLS, Codec
+from jaxlv.text.grammar import longest_step, number_grammar
+from jaxlv.text.tokens import Alphabet, load_alphabet
 
 SIZES: dict[str, Any] = {
     "vocab_size": 32,

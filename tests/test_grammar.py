@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxlv.codec import SYMBOLS, Codec
-from jaxlv.grammar import Grammar, longest_step, number_grammar
+from jaxlv.text.codec import SYMBOLS, Codec
+from jaxlv.text.grammar import Grammar, longest_step, number_grammar
 
 FORMATS = st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4))  # variables, decimals, integer digits
 ALL_FORMATS = [(v, d, i) for v in (1, 2, 3) for d in (1, 2, 3) for i in (1, 2, 3)]

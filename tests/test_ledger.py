@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from jaxlv import lines
 from jaxlv.config import ModelConfig
 from jaxlv.errors import JaxlvError
-from jaxlv.ledger import BudgetExceeded, Event, Ledger, Terms, read, totals, verify
+from jaxlv.flops.ledger import BudgetExceeded, Event, Ledger, Terms, read, totals, verify
+from jaxlv.storage import lines
 
 MODEL = ModelConfig(97, 40, 56, 3, 4, 2, 10, tie_word_embeddings=True)
 STEP = Event("train_step", batch=2, length=12, rank=3, targets=("q_proj", "v_proj"))
@@ -240,7 +240,7 @@ KILLER = """
     from dataclasses import replace
     from pathlib import Path
     sys.path.insert(0, sys.argv[3])
-    from jaxlv.ledger import BudgetExceeded, Ledger
+    from jaxlv.flops.ledger import BudgetExceeded, Ledger
     from test_ledger import STEP, terms
 
     def work(ready):

@@ -9,15 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlv.codec import SYMBOLS, Codec
 from jaxlv.config import SamplingConfig
+from jaxlv.data.series import from_arrays
 from jaxlv.errors import JaxlvError
-from jaxlv.forecaster import Forecaster
-from jaxlv.ledger import Event, Ledger, Meter, Terms, read, verify
-from jaxlv.likelihood import nats_per_value
-from jaxlv.series import from_arrays
-from jaxlv.tokens import load_alphabet
-from jaxlv.weights import load_pretrained
+from jaxlv.flops.ledger import Event, Ledger, Meter, Terms, read, verify
+from jaxlv.forecasting.forecaster import Forecaster
+from jaxlv.forecasting.likelihood import nats_per_value
+from jaxlv.model.weights import load_pretrained
+from jaxlv.text.codec import SYMBOLS, Codec
+from jaxlv.text.tokens import load_alphabet
 
 CONTEXT, HORIZON = 8, 4
 

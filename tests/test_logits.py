@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlv import logits
-from jaxlv.codec import Codec
+from jaxlv.analysis import logits
 from jaxlv.config import SamplingConfig
-from jaxlv.forecaster import Forecaster
-from jaxlv.ledger import Event, Ledger, Meter, Terms, read, verify
-from jaxlv.tokens import load_alphabet
-from jaxlv.weights import load_pretrained
+from jaxlv.flops.ledger import Event, Ledger, Meter, Terms, read, verify
+from jaxlv.forecasting.forecaster import Forecaster
+from jaxlv.model.weights import load_pretrained
+from jaxlv.text.codec import Codec
+from jaxlv.text.tokens import load_alphabet
 
 CONTEXT = 8
 

@@ -13,14 +13,14 @@ import optax
 import pytest
 from flax import traverse_util
 
-from jaxlv import lora as overlay
-from jaxlv import train
 from jaxlv.config import LoraConfig, ModelConfig, OptimizerConfig
 from jaxlv.errors import JaxlvError
-from jaxlv.lora import PROJECTIONS
-from jaxlv.model import Qwen2
-from jaxlv.tokens import Windows
-from jaxlv.weights import abstract_params, count_params, unflatten
+from jaxlv.lora import overlay
+from jaxlv.lora.overlay import PROJECTIONS
+from jaxlv.model.qwen2 import Qwen2
+from jaxlv.model.weights import abstract_params, count_params, unflatten
+from jaxlv.steps import train
+from jaxlv.text.tokens import Windows
 
 IDS_BT = np.random.default_rng(0).integers(0, 61, (2, 7))
 
@@ -143,7 +143,7 @@ def test_dropout_acts_only_under_a_key(tiny, random_lora):
 
 def test_dropout_keeps_the_mean(random_model, random_lora):
     """Over many keys the low-rank path of a single projection averages to the one without dropout."""
-    from jaxlv.model import Linear
+    from jaxlv.model.qwen2 import Linear
 
     _, params = random_model()
     weights = params["model.layers.0"]["self_attn"]["q_proj"]

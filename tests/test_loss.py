@@ -11,11 +11,10 @@ import numpy as np
 import optax
 import pytest
 
-from jaxlv import lora as overlay
-from jaxlv import loss, train
-from jaxlv.loss import IGNORED
-from jaxlv.model import Head, project
-from jaxlv.tokens import Windows
+from jaxlv.lora import overlay
+from jaxlv.model.qwen2 import Head, project
+from jaxlv.steps import loss, train
+from jaxlv.text.tokens import IGNORED, Windows
 
 B, T, D, V = 2, 7, 5, 11
 

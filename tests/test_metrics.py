@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jaxlv import metrics
 from jaxlv.errors import JaxlvError
+from jaxlv.forecasting import metrics
 
 
 def random(*shape: int, seed: int = 0) -> np.ndarray:

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlv import attention
 from jaxlv.config import ModelConfig
 from jaxlv.errors import JaxlvError
-from jaxlv.model import MLP, Attention, Block, Norm, Qwen2, Segment, apply_rope, project, rope_angles
+from jaxlv.model import attention
+from jaxlv.model.qwen2 import MLP, Attention, Block, Norm, Qwen2, Segment, apply_rope, project, rope_angles
 
 TOLERANCE = 2e-4  # max abs difference of logits in float32
 PROMPT, STEPS = 12, 64  # tokens; the same in most tests, so that little is compiled

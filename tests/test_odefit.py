@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jaxlv import odefit, series
-from jaxlv.dynamics import SYSTEMS, Solver, simulate
+from jaxlv.data import series
+from jaxlv.data.dynamics import SYSTEMS, Solver, simulate
 from jaxlv.errors import JaxlvError
-from jaxlv.odefit import EQUATIONS, HEADROOM, PARAMETERS, fit, forecast
+from jaxlv.forecasting import odefit
+from jaxlv.forecasting.odefit import EQUATIONS, HEADROOM, PARAMETERS, fit, forecast
 
 STEP = 2.0
 TRUTH = {  # two series each; populations 0.9 and 1.1 at first

@@ -13,9 +13,9 @@ import pytest
 
 import jaxlv
 from jaxlv.config import ModelConfig, SamplingConfig
-from jaxlv.generate import generate
-from jaxlv.tokens import Alphabet
-from jaxlv.weights import count_params
+from jaxlv.model.weights import count_params
+from jaxlv.steps.generate import generate
+from jaxlv.text.tokens import Alphabet
 
 CONFIG = {
     "model_type": "qwen2",

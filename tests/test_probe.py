@@ -18,17 +18,20 @@ from test_tools import done, jaxlv
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2ForCausalLM
 
-from jaxlv import ledger, probe, run, series, training, weights
-from jaxlv.codec import Codec
+from jaxlv.analysis import probe
+from jaxlv.analysis.probe import Prompt, answers, read, read_prompts, text_windows
 from jaxlv.config import RunConfig, SamplingConfig, build_config
+from jaxlv.data import series
 from jaxlv.errors import JaxlvError
-from jaxlv.forecaster import Forecaster
-from jaxlv.language import Language, generation_defaults, load_language
-from jaxlv.ledger import Event, Ledger, Meter, Terms
-from jaxlv.loss import IGNORED
-from jaxlv.probe import Prompt, answers, read, read_prompts, text_windows
+from jaxlv.flops import ledger
+from jaxlv.flops.ledger import Event, Ledger, Meter, Terms
+from jaxlv.forecasting.forecaster import Forecaster
+from jaxlv.model import weights
 from jaxlv.report import probe as page
-from jaxlv.tokens import load_alphabet
+from jaxlv.runs import run, sources, training
+from jaxlv.text.codec import Codec
+from jaxlv.text.language import Language, generation_defaults, load_language
+from jaxlv.text.tokens import IGNORED, load_alphabet
 from jaxlv_tools import probe as program
 from tests.test_run import reseal
 
@@ -416,7 +419,7 @@ def trained(base, waves, tmp_path_factory) -> Path:
         "budget": {"flops": 1e12},
     }
     config = build_config(RunConfig, tree)
-    training.train(config, folder / "run", run.load_inputs(config))
+    training.train(config, folder / "run", sources.load_inputs(config))
     return folder / "run"
 
 

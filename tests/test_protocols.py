@@ -7,9 +7,10 @@ import re
 import numpy as np
 import pytest
 
-from jaxlv import protocols, series
+from jaxlv.data import series
 from jaxlv.errors import JaxlvError
-from jaxlv.protocols import PROTOCOLS, score
+from jaxlv.published import protocols
+from jaxlv.published.protocols import PROTOCOLS, score
 
 IDS = np.arange(1000)
 PARTS = [(protocol, part) for protocol in PROTOCOLS.values() for part in protocol.parts]

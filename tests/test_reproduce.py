@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 
-from jaxlv import ledger, reproduction, run, sweep
 from jaxlv.config import load_config
+from jaxlv.flops import ledger
+from jaxlv.model.weights import EMBEDDED_BASE, save_pretrained
+from jaxlv.published import reproduction
+from jaxlv.published.systems import SYSTEMS
 from jaxlv.report import reproductions
-from jaxlv.systems import SYSTEMS
-from jaxlv.weights import EMBEDDED_BASE, save_pretrained
+from jaxlv.runs import run, sweep
 from jaxlv_tools import beside, reproduce
 from jaxlv_tools.reproduce import CONFIGS, RESULT
 from tests.test_compare import data  # noqa: F401

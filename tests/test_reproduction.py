@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 import jaxlv_configs
-from jaxlv import reproduction, run, sweep
 from jaxlv.config import RunConfig, load_config
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.family import architecture
-from jaxlv.protocols import PROTOCOLS
-from jaxlv.systems import ALLOWANCE, SYSTEMS
+from jaxlv.published import reproduction
+from jaxlv.published.protocols import PROTOCOLS
+from jaxlv.published.systems import ALLOWANCE, SYSTEMS
+from jaxlv.runs import billing, sweep
 
 CONFIGS = Path(jaxlv_configs.__path__[0])
 REAL = architecture("qwen2.5-0.5b")
@@ -116,7 +117,7 @@ def test_a_stage_at_its_dearest_holds_any_choice():
             "codec.decimals": 3,
         }
         (cell,) = stages["final"].cells(chosen)
-        price = cell.config.train.steps * run.event_of(cell.config).flops(REAL, "xu")
+        price = cell.config.train.steps * billing.event_of(cell.config).flops(REAL, "xu")
         assert price < dearest
     assert dearest == pytest.approx(price, rel=0.1)
 
@@ -185,4 +186,4 @@ def test_runs_that_differ_in_who_pays_are_the_same():
     other = replace(cell, config=paid)
     assert reproduction.twin(other, [cell]) is cell
     assert reproduction.twin(replace(other, config=replace(other.config, windows=RunConfig().windows)), []) is None
-    assert other.config.budget.phase == "grid" and run.ledger_path(other.config, Path("a/runs/b")) == Path("a/x")
+    assert other.config.budget.phase == "grid" and billing.ledger_path(other.config, Path("a/runs/b")) == Path("a/x")

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxlv import dynamics, robustness, series
-from jaxlv.robustness import GROUPS, Condition
+from jaxlv.data import dynamics, series
+from jaxlv.forecasting import robustness
+from jaxlv.forecasting.robustness import GROUPS, Condition
 
 CONTEXT, HORIZON, COUNT = 50, 20, 6
 

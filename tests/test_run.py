@@ -17,14 +17,15 @@ import orbax.checkpoint as ocp
 import pytest
 from safetensors.numpy import load_file
 
-from jaxlv import adapters, run, series, training
-from jaxlv import lora as overlay
-from jaxlv.checkpoint import Checkpoints
 from jaxlv.config import RunConfig, build_config, load_config, to_toml
+from jaxlv.data import series
 from jaxlv.errors import JaxlvError, JaxlvWarning
-from jaxlv.files import SEAL, seal
-from jaxlv.lora import PROJECTIONS
-from jaxlv.member import Job
+from jaxlv.lora import adapters, overlay
+from jaxlv.lora.overlay import PROJECTIONS
+from jaxlv.runs import run, sources, training
+from jaxlv.runs.checkpoint import Checkpoints
+from jaxlv.runs.member import Job
+from jaxlv.storage.files import SEAL, seal
 
 STEPS, EVERY = 5, 2  # a validation and a checkpoint after steps 2, 4 and 5
 SPEED = {"seconds", "tokens_per_second", "total_seconds"}
@@ -69,7 +70,7 @@ def change(config: RunConfig, **sections: dict[str, Any]) -> RunConfig:
 
 
 def train(config: RunConfig, folder: Path, resume: bool = False, on_step: Callable = lambda step, figures: None):
-    inputs = run.load_inputs(config, folder if resume else None)
+    inputs = sources.load_inputs(config, folder if resume else None)
     return training.train(config, folder, inputs, resume=resume, watch=training.Watch(on_step))
 
 
@@ -153,11 +154,11 @@ def test_simulated_series_are_kept_with_the_run_which_resumes_on_them(config, tm
     with pytest.raises(Interruption):
         train(simulated, tmp_path / "run", on_step=interrupt_at(1))
     kept = series.load(tmp_path / "run" / run.DATA)
-    np.testing.assert_array_equal(kept.values_NTV, run.load_series(simulated).values_NTV)
+    np.testing.assert_array_equal(kept.values_NTV, sources.load_series(simulated).values_NTV)
     train(simulated, tmp_path / "run", resume=True)
     assert len(losses(tmp_path / "run")) == 2
     finished = run.load_run(tmp_path / "run")
-    assert finished.manifest["data"]["sha256"] == run.load_series(simulated, tmp_path / "run").source["sha256"]
+    assert finished.manifest["data"]["sha256"] == sources.load_series(simulated, tmp_path / "run").source["sha256"]
 
 
 # ------------------------------------------------------------------------------------------------------- resume
@@ -334,7 +335,7 @@ def test_a_damaged_mark_of_the_best_checkpoint_is_named(text, copy):
 )
 def test_inputs_that_cannot_train_are_refused_before_there_is_a_folder(sections, message, config):
     with pytest.raises(JaxlvError, match=message):
-        run.load_inputs(change(config, **sections))
+        sources.load_inputs(change(config, **sections))
 
 
 def test_series_too_short_for_a_window_are_refused(config, tmp_path):
@@ -381,7 +382,7 @@ def test_the_loaded_run_is_what_training_returned(whole):
     assert finished.tuned.sampling == whole.config.sampling
     assert "lora" not in finished.untuned.variables
     best = min(losses(whole.folder, "validation_loss"))
-    job = Job(whole.config, whole.folder, run.load_inputs(whole.config))
+    job = Job(whole.config, whole.folder, sources.load_inputs(whole.config))
     again = training._Training([job], training.Watch())
     trained, _ = overlay.split(finished.tuned.variables, overlay.trainable(finished.tuned.variables))
     found = again._measures(again.members[0], 0, 0, again.stack.state._replace(trained=trained))
@@ -417,7 +418,7 @@ def test_series_seen_in_training_are_known_again_in_another_file_and_order(whole
     np.savez(tmp_path / "shuffled.npz", trajectories=data.values_NTV[order], time=data.time_T)
     other = series.load(tmp_path / "shuffled.npz")
     finished = run.load_run(whole.folder)
-    split = run.split_series(whole.config, data)
+    split = sources.split_series(whole.config, data)
     expected = {*split.train.tolist(), *split.validation.tolist()}
     assert {int(order[i]) for i in finished.seen(other)} == expected
     assert set(finished.seen(data).tolist()) == expected

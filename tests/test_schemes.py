@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from jaxlv import schemes, series
-from jaxlv.codec import Codec
+from jaxlv.analysis import schemes
+from jaxlv.analysis.schemes import OURS, SCHEMES, Written, cut
 from jaxlv.config import WindowConfig
+from jaxlv.data import series
 from jaxlv.errors import JaxlvError
-from jaxlv.schemes import OURS, SCHEMES, Written, cut
-from jaxlv.tokens import NO_POSITION, make_windows
+from jaxlv.text.codec import Codec
+from jaxlv.text.tokens import NO_POSITION, make_windows
 
 
 @pytest.fixture(scope="module")

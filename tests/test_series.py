@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from jaxlv import series
+from jaxlv.data import series
 from jaxlv.errors import JaxlvError
 
 TIME_T = np.linspace(0.0, 8.0, 5)

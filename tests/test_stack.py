@@ -9,12 +9,13 @@ import jax
 import numpy as np
 import pytest
 
-from jaxlv import ledger, run, training, validation
-from jaxlv import lora as overlay
 from jaxlv.config import RunConfig
 from jaxlv.errors import JaxlvError
-from jaxlv.member import Job
-from jaxlv.stack import Stack, program_of
+from jaxlv.flops import ledger
+from jaxlv.lora import overlay
+from jaxlv.runs import billing, run, sources, training, validation
+from jaxlv.runs.member import Job
+from jaxlv.steps.stack import Stack, program_of
 from tests.test_run import Interruption, change, config, interrupt_at, records  # noqa: F401
 
 VARIED: dict[str, dict[str, dict[str, Any]]] = {
@@ -40,7 +41,7 @@ def varied(config: RunConfig, recipe: str = "adam, constant", **more: Any) -> di
 
 
 def jobs(configs: dict[str, RunConfig], folder: Any) -> list[Job]:
-    return [Job(one, folder / name, run.load_inputs(one)) for name, one in configs.items()]
+    return [Job(one, folder / name, sources.load_inputs(one)) for name, one in configs.items()]
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,7 @@ def test_runs_that_train_together_are_the_runs_one_by_one(config, tmp_path, reci
 
 def test_the_padding_of_ranks_stays_zero(config):  # noqa: F811
     configs = list(varied(config, "adamw, one cycle, dropout, clipped").values())
-    inputs = run.load_inputs(configs[0])
+    inputs = sources.load_inputs(configs[0])
     stack = Stack(inputs.model, inputs.params, configs)
     assert stack.rank == 5
     windows = [validation.Texts(one, inputs).batches for one in configs]
@@ -124,11 +125,11 @@ def test_runs_of_a_stack_are_billed_one_by_one_to_a_ledger_that_they_share(confi
         steps = [entry for entry in entries if entry.run == name and entry.event.kind == "train_step"]
         assert sum(entry.event.count for entry in steps) == one.train.steps
         assert {entry.event.rank for entry in steps} == {one.lora.rank}
-        assert sum(entry.flops for entry in steps) == one.train.steps * run.event_of(one).flops(terms.model, "exact")
+        assert sum(entry.flops for entry in steps) == one.train.steps * billing.event_of(one).flops(terms.model, "exact")
 
 
 def test_a_shared_budget_stops_all_runs_of_a_stack_at_the_same_step(config, tmp_path):  # noqa: F811
-    prices = [run.event_of(one).flops(run.load_inputs(one).model.config, "exact") for one in varied(config).values()]
+    prices = [billing.event_of(one).flops(sources.load_inputs(one).model.config, "exact") for one in varied(config).values()]
     book = tmp_path / "ledger.jsonl"
     configs = varied(change(config, train={"validate_every": 0}), budget={"flops": 3.5 * sum(prices), "ledger": str(book)})
     notes: list[str] = []
@@ -157,5 +158,5 @@ def test_what_may_differ_within_a_program(config):  # noqa: F811
     muon = change(config, optimizer={"name": "muon"})
     assert program_of(muon) != program_of(change(muon, lora={"rank": 2}))
     with pytest.raises(JaxlvError, match="do not share a program"):
-        inputs = run.load_inputs(config)
+        inputs = sources.load_inputs(config)
         Stack(inputs.model, inputs.params, [config, different[0]])

@@ -13,11 +13,11 @@ import jax
 import pandas as pd
 import pytest
 
-from jaxlv import run, sweep, training, validation
 from jaxlv.config import RunConfig, load_config, to_toml
 from jaxlv.errors import JaxlvError
 from jaxlv.report import sweeps
-from jaxlv.stack import Stack
+from jaxlv.runs import billing, run, sources, sweep, training, validation
+from jaxlv.steps.stack import Stack
 from jaxlv_tools import sweep as tool
 from tests.test_run import Interruption, change, config, records  # noqa: F401
 
@@ -83,7 +83,7 @@ def test_all_runs_are_billed_to_one_ledger(swept):
     assert (out / run.LEDGER).is_file()
     for one in json.loads((out / sweep.RESULT).read_text())["runs"]:
         config = load_config(out / sweep.RUNS / one["name"] / run.CONFIG)  # noqa: F811
-        price = run.event_of(config).flops(run.load_inputs(config).model.config, "exact")
+        price = billing.event_of(config).flops(sources.load_inputs(config).model.config, "exact")
         assert one["flops"]["exact"] > 3 * price
 
 
@@ -116,7 +116,7 @@ def test_a_sweep_goes_on_where_it_was_interrupted(file, swept, tmp_path, monkeyp
 
 def test_runs_that_do_not_fit_side_by_side_take_turns(config):  # noqa: F811
     configs = [change(config, train={"seed": seed}) for seed in range(4)]
-    inputs = run.load_inputs(config)
+    inputs = sources.load_inputs(config)
     stack = Stack(inputs.model, inputs.params, configs)
     texts = validation.Texts(config, inputs)
     batch = stack.batch([texts.batches(0)] * 4)

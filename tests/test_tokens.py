@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given
 from tokenizers import Tokenizer, models
 
-from jaxlv import series, tokens
-from jaxlv.codec import SYMBOLS, Codec
 from jaxlv.config import WindowConfig
+from jaxlv.data import series
 from jaxlv.errors import JaxlvError
-from jaxlv.loss import IGNORED
-from jaxlv.tokens import NO_POSITION, Windows, load_alphabet, make_windows, stream_starts, window
-from jaxlv.weights import EMBEDDED_BASE
+from jaxlv.model.weights import EMBEDDED_BASE
+from jaxlv.text import tokens
+from jaxlv.text.codec import SYMBOLS, Codec
+from jaxlv.text.tokens import IGNORED, NO_POSITION, Windows, load_alphabet, make_windows, stream_starts, window
 
 QWEN_VOCABULARY = 151_936
 SEMICOLON = 26

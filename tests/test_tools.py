@@ -18,10 +18,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jaxlv import run, series
-from jaxlv.baselines import BASELINES
 from jaxlv.config import RunConfig
+from jaxlv.data import series
 from jaxlv.errors import JaxlvError
+from jaxlv.forecasting.baselines import BASELINES
+from jaxlv.runs import run, sources
 from jaxlv_tools import cli
 from jaxlv_tools import evaluate as evaluate_tool
 
@@ -407,7 +408,7 @@ def test_validation_series_of_a_run_are_known_by_their_values(work):
 
 def test_a_bare_model_takes_the_validation_series_of_the_default_split(work):
     data, config = series.load(work.data), RunConfig()
-    split = run.split_series(config, data)
+    split = sources.split_series(config, data)
     found = evaluate_tool.validation_series(None, config, data, data.select(split.test))
     assert found.ids_N.tolist() == split.validation.tolist()
     assert not set(found.ids_N.tolist()) & set(split.test.tolist())

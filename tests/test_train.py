@@ -14,14 +14,13 @@ import optax
 import pytest
 from flax import traverse_util
 
-from jaxlv import lora as overlay
-from jaxlv import train
-from jaxlv.checkpoint import Checkpoints
 from jaxlv.config import OptimizerConfig
-from jaxlv.lora import PROJECTIONS
-from jaxlv.loss import IGNORED
-from jaxlv.model import Qwen2
-from jaxlv.tokens import NO_POSITION, Windows, stack, window
+from jaxlv.lora import overlay
+from jaxlv.lora.overlay import PROJECTIONS
+from jaxlv.model.qwen2 import Qwen2
+from jaxlv.runs.checkpoint import Checkpoints
+from jaxlv.steps import train
+from jaxlv.text.tokens import IGNORED, NO_POSITION, Windows, stack, window
 
 L = 16  # tokens of a window
 ADAM = OptimizerConfig(learning_rate=1e-2)

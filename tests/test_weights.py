@@ -17,8 +17,9 @@ from flax import traverse_util
 from safetensors.flax import load_file, save_file
 
 import jaxlv
-from jaxlv import files, weights
 from jaxlv.errors import JaxlvError
+from jaxlv.model import weights
+from jaxlv.storage import files
 
 Q_BIAS = "model.layers.0.self_attn.q_proj.bias"
 NORM = "model.norm.weight"
@@ -171,7 +172,7 @@ def test_an_existing_folder_is_never_written_over(saved, tmp_path):
 def test_an_interrupted_save_leaves_nothing(saved, tmp_path, monkeypatch):
     _, model, params = saved
     monkeypatch.setattr(
-        "jaxlv.tensors.save_file", lambda *_, **__: (_ for _ in ()).throw(OSError("No space left on device"))
+        "jaxlv.storage.tensors.save_file", lambda *_, **__: (_ for _ in ()).throw(OSError("No space left on device"))
     )
     with pytest.raises(JaxlvError, match="space"):
         weights.save_pretrained(tmp_path / "model", model, params)

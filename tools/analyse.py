@@ -19,16 +19,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jaxlv import analyses, anatomy, logits, run, series
+from jaxlv.analysis import analyses, anatomy, logits
 from jaxlv.config import EvaluateConfig
+from jaxlv.data import series
+from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError
-from jaxlv.evaluate import plain, protocol, truth_of
-from jaxlv.forecaster import Forecaster
+from jaxlv.forecasting.evaluate import plain, protocol, truth_of
+from jaxlv.forecasting.forecaster import Forecaster
+from jaxlv.model.weights import base_of
 from jaxlv.report import analyses as report
 from jaxlv.report import page, svg
-from jaxlv.series import SeriesSet
-from jaxlv.tokens import token_texts
-from jaxlv.weights import base_of
+from jaxlv.runs import run, sources
+from jaxlv.text.tokens import token_texts
 from jaxlv_tools.console import (
     Progress,
     add_protocol,
@@ -128,7 +130,7 @@ def write(out: Path, result: dict[str, Any], title: str) -> None:
 @program(arguments)
 def main(options: argparse.Namespace) -> None:
     finished = run.load_run(options.run)
-    data = series.load(options.data) if options.data else run.load_series(finished.config, finished.folder)
+    data = series.load(options.data) if options.data else sources.load_series(finished.config, finished.folder)
     ids = options.series if options.series is not None else held_series(finished, data)[: options.max_series]
     chosen = data.select(ids)
     given = {name: getattr(options, name) for name in NAMED if getattr(options, name) is not None}

@@ -6,15 +6,16 @@ import argparse
 from dataclasses import fields, replace
 from pathlib import Path
 
-from jaxlv import run, series
-from jaxlv.adapters import load_adapter, read_codec
-from jaxlv.codec import Codec
 from jaxlv.config import CodecConfig, RunConfig
+from jaxlv.data import series
+from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError
-from jaxlv.files import hub_revision
-from jaxlv.forecaster import Forecaster
-from jaxlv.series import SeriesSet
-from jaxlv.weights import resolve
+from jaxlv.forecasting.forecaster import Forecaster
+from jaxlv.lora.adapters import load_adapter, read_codec
+from jaxlv.model.weights import resolve
+from jaxlv.runs import run, sources
+from jaxlv.storage.files import hub_revision
+from jaxlv.text.codec import Codec
 
 TEXT = ("scale", "decimals")
 
@@ -37,7 +38,7 @@ def open_subject(options: argparse.Namespace) -> tuple[run.FinishedRun | None, R
     else:
         resolve(options.subject, getattr(options, "revision", None) or None)  # before series are made for nothing
     config = finished.config if finished else RunConfig()
-    data = series.load(options.data) if options.data else run.load_series(config, finished.folder if finished else None)
+    data = series.load(options.data) if options.data else sources.load_series(config, finished.folder if finished else None)
     return finished, config, data
 
 
@@ -63,7 +64,7 @@ def bare_forecasters(
         model_settings = replace(model_settings, dtype=options.dtype, revision=options.revision)
         text = replace(text, **{name: value for name in TEXT if (value := getattr(options, name)) is not None})
     config = replace(config, model=model_settings, codec=text)
-    base, model, params, alphabet = run.load_base(config)
+    base, model, params, alphabet = sources.load_base(config)
     as_trained = below is not None and below.scale == text.scale
     codec = Codec.of(text, below.dataset_alpha) if below and as_trained else Codec.for_data(text, data.values_NTV)
     untuned = Forecaster(model, {"params": params}, alphabet, codec, config.sampling)

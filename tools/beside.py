@@ -10,14 +10,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from jaxlv import reproduction, run, sweep, validation
 from jaxlv.config import RunConfig
-from jaxlv.evaluate import plain, protocol
-from jaxlv.forecaster import Forecaster
-from jaxlv.ledger import Meter
-from jaxlv.series import SeriesSet
-from jaxlv.sweep import Cell
-from jaxlv.systems import Fault
+from jaxlv.data.series import SeriesSet
+from jaxlv.flops.ledger import Meter
+from jaxlv.forecasting.evaluate import plain, protocol
+from jaxlv.forecasting.forecaster import Forecaster
+from jaxlv.published import reproduction
+from jaxlv.published.systems import Fault
+from jaxlv.runs import billing, run, sources, sweep, validation
+from jaxlv.runs.sweep import Cell
 from jaxlv_tools import parts
 from jaxlv_tools.analyse import analyse
 from jaxlv_tools.analyse import write as write_analyses
@@ -41,10 +42,10 @@ def paid_beside(work: Work, config: RunConfig, phase: str) -> RunConfig:
 @contextlib.contextmanager
 def meter_of(work: Work, config: RunConfig, name: str) -> Iterator[Meter]:
     """A meter of that ledger for a model with a config's adapters."""
-    architecture = run.load_base(config)[1]
-    with run.ledger_of(config, work.out / sweep.RUNS / name, architecture) as book:
+    architecture = sources.load_base(config)[1]
+    with billing.ledger_of(config, work.out / sweep.RUNS / name, architecture) as book:
         assert book is not None
-        yield Meter(book, config.budget.phase, run.event_of(config), name)
+        yield Meter(book, config.budget.phase, billing.event_of(config), name)
 
 
 def changed(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
@@ -112,7 +113,7 @@ def read_both_ways(work: Work, fault: Fault, config: RunConfig, finished: run.Fi
         way = changed(paid_beside(work, config, "faults"), {**settings, "train.forecast_series": 0})
         with meter_of(work, way, f"fault-{fault.key}") as meter:
             lora = finished.tuned.variables["lora"]
-            both[name] = validation.validated(way, run.load_inputs(way), lora, meter)["validation_loss"]
+            both[name] = validation.validated(way, sources.load_inputs(way), lora, meter)["validation_loss"]
     return both
 
 
@@ -144,7 +145,7 @@ def forecast_row(work: Work, fault: Fault, data: SeriesSet, config: RunConfig, m
     part = work.parts[0]
     merged, adapted = run.decoder(model)
     with meter_of(work, config, f"fault-{fault.key}") as meter:
-        template = meter.template if adapted else run.event_of(config, adapted=False)
+        template = meter.template if adapted else billing.event_of(config, adapted=False)
         paid = replace(merged, meter=replace(meter, template=template))
         return parts.forecast_part(part, work.series_of(part, data), fault.key, paid, config.evaluate, work.system.point)[0]
 
@@ -163,7 +164,7 @@ def both_rows(what: str, work: Work, wrong: Mapping[str, Any], right: Mapping[st
 
 def steps(work: Work, fault: Fault, data: SeriesSet) -> list[Line]:
     """The FLOPs of the steps both ways."""
-    event, count = run.event_of(work.full[-1].config), fault.settings["train.steps"]
+    event, count = billing.event_of(work.full[-1].config), fault.settings["train.steps"]
     both = {"reported_way": count, "right_way": count - 1}
     prices = {name: replace(event, count=n).flops(work.model, work.system.convention) for name, n in both.items()}
     return [{"measured": "FLOPs of the steps", "unit": f"FLOPs ({work.system.convention})", **prices}]
@@ -188,7 +189,7 @@ def analyse_final(work: Work, data: SeriesSet) -> None:
     paid = paid_beside(work, finished.config, "analyses")
     found_models, adapted = finished.models()
     with meter_of(work, paid, "analyses") as meter:
-        bare = replace(meter, template=run.event_of(paid, adapted=False))
+        bare = replace(meter, template=billing.event_of(paid, adapted=False))
         meters = {"tuned": meter if adapted else bare, "untuned": bare}
         models = {name: replace(model, meter=meters[name]) for name, model in found_models.items()}
         found = analyse(finished, models, chosen, data, config)

@@ -19,16 +19,18 @@ from pathlib import Path
 from typing import Any
 
 import jaxlv_configs
-from jaxlv import ledger, run, series
 from jaxlv.config import RunConfig, load_config
+from jaxlv.data import series
+from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError
-from jaxlv.evaluate import plain
-from jaxlv.forecaster import Forecaster
-from jaxlv.protocols import PROTOCOLS, Part, Protocol, test_series
+from jaxlv.flops import ledger
+from jaxlv.forecasting.evaluate import plain
+from jaxlv.forecasting.forecaster import Forecaster
+from jaxlv.model.weights import resolve
+from jaxlv.published.protocols import PROTOCOLS, Part, Protocol, test_series
 from jaxlv.report import comparison
 from jaxlv.report.reported import entry
-from jaxlv.series import SeriesSet
-from jaxlv.weights import resolve
+from jaxlv.runs import billing, run
 from jaxlv_tools.console import describe, fresh_folder, program, versions
 from jaxlv_tools.parts import baseline_rows, draw, drawings, forecast_part
 from jaxlv_tools.train import train
@@ -85,7 +87,7 @@ def flops_of(runs: Sequence[run.FinishedRun]) -> dict[str, Any] | None:
     kinds = {"train_step": "tuning", "validation": "validation", "generation": "forecasts"}
     spent, convention, budget = dict.fromkeys(kinds.values(), 0), "", 0
     for finished in runs:
-        path = run.ledger_path(finished.config, finished.folder)
+        path = billing.ledger_path(finished.config, finished.folder)
         if not path.is_file():
             return None
         terms, entries = ledger.read(path)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from jaxlv.errors import JaxlvError, JaxlvWarning
-from jaxlv.interrupts import Interrupted
+from jaxlv.runs.interrupts import Interrupted
 
 PACKAGES = ("jaxlv", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "safetensors", "tokenizers", "diffrax")
 
@@ -269,10 +269,10 @@ def fresh_folder(path: Path) -> Path:
 
 def held_series(finished: Any, data: Any) -> Any:
     """The ids of the series that a run may be measured on: its test series in its own file, unseen ones in another."""
-    from jaxlv import run
+    from jaxlv.runs import sources
 
     if data.source.get("sha256") == finished.manifest["data"]["sha256"]:
-        return run.split_series(finished.config, data).test
+        return sources.split_series(finished.config, data).test
     unseen = sorted(set(data.ids_N.tolist()) - set(finished.seen(data).tolist()))
     if not unseen:
         raise JaxlvError("the run has seen every series", where=data.source.get("path"), hint="name ids with --series")
@@ -281,8 +281,8 @@ def held_series(finished: Any, data: Any) -> Any:
 
 def pinned_note(settings: Any) -> None:
     """Say where a model of the hub may be another one tomorrow."""
-    from jaxlv.files import hub_revision
-    from jaxlv.weights import base_of
+    from jaxlv.model.weights import base_of
+    from jaxlv.storage.files import hub_revision
 
     commit = hub_revision(base_of(settings))
     if commit and settings.revision != commit:

@@ -15,9 +15,9 @@ import time
 from pathlib import Path
 
 import jaxlv_configs
-from jaxlv import run
 from jaxlv.config import config_tree, load_config
 from jaxlv.errors import JaxlvError
+from jaxlv.runs import run, sources
 from jaxlv_tools.console import describe, program
 from jaxlv_tools.evaluate import evaluate_to, show
 from jaxlv_tools.train import train
@@ -50,7 +50,7 @@ def main(options: argparse.Namespace) -> None:
     config = load_config(Path(jaxlv_configs.__path__[0]) / "demo.toml", overrides)
     print(f"data: {data or f'{config.data.simulate} series simulated by preset {config.data.preset}'}")
     _check_place(options.out)
-    inputs = run.load_inputs(config)  # what is wrong with them shows before an old demo goes
+    inputs = sources.load_inputs(config)  # what is wrong with them shows before an old demo goes
     shutil.rmtree(options.out, ignore_errors=True)
     try:
         train(config, options.out, inputs=inputs)
@@ -58,8 +58,8 @@ def main(options: argparse.Namespace) -> None:
         if options.out.is_dir():
             (options.out / MARK).touch()
     finished = run.load_run(options.out)
-    series_set = run.load_series(config, options.out)
-    chosen = series_set.select(run.split_series(config, series_set).test[: config.evaluate.series or None])
+    series_set = sources.load_series(config, options.out)
+    chosen = series_set.select(sources.split_series(config, series_set).test[: config.evaluate.series or None])
     with finished.metered() as forecasters:
         measured = evaluate_to(
             options.out,

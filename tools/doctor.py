@@ -17,18 +17,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlv import lora, run, weights
 from jaxlv.config import ModelConfig, RunConfig, load_config
-from jaxlv.devices import check_kernel, device_memory
 from jaxlv.errors import JaxlvError
-from jaxlv.model import Qwen2
-from jaxlv.tokens import Windows, load_alphabet
-from jaxlv.train import init_state, make_optimizer, make_train_step
+from jaxlv.lora import overlay
+from jaxlv.model import weights
+from jaxlv.model.qwen2 import Qwen2
+from jaxlv.runs import billing
+from jaxlv.runs.devices import check_kernel, device_memory
+from jaxlv.steps.train import init_state, make_optimizer, make_train_step
+from jaxlv.text.tokens import Windows, load_alphabet
 from jaxlv_tools.console import describe, program, versions
 
 GIB = 2**30
 KERNELS = {
-    "xla": "XLA's own kernels (jaxlv.attention.attend)",
+    "xla": "XLA's own kernels (jaxlv.model.attention.attend)",
     "blocked": "XLA's own kernels, block by block (training and prefill; decoding runs on xla)",
     "cudnn": "cuDNN's fused kernel (training and prefill; decoding runs on xla)",
 }
@@ -49,8 +51,8 @@ def step_memory(config: RunConfig) -> tuple[int, int, int]:
     shapes = weights.unflatten(weights.abstract_params(model), model)
 
     def start(params):
-        variables = {"params": params, "lora": lora.init_lora(jax.random.key(0), params, config.lora)}
-        return init_state(variables, lora.trainable(variables), optimizer, 0)
+        variables = {"params": params, "lora": overlay.init_lora(jax.random.key(0), params, config.lora)}
+        return init_state(variables, overlay.trainable(variables), optimizer, 0)
 
     optimizer = make_optimizer(config.optimizer, t.steps)
     state, frozen = jax.eval_shape(start, shapes)
@@ -81,7 +83,7 @@ def matmul_rate(dtype: str) -> float:
 
 def step_products(config: RunConfig, architecture: ModelConfig) -> int:
     """FLOPs of a step's matrix products, by the convention `exact`."""
-    return run.event_of(config).flops(architecture, "exact")
+    return billing.event_of(config).flops(architecture, "exact")
 
 
 @program(arguments)

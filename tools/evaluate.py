@@ -23,15 +23,15 @@ from typing import Any
 
 import numpy as np
 
-from jaxlv import run
 from jaxlv.config import EvaluateConfig, RunConfig, config_tree
-from jaxlv.conformal import Bands
+from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError
-from jaxlv.evaluate import LEVELS, TEMPERATURES, choose_temperature, evaluate, fit_conformal, truth_of
-from jaxlv.forecaster import Forecaster
+from jaxlv.forecasting.conformal import Bands
+from jaxlv.forecasting.evaluate import LEVELS, TEMPERATURES, choose_temperature, evaluate, fit_conformal, truth_of
+from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.report import evaluation
 from jaxlv.report.panels import panels
-from jaxlv.series import SeriesSet
+from jaxlv.runs import run, sources
 from jaxlv_tools.bare import add_bare, bare_forecasters, open_subject
 from jaxlv_tools.console import (
     Progress,
@@ -96,12 +96,12 @@ def validation_series(
     """
     kept_away = set(run.series_marks(measured))
     if finished is None:
-        held = data.select(run.split_series(config, data).validation)
+        held = data.select(sources.split_series(config, data).validation)
     else:
         marks = finished.split["validation"]
         if not marks:
             raise JaxlvError("the run has no validation series", where=finished.folder)
-        held = run.load_series(config, finished.folder).select([int(i) for i in marks])
+        held = sources.load_series(config, finished.folder).select([int(i) for i in marks])
         if run.series_marks(held) != list(marks.values()):
             raise JaxlvError("the validation series are not those of the run", where=held.source.get("path"))
         kept_away |= set(finished.split.get("test", {}).values())
@@ -230,7 +230,7 @@ def main(options: argparse.Namespace) -> None:
         config, forecasters = bare_forecasters(config, options.subject, data, options)
     ids = options.series
     if ids is None:
-        held = held_series(finished, data) if finished else run.split_series(config, data).test
+        held = held_series(finished, data) if finished else sources.split_series(config, data).test
         ids = held[: options.max_series or protocol.series or None]
     chosen = data.select(ids)
     truth_of(chosen, protocol.context, protocol.horizon)  # says where the series are too short

@@ -16,15 +16,17 @@ from typing import Any
 
 import pandas as pd
 
-from jaxlv import clusters, exploration, robustness, schemes, series
+from jaxlv.analysis import clusters, exploration, schemes
+from jaxlv.data import series
+from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError
-from jaxlv.evaluate import plain
-from jaxlv.protocols import DATA_SHA256 as COURSE
+from jaxlv.forecasting import robustness
+from jaxlv.forecasting.evaluate import plain
+from jaxlv.model.weights import EMBEDDED_BASE
+from jaxlv.published.protocols import DATA_SHA256 as COURSE
 from jaxlv.report import exploration as report
 from jaxlv.report import exploration_figures as figures
 from jaxlv.report import svg
-from jaxlv.series import SeriesSet
-from jaxlv.weights import EMBEDDED_BASE
 from jaxlv_tools.console import Progress, describe, fresh_folder, parse_ids, positive, program, versions
 
 STAGES = ("quality", "cycles", "regimes", "text", "windows", "figures")

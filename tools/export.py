@@ -13,10 +13,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from jaxlv import export, run
-from jaxlv.adapters import Origin
-from jaxlv.files import hub_revision
-from jaxlv.weights import base_of
+from jaxlv.lora import export
+from jaxlv.lora.adapters import Origin
+from jaxlv.model.weights import base_of
+from jaxlv.runs import run
+from jaxlv.storage.files import hub_revision
 from jaxlv_tools.console import describe, program
 
 

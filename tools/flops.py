@@ -24,13 +24,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from jaxlv import run
 from jaxlv.config import RunConfig, load_config
 from jaxlv.errors import JaxlvError
 from jaxlv.flops import CONVENTIONS, Work, count
 from jaxlv.flops import plan as plans
 from jaxlv.flops.family import architecture
 from jaxlv.flops.work import Train
+from jaxlv.runs import billing, sources
 from jaxlv_tools.console import describe, positive, print_columns, program
 
 DEFAULT_CONVENTIONS = "coursework,xu,rai,mao,liu,exact"
@@ -152,7 +152,7 @@ def show_plan(options: argparse.Namespace) -> None:
     model = architecture(config.model.path)
     budget = options.budget or config.budget.flops or 1e17
     names = list(dict.fromkeys([config.budget.convention, "exact", *DEFAULT_CONVENTIONS.split(",")]))
-    step = run.event_of(config)
+    step = billing.event_of(config)
     test, length = series_of(config)
     planned = plans.phases(config, step, test, length)
     bought = plans.steps_bought(step, model, names, budget)
@@ -216,9 +216,9 @@ def series_of(config: RunConfig) -> tuple[int, int]:
     """(test series that are evaluated, steps of a series), from the data where they are there."""
     if config.data.path and not Path(config.data.path).exists():
         raise JaxlvError("no such data file", where=config.data.path, hint="name yours with --set data.path=FILE")
-    loaded = run.load_series(replace(config, data=replace(config.data, simulate=min(config.data.simulate, 8))))
+    loaded = sources.load_series(replace(config, data=replace(config.data, simulate=min(config.data.simulate, 8))))
     count = len(loaded) if config.data.path else config.data.simulate
-    test = len(run.split_series(config, loaded).test) if config.data.path else round(count * config.data.fractions[-1])
+    test = len(sources.split_series(config, loaded).test) if config.data.path else round(count * config.data.fractions[-1])
     return min(test, config.evaluate.series or test), loaded.values_NTV.shape[1]
 
 

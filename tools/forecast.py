@@ -14,10 +14,10 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from jaxlv import run
 from jaxlv.config import config_tree
 from jaxlv.report import figures, svg
 from jaxlv.report.panels import panels
+from jaxlv.runs import sources
 from jaxlv_tools.bare import add_bare, bare_forecasters, open_subject
 from jaxlv_tools.console import (
     Progress,
@@ -54,7 +54,7 @@ def main(options: argparse.Namespace) -> None:
     if finished:
         held, bare = held_series(finished, data), {}
     else:
-        held = run.split_series(config, data).test
+        held = sources.split_series(config, data).test
         bare = bare_forecasters(config, options.subject, data, options)[1]
     chosen = data.select(options.series if options.series is not None else held[:4])
     out = fresh_folder(options.out)

@@ -15,10 +15,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jaxlv import ledger, run
-from jaxlv.checkpoint import Checkpoints
 from jaxlv.errors import JaxlvError
+from jaxlv.flops import ledger
 from jaxlv.flops.table import find
+from jaxlv.runs import billing, run
+from jaxlv.runs.checkpoint import Checkpoints
 from jaxlv_tools.console import describe, print_columns, program
 
 
@@ -37,7 +38,7 @@ def arguments() -> argparse.ArgumentParser:
 def file_of(place: Path) -> Path:
     """The ledger of a run folder, or the file itself."""
     if (place / run.CONFIG).is_file():
-        return run.ledger_path(run.load_config(place / run.CONFIG), place)
+        return billing.ledger_path(run.load_config(place / run.CONFIG), place)
     return place / run.LEDGER if place.is_dir() else place
 
 

@@ -28,16 +28,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlv import dynamics, lora
-from jaxlv.checkpoint import Checkpoints
-from jaxlv.codec import SYMBOLS, Codec
 from jaxlv.config import ModelConfig, OptimizerConfig, build_config, override
+from jaxlv.data import dynamics
 from jaxlv.errors import JaxlvError
 from jaxlv.flops import Work, count
-from jaxlv.model import Qwen2
-from jaxlv.tokens import Alphabet, Windows, load_alphabet, stack, window
-from jaxlv.train import fit, init_state, make_optimizer, make_train_step, make_validation_step
-from jaxlv.weights import count_params, save_pretrained
+from jaxlv.lora import overlay
+from jaxlv.model.qwen2 import Qwen2
+from jaxlv.model.weights import count_params, save_pretrained
+from jaxlv.runs.checkpoint import Checkpoints
+from jaxlv.steps.train import fit, init_state, make_optimizer, make_train_step, make_validation_step
+from jaxlv.text.codec import SYMBOLS, Codec
+from jaxlv.text.tokens import Alphabet, Windows, load_alphabet, stack, window
 from jaxlv_tools.console import Progress, describe, program, versions
 
 AHEAD = 4  # batches that each worker makes before they are asked for
@@ -269,7 +270,7 @@ def train(
     params = model.init(jax.random.key(config.seed), jnp.zeros((1, 1), jnp.int32))["params"]
     variables = {"params": params}
     optimizer = make_optimizer(config.optimizer, config.steps)
-    state, frozen = init_state(variables, lora.trainable(variables, base=True), optimizer, config.seed)
+    state, frozen = init_state(variables, overlay.trainable(variables, base=True), optimizer, config.seed)
     train_step = make_train_step(trained_as, optimizer, config.optimizer, config.steps)
     validation_step = make_validation_step(trained_as)
     curve_path = work / "curve.jsonl"
@@ -297,7 +298,7 @@ def train(
             curve_path.write_text("".join(json.dumps(row) + "\n" for row in curve), encoding="utf-8")
 
         state = fit(train_step, state, frozen, batches, config.steps, progress.step, on_state)
-    return model, lora.join(state.trained, frozen)["params"], curve
+    return model, overlay.join(state.trained, frozen)["params"], curve
 
 
 def validation_windows(config: BaseConfig, series: Series, alphabet: Alphabet) -> list[Windows]:

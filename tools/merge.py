@@ -13,10 +13,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from jaxlv import adapters, arithmetic, export
 from jaxlv.config import LoraConfig
-from jaxlv.files import hub_revision
-from jaxlv.weights import load_pretrained, resolve
+from jaxlv.lora import adapters, arithmetic, export
+from jaxlv.model.weights import load_pretrained, resolve
+from jaxlv.storage.files import hub_revision
 from jaxlv_tools.console import describe, print_columns, program
 from jaxlv_tools.export import show
 

@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from jaxlv.baselines import BASELINES
-from jaxlv.codec import TOP
 from jaxlv.config import EvaluateConfig
-from jaxlv.evaluate import plain, score
-from jaxlv.forecaster import Forecast, Forecaster
-from jaxlv.protocols import MAO_ALPHA, Part
-from jaxlv.protocols import score as score_part
+from jaxlv.data.series import SeriesSet
+from jaxlv.forecasting.baselines import BASELINES
+from jaxlv.forecasting.evaluate import plain, score
+from jaxlv.forecasting.forecaster import Forecast, Forecaster
+from jaxlv.published.protocols import MAO_ALPHA, Part
+from jaxlv.published.protocols import score as score_part
 from jaxlv.report import figures, svg
 from jaxlv.report.panels import panels
 from jaxlv.report.reported import spans
-from jaxlv.series import SeriesSet
+from jaxlv.text.codec import TOP
 from jaxlv_tools.console import Progress
 
 

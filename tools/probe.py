@@ -26,17 +26,17 @@ from typing import Any
 
 import pandas as pd
 
-from jaxlv import run
-from jaxlv.codec import Codec
+from jaxlv.analysis.probe import PROMPTS, Prompt, Text, answers, read, read_prompts, read_utf8, templated, text_windows
 from jaxlv.config import ModelConfig, RunConfig, SamplingConfig, build_config, config_tree, load_config, override
 from jaxlv.errors import JaxlvError
-from jaxlv.evaluate import plain
-from jaxlv.forecaster import Forecaster
-from jaxlv.language import Language, generation_defaults, load_language
-from jaxlv.ledger import FINAL
-from jaxlv.probe import PROMPTS, Prompt, Text, answers, read, read_prompts, read_utf8, templated, text_windows
+from jaxlv.flops.ledger import FINAL
+from jaxlv.forecasting.evaluate import plain
+from jaxlv.forecasting.forecaster import Forecaster
+from jaxlv.model.weights import base_of
 from jaxlv.report import probe
-from jaxlv.weights import base_of
+from jaxlv.runs import run, sources
+from jaxlv.text.codec import Codec
+from jaxlv.text.language import Language, generation_defaults, load_language
 from jaxlv_tools.bare import model_name
 from jaxlv_tools.console import Progress, add_sampling, describe, fresh_folder, positive, program, sampling_of, versions
 
@@ -88,7 +88,7 @@ def models(options: argparse.Namespace, config: RunConfig, is_run: bool) -> Iter
         with run.load_run(Path(options.subject)).metered() as found:
             yield {name: found[name] for name in ("untuned", "tuned")}
     else:
-        _, model, params, alphabet = run.load_base(config)
+        _, model, params, alphabet = sources.load_base(config)
         yield {"untuned": Forecaster(model, {"params": params}, alphabet, Codec(), GREEDY)}
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from jaxlv import series
+from jaxlv.data import series
 from jaxlv.errors import JaxlvError
 from jaxlv.report import dossier, folders, page
 from jaxlv_tools.console import describe, program

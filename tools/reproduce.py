@@ -29,20 +29,23 @@ from typing import Any
 import jax
 
 import jaxlv_configs
-from jaxlv import ledger, reproduction, run, series, sweep, validation
-from jaxlv import lora as overlay
 from jaxlv.config import ModelConfig, laid_over, override
+from jaxlv.data import series
+from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError
+from jaxlv.flops import ledger
 from jaxlv.flops.family import architecture
-from jaxlv.forecaster import Forecaster
-from jaxlv.ledger import FINAL, Meter
-from jaxlv.protocols import PROTOCOLS, Part, test_series
+from jaxlv.flops.ledger import FINAL, Meter
+from jaxlv.forecasting.forecaster import Forecaster
+from jaxlv.lora import overlay
+from jaxlv.published import reproduction
+from jaxlv.published.protocols import PROTOCOLS, Part, test_series
+from jaxlv.published.reproduction import Stage
+from jaxlv.published.systems import ALLOWANCE, STAGES, SYSTEMS, System
 from jaxlv.report import dossier, folders, page, reproductions
 from jaxlv.report.reported import entry as part_entry
-from jaxlv.reproduction import Stage
-from jaxlv.series import SeriesSet
-from jaxlv.sweep import Cell
-from jaxlv.systems import ALLOWANCE, STAGES, SYSTEMS, System
+from jaxlv.runs import billing, run, sources, sweep, validation
+from jaxlv.runs.sweep import Cell
 from jaxlv_tools import beside, parts
 from jaxlv_tools.console import describe, fresh_folder, print_columns, program, versions
 from jaxlv_tools.flops import measured_rate
@@ -184,7 +187,7 @@ def rate_of(work: Work, benchmark: Path | None) -> tuple[float, str]:
     if not path.is_file():
         return 0.0, "not estimated; give --benchmark, a result of benchmarks.train_step on your device"
     config = work.stages[-1].config
-    rate, origin = measured_rate(path, run.event_of(config).flops(work.model, "exact"), config.model.loss == "alphabet")
+    rate, origin = measured_rate(path, billing.event_of(config).flops(work.model, "exact"), config.model.loss == "alphabet")
     return rate, f"at {rate:.3g} FLOP/s (exact), the rate of a train step on {origin}"
 
 
@@ -269,10 +272,10 @@ def run_stage(work: Work, stage: Stage, known: Sequence[Cell], at_once: int) -> 
 
 def measure_untrained(cell: Cell, out: Path) -> dict[str, Any]:
     """The untrained model's validation figures."""
-    inputs, folder = run.load_inputs(cell.config), out / sweep.RUNS / cell.name
-    with run.ledger_of(cell.config, folder, inputs.model) as book:
+    inputs, folder = sources.load_inputs(cell.config), out / sweep.RUNS / cell.name
+    with billing.ledger_of(cell.config, folder, inputs.model) as book:
         assert book is not None
-        meter = Meter(book, cell.config.budget.phase, run.event_of(cell.config, adapted=False), cell.name)
+        meter = Meter(book, cell.config.budget.phase, billing.event_of(cell.config, adapted=False), cell.name)
         record = validation.validated(cell.config, inputs, None, meter)
     flops = sweep.spent_by(cell.config, folder)
     return {"name": cell.name, "settings": dict(cell.settings), "steps": 0, "seconds": None, "flops": flops, **record}
@@ -290,16 +293,16 @@ def models_of(work: Work, stage: Stage) -> Iterator[dict[str, Forecaster]]:
         for cell in cells_of(work, stage):
             folder = work.out / sweep.RUNS / cell.name
             model, adapted = run.decoder(run.load_run(folder).tuned) if stage.trains else (untrained(cell), False)
-            book = book or opened.enter_context(run.ledger_of(cell.config, folder, model.model))
+            book = book or opened.enter_context(billing.ledger_of(cell.config, folder, model.model))
             assert book is not None
-            meter = Meter(book, FINAL, run.event_of(cell.config, adapted), cell.name)
+            meter = Meter(book, FINAL, billing.event_of(cell.config, adapted), cell.name)
             found[reproduction.label(stage, cell)] = replace(model, meter=meter)
         yield found
 
 
 def untrained(cell: Cell) -> Forecaster:
     """The base of a cell's config, where it may with a trained bias of zero: the program is then that of the tuned model."""
-    inputs = run.load_inputs(cell.config)
+    inputs = sources.load_inputs(cell.config)
     lora = overlay.init_lora(jax.random.key(0), inputs.params, cell.config.lora)  # B is zero, and so is the bias
     merged, has_adapters = run.decoder(inputs.forecaster(lora, cell.config))
     return inputs.forecaster({}, cell.config) if has_adapters else merged

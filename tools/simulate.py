@@ -9,7 +9,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from jaxlv import dynamics, series
+from jaxlv.data import dynamics, series
 from jaxlv_tools.console import describe, program
 
 

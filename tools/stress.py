@@ -15,14 +15,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jaxlv import run
-from jaxlv.baselines import baselines_for
-from jaxlv.codec import TOP
 from jaxlv.errors import JaxlvError
-from jaxlv.evaluate import plain, score, truth_of
-from jaxlv.forecaster import Forecaster
+from jaxlv.forecasting.baselines import baselines_for
+from jaxlv.forecasting.evaluate import plain, score, truth_of
+from jaxlv.forecasting.forecaster import Forecaster
+from jaxlv.forecasting.robustness import GROUPS, Condition
 from jaxlv.report import stress
-from jaxlv.robustness import GROUPS, Condition
+from jaxlv.runs import sources
+from jaxlv.text.codec import TOP
 from jaxlv_tools.bare import bare_forecasters, open_subject
 from jaxlv_tools.console import (
     Progress,
@@ -83,7 +83,7 @@ def main(options: argparse.Namespace) -> None:
     finished, config, data = open_subject(options)
     ids = options.series
     if ids is None:
-        ids = held_series(finished, data) if finished else run.split_series(config, data).test
+        ids = held_series(finished, data) if finished else sources.split_series(config, data).test
     held = data.select(ids)
     protocol = config.evaluate
     context, horizon = options.context or protocol.context, options.horizon or protocol.horizon

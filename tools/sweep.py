@@ -20,10 +20,10 @@ from typing import Any
 
 import pandas as pd
 
-from jaxlv import run, search, sweep, training
 from jaxlv.config import GRID, STAGE, RunConfig, build_config, override, read_tree
 from jaxlv.errors import JaxlvError
 from jaxlv.report import page, sweeps
+from jaxlv.runs import run, search, sweep, training
 from jaxlv_tools.console import Progress, describe, fresh_folder, positive, print_columns, program, versions
 
 

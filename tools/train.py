@@ -9,10 +9,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from jaxlv import run, training
 from jaxlv.config import RunConfig, load_config
-from jaxlv.lora import normalise_targets
-from jaxlv.weights import count_params
+from jaxlv.lora.overlay import normalise_targets
+from jaxlv.model.weights import count_params
+from jaxlv.runs import run, sources, training
 from jaxlv_tools.console import Progress, describe, pinned_note, program, versions
 
 
@@ -27,10 +27,10 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def train(config: RunConfig, out: Path, resume: bool = False, inputs: run.Inputs | None = None) -> None:
+def train(config: RunConfig, out: Path, resume: bool = False, inputs: sources.Inputs | None = None) -> None:
     """Train in `out` with progress on the terminal; `inputs` are loaded as the config says, unless they are given."""
     run.check_folder(config, out, resume)
-    inputs = inputs or run.load_inputs(config, out if resume else None)
+    inputs = inputs or sources.load_inputs(config, out if resume else None)
     shares = ", ".join(f"{len(ids)} {share}" for share, ids in inputs.split.parts().items())
     print(f"series: {len(inputs.series)} ({shares})")
     parameters = f"{count_params(inputs.model):,} parameters"
@@ -52,7 +52,7 @@ def train(config: RunConfig, out: Path, resume: bool = False, inputs: run.Inputs
 def main(options: argparse.Namespace) -> None:
     config = load_config(options.config, options.set)
     if options.init_adapter:
-        config = run.begun_from(config, options.init_adapter)
+        config = sources.begun_from(config, options.init_adapter)
     train(config, options.out, options.resume)
     print(f"run: {options.out} (adapter in {options.out / run.ADAPTER})")
     print(f"next: jaxlv evaluate {options.out} --out {options.out / 'evaluation'}")

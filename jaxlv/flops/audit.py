@@ -18,7 +18,7 @@ from jaxlv.flops.tally import OTHER, marked, products, total
 from jaxlv.flops.targets import Target, cpu
 from jaxlv.flops.work import Work, symbols
 from jaxlv.flops.xla import XlaCount, count_xla
-from jaxlv.model import Qwen2
+from jaxlv.model.qwen2 import Qwen2
 
 EQUAL, IN_TOTAL, DIFFERS = "equal", "equal in total", "differs"
 EXCESS = {"dot padded": "padding", "dot repeated": "repeated"}  # what is executed beyond what was asked for, by its mark

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jaxlv.config import ModelConfig
 from jaxlv.errors import JaxlvError
-from jaxlv.weights import EMBEDDED_BASE
+from jaxlv.model.weights import EMBEDDED_BASE
 
 
 def _qwen(hidden: int, ff: int, layers: int, heads: int, kv_heads: int, vocabulary: int, tied: bool) -> ModelConfig:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from jaxlv.config import ModelConfig, RunConfig
-from jaxlv.generate import decoding, padded
-from jaxlv.grammar import longest_step
-from jaxlv.ledger import Event
+from jaxlv.flops.ledger import Event
+from jaxlv.steps.generate import decoding, padded
+from jaxlv.text.grammar import longest_step
 
 DIGITS = 2  # before the point, as forecasts allow
 
@@ -29,7 +29,7 @@ class Planned:
 def drawing(
     config: RunConfig, step: Event, context: int, horizon: int, samples: int, batch: int, variables: int = 2
 ) -> Event:
-    """A batch of forecasts of `batch` series, at its longest; `step` is an event of the model (jaxlv.run.event_of)."""
+    """A batch of forecasts of `batch` series, at its longest; `step` is an event of the model (jaxlv.runs.run.event_of)."""
     prompt = padded(context * variables * (config.codec.decimals + 3))
     most = horizon * longest_step(variables, config.codec.decimals, DIGITS)
     head = "alphabet" if config.sampling.grammar else step.head
@@ -63,7 +63,7 @@ def training(config: RunConfig, step: Event, steps: int, variables: int = 2) -> 
 def phases(config: RunConfig, step: Event, test_series: int, steps: int, variables: int = 2) -> list[Planned]:
     """The phases of a run of `steps`-step series: training, validation, and the final evaluation with and without a cache.
 
-    `step` is an event of the config's model (jaxlv.run.event_of). Generations are priced at their longest, as a ledger
+    `step` is an event of the config's model (jaxlv.runs.run.event_of). Generations are priced at their longest, as a ledger
     reserves them. The evaluation draws its samples from the tuned and from the untuned model.
     """
     e = config.evaluate

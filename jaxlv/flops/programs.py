@@ -9,14 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlv import lora as overlay
-from jaxlv.codec import SYMBOLS
 from jaxlv.config import LoraConfig, OptimizerConfig
 from jaxlv.flops.work import Work
-from jaxlv.generate import read
-from jaxlv.model import Qwen2, Segment, features, project
-from jaxlv.tokens import Windows
-from jaxlv.train import init_state, make_optimizer, make_train_step
+from jaxlv.lora import overlay
+from jaxlv.model.qwen2 import Qwen2, Segment, features, project
+from jaxlv.steps.generate import read
+from jaxlv.steps.train import init_state, make_optimizer, make_train_step
+from jaxlv.text.codec import SYMBOLS
+from jaxlv.text.tokens import Windows
 
 HEADS = {"adapters": "frozen", "head": "full", "full": "frozen"}  # what of the head the overlay holds
 
@@ -73,7 +73,7 @@ def train_program(work: Work, model: Qwen2, optimizer: OptimizerConfig | None = 
 
 
 def decode_program(work: Work, model: Qwen2, new_tokens: int) -> Program:
-    """One token in each row, as the loop of jaxlv/generate.py runs it in its last stage: behind prompts of `work.length`
+    """One token in each row, as the loop of steps/generate.py runs it in its last stage: behind prompts of `work.length`
     tokens and a tail of `new_tokens` slots."""
     c, ids_A = model.config, output_ids(work)
 

@@ -17,12 +17,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from jaxlv.attention import scored_pairs
-from jaxlv.codec import SYMBOLS
 from jaxlv.config import ModelConfig
 from jaxlv.errors import JaxlvError
-from jaxlv.lora import normalise_targets
-from jaxlv.loss import chunks_of
+from jaxlv.lora.overlay import normalise_targets
+from jaxlv.model.attention import scored_pairs
+from jaxlv.steps.loss import chunks_of
+from jaxlv.text.codec import SYMBOLS
 
 Train = Literal["adapters", "head", "full"]
 HeadKind = Literal["frozen", "trained", "alphabet"]
@@ -39,7 +39,7 @@ class Work:
     targets: tuple[str, ...] = ("q_proj", "v_proj")
     head: HeadKind = "frozen"  # "alphabet": formed over the 13 symbols of the number format alone
     train: Train = "adapters"  # "head": the adapters and the head's weight; "full": every weight
-    kernel: str = "xla"  # of the attention: a key of jaxlv.attention.KERNELS
+    kernel: str = "xla"  # of the attention: a key of jaxlv.model.attention.KERNELS
     cache: int = 0  # tokens attended to beside the new ones
     last_only: bool = False  # the head runs at each row's last position alone, as in a prefill
 

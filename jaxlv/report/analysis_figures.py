@@ -1,4 +1,4 @@
-"""Figures of the analyses of forecasts and of the text format, from their dictionaries (jaxlv.analyses).
+"""Figures of the analyses of forecasts and of the text format, from their dictionaries (jaxlv.analysis.analyses).
 
 Axes: H forecast steps, T time steps, N series, V variables.
 """

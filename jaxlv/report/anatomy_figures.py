@@ -1,4 +1,4 @@
-"""Figures of the analyses of a tuned model itself, from their dictionaries (jaxlv.anatomy, jaxlv.logits).
+"""Figures of the analyses of a tuned model itself, from their dictionaries (jaxlv.analysis.anatomy, jaxlv.analysis.logits).
 
 Axes: T time steps, R rank.
 """

@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from jaxlv import run
+from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError
 from jaxlv.report import compared, comparison, evaluation, reproductions, runs, sweeps
 from jaxlv.report.compared import Entry
 from jaxlv.report.folders import Folder, Kind, readable
 from jaxlv.report.page import Page, Pairs, Section, duration, number
-from jaxlv.series import SeriesSet
+from jaxlv.runs import sources
 
 Data = SeriesSet | None
 
@@ -131,6 +131,6 @@ def data_of(folder: Folder, given: SeriesSet | None = None) -> Data:
     if not any(any(measured.folder.glob("forecast_*.csv")) for measured in one.evaluations):
         return None
     try:
-        return run.load_series(one.config, one.folder)
+        return sources.load_series(one.config, one.folder)
     except JaxlvError:
         return None

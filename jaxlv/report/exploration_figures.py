@@ -15,13 +15,13 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter
 
-from jaxlv.clusters import CLUSTERS, Clusters, plane
-from jaxlv.exploration import Cycles
+from jaxlv.analysis.clusters import CLUSTERS, Clusters, plane
+from jaxlv.analysis.exploration import Cycles
+from jaxlv.data.series import SeriesSet
 from jaxlv.report import series_figures as own
 from jaxlv.report.axes import ABOVE, WIDTH, canvas, log_ticks, plain_number, ticks
 from jaxlv.report.series_figures import HUES, Rows, thinned
 from jaxlv.report.svg import MUTED, styled
-from jaxlv.series import SeriesSet
 
 # --------------------------------------------------------------------------------------------------- regimes
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from jaxlv import reproduction, run, sweep
 from jaxlv.config import RunConfig, config_tree, load_config
 from jaxlv.errors import JaxlvError
-from jaxlv.files import parse_json
+from jaxlv.published import reproduction
+from jaxlv.runs import run, sweep
+from jaxlv.storage.files import parse_json
 
 Tree = Mapping[str, Any]
 Kind = Literal["reproduction", "sweep", "comparison", "run", "evaluation"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from jaxlv.forecaster import Forecast
+from jaxlv.data.series import SeriesSet
+from jaxlv.forecasting.forecaster import Forecast
 from jaxlv.report.figures import ForecastPanel
-from jaxlv.series import SeriesSet
 
 
 def panels(forecast: Forecast, data: SeriesSet) -> list[ForecastPanel]:

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from jaxlv.evaluate import plain
-from jaxlv.forecaster import Forecast
-from jaxlv.protocols import Part, Protocol
-from jaxlv.protocols import score as score_part
+from jaxlv.data.series import SeriesSet
+from jaxlv.forecasting.evaluate import plain
+from jaxlv.forecasting.forecaster import Forecast
+from jaxlv.published.protocols import Part, Protocol
+from jaxlv.published.protocols import score as score_part
 from jaxlv.report import comparison
 from jaxlv.report.page import Section
-from jaxlv.series import SeriesSet
 
 
 def spans(part: Part, chosen: SeriesSet) -> tuple[np.ndarray, np.ndarray]:

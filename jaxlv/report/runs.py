@@ -9,10 +9,12 @@ from typing import Any
 
 from safetensors import safe_open
 
-from jaxlv import adapters, anatomy, run, sweep
+from jaxlv.analysis import anatomy
+from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError
-from jaxlv.forecaster import Forecast, read_csv
-from jaxlv.protocols import DATA_SHA256, matching
+from jaxlv.forecasting.forecaster import Forecast, read_csv
+from jaxlv.lora import adapters
+from jaxlv.published.protocols import DATA_SHA256, matching
 from jaxlv.report import analyses as analysed
 from jaxlv.report import evaluation, reported
 from jaxlv.report.anatomy import training_part
@@ -20,7 +22,7 @@ from jaxlv.report.columns import Column, table_of, words
 from jaxlv.report.folders import Evaluation, Run, Tree
 from jaxlv.report.page import MISSING, Page, Section, Table, duration, number, plain
 from jaxlv.report.panels import panels
-from jaxlv.series import SeriesSet
+from jaxlv.runs import run, sweep
 
 KINDS: Mapping[str, str] = {"train_step": "training", "validation": "validation", "generation": "forecasts"}
 """Events of a ledger, in words."""

@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from jaxlv import ledger, run, series
+from jaxlv.data import series
+from jaxlv.flops import ledger
+from jaxlv.runs import run
 from tests.faults.child import Child
 
 LONG = bool(os.environ.get("JAXLV_FAULTS_LONG"))  # the counts of tests/README.md

@@ -21,11 +21,19 @@ import jax
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from jaxlv import adapters, config, files, forecaster, ledger, lines, records, run, series, tokens, weights
-from jaxlv.checkpoint import Checkpoints
-from jaxlv.codec import Codec
+from jaxlv import config
+from jaxlv.data import series
 from jaxlv.errors import JaxlvError
-from jaxlv.model import Qwen2
+from jaxlv.flops import ledger
+from jaxlv.forecasting import forecaster
+from jaxlv.lora import adapters
+from jaxlv.model import weights
+from jaxlv.model.qwen2 import Qwen2
+from jaxlv.runs import records, run
+from jaxlv.runs.checkpoint import Checkpoints
+from jaxlv.storage import files, lines
+from jaxlv.text import tokens
+from jaxlv.text.codec import Codec
 
 MEMORY = 1 << 30  # bytes that a parser may take
 CAP = 1 << 26  # bytes of series that the readers may load

@@ -11,9 +11,9 @@ import h5py
 import numpy as np
 import pytest
 
-from jaxlv import series
-from jaxlv.codec import Codec
+from jaxlv.data import series
 from jaxlv.errors import JaxlvError, JaxlvWarning
+from jaxlv.text.codec import Codec
 from tests.test_tools import jaxlv, work  # noqa: F401
 
 VALUES = 1.0 + np.random.default_rng(0).random((4, 12, 2)).astype(np.float32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jaxlv.codec import Codec
+from jaxlv.text.codec import Codec
 from tests.test_tools import jaxlv, work  # noqa: F401
 
 ALPHA = np.ones(2)

@@ -12,7 +12,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from jaxlv.weights import load_pretrained
+from jaxlv.model.weights import load_pretrained
 from tests.faults.parsers import TARGETS, Reader, make
 
 CASES = int(os.environ.get("JAXLV_FUZZ_CASES", "2200"))  # of all targets together

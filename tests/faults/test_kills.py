@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from jaxlv import run
-from jaxlv.checkpoint import Checkpoints
-from jaxlv.files import SUFFIX
+from jaxlv.runs import run
+from jaxlv.runs.checkpoint import Checkpoints
+from jaxlv.storage.files import SUFFIX
 from tests.faults.child import Child
 from tests.faults.conftest import LONG, assert_same
 

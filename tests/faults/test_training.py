@@ -16,12 +16,14 @@ import jax
 import numpy as np
 import pytest
 
-from jaxlv import files, ledger, lines, run, training, validation
-from jaxlv.checkpoint import Checkpoints
 from jaxlv.config import load_config
 from jaxlv.errors import JaxlvError
-from jaxlv.member import Job
-from jaxlv.records import read_metrics
+from jaxlv.flops import ledger
+from jaxlv.runs import run, sources, training, validation
+from jaxlv.runs.checkpoint import Checkpoints
+from jaxlv.runs.member import Job
+from jaxlv.runs.records import read_metrics
+from jaxlv.storage import files, lines
 from tests.faults.conftest import LONG, assert_same, outcome
 from tests.test_tools import jaxlv, work  # noqa: F401
 
@@ -138,7 +140,7 @@ def small(subject, tmp_path) -> Any:
 
 def poisoned(monkeypatch: pytest.MonkeyPatch, *bad: int) -> None:
     """Losses of these steps (counted from 0) are not finite: their windows repeat no token, but the labels are none."""
-    from jaxlv import train
+    from jaxlv.steps import train
 
     honest = train.window_loss
 
@@ -168,7 +170,7 @@ MARK = 31  # a token that no text has
 
 def trained(config: Any, folder: Path, **more: Any) -> list[str]:
     notes: list[str] = []
-    training.train(config, folder, run.load_inputs(config), watch=training.Watch(note=notes.append), **more)
+    training.train(config, folder, sources.load_inputs(config), watch=training.Watch(note=notes.append), **more)
     return notes
 
 
@@ -203,7 +205,7 @@ def test_33_a_skipped_step_changes_nothing_but_its_number(small, tmp_path, monke
         small("train.skip_nonfinite=1", "train.checkpoint_every=1", "train.steps=8", "train.validate_every=0"),
         tmp_path / "run",
     )
-    inputs = run.load_inputs(small())
+    inputs = sources.load_inputs(small())
     job = Job(small("train.skip_nonfinite=1"), tmp_path / "none", inputs)
     like = training._Training([job], training.Watch()).stack.state
     with Checkpoints(tmp_path / "run" / run.CHECKPOINTS) as checkpoints:
@@ -369,7 +371,7 @@ def hangs(*_: Any, **__: Any) -> Any:
 )
 def test_40_a_service_that_cannot_be_reached_stops_nothing(small, tmp_path, monkeypatch, sink, functions, words):
     Service(sink, monkeypatch, **functions)
-    monkeypatch.setattr("jaxlv.sinks.Sink.close.__defaults__", (0.2,))
+    monkeypatch.setattr("jaxlv.runs.sinks.Sink.close.__defaults__", (0.2,))
     notes = trained(small(f'train.sinks=["{sink}"]'), tmp_path / "run")
     assert [note for note in notes if note.startswith(f"{sink} is left out from here on ({words})")] and len(notes) < 9
     assert [record["step"] for record in read_metrics(tmp_path / "run" / run.METRICS) if "loss" in record] == list(

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from jaxlv import adapters, weights
 from jaxlv.errors import JaxlvError
+from jaxlv.lora import adapters
+from jaxlv.model import weights
 from tests.test_tools import jaxlv, work  # noqa: F401
 
 Q = "model.layers.0.self_attn.q_proj.weight"
@@ -195,7 +196,7 @@ def test_23_a_tokenizer_that_does_not_give_each_symbol_a_token(base, vocabulary,
     model = {"type": "BPE", "vocab": vocabulary, "merges": merges, "unk_token": None}
     (base / "tokenizer.json").write_text(json.dumps({"version": "1.0", "added_tokens": [], "model": model}))
     with pytest.raises(JaxlvError, match=r"token|symbol") as caught:
-        from jaxlv.tokens import load_alphabet
+        from jaxlv.text.tokens import load_alphabet
 
         load_alphabet(base, 32)
     assert str(base) in str(caught.value) and "\n" not in str(caught.value)

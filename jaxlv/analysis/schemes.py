@@ -1,0 +1,315 @@
+"""How the reports and this project write series as text: tokens, rounding errors, windows, and what a tokenizer merges.
+
+Axes: N series, T time steps, C context steps, V variables, W windows of one series.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+import numpy as np
+
+from jaxlv.analysis.exploration import Row, summary
+from jaxlv.config import CodecConfig, WindowConfig
+from jaxlv.data.series import SeriesSet
+from jaxlv.errors import JaxlvError
+from jaxlv.published.protocols import PROTOCOLS, SERIES
+from jaxlv.text.codec import SCALE_RULES, SYMBOLS, TOP, Codec
+from jaxlv.text.tokens import NO_POSITION, QWEN_IDS, Alphabet, load_alphabet, load_encoder, make_windows, stream_starts
+
+CONTEXT = 50  # steps that the rule `context` is fitted on
+LENGTHS = (128, 512, 768)  # tokens of a window
+WINDOWED = 1000  # series at most that windows are counted of, for each part
+
+Encoder = Callable[[str], Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """A way to write series, and to cut their tokens into windows."""
+
+    codec: CodecConfig
+    top: str  # what is written as 10
+    split: str  # the protocol whose split it goes with
+    partial: Literal["drop", "pad"]  # what becomes of a window that is not full
+    stride: int = 0  # tokens between training windows; 0 = half a window. Validation windows lie end to end
+    closed: bool = False  # whether the last step has its ";"
+
+    @property
+    def looks_at(self) -> str:
+        """What the scale is fitted on, in words."""
+        seen = "the context alone" if self.codec.scale == "context" else "nothing: a constant"
+        return SCALE_RULES[self.codec.scale].peeks_at or seen
+
+
+OURS = "jaxlv"
+SCHEMES: Mapping[str, Scheme] = MappingProxyType(
+    {
+        "xu, 2 decimals": Scheme(
+            CodecConfig("xu", decimals=2), "the variable's 99th percentile over the series", "xu", "drop"
+        ),
+        "xu, 3 decimals": Scheme(
+            CodecConfig("xu", decimals=3), "the variable's 99th percentile over the series", "xu", "drop"
+        ),
+        "rai": Scheme(
+            CodecConfig("rai", decimals=2), "the larger of the variables' 95th percentiles over the series", "rai", "pad"
+        ),
+        "mao": Scheme(CodecConfig("mao", decimals=2), "the 99.7th percentile of all values", "mao", "drop", stride=256),
+        "liu": Scheme(CodecConfig("liu", decimals=3), "5 raw units", "liu", "pad"),
+        OURS: Scheme(CodecConfig(), "twice the variable's maximum over the context", "xu", "pad", closed=True),
+    }
+)
+"""Those of the four reports, and the default of this project."""
+
+
+# --------------------------------------------------------------------------------------------- tokenizer
+
+
+def alphabet_of(folder: Path | None) -> tuple[Alphabet, Encoder | None]:
+    """The ids of the 13 symbols in the tokenizer of a folder, and that tokenizer; without a folder Qwen2.5's ids alone.
+
+    JaxlvError for a folder without a tokenizer, and for one that does not give each symbol its own token.
+    """
+    if folder is None:
+        return Alphabet(np.array([QWEN_IDS[symbol] for symbol in SYMBOLS], np.int32), (), "Qwen2.5's ids"), None
+    encode = load_encoder(folder)
+    if encode is None:
+        expected = "a folder with tokenizer.json, or vocab.json and merges.txt"
+        raise JaxlvError("no tokenizer", where=folder, expected=expected)
+    return load_alphabet(folder, np.iinfo(np.int32).max), encode
+
+
+STRANGE = ("-", " ")  # characters that the format does not have, and that models write
+SAMPLES = ("1.23", "1 . 2 3", "-1.20", "1e-05", "NaN", "1.20, 1.31; ", "...", ";;;")
+
+
+def merge_rows(encode: Encoder) -> list[Row]:
+    """Every pair of the 13 symbols, "-" and space that is one token, and how some longer texts are cut.
+
+    `in format` says whether the format can hold the text: 13 symbols, and two delimiters never meet.
+    """
+    characters = [*SYMBOLS, *STRANGE]
+    pairs = [a + b for a in characters for b in characters if len(encode(a + b)) == 1]
+    return [
+        {
+            "text": text, "ids": " ".join(map(str, encode(text))), "tokens": len(encode(text)), "characters": len(text),
+            "kind": "pair" if text in pairs else "sample",
+            "in format": set(text) <= set(SYMBOLS) and not re.search("[.,;]{2}", text),
+        }
+        for text in [*pairs, *SAMPLES]
+    ]  # fmt: skip
+
+
+# --------------------------------------------------------------------------------------------------- text
+
+
+@dataclass(frozen=True)
+class Written:
+    """Series in one scheme: their scales, texts and what the texts decode to; series that cannot be written are absent."""
+
+    name: str
+    ids: tuple[int, ...]
+    alphas: tuple[np.ndarray, ...]  # (V,) each, raw units per written unit
+    texts: tuple[str, ...]
+    decoded: tuple[np.ndarray, ...]  # (T, V) each, raw units
+    fault: str  # why the first series that is absent could not be written
+
+    @property
+    def scheme(self) -> Scheme:
+        return SCHEMES[self.name]
+
+
+def write(name: str, data: SeriesSet) -> Written:
+    """All series in a scheme. The rule `context` is fitted on the first CONTEXT steps, the others as their reports do."""
+    scheme = SCHEMES[name]
+    codec = Codec.for_data(scheme.codec, data.values_NTV)
+    written: list[tuple[int, np.ndarray, str, np.ndarray]] = []
+    fault = ""
+    for i, series_TV in zip(data.ids_N.tolist(), data.values_NTV, strict=True):
+        try:
+            alpha_V = codec.fit(series_TV[:CONTEXT], series_TV, where=f"series {i}")
+            text = codec.encode(series_TV, alpha_V, where=f"series {i}")
+        except JaxlvError as reason:
+            fault = fault or str(reason)
+            continue
+        written.append((i, alpha_V, text if scheme.closed else text[:-1], codec.decode(text, alpha_V).values_TV))
+    ids, alphas, texts, decoded = zip(*written, strict=True) if written else ((), (), (), ())
+    return Written(name, ids, alphas, texts, decoded, fault)
+
+
+def token_rows(written: Sequence[Written], data: SeriesSet) -> list[Row]:
+    """Per scheme: tokens per series and step, alpha (raw units per written unit), values written as 0 and from TOP on.
+
+    Every character is one token. The reports' texts leave the last step open, ours close it, which is one token more.
+    """
+    rows = []
+    for one in written:
+        tokens_N = np.array([len(text) for text in one.texts])
+        spread = summary(tokens_N.astype(float))
+        scaled = [values_TV / alpha_V for values_TV, alpha_V in zip(one.decoded, one.alphas, strict=True)]
+        rows.append(
+            {
+                "scheme": one.name, "top": one.scheme.top, "decimals": one.scheme.codec.decimals, "series": len(one.ids),
+                "not written": len(data) - len(one.ids), "reason": one.fault,
+                "looks at": one.scheme.looks_at,
+                **{f"alpha {key}": figure for key, figure in zip(("min", "max"), _extremes(one.alphas), strict=True)},
+                **{f"tokens {key}": spread[key] for key in ("min", "median", "max")},
+                "tokens per step": tokens_N.mean() / data.values_NTV.shape[1] if len(tokens_N) else np.nan,
+                "written as zero": np.mean([(a == 0).mean() for a in scaled]) if scaled else np.nan,
+                "above the top": np.mean([(a >= TOP).mean() for a in scaled]) if scaled else np.nan,
+            }
+        )  # fmt: skip
+    return rows
+
+
+def _extremes(arrays: Sequence[np.ndarray]) -> tuple[float, float]:
+    return (float(np.min(arrays)), float(np.max(arrays))) if len(arrays) else (np.nan, np.nan)
+
+
+def round_trip_rows(written: Sequence[Written], data: SeriesSet) -> list[Row]:
+    """Per scheme, in raw units: absolute error of the decoded text, and half a unit of the last decimal."""
+    row_of = {int(i): n for n, i in enumerate(data.ids_N)}
+    rows = []
+    for one in written:
+        errors = [np.abs(d_TV - data.values_NTV[row_of[i]]) for i, d_TV in zip(one.ids, one.decoded, strict=True)]
+        mae_NV = np.array([error_TV.mean(axis=0) for error_TV in errors]).reshape(-1, len(data.variables))
+        spread = summary(mae_NV.mean(axis=1))
+        rows.append(
+            {
+                "scheme": one.name, "series": len(errors), "mae": spread["mean"],
+                **{f"mae {key}": spread[key] for key in ("min", "median", "max")},
+                **{f"mae of {v}": mae_NV[:, k].mean() if len(errors) else np.nan for k, v in enumerate(data.variables)},
+                "max error": max((float(error_TV.max()) for error_TV in errors), default=np.nan),
+                "median half unit": np.median(one.alphas) * 0.5 * 10.0**-one.scheme.codec.decimals if errors else np.nan,
+            }
+        )  # fmt: skip
+    return rows
+
+
+def text_rows(written: Sequence[Written], ids: Sequence[int], alphabet: Alphabet) -> list[Row]:
+    """The chosen series in every scheme: scales (raw units), the whole text, its token ids and their number."""
+    return [
+        {
+            "series": i, "scheme": one.name, "alpha": " ".join(f"{a:.8g}" for a in alpha_V),
+            "tokens": len(text), "text": text, "ids": " ".join(map(str, alphabet.encode(text).tolist())),
+        }
+        for i in ids
+        for one in written
+        for place, alpha_V, text in zip(one.ids, one.alphas, one.texts, strict=True)
+        if place == i
+    ]  # fmt: skip
+
+
+def step_rows(written: Sequence[Written], data: SeriesSet) -> list[Row]:
+    """The chosen series step by step in every scheme: value, what is written, what it is read as, and the difference."""
+    rows = []
+    for i, series_TV in zip(data.ids_N.tolist(), data.values_NTV, strict=True):
+        for one in written:
+            if i not in one.ids:
+                continue
+            n = one.ids.index(i)
+            steps = [step.split(",") for step in one.texts[n].rstrip(";").split(";")]
+            for t, time in enumerate(data.time_T):
+                for v, name in enumerate(data.variables):
+                    read, value = float(one.decoded[n][t, v]), float(series_TV[t, v])
+                    rows.append(
+                        {
+                            "series": i, "scheme": one.name, "step": t, "time": time, "variable": name, "value": value,
+                            "written": steps[t][v], "read": read, "difference": read - value,
+                        }
+                    )  # fmt: skip
+    return rows
+
+
+def disagreements(written: Sequence[Written], ids: Sequence[int], alphabet: Alphabet, encode: Encoder) -> int:
+    """The number of whole texts of chosen series that the tokenizer cuts otherwise than into one token per character."""
+    chosen = [text for one in written for i, text in zip(one.ids, one.texts, strict=True) if i in ids]
+    return sum(list(encode(text)) != alphabet.encode(text).tolist() for text in chosen)
+
+
+# ------------------------------------------------------------------------------------------------ windows
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What becomes of one series' tokens."""
+
+    windows: int
+    padding: int  # positions
+    lost: int  # tokens that no window holds
+    tail: bool  # whether the last token is one of them
+
+
+def cut(tokens: int, length: int, stride: int, partial: str) -> Cut:
+    """The windows over one series, as `tokens.stream_starts` sets them."""
+    starts = list(stream_starts(range(tokens), length, stride, partial))  # type: ignore[arg-type]
+    padding, held, end = 0, 0, 0
+    for start in starts:
+        stop = min(start + length, tokens)
+        padding += start + length - stop
+        held += stop - max(start, end)
+        end = stop
+    return Cut(len(starts), padding, tokens - held, end < tokens)
+
+
+def parts_of(scheme: Scheme, ids_N: np.ndarray) -> dict[str, np.ndarray]:
+    """The ids for training and validation: the report's split where the series are the course's 1000, else all for both."""
+    if not np.array_equal(np.sort(ids_N), np.arange(SERIES)):
+        return {"training": ids_N, "validation": ids_N}
+    split = PROTOCOLS[scheme.split].split(np.sort(ids_N))
+    return {"training": split.train, "validation": split.validation}
+
+
+def window_rows(
+    written: Sequence[Written], data: SeriesSet, alphabet: Alphabet, lengths: Sequence[int] = LENGTHS
+) -> list[Row]:
+    """Per scheme, part and window length: windows, the share of their positions that is padding, and what is left out.
+
+    Validation windows lie end to end. Of ours, each window is written in a scale of its own, and so no token is the same in
+    two of them: what is left out is not defined (None).
+    """
+    rows = []
+    for one in written:
+        tokens = dict(zip(one.ids, map(len, one.texts), strict=True))
+        for part, ids in parts_of(one.scheme, data.ids_N).items():
+            held = [int(i) for i in ids if int(i) in tokens][:WINDOWED]
+            for length in lengths:
+                stride = length if part == "validation" else one.scheme.stride or length // 2
+                counts = _context_counts(one, data, held, alphabet, length, stride) if one.name == OURS else None
+                if counts is None:
+                    counts = _stream_counts([tokens[i] for i in held], length, stride, one.scheme.partial)
+                rows.append(
+                    {
+                        "scheme": one.name, "part": part, "length": length, "stride": stride,
+                        "windows kept": "full only" if one.scheme.partial == "drop" else "padded",
+                        "series": len(held), **counts,
+                    }
+                )  # fmt: skip
+    return rows
+
+
+def _stream_counts(tokens: Sequence[int], length: int, stride: int, partial: str) -> Row:
+    cuts = [cut(count, length, stride, partial) for count in tokens]
+    positions = length * sum(c.windows for c in cuts)
+    return {
+        "windows": sum(c.windows for c in cuts),
+        "padding": sum(c.padding for c in cuts) / positions if positions else np.nan,
+        "tokens left out": sum(c.lost for c in cuts) / sum(tokens) if tokens else np.nan,
+        "series without their tail": sum(c.tail for c in cuts),
+    }
+
+
+def _context_counts(one: Written, data: SeriesSet, ids: Sequence[int], alphabet: Alphabet, length: int, stride: int) -> Row:
+    codec = Codec.for_data(one.scheme.codec, data.values_NTV)
+    values_NTV = data.select(ids).values_NTV if ids else data.values_NTV[:0]
+    try:
+        windows = make_windows(values_NTV, codec, alphabet, WindowConfig(length, stride))
+    except JaxlvError:  # a context within a series may be zero throughout, and has no scale
+        return {"windows": None, "padding": None, "tokens left out": None, "series without their tail": None}
+    padding = float((windows.positions_ML == NO_POSITION).mean()) if windows.number else np.nan
+    return {"windows": windows.number, "padding": padding, "tokens left out": None, "series without their tail": None}

@@ -1,0 +1,395 @@
+"""Sets of population series: reading, checking, writing and splitting them.
+
+Axes: N series, T time steps, V variables.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import h5py
+import numpy as np
+
+from jaxlv.data.readers import FORMATS, VARIABLES, as_float64, check_shape, read, shortened
+from jaxlv.errors import JaxlvError, JaxlvWarning
+
+MEMORY_CAP = 4 * 2**30
+TIME_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class SeriesSet:
+    """Checked series on one regular time grid, in raw units, from `load`, `from_arrays` or `dynamics.draw`.
+
+    `source` says where they come from: "path" and "sha256" of a file, and "simulation" for simulated ones: a
+    flat dict of settings, and in its item "parameters" one float64 array of N values per name.
+    """
+
+    values_NTV: np.ndarray
+    time_T: np.ndarray
+    variables: tuple[str, ...]
+    ids_N: np.ndarray
+    source: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.ids_N)
+
+    def select(self, ids: Any) -> SeriesSet:
+        """The series with these ids, in the order given; JaxlvError names unknown ids."""
+        wanted = _as_ids(ids)
+        row_of = {int(i): row for row, i in enumerate(self.ids_N)}
+        unknown = [int(i) for i in wanted if int(i) not in row_of]
+        if unknown:
+            raise JaxlvError(
+                "unknown series",
+                where=self.source.get("path"),
+                expected=f"ids of its {len(self)} series, {self.ids_N.min()} to {self.ids_N.max()}",
+                found=shortened(unknown),
+            )
+        if not len(wanted) or len(np.unique(wanted)) != len(wanted):
+            raise JaxlvError(
+                "wrong choice of series",
+                where=self.source.get("path"),
+                expected="one or more ids, each once",
+                found=shortened(wanted.tolist()) or "none",
+            )
+        rows = np.array([row_of[int(i)] for i in wanted])
+        source = dict(self.source)
+        if "simulation" in source:
+            parameters = {name: np.asarray(p)[rows] for name, p in source["simulation"]["parameters"].items()}
+            source["simulation"] = {**source["simulation"], "parameters": parameters}
+        return SeriesSet(self.values_NTV[rows], self.time_T, self.variables, wanted, source)
+
+
+def from_arrays(
+    values: Any,
+    time: Any = None,
+    variables: Sequence[str] | None = None,
+    ids: Any = None,
+    source: Mapping[str, Any] | None = None,
+    where: Any = "series",
+    drop: bool = False,
+) -> SeriesSet:
+    """A SeriesSet of copied float64 arrays, after every check that this module knows.
+
+    values (N, T, V) and time (T,), by default 0..T-1, are integers or floats of at most 64 bits, in either
+    byte order. Without names the variables are prey and predator; with names there may be one or more. Values
+    are finite and not negative: the text format has no sign (zeros pass here, but have no logarithm). Time
+    grows in equal steps, each within TIME_TOLERANCE of the mean step. JaxlvError otherwise; with `drop`, series whose
+    values are not so are left out, and a JaxlvWarning says which.
+    """
+    values, time = np.asarray(values), None if time is None else np.asarray(time)
+    names = VARIABLES if variables is None else tuple(str(name) for name in variables)
+    check_shape(values.shape, None if time is None else time.shape, len(names), where)
+    values_NTV = as_float64(values, f"{where}:trajectories")
+    time_T = as_float64(np.arange(values.shape[1]) if time is None else time, f"{where}:time")
+    check_time(time_T, f"{where}:time")
+    ids_N = np.arange(len(values_NTV)) if ids is None else _as_ids(ids)
+    if len(ids_N) != len(values_NTV) or len(np.unique(ids_N)) != len(ids_N):
+        raise JaxlvError(
+            "series ids do not fit the series",
+            where=where,
+            expected=f"{len(values_NTV)} different ids",
+            found=f"{len(ids_N)} ids, {len(np.unique(ids_N))} of them different",
+        )
+    found = SeriesSet(values_NTV, time_T, names, ids_N, dict(source or {}))
+    if drop:
+        return _without_bad(found, where)
+    _check_values(values_NTV, names, ids_N, f"{where}:trajectories")
+    return found
+
+
+def load(path: Any, *, memory_cap: int = MEMORY_CAP, drop: bool = False) -> SeriesSet:
+    """The series in a file, with its path and sha256 in `source`.
+
+    HDF5 (.h5, .hdf5): `/trajectories` (N, T, V) and `/time` (T,). An attribute `variables` of trajectories
+    names other variables than prey and predator; the group `/simulation` that `save` writes comes back in
+    `source`.
+    CSV: the columns series,step,time,variable,value or series,time,prey,predator; `series` gives the ids.
+    NumPy: .npy holds (N, T, 2), with time 0..T-1; .npz the arrays trajectories, time and optionally
+    variables.
+
+    JaxlvError for a file that is none of these, that `from_arrays` would refuse, whose arrays as float64
+    exceed `memory_cap` bytes (known before they are read), or that leads to other files (HDF5 links, external
+    storage, virtual datasets).
+    """
+    path = Path(path)
+    arrays = read(path, memory_cap)
+    with path.open("rb") as stream:
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    source = {"path": str(path), "sha256": sha256, **arrays.pop("source", {})}
+    return from_arrays(**arrays, source=source, where=path, drop=drop)
+
+
+def save(path: Any, series_set: SeriesSet, *, overwrite: bool = False) -> None:
+    """Write the series as HDF5 in the layout that `load` reads, whole or not at all.
+
+    Values are stored as float32, the course's format, and time as float64; series are numbered anew from 0.
+    For simulated sets `/simulation` has a float64 dataset per parameter, and the settings as attributes.
+    JaxlvError if the file exists and `overwrite` is false, if its suffix is not HDF5's, or if it cannot be
+    written.
+    """
+    path = Path(path)
+    if FORMATS.get(path.suffix.lower()) != "HDF5":
+        raise JaxlvError("series are saved as HDF5", where=path, expected="a name that ends in .h5 or .hdf5")
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise JaxlvError("exists already", where=path, hint="choose another name, or allow overwriting")
+    with np.errstate(over="ignore"):
+        stored = series_set.values_NTV.astype(np.float32)
+    from_arrays(stored, series_set.time_T, series_set.variables, where=f"{path} (as float32)")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        _write_hdf5(temporary, stored, series_set)
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise JaxlvError(f"cannot be written ({error})", where=path) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_hdf5(path: Path, stored_NTV: np.ndarray, series_set: SeriesSet) -> None:
+    with h5py.File(path, "w") as file:
+        trajectories = file.create_dataset("trajectories", data=stored_NTV)
+        trajectories.attrs["variables"] = list(series_set.variables)
+        file.create_dataset("time", data=series_set.time_T, dtype=np.float64)
+        simulation = series_set.source.get("simulation")
+        if simulation is not None:
+            group = file.create_group("simulation")
+            for name, values_N in simulation["parameters"].items():
+                group.create_dataset(name, data=values_N, dtype=np.float64)
+            group.attrs.update({name: value for name, value in simulation.items() if name != "parameters"})
+
+
+def check_time(time_T: np.ndarray, where: Any) -> None:
+    """Raise JaxlvError unless time is finite and grows in equal steps, each within TIME_TOLERANCE of their mean."""
+    steps = np.diff(time_T)
+    for fault, name in ((~np.isfinite(time_T), "is not finite"), (~(steps > 0), "does not increase")):
+        if fault.any():
+            first = int(np.argmax(fault))
+            raise JaxlvError(f"time {name}", where=where, found=f"{time_T[first : first + 2]} from index {first}")
+    mean = steps.mean()
+    irregular = np.abs(steps - mean) > TIME_TOLERANCE * mean
+    if irregular.any():
+        first = int(np.argmax(irregular))
+        raise JaxlvError(
+            "time grid is irregular",
+            where=where,
+            expected=f"equal steps within {TIME_TOLERANCE:g} of their mean {mean:.6g}",
+            found=f"{irregular.sum()} others, the first {steps[first]:.6g} after index {first}",
+            hint="resample the series on a regular grid",
+        )
+
+
+FAULTS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = MappingProxyType(
+    {"NaN": np.isnan, "infinite": np.isinf, "negative": lambda values: values < 0}
+)
+"""The values that no series may hold: by name, where they stand in an array."""
+
+
+def first_place(fault_NTV: np.ndarray, names: Sequence[str], ids_N: np.ndarray) -> str:
+    """Where the first fault of an array stands, in words."""
+    n, t, v = np.unravel_index(int(np.argmax(fault_NTV)), fault_NTV.shape)
+    return f"series {ids_N[n]}, step {t}, {names[int(v)]}"
+
+
+def _check_values(values_NTV: np.ndarray, names: Sequence[str], ids_N: np.ndarray, where: Any) -> None:
+    for name, test in FAULTS.items():
+        fault = test(values_NTV)
+        if fault.any():
+            raise JaxlvError(
+                f"{fault.sum()} {name} values",
+                where=where,
+                expected="finite values of at least 0",
+                found=f"{values_NTV[fault][0]:g} first, at {first_place(fault, names, ids_N)}",
+                hint='repair them, or leave these series out: data.bad_series = "drop"',
+            )
+
+
+def _without_bad(found: SeriesSet, where: Any) -> SeriesSet:
+    """The series whose values are finite and not negative; JaxlvError where there are none."""
+    bad_N = np.any([test(found.values_NTV).any(axis=(1, 2)) for test in FAULTS.values()], axis=0)
+    if not bad_N.any():
+        return found
+    if bad_N.all():
+        raise JaxlvError("no series is left", where=where, found=f"NaN, infinite or negative values in all {len(bad_N)}")
+    left_out = f"{bad_N.sum()} of {len(bad_N)} series are left out: {shortened(found.ids_N[bad_N].tolist())}"
+    warnings.warn(f"{where}: {left_out} (NaN, infinite or negative values)", JaxlvWarning, stacklevel=3)
+    return found.select(found.ids_N[~bad_N])
+
+
+def _as_ids(ids: Any) -> np.ndarray:
+    array = np.asarray(ids)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise JaxlvError("series ids are a list of whole numbers", found=f"{array.dtype} of shape {array.shape}")
+    return array.astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Ids of the series for training, validation and test; no id is in two of them."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+    def parts(self) -> dict[str, np.ndarray]:
+        """The three arrays by name."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+
+def split_ids(ids: Any, train: Any, validation: Any, test: Any) -> Split:
+    """The split with exactly these ids; JaxlvError for an id that is unknown or given twice."""
+    split = Split(_as_ids(train), _as_ids(validation), _as_ids(test))
+    chosen = np.concatenate(list(split.parts().values()))
+    unknown = np.setdiff1d(chosen, _as_ids(ids))
+    if len(unknown):
+        raise JaxlvError("split names unknown series", found=shortened(unknown.tolist()))
+    values, counts = np.unique(chosen, return_counts=True)
+    if (counts > 1).any():
+        raise JaxlvError("split names series twice", found=shortened(values[counts > 1].tolist()))
+    return split
+
+
+def split_fraction(ids: Any, fractions: Sequence[float] = (0.7, 0.15, 0.15), seed: int = 42) -> Split:
+    """The ids in the order of NumPy's legacy `RandomState(seed).permutation`, cut at the cumulated fractions.
+
+    With the defaults and 1000 series this is the split of the report xu. Each part keeps the permuted order.
+    JaxlvError if fractions are no shares of 1 or leave a wanted part empty.
+    """
+    ids_N = _as_ids(ids)
+    order = np.random.RandomState(seed).permutation(len(ids_N))
+    cuts = np.round(_cumulated(fractions)[:2] * len(ids_N)).astype(int)
+    return _not_empty(Split(*np.split(ids_N[order], cuts)), fractions)
+
+
+def _in_order(ids: np.ndarray) -> Split:
+    """In the order of the file: 70, 20 and 10 %."""
+    first, second = _tenths(ids, 7), _tenths(ids, 9)
+    return split_ids(ids, ids[:first], ids[first:second], ids[second:])
+
+
+def _first_tenth_held(ids: np.ndarray) -> Split:
+    """The first tenth is the test; the rest as scikit-learn's train_test_split(test_size=0.2, random_state=42) has it."""
+    rest = ids[_tenths(ids, 1) :]
+    order = np.random.RandomState(42).permutation(len(rest))
+    held = -(-len(rest) // 5)
+    return split_ids(ids, rest[order[held:]], rest[order[:held]], ids[: _tenths(ids, 1)])
+
+
+def _tenths(ids: np.ndarray, number: int) -> int:
+    return max(1, round(number * len(ids) / 10))
+
+
+REPORTED_SPLITS: Mapping[str, Callable[[np.ndarray], Split]] = MappingProxyType(
+    {
+        "xu": lambda ids: split_fraction(ids, (0.70, 0.15, 0.15)),
+        "rai": _in_order,
+        "mao": lambda ids: split_fraction(ids, (0.8, 0.1, 0.1)),  # the report does not give its seed
+        "liu": _first_tenth_held,
+    }
+)
+"""How four reports split their series: the course's 1000 into 700, 150, 150; 700, 200, 100; 800, 100, 100; 720, 180, 100."""
+
+
+def split_stratified(ids: Any, labels: Any, fractions: Sequence[float] = (0.7, 0.15, 0.15), seed: int = 42) -> Split:
+    """A split whose parts hold each label in proportion to the fractions, to within one series per label.
+
+    labels (N,), for instance from `regimes`. The shuffled series of a label stand at (rank + u) / count, with
+    one uniform u per label, and are cut at the cumulated fractions: systematic sampling, by which a rare
+    label may fall into any part. JaxlvError as in `split_fraction`.
+    """
+    ids_N, labels_N = _as_ids(ids), np.asarray(labels)
+    if labels_N.shape != ids_N.shape:
+        raise JaxlvError("one label per series is needed", expected=ids_N.shape, found=labels_N.shape)
+    cuts = _cumulated(fractions)[:2]
+    random = np.random.RandomState(seed)
+    part_N = np.empty(len(ids_N), int)
+    for label in np.unique(labels_N):
+        rows = random.permutation(np.flatnonzero(labels_N == label))
+        position = (np.arange(len(rows)) + random.uniform()) / len(rows)
+        part_N[rows] = np.searchsorted(cuts, position, side="right")
+    return _not_empty(Split(*(ids_N[part_N == part] for part in range(3))), fractions)
+
+
+def _cumulated(fractions: Sequence[float]) -> np.ndarray:
+    shares = np.asarray(fractions, dtype=float)
+    if shares.shape != (3,) or not (shares >= 0).all() or not math.isclose(shares.sum(), 1, abs_tol=1e-9):
+        raise JaxlvError(
+            "wrong split fractions",
+            expected="shares for train, validation and test that add up to 1",
+            found=fractions,
+        )
+    return np.cumsum(shares)
+
+
+def _not_empty(split: Split, fractions: Sequence[float]) -> Split:
+    for (name, ids), fraction in zip(split.parts().items(), fractions, strict=True):
+        if fraction > 0 and not len(ids):
+            raise JaxlvError(f"no series left for {name}", expected="more series, or other fractions", found=fractions)
+    return split
+
+
+def digest(values_TV: np.ndarray) -> bytes:
+    """A hash that series of equal values share."""
+    return hashlib.sha256((values_TV + 0.0).tobytes()).digest()  # adding 0 makes -0.0 and 0.0 the same bytes
+
+
+def check_disjoint(series_set: SeriesSet, split: Split) -> None:
+    """Raise JaxlvError if a series, by its id or by equal values, is in two parts of the split."""
+    split_ids(series_set.ids_N, **split.parts())
+    seen: dict[bytes, tuple[str, int]] = {}
+    for part, ids in split.parts().items():
+        own: dict[bytes, tuple[str, int]] = {}
+        for i, values_TV in zip(ids, series_set.select(ids).values_NTV if len(ids) else (), strict=True):
+            key = digest(values_TV)
+            if key in seen:
+                other_part, other = seen[key]
+                raise JaxlvError(
+                    f"series {i} of {part} has the same values as series {other} of {other_part}",
+                    where=series_set.source.get("path"),
+                    hint="drop duplicates before splitting",
+                )
+            own[key] = part, int(i)
+        seen |= own
+
+
+REST = 0.02  # standard deviation, by the mean, of a series at rest
+
+
+def at_rest(values_NTV: np.ndarray, window: int = 20, share: float = REST) -> np.ndarray:
+    """(N,) whether every variable's standard deviation over the last `window` steps is at most `share` of its mean."""
+    end_NWV = values_NTV[:, -window:]
+    return (end_NWV.std(axis=1) <= share * end_NWV.mean(axis=1)).all(axis=1)
+
+
+def regimes(series_set: SeriesSet, window: int = 20) -> np.ndarray:
+    """A label per series, by the first of these rules that fits.
+
+    "collapse": some variable stays below 5 % of its own maximum throughout the last `window` steps.
+    "equilibrium": in these steps the standard deviation is at most 2 % of the mean, for every variable (`at_rest`).
+    "oscillatory": the first variable has two peaks or more (above the step before, not below the next).
+    "transient": anything else.
+    Returns (N,) strings. JaxlvError if the series are shorter than the window.
+    """
+    values_NTV = series_set.values_NTV
+    if values_NTV.shape[1] < window:
+        raise JaxlvError("series too short for regimes", expected=f"{window} steps", found=values_NTV.shape[1])
+    end_NWV, first_NT = values_NTV[:, -window:], values_NTV[..., 0]
+    inner_NT = first_NT[:, 1:-1]
+    peaks_N = ((inner_NT > first_NT[:, :-2]) & (inner_NT >= first_NT[:, 2:])).sum(axis=1)
+    rules = [
+        (end_NWV.max(axis=1) <= 0.05 * values_NTV.max(axis=1)).any(axis=1),
+        at_rest(values_NTV, window),
+        peaks_N >= 2,
+    ]
+    return np.select(rules, ["collapse", "equilibrium", "oscillatory"], default="transient")

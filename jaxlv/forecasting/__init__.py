@@ -1,0 +1,1 @@
+"""Sampled forecasts, what they are measured by, and what they must beat."""

@@ -1,0 +1,110 @@
+"""What the truth costs a model: negative log likelihood in nats per value, in the units of the series.
+
+A text value of d decimals in the scale alpha stands for an interval of alpha 10^-d raw units, so a text of probability p
+is a density of p / (alpha 10^-d), and the value costs -log p + log(alpha 10^-d) nats: comparable between numbers of
+decimals and scale rules, and negative where the density exceeds one per raw unit. This is the continuous likelihood of
+LLMTIME (Gruver, Finzi, Qiu and Wilson 2023, "Large language models are zero-shot time series forecasters", section 3).
+p is that of the value's digits, point and closing delimiter, given every token before them, in a softmax over the 13
+symbols at temperature 1: what is sampled from, but for the number grammar, which only takes symbols away. Texts that are
+no numbers have a share of p too, so the density integrates to at most 1. A value written as 0 stands for half an interval;
+its cost is log 2 too high.
+
+Axes: N series, B rows of a batch, L tokens of a row, H steps ahead, V variables, A the 13 symbols.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlv.data.series import SeriesSet
+from jaxlv.errors import JaxlvError
+from jaxlv.forecasting.forecaster import Forecaster
+from jaxlv.model.qwen2 import Qwen2, features, project
+from jaxlv.steps.generate import padded
+from jaxlv.steps.loss import restrict
+from jaxlv.text.codec import SYMBOLS
+from jaxlv.text.tokens import IGNORED, Alphabet, Windows, stack, window
+
+
+def nats_per_value(
+    forecaster: Forecaster,
+    series: SeriesSet,
+    context: int,
+    horizon: int,
+    batch_series: int = 8,
+    side: str = "right",
+    on_batch: Callable[[int], None] = lambda done: None,
+) -> np.ndarray:
+    """Nats of each value of steps context .. context + horizon - 1, given all the values before it: (N, H, V).
+
+    Teacher forced, in one forward pass of `batch_series` rows, padded on the `side` given; with a meter each pass is
+    reserved first. Infinite for a series whose future the text format cannot hold. JaxlvError where the series are shorter
+    than context + horizon, or their text is longer than the model's positions. `on_batch(done)` counts series.
+    """
+    codec, alphabet, V = forecaster.codec, forecaster.alphabet, len(series.variables)
+    if not 1 <= context < context + horizon <= series.values_NTV.shape[1]:
+        raise JaxlvError(
+            "context and horizon do not fit the series",
+            expected=f"at least 1 step each, {series.values_NTV.shape[1]} together",
+            found=f"{context} + {horizon}",
+        )
+    scales_NV = forecaster.scales(series, context)
+    texts: dict[int, tuple[np.ndarray, int]] = {}  # row -> (token ids, where the future begins)
+    for row, (values_TV, alpha_V) in enumerate(zip(series.values_NTV, scales_NV, strict=True)):
+        prompt = codec.encode(values_TV[:context], alpha_V, where=f"series {series.ids_N[row]}")
+        with contextlib.suppress(JaxlvError):  # its future has numbers that the format does not write
+            text = prompt + codec.encode(values_TV[context : context + horizon], alpha_V)
+            texts[row] = alphabet.encode(text), len(prompt)
+    nats_NHV = np.full((len(series), horizon, V), np.inf)
+    longest, limit = max((len(ids) for ids, _ in texts.values()), default=1), forecaster.model.config.max_position_embeddings
+    if longest > limit:
+        raise JaxlvError("the text is longer than the model's positions", expected=f"at most {limit} tokens", found=longest)
+    width = padded(longest)
+    rows = np.array(sorted(texts), int)
+    done = len(series) - len(rows)
+    for part in np.split(rows, range(batch_series, len(rows), batch_series)) if len(rows) else []:
+        filled = np.resize(part, batch_series)  # a short batch is filled, so that one shape is compiled
+        windows = stack([future(*texts[row], width, side) for row in filled], width)
+        nll_BL = _metered(forecaster, windows)
+        for row, nll_L, labels_L in zip(part, nll_BL, windows.labels_ML, strict=False):
+            nats_NHV[row] = _by_value(nll_L, labels_L, alphabet).reshape(horizon, V)
+        done += len(part)
+        on_batch(done)
+    return nats_NHV + np.log(scales_NV * 10.0**-codec.decimals)[:, None]
+
+
+def future(ids: np.ndarray, begin: int, length: int, side: str = "right") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The window of a text whose loss is that of its tokens from `begin` on."""
+    ids_L, positions_L, labels_L = window(ids, length, side)
+    return ids_L, positions_L, np.where(positions_L >= begin - 1, labels_L, IGNORED)
+
+
+def _metered(forecaster: Forecaster, windows: Windows) -> np.ndarray:
+    batch, length = windows.ids_ML.shape
+    with forecaster.spending("validation", batch=batch, length=length, head="alphabet", accumulate=1):
+        return np.asarray(token_nll(forecaster.model, forecaster.variables, windows, forecaster.alphabet.ids_A), float)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def token_nll(model: Qwen2, variables: dict[str, Any], windows: Windows, alphabet_A: jax.Array) -> jax.Array:
+    """-log p(label) of each token over the alphabet, in nats: float32 (B, L), 0 where a label is -1."""
+    x_BLD, head, _ = features(model, variables, windows.ids_ML, windows.positions_ML)
+    head, labels_BL = restrict(head, windows.labels_ML, jnp.asarray(alphabet_A))
+    log_p_BLA = jax.nn.log_softmax(project(x_BLD, head), axis=-1)
+    label_BL = jnp.take_along_axis(log_p_BLA, jnp.maximum(labels_BL, 0)[..., None], axis=-1)[..., 0]
+    return jnp.where(labels_BL != IGNORED, -label_BL, 0.0)
+
+
+def _by_value(nll_L: np.ndarray, labels_L: np.ndarray, alphabet: Alphabet) -> np.ndarray:
+    """Sums over the tokens of each value, its delimiter the last of them: (H * V,)."""
+    real_L = labels_L != IGNORED
+    nll, labels = nll_L[real_L], labels_L[real_L]
+    closing = np.isin(labels, alphabet.ids_A[[SYMBOLS.index(","), SYMBOLS.index(";")]])
+    return np.bincount(np.cumsum(closing) - closing, weights=nll)

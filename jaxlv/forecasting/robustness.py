@@ -1,0 +1,171 @@
+"""Conditions under which forecasts are measured again: noise, gaps, contexts, origins, amplitudes, regimes, other systems.
+
+A condition changes what a forecaster is given, never the truth that it is measured by. Each group takes `count` of the
+series that are held out; that of the regimes as many of each regime.
+
+Axes: N series, C context steps, T steps, V variables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+import numpy as np
+
+from jaxlv.data import dynamics, series
+from jaxlv.data.dynamics import Preset, Range
+from jaxlv.data.series import SeriesSet
+
+NOISES = (0.0, 0.01, 0.05, 0.10)  # standard deviation of log-normal noise on the context
+GAPS = (0.0, 0.05, 0.10, 0.20)  # share of the context's steps that are missing
+CONTEXTS = (10, 20, 30, 50, 70, 90)
+ORIGINS = (20, 30, 40, 50, 60, 70, 80)
+AMPLITUDES = (1.0, 1.5, 2.0, 4.0)  # factor on all populations
+REGIMES = ("oscillatory", "prey-dominant", "equilibrium", "collapse", "transient")
+DOMINANT = 1.5  # times as much prey as predators on average
+SHORT = 10  # steps ahead where contexts and origins are compared, so that all fit in a series
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Series as a forecaster is given them, and the truth behind the context."""
+
+    group: str
+    level: str  # in words, with its unit
+    value: float  # its place on an axis
+    given: SeriesSet
+    context: int
+    truth_NHV: np.ndarray
+
+    @property
+    def horizon(self) -> int:
+        """Steps to forecast."""
+        return self.truth_NHV.shape[1]
+
+
+def _condition(group: str, level: str, value: float, chosen: SeriesSet, context: int, horizon: int) -> Condition:
+    return Condition(group, level, value, chosen, context, chosen.values_NTV[:, context : context + horizon])
+
+
+def _first(held: SeriesSet, count: int) -> SeriesSet:
+    return held.select(held.ids_N[:count])
+
+
+def noise(held: SeriesSet, count: int, context: int, horizon: int, seed: int) -> Iterator[Condition]:
+    """The context observed as x exp(s z), z standard normal."""
+    chosen = _first(held, count)
+    z_NCV = np.random.default_rng(seed).standard_normal(chosen.values_NTV[:, :context].shape)
+    for s in NOISES:
+        values_NTV = chosen.values_NTV.copy()
+        values_NTV[:, :context] *= np.exp(s * z_NCV)
+        clean = _condition("noise", f"{100 * s:g} %", s, chosen, context, horizon)
+        yield replace(clean, given=replace(chosen, values_NTV=values_NTV))
+
+
+def gaps(held: SeriesSet, count: int, context: int, horizon: int, seed: int) -> Iterator[Condition]:
+    """Steps of the context left out, of each series others, never the last: nothing tells the forecaster where."""
+    chosen = _first(held, count)
+    order_NC = np.argsort(np.random.default_rng(seed).random((len(chosen), context - 1)), axis=1)
+    rest_NR = np.tile(np.arange(context - 1, chosen.values_NTV.shape[1]), (len(chosen), 1))
+    for share in GAPS:
+        kept_NC = np.sort(order_NC[:, round(share * context) :], axis=1)
+        rows_NT = np.concatenate([kept_NC, rest_NR], axis=1)
+        values_NTV = np.take_along_axis(chosen.values_NTV, rows_NT[..., None], axis=1)
+        given = replace(chosen, values_NTV=values_NTV, time_T=chosen.time_T[: rows_NT.shape[1]])
+        whole = _condition("missing steps", f"{100 * share:g} %", share, chosen, context, horizon)
+        yield replace(whole, given=given, context=kept_NC.shape[1] + 1)
+
+
+def contexts(held: SeriesSet, count: int, context: int, horizon: int, seed: int) -> Iterator[Condition]:
+    """The same steps forecast from the last so many before them."""
+    chosen = _first(held, count)
+    steps = chosen.values_NTV.shape[1]
+    start = min(max(CONTEXTS), steps - SHORT)
+    for length in CONTEXTS:
+        if length <= start:
+            part = slice(start - length, start + SHORT)
+            given = replace(chosen, values_NTV=chosen.values_NTV[:, part], time_T=chosen.time_T[part])
+            yield _condition("context", f"{length} steps", length, given, length, SHORT)
+
+
+def origins(held: SeriesSet, count: int, context: int, horizon: int, seed: int) -> Iterator[Condition]:
+    """All steps up to an origin that rolls through the series, and the next ones."""
+    chosen = _first(held, count)
+    for origin in ORIGINS:
+        if origin + SHORT <= chosen.values_NTV.shape[1]:
+            yield _condition("origin", f"step {origin}", origin, chosen, origin, SHORT)
+
+
+def amplitudes(held: SeriesSet, count: int, context: int, horizon: int, seed: int) -> Iterator[Condition]:
+    """All populations times a factor: nothing changes under a scale that is fitted on the context."""
+    chosen = _first(held, count)
+    for factor in AMPLITUDES:
+        given = replace(chosen, values_NTV=factor * chosen.values_NTV)
+        yield _condition("amplitude", f"x {factor:g}", factor, given, context, horizon)
+
+
+def _ranges(**changed: tuple[float, float]) -> dict[str, Range]:
+    course = dynamics.PRESETS["course"].ranges
+    return {name: Range(*changed[name]) if name in changed else limits for name, limits in course.items()}
+
+
+BEYOND: Mapping[str, Preset] = MappingProxyType(
+    {
+        "as the course's": Preset("as the course's", "rosenzweig-macarthur", _ranges()),
+        "faster prey": Preset("faster prey", "rosenzweig-macarthur", _ranges(r=(0.6, 0.8))),
+        "larger capacity": Preset("larger capacity", "rosenzweig-macarthur", _ranges(K=(27.0, 40.0))),
+        "slower predators": Preset("slower predators", "rosenzweig-macarthur", _ranges(m=(0.03, 0.045))),
+        "longer handling": Preset("longer handling", "rosenzweig-macarthur", _ranges(h=(1.3, 1.8))),
+    }
+)
+"""Simulated series: of the course's parameters, and with one of them beyond the ranges that the embedded base knows."""
+
+
+COARSE = "as the course's, solved at rtol 1e-3"  # the course's file comes from a solver at this tolerance
+
+
+def systems(held: SeriesSet, count: int, context: int, horizon: int, seed: int) -> Iterator[Condition]:
+    """Simulated series of other systems and of parameters beyond the base's ranges, as many as there are real ones."""
+    like, *others = BEYOND
+    presets = {like: BEYOND[like], COARSE: BEYOND[like], **{name: BEYOND[name] for name in others}}
+    presets |= {name: preset for name, preset in dynamics.PRESETS.items() if name != "course"}
+    for place, (name, preset) in enumerate(presets.items()):
+        solver = dynamics.Solver("Tsit5", rtol=1e-3, atol=1e-3) if name == COARSE else None
+        drawn = dynamics.draw(preset, min(count, len(held)), seed, solver, attempts=30)
+        yield _condition("simulated", name, place, drawn, context, horizon)
+
+
+def regimes(held: SeriesSet, count: int, context: int, horizon: int, seed: int) -> Iterator[Condition]:
+    """The first series of each regime, whole series considered; rare regimes may have few or none."""
+    label_N = regimes_of(held)
+    for place, name in enumerate(REGIMES):
+        rows = np.flatnonzero(label_N == name)[:count]
+        if len(rows):
+            yield _condition("regime", f"{name} ({len(rows)})", place, held.select(held.ids_N[rows]), context, horizon)
+
+
+def regimes_of(chosen: SeriesSet, window: int = 20) -> np.ndarray:
+    """(N,) labels by `series.regimes`, with oscillations called "prey-dominant" where the first variable's mean is above
+    1.5 times the second's. (On the course's series 73 % are; K-means in one report finds 69 %.)
+    """
+    label_N = series.regimes(chosen, window).astype(object)
+    mean_NV = chosen.values_NTV.mean(axis=1)
+    if mean_NV.shape[1] > 1:
+        label_N[(label_N == "oscillatory") & (mean_NV[:, 0] > DOMINANT * mean_NV[:, 1])] = "prey-dominant"
+    return label_N
+
+
+GROUPS: Mapping[str, Callable[[SeriesSet, int, int, int, int], Iterator[Condition]]] = MappingProxyType(
+    {
+        "noise": noise,
+        "missing steps": gaps,
+        "context": contexts,
+        "origin": origins,
+        "amplitude": amplitudes,
+        "regime": regimes,
+        "simulated": systems,
+    }
+)
+"""By name: (series held out, how many of them, context, horizon, seed) -> conditions, from the mildest on."""

@@ -1,0 +1,324 @@
+"""LoRA adapters as files in PEFT's format: written so that PEFT reads them, and read so that nothing of them is lost.
+
+What the format has no slot for lies in files beside it, which PEFT ignores: a trained head in head.safetensors
+(`lm_head.bias` or `lm_head.weight`), and how series were written as text in codec.json.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from jaxlv.config import CodecConfig, LoraConfig, build_config
+from jaxlv.errors import JaxlvError, JaxlvWarning
+from jaxlv.lora.overlay import PROJECTIONS
+from jaxlv.model.qwen2 import Qwen2
+from jaxlv.model.weights import parameter_paths
+from jaxlv.storage import tensors
+from jaxlv.storage.files import confine, new_folder, parse_json, seal
+from jaxlv.text.codec import Codec
+
+CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+HEAD, CODEC = "head.safetensors", "codec.json"
+PREFIX = "base_model.model."
+MOST_RANK = 256
+MOST_BYTES = 1 << 20  # of a file of settings
+# What a setting may be for the adapter to be plain LoRA; any other setting must be off.
+PLAIN: Mapping[str, tuple[Any, ...]] = {
+    "task_type": (None, "CAUSAL_LM"),
+    "bias": ("none",),
+    "layers_pattern": (None, [], "layers", ["layers"]),
+    # Other ways to begin change the base too.
+    "init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal"),
+}
+READ = ("peft_type", "r", "lora_alpha", "use_rslora", "target_modules", "layers_to_transform", "lora_dropout")
+WITHOUT_EFFECT = (
+    "base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "peft_version", "megatron_core",
+    "qalora_group_size", "eva_config", "ensure_weight_tying", "runtime_config",
+)  # fmt: skip
+OFF: tuple[Any, ...] = (None, False, "", [], {})
+
+Tree = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """What adapter_config.json says of a plain LoRA adapter. `targets` None: a pattern, so that the tensors tell."""
+
+    rank: int
+    alpha: float
+    rslora: bool
+    dropout: float
+    targets: tuple[str, ...] | None
+    layers: tuple[int, ...] | None  # None = all
+    base: str | None
+    revision: str | None
+
+    @property
+    def scaling(self) -> float:
+        """The factor on BA x."""
+        return self.alpha / self.rank**0.5 if self.rslora else self.alpha / self.rank
+
+
+# ------------------------------------------------------------------------------------------------- writing
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What an adapter's files say of where it comes from: the base, its revision, and how its series were written."""
+
+    base: str
+    revision: str | None = None
+    codec: Codec | None = None
+
+
+def save_peft(folder: Path, lora: Mapping[str, Any], config: LoraConfig, origin: Origin) -> None:
+    """Write an overlay of the config's rank and scaling to `folder`, sealed, in place of an older one."""
+    with new_folder(folder, replace=True) as work:
+        write_peft(work, lora, config, origin)
+        seal(work)
+
+
+def write_peft(folder: Path, lora: Mapping[str, Any], config: LoraConfig, origin: Origin) -> None:
+    """The files of an adapter, in a folder that is there: adapter_config.json, adapter_model.safetensors, head.safetensors
+    where the head trained, codec.json where the origin has one.
+    """
+    adapter, head = {}, {}
+    modules: dict[str, list[str]] = {}  # by projection
+    for path, leaf in traverse_util.flatten_dict(dict(lora)).items():
+        *module, kind = path
+        name = ".".join(module)
+        if kind in ("A", "B"):
+            adapter[f"{PREFIX}{name}.lora_{kind}.weight"] = leaf
+            modules.setdefault(name.rpartition(".")[2], []).append(name)
+        elif name == "lm_head":
+            head[f"{name}.{kind}"] = leaf
+    everywhere = len({len(names) for names in modules.values()}) <= 1  # as many layers of each: PEFT's short names will do
+    layers = sorted({int(name.split(".")[2]) for names in modules.values() for name in names})
+    settings = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": origin.base,
+        "revision": origin.revision,
+        "r": config.rank,
+        "lora_alpha": config.alpha or config.rank,
+        "lora_dropout": config.dropout,
+        "use_rslora": config.rslora,
+        "target_modules": [name for name in PROJECTIONS if name in modules],
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+    }
+    if not everywhere or layers != list(range(len(layers))):
+        settings["target_modules"] = sorted({name for names in modules.values() for name in names})
+    (folder / CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    tensors.write(folder / TENSORS, adapter)
+    if head:
+        tensors.write(folder / HEAD, head)
+    if origin.codec:
+        (folder / CODEC).write_text(json.dumps(dataclasses.asdict(origin.codec)) + "\n", encoding="utf-8")
+
+
+# ------------------------------------------------------------------------------------------------- reading
+
+
+def load_adapter(folder: str | Path, model: Qwen2, base: str | Path | None = None) -> Tree:
+    """The overlay of an adapter in PEFT's format, in float32: `model.apply({"params": params, "lora": lora}, ids_BT)`.
+
+    Plain LoRA on any of the seven projections, rank 1 to 256, any positive alpha, rsLoRA, files of 16- or 32-bit floats.
+    `base` is the model's name; a JaxlvWarning tells where the adapter was made for one of another name.
+    JaxlvError where a tensor is missing, unexpected, of another shape than the base's or not finite, where the adapter
+    uses what is not implemented (DoRA, patterns of ranks, modules to save, ...), and where it would change nothing.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    path = folder / TENSORS
+    confine(path, folder)
+    found = tensors.names(path)
+    paths = parameter_paths(model)
+    adapted = _adapted(config, [name for name in found if name.startswith(PREFIX)], paths, folder)
+    made_for = f"it was made for {config.base}" if config.base else None
+    tensors.same_names(found, (f"{PREFIX}{m}.lora_{kind}.weight" for m in adapted for kind in "AB"), path, made_for)
+    flat: dict[tuple[str, ...], Any] = {}
+    for module in adapted:
+        (*place, _), (fan_out, fan_in) = paths[f"{module}.weight"]
+        for kind, shape in (("A", (config.rank, fan_in)), ("B", (fan_out, config.rank))):
+            name = f"{PREFIX}{module}.lora_{kind}.weight"
+            flat[(*place, kind)] = tensors.read(path, name, shape, jnp.float32)
+        flat[(*place, "scale")] = jnp.float32(config.scaling)
+    flat |= _head(folder, model)
+    if not changes_anything(lora := traverse_util.unflatten_dict(flat)):
+        raise JaxlvError("the adapter changes nothing: every B is zero", where=path, hint="was it saved before training?")
+    if base and config.base and Path(base).name != Path(config.base).name:
+        warnings.warn(f"{folder} was made for {config.base}; it is laid over {base}", JaxlvWarning, stacklevel=2)
+    return lora
+
+
+def read_codec(folder: Path) -> Codec | None:
+    """How the series were written that an adapter was trained on; None where it does not say. JaxlvError for nonsense."""
+    path = Path(folder) / CODEC
+    if not path.is_file():
+        return None
+    raw = _json(path)
+    tree = {name: raw[name] for name in ("scale", "headroom", "headrooms", "decimals", "parsing") if name in raw}
+    config = build_config(CodecConfig, tree, where=path)
+    alpha = raw.get("dataset_alpha")
+    if alpha is not None and not (_is_number(alpha) and alpha > 0):
+        raise JaxlvError("dataset_alpha must be positive", where=path, found=repr(alpha)[:80])
+    return Codec.of(config, None if alpha is None else float(alpha))
+
+
+def fingerprint(folder: Path) -> str:
+    """sha256 over the files of an adapter: what a run records of the one that it began from."""
+    digest = hashlib.sha256()
+    for path in (Path(folder) / name for name in (CONFIG, TENSORS, HEAD)):
+        digest.update(path.read_bytes() if path.is_file() else b"none")
+    return digest.hexdigest()
+
+
+def changes_anything(lora: Mapping[str, Any]) -> bool:
+    """Is any product BA of an overlay, or its head, other than zero?"""
+    flat = traverse_util.flatten_dict(dict(lora))
+    if any(path[-1] == "weight" or (path[-1] == "bias" and np.any(leaf)) for path, leaf in flat.items()):
+        return True
+    return any(np.any(leaf) and np.any(flat[(*path[:-1], "A")]) for path, leaf in flat.items() if path[-1] == "B")
+
+
+def lora_config(folder: Path, lora: Mapping[str, Any]) -> LoraConfig:
+    """The settings of a run that would have such an overlay; JaxlvError for one that adapts some layers alone."""
+    config = read_config(folder)
+    modules = [".".join(path[:-1]) for path in traverse_util.flatten_dict(dict(lora)) if path[-1] == "A"]
+    targets = tuple(name for name in PROJECTIONS if any(module.endswith(f".{name}") for module in modules))
+    if config.layers is not None:
+        raise JaxlvError(
+            "adapts some layers alone", where=Path(folder) / CONFIG, found=f"layers_to_transform {config.layers}"
+        )
+    kind = next(iter(lora.get("lm_head", {})), "frozen")
+    head = {"weight": "full", "bias": "bias"}.get(kind, "frozen")
+    return LoraConfig(config.rank, config.alpha, targets, config.dropout, config.rslora, head)  # type: ignore[arg-type]
+
+
+def read_config(folder: Path) -> AdapterConfig:
+    """adapter_config.json, checked; JaxlvError by the name of the setting for whatever is more than plain LoRA."""
+    path = Path(folder) / CONFIG
+    raw = _json(path)
+
+    def wrong(name: str, expected: str, found: Any = None) -> JaxlvError:
+        shown = repr(raw.get(name) if found is None else found)
+        return JaxlvError(f"{name} is not supported", where=path, expected=expected, found=shown[:80])
+
+    if raw.get("peft_type") != "LORA":
+        raise wrong("peft_type", "LORA")
+    for name, value in raw.items():
+        if name in PLAIN and not _one_of(value, PLAIN[name]):
+            raise wrong(name, " or ".join(map(repr, PLAIN[name])))
+        if name not in (*PLAIN, *READ, *WITHOUT_EFFECT) and not _one_of(value, OFF):
+            raise wrong(name, "plain LoRA, without it")
+    rank, alpha, dropout = (raw.get(name, default) for name, default in (("r", 0), ("lora_alpha", 0), ("lora_dropout", 0)))
+    if not _is_number(rank) or rank not in range(1, MOST_RANK + 1):
+        raise wrong("r", f"a whole number from 1 to {MOST_RANK}")
+    if not _is_number(alpha) or not 0 < alpha <= 1e9:
+        raise wrong("lora_alpha", "a positive number")
+    if not _is_number(dropout) or not 0 <= dropout < 1:
+        raise wrong("lora_dropout", "a number in [0, 1)")
+    if not isinstance(raw.get("use_rslora", False), bool):
+        raise wrong("use_rslora", "true or false")
+    names = [raw.get(name) for name in ("base_model_name_or_path", "revision")]
+    base, revision = (str(name) if name else None for name in names)
+    return AdapterConfig(
+        int(rank), float(alpha), raw.get("use_rslora", False), float(dropout), _targets(raw.get("target_modules"), wrong),
+        _layers(raw.get("layers_to_transform"), wrong), base, revision,
+    )  # fmt: skip
+
+
+def _json(path: Path) -> Mapping[str, Any]:
+    if not path.is_file():  # of an adapter that is none
+        pickled = [found.name for found in path.parent.glob("adapter_model.bin")]
+        hint = "pickles can run code and are never read: save it as safetensors" if pickled else None
+        raise JaxlvError("no adapter", where=path.parent, expected=f"{CONFIG} and {TENSORS}", hint=hint)
+    confine(path, path.parent)
+    size = path.stat().st_size
+    if size > MOST_BYTES:
+        raise JaxlvError("too large for settings", where=path, expected=f"at most {MOST_BYTES} bytes", found=size)
+    try:
+        raw = parse_json(path.read_bytes())
+        if not isinstance(raw, dict):
+            raise ValueError("not an object")
+    except (OSError, ValueError) as fault:
+        raise JaxlvError(f"unreadable settings ({type(fault).__name__}: {fault})", where=path, expected="JSON") from None
+    return raw
+
+
+def _one_of(value: Any, allowed: Iterable[Any]) -> bool:
+    return any(type(value) is type(one) and value == one for one in allowed)
+
+
+def _is_number(value: Any) -> bool:
+    return (
+        isinstance(value, (int, float)) and not isinstance(value, bool) and (isinstance(value, int) or math.isfinite(value))
+    )
+
+
+def _targets(value: Any, wrong: Any) -> tuple[str, ...] | None:
+    if value == "all-linear":
+        return PROJECTIONS
+    if value is None or isinstance(value, str):  # a pattern may take any time to match: the tensors tell
+        return None
+    if not isinstance(value, list) or not value or not all(isinstance(name, str) for name in value):
+        raise wrong("target_modules", f"names such as {', '.join(PROJECTIONS[:2])}")
+    for name in value:
+        if name.rpartition(".")[2] not in PROJECTIONS:
+            raise wrong("target_modules", f"among {', '.join(PROJECTIONS)}", name)
+    return tuple(value)
+
+
+def _layers(value: Any, wrong: Any) -> tuple[int, ...] | None:
+    layers = [value] if isinstance(value, int) and not isinstance(value, bool) else value
+    if layers in (None, []):
+        return None
+    if not isinstance(layers, list) or not all(type(one) is int and one >= 0 for one in layers):
+        raise wrong("layers_to_transform", "numbers of layers")
+    return tuple(sorted(set(layers)))
+
+
+def _adapted(config: AdapterConfig, found: list[str], paths: Mapping[str, Any], folder: Path) -> list[str]:
+    """The modules of the base that must be adapted: PEFT's rule for names, with a pattern all layers of what is found."""
+    of_base = [name.removesuffix(".weight") for name in paths if name.rpartition(".")[0].endswith(PROJECTIONS)]
+    of_base = sorted({name.removesuffix(".bias") for name in of_base})
+    targets = config.targets
+    if targets is None:
+        targets = tuple(one for one in PROJECTIONS if any(f".{one}.lora_" in name for name in found))
+    if config.layers and config.layers[-1] >= (count := len({name.split(".")[2] for name in of_base})):
+        raise JaxlvError(
+            "adapts a layer that the base lacks", where=folder / CONFIG, expected=f"below {count}", found=config.layers[-1]
+        )
+    return [
+        name
+        for name in of_base
+        if any(name == target or name.endswith(f".{target}") for target in targets)
+        and (config.layers is None or int(name.split(".")[2]) in config.layers)
+    ]
+
+
+def _head(folder: Path, model: Qwen2) -> dict[tuple[str, ...], Any]:
+    """What lies beside the adapter of a head that trained."""
+    path = folder / HEAD
+    if not path.is_file():
+        return {}
+    confine(path, folder)
+    vocabulary, width = model.config.vocab_size, model.config.hidden_size
+    shapes = {"lm_head.bias": (vocabulary,), "lm_head.weight": (vocabulary, width)}
+    found = tensors.names(path)
+    tensors.refuse("unexpected tensor", set(found) - set(shapes), path)
+    return {("lm_head", name.rpartition(".")[2]): tensors.read(path, name, shapes[name], jnp.float32) for name in found}

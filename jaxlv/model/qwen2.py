@@ -1,0 +1,260 @@
+"""Qwen2.5: embedding, blocks of grouped-query attention and SwiGLU with RMSNorm before each, one head.
+
+A parameter's path, joined with dots, is its key in the safetensors file. LoRA is not a setting of the model: a projection
+adds a low-rank path where the variable collection `lora` holds one for it (see jaxlv/lora/overlay.py).
+
+Axes: B rows, T new tokens, C tokens attended to, D model width, F projected width, N query heads, K key/value heads,
+H head size, V vocabulary, R rank, S sequences of a segment (B is a multiple of S).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxlv.config import ModelConfig
+from jaxlv.model.attention import KERNELS, attend
+
+INIT = nn.initializers.normal(0.02)
+
+
+class Segment(NamedTuple):
+    """Keys (rotated) and values of one stretch of tokens, per layer; a slot of position -1 is empty."""
+
+    k: tuple[jax.Array, ...]  # per layer (S, K, H, C): transposed, as the product with the queries takes them
+    v: tuple[jax.Array, ...]  # per layer (S, K, C, H)
+    positions_SC: jax.Array  # int32
+
+
+class Head(NamedTuple):
+    """The output projection: the embedding where tied; the bias exists only as part of a LoRA overlay."""
+
+    weight_VD: jax.Array
+    bias_V: jax.Array | None
+
+    def rows(self, ids_A: jax.Array) -> Head:
+        """The head of these token ids alone."""
+        return Head(self.weight_VD[ids_A], None if self.bias_V is None else self.bias_V[ids_A])
+
+
+class Features(NamedTuple):
+    """What `Qwen2.features` gives: normalised states, the head to project them with, this call's keys and values."""
+
+    x_BTD: jax.Array
+    head: Head
+    segment: Segment
+
+
+# ------------------------------------------------------------------------------------------ the mathematics
+
+
+def rms_norm(x_BTD: jax.Array, weight_D: jax.Array, eps: float) -> jax.Array:
+    """x / sqrt(mean(x^2) + eps) * weight, the mean in float32 (Zhang and Sennrich 2019, eq. 4)."""
+    x32_BTD = x_BTD.astype(jnp.float32)
+    scale_BT1 = jax.lax.rsqrt(jnp.mean(jnp.square(x32_BTD), axis=-1, keepdims=True) + eps)
+    return weight_D * (x32_BTD * scale_BT1).astype(x_BTD.dtype)
+
+
+@jax.named_scope("rope")
+def rope_angles(positions_BT: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
+    """Cosine and sine, each (B, T, 1, H/2) float32, of position * theta^(-2i/H) (Su et al. 2021, eq. 15)."""
+    frequency_h = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    angle_BT1h = positions_BT[..., None, None].astype(jnp.float32) * frequency_h
+    return jnp.cos(angle_BT1h), jnp.sin(angle_BT1h)
+
+
+@jax.named_scope("rope")
+def apply_rope(x_BTNH: jax.Array, cos_BT1h: jax.Array, sin_BT1h: jax.Array) -> jax.Array:
+    """Each pair (x_i, x_{i + H/2}) turned by its angle, in float32: the half-split layout of Hugging Face's Qwen2."""
+    a_BTNh, b_BTNh = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
+    turned = [a_BTNh * cos_BT1h - b_BTNh * sin_BT1h, b_BTNh * cos_BT1h + a_BTNh * sin_BT1h]
+    return jnp.concatenate(turned, axis=-1).astype(x_BTNH.dtype)
+
+
+@jax.checkpoint  # formed again in the backward pass: kept, it would be the largest of a layer's arrays, for no time
+@jax.named_scope("swiglu")
+def swiglu(gate_BTF: jax.Array, up_BTF: jax.Array) -> jax.Array:
+    """SiLU(gate) * up (Shazeer 2020, eq. 6)."""
+    return jax.nn.silu(gate_BTF) * up_BTF
+
+
+def low_rank(x_BTD: jax.Array, a_RD: jax.Array, b_FR: jax.Array, scale: jax.Array) -> jax.Array:
+    """scale * B A x, A and B in x's type (Hu et al. 2021, eq. 3)."""
+    with jax.named_scope("lora_A"):
+        down_BTR = jnp.einsum("BTD,RD->BTR", x_BTD, a_RD.astype(x_BTD.dtype))
+    with jax.named_scope("lora_B"):
+        return jnp.einsum("BTR,FR->BTF", down_BTR, b_FR.astype(x_BTD.dtype)) * scale.astype(x_BTD.dtype)
+
+
+@jax.named_scope("head")
+def project(x_BTD: jax.Array, head: Head) -> jax.Array:
+    """Logits (B, T, V) in float32."""
+    logits_BTV = jnp.einsum("BTD,VD->BTV", x_BTD, head.weight_VD, preferred_element_type=jnp.float32)
+    return logits_BTV if head.bias_V is None else logits_BTV + head.bias_V.astype(jnp.float32)
+
+
+# ------------------------------------------------------------------------------------------- the architecture
+
+
+class Linear(nn.Module):
+    """x W^T + b, plus the low-rank path of the `lora` collection where it has one for this projection."""
+
+    features: int
+    use_bias: bool
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        weight_FD = self.param("weight", INIT, (self.features, x_BTD.shape[-1]), self.dtype)
+        y_BTF = jnp.einsum("BTD,FD->BTF", x_BTD, weight_FD)
+        if self.use_bias:
+            y_BTF += self.param("bias", nn.initializers.zeros, (self.features,), self.dtype)
+        if self.has_variable("lora", "A"):
+            leaves: list[jax.Array] = [self.get_variable("lora", name) for name in ("A", "B", "scale")]
+            if self.has_rng("dropout") and self.has_variable("lora", "dropout"):
+                keep = 1.0 - jnp.asarray(self.get_variable("lora", "dropout"))
+                kept_BTD = jax.random.bernoulli(self.make_rng("dropout"), keep, x_BTD.shape)
+                x_BTD = jnp.where(kept_BTD, x_BTD / keep.astype(x_BTD.dtype), 0)
+            y_BTF += low_rank(x_BTD, *leaves)
+        return y_BTF
+
+
+class Norm(nn.Module):
+    eps: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        weight_D = self.param("weight", nn.initializers.ones, (x_BTD.shape[-1],), self.dtype)
+        return rms_norm(x_BTD, weight_D, self.eps)
+
+
+class Attention(nn.Module):
+    config: ModelConfig
+    dtype: jnp.dtype
+    kernel: str
+
+    @nn.compact
+    def __call__(self, x_BTD, positions_BT, rope, past):
+        c = self.config
+        B, T, D = x_BTD.shape
+        q_BTF = Linear(c.num_attention_heads * c.head_dim, True, self.dtype, name="q_proj")(x_BTD)
+        k_BTF = Linear(c.num_key_value_heads * c.head_dim, True, self.dtype, name="k_proj")(x_BTD)
+        v_BTF = Linear(c.num_key_value_heads * c.head_dim, True, self.dtype, name="v_proj")(x_BTD)
+        q_BTNH = apply_rope(q_BTF.reshape(B, T, -1, c.head_dim), *rope)
+        k_BKHT = apply_rope(k_BTF.reshape(B, T, -1, c.head_dim), *rope).transpose(0, 2, 3, 1)
+        v_BKTH = v_BTF.reshape(B, T, -1, c.head_dim).swapaxes(1, 2)
+        if past:
+            out_BTNH = attend(q_BTNH, positions_BT, [*past, (k_BKHT, v_BKTH, positions_BT)])
+        else:
+            out_BTNH = KERNELS[self.kernel](q_BTNH, positions_BT, k_BKHT, v_BKTH)
+        out_BTD = Linear(D, False, self.dtype, name="o_proj")(out_BTNH.reshape(B, T, -1))
+        return out_BTD, k_BKHT, v_BKTH
+
+
+class MLP(nn.Module):
+    config: ModelConfig
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        gate_BTF = Linear(self.config.intermediate_size, False, self.dtype, name="gate_proj")(x_BTD)
+        up_BTF = Linear(self.config.intermediate_size, False, self.dtype, name="up_proj")(x_BTD)
+        return Linear(x_BTD.shape[-1], False, self.dtype, name="down_proj")(swiglu(gate_BTF, up_BTF))
+
+
+class Block(nn.Module):
+    config: ModelConfig
+    dtype: jnp.dtype
+    kernel: str
+
+    @nn.compact
+    def __call__(self, x_BTD, positions_BT, rope, past):
+        eps = self.config.rms_norm_eps
+        normed_BTD = Norm(eps, self.dtype, name="input_layernorm")(x_BTD)
+        attention = Attention(self.config, self.dtype, self.kernel, name="self_attn")
+        out_BTD, k_BKHT, v_BKTH = attention(normed_BTD, positions_BT, rope, past)
+        x_BTD = x_BTD + out_BTD
+        normed_BTD = Norm(eps, self.dtype, name="post_attention_layernorm")(x_BTD)
+        return x_BTD + MLP(self.config, self.dtype, name="mlp")(normed_BTD), k_BKHT, v_BKTH
+
+
+class Embedding(nn.Module):
+    config: ModelConfig
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self) -> jax.Array:
+        return self.param("weight", INIT, (self.config.vocab_size, self.config.hidden_size), self.dtype)
+
+
+class OutputHead(nn.Module):
+    config: ModelConfig
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, tied_VD: jax.Array) -> Head:
+        weight_VD = tied_VD if self.config.tie_word_embeddings else self.param("weight", INIT, tied_VD.shape, self.dtype)
+        if self.has_variable("lora", "weight"):
+            weight_VD = self.get_variable("lora", "weight").astype(self.dtype)
+        return Head(weight_VD, self.get_variable("lora", "bias") if self.has_variable("lora", "bias") else None)
+
+
+class Qwen2(nn.Module):
+    """Qwen2.5 of any size; weights, activations and matrix products in `dtype`, norms, angles and softmax in float32."""
+
+    config: ModelConfig
+    dtype: jnp.dtype = jnp.float32
+    attention: str = "xla"  # a key of jaxlv.model.attention.KERNELS; decoding with a cache always runs on "xla"
+
+    def __call__(self, ids_BT: jax.Array, positions_BT: jax.Array | None = None) -> jax.Array:
+        """Logits (B, T, V) float32 of token ids (B, T); see `features` for positions."""
+        features = self.features(ids_BT, positions_BT)
+        return project(features.x_BTD, features.head)
+
+    @nn.compact
+    def features(
+        self,
+        ids_BT: jax.Array,
+        positions_BT: jax.Array | None = None,
+        past: Sequence[Segment] = (),
+    ) -> Features:
+        """States after the last norm, with the head and the keys and values of these tokens.
+
+        positions_BT (int32) default to 0..T-1; -1 marks padding, on either side: it is seen by no token. `past` holds
+        the segments of earlier tokens; what is done with the new segment is the caller's affair.
+        """
+        c = self.config
+        if positions_BT is None:
+            positions_BT = jnp.broadcast_to(jnp.arange(ids_BT.shape[1], dtype=jnp.int32), ids_BT.shape)
+        embedding_VD = Embedding(c, self.dtype, name="model.embed_tokens")()
+        with jax.named_scope("embed"):
+            x_BTD = embedding_VD[ids_BT]
+        rope = rope_angles(positions_BT, c.head_dim, c.rope_theta)
+        ks, vs = [], []
+        for i in range(c.num_hidden_layers):
+            seen = [(segment.k[i], segment.v[i], segment.positions_SC) for segment in past]
+            block = Block(c, self.dtype, self.attention, name=f"model.layers.{i}")
+            x_BTD, k_BKHT, v_BKTH = block(x_BTD, positions_BT, rope, seen)
+            ks.append(k_BKHT)
+            vs.append(v_BKTH)
+        x_BTD = Norm(c.rms_norm_eps, self.dtype, name="model.norm")(x_BTD)
+        head = OutputHead(c, self.dtype, name="lm_head")(embedding_VD)
+        return Features(x_BTD, head, Segment(tuple(ks), tuple(vs), positions_BT))
+
+
+def features(
+    model: Qwen2,
+    variables: dict[str, Any],
+    ids_BT: jax.Array,
+    positions_BT: jax.Array | None = None,
+    past: Sequence[Segment] = (),
+    dropout_key: jax.Array | None = None,
+) -> Features:
+    """`Qwen2.features` applied to {"params": ..., "lora": ...}; a key turns dropout on."""
+    rngs = None if dropout_key is None else {"dropout": dropout_key}
+    return cast(Features, model.apply(variables, ids_BT, positions_BT, past, method="features", rngs=rngs))

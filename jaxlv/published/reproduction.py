@@ -1,0 +1,263 @@
+"""A reported system, run again: its stages from configs, what one hands on to the next, and what each will cost.
+
+A stage is a config with two sections of its own: [grid], the values that its runs go through, and [stage]: `train` (false:
+the untrained model is measured), `skip` (combinations that are left out), `share` (of the steps that are run).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxlv.config import GRID, STAGE, BudgetConfig, ModelConfig, RunConfig, build_config, laid_over, read_tree
+from jaxlv.errors import JaxlvError
+from jaxlv.flops.family import architecture
+from jaxlv.flops.ledger import FINAL, Event
+from jaxlv.flops.plan import drawing, validation
+from jaxlv.flops.plan import training as planned_training
+from jaxlv.published.protocols import PROTOCOLS, SERIES, Part
+from jaxlv.published.systems import ALLOWANCE, LENGTH, RANK, RATE, STAGES, System
+from jaxlv.runs import billing, run, sweep
+from jaxlv.runs.sweep import Cell
+from jaxlv.steps.generate import padded
+
+MARGIN = 0.05  # of every envelope of a stage
+REAL = "qwen2.5-0.5b"  # the reports' model
+STEPS = 100  # time steps of a series
+MODELS: Mapping[str, str] = {"baseline": "untuned", "first": "first run", "final": "final"}  # stages whose model forecasts
+HANDS_ON: Mapping[str, tuple[str, ...]] = {"context": ("grid",), "final": ("grid", "context")}  # whose choices a stage takes
+PARTS: Mapping[str, tuple[str, ...]] = {
+    "xu": ("xu",),
+    "rai": ("rai", "rai-972"),
+    "mao": ("mao-128-cut", "mao-512-cut", "mao-768-cut", "mao-200"),
+    "liu": ("liu",),
+}
+ANALYSED = 16, 4  # series and samples of each that the analyses draw
+SHARED_LEDGER = f"../../{run.LEDGER}"  # seen from a run's folder
+
+
+def parts_of(name: str) -> list[Part]:
+    """The parts of a report's protocol that a reproduction measures; for rai, which scored 11 series, the others too."""
+    parts = {part.name: part for part in PROTOCOLS[name].parts}
+    found = [parts[part] for part in PARTS[name]]
+    if name == "rai":
+        words = found[0].words.replace("series 990-999", "the test series")
+        found.insert(0, replace(found[0], name="rai-test", words=words, series=(), reported={}))
+    return found
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage: its config without the runs' own settings, these, and whether anything is trained."""
+
+    name: str
+    config: RunConfig
+    combinations: tuple[Mapping[str, Any], ...]
+    trains: bool
+
+    def cells(self, carried: Mapping[str, Any] = {}) -> list[Cell]:
+        """Its runs, with settings that earlier stages chose; a run's own settings stand above them. The ledger is shared."""
+        chosen = cells_of(self.config, [{**carried, **own} for own in self.combinations])
+        own_names = [sweep.name_of(own) if own else "" for own in self.combinations]
+        named = [replace(cell, settings=own) for cell, own in zip(chosen, self.combinations, strict=True)]
+        return sweep.named(["-".join(filter(None, [self.name, name])) for name in own_names], named)
+
+
+def test_share(name: str) -> int:
+    """The number of test series of a report's split."""
+    return len(PROTOCOLS[name].split(np.arange(SERIES)).test)
+
+
+def label(stage: Stage, cell: Cell) -> str:
+    """What a stage's model is called in a table: of several, all but the first by their settings too."""
+    first = all(cell.settings.get(name) == value for name, value in stage.combinations[0].items())
+    own = [f"{name.rpartition('.')[2].replace('_', ' ')} {value}" for name, value in cell.settings.items()]
+    return ", ".join([MODELS[stage.name], *([] if first else own)])
+
+
+def cells_of(config: RunConfig, combinations: Sequence[Mapping[str, Any]]) -> list[Cell]:
+    """`sweep.cells`, where one run without settings of its own is allowed, and names need not differ."""
+    return [sweep.cells(config, [settings])[0] for settings in combinations]
+
+
+def read_stages(folder: Path, scale: Path | None = None, changes: Mapping[str, Any] = {}) -> list[Stage]:
+    """The stages in a folder of configs, in order; laid over each: a scale's file, then `changes` (nested settings)."""
+    above = laid_over(read_tree(scale) if scale else {}, changes)
+    found = [
+        _stage(name, laid_over(read_tree(folder / f"{name}.toml"), above), folder / f"{name}.toml")
+        for name in STAGES
+        if (folder / f"{name}.toml").is_file()
+    ]
+    if not found:
+        raise JaxlvError("no stages", where=folder, expected=", ".join(f"{name}.toml" for name in STAGES))
+    return found
+
+
+def _stage(name: str, tree: dict[str, Any], where: Path) -> Stage:
+    own = dict(tree.pop(STAGE, {}))
+    axes, skip = tree.pop(GRID, {}), own.pop("skip", [])
+    trains, share = own.pop("train", True), own.pop("share", 1.0)
+    if own:
+        raise JaxlvError(f"unknown key {STAGE}.{next(iter(own))}", where=where, expected="train, skip, share")
+    config = shortened(build_config(RunConfig, tree, where=where), share)
+    return Stage(name, config, tuple(sweep.grid(axes, skip)), trains)
+
+
+def shortened(config: RunConfig, share: float) -> RunConfig:
+    """The config with a share of its steps, rounded up; validations, checkpoints and the warm-up in proportion."""
+    t, o = config.train, config.optimizer
+
+    def part(steps: int) -> int:
+        return math.ceil(round(share * steps, 6))
+
+    train = replace(t, steps=part(t.steps), validate_every=part(t.validate_every), checkpoint_every=part(t.checkpoint_every))
+    return replace(config, train=train, optimizer=replace(o, warmup_steps=part(o.warmup_steps)))
+
+
+def telling(config: RunConfig) -> dict[str, Any]:
+    """The settings by which a report's figures are told from each other."""
+    return {RATE: config.optimizer.learning_rate, RANK: config.lora.rank, LENGTH: config.windows.length}
+
+
+def twin(cell: Cell, others: Iterable[Cell]) -> Cell | None:
+    """A run among others that is the same but for its name and what it is part of; it need not be trained again."""
+    return next((one for one in others if same(one.config) == same(cell.config)), None)
+
+
+def same(config: RunConfig) -> RunConfig:
+    """The config without what tells the parts of a series of runs from each other."""
+    return replace(config, budget=RunConfig().budget)
+
+
+# ------------------------------------------------------------------------------------------------- the plan
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a plan: a stage (or the evaluation), its runs that are trained, their steps, and its events."""
+
+    stage: str
+    runs: int
+    steps: int
+    events: tuple[Event, ...]
+
+    def flops(self, model: ModelConfig, convention: str) -> int:
+        """Its price."""
+        return sum(event.flops(model, convention) for event in self.events)
+
+    def training(self, model: ModelConfig, convention: str) -> int:
+        """The price of its train steps alone."""
+        return sum(event.flops(model, convention) for event in self.events if event.kind == "train_step")
+
+
+def plan(stages: Sequence[Stage], parts: Sequence[tuple[Part, int]]) -> list[Row]:
+    """What the stages cost, and the evaluation of `parts` (each with its number of series) by every model it is due to.
+
+    A run that an earlier stage has trained is not trained again. What the grid will choose is taken as the configs have it.
+    """
+    known: list[Cell] = []
+    rows = [_row(stage, {}, known) for stage in stages]
+    drawn = [event for stage in stages if stage.name in MODELS for event in _evaluation(stage, parts)]
+    return [*rows, Row(FINAL, 0, 0, tuple(drawn))]
+
+
+def _row(stage: Stage, carried: Mapping[str, Any], known: list[Cell]) -> Row:
+    """A stage's line; the runs that it trains are added to those known."""
+    events: list[Event] = []
+    runs = steps = 0
+    for cell in stage.cells(carried):
+        if stage.trains and twin(cell, known):
+            continue
+        event = billing.event_of(cell.config, adapted=stage.trains)
+        if stage.trains:
+            known.append(cell)
+            runs, steps = runs + 1, steps + cell.config.train.steps
+            events += [e for planned in planned_training(cell.config, event, STEPS) for e in planned.events]
+        else:
+            events += validation(cell.config, event, STEPS)
+    return Row(stage.name, runs, steps, tuple(events))
+
+
+def beside(system: System, stages: Sequence[Stage], part: tuple[Part, int]) -> list[Row]:
+    """What showing the report's errors costs, measured on a part, and the analyses of the final run."""
+    by_name = {stage.name: stage for stage in stages}
+    final, grid = by_name["final"].cells()[0].config, by_name["grid"].cells()[-1].config
+    event, events = billing.event_of(final), []
+    for fault in system.faults:
+        lengths = [cell.config for cell in by_name["context"].cells()]
+        for config in {"loss": [final], "lengths": lengths}.get(fault.kind, []):
+            events += [replace(read, count=2 * read.count) for read in validation(config, billing.event_of(config), STEPS)]
+        for config in {"training": [grid], "lengths": lengths}.get(fault.kind, []):
+            events += [e for planned in planned_training(config, billing.event_of(config), STEPS) for e in planned.events]
+        if fault.kind in ("forecast", "training"):
+            free = replace(final, sampling=replace(final.sampling, grammar=False))
+            events += 2 * _drawn(free, event, *part)
+    e = final.evaluate
+    horizon = min(e.horizon, STEPS - e.context)
+    shown = replace(part[0], context=e.context, horizon=horizon, shown=0, reach=0, samples=ANALYSED[1])
+    drawn, text = _drawn(final, event, shown, min(part[1], ANALYSED[0])), padded(STEPS * 2 * (final.codec.decimals + 3))
+    read = replace(drawn[0], kind="validation", count=4 * drawn[0].count, new_tokens=0, slots=0, stage=0, samples=1)
+    return [Row("faults", 0, 0, tuple(events)), Row("analyses", 0, 0, (*drawn, *drawn, replace(read, length=text)))]
+
+
+def _evaluation(stage: Stage, parts: Sequence[tuple[Part, int]]) -> list[Event]:
+    """The forecasts of a stage's models for the parts."""
+    found = []
+    for cell in stage.cells():
+        event = billing.event_of(cell.config, adapted=stage.trains)
+        found += [one for part in parts for one in _drawn(cell.config, event, *part)]
+    return found
+
+
+def _drawn(config: RunConfig, event: Event, part: Part, series: int) -> list[Event]:
+    """The forecasts of a part by one model, at their longest."""
+    size, pieces = min(config.evaluate.batch_series, series), -(-part.horizon // part.reach) if part.reach else 1
+    horizon, cut = part.reach or part.horizon, int(part.shown > 0)
+    call = drawing(config, event, part.context + cut, horizon + cut, part.samples, size)
+    return [replace(call, count=pieces * -(-series // size))]
+
+
+def budget_of(rows: Sequence[Row], model: ModelConfig, convention: str, margin: float = MARGIN) -> dict[str, Any]:
+    """The [budget] of all runs: envelopes of the stages, what is held back for the evaluation, and their sum; each with a
+    margin for work that is done again after interruptions.
+    """
+    envelopes = {row.stage: math.ceil((1 + margin) * row.flops(model, convention)) for row in rows}
+    return {
+        "flops": math.nextafter(sum(envelopes.values()), math.inf),  # a float, which must not fall below the sum
+        "convention": convention,
+        "held_back": float(envelopes.get(FINAL, 0)),
+        "phases": {name: value for name, value in envelopes.items() if name != FINAL},
+        "ledger": SHARED_LEDGER,
+    }
+
+
+def allowance(rows: Sequence[Row], full: Sequence[Row], model: ModelConfig, convention: str) -> float:
+    """The assignment's FLOPs in proportion: `rows`, of a model, stand to it as the report's whole series, of the real model,
+    stands to 1e17.
+    """
+    real = architecture(REAL)
+    whole = sum(row.flops(real, convention) for row in full)
+    return ALLOWANCE * sum(row.flops(model, convention) for row in rows) / whole
+
+
+def with_budget(config: RunConfig, phase: str, budget: Mapping[str, Any]) -> RunConfig:
+    """The config, paid from a shared budget as a phase of it."""
+    return replace(config, budget=build_config(BudgetConfig, {**budget, "phase": phase}, where="budget"))
+
+
+def at_dearest(stage: Stage, before: Sequence[Stage], model: ModelConfig, convention: str) -> Row:
+    """A stage's row, whatever the stages before it choose: at the settings that cost most."""
+
+    def row(carried: Mapping[str, Any]) -> Row:
+        known: list[Cell] = []
+        return _row(stage, carried, known)
+
+    choices = itertools.product(*(one.combinations for one in before))
+    rows = (row({name: value for settings in choice for name, value in settings.items()}) for choice in choices)
+    return max(rows, key=lambda one: one.flops(model, convention))

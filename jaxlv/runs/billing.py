@@ -1,0 +1,70 @@
+"""The budget of a run: its ledger, and what its model's steps are as events there."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from pathlib import Path
+
+import jax
+
+from jaxlv.config import RunConfig
+from jaxlv.flops.ledger import BudgetExceeded, Event, Ledger, Terms
+from jaxlv.lora import overlay
+from jaxlv.model.qwen2 import Qwen2
+
+LEDGER = "ledger.jsonl"  # in a run folder, unless the config names another one
+
+
+def ledger_of(config: RunConfig, folder: Path, model: Qwen2) -> contextlib.AbstractContextManager[Ledger | None]:
+    """The ledger of a config's budget, open for writing; None where there is no budget. Only process 0 writes."""
+    b = config.budget
+    if not b.flops:
+        return contextlib.nullcontext()
+    phases = {name: int(value) for name, value in b.phases.items()}
+    terms = Terms(int(b.flops), b.convention, model.config, int(b.held_back), phases)
+    return Ledger(ledger_path(config, folder), terms, name_in_ledger(config, folder), writes=jax.process_index() == 0)
+
+
+def name_in_ledger(config: RunConfig, folder: Path) -> str:
+    """What a run goes by in its ledger: its folder's name where several share one; its own folder may be renamed."""
+    return folder.name if config.budget.ledger else "run"
+
+
+def ledger_path(config: RunConfig, folder: Path) -> Path:
+    """Where the ledger of a run lies: in its folder, or where its config says, seen from there."""
+    return Path(os.path.normpath(folder / (config.budget.ledger or LEDGER)))
+
+
+def event_of(config: RunConfig, adapted: bool = True) -> Event:
+    """An event of a config's model, its shape to be filled in; without its adapters where not `adapted`."""
+    alphabet = config.model.loss == "alphabet"
+    return Event(
+        "train_step",
+        config.train.batch_size,
+        config.windows.length,
+        rank=config.lora.rank if adapted else 0,
+        targets=overlay.normalise_targets(config.lora.targets) if adapted else (),
+        head="alphabet" if alphabet else "frozen",
+        train="head" if adapted and config.lora.head == "full" else "adapters",
+        kernel=config.model.attention,
+        accumulate=config.train.accumulate,
+    )
+
+
+def check_budget(config: RunConfig, model: Qwen2) -> None:
+    """JaxlvError, before anything is written, for a budget that does not buy a single step."""
+    b = config.budget
+    if not b.flops:
+        return
+    step = event_of(config).flops(model.config, b.convention)
+    most = min(b.flops - b.held_back, b.phases.get(b.phase, math.inf))
+    if step > most:
+        raise BudgetExceeded(
+            "the budget does not buy one train step",
+            where="budget",
+            expected=f"at least {step:.4g} FLOPs ({b.convention})",
+            found=f"{most:.4g}",
+            hint="raise budget.flops, or lower train.batch_size or windows.length",
+        )

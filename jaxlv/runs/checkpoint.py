@@ -1,0 +1,213 @@
+"""Checkpoints of a run: one folder per step, sealed; the newest two and the best one kept; the base is never in them."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import json
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from jaxlv.errors import JaxlvError
+from jaxlv.storage import lines
+from jaxlv.storage.files import broken, new_folder, remove_unfinished, seal, write_text
+
+PREFIX = "step_"
+STATE, FACTS = "state", "facts.json"  # in the folder of a step
+BEST = "best.json"
+ROOM = 1 << 18  # bytes of a checkpoint beside its arrays
+
+
+class Checkpoints:
+    """The checkpoints in `folder`, saved in the background; `close` (or `with`) waits for the last one.
+
+    A tree is any pytree of arrays and PRNG keys. A step's folder is whole or absent, and sealed by the hashes of its files:
+    those whose files are not what was written are in `damaged` ({step: what is wrong}), and count as absent.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2):
+        self.folder, self.keep = Path(folder).absolute(), keep
+        self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+        self._worker = ThreadPoolExecutor(1, "checkpoint")
+        _quieten()
+        self._saving: Future[None] | None = None
+        found = {step: broken(self._place(step)) for step in self._on_disk()}
+        self.damaged = {step: faults[0] for step, faults in found.items() if faults}
+
+    def _place(self, step: int) -> Path:
+        return self.folder / f"{PREFIX}{step:08d}"
+
+    def _on_disk(self) -> list[int]:
+        names = (path.name.removeprefix(PREFIX) for path in self.folder.glob(f"{PREFIX}*"))
+        return sorted(int(name) for name in names if name.isdigit())
+
+    def wait(self) -> None:
+        """Wait for what is being saved; JaxlvError where it was not."""
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.result()
+
+    def steps(self) -> list[int]:
+        """The steps that have an intact checkpoint, ascending."""
+        self.wait()
+        return [step for step in self._on_disk() if step not in self.damaged]
+
+    def save(
+        self, step: int, tree: Any, best: Mapping[str, Any] | None = None, facts: Mapping[str, float] | None = None
+    ) -> None:
+        """Save `tree` as the checkpoint of `step`, with `facts` beside it; `best` (its `value`, and other facts) marks it as
+        the best so far. JaxlvError where the one before was not saved.
+        """
+        self.wait()
+        leaves = _plain(tree)  # now: the next step may donate its buffers
+        self._saving = self._worker.submit(self._save, step, leaves, best, dict(facts or {}))
+
+    def _save(self, step: int, leaves: list[Any], best: Mapping[str, Any] | None, facts: dict[str, float]) -> None:
+        place = self._place(step)
+        try:
+            if step in self.damaged or not place.exists():
+                self._check_space(leaves)
+                with new_folder(place, replace=True) as work:
+                    self._orbax.save(work / STATE, leaves)
+                    (work / FACTS).write_text(json.dumps(facts) + "\n", encoding="utf-8")
+                    seal(work)
+                self.damaged.pop(step, None)
+            if best is not None:
+                write_text(self.folder / BEST, lines.encode({"step": step, **best}).decode())
+        except (OSError, ValueError) as fault:  # orbax raises ValueError for a full disk
+            reason = " ".join(str(fault).split())
+            full = "No space left" in reason
+            raise JaxlvError(
+                f"the checkpoint of step {step} was not saved ({'no space left on the device' if full else reason[:200]})",
+                where=self.folder,
+                hint="earlier ones are intact: free some space, and go on with --resume",
+            ) from None
+        self._prune(step)
+
+    def _check_space(self, leaves: list[Any]) -> None:
+        """OSError where the disk has no room, before anything is written."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(self.folder).free < ROOM + 2 * sum(leaf.nbytes for leaf in leaves):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _prune(self, step: int) -> None:
+        marked, intact = self._marked(), [one for one in self._on_disk() if one not in self.damaged]
+        kept = {*intact[-self.keep :], step, marked["step"] if marked else step}
+        for old in set(self._on_disk()) - kept:
+            shutil.rmtree(self._place(old), ignore_errors=True)
+
+    def best(self) -> dict[str, Any] | None:
+        """The facts of the best checkpoint, its step among them, or None; JaxlvError where they are damaged."""
+        self.wait()
+        return self._marked()
+
+    def _marked(self) -> dict[str, Any] | None:
+        path = self.folder / BEST
+        if not path.is_file():
+            return None
+        try:
+            facts = lines.decode(path.read_bytes().removesuffix(b"\n"))
+            return {**facts, "step": int(facts["step"]), "value": float(facts["value"])}
+        except (OSError, ValueError, KeyError, TypeError) as fault:
+            reason = f"unreadable mark of the best checkpoint ({type(fault).__name__}: {fault})"
+            raise JaxlvError(reason, where=path, hint="delete it to go on from the newest checkpoint") from None
+
+    def chosen(self) -> tuple[int, str]:
+        """(the step of the best checkpoint, else of the newest intact one; why it is not the best, or "").
+
+        JaxlvError where there is none.
+        """
+        steps, marked = self.steps(), self.best()
+        if not steps:
+            raise JaxlvError("no intact checkpoint", where=self.folder, found=self.told() or "none")
+        if marked is None:
+            return steps[-1], ""
+        if marked["step"] in steps:
+            return marked["step"], ""
+        why = self.damaged.get(marked["step"], "it is missing")
+        return steps[-1], f"the best checkpoint, of step {marked['step']}, is lost ({why}): taking that of step {steps[-1]}"
+
+    def told(self) -> str:
+        """What is damaged, in words; "" where nothing is."""
+        return "; ".join(f"step {step} is damaged ({why})" for step, why in sorted(self.damaged.items()))
+
+    def facts(self, step: int) -> dict[str, float]:
+        """What was saved beside the checkpoint of a step."""
+        return json.loads((self._place(step) / FACTS).read_text(encoding="utf-8"))
+
+    def restore(self, step: int, like: Any) -> Any:
+        """The tree of `step`, with the structure, types and keys of `like`; JaxlvError where it cannot be read so."""
+        self.wait()
+        path = self._place(step)
+        if step in self.damaged:
+            raise JaxlvError(f"damaged checkpoint ({self.damaged[step]})", where=path)
+        try:
+            plain = self._orbax.restore(path / STATE, args=ocp.args.StandardRestore(_abstract(like)))
+        except Exception as fault:  # orbax raises whatever the layer below raised
+            reason = " ".join(str(fault).split())[:200]
+            raise JaxlvError(f"unreadable checkpoint ({type(fault).__name__}: {reason})", where=path) from None
+        return _like(plain, like)
+
+    def remove_unfinished(self) -> None:
+        """Remove what killed processes left half written."""
+        remove_unfinished(self.folder)
+
+    def close(self) -> None:
+        """Wait for the last save and let the background thread go."""
+        try:
+            self.wait()
+        finally:
+            self._worker.shutdown()
+            self._orbax.close()
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+
+@functools.cache
+def _quieten() -> None:
+    """What fails is raised; Orbax also logs it, and TensorStore's threads report it to event loops that are closed."""
+    hook = sys.unraisablehook
+
+    def others(unraisable: sys.UnraisableHookArgs) -> None:
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            hook(unraisable)
+
+    sys.unraisablehook = others
+    logging.getLogger("absl").addFilter(lambda record: "_SignalingThread" not in record.getMessage())
+
+
+def _is_key(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _plain(tree: Any) -> list[Any]:
+    """Leaves as arrays of the host; keys as their data."""
+    return [np.array(jax.random.key_data(leaf) if _is_key(leaf) else leaf) for leaf in jax.tree.leaves(tree)]
+
+
+def _abstract(tree: Any) -> list[jax.ShapeDtypeStruct]:
+    """The shapes of `_plain(tree)`; the tree may itself be abstract, or its buffers donated."""
+    leaves = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)]
+    return [jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf for leaf in leaves]
+
+
+def _like(leaves: list[Any], like: Any) -> Any:
+    wrapped = [
+        jax.random.wrap_key_data(jax.numpy.asarray(leaf)) if _is_key(other) else jax.numpy.asarray(leaf)
+        for leaf, other in zip(leaves, jax.tree.leaves(like), strict=True)
+    ]
+    return jax.tree.unflatten(jax.tree.structure(like), wrapped)

@@ -1,0 +1,162 @@
+"""A run in training, alone or beside others: what it writes, what it has come to, and what pays for its steps."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxlv.config import RunConfig, config_tree
+from jaxlv.errors import JaxlvError
+from jaxlv.flops.ledger import Entry, Event, Ledger, Meter
+from jaxlv.runs.billing import event_of, ledger_of, ledger_path, name_in_ledger
+from jaxlv.runs.checkpoint import Checkpoints
+from jaxlv.runs.records import MetricsLog
+from jaxlv.runs.run import CHECKPOINTS, METRICS, NONFINITE
+from jaxlv.runs.sinks import Sink
+from jaxlv.runs.sources import Inputs
+from jaxlv.steps.train import TrainState
+from jaxlv.text.tokens import Windows
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to be trained: its config, its folder, and what the config names."""
+
+    config: RunConfig
+    folder: Path
+    inputs: Inputs
+
+
+def is_finite(figures: Mapping[str, float]) -> bool:
+    """Are a step's loss and gradient numbers?"""
+    return math.isfinite(figures["loss"]) and math.isfinite(figures["gradient_norm"])
+
+
+class Member:
+    """A run in progress. `note` hears what its user should know."""
+
+    def __init__(self, job: Job, note: Callable[[str], None]):
+        self.config, self.folder, self.inputs, self.note = job.config, job.folder, job.inputs, note
+        self.log = MetricsLog(self.folder / METRICS)
+        self.total_tokens, self.total_seconds, self.skipped, self.best = 0.0, 0.0, 0.0, math.inf
+        self.checkpoints: Checkpoints  # open while it trains
+        self.meter: Meter | None = None
+        self.block: Entry | None = None  # of steps, reserved and not yet committed
+
+    def open(self, opened: contextlib.ExitStack) -> None:
+        """Open what it writes to, until `opened` closes."""
+        config = config_tree(self.config)
+        self.log.sinks = [Sink(name, self.folder, config, self.note) for name in self.config.train.sinks]
+        for sink in self.log.sinks:
+            opened.callback(sink.close)
+        self.checkpoints = opened.enter_context(Checkpoints(self.folder / CHECKPOINTS))
+        self.checkpoints.remove_unfinished()
+        if self.checkpoints.damaged:
+            self.note(f"{self.folder.name}: {self.checkpoints.told()}")
+
+    def resume_at(self, step: int) -> None:
+        """Forget what lies behind a step."""
+        self.log.keep(step)
+        if step:
+            facts = self.checkpoints.facts(step)
+            self.total_tokens, self.total_seconds, self.skipped = (facts[name] for name in ("tokens", "seconds", "skipped"))
+        marked = self.checkpoints.best()
+        if marked and marked["step"] in self.checkpoints.steps():
+            self.best = marked["value"]
+        elif marked:
+            lost = f"the best checkpoint, of step {marked['step']}, is lost"
+            self.note(f"{self.folder.name}: {lost}: the next one counts as best")
+
+    # ------------------------------------------------------------------------------------- after each step
+
+    def log_step(self, step: int, figures: Mapping[str, float], logged: bool) -> None:
+        """Count a step's tokens and seconds, and write its figures where they are to be `logged`, or it was skipped."""
+        self.total_tokens += figures["tokens"]
+        self.total_seconds += figures["seconds"]
+        known = dict(figures)
+        if not is_finite(figures):
+            known = {name: value for name, value in figures.items() if math.isfinite(value)} | {"skipped": 1}
+        if logged or "skipped" in known:
+            self.log.add({"step": step, **known, "total_tokens": self.total_tokens, "total_seconds": self.total_seconds})
+
+    def skip(self, step: int, figures: Mapping[str, float], batch: Windows) -> None:
+        """Keep the batch of a step whose loss or gradient is not finite; JaxlvError where it may not be skipped."""
+        most, path = self.config.train.skip_nonfinite, self.folder / NONFINITE / f"step_{step}.npz"
+        path.parent.mkdir(exist_ok=True)
+        np.savez(path, **batch._asdict())
+        self.skipped += 1
+        found = f"loss {figures['loss']}, gradient norm {figures['gradient_norm']}"
+        kept = f"its batch is in {NONFINITE}/{path.name}"
+        if self.skipped > most:
+            again = f", after {most} that were skipped" if most else ""
+            raise JaxlvError(
+                f"the loss or the gradient is not finite at step {step}{again}",
+                where=self.folder,
+                found=found,
+                hint=f"lower optimizer.learning_rate or set optimizer.clip_norm; earlier checkpoints are intact, {kept}",
+            )
+        self.note(f"{self.folder.name}: step {step} is skipped ({found}); {kept}")
+
+    def mark(self, step: int, record: Mapping[str, float]) -> dict[str, Any] | None:
+        """Log the measures of a state; the mark of the best, where it is that."""
+        self.log.add({"step": step, **record})
+        select = self.config.train.select
+        value = record["forecast_mae" if select == "forecast" else "validation_loss"]
+        if not value < self.best:  # nor what is not finite
+            return None
+        self.best = value
+        return {"value": value, "measure": select}
+
+    def save(self, step: int, state: TrainState, best: Mapping[str, Any] | None = None) -> None:
+        """Save a state as a checkpoint."""
+        facts = {"tokens": self.total_tokens, "seconds": self.total_seconds, "skipped": self.skipped}
+        self.checkpoints.save(step, state, best, facts)
+
+    def ends_block(self, step: int) -> bool:
+        """Is this the last step of those that were reserved?"""
+        return self.block is not None and step == self.block.event.step + self.block.event.count
+
+    def commit(self, step: int) -> None:
+        """Of the block of steps that was reserved all up to `step` have run."""
+        if self.meter is not None and self.block is not None:
+            event = self.block.event
+            self.meter.ledger.commit(self.block, replace(event, count=step - event.step))
+            self.block = None
+
+
+# --------------------------------------------------------------------------------------------- the budget
+
+
+def open_ledgers(members: Iterable[Member], opened: contextlib.ExitStack) -> None:
+    """Give each member with a budget its meter; runs that share a ledger share the open file."""
+    ledgers: dict[Path, Ledger] = {}
+    for member in members:
+        config, path = member.config, ledger_path(member.config, member.folder)
+        if not config.budget.flops:
+            continue
+        if path not in ledgers:
+            ledger = opened.enter_context(ledger_of(config, member.folder, member.inputs.model))
+            assert ledger is not None
+            ledgers[path] = ledger
+        member.meter = Meter(ledgers[path], config.budget.phase, event_of(config), name_in_ledger(config, member.folder))
+
+
+def reserve(members: Sequence[Member], step: int, count: int) -> bool:
+    """Reserve up to `count` steps behind `step` for all members, as many for each; False where not one is to be had."""
+    by_purse: dict[tuple[int, str], list[tuple[Member, Meter, Event]]] = {}
+    for member in members:
+        if (meter := member.meter) is not None:
+            event = meter.event("train_step", step=step, count=count)
+            by_purse.setdefault((id(meter.ledger), meter.phase), []).append((member, meter, event))
+    for group in by_purse.values():
+        _, meter, _ = group[0]
+        count = min(count, meter.ledger.fitting([event for _, _, event in group], meter.phase))
+    for member, meter, event in [one for group in by_purse.values() for one in group] if count else []:
+        member.block = meter.ledger.reserve(replace(event, count=count), meter.phase, meter.run)
+    return count > 0

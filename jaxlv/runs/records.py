@@ -1,0 +1,38 @@
+"""metrics.jsonl: what a run logs, one record a line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxlv.runs.sinks import Sink
+from jaxlv.storage import lines
+from jaxlv.storage.files import write_text
+
+
+class MetricsLog:
+    """metrics.jsonl, one record a line, and the sinks that get the same; `keep` cuts what lies behind a step, for a run that
+    resumes there.
+    """
+
+    def __init__(self, path: Path, sinks: Sequence[Sink] = ()):
+        self.path, self.sinks = path, sinks
+
+    def keep(self, last_step: int) -> None:
+        """Drop records of steps after `last_step`, and a torn last line."""
+        records = [r for r in read_metrics(self.path) if r["step"] <= last_step]
+        write_text(self.path, b"".join(map(lines.encode, records)).decode())
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Append a record; `step` is one of its keys."""
+        with self.path.open("ab") as file:
+            file.write(lines.encode(record))
+        values = {name: float(v) for name, v in record.items() if isinstance(v, (int, float)) and name != "step"}
+        for sink in self.sinks:
+            sink.add(int(record["step"]), values)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a metrics.jsonl, up to a torn line; JaxlvError where one before it is damaged."""
+    return lines.read(path)

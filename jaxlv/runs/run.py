@@ -1,0 +1,244 @@
+"""A run is a folder: what a config names is loaded, an overlay is trained, and everything that came of it lies in one place.
+
+config.toml      the resolved settings            metrics.jsonl   losses, norms, speed, validation: append-only
+manifest.json    versions, hashes, seeds, device  checkpoints/    adapters, optimiser, step, keys: never the base
+split.json       ids and marks of the series      adapter/        the best adapter, in PEFT's format
+data.h5          the series, where simulated      ledger.jsonl    what was spent, where a budget is set
+SHA256SUMS       hashes of what is written once   nonfinite/      batches whose loss or gradient was not finite
+
+Every file is sealed: by hashes those that are written once, by a checksum in each line those that grow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlv.config import RunConfig, config_tree, load_config, to_toml
+from jaxlv.data import series
+from jaxlv.data.series import SeriesSet
+from jaxlv.errors import JaxlvError, JaxlvWarning
+from jaxlv.flops.ledger import FINAL, Meter
+from jaxlv.flops.ledger import read as read_ledger
+from jaxlv.forecasting.forecaster import Forecaster
+from jaxlv.lora import adapters, overlay
+from jaxlv.model.weights import fingerprint
+from jaxlv.runs.billing import LEDGER, event_of, ledger_of
+from jaxlv.runs.checkpoint import Checkpoints
+from jaxlv.runs.records import read_metrics
+from jaxlv.runs.sources import DATA, Inputs, load_base
+from jaxlv.steps.train import init_state, make_optimizer
+from jaxlv.storage.files import SEAL, broken, hub_revision, new_folder, parse_json, seal
+from jaxlv.text.codec import Codec
+
+CONFIG, MANIFEST, SPLIT, METRICS = "config.toml", "manifest.json", "split.json", "metrics.jsonl"
+ADAPTER = "adapter"
+CHECKPOINTS, LOCK, SAVE, NONFINITE = "checkpoints", "lock", "save", "nonfinite"
+
+
+# -------------------------------------------------------------------------------------------- the run folder
+
+
+def check_folder(config: RunConfig, folder: Path, resume: bool) -> None:
+    """JaxlvError unless the folder is free for a new run, or holds the same run, to be resumed."""
+    if not resume:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise JaxlvError("exists already", where=folder, hint="choose another folder, or go on with --resume")
+        return
+    if not (folder / CONFIG).is_file():
+        raise JaxlvError("no run to resume", where=folder, expected=f"a run folder with {CONFIG}")
+    differences = _differences(config_tree(load_config(folder / CONFIG)), config_tree(config))
+    if differences:
+        raise JaxlvError(
+            f"the config differs from the run's ({'; '.join(differences)})", where=folder, hint="train in a new folder"
+        )
+
+
+def make_folder(config: RunConfig, folder: Path, inputs: Inputs, versions: Mapping[str, str]) -> None:
+    """Make the folder of a new run, whole or not at all."""
+    with new_folder(folder) as work:
+        if not config.data.path:
+            series.save(work / DATA, inputs.series)
+            inputs = replace(inputs, series=series.load(work / DATA))  # the same values, and the hash that a resume will see
+        made_of = manifest(config, inputs, versions)
+        (work / MANIFEST).write_text(json.dumps(made_of, indent=1) + "\n", encoding="utf-8")
+        shares = (f'"{name}": {json.dumps(marked)}' for name, marked in split_marks(inputs).items())
+        (work / SPLIT).write_text("{\n" + ",\n".join(shares) + "\n}\n", encoding="utf-8")
+        (work / CONFIG).write_text(to_toml(config), encoding="utf-8")
+        seal(work)
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    pairs = ((f"{section}.{key}", old[section][key], new[section][key]) for section in old for key in old[section])
+    return [f"{name}: {a!r} then, {b!r} now" for name, a, b in pairs if a != b]
+
+
+def manifest(config: RunConfig, inputs: Inputs, versions: Mapping[str, str]) -> dict[str, Any]:
+    """What the run was made of, so that it can be made again: no names of machines or users."""
+    return {
+        "versions": dict(versions),
+        "data": {"sha256": inputs.series.source["sha256"], "series": len(inputs.series)},
+        "base": {"name": config.model.path, "sha256": fingerprint(inputs.base), "revision": hub_revision(inputs.base)},
+        **({"start": {"sha256": adapters.fingerprint(Path(config.lora.init))}} if config.lora.init else {}),
+        "tokens": inputs.alphabet.source,
+        "dataset_alpha": inputs.codec.dataset_alpha,
+        "seeds": {"data": config.data.seed, "train": config.train.seed, "evaluate": config.evaluate.seed},
+    }
+
+
+def check_intact(folder: Path) -> None:
+    """JaxlvError where a file of a run folder is not what was written; checkpoints are looked at where they are read."""
+    faults = broken(folder)
+    if faults:
+        raise JaxlvError(
+            f"damaged run folder: {'; '.join(faults)}", where=folder,
+            hint=f"restore it from a copy; after a change of your own, `sha256sum` the files that {SEAL} lists into it",
+        )  # fmt: skip
+    if (folder / ADAPTER).is_dir() and (faults := broken(folder / ADAPTER)):
+        raise JaxlvError(f"damaged adapter: {'; '.join(faults)}", where=folder / ADAPTER, hint="--resume writes it again")
+    read_metrics(folder / METRICS)
+    if (folder / LEDGER).is_file():
+        read_ledger(folder / LEDGER)
+
+
+def series_marks(series_set: SeriesSet) -> list[str]:
+    """A short hash of each series' values, by which it is known again in another file."""
+    return [hashlib.sha256(v_TV.astype("<f4").tobytes()).hexdigest()[:16] for v_TV in series_set.values_NTV]
+
+
+def split_marks(inputs: Inputs) -> dict[str, dict[str, str]]:
+    """{share: {series id: mark of its values}}, for train, validation and test."""
+    return {
+        share: dict(zip(map(str, ids), series_marks(inputs.series.select(ids)), strict=True))
+        for share, ids in inputs.split.parts().items()
+    }
+
+
+def check_manifest(folder: Path, now: Mapping[str, Any]) -> None:
+    """JaxlvError where the data, the base, or the adapter that it began from, are not those that a run began with."""
+    then, words = read_manifest(folder), {"start": "adapter in lora.init"}
+    for part in (part for part in ("data", "base", "start") if part in now):
+        if then.get(part, {"sha256": ""})["sha256"] != now[part]["sha256"]:
+            raise JaxlvError(
+                f"the {words.get(part, part)} is not what the run began with",
+                where=folder,
+                expected=f"sha256 {then.get(part, {'sha256': 'none'})['sha256'][:12]}...",
+                found=f"{now[part]['sha256'][:12]}...",
+            )
+
+
+# -------------------------------------------------------------------------------------------- a finished run
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run folder as forecasts need it: its config, its tuned and untuned forecasters, and what it was made of."""
+
+    folder: Path
+    config: RunConfig
+    tuned: Forecaster
+    untuned: Forecaster
+    manifest: dict[str, Any]
+    split: dict[str, dict[str, str]]  # as `split_marks` gives it
+
+    def seen(self, series_set: SeriesSet) -> np.ndarray:
+        """The ids of those series that the run trained on or was validated on, by their values."""
+        known = {*self.split["train"].values(), *self.split["validation"].values()}
+        return series_set.ids_N[[mark in known for mark in series_marks(series_set)]]
+
+    def models(self) -> tuple[dict[str, Forecaster], bool]:
+        """({"tuned", "untuned"}, whether adapters are left in the tuned one).
+
+        Where it loses nothing the adapters are merged into the weights: both are then one program, as the untuned model has
+        a bias of zero where the tuned one has a bias.
+        """
+        tuned, has_adapters = decoder(self.tuned)
+        untuned = self.untuned
+        if not has_adapters:
+            rest = {key: tree for key, tree in tuned.variables.items() if key != "params"}
+            untuned = replace(untuned, variables={**untuned.variables, **jax.tree.map(jnp.zeros_like, rest)})
+        return {"tuned": tuned, "untuned": untuned}, has_adapters
+
+    @contextlib.contextmanager
+    def metered(self) -> Iterator[dict[str, Forecaster]]:
+        """`models` as they spend from the run's budget, where it has one, in the phase "evaluation"."""
+        found, has_adapters = self.models()
+        adapted = {"tuned": has_adapters, "untuned": False}
+        with ledger_of(self.config, self.folder, self.tuned.model) as ledger:
+            if ledger is not None:
+                for name, forecaster in found.items():
+                    meter = Meter(ledger, FINAL, event_of(self.config, adapted[name]))
+                    found[name] = replace(forecaster, meter=meter)
+            yield found
+
+    def bill(self) -> dict[str, Any]:
+        """What the training cost: steps, tokens, seconds, and how many parameters trained."""
+        steps = [record for record in read_metrics(self.folder / METRICS) if "total_tokens" in record]
+        last = steps[-1] if steps else {}
+        return {
+            "steps": last.get("step", 0),
+            "tokens": int(last.get("total_tokens", 0)),
+            "seconds": last.get("total_seconds", 0.0),
+            "trainable_parameters": overlay.count_trained(self.tuned.variables, overlay.trainable(self.tuned.variables)),
+        }
+
+
+def decoder(forecaster: Forecaster) -> tuple[Forecaster, bool]:
+    """(the forecaster with its adapters merged into the weights where that loses nothing, whether adapters are left)."""
+    merged = overlay.merged(forecaster.variables)
+    return (forecaster, True) if merged is None else (replace(forecaster, variables=merged), False)
+
+
+def load_run(folder: Path) -> FinishedRun:
+    """The run in a folder, with its best overlay; its base must still be the one that it was trained on."""
+    folder = Path(folder)
+    made_of, config = read_manifest(folder), load_config(folder / CONFIG)
+    check_intact(folder)
+    split = read_json(folder / SPLIT, "train", "validation")
+    base, model, params, alphabet = load_base(config)
+    if made_of["base"]["sha256"] != fingerprint(base):
+        raise JaxlvError("the base model is not the one that the run was trained on", where=config.model.path)
+    lora = overlay.init_lora(jax.random.key(0), params, config.lora)
+    variables = {"params": params, "lora": lora}
+    optimizer = make_optimizer(config.optimizer, config.train.steps)
+    like, frozen = init_state(variables, overlay.trainable(variables), optimizer, config.train.seed)
+    with Checkpoints(folder / CHECKPOINTS) as checkpoints:
+        if not checkpoints.steps() and not checkpoints.damaged:
+            raise JaxlvError("no checkpoint yet", where=folder, hint="train longer, or lower train.checkpoint_every")
+        step, why_not_best = checkpoints.chosen()
+        if why_not_best:
+            warnings.warn(f"{folder}: {why_not_best}", JaxlvWarning, stacklevel=2)
+        state = checkpoints.restore(step, like)
+    codec = Codec.of(config.codec, made_of["dataset_alpha"])
+    untuned = Forecaster(model, {"params": params}, alphabet, codec, config.sampling)
+    tuned = replace(untuned, variables=overlay.join(state.trained, frozen))
+    return FinishedRun(folder, config, tuned, untuned, made_of, split)
+
+
+def read_json(path: Path, *needed: str) -> dict[str, Any]:
+    """A JSON file of a run folder; JaxlvError where it is not readable, or lacks one of the dotted keys `needed`."""
+    try:
+        tree = parse_json(path.read_text(encoding="utf-8"))
+        for name in needed:
+            functools.reduce(lambda node, key: node[key], name.split("."), tree)
+    except (OSError, ValueError, KeyError, TypeError) as fault:
+        detail = fault.strerror if isinstance(fault, OSError) else f"{type(fault).__name__}: {fault}"
+        reason = f"not a run folder: no readable {path.name} ({detail})"
+        raise JaxlvError(reason, where=path.parent, expected=f"{CONFIG}, {MANIFEST}, {SPLIT}, checkpoints/") from None
+    return tree
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What the run in a folder was made of, as `manifest` wrote it."""
+    return read_json(folder / MANIFEST, "data.sha256", "base.sha256", "dataset_alpha")

@@ -1,0 +1,153 @@
+"""What a config names, loaded: the series and their split, the base, its alphabet, the overlay to begin from."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from jaxlv.config import DataConfig, LoraConfig, ModelConfig, RunConfig
+from jaxlv.data import dynamics, series
+from jaxlv.data.series import SeriesSet, Split
+from jaxlv.errors import JaxlvError
+from jaxlv.flops.ledger import Meter
+from jaxlv.forecasting.forecaster import Forecaster
+from jaxlv.lora import adapters, overlay
+from jaxlv.model.qwen2 import Qwen2
+from jaxlv.model.weights import base_of, load_pretrained
+from jaxlv.runs.devices import check_kernel, compute_deterministically
+from jaxlv.text.codec import Codec
+from jaxlv.text.tokens import Alphabet, load_alphabet
+
+DATA = "data.h5"  # in a run folder, where the series were simulated
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a config names, loaded: the series and their split, the base, its alphabet, and the codec."""
+
+    series: SeriesSet
+    split: Split
+    base: Path
+    model: Qwen2
+    params: dict[str, Any]
+    alphabet: Alphabet
+    codec: Codec
+    start: overlay.Tree | None = None  # the overlay to begin from, where the config names one
+
+    def forecaster(self, lora: Mapping[str, Any], config: RunConfig, meter: Meter | None = None) -> Forecaster:
+        """The base with the overlay laid over it, as a forecaster."""
+        return Forecaster(
+            self.model, {"params": self.params, "lora": dict(lora)}, self.alphabet, self.codec, config.sampling, meter
+        )
+
+
+def load_series(config: RunConfig, folder: Path | None = None) -> SeriesSet:
+    """The series of a config: its file, or a run folder's own simulated ones, or new ones from the preset."""
+    if config.data.path:
+        return series.load(config.data.path, drop=config.data.bad_series == "drop")
+    if folder is not None and (folder / DATA).is_file():
+        return series.load(folder / DATA)
+    return dynamics.draw(config.data.preset, config.data.simulate, config.data.seed)
+
+
+def split_series(config: RunConfig, series_set: SeriesSet) -> Split:
+    """Train, validation and test ids: as listed, within regimes, as a report has it, or by fraction; a series never stands
+    in two of them.
+    """
+    data, ids = config.data, series_set.ids_N
+    if data.train_ids or data.validation_ids or data.test_ids:
+        split = series.split_ids(ids, data.train_ids, data.validation_ids, data.test_ids)
+    elif data.stratify:
+        split = series.split_stratified(ids, series.regimes(series_set), data.fractions, data.seed)
+    elif data.split != "fractions":
+        split = series.REPORTED_SPLITS[data.split](ids)
+    else:
+        split = series.split_fraction(ids, data.fractions, data.seed)
+    series.check_disjoint(series_set, split)
+    if data.train_share == 1:
+        return split
+    return replace(split, train=split.train[: max(1, round(data.train_share * len(split.train)))])
+
+
+def load_inputs(config: RunConfig, folder: Path | None = None) -> Inputs:
+    """Everything that `config` names; each fault is one JaxlvError that says which part it is in."""
+    if config.model.deterministic:
+        compute_deterministically()
+    return _inputs(config, load_series(config, folder), lambda: load_base(config))
+
+
+def load_inputs_of(configs: Sequence[RunConfig]) -> list[Inputs]:
+    """The inputs of several configs; series and a base that several of them name are loaded once."""
+    if any(config.model.deterministic for config in configs):
+        compute_deterministically()
+    series_of = functools.lru_cache(lambda data: load_series(replace(RunConfig(), data=data)))
+    base_of = functools.lru_cache(lambda model: load_base(replace(RunConfig(), model=model)))
+
+    def source(data: DataConfig) -> DataConfig:
+        kept = ("path", "preset", "simulate", "seed", "bad_series")
+        return DataConfig(**{name: getattr(data, name) for name in kept})
+
+    return [_inputs(config, series_of(source(config.data)), functools.partial(base_of, config.model)) for config in configs]
+
+
+def _inputs(config: RunConfig, series_set: SeriesSet, base: Callable[[], tuple[Path, Qwen2, Any, Alphabet]]) -> Inputs:
+    split = split_series(config, series_set)
+    _check_validation(config, series_set, split)
+    folder, model, params, alphabet = base()
+    codec = Codec.for_data(config.codec, series_set.values_NTV)
+    return Inputs(series_set, split, folder, model, params, alphabet, codec, load_start(config, model))
+
+
+def load_start(config: RunConfig, model: Qwen2) -> overlay.Tree | None:
+    """The overlay that a config begins from, None for a fresh one; JaxlvError where it is not of the config's shape."""
+    if not config.lora.init:
+        return None
+    lora = adapters.load_adapter(config.lora.init, model, config.model.path)
+    theirs = _taken_over(config.lora, adapters.lora_config(Path(config.lora.init), lora))
+    for name in ("rank", "scaling", "targets", "head"):
+        ours, own = (getattr(one, name) for one in (config.lora, theirs))
+        if (overlay.normalise_targets(ours) != own) if name == "targets" else ours != own:
+            raise JaxlvError(
+                f"lora.{name} is not the adapter's", where=config.lora.init, expected=own, found=ours,
+                hint="--init-adapter takes rank, alpha, targets and head over",
+            )  # fmt: skip
+    return lora
+
+
+def begun_from(config: RunConfig, adapter: Path) -> RunConfig:
+    """The config that begins from an adapter in PEFT's format, and has its rank, alpha, targets and trained head."""
+    model = Qwen2(ModelConfig.from_folder(base_of(config.model)))
+    theirs = adapters.lora_config(adapter, adapters.load_adapter(adapter, model))
+    return replace(config, lora=replace(_taken_over(config.lora, theirs), init=str(adapter)))
+
+
+def _taken_over(own: LoraConfig, theirs: LoraConfig) -> LoraConfig:
+    """The adapter's settings; its head, where it has none, and dropout are the run's own affair."""
+    head = own.head if theirs.head == "frozen" else theirs.head
+    return replace(theirs, head=head, dropout=own.dropout)
+
+
+def _check_validation(config: RunConfig, series_set: SeriesSet, split: Split) -> None:
+    """JaxlvError, before anything is written, where training would come to a validation that cannot be done."""
+    t, steps = config.train, series_set.values_NTV.shape[1]
+    if t.validate_every and not len(split.validation):
+        raise JaxlvError("no validation series", where="data", hint="name some, or set train.validate_every = 0")
+    if t.validate_every and t.forecast_series and config.evaluate.context >= steps:
+        raise JaxlvError(
+            "the context leaves nothing of the series to forecast",
+            where="evaluate.context",
+            expected=f"less than the series' {steps} steps",
+            found=config.evaluate.context,
+            hint="lower it, or set train.forecast_series = 0",
+        )
+
+
+def load_base(config: RunConfig) -> tuple[Path, Qwen2, dict[str, Any], Alphabet]:
+    """(folder, model, params, alphabet) of a config's base."""
+    check_kernel(config.model.attention)
+    base = base_of(config.model)
+    model, params = load_pretrained(base, config.model.dtype, config.model.attention)
+    return base, model, params, load_alphabet(base, model.config.vocab_size)

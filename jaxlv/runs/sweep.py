@@ -1,0 +1,224 @@
+"""Sweeps: many runs of one config, those of one program trained together, and a table of what came of each.
+
+DIR/runs/NAME is an ordinary run folder for each; DIR/sweep.json says which settings it has and what it reached.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxlv.config import RunConfig, build_config, config_tree, laid_over
+from jaxlv.errors import JaxlvError
+from jaxlv.flops import ledger
+from jaxlv.runs import billing, run, sources, training
+from jaxlv.runs.devices import device_memory
+from jaxlv.runs.member import Job
+from jaxlv.runs.records import read_metrics
+from jaxlv.steps.stack import program_of
+
+RUNS, RESULT = "runs", "sweep.json"
+SHARE_OF_MEMORY = 0.8  # the rest is left to validation, forecasts and the host
+RULES = {"validation_loss": "validation loss, nats per token", "forecast_mae": "validation MAE, raw units"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep: its name, the settings that are its own ({"lora.rank": 2, ...}), and its whole config."""
+
+    name: str
+    settings: Mapping[str, Any]
+    config: RunConfig
+
+
+def grid(axes: Mapping[str, Sequence[Any]], skip: Sequence[Mapping[str, Any]] = ()) -> Iterator[dict[str, Any]]:
+    """Every combination of the axes' values, but for those that one of `skip` is part of; the last axis turns fastest.
+
+    An axis that names several settings, "lora.rank, lora.alpha", takes a list of values for each: [[2, 4.0], [4, 8.0]].
+    """
+    for name, values in axes.items():
+        if not isinstance(values, (list, tuple)) or not values:
+            raise JaxlvError("no values to go through", where=f"grid {name}", expected="a list", found=repr(values))
+        if len({repr(value) for value in values}) != len(values):
+            raise JaxlvError("a value is given twice", where=f"grid {name}", found=list(values))
+    points = [[_settings(name, value) for value in values] for name, values in axes.items()]
+    for combination in itertools.product(*points):
+        settings = {name: value for point in combination for name, value in point.items()}
+        if not any(all(settings.get(name) == value for name, value in one.items()) for one in skip):
+            yield settings
+
+
+def _settings(name: str, value: Any) -> dict[str, Any]:
+    """The settings that one value of an axis stands for."""
+    names = [part.strip() for part in name.split(",")]
+    if len(names) == 1:
+        return {name: value}
+    if not isinstance(value, (list, tuple)) or len(value) != len(names):
+        raise JaxlvError("not a value for each setting", where=f"grid {name}", expected=f"{len(names)} values", found=value)
+    return dict(zip(names, value, strict=True))
+
+
+def cells(config: RunConfig, combinations: Sequence[Mapping[str, Any]]) -> list[Cell]:
+    """A cell for each combination of settings ("section.key"), laid over the config."""
+    found = []
+    for settings in combinations:
+        tree = config_tree(config)
+        for dotted, value in settings.items():
+            section, _, key = dotted.partition(".")
+            if not key:
+                raise JaxlvError("not a setting", where=f"grid {dotted}", expected="section.key")
+            tree = laid_over(tree, {section: {key: value}})
+        found.append(Cell(name_of(settings), settings, build_config(RunConfig, tree, where="grid")))
+    if not found:
+        raise JaxlvError("a sweep without runs", where="grid", hint="name settings to vary")
+    if len({cell.name for cell in found}) != len(found):
+        raise JaxlvError("two runs of a sweep have one name", where="grid", found=sorted(cell.name for cell in found))
+    return found
+
+
+def named(names: Iterable[str], found: Sequence[Cell]) -> list[Cell]:
+    """The cells under other names."""
+    return [replace(cell, name=name) for name, cell in zip(names, found, strict=True)]
+
+
+def name_of(settings: Mapping[str, Any]) -> str:
+    """A folder's name from settings: "rank-8_learning_rate-0.0001"."""
+    parts = (f"{dotted.rpartition('.')[2]}-{_word(value)}" for dotted, value in settings.items())
+    return re.sub(r"[^\w.+-]+", "-", "_".join(parts)) or "run"
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return "+".join(map(_word, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def groups(found: Sequence[Cell]) -> list[list[Cell]]:
+    """The cells by program, in the order in which the programs appear."""
+    by_program: dict[str, list[Cell]] = {}
+    for cell in found:
+        by_program.setdefault(program_of(cell.config), []).append(cell)
+    return list(by_program.values())
+
+
+def train(
+    found: Sequence[Cell],
+    folder: Path,
+    *,
+    resume: bool = False,
+    watch: Callable[[Sequence[Cell]], training.Watch] = lambda group: training.Watch(),
+    versions: Mapping[str, str] | None = None,
+    at_once: int = 0,
+    memory: int = 0,
+) -> None:
+    """Train every cell in `folder`/NAME, those of one program together; with `resume`, finished ones are left alone.
+
+    As many runs as `memory` bytes hold (0 = a share of what the device has) are computed side by side; where even that
+    turns out to be too much, the group is halved and goes on from its checkpoints. `watch` is asked once for each group.
+    """
+    for cell in found:
+        place = folder / cell.name
+        if resume and place.is_dir() and not (place / run.CONFIG).is_file():
+            shutil.rmtree(place)  # interrupted before it was ready to begin
+        run.check_folder(cell.config, place, resume and place.is_dir())
+    left = [cell for cell in found if not (folder / cell.name / run.ADAPTER).is_dir()]
+    limit = memory or int(SHARE_OF_MEMORY * device_memory(jax.devices()[0])[0])
+    inputs = dict(zip((cell.name for cell in left), sources.load_inputs_of([cell.config for cell in left]), strict=True))
+    waiting = groups(left)
+    while waiting:
+        group = waiting.pop(0)
+        jobs = [Job(cell.config, folder / cell.name, inputs[cell.name]) for cell in group]
+        held, begun = limit if len(jobs) > 1 else 0, any(job.folder.is_dir() for job in jobs)
+        try:
+            training.train_together(jobs, resume=begun, watch=watch(group), versions=versions, memory=held, at_once=at_once)
+        except jax.errors.JaxRuntimeError as fault:
+            if "RESOURCE_EXHAUSTED" not in str(fault) or len(group) == 1:
+                raise
+            half = -(-len(group) // 2)
+            waiting = [group[:half], group[half:], *waiting]
+
+
+def outcome(cell: Cell, folder: Path, evaluations: bool = True) -> dict[str, Any]:
+    """What a finished run reached: its settings, and the figures of its best checkpoint by the run's own measure.
+
+    Without `evaluations`, FLOPs are those of the training and its validations alone.
+    """
+    records = read_metrics(folder / cell.name / run.METRICS)
+    steps = [record for record in records if "loss" in record]
+    validations = [record for record in records if "validation_loss" in record]
+    select = "forecast_mae" if cell.config.train.select == "forecast" else "validation_loss"
+    best = min(validations, key=lambda record: record[select], default={})
+    last = steps[-1] if steps else {}
+    return {
+        "name": cell.name,
+        "settings": dict(cell.settings),
+        "steps": last.get("step", 0),
+        "tokens": int(last.get("total_tokens", 0)),
+        "seconds": last.get("total_seconds"),
+        "train_loss": last.get("loss"),
+        "validation_loss": best.get("validation_loss"),
+        "validation_perplexity": best.get("validation_perplexity"),
+        "forecast_mae": best.get("forecast_mae"),
+        "best_step": best.get("step"),
+        "flops": spent_by(cell.config, folder / cell.name, evaluations),
+        "history": records,
+    }
+
+
+def entries_of(config: RunConfig, folder: Path) -> tuple[ledger.Terms, list[ledger.Entry]] | None:
+    """The terms of a run's ledger and the entries under its name; None where there is no ledger.
+
+    A ledger in the run's own folder is all its own, whatever the folder is called now.
+    """
+    path = billing.ledger_path(config, folder)
+    if not config.budget.flops or not path.is_file():
+        return None
+    terms, entries = ledger.read(path)
+    return terms, [entry for entry in entries if not config.budget.ledger or entry.run == folder.name]
+
+
+def priced(terms: ledger.Terms, entries: list[ledger.Entry]) -> dict[str, int]:
+    """{convention: FLOPs} of entries: the ledger's own convention first, the assignment's, and what is executed."""
+    names = dict.fromkeys((terms.convention, "coursework", "exact"))
+    return {name: ledger.totals(entries, terms.model, name).executed for name in names}
+
+
+def spent_by(config: RunConfig, folder: Path, evaluations: bool = True) -> dict[str, int] | None:
+    """{convention: FLOPs} that a run's ledger has under its name; None where there is no ledger."""
+    found = entries_of(config, folder)
+    if found is None:
+        return None
+    terms, own = found
+    return priced(terms, [entry for entry in own if evaluations or entry.phase != ledger.FINAL])
+
+
+def choose(outcomes: Sequence[Mapping[str, Any]], rule: str) -> Mapping[str, Any]:
+    """The run with the least figure under a rule (a key of RULES), the first of equals."""
+    held = [one for one in outcomes if one.get(rule) is not None]
+    if not held:
+        raise JaxlvError(
+            "no run has the figure to choose by",
+            where=rule,
+            hint="set train.validate_every, and train.forecast_series for a forecast's error",
+        )
+    return min(held, key=lambda one: one[rule])
+
+
+def write_result(path: Path, tree: Mapping[str, Any]) -> None:
+    """Write a result as JSON, whole or not at all."""
+    unfinished = path.with_name(path.name + ".tmp")
+    unfinished.write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")
+    unfinished.replace(path)
+
+
+def with_ledger(found: Sequence[Cell], path: str) -> list[Cell]:
+    """The cells with one ledger for all of them, at a path seen from a run folder."""
+    return [replace(c, config=replace(c.config, budget=replace(c.config.budget, ledger=path))) for c in found]

@@ -1,0 +1,323 @@
+"""Training of runs, one or several that share a program: batches, validations, checkpoints, and what pays for each step."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxlv.config import RunConfig
+from jaxlv.errors import JaxlvError
+from jaxlv.flops.ledger import BudgetExceeded
+from jaxlv.lora import adapters, overlay
+from jaxlv.runs.billing import check_budget
+from jaxlv.runs.interrupts import Interrupted, Interrupts
+from jaxlv.runs.member import Job, Member, is_finite, open_ledgers, reserve
+from jaxlv.runs.run import ADAPTER, CONFIG, LOCK, SAVE, check_folder, check_intact, check_manifest, make_folder, manifest
+from jaxlv.runs.sinks import package_of
+from jaxlv.runs.sources import Inputs
+from jaxlv.runs.validation import Texts, alphabet_of, measured
+from jaxlv.steps.stack import Stack, memory_of
+from jaxlv.steps.train import TrainState, fit
+from jaxlv.storage.files import hub_revision, only_process, remove_unfinished
+from jaxlv.text.tokens import Windows
+
+LOOK_EVERY = 0.5  # seconds between two looks for a file `save`
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Who is told what while runs train; of several that train together, `on_step` hears the mean of the figures."""
+
+    on_step: Callable[[int, dict[str, float]], None] = lambda step, figures: None
+    note: Callable[[str], None] = lambda text: None
+
+
+def train(
+    config: RunConfig,
+    folder: Path,
+    inputs: Inputs,
+    *,
+    resume: bool = False,
+    watch: Watch | None = None,
+    versions: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Train an overlay as `config` says, in `folder`; the best overlay.
+
+    A new run's folder is made once everything is ready to begin, so that a fault of the inputs leaves nothing behind.
+    With `resume` the run goes on from its newest intact checkpoint, and its losses and adapters are those of an
+    uninterrupted run, bit for bit on one machine. A file named `save` in its folder asks for a checkpoint at the next step.
+    SIGINT, SIGTERM and SIGUSR1 save and raise Interrupted. JaxlvError where the data, the base or the config are not those
+    of the run, where another process trains in its folder, where a file of it is damaged, where the memory does not do, and
+    where the loss is not finite: the checkpoints before it stay.
+    """
+    return train_together([Job(config, folder, inputs)], resume=resume, watch=watch, versions=versions)[0]
+
+
+def train_together(
+    jobs: Sequence[Job],
+    *,
+    resume: bool = False,
+    watch: Watch | None = None,
+    versions: Mapping[str, str] | None = None,
+    memory: int = 0,
+    at_once: int = 0,
+) -> list[dict[str, Any]]:
+    """Train runs that share a program (jaxlv.steps.stack) as one; the best overlay of each.
+
+    Each gets its own folder, batches, checkpoints and entries in the ledger, as if it had been trained alone. `at_once` of
+    them are computed side by side (0 = all), or fewer where that is more than `memory` bytes hold (0 = not looked at). With
+    `resume`, those whose folder is there go on from the newest step that all of them have. Where the budget does not hold
+    the next step of all, all of them stop.
+    """
+    watch = watch or Watch()
+    for job in jobs:
+        check_budget(job.config, job.inputs.model)
+    begun = [resume and (len(jobs) == 1 or (job.folder / CONFIG).is_file()) for job in jobs]
+    for job, goes_on in zip(jobs, begun, strict=True):
+        check_folder(job.config, job.folder, goes_on)
+        if goes_on:
+            check_manifest(job.folder, manifest(job.config, job.inputs, versions or {}))
+        for sink in job.config.train.sinks:
+            package_of(sink)
+    training = _Training(jobs, watch, memory, at_once)
+    for job, goes_on in zip(jobs, begun, strict=True):
+        if not goes_on:
+            make_folder(job.config, job.folder, job.inputs, versions or {})
+    with contextlib.ExitStack() as opened:
+        for job in jobs:
+            opened.enter_context(only_process(job.folder / LOCK))
+            remove_unfinished(job.folder)
+            check_intact(job.folder)
+        asked = opened.enter_context(Interrupts(watch.note))
+        while True:
+            try:
+                return training.run(resume, asked)
+            except _OutOfMemory as fault:
+                jobs, resume = _halved(jobs, fault, watch), True
+            training = _Training(jobs, watch, memory, at_once)
+
+
+def _halved(jobs: Sequence[Job], fault: _OutOfMemory, watch: Watch) -> list[Job]:
+    """The same runs with half the micro-batch, accumulated twice as often: the same sums; or the fault, where that is not
+    wanted or not to be had.
+    """
+    t = jobs[0].config.train
+    if not t.halve_on_oom or t.batch_size % 2:
+        raise fault
+    watch.note(f"out of memory: {t.batch_size // 2} windows at a time from here on, {2 * t.accumulate} times a step")
+    batch, times = t.batch_size // 2, 2 * t.accumulate
+    halved = [replace(job.config.train, batch_size=batch, accumulate=times) for job in jobs]
+    return [replace(job, config=replace(job.config, train=own)) for job, own in zip(jobs, halved, strict=True)]
+
+
+class _OutOfMemory(JaxlvError):
+    """The train step does not fit into the device's memory."""
+
+
+class _Training:
+    """Runs in progress, one or several as one program: the step, and what is due after each."""
+
+    def __init__(self, jobs: Sequence[Job], watch: Watch, memory: int = 0, at_once: int = 0):
+        self.members, self.watch = [Member(job, watch.note) for job in jobs], watch
+        self.config, inputs = jobs[0].config, jobs[0].inputs  # what the runs have in common
+        texts: dict[Any, Texts] = {}  # runs that read the same windows share them
+        self.texts = [texts.setdefault(one.key, one) for one in (Texts(job.config, job.inputs) for job in jobs)]
+        alphabet = alphabet_of(self.config, inputs)
+        self.stack = Stack(
+            inputs.model,
+            inputs.params,
+            [job.config for job in jobs],
+            None if alphabet is None else np.array(alphabet),
+            [job.inputs.start for job in jobs],
+        )
+        first = self._batch(0)  # made now, so that series which give no window are refused before a folder is made
+        self.step = self.stack.fitted(first, memory, at_once) if memory else self.stack.step(at_once)
+        self.asked = Interrupts()
+        self.looked, self.on_demand = time.monotonic(), 0  # when a file `save` was looked for; the step that it asked for
+
+    def run(self, resume: bool, asked: Interrupts) -> list[dict[str, Any]]:
+        self.asked, t = asked, self.config.train
+        with contextlib.ExitStack() as opened:
+            open_ledgers(self.members, opened)
+            for member in self.members:
+                member.open(opened)
+            state = self.stack.state
+            alike = [_abstract(self.stack.member(state, i)) for i in range(len(self.stack))]
+            if resume:
+                state = self._restored(state, alike)
+            shapes = _abstract((state, self.stack.frozen))
+            try:
+                state = fit(
+                    self.step, state, self.stack.frozen, self._batch, t.steps, self._on_step, self._on_state,
+                    self._report_first, self._admit,
+                )  # fmt: skip
+            except jax.errors.JaxRuntimeError as fault:
+                if "RESOURCE_EXHAUSTED" not in str(fault):
+                    raise
+                raise self._out_of_memory(shapes) from None
+            if int(state.step.min()) < t.steps:
+                self._stop_early(state)
+            return [self._finished(i, state, like) for i, like in enumerate(alike)]
+
+    def _batch(self, step: int) -> Windows:
+        return self.stack.batch([text.batches(step) for text in self.texts])
+
+    def _out_of_memory(self, shapes: Any) -> _OutOfMemory:
+        """What a step needs, by XLA's own plan of it, and the settings that make it less."""
+        t, length = self.config.train, self.config.windows.length
+        try:
+            compiled = self.stack.step().lower(*shapes, self._batch(0)).compile()
+            needed = f", about {memory_of(compiled) / 2**30:.2f} GiB by XLA's plan"
+        except jax.errors.JaxRuntimeError:
+            needed = ""
+        runs = f"{len(self.members)} runs of " if len(self.members) > 1 else ""
+        return _OutOfMemory(
+            "out of memory in the train step",
+            where=self.members[0].folder,
+            found=f"{runs}{t.batch_size} windows of {length} tokens{needed}",
+            hint="lower train.batch_size (raise train.accumulate) or windows.length, or set train.halve_on_oom = true or "
+            'model.dtype = "bfloat16"; checkpoints are intact: go on with --resume',
+        )
+
+    # ---------------------------------------------------------------------------------- where it begins and ends
+
+    def _restored(self, state: TrainState, alike: Sequence[Any]) -> TrainState:
+        """The state of the newest step that all members have a checkpoint of; the first one where there is none."""
+        common = set.intersection(*(set(member.checkpoints.steps()) for member in self.members))
+        damaged = [member for member in self.members if member.checkpoints.damaged]
+        if damaged and not common:
+            raise JaxlvError(
+                "no intact checkpoint to go on from", where=damaged[0].folder, found=damaged[0].checkpoints.told(),
+                hint="restore one, or delete checkpoints/ to begin at step 0",
+            )  # fmt: skip
+        if damaged:
+            self.watch.note(f"going on from step {max(common)}")
+        if common:
+            restored = (m.checkpoints.restore(max(common), like) for m, like in zip(self.members, alike, strict=True))
+            state = self.stack.join(list(restored))
+        for member in self.members:
+            member.resume_at(max(common, default=0))
+        return state
+
+    def _admit(self, step: int) -> bool:
+        """Shall there be another step, and do the budgets hold it? A block of steps is reserved at once, up to the next that
+        is due.
+        """
+        if self.asked.asked:
+            return False
+        t, metered = self.config.train, [member for member in self.members if member.meter is not None]
+        if not metered or metered[0].block is not None:
+            return True
+        ends = (n for n in range(step + 1, t.steps + 1) if n % t.log_every == 0 or self._due(n))
+        return reserve(metered, step, next(ends) - step)
+
+    def _stop_early(self, state: TrainState) -> None:
+        """The budget is spent, or a signal came: keep the states, and say what has come of it. Raises Interrupted."""
+        step = int(state.step.min())
+        for index, member in enumerate(self.members):
+            if step:
+                member.commit(step)
+                member.save(step, self.stack.member(state, index))
+        if self.asked.asked:
+            for member in self.members:
+                member.checkpoints.wait()
+            raise Interrupted(self.asked.asked, f"saved at step {step} of {self.config.train.steps}; go on with --resume")
+        meter = next(member.meter for member in self.members if member.meter is not None)
+        self.watch.note(f"stopped by the budget after step {step} of {self.config.train.steps}; {meter.ledger.bought()}")
+
+    def _finished(self, index: int, state: TrainState, like: Any) -> dict[str, Any]:
+        """The best overlay of a run, which is written as an adapter too."""
+        member = self.members[index]
+        marked = member.checkpoints.best()
+        if marked is not None and marked["step"] not in member.checkpoints.steps():
+            marked = None
+        own = self.stack.member(state, index) if marked is None else member.checkpoints.restore(marked["step"], like)
+        lora = overlay.join(own.trained, self.stack.frozen_of(index))["lora"]
+        origin = adapters.Origin(member.config.model.path, hub_revision(member.inputs.base), member.inputs.codec)
+        adapters.save_peft(member.folder / ADAPTER, lora, member.config.lora, origin)
+        return lora
+
+    # ------------------------------------------------------------------------------------------ after each step
+
+    def _due(self, step: int) -> bool:
+        """Is the state of this step validated or saved?"""
+        t = self.config.train
+        return step == t.steps or step % t.checkpoint_every == 0 or (t.validate_every > 0 and step % t.validate_every == 0)
+
+    def _ends_block(self, step: int) -> bool:
+        return any(member.ends_block(step) for member in self.members)
+
+    def _report_first(self, step: int) -> bool:
+        """Must the figures of a step be known before its state is looked at?"""
+        now = time.monotonic()
+        if now - self.looked > LOOK_EVERY:
+            self.looked = now
+            if any((member.folder / SAVE).exists() for member in self.members):
+                self.on_demand = step
+        return self._due(step) or self._ends_block(step) or step == self.on_demand
+
+    def _on_step(self, step: int, figures: dict[str, Any]) -> None:
+        ends_block = self._ends_block(step)
+        logged = step % self.config.train.log_every == 0 or step == 1 or self._due(step) or ends_block
+        count = len(self.members)
+        of_each = [{name: float(np.atleast_1d(value)[i]) for name, value in figures.items()} for i in range(count)]
+        for index, own in enumerate(of_each):
+            if not is_finite(own):
+                self.members[index].skip(step, own, self.texts[index].batches(step - 1))
+        mean = {name: float(np.mean(value)) for name, value in figures.items()}
+        self.watch.on_step(step, mean | {"tokens_per_second": float(np.sum(figures["tokens"]) / np.sum(figures["seconds"]))})
+        for member, own in zip(self.members, of_each, strict=True):
+            if ends_block:
+                member.commit(step)
+            member.log_step(step, own, logged)
+
+    def _on_state(self, step: int, state: TrainState) -> None:
+        if not self._due(step) and step != self.on_demand:
+            return
+        t, last = self.config.train, step == self.config.train.steps
+        validates = t.validate_every and (step % t.validate_every == 0 or last)
+        records: list[dict[str, float] | None] = [None] * len(self.members)
+        if validates:
+            records = [self._measures(member, index, step, state) for index, member in enumerate(self.members)]
+            self._tell(step, [record for record in records if record])
+        for index, (member, record) in enumerate(zip(self.members, records, strict=True)):
+            best = member.mark(step, record) if record else None
+            if step % t.checkpoint_every == 0 or last or best or step == self.on_demand:
+                member.save(step, self.stack.member(state, index), best)
+        if step == self.on_demand:
+            for member in self.members:
+                member.checkpoints.wait()
+                (member.folder / SAVE).unlink(missing_ok=True)
+            self.watch.note(f"saved at step {step}, as asked")
+
+    def _tell(self, step: int, records: Sequence[Mapping[str, float]]) -> None:
+        """Say what a validation has found: of several runs the least and the most."""
+        values = {key: [record[key] for record in records] for key in records[0]} if records else {}
+        shown = [
+            f"{key.replace('_', ' ')} {min(of):.4g}" + (f" to {max(of):.4g}" if len(of) > 1 else "")
+            for key, of in values.items()
+        ]
+        if shown:
+            self.watch.note(f"step {step}: {', '.join(shown)}")
+
+    def _measures(self, member: Member, index: int, step: int, state: TrainState) -> dict[str, float] | None:
+        """The measures of a state; None where the budget does not hold them."""
+        own, frozen = self.stack.member(state, index, padded=True), self.stack.frozen_of(index)
+        meter = member.meter and replace(member.meter, template=replace(member.meter.template, step=step))
+        try:
+            return measured(self.texts[index], own.trained, frozen, meter)
+        except BudgetExceeded as fault:
+            name = f"{member.folder.name}, " if len(self.members) > 1 else ""
+            self.watch.note(f"{name}step {step}: not validated; {fault}")
+            return None
+
+
+def _abstract(tree: Any) -> Any:
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)

@@ -1,0 +1,114 @@
+"""What a run reads as text, in training and in validation, and what a validation measures."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from jaxlv.config import RunConfig, TrainConfig
+from jaxlv.flops.ledger import Meter
+from jaxlv.forecasting import metrics
+from jaxlv.lora import overlay
+from jaxlv.model.qwen2 import Qwen2
+from jaxlv.runs.sources import Inputs
+from jaxlv.steps.train import Batches, make_validation_step
+from jaxlv.text.tokens import IGNORED, Windows, make_windows
+
+NO_METER: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+VALIDATION_SEED = 1_000_000_007  # beside train.seed, so that validation windows are never an epoch's
+
+
+class Texts:
+    """The windows that a run trains on and is validated on, made when they are asked for."""
+
+    def __init__(self, config: RunConfig, inputs: Inputs):
+        self.config, self.inputs = config, inputs
+
+    @property
+    def key(self) -> Hashable:
+        """What runs with the same windows have in common."""
+        c = self.config
+        return c.data, c.codec, c.windows, c.train.seed, self.inputs.codec
+
+    @functools.cached_property
+    def batches(self) -> Batches:
+        """The batch of any step."""
+        t = self.config.train
+        train_NTV = self.inputs.series.select(self.inputs.split.train).values_NTV
+        return Batches(lambda epoch: self._windows(train_NTV, (t.seed, epoch)), t.batch_size, t.accumulate, t.seed)
+
+    @functools.cached_property
+    def validation_windows(self) -> Windows:
+        """At most train.validation_windows windows of the validation series, without overlap, spread evenly."""
+        config = self.config
+        values_NTV = self.inputs.series.select(self.inputs.split.validation).values_NTV
+        windows = self._windows(values_NTV, (config.train.seed, VALIDATION_SEED), config.windows.length)
+        count = min(windows.number, config.train.validation_windows)
+        return windows.rows(np.linspace(0, windows.number - 1, count).astype(int))
+
+    def _windows(self, values_NTV: np.ndarray, seed: tuple[int, int], stride: int | None = None) -> Windows:
+        return make_windows(values_NTV, self.inputs.codec, self.inputs.alphabet, self.config.windows, stride, seed)
+
+
+def alphabet_of(config: RunConfig, inputs: Inputs) -> tuple[int, ...] | None:
+    """The ids over which the loss is normalised; None = the whole vocabulary."""
+    return tuple(inputs.alphabet.ids_A.tolist()) if config.model.loss == "alphabet" else None
+
+
+def validated(
+    config: RunConfig, inputs: Inputs, lora: Mapping[str, Any] | None = None, meter: Meter | None = None
+) -> dict[str, float]:
+    """What a validation under `config` says of an overlay, or of the base alone: see `measured`."""
+    return measured(Texts(config, inputs), None, {"params": inputs.params, "lora": dict(lora or {})}, meter)
+
+
+def measured(texts: Texts, trained: Any, frozen: Any, meter: Meter | None = None) -> dict[str, float]:
+    """validation_loss (nats per token), validation_perplexity, and forecast_mae (raw units) where the config has some
+    series forecast, of variables that are split in two. A meter is asked first; BudgetExceeded where it has not enough.
+    """
+    config, inputs, windows = texts.config, texts.inputs, texts.validation_windows
+    step = _validation_step(inputs.model, alphabet_of(config, inputs))
+    batches = -(-windows.number // config.train.batch_size)
+    with meter.spend("validation", count=batches, accumulate=1) if meter else NO_METER:
+        record = losses(step, trained, frozen, windows, config.train)
+    if config.train.forecast_series:
+        lora = frozen["lora"] if trained is None else overlay.join(trained, frozen)["lora"]
+        own_meter = meter and replace(meter, template=replace(meter.template, accumulate=1))
+        record["forecast_mae"] = forecast_error(config, inputs, lora, own_meter)
+    return record
+
+
+@functools.lru_cache(maxsize=8)
+def _validation_step(model: Qwen2, alphabet: tuple[int, ...] | None) -> Callable:
+    """`make_validation_step`, one for a model: what was compiled for a shape serves every run of it."""
+    return make_validation_step(model, None if alphabet is None else np.array(alphabet))
+
+
+def losses(step: Callable, trained: Any, frozen: Any, windows: Windows, t: TrainConfig) -> dict[str, float]:
+    """Cross-entropy (nats per token) and perplexity of windows, a batch at a time, by the step of make_validation_step."""
+    total = tokens = means = 0.0
+    for first in range(0, windows.number, t.batch_size):
+        rows = np.arange(first, min(first + t.batch_size, windows.number))
+        batch = windows.rows(np.resize(rows, t.batch_size))
+        batch.labels_ML[len(rows) :] = IGNORED  # a short batch is filled, and the filling is not counted
+        loss, count = map(float, step(trained, frozen, batch))
+        total, tokens, means = total + loss, tokens + count, means + loss / count
+    mean = means / windows.number if t.mean == "examples" else total / tokens
+    return {"validation_loss": mean, "validation_perplexity": math.exp(min(mean, 700.0))}
+
+
+def forecast_error(config: RunConfig, inputs: Inputs, lora: Mapping[str, Any], meter: Meter | None) -> float:
+    """MAE (raw units) of greedy forecasts of the first validation series, from the steps that the config names."""
+    t = config.train
+    chosen = inputs.series.select(inputs.split.validation[: t.forecast_series])
+    context = t.forecast_context or config.evaluate.context
+    horizon = min(t.forecast_horizon or config.evaluate.horizon, chosen.values_NTV.shape[1] - context)
+    greedy = inputs.forecaster(lora, config, meter).with_sampling(temperature=0.0)
+    forecast = greedy(chosen, context, horizon, 1, batch_series=len(chosen))
+    return float(metrics.mae(forecast.median(), chosen.values_NTV[:, context : context + horizon]).mean())

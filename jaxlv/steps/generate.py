@@ -1,0 +1,351 @@
+"""Generation: one prefill per series, shared by all its samples, then a compiled loop over single tokens.
+
+The keys and values of a prompt are held once per series; each sample adds a tail of its own, which grows in a few stages,
+so that the first tokens do not attend to slots that only the last ones fill. A row's random key depends on
+the seed, the series and the sample alone, so that a forecast does not change with the batch it is made in.
+
+Axes: S series, N samples of each, B = S * N rows, P prompt tokens, C new tokens at most, V vocabulary (or the 13 symbols),
+K key/value heads, H head size.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlv.config import SamplingConfig
+from jaxlv.errors import JaxlvError
+from jaxlv.model.qwen2 import Qwen2, Segment, features, project
+from jaxlv.text.codec import SYMBOLS
+from jaxlv.text.grammar import Grammar
+from jaxlv.text.tokens import NO_POSITION, Alphabet
+
+PROMPT_MULTIPLE = 64  # prompts are padded on the left to a multiple, so that few shapes are compiled
+STAGES, STAGE_MULTIPLE = 2, 64  # the tail grows at most so often, by a multiple of so many slots
+FORBIDDEN = -1e30
+BLOCK = 512  # tokens of a block in the two-stage draw from a whole vocabulary
+
+
+class Generated(NamedTuple):
+    """`ids_SNC`: the new tokens of each sample, -1 behind its end; `lengths_SN` counts them."""
+
+    ids_SNC: np.ndarray
+    lengths_SN: np.ndarray
+    iterations: int  # of the decode loop, each of which makes a token in every row; of its longest part
+
+
+class DecodeState(NamedTuple):
+    """What the loop carries from token to token."""
+
+    drawn: jax.Array  # () tokens drawn so far
+    ids_BC: jax.Array  # the tokens drawn, -1 where none is yet
+    logits_BV: jax.Array  # for the next token
+    tail: Segment  # keys and values of the tokens drawn but the last, packed (see `_packed`), slots for those of this stage
+    fresh: Segment  # those of the last token, which the next turn writes to the tail before it reads it
+    seen_BV: jax.Array  # tokens in prompt or sample, for the repetition penalty
+    grammar_B: jax.Array  # state of the automaton
+    steps_B: jax.Array  # time steps completed
+    done_B: jax.Array
+
+
+def generate(
+    model: Qwen2,
+    variables: dict[str, Any],
+    prompts: Sequence[np.ndarray],
+    samples: int,
+    sampling: SamplingConfig,
+    alphabet: Alphabet,
+    *,
+    seed: int = 0,
+    series: Sequence[int] | None = None,
+    steps: int | None = None,
+    max_new_tokens: int,
+    grammar: Grammar | None = None,
+) -> Generated:
+    """`samples` continuations of each prompt (1-d token ids), each until `steps` semicolons or an end-of-text token.
+
+    With a `grammar`, logits are formed over the 13 symbols and masked by it; without, over the whole vocabulary. A prompt
+    may end within a time step: its samples then complete that step first, and it counts as one of `steps`.
+    `series` (ids, default 0..S-1) and `seed` fix the random numbers of each row. temperature 0 is greedy.
+    """
+    if not prompts or any(len(prompt) == 0 for prompt in prompts):
+        raise JaxlvError("a prompt needs at least one token", where="generate")
+    longest = max(len(prompt) for prompt in prompts)
+    if longest + max_new_tokens > model.config.max_position_embeddings:
+        raise JaxlvError(
+            "prompt and forecast are longer than the model's positions",
+            where="generate",
+            expected=f"at most {model.config.max_position_embeddings} tokens",
+            found=f"{longest} + {max_new_tokens}",
+            hint="shorten the context or the horizon",
+        )
+    width = padded(longest)
+    ids_SP = np.zeros((len(prompts), width), np.int32)
+    positions_SP = np.full((len(prompts), width), NO_POSITION, np.int32)
+    for row, prompt in enumerate(prompts):
+        ids_SP[row, width - len(prompt) :] = prompt
+        positions_SP[row, width - len(prompt) :] = np.arange(len(prompt))
+    keys_SN = row_keys(seed, range(len(prompts)) if series is None else series, samples).reshape(-1, samples)
+    states_S = np.array([0 if grammar is None else state_after(grammar, alphabet, prompt) for prompt in prompts], np.int32)
+
+    def part(rows: np.ndarray) -> tuple[np.ndarray, int]:
+        ids_BC, iterations = _generate(
+            variables,
+            ids_SP[rows],
+            positions_SP[rows],
+            keys_SN[rows].reshape(-1),
+            states_S[rows],
+            None if grammar is None else (jnp.asarray(grammar.allowed_QA), jnp.asarray(grammar.next_QA)),
+            jnp.asarray(alphabet.ids_A),
+            model=model,
+            sampling=sampling,
+            samples=samples,
+            steps=steps,
+            max_new_tokens=max_new_tokens,
+            end_ids=alphabet.end_ids,
+        )
+        return np.asarray(ids_BC).reshape(len(rows), samples, -1), int(iterations)
+
+    parts = np.split(np.arange(len(prompts)), parallel_parts(len(prompts)))
+    if len(parts) == 1:
+        results = [part(parts[0])]
+    else:
+        with ThreadPoolExecutor(len(parts)) as pool:
+            results = list(pool.map(part, parts))
+    ids_SNC = np.concatenate([ids_SNC for ids_SNC, _ in results])
+    return Generated(ids_SNC, (ids_SNC >= 0).sum(-1), max(iterations for _, iterations in results))
+
+
+def state_after(grammar: Grammar, alphabet: Alphabet, prompt: np.ndarray) -> int:
+    """The automaton's state behind a prompt that ends within a step; else, 0."""
+    symbol_of = {token: symbol for symbol, token in enumerate(alphabet.ids_A.tolist())}
+    symbols = [symbol_of.get(token, -1) for token in np.asarray(prompt).tolist()]
+    closed = [place for place, symbol in enumerate(symbols) if symbol == SYMBOLS.index(";")]
+    state = 0
+    for symbol in symbols[closed[-1] + 1 if closed else 0 :]:
+        if symbol < 0 or not grammar.allowed_QA[state, symbol]:
+            return 0
+        state = int(grammar.next_QA[state, symbol])
+    return state
+
+
+def parallel_parts(series: int) -> int:
+    """Equal parts that so many series are decoded in at once: on a CPU one per core, where they divide the series.
+
+    XLA runs the small products of a decode step on one core; an accelerator takes the whole batch.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    most = min(cores, series) if jax.default_backend() == "cpu" else 1
+    return next(parts for parts in range(most, 0, -1) if series % parts == 0)
+
+
+def padded(length: int) -> int:
+    """The length that prompts are padded to."""
+    return -(-length // PROMPT_MULTIPLE) * PROMPT_MULTIPLE
+
+
+def stage(new_tokens: int) -> int:
+    """Slots by which the tail grows when it is full."""
+    return -(-new_tokens // (STAGES * STAGE_MULTIPLE)) * STAGE_MULTIPLE
+
+
+def decoding(prompt: int, new_tokens: int) -> dict[str, Any]:
+    """What the loop runs behind a padded prompt, at its longest, in the words of a ledger's event (flops.ledger.Event)."""
+    return {"new_tokens": new_tokens, "slots": prompt + new_tokens, "stage": stage(new_tokens)}
+
+
+def row_keys(seed: int, series: Sequence[int], samples: int) -> jax.Array:
+    """One key per row, (S * N,), from the seed, the series id and the sample number."""
+    fold = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
+    series_keys_S = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.asarray(list(series), jnp.uint32))
+    return fold(series_keys_S, jnp.arange(samples, dtype=jnp.uint32)).reshape(-1)
+
+
+def read(
+    model: Qwen2,
+    variables: dict[str, Any],
+    ids_BT: jax.Array,
+    positions_BT: jax.Array,
+    past: Sequence[Segment] = (),
+    output_ids: jax.Array | None = None,
+) -> tuple[jax.Array, Segment]:
+    """(logits (B, V) after the last of these tokens, their keys and values): a prefill, or a decode step behind `past`.
+
+    With `output_ids` the logits are of these token ids alone.
+    """
+    x_BTD, head, segment = features(model, variables, ids_BT, positions_BT, past)
+    return project(x_BTD[:, -1:], head if output_ids is None else head.rows(output_ids))[:, 0], segment
+
+
+@functools.partial(jax.jit, static_argnames=("model", "sampling", "samples", "steps", "max_new_tokens", "end_ids"))
+def _generate(
+    variables: dict[str, Any],
+    ids_SP: jax.Array,
+    positions_SP: jax.Array,
+    keys_B: jax.Array,
+    states_S: jax.Array,
+    grammar: tuple[jax.Array, jax.Array] | None,
+    alphabet_A: jax.Array,
+    *,
+    model: Qwen2,
+    sampling: SamplingConfig,
+    samples: int,
+    steps: int | None,
+    max_new_tokens: int,
+    end_ids: tuple[int, ...],
+) -> tuple[jax.Array, jax.Array]:
+    constrained = grammar is not None
+    allowed_QA, next_QA = grammar or (None, None)
+    output_ids_V = alphabet_A if constrained else jnp.arange(model.config.vocab_size, dtype=jnp.int32)
+    semicolon = alphabet_A[SYMBOLS.index(";")]
+    ends = jnp.array(end_ids or (-1,), jnp.int32)
+
+    first_SV, prefix = read(model, variables, ids_SP, positions_SP, (), alphabet_A if constrained else None)
+    rows = samples * len(ids_SP)
+    length_B = jnp.repeat(positions_SP[:, -1] + 1, samples)
+
+    def body(state: DecodeState) -> DecodeState:
+        logits_BV = state.logits_BV
+        if allowed_QA is not None:
+            logits_BV = jnp.where(allowed_QA[state.grammar_B], logits_BV, FORBIDDEN)
+        keys = jax.vmap(jax.random.fold_in, (0, None))(keys_B, state.drawn)
+        choice_B = draw(logits_BV, keys, sampling, state.seen_BV)
+        token_B = output_ids_V[choice_B]
+        steps_B = state.steps_B + (token_B == semicolon)
+        ended_B = (token_B[:, None] == ends).any(-1)
+        done_B = state.done_B | ended_B | (False if steps is None else steps_B >= steps)
+        shown_B = jnp.where(state.done_B | ended_B, -1, token_B)
+        position_B1 = (length_B + state.drawn)[:, None]
+        # Written first and read after, the tail is updated in place; read first, XLA would copy it for every token.
+        tail = _append(state.tail, state.fresh, jnp.maximum(state.drawn - 1, 0))
+        past = (prefix, _unpacked(tail))
+        logits_BV, fresh = read(model, variables, token_B[:, None], position_B1, past, alphabet_A if constrained else None)
+        return DecodeState(
+            state.drawn + 1,
+            jax.lax.dynamic_update_slice(state.ids_BC, shown_B[:, None], (0, state.drawn)),
+            logits_BV,
+            tail,
+            _packed(fresh),
+            state.seen_BV.at[jnp.arange(rows), choice_B].set(True) if sampling.repetition_penalty != 1 else state.seen_BV,
+            state.grammar_B if next_QA is None else next_QA[state.grammar_B, choice_B],
+            jnp.where(state.done_B, state.steps_B, steps_B),
+            done_B,
+        )
+
+    def unfinished(last: int, state: DecodeState) -> jax.Array:
+        return (state.drawn < last) & ~state.done_B.all()
+
+    state = DecodeState(
+        jnp.int32(0),
+        jnp.full((rows, max_new_tokens), -1, jnp.int32),
+        jnp.repeat(first_SV, samples, axis=0),
+        _empty(prefix, rows, 0),
+        _empty(prefix, rows, 1),
+        jnp.repeat(_seen(ids_SP, positions_SP, output_ids_V, sampling), samples, axis=0),
+        jnp.repeat(jnp.asarray(states_S), samples),
+        jnp.zeros(rows, jnp.int32),
+        jnp.zeros(rows, bool),
+    )
+    for first in range(0, max_new_tokens, stage(max_new_tokens)):
+        last = min(first + stage(max_new_tokens), max_new_tokens)
+        state = state._replace(tail=_grown(state.tail, last - first))
+        state = jax.lax.while_loop(functools.partial(unfinished, last), body, state)
+    return state.ids_BC, state.drawn
+
+
+def draw(logits_BV: jax.Array, keys_B: jax.Array, sampling: SamplingConfig, seen_BV: jax.Array) -> jax.Array:
+    """One index per row: repetition penalty, temperature, top-k, top-p in transformers' order; greedy at temperature 0."""
+    if sampling.repetition_penalty != 1:
+        penalised_BV = jnp.where(
+            logits_BV < 0, logits_BV * sampling.repetition_penalty, logits_BV / sampling.repetition_penalty
+        )
+        logits_BV = jnp.where(seen_BV & (logits_BV > FORBIDDEN), penalised_BV, logits_BV)
+    if sampling.temperature == 0:
+        return logits_BV.argmax(-1).astype(jnp.int32)
+    logits_BV = jnp.where(logits_BV > FORBIDDEN, logits_BV / sampling.temperature, FORBIDDEN)
+    if 0 < sampling.top_k < logits_BV.shape[-1]:
+        least_B1 = jax.lax.top_k(logits_BV, sampling.top_k)[0][:, -1:]
+        logits_BV = jnp.where(logits_BV < least_B1, FORBIDDEN, logits_BV)
+    if sampling.top_p < 1:
+        sorted_BV = jnp.sort(logits_BV, axis=-1, descending=True)
+        p_BV = jax.nn.softmax(sorted_BV, axis=-1)
+        inside_BV = jnp.cumsum(p_BV, axis=-1) - p_BV < sampling.top_p
+        least_B1 = jnp.min(jnp.where(inside_BV, sorted_BV, jnp.inf), axis=-1, keepdims=True)
+        logits_BV = jnp.where(logits_BV < least_B1, FORBIDDEN, logits_BV)
+    return jax.vmap(categorical)(keys_B, logits_BV).astype(jnp.int32)
+
+
+def categorical(key: jax.Array, logits_V: jax.Array) -> jax.Array:
+    """An index drawn with the probabilities softmax(logits_V).
+
+    Of a long vocabulary first a block is drawn, by its share of the probability, then an index within it: the same
+    distribution without a random number per token, which costs more than the logits of a small model.
+    """
+    if len(logits_V) <= BLOCK:
+        return jax.random.categorical(key, logits_V)
+    logits_nL = jnp.pad(logits_V, (0, -len(logits_V) % BLOCK), constant_values=-jnp.inf).reshape(-1, BLOCK)
+    block_key, key = jax.random.split(key)
+    block = jax.random.categorical(block_key, jax.nn.logsumexp(logits_nL, axis=-1))
+    return block * BLOCK + jax.random.categorical(key, logits_nL[block])
+
+
+def _seen(ids_SP: jax.Array, positions_SP: jax.Array, output_ids_V: jax.Array, sampling: SamplingConfig) -> jax.Array:
+    if sampling.repetition_penalty == 1:
+        return jnp.zeros((len(ids_SP), 1), bool)
+
+    def one(ids_P: jax.Array, positions_P: jax.Array) -> jax.Array:
+        real = jnp.where(positions_P >= 0, ids_P, -1)
+        return jnp.isin(output_ids_V, real)
+
+    return jax.vmap(one)(ids_SP, positions_SP)
+
+
+def _packed(segment: Segment) -> Segment:
+    """`segment` with one axis for sequences and key/value heads: of two, one may be 1, which makes XLA copy them."""
+    return segment._replace(k=tuple(map(_merged, segment.k)), v=tuple(map(_merged, segment.v)))
+
+
+def _merged(a: jax.Array) -> jax.Array:
+    return a.reshape(-1, *a.shape[2:])
+
+
+def _unpacked(segment: Segment) -> Segment:
+    def parted(a: jax.Array) -> jax.Array:
+        return a.reshape(len(segment.positions_SC), -1, *a.shape[1:])
+
+    return segment._replace(k=tuple(map(parted, segment.k)), v=tuple(map(parted, segment.v)))
+
+
+def _empty(like: Segment, rows: int, slots: int) -> Segment:
+    """Packed: (B K, H, slots) and (B K, slots, H) per layer."""
+    k = tuple(jnp.zeros((rows * part.shape[1], part.shape[2], slots), part.dtype) for part in like.k)
+    v = tuple(jnp.zeros((rows * part.shape[1], slots, part.shape[3]), part.dtype) for part in like.v)
+    return Segment(k, v, jnp.full((rows, slots), NO_POSITION, jnp.int32))
+
+
+def _grown(tail: Segment, slots: int) -> Segment:
+    """`tail` with so many empty slots more."""
+
+    def more(part: jax.Array, axis: int) -> jax.Array:
+        return jnp.pad(part, [(0, slots if i == axis else 0) for i in range(part.ndim)])
+
+    positions_SC = jnp.pad(tail.positions_SC, ((0, 0), (0, slots)), constant_values=NO_POSITION)
+    return Segment(tuple(more(part, 2) for part in tail.k), tuple(more(part, 1) for part in tail.v), positions_SC)
+
+
+def _append(tail: Segment, fresh: Segment, index: jax.Array) -> Segment:
+    """`tail` with one token's keys, values and position written to slot `index`; both are packed."""
+
+    def write(slots: jax.Array, one: jax.Array, axis: int) -> jax.Array:
+        return jax.lax.dynamic_update_slice_in_dim(slots, one, index, axis)
+
+    k = tuple(write(slots, one, 2) for slots, one in zip(tail.k, fresh.k, strict=True))
+    v = tuple(write(slots, one, 1) for slots, one in zip(tail.v, fresh.v, strict=True))
+    return Segment(k, v, write(tail.positions_SC, fresh.positions_SC, 1))

@@ -1,0 +1,202 @@
+"""Several runs as one program: overlays on a leading axis over one frozen base.
+
+Runs whose configs differ in rank, alpha, dropout, learning rate or seed alone, or in the text that they train on, take the
+same step. Their overlays, optimiser states and batches are stacked, the learning rate is an argument, and ranks are padded
+with zeros to the largest: zero rows of A stand before zero columns of B, so that neither ever gets a gradient.
+
+Axes: G runs, A micro-batches, B windows, L tokens, R rank.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlv.config import RunConfig, config_tree, laid_over
+from jaxlv.errors import JaxlvError
+from jaxlv.lora import overlay
+from jaxlv.lora.overlay import Tree
+from jaxlv.model.qwen2 import Qwen2
+from jaxlv.steps.train import (
+    StepMetrics,
+    TrainState,
+    init_state,
+    learning_rates,
+    make_optimizer,
+    make_train_step,
+    step_function,
+)
+from jaxlv.text.tokens import Windows
+
+RANK_AXIS = {"A": -2, "B": -1}  # of a leaf, counted from its last axis
+
+
+def program_of(config: RunConfig) -> str:
+    """What runs of one program have in common: equal texts for configs that can be stacked."""
+    tree = config_tree(config)
+    lora, optimizer, train = tree["lora"], tree["optimizer"], tree["train"]
+    # Muon scales an update by the shape of its matrix, which padding would change.
+    shape = {"rank": lora["rank"]} if optimizer["name"] == "muon" else {}
+    del optimizer["learning_rate"], train["seed"]
+    common = {
+        "model": tree["model"],
+        "length": tree["windows"]["length"],
+        "lora": {"targets": lora["targets"], "head": lora["head"], "dropout": lora["dropout"] > 0, **shape},
+        "optimizer": optimizer,
+        "train": train,
+    }
+    return json.dumps(common, sort_keys=True)
+
+
+class Stack:
+    """G runs over one base: their state before the first step, the step of all, and the state of each.
+
+    With a single run nothing is stacked: its state has no leading axis, and its step is `make_train_step`'s. `starts` are
+    overlays to begin from, None for a fresh one.
+    """
+
+    def __init__(
+        self,
+        model: Qwen2,
+        params: Tree,
+        configs: Sequence[RunConfig],
+        alphabet_A: np.ndarray | None = None,
+        starts: Sequence[Tree | None] = (),
+    ):
+        if len({program_of(config) for config in configs}) != 1:
+            raise JaxlvError("runs that do not share a program", where="stack", hint="group them by program_of")
+        self.configs, self.model, self.alphabet_A = list(configs), model, alphabet_A
+        self.rank = max(config.lora.rank for config in configs)
+        self.skips = configs[0].train.skip_nonfinite > 0
+        begun = zip(configs, starts or [None] * len(configs), strict=True)
+        states, frozen = zip(*(self._start(params, *pair) for pair in begun), strict=True)
+        self.state: TrainState = self.join(states)
+        loras = [half["lora"] for half in frozen]
+        self.frozen: Tree = {"params": params, "lora": loras[0] if len(loras) == 1 else _stacked(loras)}
+
+    def _start(self, params: Tree, config: RunConfig, start: Tree | None) -> tuple[TrainState, Tree]:
+        lora = overlay.init_lora(jax.random.key(config.train.seed), params, config.lora)
+        lora = laid_over(lora, start or {})
+        variables = {"params": params, "lora": lora}
+        return init_state(variables, overlay.trainable(variables), self._optimizer(config), config.train.seed)
+
+    @staticmethod
+    def _optimizer(config: RunConfig, peak: Any = None) -> Any:
+        return make_optimizer(config.optimizer, config.train.steps, peak)
+
+    def __len__(self) -> int:
+        return len(self.configs)
+
+    # ------------------------------------------------------------------------------------------- states
+
+    def join(self, states: Sequence[TrainState]) -> TrainState:
+        """The state of all from the states of each, at their own ranks."""
+        padded = [_at_rank(state, self.rank) for state in states]
+        return padded[0] if len(padded) == 1 else _stacked(padded)
+
+    def member(self, state: TrainState, index: int, padded: bool = False) -> TrainState:
+        """The state of one run, at its own rank or, `padded`, at the largest: then all have the same shapes."""
+        if len(self) == 1:
+            return state
+        own = _row(state, index)
+        return own if padded else _at_rank(own, self.configs[index].lora.rank)
+
+    def frozen_of(self, index: int) -> Tree:
+        """The frozen half of one run."""
+        if len(self) == 1:
+            return self.frozen
+        return {"params": self.frozen["params"], "lora": _row(self.frozen["lora"], index)}
+
+    @staticmethod
+    def batch(batches: Sequence[Windows]) -> Windows:
+        """The batch (G, A, B, L) of all from the batches (A, B, L) of each."""
+        return batches[0] if len(batches) == 1 else Windows(*(np.stack(part) for part in zip(*batches, strict=True)))
+
+    # --------------------------------------------------------------------------------------------- step
+
+    def step(self, at_once: int = 0) -> Any:
+        """The jitted step of all; `at_once` runs are computed side by side, in turns (0 = all at once)."""
+        first = self.configs[0]
+        settings, steps = first.optimizer, first.train.steps
+        if len(self) == 1:
+            return make_train_step(self.model, self._optimizer(first), settings, steps, self.alphabet_A, self.skips)
+        peak_G = jnp.array([config.optimizer.learning_rate for config in self.configs])
+
+        def of_one(state: TrainState, lora: Tree, batch: Windows, peak: jax.Array, params: Tree):
+            schedule = learning_rates(settings, steps, peak)
+            optimizer, clip = self._optimizer(first, peak), settings.clip_norm
+            take = step_function(self.model, optimizer, schedule, clip, self.alphabet_A, self.skips)
+            return take(state, {"params": params, "lora": lora}, batch)
+
+        def of_all(state: TrainState, frozen: Tree, batch: Windows):
+            parts = (state, frozen["lora"], batch, peak_G)
+            if not at_once or at_once >= len(self):
+                return jax.vmap(of_one, in_axes=(0, 0, 0, 0, None))(*parts, frozen["params"])
+            return jax.lax.map(
+                lambda part: of_one(part[0], part[1], part[2], part[3], frozen["params"]), parts, batch_size=at_once
+            )
+
+        return jax.jit(of_all, donate_argnums=0)
+
+    def fitted(
+        self, batch: Windows, memory: int, at_once: int = 0
+    ) -> Callable[[TrainState, Tree, Windows], tuple[TrainState, StepMetrics]]:
+        """The step of all, compiled for such batches with as many runs side by side as `memory` bytes hold.
+
+        It begins with `at_once` (0 = all) and halves until XLA's own figures fit. JaxlvError where not even one run does.
+        """
+        width = min(at_once or len(self), len(self))
+        while True:
+            compiled = self.step(width).lower(self.state, self.frozen, batch).compile()
+            needed = memory_of(compiled)
+            if needed <= memory:
+                return compiled
+            if width == 1:
+                raise JaxlvError(
+                    "the train step does not fit into the memory",
+                    where=f"{len(self)} runs over one base",
+                    expected=f"at most {memory / 2**30:.2f} GiB",
+                    found=f"{needed / 2**30:.2f} GiB",
+                    hint="lower train.batch_size (raise train.accumulate), windows.length, or use model.dtype bfloat16",
+                )
+            width = -(-width // 2)
+
+
+def memory_of(compiled: Any) -> int:
+    """The bytes that a compiled program needs, as XLA plans it: arguments, results, and what lies between."""
+    plan = compiled.memory_analysis()
+    held = plan.temp_size_in_bytes + plan.argument_size_in_bytes + plan.output_size_in_bytes
+    return held - plan.alias_size_in_bytes
+
+
+def _stacked(trees: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+@jax.jit
+def _row(tree: Any, index: int) -> Any:
+    """One run's part of a tree: compiled once for all of them."""
+    return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _at_rank(tree: Any, rank: int) -> Any:
+    """A tree whose A and B, and the optimiser's moments of them, are cut or padded with zeros to a rank."""
+
+    def fit(path: Any, leaf: Any) -> Any:
+        axis = RANK_AXIS.get(getattr(path[-1], "key", "")) if path else None
+        if axis is None or leaf.shape[axis] == rank:
+            return leaf
+        if leaf.shape[axis] > rank:
+            return jax.lax.slice_in_dim(leaf, 0, rank, axis=leaf.ndim + axis)
+        widths = [(0, 0)] * leaf.ndim
+        widths[axis] = (0, rank - leaf.shape[axis])
+        return jnp.pad(leaf, widths)
+
+    return jax.tree_util.tree_map_with_path(fit, tree)

@@ -1,0 +1,283 @@
+"""The training step: gradients of a chosen part of the variables, an optax optimiser, one jitted and donated update.
+
+`variables` is {"params": base, "lora": overlay}; a boolean tree over it (lora/overlay.py) says what trains. It is split
+before `grad`, so gradients, optimiser state, clipping and norms see trainable leaves only, and the frozen half is an
+argument of the step: never a constant of the program, never donated.
+
+Axes: A micro-batches of one step, B windows of one micro-batch, L tokens of a window.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import optax.contrib
+
+from jaxlv.config import OptimizerConfig
+from jaxlv.errors import JaxlvError
+from jaxlv.lora import overlay
+from jaxlv.model.qwen2 import Qwen2, features
+from jaxlv.steps.loss import cross_entropy, restrict
+from jaxlv.text.tokens import Windows
+
+Tree = dict[str, Any]
+MUON_RMS = 0.2  # root mean square of an AdamW update, which Muon's are scaled to
+
+
+class TrainState(NamedTuple):
+    """What a step changes: the trained half of the variables, the optimiser's state, the step number and the key."""
+
+    step: jax.Array
+    trained: Tree
+    opt_state: Any
+    key: jax.Array
+
+
+class StepMetrics(NamedTuple):
+    """Float32 scalars of one step; loss_sum / tokens is the mean cross-entropy in nats per real token."""
+
+    loss_sum: jax.Array
+    tokens: jax.Array
+    gradient_norm: jax.Array  # before clipping, of the mean loss per token
+    clipped_norm: jax.Array
+    learning_rate: jax.Array
+
+
+def learning_rates(config: OptimizerConfig, steps: int, peak: Any = None) -> optax.Schedule:
+    """The learning rate by step: constant, linear warm-up and cosine, or one cycle (linear up and down).
+
+    `peak` may be a traced scalar; by default it is the config's learning rate.
+    """
+    shape = _schedule_of_peak_one(config, steps)
+    peak = config.learning_rate if peak is None else peak
+    return lambda step: peak * shape(step)
+
+
+def _schedule_of_peak_one(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    warmup = config.warmup_steps
+    if config.schedule == "cosine":
+        return optax.warmup_cosine_decay_schedule(0.0, 1.0, warmup, max(steps, warmup + 1), config.final_fraction)
+    if config.schedule == "onecycle":
+        share = (max(warmup, 1) + 0.5) / max(steps, 2)  # optax rounds share * steps down
+        return optax.linear_onecycle_schedule(steps, 1.0, pct_start=share, pct_final=1.0)
+    if warmup:
+        return optax.join_schedules([optax.linear_schedule(0.0, 1.0, warmup), optax.constant_schedule(1.0)], [warmup])
+    return optax.constant_schedule(1.0)
+
+
+def make_optimizer(config: OptimizerConfig, steps: int, peak: Any = None) -> optax.GradientTransformation:
+    """Adam, AdamW or Muon under the config's schedule and clipping; weight decay is masked to matrices.
+
+    `peak` (a scalar, which may be traced) stands in for the config's learning rate.
+
+    Muon (Jordan et al. 2024) orthogonalises the updates of matrices and leaves vectors to Adam; its updates are scaled to
+    the size of AdamW's (Liu et al. 2025, "Muon is scalable for LLM training"), so that one learning rate serves both.
+    """
+    schedule = learning_rates(config, steps, peak)
+    clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    if config.name == "muon":
+        step = optax.contrib.muon(
+            schedule,
+            consistent_rms=MUON_RMS,
+            adam_learning_rate=lambda step: config.vector_rate * schedule(step),
+            weight_decay=config.weight_decay,
+            adam_b1=config.b1,
+            adam_b2=config.b2,
+        )
+    elif config.name == "adamw":
+        step = optax.adamw(
+            schedule, config.b1, config.b2, config.eps, weight_decay=config.weight_decay, mask=overlay.decayed
+        )
+    else:
+        step = optax.adam(schedule, config.b1, config.b2, config.eps)
+    return optax.chain(*clip, step)
+
+
+def init_state(variables: Tree, mask: Tree, optimizer: optax.GradientTransformation, seed: int) -> tuple[TrainState, Tree]:
+    """(state, frozen): the state before the first step, and the half of the variables that it does not hold.
+
+    The trained leaves are copied: the step donates them, and a donated buffer must not be the caller's.
+    """
+    trained, frozen = overlay.split(variables, mask)
+    trained = jax.tree.map(jnp.copy, trained)
+    return TrainState(jnp.int32(0), trained, optimizer.init(trained), jax.random.key(seed)), frozen
+
+
+def window_loss(
+    model: Qwen2, variables: Tree, batch: Windows, alphabet_A: np.ndarray | None = None, key: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """(sum of token losses in nats, number of real tokens) of windows (B, L).
+
+    With `alphabet_A` the softmax is over these token ids alone, as under constrained decoding. `key` turns dropout on.
+    Parameters kept in a wider type than the model's are rounded to it here: the optimiser goes on with the wider ones.
+    """
+    variables = {**variables, "params": jax.tree.map(lambda a: a.astype(model.dtype), variables["params"])}
+    x_BTD, head, _ = features(model, variables, batch.ids_ML, batch.positions_ML, dropout_key=key)
+    labels_BL: jax.Array = batch.labels_ML
+    if alphabet_A is not None:
+        head, labels_BL = restrict(head, labels_BL, jnp.asarray(alphabet_A))
+    return cross_entropy(x_BTD, head, labels_BL)
+
+
+def make_train_step(
+    model: Qwen2,
+    optimizer: optax.GradientTransformation,
+    config: OptimizerConfig,
+    steps: int,
+    alphabet_A: np.ndarray | None = None,
+    skips: bool = False,
+) -> Callable[[TrainState, Tree, Windows], tuple[TrainState, StepMetrics]]:
+    """The jitted step (state, frozen, batch) -> (state, metrics); a batch has axes (A, B, L), and state is donated."""
+    schedule = learning_rates(config, steps)
+    return jax.jit(step_function(model, optimizer, schedule, config.clip_norm, alphabet_A, skips), donate_argnums=0)
+
+
+def step_function(
+    model: Qwen2,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    clip_norm: float,
+    alphabet_A: np.ndarray | None = None,
+    skips: bool = False,
+) -> Callable[[TrainState, Tree, Windows], tuple[TrainState, StepMetrics]]:
+    """The step (state, frozen, batch) -> (state, metrics) itself; a batch has axes (A, B, L).
+
+    Losses and gradients are summed over the micro-batches and divided once by the number of real tokens, so that
+    A micro-batches of B give the step of one batch of A * B. `schedule` and `clip_norm` are those of the optimiser. Where
+    it `skips`, a loss or gradient that is not finite leaves everything but the number of the step as it was.
+    """
+
+    def loss(trained: Tree, frozen: Tree, micro: Windows, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return window_loss(model, overlay.join(trained, frozen), micro, alphabet_A, key)
+
+    def train_step(state: TrainState, frozen: Tree, batch: Windows) -> tuple[TrainState, StepMetrics]:
+        step_key = jax.random.fold_in(state.key, state.step)
+
+        def add(total, inputs):
+            micro, index = inputs
+            key = jax.random.fold_in(step_key, index)
+            pair, gradients = jax.value_and_grad(loss, has_aux=True)(state.trained, frozen, micro, key)
+            return jax.tree.map(jnp.add, total, (pair, gradients)), None
+
+        count = len(batch.ids_ML)
+        if count == 1:
+            first = jax.tree.map(lambda a: a[0], batch)
+            key = jax.random.fold_in(step_key, 0)
+            (loss_sum, tokens), gradients = jax.value_and_grad(loss, has_aux=True)(state.trained, frozen, first, key)
+        else:
+            zero = ((jnp.zeros(()), jnp.zeros(())), jax.tree.map(jnp.zeros_like, state.trained))
+            ((loss_sum, tokens), gradients), _ = jax.lax.scan(add, zero, (batch, jnp.arange(count)))
+        with jax.named_scope("optimizer"):
+            gradients = jax.tree.map(lambda g: g / jnp.maximum(tokens, 1.0), gradients)
+            norm = optax.tree.norm(gradients)
+            clipped = jnp.minimum(norm, clip_norm) if clip_norm else norm
+            updates, opt_state = optimizer.update(gradients, state.opt_state, state.trained)
+            trained = optax.apply_updates(state.trained, updates)
+            if skips:
+                finite, kept = jnp.isfinite(loss_sum) & jnp.isfinite(norm), (state.trained, state.opt_state)
+                trained, opt_state = jax.tree.map(functools.partial(jnp.where, finite), (trained, opt_state), kept)
+        metrics = StepMetrics(loss_sum, tokens, norm, clipped, jnp.float32(schedule(state.step)))
+        return TrainState(state.step + 1, trained, opt_state, state.key), metrics
+
+    return train_step
+
+
+def make_validation_step(
+    model: Qwen2, alphabet_A: np.ndarray | None = None
+) -> Callable[[Tree, Tree, Windows], tuple[jax.Array, jax.Array]]:
+    """The jitted (trained, frozen, windows (B, L)) -> (sum of losses, number of real tokens), without dropout."""
+
+    def validation_step(trained: Tree, frozen: Tree, batch: Windows) -> tuple[jax.Array, jax.Array]:
+        return window_loss(model, overlay.join(trained, frozen), batch, alphabet_A)
+
+    return jax.jit(validation_step)
+
+
+# ------------------------------------------------------------------------------------------------ the loop
+
+
+class Batches:
+    """The batch of any step: windows drawn without replacement, epoch after epoch, as a function of the step alone.
+
+    `epoch(k)` makes epoch k's windows, always the same number of them; a run that resumes at step n needs nothing else
+    to see the windows that it would have seen.
+    """
+
+    def __init__(self, epoch: Callable[[int], Windows], batch_size: int, accumulate: int = 1, seed: int = 0):
+        self._windows = functools.lru_cache(maxsize=2)(epoch)
+        self._order = functools.lru_cache(maxsize=2)(self._shuffled)
+        self.shape, self.seed, self.per_epoch = (accumulate, batch_size), seed, epoch(0).number
+        if not self.per_epoch:
+            raise JaxlvError(
+                "no series gives a window", where="windows", hint='lower windows.length, or set windows.partial = "pad"'
+            )
+
+    def _shuffled(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self.seed, epoch]).permutation(self.per_epoch)
+
+    def __call__(self, step: int) -> Windows:
+        """The batch (A, B, L) of a step, counted from 0."""
+        size = self.shape[0] * self.shape[1]
+        rows = []
+        for index in range(step * size, (step + 1) * size):
+            epoch, place = divmod(index, self.per_epoch)
+            rows.append(self._windows(epoch).rows(self._order(epoch)[place]))
+        return Windows(*(np.stack(part).reshape(*self.shape, -1) for part in zip(*rows, strict=True)))
+
+
+def fit(
+    train_step: Callable[[TrainState, Tree, Windows], tuple[TrainState, StepMetrics]],
+    state: TrainState,
+    frozen: Tree,
+    batches: Callable[[int], Windows],
+    steps: int,
+    on_step: Callable[[int, dict[str, Any]], None],
+    on_state: Callable[[int, TrainState], None],
+    report_first: Callable[[int], bool] = lambda step: False,
+    admit: Callable[[int], bool] = lambda step: True,
+) -> TrainState:
+    """Run the steps from the state's own to `steps`, or to the first that `admit(step)` refuses; the state after the last.
+
+    `on_step(n, figures)` gets the figures of step n while step n + 1 runs, so that the host never holds up the device;
+    `on_state(n, state)` is called after each step, to validate or save where it is due (state is donated by the next
+    step: whoever keeps it, copies it). Where `report_first(n)`, on_step is called before it, so that no state is saved
+    before its figures are known. Figures: loss (nats per token), perplexity, gradient_norm, clipped_norm,
+    learning_rate, tokens, seconds, tokens_per_second; where the step is that of several runs, arrays of one value each.
+    """
+    pending: tuple[int, StepMetrics] | None = None
+    clock = time.perf_counter()
+
+    def report(step: int, metrics: StepMetrics) -> None:
+        nonlocal clock
+        figures = {name: np.asarray(value, float) for name, value in metrics._asdict().items()}
+        now = time.perf_counter()
+        elapsed, clock = now - clock, now
+        loss = figures.pop("loss_sum") / np.maximum(figures["tokens"], 1.0)
+        seconds = np.full_like(loss, elapsed / loss.size)  # of one run
+        speed = {"seconds": seconds, "tokens_per_second": figures["tokens"] / seconds}
+        every = {"loss": loss, "perplexity": np.exp(np.minimum(loss, 700.0)), **figures, **speed}
+        on_step(step, {name: value if value.ndim else float(value) for name, value in every.items()})
+
+    for step in range(int(np.min(state.step)), steps):
+        if not admit(step):
+            break
+        state, metrics = train_step(state, frozen, batches(step))
+        if pending:
+            report(*pending)
+        pending = (step + 1, metrics)
+        if report_first(step + 1):
+            report(*pending)
+            pending = None
+        on_state(step + 1, state)
+        if not pending:
+            clock = time.perf_counter()  # the device stood still: what on_state took is no part of a step
+    if pending:
+        report(*pending)
+    return state

@@ -1,0 +1,1 @@
+"""Series as text, text as tokens, tokens as training windows."""

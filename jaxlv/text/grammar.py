@@ -1,0 +1,57 @@
+"""The number grammar as a finite automaton over the 13 symbols: what may follow so that a sample always parses.
+
+A value is one to `integer_digits` digits without a superfluous leading zero, a point, and a fixed number of decimals; the
+variables of a time step are parted by "," and the step is closed by ";".
+
+Axes: Q states, A the 13 symbols in the order of `SYMBOLS`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxlv.text.codec import SYMBOLS
+
+DIGITS = "0123456789"
+
+
+class Grammar(NamedTuple):
+    """`allowed_QA[q, a]`: may symbol a follow in state q; `next_QA[q, a]`: the state after it. State 0 opens a step."""
+
+    allowed_QA: np.ndarray  # bool
+    next_QA: np.ndarray  # int32
+
+
+def number_grammar(variables: int, decimals: int, integer_digits: int) -> Grammar:
+    """The automaton of time steps of `variables` values each; from every state a complete step can be reached."""
+    states: dict[tuple, int] = {}
+    edges: list[tuple[tuple, str, tuple]] = []
+    for v in range(variables):
+        start, point = (v, "start"), (v, "decimals", 0)
+        closing = ((v + 1) % variables, "start")
+        edges.append((start, "0", (v, "zero")))
+        edges += [(start, digit, (v, "integer", 1)) for digit in DIGITS[1:]]
+        edges.append(((v, "zero"), ".", point))
+        for i in range(1, integer_digits + 1):
+            edges.append(((v, "integer", i), ".", point))
+            if i < integer_digits:
+                edges += [((v, "integer", i), digit, (v, "integer", i + 1)) for digit in DIGITS]
+        for d in range(decimals):
+            edges += [((v, "decimals", d), digit, (v, "decimals", d + 1)) for digit in DIGITS]
+        edges.append(((v, "decimals", decimals), "," if v < variables - 1 else ";", closing))
+    for source, _, target in edges:
+        states.setdefault(source, len(states))
+        states.setdefault(target, len(states))
+    allowed_QA = np.zeros((len(states), len(SYMBOLS)), bool)
+    next_QA = np.zeros((len(states), len(SYMBOLS)), np.int32)
+    for source, symbol, target in edges:
+        place = states[source], SYMBOLS.index(symbol)
+        allowed_QA[place], next_QA[place] = True, states[target]
+    return Grammar(allowed_QA, next_QA)
+
+
+def longest_step(variables: int, decimals: int, integer_digits: int) -> int:
+    """The most tokens that one time step can take."""
+    return variables * (integer_digits + decimals + 2)

@@ -1,0 +1,282 @@
+"""Text as token ids, and token ids as training windows.
+
+Qwen's tokenizer gives one token per character of the number format, so a table of 13 ids is the whole encoder; the table
+is read from the model's own tokenizer and tested against it.
+
+Axes: M windows, L tokens of a window, N series, T steps, V variables.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxlv.config import WindowConfig
+from jaxlv.errors import JaxlvError
+from jaxlv.text.codec import SYMBOLS, Codec
+
+QWEN_IDS = {**{str(d): 15 + d for d in range(10)}, ".": 13, ",": 11, ";": 26}
+QWEN_END = {"<|endoftext|>": 151_643, "<|im_end|>": 151_645}
+PROBE = "".join(f"{a}{b}{mark}" for mark in ".,;" for a in range(10) for b in range(10))  # all pairs that the format has
+NO_POSITION = -1
+IGNORED = -1  # the label of a token without a loss
+Array = Any  # numpy's on the host, jax's within a step
+
+
+# --------------------------------------------------------------------------------------------- the alphabet
+
+
+@dataclass(frozen=True)
+class Alphabet:
+    """The ids of the 13 symbols in a model's vocabulary, in the order of `SYMBOLS`, and its end-of-text ids."""
+
+    ids_A: np.ndarray  # int32 (13,)
+    end_ids: tuple[int, ...]
+    source: str  # where the ids come from
+
+    @functools.cached_property
+    def _table(self) -> np.ndarray:
+        table = np.full(256, -1, np.int32)
+        table[np.frombuffer(SYMBOLS.encode(), np.uint8)] = self.ids_A
+        return table
+
+    def encode(self, text: str) -> np.ndarray:
+        """Token ids (int32) of a text over the 13 symbols; JaxlvError for any other character."""
+        try:
+            ids = self._table[np.frombuffer(text.encode("latin-1"), np.uint8)]
+        except UnicodeEncodeError:
+            ids = np.array([-1])
+        if (ids < 0).any():
+            raise JaxlvError("a character outside the 13 symbols", where="text", expected=SYMBOLS, found=repr(text[:40]))
+        return ids
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The text of token ids up to the first end-of-text; any other foreign token becomes "?"."""
+        symbols = dict(zip(self.ids_A.tolist(), SYMBOLS, strict=True))
+        text = []
+        for token in np.asarray(ids).tolist():
+            if token in self.end_ids:
+                break
+            text.append(symbols.get(token, "?"))
+        return "".join(text)
+
+
+def load_alphabet(folder: Path, vocab_size: int) -> Alphabet:
+    """The alphabet of the tokenizer in a model folder; Qwen2.5's own ids where the folder has no tokenizer files.
+
+    Raises JaxlvError if a symbol is not exactly one token, if symbols merge, or if ids lie outside the vocabulary.
+    """
+    folder = Path(folder)
+    tokenizer = _tokenizer(folder)
+    if tokenizer is None:
+        source = "no tokenizer files: Qwen2.5's own ids"
+        ids, end_ids = QWEN_IDS, tuple(id for id in QWEN_END.values() if id < vocab_size)
+    else:
+        source = tokenizer.source
+        try:
+            ids, end_ids = _checked_ids(tokenizer.encode, folder)
+        except JaxlvError:
+            raise
+        except Exception as fault:  # the tokenizer libraries raise bare Exception
+            reason = " ".join(str(fault).split())[:200]
+            raise JaxlvError(f"the tokenizer does not work ({reason})", where=folder) from None
+    if max(ids.values()) >= vocab_size:
+        raise JaxlvError(
+            "token ids outside the vocabulary", where=folder, expected=f"< {vocab_size}", found=max(ids.values())
+        )
+    return Alphabet(np.array([ids[symbol] for symbol in SYMBOLS], np.int32), end_ids, source)
+
+
+class _Tokenizer(NamedTuple):
+    """What this module takes from a tokenizer: text -> ids, id -> text ("" where it has none), and where it was found."""
+
+    encode: Callable[[str], Sequence[int]]
+    text: Callable[[int], str]
+    source: str
+
+
+def _tokenizer(folder: Path) -> _Tokenizer | None:
+    """The tokenizer of a folder; None for one without tokenizer files."""
+    try:
+        if (folder / "tokenizer.json").is_file():
+            from tokenizers import Tokenizer
+
+            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            return _Tokenizer(
+                lambda text: tokenizer.encode(text, add_special_tokens=False).ids,
+                lambda id: tokenizer.decode([id], skip_special_tokens=False) if tokenizer.id_to_token(id) else "",
+                "tokenizer.json",
+            )
+        if (folder / "vocab.json").is_file():
+            from transformers import AutoTokenizer
+
+            auto = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+            return _Tokenizer(
+                lambda text: auto(text, add_special_tokens=False)["input_ids"],
+                lambda id: str(auto.decode([id])) if auto.convert_ids_to_tokens(id) else "",
+                "vocab.json and merges.txt",
+            )
+    except Exception as fault:  # the tokenizer libraries raise bare Exception
+        raise JaxlvError(f"unreadable tokenizer ({' '.join(str(fault).split())[:200]})", where=folder) from None
+    return None
+
+
+def load_encoder(folder: Path) -> Callable[[str], Sequence[int]] | None:
+    """The text -> ids of a folder's tokenizer, whatever it makes of the 13 symbols; None for one without tokenizer files."""
+    tokenizer = _tokenizer(Path(folder))
+    return tokenizer.encode if tokenizer else None
+
+
+def token_texts(folder: Path, ids: Sequence[int] | np.ndarray) -> list[str]:
+    """The text of each token id by the tokenizer in a model folder; "" where it has none.
+
+    A folder without tokenizer files knows the 13 symbols and the ends of a text by Qwen2.5's own ids.
+    """
+    tokenizer = _tokenizer(Path(folder))
+    own = {id: text for text, id in (QWEN_IDS | QWEN_END).items()}
+    text = tokenizer.text if tokenizer else lambda id: own.get(id, "")
+    return [text(int(id)) for id in ids]
+
+
+def _checked_ids(encode: Any, folder: Path) -> tuple[dict[str, int], tuple[int, ...]]:
+    ids: dict[str, int] = {}
+    for symbol in SYMBOLS:
+        found = list(encode(symbol))
+        if len(found) != 1:
+            raise JaxlvError(f"the tokenizer does not give {symbol!r} exactly one id", where=folder, found=found)
+        ids[symbol] = found[0]
+    written, alone = list(encode(PROBE)), [ids[symbol] for symbol in PROBE]
+    if len(set(ids.values())) != len(SYMBOLS) or written != alone:
+        place = next((i for i, pair in enumerate(zip(written, alone, strict=False)) if pair[0] != pair[1]), 0)
+        pair = f"{PROBE[place : place + 2]!r} as {written[place : place + 2]}"
+        raise JaxlvError("the tokenizer does not give each character its own token", where=folder, found=pair)
+    ends = {text: list(encode(text)) for text in QWEN_END}
+    if ends["<|endoftext|>"] == [QWEN_END["<|endoftext|>"]] and ids != QWEN_IDS:
+        raise JaxlvError("Qwen's tokenizer with other ids for the 13 symbols", where=folder, expected=QWEN_IDS, found=ids)
+    return ids, tuple(found[0] for found in ends.values() if len(found) == 1)
+
+
+# -------------------------------------------------------------------------------------------------- windows
+
+
+class Windows(NamedTuple):
+    """Training windows: ids, positions (-1 = padding) and labels (-1 = no loss), each int32 (M, L)."""
+
+    ids_ML: Array
+    positions_ML: Array
+    labels_ML: Array
+
+    @property
+    def number(self) -> int:
+        """M."""
+        return len(self.ids_ML)
+
+    def rows(self, index: Any) -> Windows:
+        """The windows at an index, a list of indices, or a slice."""
+        return Windows(*(array[index] for array in self))
+
+
+def window(
+    ids: np.ndarray, length: int, side: str = "right", counted: int | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One window (ids, positions, labels) of at most `length` tokens, padded on the `side` given.
+
+    A token's label is the next token; the last real token and the padding have none. With the id `counted` the padding is
+    that token, seen and predicted like any other, as two reports had it.
+    """
+    ids = ids[:length]
+    if counted is not None:
+        ids = np.pad(ids, (0, length - len(ids)), constant_values=counted)
+    pad = length - len(ids)
+    labels = np.append(ids[1:], IGNORED)
+    if not pad:
+        return ids, np.arange(length), labels
+    widths = (0, pad) if side == "right" else (pad, 0)
+    return (
+        np.pad(ids, widths),
+        np.pad(np.arange(len(ids)), widths, constant_values=NO_POSITION),
+        np.pad(labels, widths, constant_values=IGNORED),
+    )
+
+
+def stack(windows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], length: int) -> Windows:
+    """Windows as three arrays of int32 (M, length)."""
+    parts = zip(*windows, strict=True) if windows else ([], [], [])
+    return Windows(*(np.array(part, np.int32).reshape(-1, length) for part in parts))
+
+
+def stream_starts(ids: np.ndarray, length: int, stride: int, partial: str, aligned_to: int | None = None) -> Iterator[int]:
+    """Starts of the windows over one series' tokens.
+
+    partial "drop" keeps full windows only; "pad" also the shorter ones, so every multiple of the stride within the
+    text starts one. `aligned_to` (the id of ";") moves a start forward to the next time step.
+    """
+    last = len(ids) - length if partial == "drop" else len(ids) - 2
+    previous = -1
+    for start in range(0, len(ids), stride):
+        if aligned_to is not None and start > 0:
+            ahead = np.flatnonzero(ids[start - 1 :] == aligned_to)
+            start = start + int(ahead[0]) if len(ahead) else len(ids)
+        if start > last:
+            return
+        if start > previous:  # a stride shorter than a step may lead to the same step twice
+            yield start
+        previous = start
+
+
+def make_windows(
+    values_NTV: np.ndarray,
+    codec: Codec,
+    alphabet: Alphabet,
+    config: WindowConfig,
+    stride: int | None = None,
+    seed: Sequence[int] = (0,),
+) -> Windows:
+    """The windows of a set of series (raw units); `stride` (tokens) stands in for the config's, as in validation.
+
+    With the rule `context`, each window is a series from one of its time steps on, its scale fitted on a context of
+    config.context_steps = (least, most) steps drawn by `seed`, with one of the codec's head-rooms: what the model will
+    see when it forecasts. The stride is then counted in steps of nominal length (one digit before the point). With the
+    other rules a series is one stream of tokens in one scale, cut as the config says.
+    """
+    stride = stride or config.stride
+    counted = _pad_id(alphabet) if config.pads == "counted" else None
+    if codec.scale == "context":
+        return stack(list(_context_windows(values_NTV, codec, alphabet, config, stride, seed, counted)), config.length)
+    semicolon = int(alphabet.ids_A[SYMBOLS.index(";")]) if config.align == "step" else None
+    windows = []
+    for series_TV in values_NTV:
+        text = codec.encode(series_TV, codec.fit(series_TV, series_TV), closed=semicolon is not None)
+        ids = alphabet.encode(text)
+        for start in stream_starts(ids, config.length, stride, config.partial, semicolon):
+            windows.append(window(ids[start:], config.length, config.side, counted))
+    return stack(windows, config.length)
+
+
+def _pad_id(alphabet: Alphabet) -> int:
+    if not alphabet.end_ids:
+        raise JaxlvError("the vocabulary has no token for padding", where='windows.pads = "counted"', found=alphabet.source)
+    return alphabet.end_ids[0]
+
+
+def _context_windows(values_NTV, codec, alphabet, config, stride, seed, counted):
+    generator, variants = np.random.default_rng(list(seed)), codec.variants
+    least, most = config.context_steps
+    _, T, V = values_NTV.shape
+    enough = config.length // (V * (codec.decimals + 3)) + 1  # steps of one digit before the point, that fill a window
+    stride_steps = max(1, stride // (V * (codec.decimals + 3)))
+    for series_TV in values_NTV:
+        for start in range(0, max(1, T - least), stride_steps):
+            rest_TV = series_TV[start:]
+            cut = int(generator.integers(min(least, len(rest_TV)), min(most, len(rest_TV)) + 1))
+            one = variants[int(generator.integers(len(variants)))] if len(variants) > 1 else codec
+            alpha_V = one.fit(rest_TV[:cut])
+            ids = alphabet.encode(codec.encode(rest_TV[:enough], alpha_V))
+            if start and config.partial == "drop" and len(ids) < config.length:
+                break
+            yield window(ids, config.length, config.side, counted)
