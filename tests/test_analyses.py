@@ -25,7 +25,8 @@ from jaxlv.errors import JaxlvError
 from jaxlv.forecasting.baselines import BASELINES
 from jaxlv.forecasting.forecaster import Forecast, Forecaster
 from jaxlv.report import analyses as report
-from jaxlv.report import page, svg
+from jaxlv.report import page
+from jaxlv.report.figures import svg
 from jaxlv.runs import run
 from jaxlv.text.codec import Codec
 from jaxlv.text.tokens import load_alphabet, token_texts

@@ -6,7 +6,7 @@ import pytest
 
 from jaxlv.flops import CONVENTIONS, Work, count
 from jaxlv.flops.family import FAMILY
-from jaxlv.report import costs, svg
+from jaxlv.report.figures import costs, svg
 
 WORK = Work(FAMILY["qwen2.5-0.5b"], 4, 512)
 

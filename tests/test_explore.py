@@ -17,10 +17,11 @@ from test_report import Tree
 
 from jaxlv.analysis import exploration
 from jaxlv.data import series
-from jaxlv.report import exploration_figures as figures
-from jaxlv.report import series_figures, svg
-from jaxlv.report.columns import Column, count, find, of, share, table_of, words
+from jaxlv.report.figures import exploration as figures
+from jaxlv.report.figures import series as series_figures
+from jaxlv.report.figures import svg
 from jaxlv.report.page import MISSING
+from jaxlv.report.tables.columns import Column, count, find, of, share, table_of, words
 from jaxlv_tools import explore
 
 SVG = "{http://www.w3.org/2000/svg}"

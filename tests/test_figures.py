@@ -9,9 +9,9 @@ import matplotlib
 import numpy as np
 import pytest
 
-from jaxlv.report import figures
-from jaxlv.report import svg as svgs
-from jaxlv.report.figures import ForecastPanel
+from jaxlv.report.figures import evaluation as figures
+from jaxlv.report.figures import svg as svgs
+from jaxlv.report.figures.evaluation import ForecastPanel
 
 HOSTILE = '<script>alert("1")</script> $x_1$'
 SVG = "{http://www.w3.org/2000/svg}"

@@ -12,7 +12,7 @@ from test_figures import HOSTILE, make_history, make_panel
 
 from jaxlv.report import evaluation as report
 from jaxlv.report import page as pages
-from jaxlv.report import tables
+from jaxlv.report.tables import metrics as tables
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 

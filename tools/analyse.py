@@ -28,7 +28,8 @@ from jaxlv.forecasting.evaluate import plain, protocol, truth_of
 from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.model.weights import base_of
 from jaxlv.report import analyses as report
-from jaxlv.report import page, svg
+from jaxlv.report import page
+from jaxlv.report.figures import svg
 from jaxlv.runs import run, sources
 from jaxlv.text.tokens import token_texts
 from jaxlv_tools.console import (

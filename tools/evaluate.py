@@ -30,7 +30,7 @@ from jaxlv.forecasting.conformal import Bands
 from jaxlv.forecasting.evaluate import LEVELS, TEMPERATURES, choose_temperature, evaluate, fit_conformal, truth_of
 from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.report import evaluation
-from jaxlv.report.panels import panels
+from jaxlv.report.figures.panels import panels
 from jaxlv.runs import run, sources
 from jaxlv_tools.bare import add_bare, bare_forecasters, open_subject
 from jaxlv_tools.console import (

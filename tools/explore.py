@@ -25,8 +25,8 @@ from jaxlv.forecasting.evaluate import plain
 from jaxlv.model.weights import EMBEDDED_BASE
 from jaxlv.published.protocols import DATA_SHA256 as COURSE
 from jaxlv.report import exploration as report
-from jaxlv.report import exploration_figures as figures
-from jaxlv.report import svg
+from jaxlv.report.figures import exploration as figures
+from jaxlv.report.figures import svg
 from jaxlv_tools.console import Progress, describe, fresh_folder, parse_ids, positive, program, versions
 
 STAGES = ("quality", "cycles", "regimes", "text", "windows", "figures")

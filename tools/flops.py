@@ -121,7 +121,7 @@ def show_table(options: argparse.Namespace) -> None:
 
 def draw(work: Work, names: list[str], folder: Path) -> None:
     """The figures: from exact to each convention, by component, against a budget of 1e17, against length."""
-    from jaxlv.report import costs, svg
+    from jaxlv.report.figures import costs, svg
 
     folder.mkdir(parents=True, exist_ok=True)
     every = ["exact", *names]

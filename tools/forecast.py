@@ -15,8 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from jaxlv.config import config_tree
-from jaxlv.report import figures, svg
-from jaxlv.report.panels import panels
+from jaxlv.report.figures import evaluation as figures
+from jaxlv.report.figures import svg
+from jaxlv.report.figures.panels import panels
 from jaxlv.runs import sources
 from jaxlv_tools.bare import add_bare, bare_forecasters, open_subject
 from jaxlv_tools.console import (

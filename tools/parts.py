@@ -16,8 +16,9 @@ from jaxlv.forecasting.evaluate import plain, score
 from jaxlv.forecasting.forecaster import Forecast, Forecaster
 from jaxlv.published.protocols import MAO_ALPHA, Part
 from jaxlv.published.protocols import score as score_part
-from jaxlv.report import figures, svg
-from jaxlv.report.panels import panels
+from jaxlv.report.figures import evaluation as figures
+from jaxlv.report.figures import svg
+from jaxlv.report.figures.panels import panels
 from jaxlv.report.reported import spans
 from jaxlv.text.codec import TOP
 from jaxlv_tools.console import Progress

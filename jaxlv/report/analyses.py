@@ -7,14 +7,14 @@ from types import MappingProxyType
 
 import numpy as np
 
-from jaxlv.report import analysis_figures as figures
-from jaxlv.report import analysis_tables as tables
 from jaxlv.report import anatomy
-from jaxlv.report.analysis_frames import frames
 from jaxlv.report.evaluation import bill_pairs
-from jaxlv.report.figures import ForecastPanel, forecast_figure, step_error_figure
+from jaxlv.report.figures import analyses as figures
+from jaxlv.report.figures.evaluation import ForecastPanel, forecast_figure, step_error_figure
 from jaxlv.report.page import Page, Pairs, Section, Table, number, percent, plain
 from jaxlv.report.parts import Part, Picture, Tree, pictures
+from jaxlv.report.tables import analyses as tables
+from jaxlv.report.tables.frames import frames
 
 __all__ = ["blocks", "frames", "page_of", "parts_of", "pictures", "summary"]
 

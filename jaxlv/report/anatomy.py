@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jaxlv.report import analysis_tables as tables
-from jaxlv.report import anatomy_figures as figures
-from jaxlv.report.figures import loss_figure
+from jaxlv.report.figures import anatomy as figures
+from jaxlv.report.figures.evaluation import loss_figure
 from jaxlv.report.page import Table, number, percent
 from jaxlv.report.parts import Part, Picture, Tree
+from jaxlv.report.tables import analyses as tables
 
 NAMED = 12  # positive tokens that a sentence names
 

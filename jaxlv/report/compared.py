@@ -9,12 +9,13 @@ from typing import Any, Literal
 
 from matplotlib.figure import Figure as Drawing
 
-from jaxlv.report import evaluation, figures, sweeps
-from jaxlv.report.axes import ABOVE, WIDTH, canvas, shortened
-from jaxlv.report.columns import Column, count, table_of, words
+from jaxlv.report import evaluation, sweeps
+from jaxlv.report.figures import evaluation as figures
+from jaxlv.report.figures.axes import ABOVE, WIDTH, canvas, shortened
+from jaxlv.report.figures.svg import styled
 from jaxlv.report.folders import Evaluation, Run
 from jaxlv.report.page import Block, Figure, Section, Table, number, svg
-from jaxlv.report.svg import styled
+from jaxlv.report.tables.columns import Column, count, table_of, words
 
 CONVENTION = "coursework"  # under which runs of several folders are priced: the assignment's
 EXACT = "exact"

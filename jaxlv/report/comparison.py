@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from jaxlv.report import figures
+from jaxlv.report.figures import evaluation as figures
 from jaxlv.report.page import MISSING, Block, Cell, Figure, Group, Page, Section, Table, align, number, svg, write
 
 Tree = Mapping[str, Any]

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxlv.report import figures
-from jaxlv.report.figures import ForecastPanel
+from jaxlv.report.figures import evaluation as figures
+from jaxlv.report.figures.evaluation import ForecastPanel
 from jaxlv.report.page import (
     Block,
     Figure,
@@ -24,7 +24,7 @@ from jaxlv.report.page import (
     svg,
     write,
 )
-from jaxlv.report.tables import (
+from jaxlv.report.tables.metrics import (
     conformal_measures,
     format_samples,
     format_table,

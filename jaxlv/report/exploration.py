@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxlv.report.columns import Column, Rows, count, find, of, share, table_of, words
 from jaxlv.report.exploration_text import Drawings, figure, text, windows
 from jaxlv.report.page import MISSING, Block, Page, Pairs, Section, number, percent, write
+from jaxlv.report.tables.columns import Column, Rows, count, find, of, share, table_of, words
 
 Tree = Mapping[str, Any]
 SPREAD = [

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from markupsafe import Markup
 
-from jaxlv.report.columns import Column, Form, Rows, count, find, of, share, table_of, words
 from jaxlv.report.page import Block, Figure, Section, Table
+from jaxlv.report.tables.columns import Column, Form, Rows, count, find, of, share, table_of, words
 
 Tree = Mapping[str, Any]
 Drawings = Mapping[str, str]  # <svg> elements by name

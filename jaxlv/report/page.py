@@ -16,7 +16,7 @@ import jinja2
 from markupsafe import Markup
 from matplotlib.figure import Figure as Drawing
 
-from jaxlv.report.svg import css_variables, to_svg
+from jaxlv.report.figures.svg import css_variables, to_svg
 
 MISSING = "–"
 

@@ -12,8 +12,8 @@ from markupsafe import Markup
 
 from jaxlv.report import analyses as analysed
 from jaxlv.report import comparison, sweeps
-from jaxlv.report.columns import Column, table_of, words
 from jaxlv.report.page import MISSING, Block, Figure, Page, Pairs, Section, Table, number, percent, svg
+from jaxlv.report.tables.columns import Column, table_of, words
 
 Tree = Mapping[str, Any]
 NOTHING: Mapping[str, Any] = MappingProxyType({})

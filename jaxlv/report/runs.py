@@ -18,10 +18,10 @@ from jaxlv.published.protocols import DATA_SHA256, matching
 from jaxlv.report import analyses as analysed
 from jaxlv.report import evaluation, reported
 from jaxlv.report.anatomy import training_part
-from jaxlv.report.columns import Column, table_of, words
+from jaxlv.report.figures.panels import panels
 from jaxlv.report.folders import Evaluation, Run, Tree
 from jaxlv.report.page import MISSING, Page, Section, Table, duration, number, plain
-from jaxlv.report.panels import panels
+from jaxlv.report.tables.columns import Column, table_of, words
 from jaxlv.runs import run, sweep
 
 KINDS: Mapping[str, str] = {"train_step": "training", "validation": "validation", "generation": "forecasts"}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxlv.report import figures
+from jaxlv.report.figures import evaluation as figures
 from jaxlv.report.page import MISSING, Block, Cell, Figure, Group, Page, Section, Table, align, number, percent, svg, write
 
 Tree = Mapping[str, Any]

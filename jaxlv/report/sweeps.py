@@ -11,9 +11,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
-from jaxlv.report import figures
-from jaxlv.report.axes import ABOVE, WIDTH, canvas, log_ticks
-from jaxlv.report.figures import MODEL
+from jaxlv.report.figures import evaluation as figures
+from jaxlv.report.figures.axes import ABOVE, WIDTH, canvas, log_ticks
+from jaxlv.report.figures.evaluation import MODEL
+from jaxlv.report.figures.svg import MUTED, PALETTE, styled
 from jaxlv.report.page import (
     MISSING,
     Block,
@@ -29,7 +30,6 @@ from jaxlv.report.page import (
     plain,
     svg,
 )  # fmt: skip
-from jaxlv.report.svg import MUTED, PALETTE, styled
 
 Tree = Mapping[str, Any]
 RULES = {"validation_loss": "validation loss (nats per token)", "forecast_mae": "validation MAE (raw units)"}

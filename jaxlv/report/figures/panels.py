@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxlv.data.series import SeriesSet
 from jaxlv.forecasting.forecaster import Forecast
-from jaxlv.report.figures import ForecastPanel
+from jaxlv.report.figures.evaluation import ForecastPanel
 
 
 def panels(forecast: Forecast, data: SeriesSet) -> list[ForecastPanel]:

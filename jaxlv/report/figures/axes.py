@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from jaxlv.report.svg import PALETTE
+from jaxlv.report.figures.svg import PALETTE
 
 WIDTH = 440  # half a page, and near the width of a phone
 ABOVE: dict[str, Any] = {  # a legend in lines above the axes

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from jaxlv.report.axes import ABOVE, WIDTH, canvas, log_ticks, shortened, species, ticks
-from jaxlv.report.svg import INK, MUTED, PALETTE, styled
+from jaxlv.report.figures.axes import ABOVE, WIDTH, canvas, log_ticks, shortened, species, ticks
+from jaxlv.report.figures.svg import INK, MUTED, PALETTE, styled
 
 Rows = Sequence[Mapping[str, Any]]
 HUES = [PALETTE[name][0] for name in ("row-tuned", "row-2", "row-untuned", "row-1", "row-6", "row-5", "row-7", "row-3")]

@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from jaxlv.report.columns import Column, count, of, share, table_of, words
 from jaxlv.report.page import Table, number
+from jaxlv.report.tables.columns import Column, count, of, share, table_of, words
 
 Tree = Mapping[str, Any]
 NAME = words("name", " ")

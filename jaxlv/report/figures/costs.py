@@ -1,4 +1,4 @@
-"""Figures of what a training step costs under each convention; jaxlv.report.svg writes them."""
+"""Figures of what a training step costs under each convention; jaxlv.report.figures.svg writes them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from jaxlv.flops.table import Table, count
 from jaxlv.flops.work import Work
-from jaxlv.report.svg import INK, MUTED, PALETTE, styled
+from jaxlv.report.figures.svg import INK, MUTED, PALETTE, styled
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "q, k, v": ("q_proj", "k_proj", "v_proj"),

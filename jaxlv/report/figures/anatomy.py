@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
-from jaxlv.report.analysis_figures import model_colours
-from jaxlv.report.axes import (
+from jaxlv.report.figures.analyses import model_colours
+from jaxlv.report.figures.axes import (
     ABOVE,
     DASHED,
     WIDTH,
@@ -29,8 +29,8 @@ from jaxlv.report.axes import (
     shortened,
     ticks,
 )
-from jaxlv.report.figures import MODEL, curve
-from jaxlv.report.svg import INK, MUTED, PALETTE, styled
+from jaxlv.report.figures.evaluation import MODEL, curve
+from jaxlv.report.figures.svg import INK, MUTED, PALETTE, styled
 
 Tree = Mapping[str, Any]
 MARKS = {".": "point", ",": "comma", ";": "semicolon"}  # too small to tell apart without their names

@@ -1,4 +1,4 @@
-"""Figures of forecasts, errors and training drawn with matplotlib; jaxlv.report.svg writes them.
+"""Figures of forecasts, errors and training drawn with matplotlib; jaxlv.report.figures.svg writes them.
 
 Axes: C context steps, H forecast steps, T = C + H, S samples, V variables. A figure's unit is the CSS pixel.
 """
@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
 
-from jaxlv.report.axes import (
+from jaxlv.report.figures.axes import (
     ABOVE,
     DASHED,
     WIDTH,
@@ -32,7 +32,7 @@ from jaxlv.report.axes import (
     species,
     ticks,
 )
-from jaxlv.report.svg import INK, MUTED, PALETTE, styled
+from jaxlv.report.figures.svg import INK, MUTED, PALETTE, styled
 
 # ------------------------------------------------------------------------------------------- style
 

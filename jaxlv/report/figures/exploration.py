@@ -18,10 +18,10 @@ from matplotlib.ticker import FuncFormatter
 from jaxlv.analysis.clusters import CLUSTERS, Clusters, plane
 from jaxlv.analysis.exploration import Cycles
 from jaxlv.data.series import SeriesSet
-from jaxlv.report import series_figures as own
-from jaxlv.report.axes import ABOVE, WIDTH, canvas, log_ticks, plain_number, ticks
-from jaxlv.report.series_figures import HUES, Rows, thinned
-from jaxlv.report.svg import MUTED, styled
+from jaxlv.report.figures import series as own
+from jaxlv.report.figures.axes import ABOVE, WIDTH, canvas, log_ticks, plain_number, ticks
+from jaxlv.report.figures.series import HUES, Rows, thinned
+from jaxlv.report.figures.svg import MUTED, styled
 
 # --------------------------------------------------------------------------------------------------- regimes
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from jaxlv.report.axes import (
+from jaxlv.report.figures.axes import (
     ABOVE,
     DASHED,
     WIDTH,
@@ -28,8 +28,8 @@ from jaxlv.report.axes import (
     species,
     ticks,
 )
-from jaxlv.report.figures import row_styles
-from jaxlv.report.svg import INK, MUTED, PALETTE, styled
+from jaxlv.report.figures.evaluation import row_styles
+from jaxlv.report.figures.svg import INK, MUTED, PALETTE, styled
 
 Tree = Mapping[str, Any]
 

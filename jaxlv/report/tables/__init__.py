@@ -1,0 +1,1 @@
+"""Tables, for a page, for a terminal and as CSV."""
