@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+TEXTS = [ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "tests" / "README.md", *sorted(DOCS.glob("*.md"))]
 
 
 def test_the_example_runs(tmp_path):
@@ -28,3 +33,23 @@ def test_the_notebook_runs(tmp_path):
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     assert any("image/png" in output.get("data", {}) for output in outputs)
     assert "(2, 8, 30, 2)" in outputs[-1]["text"]
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
+def test_what_a_text_names_is_there(path):
+    """Modules and their attributes in its Python, files of the project in backquotes, and links."""
+    text = path.read_text(encoding="utf-8")
+    for block in re.findall(r"```python\n(.*?)```", text, re.S):
+        tree, modules = ast.parse(block), {}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                modules |= {alias.name: importlib.import_module(alias.name) for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                modules |= {alias.name: importlib.import_module(f"{node.module}.{alias.name}") for alias in node.names}
+        used = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)]
+        for node in used:
+            assert node.value.id not in modules or hasattr(modules[node.value.id], node.attr), ast.unparse(node)
+    for name in re.findall(r"`((?:jaxlv|tools|tests|configs|benchmarks|docs)/[a-z0-9_./-]*\.[a-z0-9]+)`", text):
+        assert (ROOT / name).exists(), name
+    for name in re.findall(r"\]\(([^):]+?)(?:#[^)]*)?\)", text):
+        assert (path.parent / name).exists(), name
