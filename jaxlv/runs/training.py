@@ -228,7 +228,8 @@ class _Training:
         if self.asked.asked:
             for member in self.members:
                 member.checkpoints.wait()
-            raise Interrupted(self.asked.asked, f"saved at step {step} of {self.config.train.steps}; go on with --resume")
+            done = f"saved at step {step} of {self.config.train.steps}" if step else "before the first step"
+            raise Interrupted(self.asked.asked, f"{done}; go on with --resume")
         meter = next(member.meter for member in self.members if member.meter is not None)
         self.watch.note(f"stopped by the budget after step {step} of {self.config.train.steps}; {meter.ledger.bought()}")
 

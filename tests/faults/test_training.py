@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import sys
 import time
 import types
@@ -21,6 +22,7 @@ from jaxlv.errors import JaxlvError
 from jaxlv.flops import ledger
 from jaxlv.runs import run, sources, training, validation
 from jaxlv.runs.checkpoint import Checkpoints
+from jaxlv.runs.interrupts import Interrupted, Interrupts
 from jaxlv.runs.member import Job
 from jaxlv.runs.records import read_metrics
 from jaxlv.storage import files, lines
@@ -227,6 +229,19 @@ def test_33_the_best_is_never_what_is_not_finite(small, tmp_path, monkeypatch):
     trained(small(), tmp_path / "run")
     with Checkpoints(tmp_path / "run" / run.CHECKPOINTS) as checkpoints:
         assert checkpoints.best()["step"] == 4
+
+
+def test_a_signal_before_the_first_step_leaves_a_run_to_resume(small, tmp_path):
+    config, asked = small("train.steps=4"), Interrupts()
+    asked.asked = signal.SIGTERM
+    inputs = sources.load_inputs(config)
+    run.make_folder(config, tmp_path / "run", inputs, {})
+    with pytest.raises(Interrupted, match="SIGTERM: before the first step; go on with --resume"):
+        training._Training([Job(config, tmp_path / "run", inputs)], training.Watch()).run(False, asked)
+    trained(config, tmp_path / "run", resume=True)
+    trained(config, tmp_path / "whole")
+    ours, whole = (run.load_run(tmp_path / name).tuned.variables["lora"] for name in ("run", "whole"))
+    jax.tree.map(np.testing.assert_array_equal, ours, whole)
 
 
 # ------------------------------------------------------------------------------------------ 34 out of memory
