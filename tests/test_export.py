@@ -51,7 +51,7 @@ def test_transformers_reads_a_merged_checkpoint_as_the_tuned_model(both, random_
     assert ("lm_head.weight" in names) == (head == "full")
 
 
-def test_a_bias_has_no_place_in_a_checkpoint(random_model, random_lora, tmp_path):
+def test_42_a_bias_has_no_place_in_a_checkpoint(random_model, random_lora, tmp_path):
     model, params = random_model()
     with pytest.raises(JaxlvError, match=r"bias of the LM head trained.*--side-head"):
         export.export_merged(tmp_path / "merged", model, params, made(random_lora, params, "bias"))
@@ -81,7 +81,7 @@ def test_the_tokenizer_and_the_settings_of_the_base_go_with_it(random_model, ran
 
 
 @pytest.mark.parametrize("to", ["peft", "merged"])
-def test_what_reads_back_as_another_model_gets_no_name(random_model, random_lora, tmp_path, monkeypatch, to):
+def test_42_what_reads_back_as_another_model_gets_no_name(random_model, random_lora, tmp_path, monkeypatch, to):
     """A writer that loses something is caught before anything stands in the folder."""
     model, params = random_model()
     tuned = made(random_lora, params, "frozen")
@@ -99,7 +99,7 @@ def test_what_reads_back_as_another_model_gets_no_name(random_model, random_lora
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_is_there_is_left_alone(random_model, random_lora, tmp_path):
+def test_42_a_folder_that_is_there_is_left_alone(random_model, random_lora, tmp_path):
     model, params = random_model()
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "mine").write_text("precious")

@@ -28,7 +28,7 @@ def unfinished(folder: Path) -> list[Path]:
     return list(folder.rglob(f".*{SUFFIX}"))
 
 
-def test_killed_at_random_instants(subject, tmp_path):
+def test_29_killed_at_random_instants(subject, tmp_path):
     """After every resume the run goes on as if nothing had happened; the last resume comes to the same bits."""
     chance, kills, within_a_save, runs = random.Random(1), 0, 0, 0
     child = subject.train(tmp_path / "timed")
@@ -55,7 +55,7 @@ def test_killed_at_random_instants(subject, tmp_path):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 0)])
-def test_a_signal_saves_and_ends(subject, tmp_path, number, code):
+def test_30_a_signal_saves_and_ends(subject, tmp_path, number, code):
     child = subject.train(tmp_path / "run", "--set", "train.steps=100000")
     child.wait_for("step 15:")
     child.send(number)
@@ -69,7 +69,7 @@ def test_a_signal_saves_and_ends(subject, tmp_path, number, code):
         assert checkpoints.steps()[-1] == step
 
 
-def test_a_run_that_was_asked_to_stop_goes_on_to_the_same_bits(subject, tmp_path):
+def test_30_a_run_that_was_asked_to_stop_goes_on_to_the_same_bits(subject, tmp_path):
     codes = []
     for wait in ("step 15:", "step 45:", "step 75:"):
         child = subject.train(tmp_path / "run", *(["--resume"] if codes else []))
@@ -83,7 +83,7 @@ def test_a_run_that_was_asked_to_stop_goes_on_to_the_same_bits(subject, tmp_path
     assert more == 0  # what was asked to stop has nothing uncertain, and does nothing twice
 
 
-def test_a_second_signal_ends_at_once(subject, tmp_path):
+def test_30_a_second_signal_ends_at_once(subject, tmp_path):
     """It does not wait for the step, nor for the save."""
     child = subject.train(tmp_path / "run", "--set", "train.steps=100000")
     child.wait_for("step 15:")
@@ -110,7 +110,7 @@ def test_a_file_asks_for_a_checkpoint(subject, tmp_path):
         assert step in checkpoints.steps()
 
 
-def test_a_second_process_in_a_run_folder_is_refused(subject, tmp_path):
+def test_36_a_second_process_in_a_run_folder_is_refused(subject, tmp_path):
     first = subject.train(tmp_path / "run", "--set", "train.steps=100000")
     first.wait_for("step 15:")
     second = subject.train(tmp_path / "run", "--set", "train.steps=100000", "--resume")
@@ -145,7 +145,7 @@ def fill(disk: Path, leave: int) -> Path:
 
 
 @pytest.mark.parametrize("seed", range(DISKS))
-def test_a_disk_that_fills_up_while_training(subject, disk, seed):
+def test_31_a_disk_that_fills_up_while_training(subject, disk, seed):
     """Saves, logs and the ledger fail wherever the space ends; after it is free again the run comes to the same bits."""
     chance, folder = random.Random(seed), disk / "run"
     child = subject.train(folder)
@@ -161,7 +161,7 @@ def test_a_disk_that_fills_up_while_training(subject, disk, seed):
     assert not unfinished(folder)
 
 
-def test_a_disk_that_may_only_be_read(subject, disk):
+def test_39_a_disk_that_may_only_be_read(subject, disk):
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
     child = subject.train(disk / "run")
     assert child.end() == 2
@@ -169,7 +169,7 @@ def test_a_disk_that_may_only_be_read(subject, disk):
 
 
 @pytest.mark.parametrize("to", ["peft", "merged"])
-def test_an_export_to_a_full_disk_leaves_nothing(subject, disk, tmp_path, to):
+def test_31_an_export_to_a_full_disk_leaves_nothing(subject, disk, tmp_path, to):
 
     fill(disk, 6000)
     child = Child(
@@ -181,7 +181,7 @@ def test_an_export_to_a_full_disk_leaves_nothing(subject, disk, tmp_path, to):
     assert {path.name for path in disk.iterdir()} == {"filler"}
 
 
-def test_a_folder_that_cannot_be_written_to_is_named(subject, tmp_path):
+def test_39_a_folder_that_cannot_be_written_to_is_named(subject, tmp_path):
     place = tmp_path / "file"
     place.write_text("not a folder")
     child = subject.train(place / "run")
@@ -189,7 +189,7 @@ def test_a_folder_that_cannot_be_written_to_is_named(subject, tmp_path):
     assert f"{place}: is no folder" in child.said.splitlines()[-1] and "Traceback" not in child.said
 
 
-def test_a_run_folder_is_left_alone_by_a_new_run(subject, tmp_path):
+def test_39_a_run_folder_is_left_alone_by_a_new_run(subject, tmp_path):
     shutil.copytree(subject.whole, tmp_path / "run")
     child = subject.train(tmp_path / "run")
     assert child.end() == 2 and "exists already" in child.said and "--resume" in child.said

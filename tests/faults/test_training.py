@@ -231,7 +231,7 @@ def test_33_the_best_is_never_what_is_not_finite(small, tmp_path, monkeypatch):
         assert checkpoints.best()["step"] == 4
 
 
-def test_a_signal_before_the_first_step_leaves_a_run_to_resume(small, tmp_path):
+def test_30_a_signal_before_the_first_step_leaves_a_run_to_resume(small, tmp_path):
     config, asked = small("train.steps=4"), Interrupts()
     asked.asked = signal.SIGTERM
     inputs = sources.load_inputs(config)
