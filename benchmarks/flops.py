@@ -71,13 +71,13 @@ def count(cell: Cell, device: str) -> dict[str, Any]:
     import jax.numpy as jnp
 
     from jaxlv import flops
-    from jaxlv.config import ModelConfig
     from jaxlv.flops import Work, programs
     from jaxlv.flops.family import FAMILY
     from jaxlv.flops.hlo import count_hlo
     from jaxlv.flops.jaxpr import count_closed
     from jaxlv.flops.tally import total
     from jaxlv.flops.xla import count_xla
+    from jaxlv.model.config import ModelConfig
     from jaxlv.model.qwen2 import Qwen2
 
     small = ModelConfig(512, 64, 160, 3, 4, 2, 16, tie_word_embeddings=True)

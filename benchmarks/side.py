@@ -181,7 +181,7 @@ def _weights_by_jaxlv(folder: Path, config: dict[str, Any]) -> None:
     import jax
     import jax.numpy as jnp
 
-    from jaxlv.config import ModelConfig
+    from jaxlv.model.config import ModelConfig
     from jaxlv.model.qwen2 import Qwen2
     from jaxlv.model.weights import save_pretrained
 

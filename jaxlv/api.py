@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxlv.config import CodecConfig, ModelConfig, ModelSettings, RunConfig, SamplingConfig
+from jaxlv.config import CodecConfig, ModelSettings, RunConfig, SamplingConfig
 from jaxlv.data.series import SeriesSet, from_arrays, load
 from jaxlv.errors import JaxlvError
 from jaxlv.forecasting.forecaster import Forecast, Forecaster
 from jaxlv.lora.adapters import load_adapter, read_codec
+from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.model.weights import EMBEDDED_BASE
 from jaxlv.runs import run, sources

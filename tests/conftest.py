@@ -16,9 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlv.config import LoraConfig, ModelConfig
+from jaxlv.config import LoraConfig
 from jaxlv.data.series import SeriesSet, from_arrays
 from jaxlv.lora import overlay
+from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.model.weights import abstract_params, load_pretrained, save_pretrained, unflatten
 

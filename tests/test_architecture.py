@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from jaxlv import config as settings
-from jaxlv.config import GRID, STAGE, ModelConfig, RunConfig, build_config, load_config, read_tree, to_toml
+from jaxlv.config import GRID, STAGE, RunConfig, build_config, load_config, read_tree, to_toml
+from jaxlv.model.config import ModelConfig
 from jaxlv_tools.make_base import BaseConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,7 +25,7 @@ ORDER = (
 )  # fmt: skip
 # What stands by itself: all that a module may import of the library.
 NARROW: dict[str, set[str]] = {
-    "model.qwen2": {"config", "model.attention"},
+    "model.qwen2": {"model.attention", "model.config"},
     "model.attention": set(),
     "lora.overlay": {"config", "errors"},
     "flops.conventions": set(),

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxlv import flops
-from jaxlv.config import ModelConfig
 from jaxlv.errors import JaxlvError
 from jaxlv.flops import Work, programs, table
 from jaxlv.flops.conventions import ADDS_COUNTED, CONVENTIONS, SHEET
@@ -20,6 +19,7 @@ from jaxlv.flops.hlo import count_hlo
 from jaxlv.flops.jaxpr import count_jaxpr
 from jaxlv.flops.tally import place, products, total
 from jaxlv.lora.overlay import PROJECTIONS
+from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.model.weights import abstract_params
 

@@ -7,10 +7,10 @@ import dataclasses
 import pytest
 
 from jaxlv import flops
-from jaxlv.config import ModelConfig
 from jaxlv.errors import JaxlvError
 from jaxlv.flops import CONVENTIONS, Work, table
 from jaxlv.flops.work import symbols
+from jaxlv.model.config import ModelConfig
 
 QWEN = ModelConfig(151_936, 896, 4864, 24, 14, 2, 64, tie_word_embeddings=True)
 BUDGET = 10**17

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from test_report import make_metrics
 
-from jaxlv.config import ModelConfig, RunConfig, build_config, config_tree, to_toml
+from jaxlv.config import RunConfig, build_config, config_tree, to_toml
 from jaxlv.data.series import SeriesSet, from_arrays
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.ledger import FINAL, Event, Ledger, Terms
 from jaxlv.forecasting import forecaster
 from jaxlv.forecasting.forecaster import Forecast
+from jaxlv.model.config import ModelConfig
 from jaxlv.published import protocols
 from jaxlv.report import compared, dossier, folders, runs
 from jaxlv.report import page as pages

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from jaxlv.config import ModelConfig
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.ledger import BudgetExceeded, Event, Ledger, Terms, read, totals, verify
+from jaxlv.model.config import ModelConfig
 from jaxlv.storage import lines
 
 MODEL = ModelConfig(97, 40, 56, 3, 4, 2, 10, tie_word_embeddings=True)

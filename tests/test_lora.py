@@ -13,10 +13,11 @@ import optax
 import pytest
 from flax import traverse_util
 
-from jaxlv.config import LoraConfig, ModelConfig, OptimizerConfig
+from jaxlv.config import LoraConfig, OptimizerConfig
 from jaxlv.errors import JaxlvError
 from jaxlv.lora import overlay
 from jaxlv.lora.overlay import PROJECTIONS
+from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.model.weights import abstract_params, count_params, unflatten
 from jaxlv.steps import train

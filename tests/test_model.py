@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlv.config import ModelConfig
 from jaxlv.errors import JaxlvError
 from jaxlv.model import attention
+from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import MLP, Attention, Block, Norm, Qwen2, Segment, apply_rope, project, rope_angles
 
 TOLERANCE = 2e-4  # max abs difference of logits in float32

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import jaxlv
-from jaxlv.config import ModelConfig, SamplingConfig
+from jaxlv.config import SamplingConfig
+from jaxlv.model.config import ModelConfig
 from jaxlv.model.weights import count_params
 from jaxlv.steps.generate import generate
 from jaxlv.text.tokens import Alphabet

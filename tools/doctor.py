@@ -17,10 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlv.config import ModelConfig, RunConfig, load_config
+from jaxlv.config import RunConfig, load_config
 from jaxlv.errors import JaxlvError
 from jaxlv.lora import overlay
 from jaxlv.model import weights
+from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.runs import billing
 from jaxlv.runs.devices import check_kernel, device_memory

@@ -28,11 +28,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlv.config import ModelConfig, OptimizerConfig, build_config, override
+from jaxlv.config import OptimizerConfig, build_config, override
 from jaxlv.data import dynamics
 from jaxlv.errors import JaxlvError
 from jaxlv.flops import Work, count
 from jaxlv.lora import overlay
+from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.model.weights import count_params, save_pretrained
 from jaxlv.runs.checkpoint import Checkpoints

@@ -27,11 +27,12 @@ from typing import Any
 import pandas as pd
 
 from jaxlv.analysis.probe import PROMPTS, Prompt, Text, answers, read, read_prompts, read_utf8, templated, text_windows
-from jaxlv.config import ModelConfig, RunConfig, SamplingConfig, build_config, config_tree, load_config, override
+from jaxlv.config import RunConfig, SamplingConfig, build_config, config_tree, load_config, override
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.ledger import FINAL
 from jaxlv.forecasting.evaluate import plain
 from jaxlv.forecasting.forecaster import Forecaster
+from jaxlv.model.config import ModelConfig
 from jaxlv.model.weights import base_of
 from jaxlv.report import probe
 from jaxlv.runs import run, sources

@@ -29,7 +29,7 @@ from typing import Any
 import jax
 
 import jaxlv_configs
-from jaxlv.config import ModelConfig, laid_over, override
+from jaxlv.config import laid_over, override
 from jaxlv.data import series
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError
@@ -38,6 +38,7 @@ from jaxlv.flops.family import architecture
 from jaxlv.flops.ledger import FINAL, Meter
 from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.lora import overlay
+from jaxlv.model.config import ModelConfig
 from jaxlv.published import reproduction
 from jaxlv.published.protocols import PROTOCOLS, Part, test_series
 from jaxlv.published.reproduction import Stage

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from jaxlv.config import ModelConfig
 from jaxlv.errors import JaxlvError
+from jaxlv.model.config import ModelConfig
 from jaxlv.model.weights import EMBEDDED_BASE
 
 

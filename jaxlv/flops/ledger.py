@@ -20,10 +20,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from jaxlv.config import ModelConfig, build_config
+from jaxlv.config import build_config
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.table import count, find, generation
 from jaxlv.flops.work import HeadKind, Train, Work
+from jaxlv.model.config import ModelConfig
 from jaxlv.storage import lines
 
 FINAL = "evaluation"  # the phase that what is held back belongs to

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jaxlv.config import ModelConfig, RunConfig
+from jaxlv.config import RunConfig
 from jaxlv.flops.ledger import Event
+from jaxlv.model.config import ModelConfig
 from jaxlv.steps.generate import decoding, padded
 from jaxlv.text.grammar import longest_step
 

@@ -17,10 +17,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from jaxlv.config import ModelConfig
 from jaxlv.errors import JaxlvError
 from jaxlv.lora.overlay import normalise_targets
 from jaxlv.model.attention import scored_pairs
+from jaxlv.model.config import ModelConfig
 from jaxlv.steps.loss import chunks_of
 from jaxlv.text.codec import SYMBOLS
 

@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxlv.config import ModelConfig
 from jaxlv.model.attention import KERNELS, attend
+from jaxlv.model.config import ModelConfig
 
 INIT = nn.initializers.normal(0.02)
 

@@ -18,8 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from jaxlv.config import Kernel, ModelConfig, ModelSettings
+from jaxlv.config import Kernel, ModelSettings
 from jaxlv.errors import JaxlvError
+from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.storage import tensors
 from jaxlv.storage.files import confine, new_folder, parse_json

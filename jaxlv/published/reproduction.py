@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from jaxlv.config import GRID, STAGE, BudgetConfig, ModelConfig, RunConfig, build_config, laid_over, read_tree
+from jaxlv.config import GRID, STAGE, BudgetConfig, RunConfig, build_config, laid_over, read_tree
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.family import architecture
 from jaxlv.flops.ledger import FINAL, Event
 from jaxlv.flops.plan import drawing, validation
 from jaxlv.flops.plan import training as planned_training
+from jaxlv.model.config import ModelConfig
 from jaxlv.published.protocols import PROTOCOLS, SERIES, Part
 from jaxlv.published.systems import ALLOWANCE, LENGTH, RANK, RATE, STAGES, System
 from jaxlv.runs import billing, run, sweep

@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jaxlv.config import DataConfig, LoraConfig, ModelConfig, RunConfig
+from jaxlv.config import DataConfig, LoraConfig, RunConfig
 from jaxlv.data import dynamics, series
 from jaxlv.data.series import SeriesSet, Split
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.ledger import Meter
 from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.lora import adapters, overlay
+from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.model.weights import base_of, load_pretrained
 from jaxlv.runs.devices import check_kernel, compute_deterministically
