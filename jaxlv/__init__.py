@@ -1,9 +1,30 @@
 """jaxlv: Qwen2.5 in pure JAX, tuned by LoRA to forecast dynamical systems written as text."""
 
-from jaxlv.api import forecast, open_model
-from jaxlv.errors import JaxlvError
-from jaxlv.lora.adapters import load_adapter
-from jaxlv.lora.overlay import init_lora
-from jaxlv.model.weights import load_pretrained
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxlv.api import forecast, open_model
+    from jaxlv.errors import JaxlvError
+    from jaxlv.lora.adapters import load_adapter
+    from jaxlv.lora.overlay import init_lora
+    from jaxlv.model.weights import load_pretrained
 
 __all__ = ["JaxlvError", "forecast", "init_lora", "load_adapter", "load_pretrained", "open_model"]
+HOMES = {
+    "JaxlvError": "errors",
+    "forecast": "api",
+    "init_lora": "lora.overlay",
+    "load_adapter": "lora.adapters",
+    "load_pretrained": "model.weights",
+    "open_model": "api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """The names above are imported when they are used, so that a process which only reads series does not load JAX."""
+    if name not in HOMES:
+        raise AttributeError(f"module jaxlv has no attribute {name}")
+    return getattr(importlib.import_module(f"jaxlv.{HOMES[name]}"), name)

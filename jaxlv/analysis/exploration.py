@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from scipy.signal import find_peaks
 
-from jaxlv.data.readers import VARIABLES, as_float64, check_shape, read
+from jaxlv.data.arrays import VARIABLES, as_float64, check_shape
+from jaxlv.data.readers import read
 from jaxlv.data.series import FAULTS, MEMORY_CAP, REST, SeriesSet, at_rest, check_time, digest, first_place
 from jaxlv.errors import JaxlvError
 

@@ -8,23 +8,19 @@ from __future__ import annotations
 import contextlib
 import csv
 import math
-import os
 import zipfile
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from itertools import permutations
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import h5py
 import numpy as np
 
+from jaxlv.data import hdf5
+from jaxlv.data.arrays import VARIABLES, check_dtype, check_size, keys_of
 from jaxlv.errors import JaxlvError
 
-VARIABLES = ("prey", "predator")
-_LAYOUT = "(series, steps, variables)"
-_AXES = ("series", "steps", "variables")
 _TIDY = ("series", "step", "time", "variable", "value")
 _WIDE = ("series", "time", *VARIABLES)
 FORMATS = {".h5": "HDF5", ".hdf5": "HDF5", ".csv": "text", ".npy": "npy", ".npz": "zip archive"}
@@ -45,7 +41,7 @@ def read(path: Path, memory_cap: int) -> dict[str, Any]:
     kind = _checked_kind(path)
     with _readable(path):
         if kind == "HDF5":
-            return _read_hdf5(path, memory_cap)
+            return hdf5.read(path, memory_cap)
         if kind == "text":
             return _read_csv(path, memory_cap)
         if kind == "npy":
@@ -99,65 +95,6 @@ def _readable(path: Path) -> Iterator[None]:
         raise JaxlvError(f"damaged or truncated ({error})", where=path, hint="fetch it again") from error
 
 
-def _read_hdf5(path: Path, memory_cap: int) -> dict[str, Any]:
-    with h5py.File(path, "r") as file:
-        for key in ("trajectories", "time"):
-            if not _has_link(file, key):
-                raise JaxlvError(f"has no dataset {key}", where=path, found=_keys(file))
-        values, time = (_own_dataset(file, key, path) for key in ("trajectories", "time"))
-        names = values.attrs.get("variables")
-        variables = VARIABLES if names is None else tuple(str(name) for name in np.atleast_1d(names))
-        # A chunk is unpacked whole, however little of it the shape shows.
-        _check_size([values.shape, time.shape, values.chunks or (), time.chunks or ()], memory_cap, path)
-        check_shape(values.shape, time.shape, len(variables), path)
-        arrays: dict[str, Any] = {"values": values[()], "time": time[()], "variables": variables}
-        if _has_link(file, "simulation"):
-            arrays["source"] = {"simulation": _read_simulation(file, values.shape[0], path)}
-    return arrays
-
-
-def _has_link(group: h5py.Group, key: str) -> bool:
-    # Unlike `key in group`, this does not follow the link, perhaps into another file.
-    return group.id.links.exists(os.fsencode(key))
-
-
-def _check_link(group: h5py.Group, key: str, where: Any) -> None:
-    if group.id.links.get_info(os.fsencode(key)).type != h5py.h5l.TYPE_HARD:
-        raise JaxlvError("is a soft or external link", where=where, expected="data inside the file")
-
-
-def _own_dataset(group: h5py.Group, key: str, path: Path) -> h5py.Dataset:
-    """The dataset, if its bytes lie in this very file."""
-    where = f"{path}:{key}"
-    _check_link(group, key, where)
-    dataset = group[key]
-    if not isinstance(dataset, h5py.Dataset):
-        raise JaxlvError("is a group", where=where, expected="a dataset")
-    if dataset.is_virtual or dataset.external:
-        reach = "a virtual dataset" if dataset.is_virtual else "in external storage"
-        raise JaxlvError(f"is {reach}", where=where, expected="data inside the file")
-    if dataset.shape is None:
-        raise JaxlvError("holds no data", where=where)
-    check_dtype(dataset.dtype, where)
-    return dataset
-
-
-def _read_simulation(file: h5py.File, count: int, path: Path) -> dict[str, Any]:
-    where = f"{path}:simulation"
-    _check_link(file, "simulation", where)
-    group = file["simulation"]
-    if not isinstance(group, h5py.Group):
-        raise JaxlvError("is a dataset", where=where, expected="a group with a dataset per parameter")
-    parameters = {}
-    for name in group:
-        dataset = _own_dataset(group, name, path)
-        if dataset.shape != (count,):
-            raise JaxlvError(f"{name} has a wrong shape", where=where, expected=(count,), found=dataset.shape)
-        parameters[name] = dataset[()].astype(np.float64)
-    settings = {name: getattr(value, "tolist", lambda v=value: v)() for name, value in group.attrs.items()}
-    return {**settings, "parameters": parameters}
-
-
 def _read_npy(stream: BinaryIO, where: Any, memory_cap: int) -> np.ndarray:
     version = np.lib.format.read_magic(stream)
     if version not in ((1, 0), (2, 0)):
@@ -167,7 +104,7 @@ def _read_npy(stream: BinaryIO, where: Any, memory_cap: int) -> np.ndarray:
     shape, _, dtype = read_header(stream)
     if dtype.kind != "U":
         check_dtype(dtype, where)
-    _check_size([shape], memory_cap, where)
+    check_size([shape], memory_cap, where)
     stream.seek(0)
     return np.lib.format.read_array(stream, allow_pickle=False)
 
@@ -178,7 +115,7 @@ def _read_npz(path: Path, memory_cap: int) -> dict[str, Any]:
         members = {name.removesuffix(".npy"): name for name in archive.namelist()}
         for key in ("trajectories", "time"):
             if key not in members:
-                raise JaxlvError(f"has no array {key}", where=path, found=_keys(members))
+                raise JaxlvError(f"has no array {key}", where=path, found=keys_of(members))
         for key, argument in (("trajectories", "values"), ("time", "time"), ("variables", "variables")):
             if key in members:
                 with archive.open(members[key]) as stream:
@@ -260,58 +197,3 @@ def _from_columns(columns: dict[str, np.ndarray], names: tuple[str, ...], path: 
     if set(names) == set(VARIABLES):
         values_NTV, names = values_NTV[..., [names.index(name) for name in VARIABLES]], VARIABLES
     return {"values": values_NTV, "time": time_NTV[0, :, 0], "variables": names, "ids": ids}
-
-
-def check_dtype(dtype: np.dtype, where: Any) -> None:
-    """Raise JaxlvError unless the type is integer, or a float no wider than float64."""
-    if dtype.kind not in "iuf" or not np.can_cast(dtype, np.float64, "safe"):
-        raise JaxlvError("wrong type", where=where, expected="integers or floats of up to 64 bits", found=dtype)
-
-
-def as_float64(values: np.ndarray, where: Any) -> np.ndarray:
-    """A float64 copy that equals the integers or floats given; JaxlvError for what float64 cannot hold."""
-    check_dtype(values.dtype, where)
-    if values.dtype.kind in "iu" and values.size and max(int(values.max()), -int(values.min())) > 2**53:
-        raise JaxlvError("integers too large", where=where, expected="at most 2**53, exact in float64")
-    return np.array(values, dtype=np.float64, order="C")
-
-
-def _check_size(shapes: Sequence[tuple[int, ...]], memory_cap: int, where: Any) -> None:
-    size = 8 * sum(math.prod(shape) for shape in shapes)
-    if size > memory_cap:
-        raise JaxlvError("declares too much data", where=where, expected=f"at most {memory_cap} bytes", found=size)
-
-
-def check_shape(shape: tuple[int, ...], time_shape: tuple[int, ...] | None, variables: int, where: Any) -> None:
-    """Raise JaxlvError, naming the axis, unless trajectories is (N, T, variables) and time (T,) or absent."""
-    if len(shape) != 3:
-        raise JaxlvError(f"trajectories has {len(shape)} axes", where=where, expected=_LAYOUT, found=f"shape {shape}")
-    if time_shape is not None and len(time_shape) != 1:
-        raise JaxlvError(f"time has {len(time_shape)} axes", where=where, expected="(steps,)", found=f"shape {time_shape}")
-    wanted = (None, time_shape[0] if time_shape else None, variables)
-
-    def fits(order: tuple[int, ...]) -> bool:
-        return all(size in (None, shape[axis]) for size, axis in zip(wanted, order, strict=True))
-
-    if not fits((0, 1, 2)):
-        axis = next(axis for axis in range(3) if wanted[axis] not in (None, shape[axis]))
-        orders = [order for order in permutations(range(3)) if fits(order)]
-        raise JaxlvError(
-            f"axis {axis} of trajectories, {_AXES[axis]}, has length {shape[axis]}",
-            where=where,
-            expected=f"{wanted[axis]}, as in {_LAYOUT}" + (" and time" if axis == 1 else ""),
-            found=f"shape {shape}",
-            hint=f"np.transpose(trajectories, {orders[0]}) would fit" if orders else None,
-        )
-    if shape[0] < 1 or shape[1] < 2:
-        raise JaxlvError("no series", where=where, expected="one or more of two or more steps", found=shape)
-
-
-def _keys(group: Any) -> str:
-    return shortened(sorted(group, key=str)) if len(group) else "no keys"
-
-
-def shortened(items: Sequence[Any], limit: int = 10) -> str:
-    """The first items in one line, and how many more there are."""
-    more = f" and {len(items) - limit} more" if len(items) > limit else ""
-    return ", ".join(str(item) for item in items[:limit]) + more

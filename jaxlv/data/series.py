@@ -18,7 +18,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from jaxlv.data.readers import FORMATS, VARIABLES, as_float64, check_shape, read, shortened
+from jaxlv.data.arrays import VARIABLES, as_float64, check_shape, shortened
+from jaxlv.data.readers import FORMATS, read
 from jaxlv.errors import JaxlvError, JaxlvWarning
 
 MEMORY_CAP = 4 * 2**30

@@ -22,12 +22,13 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from jaxlv import config
-from jaxlv.data import series
+from jaxlv.data import hdf5, series
 from jaxlv.errors import JaxlvError
 from jaxlv.flops import ledger
 from jaxlv.forecasting import forecaster
 from jaxlv.lora import adapters
 from jaxlv.model import weights
+from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.runs import records, run
 from jaxlv.runs.checkpoint import Checkpoints
@@ -38,6 +39,7 @@ from jaxlv.text.codec import Codec
 MEMORY = 1 << 30  # bytes that a parser may take
 CAP = 1 << 26  # bytes of series that the readers may load
 PATIENCE = 60.0  # seconds for one file
+hdf5.PATIENCE = 10.0  # of these for the HDF5 library
 Tree = Any
 
 
@@ -100,7 +102,7 @@ def _model(path: Path) -> Any:
 
 
 def _adapter(path: Path) -> Any:
-    model = Qwen2(config.ModelConfig.from_folder(path.parent.parent / "base"))
+    model = Qwen2(ModelConfig.from_folder(path.parent.parent / "base"))
     adapters.read_codec(path.parent)
     return adapters.load_adapter(path.parent, model)
 
@@ -201,7 +203,7 @@ def make(folder: Path, base: Path, adapter: dict[str, Any]) -> None:
     whole = config.build_config(config.RunConfig, {"budget": {"flops": 1e9, "phases": {"final": 1e9}}})
     (folder / "run" / "config.toml").write_text(config.to_toml(whole))
     (folder / "run" / "settings").write_text('train.steps=3\nlora.targets=["q_proj"]\nmodel.path=x')
-    model = config.ModelConfig.from_folder(base)
+    model = ModelConfig.from_folder(base)
     with ledger.Ledger(folder / "run" / "ledger.jsonl", ledger.Terms(10**12, "exact", model, 10, {"final": 10**9})) as book:
         event = ledger.Event("train_step", 2, 16, rank=2, targets=("q_proj",), count=3)
         book.commit(book.reserve(event, "final"))

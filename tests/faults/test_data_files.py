@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
-from jaxlv.data import series
+from jaxlv.data import hdf5, series
 from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.text.codec import Codec
 from tests.test_tools import jaxlv, work  # noqa: F401
@@ -31,6 +31,15 @@ def h5(values: Any = VALUES, time: Any = TIME, change: Callable[[h5py.File], Non
             change(file)
 
     return write
+
+
+def endless(path: Path) -> None:
+    """Write an HDF5 file in whose heap of strings the HDF5 library goes round for ever."""
+    h5(change=lambda file: file["trajectories"].attrs.update({"variables": ["prey", "predator"]}))(path)
+    content = bytearray(path.read_bytes())
+    first = content.index(b"GCOL") + 32  # behind the header of its first object
+    content[first:first] = b"p".ljust(8, b"\0")
+    path.write_bytes(content)
 
 
 def text(content: str | bytes):
@@ -130,6 +139,23 @@ def test_a_data_file_that_cannot_be_used(case, tmp_path):
     assert outcome.code == 2 and outcome.err.count("\n") == 1 and not (tmp_path / "out").exists()
     for part in (f"jaxlv: {tmp_path / name}", *parts):
         assert part in outcome.err
+
+
+def test_2_a_file_on_which_the_library_hangs(tmp_path, monkeypatch):
+    endless(tmp_path / "a.h5")
+    monkeypatch.setattr(hdf5, "PATIENCE", 3.0)
+    with pytest.raises(JaxlvError, match=r"a\.h5: damaged: the HDF5 library .*; found no end after 3 s; fetch it again"):
+        series.load(tmp_path / "a.h5")
+
+
+@pytest.mark.parametrize(("end", "found"), [("kill -SEGV $$", "SIGSEGV"), ("exit 3", "more memory than its data need")])
+def test_2_a_file_on_which_the_library_crashes(tmp_path, monkeypatch, end, found):
+    h5()(tmp_path / "a.h5")
+    (tmp_path / "python").write_text(f"#!/bin/sh\n{end}\n")
+    (tmp_path / "python").chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
+    with pytest.raises(JaxlvError, match=rf"a\.h5: damaged: the HDF5 library .*; found {found}"):
+        series.load(tmp_path / "a.h5")
 
 
 @pytest.mark.parametrize("dtype", [">f4", "f2", "i4", "u8", "f8"])
