@@ -292,16 +292,23 @@ def damage(folder: Path, step: int) -> None:
     path.write_bytes(bytes(content))
 
 
-def test_for_a_damaged_best_checkpoint_the_newest_is_taken_and_it_is_said(copy):
+def test_where_the_best_checkpoint_is_damaged_another_is_taken_and_it_is_said(config, copy, tmp_path):
     with Checkpoints(copy / "checkpoints") as checkpoints:
-        best, newest = checkpoints.best()["step"], checkpoints.steps()[-1]
-    damage(copy, best)
-    if best == newest:
-        newest = best - 1
-    with pytest.warns(
-        JaxlvWarning, match=rf"best checkpoint, of step {best}, is lost \(state/.* has changed\): .* {newest}"
-    ):
+        *_, before, newest = checkpoints.steps()
+    damage(copy, newest)
+    said = (
+        rf"best checkpoint may be lost \(step {newest} is damaged \(state/.* has changed\)\): taking that of step {before}"
+    )
+    with pytest.warns(JaxlvWarning, match=said):
         run.load_run(copy)
+    train(change(config, optimizer={"learning_rate": 5.0}), tmp_path / "worse")
+    with Checkpoints(tmp_path / "worse" / "checkpoints") as checkpoints:
+        best, newest = checkpoints.best()["step"], checkpoints.steps()[-1]
+    damage(tmp_path / "worse", best)
+    said = rf"best checkpoint, of step {best}, is lost \(state/.* has changed\): taking that of step {newest}"
+    with pytest.warns(JaxlvWarning, match=said):
+        run.load_run(tmp_path / "worse")
+    assert best < newest
 
 
 def test_where_every_checkpoint_is_damaged_nothing_begins_anew(config, copy):
@@ -315,10 +322,28 @@ def test_where_every_checkpoint_is_damaged_nothing_begins_anew(config, copy):
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"value": 1.0}', '{"step": "x", "value": 1.0}'])
-def test_a_damaged_mark_of_the_best_checkpoint_is_named(text, copy):
-    (copy / "checkpoints" / "best.json").write_text(text)
-    with pytest.raises(JaxlvError, match=r"best\.json: unreadable mark of the best checkpoint") as caught:
+def test_every_checkpoint_knows_the_best_so_far(config, tmp_path, monkeypatch):
+    """So that a process that is killed behind it leaves nothing else to be written."""
+    monkeypatch.setattr(Checkpoints.__init__, "__defaults__", (100,))  # all are kept
+    train(change(config, optimizer={"learning_rate": 5.0}), tmp_path / "run")
+    validations = {r["step"]: r["validation_loss"] for r in records(tmp_path / "run") if "validation_loss" in r}
+    with Checkpoints(tmp_path / "run" / "checkpoints") as checkpoints:
+        assert len(checkpoints.steps()) > 2
+        for step in checkpoints.steps():
+            known = {n: value for n, value in validations.items() if n <= step}
+            best = min(known, key=lambda n: known[n]) if known else None
+            expected = {"step": best, "value": known[best], "measure": "loss"} if known else None
+            assert checkpoints.facts(step).get("best") == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"best": {"value": 1.0}}', '{"best": {"step": "x", "value": 1.0}}', '{"tokens": []}']
+)
+def test_facts_of_a_checkpoint_that_are_none_are_named(text, copy):
+    newest = max((copy / "checkpoints").glob("step_*"))
+    (newest / "facts.json").write_text(text)
+    seal(newest)
+    with pytest.raises(JaxlvError, match=r"facts\.json: unreadable facts of a checkpoint") as caught:
         run.load_run(copy)
     assert "\n" not in str(caught.value)
 

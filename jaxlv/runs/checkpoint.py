@@ -1,4 +1,8 @@
-"""Checkpoints of a run: one folder per step, sealed; the newest two and the best one kept; the base is never in them."""
+"""Checkpoints of a run: one folder per step, sealed; the newest two and the best one kept; the base is never in them.
+
+Which one was the best so far stands in each: a process that is killed leaves no mark without its checkpoint, nor the other
+way round.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +23,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxlv.errors import JaxlvError
-from jaxlv.storage import lines
-from jaxlv.storage.files import broken, new_folder, remove_unfinished, seal, write_text
+from jaxlv.storage.files import broken, new_folder, parse_json, remove_unfinished, seal
 
 PREFIX = "step_"
 STATE, FACTS = "state", "facts.json"  # in the folder of a step
-BEST = "best.json"
+BEST = "best"  # a fact: the step and the value of the best checkpoint so far
 ROOM = 1 << 18  # bytes of a checkpoint beside its arrays
 
 
@@ -65,14 +68,16 @@ class Checkpoints:
     def save(
         self, step: int, tree: Any, best: Mapping[str, Any] | None = None, facts: Mapping[str, float] | None = None
     ) -> None:
-        """Save `tree` as the checkpoint of `step`, with `facts` beside it; `best` (its `value`, and other facts) marks it as
-        the best so far. JaxlvError where the one before was not saved.
+        """Save `tree` as the checkpoint of `step`, with `facts` beside it; `best` is the mark of the best so far, perhaps of
+        this one: its `step`, its `value`, and other facts. A step that has an intact checkpoint keeps it. JaxlvError where
+        the one before was not saved.
         """
         self.wait()
         leaves = _plain(tree)  # now: the next step may donate its buffers
-        self._saving = self._worker.submit(self._save, step, leaves, best, dict(facts or {}))
+        known = {**(facts or {}), **({BEST: dict(best)} if best else {})}
+        self._saving = self._worker.submit(self._save, step, leaves, known)
 
-    def _save(self, step: int, leaves: list[Any], best: Mapping[str, Any] | None, facts: dict[str, float]) -> None:
+    def _save(self, step: int, leaves: list[Any], facts: dict[str, Any]) -> None:
         place = self._place(step)
         try:
             if step in self.damaged or not place.exists():
@@ -82,8 +87,6 @@ class Checkpoints:
                     (work / FACTS).write_text(json.dumps(facts) + "\n", encoding="utf-8")
                     seal(work)
                 self.damaged.pop(step, None)
-            if best is not None:
-                write_text(self.folder / BEST, lines.encode({"step": step, **best}).decode())
         except (OSError, ValueError) as fault:  # orbax raises ValueError for a full disk
             reason = " ".join(str(fault).split())
             full = "No space left" in reason
@@ -101,26 +104,16 @@ class Checkpoints:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _prune(self, step: int) -> None:
-        marked, intact = self._marked(), [one for one in self._on_disk() if one not in self.damaged]
-        kept = {*intact[-self.keep :], step, marked["step"] if marked else step}
+        intact = [one for one in self._on_disk() if one not in self.damaged]
+        marked = {self._facts(one).get(BEST, {}).get("step", one) for one in {step, intact[-1]}}
+        kept = {*intact[-self.keep :], step, *marked}
         for old in set(self._on_disk()) - kept:
             shutil.rmtree(self._place(old), ignore_errors=True)
 
     def best(self) -> dict[str, Any] | None:
-        """The facts of the best checkpoint, its step among them, or None; JaxlvError where they are damaged."""
-        self.wait()
-        return self._marked()
-
-    def _marked(self) -> dict[str, Any] | None:
-        path = self.folder / BEST
-        if not path.is_file():
-            return None
-        try:
-            facts = lines.decode(path.read_bytes().removesuffix(b"\n"))
-            return {**facts, "step": int(facts["step"]), "value": float(facts["value"])}
-        except (OSError, ValueError, KeyError, TypeError) as fault:
-            reason = f"unreadable mark of the best checkpoint ({type(fault).__name__}: {fault})"
-            raise JaxlvError(reason, where=path, hint="delete it to go on from the newest checkpoint") from None
+        """The mark of the best checkpoint, or None, as the newest intact one has it; the best itself may be lost."""
+        steps = self.steps()
+        return self._facts(steps[-1]).get(BEST) if steps else None
 
     def chosen(self) -> tuple[int, str]:
         """(the step of the best checkpoint, else of the newest intact one; why it is not the best, or "").
@@ -130,20 +123,25 @@ class Checkpoints:
         steps, marked = self.steps(), self.best()
         if not steps:
             raise JaxlvError("no intact checkpoint", where=self.folder, found=self.told() or "none")
-        if marked is None:
-            return steps[-1], ""
-        if marked["step"] in steps:
-            return marked["step"], ""
-        why = self.damaged.get(marked["step"], "it is missing")
-        return steps[-1], f"the best checkpoint, of step {marked['step']}, is lost ({why}): taking that of step {steps[-1]}"
+        step = marked["step"] if marked and marked["step"] in steps else steps[-1]
+        if marked and step != marked["step"]:
+            why = self.damaged.get(marked["step"], "it is missing")
+            return step, f"the best checkpoint, of step {marked['step']}, is lost ({why}): taking that of step {step}"
+        if max(self.damaged, default=0) > steps[-1]:
+            return step, f"the best checkpoint may be lost ({self.told()}): taking that of step {step}"
+        return step, ""
 
     def told(self) -> str:
         """What is damaged, in words; "" where nothing is."""
         return "; ".join(f"step {step} is damaged ({why})" for step, why in sorted(self.damaged.items()))
 
-    def facts(self, step: int) -> dict[str, float]:
+    def facts(self, step: int) -> dict[str, Any]:
         """What was saved beside the checkpoint of a step."""
-        return json.loads((self._place(step) / FACTS).read_text(encoding="utf-8"))
+        self.wait()
+        return self._facts(step)
+
+    def _facts(self, step: int) -> dict[str, Any]:
+        return read_facts(self._place(step) / FACTS)
 
     def restore(self, step: int, like: Any) -> Any:
         """The tree of `step`, with the structure, types and keys of `like`; JaxlvError where it cannot be read so."""
@@ -175,6 +173,18 @@ class Checkpoints:
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """What a checkpoint's facts.json says; JaxlvError where it is none."""
+    try:
+        facts = parse_json(path.read_text(encoding="utf-8"))
+        return {
+            name: {**fact, "step": int(fact["step"]), "value": float(fact["value"])} if name == BEST else float(fact)
+            for name, fact in facts.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as fault:
+        raise JaxlvError(f"unreadable facts of a checkpoint ({type(fault).__name__}: {fault})", where=path) from None
 
 
 @functools.cache

@@ -15,7 +15,7 @@ from jaxlv.config import RunConfig, config_tree
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.ledger import Entry, Event, Ledger, Meter
 from jaxlv.runs.billing import event_of, ledger_of, ledger_path, name_in_ledger
-from jaxlv.runs.checkpoint import Checkpoints
+from jaxlv.runs.checkpoint import BEST, Checkpoints
 from jaxlv.runs.records import MetricsLog
 from jaxlv.runs.run import CHECKPOINTS, METRICS, NONFINITE
 from jaxlv.runs.sinks import Sink
@@ -44,7 +44,8 @@ class Member:
     def __init__(self, job: Job, note: Callable[[str], None]):
         self.config, self.folder, self.inputs, self.note = job.config, job.folder, job.inputs, note
         self.log = MetricsLog(self.folder / METRICS)
-        self.total_tokens, self.total_seconds, self.skipped, self.best = 0.0, 0.0, 0.0, math.inf
+        self.total_tokens, self.total_seconds, self.skipped = 0.0, 0.0, 0.0
+        self.best: dict[str, Any] | None = None  # the mark of the best state so far
         self.checkpoints: Checkpoints  # open while it trains
         self.meter: Meter | None = None
         self.block: Entry | None = None  # of steps, reserved and not yet committed
@@ -63,12 +64,13 @@ class Member:
     def resume_at(self, step: int) -> None:
         """Forget what lies behind a step."""
         self.log.keep(step)
-        if step:
-            facts = self.checkpoints.facts(step)
-            self.total_tokens, self.total_seconds, self.skipped = (facts[name] for name in ("tokens", "seconds", "skipped"))
-        marked = self.checkpoints.best()
+        if not step:
+            return
+        facts = self.checkpoints.facts(step)
+        self.total_tokens, self.total_seconds, self.skipped = (facts[name] for name in ("tokens", "seconds", "skipped"))
+        marked = facts.get(BEST)
         if marked and marked["step"] in self.checkpoints.steps():
-            self.best = marked["value"]
+            self.best = marked
         elif marked:
             lost = f"the best checkpoint, of step {marked['step']}, is lost"
             self.note(f"{self.folder.name}: {lost}: the next one counts as best")
@@ -103,20 +105,21 @@ class Member:
             )
         self.note(f"{self.folder.name}: step {step} is skipped ({found}); {kept}")
 
-    def mark(self, step: int, record: Mapping[str, float]) -> dict[str, Any] | None:
-        """Log the measures of a state; the mark of the best, where it is that."""
+    def mark(self, step: int, record: Mapping[str, float]) -> bool:
+        """Log the measures of a state, and mark it where it is the best so far; whether it is."""
         self.log.add({"step": step, **record})
         select = self.config.train.select
         value = record["forecast_mae" if select == "forecast" else "validation_loss"]
-        if not value < self.best:  # nor what is not finite
-            return None
-        self.best = value
-        return {"value": value, "measure": select}
+        best = value < (self.best["value"] if self.best else math.inf)  # what is not finite is not
+        if best:
+            self.best = {"step": step, "value": value, "measure": select}
+        return best
 
-    def save(self, step: int, state: TrainState, best: Mapping[str, Any] | None = None) -> None:
+    def save(self, step: int, state: TrainState) -> None:
         """Save a state as a checkpoint."""
         facts = {"tokens": self.total_tokens, "seconds": self.total_seconds, "skipped": self.skipped}
-        self.checkpoints.save(step, state, best, facts)
+        self.log.to_disk()  # what a checkpoint stands behind is there before it
+        self.checkpoints.save(step, state, self.best, facts)
 
     def ends_block(self, step: int) -> bool:
         """Is this the last step of those that were reserved?"""

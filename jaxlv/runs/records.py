@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxlv.runs.sinks import Sink
 from jaxlv.storage import lines
-from jaxlv.storage.files import write_text
+from jaxlv.storage.files import to_disk, write_text
 
 
 class MetricsLog:
@@ -31,6 +31,11 @@ class MetricsLog:
         values = {name: float(v) for name, v in record.items() if isinstance(v, (int, float)) and name != "step"}
         for sink in self.sinks:
             sink.add(int(record["step"]), values)
+
+    def to_disk(self) -> None:
+        """Flush what was added."""
+        if self.path.exists():
+            to_disk(self.path)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -289,9 +289,9 @@ class _Training:
             records = [self._measures(member, index, step, state) for index, member in enumerate(self.members)]
             self._tell(step, [record for record in records if record])
         for index, (member, record) in enumerate(zip(self.members, records, strict=True)):
-            best = member.mark(step, record) if record else None
+            best = member.mark(step, record) if record else False
             if step % t.checkpoint_every == 0 or last or best or step == self.on_demand:
-                member.save(step, self.stack.member(state, index), best)
+                member.save(step, self.stack.member(state, index))
         if step == self.on_demand:
             for member in self.members:
                 member.checkpoints.wait()

@@ -13,6 +13,7 @@ import pytest
 from jaxlv.data import series
 from jaxlv.flops import ledger
 from jaxlv.runs import run
+from jaxlv.runs.checkpoint import Checkpoints
 from tests.faults.child import Child
 
 LONG = bool(os.environ.get("JAXLV_FAULTS_LONG"))  # the counts of tests/README.md
@@ -79,11 +80,13 @@ def outcome(folder: Path) -> dict[str, Any]:
     with ledger.Ledger(folder / run.LEDGER) as book:
         totals = book.totals()
     assert ledger.verify(folder / run.LEDGER) == []
+    with Checkpoints(folder / run.CHECKPOINTS) as checkpoints:
+        best = checkpoints.best()
     lora = run.load_run(folder).tuned.variables["lora"]
     return {
         "adapter": {path.name: path.read_bytes() for path in (folder / run.ADAPTER).iterdir()},
         "records": records,
-        "best": (folder / run.CHECKPOINTS / "best.json").read_bytes(),
+        "best": best,
         "effective": totals.effective,
         "uncertain and repeated": totals.executed - totals.effective,
         "lora": [np.asarray(leaf).tobytes() for leaf in _leaves(lora)],

@@ -30,8 +30,7 @@ from jaxlv.lora import adapters
 from jaxlv.model import weights
 from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
-from jaxlv.runs import records, run
-from jaxlv.runs.checkpoint import Checkpoints
+from jaxlv.runs import checkpoint, records, run
 from jaxlv.storage import files, lines
 from jaxlv.text import tokens
 from jaxlv.text.codec import Codec
@@ -121,11 +120,6 @@ def _ledger(path: Path) -> Any:
         return book.totals()
 
 
-def _best(path: Path) -> Any:
-    with Checkpoints(path.parent) as checkpoints:
-        return checkpoints.best()
-
-
 def _alphabet(path: Path) -> Any:
     return tokens.load_alphabet(path.parent, 264)
 
@@ -160,7 +154,7 @@ TARGETS: Mapping[str, Target] = {
     "settings": Target("run/settings", _setting),
     "ledger": Target("run/ledger.jsonl", _ledger, _records, _as_records),
     "metrics": Target("run/metrics.jsonl", records.read_metrics, _records, _as_records),
-    "mark of the best": Target("run/checkpoints/best.json", _best, _records, _as_records),
+    "facts of a checkpoint": Target("run/facts.json", checkpoint.read_facts, _json, _as_json),
     "manifest": Target("run/manifest.json", lambda path: run.read_manifest(path.parent), _json, _as_json),
     "seal": Target("run/SHA256SUMS", lambda path: files.broken(path.parent)),
     "forecast table": Target("data/forecast.csv", _forecast),
@@ -199,7 +193,7 @@ def make(folder: Path, base: Path, adapter: dict[str, Any]) -> None:
     forecaster.Forecast(found.ids_N, 6, found.time_T[6:], found.variables, found.values_NTV[:, 5], drawn, {}).write_csv(
         folder / "data" / "forecast.csv"
     )
-    (folder / "run" / "checkpoints").mkdir(parents=True)
+    (folder / "run").mkdir()
     whole = config.build_config(config.RunConfig, {"budget": {"flops": 1e9, "phases": {"final": 1e9}}})
     (folder / "run" / "config.toml").write_text(config.to_toml(whole))
     (folder / "run" / "settings").write_text('train.steps=3\nlora.targets=["q_proj"]\nmodel.path=x')
@@ -211,7 +205,8 @@ def make(folder: Path, base: Path, adapter: dict[str, Any]) -> None:
     log = records.MetricsLog(folder / "run" / "metrics.jsonl")
     for step in (1, 2, 3):
         log.add({"step": step, "loss": 1 / step, "total_tokens": 10.0 * step})
-    (folder / "run" / "checkpoints" / "best.json").write_bytes(lines.encode({"step": 3, "value": 0.5, "measure": "loss"}))
+    facts = {"tokens": 9.0, "best": {"step": 3, "value": 0.5, "measure": "loss"}}
+    (folder / "run" / "facts.json").write_text(json.dumps(facts))
     manifest = {"data": {"sha256": "d"}, "base": {"sha256": "b"}, "dataset_alpha": None, "versions": {}}
     (folder / "run" / "manifest.json").write_text(json.dumps(manifest))
     files.seal(folder / "run", ["config.toml", "manifest.json"])

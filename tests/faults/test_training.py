@@ -103,8 +103,8 @@ def test_32_what_is_missing_is_noticed(copy):
         held = path.read_bytes()
         path.unlink()
         told = noticed(copy)
-        # Without its records, its mark of the best or a ledger a run is another run, not a damaged one.
-        assert told or path.name in (run.METRICS, run.LEDGER, "best.json"), path
+        # Without its records or a ledger a run is another run, not a damaged one.
+        assert told or path.name in (run.METRICS, run.LEDGER), path
         path.write_bytes(held)
 
 
