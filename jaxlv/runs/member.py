@@ -23,6 +23,8 @@ from jaxlv.runs.sources import Inputs
 from jaxlv.steps.train import TrainState
 from jaxlv.text.tokens import Windows
 
+COUNTED = ("tokens", "seconds", "skipped")  # since the run began; a checkpoint has them beside it
+
 
 @dataclass(frozen=True)
 class Job:
@@ -67,7 +69,7 @@ class Member:
         if not step:
             return
         facts = self.checkpoints.facts(step)
-        self.total_tokens, self.total_seconds, self.skipped = (facts[name] for name in ("tokens", "seconds", "skipped"))
+        self.total_tokens, self.total_seconds, self.skipped = (facts.get(name, 0.0) for name in COUNTED)
         marked = facts.get(BEST)
         if marked and marked["step"] in self.checkpoints.steps():
             self.best = marked
@@ -110,14 +112,14 @@ class Member:
         self.log.add({"step": step, **record})
         select = self.config.train.select
         value = record["forecast_mae" if select == "forecast" else "validation_loss"]
-        best = value < (self.best["value"] if self.best else math.inf)  # what is not finite is not
+        best = math.isfinite(value) and (self.best is None or value < self.best["value"])
         if best:
             self.best = {"step": step, "value": value, "measure": select}
         return best
 
     def save(self, step: int, state: TrainState) -> None:
         """Save a state as a checkpoint."""
-        facts = {"tokens": self.total_tokens, "seconds": self.total_seconds, "skipped": self.skipped}
+        facts = dict(zip(COUNTED, (self.total_tokens, self.total_seconds, self.skipped), strict=True))
         self.log.to_disk()  # what a checkpoint stands behind is there before it
         self.checkpoints.save(step, state, self.best, facts)
 
