@@ -4,15 +4,38 @@ from __future__ import annotations
 
 from typing import Any
 
+LONGEST = 300  # characters of one part of a message
+WHOLE = 800  # and of the message
+
+
+def printable(text: Any, longest: int = LONGEST) -> str:
+    r"""`text` as one line that a terminal can show: spaces joined, a long text cut in its middle, and every character that
+    does not print (control characters, changes of direction, broken UTF-8) written as its escape, such as \x1b.
+    """
+    text = str(text)
+    if len(text) > 4 * longest:  # a text of megabytes is not looked at as a whole
+        text = f"{text[: 2 * longest]} ... {text[-2 * longest :]}"
+    line = " ".join(text.split())
+    if not line.isprintable():
+        line = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in line)
+    if len(line) <= longest:
+        return line
+    tail = longest // 3
+    return f"{line[: longest - tail - 5]} ... {line[-tail:]}"
+
 
 class JaxlvWarning(UserWarning):
     """Something that a user should know, and that stops nothing; programs print it as one line."""
+
+    def __init__(self, message: Any):
+        super().__init__(printable(message, WHOLE))
 
 
 class JaxlvError(Exception):
     """A fault in what the user gave us: one line saying what, where, expected, found and what to do next.
 
-    Programs print ``str(error)`` and exit with code 2; only ``--debug`` shows a traceback.
+    The line is printable and at most `WHOLE` characters long, whatever was put into it. Programs print ``str(error)`` and
+    exit with code 2; only ``--debug`` shows a traceback.
     """
 
     def __init__(
@@ -25,11 +48,11 @@ class JaxlvError(Exception):
         hint: str | None = None,
     ):
         self.what, self.where, self.expected, self.found, self.hint = what, where, expected, found, hint
-        parts = [f"{where}: {what}" if where is not None else what]
+        parts = [f"{printable(where)}: {printable(what)}" if where is not None else printable(what)]
         if expected is not None:
-            parts.append(f"expected {expected}")
+            parts.append(f"expected {printable(expected)}")
         if found is not None:
-            parts.append(f"found {found}")
+            parts.append(f"found {printable(found)}")
         if hint:
-            parts.append(hint)
-        super().__init__("; ".join(" ".join(str(part).split()) for part in parts))
+            parts.append(printable(hint))
+        super().__init__(printable("; ".join(parts), WHOLE))
