@@ -138,7 +138,7 @@ def test_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     def fails(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(series.os, "fsync", fails)
+    monkeypatch.setattr("os.fsync", fails)
     text = message(series.save, path, series.from_arrays(some_values(), TIME_T), overwrite=True)
     assert_says(text, "cannot be written", "No space left")
     assert path.read_bytes() == b"precious" and os.listdir(tmp_path) == ["a.h5"]

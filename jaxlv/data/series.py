@@ -6,8 +6,8 @@ Axes: N series, T time steps, V variables.
 from __future__ import annotations
 
 import hashlib
+import io
 import math
-import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ import numpy as np
 from jaxlv.data.arrays import VARIABLES, as_float64, check_shape, shortened
 from jaxlv.data.readers import FORMATS, read
 from jaxlv.errors import JaxlvError, JaxlvWarning
+from jaxlv.storage.files import new_file
 
 MEMORY_CAP = 4 * 2**30
 TIME_TOLERANCE = 1e-3
@@ -146,20 +147,17 @@ def save(path: Any, series_set: SeriesSet, *, overwrite: bool = False) -> None:
     with np.errstate(over="ignore"):
         stored = series_set.values_NTV.astype(np.float32)
     from_arrays(stored, series_set.time_T, series_set.variables, where=f"{path} (as float32)")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    content = io.BytesIO()  # the HDF5 library does not always survive a disk that is full
+    _write_hdf5(content, stored, series_set)
     try:
-        _write_hdf5(temporary, stored, series_set)
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(path)
+        with new_file(path) as place:
+            place.write_bytes(content.getbuffer())
     except OSError as error:
-        raise JaxlvError(f"cannot be written ({error})", where=path) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        raise JaxlvError(f"cannot be written ({error.strerror or error})", where=path) from error
 
 
-def _write_hdf5(path: Path, stored_NTV: np.ndarray, series_set: SeriesSet) -> None:
-    with h5py.File(path, "w") as file:
+def _write_hdf5(content: io.BytesIO, stored_NTV: np.ndarray, series_set: SeriesSet) -> None:
+    with h5py.File(content, "w") as file:
         trajectories = file.create_dataset("trajectories", data=stored_NTV)
         trajectories.attrs["variables"] = list(series_set.variables)
         file.create_dataset("time", data=series_set.time_T, dtype=np.float64)

@@ -26,6 +26,7 @@ from jaxlv.flops.table import count, find, generation
 from jaxlv.flops.work import HeadKind, Train, Work
 from jaxlv.model.config import ModelConfig
 from jaxlv.storage import lines
+from jaxlv.storage.files import is_at
 
 FINAL = "evaluation"  # the phase that what is held back belongs to
 VERSION = 2
@@ -258,6 +259,8 @@ class Ledger:
 
     def _write(self, record: Mapping[str, Any]) -> None:
         if self.writes:
+            if not is_at(self.path, self._file.fileno()):
+                raise JaxlvError("the ledger was removed, renamed or replaced while a process wrote it", where=self.path)
             self._file.write(lines.encode(record))
             self._file.flush()
             os.fsync(self._file.fileno())

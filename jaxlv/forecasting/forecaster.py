@@ -22,6 +22,7 @@ from jaxlv.flops.ledger import Kind, Meter
 from jaxlv.forecasting import metrics
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.steps.generate import Generated, decoding, generate, padded
+from jaxlv.storage.files import new_file
 from jaxlv.text.codec import Codec, Decoded
 from jaxlv.text.grammar import Grammar, longest_step, number_grammar
 from jaxlv.text.tokens import Alphabet
@@ -82,7 +83,8 @@ class Forecast:
 
     def write_csv(self, path: Path) -> None:
         """`to_frame` as CSV; the steps that a sample did not complete are empty."""
-        self.to_frame().to_csv(path, index=False, float_format="%.6g")
+        with new_file(path) as place:
+            self.to_frame().to_csv(place, index=False, float_format="%.6g")
 
 
 def read_csv(path: Path, series: SeriesSet) -> Forecast:

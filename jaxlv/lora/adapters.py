@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import math
 import warnings
 from collections.abc import Iterable, Mapping
@@ -26,7 +25,7 @@ from jaxlv.lora.overlay import PROJECTIONS
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.model.weights import parameter_paths
 from jaxlv.storage import tensors
-from jaxlv.storage.files import confine, new_folder, parse_json, seal
+from jaxlv.storage.files import confine, new_folder, parse_json, seal, write_json
 from jaxlv.text.codec import Codec
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
@@ -122,12 +121,12 @@ def write_peft(folder: Path, lora: Mapping[str, Any], config: LoraConfig, origin
     }
     if not everywhere or layers != list(range(len(layers))):
         settings["target_modules"] = sorted({name for names in modules.values() for name in names})
-    (folder / CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / CONFIG, settings, indent=2)
     tensors.write(folder / TENSORS, adapter)
     if head:
         tensors.write(folder / HEAD, head)
     if origin.codec:
-        (folder / CODEC).write_text(json.dumps(dataclasses.asdict(origin.codec)) + "\n", encoding="utf-8")
+        write_json(folder / CODEC, dataclasses.asdict(origin.codec), indent=None)
 
 
 # ------------------------------------------------------------------------------------------------- reading

@@ -23,7 +23,7 @@ from jaxlv.errors import JaxlvError
 from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.storage import tensors
-from jaxlv.storage.files import confine, new_folder, parse_json
+from jaxlv.storage.files import confine, new_folder, parse_json, write_json
 
 EMBEDDED_BASE = Path(__file__).parents[1] / "base"
 LONGEST_NAME = 255  # of a file
@@ -178,7 +178,7 @@ def write_pretrained(folder: Path, model: Qwen2, params: dict[str, Any], base: P
     own = model.config.to_hf() | {"torch_dtype": str(jnp.dtype(model.dtype))}
     if "dtype" in raw:
         own["dtype"] = own["torch_dtype"]
-    (folder / "config.json").write_text(json.dumps(raw | own, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "config.json", raw | own, indent=2)
     tensors.write(folder / "model.safetensors", traverse_util.flatten_dict(params, sep="."))
     for path in sorted(base.iterdir()) if base else []:
         if path.suffix in (".json", ".txt", ".jinja") and path.name not in ("config.json", INDEX):

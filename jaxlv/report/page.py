@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure as Drawing
 
 from jaxlv.report.figures.svg import css_variables, to_svg
+from jaxlv.storage.files import write_text
 
 MISSING = "–"
 
@@ -229,9 +229,7 @@ def render(page: Page) -> str:
 
 def write(path: Path, page: Page) -> None:
     """Write `page` to a file, whole or not at all."""
-    unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_text(render(page), encoding="utf-8")
-    os.replace(unfinished, path)
+    write_text(path, render(page))
 
 
 def svg(figure: Drawing, label: str) -> Markup:

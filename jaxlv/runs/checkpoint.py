@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import functools
-import json
 import logging
 import os
 import shutil
@@ -23,7 +22,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxlv.errors import JaxlvError
-from jaxlv.storage.files import broken, new_folder, parse_json, remove_unfinished, seal
+from jaxlv.storage.files import broken, new_folder, parse_json, remove_unfinished, seal, write_json
 
 PREFIX = "step_"
 STATE, FACTS = "state", "facts.json"  # in the folder of a step
@@ -44,6 +43,7 @@ class Checkpoints:
         self._worker = ThreadPoolExecutor(1, "checkpoint")
         _quieten()
         self._saving: Future[None] | None = None
+        self._begun = False
         found = {step: broken(self._place(step)) for step in self._on_disk()}
         self.damaged = {step: faults[0] for step, faults in found.items() if faults}
 
@@ -73,6 +73,9 @@ class Checkpoints:
         the one before was not saved.
         """
         self.wait()
+        if not self._begun:  # later a folder that is gone stays so
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._begun = True
         leaves = _plain(tree)  # now: the next step may donate its buffers
         known = {**(facts or {}), **({BEST: dict(best)} if best else {})}
         self._saving = self._worker.submit(self._save, step, leaves, known)
@@ -82,9 +85,9 @@ class Checkpoints:
         try:
             if step in self.damaged or not place.exists():
                 self._check_space(leaves)
-                with new_folder(place, replace=True) as work:
+                with new_folder(place, replace=True, parents=False) as work:
                     self._orbax.save(work / STATE, leaves)
-                    (work / FACTS).write_text(json.dumps(facts) + "\n", encoding="utf-8")
+                    write_json(work / FACTS, facts, indent=None)
                     seal(work)
                 self.damaged.pop(step, None)
         except (OSError, ValueError) as fault:  # orbax raises ValueError for a full disk
@@ -99,7 +102,6 @@ class Checkpoints:
 
     def _check_space(self, leaves: list[Any]) -> None:
         """OSError where the disk has no room, before anything is written."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         if shutil.disk_usage(self.folder).free < ROOM + 2 * sum(leaf.nbytes for leaf in leaves):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -1,4 +1,8 @@
-"""Signals that ask a run to save and end: the first one is heard at the next step, a second one ends the process at once."""
+"""Signals that ask a program to end. A run hears the first one at its next step, and saves; other work is given up, and
+leaves nothing half done. A second one ends the process at once.
+
+Signals that were ignored when the program began stay so: SIGHUP under nohup, SIGINT in a shell's background jobs.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,10 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from typing import Any
 
-SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 0}  # and the exit status of a run that has saved
+# Signals, and the exit status of a run that has saved.
+SIGNALS = {signal.SIGHUP: 129, signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 0}
 
 
 class Interrupted(Exception):
@@ -18,24 +24,40 @@ class Interrupted(Exception):
         super().__init__(f"{signal.Signals(number).name}: {done}")
 
 
-class Interrupts:
-    """While it is open, SIGINT, SIGTERM and SIGUSR1 set `asked` instead of ending the process; see the module.
+class Stopped(KeyboardInterrupt):
+    """Work that cannot be saved was asked to end; `code` is the exit status that its program should give."""
 
-    Outside of the main thread, where Python lets nobody handle signals, it does nothing.
+    def __init__(self, number: int = signal.SIGINT):
+        self.code = 128 + number
+        super().__init__(signal.Signals(number).name)
+
+
+class Signals:
+    """While it is open, the first of SIGNALS sets `asked` instead of ending the process; the second ends it.
+
+    A closing terminal sends SIGHUP more than once, and service managers send it beside SIGTERM: it is never a second one.
+    Outside of the main thread, where Python lets nobody handle signals, nothing is changed.
     """
 
-    def __init__(self, hear: Callable[[str], None] = lambda text: None):
+    def __init__(self) -> None:
         self.asked = 0
-        self._hear, self._works = hear, False
+        self._urgent, self._works = 0, False
 
-    def __enter__(self) -> Interrupts:
+    def hear(self, number: int) -> None:
+        """Called in a thread of its own the moment that the first signal comes, even if the main thread is within XLA."""
+
+    def handle(self, number: int, _: Any) -> None:
+        """Called in the main thread, once it is back in Python, for each signal."""
+
+    def __enter__(self) -> Any:
         self._works = threading.current_thread() is threading.main_thread()
         if self._works:
             self._read, self._write = os.pipe()
             os.set_blocking(self._write, False)
-            # The interpreter writes each signal's number here the moment it comes, though the main thread be within XLA.
+            # The interpreter writes each signal's number here the moment it comes.
             self._before = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-            self._handlers = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
+            heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+            self._handlers = {number: signal.signal(number, self.handle) for number in heard}
             self._thread = threading.Thread(target=self._watch, name="signals", daemon=True)
             self._thread.start()
         return self
@@ -43,12 +65,14 @@ class Interrupts:
     def _watch(self) -> None:
         while byte := os.read(self._read, 1):
             number = byte[0]
-            if number not in SIGNALS:
+            if number not in self._handlers:
                 continue
-            if self.asked:
+            self._urgent += number != signal.SIGHUP
+            if self._urgent > 1:
                 os._exit(128 + number)
-            self.asked = number
-            self._hear(f"{signal.Signals(number).name}: saving after this step; a second signal ends at once")
+            if not self.asked:
+                self.asked = number
+                self.hear(number)
 
     def __exit__(self, *_: object) -> None:
         if self._works:
@@ -58,3 +82,29 @@ class Interrupts:
             os.close(self._write)
             self._thread.join()
             os.close(self._read)
+
+
+class Interrupts(Signals):
+    """Signals for a run, which looks at `asked` after each step."""
+
+    def __init__(self, note: Callable[[str], None] = lambda text: None):
+        super().__init__()
+        self._note = note
+
+    def hear(self, number: int) -> None:
+        """Tell the user what will come."""
+        self._note(f"{signal.Signals(number).name}: saving after this step; a second signal ends at once")
+
+
+class Stops(Signals):
+    """Signals for work that cannot be saved: the first one raises Stopped in the main thread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._raised = False
+
+    def handle(self, number: int, _: Any) -> None:
+        """Raise once, so that what cleans up is not interrupted itself."""
+        if not self._raised:
+            self._raised = True
+            raise Stopped(number)

@@ -21,6 +21,7 @@ from jaxlv.runs.run import CHECKPOINTS, METRICS, NONFINITE
 from jaxlv.runs.sinks import Sink
 from jaxlv.runs.sources import Inputs
 from jaxlv.steps.train import TrainState
+from jaxlv.storage.files import new_file
 from jaxlv.text.tokens import Windows
 
 COUNTED = ("tokens", "seconds", "skipped")  # since the run began; a checkpoint has them beside it
@@ -58,6 +59,7 @@ class Member:
         self.log.sinks = [Sink(name, self.folder, config, self.note) for name in self.config.train.sinks]
         for sink in self.log.sinks:
             opened.callback(sink.close)
+        (self.folder / CHECKPOINTS).mkdir(exist_ok=True)
         self.checkpoints = opened.enter_context(Checkpoints(self.folder / CHECKPOINTS))
         self.checkpoints.remove_unfinished()
         if self.checkpoints.damaged:
@@ -93,7 +95,8 @@ class Member:
         """Keep the batch of a step whose loss or gradient is not finite; JaxlvError where it may not be skipped."""
         most, path = self.config.train.skip_nonfinite, self.folder / NONFINITE / f"step_{step}.npz"
         path.parent.mkdir(exist_ok=True)
-        np.savez(path, **batch._asdict())
+        with new_file(path) as place:
+            np.savez(place, **batch._asdict())
         self.skipped += 1
         found = f"loss {figures['loss']}, gradient norm {figures['gradient_norm']}"
         kept = f"its batch is in {NONFINITE}/{path.name}"

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxlv.errors import JaxlvError
 from jaxlv.runs.sinks import Sink
 from jaxlv.storage import lines
 from jaxlv.storage.files import to_disk, write_text
@@ -18,16 +19,21 @@ class MetricsLog:
 
     def __init__(self, path: Path, sinks: Sequence[Sink] = ()):
         self.path, self.sinks = path, sinks
+        self._size = 0  # bytes written so far
 
     def keep(self, last_step: int) -> None:
         """Drop records of steps after `last_step`, and a torn last line."""
         records = [r for r in read_metrics(self.path) if r["step"] <= last_step]
-        write_text(self.path, b"".join(map(lines.encode, records)).decode())
+        text = b"".join(map(lines.encode, records))
+        write_text(self.path, text.decode())
+        self._size = len(text)
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Append a record; `step` is one of its keys."""
+        """Append a record; `step` is one of its keys. Raises JaxlvError if the file is not what was written."""
         with self.path.open("ab") as file:
-            file.write(lines.encode(record))
+            if file.tell() != self._size:
+                raise JaxlvError("was removed or changed while a process wrote it", where=self.path)
+            self._size += file.write(lines.encode(record))
         values = {name: float(v) for name, v in record.items() if isinstance(v, (int, float)) and name != "step"}
         for sink in self.sinks:
             sink.add(int(record["step"]), values)

@@ -39,7 +39,7 @@ from jaxlv.runs.checkpoint import Checkpoints
 from jaxlv.runs.records import read_metrics
 from jaxlv.runs.sources import DATA, Inputs, load_base
 from jaxlv.steps.train import init_state, make_optimizer
-from jaxlv.storage.files import SEAL, broken, hub_revision, new_folder, parse_json, seal
+from jaxlv.storage.files import SEAL, broken, hub_revision, new_folder, parse_json, seal, write_json, write_text
 from jaxlv.text.codec import Codec
 
 CONFIG, MANIFEST, SPLIT, METRICS = "config.toml", "manifest.json", "split.json", "metrics.jsonl"
@@ -72,10 +72,10 @@ def make_folder(config: RunConfig, folder: Path, inputs: Inputs, versions: Mappi
             series.save(work / DATA, inputs.series)
             inputs = replace(inputs, series=series.load(work / DATA))  # the same values, and the hash that a resume will see
         made_of = manifest(config, inputs, versions)
-        (work / MANIFEST).write_text(json.dumps(made_of, indent=1) + "\n", encoding="utf-8")
+        write_json(work / MANIFEST, made_of)
         shares = (f'"{name}": {json.dumps(marked)}' for name, marked in split_marks(inputs).items())
-        (work / SPLIT).write_text("{\n" + ",\n".join(shares) + "\n}\n", encoding="utf-8")
-        (work / CONFIG).write_text(to_toml(config), encoding="utf-8")
+        write_text(work / SPLIT, "{\n" + ",\n".join(shares) + "\n}\n")
+        write_text(work / CONFIG, to_toml(config))
         seal(work)
 
 

@@ -6,7 +6,6 @@ DIR/runs/NAME is an ordinary run folder for each; DIR/sweep.json says which sett
 from __future__ import annotations
 
 import itertools
-import json
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from jaxlv.runs.devices import device_memory
 from jaxlv.runs.member import Job
 from jaxlv.runs.records import read_metrics
 from jaxlv.steps.stack import program_of
+from jaxlv.storage.files import write_json
 
 RUNS, RESULT = "runs", "sweep.json"
 SHARE_OF_MEMORY = 0.8  # the rest is left to validation, forecasts and the host
@@ -214,9 +214,7 @@ def choose(outcomes: Sequence[Mapping[str, Any]], rule: str) -> Mapping[str, Any
 
 def write_result(path: Path, tree: Mapping[str, Any]) -> None:
     """Write a result as JSON, whole or not at all."""
-    unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")
-    unfinished.replace(path)
+    write_json(path, tree)
 
 
 def with_ledger(found: Sequence[Cell], path: str) -> list[Cell]:

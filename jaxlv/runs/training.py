@@ -25,7 +25,7 @@ from jaxlv.runs.sources import Inputs
 from jaxlv.runs.validation import Texts, alphabet_of, measured
 from jaxlv.steps.stack import Stack, memory_of
 from jaxlv.steps.train import TrainState, fit
-from jaxlv.storage.files import hub_revision, only_process, remove_unfinished
+from jaxlv.storage.files import Watched, hub_revision, only_process, remove_unfinished
 from jaxlv.text.tokens import Windows
 
 LOOK_EVERY = 0.5  # seconds between two looks for a file `save`
@@ -53,9 +53,9 @@ def train(
     A new run's folder is made once everything is ready to begin, so that a fault of the inputs leaves nothing behind.
     With `resume` the run goes on from its newest intact checkpoint, and its losses and adapters are those of an
     uninterrupted run, bit for bit on one machine. A file named `save` in its folder asks for a checkpoint at the next step.
-    SIGINT, SIGTERM and SIGUSR1 save and raise Interrupted. JaxlvError where the data, the base or the config are not those
-    of the run, where another process trains in its folder, where a file of it is damaged, where the memory does not do, and
-    where the loss is not finite: the checkpoints before it stay.
+    SIGHUP, SIGINT, SIGTERM and SIGUSR1 save and raise Interrupted. Raises JaxlvError if the data, the base or the config are
+    not those of the run, if another process trains in its folder, if a file there is damaged or the folder is gone, if the
+    run does not fit in memory, and if the loss is not finite: the checkpoints before it stay.
     """
     return train_together([Job(config, folder, inputs)], resume=resume, watch=watch, versions=versions)[0]
 
@@ -91,17 +91,23 @@ def train_together(
         if not goes_on:
             make_folder(job.config, job.folder, job.inputs, versions or {})
     with contextlib.ExitStack() as opened:
+        places = opened.enter_context(Watched())
         for job in jobs:
-            opened.enter_context(only_process(job.folder / LOCK))
+            places.add(job.folder / LOCK, opened.enter_context(only_process(job.folder / LOCK)))
+            places.add(job.folder)
             remove_unfinished(job.folder)
             check_intact(job.folder)
         asked = opened.enter_context(Interrupts(watch.note))
-        while True:
-            try:
-                return training.run(resume, asked)
-            except _OutOfMemory as fault:
-                jobs, resume = _halved(jobs, fault, watch), True
-            training = _Training(jobs, watch, memory, at_once)
+        try:
+            while True:
+                try:
+                    return training.run(resume, asked, places)
+                except _OutOfMemory as fault:
+                    jobs, resume = _halved(jobs, fault, watch), True
+                training = _Training(jobs, watch, memory, at_once)
+        except (JaxlvError, OSError):
+            places.check()  # what is gone explains what could not be written
+            raise
 
 
 def _halved(jobs: Sequence[Job], fault: _OutOfMemory, watch: Watch) -> list[Job]:
@@ -139,15 +145,19 @@ class _Training:
         )
         first = self._batch(0)  # made now, so that series which give no window are refused before a folder is made
         self.step = self.stack.fitted(first, memory, at_once) if memory else self.stack.step(at_once)
-        self.asked = Interrupts()
+        self.asked, self.places = Interrupts(), Watched()
         self.looked, self.on_demand = time.monotonic(), 0  # when a file `save` was looked for; the step that it asked for
 
-    def run(self, resume: bool, asked: Interrupts) -> list[dict[str, Any]]:
-        self.asked, t = asked, self.config.train
+    def run(self, resume: bool, asked: Interrupts, places: Watched) -> list[dict[str, Any]]:
+        """Train to the last step, a signal or the end of the budget; the best overlay of each. Raises JaxlvError if one of
+        `places` is no longer what it was.
+        """
+        self.asked, self.places, t = asked, places, self.config.train
         with contextlib.ExitStack() as opened:
             open_ledgers(self.members, opened)
             for member in self.members:
                 member.open(opened)
+                places.add(member.checkpoints.folder)
             state = self.stack.state
             alike = [_abstract(self.stack.member(state, i)) for i in range(len(self.stack))]
             if resume:
@@ -164,7 +174,10 @@ class _Training:
                 raise self._out_of_memory(shapes) from None
             if int(state.step.min()) < t.steps:
                 self._stop_early(state)
-            return [self._finished(i, state, like) for i, like in enumerate(alike)]
+            places.check()
+            finished = [self._finished(i, state, like) for i, like in enumerate(alike)]
+            places.check()
+            return finished
 
     def _batch(self, step: int) -> Windows:
         return self.stack.batch([text.batches(step) for text in self.texts])
@@ -215,6 +228,7 @@ class _Training:
         t, metered = self.config.train, [member for member in self.members if member.meter is not None]
         if not metered or metered[0].block is not None:
             return True
+        self.places.check()
         ends = (n for n in range(step + 1, t.steps + 1) if n % t.log_every == 0 or self._due(n))
         return reserve(metered, step, next(ends) - step)
 
@@ -228,6 +242,7 @@ class _Training:
         if self.asked.asked:
             for member in self.members:
                 member.checkpoints.wait()
+            self.places.check()
             done = f"saved at step {step} of {self.config.train.steps}" if step else "before the first step"
             raise Interrupted(self.asked.asked, f"{done}; go on with --resume")
         meter = next(member.meter for member in self.members if member.meter is not None)
@@ -260,6 +275,7 @@ class _Training:
         now = time.monotonic()
         if now - self.looked > LOOK_EVERY:
             self.looked = now
+            self.places.check()
             if any((member.folder / SAVE).exists() for member in self.members):
                 self.on_demand = step
         return self._due(step) or self._ends_block(step) or step == self.on_demand
@@ -282,6 +298,7 @@ class _Training:
     def _on_state(self, step: int, state: TrainState) -> None:
         if not self._due(step) and step != self.on_demand:
             return
+        self.places.check()
         t, last = self.config.train, step == self.config.train.steps
         validates = t.validate_every and (step % t.validate_every == 0 or last)
         records: list[dict[str, float] | None] = [None] * len(self.members)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -20,59 +22,132 @@ SEAL = "SHA256SUMS"  # as `sha256sum -c` reads it
 
 # ------------------------------------------------------------------------------------------- whole or not there
 
+_making: set[Path] = set()  # folders that `new_folder` has given out, and that have no name of their own yet
+
 
 @contextlib.contextmanager
-def new_folder(folder: Path, replace: bool = False) -> Iterator[Path]:
-    """An empty folder to fill, which becomes `folder` when the body ends without an error; nothing of it stays otherwise.
+def new_folder(folder: Path, replace: bool = False, parents: bool = True) -> Iterator[Path]:
+    """Yields an empty folder to fill. It is flushed and renamed to `folder` if the body succeeds, deleted if it raises.
 
-    It is flushed to the disk before it gets its name. JaxlvError where `folder` is there and not empty, unless it is to be
-    replaced: then it is, as a whole. What killed processes left of the same folder is removed first.
+    Raises JaxlvError if `folder` is there and not empty, unless `replace` asks for a new one in its place. Folders above it
+    are made if `parents`. What killed processes left of the same folder is removed first.
     """
     folder = Path(folder)
-    if not replace and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise JaxlvError("exists already", where=folder, hint="choose another folder")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise JaxlvError("is no folder", where=folder.parent, expected="a folder to write to") from None
-    remove_unfinished(folder.parent, folder.name)
-    made = tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.", suffix=SUFFIX)
-    with made as temporary, _held(Path(temporary)):
-        work = Path(temporary) / "new"
+    place = check_free(folder, replace)
+    if parents:
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise JaxlvError("is not a folder", where=place.parent, expected="a folder to write to") from None
+    with _beside(place, folder) as temporary:
+        work = temporary / "new"
         work.mkdir()
-        yield work
+        _making.add(work)
+        try:
+            yield work
+        finally:
+            _making.discard(work)
         for path in [*work.rglob("*"), work]:
             to_disk(path)
-        if replace and folder.exists():
-            os.replace(folder, Path(temporary) / "old")
-        try:
-            os.replace(work, folder)
-        except OSError:  # another process was first
-            raise JaxlvError("exists already", where=folder, hint="choose another folder") from None
-        to_disk(folder.parent)
+        _put(work, place, temporary / "old" if replace else None)
+
+
+def check_free(folder: Path, replace: bool = False) -> Path:
+    """Raises JaxlvError if `new_folder` could not make `folder`; returns the path it will have, links resolved."""
+    place = Path(os.path.realpath(folder))
+    if not place.exists():
+        return place
+    if not replace and (not place.is_dir() or any(place.iterdir())):
+        raise JaxlvError("exists already", where=folder, hint="choose another folder")
+    if place.is_mount() or place.samefile("."):
+        hint = f"choose a folder in it, such as {folder / 'out'}"
+        raise JaxlvError("the folder you are in, and a mounted one, cannot be made as a whole", where=folder, hint=hint)
+    return place
+
+
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Yields a path to write a file to. It is flushed and renamed to `path`, in place of an older one, if the body succeeds;
+    if it raises, an older one stays as it was. In a folder that `new_folder` is making the path is `path` itself: that
+    folder is whole or not there as a whole.
+    """
+    path = Path(path)
+    if any(folder in _making for folder in path.parents):
+        yield path
+        return
+    place = Path(os.path.realpath(path))
+    if place.exists() and not place.is_file():
+        raise JaxlvError("is not a regular file", where=path, hint="choose another file")
+    with _beside(place, path) as temporary:
+        work = temporary / place.name
+        yield work
+        to_disk(work)
+        _put(work, place, None)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole, in place of an older one."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{SUFFIX}")
+    """Write a text file as a whole, in place of an older one."""
+    with new_file(path) as place:
+        place.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, tree: Any, **settings: Any) -> None:
+    """Write a JSON file as a whole, in place of an older one; `settings` are those of json.dumps."""
+    write_text(path, json.dumps(tree, **{"indent": 1, **settings}) + "\n")
+
+
+@contextlib.contextmanager
+def _beside(place: Path, name: Path) -> Iterator[Path]:
+    """Yields a folder beside `place` for what is to get its name, held by this process. It is deleted in the end. An OSError
+    of the body names `name`, not a file of that folder.
+    """
+    remove_unfinished(place.parent, place.name)
+    begins = place.with_name(f".{place.name}.")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    to_disk(path.parent)
+        made = tempfile.TemporaryDirectory(SUFFIX, begins.name, place.parent, ignore_cleanup_errors=True)
+        with made as temporary, _held(Path(temporary)):
+            yield Path(temporary)
+    except OSError as fault:
+        if fault.filename is None or str(fault.filename).startswith(str(begins)):
+            fault.filename, fault.filename2 = str(name), None
+        raise
+
+
+def _put(work: Path, place: Path, old: Path | None) -> None:
+    """Rename `work` to `place`, and what is there to `old`, if that is given. A failure leaves `place` as it was; only a
+    file whose folder could not be flushed afterwards may be the new one.
+    """
+    folder, before = work.is_dir(), place.exists()
+    try:
+        if old is not None and before:
+            os.replace(place, old)
+        try:
+            os.replace(work, place)
+        except OSError as fault:
+            if fault.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR):  # another process was first
+                raise JaxlvError("exists already", where=place, hint="choose another name") from None
+            raise
+        to_disk(place.parent)
+    except BaseException:
+        if not work.exists() and (folder or not before):
+            os.replace(place, work)
+        if old is not None and old.exists():
+            os.replace(old, place)
+        raise
 
 
 def remove_unfinished(folder: Path, name: str = "*") -> None:
-    """Remove what killed processes left half written in `folder`, of one name or of any; what a live one writes stays."""
-    for path in Path(folder).glob(f".{name}.*{SUFFIX}"):
+    """Remove what killed processes left half written in `folder`, of one name or of any; what a live one writes stays.
+
+    A folder that was about to be replaced, and had been moved away for it, is put back.
+    """
+    for path in Path(folder).glob(f".{name if name == '*' else glob.escape(name)}.*{SUFFIX}"):
         with contextlib.suppress(OSError):  # another process removes it too
             if path.is_dir() and not path.is_symlink():
                 with _held(path):
+                    final = path.with_name(path.name[1:].removesuffix(SUFFIX).rpartition(".")[0])
+                    if (path / "old").exists() and not final.exists():
+                        os.replace(path / "old", final)
                     shutil.rmtree(path)
             else:
                 path.unlink()
@@ -80,7 +155,7 @@ def remove_unfinished(folder: Path, name: str = "*") -> None:
 
 @contextlib.contextmanager
 def _held(folder: Path) -> Iterator[None]:
-    """A lock on a folder that ends with the process; OSError where another holds it."""
+    """Holds a lock on a folder, which ends with the process; raises OSError if another process has it."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -99,8 +174,10 @@ def to_disk(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def only_process(path: Path) -> Iterator[None]:
-    """A lock file, there while the process works in its folder; JaxlvError, with its number, where another one does."""
+def only_process(path: Path) -> Iterator[int]:
+    """Yields the handle of a lock file, which is there while the process works in its folder; raises JaxlvError, with its
+    number, if another process does.
+    """
     path = Path(path)
     while True:
         with path.open("a+", encoding="utf-8") as file:
@@ -111,16 +188,63 @@ def only_process(path: Path) -> Iterator[None]:
                 pid = file.read(20).strip() or "unknown"
                 what = f"another process works here (pid {pid})"
                 raise JaxlvError(what, where=path.parent, hint="wait for it to end") from None
-            if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            if not is_at(path, file.fileno()):
                 continue  # removed by the process that held it, between opening and locking
             file.truncate(0)
             file.write(f"{os.getpid()}\n")
             file.flush()
             try:
-                yield
+                yield file.fileno()
             finally:
-                path.unlink(missing_ok=True)
+                if is_at(path, file.fileno()):  # else it is the lock of another process, in another folder of that name
+                    path.unlink(missing_ok=True)
             return
+
+
+def is_at(path: Path, handle: int) -> bool:
+    """Whether `path` is the file or folder that is open as `handle`: it may have been removed, renamed or replaced."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(handle))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+class Watched:
+    """Files and folders that must stay where they are while a process works with them: use it with `with`.
+
+    They are held open: as long as that lasts, the system gives their numbers to no other file.
+    """
+
+    def __init__(self) -> None:
+        self._handles: dict[Path, int] = {}
+        self._opened = contextlib.ExitStack()
+
+    def add(self, path: Path, handle: int | None = None) -> None:
+        """Watch a path, open as `handle` or opened here; raises JaxlvError if it is gone already."""
+        if handle is None:
+            try:
+                handle = os.open(path, os.O_RDONLY)
+            except (FileNotFoundError, NotADirectoryError):
+                raise _gone(path) from None
+            self._opened.callback(os.close, handle)
+        self._handles[Path(path)] = handle
+
+    def check(self) -> None:
+        """Raises JaxlvError for the first path that is not what it was."""
+        for path, handle in self._handles.items():
+            if not is_at(path, handle):
+                raise _gone(path)
+
+    def __enter__(self) -> Watched:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
+
+
+def _gone(path: Path) -> JaxlvError:
+    hint = "nothing more is written there; if it was renamed, go on with its new name"
+    return JaxlvError("was removed, renamed or replaced while a process worked with it", where=path, hint=hint)
 
 
 # ----------------------------------------------------------------------------------------------------- sealed

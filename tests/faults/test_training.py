@@ -26,6 +26,7 @@ from jaxlv.runs.interrupts import Interrupted, Interrupts
 from jaxlv.runs.member import Job
 from jaxlv.runs.records import read_metrics
 from jaxlv.storage import files, lines
+from jaxlv.storage.files import Watched
 from tests.faults.conftest import LONG, assert_same, outcome
 from tests.test_tools import jaxlv, work  # noqa: F401
 
@@ -237,7 +238,7 @@ def test_30_a_signal_before_the_first_step_leaves_a_run_to_resume(small, tmp_pat
     inputs = sources.load_inputs(config)
     run.make_folder(config, tmp_path / "run", inputs, {})
     with pytest.raises(Interrupted, match="SIGTERM: before the first step; go on with --resume"):
-        training._Training([Job(config, tmp_path / "run", inputs)], training.Watch()).run(False, asked)
+        training._Training([Job(config, tmp_path / "run", inputs)], training.Watch()).run(False, asked, Watched())
     trained(config, tmp_path / "run", resume=True)
     trained(config, tmp_path / "whole")
     ours, whole = (run.load_run(tmp_path / name).tuned.variables["lora"] for name in ("run", "whole"))
