@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -31,12 +30,12 @@ from jaxlv.report import analyses as report
 from jaxlv.report import page
 from jaxlv.report.figures import svg
 from jaxlv.runs import run, sources
+from jaxlv.storage.files import new_folder, write_json
 from jaxlv.text.tokens import token_texts
 from jaxlv_tools.console import (
     Progress,
     add_protocol,
     describe,
-    fresh_folder,
     held_series,
     parse_ids,
     positive,
@@ -117,7 +116,7 @@ def with_headroom(forecaster: Forecaster, headroom: float | None) -> Forecaster:
 
 def write(out: Path, result: dict[str, Any], title: str) -> None:
     """analyses.json, the tables, the figures and the page."""
-    (out / "analyses.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_json(out / "analyses.json", result)
     for folder in ("tables", "figures"):
         (out / folder).mkdir()
     for name, frame in report.frames(result).items():
@@ -138,20 +137,20 @@ def main(options: argparse.Namespace) -> None:
     config = replace(finished.config.evaluate, **given)
     truth_of(chosen, config.context, config.horizon)  # says where the series are too short
     tuned = with_headroom(finished.tuned, options.headroom)
-    out = fresh_folder(options.out or finished.folder / "analyses")
-    with finished.metered() as forecasters:
-        chosen_scale = {name: with_headroom(forecaster, options.headroom) for name, forecaster in forecasters.items()}
-        found = analyse(finished, chosen_scale, chosen, data, config)
-    seen = finished.seen(chosen)
-    result = plain(
-        {
-            "protocol": {**protocol(chosen, config, tuned), "seen_in_training": seen},
-            **found,
-            "bill": finished.bill(),
-            "versions": versions(),
-        }
-    )
-    write(out, result, f"Analyses of {finished.folder.name}")
+    out, seen = options.out or finished.folder / "analyses", finished.seen(chosen)
+    with new_folder(out) as work:
+        with finished.metered() as forecasters:
+            chosen_scale = {name: with_headroom(forecaster, options.headroom) for name, forecaster in forecasters.items()}
+            found = analyse(finished, chosen_scale, chosen, data, config)
+        result = plain(
+            {
+                "protocol": {**protocol(chosen, config, tuned), "seen_in_training": seen},
+                **found,
+                "bill": finished.bill(),
+                "versions": versions(),
+            }
+        )
+        write(work, result, f"Analyses of {finished.folder.name}")
     print()
     print(report.summary(result))
     if len(seen):

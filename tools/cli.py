@@ -5,6 +5,10 @@ from __future__ import annotations
 import importlib
 import sys
 
+from jaxlv.errors import printable
+from jaxlv_tools import streams
+from jaxlv_tools.console import one_line
+
 VERBS = {
     "demo": "tune the embedded base, forecast, evaluate, and write a report page, in minutes",
     "simulate": "write simulated predator-prey series to a file",
@@ -36,15 +40,18 @@ def usage() -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the verb that the arguments name."""
+    streams.protect()
     arguments = sys.argv[1:] if argv is None else argv
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         return
     verb, *rest = arguments
     if verb not in VERBS:
-        print(f"jaxlv: no verb {verb!r}; expected one of {', '.join(VERBS)}", file=sys.stderr)
+        print(f"jaxlv: no verb '{printable(verb)}'; expected one of {', '.join(VERBS)}", file=sys.stderr)
         raise SystemExit(2)
-    importlib.import_module(f"jaxlv_tools.{verb}").main(rest)
+    with one_line():
+        module = importlib.import_module(f"jaxlv_tools.{verb}")
+    module.main(rest)
 
 
 if __name__ == "__main__":

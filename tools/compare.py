@@ -31,7 +31,8 @@ from jaxlv.published.protocols import PROTOCOLS, Part, Protocol, test_series
 from jaxlv.report import comparison
 from jaxlv.report.reported import entry
 from jaxlv.runs import billing, run
-from jaxlv_tools.console import describe, fresh_folder, program, versions
+from jaxlv.storage.files import remove_unfinished, write_json, write_text
+from jaxlv_tools.console import begun_folder, describe, program, versions
 from jaxlv_tools.parts import baseline_rows, draw, drawings, forecast_part
 from jaxlv_tools.train import train
 
@@ -120,8 +121,8 @@ def main(options: argparse.Namespace) -> None:
         test_series(
             PROTOCOLS[name], PROTOCOLS[name].parts[0], data
         )  # another data set is refused before anything is trained
-    out = options.out if options.resume and (options.out / "parts").is_dir() else fresh_folder(options.out)
-    (out / "parts").mkdir(exist_ok=True)
+    out, resume = options.out, begun_folder(options.out, "parts", options.resume)
+    remove_unfinished(out / "runs")
     result: dict[str, Any] = {"data": Path(options.data).name, "data_sha256": data.source.get("sha256"), "protocols": {}}
     for name in names:
         protocol, parts = PROTOCOLS[name], {}
@@ -132,7 +133,7 @@ def main(options: argparse.Namespace) -> None:
                 continue
             if part.scale not in runs:
                 folder = out / "runs" / "-".join(filter(None, [name, part.scale]))
-                runs[part.scale] = given or tuned_run(protocol, config, part.scale, data, folder, options.resume)
+                runs[part.scale] = given or tuned_run(protocol, config, part.scale, data, folder, resume)
             finished = runs[part.scale]
             chosen = test_series(protocol, part, data)
             chosen = chosen.select(chosen.ids_N[: options.max_series])
@@ -145,7 +146,7 @@ def main(options: argparse.Namespace) -> None:
                 with finished.metered() as forecasters:
                     used = {n: f for n, f in forecasters.items() if n == "tuned" or not options.tuned_only}
                     tree = measure(part, chosen, used, finished, out)
-                kept.write_text(json.dumps(tree) + "\n", encoding="utf-8")
+                write_json(kept, tree, indent=None)
             parts[part.name] = json.loads(kept.read_text(encoding="utf-8"))
             print(f"\n{comparison.format_part(parts[part.name])}\n", flush=True)
         result["protocols"][name] = {
@@ -156,9 +157,9 @@ def main(options: argparse.Namespace) -> None:
             "run": None if given is None else options.run.name,
         }
     result |= {"base": base_cost((given.config if given else config).model.path), "versions": versions()}
-    (out / COMPARE).write_text(json.dumps(plain(result), indent=1) + "\n", encoding="utf-8")
+    write_json(out / COMPARE, plain(result))
     comparison.write_page(out / "report.html", result, drawings(out / "parts"))
-    (out / "compare.txt").write_text(comparison.format_text(result), encoding="utf-8")
+    write_text(out / "compare.txt", comparison.format_text(result))
     print(f"{comparison.format_overview(result)}\n\n{comparison.format_bill(result)}")
     print(f"figures: {out / COMPARE}\nreport:  {out / 'report.html'}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import functools
 import os
@@ -11,66 +12,108 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jaxlv.errors import JaxlvError, JaxlvWarning
-from jaxlv.runs.interrupts import Interrupted
+from jaxlv.errors import JaxlvError, JaxlvWarning, printable
+from jaxlv.runs.interrupts import Interrupted, Stopped, Stops
+from jaxlv.storage.files import new_folder, remove_unfinished
+from jaxlv_tools import streams
 
 PACKAGES = ("jaxlv", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "safetensors", "tokenizers", "diffrax")
 
 
-def program(arguments: Callable[[], argparse.ArgumentParser]) -> Callable:
-    """Turn `main(options)` into a program `main(argv=None)`: parses, runs, and prints an error as one line."""
+def program(arguments: Callable[[], argparse.ArgumentParser], prints: bool = False) -> Callable:
+    """Turn `main(options)` into a program `main(argv=None)`: parses, runs, and prints an error as one line. One that only
+    `prints` fails if standard output cannot be written; others have their results in files.
+    """
 
     def decorate(main: Callable[[argparse.Namespace], Any]) -> Callable[[list[str] | None], Any]:
         @functools.wraps(main)
         def run(argv: list[str] | None = None) -> Any:
+            streams.protect()
             parser = arguments()
             parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
             options = parser.parse_args(argv)
-            keep_compiled_programs()
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("always", JaxlvWarning)
-                    warnings.showwarning = functools.partial(_show_warning, warnings.showwarning)
-                    return main(options)
-            except KeyboardInterrupt:
-                print("jaxlv: interrupted", file=sys.stderr)
-                raise SystemExit(130) from None
-            except Interrupted as stop:
-                print(f"jaxlv: {stop}", file=sys.stderr)
-                raise SystemExit(stop.code) from None
-            except (JaxlvError, OSError) as fault:
-                if options.debug:
-                    raise
-                print(f"jaxlv: {_in_one_line(fault)}", file=sys.stderr)
-                raise SystemExit(2) from None
-            except Exception as fault:
-                if options.debug:
-                    raise
-                print(f"jaxlv: {_no_device() or _unforeseen(fault)}", file=sys.stderr)
-                raise SystemExit(1) from None
+            with one_line(options):
+                keep_compiled_programs()
+                found = main(options)
+                _check_printed(prints)
+                return found
 
         return run
 
     return decorate
 
 
-def _in_one_line(fault: Exception) -> str:
-    """An error as a line; of the operating system's, the file and what to do."""
-    if not isinstance(fault, OSError):
-        return str(fault)
-    reason = fault.strerror or str(fault) or type(fault).__name__
+@contextlib.contextmanager
+def one_line(options: argparse.Namespace | None = None) -> Iterator[None]:
+    """Whatever ends the body, be it an error, a signal, or a panic of an extension, becomes one line and SystemExit; --debug
+    lets it through. JaxlvWarnings are one line each.
+    """
+    try:
+        with Stops(), warnings.catch_warnings(), _plain_warnings():
+            yield
+    except (SystemExit, GeneratorExit):
+        raise
+    except BaseException as fault:
+        code, line = _told(fault, options)
+        if getattr(options, "debug", False) and code in (1, 2):
+            raise
+        print(f"jaxlv: {line}", file=sys.stderr)
+        raise SystemExit(code) from None
+
+
+def _told(fault: BaseException, options: argparse.Namespace | None) -> tuple[int, str]:
+    """(exit code, line) of what ended a program: 2 for what its user can mend, 1 for what should not have happened."""
+    if isinstance(fault, Interrupted):
+        return fault.code, str(fault)
+    if isinstance(fault, KeyboardInterrupt):
+        stop = fault if isinstance(fault, Stopped) else Stopped()
+        return stop.code, f"{stop}: stopped; nothing half done is left{_way_on(options)}"
+    if isinstance(fault, JaxlvError):
+        return 2, str(fault)
+    if isinstance(fault, OSError):
+        return 2, _of_the_system(fault)
+    if isinstance(fault, MemoryError) or "RESOURCE_EXHAUSTED" in str(fault):
+        hint = "take fewer series, samples or tokens at a time, or a shorter type"
+        return 2, f"out of memory ({printable(fault) or 'no more is to be had'}); {hint}"
+    unforeseen = f"unforeseen {type(fault).__name__}: {printable(fault)}"
+    return 1, _no_device() or f"{unforeseen}; please report it with the traceback that --debug shows"
+
+
+def _way_on(options: argparse.Namespace | None) -> str:
+    """What to do after a program was stopped: what has --resume keeps what it had finished."""
+    return "; go on with --resume" if options is not None and _begun(options) else ""
+
+
+def _begun(options: argparse.Namespace) -> bool:
+    out = getattr(options, "out", None)
+    return hasattr(options, "resume") and out is not None and out.is_dir() and any(out.iterdir())
+
+
+def _of_the_system(fault: OSError) -> str:
+    """An error of the operating system as a line: the file, and what to do."""
+    reason = printable(fault.strerror or fault) or type(fault).__name__
     hints = {errno.ENOSPC: "free some space", errno.EROFS: "choose another folder", errno.EACCES: "check its permissions"}
     hint = f"; {hints[fault.errno]}" if fault.errno in hints else ""
-    return f"{fault.filename + ': ' if fault.filename else ''}{reason}{hint}"
+    return f"{printable(fault.filename) + ': ' if fault.filename else ''}{reason}{hint}"
+
+
+def _check_printed(needed: bool) -> None:
+    """Raises OSError if what was `needed` could not be printed; says that it is lost otherwise."""
+    fault = streams.lost()
+    if fault is None:
+        return
+    if needed:
+        raise OSError(fault.errno, fault.strerror, "standard output")
+    print(f"jaxlv: note: what was printed is lost ({fault.strerror})", file=sys.stderr)
 
 
 def _no_device() -> str:
-    """Where the platform that JAX_PLATFORMS asks for has no device, that in a line: no other one is taken in its place."""
+    """If the platform that JAX_PLATFORMS asks for has no device, that in a line: no other one is taken in its place."""
     import jax
 
     wanted = os.environ.get("JAX_PLATFORMS")
@@ -78,22 +121,30 @@ def _no_device() -> str:
         jax.devices()
     except Exception:  # a RuntimeError, or an assertion of JAX's own
         extra = 'pip install "jaxlv[cuda12]" or "jaxlv[cuda13]", or ' if wanted and "cuda" in wanted else ""
-        return f"no device of JAX_PLATFORMS={wanted}; {extra}unset JAX_PLATFORMS"
+        return printable(f"no device of JAX_PLATFORMS={wanted}; {extra}unset JAX_PLATFORMS")
     return ""
 
 
-def _unforeseen(fault: Exception) -> str:
-    """An error that should have been one of the project's own."""
-    reason = " ".join(str(fault).split())[:300]
-    return f"unforeseen {type(fault).__name__}: {reason}; please report it with the traceback that --debug shows"
+@contextlib.contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Warnings as one line each: a JaxlvWarning as a note, any other one with the name of its kind."""
+    others, formatted = warnings.showwarning, warnings.formatwarning
 
+    def show(message: Any, category: type[Warning], *more: Any, **named: Any) -> None:
+        if issubclass(category, JaxlvWarning):
+            print(f"jaxlv: note: {message}", file=sys.stderr)
+        else:
+            others(message, category, *more, **named)
 
-def _show_warning(others: Callable[..., None], message: Any, category: type[Warning], *more: Any, **named: Any) -> None:
-    """Print a JaxlvWarning as a line; any other warning as it would be."""
-    if issubclass(category, JaxlvWarning):
-        print(f"jaxlv: note: {message}", file=sys.stderr)
-    else:
-        others(message, category, *more, **named)
+    def line(message: Any, category: type[Warning], *_: Any, **__: Any) -> str:
+        return f"jaxlv: {category.__name__}: {printable(message)}\n"
+
+    warnings.simplefilter("always", JaxlvWarning)
+    warnings.showwarning, warnings.formatwarning = show, line
+    try:
+        yield
+    finally:
+        warnings.formatwarning = formatted
 
 
 def keep_compiled_programs() -> None:
@@ -197,7 +248,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the line and exit with code 2."""
-        self.exit(2, f"{self.prog}: {message}; {self.prog} --help tells the options\n")
+        self.exit(2, f"{self.prog}: {printable(message)}; {self.prog} --help tells the options\n")
 
 
 def describe(verb: str, text: str | None) -> argparse.ArgumentParser:
@@ -259,12 +310,20 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def fresh_folder(path: Path) -> Path:
-    """A folder to write to: created, or empty; a folder with files in it is left alone."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise JaxlvError("exists already", where=path, hint="choose another folder with --out")
-    path.mkdir(parents=True, exist_ok=True)
-    return path
+def begun_folder(path: Path, part: str, resume: bool) -> bool:
+    """Whether `path` was begun before, and goes on because of `resume`: then what killed processes left in it is removed.
+
+    Else it is made, with an empty folder `part`, by which it is known again. Raises JaxlvError if it is there.
+    """
+    if resume and (path / part).is_dir():
+        remove_unfinished(path)
+        remove_unfinished(path / part)
+        return True
+    if not resume and (path / part).is_dir():
+        raise JaxlvError("exists already", where=path, hint="choose another folder with --out, or go on with --resume")
+    with new_folder(path) as work:
+        (work / part).mkdir()
+    return False
 
 
 def held_series(finished: Any, data: Any) -> Any:

@@ -2,22 +2,27 @@
 
     jaxlv demo [--out runs/demo]
 
-Reads the course's data set where JAXLV_SHARED or ../shared has it, and simulates series otherwise. About five minutes on
-two cores; --out gets the run folder, metrics.json and report.html.
+Reads the course's data set if JAXLV_SHARED or ../shared has it, and simulates series otherwise. About five minutes on
+two cores; --out gets the run folder, metrics.json and report.html, as a whole: an earlier demo stays until then, and one
+that is interrupted begins anew.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
-import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jaxlv_configs
-from jaxlv.config import config_tree, load_config
+from jaxlv.config import RunConfig, config_tree, load_config
 from jaxlv.errors import JaxlvError
 from jaxlv.runs import run, sources
+from jaxlv.runs.interrupts import Interrupted, Stopped
+from jaxlv.storage.files import new_folder
 from jaxlv_tools.console import describe, program
 from jaxlv_tools.evaluate import evaluate_to, show
 from jaxlv_tools.train import train
@@ -50,28 +55,31 @@ def main(options: argparse.Namespace) -> None:
     config = load_config(Path(jaxlv_configs.__path__[0]) / "demo.toml", overrides)
     print(f"data: {data or f'{config.data.simulate} series simulated by preset {config.data.preset}'}")
     _check_place(options.out)
-    inputs = sources.load_inputs(config)  # what is wrong with them shows before an old demo goes
-    shutil.rmtree(options.out, ignore_errors=True)
-    try:
-        train(config, options.out, inputs=inputs)
-    finally:
-        if options.out.is_dir():
-            (options.out / MARK).touch()
-    finished = run.load_run(options.out)
-    series_set = sources.load_series(config, options.out)
-    chosen = series_set.select(sources.split_series(config, series_set).test[: config.evaluate.series or None])
-    with finished.metered() as forecasters:
-        measured = evaluate_to(
-            options.out,
-            forecasters,
-            chosen,
-            config.evaluate,
-            finished=finished,
-            title="jaxlv demo",
-            settings=config_tree(config),
-        )
+    inputs = sources.load_inputs(config)
+    with new_folder(options.out, replace=True) as work, _without_resume():
+        train(config, work, inputs=inputs)
+        (work / MARK).touch()
+        measured = measure(config, work)
     show(measured, options.out)
     print(f"took {time.monotonic() - began:.0f} s")
+
+
+def measure(config: RunConfig, folder: Path) -> dict[str, Any]:
+    """Evaluate the run in a folder on its test series, and leave metrics.json, report.html and the forecasts there."""
+    finished, series_set = run.load_run(folder), sources.load_series(config, folder)
+    chosen = series_set.select(sources.split_series(config, series_set).test[: config.evaluate.series or None])
+    named = {"title": "jaxlv demo", "settings": config_tree(config)}
+    with finished.metered() as forecasters:
+        return evaluate_to(folder, forecasters, chosen, config.evaluate, finished=finished, **named)
+
+
+@contextlib.contextmanager
+def _without_resume() -> Iterator[None]:
+    """A demo that is asked to end keeps nothing to go on from."""
+    try:
+        yield
+    except Interrupted as stop:
+        raise Stopped(stop.number) from None
 
 
 def _check_place(out: Path) -> None:

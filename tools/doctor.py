@@ -87,7 +87,7 @@ def step_products(config: RunConfig, architecture: ModelConfig) -> int:
     return billing.event_of(config).flops(architecture, "exact")
 
 
-@program(arguments)
+@program(arguments, prints=True)
 def main(options: argparse.Namespace) -> None:
     for name, version in versions().items():
         print(f"{name:<18} {version}")

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,13 +31,13 @@ from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.report import evaluation
 from jaxlv.report.figures.panels import panels
 from jaxlv.runs import run, sources
+from jaxlv.storage.files import new_folder, write_json
 from jaxlv_tools.bare import add_bare, bare_forecasters, open_subject
 from jaxlv_tools.console import (
     Progress,
     add_protocol,
     add_sampling,
     describe,
-    fresh_folder,
     held_series,
     parse_ids,
     parse_temperatures,
@@ -170,19 +169,19 @@ def evaluate_to(
 ) -> dict[str, Any]:
     """Evaluate, and leave metrics.json, report.html and the forecasts in `out`; the metrics."""
     fitted = fitted or Fitted(forecasters)
-    bars: dict[str, Progress] = {}
+    with contextlib.ExitStack() as bars:
+        shown_as: dict[str, Progress] = {}
 
-    def on_batch(name: str, done: int) -> None:
-        if name not in bars:
-            bars[name] = Progress(f"forecast ({name})", len(chosen)).__enter__()
-        bars[name].update(done)
-        if done >= len(chosen):
-            bars[name].__exit__()
+        def on_batch(name: str, done: int) -> None:
+            if name not in shown_as:
+                bars.close()  # that of the model before
+                shown_as[name] = bars.enter_context(Progress(f"forecast ({name})", len(chosen)))
+            shown_as[name].update(done)
 
-    measured, forecasts = evaluate(fitted.forecasters, chosen, config, bands=fitted.bands, on_batch=on_batch)
+        measured, forecasts = evaluate(fitted.forecasters, chosen, config, bands=fitted.bands, on_batch=on_batch)
     measured["protocol"] |= fitted.protocol
     measured["protocol"]["seen_in_training"] = [] if seen is None else [int(i) for i in seen]
-    (out / "metrics.json").write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
+    write_json(out / "metrics.json", measured)
     for name, forecast in forecasts.items():
         forecast.write_csv(out / f"forecast_{name}.csv")
     shown = forecasts.get("tuned") or next(iter(forecasts.values()))
@@ -236,8 +235,10 @@ def main(options: argparse.Namespace) -> None:
     truth_of(chosen, protocol.context, protocol.horizon)  # says where the series are too short
     fits = options.choose_temperature or options.conformal
     validation = validation_series(finished, config, data, chosen) if fits else None
-    out = fresh_folder(options.out)
-    with finished.metered() if finished else contextlib.nullcontext(forecasters) as forecasters:
+    with (
+        new_folder(options.out) as out,
+        finished.metered() if finished else contextlib.nullcontext(forecasters) as forecasters,
+    ):
         forecasters = {name: forecaster.with_sampling(**sampling) for name, forecaster in forecasters.items()}
         fitted = None
         if validation is not None:

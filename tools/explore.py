@@ -10,7 +10,6 @@ that cannot be used, quality.csv says what is wrong with it. Less than a minute 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,10 @@ from jaxlv.published.protocols import DATA_SHA256 as COURSE
 from jaxlv.report import exploration as report
 from jaxlv.report.figures import exploration as figures
 from jaxlv.report.figures import svg
-from jaxlv_tools.console import Progress, describe, fresh_folder, parse_ids, positive, program, versions
+from jaxlv.storage.files import new_folder, write_json
+from jaxlv_tools.console import Progress, describe, parse_ids, positive, program, versions
 
+QUALITY = "quality.csv"  # the table of the checks
 STAGES = ("quality", "cycles", "regimes", "text", "windows", "figures")
 CHOICE = "The first two series of the file, and the first of every other regime by rule."
 
@@ -62,9 +63,15 @@ def usable(path: Path, out: Path) -> tuple[list[dict[str, Any]], SeriesSet]:
     try:
         return rows, series.load(path)
     except JaxlvError as fault:
-        pd.DataFrame(rows).to_csv(fresh_folder(out) / "quality.csv", index=False)
-        hint = "; ".join(filter(None, [fault.hint, f"the checks are in {out / 'quality.csv'}"]))
+        with new_folder(out, replace=is_refusal(out)) as work:
+            pd.DataFrame(rows).to_csv(work / QUALITY, index=False)
+        hint = "; ".join(filter(None, [fault.hint, f"the checks are in {out / QUALITY}"]))
         raise JaxlvError(fault.what, where=fault.where, expected=fault.expected, found=fault.found, hint=hint) from None
+
+
+def is_refusal(out: Path) -> bool:
+    """Whether a folder holds what `usable` leaves for a file that it refuses: it gives way to the next exploration."""
+    return out.is_dir() and [path.name for path in out.iterdir()] == [QUALITY]
 
 
 class Exploration:
@@ -178,7 +185,7 @@ def save(out: Path, result: dict[str, Any], drawings: dict[str, tuple[Any, str]]
     """Leave tables, figures, numbers and the page in a folder."""
     for name, rows in result["tables"].items():
         pd.DataFrame(rows).to_csv(out / f"{name.replace(' ', '_')}.csv", index=False)
-    (out / "exploration.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_json(out / "exploration.json", result)
     (out / "figures").mkdir()
     elements = {}
     for name, (drawing, label) in drawings.items():
@@ -197,14 +204,14 @@ def main(options: argparse.Namespace) -> None:
         bar.note(f"reading {options.data}")
         quality, data = usable(options.data, options.out)
         exploring = Exploration(data, quality, options)
-        fresh_folder(options.out)
-        for done, stage in enumerate(STAGES[1:-1], 1):
-            bar.note(stage)
-            getattr(exploring, stage)()
-            bar.update(done, stage)
-        bar.note("figures")
-        result = exploring.result()
-        save(options.out, result, exploring.drawings())
+        with new_folder(options.out, replace=is_refusal(options.out)) as out:
+            for done, stage in enumerate(STAGES[1:-1], 1):
+                bar.note(stage)
+                getattr(exploring, stage)()
+                bar.update(done, stage)
+            bar.note("figures")
+            result = exploring.result()
+            save(out, result, exploring.drawings())
         bar.update(len(STAGES), "done")
     print(f"\n{report.format_facts(result)}\n")
     print(f"tables, figures: {options.out}\nreport:          {options.out / 'report.html'}")

@@ -31,6 +31,7 @@ from jaxlv.flops import plan as plans
 from jaxlv.flops.family import architecture
 from jaxlv.flops.work import Train
 from jaxlv.runs import billing, sources
+from jaxlv.storage.files import new_file
 from jaxlv_tools.console import describe, positive, print_columns, program
 
 DEFAULT_CONVENTIONS = "coursework,xu,rai,mao,liu,exact"
@@ -73,7 +74,7 @@ def work_of(options: argparse.Namespace) -> Work:
     return Work(model, options.batch, options.length, options.rank, targets, options.head, train, kernel)
 
 
-@program(arguments)
+@program(arguments, prints=True)
 def main(options: argparse.Namespace) -> None:
     {"table": show_table, "plan": show_plan, "audit": show_audit}[options.verb](options)
 
@@ -133,7 +134,8 @@ def draw(work: Work, names: list[str], folder: Path) -> None:
         "length": costs.length_figure(work, every),
     }
     for name, figure in figures.items():
-        svg.save_png(figure, folder / f"{name}.png")
+        with new_file(folder / f"{name}.png") as place:
+            svg.save_png(figure, place)
         print(folder / f"{name}.png", file=sys.stderr)
 
 

@@ -10,22 +10,23 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 from dataclasses import replace
 from pathlib import Path
 
-from jaxlv.config import config_tree
+from jaxlv.config import RunConfig, config_tree
+from jaxlv.data.series import SeriesSet
+from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.report.figures import evaluation as figures
 from jaxlv.report.figures import svg
 from jaxlv.report.figures.panels import panels
 from jaxlv.runs import sources
+from jaxlv.storage.files import new_folder, write_json
 from jaxlv_tools.bare import add_bare, bare_forecasters, open_subject
 from jaxlv_tools.console import (
     Progress,
     add_protocol,
     add_sampling,
     describe,
-    fresh_folder,
     held_series,
     parse_ids,
     positive,
@@ -33,6 +34,8 @@ from jaxlv_tools.console import (
     sampling_of,
     versions,
 )  # fmt: skip
+
+Paid = contextlib.AbstractContextManager[dict[str, Forecaster]]
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -53,19 +56,24 @@ def arguments() -> argparse.ArgumentParser:
 def main(options: argparse.Namespace) -> None:
     finished, config, data = open_subject(options)
     if finished:
-        held, bare = held_series(finished, data), {}
+        held, paid = held_series(finished, data), finished.metered()
     else:
         held = sources.split_series(config, data).test
-        bare = bare_forecasters(config, options.subject, data, options)[1]
+        paid = contextlib.nullcontext(bare_forecasters(config, options.subject, data, options)[1])
     chosen = data.select(options.series if options.series is not None else held[:4])
-    out = fresh_folder(options.out)
+    with new_folder(options.out) as out:
+        valid_share = forecast_to(out, options, chosen, config, paid)
+    print(f"{options.out / 'forecast.csv'}: {len(chosen)} series, {valid_share:.0%} of the samples complete")
+
+
+def forecast_to(out: Path, options: argparse.Namespace, chosen: SeriesSet, config: RunConfig, paid: Paid) -> float:
+    """Forecast, and leave the table, the settings and the figures in `out`; the share of samples that are complete."""
     sampling = sampling_of(options)
     shown = replace(config.sampling, **sampling)
     print("sampling:", ", ".join(f"{key} {value}" for key, value in config_tree(shown).items()))
     protocol = config.evaluate
     settings = {name: getattr(options, name) or getattr(protocol, name) for name in ("context", "horizon", "samples")}
     seed = protocol.seed if options.seed is None else options.seed
-    paid = finished.metered() if finished else contextlib.nullcontext(bare)
     with Progress("forecast", len(chosen)) as progress, paid as forecasters:
         forecaster = forecasters["tuned" if "tuned" in forecasters else "untuned"].with_sampling(**sampling)
         more = {"seed": seed, "batch_series": min(8, len(chosen)), "on_batch": progress.update}
@@ -75,8 +83,8 @@ def main(options: argparse.Namespace) -> None:
             forecast = forecaster(chosen, **settings, **more)
     forecast.write_csv(out / "forecast.csv")
     record = {
-        "data": Path(data.source["path"]).name if "path" in data.source else "simulated series",
-        "data_sha256": data.source.get("sha256"),
+        "data": Path(chosen.source["path"]).name if "path" in chosen.source else "simulated series",
+        "data_sha256": chosen.source.get("sha256"),
         "series": [int(i) for i in forecast.ids_N],
         **settings,
         "reach": options.reach,
@@ -87,11 +95,11 @@ def main(options: argparse.Namespace) -> None:
         "stops": forecast.stops,
         "versions": versions(),
     }
-    (out / "settings.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_json(out / "settings.json", record)
     for panel in panels(forecast, chosen):
         svg.save_png(figures.forecast_figure(panel), out / f"series_{panel.series_id}.png")
         svg.save_png(figures.phase_figure(panel), out / f"series_{panel.series_id}_phase.png")
-    print(f"{out / 'forecast.csv'}: {len(chosen)} series, {forecast.valid_share:.0%} of the samples complete")
+    return forecast.valid_share
 
 
 if __name__ == "__main__":

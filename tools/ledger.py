@@ -42,7 +42,7 @@ def file_of(place: Path) -> Path:
     return place / run.LEDGER if place.is_dir() else place
 
 
-@program(arguments)
+@program(arguments, prints=True)
 def main(options: argparse.Namespace) -> None:
     {"show": show, "verify": verify}[options.verb](options)
 

@@ -35,9 +35,10 @@ from jaxlv.flops import Work, count
 from jaxlv.lora import overlay
 from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
-from jaxlv.model.weights import count_params, save_pretrained
+from jaxlv.model.weights import count_params, write_pretrained
 from jaxlv.runs.checkpoint import Checkpoints
 from jaxlv.steps.train import fit, init_state, make_optimizer, make_train_step, make_validation_step
+from jaxlv.storage.files import new_file, new_folder, write_json, write_text
 from jaxlv.text.codec import SYMBOLS, Codec
 from jaxlv.text.tokens import Alphabet, Windows, load_alphabet, stack, window
 from jaxlv_tools.console import Progress, describe, program, versions
@@ -131,8 +132,9 @@ def simulated(config: Simulated, seed: int, folder: Path, note: Callable[[str], 
             parts = pool.map(lambda name: simulate(config, name, seed), config.shares)
             for name, values_NTV in zip(config.shares, parts, strict=True):
                 note(f"simulated {len(values_NTV):,} series of {name}")
-                np.save(folder / f"{name}.npy", values_NTV)
-        settings.write_text(record, encoding="utf-8")
+                with new_file(folder / f"{name}.npy") as place:
+                    np.save(place, values_NTV)
+        write_text(settings, record)
     return stored(config, folder)
 
 
@@ -226,7 +228,7 @@ def write_tokenizer(folder: Path) -> None:
     tokenizer.decoder = decoders.Fuse()
     tokenizer.add_special_tokens(list(SPECIAL))
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
+    write_text(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": SPECIAL[1],
@@ -234,7 +236,7 @@ def write_tokenizer(folder: Path) -> None:
         "unk_token": SPECIAL[2],
         "clean_up_tokenization_spaces": False,
     }
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "tokenizer_config.json", settings, indent=2)
 
 
 def architecture(config: BaseConfig) -> ModelConfig:
@@ -296,7 +298,7 @@ def train(
             curve.append({"step": step, "validation_nats_per_token": round(nats, 5)})
             progress.note(f"step {step}: validation {nats:.4f} nats per token")
             checkpoints.save(step, state)
-            curve_path.write_text("".join(json.dumps(row) + "\n" for row in curve), encoding="utf-8")
+            write_text(curve_path, "".join(json.dumps(row) + "\n" for row in curve))
 
         state = fit(train_step, state, frozen, batches, config.steps, progress.step, on_state)
     return model, overlay.join(state.trained, frozen)["params"], curve
@@ -358,7 +360,6 @@ def main(options: argparse.Namespace) -> None:
     with Progress("base", config.steps) as progress:
         series = options.series or work / "series"
         model, params, curve = train(config, work, series, options.workers, options.resume, progress)
-    save_pretrained(options.out, model, params, work / "tokenizer")
     record = {
         "parameters": count_params(model),
         **cost(config),
@@ -366,7 +367,9 @@ def main(options: argparse.Namespace) -> None:
         "curve": curve,
         "versions": versions(),
     }
-    (options.out / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    with new_folder(options.out) as folder:
+        write_pretrained(folder, model, params, work / "tokenizer")
+        write_json(folder / "training.json", record)
     print(
         f"saved {options.out}: {record['parameters']:,} parameters, {curve[-1]['validation_nats_per_token']} nats per token"
     )

@@ -20,6 +20,7 @@ from jaxlv.report.figures import evaluation as figures
 from jaxlv.report.figures import svg
 from jaxlv.report.figures.panels import panels
 from jaxlv.report.reported import spans
+from jaxlv.storage.files import new_file, write_text
 from jaxlv.text.codec import TOP
 from jaxlv_tools.console import Progress
 
@@ -63,9 +64,10 @@ def draw(part: Part, chosen: SeriesSet, forecast: Forecast, errors: Mapping[str,
     panel = panels(forecast, chosen)[order[len(order) // 2]]
     if part.drawn:
         panel = replace(panel, top=("top of mao's scale", TOP * MAO_ALPHA))
-    svg.save_png(figures.forecast_figure(panel), out / f"{part.name}.png")
+    with new_file(out / f"{part.name}.png") as place:
+        svg.save_png(figures.forecast_figure(panel), place)
     label = f"Forecast of series {panel.series_id}, the one of {words}"
-    (out / "parts" / f"{part.name}.svg").write_text(svg.to_svg(figures.forecast_figure(panel), label), encoding="utf-8")
+    write_text(out / "parts" / f"{part.name}.svg", svg.to_svg(figures.forecast_figure(panel), label))
     return label
 
 

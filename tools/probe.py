@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -36,10 +35,11 @@ from jaxlv.model.config import ModelConfig
 from jaxlv.model.weights import base_of
 from jaxlv.report import probe
 from jaxlv.runs import run, sources
+from jaxlv.storage.files import new_folder, write_json
 from jaxlv.text.codec import Codec
 from jaxlv.text.language import Language, generation_defaults, load_language
 from jaxlv_tools.bare import model_name
-from jaxlv_tools.console import Progress, add_sampling, describe, fresh_folder, positive, program, sampling_of, versions
+from jaxlv_tools.console import Progress, add_sampling, describe, positive, program, sampling_of, versions
 
 GREEDY = SamplingConfig(temperature=0.0, grammar=False)
 
@@ -141,7 +141,7 @@ def measure(forecasters: dict[str, Forecaster], text: Text, options: argparse.Na
 
 def write(out: Path, result: dict[str, Any]) -> None:
     """Leave probe.json, probe.csv (a row for each prompt and model) and report.html in a folder."""
-    (out / "probe.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(out / "probe.json", result, ensure_ascii=False)
     rows = [
         {"prompt": entry["prompt"], "expected": entry["expected"], "model": name, **answer}
         for entry in result["prompts"]
@@ -165,8 +165,10 @@ def main(options: argparse.Namespace) -> None:
     if options.text:
         positions = shape.max_position_embeddings
         text = text_windows(language, read_utf8(options.text), options.window, options.stride, positions)
-    with models(options, config, is_run) as found:
-        out = fresh_folder(options.out) if options.out else None
+    with (
+        new_folder(options.out) if options.out else contextlib.nullcontext() as out,
+        models(options, config, is_run) as found,
+    ):
         print(f"sampling: {probe.sampling_words(config_tree(sampling))}; at most {options.max_new_tokens} tokens")
         forecasters = {name: replace(forecaster, sampling=sampling) for name, forecaster in found.items()}
         meter = next(iter(forecasters.values())).meter
@@ -189,9 +191,10 @@ def main(options: argparse.Namespace) -> None:
                 "versions": versions(),
             }
         )  # fmt: skip
-    print(f"\n{probe.format_answers(result)}\n\n{probe.summary(result)}")
-    if out:
-        write(out, result)
+        print(f"\n{probe.format_answers(result)}\n\n{probe.summary(result)}")
+        if out:
+            write(out, result)
+    if out := options.out:
         print(f"answers: {out / 'probe.json'}, {out / 'probe.csv'}\nreport:  {out / 'report.html'}")
 
 

@@ -48,7 +48,7 @@ from jaxlv.report.reported import entry as part_entry
 from jaxlv.runs import billing, run, sources, sweep, validation
 from jaxlv.runs.sweep import Cell
 from jaxlv_tools import beside, parts
-from jaxlv_tools.console import describe, fresh_folder, print_columns, program, versions
+from jaxlv_tools.console import begun_folder, describe, print_columns, program, versions
 from jaxlv_tools.flops import measured_rate
 from jaxlv_tools.sweep import show, train
 
@@ -400,9 +400,8 @@ def main(options: argparse.Namespace) -> None:
             raise JaxlvError("is needed", where=f"--{name}", hint="or --plan, to see what it will cost")
     data = series.load(options.data)
     work.series_of(work.parts[0], data)  # another data set is refused before anything is trained
-    goes_on = options.resume and (work.out / STAGE_FILES).is_dir()
-    out = work.out if goes_on else fresh_folder(work.out)
-    (out / STAGE_FILES).mkdir(exist_ok=True)
+    out = work.out
+    begun_folder(out, STAGE_FILES, options.resume)
     known: list[Cell] = []
     for stage in work.stages:
         if stage.name in wanted and not work.result(stage.name):

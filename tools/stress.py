@@ -4,14 +4,14 @@
     jaxlv stress embedded --data FILE --groups noise,context --max-series 16 --samples 4 --out DIR
 
 DIR gets stress.json (every row of every condition, and its series) and report.html. The series are the run's test series,
-as `jaxlv evaluate` takes them, or simulated ones. On two cores all groups take about half an hour.
+as `jaxlv evaluate` takes them, or simulated ones. On two cores all groups take about half an hour. DIR is written in the
+end, as a whole: one that is interrupted begins anew.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,13 @@ from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.forecasting.robustness import GROUPS, Condition
 from jaxlv.report import stress
 from jaxlv.runs import sources
+from jaxlv.storage.files import new_folder, write_json
 from jaxlv.text.codec import TOP
 from jaxlv_tools.bare import bare_forecasters, open_subject
 from jaxlv_tools.console import (
     Progress,
     add_protocol,
     describe,
-    fresh_folder,
     held_series,
     parse_ids,
     program,
@@ -90,32 +90,32 @@ def main(options: argparse.Namespace) -> None:
     samples, seed = options.samples or SAMPLES, protocol.seed if options.seed is None else options.seed
     truth_of(held, context, horizon)  # says where the series are too short
     bare = {} if finished else bare_forecasters(config, options.subject, data)[1]
-    out = fresh_folder(options.out)
     conditions = [c for name in names for c in GROUPS[name](held, options.max_series, context, horizon, seed)]
     if not conditions:
         raise JaxlvError("no condition of these groups fits the series", where="--groups", found=options.groups)
     entries = []
     with (
+        new_folder(options.out) as out,
         finished.metered() if finished else contextlib.nullcontext(bare) as forecasters,
         Progress("stress", len(conditions)) as bar,
     ):
         for done, condition in enumerate(conditions, 1):
             entries.append(measure(condition, forecasters, samples, seed, protocol.batch_series))
             bar.update(done, f"{condition.group} {condition.level}")
-    result = plain(
-        {
-            "data": Path(data.source["path"]).name if "path" in data.source else "simulated series",
-            "data_sha256": data.source.get("sha256"),
-            "seen_in_training": [] if finished is None else finished.seen(held),
-            "units": {"mae": "raw units"},
-            "conditions": entries,
-            "versions": versions(),
-        }
-    )
-    (out / "stress.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    stress.write_page(out / "report.html", result)
+        result = plain(
+            {
+                "data": Path(data.source["path"]).name if "path" in data.source else "simulated series",
+                "data_sha256": data.source.get("sha256"),
+                "seen_in_training": [] if finished is None else finished.seen(held),
+                "units": {"mae": "raw units"},
+                "conditions": entries,
+                "versions": versions(),
+            }
+        )
+        write_json(out / "stress.json", result)
+        stress.write_page(out / "report.html", result)
     print(stress.format_tables(result))
-    print(f"figures: {out / 'stress.json'}\nreport:  {out / 'report.html'}")
+    print(f"figures: {options.out / 'stress.json'}\nreport:  {options.out / 'report.html'}")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ from jaxlv.config import GRID, STAGE, RunConfig, build_config, override, read_tr
 from jaxlv.errors import JaxlvError
 from jaxlv.report import page, sweeps
 from jaxlv.runs import run, search, sweep, training
-from jaxlv_tools.console import Progress, describe, fresh_folder, positive, print_columns, program, versions
+from jaxlv.storage.files import new_file
+from jaxlv_tools.console import Progress, begun_folder, describe, positive, print_columns, program, versions
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -91,9 +92,8 @@ def main(options: argparse.Namespace) -> None:
             "a grid or a search, not both and not neither", where="--grid, --search", found=f"{axes} and {space}"
         )
     rule = options.choose or ("forecast_mae" if config.train.select == "forecast" else "validation_loss")
-    known = options.resume and (options.out / sweep.RUNS).is_dir()
     found = sweep.cells(config, list(sweep.grid(axes, skip))) if axes else []
-    out = options.out if known else fresh_folder(options.out)
+    out, known = options.out, begun_folder(options.out, sweep.RUNS, options.resume)
     if axes:
         if config.budget.flops:
             found = sweep.with_ledger(found, f"../../{run.LEDGER}")
@@ -105,7 +105,8 @@ def main(options: argparse.Namespace) -> None:
     result = {"config": options.config.name, "rule": rule, "best": best["name"], "runs": outcomes, "versions": versions()}
     sweep.write_result(out / sweep.RESULT, result)
     flat = [{**one["settings"], **{k: v for k, v in one.items() if not isinstance(v, (dict, list))}} for one in outcomes]
-    pd.DataFrame(flat).to_csv(out / "sweep.csv", index=False)
+    with new_file(out / "sweep.csv") as place:
+        pd.DataFrame(flat).to_csv(place, index=False)
     page.write(out / "report.html", sweeps.page_of(result))
     show(outcomes, best["name"])
     print(f"best by {sweep.RULES[rule]}: {best['name']} ({best[rule]:.4g})")

@@ -20,7 +20,7 @@ class Interrupted(Exception):
     """A run was asked to end, and has saved its state; `code` is the exit status that its program should give."""
 
     def __init__(self, number: int, done: str):
-        self.code = SIGNALS[signal.Signals(number)]
+        self.number, self.code = number, SIGNALS[signal.Signals(number)]
         super().__init__(f"{signal.Signals(number).name}: {done}")
 
 

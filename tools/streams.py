@@ -1,0 +1,75 @@
+"""Standard input and output that cannot end a program: closed ones lead nowhere, and so do those that break while it works.
+
+A reader that goes away (`jaxlv train | head -1`), a terminal that closes, a full disk under `> log`: the work goes on, and
+its results are in its files. What could not be printed is lost; `lost` says why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import select
+import sys
+from typing import Any
+
+GONE = (errno.EPIPE, errno.EIO)  # the reader has left, or the terminal: nobody waits for what is printed
+
+
+class _Output(io.FileIO):
+    """An open file that takes everything: once something cannot be written, it leads nowhere."""
+
+    fault: OSError | None = None
+
+    def write(self, content: Any) -> int:
+        """Write what fits, waiting for a reader that is slow."""
+        while True:
+            try:
+                written = super().write(content)
+            except OSError as fault:
+                self.fault = self.fault or fault
+                with contextlib.suppress(OSError):
+                    nowhere = os.open(os.devnull, os.O_WRONLY)
+                    os.dup2(nowhere, self.fileno())
+                    os.close(nowhere)
+                return len(content)
+            if written is not None:
+                return written
+            select.select([], [self], [])  # it does not block
+
+
+def protect() -> None:
+    """Give the process standard streams that cannot fail. Called before anything is opened, so that no file gets one of the
+    numbers 0 to 2: what is printed would go there.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it gets the lowest free number, this one
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # it was closed when the program began
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (as long as the process lives)
+        elif stream is getattr(sys, f"__{name}__") and isinstance(stream, io.TextIOWrapper):  # else a caller put it there
+            setattr(sys, name, _protected(stream))
+
+
+def _protected(stream: io.TextIOWrapper) -> io.TextIOWrapper:
+    with contextlib.suppress(OSError):
+        stream.flush()
+    return io.TextIOWrapper(
+        io.BufferedWriter(_Output(stream.fileno(), "w", closefd=False)),
+        stream.encoding,
+        "backslashreplace",  # a character that the terminal does not know is no reason to stop
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
+
+
+def lost() -> OSError | None:
+    """Why standard output could not be written, if somebody may be waiting for it."""
+    sys.stdout.flush()
+    fault = getattr(getattr(getattr(sys.stdout, "buffer", None), "raw", None), "fault", None)
+    return fault if fault is not None and fault.errno not in GONE else None
