@@ -10,7 +10,6 @@ import jaxlv
 from jaxlv.data import series
 from jaxlv.errors import JaxlvError
 from jaxlv.forecasting.forecaster import Forecast
-from tests.test_tools import work  # noqa: F401
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +40,7 @@ def test_every_way_to_name_a_model_is_the_same_model(values):
         np.testing.assert_array_equal(other, found[0])
 
 
-def test_an_adapter_by_its_folder_or_as_an_overlay(work):  # noqa: F811
+def test_an_adapter_by_its_folder_or_as_an_overlay(work):
     data = series.load(work.data)
     model, params = jaxlv.load_pretrained(work.base)
     lora = jaxlv.load_adapter(work.run / "adapter", model)
@@ -55,7 +54,7 @@ def test_an_adapter_by_its_folder_or_as_an_overlay(work):  # noqa: F811
     np.testing.assert_array_equal(by_hand.samples_NSHV, by_run.samples_NSHV)
 
 
-def test_series_in_every_shape(values, work, tmp_path):  # noqa: F811
+def test_series_in_every_shape(values, work, tmp_path):
     data = series.load(work.data)
     tidy = pd.DataFrame(values.reshape(-1, 2), columns=["prey", "predator"])
     several = tidy.assign(series=np.repeat([4, 9], 12), time=np.tile(2.0 * np.arange(12), 2))

@@ -15,8 +15,8 @@ from jaxlv.errors import JaxlvError
 from jaxlv.lora import adapters, export, overlay
 from jaxlv.lora.adapters import Origin, load_adapter, save_peft
 from jaxlv.model import weights
+from tests.programs import done, jaxlv
 from tests.test_adapters import both, peft, theirs  # noqa: F401
-from tests.test_tools import done, jaxlv, work  # noqa: F401
 
 IDS_BT = np.random.default_rng(0).integers(0, 61, (2, 9))
 HEADS = ["frozen", "bias", "full"]
@@ -111,7 +111,7 @@ def test_42_a_folder_that_is_there_is_left_alone(random_model, random_lora, tmp_
 # ---------------------------------------------------------------------------------------------- programs
 
 
-def test_a_run_goes_to_peft_and_back(work, tmp_path):  # noqa: F811
+def test_a_run_goes_to_peft_and_back(work, tmp_path):
     name = f"owner/{work.base.name}"
     said = done("export", work.run, "--to", "peft", "--out", tmp_path / "adapter", "--base", name)
     assert "read back" in said and adapters.HEAD in said
@@ -131,7 +131,7 @@ def test_a_run_goes_to_peft_and_back(work, tmp_path):  # noqa: F811
     assert len({path.read_bytes() for path in rows}) == 1
 
 
-def test_a_run_begins_from_an_adapter(work, tmp_path):  # noqa: F811
+def test_a_run_begins_from_an_adapter(work, tmp_path):
     """Its rank and alpha are taken over; at a rate of nothing it stays what it was."""
     adapter = work.run / "adapter"
     change = ["--set", "train.steps=1", "--set", "optimizer.learning_rate=1e-30", "--set", "lora.rank=7"]
@@ -149,7 +149,7 @@ def test_a_run_begins_from_an_adapter(work, tmp_path):  # noqa: F811
     assert not (tmp_path / "other").exists()
 
 
-def test_a_resume_notices_another_adapter_to_begin_from(work, tmp_path):  # noqa: F811
+def test_a_resume_notices_another_adapter_to_begin_from(work, tmp_path):
     adapter = Path(shutil.copytree(work.run / "adapter", tmp_path / "adapter"))
     train = ["train", work.config, "--init-adapter", adapter, "--out", tmp_path / "run"]
     done(*train, "--set", "train.steps=1")
@@ -161,7 +161,7 @@ def test_a_resume_notices_another_adapter_to_begin_from(work, tmp_path):  # noqa
     assert outcome.code == 2 and "adapter in lora.init is not what the run began with" in outcome.err
 
 
-def test_merge_adds_adapters(work, random_lora, tmp_path):  # noqa: F811
+def test_merge_adds_adapters(work, random_lora, tmp_path):
     model, params = weights.load_pretrained(work.base)
     loras = [random_lora(params, seed=seed, rank=seed, head="frozen") for seed in (1, 2)]
     folders = [tmp_path / f"a{seed}" for seed in (1, 2)]
@@ -185,6 +185,6 @@ def test_merge_adds_adapters(work, random_lora, tmp_path):  # noqa: F811
     assert not (tmp_path / "no").exists()
 
 
-def test_an_adapter_is_for_a_bare_model(work, tmp_path):  # noqa: F811
+def test_an_adapter_is_for_a_bare_model(work, tmp_path):
     outcome = jaxlv("forecast", work.run, "--adapter", work.run / "adapter", "--out", tmp_path / "x")
     assert outcome.code == 2 and "a run has an adapter of its own" in outcome.err

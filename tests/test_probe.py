@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from test_report import Tree
-from test_tools import done, jaxlv
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2ForCausalLM
 
@@ -33,6 +32,7 @@ from jaxlv.text.codec import Codec
 from jaxlv.text.language import Language, generation_defaults, load_language
 from jaxlv.text.tokens import IGNORED, load_alphabet
 from jaxlv_tools import probe as program
+from tests.programs import done, jaxlv
 from tests.test_run import reseal
 
 QWEN, ROWS = "qwen2.5-0.5b-instruct", 151_936

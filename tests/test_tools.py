@@ -12,7 +12,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -25,84 +24,13 @@ from jaxlv.forecasting.baselines import BASELINES
 from jaxlv.runs import run, sources
 from jaxlv_tools import cli
 from jaxlv_tools import evaluate as evaluate_tool
+from tests.programs import PROTOCOL, Work, content, done, jaxlv
 
 ROOT = Path(__file__).resolve().parents[1]
-PROTOCOL = ["--context", "10", "--horizon", "3", "--samples", "2"]
 ROW = {
     "name", "mae", "mae_median", "mae_ci95", "mse", "mae_first_5", "mase", "crps", "coverage", "valid_share",
     "valid_share_unmasked",
 }  # fmt: skip
-CONFIG = """
-[data]
-path = "{data}"
-fractions = [0.5, 0.25, 0.25]
-
-[windows]
-length = 64
-context_steps = [8, 12]
-
-[model]
-path = "{base}"
-
-[train]
-steps = 100
-batch_size = 2
-validate_every = 2
-validation_windows = 2
-forecast_series = 1
-
-[evaluate]
-context = 10
-horizon = 3
-samples = 2
-batch_series = 2
-"""
-
-
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-def jaxlv(*arguments: object) -> Outcome:
-    """`jaxlv ARGUMENTS`, in this process."""
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            cli.main([str(argument) for argument in arguments])
-        except SystemExit as end:
-            code = int(end.code or 0)
-    return Outcome(code, out.getvalue(), err.getvalue())
-
-
-def done(*arguments: object) -> str:
-    """The output of a call that must succeed."""
-    outcome = jaxlv(*arguments)
-    assert (outcome.code, outcome.err) == (0, "")
-    return outcome.out
-
-
-class Work(NamedTuple):
-    """A folder in which a newcomer has simulated series and tuned a model on them."""
-
-    folder: Path
-    data: Path
-    config: Path
-    base: Path
-    run: Path
-    said: str
-
-
-@pytest.fixture(scope="module")
-def work(tiny_base, tmp_path_factory) -> Work:
-    folder = tmp_path_factory.mktemp("work")
-    data, config = folder / "series.h5", folder / "tiny.toml"
-    done("simulate", "--preset", "course", "--series", 12, "--steps", 20, "--stop", 38, "--seed", 3, "--out", data)
-    base = Path(shutil.copytree(tiny_base, folder / "base"))
-    config.write_text(CONFIG.format(data=data, base=base))
-    said = done("train", config, "--out", folder / "run", "--set", "train.steps=2", "--set", "lora.rank=2")
-    return Work(folder, data, config, base, folder / "run", said)
 
 
 @pytest.fixture(scope="module")
@@ -118,11 +46,6 @@ def evaluation(work) -> Path:
     options = ["--data", work.data, "--series", "0-3", *PROTOCOL, "--seed", 0, "--unmasked-samples", 2, "--out", out]
     done("evaluate", work.run, *options)
     return out
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    """Every file of a folder."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 # ------------------------------------------------------------------------------------------------------ --help
@@ -581,10 +504,3 @@ def test_bad_input_is_one_line_and_exit_code_2_and_nothing_is_written(case, work
 def test_debug_lets_the_error_through(work):
     with pytest.raises(JaxlvError, match="no such config file"):
         cli.main(["train", "no.toml", "--out", str(work.folder / "new"), "--debug"])
-
-
-def test_a_faulty_start_does_not_stand_in_the_way_of_the_next(work):
-    """An --out folder may have been made by then, but it is empty."""
-    out = work.folder / "second try"
-    assert jaxlv("forecast", work.run, "--context", 21, "--out", out).code == 2
-    done("forecast", work.run, "--series", "7,3", *PROTOCOL, "--out", out)

@@ -30,9 +30,10 @@ class MetricsLog:
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Append a record; `step` is one of its keys. Raises JaxlvError if the file is not what was written."""
+        found = self.path.stat().st_size if self.path.exists() else 0
+        if found != self._size:
+            raise JaxlvError("was removed or changed while a process wrote it", where=self.path)
         with self.path.open("ab") as file:
-            if file.tell() != self._size:
-                raise JaxlvError("was removed or changed while a process wrote it", where=self.path)
             self._size += file.write(lines.encode(record))
         values = {name: float(v) for name, v in record.items() if isinstance(v, (int, float)) and name != "step"}
         for sink in self.sinks:

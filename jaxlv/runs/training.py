@@ -93,8 +93,8 @@ def train_together(
     with contextlib.ExitStack() as opened:
         places = opened.enter_context(Watched())
         for job in jobs:
-            places.add(job.folder / LOCK, opened.enter_context(only_process(job.folder / LOCK)))
             places.add(job.folder)
+            places.add(job.folder / LOCK, opened.enter_context(only_process(job.folder / LOCK)))
             remove_unfinished(job.folder)
             check_intact(job.folder)
         asked = opened.enter_context(Interrupts(watch.note))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -108,3 +110,23 @@ def assert_same(folder: Path, whole: Path) -> int:
     found["records"] = {key: value for key, value in found["records"].items() if key in expected["records"]}
     assert found == expected
     return more
+
+
+@pytest.fixture
+def disk(tmp_path) -> Iterator[Path]:
+    """A file system of 8 MiB of its own."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", place], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"no file system of a fixed size: {mounted.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+def fill(disk: Path, leave: int) -> Path:
+    """Take what is free on a disk, but for some bytes."""
+    path, free = disk / "filler", os.statvfs(disk).f_bavail * os.statvfs(disk).f_bsize
+    with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
+        file.write(bytes(max(0, free - leave)))
+    return path

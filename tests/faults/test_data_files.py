@@ -14,7 +14,7 @@ import pytest
 from jaxlv.data import hdf5, series
 from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.text.codec import Codec
-from tests.test_tools import jaxlv, work  # noqa: F401
+from tests.programs import jaxlv
 
 VALUES = 1.0 + np.random.default_rng(0).random((4, 12, 2)).astype(np.float32)
 TIME = 2.0 * np.arange(12)
@@ -165,7 +165,7 @@ def test_5_every_real_type_is_read(tmp_path, dtype):
     np.testing.assert_array_equal(series.load(tmp_path / "x.h5").values_NTV, values.astype(float))
 
 
-def test_6_bad_series_may_be_left_out(tmp_path, work):  # noqa: F811
+def test_6_bad_series_may_be_left_out(tmp_path, work):
     h5(with_value(np.nan, 2, 3, 1))(tmp_path / "x.h5")
     with pytest.warns(JaxlvWarning, match=r"x\.h5: 1 of 4 series are left out: 2 \(NaN"):
         kept = series.load(tmp_path / "x.h5", drop=True)
@@ -183,7 +183,7 @@ def test_6_bad_series_may_be_left_out(tmp_path, work):  # noqa: F811
 
 
 @pytest.mark.parametrize("value", [0.0, 3.0])
-def test_8_a_series_without_a_scale(tmp_path, work, value):  # noqa: F811
+def test_8_a_series_without_a_scale(tmp_path, work, value):
     """Of zeros there is no scale; a constant that is not zero has one."""
     values = VALUES.copy()
     values[1, :, 0] = value
@@ -195,7 +195,7 @@ def test_8_a_series_without_a_scale(tmp_path, work, value):  # noqa: F811
         assert "series 1: variable 0 gives no scale; expected a positive value" in outcome.err
 
 
-def test_10_a_series_on_both_sides_of_the_split(tmp_path, work):  # noqa: F811
+def test_10_a_series_on_both_sides_of_the_split(tmp_path, work):
     held = series.load(work.data)
     values = held.values_NTV.copy()
     split = np.random.RandomState(42).permutation(len(values))
@@ -206,7 +206,7 @@ def test_10_a_series_on_both_sides_of_the_split(tmp_path, work):  # noqa: F811
     assert "same values" in outcome.err and str(split[-1]) in outcome.err and str(split[0]) in outcome.err
 
 
-def test_11_series_shorter_than_the_protocol(tmp_path, work):  # noqa: F811
+def test_11_series_shorter_than_the_protocol(tmp_path, work):
     h5()(tmp_path / "x.h5")
     options = ["--data", tmp_path / "x.h5", "--series", "0", "--context", 10, "--horizon", 5, "--samples", 1]
     outcome = jaxlv("evaluate", work.run, *options, "--out", tmp_path / "out")
@@ -214,7 +214,7 @@ def test_11_series_shorter_than_the_protocol(tmp_path, work):  # noqa: F811
 
 
 @pytest.mark.parametrize(("value", "message"), [(1e30, "more than 6 digits before the point"), (1e-12, "written as 0.00")])
-def test_12_values_that_the_text_cannot_hold(tmp_path, work, value, message):  # noqa: F811
+def test_12_values_that_the_text_cannot_hold(tmp_path, work, value, message):
     """Under a rule that does not look at the series; the default rule scales them into the text."""
     h5(VALUES.astype(float) * value)(tmp_path / "x.h5")
     options = ["--data", tmp_path / "x.h5", "--series", "0", "--context", 8, "--horizon", 2, "--samples", 1]
@@ -226,7 +226,7 @@ def test_12_values_that_the_text_cannot_hold(tmp_path, work, value, message):  #
     assert len(written) == len("0.00,0.00;") * len(values_TV)
 
 
-def test_15_another_file_than_that_of_the_training(tmp_path, work):  # noqa: F811
+def test_15_another_file_than_that_of_the_training(tmp_path, work):
     """Resuming on it is refused; measuring on it takes the series that the run has not seen, by their values."""
     shutil.copytree(work.run, tmp_path / "run")
     held = series.load(work.data)

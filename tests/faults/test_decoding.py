@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxlv.text.codec import Codec
-from tests.test_tools import jaxlv, work  # noqa: F401
+from tests.programs import jaxlv
 
 ALPHA = np.ones(2)
 GOOD = "1.00,2.00;3.00,4.00;"
@@ -40,12 +40,12 @@ def test_41_whatever_is_written_has_a_result(kind):
     np.testing.assert_array_equal(found.values_TV, np.array([[1, 2], [3, 4]])[:steps])
 
 
-def test_41_more_than_the_model_has_positions(work, tmp_path):  # noqa: F811
+def test_41_more_than_the_model_has_positions(work, tmp_path):
     outcome = jaxlv("forecast", work.run, "--horizon", 200, "--data", work.data, "--out", tmp_path / "out")
     assert outcome.code == 2 and "longer than the model's positions" in outcome.err
 
 
-def test_41_samples_that_break_off_are_counted(work, tmp_path):  # noqa: F811
+def test_41_samples_that_break_off_are_counted(work, tmp_path):
     """Without the grammar a random model writes no numbers: no exception, and the share of valid samples says so."""
     options = ["--data", work.data, "--series", "0,1", "--context", 8, "--horizon", 3, "--samples", 2, "--no-grammar"]
     outcome = jaxlv("forecast", work.run, *options, "--out", tmp_path / "out")

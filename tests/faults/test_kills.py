@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import random
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +15,7 @@ from jaxlv.runs import run
 from jaxlv.runs.checkpoint import Checkpoints
 from jaxlv.storage.files import SUFFIX
 from tests.faults.child import Child
-from tests.faults.conftest import LONG, assert_same
+from tests.faults.conftest import LONG, assert_same, fill
 
 KILLS = 100 if LONG else 8
 DISKS = 12 if LONG else 3
@@ -54,16 +51,23 @@ def test_29_killed_at_random_instants(subject, tmp_path):
     print(f"{kills} kills in {runs} runs, {within_a_save} of them within a save")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 0)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 0), (signal.SIGHUP, 129)]
+)
 def test_30_a_signal_saves_and_ends(subject, tmp_path, number, code):
     child = subject.train(tmp_path / "run", "--set", "train.steps=100000")
     child.wait_for("step 15:")
     child.send(number)
+    if number == signal.SIGHUP:  # a terminal that closes sends it twice, and a service manager another signal beside it
+        child.send(number)
+        child.send(signal.SIGTERM)
     assert child.end() == code, child.said
     name = signal.Signals(number).name
-    assert f"{name}: saving after this step; a second signal ends at once" in child.said
     last = child.said.strip().splitlines()[-1]
-    assert last.startswith(f"jaxlv: {name}: saved at step ") and last.endswith("go on with --resume")
+    assert " saved at step " in last and last.endswith("go on with --resume")
+    if number != signal.SIGHUP:
+        assert f"{name}: saving after this step; a second signal ends at once" in child.said
+        assert last.startswith(f"jaxlv: {name}: ")
     step = int(last.split("saved at step ")[1].split()[0])
     with Checkpoints(tmp_path / "run" / "checkpoints") as checkpoints:
         assert checkpoints.steps()[-1] == step
@@ -124,26 +128,6 @@ def test_36_a_second_process_in_a_run_folder_is_refused(subject, tmp_path):
 # -------------------------------------------------------------------------------------------- a full disk
 
 
-@pytest.fixture
-def disk(tmp_path) -> Iterator[Path]:
-    """A file system of 8 MiB of its own."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", place], capture_output=True, text=True)
-    if mounted.returncode:
-        pytest.skip(f"no file system of a fixed size: {mounted.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", "-l", place], check=True)
-
-
-def fill(disk: Path, leave: int) -> Path:
-    """Take what is free on a disk, but for some bytes."""
-    path, free = disk / "filler", os.statvfs(disk).f_bavail * os.statvfs(disk).f_bsize
-    with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
-        file.write(bytes(max(0, free - leave)))
-    return path
-
-
 @pytest.mark.parametrize("seed", range(DISKS))
 def test_31_a_disk_that_fills_up_while_training(subject, disk, seed):
     """Saves, logs and the ledger fail wherever the space ends; after it is free again the run comes to the same bits."""
@@ -186,7 +170,7 @@ def test_39_a_folder_that_cannot_be_written_to_is_named(subject, tmp_path):
     place.write_text("not a folder")
     child = subject.train(place / "run")
     assert child.end() == 2
-    assert f"{place}: is no folder" in child.said.splitlines()[-1] and "Traceback" not in child.said
+    assert f"{place}: is not a folder" in child.said.splitlines()[-1] and "Traceback" not in child.said
 
 
 def test_39_a_run_folder_is_left_alone_by_a_new_run(subject, tmp_path):

@@ -28,7 +28,7 @@ from jaxlv.runs.records import read_metrics
 from jaxlv.storage import files, lines
 from jaxlv.storage.files import Watched
 from tests.faults.conftest import LONG, assert_same, outcome
-from tests.test_tools import jaxlv, work  # noqa: F401
+from tests.programs import jaxlv
 
 TRANSIENT = {run.LOCK, run.SAVE}
 

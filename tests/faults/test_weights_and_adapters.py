@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 from jaxlv.errors import JaxlvError
 from jaxlv.lora import adapters
 from jaxlv.model import weights
-from tests.test_tools import jaxlv, work  # noqa: F401
+from tests.programs import jaxlv
 
 Q = "model.layers.0.self_attn.q_proj.weight"
 WEIGHTS = "model.safetensors"
@@ -166,7 +166,7 @@ def base(tiny_base, tmp_path) -> Path:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_weights_that_cannot_be_used(case, base, work, tmp_path):  # noqa: F811
+def test_weights_that_cannot_be_used(case, base, work, tmp_path):
     change, parts = CASES[case]
     change(base)
     outcome = jaxlv("train", work.config, "--set", f"model.path={base}", "--out", tmp_path / "out")
@@ -219,7 +219,7 @@ ADAPTERS: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("case", ADAPTERS)
 @pytest.mark.parametrize("verb", ["forecast", "train", "evaluate"])
-def test_adapters_that_cannot_be_used(case, verb, work, tmp_path):  # noqa: F811
+def test_adapters_that_cannot_be_used(case, verb, work, tmp_path):
     """None of them ends as the base model: there is an error, and no forecast."""
     settings, part = ADAPTERS[case]
     adapter = Path(shutil.copytree(work.run / "adapter", tmp_path / "adapter"))
@@ -233,14 +233,14 @@ def test_adapters_that_cannot_be_used(case, verb, work, tmp_path):  # noqa: F811
     assert f"jaxlv: {adapter}" in outcome.err and part in outcome.err
 
 
-def test_24_shapes_of_another_base(work, random_model, tmp_path):  # noqa: F811
+def test_24_shapes_of_another_base(work, random_model, tmp_path):
     weights.save_pretrained(tmp_path / "other", *random_model(vocab_size=32, hidden_size=64, head_dim=16))
     adapter = work.run / "adapter"
     outcome = jaxlv("forecast", tmp_path / "other", "--adapter", adapter, "--data", work.data, "--out", tmp_path / "out")
     assert outcome.code == 2 and "missing tensors" in outcome.err and "it was made for" in outcome.err
 
 
-def test_24_a_base_of_another_name_is_a_warning(work, tmp_path):  # noqa: F811
+def test_24_a_base_of_another_name_is_a_warning(work, tmp_path):
     adapter = Path(shutil.copytree(work.run / "adapter", tmp_path / "adapter"))
     raw = json.loads((adapter / adapters.CONFIG).read_text())
     (adapter / adapters.CONFIG).write_text(json.dumps(raw | {"base_model_name_or_path": "owner/another"}))
@@ -255,7 +255,7 @@ def test_24_a_base_of_another_name_is_a_warning(work, tmp_path):  # noqa: F811
         assert outcome.err == f"jaxlv: note: {adapter} was made for owner/another; it is laid over {work.base}\n"
 
 
-def test_25_an_adapter_that_changes_nothing(work, tmp_path):  # noqa: F811
+def test_25_an_adapter_that_changes_nothing(work, tmp_path):
     adapter = Path(shutil.copytree(work.run / "adapter", tmp_path / "adapter"))
     (adapter / adapters.HEAD).unlink()
     held = load_file(adapter / adapters.TENSORS)
@@ -275,7 +275,7 @@ def test_25_an_adapter_that_changes_nothing(work, tmp_path):  # noqa: F811
     ],
     ids=["not in the cache", "offline", "interrupted", "gated"],
 )
-def test_28_a_model_that_the_hub_does_not_give(monkeypatch, work, tmp_path, fault):  # noqa: F811
+def test_28_a_model_that_the_hub_does_not_give(monkeypatch, work, tmp_path, fault):
     def download(*_: Any, **__: Any) -> str:
         raise fault
 
@@ -286,7 +286,7 @@ def test_28_a_model_that_the_hub_does_not_give(monkeypatch, work, tmp_path, faul
     assert "check the path, the network, or the access rights" in outcome.err
 
 
-def test_28_a_model_that_is_not_pinned_is_named_with_its_commit(monkeypatch, work, base, tmp_path):  # noqa: F811
+def test_28_a_model_that_is_not_pinned_is_named_with_its_commit(monkeypatch, work, base, tmp_path):
     snapshot = tmp_path / "models--owner--name" / "snapshots" / "0123abc"
     shutil.copytree(base, snapshot)
     asked = []
