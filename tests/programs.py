@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
+import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -84,6 +87,18 @@ def work(tiny_base, tmp_path_factory) -> Work:
     config.write_text(CONFIG.format(data=data, base=base))
     said = done("train", config, "--out", folder / "run", "--set", "train.steps=2", "--set", "lora.rank=2")
     return Work(folder, data, config, base, folder / "run", said)
+
+
+@contextlib.contextmanager
+def full_disk() -> Iterator[None]:
+    """Nothing can be flushed to the disk."""
+
+    def fails(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", fails)
+        yield
 
 
 def content(folder: Path) -> dict[str, bytes]:

@@ -18,6 +18,7 @@ from jaxlv.model.weights import save_pretrained
 from jaxlv.report import comparison
 from jaxlv_tools import compare
 from jaxlv_tools.compare import COMPARE
+from tests.programs import full_disk
 
 SETTINGS = {
     "train.steps": 1, "train.batch_size": 1, "train.validation_windows": 1, "windows.length": 64, "windows.stride": 500,
@@ -98,14 +99,20 @@ def test_the_flops_are_those_of_the_ledger_within_the_budget(compared):
     assert flops["convention"] == "coursework" and f"{flops['total']:.3g} FLOPs" in said
 
 
-def test_a_comparison_is_resumed_where_it_stopped(compared, options):
+def test_a_comparison_is_resumed_where_it_stopped_or_could_not_write(compared, options, capsys):
     out, _ = compared
     kept = (out / "liu.csv").stat().st_mtime_ns
+    written = {name: (out / name).read_bytes() for name in (COMPARE, "compare.txt", "report.html")}
     (out / COMPARE).unlink()
+    with full_disk(), pytest.raises(SystemExit):
+        said_by(*options, "--out", out, "--protocols", "liu", "--resume")
+    assert not (out / COMPARE).exists() and not list(out.rglob(".*.tmp"))
     said_by(*options, "--out", out, "--protocols", "liu", "--resume")
+    assert {name: (out / name).read_bytes() for name in written} == written
     assert (out / COMPARE).is_file() and (out / "liu.csv").stat().st_mtime_ns == kept
     with pytest.raises(SystemExit):
         said_by(*options, "--out", out, "--protocols", "liu")
+    assert "or go on with --resume" in capsys.readouterr().err
 
 
 def test_a_run_is_scored_only_where_it_has_not_seen_the_test_series(compared, data, tmp_path):

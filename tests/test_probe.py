@@ -32,7 +32,7 @@ from jaxlv.text.codec import Codec
 from jaxlv.text.language import Language, generation_defaults, load_language
 from jaxlv.text.tokens import IGNORED, load_alphabet
 from jaxlv_tools import probe as program
-from tests.programs import done, jaxlv
+from tests.programs import done, full_disk, jaxlv
 from tests.test_run import reseal
 
 QWEN, ROWS = "qwen2.5-0.5b-instruct", 151_936
@@ -479,7 +479,10 @@ def test_what_the_budget_does_not_hold_is_not_done(trained, tmp_path):
 
 
 def test_a_bare_model_is_asked_the_five_prompts(base, tmp_path):
-    said = done("probe", base, "--batch", 1, "--max-new-tokens", 24, "--seed", 3, "--out", tmp_path / "o")
+    command = ["probe", base, "--batch", 1, "--max-new-tokens", 24, "--seed", 3, "--out", tmp_path / "o"]
+    with full_disk():
+        assert "No space left" in jaxlv(*command).err and not list(tmp_path.iterdir())
+    said = done(*command)
     result = json.loads((tmp_path / "o" / "probe.json").read_text())
     assert [entry["prompt"] for entry in result["prompts"]] == [prompt.text for prompt in probe.PROMPTS]
     assert all(list(entry["answers"]) == ["untuned"] for entry in result["prompts"])

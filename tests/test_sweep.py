@@ -19,6 +19,7 @@ from jaxlv.report import sweeps
 from jaxlv.runs import billing, run, sources, sweep, training, validation
 from jaxlv.steps.stack import Stack
 from jaxlv_tools import sweep as tool
+from tests.programs import full_disk
 from tests.test_run import Interruption, change, config, records  # noqa: F401
 
 GRID = ("--grid", "lora.rank=2,4", "--grid", "optimizer.learning_rate=1e-3,1e-2")
@@ -108,6 +109,9 @@ def test_a_sweep_goes_on_where_it_was_interrupted(file, swept, tmp_path, monkeyp
     for one in json.loads((whole / sweep.RESULT).read_text())["runs"]:
         name = one["name"]
         assert records(tmp_path / "out" / sweep.RUNS / name) == records(whole / sweep.RUNS / name)
+    with full_disk(), pytest.raises(SystemExit):
+        said_by(file, *GRID, "--out", tmp_path / "out", "--resume")
+    assert (tmp_path / "out" / sweep.RESULT).is_file() and not list((tmp_path / "out").rglob(".*.tmp"))
     again = said_by(file, *GRID, "--out", tmp_path / "out", "--resume")
     assert "step 3" not in again  # nothing is trained twice
     with pytest.raises(SystemExit):

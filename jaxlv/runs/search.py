@@ -5,11 +5,12 @@ A study lies in a storage (a database's address); several machines that name the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jaxlv.errors import JaxlvError
+from jaxlv.errors import JaxlvError, printable
 
 PREFIX = "trial-"
 
@@ -49,22 +50,29 @@ class Study:
         except ImportError:
             raise JaxlvError("Optuna is not installed", where="--search", hint='pip install "jaxlv[search]"') from None
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.space = list(space)
+        self.space, self.storage = list(space), storage
         sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)  # several are drawn before the first is known
-        try:
+        with self._stored("opened"):
             self._study = optuna.create_study(storage=storage, study_name=name, sampler=sampler, load_if_exists=True)
-        except Exception as fault:  # whatever the database driver raises
-            reason = " ".join(str(fault).split())[:200]
-            raise JaxlvError(f"the study cannot be opened ({reason})", where=storage) from None
+
+    @contextlib.contextmanager
+    def _stored(self, done: str) -> Iterator[None]:
+        """What a database driver raises, as a JaxlvError."""
+        try:
+            yield
+        except Exception as fault:
+            raise JaxlvError(f"the study cannot be {done} ({printable(fault, 200)})", where=self.storage) from None
 
     def ask(self, count: int) -> dict[str, dict[str, Any]]:
         """{name: settings} of new trials; names are unique within the study."""
-        trials = [self._study.ask() for _ in range(count)]
-        return {_name(trial.number): {one.setting: one.draw(trial) for one in self.space} for trial in trials}
+        with self._stored("written"):
+            trials = [self._study.ask() for _ in range(count)]
+            return {_name(trial.number): {one.setting: one.draw(trial) for one in self.space} for trial in trials}
 
     def tell(self, name: str, value: float) -> None:
         """What the run of a trial reached; a second time changes nothing."""
-        self._study.tell(_number(name), value, skip_if_finished=True)
+        with self._stored("written"):
+            self._study.tell(_number(name), value, skip_if_finished=True)
 
     def known(self, names: Sequence[str]) -> dict[str, dict[str, Any]]:
         """{name: settings} of those trials of the study that have one of these names, finished or not."""

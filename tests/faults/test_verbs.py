@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 import signal
 import subprocess
@@ -23,7 +22,7 @@ from jaxlv.storage.files import SUFFIX
 from jaxlv_tools import console
 from tests.faults.child import Child
 from tests.faults.conftest import fill
-from tests.programs import PROTOCOL, Work, content, jaxlv
+from tests.programs import PROTOCOL, Work, content, full_disk, jaxlv
 
 # Each with what it leaves last.
 VERBS: dict[str, tuple[list[str], str]] = {
@@ -45,11 +44,6 @@ VERBS: dict[str, tuple[list[str], str]] = {
 }
 
 
-@pytest.fixture
-def run_folder(work, tmp_path) -> Path:
-    return Path(shutil.copytree(work.run, tmp_path / "run"))
-
-
 def command(verb: str, work: Work, out: Path) -> tuple[list[str], Path]:
     """The arguments of a verb, and the file that it writes last."""
     places = {"RUN/adapter": work.run / "adapter", "RUN": work.run, "DATA": work.data, "BASE": work.base}
@@ -58,17 +52,12 @@ def command(verb: str, work: Work, out: Path) -> tuple[list[str], Path]:
     return given, Path(given[-1]) / last
 
 
-def no_space(*_: Any) -> None:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
 @pytest.mark.parametrize("verb", VERBS)
 def test_31_what_cannot_be_flushed_is_one_line_and_nothing_and_the_same_command_works_again(verb, work, tmp_path):
     arguments, last = command(verb, work, tmp_path / "new" / "out")
     (tmp_path / "new").mkdir()
     before = content(work.folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", no_space)
+    with full_disk():
         said = jaxlv(*arguments)
     assert said.code == 2 and said.err.startswith("jaxlv: ") and said.err.count("\n") == 1
     assert "No space left on device" in said.err and str(tmp_path / "new" / "out") in said.err
@@ -90,12 +79,13 @@ def test_31_a_full_disk_under_a_verb(verb, work, disk):
     assert (said.code, said.err) == (0, "") and last.is_file()
 
 
-def test_31_an_older_page_stays_when_a_new_one_cannot_be_written(run_folder, monkeypatch):
-    assert jaxlv("report", run_folder).code == 0
-    before = content(run_folder)
-    monkeypatch.setattr(os, "fsync", no_space)
-    assert jaxlv("report", run_folder).code == 2
-    assert content(run_folder) == before
+def test_31_an_older_page_stays_when_a_new_one_cannot_be_written(work, tmp_path):
+    folder = Path(shutil.copytree(work.run, tmp_path / "run"))
+    assert jaxlv("report", folder).code == 0
+    before = content(folder)
+    with full_disk():
+        assert jaxlv("report", folder).code == 2
+    assert content(folder) == before
 
 
 def test_a_file_that_cannot_be_explored_leaves_its_checks_and_does_not_block_the_next_try(work, tmp_path):
