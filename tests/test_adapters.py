@@ -18,6 +18,7 @@ from jaxlv.config import LoraConfig
 from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.lora import adapters
 from jaxlv.lora.adapters import CODEC, CONFIG, HEAD, TENSORS, Origin, load_adapter, read_codec, read_config, save_peft
+from jaxlv.storage import foreign
 from jaxlv.storage.files import SEAL
 from jaxlv.text.codec import Codec
 
@@ -209,7 +210,7 @@ Q0 = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
         ({"r": "8"}, ["r is", "1 to 256"]),
         ({"lora_alpha": 0}, ["lora_alpha", "positive"]),
         ({"lora_alpha": -1}, ["lora_alpha", "positive"]),
-        ({"lora_alpha": float("inf")}, ["lora_alpha", "positive"]),
+        ({"lora_alpha": float("inf")}, ["lora_alpha is Infinity, not a finite number"]),
         ({"lora_alpha": 10**400}, ["lora_alpha", "positive"]),
         ({"lora_dropout": 2}, ["lora_dropout"]),
         ({"use_rslora": "yes"}, ["use_rslora"]),
@@ -288,7 +289,7 @@ def test_files_that_are_no_adapter(adapter, random_model, tmp_path):
         (adapter / CONFIG).write_text(content)
         with pytest.raises(JaxlvError, match="unreadable settings"):
             load_adapter(adapter, model)
-    (adapter / CONFIG).write_text(" " * (adapters.MOST_BYTES + 1))
+    (adapter / CONFIG).write_text(" " * (foreign.LIMITS[CONFIG] + 1))
     with pytest.raises(JaxlvError, match="too large"):
         load_adapter(adapter, model)
     (adapter / CONFIG).write_text(whole)

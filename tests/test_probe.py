@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from test_report import Tree
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2ForCausalLM
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast, Qwen2ForCausalLM
 
 from jaxlv.analysis import probe
 from jaxlv.analysis.probe import Prompt, answers, read, read_prompts, text_windows
@@ -102,7 +102,8 @@ def tuned(forecaster, random_lora) -> Forecaster:
 
 def test_a_prompt_is_read_through_the_template_and_text_comes_back_as_it_was(language):
     assert language.chat("Hi {{ 1 }}") == "<|im_start|>user\nHi {{ 1 }}<|im_end|>\n<|im_start|>assistant\n"
-    np.testing.assert_array_equal(language.encode("<|im_start|>0")[1:], [language.tokenizer.convert_tokens_to_ids("0")])
+    np.testing.assert_array_equal(language.encode("<|im_start|>0")[1:], language.encode("0"))
+    assert len(language.encode("<|im_start|>")) == 1
     assert language.decode(language.encode(TEXT)) == TEXT
     assert [language.decode([id]) for id in language.end_ids] == ["<|im_end|>", "<|endoftext|>"]
 
@@ -224,9 +225,10 @@ def test_prompts_that_are_none_are_named_with_their_line(content, named, tmp_pat
 # ----------------------------------------------------------------------------------------------------- answers
 
 
-def theirs(hf: Any, tokenizer: Any, prompt: str, new_tokens: int, end_ids: tuple[int, ...]) -> str:
+def theirs(hf: Any, folder: Path, prompt: str, new_tokens: int, end_ids: tuple[int, ...]) -> str:
     """The greedy answer by transformers alone: its tokenizer, its template, its generate."""
     torch = pytest.importorskip("torch")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     messages = [{"role": "user", "content": prompt}]
     batch = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     options = {"do_sample": False, "pad_token_id": 0, "eos_token_id": list(end_ids)}
@@ -252,12 +254,12 @@ def test_qwen_s_template_ids_answer_and_text_are_those_of_transformers(random_hf
     model, params = weights.load_pretrained(folder)
     speaker = replace(forecaster, model=model, variables={"params": params})
     found = answers(speaker, language, PROMPTS[:1], 24)[0]
-    assert found.text == theirs(hf, language.tokenizer, PROMPTS[0].text, 24, language.end_ids)
+    assert found.text == theirs(hf, folder, PROMPTS[0].text, 24, language.end_ids)
     assert (found.tokens, found.ended) == (24, False)
 
 
 @pytest.mark.parametrize("early", [False, True])
-def test_answers_are_those_of_transformers_and_end_where_theirs_do(early, forecaster, language, twin):
+def test_answers_are_those_of_transformers_and_end_where_theirs_do(early, base, forecaster, language, twin):
     """A token that comes up on the way is made an end: the answer stops before it."""
     prompt = PROMPTS[0]
     if early:
@@ -265,7 +267,7 @@ def test_answers_are_those_of_transformers_and_end_where_theirs_do(early, foreca
         ids_C = forecaster.generated([language.encode(language.chat(prompt.text))], 1, 24, alphabet=alphabet).ids_SNC[0, 0]
         language = replace(language, end_ids=(*language.end_ids, int(ids_C[9])))
     found = answers(forecaster, language, [prompt], 24)[0]
-    assert found.text == theirs(twin, language.tokenizer, prompt.text, 24, language.end_ids)
+    assert found.text == theirs(twin, base, prompt.text, 24, language.end_ids)
     assert (found.ended, found.tokens <= 9) == ((True, True) if early else (False, False))
 
 

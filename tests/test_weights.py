@@ -19,7 +19,7 @@ from safetensors.flax import load_file, save_file
 import jaxlv
 from jaxlv.errors import JaxlvError
 from jaxlv.model import weights
-from jaxlv.storage import files
+from jaxlv.storage import foreign
 
 Q_BIAS = "model.layers.0.self_attn.q_proj.bias"
 NORM = "model.norm.weight"
@@ -349,7 +349,7 @@ def test_download_asks_for_data_files_of_one_revision(saved, tmp_path, monkeypat
     _, params = jaxlv.load_pretrained("owner/name", revision="v1")
     assert_same(params, saved[2])
     assert (asked["repo"], asked["revision"]) == ("owner/name", "v1")
-    assert files.hub_revision(snapshot) == "0123abc" and files.hub_revision(saved[0]) is None
+    assert foreign.hub_revision(snapshot) == "0123abc" and foreign.hub_revision(saved[0]) is None
 
     def taken(name):
         return any(fnmatch.fnmatch(name, pattern) for pattern in asked["allow_patterns"])

@@ -14,7 +14,7 @@ from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.lora.adapters import load_adapter, read_codec
 from jaxlv.model.weights import resolve
 from jaxlv.runs import run, sources
-from jaxlv.storage.files import hub_revision
+from jaxlv.storage.foreign import hub_revision
 from jaxlv.text.codec import Codec
 
 TEXT = ("scale", "decimals")

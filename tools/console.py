@@ -341,7 +341,7 @@ def held_series(finished: Any, data: Any) -> Any:
 def pinned_note(settings: Any) -> None:
     """Say where a model of the hub may be another one tomorrow."""
     from jaxlv.model.weights import base_of
-    from jaxlv.storage.files import hub_revision
+    from jaxlv.storage.foreign import hub_revision
 
     commit = hub_revision(base_of(settings))
     if commit and settings.revision != commit:

@@ -17,7 +17,7 @@ from jaxlv.lora import export
 from jaxlv.lora.adapters import Origin
 from jaxlv.model.weights import base_of
 from jaxlv.runs import run
-from jaxlv.storage.files import hub_revision
+from jaxlv.storage.foreign import hub_revision
 from jaxlv_tools.console import describe, program
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from jaxlv.config import LoraConfig
 from jaxlv.lora import adapters, arithmetic, export
 from jaxlv.model.weights import load_pretrained, resolve
-from jaxlv.storage.files import hub_revision
+from jaxlv.storage.foreign import companions, hub_revision
 from jaxlv_tools.console import describe, print_columns, program
 from jaxlv_tools.export import show
 
@@ -50,6 +50,8 @@ def shown(value: str | float) -> str:
 @program(arguments)
 def main(options: argparse.Namespace) -> None:
     base = resolve(options.model, options.revision)
+    if options.to == "merged":
+        companions(base)  # what cannot go with the checkpoint ends this before any work
     model, params = load_pretrained(base, options.dtype)
     loras = [adapters.load_adapter(folder, model, options.model) for folder in options.adapter]
     if len(loras) == 2:

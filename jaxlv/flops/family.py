@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from pathlib import Path
 
 from jaxlv.errors import JaxlvError
+from jaxlv.model import hub
 from jaxlv.model.config import ModelConfig
 from jaxlv.model.weights import EMBEDDED_BASE
 
@@ -34,17 +35,8 @@ def architecture(name: str) -> ModelConfig:
         return known
     if name == "embedded":
         return ModelConfig.from_folder(EMBEDDED_BASE)
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    if os.path.isdir(folder := os.path.expanduser(name)):
         return ModelConfig.from_folder(folder)
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+    if name.count("/") != 1:
         raise JaxlvError("no such model", where=name, expected=f"a folder, a hub id, embedded, or {', '.join(FAMILY)}")
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return ModelConfig.from_folder(Path(hf_hub_download(name, "config.json")).parent)
-    except JaxlvError:
-        raise
-    except Exception as fault:  # the hub client's errors share no base class
-        reason = " ".join(str(fault).split())[:200]
-        raise JaxlvError(f"no config.json to be had from the hub ({type(fault).__name__}: {reason})", where=name) from None
+    return ModelConfig.from_folder(hub.config_of(hub.checked(name)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
+import os
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -24,15 +24,15 @@ from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.lora.overlay import PROJECTIONS
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.model.weights import parameter_paths
-from jaxlv.storage import tensors
-from jaxlv.storage.files import confine, new_folder, parse_json, seal, write_json
+from jaxlv.storage import foreign, tensors
+from jaxlv.storage.files import new_folder, seal, write_json
 from jaxlv.text.codec import Codec
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 HEAD, CODEC = "head.safetensors", "codec.json"
 PREFIX = "base_model.model."
 MOST_RANK = 256
-MOST_BYTES = 1 << 20  # of a file of settings
+MOST_ALPHA = 1e9
 # What a setting may be for the adapter to be plain LoRA; any other setting must be off.
 PLAIN: Mapping[str, tuple[Any, ...]] = {
     "task_type": (None, "CAUSAL_LM"),
@@ -142,8 +142,9 @@ def load_adapter(folder: str | Path, model: Qwen2, base: str | Path | None = Non
     """
     folder = Path(folder)
     config = read_config(folder)
-    path = folder / TENSORS
-    confine(path, folder)
+    path = foreign.find(folder, TENSORS)
+    if path is None:
+        raise _no_adapter(folder)
     found = tensors.names(path)
     paths = parameter_paths(model)
     adapted = _adapted(config, [name for name in found if name.startswith(PREFIX)], paths, folder)
@@ -166,23 +167,29 @@ def load_adapter(folder: str | Path, model: Qwen2, base: str | Path | None = Non
 
 def read_codec(folder: Path) -> Codec | None:
     """How the series were written that an adapter was trained on; None where it does not say. JaxlvError for nonsense."""
-    path = Path(folder) / CODEC
-    if not path.is_file():
+    path, raw = Path(folder) / CODEC, foreign.settings(folder, CODEC)
+    if raw is None:
         return None
-    raw = _json(path)
-    tree = {name: raw[name] for name in ("scale", "headroom", "headrooms", "decimals", "parsing") if name in raw}
+    tree: dict[str, Any] = {
+        name: raw[name] for name in ("scale", "headroom", "headrooms", "decimals", "parsing") if name in raw
+    }
     config = build_config(CodecConfig, tree, where=path)
-    alpha = raw.get("dataset_alpha")
-    if alpha is not None and not (_is_number(alpha) and alpha > 0):
-        raise JaxlvError("dataset_alpha must be positive", where=path, found=repr(alpha)[:80])
-    return Codec.of(config, None if alpha is None else float(alpha))
+    alpha = foreign.typed(raw, "dataset_alpha", float, path)
+    if alpha is not None and not 0 < alpha < MOST_ALPHA:
+        raise JaxlvError("dataset_alpha must be positive", where=path, found=alpha)
+    return Codec.of(config, alpha)
 
 
 def fingerprint(folder: Path) -> str:
     """sha256 over the files of an adapter: what a run records of the one that it began from."""
     digest = hashlib.sha256()
-    for path in (Path(folder) / name for name in (CONFIG, TENSORS, HEAD)):
-        digest.update(path.read_bytes() if path.is_file() else b"none")
+    for path in (foreign.find(folder, name) for name in (CONFIG, TENSORS, HEAD)):
+        if path is None:
+            digest.update(b"none")
+            continue
+        with foreign.opened(path) as file:
+            while block := file.read(1 << 24):
+                digest.update(block)
     return digest.hexdigest()
 
 
@@ -210,12 +217,13 @@ def lora_config(folder: Path, lora: Mapping[str, Any]) -> LoraConfig:
 
 def read_config(folder: Path) -> AdapterConfig:
     """adapter_config.json, checked; JaxlvError by the name of the setting for whatever is more than plain LoRA."""
-    path = Path(folder) / CONFIG
-    raw = _json(path)
+    path, raw = Path(folder) / CONFIG, foreign.settings(folder, CONFIG)
+    if raw is None:
+        raise _no_adapter(folder)
 
     def wrong(name: str, expected: str, found: Any = None) -> JaxlvError:
         shown = repr(raw.get(name) if found is None else found)
-        return JaxlvError(f"{name} is not supported", where=path, expected=expected, found=shown[:80])
+        return JaxlvError(f"{name} is not supported", where=path, expected=expected, found=shown)
 
     if raw.get("peft_type") != "LORA":
         raise wrong("peft_type", "LORA")
@@ -225,48 +233,29 @@ def read_config(folder: Path) -> AdapterConfig:
         if name not in (*PLAIN, *READ, *WITHOUT_EFFECT) and not _one_of(value, OFF):
             raise wrong(name, "plain LoRA, without it")
     rank, alpha, dropout = (raw.get(name, default) for name, default in (("r", 0), ("lora_alpha", 0), ("lora_dropout", 0)))
-    if not _is_number(rank) or rank not in range(1, MOST_RANK + 1):
+    if type(rank) is not int or not 1 <= rank <= MOST_RANK:
         raise wrong("r", f"a whole number from 1 to {MOST_RANK}")
-    if not _is_number(alpha) or not 0 < alpha <= 1e9:
+    if type(alpha) not in (int, float) or not 0 < alpha <= MOST_ALPHA:
         raise wrong("lora_alpha", "a positive number")
-    if not _is_number(dropout) or not 0 <= dropout < 1:
+    if type(dropout) not in (int, float) or not 0 <= dropout < 1:
         raise wrong("lora_dropout", "a number in [0, 1)")
     if not isinstance(raw.get("use_rslora", False), bool):
         raise wrong("use_rslora", "true or false")
-    names = [raw.get(name) for name in ("base_model_name_or_path", "revision")]
-    base, revision = (str(name) if name else None for name in names)
+    base, revision = (foreign.typed(raw, name, str, path) or None for name in ("base_model_name_or_path", "revision"))
     return AdapterConfig(
-        int(rank), float(alpha), raw.get("use_rslora", False), float(dropout), _targets(raw.get("target_modules"), wrong),
+        rank, float(alpha), raw.get("use_rslora", False), float(dropout), _targets(raw.get("target_modules"), wrong),
         _layers(raw.get("layers_to_transform"), wrong), base, revision,
     )  # fmt: skip
 
 
-def _json(path: Path) -> Mapping[str, Any]:
-    if not path.is_file():  # of an adapter that is none
-        pickled = [found.name for found in path.parent.glob("adapter_model.bin")]
-        hint = "pickles can run code and are never read: save it as safetensors" if pickled else None
-        raise JaxlvError("no adapter", where=path.parent, expected=f"{CONFIG} and {TENSORS}", hint=hint)
-    confine(path, path.parent)
-    size = path.stat().st_size
-    if size > MOST_BYTES:
-        raise JaxlvError("too large for settings", where=path, expected=f"at most {MOST_BYTES} bytes", found=size)
-    try:
-        raw = parse_json(path.read_bytes())
-        if not isinstance(raw, dict):
-            raise ValueError("not an object")
-    except (OSError, ValueError) as fault:
-        raise JaxlvError(f"unreadable settings ({type(fault).__name__}: {fault})", where=path, expected="JSON") from None
-    return raw
+def _no_adapter(folder: str | Path) -> JaxlvError:
+    pickled = os.path.lexists(Path(folder) / "adapter_model.bin")
+    hint = "pickles can run code and are never read: save it as safetensors" if pickled else None
+    return JaxlvError("no adapter", where=folder, expected=f"{CONFIG} and {TENSORS}", hint=hint)
 
 
 def _one_of(value: Any, allowed: Iterable[Any]) -> bool:
     return any(type(value) is type(one) and value == one for one in allowed)
-
-
-def _is_number(value: Any) -> bool:
-    return (
-        isinstance(value, (int, float)) and not isinstance(value, bool) and (isinstance(value, int) or math.isfinite(value))
-    )
 
 
 def _targets(value: Any, wrong: Any) -> tuple[str, ...] | None:
@@ -274,7 +263,7 @@ def _targets(value: Any, wrong: Any) -> tuple[str, ...] | None:
         return PROJECTIONS
     if value is None or isinstance(value, str):  # a pattern may take any time to match: the tensors tell
         return None
-    if not isinstance(value, list) or not value or not all(isinstance(name, str) for name in value):
+    if not isinstance(value, list) or not value or not all(isinstance(one, str) and one.isprintable() for one in value):
         raise wrong("target_modules", f"names such as {', '.join(PROJECTIONS[:2])}")
     for name in value:
         if name.rpartition(".")[2] not in PROJECTIONS:
@@ -312,10 +301,9 @@ def _adapted(config: AdapterConfig, found: list[str], paths: Mapping[str, Any], 
 
 def _head(folder: Path, model: Qwen2) -> dict[tuple[str, ...], Any]:
     """What lies beside the adapter of a head that trained."""
-    path = folder / HEAD
-    if not path.is_file():
+    path = foreign.find(folder, HEAD)
+    if path is None:
         return {}
-    confine(path, folder)
     vocabulary, width = model.config.vocab_size, model.config.hidden_size
     shapes = {"lm_head.bias": (vocabulary,), "lm_head.weight": (vocabulary, width)}
     found = tensors.names(path)

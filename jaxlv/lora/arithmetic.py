@@ -5,6 +5,7 @@ Axes: O outputs and I inputs of a projection, R rank.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -63,11 +64,13 @@ def add(loras: Sequence[Mapping[str, Any]], weights: Sequence[float] | None = No
     """The overlay whose updates are the weighted sums of those of `loras`, exactly: its rank is the sum of theirs.
 
     The factors stand one below the other, B times weight and scale; where a projection is in some of them only, zeros fill
-    the rank up. JaxlvError for overlays with a head's weight, and for shapes that differ.
+    the rank up. JaxlvError for overlays with a head's weight, for shapes that differ, and for weights that are not finite.
     """
     weights = [1.0] * len(loras) if weights is None else list(weights)
     if not loras or len(weights) != len(loras):
         raise JaxlvError("as many weights as adapters", where="add", expected=len(loras), found=len(weights))
+    if not all(math.isfinite(weight) for weight in weights):
+        raise JaxlvError("a weight that is not finite", where="add", found=weights)
     for lora in loras:
         _no_head_weight(lora)
     parts = [updates(lora) for lora in loras]

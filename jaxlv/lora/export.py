@@ -21,7 +21,7 @@ from jaxlv.lora import adapters
 from jaxlv.lora.overlay import Tree, merge
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.model.weights import load_pretrained, write_pretrained
-from jaxlv.storage import tensors
+from jaxlv.storage import foreign, tensors
 from jaxlv.storage.files import new_folder
 
 # Largest difference of a logit from the model's own, as a share of the largest logit.
@@ -60,9 +60,11 @@ def export_merged(
     """Write a checkpoint with the adapters in its weights; `base` is the folder whose tokenizer goes with it.
 
     Tied embeddings stay tied. A head whose weight trained makes them two. Its bias has no place in a checkpoint: with
-    `side_head` it goes to head.safetensors beside it, JaxlvError without. JaxlvError where `folder` is there, and where
-    what was read back is another model.
+    `side_head` it goes to head.safetensors beside it. Raises JaxlvError without, and if `folder` is there, if `base` holds a
+    file that must not go with it (`foreign.companions`), or if what was read back is another model.
     """
+    if base:
+        foreign.companions(base)
     lora, notes = dict(lora), []
     head = lora.pop("lm_head", {})
     if "bias" in head and not side_head:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jaxlv.errors import JaxlvError
-from jaxlv.storage.files import parse_json
+from jaxlv.storage import foreign
 
+CONFIG = "config.json"
 # Far above any Qwen2.5, and below what a damaged file could ask for.
 MOST = {
     "vocab_size": 1 << 22, "hidden_size": 1 << 16, "intermediate_size": 1 << 19, "num_hidden_layers": 512,
-    "num_attention_heads": 1 << 12, "head_dim": 1 << 12,
+    "num_attention_heads": 1 << 12, "num_key_value_heads": 1 << 12, "head_dim": 1 << 12, "max_position_embeddings": 1 << 24,
 }  # fmt: skip
+MOST_PARAMETERS = 1 << 40
+THETA = 1.0, 1e12  # RoPE's angles are computed in float32
 
 
 @dataclass(frozen=True)
@@ -36,10 +40,11 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for name, most in MOST.items():
-            if not 1 <= getattr(self, name) <= most:
-                expected = f"1 to {most:,}"
-                raise JaxlvError(f"{name} is no size", where="model config", expected=expected, found=getattr(self, name))
-        if self.num_key_value_heads < 1 or self.num_attention_heads % self.num_key_value_heads:
+            size = getattr(self, name)
+            if type(size) is not int or not 1 <= size <= most:
+                expected = f"a whole number from 1 to {most:,}"
+                raise JaxlvError(f"{name} is not a size", where="model config", expected=expected, found=repr(size))
+        if self.num_attention_heads % self.num_key_value_heads:
             raise JaxlvError(
                 "num_attention_heads must be a multiple of num_key_value_heads",
                 where="model config",
@@ -47,47 +52,66 @@ class ModelConfig:
             )
         if self.head_dim % 2:
             raise JaxlvError("RoPE needs an even head_dim", where="model config", found=self.head_dim)
+        for name, right, expected in (
+            ("rms_norm_eps", 0 < _number(self.rms_norm_eps) < 1, "a number above 0 and below 1"),
+            ("rope_theta", THETA[0] <= _number(self.rope_theta) <= THETA[1], f"a number from {THETA[0]:g} to {THETA[1]:g}"),
+            ("tie_word_embeddings", type(self.tie_word_embeddings) is bool, "true or false"),
+        ):
+            if not right:
+                found = repr(getattr(self, name))
+                raise JaxlvError(f"{name} cannot be that", where="model config", expected=expected, found=found)
+        if self.parameters > MOST_PARAMETERS:
+            expected, found = f"at most {MOST_PARAMETERS:,} parameters", f"{self.parameters:,}"
+            raise JaxlvError("the model is too large", where="model config", expected=expected, found=found)
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters, a tied head counted once: what a model of these sizes holds, before it is built."""
+        width, queries = self.hidden_size, self.num_attention_heads * self.head_dim
+        keys = self.num_key_value_heads * self.head_dim
+        attention = 2 * width * queries + queries + 2 * (width * keys + keys)  # the output projection has no bias
+        layer = attention + 3 * width * self.intermediate_size + 2 * width
+        return (2 - self.tie_word_embeddings) * self.vocab_size * width + self.num_hidden_layers * layer + width
 
     @classmethod
-    def from_hf(cls, raw: Mapping[str, Any], where: Any = "config.json") -> ModelConfig:
+    def from_hf(cls, raw: Mapping[str, Any], where: Any = CONFIG) -> ModelConfig:
         """The architecture that a config.json describes; whatever this project does not implement is refused by name."""
         if not isinstance(raw, Mapping):
             raise JaxlvError("not a model config", where=where, expected="a JSON object", found=type(raw).__name__)
+        _refuse_other_architectures(raw, where)
+
+        def size(name: str, default: int | None = None) -> int:
+            found = foreign.typed(raw, name, int, where, default)
+            if found is None:
+                raise JaxlvError("a key is missing", where=where, expected=name)
+            return found
+
+        hidden, heads = size("hidden_size"), size("num_attention_heads")
         try:
-            _refuse_other_architectures(raw, where)
-            heads = int(raw["num_attention_heads"])
-            hidden = int(raw["hidden_size"])
             return cls(
-                vocab_size=int(raw["vocab_size"]),
+                vocab_size=size("vocab_size"),
                 hidden_size=hidden,
-                intermediate_size=int(raw["intermediate_size"]),
-                num_hidden_layers=int(raw["num_hidden_layers"]),
+                intermediate_size=size("intermediate_size"),
+                num_hidden_layers=size("num_hidden_layers"),
                 num_attention_heads=heads,
-                num_key_value_heads=int(raw.get("num_key_value_heads") or heads),
-                head_dim=int(raw.get("head_dim") or hidden // max(heads, 1)),
-                rms_norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
+                num_key_value_heads=size("num_key_value_heads", heads),
+                head_dim=size("head_dim", hidden // heads if heads > 0 else 0),
+                rms_norm_eps=foreign.typed(raw, "rms_norm_eps", float, where, 1e-6),
                 rope_theta=_rope_theta(raw, where),
-                tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
-                max_position_embeddings=int(raw.get("max_position_embeddings", 32_768)),
+                tie_word_embeddings=foreign.typed(raw, "tie_word_embeddings", bool, where, False),
+                max_position_embeddings=size("max_position_embeddings", 32_768),
             )
-        except KeyError as missing:
-            raise JaxlvError("a key is missing", where=where, expected=missing.args[0]) from None
         except JaxlvError as fault:
-            raise JaxlvError(fault.what, where=where, expected=fault.expected, found=fault.found) from None
-        except (TypeError, ValueError, OverflowError, AttributeError) as fault:
-            raise JaxlvError(f"a value is of another type ({fault})", where=where) from None
+            place = where if fault.where == "model config" else fault.where
+            raise JaxlvError(fault.what, where=place, expected=fault.expected, found=fault.found) from None
 
     @classmethod
-    def from_folder(cls, folder: Path) -> ModelConfig:
+    def from_folder(cls, folder: str | Path) -> ModelConfig:
         """The architecture in `folder`/config.json."""
-        path = Path(folder) / "config.json"
-        if not path.is_file():
+        raw = foreign.settings(folder, CONFIG)
+        if raw is None:
             raise JaxlvError("no config.json in the model folder", where=folder, hint="give a Hugging Face folder")
-        try:
-            raw = parse_json(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as fault:
-            raise JaxlvError(f"unreadable config ({fault})", where=path, expected="JSON") from None
-        return cls.from_hf(raw, where=path)
+        return cls.from_hf(raw, where=Path(folder) / CONFIG)
 
     def to_hf(self) -> dict[str, Any]:
         """The config.json that transformers reads as the same architecture."""
@@ -101,33 +125,51 @@ class ModelConfig:
         }
 
 
+# What these settings may be; another value, or another type, is another model.
+IMPLEMENTED: Mapping[str, tuple[tuple[Any, ...], str]] = {
+    "model_type": (("qwen2",), "not a Qwen2.5 model"),
+    "use_sliding_window": ((None, False), "sliding-window attention is not implemented"),
+    "hidden_act": ((None, "silu"), "only the SiLU activation is implemented"),
+    "quantization_config": ((None,), "quantised weights are not implemented"),
+    "partial_rotary_factor": ((None, 1, 1.0), "partial rotary embedding is not implemented"),
+}
+ARCHITECTURE = "Qwen2ForCausalLM"
+
+
 def _refuse_other_architectures(raw: Mapping[str, Any], where: Any) -> None:
-    if raw.get("model_type") != "qwen2":
-        raise JaxlvError(
-            "not a Qwen2.5 model", where=where, expected='model_type "qwen2"', found=repr(raw.get("model_type"))
-        )
-    architectures = raw.get("architectures") or ["Qwen2ForCausalLM"]
-    if "Qwen2ForCausalLM" not in architectures:
-        raise JaxlvError("another architecture", where=where, expected="Qwen2ForCausalLM", found=architectures)
-    if raw.get("use_sliding_window", False):
-        raise JaxlvError("sliding-window attention is not implemented", where=where, found="use_sliding_window: true")
-    if any(kind != "full_attention" for kind in raw.get("layer_types") or []):
-        raise JaxlvError("only full attention is implemented", where=where, found=f"layer_types {raw['layer_types']}")
-    if raw.get("hidden_act", "silu") != "silu":
-        raise JaxlvError("only the SiLU activation is implemented", where=where, found=f"hidden_act {raw['hidden_act']}")
-    if raw.get("quantization_config"):
-        raise JaxlvError("quantised weights are not implemented", where=where, found="quantization_config")
+    for name in IMPLEMENTED:
+        _refuse_other(name, raw.get(name), where)
+    for name, only, what in (
+        ("architectures", ARCHITECTURE, "another architecture"),
+        ("layer_types", "full_attention", "only full attention is implemented"),
+    ):
+        found = raw.get(name)
+        if found is not None and not (isinstance(found, list) and all(one == only for one in found)):
+            raise JaxlvError(what, where=where, expected=f'{name} of "{only}" alone', found=repr(found))
+
+
+def _refuse_other(name: str, value: Any, where: Any) -> None:
+    allowed, what = IMPLEMENTED[name]
+    if not any(type(value) is type(one) and value == one for one in allowed):
+        words = " or ".join(json.dumps(one) for one in dict.fromkeys(allowed))
+        raise JaxlvError(what, where=where, expected=f"{name} {words}", found=f"{name} {value!r}")
 
 
 def _rope_theta(raw: Mapping[str, Any], where: Any) -> float:
     """theta from `rope_parameters` (transformers 5) or `rope_theta`; any scaled variant of RoPE is refused."""
+    parameters: dict[str, Any] = {}
     for name in ("rope_scaling", "rope_parameters"):
-        if raw.get(name) and not isinstance(raw[name], Mapping):
-            raise JaxlvError(f"{name} is no rope type", where=where, expected="an object", found=repr(raw[name]))
-    parameters = {**(raw.get("rope_scaling") or {}), **(raw.get("rope_parameters") or {})}
+        given = raw.get(name)
+        if given is not None and not isinstance(given, Mapping):
+            raise JaxlvError(f"{name} is not a rope type", where=where, expected="an object", found=repr(given))
+        parameters |= given or {}
     kind = parameters.get("rope_type", parameters.get("type", "default"))
     if kind != "default":
         raise JaxlvError("only the default rope type is implemented", where=where, found=f"rope type {kind!r}")
-    if parameters.get("partial_rotary_factor", raw.get("partial_rotary_factor", 1.0)) not in (None, 1, 1.0):
-        raise JaxlvError("partial rotary embedding is not implemented", where=where, found="partial_rotary_factor")
-    return float(parameters.get("rope_theta", raw.get("rope_theta", 10_000.0)))
+    _refuse_other("partial_rotary_factor", parameters.get("partial_rotary_factor"), where)
+    return foreign.typed(parameters, "rope_theta", float, where, foreign.typed(raw, "rope_theta", float, where, 10_000.0))
+
+
+def _number(value: Any) -> float:
+    """The value of a number, NaN of anything else."""
+    return float("nan") if isinstance(value, bool) or not isinstance(value, (int, float)) else value

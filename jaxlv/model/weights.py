@@ -6,31 +6,34 @@ model's own abstract parameters, and writing is its inverse.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import json
-import shutil
+import os
 from pathlib import Path
 from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import psutil
 from flax import traverse_util
 
 from jaxlv.config import Kernel, ModelSettings
 from jaxlv.errors import JaxlvError
-from jaxlv.model.config import ModelConfig
+from jaxlv.model import hub
+from jaxlv.model.config import CONFIG, ModelConfig
 from jaxlv.model.qwen2 import Qwen2
-from jaxlv.storage import tensors
-from jaxlv.storage.files import confine, new_folder, parse_json, write_json
+from jaxlv.storage import foreign, tensors
+from jaxlv.storage.files import new_folder, write_json
 
 EMBEDDED_BASE = Path(__file__).parents[1] / "base"
-LONGEST_NAME = 255  # of a file
-INDEX = "model.safetensors.index.json"
-HUB_FILES = (
-    "config.json", "*.safetensors", INDEX, "*token*.json", "vocab.json", "merges.txt", "generation_config.json",
-    "chat_template.jinja",
+INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+# What a checkpoint made of another one has of its config.json, beside the architecture.
+CARRIED = (
+    "bos_token_id", "eos_token_id", "pad_token_id", "attention_dropout", "initializer_range", "max_window_layers",
+    "sliding_window", "use_cache",
 )  # fmt: skip
 
 
@@ -59,27 +62,18 @@ def base_of(settings: ModelSettings) -> Path:
 
 
 def resolve(folder_or_hub_id: str | Path, revision: str | None = None) -> Path:
-    """The local folder of a model; a hub id ("owner/name") is downloaded: safetensors and JSON only, no remote code."""
+    """The local folder of a model; what a hub id ("owner/name") needs is downloaded: settings and tensors, no code.
+
+    Raises JaxlvError for a path that leads to no folder, and for what is neither a path nor a hub id (`hub.checked`).
+    """
     if str(folder_or_hub_id) == "embedded":
         return EMBEDDED_BASE
-    folder = Path(folder_or_hub_id).expanduser()
-    if folder.is_dir():
-        return folder
-    if folder.exists():
+    folder = os.path.expanduser(folder_or_hub_id)
+    if os.path.isdir(folder):
+        return Path(folder)
+    if os.path.lexists(folder):
         raise JaxlvError("not a model folder", where=folder, expected="a folder or a hub id", found="a file")
-    if str(folder_or_hub_id).count("/") != 1 or str(folder_or_hub_id).startswith((".", "/", "~")):
-        raise JaxlvError("no such model folder", where=folder, hint='give a folder, a hub id "owner/name", or "embedded"')
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(str(folder_or_hub_id), revision=revision, allow_patterns=list(HUB_FILES)))
-    except Exception as fault:  # the hub client's errors share no base class
-        reason = " ".join(str(fault).split())[:200]
-        raise JaxlvError(
-            f"neither a folder nor to be had from the hub ({type(fault).__name__}: {reason})",
-            where=folder_or_hub_id,
-            hint="check the path, the network, or the access rights",
-        ) from None
+    return hub.snapshot(hub.checked(str(folder_or_hub_id)), revision)
 
 
 def parameter_paths(model: Qwen2) -> dict[str, tuple[tuple[str, ...], tuple[int, ...]]]:
@@ -94,8 +88,16 @@ def abstract_params(model: Qwen2) -> dict[str, jax.ShapeDtypeStruct]:
 
 @functools.lru_cache(maxsize=8)
 def _abstract_paths(model: Qwen2) -> dict[tuple[str, ...], jax.ShapeDtypeStruct]:
+    """{path in the tree: shape and type}. One layer is traced, as all are alike: 512 would take half a minute."""
     ids = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    return traverse_util.flatten_dict(jax.eval_shape(lambda ids: model.init(jax.random.key(0), ids), ids)["params"])
+    one = model.clone(config=dataclasses.replace(model.config, num_hidden_layers=1))
+    flat = traverse_util.flatten_dict(jax.eval_shape(lambda ids: one.init(jax.random.key(0), ids), ids)["params"])
+    layers = [f"model.layers.{layer}" for layer in range(model.config.num_hidden_layers)]
+    return {
+        (place, *path[1:]): leaf
+        for path, leaf in flat.items()
+        for place in (layers if path[0] == "model.layers.0" else path[:1])
+    }
 
 
 def count_params(model: Qwen2) -> int:
@@ -108,8 +110,9 @@ def unflatten(flat: dict[str, Any], model: Qwen2) -> dict[str, Any]:
     return traverse_util.unflatten_dict({path: flat[".".join(path)] for path in _abstract_paths(model)})
 
 
-def read_params(folder: Path, model: Qwen2) -> dict[str, Any]:
+def read_params(folder: str | Path, model: Qwen2) -> dict[str, Any]:
     """The parameters in `folder`, checked against the model key by key."""
+    _check_size(model, folder)
     expected = abstract_params(model)
     files = _tensor_files(Path(folder))
     tied = model.config.tie_word_embeddings
@@ -120,32 +123,37 @@ def read_params(folder: Path, model: Qwen2) -> dict[str, Any]:
     return unflatten(flat, model)
 
 
+def _check_size(model: Qwen2, where: Any) -> None:
+    """Raises JaxlvError if the parameters take more memory than the device, or for a CPU the machine, has at all."""
+    size = model.config.parameters * jnp.dtype(model.dtype).itemsize
+    most = (jax.devices()[0].memory_stats() or {}).get("bytes_limit") or psutil.virtual_memory().total
+    if size > most:
+        expected, found = f"at most {most:,} bytes, all the memory", f"{size:,} bytes of parameters"
+        raise JaxlvError("the model is larger than the memory", where=where, expected=expected, found=found)
+
+
 def _tensor_files(folder: Path) -> dict[str, Path]:
-    """{tensor name: file}; shards are confined to the folder, and a tensor in two shards is an error."""
-    index, single = folder / INDEX, folder / "model.safetensors"
-    if not index.is_file() and not single.is_file():
-        pickles = [p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl")]
+    """{tensor name: file}; a tensor in two shards is an error, and so is one that is not where the index says."""
+    index, single = foreign.settings(folder, INDEX), foreign.find(folder, SINGLE)
+    if index is None and single is None:
+        pickles = [name for name in os.listdir(folder) if name.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl"))]
         if pickles:
             raise JaxlvError(
-                f"only pickled weights ({pickles[0]})",
+                f"only pickled weights ({min(pickles)})",
                 where=folder,
-                expected="model.safetensors",
+                expected=SINGLE,
                 hint="pickles can run code and are never read: save with save_pretrained(safe_serialization=True)",
             )
-        raise JaxlvError("no weights", where=folder, expected=f"model.safetensors or {INDEX}")
-    if not index.is_file():
-        confine(single, folder)
+        raise JaxlvError("no weights", where=folder, expected=f"{SINGLE} or {INDEX}")
+    if index is None:
+        assert single is not None
         return dict.fromkeys(tensors.names(single), single)
-    weight_map = _read_index(index)
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
+        raise JaxlvError("unreadable shard index", where=folder / INDEX, expected='"weight_map": {tensor: file}')
     files: dict[str, Path] = {}
     for shard in sorted(set(weight_map.values())):
-        path = folder / shard
-        if Path(shard).name != shard or shard == "..":
-            raise JaxlvError("a shard outside the folder", where=index, expected="a plain file name", found=repr(shard))
-        if len(shard) > LONGEST_NAME or not path.is_file():
-            raise JaxlvError(f"shard {shard[:LONGEST_NAME]} is missing", where=folder)
-        confine(path, folder)
-        for name in tensors.names(path):
+        for name in tensors.names(path := _shard(folder, shard)):
             if name in files:
                 raise JaxlvError(f"tensor {name} stands twice", where=folder, found=f"{files[name].name} and {shard}")
             files[name] = path
@@ -154,14 +162,14 @@ def _tensor_files(folder: Path) -> dict[str, Path]:
     return files
 
 
-def _read_index(index: Path) -> dict[str, str]:
-    try:
-        weight_map = parse_json(index.read_text(encoding="utf-8"))["weight_map"]
-    except (OSError, ValueError, KeyError, TypeError) as fault:
-        raise JaxlvError(f"unreadable shard index ({type(fault).__name__}: {fault})", where=index) from None
-    if not isinstance(weight_map, dict) or not all(isinstance(s, str) for s in weight_map.values()):
-        raise JaxlvError("unreadable shard index", where=index, expected='"weight_map": {tensor: file}')
-    return weight_map
+def _shard(folder: Path, name: str) -> Path:
+    if not name.endswith(foreign.TENSORS) or Path(name).name != name:
+        expected = f"the name of a {foreign.TENSORS} file in it"
+        raise JaxlvError("a shard outside the folder", where=folder / INDEX, expected=expected, found=repr(name))
+    path = foreign.find(folder, name)
+    if path is None:
+        raise JaxlvError(f"shard {name} is missing", where=folder)
+    return path
 
 
 def save_pretrained(folder: Path, model: Qwen2, params: dict[str, Any], base: Path | None = None) -> None:
@@ -171,26 +179,32 @@ def save_pretrained(folder: Path, model: Qwen2, params: dict[str, Any], base: Pa
 
 
 def write_pretrained(folder: Path, model: Qwen2, params: dict[str, Any], base: Path | None = None) -> None:
-    """config.json and model.safetensors in a folder that is there, and the tokenizer's files and further settings of the
-    checkpoint in `base`.
+    """config.json and model.safetensors in a folder that is there, and of the checkpoint in `base` the files that
+    `foreign.companions` names, and the settings of config.json that are CARRIED.
+
+    Raises JaxlvError, before anything is written, if a file of `base` is none that may be taken.
     """
-    raw = json.loads((base / "config.json").read_text(encoding="utf-8")) if base and (base / "config.json").is_file() else {}
+    taken = foreign.companions(base) if base else []
+    raw = (foreign.settings(base, CONFIG) if base else None) or {}
     own = model.config.to_hf() | {"torch_dtype": str(jnp.dtype(model.dtype))}
     if "dtype" in raw:
         own["dtype"] = own["torch_dtype"]
-    write_json(folder / "config.json", raw | own, indent=2)
-    tensors.write(folder / "model.safetensors", traverse_util.flatten_dict(params, sep="."))
-    for path in sorted(base.iterdir()) if base else []:
-        if path.suffix in (".json", ".txt", ".jinja") and path.name not in ("config.json", INDEX):
-            shutil.copyfile(path, folder / path.name)
+    carried = {name: raw[name] for name in CARRIED if name in raw}
+    write_json(folder / CONFIG, carried | own, indent=2)
+    tensors.write(folder / SINGLE, traverse_util.flatten_dict(params, sep="."))
+    for name in taken:
+        foreign.copy(base or folder, name, folder)
 
 
-def fingerprint(folder: Path) -> str:
+def fingerprint(folder: str | Path) -> str:
     """sha256 over the weight files and the config of a model folder, in order of name: what a run records of its base."""
     digest = hashlib.sha256()
-    for path in sorted([*Path(folder).glob("*.safetensors"), Path(folder) / "config.json"]):
+    config = foreign.find(folder, CONFIG)
+    if config is None:
+        raise JaxlvError("no config.json in the model folder", where=folder, hint="give a Hugging Face folder")
+    for path in sorted([*foreign.tensor_files(folder), config]):
         digest.update(path.name.encode())
-        with path.open("rb") as file:
+        with foreign.opened(path) as file:
             while block := file.read(1 << 24):
                 digest.update(block)
     return digest.hexdigest()

@@ -39,7 +39,8 @@ from jaxlv.runs.checkpoint import Checkpoints
 from jaxlv.runs.records import read_metrics
 from jaxlv.runs.sources import DATA, Inputs, load_base
 from jaxlv.steps.train import init_state, make_optimizer
-from jaxlv.storage.files import SEAL, broken, hub_revision, new_folder, parse_json, seal, write_json, write_text
+from jaxlv.storage.files import SEAL, broken, new_folder, parse_json, seal, write_json, write_text
+from jaxlv.storage.foreign import hub_revision
 from jaxlv.text.codec import Codec
 
 CONFIG, MANIFEST, SPLIT, METRICS = "config.toml", "manifest.json", "split.json", "metrics.jsonl"

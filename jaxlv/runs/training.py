@@ -25,7 +25,8 @@ from jaxlv.runs.sources import Inputs
 from jaxlv.runs.validation import Texts, alphabet_of, measured
 from jaxlv.steps.stack import Stack, memory_of
 from jaxlv.steps.train import TrainState, fit
-from jaxlv.storage.files import Watched, hub_revision, only_process, remove_unfinished
+from jaxlv.storage.files import Watched, only_process, remove_unfinished
+from jaxlv.storage.foreign import hub_revision
 from jaxlv.text.tokens import Windows
 
 LOOK_EVERY = 0.5  # seconds between two looks for a file `save`

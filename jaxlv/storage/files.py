@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxlv.errors import JaxlvError
+from jaxlv.storage import foreign
 
 SUFFIX = ".tmp"  # of what is being written: ".NAME.RANDOM.tmp"
 SEAL = "SHA256SUMS"  # as `sha256sum -c` reads it
@@ -263,9 +264,12 @@ def broken(folder: Path) -> list[str]:
     """What is not as it was when a folder was sealed, one phrase each; a seal that is missing or damaged is one, too."""
     folder = Path(folder)
     try:
-        *lines, rest = (folder / SEAL).read_text(encoding="utf-8").split("\n")
-    except (OSError, ValueError):
+        content = (foreign.read(folder, SEAL) or b"").decode()
+    except (JaxlvError, ValueError):
+        content = ""
+    if not content:
         return [f"{SEAL} is missing or unreadable"]
+    *lines, rest = content.split("\n")
     if rest or not lines:
         return [f"{SEAL} is damaged"]
     return [fault for line in lines if (fault := _fault(folder, line))]
@@ -277,9 +281,9 @@ def _fault(folder: Path, line: str) -> str:
     if gap != "  " or not name or not name.isprintable() or Path(name).is_absolute() or ".." in Path(name).parts:
         return f"{SEAL} is damaged"
     try:
-        confine(folder / name, folder)
+        foreign.confine(folder / name, folder)
         return "" if sha256(folder / name) == digest else f"{name} has changed"
-    except (OSError, JaxlvError):
+    except JaxlvError:
         return f"{name[:100]} is missing"
 
 
@@ -292,22 +296,6 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def sha256(path: Path) -> str:
-    """The hash of a file, in hexadecimal digits."""
-    with Path(path).open("rb") as file:
+    """The hash of a regular file, in hexadecimal digits; raises JaxlvError if it is not one."""
+    with foreign.opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-# ------------------------------------------------------------------------------------------------------ links
-
-
-def hub_revision(folder: Path) -> str | None:
-    """The commit of a hub snapshot (the name of its folder in the hub's cache), or None for any other folder."""
-    return folder.name if folder.parent.name == "snapshots" else None
-
-
-def confine(path: Path, folder: Path) -> None:
-    """JaxlvError for a link that leads out of a folder, but for those from the hub's cache to where it keeps its files."""
-    home, real = Path(folder).resolve(), Path(path).resolve()
-    homes = [home, home.parents[1] / "blobs"] if hub_revision(home) else [home]
-    if not any(real.is_relative_to(one) for one in homes):
-        raise JaxlvError(f"{path.name} is a link to outside the folder", where=folder, found=real)

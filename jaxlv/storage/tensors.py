@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,27 @@ from safetensors import SafetensorError, safe_open
 from safetensors.flax import save_file
 
 from jaxlv.errors import JaxlvError
+from jaxlv.storage import foreign
 
 FLOAT_TYPES = {"F32", "F16", "BF16"}
+HEAD = 8  # bytes that say how long the header is
+MOST_HEADER = 4 << 20  # bytes; that of 512 layers with seven adapters each has 1 MiB
 
 
 def names(path: Path) -> list[str]:
-    """The names of the tensors in a file; JaxlvError where one stands in it twice."""
+    """The names of the tensors in a file; raises JaxlvError if one stands in it twice, or if its header is too long."""
     with _open(path) as tensors:
         found = list(tensors.keys())
-    twice = _named_twice(path)
-    if twice:
-        raise JaxlvError(f"tensor {twice} stands twice", where=path, hint="the file is damaged: fetch it again")
+    with foreign.opened(path) as file:
+        header = file.read(_header_size(file.read(HEAD)))
+    try:
+        foreign.parse(header)
+    except foreign.Twice as fault:  # the library takes the last of them without a word
+        raise JaxlvError(
+            f"tensor {fault.key} stands twice", where=path, hint="the file is damaged: fetch it again"
+        ) from None
+    except ValueError as fault:
+        raise JaxlvError(f"not a safetensors file ({fault})", where=path, found=_sniff(path)) from None
     return found
 
 
@@ -68,38 +78,27 @@ def refuse(what: str, named: Iterable[str], where: Any, hint: str | None = None)
 
 @contextlib.contextmanager
 def _open(path: Path) -> Iterator[Any]:
+    with foreign.opened(path) as file:
+        size, length = os.fstat(file.fileno()).st_size, _header_size(file.read(HEAD))
+    if MOST_HEADER < length <= size:  # a longer one is refused by the library, which says what is wrong
+        raise JaxlvError("the header is too long", where=path, expected=f"at most {MOST_HEADER} bytes", found=length)
     try:
         with safe_open(path, framework="flax") as tensors:
             yield tensors
-    except (SafetensorError, OSError) as fault:
+    except BaseException as fault:
+        if not isinstance(fault, (SafetensorError, OSError)) and not foreign.is_panic(fault):
+            raise
         raise JaxlvError(f"not a safetensors file ({fault})", where=path, found=_sniff(path)) from None
 
 
-def _named_twice(path: Path) -> str | None:
-    """A name that the header of a safetensors file has twice: the library takes the last of them without a word."""
-    twice: list[str] = []
-
-    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        seen: dict[str, Any] = {}
-        for name, value in items:
-            if name in seen:
-                twice.append(name)
-            seen[name] = value
-        return seen
-
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        json.loads(file.read(length), object_pairs_hook=pairs)
-    return twice[0] if twice else None
+def _header_size(head: bytes) -> int:
+    return int.from_bytes(head, "little")
 
 
 def _sniff(path: Path) -> str:
     """What a file that is no safetensors file seems to be."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(64)
-    except OSError as fault:
-        return f"an unreadable file ({fault.strerror})"
+    with foreign.opened(path) as file:
+        head = file.read(64)
     if not head:
         return "an empty file"
     for magic, kind in (

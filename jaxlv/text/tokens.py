@@ -19,6 +19,7 @@ import numpy as np
 from jaxlv.config import WindowConfig
 from jaxlv.errors import JaxlvError
 from jaxlv.text.codec import SYMBOLS, Codec
+from jaxlv.text.tokenizer import Tokenizer, open_tokenizer
 
 QWEN_IDS = {**{str(d): 15 + d for d in range(10)}, ".": 13, ",": 11, ";": 26}
 QWEN_END = {"<|endoftext|>": 151_643, "<|im_end|>": 151_645}
@@ -66,96 +67,65 @@ class Alphabet:
         return "".join(text)
 
 
-def load_alphabet(folder: Path, vocab_size: int) -> Alphabet:
-    """The alphabet of the tokenizer in a model folder; Qwen2.5's own ids where the folder has no tokenizer files.
+def load_alphabet(folder: str | Path, vocab_size: int) -> Alphabet:
+    """The alphabet of the tokenizer in a model folder; Qwen2.5's own ids if the folder has no tokenizer files.
 
     Raises JaxlvError if a symbol is not exactly one token, if symbols merge, or if ids lie outside the vocabulary.
     """
-    folder = Path(folder)
-    tokenizer = _tokenizer(folder)
+    tokenizer = open_tokenizer(folder)
     if tokenizer is None:
-        source = "no tokenizer files: Qwen2.5's own ids"
-        ids, end_ids = QWEN_IDS, tuple(id for id in QWEN_END.values() if id < vocab_size)
+        source, ids, ends = "no tokenizer files: Qwen2.5's own ids", QWEN_IDS, tuple(QWEN_END.values())
     else:
         source = tokenizer.source
-        try:
-            ids, end_ids = _checked_ids(tokenizer.encode, folder)
-        except JaxlvError:
-            raise
-        except Exception as fault:  # the tokenizer libraries raise bare Exception
-            reason = " ".join(str(fault).split())[:200]
-            raise JaxlvError(f"the tokenizer does not work ({reason})", where=folder) from None
+        if tokenizer.digest not in _checked:  # the same files are asked once
+            _checked[tokenizer.digest] = _checked_ids(tokenizer)
+        ids, ends = _checked[tokenizer.digest]
     if max(ids.values()) >= vocab_size:
         raise JaxlvError(
             "token ids outside the vocabulary", where=folder, expected=f"< {vocab_size}", found=max(ids.values())
         )
-    return Alphabet(np.array([ids[symbol] for symbol in SYMBOLS], np.int32), end_ids, source)
+    # An end that the model has no row for cannot be drawn.
+    return Alphabet(
+        np.array([ids[symbol] for symbol in SYMBOLS], np.int32), tuple(id for id in ends if id < vocab_size), source
+    )
 
 
-class _Tokenizer(NamedTuple):
-    """What this module takes from a tokenizer: text -> ids, id -> text ("" where it has none), and where it was found."""
-
-    encode: Callable[[str], Sequence[int]]
-    text: Callable[[int], str]
-    source: str
+_checked: dict[str, tuple[dict[str, int], tuple[int, ...]]] = {}  # by what the files hold: ids of symbols and ends
 
 
-def _tokenizer(folder: Path) -> _Tokenizer | None:
-    """The tokenizer of a folder; None for one without tokenizer files."""
-    try:
-        if (folder / "tokenizer.json").is_file():
-            from tokenizers import Tokenizer
-
-            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-            return _Tokenizer(
-                lambda text: tokenizer.encode(text, add_special_tokens=False).ids,
-                lambda id: tokenizer.decode([id], skip_special_tokens=False) if tokenizer.id_to_token(id) else "",
-                "tokenizer.json",
-            )
-        if (folder / "vocab.json").is_file():
-            from transformers import AutoTokenizer
-
-            auto = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-            return _Tokenizer(
-                lambda text: auto(text, add_special_tokens=False)["input_ids"],
-                lambda id: str(auto.decode([id])) if auto.convert_ids_to_tokens(id) else "",
-                "vocab.json and merges.txt",
-            )
-    except Exception as fault:  # the tokenizer libraries raise bare Exception
-        raise JaxlvError(f"unreadable tokenizer ({' '.join(str(fault).split())[:200]})", where=folder) from None
-    return None
-
-
-def load_encoder(folder: Path) -> Callable[[str], Sequence[int]] | None:
+def load_encoder(folder: str | Path) -> Callable[[str], Sequence[int]] | None:
     """The text -> ids of a folder's tokenizer, whatever it makes of the 13 symbols; None for one without tokenizer files."""
-    tokenizer = _tokenizer(Path(folder))
+    tokenizer = open_tokenizer(folder)
     return tokenizer.encode if tokenizer else None
 
 
-def token_texts(folder: Path, ids: Sequence[int] | np.ndarray) -> list[str]:
-    """The text of each token id by the tokenizer in a model folder; "" where it has none.
+def token_texts(folder: str | Path, ids: Sequence[int] | np.ndarray) -> list[str]:
+    """The text of each token id by the tokenizer in a model folder; "" if it has none.
 
     A folder without tokenizer files knows the 13 symbols and the ends of a text by Qwen2.5's own ids.
     """
-    tokenizer = _tokenizer(Path(folder))
+    tokenizer = open_tokenizer(folder)
+    if tokenizer:
+        return tokenizer.texts(ids)
     own = {id: text for text, id in (QWEN_IDS | QWEN_END).items()}
-    text = tokenizer.text if tokenizer else lambda id: own.get(id, "")
-    return [text(int(id)) for id in ids]
+    return [own.get(int(id), "") for id in ids]
 
 
-def _checked_ids(encode: Any, folder: Path) -> tuple[dict[str, int], tuple[int, ...]]:
+def _checked_ids(tokenizer: Tokenizer) -> tuple[dict[str, int], tuple[int, ...]]:
+    encode, folder = tokenizer.encode, tokenizer.folder
     ids: dict[str, int] = {}
     for symbol in SYMBOLS:
-        found = list(encode(symbol))
+        found = encode(symbol)
         if len(found) != 1:
             raise JaxlvError(f"the tokenizer does not give {symbol!r} exactly one id", where=folder, found=found)
         ids[symbol] = found[0]
-    written, alone = list(encode(PROBE)), [ids[symbol] for symbol in PROBE]
+    written, alone = encode(PROBE), [ids[symbol] for symbol in PROBE]
     if len(set(ids.values())) != len(SYMBOLS) or written != alone:
         place = next((i for i, pair in enumerate(zip(written, alone, strict=False)) if pair[0] != pair[1]), 0)
         pair = f"{PROBE[place : place + 2]!r} as {written[place : place + 2]}"
         raise JaxlvError("the tokenizer does not give each character its own token", where=folder, found=pair)
-    ends = {text: list(encode(text)) for text in QWEN_END}
+    ends = {text: encode(text) for text in QWEN_END}
+    tokenizer.close()
     if ends["<|endoftext|>"] == [QWEN_END["<|endoftext|>"]] and ids != QWEN_IDS:
         raise JaxlvError("Qwen's tokenizer with other ids for the 13 symbols", where=folder, expected=QWEN_IDS, found=ids)
     return ids, tuple(found[0] for found in ends.values() if len(found) == 1)

@@ -211,7 +211,7 @@ ADAPTERS: dict[str, tuple[dict[str, Any], str]] = {
     "24 rsLoRA that is no switch": ({"use_rslora": 1}, "use_rslora is not supported; expected true or false"),
     "25 partly there": ({"target_modules": ["q_proj", "v_proj", "o_proj"]}, "missing tensors"),
     "26 huge rank": ({"r": 2**40}, "r is not supported; expected a whole number from 1 to 256"),
-    "26 infinite alpha": ({"lora_alpha": float("inf")}, "lora_alpha is not supported; expected a positive number"),
+    "26 infinite alpha": ({"lora_alpha": float("inf")}, "lora_alpha is Infinity, not a finite number"),
     "26 alpha 0": ({"lora_alpha": 0}, "lora_alpha is not supported; expected a positive number"),
     "26 negative alpha": ({"lora_alpha": -8}, "lora_alpha is not supported; expected a positive number"),
 }

@@ -1,0 +1,80 @@
+"""The Hugging Face hub: which names may go there, and which files of a model come back."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import itertools
+import os
+import re
+from pathlib import Path
+
+from jaxlv.errors import JaxlvError
+from jaxlv.model.config import CONFIG
+from jaxlv.storage import foreign
+
+ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,200}")
+FILE_NAME = re.compile(r".*\.[A-Za-z]{2,}")  # models have versions behind a point (Qwen2.5-0.5B), files have letters
+LOOKED_AT = 1000  # entries of a folder that a mistyped name is compared with
+# Exactly these, and nothing in folders below; "?" would match a slash.
+DIGITS = "[0-9]" * 5
+FILES = (
+    CONFIG, "model.safetensors", f"model-{DIGITS}-of-{DIGITS}.safetensors", "model.safetensors.index.json",
+    *foreign.TAKEN_ALONG,
+)  # fmt: skip
+
+
+def checked(name: str) -> str:
+    """A hub id "owner/name".
+
+    Raises JaxlvError if it cannot be one, and if it is more likely a path with a mistake in it: one that begins with a
+    folder which is there, or ends like the name of a file. Such names are nobody else's business.
+    """
+    owner, _, rest = name.partition("/")
+    beside = bool(rest) and os.path.exists(os.path.expanduser(owner))
+    if ID.fullmatch(name) and not any(two in name for two in ("..", "--")) and not beside and not FILE_NAME.fullmatch(rest):
+        return name
+    near = _near(name)
+    hint = f"did you mean {near}?" if near else 'give a folder, a hub id "owner/name", or "embedded"'
+    if beside and not near:
+        hint = f"{owner} is a folder here, so this is not taken for a hub id: download the model, and give its folder"
+    raise JaxlvError("no such model folder", where=name, hint=hint)
+
+
+def _near(name: str) -> str | None:
+    """A folder that is there, or "embedded", whose name is much like one that is not."""
+    path = Path(name)
+    try:
+        entries = itertools.islice(os.scandir(os.path.expanduser(path.parent)), LOOKED_AT)
+        beside = [entry.name for entry in entries if entry.is_dir()]
+    except (OSError, ValueError):
+        return None
+    known = [*beside, "embedded"] if path.parent == Path() else beside
+    found = difflib.get_close_matches(path.name, known, n=1)
+    return str(path.parent / found[0]) if found else None
+
+
+def snapshot(name: str, revision: str | None = None) -> Path:
+    """The folder of a model in the hub's cache, once what is missing there has been downloaded: FILES, and nothing else."""
+    from huggingface_hub import snapshot_download
+
+    if revision and (not REVISION.fullmatch(revision) or ".." in revision):
+        raise JaxlvError("not a revision", where=name, expected="a commit, tag or branch", found=repr(revision))
+    with _hub(name):
+        return Path(
+            snapshot_download(name, revision=revision, allow_patterns=list(FILES), ignore_patterns=["*/*"])
+        )  # fmt: skip
+
+
+def config_of(name: str) -> Path:
+    """The folder in the hub's cache with the config.json of a model, which is downloaded if it is missing."""
+    from huggingface_hub import hf_hub_download
+
+    with _hub(name):
+        return Path(hf_hub_download(name, CONFIG)).parent
+
+
+def _hub(name: str) -> contextlib.AbstractContextManager[None]:
+    hint = "check the path, the network, or the access rights"
+    return foreign.told("neither a folder nor to be had from the hub", name, hint)

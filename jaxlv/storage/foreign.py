@@ -1,0 +1,255 @@
+"""Files of others: everything that is read from, or copied out of, the folder of a model or an adapter comes through here.
+
+Such a folder may hold a link to any file of the reader's, a pipe or a device that never ends, or settings that fill the
+memory. So a name leads to a regular file inside its folder, no larger than LIMITS allows, or to one clear error. Only files
+that LIMITS knows are read, and only TAKEN_ALONG are copied. A folder that somebody changes while it is read is not guarded
+against.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+from jaxlv.errors import JaxlvError, printable
+
+KIB, MIB = 1 << 10, 1 << 20
+# What is read of a folder, and how large it may be in bytes. Tensors have no limit here: they are read one by one, each in
+# the size that the model's settings say, and their headers have a limit of their own (jaxlv/storage/tensors.py).
+LIMITS: Mapping[str, int] = {
+    "config.json": MIB, "generation_config.json": MIB, "adapter_config.json": MIB, "codec.json": MIB, "SHA256SUMS": MIB,
+    "model.safetensors.index.json": 4 * MIB,
+    "tokenizer.json": 64 * MIB, "vocab.json": 16 * MIB, "merges.txt": 16 * MIB,
+    "tokenizer_config.json": 4 * MIB, "special_tokens_map.json": MIB, "added_tokens.json": MIB, "chat_template.jinja": MIB,
+    "LICENSE": MIB, "LICENSE.txt": MIB, "LICENSE.md": MIB, "NOTICE": MIB, "NOTICE.txt": MIB,
+}  # fmt: skip
+TENSORS = ".safetensors"
+# What a checkpoint that is made of another one takes over from it.
+TAKEN_ALONG = (
+    "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "merges.txt", "chat_template.jinja", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt",
+)  # fmt: skip
+LONGEST_NAME = 255  # bytes of the name of a file
+DEEPEST = 64  # JSON within JSON
+KINDS = {
+    stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}  # fmt: skip
+
+# ------------------------------------------------------------------------------------------------------ files
+
+
+def find(folder: str | Path, name: str) -> Path | None:
+    """The path of a file in a folder; None if nothing of that name is there.
+
+    Raises JaxlvError if the name leads out of the folder, by itself or by a link, and if what is there is not a regular file
+    or is larger than LIMITS allows.
+    """
+    folder = Path(folder)
+    if Path(name).name != name or "\0" in name or len(os.fsencode(name)) > LONGEST_NAME:
+        expected = "the name of a file in it"
+        raise JaxlvError("a name that leads out of the folder", where=folder, expected=expected, found=ascii(name))
+    path = folder / name
+    if not os.path.lexists(path):
+        return None
+    confine(path, folder)
+    try:
+        found = os.stat(path)
+    except OSError as fault:
+        raise JaxlvError(f"unreadable ({fault.strerror})", where=path) from None
+    _check_regular(found, path)
+    most = math.inf if name.endswith(TENSORS) else LIMITS[name]
+    if found.st_size > most:
+        raise JaxlvError("too large", where=path, expected=f"at most {most} bytes", found=found.st_size)
+    return path
+
+
+def read(folder: str | Path, name: str) -> bytes | None:
+    """The content of a file that `find` finds; None if nothing of that name is there."""
+    path = find(folder, name)
+    if path is None:
+        return None
+    with opened(path) as file:
+        content = file.read(LIMITS[name] + 1)
+    if len(content) > LIMITS[name]:  # it has grown
+        raise JaxlvError("too large", where=path, expected=f"at most {LIMITS[name]} bytes")
+    return content
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[BufferedReader]:
+    """Opens a regular file to read its bytes; raises JaxlvError, without waiting, if it is not one or is unreadable."""
+    try:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            _check_regular(os.fstat(file.fileno()), path)
+            yield file
+    except OSError as fault:
+        raise JaxlvError(f"unreadable ({fault.strerror})", where=path) from None
+
+
+def _check_regular(found: os.stat_result, path: Path) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        kind = KINDS.get(stat.S_IFMT(found.st_mode), "something else")
+        raise JaxlvError("is not a regular file", where=path, found=kind)
+
+
+def tensor_files(folder: str | Path) -> list[Path]:
+    """The safetensors files that lie in a folder itself, sorted by name; errors as in `find`."""
+    names = sorted(entry for entry in _entries(folder) if entry.endswith(TENSORS))
+    return [path for name in names if (path := find(folder, name))]
+
+
+def companions(folder: str | Path) -> list[str]:
+    """The names of those files in a folder that a checkpoint made of it takes along.
+
+    Raises JaxlvError as `find` does, and for any link that leads out of the folder, whatever its name: who put it there
+    may have meant it to be followed.
+    """
+    for name in sorted(_entries(folder)):
+        if os.path.islink(Path(folder) / name):
+            confine(Path(folder) / name, folder)
+    return [name for name in TAKEN_ALONG if find(folder, name)]
+
+
+def _entries(folder: str | Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError as fault:
+        raise JaxlvError(f"not a readable folder ({fault.strerror})", where=folder) from None
+
+
+def copy(folder: str | Path, name: str, to: Path) -> None:
+    """Write the content of a file that `find` finds to another folder, under the same name."""
+    content = read(folder, name)
+    if content is not None:
+        (to / name).write_bytes(content)
+
+
+@contextlib.contextmanager
+def told(what: str, where: Any, hint: str | None = None) -> Iterator[None]:
+    """Turns whatever a library raises in the body, whose errors may share no class, into one JaxlvError."""
+    try:
+        yield
+    except BaseException as fault:
+        if isinstance(fault, JaxlvError) or not (isinstance(fault, Exception) or is_panic(fault)):
+            raise
+        raise JaxlvError(f"{what} ({type(fault).__name__}: {printable(fault)})", where=where, hint=hint) from None
+
+
+def is_panic(fault: BaseException) -> bool:
+    """Whether that is how an extension written in Rust says that it has failed: no Exception, so that few notice."""
+    return type(fault).__name__ == "PanicException"
+
+
+# ------------------------------------------------------------------------------------------------------ links
+
+
+def hub_revision(folder: Path) -> str | None:
+    """The commit of a snapshot in the hub's cache, models--OWNER--NAME/snapshots/COMMIT; None for any other folder."""
+    is_snapshot = folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--")
+    return folder.name if is_snapshot else None
+
+
+def confine(path: Path, folder: str | Path) -> None:
+    """Raises JaxlvError if `path` leads out of a folder; the hub's cache may lead to where it keeps its files."""
+    home, real = Path(os.path.realpath(folder)), Path(os.path.realpath(path))
+    in_cache = hub_revision(home) is not None and real.parent == home.parents[1] / "blobs"
+    if not real.is_relative_to(home) and not in_cache:
+        raise JaxlvError(f"{path.name} is a link to outside the folder", where=folder, found=real)
+
+
+# ------------------------------------------------------------------------------------------------------- JSON
+
+
+def settings(folder: str | Path, name: str) -> dict[str, Any] | None:
+    """The JSON object in a file that `find` finds, read strictly (`parse`); None if nothing of that name is there."""
+    content = read(folder, name)
+    if content is None:
+        return None
+    try:
+        tree = parse(content)
+        if not isinstance(tree, dict):
+            raise ValueError("not an object")
+    except ValueError as fault:
+        raise JaxlvError(f"unreadable settings ({fault})", where=Path(folder) / name, expected="a JSON object") from None
+    return tree
+
+
+WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "printable text"}
+
+
+def typed(tree: Mapping[str, Any], name: str, kind: type, where: Any, default: Any = None) -> Any:
+    """The value of a setting, of exactly that type: bool, int, float (for which a whole number will do) or str.
+
+    `default` if it is missing or null. Raises JaxlvError if it is of another type, or text that does not print.
+    """
+    value = tree.get(name)
+    if value is None:
+        return default
+    with contextlib.suppress(OverflowError):  # a whole number of hundreds of digits
+        value = float(value) if kind is float and type(value) is int else value
+    if type(value) is not kind or (isinstance(value, str) and not value.isprintable()):
+        raise JaxlvError(f"{name} is not {WORDS[kind]}", where=where, found=repr(value))
+    return value
+
+
+class Twice(ValueError):
+    """A key that stands twice in a JSON object: readers would differ in which value they take."""
+
+    def __init__(self, key: str):
+        super().__init__(f"the key {key[:100]!r} stands twice")
+        self.key = key
+
+
+def parse(content: bytes) -> Any:
+    """The value of a JSON text in UTF-8.
+
+    Raises ValueError if it is not one, if a key stands twice in an object (Twice), if a number is not finite, or if it is
+    nested more than DEEPEST times.
+    """
+    try:
+        tree = json.loads(content.decode(), object_pairs_hook=_once, parse_constant=_Endless, parse_float=_finite)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    level = [[tree]]
+    for _ in range(DEEPEST):
+        inside = [value for outer in level for value in (outer.values() if isinstance(outer, dict) else outer)]
+        for value in inside:
+            if isinstance(value, _Endless):
+                raise value.fault("a value")
+        level = [value for value in inside if isinstance(value, (dict, list))]
+        if not level:
+            return tree
+    raise ValueError("nested too deeply")
+
+
+class _Endless:
+    """A number that is not finite, until it is known under which key it stands."""
+
+    def __init__(self, text: str):
+        self.text = text
+
+    def fault(self, key: str) -> ValueError:
+        return ValueError(f"{key[:100]} is {self.text[:40]}, not a finite number")
+
+
+def _finite(text: str) -> float | _Endless:
+    return value if math.isfinite(value := float(text)) else _Endless(text)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    tree = dict(pairs)
+    if len(tree) < len(pairs):
+        seen: set[str] = set()
+        raise Twice(next(key for key, _ in pairs if key in seen or seen.add(key)))  # type: ignore[func-returns-value]
+    for key, value in pairs:
+        if isinstance(value, _Endless):
+            raise value.fault(key)
+    return tree

@@ -1,0 +1,93 @@
+"""Chat templates: programs in Jinja, which transformers runs in a sandbox; here in the same one, and in another process."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jinja2.ext
+import jinja2.nodes
+import jinja2.sandbox
+
+
+class Generation(jinja2.ext.Extension):
+    """{% generation %}: what the model wrote itself. It is written as it is."""
+
+    tags = {"generation"}  # noqa: RUF012 - as jinja2 has it
+
+    def parse(self, parser: Any) -> jinja2.nodes.Node:
+        """The block as a call that gives back what its body writes."""
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return jinja2.nodes.CallBlock(self.call_method("_written"), [], [], body).set_lineno(line)
+
+    def _written(self, caller: Any) -> str:
+        return caller()
+
+
+class Namespace(jinja2.utils.Namespace):
+    """A template's own variables; none of them may have the name of something in Python."""
+
+    def __init__(*args: Any, **kwargs: Any) -> None:
+        self, *rest = args  # so that a variable may be called self
+        names = dict(*rest, **kwargs)
+        for name in names:
+            _check_name(name)
+        jinja2.utils.Namespace.__init__(self, names)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _check_name(name)
+        super().__setitem__(name, value)
+
+
+def _check_name(name: Any) -> None:
+    if isinstance(name, str) and name.startswith("_"):
+        raise jinja2.exceptions.SecurityError(f"a variable called {name}")
+
+
+class Dictionary:
+    """The `dict` of a template: makes one, and shows nothing of Python's own."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+        return dict(*args, **kwargs)
+
+    def fromkeys(self, *args: Any) -> dict[Any, Any]:
+        """As Python's own."""
+        return dict.fromkeys(*args)
+
+
+def _raise(message: Any) -> None:
+    raise jinja2.exceptions.TemplateError(str(message))
+
+
+def _tojson(
+    value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
+) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def render(template: str, prompt: str, names: Mapping[str, str], most: int) -> str:
+    """What a template writes of a user's prompt, up to where the answer begins; `names` are its special tokens.
+
+    Raises ValueError if that is more than `most` characters, and whatever the template makes jinja2 raise.
+    """
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals |= {
+        "raise_exception": _raise,
+        "strftime_now": lambda form: datetime.datetime.now().strftime(form),
+        "dict": Dictionary(),
+        "namespace": Namespace,
+    }
+    given = {"messages": [{"role": "user", "content": prompt}], "tools": None, "documents": None}
+    parts, written = [], 0
+    for part in environment.from_string(template).generate(**{**names, **given, "add_generation_prompt": True}):
+        parts.append(part)
+        written += len(part)
+        if written > most:
+            raise ValueError(f"it writes more than {most} characters")
+    return "".join(parts)

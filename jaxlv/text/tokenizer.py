@@ -1,0 +1,93 @@
+"""The tokenizer of a model folder. Another process reads and runs it (`jaxlv.storage.apart`); what it does there stands in
+`jaxlv.text.vocabulary`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxlv.errors import JaxlvError
+from jaxlv.storage import apart, foreign
+from jaxlv.text.vocabulary import ADDED, MERGES, SETTINGS, SPECIAL, TEMPLATE, TOKENIZER, VOCABULARY, Reader
+
+LIMITS = apart.Limits()  # Qwen's own takes 1 s and 0.2 GiB
+MOST_ID = 2**31 - 1  # ids are int32 in arrays
+
+
+class Tokenizer:
+    """A tokenizer that is asked from afar. Its process starts with the first question, and ends with this object.
+
+    Every method raises JaxlvError if that process crashes, or takes more than LIMITS.
+    """
+
+    def __init__(self, folder: Path, files: Mapping[str, bytes]):
+        self.folder, self._files = folder, files
+        self.source = TOKENIZER if TOKENIZER in files else f"{VOCABULARY} and {MERGES}"
+        digest = hashlib.sha256()
+        for name, content in files.items():
+            digest.update(f"{name} {len(content)} ".encode() + content)
+        self.digest = digest.hexdigest()
+        self._worker: apart.Apart | None = None
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, with nothing added; special tokens that it spells out are read as such."""
+        found = self._ask("encode", text)
+        if not all(type(id) is int and 0 <= id <= MOST_ID for id in found):
+            raise JaxlvError("the tokenizer gives ids that are too large", where=self.folder, expected=f"up to {MOST_ID}")
+        return found
+
+    def first(self, text: str) -> int:
+        """Characters of a text that its first token stands for."""
+        return int(self._ask("first", text))
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids, special tokens spelt out; ids that stand for nothing give nothing."""
+        return str(self._ask("decode", [int(id) for id in ids]))
+
+    def texts(self, ids: Iterable[int]) -> list[str]:
+        """The text of each id alone; "" if there is no such token."""
+        return [str(text) for text in self._ask("texts", [int(id) for id in ids])]
+
+    def facts(self, phrase: str, ends: Sequence[str]) -> dict[str, Any]:
+        """What becomes of a phrase, how many tokens there are, the largest id, ids that end a text, is there a template."""
+        return self._ask("facts", phrase, list(ends))
+
+    def chat(self, prompt: str) -> str:
+        """A user's message as the chat template writes it, up to where the answer begins."""
+        try:
+            return str(self._started().ask("chat", prompt))
+        except apart.Failure as fault:
+            raise JaxlvError(f"the chat template fails ({fault})", where=repr(prompt)) from None
+
+    def close(self) -> None:
+        """End the other process; the next question starts one again."""
+        if self._worker is not None:
+            self._worker.close()
+        self._worker = None
+
+    def _started(self) -> apart.Apart:
+        if self._worker is None or not self._worker.alive:
+            try:
+                self._worker = apart.Apart(Reader, list(self._files), *self._files.values(), limits=LIMITS)
+            except apart.Failure as fault:
+                raise JaxlvError(f"unreadable tokenizer ({fault})", where=self.folder) from None
+        return self._worker
+
+    def _ask(self, method: str, *arguments: Any) -> Any:
+        try:
+            return self._started().ask(method, *arguments)
+        except apart.Failure as fault:
+            raise JaxlvError(f"the tokenizer does not work ({fault})", where=self.folder) from None
+
+
+def open_tokenizer(folder: str | Path) -> Tokenizer | None:
+    """The tokenizer of a model folder; None if it has no tokenizer files. Raises JaxlvError as `foreign.find` does."""
+    folder = Path(folder)
+    whole = foreign.read(folder, TOKENIZER)
+    names = (SETTINGS, SPECIAL, TEMPLATE) if whole is not None else (VOCABULARY, MERGES, SETTINGS, SPECIAL, ADDED, TEMPLATE)
+    files = {} if whole is None else {TOKENIZER: whole}
+    files |= {name: content for name in names if (content := foreign.read(folder, name)) is not None}
+    return Tokenizer(folder, files) if TOKENIZER in files or VOCABULARY in files else None
