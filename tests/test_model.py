@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import chex
@@ -376,6 +377,40 @@ def test_theta(keys, theta):
         ({"head_dim": 63}, "head_dim"),
         ({"hidden_size": "wide"}, "wide"),
         ({"rope_scaling": "yarn"}, "yarn"),
+        ({"architectures": "Qwen2ForCausalLM"}, "architecture"),
+        ({"architectures": ["Qwen2ForCausalLM", "Other"]}, "Other"),
+        ({"layer_types": "full_attention"}, "full_attention"),
+        ({"use_sliding_window": 0}, "use_sliding_window"),
+        ({"use_sliding_window": "false"}, "use_sliding_window"),
+        ({"quantization_config": {}}, "quantization_config"),
+        ({"partial_rotary_factor": True}, "partial_rotary_factor"),
+        ({"hidden_size": "32"}, "hidden_size is not a whole number; found '32'"),
+        ({"hidden_size": 32.9}, "hidden_size is not a whole number; found 32.9"),
+        ({"hidden_size": 896.0}, "hidden_size is not a whole number"),
+        ({"num_attention_heads": True}, "num_attention_heads is not a whole number; found True"),
+        ({"num_key_value_heads": 0}, "num_key_value_heads is not a size"),
+        ({"head_dim": 0}, "head_dim is not a size"),
+        ({"vocab_size": [1]}, "vocab_size"),
+        ({"vocab_size": 1 << 40}, "vocab_size"),
+        ({"max_position_embeddings": 1 << 40}, "max_position_embeddings"),
+        ({"max_position_embeddings": -1}, "max_position_embeddings"),
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings is not true or false; found 'false'"),
+        ({"tie_word_embeddings": 1}, "tie_word_embeddings"),
+        ({"rms_norm_eps": -5}, "rms_norm_eps"),
+        ({"rms_norm_eps": 0}, "rms_norm_eps"),
+        ({"rms_norm_eps": 1}, "rms_norm_eps"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps"),
+        ({"rms_norm_eps": "1e-6"}, "rms_norm_eps"),
+        ({"rms_norm_eps": True}, "rms_norm_eps"),
+        ({"rope_theta": 0}, "rope_theta"),
+        ({"rope_theta": -1e4}, "rope_theta"),
+        ({"rope_theta": float("nan")}, "rope_theta"),
+        ({"rope_theta": float("inf")}, "rope_theta"),
+        ({"rope_theta": 10**400}, "rope_theta"),
+        ({"rope_theta": "1e6"}, "rope_theta"),
+        ({"rope_parameters": {"rope_theta": float("nan")}}, "rope_theta"),
+        ({"rope_parameters": [1]}, "rope_parameters"),
+        ({"num_hidden_layers": 512, "hidden_size": 1 << 16, "intermediate_size": 1 << 19, "head_dim": 64}, "too large"),
     ],
     ids=str,
 )
@@ -384,6 +419,18 @@ def test_unknown_features_are_refused_by_name(keys, named):
         ModelConfig.from_hf({**QWEN, **keys}, where="config.json")
     assert named in str(caught.value) and "config.json" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("changes", [{"vocab_size": "61"}, {"rms_norm_eps": float("nan")}, {"rope_theta": 0.0}], ids=str)
+def test_an_architecture_made_in_python_is_checked_too(changes):
+    with pytest.raises(JaxlvError, match=f"model config: {next(iter(changes))}"):
+        replace(ModelConfig.from_hf(QWEN), **changes)
+
+
+def test_null_is_what_is_left_out():
+    optional = ("num_key_value_heads", "head_dim", "rms_norm_eps", "rope_theta", "tie_word_embeddings", "rope_scaling")
+    left_out = {name: value for name, value in QWEN.items() if name not in optional}
+    assert ModelConfig.from_hf({**QWEN, **dict.fromkeys(optional)}) == ModelConfig.from_hf(left_out)
 
 
 @pytest.mark.parametrize("key", ["vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"])

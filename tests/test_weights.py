@@ -18,6 +18,7 @@ from safetensors.flax import load_file, save_file
 
 import jaxlv
 from jaxlv.errors import JaxlvError
+from jaxlv.flops.family import architecture
 from jaxlv.model import weights
 from jaxlv.storage import foreign
 
@@ -352,12 +353,72 @@ def test_download_asks_for_data_files_of_one_revision(saved, tmp_path, monkeypat
     assert foreign.hub_revision(snapshot) == "0123abc" and foreign.hub_revision(saved[0]) is None
 
     def taken(name):
-        return any(fnmatch.fnmatch(name, pattern) for pattern in asked["allow_patterns"])
+        allowed, left_out = (
+            any(fnmatch.fnmatch(name, pattern) for pattern in asked[f"{which}_patterns"]) for which in ("allow", "ignore")
+        )
+        assert not left_out or "/" in name  # each of the two alone keeps folders below out
+        return allowed
 
     data = ["config.json", "model.safetensors", "model-00001-of-00002.safetensors", weights.INDEX, "tokenizer.json"]
     assert all(map(taken, [*data, "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json"]))
+    assert all(map(taken, ["generation_config.json", "added_tokens.json", "chat_template.jinja", "LICENSE"]))
     code = ["modeling_x.py", "tokenizer.py", "tokenization_x.py", "tokenizer.bin", "pytorch_model.bin", "model.pt", "x.pkl"]
-    assert not any(map(taken, code))
+    below = ["sub/model.safetensors", "sub/config.json", "model-0/000-of-00001.safetensors", "a/b/tokenizer.json"]
+    others = ["consolidated.safetensors", "token_secret.json", "my_token.json", "x.jinja", "tokenizer.json.bak", ".env"]
+    assert not any(map(taken, [*code, *below, *others]))
+
+
+@pytest.fixture
+def no_hub(monkeypatch, tmp_path):
+    """A folder to stand in, with `models/qwen`; a question to the hub is a failure of the test."""
+    (tmp_path / "models" / "qwen").mkdir(parents=True)
+    (tmp_path / "models" / "a file").touch()
+    monkeypatch.chdir(tmp_path)
+
+    def asked(*names: Any, **__: Any) -> str:
+        raise AssertionError(f"the hub was asked for {names}")
+
+    for name in ("snapshot_download", "hf_hub_download"):
+        monkeypatch.setattr(huggingface_hub, name, asked)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("models/qween", "did you mean models/qwen?"),
+        ("models/something-else", "models is a folder here"),
+        ("embeded", "did you mean embedded?"),
+        ("configs/x.tmol", 'give a folder, a hub id "owner/name"'),
+        ("runs/mine.toml", 'give a folder, a hub id "owner/name"'),
+        ("C:\\models\\qwen", ""),
+        ("C:/qwen", 'give a folder, a hub id "owner/name"'),
+        ("models\\qwen", ""),
+        ("\\\\server/qwen", 'give a folder, a hub id "owner/name"'),
+        ("../qwen", ""),
+        ("owner/..", 'give a folder, a hub id "owner/name"'),
+        ("owner/a..b", 'give a folder, a hub id "owner/name"'),
+        ("owner/a--b", 'give a folder, a hub id "owner/name"'),
+        ("owner/name/more", 'give a folder, a hub id "owner/name"'),
+        ("owner/", 'give a folder, a hub id "owner/name"'),
+        ("owner/na me", 'give a folder, a hub id "owner/name"'),
+        ("owner/n\x1b[31m", 'give a folder, a hub id "owner/name"'),
+        ("~nobody-of-that-name/qwen", 'give a folder, a hub id "owner/name"'),
+        ("owner/" + "x" * 300, 'give a folder, a hub id "owner/name"'),
+        ("a\0b/c", 'give a folder, a hub id "owner/name"'),
+    ],
+)
+def test_what_is_rather_a_path_never_goes_to_the_hub(name, hint, no_hub):
+    for read in (jaxlv.load_pretrained, architecture):
+        with pytest.raises(JaxlvError, match="no such model") as caught:
+            read(name)
+        assert hint in str(caught.value) or read is architecture
+        assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("revision", ["../main", "a b", "-x", "a\nb", "x" * 300])
+def test_a_revision_that_cannot_be_one_never_goes_to_the_hub(revision, no_hub):
+    with pytest.raises(JaxlvError, match="not a revision"):
+        jaxlv.load_pretrained("owner/name", revision=revision)
 
 
 def test_a_failed_download_is_one_line(monkeypatch):
@@ -366,6 +427,17 @@ def test_a_failed_download_is_one_line(monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     refused("owner/name", "owner/name", "offline", "OSError")
+
+
+def test_a_panic_of_an_extension_is_one_line(monkeypatch):
+    """It is no Exception: what downloads, and what reads tensors, is written in Rust."""
+    panic = type("PanicException", (BaseException,), {})
+
+    def download(*_, **__):
+        raise panic("called `Option::unwrap()`\non a `None` value")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    refused("owner/name", "PanicException", "unwrap")
 
 
 # Facts about a checkpoint
@@ -383,4 +455,12 @@ def test_fingerprint_sees_every_bit(folder):
 @pytest.mark.parametrize("tied", [True, False])
 def test_count_params_is_the_number_of_scalars(random_model, tied):
     model, params = random_model(tie_word_embeddings=tied)
-    assert weights.count_params(model) == sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert weights.count_params(model) == sum(leaf.size for leaf in jax.tree.leaves(params)) == model.config.parameters
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_parameters_of_one_traced_layer_stand_for_all(random_model, tied):
+    model, _ = random_model(num_hidden_layers=3, num_key_value_heads=1, tie_word_embeddings=tied)
+    ids = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    whole = jax.eval_shape(lambda ids: model.init(jax.random.key(0), ids), ids)["params"]
+    assert weights.unflatten(weights.abstract_params(model), model) == whole

@@ -28,8 +28,8 @@ from typing import Any, BinaryIO
 
 from jaxlv.errors import JaxlvError, printable
 
-SLOWEST = 1e5  # bytes of a request that are worked on in a second more
-PER_BYTE = 512  # bytes of memory that each byte of a request takes more
+SLOWEST_TEXT, SLOWEST_FILE = 1e5, 2e6  # bytes that are worked on in a second more
+PER_BYTE = 512  # bytes of memory that each byte of a text may take more: a tokenizer notes much of each
 PASSED_ON = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME", "TZ")  # what a Python may need to start, and the clock
 ALONE = {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 BLOCK = 1 << 16  # bytes that go through a pipe at once
@@ -52,11 +52,11 @@ class Limits:
     memory: int = 1 << 30
     answer: int = 1 << 20
 
-    def grown(self, size: int) -> Limits:
-        """The limits for a request of `size` bytes."""
-        more = size / SLOWEST
-        answer = self.answer + 16 * size
-        return Limits(self.computing + more, self.seconds + 3 * more, self.memory + PER_BYTE * size, answer)
+    def grown(self, text: int, files: int) -> Limits:
+        """The limits for a request with so many bytes of text, and of files, which must do with the same memory."""
+        more = text / SLOWEST_TEXT + files / SLOWEST_FILE
+        answer = self.answer + 16 * text
+        return Limits(self.computing + more, self.seconds + 3 * more, self.memory + PER_BYTE * text, answer)
 
 
 def call(function: Callable[..., Any], *arguments: Any, limits: Limits = Limits()) -> Any:
@@ -119,8 +119,8 @@ class Apart:
     def _exchange(self, method: str, arguments: tuple[Any, ...]) -> dict[str, Any]:
         blobs = [one for one in arguments if isinstance(one, bytes)]
         plain = [None if isinstance(one, bytes) else one for one in arguments]
-        size = sum(map(len, blobs)) + sum(len(one) for one in plain if isinstance(one, (str, list)))
-        limits = self.limits.grown(size)
+        text = sum(len(one) for one in plain if isinstance(one, (str, list)))
+        limits = self.limits.grown(text, sum(map(len, blobs)))
         head = json.dumps([method, plain, [isinstance(one, bytes) for one in arguments], limits.computing, limits.memory])
         try:
             content = self._talk(b"".join(map(_framed, [head.encode(), *blobs])), limits)

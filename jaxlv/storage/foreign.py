@@ -26,7 +26,7 @@ KIB, MIB = 1 << 10, 1 << 20
 LIMITS: Mapping[str, int] = {
     "config.json": MIB, "generation_config.json": MIB, "adapter_config.json": MIB, "codec.json": MIB, "SHA256SUMS": MIB,
     "model.safetensors.index.json": 4 * MIB,
-    "tokenizer.json": 64 * MIB, "vocab.json": 16 * MIB, "merges.txt": 16 * MIB,
+    "tokenizer.json": 32 * MIB, "vocab.json": 16 * MIB, "merges.txt": 16 * MIB,
     "tokenizer_config.json": 4 * MIB, "special_tokens_map.json": MIB, "added_tokens.json": MIB, "chat_template.jinja": MIB,
     "LICENSE": MIB, "LICENSE.txt": MIB, "LICENSE.md": MIB, "NOTICE": MIB, "NOTICE.txt": MIB,
 }  # fmt: skip
@@ -53,7 +53,7 @@ def find(folder: str | Path, name: str) -> Path | None:
     or is larger than LIMITS allows.
     """
     folder = Path(folder)
-    if Path(name).name != name or "\0" in name or len(os.fsencode(name)) > LONGEST_NAME:
+    if name in ("", ".", "..") or "/" in name or "\0" in name or len(os.fsencode(name)) > LONGEST_NAME:
         expected = "the name of a file in it"
         raise JaxlvError("a name that leads out of the folder", where=folder, expected=expected, found=ascii(name))
     path = folder / name

@@ -60,7 +60,7 @@ class Tokenizer:
         try:
             return str(self._started().ask("chat", prompt))
         except apart.Failure as fault:
-            raise JaxlvError(f"the chat template fails ({fault})", where=repr(prompt)) from None
+            raise JaxlvError(f"the chat template fails ({fault})", where=self.folder) from None
 
     def close(self) -> None:
         """End the other process; the next question starts one again."""

@@ -206,10 +206,10 @@ def _listed(files: Mapping[str, bytes], settings: Mapping[str, Any]) -> dict[int
     from tokenizers import AddedToken
 
     if "added_tokens_decoder" not in settings:
-        special = set(_special(settings))
+        special, found = set(_special(settings)), _object(files, ADDED)
         return {
-            _id(id): AddedToken(content, normalized=content not in special, special=content in special)
-            for content, id in _object(files, ADDED).items()
+            _id(str(id) if type(id) is int else None): AddedToken(name, normalized=name not in special, special=name in special)
+            for name, id in found.items()
         }
     found = settings["added_tokens_decoder"]
     if not isinstance(found, dict):
@@ -217,10 +217,10 @@ def _listed(files: Mapping[str, bytes], settings: Mapping[str, Any]) -> dict[int
     return {_id(id): _token(token) for id, token in found.items()}
 
 
-def _id(id: Any) -> int:
-    if (type(id) is int or (isinstance(id, str) and id.isascii() and id.isdigit() and len(id) < 10)) and int(id) >= 0:
-        return int(id)
-    raise ValueError(f"an added token has the id {id!r}")
+def _id(text: Any) -> int:
+    if not isinstance(text, str) or not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise ValueError(f"the id of an added token is not a whole number, {text!r}")
+    return int(text)
 
 
 def _token(given: Any) -> AddedToken:

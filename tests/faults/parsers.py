@@ -32,8 +32,9 @@ from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.runs import checkpoint, records, run
 from jaxlv.storage import files, lines
-from jaxlv.text import tokens
+from jaxlv.text import language, tokens
 from jaxlv.text.codec import Codec
+from tests.faults import hostile
 
 MEMORY = 1 << 30  # bytes that a parser may take
 CAP = 1 << 26  # bytes of series that the readers may load
@@ -43,12 +44,15 @@ Tree = Any
 
 
 class Target(NamedTuple):
-    """The file to be damaged in a folder, what reads it, and, where it holds trees, how these are taken out and put in."""
+    """The file to be damaged in a folder, what reads it, how its trees are taken out and put in if it holds some, and its
+    share of all cases beside that of the others: less if every case begins a process.
+    """
 
     file: str
     parse: Callable[[Path], Any]
     trees: Callable[[bytes], list[Tree]] | None = None
     build: Callable[[bytes, list[Tree]], bytes] | None = None
+    share: float = 1.0
 
 
 def _json(content: bytes) -> list[Tree]:
@@ -124,6 +128,14 @@ def _alphabet(path: Path) -> Any:
     return tokens.load_alphabet(path.parent, 264)
 
 
+def _generation(path: Path) -> Any:
+    return language.generation_defaults(path.parent)
+
+
+def _language(path: Path) -> Any:
+    return language.load_language(path.parent, 264).chat("Hi?")
+
+
 def _text(path: Path) -> Any:
     text = path.read_bytes().decode("utf-8", "replace")
     for codec in (Codec(), Codec(parsing="position")):
@@ -145,7 +157,9 @@ TARGETS: Mapping[str, Target] = {
     "adapter tensors": Target("adapter/adapter_model.safetensors", _adapter, _header, _with_header),
     "adapter head": Target("adapter/head.safetensors", _adapter, _header, _with_header),
     "adapter codec": Target("adapter/codec.json", _adapter, _json, _as_json),
-    "tokenizer": Target("tokenizer/tokenizer.json", _alphabet, _json, _as_json),
+    "tokenizer": Target("tokenizer/tokenizer.json", _alphabet, _json, _as_json, 0.5),
+    "tokenizer settings": Target("words/tokenizer_config.json", _language, _json, _as_json, 0.5),
+    "generation settings": Target("words/generation_config.json", _generation, _json, _as_json),
     "HDF5": Target("data/series.h5", _series),
     "CSV": Target("data/series.csv", _series),
     "npy": Target("data/series.npy", _series),
@@ -177,6 +191,9 @@ def make(folder: Path, base: Path, adapter: dict[str, Any]) -> None:
     adapters.save_peft(folder / "adapter", adapter, settings, adapters.Origin("base", codec=Codec()))
     (folder / "tokenizer").mkdir()
     shutil.copy(weights.EMBEDDED_BASE / "tokenizer.json", folder / "tokenizer")
+    (folder / "words").mkdir()
+    hostile.chat("{{ messages[0].content }}{{ eos_token }}")(folder / "words")
+    (folder / "words" / "generation_config.json").write_text('{"do_sample": true, "temperature": 0.7, "top_k": 20}')
     (folder / "data").mkdir()
     values = 1.0 + np.random.default_rng(0).random((3, 8, 2)).astype(np.float32)
     with h5py.File(folder / "data" / "series.h5", "w") as file:

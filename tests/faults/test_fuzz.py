@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +17,8 @@ from jaxlv.model.weights import load_pretrained
 from tests.faults.parsers import TARGETS, Reader, make
 
 CASES = int(os.environ.get("JAXLV_FUZZ_CASES", "2200"))  # of all targets together
-EACH = -(-CASES // len(TARGETS))
+EACH = CASES / sum(target.share for target in TARGETS.values())
 SETTINGS = hypothesis.settings(
-    max_examples=EACH,
     derandomize=CASES < 10_000,
     database=None,
     deadline=None,
@@ -134,7 +134,7 @@ def test_a_damaged_file_is_read_or_refused(reader, name):
     valid = (reader.folder / target.file).read_bytes()
     both = st.one_of(BYTES.map(lambda one: ("bytes", one)), TREES.map(lambda one: ("trees", one))) if target.trees else None
 
-    @SETTINGS
+    @hypothesis.settings(SETTINGS, max_examples=math.ceil(EACH * target.share))
     @hypothesis.given(both if both is not None else BYTES.map(lambda one: ("bytes", one)))
     def run(change: Any) -> None:
         nonlocal seen
@@ -151,14 +151,14 @@ def test_a_damaged_file_is_read_or_refused(reader, name):
         check(reader, name, content)
 
     run()
-    assert seen >= min(EACH, 20)
+    assert seen >= min(EACH * target.share, 20)
 
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_any_bytes_are_read_or_refused(reader, name):
     """Files that were never of the kind."""
 
-    @hypothesis.settings(SETTINGS, max_examples=max(5, EACH // 20))
+    @hypothesis.settings(SETTINGS, max_examples=max(5, int(EACH * TARGETS[name].share) // 20))
     @hypothesis.given(ANY)
     def run(content: bytes) -> None:
         check(reader, name, content)

@@ -265,6 +265,26 @@ def test_25_an_adapter_that_changes_nothing(work, tmp_path):
     assert outcome.code == 2 and "the adapter changes nothing: every B is zero" in outcome.err
 
 
+@pytest.mark.parametrize("name", ["LICENSE.txt", "notes.json", "tokenizer_config.json", "anything"])
+@pytest.mark.parametrize("verb", ["merge", "export"])
+def test_nothing_from_outside_goes_into_a_checkpoint(verb, name, work, tmp_path):  # noqa: F811
+    """The run's base gets a link out: it can still be loaded and tuned, but not given away."""
+    (tmp_path / "outside").write_text("a secret of the reader's")
+    link = work.base / name
+    link.symlink_to(tmp_path / "outside")
+    try:
+        if verb == "merge":
+            call = ["merge", work.run / "adapter", "--model", work.base, "--side-head", "--out", tmp_path / "given"]
+        else:
+            call = ["export", work.run, "--to", "merged", "--side-head", "--out", tmp_path / "given"]
+        outcome = jaxlv(*call)
+    finally:
+        link.unlink()
+    assert outcome.code == 2 and outcome.err.count("\n") == 1
+    assert f"{work.base}: {name} is a link to outside the folder" in outcome.err
+    assert not (tmp_path / "given").exists()
+
+
 @pytest.mark.parametrize(
     "fault",
     [
