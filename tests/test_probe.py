@@ -210,6 +210,7 @@ def test_prompts_are_read_from_lines_and_from_jsonl(tmp_path):
         ('{"prompt": "a", "expected": "/(/"}\n', "line 1: not a regular expression"),
         ('{"prompt": "\\ud800"}\n', "line 1: not JSON"),
         (b"\xff\xfe", "not a text; expected UTF-8"),
+        (b" " * (probe.MOST_TEXT + 1), "too large; expected at most 8388608 bytes"),
         (None, "no readable file"),
     ],
 )

@@ -29,6 +29,7 @@ from jaxlv.text.language import Language
 from jaxlv.text.tokens import IGNORED, Windows, stack
 
 KEYS = ("prompt", "expected")  # of a line of JSONL
+MOST_TEXT = 8 << 20  # bytes of prompts, or of a text: a tokenizer takes some 250 times that
 
 # ------------------------------------------------------------------------------------------------- prompts
 
@@ -111,11 +112,16 @@ def _prompt(line: str, where: str) -> Prompt:
 
 
 def read_utf8(path: Path) -> str:
-    """The text of a file; JaxlvError where there is none, or it is not UTF-8."""
+    """The text of a file; raises JaxlvError if there is none, or if it is not UTF-8 or larger than MOST_TEXT."""
     try:
-        return path.read_bytes().decode()
+        with path.open("rb") as file:
+            content = file.read(MOST_TEXT + 1)
     except OSError as fault:
         raise JaxlvError(f"no readable file ({fault.strerror})", where=path) from None
+    if len(content) > MOST_TEXT:
+        raise JaxlvError("too large", where=path, expected=f"at most {MOST_TEXT} bytes", hint="take a part of it")
+    try:
+        return content.decode()
     except UnicodeDecodeError as fault:
         raise JaxlvError("not a text", where=path, expected="UTF-8", found=f"byte {fault.start} is not") from None
 
