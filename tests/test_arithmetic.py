@@ -117,7 +117,7 @@ def test_what_cannot_be_added_or_scaled_is_said(tiny, loras, random_lora, random
         arithmetic.add(loras, [1.0])
     for weight in (float("nan"), float("inf")):
         with pytest.raises(JaxlvError, match="a weight that is not finite"):
-            arithmetic.add(loras, [1.0, weight])
+            arithmetic.add(loras, [1.0, 1.0, weight])
     other = random_lora(random_model(hidden_size=32, head_dim=8)[1])
     for act in (lambda: arithmetic.add([loras[0], other]), lambda: arithmetic.compare(loras[0], other)):
         with pytest.raises(JaxlvError, match=r"different bases.*24 x 24 and 32 x 32"):
