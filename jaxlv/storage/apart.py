@@ -90,7 +90,7 @@ class Apart:
             raise Failure(f"no other process ({fault.strerror})") from None
         finally:
             os.close(held)
-        self._end = weakref.finalize(self, _end, self._process, ours, os.getpid())
+        self._end = weakref.finalize(self, _end, self._process, ours)
         self.answer = self.ask("", *arguments)
 
     def ask(self, method: str, *arguments: Any) -> Any:
@@ -155,7 +155,7 @@ class Apart:
                         if rest:
                             continue
                     ready.unregister(to)
-                if len(got) > HEAD + limits.answer or int.from_bytes(got[:HEAD], "little") > limits.answer:
+                if int.from_bytes(got[:HEAD], "little") > limits.answer:
                     raise Failure(f"an answer of more than {limits.answer} bytes")
         return bytes(got[HEAD:])
 
@@ -172,10 +172,8 @@ class Apart:
         return signal.Signals(-code).name if code < 0 else f"exit status {code} of {sys.executable}"
 
 
-def _end(process: subprocess.Popen[bytes], ours: int, owner: int) -> None:
-    if os.getpid() != owner:  # a fork of the process that asked
-        return
-    process.kill()
+def _end(process: subprocess.Popen[bytes], ours: int) -> None:
+    process.kill()  # does nothing in a fork of the process that asked
     process.wait()
     for pipe in (process.stdin, process.stdout):
         with contextlib.suppress(OSError):
@@ -184,8 +182,8 @@ def _end(process: subprocess.Popen[bytes], ours: int, owner: int) -> None:
 
 
 def _python() -> str:
-    """The Python that runs this; raises JaxlvError if it is part of another program and does not know."""
-    if not sys.executable:
+    """The Python that runs this; raises JaxlvError if that is part of another program."""
+    if not sys.executable or getattr(sys, "frozen", False):
         raise JaxlvError(
             "files of others are read by another process, and no Python for it is known",
             where="sys.executable",

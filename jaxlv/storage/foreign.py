@@ -218,7 +218,7 @@ def parse(content: bytes) -> Any:
         tree = json.loads(content.decode(), object_pairs_hook=_once, parse_constant=_Endless, parse_float=_finite)
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    level = [[tree]]
+    level: list[Any] = [[tree]]
     for _ in range(DEEPEST):
         inside = [value for outer in level for value in (outer.values() if isinstance(outer, dict) else outer)]
         for value in inside:

@@ -208,7 +208,9 @@ def _listed(files: Mapping[str, bytes], settings: Mapping[str, Any]) -> dict[int
     if "added_tokens_decoder" not in settings:
         special, found = set(_special(settings)), _object(files, ADDED)
         return {
-            _id(str(id) if type(id) is int else None): AddedToken(name, normalized=name not in special, special=name in special)
+            _id(str(id) if type(id) is int else None): AddedToken(
+                name, normalized=name not in special, special=name in special
+            )
             for name, id in found.items()
         }
     found = settings["added_tokens_decoder"]

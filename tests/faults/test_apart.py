@@ -169,9 +169,9 @@ def test_a_fork_of_this_process_ends_nothing():
     assert worker.ask("count", 7) == 1
 
 
-@pytest.mark.parametrize("executable", ["", None])
-def test_without_a_python_nothing_is_read_unguarded(monkeypatch, executable):
-    monkeypatch.setattr(sys, "executable", executable)
+@pytest.mark.parametrize(("name", "value"), [("executable", ""), ("executable", None), ("frozen", True)])
+def test_without_a_python_nothing_is_read_unguarded(monkeypatch, name, value):
+    monkeypatch.setattr(sys, name, value, raising=False)
     with pytest.raises(JaxlvError, match="no Python for it is known; set it to the path of a Python that has jaxlv"):
         call(math.gcd, 2, 4)
 
