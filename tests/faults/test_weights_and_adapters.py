@@ -267,7 +267,7 @@ def test_25_an_adapter_that_changes_nothing(work, tmp_path):
 
 @pytest.mark.parametrize("name", ["LICENSE.txt", "notes.json", "tokenizer_config.json", "anything"])
 @pytest.mark.parametrize("verb", ["merge", "export"])
-def test_nothing_from_outside_goes_into_a_checkpoint(verb, name, work, tmp_path):  # noqa: F811
+def test_nothing_from_outside_goes_into_a_checkpoint(verb, name, work, tmp_path):
     """The run's base gets a link out: it can still be loaded and tuned, but not given away."""
     (tmp_path / "outside").write_text("a secret of the reader's")
     link = work.base / name
