@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from jaxlv.data import series
+from jaxlv.data import limits, series
 from jaxlv.errors import JaxlvError
 
 TIME_T = np.linspace(0.0, 8.0, 5)
@@ -169,7 +169,7 @@ def test_unreadable_file(tmp_path, monkeypatch):
     def denied(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", denied)
+    monkeypatch.setattr(limits.os, "open", denied)
     assert_says(message(series.load, path), "permission denied")
 
 
@@ -249,7 +249,8 @@ def test_csv_faults_name_column_or_line(tmp_path):
         wide + "0,0,1,2\n0,1,1,2\n1,0,1,2\n": ("not complete", "2 series, 2 steps"),
         wide + "0,0,1,2\n0,1,1,2\n1,0,1,2\n1,3,1,2\n": ("differ in their times",),
         wide + "0,0,1,2\n0,1,,2\n": ("1 NaN values", "step 1, prey"),
-        tidy + "0,0,0,prey,1\n0,0,0,prey,1\n": ("not complete", "2 values, 1 of them"),
+        tidy + "0,0,0,prey,1\n0,0,0,prey,1\n": ("not complete", "found 2 values"),
+        tidy + "0,0,0,prey,1\n0,0,0,prey,1\n0,2,2,prey,1\n": ("not complete", "3 values, 2 of them for different cells"),
     }
     for content, parts in cases.items():
         path.write_text(content)
@@ -368,7 +369,7 @@ def test_declared_size_is_checked_before_reading(tmp_path):
         file.create_dataset("trajectories", (10**9, 100, 2), "f4", chunks=(100, 100, 2), compression="gzip")
         file["time"] = np.linspace(0, 200, 100)
     text = message(series.load, tmp_path / "a.h5")
-    assert_says(text, "declares too much data", "4294967296", "16000001")
+    assert_says(text, "declares too much data", "1073741824", "found 1600000000000")
     with h5py.File(tmp_path / "chunk.h5", "w") as file:
         file.create_dataset("trajectories", (3, 5, 2), "f4", maxshape=(None,) * 3, chunks=(2**15, 2**7, 2**7))
         file["time"] = TIME_T

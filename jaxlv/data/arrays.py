@@ -5,9 +5,8 @@ Axes: N series, T time steps, V variables.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from itertools import permutations
+import itertools
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from jaxlv.errors import JaxlvError
 VARIABLES = ("prey", "predator")
 _LAYOUT = "(series, steps, variables)"
 _AXES = ("series", "steps", "variables")
+SHOWN = 10  # items of a list in an error
 
 
 def check_dtype(dtype: np.dtype, where: Any) -> None:
@@ -33,13 +33,6 @@ def as_float64(values: np.ndarray, where: Any) -> np.ndarray:
     return np.array(values, dtype=np.float64, order="C")
 
 
-def check_size(shapes: Sequence[tuple[int, ...]], memory_cap: int, where: Any) -> None:
-    """Raise JaxlvError where arrays of these shapes, as float64, would take more than `memory_cap` bytes."""
-    size = 8 * sum(math.prod(shape) for shape in shapes)
-    if size > memory_cap:
-        raise JaxlvError("declares too much data", where=where, expected=f"at most {memory_cap} bytes", found=size)
-
-
 def check_shape(shape: tuple[int, ...], time_shape: tuple[int, ...] | None, variables: int, where: Any) -> None:
     """Raise JaxlvError, naming the axis, unless trajectories is (N, T, variables) and time (T,) or absent."""
     if len(shape) != 3:
@@ -53,7 +46,7 @@ def check_shape(shape: tuple[int, ...], time_shape: tuple[int, ...] | None, vari
 
     if not fits((0, 1, 2)):
         axis = next(axis for axis in range(3) if wanted[axis] not in (None, shape[axis]))
-        orders = [order for order in permutations(range(3)) if fits(order)]
+        orders = [order for order in itertools.permutations(range(3)) if fits(order)]
         raise JaxlvError(
             f"axis {axis} of trajectories, {_AXES[axis]}, has length {shape[axis]}",
             where=where,
@@ -65,12 +58,16 @@ def check_shape(shape: tuple[int, ...], time_shape: tuple[int, ...] | None, vari
         raise JaxlvError("no series", where=where, expected="one or more of two or more steps", found=shape)
 
 
-def keys_of(group: Any) -> str:
-    """The names in a file, in one line."""
-    return shortened(sorted(group, key=str)) if len(group) else "no keys"
+def keys_of(group: Collection[Any]) -> str:
+    """Returns the first names in a file, in one line, and how many more there are."""
+    return _listed(list(itertools.islice(group, SHOWN)), len(group)) or "no keys"
 
 
-def shortened(items: Sequence[Any], limit: int = 10) -> str:
-    """The first items in one line, and how many more there are."""
-    more = f" and {len(items) - limit} more" if len(items) > limit else ""
-    return ", ".join(str(item) for item in items[:limit]) + more
+def shortened(items: Sequence[Any]) -> str:
+    """Returns the first items in one line, and how many more there are."""
+    return _listed(items[:SHOWN], len(items))
+
+
+def _listed(first: Sequence[Any], count: int) -> str:
+    more = f" and {count - len(first)} more" if count > len(first) else ""
+    return ", ".join(map(str, first)) + more

@@ -6,25 +6,35 @@ within Python stops. A file is therefore read by a process of its own first.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import math
 import os
 import resource
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+from h5py import h5pl
 
-from jaxlv.data.arrays import VARIABLES, check_dtype, check_shape, check_size, keys_of
+from jaxlv.data.arrays import VARIABLES, check_dtype, check_shape, keys_of
+from jaxlv.data.limits import MOST_VARIABLES, Room, clean_name, clean_names
 from jaxlv.errors import JaxlvError
 
 PATIENCE = 60.0  # seconds that a process may read a file
 SLOWEST = 10e6  # bytes of it that are read in a second more
-MEMORY = 2 << 30  # bytes that it may map beside the data
+MEMORY = 1 << 28  # bytes that it may map beside the data
 NO_MEMORY = 3  # its exit status where that is not enough
+PER_DATASET = 2048  # bytes that an open dataset takes beside its values
+LONGEST_SETTING = 10_000  # characters
+MOST_SETTINGS = 1000  # numbers in one
+_ALONE = threading.Lock()  # one thread reads at a time: h5py has such a lock, too
 
 
 def read(path: Path, memory_cap: int) -> dict[str, Any]:
@@ -61,32 +71,68 @@ def _harmful(path: Path, found: str) -> JaxlvError:
 
 def rehearse(path: str, memory_cap: str) -> None:
     """Read a file for nothing, as a process of its own."""
-    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    most = MEMORY + 3 * int(memory_cap)
-    resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+    _limit(0)
     try:
-        _read(Path(path), int(memory_cap))
+        _read(Path(path), int(memory_cap), _limit)
     except MemoryError:
         sys.exit(NO_MEMORY)
     except Exception:  # the process that asked will come to it too
         return
 
 
-def _read(path: Path, memory_cap: int) -> dict[str, Any]:
-    with h5py.File(path, "r") as file:
+def _limit(size: int) -> None:
+    """Sets how much memory this process may map: what it has now, what arrays of `size` bytes take, and MEMORY more.
+
+    The sizes of packed chunks and of texts are not known before they are read, so only this limit holds for them.
+    """
+    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    most = now + 2 * size + MEMORY
+    resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+
+
+def _read(path: Path, memory_cap: int, sized: Callable[[int], None] = lambda size: None) -> dict[str, Any]:
+    """Returns the arrays of a file. `sized` is told how many bytes they take together, before any of them is read."""
+    room = Room(memory_cap, path)
+    with _without_plugins(), h5py.File(path, "r") as file:
         for key in ("trajectories", "time"):
             if not _has_link(file, key):
                 raise JaxlvError(f"has no dataset {key}", where=path, found=keys_of(file))
         values, time = (_own_dataset(file, key, path) for key in ("trajectories", "time"))
-        names = values.attrs.get("variables")
-        variables = VARIABLES if names is None else tuple(str(name) for name in np.atleast_1d(names))
+        simulation = _group(file, "simulation", path) if _has_link(file, "simulation") else None
+        parameters = {} if simulation is None else _parameters(simulation, values.shape[:1], path, room)
+        room.trajectories(values.shape)
+        room.array(time.shape)
         # A chunk is unpacked whole, however little of it the shape shows.
-        check_size([values.shape, time.shape, values.chunks or (), time.chunks or ()], memory_cap, path)
+        chunk = 8 * max(math.prod(dataset.chunks or (0,)) for dataset in (values, time, *parameters.values()))
+        room.passing(chunk)
+        sized(room.taken + chunk)
+        names = _attribute(values, "variables", path, room, MOST_VARIABLES)
+        variables = VARIABLES if names is None else clean_names(names, path)
         check_shape(values.shape, time.shape, len(variables), path)
         arrays: dict[str, Any] = {"values": values[()], "time": time[()], "variables": variables}
-        if _has_link(file, "simulation"):
-            arrays["source"] = {"simulation": _read_simulation(file, values.shape[0], path)}
+        if simulation is not None:
+            drawn = {name: dataset[()].astype(np.float64) for name, dataset in parameters.items()}
+            arrays["source"] = {"simulation": {**_settings(simulation, path, room), "parameters": drawn}}
     return arrays
+
+
+@contextlib.contextmanager
+def _without_plugins() -> Iterator[None]:
+    """Takes the folders away in which the HDF5 library looks for code, while a file that may name some is open.
+
+    A file says by numbers how its data, or the lists of its groups, are packed. For a number that the library does not know
+    it would load each shared object in HDF5_PLUGIN_PATH, or in a folder of the system.
+    """
+    with _ALONE:
+        paths = [h5pl.get(place) for place in range(h5pl.size())]
+        for _ in paths:
+            h5pl.remove(0)
+        try:
+            yield
+        finally:
+            for path in paths:
+                h5pl.append(path)
 
 
 def _has_link(group: h5py.Group, key: str) -> bool:
@@ -115,17 +161,55 @@ def _own_dataset(group: h5py.Group, key: str, path: Path) -> h5py.Dataset:
     return dataset
 
 
-def _read_simulation(file: h5py.File, count: int, path: Path) -> dict[str, Any]:
-    where = f"{path}:simulation"
-    _check_link(file, "simulation", where)
-    group = file["simulation"]
+def _group(file: h5py.File, key: str, path: Path) -> h5py.Group:
+    where = f"{path}:{key}"
+    _check_link(file, key, where)
+    group = file[key]
     if not isinstance(group, h5py.Group):
         raise JaxlvError("is a dataset", where=where, expected="a group with a dataset per parameter")
-    parameters = {}
-    for name in group:
-        dataset = _own_dataset(group, name, path)
-        if dataset.shape != (count,):
-            raise JaxlvError(f"{name} has a wrong shape", where=where, expected=(count,), found=dataset.shape)
-        parameters[name] = dataset[()].astype(np.float64)
-    settings = {name: getattr(value, "tolist", lambda v=value: v)() for name, value in group.attrs.items()}
-    return {**settings, "parameters": parameters}
+    return group
+
+
+def _parameters(group: h5py.Group, shape: tuple[int, ...], path: Path, room: Room) -> dict[str, h5py.Dataset]:
+    """Returns the datasets of a group, each with a value per series, by their names; none of them is read yet."""
+    where, found = f"{path}:simulation", {}
+    for key in group:
+        dataset = _own_dataset(group, key, path)
+        if dataset.shape != shape:
+            raise JaxlvError(f"{key} has a wrong shape", where=where, expected=shape, found=dataset.shape)
+        room.array(shape)
+        room.take(PER_DATASET)
+        found[clean_name(key, where, "name of a parameter")] = dataset
+    return found
+
+
+def _settings(group: h5py.Group, path: Path, room: Room) -> dict[str, Any]:
+    """Returns the attributes of a group, each of which is a text or a number."""
+    where, found = f"{path}:simulation", {}
+    for key in group.attrs:
+        value = _attribute(group, key, where, room, MOST_SETTINGS)
+        value = value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
+        if not _is_setting(value):
+            raise JaxlvError(f"{key} is not a setting", where=where, expected="printable text or numbers", found=repr(value))
+        found[clean_name(key, where, "name of a setting")] = value
+    return found
+
+
+def _is_setting(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(map(_is_setting, value))
+    if isinstance(value, str):
+        return len(value) <= LONGEST_SETTING and value.isprintable()
+    return isinstance(value, (int, float))
+
+
+def _attribute(holder: h5py.HLObject, key: str, where: Any, room: Room, most: int) -> Any:
+    """Returns an attribute of at most so many elements, or None if there is none of that name."""
+    if key not in holder.attrs:
+        return None
+    declared = holder.attrs.get_id(key)
+    count = math.prod(declared.shape or ())
+    if count > most:
+        raise JaxlvError(f"the attribute {key} is too long", where=where, expected=f"at most {most} elements", found=count)
+    room.array((count,), declared.dtype.itemsize)
+    return holder.attrs[key]

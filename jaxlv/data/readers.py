@@ -7,23 +7,28 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import math
+import struct
 import zipfile
 from array import array
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from jaxlv.data import hdf5
-from jaxlv.data.arrays import VARIABLES, check_dtype, check_size, keys_of
+from jaxlv.data.arrays import VARIABLES, check_dtype, keys_of
+from jaxlv.data.limits import MEMORY_CAP, PER_SERIES, Room, check_count, clean_name, clean_names, open_regular
 from jaxlv.errors import JaxlvError
 
 _TIDY = ("series", "step", "time", "variable", "value")
 _WIDE = ("series", "time", *VARIABLES)
 FORMATS = {".h5": "HDF5", ".hdf5": "HDF5", ".csv": "text", ".npy": "npy", ".npz": "zip archive"}
+LINE = 1 << 16  # characters of a line of CSV
+HEADER = 10_000  # bytes of the header of an npy file: what numpy itself allows, once it has read the header
+DIRECTORY = 1 << 20  # bytes of a zip archive that are held at once, the list of its members above all
 _SIGNATURES = (
     (b"\x89HDF\r\n\x1a\n", "HDF5"),
     (b"\x93NUMPY", "npy"),
@@ -36,35 +41,38 @@ _SIGNATURES = (
 )
 
 
-def read(path: Path, memory_cap: int) -> dict[str, Any]:
-    """The content of a file as arguments of `series.from_arrays`; formats and errors as in `series.load`."""
-    kind = _checked_kind(path)
-    with _readable(path):
-        if kind == "HDF5":
-            return hdf5.read(path, memory_cap)
-        if kind == "text":
-            return _read_csv(path, memory_cap)
-        if kind == "npy":
-            with path.open("rb") as stream:
-                return {"values": _read_npy(stream, path, memory_cap)}
-        return _read_npz(path, memory_cap)
+def read(path: Path, memory_cap: int = MEMORY_CAP) -> dict[str, Any]:
+    """Returns the content of a file as arguments of `series.from_arrays`; formats and errors as in `series.load`.
+
+    Names of variables are cleaned here (`limits.clean_names`), and sizes are checked before anything is built
+    (`limits.Room`), whatever the format.
+    """
+    kind = _checked_kind(path, memory_cap)
+    with readable(path):
+        arrays = READERS[kind](path, Room(memory_cap, path))
+    if "variables" in arrays:
+        arrays["variables"] = clean_names(arrays["variables"], path)
+    return arrays
 
 
-def _checked_kind(path: Path) -> str:
+def _checked_kind(path: Path, memory_cap: int) -> str:
     expected = FORMATS.get(path.suffix.lower())
     if path.is_dir():
         raise JaxlvError("is a directory", where=path, expected="a file of series")
     if not path.exists():
         raise JaxlvError("no such file", where=path, expected="a file of series")
-    if not path.is_file():
-        raise JaxlvError("is not a regular file", where=path, expected="a file of series")
+    if not path.name.isprintable():
+        raise JaxlvError("the file's name has characters that do not print", where=path, hint="rename it")
+    with readable(path), open_regular(path) as stream:
+        size, head = stream.seek(0, io.SEEK_END), stream.seek(0) or stream.read(512)
     if expected is None:
         raise JaxlvError("unknown kind of file", where=path, expected=", ".join(FORMATS), found=path.suffix or "no suffix")
-    with _readable(path), path.open("rb") as stream:
-        found = _sniff(stream.read(512))
+    found = _sniff(head)
     if found != expected:
         hint = "run `git lfs pull` to get the file itself" if "git-LFS" in found else None
         raise JaxlvError(f"is not what {path.suffix} says", where=path, expected=expected, found=found, hint=hint)
+    if size > memory_cap:
+        raise JaxlvError("too large", where=path, expected=f"a file of at most {memory_cap} bytes", found=size)
     return expected
 
 
@@ -83,8 +91,8 @@ def _sniff(head: bytes) -> str:
 
 
 @contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Turn what the reading libraries raise about a bad file into one line."""
+def readable(path: Path) -> Iterator[None]:
+    """Turns what the reading libraries raise about a bad file into one line."""
     try:
         yield
     except PermissionError as error:
@@ -95,60 +103,142 @@ def _readable(path: Path) -> Iterator[None]:
         raise JaxlvError(f"damaged or truncated ({error})", where=path, hint="fetch it again") from error
 
 
-def _read_npy(stream: BinaryIO, where: Any, memory_cap: int) -> np.ndarray:
+# ------------------------------------------------------------------------------------------------------ NumPy
+
+
+def _read_npy(path: Path, room: Room) -> dict[str, Any]:
+    with open_regular(path) as stream:
+        return {"values": _array(stream, path, room)}
+
+
+def _array(stream: BinaryIO, where: Any, room: Room, names: bool = False) -> np.ndarray:
+    """Reads an array of numbers, or of names, from an npy file or a member of an archive."""
     version = np.lib.format.read_magic(stream)
     if version not in ((1, 0), (2, 0)):
         raise JaxlvError("unknown version of npy", where=where, expected="1.0 or 2.0", found=version)
-    form = np.lib.format
-    read_header = form.read_array_header_1_0 if version == (1, 0) else form.read_array_header_2_0
+    # The header's length is 2 or 4 bytes; numpy would read as many as these say before it looks at its own limit.
+    form, width = ("<H", 2) if version == (1, 0) else ("<I", 4)
+    (length,) = struct.unpack(form, stream.read(width))
+    if length > HEADER:
+        raise JaxlvError("the header is too long", where=where, expected=f"at most {HEADER} bytes", found=length)
+    stream.seek(stream.tell() - width)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read_header(stream)
-    if dtype.kind != "U":
+    if not names:
         check_dtype(dtype, where)
-    check_size([shape], memory_cap, where)
+        room.trajectories(shape, dtype.itemsize)
+    elif dtype.kind not in "US":
+        raise JaxlvError("wrong type", where=where, expected="text", found=dtype)
+    else:
+        check_count(math.prod(shape), where)
+        room.array(shape, dtype.itemsize)
     stream.seek(0)
     return np.lib.format.read_array(stream, allow_pickle=False)
 
 
-def _read_npz(path: Path, memory_cap: int) -> dict[str, Any]:
+class _Pieces(io.BufferedReader):
+    """A file of which at most DIRECTORY bytes are held at once: zipfile would read a list of members of any length."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        found = super().read(DIRECTORY + 1 if size is None or size < 0 else min(size, DIRECTORY + 1))
+        if len(found) > DIRECTORY:
+            raise zipfile.BadZipFile(f"the list of its members is longer than {DIRECTORY} bytes")
+        return found
+
+
+def _read_npz(path: Path, room: Room) -> dict[str, Any]:
     arrays: dict[str, Any] = {}
-    with zipfile.ZipFile(path) as archive:
-        members = {name.removesuffix(".npy"): name for name in archive.namelist()}
+    with open_regular(path) as stream, zipfile.ZipFile(_Pieces(stream.raw)) as archive:
+        members: dict[str, zipfile.ZipInfo] = {}
+        for member in archive.infolist():
+            key = member.filename.removesuffix(".npy")
+            if key in members:
+                raise JaxlvError("holds two arrays of one name", where=path, found=key)
+            members[key] = member
         for key in ("trajectories", "time"):
             if key not in members:
-                raise JaxlvError(f"has no array {key}", where=path, found=keys_of(members))
+                raise JaxlvError(f"has no array {key}", where=path, found=keys_of(sorted(members)))
         for key, argument in (("trajectories", "values"), ("time", "time"), ("variables", "variables")):
             if key in members:
-                with archive.open(members[key]) as stream:
-                    arrays[argument] = _read_npy(stream, f"{path}:{key}", memory_cap)  # type: ignore[arg-type]
+                where = f"{path}:{key}"
+                # Others unpack in one go, or with tables of gigabytes; numpy writes only these.
+                if members[key].compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise JaxlvError("unknown compression", where=where, expected="stored or deflated")
+                with archive.open(members[key]) as packed:
+                    arrays[argument] = _array(packed, where, room, names=key == "variables")  # type: ignore[arg-type]
     return arrays
 
 
-def _read_csv(path: Path, memory_cap: int) -> dict[str, Any]:
-    size = path.stat().st_size
-    if size > memory_cap:
-        raise JaxlvError("too large", where=path, expected=f"at most {memory_cap} bytes", found=size)
-    series, step, time, value = (array("d") for _ in range(4))
-    variable = array("l")
-    names: dict[str, int] = {}
-    rows_of: Counter[float] = Counter()
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream, strict=True)
-        tidy = _is_tidy(tuple(reader.fieldnames or ()), path)
-        for row in reader:
-            where = f"{path}:{reader.line_num}"
-            if None in row or None in row.values():
+# -------------------------------------------------------------------------------------------------------- CSV
+
+
+class _Columns:
+    """The values of a CSV file while it is read: a number in each column for every value, as they stand in memory."""
+
+    def __init__(self, room: Room):
+        self.room = room
+        self.series, self.step, self.time, self.value = (array("d") for _ in range(4))
+        self.variable = array("q")
+        self.names: dict[str, int] = {}
+        self.rows_of: dict[float, int] = {}
+        self.size = sum(column.itemsize for column in (self.series, self.step, self.time, self.value, self.variable))
+
+    def rows(self, series: float) -> int:
+        """Counts a row of a series; returns how many were there before."""
+        count = self.rows_of.get(series)
+        if count is None:
+            self.room.take(PER_SERIES)
+            count = 0
+        self.rows_of[series] = count + 1
+        return count
+
+    def add(self, series: float, step: float, time: float, name: str, value: float, where: str) -> None:
+        """Adds a value. Raises JaxlvError if there is no room for it, or if its variable's name cannot be one."""
+        variable = self.names.get(name)
+        if variable is None:
+            clean_name(name, where, "name of a variable")
+            check_count(len(self.names) + 1, where)
+            variable = self.names[name] = len(self.names)
+        self.room.take(self.size)
+        self.series.append(series)
+        self.step.append(step)
+        self.time.append(time)
+        self.variable.append(variable)
+        self.value.append(value)
+
+
+def _rows(stream: Any, path: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yields where a line stands and its cells, for every line that is not empty."""
+    number = 0
+    while line := stream.readline(LINE):
+        number += 1
+        where = f"{path}:{number}"
+        if len(line) == LINE:
+            raise JaxlvError("the line is too long", where=where, expected=f"fewer than {LINE} characters")
+        # Each line by itself: a quoted cell that goes on over many lines would become a row of any size.
+        if cells := next(csv.reader((line,), strict=True)):
+            yield where, cells
+
+
+def _read_csv(path: Path, room: Room) -> dict[str, Any]:
+    columns = _Columns(room)
+    with open_regular(path) as binary, io.TextIOWrapper(binary, encoding="utf-8-sig", newline="") as stream:
+        rows = _rows(stream, path)
+        _, header = next(rows, ("", []))
+        tidy = _is_tidy(tuple(header), path)
+        for where, cells in rows:
+            if len(cells) != len(header):
                 raise JaxlvError("row has another number of cells than the header", where=where)
-            index = _number(row, "series", where, whole=True)
-            cells = [(row["variable"], "value")] if tidy else [(name, name) for name in VARIABLES]
-            for name, column in cells:
-                series.append(index)
-                step.append(_number(row, "step", where, whole=True) if tidy else rows_of[index])
-                time.append(_number(row, "time", where))
-                variable.append(names.setdefault(name, len(names)))
-                value.append(_number(row, column, where))
-            rows_of[index] += 1
-    columns = {"series": series, "step": step, "time": time, "variable": variable, "value": value}
-    return _from_columns({name: np.asarray(column) for name, column in columns.items()}, tuple(names), path)
+            row = dict(zip(header, cells, strict=True))
+            series, time = _number(row, "series", where, whole=True), _number(row, "time", where)
+            counted = columns.rows(series)
+            if tidy:
+                step = _number(row, "step", where, whole=True)
+                columns.add(series, step, time, row["variable"], _number(row, "value", where), where)
+            else:
+                for name in VARIABLES:
+                    columns.add(series, counted, time, name, _number(row, name, where), where)
+    return _from_columns(columns, path)
 
 
 def _is_tidy(header: tuple[str, ...], path: Path) -> bool:
@@ -164,7 +254,7 @@ def _is_tidy(header: tuple[str, ...], path: Path) -> bool:
     return columns is _TIDY
 
 
-def _number(row: dict[str, str], column: str, where: str, whole: bool = False) -> float:
+def _number(row: Mapping[str, str], column: str, where: str, whole: bool = False) -> float:
     """The number in a cell; an empty one is NaN, which `from_arrays` then counts."""
     try:
         number = float(row[column] or "nan")
@@ -175,25 +265,35 @@ def _number(row: dict[str, str], column: str, where: str, whole: bool = False) -
     return number
 
 
-def _from_columns(columns: dict[str, np.ndarray], names: tuple[str, ...], path: Path) -> dict[str, Any]:
-    value = columns["value"]
+def _from_columns(columns: _Columns, path: Path) -> dict[str, Any]:
+    """Puts values in order. Beside the columns, about as much memory again is taken at most."""
+    value, names = np.asarray(columns.value), tuple(columns.names)
     if not len(value):
         raise JaxlvError("has no rows", where=path)
-    ids, row = np.unique(columns["series"].astype(np.int64), return_inverse=True)
-    step = columns["step"].astype(np.int64)
+    ids, row = np.unique(np.asarray(columns.series).astype(np.int64), return_inverse=True)
+    step = np.asarray(columns.step).astype(np.int64)
     shape = (len(ids), int(step.max()) + 1, len(names))
-    cell = (row * shape[1] + step) * shape[2] + columns["variable"]
-    if not len(np.unique(cell)) == len(cell) == math.prod(shape):
+    whole = len(value) == math.prod(shape)  # then the numbers of cells are below 2**63
+    seen = np.zeros(len(value) if whole else 0, bool)
+    if whole:
+        cell = (row * shape[1] + step) * shape[2] + np.asarray(columns.variable)
+        seen[cell] = True
+    if not whole or not seen.all():
         raise JaxlvError(
             "series are not complete",
             where=path,
             expected=f"one value for each of {shape[0]} series, {shape[1]} steps and {', '.join(names)}",
-            found=f"{len(cell)} values, {len(np.unique(cell))} of them for different cells",
+            found=f"{len(value)} values" + (f", {seen.sum()} of them for different cells" if whole else ""),
         )
-    order = np.argsort(cell)
-    time_NTV, values_NTV = columns["time"][order].reshape(shape), value[order].reshape(shape)
+    time_NTV, values_NTV = np.empty(shape), np.empty(shape)
+    time_NTV.reshape(-1)[cell], values_NTV.reshape(-1)[cell] = columns.time, value
     if not (time_NTV == time_NTV[:1, :, :1]).all():
         raise JaxlvError("series differ in their times", where=path, expected="one time grid for all series")
     if set(names) == set(VARIABLES):
         values_NTV, names = values_NTV[..., [names.index(name) for name in VARIABLES]], VARIABLES
-    return {"values": values_NTV, "time": time_NTV[0, :, 0], "variables": names, "ids": ids}
+    return {"values": values_NTV, "time": time_NTV[0, :, 0].copy(), "variables": names, "ids": ids}
+
+
+READERS = {
+    "HDF5": lambda path, room: hdf5.read(path, room.most), "text": _read_csv, "npy": _read_npy, "zip archive": _read_npz,
+}  # fmt: skip

@@ -19,11 +19,12 @@ import h5py
 import numpy as np
 
 from jaxlv.data.arrays import VARIABLES, as_float64, check_shape, shortened
-from jaxlv.data.readers import FORMATS, read
+from jaxlv.data.limits import MEMORY_CAP, clean_names
+from jaxlv.data.readers import FORMATS, read, readable
 from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.storage.files import new_file
+from jaxlv.storage import files
 
-MEMORY_CAP = 4 * 2**30
 TIME_TOLERANCE = 1e-3
 
 
@@ -47,8 +48,9 @@ class SeriesSet:
     def select(self, ids: Any) -> SeriesSet:
         """The series with these ids, in the order given; JaxlvError names unknown ids."""
         wanted = _as_ids(ids)
-        row_of = {int(i): row for row, i in enumerate(self.ids_N)}
-        unknown = [int(i) for i in wanted if int(i) not in row_of]
+        order = np.argsort(self.ids_N)
+        rows = order[np.searchsorted(self.ids_N, wanted, sorter=order).clip(max=len(self) - 1)]
+        unknown = wanted[self.ids_N[rows] != wanted].tolist()
         if unknown:
             raise JaxlvError(
                 "unknown series",
@@ -63,7 +65,6 @@ class SeriesSet:
                 expected="one or more ids, each once",
                 found=shortened(wanted.tolist()) or "none",
             )
-        rows = np.array([row_of[int(i)] for i in wanted])
         source = dict(self.source)
         if "simulation" in source:
             parameters = {name: np.asarray(p)[rows] for name, p in source["simulation"]["parameters"].items()}
@@ -83,13 +84,13 @@ def from_arrays(
     """A SeriesSet of copied float64 arrays, after every check that this module knows.
 
     values (N, T, V) and time (T,), by default 0..T-1, are integers or floats of at most 64 bits, in either
-    byte order. Without names the variables are prey and predator; with names there may be one or more. Values
-    are finite and not negative: the text format has no sign (zeros pass here, but have no logarithm). Time
-    grows in equal steps, each within TIME_TOLERANCE of the mean step. JaxlvError otherwise; with `drop`, series whose
-    values are not so are left out, and a JaxlvWarning says which.
+    byte order. Without names the variables are prey and predator; with names there may be one to 100, each of at most
+    80 printable characters (`limits.clean_names`). Values are finite and not negative: the text format has no sign
+    (zeros pass here, but have no logarithm). Time grows in equal steps, each within TIME_TOLERANCE of the mean step.
+    Raises JaxlvError otherwise; with `drop`, series whose values are not so are left out, and a JaxlvWarning says which.
     """
     values, time = np.asarray(values), None if time is None else np.asarray(time)
-    names = VARIABLES if variables is None else tuple(str(name) for name in variables)
+    names = VARIABLES if variables is None else clean_names(variables, where)
     check_shape(values.shape, None if time is None else time.shape, len(names), where)
     values_NTV = as_float64(values, f"{where}:trajectories")
     time_T = as_float64(np.arange(values.shape[1]) if time is None else time, f"{where}:time")
@@ -119,14 +120,15 @@ def load(path: Any, *, memory_cap: int = MEMORY_CAP, drop: bool = False) -> Seri
     NumPy: .npy holds (N, T, 2), with time 0..T-1; .npz the arrays trajectories, time and optionally
     variables.
 
-    JaxlvError for a file that is none of these, that `from_arrays` would refuse, whose arrays as float64
-    exceed `memory_cap` bytes (known before they are read), or that leads to other files (HDF5 links, external
-    storage, virtual datasets).
+    Raises JaxlvError if a file is none of these, if `from_arrays` would refuse its content, if that takes more than
+    `memory_cap` bytes (all arrays and names together, known before they are built; 40 bytes a value while CSV is read),
+    or if it leads to other files (HDF5 links, external storage, virtual datasets). Reading takes about three times
+    `memory_cap` at most, beside what Python itself takes.
     """
     path = Path(path)
     arrays = read(path, memory_cap)
-    with path.open("rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    with readable(path):
+        sha256 = files.sha256(path)
     source = {"path": str(path), "sha256": sha256, **arrays.pop("source", {})}
     return from_arrays(**arrays, source=source, where=path, drop=drop)
 
@@ -209,7 +211,7 @@ def _check_values(values_NTV: np.ndarray, names: Sequence[str], ids_N: np.ndarra
                 f"{fault.sum()} {name} values",
                 where=where,
                 expected="finite values of at least 0",
-                found=f"{values_NTV[fault][0]:g} first, at {first_place(fault, names, ids_N)}",
+                found=f"{values_NTV.flat[np.argmax(fault)]:g} first, at {first_place(fault, names, ids_N)}",
                 hint='repair them, or leave these series out: data.bad_series = "drop"',
             )
 
@@ -228,8 +230,9 @@ def _without_bad(found: SeriesSet, where: Any) -> SeriesSet:
 
 def _as_ids(ids: Any) -> np.ndarray:
     array = np.asarray(ids)
-    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-        raise JaxlvError("series ids are a list of whole numbers", found=f"{array.dtype} of shape {array.shape}")
+    if array.ndim != 1 or (array.size and (array.dtype.kind not in "iu" or array.max() > np.iinfo(np.int64).max)):
+        expected = "a list of whole numbers below 2**63"
+        raise JaxlvError("these are not series ids", expected=expected, found=f"{array.dtype} of shape {array.shape}")
     return array.astype(np.int64)
 
 
@@ -266,9 +269,15 @@ def split_fraction(ids: Any, fractions: Sequence[float] = (0.7, 0.15, 0.15), see
     JaxlvError if fractions are no shares of 1 or leave a wanted part empty.
     """
     ids_N = _as_ids(ids)
-    order = np.random.RandomState(seed).permutation(len(ids_N))
+    order = _random(seed).permutation(len(ids_N))
     cuts = np.round(_cumulated(fractions)[:2] * len(ids_N)).astype(int)
     return _not_empty(Split(*np.split(ids_N[order], cuts)), fractions)
+
+
+def _random(seed: int) -> np.random.RandomState:
+    if not 0 <= seed < 2**32:
+        raise JaxlvError("the seed of a split is out of range", expected="0 to 2**32 - 1", found=seed)
+    return np.random.RandomState(seed)
 
 
 def _in_order(ids: np.ndarray) -> Split:
@@ -311,7 +320,7 @@ def split_stratified(ids: Any, labels: Any, fractions: Sequence[float] = (0.7, 0
     if labels_N.shape != ids_N.shape:
         raise JaxlvError("one label per series is needed", expected=ids_N.shape, found=labels_N.shape)
     cuts = _cumulated(fractions)[:2]
-    random = np.random.RandomState(seed)
+    random = _random(seed)
     part_N = np.empty(len(ids_N), int)
     for label in np.unique(labels_N):
         rows = random.permutation(np.flatnonzero(labels_N == label))

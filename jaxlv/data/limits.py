@@ -1,0 +1,111 @@
+"""What a file may make of memory, and what the names in it may be: every reader asks here before it builds anything."""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from jaxlv.errors import JaxlvError
+
+MEMORY_CAP = 2**30  # bytes that the arrays of a file may take together
+PER_SERIES = 512  # bytes that a series takes beside its values: its id in dicts, the hash of its values
+LONGEST_NAME = 80  # characters
+MOST_VARIABLES = 100  # figures have a panel for each
+
+
+class Room:
+    """The memory that the content of one file may take: whatever is built is taken from it before it is built.
+
+    most: bytes; where: the file, for the error.
+    """
+
+    def __init__(self, most: int, where: Any):
+        self.most, self.where, self.taken = most, where, 0
+
+    def take(self, size: int) -> None:
+        """Counts `size` bytes more. Raises JaxlvError if that makes more than there is room for."""
+        self.taken += size
+        if self.taken > self.most:
+            expected = f"at most {self.most} bytes in memory"
+            raise JaxlvError("declares too much data", where=self.where, expected=expected, found=self.taken)
+
+    def array(self, shape: Sequence[int], itemsize: int = 8) -> None:
+        """Counts an array of this shape. Numbers will be float64, so an element takes 8 bytes or more."""
+        if any(size < 0 for size in shape):
+            raise JaxlvError("declares a shape below zero", where=self.where, found=tuple(shape))
+        self.take(math.prod(shape) * max(itemsize, 8))
+
+    def passing(self, size: int) -> None:
+        """Raises JaxlvError if `size` bytes do not fit; they are not counted, since they are freed before more is built."""
+        self.take(size)
+        self.taken -= size
+
+    def trajectories(self, shape: Sequence[int], itemsize: int = 8) -> None:
+        """Counts an array whose first axis is series, with what each series takes beside its values."""
+        self.array(shape, itemsize)
+        self.take(PER_SERIES * (shape[0] if shape else 0))
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Opens a file for reading, as bytes. Never waits, as a named pipe would make it.
+
+    Raises JaxlvError if it is not a regular file, and OSError if it cannot be opened.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise JaxlvError("is not a regular file", where=path, expected="a file of series")
+    return os.fdopen(handle, "rb")
+
+
+# ------------------------------------------------------------------------------------------------------ names
+
+
+def clean_name(name: Any, where: Any, what: str = "name") -> str:
+    """A name that came from a file or a caller, as text, without spaces around it; bytes are read as UTF-8.
+
+    Raises JaxlvError if it is empty, longer than LONGEST_NAME, or holds a character that does not print (control
+    characters, changes of direction, broken UTF-8): such a name could rewrite a terminal, and is not XML in a figure.
+    """
+    if isinstance(name, bytes):
+        name = name.decode("utf-8", "surrogateescape")  # what is not UTF-8 becomes surrogates, which do not print
+    name = str(name)
+    if len(name) > LONGEST_NAME:
+        expected = f"at most {LONGEST_NAME} characters"
+        raise JaxlvError(f"the {what} is too long", where=where, expected=expected, found=f"{len(name)}: {name[:200]}")
+    if not name.isprintable():
+        raise JaxlvError(f"the {what} has characters that do not print", where=where, found=ascii(name), hint="rename it")
+    if not name.strip():
+        raise JaxlvError(f"the {what} is empty", where=where)
+    return name.strip()
+
+
+def clean_names(names: Any, where: Any, what: str = "variable") -> tuple[str, ...]:
+    """Names of variables as `clean_name` gives them; one name alone is a tuple of one.
+
+    Raises JaxlvError as `clean_name` does, or if two are equal, or if there are more than MOST_VARIABLES.
+    """
+    if isinstance(names, np.ndarray) and names.ndim > 1:
+        raise JaxlvError(f"names of {what}s are a list", where=where, found=f"shape {names.shape}")
+    given: Iterable[Any] = np.atleast_1d(names) if isinstance(names, (str, bytes, np.ndarray)) else names
+    cleaned: dict[str, int] = {}
+    for place, name in enumerate(given):
+        cleaned_name = clean_name(name, where, f"name of {what} {place}")
+        if cleaned_name in cleaned:
+            places = f"{what}s {cleaned[cleaned_name]} and {place}"
+            raise JaxlvError(f"two {what}s have one name", where=where, found=f"{cleaned_name}, {places}")
+        cleaned[cleaned_name] = place
+        check_count(len(cleaned), where, what)
+    return tuple(cleaned)
+
+
+def check_count(count: int, where: Any, what: str = "variable") -> None:
+    """Raises JaxlvError if there are more than MOST_VARIABLES."""
+    if count > MOST_VARIABLES:
+        raise JaxlvError(f"too many {what}s", where=where, expected=f"at most {MOST_VARIABLES}", found=count)
