@@ -19,6 +19,9 @@ from jaxlv.errors import JaxlvError
 Dtype = Literal["float32", "bfloat16"]
 Kernel = Literal["xla", "blocked", "cudnn"]
 SINKS = ("tensorboard", "wandb", "mlflow")
+LARGEST_CONFIG = 1 << 20  # bytes of a config file
+MOST_EXTENDED = 20  # config files that extend each other
+DEEPEST = 20  # levels of sections and lists
 GRID = "grid"  # the section of a config that `jaxlv sweep` reads
 STAGE = "stage"  # and the one that tells `jaxlv reproduce` what a stage is; a sweep takes its `skip`
 
@@ -264,23 +267,52 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     return build_config(RunConfig, override(tree, overrides), where=path)
 
 
-def read_tree(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The sections of a TOML file, laid over those of the file that its key `extends` names, beside it."""
-    path = Path(path)
+def read_tree(path: Path) -> dict[str, Any]:
+    """The sections of a TOML file, laid over those of the file that its key `extends` names, beside it, and so on.
+
+    Raises JaxlvError if a file is not there or not regular, has more than LARGEST_CONFIG bytes, or is not TOML; if more than
+    MOST_EXTENDED files extend each other, or one itself; and if sections lie deeper than DEEPEST in each other.
+    """
+    trees: list[dict[str, Any]] = []
+    seen: set[Path] = set()
+    below: Any = Path(path)
+    while below is not None:
+        here = Path(below)
+        tree = _read_toml(here)
+        if here.resolve() in seen:
+            raise JaxlvError("a config that extends itself", where=here)
+        seen.add(here.resolve())
+        if len(seen) > MOST_EXTENDED:
+            raise JaxlvError("too many configs that extend each other", where=path, expected=f"at most {MOST_EXTENDED}")
+        trees.append(tree)
+        below = tree.pop("extends", None)
+        if below is not None and not isinstance(below, str):
+            raise JaxlvError("extends has the wrong type", where=here, expected="the name of a file", found=repr(below))
+        below = None if below is None else here.parent / below
+    return functools.reduce(laid_over, reversed(trees))
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise JaxlvError("no such config file", where=path)
+    with path.open("rb") as file:
+        content = file.read(LARGEST_CONFIG + 1)
+    if len(content) > LARGEST_CONFIG:
+        raise JaxlvError("the config file is too large", where=path, expected=f"at most {LARGEST_CONFIG} bytes")
     try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+        tree = tomllib.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as fault:  # numbers of thousands of digits are no TOMLDecodeError
         raise JaxlvError(f"not valid TOML ({fault})", where=path) from None
-    below = tree.pop("extends", None)
-    if below is None:
-        return tree
-    if not isinstance(below, str):
-        raise JaxlvError("extends has the wrong type", where=path, expected="the name of a file", found=repr(below))
-    if path.resolve() in above:
-        raise JaxlvError("a config that extends itself", where=path, found=below)
-    return laid_over(read_tree(path.parent / below, (*above, path.resolve())), tree)
+    if _deeper(tree, DEEPEST):
+        raise JaxlvError("sections lie too deep in each other", where=path, expected=f"at most {DEEPEST} levels")
+    return tree
+
+
+def _deeper(tree: Any, levels: int) -> bool:
+    """Whether tables or lists lie in each other in more than so many levels."""
+    if not isinstance(tree, (dict, list)):
+        return False
+    return not levels or any(_deeper(one, levels - 1) for one in (tree.values() if isinstance(tree, dict) else tree))
 
 
 def laid_over(tree: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

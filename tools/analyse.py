@@ -31,6 +31,7 @@ from jaxlv.report import page
 from jaxlv.report.figures import svg
 from jaxlv.runs import run, sources
 from jaxlv.storage.files import new_folder, write_json
+from jaxlv.storage.tables import write_csv
 from jaxlv.text.tokens import token_texts
 from jaxlv_tools.console import (
     Progress,
@@ -120,7 +121,7 @@ def write(out: Path, result: dict[str, Any], title: str) -> None:
     for folder in ("tables", "figures"):
         (out / folder).mkdir()
     for name, frame in report.frames(result).items():
-        frame.to_csv(out / "tables" / f"{name}.csv", index=False, float_format="%.6g")
+        write_csv(out / "tables" / f"{name}.csv", frame, float_format="%.6g")
     parts = report.parts_of(result)
     for picture in report.pictures(parts):
         svg.save_pair(picture.drawing, picture.svg, out / "figures" / picture.name)

@@ -8,6 +8,7 @@ import errno
 import functools
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -256,14 +257,22 @@ def describe(verb: str, text: str | None) -> argparse.ArgumentParser:
     return Parser(prog=f"jaxlv {verb}", description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
+MOST_IDS = 1_000_000  # that an option may name
+
+
 def parse_ids(text: str) -> list[int]:
-    """Series ids from "3,7" or "990-999" or both."""
+    """Series ids from "3,7" or "990-999" or both, at most MOST_IDS of them."""
     ids: list[int] = []
     for part in text.split(","):
         first, dash, last = part.partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
-            raise argparse.ArgumentTypeError(f"{text!r} is not a list of ids such as 3,7 or 990-999")
-        ids += range(int(first), int(last or first) + 1)
+        if not re.fullmatch("[0-9]{1,18}", first) or (dash and not re.fullmatch("[0-9]{1,18}", last)):
+            raise argparse.ArgumentTypeError(f"{printable(text, 60)!r} is not a list of ids such as 3,7 or 990-999")
+        named = range(int(first), int(last or first) + 1)
+        if not named:
+            raise argparse.ArgumentTypeError(f"{part!r} names no id; expected the lower one first")
+        if len(ids) + len(named) > MOST_IDS:
+            raise argparse.ArgumentTypeError(f"{printable(text, 60)!r} names more than {MOST_IDS} ids")
+        ids += named
     return ids
 
 

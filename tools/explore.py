@@ -27,6 +27,7 @@ from jaxlv.report import exploration as report
 from jaxlv.report.figures import exploration as figures
 from jaxlv.report.figures import svg
 from jaxlv.storage.files import new_folder, write_json
+from jaxlv.storage.tables import write_csv
 from jaxlv_tools.console import Progress, describe, parse_ids, positive, program, versions
 
 QUALITY = "quality.csv"  # the table of the checks
@@ -64,7 +65,7 @@ def usable(path: Path, out: Path) -> tuple[list[dict[str, Any]], SeriesSet]:
         return rows, series.load(path)
     except JaxlvError as fault:
         with new_folder(out, replace=is_refusal(out)) as work:
-            pd.DataFrame(rows).to_csv(work / QUALITY, index=False)
+            write_csv(work / QUALITY, pd.DataFrame(rows))
         hint = "; ".join(filter(None, [fault.hint, f"the checks are in {out / QUALITY}"]))
         raise JaxlvError(fault.what, where=fault.where, expected=fault.expected, found=fault.found, hint=hint) from None
 
@@ -184,7 +185,7 @@ class Exploration:
 def save(out: Path, result: dict[str, Any], drawings: dict[str, tuple[Any, str]]) -> None:
     """Leave tables, figures, numbers and the page in a folder."""
     for name, rows in result["tables"].items():
-        pd.DataFrame(rows).to_csv(out / f"{name.replace(' ', '_')}.csv", index=False)
+        write_csv(out / f"{name.replace(' ', '_')}.csv", pd.DataFrame(rows))
     write_json(out / "exploration.json", result)
     (out / "figures").mkdir()
     elements = {}

@@ -36,6 +36,7 @@ from jaxlv.model.weights import base_of
 from jaxlv.report import probe
 from jaxlv.runs import run, sources
 from jaxlv.storage.files import new_folder, write_json
+from jaxlv.storage.tables import write_csv
 from jaxlv.text.codec import Codec
 from jaxlv.text.language import Language, generation_defaults, load_language
 from jaxlv_tools.bare import model_name
@@ -147,7 +148,7 @@ def write(out: Path, result: dict[str, Any]) -> None:
         for entry in result["prompts"]
         for name, answer in entry["answers"].items()
     ]
-    pd.DataFrame(rows).rename(columns={"text": "answer"}).to_csv(out / "probe.csv", index=False)
+    write_csv(out / "probe.csv", pd.DataFrame(rows).rename(columns={"text": "answer"}))
     probe.write_page(out / "report.html", result)
 
 

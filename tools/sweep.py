@@ -24,7 +24,7 @@ from jaxlv.config import GRID, STAGE, RunConfig, build_config, override, read_tr
 from jaxlv.errors import JaxlvError
 from jaxlv.report import page, sweeps
 from jaxlv.runs import run, search, sweep, training
-from jaxlv.storage.files import new_file
+from jaxlv.storage.tables import write_csv
 from jaxlv_tools.console import Progress, begun_folder, describe, positive, print_columns, program, versions
 
 
@@ -105,8 +105,7 @@ def main(options: argparse.Namespace) -> None:
     result = {"config": options.config.name, "rule": rule, "best": best["name"], "runs": outcomes, "versions": versions()}
     sweep.write_result(out / sweep.RESULT, result)
     flat = [{**one["settings"], **{k: v for k, v in one.items() if not isinstance(v, (dict, list))}} for one in outcomes]
-    with new_file(out / "sweep.csv") as place:
-        pd.DataFrame(flat).to_csv(place, index=False)
+    write_csv(out / "sweep.csv", pd.DataFrame(flat))
     page.write(out / "report.html", sweeps.page_of(result))
     show(outcomes, best["name"])
     print(f"best by {sweep.RULES[rule]}: {best['name']} ({best[rule]:.4g})")

@@ -81,7 +81,7 @@ def _file_rows(path: Path) -> Iterator[Row]:
 
 
 def _array_rows(arrays: dict[str, Any], path: Path) -> Iterator[Row]:
-    values, time, names = arrays["values"], arrays.get("time"), tuple(map(str, arrays.get("variables", VARIABLES)))
+    values, time, names = arrays["values"], arrays.get("time"), arrays.get("variables", VARIABLES)
     try:
         check_shape(values.shape, None if time is None else time.shape, len(names), path)
     except JaxlvError as fault:
@@ -121,7 +121,8 @@ def _time_row(time_T: np.ndarray) -> Row:
 def _range_rows(values_NTV: np.ndarray, names: Sequence[str], ids_N: np.ndarray) -> Iterator[Row]:
     held_NTV = np.isfinite(values_NTV)
     if held_NTV.any():
-        for word, extreme in (("minimum", values_NTV[held_NTV].min()), ("maximum", values_NTV[held_NTV].max())):
+        least, greatest = values_NTV.min(where=held_NTV, initial=np.inf), values_NTV.max(where=held_NTV, initial=-np.inf)
+        for word, extreme in (("minimum", least), ("maximum", greatest)):
             yield _check(word, float(extreme), first=_first(values_NTV == extreme, names, ids_N))
     zero_NTV = values_NTV == 0
     yield _check("zeros", int(zero_NTV.sum()), "allowed; they have no logarithm", None, _first(zero_NTV, names, ids_N))
@@ -154,7 +155,7 @@ def summary(values_N: np.ndarray) -> Row:
 
 def value_rows(data: SeriesSet) -> list[Row]:
     """Ranges, means, standard deviations and percentiles of all values, and of each variable's, in raw units."""
-    parts = {"all": data.values_NTV, **{name: data.values_NTV[..., v] for v, name in enumerate(data.variables)}}
+    parts = [("all", data.values_NTV), *((name, data.values_NTV[..., v]) for v, name in enumerate(data.variables))]
     return [
         {
             "values of": name,
@@ -165,7 +166,7 @@ def value_rows(data: SeriesSet) -> list[Row]:
             "sd": values.std(),
             **{f"p{p:g}": figure for p, figure in zip(PERCENTILES, np.percentile(values, PERCENTILES), strict=True)},
         }
-        for name, values in parts.items()
+        for name, values in parts
     ]
 
 

@@ -309,7 +309,7 @@ def draw(preset: Preset | str, n: int, seed: int, solver: Solver | None = None, 
             raise JaxlvError("unknown preset", expected=", ".join(PRESETS), found=preset)
         preset = PRESETS[preset]
     if n < 1 or not 0 <= seed < 2**63:
-        expected = "n >= 1 and a seed from 0 to 2**63 - 1"
+        expected = "n >= 1 and seed >= 0, below 2**63"
         raise JaxlvError("cannot draw", where=preset.name, expected=expected, found=f"{n}, {seed}")
     Room(MEMORY_CAP, f"{preset.name}, {n} series of {preset.steps} steps").trajectories((n, preset.steps, len(VARIABLES)))
     system, solver = SYSTEMS[preset.system], solver or Solver()

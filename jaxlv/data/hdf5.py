@@ -24,16 +24,15 @@ import numpy as np
 from h5py import h5pl
 
 from jaxlv.data.arrays import VARIABLES, check_dtype, check_shape, keys_of
-from jaxlv.data.limits import MOST_VARIABLES, Room, clean_name, clean_names
-from jaxlv.errors import JaxlvError
+from jaxlv.data.limits import MOST_VARIABLES, Room, check_count, clean_name, clean_names
+from jaxlv.errors import JaxlvError, printable
 
 PATIENCE = 60.0  # seconds that a process may read a file
 SLOWEST = 10e6  # bytes of it that are read in a second more
-MEMORY = 1 << 28  # bytes that it may map beside the data
-NO_MEMORY = 3  # its exit status where that is not enough
-PER_DATASET = 2048  # bytes that an open dataset takes beside its values
+MEMORY = 1 << 27  # bytes that it may map beside its code and the data
+NO_MEMORY, DAMAGED = 3, 4  # its exit status if that is not enough, and if h5py raises an error
 LONGEST_SETTING = 10_000  # characters
-MOST_SETTINGS = 1000  # numbers in one
+LARGEST_SETTING = 1000  # numbers in one
 _ALONE = threading.Lock()  # one thread reads at a time: h5py has such a lock, too
 
 
@@ -55,13 +54,15 @@ def _survived(path: Path, memory_cap: int, *stat: int) -> None:
     program = f"import sys; sys.path[:] = {sys.path!r}; from jaxlv.data import hdf5; hdf5.rehearse(*sys.argv[1:])"
     command, seconds = [sys.executable, "-c", program, str(path), str(memory_cap)], PATIENCE + path.stat().st_size / SLOWEST
     try:
-        code = subprocess.run(command, timeout=seconds, stdin=subprocess.DEVNULL, capture_output=True).returncode
+        ended = subprocess.run(command, timeout=seconds, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     except subprocess.TimeoutExpired:
         raise _harmful(path, f"no end after {seconds:.0f} s") from None
-    if code < 0:
-        raise _harmful(path, signal.Signals(-code).name)
-    if code == NO_MEMORY:
+    if ended.returncode < 0:
+        raise _harmful(path, signal.Signals(-ended.returncode).name)
+    if ended.returncode == NO_MEMORY:
         raise _harmful(path, "more memory than its data need")
+    if ended.returncode == DAMAGED:
+        raise OSError(ended.stdout)
 
 
 def _harmful(path: Path, found: str) -> JaxlvError:
@@ -76,8 +77,11 @@ def rehearse(path: str, memory_cap: str) -> None:
         _read(Path(path), int(memory_cap), _limit)
     except MemoryError:
         sys.exit(NO_MEMORY)
-    except Exception:  # the process that asked will come to it too
+    except JaxlvError:  # the process that asked will come to it too, before it reads any data
         return
+    except Exception as fault:  # perhaps for want of memory, which the process that asked may have
+        print(printable(fault))
+        sys.exit(DAMAGED)
 
 
 def _limit(size: int) -> None:
@@ -173,12 +177,12 @@ def _group(file: h5py.File, key: str, path: Path) -> h5py.Group:
 def _parameters(group: h5py.Group, shape: tuple[int, ...], path: Path, room: Room) -> dict[str, h5py.Dataset]:
     """Returns the datasets of a group, each with a value per series, by their names; none of them is read yet."""
     where, found = f"{path}:simulation", {}
+    check_count(len(group), where, "parameter")
     for key in group:
         dataset = _own_dataset(group, key, path)
         if dataset.shape != shape:
             raise JaxlvError(f"{key} has a wrong shape", where=where, expected=shape, found=dataset.shape)
         room.array(shape)
-        room.take(PER_DATASET)
         found[clean_name(key, where, "name of a parameter")] = dataset
     return found
 
@@ -186,8 +190,9 @@ def _parameters(group: h5py.Group, shape: tuple[int, ...], path: Path, room: Roo
 def _settings(group: h5py.Group, path: Path, room: Room) -> dict[str, Any]:
     """Returns the attributes of a group, each of which is a text or a number."""
     where, found = f"{path}:simulation", {}
+    check_count(len(group.attrs), where, "setting")
     for key in group.attrs:
-        value = _attribute(group, key, where, room, MOST_SETTINGS)
+        value = _attribute(group, key, where, room, LARGEST_SETTING)
         value = value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
         if not _is_setting(value):
             raise JaxlvError(f"{key} is not a setting", where=where, expected="printable text or numbers", found=repr(value))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -52,7 +53,7 @@ class Room:
         self.take(PER_SERIES * (shape[0] if shape else 0))
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> io.BufferedReader:
     """Opens a file for reading, as bytes. Never waits, as a named pipe would make it.
 
     Raises JaxlvError if it is not a regular file, and OSError if it cannot be opened.

@@ -64,7 +64,8 @@ def _checked_kind(path: Path, memory_cap: int) -> str:
     if not path.name.isprintable():
         raise JaxlvError("the file's name has characters that do not print", where=path, hint="rename it")
     with readable(path), open_regular(path) as stream:
-        size, head = stream.seek(0, io.SEEK_END), stream.seek(0) or stream.read(512)
+        head = stream.read(512)
+        size = stream.seek(0, io.SEEK_END)
     if expected is None:
         raise JaxlvError("unknown kind of file", where=path, expected=", ".join(FORMATS), found=path.suffix or "no suffix")
     found = _sniff(head)
@@ -192,19 +193,23 @@ class _Columns:
         self.rows_of[series] = count + 1
         return count
 
-    def add(self, series: float, step: float, time: float, name: str, value: float, where: str) -> None:
-        """Adds a value. Raises JaxlvError if there is no room for it, or if its variable's name cannot be one."""
-        variable = self.names.get(name)
-        if variable is None:
+    def number(self, name: str, where: str) -> int:
+        """Returns the number of a variable. Raises JaxlvError if its name cannot be one, or makes too many."""
+        if name not in self.names:
             clean_name(name, where, "name of a variable")
             check_count(len(self.names) + 1, where)
-            variable = self.names[name] = len(self.names)
-        self.room.take(self.size)
-        self.series.append(series)
-        self.step.append(step)
-        self.time.append(time)
-        self.variable.append(variable)
-        self.value.append(value)
+            self.names[name] = len(self.names)
+        return self.names[name]
+
+    def add(self, series: float, step: float, time: float, values: Mapping[int, float]) -> None:
+        """Adds the values of a row by the numbers of their variables. Raises JaxlvError if there is no room for them."""
+        self.room.take(self.size * len(values))
+        for variable, value in values.items():
+            self.series.append(series)
+            self.step.append(step)
+            self.time.append(time)
+            self.variable.append(variable)
+            self.value.append(value)
 
 
 def _rows(stream: Any, path: Path) -> Iterator[tuple[str, list[str]]]:
@@ -226,18 +231,18 @@ def _read_csv(path: Path, room: Room) -> dict[str, Any]:
         rows = _rows(stream, path)
         _, header = next(rows, ("", []))
         tidy = _is_tidy(tuple(header), path)
+        numeric = [(place, name) for place, name in enumerate(header) if name != "variable"]
+        known = () if tidy else tuple(columns.number(name, str(path)) for name in VARIABLES)
         for where, cells in rows:
             if len(cells) != len(header):
                 raise JaxlvError("row has another number of cells than the header", where=where)
-            row = dict(zip(header, cells, strict=True))
-            series, time = _number(row, "series", where, whole=True), _number(row, "time", where)
-            counted = columns.rows(series)
+            row = {name: _number(cells[place], name, where) for place, name in numeric}
+            series, counted = row["series"], columns.rows(row["series"])
             if tidy:
-                step = _number(row, "step", where, whole=True)
-                columns.add(series, step, time, row["variable"], _number(row, "value", where), where)
+                name = cells[header.index("variable")]
+                columns.add(series, row["step"], row["time"], {columns.number(name, where): row["value"]})
             else:
-                for name in VARIABLES:
-                    columns.add(series, counted, time, name, _number(row, name, where), where)
+                columns.add(series, counted, row["time"], {v: row[VARIABLES[v]] for v in known})
     return _from_columns(columns, path)
 
 
@@ -254,14 +259,14 @@ def _is_tidy(header: tuple[str, ...], path: Path) -> bool:
     return columns is _TIDY
 
 
-def _number(row: Mapping[str, str], column: str, where: str, whole: bool = False) -> float:
+def _number(cell: str, column: str, where: str) -> float:
     """The number in a cell; an empty one is NaN, which `from_arrays` then counts."""
     try:
-        number = float(row[column] or "nan")
+        number = float(cell or "nan")
     except ValueError:
-        raise JaxlvError(f"{column} is no number", where=where, found=repr(row[column])) from None
-    if whole and not (number.is_integer() and 0 <= number < 2**53):
-        raise JaxlvError(f"{column} is no whole number", where=where, found=repr(row[column]))
+        raise JaxlvError(f"{column} is no number", where=where, found=repr(cell)) from None
+    if column in ("series", "step") and not (number.is_integer() and 0 <= number < 2**53):
+        raise JaxlvError(f"{column} is no whole number", where=where, found=repr(cell))
     return number
 
 

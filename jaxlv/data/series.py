@@ -22,8 +22,8 @@ from jaxlv.data.arrays import VARIABLES, as_float64, check_shape, shortened
 from jaxlv.data.limits import MEMORY_CAP, clean_names
 from jaxlv.data.readers import FORMATS, read, readable
 from jaxlv.errors import JaxlvError, JaxlvWarning
-from jaxlv.storage.files import new_file
 from jaxlv.storage import files
+from jaxlv.storage.files import new_file
 
 TIME_TOLERANCE = 1e-3
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import io
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,18 +18,20 @@ import numpy as np
 import pandas as pd
 
 from jaxlv.config import SamplingConfig
+from jaxlv.data.limits import MEMORY_CAP, clean_names, open_regular
 from jaxlv.data.series import SeriesSet
-from jaxlv.errors import JaxlvError
+from jaxlv.errors import JaxlvError, printable
 from jaxlv.flops.ledger import Kind, Meter
 from jaxlv.forecasting import metrics
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.steps.generate import Generated, decoding, generate, padded
-from jaxlv.storage.files import new_file
+from jaxlv.storage import tables
 from jaxlv.text.codec import Codec, Decoded
 from jaxlv.text.grammar import Grammar, longest_step, number_grammar
 from jaxlv.text.tokens import Alphabet
 
 QUANTILES = (0.05, 0.10, 0.25, 0.75, 0.90, 0.95)
+_HEADER = b"series,step,time,variable,statistic,value"
 INTEGER_DIGITS = 2  # digits before the point that the grammar allows, or more where the context has more
 
 
@@ -82,37 +86,51 @@ class Forecast:
         return pd.concat(frames, ignore_index=True).sort_values(["series", "step"], kind="stable", ignore_index=True)
 
     def write_csv(self, path: Path) -> None:
-        """`to_frame` as CSV; the steps that a sample did not complete are empty."""
-        with new_file(path) as place:
-            self.to_frame().to_csv(place, index=False, float_format="%.6g")
+        """`to_frame` as CSV (`tables.write_csv`); the steps that a sample did not complete are empty."""
+        tables.write_csv(path, self.to_frame(), float_format="%.6g")
 
 
 def read_csv(path: Path, series: SeriesSet) -> Forecast:
-    """What `write_csv` left, to its six digits; `series` has the contexts. Why samples ended is not in the file.
+    """Returns what `write_csv` left, to its six digits; `series` has the contexts. Why samples ended is not in the file.
 
-    JaxlvError where the file is no forecast, or one of other series.
+    Raises JaxlvError if the file is not a forecast, is one of other series, or is larger than `limits.MEMORY_CAP` / 8 (a
+    row takes about eight times as much memory as it has bytes).
     """
+    most = MEMORY_CAP // 8
     try:
-        frame = pd.read_csv(path)
-        drawn = frame[frame["statistic"].str.startswith("sample_")]
-        names, variables = (tuple(drawn[column].unique()) for column in ("statistic", "variable"))
-        wide = drawn.pivot(index=["series", "step", "variable"], columns="statistic", values="value")[list(names)]
-        ids_N, steps_H = (wide.index.unique(level).to_numpy() for level in ("series", "step"))
-        grid = pd.MultiIndex.from_product([ids_N, steps_H, variables])
-        samples_NHVS = wide.reindex(grid).to_numpy().reshape(len(ids_N), len(steps_H), len(variables), len(names))
-        time_H = drawn.drop_duplicates("step")["time"].to_numpy()
-        if len(wide) != len(grid) or not len(wide):
-            raise ValueError("steps are missing")
-        start = int(steps_H[0])
-        if not 1 <= start <= series.values_NTV.shape[1]:
-            raise ValueError(f"it begins at step {start}")
-        last_NV = series.select(ids_N).values_NTV[:, start - 1]
+        with open_regular(path) as stream:
+            if (size := stream.seek(0, io.SEEK_END)) > most:
+                raise JaxlvError("too large", where=path, expected=f"at most {most} bytes", found=size)
+            stream.seek(0)
+            if stream.readline(len(_HEADER) + 2).strip() != _HEADER:  # of columns without end pandas would make an index
+                raise ValueError("its columns are others")
+            frame = pd.read_csv(stream, names=_HEADER.decode().split(","), index_col=False)
+        return _from_frame(frame, series, path)
     except JaxlvError:
         raise
     except Exception as fault:  # pandas raises whatever the layer below raised
-        reason = " ".join(str(fault).split())[:200]
-        raise JaxlvError(f"not a forecast ({type(fault).__name__}: {reason})", where=path) from None
-    return Forecast(ids_N, start, time_H, variables, last_NV, np.moveaxis(samples_NHVS, 3, 1), {})
+        raise JaxlvError(f"not a forecast ({type(fault).__name__}: {printable(fault, 200)})", where=path) from None
+
+
+def _from_frame(frame: pd.DataFrame, series: SeriesSet, path: Path) -> Forecast:
+    drawn = frame[frame["statistic"].str.startswith("sample_")]
+    keys = ["series", "step", "variable", "statistic"]
+    ids_N, steps_H, variables, names = (drawn[key].unique() for key in keys)
+    # Each part of a grid may be long where the grid itself would not fit in any memory.
+    size = math.prod(map(len, (ids_N, steps_H, variables, names)))
+    if not len(drawn) or len(drawn) != size or drawn.duplicated(keys).any():
+        raise ValueError("steps are missing")
+    ids_N, steps_H = np.sort(ids_N), np.sort(steps_H)
+    wide = drawn.pivot(index=keys[:3], columns="statistic", values="value")[list(names)]
+    grid = pd.MultiIndex.from_product([ids_N, steps_H, variables])
+    samples_NHVS = wide.reindex(grid).to_numpy(float).reshape(len(ids_N), len(steps_H), len(variables), len(names))
+    time_H = drawn.drop_duplicates("step").sort_values("step")["time"].to_numpy()
+    start = int(steps_H[0])
+    if not 1 <= start <= series.values_NTV.shape[1]:
+        raise ValueError(f"it begins at step {start}")
+    last_NV = series.select(ids_N).values_NTV[:, start - 1]
+    cleaned = clean_names([tables.unguarded(name) for name in variables], path)
+    return Forecast(ids_N, start, time_H, cleaned, last_NV, np.moveaxis(samples_NHVS, 3, 1), {})
 
 
 def forward_filled(values_NSTV: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from matplotlib.figure import Figure as Drawing
 
 from jaxlv.report.figures.svg import css_variables, to_svg
@@ -210,11 +211,37 @@ class Chapter:
     sections: Sequence[Section]
 
 
+# Classes of Unicode's rules for directions: what is read from right to left or says so, and what may stand within a name.
+TURNS = frozenset(["R", "AL", "AN", "RLE", "RLO", "LRE", "LRO", "PDF", "RLI", "LRI", "FSI", "PDI"])
+BETWEEN = frozenset(["WS", "EN", "ES", "NSM"])
+_TURNED = re.compile("T(?:[T ]*T)?")
+_NOT_HTML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters, broken UTF-8
+
+
+def isolated(text: str) -> Markup:
+    """Returns `text` as HTML in which names that are read from right to left stand in <bdi>, and turn nothing around them."""
+    if text.isascii():
+        return escape(text)
+    classes = [unicodedata.bidirectional(one) for one in text]
+    kinds = "".join("T" if one in TURNS else " " if one in BETWEEN else "L" for one in classes)
+    parts, end = [], 0
+    for match in _TURNED.finditer(kinds):
+        parts += [escape(text[end : match.start()]), Markup("<bdi>"), escape(text[slice(*match.span())]), Markup("</bdi>")]
+        end = match.end()
+    return Markup("").join([*parts, escape(text[end:])])
+
+
+def _finalized(value: Any) -> Any:
+    """What the template writes in the place of a value; one that is HTML already, or is escaped for an attribute, stays."""
+    return isolated(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 def render(page: Page) -> str:
     """`page` as one HTML document that needs nothing else."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
+        finalize=_finalized,
         trim_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
@@ -224,7 +251,8 @@ def render(page: Page) -> str:
     shown = [section for section in page.sections if section.blocks or section.text]
     chapters = [Chapter(name, list(own)) for name, own in itertools.groupby(shown, lambda section: section.group)]
     contents = len(shown) >= CONTENTS
-    return environment.get_template("page.html.j2").render(page=page, chapters=chapters, contents=contents, **palette) + "\n"
+    html = environment.get_template("page.html.j2").render(page=page, chapters=chapters, contents=contents, **palette)
+    return _NOT_HTML.sub("\N{REPLACEMENT CHARACTER}", html) + "\n"
 
 
 def write(path: Path, page: Page) -> None:

@@ -165,7 +165,7 @@ def sorted_figure(series: Tree, models: Sequence[str]) -> Figure:
         for v, variable in enumerate(variables):
             values = numbers(method["log10_mse"][variable])
             places = np.arange(count) + (v - (len(variables) - 1) / 2) * width
-            ax.bar(places, values - floor, width, bottom=floor, color=species(v), label=variable)
+            ax.bar(places, values - floor, width, bottom=floor, color=species(v))
         ax.set_xlim(-0.7, count - 0.3)
         ax.set_ylim(floor, None)
         shown = np.unique(np.linspace(0, count - 1, min(count, 32)).astype(int))  # more labels would overlap
@@ -174,7 +174,8 @@ def sorted_figure(series: Tree, models: Sequence[str]) -> Figure:
         ax.yaxis.set_major_locator(ticks(4, integer=True))
         ax.set_ylabel(f"log10 MSE, {name}")
     axes[-1].set_xlabel("series, by the larger of their errors")
-    figure.legend(*axes[0].get_legend_handles_labels(), ncols=len(variables), **ABOVE)
+    handles = [Patch(facecolor=species(v)) for v in range(len(variables))]
+    figure.legend(handles, [shortened(name, 16) for name in variables], ncols=len(variables), **ABOVE)
     return figure
 
 
@@ -199,8 +200,8 @@ def pair_figure(series: Tree, models: Sequence[str]) -> Figure:
     ax.set_xlim(low, high)
     ax.set_ylim(low, high)
     ax.set_aspect("equal")
-    ax.set_xlabel(f"MSE of {first} (raw units²)")
-    ax.set_ylabel(f"MSE of {second} (raw units²)")
+    ax.set_xlabel(f"MSE of {shortened(first, 24)} (raw units²)")
+    ax.set_ylabel(f"MSE of {shortened(second, 24)} (raw units²)")
     handles, labels = ax.get_legend_handles_labels()
     handles = [*handles[::-1], Line2D([], [], color=MUTED, linewidth=1.0, linestyle=DASHED)]
     figure.legend(handles, [*labels[::-1], "equal errors"], ncols=3, **ABOVE)

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import io
 import re
+import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+
+from jaxlv.errors import JaxlvWarning
 
 # name -> colour on white, colour on dark. The first is drawn; SVG names both by the CSS variable --name.
 # After Okabe & Ito (2008), darkened or lightened until the contrast with the page is at least 4.5.
@@ -93,6 +96,7 @@ _VARIABLES = {light: "currentColor" if name == "ink" else f"var(--{name},{light}
 _COLOUR = re.compile("|".join(_VARIABLES))
 _NUMBER = re.compile(r"-?\d+\.\d+")
 _FAMILY = re.compile(r"font-family: [^;]*;\s*")
+_NOT_XML = re.compile(r"[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # names of folders may hold such
 
 
 def css_variables(dark: bool = False) -> str:
@@ -106,9 +110,8 @@ def to_svg(figure: Figure, label: str) -> str:
     Ink becomes currentColor, other colours CSS variables with the light value as fall-back; text stays text.
     """
     buffer = io.StringIO()
-    with matplotlib.rc_context(STYLE):
-        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    raw = buffer.getvalue()
+    _save(figure, buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    raw = _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", buffer.getvalue())
     root = ET.fromstring(raw)
     _rewrite_ids(root, "f" + hashlib.sha256((label + raw).encode()).hexdigest()[:8] + "-")
     for node in root.iter():
@@ -179,6 +182,24 @@ def save_pair(figure: Figure, element: str, stem: Path) -> None:
 
 
 def save_png(figure: Figure, path: str | Path, *, dpi: int = 144) -> None:
-    """`figure` as a PNG on white, at `dpi` / 72 device pixels per unit."""
-    with matplotlib.rc_context(STYLE):
-        figure.savefig(path, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
+    """`figure` as a PNG on white, at `dpi` / 72 device pixels per unit. Warns once if the font lacks a character."""
+    if _save(figure, path, format="png", dpi=dpi, facecolor="white", metadata={"Software": None}):
+        _warn_of_boxes()
+
+
+def _save(figure: Figure, target: Any, **options: Any) -> bool:
+    """Writes a figure with this module's settings. Returns whether matplotlib's font lacks a character of its texts."""
+    with warnings.catch_warnings(record=True) as caught, matplotlib.rc_context(STYLE):
+        warnings.simplefilter("always")
+        figure.savefig(target, **options)
+    lacking = [one for one in caught if "missing from font" in str(one.message)]
+    for one in caught:
+        if one not in lacking:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+    return bool(lacking)
+
+
+@functools.cache
+def _warn_of_boxes() -> None:
+    text = "PNG figures show boxes for characters that their font, DejaVu Sans, lacks; SVG figures and pages have the text"
+    warnings.warn(text, JaxlvWarning, stacklevel=3)

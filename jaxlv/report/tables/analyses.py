@@ -94,8 +94,11 @@ def signed_table(errors: Tree) -> Table:
 def series_table(series: Tree) -> Table:
     """Median log10 MSE of every method by variable, and how the variables' errors go together."""
     variables = series["variables"]
-    rows = [{"name": name, **method, **method["median_log10_mse"]} for name, method in series["methods"].items()]
-    columns = of([(variable, variable) for variable in variables], "median log10 MSE", "raw units²")
+    rows = [
+        {"name": name, **method, **{f"median {variable}": value for variable, value in method["median_log10_mse"].items()}}
+        for name, method in series["methods"].items()
+    ]
+    columns = of([(f"median {variable}", variable) for variable in variables], "median log10 MSE", "raw units²")
     caption = "Median over series of log10 of the mean squared error (raw units²)"
     if len(variables) > 1:
         columns += [

@@ -1,0 +1,39 @@
+"""Tables as CSV that a spreadsheet program shows and never runs.
+
+A text that begins with = + - @, a tab or a carriage return would be a formula there (CWE-1236), so it is written behind an
+apostrophe, which such a program does not show. Numbers are written as they are.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from jaxlv.storage.files import write_text
+
+_FIRST = "'=+-@\t\r"
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+"""How a text begins that is written behind an apostrophe: apostrophes before it count, so that `unguarded` is exact."""
+
+
+def guarded(value: Any) -> Any:
+    """Returns a cell as it is written: text that a spreadsheet program would run behind an apostrophe, all else as it is."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in _FIRST and _FORMULA.match(value) else value
+
+
+def unguarded(value: Any) -> Any:
+    """Returns what `guarded` was given."""
+    return value[1:] if isinstance(value, str) and value.startswith("'") and _FORMULA.match(value) else value
+
+
+def write_csv(path: Path, table: pd.DataFrame, float_format: str | None = None) -> None:
+    """Writes a table as CSV without its index, whole or not at all; text in its head and its cells is `guarded`."""
+    text = [place for place, kind in enumerate(table.dtypes) if not pd.api.types.is_numeric_dtype(kind)]
+    safe = table.copy(deep=False)
+    for place in text:
+        safe.isetitem(place, table.iloc[:, place].map(guarded))
+    safe.columns = [guarded(name) for name in table.columns]
+    write_text(path, safe.to_csv(index=False, float_format=float_format))
