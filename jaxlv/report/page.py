@@ -219,7 +219,7 @@ _NOT_HTML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")  #
 
 
 def isolated(text: str) -> Markup:
-    """Returns `text` as HTML in which names that are read from right to left stand in <bdi>, and turn nothing around them."""
+    """Returns `text` as HTML. Names that are read from right to left stand in <bdi>, so they turn nothing around them."""
     if text.isascii():
         return escape(text)
     classes = [unicodedata.bidirectional(one) for one in text]
