@@ -107,6 +107,15 @@ def test_what_is_never_imported(path):
     assert not packages(path) & never
 
 
+def test_csv_is_written_in_one_place():
+    """Which keeps a spreadsheet program from running what a name says; a writer of its own would not."""
+    writing = {
+        path for path, tree in FILES.items() for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr in ("to_csv", "to_excel", "writerow", "writerows", "DictWriter")
+    }  # fmt: skip
+    assert writing == {LIBRARY / "storage" / "tables.py"}
+
+
 def attributes_read() -> set[str]:
     """Names read as attributes anywhere, but for the checks that a config makes of its own values."""
     names: set[str] = set()

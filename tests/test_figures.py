@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+import warnings
 import xml.etree.ElementTree as ET
 
 import matplotlib
 import numpy as np
 import pytest
 
+from jaxlv.errors import JaxlvWarning
+from jaxlv.report.figures import analyses as of_analyses
 from jaxlv.report.figures import evaluation as figures
+from jaxlv.report.figures import series as of_series
 from jaxlv.report.figures import svg as svgs
 from jaxlv.report.figures.evaluation import ForecastPanel
 
@@ -152,6 +156,35 @@ def test_names_from_data_stay_text():
     for svg in drawn:
         assert "<script" not in svg
         assert any(text.startswith("<script>alert") for text in texts(svg))
+
+
+@pytest.mark.parametrize("name", ["$\\frac{", "a_b^c", "_x", "{}%s\\n", "<b>&</b>", "名前", "שם"])
+def test_a_name_is_drawn_as_it_is(name):
+    """Also where an underscore would hide it from a legend, and where the font of the layout lacks its characters."""
+    names, values = (name, "b"), np.random.default_rng(0).random((9, 30, 2)) + 1
+    errors = {"series": [0, 1], "log10_mse": {name: [0.1, 0.2], "b": [0.3, 0.4]}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for figure in (
+            figures.forecast_figure(make_panel(variables=names)), figures.phase_figure(make_panel(variables=names)),
+            of_series.trajectory_figure(np.arange(30), values[0], names, "t"), of_series.values_figure(values, names, {}),
+            of_analyses.sorted_figure({"variables": names, "methods": {"tuned": errors}}, ["tuned"]),
+        ):  # fmt: skip
+            assert name in texts(svgs.to_svg(figure, name))
+
+
+def test_what_xml_cannot_hold_is_replaced():
+    assert "a\ufffdb" in texts(svgs.to_svg(figures.forecast_figure(make_panel(variables=("a\x0bb", "c"))), "x"))
+
+
+def test_a_font_without_a_character_is_told_once(tmp_path):
+    figure = figures.forecast_figure(make_panel(variables=("名前", "b")))
+    svgs._warn_of_boxes.cache_clear()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for name in ("a", "b"):
+            svgs.save_png(figure, tmp_path / f"{name}.png")
+    assert [one.category for one in caught] == [JaxlvWarning] and "DejaVu Sans" in str(caught[0].message)
 
 
 def test_calibration_shows_samples_alone_with_what_they_reach():

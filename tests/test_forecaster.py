@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 
 from jaxlv.config import SamplingConfig
+from jaxlv.data.series import from_arrays
 from jaxlv.errors import JaxlvError
-from jaxlv.forecasting.forecaster import QUANTILES, Forecast, Forecaster, forward_filled
+from jaxlv.forecasting.forecaster import QUANTILES, Forecast, Forecaster, forward_filled, read_csv
 from jaxlv.forecasting.metrics import quantiles
 from jaxlv.model.weights import load_pretrained
 from jaxlv.text.codec import Codec
@@ -50,6 +51,35 @@ def broken() -> Forecast:
     return Forecast(
         np.array([8, 3]), 50, np.array([100.0, 102.0, 104.0]), ("prey", "predator"), last_NV, samples_NSHV, {"complete": 2}
     )
+
+
+# ------------------------------------------------------------------------------------------------ on the disk
+
+
+def test_a_forecast_is_read_as_it_was_written_whatever_its_variables_are_called(broken, tmp_path):
+    for names in (("prey", "predator"), ("=SUM(A1)", "'=SUM(A1)"), ("-x", "+1"), ("a,b", 'q"'), ("שם", "@")):
+        replace(broken, variables=names).write_csv(tmp_path / "forecast.csv")
+        cells = pd.read_csv(tmp_path / "forecast.csv")["variable"]
+        assert not cells.str.match(r"[=+\-@\t\r]").any()
+        back = read_csv(tmp_path / "forecast.csv", from_arrays(np.ones((9, 60, 2))))
+        assert back.variables == names and back.ids_N.tolist() == [3, 8]
+        np.testing.assert_array_equal(back.samples_NSHV, broken.samples_NSHV[::-1])
+
+
+def test_a_table_whose_grid_would_fill_the_memory_is_refused(broken, tmp_path):
+    """Each row with values of its own in every column: the grid of all is their product."""
+    head, rows = "series,step,time,variable,statistic,value\n", [f"{i},{i},{i},v,sample_{i},1\n" for i in range(3000)]
+    path, series = tmp_path / "a.csv", from_arrays(np.ones((2, 60, 2)))
+    for content, said in ((head + "".join(rows), "steps are missing"), ("a," * 9999 + "\n", "its columns are others"),
+                          (head + "0,1,1,\x1b,sample_0,1\n", "do not print")):  # fmt: skip
+        path.write_text(content)
+        with pytest.raises(JaxlvError, match=said) as caught:
+            read_csv(path, series)
+        assert str(caught.value).isprintable()
+    with path.open("w") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(JaxlvError, match="too large"):
+        read_csv(path, series)
 
 
 # ----------------------------------------------------------------------------------------------- broken samples

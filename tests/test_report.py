@@ -292,6 +292,44 @@ def test_text_from_data_is_escaped_everywhere(tmp_path):
     Tree(page)
 
 
+@pytest.mark.parametrize(
+    ("text", "html"),
+    [
+        ("forecast of שם and prey: 3", "forecast of <bdi>שם</bdi> and prey: 3"),
+        ("שם טוב 3", "<bdi>שם טוב</bdi> 3"),
+        ("שם, אב (95 %)", "<bdi>שם</bdi>, <bdi>אב</bdi> (95 %)"),
+        ("a\u202eb", "a<bdi>\u202e</bdi>b"),
+        ("<b>ش</b>", "&lt;b&gt;<bdi>ش</bdi>&lt;/b&gt;"),
+        ("名前 – 95 %", "名前 – 95 %"),
+    ],
+)
+def test_what_is_read_from_right_to_left_turns_nothing_around_it(text, html):
+    assert str(pages.isolated(text)) == html
+
+
+def test_names_of_a_page_are_isolated_but_in_its_title_and_attributes():
+    name = "שם & <x>"
+    cells = [[pages.Cell(name), pages.Cell("1", 1.0)]]
+    table = pages.Table(name, name, [pages.Group("", "", 1), pages.Group(name, name, 1)], ["", name], cells)
+    blocks = [
+        table,
+        pages.Pairs(name, [(name, name)]),
+        pages.Passages(name, name, [pages.Passage(name, name, "pass", name)]),
+    ]
+    html = pages.render(pages.Page(name, name, [(name, name)], [pages.Section(name, blocks, name, name)] * 4))
+    known, escaped = "<bdi>שם</bdi> &amp; &lt;x&gt;", "שם &amp; &lt;x&gt;"
+    Tree(html)
+    bare = html.replace(known, "")
+    assert html.count(known) > 50 and bare.count(escaped) == 5 and "<bdi>" not in bare
+    assert f"<title>{escaped}</title>" in html and html.count(f'aria-label="{escaped}"') == 4
+
+
+def test_what_no_page_may_hold_is_replaced(tmp_path):
+    pages.write(tmp_path / "a.html", pages.Page("a\x1b\udcff", "b\x00", [], []))
+    html = (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert "<title>a\ufffd\ufffd</title>" in html and "b\ufffd" in html
+
+
 def test_same_input_gives_the_same_bytes(page, tmp_path):
     assert write(tmp_path / "again.html") == page
     assert [path.name for path in tmp_path.iterdir()] == ["again.html"]

@@ -214,7 +214,7 @@ def test_flipped_bytes_never_raise_anything_but_one_line(tmp_path):
     good = write_h5(tmp_path / "good.h5").read_bytes()
     random, path = np.random.default_rng(0), tmp_path / "bad.h5"
     refused = 0
-    for position in random.integers(len(good), size=200):
+    for position in random.integers(len(good), size=50):
         bad = bytearray(good)
         bad[position] ^= 0xFF
         path.write_bytes(bad)
@@ -223,7 +223,7 @@ def test_flipped_bytes_never_raise_anything_but_one_line(tmp_path):
         except JaxlvError as error:
             refused += 1
             assert "\n" not in str(error)
-    assert refused > 10
+    assert refused > 2
 
 
 def test_missing_keys_list_those_present(tmp_path):

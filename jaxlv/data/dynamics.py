@@ -20,7 +20,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlv.data.limits import MEMORY_CAP, Room
 from jaxlv.data.series import VARIABLES, SeriesSet, from_arrays
 from jaxlv.errors import JaxlvError
 
@@ -301,17 +300,14 @@ def draw(preset: Preset | str, n: int, seed: int, solver: Solver | None = None, 
 
     Values are rounded to float32, as `series.save` stores them; the same arguments give the same series. A
     draw is replaced by a new one if the solver gave up or a value is no normal positive float32, and counted
-    in "redrawn". Raises JaxlvError if the preset is unknown, if n or seed is out of range, if the series would take more
-    than MEMORY_CAP, or if draws failed `attempts` times.
+    in "redrawn". JaxlvError for an unknown preset, n < 1, seed < 0, or draws that failed `attempts` times.
     """
     if isinstance(preset, str):
         if preset not in PRESETS:
             raise JaxlvError("unknown preset", expected=", ".join(PRESETS), found=preset)
         preset = PRESETS[preset]
-    if n < 1 or not 0 <= seed < 2**63:
-        expected = "n >= 1 and seed >= 0, below 2**63"
-        raise JaxlvError("cannot draw", where=preset.name, expected=expected, found=f"{n}, {seed}")
-    Room(MEMORY_CAP, f"{preset.name}, {n} series of {preset.steps} steps").trajectories((n, preset.steps, len(VARIABLES)))
+    if n < 1 or seed < 0:
+        raise JaxlvError("cannot draw", where=preset.name, expected="n >= 1 and seed >= 0", found=f"{n}, {seed}")
     system, solver = SYSTEMS[preset.system], solver or Solver()
     random = np.random.default_rng(seed)
     values_NTV = np.empty((n, preset.steps, len(VARIABLES)), np.float32)

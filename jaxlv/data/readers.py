@@ -109,11 +109,12 @@ def readable(path: Path) -> Iterator[None]:
 
 def _read_npy(path: Path, room: Room) -> dict[str, Any]:
     with open_regular(path) as stream:
-        return {"values": _array(stream, path, room)}
+        _check_array(stream, path, room)
+        return {"values": np.lib.format.read_array(stream, allow_pickle=False)}
 
 
-def _array(stream: BinaryIO, where: Any, room: Room, names: bool = False) -> np.ndarray:
-    """Reads an array of numbers, or of names, from an npy file or a member of an archive."""
+def _check_array(stream: BinaryIO, where: Any, room: Room, names: bool = False) -> None:
+    """Counts the array that an npy file or a member of an archive declares: numbers, or names. Goes back to its begin."""
     version = np.lib.format.read_magic(stream)
     if version not in ((1, 0), (2, 0)):
         raise JaxlvError("unknown version of npy", where=where, expected="1.0 or 2.0", found=version)
@@ -134,7 +135,6 @@ def _array(stream: BinaryIO, where: Any, room: Room, names: bool = False) -> np.
         check_count(math.prod(shape), where)
         room.array(shape, dtype.itemsize)
     stream.seek(0)
-    return np.lib.format.read_array(stream, allow_pickle=False)
 
 
 class _Pieces(io.BufferedReader):
@@ -159,15 +159,17 @@ def _read_npz(path: Path, room: Room) -> dict[str, Any]:
         for key in ("trajectories", "time"):
             if key not in members:
                 raise JaxlvError(f"has no array {key}", where=path, found=keys_of(sorted(members)))
-        for key, argument in (("trajectories", "values"), ("time", "time"), ("variables", "variables")):
-            if key in members:
-                where = f"{path}:{key}"
-                # Others unpack in one go, or with tables of gigabytes; numpy writes only these.
-                if members[key].compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                    raise JaxlvError("unknown compression", where=where, expected="stored or deflated")
-                with archive.open(members[key]) as packed:
-                    arrays[argument] = _array(packed, where, room, names=key == "variables")  # type: ignore[arg-type]
-    return arrays
+        held = {key: members[key] for key in ("trajectories", "time", "variables") if key in members}
+        for key, member in held.items():
+            # Others unpack in one go, or with tables of gigabytes; numpy writes only these.
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise JaxlvError("unknown compression", where=f"{path}:{key}", expected="stored or deflated")
+            with archive.open(member) as packed:
+                _check_array(packed, f"{path}:{key}", room, names=key == "variables")  # type: ignore[arg-type]
+        for key, member in held.items():
+            with archive.open(member) as packed:
+                arrays[key] = np.lib.format.read_array(packed, allow_pickle=False)
+    return {"values" if key == "trajectories" else key: array for key, array in arrays.items()}
 
 
 # -------------------------------------------------------------------------------------------------------- CSV

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 
 from jaxlv.data import hdf5, series
@@ -127,6 +129,11 @@ CASES: dict[str, tuple[str, Callable[[Path], Any], list[str]]] = {
         lambda path: np.save(path, np.array([[{}]], object), allow_pickle=True),
         ["wrong type", "object"],
     ),
+    "CSV with an escape in a name": (
+        "x.csv",
+        text("series,step,time,variable,value\n0,0,0,\x1b[2J,1\n"),
+        ["x.csv:2: the name of a variable has characters that do not print", r"\x1b[2J"],
+    ),
     "an unknown kind": ("x.txt", text("1 2 3"), ["unknown kind of file", ".h5"]),
 }
 
@@ -224,6 +231,20 @@ def test_12_values_that_the_text_cannot_hold(tmp_path, work, value, message):
     codec, values_TV = Codec(), data.values_NTV[0]
     written = codec.encode(values_TV, codec.fit(values_TV), where="series 0")
     assert len(written) == len("0.00,0.00;") * len(values_TV)
+
+
+def test_names_mean_nothing_to_figures_pages_and_spreadsheets(tmp_path, work):
+    """Names that are markup, a formula of TeX or of a spreadsheet, or read from right to left stand there as they are."""
+    held, names = series.load(work.data), ("$\\frac{<b>", "=1+שם")
+    np.savez(tmp_path / "x.npz", trajectories=held.values_NTV, time=held.time_T, variables=names)
+    options = ["--data", tmp_path / "x.npz", "--series", "0,1", "--context", 8, "--horizon", 2, "--samples", 2]
+    outcome = jaxlv("evaluate", work.run, *options, "--unmasked-samples", 0, "--out", tmp_path / "out")
+    assert (outcome.code, outcome.err) == (0, "")
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "$\\frac{&lt;b&gt;" in page and "=1+<bdi>שם</bdi>" in page and "<b>" not in page
+    cells = pd.read_csv(tmp_path / "out" / "forecast_tuned.csv")["variable"]
+    assert set(cells) == {names[0], f"'{names[1]}"}
+    assert set(json.loads((tmp_path / "out" / "metrics.json").read_text())["rows"][0]["per_variable"]) == set(names)
 
 
 def test_15_another_file_than_that_of_the_training(tmp_path, work):
