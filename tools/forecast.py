@@ -3,7 +3,8 @@
     jaxlv forecast runs/demo --data FILE --series 3,7 --context 50 --horizon 50 --samples 20 --seed 0 --out DIR
     jaxlv forecast MODEL --adapter ADAPTER --data FILE --series 3,7 --out DIR
 
-MODEL is a Hugging Face folder, a hub id, or "embedded"; ADAPTER a folder in PEFT's format.
+MODEL is a Hugging Face folder, a hub id, or "embedded"; ADAPTER a folder in PEFT's format. In forecast.csv a text that a
+spreadsheet program would take as a formula (it begins with = + - or @) stands behind an apostrophe.
 """
 
 from __future__ import annotations
