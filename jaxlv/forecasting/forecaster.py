@@ -56,13 +56,8 @@ class Forecast:
         return float(np.isfinite(self.samples_NSHV).all(axis=(2, 3)).mean())
 
     def filled(self) -> np.ndarray:
-        """`samples_NSHV` without NaN: an incomplete sample stays at its last complete step, or at the context's last.
-
-        This is how invalid samples are scored: they count, as the forecast that a user would be left with.
-        """
-        N, S, _, V = self.samples_NSHV.shape
-        last_NS1V = np.broadcast_to(self.last_NV[:, None, None], (N, S, 1, V))
-        return forward_filled(np.concatenate([last_NS1V, self.samples_NSHV], axis=2))[:, :, 1:]
+        """`samples_NSHV` as they are scored: see the function `filled`."""
+        return filled(self.samples_NSHV, self.last_NV)
 
     def median(self) -> np.ndarray:
         """The point forecast (N, H, V): the median over the filled samples at each step."""
@@ -131,6 +126,16 @@ def _from_frame(frame: pd.DataFrame, series: SeriesSet, path: Path) -> Forecast:
     last_NV = series.select(ids_N).values_NTV[:, start - 1]
     cleaned = clean_names([tables.unguarded(name) for name in variables], path)
     return Forecast(ids_N, start, time_H, cleaned, last_NV, np.moveaxis(samples_NHVS, 3, 1), {})
+
+
+def filled(samples_NSHV: np.ndarray, last_NV: np.ndarray) -> np.ndarray:
+    """Samples without NaN (N, S, H, V): an incomplete one stays at its last complete step, or at the context's last.
+
+    This is how invalid samples are scored, drawn and written: they count, as the forecast that a user would be left with.
+    """
+    N, S, _, V = samples_NSHV.shape
+    last_NS1V = np.broadcast_to(last_NV[:, None, None], (N, S, 1, V))
+    return forward_filled(np.concatenate([last_NS1V, samples_NSHV], axis=2))[:, :, 1:]
 
 
 def forward_filled(values_NSTV: np.ndarray) -> np.ndarray:

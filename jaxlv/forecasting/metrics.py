@@ -102,11 +102,13 @@ def quantiles(samples_NSHV: np.ndarray, probabilities: Sequence[float]) -> np.nd
     The quantile p of m samples lies at position p (m + 1) of the sorted ones, interpolated linearly and held
     within their range: Weibull's definition, type 6 of Hyndman and Fan (1996), The American Statistician 50,
     361-365. A new draw from the samples' distribution falls below it with probability p, as long as 1 <= p (m
-    + 1) <= m.
+    + 1) <= m. NaN if a step has no valid sample. Raises JaxlvError if a probability is not within 0 to 1.
     """
     if not all(0 <= p <= 1 for p in probabilities):
         raise JaxlvError("wrong probabilities", expected="0 to 1", found=list(probabilities))
     sorted_NSHV, count_NHV = _sorted(samples_NSHV)
+    if not sorted_NSHV.shape[1]:
+        return np.full((len(probabilities), *count_NHV.shape), np.nan)
     last_NHV = np.maximum(count_NHV - 1, 0)
     result = []
     for p in probabilities:

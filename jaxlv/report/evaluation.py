@@ -207,7 +207,9 @@ def _forecast_block(panel: ForecastPanel, why: str, first: bool, name: str) -> F
             " the dot marks the last step of context."
         )
     if broken:
-        words.append(f"{broken} of {total} samples stopped early or did not parse; they count up to there.")
+        words.append(
+            f"{broken} of {total} samples stopped early or did not parse; they stay at their last complete step, and count."
+        )
     if panel.is_cut:
         words.append("The axes end at three times the largest observed value; the 95 % band goes on.")
     return Figure(svgs, " ".join(words), "full")

@@ -18,6 +18,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
 
+from jaxlv.forecasting import metrics
+from jaxlv.forecasting.forecaster import filled
 from jaxlv.report.figures.axes import (
     ABOVE,
     DASHED,
@@ -94,6 +96,7 @@ class ForecastPanel:
     truth_HV: np.ndarray | None  # None: the future is unknown
     samples_SHV: np.ndarray
     top: tuple[str, float] | None = None  # a level to be drawn, in words and raw units
+    last_V: np.ndarray | None = None  # where samples without a complete step stay; None: at the end of the context
 
     @property
     def time_C(self) -> np.ndarray:
@@ -114,23 +117,25 @@ class ForecastPanel:
         return 3 * np.nanmax(np.abs(self.observed_TV), axis=0)
 
     @property
+    def scored_NSHV(self) -> np.ndarray:
+        """The samples as they are scored and written, with one series: one that broke off stays at its last complete step."""
+        end_V = self.context_CV[-1] if len(self.context_CV) else np.full(len(self.variables), np.nan)
+        return filled(self.samples_SHV[None], (end_V if self.last_V is None else self.last_V)[None])
+
+    @property
+    def median_HV(self) -> np.ndarray:
+        """The point forecast; NaN without samples."""
+        return metrics.quantiles(self.scored_NSHV, [0.5])[0, 0]
+
+    def band(self, share: float) -> tuple[np.ndarray, np.ndarray]:
+        """(low, high) of the central band that coverage is measured of, each (H, V); NaN without samples."""
+        low_NHV, high_NHV = metrics.central_interval(self.scored_NSHV, share)
+        return low_NHV[0], high_NHV[0]
+
+    @property
     def is_cut(self) -> bool:
-        """Whether the 95 % band leaves the axes."""
-        return bool(np.any(quantile_HV(self.samples_SHV, 0.975) > self.ceiling_V))
-
-
-def quantile_HV(samples_SHV: np.ndarray, q: float) -> np.ndarray:
-    """The q-quantile over the finite samples of each step and variable; NaN where there is none."""
-    sorted_SHV = np.sort(np.where(np.isfinite(samples_SHV), samples_SHV, np.nan), axis=0)
-    count_HV = np.isfinite(sorted_SHV).sum(axis=0)
-    if not samples_SHV.shape[0]:
-        return np.full(samples_SHV.shape[1:], np.nan)
-    position_HV = q * np.maximum(count_HV - 1, 0)
-    below_HV = np.floor(position_HV).astype(int)
-    above_HV = np.ceil(position_HV).astype(int)
-    low_HV = np.take_along_axis(sorted_SHV, below_HV[None], axis=0)[0]
-    high_HV = np.take_along_axis(sorted_SHV, above_HV[None], axis=0)[0]
-    return low_HV + (position_HV - below_HV) * (high_HV - low_HV)
+        """Whether the widest band leaves the axes."""
+        return bool(np.any(self.band(BANDS[0])[1] > self.ceiling_V))
 
 
 @styled
@@ -139,13 +144,12 @@ def forecast_figure(panel: ForecastPanel, *, time_label: str = "time") -> Figure
     count = len(panel.variables)
     figure = canvas(WIDTH, 60 + 124 * count)
     axes = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
-    median_HV = quantile_HV(panel.samples_SHV, 0.5)
+    median_HV, bands = panel.median_HV, {share: panel.band(share) for share in BANDS}
     for v, ax in enumerate(axes):
         colour = species(v)
         top = np.nanmax(panel.observed_TV[:, v])
-        for share in BANDS:
-            low_H = quantile_HV(panel.samples_SHV, (1 - share) / 2)[:, v]
-            high_H = quantile_HV(panel.samples_SHV, (1 + share) / 2)[:, v]
+        for share, (low_HV, high_HV) in bands.items():
+            low_H, high_H = low_HV[:, v], high_HV[:, v]
             if np.isfinite(high_H).any():
                 top = max(top, np.nanmax(high_H))
                 ax.fill_between(panel.time_H, low_H, high_H, color=colour, alpha=_ALPHA[share], linewidth=0)
@@ -181,7 +185,7 @@ def _forecast_legend(figure: Figure, panel: ForecastPanel) -> None:
     entries: list[tuple[Any, str]] = [(Line2D([], [], color=INK, linewidth=1.5), "context")]
     if panel.truth_HV is not None:
         entries.append((Line2D([], [], color=INK, linewidth=0.9, marker=".", markersize=4.5, markeredgewidth=0), "truth"))
-    if np.isfinite(panel.samples_SHV).any():
+    if np.isfinite(panel.median_HV).any():
         entries.append((tuple(Line2D([], [], color=c, linewidth=1.8) for c in colours), "median"))
         for i, share in enumerate(reversed(BANDS)):
             layers = BANDS[: len(BANDS) - i]
@@ -210,7 +214,7 @@ def phase_figure(panel: ForecastPanel, *, samples: int = 5) -> Figure:
     figure = canvas(400, 308)
     ax = figure.subplots()
     complete_SHV = panel.samples_SHV[np.isfinite(panel.samples_SHV).all(axis=(1, 2))][:samples]
-    median_HV = quantile_HV(panel.samples_SHV, 0.5)
+    median_HV = panel.median_HV
     for i, sample_HV in enumerate(complete_SHV):
         ax.plot(*sample_HV[:, :2].T, color=MODEL, alpha=0.45, linewidth=0.8, label="" if i else "samples")
     ax.plot(*panel.context_CV[:, :2].T, color=MUTED, linewidth=1.1, linestyle=(0, (3, 1.5)), label="context")

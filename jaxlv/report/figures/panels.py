@@ -24,6 +24,7 @@ def panels(forecast: Forecast, data: SeriesSet) -> list[ForecastPanel]:
                 context_CV=values_NTV[i, :C],
                 truth_HV=known_HV if len(known_HV) == horizon else None,
                 samples_SHV=forecast.samples_NSHV[i],
+                last_V=forecast.last_NV[i],
             )
         )
     return result
