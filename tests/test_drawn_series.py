@@ -1,0 +1,288 @@
+"""Figures of series and of an exploration, read back from values that all differ."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from drawn import bands, bars, colour, drawn, legend, lines, named, stairs, text_of, texts, ticks
+from matplotlib.figure import Figure
+from records import unlike
+
+from jaxlv.analysis.clusters import Clusters
+from jaxlv.analysis.exploration import Cycles
+from jaxlv.data.series import from_arrays
+from jaxlv.report.figures import exploration, series
+from jaxlv.report.figures.axes import species
+
+NAMES = ("hare", "lynx")
+N, T = 12, 7
+TIME = 1.0 + 0.5 * np.arange(T)
+
+
+@pytest.fixture(scope="module")
+def values() -> np.ndarray:
+    """(12, 7, 2), skewed: means differ from medians, and lynxes lie above hares."""
+    return np.random.default_rng(3).lognormal(size=(N, T, 2)) * np.array([1.0, 5.0])
+
+
+def hues(figure: Figure) -> dict[str, str]:
+    """{name: colour} of the entries of the legends."""
+    return {name: colour(handle) for name, handle in legend(figure).items()}
+
+
+# ---------------------------------------------------------------------------------------------------------- one series
+
+
+def test_each_variable_of_a_trajectory_is_in_its_own_colour(values):
+    figure = series.trajectory_figure(TIME, values[0], NAMES, "series 5: collapse")
+    (ax,) = figure.axes
+    assert list(hues(figure))[0] == "series 5: collapse" and hues(figure)["lynx"] == species(1)
+    found = {one.colour: (one.x, one.y) for one in drawn(ax)}
+    for v, name in enumerate(NAMES):
+        np.testing.assert_array_equal(found[hues(figure)[name]], (TIME, values[0, :, v]))
+    assert text_of(ax.xaxis)[0] == "time (time units)"
+
+
+def test_a_typical_series_lies_in_the_band_of_80_percent_of_the_others(values):
+    figure = series.band_figure(TIME, values, values[4], NAMES, "cluster 2")
+    (ax,) = figure.axes
+    found, areas = {one.colour: one.y for one in drawn(ax)}, {band.colour: band for band in bands(ax)}
+    for v, name in enumerate(NAMES):
+        hue = hues(figure)[name]
+        np.testing.assert_array_equal(found[hue], values[4, :, v])
+        low, high = np.percentile(values[..., v], [10, 90], axis=0)
+        np.testing.assert_allclose([areas[hue].x, areas[hue].low, areas[hue].high], [TIME, low, high])
+
+
+def test_the_phase_plane_of_a_series_begins_at_the_filled_dot(values):
+    (ax,) = series.phase_plane_figure(values[0], NAMES, "a title").axes
+    assert (text_of(ax.xaxis), text_of(ax.yaxis)) == (("hare", species(0)), ("lynx", species(1)))
+    path, *dots = ax.lines
+    np.testing.assert_array_equal(path.get_data(), values[0].T)
+    place = {dot.get_markerfacecolor() == "none": np.ravel(dot.get_data()).tolist() for dot in dots}
+    assert place == {False: values[0, 0].tolist(), True: values[0, -1].tolist()}
+
+
+# ----------------------------------------------------------------------------------------------------------- all series
+
+
+def mean_rows() -> list[dict[str, Any]]:
+    """Rows whose columns all differ, the variables in turns."""
+    numbers = iter(unlike(5, 2 * T * 3))
+    rows = []
+    for t in range(T):
+        for name in NAMES:
+            mean, sd, spread = 5 + next(numbers), next(numbers), next(numbers)
+            rows.append(
+                {"time": TIME[t], "variable": name, "mean": mean, "sd": sd, "median": mean + 0.3, "p10": mean - 2 * spread,
+                 "p90": mean + 3 * spread}
+            )  # fmt: skip
+    return rows
+
+
+def test_means_deviations_and_bands_of_each_variable():
+    figure = series.mean_figure(mean_rows(), NAMES)
+    assert list(legend(figure)) == ["mean", "10–90 % of series", "mean ± 1 standard deviation"]
+    for v, (name, ax) in enumerate(zip(NAMES, figure.axes, strict=True)):
+        own = {key: np.array([row[key] for row in mean_rows() if row["variable"] == name]) for key in mean_rows()[0]}
+        assert text_of(ax.yaxis) == (name, species(v))
+        (mean,) = [(one.x, one.y) for one in drawn(ax) if one.colour == species(v)]
+        np.testing.assert_array_equal(mean, (TIME, own["mean"]))
+        sides = [y for _, y in named(ax)["mean ± 1 standard deviation"]]
+        np.testing.assert_allclose(sorted(sides, key=sum), [own["mean"] - own["sd"], own["mean"] + own["sd"]])
+        (band,) = bands(ax)
+        np.testing.assert_allclose([band.low, band.high], [own["p10"], own["p90"]])
+
+
+def test_the_first_step_and_the_last_with_the_range_of_the_first(values):
+    figure = series.states_figure(values[:, 0], values[:, -1], NAMES)
+    for ax, step, title in zip(figure.axes, (0, -1), ("first step", "last step"), strict=True):
+        assert ax.get_title(loc="left") == title and text_of(ax.xaxis) == ("hare", species(0))
+        np.testing.assert_array_equal(ax.lines[0].get_data(), values[:, step].T)
+    assert text_of(figure.axes[0].yaxis) == ("lynx", species(1))
+    (frame,) = figure.axes[1].patches
+    corner, size = frame.get_xy(), (frame.get_width(), frame.get_height())
+    np.testing.assert_allclose([corner, np.add(corner, size)], [values[:, 0].min(axis=0), values[:, 0].max(axis=0)])
+
+
+def shares(ax: Any, figure: Figure) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """{name: (heights, edges)} of the histograms, by the legend's colours."""
+    names = {hue: name for name, hue in hues(figure).items()}
+    return {names[hue]: (heights, edges) for hue, heights, edges in stairs(ax)}
+
+
+def test_values_are_counted_by_variable_in_percent_of_its_own(values):
+    marked = {"95 %": 3.25, "99 %": 7.5}
+    figure = series.values_figure(values, NAMES, marked)
+    (ax,) = figure.axes
+    found = shares(ax, figure)
+    for v, name in enumerate(NAMES):
+        heights, edges = found[name]
+        assert heights.sum() == pytest.approx(100)
+        np.testing.assert_allclose(heights, 100 * np.histogram(values[..., v], edges)[0] / values[..., v].size)
+    assert sorted(one.x[0] for one in drawn(ax)) == [3.25, 7.5] and texts(ax) == ["95 %: 3.25\n99 %: 7.5"]
+
+
+def test_periods_are_counted_in_steps_and_read_in_time_units():
+    period_NV = np.array([[10.2, 20.7], [11.5, np.nan], [11.7, 23.1], [14.9, 23.3]])
+    figure = series.period_figure(period_NV, NAMES, 2.5)
+    ax = figure.axes[0]
+    found = shares(ax, figure)
+    for name, counts in {"hare": {10: 1, 11: 2, 14: 1}, "lynx": {20: 1, 23: 2}}.items():
+        heights, edges = found[name]
+        assert {int(edge): int(height) for edge, height in zip(edges, heights, strict=False) if height} == counts
+    (top,) = ax.child_axes
+    forward, _ = top._functions
+    assert text_of(top.xaxis)[0] == "period (time units)" and forward(10.0) == 25.0
+    assert text_of(ax.xaxis)[0] == "period (steps)"
+
+
+def test_lags_are_counted_in_steps_and_in_percent_of_the_period():
+    lag_N, share_N = np.array([3.1, 3.2, 4.9, 9.9]), np.array([0.11, 0.13, 0.31, 0.97])
+    for ax, values_N, unit in zip(
+        series.lag_figure(lag_N, share_N).axes, (lag_N, 100 * share_N), ("steps", "% of the period"), strict=True
+    ):
+        assert text_of(ax.xaxis)[0] == f"lag ({unit})"
+        ((_, heights, edges),) = stairs(ax)
+        assert heights.tolist() == np.histogram(values_N, edges)[0].tolist() and heights.sum() == 4
+        ((place, _),) = [(one.x, one.y) for one in drawn(ax)]
+        assert place[0] == pytest.approx(values_N.mean()) and texts(ax) == [f"mean {values_N.mean():.3g}"]
+
+
+# ------------------------------------------------------------------------------------------------- regimes and schemes
+
+
+def test_clusters_lie_in_the_plane_of_the_first_two_components():
+    place_N2, label_N = np.array(unlike(7, 9, 2)), np.array([0, 1, 2, 0, 1, 0, 2, 2, 1])
+    figure = exploration.plane_figure(place_N2, label_N, [0.62, 0.27])
+    (ax,) = figure.axes
+    found = lines(ax)
+    assert list(legend(figure)) == ["cluster 1", "cluster 2", "cluster 3"]
+    for k in range(3):
+        np.testing.assert_array_equal(found[f"cluster {k + 1}"], place_N2[label_N == k].T)
+    assert text_of(ax.xaxis)[0] == "first component (62 % of the variance)"
+    assert text_of(ax.yaxis)[0] == "second component (27 % of the variance)"
+
+
+def test_silhouettes_by_the_number_of_clusters_and_the_one_that_is_used():
+    rows = [{"clusters": k, "silhouette": value} for k, value in ((2, 0.41), (3, 0.52), (4, 0.33))]
+    (ax,) = exploration.silhouette_figure(rows, 4).axes
+    every, used = ax.lines
+    np.testing.assert_array_equal(every.get_data(), ([2, 3, 4], [0.41, 0.52, 0.33]))
+    assert np.ravel(used.get_data()).tolist() == [4, 0.33] and used.get_markerfacecolor() != "none"
+    assert (text_of(ax.xaxis)[0], text_of(ax.yaxis)[0]) == ("clusters", "mean silhouette")
+
+
+SCHEMES = ("rai", "mao", "jaxlv")
+
+
+def scheme_rows(keys: tuple[str, ...]) -> list[dict[str, Any]]:
+    """A row for each scheme, its columns ascending."""
+    return [
+        {"scheme": name, **dict(zip(keys, sorted(unlike(20 + n, len(keys))), strict=True))} for n, name in enumerate(SCHEMES)
+    ]
+
+
+def at(ax: Any, place: float) -> list[Any]:
+    return [line for line in ax.lines if set(np.atleast_1d(line.get_ydata())) == {place}]
+
+
+def test_tokens_of_each_scheme():
+    rows = scheme_rows(("tokens min", "tokens median", "tokens max"))
+    (ax,) = exploration.token_figure(rows).axes
+    assert [name for _, name in sorted(ticks(ax.yaxis).items())] == list(reversed(SCHEMES))
+    for place, name in ticks(ax.yaxis).items():
+        row = next(row for row in rows if row["scheme"] == name)
+        span, dot = at(ax, place)
+        assert list(span.get_xdata()) == [row["tokens min"], row["tokens max"]]
+        assert np.ravel(dot.get_xdata()).tolist() == [row["tokens median"]]
+
+
+def test_rounding_errors_of_each_scheme():
+    rows = scheme_rows(("mae min", "mae median", "mae", "mae max", "max error"))
+    figure = exploration.round_trip_figure(rows)
+    (ax,) = figure.axes
+    marks = {handle.get_marker(): name for name, handle in legend(figure).items()}
+    assert marks == {"o": "mean, and its range over series", "D": "largest single error"}
+    for place, name in ticks(ax.yaxis).items():
+        row = next(row for row in rows if row["scheme"] == name)
+        found = {line.get_marker(): np.ravel(line.get_xdata()).tolist() for line in at(ax, place)}
+        assert found == {"None": [row["mae min"], row["mae max"]], "o": [row["mae"]], "D": [row["max error"]]}
+
+
+def test_padding_and_what_is_left_out_by_part_scheme_and_length():
+    numbers = iter(unlike(30, 24))
+    rows = [
+        {"scheme": scheme, "part": part, "length": length, "padding": next(numbers), "tokens left out": next(numbers)}
+        for scheme in SCHEMES
+        for part in ("training", "validation")
+        for length in (64, 300)
+    ]
+    figure = exploration.window_figure(rows)
+    lengths = list(legend(figure).items())
+    assert [name for name, _ in lengths] == ["64 tokens", "300 tokens"]
+    top, bottom = figure.axes[:2], figure.axes[2:]
+    assert [ax.get_title(loc="left") for ax in top] == ["training", "validation"]
+    assert [text_of(line[0].yaxis)[0].split("\n")[0] for line in (top, bottom)] == ["padding", "tokens left out"]
+    for line, key in ((top, "padding"), (bottom, "tokens left out")):
+        for ax, part in zip(line, ("training", "validation"), strict=True):
+            for group, (name, handle) in zip(ax.containers, lengths, strict=True):
+                assert colour(group.patches[0]) == colour(handle)
+                for bar, scheme in zip(group.patches, SCHEMES, strict=True):
+                    wanted = {"scheme": scheme, "part": part, "length": int(name.split()[0])}
+                    (row,) = (row for row in rows if row.items() >= wanted.items())
+                    assert bar.get_height() == pytest.approx(100 * row[key])
+    assert list(ticks(bottom[0].xaxis).values()) == list(SCHEMES) and bars(bottom[0])
+
+
+# -------------------------------------------------------------------------------------------------------- all together
+
+
+@pytest.fixture(scope="module")
+def explored(values) -> dict[str, tuple[Figure, str]]:
+    data = from_arrays(values, TIME, NAMES, ids=np.arange(N) + 20)
+    found = Cycles(np.full((N, 2), 2), np.array(unlike(40, N, 2, low=5, high=9)), np.array(unlike(41, N, low=1, high=2)))
+    rule_N = np.array([f"rule {n}" for n in range(N)])
+    main = Clusters(("period", "ratio"), np.array(unlike(42, N, 2)), np.repeat([0, 1], [8, 4]))
+    regimes = {"main": main, "silhouettes": [{"clusters": 2, "silhouette": 0.5}]}
+    overall = {f"p{p:g}": 3.0 + p for p in (95, 99, 99.7)}
+    tables = {"values": [overall], "mean": mean_rows(), "tokens": [{"series": 0}]}
+    return exploration.drawings(data, data.select([22, 25]), rule_N, found, 0.5, regimes, tables)
+
+
+def test_every_figure_is_of_the_series_and_rows_that_it_is_named_after(explored, values):
+    assert {"series_22", "phase_22", "series_25", "phase_25", "cluster_1", "cluster_2", "lags", "states"} <= set(explored)
+    figure, label = explored["series_25"]
+    assert label == "series 25: rule 5, over time" and "series 25: rule 5" in legend(figure)
+    np.testing.assert_array_equal(drawn(figure.axes[0])[0].y, values[5, :, 0])
+    figure, label = explored["phase_22"]
+    assert label == "series 22: rule 2, lynx against hare"
+    np.testing.assert_array_equal(figure.axes[0].lines[0].get_data(), values[2].T)
+    first, last = explored["states"][0].axes
+    np.testing.assert_array_equal(first.lines[0].get_data(), values[:, 0].T)
+    np.testing.assert_array_equal(last.lines[0].get_data(), values[:, -1].T)
+    steps, share = explored["lags"][0].axes
+    assert 1 <= drawn(steps)[0].x[0] <= 2 and 10 < drawn(share)[0].x[0] < 40  # in steps, and in % of a period of 5 to 9
+    assert texts(explored["values"][0].axes[0]) == ["95 %: 98\n99 %: 102\n99.7 %: 103"]
+
+
+def test_a_clusters_band_is_of_its_own_series_around_its_typical_one(explored, values):
+    figure, label = explored["cluster_2"]
+    (ax,) = figure.axes
+    low, high = np.percentile(values[8:, :, 0], [10, 90], axis=0)
+    band = next(band for band in bands(ax) if band.colour == species(0))
+    np.testing.assert_allclose([band.low, band.high], [low, high])
+    typical = int(label.split("series ")[1].split(" ")[0]) - 20
+    assert "cluster 2: 33.3 %" in label and typical >= 8
+    np.testing.assert_array_equal(next(one.y for one in drawn(ax) if one.colour == species(1)), values[typical, :, 1])
+
+
+def test_figures_without_their_data_are_absent(values):
+    alone = from_arrays(values[..., :1], TIME, ["fox"])
+    none = Cycles(np.zeros((N, 1), int), np.full((N, 1), np.nan), np.full(N, np.nan))
+    tables = {"values": [{"p95": 1.0, "p99": 2.0, "p99.7": 3.0}], "tokens": [{"series": 0}]}
+    tables["mean"] = [{**row, "variable": "fox"} for row in mean_rows()[::2]]
+    found = exploration.drawings(alone, alone.select([0]), np.full(N, "x"), none, 1.0, None, tables)
+    assert set(found) == {"series_0", "values", "mean"}
