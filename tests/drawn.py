@@ -170,12 +170,15 @@ def stairs(ax: Axes) -> list[tuple[str, np.ndarray, np.ndarray]]:
 
 
 def heads(table: Table) -> list[str]:
-    """The headings of the columns, each under its group's, with the group's unit in brackets."""
-    groups = [group for group in table.groups for _ in range(group.span)]
-    return [
-        f"{group.name}: {head}".strip(": ") + (f" [{group.unit}]" if group.unit else "")
-        for group, head in zip(groups, table.columns, strict=True)
-    ]
+    """The headings of the columns, each under its group's, with the group's unit in brackets. Of columns without a group that
+    have one heading, each is named after the group on its left.
+    """
+    groups, found, left = [group for group in table.groups for _ in range(group.span)], [], ""
+    for group, head in zip(groups, table.columns, strict=True):
+        left = group.name or left
+        over = group.name or (left if list(table.columns).count(head) > 1 else "")
+        found.append(f"{over}: {head}".strip(": ") + (f" [{group.unit}]" if group.unit else ""))
+    return found
 
 
 def cells(table: Table) -> dict[str, dict[str, str]]:
@@ -206,17 +209,14 @@ def _plain(text: str) -> str:
     return text.translate({ord("\N{FIGURE SPACE}"): " ", ord("\N{PUNCTUATION SPACE}"): " "}).strip()
 
 
-def listing(text: str, after: int = 0) -> dict[str, dict[str, str]]:
-    """{row: {heading: text}} of a table of plain text: columns stand two or more spaces apart, under a rule of "-"."""
-    rows = text.splitlines()[after:]
+def listing(text: str, count: int) -> dict[str, dict[str, str]]:
+    """{row: {heading: text}} of the first table of plain text, of so many rows under a rule of "-", whose columns have a gap."""
+    rows = text.splitlines()
     rule = next(i for i, row in enumerate(rows) if row and not row.strip("-"))
-    head, body = rows[rule - 1], []
-    for row in rows[rule + 1 :]:
-        if not row.strip():
-            break
-        body.append(row)
-    gaps = np.array([all(row[i : i + 1].strip() == "" for row in (head, *body)) for i in range(max(map(len, [head, *body])))])
-    starts = [0, *(np.flatnonzero(gaps[:-1] & ~gaps[1:]) + 1).tolist()]
+    head, body = rows[rule - 1], rows[rule + 1 : rule + 1 + count]
+    width = max(map(len, [head, *body]))
+    blank = np.array([all(row.ljust(width)[i] == " " for row in (head, *body)) for i in range(width)])
+    starts = [0, *(i for i in range(2, width) if blank[i - 2] and blank[i - 1] and not blank[i])]
     columns = [[row[a:b].strip() for row in (head, *body)] for a, b in zip(starts, [*starts[1:], None], strict=True)]
     return {name: {column[0]: column[i] for column in columns[1:]} for i, name in enumerate(columns[0]) if i}
 

@@ -215,3 +215,98 @@ def everything() -> Tree:
         "series": series_errors(), "extremes": extremes(), "ceiling": ceiling(), "head": head(), "spectra": spectra(),
         "padding": padding(),
     }  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------------- evaluations
+
+
+def scores(name: str, seed: int, model: bool = True) -> Tree:
+    """A row of metrics.json; shares of bands ascend with their level."""
+    a = iter(unlike(600 + seed, 60))
+
+    def ends() -> list[float]:
+        return sorted((next(a), next(a)))
+
+    def by_level(levels: tuple[int, ...]) -> dict[str, float]:
+        return dict(zip(map(str, levels), sorted(next(a) for _ in levels), strict=True))
+
+    bands = (50, 80, 95)
+    row: Tree = {
+        "name": name, "mae": next(a), "mae_median": next(a), "mae_ci95": ends(), "mse": next(a), "rmse": next(a),
+        "mae_first_5": next(a), "r2": next(a), "mase": next(a), "mae_by_step": [next(a) for _ in range(4)],
+        "mae_by_series": {str(i): next(a) for i in (3, 8, 9)},
+        "per_variable": {
+            v: {key: next(a) for key in ("mae", "mae_median", "mse", "r2", "mase")} | {"mae_ci95": ends()} for v in VARIABLES
+        },
+    }  # fmt: skip
+    if model:
+        row |= {
+            "crps": next(a), "energy_score": next(a), "energy_score_ci95": ends(), "coverage": by_level(bands),
+            "interval_width": by_level(bands), "coverage_conformal": by_level(bands), "temperature": next(a),
+            "interval_width_conformal": by_level(bands), "nats_per_value": next(a), "nats_per_value_ci95": ends(),
+            "valid_share": next(a), "valid_share_unmasked": next(a),
+        }  # fmt: skip
+    return row
+
+
+def evaluation() -> Tree:
+    """Two models and two baselines."""
+    return {
+        "protocol": {"units": {"mae": "hares", "mse": "hares²", "nats_per_value": "nats"}, "context": 4, "horizon": 3,
+                     "samples": 5, "series": [3, 8, 9], "scale": "context", "scale_peeks_at_future": False},
+        "rows": [scores("tuned", 1), scores("untuned", 2), scores("analog", 3, False), scores("last value", 4, False)],
+    }  # fmt: skip
+
+
+def figure(seed: int, series: int = 3) -> Tree:
+    """A figure of a protocol: the mean is not the median, nor in the middle of its interval."""
+    mean, median, below, above = unlike(700 + seed, 4)
+    return {"mean": mean, "median": median, "ci95": [mean - below / 20, mean + above / 10], "series": series}
+
+
+def protocol_part() -> Tree:
+    """A part of a protocol of three measures, one of which is better if larger."""
+    measures = {
+        "mae_raw": {"words": "MAE", "unit": "raw units"}, "r2_hare": {"words": "R² hare", "unit": "1"},
+        "mse_scaled": {"words": "MSE as written", "unit": "xu's units squared"},
+    }  # fmt: skip
+    names = ("tuned", "untuned", "analog", "RM, fitted (oracle)")
+    rows = [
+        {"name": name, "figures": {key: figure(10 * n + k) for k, key in enumerate(measures)}, "mae_by_step": unlike(n, 3)}
+        for n, name in enumerate(names, 1)
+    ]
+    reported = {"final": {"mae_raw": 0.031, "r2_hare": 0.87, "mse_scaled": 0.012},
+                "untuned": {"mae_raw": 0.42, "r2_hare": -0.6}}  # fmt: skip
+    protocol = {"words": "3 steps from 4", "samples": 5, "series": [3, 8, 9], "scale": "context",
+                "point forecast": "median of the samples at each step", "measures": measures}  # fmt: skip
+    return {"part": "rai", "protocol": protocol, "reported": reported, "truth": {}, "rows": rows, "drawing": "series 8"}
+
+
+def comparison() -> Tree:
+    """Two protocols, one of them without a ledger."""
+    spent = {"tuning": 4.1e13, "validation": 2.2e12, "forecasts": 3.3e11, "total": 4.353e13, "budget": 9e13,
+             "convention": "coursework"}  # fmt: skip
+    split = {"train": 700, "validation": 200, "test": 100}
+    return {
+        "protocols": {
+            "rai": {"flops": spent, "reported_flops": {"total": 9.87e16, "words": "as reported"}, "split": split,
+                    "parts": {"rai": protocol_part()}},
+            "xu": {"flops": {**spent, "total": 5.5e12}, "reported_flops": {"total": 1.03e17, "words": "by its logs"},
+                   "split": split, "parts": {}},
+        }
+    }  # fmt: skip
+
+
+def stress() -> Tree:
+    """Two conditions of a group, and one of another."""
+    conditions = []
+    for n, (group, level, value) in enumerate(
+        (("amplitude", "x 1", 1.0), ("amplitude", "x 4", 4.0), ("noise", "5 %", 0.05))
+    ):
+        rows = [scores(name, 20 + 10 * n + k, k < 2) for k, name in enumerate(("tuned", "untuned", "analog"))]
+        for k, row in enumerate(rows[:2]):
+            row["above_top"] = dict(zip(("truth", "forecast"), unlike(40 + 10 * n + k, 2), strict=True))
+        conditions.append(
+            {"group": group, "level": level, "value": value, "horizon": 3, "samples": 9, "series": [3, 8, 9], "rows": rows}
+        )
+    return {"conditions": conditions, "data": "x.h5"}
