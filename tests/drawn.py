@@ -1,4 +1,4 @@
-"""Reads figures and tables back as a reader sees them: lines, bands, bars and stairs by their names, axes, cells by headings."""
+"""Reads figures and tables back as a reader sees them: lines, bands and bars by their names, cells by their headings."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import StepPatch
 
+from jaxlv.report.page import MISSING, Page, Section, Table, number
 from jaxlv.report.page import Figure as PageFigure
-from jaxlv.report.page import Page, Section, Table
 
 
 def colour(artist: Any) -> str:
@@ -170,8 +170,9 @@ def stairs(ax: Axes) -> list[tuple[str, np.ndarray, np.ndarray]]:
 
 
 def heads(table: Table) -> list[str]:
-    """The headings of the columns, each under its group's, with the group's unit in brackets. Of columns without a group that
-    have one heading, each is named after the group on its left.
+    """The headings of the columns, each under its group's, with the group's unit in brackets.
+
+    Of columns without a group that have one heading, each is named after the group on its left.
     """
     groups, found, left = [group for group in table.groups for _ in range(group.span)], [], ""
     for group, head in zip(groups, table.columns, strict=True):
@@ -210,7 +211,7 @@ def _plain(text: str) -> str:
 
 
 def listing(text: str, count: int) -> dict[str, dict[str, str]]:
-    """{row: {heading: text}} of the first table of plain text, of so many rows under a rule of "-", whose columns have a gap."""
+    """{row: {heading: text}} of the first table of plain text: so many rows under a rule of "-", a gap between columns."""
     rows = text.splitlines()
     rule = next(i for i, row in enumerate(rows) if row and not row.strip("-"))
     head, body = rows[rule - 1], rows[rule + 1 : rule + 1 + count]
@@ -230,3 +231,28 @@ def tables(sections: Page | Iterable[Section]) -> dict[str, Table]:
 def captions(sections: Sequence[Section]) -> list[str]:
     """The captions of the figures of a page, in order."""
     return [block.caption for section in sections for block in section.blocks if isinstance(block, PageFigure)]
+
+
+def at(tree: Any, path: str) -> Any:
+    """The value at nested keys."""
+    for key in path.split("/"):
+        tree = tree[int(key) if isinstance(tree, list) else key]
+    return tree
+
+
+def interval(ends: Sequence[float]) -> str:
+    return f"{number(ends[0])} – {number(ends[1])}"
+
+
+def check(table: Table, rows: Sequence[Any], expected: dict[str, Any]) -> None:
+    """Each row shows under each heading what is at its path: (path, form), forms being `number`, `percent` and so on."""
+    shown = cells(table)
+    assert list(shown) == [row["name"] for row in rows]
+    assert heads(table)[1:] == list(expected)
+    for row in rows:
+        for head, (path, form) in expected.items():
+            try:
+                value = at(row, path)
+            except (KeyError, TypeError):
+                value = None
+            assert shown[row["name"]][head] == (MISSING if value is None else form(value)), (row["name"], head)

@@ -1,4 +1,4 @@
-"""Figures of forecasts, errors and training, read back: every number stands where its name says, and bands are those measured."""
+"""Figures of forecasts, errors and training, read back: numbers stand where their names say, bands are those measured."""
 
 from __future__ import annotations
 

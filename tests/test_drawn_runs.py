@@ -1,4 +1,4 @@
-"""Figures of sweeps, of runs side by side and of what a step costs, read back; and that every figure is read back somewhere."""
+"""Figures of sweeps, of runs side by side and of costs, read back; and that every figure is read back somewhere."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def hues(figure: Figure) -> dict[str, str]:
 def test_each_variable_of_a_trajectory_is_in_its_own_colour(values):
     figure = series.trajectory_figure(TIME, values[0], NAMES, "series 5: collapse")
     (ax,) = figure.axes
-    assert list(hues(figure))[0] == "series 5: collapse" and hues(figure)["lynx"] == species(1)
+    assert next(iter(hues(figure))) == "series 5: collapse" and hues(figure)["lynx"] == species(1)
     found = {one.colour: (one.x, one.y) for one in drawn(ax)}
     for v, name in enumerate(NAMES):
         np.testing.assert_array_equal(found[hues(figure)[name]], (TIME, values[0, :, v]))
