@@ -1,0 +1,352 @@
+"""What pages and summaries say of sweeps, runs side by side, reproductions and probes: each number its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import records
+from drawn import bold, cells, tables
+from records import unlike
+
+from jaxlv.report import compared, dossier, evaluation, probe, reported, reproductions, runs, sweeps
+from jaxlv.report.compared import Entry
+from jaxlv.report.folders import Evaluation, Run
+from jaxlv.report.page import MISSING, duration, number, percent
+
+# -------------------------------------------------------------------------------------------------- the run of a report
+
+
+def test_the_summary_says_each_figure_by_its_name():
+    metrics = records.evaluation()
+    tuned, untuned, analog, last = metrics["rows"]
+    text = evaluation.summary(metrics)
+    assert text.startswith("Given 4 steps of context, the forecast of the next 3 steps by the tuned model is off by")
+    assert f"is off by {number(tuned['mae'])} hares on average" in text
+    assert f"95 % interval {number(tuned['mae_ci95'][0])} to {number(tuned['mae_ci95'][1])}" in text
+    assert f"median over series {number(tuned['mae_median'])})" in text
+    best = min((analog, last), key=lambda row: row["mae"])
+    assert f"the best baseline, {best['name']} ({number(best['mae'])}" in text
+    assert f"Its 80 % bands hold {percent(tuned['coverage']['80'])} % of the true values." in text
+    nats = f"costs it {number(tuned['nats_per_value'])} nats per value ({number(untuned['nats_per_value'])} by the untuned"
+    assert nats in text and f"Of its samples, {percent(tuned['valid_share'])} % are valid." in text
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (0.25, "2.0 times smaller than the error of the untuned model (0.500)"),
+        (0.4, "20.0 % below the error of the untuned model (0.500)"),
+        (0.6, "20.0 % above the error of the untuned model (0.500)"),
+        (6.0, "12 times larger than the error of the untuned model (0.500)"),
+        (0.5, "the same as the error of the untuned model (0.500; the intervals overlap)"),
+    ],
+)
+def test_errors_are_compared_the_right_way_round(error, words):
+    metrics = records.evaluation()
+    metrics["rows"][0] |= {"mae": error, "mae_ci95": [0.99 * error, 1.01 * error]}
+    metrics["rows"][1] |= {"mae": 0.5, "mae_ci95": [0.495, 0.505]}
+    assert words in evaluation.summary(metrics)
+
+
+@pytest.mark.parametrize(
+    ("ends", "overlap"), [([0.2, 0.5], True), ([0.2, 0.39], False), ([0.7, 0.9], False), ([0.5, 0.9], True)]
+)
+def test_intervals_overlap_where_they_share_a_value(ends, overlap):
+    metrics = records.evaluation()
+    metrics["rows"][0] |= {"mae": 0.3, "mae_ci95": ends}
+    metrics["rows"][1] |= {"mae": 0.5, "mae_ci95": [0.4, 0.6]}
+    told = evaluation.summary(metrics).partition("untuned model (0.500")[2]
+    assert told.startswith("; the intervals overlap)") == overlap
+
+
+def test_the_bill_names_its_figures():
+    bill = {
+        "steps": 1234,
+        "tokens": 567_890,
+        "seconds": 7390.0,
+        "trainable_parameters": 24_576,
+        "peak_memory_bytes": 3 * 2**30,
+    }
+    assert evaluation.bill_pairs({**bill, "device": "CPU", "other_thing": 2.5, "unknown": None}) == [
+        ("Training steps", "1,234"), ("Tokens trained on", "567,890"), ("Training time", "2 h 3 min"),
+        ("Trainable parameters", "24,576"), ("Device", "CPU"), ("Peak memory", "3.00 GiB"), ("Other thing", "2.5"),
+    ]  # fmt: skip
+    assert [duration(seconds) for seconds in (9.5, 61.0, 3599.0, 3661.0)] == [
+        "9.50 s",
+        "1 min 1 s",
+        "1 h 0 min",
+        "1 h 1 min",
+    ]
+
+
+def test_the_series_that_are_shown_are_at_the_ranks_that_their_words_say():
+    metrics = records.evaluation()
+    errors = dict(zip(map(str, range(50, 61)), unlike(9, 11), strict=True))
+    metrics["rows"][0]["mae_by_series"] = errors
+    ranked = sorted(errors, key=errors.get)
+    chosen = evaluation.choose_series(metrics)
+    assert list(chosen) == [int(ranked[place]) for place in (1, 5, 9)]
+    for (series, words), rank in zip(chosen.items(), (10, 50, 90), strict=True):
+        assert words == f"MAE {number(errors[str(series)])} hares, the {rank}th percentile of 11 series"
+
+
+# -------------------------------------------------------------------------------------------------------------- sweeps
+
+
+def one_run(name: str, seed: int, **settings: Any) -> dict[str, Any]:
+    a = unlike(800 + seed, 6)
+    return {
+        "name": name, "settings": {f"lora.{key}": value for key, value in settings.items()}, "steps": 100 + seed,
+        "tokens": 9000 + seed, "train_loss": a[0], "validation_loss": a[1], "validation_perplexity": 1 + a[2],
+        "forecast_mae": a[3], "best_step": 50 + seed, "reported": 2 + a[4], "seconds": 30 + a[5], "history": [],
+        "flops": {"coursework": 1e9 * (1 + seed), "exact": 7e9 * (1 + seed)},
+    }  # fmt: skip
+
+
+RUNS = [one_run("a", 1, rank=2), one_run("b", 2, rank=4), one_run("c", 3, rank=8)]
+
+
+@pytest.mark.parametrize("rule", ["validation_loss", "forecast_mae"])
+def test_a_sweep_shows_each_runs_figures_under_their_headings(rule):
+    best = min(RUNS, key=lambda one: one[rule])
+    result = {"config": "x.toml", "rule": rule, "best": best["name"], "runs": RUNS, "versions": {}}
+    page = sweeps.page_of(result)
+    table = tables(page)["Runs"]
+    head = {
+        "validation_loss": "validation loss [nats per token]", "forecast_mae": "validation MAE [raw units]",
+        "train_loss": "training loss [nats per token]", "validation_perplexity": "perplexity", "reported": "the report's",
+        "seconds": "seconds",
+    }  # fmt: skip
+    for one in RUNS:
+        row = cells(table)[one["name"]]
+        assert row["settings: rank"] == str(one["settings"]["lora.rank"])
+        assert {key: row[heading] for key, heading in head.items()} == {key: number(one[key]) for key in head}
+        assert (row["steps"], row["tokens"], row["best step"]) == (
+            f"{one['steps']}",
+            f"{one['tokens']:,}",
+            f"{one['best_step']}",
+        )
+        assert row["FLOPs"] == number(one["flops"]["coursework"])
+    assert bold(table) == {(best["name"], head[rule])}
+    assert page.summary.startswith(
+        f"3 runs, 306 steps. Least {sweeps.RULES[rule]}: {number(best[rule])}, with"
+    )
+    seconds = sum(one["seconds"] for one in RUNS)
+    assert dict(page.bill) == {
+        "runs": "3", "steps": "306", "training": f"{number(seconds)} s", "FLOPs": number(2e9 + 3e9 + 4e9),
+    }  # fmt: skip
+    blocks = next(section for section in page.sections if section.title == "Runs").blocks
+    assert len(blocks) == 3  # the table, the effect of the rank, and error against FLOPs, which differ
+
+
+def test_costs_that_hardly_differ_are_no_axis():
+    alike = [{**one, "flops": {"coursework": 1e9 * (1 + n / 100)}} for n, one in enumerate(RUNS)]
+    result = {"config": "x", "rule": "validation_loss", "best": "a", "runs": alike}
+    assert len(sweeps.sections(result)[0].blocks) == 2
+
+
+@pytest.mark.parametrize(
+    ("points", "kept"),
+    [([(1, 5), (2, 4), (3, 6), (4, 1)], [0, 1, 3]), ([(2, 1), (1, 1)], [1]), ([(1, 2), (1, 1)], [1]), ([], [])],
+)
+def test_the_front_is_what_no_other_beats_in_both(points, kept):
+    assert sweeps.front(points) == kept
+
+
+# -------------------------------------------------------------------------------------------------------- side by side
+
+
+def entry_of(one: dict[str, Any], *evaluations: Evaluation) -> Entry:
+    return Entry(one["name"], Run(one["name"], one["settings"], one, evaluations=evaluations))
+
+
+def measured(error: float, ids: list[int], sha: str = "d") -> Evaluation:
+    metrics = {
+        "protocol": {"data_sha256": sha, "series": ids, "context": 4, "horizon": 3},
+        "rows": [{"name": "untuned", "mae": 9.0}, {"name": "tuned", "mae": error}],
+    }
+    return Evaluation("evaluation", None, metrics)  # type: ignore[arg-type]
+
+
+def test_runs_side_by_side_have_their_own_errors_and_costs():
+    entries = [
+        entry_of(RUNS[0], measured(0.5, [1, 2]), measured(0.75, [3])),
+        entry_of(RUNS[1], measured(0.6, [3]), measured(0.25, [2, 1])),
+        entry_of(RUNS[2], measured(0.125, [1, 2], "another file")),
+    ]
+    table = compared.table(entries)
+    for one, error in zip(RUNS, ("0.500", "0.250", "0.125"), strict=True):
+        row = cells(table)[one["name"]]
+        assert row["validation: loss [nats per token]"] == number(one["validation_loss"])
+        assert row["validation: MAE [raw units]"] == number(one["forecast_mae"])
+        assert row["test: MAE [raw units]"] == error
+        assert row["training and validation: coursework [FLOPs]"] == number(one["flops"]["coursework"])
+        assert row["training and validation: exact [FLOPs]"] == number(one["flops"]["exact"])
+        assert row["training: time [s]"] == number(one["seconds"])
+        assert (row["training: steps"], row["training: tokens"]) == (f"{one['steps']}", f"{one['tokens']:,}")
+    best = min(RUNS, key=lambda one: one["forecast_mae"])
+    words = compared.summary(entries)
+    assert f"The least validation MAE (raw units) has {best['name']}: {number(best['forecast_mae'])}." in words
+    assert (
+        "On the same 2 test series, 4 steps of context and 3 of forecast, the least mean absolute error has b: 0.250"
+        in words
+    )
+    assert dict(dossier.bill(entries)) == {
+        "runs": "3", "steps": "306", "tokens": "27,006", "training": duration(sum(one["seconds"] for one in RUNS)),
+        "FLOPs, coursework": number(9e9), "FLOPs, exact": number(63e9),
+    }  # fmt: skip
+
+
+def test_what_a_budget_buys_is_told_run_by_run():
+    runs_of = [{**one, "forecast_mae": error} for one, error in zip(RUNS, (0.8, 0.6, 0.15), strict=True)]
+    section = compared.budget_section([entry_of(one) for one in runs_of], "forecast_mae", "coursework")
+    (table,) = tables([section]).values()
+    rows = cells(table)
+    assert [row["less by, %"] for row in rows.values()] == [MISSING, "25.0", "75.0"]
+    assert [row["validation MAE: error [raw units]"] for row in rows.values()] == ["0.800", "0.600", "0.150"]
+    assert [row["a budget of: coursework [FLOPs]"] for row in rows.values()] == ["2.00e9", "3.00e9", "4.00e9"]
+    assert [row["no."] for row in rows.values()] == ["1", "2", "3"]
+
+
+def test_a_run_says_its_best_validation():
+    one = {**RUNS[0], "validation_perplexity": 1.5}
+    words = runs.reached(Run("a", {}, one))
+    assert words == (
+        f"101 steps, 9,001 tokens, {duration(one['seconds'])} of training. Best validation, at step 51: loss"
+        f" {number(one['validation_loss'])} nats per token, a perplexity of 1.50, forecast MAE {number(one['forecast_mae'])}"
+        " raw units."
+    )
+    section = runs.settings(Run("a", {"lora.rank": 2}, one), {}, {"train": {"1": "", "2": ""}, "test": {"3": ""}})
+    pairs = {name: text for block in section.blocks for name, text in block.pairs}
+    assert (pairs["train series"], pairs["test series"], pairs["lora.rank"]) == ("2", "1", "2")
+
+
+def test_series_are_named_by_their_range_or_number():
+    assert reported.named_series([992, 990, 991]) == "series 990-992"
+    assert reported.named_series([9, 3, 7]) == "series 3, 7 and 9" and reported.named_series([5]) == "series 5"
+    assert reported.named_series([5, 1, 9, 7, 3]) == "5 series, the report's test share (1, 3, 5, 7, …)"
+
+
+# ------------------------------------------------------------------------------------------------------- reproductions
+
+
+def reproduced() -> dict[str, Any]:
+    """A small reproduction: a stage of two runs, one of which is another's, and a final run."""
+    part = records.protocol_part()
+    for row, name in zip(part["rows"], ("untuned", "final", "analog", "RM, fitted (oracle)"), strict=True):
+        row["name"] = name
+    stage = {"rule": "validation_loss", "carried": {"lora.rank": 4}, "chosen": {"lora.rank": 2}}
+    again = {**RUNS[2], "name": "grid-c", "same_as": "first"}
+    return {
+        "system": "rai", "model": "embedded", "scale": "small", "rule": "validation_loss", "figure": "validation loss",
+        "stages": [
+            {**stage, "name": "grid", "trains": True, "runs": [RUNS[0], RUNS[1], again], "best": "a"},
+            {**stage, "name": "final", "trains": True, "runs": [RUNS[2]], "best": "c"},
+            {**stage, "name": "baseline", "trains": False, "runs": [{**one_run("base", 7), "steps": 0}], "best": "base"},
+        ],
+        "parts": {"rai": part}, "data": "x.h5", "data_sha256": "d", "versions": {},
+        "faults": [{"fault": "padding counted", "right": "real tokens", "measured": "loss", "reported_way": 0.25,
+                    "right_way": 0.5, "unit": "nats"}],
+        "plan": {
+            "rows": [{"stage": "grid", "runs": 2, "steps": 203, "flops": 4e12}, {"stage": "final", "runs": 1, "steps": 103,
+                     "flops": 6e12}],
+            "allowance": 1e13, "convention": "rai", "hours": "2", "reported": {"flops": 1.2e17, "of_allowance": 1.2},
+        },
+        "bill": {"phases": {"grid": {"flops": 3e12, "exact": 1e12}, "final": {"flops": 5e12, "exact": 2e12}}},
+        "beside": {"phases": {"faults": {"flops": 7e11, "exact": 3e11}}},
+    }  # fmt: skip
+
+
+def test_the_bill_of_a_reproduction_by_stage():
+    found = reproduced()
+    convention = "by rai's convention"
+    head = {"planned": f"{convention}: planned [FLOPs]", "spent": f"{convention}: spent [FLOPs]",
+            "executed": "as executed: spent [FLOPs]"}  # fmt: skip
+    rows = {name: {key: row[h] for key, h in head.items()} for name, row in cells(reproductions.bill_table(found)).items()}
+    assert rows == {
+        "grid": {"planned": "4.00e12", "spent": "3.00e12", "executed": "1.00e12"},
+        "final": {"planned": "6.00e12", "spent": "5.00e12", "executed": "2.00e12"},
+        "together": {"planned": "1.00e13", "spent": "8.00e12", "executed": "3.00e12"},
+        "errors and analyses, beside it": {"planned": MISSING, "spent": "7.00e11", "executed": "3.00e11"},
+    }
+    shares = [row["of the allowance [%]"] for row in cells(reproductions.bill_table(found)).values()]
+    assert shares == ["30.0", "50.0", "80.0", "7.00"]
+    lines = dict(reproductions.bill_lines(found))
+    assert lines["of the allowance"] == "80.0 %" and lines["spent"] == "8.00e12 FLOPs"
+    assert lines["runs"] == "3, 306 steps" and lines["the report"] == "1.20e17 FLOPs, 120 % of 1e17, 20.0 % too much"
+
+
+def test_errors_of_a_report_are_shown_both_ways():
+    (row,) = cells(reproductions.faults_table(reproduced())).values()
+    assert row == {
+        "here": "real tokens", "measured": "loss", "its way": "0.250", "the right way": "0.500", "ratio": "0.500",
+        "unit": "nats",
+    }  # fmt: skip
+
+
+def test_runs_of_all_stages_are_priced_once():
+    assert reproductions.priced(reproduced()) == [
+        (one["name"], one["flops"]["coursework"], one["validation_loss"]) for one in RUNS
+    ]
+
+
+def test_the_page_of_a_reproduction_says_what_came_of_it():
+    found = reproduced()
+    final, untuned = (found["parts"]["rai"]["rows"][n]["figures"]["mae_raw"]["mean"] for n in (1, 0))
+    words = reproductions.summary(found)
+    assert (
+        f"rai: MAE {number(final)} raw units ({number(untuned)} untrained)." in words
+    assert "The grid chose rank 2." in words
+    )
+    sections = {section.title: section for section in reproductions.page_of(found).sections}
+    grid = sections["Grid"]
+    assert grid.text.startswith("3 runs. Chosen before: lora.rank 4. Trained once: grid-c is first.")
+    shown = cells(tables([grid])["Runs"])
+    assert shown["b"]["validation loss [nats per token]"] == number(RUNS[1]["validation_loss"])
+    assert {"Forecasts: rai", "Error against FLOPs", "FLOPs", "Final run"} <= set(sections)
+
+
+# --------------------------------------------------------------------------------------------------------------- probes
+
+
+def asked() -> dict[str, Any]:
+    answers = [
+        {"untuned": ("3", 7, True, True), "tuned": ("4", 24, False, False)},
+        {"untuned": ("no", 5, True, False), "tuned": ("2", 9, True, True)},
+        {"untuned": ("a", 2, True, True), "tuned": ("b", 1, True, True)},
+        {"untuned": ("a poem", 24, False, None), "tuned": ("a poem", 24, False, None)},
+    ]
+    costs = {"untuned": (1.25, 3.49, 0.51), "tuned": (1.1, 3.0, 0.62)}
+    keys, named = ("text", "tokens", "ended", "passed"), ("nats_per_token", "perplexity", "bits_per_byte")
+    return {
+        "prompts": [
+            {"prompt": f"prompt {n}", "expected": "x", "note": None, "read": "read",
+             "answers": {model: dict(zip(keys, one, strict=True)) for model, one in own.items()}}
+            for n, own in enumerate(answers)
+        ],
+        "text": {"file": "t.txt", "bytes": 20, "tokens": 9, "window": 64, "stride": 32,
+                 "models": {m: {**dict(zip(named, one, strict=True)), "tokens_scored": 8} for m, one in costs.items()}},
+        "max_new_tokens": 24,
+    }  # fmt: skip
+
+
+def test_answers_are_counted_by_model():
+    shown = cells(probe.count_table(asked()))
+    assert shown == {
+        "untuned": {"Answers: passed": "2 of 3", "Answers: ended": "3 of 4", "Answers: tokens, mean": "9.50"},
+        "tuned": {"Answers: passed": "2 of 3", "Answers: ended": "2 of 4", "Answers: tokens, mean": "14.5"},
+    }
+    block = probe.answer_block(asked()["prompts"][0], 1)
+    assert [(p.name, p.text, p.mark, p.note) for p in block.passages] == [
+        ("untuned", "3", "pass", "7 tokens, ended"), ("tuned", "4", "fail", "24 tokens, cut off at the limit"),
+    ]  # fmt: skip
+
+
+def test_the_cost_of_a_text_by_model_with_the_least_marked():
+    table = probe.text_table(asked()["text"])
+    assert cells(table) == {
+        "untuned": {"Per token: nats": "1.25", "Per token: perplexity": "3.49", "Per byte: bits": "0.510"},
+        "tuned": {"Per token: nats": "1.10", "Per token: perplexity": "3.00", "Per byte: bits": "0.620"},
+    }
+    assert bold(table) == {("tuned", "Per token: nats"), ("tuned", "Per token: perplexity"), ("untuned", "Per byte: bits")}
