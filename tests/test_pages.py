@@ -129,9 +129,7 @@ def test_a_sweep_shows_each_runs_figures_under_their_headings(rule):
         )
         assert row["FLOPs"] == number(one["flops"]["coursework"])
     assert bold(table) == {(best["name"], head[rule])}
-    assert page.summary.startswith(
-        f"3 runs, 306 steps. Least {sweeps.RULES[rule]}: {number(best[rule])}, with"
-    )
+    assert page.summary.startswith(f"3 runs, 306 steps. Least {sweeps.RULES[rule]}: {number(best[rule])}, with")
     seconds = sum(one["seconds"] for one in RUNS)
     assert dict(page.bill) == {
         "runs": "3", "steps": "306", "training": f"{number(seconds)} s", "FLOPs": number(2e9 + 3e9 + 4e9),
@@ -295,10 +293,8 @@ def test_the_page_of_a_reproduction_says_what_came_of_it():
     found = reproduced()
     final, untuned = (found["parts"]["rai"]["rows"][n]["figures"]["mae_raw"]["mean"] for n in (1, 0))
     words = reproductions.summary(found)
-    assert (
-        f"rai: MAE {number(final)} raw units ({number(untuned)} untrained)." in words
+    assert f"rai: MAE {number(final)} raw units ({number(untuned)} untrained)." in words
     assert "The grid chose rank 2." in words
-    )
     sections = {section.title: section for section in reproductions.page_of(found).sections}
     grid = sections["Grid"]
     assert grid.text.startswith("3 runs. Chosen before: lora.rank 4. Trained once: grid-c is first.")
