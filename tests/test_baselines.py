@@ -93,6 +93,12 @@ def test_constant_series_stay_constant(name, level):
     np.testing.assert_allclose(forecast, level, rtol=1e-9, atol=1e-300)
 
 
+def test_every_name_stands_for_its_own_baseline():
+    expected = {"last value": last_value, "context mean": context_mean, "seasonal naive": seasonal_naive, "analog": analog,
+                "VAR(3) on logs": var_on_logs}  # fmt: skip
+    assert {name: BASELINES[name] for name in expected} == expected
+
+
 def test_last_value_and_mean():
     context = np.array([[[1.0, 5.0], [2.0, 7.0], [6.0, 9.0]]])
     np.testing.assert_array_equal(last_value(context, 2), [[[6, 9], [6, 9]]])
@@ -103,6 +109,27 @@ def test_seasonal_naive_finds_each_series_period():
     t = np.arange(90)
     waves = np.stack([np.stack([2 + np.sin(2 * np.pi * t / p), 3 + np.cos(2 * np.pi * t / p)], 1) for p in (7, 13, 20)])
     np.testing.assert_allclose(seasonal_naive(waves[:, :50], 40), waves[:, 50:], atol=1e-12)
+
+
+def test_seasonal_naive_by_hand():
+    """Twelve steps that repeat after six, in a scale that counts for nothing; the forecast goes round the last six twice."""
+    cycle, other = [1.0, 4, 9, 6, 2, 5], [30.0, 10, 20, 50, 40, 60]
+    context = np.stack([[*cycle, *cycle], [*other, *other]], axis=1)[None]
+    expected = np.stack([[*cycle, *cycle, *cycle[:1]], [*other, *other, *other[:1]]], axis=1)[None]
+    np.testing.assert_array_equal(seasonal_naive(context, 13), expected)
+
+
+def test_the_cycle_is_the_lag_of_least_mean_difference_over_both_variables():
+    """Lags of 5 to 10 of 15 steps, tried one by one; each variable counts by its own deviation."""
+    context = np.random.default_rng(2).lognormal(size=(40, 15, 2)) * np.array([1.0, 50.0])
+    found, chosen = seasonal_naive(context, 23), set()
+    for values, forecast in zip(context, found, strict=True):
+        unit = values / values.std(axis=0)
+        cost = {lag: np.mean([(unit[t] - unit[t - lag]) ** 2 for t in range(lag, 15)]) for lag in range(5, 11)}
+        lag = min(cost, key=cost.get)
+        np.testing.assert_array_equal(forecast, [values[15 - lag + h % lag] for h in range(23)])
+        chosen.add(lag)
+    assert chosen == set(range(5, 11))
 
 
 def test_seasonal_naive_does_not_depend_on_units():
@@ -121,6 +148,28 @@ def test_analog_by_hand():
     """Two runs of one step have a successor, both at the same distance: the forecast is their successors' mean."""
     context = np.exp(np.array([0.0, 2, 1]))[None, :, None]
     np.testing.assert_allclose(np.log(analog(context, 1, window=1)), [[[1.5]]])
+
+
+def test_analog_weighs_the_nearest_runs_by_their_distance():
+    """Runs of two steps, written out: of one variable the two nearest count, by exp(-distance / the nearest distance)."""
+    logs = np.array([0.0, 1, 3, 0.2, 1.4, 2.5, 0.1, 1.1])
+    unit = logs.std()
+    runs = [(np.hypot(logs[i] - logs[6], logs[i + 1] - logs[7]) / unit, logs[i + 2]) for i in range(6)]
+    (near, first), (far, second) = sorted(runs)[:2]
+    weight = np.exp(-far / near) / (np.exp(-1) + np.exp(-far / near))
+    found = np.log(analog(np.exp(logs)[None, :, None], 1, window=2)).item()
+    assert found == pytest.approx((1 - weight) * first + weight * second) and 0 < weight < 0.45
+
+
+def test_analog_of_two_variables_takes_three_runs_of_five_steps():
+    context = np.exp(np.random.default_rng(5).normal(size=(1, 14, 2)))
+    logs = np.log(context[0])
+    scaled = logs / logs.std(axis=0)
+    distances = [np.sqrt(((scaled[i : i + 5] - scaled[-5:]) ** 2).sum()) for i in range(9)]
+    nearest = np.argsort(distances)[:3]
+    weights = np.exp(-np.array(distances)[nearest] / min(distances))
+    expected = (weights[:, None] * logs[nearest + 5]).sum(axis=0) / weights.sum()
+    np.testing.assert_allclose(np.log(analog(context, 1))[0, 0], expected)
 
 
 def test_analog_stays_within_the_context_and_ignores_units():
@@ -159,6 +208,20 @@ def test_var_continues_what_it_can_represent():
     t = np.arange(60)
     logs = np.stack([np.cos(0.5 * t), np.sin(0.5 * t)], axis=1)[None]
     np.testing.assert_allclose(np.log(var_on_logs(np.exp(logs[:, :50]), 10)), logs[:, 50:], atol=0.05)
+
+
+def test_var_by_hand():
+    """Ridge regression on the last three steps, written out for one variable: no intercept, about the mean of the logs."""
+    logs = np.array([0.1, 0.7, -0.2, 0.9, 0.3, -0.5, 0.8, 0.2, -0.1, 0.6])
+    z = logs - logs.mean()
+    past = np.array([[z[t - 1], z[t - 2], z[t - 3]] for t in range(3, 10)])
+    weights = np.linalg.solve(past.T @ past + 1e-3 * np.eye(3), past.T @ z[3:])
+    path = list(z)
+    for _ in range(3):
+        step = weights @ np.array(path[:-4:-1])
+        path.append(np.clip(step, 2 * z.min() - z.max(), 2 * z.max() - z.min()))
+    np.testing.assert_allclose(np.log(var_on_logs(np.exp(logs)[None, :, None], 3))[0, :, 0], logs.mean() + path[10:])
+    assert np.abs(path[10:]).max() < max(z.max(), -z.min())  # the bounds play no part
 
 
 def test_var_is_bounded_where_the_fit_explodes():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,10 @@ from jaxlv.config import EvaluateConfig, SamplingConfig
 from jaxlv.data.series import from_arrays
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.ledger import Event, Ledger, Meter, Terms
-from jaxlv.forecasting.baselines import BASELINES
+from jaxlv.forecasting import evaluate as evaluation
+from jaxlv.forecasting import odefit
+from jaxlv.forecasting.baselines import BASELINES, context_mean
+from jaxlv.forecasting.conformal import Bands, fit_bands
 from jaxlv.forecasting.evaluate import (
     LEVELS,
     UNITS,
@@ -26,15 +30,39 @@ from jaxlv.forecasting.evaluate import (
     score,
     truth_of,
 )
-from jaxlv.forecasting.forecaster import Forecaster
-from jaxlv.forecasting.likelihood import nats_per_value
-from jaxlv.forecasting.metrics import bootstrap_interval, coverage
+from jaxlv.forecasting.forecaster import Forecast, Forecaster
+from jaxlv.forecasting.metrics import bootstrap_interval, coverage, covered, crps, energy_score, mae
 from jaxlv.model.weights import load_pretrained
 from jaxlv.text.codec import Codec
 from jaxlv.text.tokens import load_alphabet
 
 CONFIG = EvaluateConfig(context=8, horizon=6, samples=3, seed=5, batch_series=2)
 NO_FIGURES = {"name", "per_variable", "stops_unmasked"}
+NATS = np.random.default_rng(4).lognormal(size=(3, 6, 2))
+
+
+@dataclass(frozen=True)
+class Known(Forecaster):
+    """A forecaster whose samples are known: what its `variables` draw, without a model. It notes what it is asked."""
+
+    def __call__(self, series, context, horizon, samples, seed=0, batch_series=8, on_batch=lambda done: None, *_):
+        asked = (series.ids_N.tolist(), context, horizon, samples, seed, batch_series)
+        self.variables["asked"].append((*asked, self.sampling))
+        drawn_NSHV = self.variables["draw"](self.sampling, len(series), samples, horizon)
+        for done in (*range(batch_series, len(series), batch_series), len(series)):
+            on_batch(done)
+        time_H, last_NV = 100.0 + np.arange(horizon), series.values_NTV[:, context - 1]
+        stops = {"stop": int(np.isnan(drawn_NSHV).any()) + samples}
+        return Forecast(series.ids_N, context, time_H, series.variables, last_NV, drawn_NSHV, stops)
+
+
+def skewed(sampling: SamplingConfig, count: int, samples: int, horizon: int) -> np.ndarray:
+    """Samples whose mean is not their median, the wider the warmer; without the grammar all of series 1 break off early."""
+    drawn_NSHV = np.random.default_rng(samples).lognormal(sigma=sampling.temperature, size=(count, samples, horizon, 2))
+    drawn_NSHV[0, 0, 2:] = np.nan
+    if not sampling.grammar:
+        drawn_NSHV[1, :, 1:] = np.nan
+    return drawn_NSHV
 
 
 @pytest.fixture(scope="module")
@@ -42,15 +70,46 @@ def series(waves):
     return replace(waves(3, 16), source={"path": "somewhere/waves.h5", "sha256": "ab" * 32})
 
 
+def known(draw: Any = skewed, **sampling: Any) -> Known:
+    alphabet = load_alphabet(Path("no folder"), 151_936)
+    return Known(None, {"draw": draw, "asked": []}, alphabet, Codec(), SamplingConfig(**{"temperature": 1.3, **sampling}))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def forecaster() -> Known:
+    return known()
+
+
 @pytest.fixture(scope="module")
-def forecaster(tiny_base) -> Forecaster:
+def real(tiny_base) -> Forecaster:
     model, params = load_pretrained(tiny_base)
     return Forecaster(model, {"params": params}, load_alphabet(tiny_base, 32), Codec(), SamplingConfig(temperature=1.3))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    """Fitted equations take seconds: their rows are those of the context's mean."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(odefit, "forecast", lambda equations, context_NCV, horizon: context_mean(context_NCV, horizon))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def costs(monkeypatch, request):
+    """A model that is known has no logits: what the truth costs it is NATS, times its temperature."""
+    if "real" not in request.fixturenames:
+        monkeypatch.setattr(
+            evaluation, "nats_per_value", lambda asked, series, *_: asked.sampling.temperature * NATS[: len(series)]
+        )
+
+
 @pytest.fixture(scope="module")
-def measured(forecaster, series) -> tuple[dict[str, Any], dict]:
-    return evaluate({"tuned": forecaster}, series, replace(CONFIG, unmasked_samples=2))
+def measured(series) -> tuple[dict[str, Any], dict, dict[str, Known]]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "nats_per_value", lambda asked, *_: asked.sampling.temperature * NATS)
+        forecasters = {"tuned": known(), "untuned": known(temperature=0.4)}
+        found = evaluate(forecasters, series, replace(CONFIG, unmasked_samples=2))
+    return *found, forecasters
 
 
 def strict_json(value: Any) -> str:
@@ -97,6 +156,91 @@ def test_figures_by_hand(by_hand, figure, value):
     assert by_hand[figure] == pytest.approx(value)
 
 
+@pytest.fixture(scope="module")
+def skew_by_hand() -> dict[str, Any]:
+    """Three series of two variables whose means are no medians: errors of 1 and 2, 1 and 4, 7 and 9 at five steps, three
+    times as large at the sixth. Samples lie 2 and 1 below the point and 1 and 7 above it, twice as far in the third series.
+    """
+    error_NV = np.array([[1.0, 2], [1, 4], [7, 9]])
+    swing_NV, level_NV = np.array([[1.0, 2], [3, 1], [2, 5]]), np.array([[20.0, 30], [40, 50], [60, 70]])
+    truth = level_NV[:, None] + swing_NV[:, None] * np.array([-1, 1, -1, 1, -1, 1])[:, None]
+    point = truth + error_NV[:, None] * np.array([1, 1, 1, 1, 1, 3])[:, None]
+    rises_NV = np.array([[2, 4], [1, 8], [0, 2]])  # the mean of rises of half, half and twice as much
+    context = np.cumsum(np.array([0, 0.5, 0.5, 2])[:, None] * rises_NV[:, None], axis=1)
+    offset_NS = np.array([-2.0, -1, 0, 1, 7]) * np.array([[1], [1], [2]])
+    samples = point[:, None] + offset_NS[:, :, None, None]
+    return score("tuned", point, truth, context, from_arrays(np.ones((3, 9, 2)), ids=[4, 9, 2]), samples)
+
+
+SHARE = 10 / 36  # of the values, those of which the error is 1
+
+
+@pytest.mark.parametrize(
+    ("figure", "value"),
+    {
+        # Over steps an error of 1 is one of 4 / 3; over variables the series have 3 / 2, 5 / 2 and 8 of that.
+        "mae": 16 / 3,
+        "mae_median": 10 / 3,
+        "mae_ci95": [2, 32 / 3],  # in one of 27 repeats all series are the first, in one all the last
+        "mae_first_5": 4,
+        "mse": (1 + 4 + 1 + 16 + 49 + 81) / 6 * 14 / 6,
+        "rmse": ((1 + 4 + 1 + 16 + 49 + 81) / 6 * 14 / 6) ** 0.5,
+        "r2": (1 - 14 * 51 / (6 * 14) + 1 - 14 * 101 / (6 * 30)) / 2,
+        "mase": (1 / 2 + 2 / 4 + 1 / 1 + 4 / 8 + 9 / 2) / 5 * 4 / 3,  # without the variable that does not change
+        "mae_by_step": [4, 4, 4, 4, 4, 12],
+        "mae_by_step_per_variable": {"prey": [3, 3, 3, 3, 3, 9], "predator": [5, 5, 5, 5, 5, 15]},
+        "mae_by_series": {"4": 2, "9": 10 / 3, "2": 32 / 3},
+        # The band of 50 % reaches from 1.5 below the point to 4 above it, the others from 2 below it to 7 above.
+        "coverage": {"50": SHARE, "80": 1.5 * SHARE, "95": 1.5 * SHARE},
+        "interval_width": {"50": 22 / 3, "80": 12, "95": 12},
+        "calibration": {"10": 0, "20": 0, "30": 0, "40": SHARE, "50": SHARE, "60": SHARE},
+        "calibration_ceiling": 4 / 6,
+        # Of the first two series 5 of 12 values, of the third none.
+        "calibration_ci95": {str(level): [0, 0 if level < 40 else 5 / 12] for level in range(10, 70, 10)},
+        # |x - y| less half the mean distance of two samples: .4 for an error of 1, else the error less 1, or 2 in the third.
+        "crps": (5 * 0.4 + 2 + 5 * 1 + 5 + 5 * 0.4 + 2 + 5 * 3 + 11 + 5 * 5 + 19 + 5 * 7 + 25) / 36,
+        "crps_ci95": [14 / 12, 104 / 12],
+    }.items(),
+)
+def test_figures_of_skewed_series_by_hand(skew_by_hand, figure, value):
+    found = skew_by_hand[figure]
+    if isinstance(value, dict):
+        assert list(found) == list(value)
+        for key, expected in value.items():
+            assert found[key] == pytest.approx(expected), key
+    else:
+        assert found == pytest.approx(value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "expected"),
+    [
+        ("prey", {"mae": 4, "mae_median": 4 / 3, "mae_ci95": [4 / 3, 28 / 3], "mse": 17 * 14 / 6, "r2": 1 - 8.5, "mase": 1}),
+        ("predator", {"mae": 20 / 3, "mae_median": 16 / 3, "mae_ci95": [8 / 3, 12], "mse": 101 / 3 * 14 / 6,
+                      "r2": 1 - 14 * 101 / 180, "mase": 22 / 9}),
+    ],
+)  # fmt: skip
+def test_figures_of_a_variable_by_hand(skew_by_hand, variable, expected):
+    found = skew_by_hand["per_variable"][variable]
+    assert list(found) == list(expected)
+    for key, value in expected.items():
+        assert found[key] == pytest.approx(value), key
+
+
+@pytest.mark.parametrize("figure", ["mae_ci95", "crps_ci95", "energy_score_ci95"])
+def test_intervals_are_over_series_not_over_values(figure):
+    """Five series, in each of which all values are alike: over their 200 values an interval would be far narrower."""
+    size_N111 = np.array([1.0, 2, 3, 4, 10])[:, None, None, None]
+    truth = np.zeros((5, 20, 2))
+    samples = size_N111 * np.array([0.9, 1, 1.2])[:, None, None] * np.ones((5, 3, 20, 2))
+    row = score("x", samples[:, 1], truth, truth, from_arrays(np.ones((5, 9, 2))), samples)
+    low, high = row[figure]
+    measure = {"mae_ci95": mae(samples[:, 1], truth)[:, 0], "crps_ci95": crps(samples, truth)[:, 0],
+               "energy_score_ci95": energy_score(samples, truth)}[figure]  # fmt: skip
+    assert [low, high] == pytest.approx(bootstrap_interval(measure))
+    assert high - low > measure.mean()
+
+
 def test_figures_per_variable_are_those_of_the_variable_alone(by_hand):
     assert {k: by_hand[k] for k in ("mae", "mae_median", "mse", "r2", "mase", "mae_ci95")} == by_hand["per_variable"]["prey"]
     assert by_hand["mae_by_step_per_variable"]["prey"] == by_hand["mae_by_step"]
@@ -140,7 +284,7 @@ def test_a_forecast_without_samples_has_no_measures_of_samples(series):
 
 
 def test_rows_are_the_forecasters_then_the_baselines(measured):
-    assert [row["name"] for row in measured[0]["rows"]] == ["tuned", *BASELINES]
+    assert [row["name"] for row in measured[0]["rows"]] == ["tuned", "untuned", *BASELINES]
     assert [name for name in BASELINES if name != "AutoETS"] == [
         "last value",
         "context mean",
@@ -199,12 +343,20 @@ def test_rounded_samples_of_the_right_distribution_enclose_the_diagonal(spread):
         np.testing.assert_allclose([low, high], [levels, levels], atol=0.025)
 
 
-def test_a_models_row_has_its_samples_read_as_intervals(measured, forecaster, series):
+def test_a_models_row_has_its_samples_read_as_intervals(measured, series):
     _, truth = truth_of(series, 8, 6)
-    expected = as_intervals(measured[1]["tuned"].filled(), truth, half_unit(forecaster, series, 8), CONFIG.seed)
-    row = measured[0]["rows"][0]
-    assert row["calibration_as_intervals"] == expected and set(expected) == set(row["calibration"]) != set()
-    assert measured[0]["rows"][1]["calibration_as_intervals"] is None
+    for row, (name, asked) in zip(measured[0]["rows"], measured[2].items(), strict=False):
+        expected = as_intervals(measured[1][name].filled(), truth, half_unit(asked, series, 8), CONFIG.seed)
+        assert row["calibration_as_intervals"] == expected and set(expected) == set(row["calibration"]) != set()
+    assert measured[0]["rows"][2]["calibration_as_intervals"] is None
+
+
+def test_samples_read_as_intervals_reach_half_a_unit_to_either_side():
+    """Of one value that was written, the truths within half a unit of it are covered as evenly as they lie."""
+    samples, half = np.full((2000, 99, 1, 1), 5.0), np.full((2000, 1), 0.5)
+    for truth in (4.55, 5.0, 5.45):
+        found = as_intervals(samples, np.full((2000, 1, 1), truth), half, 0)
+        assert (found["80"] == 1) == (truth == 5.0) and (found["95"] > 0.9) and found["50"] == (truth == 5.0)
 
 
 def test_zero_stands_for_an_interval_above_it():
@@ -213,29 +365,29 @@ def test_zero_stands_for_an_interval_above_it():
     assert as_intervals(samples, -truth, half, 0)["80"] == 0
 
 
-def test_what_the_truth_costs_stands_in_the_row(measured, forecaster, series):
-    nats = nats_per_value(forecaster, series, 8, 6)
-    row = measured[0]["rows"][0]
-    assert row["nats_per_value"] == pytest.approx(nats.mean())
-    assert row["nats_per_value_per_variable"] == pytest.approx(
-        {"prey": nats[..., 0].mean(), "predator": nats[..., 1].mean()}
-    )
-    assert row["nats_per_value_ci95"] == pytest.approx(bootstrap_interval(nats.mean(axis=(1, 2))))
+def test_what_the_truth_costs_stands_in_the_row_of_its_model(measured):
+    for row, temperature in zip(measured[0]["rows"], (1.3, 0.4), strict=False):
+        nats = temperature * NATS
+        assert row["nats_per_value"] == pytest.approx(nats.mean()) and row["temperature"] == temperature
+        assert row["nats_per_value_per_variable"] == pytest.approx(
+            {"prey": nats[..., 0].mean(), "predator": nats[..., 1].mean()}
+        )
+        assert row["nats_per_value_ci95"] == pytest.approx(bootstrap_interval(nats.mean(axis=(1, 2))))
 
 
-def test_a_future_that_cannot_be_written_leaves_no_nats_but_the_other_figures(forecaster, series):
+def test_a_future_that_cannot_be_written_leaves_no_nats_but_the_other_figures(real, series):
     wild = replace(series, values_NTV=series.values_NTV * np.where(np.arange(16) == 9, 1e8, 1.0)[:, None])
-    row = evaluate({"tuned": forecaster}, wild, replace(CONFIG, unmasked_samples=0))[0]["rows"][0]
+    row = evaluate({"tuned": real}, wild, replace(CONFIG, unmasked_samples=0))[0]["rows"][0]
     assert row["nats_per_value"] is None and row["nats_per_value_ci95"] is None and row["mae"] > 0
     strict_json(row)
 
 
-def test_a_budget_for_the_samples_alone_leaves_out_the_nats(forecaster, series, tmp_path):
+def test_a_budget_for_the_samples_alone_leaves_out_the_nats(real, series, tmp_path):
     """The samples are drawn first; what is left does not hold the likelihood."""
 
     def spend(path, budget: int):
-        with Ledger(path, Terms(budget, "exact", forecaster.model.config)) as ledger:
-            metered = replace(forecaster, meter=Meter(ledger, "evaluation", Event("train_step", 1, 1)))
+        with Ledger(path, Terms(budget, "exact", real.model.config)) as ledger:
+            metered = replace(real, meter=Meter(ledger, "evaluation", Event("train_step", 1, 1)))
             row = evaluate({"tuned": metered}, series, replace(CONFIG, unmasked_samples=0))[0]["rows"][0]
             return row, ledger.entries
 
@@ -250,18 +402,23 @@ def test_a_budget_for_the_samples_alone_leaves_out_the_nats(forecaster, series, 
 
 
 def test_the_temperature_is_that_of_the_least_crps(forecaster, series):
+    """Not that of the least error of the median, nor the first or last that was tried; each is drawn as the rest are."""
     heard = []
     chosen, scores = choose_temperature(forecaster, series, CONFIG, [1.5, 0.2, 0.8, 0.2], heard.append)
     assert heard == [1, 2, 3] and list(scores) == ["0.2", "0.8", "1.5"]
-    assert scores[f"{chosen:g}"] == min(scores.values())
-    alone = evaluate({"tuned": forecaster.with_sampling(temperature=0.8)}, series, replace(CONFIG, unmasked_samples=0))
-    assert scores["0.8"] == pytest.approx(alone[0]["rows"][0]["crps"])
+    _, truth = truth_of(series, 8, 6)
+    drawn = {t: forecaster.with_sampling(temperature=t)(series, 8, 6, 3, 5) for t in (0.2, 0.8, 1.5)}
+    expected = {t: crps(one.filled(), truth).mean() for t, one in drawn.items()}
+    assert scores == pytest.approx({f"{t:g}": value for t, value in expected.items()})
+    errors = {t: mae(one.median(), truth).mean() for t, one in drawn.items()}
+    assert chosen == min(expected, key=expected.get) != min(errors, key=errors.get)
+    for ids, *asked, sampling in forecaster.variables["asked"][:3]:
+        assert (ids, *asked) == ([0, 1, 2], 8, 6, 3, 5, 2) and sampling.temperature in drawn
 
 
 def test_of_equal_temperatures_the_smaller_is_chosen(forecaster, series):
-    """At top-k 1 all draw the same."""
-    greedy = forecaster.with_sampling(top_k=1)
-    assert choose_temperature(greedy, series, CONFIG, [1.0, 0.5, 0.7])[0] == 0.5
+    alike = replace(forecaster, variables={"draw": lambda _, *shape: np.ones((*shape, 2)), "asked": []})
+    assert choose_temperature(alike, series, CONFIG, [1.0, 0.5, 0.7])[0] == 0.5
 
 
 def test_no_temperatures_are_refused(forecaster, series):
@@ -269,20 +426,31 @@ def test_no_temperatures_are_refused(forecaster, series):
         choose_temperature(forecaster, series, CONFIG, [])
 
 
-def test_conformal_bands_stand_beside_the_raw_ones(forecaster, waves):
-    """On the very series that they were fitted to, rank k of n makes the coverage at least k / n."""
+def test_conformal_bands_are_fitted_to_the_samples_as_they_are_scored(forecaster, waves):
     calibration = waves(5, 16)
-    settings = replace(CONFIG, unmasked_samples=0)
-    bands = fit_conformal(forecaster, calibration, settings)
-    assert set(bands.factors) == {50, 80} and bands.factors[50].shape == (6, 2)
-    # The truth of rank k lies on the very end of its band, on either side of it once the end is rounded.
-    bands = replace(bands, factors={level: factor * (1 + 1e-9) for level, factor in bands.factors.items()})
-    found = evaluate({"tuned": forecaster}, calibration, settings, bands={"tuned": bands})[0]["rows"]
-    adjusted, width = found[0]["coverage_conformal"], found[0]["interval_width_conformal"]
-    assert adjusted["50"] >= 0.6 and adjusted["80"] == 1 and adjusted["95"] is None
-    assert width["50"] > 0 and width["95"] is None
+    bands = fit_conformal(forecaster, calibration, CONFIG)
+    _, truth = truth_of(calibration, 8, 6)
+    drawn, half = forecaster(calibration, 8, 6, 3, 5), half_unit(forecaster, calibration, 8)
+    assert np.isnan(drawn.samples_NSHV).any() and set(bands.factors) == {50, 80}
+    expected = fit_bands(drawn.filled(), truth, LEVELS, half).factors
+    for level, factor in bands.factors.items():
+        np.testing.assert_array_equal(factor, expected[level])
+
+
+def test_conformal_bands_stand_beside_the_raw_ones(forecaster, series):
+    """Factors of 3 widen a band threefold; a level without a factor has no figures, nor has a model without bands."""
+    bands = Bands({50: np.full((6, 2), 3.0), 80: np.full((6, 2), 0.5)}, 5)
+    settings, two = replace(CONFIG, unmasked_samples=0), {"tuned": forecaster, "untuned": known(temperature=0.4)}
+    found = evaluate(two, series, settings, bands={"tuned": bands})[0]["rows"]
+    (_, truth), half = truth_of(series, 8, 6), half_unit(forecaster, series, 8)
+    filled = forecaster(series, 8, 6, 3, 5).filled()
+    for level in (50, 80):
+        low, high = bands.interval(filled, level, half)
+        assert found[0]["coverage_conformal"][str(level)] == pytest.approx(covered(low, high, truth).mean())
+        assert found[0]["interval_width_conformal"][str(level)] == pytest.approx((high - low).mean())
+    assert found[0]["coverage_conformal"]["95"] is found[0]["interval_width_conformal"]["95"] is None
     assert set(found[0]["coverage"]) == {str(level) for level in LEVELS}
-    assert "coverage_conformal" not in found[1]
+    assert "coverage_conformal" not in found[1] and "coverage_conformal" not in found[2]
     strict_json(found)
 
 
@@ -291,23 +459,29 @@ def test_half_a_unit_of_the_last_decimal_is_in_raw_units(forecaster, series):
     np.testing.assert_allclose(half_unit(forecaster, series, 8), alpha * 0.005)
 
 
-def test_invalid_samples_are_counted(measured):
-    """Under the grammar all are complete; without it this random model writes no numbers."""
-    row = measured[0]["rows"][0]
-    assert row["valid_share"] == 1
-    assert row["valid_share_unmasked"] == 0
-    assert sum(row["stops_unmasked"].values()) == 3 * 2
-    assert "complete" not in row["stops_unmasked"]
+def test_valid_samples_are_counted_with_the_grammar_and_without(measured):
+    """One of nine samples breaks off; of two each without the grammar, one more of series 0, and all of series 1."""
+    row, asked = measured[0]["rows"][0], measured[2]["tuned"].variables["asked"]
+    assert row["valid_share"] == pytest.approx(8 / 9) and row["valid_share_unmasked"] == pytest.approx(3 / 6)
+    assert row["stops_unmasked"] == {"stop": 3}  # of the second call, which drew 2
+    assert [(one[3], one[-1].grammar) for one in asked] == [(3, True), (2, False)]
 
 
 def test_without_the_grammar_the_share_is_that_of_the_scored_samples(forecaster, series):
     free = forecaster.with_sampling(grammar=False)
-    row = evaluate({"tuned": free}, series.select([0, 1]), replace(CONFIG, samples=2))[0]["rows"][0]
-    assert (row["valid_share"], row["valid_share_unmasked"]) == (None, 0)
+    row = evaluate({"tuned": free}, series, replace(CONFIG, samples=2))[0]["rows"][0]
+    assert row["valid_share"] is None and row["valid_share_unmasked"] == pytest.approx(3 / 6)
     assert row["mae"] > 0  # they count, as what a user would be left with
 
 
-def test_the_protocol_holds_every_setting(measured, forecaster):
+def test_the_truth_is_what_follows_the_context(series):
+    """Behind them the series goes on, which is neither."""
+    context, truth = truth_of(series, 5, 4)
+    np.testing.assert_array_equal(context, series.values_NTV[:, :5])
+    np.testing.assert_array_equal(truth, series.values_NTV[:, 5:9])
+
+
+def test_the_protocol_holds_every_setting(measured):
     protocol = measured[0]["protocol"]
     expected = {
         "data": "waves.h5",
@@ -323,7 +497,7 @@ def test_the_protocol_holds_every_setting(measured, forecaster):
         "scale_peeks_at_future": False,
         "headroom": 0.5,
         "decimals": 2,
-        "sampling": asdict(forecaster.sampling),
+        "sampling": asdict(measured[2]["tuned"].sampling),
         "units": UNITS,
     }
     assert {key: protocol[key] for key in expected} == expected

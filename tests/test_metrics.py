@@ -23,6 +23,22 @@ def test_point_measures_by_hand():
     np.testing.assert_allclose(metrics.mae_by_step(forecast, truth), [[1, 0], [0, 3], [4, 0]])
 
 
+def test_means_over_steps_and_series_are_no_medians():
+    error = np.array([[1.0, 1, 7], [0, 5, 1], [8, 0, 1]])[..., None]  # (series, steps, 1)
+    truth = np.array([[2.0, 5, 3], [9, 1, 4], [6, 2, 8]])[..., None]
+    np.testing.assert_allclose(metrics.mae(truth + error, truth), [[3], [2], [3]])
+    np.testing.assert_allclose(metrics.mse(truth + error, truth), [[17], [26 / 3], [65 / 3]])
+    np.testing.assert_allclose(metrics.mae_by_step(truth - error, truth), [[3], [2], [3]])
+    np.testing.assert_allclose(metrics.r2(truth + error, truth)[0], [1 - 51 / (14 / 3)])
+
+
+def test_errors_are_scaled_by_the_mean_rise_or_fall_of_their_own_variable():
+    """Rises of 0, 1 and 5 have a mean of 2 and a median of 1, and differ by 1 and 4; the second variable falls by 3."""
+    context = np.array([[[4.0, 20], [4, 17], [5, 14], [10, 11]]])
+    truth, forecast = np.zeros((1, 2, 2)), np.array([[[3.0, 3], [5, 9]]])
+    np.testing.assert_allclose(metrics.mase(forecast, truth, context), [[4 / 2, 6 / 3]])
+
+
 def test_scaled_measures_have_no_unit():
     truth, forecast, context = random(4, 9, 2), random(4, 9, 2, seed=1), random(4, 6, 2, seed=2)
     np.testing.assert_allclose(metrics.r2(7 * forecast, 7 * truth), metrics.r2(forecast, truth))
@@ -119,6 +135,31 @@ def test_quantiles_leave_out_invalid_samples():
     assert np.isnan(metrics.quantiles(samples * np.nan, [0.5])).all()
 
 
+@pytest.mark.parametrize(
+    ("probability", "value"),
+    [(0, 10), (0.1, 10), (0.2, 10), (0.3, 15), (0.4, 20), (0.5, 25), (0.74, 37), (0.8, 40), (1, 40)],
+)
+def test_the_quantile_p_of_m_samples_lies_at_p_times_m_plus_1(probability, value):
+    """Weibull's: the fifths of four samples are these; the empirical distribution's quantile .3 would be 19."""
+    samples = np.array([30.0, 10, 40, 20]).reshape(1, 4, 1, 1)
+    assert metrics.quantiles(samples, [probability]).item() == pytest.approx(value)
+
+
+def test_a_central_interval_leaves_out_as_much_on_either_side():
+    """Of 19 samples the 80 % interval lies from the second to the 18th, and the 50 % one from the fifth to the 15th."""
+    samples = np.arange(1.0, 20).reshape(1, 19, 1, 1)
+    for level, low, high in ((0.8, 2, 18), (0.5, 5, 15), (0.9, 1, 19)):
+        assert [end.item() for end in metrics.central_interval(samples, level)] == pytest.approx([low, high])
+        truth = np.array([low, high, low - 0.1, high + 0.1]).reshape(4, 1, 1)
+        assert metrics.coverage(np.repeat(samples, 4, axis=0), truth, level).ravel().tolist() == [1, 1, 0, 0]  # ends belong
+        assert metrics.sharpness(samples, level).item() == pytest.approx(high - low)
+
+
+def test_no_samples_have_no_quantiles():
+    assert np.isnan(metrics.quantiles(np.empty((2, 0, 3, 1)), [0.1, 0.5])).all()
+    assert metrics.quantiles(np.empty((2, 0, 3, 1)), [0.1, 0.5]).shape == (2, 2, 3, 1)
+
+
 def test_median_of_an_even_number_is_between_the_two():
     assert metrics.quantiles(np.array([4.0, 1, 3, 2]).reshape(1, 4, 1, 1), [0.5]).item() == 2.5
 
@@ -171,6 +212,25 @@ def test_bootstrap_interval_is_seeded_and_covers_the_mean():
     assert 180 <= hits <= 199
     low, high = metrics.bootstrap_interval(values, np.median)
     assert low <= np.median(values) <= high
+
+
+def test_the_bootstrap_interval_is_as_wide_as_that_of_a_mean():
+    """Of many values of unit variance 1.96 / sqrt(N) to either side; that of the median is wider by sqrt(pi / 2)."""
+    values = np.random.default_rng(3).normal(5, 1, 400)
+    for statistic, width in ((np.mean, 1.96 / 20), (np.median, 1.96 / 20 * (np.pi / 2) ** 0.5)):
+        low, high = metrics.bootstrap_interval(values, statistic)
+        assert (high - low) / 2 == pytest.approx(width, rel=0.12)
+        assert low < statistic(values) < high
+    low, high = metrics.bootstrap_interval(values, level=0.5)
+    assert (high - low) / 2 == pytest.approx(0.674 / 20, rel=0.12)
+
+
+def test_the_bootstrap_of_two_values_by_hand():
+    """The mean of two draws is either value in a quarter of the repeats, and in half of them lies between."""
+    values = np.array([0.0, 1.0])
+    assert metrics.bootstrap_interval(values) == (0, 1)
+    assert metrics.bootstrap_interval(values, level=0.4) == (0.5, 0.5)
+    assert metrics.bootstrap_interval(np.array([0.0, 0, 0, 0, 5])) == pytest.approx((0, 3), abs=0.01)
 
 
 def test_shape_faults_are_one_line():
