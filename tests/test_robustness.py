@@ -13,6 +13,13 @@ from jaxlv.forecasting import robustness
 from jaxlv.forecasting.robustness import GROUPS, Condition
 
 CONTEXT, HORIZON, COUNT = 50, 20, 6
+LEVELS = {
+    "noise": {"0 %": 0.0, "1 %": 0.01, "5 %": 0.05, "10 %": 0.1},
+    "missing steps": {"0 %": 0.0, "5 %": 0.05, "10 %": 0.1, "20 %": 0.2},
+    "context": {f"{steps} steps": steps for steps in (10, 20, 30, 50, 70, 90)},
+    "origin": {f"step {step}": step for step in (20, 30, 40, 50, 60, 70, 80)},
+    "amplitude": {"x 1": 1.0, "x 1.5": 1.5, "x 2": 2.0, "x 4": 4.0},
+}
 
 
 @pytest.fixture(scope="module")
@@ -20,9 +27,105 @@ def held() -> series.SeriesSet:
     return dynamics.draw("course", 8, seed=4)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def simulated(held):
+    """What the simulated conditions ask to be drawn, in place of seconds of solving: they get the series held out."""
+    asked = []
+
+    def draw(preset, count, seed, solver=None, attempts=10):
+        asked.append((preset, count, seed, solver))
+        return held.select(held.ids_N[:count])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(robustness.dynamics, "draw", draw)
+        yield asked
+
+
 @pytest.fixture(scope="module")
-def conditions(held) -> dict[str, list[Condition]]:
+def conditions(held, simulated) -> dict[str, list[Condition]]:
     return {name: list(group(held, COUNT, CONTEXT, HORIZON, 7)) for name, group in GROUPS.items()}
+
+
+@pytest.mark.parametrize("group", LEVELS)
+def test_the_levels_of_a_group_are_the_documented_ones_from_the_mildest_on(group, conditions):
+    assert {c.level: c.value for c in conditions[group]} == LEVELS[group]
+    assert [c.level for c in conditions[group]] == list(LEVELS[group])
+
+
+@pytest.mark.parametrize("group", [name for name in GROUPS if name not in ("regime", "simulated")])
+def test_a_group_takes_the_first_series_held_out(group, conditions, held):
+    for c in conditions[group]:
+        assert c.given.ids_N.tolist() == held.ids_N[:COUNT].tolist()
+
+
+def test_the_noise_of_a_level_is_that_of_another_times_their_ratio_for_each_value_by_itself(conditions, held):
+    logs = {
+        c.value: np.log(c.given.values_NTV[:, :CONTEXT] / held.values_NTV[:COUNT, :CONTEXT]) for c in conditions["noise"]
+    }
+    np.testing.assert_allclose(logs[0.1], 10 * logs[0.01], atol=1e-9)
+    np.testing.assert_allclose(logs[0.05], 5 * logs[0.01], atol=1e-9)
+    own = logs[0.1].transpose(0, 2, 1).reshape(2 * COUNT, CONTEXT)
+    assert np.abs(np.corrcoef(own) - np.eye(2 * COUNT)).max() < 0.6  # neither series nor variables share it
+    for c in conditions["noise"]:
+        np.testing.assert_array_equal(c.given.values_NTV[:, CONTEXT:], held.values_NTV[:COUNT, CONTEXT:])
+        assert (c.context, c.horizon) == (CONTEXT, HORIZON)
+
+
+def test_each_series_misses_other_steps(conditions, held):
+    hardest = conditions["missing steps"][-1]
+    kept = [
+        [t for t in range(CONTEXT) if (whole_TV[t] == given_TV[: hardest.context]).all(axis=1).any()]
+        for given_TV, whole_TV in zip(hardest.given.values_NTV, held.values_NTV, strict=False)
+    ]
+    assert len({tuple(steps) for steps in kept}) == COUNT and {len(steps) for steps in kept} == {40}
+    np.testing.assert_array_equal(hardest.given.values_NTV[:, hardest.context :], held.values_NTV[:COUNT, CONTEXT:])
+
+
+def test_populations_are_larger_by_the_factor_with_their_truth(conditions, held):
+    for c in conditions["amplitude"]:
+        np.testing.assert_array_equal(c.given.values_NTV, c.value * held.values_NTV[:COUNT])
+        np.testing.assert_array_equal(c.truth_NHV, c.value * held.values_NTV[:COUNT, CONTEXT : CONTEXT + HORIZON])
+
+
+def test_a_context_is_the_last_steps_before_those_that_are_forecast(conditions, held):
+    """All forecast steps 90 to 99."""
+    for c in conditions["context"]:
+        np.testing.assert_array_equal(c.given.values_NTV, held.values_NTV[:COUNT, 90 - c.context : 100])
+        np.testing.assert_array_equal(c.given.time_T, held.time_T[90 - c.context : 100])
+        assert c.horizon == 10
+
+
+def test_behind_an_origin_the_next_ten_steps_are_forecast_from_all_before_it(conditions, held):
+    for c in conditions["origin"]:
+        np.testing.assert_array_equal(c.given.values_NTV, held.values_NTV[:COUNT])
+        assert (c.context, c.horizon) == (c.value, 10)
+
+
+def test_simulated_series_are_of_the_systems_and_the_solver_that_their_level_names(conditions, simulated):
+    """The first call of each is that of `conditions`."""
+    calls = dict(zip([c.level for c in conditions["simulated"]], simulated, strict=False))
+    like = "as the course's"
+    assert list(calls) == [
+        like, robustness.COARSE, *list(robustness.BEYOND)[1:], *(n for n in dynamics.PRESETS if n != "course"),
+    ]  # fmt: skip
+    for name, (preset, count, seed, solver) in calls.items():
+        assert (count, seed) == (COUNT, 7)
+        assert preset == (robustness.BEYOND[like] if name == robustness.COARSE else preset)
+        assert (solver is not None) == (name == robustness.COARSE) and (solver is None or solver.rtol == solver.atol == 1e-3)
+        if name in robustness.BEYOND or name in dynamics.PRESETS:
+            assert preset == (robustness.BEYOND.get(name) or dynamics.PRESETS[name])
+
+
+def test_each_system_beyond_the_course_has_one_range_of_its_own():
+    course = dynamics.PRESETS["course"].ranges
+    changed = {
+        name: [key for key, limits in preset.ranges.items() if limits != course[key]]
+        for name, preset in robustness.BEYOND.items()
+    }
+    assert changed == {
+        "as the course's": [], "faster prey": ["r"], "larger capacity": ["K"], "slower predators": ["m"],
+        "longer handling": ["h"],
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -80,18 +183,21 @@ def test_regimes_are_labelled_and_sampled_apart(conditions, held):
     for c in conditions["regime"]:
         name = c.level.split(" (")[0]
         assert (robustness.regimes_of(c.given) == name).all() and f"({len(c.given)})" in c.level
-    assert sum(len(c.given) for c in conditions["regime"]) >= COUNT
+    found = [c.given.ids_N.tolist() for c in conditions["regime"]]
+    assert found == [held.ids_N[label_N == name][:COUNT].tolist() for name in robustness.REGIMES if name in label_N]
+    few = list(robustness.regimes(held, 1, CONTEXT, HORIZON, 7))
+    assert [c.given.ids_N.tolist() for c in few] == [ids[:1] for ids in found]
 
 
 def test_prey_dominance_splits_the_oscillations_alone():
     time_T = np.arange(100.0)
     wave_T = 2 + np.sin(time_T / 3)
-    values_NTV = np.stack([np.stack([k * wave_T, wave_T], axis=1) for k in (1.0, 1.4, 1.6)])
-    assert list(robustness.regimes_of(series.from_arrays(values_NTV, time_T))) == [
-        "oscillatory",
-        "oscillatory",
-        "prey-dominant",
-    ]
+    values_NTV = np.stack([np.stack([k * wave_T, wave_T], axis=1) for k in (0.7, 1.0, 1.4, 1.6)])
+    peaked_TV = np.stack([1.6 * (wave_T + 3 * (wave_T > 2.9)), wave_T], axis=1)  # seldom high: its mean is not its median
+    low_TV = np.stack([1.4 * wave_T, wave_T - 0.9 * (wave_T < 2)], axis=1)
+    found = robustness.regimes_of(series.from_arrays(np.concatenate([values_NTV, [peaked_TV, low_TV]]), time_T))
+    assert list(found) == [*["oscillatory"] * 3, *["prey-dominant"] * 3]
+    assert np.median(low_TV[:, 0]) < 1.5 * np.median(low_TV[:, 1])
 
 
 def test_simulated_parameters_lie_beyond_the_bases_ranges():
