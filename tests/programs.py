@@ -21,6 +21,9 @@ CONFIG = """
 path = "{data}"
 fractions = [0.5, 0.25, 0.25]
 
+[codec]
+decimals = 3
+
 [windows]
 length = 64
 context_steps = [8, 12]

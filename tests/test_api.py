@@ -5,11 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from known import known
 
 import jaxlv
+from jaxlv.api import as_series
+from jaxlv.config import LoraConfig
 from jaxlv.data import series
 from jaxlv.errors import JaxlvError
+from jaxlv.forecasting import metrics
 from jaxlv.forecasting.forecaster import Forecast
+from jaxlv.lora.adapters import Origin, save_peft
+from jaxlv.text.codec import Codec
 
 
 @pytest.fixture(scope="module")
@@ -17,53 +23,96 @@ def values(waves) -> np.ndarray:
     return waves(count=2, steps=12).values_NTV
 
 
-def test_a_forecast_is_a_frame_of_what_follows(values):
-    frame = jaxlv.forecast("embedded", values, 3, 4, temperature=0.7)
+@pytest.fixture(scope="module")
+def tidy(values) -> pd.DataFrame:
+    """Series 9 before series 4, each from time 5 on, every third of a unit; predators stand before prey."""
+    frame = pd.DataFrame(values.reshape(-1, 2), columns=["prey", "predator"])[["predator", "prey"]]
+    return frame.assign(series=np.repeat([9, 4], 12), time=np.tile(5 + np.arange(12) / 3, 2))
+
+
+# ------------------------------------------------------------------------------------------ what a forecast is made of
+
+
+def test_the_frame_has_each_number_at_its_series_step_time_variable_and_statistic(tidy):
+    model = known()
+    frame = jaxlv.forecast(model, tidy, 3, 4, temperature=0.7, seed=6)
+    drawn_NSHV = model.variables["draw"](model.asked[0].sampling, 2, 4, 3)
     assert list(frame.columns) == ["series", "step", "time", "variable", "statistic", "value"]
-    assert sorted(frame["step"].unique()) == [12, 13, 14] and set(frame["variable"]) == {"prey", "predator"}
-    assert {f"sample_{i}" for i in range(4)} | {"median", "mean", "q05", "q95"} <= set(frame["statistic"])
-    assert np.isfinite(frame["value"]).all()
+    assert sorted(frame["step"].unique()) == [12, 13, 14] and frame["series"].unique().tolist() == [4, 9]
+    found = frame.set_index(["statistic", "series", "step", "variable"])
+    filled = jaxlv.forecast(model, tidy, 3, 4, temperature=0.7, arrays=True).filled()
+    expected = {"median": np.median(filled, axis=1), "mean": filled.mean(axis=1)}
+    for name, p in {"q05": 0.05, "q10": 0.1, "q25": 0.25, "q75": 0.75, "q90": 0.9, "q95": 0.95}.items():
+        expected[name] = metrics.quantiles(filled, [p])[0]
+    expected |= {f"sample_{s}": drawn_NSHV[:, s] for s in range(4)}
+    assert set(frame["statistic"]) == set(expected) and len(frame) == len(expected) * 2 * 3 * 2
+    for statistic, values_NHV in expected.items():
+        for (n, h, v), value in np.ndenumerate(values_NHV):
+            row = found.loc[(statistic, (9, 4)[n], 12 + h, ("predator", "prey")[v])]
+            assert row["value"] == pytest.approx(value, nan_ok=True)
+            assert row["time"] == pytest.approx(5 + (12 + h) / 3)
+    (asked, _) = model.asked
+    assert (asked.context, asked.horizon, asked.samples, asked.seed) == (12, 3, 4, 6)
+    assert asked.sampling.temperature == 0.7 and asked.sampling.grammar
 
 
-def test_arrays_are_the_samples(values):
-    found = jaxlv.forecast("embedded", values[0], 3, 4, arrays=True, seed=3)
-    assert isinstance(found, Forecast) and found.samples_NSHV.shape == (1, 4, 3, 2)
-    again = jaxlv.forecast("embedded", values[0], 3, 4, arrays=True, seed=3)
-    np.testing.assert_array_equal(found.samples_NSHV, again.samples_NSHV)
+def test_a_model_sees_the_last_steps_of_its_context_and_says_so(tidy, values):
+    model = known()
+    found = jaxlv.forecast(model, tidy, 2, 3, context=5, arrays=True, batch_series=1)
+    assert isinstance(found, Forecast) and found.samples_NSHV.shape == (2, 3, 2, 2)
+    (asked,) = model.asked
+    np.testing.assert_array_equal(asked.series.values_NTV, values[:, -5:, ::-1])
+    np.testing.assert_allclose(asked.series.time_T, 5 + np.arange(7, 12) / 3)
+    np.testing.assert_allclose(found.time_H, 5 + np.arange(12, 14) / 3)
+    assert (asked.context, asked.batch_series) == (5, 1) and found.ids_N.tolist() == [9, 4]
+
+
+def test_series_in_every_shape(values, tidy, tmp_path):
+    data = as_series(values)
+    assert data.ids_N.tolist() == [0, 1] and data.variables == ("prey", "predator")
+    np.testing.assert_array_equal(data.time_T, np.arange(12))
+    np.testing.assert_array_equal(as_series(values[1]).values_NTV, values[1:])
+    series.save(tmp_path / "x.h5", data)
+    for way in (data, tmp_path / "x.h5", str(tmp_path / "x.h5")):
+        np.testing.assert_allclose(as_series(way).values_NTV, values)
+    several = as_series(tidy)
+    assert several.ids_N.tolist() == [9, 4] and several.variables == ("predator", "prey")
+    np.testing.assert_array_equal(several.values_NTV, values[..., ::-1])
+    np.testing.assert_allclose(several.time_T, 5 + np.arange(12) / 3)
+    one = as_series(tidy[["prey", "predator"]][12:])
+    np.testing.assert_array_equal(one.values_NTV, values[1:])
+
+
+# -------------------------------------------------------------------------------------------------- which model it is
 
 
 def test_every_way_to_name_a_model_is_the_same_model(values):
     model, params = jaxlv.load_pretrained("embedded")
     ways = ["embedded", (model, params), model.bind({"params": params}), jaxlv.open_model("embedded")]
-    found = [jaxlv.forecast(way, values, 2, 2, arrays=True).samples_NSHV for way in ways]
+    found = [jaxlv.forecast(way, values, 2, 2, arrays=True, seed=3).samples_NSHV for way in ways]
+    assert found[0].shape == (2, 2, 2, 2) and np.isfinite(found[0]).all()
     for other in found[1:]:
         np.testing.assert_array_equal(other, found[0])
 
 
-def test_an_adapter_by_its_folder_or_as_an_overlay(work):
-    data = series.load(work.data)
-    model, params = jaxlv.load_pretrained(work.base)
-    lora = jaxlv.load_adapter(work.run / "adapter", model)
-    given = data.values_NTV[:2]
-    options = dict(arrays=True, context=8, temperature=0.9)
-    by_run = jaxlv.forecast(work.run, given, 3, 2, **options)
-    by_folder = jaxlv.forecast(work.base, given, 3, 2, adapter=work.run / "adapter", **options)
-    codec = jaxlv.open_model(work.run).codec
-    by_hand = jaxlv.forecast((model, params, lora), given, 3, 2, codec=codec, tokenizer=work.base, **options)
-    np.testing.assert_array_equal(by_folder.samples_NSHV, by_run.samples_NSHV)
-    np.testing.assert_array_equal(by_hand.samples_NSHV, by_run.samples_NSHV)
+def test_a_model_that_is_held_has_the_codec_and_the_overlay_that_it_is_given(random_model, random_lora, tiny_base):
+    model, params = random_model(vocab_size=32)
+    lora, codec = random_lora(params, rank=2), Codec(decimals=3)
+    found = jaxlv.open_model((model, params, lora), codec=codec, tokenizer=tiny_base)
+    assert found.codec is codec and found.variables["lora"] is lora and found.variables["params"] is params
+    assert jaxlv.open_model((model, params), tokenizer=tiny_base).codec == Codec()
+    with pytest.raises(JaxlvError, match="has an adapter of its own"):
+        jaxlv.open_model((model, params, lora), adapter="x", tokenizer=tiny_base)
 
 
-def test_series_in_every_shape(values, work, tmp_path):
-    data = series.load(work.data)
-    tidy = pd.DataFrame(values.reshape(-1, 2), columns=["prey", "predator"])
-    several = tidy.assign(series=np.repeat([4, 9], 12), time=np.tile(2.0 * np.arange(12), 2))
-    found = jaxlv.forecast("embedded", several, 2, 1)
-    assert set(found["series"]) == {4, 9} and set(found["time"]) == {24.0, 26.0}
-    one = jaxlv.forecast("embedded", tidy[:12], 2, 1, arrays=True)
-    np.testing.assert_array_equal(one.samples_NSHV, jaxlv.forecast("embedded", values[0], 2, 1, arrays=True).samples_NSHV)
-    for way in (data, work.data, str(work.data)):
-        assert len(jaxlv.forecast("embedded", way, 1, 1, arrays=True, context=5).ids_N) == len(data)
+def test_an_adapter_says_how_series_are_written_unless_told_otherwise(random_model, random_lora, tiny_base, tmp_path):
+    model, params = random_model(vocab_size=32)
+    lora, own = random_lora(params, rank=2), Codec(decimals=3, headroom=0.25)
+    save_peft(tmp_path / "adapter", lora, LoraConfig(rank=2), Origin("base", codec=own))
+    found = jaxlv.open_model((model, params), tmp_path / "adapter", tokenizer=tiny_base)
+    assert found.codec == own and found.variables["lora"].keys() == lora.keys()
+    other = Codec(decimals=1)
+    assert jaxlv.open_model((model, params), tmp_path / "adapter", tokenizer=tiny_base, codec=other).codec == other
 
 
 @pytest.mark.parametrize(

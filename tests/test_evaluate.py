@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 import pytest
+from known import Known, known
 
 from jaxlv.config import EvaluateConfig, SamplingConfig
 from jaxlv.data.series import from_arrays
@@ -30,7 +30,7 @@ from jaxlv.forecasting.evaluate import (
     score,
     truth_of,
 )
-from jaxlv.forecasting.forecaster import Forecast, Forecaster
+from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.forecasting.metrics import bootstrap_interval, coverage, covered, crps, energy_score, mae
 from jaxlv.model.weights import load_pretrained
 from jaxlv.text.codec import Codec
@@ -41,38 +41,9 @@ NO_FIGURES = {"name", "per_variable", "stops_unmasked"}
 NATS = np.random.default_rng(4).lognormal(size=(3, 6, 2))
 
 
-@dataclass(frozen=True)
-class Known(Forecaster):
-    """A forecaster whose samples are known: what its `variables` draw, without a model. It notes what it is asked."""
-
-    def __call__(self, series, context, horizon, samples, seed=0, batch_series=8, on_batch=lambda done: None, *_):
-        asked = (series.ids_N.tolist(), context, horizon, samples, seed, batch_series)
-        self.variables["asked"].append((*asked, self.sampling))
-        drawn_NSHV = self.variables["draw"](self.sampling, len(series), samples, horizon)
-        for done in (*range(batch_series, len(series), batch_series), len(series)):
-            on_batch(done)
-        time_H, last_NV = 100.0 + np.arange(horizon), series.values_NTV[:, context - 1]
-        stops = {"stop": int(np.isnan(drawn_NSHV).any()) + samples}
-        return Forecast(series.ids_N, context, time_H, series.variables, last_NV, drawn_NSHV, stops)
-
-
-def skewed(sampling: SamplingConfig, count: int, samples: int, horizon: int) -> np.ndarray:
-    """Samples whose mean is not their median, the wider the warmer; without the grammar all of series 1 break off early."""
-    drawn_NSHV = np.random.default_rng(samples).lognormal(sigma=sampling.temperature, size=(count, samples, horizon, 2))
-    drawn_NSHV[0, 0, 2:] = np.nan
-    if not sampling.grammar:
-        drawn_NSHV[1, :, 1:] = np.nan
-    return drawn_NSHV
-
-
 @pytest.fixture(scope="module")
 def series(waves):
     return replace(waves(3, 16), source={"path": "somewhere/waves.h5", "sha256": "ab" * 32})
-
-
-def known(draw: Any = skewed, **sampling: Any) -> Known:
-    alphabet = load_alphabet(Path("no folder"), 151_936)
-    return Known(None, {"draw": draw, "asked": []}, alphabet, Codec(), SamplingConfig(**{"temperature": 1.3, **sampling}))  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -412,8 +383,8 @@ def test_the_temperature_is_that_of_the_least_crps(forecaster, series):
     assert scores == pytest.approx({f"{t:g}": value for t, value in expected.items()})
     errors = {t: mae(one.median(), truth).mean() for t, one in drawn.items()}
     assert chosen == min(expected, key=expected.get) != min(errors, key=errors.get)
-    for ids, *asked, sampling in forecaster.variables["asked"][:3]:
-        assert (ids, *asked) == ([0, 1, 2], 8, 6, 3, 5, 2) and sampling.temperature in drawn
+    for asked in forecaster.asked[:3]:
+        assert asked[1:-1] == (8, 6, 3, 5, 2) and asked.series is series and asked.sampling.temperature in drawn
 
 
 def test_of_equal_temperatures_the_smaller_is_chosen(forecaster, series):
@@ -461,10 +432,10 @@ def test_half_a_unit_of_the_last_decimal_is_in_raw_units(forecaster, series):
 
 def test_valid_samples_are_counted_with_the_grammar_and_without(measured):
     """One of nine samples breaks off; of two each without the grammar, one more of series 0, and all of series 1."""
-    row, asked = measured[0]["rows"][0], measured[2]["tuned"].variables["asked"]
+    row, asked = measured[0]["rows"][0], measured[2]["tuned"].asked
     assert row["valid_share"] == pytest.approx(8 / 9) and row["valid_share_unmasked"] == pytest.approx(3 / 6)
-    assert row["stops_unmasked"] == {"stop": 3}  # of the second call, which drew 2
-    assert [(one[3], one[-1].grammar) for one in asked] == [(3, True), (2, False)]
+    assert row["stops_unmasked"] == {"stop": 2}  # of the second call
+    assert [(one.samples, one.sampling.grammar) for one in asked] == [(3, True), (2, False)]
 
 
 def test_without_the_grammar_the_share_is_that_of_the_scored_samples(forecaster, series):

@@ -108,6 +108,17 @@ def test_the_median_counts_broken_samples(broken):
     np.testing.assert_array_equal(broken.median()[1], (np.array([[300, 400]] * 3) + broken.samples_NSHV[1, 1]) / 2)
 
 
+@pytest.mark.parametrize("count", [3, 4])
+def test_the_point_forecast_is_the_median_of_the_samples_with_those_that_broke_off(count):
+    """Of 1, 2 and 12 it is 2, with another 20 it lies between 2 and 12; at the second step the third stays at 12."""
+    samples = np.array([1.0, 12, 2, 20][:count]).reshape(1, count, 1, 1) * np.ones((1, count, 2, 1))
+    samples[0, 1, 1] = np.nan
+    forecast = Forecast(np.array([4]), 5, np.array([5.0, 6]), ("prey",), np.array([[9.0]]), samples, {})
+    assert forecast.median().ravel().tolist() == ([2, 2] if count == 3 else [7, 7])
+    frame = forecast.to_frame().set_index(["statistic", "step"]).value
+    assert frame["median", 6] == (2 if count == 3 else 7) and frame["mean", 6] == (5 if count == 3 else 8.75)
+
+
 def test_a_forecast_is_the_same_whatever_stands_beside_it(forecaster, waves):
     """Also where another series has more digits before the point, and so another grammar."""
     series = waves(5, 16)
@@ -194,8 +205,9 @@ def test_forecasts_grow_with_the_series_under_the_rule_context(factor, forecaste
 
 @pytest.mark.parametrize(("rule", "honest"), [("context", True), ("liu", True), ("xu", False), ("rai", False)])
 def test_only_the_reports_rules_look_at_the_truth(rule, honest, forecaster, series):
+    """Though it is of another size, with more digits before the point."""
     after = np.arange(series.values_NTV.shape[1])[:, None] >= CONTEXT
-    other = replace(series, values_NTV=np.where(after, 1.7 * series.values_NTV + 1, series.values_NTV))
+    other = replace(series, values_NTV=np.where(after, 900 * series.values_NTV + 1, series.values_NTV))
     codec = {"scale": rule}
     pair = [run(forecaster, one, codec).samples_NSHV for one in (series, other)]
     assert np.array_equal(*pair) == honest

@@ -43,13 +43,16 @@ def series(waves):
     return from_arrays(values, ids=[5, 1, 7])
 
 
+apply = jax.jit(lambda model, variables, ids_BL: model.apply(variables, ids_BL), static_argnums=0)
+
+
 def brute_force(forecaster: Forecaster, values_TV: np.ndarray) -> np.ndarray:
     """(H, V), token by token, from the logits of the whole vocabulary."""
     codec, alphabet = forecaster.codec, forecaster.alphabet
     alpha_V = codec.fit(values_TV[:CONTEXT])
     prompt, text = codec.encode(values_TV[:CONTEXT], alpha_V), codec.encode(values_TV[: CONTEXT + HORIZON], alpha_V)
-    ids = alphabet.encode(text)
-    logits_TV = np.asarray(forecaster.model.apply(forecaster.variables, ids[None])[0], np.float64)
+    ids = np.pad(alphabet.encode(text), (0, 256 - len(text)))  # one shape for all; what comes behind a token does not count
+    logits_TV = np.asarray(apply(forecaster.model, forecaster.variables, ids[None])[0], np.float64)
     nats = [[]]
     for place in range(len(prompt), len(text)):
         p_A = np.exp(logits_TV[place - 1, alphabet.ids_A])

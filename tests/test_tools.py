@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import jaxlv as library
 from jaxlv.config import RunConfig
 from jaxlv.data import series
 from jaxlv.errors import JaxlvError
@@ -137,6 +138,21 @@ def test_simulate_writes_series_with_their_parameters(work):
     assert simulated.time_T.tolist() == list(range(0, 40, 2))
     assert simulated.source["simulation"]["seed"] == 3
     assert len(simulated.source["simulation"]["parameters"]["K"]) == 12
+
+
+def test_a_notebook_takes_an_adapter_by_its_run_its_folder_or_as_an_overlay(work):
+    data = series.load(work.data)
+    model, params = library.load_pretrained(work.base)
+    lora = library.load_adapter(work.run / "adapter", model)
+    given = data.values_NTV[:2]
+    options = dict(arrays=True, context=8, temperature=0.9)
+    by_run = library.forecast(work.run, given, 3, 2, **options)
+    by_folder = library.forecast(work.base, given, 3, 2, adapter=work.run / "adapter", **options)
+    codec = library.open_model(work.run).codec
+    assert codec.decimals == 3
+    by_hand = library.forecast((model, params, lora), given, 3, 2, codec=codec, tokenizer=work.base, **options)
+    np.testing.assert_array_equal(by_folder.samples_NSHV, by_run.samples_NSHV)
+    np.testing.assert_array_equal(by_hand.samples_NSHV, by_run.samples_NSHV)
 
 
 def test_train_tells_what_it_does_and_leaves_a_run(work):

@@ -1,0 +1,67 @@
+"""A forecaster without a model: its samples are known, and it notes what it is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxlv.config import SamplingConfig
+from jaxlv.data.series import SeriesSet
+from jaxlv.forecasting.forecaster import Forecast, Forecaster
+from jaxlv.text.codec import Codec
+from jaxlv.text.tokens import load_alphabet
+
+Draw = Callable[[SamplingConfig, int, int, int], np.ndarray]
+
+
+class Asked(NamedTuple):
+    """One call of a forecaster."""
+
+    series: SeriesSet
+    context: int
+    horizon: int
+    samples: int
+    seed: int
+    batch_series: int
+    sampling: SamplingConfig
+
+
+@dataclass(frozen=True)
+class Known(Forecaster):
+    """A forecaster whose `variables` hold what it draws, and what it was asked."""
+
+    def __call__(self, series, context, horizon, samples, seed=0, batch_series=8, on_batch=lambda done: None, *_):
+        self.variables["asked"].append(Asked(series, context, horizon, samples, seed, batch_series, self.sampling))
+        drawn_NSHV = self.variables["draw"](self.sampling, len(series), samples, horizon)
+        for done in (*range(batch_series, len(series), batch_series), len(series)):
+            on_batch(done)
+        step = series.time_T[1] - series.time_T[0]
+        time_H = series.time_T[context - 1] + step * np.arange(1, horizon + 1)
+        last_NV = series.values_NTV[:, context - 1]
+        return Forecast(series.ids_N, context, time_H, series.variables, last_NV, drawn_NSHV, {"stop": samples})
+
+    @property
+    def asked(self) -> list[Asked]:
+        return self.variables["asked"]
+
+
+def skewed(sampling: SamplingConfig, count: int, samples: int, horizon: int) -> np.ndarray:
+    """Samples whose mean is not their median, the wider the warmer; the first of series 0 breaks off after two steps, and
+    without the grammar all of series 1 after one.
+    """
+    drawn_NSHV = np.random.default_rng(samples).lognormal(sigma=sampling.temperature, size=(count, samples, horizon, 2))
+    drawn_NSHV[0, 0, 2:] = np.nan
+    if not sampling.grammar:
+        drawn_NSHV[1, :, 1:] = np.nan
+    return drawn_NSHV
+
+
+def known(draw: Draw = skewed, **sampling: Any) -> Known:
+    """A forecaster that draws these samples, at a temperature of 1.3 unless said otherwise."""
+    alphabet = load_alphabet(Path("no folder"), 151_936)
+    held: dict[str, Any] = {"draw": draw, "asked": []}
+    return Known(None, held, alphabet, Codec(), SamplingConfig(**{"temperature": 1.3, **sampling}))  # type: ignore[arg-type]
