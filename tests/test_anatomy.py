@@ -87,6 +87,13 @@ def test_the_positive_entries_of_a_bias(alphabet, tiny_base):
     assert against["report_only"] == ["0", "2", "9", ";"] and against["others_here_only"] == 0
 
 
+def test_entries_that_did_not_move_are_neither_positive_nor_negative(alphabet, tiny_base):
+    lora = bias_of({"3": 0.02, "4": -0.01, "5": -0.03}, alphabet, rest=0.0)
+    found = anatomy.head_change(lora, {}, alphabet, lambda ids: token_texts(tiny_base, ids))
+    assert [found[key] for key in ("entries", "moved", "positive", "negative")] == [32, 3, 1, 2]
+    assert found["median"] == 0 and (found["least"], found["greatest"]) == pytest.approx((-0.03, 0.02))
+
+
 def test_the_report_s_seven_are_recognised(alphabet, tiny_base):
     lora = bias_of(dict.fromkeys(anatomy.REPORTED_POSITIVE, 0.01), alphabet)
     texts = lambda ids: token_texts(tiny_base, ids)  # noqa: E731
@@ -125,8 +132,11 @@ def orthonormal(rows: int, columns: int, seed: int) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("values", "effective", "stable", "first"),
-    [([2, 2, 2, 2], 4, 4, 0.25), ([5, 0, 0, 0], 1, 1, 1), ([3, 3, 0, 0], 2, 2, 0.5), ([0, 0, 0, 0], 0, 0, 0)],
-)
+    [
+        ([2, 2, 2, 2], 4, 4, 0.25), ([5, 0, 0, 0], 1, 1, 1), ([3, 3, 0, 0], 2, 2, 0.5), ([0, 0, 0, 0], 0, 0, 0),
+        ([4, 2, 1, 1], 2**1.75, 22 / 16, 16 / 22),  # shares 1/2, 1/4, 1/8, 1/8: an entropy of 1.75 bits
+    ],
+)  # fmt: skip
 def test_ranks_of_known_spectra(values, effective, stable, first):
     found = anatomy.spectrum(np.array(values, float))
     assert found["effective_rank"] == pytest.approx(effective) and found["stable_rank"] == pytest.approx(stable)
@@ -134,12 +144,12 @@ def test_ranks_of_known_spectra(values, effective, stable, first):
 
 
 def hand_made(params, values_R: np.ndarray, random_lora) -> dict:
-    """An overlay whose every scale * B A has these singular values."""
+    """An overlay whose every scale * B A has these singular values, or each those of its own row."""
     flat = traverse_util.flatten_dict(random_lora(params, rank=RANK, alpha=8.0, targets=("q", "down"), head="frozen"))
     for seed, path in enumerate(path[:-1] for path in list(flat) if path[-1] == "A"):
         a_RI, b_OR = flat[(*path, "A")], flat[(*path, "B")]
         flat[(*path, "A")] = jnp.asarray(orthonormal(a_RI.shape[1], RANK, seed).T, jnp.float32)
-        columns_OR = orthonormal(b_OR.shape[0], RANK, seed + 99) * values_R
+        columns_OR = orthonormal(b_OR.shape[0], RANK, seed + 99) * np.broadcast_to(values_R, (4, RANK))[seed]
         flat[(*path, "B")] = jnp.asarray(columns_OR / float(flat[(*path, "scale")]), jnp.float32)
     return traverse_util.unflatten_dict(flat)
 
@@ -165,6 +175,27 @@ def test_one_direction_is_hardly_a_rank_and_zero_is_none(random_model, random_lo
     assert "hardly used" in one["sentence"] and "4 of 4 projections" in one["sentence"]
     none = anatomy.adapter_spectra(hand_made(params, np.zeros(RANK), random_lora), params)
     assert "zero" in none["sentence"] and none["used"] == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "words", "most"),
+    [([3, 1, 0, 0], "partly", 4), ([3, 2, 0, 0], "partly", 4), ([3, 3, 1, 0], "well", 0), ([1, 0.05, 0, 0], "hardly", 4)],
+)
+def test_the_rank_is_well_used_from_two_thirds_of_it_on_and_hardly_below_one(values, words, most, random_model, random_lora):
+    """Effective ranks of 1.75, 1.96, 2.73 and 1.21 of 4: by stable ranks the third would be 2.1, and partly used."""
+    _, params = random_model()
+    found = anatomy.adapter_spectra(hand_made(params, np.array(values, float), random_lora), params)
+    assert f"is {words} used" in found["sentence"] and f"and {most} of 4 projections put more than half" in found["sentence"]
+
+
+def test_the_summary_is_of_the_median_projection(random_model, random_lora):
+    """Three projections of one direction, and one of four: 1 in the median, 1.75 on average."""
+    _, params = random_model()
+    values = np.array([[2.0, 0, 0, 0]] * 3 + [[2.0, 2, 2, 2]])
+    found = held(anatomy.adapter_spectra(hand_made(params, values, random_lora), params))
+    for rank in ("effective_rank", "stable_rank"):
+        assert found["summary"][rank] == pytest.approx({"least": 1, "median": 1, "greatest": 4})
+    assert found["used"] == pytest.approx(0.25) and "spreads over 1.0 of 4" in found["sentence"]
 
 
 def test_an_overlay_without_adapters_is_an_error(random_model):

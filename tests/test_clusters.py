@@ -11,7 +11,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from jaxlv.analysis import clusters
 from jaxlv.analysis.clusters import FEATURE_SETS, FEATURES, MAIN, REPORTED, Clusters
-from jaxlv.analysis.exploration import cycles
+from jaxlv.analysis.exploration import Cycles, cycles
 from jaxlv.data import series
 from jaxlv.forecasting import robustness
 
@@ -61,6 +61,84 @@ def test_features_are_what_they_say(made, table):
     collapse = table[kind_N == "collapse"]
     assert (collapse["period"] == len(T)).all() and (collapse["lag"] == np.median(table["lag"])).all()
     assert (collapse["ratio"] > 10).all() and (table[kind_N == "damped"]["damping"] < 0.3).all()
+
+
+def test_features_by_hand():
+    """Five steps, of which two are the first half; cycles as a peak search might find them."""
+    values_NTV = np.zeros((4, 5, 2))
+    values_NTV[0] = np.transpose([[1.0, 2, 3, 4, 10], [5.0, 4, 3, 2, 1]])
+    values_NTV[1] = np.transpose([[2.0, 8, 2, 5, 3], [1.0, 3, 1, 1, 4]])
+    values_NTV[2] = np.transpose([[7.0, 7, 1, 3, 2], [1.0, 2, 1, 1, 0]])  # prey that do not change at first
+    values_NTV[3] = np.transpose([[6.0, 5, 4, 4, 4], [0.0, 0, 0, 0, 0]])  # no predators
+    period_NV = np.array([[2.5, 9], [4, 1], [np.nan, 3], [6, np.nan]])
+    found = Cycles(np.zeros((4, 2), int), period_NV, np.array([0.5, 1.2, np.nan, 5.4]))
+    table = clusters.features(series.from_arrays(values_NTV, ids=[3, 5, 8, 9]), found)
+    expected = {
+        "period": [2.5, 4, 5, 6],
+        "prey amplitude": [9, 6, 6, 2],
+        "predator amplitude": [4, 3, 2, 0],
+        "correlation": [*(np.corrcoef(v_TV.T)[0, 1] for v_TV in values_NTV[:3]), 0],
+        "lag": [0.2, 0.3, 0.3, 0.9],  # the third has no period: the median of the others
+        "damping": [7 / 1, 3 / 6, 7, 0 / 1],  # the third has nothing to compare: the largest of the others
+        "ratio": [4 / 3, 4 / 2, 4 / 1, 4],
+        "prey trend": [17 / 3 - 1.5, 10 / 3 - 5, 2 - 7, 4 - 5.5],
+        "predator trend": [2 - 4.5, 2 - 2, 2 / 3 - 1.5, 0],
+    }
+    assert list(table) == list(expected) == list(FEATURES) and list(table.index) == [3, 5, 8, 9]
+    for name, values in expected.items():
+        np.testing.assert_allclose(table[name], values, err_msg=name)
+
+
+def test_agreement_of_clusters_with_rules_by_hand():
+    """Ten series in three clusters; a cluster overlaps with a rule by what both hold, of what either holds."""
+    rule_N = np.array(["oscillatory"] * 3 + ["prey-dominant"] * 5 + ["collapse"] * 2)
+    label_N = np.array([1, 1, 0, 0, 0, 0, 1, 2, 2, 2])
+    found = Clusters(("ratio",), np.arange(10.0)[:, None], label_N)
+    assert clusters.matches(found, rule_N) == {
+        "prey-dominant": (0, 3 / 6), "classic oscillatory": (1, 2 / 4), "predator collapse": (2, 2 / 3),
+    }  # fmt: skip
+    rows = {row["regime of the report"]: row for row in clusters.regime_rows(found, rule_N)}
+    assert {name: row["reported share"] for name, row in rows.items()} == {
+        "classic oscillatory": 0.146, "prey-dominant": 0.693, "equilibrium": 0.149, "predator collapse": 0.012,
+    }  # fmt: skip
+    dominant, rest = rows["prey-dominant"], rows["equilibrium"]
+    assert (dominant["share by rule"], dominant["share of the cluster"], dominant["cluster"]) == (0.5, 0.4, 1)
+    assert (rest["share by rule"], rest["cluster"], rest["share of the cluster"]) == (0, None, None)
+    counts = clusters.contingency(found, rule_N)
+    assert list(counts) == ["prey-dominant", "oscillatory", "collapse"] and counts.to_numpy().tolist() == [
+        [3, 1, 0], [1, 2, 0], [1, 0, 2],
+    ]  # fmt: skip
+
+
+def test_centres_are_medians_and_typical_series_the_nearest():
+    label_N = np.array([0, 0, 0, 1, 1])
+    scaled_NF = np.array([[0.9, 0.1], [0.1, 0.1], [0.8, -0.2], [-2.0, 0.4], [0.2, -0.4]])
+    found = Clusters(("period", "ratio"), scaled_NF, label_N)
+    table = pd.DataFrame({"period": [1.0, 2, 9, 4, 5], "ratio": [3.0, 3, 3, 8, 1], "lag": 0.0})
+    first, second = clusters.centre_rows(found, table)
+    assert (first["cluster"], first["series"], first["share"]) == (1, 3, 0.6)
+    assert (first["period"], first["ratio"], second["period"]) == (2, 3, 4.5)
+    assert found.typical(0) == 2  # (.6, 0) is the centre
+    assert (first["looks"], second["looks"]) == ("long period", "short period")  # centres of .6 and -.9
+    mild = Clusters(("period", "ratio"), scaled_NF * [0.8, 1], label_N)
+    assert (mild.look(0), mild.look(1)) == ("near the average", "short period")  # .48 is too little
+
+
+def test_scores_of_clusters_that_do_not_hold_together():
+    """Noise: every seed cuts it otherwise, and the least agreement is told."""
+    random = np.random.default_rng(3)
+    data = series.from_arrays(random.uniform(0.5, 2, (30, 24, 2)))
+    rule_N = np.array(["oscillatory", "collapse", "equilibrium"])[np.arange(30) % 3]
+    found = clusters.explore(data, cycles(data.values_NTV), rule_N)
+    scores = [row["adjusted rand index"] for row in found["stability"]]
+    assert found["least rand index over seeds"] == min(scores) < max(scores)
+    assert found["rand index with rules"] == adjusted_rand_score(rule_N, found["main"].label_N)
+    for row in found["sets"]:
+        shares = [row[f"share {k}"] for k in (1, 2, 3, 4)]
+        assert shares == sorted(shares, reverse=True) and sum(shares) == pytest.approx(1)
+        distance = sum(abs(a - b) for a, b in zip(shares, (0.693, 0.149, 0.146, 0.012), strict=True))
+        assert row["distance to the report"] == pytest.approx(distance)
+    assert found["regimes"] == clusters.regime_rows(found["main"], rule_N)
 
 
 def test_groups_that_are_there_are_found(made, table):

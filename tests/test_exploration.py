@@ -175,6 +175,39 @@ def test_a_peak_of_the_second_variable_belongs_to_the_cycle_that_it_falls_into()
     assert cycles(values_TV[None]).lag_N[0] == pytest.approx(5, abs=0.05)
 
 
+def spikes(places: list[int], steps: int = 90) -> np.ndarray:
+    """(steps,) ones with a peak of 2 at each place."""
+    return 1.0 + np.isin(np.arange(steps), places)
+
+
+def test_periods_lags_and_shares_by_hand():
+    """Prey peak after 10, 10 and 35 steps. Of lynxes the first three peaks follow 3, 3 and 8 steps behind one of the prey;
+    the fourth comes a period or more behind the last, as does the second series' last. The third has one peak.
+    """
+    first = np.stack([spikes([5, 15, 25, 60]), spikes([8, 18, 33, 79])], axis=1)
+    second, third = np.stack([spikes([20, 50]), spikes([26, 80])], axis=1), np.stack([spikes([40]), spikes([45])], axis=1)
+    found = cycles(np.stack([first, second, third]))
+    np.testing.assert_array_equal(found.peaks_NV, [[4, 4], [2, 2], [1, 1]])
+    np.testing.assert_allclose(found.period_NV, [[55 / 3, 71 / 3], [30, 54], [np.nan, np.nan]])
+    np.testing.assert_allclose(found.lag_N, [14 / 3, 6, np.nan])
+    np.testing.assert_allclose(found.share_N, [14 / 55, 6 / 30, np.nan])
+    assert exploration.peak_rows(found, ("prey", "predator"))[2] == {"peaks": 2, "prey": 1, "predator": 1}
+    row = next(row for row in exploration.prominence_rows(np.stack([first, second, third])) if row["used"])
+    period, lag, share = (exploration.summary(v) for v in (found.period_NV[:, 0], found.lag_N, found.share_N))
+    assert row["fewer than two peaks"] == 1
+    assert [row["period"], row["period_p5"], row["period_p95"]] == [period["mean"], period["p5"], period["p95"]]
+    assert [row["lag"], row["lag_share"]] == [lag["mean"], share["mean"]]
+    rows = {(r["quantity"], r["unit"]): r for r in exploration.cycle_rows(found, ("hare", "lynx"), 2.5)}
+    assert rows["period of lynx", "time units"]["mean"] == pytest.approx(2.5 * (71 / 3 + 54) / 2)
+    assert rows["lag of lynx behind hare", "share of the period of hare"]["mean"] == pytest.approx(share["mean"])
+
+
+def test_peaks_of_each_variable_are_counted_by_themselves():
+    found = cycles(np.stack([spikes([5, 15]), spikes([8])], axis=1)[None])
+    rows = exploration.peak_rows(found, ("hare", "lynx"))
+    assert rows[1] == {"peaks": 1, "hare": 0, "lynx": 1} and rows[2] == {"peaks": 2, "hare": 1, "lynx": 0}
+
+
 def test_one_variable_has_periods_and_no_lag():
     found = cycles(oscillations(15, 0)[None, :, :1])
     assert found.period_NV[0, 0] == pytest.approx(15, rel=2e-3) and np.isnan(found.lag_N).all()
@@ -211,6 +244,12 @@ def test_rows_of_values_means_and_states():
     means = exploration.mean_rows(data)
     assert len(means) == 8 and means[5]["variable"] == "predator" and means[5]["mean"] == values_NTV[:, 1, 1].mean()
     assert means[0]["p10"] == pytest.approx(np.percentile(values_NTV[:, 0, 0], 10))
+    assert everything["sd"] == pytest.approx(values_NTV.std()) and prey["sd"] == pytest.approx(values_NTV[..., 0].std())
+    skewed = exploration.mean_rows(series.from_arrays(values_NTV**2))
+    for row in skewed:
+        own = values_NTV[:, row["step"], ("prey", "predator").index(row["variable"])] ** 2
+        spread = [own.mean(), own.std(), *np.percentile(own, (10, 50, 90))]
+        assert [row[key] for key in ("mean", "sd", "p10", "median", "p90")] == pytest.approx(spread)
     states = {(row["state"], row["variable"]): row for row in exploration.state_rows(data)}
     assert states["initial", "prey"]["mean"] == 8 and states["final", "predator"]["max"] == 23
 
@@ -224,6 +263,7 @@ def test_rest_is_counted_by_its_limit():
     rows = {row["limit"]: row for row in exploration.rest_rows(np.stack(list(series_of.values())))}
     assert [rows[limit]["series"] for limit in exploration.RESTS] == [0, 1, 2, 3, 3]
     assert [limit for limit, row in rows.items() if row["used"]] == [0.02] and rows[0.02]["share"] == 0.5
+    assert list(rows) == [0.005, 0.01, 0.02, 0.05, 0.1]
 
 
 def test_examples_are_the_first_two_and_one_of_every_other_label():

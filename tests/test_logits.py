@@ -14,6 +14,7 @@ from jaxlv.analysis import logits
 from jaxlv.config import SamplingConfig
 from jaxlv.flops.ledger import Event, Ledger, Meter, Terms, read, verify
 from jaxlv.forecasting.forecaster import Forecaster
+from jaxlv.forecasting.metrics import bootstrap_interval
 from jaxlv.model.weights import load_pretrained
 from jaxlv.text.codec import Codec
 from jaxlv.text.tokens import load_alphabet
@@ -92,6 +93,26 @@ def test_kinds_windows_and_steps_share_out_the_tokens(expected, costs):
     assert list(costs["by_kind"]) == [
         "digit before the point", "point", "first decimal", "second decimal", "comma", "semicolon",
     ]  # fmt: skip
+
+
+def test_shares_intervals_and_spreads_are_those_of_the_symbols(expected, costs):
+    """The interval is over series; a context ends behind its last semicolon."""
+    total = sum(row[4] for row in expected)
+    commas = [row for row in expected if row[2] == ","]
+    assert costs["by_kind"]["comma"]["share_of_nats"] == pytest.approx(sum(row[4] for row in commas) / total, rel=1e-5)
+    assert costs["by_kind"]["comma"]["tokens"] == len(commas)
+    assert costs["by_kind"]["comma"]["vocabulary"]["perplexity"] == pytest.approx(
+        np.exp(np.mean([row[3] for row in commas])), rel=1e-4
+    )
+    inside = [row[4] for row in expected if row[1] < CONTEXT]
+    assert costs["by_window"]["steps of the context"]["tokens"] == len(inside)
+    assert costs["by_window"]["steps of the context"]["symbols"]["nats"] == pytest.approx(np.mean(inside), rel=1e-5)
+    for softmax, column in (("vocabulary", 3), ("symbols", 4)):
+        by_series = np.array([np.mean([row[column] for row in expected if row[0] == n]) for n in range(3)])
+        assert costs[softmax]["nats_ci95"] == pytest.approx(bootstrap_interval(by_series), rel=1e-5)
+    fifth = [np.mean([row[4] for row in expected if row[:2] == (n, 5)]) for n in range(3)]
+    spread = [costs["by_step"][key][5] for key in ("p10", "median", "p90")]
+    assert spread == pytest.approx(np.quantile(fifth, [0.1, 0.5, 0.9]), rel=1e-5)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
