@@ -71,6 +71,15 @@ def test_the_solver_agrees_with_an_exact_one(name, simulated):
     np.testing.assert_allclose(np.moveaxis(logs_TVN, -1, 0), np.log(simulated[name] / unit_NV[:, None]), atol=EXACT)
 
 
+def test_a_fit_tells_its_residuals_as_root_mean_square_of_all_logarithms(simulated):
+    context = noisy(simulated["lotka-volterra"][:, :40], 0.1)
+    found = fit(EQUATIONS["lotka-volterra"], context)
+    path = np.moveaxis(odefit._solve(found.parameters_NP.T, found.logs_NV.T, 40), -1, 0)
+    residuals = path - np.log(context / context.mean(axis=1, keepdims=True))
+    np.testing.assert_allclose(found.rms_N, np.sqrt((residuals**2).mean(axis=(1, 2))), rtol=1e-6)
+    np.testing.assert_allclose(found.unit_NV, context.mean(axis=1))
+
+
 def test_all_equations_and_contexts_share_one_compilation(simulated):
     odefit._fit.clear_cache()
     for name in TRUTH:

@@ -359,6 +359,13 @@ def test_one_window_is_the_whole_text_at_once(tuned, language):
     assert found.bits_per_byte == pytest.approx(found.nats / math.log(2) / found.bytes)
 
 
+def test_the_cost_of_a_text_by_hand():
+    """Eight tokens of 24 bytes at 12 nats: 1.5 a token, a perplexity of e^1.5, 12 / ln 2 bits over 24 bytes."""
+    reading = probe.Reading(12.0, 8, 24)
+    assert reading.nats_per_token == 1.5 and reading.perplexity == pytest.approx(math.exp(1.5))
+    assert reading.bits_per_byte == pytest.approx(0.5 / math.log(2))
+
+
 @pytest.mark.parametrize(("length", "stride"), [(64, 32), (64, 63), (50, 7), (9, 1)])
 def test_every_token_but_the_first_is_scored_once_behind_most_of_its_context(length, stride, language):
     ids = language.encode(TEXT)

@@ -128,6 +128,61 @@ def test_only_series_that_can_be_written_are(waves):
     assert {r["series"] for r in schemes.step_rows([liu, ours], data.select([5, 11]))} == {5, 11}
 
 
+def test_tokens_and_rounding_by_hand():
+    """Under liu's scale of .5 with three decimals: values of 5 are written as 10, and units are .0005."""
+    values_NTV = np.array(
+        [
+            [[0.0, 1.0002], [5.0, 0.0001], [0.5, 6.0]],
+            [[1.0, 2.0], [3.0, 4.0], [4.5, 0.25]],
+            [[0.0, 0.0003], [0.5, 1], [2, 3]],
+        ]
+    )
+    data = series.from_arrays(values_NTV, ids=[4, 2, 9])
+    one = schemes.write("liu", data)
+    assert one.texts[0] == "0.000,2.000;10.000,0.000;1.000,12.000"
+    (row,) = schemes.token_rows([one], data)
+    lengths = [len(text) for text in one.texts]
+    assert lengths == [37, 35, 35]
+    assert [row[f"tokens {key}"] for key in ("min", "median", "max")] == [35, 35, 37]
+    assert row["tokens per step"] == pytest.approx(107 / 9)
+    assert (row["alpha min"], row["alpha max"]) == (0.5, 0.5)
+    assert row["written as zero"] == pytest.approx((2 + 0 + 1) / 18) and row["above the top"] == pytest.approx(2 / 18)
+    (trip,) = schemes.round_trip_rows([one], data)
+    by_series = [0.0003 / 6, 0, 0.0002 / 6]  # .0002 and .0001 of the first; .0003 of the last is read as .0005
+    assert trip["mae"] == pytest.approx(np.mean(by_series)) and trip["max error"] == pytest.approx(0.0002)
+    assert [trip[f"mae {key}"] for key in ("min", "median", "max")] == pytest.approx(sorted(by_series), abs=1e-12)
+    assert (trip["mae of prey"], trip["mae of predator"]) == pytest.approx((0, 0.0005 / 9), abs=1e-12)
+    assert trip["median half unit"] == pytest.approx(0.00025)
+    steps = {(r["series"], r["step"], r["variable"]): r for r in schemes.step_rows([one], data)}
+    last = steps[9, 0, "predator"]
+    assert (last["written"], last["value"], last["read"]) == ("0.001", 0.0003, pytest.approx(0.0005))
+    assert last["difference"] == pytest.approx(0.0002) and steps[4, 2, "predator"]["written"] == "12.000"
+
+
+def test_the_scales_of_a_scheme_are_told_from_the_least_to_the_largest(waves):
+    data = waves(5, 60)
+    (row,) = schemes.token_rows([schemes.write("xu, 2 decimals", data)], data)
+    scales = np.percentile(data.values_NTV, 99, axis=1) / 10
+    assert (row["alpha min"], row["alpha max"]) == pytest.approx((scales.min(), scales.max()))
+
+
+def test_windows_of_the_course_are_of_the_shares_of_the_scheme_s_report():
+    for name, parts in {"rai": (np.arange(700), np.arange(700, 900))}.items():
+        found = schemes.parts_of(SCHEMES[name], np.arange(1000)[::-1])
+        for part, ids in zip(("training", "validation"), parts, strict=True):
+            np.testing.assert_array_equal(found[part], ids)
+
+
+def test_what_windows_leave_out_is_a_share_of_the_tokens(waves, alphabet):
+    """Series of 99 tokens in full windows of 40, every 20: three windows hold 80 tokens, and the last 19 are lost."""
+    data = waves(3, 10)
+    (row, _) = schemes.window_rows([schemes.write("xu, 2 decimals", data)], data, alphabet, [40])
+    tokens = [len(text) for text in schemes.write("xu, 2 decimals", data).texts]
+    held = [20 * ((count - 40) // 20 + 1) + 20 for count in tokens]
+    assert row["tokens left out"] == pytest.approx(sum(a - b for a, b in zip(tokens, held, strict=True)) / sum(tokens))
+    assert row["windows"] == sum((count - 40) // 20 + 1 for count in tokens) and row["series without their tail"] == 3
+
+
 def test_nothing_can_be_written_of_zeros(waves, alphabet):
     data = series.from_arrays(np.zeros((3, 12, 2)))
     nothing = [schemes.write(name, data) for name in ("mao", OURS)]
