@@ -151,8 +151,18 @@ def test_a_waterfall_begins_each_bar_where_the_last_one_ended():
     assert text_of(ax.xaxis)[0] == "10¹² FLOPs a training step"
 
 
+def test_a_waterfall_names_what_is_half_a_percent_more_or_less():
+    named_steps = {name: [step for step, _ in costs.waterfall_steps(WORK, name)] for name in ("mao", "liu")}
+    first, last = ["exact", "backward = 2 x forward"], ["all else"]
+    assert named_steps == {
+        "mao": [*first, "q, k, v", "attention", "o", *last, "mao"],
+        "liu": [*first, "q, k, v", "attention", "head", *last, "liu"],
+    }  # fmt: skip
+
+
 def test_the_products_of_each_group_stand_behind_one_another():
-    names = ["exact", "coursework"]
+    names = ["exact", "coursework", "exact-all"]  # by the last, activations are computed again
+    assert costs.by_group(count(WORK, "exact-all"), ("recomputed",))["MLP"] > 0
     figure = costs.components_figure(WORK, names)
     (ax,) = figure.axes
     hues = {colour(handle): name for name, handle in legend(figure).items()}

@@ -15,6 +15,7 @@ from jaxlv.analysis.exploration import Cycles
 from jaxlv.data.series import from_arrays
 from jaxlv.report.figures import exploration, series
 from jaxlv.report.figures.axes import species
+from jaxlv.report.figures.svg import PALETTE
 
 NAMES = ("hare", "lynx")
 N, T = 12, 7
@@ -33,6 +34,10 @@ def hues(figure: Figure) -> dict[str, str]:
 
 
 # ---------------------------------------------------------------------------------------------------------- one series
+
+
+def test_variables_have_the_colours_of_their_places_in_turn():
+    assert [species(v) for v in range(4)] == [PALETTE[f"species-{n}"][0] for n in (1, 2, 3, 1)]
 
 
 def test_each_variable_of_a_trajectory_is_in_its_own_colour(values):

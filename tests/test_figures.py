@@ -123,6 +123,19 @@ def test_same_input_gives_the_same_bytes(drawing):
     assert svgs.to_svg(FIGURES[name](), LABEL) == svg
 
 
+def test_svg_has_each_point_where_the_figure_has_it():
+    """To a tenth of a pixel, from the top left."""
+    rows = [{"name": "tuned", "mae_by_step": [0.1, 0.31, 0.23, 0.77, 0.5]}]
+    figure = figures.step_error_figure(rows)
+    svg = svgs.to_svg(figure, "x")
+    height = float(ET.fromstring(svg).attrib["height"])
+    (line,) = figure.axes[0].lines
+    x, y = figure.axes[0].transData.transform(np.transpose(line.get_data())).T
+    paths = [node for node in ET.fromstring(svg).iter(f"{SVG}path") if "row-tuned" in node.get("style", "")]
+    points = np.array(re.findall(r"[ML] ?(-?[\d.]+) (-?[\d.]+)", paths[0].attrib["d"]), float)
+    np.testing.assert_allclose(points, np.transpose([x, height - y]), atol=0.06)
+
+
 def test_ids_of_two_figures_on_a_page_differ():
     one, two = (svgs.to_svg(figures.forecast_figure(make_panel(i)), f"series {i}") for i in (3, 4))
     assert not set(re.findall(r' id="([^"]+)"', one)) & set(re.findall(r' id="([^"]+)"', two))

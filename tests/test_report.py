@@ -270,6 +270,38 @@ def test_bare_evaluation_has_no_empty_parts(tmp_path):
     assert not re.search(r">\s*(None|nan)", page)
 
 
+def test_what_a_page_is_given_stands_in_it_in_its_place():
+    """A table's cells under its headings, the best marked; what was paid, names with values, and texts with their marks."""
+    rows = [[pages.Cell("a"), pages.Cell("0.50", 0.5, True), pages.Cell("1.25", 1.25), pages.Cell("so", words=True)],
+            [pages.Cell("b"), pages.Cell("0.75", 0.75), pages.Cell("–"), pages.Cell("no", words=True)]]  # fmt: skip
+    groups = [pages.Group("", "", 1), pages.Group("error", "hares", 2), pages.Group("", "", 1)]
+    table = pages.Table("A table", "What it is.", groups, ["", "mean", "median", "words"], rows)
+    passages = pages.Passages("A prompt", "a note", [pages.Passage("tuned", "its text", "pass", "3 tokens")])
+    sections = [
+        pages.Section("First", [table, pages.Pairs("Settings", [("rank", "8"), ("seed", "3")])], "Words."),
+        pages.Section("Second", [passages]),
+        pages.Section("Empty", []),
+    ]
+    html = pages.render(pages.Page("A title", "A summary.", [("steps", "12"), ("time", "3 s")], sections))
+    tree = Tree(html)
+    body = html[html.index("<tbody>") : html.index("</tbody>")]
+    assert re.findall(r"<tr>(.*?)</tr>", body, re.DOTALL) == [
+        '<th scope="row">a</th><td data-value="0.5" class="best">0.50</td><td data-value="1.25">1.25</td>'
+        '<td class=" words">so</td>',
+        '<th scope="row">b</th><td data-value="0.75">0.75</td><td>–</td><td class=" words">no</td>',
+    ]
+    assert [int(attrs["colspan"]) for tag, attrs in tree.tags if "colspan" in attrs] == [1, 2, 1]
+    assert [text for tag, text in tree.texts if tag == "button"] == ["mean", "median", "words"]
+    assert "error" in [text for tag, text in tree.texts if tag == "th"] and ("small", "hares") in tree.texts
+    pairs = [text for tag, text in tree.texts if tag in ("dt", "dd")]
+    assert pairs == ["steps", "12", "time", "3 s", "rank", "8", "seed", "3"]
+    assert [text for tag, text in tree.texts if tag in ("h1", "h2", "h3", "h4")] == [
+        "A title", "First", "Second", "A prompt", "tuned",
+    ]  # fmt: skip
+    told = [text for tag, text in tree.texts if tag in ("span", "blockquote", "small")]
+    assert told == ["hares", "pass", "its text", "3 tokens"] and ("p", "A summary.") in tree.texts
+
+
 def test_text_from_data_is_escaped_everywhere(tmp_path):
     metrics = make_metrics()
     metrics["rows"][2]["name"] = HOSTILE
