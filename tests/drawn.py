@@ -170,16 +170,12 @@ def stairs(ax: Axes) -> list[tuple[str, np.ndarray, np.ndarray]]:
 
 
 def heads(table: Table) -> list[str]:
-    """The headings of the columns, each under its group's, with the group's unit in brackets.
-
-    Of columns without a group that have one heading, each is named after the group on its left.
-    """
-    groups, found, left = [group for group in table.groups for _ in range(group.span)], [], ""
-    for group, head in zip(groups, table.columns, strict=True):
-        left = group.name or left
-        over = group.name or (left if list(table.columns).count(head) > 1 else "")
-        found.append(f"{over}: {head}".strip(": ") + (f" [{group.unit}]" if group.unit else ""))
-    return found
+    """The headings of the columns, each under its group's, with the group's unit in brackets."""
+    groups = [group for group in table.groups for _ in range(group.span)]
+    return [
+        f"{group.name}: {head}".strip(": ") + (f" [{group.unit}]" if group.unit else "")
+        for group, head in zip(groups, table.columns, strict=True)
+    ]
 
 
 def cells(table: Table) -> dict[str, dict[str, str]]:

@@ -29,7 +29,7 @@ def token_table(tokens: Tree) -> Table:
         rows.append(row)
     for model in tokens:
         columns += of([(f"{model} {key}", key) for key in ("vocabulary", "symbols")], model, "nats per token")
-        columns += [Column(f"{model} perplexity", "perplexity"), share(f"{model} share", "share", "", "%")]
+        columns += [Column(f"{model} perplexity", "perplexity", model), share(f"{model} share", "share", model)]
     caption = (
         f"Cost of a token in nats, over {len(first['series'])} whole series, each token given all before it; padding never"
         " counts. Vocabulary: by the softmax over all tokens; symbols: over the 13 of the number format, as constrained"
