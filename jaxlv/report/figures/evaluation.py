@@ -118,7 +118,7 @@ class ForecastPanel:
 
     @property
     def scored_NSHV(self) -> np.ndarray:
-        """The samples as they are scored and written, with one series: one that broke off stays at its last complete step."""
+        """The samples as they are scored and written, of one series: one that broke off stays at its last complete step."""
         end_V = self.context_CV[-1] if len(self.context_CV) else np.full(len(self.variables), np.nan)
         return filled(self.samples_SHV[None], (end_V if self.last_V is None else self.last_V)[None])
 

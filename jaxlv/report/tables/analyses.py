@@ -83,7 +83,7 @@ def signed_table(errors: Tree) -> Table:
     columns: list[Column] = []
     for variable in next(iter(errors["methods"].values()))["by_variable"]:
         columns += of([(f"{variable} mean", "mean"), (f"{variable} sd", "deviation")], variable, "raw units")
-        columns.append(share(f"{variable} share_above", "too high", ""))
+        columns.append(share(f"{variable} share_above", "too high", variable))
     caption = (
         "Forecast − truth in raw units, over all series and steps: mean (below zero: too low), standard deviation, and the"
         " share of forecasts that are too high."
