@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+import numpy as np
 import pytest
 import records
 from drawn import bold, cells, tables
@@ -11,6 +13,7 @@ from records import unlike
 
 from jaxlv.report import compared, dossier, evaluation, probe, reported, reproductions, runs, sweeps
 from jaxlv.report.compared import Entry
+from jaxlv.report.figures.evaluation import ForecastPanel
 from jaxlv.report.folders import Evaluation, Run
 from jaxlv.report.page import MISSING, duration, number, percent
 
@@ -30,6 +33,23 @@ def test_the_summary_says_each_figure_by_its_name():
     assert f"Its 80 % bands hold {percent(tuned['coverage']['80'])} % of the true values." in text
     nats = f"costs it {number(tuned['nats_per_value'])} nats per value ({number(untuned['nats_per_value'])} by the untuned"
     assert nats in text and f"Of its samples, {percent(tuned['valid_share'])} % are valid." in text
+
+
+def test_captions_say_what_was_given_and_forecast_by_which_model():
+    metrics = records.evaluation()
+    text = evaluation.protocol_text(metrics)
+    assert text.startswith("3 series; 4 steps of context; 3 steps of forecast; 5 samples per series, their median scored.")
+    panels = [
+        ForecastPanel(i, records.VARIABLES, np.arange(7.0), np.ones((4, 2)), np.ones((3, 2)), np.ones((5, 3, 2)))
+        for i in (3, 8, 9)
+    ]
+    errors = metrics["rows"][0]["mae_by_series"]
+    blocks = next(s for s in evaluation.result_sections(metrics, panels) if s.title == "Forecasts").blocks
+    for block, series in zip(blocks, sorted(errors, key=errors.get), strict=True):
+        label, phase = (re.search('aria-label="([^"]*)"', drawing)[1] for drawing in block.svgs)
+        assert label == f"Series {series}: forecast of hare and lynx by the tuned model"
+        assert phase == f"Series {series}: phase plane, lynx against hare"
+        assert block.caption.startswith(f"Series {series} (MAE {number(errors[series])} hares).")
 
 
 @pytest.mark.parametrize(

@@ -177,6 +177,14 @@ def test_the_overview_sets_the_reports_best_beside_ours_the_best_rival_and_the_o
     assert summary == f"rai: MAE {number(OURS['tuned']['mae_raw']['mean'])} raw units, against 0.0310 in the report."
 
 
+def test_what_was_not_measured_is_not_told():
+    result = records.comparison()
+    for row in result["protocols"]["rai"]["parts"]["rai"]["rows"]:
+        row["figures"]["mae_raw"] = {"mean": None, "median": None, "ci95": None, "series": 0}
+    assert comparison.summary(result) == "Nothing was measured."
+    assert [row[0] for row in comparison.overview_rows(result)] == ["rai: R² hare", "rai: MSE as written"]
+
+
 def test_the_best_rival_of_a_measure_that_is_better_if_larger_is_the_largest():
     part = records.protocol_part()
     part["rows"].append({"name": "last value", "figures": {k: records.figure(90 + i) for i, k in enumerate(MEASURES)}})
