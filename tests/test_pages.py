@@ -11,6 +11,8 @@ import records
 from drawn import bold, cells, tables
 from records import unlike
 
+from jaxlv.data.series import from_arrays
+from jaxlv.published.protocols import PROTOCOLS
 from jaxlv.report import compared, dossier, evaluation, probe, reported, reproductions, runs, sweeps
 from jaxlv.report.compared import Entry
 from jaxlv.report.figures.evaluation import ForecastPanel
@@ -238,6 +240,15 @@ def test_a_run_says_its_best_validation():
     section = runs.settings(Run("a", {"lora.rank": 2}, one), {}, {"train": {"1": "", "2": ""}, "test": {"3": ""}})
     pairs = {name: text for block in section.blocks for name, text in block.pairs}
     assert (pairs["train series"], pairs["test series"], pairs["lora.rank"]) == ("2", "1", "2")
+
+
+def test_a_step_that_a_context_shows_in_part_is_neither_context_nor_truth():
+    data = from_arrays(np.random.default_rng(0).uniform(1, 2, (2, 30, 2)))
+    parts = {part.name: part for part in PROTOCOLS["mao"].parts}
+    for name, start in (("mao-128", 12), ("mao-128-cut", 13)):
+        context, truth = reported.spans(parts[name], data)
+        np.testing.assert_array_equal(context, data.values_NTV[:, :12])
+        np.testing.assert_array_equal(truth, data.values_NTV[:, start : start + parts[name].horizon])
 
 
 def test_series_are_named_by_their_range_or_number():
