@@ -155,6 +155,19 @@ def test_training_is_priced_without_forecasts_and_under_any_name_of_the_folder(w
     assert rows[-1]["exact"] == rows[0]["exact"] + rows[1]["exact"] > here["exact"]
 
 
+def test_kinds_of_work_in_one_phase_are_priced_apart(tmp_path):
+    settings = {"budget.flops": 1e12, "budget.convention": "coursework"}
+    folder = write_run(tmp_path / "r", settings)
+    shape = {"rank": 2, "targets": ("q_proj",)}
+    trained, read = Event("train_step", 2, 64, step=1, **shape), Event("validation", 2, 64, **shape)
+    with Ledger(folder / run.LEDGER, Terms(10**12, "coursework", MODEL), "r") as book:
+        for event in (trained, read, trained):
+            book.commit(book.reserve(event, "tuning"))
+    rows = {row["work"]: row["exact"] for row in runs.flops_rows(folders.read(folder).runs[0])}
+    steps, reading = 2 * trained.flops(MODEL, "exact"), read.flops(MODEL, "exact")
+    assert rows == {"tuning: training": steps, "tuning: validation": reading, "together": steps + reading}
+
+
 def damaged(work: Path, place: Path, name: str, file: str, content: str) -> Path:
     """A copy of a folder with one file that is not what it was."""
     copy = shutil.copytree(work / name, place / name)
@@ -214,12 +227,14 @@ def test_a_reproduction_has_each_run_once_and_the_forecasts_of_its_final_model(t
             "part": "rai",
             "protocol": protocol,
             "rows": [{"name": "untuned", "mae": 2.0}, {"name": "final", "mae": 1.0}],
-        }
+        },
+        "rising": {"part": "rising", "protocol": {**protocol, "simulated": True}, "rows": [{"name": "final", "mae": 7.0}]},
     }
     tree = {"system": "rai", "stages": stages, "parts": parts, "plan": {}, "rule": "validation_loss", "data_sha256": "d"}
     (tmp_path / "reproduce.json").write_text(json.dumps(tree))
     folder = folders.read(tmp_path)
     assert (folder.kind, [found.name for found in folder.runs]) == ("reproduction", ["grid-a", "final"])
+    assert [[one.name for one in found.evaluations] for found in folder.runs] == [[], ["rai"]]  # none of simulated series
     rows = [compared.row_of(entry, [], None) for entry in dossier.entries_of([folder])]
     assert [row.get("test_mae") for row in rows] == [None, 1.0]
     assert rows[1]["tested_on"] == "2 series, 50 + 50"
@@ -384,5 +399,13 @@ def test_a_reports_figures_stand_beside_ours_where_everything_matches(course, tm
 
 def test_without_its_series_a_forecast_is_not_drawn_and_the_page_says_why(course, tmp_path):
     one, _ = evaluated(tmp_path / "e", course, np.array([7, 3]), 50, 10)
-    drawn = runs.forecasts_of(one, None)
-    assert not drawn.forecasts and "--data" in drawn.reason
+    for data in (None, replace(course, source={"sha256": "another file"})):
+        drawn = runs.forecasts_of(one, data)
+        assert not drawn.forecasts and "--data" in drawn.reason
+
+
+def test_the_tuned_models_forecasts_come_first(course, tmp_path):
+    one, _ = evaluated(tmp_path / "e", course, np.array([7, 3]), 50, 10)
+    for name in ("untuned", "another"):
+        shutil.copy(tmp_path / "e" / "forecast_tuned.csv", tmp_path / "e" / f"forecast_{name}.csv")
+    assert list(runs.forecasts_of(one, course).forecasts) == ["tuned", "untuned", "another"]
