@@ -28,14 +28,18 @@ class Asked(NamedTuple):
     seed: int
     batch_series: int
     sampling: SamplingConfig
+    scales_NV: np.ndarray | None
 
 
 @dataclass(frozen=True)
 class Known(Forecaster):
     """A forecaster whose `variables` hold what it draws, and what it was asked."""
 
-    def __call__(self, series, context, horizon, samples, seed=0, batch_series=8, on_batch=lambda done: None, *_):
-        self.variables["asked"].append(Asked(series, context, horizon, samples, seed, batch_series, self.sampling))
+    def __call__(
+        self, series, context, horizon, samples, seed=0, batch_series=8, on_batch=lambda done: None, shown=0, scales_NV=None
+    ):
+        asked = Asked(series, context, horizon, samples, seed, batch_series, self.sampling, scales_NV)
+        self.variables["asked"].append(asked)
         drawn_NSHV = self.variables["draw"](self.sampling, len(series), samples, horizon)
         for done in (*range(batch_series, len(series), batch_series), len(series)):
             on_batch(done)

@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from known import known
 
 from jaxlv.config import SamplingConfig
 from jaxlv.data.series import from_arrays
 from jaxlv.errors import JaxlvError
+from jaxlv.flops.ledger import Event, Ledger, Meter, Terms
+from jaxlv.forecasting import forecaster as forecasting
 from jaxlv.forecasting.forecaster import QUANTILES, Forecast, Forecaster, forward_filled, read_csv
 from jaxlv.forecasting.metrics import quantiles
 from jaxlv.model.weights import load_pretrained
@@ -307,25 +310,70 @@ def test_a_rolling_forecast_is_the_plain_one_as_far_as_it_reaches(forecaster, se
     assert rolled.start == CONTEXT and np.isfinite(rolled.samples_NSHV).all()
 
 
+def parts(given: list[np.ndarray]) -> Any:
+    """Draws these samples, a part for each call."""
+    calls = iter(given)
+    return lambda *_: next(calls)
+
+
 @pytest.mark.parametrize("codec", [{}, {"scale": "liu"}, {"scale": "xu"}, {"headrooms": (0.3, 0.6)}], ids=str)
-def test_each_sample_goes_on_from_its_own_last_steps(codec, forecaster, series):
-    forecaster = replace(forecaster, codec=Codec(**codec))
-    one = forecaster.rolling(series, CONTEXT, 6, 2, reach=3, batch_series=3)
-    past = np.concatenate([series.values_NTV[1, :CONTEXT], one.samples_NSHV[1, 1, :3]])[-CONTEXT:]
-    of_sample = replace(forecaster, codec=forecaster.codec.variants[-1])  # sample 1's
-    scale_V = of_sample.scales(series, CONTEXT)[1]
-    past = np.maximum(past, 0.005 * scale_V)
-    alone = replace(series, values_NTV=past[None], ids_N=np.array([series.ids_N[1] * 2 + 1]), time_T=series.time_T[:CONTEXT])
-    scales_NV = None if forecaster.codec.scale == "context" else scale_V[None]
-    following = of_sample(alone, CONTEXT, 3, 1, seed=1, batch_series=6, scales_NV=scales_NV)
-    np.testing.assert_array_equal(one.samples_NSHV[1, 1, 3:], following.samples_NSHV[0, 0])
+def test_each_sample_goes_on_from_its_own_last_steps(codec, series):
+    """In three parts of three, three and two steps; what was written as 0.00 goes on as half of the last decimal.
+
+    Samples go on as series of their own, under the scale of their last steps by the rule `context`, else of the series.
+    """
+    random, S, step = np.random.default_rng(0), 2, series.time_T[1] - series.time_T[0]
+    first, second, third = (random.uniform(0.5, 2, shape) for shape in ((3, S, 3, 2), (3 * S, 1, 3, 2), (3 * S, 1, 2, 2)))
+    first[1, 1, 2] = 0.0
+    asked = replace(known(parts([first, second, third])), codec=Codec(**codec))
+    heard = []
+    one = asked.rolling(series, CONTEXT, 8, S, reach=3, seed=5, batch_series=3, on_batch=heard.append)
+    expected = np.concatenate([first, *(part.reshape(3, S, -1, 2) for part in (second, third))], axis=2)
+    np.testing.assert_array_equal(one.samples_NSHV, expected)
+    np.testing.assert_allclose(one.time_H, series.time_T[CONTEXT - 1] + step * np.arange(1, 9))
+    assert one.start == CONTEXT and heard == [1, 2, 3] and one.stops == {"stop": 2 + 1 + 1}
+    variants = asked.codec.variants
+    scales = [replace(asked, codec=one).scales(series, CONTEXT) for one in variants]
+    for part, call in enumerate(asked.asked):
+        assert (call.context, call.horizon, call.seed) == (CONTEXT, (3, 3, 2)[part], 5 + part)
+        assert (call.samples, call.batch_series) == ((S, 3) if part == 0 else (1, 3 * S))
+        if part == 0:
+            assert call.series is series
+            continue
+        assert call.series.ids_N.tolist() == [8, 9, 0, 1, 4, 5]  # of series 4, 0 and 2
+        for row, (n, s) in enumerate((n, s) for n in range(3) for s in range(S)):
+            own = scales[s % len(variants)][n]
+            past = np.concatenate([series.values_NTV[n, :CONTEXT], np.maximum(expected[n, s, : 3 * part], 0.005 * own)])
+            np.testing.assert_allclose(call.series.values_NTV[row], past[-CONTEXT:])
+            if asked.codec.scale == "context":
+                own = variants[s % len(variants)].fit(past[-CONTEXT:])
+            np.testing.assert_allclose(call.scales_NV[row], own)
 
 
-def test_a_sample_that_broke_off_does_not_go_on(forecaster, series):
-    loose = forecaster.with_sampling(grammar=False)  # random weights write no numbers
-    rolled = loose.rolling(series, CONTEXT, 6, 2, reach=3, batch_series=3)
-    broken_NS = np.isnan(rolled.samples_NSHV[:, :, 2]).any(axis=-1)
-    assert broken_NS.any() and np.isnan(rolled.samples_NSHV[broken_NS][:, 3:]).all()
+def test_a_sample_that_broke_off_does_not_go_on(series):
+    """Whether it broke off at once or within a part: only those that completed it are asked to go on."""
+    first = np.random.default_rng(0).uniform(0.5, 2, (3, 2, 3, 2))
+    first[0, 0, 2:], first[1, 1] = np.nan, np.nan
+    asked = known(parts([first, np.ones((4, 1, 3, 2))]))
+    rolled = asked.rolling(series, CONTEXT, 6, 2, reach=3)
+    assert asked.asked[1].series.ids_N.tolist() == [9, 0, 4, 5]
+    assert np.isnan(rolled.samples_NSHV[[0, 1], [0, 1], 3:]).all() and np.isfinite(rolled.samples_NSHV[2]).all()
+    assert (rolled.samples_NSHV[0, 1, 3:] == 1).all() and (rolled.samples_NSHV[1, 0, 3:] == 1).all()
+
+
+def test_when_all_samples_broke_off_nothing_more_is_asked(series):
+    asked = known(parts([np.full((3, 2, 3, 2), np.nan)]))
+    assert np.isnan(asked.rolling(series, CONTEXT, 9, 2, reach=3).samples_NSHV).all() and len(asked.asked) == 1
+
+
+def test_a_forecast_is_paid_as_far_as_it_ran(forecaster, series, tmp_path, monkeypatch):
+    """As when all samples have ended before the longest numbers would have."""
+    drawn = forecasting.generate
+    monkeypatch.setattr(forecasting, "generate", lambda *given, **options: drawn(*given, **options)._replace(iterations=7))
+    with Ledger(tmp_path / "ledger.jsonl", Terms(10**12, "exact", forecaster.model.config)) as ledger:
+        run(replace(forecaster, meter=Meter(ledger, "evaluation", Event("train_step", 1, 1))), series)
+        (entry,) = ledger.entries
+    assert entry.committed and entry.event.new_tokens == 7
 
 
 def test_a_reach_of_no_step_is_refused(forecaster, series):
