@@ -8,8 +8,9 @@ import h5py
 import numpy as np
 import pytest
 
-from jaxlv.data import limits, series
+from jaxlv.data import series
 from jaxlv.errors import JaxlvError
+from jaxlv.storage import foreign
 
 TIME_T = np.linspace(0.0, 8.0, 5)
 
@@ -169,8 +170,8 @@ def test_unreadable_file(tmp_path, monkeypatch):
     def denied(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(limits.os, "open", denied)
-    assert_says(message(series.load, path), "permission denied")
+    monkeypatch.setattr(foreign.os, "open", denied)
+    assert_says(message(series.load, path), "unreadable (Permission denied)")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """Series in HDF5 files.
 
-The HDF5 library can crash or go round for ever on a damaged file (in a heap whose objects have no size, say), which nothing
-within Python stops. A file is therefore read by a process of its own first.
+The HDF5 library can crash, go round for ever, or fill the memory with a file that was made for it (in a heap whose objects
+have no size, say, or by a chunk that unpacks to any size), which nothing within Python stops. A file is therefore read by a
+process of its own first.
 """
 
 from __future__ import annotations
@@ -10,10 +11,6 @@ import contextlib
 import functools
 import math
 import os
-import resource
-import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,20 +23,20 @@ from h5py import h5pl
 from jaxlv.data.arrays import VARIABLES, check_dtype, check_shape, keys_of
 from jaxlv.data.limits import MOST_VARIABLES, Room, check_count, clean_name, clean_names
 from jaxlv.errors import JaxlvError, printable
+from jaxlv.storage import apart
 
 PATIENCE = 60.0  # seconds that a process may read a file
 SLOWEST = 10e6  # bytes of it that are read in a second more
 MEMORY = 1 << 27  # bytes that it may map beside its code and the data
-NO_MEMORY, DAMAGED = 3, 4  # its exit status if that is not enough, and if h5py raises an error
 LONGEST_SETTING = 10_000  # characters
 LARGEST_SETTING = 1000  # numbers in one
 _ALONE = threading.Lock()  # one thread reads at a time: h5py has such a lock, too
 
 
 def read(path: Path, memory_cap: int) -> dict[str, Any]:
-    """The arrays of a file as arguments of `series.from_arrays`, once another process has come to an end with it.
+    """Returns the arrays of a file as arguments of `series.from_arrays`, once another process has read it to its end.
 
-    JaxlvError where that one crashes, hangs or takes too much memory; whatever h5py raises for other damage.
+    Raises JaxlvError if that one crashes, hangs, takes too much memory or sees damage; whatever h5py raises otherwise.
     """
     stat = path.stat()
     _survived(path.resolve(), memory_cap, stat.st_mtime_ns, stat.st_size, stat.st_ino)
@@ -48,51 +45,42 @@ def read(path: Path, memory_cap: int) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=256)
 def _survived(path: Path, memory_cap: int, *stat: int) -> None:
-    """JaxlvError where a process that reads the file does not come to an end by itself."""
-    if not sys.executable:  # Python within another program
-        return
-    program = f"import sys; sys.path[:] = {sys.path!r}; from jaxlv.data import hdf5; hdf5.rehearse(*sys.argv[1:])"
-    command, seconds = [sys.executable, "-c", program, str(path), str(memory_cap)], PATIENCE + path.stat().st_size / SLOWEST
+    """Raises an error if a process that reads the file does not come to an end by itself, or sees damage."""
+    seconds = PATIENCE + path.stat().st_size / SLOWEST
+    limits = apart.Limits(computing=seconds, seconds=seconds)
     try:
-        ended = subprocess.run(command, timeout=seconds, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    except subprocess.TimeoutExpired:
-        raise _harmful(path, f"no end after {seconds:.0f} s") from None
-    if ended.returncode < 0:
-        raise _harmful(path, signal.Signals(-ended.returncode).name)
-    if ended.returncode == NO_MEMORY:
-        raise _harmful(path, "more memory than its data need")
-    if ended.returncode == DAMAGED:
-        raise OSError(ended.stdout)
+        damage = apart.call(rehearse, str(path), memory_cap, seconds, limits=limits)
+    except apart.Failure as fault:
+        what = "damaged: the HDF5 library does not come to an end with it"
+        raise JaxlvError(what, where=path, found=fault, hint="fetch it again") from None
+    if damage:
+        raise OSError(damage)
 
 
-def _harmful(path: Path, found: str) -> JaxlvError:
-    what = "damaged: the HDF5 library does not come to an end with it"
-    return JaxlvError(what, where=path, found=found, hint="fetch it again")
-
-
-def rehearse(path: str, memory_cap: str) -> None:
-    """Read a file for nothing, as a process of its own."""
-    _limit(0)
+def rehearse(path: str, memory_cap: int, seconds: float) -> str:
+    """Reads a file for nothing, in a process of its own; returns what h5py says of damage, "" if there is none."""
+    _limit(seconds)
     try:
-        _read(Path(path), int(memory_cap), _limit)
+        _read(Path(path), memory_cap, lambda size: _limit(seconds, size))
     except MemoryError:
-        sys.exit(NO_MEMORY)
-    except JaxlvError:  # the process that asked will come to it too, before it reads any data
-        return
+        raise
+    except JaxlvError:  # the process that asked sees it too, before it reads any data
+        return ""
     except Exception as fault:  # perhaps for want of memory, which the process that asked may have
-        print(printable(fault))
-        sys.exit(DAMAGED)
+        return printable(fault) or type(fault).__name__
+    return ""
 
 
-def _limit(size: int) -> None:
-    """Sets how much memory this process may map: what it has now, what arrays of `size` bytes take, and MEMORY more.
+def _limit(seconds: float, size: int = 0) -> None:
+    """Sets what this process may take: the memory it has now, what arrays of `size` bytes take, and MEMORY more.
 
-    The sizes of packed chunks and of texts are not known before they are read, so only this limit holds for them.
+    The sizes of unpacked chunks and of texts are not known before they are read, so only this limit holds for them.
     """
-    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    most = now + 2 * size + MEMORY
-    resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+    try:
+        now = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:  # not on Linux
+        now = 1 << 30
+    apart.limit(seconds, now + MEMORY + 2 * size)
 
 
 def _read(path: Path, memory_cap: int, sized: Callable[[int], None] = lambda size: None) -> dict[str, Any]:

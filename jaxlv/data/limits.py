@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import math
-import os
-import stat
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,18 +47,6 @@ class Room:
         """Counts an array whose first axis is series, with what each series takes beside its values."""
         self.array(shape, itemsize)
         self.take(PER_SERIES * (shape[0] if shape else 0))
-
-
-def open_regular(path: Path) -> io.BufferedReader:
-    """Opens a file for reading, as bytes. Never waits, as a named pipe would make it.
-
-    Raises JaxlvError if it is not a regular file, and OSError if it cannot be opened.
-    """
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise JaxlvError("is not a regular file", where=path, expected="a file of series")
-    return os.fdopen(handle, "rb")
 
 
 # ------------------------------------------------------------------------------------------------------ names

@@ -20,8 +20,9 @@ import numpy as np
 
 from jaxlv.data import hdf5
 from jaxlv.data.arrays import VARIABLES, check_dtype, keys_of
-from jaxlv.data.limits import MEMORY_CAP, PER_SERIES, Room, check_count, clean_name, clean_names, open_regular
+from jaxlv.data.limits import MEMORY_CAP, PER_SERIES, Room, check_count, clean_name, clean_names
 from jaxlv.errors import JaxlvError
+from jaxlv.storage.foreign import opened
 
 _TIDY = ("series", "step", "time", "variable", "value")
 _WIDE = ("series", "time", *VARIABLES)
@@ -63,7 +64,7 @@ def _checked_kind(path: Path, memory_cap: int) -> str:
         raise JaxlvError("no such file", where=path, expected="a file of series")
     if not path.name.isprintable():
         raise JaxlvError("the file's name has characters that do not print", where=path, hint="rename it")
-    with readable(path), open_regular(path) as stream:
+    with readable(path), opened(path) as stream:
         head = stream.read(512)
         size = stream.seek(0, io.SEEK_END)
     if expected is None:
@@ -108,7 +109,7 @@ def readable(path: Path) -> Iterator[None]:
 
 
 def _read_npy(path: Path, room: Room) -> dict[str, Any]:
-    with open_regular(path) as stream:
+    with opened(path) as stream:
         _check_array(stream, path, room)
         return {"values": np.lib.format.read_array(stream, allow_pickle=False)}
 
@@ -149,7 +150,7 @@ class _Pieces(io.BufferedReader):
 
 def _read_npz(path: Path, room: Room) -> dict[str, Any]:
     arrays: dict[str, Any] = {}
-    with open_regular(path) as stream, zipfile.ZipFile(_Pieces(stream.raw)) as archive:
+    with opened(path) as stream, zipfile.ZipFile(_Pieces(stream.raw)) as archive:
         members: dict[str, zipfile.ZipInfo] = {}
         for member in archive.infolist():
             key = member.filename.removesuffix(".npy")
@@ -229,7 +230,7 @@ def _rows(stream: Any, path: Path) -> Iterator[tuple[str, list[str]]]:
 
 def _read_csv(path: Path, room: Room) -> dict[str, Any]:
     columns = _Columns(room)
-    with open_regular(path) as binary, io.TextIOWrapper(binary, encoding="utf-8-sig", newline="") as stream:
+    with opened(path) as binary, io.TextIOWrapper(binary, encoding="utf-8-sig", newline="") as stream:
         rows = _rows(stream, path)
         _, header = next(rows, ("", []))
         tidy = _is_tidy(tuple(header), path)

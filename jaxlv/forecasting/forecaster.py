@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from jaxlv.config import SamplingConfig
-from jaxlv.data.limits import MEMORY_CAP, clean_names, open_regular
+from jaxlv.data.limits import MEMORY_CAP, clean_names
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError, printable
 from jaxlv.flops.ledger import Kind, Meter
@@ -26,6 +26,7 @@ from jaxlv.forecasting import metrics
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.steps.generate import Generated, decoding, generate, padded
 from jaxlv.storage import tables
+from jaxlv.storage.foreign import opened
 from jaxlv.text.codec import Codec, Decoded
 from jaxlv.text.grammar import Grammar, longest_step, number_grammar
 from jaxlv.text.tokens import Alphabet
@@ -93,7 +94,7 @@ def read_csv(path: Path, series: SeriesSet) -> Forecast:
     """
     most = MEMORY_CAP // 8
     try:
-        with open_regular(path) as stream:
+        with opened(path) as stream:
             if (size := stream.seek(0, io.SEEK_END)) > most:
                 raise JaxlvError("too large", where=path, expected=f"at most {most} bytes", found=size)
             stream.seek(0)
