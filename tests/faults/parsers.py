@@ -200,10 +200,12 @@ def make(folder: Path, base: Path, adapter: dict[str, Any]) -> None:
         file.create_dataset("trajectories", data=values, chunks=(1, 8, 2), compression="gzip")
         file.create_dataset("time", data=2.0 * np.arange(8))
         file["trajectories"].attrs["variables"] = ["prey", "predator"]
+        file["simulation/r"] = values[:, 0, 0]
+        file["simulation"].attrs.update({"preset": "course", "seed": 3})
     rows = [f"{n},{2 * t},{a:.3f},{b:.3f}" for n, one in enumerate(values) for t, (a, b) in enumerate(one)]
     (folder / "data" / "series.csv").write_text("\n".join(["series,time,prey,predator", *rows]) + "\n")
     np.save(folder / "data" / "series.npy", values)
-    np.savez(folder / "data" / "series.npz", trajectories=values, time=2.0 * np.arange(8))
+    np.savez(folder / "data" / "series.npz", trajectories=values, time=2.0 * np.arange(8), variables=["prey", "predator"])
     (folder / "data" / "text").write_text("1.20,1.31;0.93,0.98;0.71,0.80;")
     found = series.load(folder / "data" / "series.h5")
     drawn = np.random.default_rng(1).random((3, 2, 2, 2))
@@ -263,8 +265,8 @@ def _outcome(target: Target, path: Path, home: Path) -> str:
     try:
         target.parse(path)
     except JaxlvError as fault:
-        if "\n" in str(fault) or not str(fault):
-            return f"an error that is not one line: {str(fault)!r}"
+        if not str(fault) or not str(fault).isprintable():
+            return f"an error that is not one line that prints: {str(fault)!r}"
     except BaseException as fault:
         return f"escaped: {type(fault).__name__}: {str(fault)[:300]}"
     finally:
