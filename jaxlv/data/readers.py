@@ -205,14 +205,24 @@ class _Columns:
         return self.names[name]
 
     def add(self, series: float, step: float, time: float, values: Mapping[int, float]) -> None:
-        """Adds the values of a row by the numbers of their variables. Raises JaxlvError if there is no room for them."""
-        self.room.take(self.size * len(values))
+        """Adds the values of a row by the numbers of their variables."""
         for variable, value in values.items():
             self.series.append(series)
             self.step.append(step)
             self.time.append(time)
             self.variable.append(variable)
             self.value.append(value)
+
+
+def _lines(stream: BinaryIO) -> int:
+    """Counts the lines that are not empty, without holding more than a block of a file."""
+    count, ended = 0, True
+    while block := stream.read(1 << 20):
+        codes = np.frombuffer(block, np.uint8)
+        breaks = (codes == ord("\n")) | (codes == ord("\r"))
+        count += int(np.count_nonzero(~breaks[1:] & breaks[:-1])) + int(ended and not breaks[0])
+        ended = bool(breaks[-1])
+    return count
 
 
 def _rows(stream: Any, path: Path) -> Iterator[tuple[str, list[str]]]:
@@ -231,11 +241,14 @@ def _rows(stream: Any, path: Path) -> Iterator[tuple[str, list[str]]]:
 def _read_csv(path: Path, room: Room) -> dict[str, Any]:
     columns = _Columns(room)
     with opened(path) as binary, io.TextIOWrapper(binary, encoding="utf-8-sig", newline="") as stream:
+        lines = _lines(binary)
+        binary.seek(0)
         rows = _rows(stream, path)
         _, header = next(rows, ("", []))
         tidy = _is_tidy(tuple(header), path)
         numeric = [(place, name) for place, name in enumerate(header) if name != "variable"]
         known = () if tidy else tuple(columns.number(name, str(path)) for name in VARIABLES)
+        room.take(columns.size * (lines - 1) * (1 if tidy else len(known)))
         for where, cells in rows:
             if len(cells) != len(header):
                 raise JaxlvError("row has another number of cells than the header", where=where)
