@@ -22,8 +22,7 @@ from jaxlv.data.arrays import VARIABLES, as_float64, check_shape, shortened
 from jaxlv.data.limits import MEMORY_CAP, clean_names
 from jaxlv.data.readers import FORMATS, read, readable
 from jaxlv.errors import JaxlvError, JaxlvWarning
-from jaxlv.storage import files
-from jaxlv.storage.files import new_file
+from jaxlv.storage.files import new_file, sha256
 
 TIME_TOLERANCE = 1e-3
 
@@ -128,8 +127,8 @@ def load(path: Any, *, memory_cap: int = MEMORY_CAP, drop: bool = False) -> Seri
     path = Path(path)
     arrays = read(path, memory_cap)
     with readable(path):
-        sha256 = files.sha256(path)
-    source = {"path": str(path), "sha256": sha256, **arrays.pop("source", {})}
+        found = sha256(path)
+    source = {"path": str(path), "sha256": found, **arrays.pop("source", {})}
     return from_arrays(**arrays, source=source, where=path, drop=drop)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from jaxlv.storage.files import write_text
+from jaxlv.storage.files import new_file
 
 _FIRST = "'=+-@\t\r"
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
@@ -36,4 +36,5 @@ def write_csv(path: Path, table: pd.DataFrame, float_format: str | None = None) 
     for place in text:
         safe.isetitem(place, table.iloc[:, place].map(guarded))
     safe.columns = [guarded(name) for name in table.columns]
-    write_text(path, safe.to_csv(index=False, float_format=float_format))
+    with new_file(path) as work:
+        safe.to_csv(work, index=False, float_format=float_format)
