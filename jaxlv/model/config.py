@@ -66,7 +66,7 @@ class ModelConfig:
 
     @property
     def parameters(self) -> int:
-        """Number of parameters, a tied head counted once: what a model of these sizes holds, before it is built."""
+        """Counts the parameters of a model of these sizes before it is built; a tied head counts once."""
         width, queries = self.hidden_size, self.num_attention_heads * self.head_dim
         keys = self.num_key_value_heads * self.head_dim
         attention = 2 * width * queries + queries + 2 * (width * keys + keys)  # the output projection has no bias
@@ -171,5 +171,5 @@ def _rope_theta(raw: Mapping[str, Any], where: Any) -> float:
 
 
 def _number(value: Any) -> float:
-    """The value of a number, NaN of anything else."""
+    """Returns a number as it is, NaN for anything else."""
     return float("nan") if isinstance(value, bool) or not isinstance(value, (int, float)) else value

@@ -26,10 +26,10 @@ FILES = (
 
 
 def checked(name: str) -> str:
-    """A hub id "owner/name".
+    """Returns a hub id "owner/name" as it is.
 
     Raises JaxlvError if it cannot be one, and if it is more likely a path with a mistake in it: one that begins with a
-    folder which is there, or ends like the name of a file. Such names are nobody else's business.
+    folder which is there, or ends like the name of a file. Such names are not sent anywhere.
     """
     owner, _, rest = name.partition("/")
     beside = bool(rest) and os.path.exists(os.path.expanduser(owner))
@@ -43,7 +43,7 @@ def checked(name: str) -> str:
 
 
 def _near(name: str) -> str | None:
-    """A folder that is there, or "embedded", whose name is much like one that is not."""
+    """Returns a folder that is there, or "embedded", whose name is much like one that is not."""
     path = Path(name)
     try:
         entries = itertools.islice(os.scandir(os.path.expanduser(path.parent)), LOOKED_AT)
@@ -56,7 +56,7 @@ def _near(name: str) -> str | None:
 
 
 def snapshot(name: str, revision: str | None = None) -> Path:
-    """The folder of a model in the hub's cache, once what is missing there has been downloaded: FILES, and nothing else."""
+    """Downloads what is missing of a model, FILES and nothing else; returns its folder in the hub's cache."""
     from huggingface_hub import snapshot_download
 
     if revision and (not REVISION.fullmatch(revision) or ".." in revision):
@@ -68,7 +68,7 @@ def snapshot(name: str, revision: str | None = None) -> Path:
 
 
 def config_of(name: str) -> Path:
-    """The folder in the hub's cache with the config.json of a model, which is downloaded if it is missing."""
+    """Downloads the config.json of a model if it is missing; returns its folder in the hub's cache."""
     from huggingface_hub import hf_hub_download
 
     with _hub(name):

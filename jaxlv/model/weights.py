@@ -87,7 +87,7 @@ def abstract_params(model: Qwen2) -> dict[str, jax.ShapeDtypeStruct]:
 
 @functools.lru_cache(maxsize=8)
 def _abstract_paths(model: Qwen2) -> dict[tuple[str, ...], jax.ShapeDtypeStruct]:
-    """{path in the tree: shape and type}. One layer is traced, as all are alike: 512 would take half a minute."""
+    """Returns {path in the tree: shape and type}. One layer is traced, as all are alike: 512 would take half a minute."""
     ids = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     one = model.clone(config=dataclasses.replace(model.config, num_hidden_layers=1))
     flat = traverse_util.flatten_dict(jax.eval_shape(lambda ids: one.init(jax.random.key(0), ids), ids)["params"])
@@ -132,7 +132,7 @@ def _check_size(model: Qwen2, where: Any) -> None:
 
 
 def _tensor_files(folder: Path) -> dict[str, Path]:
-    """{tensor name: file}; a tensor in two shards is an error, and so is one that is not where the index says."""
+    """Returns {tensor name: file}; raises JaxlvError if a tensor is in two shards, or not in the one that the index says."""
     index, single = foreign.settings(folder, INDEX), foreign.find(folder, SINGLE)
     if index is None and single is None:
         pickles = [name for name in os.listdir(folder) if name.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl"))]
@@ -181,7 +181,7 @@ def write_pretrained(folder: Path, model: Qwen2, params: dict[str, Any], base: P
     """config.json and model.safetensors in a folder that is there, and of the checkpoint in `base` the files that
     `foreign.companions` names, and the settings of config.json that are CARRIED.
 
-    Raises JaxlvError, before anything is written, if a file of `base` is none that may be taken.
+    Raises JaxlvError, before anything is written, if one of these files must not be taken.
     """
     taken = foreign.companions(base) if base else []
     raw = (foreign.settings(base, CONFIG) if base else None) or {}

@@ -53,14 +53,14 @@ class Limits:
     answer: int = 1 << 20
 
     def grown(self, text: int, files: int) -> Limits:
-        """The limits for a request with so many bytes of text, and of files, which must do with the same memory."""
+        """Returns the limits for a request with so many bytes of text, and of files, which must do with the same memory."""
         more = text / SLOWEST_TEXT + files / SLOWEST_FILE
         answer = self.answer + 16 * text
         return Limits(self.computing + more, self.seconds + 3 * more, self.memory + PER_BYTE * text, answer)
 
 
 def call(function: Callable[..., Any], *arguments: Any, limits: Limits = Limits()) -> Any:
-    """What a function answers in another process. It is one of a module; arguments are JSON or bytes, the answer is JSON.
+    """Returns what a function of a module answers in another process; arguments are JSON or bytes, the answer is JSON.
 
     Raises Failure if it raises anything, crashes, or takes more than the limits.
     """
@@ -94,7 +94,7 @@ class Apart:
         self.answer = self.ask("", *arguments)
 
     def ask(self, method: str, *arguments: Any) -> Any:
-        """What a method of the object answers; raises Failure if it raises anything, crashes, or takes more than allowed."""
+        """Returns what a method answers; raises Failure if it raises anything, crashes, or takes more than allowed."""
         with self._lock:
             if not self.alive:
                 raise Failure("the other process has ended")
@@ -109,11 +109,11 @@ class Apart:
 
     @property
     def alive(self) -> bool:
-        """Whether the object can still be asked."""
+        """Tells whether the object can still be asked."""
         return self._end.alive
 
     def close(self) -> None:
-        """End the other process."""
+        """Ends the other process."""
         self._end()
 
     def _exchange(self, method: str, arguments: tuple[Any, ...]) -> dict[str, Any]:
@@ -132,7 +132,7 @@ class Apart:
         return answer
 
     def _talk(self, request: bytes, limits: Limits) -> bytes:
-        """Send all of a request, and receive all of its answer, both before the time is over."""
+        """Sends a request and returns the answer, both as a whole and before the time is over."""
         (to, back), rest, got = (self._process.stdin, self._process.stdout), memoryview(request), bytearray()
         assert to and back
         os.set_blocking(to.fileno(), False)
@@ -150,7 +150,7 @@ class Apart:
                             raise Failure(self._fate(limits))
                         got += block
                         continue
-                    with contextlib.suppress(BrokenPipeError):  # what became of it is told when its answers end
+                    with contextlib.suppress(BrokenPipeError):  # how it ended is said when its answers end
                         rest = rest[os.write(to.fileno(), rest[:BLOCK]) :]
                         if rest:
                             continue
@@ -160,7 +160,7 @@ class Apart:
         return bytes(got[HEAD:])
 
     def _fate(self, limits: Limits) -> str:
-        """How the other process ended, in words."""
+        """Says in words how the other process ended."""
         try:
             code = self._process.wait(5.0)
         except subprocess.TimeoutExpired:
@@ -182,7 +182,7 @@ def _end(process: subprocess.Popen[bytes], ours: int) -> None:
 
 
 def _python() -> str:
-    """The Python that runs this; raises JaxlvError if that is part of another program."""
+    """Returns the Python that runs this; raises JaxlvError if that is part of another program."""
     if not sys.executable or getattr(sys, "frozen", False):
         raise JaxlvError(
             "files of others are read by another process, and no Python for it is known",
@@ -206,13 +206,13 @@ _PROGRAM = "import sys; sys.path[:] = {!a}; from jaxlv.storage import apart; apa
 
 
 def serve(target: str, held: str) -> None:
-    """What the other process does: make an object and answer for it, until nobody asks any more."""
+    """Makes an object and answers for it, in the other process, until nobody asks any more."""
     _end_with_the_one_that_asked(int(held))
     for what in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE):
         resource.setrlimit(what, (0, 0))
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nowhere = os.open(os.devnull, os.O_RDWR)
-    for number in (0, 1):  # what a library prints is no answer
+    for number in (0, 1):  # what a library prints is not an answer
         os.dup2(nowhere, number)
     module, _, name = target.partition(":")
     made: Any = None
@@ -228,14 +228,14 @@ def serve(target: str, held: str) -> None:
                 made = found(*arguments)
                 answer = {"value": None if isinstance(found, type) else made}
             content = json.dumps(answer).encode()
-        except BaseException as fault:  # what extensions raise when they panic is no Exception
+        except BaseException as fault:  # what an extension raises when it panics is not an Exception
             content = json.dumps({"fault": _words(fault)}).encode()
         answers.write(_framed(content))
         answers.flush()
 
 
 def _words(fault: BaseException) -> str:
-    """A fault in words: its text, behind its type unless that says nothing."""
+    """Says a fault in words: its text, behind its type unless that says nothing."""
     try:
         text = printable(fault)
     except BaseException:
@@ -246,7 +246,7 @@ def _words(fault: BaseException) -> str:
 def limit(computing: float, memory: int) -> None:
     """Sets what this process may take from now on: seconds of computing, and bytes of memory in all.
 
-    Only the soft limits: work that comes to know its size may set them again.
+    These are the soft limits: work that learns its size later may set them again.
     """
     used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
     for name, most in ((resource.RLIMIT_CPU, math.ceil(used + computing)), (resource.RLIMIT_AS, memory)):
@@ -256,12 +256,12 @@ def limit(computing: float, memory: int) -> None:
 
 
 def _received(pipe: BinaryIO) -> bytes:
-    """The next message; nothing at the end of all."""
+    """Returns the next message; nothing at the end of all."""
     return pipe.read(int.from_bytes(pipe.read(HEAD), "little"))
 
 
 def _end_with_the_one_that_asked(held: int) -> None:
-    """Let the system end this process when the other end of a pipe is closed, which it is when its process is gone."""
+    """Lets the system end this process when the other end of a pipe is closed, which it is when its process is gone."""
     fcntl.fcntl(held, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(held, fcntl.F_SETFL, fcntl.fcntl(held, fcntl.F_GETFL) | os.O_ASYNC)
     os.set_blocking(held, False)

@@ -47,7 +47,7 @@ KINDS = {
 
 
 def find(folder: str | Path, name: str) -> Path | None:
-    """The path of a file in a folder; None if nothing of that name is there.
+    """Returns the path of a file in a folder; None if nothing of that name is there.
 
     Raises JaxlvError if the name leads out of the folder, by itself or by a link, and if what is there is not a regular file
     or is larger than LIMITS allows.
@@ -72,7 +72,7 @@ def find(folder: str | Path, name: str) -> Path | None:
 
 
 def read(folder: str | Path, name: str) -> bytes | None:
-    """The content of a file that `find` finds; None if nothing of that name is there."""
+    """Returns the content of a file that `find` finds; None if nothing of that name is there."""
     path = find(folder, name)
     if path is None:
         return None
@@ -101,15 +101,15 @@ def _check_regular(found: os.stat_result, path: Path) -> None:
 
 
 def tensor_files(folder: str | Path) -> list[Path]:
-    """The safetensors files that lie in a folder itself, sorted by name; errors as in `find`."""
+    """Returns the safetensors files that lie in a folder itself, sorted by name; errors as in `find`."""
     names = sorted(entry for entry in _entries(folder) if entry.endswith(TENSORS))
     return [path for name in names if (path := find(folder, name))]
 
 
 def companions(folder: str | Path) -> list[str]:
-    """The names of those files in a folder that a checkpoint made of it takes along.
+    """Returns the names of those files in a folder that go along into a checkpoint made of its model.
 
-    Raises JaxlvError as `find` does, and for any link that leads out of the folder, whatever its name: who put it there
+    Raises JaxlvError as `find` does, and for any link that leads out of the folder, whatever its name: whoever put it there
     may have meant it to be followed.
     """
     for name in sorted(_entries(folder)):
@@ -126,7 +126,7 @@ def _entries(folder: str | Path) -> list[str]:
 
 
 def copy(folder: str | Path, name: str, to: Path) -> None:
-    """Write the content of a file that `find` finds to another folder, under the same name."""
+    """Writes the content of a file that `find` finds to another folder, under the same name."""
     content = read(folder, name)
     if content is not None:
         (to / name).write_bytes(content)
@@ -144,7 +144,7 @@ def told(what: str, where: Any, hint: str | None = None) -> Iterator[None]:
 
 
 def is_panic(fault: BaseException) -> bool:
-    """Whether that is how an extension written in Rust says that it has failed: no Exception, so that few notice."""
+    """Tells whether an extension written in Rust says so that it has failed; it does not raise an Exception."""
     return type(fault).__name__ == "PanicException"
 
 
@@ -152,7 +152,7 @@ def is_panic(fault: BaseException) -> bool:
 
 
 def hub_revision(folder: Path) -> str | None:
-    """The commit of a snapshot in the hub's cache, models--OWNER--NAME/snapshots/COMMIT; None for any other folder."""
+    """Returns the commit of a snapshot in the hub's cache, models--OWNER--NAME/snapshots/COMMIT; None for other folders."""
     is_snapshot = folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--")
     return folder.name if is_snapshot else None
 
@@ -169,7 +169,7 @@ def confine(path: Path, folder: str | Path) -> None:
 
 
 def settings(folder: str | Path, name: str) -> dict[str, Any] | None:
-    """The JSON object in a file that `find` finds, read strictly (`parse`); None if nothing of that name is there."""
+    """Returns the JSON object in a file that `find` finds, read strictly (`parse`); None if nothing is there."""
     content = read(folder, name)
     if content is None:
         return None
@@ -186,7 +186,7 @@ WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "
 
 
 def typed(tree: Mapping[str, Any], name: str, kind: type, where: Any, default: Any = None) -> Any:
-    """The value of a setting, of exactly that type: bool, int, float (for which a whole number will do) or str.
+    """Returns the value of a setting, of exactly that type: bool, int, float (for which a whole number will do) or str.
 
     `default` if it is missing or null. Raises JaxlvError if it is of another type, or text that does not print.
     """
@@ -209,7 +209,7 @@ class Twice(ValueError):
 
 
 def parse(content: bytes) -> Any:
-    """The value of a JSON text in UTF-8.
+    """Returns the value of a JSON text in UTF-8.
 
     Raises ValueError if it is not one, if a key stands twice in an object (Twice), if a number is not finite, or if it is
     nested more than DEEPEST times.

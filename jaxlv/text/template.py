@@ -18,7 +18,7 @@ class Generation(jinja2.ext.Extension):
     tags = {"generation"}  # noqa: RUF012 - as jinja2 has it
 
     def parse(self, parser: Any) -> jinja2.nodes.Node:
-        """The block as a call that gives back what its body writes."""
+        """Makes of the block a call that gives back what its body writes."""
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return jinja2.nodes.CallBlock(self.call_method("_written"), [], [], body).set_lineno(line)
@@ -54,7 +54,7 @@ class Dictionary:
         return dict(*args, **kwargs)
 
     def fromkeys(self, *args: Any) -> dict[Any, Any]:
-        """As Python's own."""
+        """Does what Python's own does."""
         return dict.fromkeys(*args)
 
 
@@ -69,7 +69,7 @@ def _tojson(
 
 
 def render(template: str, prompt: str, names: Mapping[str, str], most: int) -> str:
-    """What a template writes of a user's prompt, up to where the answer begins; `names` are its special tokens.
+    """Returns what a template writes of a user's prompt, up to where the answer begins; `names` are its special tokens.
 
     Raises ValueError if that is more than `most` characters, and whatever the template makes jinja2 raise.
     """

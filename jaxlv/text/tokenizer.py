@@ -33,37 +33,37 @@ class Tokenizer:
         self._worker: apart.Apart | None = None
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text, with nothing added; special tokens that it spells out are read as such."""
+        """Returns the ids of a text, with nothing added; special tokens that it spells out are read as such."""
         found = self._ask("encode", text)
         if not all(type(id) is int and 0 <= id <= MOST_ID for id in found):
             raise JaxlvError("the tokenizer gives ids that are too large", where=self.folder, expected=f"up to {MOST_ID}")
         return found
 
     def first(self, text: str) -> int:
-        """Characters of a text that its first token stands for."""
+        """Returns how many characters of a text its first token stands for."""
         return int(self._ask("first", text))
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids, special tokens spelt out; ids that stand for nothing give nothing."""
+        """Returns the text of ids, special tokens spelt out; ids that stand for nothing give nothing."""
         return str(self._ask("decode", [int(id) for id in ids]))
 
     def texts(self, ids: Iterable[int]) -> list[str]:
-        """The text of each id alone; "" if there is no such token."""
+        """Returns the text of each id alone; "" if there is no such token."""
         return [str(text) for text in self._ask("texts", [int(id) for id in ids])]
 
     def facts(self, phrase: str, ends: Sequence[str]) -> dict[str, Any]:
-        """What becomes of a phrase, how many tokens there are, the largest id, ids that end a text, is there a template."""
+        """Returns what `vocabulary.Reader.facts` finds."""
         return self._ask("facts", phrase, list(ends))
 
     def chat(self, prompt: str) -> str:
-        """A user's message as the chat template writes it, up to where the answer begins."""
+        """Returns a user's message as the chat template writes it, up to where the answer begins."""
         try:
             return str(self._started().ask("chat", prompt))
         except apart.Failure as fault:
             raise JaxlvError(f"the chat template fails ({fault})", where=self.folder) from None
 
     def close(self) -> None:
-        """End the other process; the next question starts one again."""
+        """Ends the other process; the next question starts one again."""
         if self._worker is not None:
             self._worker.close()
         self._worker = None
@@ -84,7 +84,7 @@ class Tokenizer:
 
 
 def open_tokenizer(folder: str | Path) -> Tokenizer | None:
-    """The tokenizer of a model folder; None if it has no tokenizer files. Raises JaxlvError as `foreign.find` does."""
+    """Returns the tokenizer of a model folder; None if it has no tokenizer files. Errors are those of `foreign.find`."""
     folder = Path(folder)
     whole = foreign.read(folder, TOKENIZER)
     names = (SETTINGS, SPECIAL, TEMPLATE) if whole is not None else (VOCABULARY, MERGES, SETTINGS, SPECIAL, ADDED, TEMPLATE)

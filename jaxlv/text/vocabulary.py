@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxlv.storage import foreign
 
-if TYPE_CHECKING:  # imported where they are used: a process for the tokenizer alone starts without jinja2
+if TYPE_CHECKING:  # imported when they are used, so that a process starts fast
     from tokenizers import AddedToken, Tokenizer
 
 TOKENIZER, VOCABULARY, MERGES = "tokenizer.json", "vocab.json", "merges.txt"
@@ -46,24 +46,24 @@ class Reader:
         self.tokenizer.no_padding()
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text, with nothing added; special tokens that it spells out are read as such."""
+        """Returns the ids of a text, with nothing added; special tokens that it spells out are read as such."""
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
     def first(self, text: str) -> int:
-        """Characters of a text that its first token stands for."""
+        """Returns how many characters of a text its first token stands for."""
         return int(self.tokenizer.encode(text, add_special_tokens=False).offsets[0][1])
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids, special tokens spelt out; ids that stand for nothing give nothing."""
+        """Returns the text of ids, special tokens spelt out; ids that stand for nothing give nothing."""
         return self.tokenizer.decode(ids, skip_special_tokens=False)
 
     def texts(self, ids: Sequence[int]) -> list[str]:
-        """The text of each id alone; "" if there is no such token."""
+        """Returns the text of each id alone; "" if there is no such token."""
         return [self.decode([id]) if self.tokenizer.id_to_token(id) else "" for id in ids]
 
     def facts(self, phrase: str, ends: Sequence[str]) -> dict[str, Any]:
-        """What becomes of a phrase, how many tokens there are and the largest id, and the ids of those that end a text: its
-        own, then `ends`, as far as they are there.
+        """Returns a phrase as it is encoded and decoded ("written"), how many "tokens" there are, the "largest" id, the ids
+        that end a text ("ends": its own, then those of `ends` that are there), and whether there is a "template".
         """
         own = _content(self.settings.get("eos_token"))
         found = [self.tokenizer.token_to_id(text) for text in (own, *ends) if text is not None]
@@ -76,7 +76,7 @@ class Reader:
         }
 
     def chat(self, prompt: str) -> str:
-        """A user's message as the template writes it, up to where the answer begins."""
+        """Returns a user's message as the template writes it, up to where the answer begins."""
         from jaxlv.text.template import render
 
         names = {name: content for name in self.settings if name.endswith("_token")
@@ -88,7 +88,7 @@ class Reader:
 
 
 def _object(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
-    """The object in a file, empty if there is no such file; ValueError, with its name, if it is not one."""
+    """Returns the object in a file, an empty one if there is no such file; raises ValueError if it is not an object."""
     try:
         tree = foreign.parse(files.get(name, b"{}"))
     except ValueError as fault:
@@ -99,7 +99,7 @@ def _object(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
 
 
 def _settings(files: Mapping[str, bytes]) -> dict[str, Any]:
-    """tokenizer_config.json; in older models the special tokens have a file of their own."""
+    """Reads tokenizer_config.json; in older models the special tokens have a file of their own."""
     settings = _object(files, SETTINGS)
     for name, allowed in FILES.items():
         if not any(type(settings.get(name)) is type(one) and settings.get(name) == one for one in allowed):
@@ -110,13 +110,13 @@ def _settings(files: Mapping[str, bytes]) -> dict[str, Any]:
 
 
 def _content(token: Any) -> str | None:
-    """The text of a special token, which is a text or an object that holds it."""
+    """Returns the text of a special token, which is a text or an object that holds it."""
     content = token.get("content") if isinstance(token, dict) else token
     return content if isinstance(content, str) else None
 
 
 def _template(files: Mapping[str, bytes], settings: Mapping[str, Any]) -> str | None:
-    """The chat template: a file of its own, or a setting; of several the one named "default"."""
+    """Returns the chat template: a file of its own, or a setting; of several the one named "default"."""
     if TEMPLATE in files:
         return files[TEMPLATE].decode()
     found = settings.get("chat_template")
@@ -139,7 +139,7 @@ def _from_json(files: Mapping[str, bytes]) -> Tokenizer:
 
 
 def _from_vocabulary(files: Mapping[str, bytes], settings: Mapping[str, Any]) -> Tokenizer:
-    """Qwen2's tokenizer, as transformers builds it from vocab.json, merges.txt and the added tokens of its settings."""
+    """Builds Qwen2's tokenizer as transformers does from vocab.json, merges.txt and the added tokens of its settings."""
     from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
     from tokenizers.models import BPE
 
@@ -193,7 +193,7 @@ def _add_tokens(tokenizer: Tokenizer, files: Mapping[str, bytes], settings: Mapp
 
 
 def _special(settings: Mapping[str, Any]) -> list[str]:
-    """The special tokens that the settings name; Qwen2's rule has one for those that they leave out."""
+    """Lists the special tokens that the settings name; Qwen2's rule has one for those that they leave out."""
     named: list[Any] = [settings.get(name, END) for name in ("eos_token", "unk_token", "pad_token")]
     named += [settings.get("bos_token")]
     for name in ("additional_special_tokens", "extra_special_tokens"):
