@@ -3,104 +3,115 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import json
 import tomllib
-import types
-import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from jaxlv.errors import JaxlvError
+from jaxlv.settings import (
+    AXIS,
+    PATH,
+    SEEDS,
+    Between,
+    Entries,
+    Items,
+    Number,
+    Settings,
+    Text,
+    build_config,
+    setting,
+)
 
 Dtype = Literal["float32", "bfloat16"]
 Kernel = Literal["xla", "blocked", "cudnn"]
-SINKS = ("tensorboard", "wandb", "mlflow")
+Sink = Literal["tensorboard", "wandb", "mlflow"]
 LARGEST_CONFIG = 1 << 20  # bytes of a config file
 MOST_EXTENDED = 20  # config files that extend each other
 DEEPEST = 20  # levels of sections and lists
 GRID = "grid"  # the section of a config that `jaxlv sweep` reads
 STAGE = "stage"  # and the one that tells `jaxlv reproduce` what a stage is; a sweep takes its `skip`
 
+COUNT, COUNT_OR_NONE = Between(1, AXIS), Between(0, AXIS)
+SHARE, ROOM = Between(0, 1), Between(0, 1, below=True)
+IDS = Items(Between(-(2**63), 2**63 - 1))  # of series: 64 bits
+FLOPS = Between(0, 1e30)  # a thousand times what any model has cost
+
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Settings, section="data"):
     """Which series, and how they are split."""
 
-    path: str = ""  # HDF5, CSV or NumPy file; "" = simulate `preset`
-    preset: str = "course"  # simulator preset used where path is empty
-    simulate: int = 1000  # number of series to simulate
-    seed: int = 42  # of the simulation and of the split
-    split: Literal["fractions", "xu", "rai", "mao", "liu"] = "fractions"  # by the fractions below, or as a report has it
-    fractions: tuple[float, ...] = (0.70, 0.15, 0.15)  # train, validation, test
-    bad_series: Literal["error", "drop"] = (
-        "error"  # with NaN, infinite or negative values: refuse the file, or leave them out
+    path: str = setting("", 'HDF5, CSV or NumPy file; "" = simulate data.preset', PATH)
+    preset: str = setting("course", "simulator preset used if data.path is empty", Text())
+    simulate: int = setting(1000, "number of series to simulate", Between(1, AXIS))
+    seed: int = setting(42, "of the simulation and of the split", Between(0, SEEDS))
+    split: Literal["fractions", "xu", "rai", "mao", "liu"] = setting("fractions", "by data.fractions, or as a report has it")
+    fractions: tuple[float, ...] = setting((0.70, 0.15, 0.15), "train, validation, test", Items(SHARE, 3, 3))
+    bad_series: Literal["error", "drop"] = setting("error", "NaN, infinite or negative: refuse the file, or leave them out")
+    train_share: float = setting(
+        1.0, "of the training series that are used: the first of the split's order", Between(0, 1, above=True)
     )
-    train_share: float = 1.0  # of the training series that are used: the first of the split's order
-    stratify: bool = False  # split within regimes
-    train_ids: tuple[int, ...] = ()  # explicit ids; given for one share, they must be given for all three
-    validation_ids: tuple[int, ...] = ()
-    test_ids: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        if not 0 < self.train_share <= 1:
-            raise JaxlvError("must be in (0, 1]", where="data.train_share", found=self.train_share)
+    stratify: bool = setting(False, "split within regimes")
+    train_ids: tuple[int, ...] = setting((), "explicit ids; given for one share, they must be given for all three", IDS)
+    validation_ids: tuple[int, ...] = setting((), "explicit ids, as data.train_ids", IDS)
+    test_ids: tuple[int, ...] = setting((), "explicit ids, as data.train_ids", IDS)
 
 
 @dataclass(frozen=True)
-class CodecConfig:
+class CodecConfig(Settings, section="codec"):
     """How numbers become text."""
 
-    scale: str = "context"  # context | xu | rai | mao | liu
-    headroom: float = 0.5  # share of the range left free above the context's maximum (scale = "context")
-    headrooms: tuple[float, ...] = ()  # several: training windows draw one each, and samples are shared out among them
-    decimals: int = 2
-    parsing: Literal["steps", "position"] = "steps"  # position: a report's error, by which a lost delimiter shifts the rest
+    scale: Literal["context", "xu", "rai", "mao", "liu"] = setting("context", "how raw values are scaled")
+    headroom: float = setting(0.5, 'share of the range left free above the context\'s maximum (scale = "context")', ROOM)
+    headrooms: tuple[float, ...] = setting(
+        (), "several: training windows draw one each, and samples are shared out among them", Items(ROOM, 0, 1000)
+    )
+    decimals: int = setting(2, "digits behind the point", Between(1, 6))
+    parsing: Literal["steps", "position"] = setting(
+        "steps", "position: a report's error, by which a lost delimiter shifts the rest"
+    )
 
 
 @dataclass(frozen=True)
-class WindowConfig:
+class WindowConfig(Settings, section="windows"):
     """How a series' tokens become training windows."""
 
-    length: int = 512  # tokens
-    stride: int = 256  # tokens between window starts
-    align: Literal["step", "token"] = "step"  # move starts forward to the next time step, or cut anywhere
-    partial: Literal["drop", "pad"] = "pad"  # the last, shorter window of a series
-    side: Literal["right", "left"] = "right"  # of the padding; positions make both give the same logits
-    pads: Literal["ignored", "counted"] = "ignored"  # counted: an error of two reports, padding that is seen and predicted
-    context_steps: tuple[int, ...] = (20, 80)  # the training scale is fitted on a context drawn from this range
+    length: int = setting(512, "tokens", Between(2, AXIS))
+    stride: int = setting(256, "tokens between window starts", COUNT)
+    align: Literal["step", "token"] = setting("step", "move starts forward to the next time step, or cut anywhere")
+    partial: Literal["drop", "pad"] = setting("pad", "the last, shorter window of a series")
+    side: Literal["right", "left"] = setting("right", "of the padding; positions make both give the same logits")
+    pads: Literal["ignored", "counted"] = setting(
+        "ignored", "counted: an error of two reports, padding that is seen and predicted"
+    )
+    context_steps: tuple[int, ...] = setting(
+        (20, 80), "[least, most] steps: the training scale is fitted on a context drawn from this range", Items(COUNT, 2, 2)
+    )
 
-    def __post_init__(self) -> None:
-        for name, least in (("length", 2), ("stride", 1)):
-            if getattr(self, name) < least:
-                raise JaxlvError(f"must be at least {least}", where=f"windows.{name}", found=getattr(self, name))
-        if len(self.context_steps) != 2 or not 1 <= self.context_steps[0] <= self.context_steps[1]:
-            expected = "[least, most] steps, 1 or more"
-            raise JaxlvError("not a range", where="windows.context_steps", expected=expected, found=list(self.context_steps))
+    def agree(self) -> None:
+        if not self.context_steps[0] <= self.context_steps[1]:
+            raise JaxlvError(
+                "not a range", where="windows.context_steps", expected="[least, most]", found=list(self.context_steps)
+            )
         if self.pads == "counted" and self.side == "left":
             raise JaxlvError('needs windows.side = "right"', where='windows.pads = "counted"', found="left")
 
 
 @dataclass(frozen=True)
-class LoraConfig:
+class LoraConfig(Settings, section="lora"):
     """Which low-rank paths are laid over the base, and what else trains."""
 
-    rank: int = 4
-    alpha: float = 0.0  # 0 = rank, as in the assignment
-    targets: tuple[str, ...] = ("q_proj", "v_proj")
-    dropout: float = 0.0
-    rslora: bool = False  # scale alpha / sqrt(rank) instead of alpha / rank
-    head: Literal["frozen", "bias", "full"] = "bias"  # what of the LM head trains beside A and B
-    init: str = ""  # folder of an adapter in PEFT's format to begin from; "" = A at random, B zero
-
-    def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise JaxlvError("must be at least 1", where="lora.rank", found=self.rank)
-        if not 0 <= self.dropout < 1:
-            raise JaxlvError("must be in [0, 1)", where="lora.dropout", found=self.dropout)
+    rank: int = setting(4, "rank of A and B", Between(1, 2**20))  # no matrix of a model has so many rows
+    alpha: float = setting(0.0, "0 = rank, as in the assignment", Between(0, 1e9))
+    targets: tuple[str, ...] = setting(("q_proj", "v_proj"), "projections that are adapted", Items(Text(20), 0, 100))
+    dropout: float = setting(0.0, "share of the inputs of A left out in training", Between(0, 1, below=True))
+    rslora: bool = setting(False, "scale alpha / sqrt(rank) instead of alpha / rank")
+    head: Literal["frozen", "bias", "full"] = setting("bias", "what of the LM head trains beside A and B")
+    init: str = setting("", 'folder of an adapter in PEFT\'s format to begin from; "" = A at random, B zero', PATH)
 
     @property
     def scaling(self) -> float:
@@ -110,148 +121,125 @@ class LoraConfig:
 
 
 @dataclass(frozen=True)
-class ModelSettings:
+class ModelSettings(Settings, section="model"):
     """Which base, and how it computes."""
 
-    path: str = "embedded"  # a Hugging Face folder, a hub id, or "embedded"
-    revision: str = ""  # of a hub id: a commit, tag or branch; "" = the newest
-    dtype: Dtype = "float32"  # of the frozen weights and the matrix products
-    attention: Kernel = "xla"  # blocked: XLA, without the scores that the mask hides
-    loss: Literal["vocabulary", "alphabet"] = "vocabulary"  # cross-entropy over all tokens or the 13 symbols
-    deterministic: bool = False  # on a GPU: the same bits from run to run, more slowly; a CPU gives them anyway
+    path: str = setting("embedded", 'a Hugging Face folder, a hub id, or "embedded"', PATH)
+    revision: str = setting("", 'of a hub id: a commit, tag or branch; "" = the newest', Text())
+    dtype: Dtype = setting("float32", "of the frozen weights and the matrix products")
+    attention: Kernel = setting("xla", "blocked: XLA, without the scores that the mask hides")
+    loss: Literal["vocabulary", "alphabet"] = setting("vocabulary", "cross-entropy over all tokens or the 13 symbols")
+    deterministic: bool = setting(False, "on a GPU: the same bits from run to run, more slowly; a CPU gives them anyway")
 
 
 @dataclass(frozen=True)
-class OptimizerConfig:
+class OptimizerConfig(Settings, section="optimizer"):
     """The optimiser and its schedule."""
 
-    name: Literal["adam", "adamw", "muon"] = "adam"  # muon: matrices by Muon, vectors by AdamW
-    learning_rate: float = 1e-5
-    schedule: Literal["constant", "cosine", "onecycle"] = "constant"
-    warmup_steps: int = 0
-    final_fraction: float = 0.0  # learning rate at the end, as a share of the peak (cosine)
-    weight_decay: float = 0.0  # adamw and muon; on matrices, never on biases
-    vector_rate: float = 1.0  # muon only: the learning rate of vectors, as a share of the matrices'
-    clip_norm: float = 0.0  # 0 = no clipping
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
+    name: Literal["adam", "adamw", "muon"] = setting("adam", "muon: matrices by Muon, vectors by AdamW")
+    learning_rate: float = setting(1e-5, "at its peak", Between(0, 1000, above=True))
+    schedule: Literal["constant", "cosine", "onecycle"] = setting("constant", "of the learning rate")
+    warmup_steps: int = setting(0, "steps of a linear warm-up", Between(0, AXIS))
+    final_fraction: float = setting(0.0, "learning rate at the end, as a share of the peak (cosine)", SHARE)
+    weight_decay: float = setting(0.0, "adamw and muon; on matrices, never on biases", Between(0, 1000))
+    vector_rate: float = setting(
+        1.0, "muon only: the learning rate of vectors, as a share of the matrices'", Between(0, 1000)
+    )
+    clip_norm: float = setting(0.0, "greatest norm of the gradients; 0 = no clipping", Between(0, 1e9))
+    b1: float = setting(0.9, "decay of the mean of the gradients", Between(0, 1, below=True))
+    b2: float = setting(0.999, "decay of the mean of their squares", Between(0, 1, below=True))
+    eps: float = setting(1e-8, "added to the root of that mean; 0 would divide by 0", Between(0, 1, above=True))
 
-    def __post_init__(self) -> None:
-        if self.learning_rate <= 0:
-            raise JaxlvError("must be positive", where="optimizer.learning_rate", found=self.learning_rate)
+    def agree(self) -> None:
         if self.weight_decay and self.name == "adam":
             raise JaxlvError('needs optimizer.name = "adamw" or "muon"', where="optimizer.weight_decay", found="adam")
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Settings, section="train"):
     """How long, how often, how many at once."""
 
-    steps: int = 1000  # optimiser steps
-    batch_size: int = 4  # windows per micro-batch
-    accumulate: int = 1  # micro-batches per optimiser step
-    seed: int = 0  # of the adapters, the order of windows, dropout
-    log_every: int = 10
-    validate_every: int = 200  # steps; 0 = never
-    validation_windows: int = 64  # at most
-    forecast_series: int = 8  # validation series forecast at each validation; 0 = none
-    forecast_context: int = 0  # time steps that these are given; 0 = the evaluation's
-    forecast_horizon: int = 0  # time steps that they forecast; 0 = the evaluation's
-    mean: Literal["tokens", "examples"] = "tokens"  # examples: a report's error, batch means over the number of windows
-    checkpoint_every: int = 200
-    select: Literal["loss", "forecast"] = "loss"  # what "best" means
-    sinks: tuple[str, ...] = ()  # where metrics go beside metrics.jsonl: tensorboard, wandb, mlflow
-    skip_nonfinite: int = 0  # steps that are skipped where loss or gradient is not finite; the next one ends the run
-    halve_on_oom: bool = False  # out of memory: half the batch, accumulated twice as often, instead of an end
+    steps: int = setting(1000, "optimiser steps", COUNT)
+    batch_size: int = setting(4, "windows per micro-batch", COUNT)
+    accumulate: int = setting(1, "micro-batches per optimiser step", COUNT)
+    seed: int = setting(0, "of the adapters, the order of windows, dropout", Between(0, SEEDS))
+    log_every: int = setting(10, "steps", COUNT)
+    validate_every: int = setting(200, "steps; 0 = never", COUNT_OR_NONE)
+    validation_windows: int = setting(64, "at most", COUNT)
+    forecast_series: int = setting(8, "validation series forecast at each validation; 0 = none", COUNT_OR_NONE)
+    forecast_context: int = setting(0, "time steps that these are given; 0 = the evaluation's", COUNT_OR_NONE)
+    forecast_horizon: int = setting(0, "time steps that they forecast; 0 = the evaluation's", COUNT_OR_NONE)
+    mean: Literal["tokens", "examples"] = setting(
+        "tokens", "examples: a report's error, batch means over the number of windows"
+    )
+    checkpoint_every: int = setting(200, "steps", COUNT)
+    select: Literal["loss", "forecast"] = setting("loss", 'what "best" means')
+    sinks: tuple[Sink, ...] = setting((), "where metrics go beside metrics.jsonl", Items(None, 0, 3))
+    skip_nonfinite: int = setting(
+        0, "steps that are skipped if loss or gradient is not finite; the next one ends the run", COUNT_OR_NONE
+    )
+    halve_on_oom: bool = setting(False, "out of memory: half the batch, accumulated twice as often, instead of an end")
 
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "log_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise JaxlvError("must be at least 1", where=f"train.{name}", found=getattr(self, name))
-        for name in self.sinks:
-            if name not in SINKS:
-                raise JaxlvError("unknown sink", where="train.sinks", expected=", ".join(SINKS), found=name)
-        if self.skip_nonfinite < 0:
-            raise JaxlvError("must not be negative", where="train.skip_nonfinite", found=self.skip_nonfinite)
+    def agree(self) -> None:
         if self.select == "forecast" and not self.forecast_series:
             raise JaxlvError("needs train.forecast_series > 0", where='train.select = "forecast"')
 
 
 @dataclass(frozen=True)
-class SamplingConfig:
+class SamplingConfig(Settings, section="sampling"):
     """How tokens are drawn; Qwen's own generation defaults are never applied behind the user's back."""
 
-    temperature: float = 1.0  # 0 = greedy
-    top_k: int = 0  # 0 = all
-    top_p: float = 1.0
-    repetition_penalty: float = 1.0
-    grammar: bool = True  # mask the logits so that every sample parses
-
-    def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise JaxlvError("must be 0 (greedy) or positive", where="sampling.temperature", found=self.temperature)
-        if not 0 < self.top_p <= 1:
-            raise JaxlvError("must be in (0, 1]", where="sampling.top_p", found=self.top_p)
-        if self.top_k < 0:
-            raise JaxlvError("must be 0 (all) or positive", where="sampling.top_k", found=self.top_k)
-        if self.repetition_penalty <= 0:
-            raise JaxlvError("must be positive", where="sampling.repetition_penalty", found=self.repetition_penalty)
+    # Divided by less, or multiplied by more, logits could leave the range of float32.
+    temperature: float = setting(1.0, "0 = greedy", Between(1e-6, 1e6, also=(0,)))
+    top_k: int = setting(0, "only the most probable tokens; 0 = all", COUNT_OR_NONE)
+    top_p: float = setting(
+        1.0, "only the most probable tokens that have this probability together", Between(0, 1, above=True)
+    )
+    repetition_penalty: float = setting(1.0, "on tokens that have been seen; 1 = none", Between(1e-3, 1e3))
+    grammar: bool = setting(True, "mask the logits so that every sample parses")
 
 
 @dataclass(frozen=True)
-class EvaluateConfig:
+class EvaluateConfig(Settings, section="evaluate"):
     """The protocol of forecasts and their measures."""
 
-    context: int = 50  # time steps given
-    horizon: int = 50  # time steps forecast
-    samples: int = 20  # trajectories per series
-    series: int = 0  # at most this many test series; 0 = all
-    seed: int = 0
-    batch_series: int = 8  # series decoded together
-    unmasked_samples: int = 4  # samples per series drawn without the grammar, to count how many parse; 0 = none
-
-    def __post_init__(self) -> None:
-        for name in ("context", "horizon", "samples", "batch_series"):
-            if getattr(self, name) < 1:
-                raise JaxlvError("must be at least 1", where=f"evaluate.{name}", found=getattr(self, name))
-        if self.unmasked_samples < 0:
-            raise JaxlvError("must not be negative", where="evaluate.unmasked_samples", found=self.unmasked_samples)
+    context: int = setting(50, "time steps given", COUNT)
+    horizon: int = setting(50, "time steps forecast", COUNT)
+    samples: int = setting(20, "sampled trajectories per series", COUNT)
+    series: int = setting(0, "at most this many test series; 0 = all", COUNT_OR_NONE)
+    seed: int = setting(0, "of the samples", Between(0, SEEDS))
+    batch_series: int = setting(8, "series decoded together", COUNT)
+    unmasked_samples: int = setting(
+        4, "samples per series drawn without the grammar, to count how many parse; 0 = none", COUNT_OR_NONE
+    )
 
 
 @dataclass(frozen=True)
-class BudgetConfig:
+class BudgetConfig(Settings, section="budget"):
     """A FLOP budget, kept in a ledger; what does not fit is not run."""
 
-    flops: float = 0.0  # 0 = no budget
-    convention: str = "exact"  # what a FLOP is: a name of jaxlv.flops.CONVENTIONS
-    held_back: float = 0.0  # FLOPs kept for the evaluation
-    phase: str = "final"  # what this run is part of
-    phases: dict = field(default_factory=dict)  # FLOPs that each phase may spend, by name
-    ledger: str = ""  # file that several runs share, seen from the run folder; "" = ledger.jsonl in it
-
-    def __post_init__(self) -> None:
-        if self.flops < 0:
-            raise JaxlvError("must not be negative", where="budget.flops", found=self.flops)
-        for name, value in self.phases.items():
-            if not isinstance(value, (int, float)) or value < 0:
-                raise JaxlvError("must be a number of FLOPs", where=f"budget.phases.{name}", found=repr(value))
+    flops: float = setting(0.0, "0 = no budget", FLOPS)
+    convention: str = setting("exact", "what a FLOP is: a name of jaxlv.flops.CONVENTIONS", Text())
+    held_back: float = setting(0.0, "FLOPs kept for the evaluation", FLOPS)
+    phase: str = setting("final", "what this run is part of", Text())
+    phases: dict[str, Number] = setting(dict, "FLOPs that each phase may spend, by name", Entries(FLOPS))
+    ledger: str = setting("", 'file that several runs share, seen from the run folder; "" = ledger.jsonl in it', PATH)
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(Settings):
     """Everything that defines a run; `jaxlv train` saves it resolved as config.toml in the run folder."""
 
-    data: DataConfig = field(default_factory=DataConfig)
-    codec: CodecConfig = field(default_factory=CodecConfig)
-    windows: WindowConfig = field(default_factory=WindowConfig)
-    model: ModelSettings = field(default_factory=ModelSettings)
-    lora: LoraConfig = field(default_factory=LoraConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
-    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    data: DataConfig = setting(DataConfig, "which series")
+    codec: CodecConfig = setting(CodecConfig, "how numbers become text")
+    windows: WindowConfig = setting(WindowConfig, "how text becomes training windows")
+    model: ModelSettings = setting(ModelSettings, "which base")
+    lora: LoraConfig = setting(LoraConfig, "what is laid over it")
+    optimizer: OptimizerConfig = setting(OptimizerConfig, "how it trains")
+    train: TrainConfig = setting(TrainConfig, "how long")
+    sampling: SamplingConfig = setting(SamplingConfig, "how tokens are drawn")
+    evaluate: EvaluateConfig = setting(EvaluateConfig, "what is measured")
+    budget: BudgetConfig = setting(BudgetConfig, "what it may cost")
 
 
 # ------------------------------------------------------------------------------------------------ reading
@@ -342,48 +330,6 @@ def override(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
         except (ValueError, RecursionError):
             node[key] = value.strip()
     return tree
-
-
-def build_config(cls: type, tree: Mapping[str, Any], where: Any = "config", prefix: str = "") -> Any:
-    """A frozen dataclass from nested mappings; an unknown key or a value of the wrong type is an error that names it."""
-    if not isinstance(tree, Mapping):
-        raise JaxlvError(f"[{prefix.rstrip('.')}] must be a section", where=where, found=repr(tree))
-    hints = _hints(cls)
-    for key in tree:
-        if key not in hints:
-            near = difflib.get_close_matches(key, hints, n=1)
-            hint = f"did you mean {prefix}{near[0]}?" if near else f"known keys: {', '.join(hints)}"
-            raise JaxlvError(f"unknown key {prefix}{key}", where=where, hint=hint)
-    return cls(**{key: _convert(value, hints[key], where, prefix + key) for key, value in tree.items()})
-
-
-@functools.cache
-def _hints(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
-
-
-def _convert(value: Any, hint: Any, where: Any, name: str) -> Any:
-    def wrong(expected: str) -> JaxlvError:
-        return JaxlvError(f"{name} has the wrong type", where=where, expected=expected, found=repr(value))
-
-    if dataclasses.is_dataclass(hint):
-        return build_config(typing.cast(type, hint), value, where, f"{name}.")
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        if value not in arguments:
-            raise JaxlvError(f"{name}", where=where, expected=" or ".join(map(repr, arguments)), found=repr(value))
-        return value
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise wrong("a list")
-        return tuple(_convert(item, arguments[0], where, f"{name}[{i}]") for i, item in enumerate(value))
-    if origin in (typing.Union, types.UnionType):
-        return None if value is None else _convert(value, arguments[0], where, name)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise wrong(hint.__name__)
-    return value
 
 
 def config_tree(config: Any) -> dict[str, Any]:

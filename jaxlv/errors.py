@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 LONGEST = 300  # characters of one part of a message
 WHOLE = 800  # and of the message
 
@@ -56,3 +58,19 @@ class JaxlvError(Exception):
         if hint:
             parts.append(printable(hint))
         super().__init__(printable("; ".join(parts), WHOLE))
+
+
+class NotFinite(JaxlvError):
+    """Numbers that a model made are NaN or infinite: what they are in words, and where. It ends every program."""
+
+    def __init__(self, numbers: str, where: Any):
+        self.numbers = numbers
+        hint = "its weights or adapters hold such values, or overflow: check them, or compute in float32"
+        super().__init__(f"{numbers} are not finite", where=where, hint=hint)
+
+
+def all_finite(values: Any, numbers: str, where: Any) -> Any:
+    """Returns `values`, an array or a number; raises NotFinite if one of them is NaN or infinite."""
+    if not np.isfinite(values).all():
+        raise NotFinite(numbers, where)
+    return values

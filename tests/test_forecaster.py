@@ -228,7 +228,7 @@ def test_samples_are_in_raw_units(forecaster, series):
 
 @pytest.mark.parametrize("context", [0, 17])
 def test_a_context_that_is_not_in_the_series_is_refused(context, forecaster, series):
-    with pytest.raises(JaxlvError, match=f"expected 1 to 16 steps; found {context}"):
+    with pytest.raises(JaxlvError, match=rf"context.*found {context}$"):
         forecaster(series, context, HORIZON, SAMPLES)
 
 

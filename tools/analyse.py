@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from jaxlv.analysis import analyses, anatomy, logits
-from jaxlv.config import EvaluateConfig
+from jaxlv.config import CodecConfig, EvaluateConfig
 from jaxlv.data import series
 from jaxlv.data.series import SeriesSet
-from jaxlv.errors import JaxlvError
+from jaxlv.errors import JaxlvError, NotFinite
 from jaxlv.forecasting.evaluate import plain, protocol, truth_of
 from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.model.weights import base_of
@@ -38,10 +38,11 @@ from jaxlv_tools.console import (
     add_protocol,
     describe,
     held_series,
+    option,
     parse_ids,
-    positive,
     program,
     versions,
+    whole,
 )  # fmt: skip
 
 SERIES, SHOWN = 16, 972  # the series whose text is read back, where the data have it: the one that a report shows
@@ -53,11 +54,10 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("--data", type=Path, help="series file (default: the run's own)")
     parser.add_argument("--series", type=parse_ids, help="ids such as 3,7 or 850-999 (default: the test series)")
-    parser.add_argument("--max-series", type=positive, default=SERIES, help=f"at most so many of them (default {SERIES})")
+    parser.add_argument("--max-series", type=whole(), default=SERIES, help=f"at most so many of them (default {SERIES})")
     add_protocol(parser)
-    parser.add_argument(
-        "--headroom", type=float, help="of the scale that series are written in; 0 puts its top at the context's maximum"
-    )
+    words = "of the scale that series are written in; 0 puts its top at the context's maximum"
+    parser.add_argument("--headroom", **option(CodecConfig, "headroom", words))
     parser.add_argument("--out", type=Path, help="folder for analyses.json, the tables, figures and report.html")
     return parser
 
@@ -100,6 +100,8 @@ def analyse(
         print(f"{number}/{len(parts)} {name}", flush=True)
         try:
             found[name] = compute()
+        except NotFinite:
+            raise
         except JaxlvError as fault:
             found["left_out"][name] = str(fault)
             print(f"left out: {fault}", flush=True)

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import fields, replace
 from pathlib import Path
 
-from jaxlv.config import CodecConfig, RunConfig
+from jaxlv.config import CodecConfig, ModelSettings, RunConfig
 from jaxlv.data import series
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError
@@ -16,6 +16,7 @@ from jaxlv.model.weights import resolve
 from jaxlv.runs import run, sources
 from jaxlv.storage.foreign import hub_revision
 from jaxlv.text.codec import Codec
+from jaxlv_tools.console import option
 
 TEXT = ("scale", "decimals")
 
@@ -23,9 +24,10 @@ TEXT = ("scale", "decimals")
 def add_bare(parser: argparse.ArgumentParser) -> None:
     """--adapter, --scale, --decimals, --dtype and --revision, for a model that is no run."""
     parser.add_argument("--adapter", type=Path, metavar="DIR", help="an adapter in PEFT's format, laid over a bare model")
-    parser.add_argument("--scale", help="scale rule of a bare model (default: the adapter's, or context)")
-    parser.add_argument("--decimals", type=int, help="decimals of a bare model's text (default: the adapter's, or 2)")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of a bare model")
+    for name, words in (("scale", "scale rule (default: the adapter's, or context)"),
+                        ("decimals", "decimals of the text (default: the adapter's, or 2)")):  # fmt: skip
+        parser.add_argument(f"--{name}", **option(CodecConfig, name, f"of a bare model: {words}"))
+    parser.add_argument("--dtype", default="float32", **option(ModelSettings, "dtype", "of a bare model"))
     parser.add_argument("--revision", default="", help="of a hub id: a commit, tag or branch")
 
 

@@ -32,7 +32,7 @@ from jaxlv.report import comparison
 from jaxlv.report.reported import entry
 from jaxlv.runs import billing, run
 from jaxlv.storage.files import remove_unfinished, write_json, write_text
-from jaxlv_tools.console import begun_folder, describe, program, versions
+from jaxlv_tools.console import begun_folder, describe, program, versions, whole
 from jaxlv_tools.parts import baseline_rows, draw, drawings, forecast_part
 from jaxlv_tools.train import train
 
@@ -47,7 +47,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--config", type=Path, help="how the base is tuned (default configs/compare.toml)")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a setting of the config")
     parser.add_argument("--protocols", default=",".join(PROTOCOLS), help=f"some of {', '.join(PROTOCOLS)}")
-    parser.add_argument("--max-series", type=int, help="at most so many series of each part: for a quick look")
+    parser.add_argument("--max-series", type=whole(), help="at most so many series of each part: for a quick look")
     parser.add_argument("--tuned-only", action="store_true", help="leave the untuned model out, which halves the forecasts")
     parser.add_argument("--resume", action="store_true", help="go on in DIR: finished runs and parts are kept")
     return parser
@@ -58,7 +58,7 @@ def tuned_run(
 ) -> run.FinishedRun:
     """The run of a protocol's own split in `folder`; trained, or trained to its end, where it is not there yet."""
     if scale:
-        config = replace(config, codec=replace(config.codec, scale=scale))
+        config = replace(config, codec=replace(config.codec, scale=scale))  # type: ignore[arg-type]
     split = protocol.split(data.ids_N)
     train_ids, validation_ids, test_ids = (tuple(ids.tolist()) for ids in split.parts().values())
     shares = replace(config.data, train_ids=train_ids, validation_ids=validation_ids, test_ids=test_ids)

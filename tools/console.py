@@ -12,18 +12,23 @@ import re
 import subprocess
 import sys
 import time
+import typing
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
-from jaxlv.errors import JaxlvError, JaxlvWarning, printable
+from jaxlv.config import EvaluateConfig, SamplingConfig
+from jaxlv.errors import WHOLE, JaxlvError, JaxlvWarning, printable
 from jaxlv.runs.interrupts import Interrupted, Stopped, Stops
+from jaxlv.settings import AXIS, Between, statements
 from jaxlv.storage.files import new_folder, remove_unfinished
 from jaxlv_tools import streams
 
 PACKAGES = ("jaxlv", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "safetensors", "tokenizers", "diffrax")
+NUMBERS_OF_SAMPLING = ("temperature", "top_k", "top_p", "repetition_penalty")
 
 
 def program(arguments: Callable[[], argparse.ArgumentParser], prints: bool = False) -> Callable:
@@ -249,7 +254,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the line and exit with code 2."""
-        self.exit(2, f"{self.prog}: {printable(message)}; {self.prog} --help tells the options\n")
+        self.exit(2, f"{self.prog}: {printable(message, WHOLE)}; {self.prog} --help tells the options\n")
 
 
 def describe(verb: str, text: str | None) -> argparse.ArgumentParser:
@@ -276,47 +281,64 @@ def parse_ids(text: str) -> list[int]:
     return ids
 
 
-def parse_temperatures(text: str) -> tuple[float, ...]:
-    """Temperatures from "0.5,0.7,1"."""
-    try:
-        found = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        found = ()
-    if not found or not all(0 <= temperature < float("inf") for temperature in found):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of temperatures such as 0.5,0.7,1")
-    return found
+def option(cls: type, name: str, words: str = "") -> dict[str, Any]:
+    """What `add_argument` takes for a setting: a type that refuses what the setting does, or its choices, and its words."""
+    statement = statements(cls)[name]
+    words = (words or statement.words).replace("%", "%%")
+    if typing.get_origin(statement.kind) is Literal:
+        return {"choices": typing.get_args(statement.kind), "help": words}
+    assert isinstance(statement.allowed, Between)
+    return {"type": NumberType(statement.kind, statement.allowed), "help": words}
+
+
+def whole(least: int = 1, most: int = AXIS) -> NumberType:
+    """The type of an option that is a whole number."""
+    return NumberType(int, Between(least, most))
+
+
+@dataclass(frozen=True)
+class NumberType:
+    """The type of an option that is a number, or with `several` a list of them with commas between."""
+
+    kind: type
+    allowed: Between
+    several: bool = False
+
+    def __call__(self, text: str) -> Any:
+        """The number, or a tuple of them; argparse prints the error as one line."""
+        if self.several:
+            return tuple(map(self.one, text.split(",")))
+        return self.one(text)
+
+    def one(self, text: str) -> Any:
+        """One number."""
+        try:
+            value = self.kind(text)
+        except ValueError:
+            value = None
+        if value is None or not self.allowed.holds(value):
+            raise argparse.ArgumentTypeError(f"{printable(repr(text), 80)} is not {self.allowed.words(self.kind)}")
+        return value
 
 
 def add_protocol(parser: argparse.ArgumentParser) -> None:
     """--context, --horizon, --samples and --seed; unset, the run's own evaluation settings hold."""
-    parser.add_argument("--context", type=positive, help="time steps given")
-    parser.add_argument("--horizon", type=positive, help="time steps forecast")
-    parser.add_argument("--samples", type=positive, help="sampled trajectories per series")
-    parser.add_argument("--seed", type=int, help="of the samples")
+    for name in ("context", "horizon", "samples", "seed"):
+        parser.add_argument(f"--{name}", **option(EvaluateConfig, name))
 
 
 def add_sampling(parser: argparse.ArgumentParser, grammar: bool = True) -> None:
     """The sampling settings, with or without that of the number grammar; unset, the run's own hold."""
-    parser.add_argument("--temperature", type=float, help="0 = greedy")
-    parser.add_argument("--top-k", type=int, help="0 = all")
-    parser.add_argument("--top-p", type=float)
-    parser.add_argument("--repetition-penalty", type=float, help="1 = none")
+    for name in NUMBERS_OF_SAMPLING:
+        parser.add_argument(f"--{name.replace('_', '-')}", **option(SamplingConfig, name))
     if grammar:
         parser.add_argument("--no-grammar", action="store_true", help="do not mask the logits by the number grammar")
 
 
 def sampling_of(options: argparse.Namespace) -> dict[str, Any]:
     """The sampling settings that the arguments name."""
-    names = ("temperature", "top_k", "top_p", "repetition_penalty")
-    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    given = {name: getattr(options, name) for name in NUMBERS_OF_SAMPLING if getattr(options, name) is not None}
     return given | ({"grammar": False} if getattr(options, "no_grammar", False) else {})
-
-
-def positive(text: str) -> int:
-    """A whole number of at least 1."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
 
 
 def begun_folder(path: Path, part: str, resume: bool) -> bool:

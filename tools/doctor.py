@@ -20,16 +20,15 @@ import numpy as np
 from jaxlv.config import RunConfig, load_config
 from jaxlv.errors import JaxlvError
 from jaxlv.lora import overlay
+from jaxlv.memory import GIB, device_memory
 from jaxlv.model import weights
 from jaxlv.model.config import ModelConfig
-from jaxlv.model.qwen2 import Qwen2
-from jaxlv.runs import billing
-from jaxlv.runs.devices import check_kernel, device_memory
+from jaxlv.runs import billing, sources
+from jaxlv.runs.devices import check_kernel
 from jaxlv.steps.train import init_state, make_optimizer, make_train_step
 from jaxlv.text.tokens import Windows, load_alphabet
 from jaxlv_tools.console import describe, program, versions
 
-GIB = 2**30
 KERNELS = {
     "xla": "XLA's own kernels (jaxlv.model.attention.attend)",
     "blocked": "XLA's own kernels, block by block (training and prefill; decoding runs on xla)",
@@ -47,7 +46,7 @@ def arguments() -> argparse.ArgumentParser:
 def step_memory(config: RunConfig) -> tuple[int, int, int]:
     """(bytes of weights, bytes of optimiser and adapters, bytes of temporaries) of the training step, as XLA plans it."""
     base = weights.base_of(config.model)
-    model = Qwen2(ModelConfig.from_folder(base), jnp.dtype(config.model.dtype), config.model.attention)
+    model = sources.architecture_of(config.model, base)
     t, length = config.train, config.windows.length
     shapes = weights.unflatten(weights.abstract_params(model), model)
 
@@ -101,6 +100,7 @@ def main(options: argparse.Namespace) -> None:
     config = load_config(options.config, options.set)
     check_kernel(config.model.attention)
     print(f"{'attention':<18} {KERNELS[config.model.attention]}")
+    sources.check_fits([config])  # XLA would plan for long what cannot be
     held, trained, temporary = step_memory(config)
     total = held + trained + temporary
     print(

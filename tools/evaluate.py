@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlv.config import EvaluateConfig, RunConfig, config_tree
+from jaxlv.config import EvaluateConfig, RunConfig, SamplingConfig, config_tree
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError
 from jaxlv.forecasting.conformal import Bands
@@ -39,13 +39,13 @@ from jaxlv_tools.console import (
     add_sampling,
     describe,
     held_series,
+    option,
     parse_ids,
-    parse_temperatures,
     peak_memory,
-    positive,
     program,
     sampling_of,
     versions,
+    whole,
 )  # fmt: skip
 
 SHOWN = ("context", "horizon", "samples", "seed", "batch_series", "unmasked_samples")
@@ -56,21 +56,22 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("subject", metavar="RUN_OR_MODEL", help="run folder, model folder, hub id, or embedded")
     parser.add_argument("--data", type=Path, help="series file (default: the run's own; simulated for a bare model)")
     parser.add_argument("--series", type=parse_ids, help="ids such as 3,7 or 850-999 (default: the test series)")
-    parser.add_argument("--max-series", type=int, help="at most so many of the default series")
+    parser.add_argument("--max-series", type=whole(), help="at most so many of the default series")
     add_protocol(parser)
     add_sampling(parser)
     parser.add_argument("--choose-temperature", action="store_true", help="the one of least CRPS on validation series")
     parser.add_argument(
-        "--temperatures", type=parse_temperatures, default=TEMPERATURES, metavar="T,T,...",
+        "--temperatures", type=replace(option(SamplingConfig, "temperature")["type"], several=True), metavar="T,T,...",
+        default=TEMPERATURES,
         help=f"to choose from (default {','.join(map(str, TEMPERATURES))})",
     )  # fmt: skip
     parser.add_argument("--conformal", action="store_true", help="adjust the bands on validation series, and measure both")
     parser.add_argument(
-        "--validation-series", type=positive, default=24,
+        "--validation-series", type=whole(), default=24,
         help="at most so many for the temperature, and as many for the bands (default 24; a 95 %% band needs 19)",
     )  # fmt: skip
-    parser.add_argument("--batch-series", type=int, help="series decoded together")
-    parser.add_argument("--unmasked-samples", type=int, help="samples per series without the grammar (0 = none)")
+    parser.add_argument("--batch-series", **option(EvaluateConfig, "batch_series"))
+    parser.add_argument("--unmasked-samples", **option(EvaluateConfig, "unmasked_samples"))
     add_bare(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder for metrics.json, report.html and the forecasts")
     return parser

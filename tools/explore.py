@@ -10,6 +10,7 @@ that cannot be used, quality.csv says what is wrong with it. Less than a minute 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +29,11 @@ from jaxlv.report.figures import exploration as figures
 from jaxlv.report.figures import svg
 from jaxlv.storage.files import new_folder, write_json
 from jaxlv.storage.tables import write_csv
-from jaxlv_tools.console import Progress, describe, parse_ids, positive, program, versions
+from jaxlv_tools.console import Progress, describe, parse_ids, program, versions, whole
 
 QUALITY = "quality.csv"  # the table of the checks
 STAGES = ("quality", "cycles", "regimes", "text", "windows", "figures")
 CHOICE = "The first two series of the file, and the first of every other regime by rule."
-
-
-def parse_lengths(text: str) -> list[int]:
-    """Window lengths from "128,512,768"; at least 2 tokens each."""
-    lengths = [positive(part) for part in text.split(",")]
-    if min(lengths) < 2 or len(set(lengths)) != len(lengths):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of different lengths of 2 tokens or more")
-    return lengths
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -52,7 +45,7 @@ def arguments() -> argparse.ArgumentParser:
         "--tokenizer",
         help="Hugging Face folder, or embedded (default: Qwen2.5's ids of the 13 symbols, without a tokenizer)",
     )
-    parser.add_argument("--context-lengths", type=parse_lengths, default=list(schemes.LENGTHS), metavar="TOKENS",
+    parser.add_argument("--context-lengths", type=replace(whole(2), several=True), default=schemes.LENGTHS, metavar="TOKENS",
                         help="lengths of windows (default 128,512,768)")  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, help="folder for tables, figures, report.html, exploration.json")
     return parser
@@ -145,7 +138,8 @@ class Exploration:
 
     def windows(self) -> None:
         """Padding and tokens left out by window length."""
-        self.tables["windows"] = schemes.window_rows(self.written, self.data, self.alphabet, self.options.context_lengths)
+        lengths = list(dict.fromkeys(self.options.context_lengths))
+        self.tables["windows"] = schemes.window_rows(self.written, self.data, self.alphabet, lengths)
 
     def result(self) -> dict[str, Any]:
         """Everything as exploration.json holds it."""

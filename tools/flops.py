@@ -24,7 +24,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from jaxlv.config import RunConfig, load_config
+from jaxlv.config import BudgetConfig, ModelSettings, RunConfig, load_config
 from jaxlv.errors import JaxlvError
 from jaxlv.flops import CONVENTIONS, Work, count
 from jaxlv.flops import plan as plans
@@ -32,7 +32,7 @@ from jaxlv.flops.family import architecture
 from jaxlv.flops.work import Train
 from jaxlv.runs import billing, sources
 from jaxlv.storage.files import new_file
-from jaxlv_tools.console import describe, positive, print_columns, program
+from jaxlv_tools.console import describe, option, print_columns, program, whole
 
 DEFAULT_CONVENTIONS = "coursework,xu,rai,mao,liu,exact"
 
@@ -46,19 +46,19 @@ def arguments() -> argparse.ArgumentParser:
     plan = verbs.add_parser("plan", help="what a run's config will cost, and what a budget buys")
     plan.add_argument("config", type=Path, help="run as TOML")
     plan.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override one setting; may be repeated")
-    plan.add_argument("--budget", type=float, help="FLOPs (default: the config's, or 1e17)")
+    plan.add_argument("--budget", **option(BudgetConfig, "flops", "FLOPs (default: the config's, or 1e17)"))
     plan.add_argument("--benchmark", type=Path, help="result of benchmarks.train_step on your device, for a time estimate")
     plan.add_argument("--json", action="store_true", help="print JSON")
     audit = verbs.add_parser("audit", help="formula against jaxpr, HLO and XLA's own figures")
     audit.add_argument("--train", choices=("adapters", "head", "full"), default="adapters", help="what trains")
     audit.add_argument("--backend", choices=("cpu", "cuda"), default="cpu", help="what the programs are compiled for")
-    audit.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    audit.add_argument("--attention", choices=("xla", "blocked", "cudnn"), default="xla", help="cudnn: on a CUDA device")
+    audit.add_argument("--dtype", default="float32", **option(ModelSettings, "dtype"))
+    audit.add_argument("--attention", default="xla", **option(ModelSettings, "attention", "cudnn: on a CUDA device"))
     for sub in (table, audit):
         sub.add_argument("--model", default="qwen2.5-0.5b", help="name, folder, hub id or embedded (default qwen2.5-0.5b)")
-        sub.add_argument("--batch", type=positive, default=4, help="rows (default 4)")
-        sub.add_argument("--length", type=positive, default=512, help="tokens of a row (default 512)")
-        sub.add_argument("--rank", type=int, default=8, help="of the adapters; 0 = none (default 8)")
+        sub.add_argument("--batch", type=whole(), default=4, help="rows (default 4)")
+        sub.add_argument("--length", type=whole(), default=512, help="tokens of a row (default 512)")
+        sub.add_argument("--rank", type=whole(0), default=8, help="of the adapters; 0 = none (default 8)")
         sub.add_argument("--targets", default="q,v", help="adapted projections (default q,v)")
         sub.add_argument("--head", choices=("frozen", "trained", "alphabet"), default="frozen", help="of the language model")
         sub.add_argument("--json", action="store_true", help="print JSON")

@@ -30,10 +30,10 @@ from jaxlv_tools.console import (
     describe,
     held_series,
     parse_ids,
-    positive,
     program,
     sampling_of,
     versions,
+    whole,
 )  # fmt: skip
 
 Paid = contextlib.AbstractContextManager[dict[str, Forecaster]]
@@ -48,7 +48,7 @@ def arguments() -> argparse.ArgumentParser:
     add_sampling(parser)
     add_bare(parser)
     words = "steps forecast at a time: each sample then goes on from its own last --context steps (default: all at once)"
-    parser.add_argument("--reach", type=positive, help=words)
+    parser.add_argument("--reach", type=whole(), help=words)
     parser.add_argument("--out", type=Path, required=True, help="folder for forecast.csv, settings.json and the figures")
     return parser
 

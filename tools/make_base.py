@@ -30,7 +30,7 @@ import numpy as np
 
 from jaxlv.config import OptimizerConfig, build_config, override
 from jaxlv.data import dynamics
-from jaxlv.errors import JaxlvError
+from jaxlv.errors import JaxlvError, all_finite
 from jaxlv.flops import Work, count
 from jaxlv.lora import overlay
 from jaxlv.model.config import ModelConfig
@@ -41,7 +41,7 @@ from jaxlv.steps.train import fit, init_state, make_optimizer, make_train_step, 
 from jaxlv.storage.files import new_file, new_folder, write_json, write_text
 from jaxlv.text.codec import SYMBOLS, Codec
 from jaxlv.text.tokens import Alphabet, Windows, load_alphabet, stack, window
-from jaxlv_tools.console import Progress, describe, program, versions
+from jaxlv_tools.console import Progress, describe, program, versions, whole
 
 AHEAD = 4  # batches that each worker makes before they are asked for
 HELD_OUT = 2048  # simulated series for validation
@@ -295,6 +295,7 @@ def train(
                 return
             pairs = [validation_step(state.trained, frozen, jax.tree.map(lambda a: a[0], batch)) for batch in validation]
             nats = sum(float(a) for a, _ in pairs) / sum(float(b) for _, b in pairs)
+            all_finite(nats, "the losses", f"validation at step {step}")
             curve.append({"step": step, "validation_nats_per_token": round(nats, 5)})
             progress.note(f"step {step}: validation {nats:.4f} nats per token")
             checkpoints.save(step, state)
@@ -338,7 +339,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--series", type=Path, help="folder of the simulated series, made if it is not there (OUT.work/series)"
     )
-    parser.add_argument("--workers", type=int, default=_workers(), help="processes that make the windows; 0 = none apart")
+    parser.add_argument(
+        "--workers", type=whole(0, 256), default=_workers(), help="processes that make the windows; 0 = none apart"
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in OUT.work")
     return parser
 

@@ -13,11 +13,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from jaxlv.config import LoraConfig
+from jaxlv.config import LoraConfig, ModelSettings
 from jaxlv.lora import adapters, arithmetic, export
 from jaxlv.model.weights import load_pretrained, resolve
+from jaxlv.settings import Between
 from jaxlv.storage.foreign import companions, hub_revision
-from jaxlv_tools.console import describe, print_columns, program
+from jaxlv_tools.console import NumberType, describe, option, print_columns, program
 from jaxlv_tools.export import show
 
 
@@ -26,20 +27,13 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("adapter", type=Path, nargs="+", help="folders in PEFT's format")
     parser.add_argument("--model", required=True, help="a Hugging Face folder, a hub id, or embedded")
     parser.add_argument("--revision", help="of a hub id: a commit, tag or branch")
-    parser.add_argument("--weights", type=weights, help="one for each adapter, such as 0.7,0.3 (default: 1 each)")
+    words = "one for each adapter, such as 0.7,0.3 (default: 1 each)"
+    parser.add_argument("--weights", type=NumberType(float, Between(-1000, 1000), several=True), help=words)
     parser.add_argument("--to", choices=("merged", "peft"), default="merged", help="a checkpoint (default), or an adapter")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the checkpoint")
+    parser.add_argument("--dtype", default="float32", **option(ModelSettings, "dtype", "of the checkpoint"))
     parser.add_argument("--out", type=Path, required=True, help="folder to write, which must not be there")
     parser.add_argument("--side-head", action="store_true", help="let a checkpoint go without the bias of its head")
     return parser
-
-
-def weights(text: str) -> list[float]:
-    """Numbers from "0.7,0.3"."""
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 0.7,0.3") from None
 
 
 def shown(value: str | float) -> str:

@@ -26,7 +26,7 @@ from typing import Any
 import pandas as pd
 
 from jaxlv.analysis.probe import PROMPTS, Prompt, Text, answers, read, read_prompts, read_utf8, templated, text_windows
-from jaxlv.config import RunConfig, SamplingConfig, build_config, config_tree, load_config, override
+from jaxlv.config import EvaluateConfig, RunConfig, SamplingConfig, build_config, config_tree, load_config, override
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.ledger import FINAL
 from jaxlv.forecasting.evaluate import plain
@@ -40,7 +40,7 @@ from jaxlv.storage.tables import write_csv
 from jaxlv.text.codec import Codec
 from jaxlv.text.language import Language, generation_defaults, load_language
 from jaxlv_tools.bare import model_name
-from jaxlv_tools.console import Progress, add_sampling, describe, positive, program, sampling_of, versions
+from jaxlv_tools.console import Progress, add_sampling, describe, option, program, sampling_of, versions, whole
 
 GREEDY = SamplingConfig(temperature=0.0, grammar=False)
 
@@ -49,16 +49,16 @@ def arguments() -> argparse.ArgumentParser:
     parser = describe("probe", __doc__)
     parser.add_argument("subject", metavar="RUN_OR_MODEL", help="run folder, model folder, or hub id")
     parser.add_argument("--prompts", type=Path, help="file of prompts (default: the five of the report of Mao)")
-    parser.add_argument("--max-new-tokens", type=positive, default=128, help="of an answer (default 128)")
+    parser.add_argument("--max-new-tokens", type=whole(), default=128, help="of an answer (default 128)")
     add_sampling(parser, grammar=False)
     parser.add_argument(
         "--generation-defaults", action="store_true", help="sample as the model's own generation_config.json says"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of sampled answers (default 0)")
+    parser.add_argument("--seed", default=0, **option(EvaluateConfig, "seed", "of sampled answers (default 0)"))
     parser.add_argument("--text", type=Path, help="text file (UTF-8) whose perplexity is measured")
-    parser.add_argument("--window", type=positive, default=512, help="tokens of a window of the text (default 512)")
-    parser.add_argument("--stride", type=positive, help="tokens from window to window (default half a window)")
-    parser.add_argument("--batch", type=positive, default=8, help="prompts, or windows, computed together (default 8)")
+    parser.add_argument("--window", type=whole(2), default=512, help="tokens of a window of the text (default 512)")
+    parser.add_argument("--stride", type=whole(), help="tokens from window to window (default half a window)")
+    parser.add_argument("--batch", type=whole(), default=8, help="prompts, or windows, computed together (default 8)")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override one setting; may be repeated")
     parser.add_argument("--out", type=Path, help="folder for probe.json, probe.csv and report.html")
     return parser

@@ -48,7 +48,7 @@ from jaxlv.report.reported import entry as part_entry
 from jaxlv.runs import billing, run, sources, sweep, validation
 from jaxlv.runs.sweep import Cell
 from jaxlv_tools import beside, parts
-from jaxlv_tools.console import begun_folder, describe, print_columns, program, versions
+from jaxlv_tools.console import begun_folder, describe, print_columns, program, versions, whole
 from jaxlv_tools.flops import measured_rate
 from jaxlv_tools.sweep import show, train
 
@@ -69,7 +69,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a setting of every run")
     parser.add_argument("--plan", action="store_true", help="print what it will cost, and run nothing")
     parser.add_argument("--benchmark", type=Path, help="result of benchmarks.train_step on your device, for the hours")
-    parser.add_argument("--at-once", type=int, default=0, help="runs computed side by side (default: what the memory holds)")
+    parser.add_argument(
+        "--at-once", type=whole(0), default=0, help="runs computed side by side (default: what the memory holds)"
+    )
     parser.add_argument("--resume", action="store_true", help="go on in DIR")
     return parser
 

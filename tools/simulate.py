@@ -9,19 +9,20 @@ import argparse
 import dataclasses
 from pathlib import Path
 
+from jaxlv.config import DataConfig
 from jaxlv.data import dynamics, series
-from jaxlv_tools.console import describe, program
+from jaxlv_tools.console import describe, option, program
 
 
 def arguments() -> argparse.ArgumentParser:
     parser = describe("simulate", __doc__)
     presets = "; ".join(f"{name}: {dynamics.SYSTEMS[p.system].equations}" for name, p in dynamics.PRESETS.items())
     parser.add_argument("--preset", default="course", choices=dynamics.PRESETS, help=presets)
-    parser.add_argument("--series", type=int, default=1000, help="how many (default 1000)")
-    parser.add_argument("--steps", type=int, help="time steps per series (default: the preset's)")
-    parser.add_argument("--stop", type=float, help="last time (default: the preset's)")
-    parser.add_argument("--noise", type=float, help="standard deviation of log-normal observation noise (default 0)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--series", default=1000, **option(DataConfig, "simulate", "how many (default 1000)"))
+    parser.add_argument("--steps", **option(dynamics.Preset, "steps", "time steps per series (default: the preset's)"))
+    parser.add_argument("--stop", **option(dynamics.Preset, "stop", "last time (default: the preset's)"))
+    parser.add_argument("--noise", **option(dynamics.Preset, "noise"))
+    parser.add_argument("--seed", default=0, **option(DataConfig, "seed", "default 0"))
     parser.add_argument("--out", type=Path, required=True, help="file to write (.h5); it must not exist")
     return parser
 

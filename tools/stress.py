@@ -33,6 +33,7 @@ from jaxlv_tools.console import (
     parse_ids,
     program,
     versions,
+    whole,
 )
 
 SAMPLES, SERIES = 8, 32
@@ -44,7 +45,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, help="series file (default: the run's own; simulated for a bare model)")
     parser.add_argument("--series", type=parse_ids, help="ids such as 3,7 or 850-999 (default: the test series)")
     parser.add_argument(
-        "--max-series", type=int, default=SERIES, help=f"at most so many of them, of each regime (default {SERIES})"
+        "--max-series", type=whole(), default=SERIES, help=f"at most so many of them, of each regime (default {SERIES})"
     )
     parser.add_argument("--groups", default=",".join(GROUPS), help=f"some of {', '.join(GROUPS)}")
     add_protocol(parser)

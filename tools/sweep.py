@@ -25,7 +25,7 @@ from jaxlv.errors import JaxlvError
 from jaxlv.report import page, sweeps
 from jaxlv.runs import run, search, sweep, training
 from jaxlv.storage.tables import write_csv
-from jaxlv_tools.console import Progress, begun_folder, describe, positive, print_columns, program, versions
+from jaxlv_tools.console import Progress, begun_folder, describe, print_columns, program, versions, whole
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -35,13 +35,16 @@ def arguments() -> argparse.ArgumentParser:
     several: dict[str, Any] = {"action": "append", "default": []}
     parser.add_argument("--grid", **several, metavar="A.B=V,V,...", help="values of a setting; may be repeated")
     parser.add_argument("--search", **several, metavar="A.B=LOW..HIGH[:log]", help="a range, or values, to draw from")
-    parser.add_argument("--trials", type=positive, default=16, help="runs of a search (default 16)")
-    parser.add_argument("--together", type=positive, default=8, help="runs of a search that are drawn at once (default 8)")
+    runs = whole(1, sweep.MOST_RUNS)
+    parser.add_argument("--trials", type=runs, default=16, help="runs of a search (default 16)")
+    parser.add_argument("--together", type=runs, default=8, help="runs of a search that are drawn at once (default 8)")
     parser.add_argument("--storage", help="of an Optuna study that several machines share, such as sqlite:///study.db")
     parser.add_argument("--study", default="jaxlv", help="name of the study in the storage (default jaxlv)")
     parser.add_argument("--set", **several, metavar="A.B=C", help="override a setting of all runs")
     parser.add_argument("--choose", choices=list(sweep.RULES), help="what is best (default: as train.select says)")
-    parser.add_argument("--at-once", type=int, default=0, help="runs computed side by side (default: what the memory holds)")
+    parser.add_argument(
+        "--at-once", type=whole(0), default=0, help="runs computed side by side (default: what the memory holds)"
+    )
     parser.add_argument("--resume", action="store_true", help="go on in DIR: finished runs are kept")
     return parser
 

@@ -30,6 +30,7 @@ def arguments() -> argparse.ArgumentParser:
 def train(config: RunConfig, out: Path, resume: bool = False, inputs: sources.Inputs | None = None) -> None:
     """Train in `out` with progress on the terminal; `inputs` are loaded as the config says, unless they are given."""
     run.check_folder(config, out, resume)
+    sources.check_fits([config])
     inputs = inputs or sources.load_inputs(config, out if resume else None)
     shares = ", ".join(f"{len(ids)} {share}" for share, ids in inputs.split.parts().items())
     print(f"series: {len(inputs.series)} ({shares})")

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlv.data.series import SeriesSet
+from jaxlv.errors import all_finite
 from jaxlv.forecasting import metrics
 from jaxlv.forecasting.evaluate import plain
 from jaxlv.forecasting.forecaster import Forecaster
@@ -121,6 +122,7 @@ def _losses_of(
             losses_2BL = np.asarray(
                 _token_losses(forecaster.model, forecaster.variables, windows, forecaster.alphabet.ids_A)
             )
+        all_finite(losses_2BL, "the model's likelihoods", f"texts {first} to {first + len(part) - 1}")
         found += [losses_2BL[:, row][:, windows.labels_ML[row] != IGNORED] for row in range(len(part))]
         on_batch(min(first + size, len(texts)))
     return np.concatenate(found, axis=1).astype(float)
@@ -267,7 +269,8 @@ def _logits(forecaster: Forecaster, ids_BT, positions_BT, ends_B, chosen_K) -> t
     """(logits of the chosen tokens at every slot, the next token's distribution behind the slots `ends_B`)."""
     with _spending(forecaster, *ids_BT.shape):
         found = _some_logits(forecaster.model, forecaster.variables, ids_BT, positions_BT.astype(np.int32), ends_B, chosen_K)
-    return np.asarray(found[0], float), np.asarray(found[1], float)
+    logits_BTK, after_BV = (np.asarray(part, float) for part in found)
+    return logits_BTK, all_finite(after_BV, "the model's logits", "behind the prompts")
 
 
 @functools.partial(jax.jit, static_argnums=0)

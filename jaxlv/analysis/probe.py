@@ -19,7 +19,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxlv.errors import JaxlvError
+from jaxlv.errors import JaxlvError, all_finite
 from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.forecasting.likelihood import future
 from jaxlv.steps.generate import padded
@@ -254,6 +254,7 @@ def read(forecaster: Forecaster, text: Text, batch: int = 8, on_batch: Callable[
         part.labels_ML[len(rows) :] = IGNORED  # a short batch is filled, and the filling is not counted
         with forecaster.spending("validation", batch=size, length=part.ids_ML.shape[1], head="frozen", accumulate=1):
             cost, count = _cost(forecaster.model, forecaster.variables, part)
+            all_finite(float(cost), "the model's likelihoods", f"windows {first} to {rows[-1]} of the text")
             nats, tokens = nats + float(cost), tokens + int(count)
         on_batch(rows[-1] + 1)
     return Reading(nats, tokens, text.scored_bytes)

@@ -20,8 +20,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlv import memory
+from jaxlv.config import DataConfig
 from jaxlv.data.series import VARIABLES, SeriesSet, from_arrays
 from jaxlv.errors import JaxlvError
+from jaxlv.settings import AXIS, Between, checked, setting
 
 CHUNKS = {"cpu": 256, "gpu": 16_384}  # series solved at once, by the kind of device
 
@@ -231,9 +234,9 @@ class Preset:
     name: str
     system: str
     ranges: Mapping[str, Range]
-    stop: float = 200.0
-    steps: int = 100
-    noise: float = 0.0
+    stop: float = setting(200.0, "last time", Between(0, 1e9, above=True))
+    steps: int = setting(100, "time steps per series", Between(2, AXIS))
+    noise: float = setting(0.0, "standard deviation of log-normal observation noise", Between(0, 100))
 
     def __post_init__(self) -> None:
         if self.system not in SYSTEMS:
@@ -246,13 +249,8 @@ class Preset:
                 expected=", ".join(expected),
                 found=", ".join(self.ranges),
             )
-        if not (self.steps >= 2 and self.stop > 0 and self.noise >= 0):
-            raise JaxlvError(
-                "wrong preset",
-                where=self.name,
-                expected="steps >= 2, stop > 0, noise >= 0",
-                found=f"{self.steps}, {self.stop}, {self.noise}",
-            )
+        for name, value in checked(Preset, self.name, steps=self.steps, stop=self.stop, noise=self.noise).items():
+            object.__setattr__(self, name, value)
 
     @property
     def time_T(self) -> np.ndarray:
@@ -300,15 +298,17 @@ def draw(preset: Preset | str, n: int, seed: int, solver: Solver | None = None, 
 
     Values are rounded to float32, as `series.save` stores them; the same arguments give the same series. A
     draw is replaced by a new one if the solver gave up or a value is no normal positive float32, and counted
-    in "redrawn". JaxlvError for an unknown preset, n < 1, seed < 0, or draws that failed `attempts` times.
+    in "redrawn". Raises JaxlvError for an unknown preset, for a number or a seed that is not allowed, if the series
+    do not fit in the memory, and if draws failed `attempts` times.
     """
     if isinstance(preset, str):
         if preset not in PRESETS:
             raise JaxlvError("unknown preset", expected=", ".join(PRESETS), found=preset)
         preset = PRESETS[preset]
-    if n < 1 or seed < 0:
-        raise JaxlvError("cannot draw", where=preset.name, expected="n >= 1 and seed >= 0", found=f"{n}, {seed}")
+    n, seed = checked(DataConfig, simulate=n, seed=seed).values()
     system, solver = SYSTEMS[preset.system], solver or Solver()
+    numbers = 3 * preset.steps * len(VARIABLES) + 2 * len(system.parameters)  # of 4 bytes; what is solved has 8
+    memory.check("simulation", host={"lower the series or their steps": 4 * n * numbers})
     random = np.random.default_rng(seed)
     values_NTV = np.empty((n, preset.steps, len(VARIABLES)), np.float32)
     parameters = {name: np.empty(n) for name in (*system.parameters, "x0", "y0")}

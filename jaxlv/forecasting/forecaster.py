@@ -17,14 +17,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxlv.config import SamplingConfig
+from jaxlv.config import EvaluateConfig, SamplingConfig
 from jaxlv.data.limits import MEMORY_CAP, clean_names
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError, printable
 from jaxlv.flops.ledger import Kind, Meter
 from jaxlv.forecasting import metrics
 from jaxlv.model.qwen2 import Qwen2
-from jaxlv.steps.generate import Generated, decoding, generate, padded
+from jaxlv.settings import SEEDS, checked
+from jaxlv.steps.generate import Generated, check_shape, decoding, generate, padded
+from jaxlv.steps.needs import check_forecasts, check_generation
 from jaxlv.storage import tables
 from jaxlv.storage.foreign import opened
 from jaxlv.text.codec import Codec, Decoded
@@ -191,8 +193,11 @@ class Forecaster:
         With `shown` characters of step `context` given too, as where a text is cut anywhere, the samples complete that
         step, which is dropped, and the forecast begins with the step behind it. Sample s is written under head-room s of
         the codec's, in turns. `scales_NV` are raw units per written unit, by default what the codec's rule gives.
-        JaxlvError for a context longer than the series. `on_batch(done)` hears how many series are done.
+        Raises JaxlvError for a context longer than the series, for a number that is not allowed, and if the forecasts do not
+        fit in the memory. `on_batch(done)` hears how many series are done.
         """
+        asked = {"context": context, "horizon": horizon, "samples": samples, "seed": seed, "batch_series": batch_series}
+        context, horizon, samples, seed, batch_series = checked(EvaluateConfig, **asked).values()
         values_NTV = series.values_NTV
         cut = int(shown > 0)
         if not 1 <= context <= values_NTV.shape[1] - cut:
@@ -201,6 +206,7 @@ class Forecaster:
             )
         variants = self.codec.variants[:samples] if scales_NV is None else (self.codec,)
         R, each = len(variants), -(-samples // len(variants))
+        self._check_memory(series, context, horizon + cut, samples, batch_series * R, each)
         if scales_NV is None:
             scales_NV = self._scales(series, context, variants).reshape(len(series) * R, -1)
         ids_M, values_MTV = np.repeat(series.ids_N, R), np.repeat(values_NTV, R, axis=0)  # M = N R rows: a series, a scale
@@ -219,7 +225,8 @@ class Forecaster:
         for digits in sorted(set(digits_M)):  # rows of one grammar together
             group = np.flatnonzero(np.equal(digits_M, digits))
             for rows in np.split(group, range(size, len(group), size)):
-                samples_of = self._batch(prompts, opened, scales_NV, keys_M, rows, size, digits, horizon + cut, each, seed)
+                asked_of = (rows, size, digits, horizon + cut, each, seed)
+                samples_of = self._batch(prompts, opened, scales_NV, ids_M, keys_M, *asked_of)
                 decoded |= dict(zip(rows.tolist(), samples_of, strict=True))
                 on_batch(len(decoded) // R)
         drawn = [[decoded[row * R + s % R][s // R] for s in range(samples)] for row in range(len(series))]
@@ -249,11 +256,12 @@ class Forecaster:
 
         Every sample goes on from its own last `context` steps: under the rule `context` with the scale of these, under
         another rule with that of the series. A value that was written 0.00 goes on as half of the last decimal.
-        JaxlvError as in a call, and for a `reach` below one step. `on_batch(done)` hears how many forecasts of all
-        are done, counted in series.
+        Raises JaxlvError as a call does, and for a `reach` that is not allowed. `on_batch(done)` hears how many forecasts
+        of all are done, counted in series.
         """
-        if reach < 1:
-            raise JaxlvError("the reach must be at least one step", found=reach)
+        reach = checked(EvaluateConfig, horizon=reach)["horizon"]
+        horizon, samples, seed = checked(EvaluateConfig, horizon=horizon, samples=samples, seed=seed).values()
+        check_forecasts(len(series), samples, horizon, len(series.variables))
         N, parts_in_all, rows = len(series), -(-horizon // reach), len(series) * samples
         variants = self.codec.variants
         variant_R = np.tile(np.arange(samples) % len(variants), N)  # R = N S rows: a sample of a series
@@ -279,9 +287,9 @@ class Forecaster:
                 scales_NV = scales_RV[goes_on_R]
                 if self.codec.scale == "context":
                     scales_NV = self._scales(chosen, context, variants)[np.arange(len(chosen)), variant_R[goes_on_R]]
-                following = self(
-                    chosen, context, length, 1, seed + part, batch_series * samples, hear(part, samples), scales_NV=scales_NV
-                )
+                more = {"scales_NV": scales_NV, "on_batch": hear(part, samples)}
+                seed_of = (seed + part) % (SEEDS + 1)
+                following = self(chosen, context, length, 1, seed_of, batch_series * samples, **more)
                 part_RHV[goes_on_R] = following.samples_NSHV[:, 0]
                 stops.update(following.stops)
             parts.append(part_RHV.reshape(N, samples, length, -1))
@@ -300,6 +308,7 @@ class Forecaster:
         shape = {"batch": len(prompts), "length": width, "samples": samples, **decoding(width, new_tokens)}
         head = "alphabet" if grammar else "frozen"  # without a grammar the logits are those of the whole vocabulary
         options = {"alphabet": self.alphabet, **options, "max_new_tokens": new_tokens, "grammar": grammar}
+        check_shape(self.model, prompts, samples, new_tokens, grammar)  # before anything is reserved
         with self.spending("generation", **shape, head=head) as measured:
             result = generate(self.model, self.variables, prompts, samples, self.sampling, **options)
             measured["new_tokens"] = result.iterations
@@ -315,14 +324,25 @@ class Forecaster:
         step = self.codec.encode(values_TV[context : context + 1], alpha_V, where=where) if shown else ""
         return whole, step[: min(shown, len(step) - 1)] if shown else ""
 
-    def _batch(self, prompts, opened, alphas, ids_N, rows, size, digits, horizon, samples, seed) -> list[list[Decoded]]:
+    def _check_memory(self, series: SeriesSet, context: int, horizon: int, samples: int, prompts: int, each: int) -> None:
+        """Raises JaxlvError if the samples do not fit in the memory, `each` of them of each of the prompts of a batch."""
+        V, decimals, masked = len(series.variables), self.codec.decimals, self.sampling.grammar
+        check_forecasts(len(series), samples, horizon, V)
+        length, new_tokens = context * V * (decimals + 3), horizon * longest_step(V, decimals, INTEGER_DIGITS)
+        check_generation(self.model, prompts, length, each, new_tokens, masked)
+
+    def _batch(
+        self, prompts, opened, alphas, ids_M, keys_M, rows, size, digits, horizon, samples, seed
+    ) -> list[list[Decoded]]:
         """The decoded samples of some rows; a short batch is filled with its first row, so that one shape is compiled."""
         filled = np.concatenate([rows, np.repeat(rows[:1], size - len(rows))])
         variables, decimals = len(alphas[0]), self.codec.decimals
         prompts_of, most = [prompts[row] for row in filled], horizon * longest_step(variables, decimals, digits)
 
         masked = number_grammar(variables, decimals, digits) if self.sampling.grammar else None
-        result = self.generated(prompts_of, samples, most, seed=seed, series=ids_N[filled], steps=horizon, grammar=masked)
+        names = [f"series {ids_M[row]}" for row in filled]
+        more = {"series": keys_M[filled], "names": names, "steps": horizon, "grammar": masked}
+        result = self.generated(prompts_of, samples, most, seed=seed, **more)
         return [
             [
                 self.codec.decode(opened[row] + self.alphabet.decode(ids_C[:length]), alphas[row], horizon)

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlv.data.series import SeriesSet
-from jaxlv.errors import JaxlvError
+from jaxlv.errors import JaxlvError, all_finite
 from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.model.qwen2 import Qwen2, features, project
 from jaxlv.steps.generate import padded
@@ -45,8 +45,9 @@ def nats_per_value(
     """Nats of each value of steps context .. context + horizon - 1, given all the values before it: (N, H, V).
 
     Teacher forced, in one forward pass of `batch_series` rows, padded on the `side` given; with a meter each pass is
-    reserved first. Infinite for a series whose future the text format cannot hold. JaxlvError where the series are shorter
-    than context + horizon, or their text is longer than the model's positions. `on_batch(done)` counts series.
+    reserved first. Infinite for a series whose future the text format cannot hold. Raises JaxlvError if the series are
+    shorter than context + horizon or their text is longer than the model's positions, and NotFinite if the model gives a
+    token no likelihood. `on_batch(done)` counts series.
     """
     codec, alphabet, V = forecaster.codec, forecaster.alphabet, len(series.variables)
     if not 1 <= context < context + horizon <= series.values_NTV.shape[1]:
@@ -74,6 +75,7 @@ def nats_per_value(
         windows = stack([future(*texts[row], width, side) for row in filled], width)
         nll_BL = _metered(forecaster, windows)
         for row, nll_L, labels_L in zip(part, nll_BL, windows.labels_ML, strict=False):
+            all_finite(nll_L, "the model's likelihoods", f"series {series.ids_N[row]}")
             nats_NHV[row] = _by_value(nll_L, labels_L, alphabet).reshape(horizon, V)
         done += len(part)
         on_batch(done)

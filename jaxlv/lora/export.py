@@ -16,7 +16,7 @@ import numpy as np
 from flax import traverse_util
 
 from jaxlv.config import LoraConfig
-from jaxlv.errors import JaxlvError
+from jaxlv.errors import JaxlvError, all_finite
 from jaxlv.lora import adapters
 from jaxlv.lora.overlay import Tree, merge
 from jaxlv.model.qwen2 import Qwen2
@@ -101,7 +101,8 @@ def _compared(model: Qwen2, variables: Mapping[str, Any], other: Qwen2, read: Ma
     """
     ids_BT = np.random.default_rng(0).integers(0, model.config.vocab_size, PROBED)
     ours_BTV, theirs_BTV = (_logits(one)(tree, ids_BT) for one, tree in ((model, variables), (other, read)))
-    difference = float(jnp.max(jnp.abs(ours_BTV - theirs_BTV)) / jnp.max(jnp.abs(ours_BTV)))
+    largest = all_finite(float(jnp.max(jnp.abs(ours_BTV))), "the model's logits", where)
+    difference = float(jnp.max(jnp.abs(ours_BTV - theirs_BTV))) / largest
     most = TOLERANCE[str(jnp.dtype(model.dtype))]
     if not difference <= most:
         raise JaxlvError(

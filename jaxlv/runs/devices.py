@@ -1,11 +1,10 @@
-"""What a device holds, and how it computes."""
+"""How a device computes."""
 
 from __future__ import annotations
 
 import os
 
 import jax
-import psutil
 
 from jaxlv.errors import JaxlvError
 
@@ -30,11 +29,3 @@ def check_kernel(kernel: str) -> None:
             found=device.platform,
             hint='set model.attention = "xla"',
         )
-
-
-def device_memory(device: jax.Device) -> tuple[int, str]:
-    """(bytes that a program may use on the device, where the number comes from)."""
-    limit = (device.memory_stats() or {}).get("bytes_limit") if device.platform != "cpu" else None
-    if limit:
-        return limit, "the device's limit"
-    return psutil.virtual_memory().available, "available now on this machine"

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jaxlv.config import DataConfig, LoraConfig, RunConfig
+import jax.numpy as jnp
+
+from jaxlv.config import DataConfig, LoraConfig, ModelSettings, RunConfig
 from jaxlv.data import dynamics, series
 from jaxlv.data.series import SeriesSet, Split
 from jaxlv.errors import JaxlvError
@@ -19,6 +21,7 @@ from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.model.weights import base_of, load_pretrained
 from jaxlv.runs.devices import check_kernel, compute_deterministically
+from jaxlv.steps import needs
 from jaxlv.text.codec import Codec
 from jaxlv.text.tokens import Alphabet, load_alphabet
 
@@ -146,9 +149,26 @@ def _check_validation(config: RunConfig, series_set: SeriesSet, split: Split) ->
         )
 
 
+def check_fits(configs: Sequence[RunConfig]) -> None:
+    """Raises JaxlvError if one of several runs cannot train in the memory, before a series or a weight is read.
+
+    A base of the hub that is not a folder here is left out: its runs are checked when they begin.
+    """
+    for settings in {config.model for config in configs}:
+        if settings.path == "embedded" or Path(settings.path).expanduser().is_dir():
+            model = architecture_of(settings, base_of(settings))
+            needs.check_training([config for config in configs if config.model == settings], model, loaded=False)
+
+
+def architecture_of(settings: ModelSettings, base: Path) -> Qwen2:
+    """The model in a folder, computing as the settings say; no weights are read."""
+    return Qwen2(ModelConfig.from_folder(base), jnp.dtype(settings.dtype), settings.attention)
+
+
 def load_base(config: RunConfig) -> tuple[Path, Qwen2, dict[str, Any], Alphabet]:
-    """(folder, model, params, alphabet) of a config's base."""
+    """(folder, model, params, alphabet) of a config's base; raises JaxlvError if it does not fit in the memory."""
     check_kernel(config.model.attention)
     base = base_of(config.model)
+    needs.check_weights(architecture_of(config.model, base), config.model.path)
     model, params = load_pretrained(base, config.model.dtype, config.model.attention)
     return base, model, params, load_alphabet(base, model.config.vocab_size)

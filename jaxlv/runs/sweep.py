@@ -6,6 +6,7 @@ DIR/runs/NAME is an ordinary run folder for each; DIR/sweep.json says which sett
 from __future__ import annotations
 
 import itertools
+import math
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,14 +19,17 @@ import jax
 from jaxlv.config import RunConfig, build_config, config_tree, laid_over
 from jaxlv.errors import JaxlvError
 from jaxlv.flops import ledger
+from jaxlv.memory import device_memory
+from jaxlv.model.qwen2 import Qwen2
 from jaxlv.runs import billing, run, sources, training
-from jaxlv.runs.devices import device_memory
 from jaxlv.runs.member import Job
 from jaxlv.runs.records import read_metrics
+from jaxlv.steps import needs
 from jaxlv.steps.stack import program_of
 from jaxlv.storage.files import write_json
 
 RUNS, RESULT = "runs", "sweep.json"
+MOST_RUNS = 10_000  # of a sweep; each has a folder
 SHARE_OF_MEMORY = 0.8  # the rest is left to validation, forecasts and the host
 RULES = {"validation_loss": "validation loss, nats per token", "forecast_mae": "validation MAE, raw units"}
 
@@ -49,6 +53,8 @@ def grid(axes: Mapping[str, Sequence[Any]], skip: Sequence[Mapping[str, Any]] = 
             raise JaxlvError("no values to go through", where=f"grid {name}", expected="a list", found=repr(values))
         if len({repr(value) for value in values}) != len(values):
             raise JaxlvError("a value is given twice", where=f"grid {name}", found=list(values))
+    if (number := math.prod(map(len, axes.values()))) > MOST_RUNS:
+        raise JaxlvError("too many runs", where="grid", expected=f"at most {MOST_RUNS:,}", found=f"{number:,}")
     points = [[_settings(name, value) for value in values] for name, values in axes.items()]
     for combination in itertools.product(*points):
         settings = {name: value for point in combination for name, value in point.items()}
@@ -129,10 +135,11 @@ def train(
         if resume and place.is_dir() and not (place / run.CONFIG).is_file():
             shutil.rmtree(place)  # interrupted before it was ready to begin
         run.check_folder(cell.config, place, resume and place.is_dir())
+    sources.check_fits([cell.config for cell in found])
     left = [cell for cell in found if not (folder / cell.name / run.ADAPTER).is_dir()]
     limit = memory or int(SHARE_OF_MEMORY * device_memory(jax.devices()[0])[0])
     inputs = dict(zip((cell.name for cell in left), sources.load_inputs_of([cell.config for cell in left]), strict=True))
-    waiting = groups(left)
+    waiting = [part for group in groups(left) for part in _held(group, inputs[group[0].name].model, limit)]
     while waiting:
         group = waiting.pop(0)
         jobs = [Job(cell.config, folder / cell.name, inputs[cell.name]) for cell in group]
@@ -144,6 +151,12 @@ def train(
                 raise
             half = -(-len(group) // 2)
             waiting = [group[:half], group[half:], *waiting]
+
+
+def _held(group: list[Cell], model: Qwen2, limit: int) -> list[list[Cell]]:
+    """The cells of a program in parts whose overlays and moments `limit` bytes hold."""
+    most = max(1, limit // max(1, *(needs.state(cell.config, model) for cell in group)))
+    return [group[first : first + most] for first in range(0, len(group), most)]
 
 
 def outcome(cell: Cell, folder: Path, evaluations: bool = True) -> dict[str, Any]:

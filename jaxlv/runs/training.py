@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from jaxlv.config import RunConfig
-from jaxlv.errors import JaxlvError
+from jaxlv.errors import JaxlvError, NotFinite
 from jaxlv.flops.ledger import BudgetExceeded
 from jaxlv.lora import adapters, overlay
 from jaxlv.runs.billing import check_budget
@@ -23,6 +23,7 @@ from jaxlv.runs.run import ADAPTER, CONFIG, LOCK, SAVE, check_folder, check_inta
 from jaxlv.runs.sinks import package_of
 from jaxlv.runs.sources import Inputs
 from jaxlv.runs.validation import Texts, alphabet_of, measured
+from jaxlv.steps import needs
 from jaxlv.steps.stack import Stack, memory_of
 from jaxlv.steps.train import TrainState, fit
 from jaxlv.storage.files import Watched, only_process, remove_unfinished
@@ -78,6 +79,7 @@ def train_together(
     the next step of all, all of them stop.
     """
     watch = watch or Watch()
+    needs.check_training([job.config for job in jobs], jobs[0].inputs.model)
     for job in jobs:
         check_budget(job.config, job.inputs.model)
     begun = [resume and (len(jobs) == 1 or (job.folder / CONFIG).is_file()) for job in jobs]
@@ -327,11 +329,13 @@ class _Training:
             self.watch.note(f"step {step}: {', '.join(shown)}")
 
     def _measures(self, member: Member, index: int, step: int, state: TrainState) -> dict[str, float] | None:
-        """The measures of a state; None where the budget does not hold them."""
+        """The measures of a state; None where the budget does not hold them. Raises NotFinite if one is not finite."""
         own, frozen = self.stack.member(state, index, padded=True), self.stack.frozen_of(index)
         meter = member.meter and replace(member.meter, template=replace(member.meter.template, step=step))
         try:
             return measured(self.texts[index], own.trained, frozen, meter)
+        except NotFinite as fault:
+            raise NotFinite(fault.numbers, f"{member.folder}, step {step}, {fault.where}") from None
         except BudgetExceeded as fault:
             name = f"{member.folder.name}, " if len(self.members) > 1 else ""
             self.watch.note(f"{name}step {step}: not validated; {fault}")

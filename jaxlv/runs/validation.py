@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxlv.config import RunConfig, TrainConfig
+from jaxlv.errors import all_finite
 from jaxlv.flops.ledger import Meter
 from jaxlv.forecasting import metrics
 from jaxlv.lora import overlay
@@ -99,7 +100,7 @@ def losses(step: Callable, trained: Any, frozen: Any, windows: Windows, t: Train
         batch.labels_ML[len(rows) :] = IGNORED  # a short batch is filled, and the filling is not counted
         loss, count = map(float, step(trained, frozen, batch))
         total, tokens, means = total + loss, tokens + count, means + loss / count
-    mean = means / windows.number if t.mean == "examples" else total / tokens
+    mean = all_finite(means / windows.number if t.mean == "examples" else total / tokens, "the losses", "validation")
     return {"validation_loss": mean, "validation_perplexity": math.exp(min(mean, 700.0))}
 
 

@@ -21,8 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlv.config import SamplingConfig
-from jaxlv.errors import JaxlvError
+from jaxlv.errors import JaxlvError, NotFinite
 from jaxlv.model.qwen2 import Qwen2, Segment, features, project
+from jaxlv.steps.needs import check_generation
 from jaxlv.text.codec import SYMBOLS
 from jaxlv.text.grammar import Grammar
 from jaxlv.text.tokens import NO_POSITION, Alphabet
@@ -53,6 +54,7 @@ class DecodeState(NamedTuple):
     grammar_B: jax.Array  # state of the automaton
     steps_B: jax.Array  # time steps completed
     done_B: jax.Array
+    broken_B: jax.Array  # the first token that was drawn from logits which are not finite, -1 if there is none
 
 
 def generate(
@@ -68,25 +70,18 @@ def generate(
     steps: int | None = None,
     max_new_tokens: int,
     grammar: Grammar | None = None,
+    names: Sequence[str] | None = None,
 ) -> Generated:
     """`samples` continuations of each prompt (1-d token ids), each until `steps` semicolons or an end-of-text token.
 
     With a `grammar`, logits are formed over the 13 symbols and masked by it; without, over the whole vocabulary. A prompt
     may end within a time step: its samples then complete that step first, and it counts as one of `steps`.
-    `series` (ids, default 0..S-1) and `seed` fix the random numbers of each row. temperature 0 is greedy.
+    `series` (ids, default 0..S-1) and `seed` fix the random numbers of each row. temperature 0 is greedy. Raises JaxlvError
+    as `check_shape`, and NotFinite, which says the prompt by `names` and the place, if a token would have to be drawn from
+    logits that are not finite.
     """
-    if not prompts or any(len(prompt) == 0 for prompt in prompts):
-        raise JaxlvError("a prompt needs at least one token", where="generate")
-    longest = max(len(prompt) for prompt in prompts)
-    if longest + max_new_tokens > model.config.max_position_embeddings:
-        raise JaxlvError(
-            "prompt and forecast are longer than the model's positions",
-            where="generate",
-            expected=f"at most {model.config.max_position_embeddings} tokens",
-            found=f"{longest} + {max_new_tokens}",
-            hint="shorten the context or the horizon",
-        )
-    width = padded(longest)
+    check_shape(model, prompts, samples, max_new_tokens, grammar)
+    width = padded(max(map(len, prompts)))
     ids_SP = np.zeros((len(prompts), width), np.int32)
     positions_SP = np.full((len(prompts), width), NO_POSITION, np.int32)
     for row, prompt in enumerate(prompts):
@@ -95,8 +90,8 @@ def generate(
     keys_SN = row_keys(seed, range(len(prompts)) if series is None else series, samples).reshape(-1, samples)
     states_S = np.array([0 if grammar is None else state_after(grammar, alphabet, prompt) for prompt in prompts], np.int32)
 
-    def part(rows: np.ndarray) -> tuple[np.ndarray, int]:
-        ids_BC, iterations = _generate(
+    def part(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+        ids_BC, broken_B, iterations = _generate(
             variables,
             ids_SP[rows],
             positions_SP[rows],
@@ -111,7 +106,8 @@ def generate(
             max_new_tokens=max_new_tokens,
             end_ids=alphabet.end_ids,
         )
-        return np.asarray(ids_BC).reshape(len(rows), samples, -1), int(iterations)
+        by_prompt = len(rows), samples
+        return np.asarray(ids_BC).reshape(*by_prompt, -1), np.asarray(broken_B).reshape(by_prompt), int(iterations)
 
     parts = np.split(np.arange(len(prompts)), parallel_parts(len(prompts)))
     if len(parts) == 1:
@@ -119,8 +115,38 @@ def generate(
     else:
         with ThreadPoolExecutor(len(parts)) as pool:
             results = list(pool.map(part, parts))
-    ids_SNC = np.concatenate([ids_SNC for ids_SNC, _ in results])
-    return Generated(ids_SNC, (ids_SNC >= 0).sum(-1), max(iterations for _, iterations in results))
+    ids_SNC, broken_SN = (np.concatenate([result[i] for result in results]) for i in range(2))
+    _check_finite(ids_SNC, broken_SN, names, int(alphabet.ids_A[SYMBOLS.index(";")]))
+    return Generated(ids_SNC, (ids_SNC >= 0).sum(-1), max(iterations for *_, iterations in results))
+
+
+def check_shape(
+    model: Qwen2, prompts: Sequence[np.ndarray], samples: int, new_tokens: int, grammar: Grammar | None = None
+) -> None:
+    """Raises JaxlvError if a prompt is empty, or if the continuations do not fit the model's positions or the memory."""
+    if not prompts or any(len(prompt) == 0 for prompt in prompts):
+        raise JaxlvError("a prompt needs at least one token", where="generate")
+    longest, positions = max(map(len, prompts)), model.config.max_position_embeddings
+    if longest + new_tokens > positions:
+        raise JaxlvError(
+            "prompt and forecast are longer than the model's positions",
+            where="generate",
+            expected=f"at most {positions} tokens",
+            found=f"{longest} + {new_tokens}",
+            hint="shorten the context or the horizon",
+        )
+    check_generation(model, len(prompts), padded(longest), samples, new_tokens, grammar is not None)
+
+
+def _check_finite(ids_SNC: np.ndarray, broken_SN: np.ndarray, names: Sequence[str] | None, semicolon: int) -> None:
+    """Raises NotFinite for the first sample that came upon logits which are not finite."""
+    if (broken_SN < 0).all():
+        return
+    s, n = (int(place) for place in np.argwhere(broken_SN >= 0)[0])
+    token = int(broken_SN[s, n])
+    step = 1 + int((ids_SNC[s, n, :token] == semicolon).sum())
+    name = names[s] if names else f"prompt {s}"
+    raise NotFinite("the model's logits", f"{name}, sample {n}, token {token + 1} (step {step})")
 
 
 def state_after(grammar: Grammar, alphabet: Alphabet, prompt: np.ndarray) -> int:
@@ -200,7 +226,7 @@ def _generate(
     steps: int | None,
     max_new_tokens: int,
     end_ids: tuple[int, ...],
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     constrained = grammar is not None
     allowed_QA, next_QA = grammar or (None, None)
     output_ids_V = alphabet_A if constrained else jnp.arange(model.config.vocab_size, dtype=jnp.int32)
@@ -213,6 +239,7 @@ def _generate(
 
     def body(state: DecodeState) -> DecodeState:
         logits_BV = state.logits_BV
+        breaks_B = ~jnp.isfinite(logits_BV).all(-1) & ~state.done_B & (state.broken_B < 0)
         if allowed_QA is not None:
             logits_BV = jnp.where(allowed_QA[state.grammar_B], logits_BV, FORBIDDEN)
         keys = jax.vmap(jax.random.fold_in, (0, None))(keys_B, state.drawn)
@@ -237,6 +264,7 @@ def _generate(
             state.grammar_B if next_QA is None else next_QA[state.grammar_B, choice_B],
             jnp.where(state.done_B, state.steps_B, steps_B),
             done_B,
+            jnp.where(breaks_B, state.drawn, state.broken_B),
         )
 
     def unfinished(last: int, state: DecodeState) -> jax.Array:
@@ -252,12 +280,13 @@ def _generate(
         jnp.repeat(jnp.asarray(states_S), samples),
         jnp.zeros(rows, jnp.int32),
         jnp.zeros(rows, bool),
+        jnp.full(rows, -1, jnp.int32),
     )
     for first in range(0, max_new_tokens, stage(max_new_tokens)):
         last = min(first + stage(max_new_tokens), max_new_tokens)
         state = state._replace(tail=_grown(state.tail, last - first))
         state = jax.lax.while_loop(functools.partial(unfinished, last), body, state)
-    return state.ids_BC, state.drawn
+    return state.ids_BC, state.broken_B, state.drawn
 
 
 def draw(logits_BV: jax.Array, keys_B: jax.Array, sampling: SamplingConfig, seen_BV: jax.Array) -> jax.Array:

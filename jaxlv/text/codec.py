@@ -20,6 +20,7 @@ import numpy as np
 
 from jaxlv.config import CodecConfig
 from jaxlv.errors import JaxlvError
+from jaxlv.settings import checked, statements
 
 SYMBOLS = "0123456789.,;"
 TOP = 10.0  # where a scale rule puts its reference value; one digit before the point below it
@@ -86,13 +87,12 @@ class Codec:
     parsing: Literal["steps", "position"] = "steps"
 
     def __post_init__(self) -> None:
-        if self.scale not in SCALE_RULES:
-            raise JaxlvError("unknown rule", where="codec.scale", expected=", ".join(SCALE_RULES), found=self.scale)
-        for headroom in (self.headroom, *self.headrooms):
-            if not 0 <= headroom < 1:
-                raise JaxlvError("must be in [0, 1)", where="codec.headroom", found=headroom)
-        if not 1 <= self.decimals <= 6:
-            raise JaxlvError("must be 1 to 6", where="codec.decimals", found=self.decimals)
+        shared = {name: getattr(self, name) for name in statements(CodecConfig)}
+        for name, value in checked(CodecConfig, "codec", **shared).items():
+            object.__setattr__(self, name, value)
+        alpha = self.dataset_alpha
+        if alpha is not None and not 0 < alpha < math.inf:
+            raise JaxlvError("must be positive and finite", where="dataset_alpha", found=alpha)
 
     @classmethod
     def for_data(cls, config: CodecConfig, values_NTV: np.ndarray) -> Codec:

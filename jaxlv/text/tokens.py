@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxlv import memory
 from jaxlv.config import WindowConfig
 from jaxlv.errors import JaxlvError
 from jaxlv.text.codec import SYMBOLS, Codec
@@ -215,6 +216,7 @@ def make_windows(
     other rules a series is one stream of tokens in one scale, cut as the config says.
     """
     stride = stride or config.stride
+    _check_memory(values_NTV, codec, config, stride)
     counted = _pad_id(alphabet) if config.pads == "counted" else None
     if codec.scale == "context":
         return stack(list(_context_windows(values_NTV, codec, alphabet, config, stride, seed, counted)), config.length)
@@ -226,6 +228,21 @@ def make_windows(
         for start in stream_starts(ids, config.length, stride, config.partial, semicolon):
             windows.append(window(ids[start:], config.length, config.side, counted))
     return stack(windows, config.length)
+
+
+def _check_memory(values_NTV: np.ndarray, codec: Codec, config: WindowConfig, stride: int) -> None:
+    """Raises JaxlvError if the windows that there will be at least do not fit in the memory."""
+    N, T, V = values_NTV.shape
+    step = V * (codec.decimals + 3)  # tokens
+    if config.partial == "drop":
+        each = int(codec.scale == "context")
+    elif codec.scale == "context":
+        each = len(range(0, max(1, T - config.context_steps[0]), max(1, stride // step)))
+    else:
+        each = max(1, min(T - 1, (T * step - 2) // stride))
+    # Ids, positions and labels have 4 bytes in the end; positions and labels 8 as long as the windows stand in a list.
+    size = N * each * config.length * (3 * 4 + 4 + 2 * 8)
+    memory.check("training windows", host={"lower windows.length, or raise windows.stride": size})
 
 
 def _pad_id(alphabet: Alphabet) -> int:

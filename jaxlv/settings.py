@@ -1,0 +1,266 @@
+"""Settings as data: each says in words what it is and what it may be, and one check holds all of them to it.
+
+What is allowed is always a closed statement, `low <= value <= high`, a choice, or a text of bounded length, so that NaN, an
+infinite number or a value that nobody thought of is outside it. Configs, options of the programs and arguments of the
+library are checked by the same statements.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import os
+import typing
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass
+from numbers import Integral, Real
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+
+from jaxlv.errors import JaxlvError
+
+AXIS = 2**31 - 1  # XLA counts places along an axis, and optax counts steps, in 32 bits with a sign
+SEEDS = 2**32 - 1  # jax.random.key reads 32 bits of a seed, and NumPy's RandomState takes no more
+Number = int | float  # as it was given; a setting of type float makes a float of a whole number
+
+# ------------------------------------------------------------------------------------------- what is allowed
+
+
+@dataclass(frozen=True)
+class Between:
+    """A number from `low` to `high`, or one of `also`; with `above` it is not `low` itself, with `below` not `high`."""
+
+    low: float
+    high: float
+    above: bool = False
+    below: bool = False
+    also: tuple[float, ...] = ()
+
+    def holds(self, value: Any) -> bool:
+        """Is this number allowed? NaN never is."""
+        over = self.low < value if self.above else self.low <= value
+        under = value < self.high if self.below else value <= self.high
+        return bool(over and under) or value in self.also
+
+    def words(self, kind: Any) -> str:
+        """Such as "a whole number from 1 to 6"."""
+        over = f"above {self.low:.10g}" if self.above else f"from {self.low:.10g}"
+        under = f"below {self.high:.10g}" if self.below else f"to {self.high:.10g}"
+        also = "".join(f"{value:g} or " for value in self.also)
+        return f"{also}a {'whole ' if kind is int else ''}number {over} {under}"
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text of at most `longest` characters, each of which prints or is a space: a terminal can show it as it is."""
+
+    longest: int = 200
+
+    def holds(self, value: str) -> bool:
+        """Is this text allowed?"""
+        return len(value) <= self.longest and all(one.isprintable() or unicodedata.category(one) == "Zs" for one in value)
+
+    def words(self, kind: Any) -> str:
+        """What it says in an error."""
+        return f"a text of at most {self.longest} characters that print"
+
+
+PATH = Text(4096)  # as long as Linux allows
+
+
+@dataclass(frozen=True)
+class Items:
+    """A list of `least` to `most` values; `each` is what each of them may be, None if its type says that."""
+
+    each: Allowed | None = None
+    least: int = 0
+    most: int = 10**6
+
+    def holds(self, value: Any) -> bool:
+        """Has the list an allowed length?"""
+        return self.least <= len(value) <= self.most
+
+    def words(self, kind: Any) -> str:
+        """What it says in an error."""
+        return f"a list of {self.least if self.least == self.most else f'{self.least} to {self.most}'} values"
+
+
+@dataclass(frozen=True)
+class Entries:
+    """A table of at most `most` values by name; `each` is what each of them may be."""
+
+    each: Allowed
+    most: int = 1000
+
+    def holds(self, value: Any) -> bool:
+        """Are there few enough, each under a name that prints?"""
+        return len(value) <= self.most and all(isinstance(name, str) and Text().holds(name) for name in value)
+
+    def words(self, kind: Any) -> str:
+        """What it says in an error."""
+        return f"a table of at most {self.most} values by name"
+
+
+Allowed = Between | Text | Items | Entries
+
+# ---------------------------------------------------------------------------------------------- the settings
+
+
+def setting(default: Any, words: str, allowed: Allowed | None = None) -> Any:
+    """A field of a `Settings` class: its default (MISSING if it has none), what it is in words, and what it may be.
+
+    `allowed` is left out if the type says all: for a bool, a Literal, or another Settings class, which is its own default.
+    """
+    metadata = {"words": words, "allowed": allowed}
+    if default is MISSING:
+        return dataclasses.field(metadata=metadata)
+    if isinstance(default, type):
+        return dataclasses.field(default_factory=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+class Settings:
+    """A section of a config: a frozen dataclass whose values are checked, and put into plain Python types, when it is made.
+
+    `section` is the name that its errors give.
+    """
+
+    section: ClassVar[str] = ""
+
+    def __init_subclass__(cls, section: str = "") -> None:
+        cls.section = section
+
+    def __post_init__(self) -> None:
+        values = {name: getattr(self, name) for name in statements(type(self))}  # type: ignore[arg-type]
+        for name, value in checked(type(self), self.section, **values).items():
+            object.__setattr__(self, name, value)
+        self.agree()
+
+    def agree(self) -> None:
+        """Raises JaxlvError if values that are allowed one by one do not go together."""
+
+
+class Statement(NamedTuple):
+    """What is known of a setting: its type, what it is in words, and what it may be."""
+
+    kind: Any
+    words: str = ""
+    allowed: Allowed | None = None
+
+    def __str__(self) -> str:
+        """What it must be, such as "a whole number from 1 to 6 (digits behind the point)"."""
+        words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", dict: "a table"}
+        if self.allowed:
+            must_be = self.allowed.words(self.kind)
+        elif typing.get_origin(self.kind) is Literal:
+            must_be = " or ".join(map(repr, typing.get_args(self.kind)))
+        else:
+            must_be = words.get(typing.get_origin(self.kind) or self.kind, "a list")
+        return f"{must_be} ({self.words})" if self.words else must_be
+
+
+@functools.cache
+def statements(cls: type) -> dict[str, Statement]:
+    """What every field of a dataclass may be, by name; of one that is not a `Settings` class only the types are known."""
+    hints, found = typing.get_type_hints(cls), {}
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        kind, words, allowed = hints[field.name], field.metadata.get("words", ""), field.metadata.get("allowed")
+        says_all = kind is bool or typing.get_origin(kind) is Literal or dataclasses.is_dataclass(kind)
+        if issubclass(cls, Settings) and not (words and (allowed or says_all)):
+            raise TypeError(f"{cls.__name__}.{field.name}: a setting says its words and what is allowed")
+        found[field.name] = Statement(kind, words, allowed)
+    return found
+
+
+# ------------------------------------------------------------------------------------------------- the check
+
+
+def checked(cls: type, section: str = "", /, **values: Any) -> dict[str, Any]:
+    """Values of fields of `cls`, by name, in plain Python types; raises JaxlvError if one is not allowed.
+
+    `section` comes before the name in an error; arguments of a function have none.
+    """
+    known, prefix = statements(cls), f"{section}." if section else ""
+    return {name: settled(value, known[name], prefix + name) for name, value in values.items()}
+
+
+def settled(value: Any, statement: Statement, name: str, file: Any = None) -> Any:
+    """A value as its type has it; raises JaxlvError, which says the setting's name and its file, if it is not allowed."""
+    kind, allowed = statement.kind, statement.allowed
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        return value if isinstance(value, kind) else build_config(kind, value, file or "config", f"{name}.")
+    plain, arguments = _plain(value, kind), typing.get_args(kind)
+    if plain is None or (allowed and not allowed.holds(plain)):
+        where = name if file is None else f"{file}, {name}"
+        raise JaxlvError(f"must be {statement}", where=where, found=represented(value))
+    each = allowed.each if isinstance(allowed, (Items, Entries)) else None
+    if isinstance(plain, tuple):
+        one = Statement(arguments[0], statement.words, each)
+        return tuple(settled(item, one, f"{name}[{place}]", file) for place, item in enumerate(plain))
+    if isinstance(plain, dict) and arguments:
+        one = Statement(arguments[1], statement.words, each)
+        return {key: settled(item, one, f"{name}.{key}", file) for key, item in plain.items()}
+    return plain
+
+
+def _plain(value: Any, kind: Any) -> Any:
+    """The value in the plain Python type; None if it is of another type. A bool is not a number."""
+    origin = typing.get_origin(kind) or kind
+    if origin is Literal:
+        return value if isinstance(value, str) and value in typing.get_args(kind) else None
+    if origin is tuple:
+        return tuple(value) if isinstance(value, (list, tuple)) else None
+    if origin is dict:
+        return dict(value) if isinstance(value, Mapping) else None
+    if origin is str:
+        return os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value) if kind is bool else None
+    if kind in (int, Number) and isinstance(value, Integral):
+        return int(value)
+    return _float(value) if kind in (float, Number) and isinstance(value, Real) else None
+
+
+def _float(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return float("inf") if value > 0 else -float("inf")
+
+
+def represented(value: Any) -> str:
+    """The `repr` of a value; it fails for a whole number of thousands of digits."""
+    try:
+        return repr(value)
+    except (ValueError, RecursionError):
+        return f"a value that is too long to be shown ({type(value).__name__})"
+
+
+# ---------------------------------------------------------------------------------------------- from tables
+
+
+def build_config(cls: type, tree: Mapping[str, Any], where: Any = "config", prefix: str = "") -> Any:
+    """A dataclass from nested tables; raises JaxlvError, which names `where` and the key, for a key that is unknown or
+    missing and for a value that is not allowed.
+    """
+    if not isinstance(tree, Mapping):
+        raise JaxlvError(f"[{prefix.rstrip('.')}] must be a section", where=where, found=represented(tree))
+    known = statements(cls)
+    for key in tree:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {prefix}{near[0]}?" if near else f"known keys: {', '.join(known)}"
+            raise JaxlvError(f"unknown key {prefix}{key}", where=where, hint=hint)
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        if field.default is MISSING and field.default_factory is MISSING and field.name not in tree:
+            expected = str(known[field.name])
+            raise JaxlvError(f"the key {prefix}{field.name} is missing", where=where, expected=expected)
+    values = {key: settled(value, known[key], prefix + key, where) for key, value in tree.items()}
+    try:
+        return cls(**values)
+    except JaxlvError as fault:  # allowed one by one, but not together
+        place = where if fault.where is None else f"{where}, {fault.where}"
+        raise JaxlvError(fault.what, where=place, expected=fault.expected, found=fault.found, hint=fault.hint) from None

@@ -1,0 +1,93 @@
+"""What training and generation need of memory, at least: a check by formula before anything is allocated.
+
+Counted are arrays that exist whatever XLA makes of a program: weights, an overlay and its moments, a batch, one array of
+activations for each layer, the scores of one layer, the keys and values of every token. XLA's own plan needs more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+
+from jaxlv import memory
+from jaxlv.config import LoraConfig, RunConfig
+from jaxlv.lora.overlay import normalise_targets
+from jaxlv.model.attention import QUERY_BLOCK
+from jaxlv.model.qwen2 import Qwen2
+from jaxlv.model.weights import count_params, parameter_paths
+from jaxlv.steps.loss import chunks_of
+from jaxlv.text.codec import SYMBOLS
+
+MOMENTS = {"adam": 2, "adamw": 2, "muon": 1}  # arrays of a matrix's size that an optimiser keeps
+NUMBER = 4  # bytes of a float32 or an int32
+
+SMALLER_MODEL = 'take a smaller model, or set model.dtype = "bfloat16"'
+LOWER_RANK = "lower lora.rank, or name fewer lora.targets"
+LOWER_BATCH = "lower train.batch_size (raise train.accumulate) or windows.length"
+LOWER_STEP = "lower train.accumulate, train.batch_size or windows.length"
+LOWER_SAMPLES = "lower the samples, the horizon, or the series of a batch"
+LOWER_CONTEXT = "lower the context, or the series of a batch"
+
+
+def check_weights(model: Qwen2, where: str) -> None:
+    """Raises JaxlvError if a model's weights do not fit in the memory."""
+    memory.check(where, device={SMALLER_MODEL: weights(model)})
+
+
+def check_training(configs: Sequence[RunConfig], model: Qwen2, loaded: bool = True) -> None:
+    """Raises JaxlvError if one of several runs cannot train in the memory; the base's weights may be `loaded` already."""
+    for config in configs:
+        needed = training(config, model)
+        memory.check("training", device=needed if loaded else {**needed, SMALLER_MODEL: weights(model)})
+
+
+def weights(model: Qwen2) -> int:
+    """Bytes of a model's weights."""
+    return count_params(model) * jnp.dtype(model.dtype).itemsize
+
+
+def state(config: RunConfig, model: Qwen2) -> int:
+    """Bytes of an overlay and its optimiser's moments."""
+    return NUMBER * trained(config.lora, model) * (1 + MOMENTS[config.optimizer.name])
+
+
+def trained(lora: LoraConfig, model: Qwen2) -> int:
+    """Numbers that train: A and B of every adapted projection, and what of the head does."""
+    targets, c = normalise_targets(lora.targets), model.config
+    shapes = [shape for path, shape in parameter_paths(model).values() if path[-1] == "weight" and path[-2] in targets]
+    head = {"frozen": 0, "bias": c.vocab_size, "full": c.vocab_size * c.hidden_size}[lora.head]
+    return lora.rank * sum(map(sum, shapes)) + head
+
+
+def training(config: RunConfig, model: Qwen2) -> dict[str, int]:
+    """Bytes of a train step beside the weights, by what makes them less."""
+    c, t, length = model.config, config.train, config.windows.length
+    tokens, size = t.batch_size * length, jnp.dtype(model.dtype).itemsize
+    kept = c.num_hidden_layers * tokens * c.hidden_size * size if config.lora.targets else 0  # for the backward pass
+    queries = {"xla": length, "blocked": min(QUERY_BLOCK, length), "cudnn": 0}[model.attention]
+    scores = t.batch_size * c.num_attention_heads * queries * length * NUMBER
+    outputs = len(SYMBOLS) if config.model.loss == "alphabet" else c.vocab_size
+    logits = chunks_of(tokens, outputs)[0] * outputs * NUMBER
+    return {
+        LOWER_RANK: state(config, model),
+        LOWER_BATCH: kept + max(scores, logits),
+        LOWER_STEP: 3 * NUMBER * t.accumulate * tokens,
+    }
+
+
+def check_generation(model: Qwen2, prompts: int, length: int, samples: int, new_tokens: int, grammar: bool) -> None:
+    """Raises JaxlvError if `samples` continuations of each of `prompts` prompts of `length` tokens, of `new_tokens` tokens
+    at most, cannot be made in the memory; with a grammar the logits are of its symbols alone.
+    """
+    c, rows = model.config, prompts * samples
+    outputs, size = len(SYMBOLS) if grammar else c.vocab_size, jnp.dtype(model.dtype).itemsize
+    token = 2 * c.num_hidden_layers * c.num_key_value_heads * c.head_dim * size  # its keys and values
+    drawn = rows * (new_tokens * (token + NUMBER) + outputs * NUMBER)
+    memory.check("generation", device={LOWER_SAMPLES: drawn, LOWER_CONTEXT: prompts * length * token})
+
+
+def check_forecasts(series: int, samples: int, horizon: int, variables: int) -> None:
+    """Raises JaxlvError if the host cannot hold forecasts in float64, once as lists and once as an array."""
+    size = 2 * 8 * series * samples * horizon * variables
+    memory.check("forecasts", host={"lower the samples, the horizon or the series": size})
