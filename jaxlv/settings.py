@@ -47,10 +47,12 @@ class Between:
 
     def words(self, kind: Any) -> str:
         """Such as "a whole number from 1 to 6"."""
-        over = f"above {self.low:.10g}" if self.above else f"from {self.low:.10g}"
-        under = f"below {self.high:.10g}" if self.below else f"to {self.high:.10g}"
+        low, high = f"{self.low:.10g}", f"{self.high:.10g}"
+        over = f"above {low}" if self.above else f"of at least {low}"
+        under = f"below {high}" if self.below else f"at most {high}"
+        range_ = f"{over} and {under}" if self.above or self.below else f"from {low} to {high}"
         also = "".join(f"{value:g} or " for value in self.also)
-        return f"{also}a {'whole ' if kind is int else ''}number {over} {under}"
+        return f"{also}a {'whole ' if kind is int else ''}number {range_}"
 
 
 @dataclass(frozen=True)
@@ -185,6 +187,11 @@ def checked(cls: type, section: str = "", /, **values: Any) -> dict[str, Any]:
     """
     known, prefix = statements(cls), f"{section}." if section else ""
     return {name: settled(value, known[name], prefix + name) for name, value in values.items()}
+
+
+def argument(cls: type, field: str, value: Any, name: str) -> Any:
+    """An argument of a function, called `name`, that may be what a field of `cls` may be; else raises JaxlvError."""
+    return settled(value, statements(cls)[field], name)
 
 
 def settled(value: Any, statement: Statement, name: str, file: Any = None) -> Any:

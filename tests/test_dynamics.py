@@ -164,11 +164,11 @@ def test_faults_are_one_line():
     one = np.ones((1, 2))
     cases = {
         "unknown preset": lambda: dynamics.draw("moon", 3, 0),
-        "n >= 1": lambda: dynamics.draw("course", 0, 0),
-        "seed >= 0": lambda: dynamics.draw("course", 1, -1),
+        "n: must be a whole number from 1 to": lambda: dynamics.draw("course", 0, 0),
+        "seed: must be a whole number from 0 to": lambda: dynamics.draw("course", 1, -1),
         "unknown system": lambda: Preset("mine", "moon", ranges),
         "wrong ranges": lambda: Preset("mine", "rosenzweig-macarthur", ranges),
-        "noise >= 0": lambda: Preset("mine", "lotka-volterra", ranges, noise=-1),
+        "mine.noise: must be a number from 0 to": lambda: Preset("mine", "lotka-volterra", ranges, noise=float("nan")),
         "0 < low <= high": lambda: Range(2, 1),
         "wrong shapes": lambda: dynamics.simulate(LOTKA_VOLTERRA, np.ones((1, 3)), one, TIME_T),
         "positive": lambda: dynamics.simulate(LOTKA_VOLTERRA, np.ones((1, 4)), 0 * one, TIME_T),

@@ -177,7 +177,7 @@ def test_merge_adds_adapters(work, random_lora, tmp_path):
     np.testing.assert_allclose(whole.apply({"params": merged}, ids), expected, atol=1e-4)
     for arguments, message in (
         ([folders[0], "--weights", "1,2"], "as many weights"),
-        ([folders[0], "--weights", "x"], "not a list of numbers"),
+        ([folders[0], "--weights", "x"], "'x' is not a number from"),
         ([tmp_path / "gone"], "no adapter"),
     ):
         outcome = jaxlv("merge", *arguments, "--model", work.base, "--out", tmp_path / "no")

@@ -377,5 +377,5 @@ def test_a_forecast_is_paid_as_far_as_it_ran(forecaster, series, tmp_path, monke
 
 
 def test_a_reach_of_no_step_is_refused(forecaster, series):
-    with pytest.raises(JaxlvError, match="at least one step"):
+    with pytest.raises(JaxlvError, match="reach: must be a whole number from 1 "):
         forecaster.rolling(series, CONTEXT, 6, 2, reach=0)

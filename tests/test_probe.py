@@ -534,7 +534,7 @@ def test_without_a_folder_the_answers_are_shown_all_the_same(base, tmp_path, pro
         (["--max-new-tokens", 250], "longer than the model's positions"),
         (["--text", "{text}", "--window", 999], "--window: longer than the model's positions"),
         (["--text", "{text}", "--stride", 512], "--stride: not a stride; expected 1 to 511 tokens; found 512"),
-        (["--top-p", 2], "sampling.top_p"),
+        (["--top-p", 2], "argument --top-p: '2' is not"),
         (["--set", "sampling.top_q=2"], "not a setting of a probe"),
         (["--set", "train.steps=2"], "--set train.steps: not a setting of a probe"),
         (["--set", "model.path=x"], "--set model.path: not a setting of a probe"),

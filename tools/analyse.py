@@ -72,6 +72,9 @@ def analyse(
     shown = SHOWN if SHOWN in data.ids_N else int(chosen.ids_N[0])
     written = data.select(list(dict.fromkeys([shown, *chosen.ids_N.tolist()])))
 
+    for forecaster in forecasters.values():
+        forecaster.check_fits(chosen, config.context, config.horizon, config.samples, config.batch_series)
+
     @functools.cache
     def drawn() -> analyses.Drawn:
         with Progress("forecasts", len(chosen) * len(forecasters)) as bar:

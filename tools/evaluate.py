@@ -26,7 +26,15 @@ from jaxlv.config import EvaluateConfig, RunConfig, SamplingConfig, config_tree
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError
 from jaxlv.forecasting.conformal import Bands
-from jaxlv.forecasting.evaluate import LEVELS, TEMPERATURES, choose_temperature, evaluate, fit_conformal, truth_of
+from jaxlv.forecasting.evaluate import (
+    LEVELS,
+    TEMPERATURES,
+    check_fits,
+    choose_temperature,
+    evaluate,
+    fit_conformal,
+    truth_of,
+)  # fmt: skip
 from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.report import evaluation
 from jaxlv.report.figures.panels import panels
@@ -241,6 +249,7 @@ def main(options: argparse.Namespace) -> None:
         finished.metered() if finished else contextlib.nullcontext(forecasters) as forecasters,
     ):
         forecasters = {name: forecaster.with_sampling(**sampling) for name, forecaster in forecasters.items()}
+        check_fits(forecasters.values(), chosen, protocol)
         fitted = None
         if validation is not None:
             fitted = fit_on_validation(

@@ -17,10 +17,9 @@ import json
 import math
 import multiprocessing
 import os
-import tomllib
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlv.config import OptimizerConfig, build_config, override
+from jaxlv.config import COUNT, ROOM, SHARE, OptimizerConfig, build_config, override, read_tree
 from jaxlv.data import dynamics
 from jaxlv.errors import JaxlvError, all_finite
 from jaxlv.flops import Work, count
@@ -37,6 +36,7 @@ from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.model.weights import count_params, write_pretrained
 from jaxlv.runs.checkpoint import Checkpoints
+from jaxlv.settings import AXIS, SEEDS, Between, Entries, Items, Settings, setting
 from jaxlv.steps.train import fit, init_state, make_optimizer, make_train_step, make_validation_step
 from jaxlv.storage.files import new_file, new_folder, write_json, write_text
 from jaxlv.text.codec import SYMBOLS, Codec
@@ -45,60 +45,82 @@ from jaxlv_tools.console import Progress, describe, program, versions, whole
 
 AHEAD = 4  # batches that each worker makes before they are asked for
 HELD_OUT = 2048  # simulated series for validation
+SIZE, POSITIVE = Between(1, 2**20), Between(0, 1e9, above=True)
 SPECIAL = ("<|endoftext|>", "<|im_end|>", "<|unknown|>")
 
 
 @dataclass(frozen=True)
-class Architecture:
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
+class Architecture(Settings, section="architecture"):
+    """The sizes of the model, by the names of Hugging Face's config.json."""
+
+    hidden_size: int = setting(MISSING, "width", SIZE)
+    intermediate_size: int = setting(MISSING, "width of the MLP", SIZE)
+    num_hidden_layers: int = setting(MISSING, "layers", SIZE)
+    num_attention_heads: int = setting(MISSING, "query heads", SIZE)
+    num_key_value_heads: int = setting(MISSING, "key/value heads", SIZE)
 
 
 @dataclass(frozen=True)
-class Simulated:
-    number: int  # series simulated for a share of 1
-    steps: int
-    least: float
-    shares: dict
-    strides: tuple[int, ...]
-    from_start: float
-    noisy: float
-    noise: float
-    gappy: float
-    gaps: float
-    peaked: bool
-    ranges: dict
+class Simulated(Settings, section="series"):
+    """The series that windows are taken from, and what is done to a window."""
+
+    number: int = setting(MISSING, "series simulated for a share of 1", COUNT)
+    steps: int = setting(MISSING, "of 1 time unit", Between(4, AXIS))
+    least: float = setting(MISSING, "a series in which a population falls below this share of its peak is left out", SHARE)
+    shares: dict[str, float] = setting(MISSING, "of the series, by system", Entries(SHARE))
+    strides: tuple[int, ...] = setting(MISSING, "a window takes every k-th step", Items(COUNT, 1))
+    from_start: float = setting(MISSING, "share of windows that begin at the initial state", SHARE)
+    noisy: float = setting(MISSING, "share of windows with log-normal observation noise", SHARE)
+    noise: float = setting(MISSING, "of at most this standard deviation", Between(0, 100))
+    gappy: float = setting(MISSING, "share of windows with missing steps", SHARE)
+    gaps: float = setting(MISSING, "at most this share of them", SHARE)
+    peaked: bool = setting(MISSING, "the middle of a range is drawn more often than its ends")
+    ranges: dict[str, tuple[float, ...]] = setting(MISSING, "[low, high] of parameters", Entries(Items(POSITIVE, 2, 2)))
+
+    def agree(self) -> None:
+        if not math.isclose(sum(self.shares.values()), 1, abs_tol=1e-9) or not set(self.shares) <= set(dynamics.SYSTEMS):
+            expected = f"shares of {', '.join(dynamics.SYSTEMS)} that add up to 1"
+            raise JaxlvError("not shares", where="series.shares", expected=expected, found=self.shares)
 
 
 @dataclass(frozen=True)
-class Text:
-    decimals: tuple[int, ...]
-    headroom: tuple[float, ...]
-    context_steps: tuple[int, ...]
+class Text(Settings, section="text"):
+    """How a window is written, drawn anew for each."""
+
+    decimals: tuple[int, ...] = setting(MISSING, "digits behind the point", Items(Between(1, 6), 1))
+    headroom: tuple[float, ...] = setting(MISSING, "[least, most] head-room", Items(ROOM, 1, 2))
+    context_steps: tuple[int, ...] = setting(MISSING, "[least, most] steps that the scale is fitted on", Items(COUNT, 2, 2))
 
 
 @dataclass(frozen=True)
-class Phase:
-    until: int
-    length: int
-    batch_size: int
+class Phase(Settings, section="phases"):
+    """Steps with windows of one length."""
+
+    until: int = setting(MISSING, "step", COUNT)
+    length: int = setting(MISSING, "tokens of a window", Between(2, AXIS))
+    batch_size: int = setting(MISSING, "windows of a step", COUNT)
 
 
 @dataclass(frozen=True)
-class BaseConfig:
-    seed: int
-    steps: int
-    validate_every: int
-    architecture: Architecture
-    dtype: Literal["float32", "float16"]  # of activations and products; parameters and the optimiser's state are float32
-    attention: Literal["blocked", "cudnn"]
-    series: Simulated
-    text: Text
-    optimizer: OptimizerConfig
-    phases: tuple[Phase, ...]
+class BaseConfig(Settings):
+    """Everything that defines the base."""
+
+    seed: int = setting(MISSING, "of the series, the windows and the weights", Between(0, SEEDS - 1))
+    steps: int = setting(MISSING, "optimiser steps", COUNT)
+    validate_every: int = setting(MISSING, "steps", COUNT)
+    architecture: Architecture = setting(MISSING, "the model")
+    dtype: Literal["float32", "float16"] = setting(
+        MISSING, "of activations and products; parameters and the optimiser's state are float32"
+    )
+    attention: Literal["blocked", "cudnn"] = setting(MISSING, "the kernel")
+    series: Simulated = setting(MISSING, "what it reads")
+    text: Text = setting(MISSING, "how that is written")
+    optimizer: OptimizerConfig = setting(MISSING, "how it trains")
+    phases: tuple[Phase, ...] = setting(MISSING, "one behind the other", Items(None, 1, 1000))
+
+    def agree(self) -> None:
+        if self.phases[-1].until < self.steps:
+            raise JaxlvError("end before the last step", where="phases", expected=self.steps, found=self.phases[-1].until)
 
 
 # ------------------------------------------------------------------------------------------------ the series
@@ -348,9 +370,7 @@ def arguments() -> argparse.ArgumentParser:
 
 @program(arguments)
 def main(options: argparse.Namespace) -> None:
-    if not options.config.is_file():
-        raise JaxlvError("no such config file", where=options.config)
-    tree = override(tomllib.loads(options.config.read_text(encoding="utf-8")), options.set)
+    tree = override(read_tree(options.config), options.set)
     config = build_config(BaseConfig, tree, where=options.config)
     if not options.out:
         if not options.series:

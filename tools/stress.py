@@ -91,6 +91,8 @@ def main(options: argparse.Namespace) -> None:
     samples, seed = options.samples or SAMPLES, protocol.seed if options.seed is None else options.seed
     truth_of(held, context, horizon)  # says where the series are too short
     bare = {} if finished else bare_forecasters(config, options.subject, data)[1]
+    subject = finished.tuned if finished else bare["untuned"]
+    subject.check_fits(held.select(held.ids_N[:1]), context, horizon, samples, 1)  # before systems are simulated
     conditions = [c for name in names for c in GROUPS[name](held, options.max_series, context, horizon, seed)]
     if not conditions:
         raise JaxlvError("no condition of these groups fits the series", where="--groups", found=options.groups)

@@ -23,7 +23,7 @@ import pandas as pd
 from jaxlv.config import GRID, STAGE, RunConfig, build_config, override, read_tree
 from jaxlv.errors import JaxlvError
 from jaxlv.report import page, sweeps
-from jaxlv.runs import run, search, sweep, training
+from jaxlv.runs import run, search, sources, sweep, training
 from jaxlv.storage.tables import write_csv
 from jaxlv_tools.console import Progress, begun_folder, describe, print_columns, program, versions, whole
 
@@ -119,6 +119,11 @@ def searched(
     config: RunConfig, space: Sequence[search.Range], options: argparse.Namespace, out: Path, rule: str, known: bool
 ) -> list[dict[str, Any]]:
     """Runs whose settings a study draws, some at a time, each told to the study when it has ended."""
+    for place in range(
+        2
+    ):  # what the ends of the ranges are not allowed, or have no memory for, is said before anything runs
+        ends = sweep.cells(config, [{one.setting: one.ends[place] for one in space}])
+        sources.check_fits([cell.config for cell in ends])
     folder = out / sweep.RUNS
     study = search.Study(options.storage or f"sqlite:///{out / 'study.db'}", options.study, space, config.train.seed)
     begun = study.known([path.name for path in folder.iterdir()]) if known else {}

@@ -24,7 +24,7 @@ from jaxlv import memory
 from jaxlv.config import DataConfig
 from jaxlv.data.series import VARIABLES, SeriesSet, from_arrays
 from jaxlv.errors import JaxlvError
-from jaxlv.settings import AXIS, Between, checked, setting
+from jaxlv.settings import AXIS, Between, argument, checked, setting
 
 CHUNKS = {"cpu": 256, "gpu": 16_384}  # series solved at once, by the kind of device
 
@@ -305,7 +305,7 @@ def draw(preset: Preset | str, n: int, seed: int, solver: Solver | None = None, 
         if preset not in PRESETS:
             raise JaxlvError("unknown preset", expected=", ".join(PRESETS), found=preset)
         preset = PRESETS[preset]
-    n, seed = checked(DataConfig, simulate=n, seed=seed).values()
+    n, seed = argument(DataConfig, "simulate", n, "n"), argument(DataConfig, "seed", seed, "seed")
     system, solver = SYSTEMS[preset.system], solver or Solver()
     numbers = 3 * preset.steps * len(VARIABLES) + 2 * len(system.parameters)  # of 4 bytes; what is solved has 8
     memory.check("simulation", host={"lower the series or their steps": 4 * n * numbers})

@@ -30,6 +30,7 @@ from jaxlv.storage.files import is_at
 
 FINAL = "evaluation"  # the phase that what is held back belongs to
 VERSION = 2
+MOST_FLOPS = 10**30  # of a budget
 MOST_SIZE, MOST_COUNT = 1 << 40, 10**6  # of what an event may say: batch, length, ..., and how often
 Kind = Literal["train_step", "validation", "generation"]
 
@@ -113,9 +114,9 @@ class Terms:
     def __post_init__(self) -> None:
         find(self.convention)
         for name, value in self.envelopes.items():
-            if not isinstance(name, str) or not isinstance(value, int) or value < 0:
+            if not isinstance(name, str) or type(value) is not int or not 0 <= value <= MOST_FLOPS:
                 raise JaxlvError("must be a number of FLOPs", where=f"budget.phases.{name}", found=repr(value)[:80])
-        if self.budget < 1:
+        if not 1 <= self.budget <= MOST_FLOPS:
             raise JaxlvError("must be positive", where="budget.flops", found=self.budget)
         if not 0 <= self.held_back <= self.budget:
             raise JaxlvError("must be within the budget", where="budget.held_back", found=self.held_back)

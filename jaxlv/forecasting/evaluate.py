@@ -5,7 +5,7 @@ Axes: N series, S samples, C context steps, H steps ahead, V variables.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,7 @@ def evaluate(
     `on_batch(name, series done)`.
     """
     context_NCV, truth_NHV = truth_of(series, config.context, config.horizon)
+    check_fits(forecasters.values(), series, config)
     forecasts: dict[str, Forecast] = {}
     rows: list[dict[str, Any]] = []
     for name, forecaster in forecasters.items():
@@ -121,6 +122,15 @@ def evaluate(
         rows.append(score(name, baseline(context_NCV, config.horizon), truth_NHV, context_NCV, series))
     first = next(iter(forecasters.values()), None)
     return {"protocol": protocol(series, config, first), "rows": rows}, forecasts
+
+
+def check_fits(forecasters: Iterable[Forecaster], series: SeriesSet, config: EvaluateConfig) -> None:
+    """Raises JaxlvError if an evaluation's samples, with and without the grammar, do not fit in the memory."""
+    for forecaster in forecasters:
+        forecaster.check_fits(series, config.context, config.horizon, config.samples, config.batch_series)
+        if forecaster.sampling.grammar and config.unmasked_samples:
+            free, count = forecaster.with_sampling(grammar=False), config.unmasked_samples
+            free.check_fits(series, config.context, config.horizon, count, config.batch_series)
 
 
 def choose_temperature(

@@ -24,7 +24,7 @@ from jaxlv.errors import JaxlvError, printable
 from jaxlv.flops.ledger import Kind, Meter
 from jaxlv.forecasting import metrics
 from jaxlv.model.qwen2 import Qwen2
-from jaxlv.settings import SEEDS, checked
+from jaxlv.settings import SEEDS, argument, checked
 from jaxlv.steps.generate import Generated, check_shape, decoding, generate, padded
 from jaxlv.steps.needs import check_forecasts, check_generation
 from jaxlv.storage import tables
@@ -204,9 +204,9 @@ class Forecaster:
             raise JaxlvError(
                 "the context does not fit the series", expected=f"1 to {values_NTV.shape[1] - cut} steps", found=context
             )
+        self.check_fits(series, context, horizon + cut, samples, batch_series)
         variants = self.codec.variants[:samples] if scales_NV is None else (self.codec,)
         R, each = len(variants), -(-samples // len(variants))
-        self._check_memory(series, context, horizon + cut, samples, batch_series * R, each)
         if scales_NV is None:
             scales_NV = self._scales(series, context, variants).reshape(len(series) * R, -1)
         ids_M, values_MTV = np.repeat(series.ids_N, R), np.repeat(values_NTV, R, axis=0)  # M = N R rows: a series, a scale
@@ -241,6 +241,14 @@ class Forecaster:
             dict(collections.Counter(d.stop for row in drawn for d in row)),
         )
 
+    def check_fits(self, series: SeriesSet, context: int, horizon: int, samples: int, batch_series: int) -> None:
+        """Raises JaxlvError if forecasts do not fit in the memory."""
+        V, decimals, variants = len(series.variables), self.codec.decimals, len(self.codec.variants[:samples])
+        check_forecasts(len(series), samples, horizon, V)
+        length, new_tokens = context * V * (decimals + 3), horizon * longest_step(V, decimals, INTEGER_DIGITS)
+        rows = batch_series * variants
+        check_generation(self.model, rows, length, -(-samples // variants), new_tokens, self.sampling.grammar)
+
     def rolling(
         self,
         series: SeriesSet,
@@ -259,7 +267,7 @@ class Forecaster:
         Raises JaxlvError as a call does, and for a `reach` that is not allowed. `on_batch(done)` hears how many forecasts
         of all are done, counted in series.
         """
-        reach = checked(EvaluateConfig, horizon=reach)["horizon"]
+        reach = argument(EvaluateConfig, "horizon", reach, "reach")
         horizon, samples, seed = checked(EvaluateConfig, horizon=horizon, samples=samples, seed=seed).values()
         check_forecasts(len(series), samples, horizon, len(series.variables))
         N, parts_in_all, rows = len(series), -(-horizon // reach), len(series) * samples
@@ -323,13 +331,6 @@ class Forecaster:
         whole = self.codec.encode(values_TV[:context], alpha_V, where=where)
         step = self.codec.encode(values_TV[context : context + 1], alpha_V, where=where) if shown else ""
         return whole, step[: min(shown, len(step) - 1)] if shown else ""
-
-    def _check_memory(self, series: SeriesSet, context: int, horizon: int, samples: int, prompts: int, each: int) -> None:
-        """Raises JaxlvError if the samples do not fit in the memory, `each` of them of each of the prompts of a batch."""
-        V, decimals, masked = len(series.variables), self.codec.decimals, self.sampling.grammar
-        check_forecasts(len(series), samples, horizon, V)
-        length, new_tokens = context * V * (decimals + 3), horizon * longest_step(V, decimals, INTEGER_DIGITS)
-        check_generation(self.model, prompts, length, each, new_tokens, masked)
 
     def _batch(
         self, prompts, opened, alphas, ids_M, keys_M, rows, size, digits, horizon, samples, seed

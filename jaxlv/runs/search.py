@@ -13,6 +13,7 @@ from typing import Any
 from jaxlv.errors import JaxlvError, printable
 
 PREFIX = "trial-"
+MOST = 1e30  # of an end of a range: more than any setting may be
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,17 @@ class Range:
     values: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.values and not (self.low < self.high and (self.low > 0 or not self.log)):
-            expected = "low < high" + (", both above 0" if self.log else "")
+        least = 0 if self.log else -MOST
+        if not self.values and not (least <= self.low < self.high <= MOST and (self.low or not self.log)):
+            expected = f"low < high, at most {MOST:g}" + (", both above 0" if self.log else "")
             raise JaxlvError(
                 "not a range", where=f"search {self.setting}", expected=expected, found=f"{self.low}..{self.high}"
             )
+
+    @property
+    def ends(self) -> tuple[Any, Any]:
+        """The least and the greatest value, or the first and the last of some."""
+        return (self.values[0], self.values[-1]) if self.values else (self.low, self.high)
 
     def draw(self, trial: Any) -> Any:
         """A value for an Optuna trial; whole numbers where both ends are."""

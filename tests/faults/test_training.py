@@ -418,7 +418,7 @@ def test_40_a_service_that_is_not_installed_is_said_before_anything_is_written(s
     assert said.code == 2 and 'train.sinks: wandb is not installed; pip install "jaxlv[wandb]"' in said.err
     assert not (tmp_path / "out").exists()
     said = jaxlv("train", subject.config, "--set", 'train.sinks=["carrier pigeon"]', "--out", tmp_path / "out")
-    assert said.code == 2 and "unknown sink; expected tensorboard, wandb, mlflow" in said.err
+    assert said.code == 2 and "train.sinks[0]: must be 'tensorboard' or 'wandb' or 'mlflow'" in said.err
 
 
 # ------------------------------------------------------------------------------------------- lines
