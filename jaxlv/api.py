@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxlv.config import CodecConfig, ModelSettings, RunConfig, SamplingConfig
+from jaxlv.config import CodecConfig, EvaluateConfig, ModelSettings, RunConfig, SamplingConfig
 from jaxlv.data.series import SeriesSet, from_arrays, load
 from jaxlv.errors import JaxlvError
 from jaxlv.forecasting.forecaster import Forecast, Forecaster
@@ -19,6 +19,7 @@ from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.model.weights import EMBEDDED_BASE
 from jaxlv.runs import run, sources
+from jaxlv.settings import argument
 from jaxlv.text.codec import Codec
 from jaxlv.text.tokens import QWEN_END, load_alphabet
 
@@ -119,7 +120,9 @@ def forecast(
         if name not in known:
             raise JaxlvError(f"unknown setting {name}", where="forecast", expected=", ".join(known))
     given = as_series(series)
+    batch_series = argument(EvaluateConfig, "batch_series", batch_series, "batch_series")
     if context is not None:
+        context = argument(EvaluateConfig, "context", context, "context")
         if not 1 <= context <= given.values_NTV.shape[1]:
             raise JaxlvError("the context does not fit the series", expected=given.values_NTV.shape[1], found=context)
         given = replace(given, values_NTV=given.values_NTV[:, -context:], time_T=given.time_T[-context:])

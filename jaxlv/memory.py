@@ -19,6 +19,10 @@ GROUPS = Path("/sys/fs/cgroup")  # where Linux says what a container may take, i
 LIMITS = {"memory.max": "memory.current", "memory/memory.limit_in_bytes": "memory/memory.usage_in_bytes"}
 
 
+class TooLarge(JaxlvError):
+    """Work needs more memory than there is. It ends every program."""
+
+
 def host_memory(swap: bool = False) -> int:
     """Bytes that this machine can still give, or that a container is allowed; with `swap` what is free of that, too."""
     free = [psutil.virtual_memory().available]
@@ -40,7 +44,7 @@ def device_memory(device: jax.Device) -> tuple[int, str]:
 
 
 def check(what: str, *, host: Mapping[str, int] | None = None, device: Mapping[str, int] | None = None) -> None:
-    """Raises JaxlvError if work needs more memory than there is; a CPU has that of the host.
+    """Raises TooLarge if work needs more memory than there is; a CPU has that of the host.
 
     `host` and `device` hold the bytes of its parts by what makes them less, such as {"lower lora.rank": 10**12}.
     """
@@ -59,7 +63,7 @@ def _compare(what: str, parts: Mapping[str, int], free: int, place: str) -> None
     needed = sum(parts.values())
     if needed > free:
         figures = f"needs at least {gib(needed)} of memory, and there are {gib(free)} {place}"
-        raise JaxlvError(figures, where=what, hint=max(parts, key=lambda hint: parts[hint]))
+        raise TooLarge(figures, where=what, hint=max(parts, key=lambda hint: parts[hint]))
 
 
 def gib(count: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from jaxlv.config import SamplingConfig
-from jaxlv.errors import JaxlvError
+from jaxlv.errors import JaxlvError, NotFinite
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.steps import generate as module
 from jaxlv.steps.generate import FORBIDDEN, PROMPT_MULTIPLE, draw, generate, row_keys
@@ -216,6 +217,64 @@ def test_more_tokens_than_positions_are_refused(subject):
 def test_nothing_to_go_on_from_is_refused(subject, prompts):
     with pytest.raises(JaxlvError, match="at least one token"):
         free(subject, prompts)
+
+
+# ------------------------------------------------------------------------------------------- what is not finite
+
+NINE = load_alphabet(Path("-"), 32).ids_A[SYMBOLS.index("9")]
+
+
+def first_broken(result, breaks) -> tuple[int, int, int]:
+    """(prompt, sample, index of the token) that is the first to be drawn behind a token for which `breaks` holds."""
+    for (s, n), length in np.ndenumerate(result.lengths_SN):
+        for place in range(1, length):
+            if breaks(result.ids_SNC[s, n, place - 1], len(PROMPTS[s]) + place - 1):
+                return s, n, place
+    raise AssertionError("nothing breaks")
+
+
+def poisoned(monkeypatch, breaks) -> None:
+    """Let the logits behind such a token be NaN, if they are of a generation that is traced from here on."""
+    honest = module.read
+
+    def read(model, variables, ids_BT, positions_BT, *more):
+        logits_BV, segment = honest(model, variables, ids_BT, positions_BT, *more)
+        bad_B1 = breaks(ids_BT[:, -1:], positions_BT[:, -1:]) if ids_BT.shape[1] == 1 else False
+        return jnp.where(bad_B1, jnp.nan, logits_BV), segment
+
+    monkeypatch.setattr(module, "read", read)
+
+
+def test_logits_that_are_not_finite_end_a_generation_and_are_placed(subject, monkeypatch):
+    honest, breaks = constrained(subject), lambda token, position: token == NINE
+    s, n, place = first_broken(honest, breaks)
+    step = 1 + (honest.ids_SNC[s, n, :place] == subject.alphabet.ids_A[SYMBOLS.index(";")]).sum()
+    poisoned(monkeypatch, breaks)
+    with pytest.raises(NotFinite) as caught:
+        constrained(subject, SamplingConfig(top_k=13), names=["fox", "hare", "owl"])  # of 13 symbols: nothing is cut
+    assert f"{('fox', 'hare', 'owl')[s]}, sample {n}, token {place + 1} (step {step}): the model's logits" in str(
+        caught.value
+    )
+
+
+def test_what_a_finished_sample_would_go_on_with_does_not_matter(subject, monkeypatch):
+    """The loop goes on for the others; a sample that is done is drawn from whatever its logits are."""
+    honest = constrained(subject)
+    ends_SN = honest.lengths_SN + [[len(prompt)] for prompt in PROMPTS]
+    latest = ends_SN.max() - 1  # the position of the last token of the sample that ends last
+    poisoned(monkeypatch, lambda token, position: position >= latest)
+    again = constrained(subject, SamplingConfig(top_k=14))
+    np.testing.assert_array_equal(again.ids_SNC, honest.ids_SNC)
+    assert honest.iterations + len(PROMPTS[-1]) > latest  # so another row was drawn beyond that position
+
+
+def test_a_prompt_whose_logits_are_not_finite_does_not_touch_the_others(subject):
+    embedding = subject.variables["params"]["model.embed_tokens"]["weight"]
+    alone = next(token for token in PROMPTS[1] if token not in [*PROMPTS[0], *PROMPTS[2], *subject.alphabet.ids_A])
+    params = {**subject.variables["params"], "model.embed_tokens": {"weight": embedding.at[alone].set(jnp.inf)}}
+    broken = subject._replace(variables={**subject.variables, "params": params})
+    with pytest.raises(NotFinite, match=r"prompt 1, sample 0, token 1 \(step 1\)"):
+        constrained(broken)
 
 
 # ------------------------------------------------------------------------------------ the prompt, once per series

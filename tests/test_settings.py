@@ -100,7 +100,7 @@ def refusal(action: Any) -> str:
 
 @pytest.mark.parametrize(("cls", "name"), FIELDS, ids=lambda part: getattr(part, "__name__", part))
 def test_a_setting_is_held_to_what_is_allowed(cls, name):
-    """Directly and from a table: what is at the edge is taken; what lies beyond it or is of another type is refused by name."""
+    """Directly and from a table: the edge is taken; what lies beyond it or is of another type is refused by name."""
     example, statement = EXAMPLES[cls], statements(cls)[name]
     dotted = f"{cls.section}.{name}" if cls.section else name
     assert statement.words

@@ -25,6 +25,7 @@ from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError, NotFinite
 from jaxlv.forecasting.evaluate import plain, protocol, truth_of
 from jaxlv.forecasting.forecaster import Forecaster
+from jaxlv.memory import TooLarge
 from jaxlv.model.weights import base_of
 from jaxlv.report import analyses as report
 from jaxlv.report import page
@@ -103,7 +104,7 @@ def analyse(
         print(f"{number}/{len(parts)} {name}", flush=True)
         try:
             found[name] = compute()
-        except NotFinite:
+        except (NotFinite, TooLarge):
             raise
         except JaxlvError as fault:
             found["left_out"][name] = str(fault)

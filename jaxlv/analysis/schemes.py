@@ -18,6 +18,7 @@ from jaxlv.analysis.exploration import Row, summary
 from jaxlv.config import CodecConfig, WindowConfig
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError
+from jaxlv.memory import TooLarge
 from jaxlv.published.protocols import PROTOCOLS, SERIES
 from jaxlv.text.codec import SCALE_RULES, SYMBOLS, TOP, Codec
 from jaxlv.text.tokens import NO_POSITION, QWEN_IDS, Alphabet, load_alphabet, load_encoder, make_windows, stream_starts
@@ -309,6 +310,8 @@ def _context_counts(one: Written, data: SeriesSet, ids: Sequence[int], alphabet:
     values_NTV = data.select(ids).values_NTV if ids else data.values_NTV[:0]
     try:
         windows = make_windows(values_NTV, codec, alphabet, WindowConfig(length, stride))
+    except TooLarge:
+        raise
     except JaxlvError:  # a context within a series may be zero throughout, and has no scale
         return {"windows": None, "padding": None, "tokens left out": None, "series without their tail": None}
     padding = float((windows.positions_ML == NO_POSITION).mean()) if windows.number else np.nan

@@ -31,12 +31,12 @@ LOWER_CONTEXT = "lower the context, or the series of a batch"
 
 
 def check_weights(model: Qwen2, where: str) -> None:
-    """Raises JaxlvError if a model's weights do not fit in the memory."""
+    """Raises TooLarge if a model's weights do not fit in the memory."""
     memory.check(where, device={SMALLER_MODEL: weights(model)})
 
 
 def check_training(configs: Sequence[RunConfig], model: Qwen2, loaded: bool = True) -> None:
-    """Raises JaxlvError if one of several runs cannot train in the memory; the base's weights may be `loaded` already."""
+    """Raises TooLarge if one of several runs cannot train in the memory; the base's weights may be `loaded` already."""
     for config in configs:
         needed = training(config, model)
         memory.check("training", device=needed if loaded else {**needed, SMALLER_MODEL: weights(model)})
@@ -77,7 +77,7 @@ def training(config: RunConfig, model: Qwen2) -> dict[str, int]:
 
 
 def check_generation(model: Qwen2, prompts: int, length: int, samples: int, new_tokens: int, grammar: bool) -> None:
-    """Raises JaxlvError if `samples` continuations of each of `prompts` prompts of `length` tokens, of `new_tokens` tokens
+    """Raises TooLarge if `samples` continuations of each of `prompts` prompts of `length` tokens, of `new_tokens` tokens
     at most, cannot be made in the memory; with a grammar the logits are of its symbols alone.
     """
     c, rows = model.config, prompts * samples
@@ -88,6 +88,6 @@ def check_generation(model: Qwen2, prompts: int, length: int, samples: int, new_
 
 
 def check_forecasts(series: int, samples: int, horizon: int, variables: int) -> None:
-    """Raises JaxlvError if the host cannot hold forecasts in float64, once as lists and once as an array."""
+    """Raises TooLarge if the host cannot hold forecasts in float64, once as lists and once as an array."""
     size = 2 * 8 * series * samples * horizon * variables
     memory.check("forecasts", host={"lower the samples, the horizon or the series": size})

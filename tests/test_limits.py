@@ -1,0 +1,245 @@
+"""Work that cannot fit in the memory is refused with its figures before it begins, and what fits never is."""
+
+from __future__ import annotations
+
+import resource
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_tools import CONFIG, content, jaxlv
+
+import jaxlv as library
+from jaxlv import memory
+from jaxlv.config import CodecConfig, LoraConfig, RunConfig, WindowConfig, build_config
+from jaxlv.data import series
+from jaxlv.errors import JaxlvError
+from jaxlv.lora import overlay
+from jaxlv.model.weights import load_pretrained
+from jaxlv.runs import sweep
+from jaxlv.runs.sweep import Cell
+from jaxlv.steps import needs
+from jaxlv.steps.generate import _generate, row_keys
+from jaxlv.steps.stack import Stack, memory_of
+from jaxlv.text.codec import Codec
+from jaxlv.text.tokens import Windows, load_alphabet, make_windows
+
+THERE = 2**30  # bytes, in place of this machine's
+MUCH = 10**9
+
+
+@pytest.fixture
+def small(monkeypatch) -> None:
+    """A machine of one GiB."""
+    monkeypatch.setattr(memory, "host_memory", lambda swap=False: THERE)
+
+
+@pytest.fixture(scope="module")
+def place(tiny_base, waves, tmp_path_factory) -> Path:
+    """A folder with series and a config."""
+    folder = tmp_path_factory.mktemp("limits")
+    series.save(folder / "series.h5", waves(12, 20))
+    (folder / "tiny.toml").write_text(CONFIG.format(data=folder / "series.h5", base=tiny_base))
+    return folder
+
+
+# ------------------------------------------------------------------------------------------------ the programs
+
+TRAIN = ["train", "{config}", "--out", "{new}", "--set"]
+FORECAST = ["forecast", "{base}", "--data", "{data}", "--context", "8", "--out", "{new}"]
+EVALUATE = [
+    "evaluate",
+    "{base}",
+    "--data",
+    "{data}",
+    "--series",
+    "0-2",
+    "--context",
+    "8",
+    "--horizon",
+    "2",
+    "--out",
+    "{new}",
+]
+MANY = [part for n in range(5) for part in ("--grid", f"x.y{n}=1,2,3,4,5,6,7,8,9")]
+TOO_MUCH = {
+    "train: rank": ([*TRAIN, "lora.rank=1000000"], "training: needs at least 1.25 GiB", "lower lora.rank"),
+    "train: batch": ([*TRAIN, f"train.batch_size={MUCH}"], "training: needs at least", "lower train.batch_size"),
+    "train: micro-batches": ([*TRAIN, f"train.accumulate={MUCH}"], "training: needs at least", "lower train.accumulate"),
+    "train: length": ([*TRAIN, f"windows.length={MUCH}"], "training: needs at least", "windows.length"),
+    "train: series": ([*TRAIN, f"data.simulate={MUCH}", "--set", 'data.path=""'], "simulation: needs at least", "series"),
+    "doctor": (["doctor", "{config}", "--set", f"train.batch_size={MUCH}"], "training: needs at least", "batch_size"),
+    "sweep: grid": (["sweep", "{config}", "--grid", "lora.rank=2,1000000", "--out", "{new}"], "needs at least", "lora.rank"),
+    "sweep: search": (["sweep", "{config}", "--search", "lora.rank=2..1000000", "--out", "{new}"], "needs at", "lora.rank"),
+    "sweep: many": (["sweep", "{config}", *MANY, "--out", "{new}"], "at most 10,000; found 59,049", ""),
+    "forecast: samples": ([*FORECAST, "--samples", f"{MUCH}"], "forecasts: needs at least", "lower the samples"),
+    "forecast: horizon": ([*FORECAST, "--horizon", f"{MUCH // 10}"], "forecasts: needs at least", "the horizon"),
+    "forecast: reach": ([*FORECAST, "--horizon", f"{MUCH // 10}", "--reach", "2"], "forecasts: needs", "the horizon"),
+    "evaluate: samples": ([*EVALUATE, "--samples", f"{MUCH}"], "forecasts: needs at least", "lower the samples"),
+    "evaluate: batch": ([*EVALUATE, "--batch-series", f"{MUCH}"], "generation: needs at least", "the series of a batch"),
+    "evaluate: unmasked": ([*EVALUATE, "--unmasked-samples", f"{MUCH}"], "forecasts: needs at least", "lower the samples"),
+    "stress": (["stress", "{base}", "--data", "{data}", "--context", "8", "--horizon", "2", "--samples", f"{MUCH}", "--out",
+                "{new}"], "forecasts: needs at least", "lower the samples"),
+    "simulate: series": (["simulate", "--series", f"{MUCH}", "--out", "{new}.h5"], "simulation: needs at least", "series"),
+    "simulate: steps": (["simulate", "--series", "1", "--steps", f"{MUCH}", "--out", "{new}.h5"], "needs at", "steps"),
+    "explore": (["explore", "{data}", "--context-lengths", f"8,{MUCH}", "--out", "{new}"], "training windows: needs",
+                "lower windows.length"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", TOO_MUCH)
+def test_what_cannot_fit_is_refused_before_it_begins(case, place, tiny_base, small):
+    arguments, figures, hint = TOO_MUCH[case]
+    places = {"config": place / "tiny.toml", "data": place / "series.h5", "base": tiny_base, "new": place / "new"}
+    before, held = content(place), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    outcome = jaxlv(*(argument.format(**places) if "{" in argument else argument for argument in arguments))
+    assert (outcome.code, len(outcome.err.splitlines())) == (2, 1), outcome
+    assert figures in outcome.err and hint in outcome.err
+    assert "found" in figures or "of memory, and there are 1.00 GiB on this machine; " in outcome.err
+    assert {name: text for name, text in content(place).items() if not name.startswith("new/")} == before
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - held < 2**20  # KiB, so less than a GiB
+
+
+def test_the_library_refuses_the_same(tiny_base, waves, small):
+    data, model = waves(2, 20), load_pretrained(tiny_base)
+    asked: dict[str, dict[str, Any]] = {
+        "forecasts: needs": {"samples": MUCH},
+        "generation: needs": {"batch_series": 1, "samples": 10**6},
+        "samples: must be": {"samples": 2**31},
+        "horizon: must be": {"horizon": float("nan")},
+        "seed: must be": {"seed": 2**32},
+        "batch_series: must be": {"batch_series": 0},
+        "context: must be": {"context": 2.5},
+        "sampling.temperature: must be": {"temperature": float("inf")},
+    }
+    for words, more in asked.items():
+        with pytest.raises(JaxlvError) as caught:
+            library.forecast(model, data, **{"horizon": 2, "tokenizer": tiny_base, **more})
+        assert str(caught.value).startswith(words)
+
+
+# ------------------------------------------------------------------------------------------------- the figures
+
+
+def test_what_trains_is_counted_as_it_is_made(random_model):
+    model, params = random_model()
+    for config in (
+        LoraConfig(3), LoraConfig(5, targets=overlay.PROJECTIONS, head="full"), LoraConfig(2, targets=("k",), head="frozen"),
+        LoraConfig(2, targets=()),
+    ):  # fmt: skip
+        variables = {"params": params, "lora": overlay.init_lora(jax.random.key(0), params, config)}
+        assert needs.trained(config, model) == overlay.count_trained(variables, overlay.trainable(variables))
+    assert needs.weights(model) == sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"windows": {"length": 96}, "lora": {"rank": 16, "targets": overlay.PROJECTIONS}},
+        {"windows": {"length": 160}, "model": {"attention": "blocked", "loss": "alphabet"}, "optimizer": {"name": "muon"},
+         "train": {"accumulate": 3}, "lora": {"head": "full"}},
+        {"lora": {"targets": (), "head": "bias"}, "windows": {"length": 32}},
+    ],
+)  # fmt: skip
+def test_a_step_needs_no_less_than_is_said(changes, random_model):
+    """Of what XLA plans for a step: at most all of it, and not so little that the check would be idle."""
+    config = build_config(RunConfig, changes)
+    model, params = random_model()
+    model = replace(model, attention=config.model.attention)
+    tokens = np.zeros((config.train.accumulate, config.train.batch_size, config.windows.length), np.int32)
+    stack = Stack(model, params, [config], np.arange(13) if config.model.loss == "alphabet" else None)
+    planned = memory_of(stack.step().lower(stack.state, stack.frozen, Windows(tokens, tokens, tokens)).compile())
+    said = sum(needs.training(config, model).values()) + needs.weights(model)
+    assert planned / 8 < said <= planned
+
+
+def test_a_generation_needs_no_less_than_is_said(random_model, monkeypatch):
+    model, params = random_model()
+    asked: list[int] = []
+    monkeypatch.setattr(memory, "check", lambda what, device: asked.append(sum(device.values())))
+    prompts, samples, length, new = 2, 8, 64, 130
+    needs.check_generation(model, prompts, length, samples, new, grammar=False)
+    ids_SP, positions_SP = np.zeros((prompts, length), np.int32), np.tile(np.arange(length, dtype=np.int32), (prompts, 1))
+    planned = memory_of(
+        _generate.lower(
+            {"params": params}, ids_SP, positions_SP, row_keys(0, range(prompts), samples), jnp.zeros(prompts, jnp.int32),
+            None, jnp.arange(13), model=model, sampling=RunConfig().sampling, samples=samples, steps=None,
+            max_new_tokens=new, end_ids=(),
+        ).compile()
+    )  # fmt: skip
+    assert planned / 8 < asked[0] <= planned
+
+
+@pytest.mark.parametrize("scale", ["context", "liu"])
+@pytest.mark.parametrize("partial", ["pad", "drop"])
+@pytest.mark.parametrize("settings", [(64, 3), (64, 40), (500, 64), (64, 1000)])
+def test_no_more_windows_are_counted_than_are_made(scale, partial, settings, waves, tmp_path, monkeypatch):
+    said: list[int] = []
+    monkeypatch.setattr(memory, "check", lambda what, host: said.append(sum(host.values())))
+    length, stride = settings
+    config = WindowConfig(length, stride, partial=partial, context_steps=(3, 8))
+    values_NTV = waves(3, 24).values_NTV
+    found = make_windows(values_NTV, Codec.for_data(CodecConfig(scale), values_NTV), load_alphabet(tmp_path, 32), config)
+    counted, rest = divmod(said[0], 32 * length)
+    assert not rest and counted <= found.number
+    assert partial == "drop" or counted >= found.number / 2
+
+
+def test_runs_whose_states_do_not_fit_side_by_side_follow_one_another(random_model):
+    model, _ = random_model()
+    group = [Cell(str(rank), {}, build_config(RunConfig, {"lora": {"rank": rank}})) for rank in (2, 8, 2, 2, 2)]
+    one = needs.state(group[1].config, model)
+    assert [len(part) for part in sweep._held(group, model, 2 * one)] == [2, 2, 1]
+    assert [len(part) for part in sweep._held(group, model, one // 2)] == [1] * 5
+    assert sweep._held(group, model, 100 * one) == [group]
+
+
+# -------------------------------------------------------------------------------------------------- the memory
+
+
+def test_the_memory_is_that_of_a_container_if_it_has_less(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "GROUPS", tmp_path / "none")
+    free = memory.host_memory()
+    assert free > 2**20 and memory.host_memory(swap=True) >= free
+    monkeypatch.setattr(memory, "GROUPS", tmp_path)
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("4000\n")
+    (tmp_path / "memory.stat").write_text("anon 1000\ninactive_file 500\nactive_file 100\n")
+    assert abs(memory.host_memory() - free) < 2**30
+    (tmp_path / "memory.max").write_text("9000\n")
+    assert memory.host_memory() == 9000 - 4000 + 500
+    (tmp_path / "memory.max").unlink()
+    old = tmp_path / "memory"
+    old.mkdir()
+    for name, text in (("limit_in_bytes", "7000"), ("usage_in_bytes", "8000"), ("stat", "total_inactive_file 3000\n")):
+        (old / f"memory.{name}").write_text(text)
+    assert memory.host_memory() == 7000 - 8000 + 3000
+
+
+def test_a_device_has_its_own_memory(monkeypatch):
+    class Gpu:
+        platform = "gpu"
+
+        @staticmethod
+        def memory_stats() -> dict[str, int]:
+            return {"bytes_limit": 1000}
+
+    monkeypatch.setattr(jax, "devices", lambda: [Gpu()])
+    monkeypatch.setattr(memory, "host_memory", lambda swap=False: 500)
+    assert memory.device_memory(Gpu()) == (1000, "the device's limit")  # type: ignore[arg-type]
+    memory.check("work", host={"a": 500}, device={"b": 600, "c": 400})
+    with pytest.raises(JaxlvError, match="on the device; lower c"):
+        memory.check("work", host={"a": 1}, device={"b": 500, "lower c": 501})
+    with pytest.raises(JaxlvError, match="on this machine; lower a"):
+        memory.check("work", host={"lower a": 501}, device={"b": 1})
+    monkeypatch.setattr(Gpu, "platform", "cpu")
+    assert memory.device_memory(Gpu()) == (500, "available now on this machine")  # type: ignore[arg-type]
+    with pytest.raises(
+        JaxlvError, match=r"work: needs at least 0\.00 GiB of memory, and there are 0\.00 GiB on this machine; b"
+    ):
+        memory.check("work", host={"a": 200}, device={"b": 301})
+    memory.check("work", host={"a": 200}, device={"b": 300})
