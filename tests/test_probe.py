@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
@@ -21,7 +22,7 @@ from jaxlv.analysis import probe
 from jaxlv.analysis.probe import Prompt, answers, read, read_prompts, text_windows
 from jaxlv.config import RunConfig, SamplingConfig, build_config
 from jaxlv.data import series
-from jaxlv.errors import JaxlvError
+from jaxlv.errors import JaxlvError, NotFinite
 from jaxlv.flops import ledger
 from jaxlv.flops.ledger import Event, Ledger, Meter, Terms
 from jaxlv.forecasting.forecaster import Forecaster
@@ -95,6 +96,16 @@ def forecaster(base) -> Forecaster:
 def tuned(forecaster, random_lora) -> Forecaster:
     params = forecaster.variables["params"]
     return replace(forecaster, variables={"params": params, "lora": random_lora(params, rank=2)})
+
+
+def test_a_model_whose_logits_are_not_finite_is_not_asked_on(tuned, language):
+    lora = {**tuned.variables["lora"], "lm_head": {"bias": tuned.variables["lora"]["lm_head"]["bias"].at[-1].set(jnp.nan)}}
+    broken = replace(tuned, variables={**tuned.variables, "lora": lora})
+    with pytest.raises(NotFinite, match=r"prompt 0, sample 0, token 1 \(step 1\): the model's logits are not finite"):
+        answers(broken, language, PROMPTS[:1], 24)
+    text = text_windows(language, TEXT, 32, 16, 256)
+    with pytest.raises(NotFinite, match="windows 0 to 1 of the text: the model's likelihoods are not finite"):
+        read(broken, text, 2)
 
 
 # ------------------------------------------------------------------------------------------------- the tokenizer

@@ -53,9 +53,13 @@ class Features(NamedTuple):
 
 
 def rms_norm(x_BTD: jax.Array, weight_D: jax.Array, eps: float) -> jax.Array:
-    """x / sqrt(mean(x^2) + eps) * weight, the mean in float32 (Zhang and Sennrich 2019, eq. 4)."""
+    """x / sqrt(mean(x^2) + eps) * weight, the mean in float32 (Zhang and Sennrich 2019, eq. 4).
+
+    NaN if the mean overflows: 1 / sqrt(inf) would make zeros of it, and nobody would notice.
+    """
     x32_BTD = x_BTD.astype(jnp.float32)
-    scale_BT1 = jax.lax.rsqrt(jnp.mean(jnp.square(x32_BTD), axis=-1, keepdims=True) + eps)
+    mean_BT1 = jnp.mean(jnp.square(x32_BTD), axis=-1, keepdims=True)
+    scale_BT1 = jnp.where(mean_BT1 < jnp.inf, jax.lax.rsqrt(mean_BT1 + eps), jnp.nan)
     return weight_D * (x32_BTD * scale_BT1).astype(x_BTD.dtype)
 
 
