@@ -233,9 +233,9 @@ NORMS_REACHED = "(2 * L - 1) * t + x0 + m0"
 
 ELEMENTWISE = (
     row("embedding", integer="T", add="T", compare="T"),
-    row("norms", "2 * L + 1", mul="3 * T * H", add="T * H", div="T", rsqrt="T"),
+    row("norms", "2 * L + 1", mul="3 * T * H", add="T * H", div="T", rsqrt="T", compare="2 * T", convert="1"),
     row("norms", NORMS_REACHED, training=True, mul="T * H + T", div="T"),
-    row("norms", NORMS_REACHED, "backward", mul="4 * T * H + T", add="2 * T * H"),
+    row("norms", NORMS_REACHED, "backward", mul="4 * T * H + T", add="2 * T * H", compare="T"),
     row("norms", f"{NORMS_REACHED} - t", "backward", add="T * H"),  # joined by the residual's gradient
     row("norms", "(2 * L + 1) * full", "backward", mul="T * H", add="(T - 1) * H"),
     row("rope", "L", mul="2 * T * (N + K) * D", add="T * (N + K) * D"),
