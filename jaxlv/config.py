@@ -23,6 +23,7 @@ from jaxlv.settings import (
     Settings,
     Text,
     build_config,
+    represented,
     setting,
 )
 
@@ -242,6 +243,15 @@ class RunConfig(Settings):
     budget: BudgetConfig = setting(BudgetConfig, "what it may cost")
 
 
+@dataclass(frozen=True)
+class StageConfig(Settings, section=STAGE):
+    """What `jaxlv reproduce` does with a config, in its section [stage]."""
+
+    train: bool = setting(True, "whether anything is trained")
+    share: float = setting(1.0, "of the steps that are taken", Between(0, 1, above=True))
+    skip: tuple[dict, ...] = setting((), "combinations of a grid that are left out", Items(None, 0, 10_000))
+
+
 # ------------------------------------------------------------------------------------------------ reading
 
 
@@ -303,6 +313,15 @@ def _deeper(tree: Any, levels: int) -> bool:
     return not levels or any(_deeper(one, levels - 1) for one in (tree.values() if isinstance(tree, dict) else tree))
 
 
+def sections(tree: Mapping[str, Any], where: Any) -> tuple[dict[str, Any], dict[str, Any], StageConfig]:
+    """(what is of a run, the axes in [grid], what is in [stage]) of the sections of a file."""
+    rest = dict(tree)
+    axes, stage = rest.pop(GRID, {}), build_config(StageConfig, rest.pop(STAGE, {}), where, f"{STAGE}.")
+    if not isinstance(axes, Mapping):
+        raise JaxlvError(f"[{GRID}] must be a section", where=where, found=represented(axes))
+    return rest, dict(axes), stage
+
+
 def laid_over(tree: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """`tree` with another laid over it: sections are joined, everything else is replaced."""
     joined = dict(tree)
@@ -349,4 +368,4 @@ def to_toml(config: Any) -> str:
 def _toml(value: Any) -> str:
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{json.dumps(key)} = {_toml(item)}" for key, item in value.items()) + " }"
-    return json.dumps(value)
+    return json.dumps(value, ensure_ascii=False)  # TOML knows no pairs of surrogates

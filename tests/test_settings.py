@@ -30,7 +30,7 @@ from jaxlv_tools.cli import VERBS
 from jaxlv_tools.console import NumberType, parse_ids
 
 BASE = build_config(make_base.BaseConfig, read_tree(Path(__file__).resolve().parents[1] / "configs" / "base.toml"))
-EXAMPLES = {
+EXAMPLES = {configs.StageConfig: configs.StageConfig()} | {
     type(example): example
     for whole in (RunConfig(), BASE)
     for example in [whole, *(value for value in vars(whole).values() if isinstance(value, Settings)), BASE.phases[0]]
@@ -140,6 +140,15 @@ def test_values_become_plain_python_and_what_is_not_a_setting_is_refused_when_a_
     for cls in (Forgotten, Bare):
         with pytest.raises(TypeError, match="a setting says its words and what is allowed"):
             cls()
+
+
+def test_a_config_of_any_text_survives_being_written(tmp_path):
+    budget = configs.BudgetConfig(phases={"é 1": 10**17 + 1})
+    written = RunConfig(
+        data=configs.DataConfig(path='a "b"\\c é 🐇\u00a0.h5'), budget=configs.BudgetConfig(phases={"é 1": 10**17 + 1})
+    )
+    (tmp_path / "again.toml").write_text(configs.to_toml(written), encoding="utf-8")
+    assert configs.load_config(tmp_path / "again.toml") == written
 
 
 def test_every_settings_class_has_its_example():

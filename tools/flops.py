@@ -205,8 +205,10 @@ def measured_rate(path: Path, flops: int, alphabet: bool) -> tuple[float, str]:
         case, size, seconds = min(sides, key=lambda side: abs(math.log(side[1] / flops)))
         machine, dtype = result["machine"], result["settings"]["dtype"]
         device = machine["cpu"] if result["settings"]["device"] == "cpu" else machine["accelerator"]
+        if not 0 < size / seconds < math.inf:
+            raise ValueError(f"a rate of {size / seconds} FLOP/s")
         return size / seconds, f"{device} ({case}, {dtype})"
-    except (OSError, ValueError, KeyError, TypeError) as fault:
+    except (OSError, ArithmeticError, AttributeError, ValueError, KeyError, TypeError) as fault:
         raise JaxlvError(
             f"no result of benchmarks.train_step ({type(fault).__name__})",
             where=path,

@@ -20,7 +20,7 @@ from typing import Any
 
 import pandas as pd
 
-from jaxlv.config import GRID, STAGE, RunConfig, build_config, override, read_tree
+from jaxlv.config import RunConfig, build_config, override, read_tree, sections
 from jaxlv.errors import JaxlvError
 from jaxlv.report import page, sweeps
 from jaxlv.runs import run, search, sources, sweep, training
@@ -85,9 +85,9 @@ def show(outcomes: Sequence[dict[str, Any]], best: str) -> None:
 @program(arguments)
 def main(options: argparse.Namespace) -> None:
     tree = override(read_tree(options.config), options.set)
-    written, skip = tree.pop(GRID, {}), tree.pop(STAGE, {}).get("skip", [])
-    config = build_config(RunConfig, tree, where=options.config)
-    axes = {} if options.search else dict(written)
+    rest, written, stage = sections(tree, options.config)
+    config = build_config(RunConfig, rest, where=options.config)
+    axes = {} if options.search else written
     axes |= dict(parse_values(text) for text in options.grid)
     space = [parse_range(text) for text in options.search]
     if bool(axes) == bool(space):
@@ -95,7 +95,7 @@ def main(options: argparse.Namespace) -> None:
             "a grid or a search, not both and not neither", where="--grid, --search", found=f"{axes} and {space}"
         )
     rule = options.choose or ("forecast_mae" if config.train.select == "forecast" else "validation_loss")
-    found = sweep.cells(config, list(sweep.grid(axes, skip))) if axes else []
+    found = sweep.cells(config, list(sweep.grid(axes, stage.skip))) if axes else []
     out, known = options.out, begun_folder(options.out, sweep.RUNS, options.resume)
     if axes:
         if config.budget.flops:

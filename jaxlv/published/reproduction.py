@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlv.config import GRID, STAGE, BudgetConfig, RunConfig, build_config, laid_over, read_tree
+from jaxlv.config import BudgetConfig, RunConfig, build_config, laid_over, read_tree, sections
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.family import architecture
 from jaxlv.flops.ledger import FINAL, Event
@@ -101,13 +101,9 @@ def read_stages(folder: Path, scale: Path | None = None, changes: Mapping[str, A
 
 
 def _stage(name: str, tree: dict[str, Any], where: Path) -> Stage:
-    own = dict(tree.pop(STAGE, {}))
-    axes, skip = tree.pop(GRID, {}), own.pop("skip", [])
-    trains, share = own.pop("train", True), own.pop("share", 1.0)
-    if own:
-        raise JaxlvError(f"unknown key {STAGE}.{next(iter(own))}", where=where, expected="train, skip, share")
-    config = shortened(build_config(RunConfig, tree, where=where), share)
-    return Stage(name, config, tuple(sweep.grid(axes, skip)), trains)
+    rest, axes, stage = sections(tree, where)
+    config = shortened(build_config(RunConfig, rest, where=where), stage.share)
+    return Stage(name, config, tuple(sweep.grid(axes, stage.skip)), stage.train)
 
 
 def shortened(config: RunConfig, share: float) -> RunConfig:
