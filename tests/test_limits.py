@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_tools import CONFIG, content, jaxlv
 
 import jaxlv as library
 from jaxlv import memory
@@ -27,6 +26,7 @@ from jaxlv.steps.generate import _generate, row_keys
 from jaxlv.steps.stack import Stack, memory_of
 from jaxlv.text.codec import Codec
 from jaxlv.text.tokens import Windows, load_alphabet, make_windows
+from tests.programs import CONFIG, content, jaxlv
 
 THERE = 2**30  # bytes, in place of this machine's
 MUCH = 10**9

@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
-from test_tools import CONFIG, content, jaxlv
 
 import jaxlv as library
 from jaxlv.analysis import logits
@@ -24,6 +23,7 @@ from jaxlv.model.weights import load_pretrained, save_pretrained
 from jaxlv.runs import sources, validation
 from jaxlv.text.codec import Codec
 from jaxlv.text.tokens import load_alphabet
+from tests.programs import CONFIG, content, jaxlv
 
 
 @pytest.fixture(scope="module")

@@ -143,10 +143,8 @@ def test_values_become_plain_python_and_what_is_not_a_setting_is_refused_when_a_
 
 
 def test_a_config_of_any_text_survives_being_written(tmp_path):
-    budget = configs.BudgetConfig(phases={"é 1": 10**17 + 1})
-    written = RunConfig(
-        data=configs.DataConfig(path='a "b"\\c é 🐇\u00a0.h5'), budget=configs.BudgetConfig(phases={"é 1": 10**17 + 1})
-    )
+    data, budget = configs.DataConfig(path='a "b"\\c é 🐇\u00a0.h5'), configs.BudgetConfig(phases={"é 1": 10**17 + 1})
+    written = RunConfig(data=data, budget=budget)
     (tmp_path / "again.toml").write_text(configs.to_toml(written), encoding="utf-8")
     assert configs.load_config(tmp_path / "again.toml") == written
 
