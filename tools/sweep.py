@@ -96,6 +96,9 @@ def main(options: argparse.Namespace) -> None:
         )
     rule = options.choose or ("forecast_mae" if config.train.select == "forecast" else "validation_loss")
     found = sweep.cells(config, list(sweep.grid(axes, stage.skip))) if axes else []
+    ends = [{one.setting: one.ends[place] for one in space} for place in range(2 if space else 0)]
+    extreme = [cell for settings in ends for cell in sweep.cells(config, [settings])]
+    sources.check_fits([cell.config for cell in [*found, *extreme]])  # before a folder is made
     out, known = options.out, begun_folder(options.out, sweep.RUNS, options.resume)
     if axes:
         if config.budget.flops:
@@ -119,11 +122,6 @@ def searched(
     config: RunConfig, space: Sequence[search.Range], options: argparse.Namespace, out: Path, rule: str, known: bool
 ) -> list[dict[str, Any]]:
     """Runs whose settings a study draws, some at a time, each told to the study when it has ended."""
-    for place in range(
-        2
-    ):  # what the ends of the ranges are not allowed, or have no memory for, is said before anything runs
-        ends = sweep.cells(config, [{one.setting: one.ends[place] for one in space}])
-        sources.check_fits([cell.config for cell in ends])
     folder = out / sweep.RUNS
     study = search.Study(options.storage or f"sqlite:///{out / 'study.db'}", options.study, space, config.train.seed)
     begun = study.known([path.name for path in folder.iterdir()]) if known else {}
