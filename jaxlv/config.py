@@ -138,7 +138,7 @@ class OptimizerConfig(Settings, section="optimizer"):
     """The optimiser and its schedule."""
 
     name: Literal["adam", "adamw", "muon"] = setting("adam", "muon: matrices by Muon, vectors by AdamW")
-    learning_rate: float = setting(1e-5, "at its peak", Between(0, 1000, above=True))
+    learning_rate: float = setting(1e-5, "at its peak", Between(0, 3.4e38, above=True))  # as far as float32
     schedule: Literal["constant", "cosine", "onecycle"] = setting("constant", "of the learning rate")
     warmup_steps: int = setting(0, "steps of a linear warm-up", Between(0, AXIS))
     final_fraction: float = setting(0.0, "learning rate at the end, as a share of the peak (cosine)", SHARE)

@@ -14,7 +14,10 @@ def printable(text: Any, longest: int = LONGEST) -> str:
     r"""`text` as one line that a terminal can show: spaces joined, a long text cut in its middle, and every character that
     does not print (control characters, changes of direction, broken UTF-8) written as its escape, such as \x1b.
     """
-    text = str(text)
+    try:
+        text = str(text)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        text = f"{type(text).__name__} of too many digits to be shown"
     if len(text) > 4 * longest:  # a text of megabytes is not looked at as a whole
         text = f"{text[: 2 * longest]} ... {text[-2 * longest :]}"
     line = " ".join(text.split())

@@ -239,11 +239,11 @@ def _float(value: Any) -> float:
 
 
 def represented(value: Any) -> str:
-    """The `repr` of a value; it fails for a whole number of thousands of digits."""
+    """The `repr` of a value, which Python has not for whole numbers of more than 4,300 digits."""
     try:
         return repr(value)
     except (ValueError, RecursionError):
-        return f"a value that is too long to be shown ({type(value).__name__})"
+        return f"{type(value).__name__} that is too long to be shown"
 
 
 # ---------------------------------------------------------------------------------------------- from tables

@@ -43,3 +43,7 @@ def test_all_parts_stand_in_their_order():
 
 def test_a_warning_is_one_line_too():
     assert str(JaxlvWarning(HOSTILE)) == printable(HOSTILE)
+
+
+def test_a_number_that_python_does_not_write_is_no_second_error():
+    assert str(JaxlvError("wrong", found=16**9000)) == "wrong; found int of too many digits to be shown"

@@ -107,7 +107,8 @@ def test_a_plan_estimates_the_time_by_a_benchmark(capsys, tmp_path):
     text = printed(capsys, "plan", config, "--budget", "1e15", "--benchmark", str(path))
     assert f"training takes {steps * 36 / 3600:.2f} hours" in text
     assert "Some CPU (micro 4 x 4, float32)" in text
-    path.write_text(json.dumps({"rows": []}))
-    with pytest.raises(SystemExit):
-        tool.main(["plan", config, "--budget", "1e15", "--benchmark", str(path)])
-    assert "no result of benchmarks.train_step" in capsys.readouterr().err
+    for rows in ([], [row("4 x 4", step, [float("nan")])], [row("4 x 4", step, [0.0])], [row("4 x 4", -1, [1.0])], [[]]):
+        path.write_text(json.dumps({**result, "rows": rows}))
+        with pytest.raises(SystemExit):
+            tool.main(["plan", config, "--budget", "1e15", "--benchmark", str(path)])
+        assert "no result of benchmarks.train_step" in capsys.readouterr().err

@@ -73,7 +73,7 @@ def bad(statement: Statement) -> list[Any]:
     """Values of another type, and beyond the edge of what is allowed."""
     kind, a = statement.kind, statement.allowed
     if isinstance(a, Between):
-        found = [math.nan, math.inf, -math.inf, True, np.bool_(True), "1", None, [1], 10**400, -(10**400), np.nan]
+        found = [math.nan, math.inf, -math.inf, True, np.bool_(True), "1", None, [1], 10**400, -(10**400), 16**9000]
         found += [a.low if a.above else beyond(a.low, kind, False), a.high if a.below else beyond(a.high, kind, True)]
         return found + ([1.5, 1.0] if kind is int else [])
     if isinstance(a, Text):
@@ -143,8 +143,8 @@ def test_values_become_plain_python_and_what_is_not_a_setting_is_refused_when_a_
 
 
 def test_a_config_of_any_text_survives_being_written(tmp_path):
-    data, budget = configs.DataConfig(path='a "b"\\c é 🐇\u00a0.h5'), configs.BudgetConfig(phases={"é 1": 10**17 + 1})
-    written = RunConfig(data=data, budget=budget)
+    budget = configs.BudgetConfig(phases={"é 1": 10**17 + 1})
+    written = RunConfig(data=configs.DataConfig(path='a "b"\\c é 🐇\u00a0.h5'), budget=budget)
     (tmp_path / "again.toml").write_text(configs.to_toml(written), encoding="utf-8")
     assert configs.load_config(tmp_path / "again.toml") == written
 
@@ -199,7 +199,7 @@ def test_a_numeric_option_is_held_to_what_is_allowed(verb, capsys):
             if not isinstance(kind, NumberType):
                 continue
             statement = Statement(kind.kind, "", kind.allowed)
-            numbers = [value for value in bad(statement) if type(value) in (int, float)]
+            numbers = [value for value in bad(statement) if type(value) in (int, float) and value != 16**9000]
             for text in ["", "x", "1,x", "\x1b[2J", "9" * 5000, *map(str, numbers)]:
                 with pytest.raises(SystemExit) as stopped:
                     whole.parse_args([*words, f"{name}={text}"])
@@ -210,7 +210,7 @@ def test_a_numeric_option_is_held_to_what_is_allowed(verb, capsys):
                 assert found == ((value,) if kind.several else value)
 
 
-@pytest.mark.parametrize("low", [math.nan, -math.inf, math.inf, 5.0, 10**400])
+@pytest.mark.parametrize("low", [math.nan, -math.inf, math.inf, 5.0, 10**400, 16**9000], ids=range(6))
 def test_a_range_to_search_is_finite(low):
     assert "not a range" in refusal(lambda: Range("lora.alpha", low, 4.0))
     assert "not a range" in refusal(lambda: Range("lora.alpha", 1.0, low if low > 4 and low != 5 else math.nan))

@@ -145,7 +145,7 @@ def parse_values(text: str) -> tuple[str, list[Any]]:
         raise JaxlvError("not a list of values", where=f"--grid {text}", expected="section.key=value,value,...")
     try:
         return name.strip(), tomllib.loads(f"values = [{values}]")["values"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return name.strip(), [value.strip() for value in values.split(",")]
 
 
@@ -161,7 +161,7 @@ def parse_range(text: str) -> search.Range:
         first, last = (tomllib.loads(f"value = {end}")["value"] for end in (low, high))
         if scale not in ("", "log") or not all(isinstance(end, (int, float)) for end in (first, last)):
             raise ValueError
-    except ValueError:
+    except (ValueError, RecursionError):
         raise JaxlvError(
             "not a range", where=f"--search {text}", expected="section.key=low..high or low..high:log"
         ) from None

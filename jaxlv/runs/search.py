@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxlv.errors import JaxlvError, printable
+from jaxlv.settings import represented
 
 PREFIX = "trial-"
 MOST = 1e30  # of an end of a range: more than any setting may be
@@ -30,9 +31,8 @@ class Range:
         least = 0 if self.log else -MOST
         if not self.values and not (least <= self.low < self.high <= MOST and (self.low or not self.log)):
             expected = f"low < high, at most {MOST:g}" + (", both above 0" if self.log else "")
-            raise JaxlvError(
-                "not a range", where=f"search {self.setting}", expected=expected, found=f"{self.low}..{self.high}"
-            )
+            found = f"{represented(self.low)}..{represented(self.high)}"
+            raise JaxlvError("not a range", where=f"search {self.setting}", expected=expected, found=found)
 
     @property
     def ends(self) -> tuple[Any, Any]:

@@ -24,6 +24,7 @@ from jaxlv.model.qwen2 import Qwen2
 from jaxlv.runs import billing, run, sources, training
 from jaxlv.runs.member import Job
 from jaxlv.runs.records import read_metrics
+from jaxlv.settings import represented
 from jaxlv.steps import needs
 from jaxlv.steps.stack import program_of
 from jaxlv.storage.files import write_json
@@ -50,8 +51,8 @@ def grid(axes: Mapping[str, Sequence[Any]], skip: Sequence[Mapping[str, Any]] = 
     """
     for name, values in axes.items():
         if not isinstance(values, (list, tuple)) or not values:
-            raise JaxlvError("no values to go through", where=f"grid {name}", expected="a list", found=repr(values))
-        if len({repr(value) for value in values}) != len(values):
+            raise JaxlvError("no values to go through", where=f"grid {name}", expected="a list", found=represented(values))
+        if len({represented(value) for value in values}) != len(values):
             raise JaxlvError("a value is given twice", where=f"grid {name}", found=list(values))
     if (number := math.prod(map(len, axes.values()))) > MOST_RUNS:
         raise JaxlvError("too many runs", where="grid", expected=f"at most {MOST_RUNS:,}", found=f"{number:,}")
@@ -82,7 +83,8 @@ def cells(config: RunConfig, combinations: Sequence[Mapping[str, Any]]) -> list[
             if not key:
                 raise JaxlvError("not a setting", where=f"grid {dotted}", expected="section.key")
             tree = laid_over(tree, {section: {key: value}})
-        found.append(Cell(name_of(settings), settings, build_config(RunConfig, tree, where="grid")))
+        built = build_config(RunConfig, tree, where="grid")
+        found.append(Cell(name_of(settings), settings, built))
     if not found:
         raise JaxlvError("a sweep without runs", where="grid", hint="name settings to vary")
     if len({cell.name for cell in found}) != len(found):

@@ -20,9 +20,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlv.config import SamplingConfig
+from jaxlv.config import COUNT, EvaluateConfig, SamplingConfig
 from jaxlv.errors import JaxlvError, NotFinite
 from jaxlv.model.qwen2 import Qwen2, Segment, features, project
+from jaxlv.settings import Statement, argument, settled
 from jaxlv.steps.needs import check_generation
 from jaxlv.text.codec import SYMBOLS
 from jaxlv.text.grammar import Grammar
@@ -81,6 +82,7 @@ def generate(
     logits that are not finite.
     """
     check_shape(model, prompts, samples, max_new_tokens, grammar)
+    seed = argument(EvaluateConfig, "seed", seed, "seed")
     width = padded(max(map(len, prompts)))
     ids_SP = np.zeros((len(prompts), width), np.int32)
     positions_SP = np.full((len(prompts), width), NO_POSITION, np.int32)
@@ -124,6 +126,8 @@ def check_shape(
     model: Qwen2, prompts: Sequence[np.ndarray], samples: int, new_tokens: int, grammar: Grammar | None = None
 ) -> None:
     """Raises JaxlvError if a prompt is empty, or if the continuations do not fit the model's positions or the memory."""
+    for name, value in (("samples", samples), ("new_tokens", new_tokens)):
+        settled(value, Statement(int, "", COUNT), name)
     if not prompts or any(len(prompt) == 0 for prompt in prompts):
         raise JaxlvError("a prompt needs at least one token", where="generate")
     longest, positions = max(map(len, prompts)), model.config.max_position_embeddings
