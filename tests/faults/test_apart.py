@@ -160,13 +160,21 @@ def test_it_ends_when_nobody_holds_it_any_more():
     assert not running(pid)
 
 
-def test_a_fork_of_this_process_ends_nothing():
-    worker = Apart(builtins.list, [7])
-    if (child := os.fork()) == 0:
-        worker.close()
-        os._exit(0)
-    os.waitpid(child, 0)
-    assert worker.ask("count", 7) == 1
+FORKED = """
+import builtins, os
+from jaxlv.storage.apart import Apart
+worker = Apart(builtins.list, [7])
+if os.fork() == 0:
+    worker.close()
+    raise SystemExit(0)
+os.wait()
+print(worker.ask("count", 7))
+"""
+
+
+def test_a_fork_of_the_process_that_asked_ends_nothing():
+    told = subprocess.run([sys.executable, "-c", FORKED], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert told.stdout == "1\n" and told.stderr == ""
 
 
 @pytest.mark.parametrize(("name", "value"), [("executable", ""), ("executable", None), ("frozen", True)])
