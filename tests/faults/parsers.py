@@ -160,7 +160,7 @@ TARGETS: Mapping[str, Target] = {
     "tokenizer": Target("tokenizer/tokenizer.json", _alphabet, _json, _as_json, 0.5),
     "tokenizer settings": Target("words/tokenizer_config.json", _language, _json, _as_json, 0.5),
     "generation settings": Target("words/generation_config.json", _generation, _json, _as_json),
-    "HDF5": Target("data/series.h5", _series),
+    "HDF5": Target("data/series.h5", _series, share=0.5),
     "CSV": Target("data/series.csv", _series),
     "npy": Target("data/series.npy", _series),
     "npz": Target("data/series.npz", _series),
