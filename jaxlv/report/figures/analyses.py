@@ -165,7 +165,7 @@ def sorted_figure(series: Tree, models: Sequence[str]) -> Figure:
         for v, variable in enumerate(variables):
             values = numbers(method["log10_mse"][variable])
             places = np.arange(count) + (v - (len(variables) - 1) / 2) * width
-            ax.bar(places, values - floor, width, bottom=floor, color=species(v))
+            ax.bar(places, values - floor, width, bottom=floor, color=species(v), label=variable)
         ax.set_xlim(-0.7, count - 0.3)
         ax.set_ylim(floor, None)
         shown = np.unique(np.linspace(0, count - 1, min(count, 32)).astype(int))  # more labels would overlap
@@ -174,8 +174,8 @@ def sorted_figure(series: Tree, models: Sequence[str]) -> Figure:
         ax.yaxis.set_major_locator(ticks(4, integer=True))
         ax.set_ylabel(f"log10 MSE, {name}")
     axes[-1].set_xlabel("series, by the larger of their errors")
-    handles = [Patch(facecolor=species(v)) for v in range(len(variables))]
-    figure.legend(handles, [shortened(name, 16) for name in variables], ncols=len(variables), **ABOVE)
+    # Named anew: matplotlib itself leaves out what begins with an underscore.
+    figure.legend(axes[0].containers, [shortened(name, 16) for name in variables], ncols=len(variables), **ABOVE)
     return figure
 
 
