@@ -187,6 +187,16 @@ def test_a_place_that_is_watched_is_known_to_be_gone_renamed_or_replaced(tmp_pat
         places.add(tmp_path / "never there")
 
 
+def test_what_is_made_in_a_folder_that_was_removed_and_made_anew_gets_no_name(tmp_path):
+    """Some libraries make every folder that they miss."""
+    place = tmp_path / "run"
+    place.mkdir()
+    with pytest.raises(JaxlvError, match="was removed, renamed or replaced"), files.new_folder(place / "out") as work:
+        place.rename(tmp_path / "elsewhere")
+        (work / "inner").mkdir(parents=True)
+    assert not (place / "out").exists()
+
+
 def test_the_lock_of_another_process_is_left_alone(tmp_path):
     with files.only_process(tmp_path / "lock"):
         (tmp_path / "lock").unlink()

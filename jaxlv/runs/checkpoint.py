@@ -6,6 +6,7 @@ way round.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import logging
@@ -90,6 +91,11 @@ class Checkpoints:
                     write_json(work / FACTS, facts, indent=None)
                     seal(work)
                 self.damaged.pop(step, None)
+        except JaxlvError:  # the run folder is gone, and Orbax has made one anew
+            for empty in (self.folder, self.folder.parent):
+                with contextlib.suppress(OSError):
+                    empty.rmdir()
+            raise
         except (OSError, ValueError) as fault:  # orbax raises ValueError for a full disk
             reason = " ".join(str(fault).split())
             full = "No space left" in reason

@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 # Signals, and the exit status of a run that has saved.
 SIGNALS = {signal.SIGHUP: 129, signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 0}
@@ -36,11 +36,14 @@ class Signals:
     """While it is open, the first of SIGNALS sets `asked` instead of ending the process; the second ends it.
 
     A closing terminal sends SIGHUP more than once, and service managers send it beside SIGTERM: it is never a second one.
+    Within another one it hears all signals; the outer one gets what came too late for it.
     Outside of the main thread, where Python lets nobody handle signals, nothing is changed.
     """
 
+    _open: ClassVar[list[Signals]] = []
+
     def __init__(self) -> None:
-        self.asked = 0
+        self.asked, self.answered = 0, False
         self._urgent, self._works = 0, False
 
     def hear(self, number: int) -> None:
@@ -60,6 +63,7 @@ class Signals:
             self._handlers = {number: signal.signal(number, self.handle) for number in heard}
             self._thread = threading.Thread(target=self._watch, name="signals", daemon=True)
             self._thread.start()
+            self._open.append(self)
         return self
 
     def _watch(self) -> None:
@@ -74,14 +78,20 @@ class Signals:
                 self.asked = number
                 self.hear(number)
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._works:
+            self._open.remove(self)
+            outer = self._open[-1] if self._open else None
+            if outer and self.asked and kind:  # what ends this ends the outer one too
+                outer.answered, outer._urgent = True, self._urgent
             for number, handler in self._handlers.items():
                 signal.signal(number, handler)
             signal.set_wakeup_fd(self._before)
             os.close(self._write)
             self._thread.join()
             os.close(self._read)
+            if outer and self.asked and not kind:  # it came too late for this one
+                signal.raise_signal(self.asked)
 
 
 class Interrupts(Signals):
@@ -99,12 +109,8 @@ class Interrupts(Signals):
 class Stops(Signals):
     """Signals for work that cannot be saved: the first one raises Stopped in the main thread."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._raised = False
-
     def handle(self, number: int, _: Any) -> None:
         """Raise once, so that what cleans up is not interrupted itself."""
-        if not self._raised:
-            self._raised = True
+        if not self.answered:
+            self.answered = True
             raise Stopped(number)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxlv.errors import JaxlvError
+from jaxlv.errors import JaxlvError, printable
 
 WAIT = 10.0  # seconds that the end of a run gives a sink to send what is left
 MOST = 10_000  # records that wait for a sink; more are dropped
@@ -82,7 +82,7 @@ class Sink:
                 send(*record)
             close()
         except BaseException as fault:  # whatever a service raises, and SystemExit, which some do
-            self._fail(f"{type(fault).__name__}: {' '.join(str(fault).split())[:200]}")
+            self._fail(f"{type(fault).__name__}: {printable(fault, 200)}")
 
     def _fail(self, reason: str) -> None:
         if not self._failed:

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ def new_folder(folder: Path, replace: bool = False, parents: bool = True) -> Ite
             place.parent.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise JaxlvError("is not a folder", where=place.parent, expected="a folder to write to") from None
-    with _beside(place, folder) as temporary:
+    with _beside(place, folder) as (temporary, check):
         work = temporary / "new"
         work.mkdir()
         _making.add(work)
@@ -50,6 +50,7 @@ def new_folder(folder: Path, replace: bool = False, parents: bool = True) -> Ite
             _making.discard(work)
         for path in [*work.rglob("*"), work]:
             to_disk(path)
+        check()
         _put(work, place, temporary / "old" if replace else None)
 
 
@@ -79,7 +80,7 @@ def new_file(path: Path) -> Iterator[Path]:
     place = Path(os.path.realpath(path))
     if place.exists() and not place.is_file():
         raise JaxlvError("is not a regular file", where=path, hint="choose another file")
-    with _beside(place, path) as temporary:
+    with _beside(place, path) as (temporary, _):
         work = temporary / place.name
         yield work
         to_disk(work)
@@ -98,16 +99,22 @@ def write_json(path: Path, tree: Any, **settings: Any) -> None:
 
 
 @contextlib.contextmanager
-def _beside(place: Path, name: Path) -> Iterator[Path]:
-    """Yields a folder beside `place` for what is to get its name, held by this process. It is deleted in the end. An OSError
-    of the body names `name`, not a file of that folder.
+def _beside(place: Path, name: Path) -> Iterator[tuple[Path, Callable[[], None]]]:
+    """Yields a folder beside `place` for what is to get its name, held by this process, and a check that it is there still:
+    it raises JaxlvError if the folders above were removed or renamed. It is deleted in the end. An OSError of the body names
+    `name`, not a file of that folder.
     """
     remove_unfinished(place.parent, place.name)
     begins = place.with_name(f".{place.name}.")
     try:
         made = tempfile.TemporaryDirectory(SUFFIX, begins.name, place.parent, ignore_cleanup_errors=True)
-        with made as temporary, _held(Path(temporary)):
-            yield Path(temporary)
+        with made as temporary, _held(Path(temporary)) as handle, Watched() as watched:
+            watched.add(Path(temporary), handle)
+            try:
+                yield Path(temporary), watched.check
+            except Exception:
+                watched.check()  # some libraries make the folders anew that they miss
+                raise
     except OSError as fault:
         if fault.filename is None or str(fault.filename).startswith(str(begins)):
             fault.filename, fault.filename2 = str(name), None
@@ -155,12 +162,12 @@ def remove_unfinished(folder: Path, name: str = "*") -> None:
 
 
 @contextlib.contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Holds a lock on a folder, which ends with the process; raises OSError if another process has it."""
+def _held(folder: Path) -> Iterator[int]:
+    """Yields the handle of a folder that is locked until the process ends; raises OSError if another one has the lock."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
+        yield handle
     finally:
         os.close(handle)
 

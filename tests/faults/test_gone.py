@@ -7,11 +7,13 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jaxlv.config import RunConfig, load_config
 from jaxlv.errors import JaxlvError
 from jaxlv.runs import run, sources, training
+from jaxlv.runs.checkpoint import Checkpoints
 from jaxlv.runs.sources import Inputs
 
 BLOCK, WHEN, STEPS = 4, 10, 60  # steps that are reserved at once; the step after which it happens
@@ -70,9 +72,24 @@ def test_a_run_whose_folder_is_gone_ends_with_one_line_whatever_else_it_is_told(
     """It does not say that it saved, and there is nothing to go on from."""
     child = subject.train(tmp_path / "run", "--set", "train.steps=100000")
     child.wait_for("step 15:")
-    shutil.rmtree((tmp_path / "run").rename(tmp_path / "gone"), ignore_errors=True)  # all at once
+    child.send(signal.SIGSTOP)  # it learns of both at once
+    shutil.rmtree((tmp_path / "run").rename(tmp_path / "gone"))
     child.send(signal.SIGTERM)
+    child.send(signal.SIGCONT)
     assert child.end() == 2
     last = child.said.strip().splitlines()[-1]
     assert "was removed, renamed or replaced" in last and "saved at step" not in child.said and "Traceback" not in child.said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_that_is_being_saved_makes_no_folder_anew(tmp_path, monkeypatch):
+    """Orbax makes every folder that it misses."""
+    (tmp_path / "run").mkdir()
+    with pytest.raises(JaxlvError, match="was removed"), Checkpoints(tmp_path / "run" / run.CHECKPOINTS) as checkpoints:
+        checkpoints.save(1, [np.zeros(3)])
+        checkpoints.wait()
+        save = checkpoints._orbax.save
+        gone = lambda *given: (shutil.rmtree(tmp_path / "run"), save(*given))  # noqa: E731
+        monkeypatch.setattr(checkpoints._orbax, "save", gone)
+        checkpoints.save(2, [np.zeros(3)])
     assert not (tmp_path / "run").exists()

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 
 from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.flops import ledger
-from jaxlv.runs import run
+from jaxlv.runs import interrupts, run
 from jaxlv.storage.files import SUFFIX
 from jaxlv_tools import console
 from tests.faults.child import Child
@@ -129,6 +130,29 @@ def test_30_what_a_killed_verb_left_is_removed_by_the_next_one(work, tmp_path):
     assert not list(tmp_path.glob(f".out.*{SUFFIX}"))
 
 
+def test_30_a_signal_is_answered_once_and_one_that_came_too_late_for_a_run_ends_what_follows():
+    asked = interrupts.Interrupts()
+    with pytest.raises(interrupts.Interrupted), interrupts.Stops():
+        try:
+            with asked:
+                signal.raise_signal(signal.SIGHUP)
+                wait_until(lambda: asked.asked)
+                raise interrupts.Interrupted(signal.SIGHUP, "saved")
+        finally:
+            signal.raise_signal(signal.SIGHUP)  # again, while it ends
+    late = interrupts.Interrupts()
+    with interrupts.Stops(), pytest.raises(interrupts.Stopped, match="SIGTERM"), late:
+        signal.raise_signal(signal.SIGTERM)
+        wait_until(lambda: late.asked)
+
+
+def wait_until(true: Callable[[], object]) -> None:
+    end = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
 # ------------------------------------------------------------------------------------------------- the streams
 
 PRINT = "from jaxlv_tools import streams; streams.protect(); import os, sys; {}"
@@ -152,6 +176,13 @@ def test_streams_that_break_or_were_closed_are_led_nowhere():
     assert int(number) > 2 and terminal == "False"
     assert int(printing(f"{first}; print(fd)", "2>&-").stdout.splitlines()[1]) > 2
     assert printing("print('\\ud800\\u2013')", "| cat").stdout == "\\ud800–\n"
+
+
+def test_a_bar_on_a_terminal_that_closes_goes_on():
+    bar = "with Progress('x', 9) as bar: assert bar._bar; bar.update(1); os.close(master); bar.update(9); bar.note('end')"
+    terminal = "import pty; master, slave = pty.openpty(); os.dup2(slave, 1); os.close(slave)"
+    told = printing(f"{terminal}; from jaxlv_tools.console import Progress\n{bar}\nprint('y'); sys.stdout.flush()")
+    assert (told.returncode, told.stderr) == (0, "")
 
 
 def test_a_run_whose_output_nobody_reads_ends_as_any_other(work, tmp_path):
