@@ -148,14 +148,17 @@ def bands(ax: Axes) -> list[Band]:
 
 
 def bars(ax: Axes) -> dict[str, list[tuple[float, float, float]]]:
-    """{name: (place, from, to) of each bar}, upright or lying; those without a name under ""."""
+    """{name: (place, from, to) of each bar}, upright or lying; a name is the bars' own, else that of the legend's one entry
+    of their colour, else "".
+    """
+    entries = {colour(handle): name for name, handle in legend(ax.figure).items()}
     found: dict[str, list[tuple[float, float, float]]] = {}
     for group in ax.containers:
         name = str(group.get_label())
         for bar in group.patches:
             x, y, width, height = bar.get_x(), bar.get_y(), bar.get_width(), bar.get_height()
             place = (x + width / 2, y, y + height) if group.orientation == "vertical" else (y + height / 2, x, x + width)
-            found.setdefault("" if name.startswith("_") else name, []).append(place)
+            found.setdefault(entries.get(colour(bar), "") if name.startswith("_") else name, []).append(place)
     return found
 
 
