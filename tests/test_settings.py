@@ -222,7 +222,7 @@ def test_a_range_to_search_is_finite(low):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 0.0, -1.0])
 def test_what_is_made_without_a_config_is_held_to_the_same(value):
-    assert "dataset_alpha" in refusal(lambda: Codec("mao", dataset_alpha=value))
+    assert "dataset_alpha" in refusal(lambda: Codec("mao", dataset_alpha=value or math.nan))
     assert "codec.headroom" in refusal(lambda: Codec(headroom=value if value else 1.0))
     preset = dynamics.PRESETS["course"]
     assert "course.stop" in refusal(lambda: dataclasses.replace(preset, stop=value))

@@ -91,8 +91,8 @@ class Codec:
         for name, value in checked(CodecConfig, "codec", **shared).items():
             object.__setattr__(self, name, value)
         alpha = self.dataset_alpha
-        if alpha is not None and not 0 < alpha < math.inf:
-            raise JaxlvError("must be positive and finite", where="dataset_alpha", found=alpha)
+        if alpha is not None and not 0 <= alpha < math.inf:  # 0 is that of zeros, which `fit` refuses
+            raise JaxlvError("must be finite and at least 0", where="dataset_alpha", found=alpha)
 
     @classmethod
     def for_data(cls, config: CodecConfig, values_NTV: np.ndarray) -> Codec:
