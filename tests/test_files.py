@@ -129,8 +129,9 @@ def inside(tmp_path, monkeypatch) -> Iterator[Path]:
 def test_places_that_cannot_be_made_as_a_whole_are_refused(inside, tmp_path):
     with pytest.raises(JaxlvError, match="the folder you are in"), files.new_folder(Path(".")):
         pass
+    os.mkfifo(tmp_path / "pipe")
     with pytest.raises(JaxlvError, match="not a regular file"):
-        files.write_text(Path("/dev/null"), "")
+        files.write_text(tmp_path / "pipe", "")  # one of its own: what fails here would replace a device for everybody
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a").touch()
     with pytest.raises(JaxlvError, match="exists already"), files.new_folder(tmp_path / "full"):
