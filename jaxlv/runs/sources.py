@@ -162,12 +162,13 @@ def check_fits(configs: Sequence[RunConfig]) -> None:
 
 def architecture_of(settings: ModelSettings, base: Path) -> Qwen2:
     """The model in a folder, computing as the settings say; no weights are read."""
+    check_kernel(settings.attention)
     return Qwen2(ModelConfig.from_folder(base), jnp.dtype(settings.dtype), settings.attention)
 
 
 def load_base(config: RunConfig) -> tuple[Path, Qwen2, dict[str, Any], Alphabet]:
     """(folder, model, params, alphabet) of a config's base; raises JaxlvError if it does not fit in the memory."""
-    check_kernel(config.model.attention)
+    check_kernel(config.model.attention)  # before a model is fetched
     base = base_of(config.model)
     needs.check_weights(architecture_of(config.model, base), config.model.path)
     model, params = load_pretrained(base, config.model.dtype, config.model.attention)
