@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import jax
 import psutil
 
 from jaxlv.errors import JaxlvError
+
+if TYPE_CHECKING:  # processes that read files of others do without JAX
+    import jax
 
 GIB = 2**30
 GROUPS = Path("/sys/fs/cgroup")  # where Linux says what a container may take, in either of two forms
@@ -48,6 +51,8 @@ def check(what: str, *, host: Mapping[str, int] | None = None, device: Mapping[s
 
     `host` and `device` hold the bytes of its parts by what makes them less, such as {"lower lora.rank": 10**12}.
     """
+    import jax
+
     first = jax.devices()[0] if device else None
     own = first is not None and first.platform != "cpu" and (first.memory_stats() or {}).get("bytes_limit")
     if own:

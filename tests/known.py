@@ -48,6 +48,9 @@ class Known(Forecaster):
         last_NV = series.values_NTV[:, context - 1]
         return Forecast(series.ids_N, context, time_H, series.variables, last_NV, drawn_NSHV, {"stop": samples})
 
+    def check_fits(self, series, context, horizon, samples, batch_series):
+        """It takes no memory."""
+
     @property
     def asked(self) -> list[Asked]:
         return self.variables["asked"]
