@@ -88,6 +88,10 @@ def test_later_stages_take_what_the_grid_chose_but_keep_their_own():
     assert {cell.config.lora.rank for cell in context} == {2}
     assert [cell.config.windows.length for cell in context] == [128, 512, 768]
     assert [cell.config.train.forecast_context for cell in context] == [12, 51, 76]  # the whole steps of a window
+    grid = stages["grid"].cells({"lora.rank": 32, "optimizer.learning_rate": 3.0})  # which are its own to go through
+    assert {(cell.config.lora.rank, cell.config.optimizer.learning_rate) for cell in grid} == {
+        (rank, rate) for rank in (2, 4, 8) for rate in (1e-5, 5e-5, 1e-4)
+    }
     (final,) = stages["final"].cells({**chosen, "windows.length": 512})
     assert (final.config.lora.rank, final.config.windows.length, final.name) == (2, 512, "final")
     assert len({cell.name for stage in stages.values() for cell in stage.cells()}) == 15
@@ -187,7 +191,7 @@ def test_what_a_report_is_scored_and_chosen_by():
 def test_every_model_forecasts_every_part_as_often_as_its_series_and_steps_need(name):
     """In calls of a batch of series, and of as many steps as a forecast reaches at a time."""
     stages = [stage for stage in stages_of(name) if stage.name in reproduction.MODELS]
-    most = 7
+    most = 20  # of a batch of eight: two whole calls and a part
     rows = reproduction.plan(stages_of(name), [(part, most) for part in reproduction.parts_of(name)])
     calls = sum(
         math.ceil(part.horizon / (part.reach or part.horizon))
