@@ -238,6 +238,8 @@ def test_var_takes_zeros_at_its_stated_floor():
     context[0, 7, 0] = 0
     floored[0, 7, 0] = 1e-6 * context[0, :, 0].mean()
     np.testing.assert_allclose(var_on_logs(context, 9), var_on_logs(floored, 9), rtol=1e-5)
+    floored[0, 7, 0] *= 3  # not raised itself
+    assert np.abs(np.log(var_on_logs(context, 9) / var_on_logs(floored, 9))).max() > 1e-3
 
 
 def test_faults_are_one_line():
