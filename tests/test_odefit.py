@@ -135,6 +135,16 @@ def test_a_series_that_the_equations_do_not_describe_keeps_its_mean(name):
     np.testing.assert_allclose(forecast(EQUATIONS[name], context, 9), np.broadcast_to(context.mean(axis=1), (1, 9, 2)))
 
 
+def test_of_all_starts_that_of_least_loss_is_taken(simulated, monkeypatch):
+    """Each start supposes a saturation of its own: of the first series the second is best, of the other the third."""
+    loss_L = np.resize([3.0, 1.0, 2.0, 6.0, 5.0, 4.0], odefit.LANES)
+    monkeypatch.setattr(odefit, "_fit", lambda start_QL, *_: (start_QL, loss_L))
+    found = fit(EQUATIONS["rosenzweig-macarthur"], simulated["rosenzweig-macarthur"][:, :30])
+    assert EQUATIONS["rosenzweig-macarthur"].saturations == (0.15, 0.5, 1.5)
+    np.testing.assert_allclose(found.parameters_NP[:, PARAMETERS.index("u")], [0.5, 1.5])
+    np.testing.assert_allclose(found.rms_N, np.sqrt(np.array([1, 4]) / 60))
+
+
 @pytest.mark.parametrize("name", TRUTH)
 def test_a_fit_that_fails_keeps_the_mean(name, simulated, monkeypatch):
     context = simulated[name][:, :30]
