@@ -14,8 +14,9 @@ import pytest
 
 import jaxlv as library
 from jaxlv import memory
+from jaxlv.analysis import schemes
 from jaxlv.config import CodecConfig, LoraConfig, RunConfig, WindowConfig, build_config
-from jaxlv.data import series
+from jaxlv.data import dynamics, series
 from jaxlv.errors import JaxlvError
 from jaxlv.lora import overlay
 from jaxlv.model.weights import load_pretrained
@@ -86,8 +87,6 @@ TOO_MUCH = {
                 "{new}"], "forecasts: needs at least", "lower the samples"),
     "simulate: series": (["simulate", "--series", f"{MUCH}", "--out", "{new}.h5"], "simulation: needs at least", "series"),
     "simulate: steps": (["simulate", "--series", "1", "--steps", f"{MUCH}", "--out", "{new}.h5"], "needs at", "steps"),
-    "explore": (["explore", "{data}", "--context-lengths", f"8,{MUCH}", "--out", "{new}"], "training windows: needs",
-                "lower windows.length"),
 }  # fmt: skip
 
 
@@ -131,9 +130,45 @@ def test_what_trains_is_counted_as_it_is_made(random_model):
         LoraConfig(3), LoraConfig(5, targets=overlay.PROJECTIONS, head="full"), LoraConfig(2, targets=("k",), head="frozen"),
         LoraConfig(2, targets=()),
     ):  # fmt: skip
-        variables = {"params": params, "lora": overlay.init_lora(jax.random.key(0), params, config)}
+        lora = jax.eval_shape(lambda config=config: overlay.init_lora(jax.random.key(0), params, config))
+        variables = {"params": params, "lora": lora}
         assert needs.trained(config, model) == overlay.count_trained(variables, overlay.trainable(variables))
     assert needs.weights(model) == sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+
+
+def test_the_figures_by_hand(random_model, monkeypatch):
+    """Two layers of width 24, 4 query heads, 2 key/value heads of 6, 61 tokens; all in float32."""
+    model, _ = random_model()
+    tree = {"train": {"batch_size": 3, "accumulate": 2}, "windows": {"length": 10}}
+    config = build_config(RunConfig, tree)
+    trained = 4 * 2 * ((24 + 24) + (24 + 12)) + 61  # rank 4 on q and v of two layers, and the head's bias
+    kept, scores, outputs = 2 * 30 * 24 * 4, 3 * 4 * 10 * 10 * 4, 30 * 61 * 4
+    step = 3 * 2 * 30 * 4  # ids, positions and labels
+    assert [*needs.training(config, model).values()] == [4 * 3 * trained, kept + max(scores, outputs), step]
+    assert needs.state(build_config(RunConfig, {"optimizer": {"name": "muon"}}), model) == 4 * 2 * trained
+    alphabet = build_config(RunConfig, {**tree, "model": {"loss": "alphabet"}})
+    assert needs.training(alphabet, model)[needs.LOWER_BATCH] == kept + scores
+    blocked = replace(model, attention="blocked")
+    long = build_config(RunConfig, {"train": {"batch_size": 1}, "windows": {"length": 1000}, "lora": {"targets": ()}})
+    assert needs.training(long, blocked)[needs.LOWER_BATCH] == 4 * 128 * 1000 * 4
+    asked: list[dict[str, int]] = []
+
+    def check(what: str, host: Any = None, device: Any = None) -> None:
+        asked.append(host or device)
+        if what == "simulation":
+            raise memory.TooLarge("heard")
+
+    monkeypatch.setattr(memory, "check", check)
+    needs.check_generation(model, 2, 64, 3, 5, grammar=True)
+    token = 2 * 2 * 2 * 6 * 4  # keys and values, layers, heads, head size, bytes
+    assert [*asked[-1].values()] == [6 * (5 * (token + 4) + 13 * 4), 2 * 64 * token]
+    needs.check_generation(model, 2, 64, 3, 5, grammar=False)
+    assert asked[-1][needs.LOWER_SAMPLES] == 6 * (5 * (token + 4) + 61 * 4)
+    needs.check_forecasts(3, 5, 7, 2)
+    assert [*asked[-1].values()] == [2 * 8 * 3 * 5 * 7 * 2]
+    with pytest.raises(memory.TooLarge, match="heard"):
+        dynamics.draw("course", 2, 0)  # 100 steps of 2 variables as float32 and as float64, 6 parameters
+    assert [*asked[-1].values()] == [2 * (100 * 2 * (4 + 8) + 6 * 8)]
 
 
 @pytest.mark.parametrize(
@@ -142,13 +177,12 @@ def test_what_trains_is_counted_as_it_is_made(random_model):
         {"windows": {"length": 96}, "lora": {"rank": 16, "targets": overlay.PROJECTIONS}},
         {"windows": {"length": 160}, "model": {"attention": "blocked", "loss": "alphabet"}, "optimizer": {"name": "muon"},
          "train": {"accumulate": 3}, "lora": {"head": "full"}},
-        {"lora": {"targets": (), "head": "bias"}, "windows": {"length": 32}},
     ],
 )  # fmt: skip
 def test_a_step_needs_no_less_than_is_said(changes, random_model):
     """Of what XLA plans for a step: at most all of it, and not so little that the check would be idle."""
     config = build_config(RunConfig, changes)
-    model, params = random_model()
+    model, params = random_model(num_hidden_layers=1)
     model = replace(model, attention=config.model.attention)
     tokens = np.zeros((config.train.accumulate, config.train.batch_size, config.windows.length), np.int32)
     stack = Stack(model, params, [config], np.arange(13) if config.model.loss == "alphabet" else None)
@@ -158,7 +192,7 @@ def test_a_step_needs_no_less_than_is_said(changes, random_model):
 
 
 def test_a_generation_needs_no_less_than_is_said(random_model, monkeypatch):
-    model, params = random_model()
+    model, params = random_model(num_hidden_layers=1)
     asked: list[int] = []
     monkeypatch.setattr(memory, "check", lambda what, device: asked.append(sum(device.values())))
     prompts, samples, length, new = 2, 8, 64, 130
@@ -187,6 +221,13 @@ def test_no_more_windows_are_counted_than_are_made(scale, partial, settings, wav
     counted, rest = divmod(said[0], 32 * length)
     assert not rest and counted <= found.number
     assert partial == "drop" or counted >= found.number / 2
+
+
+def test_windows_that_do_not_fit_are_refused_wherever_they_are_made(waves, tmp_path, small):
+    data = waves(3, 24)
+    written = [schemes.write(schemes.OURS, data)]
+    with pytest.raises(memory.TooLarge, match=r"training windows: needs at least .* lower windows\.length"):
+        schemes.window_rows(written, data, load_alphabet(tmp_path, 32), [8, MUCH])
 
 
 def test_runs_whose_states_do_not_fit_side_by_side_follow_one_another(random_model):
