@@ -234,13 +234,13 @@ def first_broken(result, breaks) -> tuple[int, int, int]:
 
 
 def poisoned(monkeypatch, breaks) -> None:
-    """Let the logits behind such a token be NaN, if they are of a generation that is traced from here on."""
+    """Let one logit behind such a token be infinite, in generations that are traced from here on."""
     honest = module.read
 
     def read(model, variables, ids_BT, positions_BT, *more):
         logits_BV, segment = honest(model, variables, ids_BT, positions_BT, *more)
         bad_B1 = breaks(ids_BT[:, -1:], positions_BT[:, -1:]) if ids_BT.shape[1] == 1 else False
-        return jnp.where(bad_B1, jnp.nan, logits_BV), segment
+        return jnp.where(bad_B1 & (jnp.arange(logits_BV.shape[1]) == 7), -jnp.inf, logits_BV), segment
 
     monkeypatch.setattr(module, "read", read)
 
@@ -259,13 +259,13 @@ def test_logits_that_are_not_finite_end_a_generation_and_are_placed(subject, mon
 
 def test_what_a_finished_sample_would_go_on_with_does_not_matter(subject, monkeypatch):
     """The loop goes on for the others; a sample that is done is drawn from whatever its logits are."""
-    honest = constrained(subject)
+    honest = constrained(subject, seed=2)
     ends_SN = honest.lengths_SN + [[len(prompt)] for prompt in PROMPTS]
     latest = ends_SN.max() - 1  # the position of the last token of the sample that ends last
+    assert len(PROMPTS[-1]) + honest.iterations - 2 >= latest  # a row that is done comes by it before the loop ends
     poisoned(monkeypatch, lambda token, position: position >= latest)
-    again = constrained(subject, SamplingConfig(top_k=14))
+    again = constrained(subject, SamplingConfig(top_k=14), seed=2)
     np.testing.assert_array_equal(again.ids_SNC, honest.ids_SNC)
-    assert honest.iterations + len(PROMPTS[-1]) > latest  # so another row was drawn beyond that position
 
 
 def test_a_prompt_whose_logits_are_not_finite_does_not_touch_the_others(subject):
