@@ -224,6 +224,7 @@ class BudgetConfig(Settings, section="budget"):
     held_back: float = setting(0.0, "FLOPs kept for the evaluation", FLOPS)
     phase: str = setting("final", "what this run is part of", Text())
     phases: dict[str, Number] = setting(dict, "FLOPs that each phase may spend, by name", Entries(FLOPS))
+    repeats: Literal["within", "beyond"] = setting("within", "the budget: work that is done again after an interruption")
     ledger: str = setting("", 'file that several runs share, seen from the run folder; "" = ledger.jsonl in it', PATH)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,15 +11,17 @@ import pytest
 from test_run import Interruption, change, config, losses, train  # noqa: F401 - `config` is a fixture
 
 from jaxlv.config import BudgetConfig, RunConfig, load_config, to_toml
-from jaxlv.flops import ledger
+from jaxlv.flops import ledger, plan
 from jaxlv.flops.ledger import BudgetExceeded
 from jaxlv.runs import billing, run, sources, training
 from jaxlv.runs.checkpoint import Checkpoints
 from jaxlv_tools import evaluate as evaluate_tool
 from jaxlv_tools import forecast as forecast_tool
 from jaxlv_tools import ledger as ledger_tool
+from tests.faults.instants import Instants
 
 PLENTY = 10**12
+FREE = {"validate_every": 0, "steps": 6}
 
 
 def budgeted(config: RunConfig, flops: float, **more) -> RunConfig:  # noqa: F811
@@ -58,17 +61,33 @@ def test_everything_that_a_run_does_is_in_its_ledger(whole, price):
     assert ledger.verify(whole / run.LEDGER) == []
 
 
+def test_the_plan_of_a_run_is_what_it_reserves(whole, config):  # noqa: F811
+    """Every step, every validation, the last one too, and every forecast at its longest."""
+    model, reserved = sources.load_inputs(config).model.config, Counter()
+    for entry in ledger.read(whole / run.LEDGER)[1]:
+        reserved[entry.event.kind] += entry.asked
+    planned: Counter[str] = Counter()
+    for part in plan.training(config, billing.event_of(config), 24):
+        for event in part.events:
+            planned[event.kind] += event.flops(model, "exact")
+    assert planned == reserved
+    assert plan.training(change(config, train={"steps": 4}), billing.event_of(config), 24)[1].name == "2 validations"
+
+
 def test_a_budget_changes_no_number(whole, config, tmp_path):  # noqa: F811
     train(config, tmp_path / "free")
     assert losses(whole) == losses(tmp_path / "free")
 
 
-def test_blocks_of_steps_are_reserved_at_once(config, tmp_path):  # noqa: F811
+@pytest.mark.parametrize(("blocks", "expected"), [(1, [(0, 3), (3, 2)]), (2, [(0, 2), (2, 1), (3, 2)]), (100, None)])
+def test_blocks_of_steps_are_reserved_at_once(config, tmp_path, monkeypatch, blocks, expected):  # noqa: F811
+    """Up to the next step that is due, and of a run of five steps at most half, or else one at a time."""
+    monkeypatch.setattr(training, "BLOCKS", blocks)
     train(
         change(budgeted(config, PLENTY), train={"log_every": 10, "validate_every": 0, "checkpoint_every": 3}), tmp_path / "r"
     )
     _, entries = ledger.read(tmp_path / "r" / run.LEDGER)
-    assert [(entry.event.step, entry.event.count) for entry in entries] == [(0, 3), (3, 2)]
+    assert [(entry.event.step, entry.event.count) for entry in entries] == (expected or [(n, 1) for n in range(5)])
 
 
 def test_a_run_stops_before_it_overspends(config, price, tmp_path):  # noqa: F811
@@ -125,16 +144,39 @@ def test_runs_may_share_a_ledger(config, price, tmp_path):  # noqa: F811
     assert steps == {"a": 5, "b": 5, "c": 2}
 
 
-def test_what_is_held_back_pays_the_evaluation(config, price, tmp_path, capsys):  # noqa: F811
-    held = change(budgeted(config, 4 * price + 10**8, held_back=1e8), train={"validate_every": 0})
-    train(held, tmp_path / "r")
-    assert spent(tmp_path / "r").executed == 4 * price
-    evaluate_tool.main([str(tmp_path / "r"), "--samples", "2", "--unmasked-samples", "0", "--out", str(tmp_path / "e")])
-    _, entries = ledger.read(tmp_path / "r" / run.LEDGER)
-    evaluated = [entry for entry in entries if entry.phase == "evaluation"]
-    assert {entry.event.kind for entry in evaluated} == {"generation", "validation"}  # samples, and the truth's likelihood
-    assert {entry.event.rank for entry in evaluated} == {0}  # the adapters are merged
-    assert spent(tmp_path / "r").executed <= held.budget.flops
+def test_what_is_held_back_pays_the_evaluation_and_its_repeats(config, price, tmp_path, capsys):  # noqa: F811
+    """A budget that holds five of six steps and one evaluation, to the FLOP: killed in its work, after it, in its result."""
+    rich, place = change(budgeted(config, 5.5 * price + 1e10, held_back=1e10), train=FREE), tmp_path / "place"
+    settings = ["--samples", "2", "--unmasked-samples", "0", "--out"]
+    train(rich, tmp_path / "rich")
+    assert spent(tmp_path / "rich").executed == 5 * price
+    evaluate_tool.main([str(tmp_path / "rich"), *settings, str(tmp_path / "e")])
+    entries = [entry for entry in ledger.read(tmp_path / "rich" / run.LEDGER)[1] if entry.phase == "evaluation"]
+    assert {entry.event.kind for entry in entries} == {"generation", "validation"}  # samples, and the truth's likelihood
+    assert {entry.event.rank for entry in entries} == {0}  # the adapters are merged
+    held = max(sum(one.flops for one in entries[:n]) + entries[n].asked for n in range(len(entries)))
+    tight = change(budgeted(config, 5 * price + held, held_back=float(held)), train=FREE)
+    train(tight, place / "run")
+    instants, arguments = Instants(place), [str(place / "run"), *settings, str(place / "e")]
+    for kill in ("reserve evaluation generation", "commit evaluation validation", "before e"):
+        assert instants.run(evaluate_tool.main, arguments, kill)[0] == -9
+        assert not (place / "e").exists()
+    code, said = instants.run(evaluate_tool.main, arguments)
+    assert code == 0 and "repeated after interruptions: " in said and "more than the budget were executed" in said
+    rows = [json.loads((folder / "metrics.json").read_text())["rows"] for folder in (place / "e", tmp_path / "e")]
+    assert rows[0] == rows[1]
+    assert ledger.verify(place / "run" / run.LEDGER) == []
+    counted = spent(place / "run")
+    assert counted.executed - counted.repeated == 5 * price + sum(one.flops for one in entries) <= tight.budget.flops
+    ledger_tool.main(["show", str(place / "run"), "--json"])
+    shown = json.loads(capsys.readouterr().out)
+    assert sum(row["repeated"] for row in shown["rows"]) == shown["totals"]["repeated"] == counted.repeated > 0
+    for verb in ("show", "verify"):
+        ledger_tool.main([verb, str(place / "run")])
+        line = f"repeated after interruptions: {counted.repeated:,} FLOPs of {counted.executed:,}; with them"
+        assert f"{line} {counted.executed - tight.budget.flops:,.0f} FLOPs more than" in capsys.readouterr().out
+    code, said = instants.run(evaluate_tool.main, [*arguments[:-1], str(place / "again")])
+    assert code == 2 and "the budget does not hold 1 generation" in said  # its result was kept: this is more work
 
 
 def test_a_forecast_that_does_not_fit_is_refused_in_one_line(config, price, tmp_path, capsys):  # noqa: F811

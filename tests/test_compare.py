@@ -13,11 +13,15 @@ import pandas as pd
 import pytest
 
 from jaxlv.data import series
+from jaxlv.flops import ledger
 from jaxlv.forecasting.baselines import BASELINES
 from jaxlv.model.weights import save_pretrained
 from jaxlv.report import comparison
+from jaxlv.runs import run
 from jaxlv_tools import compare
 from jaxlv_tools.compare import COMPARE
+from tests.faults.conftest import unfinished
+from tests.faults.instants import Instants
 from tests.programs import full_disk
 
 SETTINGS = {
@@ -113,6 +117,24 @@ def test_a_comparison_is_resumed_where_it_stopped_or_could_not_write(compared, o
     with pytest.raises(SystemExit):
         said_by(*options, "--out", out, "--protocols", "liu")
     assert "or go on with --resume" in capsys.readouterr().err
+
+
+def test_a_comparison_ends_wherever_it_was_killed(compared, options, tmp_path):
+    whole, out = compared[0], tmp_path / "out"
+    kills = ["before runs/liu", "reserve final train_step", "reserve final train_step", "after runs/liu/adapter"]
+    kills += ["reserve evaluation generation", "after liu.csv", "before parts/liu.json", "after parts/liu.json"]
+    kills += ["before compare.json", "before compare.txt"]
+    instants, arguments = Instants(out), [*map(str, options), "--out", str(out), "--protocols", "liu"]
+    for number, kill in enumerate(kills):
+        code, said = instants.run(compare.main, [*arguments, *(["--resume"] if number else [])], kill)
+        assert code == -9, (kill, said)
+    code, said = instants.run(compare.main, [*arguments, "--resume"])
+    assert code == 0 and "repeated after interruptions" in said, said
+    found, expected = (json.loads((folder / COMPARE).read_text())["protocols"]["liu"] for folder in (out, whole))
+    again = found["flops"].pop("repeated")
+    assert again > 0 and expected["flops"].pop("repeated") == 0
+    assert found.pop("flops")["total"] - again == expected.pop("flops")["total"] and found == expected
+    assert ledger.verify(out / "runs" / "liu" / run.LEDGER) == [] and not unfinished(out)
 
 
 def test_a_run_is_scored_only_where_it_has_not_seen_the_test_series(compared, data, tmp_path):

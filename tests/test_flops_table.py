@@ -11,6 +11,7 @@ from jaxlv.errors import JaxlvError
 from jaxlv.flops import CONVENTIONS, Work, table
 from jaxlv.flops.work import symbols
 from jaxlv.model.config import ModelConfig
+from jaxlv.steps.generate import decoding, stage
 
 QWEN = ModelConfig(151_936, 896, 4864, 24, 14, 2, 64, tie_word_embeddings=True)
 BUDGET = 10**17
@@ -204,6 +205,16 @@ def test_a_cache_that_grows_in_stages():
     assert flops.generation(prompt, 70, "exact", slots=250, stage=64) == read + 64 * first + 6 * second
     assert flops.generation(prompt, 30, "exact", slots=250, stage=64) == read + 30 * first
     assert flops.generation(prompt, 150, "exact", slots=250) == read + 150 * last
+
+
+def test_each_token_attends_to_all_before_it():
+    """Three tokens behind ten: of a cache that grows by one, and by passes over the whole text."""
+    prompt = work(10, 8, batch=2)
+    grown = sum(flops.decode(prompt, cache, "exact") for cache in (10, 11, 12))
+    assert flops.generation(prompt, 3, "exact") == flops.prefill(prompt, "exact") + grown
+    whole = sum(flops.prefill(work(length, 8, batch=2), "exact") for length in (10, 11, 12))
+    assert flops.generation(prompt, 3, "exact", cached=False) == whole
+    assert decoding(10, 3) == {"new_tokens": 3, "slots": 13, "stage": stage(3)}
 
 
 def test_samples_share_the_prompt():

@@ -19,6 +19,7 @@ from jaxlv.forecasting.forecaster import QUANTILES, Forecast, Forecaster, forwar
 from jaxlv.forecasting.metrics import quantiles
 from jaxlv.model.weights import load_pretrained
 from jaxlv.text.codec import Codec
+from jaxlv.text.grammar import longest_step, number_grammar
 from jaxlv.text.tokens import load_alphabet
 
 CONTEXT, HORIZON, SAMPLES = 8, 3, 3
@@ -54,6 +55,22 @@ def broken() -> Forecast:
     return Forecast(
         np.array([8, 3]), 50, np.array([100.0, 102.0, 104.0]), ("prey", "predator"), last_NV, samples_NSHV, {"complete": 2}
     )
+
+
+def test_what_is_generated_is_reserved_at_its_longest_and_paid_as_far_as_it_ran(forecaster, series, tmp_path):
+    with Ledger(tmp_path / "ledger.jsonl", Terms(10**12, "exact", forecaster.model.config)) as ledger:
+        metered = replace(forecaster, meter=Meter(ledger, "evaluation", Event("train_step", 1, 1)))
+        prompts = [forecaster.alphabet.encode("1.00,2.00;"), forecaster.alphabet.encode("3.00,4.00;5.00,6.00;")]
+        found = metered.generated(prompts, 2, 40, seed=0, series=[0, 1], steps=2, grammar=number_grammar(2, 2, 2))
+        run(metered, series)
+    first, *others = ledger.entries
+    assert (first.reserved.batch, first.reserved.samples, first.reserved.new_tokens) == (2, 2, 40)
+    assert first.reserved.slots == first.reserved.length + 40 and first.reserved.length >= 20
+    assert first.event == replace(first.reserved, new_tokens=found.iterations)
+    assert found.iterations == found.lengths_SN.max() < 40
+    (drawn,) = others
+    assert drawn.reserved.new_tokens == HORIZON * longest_step(2, 2, 2) >= drawn.event.new_tokens
+    assert drawn.reserved.slots == drawn.reserved.length + drawn.reserved.new_tokens
 
 
 # ------------------------------------------------------------------------------------------------ on the disk

@@ -6,21 +6,25 @@ import contextlib
 import io
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from jaxlv.config import load_config
 from jaxlv.flops import ledger
-from jaxlv.model.weights import EMBEDDED_BASE, save_pretrained
 from jaxlv.published import reproduction
 from jaxlv.published.systems import SYSTEMS
-from jaxlv.report import reproductions
+from jaxlv.report import dossier, reproductions
+from jaxlv.report.page import Page
 from jaxlv.runs import run, sweep
-from jaxlv_tools import beside, reproduce
+from jaxlv_tools import beside, parts, reproduce
 from jaxlv_tools.reproduce import CONFIGS, RESULT
+from tests import quick
+from tests.faults.conftest import LONG
+from tests.faults.instants import Instants
 from tests.test_compare import data  # noqa: F401
 
 TINY = """
@@ -36,8 +40,6 @@ log_every = 1000
 series = 1
 batch_series = 1
 """
-
-
 ANALYSED = "liu"  # one of those that take their time
 
 
@@ -48,36 +50,65 @@ def said_by(*arguments: Any) -> str:
     return out.getvalue()
 
 
+class Subject(NamedTuple):
+    """A system that is run, and the options that name it."""
+
+    name: str
+    options: list[Any]
+    quick: bool
+
+
 @pytest.fixture(scope="module")
-def options(data, random_model, tmp_path_factory) -> list[Any]:  # noqa: F811
-    """The tiny scale in place of the small one, one part of a protocol over 5 steps; a base of one layer."""
-    folder = tmp_path_factory.mktemp("tiny")
-    sizes = {"vocab_size": 16, "num_hidden_layers": 1, "max_position_embeddings": 2048}
-    save_pretrained(folder / "base", *random_model(**sizes))
-    for file in EMBEDDED_BASE.glob("tokenizer*"):  # for a token that pads
-        shutil.copy(file, folder / "base")
-    shutil.copytree(CONFIGS, folder / "configs", ignore=shutil.ignore_patterns("small.toml", "__pycache__"))
-    (folder / "configs" / "small.toml").write_text(TINY)
-    reproduce.CONFIGS, whole = folder / "configs", reproduction.parts_of
-    reproduction.parts_of = lambda name: [replace(part, horizon=5) for part in whole(name)[:1]]
-    changes = {"train.forecast_series": 1, "train.forecast_horizon": 5, "lora.dropout": 0.0}
-    yield ["--model", folder / "base", "--data", data, *(p for k, v in changes.items() for p in ("--set", f"{k}={v}"))]
-    reproduce.CONFIGS, reproduction.parts_of = CONFIGS, whole
+def base(random_model, tmp_path_factory) -> Path:
+    return quick.write_base(tmp_path_factory.mktemp("base") / "base", random_model)
 
 
-QUICK = "rai"  # the system of the fewest runs; the others are minutes each, and run with `make test-slow`
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in SYSTEMS]  # minutes each: run with `make test-slow`
 
 
-@pytest.fixture(scope="module", params=[pytest.param(n, marks=[pytest.mark.slow] * (n != QUICK)) for n in SYSTEMS])
-def reproduced(request, options, tmp_path_factory) -> tuple[str, Path, str]:
-    """A system, run whole; the errors of all but the quick one, the analyses, which draw many figures, of one alone."""
-    out = tmp_path_factory.mktemp("reproduce") / request.param
+@pytest.fixture(scope="module", params=["quick", *SLOW])
+def subject(request, data, base, tmp_path_factory) -> Iterator[Subject]:  # noqa: F811
+    """The systems at a share of their steps, one part of each protocol over 5 steps; and the quick one."""
+    folder, is_quick = tmp_path_factory.mktemp("configs"), request.param == "quick"
+    options = ["--model", base, "--data", data, "--set", "lora.dropout=0.0"]
     with pytest.MonkeyPatch.context() as patch:
-        if request.param != ANALYSED:
+        if is_quick:
+            for change in quick.changes(quick.write_configs(folder)):
+                patch.setattr(*change)
+            patch.setattr(beside, "analyse", lambda finished, models, *_: {"likelihood": read_once(models["tuned"])})
+            patch.setattr(beside, "write_analyses", write_analyses)
+            yield Subject(quick.SYSTEM, options, True)
+            return
+        options += ["--set", "train.forecast_series=1", "--set", "train.forecast_horizon=5"]
+        configs = folder / "configs"
+        shutil.copytree(CONFIGS, configs, ignore=shutil.ignore_patterns("small.toml", "__pycache__"))
+        (configs / "small.toml").write_text(TINY)
+        patch.setattr(reproduce, "CONFIGS", configs)
+        patch.setattr(reproduction, "parts_of", lambda name: [replace(p, horizon=5) for p in quick.PARTS_OF(name)[:1]])
+        if request.param != ANALYSED:  # the analyses, which draw many figures, of one alone
             patch.setattr(beside, "analyse_final", lambda work, data: None)
-        if request.param == QUICK:
-            patch.setattr(beside, "measure_faults", lambda work, data: None)
-        return request.param, out, said_by(request.param, *options, "--out", out)
+        yield Subject(request.param, options, False)
+
+
+def read_once(model: Any) -> int:
+    """Work that the ledger pays."""
+    with model.spending("validation", batch=1, length=64, head="alphabet"):
+        return 1
+
+
+def write_analyses(out: Path, result: dict[str, Any], title: str) -> None:
+    """As the program itself: a file, folders, and the page."""
+    (out / "numbers.json").write_text(json.dumps(result))
+    for name in ("tables", "figures"):
+        (out / name).mkdir()
+    (out / "report.html").write_text(title)
+
+
+@pytest.fixture(scope="module")
+def reproduced(subject, tmp_path_factory) -> tuple[str, Path, str]:
+    """A system, run whole."""
+    out = tmp_path_factory.mktemp("reproduce") / subject.name
+    return subject.name, out, said_by(subject.name, *subject.options, "--out", out)
 
 
 def result_of(out: Path) -> dict[str, Any]:
@@ -128,12 +159,9 @@ def test_the_models_the_report_and_the_baselines_stand_in_one_table(reproduced):
 
 def test_each_error_is_done_both_ways(reproduced):
     name, out, _ = reproduced
-    if name == QUICK:
-        pytest.skip("its errors were not done")
     lines = result_of(out)["faults"]
-    assert {line["key"] for line in lines} == {fault.key for fault in SYSTEMS[name].faults}
-    terms, entries = ledger.read(out / beside.FILE)
-    assert sum(entry.flops for entry in entries) <= terms.budget
+    assert {line["key"] for line in lines} == {fault.key for fault in reproduce.SYSTEMS[name].faults}
+    assert ledger.verify(out / beside.FILE) == []
     assert all(
         isinstance(line[way], (int, float)) and line["unit"] for line in lines for way in ("reported_way", "right_way")
     )
@@ -144,56 +172,84 @@ def test_each_error_is_done_both_ways(reproduced):
 
 
 def test_the_page_has_everything(reproduced):
-    name, out, _ = reproduced
+    _, out, _ = reproduced
     page, result = (out / "report.html").read_text(), result_of(out)
     titles = [reproductions.TITLES[stage["name"]] for stage in result["stages"]]
-    for title in (*titles, "FLOPs by stage", *(["Done both ways"] if name != QUICK else [])):
+    for title in (*titles, "FLOPs by stage", "Done both ways"):
         assert title in page
     for text in (page, (out / RESULT).read_text()):
         assert str(out.parent.parent) not in text  # no path of the machine
-    if name == ANALYSED:
+    if (out / "analyses" / "analyses.json").is_file():
         assert json.loads((out / "analyses" / "analyses.json").read_text())["left_out"] == {} and "Adapters" in page
 
 
-def test_what_is_done_is_kept_on_resuming(reproduced, options):
-    name, out, _ = reproduced
-    if name != ANALYSED:
-        pytest.skip("its analyses were not made")
-    kept = [(out / file).read_bytes() for file in (run.LEDGER, beside.FILE)]
-    (out / RESULT).unlink()
-    said_by(name, *options, "--out", out, "--resume")
-    assert [(out / file).read_bytes() for file in (run.LEDGER, beside.FILE)] == kept
-    assert (out / RESULT).is_file()
+# ------------------------------------------------------------------------------------------------- killed anywhere
+
+FIRST_BLOCK = "reserve first train_step"
+KILLS = (  # the instants of CI, in their order: in every stage, in its blocks, between its files
+    "ledger ledger.jsonl", "reserve baseline validation", "before stages/baseline.json", "reserve evaluation generation",
+    "after parts/rai-test-untuned.csv", "after parts/rai-untuned.json", "before runs/first", *[FIRST_BLOCK] * 10,
+    "step 1 of first", "commit first train_step", "before runs/first/checkpoints/step_00000002",
+    "after runs/first/checkpoints/step_00000002", "commit first validation", "before runs/first/adapter",
+    "after runs/first/adapter", "after runs/grid-learning_rate-0.003_rank-2",
+    "after runs/grid-learning_rate-0.003_rank-2/checkpoints/step_00000002",
+    "after runs/grid-learning_rate-0.003_rank-2/adapter", "before stages/grid.json", "step 3 of context-length-64",
+    "reserve final train_step", "step 5 of final", "after runs/final/adapter", "commit evaluation generation",
+    "after rai-test.png", "before parts/rai-test-final.json", "commit faults train_step", "reserve faults generation",
+    "after stages/fault-scale.json", "after stages/faults.json", "reserve analyses validation", "before analyses",
+    "before reproduce.json", "after reproduce.json",
+)  # fmt: skip
 
 
-def test_an_interrupted_stage_goes_on(reproduced, options, tmp_path, monkeypatch):
+@pytest.fixture
+def without_pictures(monkeypatch) -> None:
+    """Drawing is most of a tiny reproduction's time, and is done once, by the one that is not interrupted."""
+    monkeypatch.setattr(dossier, "page_of_one", lambda folder: Page("a page", "", [], []))
+    monkeypatch.setattr(parts.svg, "save_png", lambda figure, path: path.write_bytes(b"png"))
+    monkeypatch.setattr(parts.svg, "to_svg", lambda figure, label: "<svg/>")
+
+
+def test_killed_at_any_instants_it_ends_with_the_same_figures(reproduced, subject, tmp_path, without_pictures):
+    """One folder, killed again and again, ten times in the same block: as if nothing had happened, but for the repeats."""
+    if not subject.quick:
+        pytest.skip("the quick one will do")
     name, whole, _ = reproduced
-    if name != ANALYSED:
-        pytest.skip("one system will do")
-    train, begun = reproduce.train, []
+    arguments = [name, *map(str, subject.options), "--out", str(tmp_path / "out")]
+    instants, kills = Instants(tmp_path / "out"), KILLS
+    if LONG:
+        with contextlib.redirect_stdout(io.StringIO()):
+            every = Instants(tmp_path / "every")
+            every.run(reproduce.main, [name, *map(str, subject.options), "--out", str(tmp_path / "every")])
+        kills = [kill for kill in every.seen if kill != "before ." for _ in range(10 if kill == FIRST_BLOCK else 1)]
+    for number, kill in enumerate(kills):
+        code, said = instants.run(reproduce.main, [*arguments, *(["--resume"] if number else [])], kill)
+        assert code == -9, (kill, said)
+    code, said = instants.run(reproduce.main, arguments)
+    assert code == 2 and said.endswith("exists already; choose another folder with --out, or go on with --resume\n")
+    code, said = instants.run(reproduce.main, [*arguments, "--resume"])
+    assert code == 0 and "repeated after interruptions: " in said, said
+    assert quick.figures_of(tmp_path / "out") == quick.figures_of(whole)
+    counted = ledger.totals([e for e in ledger.read(tmp_path / "out" / run.LEDGER)[1] if e.phase == "first"])
+    assert counted.repeated > 2 * counted.effective  # far more than the margin, and none of it hidden
+    rows = {row["stage"]: row for row in reproductions.bill_rows(result_of(tmp_path / "out"))}
+    assert rows["first"]["repeated"] == counted.repeated < rows["together"]["repeated"]
+    print(f"{len(kills)} kills; ledger: {ledger.read_book(tmp_path / 'out' / run.LEDGER).account.told_repeats()}")
 
-    def cut(found: Any, folder: Path, *more: Any) -> Any:
-        if begun:
-            raise KeyboardInterrupt
-        begun.append(found)
-        return train(found, folder, *more)
 
-    monkeypatch.setattr(reproduce, "train", cut)
-    with pytest.raises(SystemExit):
-        said_by(name, *options, "--out", tmp_path / "out")
-    assert {path.stem for path in (tmp_path / "out" / "stages").glob("*.json")} == {"baseline", "first"}
-    monkeypatch.setattr(reproduce, "train", train)
-    said_by(name, *options, "--out", tmp_path / "out", "--resume")
-    results = [result_of(folder) for folder in (whole, tmp_path / "out")]
-    figures = [
-        [(one["name"], one["validation_loss"], one["forecast_mae"]) for stage in result["stages"] for one in stage["runs"]]
-        for result in results
-    ]
-    assert figures[0] == figures[1]
+def test_what_is_done_is_kept_on_resuming(reproduced, subject, without_pictures):
+    name, out, _ = reproduced
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    (out / RESULT).unlink()
+    said_by(name, *subject.options, "--out", out, "--resume")
+    after = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert {path.name for path in before if before[path] != after.get(path)} <= {"report.html"}
+    (out / "report.html").write_bytes(before[out / "report.html"])
 
 
 @pytest.mark.parametrize("name", list(SYSTEMS))
-def test_the_full_plan_prints_for_the_true_shape_without_weights(name):
+def test_the_full_plan_prints_for_the_true_shape_without_weights(name, monkeypatch):
+    monkeypatch.setattr(reproduce, "CONFIGS", CONFIGS)
+    monkeypatch.setattr(reproduction, "parts_of", quick.PARTS_OF)
     said = said_by(name, "--scale", "full", "--model", "qwen2.5-0.5b", "--plan")
     assert "hours" in said and "the report spent" in said and "together" in said
     assert ("MORE than allowed" in said) == (name in ("xu", "liu"))
@@ -207,18 +263,20 @@ def test_the_full_plan_prints_for_the_true_shape_without_weights(name):
         (["--data", "nothing.h5"], "nothing.h5"),
     ],
 )
-def test_what_is_wrong_is_one_line(options, change, message, tmp_path, capsys):
+def test_what_is_wrong_is_one_line(subject, change, message, tmp_path, capsys):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     change = [tmp_path / "full" if part == "" else part for part in change]
     with pytest.raises(SystemExit):
-        said_by("rai", *options, "--out", tmp_path / "out", *change)
+        said_by(subject.name, *subject.options, "--out", tmp_path / "out", *change)
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
-def test_stages_may_be_run_one_at_a_time(options, tmp_path):
-    said_by("rai", *options, "--out", tmp_path / "out", "--stage", "context")
+def test_stages_may_be_run_one_at_a_time(subject, tmp_path, without_pictures):
+    if not subject.quick:
+        pytest.skip("the quick one will do")
+    said_by(subject.name, *subject.options, "--out", tmp_path / "out", "--stage", "context")
     result = result_of(tmp_path / "out")
     assert [stage["name"] for stage in result["stages"]] == ["context"] and not result["faults"]
     assert result["stages"][0]["carried"] == {}  # the report's own choice, as the configs have it

@@ -15,12 +15,15 @@ import pytest
 
 from jaxlv.config import RunConfig, load_config, to_toml
 from jaxlv.errors import JaxlvError
+from jaxlv.flops import ledger
 from jaxlv.report import sweeps
-from jaxlv.runs import billing, run, sources, sweep, training, validation
+from jaxlv.runs import billing, run, search, sources, sweep, training, validation
 from jaxlv.steps.stack import Stack
 from jaxlv_tools import sweep as tool
+from tests.faults.conftest import unfinished
+from tests.faults.instants import Instants
 from tests.programs import full_disk
-from tests.test_run import Interruption, change, config, records  # noqa: F401
+from tests.test_run import change, config, records  # noqa: F401
 
 GRID = ("--grid", "lora.rank=2,4", "--grid", "optimizer.learning_rate=1e-3,1e-2")
 
@@ -88,34 +91,35 @@ def test_all_runs_are_billed_to_one_ledger(swept):
         assert one["flops"]["exact"] > 3 * price
 
 
-def test_a_sweep_goes_on_where_it_was_interrupted(file, swept, tmp_path, monkeypatch):
+FIRST = "rank-2_learning_rate-0.001"  # of the runs of GRID
+
+
+def test_a_sweep_goes_on_wherever_it_was_killed(file, swept, tmp_path):
+    """In its first steps, thrice, between the folders, checkpoints and adapters of its runs, and between its results."""
     whole, _ = swept
-    fit, calls = training.fit, []
-
-    def cut(*arguments: Any) -> Any:
-        def on_step(step: int, figures: Any) -> None:
-            calls.append(step)
-            if step == 3:
-                raise Interruption
-            arguments[5](step, figures)
-
-        return fit(*arguments[:5], on_step, *arguments[6:])
-
-    monkeypatch.setattr(training, "fit", cut)
-    with pytest.raises(SystemExit):
-        said_by(file, *GRID, "--out", tmp_path / "out")
-    monkeypatch.setattr(training, "fit", fit)
-    said_by(file, *GRID, "--out", tmp_path / "out", "--resume")
-    for one in json.loads((whole / sweep.RESULT).read_text())["runs"]:
+    out, kills = tmp_path / "out", [f"after runs/{FIRST}", *["reserve final train_step"] * 3, f"step 1 of {FIRST}"]
+    kills += [f"after runs/{FIRST}/checkpoints/step_00000002", "commit final validation", f"after runs/{FIRST}/adapter"]
+    kills += ["before sweep.json", "after sweep.csv", "before report.html"]
+    instants, arguments = Instants(out), [str(file), *GRID, "--out", str(out)]
+    for number, kill in enumerate(kills):
+        code, said = instants.run(tool.main, [*arguments, *(["--resume"] if number else [])], kill)
+        assert code == -9, (kill, said)
+    code, said = instants.run(tool.main, [*arguments, "--resume"])
+    assert code == 0 and "repeated after interruptions: " in said and "step 3" not in said  # nothing is trained twice
+    found, expected = (json.loads((folder / sweep.RESULT).read_text()) for folder in (out, whole))
+    for one, other in zip(found["runs"], expected["runs"], strict=True):
+        assert one["flops"]["exact"] > other["flops"]["exact"]  # the repeats are on its bill
+        assert all(one[name] == other[name] for name in one if name not in ("seconds", "flops", "history"))
         name = one["name"]
-        assert records(tmp_path / "out" / sweep.RUNS / name) == records(whole / sweep.RUNS / name)
-    with full_disk(), pytest.raises(SystemExit):
-        said_by(file, *GRID, "--out", tmp_path / "out", "--resume")
-    assert (tmp_path / "out" / sweep.RESULT).is_file() and not list((tmp_path / "out").rglob(".*.tmp"))
-    again = said_by(file, *GRID, "--out", tmp_path / "out", "--resume")
-    assert "step 3" not in again  # nothing is trained twice
-    with pytest.raises(SystemExit):
-        said_by(file, *GRID, "--out", tmp_path / "out")
+        assert records(out / sweep.RUNS / name) == records(whole / sweep.RUNS / name)
+    assert ledger.verify(out / run.LEDGER) == [] and not unfinished(out)
+    ended, undisturbed = (ledger.totals(ledger.read(folder / run.LEDGER)[1]) for folder in (out, whole))
+    assert ended.executed - ended.repeated == undisturbed.executed and ended.effective == undisturbed.effective
+    with full_disk():
+        code, _ = instants.run(tool.main, [*arguments, "--resume"])
+    assert code == 2 and (out / sweep.RESULT).is_file() and not unfinished(out)
+    code, said = instants.run(tool.main, arguments)
+    assert code == 2 and "exists already" in said and said.endswith("or go on with --resume\n")
 
 
 def test_runs_that_do_not_fit_side_by_side_take_turns(config):  # noqa: F811
@@ -153,18 +157,40 @@ def test_a_group_that_runs_out_of_memory_is_halved(config, tmp_path, monkeypatch
     assert all((tmp_path / cell.name / run.ADAPTER).is_dir() for cell in found)
 
 
-def test_a_search_tells_its_study_and_goes_on(file, tmp_path):
-    pytest.importorskip("optuna", reason="a search needs Optuna")
-    space = ("--search", "lora.rank=2..4", "--search", "optimizer.learning_rate=1e-3..1e-1:log", "--together", 2)
-    said_by(file, *space, "--trials", 2, "--out", tmp_path / "out")
-    said = said_by(file, *space, "--trials", 3, "--out", tmp_path / "out", "--resume")
-    runs = json.loads((tmp_path / "out" / sweep.RESULT).read_text())["runs"]
-    assert len(runs) == 3 and len({one["name"] for one in runs}) == 3 and "best by" in said
-    assert all(2 <= one["settings"]["lora.rank"] <= 4 for one in runs)
-    import optuna
+def test_a_search_tells_its_study_and_draws_the_same_wherever_it_was_killed(file, tmp_path, monkeypatch):
+    """While it draws, before there is a run of what it drew, within a run, and before the result; then it goes on."""
+    optuna = pytest.importorskip("optuna", reason="a search needs Optuna")
+    space = ["--search", "train.seed=0..99", "--search", "optimizer.learning_rate=1e-3..1e-1:log", "--together", "2"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    said = said_by(file, *space, "--trials", 3, "--out", whole)
+    assert "best by" in said
+    instants, arguments = Instants(killed), [str(file), *space, "--trials", "3", "--out", str(killed)]
+    drawn, draw = [], search.Range.draw
 
-    study = optuna.load_study(study_name="jaxlv", storage=f"sqlite:///{tmp_path / 'out' / 'study.db'}")
-    assert sorted(t.value for t in study.trials if t.value is not None) == sorted(one["validation_loss"] for one in runs)
+    def cut(one: search.Range, trial: Any) -> Any:
+        drawn.append(one)
+        if len(drawn) == 4:  # one trial is drawn, and half of the second
+            raise KeyboardInterrupt
+        return draw(one, trial)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(search.Range, "draw", cut)
+        assert instants.run(tool.main, arguments)[0] == 130
+    arguments.append("--resume")
+    for kill in ("before runs/trial-00000", "step 2 of trial-00001", "before runs/trial-00002", "before sweep.json"):
+        code, said = instants.run(tool.main, arguments, kill)
+        assert code == -9, (kill, said)
+    assert instants.run(tool.main, arguments)[0] == 0
+    found, expected = (
+        [(one["name"], one["settings"], one["validation_loss"]) for one in json.loads(result.read_text())["runs"]]
+        for result in (killed / sweep.RESULT, whole / sweep.RESULT)
+    )
+    assert found == expected and [name for name, *_ in found] == [f"trial-0000{n}" for n in range(3)]
+    assert all(settings["train.seed"] in range(100) for _, settings, _ in found)
+    study = optuna.load_study(study_name="jaxlv", storage=f"sqlite:///{killed / 'study.db'}")
+    assert [trial.value for trial in study.trials] == [loss for *_, loss in found]
+    said_by(file, *space, "--trials", 4, "--out", whole, "--resume")
+    assert len(json.loads((whole / sweep.RESULT).read_text())["runs"]) == 4
 
 
 @pytest.mark.parametrize(

@@ -145,10 +145,9 @@ def main(options: argparse.Namespace) -> None:
     truth_of(chosen, config.context, config.horizon)  # says where the series are too short
     tuned = with_headroom(finished.tuned, options.headroom)
     out, seen = options.out or finished.folder / "analyses", finished.seen(chosen)
-    with new_folder(out) as work:
-        with finished.metered() as forecasters:
-            chosen_scale = {name: with_headroom(forecaster, options.headroom) for name, forecaster in forecasters.items()}
-            found = analyse(finished, chosen_scale, chosen, data, config)
+    with finished.metered(options.purpose) as forecasters, new_folder(out) as work:
+        chosen_scale = {name: with_headroom(forecaster, options.headroom) for name, forecaster in forecasters.items()}
+        found = analyse(finished, chosen_scale, chosen, data, config)
         result = plain(
             {
                 "protocol": {**protocol(chosen, config, tuned), "seen_in_training": seen},

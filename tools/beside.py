@@ -19,6 +19,7 @@ from jaxlv.published import reproduction
 from jaxlv.published.systems import Fault
 from jaxlv.runs import billing, run, sources, sweep, validation
 from jaxlv.runs.sweep import Cell
+from jaxlv.storage.files import new_folder
 from jaxlv_tools import parts
 from jaxlv_tools.analyse import analyse
 from jaxlv_tools.analyse import write as write_analyses
@@ -35,17 +36,17 @@ Line = dict[str, Any]
 def paid_beside(work: Work, config: RunConfig, phase: str) -> RunConfig:
     """The config, paid from the ledger of what stands beside the report's own work."""
     rows = reproduction.beside(work.system, work.stages, work.counted(work.stages)[0])
-    budget = reproduction.budget_of(rows, work.model, work.system.convention, margin=1.0)  # an error or all analyses, twice
+    budget = reproduction.budget_of(rows, work.model, work.system.convention)
     return reproduction.with_budget(config, phase, {**budget, "ledger": f"../../{FILE}"})
 
 
 @contextlib.contextmanager
-def meter_of(work: Work, config: RunConfig, name: str) -> Iterator[Meter]:
-    """A meter of that ledger for a model with a config's adapters."""
+def meter_of(work: Work, config: RunConfig, name: str, purpose: str) -> Iterator[Meter]:
+    """A meter of that ledger for a model with a config's adapters; of one `name` each purpose is other work."""
     architecture = sources.load_base(config)[1]
     with billing.ledger_of(config, work.out / sweep.RUNS / name, architecture) as book:
         assert book is not None
-        yield Meter(book, config.budget.phase, billing.event_of(config), name)
+        yield Meter(book, config.budget.phase, billing.event_of(config), name, purpose)
 
 
 def changed(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
@@ -111,7 +112,7 @@ def read_both_ways(work: Work, fault: Fault, config: RunConfig, finished: run.Fi
     both = {}
     for name, settings in (("reported_way", fault.settings), ("right_way", {})):
         way = changed(paid_beside(work, config, "faults"), {**settings, "train.forecast_series": 0})
-        with meter_of(work, way, f"fault-{fault.key}") as meter:
+        with meter_of(work, way, f"fault-{fault.key}", f"{name}, {way.windows.length} tokens") as meter:
             lora = finished.tuned.variables["lora"]
             both[name] = validation.validated(way, sources.load_inputs(way), lora, meter)["validation_loss"]
     return both
@@ -122,8 +123,9 @@ def forecasts(work: Work, fault: Fault, data: SeriesSet) -> list[Line]:
     finished = run.load_run(work.out / sweep.RUNS / "final")
     config = changed(paid_beside(work, finished.config, "faults"), fault.settings)
     codec = replace(finished.tuned.codec, parsing=config.codec.parsing)
-    wrong = forecast_row(work, fault, data, config, replace(finished.tuned, sampling=config.sampling, codec=codec))
-    right = forecast_row(work, fault, data, paid_beside(work, finished.config, "faults"), finished.tuned)
+    changed_model = replace(finished.tuned, sampling=config.sampling, codec=codec)
+    wrong = forecast_row(work, fault, data, "reported_way", config, changed_model)
+    right = forecast_row(work, fault, data, "right_way", paid_beside(work, finished.config, "faults"), finished.tuned)
     return both_rows("the final model", work, wrong, right)
 
 
@@ -136,15 +138,18 @@ def trainings(work: Work, fault: Fault, data: SeriesSet) -> list[Line]:
     cell = Cell(f"fault-{fault.key}", fault.settings, changed(config, fault.settings))
     train([cell], work.out / sweep.RUNS, True)
     wrong = run.load_run(work.out / sweep.RUNS / cell.name)
-    rows = (forecast_row(work, fault, data, *one) for one in ((cell.config, wrong.tuned), (config, right.tuned)))
+    ways = (("reported_way", cell.config, wrong.tuned), ("right_way", config, right.tuned))
+    rows = (forecast_row(work, fault, data, *way) for way in ways)
     return both_rows("the grid's best settings", work, *rows)
 
 
-def forecast_row(work: Work, fault: Fault, data: SeriesSet, config: RunConfig, model: Forecaster) -> dict[str, Any]:
-    """A model's row of the first part."""
+def forecast_row(
+    work: Work, fault: Fault, data: SeriesSet, way: str, config: RunConfig, model: Forecaster
+) -> dict[str, Any]:
+    """A model's row of the first part; `way` says which of both it is."""
     part = work.parts[0]
     merged, adapted = run.decoder(model)
-    with meter_of(work, config, f"fault-{fault.key}") as meter:
+    with meter_of(work, config, f"fault-{fault.key}", way) as meter:
         template = meter.template if adapted else billing.event_of(config, adapted=False)
         paid = replace(merged, meter=replace(meter, template=template))
         return parts.forecast_part(part, work.series_of(part, data), fault.key, paid, config.evaluate, work.system.point)[0]
@@ -179,7 +184,6 @@ def analyse_final(work: Work, data: SeriesSet) -> None:
     if (folder / "report.html").is_file():
         return
     print("\nanalyses of the final run", flush=True)
-    folder.mkdir(exist_ok=True)
     finished = run.load_run(work.out / sweep.RUNS / "final")
     most, samples = reproduction.ANALYSED
     chosen = work.series_of(work.parts[0], data)
@@ -188,11 +192,12 @@ def analyse_final(work: Work, data: SeriesSet) -> None:
     config = replace(finished.config.evaluate, samples=samples, series=len(chosen), batch_series=size)
     paid = paid_beside(work, finished.config, "analyses")
     found_models, adapted = finished.models()
-    with meter_of(work, paid, "analyses") as meter:
+    with meter_of(work, paid, "analyses", "analyses") as meter:
         bare = replace(meter, template=billing.event_of(paid, adapted=False))
         meters = {"tuned": meter if adapted else bare, "untuned": bare}
         models = {name: replace(model, meter=meters[name]) for name, model in found_models.items()}
         found = analyse(finished, models, chosen, data, config)
     settings = {**protocol(chosen, config, finished.tuned), "seen_in_training": finished.seen(chosen)}
     result = plain({"protocol": settings, **found, "bill": finished.bill(), "versions": versions()})
-    write_analyses(folder, result, f"Analyses of the final run, {work.system.name}")
+    with new_folder(folder, replace=True) as aside:
+        write_analyses(aside, result, f"Analyses of the final run, {work.system.name}")

@@ -63,6 +63,7 @@ def tuned_run(
     train_ids, validation_ids, test_ids = (tuple(ids.tolist()) for ids in split.parts().values())
     shares = replace(config.data, train_ids=train_ids, validation_ids=validation_ids, test_ids=test_ids)
     config = replace(config, data=shares)
+    remove_unfinished(folder)
     if not (folder / run.ADAPTER).is_dir():
         train(config, folder, resume=resume and folder.is_dir())
     return run.load_run(folder)
@@ -86,16 +87,17 @@ def measure(
 def flops_of(runs: Sequence[run.FinishedRun]) -> dict[str, Any] | None:
     """What the runs' ledgers say was spent, by kind of work; None where a run has no ledger."""
     kinds = {"train_step": "tuning", "validation": "validation", "generation": "forecasts"}
-    spent, convention, budget = dict.fromkeys(kinds.values(), 0), "", 0
+    spent, convention, budget, repeated = dict.fromkeys(kinds.values(), 0), "", 0, 0
     for finished in runs:
         path = billing.ledger_path(finished.config, finished.folder)
         if not path.is_file():
             return None
         terms, entries = ledger.read(path)
         convention, budget = terms.convention, budget + terms.budget
+        repeated += ledger.totals(entries).repeated
         for kind, words in kinds.items():
             spent[words] += sum(e.flops for e in entries if e.event.kind == kind)
-    return {"convention": convention, "budget": budget, **spent, "total": sum(spent.values())}
+    return {"convention": convention, "budget": budget, **spent, "total": sum(spent.values()), "repeated": repeated}
 
 
 def base_cost(model: str) -> dict[str, Any] | None:
@@ -143,10 +145,9 @@ def main(options: argparse.Namespace) -> None:
                 continue
             kept = out / "parts" / f"{part.name}.json"
             if not kept.is_file():
-                with finished.metered() as forecasters:
+                with finished.metered(f"{options.purpose} {part.name}") as forecasters:
                     used = {n: f for n, f in forecasters.items() if n == "tuned" or not options.tuned_only}
-                    tree = measure(part, chosen, used, finished, out)
-                write_json(kept, tree, indent=None)
+                    write_json(kept, measure(part, chosen, used, finished, out), indent=None)
             parts[part.name] = json.loads(kept.read_text(encoding="utf-8"))
             print(f"\n{comparison.format_part(parts[part.name])}\n", flush=True)
         result["protocols"][name] = {

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import errno
 import functools
+import hashlib
 import os
 import platform
 import re
@@ -43,6 +44,7 @@ def program(arguments: Callable[[], argparse.ArgumentParser], prints: bool = Fal
             parser = arguments()
             parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
             options = parser.parse_args(argv)
+            options.purpose = _purpose(parser.prog, options)
             with one_line(options):
                 keep_compiled_programs()
                 found = main(options)
@@ -52,6 +54,12 @@ def program(arguments: Callable[[], argparse.ArgumentParser], prints: bool = Fal
         return run
 
     return decorate
+
+
+def _purpose(verb: str, options: argparse.Namespace) -> str:
+    """What a program's result is in a ledger: its verb and a hash of every option that the figures depend on."""
+    told = {name: str(value) for name, value in vars(options).items() if name not in ("out", "resume", "debug")}
+    return f"{verb} {hashlib.sha256(repr(sorted(told.items())).encode()).hexdigest()[:12]}"
 
 
 @contextlib.contextmanager

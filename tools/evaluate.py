@@ -38,7 +38,7 @@ from jaxlv.forecasting.evaluate import (
 from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.report import evaluation
 from jaxlv.report.figures.panels import panels
-from jaxlv.runs import run, sources
+from jaxlv.runs import billing, run, sources
 from jaxlv.storage.files import new_folder, write_json
 from jaxlv_tools.bare import add_bare, bare_forecasters, open_subject
 from jaxlv_tools.console import (
@@ -245,8 +245,8 @@ def main(options: argparse.Namespace) -> None:
     fits = options.choose_temperature or options.conformal
     validation = validation_series(finished, config, data, chosen) if fits else None
     with (
+        finished.metered(options.purpose) if finished else contextlib.nullcontext(forecasters) as forecasters,
         new_folder(options.out) as out,
-        finished.metered() if finished else contextlib.nullcontext(forecasters) as forecasters,
     ):
         forecasters = {name: forecaster.with_sampling(**sampling) for name, forecaster in forecasters.items()}
         check_fits(forecasters.values(), chosen, protocol)
@@ -272,6 +272,8 @@ def main(options: argparse.Namespace) -> None:
             settings=config_tree(config),
         )
     show(measured, options.out)
+    if finished and (repeated := billing.repeats_of(finished.config, finished.folder)):
+        print(repeated)
 
 
 if __name__ == "__main__":

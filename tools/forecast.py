@@ -36,7 +36,7 @@ from jaxlv_tools.console import (
     whole,
 )  # fmt: skip
 
-Paid = contextlib.AbstractContextManager[dict[str, Forecaster]]
+Models = dict[str, Forecaster]
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -57,17 +57,18 @@ def arguments() -> argparse.ArgumentParser:
 def main(options: argparse.Namespace) -> None:
     finished, config, data = open_subject(options)
     if finished:
-        held, paid = held_series(finished, data), finished.metered()
+        held = held_series(finished, data)
+        paid: contextlib.AbstractContextManager[Models] = finished.metered(options.purpose)
     else:
         held = sources.split_series(config, data).test
         paid = contextlib.nullcontext(bare_forecasters(config, options.subject, data, options)[1])
     chosen = data.select(options.series if options.series is not None else held[:4])
-    with new_folder(options.out) as out:
-        valid_share = forecast_to(out, options, chosen, config, paid)
+    with paid as forecasters, new_folder(options.out) as out:
+        valid_share = forecast_to(out, options, chosen, config, forecasters)
     print(f"{options.out / 'forecast.csv'}: {len(chosen)} series, {valid_share:.0%} of the samples complete")
 
 
-def forecast_to(out: Path, options: argparse.Namespace, chosen: SeriesSet, config: RunConfig, paid: Paid) -> float:
+def forecast_to(out: Path, options: argparse.Namespace, chosen: SeriesSet, config: RunConfig, forecasters: Models) -> float:
     """Forecast, and leave the table, the settings and the figures in `out`; the share of samples that are complete."""
     sampling = sampling_of(options)
     shown = replace(config.sampling, **sampling)
@@ -75,7 +76,7 @@ def forecast_to(out: Path, options: argparse.Namespace, chosen: SeriesSet, confi
     protocol = config.evaluate
     settings = {name: getattr(options, name) or getattr(protocol, name) for name in ("context", "horizon", "samples")}
     seed = protocol.seed if options.seed is None else options.seed
-    with Progress("forecast", len(chosen)) as progress, paid as forecasters:
+    with Progress("forecast", len(chosen)) as progress:
         forecaster = forecasters["tuned" if "tuned" in forecasters else "untuned"].with_sampling(**sampling)
         more = {"seed": seed, "batch_series": min(8, len(chosen)), "on_batch": progress.update}
         if options.reach:

@@ -11,6 +11,7 @@ steps with those of the run's own records; its exit code is 0 only if nothing di
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,8 @@ def main(options: argparse.Namespace) -> None:
 
 def show(options: argparse.Namespace) -> None:
     """Rows by run, phase and kind of work, and the totals."""
-    terms, entries = ledger.read(file_of(options.run))
+    book = ledger.read_book(file_of(options.run))
+    terms, entries = book.terms, book.entries
     names = [terms.convention, *(name for name in options.convention.split(",") if name and name != terms.convention)]
     for name in names:
         find(name)
@@ -64,6 +66,7 @@ def show(options: argparse.Namespace) -> None:
         {
             "run": owner, "phase": phase, "work": kind, "count": sum(e.event.count for e in chosen),
             "flops": {name: flops(chosen, name) for name in names}, "share": flops(chosen, terms.convention) / terms.budget,
+            "repeated": ledger.totals(chosen).repeated,
         }
         for (owner, phase, kind), chosen in groups.items()
     ]  # fmt: skip
@@ -71,39 +74,44 @@ def show(options: argparse.Namespace) -> None:
     found = {
         "budget": terms.budget, "convention": terms.convention, "held_back": terms.held_back,
         "envelopes": dict(terms.envelopes), "rows": rows,
-        "totals": {"executed": spent.executed, "effective": spent.effective, "uncertain": spent.uncertain},
+        "repeats": terms.repeats, "totals": dataclasses.asdict(spent),
     }  # fmt: skip
     if options.json:
         print(json.dumps(found, indent=1))
         return
-    lines: list[tuple[str, ...]] = [("run", "phase", "work", "count", *(f"FLOPs ({name})" for name in names), "share")]
+    lines: list[tuple[str, ...]] = [
+        ("run", "phase", "work", "count", *(f"FLOPs ({name})" for name in names), "share", "repeated")
+    ]
     for row in rows:
         priced = (f"{row['flops'][name]:,}" for name in names)
-        lines.append(
-            (row["run"], row["phase"], row["work"].replace("_", " "), f"{row['count']:,}", *priced, f"{row['share']:.2%}")
-        )
+        first = (row["run"], row["phase"], row["work"].replace("_", " "), f"{row['count']:,}")
+        lines.append((*first, *priced, f"{row['share']:.2%}", f"{row['repeated']:,}" if row["repeated"] else ""))
     totals = (f"{flops(entries, name):,}" for name in names)
-    lines.append(("all", "", "", "", *totals, f"{spent.executed / terms.budget:.2%}"))
+    lines.append(("all", "", "", "", *totals, f"{spent.executed / terms.budget:.2%}", f"{spent.repeated:,}"))
     print_columns(lines, right=range(3, len(lines[0])))
     print(f"budget {terms.budget:.6g} FLOPs ({terms.convention}), {terms.held_back:.6g} held back for the evaluation")
     print(f"effective {spent.effective:,}: what the surviving steps cost")
     print(f"uncertain {spent.uncertain:,}: reserved, and never committed")
+    if repeated := book.account.told_repeats():
+        print(repeated)
 
 
 def verify(options: argparse.Namespace) -> None:
     """Everything that disagrees, one line each."""
     path = file_of(options.run)
     problems = ledger.verify(path) + steps_that_disagree(options.run, path)
-    terms, entries = ledger.read(path)
-    spent = ledger.totals(entries)
+    book = ledger.read_book(path)
+    terms, entries, spent = book.terms, book.entries, book.account.totals()
     if options.json:
-        totals = {"executed": spent.executed, "effective": spent.effective, "uncertain": spent.uncertain}
+        totals = dataclasses.asdict(spent)
         found: dict[str, Any] = {"ok": not problems, "problems": problems, "entries": len(entries), "totals": totals}
         print(json.dumps(found, indent=1))
     else:
         for problem in problems:
             print(problem)
         print(f"{len(entries)} entries, {spent.executed:,} of {terms.budget:,} FLOPs ({terms.convention}) spent")
+        if repeated := book.account.told_repeats():
+            print(repeated)
     if problems:
         raise JaxlvError(f"{len(problems)} figures disagree", where=path)
 

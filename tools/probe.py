@@ -87,7 +87,7 @@ def settings(options: argparse.Namespace, is_run: bool) -> tuple[RunConfig, Samp
 def models(options: argparse.Namespace, config: RunConfig, is_run: bool) -> Iterator[dict[str, Forecaster]]:
     """The models that are asked, by name: before tuning, and after it where there is a run."""
     if is_run:
-        with run.load_run(Path(options.subject)).metered() as found:
+        with run.load_run(Path(options.subject)).metered(options.purpose if options.out else "") as found:
             yield {name: found[name] for name in ("untuned", "tuned")}
     else:
         _, model, params, alphabet = sources.load_base(config)
@@ -167,8 +167,8 @@ def main(options: argparse.Namespace) -> None:
         positions = shape.max_position_embeddings
         text = text_windows(language, read_utf8(options.text), options.window, options.stride, positions)
     with (
-        new_folder(options.out) if options.out else contextlib.nullcontext() as out,
         models(options, config, is_run) as found,
+        new_folder(options.out) if options.out else contextlib.nullcontext() as out,
     ):
         print(f"sampling: {probe.sampling_words(config_tree(sampling))}; at most {options.max_new_tokens} tokens")
         forecasters = {name: replace(forecaster, sampling=sampling) for name, forecaster in found.items()}

@@ -47,6 +47,7 @@ from jaxlv.report import dossier, folders, page, reproductions
 from jaxlv.report.reported import entry as part_entry
 from jaxlv.runs import billing, run, sources, sweep, validation
 from jaxlv.runs.sweep import Cell
+from jaxlv.storage.files import remove_unfinished
 from jaxlv_tools import beside, parts
 from jaxlv_tools.console import begun_folder, describe, print_columns, program, versions, whole
 from jaxlv_tools.flops import measured_rate
@@ -179,7 +180,7 @@ def plan_of(work: Work, benchmark: Path | None) -> dict[str, Any]:
     reported = PROTOCOLS[work.system.name]
     return {
         "convention": work.system.convention, "rows": rows, "total": sum(row["flops"] for row in rows),
-        "budget": int(work.budget["flops"]), "allowance": work.allowance, "hours": origin,
+        "budget": int(work.budget["flops"]), "margin": reproduction.MARGIN, "allowance": work.allowance, "hours": origin,
         "reported": {"flops": reported.flops, "words": reported.flops_words, "of_allowance": reported.flops / ALLOWANCE},
     }  # fmt: skip
 
@@ -210,12 +211,9 @@ def show_plan(work: Work, plan: dict[str, Any]) -> None:
     of = f"{plan['allowance']:.4g}, which is to this series what 1e17 is to the report's"
     print(f"the report spent {theirs['flops']:.4g} FLOPs ({theirs['words']}), {theirs['of_allowance']:.1%} of 1e17")
     print(f"this series: {plan['total']:.4g} FLOPs, {share:.1%} of {of}{over(share)}")
-    more, of_which = (
-        plan["budget"] / plan["total"] - 1,
-        f"{reproduction.MARGIN:.0%} for what is done again after interruptions",
-    )
+    more, again = plan["budget"] / plan["total"] - 1, f"{reproduction.MARGIN:.0%} for repeats after interruptions"
     rest = ", the rest for a choice of longer windows" if work.scale == "small" else ""
-    print(f"the ledger holds {more:.0%} more: {of_which}{rest}")
+    print(f"the ledger holds {more:.0%} more: {again}{rest}; repeats that take more are billed beyond it")
     print(f"hours: {plan['hours']}", flush=True)
 
 
@@ -312,21 +310,29 @@ def untrained(cell: Cell) -> Forecaster:
 
 
 def evaluate_stage(work: Work, stage: Stage, data: SeriesSet) -> None:
-    """The forecasts of a stage's models for every part: rows and CSV files in DIR/parts, kept on resuming."""
+    """The forecasts of a stage's models for every part: rows and CSV files in DIR/parts, kept on resuming.
+
+    The row is written last: where it is, the part is done.
+    """
     folder = work.out / PARTS
     folder.mkdir(exist_ok=True)
+    names = [reproduction.label(stage, cell) for cell in cells_of(work, stage)]
+    paths = [folder / f"{part.name}-{n.replace(', ', '-').replace(' ', '-')}.json" for part in work.parts for n in names]
+    left = [place for place, path in enumerate(paths) if not path.is_file()]
+    if not left:
+        return
     with models_of(work, stage) as forecasters:
-        for part in work.parts:
-            chosen = work.series_of(part, data)
-            for place, (name, forecaster) in enumerate(forecasters.items()):
-                path = folder / f"{part.name}-{name.replace(', ', '-').replace(' ', '-')}.json"
-                if path.is_file():
-                    continue
-                row, forecast = parts.forecast_part(part, chosen, name, forecaster, stage.config.evaluate, work.system.point)
-                forecast.write_csv(path.with_suffix(".csv"))
-                if stage.name == "final":
-                    row["drawing"] = parts.draw(part, chosen, forecast, row["mae_by_series"], work.out)
-                sweep.write_result(path, {"stage": stage.name, "place": place, "part": part.name, "row": row})
+        for number in left:
+            path, (which, place) = paths[number], divmod(number, len(names))
+            part, name = work.parts[which], names[place]
+            chosen, model = work.series_of(part, data), forecasters[name]
+            assert model.meter is not None
+            paid = replace(model, meter=replace(model.meter, purpose=path.stem))
+            row, forecast = parts.forecast_part(part, chosen, name, paid, stage.config.evaluate, work.system.point)
+            forecast.write_csv(path.with_suffix(".csv"))
+            if stage.name == "final":
+                row["drawing"] = parts.draw(part, chosen, forecast, row["mae_by_series"], work.out)
+            sweep.write_result(path, {"stage": stage.name, "place": place, "part": part.name, "row": row})
 
 
 def part_entries(work: Work, data: SeriesSet) -> dict[str, Any]:
@@ -359,16 +365,16 @@ def shown(model: str) -> str:
 def bill_of(work: Work, file: str) -> dict[str, Any] | None:
     """What a ledger says was spent, by phase, in its own convention and as executed; None where there is none."""
     path = work.out / file
-    if not path.is_file():
+    book = ledger.begun(path) if path.is_file() else None
+    if book is None:
         return None
-    terms, entries = ledger.read(path)
-    phases = list(dict.fromkeys([*terms.envelopes, FINAL, *(entry.phase for entry in entries)]))
-    spent = {}
-    for phase in phases:
-        own = [entry for entry in entries if entry.phase == phase]
+    terms, spent = book.terms, {}
+    for phase in dict.fromkeys([*terms.envelopes, FINAL, *(entry.phase for entry in book.entries)]):
+        own = [entry for entry in book.entries if entry.phase == phase]
         if own:
-            totals = {name: ledger.totals(own, terms.model, name).executed for name in (terms.convention, "exact")}
-            spent[phase] = {"flops": totals[terms.convention], "exact": totals["exact"]}
+            totals = {name: ledger.totals(own, terms.model, name) for name in (terms.convention, "exact")}
+            counted, exact = totals[terms.convention], totals["exact"].executed
+            spent[phase] = {"flops": counted.executed, "repeated": counted.repeated, "exact": exact}
     return {"convention": terms.convention, "budget": terms.budget, "phases": spent}
 
 
@@ -404,6 +410,8 @@ def main(options: argparse.Namespace) -> None:
     work.series_of(work.parts[0], data)  # another data set is refused before anything is trained
     out = work.out
     begun_folder(out, STAGE_FILES, options.resume)
+    for folder in (sweep.RUNS, PARTS):
+        remove_unfinished(out / folder)
     known: list[Cell] = []
     for stage in work.stages:
         if stage.name in wanted and not work.result(stage.name):

@@ -98,8 +98,8 @@ def main(options: argparse.Namespace) -> None:
         raise JaxlvError("no condition of these groups fits the series", where="--groups", found=options.groups)
     entries = []
     with (
+        finished.metered(options.purpose) if finished else contextlib.nullcontext(bare) as forecasters,
         new_folder(options.out) as out,
-        finished.metered() if finished else contextlib.nullcontext(bare) as forecasters,
         Progress("stress", len(conditions)) as bar,
     ):
         for done, condition in enumerate(conditions, 1):

@@ -23,7 +23,7 @@ import pandas as pd
 from jaxlv.config import RunConfig, build_config, override, read_tree, sections
 from jaxlv.errors import JaxlvError
 from jaxlv.report import page, sweeps
-from jaxlv.runs import run, search, sources, sweep, training
+from jaxlv.runs import billing, run, search, sources, sweep, training
 from jaxlv.storage.tables import write_csv
 from jaxlv_tools.console import Progress, begun_folder, describe, print_columns, program, versions, whole
 
@@ -115,6 +115,8 @@ def main(options: argparse.Namespace) -> None:
     page.write(out / "report.html", sweeps.page_of(result))
     show(outcomes, best["name"])
     print(f"best by {sweep.RULES[rule]}: {best['name']} ({best[rule]:.4g})")
+    if repeated := billing.repeats_of(config, out):
+        print(repeated)
     print(f"figures: {out / sweep.RESULT}\nreport:  {out / 'report.html'}")
 
 
@@ -123,11 +125,13 @@ def searched(
 ) -> list[dict[str, Any]]:
     """Runs whose settings a study draws, some at a time, each told to the study when it has ended."""
     folder = out / sweep.RUNS
-    study = search.Study(options.storage or f"sqlite:///{out / 'study.db'}", options.study, space, config.train.seed)
+    study = search.Study(options.storage or out / "study.db", options.study, space, config.train.seed)
     begun = study.known([path.name for path in folder.iterdir()]) if known else {}
     done: list[dict[str, Any]] = []
     while len(done) < options.trials:
-        drawn = begun or study.ask(min(options.together, options.trials - len(done)))
+        drawn = dict(begun)
+        if lacking := -len(begun) % options.together if begun else options.together:  # some at once, as if never interrupted
+            drawn |= study.ask(max(0, min(lacking, options.trials - len(done) - len(begun))))
         found = sweep.named(drawn, sweep.cells(config, list(drawn.values())))
         if config.budget.flops:
             found = sweep.with_ledger(found, f"../../{run.LEDGER}")

@@ -12,7 +12,7 @@ from pathlib import Path
 from jaxlv.config import RunConfig, load_config
 from jaxlv.lora.overlay import normalise_targets
 from jaxlv.model.weights import count_params
-from jaxlv.runs import run, sources, training
+from jaxlv.runs import billing, run, sources, training
 from jaxlv_tools.console import Progress, describe, pinned_note, program, versions
 
 
@@ -56,6 +56,8 @@ def main(options: argparse.Namespace) -> None:
         config = sources.begun_from(config, options.init_adapter)
     train(config, options.out, options.resume)
     print(f"run: {options.out} (adapter in {options.out / run.ADAPTER})")
+    if repeated := billing.repeats_of(config, options.out):
+        print(repeated)
     print(f"next: jaxlv evaluate {options.out} --out {options.out / 'evaluation'}")
 
 

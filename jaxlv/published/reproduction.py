@@ -28,7 +28,7 @@ from jaxlv.runs import billing, run, sweep
 from jaxlv.runs.sweep import Cell
 from jaxlv.steps.generate import padded
 
-MARGIN = 0.05  # of every envelope of a stage
+MARGIN = 0.05  # of every envelope of a stage, for repeats after interruptions
 REAL = "qwen2.5-0.5b"  # the reports' model
 STEPS = 100  # time steps of a series
 MODELS: Mapping[str, str] = {"baseline": "untuned", "first": "first run", "final": "final"}  # stages whose model forecasts
@@ -221,8 +221,10 @@ def _drawn(config: RunConfig, event: Event, part: Part, series: int) -> list[Eve
 
 
 def budget_of(rows: Sequence[Row], model: ModelConfig, convention: str, margin: float = MARGIN) -> dict[str, Any]:
-    """The [budget] of all runs: envelopes of the stages, what is held back for the evaluation, and their sum; each with a
-    margin for work that is done again after interruptions.
+    """The [budget] of all runs: envelopes of the stages, what is held back for the evaluation, and their sum.
+
+    Each has a margin for work that is done again after interruptions. A reproduction promises its steps: what interruptions
+    take beyond the margin is executed beyond the budget, and shown.
     """
     envelopes = {row.stage: math.ceil((1 + margin) * row.flops(model, convention)) for row in rows}
     return {
@@ -230,6 +232,7 @@ def budget_of(rows: Sequence[Row], model: ModelConfig, convention: str, margin: 
         "convention": convention,
         "held_back": float(envelopes.get(FINAL, 0)),
         "phases": {name: value for name, value in envelopes.items() if name != FINAL},
+        "repeats": "beyond",
         "ledger": SHARED_LEDGER,
     }
 

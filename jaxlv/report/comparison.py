@@ -127,7 +127,8 @@ def bill_lines(result: Tree) -> list[tuple[str, str]]:
     found = []
     for name, protocol in result["protocols"].items():
         spent, theirs = protocol["flops"], protocol["reported_flops"]
-        ours = f"{spent['total']:.3g} FLOPs" if spent else "not counted (the run has no ledger)"
+        again = f", of which {spent['repeated']:.3g} repeated after interruptions" if (spent or {}).get("repeated") else ""
+        ours = f"{spent['total']:.3g} FLOPs{again}" if spent else "not counted (the run has no ledger)"
         found.append((name, f"{ours}; the report {theirs['total']:.3g}"))
     total = sum(protocol["flops"]["total"] for protocol in result["protocols"].values() if protocol["flops"])
     found.append(("together", f"{total:.3g} FLOPs for tuning, validation and forecasts"))

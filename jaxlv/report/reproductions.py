@@ -85,13 +85,14 @@ def bill_rows(result: Tree) -> list[dict[str, Any]]:
     rows = []
     for row in plan["rows"]:
         spent = bill["phases"].get(row["stage"], {})
-        rows.append({**row, "planned": row["flops"], "spent": spent.get("flops"), "executed": spent.get("exact")})
-    total = {key: sum(row[key] or 0 for row in rows) for key in ("runs", "steps", "planned", "spent", "executed")}
-    rows.append({"stage": "together", **total})
+        billed = {"spent": spent.get("flops"), "repeated": spent.get("repeated"), "executed": spent.get("exact")}
+        rows.append({**row, "planned": row["flops"], **billed})
+    keys = ("runs", "steps", "planned", "spent", "repeated", "executed")
+    rows.append({"stage": "together", **{key: sum(row[key] or 0 for row in rows) for key in keys}})
     if result["beside"]:
         of = result["beside"]["phases"].values()
-        spent, exact = (sum(one[key] for one in of) for key in ("flops", "exact"))
-        rows.append({"stage": "errors and analyses, beside it", "spent": spent, "executed": exact})
+        spent, again, exact = (sum(one.get(key) or 0 for one in of) for key in ("flops", "repeated", "exact"))
+        rows.append({"stage": "errors and analyses, beside it", "spent": spent, "repeated": again, "executed": exact})
     for row in rows:
         row["share"] = row["spent"] / plan["allowance"] if row.get("spent") else None
     return rows
@@ -105,6 +106,7 @@ def bill_table(result: Tree) -> Table:
         Column("steps", "steps", form="count"),
         Column("planned", "planned", f"by {convention}'s convention", "FLOPs"),
         Column("spent", "spent", f"by {convention}'s convention", "FLOPs"),
+        Column("repeated", "repeated", "of it, after interruptions", "FLOPs"),
         Column("executed", "spent", "as executed", "FLOPs"),
         Column("share", "of the allowance", form="percent", unit="%"),
     ]
@@ -124,12 +126,22 @@ def bill_lines(result: Tree) -> list[tuple[str, str]]:
     return [
         ("runs", f"{runs}, {steps:,} steps"),
         ("spent", f"{number(float(total['spent'] or 0))} FLOPs"),
+        *_repeats(result, total["repeated"]),
         ("of the allowance", f"{percent(share)} %{_excess(share)}"),
         (
             "the report",
             f"{number(theirs['flops'])} FLOPs, {percent(theirs['of_allowance'])} % of 1e17{_excess(theirs['of_allowance'])}",
         ),
     ]
+
+
+def _repeats(result: Tree, repeated: int) -> list[tuple[str, str]]:
+    """What was executed again after interruptions, against the plan; nothing if there was none."""
+    if not repeated:
+        return []
+    share, margin = repeated / result["plan"]["total"], result["plan"]["margin"]
+    planned = f"{percent(margin)} % {'were planned' if share <= margin else 'are in the budget, the rest is beyond it'}"
+    return [("repeated after interruptions", f"{number(float(repeated))} FLOPs, {percent(share)} % of the plan; {planned}")]
 
 
 def _excess(share: float) -> str:

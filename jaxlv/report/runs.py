@@ -56,6 +56,8 @@ def flops_rows(one: Run) -> list[dict[str, Any]]:
     for phase, kind in dict.fromkeys((entry.phase, entry.event.kind) for entry in own):
         chosen = [entry for entry in own if (entry.phase, entry.event.kind) == (phase, kind)]
         rows.append({"work": f"{phase}: {KINDS[kind]}", **sweep.priced(terms, chosen)})
+    if any((repeated := sweep.priced(terms, own, "repeated")).values()):
+        rows.append({"work": "of these repeated after interruptions", **repeated})
     return [*rows, {"work": "together", **sweep.priced(terms, own)}]
 
 

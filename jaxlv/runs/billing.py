@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 
 from jaxlv.config import RunConfig
-from jaxlv.flops.ledger import BudgetExceeded, Event, Ledger, Terms
+from jaxlv.flops.ledger import BudgetExceeded, Event, Ledger, Terms, begun
 from jaxlv.lora import overlay
 from jaxlv.model.qwen2 import Qwen2
 
@@ -23,7 +23,7 @@ def ledger_of(config: RunConfig, folder: Path, model: Qwen2) -> contextlib.Abstr
     if not b.flops:
         return contextlib.nullcontext()
     phases = {name: int(value) for name, value in b.phases.items()}
-    terms = Terms(int(b.flops), b.convention, model.config, int(b.held_back), phases)
+    terms = Terms(int(b.flops), b.convention, model.config, int(b.held_back), phases, b.repeats)
     return Ledger(ledger_path(config, folder), terms, name_in_ledger(config, folder), writes=jax.process_index() == 0)
 
 
@@ -51,6 +51,13 @@ def event_of(config: RunConfig, adapted: bool = True) -> Event:
         kernel=config.model.attention,
         accumulate=config.train.accumulate,
     )
+
+
+def repeats_of(config: RunConfig, folder: Path) -> str:
+    """What a config's ledger says of repeats after interruptions, in words; "" if there were none."""
+    path = ledger_path(config, folder)
+    book = begun(path) if config.budget.flops and path.is_file() else None
+    return book.account.told_repeats() if book else ""
 
 
 def check_budget(config: RunConfig, model: Qwen2) -> None:

@@ -52,6 +52,7 @@ class Member:
         self.checkpoints: Checkpoints  # open while it trains
         self.meter: Meter | None = None
         self.block: Entry | None = None  # of steps, reserved and not yet committed
+        self.unlogged: dict[str, Any] | None = None  # the record of the last step, if it was not to be logged
 
     def open(self, opened: contextlib.ExitStack) -> None:
         """Open what it writes to, until `opened` closes."""
@@ -88,8 +89,15 @@ class Member:
         known = dict(figures)
         if not is_finite(figures):
             known = {name: value for name, value in figures.items() if math.isfinite(value)} | {"skipped": 1}
+        self.unlogged = {"step": step, **known, "total_tokens": self.total_tokens, "total_seconds": self.total_seconds}
         if logged or "skipped" in known:
-            self.log.add({"step": step, **known, "total_tokens": self.total_tokens, "total_seconds": self.total_seconds})
+            self.log_last()
+
+    def log_last(self) -> None:
+        """Write the figures of the last step, if they are not written yet."""
+        if self.unlogged:
+            self.log.add(self.unlogged)
+        self.unlogged = None
 
     def skip(self, step: int, figures: Mapping[str, float], batch: Windows) -> None:
         """Keep the batch of a step whose loss or gradient is not finite; JaxlvError where it may not be skipped."""
@@ -164,7 +172,8 @@ def reserve(members: Sequence[Member], step: int, count: int) -> bool:
             by_purse.setdefault((id(meter.ledger), meter.phase), []).append((member, meter, event))
     for group in by_purse.values():
         _, meter, _ = group[0]
-        count = min(count, meter.ledger.fitting([event for _, _, event in group], meter.phase))
+        events, runs = [event for _, _, event in group], [meter.run for _, meter, _ in group]
+        count = min(count, meter.ledger.fitting(events, meter.phase, runs))
     for member, meter, event in [one for group in by_purse.values() for one in group] if count else []:
         member.block = meter.ledger.reserve(replace(event, count=count), meter.phase, meter.run)
     return count > 0

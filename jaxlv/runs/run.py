@@ -29,8 +29,8 @@ from jaxlv.config import RunConfig, config_tree, load_config, to_toml
 from jaxlv.data import series
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError, JaxlvWarning
+from jaxlv.flops import ledger
 from jaxlv.flops.ledger import FINAL, Meter
-from jaxlv.flops.ledger import read as read_ledger
 from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.lora import adapters, overlay
 from jaxlv.model.weights import fingerprint
@@ -110,7 +110,7 @@ def check_intact(folder: Path) -> None:
         raise JaxlvError(f"damaged adapter: {'; '.join(faults)}", where=folder / ADAPTER, hint="--resume writes it again")
     read_metrics(folder / METRICS)
     if (folder / LEDGER).is_file():
-        read_ledger(folder / LEDGER)
+        ledger.begun(folder / LEDGER)
 
 
 def series_marks(series_set: SeriesSet) -> list[str]:
@@ -172,16 +172,22 @@ class FinishedRun:
         return {"tuned": tuned, "untuned": untuned}, has_adapters
 
     @contextlib.contextmanager
-    def metered(self) -> Iterator[dict[str, Forecaster]]:
-        """`models` as they spend from the run's budget, where it has one, in the phase "evaluation"."""
+    def metered(self, purpose: str = "") -> Iterator[dict[str, Forecaster]]:
+        """Yields `models` as they spend from the run's budget, if it has one, in the phase "evaluation".
+
+        `purpose` names the result, with everything that tells it from others. The body must leave it on disk: until a body
+        has ended without an error, work for the same purpose is a repeat, which is billed but never refused.
+        """
         found, has_adapters = self.models()
         adapted = {"tuned": has_adapters, "untuned": False}
-        with ledger_of(self.config, self.folder, self.tuned.model) as ledger:
-            if ledger is not None:
+        with ledger_of(self.config, self.folder, self.tuned.model) as book:
+            if book is not None:
                 for name, forecaster in found.items():
-                    meter = Meter(ledger, FINAL, event_of(self.config, adapted[name]))
+                    meter = Meter(book, FINAL, event_of(self.config, adapted[name]), purpose=purpose)
                     found[name] = replace(forecaster, meter=meter)
             yield found
+            if book is not None and purpose:
+                book.keep(FINAL, purpose)
 
     def bill(self) -> dict[str, Any]:
         """What the training cost: steps, tokens, seconds, and how many parameters trained."""

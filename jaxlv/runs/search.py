@@ -1,17 +1,22 @@
 """Search beyond grids: settings drawn by Optuna, some at a time, so that runs of one program train together.
 
-A study lies in a storage (a database's address); several machines that name the same one share what they find.
+A study lies in a storage (a database's address); several machines that name the same one share what they find. What a trial
+draws follows from the seed, its number and what its study knew then: a search that was interrupted draws the same again.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from jaxlv.errors import JaxlvError, printable
 from jaxlv.settings import represented
+from jaxlv.storage.files import new_file
 
 PREFIX = "trial-"
 MOST = 1e30  # of an end of a range: more than any setting may be
@@ -49,18 +54,30 @@ class Range:
 
 
 class Study:
-    """An Optuna study of runs: ask for settings, tell what they reached (less is better)."""
+    """An Optuna study of runs: ask for settings, tell what they reached (less is better).
 
-    def __init__(self, storage: str, name: str, space: Sequence[Range], seed: int = 0):
+    `storage` is a database's address, which others may share, or a file that is this study's alone.
+    """
+
+    def __init__(self, storage: str | Path, name: str, space: Sequence[Range], seed: int = 0):
         try:
             import optuna
         except ImportError:
             raise JaxlvError("Optuna is not installed", where="--search", hint='pip install "jaxlv[search]"') from None
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.space, self.storage = list(space), storage
-        sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)  # several are drawn before the first is known
+        self.space, self.seed, self.storage, self._optuna = list(space), seed, storage, optuna
+        self._own = isinstance(storage, Path)
         with self._stored("opened"):
-            self._study = optuna.create_study(storage=storage, study_name=name, sampler=sampler, load_if_exists=True)
+            if isinstance(storage, Path) and not storage.exists():
+                with new_file(storage) as place:
+                    self._open(place, name)
+                    self._database.engine.dispose()
+            self._open(storage, name)
+
+    def _open(self, storage: str | Path, name: str) -> None:
+        address = f"sqlite:///{storage}" if isinstance(storage, Path) else storage
+        self._database = self._optuna.storages.RDBStorage(address)
+        self._study = self._optuna.create_study(storage=self._database, study_name=name, load_if_exists=True)
 
     @contextlib.contextmanager
     def _stored(self, done: str) -> Iterator[None]:
@@ -74,19 +91,36 @@ class Study:
         """{name: settings} of new trials; names are unique within the study."""
         with self._stored("written"):
             trials = [self._study.ask() for _ in range(count)]
-            return {_name(trial.number): {one.setting: one.draw(trial) for one in self.space} for trial in trials}
+            return {_name(trial.number): self._drawn(trial) for trial in trials}
+
+    def _drawn(self, trial: Any) -> dict[str, Any]:
+        """The settings of a trial; those that it has already stay."""
+        found = {}
+        for place, one in enumerate(self.space):
+            seed = np.random.SeedSequence([self.seed, trial.number, place]).generate_state(1)[0]
+            # Several are drawn before the first is known: the liar keeps them apart.
+            self._study.sampler = self._optuna.samplers.TPESampler(seed=int(seed), constant_liar=True)
+            found[one.setting] = one.draw(trial)
+        return found
 
     def tell(self, name: str, value: float) -> None:
         """What the run of a trial reached; a second time changes nothing."""
         with self._stored("written"):
             self._study.tell(_number(name), value, skip_if_finished=True)
 
-    def known(self, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """{name: settings} of those trials of the study that have one of these names, finished or not."""
-        found: dict[str, Mapping[str, Any]] = {
-            _name(trial.number): trial.params for trial in self._study.get_trials(deepcopy=False)
-        }
-        return {name: dict(found[name]) for name in sorted(names) if found.get(name)}
+    def known(self, names: Collection[str]) -> dict[str, dict[str, Any]]:
+        """{name: settings} of those trials of the study that have one of these names, finished or not. In a study of its own
+        all of them: a process that died may have drawn settings, or some of them, and made no run of them yet.
+        """
+        with self._stored("read"):
+            numbers = set()
+            for trial in self._study.get_trials(deepcopy=False):
+                if self._own or _name(trial.number) in names:
+                    numbers.add(trial.number)
+                if self._own and len(trial.params) < len(self.space):
+                    self._drawn(self._optuna.trial.Trial(self._study, trial._trial_id))
+            trials = self._study.get_trials(deepcopy=False)
+            return {_name(one.number): dict(one.params) for one in trials if one.number in numbers and one.params}
 
 
 def _name(number: int) -> str:

@@ -27,7 +27,7 @@ from jaxlv.runs.records import read_metrics
 from jaxlv.settings import represented
 from jaxlv.steps import needs
 from jaxlv.steps.stack import program_of
-from jaxlv.storage.files import write_json
+from jaxlv.storage.files import remove_unfinished, write_json
 
 RUNS, RESULT = "runs", "sweep.json"
 MOST_RUNS = 10_000  # of a sweep; each has a folder
@@ -136,6 +136,7 @@ def train(
         place = folder / cell.name
         if resume and place.is_dir() and not (place / run.CONFIG).is_file():
             shutil.rmtree(place)  # interrupted before it was ready to begin
+        remove_unfinished(place)  # a finished run is not opened again
         run.check_folder(cell.config, place, resume and place.is_dir())
     sources.check_fits([cell.config for cell in found])
     left = [cell for cell in found if not (folder / cell.name / run.ADAPTER).is_dir()]
@@ -194,16 +195,18 @@ def entries_of(config: RunConfig, folder: Path) -> tuple[ledger.Terms, list[ledg
     A ledger in the run's own folder is all its own, whatever the folder is called now.
     """
     path = billing.ledger_path(config, folder)
-    if not config.budget.flops or not path.is_file():
+    book = ledger.begun(path) if config.budget.flops and path.is_file() else None
+    if book is None:
         return None
-    terms, entries = ledger.read(path)
-    return terms, [entry for entry in entries if not config.budget.ledger or entry.run == folder.name]
+    return book.terms, [entry for entry in book.entries if not config.budget.ledger or entry.run == folder.name]
 
 
-def priced(terms: ledger.Terms, entries: list[ledger.Entry]) -> dict[str, int]:
-    """{convention: FLOPs} of entries: the ledger's own convention first, the assignment's, and what is executed."""
+def priced(terms: ledger.Terms, entries: list[ledger.Entry], total: str = "executed") -> dict[str, int]:
+    """{convention: FLOPs} of entries: the ledger's own convention first, the assignment's, and what is executed. `total` is
+    a field of the ledger's Totals.
+    """
     names = dict.fromkeys((terms.convention, "coursework", "exact"))
-    return {name: ledger.totals(entries, terms.model, name).executed for name in names}
+    return {name: getattr(ledger.totals(entries, terms.model, name), total) for name in names}
 
 
 def spent_by(config: RunConfig, folder: Path, evaluations: bool = True) -> dict[str, int] | None:

@@ -31,6 +31,7 @@ from jaxlv.storage.foreign import hub_revision
 from jaxlv.text.tokens import Windows
 
 LOOK_EVERY = 0.5  # seconds between two looks for a file `save`
+BLOCKS = 100  # reservations of a run's steps, at least: what a kill leaves uncertain is a hundredth of them, or one step
 
 
 @dataclass(frozen=True)
@@ -178,6 +179,8 @@ class _Training:
             if int(state.step.min()) < t.steps:
                 self._stop_early(state)
             places.check()
+            for member in self.members:  # before the first adapter: a run without one goes on from its last step, not before
+                member.checkpoints.wait()
             finished = [self._finished(i, state, like) for i, like in enumerate(alike)]
             places.check()
             return finished
@@ -224,7 +227,7 @@ class _Training:
 
     def _admit(self, step: int) -> bool:
         """Shall there be another step, and do the budgets hold it? A block of steps is reserved at once, up to the next that
-        is due.
+        is due or logged, and never more than a share of the run.
         """
         if self.asked.asked:
             return False
@@ -233,7 +236,7 @@ class _Training:
             return True
         self.places.check()
         ends = (n for n in range(step + 1, t.steps + 1) if n % t.log_every == 0 or self._due(n))
-        return reserve(metered, step, next(ends) - step)
+        return reserve(metered, step, min(next(ends) - step, max(1, t.steps // BLOCKS)))
 
     def _stop_early(self, state: TrainState) -> None:
         """The budget is spent, or a signal came: keep the states, and say what has come of it. Raises Interrupted."""
@@ -241,6 +244,7 @@ class _Training:
         for index, member in enumerate(self.members):
             if step:
                 member.commit(step)
+                member.log_last()
                 member.save(step, self.stack.member(state, index))
         if self.asked.asked:
             for member in self.members:
@@ -285,7 +289,7 @@ class _Training:
 
     def _on_step(self, step: int, figures: dict[str, Any]) -> None:
         ends_block = self._ends_block(step)
-        logged = step % self.config.train.log_every == 0 or step == 1 or self._due(step) or ends_block
+        logged = step % self.config.train.log_every == 0 or step == 1 or self._due(step)
         count = len(self.members)
         of_each = [{name: float(np.atleast_1d(value)[i]) for name, value in figures.items()} for i in range(count)]
         for index, own in enumerate(of_each):

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -17,24 +17,35 @@ from jaxlv_tools import cli
 PRELOADED = ["tests.faults.child"]
 
 
-def _work(arguments: list[str], out: str, cache: str, ignored: Sequence[int]) -> None:
+def _work(arguments: list[str], out: str, cache: str, ignored: Sequence[int], setup: Callable[[], None] | None) -> None:
     for number in ignored:
         signal.signal(number, signal.SIG_IGN)
     with open(out, "w", buffering=1) as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         jax.config.update("jax_compilation_cache_dir", cache)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        if setup:
+            setup()
         cli.main(arguments)
 
 
 class Child:
-    """A call of the program, begun with some signals ignored; `said` is what it has printed so far."""
+    """A call of the program, begun with some signals ignored, after `setup` in its process; `said` is what it has printed so
+    far.
+    """
 
-    def __init__(self, *arguments: object, out: Path, cache: Path, ignored: Sequence[int] = ()):
+    def __init__(
+        self,
+        *arguments: object,
+        out: Path,
+        cache: Path,
+        ignored: Sequence[int] = (),
+        setup: Callable[[], None] | None = None,
+    ):
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOADED)
         self.out = out
         given = [str(argument) for argument in arguments]
-        self.process = context.Process(target=_work, args=(given, str(out), str(cache), ignored), daemon=True)
+        self.process = context.Process(target=_work, args=(given, str(out), str(cache), ignored, setup), daemon=True)
         self.process.start()
 
     @property

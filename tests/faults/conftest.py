@@ -16,6 +16,7 @@ from jaxlv.data import series
 from jaxlv.flops import ledger
 from jaxlv.runs import run
 from jaxlv.runs.checkpoint import Checkpoints
+from jaxlv.storage.files import SUFFIX
 from tests.faults.child import Child
 
 LONG = bool(os.environ.get("JAXLV_FAULTS_LONG"))  # the counts of tests/README.md
@@ -71,6 +72,11 @@ def subject(tiny_base, waves, tmp_path_factory) -> Subject:
         child = train(folder / name)
         assert child.end() == 0, child.said
     return Subject(config, train, folder / "whole")
+
+
+def unfinished(folder: Path) -> list[Path]:
+    """What a killed process has left half written in a folder."""
+    return list(folder.rglob(f".*{SUFFIX}"))
 
 
 def outcome(folder: Path) -> dict[str, Any]:

@@ -7,22 +7,16 @@ import shutil
 import signal
 import subprocess
 import time
-from pathlib import Path
 
 import pytest
 
 from jaxlv.runs import run
 from jaxlv.runs.checkpoint import Checkpoints
-from jaxlv.storage.files import SUFFIX
 from tests.faults.child import Child
-from tests.faults.conftest import LONG, assert_same, fill
+from tests.faults.conftest import LONG, assert_same, fill, unfinished
 
 KILLS = 100 if LONG else 8
 DISKS = 12 if LONG else 3
-
-
-def unfinished(folder: Path) -> list[Path]:
-    return list(folder.rglob(f".*{SUFFIX}"))
 
 
 def test_29_killed_at_random_instants(subject, tmp_path):

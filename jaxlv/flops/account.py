@@ -1,0 +1,282 @@
+"""The balance of a FLOP budget after each event of a ledger: what was executed, what is charged for it, and what is left.
+
+Work is counted in pieces: a train step, or one validation or generation, of a run, a phase and a purpose. A process that
+dies loses pieces: those that it had reserved and not committed, and those behind the checkpoint, or before the result, from
+which the next attempt goes on. That attempt does them again. A piece that an earlier attempt of the same run has paid for is
+a repeat: it is executed and billed, but not charged again if its phase forgives repeats.
+
+* The phase "evaluation" does, for work that says which result it is for (its purpose), until that result is kept.
+* The other phases do if the terms say `repeats = "beyond"`. Otherwise they stay within the budget, repeats included.
+
+A piece is charged at the price of its commit (the highest, if there are several), or at that of its reservation until an
+attempt commits it. So the balance of a run that was interrupted is, piece by piece, that of a run that was not; what was
+executed beyond what is charged is the excess.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from jaxlv.flops.events import FINAL, Event, Terms
+
+
+@dataclass
+class Entry:
+    """A reservation, and its commit once there is one: `event` and `flops` are then those of the commit."""
+
+    number: int
+    run: str
+    attempt: int  # of the run: how many processes have spent on it, this one included
+    phase: str
+    event: Event
+    flops: int
+    committed: bool = False
+    purpose: str = ""  # the result that the work is for
+    kept: int = 0  # results of this purpose that were kept before
+    reserved: Event = field(init=False)  # the event as it was announced, and its price
+    asked: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.reserved, self.asked = self.event, self.flops
+
+
+@dataclass(frozen=True)
+class Totals:
+    """FLOPs: `executed` counts every attempt and what is uncertain, `effective` the surviving lineage alone, `uncertain`
+    what was reserved and never committed, `repeated` what was executed again after interruptions.
+    """
+
+    executed: int
+    effective: int
+    uncertain: int
+    repeated: int = 0
+
+
+class Piece(NamedTuple):
+    """FLOPs of a piece of work: the most that was reserved for it, what is charged, and its last commit if there is one."""
+
+    reserved: int = 0
+    charged: int = 0
+    committed: int | None = None
+
+    def reserve(self, price: int) -> Piece:
+        """The piece with another reservation."""
+        charged = self.charged if price <= self.reserved else max(self.charged, price)
+        return self._replace(reserved=max(self.reserved, price), charged=charged)
+
+    def commit(self, reserved: int, price: int) -> Piece:
+        """The piece, as it was before a reservation of `reserved` FLOPs, with its commit."""
+        charged = price if self.committed is None else max(self.charged, price)
+        return Piece(max(self.reserved, reserved), charged, price)
+
+
+class Span(NamedTuple):
+    """Steps `first` .. `end` - 1, whose pieces are alike."""
+
+    first: int
+    end: int
+    piece: Piece
+
+
+class Lane:
+    """The pieces of one kind of work by step: spans in ascending order that do not overlap."""
+
+    def __init__(self) -> None:
+        self.spans: list[Span] = []
+
+    def part(self, first: int, end: int) -> list[Span]:
+        """The spans of steps `first` .. `end` - 1; a step without work has an empty piece."""
+        return _part(self.spans[self._before(first) :], first, end)
+
+    def put(self, spans: Sequence[Span]) -> None:
+        """Replace the steps of adjoining spans."""
+        first, end = spans[0].first, spans[-1].end
+        low, high = self._before(first), bisect.bisect_left(self.spans, end, key=lambda span: span.first)
+        held = self.spans[low:high]
+        kept = [span._replace(end=min(span.end, first)) for span in held if span.first < first]
+        kept += [*spans, *(span._replace(first=max(span.first, end)) for span in held if span.end > end)]
+        self.spans[low:high] = _merged(span for span in kept if span.first < span.end)
+
+    def _before(self, step: int) -> int:
+        """The place of the last span that begins at a step or before it."""
+        return max(0, bisect.bisect_right(self.spans, step, key=lambda span: span.first) - 1)
+
+
+def _part(spans: Iterable[Span], first: int, end: int) -> list[Span]:
+    found = []
+    for span in spans:
+        if span.first >= end:
+            break
+        if span.end > first:
+            if span.first > first:
+                found.append(Span(first, span.first, Piece()))
+            found.append(Span(max(first, span.first), min(end, span.end), span.piece))
+            first = found[-1].end
+    return [*found, Span(first, end, Piece())] if first < end else found
+
+
+def _merged(spans: Iterable[Span]) -> list[Span]:
+    found: list[Span] = []
+    for span in spans:
+        if found and (found[-1].end, found[-1].piece) == (span.first, span.piece):
+            span = Span(found.pop().first, span.end, span.piece)
+        found.append(span)
+    return found
+
+
+class _Open(NamedTuple):
+    """A reservation that is not committed: its lane, its price and that of a step, and the spans as they were before."""
+
+    lane: Lane
+    flops: int
+    price: int
+    before: list[Span]
+
+
+class _Attempt:
+    """What the present attempt of a run has reserved, by the kind of work."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.laps: Counter[tuple] = Counter()  # how often its steps began anew
+        self.ends: dict[tuple, int] = {}  # the step behind the last one reserved
+        self.places: Counter[tuple] = Counter()  # validations and generations, by step
+
+
+class Account:
+    """The balance under `terms`, kept by events in their order; without terms a count of what was done."""
+
+    def __init__(self, terms: Terms | None = None):
+        self.terms = terms
+        self.executed: Counter[str] = Counter()  # by phase
+        self.charged: Counter[str] = Counter()
+        self.effective = self.uncertain = 0
+        self._lanes: dict[tuple, Lane] = {}
+        self._open: dict[int, _Open] = {}  # by the number of the entry
+        self._attempts: dict[str, _Attempt] = {}  # by run
+
+    def forgives(self, phase: str) -> bool:
+        """Whether repeats are not charged to a phase."""
+        return phase == FINAL or (self.terms is not None and self.terms.repeats == "beyond")
+
+    def spent(self, phase: str) -> int:
+        """FLOPs of a phase that count against the budget."""
+        return self.charged[phase] if self.forgives(phase) else self.executed[phase]
+
+    def total(self) -> int:
+        """FLOPs of all phases that count against the budget."""
+        return sum(self.spent(phase) for phase in self.executed)
+
+    def left(self, phase: str) -> int:
+        """FLOPs that may still be spent in a phase."""
+        assert self.terms is not None
+        left = self.terms.budget - self.total()
+        if phase != FINAL:  # what is held back and not yet spent stays so
+            left -= max(0, self.terms.held_back - self.spent(FINAL))
+        if phase in self.terms.envelopes:
+            left = min(left, self.terms.envelopes[phase] - self.spent(phase))
+        return max(0, left)
+
+    def need(self, entry: Entry, flops: int) -> int:
+        """FLOPs that a reservation takes from what is left: all, or those of pieces that are not paid for yet."""
+        if not self.forgives(entry.phase):
+            return flops
+        (first, end), price = _steps(entry.reserved), _price(entry.reserved, flops)
+        spans = self._lanes.get(self._lane(entry), Lane()).part(first, end)
+        return sum((span.end - span.first) * (span.piece.reserve(price).charged - span.piece.charged) for span in spans)
+
+    def reserve(self, entry: Entry, flops: int) -> None:
+        """Count a reservation."""
+        lane = self._lanes.setdefault(self._lane(entry), Lane())
+        self._advance(entry)
+        (first, end), price = _steps(entry.reserved), _price(entry.reserved, flops)
+        before = lane.part(first, end)
+        self._put(lane, entry.phase, [span._replace(piece=span.piece.reserve(price)) for span in before])
+        self._open[entry.number] = _Open(lane, flops, price, before)
+        self.executed[entry.phase] += flops
+        self.uncertain += flops
+
+    def commit(self, entry: Entry, event: Event, flops: int) -> None:
+        """Count the commit of a reservation: the steps behind the last that was done were not begun."""
+        lane, reserved, price, before = self._open.pop(entry.number)
+        (first, end), done = _steps(event), _price(event, flops)
+        spans = [span._replace(piece=span.piece.commit(price, done)) for span in _part(before, first, end)]
+        self._put(lane, entry.phase, [*spans, *_part(before, end, _steps(entry.reserved)[1])])
+        attempt = self._attempts[entry.run]
+        if attempt.number == entry.attempt and event.kind == "train_step":
+            attempt.ends[_work(entry)] = end
+        self.executed[entry.phase] += flops - reserved
+        self.uncertain -= reserved
+
+    def totals(self) -> Totals:
+        """What has been counted so far."""
+        executed = self.executed.total()
+        return Totals(executed, self.effective, self.uncertain, executed - self.charged.total())
+
+    def told_repeats(self) -> str:
+        """What was executed again after interruptions, in words; "" if nothing was."""
+        counted, budget = self.totals(), self.terms.budget if self.terms else 0
+        if not counted.repeated:
+            return ""
+        excess = counted.executed - budget
+        beyond = f"; with them {excess:,} FLOPs more than the budget were executed" if self.terms and excess > 0 else ""
+        return f"repeated after interruptions: {counted.repeated:,} FLOPs of {counted.executed:,}{beyond}"
+
+    def _put(self, lane: Lane, phase: str, spans: list[Span]) -> None:
+        if not spans:
+            return
+        for sign, some in ((-1, lane.part(spans[0].first, spans[-1].end)), (1, spans)):
+            for first, end, piece in some:
+                self.charged[phase] += sign * (end - first) * piece.charged
+                self.effective += sign * (end - first) * (piece.committed or 0)
+        lane.put(spans)
+
+    def _lane(self, entry: Entry) -> tuple:
+        """The lane of an entry that is not yet counted. What an attempt does again without an interruption is more work."""
+        work, attempt = _work(entry), self._attempts.get(entry.run)
+        if entry.phase == FINAL and not entry.purpose:
+            return work, "entry", entry.number  # its own: never a repeat
+        if attempt is None or attempt.number != entry.attempt:
+            return work, "place", 0
+        if entry.reserved.kind == "train_step":
+            return work, "place", attempt.laps[work] + (entry.reserved.step < attempt.ends.get(work, 0))
+        return work, "place", attempt.places[work, entry.reserved.step]
+
+    def _advance(self, entry: Entry) -> None:
+        """Note what the attempt of an entry has reserved with it."""
+        attempt, work, event = self._attempts.get(entry.run), _work(entry), entry.reserved
+        if attempt is None or attempt.number != entry.attempt:
+            attempt = self._attempts[entry.run] = _Attempt(entry.attempt)
+        if event.kind == "train_step":
+            attempt.laps[work] += event.step < attempt.ends.get(work, 0)
+            attempt.ends[work] = event.step + event.count
+        else:
+            attempt.places[work, event.step] += 1
+
+
+def _work(entry: Entry) -> tuple:
+    return entry.run, entry.phase, entry.purpose, entry.kept, entry.reserved.kind
+
+
+def _steps(event: Event) -> tuple[int, int]:
+    """The first step of an event and the one behind its last; a validation or a generation is one piece at its step."""
+    return event.step, event.step + (event.count if event.kind == "train_step" else 1)
+
+
+def _price(event: Event, flops: int) -> int:
+    """FLOPs of a piece of an event: the steps of a block cost the same."""
+    return flops // max(1, event.count) if event.kind == "train_step" else flops
+
+
+def totals(entries: Iterable[Entry], price: Callable[[Event, int], int]) -> Totals:
+    """The totals of entries, in their order, by a price of events and what is recorded of them."""
+    account = Account()
+    for entry in entries:
+        account.reserve(entry, price(entry.reserved, entry.asked))
+        if entry.committed:
+            account.commit(entry, entry.event, price(entry.event, entry.flops))
+    return account.totals()

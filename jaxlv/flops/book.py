@@ -1,0 +1,161 @@
+"""What the file of a ledger says: read record by record, and verified."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxlv.config import build_config
+from jaxlv.errors import JaxlvError
+from jaxlv.flops import account
+from jaxlv.flops.account import Account, Entry, Totals
+from jaxlv.flops.events import FINAL, Event, Terms
+from jaxlv.model.config import ModelConfig
+from jaxlv.storage import lines
+
+VERSION, READ = 3, (2, 3)  # of the file: what is written, what is read
+MOST_NAMED = 20  # reservations that a verification names
+
+
+class Book:
+    """What a ledger says: its terms, its entries, the balance after the last of them, and what was not covered."""
+
+    def __init__(self, terms: Terms):
+        self.terms, self.account = terms, Account(terms)
+        self.entries: list[Entry] = []
+        self.attempts: Counter[str] = Counter()  # by run
+        self.kept: Counter[tuple[str, str, str]] = Counter()  # results, by run, phase and purpose
+        self.uncovered: list[tuple[Entry, int]] = []  # reservations that the budget did not hold, and what they lacked
+
+    def reserve(self, entry: Entry) -> None:
+        """Add a reservation."""
+        lacking = self.account.need(entry, entry.flops) - self.account.left(entry.phase)
+        if lacking > 0:
+            self.uncovered.append((entry, lacking))
+        self.account.reserve(entry, entry.flops)
+        self.attempts[entry.run] = entry.attempt
+        self.entries.append(entry)
+
+    def commit(self, entry: Entry, event: Event, flops: int) -> None:
+        """Add the commit of a reservation."""
+        self.account.commit(entry, event, flops)
+        entry.event, entry.flops, entry.committed = event, flops, True
+
+    def read(self, record: Mapping[str, Any]) -> None:
+        """Add a record of the file; ValueError, KeyError and the like if it says what cannot be."""
+        if "reserve" in record:
+            self.reserve(self._entry(record))
+        elif "keep" in record:
+            self.kept[_text(record["run"]), _text(record["phase"]), _text(record["keep"])] += 1
+        else:
+            entry, event = self.entries[record["commit"]], Event.from_tree(record["event"])
+            flops, reserved = _whole(record["flops"]), entry.reserved
+            if entry.committed or entry.attempt != self.attempts[entry.run]:
+                raise ValueError("a reservation is committed twice, or by another attempt")
+            if (
+                flops > entry.flops
+                or (event.kind, event.step) != (reserved.kind, reserved.step)
+                or event.count > reserved.count
+            ):
+                raise ValueError("more was done than reserved, or other work")
+            self.commit(entry, event, flops)
+
+    def _entry(self, record: Mapping[str, Any]) -> Entry:
+        run, phase, purpose = _text(record["run"]), _text(record["phase"]), _text(record.get("purpose", ""))
+        event, flops = Event.from_tree(record["event"]), _whole(record["flops"])
+        number, attempt = _whole(record["reserve"]), _whole(record["attempt"])
+        if number != len(self.entries):
+            raise ValueError("reservations are not in order")
+        if attempt not in (self.attempts[run] or 1, self.attempts[run] + 1):
+            raise ValueError("attempts are not in order")
+        return Entry(number, run, attempt, phase, event, flops, purpose=purpose, kept=self.kept[run, phase, purpose])
+
+
+def read_book(path: Path) -> Book:
+    """What a ledger says, up to a torn last line. Raises JaxlvError if a line before that is damaged, or if it is empty."""
+    found = begun(path)
+    if found is None:
+        raise JaxlvError("an empty ledger", where=path)
+    return found
+
+
+def begun(path: Path) -> Book | None:
+    """The same; None if the process that began it died before its first line was whole."""
+    if not Path(path).is_file():
+        raise JaxlvError("no readable ledger (no such file)", where=path)
+    records = lines.read(path)
+    return parsed(records, path) if records else None
+
+
+def read(path: Path) -> tuple[Terms, list[Entry]]:
+    """The terms and entries of a ledger, as `read_book` reads them."""
+    found = read_book(path)
+    return found.terms, found.entries
+
+
+def parsed(records: Sequence[Mapping[str, Any]], path: Path) -> Book:
+    """What records say, of which the first has the terms. Raises JaxlvError with the line that says what cannot be."""
+    found: Book | None = None
+    for number, record in enumerate(records, 1):
+        try:
+            if found is None:
+                found = Book(_terms(record))
+            else:
+                found.read(record)
+        except (KeyError, IndexError, TypeError, ValueError, OverflowError, AttributeError, JaxlvError) as fault:
+            raise JaxlvError(
+                f"damaged line ({type(fault).__name__}: {str(fault)[:200]})", where=f"{path}, line {number}"
+            ) from None
+    assert found is not None
+    return found
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"not a text: {value!r}")
+    return value
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 80:
+        raise ValueError(f"not a number of anything: {value!r}")
+    return value
+
+
+def totals(entries: Iterable[Entry], model: ModelConfig | None = None, convention: str | None = None) -> Totals:
+    """The totals of entries as recorded, or recomputed under another convention."""
+    if model is None or convention is None:
+        return account.totals(entries, lambda event, flops: flops)
+    return account.totals(entries, lambda event, flops: event.flops(model, convention))
+
+
+def verify(path: Path) -> list[str]:
+    """What does not add up in a ledger, one line each: prices recomputed from shapes, reservations that the budget did not
+    hold when they were made, sums, open reservations. Repeats that the terms forgive are not an overrun.
+    """
+    book = read_book(path)
+    terms, balance, found = book.terms, book.account, []
+    for entry in book.entries:
+        for event, recorded in dict.fromkeys([(entry.reserved, entry.asked), (entry.event, entry.flops)]):
+            if (flops := event.flops(terms.model, terms.convention)) != recorded:
+                found.append(f"entry {entry.number}: {recorded:,} FLOPs recorded, {flops:,} by its shapes")
+    for entry, lacking in book.uncovered[:MOST_NAMED]:
+        found.append(f"overrun: entry {entry.number} takes {lacking:,} FLOPs more than were left for {entry.phase}")
+    spent, free = balance.total(), terms.budget - terms.held_back
+    limits = [("", spent, terms.budget), (" of what is not held back", spent - balance.spent(FINAL), free)]
+    limits += [(f" in {phase}", balance.spent(phase), limit) for phase, limit in terms.envelopes.items()]
+    found += [f"overrun{where}: {used:,} spent of {limit:,}" for where, used, limit in limits if used > limit]
+    left_open = Counter((entry.run, entry.attempt) for entry in book.entries if not entry.committed)
+    return found + [
+        f"run {run}, attempt {attempt}: {number} reservations without a commit, at most one can be"
+        for (run, attempt), number in left_open.items()
+        if number > 1
+    ]
+
+
+def _terms(record: Mapping[str, Any]) -> Terms:
+    if record["ledger"] not in READ:
+        raise ValueError(f"version {record['ledger']}")
+    return build_config(Terms, {key: value for key, value in record.items() if key != "ledger"}, where="terms")

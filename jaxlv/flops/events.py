@@ -1,0 +1,110 @@
+"""What a ledger is about: events, which are work with its shapes, and the terms of a budget."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from jaxlv.config import build_config
+from jaxlv.errors import JaxlvError
+from jaxlv.flops.table import count, find, generation
+from jaxlv.flops.work import HeadKind, Train, Work
+from jaxlv.model.config import ModelConfig
+
+FINAL = "evaluation"  # the phase that what is held back belongs to
+MOST_FLOPS = 10**30  # of a budget
+MOST_SIZE, MOST_COUNT = 1 << 40, 10**6  # of what an event may say: batch, length, ..., and how often
+Kind = Literal["train_step", "validation", "generation"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """Work with its shapes: `count` train steps of `accumulate` micro-batches, validation batches, or generations.
+
+    A generation reads `batch` prompts of `length` tokens and makes `new_tokens` tokens in `samples` continuations of each,
+    by as many iterations of a loop that attends to `slots` slots, reached in stages of `stage`. `step` is the first step,
+    or the step at which it ran.
+    """
+
+    kind: Kind
+    batch: int
+    length: int
+    count: int = 1
+    step: int = 0
+    rank: int = 0
+    targets: tuple[str, ...] = ()
+    head: HeadKind = "frozen"
+    train: Train = "adapters"
+    kernel: str = "xla"
+    accumulate: int = 1
+    samples: int = 1
+    new_tokens: int = 0
+    slots: int = 0
+    stage: int = 0
+    cached: bool = True
+
+    def work(self, model: ModelConfig) -> Work:
+        """One batch of it."""
+        return Work(model, self.batch, self.length, self.rank, self.targets, self.head, self.train, self.kernel)
+
+    def flops(self, model: ModelConfig, convention: str) -> int:
+        """Its price."""
+        return self.count * _price_of_one(replace(self, count=1, step=0), model, convention)
+
+    @classmethod
+    def from_tree(cls, tree: Mapping[str, Any]) -> Event:
+        """An event as the file has it; JaxlvError where it can be none."""
+        event: Event = build_config(cls, tree, where="event")
+        sizes = [value for value in vars(event).values() if isinstance(value, int)]
+        if not all(0 <= size <= MOST_SIZE for size in sizes) or event.count > MOST_COUNT:
+            raise JaxlvError("sizes of an event that cannot be", where="event", found=str(tree)[:80])
+        return event
+
+
+@functools.lru_cache(maxsize=1024)
+def _price_of_one(event: Event, model: ModelConfig, convention: str) -> int:
+    work = event.work(model)
+    if event.kind == "train_step":
+        return event.accumulate * count(work, convention).total_train_step
+    if event.kind == "validation":
+        return sum(row.count for row in count(work, convention).rows if row.phase == "forward")
+    return generation(
+        work,
+        event.new_tokens,
+        convention,
+        cached=event.cached,
+        slots=event.slots if event.cached else None,
+        stage=event.stage,
+        samples=event.samples,
+    )
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What is fixed when a ledger begins. `held_back` FLOPs are for the phase "evaluation" alone."""
+
+    budget: int
+    convention: str
+    model: ModelConfig
+    held_back: int = 0
+    envelopes: dict = field(default_factory=dict)  # FLOPs by phase
+    repeats: Literal["within", "beyond"] = "within"  # the budget: work done again after an interruption
+
+    def __post_init__(self) -> None:
+        find(self.convention)
+        for name, value in self.envelopes.items():
+            if not isinstance(name, str) or type(value) is not int or not 0 <= value <= MOST_FLOPS:
+                raise JaxlvError("must be a number of FLOPs", where=f"budget.phases.{name}", found=repr(value)[:80])
+        if not 1 <= self.budget <= MOST_FLOPS:
+            raise JaxlvError("must be positive", where="budget.flops", found=self.budget)
+        if not 0 <= self.held_back <= self.budget:
+            raise JaxlvError("must be within the budget", where="budget.held_back", found=self.held_back)
+        if sum(self.envelopes.values()) > self.budget:
+            raise JaxlvError(
+                "the phases together exceed the budget",
+                where="budget.phases",
+                expected=f"at most {self.budget:.4g}",
+                found=f"{sum(self.envelopes.values()):.4g}",
+            )
