@@ -168,6 +168,7 @@ def test_what_is_held_back_pays_the_evaluation_and_its_repeats(config, price, tm
     assert ledger.verify(place / "run" / run.LEDGER) == []
     counted = spent(place / "run")
     assert counted.executed - counted.repeated == 5 * price + sum(one.flops for one in entries) <= tight.budget.flops
+    capsys.readouterr()
     ledger_tool.main(["show", str(place / "run"), "--json"])
     shown = json.loads(capsys.readouterr().out)
     assert sum(row["repeated"] for row in shown["rows"]) == shown["totals"]["repeated"] == counted.repeated > 0
