@@ -105,11 +105,11 @@ def figures_of(out: Path) -> dict[str, Any]:
             for name in ("seconds", "history", "flops"):
                 one.pop(name, None)
     bills = []
-    for file in (run.LEDGER, beside.FILE):
+    for file in (file for file in (run.LEDGER, beside.FILE) if (out / file).is_file()):  # the latter is of the last stage
         assert ledger.verify(out / file) == []
         counted = ledger.totals(ledger.read(out / file)[1])
         bills.append((counted.executed - counted.repeated, counted.effective))
-    for bill in (result.pop("bill"), result.pop("beside")):
+    for bill in filter(None, (result.pop("bill"), result.pop("beside"))):
         bills.append({phase: one["flops"] - one["repeated"] for phase, one in bill["phases"].items()})
     adapters = {path.parent.name: path.read_bytes() for path in out.rglob("adapter_model.safetensors")}
     assert not unfinished(out)

@@ -203,7 +203,7 @@ def test_a_damaged_line_is_named(path, damage):
 
 
 def test_a_second_writer_is_refused(path):
-    with Ledger(path, terms(10)), pytest.raises(JaxlvError, match="another process writes this ledger"):
+    with Ledger(path, terms(10)), pytest.raises(JaxlvError, match="another process writes it"):
         Ledger(path)
     Ledger(path).close()
 

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import functools
 import hashlib
+import logging
 import os
 import platform
 import re
@@ -45,7 +46,11 @@ def program(arguments: Callable[[], argparse.ArgumentParser], prints: bool = Fal
             parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
             options = parser.parse_args(argv)
             options.purpose = _purpose(parser.prog, options)
+            _shorten_others()
             with one_line(options):
+                from jaxlv.runs.devices import compute_with_care  # loads JAX
+
+                compute_with_care()
                 keep_compiled_programs()
                 found = main(options)
                 _check_printed(prints)
@@ -91,11 +96,30 @@ def _told(fault: BaseException, options: argparse.Namespace | None) -> tuple[int
         return 2, str(fault)
     if isinstance(fault, OSError):
         return 2, _of_the_system(fault)
-    if isinstance(fault, MemoryError) or "RESOURCE_EXHAUSTED" in str(fault):
+    if isinstance(fault, MemoryError) or any(words in str(fault) for words in ("RESOURCE_EXHAUSTED", "bad_alloc")):
         hint = "take fewer series, samples or tokens at a time, or a shorter type"
         return 2, f"out of memory ({printable(fault) or 'no more is to be had'}); {hint}"
     unforeseen = f"unforeseen {type(fault).__name__}: {printable(fault)}"
     return 1, _no_device() or f"{unforeseen}; please report it with the traceback that --debug shows"
+
+
+def _shorten_others() -> None:
+    """What libraries log, and errors that nobody can catch, such as XLA's when the process ends, become a line each."""
+
+    def ignored(fault: Any) -> None:
+        kind = fault.exc_type.__name__
+        print(f"jaxlv: note: ignored {kind}: {printable(fault.exc_value or fault.err_msg or kind)}", file=sys.stderr)
+
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = ignored
+    logging.lastResort = _LogLine(logging.WARNING)
+
+
+class _LogLine(logging.Handler):
+    """What is logged where nobody has said how."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(f"jaxlv: note: {record.name}: {printable(record.getMessage())}", file=sys.stderr)
 
 
 def _way_on(options: argparse.Namespace | None) -> str:

@@ -13,8 +13,6 @@ from __future__ import annotations
 import bisect
 import contextlib
 import dataclasses
-import fcntl
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +24,6 @@ from jaxlv.flops.account import Entry, Totals
 from jaxlv.flops.book import VERSION, Book, begun, parsed, read, read_book, totals, verify
 from jaxlv.flops.events import FINAL, Event, Kind, Terms
 from jaxlv.storage import lines
-from jaxlv.storage.files import is_at
 
 __all__ = [
     "FINAL", "BudgetExceeded", "Entry", "Event", "Kind", "Ledger", "Meter", "Terms", "Totals", "begun", "read",
@@ -48,7 +45,7 @@ class Ledger:
         those that it began with. With `writes` False (processes other than the first) nothing is written.
         """
         self.path, self.run, self.writes = Path(path), run, writes
-        self._file: Any = None
+        self._journal: lines.Journal | None = None
         self.book = self._open(terms) if writes else read_book(self.path)
         if terms is not None and terms != self.terms:
             self.close()
@@ -68,23 +65,16 @@ class Ledger:
     def _open(self, terms: Terms | None) -> Book:
         if terms is None and not self.path.is_file():
             raise JaxlvError("no ledger", where=self.path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self.path.open("a+b")
+        self._journal = lines.Journal(self.path)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._file.close()
-            raise JaxlvError("another process writes this ledger", where=self.path, hint="wait for it to end") from None
-        try:
-            records = lines.mend(self._file, self.path)
-            if records:
-                return parsed(records, self.path)
+            if self._journal.records:
+                return parsed(self._journal.records, self.path)
             if terms is None:
                 raise JaxlvError("an empty ledger", where=self.path)
-        except JaxlvError:
+            self._write(_header(terms))
+        except BaseException:
             self.close()
             raise
-        self._write(_header(terms))
         return Book(terms)
 
     # ------------------------------------------------------------------------------- reserve, run, commit
@@ -165,18 +155,13 @@ class Ledger:
     # ------------------------------------------------------------------------------------------ the file
 
     def _write(self, record: Mapping[str, Any]) -> None:
-        if self.writes:
-            if not is_at(self.path, self._file.fileno()):
-                raise JaxlvError("the ledger was removed, renamed or replaced while a process wrote it", where=self.path)
-            self._file.write(lines.encode(record))
-            self._file.flush()
-            os.fsync(self._file.fileno())
+        if self._journal is not None:
+            self._journal.add(record)
 
     def close(self) -> None:
         """Let go of the file."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        if self._journal is not None:
+            self._journal.close()
 
     def __enter__(self) -> Ledger:
         return self

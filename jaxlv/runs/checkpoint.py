@@ -23,7 +23,18 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxlv.errors import JaxlvError
-from jaxlv.storage.files import broken, new_folder, parse_json, remove_unfinished, seal, write_json
+from jaxlv.storage.files import (
+    broken,
+    make_folder,
+    new_folder,
+    parse_json,
+    remove_folder,
+    remove_unfinished,
+    seal,
+    system_error,
+    write_json,
+)  # fmt: skip
+from jaxlv.storage.foreign import Unreadable
 
 PREFIX = "step_"
 STATE, FACTS = "state", "facts.json"  # in the folder of a step
@@ -45,8 +56,15 @@ class Checkpoints:
         _quieten()
         self._saving: Future[None] | None = None
         self._begun = False
-        found = {step: broken(self._place(step)) for step in self._on_disk()}
+        found = {step: self._broken(step) for step in self._on_disk()}
         self.damaged = {step: faults[0] for step, faults in found.items() if faults}
+
+    def _broken(self, step: int) -> list[str]:
+        try:
+            return broken(self._place(step))
+        except Unreadable as fault:
+            hint = "try again; without the folder of that step the one before is taken"
+            raise JaxlvError(fault.what, where=fault.where, hint=hint) from None
 
     def _place(self, step: int) -> Path:
         return self.folder / f"{PREFIX}{step:08d}"
@@ -75,7 +93,7 @@ class Checkpoints:
         """
         self.wait()
         if not self._begun:  # later a folder that is gone stays so
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
             self._begun = True
         leaves = _plain(tree)  # now: the next step may donate its buffers
         known = {**(facts or {}), **({BEST: dict(best)} if best else {})}
@@ -96,11 +114,9 @@ class Checkpoints:
                 with contextlib.suppress(OSError):
                     empty.rmdir()
             raise
-        except (OSError, ValueError) as fault:  # orbax raises ValueError for a full disk
-            reason = " ".join(str(fault).split())
-            full = "No space left" in reason
+        except Exception as fault:  # orbax raises whatever the layer below raised
             raise JaxlvError(
-                f"the checkpoint of step {step} was not saved ({'no space left on the device' if full else reason[:200]})",
+                f"the checkpoint of step {step} was not saved ({system_error(fault, place).strerror})",
                 where=self.folder,
                 hint="earlier ones are intact: free some space, and go on with --resume",
             ) from None
@@ -116,7 +132,7 @@ class Checkpoints:
         marked = {self._facts(one).get(BEST, {}).get("step", one) for one in {step, intact[-1]}}
         kept = {*intact[-self.keep :], step, *marked}
         for old in set(self._on_disk()) - kept:
-            shutil.rmtree(self._place(old), ignore_errors=True)
+            remove_folder(self._place(old))
 
     def best(self) -> dict[str, Any] | None:
         """The mark of the best checkpoint, or None, as the newest intact one has it; the best itself may be lost."""
@@ -206,6 +222,8 @@ def _quieten() -> None:
 
     sys.unraisablehook = others
     logging.getLogger("absl").addFilter(lambda record: "_SignalingThread" not in record.getMessage())
+    # Of several writes that fail, one is raised.
+    logging.getLogger("asyncio").addFilter(lambda record: "orbax" not in record.getMessage())
 
 
 def _is_key(leaf: Any) -> bool:

@@ -21,7 +21,7 @@ from jaxlv.runs.run import CHECKPOINTS, METRICS, NONFINITE
 from jaxlv.runs.sinks import Sink
 from jaxlv.runs.sources import Inputs
 from jaxlv.steps.train import TrainState
-from jaxlv.storage.files import new_file
+from jaxlv.storage.files import make_folder, new_file
 from jaxlv.text.tokens import Windows
 
 COUNTED = ("tokens", "seconds", "skipped")  # since the run began; a checkpoint has them beside it
@@ -60,7 +60,8 @@ class Member:
         self.log.sinks = [Sink(name, self.folder, config, self.note) for name in self.config.train.sinks]
         for sink in self.log.sinks:
             opened.callback(sink.close)
-        (self.folder / CHECKPOINTS).mkdir(exist_ok=True)
+        opened.callback(self.log.close)
+        make_folder(self.folder / CHECKPOINTS)
         self.checkpoints = opened.enter_context(Checkpoints(self.folder / CHECKPOINTS))
         self.checkpoints.remove_unfinished()
         if self.checkpoints.damaged:
@@ -102,7 +103,7 @@ class Member:
     def skip(self, step: int, figures: Mapping[str, float], batch: Windows) -> None:
         """Keep the batch of a step whose loss or gradient is not finite; JaxlvError where it may not be skipped."""
         most, path = self.config.train.skip_nonfinite, self.folder / NONFINITE / f"step_{step}.npz"
-        path.parent.mkdir(exist_ok=True)
+        make_folder(path.parent)
         with new_file(path) as place:
             np.savez(place, **batch._asdict())
         self.skipped += 1
@@ -131,7 +132,6 @@ class Member:
     def save(self, step: int, state: TrainState) -> None:
         """Save a state as a checkpoint."""
         facts = dict(zip(COUNTED, (self.total_tokens, self.total_seconds, self.skipped), strict=True))
-        self.log.to_disk()  # what a checkpoint stands behind is there before it
         self.checkpoints.save(step, state, self.best, facts)
 
     def ends_block(self, step: int) -> bool:

@@ -20,7 +20,7 @@ from jaxlv.lora import adapters, overlay
 from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.model.weights import base_of, load_pretrained
-from jaxlv.runs.devices import check_kernel, compute_deterministically
+from jaxlv.runs.devices import check_kernel, compute_deterministically, compute_with_care
 from jaxlv.steps import needs
 from jaxlv.text.codec import Codec
 from jaxlv.text.tokens import Alphabet, load_alphabet
@@ -169,6 +169,7 @@ def architecture_of(settings: ModelSettings, base: Path) -> Qwen2:
 def load_base(config: RunConfig) -> tuple[Path, Qwen2, dict[str, Any], Alphabet]:
     """(folder, model, params, alphabet) of a config's base; raises JaxlvError if it does not fit in the memory."""
     check_kernel(config.model.attention)  # before a model is fetched
+    compute_with_care()
     base = base_of(config.model)
     needs.check_weights(architecture_of(config.model, base), config.model.path)
     model, params = load_pretrained(base, config.model.dtype, config.model.attention)

@@ -99,6 +99,7 @@ def train_together(
         for job in jobs:
             places.add(job.folder)
             places.add(job.folder / LOCK, opened.enter_context(only_process(job.folder / LOCK)))
+            remove_unfinished(job.folder.parent, job.folder.name)
             remove_unfinished(job.folder)
             check_intact(job.folder)
         asked = opened.enter_context(Interrupts(watch.note))

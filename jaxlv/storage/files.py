@@ -36,10 +36,7 @@ def new_folder(folder: Path, replace: bool = False, parents: bool = True) -> Ite
     folder = Path(folder)
     place = check_free(folder, replace)
     if parents:
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError):
-            raise JaxlvError("is not a folder", where=place.parent, expected="a folder to write to") from None
+        make_folder(place.parent)
     with _beside(place, folder) as (temporary, check):
         work = temporary / "new"
         work.mkdir()
@@ -96,6 +93,30 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, tree: Any, **settings: Any) -> None:
     """Write a JSON file as a whole, in place of an older one; `settings` are those of json.dumps."""
     write_text(path, json.dumps(tree, **{"indent": 1, **settings}) + "\n")
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, if they are not there. The names of new ones are flushed to the disk: what is
+    flushed in a folder is lost with its name. Raises JaxlvError if a file is in the way.
+    """
+    folder = Path(folder)
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    try:
+        folder.mkdir(exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise JaxlvError("is not a folder", where=folder, expected="a folder to write to") from None
+    to_disk(folder.parent)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder, which is whole or gone at every instant; what cannot be deleted is left to `remove_unfinished`."""
+    hidden = folder.with_name(f".{folder.name}.{os.getpid()}{SUFFIX}")
+    with contextlib.suppress(OSError):
+        os.replace(folder, hidden)
+        to_disk(folder.parent)
+    shutil.rmtree(hidden, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -176,9 +197,28 @@ def to_disk(path: Path) -> None:
     """Flush a file, or the entries of a folder, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        with naming(path):
+            os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Makes an OSError of the body that names no file name `path`."""
+    try:
+        yield
+    except OSError as fault:
+        if fault.filename is None:
+            fault.filename = str(path)
+        raise
+
+
+def system_error(fault: BaseException, path: Path) -> OSError:
+    """The error of the operating system behind one that an extension raised while it wrote `path`, known by its words."""
+    text = os.strerror(errno.ENOMEM) if isinstance(fault, MemoryError) else str(fault)
+    code = next((code for code in errno.errorcode if os.strerror(code).lower() in text.lower()), 0)
+    return OSError(code or errno.EIO, os.strerror(code) if code else f"{type(fault).__name__}: {text}", str(path))
 
 
 @contextlib.contextmanager
@@ -204,8 +244,10 @@ def only_process(path: Path) -> Iterator[int]:
             try:
                 yield file.fileno()
             finally:
-                if is_at(path, file.fileno()):  # else it is the lock of another process, in another folder of that name
-                    path.unlink(missing_ok=True)
+                # A file that stays locks nothing; one of another process, in another folder of that name, is left alone.
+                with contextlib.suppress(OSError):
+                    if is_at(path, file.fileno()):
+                        path.unlink()
             return
 
 
@@ -268,10 +310,14 @@ def seal(folder: Path, names: Iterable[str] | None = None) -> None:
 
 
 def broken(folder: Path) -> list[str]:
-    """What is not as it was when a folder was sealed, one phrase each; a seal that is missing or damaged is one, too."""
+    """Describes every change since a folder was sealed, one phrase per file; a seal that is missing or damaged is a change,
+    too. Raises Unreadable if the system cannot read a file that is there.
+    """
     folder = Path(folder)
     try:
         content = (foreign.read(folder, SEAL) or b"").decode()
+    except foreign.Unreadable:
+        raise
     except (JaxlvError, ValueError):
         content = ""
     if not content:
@@ -283,13 +329,15 @@ def broken(folder: Path) -> list[str]:
 
 
 def _fault(folder: Path, line: str) -> str:
-    """What is wrong with a file by its line of a seal; "" where nothing is."""
+    """What is wrong with a file by its line of a seal; "" if nothing is."""
     digest, gap, name = line[:64], line[64:66], line[66:]
     if gap != "  " or not name or not name.isprintable() or Path(name).is_absolute() or ".." in Path(name).parts:
         return f"{SEAL} is damaged"
     try:
         foreign.confine(folder / name, folder)
         return "" if sha256(folder / name) == digest else f"{name} has changed"
+    except foreign.Unreadable:
+        raise
     except JaxlvError:
         return f"{name[:100]} is missing"
 

@@ -46,6 +46,10 @@ KINDS = {
 # ------------------------------------------------------------------------------------------------------ files
 
 
+class Unreadable(JaxlvError):
+    """The system cannot read a file that is there, such as one on a disk that fails: what it holds is not known."""
+
+
 def find(folder: str | Path, name: str) -> Path | None:
     """Returns the path of a file in a folder; None if nothing of that name is there.
 
@@ -63,7 +67,7 @@ def find(folder: str | Path, name: str) -> Path | None:
     try:
         found = os.stat(path)
     except OSError as fault:
-        raise JaxlvError(f"unreadable ({fault.strerror})", where=path) from None
+        raise _unreadable(fault, path) from None
     _check_regular(found, path)
     most = math.inf if name.endswith(TENSORS) else LIMITS[name]
     if found.st_size > most:
@@ -91,7 +95,12 @@ def opened(path: Path) -> Iterator[BufferedReader]:
             _check_regular(os.fstat(file.fileno()), path)
             yield file
     except OSError as fault:
-        raise JaxlvError(f"unreadable ({fault.strerror})", where=path) from None
+        raise _unreadable(fault, path) from None
+
+
+def _unreadable(fault: OSError, path: Path) -> JaxlvError:
+    kind = JaxlvError if isinstance(fault, (FileNotFoundError, NotADirectoryError)) else Unreadable
+    return kind(f"unreadable ({fault.strerror})", where=path)
 
 
 def _check_regular(found: os.stat_result, path: Path) -> None:

@@ -15,6 +15,7 @@ from safetensors.flax import save_file
 
 from jaxlv.errors import JaxlvError
 from jaxlv.storage import foreign
+from jaxlv.storage.files import system_error
 
 FLOAT_TYPES = {"F32", "F16", "BF16"}
 HEAD = 8  # bytes that say how long the header is
@@ -54,11 +55,11 @@ def read(path: Path, name: str, shape: Sequence[int], dtype: Any) -> jax.Array:
 
 
 def write(path: Path, tensors: Mapping[str, Any]) -> None:
-    """Write tensors as PyTorch's tools read them; JaxlvError where the disk does not take them."""
+    """Write tensors as PyTorch's tools read them. Raises OSError if the disk does not take them."""
     try:
         save_file({name: jnp.asarray(value) for name, value in tensors.items()}, path, metadata={"format": "pt"})
-    except (SafetensorError, OSError) as fault:
-        raise JaxlvError(f"not written ({fault})", where=path, hint="free some space, and do it again") from None
+    except SafetensorError as fault:
+        raise system_error(fault, path) from None
 
 
 def same_names(found: Iterable[str], expected: Iterable[str], where: Any, hint: str | None = None) -> None:

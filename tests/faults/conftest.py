@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import pytest
 
@@ -18,6 +21,7 @@ from jaxlv.runs import run
 from jaxlv.runs.checkpoint import Checkpoints
 from jaxlv.storage.files import SUFFIX
 from tests.faults.child import Child
+from tests.faults.shim import GONE, Failure, Shim, Unavailable
 
 LONG = bool(os.environ.get("JAXLV_FAULTS_LONG"))  # the counts of tests/README.md
 CLOCK = {"seconds", "total_seconds", "tokens_per_second"}
@@ -136,3 +140,56 @@ def fill(disk: Path, leave: int) -> Path:
     with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
         file.write(bytes(max(0, free - leave)))
     return path
+
+
+# ------------------------------------------------------------------------------------ failures on purpose
+
+
+@pytest.fixture(scope="session")
+def root(tmp_path_factory) -> Path:
+    """The folder below which operations fail."""
+    return tmp_path_factory.mktemp("root")
+
+
+@pytest.fixture(scope="session")
+def shim(root, tmp_path_factory) -> Iterator[Shim]:
+    folder = tmp_path_factory.mktemp("shim")
+    try:
+        shim = Shim(folder, root, Path(jax.config.values["jax_compilation_cache_dir"]))
+    except Unavailable as why:
+        pytest.skip(str(why))
+    yield shim
+    shim.close()
+
+
+@pytest.fixture(scope="session")
+def short(tiny_base, waves, tmp_path_factory) -> Path:
+    """A config of twelve steps, with three checkpoints and two validations."""
+    folder = tmp_path_factory.mktemp("short")
+    series.save(folder / "waves.h5", waves(12, 24))
+    config = CONFIG.format(data=folder / "waves.h5", base=tiny_base, steps=12)
+    for name, value in (("log_every", 2), ("validate_every", 8), ("checkpoint_every", 4)):
+        config = re.sub(f"^{name} = .*", f"{name} = {value}", config, flags=re.M)
+    (folder / "short.toml").write_text(config)
+    return folder / "short.toml"
+
+
+@pytest.fixture(scope="session")
+def done(shim, short, tmp_path_factory) -> Path:
+    """The run of that config."""
+    folder = tmp_path_factory.mktemp("done") / "run"
+    ended = shim.call("train", short, "--out", folder, worker="goes on")
+    assert ended.code == 0, ended
+    return folder
+
+
+@pytest.fixture(scope="session")
+def interrupted(shim, short, root, tmp_path_factory) -> Path:
+    """The same run, ended by a failure within the save of its last checkpoint."""
+    kept, folder = tmp_path_factory.mktemp("interrupted") / "run", root / "interrupted"
+    whole = shim.call("train", short, "--out", folder, worker="goes on").counted
+    shutil.rmtree(folder)
+    ended = shim.call("train", short, "--out", folder, failure=Failure(whole - 100, mode=GONE), worker="fails")
+    assert ended.code == 2, ended
+    shutil.move(folder, kept)
+    return kept

@@ -1,0 +1,293 @@
+"""Programs whose n-th write, flush, rename, new file, removal, reading or allocation fails: one line, or none where that was
+survived, and the next command goes on to what an undisturbed one comes to.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from jaxlv.errors import WHOLE
+from jaxlv.flops import ledger
+from jaxlv.runs import run, sweep
+from jaxlv.runs.checkpoint import Checkpoints
+from jaxlv.storage.files import broken
+from tests import quick
+from tests.faults.conftest import CLOCK, LONG
+from tests.faults.disk import is_unfinished
+from tests.faults.shim import CHANGES, FULL, GONE, ONCE, Ended, Failure, Kind, Shim
+from tests.test_compare import data  # noqa: F401
+
+MODES = {ONCE: "once", FULL: "full", GONE: "gone"}
+MOST = dict.fromkeys(MODES, 300) if LONG else {ONCE: 2, FULL: 1, GONE: 1}  # failures of each program
+
+
+class Verb(NamedTuple):
+    """A program to be failed, in a folder of its own. What it writes there is `out`, unless its arguments say otherwise."""
+
+    arguments: Callable[[Path], Sequence[object]]  # from that folder
+    result: Callable[[Path], Any]  # what must be the same in the end, from that folder
+    again: Callable[[Path], Sequence[object]] = lambda place: []  # what the next command has in addition
+    prepare: Callable[[Path], Any] = lambda place: None  # before
+    check: Callable[[Path], None] = lambda place: None  # after the failure
+    kinds: Kind = CHANGES
+    least: int = 0  # bytes from which an allocation counts
+    fresh: bool = False  # each call in a process of its own
+    configs: object = ""  # those of tests.quick, if that makes the program a quick one
+
+    def call(
+        self, shim: Shim, place: Path, worker: str, failure: Failure | None = None, more: Sequence[object] = ()
+    ) -> Ended:
+        """Run it in a folder."""
+        failure = failure or Failure(kinds=self.kinds, least=self.least)
+        worker = "" if self.fresh else f"{worker} {self.configs}".strip()
+        return shim.call(*self.arguments(place), *more, failure=failure, worker=worker, configs=self.configs)
+
+
+def lines_of(ended: Ended) -> list[str]:
+    """What was printed as an error: neither notes nor warnings, such as that XLA's cache could not be read."""
+    return [line for line in ended.err.splitlines() if not line.startswith(("jaxlv: note: ", "jaxlv: UserWarning: "))]
+
+
+def assert_one_line(ended: Ended, place: Path) -> None:
+    """A failure is survived in silence, or ends with one line of bounded length that names a file or folder of the user's.
+
+    Memory that XLA lacks in a thread of its own ends the process by a signal, which no program can turn into a line.
+    """
+    lines, memory = lines_of(ended), ended.what.startswith("ALLOCATE")
+    if memory and -ended.code in (signal.SIGABRT, signal.SIGSEGV):
+        return
+    if not ended.code:
+        assert not lines, lines
+        return
+    assert ended.code == 2 and len(lines) == 1, (ended.code, ended.err)
+    (line,) = lines
+    assert line.startswith("jaxlv: ") and line.isprintable() and len(line) < WHOLE + 20, line
+    assert "unforeseen" not in line and ".tmp" not in line, line
+    assert str(place) in line or memory, line
+
+
+def unfinished(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if is_unfinished(path.name)]
+
+
+def fail(shim: Shim, verb: Verb, place: Path, whole: Any, failure: Failure) -> Ended:
+    """Let an operation of a program fail, then run the next command."""
+    place.mkdir()
+    verb.prepare(place)
+    ended = verb.call(shim, place, "fails", failure)
+    assert_one_line(ended, place)
+    if ended.code:
+        verb.check(place)
+        again = verb.call(shim, place, "goes on", more=verb.again(place))
+        assert again.code == 0 and not lines_of(again), (ended, again)
+    assert verb.result(place) == whole, ended
+    # What could not be removed, though nothing else went wrong, goes with the next command.
+    assert not ended.code or not unfinished(place), (ended, unfinished(place))
+    shutil.rmtree(place)
+    return ended
+
+
+def spread(count: int, most: int) -> list[int]:
+    """Up to `most` of the numbers 1 to `count`, evenly."""
+    return sorted({1 + int((i + 0.5) * count / min(most, count)) for i in range(min(most, count))})
+
+
+def fail_at_each(shim: Shim, name: str, verb: Verb, root: Path, modes: Sequence[int] = (ONCE, FULL, GONE)) -> Path:
+    """Fail every operation of a program in the long mode, else some, in every mode; where it ran undisturbed."""
+    place = root / f"{name}-whole"
+    place.mkdir()
+    verb.prepare(place)
+    undisturbed = verb.call(shim, place, "fails")
+    assert undisturbed.code == 0, undisturbed
+    whole, done = verb.result(place), Counter[str]()
+    for mode in modes:
+        kinds = verb.kinds & ~Kind.REMOVE if mode == FULL else verb.kinds  # a full disk lets files go
+        for nth in spread(undisturbed.counted, MOST[mode]):
+            failure = Failure(nth, kinds, mode, verb.least)
+            ended = fail(shim, verb, root / f"{name}-{MODES[mode]}-{nth}", whole, failure)
+            if ended.failed:
+                done[f"{MODES[mode]}: {ended.what.split()[0].lower()}{'' if ended.code else ', survived'}"] += 1
+    print(f"{name}: {sum(done.values())} failures, nothing lost; {dict(sorted(done.items()))}")
+    return place
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def without_clock(tree: Any) -> Any:
+    """A result without what a clock or the machine's memory has measured."""
+    if isinstance(tree, dict):
+        return {key: without_clock(value) for key, value in tree.items() if key not in CLOCK}
+    return [without_clock(value) for value in tree] if isinstance(tree, list) else tree
+
+
+# --------------------------------------------------------------------------------------------------------- train
+
+
+def trained(folder: Path) -> dict[str, Any]:
+    """What a run has come to: adapter, losses, the best, its checkpoints, and what its ledger counts."""
+    assert not broken(folder) and ledger.verify(folder / run.LEDGER) == []
+    records = {(r["step"], "loss" in r): without_clock(r) for r in run.read_metrics(folder / run.METRICS)}
+    with Checkpoints(folder / run.CHECKPOINTS) as checkpoints:
+        assert not checkpoints.damaged
+        kept = checkpoints.steps(), checkpoints.best()
+    effective = ledger.totals(ledger.read(folder / run.LEDGER)[1]).effective
+    return {"adapter": content(folder / run.ADAPTER), "records": records, "kept": kept, "effective": effective}
+
+
+def resumed(place: Path) -> list[str]:
+    return ["--resume"] if (place / "out").exists() else []
+
+
+def check_run(place: Path) -> None:
+    """No checkpoint is lost that was saved: the one before a save is there once steps go on behind that."""
+    book = place / "out" / run.LEDGER
+    found = ledger.begun(book) if book.is_file() else None
+    begun = max((one.event.step for one in found.entries if one.event.kind == "train_step"), default=0) if found else 0
+    with Checkpoints(place / "out" / run.CHECKPOINTS) as checkpoints:
+        assert begun < 8 or checkpoints.steps()[-1] >= begun // 4 * 4 - 4, (begun, checkpoints.steps())
+
+
+def training(config: Path) -> Verb:
+    return Verb(
+        arguments=lambda place: ["train", config, "--out", place / "out"],
+        result=lambda place: trained(place / "out"),
+        again=resumed,
+        check=check_run,
+    )
+
+
+def test_train_whose_operations_fail(shim, short, root):
+    fail_at_each(shim, "train", training(short), root)
+
+
+def test_a_resume_whose_operations_fail(shim, short, root, interrupted):
+    """What it reads may fail, too."""
+    verb = training(short)._replace(
+        arguments=lambda place: ["train", short, "--out", place / "out", "--resume"],
+        again=lambda place: [],
+        prepare=lambda place: shutil.copytree(interrupted, place / "out"),
+        kinds=CHANGES | Kind.READ,
+    )
+    fail_at_each(shim, "resume", verb, root)
+
+
+def test_train_whose_allocations_fail(shim, short, root):
+    """Of 64 KiB and more. XLA ends the process where it has a thread of its own that finds no memory; nothing else does."""
+    verb = training(short)._replace(kinds=Kind.ALLOCATE, least=1 << 16, fresh=True)
+    fail_at_each(shim, "train, memory", verb, root, [ONCE, FULL])
+
+
+# ---------------------------------------------------------------------------------------- export, evaluate, sweep
+
+
+@pytest.mark.parametrize("to", [["merged", "--side-head"], *[["peft"]] * LONG], ids=["merged", *["peft"] * LONG])
+def test_an_export_whose_operations_fail(shim, root, done, to):
+    def check(place: Path) -> None:
+        assert not (place / "out").exists()
+
+    verb = Verb(
+        arguments=lambda place: ["export", done, "--to", *to, "--out", place / "out"],
+        result=lambda place: content(place / "out"),
+        check=check,
+    )
+    fail_at_each(shim, f"export to {to[0]}", verb, root)
+
+
+def test_an_evaluation_whose_operations_fail(shim, root, done):
+    """The run that it reads, and whose ledger it writes, is in the same place."""
+
+    def result(place: Path) -> dict[str, Any]:
+        out = place / "out"
+        measured = without_clock(json.loads((out / "metrics.json").read_text()))
+        forecasts = {path.name: path.read_bytes() for path in out.glob("*.csv")}
+        assert {"report.html", *forecasts} <= {path.name for path in out.iterdir()}
+        effective = ledger.totals(ledger.read(place / "run" / run.LEDGER)[1]).effective
+        return {"measured": measured, "forecasts": forecasts, "run": trained(place / "run"), "effective": effective}
+
+    def check(place: Path) -> None:
+        assert not (place / "out").exists()
+
+    protocol = ["--context", 8, "--horizon", 3, "--samples", 2, "--unmasked-samples", 0, "--series", 3]
+    verb = Verb(
+        arguments=lambda place: ["evaluate", place / "run", *protocol, "--out", place / "out"],
+        result=result,
+        prepare=lambda place: shutil.copytree(done, place / "run"),
+        check=check,
+        kinds=CHANGES | Kind.READ,
+    )
+    fail_at_each(shim, "evaluate", verb, root)
+
+
+def test_a_sweep_whose_operations_fail(shim, short, root):
+    """Two runs that train as one program, with one ledger."""
+
+    def result(place: Path) -> dict[str, Any]:
+        out = place / "out"
+        found = without_clock(json.loads((out / sweep.RESULT).read_text()))
+        assert (out / "sweep.csv").is_file() and (out / "report.html").is_file()
+        assert ledger.verify(out / run.LEDGER) == []
+        for one in found["runs"]:
+            one.pop("flops")  # all that was executed
+            one["history"] = {(r["step"], "loss" in r): r for r in one["history"]}
+        adapters = {path.name: content(path / run.ADAPTER) for path in (out / sweep.RUNS).iterdir()}
+        effective = ledger.totals(ledger.read(out / run.LEDGER)[1]).effective
+        return {"result": found, "adapters": adapters, "effective": effective}
+
+    grid = ["--grid", "optimizer.learning_rate=1e-3,1e-2"]
+    verb = Verb(
+        arguments=lambda place: ["sweep", short, *grid, "--out", place / "out"],
+        result=result,
+        again=resumed,
+    )
+    fail_at_each(shim, "sweep", verb, root)
+
+
+# ------------------------------------------------------------------------------------------------------ reproduce
+
+
+def test_a_reproduction_whose_operations_fail(shim, root, data, random_model, tmp_path):  # noqa: F811
+    """Each stage, from where the ones before it have ended."""
+    configs, base = quick.write_configs(tmp_path), quick.write_base(tmp_path / "base", random_model)
+    given = ["reproduce", quick.SYSTEM, "--model", base, "--data", data, "--set", "lora.dropout=0.0", "--resume"]
+    before = tmp_path / "before"  # what the stages so far have come to
+    before.mkdir()
+    for stage in tuple(quick.STAGES)[1:] if LONG else ("baseline",):
+
+        def prepare(place: Path) -> None:
+            shutil.copytree(before, place, dirs_exist_ok=True)
+
+        verb = Verb(
+            arguments=lambda place, stage=stage: [*given, "--stage", stage, "--out", place / "out"],
+            result=lambda place: quick.figures_of(place / "out"),
+            prepare=prepare,
+            configs=configs,
+        )
+        whole = fail_at_each(shim, f"reproduce, {stage}", verb, root)
+        shutil.rmtree(before)
+        shutil.move(whole, before)
+
+
+# ---------------------------------------------------------------------------------------------------- Python's own
+
+
+def test_storage_that_finds_no_memory(tmp_path):
+    """Files, folders and journals are the old or the new one, whichever object is refused."""
+    pytest.importorskip("_testcapi", reason="needs CPython's own test module")
+    command = [sys.executable, "-m", "tests.faults.nomemory", str(tmp_path), "1" if LONG else "20"]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert ended.returncode == 0, ended.stderr
+    counts = json.loads(ended.stdout)
+    assert min(counts.values()) > 10
+    print(f"storage: objects refused: {counts}, nothing lost")
