@@ -51,5 +51,9 @@ def test_what_a_text_names_is_there(path):
             assert node.value.id not in modules or hasattr(modules[node.value.id], node.attr), ast.unparse(node)
     for name in re.findall(r"`((?:jaxlv|tools|tests|configs|benchmarks|docs)/[a-z0-9_./-]*\.[a-z0-9]+)`", text):
         assert (ROOT / name).exists(), name
+    file = ""
+    for named, test in re.findall(r"`(tests/[a-z0-9_/]+\.py)?::(test_[a-z0-9_]+)`", text):
+        file = named or file  # "::test" is of the file before it
+        assert f"def {test}(" in (ROOT / file).read_text(encoding="utf-8"), f"{file}::{test}"
     for name in re.findall(r"\]\(([^):]+?)(?:#[^)]*)?\)", text):
         assert (path.parent / name).exists(), name

@@ -9,6 +9,7 @@ against.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -99,7 +100,7 @@ def opened(path: Path) -> Iterator[BufferedReader]:
 
 
 def _unreadable(fault: OSError, path: Path) -> JaxlvError:
-    kind = JaxlvError if isinstance(fault, (FileNotFoundError, NotADirectoryError)) else Unreadable
+    kind = JaxlvError if fault.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP) else Unreadable
     return kind(f"unreadable ({fault.strerror})", where=path)
 
 
