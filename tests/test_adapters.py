@@ -70,6 +70,32 @@ def test_what_is_written_is_read_back(random_model, random_lora, tmp_path, kind,
     assert read_codec(tmp_path / "adapter") == codec
 
 
+def test_the_settings_of_an_adapter_are_read_back(random_model, random_lora, tmp_path):
+    """Alpha 0 stands for the rank; the base, its revision and dropout are told."""
+    _, params = random_model()
+    config = LoraConfig(rank=3, dropout=0.25, targets=("q_proj", "o_proj"))
+    save_peft(tmp_path / "a", random_lora(params, rank=3, targets=config.targets), config, Origin("some/base", "abc"))
+    found = read_config(tmp_path / "a")
+    assert (found.rank, found.alpha, found.scaling, found.dropout) == (3, 3.0, 1.0, 0.25)
+    assert (found.base, found.revision, found.targets, found.layers) == ("some/base", "abc", config.targets, None)
+    assert read_codec(tmp_path / "a") is None
+
+
+def test_the_fingerprint_of_an_adapter_is_of_its_settings_tensors_and_head(random_model, random_lora, tmp_path):
+    _, params = random_model()
+    lora = random_lora(params)
+    save_peft(tmp_path / "a", lora, LoraConfig(), Origin("base"))
+    before = adapters.fingerprint(tmp_path / "a")
+    for name in (CONFIG, TENSORS, HEAD):
+        content = (tmp_path / "a" / name).read_bytes()
+        (tmp_path / "a" / name).write_bytes(content + b" ")
+        assert adapters.fingerprint(tmp_path / "a") != before, name
+        (tmp_path / "a" / name).write_bytes(content)
+    assert adapters.fingerprint(tmp_path / "a") == before
+    (tmp_path / "a" / HEAD).unlink()
+    assert adapters.fingerprint(tmp_path / "a") != before
+
+
 def test_an_adapter_of_some_layers_is_read_back(random_model, random_lora, tmp_path):
     model, params = random_model()
     lora = random_lora(params, rank=2, head="frozen")

@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 from test_run import Interruption, change, config, losses, train  # noqa: F401 - `config` is a fixture
 
+from jaxlv import flops
 from jaxlv.config import BudgetConfig, RunConfig, load_config, to_toml
 from jaxlv.flops import ledger, plan
-from jaxlv.flops.ledger import BudgetExceeded
+from jaxlv.flops.ledger import BudgetExceeded, Event
+from jaxlv.model.config import ModelConfig
 from jaxlv.runs import billing, run, sources, training
 from jaxlv.runs.checkpoint import Checkpoints
+from jaxlv.runs.member import Job, Member, reserve
 from jaxlv_tools import evaluate as evaluate_tool
 from jaxlv_tools import forecast as forecast_tool
 from jaxlv_tools import ledger as ledger_tool
@@ -72,6 +75,177 @@ def test_the_plan_of_a_run_is_what_it_reserves(whole, config):  # noqa: F811
             planned[event.kind] += event.flops(model, "exact")
     assert planned == reserved
     assert plan.training(change(config, train={"steps": 4}), billing.event_of(config), 24)[1].name == "2 validations"
+
+
+def of_kind(events: list[Event]) -> dict[str, int]:
+    """{kind: how many of its steps, batches or generations}."""
+    found: dict[str, int] = {}
+    for event in events:
+        found[event.kind] = found.get(event.kind, 0) + event.count
+    return found
+
+
+@pytest.mark.parametrize("settings", [{}, {"validate_every": 5}, {"forecast_series": 0}, {"validate_every": 0}], ids=str)
+def test_a_plan_is_what_the_run_does(settings, config, whole, tmp_path):  # noqa: F811
+    """A validation of the last step included, though it is not due; its three windows are two batches."""
+    planned_config = change(config, train=settings)
+    folder = whole if not settings else tmp_path / "r"
+    if settings:
+        train(budgeted(planned_config, PLENTY), folder)
+    terms, entries = ledger.read(folder / run.LEDGER)
+    done = [entry.event for entry in entries]
+    planned = [e for phase in plan.training(planned_config, billing.event_of(planned_config), 24) for e in phase.events]
+    assert of_kind([e for e in planned if e.count]) == of_kind(done)
+    for kind in ("train_step", "validation"):
+        ours, theirs = (
+            sum(event.flops(terms.model, "exact") for event in events if event.kind == kind) for events in (planned, done)
+        )
+        assert ours == theirs
+    drawn = [replace(event, count=1, step=0) for event in planned if event.kind == "generation" and event.count]
+    assert all(event.new_tokens <= drawn[0].new_tokens for event in done if event.kind == "generation")
+    assert {replace(e, step=0, new_tokens=drawn[0].new_tokens) for e in done if e.kind == "generation"} == set(drawn)
+
+
+def test_a_plan_of_an_evaluation_by_hand(config):  # noqa: F811
+    """Five series in batches of two, from 7 steps (70 tokens, a prompt of 128) over 4 (48 tokens at most)."""
+    chosen = change(config, evaluate={"context": 7, "horizon": 4, "batch_series": 2, "samples": 3, "unmasked_samples": 2})
+    event = billing.event_of(chosen)
+    found = {phase.name.partition(" of ")[0].partition(",")[0]: phase.events for phase in plan.phases(chosen, event, 5, 24)}
+    drawn, bare = found["evaluation"]
+    shape = {"batch": 2, "length": 128, "count": 3, "samples": 3, "new_tokens": 48, "slots": 176, "stage": 64}
+    assert {name: getattr(drawn, name) for name in shape} == shape
+    assert (drawn.head, drawn.rank, bare.rank, bare.targets) == ("alphabet", 4, 0, ())
+    assert replace(bare, rank=drawn.rank, targets=drawn.targets) == drawn
+    free, free_bare = found["the same"]
+    assert (free.samples, free.head, free_bare.rank) == (2, "frozen", 0)
+    read, read_bare = found["likelihood"]
+    assert (read.kind, read.length, read.count, read.new_tokens, read_bare.rank) == ("validation", 128, 3, 0, 0)
+    assert [event.cached for event in found["the evaluation without a cache (not run)"]] == [False, False]
+
+
+def test_forecasts_of_a_validation_are_planned_from_its_own_context(config):  # noqa: F811
+    own = change(config, train={"forecast_context": 13, "forecast_horizon": 20, "forecast_series": 3})
+    _, drawn = plan.validation(own, billing.event_of(own), 24)
+    assert (drawn.batch, drawn.length, drawn.new_tokens, drawn.samples) == (3, 192, 11 * 2 * 6, 1)  # the series end
+
+
+SMALL = ModelConfig(32, 16, 16, 1, 2, 1, 8)
+
+
+@pytest.mark.parametrize("convention", ["exact", "coursework"])
+def test_the_price_of_an_event_by_its_parts(convention):
+    """Steps of micro-batches; a validation is a forward pass and its loss; a generation reads each prompt once."""
+    step = Event("train_step", 2, 12, rank=3, targets=("q_proj",))
+    one = flops.count(step.work(SMALL), convention)
+    assert step.flops(SMALL, convention) == one.total_train_step
+    assert replace(step, count=5, accumulate=3, step=7).flops(SMALL, convention) == 15 * one.total_train_step
+    forward = sum(row.count for row in one.rows if row.phase == "forward")
+    assert replace(step, kind="validation", count=4).flops(SMALL, convention) == 4 * forward < 4 * one.total_train_step
+    draw = replace(step, kind="generation", samples=3, new_tokens=10, slots=22, stage=8)
+    work = draw.work(SMALL)
+    read, rows = flops.prefill(work, convention), replace(work, batch=6)
+    decoded = 8 * flops.decode(rows, 12 + 8, convention) + 2 * flops.decode(rows, 22, convention)
+    assert draw.flops(SMALL, convention) == read + decoded  # two stages, of which the second ends at all slots
+    growing = sum(flops.prefill(replace(rows, length=12 + i), convention) for i in range(10))
+    assert replace(draw, cached=False).flops(SMALL, convention) == growing
+
+
+def test_work_is_paid_as_far_as_it_ran(tmp_path):
+    """What a generation did not need is free again, for other work of the same phase too."""
+    draw = Event("generation", 2, 16, samples=3, new_tokens=10, slots=26)
+    most, four = (replace(draw, new_tokens=count).flops(SMALL, "exact") for count in (10, 4))
+    with ledger.Ledger(tmp_path / "ledger.jsonl", ledger.Terms(2 * most, "exact", SMALL)) as book:
+        meter = ledger.Meter(book, "final", replace(draw, kind="train_step", new_tokens=0), run="other")
+        with meter.spend("generation", new_tokens=10) as measured:
+            assert book.left("final") == most
+            measured["new_tokens"] = 4
+        assert book.left("final") == 2 * most - four
+        (entry,) = book.entries
+        assert (entry.run, entry.event.new_tokens, entry.flops, entry.committed) == ("other", 4, four, True)
+    assert ledger.read(tmp_path / "ledger.jsonl")[1] == [entry]
+
+
+def test_a_block_of_steps_that_is_broken_off_is_paid_as_far_as_it_went(config, tmp_path):  # noqa: F811
+    """Of the steps behind step 4 that were reserved at once, those up to the one asked for; a second time nothing."""
+    event = billing.event_of(config)
+    one = event.flops(SMALL, "exact")
+    with ledger.Ledger(tmp_path / "ledger.jsonl", ledger.Terms(9 * one, "exact", SMALL)) as book:
+        member = Member(Job(config, tmp_path, None), print)  # type: ignore[arg-type]
+        member.meter = ledger.Meter(book, "final", event)
+        assert reserve([member], 4, 5)
+        assert book.left("final") == 4 * one
+        assert [step for step in range(12) if member.ends_block(step)] == [9]
+        member.commit(7)
+        assert (book.entries[0].event.step, book.entries[0].event.count) == (4, 3)
+        assert book.left("final") == 6 * one and member.block is None
+        member.commit(9)
+        assert book.left("final") == 6 * one and not member.ends_block(9)
+
+
+def test_runs_that_share_a_purse_reserve_what_it_holds_for_all(config, tmp_path):  # noqa: F811
+    """Seven steps are three for each of two runs; of another phase, two are left to the third."""
+    event = billing.event_of(config)
+    one = event.flops(SMALL, "exact")
+    terms = ledger.Terms(12 * one, "exact", SMALL, envelopes={"grid": 7 * one, "final": 2 * one})
+    with ledger.Ledger(tmp_path / "ledger.jsonl", terms) as book:
+        members = [Member(Job(config, tmp_path / name, None), print) for name in "abc"]  # type: ignore[arg-type]
+        for member, phase in zip(members, ("grid", "grid", "final"), strict=True):
+            (tmp_path / member.folder.name).mkdir()
+            member.meter = ledger.Meter(book, phase, event, member.folder.name)
+        assert reserve(members[:2], 0, 5)
+        assert [(e.run, e.event.count) for e in book.entries] == [("a", 3), ("b", 3)]
+        assert reserve(members[2:], 0, 5)
+        assert book.entries[-1].event.count == 2
+        assert not reserve(members[1:], 3, 1) and len(book.entries) == 3
+
+
+def test_totals_by_hand(tmp_path):
+    """Three steps and their repeat behind step 1 are four steps; what is open counts as spent, and by its own price."""
+    step = Event("train_step", 2, 12)
+    draw = Event("generation", 2, 16, samples=3, new_tokens=10, slots=26)
+    one, other = (event.flops(SMALL, "exact") for event in (step, draw))
+    assert one != other
+    with ledger.Ledger(tmp_path / "ledger.jsonl", ledger.Terms(10**9, "exact", SMALL)) as book:
+        book.commit(book.reserve(replace(step, count=3), "final"))
+        assert book.totals() == ledger.Totals(3 * one, 3 * one, 0)
+        book.reserve(draw, "final")
+        assert book.totals() == ledger.Totals(3 * one + other, 3 * one, other)
+    with ledger.Ledger(tmp_path / "ledger.jsonl") as book:
+        book.commit(book.reserve(replace(step, step=1, count=3), "final"))
+        assert book.totals() == ledger.Totals(6 * one + other, 4 * one, other, 2 * one)
+
+
+def test_a_budget_buys_whole_steps():
+    event = Event("train_step", 2, 12)
+    one = event.flops(SMALL, "exact")
+    for budget, steps in ((one - 1, 0), (one, 1), (3 * one - 1, 2), (3 * one, 3)):
+        assert plan.steps_bought(event, SMALL, ["exact"], budget) == {"exact": steps}
+
+
+@pytest.mark.parametrize(
+    ("sections", "expected"),
+    [
+        ({}, {"head": "frozen", "rank": 4, "train": "adapters", "accumulate": 1, "kernel": "xla"}),
+        ({"model": {"loss": "alphabet"}}, {"head": "alphabet"}),
+        ({"train": {"accumulate": 3}, "model": {"attention": "blocked"}}, {"accumulate": 3, "kernel": "blocked"}),
+        ({"lora": {"head": "full", "rank": 2}}, {"train": "head", "rank": 2}),
+    ],
+    ids=str,
+)
+def test_a_step_is_billed_as_its_config_has_it(sections, expected, config):  # noqa: F811
+    chosen = change(config, **sections)
+    event, bare = billing.event_of(chosen), billing.event_of(chosen, adapted=False)
+    assert {name: getattr(event, name) for name in expected} == expected
+    assert (event.kind, event.batch, event.length, event.targets) == ("train_step", 2, 64, ("q_proj", "v_proj"))
+    assert (bare.rank, bare.targets, bare.train) == (0, (), "adapters")
+
+
+def test_what_is_held_back_does_not_buy_the_first_step(config, price):  # noqa: F811
+    inputs = sources.load_inputs(config)
+    billing.check_budget(budgeted(config, 2 * price, held_back=float(price)), inputs.model)
+    for short in ({"held_back": float(price) + 1}, {"phases": {"final": price - 1.0}}):
+        with pytest.raises(BudgetExceeded, match="does not buy one train step"):
+            billing.check_budget(budgeted(config, 2 * price, **short), inputs.model)
 
 
 def test_a_budget_changes_no_number(whole, config, tmp_path):  # noqa: F811

@@ -333,6 +333,12 @@ def test_the_keys_of_the_prompt_are_never_repeated_per_sample(subject):
     assert largest < series * samples * PROMPT_MULTIPLE * c.num_key_value_heads * c.head_dim
 
 
+@pytest.mark.parametrize(("prompt", "new", "stage"), [(64, 1, 64), (64, 128, 64), (128, 129, 128), (128, 300, 192)])
+def test_a_decode_step_is_billed_for_the_slots_that_it_attends_to(prompt, new, stage):
+    """The prompt and all tokens that may come, reached in two stages of whole 64s."""
+    assert module.decoding(prompt, new) == {"new_tokens": new, "slots": prompt + new, "stage": stage}
+
+
 # ------------------------------------------------------------------------------------------------ one draw
 
 LOGITS = np.random.default_rng(3).normal(size=32).astype(np.float32) * 2
@@ -392,6 +398,49 @@ def test_draws_have_the_frequencies_of_transformers_processors(settings):
 @pytest.mark.parametrize("settings", [{"top_k": 1}, {"top_p": 1e-6}, {"temperature": 0.0}, {"temperature": 1e-4}])
 def test_the_narrowest_settings_are_greedy(settings):
     assert frequencies(LOGITS, settings, 200)[LOGITS.argmax()] == 1
+
+
+def test_a_long_vocabulary_is_drawn_by_its_probabilities():
+    """Two and a half blocks: a likely token among unlikely ones, many tokens of equal chance, and a last block cut short."""
+    size = 2 * module.BLOCK + module.BLOCK // 2
+    logits_V = np.full(size, -4.0, np.float32)
+    logits_V[7] = 5.0  # the largest of all, yet its block has less of the probability than the next
+    logits_V[module.BLOCK : 2 * module.BLOCK] = 0.0
+    logits_V[2 * module.BLOCK :] = np.linspace(-2, 1, module.BLOCK // 2)
+    p_V = np.asarray(jax.nn.softmax(logits_V), float)
+    draws = 20_000
+    keys = jax.random.split(jax.random.key(0), draws)
+    found_B = np.asarray(jax.jit(jax.vmap(module.categorical, (0, None)))(keys, logits_V))
+    assert found_B.min() >= 0 and found_B.max() < size
+
+    def assert_shares(group_V: np.ndarray, names: str) -> None:
+        """The groups' shares of the draws are their probabilities, within five standard errors."""
+        share_G = np.bincount(group_V[found_B], minlength=group_V.max() + 1) / draws
+        p_G = np.bincount(group_V, weights=p_V)
+        np.testing.assert_array_less(np.abs(share_G - p_G), 5 * np.sqrt(p_G * (1 - p_G) / draws) + 1e-9, names)
+
+    place_V = np.arange(size)
+    assert_shares(place_V // module.BLOCK, "blocks")
+    assert_shares(place_V // 32, "runs of tokens")
+    assert_shares(np.where(place_V == 7, 1, 0), "the likely token")
+
+
+def test_a_block_and_the_token_within_it_are_drawn_by_keys_of_their_own():
+    """By one key the noise that chose block b would favour token b of it: of 4096 equal tokens these eight, eight times."""
+    keys, draws = jax.random.split(jax.random.key(1), 8000), 8000
+    flat_V = np.zeros(8 * module.BLOCK, np.float32)
+    found_B = np.asarray(jax.jit(jax.vmap(module.categorical, (0, None)))(keys, flat_V))
+    share = (found_B // module.BLOCK == found_B % module.BLOCK).mean()
+    assert abs(share - 1 / module.BLOCK) < 5 * (1 / module.BLOCK / draws) ** 0.5
+    assert_frequencies(np.bincount(found_B // module.BLOCK, minlength=8) / draws, np.full(8, 1 / 8), draws)
+
+
+def test_seen_are_the_tokens_of_a_prompt_and_never_its_padding():
+    ids_SP = np.array([[0, 0, 5, 3], [4, 0, 5, 5]])
+    positions_SP = np.array([[-1, -1, 0, 1], [0, 1, 2, 3]])
+    output_ids_V = jnp.array([0, 3, 4, 5, 9])
+    found = module._seen(ids_SP, positions_SP, output_ids_V, SamplingConfig(repetition_penalty=1.3))
+    assert found.tolist() == [[False, True, False, True, False], [True, False, True, True, False]]
 
 
 @pytest.mark.parametrize("settings", SETTINGS)

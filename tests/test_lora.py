@@ -18,7 +18,7 @@ from jaxlv.errors import JaxlvError
 from jaxlv.lora import overlay
 from jaxlv.lora.overlay import PROJECTIONS
 from jaxlv.model.config import ModelConfig
-from jaxlv.model.qwen2 import Qwen2
+from jaxlv.model.qwen2 import Linear, Qwen2
 from jaxlv.model.weights import abstract_params, count_params, unflatten
 from jaxlv.steps import train
 from jaxlv.text.tokens import Windows
@@ -142,23 +142,53 @@ def test_dropout_acts_only_under_a_key(tiny, random_lora):
     assert not np.array_equal(first, other)
 
 
-def test_dropout_keeps_the_mean(random_model, random_lora):
-    """Over many keys the low-rank path of a single projection averages to the one without dropout."""
-    from jaxlv.model.qwen2 import Linear
-
-    _, params = random_model()
-    weights = params["model.layers.0"]["self_attn"]["q_proj"]
-    lora = random_lora(params, dropout=0.4)["model.layers.0"]["self_attn"]["q_proj"]
-    x_BTD = np.random.default_rng(0).normal(size=(1, 1, 24)).astype(np.float32)
-    linear = Linear(24, True, jnp.dtype("float32"))
-    variables = {"params": weights, "lora": lora}
-    keys = jax.random.split(jax.random.key(0), 4000)
-    samples = jax.vmap(lambda key: linear.apply(variables, x_BTD, rngs={"dropout": key}))(keys)
-    error = samples.std(0) / len(keys) ** 0.5
-    assert (np.abs(samples.mean(0) - linear.apply(variables, x_BTD)) < 5 * error).all()
+P, COUNT = 0.3, (4, 25, 60)  # the share that is dropped; rows, tokens and elements
 
 
-# Initial values
+@pytest.fixture(scope="module")
+def dropped() -> Callable[[int], np.ndarray]:
+    """seed -> ones after dropout, read through a projection whose weight is zero and whose A and B are the identity."""
+    unit = jnp.eye(COUNT[-1])
+    lora = {"A": unit, "B": unit, "scale": jnp.float32(1), "dropout": jnp.float32(P)}
+    variables = {"params": {"weight": jnp.zeros_like(unit)}, "lora": lora}
+    layer = Linear(COUNT[-1], False, jnp.float32)
+    apply = jax.jit(lambda key: layer.apply(variables, jnp.ones(COUNT), rngs={"dropout": key}))
+    return lambda seed: np.asarray(apply(jax.random.key(seed)))
+
+
+def test_dropout_drops_or_scales_each_element(dropped):
+    """What is kept is divided by 1 - p, so that the mean stays; the share that is dropped is p."""
+    found = dropped(0)
+    kept = found != 0
+    np.testing.assert_allclose(found[kept], 1 / (1 - P), rtol=1e-6)
+    error = (P * (1 - P) / found.size) ** 0.5
+    assert abs((~kept).mean() - P) < 5 * error
+
+
+def test_dropout_decides_for_each_element_by_itself(dropped):
+    """The shares that are kept of a row, a token, an element's place vary as those of independent draws: were one decision
+    taken for several elements, they would vary more; were the draws of all tokens the same, so would the places.
+    """
+    kept = dropped(1) != 0
+    rows, tokens, places = COUNT
+    for axes, size in (((0, 1), rows * tokens), ((0, 2), rows * places), ((2,), places), ((1,), tokens), ((0,), rows)):
+        spread = kept.mean(axis=axes).var()
+        expected = P * (1 - P) / size
+        assert 0.4 * expected < spread < 1.9 * expected, axes
+
+
+def test_dropout_is_another_under_each_key(dropped):
+    agree = (dropped(0) == dropped(1)).mean()
+    assert abs(agree - (P**2 + (1 - P) ** 2)) < 0.05
+    np.testing.assert_array_equal(dropped(2), dropped(2))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_head_that_trains_begins_at_the_base_s_own(random_model, tied):
+    _, params = random_model(tie_word_embeddings=tied)
+    lora = overlay.init_lora(jax.random.key(0), params, LoraConfig(head="full"))
+    own = params["model.embed_tokens" if tied else "lm_head"]["weight"]
+    np.testing.assert_array_equal(lora["lm_head"]["weight"], own)
 
 
 def test_a_is_normal_with_the_std_of_a_linear_unit(random_model):

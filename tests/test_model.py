@@ -280,6 +280,48 @@ def test_blocked_attention_is_the_same_attention(random_model, monkeypatch):
     chex.assert_trees_all_close(of(model.clone(attention="blocked")), of(model), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("side", ["left", "right", "none"])
+def test_cudnn_attention_is_asked_for_the_same_attention(side, monkeypatch):
+    """Its kernel needs a GPU: here XLA's takes its place, with the same operands and mask. A token sees itself, all before
+    it, and no padding.
+    """
+    B, T, N, K, H = 2, 7, 4, 2, 8
+    generator = np.random.default_rng(0)
+    q_BTNH, k_BKHT, v_BKTH = (
+        jnp.asarray(generator.normal(size=shape), jnp.float32) for shape in ((B, T, N, H), (B, K, H, T), (B, K, T, H))
+    )
+    lengths = (T, 4 if side != "none" else T)
+    positions_BT = np.full((B, T), -1)
+    for row, length in enumerate(lengths):
+        positions_BT[row, slice(T - length, T) if side == "left" else slice(0, length)] = np.arange(length)
+    asked = []
+
+    def by_xla(*operands, mask, implementation):
+        asked.append((implementation, {one.dtype for one in operands}, mask))
+        return attend_by_xla(*operands, mask=mask)
+
+    attend_by_xla = jax.nn.dot_product_attention
+    monkeypatch.setattr(jax.nn, "dot_product_attention", by_xla)
+    ours = attention.attend_cudnn(q_BTNH, jnp.asarray(positions_BT), k_BKHT, v_BKTH)
+    theirs = attention.attend_within(q_BTNH, jnp.asarray(positions_BT), k_BKHT, v_BKTH)
+    real = positions_BT >= 0
+    assert ours.dtype == jnp.float32
+    np.testing.assert_allclose(np.asarray(ours)[real], np.asarray(theirs)[real], rtol=0, atol=2e-3)
+    ((implementation, types, mask),) = asked
+    assert implementation == "cudnn" and types == {jnp.dtype("float16")}  # float32 has no such kernel
+    seen = np.asarray(mask)[:, 0]
+    expected = (positions_BT[:, None] >= 0) & (positions_BT[:, None] <= positions_BT[..., None])
+    np.testing.assert_array_equal(seen, expected)
+    assert all(seen[row, place, place] for row, place in np.argwhere(real))
+
+
+def test_blocked_attention_scores_no_more_than_the_blocks_before_a_query():
+    """Of 300 queries: blocks of 128, 128 and 44, each with the keys up to its end."""
+    assert attention.scored_pairs(300, 300, "blocked") == 128 * 128 + 128 * 256 + 44 * 300
+    assert attention.scored_pairs(128, 128, "blocked") == attention.scored_pairs(128, 128, "xla") == 128 * 128
+    assert attention.scored_pairs(1, 300, "blocked") == attention.scored_pairs(1, 300, "xla") == 300  # behind a cache
+
+
 def test_causality_by_gradient(random_model):
     """d logit_t / d embedding_s is exactly 0 for s > t and not 0 for s <= t; each position has a token of its own."""
     model, params = random_model(tie_word_embeddings=False)

@@ -374,14 +374,15 @@ def test_series_too_short_for_a_window_are_refused(config, tmp_path):
 
 
 def test_best_is_the_checkpoint_with_the_lowest_validation_loss(config, tmp_path):
-    """The learning rate is far too high, so that the last validation is not the best."""
+    """The learning rate is far too high, so that the last validation is not the best; a checkpoint is due at the end."""
     folder = tmp_path / "run"
-    returned = train(change(config, optimizer={"learning_rate": 5.0}), folder)
+    returned = train(change(config, optimizer={"learning_rate": 5.0}, train={"checkpoint_every": 100}), folder)
     validations = {r["step"]: r["validation_loss"] for r in records(folder) if "validation_loss" in r}
     best = min(validations, key=lambda step: validations[step])
     assert best < STEPS
     with Checkpoints(folder / "checkpoints") as checkpoints:
         assert checkpoints.best() == {"step": best, "value": validations[best], "measure": "loss"}
+        assert best in checkpoints.steps()
     loaded = run.load_run(folder).tuned.variables["lora"]
     jax.tree.map(np.testing.assert_array_equal, loaded, returned)
     tensors = load_file(folder / run.ADAPTER / adapters.TENSORS)

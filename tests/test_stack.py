@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from jaxlv.flops import ledger
 from jaxlv.lora import overlay
 from jaxlv.runs import billing, run, sources, training, validation
 from jaxlv.runs.member import Job
-from jaxlv.steps.stack import Stack, program_of
+from jaxlv.steps.stack import Stack, memory_of, program_of
 from tests.test_run import Interruption, change, config, interrupt_at, records  # noqa: F401
 
 VARIED: dict[str, dict[str, dict[str, Any]]] = {
@@ -97,9 +98,12 @@ def test_each_run_of_a_stack_is_an_ordinary_run(config, whole):  # noqa: F811
 
 @pytest.mark.parametrize("when", [2, 5])
 def test_an_interrupted_stack_goes_on_as_if_it_had_not_been(config, whole, tmp_path, when):  # noqa: F811
+    """From the newest step that all of its runs have: one of them lacks its last checkpoint."""
     configs = varied(config)
     with pytest.raises(Interruption):
         training.train_together(jobs(configs, tmp_path / "cut"), watch=training.Watch(interrupt_at(when)))
+    if when == 5:
+        shutil.rmtree(tmp_path / "cut" / "other" / "checkpoints" / "step_00000004")
     training.train_together(jobs(configs, tmp_path / "cut"), resume=True)
     for name in configs:
         assert records(tmp_path / "cut" / name) == records(whole / name)
@@ -160,3 +164,11 @@ def test_what_may_differ_within_a_program(config):  # noqa: F811
     with pytest.raises(JaxlvError, match="do not share a program"):
         inputs = sources.load_inputs(config)
         Stack(inputs.model, inputs.params, [config, different[0]])
+
+
+def test_a_program_needs_its_arguments_results_and_what_lies_between_but_for_what_is_reused():
+    plan = SimpleNamespace(
+        temp_size_in_bytes=100, argument_size_in_bytes=20, output_size_in_bytes=7, alias_size_in_bytes=3,
+        generated_code_size_in_bytes=1000,
+    )  # fmt: skip
+    assert memory_of(SimpleNamespace(memory_analysis=lambda: plan)) == 124

@@ -16,8 +16,10 @@ import pytest
 from jaxlv.config import RunConfig, load_config, to_toml
 from jaxlv.errors import JaxlvError
 from jaxlv.flops import ledger
+from jaxlv.model.config import ModelConfig
 from jaxlv.report import sweeps
 from jaxlv.runs import billing, run, search, sources, sweep, training, validation
+from jaxlv.runs.records import MetricsLog
 from jaxlv.steps.stack import Stack
 from jaxlv_tools import sweep as tool
 from tests.faults.conftest import unfinished
@@ -227,6 +229,70 @@ def test_a_config_may_extend_another_and_a_grid_is_for_sweeps(tmp_path):
     (tmp_path / "grid.toml").write_text('[grid]\n"lora.rank" = [2, 4]\n')
     with pytest.raises(JaxlvError, match="jaxlv sweep"):
         load_config(tmp_path / "grid.toml")
+
+
+@pytest.mark.parametrize(("select", "best"), [("loss", 4), ("forecast", 2)])
+def test_what_a_run_reached_is_of_its_best_step_by_its_own_measure(select, best, config, tmp_path):  # noqa: F811
+    """Losses 0.6, 0.4 and 0.5 after steps 2, 4 and 6, errors of forecasts 1, 3 and 2."""
+    log = MetricsLog(tmp_path / "a" / run.METRICS)
+    (tmp_path / "a").mkdir()
+    for step in range(1, 7):
+        log.add({"step": step, "loss": 1.0 / step, "total_tokens": 10.0 * step, "total_seconds": 0.5 * step})
+        if step in (2, 4, 6):
+            loss, mae = {2: (0.6, 1.0), 4: (0.4, 3.0), 6: (0.5, 2.0)}[step]
+            log.add({"step": step, "validation_loss": loss, "validation_perplexity": 2 * loss, "forecast_mae": mae})
+    cell = sweep.Cell("a", {"lora.rank": 4}, change(config, train={"select": select}))
+    found = sweep.outcome(cell, tmp_path)
+    loss, mae = {4: (0.4, 3.0), 2: (0.6, 1.0)}[best]
+    expected = {
+        "name": "a", "settings": {"lora.rank": 4}, "steps": 6, "tokens": 60, "seconds": 3.0, "train_loss": 1 / 6,
+        "validation_loss": loss, "validation_perplexity": 2 * loss, "forecast_mae": mae, "best_step": best, "flops": None,
+    }  # fmt: skip
+    assert {key: value for key, value in found.items() if key != "history"} == expected
+    assert len(found["history"]) == 9
+
+
+class Drawn:
+    """A trial that says what it was asked for."""
+
+    def __getattr__(self, kind: str) -> Any:
+        return lambda *arguments, **more: (kind, arguments, more)
+
+
+@pytest.mark.parametrize(
+    ("space", "asked"),
+    [
+        (search.Range("a.b", 1, 8), ("suggest_int", ("a.b", 1, 8), {"log": False})),
+        (search.Range("a.b", 1, 8, log=True), ("suggest_int", ("a.b", 1, 8), {"log": True})),
+        (search.Range("a.b", 0.5, 8), ("suggest_float", ("a.b", 0.5, 8.0), {"log": False})),
+        (search.Range("a.b", 1e-5, 1e-3, log=True), ("suggest_float", ("a.b", 1e-5, 1e-3), {"log": True})),
+        (search.Range("a.b", values=("x", "y")), ("suggest_categorical", ("a.b", ["x", "y"]), {})),
+    ],
+    ids=str,
+)
+def test_a_range_asks_for_what_it_says(space, asked):
+    assert space.draw(Drawn()) == asked
+
+
+@pytest.mark.parametrize("wrong", [(2.0, 2.0, False), (3.0, 2.0, False), (0.0, 1.0, True), (-1.0, 1.0, True)])
+def test_a_range_that_is_none_is_refused(wrong):
+    low, high, log = wrong
+    with pytest.raises(JaxlvError, match="not a range"):
+        search.Range("a.b", low, high, log)
+
+
+def test_the_price_of_a_training_is_without_its_evaluation(config, tmp_path):  # noqa: F811
+    """Entries of the run alone, if a ledger is shared."""
+    model, event = ModelConfig(32, 16, 16, 1, 2, 1, 8), billing.event_of(config)
+    one = event.flops(model, "exact")
+    with ledger.Ledger(tmp_path / "ledger.jsonl", ledger.Terms(100 * one, "exact", model), "a") as book:
+        for phase, name, count in (("grid", "a", 3), (ledger.FINAL, "a", 2), ("grid", "b", 7)):
+            book.commit(book.reserve(replace(event, count=count), phase, name))
+    shared = change(config, budget={"flops": 1.0, "ledger": "../ledger.jsonl"})
+    prices = [sweep.spent_by(shared, tmp_path / "a", evaluations) for evaluations in (True, False)]
+    assert [price["exact"] for price in prices if price] == [5 * one, 3 * one]
+    assert prices[0]["coursework"] == 5 * event.flops(model, "coursework")
+    assert sweep.spent_by(config, tmp_path / "a") is None
 
 
 def test_the_choice_needs_the_figure_that_it_goes_by():

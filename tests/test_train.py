@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 from typing import Any
 
 import chex
@@ -291,6 +292,22 @@ def test_dropout_follows_the_seed(dropout_task):
     assert losses[0] == losses[1] != losses[2]
 
 
+def test_dropout_is_fresh_at_each_step_and_in_each_micro_batch(dropout_task):
+    """The warm-up begins at rate 0: the second step has the same weights as the first, and the same batch."""
+    state, frozen = dropout_task.start()
+    batch = dropout_task.batch()
+    state, first = dropout_task.step(state, frozen, batch)
+    _, second = dropout_task.step(state, frozen, batch)
+    assert first.learning_rate == 0 and first.loss_sum != second.loss_sum
+    assert abs(first.loss_sum / second.loss_sum - 1) < 0.5
+    silent = batch._replace(labels_ML=np.full_like(batch.labels_ML, IGNORED))  # the same windows, none of whose tokens count
+    placed = [Windows(*map(np.concatenate, zip(*pair, strict=True))) for pair in ((batch, silent), (silent, batch))]
+    here, there = (dropout_task.step(*dropout_task.start(), both)[1] for both in placed)
+    assert here.tokens == there.tokens == first.tokens
+    np.testing.assert_allclose(here.loss_sum, first.loss_sum, rtol=1e-5)
+    assert abs(here.loss_sum - there.loss_sum) > 1e-3 * first.loss_sum
+
+
 def test_validation_is_the_loss_without_dropout(task, dropout_task):
     windows, sums = task.batch().rows(0), []
     for each in (task, dropout_task):  # the same weights
@@ -310,6 +327,27 @@ def test_loss_over_the_alphabet_is_the_constrained_likelihood(task):
     expected = -log_p_BLA[real, np.searchsorted(alphabet_A, windows.labels_ML[real])].sum()
     assert tokens == real.sum()
     np.testing.assert_allclose(total, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_two_steps_of_adam_by_hand(name):
+    """Kingma and Ba 2015, algorithm 1; AdamW's decay is of matrices alone (Loshchilov and Hutter 2019, algorithm 2)."""
+    rate, b1, b2, eps, decay = 0.1, 0.6, 0.8, 0.5, 0.2 if name == "adamw" else 0.0
+    config = OptimizerConfig(name=name, learning_rate=rate, b1=b1, b2=b2, eps=eps, weight_decay=decay)
+    optimizer = train.make_optimizer(config, 10)
+    ours = {"A": jnp.array([[1.0, -2.0]]), "bias": jnp.array([3.0])}
+    theirs = {key: np.asarray(leaf, float) for key, leaf in ours.items()}
+    state, m, v = optimizer.init(ours), dict.fromkeys(ours, 0.0), dict.fromkeys(ours, 0.0)
+    for t, scale in ((1, 1.0), (2, -0.5)):
+        gradients = {"A": scale * np.array([[0.3, 4.0]]), "bias": scale * np.array([-0.7])}
+        updates, state = optimizer.update(gradients, state, ours)
+        ours = optax.apply_updates(ours, updates)
+        for key, g in gradients.items():
+            m[key], v[key] = b1 * m[key] + (1 - b1) * g, b2 * v[key] + (1 - b2) * g**2
+            moved = m[key] / (1 - b1**t) / (np.sqrt(v[key] / (1 - b2**t)) + eps)
+            theirs[key] = theirs[key] - rate * (moved + (decay if key == "A" else 0.0) * theirs[key])
+    for key, leaf in ours.items():
+        np.testing.assert_allclose(leaf, theirs[key], rtol=1e-5)
 
 
 def test_muon_takes_steps_of_one_size_along_every_direction_of_a_matrix():
@@ -434,6 +472,38 @@ def test_resumed_run_is_the_uninterrupted_run_bit_for_bit(dropout_task, tmp_path
 def test_training_lowers_the_loss(task):
     _, losses = run(task, *task.start(), 40)
     assert losses[40] < 0.7 * losses[1]
+
+
+@pytest.mark.parametrize("runs", [1, 3])
+def test_the_clock_of_a_step_by_hand(runs, monkeypatch):
+    """A step takes from the last report to its own, less what was done with states; several runs share it evenly."""
+    clock = itertools.count(0.0, 6.0)
+    monkeypatch.setattr(train.time, "perf_counter", lambda: next(clock))
+    values = np.full(runs, 10.0) if runs > 1 else np.float32(10.0)
+    metrics = train.StepMetrics(values, values / 2, values, values, values)
+    calls: list[Any] = []
+    train.fit(
+        lambda state, frozen, batch: (state._replace(step=state.step + 1), metrics),
+        train.TrainState(jnp.int32(0), {}, None, None), {}, lambda n: calls.append(("batch", n)), 3,
+        on_step=lambda n, figures: calls.append(("step", n, figures["seconds"])),
+        on_state=lambda n, state: calls.append(("state", n)),
+        report_first=lambda n: n == 2, admit=lambda n: n < 5,
+    )  # fmt: skip
+    each = 6.0 / runs if runs == 1 else pytest.approx([6.0 / runs] * runs)
+    assert calls == [
+        ("batch", 0), ("state", 1), ("batch", 1), ("step", 1, each), ("step", 2, each), ("state", 2),
+        ("batch", 2), ("state", 3), ("step", 3, each),
+    ]  # fmt: skip
+
+
+def test_a_step_that_is_not_admitted_ends_the_run(task):
+    admitted: list[int] = []
+    state, frozen = task.start()
+    state = train.fit(
+        task.step, state, frozen, lambda n: task.batch(n), 9, lambda *_: None, lambda *_: None,
+        admit=lambda n: admitted.append(n) or n < 2,
+    )  # fmt: skip
+    assert int(state.step) == 2 and admitted == [0, 1, 2]
 
 
 def test_figures_of_a_step(task):
