@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Any
 
 OWN = {"jaxlv", "jaxlv_tools", "jaxlv_configs", "tests", "benchmarks", "conftest"}
-PATIENCE = 90  # seconds for importing the tests, and for each of them beyond six times what it takes
+PATIENCE = 60  # seconds of CPU for importing the tests, and for each of them beyond four times what it takes
+LONGEST = 1200  # seconds of wall clock for the same, in which a busy machine may be slow, but what waits for ever ends
 LEFT_OUT = {".git", ".venv", ".mutants", "runs", "build"}  # of the root
 SITE = """import sys
 sys.path[:0] = {paths!r}
@@ -111,7 +112,7 @@ class Order:
         self.ran, self.failed = 0, ""
         self.out = os.open(out, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
         self.write = os.write  # a test may put something else in its place, as in that of Path.open
-        signal.alarm(PATIENCE)
+        _end_after(PATIENCE)
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
         items[:] = sorted((item for item in items if item.nodeid in self.place), key=lambda item: self.place[item.nodeid])
@@ -122,7 +123,7 @@ class Order:
             self._note("")
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
-        signal.alarm(PATIENCE + int(6 * self.seconds[nodeid]))
+        _end_after(PATIENCE + 4 * self.seconds[nodeid])
         self._note(nodeid)
 
     def pytest_runtest_logreport(self, report: Any) -> None:
@@ -137,6 +138,12 @@ class Order:
     def pytest_sessionfinish(self, exitstatus: int) -> None:
         sys.stdout.flush()
         os._exit(int(exitstatus))  # nobody needs what else pytest does at its end
+
+
+def _end_after(seconds: float) -> None:
+    """End this process by a signal after so many seconds of CPU, or LONGEST of wall clock, from now."""
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.alarm(LONGEST)
 
 
 @dataclass
