@@ -70,7 +70,7 @@ def test_a_checkpoint_is_not_begun_without_room_for_its_arrays(short, tmp_path, 
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, TREE)
     if short:
-        with pytest.raises(JaxlvError, match="no space left on the device"):
+        with pytest.raises(JaxlvError, match="No space left on device"):
             checkpoints.wait()
     checkpoints.close()
     assert checkpoints.steps() == ([] if short else [1])

@@ -215,18 +215,20 @@ def test_a_log_is_cut_behind_the_step_that_a_run_resumes_at(tmp_path):
 def test_a_record_that_lacks_its_line_end_is_kept_and_the_next_one_stands_on_its_own_line(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(lines.encode({"n": 1}) + lines.encode({"n": 2})[:-1])
-    with path.open("a+b") as file:
-        assert lines.mend(file, path) == [{"n": 1}, {"n": 2}]
-        file.write(lines.encode({"n": 3}))
+    journal = lines.Journal(path)
+    assert journal.records == [{"n": 1}, {"n": 2}]
+    journal.add({"n": 3})
+    journal.close()
     assert lines.read(path) == [{"n": 1}, {"n": 2}, {"n": 3}]
 
 
 def test_a_torn_end_is_cut_before_the_next_record(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(lines.encode({"n": 1}) + lines.encode({"n": 2})[:-4])
-    with path.open("a+b") as file:
-        assert lines.mend(file, path) == [{"n": 1}]
-        file.write(lines.encode({"n": 3}))
+    journal = lines.Journal(path)
+    assert journal.records == [{"n": 1}]
+    journal.add({"n": 3})
+    journal.close()
     assert lines.read(path) == [{"n": 1}, {"n": 3}]
 
 

@@ -11,6 +11,7 @@ python -m tests.mutants --living                      those that lived in the la
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import platform
@@ -48,6 +49,9 @@ def main(words: Sequence[str] | None = None) -> int:
     mutants = [one for one in _chosen(every, options, results) if not one.equivalent]
     if faults := misplaced(mutants, root):
         print("\n".join(faults), file=sys.stderr)
+        return 1
+    if importlib.util.find_spec("coverage") is None:
+        print("coverage is not installed; it comes with jaxlv[test]", file=sys.stderr)
         return 1
     running.warm(root)
     record(root, cache, options.workers, options.test)
