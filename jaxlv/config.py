@@ -26,6 +26,7 @@ from jaxlv.settings import (
     represented,
     setting,
 )
+from jaxlv.storage.files import naming
 
 Dtype = Literal["float32", "bfloat16"]
 Kernel = Literal["xla", "blocked", "cudnn"]
@@ -294,7 +295,7 @@ def read_tree(path: Path) -> dict[str, Any]:
 def _read_toml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise JaxlvError("no such config file", where=path)
-    with path.open("rb") as file:
+    with naming(path), path.open("rb") as file:
         content = file.read(LARGEST_CONFIG + 1)
     if len(content) > LARGEST_CONFIG:
         raise JaxlvError("the config file is too large", where=path, expected=f"at most {LARGEST_CONFIG} bytes")

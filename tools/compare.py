@@ -12,7 +12,6 @@ the tuned adapters with their ledgers: each has a budget of 1 % of the reports' 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +30,7 @@ from jaxlv.published.protocols import PROTOCOLS, Part, Protocol, test_series
 from jaxlv.report import comparison
 from jaxlv.report.reported import entry
 from jaxlv.runs import billing, run
-from jaxlv.storage.files import remove_unfinished, write_json, write_text
+from jaxlv.storage.files import read_json, remove_unfinished, write_json, write_text
 from jaxlv_tools.console import begun_folder, describe, program, versions, whole
 from jaxlv_tools.parts import baseline_rows, draw, drawings, forecast_part
 from jaxlv_tools.train import train
@@ -105,7 +104,7 @@ def base_cost(model: str) -> dict[str, Any] | None:
     record = resolve(model) / "training.json"
     if not record.is_file():
         return None
-    tree = json.loads(record.read_text(encoding="utf-8"))
+    tree = read_json(record)
     return {key: tree[key] for key in ("parameters", "tokens", "flops") if key in tree}
 
 
@@ -148,7 +147,7 @@ def main(options: argparse.Namespace) -> None:
                 with finished.metered(f"{options.purpose} {part.name}") as forecasters:
                     used = {n: f for n, f in forecasters.items() if n == "tuned" or not options.tuned_only}
                     write_json(kept, measure(part, chosen, used, finished, out), indent=None)
-            parts[part.name] = json.loads(kept.read_text(encoding="utf-8"))
+            parts[part.name] = read_json(kept)
             print(f"\n{comparison.format_part(parts[part.name])}\n", flush=True)
         result["protocols"][name] = {
             "parts": parts,

@@ -20,7 +20,7 @@ from jaxlv.report.figures import evaluation as figures
 from jaxlv.report.figures import svg
 from jaxlv.report.figures.panels import panels
 from jaxlv.report.reported import spans
-from jaxlv.storage.files import new_file, write_text
+from jaxlv.storage.files import new_file, read_text, write_text
 from jaxlv.text.codec import TOP
 from jaxlv_tools.console import Progress
 
@@ -73,4 +73,4 @@ def draw(part: Part, chosen: SeriesSet, forecast: Forecast, errors: Mapping[str,
 
 def drawings(folder: Path) -> dict[str, str]:
     """{part: the <svg> element of its forecast}."""
-    return {path.stem: path.read_text(encoding="utf-8") for path in folder.glob("*.svg")}
+    return {path.stem: read_text(path) for path in folder.glob("*.svg")}

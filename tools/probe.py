@@ -35,7 +35,7 @@ from jaxlv.model.config import ModelConfig
 from jaxlv.model.weights import base_of
 from jaxlv.report import probe
 from jaxlv.runs import run, sources
-from jaxlv.storage.files import new_folder, write_json
+from jaxlv.storage.files import naming, new_folder, write_json
 from jaxlv.storage.tables import write_csv
 from jaxlv.text.codec import Codec
 from jaxlv.text.language import Language, generation_defaults, load_language
@@ -128,7 +128,8 @@ def measure(forecasters: dict[str, Forecaster], text: Text, options: argparse.Na
             "perplexity": reading.perplexity,
             "bits_per_byte": reading.bits_per_byte,
         }
-    content = options.text.read_bytes()
+    with naming(options.text):
+        content = options.text.read_bytes()
     return {
         "file": options.text.name,
         "sha256": hashlib.sha256(content).hexdigest(),

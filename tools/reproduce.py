@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,7 +46,7 @@ from jaxlv.report import dossier, folders, page, reproductions
 from jaxlv.report.reported import entry as part_entry
 from jaxlv.runs import billing, run, sources, sweep, validation
 from jaxlv.runs.sweep import Cell
-from jaxlv.storage.files import remove_unfinished
+from jaxlv.storage.files import read_json, remove_unfinished
 from jaxlv_tools import beside, parts
 from jaxlv_tools.console import begun_folder, describe, print_columns, program, versions, whole
 from jaxlv_tools.flops import measured_rate
@@ -144,7 +143,7 @@ class Work:
     def result(self, name: str) -> dict[str, Any] | None:
         """What came of a stage; None where it has not run."""
         path = self.out / STAGE_FILES / f"{name}.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return read_json(path) if path.is_file() else None
 
     def keep(self, name: str, result: Any) -> None:
         """Write what came of a stage."""
@@ -338,7 +337,7 @@ def evaluate_stage(work: Work, stage: Stage, data: SeriesSet) -> None:
 def part_entries(work: Work, data: SeriesSet) -> dict[str, Any]:
     """Every part with the rows that there are, in the order of the stages, and the baselines' behind them."""
     order = {name: place for place, name in enumerate(STAGES)}
-    kept = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((work.out / PARTS).glob("*.json"))]
+    kept = [read_json(path) for path in sorted((work.out / PARTS).glob("*.json"))]
     found, config = {}, work.stages[-1].config
     for part in work.parts:
         own = [one for one in kept if one["part"] == part.name]

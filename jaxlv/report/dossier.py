@@ -13,6 +13,7 @@ from jaxlv.report.compared import Entry
 from jaxlv.report.folders import Folder, Kind, readable
 from jaxlv.report.page import Page, Pairs, Section, duration, number
 from jaxlv.runs import sources
+from jaxlv.storage.files import read_text
 
 Data = SeriesSet | None
 
@@ -44,7 +45,7 @@ def _reproduction(folder: Folder, data: Data) -> Page:
 
 def _comparison(folder: Folder, data: Data) -> Page:
     drawn = sorted((folder.path / "parts").glob("*.svg"))
-    return comparison.page_of(folder.tree, {path.stem: path.read_text(encoding="utf-8") for path in drawn})
+    return comparison.page_of(folder.tree, {path.stem: read_text(path) for path in drawn})
 
 
 PAGES: Mapping[Kind, Callable[[Folder, Data], Page]] = {

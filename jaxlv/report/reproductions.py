@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -14,6 +13,7 @@ from jaxlv.report import analyses as analysed
 from jaxlv.report import comparison, sweeps
 from jaxlv.report.page import MISSING, Block, Figure, Page, Pairs, Section, Table, number, percent, svg
 from jaxlv.report.tables.columns import Column, table_of, words
+from jaxlv.storage.files import read_json, read_text
 
 Tree = Mapping[str, Any]
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -213,10 +213,10 @@ def page_of(result: Tree, drawings: Mapping[str, str] = NOTHING, analyses: Tree 
 
 def page_of_folder(folder: Path) -> Page:
     """The page of a folder that `jaxlv reproduce` has written."""
-    result = json.loads((folder / "reproduce.json").read_text(encoding="utf-8"))
-    drawings = {path.stem: path.read_text(encoding="utf-8") for path in (folder / "parts").glob("*.svg")}
+    result = read_json(folder / "reproduce.json")
+    drawings = {path.stem: read_text(path) for path in (folder / "parts").glob("*.svg")}
     path = folder / "analyses" / "analyses.json"
-    return page_of(result, drawings, json.loads(path.read_text(encoding="utf-8")) if path.is_file() else NOTHING)
+    return page_of(result, drawings, read_json(path) if path.is_file() else NOTHING)
 
 
 def format_text(result: Tree) -> str:

@@ -95,6 +95,20 @@ def write_json(path: Path, tree: Any, **settings: Any) -> None:
     write_text(path, json.dumps(tree, **{"indent": 1, **settings}) + "\n")
 
 
+def read_text(path: Path) -> str:
+    """The text of a file. Raises OSError, which names it, if the system cannot read it."""
+    with naming(path):
+        return Path(path).read_text(encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """The value of a JSON file of ours. Raises JaxlvError if it is damaged, and OSError if the system cannot read it."""
+    try:
+        return parse_json(read_text(path))
+    except ValueError as fault:
+        raise JaxlvError(f"damaged ({fault})", where=path) from None
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder, and those above it, if they are not there. The names of new ones are flushed to the disk: what is
     flushed in a folder is lost with its name. Raises JaxlvError if a file is in the way.
@@ -238,9 +252,10 @@ def only_process(path: Path) -> Iterator[int]:
                 raise JaxlvError(what, where=path.parent, hint="wait for it to end") from None
             if not is_at(path, file.fileno()):
                 continue  # removed by the process that held it, between opening and locking
-            file.truncate(0)
-            file.write(f"{os.getpid()}\n")
-            file.flush()
+            with naming(path):
+                file.truncate(0)
+                file.write(f"{os.getpid()}\n")
+                file.flush()
             try:
                 yield file.fileno()
             finally:

@@ -5,6 +5,7 @@ survived, and the next command goes on to what an undisturbed one comes to.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -28,7 +29,8 @@ from tests.faults.shim import CHANGES, FULL, GONE, ONCE, Ended, Failure, Kind, S
 from tests.test_compare import data  # noqa: F401
 
 MODES = {ONCE: "once", FULL: "full", GONE: "gone"}
-MOST = dict.fromkeys(MODES, 300) if LONG else {ONCE: 2, FULL: 1, GONE: 1}  # failures of each program
+STRIDE = int(os.environ.get("JAXLV_FAULTS_STRIDE", 1))  # the long mode fails one of so many operations
+MOST = {FULL: 60, GONE: 60} if LONG else {ONCE: 2, FULL: 1, GONE: 1}  # failures of each program in a mode; ONCE: all
 
 
 class Verb(NamedTuple):
@@ -36,9 +38,9 @@ class Verb(NamedTuple):
 
     arguments: Callable[[Path], Sequence[object]]  # from that folder
     result: Callable[[Path], Any]  # what must be the same in the end, from that folder
-    again: Callable[[Path], Sequence[object]] = lambda place: []  # what the next command has in addition
+    again: Callable[[Path], Sequence[object] | None] = lambda place: []  # what the next command adds; None = there is none
     prepare: Callable[[Path], Any] = lambda place: None  # before
-    check: Callable[[Path], None] = lambda place: None  # after the failure
+    check: Callable[[Path, int], None] = lambda place, mode: None  # after a failure in some mode
     kinds: Kind = CHANGES
     least: int = 0  # bytes from which an allocation counts
     fresh: bool = False  # each call in a process of its own
@@ -49,7 +51,7 @@ class Verb(NamedTuple):
     ) -> Ended:
         """Run it in a folder."""
         failure = failure or Failure(kinds=self.kinds, least=self.least)
-        worker = "" if self.fresh else f"{worker} {self.configs}".strip()
+        worker = "" if self.fresh else f"{worker if LONG else 'one'} {self.configs}"  # one compiles half as much as two
         return shim.call(*self.arguments(place), *more, failure=failure, worker=worker, configs=self.configs)
 
 
@@ -80,6 +82,11 @@ def unfinished(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if is_unfinished(path.name)]
 
 
+def remove_left(folder: Path) -> None:
+    for path in unfinished(folder):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
 def fail(shim: Shim, verb: Verb, place: Path, whole: Any, failure: Failure) -> Ended:
     """Let an operation of a program fail, then run the next command."""
     place.mkdir()
@@ -87,19 +94,22 @@ def fail(shim: Shim, verb: Verb, place: Path, whole: Any, failure: Failure) -> E
     ended = verb.call(shim, place, "fails", failure)
     assert_one_line(ended, place)
     if ended.code:
-        verb.check(place)
-        again = verb.call(shim, place, "goes on", more=verb.again(place))
-        assert again.code == 0 and not lines_of(again), (ended, again)
+        verb.check(place, failure.mode)
+        if (more := verb.again(place)) is not None:
+            again = verb.call(shim, place, "goes on", more=more)
+            assert again.code == 0 and not lines_of(again), (ended, again)
+    elif ended.what.startswith(Kind.REMOVE.name):  # what could not be removed goes with the next command
+        remove_left(place)
+    assert not unfinished(place), (ended, unfinished(place))
     assert verb.result(place) == whole, ended
-    # What could not be removed, though nothing else went wrong, goes with the next command.
-    assert not ended.code or not unfinished(place), (ended, unfinished(place))
     shutil.rmtree(place)
     return ended
 
 
-def spread(count: int, most: int) -> list[int]:
-    """Up to `most` of the numbers 1 to `count`, evenly."""
-    return sorted({1 + int((i + 0.5) * count / min(most, count)) for i in range(min(most, count))})
+def spread(count: int, mode: int) -> list[int]:
+    """The operations that are to fail: every one, or some of them, evenly."""
+    most = max(1, min(count, MOST.get(mode, count)) // (STRIDE if LONG else 1))
+    return sorted({1 + int((i + 0.5) * count / most) for i in range(most)})
 
 
 def fail_at_each(shim: Shim, name: str, verb: Verb, root: Path, modes: Sequence[int] = (ONCE, FULL, GONE)) -> Path:
@@ -109,16 +119,26 @@ def fail_at_each(shim: Shim, name: str, verb: Verb, root: Path, modes: Sequence[
     verb.prepare(place)
     undisturbed = verb.call(shim, place, "fails")
     assert undisturbed.code == 0, undisturbed
-    whole, done = verb.result(place), Counter[str]()
+    whole, done, wrong = verb.result(place), Counter[str](), []
     for mode in modes:
         kinds = verb.kinds & ~Kind.REMOVE if mode == FULL else verb.kinds  # a full disk lets files go
-        for nth in spread(undisturbed.counted, MOST[mode]):
-            failure = Failure(nth, kinds, mode, verb.least)
-            ended = fail(shim, verb, root / f"{name}-{MODES[mode]}-{nth}", whole, failure)
-            if ended.failed:
-                done[f"{MODES[mode]}: {ended.what.split()[0].lower()}{'' if ended.code else ', survived'}"] += 1
-    print(f"{name}: {sum(done.values())} failures, nothing lost; {dict(sorted(done.items()))}")
+        for nth in spread(undisturbed.counted, mode):
+            try:
+                ended = fail(shim, verb, root / f"{name}-{MODES[mode]}-{nth}", whole, Failure(nth, kinds, mode, verb.least))
+            except Exception as fault:  # all of them are told of in the end
+                wrong.append(f"{MODES[mode]}, {nth}: {str(fault)[:2000]}")
+            else:
+                done[f"{MODES[mode]}: {how(ended)}"] += bool(ended.failed)
+    print(f"\n{name}: {undisturbed.counted} operations, {done.total() + len(wrong)} failures: {dict(sorted(done.items()))}")
+    print(f"    that lost something, ended in other than one line, or stopped the next command: {len(wrong)}", flush=True)
+    assert not wrong, "\n\n".join(wrong)
     return place
+
+
+def how(ended: Ended) -> str:
+    """What failed, and whether that ended the program."""
+    how = {0: ", survived", 2: ""}.get(ended.code, ", ended by a signal")
+    return f"{ended.what.split()[0].lower()}{how}" if ended.failed else "none"
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -150,7 +170,7 @@ def resumed(place: Path) -> list[str]:
     return ["--resume"] if (place / "out").exists() else []
 
 
-def check_run(place: Path) -> None:
+def check_run(place: Path, mode: int) -> None:
     """No checkpoint is lost that was saved: the one before a save is there once steps go on behind that."""
     book = place / "out" / run.LEDGER
     found = ledger.begun(book) if book.is_file() else None
@@ -168,90 +188,105 @@ def training(config: Path) -> Verb:
     )
 
 
-def test_train_whose_operations_fail(shim, short, root):
-    fail_at_each(shim, "train", training(short), root)
-
-
-def test_a_resume_whose_operations_fail(shim, short, root, interrupted):
+def resuming(config: Path, interrupted: Path) -> Verb:
     """What it reads may fail, too."""
-    verb = training(short)._replace(
-        arguments=lambda place: ["train", short, "--out", place / "out", "--resume"],
+    return training(config)._replace(
+        arguments=lambda place: ["train", config, "--out", place / "out", "--resume"],
         again=lambda place: [],
         prepare=lambda place: shutil.copytree(interrupted, place / "out"),
         kinds=CHANGES | Kind.READ,
     )
-    fail_at_each(shim, "resume", verb, root)
-
-
-def test_train_whose_allocations_fail(shim, short, root):
-    """Of 64 KiB and more. XLA ends the process where it has a thread of its own that finds no memory; nothing else does."""
-    verb = training(short)._replace(kinds=Kind.ALLOCATE, least=1 << 16, fresh=True)
-    fail_at_each(shim, "train, memory", verb, root, [ONCE, FULL])
 
 
 # ---------------------------------------------------------------------------------------- export, evaluate, sweep
 
 
-@pytest.mark.parametrize("to", [["merged", "--side-head"], *[["peft"]] * LONG], ids=["merged", *["peft"] * LONG])
-def test_an_export_whose_operations_fail(shim, root, done, to):
-    def check(place: Path) -> None:
-        assert not (place / "out").exists()
+def check_at_once(place: Path, mode: int) -> None:
+    """Nothing is there. If the disk is gone when the flush behind the last rename fails, the rename cannot be taken back."""
+    assert mode == GONE or not (place / "out").exists()
 
-    verb = Verb(
+
+def unless_whole(place: Path) -> list[object] | None:
+    return None if (place / "out").exists() else []
+
+
+def exporting(done: Path, *to: str) -> Verb:
+    return Verb(
         arguments=lambda place: ["export", done, "--to", *to, "--out", place / "out"],
         result=lambda place: content(place / "out"),
-        check=check,
+        check=check_at_once,
+        again=unless_whole,
     )
-    fail_at_each(shim, f"export to {to[0]}", verb, root)
 
 
-def test_an_evaluation_whose_operations_fail(shim, root, done):
-    """The run that it reads, and whose ledger it writes, is in the same place."""
+def evaluated(place: Path) -> dict[str, Any]:
+    """The figures, the forecasts, and the run in the same place: it is read, and its ledger written."""
+    out = place / "out"
+    measured = without_clock(json.loads((out / "metrics.json").read_text()))
+    forecasts = {path.name: path.read_bytes() for path in out.glob("*.csv")}
+    assert {"report.html", *forecasts} <= {path.name for path in out.iterdir()}
+    effective = ledger.totals(ledger.read(place / "run" / run.LEDGER)[1]).effective
+    return {"measured": measured, "forecasts": forecasts, "run": trained(place / "run"), "effective": effective}
 
-    def result(place: Path) -> dict[str, Any]:
-        out = place / "out"
-        measured = without_clock(json.loads((out / "metrics.json").read_text()))
-        forecasts = {path.name: path.read_bytes() for path in out.glob("*.csv")}
-        assert {"report.html", *forecasts} <= {path.name for path in out.iterdir()}
-        effective = ledger.totals(ledger.read(place / "run" / run.LEDGER)[1]).effective
-        return {"measured": measured, "forecasts": forecasts, "run": trained(place / "run"), "effective": effective}
 
-    def check(place: Path) -> None:
-        assert not (place / "out").exists()
-
+def evaluating(done: Path) -> Verb:
     protocol = ["--context", 8, "--horizon", 3, "--samples", 2, "--unmasked-samples", 0, "--series", 3]
-    verb = Verb(
+    return Verb(
         arguments=lambda place: ["evaluate", place / "run", *protocol, "--out", place / "out"],
-        result=result,
+        result=evaluated,
         prepare=lambda place: shutil.copytree(done, place / "run"),
-        check=check,
+        check=check_at_once,
+        again=unless_whole,
         kinds=CHANGES | Kind.READ,
     )
-    fail_at_each(shim, "evaluate", verb, root)
 
 
-def test_a_sweep_whose_operations_fail(shim, short, root):
+def swept(out: Path) -> dict[str, Any]:
+    found = without_clock(json.loads((out / sweep.RESULT).read_text()))
+    assert (out / "sweep.csv").is_file() and (out / "report.html").is_file()
+    assert ledger.verify(out / run.LEDGER) == []
+    for one in found["runs"]:
+        one.pop("flops")  # all that was executed
+        one["history"] = {(r["step"], "loss" in r): r for r in one["history"]}
+    adapters = {path.name: content(path / run.ADAPTER) for path in (out / sweep.RUNS).iterdir()}
+    effective = ledger.totals(ledger.read(out / run.LEDGER)[1]).effective
+    return {"result": found, "adapters": adapters, "effective": effective}
+
+
+def sweeping(config: Path) -> Verb:
     """Two runs that train as one program, with one ledger."""
-
-    def result(place: Path) -> dict[str, Any]:
-        out = place / "out"
-        found = without_clock(json.loads((out / sweep.RESULT).read_text()))
-        assert (out / "sweep.csv").is_file() and (out / "report.html").is_file()
-        assert ledger.verify(out / run.LEDGER) == []
-        for one in found["runs"]:
-            one.pop("flops")  # all that was executed
-            one["history"] = {(r["step"], "loss" in r): r for r in one["history"]}
-        adapters = {path.name: content(path / run.ADAPTER) for path in (out / sweep.RUNS).iterdir()}
-        effective = ledger.totals(ledger.read(out / run.LEDGER)[1]).effective
-        return {"result": found, "adapters": adapters, "effective": effective}
-
     grid = ["--grid", "optimizer.learning_rate=1e-3,1e-2"]
-    verb = Verb(
-        arguments=lambda place: ["sweep", short, *grid, "--out", place / "out"],
-        result=result,
+    return Verb(
+        arguments=lambda place: ["sweep", config, *grid, "--out", place / "out"],
+        result=lambda place: swept(place / "out"),
         again=resumed,
     )
-    fail_at_each(shim, "sweep", verb, root)
+
+
+PROGRAMS: dict[str, Callable[[Callable[[str], Any]], Verb]] = {
+    "train": lambda ready: training(ready("short")),
+    "resume": lambda ready: resuming(ready("short"), ready("interrupted")),
+    "export, merged": lambda ready: exporting(ready("done"), "merged", "--side-head"),
+    "export, peft": lambda ready: exporting(ready("done"), "peft"),
+    "evaluate": lambda ready: evaluating(ready("done")),
+    "sweep": lambda ready: sweeping(ready("short")),
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS if LONG else [name for name in PROGRAMS if name != "export, peft"])
+def test_a_program_whose_operations_fail(shim, root, name, request):
+    fail_at_each(shim, name, PROGRAMS[name](request.getfixturevalue), root)
+
+
+def without_memory(verb: Verb) -> Verb:
+    return verb._replace(kinds=Kind.ALLOCATE, least=1 << 16, fresh=True)
+
+
+@pytest.mark.parametrize("name", PROGRAMS if LONG else ["train"])
+def test_a_program_whose_allocations_fail(shim, root, name, request):
+    """Of 64 KiB and more. XLA ends the process where it has a thread of its own that finds no memory; nothing else does."""
+    verb = PROGRAMS[name](request.getfixturevalue)
+    fail_at_each(shim, f"{name}, memory", without_memory(verb), root, [ONCE, FULL])
 
 
 # ------------------------------------------------------------------------------------------------------ reproduce
@@ -264,17 +299,15 @@ def test_a_reproduction_whose_operations_fail(shim, root, data, random_model, tm
     before = tmp_path / "before"  # what the stages so far have come to
     before.mkdir()
     for stage in tuple(quick.STAGES)[1:] if LONG else ("baseline",):
-
-        def prepare(place: Path) -> None:
-            shutil.copytree(before, place, dirs_exist_ok=True)
-
         verb = Verb(
             arguments=lambda place, stage=stage: [*given, "--stage", stage, "--out", place / "out"],
             result=lambda place: quick.figures_of(place / "out"),
-            prepare=prepare,
+            prepare=lambda place: shutil.copytree(before, place, dirs_exist_ok=True),
             configs=configs,
         )
         whole = fail_at_each(shim, f"reproduce, {stage}", verb, root)
+        if LONG:
+            fail_at_each(shim, f"reproduce, {stage}, memory", without_memory(verb), root, [ONCE])
         shutil.rmtree(before)
         shutil.move(whole, before)
 

@@ -18,7 +18,7 @@ from tests.faults.shim import Failure, Kind, Shim
 from tests.faults.test_failures import lines_of, resumed, trained, unfinished
 
 LOOKED_AT = 1 if LONG else 20  # one of so many states
-MOST = 10**9 if LONG else 12  # states from which a program goes on
+MOST = 10**9 if LONG else 6  # states from which a program goes on
 
 
 def different(history: History) -> list[tuple[int, State]]:
