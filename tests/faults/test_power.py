@@ -31,7 +31,9 @@ def different(history: History) -> list[tuple[int, State]]:
 
 
 class Ledger:
-    """What a ledger must tell of at least: what was reserved on the disk, less what is known to have cost less."""
+    """What a ledger must tell of at least: what was reserved, less what is known to have cost less. A record is due once it
+    was flushed, or another one follows, whichever is first: a program that does not flush owes it all the same.
+    """
 
     def __init__(self, operations: Sequence[Operation], path: str):
         self.least: list[int] = []  # after so many operations
@@ -41,8 +43,8 @@ class Ledger:
         for one in operations:
             self.least.append(self._sum(records, written, flushed))
             if one.path == path:
+                flushed = written
                 written += len(one.data)
-                flushed = written if one.kind == Kind.SYNC else flushed
         self.least.append(self._sum(records, written, flushed))
 
     def _sum(self, records: Sequence[tuple[int, Any]], written: int, flushed: int) -> int:
@@ -52,13 +54,15 @@ class Ledger:
 
 
 def newest_saved(operations: Sequence[Operation], folder: str) -> list[int]:
-    """The newest step that has a checkpoint for certain, after so many operations; 0 = none."""
-    found, renamed = [0], [0]
+    """The newest step that must have a checkpoint, after so many operations; 0 = none. One that got its name is due once
+    that was flushed, or something else is done in the folder, whichever is first.
+    """
+    due, named = [0], 0
     for one in operations:
+        due.append(named if folder in (one.path, *map(str, Path(one.path).parents)) else due[-1])
         if one.kind == Kind.RENAME and one.other.startswith(f"{folder}/step_"):
-            renamed.append(int(Path(one.other).name.removeprefix("step_")))
-        found.append(renamed[-1] if one.kind == Kind.SYNC and one.path == folder else found[-1])
-    return found
+            named = int(Path(one.other).name.removeprefix("step_"))
+    return due
 
 
 def logged(shim: Shim, arguments: Sequence[object], root: Path, log: Path) -> History:
