@@ -109,12 +109,12 @@ class Checkpoints:
                     write_json(work / FACTS, facts, indent=None)
                     seal(work)
                 self.damaged.pop(step, None)
-        except JaxlvError:  # the run folder is gone, and Orbax has made one anew
-            for empty in (self.folder, self.folder.parent):
-                with contextlib.suppress(OSError):
-                    empty.rmdir()
-            raise
         except Exception as fault:  # orbax raises whatever the layer below raised
+            if isinstance(fault, JaxlvError) and not isinstance(fault, Unreadable):
+                for empty in (self.folder, self.folder.parent):  # the run folder is gone, and Orbax has made one anew
+                    with contextlib.suppress(OSError):
+                        empty.rmdir()
+                raise
             raise JaxlvError(
                 f"the checkpoint of step {step} was not saved ({system_error(fault, place).strerror})",
                 where=self.folder,

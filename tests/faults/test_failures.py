@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -56,8 +57,11 @@ class Verb(NamedTuple):
 
 
 def lines_of(ended: Ended) -> list[str]:
-    """What was printed as an error: neither notes nor warnings, such as that XLA's cache could not be read."""
-    return [line for line in ended.err.splitlines() if not line.startswith(("jaxlv: note: ", "jaxlv: UserWarning: "))]
+    """What was printed as an error: neither notes nor warnings, such as that XLA's cache could not be read, nor what XLA
+    logs by itself ("E1129 20:50:45.317573 ...").
+    """
+    told = [line for line in ended.err.splitlines() if not re.match(r"[EW]\d{4} \d\d:\d\d:", line)]
+    return [line for line in told if not line.startswith(("jaxlv: note: ", "jaxlv: UserWarning: "))]
 
 
 def assert_one_line(ended: Ended, place: Path) -> None:
