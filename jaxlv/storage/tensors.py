@@ -58,7 +58,7 @@ def write(path: Path, tensors: Mapping[str, Any]) -> None:
     """Write tensors as PyTorch's tools read them. Raises OSError if the disk does not take them."""
     try:
         save_file({name: jnp.asarray(value) for name, value in tensors.items()}, path, metadata={"format": "pt"})
-    except SafetensorError as fault:
+    except (SafetensorError, OSError) as fault:
         raise system_error(fault, path) from None
 
 
