@@ -1,0 +1,78 @@
+"""Where an operation stands in a program, by the names that its author gave."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, NamedTuple
+
+Phase = Literal["forward", "backward", "recomputed"]
+
+WRAPPED = re.compile(r"(transpose|jvp|vmap|pmap|shard_map|linearize)\((.*)\)")
+# Names that JAX writes itself, by one part of a path: calls and recomputation.
+OWN = re.compile(
+    r"closed_call|core_call|checkpoint|remat2?|rematted_computation|custom_jvp_call|custom_vjp_call(_jaxpr)?|pjit|p?jit\(.*\)|"
+)
+LOOP = {("while", "body"), ("while", "cond")}  # two parts that stand side by side in HLO
+BRANCH = re.compile(r"branch_\d+_fun")
+BACKWARD, RECOMPUTED = "transpose(", "rematted_computation"
+
+
+class Scope(NamedTuple):
+    """Names from the outermost in, and the phase of differentiation."""
+
+    path: tuple[str, ...] = ()
+    phase: Phase = "forward"
+
+    def __str__(self) -> str:
+        return "/".join(self.path)
+
+
+def of_stack(text: str) -> Scope:
+    """The scope that a jaxpr's name stack says, as "transpose(jvp(encoder))/Dense_0"."""
+    phase: Phase = "recomputed" if RECOMPUTED in text else "backward" if BACKWARD in text else "forward"
+    return Scope(_once(_names(_parts(text))), phase)
+
+
+def of_instruction(op_name: str) -> Scope:
+    """The scope of an HLO instruction by its `op_name`, which ends in the name of its primitive:
+    "jit(f)/transpose(jvp(encoder))/Dense_0/dot_general".
+    """
+    return of_stack(op_name.rpartition("/")[0])
+
+
+def _parts(text: str) -> list[str]:
+    """Splits at the slashes that stand outside of brackets."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character == "(") - (character == ")")
+        if character == "/" and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
+
+
+def _names(parts: list[str]) -> list[str]:
+    names: list[str] = []
+    skip = False
+    for i, part in enumerate(parts):
+        if skip or (i + 1 < len(parts) and _is_loop(part, parts[i + 1])):
+            skip = not skip
+            continue
+        while wrapped := WRAPPED.fullmatch(part):
+            part = wrapped[2]
+        if not OWN.fullmatch(part):
+            names.append(part)
+    return names
+
+
+def _is_loop(part: str, after: str) -> bool:
+    return (part, after) in LOOP or (part == "cond" and BRANCH.fullmatch(after) is not None)
+
+
+def _once(names: list[str]) -> tuple[str, ...]:
+    """A path that begins anew, as in the backward pass of a recomputed part, is said once."""
+    for length in range(len(names) // 2, 0, -1):
+        if names[:length] == names[length : 2 * length]:
+            return tuple(names[length:])
+    return tuple(names)
