@@ -30,7 +30,7 @@ class Scope(NamedTuple):
 def of_stack(text: str) -> Scope:
     """The scope that a jaxpr's name stack says, as "transpose(jvp(encoder))/Dense_0"."""
     phase: Phase = "recomputed" if RECOMPUTED in text else "backward" if BACKWARD in text else "forward"
-    return Scope(_once(_names(_parts(text))), phase)
+    return Scope(tuple(_names(_parts(text))), phase)
 
 
 def of_instruction(op_name: str) -> Scope:
@@ -53,26 +53,34 @@ def _parts(text: str) -> list[str]:
 
 
 def _names(parts: list[str]) -> list[str]:
+    """The author's names, each path once."""
     names: list[str] = []
+    starts = []  # of transforms, as places in `names`
     skip = False
     for i, part in enumerate(parts):
         if skip or (i + 1 < len(parts) and _is_loop(part, parts[i + 1])):
             skip = not skip
             continue
+        if WRAPPED.fullmatch(part):
+            starts.append(len(names))
         while wrapped := WRAPPED.fullmatch(part):
             part = wrapped[2]
         if not OWN.fullmatch(part):
             names.append(part)
+    for start in reversed(starts):
+        _say_once(names, start)
     return names
+
+
+def _say_once(names: list[str], start: int) -> None:
+    """Removes a path that is said again at `start`. The backward pass of a recomputed part begins with the path to it once
+    more, under a transform of its own: "transpose(jvp(model))/jvp(model)/layer".
+    """
+    for length in range(min(start, len(names) - start), 0, -1):
+        if names[start - length : start] == names[start : start + length]:
+            del names[start : start + length]
+            return
 
 
 def _is_loop(part: str, after: str) -> bool:
     return (part, after) in LOOP or (part == "cond" and BRANCH.fullmatch(after) is not None)
-
-
-def _once(names: list[str]) -> tuple[str, ...]:
-    """A path that begins anew, as in the backward pass of a recomputed part, is said once."""
-    for length in range(len(names) // 2, 0, -1):
-        if names[:length] == names[length : 2 * length]:
-            return tuple(names[length:])
-    return tuple(names)
