@@ -72,7 +72,7 @@ def test_a_while_loop_needs_a_trip_count():
         return jax.lax.while_loop(lambda s: s[0] < n, lambda s: (s[0] + 1, s[1] + (a @ b).sum()), (0, 0.0))[1]
 
     arguments = A, B, shape(dtype=jnp.int32)
-    with pytest.raises(JaxlvError, match="while loop without a trip count"):
+    with pytest.raises(JaxlvError, match=r"test_flops_counters.py:\d+: a loop of unknown length"):
         dots(run, *arguments)
     assert dots(run, *arguments, trips=9) == 9 * PRODUCT
 
@@ -109,17 +109,10 @@ def test_frozen_sides_have_no_gradient():
     assert dots(jax.grad(lambda a, b: (a @ b).sum() ** 2), A, B) == 2 * PRODUCT  # forward, and the gradient of a alone
 
 
-def test_a_primitive_without_a_rule_is_an_error():
-    with pytest.raises(JaxlvError, match=r"no rule counts the primitive (eigh|lu|cholesky)"):
-        dots(jnp.linalg.cholesky, shape(4, 4))
-    with pytest.raises(JaxlvError, match="no rule counts the primitive pure_callback"):
-        dots(lambda a: jax.pure_callback(np.sin, a, a), A)
-
-
 def test_elementwise_prices():
     found = total(count_jaxpr(lambda a: jnp.exp(a) * jax.lax.rsqrt(a) + 1.0, A))
     assert found.everything() == 4 * 128
-    assert found.at_sheet_prices() == (10 + 11 + 1 + 1) * 128
+    assert found.price(SHEET, "dot sheet") == (10 + 11 + 1 + 1) * 128
 
 
 @pytest.mark.parametrize(
@@ -245,7 +238,7 @@ def test_the_forward_pass_at_the_assignment_s_prices():
     values = table.symbols(work)
     formula = sum(table.price(row, priced, values) for row in priced.rows if row.phase == "forward" and not row.training)
     program = programs.forward_program(work, Qwen2(work.model))
-    jaxpr = total(count_jaxpr(program.function, *program.arguments)).at_sheet_prices()
+    jaxpr = total(count_jaxpr(program.function, *program.arguments)).price(SHEET, "dot sheet")
     assert formula == pytest.approx(jaxpr, rel=1e-5)
 
 

@@ -11,11 +11,12 @@ BYTES = "bytes"  # read and written
 TRANSCENDENTAL = ("exp", "log", "sqrt", "rsqrt", "sin", "pow")
 PLAIN = ("add", "mul", "div", "compare", "convert", "integer")
 PRIMITIVES = (*PLAIN, *TRANSCENDENTAL)  # one operation on one element
+FORMULA = "dot by formula"  # FLOPs in `dot` that a formula gives, not a count: a decomposition, an FFT, a stated estimate
 
 
 class Tally(Counter[str]):
     """Operations by name: `dot` and `dot sheet` in FLOPs, those of PRIMITIVES by number, `bytes`, and marks of products
-    ("dot padded", "dot repeated", "dot skipped by mask"), which say of FLOPs in `dot` what they are.
+    ("dot padded", "dot repeated", "dot skipped by mask", "dot by formula"), which say of FLOPs in `dot` what they are.
     """
 
     def products(self) -> int:
@@ -32,6 +33,10 @@ class Tally(Counter[str]):
         """Exponentials, logarithms, roots, powers, sines, ..., each counted as 1."""
         return sum(self[name] for name in TRANSCENDENTAL)
 
+    def bytes(self) -> int:
+        """Bytes read and written."""
+        return self[BYTES]
+
     def price(self, weights: Mapping[str, int], products: str = PRODUCT) -> int:
         """FLOPs at weights by primitive, and of the products as `products` counts them."""
         return self[products] + sum(weight * self[name] for name, weight in weights.items())
@@ -40,9 +45,32 @@ class Tally(Counter[str]):
         """FLOPs of the products and every operation on an element, each counted as 1, as XLA counts them."""
         return self[PRODUCT] + self.elementwise() + self.transcendental()
 
+    def __add__(self, more: Mapping[str, int]) -> Tally:  # type: ignore[override]
+        """The sum, negative numbers and zeros kept."""
+        found = Tally(self)
+        found.update(more)
+        return found
+
     def times(self, count: int) -> Tally:
         """The tally of `count` repetitions."""
         return Tally({name: count * number for name, number in self.items()})
+
+    def of_kind(self, kind: str) -> Tally:
+        """The part that is of a kind of work: a key of KINDS."""
+        return Tally({name: number for name, number in self.items() if kind_of(name) == kind})
+
+
+KINDS = {
+    "products": Tally.products, "elementwise": Tally.elementwise, "transcendental": Tally.transcendental,
+    "bytes": Tally.bytes,
+}  # fmt: skip
+
+
+def kind_of(name: str) -> str:
+    """The kind of work that an operation is, a key of KINDS."""
+    if name.startswith(PRODUCT):
+        return "products"
+    return "bytes" if name == BYTES else "transcendental" if name in TRANSCENDENTAL else "elementwise"
 
 
 def total(tallies: Iterable[Tally]) -> Tally:
@@ -56,3 +84,8 @@ def total(tallies: Iterable[Tally]) -> Tally:
 def product(batch: int, m: int, n: int, p: int) -> Tally:
     """The tally of `batch` matrix products (m, n) x (n, p)."""
     return Tally({PRODUCT: 2 * batch * m * n * p, SHEET_PRODUCT: batch * m * p * (2 * n - 1)})
+
+
+def by_formula(flops: int) -> Tally:
+    """FLOPs that a formula gives."""
+    return Tally({PRODUCT: flops, SHEET_PRODUCT: flops, FORMULA: flops})
