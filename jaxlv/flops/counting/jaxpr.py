@@ -13,7 +13,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import PurePath
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.interpreters import partial_eval
@@ -56,7 +56,7 @@ def count_closed(closed: Any, trips: int | Mapping[str, int] | None = None, loop
     live, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
     known = Trips(trips)
     walk = _Walk(known, loops_once)
-    found = walk.jaxpr(live, "", [])
+    found = walk.jaxpr(live, "", Places((), ()))
     if walk.unknown:
         raise JaxlvError(
             "a loop of unknown length" if len(walk.unknown) == 1 else f"{len(walk.unknown)} loops of unknown length",
@@ -69,6 +69,27 @@ def count_closed(closed: Any, trips: int | Mapping[str, int] | None = None, loop
     return found
 
 
+class Places(NamedTuple):
+    """Lines that an equation comes from, as "file.py:12", innermost first: the author's own and those of libraries."""
+
+    own: tuple[str, ...]
+    libraries: tuple[str, ...]
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """All of them, the author's own before those of libraries."""
+        return self.own + self.libraries
+
+    @property
+    def name(self) -> str:
+        """The line to name, or ""."""
+        return next(iter(self.all), "")
+
+    def inside(self, around: Places) -> Places:
+        """These, and the lines of the equation around."""
+        return Places(*(tuple(dict.fromkeys((*inner, *outer))) for inner, outer in zip(self, around, strict=True)))
+
+
 class _Walk:
     def __init__(self, trips: Trips, loops_once: bool):
         self.trips, self.loops_once = trips, loops_once
@@ -76,7 +97,7 @@ class _Walk:
         self.unknown: list[str] = []  # loops whose trip count is not known
         self.expanding: list[str] = []  # primitives that are counted by their own implementation
 
-    def jaxpr(self, jaxpr: Any, stack: str, places: list[str]) -> Found:
+    def jaxpr(self, jaxpr: Any, stack: str, places: Places) -> Found:
         """Counts an open jaxpr. `stack` and `places` are those of the equation around it."""
         found = nothing()
         for equation in jaxpr.eqns:
@@ -84,7 +105,7 @@ class _Walk:
             found.add(self.equation(equation, f"{stack}/{own}" if stack and own else stack or own, places))
         return found
 
-    def equation(self, equation: Any, stack: str, around: list[str]) -> Found:
+    def equation(self, equation: Any, stack: str, around: Places) -> Found:
         name, params = equation.primitive.name, equation.params
         structured = STRUCTURED.get(name)
         if structured is not None:
@@ -99,16 +120,16 @@ class _Walk:
         doubts = [f"{doubt} ({_named_at(self.places(equation, around), stack)})"] if doubt else []
         return Found({_scope(stack): tally} if +tally else {}, [], doubts)
 
-    def places(self, equation: Any, around: list[str]) -> list[str]:
+    def places(self, equation: Any, around: Places) -> list[str]:
         """Where an equation was written; what an implementation is made of stands where its primitive does."""
-        return around if self.expanding else _sources(equation) or around
+        return around if self.expanding else _sources(equation).inside(around)
 
     def facts(self, equation: Any) -> Equation:
         """An equation as the rules see it."""
         ins, outs = (tuple(v.aval for v in side) for side in (equation.invars, equation.outvars))
         return Equation(equation.primitive.name, equation.params, ins, outs, self.axes, self.loops_once)
 
-    def without_rule(self, equation: Any, stack: str, places: list[str]) -> Found:
+    def without_rule(self, equation: Any, stack: str, places: Places) -> Found:
         """Counts a primitive of somebody else by the one jaxpr that it holds, or by its own implementation in JAX."""
         name = equation.primitive.name
         inner = [] if name in NOT_CALLS else [jaxpr for value in equation.params.values() for jaxpr in _jaxprs(value)]
@@ -136,23 +157,23 @@ class _Walk:
 
     # ------------------------------------------------------------------------------------------ loops and branches
 
-    def scan(self, equation: Any, stack: str, places: list[str]) -> Found:
+    def scan(self, equation: Any, stack: str, places: Places) -> Found:
         params = equation.params
         return self.loop(self.jaxpr(_open(params["jaxpr"]), stack, places), params["length"], stack, places)
 
-    def loop(self, body: Found, trips: int, stack: str, places: list[str], last: Found | None = None) -> Found:
+    def loop(self, body: Found, trips: int, stack: str, places: Places, last: Found | None = None) -> Found:
         """A body times its trips, and the last look at a condition."""
         found = body.times(1 if self.loops_once else trips)
         if last is not None:
             found.add(last)
-        own = Loop(places[0] if places else "", _scope(stack), trips, 1, found.total())
+        own = Loop(places.name, _scope(stack), trips, 1, found.total())
         return Found(found.tallies, [own, *found.loops], found.doubts)
 
-    def while_loop(self, equation: Any, stack: str, places: list[str]) -> Found:
+    def while_loop(self, equation: Any, stack: str, places: Places) -> Found:
         params, scope = equation.params, _scope(stack)
         condition = self.jaxpr(_open(params["cond_jaxpr"]), stack, places)
         body = self.jaxpr(_open(params["body_jaxpr"]), stack, places)
-        trips = 1 if self.loops_once else self.trips.of(scope, places)
+        trips = 1 if self.loops_once else self.trips.of(scope, places.all)
         if trips is None:
             if (words := _named_at(places, stack)) not in self.unknown:
                 self.unknown.append(words)
@@ -160,7 +181,7 @@ class _Walk:
         body.add(condition)
         return self.loop(body, trips, stack, places, last=None if self.loops_once else condition)
 
-    def cond(self, equation: Any, stack: str, places: list[str]) -> Found:
+    def cond(self, equation: Any, stack: str, places: Places) -> Found:
         branches = [self.jaxpr(_open(branch), stack, places) for branch in equation.params["branches"]]
         found = nothing()
         for kind, of in KINDS.items():
@@ -175,11 +196,11 @@ class _Walk:
 
     # -------------------------------------------------------------------------------------------------- the others
 
-    def linear_solve(self, equation: Any, stack: str, places: list[str]) -> Found:
+    def linear_solve(self, equation: Any, stack: str, places: Places) -> Found:
         """The solve alone: the other jaxprs say what the matrix is, and how to differentiate."""
         return self.jaxpr(_open(equation.params["jaxprs"].solve), stack, places)
 
-    def shard_map(self, equation: Any, stack: str, places: list[str]) -> Found:
+    def shard_map(self, equation: Any, stack: str, places: Places) -> Found:
         """The body on every device along the axes of the mesh that it takes apart."""
         params, before = equation.params, self.axes
         sizes = dict(params["mesh"].shape)
@@ -189,7 +210,7 @@ class _Walk:
         self.axes = before
         return found
 
-    def combining(self, equation: Any, stack: str, places: list[str]) -> Found:
+    def combining(self, equation: Any, stack: str, places: Places) -> Found:
         """A reduction, pool or scatter whose computation is a jaxpr on scalars: that, as often as it combines two."""
         facts = self.facts(equation)
         params, found = facts.params, nothing()
@@ -215,7 +236,7 @@ class _Walk:
         return found
 
 
-STRUCTURED: Mapping[str, Callable[[_Walk, Any, str, list[str]], Found]] = {
+STRUCTURED: Mapping[str, Callable[[_Walk, Any, str, Places], Found]] = {
     "scan": _Walk.scan,
     "while": _Walk.while_loop,
     "cond": _Walk.cond,
@@ -226,7 +247,7 @@ STRUCTURED: Mapping[str, Callable[[_Walk, Any, str, list[str]], Found]] = {
 }
 
 
-def refusal(equation: Any, stack: str, places: list[str], found: str | None = None) -> JaxlvError:
+def refusal(equation: Any, stack: str, places: Places, found: str | None = None) -> JaxlvError:
     """The error for a primitive that cannot be counted, by name and place."""
     name = equation.primitive.name
     hints = {
@@ -243,8 +264,9 @@ def refusal(equation: Any, stack: str, places: list[str], found: str | None = No
     )  # fmt: skip
 
 
-def _named_at(places: list[str], stack: str) -> str:
-    return _named(places[0] if places else "", _scope(stack))
+def _named_at(places: Places, stack: str) -> str:
+    through = f" ({places.libraries[0]})" if places.own and places.libraries else ""
+    return _named(places.name + through, _scope(stack))
 
 
 def _named(place: str, scope: Scope) -> str:
@@ -257,17 +279,18 @@ def _scope(stack: str) -> Scope:
     return of_stack(stack)
 
 
-def _sources(equation: Any) -> list[str]:
-    """Where an equation was written, as "file.py:12": the user's own line, then those of the libraries it came through."""
+def _sources(equation: Any) -> Places:
+    """Where an equation was written."""
     try:
         from jax._src import source_info_util  # jax.extend has only a summary in words, without the lines around
 
         frames = list(source_info_util.user_frames(equation.source_info.traceback))
     except (ImportError, AttributeError, TypeError):  # another version of JAX: then scopes alone say where
-        return []
-    own = [frame for frame in frames if "site-packages" not in frame.file_name] or frames
-    ordered = [*own[:1], *(frame for frame in frames if frame is not own[0])]
-    return [f"{PurePath(frame.file_name).name}:{frame.start_line}" for frame in ordered]
+        return Places((), ())
+    sides: tuple[list[str], list[str]] = [], []
+    for frame in frames:
+        sides["site-packages" in frame.file_name].append(f"{PurePath(frame.file_name).name}:{frame.start_line}")
+    return Places(*map(tuple, sides))
 
 
 def _open(jaxpr: Any) -> Any:
