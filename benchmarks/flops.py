@@ -70,12 +70,13 @@ def count(cell: Cell, device: str) -> dict[str, Any]:
     import jax
     import jax.numpy as jnp
 
-    from jaxlv import flops
-    from jaxlv.flops import Work, programs
+    from jaxlv.flops import programs
     from jaxlv.flops.family import FAMILY
     from jaxlv.flops.hlo import count_hlo
     from jaxlv.flops.jaxpr import count_closed
+    from jaxlv.flops.table import count as priced
     from jaxlv.flops.tally import total
+    from jaxlv.flops.work import Work
     from jaxlv.flops.xla import count_xla
     from jaxlv.model.config import ModelConfig
     from jaxlv.model.qwen2 import Qwen2
@@ -84,7 +85,7 @@ def count(cell: Cell, device: str) -> dict[str, Any]:
     config = FAMILY.get(cell.shape, small)
     work = Work(config, cell.batch, cell.length, cell.rank, tuple(cell.targets.split(",")), train=cell.train)  # type: ignore[arg-type]
     program: Any = programs.train_program(work, Qwen2(config, jnp.dtype(cell.dtype)))
-    table, formula_s = timed(lambda: flops.count(work, "exact"))
+    table, formula_s = timed(lambda: priced(work, "exact"))
     with jax.default_device(jax.devices(device)[0]):
         traced, trace_s = timed(lambda: program.function.trace(*program.arguments))
         asked, walk_s = timed(lambda: total(count_closed(traced.jaxpr)))

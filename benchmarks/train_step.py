@@ -32,8 +32,9 @@ def jaxlv_step(settings: dict[str, Any], alphabet: bool) -> Work:
     import jax
     import numpy as np
 
-    from jaxlv import flops
     from jaxlv.config import LoraConfig, OptimizerConfig
+    from jaxlv.flops import table
+    from jaxlv.flops import work as priced
     from jaxlv.lora import overlay
     from jaxlv.steps import train
     from jaxlv.text.tokens import Windows
@@ -60,8 +61,8 @@ def jaxlv_step(settings: dict[str, Any], alphabet: bool) -> Work:
         jax.block_until_ready(state)
 
     head: Any = "alphabet" if alphabet else "frozen"
-    work = flops.Work(model.config, settings["batch"], settings["length"], RANK, head=head)
-    facts["flops"] = flops.count(work, "exact").total_train_step
+    work = priced.Work(model.config, settings["batch"], settings["length"], RANK, head=head)
+    facts["flops"] = table.count(work, "exact").total_train_step
     temporary = compiled.memory_analysis()
     facts |= {"compile_seconds": seconds, "trained": sum(leaf.size for leaf in jax.tree.leaves(state.trained))}
     if temporary is not None:

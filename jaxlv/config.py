@@ -221,7 +221,7 @@ class BudgetConfig(Settings, section="budget"):
     """A FLOP budget, kept in a ledger; what does not fit is not run."""
 
     flops: float = setting(0.0, "0 = no budget", FLOPS)
-    convention: str = setting("exact", "what a FLOP is: a name of jaxlv.flops.CONVENTIONS", Text())
+    convention: str = setting("exact", "what a FLOP is: a name of jaxlv.flops.conventions.CONVENTIONS", Text())
     held_back: float = setting(0.0, "FLOPs kept for the evaluation", FLOPS)
     phase: str = setting("final", "what this run is part of", Text())
     phases: dict[str, Number] = setting(dict, "FLOPs that each phase may spend, by name", Entries(FLOPS))

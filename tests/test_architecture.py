@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import graphlib
+import sys
 import tomllib
 from pathlib import Path
 
@@ -23,6 +24,10 @@ ORDER = (
     "errors", "settings", "memory", "storage", "config", "data", "text", "model", "lora", "steps", "flops", "forecasting",
     "runs", "published", "analysis", "report", "api", "__init__",
 )  # fmt: skip
+# The counters know no model of this project, nor any package except jax and numpy.
+COUNTING = tuple(
+    path.stem for path in sorted((LIBRARY / "flops" / "counting").glob("*.py")) if path.stem not in ("__init__", "count")
+)
 # What stands by itself: all that a module may import of the library.
 NARROW: dict[str, set[str]] = {
     "storage.foreign": {"errors"},
@@ -35,7 +40,9 @@ NARROW: dict[str, set[str]] = {
     "memory": {"errors"},
     "lora.overlay": {"config", "errors"},
     "flops.conventions": set(),
-    "flops.xla": set(),
+    "flops.targets": {"errors"},
+    "flops.counting.count": {"errors", "flops.targets", *(f"flops.counting.{name}" for name in COUNTING)},
+    **{f"flops.counting.{name}": {"errors", *(f"flops.counting.{one}" for one in COUNTING)} for name in COUNTING},
     "forecasting.metrics": {"errors"},
     "forecasting.odefit": {"errors"},
     "runs.interrupts": set(),
@@ -107,6 +114,13 @@ def test_what_is_never_imported(path):
     if path.is_relative_to(LIBRARY / "text") and path.stem != "template":
         never.add("jinja2")
     assert not packages(path) & never
+
+
+def test_the_counters_need_jax_and_numpy_alone():
+    """Pandas is imported for a table of rows, if it is there."""
+    found = {name: packages(MODULES[f"flops.counting.{name}"]) - sys.stdlib_module_names for name in (*COUNTING, "count")}
+    assert found.pop("result") == {"jaxlv", "pandas"}
+    assert set().union(*found.values()) == {"jaxlv", "jax", "numpy"}
 
 
 def test_csv_is_written_in_one_place():

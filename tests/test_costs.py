@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from jaxlv.flops import CONVENTIONS, Work, count
+from jaxlv.flops.conventions import CONVENTIONS
 from jaxlv.flops.family import FAMILY
+from jaxlv.flops.table import count
+from jaxlv.flops.work import Work
 from jaxlv.report.figures import costs, svg
 
 WORK = Work(FAMILY["qwen2.5-0.5b"], 4, 512)

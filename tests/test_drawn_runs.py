@@ -13,8 +13,9 @@ from drawn import colour, coloured, drawn, legend, lines, named, text_of, texts,
 
 import jaxlv.report
 import jaxlv.report.figures
-from jaxlv.flops import Work, count
 from jaxlv.flops.family import FAMILY
+from jaxlv.flops.table import count
+from jaxlv.flops.work import Work
 from jaxlv.report import compared, sweeps
 from jaxlv.report.compared import Entry
 from jaxlv.report.figures import costs

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxlv import flops
 from jaxlv.errors import JaxlvError
-from jaxlv.flops import Work, programs, table
+from jaxlv.flops import programs, table
 from jaxlv.flops.conventions import ADDS_COUNTED, CONVENTIONS, SHEET
 from jaxlv.flops.family import FAMILY, architecture
 from jaxlv.flops.hlo import count_hlo
 from jaxlv.flops.jaxpr import count_jaxpr
 from jaxlv.flops.tally import place, products, total
+from jaxlv.flops.work import Work
 from jaxlv.lora.overlay import PROJECTIONS
 from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
@@ -142,7 +142,7 @@ def agree(work: Work) -> None:
     model = Qwen2(work.model, attention=work.kernel)
     program = programs.train_program(work, model)
     found = products(count_jaxpr(program.function, *program.arguments))
-    rows = flops.count(work, "exact").by_component()
+    rows = table.count(work, "exact").by_component()
     for phase in ("forward", "backward"):
         rows["head", phase] = rows.get(("head", phase), 0) + rows.pop(("padding", phase), 0)
     assert found == {where: count for where, count in rows.items() if count}
@@ -216,14 +216,14 @@ def test_a_compiled_decode_step_has_the_same_products_in_total(batch):
     work = Work(SMALL, batch, 24, 2)
     program = programs.decode_program(work, Qwen2(SMALL), 8)
     asked = dots(program.function, *program.arguments)
-    assert asked == flops.decode(work, 32, "exact")
+    assert asked == table.decode(work, 32, "exact")
     assert compiled_dots(program.function, *program.arguments) == asked
 
 
 def test_everything_is_counted_by_formula_too():
     """All operations of the jaxpr under `exact-all`: forward to the last one, a step but for a few that are on scalars."""
     for work in (Work(SMALL, 2, 12, 3), Work(SMALL, 3, 17, 2, ("k_proj", "down_proj")), Work(SMALL, 2, 12, 3, train="full")):
-        counted = flops.count(work, "exact-all")
+        counted = table.count(work, "exact-all")
         forward = programs.forward_program(work, Qwen2(SMALL))
         assert total(count_jaxpr(forward.function, *forward.arguments)).everything() == counted.total_forward
         step = programs.train_program(work, Qwen2(SMALL))

@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxlv.flops import Work, audit, programs
+from jaxlv.flops import audit, programs
 from jaxlv.flops.hlo import count_hlo
 from jaxlv.flops.jaxpr import count_jaxpr
 from jaxlv.flops.tally import products
+from jaxlv.flops.work import Work
 from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
 

@@ -6,10 +6,10 @@ import dataclasses
 
 import pytest
 
-from jaxlv import flops
 from jaxlv.errors import JaxlvError
-from jaxlv.flops import CONVENTIONS, Work, table
-from jaxlv.flops.work import symbols
+from jaxlv.flops import table
+from jaxlv.flops.conventions import CONVENTIONS
+from jaxlv.flops.work import Work, symbols
 from jaxlv.model.config import ModelConfig
 from jaxlv.steps.generate import decoding, stage
 
@@ -22,11 +22,11 @@ def work(length: int = 512, rank: int = 8, batch: int = 4, **more) -> Work:
 
 
 def step(convention: str, *args, **more) -> int:
-    return flops.count(work(*args, **more), convention).total_train_step
+    return table.count(work(*args, **more), convention).total_train_step
 
 
 def forward(convention: str, *args, **more) -> int:
-    return flops.count(work(*args, **more), convention).total_forward
+    return table.count(work(*args, **more), convention).total_forward
 
 
 # ------------------------------------------------------------------------------------- one step at four prices
@@ -181,47 +181,47 @@ def test_decoding_one_token():
     attention = 2 * 2 * 24 * 14 * 64 * 1024
     one = work(1, 8, batch=1)
     own = 2 * 2 * 24 * 14 * 64  # the new token sees itself
-    assert flops.decode(one, 1024, "exact") == 987_922_432 + 1_081_344 + attention + own
+    assert table.decode(one, 1024, "exact") == 987_922_432 + 1_081_344 + attention + own
     assert f"{attention / 1e6:.1f}" == "88.1"
 
 
 def test_a_generation_with_and_without_a_cache():
     prompt = work(600, 8, batch=1)
-    assert f"{flops.prefill(prompt, 'exact'):.2e}" == "4.61e+11"
+    assert f"{table.prefill(prompt, 'exact'):.2e}" == "4.61e+11"
     assert f"{forward('exact', 600, batch=1):.2e}" == "6.24e+11"
-    with_cache = flops.generation(prompt, 600, "exact", slots=1200)
+    with_cache = table.generation(prompt, 600, "exact", slots=1200)
     assert 1.0e12 < with_cache < 1.2e12
-    without = flops.generation(prompt, 600, "exact", cached=False)
+    without = table.generation(prompt, 600, "exact", cached=False)
     assert 4.2e14 < without < 4.4e14
-    assert flops.generation(prompt, 600, "exact") < with_cache
+    assert table.generation(prompt, 600, "exact") < with_cache
 
 
 def test_a_cache_that_grows_in_stages():
     """Each token attends to the slots of its stage, also where the loop ends within one."""
     prompt = work(100, 8, batch=2)
-    first, second, last = (flops.decode(prompt, 100 + slots, "exact") for slots in (64, 128, 150))
-    read = flops.prefill(prompt, "exact")
-    assert flops.generation(prompt, 150, "exact", slots=250, stage=64) == read + 64 * first + 64 * second + 22 * last
-    assert flops.generation(prompt, 70, "exact", slots=250, stage=64) == read + 64 * first + 6 * second
-    assert flops.generation(prompt, 30, "exact", slots=250, stage=64) == read + 30 * first
-    assert flops.generation(prompt, 150, "exact", slots=250) == read + 150 * last
+    first, second, last = (table.decode(prompt, 100 + slots, "exact") for slots in (64, 128, 150))
+    read = table.prefill(prompt, "exact")
+    assert table.generation(prompt, 150, "exact", slots=250, stage=64) == read + 64 * first + 64 * second + 22 * last
+    assert table.generation(prompt, 70, "exact", slots=250, stage=64) == read + 64 * first + 6 * second
+    assert table.generation(prompt, 30, "exact", slots=250, stage=64) == read + 30 * first
+    assert table.generation(prompt, 150, "exact", slots=250) == read + 150 * last
 
 
 def test_each_token_attends_to_all_before_it():
     """Three tokens behind ten: of a cache that grows by one, and by passes over the whole text."""
     prompt = work(10, 8, batch=2)
-    grown = sum(flops.decode(prompt, cache, "exact") for cache in (10, 11, 12))
-    assert flops.generation(prompt, 3, "exact") == flops.prefill(prompt, "exact") + grown
-    whole = sum(flops.prefill(work(length, 8, batch=2), "exact") for length in (10, 11, 12))
-    assert flops.generation(prompt, 3, "exact", cached=False) == whole
+    grown = sum(table.decode(prompt, cache, "exact") for cache in (10, 11, 12))
+    assert table.generation(prompt, 3, "exact") == table.prefill(prompt, "exact") + grown
+    whole = sum(table.prefill(work(length, 8, batch=2), "exact") for length in (10, 11, 12))
+    assert table.generation(prompt, 3, "exact", cached=False) == whole
     assert decoding(10, 3) == {"new_tokens": 3, "slots": 13, "stage": stage(3)}
 
 
 def test_samples_share_the_prompt():
     prompt = work(100, 8, batch=2)
-    alone = flops.generation(prompt, 10, "exact", slots=110)
-    many = flops.generation(prompt, 10, "exact", slots=110, samples=5)
-    assert many - alone == 4 * (alone - flops.prefill(prompt, "exact"))
+    alone = table.generation(prompt, 10, "exact", slots=110)
+    many = table.generation(prompt, 10, "exact", slots=110, samples=5)
+    assert many - alone == 4 * (alone - table.prefill(prompt, "exact"))
 
 
 # ------------------------------------------------------------------------------------------------- the table
@@ -229,14 +229,14 @@ def test_samples_share_the_prompt():
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
 def test_rows_add_up(convention):
-    counted = flops.count(work(128), convention)
+    counted = table.count(work(128), convention)
     assert sum(row.count for row in counted.rows) == counted.total_train_step
     assert all(isinstance(row.count, int) and row.count >= 0 for row in counted.rows)
 
 
 @pytest.mark.parametrize("convention", [name for name, c in CONVENTIONS.items() if c.backward == "twice"])
 def test_backward_is_twice_forward(convention):
-    counted = flops.count(work(128), convention)
+    counted = table.count(work(128), convention)
     forward = sum(row.count for row in counted.rows if row.phase == "forward")
     assert counted.total_train_step == 3 * forward
 
@@ -248,14 +248,14 @@ def test_hf_is_six_times_parameters_times_tokens():
 
 def test_only_what_trains_costs_a_backward_pass():
     """2 P + 3 A + 3 R, with the trained head's product once more, less what layer 0 never forms."""
-    counted = flops.count(work(), "exact").by_component()
+    counted = table.count(work(), "exact").by_component()
     linear = ("k_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     layers = 23 / 24
     assert counted["k_proj", "backward"] == layers * counted["k_proj", "forward"]
     for name in linear[1:]:
         assert counted[name, "backward"] == counted[name, "forward"]
     assert counted["head", "backward"] == counted["head", "forward"]
-    assert flops.count(work(head="trained"), "exact").by_component()["head", "backward"] == 2 * counted["head", "forward"]
+    assert table.count(work(head="trained"), "exact").by_component()["head", "backward"] == 2 * counted["head", "forward"]
 
 
 def test_a_head_over_the_alphabet_has_13_columns():
@@ -263,14 +263,14 @@ def test_a_head_over_the_alphabet_has_13_columns():
 
 
 def test_tokens_that_fill_a_chunk_of_the_loss_stand_in_their_own_row():
-    counted = flops.count(work(131, batch=3), "exact").by_component()
+    counted = table.count(work(131, batch=3), "exact").by_component()
     assert counted["padding", "forward"] == 2 * (512 - 393) * 896 * 151_936
-    assert ("padding", "forward") not in flops.count(work(), "exact").by_component()
+    assert ("padding", "forward") not in table.count(work(), "exact").by_component()
 
 
 def test_unknown_names_and_sizes_are_refused():
     with pytest.raises(JaxlvError, match="unknown convention"):
-        flops.count(work(), "gpt")
+        table.count(work(), "gpt")
     with pytest.raises(JaxlvError, match="unknown projection"):
         work(targets=("x_proj",))
     with pytest.raises(JaxlvError, match="batch must be at least 1"):

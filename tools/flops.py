@@ -26,10 +26,11 @@ from pathlib import Path
 
 from jaxlv.config import BudgetConfig, ModelSettings, RunConfig, load_config
 from jaxlv.errors import JaxlvError
-from jaxlv.flops import CONVENTIONS, Work, count
 from jaxlv.flops import plan as plans
+from jaxlv.flops.conventions import CONVENTIONS
 from jaxlv.flops.family import architecture
-from jaxlv.flops.work import Train
+from jaxlv.flops.table import count
+from jaxlv.flops.work import Train, Work
 from jaxlv.runs import billing, sources
 from jaxlv.storage.files import new_file
 from jaxlv_tools.console import describe, option, print_columns, program, whole

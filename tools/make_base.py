@@ -30,7 +30,8 @@ import numpy as np
 from jaxlv.config import COUNT, ROOM, SHARE, OptimizerConfig, build_config, override, read_tree
 from jaxlv.data import dynamics
 from jaxlv.errors import JaxlvError, all_finite
-from jaxlv.flops import Work, count
+from jaxlv.flops.table import count
+from jaxlv.flops.work import Work
 from jaxlv.lora import overlay
 from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2

@@ -1,7 +1,24 @@
-"""FLOPs counted four ways: from formulas, from the jaxpr, from the compiled HLO, and by XLA itself."""
+"""FLOPs counted four ways: from formulas, from the jaxpr, from the compiled HLO, and by XLA itself.
 
-from jaxlv.flops.conventions import CONVENTIONS
-from jaxlv.flops.table import count, decode, forward, generation, prefill
-from jaxlv.flops.work import Work
+`jaxlv.flops.count(function, *args)` counts any JAX function; it needs jax and numpy alone. What this project's own models
+cost by formula, and the ledger that bills it, are modules of this package: jaxlv.flops.table, jaxlv.flops.ledger.
+"""
 
-__all__ = ["CONVENTIONS", "Work", "count", "decode", "forward", "generation", "prefill"]
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxlv.flops.counting.count import count
+    from jaxlv.flops.counting.result import Counts, Result
+
+__all__ = ["Counts", "Result", "count"]
+HOMES = {"Counts": "result", "Result": "result", "count": "count"}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a name when it is used, so that the ledger and the formulas load without the counters."""
+    if name not in HOMES:
+        raise AttributeError(f"module jaxlv.flops has no attribute {name}")
+    return getattr(importlib.import_module(f"jaxlv.flops.counting.{HOMES[name]}"), name)

@@ -45,7 +45,7 @@ class System:
     """A report: the convention that it counts FLOPs by, the figure that its runs are chosen by, and what it printed."""
 
     name: str
-    convention: str  # of jaxlv.flops.CONVENTIONS
+    convention: str  # of jaxlv.flops.conventions.CONVENTIONS
     rule: Literal["validation_loss", "forecast_mae"]
     figure: str  # what its validation figures are, with their unit
     reported: tuple[Reported, ...]

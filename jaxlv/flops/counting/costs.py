@@ -78,7 +78,7 @@ VIEWS = _names(
     random_wrap random_unwrap random_clone new_ref free_ref empty_ref freeze shard_alike axis_index platform_index
     with_memory_space_constraint remove_memory_space optimization_hint add_dependency assert_consumed_value consume
     xla_metadata_value inspect_sharding dce_sink pin unpin to_edtype from_edtype dimension_size dim_as_value shape_assertion
-    debug_barrier_p tie
+    debug_barrier_p tie host_local_array_to_global_array global_array_to_host_local_array
     """
 )
 # Read whole and written whole.

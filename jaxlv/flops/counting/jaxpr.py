@@ -120,7 +120,7 @@ class _Walk:
         doubts = [f"{doubt} ({_named_at(self.places(equation, around), stack)})"] if doubt else []
         return Found({_scope(stack): tally} if +tally else {}, [], doubts)
 
-    def places(self, equation: Any, around: Places) -> list[str]:
+    def places(self, equation: Any, around: Places) -> Places:
         """Where an equation was written; what an implementation is made of stands where its primitive does."""
         return around if self.expanding else _sources(equation).inside(around)
 

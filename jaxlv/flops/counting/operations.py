@@ -67,10 +67,11 @@ KINDS = {
 
 
 def kind_of(name: str) -> str:
-    """The kind of work that an operation is, a key of KINDS."""
-    if name.startswith(PRODUCT):
+    """The kind of work that an operation is, a key of KINDS; a mark ("exp repeated") is of the kind that it marks."""
+    first = name.partition(" ")[0]
+    if first == PRODUCT:
         return "products"
-    return "bytes" if name == BYTES else "transcendental" if name in TRANSCENDENTAL else "elementwise"
+    return "bytes" if first == BYTES else "transcendental" if first in TRANSCENDENTAL else "elementwise"
 
 
 def total(tallies: Iterable[Tally]) -> Tally:
