@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxlv.errors import JaxlvError, printable
 from jaxlv.flops import targets
+from jaxlv.flops.counting import modules
 from jaxlv.flops.counting.hlo import count_hlo
 from jaxlv.flops.counting.jaxpr import count_closed
 from jaxlv.flops.counting.result import Counts, Result, counted
@@ -59,7 +60,8 @@ def count(
         )
     target = _target(backend)
     jitted, arguments, keywords = _jitted(function, args, kwargs, static_argnums, static_argnames)
-    traced = jitted.trace(*_placed(arguments, target), **_placed(keywords, target))
+    with modules.named():
+        traced = jitted.trace(*_placed(arguments, target), **_placed(keywords, target))
     asked, once = count_closed(traced.jaxpr, trips), count_closed(traced.jaxpr, trips, loops_once=True)
     found = _stages(traced, lambda: jitted.trace(*arguments, **keywords), target, compile, trips)
     manual = _manual_devices(traced.jaxpr)
@@ -79,7 +81,7 @@ def _jitted(function: Any, args: tuple, kwargs: dict, nums: Any, names: Any) -> 
     """(a jitted function, its arguments, its keywords): of arrays alone, if `function` is not jitted itself."""
     nums = (nums,) if isinstance(nums, int) else tuple(nums)
     names = (names,) if isinstance(names, str) else tuple(names)
-    if hasattr(function, "trace") and hasattr(function, "lower"):
+    if hasattr(function, "trace") and type(function).__module__.partition(".")[0] in ("jax", "jaxlib"):
         if nums or names:
             raise JaxlvError(
                 "the function is jitted already", where="static_argnums", hint="give its static arguments to jax.jit"

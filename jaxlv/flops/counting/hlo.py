@@ -90,6 +90,9 @@ def count_hlo(text: str, trips: Any = None) -> HloCount:
         if times > 1:
             result.tallies[place(scope)]["dot repeated"] += (times - 1) * flops
     result.doubts = sorted(set(result.doubts))
+    for word in ("num_partitions", "replica_count"):
+        found = re.search(rf"^HloModule.*\b{word}=(\d+)", text)
+        result.devices *= int(found[1]) if found else 1
     return result
 
 

@@ -124,7 +124,7 @@ def _products(asked: Any, executed: Any) -> list[str]:
         two = [counts.scopes[scope][PRODUCT] if scope in counts.scopes else 0 for counts in (asked, executed)]
         if two[0] != two[1]:
             why = "; merged with the forward pass" if scope.phase == "recomputed" and two[1] < two[0] else ""
-            named = f"{scope or 'without a scope'}, {scope.phase}"
+            named = f"{str(scope) or 'without a scope'}, {scope.phase}"
             lines.append(f"  {named}: {number(two[0])} in the jaxpr, {number(two[1])} in the HLO{why}")
     for mark, meaning in MARKS.items():
         if marked := sum(tally[mark] for tally in executed.scopes.values()):
@@ -158,6 +158,9 @@ def _xla(result: Any, said: Any) -> list[str]:
         lines.append(f"  {number(hidden)} are of loops, whose bodies XLA counts once: {', '.join(dict.fromkeys(loops))}")
     rest = said.everything - once
     if abs(rest) > SAME * once + SCALARS:
-        stage = "casts, fusions and rewrites of the compiler" if said.counter == "xla_compiled" else "see its doubts"
+        compiled = said.counter == "xla_compiled"
+        stage = (
+            "casts, fusions and rewrites of the compiler" if compiled else "products with 1 and the like, which XLA folds"
+        )
         lines.append(f"  {rest:+,} remain: {stage}")
     return lines
