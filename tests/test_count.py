@@ -190,6 +190,8 @@ def test_trips_reach_the_counters():
 
     whole = jax.ShapeDtypeStruct((), jnp.int32)
     assert quick(run, SQUARE, whole, trips=7) == 7 * ONE
+    place = f"test_count.py:{run.__code__.co_firstlineno + 1}"
+    assert quick(run, SQUARE, whole, trips={place: 7}) == 7 * ONE
     assert quick(run, SQUARE, 7) == 7 * ONE  # a Python number is no loop of unknown length
     with pytest.raises(JaxlvError, match=r"test_count.py:\d+: a loop of unknown length"):
         flops.count(run, SQUARE, whole)

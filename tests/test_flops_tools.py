@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -112,3 +113,70 @@ def test_a_plan_estimates_the_time_by_a_benchmark(capsys, tmp_path):
         with pytest.raises(SystemExit):
             tool.main(["plan", config, "--budget", "1e15", "--benchmark", str(path)])
         assert "no result of benchmarks.train_step" in capsys.readouterr().err
+
+
+# --------------------------------------------------------------------------------------------------- count
+
+MODULE = """
+import jax, jax.numpy as jnp
+def loss(w, x, label):
+    with jax.named_scope("layer"):
+        return jnp.tanh(x @ w).sum(-1)[label]
+def looped(x, n):
+    return jax.lax.fori_loop(0, n, lambda i, c: c @ c, x)
+class model:
+    apply = staticmethod(loss)
+number = 3
+"""
+ARGUMENTS = ("--args", "f32[16,4], f32[8,16],i32[]")
+ONE = 2 * 8 * 16 * 4
+
+
+@pytest.fixture
+def somebodys(tmp_path, monkeypatch):
+    """A folder with a module of somebody else, in which the program is run."""
+    (tmp_path / "somebodys.py").write_text(MODULE)
+    (tmp_path / "broken.py").write_text("import nothing_of_this_name")
+    (tmp_path / "fails.py").write_text("1 / 0")
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    sys.modules.pop("somebodys", None)
+    sys.path[:] = [folder for folder in sys.path if folder != str(tmp_path)]
+
+
+def test_any_function_is_counted_by_name(somebodys, capsys):
+    found = json.loads(printed(capsys, "count", "somebodys:loss", *ARGUMENTS, "--json"))
+    assert found["jaxpr"]["products"] == found["hlo"]["products"] == ONE
+    assert found["jaxpr"]["scopes"][0]["scope"] == "layer"
+    text = printed(capsys, "count", "somebodys:model.apply", *ARGUMENTS, "--grad")
+    assert "gradient of loss, compiled for this machine's CPU" in text
+    assert f"{3 * ONE:,}" in text and "products: the HLO executes what the jaxpr asks for" in text
+    looped = ("count", "somebodys:looped", "--args", "f32[8,8],i32[]", "--json", "--trips")
+    for trips in ("5", "somebodys.py:7=5"):
+        assert json.loads(printed(capsys, *looped, trips))["jaxpr"]["products"] == 5 * 2 * 8**3
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("loss",), "loss: not the name of a function; expected module:function"),
+        (("nowhere:loss",), "nowhere:loss: no such module: nowhere"),
+        (("broken:loss",), "broken:loss: the module needs nothing_of_this_name"),
+        (("fails:loss",), "fails:loss: the module does not load: ZeroDivisionError"),
+        (("somebodys:win",), "somebodys:win: nothing is called win there"),
+        (("somebodys:number",), "somebodys:number: not a function; found int"),
+        (("somebodys:loss", "--args", "f32[2"), "--args: not an array"),
+        (("somebodys:loss", "--args", "f32[2],q7[3]"), "found q7[3]"),
+        (("somebodys:loss", "--args", "f64[2]"), "f64 has 64 bits; set JAX_ENABLE_X64=1"),
+        (("somebodys:loss", "--args", "f32[2]"), "the function does not take these arguments"),
+        (("somebodys:loss", "--args", "i32[2]", "--grad"), "--grad: no argument has a gradient"),
+        (("somebodys:looped", "--args", "f32[8,8],i32[]"), "somebodys.py:7: a loop of unknown length"),
+        (("somebodys:looped", "--args", "f32[8,8],i32[]", "--trips", "many"), "--trips: not trip counts"),
+        (("somebodys:looped", "--args", "f32[8,8],i32[]", "--trips", "3,x=4"), "--trips: not trip counts"),
+    ],
+)
+def test_a_function_that_cannot_be_counted_is_one_line(words, message, somebodys, capsys):
+    with pytest.raises(SystemExit) as stop:
+        tool.main(["count", *words])
+    line = capsys.readouterr().err.strip()
+    assert stop.value.code == 2 and message in line and "\n" not in line

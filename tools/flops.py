@@ -3,13 +3,15 @@
     jaxlv flops table --model qwen2.5-0.5b --batch 4 --length 512 --rank 8 --convention coursework,exact [--json]
     jaxlv flops plan configs/qwen2.5-0.5b.toml [--set a.b=c ...] [--budget 1e17]
     jaxlv flops audit --model qwen2.5-0.5b --batch 4 --length 512 --rank 8 [--train adapters|head|full] [--json]
+    jaxlv flops count module:function --args "f32[8,512],i32[8]" [--grad] [--trips 7] [--backend cuda] [--json]
 
 table prints the rows of each convention: component, phase, FLOPs and the formula that they come from. plan prices a run
 before it starts: training, validation, evaluation, and the steps that a budget buys under each convention. audit compiles
 the project's own forward pass, train step and decode step from shapes alone, and compares the matrix products of formula,
 jaxpr and HLO, component by component; its exit code is 0 only if every gate holds. With --backend cuda they are compiled
 for the CUDA device, or, with the extra cuda-compiler, for an H100 that is not there. MODEL is a built-in name (qwen2.5-0.5b
-to qwen2.5-72b), a folder with a config.json, a hub id, or "embedded"; no weights are read.
+to qwen2.5-72b), a folder with a config.json, a hub id, or "embedded"; no weights are read. count takes any JAX function on
+arrays of the given shapes, and counts it as jaxlv.flops.count does (docs/counting.md).
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ DEFAULT_CONVENTIONS = "coursework,xu,rai,mao,liu,exact"
 
 def arguments() -> argparse.ArgumentParser:
     parser = describe("flops", __doc__)
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="table|plan|audit")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="table|plan|audit|count")
     table = verbs.add_parser("table", help="rows and totals by formula")
     table.add_argument("--convention", default=DEFAULT_CONVENTIONS, help=f"one or more of {', '.join(CONVENTIONS)}, or all")
     table.add_argument("--figures", type=Path, metavar="DIR", help="draw them there as PNG too")
@@ -55,6 +57,14 @@ def arguments() -> argparse.ArgumentParser:
     audit.add_argument("--backend", choices=("cpu", "cuda"), default="cpu", help="what the programs are compiled for")
     audit.add_argument("--dtype", default="float32", **option(ModelSettings, "dtype"))
     audit.add_argument("--attention", default="xla", **option(ModelSettings, "attention", "cudnn: on a CUDA device"))
+    any_function = verbs.add_parser("count", help="any function of JAX, by four counters")
+    any_function.add_argument("function", help="module:function, from this folder or from what is installed")
+    any_function.add_argument("--args", default="", help='its arguments, as "f32[8,512],i32[8]"')
+    any_function.add_argument("--grad", action="store_true", help="count the gradient of the sum of its results")
+    any_function.add_argument("--trips", help='of loops of unknown length: "7", or "model.py:12=7,step=3"')
+    any_function.add_argument("--backend", choices=("cpu", "cuda"), default=None, help="what it is compiled for")
+    any_function.add_argument("--depth", type=whole(0), help="levels of scopes to show (default: all)")
+    any_function.add_argument("--json", action="store_true", help="print JSON")
     for sub in (table, audit):
         sub.add_argument("--model", default="qwen2.5-0.5b", help="name, folder, hub id or embedded (default qwen2.5-0.5b)")
         sub.add_argument("--batch", type=whole(), default=4, help="rows (default 4)")
@@ -77,7 +87,7 @@ def work_of(options: argparse.Namespace) -> Work:
 
 @program(arguments, prints=True)
 def main(options: argparse.Namespace) -> None:
-    {"table": show_table, "plan": show_plan, "audit": show_audit}[options.verb](options)
+    {"table": show_table, "plan": show_plan, "audit": show_audit, "count": show_count}[options.verb](options)
 
 
 # -------------------------------------------------------------------------------------------------- table
@@ -280,6 +290,28 @@ def show_audit(options: argparse.Namespace) -> None:
         print(f"{'all gates hold' if passed else 'the audit FAILS'}; {time.monotonic() - began:.0f} s")
     if not passed:
         raise JaxlvError("a gate of the audit does not hold", where="flops audit", hint="see the rows above")
+
+
+# --------------------------------------------------------------------------------------------------- count
+
+
+def show_count(options: argparse.Namespace) -> None:
+    """What four counters find in a function, and why they differ."""
+    from jaxlv import flops
+    from jaxlv.flops.counting import named
+
+    function, arguments = named.function_of(options.function), named.shapes(options.args)
+    if options.grad:
+        function = named.gradient(function, arguments)
+    trips = None if options.trips is None else named.trips_of(options.trips)
+    try:
+        found = flops.count(function, *arguments, trips=trips, backend=options.backend)
+    except (TypeError, ValueError) as fault:  # what JAX says of arguments that do not fit
+        raise JaxlvError(f"the function does not take these arguments: {fault}", where=options.function) from fault
+    if options.json:
+        print(json.dumps(found.as_json(), indent=1))
+    else:
+        print(found.table(options.depth), found.explain(), sep="\n\n")
 
 
 if __name__ == "__main__":

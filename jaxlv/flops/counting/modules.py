@@ -1,7 +1,7 @@
 """Names for modules whose library gives them none while a function is traced.
 
-Flax linen, Haiku and Equinox's layers write their names into a program themselves. Flax NNX does not: here each of its modules
-is called under the name that it has in the module around it, or under its class.
+Flax linen, Haiku and Equinox's layers write their names into a program themselves. Flax NNX does not: here each of its
+modules is called under the name that it has in the module around it, or under its class.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ def named() -> Iterator[None]:
 
 
 def _kinds(kind: type) -> Iterator[Any]:
-    """The classes below one, each once."""
-    for below in dict.fromkeys(kind.__subclasses__()):
+    """The classes below one."""
+    below: Any
+    for below in kind.__subclasses__():
         yield below
         yield from _kinds(below)
 
