@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,6 +36,31 @@ def test_the_notebook_runs(tmp_path):
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     assert any("image/png" in output.get("data", {}) for output in outputs)
     assert "(2, 8, 30, 2)" in outputs[-1]["text"]
+
+
+RUN = """
+import contextlib, io, json, re, sys
+scope, outputs = {"__name__": "docs"}, []
+for block in re.findall(r"```python\\n(.*?)```", open(sys.argv[1]).read(), re.S):
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        exec(compile(block, "counting.md", "exec"), scope)
+    outputs.append(output.getvalue().rstrip())
+print(json.dumps(outputs))
+"""
+
+
+def test_the_examples_of_counting_print_what_the_page_shows():
+    """To the letter under the version of JAX that the page names; under others they run."""
+    page = (DOCS / "counting.md").read_text(encoding="utf-8")
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", RUN, str(DOCS / "counting.md")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-2000:]
+    shown = re.findall(r"```python\n.*?```\n(?:\n```text\n(.*?)\n```)?", page, re.S)
+    printed = json.loads(done.stdout)
+    assert len(printed) == len(shown) == 6 and all(printed[1:])
+    if f"jax {jax.__version__} " in page:
+        assert printed == shown
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
