@@ -167,6 +167,8 @@ def test_any_function_is_counted_by_name(somebodys, capsys):
         (("somebodys:number",), "somebodys:number: not a function; found int"),
         (("somebodys:loss", "--args", "f32[2"), "--args: not an array"),
         (("somebodys:loss", "--args", "f32[2],q7[3]"), "found q7[3]"),
+        (("somebodys:loss", "--args", f"f32[{'9' * 5000}]"), "--args: not an array"),
+        (("somebodys:looped", "--args", "f32[8,8],i32[]", "--trips", "9" * 5000), "--trips: not trip counts"),
         (("somebodys:loss", "--args", "f64[2]"), "f64 has 64 bits; set JAX_ENABLE_X64=1"),
         (("somebodys:loss", "--args", "f32[2]"), "the function does not take these arguments"),
         (("somebodys:loss", "--args", "i32[2]", "--grad"), "--grad: no argument has a gradient"),

@@ -171,9 +171,10 @@ def test_choices_are_those_that_the_code_knows():
 # ------------------------------------------------------------------------------------------------- the options
 
 TEXTS = {
-    "--adapter", "--base", "--benchmark", "--choose", "--config", "--convention", "--data", "--figures", "--grid",
+    "--adapter", "--args", "--base", "--benchmark", "--choose", "--config", "--convention", "--data", "--figures", "--grid",
     "--groups", "--init-adapter", "--model", "--out", "--prompts", "--protocols", "--revision", "--search", "--set",
     "--stage", "--storage", "--study", "--targets", "--text", "--tokenizer",
+    "--trips",
 }  # fmt: skip
 """Options that are no numbers; a new one that is a number has a type that says what is allowed."""
 

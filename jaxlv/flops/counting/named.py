@@ -22,7 +22,7 @@ TYPES = {
     "f8e4m3fn": "float8_e4m3fn", "f8e5m2": "float8_e5m2",
 }  # fmt: skip
 WIDE = ("f64", "i64", "s64", "u64", "c128")
-SHAPE = re.compile(r"\s*(\w+)\[([\d,\s]*)\]\s*(?:,|$)")
+SHAPE = re.compile(r"\s*(\w+)\[((?:\s*[0-9]{1,9}\s*,?)*)\s*\]\s*(?:,|$)")
 
 
 def function_of(name: str) -> Callable:
@@ -73,7 +73,7 @@ def shapes(text: str) -> list[jax.ShapeDtypeStruct]:
 def trips_of(text: str) -> int | dict[str, int]:
     """Trip counts as "7" for all loops, or "model.py:12=7,decoder/step=3". Raises JaxlvError if it is neither."""
     parts = [part.rpartition("=") for part in text.split(",")]
-    if not all(count.strip().isdecimal() for _, _, count in parts) or (
+    if not all(re.fullmatch(r"\s*[0-9]{1,18}\s*", count) for _, _, count in parts) or (
         len(parts) > 1 and not all(one for one, _, _ in parts)
     ):
         raise JaxlvError("not trip counts", where="--trips", expected='"7", or "model.py:12=7,step=3"', found=text)
