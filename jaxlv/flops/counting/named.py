@@ -22,7 +22,7 @@ TYPES = {
     "f8e4m3fn": "float8_e4m3fn", "f8e5m2": "float8_e5m2",
 }  # fmt: skip
 WIDE = ("f64", "i64", "s64", "u64", "c128")
-SHAPE = re.compile(r"\s*(\w+)\[((?:\s*[0-9]{1,9}\s*,?)*)\s*\]\s*(?:,|$)")
+SHAPE = re.compile(r"\s*(\w+)\[\s*((?:[0-9]{1,9}\s*,\s*)*(?:[0-9]{1,9}\s*)?)\]\s*(?:,|$)")
 
 
 def function_of(name: str) -> Callable:
