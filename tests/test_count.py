@@ -102,6 +102,13 @@ def test_an_explanation_names_what_the_counters_differ_by(counted):
     assert f"XLA, lowered: the same as the jaxpr, {ONE:,} operations" in plain
 
 
+@pytest.mark.parametrize("unroll", [1, 2, 5, 12, 20])
+def test_a_loop_that_is_unrolled_is_written_as_often_as_xla_counts_it(unroll):
+    found = flops.count(lambda a: lax.scan(lambda c, _: (c @ c, None), a, None, 12, unroll=unroll)[0], SQUARE)
+    assert found.jaxpr.products == 12 * ONE
+    assert found.once.products == pytest.approx(found.xla_lowered.flops, abs=12)  # and the index
+
+
 def test_an_explanation_names_a_product_that_the_compiler_merged():
     twice = flops.count(lambda a: (a @ a) * (a @ a).sum(), SQUARE)
     assert twice.jaxpr.products == 2 * ONE and twice.hlo.products == ONE
@@ -319,6 +326,7 @@ class Stage:
         ({"flops": 5.0, "bytes accessed": 3.0}, '%c = conditional(%a)', ["a conditional counts its dearest branch"]),
         ({"flops": 5.0, "bytes accessed": 3.0}, 'custom-call(%a), custom_call_target="lapack_spotrf"',
          ["a custom call counts as -1 or as nothing (lapack_spotrf)"]),
+        ({"flops": 5.0, "bytes accessed": 3.0}, "%a = c64[8,8] add(%b, %c)", ["complex numbers are counted as if they"]),
         (None, "", ["no analysis"]),
         (NotImplementedError(), "", ["no analysis"]),
     ],

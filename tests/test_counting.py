@@ -48,10 +48,6 @@ VALID = 2 * 2 * 3 * 4 * (4 * 3) * 9
 SAME = 2 * 2 * 3 * 4 * taps(6, 6, 3, low=1) * taps(5, 5, 3, low=1)
 
 
-def loop(trips, body):
-    return lax.while_loop(lambda s: s[0] < trips, lambda s: (s[0] + 1, body(s[1])), (0, jnp.ones((N, N))))[1]
-
-
 def scanned(f, length):
     return lambda x: lax.scan(lambda c, _: (f(c), None), x, None, length=length)[0]
 
@@ -282,6 +278,36 @@ def test_loops_without_trips_are_listed_with_their_places():
 def test_trips_are_whole_numbers(trips):
     with pytest.raises(JaxlvError, match="the trip count of a loop"):
         count_jaxpr(two_loops, *TWO, trips=trips)
+
+
+@pytest.mark.parametrize(
+    ("start", "goes_on", "step", "turns"),
+    [
+        (0, lambda i: i < 9, lambda i: i + 1, 9),
+        (10, lambda i: i >= 2, lambda i: i - 3, 3),
+        (1.0, lambda i: i * 2 != 64.0, lambda i: i * 2, 5),
+        (0, lambda i: (i < 3) & (i != 2), lambda i: jnp.where(i > 5, i, i + 1), 2),
+        (0, lambda i: i < 0, lambda i: i, 0),
+    ],
+)
+def test_a_loop_whose_condition_needs_written_numbers_alone_says_its_trips(start, goes_on, step, turns):
+    def run(a):
+        return lax.while_loop(lambda s: goes_on(s[0]), lambda s: (step(s[0]), s[1] @ a), (start, a))[1]
+
+    assert products(run, SQUARE) == turns * ONE
+    assert products(run, SQUARE, trips=99) == turns * ONE  # what the program says goes before what is given for all
+    assert count_jaxpr(run, SQUARE).loops[0].trips == turns
+
+
+def test_a_loop_that_needs_a_number_of_two_carried_ones_or_has_no_end():
+    def fibonacci(a):
+        return lax.while_loop(lambda s: s[0] < 50, lambda s: (s[1], s[0] + s[1], s[2] @ a), (0, 1, a))[2]
+
+    assert products(fibonacci, SQUARE) == 10 * ONE  # 0 1 1 2 3 5 8 13 21 34
+    with pytest.raises(JaxlvError, match="a loop of unknown length"):
+        count_jaxpr(lambda a: lax.while_loop(lambda s: s[0] < 5, lambda s: (s[0] * 1, s[1] @ a), (0, a)), SQUARE)
+    with pytest.raises(JaxlvError, match="a loop of unknown length"):
+        count_jaxpr(lambda a, n: lax.while_loop(lambda s: s[0] < n, lambda s: (s[0] + 1, s[1] @ a), (0, a)), SQUARE, WHOLE)
 
 
 def test_the_condition_of_a_loop_is_looked_at_once_more_than_its_body():

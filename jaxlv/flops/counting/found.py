@@ -76,12 +76,17 @@ class Trips:
 
     def of(self, scope: Scope, places: Iterable[str]) -> int | None:
         """The trip count of a loop in a scope, at any of some places; None if none was given."""
+        found = self.named(scope, places)
+        return self.everywhere if found is None else found
+
+    def named(self, scope: Scope, places: Iterable[str]) -> int | None:
+        """The trip count that was given for a loop by its name."""
         names = [*places, *("/".join(scope.path[start:]) for start in range(len(scope.path)))]
         for name in names:
             if name in self.by_name:
                 self.used.add(name)
                 return self.by_name[name]
-        return self.everywhere
+        return None
 
     def unused(self) -> list[str]:
         """Keys that named no loop."""

@@ -19,6 +19,7 @@ import jax
 from jax.interpreters import partial_eval
 
 from jaxlv.errors import JaxlvError
+from jaxlv.flops.counting import turns
 from jaxlv.flops.counting.found import Found, Loop, Trips, nothing
 from jaxlv.flops.counting.operations import BYTES, KINDS, Tally
 from jaxlv.flops.counting.primitives import Equation, rule, shared, size
@@ -158,12 +159,16 @@ class _Walk:
     # ------------------------------------------------------------------------------------------ loops and branches
 
     def scan(self, equation: Any, stack: str, places: Places) -> Found:
-        params = equation.params
-        return self.loop(self.jaxpr(_open(params["jaxpr"]), stack, places), params["length"], stack, places)
+        length, unroll = equation.params["length"], equation.params.get("unroll", 1)
+        written = length if unroll >= length else unroll + length % unroll  # bodies in the program, one behind another
+        body = self.jaxpr(_open(equation.params["jaxpr"]), stack, places)
+        return self.loop(body, length, stack, places, written=written)
 
-    def loop(self, body: Found, trips: int, stack: str, places: Places, last: Found | None = None) -> Found:
-        """A body times its trips, and the last look at a condition."""
-        found = body.times(1 if self.loops_once else trips)
+    def loop(
+        self, body: Found, trips: int, stack: str, places: Places, last: Found | None = None, written: int = 1
+    ) -> Found:
+        """A body times its trips, or as often as it is written, and the last look at a condition."""
+        found = body.times(written if self.loops_once else trips)
         if last is not None:
             found.add(last)
         own = Loop(places.name, _scope(stack), trips, 1, found.total())
@@ -173,7 +178,11 @@ class _Walk:
         params, scope = equation.params, _scope(stack)
         condition = self.jaxpr(_open(params["cond_jaxpr"]), stack, places)
         body = self.jaxpr(_open(params["body_jaxpr"]), stack, places)
-        trips = 1 if self.loops_once else self.trips.of(scope, places.all)
+        trips = 1 if self.loops_once else self.trips.named(scope, places.all)
+        if trips is None:
+            trips = turns.written(equation)
+        if trips is None:
+            trips = self.trips.everywhere
         if trips is None:
             if (words := _named_at(places, stack)) not in self.unknown:
                 self.unknown.append(words)

@@ -11,6 +11,7 @@ FLOPS, TRANSCENDENTALS, ACCESSED = "flops", "transcendentals", "bytes accessed"
 EXACT = 2**24  # up to here float32, in which XLA adds, holds every whole number
 LOOP = re.compile(r"\bwhile\(|\bstablehlo\.while\b")
 BRANCH = re.compile(r"\bconditional\(|\bstablehlo\.(?:case|if)\b")
+COMPLEX = re.compile(r"\bc(?:64|128)\[|complex<f")
 CALL = re.compile(r"custom_call_target=\"([^\"]*)\"|stablehlo\.custom_call @([\w$.\-]+)")
 
 
@@ -61,6 +62,8 @@ def _seen(figures: dict[str, float], text: str) -> list[str]:
         doubts.append("a conditional counts its dearest branch")
     if calls := sorted({one or other for one, other in CALL.findall(text)}):
         doubts.append(f"a custom call counts as -1 or as nothing ({', '.join(calls)})")
+    if COMPLEX.search(text):
+        doubts.append("operations on complex numbers are counted as if they were real")
     if max(figures.values()) > EXACT:
         doubts.append("added in float32: the last digits are lost")
     return doubts
