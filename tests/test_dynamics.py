@@ -129,9 +129,9 @@ def test_simulation_is_stored_and_selected_with_its_series(tmp_path):
 
 def test_noise_is_log_normal_with_median_one():
     clean = PRESETS["lotka-volterra"]
-    noisy = dynamics.draw(dataclasses.replace(clean, noise=0.05), 100, seed=3)
+    noisy = dynamics.draw(dataclasses.replace(clean, noise=0.2), 100, seed=3)
     logs = np.log(noisy.values_NTV / dynamics.draw(clean, 100, seed=3).values_NTV)
-    assert logs.std() == pytest.approx(0.05, rel=0.03) and abs(logs.mean()) < 0.002
+    assert logs.std() == pytest.approx(0.2, rel=0.03) and abs(logs.mean()) < 0.006  # 20,000 values: four deviations
 
 
 def test_own_presets_and_log_ranges():
@@ -141,12 +141,14 @@ def test_own_presets_and_log_ranges():
     assert np.log10(drawn.source["simulation"]["parameters"]["r"]).mean() == pytest.approx(-1.5, abs=0.15)
 
 
-def test_failed_draws_are_replaced_and_counted():
+def test_failed_draws_are_replaced_and_counted(monkeypatch):
     """Predators without food die out as exp(-m t): m > 0.44 takes them below float32 at t = 200."""
     starving = {"r": Range(0.01, 0.01), "a": Range(1e-6, 1e-6), "e": Range(0.3, 0.3), "m": Range(0.3, 0.6)}
     starts = {"x0": Range(1, 1), "y0": Range(1, 1)}
+    simulate, tried = dynamics.simulate, []
+    monkeypatch.setattr(dynamics, "simulate", lambda *given: tried.append(len(given[1])) or simulate(*given))
     drawn = dynamics.draw(Preset("starving", "lotka-volterra", {**starving, **starts}), 30, seed=0, attempts=50)
-    assert drawn.source["simulation"]["redrawn"] > 5
+    assert drawn.source["simulation"]["redrawn"] == sum(tried) - 30 > 5
     assert (drawn.source["simulation"]["parameters"]["m"] < 0.44).all() and (drawn.values_NTV > 1e-38).all()
     hopeless = Preset("hopeless", "lotka-volterra", {**starving, **starts, "m": Range(0.5, 0.6)})
     with pytest.raises(JaxlvError, match="4 of 4 series could not be simulated in 2 attempts"):

@@ -88,6 +88,14 @@ def test_csv_in_both_layouts_and_any_row_order(tmp_path):
         np.testing.assert_array_equal(loaded.time_T, TIME_T)
 
 
+def test_prey_comes_first_whatever_stands_first_in_a_csv(tmp_path):
+    (tmp_path / "a.csv").write_text(
+        "series,step,time,variable,value\n0,0,0,predator,7\n0,0,0,prey,3\n0,1,1,prey,4\n0,1,1,predator,8\n"
+    )
+    loaded = series.load(tmp_path / "a.csv")
+    assert loaded.variables == ("prey", "predator") and loaded.values_NTV.tolist() == [[[3, 7], [4, 8]]]
+
+
 def test_csv_keeps_other_variables(tmp_path):
     rows = [f"0,{t},{t},{name},{t + 1}" for t in range(3) for name in ("hare", "lynx", "owl")]
     (tmp_path / "a.csv").write_text("\n".join(["series,step,time,variable,value", *rows]))
@@ -319,10 +327,11 @@ def test_zeros_are_values():
         ([0.0, 1, 2, 2, 3], ("does not increase", "from index 2")),
         ([0.0, 1, 2, np.nan, 4], ("not finite", "index 3")),
         ([0.0, 1, 2, 3, 4.1], ("irregular", "mean 1.025", "0.001")),
+        ([*range(2000), 1999.1], ("irregular", "found 1 others, the first 0.1 after index 1999")),
     ],
 )
 def test_bad_times(time, parts):
-    assert_says(message(series.from_arrays, some_values(), time), "time", *parts)
+    assert_says(message(series.from_arrays, some_values((3, len(time), 2)), time), "time", *parts)
 
 
 def test_times_may_be_rounded():
@@ -410,6 +419,14 @@ def test_fraction_split_is_the_one_reported_by_xu():
     np.testing.assert_array_equal(split.test, order[850:])
 
 
+def test_shares_that_are_no_whole_numbers_of_series_are_rounded():
+    """Of seven series 4.9 and 5.95 lie before the cuts: 5 and 6. A fifth of twelve, 2.4, is 3 series for Liu, as in
+    scikit-learn.
+    """
+    assert [len(ids) for ids in series.split_fraction(np.arange(7)).parts().values()] == [5, 1, 1]
+    assert [len(ids) for ids in series.REPORTED_SPLITS["liu"](np.arange(13)).parts().values()] == [9, 3, 1]
+
+
 def test_splits_hold_every_id_once():
     ids, labels = np.arange(100, 337), np.arange(237) % 5
     for split in (
@@ -443,6 +460,9 @@ def test_duplicates_across_parts_are_found():
     series.check_disjoint(duplicated, series.split_ids(np.arange(6), [0, 5], [1, 2], [3, 4]))
     text = message(series.check_disjoint, duplicated, series.split_ids(np.arange(6), [0, 1], [2], [5]))
     assert_says(text, "series 5 of test", "series 0 of train")
+    values[5, 0, 0], values[0, 0, 0] = 0.0, -0.0
+    signed = series.from_arrays(values)
+    assert_says(message(series.check_disjoint, signed, series.split_ids(np.arange(6), [0], [1], [5])), "series 5 of test")
     overlapping = series.Split(np.array([0]), np.array([1]), np.array([0]))
     assert_says(message(series.check_disjoint, duplicated, overlapping), "series twice")
 
