@@ -218,19 +218,6 @@ def test_the_front_is_what_nothing_beats():
     assert sweeps.front([(1, 5), (2, 6), (2, 4), (3, 4), (4, 1)]) == [0, 2, 4]
 
 
-def test_a_config_may_extend_another_and_a_grid_is_for_sweeps(tmp_path):
-    (tmp_path / "below.toml").write_text('[lora]\nrank = 3\ntargets = ["q"]\n[train]\nsteps = 7\n')
-    (tmp_path / "above.toml").write_text('extends = "below.toml"\n[lora]\nrank = 5\n')
-    found = load_config(tmp_path / "above.toml", ["train.seed=1"])
-    assert (found.lora.rank, found.lora.targets, found.train.steps, found.train.seed) == (5, ("q",), 7, 1)
-    (tmp_path / "below.toml").write_text('extends = "above.toml"\n')
-    with pytest.raises(JaxlvError, match="extends itself"):
-        load_config(tmp_path / "above.toml")
-    (tmp_path / "grid.toml").write_text('[grid]\n"lora.rank" = [2, 4]\n')
-    with pytest.raises(JaxlvError, match="jaxlv sweep"):
-        load_config(tmp_path / "grid.toml")
-
-
 @pytest.mark.parametrize(("select", "best"), [("loss", 4), ("forecast", 2)])
 def test_what_a_run_reached_is_of_its_best_step_by_its_own_measure(select, best, config, tmp_path):  # noqa: F811
     """Losses 0.6, 0.4 and 0.5 after steps 2, 4 and 6, errors of forecasts 1, 3 and 2."""
