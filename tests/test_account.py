@@ -386,6 +386,7 @@ def test_what_is_held_back_is_not_taken_by_other_phases(path):
 @pytest.mark.parametrize(
     ("records", "message"),
     [
+        ([reserved(1, STEP)], "reservations are not in order"),
         ([reserved(0, STEP, 2)], "attempts are not in order"),
         ([reserved(0, STEP), reserved(1, STEP, 2), reserved(2, STEP)], "attempts are not in order"),
         ([reserved(0, STEP), reserved(1, STEP, 2), committed(0, STEP)], "by another attempt"),
@@ -400,6 +401,31 @@ def test_what_no_program_can_have_written_is_damage(path, records, message):
     written(path, header(path, terms(9 * ONE)), *records)
     with pytest.raises(JaxlvError, match=message):
         read(path)
+
+
+@pytest.mark.parametrize("version", [1, 4, "3"])
+def test_a_ledger_of_another_version_is_refused(version, path):
+    written(path, header(path, terms(9 * ONE)) | {"ledger": version})
+    with pytest.raises(JaxlvError, match=f"line 1: damaged line .*version {version}"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    "changed", [{"held_back": 1}, {"envelopes": {"final": 1}}, {"repeats": "beyond"}, {"convention": "hf"}]
+)
+def test_a_ledger_goes_on_under_its_own_terms_alone(changed, path):
+    Ledger(path, terms(9 * ONE)).close()
+    with pytest.raises(JaxlvError, match="not the one that the ledger began with"):
+        Ledger(path, replace(terms(9 * ONE), **changed))
+
+
+def test_an_attempt_leaves_one_reservation_open_at_most(path):
+    """A process does one thing at a time: two attempts may leave one each, and one attempt never two."""
+    first = header(path, terms(9 * ONE))
+    written(path, first, reserved(0, STEP), reserved(1, STEP, 2))
+    assert verify(path) == []
+    written(path, first, reserved(0, STEP), reserved(1, block(1)))
+    assert verify(path) == ["run run, attempt 1: 2 reservations without a commit, at most one can be"]
 
 
 def test_a_ledger_of_the_version_before_is_read_and_goes_on(path):
