@@ -139,6 +139,9 @@ def larger(a, b):
 def quits(n):
     if n > 1:
         os._exit(3)
+
+
+quits(1 - 1)
 """
 TESTS = """from pathlib import Path
 
@@ -169,7 +172,7 @@ def test_a_mutant_is_killed_by_tests_that_pass_without_it_or_by_the_end_of_the_p
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
     (root / "configs").mkdir()
-    words = ["--sample", "9", "--workers", "1", "--root", str(root), "--results", str(tmp_path / "results")]
+    words = ["--sample", "19", "--workers", "1", "--root", str(root), "--results", str(tmp_path / "results")]
     done = subprocess.run([sys.executable, "-m", "tests.mutants", *words], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((root / ".mutants/results/sample.json").read_text())["mutants"]
@@ -181,7 +184,10 @@ def test_a_mutant_is_killed_by_tests_that_pass_without_it_or_by_the_end_of_the_p
         "line 9: 1 -> 2": ("alive", ""),
         "line 10: 3 -> 4": ("alive", ""),
         "line 10: os._exit(...) not called": ("alive", ""),
+        "line 13: quits(...) not called": ("alive", ""),
+        "line 13: - -> +": ("killed", ""),  # in the import of the tests
+        "line 13: 1 -> 2": ("alive", ""),
     }
     page = (tmp_path / "results/sample.md").read_text()
-    assert "| model | 6 | 2 | 33.3% |" in page and str(tmp_path) not in page
+    assert "| model | 10 | 3 | 30.0% |" in page and str(tmp_path) not in page
     assert (root / "jaxlv/model/module.py").read_text() == MODULE

@@ -169,12 +169,16 @@ class Trial:
 
     def _job(self, mutant: Mutant) -> Callable[[Path], running.Job]:
         def make(own: Path) -> running.Job:
-            text = (self.root / mutant.file).read_text(encoding="utf-8")
-            known = self.ended_in.get(mutant.id) or self.results.known.get(mutant.id, {}).get("by", "")
-            tests = self.map.plan(mutant.file, mutant.lines(text), self.seconds, known)
-            return running.asked(tests, own, mutant.file, mutant.applied(text))
+            return running.asked(self._plan(mutant), own, mutant.file, mutant.applied(self._text(mutant)))
 
         return make
+
+    def _text(self, mutant: Mutant) -> str:
+        return (self.root / mutant.file).read_text(encoding="utf-8")
+
+    def _plan(self, mutant: Mutant) -> dict[str, float]:
+        known = self.ended_in.get(mutant.id) or self.results.known.get(mutant.id, {}).get("by", "")
+        return self.map.plan(mutant.file, mutant.lines(self._text(mutant)), self.seconds, known)
 
     def _done(self, key: Mutant | str, ended: running.Ended, own: Path) -> None:
         """A child has ended, which tried a mutant, or a test without one."""
@@ -185,7 +189,7 @@ class Trial:
         elif ended.code in (0, NO_TESTS):
             self._add(key, ALIVE, "", order["ran"], ended.seconds)
         elif failed or self.ended_in.get(key.id) == at:
-            self._notice(key, failed or at or IMPORT, order["ran"], ended.seconds)
+            self._notice(key, failed or at or f"{IMPORT} for {key.id}", order["ran"], ended.seconds)
         else:
             print(f"{key.id}: exit code {ended.code} in {at or IMPORT}: tried again", flush=True)
             self.ended_in[key.id] = at
@@ -197,8 +201,10 @@ class Trial:
         if by in self.sound:
             self._judge(by, True)
         elif len(self.noticed[by]) == 1:
-            took = self.map.tests[by].seconds if by in self.map.tests else 0.0
-            self.jobs.appendleft((by, lambda own: running.asked({} if by == IMPORT else {by: took}, own)))
+            asked = {by: self.map.tests[by].seconds if by in self.map.tests else 0.0}
+            if by.startswith(IMPORT):  # the same test files, without a test
+                asked = {test.partition("::")[0]: 0.0 for test in self._plan(mutant)}
+            self.jobs.appendleft((by, lambda own: running.asked(asked, own)))
 
     def _judge(self, by: str, passes: bool) -> None:
         """A test, or the import of a test file, passes without a mutant, or does not."""
