@@ -60,4 +60,5 @@ def _cut(closed: Any, outputs: list[bool]) -> tuple[Any, list[bool]]:
     """(the part of a closed jaxpr that some outputs need, which inputs that takes)."""
     whole = getattr(closed, "jaxpr", closed)
     live, used = partial_eval.dce_jaxpr(whole, outputs)
-    return core.ClosedJaxpr(live, closed.consts), list(used)
+    # From jax 0.11 on a jaxpr holds its constants itself.
+    return live if whole is closed else core.ClosedJaxpr(live, closed.consts), list(used)
