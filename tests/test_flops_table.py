@@ -262,10 +262,11 @@ def test_a_head_over_the_alphabet_has_13_columns():
     assert forward("exact") - forward("exact", head="alphabet") == 2 * 2048 * 896 * (151_936 - 13)
 
 
-def test_tokens_that_fill_a_chunk_of_the_loss_stand_in_their_own_row():
-    counted = table.count(work(131, batch=3), "exact").by_component()
-    assert counted["padding", "forward"] == 2 * (512 - 393) * 896 * 151_936
-    assert ("padding", "forward") not in table.count(work(), "exact").by_component()
+@pytest.mark.parametrize(("batch", "length"), [(4, 512), (3, 131), (2, 320)])
+def test_the_loss_runs_the_head_once_for_each_token(batch, length):
+    counted = table.count(work(length, batch=batch), "exact").by_component()
+    assert counted["head", "forward"] == counted["head", "backward"] == 2 * batch * length * 896 * 151_936
+    assert not any(component == "padding" for component, _ in counted)
 
 
 def test_unknown_names_and_sizes_are_refused():

@@ -34,11 +34,11 @@ def full(x_BTD: jax.Array, head: Head, labels_BT: Any) -> jax.Array:
 
 
 def chunked(monkeypatch, tokens: int) -> None:
-    """Let a chunk hold so many tokens (rounded down to a power of two)."""
+    """Let a chunk hold so many tokens, at most."""
     monkeypatch.setattr(loss, "CHUNK_LOGITS", tokens * V)
 
 
-@pytest.mark.parametrize("chunk", [1, 4, 8, 1000], ids=lambda n: f"chunks of {n}")  # 14 tokens: 4 and 8 leave a rest
+@pytest.mark.parametrize("chunk", [1, 4, 8, 1000], ids=lambda n: f"chunks of {n}")  # 2 x 7 tokens: 4, 8 leave a rest
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
 def test_value_and_gradients_are_optax_s(monkeypatch, chunk, bias):
     chunked(monkeypatch, chunk)
@@ -163,8 +163,21 @@ def test_losses_token_by_token_are_those_of_both_softmaxes(monkeypatch, chunk):
             assert found[b, t] == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
-def test_a_chunk_holds_no_more_logits_than_it_may():
-    for tokens, vocabulary in [(1, 10), (2048, 151_936), (4096, 61), (10, 2**30)]:
-        chunk = loss._chunk(tokens, vocabulary)
-        assert 1 <= chunk <= tokens
-        assert chunk == 1 or chunk * vocabulary <= loss.CHUNK_LOGITS
+@pytest.mark.parametrize(
+    ("batch", "length", "vocabulary", "chunks"),
+    [
+        (4, 512, 151_936, (64, 8, 0)),  # 441 tokens: 110 of each row, of which 64 is the divisor
+        (2, 320, 151_936, (160, 2, 0)),
+        (4, 500, 151_936, (100, 5, 0)),
+        (1, 1000, 151_936, (250, 4, 0)),  # not 441, 441 and 118
+        (4, 509, 151_936, (102, 4, 101)),  # a prime: as few as can be, all but equal
+        (1, 131, 151_936, (131, 1, 0)),
+        (7, 3, 2**30, (1, 3, 0)),  # at least one token of each row
+        (1, 2048, 61, (2048, 1, 0)),
+    ],
+)
+def test_chunks_hold_every_token_once(batch, length, vocabulary, chunks):
+    size, whole, rest = found = loss.chunks_of(batch, length, vocabulary)
+    assert found == chunks
+    assert whole * size + rest == length and found.number == whole + (rest > 0)
+    assert size == 1 or batch * size * vocabulary <= loss.CHUNK_LOGITS

@@ -128,15 +128,9 @@ def _audit(program: programs.Program, work: Work, target: Target) -> ProgramAudi
 
 
 def analytic(work: Work, program: str) -> dict[tuple[str, str], int]:
-    """{(component, phase): FLOPs} of a program by the convention `exact`; the loss's padding is part of the head."""
+    """{(component, phase): FLOPs} of a program by the convention `exact`."""
     rows = count(work, "exact").by_component()
-    if program != "train_step":
-        return {where: flops for where, flops in rows.items() if where[1] == "forward" and where[0] != "padding"}
-    merged: dict[tuple[str, str], int] = {}
-    for (component, phase), flops in rows.items():
-        where = ("head" if component == "padding" else component, phase)
-        merged[where] = merged.get(where, 0) + flops
-    return merged
+    return {where: flops for where, flops in rows.items() if program == "train_step" or where[1] == "forward"}
 
 
 def compare(
@@ -213,7 +207,6 @@ def explain(work: Work) -> list[str]:
     grouped = 2 * v["L"] * 2 * v["T"] * v["H"] * (v["N"] - v["K"]) * v["D"]
     adapters = sum(flops for (component, phase), flops in rows.items() if "lora" in component and phase == "forward")
     attention = sum(rows.get((name, "forward"), 0) for name in ("scores", "weighted sum", "fused attention"))
-    padding = sum(flops for (component, _), flops in rows.items() if component == "padding")
     if work.train == "full":
         whole = 3 * ahead
     else:
@@ -223,8 +216,7 @@ def explain(work: Work) -> list[str]:
         f"grouped keys and values: {grouped:.6g} less a forward pass than with a key/value head for each query head",
         f"backward rule: a step is {step / ahead:.4f} x forward, not 3 x: {3 * ahead - step:.6g} less, for the gradient of "
         "frozen weights is never formed",
-        f"first layer: {whole + padding - step:.6g} less, for nothing trains before its first adapted product",
-        f"padding of the loss's chunks: {padding:.6g} more, within the rows of the head",
+        f"first layer: {whole - step:.6g} less, for nothing trains before its first adapted product",
         f"causal mask: {attention // 2:.6g} of a forward pass is spent on scores that the mask hides",
         f"elementwise work: {more:.6g} operations a step, {more / step:.2%} of the matrix products",
     ]

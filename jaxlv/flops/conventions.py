@@ -218,9 +218,6 @@ EXACT = (
     row("head", dot="1 | Q, H, V"),
     row("head", "t", "backward", dot="1 | Q, V, H"),
     row("head", "head", "backward", dot="1 | V, Q, H"),
-    row("padding", training=True, dot="1 | M - Q, H, V"),  # tokens that fill the last chunk of the loss
-    row("padding", "t", "backward", dot="1 | M - Q, V, H"),
-    row("padding", "head", "backward", dot="1 | V, M - Q, H"),
 )
 
 # Elementwise work of the float32 step with Adam, as XLA counts it: each operation on each element once. Forward rows are
@@ -233,7 +230,7 @@ NORMS_REACHED = "(2 * L - 1) * t + x0 + m0"
 
 ELEMENTWISE = (
     row("embedding", integer="T", add="T", compare="T"),
-    row("norms", "2 * L + 1", mul="3 * T * H", add="T * H", div="T", rsqrt="T", compare="2 * T", convert="1"),
+    row("norms", "2 * L + 1", mul="3 * T * H", add="T * H", div="T", rsqrt="T", compare="2 * T"),
     row("norms", NORMS_REACHED, training=True, mul="T * H + T", div="T"),
     row("norms", NORMS_REACHED, "backward", mul="4 * T * H + T", add="2 * T * H", compare="T"),
     row("norms", f"{NORMS_REACHED} - t", "backward", add="T * H"),  # joined by the residual's gradient
@@ -267,7 +264,7 @@ ELEMENTWISE = (
     row("head", "head", "backward", add="G * V * H"),
     row("scores", "L * dense", mul="T * N * D"),
     row("scores", REACHED["q"] + " * dense", "backward", mul="T * N * D"),
-    row("mask", "L * dense", integer="B * C + 2 * B * X", compare="B * N * X", convert="1"),
+    row("mask", "L * dense", integer="B * C + 2 * B * X", compare="B * N * X"),
     row("mask", REACHED["a"] + " * dense", "backward", compare="B * N * X"),
     row("softmax", "L * dense", compare="B * N * (X - S)", exp="B * N * X + T * N", mul="T * N * (D + 1)", div="T * N * D",
         add="B * N * (2 * X - S) + T * N"),
@@ -279,9 +276,9 @@ ELEMENTWISE = (
     row("activation", REACHED["p"], "recomputed", mul="2 * T * I", add="3 * T * I", exp="T * I", div="T * I"),
     row("activation", REACHED["p"], "backward", mul="5 * T * I", add="T * I"),
     row("residuals", "L", add="2 * T * H"),
-    row("loss", training=True, compare="M * V + 5 * M", add="2 * M * V + 3 * M", exp="M * V", log="M", integer="3 * M"),
-    row("loss", "1 if t + head else 0", "backward", add="2 * M * V", exp="M * V", integer="M * V + M", convert="M * V",
-        compare="M * V", mul="T * H + V * H * head"),
+    row("loss", training=True, compare="Q * V + 5 * Q", add="2 * Q * V + 3 * Q", exp="Q * V", log="Q", integer="3 * Q"),
+    row("loss", "1 if t + head else 0", "backward", add="2 * Q * V", exp="Q * V", integer="Q * V + Q", convert="Q * V",
+        compare="Q * V", mul="T * H + V * H * head"),
     row("optimiser", training=True, div="4 * W", mul="8 * W", add="7 * W", sqrt="W"),
 )  # fmt: skip
 

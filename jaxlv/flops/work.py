@@ -5,7 +5,7 @@ S  new tokens of a row                    L  layers                      full   
 C  tokens attended to (S, or a cache)     N  query heads                 head    1 if the head's weight trains
 T  = B * S                                K  key/value heads             q k v o gate up down
 Q  positions that the head runs at        D  head size                           1 if that projection is adapted
-M  = Q padded to whole chunks, G of them  I  intermediate size           x0 ... p0
+G  chunks of the loss                     I  intermediate size           x0 ... p0
 R  rank                                   V  tokens of the head                  1 if the gradient reaches that input
 P  parameters but the embedding's         A  parameters of the adapters          of layer 0 (see `symbols`)
 W  parameters that train                  X  pairs of a query and a key      fused   1 if attention is one fused kernel,
@@ -70,7 +70,6 @@ def symbols(work: Work) -> dict[str, int]:
     }  # fmt: skip
     adapted = {"q": q, "k": k, "v": v, "o": o, "gate": gate, "up": up, "down": down}
     A = sum(L * work.rank * sum(shapes[name]) for name, is_target in adapted.items() if is_target)
-    chunk, chunks = chunks_of(Q, V)
     fused = int(work.kernel == "cudnn" and not work.cache)
     W = A + full * (P + m.vocab_size * H) + (head - full) * m.vocab_size * H
     # The gradient with respect to a tensor is formed only if a trained weight stands before it. In every layer but the
@@ -83,7 +82,7 @@ def symbols(work: Work) -> dict[str, int]:
     p0 = m0 | gate | up  # what the down projection takes
     t = p0 | down
     return {
-        "B": B, "S": S, "C": S + work.cache, "T": B * S, "Q": Q, "M": chunk * chunks, "G": chunks, "R": work.rank,
+        "B": B, "S": S, "C": S + work.cache, "T": B * S, "Q": Q, "G": chunks_of(B, S, V).number, "R": work.rank,
         "H": H, "L": L, "N": N, "K": K, "D": D, "I": FF, "V": V, "P": P, "A": A, "W": W,
         **adapted, "full": full, "head": head, "t": t,
         "fused": fused, "dense": 1 - fused, "X": scored_pairs(S, S + work.cache, work.kernel),

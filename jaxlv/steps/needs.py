@@ -68,7 +68,7 @@ def training(config: RunConfig, model: Qwen2) -> dict[str, int]:
     queries = {"xla": length, "blocked": min(QUERY_BLOCK, length), "cudnn": 0}[model.attention]
     scores = t.batch_size * c.num_attention_heads * queries * length * NUMBER
     outputs = len(SYMBOLS) if config.model.loss == "alphabet" else c.vocab_size
-    logits = chunks_of(tokens, outputs)[0] * outputs * NUMBER
+    logits = t.batch_size * chunks_of(t.batch_size, length, outputs).size * outputs * NUMBER
     return {
         LOWER_RANK: state(config, model),
         LOWER_BATCH: kept + max(scores, logits),
