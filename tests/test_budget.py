@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 from test_run import Interruption, change, config, losses, train  # noqa: F401 - `config` is a fixture
 
-from jaxlv import flops
 from jaxlv.config import BudgetConfig, RunConfig, load_config, to_toml
-from jaxlv.flops import ledger, plan
+from jaxlv.errors import JaxlvError
+from jaxlv.flops import ledger, plan, table
+from jaxlv.flops.family import FAMILY
 from jaxlv.flops.ledger import BudgetExceeded, Event
+from jaxlv.flops.work import Update
 from jaxlv.model.config import ModelConfig
 from jaxlv.runs import billing, run, sources, training
 from jaxlv.runs.checkpoint import Checkpoints
@@ -136,18 +138,43 @@ SMALL = ModelConfig(32, 16, 16, 1, 2, 1, 8)
 def test_the_price_of_an_event_by_its_parts(convention):
     """Steps of micro-batches; a validation is a forward pass and its loss; a generation reads each prompt once."""
     step = Event("train_step", 2, 12, rank=3, targets=("q_proj",))
-    one = flops.count(step.work(SMALL), convention)
+    one = table.count(step.work(SMALL), convention)
     assert step.flops(SMALL, convention) == one.total_train_step
     assert replace(step, count=5, accumulate=3, step=7).flops(SMALL, convention) == 15 * one.total_train_step
-    forward = sum(row.count for row in one.rows if row.phase == "forward")
-    assert replace(step, kind="validation", count=4).flops(SMALL, convention) == 4 * forward < 4 * one.total_train_step
+    validation = step.of_kind("validation", count=4).flops(SMALL, convention)
+    assert (
+        validation == 4 * one.total_loss == 4 * one.total_forward < 4 * one.total_train_step
+    )  # by these rules a loss is free
     draw = replace(step, kind="generation", samples=3, new_tokens=10, slots=22, stage=8)
     work = draw.work(SMALL)
-    read, rows = flops.prefill(work, convention), replace(work, batch=6)
-    decoded = 8 * flops.decode(rows, 12 + 8, convention) + 2 * flops.decode(rows, 22, convention)
+    read, rows = table.prefill(work, convention), replace(work, batch=6)
+    decoded = 8 * table.decode(rows, 12 + 8, convention) + 2 * table.decode(rows, 22, convention)
     assert draw.flops(SMALL, convention) == read + decoded  # two stages, of which the second ends at all slots
-    growing = sum(flops.prefill(replace(rows, length=12 + i), convention) for i in range(10))
+    growing = sum(table.prefill(replace(rows, length=12 + i), convention) for i in range(10))
     assert replace(draw, cached=False).flops(SMALL, convention) == growing
+
+
+def test_an_event_of_an_older_version_is_priced_as_it_was():
+    """2 x 320 tokens at rank 5: its loss ran the head at 768 of them, forward and for the gradient of its input."""
+    qwen = FAMILY["qwen2.5-0.5b"]
+    tree = {"kind": "train_step", "batch": 2, "length": 320, "rank": 5, "targets": ["q_proj", "v_proj"]}
+    old, new = Event.from_tree(tree), Event.from_tree({**tree, "loss": "summed"})
+    assert old.flops(qwen, "exact") == 1_386_687_823_872
+    assert new.flops(qwen, "exact") == 1_316_986_880_000
+    assert old.padding(qwen, "exact") == 2 * 2 * 128 * 896 * 151_936 and new.padding(qwen, "exact") == 0
+    assert old.flops(qwen, "coursework") == new.flops(qwen, "coursework")
+    assert replace(old, kind="generation", new_tokens=1).padding(qwen, "exact") == 0
+    assert old.tree() == tree | {"targets": ("q_proj", "v_proj")} and new.tree() == old.tree() | {"loss": "summed"}
+
+
+def test_what_an_event_says_comes_back_from_its_file():
+    update = Update("muon", True, True, True, "cosine", True)
+    event = Event("train_step", 2, 12, 3, 4, 5, ("q_proj",), "alphabet", "bias", "blocked", 6, dtype="bfloat16",
+                  dropout=True, update=update, stack_rank=7)  # fmt: skip
+    assert Event.from_tree(json.loads(json.dumps(event.tree()))) == event
+    assert "update" not in replace(event, update=Update()).tree()
+    with pytest.raises(JaxlvError, match="name"):
+        Event.from_tree(event.tree() | {"update": {"name": "sgd"}})
 
 
 def test_work_is_paid_as_far_as_it_ran(tmp_path):
@@ -225,19 +252,26 @@ def test_a_budget_buys_whole_steps():
 @pytest.mark.parametrize(
     ("sections", "expected"),
     [
-        ({}, {"head": "frozen", "rank": 4, "train": "adapters", "accumulate": 1, "kernel": "xla"}),
-        ({"model": {"loss": "alphabet"}}, {"head": "alphabet"}),
+        ({}, {"head": "frozen", "rank": 4, "train": "bias", "accumulate": 1, "kernel": "xla", "dtype": "float32",
+              "dropout": False, "update": Update(), "stack_rank": 0, "loss": "summed"}),
+        ({"model": {"loss": "alphabet", "dtype": "bfloat16"}}, {"head": "alphabet", "dtype": "bfloat16"}),
+        ({"lora": {"head": "frozen", "dropout": 0.1}}, {"train": "adapters", "dropout": True}),
+        ({"optimizer": {"name": "muon", "clip_norm": 1.0, "weight_decay": 0.1, "schedule": "cosine", "warmup_steps": 3},
+          "train": {"skip_nonfinite": 2}}, {"update": Update("muon", True, True, True, "cosine", True)}),
         ({"train": {"accumulate": 3}, "model": {"attention": "blocked"}}, {"accumulate": 3, "kernel": "blocked"}),
         ({"lora": {"head": "full", "rank": 2}}, {"train": "head", "rank": 2}),
     ],
     ids=str,
-)
+)  # fmt: skip
 def test_a_step_is_billed_as_its_config_has_it(sections, expected, config):  # noqa: F811
     chosen = change(config, **sections)
     event, bare = billing.event_of(chosen), billing.event_of(chosen, adapted=False)
     assert {name: getattr(event, name) for name in expected} == expected
     assert (event.kind, event.batch, event.length, event.targets) == ("train_step", 2, 64, ("q_proj", "v_proj"))
-    assert (bare.rank, bare.targets, bare.train) == (0, (), "adapters")
+    assert (bare.rank, bare.targets, bare.train, bare.dropout) == (0, (), "adapters", False)
+    read = event.of_kind("validation", count=3)
+    assert (read.kind, read.count, read.rank, read.dtype) == ("validation", 3, event.rank, event.dtype)
+    assert (read.accumulate, read.dropout, read.update) == (1, False, Update())  # which a train step alone has
 
 
 def test_what_is_held_back_does_not_buy_the_first_step(config, price):  # noqa: F811

@@ -9,7 +9,7 @@ import pytest
 from jaxlv.errors import JaxlvError
 from jaxlv.flops import table
 from jaxlv.flops.conventions import CONVENTIONS
-from jaxlv.flops.work import Work, symbols
+from jaxlv.flops.work import Update, Work, symbols
 from jaxlv.model.config import ModelConfig
 from jaxlv.steps.generate import decoding, stage
 
@@ -266,7 +266,42 @@ def test_a_head_over_the_alphabet_has_13_columns():
 def test_the_loss_runs_the_head_once_for_each_token(batch, length):
     counted = table.count(work(length, batch=batch), "exact").by_component()
     assert counted["head", "forward"] == counted["head", "backward"] == 2 * batch * length * 896 * 151_936
-    assert not any(component == "padding" for component, _ in counted)
+    assert not any(component.endswith(table.PADDING) for component, _ in counted)
+
+
+def test_muon_s_products_are_billed():
+    """Batch 4 x 512, rank 8, the head trained too: half as much again as the model's own products."""
+    assert step("exact", train="head", update=Update("muon")) == 7_322_012_188_672
+    assert step("exact", train="head") == step("exact", train="head", update=Update("adamw", clip=True)) == 4_875_198_922_752
+    assert step("coursework", update=Update("muon")) == step("coursework")
+
+
+STACKS = {  # (ranks, targets): (own, executed) of a step of all
+    ((2, 4, 64), ("q", "v")): (14_479_360, 20_413_440),
+    ((1, 256), ("q", "v")): (19_883_520, 32_286_720),
+    ((2, 8), ("q", "v", "down")): (8_238_080, 8_751_104),
+}
+
+
+@pytest.mark.parametrize(("ranks", "targets"), STACKS)
+def test_ranks_of_a_stack_are_billed_as_padded_to_the_largest(ranks, targets):
+    """What is padded stands in rows of its own; other conventions price the rank that a run has."""
+    model, largest = ModelConfig(97, 40, 56, 2, 4, 2, 10, tie_word_embeddings=True), max(ranks)
+    works = [Work(model, 2, 16, rank, targets, stack_rank=largest) for rank in ranks]
+    counted = [table.count(one, "exact") for one in works]
+    own, executed = STACKS[ranks, targets]
+    assert sum(one.total_train_step for one in counted) == executed
+    assert sum(one.padding for one in counted) == executed - own
+    alone = [dataclasses.replace(one, stack_rank=0) for one in works]
+    assert sum(table.count(one, "exact").total_train_step for one in alone) == own
+    padded = {component for component, _ in counted[0].by_component() if component.endswith(table.PADDING)}
+    assert padded == {f"{name}_proj lora {part}{table.PADDING}" for name in targets for part in "AB"}
+    assert counted[0].by_component(merged=True) == table.count(works[0].executed(), "exact").by_component()
+    assert [step_of(one, "coursework") for one in works] == [step_of(one, "coursework") for one in alone]
+
+
+def step_of(work: Work, convention: str) -> int:
+    return table.count(work, convention).total_train_step
 
 
 def test_unknown_names_and_sizes_are_refused():

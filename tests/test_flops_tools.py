@@ -27,7 +27,7 @@ def test_the_table_as_json(capsys):
     assert found["coursework"]["total_train_step"] == 6_778_988_765_904
     for table in found.values():
         assert sum(row["count"] for row in table["rows"]) == table["total_train_step"]
-        assert {"component", "phase", "count", "formula"} == set(table["rows"][0])
+        assert {"component", "phase", "count", "formula", "when"} == set(table["rows"][0])
 
 
 def test_the_table_as_text_shows_each_formula(capsys):

@@ -317,9 +317,9 @@ def test_cudnn_attention_is_asked_for_the_same_attention(side, monkeypatch):
 
 def test_blocked_attention_scores_no_more_than_the_blocks_before_a_query():
     """Of 300 queries: blocks of 128, 128 and 44, each with the keys up to its end."""
-    assert attention.scored_pairs(300, 300, "blocked") == 128 * 128 + 128 * 256 + 44 * 300
-    assert attention.scored_pairs(128, 128, "blocked") == attention.scored_pairs(128, 128, "xla") == 128 * 128
-    assert attention.scored_pairs(1, 300, "blocked") == attention.scored_pairs(1, 300, "xla") == 300  # behind a cache
+    assert attention.key_blocks(300, 300, "blocked") == [(128, 128), (128, 256), (44, 300)]
+    assert attention.key_blocks(128, 128, "blocked") == attention.key_blocks(128, 128, "xla") == [(128, 128)]
+    assert attention.key_blocks(1, 300, "blocked") == attention.key_blocks(1, 300, "xla") == [(1, 300)]  # behind a cache
 
 
 def test_causality_by_gradient(random_model):

@@ -17,6 +17,7 @@ from jaxlv.lora import overlay
 from jaxlv.runs import billing, run, sources, training, validation
 from jaxlv.runs.member import Job
 from jaxlv.steps.stack import Stack, memory_of, program_of
+from jaxlv_tools import ledger as ledger_tool
 from tests.test_run import Interruption, change, config, interrupt_at, records  # noqa: F401
 
 VARIED: dict[str, dict[str, dict[str, Any]]] = {
@@ -119,21 +120,35 @@ def test_a_stack_resumes_where_one_of_its_runs_was_not_yet_begun(config, whole, 
         assert records(tmp_path / "cut" / name) == records(whole / name)
 
 
-def test_runs_of_a_stack_are_billed_one_by_one_to_a_ledger_that_they_share(config, tmp_path):  # noqa: F811
+def test_runs_of_a_stack_are_billed_one_by_one_to_a_ledger_that_they_share(config, tmp_path, capsys):  # noqa: F811
     book = tmp_path / "ledger.jsonl"
     configs = varied(config, budget={"flops": 1e12, "ledger": str(book)})
     training.train_together(jobs(configs, tmp_path / "runs"))
     terms, entries = ledger.read(book)
     assert not ledger.verify(book)
+    largest = max(one.lora.rank for one in configs.values())
     for name, one in configs.items():
         steps = [entry for entry in entries if entry.run == name and entry.event.kind == "train_step"]
         assert sum(entry.event.count for entry in steps) == one.train.steps
         assert {entry.event.rank for entry in steps} == {one.lora.rank}
-        assert sum(entry.flops for entry in steps) == one.train.steps * billing.event_of(one).flops(terms.model, "exact")
+        alone, executed = (billing.event_of(change(one, lora={"rank": rank})) for rank in (one.lora.rank, largest))
+        prices = {name: [event.flops(terms.model, name) for event in (alone, executed)] for name in ("exact", "coursework")}
+        assert sum(entry.flops for entry in steps) == one.train.steps * prices["exact"][1]  # padded to the largest rank
+        event = steps[0].event
+        assert event.padding(terms.model, "exact") == event.count * (prices["exact"][1] - prices["exact"][0])
+        assert event.flops(terms.model, "coursework") == event.count * prices["coursework"][0]
+        padded = largest if one.lora.rank < largest else 0
+        assert {entry.event.stack_rank for entry in entries if entry.run == name} == {padded}  # of validations too
+
+    ledger_tool.main(["show", str(book), "--convention", "coursework"])
+    (told,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("padding"))
+    assert told.split()[1:] == [f"{ledger.padding(entries, terms.model, 'exact'):,}", "0"]
 
 
 def test_a_shared_budget_stops_all_runs_of_a_stack_at_the_same_step(config, tmp_path):  # noqa: F811
-    prices = [billing.event_of(one).flops(sources.load_inputs(one).model.config, "exact") for one in varied(config).values()]
+    largest = max(one.lora.rank for one in varied(config).values())
+    events = [(billing.event_of(one, stack_rank=largest), one) for one in varied(config).values()]
+    prices = [event.flops(sources.load_inputs(one).model.config, "exact") for event, one in events]
     book = tmp_path / "ledger.jsonl"
     configs = varied(change(config, train={"validate_every": 0}), budget={"flops": 3.5 * sum(prices), "ledger": str(book)})
     notes: list[str] = []

@@ -70,11 +70,11 @@ def show(options: argparse.Namespace) -> None:
         }
         for (owner, phase, kind), chosen in groups.items()
     ]  # fmt: skip
-    spent = ledger.totals(entries)
+    spent, padding = ledger.totals(entries), {name: ledger.padding(entries, terms.model, name) for name in names}
     found = {
         "budget": terms.budget, "convention": terms.convention, "held_back": terms.held_back,
         "envelopes": dict(terms.envelopes), "rows": rows,
-        "repeats": terms.repeats, "totals": dataclasses.asdict(spent),
+        "repeats": terms.repeats, "totals": dataclasses.asdict(spent), "padding": padding,
     }  # fmt: skip
     if options.json:
         print(json.dumps(found, indent=1))
@@ -88,6 +88,8 @@ def show(options: argparse.Namespace) -> None:
         lines.append((*first, *priced, f"{row['share']:.2%}", f"{row['repeated']:,}" if row["repeated"] else ""))
     totals = (f"{flops(entries, name):,}" for name in names)
     lines.append(("all", "", "", "", *totals, f"{spent.executed / terms.budget:.2%}", f"{spent.repeated:,}"))
+    if any(padding.values()):
+        lines.append(("padding", "", "", "", *(f"{padding[name]:,}" for name in names), "", ""))
     print_columns(lines, right=range(3, len(lines[0])))
     print(f"budget {terms.budget:.6g} FLOPs ({terms.convention}), {terms.held_back:.6g} held back for the evaluation")
     print(f"effective {spent.effective:,}: what the surviving steps cost")

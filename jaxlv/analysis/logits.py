@@ -131,7 +131,7 @@ def _losses_of(
 def _spending(forecaster: Forecaster, batch: int, length: int) -> contextlib.AbstractContextManager[Any]:
     """A forward pass over the whole vocabulary, reserved where the forecaster has a meter."""
     meter = forecaster.meter
-    shape: Tree = {"batch": batch, "length": length, "head": "frozen", "accumulate": 1}
+    shape: Tree = {"batch": batch, "length": length, "head": "frozen", "loss": "both"}
     return meter.spend("validation", **shape) if meter else contextlib.nullcontext()
 
 

@@ -252,7 +252,7 @@ def read(forecaster: Forecaster, text: Text, batch: int = 8, on_batch: Callable[
         rows = np.arange(first, min(first + size, windows.number))
         part = windows.rows(np.resize(rows, size))
         part.labels_ML[len(rows) :] = IGNORED  # a short batch is filled, and the filling is not counted
-        with forecaster.spending("validation", batch=size, length=part.ids_ML.shape[1], head="frozen", accumulate=1):
+        with forecaster.spending("validation", batch=size, length=part.ids_ML.shape[1], head="frozen"):
             cost, count = _cost(forecaster.model, forecaster.variables, part)
             all_finite(float(cost), "the model's likelihoods", f"windows {first} to {rows[-1]} of the text")
             nats, tokens = nats + float(cost), tokens + int(count)

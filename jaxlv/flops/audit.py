@@ -129,8 +129,7 @@ def _audit(program: programs.Program, work: Work, target: Target) -> ProgramAudi
 
 def analytic(work: Work, program: str) -> dict[tuple[str, str], int]:
     """{(component, phase): FLOPs} of a program by the convention `exact`."""
-    rows = count(work, "exact").by_component()
-    return {where: flops for where, flops in rows.items() if program == "train_step" or where[1] == "forward"}
+    return count(work, "exact").by_component("train step" if program == "train_step" else "forward", merged=True)
 
 
 def compare(

@@ -131,6 +131,11 @@ def totals(entries: Iterable[Entry], model: ModelConfig | None = None, conventio
     return account.totals(entries, lambda event, flops: event.flops(model, convention))
 
 
+def padding(entries: Iterable[Entry], model: ModelConfig, convention: str) -> int:
+    """FLOPs of entries that are executed only because something is padded."""
+    return sum(entry.event.padding(model, convention) for entry in entries)
+
+
 def verify(path: Path) -> list[str]:
     """What does not add up in a ledger, one line each: prices recomputed from shapes, reservations that the budget did not
     hold when they were made, sums, open reservations. Repeats that the terms forgive are not an overrun.

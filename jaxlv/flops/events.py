@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from jaxlv.config import build_config
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.table import count, find, generation
-from jaxlv.flops.work import HeadKind, Train, Work
+from jaxlv.flops.work import HeadKind, LossKind, Train, Update, Work
 from jaxlv.model.config import ModelConfig
 
 FINAL = "evaluation"  # the phase that what is held back belongs to
@@ -25,7 +25,8 @@ class Event:
 
     A generation reads `batch` prompts of `length` tokens and makes `new_tokens` tokens in `samples` continuations of each,
     by as many iterations of a loop that attends to `slots` slots, reached in stages of `stage`. `step` is the first step,
-    or the step at which it ran.
+    or the step at which it ran. `dtype`, `dropout`, `update` (the optimiser), `stack_rank` and `loss` are those of
+    jaxlv.flops.work.Work.
     """
 
     kind: Kind
@@ -44,32 +45,70 @@ class Event:
     slots: int = 0
     stage: int = 0
     cached: bool = True
+    dtype: str = "float32"
+    dropout: bool = False
+    update: Update = field(default_factory=Update)
+    stack_rank: int = 0  # that the adapters are padded to
+    loss: LossKind = "summed"
+
+    def of_kind(self, kind: Kind, **shape: Any) -> Event:
+        """Other work of the same model: what only a train step has is left out of the others."""
+        plain = {} if kind == "train_step" else {"accumulate": 1, "dropout": False, "update": Update()}
+        return replace(self, kind=kind, **{**plain, **shape})
 
     def work(self, model: ModelConfig) -> Work:
-        """One batch of it."""
-        return Work(model, self.batch, self.length, self.rank, self.targets, self.head, self.train, self.kernel)
+        """One batch, or one train step."""
+        return Work(
+            model,
+            self.batch,
+            self.length,
+            self.rank,
+            self.targets,
+            self.head,
+            self.train,
+            self.kernel,
+            dtype=self.dtype,
+            accumulate=self.accumulate,
+            dropout=self.dropout,
+            update=self.update,
+            stack_rank=self.stack_rank,
+            loss="summed" if self.kind == "generation" else self.loss,
+        )
 
     def flops(self, model: ModelConfig, convention: str) -> int:
         """Its price."""
         return self.count * _price_of_one(replace(self, count=1, step=0), model, convention)
 
+    def padding(self, model: ModelConfig, convention: str) -> int:
+        """FLOPs of its price that are executed only because something is padded."""
+        own = replace(self, stack_rank=0, loss="summed" if self.loss == "flat" else self.loss)
+        return self.flops(model, convention) - own.flops(model, convention)
+
+    def tree(self) -> dict[str, Any]:
+        """What differs from OMITTED, as a file has it."""
+        return {name: value for name, value in asdict(self).items() if value != OMITTED.get(name)}
+
     @classmethod
     def from_tree(cls, tree: Mapping[str, Any]) -> Event:
         """An event as the file has it; JaxlvError where it can be none."""
-        event: Event = build_config(cls, tree, where="event")
+        event: Event = build_config(cls, {"loss": OMITTED["loss"], **tree}, where="event")
         sizes = [value for value in vars(event).values() if isinstance(value, int)]
         if not all(0 <= size <= MOST_SIZE for size in sizes) or event.count > MOST_COUNT:
             raise JaxlvError("sizes of an event that cannot be", where="event", found=str(tree)[:80])
         return event
 
 
+# What an event has if a file does not say it. Before events had a `loss`, it padded its tokens to whole chunks.
+OMITTED = {one.name: one.default for one in fields(Event)} | {"update": asdict(Update()), "loss": "flat"}
+
+
 @functools.lru_cache(maxsize=1024)
 def _price_of_one(event: Event, model: ModelConfig, convention: str) -> int:
     work = event.work(model)
     if event.kind == "train_step":
-        return event.accumulate * count(work, convention).total_train_step
+        return count(work, convention).total_train_step
     if event.kind == "validation":
-        return sum(row.count for row in count(work, convention).rows if row.phase == "forward")
+        return count(work, convention).total_loss
     return generation(
         work,
         event.new_tokens,

@@ -21,13 +21,13 @@ from typing import Any
 
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.account import Entry, Totals
-from jaxlv.flops.book import VERSION, Book, begun, parsed, read, read_book, totals, verify
+from jaxlv.flops.book import VERSION, Book, begun, padding, parsed, read, read_book, totals, verify
 from jaxlv.flops.events import FINAL, Event, Kind, Terms
 from jaxlv.storage import lines
 
 __all__ = [
-    "FINAL", "BudgetExceeded", "Entry", "Event", "Kind", "Ledger", "Meter", "Terms", "Totals", "begun", "read",
-    "read_book", "totals", "verify",
+    "FINAL", "BudgetExceeded", "Entry", "Event", "Kind", "Ledger", "Meter", "Terms", "Totals", "begun", "padding",
+    "read", "read_book", "totals", "verify",
 ]  # fmt: skip
 
 
@@ -98,7 +98,7 @@ class Ledger:
         told = {"purpose": purpose} if purpose else {}
         self._write(
             {"reserve": entry.number, "run": entry.run, "attempt": entry.attempt, "phase": phase, **told,
-             "event": _tree(event), "flops": flops}
+             "event": event.tree(), "flops": flops}
         )  # fmt: skip
         self.book.reserve(entry)
         return entry
@@ -114,7 +114,7 @@ class Ledger:
         flops = event.flops(self.terms.model, self.terms.convention)
         if flops > entry.flops:
             raise JaxlvError("more was done than reserved", where=self.path, expected=f"{entry.flops:,}", found=f"{flops:,}")
-        self._write({"commit": entry.number, "event": _tree(event), "flops": flops})
+        self._write({"commit": entry.number, "event": event.tree(), "flops": flops})
         self.book.commit(entry, event, flops)
 
     def keep(self, phase: str, purpose: str, run: str = "") -> None:
@@ -182,7 +182,7 @@ class Meter:
 
     def event(self, kind: Kind, **shape: Any) -> Event:
         """An event of this meter's model."""
-        return replace(self.template, kind=kind, **shape)
+        return self.template.of_kind(kind, **shape)
 
     @contextlib.contextmanager
     def spend(self, kind: Kind, **shape: Any) -> Iterator[dict[str, Any]]:
@@ -195,11 +195,6 @@ class Meter:
 
 def _header(terms: Terms) -> dict[str, Any]:
     return {"ledger": VERSION, **dataclasses.asdict(terms)}
-
-
-def _tree(event: Event) -> dict[str, Any]:
-    defaults = {f.name: f.default for f in dataclasses.fields(Event)}
-    return {name: value for name, value in dataclasses.asdict(event).items() if value != defaults[name]}
 
 
 def _describe(event: Event) -> str:

@@ -29,6 +29,7 @@ SCOPES = tuple(
         (r"swiglu", "activation"),
         (r"model\.layers\.\d+", "residuals"),
         (r"embed", "embedding"),
+        (r"dropout", "dropout"),
         (r"head", "head"),
         (r"loss", "loss"),
         (r"optimizer", "optimiser"),

@@ -35,13 +35,13 @@ def drawing(
     most = horizon * longest_step(variables, config.codec.decimals, DIGITS)
     head = "alphabet" if config.sampling.grammar else step.head
     shape: dict[str, Any] = {"batch": batch, "length": prompt, "samples": samples, **decoding(prompt, most)}
-    return replace(step, kind="generation", accumulate=1, head=head, **shape)
+    return step.of_kind("generation", head=head, **shape)
 
 
 def validation(config: RunConfig, step: Event, steps: int, variables: int = 2) -> tuple[Event, ...]:
     """One validation of a run of `steps`-step series: the windows, and the forecasts where there are some."""
     t, e = config.train, config.evaluate
-    read = replace(step, kind="validation", accumulate=1, count=-(-t.validation_windows // t.batch_size))
+    read = step.of_kind("validation", count=-(-t.validation_windows // t.batch_size))
     if not t.forecast_series:
         return (read,)
     context = t.forecast_context or e.context
@@ -75,7 +75,7 @@ def phases(config: RunConfig, step: Event, test_series: int, steps: int, variabl
     found = training(config, step, steps, variables)
     text = padded((e.context + horizon) * variables * (config.codec.decimals + 3))
     shape: dict[str, Any] = {"length": text, "samples": 1, "new_tokens": 0, "slots": 0, "stage": 0}
-    read = replace(draw, kind="validation", head="alphabet", **shape)
+    read = draw.of_kind("validation", head="alphabet", loss="tokens", **shape)
     likelihood = (read, replace(read, rank=0, targets=()))
     found.append(Planned(f"likelihood of {test_series} series, tuned and untuned", likelihood))
     found.append(Planned(f"evaluation, {test_series} series x {e.samples} samples, tuned and untuned", (draw, bare)))

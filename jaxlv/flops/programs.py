@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlv.config import LoraConfig, OptimizerConfig
-from jaxlv.flops.work import Work
+from jaxlv.flops.work import Update, Work
 from jaxlv.lora import overlay
 from jaxlv.model.qwen2 import Qwen2, Segment, features, project
 from jaxlv.steps.generate import read
@@ -18,7 +18,7 @@ from jaxlv.steps.train import init_state, make_optimizer, make_train_step
 from jaxlv.text.codec import SYMBOLS
 from jaxlv.text.tokens import Windows
 
-HEADS = {"adapters": "frozen", "head": "full", "full": "frozen"}  # what of the head the overlay holds
+HEADS = {"adapters": "frozen", "bias": "bias", "head": "full", "full": "frozen"}  # what of the head the overlay holds
 
 
 class Program(NamedTuple):
@@ -37,9 +37,14 @@ def shape(*sizes: int, dtype: Any = np.int32) -> jax.ShapeDtypeStruct:
 def variables_of(work: Work, model: Qwen2) -> dict[str, Any]:
     """The abstract {"params": ..., "lora": ...} of a model with its adapters; without adapters the overlay is left out."""
     params = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32)))["params"]
-    if not work.targets and work.train != "head":
+    if not work.targets and work.train not in ("bias", "head"):
         return {"params": params}
-    config = LoraConfig(rank=max(1, work.rank), targets=work.targets, head=HEADS[work.train])  # type: ignore[arg-type]
+    config = LoraConfig(
+        rank=max(1, work.executed().rank),
+        targets=work.targets,
+        head=HEADS[work.train],  # type: ignore[arg-type]
+        dropout=0.5 * work.dropout,
+    )
     lora = jax.eval_shape(lambda params: overlay.init_lora(jax.random.key(0), params, config), params)
     return {"params": params, "lora": lora} if lora else {"params": params}
 
@@ -60,15 +65,26 @@ def forward_program(work: Work, model: Qwen2) -> Program:
     return Program("forward", forward, (variables_of(work, model), shape(work.batch, work.length)))
 
 
+def optimizer_of(update: Update) -> OptimizerConfig:
+    """Settings that make an optimiser of the same operations."""
+    return OptimizerConfig(
+        update.name,
+        schedule=update.schedule,
+        warmup_steps=int(update.warmup),
+        weight_decay=0.1 * update.decay,
+        clip_norm=1.0 * update.clip,
+    )
+
+
 def train_program(work: Work, model: Qwen2, optimizer: OptimizerConfig | None = None) -> Program:
     """The step that `jaxlv train` runs."""
-    settings = optimizer or OptimizerConfig()
+    settings = optimizer or optimizer_of(work.update)
     variables = variables_of(work, model)
     made = make_optimizer(settings, 1)
     mask = overlay.trainable(variables, base=work.train == "full")
     state, frozen = jax.eval_shape(lambda v: init_state(v, mask, made, 0), variables)
-    step = make_train_step(model, made, settings, 1, output_ids(work))
-    batch = Windows(*(shape(1, work.batch, work.length) for _ in Windows._fields[:3]))
+    step = make_train_step(model, made, settings, 1, output_ids(work), work.update.skip)
+    batch = Windows(*(shape(work.accumulate, work.batch, work.length) for _ in Windows._fields[:3]))
     return Program("train_step", step, (state, frozen, batch))
 
 

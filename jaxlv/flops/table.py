@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import CodeType
-from typing import Any
+from typing import Any, Literal
 
 from jaxlv.errors import JaxlvError
-from jaxlv.flops.conventions import CONVENTIONS, Convention, Row
+from jaxlv.flops.conventions import CONVENTIONS, Convention
+from jaxlv.flops.rows import Row, When
 from jaxlv.flops.work import Work, symbols
+
+Program = Literal["forward", "loss", "train step"]
+PARTS: Mapping[str, tuple[When, ...]] = {"forward": ("always",), "loss": ("always", "loss")}  # of a pass without gradients
+PADDING = ", padding"  # ends the name of a row of what is executed because something is padded
+BUILTINS: dict[str, Any] = {"__builtins__": {}, "min": min, "max": max}  # what formulas may call
 
 
 @dataclass(frozen=True)
@@ -21,39 +28,61 @@ class Counted:
     phase: str
     count: int
     formula: str
+    when: When = "always"
 
 
 @dataclass(frozen=True)
 class Table:
-    """All rows of one convention for one piece of work."""
+    """All rows of one convention for one piece of work, with the FLOPs of a forward pass, of one with its loss (a
+    validation), and of a train step.
+    """
 
     convention: str
     rows: tuple[Counted, ...]
     total_forward: int
+    total_loss: int
     total_train_step: int
 
-    def by_component(self) -> dict[tuple[str, str], int]:
-        """{(component, phase): FLOPs}, rows of the same component and phase together; components that cost 0 left out."""
-        sums: dict[tuple[str, str], int] = {}
+    def by_component(self, program: Program = "train step", merged: bool = False) -> dict[tuple[str, str], int]:
+        """{(component, phase): FLOPs} of a program, rows of the same component and phase together; components that cost 0
+        are left out. With `merged` what is padded is part of its component, as in a program's scopes.
+        """
+        sums: Counter[tuple[str, str]] = Counter()
         for r in self.rows:
-            sums[r.component, r.phase] = sums.get((r.component, r.phase), 0) + r.count
+            if program == "train step" or (r.phase == "forward" and r.when in PARTS[program]):
+                sums[r.component.removesuffix(PADDING) if merged else r.component, r.phase] += r.count
         return {key: value for key, value in sums.items() if value}
+
+    @property
+    def padding(self) -> int:
+        """FLOPs of a train step that are executed only because something is padded."""
+        return sum(row.count for row in self.rows if row.component.endswith(PADDING))
 
 
 def count(work: Work, convention: str) -> Table:
-    """The table of one training step of `work`; JaxlvError for a convention that does not exist."""
-    chosen, values = find(convention), symbols(work)
-    rows, forward, step = [], 0, 0
+    """The table of one training step of `work`; JaxlvError for a convention that does not exist.
+
+    A convention of what really runs counts what is padded too, in rows of its own ("q_proj lora A, padding").
+    """
+    chosen = find(convention)
+    own, padded = symbols(work), symbols(work, padded=True)
+    rows: list[Counted] = []
+    totals: Counter[str] = Counter()
     for r in chosen.rows:
-        flops, formula = price(r, chosen, values), formula_of(r, chosen)
-        rows.append(Counted(r.component, r.phase, flops, formula))
-        if r.phase == "forward" and not r.training:
-            forward += flops
-        step += flops
+        formula, flops = formula_of(r, chosen), price(r, chosen, own)
+        parts = {"": flops}
+        if chosen.backward == "own rows" and padded != own:
+            parts[PADDING] = price(r, chosen, padded) - flops
+        for mark, flops in parts.items():
+            times = 1 if r.when == "step" else work.accumulate
+            rows.append(Counted(r.component + mark, r.phase, times * flops, formula, r.when))
+            totals[r.when] += flops
+            totals["train step"] += times * flops
         if chosen.backward == "twice":
-            rows.append(Counted(r.component, "backward", 2 * flops, f"2 * ({formula})"))
-            step += 2 * flops
-    return Table(convention, tuple(rows), forward, step)
+            rows.append(Counted(r.component, "backward", 2 * work.accumulate * flops, f"2 * ({formula})", "gradient"))
+            totals["train step"] += 2 * work.accumulate * flops
+    forward = totals["always"]
+    return Table(convention, tuple(rows), forward, forward + totals["loss"], totals["train step"])
 
 
 def forward(work: Work, convention: str) -> int:
@@ -88,7 +117,7 @@ def generation(
     start); None counts those that are there, a cache that grows. Without a cache every token costs a forward pass over the
     whole text so far, with logits at its last position.
     """
-    rows = replace(work, batch=work.batch * samples)
+    rows = replace(work, batch=work.batch * samples, shared=work.length, samples=samples)
     if not cached:
         return sum(prefill(replace(rows, length=work.length + i), convention) for i in range(new_tokens))
     if slots is None:
@@ -109,8 +138,8 @@ def find(name: str) -> Convention:
 
 def price(r: Row, convention: Convention, values: Mapping[str, int]) -> int:
     """FLOPs of a row: how often it stands, times its primitives and products at the convention's prices."""
-    total = 0
-    for name, text in r.operations:
+    total, times = 0, value(r.times, values)
+    for name, text in r.operations if times else ():
         if name == "dot":
             batch, (m, n, p) = _dot(text)
             sizes = {"m": value(m, values), "n": value(n, values), "p": value(p, values)}
@@ -118,7 +147,7 @@ def price(r: Row, convention: Convention, values: Mapping[str, int]) -> int:
             total += 0 if empty else value(batch, values) * value(convention.product, sizes)
         else:
             total += convention.weights[name] * value(text, values)
-    return value(r.times, values) * total
+    return times * total
 
 
 def formula_of(r: Row, convention: Convention) -> str:
@@ -139,7 +168,7 @@ def formula_of(r: Row, convention: Convention) -> str:
 
 def value(text: str, values: Mapping[str, int]) -> int:
     """The integer that a formula comes to."""
-    result: Any = eval(_compiled(text), {"__builtins__": {}}, dict(values))  # only formulas of conventions.py come here
+    result: Any = eval(_compiled(text), BUILTINS, dict(values))  # only formulas of conventions.py come here
     assert isinstance(result, int), text
     return result
 
@@ -156,4 +185,10 @@ def _dot(text: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _factor(text: str) -> str:
-    return f"({text})" if " + " in text or " - " in text else text
+    """A formula as a factor of another: in brackets if it is a sum."""
+    depth = 0
+    for place, character in enumerate(text):
+        depth += (character == "(") - (character == ")")
+        if not depth and text.startswith((" + ", " - "), place):
+            return f"({text})"
+    return text

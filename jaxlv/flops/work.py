@@ -3,34 +3,73 @@
 B  rows of the batch                      H  hidden size                 t       1 if anything in the layers trains
 S  new tokens of a row                    L  layers                      full    1 if every weight trains
 C  tokens attended to (S, or a cache)     N  query heads                 head    1 if the head's weight trains
-T  = B * S                                K  key/value heads             q k v o gate up down
-Q  positions that the head runs at        D  head size                           1 if that projection is adapted
-G  chunks of the loss                     I  intermediate size           x0 ... p0
-R  rank                                   V  tokens of the head                  1 if the gradient reaches that input
-P  parameters but the embedding's         A  parameters of the adapters          of layer 0 (see `symbols`)
-W  parameters that train                  X  pairs of a query and a key      fused   1 if attention is one fused kernel,
-                                             whose score is formed           dense   1 if it is not
+T  = B * S                                K  key/value heads             bias    1 if the head's bias trains
+Q  positions that the head runs at        D  head size                   q k v o gate up down
+M  = Q, or more if the loss pads          I  intermediate size                   1 if that projection is adapted
+G  chunks of the loss                     V  tokens of the head          x0 ... p0
+R  rank                                   Y, U  tokens of the vocabulary         1 if the gradient reaches that input
+P  parameters but the embedding's             and of the alphabet                of layer 0 (see `symbols`)
+A  parameters of the adapters
+W  parameters that train, J arrays of     X  pairs of a query and a key      fused   1 if attention is one fused kernel,
+   them; E of W in F vectors                 whose score is formed           dense   1 if it is not
+Z  keys whose place is looked at,         O  parts that the keys of a        half    1 if the model computes in a type
+   of all sequences                          query are attended to in                narrower than float32
+
+adam, muon, clip, decay, skip, several and drop are 1 if the optimiser is Adam (or AdamW) or Muon, clips, decays weights,
+skips steps that are not finite, if a step has several micro-batches, and if there is dropout. `schedule` is the number of
+operations, on scalars, of a learning rate.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from jaxlv.config import OptimizerConfig
 from jaxlv.errors import JaxlvError
 from jaxlv.lora.overlay import normalise_targets
-from jaxlv.model.attention import scored_pairs
+from jaxlv.model.attention import key_blocks
 from jaxlv.model.config import ModelConfig
-from jaxlv.steps.loss import chunks_of
+from jaxlv.steps.loss import CHUNK_LOGITS, chunks_of
 from jaxlv.text.codec import SYMBOLS
 
-Train = Literal["adapters", "head", "full"]
+Train = Literal["adapters", "bias", "head", "full"]
 HeadKind = Literal["frozen", "trained", "alphabet"]
+LossKind = Literal["summed", "tokens", "both", "flat"]
+
+# Operations of a learning rate, by schedule and by whether it warms up: all are on scalars.
+SCHEDULES = {
+    ("constant", False): 0, ("constant", True): 11, ("cosine", False): 15, ("cosine", True): 23, ("onecycle", False): 31,
+    ("onecycle", True): 31,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Update:
+    """What of an optimiser's settings changes the operations of its step."""
+
+    name: Literal["adam", "adamw", "muon"] = "adam"
+    clip: bool = False
+    decay: bool = False
+    skip: bool = False  # of steps whose loss or gradient is not finite
+    schedule: Literal["constant", "cosine", "onecycle"] = "constant"
+    warmup: bool = False
+
+    @classmethod
+    def of(cls, config: OptimizerConfig, skip: bool = False) -> Update:
+        """The update of a config."""
+        return cls(
+            config.name, config.clip_norm > 0, config.weight_decay > 0, skip, config.schedule, config.warmup_steps > 0
+        )
 
 
 @dataclass(frozen=True)
 class Work:
-    """One forward pass or training step: `batch` rows of `length` new tokens each."""
+    """One forward pass, or a training step of `accumulate` micro-batches: `batch` rows of `length` new tokens each.
+
+    What is padded is executed, and only conventions of what really runs count it: a rank below that of the stack which it
+    trains in (`stack_rank`), and the tokens that an older version of the loss added ("flat").
+    """
 
     model: ModelConfig
     batch: int
@@ -38,53 +77,124 @@ class Work:
     rank: int = 8
     targets: tuple[str, ...] = ("q_proj", "v_proj")
     head: HeadKind = "frozen"  # "alphabet": formed over the 13 symbols of the number format alone
-    train: Train = "adapters"  # "head": the adapters and the head's weight; "full": every weight
+    train: Train = "adapters"  # "bias", "head": the adapters and that of the head; "full": every weight
     kernel: str = "xla"  # of the attention: a key of jaxlv.model.attention.KERNELS
     cache: int = 0  # tokens attended to beside the new ones
     last_only: bool = False  # the head runs at each row's last position alone, as in a prefill
+    dtype: str = "float32"  # that the model computes in
+    accumulate: int = 1
+    dropout: bool = False
+    update: Update = field(default_factory=Update)
+    stack_rank: int = 0
+    loss: LossKind = "summed"  # or token by token, by one softmax or by both; "flat": summed, as by an older version
+    shared: int = 0  # of the cache: tokens of a prompt, which `samples` rows have in common
+    samples: int = 1
 
     def __post_init__(self) -> None:
-        for name, least in (("batch", 1), ("length", 1), ("rank", 0), ("cache", 0)):
+        least_of = {
+            "batch": 1,
+            "length": 1,
+            "rank": 0,
+            "cache": 0,
+            "accumulate": 1,
+            "stack_rank": 0,
+            "shared": 0,
+            "samples": 1,
+        }
+        for name, least in least_of.items():
             if getattr(self, name) < least:
                 raise JaxlvError(f"{name} must be at least {least}", where="flops", found=getattr(self, name))
         object.__setattr__(self, "targets", normalise_targets(self.targets) if self.rank else ())
         if self.head == "trained" and self.train == "adapters":
             object.__setattr__(self, "train", "head")
 
+    def executed(self) -> Work:
+        """The work at the rank that it is executed at."""
+        return replace(self, rank=max(self.rank, self.stack_rank)) if self.rank else self
 
-def symbols(work: Work) -> dict[str, int]:
-    """The value of every symbol."""
+
+def symbols(work: Work, padded: bool = False) -> dict[str, int]:
+    """The value of every symbol; with what pads the work if `padded`."""
+    if padded:
+        work = work.executed()
     m = work.model
     H, L, N, K, D = m.hidden_size, m.num_hidden_layers, m.num_attention_heads, m.num_key_value_heads, m.head_dim
-    FF = m.intermediate_size
+    FF, Y = m.intermediate_size, m.vocab_size
     B, S = work.batch, work.length
-    V = len(SYMBOLS) if work.head == "alphabet" else m.vocab_size
+    V = len(SYMBOLS) if work.head == "alphabet" else Y
     Q = B if work.last_only else B * S
-    q, k, v, o, gate, up, down = (int(f"{name}_proj" in work.targets) for name in ("q", "k", "v", "o", "gate", "up", "down"))
+    return {
+        "B": B, "S": S, "C": S + work.cache, "T": B * S, "Q": Q, "R": work.rank, "H": H, "L": L, "N": N, "K": K, "D": D,
+        "I": FF, "V": V, "Y": Y, "U": len(SYMBOLS), "G": chunks_of(B, S, V).number,
+        "M": _padded(Q, V) if padded and work.loss == "flat" else Q,
+        **_parameters(work), **_attention(work), **_reached(work), **_update(work),
+        "half": int(work.dtype != "float32"), "alphabet": int(work.head == "alphabet"),
+        "summed": int(work.loss in ("summed", "flat")), "both": int(work.loss == "both"),
+        "drop": int(work.dropout and bool(work.targets)),
+    }  # fmt: skip
+
+
+def _parameters(work: Work) -> dict[str, int]:
+    """Numbers and arrays that train, and what of them."""
+    m = work.model
+    H, L, N, K, D = m.hidden_size, m.num_hidden_layers, m.num_attention_heads, m.num_key_value_heads, m.head_dim
+    FF, Y, untied = m.intermediate_size, m.vocab_size, int(not m.tie_word_embeddings)
     full = int(work.train == "full")
-    head = int(full or work.train == "head")
-    layer = 2 * H * N * D + 2 * H * K * D + 3 * H * FF + (N + 2 * K) * D + 2 * H
-    P = L * layer + H + (0 if m.tie_word_embeddings else m.vocab_size * H)
+    head, bias = int(full or work.train == "head"), int(work.train == "bias")
     shapes = {
         "q": (H, N * D), "k": (H, K * D), "v": (H, K * D), "o": (N * D, H), "gate": (H, FF), "up": (H, FF), "down": (FF, H),
     }  # fmt: skip
-    adapted = {"q": q, "k": k, "v": v, "o": o, "gate": gate, "up": up, "down": down}
-    A = sum(L * work.rank * sum(shapes[name]) for name, is_target in adapted.items() if is_target)
+    adapted = {name: int(f"{name}_proj" in work.targets) for name in shapes}
+    vectors = (N + 2 * K) * D + 2 * H  # of a layer: three biases, two norms
+    P = L * (vectors + sum(a * b for a, b in shapes.values())) + H + untied * Y * H
+    A = L * work.rank * sum(sum(shapes[name]) for name, is_target in adapted.items() if is_target)
+    return {
+        **adapted, "full": full, "head": head, "bias": bias, "untied": untied, "P": P, "A": A,
+        "W": A + bias * Y + full * (P + Y * H) + (head - full) * Y * H,
+        "J": 2 * L * sum(adapted.values()) + bias + full * (12 * L + 2 + untied) + head - full,
+        "E": bias * Y + full * (L * vectors + H),
+        "F": bias + full * (5 * L + 1),
+    }  # fmt: skip
+
+
+def _attention(work: Work) -> dict[str, int]:
+    """Pairs of queries and keys."""
+    blocks = key_blocks(work.length, work.length + work.cache, work.kernel)
+    keys = work.batch * sum(keys for _, keys in blocks)
+    if work.cache:  # a prompt, once for all its samples; a tail of each row; the new tokens
+        keys -= (work.batch - work.batch // work.samples) * work.shared
     fused = int(work.kernel == "cudnn" and not work.cache)
-    W = A + full * (P + m.vocab_size * H) + (head - full) * m.vocab_size * H
-    # The gradient with respect to a tensor is formed only if a trained weight stands before it. In every layer but the
-    # first the input depends on an adapter (t); in the first nothing does up to the first adapted product.
-    x0 = full  # the layer's input: it depends on the embedding alone
-    q0, k0, v0 = x0 | q, x0 | k, x0 | v
+    return {
+        "X": sum(queries * keys for queries, keys in blocks), "Z": keys, "O": 3 if work.cache else 1, "blocks": len(blocks),
+        "fused": fused, "dense": 1 - fused,
+    }  # fmt: skip
+
+
+def _reached(work: Work) -> dict[str, int]:
+    """Where gradients are formed: the gradient with respect to a tensor is, only if a trained weight stands before it. In
+    every layer but the first the input depends on an adapter (t); in the first nothing does up to the first adapted product.
+    """
+    x0 = int(work.train == "full")  # the layer's input: it depends on the embedding alone
+    q0, k0, v0 = (x0 | (f"{name}_proj" in work.targets) for name in "qkv")
     s0 = q0 | k0  # scores
     a0 = s0 | v0  # weighted sum
-    m0 = a0 | o  # what the MLP takes
-    p0 = m0 | gate | up  # what the down projection takes
-    t = p0 | down
+    m0 = a0 | ("o_proj" in work.targets)  # what the MLP takes
+    p0 = m0 | ("gate_proj" in work.targets) | ("up_proj" in work.targets)  # what the down projection takes
+    t = p0 | ("down_proj" in work.targets)
+    return {"x0": x0, "q0": q0, "k0": k0, "v0": v0, "s0": s0, "a0": a0, "m0": m0, "p0": p0, "t": t}
+
+
+def _update(work: Work) -> dict[str, int]:
+    """The optimiser."""
+    u = work.update
     return {
-        "B": B, "S": S, "C": S + work.cache, "T": B * S, "Q": Q, "G": chunks_of(B, S, V).number, "R": work.rank,
-        "H": H, "L": L, "N": N, "K": K, "D": D, "I": FF, "V": V, "P": P, "A": A, "W": W,
-        **adapted, "full": full, "head": head, "t": t,
-        "fused": fused, "dense": 1 - fused, "X": scored_pairs(S, S + work.cache, work.kernel),
-        "x0": x0, "q0": q0, "k0": k0, "v0": v0, "s0": s0, "a0": a0, "m0": m0, "p0": p0,
+        "adam": int(u.name != "muon"), "muon": int(u.name == "muon"), "clip": int(u.clip), "decay": int(u.decay),
+        "skip": int(u.skip), "several": int(work.accumulate > 1), "schedule": SCHEDULES[u.schedule, u.warmup],
+        "onecycle": int(u.schedule == "onecycle"),
     }  # fmt: skip
+
+
+def _padded(tokens: int, outputs: int) -> int:
+    """Tokens whose logits the loss formed when its chunks were all a power of two of tokens."""
+    chunk = min(tokens, 1 << max(0, (CHUNK_LOGITS // outputs).bit_length() - 1))
+    return -(-tokens // chunk) * chunk

@@ -26,9 +26,9 @@ import numpy as np
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError, all_finite
 from jaxlv.forecasting.forecaster import Forecaster
-from jaxlv.model.qwen2 import Qwen2, features, project
+from jaxlv.model.qwen2 import Qwen2, features
 from jaxlv.steps.generate import padded
-from jaxlv.steps.loss import restrict
+from jaxlv.steps.loss import restrict, token_cross_entropy
 from jaxlv.text.codec import SYMBOLS
 from jaxlv.text.tokens import IGNORED, Alphabet, Windows, stack, window
 
@@ -90,7 +90,7 @@ def future(ids: np.ndarray, begin: int, length: int, side: str = "right") -> tup
 
 def _metered(forecaster: Forecaster, windows: Windows) -> np.ndarray:
     batch, length = windows.ids_ML.shape
-    with forecaster.spending("validation", batch=batch, length=length, head="alphabet", accumulate=1):
+    with forecaster.spending("validation", batch=batch, length=length, head="alphabet", loss="tokens"):
         return np.asarray(token_nll(forecaster.model, forecaster.variables, windows, forecaster.alphabet.ids_A), float)
 
 
@@ -99,9 +99,7 @@ def token_nll(model: Qwen2, variables: dict[str, Any], windows: Windows, alphabe
     """-log p(label) of each token over the alphabet, in nats: float32 (B, L), 0 where a label is -1."""
     x_BLD, head, _ = features(model, variables, windows.ids_ML, windows.positions_ML)
     head, labels_BL = restrict(head, windows.labels_ML, jnp.asarray(alphabet_A))
-    log_p_BLA = jax.nn.log_softmax(project(x_BLD, head), axis=-1)
-    label_BL = jnp.take_along_axis(log_p_BLA, jnp.maximum(labels_BL, 0)[..., None], axis=-1)[..., 0]
-    return jnp.where(labels_BL != IGNORED, -label_BL, 0.0)
+    return token_cross_entropy(x_BLD, head, labels_BL)
 
 
 def _by_value(nll_L: np.ndarray, labels_L: np.ndarray, alphabet: Alphabet) -> np.ndarray:

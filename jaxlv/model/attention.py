@@ -73,6 +73,7 @@ def attend_within(q_BTNH: jax.Array, positions_BT: jax.Array, k_BKHT: jax.Array,
     return attend(q_BTNH, positions_BT, [(k_BKHT, v_BKTH, positions_BT)])
 
 
+@jax.named_scope("softmax")
 def attend_blocked(q_BTNH: jax.Array, positions_BT: jax.Array, k_BKHT: jax.Array, v_BKTH: jax.Array) -> jax.Array:
     """The same attention within one segment, without the keys that lie behind a block of queries: nearly half of them."""
     T, blocks = q_BTNH.shape[1], []
@@ -98,9 +99,9 @@ def attend_cudnn(q_BTNH: jax.Array, positions_BT: jax.Array, k_BKHC: jax.Array, 
 KERNELS = {"xla": attend_within, "blocked": attend_blocked, "cudnn": attend_cudnn}
 
 
-def scored_pairs(queries: int, keys: int, kernel: str) -> int:
-    """Pairs of a query and a key whose score a kernel forms; where there are more keys than queries, all of them."""
+def key_blocks(queries: int, keys: int, kernel: str) -> list[tuple[int, int]]:
+    """(queries, keys) of each block of scores that a kernel forms; where there are more keys than queries, one of all."""
     if kernel != "blocked" or keys != queries:
-        return queries * keys
+        return [(queries, keys)]
     stops = [min(start + QUERY_BLOCK, queries) for start in range(0, queries, QUERY_BLOCK)]
-    return sum((stop - start) * stop for start, stop in zip([0, *stops], stops, strict=False))
+    return [(stop - start, stop) for start, stop in zip([0, *stops], stops, strict=False)]

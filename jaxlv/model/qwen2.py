@@ -36,6 +36,7 @@ class Head(NamedTuple):
     weight_VD: jax.Array
     bias_V: jax.Array | None
 
+    @jax.named_scope("head")
     def rows(self, ids_A: jax.Array) -> Head:
         """The head of these token ids alone."""
         return Head(self.weight_VD[ids_A], None if self.bias_V is None else self.bias_V[ids_A])
@@ -94,6 +95,13 @@ def low_rank(x_BTD: jax.Array, a_RD: jax.Array, b_FR: jax.Array, scale: jax.Arra
         return jnp.einsum("BTR,FR->BTF", down_BTR, b_FR.astype(x_BTD.dtype)) * scale.astype(x_BTD.dtype)
 
 
+def dropped(x_BTD: jax.Array, key: jax.Array, rate: jax.Array) -> jax.Array:
+    """x without a share `rate` of its numbers, the others raised by as much (Srivastava et al. 2014, section 4)."""
+    keep = 1.0 - rate
+    kept_BTD = jax.random.bernoulli(key, keep, x_BTD.shape)
+    return jnp.where(kept_BTD, x_BTD / keep.astype(x_BTD.dtype), 0)
+
+
 @jax.named_scope("head")
 def project(x_BTD: jax.Array, head: Head) -> jax.Array:
     """Logits (B, T, V) in float32."""
@@ -120,9 +128,9 @@ class Linear(nn.Module):
         if self.has_variable("lora", "A"):
             leaves: list[jax.Array] = [self.get_variable("lora", name) for name in ("A", "B", "scale")]
             if self.has_rng("dropout") and self.has_variable("lora", "dropout"):
-                keep = 1.0 - jnp.asarray(self.get_variable("lora", "dropout"))
-                kept_BTD = jax.random.bernoulli(self.make_rng("dropout"), keep, x_BTD.shape)
-                x_BTD = jnp.where(kept_BTD, x_BTD / keep.astype(x_BTD.dtype), 0)
+                with jax.named_scope("dropout"):
+                    rate = jnp.asarray(self.get_variable("lora", "dropout"))
+                    x_BTD = dropped(x_BTD, self.make_rng("dropout"), rate)
             y_BTF += low_rank(x_BTD, *leaves)
         return y_BTF
 

@@ -166,19 +166,22 @@ def plan(stages: Sequence[Stage], parts: Sequence[tuple[Part, int]]) -> list[Row
 
 def _row(stage: Stage, carried: Mapping[str, Any], known: list[Cell]) -> Row:
     """A stage's line; the runs that it trains are added to those known."""
+    cells = stage.cells(carried)
+    if not stage.trains:
+        read = [validation(cell.config, billing.event_of(cell.config, adapted=False), STEPS) for cell in cells]
+        return Row(stage.name, 0, 0, tuple(event for events in read for event in events))
+    new: list[Cell] = []
+    for cell in cells:
+        if not twin(cell, [*known, *new]):
+            new.append(cell)
+    known += new
     events: list[Event] = []
-    runs = steps = 0
-    for cell in stage.cells(carried):
-        if stage.trains and twin(cell, known):
-            continue
-        event = billing.event_of(cell.config, adapted=stage.trains)
-        if stage.trains:
-            known.append(cell)
-            runs, steps = runs + 1, steps + cell.config.train.steps
-            events += [e for planned in planned_training(cell.config, event, STEPS) for e in planned.events]
-        else:
-            events += validation(cell.config, event, STEPS)
-    return Row(stage.name, runs, steps, tuple(events))
+    for group in sweep.groups(new):
+        rank = max(cell.config.lora.rank for cell in group)
+        for cell in group:
+            step = billing.event_of(cell.config, stack_rank=rank)
+            events += [e for planned in planned_training(cell.config, step, STEPS) for e in planned.events]
+    return Row(stage.name, len(new), sum(cell.config.train.steps for cell in new), tuple(events))
 
 
 def beside(system: System, stages: Sequence[Stage], part: tuple[Part, int]) -> list[Row]:
@@ -199,7 +202,7 @@ def beside(system: System, stages: Sequence[Stage], part: tuple[Part, int]) -> l
     horizon = min(e.horizon, STEPS - e.context)
     shown = replace(part[0], context=e.context, horizon=horizon, shown=0, reach=0, samples=ANALYSED[1])
     drawn, text = _drawn(final, event, shown, min(part[1], ANALYSED[0])), padded(STEPS * 2 * (final.codec.decimals + 3))
-    read = replace(drawn[0], kind="validation", count=4 * drawn[0].count, new_tokens=0, slots=0, stage=0, samples=1)
+    read = drawn[0].of_kind("validation", count=4 * drawn[0].count, new_tokens=0, slots=0, stage=0, samples=1)
     return [Row("faults", 0, 0, tuple(events)), Row("analyses", 0, 0, (*drawn, *drawn, replace(read, length=text)))]
 
 

@@ -11,6 +11,7 @@ import jax
 
 from jaxlv.config import RunConfig
 from jaxlv.flops.ledger import BudgetExceeded, Event, Ledger, Terms, begun
+from jaxlv.flops.work import Train, Update
 from jaxlv.lora import overlay
 from jaxlv.model.qwen2 import Qwen2
 
@@ -37,19 +38,27 @@ def ledger_path(config: RunConfig, folder: Path) -> Path:
     return Path(os.path.normpath(folder / (config.budget.ledger or LEDGER)))
 
 
-def event_of(config: RunConfig, adapted: bool = True) -> Event:
-    """An event of a config's model, its shape to be filled in; without its adapters where not `adapted`."""
-    alphabet = config.model.loss == "alphabet"
+def event_of(config: RunConfig, adapted: bool = True, stack_rank: int = 0) -> Event:
+    """A train step of a config's model, or of the model without its adapters unless `adapted`; other work by `of_kind`.
+
+    `stack_rank` is the largest rank of the runs that it trains together with, to which its adapters are padded.
+    """
+    c, alphabet = config.lora, config.model.loss == "alphabet"
+    trained: dict[str, Train] = {"bias": "bias", "full": "head"}
     return Event(
         "train_step",
         config.train.batch_size,
         config.windows.length,
-        rank=config.lora.rank if adapted else 0,
-        targets=overlay.normalise_targets(config.lora.targets) if adapted else (),
+        rank=c.rank if adapted else 0,
+        targets=overlay.normalise_targets(c.targets) if adapted else (),
         head="alphabet" if alphabet else "frozen",
-        train="head" if adapted and config.lora.head == "full" else "adapters",
+        train=trained.get(c.head, "adapters") if adapted else "adapters",
         kernel=config.model.attention,
         accumulate=config.train.accumulate,
+        dtype=config.model.dtype,
+        dropout=adapted and c.dropout > 0,
+        update=Update.of(config.optimizer, skip=config.train.skip_nonfinite > 0),
+        stack_rank=stack_rank if adapted and stack_rank > c.rank else 0,
     )
 
 
@@ -60,12 +69,12 @@ def repeats_of(config: RunConfig, folder: Path) -> str:
     return book.account.told_repeats() if book else ""
 
 
-def check_budget(config: RunConfig, model: Qwen2) -> None:
+def check_budget(config: RunConfig, model: Qwen2, stack_rank: int = 0) -> None:
     """JaxlvError, before anything is written, for a budget that does not buy a single step."""
     b = config.budget
     if not b.flops:
         return
-    step = event_of(config).flops(model.config, b.convention)
+    step = event_of(config, stack_rank=stack_rank).flops(model.config, b.convention)
     most = min(b.flops - b.held_back, b.phases.get(b.phase, math.inf))
     if step > most:
         raise BudgetExceeded(

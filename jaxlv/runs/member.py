@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -149,9 +149,10 @@ class Member:
 # --------------------------------------------------------------------------------------------- the budget
 
 
-def open_ledgers(members: Iterable[Member], opened: contextlib.ExitStack) -> None:
+def open_ledgers(members: Sequence[Member], opened: contextlib.ExitStack) -> None:
     """Give each member with a budget its meter; runs that share a ledger share the open file."""
     ledgers: dict[Path, Ledger] = {}
+    rank = max(member.config.lora.rank for member in members)
     for member in members:
         config, path = member.config, ledger_path(member.config, member.folder)
         if not config.budget.flops:
@@ -160,7 +161,9 @@ def open_ledgers(members: Iterable[Member], opened: contextlib.ExitStack) -> Non
             ledger = opened.enter_context(ledger_of(config, member.folder, member.inputs.model))
             assert ledger is not None
             ledgers[path] = ledger
-        member.meter = Meter(ledgers[path], config.budget.phase, event_of(config), name_in_ledger(config, member.folder))
+        member.meter = Meter(
+            ledgers[path], config.budget.phase, event_of(config, stack_rank=rank), name_in_ledger(config, member.folder)
+        )
 
 
 def reserve(members: Sequence[Member], step: int, count: int) -> bool:

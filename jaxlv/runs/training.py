@@ -82,7 +82,7 @@ def train_together(
     watch = watch or Watch()
     needs.check_training([job.config for job in jobs], jobs[0].inputs.model)
     for job in jobs:
-        check_budget(job.config, job.inputs.model)
+        check_budget(job.config, job.inputs.model, max(one.config.lora.rank for one in jobs))
     begun = [resume and (len(jobs) == 1 or (job.folder / CONFIG).is_file()) for job in jobs]
     for job, goes_on in zip(jobs, begun, strict=True):
         check_folder(job.config, job.folder, goes_on)

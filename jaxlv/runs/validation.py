@@ -6,7 +6,6 @@ import contextlib
 import functools
 import math
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -76,12 +75,11 @@ def measured(texts: Texts, trained: Any, frozen: Any, meter: Meter | None = None
     config, inputs, windows = texts.config, texts.inputs, texts.validation_windows
     step = _validation_step(inputs.model, alphabet_of(config, inputs))
     batches = -(-windows.number // config.train.batch_size)
-    with meter.spend("validation", count=batches, accumulate=1) if meter else NO_METER:
+    with meter.spend("validation", count=batches) if meter else NO_METER:
         record = losses(step, trained, frozen, windows, config.train)
     if config.train.forecast_series:
         lora = frozen["lora"] if trained is None else overlay.join(trained, frozen)["lora"]
-        own_meter = meter and replace(meter, template=replace(meter.template, accumulate=1))
-        record["forecast_mae"] = forecast_error(config, inputs, lora, own_meter)
+        record["forecast_mae"] = forecast_error(config, inputs, lora, meter)
     return record
 
 

@@ -65,6 +65,16 @@ def restrict(head: Head, labels_BT: jax.Array, alphabet_A: jax.Array) -> tuple[H
 
 
 @jax.named_scope("loss")
+def token_cross_entropy(x_BTD: jax.Array, head: Head, labels_BT: jax.Array) -> jax.Array:
+    """-log p(label) of each token in nats: float32 (B, T), 0 where a label is -1."""
+
+    def of_chunk(_: None, x_BLD: jax.Array, labels_BL: jax.Array) -> tuple[None, jax.Array]:
+        return None, _chunk_losses(x_BLD, head, labels_BL)[0]
+
+    return _by_chunk(of_chunk, None, x_BTD, labels_BT, head)[1]
+
+
+@jax.named_scope("loss")
 def token_losses(x_BTD: jax.Array, head: Head, labels_BT: jax.Array, alphabet_A: jax.Array) -> tuple[jax.Array, jax.Array]:
     """-log p(label) of each token in nats, by the softmax over the vocabulary and over an alphabet: float32 (B, T) each.
 
@@ -72,12 +82,10 @@ def token_losses(x_BTD: jax.Array, head: Head, labels_BT: jax.Array, alphabet_A:
     """
 
     def of_chunk(_: None, x_BLD: jax.Array, labels_BL: jax.Array) -> tuple[None, tuple[jax.Array, jax.Array]]:
-        logits_BLV = project(x_BLD, head)
-        label_BL = _of_label(logits_BLV, labels_BL)
-        by_all, by_some = (jax.nn.logsumexp(part, axis=-1) - label_BL for part in (logits_BLV, logits_BLV[..., alphabet_A]))
-        by_some = jnp.where((labels_BL[..., None] == alphabet_A).any(-1), by_some, jnp.inf)
-        real_BL = labels_BL != IGNORED
-        return None, (jnp.where(real_BL, by_all, 0.0), jnp.where(real_BL, by_some, 0.0))
+        by_all, logits_BLV, logsumexp_BL = _chunk_losses(x_BLD, head, labels_BL)
+        less_BL = logsumexp_BL - jax.nn.logsumexp(logits_BLV[..., alphabet_A], axis=-1)
+        by_some = jnp.where((labels_BL[..., None] == alphabet_A).any(-1), by_all - less_BL, jnp.inf)
+        return None, (by_all, jnp.where(labels_BL != IGNORED, by_some, 0.0))
 
     return _by_chunk(of_chunk, None, x_BTD, labels_BT, head)[1]
 
@@ -101,15 +109,12 @@ def _by_chunk(step: Callable, carry: Any, x_BTD: jax.Array, labels_BT: jax.Array
     return carry, out
 
 
-def _of_label(logits_BLV: jax.Array, labels_BL: jax.Array) -> jax.Array:
-    return jnp.take_along_axis(logits_BLV, jnp.maximum(labels_BL, 0)[..., None], axis=-1)[..., 0]
-
-
-def _chunk_loss(x_BLD: jax.Array, head: Head, labels_BL: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _chunk_losses(x_BLD: jax.Array, head: Head, labels_BL: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(-log p(label), logits, their logsumexp)."""
     logits_BLV = project(x_BLD, head)
     logsumexp_BL = jax.nn.logsumexp(logits_BLV, axis=-1)
-    loss_BL = jnp.where(labels_BL != IGNORED, logsumexp_BL - _of_label(logits_BLV, labels_BL), 0.0)
-    return jnp.sum(loss_BL), logits_BLV, logsumexp_BL
+    label_BL = jnp.take_along_axis(logits_BLV, jnp.maximum(labels_BL, 0)[..., None], axis=-1)[..., 0]
+    return jnp.where(labels_BL != IGNORED, logsumexp_BL - label_BL, 0.0), logits_BLV, logsumexp_BL
 
 
 @jax.custom_vjp
@@ -117,7 +122,7 @@ def _nll(x_BTD, weight_VD, bias_V, labels_BT):
     head = Head(weight_VD, bias_V)
 
     def add(total, x_BLD, labels_BL):
-        return total + _chunk_loss(x_BLD, head, labels_BL)[0], None
+        return total + jnp.sum(_chunk_losses(x_BLD, head, labels_BL)[0]), None
 
     return _by_chunk(add, jnp.zeros(()), x_BTD, labels_BT, head)[0]
 
@@ -129,7 +134,7 @@ def _nll_forward(x_BTD, weight_VD, bias_V, labels_BT):
 
     def step(carry, x_BLD, labels_BL):
         total, d_weight, d_bias = carry
-        loss, logits_BLV, logsumexp_BL = _chunk_loss(x_BLD, head, labels_BL)
+        loss_BL, logits_BLV, logsumexp_BL = _chunk_losses(x_BLD, head, labels_BL)
         with jax.named_scope("backward"):
             p_BLV = jnp.exp(logits_BLV - logsumexp_BL[..., None])
             error_BLV = p_BLV - (jnp.arange(p_BLV.shape[-1]) == labels_BL[..., None])
@@ -141,7 +146,7 @@ def _nll_forward(x_BTD, weight_VD, bias_V, labels_BT):
             if want_weight:
                 d_weight += jnp.einsum("BLV,BLD->VD", error_BLV, x_BLD, preferred_element_type=jnp.float32)
             d_x_BLD = jnp.einsum("BLV,VD->BLD", error_BLV, head.weight_VD)
-        return (total + loss, d_weight, d_bias), d_x_BLD
+        return (total + jnp.sum(loss_BL), d_weight, d_bias), d_x_BLD
 
     zeros = (
         jnp.zeros(()),
@@ -149,8 +154,9 @@ def _nll_forward(x_BTD, weight_VD, bias_V, labels_BT):
         jnp.zeros(head.bias_V.shape) if want_bias and head.bias_V is not None else None,
     )
     (total, d_weight, d_bias), d_x_BTD = _by_chunk(step, zeros, x_BTD.value, labels_BT.value, head)
-    d_weight = None if d_weight is None else d_weight.astype(head.weight_VD.dtype)
-    d_bias = None if d_bias is None or head.bias_V is None else d_bias.astype(head.bias_V.dtype)
+    with jax.named_scope("backward"):
+        d_weight = None if d_weight is None else d_weight.astype(head.weight_VD.dtype)
+        d_bias = None if d_bias is None or head.bias_V is None else d_bias.astype(head.bias_V.dtype)
     return total, (d_x_BTD, d_weight, d_bias)
 
 

@@ -81,7 +81,7 @@ def make_optimizer(config: OptimizerConfig, steps: int, peak: Any = None) -> opt
     the size of AdamW's (Liu et al. 2025, "Muon is scalable for LLM training"), so that one learning rate serves both.
     """
     schedule = learning_rates(config, steps, peak)
-    clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    clip = [clip_by_norm(config.clip_norm)] if config.clip_norm else []
     if config.name == "muon":
         step = optax.contrib.muon(
             schedule,
@@ -98,6 +98,22 @@ def make_optimizer(config: OptimizerConfig, steps: int, peak: Any = None) -> opt
     else:
         step = optax.adam(schedule, config.b1, config.b2, config.eps)
     return optax.chain(*clip, step)
+
+
+def norm_of(tree: Any) -> jax.Array:
+    """The Euclidean norm of all numbers of a tree of real arrays."""
+    return jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)))
+
+
+def clip_by_norm(most: float) -> optax.GradientTransformation:
+    """`optax.clip_by_global_norm` of real gradients: their norm is at most `most`. (Optax squares their imaginary parts.)"""
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        norm = norm_of(updates)
+        small = norm < most
+        return jax.tree.map(lambda g: jax.lax.select(small, g, (g / norm) * most), updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def init_state(variables: Tree, mask: Tree, optimizer: optax.GradientTransformation, seed: int) -> tuple[TrainState, Tree]:
@@ -158,33 +174,38 @@ def step_function(
         return window_loss(model, overlay.join(trained, frozen), micro, alphabet_A, key)
 
     def train_step(state: TrainState, frozen: Tree, batch: Windows) -> tuple[TrainState, StepMetrics]:
-        step_key = jax.random.fold_in(state.key, state.step)
+        with jax.named_scope("dropout"):
+            step_key = jax.random.fold_in(state.key, state.step)
 
         def add(total, inputs):
             micro, index = inputs
-            key = jax.random.fold_in(step_key, index)
+            with jax.named_scope("dropout"):
+                key = jax.random.fold_in(step_key, index)
             pair, gradients = jax.value_and_grad(loss, has_aux=True)(state.trained, frozen, micro, key)
-            return jax.tree.map(jnp.add, total, (pair, gradients)), None
+            with jax.named_scope("optimizer"):
+                return jax.tree.map(jnp.add, total, (pair, gradients)), None
 
         count = len(batch.ids_ML)
         if count == 1:
             first = jax.tree.map(lambda a: a[0], batch)
-            key = jax.random.fold_in(step_key, 0)
+            with jax.named_scope("dropout"):
+                key = jax.random.fold_in(step_key, 0)
             (loss_sum, tokens), gradients = jax.value_and_grad(loss, has_aux=True)(state.trained, frozen, first, key)
         else:
             zero = ((jnp.zeros(()), jnp.zeros(())), jax.tree.map(jnp.zeros_like, state.trained))
             ((loss_sum, tokens), gradients), _ = jax.lax.scan(add, zero, (batch, jnp.arange(count)))
         with jax.named_scope("optimizer"):
-            gradients = jax.tree.map(lambda g: g / jnp.maximum(tokens, 1.0), gradients)
-            norm = optax.tree.norm(gradients)
+            real = jnp.maximum(tokens, 1.0)
+            gradients = jax.tree.map(lambda g: g / real, gradients)
+            norm = norm_of(gradients)
             clipped = jnp.minimum(norm, clip_norm) if clip_norm else norm
             updates, opt_state = optimizer.update(gradients, state.opt_state, state.trained)
             trained = optax.apply_updates(state.trained, updates)
             if skips:
                 finite, kept = jnp.isfinite(loss_sum) & jnp.isfinite(norm), (state.trained, state.opt_state)
                 trained, opt_state = jax.tree.map(functools.partial(jnp.where, finite), (trained, opt_state), kept)
-        metrics = StepMetrics(loss_sum, tokens, norm, clipped, jnp.float32(schedule(state.step)))
-        return TrainState(state.step + 1, trained, opt_state, state.key), metrics
+            metrics = StepMetrics(loss_sum, tokens, norm, clipped, jnp.float32(schedule(state.step)))
+            return TrainState(state.step + 1, trained, opt_state, state.key), metrics
 
     return train_step
 

@@ -1,0 +1,40 @@
+"""Rows of formulas: what conventions are made of."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+Phase = Literal["forward", "backward", "recomputed"]
+When = Literal["always", "loss", "gradient", "step"]
+
+
+class Row(NamedTuple):
+    """A component's operations: primitives with their number, or one batch of matrix products, "batch | m, n, p". `times`
+    and every number are formulas over the symbols of jaxlv/flops/work.py.
+
+    `when` says what has the row: every forward pass, one with a loss (training and validation), one with gradients
+    (training), or an optimiser's step (once, whatever the number of its micro-batches).
+    """
+
+    component: str
+    times: str
+    operations: tuple[tuple[str, str], ...]
+    phase: Phase = "forward"
+    when: When = "always"
+
+
+def row(component: str, times: str = "1", phase: Phase = "forward", when: When = "always", **operations: str) -> Row:
+    """A row; the operations by name, `dot` for matrix products. What is not forward needs gradients."""
+    return Row(component, times, tuple(operations.items()), phase, when if phase == "forward" else "gradient")
+
+
+FANS = {  # (in, out) of the projections, every head with keys and values of its own: GQA priced as multi-head attention
+    "q": ("H", "N * D"),
+    "k": ("H", "N * D"),
+    "v": ("H", "N * D"),
+    "o": ("N * D", "H"),
+    "gate": ("H", "I"),
+    "up": ("H", "I"),
+    "down": ("I", "H"),
+}
+GROUPED = FANS | {"k": ("H", "K * D"), "v": ("H", "K * D")}
