@@ -144,7 +144,8 @@ def compare(
     compiled, extra = products(executed.tallies), []
     for mark, word in EXCESS.items():
         for where, most in marked(executed.tallies, mark).items():
-            excess = compiled[where] - asked.get(where, 0)
+            beyond = sum(compiled.values()) - sum(asked.values())  # a row of lost names has no excess of its own
+            excess = min(most, beyond) if where[0] == OTHER else compiled[where] - asked.get(where, 0)
             if 0 < excess <= most:
                 compiled[where] -= excess
                 component, phase = where

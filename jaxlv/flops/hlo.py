@@ -1,4 +1,4 @@
-"""Counts of HLO text by component and phase of Qwen2: jaxlv/flops/counting/hlo.py, placed."""
+"""Counts of a compiled module by component and phase of Qwen2: jaxlv/flops/counting/hlo.py, placed."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ class HloCount:
 
 
 def count_hlo(text: str) -> HloCount:
-    """The matrix products of a compiled module, from `compiled.as_text()`; raises JaxlvError if the text is not HLO."""
+    """The tallies of a compiled module, from `compiled.as_text()`. Raises JaxlvError if the text is not HLO."""
     found = hlo.count_hlo(text)
     return HloCount(placed(found.tallies), found.doubts)

@@ -1,310 +1,283 @@
-"""Matrix products counted in compiled HLO text: what the compiler left to be executed.
+"""Counts what the compiler left to be executed, in the text of a compiled module.
 
-Read are dots, also inside fusions, calls and loops with a known trip count, the library calls that replace them on CUDA
-(cuBLAS, cuBLASLt, cuDNN attention), and products that the compiler has turned into multiplications and a sum. What is
-executed can be more than what was asked for: operands are padded to what a kernel takes, and a fusion repeats a small
-product instead of waiting for it. Both are marked, so that the excess can be told from an error. Loops whose trip count the
-text does not tell, and custom calls without a rule, are listed: such a count is not to be trusted.
+Fusions, calls, loops and their conditions are entered; of a conditional's branches the dearest counts, for each kind of work.
+What is executed can be more than what was asked for: a product's sides are padded to what a kernel takes, fusions repeat small
+operations instead of waiting for one another, a quotient becomes a product with a reciprocal, and a primitive that only moves
+numbers may compute its indices. All of it is marked ("dot padded", "add repeated", "div added"), so that excess can be told from
+error. What the text does not tell is a doubt: a loop's trip count, an opcode or a called function without a rule.
 """
 
 from __future__ import annotations
 
 import functools
-import json
-import math
-import re
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from jaxlv.errors import JaxlvError
-from jaxlv.flops.counting.found import Loop
-from jaxlv.flops.counting.operations import Tally
-from jaxlv.flops.counting.scopes import Scope
-from jaxlv.flops.counting.scopes import of_instruction as place
-
-Tallies = dict[Scope, Tally]
-
-HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
-ASSIGNMENT = re.compile(r"^\s*(ROOT )?%?([\w.\-]+) = (.*)$")
-COMMENT = re.compile(r"/\*.*?\*/")
-ARRAY = re.compile(r"([a-z]+[0-9]*[a-z0-9]*)\[([0-9,]*)\]")
-NAME = re.compile(r"%([\w.\-]+)")
-OP_NAME = re.compile(r'op_name="([^"]*)"')
-TARGET = re.compile(r'custom_call_target="([^"]*)"')
-TRIPS = re.compile(r'"known_trip_count":\s*\{"n":\s*"?(\d+)"?\}')
-INDEX = re.compile(r"\bindex=(\d+)")
-GEMMS = ("__cublas$gemm", "__cublas$lt$matmul", "__cublas$lt$matmul$f8")
-FREE_CALLS = re.compile(
-    r"Sharding|SPMD|AllocateBuffer|annotate_device_placement|MoveToHost|MoveToDevice|LayoutConstraint|TopK|__cub\$|"
-    r"PadToStatic|SliceToDynamic|Eigen\w*Sort|xla\.gpu\.ext\.|cu_threefry2x32"
+from jaxlv.flops.counting import costs, custom_calls, opcodes
+from jaxlv.flops.counting.found import Loop, Trips
+from jaxlv.flops.counting.hlo_text import Computation, Instruction, Module, parse
+from jaxlv.flops.counting.hlo_values import MOVES, Executed, Fork, Trace, Values
+from jaxlv.flops.counting.operations import (
+    ADDED,
+    BYTES,
+    KINDS,
+    PADDED,
+    PRIMITIVES,
+    PRODUCT,
+    REPEATED,
+    SHEET_PRODUCT,
+    Tally,
+    total,
 )
-PASSED_ON = ("bitcast", "reshape", "transpose", "copy", "convert", "bitcast-convert")  # the same values in other clothes
-LEFT_OUT = ("reduce", "reduce-window", "scatter", "sort", "map", "select-and-scatter", "all-reduce", "reduce-scatter")
+from jaxlv.flops.counting.scopes import Scope, of_instruction
 
-
-@dataclass(frozen=True)
-class Instruction:
-    """One line of a computation."""
-
-    name: str
-    shapes: tuple[tuple[int, ...], ...]  # of the result; several for a tuple
-    opcode: str
-    operands: tuple[str, ...]
-    attributes: str
-    parameter: int = -1  # its number, where it is one
-
-    @property
-    def scope(self) -> str:
-        """Where it comes from in the program."""
-        found = OP_NAME.search(self.attributes)
-        return found[1] if found else ""
+SUMS = ("reduce", "reduce-window")
+NAMING = frozenset({*MOVES, *SUMS, "add"} - {"broadcast"})  # what may stand between a product and the line that names it
+FILLING = MOVES - {"broadcast", "slice"}  # what may stand between a product and the padding of a side
+NOTHING = frozenset("parameter tuple get-tuple-element bitcast constant while conditional call after-all iota".split())
+PARTS = frozenset("slice dynamic-slice gather".split())  # read no more than they return
+# Primitives without operations on elements: what is computed under their names are indices, partial sums of a product that is
+# split among many processors, and what a library does to a product before it writes it.
+BESIDE = costs.MOVES | costs.VIEWS | costs.PARTS | {*costs.INTO, *opcodes.PRODUCT_NAMES}
 
 
 @dataclass
 class HloCount:
-    """The tallies of a module, and what makes them untrustworthy: each entry of `doubts` is one line."""
+    """What each device executes: tallies by scope; loops; how many devices run the module at once; and doubts, one line of
+    words each, that say what the tallies do not hold."""
 
-    tallies: Tallies = field(default_factory=dict)
+    tallies: dict[Scope, Tally] = field(default_factory=dict)
     loops: list[Loop] = field(default_factory=list)
     devices: int = 1
     doubts: list[str] = field(default_factory=list)
 
-
-@dataclass(frozen=True)
-class Module:
-    """A parsed HLO module: its computations by name, and the entry's name."""
-
-    computations: Mapping[str, dict[str, Instruction]]
-    entry: str
+    def total(self) -> Tally:
+        """The sum over all scopes, of one device."""
+        return total(self.tallies.values())
 
 
-def count_hlo(text: str, trips: Any = None) -> HloCount:
-    """The matrix products of a compiled module, from `compiled.as_text()`; JaxlvError where the text is not HLO."""
-    module = parse(text)
-    result = HloCount()
-    walk = _Walk(module, result.doubts)
-    result.tallies = walk.computation(module.entry, "")
-    for (scope, flops), times in walk.rewritten.items():
-        if times > 1:
-            result.tallies[place(scope)]["dot repeated"] += (times - 1) * flops
-    result.doubts = sorted(set(result.doubts))
-    for word in ("num_partitions", "replica_count"):
-        found = re.search(rf"^HloModule.*\b{word}=(\d+)", text)
-        result.devices *= int(found[1]) if found else 1
-    return result
+def count_hlo(text: str, trips: int | Mapping[str, int] | None = None) -> HloCount:
+    """Counts a compiled module, from `compiled.as_text()`.
 
+    `trips` says how often loops run whose trip count the compiler did not find: a number for all, or a mapping by scope name or
+    instruction. Raises JaxlvError if the text is not HLO.
+    """
+    module, known = parse(text), Trips(trips)
 
-def parse(text: str) -> Module:
-    """The computations of HLO text."""
-    computations: dict[str, dict[str, Instruction]] = {}
-    entry, current = "", None
-    for line in text.splitlines():
-        header = HEADER.match(line)
-        if header and " = " not in line.split("(", 1)[0]:
-            current = computations[header[2]] = {}
-            entry = header[2] if header[1] else entry
-        elif line.startswith("}"):
-            current = None
-        elif current is not None and (assigned := ASSIGNMENT.match(line)):
-            instruction = _instruction(assigned[2], COMMENT.sub("", assigned[3]))
-            current[instruction.name] = instruction
-    if not entry:
-        raise JaxlvError("not a compiled HLO module", where="HLO text", expected="a line that begins with ENTRY")
-    return Module(computations, entry)
+    def turns(one: Instruction, op_name: str) -> int | None:
+        return known.of(of_instruction(op_name), [one.name]) if one.trips is None else one.trips
 
-
-def _instruction(name: str, text: str) -> Instruction:
-    kind, rest = (text[: (end := _closing(text, 0) + 1)], text[end:]) if text.startswith("(") else text.split(" ", 1)
-    opcode, _, _ = rest.strip().partition("(")
-    start = rest.index("(")
-    end = _closing(rest, start)
-    shapes = tuple(tuple(int(size) for size in sizes.split(",") if size) for _, sizes in ARRAY.findall(kind))
-    opcode, inside = opcode.strip(), rest[start:end]
-    number = int(inside[1:]) if opcode == "parameter" else -1
-    return Instruction(name, shapes, opcode, tuple(NAME.findall(inside)), rest[end + 1 :], number)
-
-
-def _closing(text: str, start: int) -> int:
-    depth = 0
-    for i in range(start, len(text)):
-        depth += (text[i] == "(") - (text[i] == ")")
-        if not depth:
-            return i
-    raise JaxlvError("a bracket is not closed", where="HLO text", found=text[:80])
+    walk = _Walk(module, Values(module, turns))
+    tallies = {scope: tally for scope, tally in walk.tallies(walk.values.trace).items() if any(tally.values())}
+    return HloCount(tallies, walk.loops(), module.devices, sorted(walk.doubts))
 
 
 class _Walk:
-    def __init__(self, module: Module, doubts: list[str]):
-        self.module, self.doubts = module, doubts
-        self.rewritten: Counter[tuple[str, int]] = Counter()  # products turned into sums, by scope and FLOPs
-        self.callers = {
-            id(module.computations[called]): (one, home)
-            for home in module.computations.values()
-            for one in home.values()
-            if one.opcode == "fusion"
-            for called in _called(one, "calls")
-        }
+    def __init__(self, module: Module, values: Values):
+        self.module, self.values = module, values
+        self.doubts: set[str] = set()
+        self.products: set[int] = set()  # values that are products, or parts of their sums, made without a dot
+        self.within: list[Tally] = [Tally() for _ in values.loops]  # operations of all turns of a loop
+
+    def tallies(self, trace: Trace) -> dict[Scope, Tally]:
+        """The tallies of all that is executed, by scope."""
+        found: dict[Scope, Tally] = {}
+        for item in trace:
+            if isinstance(item, Fork):
+                _add(found, self.dearest(item))
+                continue
+            tally, scope = self.executed(item)
+            if tally:
+                tally = tally.times(item.times)
+                found.setdefault(scope, Tally()).update(tally)
+                for loop in item.loops:
+                    self.within[loop].update(tally)
+        return found
+
+    def loops(self) -> list[Loop]:
+        """The loops, outermost first; an unknown trip count is a doubt."""
+        for loop in self.values.loops:
+            if loop.trips is None:
+                self.doubts.add(f"while {loop.instruction}: the trip count is not known; one iteration is counted")
+        pairs = sorted(zip(self.values.loops, self.within, strict=True), key=lambda pair: len(pair[0].around))
+        return [Loop(one.instruction, of_instruction(one.op_name), one.trips, one.begun, tally) for one, tally in pairs]
+
+    def dearest(self, fork: Fork) -> dict[Scope, Tally]:
+        """For each kind of work, the branch that has most."""
+        branches = [self.tallies(branch) for branch in fork.branches]
+        sums = [total(branch.values()) for branch in branches]
+        found: dict[Scope, Tally] = {}
+        for kind, of in KINDS.items():
+            chosen = branches[max(range(len(sums)), key=lambda i: of(sums[i]))] if branches else {}
+            _add(found, {scope: part for scope, tally in chosen.items() if (part := tally.of_kind(kind))})
+        if any(of(one) != of(sums[0]) for kind, of in KINDS.items() if kind != BYTES for one in sums):
+            self.doubts.add(f"conditional: the dearest of {len(sums)} branches is counted, for each kind of work")
+        return found
+
+    def executed(self, item: Executed) -> tuple[Tally, Scope]:
+        """The tally of one execution of an instruction, with its marks, and its scope."""
+        tally, op_name = self.operations(item)
+        if item.repeated:
+            tally.update({name + REPEATED: tally[name] for name in (PRODUCT, *PRIMITIVES) if tally[name]})
+        elif _primitive(op_name) in BESIDE or self._reciprocal(item.node):
+            tally.update({name + ADDED: tally[name] for name in PRIMITIVES if tally[name]})
+        if item.top and item.one.opcode not in NOTHING:
+            tally[BYTES] += self.bytes(item)
+        return tally, of_instruction(op_name)
+
+    def operations(self, item: Executed) -> tuple[Tally, str]:
+        """The operations of an instruction, and the name that the program has for it."""
+        one = item.one
+        if one.opcode in opcodes.FREE:
+            return Tally(), one.op_name or item.outer
+        if rewritten := self._rewritten(item):
+            return rewritten
+        operands = self.values.operands(item)
+        tally = self.answered(
+            one, custom_calls.rule(one, operands) if one.opcode == "custom-call" else self.rule(one, operands)
+        )
+        if not tally[PRODUCT]:
+            return tally, one.op_name or self.values.nearest(item.node) or item.outer
+        if any(self._padded(item.node, side) for side in range(min(2, len(operands)))):
+            tally[PRODUCT + PADDED] = tally[PRODUCT]
+        return tally, one.op_name or self._product_name(item.node) or item.outer
+
+    def rule(self, one: Instruction, operands: Sequence[Instruction]) -> opcodes.Answer | None:
+        """The answer of the opcode's rule."""
+        return opcodes.rule(one, operands, self.body)
+
+    def answered(self, one: Instruction, answer: opcodes.Answer | None) -> Tally:
+        """The tally of an answer, whose doubt is noted; no answer is a doubt, too."""
+        if answer is None:
+            what = f"custom call {one.target or one.name}" if one.opcode == "custom-call" else f"opcode {one.opcode}"
+            self.doubts.add(f"{what}: no rule")
+            return Tally()
+        tally, doubt = answer if isinstance(answer, tuple) else (answer, "")
+        self.doubts.update([doubt] if doubt else [])
+        return Tally(tally)
 
     @functools.cache  # noqa: B019 - a walk lives as long as one count
-    def computation(self, name: str, scope: str) -> Tallies:
-        """The tallies of a computation; `scope` is its caller's, for instructions that do not tell theirs."""
-        found: Tallies = {}
-        computation = self.module.computations[name]
-        for instruction in computation.values():
-            for where, tally in self.instruction(instruction, computation, scope).items():
-                found.setdefault(where, Tally()).update(tally)
+    def body(self, name: str) -> Tally:
+        """The cost of applying a computation to one element."""
+        home, found = self.module.computations[name], Tally()
+        for one in home.values():
+            found.update(self.answered(one, self.rule(one, [home[operand] for operand in one.operands])))
+            if one.opcode in ("fusion", "call"):
+                found.update(self.body(next(one.called("calls", "to_apply"))))
         return found
 
-    def instruction(self, one: Instruction, home: Mapping[str, Instruction], scope: str) -> Tallies:
-        scope = one.scope or scope
-        shapes = [home[name].shapes[0] if name in home and home[name].shapes else () for name in one.operands]
-        if one.opcode == "dot":
-            return {place(scope): self._marked(one, home, _product(shapes[0], shapes[1], _dimensions(one.attributes)))}
-        if one.opcode == "multiply" and _was_product(one, home):
-            flops = 2 * math.prod(one.shapes[0])
-            self.rewritten[one.scope, flops] += 1
-            return {place(one.scope): Tally(dot=flops)}
-        if one.opcode == "convolution":
-            self.doubts.append(f"convolution {one.name}: no rule")
-        if one.opcode == "custom-call":
-            return self._custom(one, home, shapes, scope)
-        if one.opcode == "conditional":
-            branches = [self.computation(name, scope) for name in _called(one, "branch_computations", "_computation")]
-            return max(branches, key=lambda branch: sum(tally["dot"] for tally in branch.values()), default={})
-        if one.opcode == "while":
-            return self._while(one, scope)
-        if one.opcode in LEFT_OUT:
-            return {}
-        found: Tallies = {}
-        for name in _called(one, "calls", "to_apply", "called_computations"):
-            for where, tally in self.computation(name, scope).items():
-                found.setdefault(where, Tally()).update(tally)
-        return found
+    # ----------------------------------------------------------------------------- products and quotients in disguise
 
-    def _while(self, one: Instruction, scope: str) -> Tallies:
-        body = next(iter(_called(one, "body")))
-        found, known = self.computation(body, scope), TRIPS.search(one.attributes)
-        if known is None and any(tally["dot"] for tally in found.values()):
-            self.doubts.append(f"while {one.name}: the trip count is not known; one iteration is counted")
-        times = int(known[1]) if known else 1
-        return {where: Tally({k: times * n for k, n in tally.items()}) for where, tally in found.items()}
+    def _rewritten(self, item: Executed) -> tuple[Tally, str] | None:
+        """The tally and name of a multiplication, or a sum, that the compiler has made of a product."""
+        one, node = item.one, item.node
+        if one.opcode == "multiply":
+            name = one.op_name or self._product_name(node)
+            if not opcodes.is_product(name) and (name or not self._nameless_product(node)):
+                return None
+            self.products.add(node)
+            return Tally({PRODUCT: 2 * one.elements, SHEET_PRODUCT: one.elements}), name
+        if one.opcode not in SUMS or not self._sums_product(node):
+            return None
+        name = one.op_name or self._product_name(node)
+        if name and not opcodes.is_product(name):
+            return None
+        self.products.add(node)
+        into = opcodes.first(self.values.nodes[self.values.nodes[node].operands[0]].one)
+        return Tally({SHEET_PRODUCT: into.elements - one.elements}), name
 
-    def _marked(self, one: Instruction, home: Mapping[str, Instruction], tally: Tally) -> Tally:
-        """The tally of a product, marked where a side of it is padded."""
-        if any(self._padded(name, home) for name in one.operands[:2]):
-            tally["dot padded"] = tally["dot"]
-        return tally
+    def _product_name(self, node: int) -> str:
+        """The name of the product that a nameless value is part of, "" without one."""
+        name = self.values.nearest(node, NAMING)
+        return name if opcodes.is_product(name) else ""
 
-    def _padded(self, name: str, home: Mapping[str, Instruction]) -> bool:
-        """Has a value been filled up with zeros, here or where it comes from?"""
-        one = home.get(name)
-        while one is not None and one.opcode in PASSED_ON and one.operands:
-            one = home.get(one.operands[0])
-        if one is None:
+    def _sums_product(self, node: int) -> bool:
+        number = self.values.nodes[node].operands[0]
+        while number not in self.products and self.values.nodes[number].one.opcode in MOVES:
+            number = self.values.nodes[number].operands[0]
+        return number in self.products
+
+    def _nameless_product(self, node: int) -> bool:
+        """Does a multiplication whose name is lost stem from a product?
+
+        The compiler loses the names of products of which a side has a dimension of one; then that side is spread along the
+        other, or the result is summed. Its own divisors, a / b / c = a / (b c), have no names either.
+        """
+        users = self.values.users(node, MOVES)
+        if any(user.one.opcode == "divide" for user in users):
             return False
-        if one.opcode == "get-tuple-element" and (source := home.get(one.operands[0])) and source.opcode == "fusion":
-            inside = self.module.computations[next(_called(source, "calls"))]
-            part = int(INDEX.search(one.attributes)[1])  # type: ignore[index]
-            return self._padded(inside[next(reversed(inside))].operands[part], inside)
-        if one.opcode == "fusion":
-            inside = self.module.computations[next(_called(one, "calls"))]
-            return self._padded(next(reversed(inside)), inside)
-        if one.opcode == "parameter":
-            if id(home) not in self.callers:
-                return False
-            caller, outside = self.callers[id(home)]
-            return self._padded(caller.operands[one.parameter], outside)
-        return one.opcode == "pad"
+        if any(user.one.opcode in SUMS and not user.op_name for user in users):
+            return True
+        sides = [self.values.nodes[side] for side in self.values.nodes[node].operands]
+        return any(side.one.opcode == "broadcast" and self.values.nodes[side.operands[0]].one.shape for side in sides)
 
-    def _custom(
-        self, one: Instruction, home: Mapping[str, Instruction], shapes: list[tuple[int, ...]], scope: str
-    ) -> Tallies:
-        target = (TARGET.search(one.attributes) or [""] * 2)[1]
-        if target in GEMMS:
-            dimensions = _numbers(_config(one).get("gemm_backend_config", {}).get("dot_dimension_numbers", {}))
-            return {place(scope): self._marked(one, home, _product(shapes[0], shapes[1], dimensions))}
-        if target.startswith("__cudnn$fmha"):
-            return {place(scope): _attention(one, target, shapes)}
-        if not FREE_CALLS.search(target):
-            self.doubts.append(f"custom call {target or one.name}: no rule")
-        return {}
+    def _padded(self, node: int, side: int) -> bool:
+        """Has a side of a product been filled up with zeros?"""
+        return self.values.source(self.values.nodes[node].operands[side], FILLING).one.opcode == "pad"
 
+    def _reciprocal(self, node: int) -> bool:
+        """Is this 1 / x, with which a quotient's other side is only multiplied? The quotient is that multiplication then."""
+        found = self.values.nodes[node]
+        if found.one.opcode != "divide" or _primitive(found.op_name) != "div":
+            return False
+        if self.values.source(found.operands[0]).one.inside != "1":
+            return False
+        users = self.values.users(node, MOVES)
+        return bool(users) and all(user.one.opcode == "multiply" and _primitive(user.op_name) == "div" for user in users)
 
-Dimensions = dict[str, tuple[int, ...]]
+    # -------------------------------------------------------------------------------------------------- bytes
 
-
-def _was_product(one: Instruction, home: Mapping[str, Instruction]) -> bool:
-    """Has the compiler turned a matrix product into this multiplication, and a sum where the contracted length is not 1?
-
-    Its name says so, or, where the name is lost, that both sides are broadcast or that it is summed.
-    """
-    if one.scope:
-        return one.scope.endswith("dot_general")
-    both = all(name in home and home[name].opcode == "broadcast" for name in one.operands)
-    return both or any(user.opcode == "reduce" and one.name in user.operands for user in home.values())
+    def bytes(self, item: Executed) -> int:
+        """Bytes that a top-level instruction reads and writes; of an operand that it takes parts from, those parts."""
+        one, home = item.one, item.home
+        if one.opcode in PARTS:
+            return 2 * _size(one)
+        if one.opcode == "dynamic-update-slice":
+            return 2 * _size(home[one.operands[1]])
+        if one.opcode != "fusion":
+            return _size(one) + sum(_size(home[name]) for name in one.operands)
+        inside = self.module.computations[next(one.called("calls"))]
+        written = sum(_size(_written(root, inside)) for root in _roots(inside))
+        return written + sum(_read(parameter, inside) for parameter in inside.values() if parameter.opcode == "parameter")
 
 
-def _product(left: tuple[int, ...], right: tuple[int, ...], d: Dimensions) -> Tally:
-    """2 x elements of the result x contracted length; the batch dimensions are part of the result."""
-    batch = math.prod(left[i] for i in d["lhs_batch"])
-    n = math.prod(left[i] for i in d["lhs_contracting"])
-    if n != math.prod(right[i] for i in d["rhs_contracting"]):
-        raise JaxlvError("a product's sides do not fit", where="HLO text", found=f"{left} x {right}, {d}")
-    m, p = math.prod(left) // (batch * n or 1), math.prod(right) // (batch * n or 1)
-    return Tally({"dot": 2 * batch * m * n * p})
+def _primitive(op_name: str) -> str:
+    return op_name.rpartition("/")[2]
 
 
-def _attention(one: Instruction, target: str, shapes: list[tuple[int, ...]]) -> Tally:
-    """cuDNN's fused attention: two products forward, five backward, for the scores are formed again (Dao et al. 2022)."""
-    config = _config(one).get("cudnn_fmha_backend_config", {})
-    sizes = [int(size) for size in config.get("intermediate_tensor_shape", {}).get("dimensions", [])]
-    if len(sizes) != 4:
-        raise JaxlvError("cuDNN attention without the shape of its scores", where="HLO text", found=one.name)
-    batch, heads, queries, _ = sizes
-    head_dim = math.prod(shapes[0]) // (batch * heads * queries)
-    products = 5 if target.endswith("Backward") else 2
-    found = Tally({"dot": products * 2 * math.prod(sizes) * head_dim})
-    if "CAUSAL" in str(config.get("mask_type", "")):
-        found["dot skipped by mask"] = found["dot"] // 2  # what a causal kernel may leave out, about
-    return found
+def _size(one: Instruction) -> int:
+    return sum(array.bytes for array in one.arrays)
 
 
-def _config(one: Instruction) -> dict[str, Any]:
-    """backend_config as JSON; {} without one."""
-    start = one.attributes.find("backend_config=")
-    if start < 0:
-        return {}
-    text = one.attributes[start + len("backend_config=") :]
-    try:
-        if text.startswith('"'):  # a quoted string that holds JSON
-            quoted, _ = json.JSONDecoder().raw_decode(text)
-            return json.loads(quoted)
-        return json.JSONDecoder().raw_decode(text)[0]
-    except ValueError:
-        raise JaxlvError("unreadable backend_config", where=f"HLO text, {one.name}", found=text[:80]) from None
+def _roots(inside: Computation) -> list[Instruction]:
+    """What a fusion returns: its root, or the parts of a tuple."""
+    root = next((one for one in inside.values() if one.root), None) or list(inside.values())[-1]
+    return [inside[name] for name in root.operands] if root.opcode == "tuple" else [root]
 
 
-def _dimensions(attributes: str) -> Dimensions:
-    found = {}
-    for side in ("lhs", "rhs"):
-        for kind in ("batch", "contracting"):
-            match = re.search(rf"{side}_{kind}_dims=\{{([0-9,]*)\}}", attributes)
-            found[f"{side}_{kind}"] = tuple(int(i) for i in match[1].split(",") if i) if match else ()
-    return found
+def _written(one: Instruction, inside: Computation) -> Instruction:
+    """What is written of a result: the part that goes into what is there already, or all."""
+    found = one
+    while found.opcode == "bitcast":
+        found = inside[found.operands[0]]
+    return inside[found.operands[1]] if found.opcode == "dynamic-update-slice" else one
 
 
-def _numbers(config: Mapping[str, Any]) -> Dimensions:
-    return {
-        f"{side}_{kind}": tuple(int(i) for i in config.get(f"{side}_{kind}_dimensions", ()))
-        for side in ("lhs", "rhs")
-        for kind in ("batch", "contracting")
-    }
+def _read(parameter: Instruction, inside: Computation) -> int:
+    """Bytes that a fusion reads of an operand: all, or the parts that it takes, if nothing else uses it."""
+    names, read = {parameter.name}, 0
+    for one in inside.values():
+        if names.isdisjoint(one.operands):
+            continue
+        if one.opcode == "bitcast":
+            names.add(one.name)
+        elif one.opcode in PARTS and names.isdisjoint(one.operands[1:]):
+            read += _size(one)
+        elif one.opcode != "dynamic-update-slice" or not names.isdisjoint(one.operands[1:]):
+            return _size(parameter)
+    return min(read, _size(parameter))
 
 
-def _called(one: Instruction, *attributes: str) -> Iterator[str]:
-    """Names of the computations that an instruction calls by these attributes (or attributes that end so)."""
-    for match in re.finditer(r"([\w]+)=(\{[^{}]*\}|%?[\w.\-]+)", one.attributes):
-        if any(match[1] == name or (name.startswith("_") and match[1].endswith(name)) for name in attributes):
-            yield from NAME.findall(match[2])
+def _add(into: dict[Scope, Tally], more: Mapping[Scope, Tally]) -> None:
+    for scope, tally in more.items():
+        into.setdefault(scope, Tally()).update(tally)

@@ -1,0 +1,290 @@
+"""What a program asks for that a compiler need not execute, and what it does not ask for in so many words but has to.
+
+Values are numbered as in hlo_values.py: by the primitive, its parameters and the numbers of its operands. An equation with the
+number of an earlier one asks "again" (a common subexpression). An operation on constants alone, one that leaves a number as it
+is (x + 0, x * 1), and one of two scalings by constants in a row are "folded". Primitives that only move numbers may be "lowered"
+to operations on their indices.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jax.extend.core import Literal
+from jax.interpreters import partial_eval
+
+from jaxlv.flops.counting import costs
+from jaxlv.flops.counting.found import Trips
+from jaxlv.flops.counting.jaxpr import CALLS
+from jaxlv.flops.counting.operations import AGAIN, FOLDED, LOWERED, PRIMITIVES, Tally
+from jaxlv.flops.counting.primitives import Equation, rule
+from jaxlv.flops.counting.scopes import Scope, of_stack
+
+# The same value for the compiler; what stands behind a barrier is the same, too, but may be computed once more.
+SAME = ("stop_gradient", "copy", "copy_p", "name", "optimization_barrier", "sharding_constraint", "pvary")
+SPREAD = ("broadcast_in_dim", "reshape", "squeeze", "convert_element_type", "expand_dims", "transpose")
+# The same numbers in the same order, if there are as many of them as before: maxima of one number each, too.
+RESHAPED = (
+    "reshape", "squeeze", "expand_dims", "broadcast_in_dim", "pad", "slice", "reduce_max", "reduce_min", "reduce_sum",
+)  # fmt: skip
+NEUTRAL: Mapping[str, tuple[float, ...]] = {  # the number that changes nothing, on either side or on the right alone
+    "add": (0,), "add_any": (0,), "sub": (0,), "mul": (1,), "div": (1,), "max": (-np.inf,), "min": (np.inf,),
+    "and": (True,), "or": (False,), "xor": (0,), "pow": (1,),
+}  # fmt: skip
+COMBINING = ("scatter", "reduce", "select_and_scatter")  # which hold a jaxpr on scalars
+RIGHT = ("sub", "div", "pow")
+SCALING = ("mul", "div")
+EVALUATED: Mapping[str, Callable[..., Any]] = {  # of constants
+    "add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "neg": np.negative, "square": np.square,
+    "sqrt": np.sqrt, "exp": np.exp, "log": np.log, "max": np.maximum, "min": np.minimum, "abs": np.abs, "ge": np.greater_equal,
+    "and": np.bitwise_and, "or": np.bitwise_or, "not": np.logical_not, "gt": np.greater, "pow": np.power, "le": np.less_equal, "lt": np.less, "eq": np.equal, "ne": np.not_equal,
+}  # fmt: skip
+
+
+def spared(closed: Any, trips: int | Mapping[str, int] | None = None) -> dict[Scope, Tally]:
+    """Tallies of a closed jaxpr by scope, of nothing but marked operations: "add again", "mul folded", "integer lowered"."""
+    jaxpr = _open(closed)
+    live, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    walk = _Walk(Trips(trips))
+    consts = [walk.constant(value) for value in getattr(closed, "consts", ())]
+    walk.run(live, [walk.fresh() for _ in live.invars], consts, "", 1)
+    return walk.found
+
+
+class _Scaling(NamedTuple):
+    """An equation that multiplies or divides by a constant."""
+
+    equation: Any
+    stack: str
+    times: int
+
+
+class _Walk:
+    def __init__(self, trips: Trips):
+        self.trips = trips
+        self.found: dict[Scope, Tally] = {}
+        self.numbers: dict[Any, int] = {}
+        self.constants: dict[int, Any] = {}  # values that depend on no argument; of those of one number, that number
+        self.seen: set[int] = set()
+        self.scaled: dict[int, _Scaling] = {}  # values with a constant factor, by the equation that gave it to them
+        self.single: set[int] = (
+            set()
+        )  # a reduction of one number, and what follows: known to be equal, but not to every compiler
+        self.empty: set[int] = set()  # what is scattered into zeros
+        self.last = -1
+
+    def fresh(self) -> int:
+        """A number for a value of which nothing is known."""
+        self.last += 1
+        return self.last
+
+    def number(self, key: Any) -> int:
+        """The number of a value that a key determines."""
+        if key not in self.numbers:
+            self.numbers[key] = self.fresh()
+        return self.numbers[key]
+
+    def constant(self, value: Any) -> int:
+        """The number of a constant."""
+        one = None
+        if np.size(value) == 1 and np.issubdtype(np.asarray(value).dtype.type, np.generic):
+            plain = np.ravel(np.asarray(value))[0]
+            one = (
+                plain.item()
+                if plain.dtype.kind in "biuf"
+                else float(plain)
+                if plain.dtype.name.startswith(("bf", "float"))
+                else None
+            )
+        key = ("constant", str(getattr(value, "dtype", type(value))), id(value) if one is None else one, np.shape(value))
+        number = self.number(key)
+        self.constants[number] = one
+        return number
+
+    def run(self, jaxpr: Any, arguments: Sequence[int], consts: Sequence[int], stack: str, times: int) -> list[int]:
+        """Walks a jaxpr; returns the numbers of its results."""
+        known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *arguments], strict=True))
+
+        def read(v: Any) -> int:
+            return self.constant(v.val) if isinstance(v, Literal) else known[v]
+
+        for equation in jaxpr.eqns:
+            own = str(equation.source_info.name_stack)
+            inner = f"{stack}/{own}" if stack and own else stack or own
+            made = self.equation(equation, [read(v) for v in equation.invars], inner, times)
+            known.update(zip(equation.outvars, made, strict=True))
+        return [read(v) for v in jaxpr.outvars]
+
+    def inside(self, closed: Any, arguments: Sequence[int], stack: str, times: int) -> list[int]:
+        """Walks a jaxpr that an equation holds."""
+        consts = [self.constant(value) for value in getattr(closed, "consts", ())]
+        return self.run(_open(closed), arguments, consts, stack, times)
+
+    def equation(self, equation: Any, ins: list[int], stack: str, times: int) -> list[int]:
+        """Walks an equation; returns the numbers of its results."""
+        name, params = equation.primitive.name, equation.params
+        if name in CALLS and CALLS[name] in params:
+            return self.inside(params[CALLS[name]], ins, stack, times)
+        if name == "scan":
+            held = params["num_consts"]
+            if params["length"] == 1:  # which no compiler leaves a loop
+                return self.inside(params["jaxpr"], ins, stack, times)
+            self.inside(params["jaxpr"], [*ins[:held], *(self.fresh() for _ in ins[held:])], stack, times * params["length"])
+        elif name == "while":
+            self.loop(params, ins, stack, times)
+        elif name in ("cond", "switch"):
+            before = self.seen
+            for branch in params["branches"]:
+                self.seen = set(before)
+                self.inside(branch, ins[1:], stack, times)
+            self.seen = before
+        elif name in SAME and len(ins) == len(equation.outvars):
+            return ins
+        elif name.startswith(COMBINING) or not any(_holds_jaxpr(value) for value in params.values()):
+            return self.plain(equation, ins, stack, times)
+        return [self.fresh() for _ in equation.outvars]
+
+    def loop(self, params: Mapping[str, Any], ins: list[int], stack: str, times: int) -> None:
+        """Walks a while loop: its condition once more than its body."""
+        trips = self.trips.of(_scope(stack), ()) or 1
+        asks, does = params["cond_nconsts"], params["body_nconsts"]
+        carried = [self.fresh() for _ in ins[asks + does :]]
+        self.inside(params["cond_jaxpr"], [*ins[:asks], *carried], stack, times * (trips + 1))
+        self.inside(params["body_jaxpr"], [*ins[asks : asks + does], *carried], stack, times * trips)
+
+    def plain(self, equation: Any, ins: list[int], stack: str, times: int) -> list[int]:
+        """Numbers the results of an equation without a jaxpr, and notes what of it can be left out."""
+        name = "integer_pow 2" if equation.primitive.name == "square" else equation.primitive.name
+        if name == "integer_pow":
+            if equation.params["y"] == 1:
+                return ins
+            name = f"integer_pow {equation.params['y']}"
+        made = self.made(name, equation, ins)
+        first = made[0] if made else -1
+        if not self.single.isdisjoint(ins) or (first in ins and name.startswith("reduce")):
+            self.single.update(made)
+        if first in ins:
+            return made
+        fixed, neutral = all(number in self.constants for number in ins), self.neutral(name, ins)
+        one = _Scaling(equation, stack, times)
+        if first in self.seen:
+            self.note(FOLDED if first in self.single else AGAIN, one)
+        elif fixed or neutral is not None:
+            self.note(FOLDED, one)
+        else:
+            self.factors(one, ins, first)
+            self.lowered(one)
+            if name in ("scatter-add", "scatter_add") and self.constants.get(ins[0]) == 0:
+                self.empty.add(first)
+        self.seen.add(first)
+        if fixed:
+            self.constants.update(dict.fromkeys(made, self.evaluated(one, ins)))
+        return made if neutral is None or fixed else [neutral]
+
+    def made(self, name: str, equation: Any, ins: Sequence[int]) -> list[int]:
+        """The numbers of an equation's results. Shapes do not tell elementwise results of as many elements apart."""
+        out = [v.aval for v in equation.outvars]
+        if name in RESHAPED and math.prod(equation.invars[0].aval.shape) == out[0].size:
+            return list(ins[:1])
+        if name == "transpose" and _in_order(equation.params["permutation"], equation.invars[0].aval.shape):
+            return list(ins)
+        if name in costs.ELEMENTWISE or name.startswith("integer_pow"):
+            settings = str([(aval.size, str(aval.dtype)) for aval in out])
+            settings += str(equation.params.get("new_dtype", ""))
+        else:
+            types = [v.aval for v in (*equation.invars, *equation.outvars)]
+            settings = str(types) + str(sorted(equation.params.items(), key=lambda item: item[0]))
+        return [self.number((name, settings, tuple(ins), i)) for i in range(len(out))]
+
+    def evaluated(self, one: _Scaling, ins: Sequence[int]) -> Any:
+        """The one number that all elements of a result of constants have, None if that is not known."""
+        name = one.equation.primitive.name
+        values = [self.constants[number] for number in ins]
+        if name == "iota":
+            return 0 if one.equation.outvars[0].aval.size == 1 else None
+        if not values or any(value is None for value in values):
+            return None
+        if name in SPREAD or name in RESHAPED:
+            return values[0]
+        with np.errstate(all="ignore"):
+            return EVALUATED[name](*values).item() if name in EVALUATED else None
+
+    def neutral(self, name: str, ins: Sequence[int]) -> int | None:
+        """The operand that an operation leaves as it is, None if it changes it."""
+        if name == "select_n" and isinstance(chosen := self.constants.get(ins[0]), (bool, int)):
+            return ins[1 + int(chosen)]
+        if name in ("add", "add_any") and not self.empty.isdisjoint(ins):  # a scatter into nothing goes into the other side
+            return self.fresh()
+        if name not in NEUTRAL or len(ins) != 2:
+            return None
+        for side in (1,) if name in RIGHT else (0, 1):
+            if self.constants.get(ins[side]) in NEUTRAL[name]:
+                return ins[1 - side]
+        return None
+
+    def factors(self, one: _Scaling, ins: Sequence[int], made: int) -> None:
+        """Notes a scaling by a constant that can be joined with another one: the product of x * 2 and y / 3 needs one."""
+        name = one.equation.primitive.name
+        have = [self.scaled[number] for number in ins if number in self.scaled]
+        if name in SCALING and any(number in self.constants for number in ins):
+            have.append(one)
+        elif name not in (*SCALING, *SPREAD, "neg", "reduce_sum"):
+            return
+        while len(have) > 1:
+            have.sort(key=lambda scaling: scaling.times * scaling.equation.outvars[0].aval.size)
+            self.note(FOLDED, have.pop())
+        if have:
+            self.scaled[made] = have[0]
+
+    def lowered(self, one: _Scaling) -> None:
+        """Notes what JAX makes of a primitive beyond its price.
+
+        A gather or scatter that may miss its operand compares each index twice, joins the comparisons and chooses a number for
+        each element. To find the place of a maximum takes 9 operations for two numbers: 7 on truth values, two choices.
+        """
+        equation = one.equation
+        name, ins = equation.primitive.name, [math.prod(getattr(v.aval, "shape", ())) for v in equation.invars]
+        if name in ("argmax", "argmin"):
+            pairs = ins[0] - equation.outvars[0].aval.size
+            tally = Tally({"integer" + LOWERED: 7 * pairs, "compare" + LOWERED: pairs})
+        elif name.startswith(("gather", "scatter")) and "FILL" in str(equation.params.get("mode", "")):
+            moved = equation.outvars[0].aval.size if name == "gather" else ins[2]
+            tally = Tally({"integer" + LOWERED: 4 * ins[1], "compare" + LOWERED: ins[1] + moved})
+        else:
+            return
+        self.found.setdefault(_scope(one.stack), Tally()).update(tally.times(one.times))
+
+    def note(self, mark: str, one: _Scaling) -> None:
+        """Adds an equation's operations under a mark."""
+        equation = one.equation
+        ins, outs = (tuple(v.aval for v in side) for side in (equation.invars, equation.outvars))
+        answer = rule(Equation(equation.primitive.name, equation.params, ins, outs, {}))
+        tally = answer[0] if isinstance(answer, tuple) else answer or Tally()
+        marked = Tally({name + mark: one.times * tally[name] for name in PRIMITIVES if tally[name]})
+        if marked:
+            self.found.setdefault(_scope(one.stack), Tally()).update(marked)
+
+
+@functools.lru_cache(maxsize=65536)
+def _scope(stack: str) -> Scope:
+    return of_stack(stack)
+
+
+def _open(jaxpr: Any) -> Any:
+    return getattr(jaxpr, "jaxpr", jaxpr)  # jax 0.12 has one class for open and closed jaxprs
+
+
+def _in_order(permutation: Sequence[int], shape: Sequence[int]) -> bool:
+    """Does a transposition move dimensions of one element alone?"""
+    moved = [axis for axis in permutation if shape[axis] > 1]
+    return moved == sorted(moved)
+
+
+def _holds_jaxpr(value: Any) -> bool:
+    if isinstance(value, (tuple, list)):
+        return any(_holds_jaxpr(part) for part in value)
+    return hasattr(_open(value), "eqns")

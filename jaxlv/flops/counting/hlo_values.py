@@ -1,0 +1,292 @@
+"""Follows the values of a compiled module through fusions, calls, loops and branches, in the order of execution.
+
+Each value has a number that its opcode, its attributes and the numbers of its operands determine. So an instruction whose
+number has been seen before computes once more what is known already, as XLA does when several fusions repeat a small
+operation instead of waiting for it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from jaxlv.errors import JaxlvError
+from jaxlv.flops.counting.hlo_text import Array, Computation, Instruction, Module
+from jaxlv.flops.counting.opcodes import ELEMENTWISE, is_product
+
+# One value under another name: a copy changes at most its layout.
+SAME = frozenset("copy opt-barrier add-dependency domain async-update async-done copy-start copy-done".split())
+MOVES = SAME | frozenset("bitcast reshape transpose convert broadcast reverse slice".split())  # the same numbers elsewhere
+REGIONS = ("to_apply", "select", "scatter", "called_computations")  # computations that an instruction applies to elements
+REGION = re.compile(r"\b(" + "|".join(REGIONS) + r")=(\{[^{}]*\}|%?[\w.\-]+)")
+# Each run of these may give another value, or change something outside.
+UNIQUE = frozenset("rng rng-get-and-update-state infeed outfeed send recv after-all partition-id replica-id".split())
+ELIDED = "{...}"  # a constant too large to print
+REACH = 64  # values that are looked at for a name
+LIMIT = 5_000_000  # executed lines: more than any program has, less than calls within calls can make of a short text
+
+
+@dataclass
+class Node:
+    """A value: what computes it, from which values, and which values are computed from it."""
+
+    one: Instruction
+    operands: tuple[int, ...]
+    op_name: str = ""
+    users: list[int] = field(default_factory=list)
+
+
+class Turns(NamedTuple):
+    """A loop: its instruction, what the program calls it, its trip count (None: not known), how often it is begun, and the
+    numbers of the loops around it."""
+
+    instruction: str
+    op_name: str
+    trips: int | None
+    begun: int
+    around: tuple[int, ...]
+
+
+class Executed(NamedTuple):
+    """An instruction that runs `times` times, within loops (by number). `outer` is what the program calls the fusion or call
+    around it; `top` says that it reads and writes memory by itself, outside of a fusion; `repeated` that its value has been
+    computed before."""
+
+    one: Instruction
+    node: int
+    home: Computation
+    outer: str
+    times: int
+    repeated: bool
+    top: bool
+    loops: tuple[int, ...]
+
+
+class Fork(NamedTuple):
+    """What each branch of a conditional executes."""
+
+    branches: list[Trace]
+
+
+Trace = list["Executed | Fork"]
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """Where a computation is executed from."""
+
+    outer: str = ""
+    times: int = 1
+    top: bool = True
+    silent: bool = False
+    loops: tuple[int, ...] = ()
+
+
+class Values:
+    """The values of a module, its loops, and `trace`, all that is executed."""
+
+    def __init__(self, module: Module, trips: Callable[[Instruction, str], int | None] = lambda one, op_name: one.trips):
+        self.module, self.trips = module, trips
+        self.nodes: list[Node] = []
+        self.loops: list[Turns] = []
+        self.trace: Trace = []
+        self._numbers: dict[tuple, int] = {}
+        self._seen: set[int] = set()
+        self._regions: dict[str, int] = {}
+        self._lines = 0
+        entry = module.computations[module.entry]
+        arguments = [self._new(one, ()) for one in entry.values() if one.opcode == "parameter"]
+        order = [int(self.nodes[node].one.inside) for node in arguments]
+        self._run(module.entry, dict(zip(order, arguments, strict=True)), _Frame(), self.trace)
+        for number, node in enumerate(self.nodes):
+            for operand in dict.fromkeys(node.operands):
+                self.nodes[operand].users.append(number)
+
+    def operands(self, executed: Executed) -> list[Instruction]:
+        """The instructions in whose results the operands of an instruction are found."""
+        return [executed.home[name] for name in executed.one.operands]
+
+    def source(self, node: int, through: frozenset[str] = MOVES) -> Node:
+        """The value that others only move."""
+        found = self.nodes[node]
+        while found.one.opcode in through and found.operands:
+            found = self.nodes[found.operands[0]]
+        return found
+
+    def nearest(self, node: int, through: frozenset[str] | None = None) -> str:
+        """The name of a value, or of the nearest one that is computed from it and has a name; "" without one.
+
+        With `through`, only by way of values that these opcodes compute, the named one included.
+        """
+        waiting, met = [node], {node}
+        if self.nodes[node].op_name:
+            return self.nodes[node].op_name
+        for number in waiting:
+            for user in self.nodes[number].users:
+                found = self.nodes[user]
+                if user in met or (through is not None and found.one.opcode not in through):
+                    continue
+                if found.op_name:
+                    return found.op_name
+                met.add(user)
+                waiting.append(user)
+            if len(met) > REACH:
+                break
+        return ""
+
+    def users(self, node: int, through: frozenset[str]) -> list[Node]:
+        """The values that are computed from this one, behind those that only move it."""
+        found, waiting = [], [node]
+        while waiting:
+            for user in self.nodes[waiting.pop()].users:
+                if self.nodes[user].one.opcode in through:
+                    waiting.append(user)
+                else:
+                    found.append(self.nodes[user])
+        return found
+
+    # ------------------------------------------------------------------------------------------ execution
+
+    def _run(self, name: str, arguments: dict[int, int], frame: _Frame, trace: Trace) -> int:
+        """Executes a computation; returns the value of its root."""
+        home = self.module.computations.get(name)
+        if not home:
+            raise JaxlvError("a computation that is not there is called", where="HLO text", found=name)
+        known: dict[str, int] = {}
+        root, marked = -1, False
+        for one in home.values():
+            self._lines += 1
+            if self._lines > LIMIT:
+                raise JaxlvError("calls within calls without end", where="HLO text", found=name)
+            try:
+                operands = tuple(known[operand] for operand in one.operands)
+            except KeyError as fault:
+                raise JaxlvError("an operand that is not defined", where=f"HLO text, {one.name}", found=str(fault)) from None
+            if one.opcode == "parameter":
+                given = arguments.get(int(one.inside), -1)
+                known[one.name] = self._new(one, ()) if given < 0 else given
+            else:
+                known[one.name] = self._value(one, operands, home, frame, trace)
+            if one.root or not marked:  # a text may leave the mark out: then the last line is the root
+                root, marked = known[one.name], one.root
+        return root
+
+    def _value(self, one: Instruction, operands: tuple[int, ...], home: Computation, frame: _Frame, trace: Trace) -> int:
+        inner = replace(frame, outer=one.op_name or frame.outer)
+        if one.opcode in ("fusion", "call", "async-start"):
+            node = self._entered(one, operands, replace(inner, top=frame.top and one.opcode != "fusion"), trace)
+        elif one.opcode == "while":
+            return self._loop(one, operands, inner, trace)
+        elif one.opcode == "conditional":
+            return self._conditional(one, operands, inner, trace)
+        else:
+            node = self._number(one, operands, home)
+        if not frame.silent and not one.opcode.endswith("-done"):
+            entered = one.opcode in ("fusion", "call", "async-start")
+            repeated = not entered and node in self._seen
+            trace.append(Executed(one, node, home, frame.outer, frame.times, repeated, frame.top, frame.loops))
+            self._seen.add(node)
+        return node
+
+    def _entered(self, one: Instruction, operands: tuple[int, ...], frame: _Frame, trace: Trace) -> int:
+        called = next(one.called("calls", "to_apply", "called_computations"), "")
+        return self._run(called, dict(enumerate(operands)), frame, trace)
+
+    def _loop(self, one: Instruction, operands: tuple[int, ...], frame: _Frame, trace: Trace) -> int:
+        body, condition = next(one.called("body")), next(one.called("condition"))
+        trips = self.trips(one, frame.outer)
+        inside = frame
+        if not frame.silent:
+            self.loops.append(Turns(one.name, frame.outer, trips, frame.times, frame.loops))
+            inside = replace(frame, loops=(*frame.loops, len(self.loops) - 1))
+        turns = 1 if trips is None else trips
+        carried = self._new(one, operands)
+        self._run(condition, {0: carried}, replace(inside, times=frame.times * (turns + 1)), trace)
+        self._run(body, {0: carried}, replace(inside, times=frame.times * turns), trace)
+        return self._new(one, operands)
+
+    def _conditional(self, one: Instruction, operands: tuple[int, ...], frame: _Frame, trace: Trace) -> int:
+        names = list(one.called("branch_computations", "true_computation", "false_computation"))
+        branches: list[Trace] = []
+        before = self._seen
+        for name, operand in zip(names, operands[1:], strict=False):
+            self._seen = set(before)
+            branches.append([])
+            self._run(name, {0: operand}, frame, branches[-1])
+        self._seen = before
+        trace.append(Fork(branches))
+        return self._new(one, operands)
+
+    # -------------------------------------------------------------------------------------------- numbers
+
+    def _new(self, one: Instruction, operands: tuple[int, ...]) -> int:
+        self.nodes.append(Node(one, operands, one.op_name if one.opcode != "parameter" else ""))
+        return len(self.nodes) - 1
+
+    def _number(self, one: Instruction, operands: tuple[int, ...], home: Computation) -> int:
+        if one.opcode == "get-tuple-element" and self.nodes[operands[0]].one.opcode == "tuple":
+            return self.nodes[operands[0]].operands[one.number("index")]
+        if one.opcode in SAME or one.opcode.endswith("-done"):
+            return self._moved(one, operands[0])
+        if one.opcode in UNIQUE or ELIDED in one.inside or "has_side_effect=true" in one.attributes:
+            return self._new(one, operands)
+        before = [array for name in one.operands for array in home[name].arrays]
+        if one.opcode in ("bitcast", "reshape") and _same_order(one.arrays, before):
+            return self._moved(one, operands[0])
+        if one.opcode in ELEMENTWISE:  # shapes do not tell results of as many elements apart
+            key: tuple = (one.opcode, one.arrays[0].dtype, one.elements, one.settings, operands)
+        else:
+            mine = [*one.arrays, *before]
+            types = mine if one.opcode == "bitcast" else [array[:2] for array in mine]  # layouts matter there alone
+            key = (self._key(one), *types, operands)
+        if key not in self._numbers:
+            self._numbers[key] = self._new(one, operands)
+        node = self._numbers[key]
+        self.nodes[node].op_name = self.nodes[node].op_name or one.op_name
+        return node
+
+    def _moved(self, one: Instruction, node: int) -> int:
+        """A value under another shape. Behind a product, what moves it has the product's name, which the product may lack."""
+        if is_product(one.op_name):
+            self.nodes[node].op_name = self.nodes[node].op_name or one.op_name
+        return node
+
+    def _key(self, one: Instruction) -> str:
+        """Opcode and settings, with what its regions compute in place of their names."""
+        text = f"{one.opcode} {one.settings}"
+        if one.opcode == "custom-call":
+            text += str(one.config)
+        names = list(one.called(*REGIONS))
+        if not names:
+            return text
+        return REGION.sub("", text) + str([self._region(name) for name in names])
+
+    def _region(self, name: str) -> int:
+        """A number for what a computation does to its parameters."""
+        if name not in self._regions:
+            parameters = [one for one in self.module.computations.get(name, {}).values() if one.opcode == "parameter"]
+            arguments: dict[int, int] = {}
+            for one in parameters:
+                key = ("parameter of a region", one.inside, one.arrays)
+                if key not in self._numbers:
+                    self._numbers[key] = self._new(one, ())
+                arguments[int(one.inside)] = self._numbers[key]
+            self._regions[name] = self._run(name, arguments, _Frame(silent=True), [])
+        return self._regions[name]
+
+
+def flat(trace: Sequence[Executed | Fork]) -> Iterator[Executed]:
+    """Yields all that may be executed, every branch included."""
+    for item in trace:
+        if isinstance(item, Fork):
+            for branch in item.branches:
+                yield from flat(branch)
+        else:
+            yield item
+
+
+def _same_order(made: Sequence[Array], before: Sequence[Array]) -> bool:
+    """Do two arrays have the same numbers in the same order, whatever their shapes?"""
+    return len(made) == len(before) == 1 and (made[0] == before[0] or all(one.in_order for one in (*made, *before)))
