@@ -1,9 +1,9 @@
-"""What a program asks for that a compiler need not execute, and what it does not ask for in so many words but has to.
+"""What a program asks for that a compiler need not execute, and what it gets without having asked.
 
-Values are numbered as in hlo_values.py: by the primitive, its parameters and the numbers of its operands. An equation with the
-number of an earlier one asks "again" (a common subexpression). An operation on constants alone, one that leaves a number as it
-is (x + 0, x * 1), and one of two scalings by constants in a row are "folded". Primitives that only move numbers may be "lowered"
-to operations on their indices.
+Values are numbered as in hlo_values.py: by the primitive, its parameters and the numbers of its operands. An equation with
+the number of an earlier one asks "again" (a common subexpression). An operation on constants alone, one that leaves a number
+as it is (x + 0, x * 1), and one of two scalings by constants in a row are "folded". Primitives that only move numbers may be
+"lowered" to operations on their indices.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from jax.extend.core import Literal
 from jax.interpreters import partial_eval
 
-from jaxlv.flops.counting import costs
+from jaxlv.flops.counting import costs, turns
 from jaxlv.flops.counting.found import Trips
 from jaxlv.flops.counting.jaxpr import CALLS
 from jaxlv.flops.counting.operations import AGAIN, FOLDED, LOWERED, PRIMITIVES, Tally
@@ -40,8 +40,9 @@ RIGHT = ("sub", "div", "pow")
 SCALING = ("mul", "div")
 EVALUATED: Mapping[str, Callable[..., Any]] = {  # of constants
     "add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "neg": np.negative, "square": np.square,
-    "sqrt": np.sqrt, "exp": np.exp, "log": np.log, "max": np.maximum, "min": np.minimum, "abs": np.abs, "ge": np.greater_equal,
-    "and": np.bitwise_and, "or": np.bitwise_or, "not": np.logical_not, "gt": np.greater, "pow": np.power, "le": np.less_equal, "lt": np.less, "eq": np.equal, "ne": np.not_equal,
+    "pow": np.power, "sqrt": np.sqrt, "exp": np.exp, "log": np.log, "max": np.maximum, "min": np.minimum, "abs": np.abs,
+    "and": np.bitwise_and, "or": np.bitwise_or, "not": np.logical_not, "gt": np.greater, "ge": np.greater_equal,
+    "lt": np.less, "le": np.less_equal, "eq": np.equal, "ne": np.not_equal,
 }  # fmt: skip
 
 
@@ -135,7 +136,7 @@ class _Walk:
                 return self.inside(params["jaxpr"], ins, stack, times)
             self.inside(params["jaxpr"], [*ins[:held], *(self.fresh() for _ in ins[held:])], stack, times * params["length"])
         elif name == "while":
-            self.loop(params, ins, stack, times)
+            self.loop(equation, ins, stack, times)
         elif name in ("cond", "switch"):
             before = self.seen
             for branch in params["branches"]:
@@ -148,9 +149,13 @@ class _Walk:
             return self.plain(equation, ins, stack, times)
         return [self.fresh() for _ in equation.outvars]
 
-    def loop(self, params: Mapping[str, Any], ins: list[int], stack: str, times: int) -> None:
+    def loop(self, equation: Any, ins: list[int], stack: str, times: int) -> None:
         """Walks a while loop: its condition once more than its body."""
-        trips = self.trips.of(_scope(stack), ()) or 1
+        params, trips = equation.params, self.trips.named(_scope(stack), ())
+        if trips is None:
+            trips = turns.written(equation)
+        if trips is None:
+            trips = self.trips.everywhere or 1
         asks, does = params["cond_nconsts"], params["body_nconsts"]
         carried = [self.fresh() for _ in ins[asks + does :]]
         self.inside(params["cond_jaxpr"], [*ins[:asks], *carried], stack, times * (trips + 1))
@@ -243,8 +248,8 @@ class _Walk:
     def lowered(self, one: _Scaling) -> None:
         """Notes what JAX makes of a primitive beyond its price.
 
-        A gather or scatter that may miss its operand compares each index twice, joins the comparisons and chooses a number for
-        each element. To find the place of a maximum takes 9 operations for two numbers: 7 on truth values, two choices.
+        A gather or scatter that may miss its operand compares each index twice, joins the comparisons and chooses a number
+        for each element. To find the place of a maximum takes 9 operations for two numbers: 7 on truth values, two choices.
         """
         equation = one.equation
         name, ins = equation.primitive.name, [math.prod(getattr(v.aval, "shape", ())) for v in equation.invars]

@@ -1,8 +1,8 @@
 """How far the elementwise work of a compiled program may be from what was asked for: a rule without a tolerance.
 
-XLA changes what it executes, but each change leaves a trace. In the compiled text: an operation that several fusions repeat, a
-reciprocal that stands for many divisions, indices, partial sums (" repeated", " added": hlo.py). In the jaxpr: what is asked for
-twice, what constants decide (" again", " folded": again.py), and what JAX itself makes of a primitive (" lowered"). So
+XLA changes what it executes, but each change leaves a trace. In the compiled text: an operation that several fusions repeat,
+a reciprocal that stands for many divisions, indices, partial sums (" repeated", " added": hlo.py). In the jaxpr: what is
+asked for twice, what constants decide (" again", " folded": again.py), and what JAX makes of a primitive (" lowered"). So
 
     executed - repeated - added  <=  asked - again + lowered            nothing is computed that nobody asked for
     executed  >=  asked - again - folded                                nothing that was asked for is missing
@@ -77,8 +77,8 @@ def compared(
 ) -> list[Row]:
     """Compares counts of a jaxpr, of what it could be spared (again.py), and of the compiled text, by places of scopes.
 
-    A compiler may execute a value that is asked for twice under either name, so a place should hold what is recomputed together
-    with what it repeats. `casts` is False if the compute type is narrower than the processor's arithmetic.
+    A compiler may execute a value that is asked for twice under either name, so a place should hold what is recomputed
+    together with what it repeats. `casts` is False if the compute type is narrower than the processor's arithmetic.
     """
     three = [_placed(tallies, place) for tallies in (asked, spared, executed)]
     names = {kind: names for kind, names in KINDS.items() if casts or kind != "casts"}

@@ -13,15 +13,15 @@ from jaxlv.errors import JaxlvError
 from jaxlv.flops.counting import costs, decompositions
 from jaxlv.flops.counting.decompositions import Estimate, power
 from jaxlv.flops.counting.hlo_text import Array, Instruction
-from jaxlv.flops.counting.opcodes import Answer, comparisons, convolution, dot, estimated, first
+from jaxlv.flops.counting.opcodes import Answer, comparisons, convolution, dot, estimated, first, names
 from jaxlv.flops.counting.operations import PRODUCT, Tally
 
-FREE = frozenset(
+FREE = names(
     """
     Sharding SPMDFullToShardShape SPMDShardToFullShape AllocateBuffer annotate_device_placement MoveToHost MoveToDevice
     LayoutConstraint PadToStatic SliceToDynamic X64Combine X64SplitLow X64SplitHigh xla.sdy.FuncResultSharding
     __cub$DeviceRadixSortUnassignedScratchSize xla.gpu.ext.cub_sort_unassigned_scratch_size
-    """.split()
+    """
 )
 GEMMS = ("__cublas$gemm", "__cublas$lt$matmul", "__cublas$lt$matmul$f8")
 EPILOGUES: Mapping[str, Mapping[str, int]] = {  # on each element of a product, by parts of their names
@@ -112,6 +112,10 @@ def _attention(one: Instruction, sides: Sequence[Array]) -> Tally:
 # ------------------------------------------------------------------------------------------- linear algebra
 
 
+def _sizes(side: Array) -> tuple[int, int]:
+    return side.sizes[-2], side.sizes[-1]
+
+
 def _triangles(one: Instruction, sides: Sequence[Array]) -> Estimate:
     n = sides[0].sizes[-1]
     return decompositions.triangular(n, sides[1].elements // (n * math.prod(sides[0].sizes[:-2]) or 1))
@@ -120,7 +124,7 @@ def _triangles(one: Instruction, sides: Sequence[Array]) -> Estimate:
 def _svd(one: Instruction, sides: Sequence[Array]) -> Estimate:
     """Without bases, with thin or with full ones, as the letter in its settings says; full if there is none."""
     mode = chr(int(one.config.get("mode", ord("A"))))
-    return decompositions.svd(*sides[0].sizes[-2:], {"N": "none", "S": "thin"}.get(mode, "full"))
+    return decompositions.svd(*_sizes(sides[0]), {"N": "none", "S": "thin"}.get(mode, "full"))
 
 
 def _eig(one: Instruction, sides: Sequence[Array]) -> Estimate:
@@ -141,13 +145,11 @@ def _of_order(words: str, numerator: int, denominator: int = 1) -> Routine:
 ROUTINES: Mapping[str, Routine] = {
     **dict.fromkeys(("potrf", "cholesky"), lambda one, sides: decompositions.cholesky(sides[0].sizes[-1])),
     **dict.fromkeys(("trsm", "triangularSolve"), _triangles),
-    "getrf": lambda one, sides: decompositions.lu(*sides[0].sizes[-2:]),
+    "getrf": lambda one, sides: decompositions.lu(*_sizes(sides[0])),
     **dict.fromkeys(
-        ("geqrf", "geqp3"), lambda one, sides: decompositions.reflectors(*sides[0].sizes[-2:], min(sides[0].sizes[-2:]))
+        ("geqrf", "geqp3"), lambda one, sides: decompositions.reflectors(*_sizes(sides[0]), min(_sizes(sides[0])))
     ),
-    **dict.fromkeys(
-        ("orgqr", "ungqr"), lambda one, sides: decompositions.reflectors(*sides[0].sizes[-2:], sides[1].sizes[-1])
-    ),
+    **dict.fromkeys(("orgqr", "ungqr"), lambda one, sides: decompositions.reflectors(*_sizes(sides[0]), sides[1].sizes[-1])),
     **dict.fromkeys(("syevd", "heevd"), _of_order("9 n^3, values and vectors (GVL 8.3)", 9)),
     **dict.fromkeys(("geev", "gees"), _eig),
     **dict.fromkeys(("gesdd", "gesvd", "gesvdj"), _svd),

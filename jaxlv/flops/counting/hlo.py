@@ -1,10 +1,10 @@
 """Counts what the compiler left to be executed, in the text of a compiled module.
 
-Fusions, calls, loops and their conditions are entered; of a conditional's branches the dearest counts, for each kind of work.
-What is executed can be more than what was asked for: a product's sides are padded to what a kernel takes, fusions repeat small
-operations instead of waiting for one another, a quotient becomes a product with a reciprocal, and a primitive that only moves
-numbers may compute its indices. All of it is marked ("dot padded", "add repeated", "div added"), so that excess can be told from
-error. What the text does not tell is a doubt: a loop's trip count, an opcode or a called function without a rule.
+Fusions, calls, loops and their conditions are entered; of a conditional's branches the dearest counts, for each kind of
+work. What is executed can be more than what was asked for: a product's sides are padded to what a kernel takes, fusions
+repeat small operations instead of waiting for one another, a quotient becomes a product with a reciprocal, and a primitive
+that only moves numbers may compute its indices. All of it is marked ("dot padded", "add repeated", "div added"), so that
+excess can be told from error. What the text does not tell is a doubt: a loop's trip count, an opcode or a called function without a rule.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from jaxlv.flops.counting.scopes import Scope, of_instruction
 SUMS = ("reduce", "reduce-window")
 NAMING = frozenset({*MOVES, *SUMS, "add"} - {"broadcast"})  # what may stand between a product and the line that names it
 FILLING = MOVES - {"broadcast", "slice"}  # what may stand between a product and the padding of a side
-NOTHING = frozenset("parameter tuple get-tuple-element bitcast constant while conditional call after-all iota".split())
-PARTS = frozenset("slice dynamic-slice gather".split())  # read no more than they return
-# Primitives without operations on elements: what is computed under their names are indices, partial sums of a product that is
-# split among many processors, and what a library does to a product before it writes it.
+NOTHING = opcodes.names("parameter tuple get-tuple-element bitcast constant while conditional call after-all iota")
+PARTS = opcodes.names("slice dynamic-slice gather")  # read no more than they return
+# Primitives without operations on elements: what is computed under their names are indices, partial sums of a product that
+# is split among many processors, and what a library does to a product before it writes it.
 BESIDE = costs.MOVES | costs.VIEWS | costs.PARTS | {*costs.INTO, *opcodes.PRODUCT_NAMES}
 
 
@@ -59,13 +59,13 @@ class HloCount:
 def count_hlo(text: str, trips: int | Mapping[str, int] | None = None) -> HloCount:
     """Counts a compiled module, from `compiled.as_text()`.
 
-    `trips` says how often loops run whose trip count the compiler did not find: a number for all, or a mapping by scope name or
-    instruction. Raises JaxlvError if the text is not HLO.
+    `trips` says how often loops run whose trip count the compiler did not find: a number for all, or a mapping by place
+    ("model.py:12"), scope name or instruction. Raises JaxlvError if the text is not HLO.
     """
     module, known = parse(text), Trips(trips)
 
     def turns(one: Instruction, op_name: str) -> int | None:
-        return known.of(of_instruction(op_name), [one.name]) if one.trips is None else one.trips
+        return known.of(of_instruction(op_name), [one.name, *module.places(one)]) if one.trips is None else one.trips
 
     walk = _Walk(module, Values(module, turns))
     tallies = {scope: tally for scope, tally in walk.tallies(walk.values.trace).items() if any(tally.values())}
@@ -143,7 +143,9 @@ class _Walk:
         return tally, one.op_name or self._product_name(item.node) or item.outer
 
     def rule(self, one: Instruction, operands: Sequence[Instruction]) -> opcodes.Answer | None:
-        """The answer of the opcode's rule."""
+        """The answer of the rule for an opcode, or for what a custom call calls."""
+        if one.opcode == "custom-call":
+            return custom_calls.rule(one, operands)
         return opcodes.rule(one, operands, self.body)
 
     def answered(self, one: Instruction, answer: opcodes.Answer | None) -> Tally:

@@ -7,7 +7,8 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from jaxlv.errors import JaxlvError
@@ -19,6 +20,8 @@ COMMENT = re.compile(r"/\*.*?\*/")
 ARRAY = re.compile(r"([a-z]+[0-9]*[a-z0-9]*)\[([0-9,<=?]*)\](?:\{([^{}]*)\})?")
 BRACKET = re.compile(r'[()]|"(?:[^"\\]|\\.)*"')
 OP_NAME = re.compile(r'metadata=\{[^"]*?\bop_name="((?:[^"\\]|\\.)*)"')
+SOURCE = re.compile(r'\bsource_file="([^"]*)" source_line=(\d+)')
+TABLE = re.compile(r"^(FileNames|FileLocations|StackFrames)\n((?:\d+ .*\n)+)", re.MULTILINE)
 TARGET = re.compile(r'custom_call_target="([^"]*)"')
 TRIPS = re.compile(r'"known_trip_count":\s*\{"n":\s*"?(\d+)"?\}')
 CALLED = re.compile(r"\b(\w+)=(\{[^{}]*\}|%?[\w.\-]+)")
@@ -157,7 +160,7 @@ class Instruction:
 
     @functools.cached_property
     def config(self) -> dict[str, Any]:
-        """backend_config, of JSON or as MLIR writes {mode = 65 : ui8}; {} without one. Raises JaxlvError if it is neither."""
+        """backend_config, of JSON or as in {mode = 65 : ui8}; {} without one. Raises JaxlvError if it is neither."""
         _, marker, text = self.attributes.partition(CONFIG)
         if not marker or text[:1] not in '{"' or text.startswith("{}"):
             return {}
@@ -182,6 +185,17 @@ class Module:
     computations: Mapping[str, Computation]
     entry: str
     devices: int = 1
+    frames: Mapping[int, tuple[str, int]] = field(default_factory=dict)  # by number: "file.py:12", and the frame around
+
+    def places(self, one: Instruction) -> list[str]:
+        """Lines of the program that an instruction comes from, as "file.py:12", innermost first; [] if the text has none."""
+        if found := SOURCE.search(one.attributes):
+            return [f"{PurePath(found[1]).name}:{found[2]}"]
+        frame, lines = one.number("stack_frame_id"), list[str]()
+        while frame in self.frames and len(lines) < len(self.frames):
+            line, frame = self.frames[frame]
+            lines.append(line)
+        return lines
 
 
 def parse(text: str) -> Module:
@@ -201,7 +215,21 @@ def parse(text: str) -> Module:
         raise JaxlvError("not a compiled HLO module", where="HLO text", expected="a line that begins with ENTRY")
     head = (MODULE.search(text) or ("",))[0]
     parts = [re.search(rf"\b{name}=(\d+)", head) for name in ("num_partitions", "replica_count")]
-    return Module(computations, entry, math.prod(int(part[1]) for part in parts if part))
+    return Module(computations, entry, math.prod(int(part[1]) for part in parts if part), _frames(text))
+
+
+def _frames(text: str) -> dict[int, tuple[str, int]]:
+    """Reads the tables of source lines that stand before the computations."""
+    tables = {name: dict(line.split(" ", 1) for line in lines.splitlines()) for name, lines in TABLE.findall(text)}
+    names, locations, frames = (tables.get(name, {}) for name in ("FileNames", "FileLocations", "StackFrames"))
+    found: dict[int, tuple[str, int]] = {}
+    for number, frame in frames.items():
+        values = dict(re.findall(r"(\w+)=(\d+)", frame))
+        at = dict(re.findall(r"(\w+)=(\d+)", locations.get(values.get("file_location_id", ""), "")))
+        file = names.get(at.get("file_name_id", ""), "").strip('"')
+        # Frames are numbered from 1, and a parent's number is written one too high: that of an outermost frame is 1.
+        found[int(number)] = f"{PurePath(file).name}:{at.get('line', 0)}", int(values.get("parent_frame_id", 1)) - 1
+    return found
 
 
 def arrays(text: str) -> tuple[Array, ...]:

@@ -14,15 +14,15 @@ from typing import NamedTuple
 
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.counting.hlo_text import Array, Computation, Instruction, Module
-from jaxlv.flops.counting.opcodes import ELEMENTWISE, is_product
+from jaxlv.flops.counting.opcodes import ELEMENTWISE, is_product, names
 
 # One value under another name: a copy changes at most its layout.
-SAME = frozenset("copy opt-barrier add-dependency domain async-update async-done copy-start copy-done".split())
-MOVES = SAME | frozenset("bitcast reshape transpose convert broadcast reverse slice".split())  # the same numbers elsewhere
+SAME = names("copy opt-barrier add-dependency domain async-update async-done copy-start copy-done")
+MOVES = SAME | names("bitcast reshape transpose convert broadcast reverse slice")  # the same numbers elsewhere
 REGIONS = ("to_apply", "select", "scatter", "called_computations")  # computations that an instruction applies to elements
 REGION = re.compile(r"\b(" + "|".join(REGIONS) + r")=(\{[^{}]*\}|%?[\w.\-]+)")
 # Each run of these may give another value, or change something outside.
-UNIQUE = frozenset("rng rng-get-and-update-state infeed outfeed send recv after-all partition-id replica-id".split())
+UNIQUE = names("rng rng-get-and-update-state infeed outfeed send recv after-all partition-id replica-id")
 ELIDED = "{...}"  # a constant too large to print
 REACH = 64  # values that are looked at for a name
 LIMIT = 5_000_000  # executed lines: more than any program has, less than calls within calls can make of a short text
@@ -248,7 +248,7 @@ class Values:
         return node
 
     def _moved(self, one: Instruction, node: int) -> int:
-        """A value under another shape. Behind a product, what moves it has the product's name, which the product may lack."""
+        """A value under another shape. What moves a product has the product's name, which the product itself may lack."""
         if is_product(one.op_name):
             self.nodes[node].op_name = self.nodes[node].op_name or one.op_name
         return node

@@ -128,11 +128,8 @@ def convolution(one: Instruction, data: Array, kernel: Array, made: Array) -> Ta
         raise JaxlvError("a convolution without dim_labels", where=f"HLO text, {one.name}")
     left, right, out = labels[1], labels[2], labels[3]
     space = sorted(label for label in out if label.isdigit())
-    slid = [
-        _window(data.sizes[left.index(label)], made.sizes[out.index(label)], axis)
-        for label, axis in zip(space, one.window() or [Axis(1) for _ in space], strict=True)
-    ]
-    taps, touched = windows.over(slid)
+    sizes = [[array.sizes[where.index(label)] for label in space] for array, where in ((data, left), (made, out))]
+    taps, touched = _taps(*sizes, one.window() or [Axis(1) for _ in space])
     each, into = made.sizes[out.index("b")] * made.sizes[out.index("f")], kernel.sizes[right.index("i")]
     flops = 2 * each * into * taps
     return real(Tally({PRODUCT: flops, SHEET_PRODUCT: flops - each * touched * (into > 0)}), data, kernel)
@@ -142,8 +139,14 @@ def _convolution(one: Instruction, sides: Sequence[Array], body: Body) -> Tally:
     return convolution(one, sides[0], sides[1], first(one))
 
 
-def _window(size: int, out: int, axis: Axis) -> windows.Window:
-    return windows.Window(size, out, axis.size, axis.stride, axis.low, axis.lhs_dilation, axis.rhs_dilation)
+def _taps(sizes: Sequence[int], made: Sequence[int], window: Sequence[Axis]) -> tuple[int, int]:
+    """(taps of a window on data, outputs with one such tap or more), over all dimensions."""
+    return windows.over(
+        [
+            windows.Window(size, out, axis.size, axis.stride, axis.low, axis.lhs_dilation, axis.rhs_dilation)
+            for size, out, axis in zip(sizes, made, window, strict=True)
+        ]
+    )
 
 
 # ------------------------------------------------------------------------------------------- linear algebra
@@ -182,15 +185,13 @@ def _reduce(one: Instruction, sides: Sequence[Array], body: Body) -> Tally:
 
 
 def _reduce_window(one: Instruction, sides: Sequence[Array], body: Body) -> Tally:
-    slid = [_window(*sizes, axis) for *sizes, axis in zip(sides[0].sizes, one.shape, one.window(), strict=True)]
-    taps, touched = windows.over(slid)
+    taps, touched = _taps(sides[0].sizes, one.shape, one.window())
     return _region(one, body).times(taps - touched)
 
 
 def _select_and_scatter(one: Instruction, sides: Sequence[Array], body: Body) -> Tally:
     """Each window picks its element, and what comes back is added there."""
-    slid = [_window(*sizes, axis) for *sizes, axis in zip(sides[0].sizes, sides[1].sizes, one.window(), strict=True)]
-    taps, touched = windows.over(slid)
+    taps, touched = _taps(sides[0].sizes, sides[1].sizes, one.window())
     found = _region(one, body, "select").times(taps - touched)
     found.update(_region(one, body, "scatter").times(sides[1].elements))
     return found

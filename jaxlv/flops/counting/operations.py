@@ -12,8 +12,8 @@ TRANSCENDENTAL = ("exp", "log", "sqrt", "rsqrt", "sin", "pow")
 PLAIN = ("add", "mul", "div", "compare", "convert", "integer")
 PRIMITIVES = (*PLAIN, *TRANSCENDENTAL)  # one operation on one element
 # Marks, behind the name of an operation. Of what is executed: a product's sides filled up with zeros; what has been computed
-# before; what the compiler needs for an operation that nobody asked for. Of what is asked for, and can be left out: values that
-# were asked for before; operations on constants; and what a primitive without operations is lowered to.
+# before; what nobody asked for, but serves what was asked for. Of what is asked for: values that were asked for before;
+# operations that constants decide; and what a primitive without operations is lowered to.
 PADDED, REPEATED, ADDED, AGAIN, FOLDED, LOWERED = " padded", " repeated", " added", " again", " folded", " lowered"
 FORMULA = "dot by formula"  # FLOPs in `dot` that a formula gives, not a count: a decomposition, an FFT, a stated estimate
 
