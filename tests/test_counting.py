@@ -125,6 +125,9 @@ PRODUCTS = {
     "conv transposed": (
         lambda x, k: lax.conv_transpose(x, k, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")),
         (shape(2, 4, 4, 3), shape(4, 4, 3, 5)), 2 * 2 * 3 * 5 * taps(4, 8, 4, low=2, base=2) ** 2),
+    "conv of groups, its gradients": (
+        grad(conv(IMAGE, KERNEL, padding="SAME", feature_group_count=3), argnums=(0, 1)), (IMAGE, shape(3, 3, 1, 6)),
+        2 * (SAME // (3 * 4) * 6)),
     "conv in one dimension": (
         lambda x, k: jnp.convolve(x, k, mode="full"), (shape(10), shape(4)), 2 * 10 * 4),
     "the gradients of conv SAME": (grad(conv(IMAGE, KERNEL, padding="SAME"), argnums=(0, 1)), (IMAGE, KERNEL), 2 * SAME),
@@ -233,6 +236,10 @@ def devices_of(body):
 )
 def test_work_on_every_device_is_counted_in_all(body, kind, by_hand):
     assert kind(devices_of(body), shape(16, N)) == by_hand
+
+
+def test_what_stands_behind_a_shard_map_is_counted_once():
+    assert products(lambda x: devices_of(lambda x: x * 2)(x) @ x.T, shape(16, N)) == 2 * 16 * 16 * N
 
 
 # ------------------------------------------------------------------------------------------- loops of unknown length
