@@ -116,6 +116,18 @@ def test_only_reached_gradients_cost_anything(targets, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("length", [8, 21])
+def test_blocks_of_queries_look_at_no_more_keys_than_they_must(length, dtype, monkeypatch):
+    """Of 21 tokens: blocks of 8, 8 and 5, whose gradients are added where they have keys and queries in common."""
+    monkeypatch.setattr(attention, "QUERY_BLOCK", 8)
+    work = Work(SMALL, 2, length, 3, ("k_proj", "down_proj"), kernel="blocked", dtype=dtype)
+    agree(work)
+    looked = table.count(work, "exact-all").by_component()["mask", "forward"]
+    keys, pairs = {8: (8, 64), 21: (8 + 16 + 21, 64 + 128 + 105)}[length]
+    assert looked == 2 * (2 * keys + 2 * 2 * pairs + 2 * 4 * pairs)  # layers x (keys, two comparisons, four heads' choice)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("targets", [("k_proj",), ("v_proj",), PROJECTIONS])
 def test_what_stands_around_cudnn_s_attention_is_counted(targets, dtype, monkeypatch):
     cudnn = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo", reason="jax keeps cuDNN attention elsewhere")
