@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections import Counter
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxlv.analysis.logits import _token_losses
-from jaxlv.config import RunConfig, build_config
-from jaxlv.flops import programs, table
+from jaxlv.config import RunConfig, SamplingConfig, build_config
+from jaxlv.flops import places, programs, table
 from jaxlv.flops.conventions import CONVENTIONS
 from jaxlv.flops.counting.jaxpr import count_jaxpr
 from jaxlv.flops.counting.operations import PRIMITIVES
+from jaxlv.flops.events import Event
 from jaxlv.flops.family import FAMILY
 from jaxlv.flops.places import placed
 from jaxlv.flops.programs import Program, shape
@@ -27,7 +31,7 @@ from jaxlv.model import attention
 from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.runs import billing
-from jaxlv.steps import loss
+from jaxlv.steps import generate, loss
 from jaxlv.steps.generate import read
 from jaxlv.steps.stack import Stack
 from jaxlv.steps.train import make_validation_step
@@ -221,6 +225,28 @@ def test_samples_look_at_their_prompt_once():
     found = everything(Program("decode", function, arguments))
     assert found == formula(work, "forward")
     assert found["mask", "forward"] == 2 * ((2 * 16 + 6 * 4 + 6) + 2 * 6 * 21 + 6 * 4 * 21)
+
+
+def test_a_generation_is_its_prefill_and_every_token_of_its_stages():
+    """Three samples of two prompts of 64 tokens, 128 tokens each in two stages: all but the choice of tokens."""
+    work = Work(SMALL, 2, 64, 3, head="alphabet", dtype="bfloat16")
+    model, prompts, tokens = model_of(work), shape(2, 64), 128
+    keys = jax.eval_shape(lambda: generate.row_keys(0, range(2), 3))
+    given = (programs.variables_of(work, model), prompts, prompts, keys, shape(2))
+    grammar = shape(5, ALPHABET, dtype=bool), shape(5, ALPHABET)
+    options: dict[str, Any] = {"model": model, "sampling": SamplingConfig(), "samples": 3, "steps": 4, "end_ids": (1,)}
+    function = functools.partial(generate._generate, **options, max_new_tokens=tokens)
+    found = placed(count_jaxpr(function, *given, grammar, shape(ALPHABET), trips=generate.stage(tokens)).tallies)
+    expected = Counter(formula(dataclasses.replace(work, last_only=True), "forward"))
+    step = dataclasses.replace(work, batch=6, length=1, last_only=True, shared=64, samples=3)
+    for attended in (64 + 64, 64 + 128):
+        for where, count in formula(dataclasses.replace(step, cache=attended), "forward").items():
+            expected[where] += 64 * count
+    assert found.pop(places.Place("sampling", "forward"))
+    assert {tuple(where): tally.everything() for where, tally in found.items() if tally.everything()} == expected
+    event = Event("generation", 2, 64, rank=3, targets=work.targets, head="alphabet", dtype="bfloat16", samples=3,
+                  **generate.decoding(64, tokens))  # fmt: skip
+    assert event.flops(SMALL, "exact-all") == sum(expected.values())
 
 
 def test_runs_of_unequal_ranks_that_train_together_are_in_the_formula(random_model):

@@ -239,56 +239,64 @@ def _generate(
 
     first_SV, prefix = read(model, variables, ids_SP, positions_SP, (), alphabet_A if constrained else None)
     rows = samples * len(ids_SP)
-    length_B = jnp.repeat(positions_SP[:, -1] + 1, samples)
+    with jax.named_scope("sampling"):
+        length_B = jnp.repeat(positions_SP[:, -1] + 1, samples)
 
     def body(state: DecodeState) -> DecodeState:
         logits_BV = state.logits_BV
-        breaks_B = ~jnp.isfinite(logits_BV).all(-1) & ~state.done_B & (state.broken_B < 0)
-        if allowed_QA is not None:
-            logits_BV = jnp.where(allowed_QA[state.grammar_B], logits_BV, FORBIDDEN)
-        keys = jax.vmap(jax.random.fold_in, (0, None))(keys_B, state.drawn)
-        choice_B = draw(logits_BV, keys, sampling, state.seen_BV)
-        token_B = output_ids_V[choice_B]
-        steps_B = state.steps_B + (token_B == semicolon)
-        ended_B = (token_B[:, None] == ends).any(-1)
-        done_B = state.done_B | ended_B | (False if steps is None else steps_B >= steps)
-        shown_B = jnp.where(state.done_B | ended_B, -1, token_B)
-        position_B1 = (length_B + state.drawn)[:, None]
-        # Written first and read after, the tail is updated in place; read first, XLA would copy it for every token.
-        tail = _append(state.tail, state.fresh, jnp.maximum(state.drawn - 1, 0))
+        with jax.named_scope("sampling"):
+            breaks_B = ~jnp.isfinite(logits_BV).all(-1) & ~state.done_B & (state.broken_B < 0)
+            if allowed_QA is not None:
+                logits_BV = jnp.where(allowed_QA[state.grammar_B], logits_BV, FORBIDDEN)
+            keys = jax.vmap(jax.random.fold_in, (0, None))(keys_B, state.drawn)
+            choice_B = draw(logits_BV, keys, sampling, state.seen_BV)
+            token_B = output_ids_V[choice_B]
+            steps_B = state.steps_B + (token_B == semicolon)
+            ended_B = (token_B[:, None] == ends).any(-1)
+            done_B = state.done_B | ended_B | (False if steps is None else steps_B >= steps)
+            shown_B = jnp.where(state.done_B | ended_B, -1, token_B)
+            penalised = sampling.repetition_penalty != 1
+            seen_BV = state.seen_BV.at[jnp.arange(rows), choice_B].set(True) if penalised else state.seen_BV
+            position_B1 = (length_B + state.drawn)[:, None]
+            # Written first and read after, the tail is updated in place; read first, XLA would copy it for every token.
+            tail = _append(state.tail, state.fresh, jnp.maximum(state.drawn - 1, 0))
         past = (prefix, _unpacked(tail))
         logits_BV, fresh = read(model, variables, token_B[:, None], position_B1, past, alphabet_A if constrained else None)
-        return DecodeState(
-            state.drawn + 1,
-            jax.lax.dynamic_update_slice(state.ids_BC, shown_B[:, None], (0, state.drawn)),
-            logits_BV,
-            tail,
-            _packed(fresh),
-            state.seen_BV.at[jnp.arange(rows), choice_B].set(True) if sampling.repetition_penalty != 1 else state.seen_BV,
-            state.grammar_B if next_QA is None else next_QA[state.grammar_B, choice_B],
-            jnp.where(state.done_B, state.steps_B, steps_B),
-            done_B,
-            jnp.where(breaks_B, state.drawn, state.broken_B),
-        )
+        with jax.named_scope("sampling"):
+            return DecodeState(
+                state.drawn + 1,
+                jax.lax.dynamic_update_slice(state.ids_BC, shown_B[:, None], (0, state.drawn)),
+                logits_BV,
+                tail,
+                _packed(fresh),
+                seen_BV,
+                state.grammar_B if next_QA is None else next_QA[state.grammar_B, choice_B],
+                jnp.where(state.done_B, state.steps_B, steps_B),
+                done_B,
+                jnp.where(breaks_B, state.drawn, state.broken_B),
+            )
 
+    @jax.named_scope("sampling")
     def unfinished(last: int, state: DecodeState) -> jax.Array:
         return (state.drawn < last) & ~state.done_B.all()
 
-    state = DecodeState(
-        jnp.int32(0),
-        jnp.full((rows, max_new_tokens), -1, jnp.int32),
-        jnp.repeat(first_SV, samples, axis=0),
-        _empty(prefix, rows, 0),
-        _empty(prefix, rows, 1),
-        jnp.repeat(_seen(ids_SP, positions_SP, output_ids_V, sampling), samples, axis=0),
-        jnp.repeat(jnp.asarray(states_S), samples),
-        jnp.zeros(rows, jnp.int32),
-        jnp.zeros(rows, bool),
-        jnp.full(rows, -1, jnp.int32),
-    )
+    with jax.named_scope("sampling"):
+        state = DecodeState(
+            jnp.int32(0),
+            jnp.full((rows, max_new_tokens), -1, jnp.int32),
+            jnp.repeat(first_SV, samples, axis=0),
+            _empty(prefix, rows, 0),
+            _empty(prefix, rows, 1),
+            jnp.repeat(_seen(ids_SP, positions_SP, output_ids_V, sampling), samples, axis=0),
+            jnp.repeat(jnp.asarray(states_S), samples),
+            jnp.zeros(rows, jnp.int32),
+            jnp.zeros(rows, bool),
+            jnp.full(rows, -1, jnp.int32),
+        )
     for first in range(0, max_new_tokens, stage(max_new_tokens)):
         last = min(first + stage(max_new_tokens), max_new_tokens)
-        state = state._replace(tail=_grown(state.tail, last - first))
+        with jax.named_scope("sampling"):
+            state = state._replace(tail=_grown(state.tail, last - first))
         state = jax.lax.while_loop(functools.partial(unfinished, last), body, state)
     return state.ids_BC, state.broken_B, state.drawn
 
