@@ -15,6 +15,10 @@ from jaxlv.flops.counting.operations import PRIMITIVES, PRODUCT
 
 NAMES = {"jaxpr": "jaxpr", "hlo": "HLO", "xla_lowered": "XLA, lowered", "xla_compiled": "XLA, compiled"}
 UNSPLIT = "XLA does not tell products from other operations"
+REWRITES = {
+    "xla_lowered": "products with 1 and the like, which XLA folds",
+    "xla_compiled": "casts, fusions and rewrites of the compiler",
+}
 SAME = 2e-5  # relative: what sums in float32 and constants that XLA folds leave between two equal counts
 SCALARS = 256  # and operations on scalars, which XLA folds, however small the function is
 MARKS = {
@@ -158,9 +162,7 @@ def _xla(result: Any, said: Any) -> list[str]:
         lines.append(f"  {number(hidden)} are of loops, whose bodies XLA counts once: {', '.join(dict.fromkeys(loops))}")
     rest = said.everything - once
     if abs(rest) > SAME * once + SCALARS:
-        compiled = said.counter == "xla_compiled"
-        stage = (
-            "casts, fusions and rewrites of the compiler" if compiled else "products with 1 and the like, which XLA folds"
-        )
-        lines.append(f"  {rest:+,} remain: {stage}")
+        doubts = [doubt for doubt in said.doubts if doubt != UNSPLIT and "loop" not in doubt and "float32" not in doubt]
+        why = "; ".join(doubts) or REWRITES[said.counter]
+        lines.append(f"  {rest:+,} remain: {why}")
     return lines
