@@ -4,7 +4,8 @@ Fusions, calls, loops and their conditions are entered; of a conditional's branc
 work. What is executed can be more than what was asked for: a product's sides are padded to what a kernel takes, fusions
 repeat small operations instead of waiting for one another, a quotient becomes a product with a reciprocal, and a primitive
 that only moves numbers may compute its indices. All of it is marked ("dot padded", "add repeated", "div added"), so that
-excess can be told from error. What the text does not tell is a doubt: a loop's trip count, an opcode or a called function without a rule.
+excess can be told from error. What the text does not tell is a doubt: a loop's trip count, an opcode or a called function
+without a rule.
 """
 
 from __future__ import annotations

@@ -128,8 +128,8 @@ def convolution(one: Instruction, data: Array, kernel: Array, made: Array) -> Ta
         raise JaxlvError("a convolution without dim_labels", where=f"HLO text, {one.name}")
     left, right, out = labels[1], labels[2], labels[3]
     space = sorted(label for label in out if label.isdigit())
-    sizes = [[array.sizes[where.index(label)] for label in space] for array, where in ((data, left), (made, out))]
-    taps, touched = _taps(*sizes, one.window() or [Axis(1) for _ in space])
+    read, written = ([array.sizes[at.index(label)] for label in space] for array, at in ((data, left), (made, out)))
+    taps, touched = _taps(read, written, one.window() or [Axis(1) for _ in space])
     each, into = made.sizes[out.index("b")] * made.sizes[out.index("f")], kernel.sizes[right.index("i")]
     flops = 2 * each * into * taps
     return real(Tally({PRODUCT: flops, SHEET_PRODUCT: flops - each * touched * (into > 0)}), data, kernel)
