@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from jaxlv.analysis.logits import _token_losses
 from jaxlv.config import RunConfig, SamplingConfig, build_config
-from jaxlv.flops import places, programs, table
+from jaxlv.flops import programs, table
 from jaxlv.flops.conventions import CONVENTIONS
 from jaxlv.flops.counting.jaxpr import count_jaxpr
 from jaxlv.flops.counting.operations import PRIMITIVES
@@ -23,7 +23,7 @@ from jaxlv.flops.events import Event
 from jaxlv.flops.family import FAMILY
 from jaxlv.flops.places import placed
 from jaxlv.flops.programs import Program, shape
-from jaxlv.flops.work import Update, Work
+from jaxlv.flops.work import Drawing, Update, Work
 from jaxlv.forecasting.likelihood import token_nll
 from jaxlv.lora import overlay
 from jaxlv.lora.overlay import PROJECTIONS
@@ -152,7 +152,7 @@ def test_each_kind_of_operation_is_counted_by_itself(update):
             weights={**dict.fromkeys(PRIMITIVES, 0), **({name: 1} if name != "dot" else {})}
         )
         sums: dict[tuple[str, str], int] = {}
-        for row in alone.rows:
+        for row in (row for row in alone.rows if row.when not in table.GENERATION):
             own = row._replace(operations=tuple(one for one in row.operations if one[0] == name))
             where = row.component, row.phase
             sums[where] = sums.get(where, 0) + table.price(own, alone, values)
@@ -227,26 +227,43 @@ def test_samples_look_at_their_prompt_once():
     assert found["mask", "forward"] == 2 * ((2 * 16 + 6 * 4 + 6) + 2 * 6 * 21 + 6 * 4 * 21)
 
 
-def test_a_generation_is_its_prefill_and_every_token_of_its_stages():
-    """Three samples of two prompts of 64 tokens, 128 tokens each in two stages: all but the choice of tokens."""
-    work = Work(SMALL, 2, 64, 3, head="alphabet", dtype="bfloat16")
+SAMPLERS = {
+    "drawn": SamplingConfig(),
+    "greedy": SamplingConfig(temperature=0.0),
+    "top-k": SamplingConfig(top_k=5),
+    "nucleus": SamplingConfig(top_p=0.9),
+    "penalty": SamplingConfig(top_k=3, repetition_penalty=1.3),
+}
+
+
+@pytest.mark.parametrize("outputs", [ALPHABET, 37, 1100], ids=["grammar", "vocabulary", "long vocabulary"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_generation_is_its_prefill_every_token_of_its_stages_and_their_choice(sampler, outputs):
+    """Three samples of two prompts of 64 tokens, 128 tokens each in two stages."""
+    sampling, constrained = SAMPLERS[sampler], outputs == ALPHABET
+    config = dataclasses.replace(SMALL, vocab_size=max(37, outputs))
+    work = Work(config, 2, 64, 3, head="alphabet" if constrained else "frozen", dtype="bfloat16")
     model, prompts, tokens = model_of(work), shape(2, 64), 128
     keys = jax.eval_shape(lambda: generate.row_keys(0, range(2), 3))
-    given = (programs.variables_of(work, model), prompts, prompts, keys, shape(2))
-    grammar = shape(5, ALPHABET, dtype=bool), shape(5, ALPHABET)
-    options: dict[str, Any] = {"model": model, "sampling": SamplingConfig(), "samples": 3, "steps": 4, "end_ids": (1,)}
+    grammar = (shape(5, ALPHABET, dtype=bool), shape(5, ALPHABET)) if constrained else None
+    given = (programs.variables_of(work, model), prompts, prompts, keys, shape(2), grammar, shape(ALPHABET))
+    options: dict[str, Any] = {"model": model, "sampling": sampling, "samples": 3, "steps": 4, "end_ids": (1, 2)}
     function = functools.partial(generate._generate, **options, max_new_tokens=tokens)
-    found = placed(count_jaxpr(function, *given, grammar, shape(ALPHABET), trips=generate.stage(tokens)).tallies)
+    found = placed(count_jaxpr(function, *given, trips=generate.stage(tokens)).tallies)
+
     expected = Counter(formula(dataclasses.replace(work, last_only=True), "forward"))
     step = dataclasses.replace(work, batch=6, length=1, last_only=True, shared=64, samples=3)
     for attended in (64 + 64, 64 + 128):
         for where, count in formula(dataclasses.replace(step, cache=attended), "forward").items():
             expected[where] += 64 * count
-    assert found.pop(places.Place("sampling", "forward"))
+    drawing = Drawing.of(sampling, outputs, 2, steps=True)
+    choosing = table.choosing(dataclasses.replace(step, drawing=drawing), tokens, 2, "exact-all")
+    assert choosing > 0 == table.choosing(step, tokens, 2, "exact-all")
+    expected["sampling", "forward"] = choosing
     assert {tuple(where): tally.everything() for where, tally in found.items() if tally.everything()} == expected
-    event = Event("generation", 2, 64, rank=3, targets=work.targets, head="alphabet", dtype="bfloat16", samples=3,
-                  **generate.decoding(64, tokens))  # fmt: skip
-    assert event.flops(SMALL, "exact-all") == sum(expected.values())
+    event = Event("generation", 2, 64, rank=3, targets=work.targets, head=work.head, dtype="bfloat16", samples=3,
+                  drawing=drawing, **generate.decoding(64, tokens))  # fmt: skip
+    assert event.flops(config, "exact-all") == sum(expected.values())
 
 
 def test_runs_of_unequal_ranks_that_train_together_are_in_the_formula(random_model):

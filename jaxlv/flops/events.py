@@ -10,7 +10,7 @@ from typing import Any, Literal
 from jaxlv.config import build_config
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.table import count, find, generation
-from jaxlv.flops.work import HeadKind, LossKind, Train, Update, Work
+from jaxlv.flops.work import Drawing, HeadKind, LossKind, Train, Update, Work
 from jaxlv.model.config import ModelConfig
 
 FINAL = "evaluation"  # the phase that what is held back belongs to
@@ -25,8 +25,8 @@ class Event:
 
     A generation reads `batch` prompts of `length` tokens and makes `new_tokens` tokens in `samples` continuations of each,
     by as many iterations of a loop that attends to `slots` slots, reached in stages of `stage`. `step` is the first step,
-    or the step at which it ran. `dtype`, `dropout`, `update` (the optimiser), `stack_rank` and `loss` are those of
-    jaxlv.flops.work.Work.
+    or the step at which it ran. `dtype`, `dropout`, `update` (the optimiser), `stack_rank`, `loss` and `drawing` are those
+    of jaxlv.flops.work.Work.
     """
 
     kind: Kind
@@ -50,10 +50,12 @@ class Event:
     update: Update = field(default_factory=Update)
     stack_rank: int = 0  # that the adapters are padded to
     loss: LossKind = "summed"
+    drawing: Drawing = field(default_factory=Drawing)
 
     def of_kind(self, kind: Kind, **shape: Any) -> Event:
-        """Other work of the same model: what only a train step has is left out of the others."""
-        plain = {} if kind == "train_step" else {"accumulate": 1, "dropout": False, "update": Update()}
+        """Other work of the same model, without what such work has not."""
+        plain: dict[str, Any] = {} if kind == "train_step" else {"accumulate": 1, "dropout": False, "update": Update()}
+        plain |= {} if kind == "generation" else {"drawing": Drawing()}
         return replace(self, kind=kind, **{**plain, **shape})
 
     def work(self, model: ModelConfig) -> Work:
@@ -73,6 +75,7 @@ class Event:
             update=self.update,
             stack_rank=self.stack_rank,
             loss="summed" if self.kind == "generation" else self.loss,
+            drawing=self.drawing,
         )
 
     def flops(self, model: ModelConfig, convention: str) -> int:
@@ -99,7 +102,9 @@ class Event:
 
 
 # What an event has if a file does not say it. Before events had a `loss`, it padded its tokens to whole chunks.
-OMITTED = {one.name: one.default for one in fields(Event)} | {"update": asdict(Update()), "loss": "flat"}
+OMITTED = {one.name: one.default for one in fields(Event)} | {
+    "update": asdict(Update()), "drawing": asdict(Drawing()), "loss": "flat",
+}  # fmt: skip
 
 
 @functools.lru_cache(maxsize=1024)

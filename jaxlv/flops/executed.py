@@ -3,8 +3,8 @@
 Rows of elementwise work are those of the jaxpr, operation by operation: XLA fuses them, and counts them alike. `half` is 1
 if the model computes in a type narrower than float32; then there are conversions to float32 and back.
 
-What they leave out, with its reason: what cuDNN's attention does beside its products (its own kernel knows); the choice of
-tokens in a generation (the grammar, the sampler and the loop's own bookkeeping are no part of the model); and of runs that
+What they leave out, with its reason: what cuDNN's attention does beside its products (its own kernel knows); of series that
+are decoded in parts at once (jaxlv.steps.generate.parallel_parts), that each part has a loop of its own; and of runs that
 train side by side, that they compute RoPE's frequencies and a schedule's constants once for all of them, while the peak of
 each one's learning rate is an argument and not a constant.
 """
@@ -235,4 +235,39 @@ _OPTIMISER = (
     row("optimiser", when="step", add="1", mul="2 * schedule + min(schedule,1)"),
 )  # fmt: skip
 
-ELEMENTWISE = (*_MODEL, *_PROJECTIONS, *_ATTENTION, *_DROPOUT, *_LOSS, *_OPTIMISER)
+
+def _categorical(rows: str, times: str, outcomes: str) -> tuple[Row, ...]:
+    """One of some outcomes by the largest sum of a logit and a number of Gumbel's distribution (jax.random.categorical)."""
+    n = f"{rows} * {outcomes}"
+    return (
+        row("sampling", times, when="token", integer=f"86 * {n}", add=f"42 * {n} + 1", mul=n, log=f"2 * {n}",
+            compare=f"2 * {n} - {rows}"),
+    )  # fmt: skip
+
+
+# A turn of the loop draws one token in each of B rows; `turns` and `stages` are those of a generation, `series` its prompts.
+_SAMPLING = (
+    row("sampling", when="token", integer="B * (2 * V + 2 * ends + 8 + steps) + 2 * L + 2", add="3 * B + 2 * L + 4",
+        compare="4 * B + 2 * L + 3", convert="B"),
+    row("sampling", "alphabet", when="token", integer="3 * B", add="3 * B", compare="3 * B + B * V"),  # the grammar
+    row("sampling", "penalised", when="token", integer="3 * B * V + 2 * B", mul="B * V", div="B * V", add="2 * B",
+        compare="2 * B * V + 2 * B"),
+    row("sampling", "greedy", when="token", compare="B * V - B"),
+    row("sampling", "drawn", when="token", convert="1", integer="83 * B + B * V", add="37 * B", div="B * V",
+        compare="B * V"),
+    row("sampling", "drawn * least", when="token", compare="B * V * (digits + 1)", integer="B * V"),  # top-k
+    row("sampling", "drawn * nucleus", when="token", compare="B * V * (digits + 4) - B", exp="B * V", div="B * V",
+        add="4 * B * V - 2 * B", integer="2 * B * V"),  # top-p
+    *_categorical("B", "drawn * (1 - min(parts,1))", "V"),
+    # Of a long vocabulary first a part, by the sums of its numbers' exponentials, then one of its numbers.
+    *_categorical("B", "drawn * min(parts,1)", "parts"),
+    *_categorical("B", "drawn * min(parts,1)", "part"),
+    row("sampling", "drawn * min(parts,1)", when="token", integer="167 * B + B * parts + 1", exp="B * parts * part",
+        add="76 * B + 2 * B * parts * part + 1", compare="B * parts * (part + 2) + B + 1", mul="B * parts + B",
+        log="B * parts"),
+    row("sampling", when="generation", add="series", convert="2 * L * stages", integer="(turns + stages) * (B + 2)"),
+    row("sampling", "penalised", when="generation", compare="series * shared",
+        integer="series * shared + series * V * (2 * shared - 1)"),
+)  # fmt: skip
+
+ELEMENTWISE = (*_MODEL, *_PROJECTIONS, *_ATTENTION, *_DROPOUT, *_LOSS, *_OPTIMISER, *_SAMPLING)

@@ -8,11 +8,14 @@ from typing import Any
 
 from jaxlv.config import RunConfig
 from jaxlv.flops.ledger import Event
+from jaxlv.flops.work import Drawing
 from jaxlv.model.config import ModelConfig
 from jaxlv.steps.generate import decoding, padded
+from jaxlv.text.codec import SYMBOLS
 from jaxlv.text.grammar import longest_step
 
 DIGITS = 2  # before the point, as forecasts allow
+LARGE = 1 << 30  # more tokens than a vocabulary has
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,8 @@ def drawing(
     most = horizon * longest_step(variables, config.codec.decimals, DIGITS)
     head = "alphabet" if config.sampling.grammar else step.head
     shape: dict[str, Any] = {"batch": batch, "length": prompt, "samples": samples, **decoding(prompt, most)}
-    return step.of_kind("generation", head=head, **shape)
+    outputs = len(SYMBOLS) if config.sampling.grammar else LARGE
+    return step.of_kind("generation", head=head, drawing=Drawing.of(config.sampling, outputs, 1, steps=True), **shape)
 
 
 def validation(config: RunConfig, step: Event, steps: int, variables: int = 2) -> tuple[Event, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 Phase = Literal["forward", "backward", "recomputed"]
-When = Literal["always", "loss", "gradient", "step"]
+When = Literal["always", "loss", "gradient", "step", "token", "generation"]
 
 
 class Row(NamedTuple):
@@ -13,7 +13,8 @@ class Row(NamedTuple):
     and every number are formulas over the symbols of jaxlv/flops/work.py.
 
     `when` says what has the row: every forward pass, one with a loss (training and validation), one with gradients
-    (training), or an optimiser's step (once, whatever the number of its micro-batches).
+    (training), an optimiser's step (once, whatever the number of its micro-batches), each turn of a generation's loop, or a
+    generation (once).
     """
 
     component: str

@@ -16,6 +16,7 @@ from jaxlv.flops.work import Work, symbols
 
 Program = Literal["forward", "loss", "train step"]
 PARTS: Mapping[str, tuple[When, ...]] = {"forward": ("always",), "loss": ("always", "loss")}  # of a pass without gradients
+GENERATION: tuple[When, ...] = ("token", "generation")  # rows that a loop of tokens has beside its passes
 PADDING = ", padding"  # ends the name of a row of what is executed because something is padded
 BUILTINS: dict[str, Any] = {"__builtins__": {}, "min": min, "max": max}  # what formulas may call
 
@@ -69,6 +70,8 @@ def count(work: Work, convention: str) -> Table:
     rows: list[Counted] = []
     totals: Counter[str] = Counter()
     for r in chosen.rows:
+        if r.when in GENERATION:
+            continue
         formula, flops = formula_of(r, chosen), price(r, chosen, own)
         parts = {"": flops}
         if chosen.backward == "own rows" and padded != own:
@@ -122,11 +125,23 @@ def generation(
         return sum(prefill(replace(rows, length=work.length + i), convention) for i in range(new_tokens))
     if slots is None:
         return prefill(work, convention) + sum(decode(rows, work.length + i, convention) for i in range(new_tokens))
-    total = prefill(work, convention)
+    total = prefill(work, convention) + choosing(rows, new_tokens, -(-(slots - work.length) // (stage or slots)), convention)
     for first in range(0, new_tokens, stage or max(1, new_tokens)):
         attended = min(slots, work.length + first + stage) if stage else slots
         total += min(stage or new_tokens, new_tokens - first) * decode(rows, attended, convention)
     return total
+
+
+def choosing(rows: Work, turns: int, stages: int, convention: str) -> int:
+    """FLOPs of choosing `turns` tokens in each row of a generation, and of what its loop keeps, by what the work says of its
+    drawing.
+    """
+    chosen = find(convention)
+    if rows.drawing.way == "unknown":
+        return 0
+    values = symbols(replace(rows, length=1)) | {"turns": turns, "stages": stages}
+    times = {"token": turns, "generation": 1}
+    return sum(times[r.when] * price(r, chosen, values) for r in chosen.rows if r.when in GENERATION)
 
 
 def find(name: str) -> Convention:

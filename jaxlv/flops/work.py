@@ -25,11 +25,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from jaxlv.config import OptimizerConfig
+from jaxlv.config import OptimizerConfig, SamplingConfig
 from jaxlv.errors import JaxlvError
 from jaxlv.lora.overlay import normalise_targets
 from jaxlv.model.attention import key_blocks
 from jaxlv.model.config import ModelConfig
+from jaxlv.steps.generate import BLOCK
 from jaxlv.steps.loss import CHUNK_LOGITS, chunks_of
 from jaxlv.text.codec import SYMBOLS
 
@@ -64,6 +65,25 @@ class Update:
 
 
 @dataclass(frozen=True)
+class Drawing:
+    """What of a sampler's settings changes the operations of a generation; "unknown": they are not counted."""
+
+    way: Literal["unknown", "greedy", "drawn"] = "unknown"
+    top_k: bool = False
+    top_p: bool = False
+    penalty: bool = False
+    ends: int = 1  # tokens that end a sample
+    steps: bool = False  # a sample ends after some steps, too
+
+    @classmethod
+    def of(cls, config: SamplingConfig, outputs: int, ends: int, steps: bool) -> Drawing:
+        """The drawing of a config from so many outputs."""
+        greedy, top_k = config.temperature == 0, 0 < config.top_k < outputs
+        penalty = config.repetition_penalty != 1
+        return cls("greedy" if greedy else "drawn", top_k, config.top_p < 1, penalty, max(1, ends), steps)
+
+
+@dataclass(frozen=True)
 class Work:
     """One forward pass, or a training step of `accumulate` micro-batches: `batch` rows of `length` new tokens each.
 
@@ -89,6 +109,7 @@ class Work:
     loss: LossKind = "summed"  # or token by token, by one softmax or by both; "flat": summed, as by an older version
     shared: int = 0  # of the cache: tokens of a prompt, which `samples` rows have in common
     samples: int = 1
+    drawing: Drawing = field(default_factory=Drawing)
 
     def __post_init__(self) -> None:
         least_of = {
@@ -127,7 +148,7 @@ def symbols(work: Work, padded: bool = False) -> dict[str, int]:
         "B": B, "S": S, "C": S + work.cache, "T": B * S, "Q": Q, "R": work.rank, "H": H, "L": L, "N": N, "K": K, "D": D,
         "I": FF, "V": V, "Y": Y, "U": len(SYMBOLS), "G": chunks_of(B, S, V).number,
         "M": _padded(Q, V) if padded and work.loss == "flat" else Q,
-        **_parameters(work), **_attention(work), **_reached(work), **_update(work),
+        **_parameters(work), **_attention(work), **_reached(work), **_update(work), **_drawing(work, V),
         "half": int(work.dtype != "float32"), "alphabet": int(work.head == "alphabet"),
         "summed": int(work.loss in ("summed", "flat")), "both": int(work.loss == "both"),
         "drop": int(work.dropout and bool(work.targets)),
@@ -191,6 +212,17 @@ def _update(work: Work) -> dict[str, int]:
         "adam": int(u.name != "muon"), "muon": int(u.name == "muon"), "clip": int(u.clip), "decay": int(u.decay),
         "skip": int(u.skip), "several": int(work.accumulate > 1), "schedule": SCHEDULES[u.schedule, u.warmup],
         "onecycle": int(u.schedule == "onecycle"),
+    }  # fmt: skip
+
+
+def _drawing(work: Work, outputs: int) -> dict[str, int]:
+    """The choice of tokens; `turns` and `stages` are a generation's (jaxlv.flops.table.generation)."""
+    d = work.drawing
+    return {
+        "greedy": int(d.way == "greedy"), "drawn": int(d.way == "drawn"), "least": int(d.top_k), "nucleus": int(d.top_p),
+        "penalised": int(d.penalty), "ends": d.ends, "steps": int(d.steps), "digits": max(1, (outputs - 1).bit_length()),
+        "part": BLOCK, "parts": -(-outputs // BLOCK) if outputs > BLOCK else 0,
+        "series": work.batch // work.samples, "shared": work.shared, "turns": 0, "stages": 0,
     }  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from jaxlv.data.limits import MEMORY_CAP, clean_names
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError, printable
 from jaxlv.flops.ledger import Kind, Meter
+from jaxlv.flops.work import Drawing
 from jaxlv.forecasting import metrics
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.settings import SEEDS, argument, checked
@@ -315,9 +316,11 @@ class Forecaster:
         width = padded(max(map(len, prompts)))
         shape = {"batch": len(prompts), "length": width, "samples": samples, **decoding(width, new_tokens)}
         head = "alphabet" if grammar else "frozen"  # without a grammar the logits are those of the whole vocabulary
+        outputs = len(self.alphabet.ids_A) if grammar else self.model.config.vocab_size
+        drawing = Drawing.of(self.sampling, outputs, len(self.alphabet.end_ids), options.get("steps") is not None)
         options = {"alphabet": self.alphabet, **options, "max_new_tokens": new_tokens, "grammar": grammar}
         check_shape(self.model, prompts, samples, new_tokens, grammar)  # before anything is reserved
-        with self.spending("generation", **shape, head=head) as measured:
+        with self.spending("generation", **shape, head=head, drawing=drawing) as measured:
             result = generate(self.model, self.variables, prompts, samples, self.sampling, **options)
             measured["new_tokens"] = result.iterations
         return result

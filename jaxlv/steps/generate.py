@@ -231,74 +231,103 @@ def _generate(
     max_new_tokens: int,
     end_ids: tuple[int, ...],
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    constrained = grammar is not None
+    output_ids_V = jnp.arange(model.config.vocab_size, dtype=jnp.int32) if grammar is None else alphabet_A
+    ends_E, semicolon = jnp.array(end_ids or (-1,), jnp.int32), alphabet_A[SYMBOLS.index(";")]
     allowed_QA, next_QA = grammar or (None, None)
-    output_ids_V = alphabet_A if constrained else jnp.arange(model.config.vocab_size, dtype=jnp.int32)
-    semicolon = alphabet_A[SYMBOLS.index(";")]
-    ends = jnp.array(end_ids or (-1,), jnp.int32)
+    rules = _Rules(output_ids_V, allowed_QA, next_QA, ends_E, semicolon, steps)
+    asked = None if grammar is None else alphabet_A
 
-    first_SV, prefix = read(model, variables, ids_SP, positions_SP, (), alphabet_A if constrained else None)
-    rows = samples * len(ids_SP)
+    first_SV, prefix = read(model, variables, ids_SP, positions_SP, (), asked)
     with jax.named_scope("sampling"):
         length_B = jnp.repeat(positions_SP[:, -1] + 1, samples)
+        seen_SV = _seen(ids_SP, positions_SP, output_ids_V, sampling)
+        logits_BV, seen_BV, states_B = (jnp.repeat(a, samples, axis=0) for a in (first_SV, seen_SV, states_S))
+        state = _begun(prefix, logits_BV, seen_BV, states_B, max_new_tokens)
 
     def body(state: DecodeState) -> DecodeState:
-        logits_BV = state.logits_BV
+        chosen = _choose(state, keys_B, rules, sampling)
         with jax.named_scope("sampling"):
-            breaks_B = ~jnp.isfinite(logits_BV).all(-1) & ~state.done_B & (state.broken_B < 0)
-            if allowed_QA is not None:
-                logits_BV = jnp.where(allowed_QA[state.grammar_B], logits_BV, FORBIDDEN)
-            keys = jax.vmap(jax.random.fold_in, (0, None))(keys_B, state.drawn)
-            choice_B = draw(logits_BV, keys, sampling, state.seen_BV)
-            token_B = output_ids_V[choice_B]
-            steps_B = state.steps_B + (token_B == semicolon)
-            ended_B = (token_B[:, None] == ends).any(-1)
-            done_B = state.done_B | ended_B | (False if steps is None else steps_B >= steps)
-            shown_B = jnp.where(state.done_B | ended_B, -1, token_B)
-            penalised = sampling.repetition_penalty != 1
-            seen_BV = state.seen_BV.at[jnp.arange(rows), choice_B].set(True) if penalised else state.seen_BV
             position_B1 = (length_B + state.drawn)[:, None]
             # Written first and read after, the tail is updated in place; read first, XLA would copy it for every token.
             tail = _append(state.tail, state.fresh, jnp.maximum(state.drawn - 1, 0))
-        past = (prefix, _unpacked(tail))
-        logits_BV, fresh = read(model, variables, token_B[:, None], position_B1, past, alphabet_A if constrained else None)
-        with jax.named_scope("sampling"):
-            return DecodeState(
-                state.drawn + 1,
-                jax.lax.dynamic_update_slice(state.ids_BC, shown_B[:, None], (0, state.drawn)),
-                logits_BV,
-                tail,
-                _packed(fresh),
-                seen_BV,
-                state.grammar_B if next_QA is None else next_QA[state.grammar_B, choice_B],
-                jnp.where(state.done_B, state.steps_B, steps_B),
-                done_B,
-                jnp.where(breaks_B, state.drawn, state.broken_B),
-            )
+        logits_BV, fresh = read(model, variables, chosen.token_B[:, None], position_B1, (prefix, _unpacked(tail)), asked)
+        return _advanced(state, chosen, rules, sampling)._replace(logits_BV=logits_BV, tail=tail, fresh=_packed(fresh))
 
     @jax.named_scope("sampling")
     def unfinished(last: int, state: DecodeState) -> jax.Array:
         return (state.drawn < last) & ~state.done_B.all()
 
-    with jax.named_scope("sampling"):
-        state = DecodeState(
-            jnp.int32(0),
-            jnp.full((rows, max_new_tokens), -1, jnp.int32),
-            jnp.repeat(first_SV, samples, axis=0),
-            _empty(prefix, rows, 0),
-            _empty(prefix, rows, 1),
-            jnp.repeat(_seen(ids_SP, positions_SP, output_ids_V, sampling), samples, axis=0),
-            jnp.repeat(jnp.asarray(states_S), samples),
-            jnp.zeros(rows, jnp.int32),
-            jnp.zeros(rows, bool),
-            jnp.full(rows, -1, jnp.int32),
-        )
     for first in range(0, max_new_tokens, stage(max_new_tokens)):
         last = min(first + stage(max_new_tokens), max_new_tokens)
         with jax.named_scope("sampling"):
             state = state._replace(tail=_grown(state.tail, last - first))
         state = jax.lax.while_loop(functools.partial(unfinished, last), body, state)
     return state.ids_BC, state.broken_B, state.drawn
+
+
+class _Rules(NamedTuple):
+    """What may be drawn, and when a sample is done."""
+
+    output_ids_V: jax.Array
+    allowed_QA: jax.Array | None
+    next_QA: jax.Array | None
+    ends_E: jax.Array
+    semicolon: jax.Array
+    steps: int | None
+
+
+class _Chosen(NamedTuple):
+    """The next token of each row, and what it makes of it."""
+
+    choice_B: jax.Array
+    token_B: jax.Array
+    breaks_B: jax.Array  # it was drawn from logits that are not finite
+    steps_B: jax.Array
+    ended_B: jax.Array
+
+
+def _begun(prefix: Segment, logits_BV: jax.Array, seen_BV: jax.Array, states_B: jax.Array, most: int) -> DecodeState:
+    """The state before the first of at most `most` tokens."""
+    rows = len(logits_BV)
+    tail, fresh = _empty(prefix, rows, 0), _empty(prefix, rows, 1)
+    ids_BC, zeros_B = jnp.full((rows, most), -1, jnp.int32), jnp.zeros(rows, jnp.int32)
+    done_B, broken_B = jnp.zeros(rows, bool), jnp.full(rows, -1, jnp.int32)
+    return DecodeState(jnp.int32(0), ids_BC, logits_BV, tail, fresh, seen_BV, states_B, zeros_B, done_B, broken_B)
+
+
+@jax.named_scope("sampling")
+def _choose(state: DecodeState, keys_B: jax.Array, rules: _Rules, sampling: SamplingConfig) -> _Chosen:
+    logits_BV = state.logits_BV
+    breaks_B = ~jnp.isfinite(logits_BV).all(-1) & ~state.done_B & (state.broken_B < 0)
+    if rules.allowed_QA is not None:
+        logits_BV = jnp.where(rules.allowed_QA[state.grammar_B], logits_BV, FORBIDDEN)
+    if sampling.temperature:
+        keys_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, state.drawn)
+    choice_B = draw(logits_BV, keys_B, sampling, state.seen_BV)
+    token_B = rules.output_ids_V[choice_B]
+    steps_B = state.steps_B + (token_B == rules.semicolon)
+    return _Chosen(choice_B, token_B, breaks_B, steps_B, (token_B[:, None] == rules.ends_E).any(-1))
+
+
+@jax.named_scope("sampling")
+def _advanced(state: DecodeState, chosen: _Chosen, rules: _Rules, sampling: SamplingConfig) -> DecodeState:
+    """The state with a token more in each row that is not done; its logits, keys and values are still those before it."""
+    choice_B, token_B, breaks_B, steps_B, ended_B = chosen
+    seen_BV, grammar_B = state.seen_BV, state.grammar_B
+    shown_B = jnp.where(state.done_B | ended_B, -1, token_B)
+    if sampling.repetition_penalty != 1:
+        seen_BV = seen_BV.at[jnp.arange(len(choice_B)), choice_B].set(True)
+    if rules.next_QA is not None:
+        grammar_B = rules.next_QA[grammar_B, choice_B]
+    return state._replace(
+        drawn=state.drawn + 1,
+        ids_BC=jax.lax.dynamic_update_slice(state.ids_BC, shown_B[:, None], (0, state.drawn)),
+        seen_BV=seen_BV,
+        grammar_B=grammar_B,
+        steps_B=jnp.where(state.done_B, state.steps_B, steps_B),
+        done_B=state.done_B | ended_B | (False if rules.steps is None else steps_B >= rules.steps),
+        broken_B=jnp.where(breaks_B, state.drawn, state.broken_B),
+    )
 
 
 def draw(logits_BV: jax.Array, keys_B: jax.Array, sampling: SamplingConfig, seen_BV: jax.Array) -> jax.Array:
