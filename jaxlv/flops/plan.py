@@ -50,7 +50,8 @@ def validation(config: RunConfig, step: Event, steps: int, variables: int = 2) -
         return (read,)
     context = t.forecast_context or e.context
     horizon = min(t.forecast_horizon or e.horizon, steps - context)
-    return read, drawing(config, step, context, horizon, 1, t.forecast_series, variables)
+    greedy = replace(config, sampling=replace(config.sampling, temperature=0.0))  # as jaxlv.runs.validation forecasts
+    return read, drawing(greedy, step, context, horizon, 1, t.forecast_series, variables)
 
 
 def training(config: RunConfig, step: Event, steps: int, variables: int = 2) -> list[Planned]:

@@ -125,7 +125,8 @@ def generation(
         return sum(prefill(replace(rows, length=work.length + i), convention) for i in range(new_tokens))
     if slots is None:
         return prefill(work, convention) + sum(decode(rows, work.length + i, convention) for i in range(new_tokens))
-    total = prefill(work, convention) + choosing(rows, new_tokens, -(-(slots - work.length) // (stage or slots)), convention)
+    stages = -(-(slots - work.length) // stage) if stage else 1
+    total = prefill(work, convention) + choosing(rows, new_tokens, stages, convention)
     for first in range(0, new_tokens, stage or max(1, new_tokens)):
         attended = min(slots, work.length + first + stage) if stage else slots
         total += min(stage or new_tokens, new_tokens - first) * decode(rows, attended, convention)
