@@ -1,4 +1,7 @@
-"""The project's own programs on abstract arguments: shapes and types, no weights."""
+"""The project's own programs on abstract arguments: shapes and types, no weights.
+
+A Subject is a program with what the formulas say of it, by component and phase: what an audit compares.
+"""
 
 from __future__ import annotations
 

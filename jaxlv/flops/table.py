@@ -125,12 +125,37 @@ def generation(
         return sum(prefill(replace(rows, length=work.length + i), convention) for i in range(new_tokens))
     if slots is None:
         return prefill(work, convention) + sum(decode(rows, work.length + i, convention) for i in range(new_tokens))
-    stages = -(-(slots - work.length) // stage) if stage else 1
-    total = prefill(work, convention) + choosing(rows, new_tokens, stages, convention)
+    made = passes(work, new_tokens, slots, stage, samples)
+    chosen = choosing(rows, new_tokens, _stages(work, slots, stage), convention)
+    return chosen + sum(times * forward(one, convention) for one, times in made)
+
+
+def passes(work: Work, new_tokens: int, slots: int, stage: int, samples: int) -> list[tuple[Work, int]]:
+    """The forward passes of a generation and how often each is made: the prefill, then a token's by stages."""
+    rows = replace(work, batch=work.batch * samples, shared=work.length, samples=samples, length=1, last_only=True)
+    made = [(replace(work, last_only=True), 1)]
     for first in range(0, new_tokens, stage or max(1, new_tokens)):
         attended = min(slots, work.length + first + stage) if stage else slots
-        total += min(stage or new_tokens, new_tokens - first) * decode(rows, attended, convention)
-    return total
+        made.append((replace(rows, cache=attended), min(stage or new_tokens, new_tokens - first)))
+    return made
+
+
+def generation_by_component(
+    work: Work, new_tokens: int, convention: str, slots: int, stage: int, samples: int
+) -> dict[tuple[str, str], int]:
+    """{(component, phase): FLOPs} of a generation with a cache, what is padded within its component."""
+    made = passes(work, new_tokens, slots, stage, samples)
+    rows = replace(work, batch=work.batch * samples, shared=work.length, samples=samples)
+    sums = Counter({("sampling", "forward"): choosing(rows, new_tokens, _stages(work, slots, stage), convention)})
+    for one, times in made:
+        for where, flops in count(one, convention).by_component("forward", merged=True).items():
+            sums[where] += times * flops
+    return {where: flops for where, flops in sums.items() if flops}
+
+
+def _stages(work: Work, slots: int, stage: int) -> int:
+    """Loops of a generation's program, whether or not its tokens reach them."""
+    return -(-(slots - work.length) // stage) if stage else 1
 
 
 def choosing(rows: Work, turns: int, stages: int, convention: str) -> int:

@@ -1,0 +1,129 @@
+"""The programs that runs execute, for an audit: their train step, one or several runs side by side, and everything that
+their plan has beside it: validations, likelihoods, and generations from the prompt to the last token.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlv.config import RunConfig, SamplingConfig
+from jaxlv.flops import plan, table
+from jaxlv.flops.events import Event
+from jaxlv.flops.programs import Program, output_ids, shape, variables_of
+from jaxlv.flops.subjects import Subject, of_pass, of_passes
+from jaxlv.flops.work import Work
+from jaxlv.forecasting.likelihood import token_nll
+from jaxlv.lora import overlay
+from jaxlv.model.config import ModelConfig
+from jaxlv.model.qwen2 import Qwen2
+from jaxlv.runs.billing import event_of
+from jaxlv.steps import generate
+from jaxlv.steps.stack import Stack
+from jaxlv.steps.train import make_validation_step
+from jaxlv.text.codec import SYMBOLS
+from jaxlv.text.grammar import number_grammar
+from jaxlv.text.tokens import Windows
+
+SIDE_BY_SIDE = {  # why the formulas of runs that train together are not exact, by component
+    "rope": "its frequencies are computed once for all runs",
+    "optimiser": "a schedule's constants are computed once for all runs; the peak of each learning rate is no constant",
+}
+
+
+def of_runs(configs: Sequence[RunConfig], model: ModelConfig, test_series: int, steps: int) -> list[Subject]:
+    """The programs of runs that share a train step (jaxlv.steps.stack.program_of), on series of `steps` steps: the step of
+    all, then what the plan of each has beside it, every shape once.
+    """
+    made = Qwen2(model, jnp.dtype(configs[0].model.dtype), configs[0].model.attention)
+    largest = max(config.lora.rank for config in configs)
+    found, known = [_train_step(configs, made, largest)], set()
+    for config in configs:
+        event = event_of(config, stack_rank=largest)
+        for phase in plan.phases(config, event, test_series, steps):
+            for one in phase.events:
+                one = replace(_whole_stages(one), count=1, step=0)
+                if one.kind != "train_step" and one.cached and one not in known:
+                    known.add(one)
+                    found.append(of_event(one, config, made))
+    return found
+
+
+def _whole_stages(event: Event) -> Event:
+    """A generation as long as its stages are, so that each of its loops has as many turns."""
+    if event.kind != "generation" or not event.stage:
+        return event
+    tokens = -(-event.new_tokens // event.stage) * event.stage
+    return replace(event, new_tokens=tokens, slots=event.length + tokens)
+
+
+def _train_step(configs: Sequence[RunConfig], model: Qwen2, largest: int) -> Subject:
+    works = [event_of(config, stack_rank=largest).work(model.config) for config in configs]
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32)))["params"]
+    stacks: list[Stack] = []
+
+    def begun(params: Any) -> Any:
+        stacks.append(Stack(model, params, configs, output_ids(works[0])))
+        return stacks[-1].state, stacks[-1].frozen
+
+    state, frozen = jax.eval_shape(begun, params)
+    one = (works[0].accumulate, works[0].batch, works[0].length)
+    sizes = one if len(configs) == 1 else (len(configs), *one)
+    windows = Windows(*(shape(*sizes) for _ in Windows._fields[:3]))
+    program = Program("train_step", stacks[-1].step(), (state, frozen, windows))
+    return of_passes(program, works, "train step", SIDE_BY_SIDE if len(configs) > 1 else None)
+
+
+def of_event(event: Event, config: RunConfig, model: Qwen2) -> Subject:
+    """The program of a validation, a likelihood or a generation, as an event of a ledger has its shapes."""
+    work = event.work(model.config)
+    variables = variables_of(work, model)
+    if event.kind == "generation":
+        return _generation(event, work, config, model, variables)
+    windows = Windows(*(shape(event.batch, event.length) for _ in Windows._fields[:3]))
+    name = f"{event.batch} x {event.length} tokens"
+    if event.loss == "tokens":
+        nll = functools.partial(_likelihood, model)
+        return of_pass(Program(f"likelihood, {name}", nll, (variables, windows, shape(len(SYMBOLS)))), work, "loss")
+    trained, frozen = overlay.split(variables, overlay.trainable(variables))
+    step = make_validation_step(model, output_ids(work))
+    return of_pass(Program(f"validation, {name}", step, (trained, frozen, windows)), work, "loss")
+
+
+def _likelihood(model: Qwen2, variables: Any, windows: Windows, alphabet_A: Any) -> Any:
+    return token_nll(model, variables, windows, alphabet_A)
+
+
+def _generation(event: Event, work: Work, config: RunConfig, model: Qwen2, variables: Any) -> Subject:
+    prompts, rows, drawing = shape(event.batch, event.length), event.batch * event.samples, event.drawing
+    grammar = None
+    if event.head == "alphabet":
+        automaton = number_grammar(2, config.codec.decimals, plan.DIGITS)
+        grammar = tuple(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in map(np.asarray, (automaton.allowed_QA, automaton.next_QA)))
+    keys = jax.eval_shape(lambda: generate.row_keys(0, range(event.batch), event.samples))
+    sampling = replace(config.sampling, temperature=0.0) if drawing.way == "greedy" else config.sampling
+    function = functools.partial(
+        _generate, model, sampling, event.samples, 4 if drawing.steps else None, event.new_tokens, tuple(range(drawing.ends))
+    )
+    arguments = (variables, prompts, prompts, keys, shape(event.batch), grammar, shape(len(SYMBOLS)))
+    name = f"generation, {rows} x {event.length} + {event.new_tokens} tokens" + ("" if grammar else ", free")
+    shapes = {"slots": event.slots, "stage": event.stage, "samples": event.samples}
+
+    def formula(convention: str) -> dict[tuple[str, str], int]:
+        return table.generation_by_component(work, event.new_tokens, convention, **shapes)
+
+    return Subject(Program(name, function, arguments), formula, trips=event.stage, narrow=event.dtype != "float32")
+
+
+def _generate(
+    model: Qwen2, sampling: SamplingConfig, samples: int, steps: int | None, most: int, ends: tuple[int, ...], *given: Any
+) -> Any:
+    return generate._generate(
+        *given, model=model, sampling=sampling, samples=samples, steps=steps, max_new_tokens=most, end_ids=ends
+    )
