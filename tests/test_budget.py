@@ -173,6 +173,7 @@ def test_what_an_event_says_comes_back_from_its_file():
                   dropout=True, update=update, stack_rank=7)  # fmt: skip
     assert Event.from_tree(json.loads(json.dumps(event.tree()))) == event
     assert "update" not in replace(event, update=Update()).tree()
+    assert replace(event, update=Update("adamw", clip=True)).tree()["update"] == {"name": "adamw", "clip": True}
     with pytest.raises(JaxlvError, match="name"):
         Event.from_tree(event.tree() | {"update": {"name": "sgd"}})
 

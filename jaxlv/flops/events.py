@@ -89,7 +89,7 @@ class Event:
 
     def tree(self) -> dict[str, Any]:
         """What differs from OMITTED, as a file has it."""
-        return {name: value for name, value in asdict(self).items() if value != OMITTED.get(name)}
+        return _told(asdict(self), OMITTED)
 
     @classmethod
     def from_tree(cls, tree: Mapping[str, Any]) -> Event:
@@ -105,6 +105,15 @@ class Event:
 OMITTED = {one.name: one.default for one in fields(Event)} | {
     "update": asdict(Update()), "drawing": asdict(Drawing()), "loss": "flat",
 }  # fmt: skip
+
+
+def _told(tree: Mapping[str, Any], omitted: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a tree, and of the trees in it, differs from what is omitted."""
+    return {
+        name: _told(value, omitted[name]) if isinstance(value, dict) else value
+        for name, value in tree.items()
+        if value != omitted[name]
+    }
 
 
 @functools.lru_cache(maxsize=1024)
