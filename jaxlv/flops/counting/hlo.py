@@ -14,6 +14,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from jaxlv.errors import JaxlvError
 from jaxlv.flops.counting import costs, custom_calls, opcodes
 from jaxlv.flops.counting.found import Loop, Trips
 from jaxlv.flops.counting.hlo_text import Computation, Instruction, Module, parse
@@ -63,8 +64,17 @@ def count_hlo(text: str, trips: int | Mapping[str, int] | None = None) -> HloCou
     `trips` says how often loops run whose trip count the compiler did not find: a number for all, or a mapping by place
     ("model.py:12"), scope name or instruction. Raises JaxlvError if the text is not HLO.
     """
-    module, known = parse(text), Trips(trips)
+    known = Trips(trips)
+    try:
+        return _counted(parse(text), known)
+    except (LookupError, ValueError, TypeError, StopIteration, RecursionError) as fault:  # what a text can miss or repeat
+        raise JaxlvError(
+            "HLO text that cannot be followed", where="HLO text", expected="the text of a compiled module",
+            found=f"{type(fault).__name__}: {fault}", hint="another version of XLA may write it in another way",
+        ) from fault  # fmt: skip
 
+
+def _counted(module: Module, known: Trips) -> HloCount:
     def turns(one: Instruction, op_name: str) -> int | None:
         return known.of(of_instruction(op_name), [one.name, *module.places(one)]) if one.trips is None else one.trips
 

@@ -90,9 +90,10 @@ class Instruction:
 
     @functools.cached_property
     def op_name(self) -> str:
-        """What the program calls it, or ""; the first of several names."""
+        """What the program calls it, the first of several names; "" without one, or if its place in the program is lost."""
         found = OP_NAME.search(self.attributes)
-        return found[1].split(";", 1)[0] if found else ""
+        name = found[1].split(";", 1)[0] if found else ""
+        return name if "/" in name else ""
 
     @functools.cached_property
     def settings(self) -> str:
