@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from jaxlv.flops.counting.found import Loop
-from jaxlv.flops.counting.operations import PRIMITIVES, PRODUCT
+from jaxlv.flops.counting.operations import ADDED, PRIMITIVES, PRODUCT, REPEATED
 
 NAMES = {"jaxpr": "jaxpr", "hlo": "HLO", "xla_lowered": "XLA, lowered", "xla_compiled": "XLA, compiled"}
 UNSPLIT = "XLA does not tell products from other operations"
@@ -146,7 +146,12 @@ def _elementwise(asked: Any, executed: Any) -> list[str]:
     ordered = sorted(apart, key=lambda name: -abs(apart[name]))
     if not ordered:
         return []
-    return ["other operations, HLO - jaxpr: " + ", ".join(f"{name} {apart[name]:+,}" for name in ordered)]
+    lines = ["other operations, HLO - jaxpr: " + ", ".join(f"{name} {apart[name]:+,}" for name in ordered)]
+    for mark, meaning in ((REPEATED, "computed once more instead of kept"), (ADDED, "the compiler's own: indices, casts")):
+        marked = sum(tally[name + mark] for tally in executed.scopes.values() for name in PRIMITIVES)
+        if marked:
+            lines.append(f"  of the HLO's, {number(marked)} are {meaning}")
+    return lines
 
 
 def _xla(result: Any, said: Any) -> list[str]:
