@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from jaxlv import flops
+from jaxlv.errors import JaxlvError
 from jaxlv.flops import audit, programs
 from jaxlv.flops.hlo import count_hlo
 from jaxlv.flops.jaxpr import count_jaxpr
@@ -106,3 +108,20 @@ def test_the_audit_compiles_for_a_device_that_is_not_there():
         pytest.skip("there is a device")
     for found in audit.audit(Work(SMALL, 2, 64, 4), dtype="bfloat16", target=cuda()):
         assert found.passed, found.gates
+
+
+def test_any_function_is_counted_for_a_device_that_is_not_there():
+    """Without a compiler for it, too: then that is what the error says."""
+
+    def loss(w, x):
+        with jax.named_scope("layer"):
+            return (jnp.tanh(x @ w) ** 2).sum()
+
+    sides = jax.ShapeDtypeStruct((64, 64), jnp.bfloat16), jax.ShapeDtypeStruct((128, 64), jnp.bfloat16)
+    if importlib.util.find_spec("jax_cuda12_plugin") is None and jax.default_backend() == "cpu":
+        with pytest.raises(JaxlvError, match="no CUDA device here, and no compiler for one"):
+            flops.count(loss, *sides, backend="cuda")
+        return
+    found = flops.count(jax.grad(loss), *sides, backend="cuda")
+    assert found.jaxpr.products == found.hlo.at("layer").products == 2 * 2 * 128 * 64 * 64
+    assert not found.hlo.doubts and found.target
