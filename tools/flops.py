@@ -3,14 +3,17 @@
     jaxlv flops table --model qwen2.5-0.5b --batch 4 --length 512 --rank 8 --convention coursework,exact [--json]
     jaxlv flops plan configs/qwen2.5-0.5b.toml [--set a.b=c ...] [--budget 1e17]
     jaxlv flops audit --model qwen2.5-0.5b --batch 4 --length 512 --rank 8 [--train adapters|head|full] [--json]
+    jaxlv flops audit RUN.toml | RUN [RUN ...] [--backend cuda] [--json]
     jaxlv flops count module:function --args "f32[8,512],i32[8]" [--grad] [--trips 7] [--backend cuda] [--json]
 
 table prints the rows of each convention: component, phase, FLOPs and the formula that they come from. plan prices a run
 before it starts: training, validation, evaluation, and the steps that a budget buys under each convention. audit compiles
-the project's own forward pass, train step and decode step from shapes alone, and compares the matrix products of formula,
-jaxpr and HLO, component by component; its exit code is 0 only if every gate holds. With --backend cuda they are compiled
-for the CUDA device, or, with the extra cuda-compiler, for an H100 that is not there. MODEL is a built-in name (qwen2.5-0.5b
-to qwen2.5-72b), a folder with a config.json, a hub id, or "embedded"; no weights are read. count takes any JAX function on
+the project's own programs from shapes alone: a forward pass, a train step and a decode step, or, with configs or run
+folders, every program of these runs, with their optimiser, types, dropout, accumulation, validations and generations; runs
+that share a train step are audited side by side. It compares matrix products and all other operations of formula, jaxpr
+and HLO, component by component; its exit code is 0 only if every gate holds. With --backend cuda they are compiled for the
+CUDA device, or, with the extra cuda-compiler, for an H100 that is not there. MODEL is a built-in name (qwen2.5-0.5b to
+qwen2.5-72b), a folder with a config.json, a hub id, or "embedded"; no weights are read. count takes any JAX function on
 arrays of the given shapes, and counts it as jaxlv.flops.count does (docs/counting.md).
 """
 
@@ -29,9 +32,12 @@ from pathlib import Path
 from jaxlv.config import BudgetConfig, ModelSettings, RunConfig, load_config
 from jaxlv.errors import JaxlvError
 from jaxlv.flops import plan as plans
+from jaxlv.flops.audit import ProgramAudit, xla_lines
 from jaxlv.flops.conventions import CONVENTIONS
 from jaxlv.flops.family import architecture
+from jaxlv.flops.subjects import Subject
 from jaxlv.flops.table import count
+from jaxlv.flops.targets import Target
 from jaxlv.flops.work import Train, Work
 from jaxlv.runs import billing, sources
 from jaxlv.storage.files import new_file
@@ -53,6 +59,10 @@ def arguments() -> argparse.ArgumentParser:
     plan.add_argument("--benchmark", type=Path, help="result of benchmarks.train_step on your device, for a time estimate")
     plan.add_argument("--json", action="store_true", help="print JSON")
     audit = verbs.add_parser("audit", help="formula against jaxpr, HLO and XLA's own figures")
+    audit.add_argument(
+        "runs", nargs="*", type=Path, metavar="RUN", help="configs (TOML) or run folders, in place of --model"
+    )
+    audit.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override one setting of the configs")
     audit.add_argument("--train", choices=("adapters", "head", "full"), default="adapters", help="what trains")
     audit.add_argument("--backend", choices=("cpu", "cuda"), default="cpu", help="what the programs are compiled for")
     audit.add_argument("--dtype", default="float32", **option(ModelSettings, "dtype"))
@@ -246,50 +256,78 @@ def show_audit(options: argparse.Namespace) -> None:
     from jaxlv.flops import targets
 
     began = time.monotonic()
-    work = work_of(options)
     target = targets.cuda() if options.backend == "cuda" else targets.cpu()
-    fused = target.platform == "cuda" and target.present and options.dtype == "bfloat16"
-    if options.attention == "cudnn" and not fused:
-        raise JaxlvError(
-            "cuDNN attention runs in bfloat16 on a CUDA device",
-            where="--attention cudnn",
-            found=f"{options.dtype}, {target.words}",
-        )
+    subjects = subjects_of(options, target)
 
     def watch(text: str) -> None:
         print(f"audit: {text}", file=sys.stderr, flush=True)
 
     watch(f"compiled for {target.words}")
-    found = audits.audit(work, dtype=options.dtype, target=target, watch=watch)
+    found = audits.audit(subjects, target=target, watch=watch)
     passed = all(one.passed for one in found)
     if options.json:
         print(json.dumps(audits.as_json(found, describe_work(options)), indent=1))
     else:
-        rows = [("program", "component", "phase", "formula", "jaxpr", "HLO", "HLO - formula", "verdict")]
-        for one in found:
-            for r in one.rows:
-                numbers = (f"{r.analytic:,}", f"{r.jaxpr:,}", f"{r.hlo:,}", f"{r.hlo - r.analytic:+,}")
-                rows.append((r.program, r.component, r.phase, *numbers, r.verdict))
-            t = one.totals
-            numbers = (f"{t['analytic']:,}", f"{t['jaxpr']:,}", f"{t['hlo']:,}", f"{t['hlo'] - t['analytic']:+,}")
-            rows.append((one.name, "total", "", *numbers, "equal" if len({*list(t.values())[:3]}) == 1 else "differs"))
-        print_columns(rows, right=(3, 4, 5, 6))
-        print()
-        for one in found:
-            for line in audits.xla_lines(one):
-                print(line)
-        print()
-        for line in audits.explain(work):
-            print(line)
-        print()
-        for one in found:
-            for gate, held in one.gates.items():
-                print(f"{'holds' if held else 'FAILS'}  {one.name}: {gate}")
-            for doubt in one.doubts:
-                print(f"doubt  {one.name}: {doubt}")
+        print_audit(found, [] if options.runs else audits.explain(work_of(options)))
         print(f"{'all gates hold' if passed else 'the audit FAILS'}; {time.monotonic() - began:.0f} s")
     if not passed:
         raise JaxlvError("a gate of the audit does not hold", where="flops audit", hint="see the rows above")
+
+
+def subjects_of(options: argparse.Namespace, target: Target) -> list[Subject]:
+    """The programs to audit. Raises JaxlvError for an attention kernel that they cannot be compiled with."""
+    from jaxlv.flops.subjects import of_work
+    from jaxlv.runs import audited
+
+    configs = [load_config(path / "config.toml" if path.is_dir() else path, options.set) for path in options.runs]
+    fused = target.platform == "cuda" and target.present
+    asked = [(config.model.attention, config.model.dtype) for config in configs] or [(options.attention, options.dtype)]
+    for kernel, dtype in asked:
+        if kernel == "cudnn" and not (fused and dtype == "bfloat16"):
+            raise JaxlvError(
+                "cuDNN attention runs in bfloat16 on a CUDA device",
+                where="attention cudnn",
+                found=f"{dtype}, {target.words}",
+            )
+    if not configs:
+        return of_work(replace(work_of(options), dtype=options.dtype))
+    found: list[Subject] = []
+    for group in audited.groups(configs):
+        test, length = series_of(group[0])
+        found += audited.of_runs(group, architecture(group[0].model.path), test, length)
+    return found
+
+
+def print_audit(found: list[ProgramAudit], explained: list[str]) -> None:
+    """Print the rows of every program, what explains differences, and the gates."""
+    rows = [("program", "component", "phase", "formula", "jaxpr", "HLO", "HLO - formula", "verdict")]
+    for one in found:
+        for r in one.rows:
+            numbers = (f"{r.analytic:,}", f"{r.jaxpr:,}", f"{r.hlo:,}", f"{r.hlo - r.analytic:+,}")
+            rows.append((r.program, r.component, r.phase, *numbers, r.verdict))
+        t = one.totals
+        numbers = (f"{t['analytic']:,}", f"{t['jaxpr']:,}", f"{t['hlo']:,}", f"{t['hlo'] - t['analytic']:+,}")
+        rows.append((one.name, "total", "", *numbers, "equal" if len({*list(t.values())[:3]}) == 1 else "differs"))
+    print("Matrix products, FLOPs:")
+    print_columns(rows, right=(3, 4, 5, 6))
+    print("\nEvery operation, products in FLOPs and the others as 1 each:")
+    every = [
+        (r.program, r.component, r.phase, f"{r.analytic:,}", f"{r.jaxpr:,}", r.verdict) for one in found for r in one.every
+    ]
+    print_columns([("program", "component", "phase", "formula", "jaxpr", "verdict"), *every], right=(3, 4))
+    apart = [row for one in found for row in one.executed if not row.holds]
+    for row in apart:
+        print(f"HLO: {row.place.component}, {row.place.phase}, {row.kind}: {row.excess:,} too many, {row.missing:,} missing")
+    print()
+    for line in [*(line for one in found for line in xla_lines(one)), "", *explained]:
+        print(line)
+    for one in found:
+        for gate, held in one.gates.items():
+            print(f"{'holds' if held else 'FAILS'}  {one.name}: {gate}")
+        for reason in one.reasons:
+            print(f"note   {one.name}: {reason}")
+        for doubt in one.doubts:
+            print(f"doubt  {one.name}: {doubt}")
 
 
 # --------------------------------------------------------------------------------------------------- count

@@ -25,7 +25,7 @@ from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.runs.billing import event_of
 from jaxlv.steps import generate
-from jaxlv.steps.stack import Stack
+from jaxlv.steps.stack import Stack, program_of
 from jaxlv.steps.train import make_validation_step
 from jaxlv.text.codec import SYMBOLS
 from jaxlv.text.grammar import number_grammar
@@ -35,6 +35,9 @@ SIDE_BY_SIDE = {  # why the formulas of runs that train together are not exact, 
     "rope": "its frequencies are computed once for all runs",
     "optimiser": "a schedule's constants are computed once for all runs; the peak of each learning rate is no constant",
 }
+
+
+TURNS = "operations on elements are not compared with the HLO: XLA moves some of them in and out of the turns of its loop"
 
 
 def of_runs(configs: Sequence[RunConfig], model: ModelConfig, test_series: int, steps: int) -> list[Subject]:
@@ -53,6 +56,14 @@ def of_runs(configs: Sequence[RunConfig], model: ModelConfig, test_series: int, 
                     known.add(one)
                     found.append(of_event(one, config, made))
     return found
+
+
+def groups(configs: Sequence[RunConfig]) -> list[list[RunConfig]]:
+    """Runs by the train step that they share, in the order in which the steps appear."""
+    found: dict[str, list[RunConfig]] = {}
+    for config in configs:
+        found.setdefault(program_of(config), []).append(config)
+    return list(found.values())
 
 
 def _whole_stages(event: Event) -> Event:
@@ -105,7 +116,8 @@ def _generation(event: Event, work: Work, config: RunConfig, model: Qwen2, varia
     grammar = None
     if event.head == "alphabet":
         automaton = number_grammar(2, config.codec.decimals, plan.DIGITS)
-        grammar = tuple(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in map(np.asarray, (automaton.allowed_QA, automaton.next_QA)))
+        tables = np.asarray(automaton.allowed_QA), np.asarray(automaton.next_QA)
+        grammar = tuple(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in tables)
     keys = jax.eval_shape(lambda: generate.row_keys(0, range(event.batch), event.samples))
     sampling = replace(config.sampling, temperature=0.0) if drawing.way == "greedy" else config.sampling
     function = functools.partial(
@@ -118,7 +130,8 @@ def _generation(event: Event, work: Work, config: RunConfig, model: Qwen2, varia
     def formula(convention: str) -> dict[tuple[str, str], int]:
         return table.generation_by_component(work, event.new_tokens, convention, **shapes)
 
-    return Subject(Program(name, function, arguments), formula, trips=event.stage, narrow=event.dtype != "float32")
+    program = Program(name, function, arguments)
+    return Subject(program, formula, trips=event.stage, uncompared=TURNS, narrow=event.dtype != "float32")
 
 
 def _generate(
