@@ -28,20 +28,23 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jaxlv.config import BudgetConfig, ModelSettings, RunConfig, load_config
 from jaxlv.errors import JaxlvError
 from jaxlv.flops import plan as plans
-from jaxlv.flops.audit import ProgramAudit, xla_lines
 from jaxlv.flops.conventions import CONVENTIONS
 from jaxlv.flops.family import architecture
-from jaxlv.flops.subjects import Subject
 from jaxlv.flops.table import count
-from jaxlv.flops.targets import Target
 from jaxlv.flops.work import Train, Work
 from jaxlv.runs import billing, sources
 from jaxlv.storage.files import new_file
 from jaxlv_tools.console import describe, option, print_columns, program, whole
+
+if TYPE_CHECKING:
+    from jaxlv.flops.audit import ProgramAudit
+    from jaxlv.flops.subjects import Subject
+    from jaxlv.flops.targets import Target
 
 DEFAULT_CONVENTIONS = "coursework,xu,rai,mao,liu,exact"
 
@@ -300,6 +303,8 @@ def subjects_of(options: argparse.Namespace, target: Target) -> list[Subject]:
 
 def print_audit(found: list[ProgramAudit], explained: list[str]) -> None:
     """Print the rows of every program, what explains differences, and the gates."""
+    from jaxlv.flops.audit import xla_lines
+
     rows = [("program", "component", "phase", "formula", "jaxpr", "HLO", "HLO - formula", "verdict")]
     for one in found:
         for r in one.rows:
@@ -310,14 +315,23 @@ def print_audit(found: list[ProgramAudit], explained: list[str]) -> None:
         rows.append((one.name, "total", "", *numbers, "equal" if len({*list(t.values())[:3]}) == 1 else "differs"))
     print("Matrix products, FLOPs:")
     print_columns(rows, right=(3, 4, 5, 6))
-    print("\nEvery operation, products in FLOPs and the others as 1 each:")
-    every = [
-        (r.program, r.component, r.phase, f"{r.analytic:,}", f"{r.jaxpr:,}", r.verdict) for one in found for r in one.every
-    ]
-    print_columns([("program", "component", "phase", "formula", "jaxpr", "verdict"), *every], right=(3, 4))
-    apart = [row for one in found for row in one.executed if not row.holds]
-    for row in apart:
-        print(f"HLO: {row.place.component}, {row.place.phase}, {row.kind}: {row.excess:,} too many, {row.missing:,} missing")
+    print("\nEvery operation, products in FLOPs and the others as 1 each; rows that are equal are not shown:")
+    every = [("program", "component", "phase", "formula", "jaxpr", "verdict")]
+    for one in found:
+        every += [
+            (r.program, r.component, r.phase, f"{r.analytic:,}", f"{r.jaxpr:,}", r.verdict)
+            for r in one.every
+            if r.verdict != "equal"
+        ]
+        named, sums = f"{len(one.every)} rows", (sum(r.analytic for r in one.every), one.everything)
+        every.append(
+            (one.name, "total", named, *(f"{total:,}" for total in sums), "equal" if len({*sums}) == 1 else "differs")
+        )
+    print_columns(every, right=(3, 4))
+    for one in found:
+        for row in one.executed:
+            if row.excess:
+                print(f"HLO, {one.name}: {row.place}, {row.kind}: {row.excess:,} operations on elements too many")
     print()
     for line in [*(line for one in found for line in xla_lines(one)), "", *explained]:
         print(line)

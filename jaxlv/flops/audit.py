@@ -6,7 +6,7 @@ loops times their length, and by jaxpr and HLO under the rule of jaxlv.flops.cou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from jaxlv.flops.counting import compared
 from jaxlv.flops.counting.again import spared
 from jaxlv.flops.counting.hlo import count_hlo
 from jaxlv.flops.counting.jaxpr import count_closed
-from jaxlv.flops.counting.operations import FOLDED, LOWERED, PRIMITIVES
+from jaxlv.flops.counting.operations import FOLDED, LOWERED, PRIMITIVES, Tally
 from jaxlv.flops.counting.scopes import Scope
 from jaxlv.flops.counting.xla import XlaCount, count_xla
 from jaxlv.flops.places import OTHER, Place, Tallies, marked, place, placed, products, total
@@ -88,7 +88,7 @@ Watch = Callable[[str], None]
 def audit(
     subjects: Iterable[Subject], *, target: Target | None = None, watch: Watch = lambda text: None
 ) -> list[ProgramAudit]:
-    """The audits of programs, compiled for `target` (None: the CPU). Everything is made from shapes; no weights are needed."""
+    """The audits of programs, compiled for `target` (None: the CPU), from shapes alone."""
     target = target or cpu()
     found = []
     for subject in subjects:
@@ -131,13 +131,23 @@ def _audit(subject: Subject, target: Target) -> ProgramAudit:
         count_xla(compiled, text),
         total(by_place).everything(),
         once.total().everything(),
-        *(sum(tally[name + mark] for tally in could.values() for name in PRIMITIVES) for mark in (FOLDED, LOWERED)),
+        _marked(could, FOLDED),
+        _marked(could, LOWERED),
         [*asked.doubts, *hlo.doubts],
         [f"{component}: {reason}" for component, reason in subject.inexact.items()]
         + [subject.uncompared] * bool(subject.uncompared),
     )
+    found.reasons += [
+        f"{row.place}, {row.kind}: the compiler leaves out {row.missing:,} of {row.asked:,} operations on elements"
+        for row in found.executed
+        if row.missing
+    ]
     found.gates = gates(found)
     return found
+
+
+def _marked(tallies: Mapping[Scope, Tally], mark: str) -> int:
+    return sum(tally[name + mark] for tally in tallies.values() for name in PRIMITIVES)
 
 
 def _once(scope: Scope) -> Place:
@@ -184,10 +194,12 @@ def compare(program: str, formula: Parts, asked: Parts, executed: Tallies, paddi
         three = formula.get(where, 0), asked.get(where, 0), compiled.get(where, 0)
         in_total = nameless and agree and (three[0] == three[1] or where[0] == OTHER)
         verdict = EQUAL if len(set(three)) == 1 else IN_TOTAL if in_total else DIFFERS
-        padded = (padding or {}).get(where, 0) if verdict == EQUAL else 0
-        rows.append(AuditRow(*where, program, *(number - padded for number in three), verdict))
-        if padded:
-            rows.append(AuditRow(f"{where[0]}{PADDING}", where[1], program, *[padded] * 3, verdict))
+        extra_rank = (padding or {}).get(where, 0) if verdict == EQUAL else 0
+        own = three[0] - extra_rank, three[1] - extra_rank, three[2] - extra_rank
+        rows.append(AuditRow(where[0], where[1], program, *own, verdict))
+        if extra_rank:
+            same = extra_rank, extra_rank, extra_rank
+            rows.append(AuditRow(f"{where[0]}{PADDING}", where[1], program, *same, verdict))
     return rows + extra
 
 
@@ -202,8 +214,8 @@ def gates(found: ProgramAudit) -> dict[str, bool]:
         "no loop, primitive, opcode or custom call without a rule": not found.doubts,
     }
     if found.executed:
-        name = "jaxpr = HLO, operations on elements, but for what XLA repeats, adds and drops"
-        held[name] = all(row.holds for row in found.executed)
+        name = "the HLO executes no operation on elements that the jaxpr does not ask for, but for what XLA marks"
+        held[name] = not any(row.excess for row in found.executed)
     if found.lowered.flops is not None and not found.lowered.has_custom_calls:
         said = found.lowered.flops + found.lowered.transcendentals
         more, allowed = said - found.everything_once, LOWERED_TOLERANCE * found.everything_once + SCALARS
@@ -263,7 +275,7 @@ def as_json(found: list[ProgramAudit], settings: dict[str, object]) -> dict[str,
         "rows": [row._asdict() for one in found for row in one.rows],
         "every": [row._asdict() for one in found for row in one.every],
         "executed": [
-            row._asdict() | {"place": list(row.place), "program": one.name, "excess": row.excess, "missing": row.missing}
+            row._asdict() | {"place": str(row.place), "program": one.name, "excess": row.excess, "missing": row.missing}
             for one in found
             for row in one.executed
         ],

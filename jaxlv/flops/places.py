@@ -44,6 +44,9 @@ class Place(NamedTuple):
     component: str
     phase: str  # forward, backward or recomputed
 
+    def __str__(self) -> str:
+        return f"{self.component}, {self.phase}"
+
 
 Tallies = dict[Place, Tally]
 

@@ -98,13 +98,17 @@ def of_event(event: Event, config: RunConfig, model: Qwen2) -> Subject:
     if event.kind == "generation":
         return _generation(event, work, config, model, variables)
     windows = Windows(*(shape(event.batch, event.length) for _ in Windows._fields[:3]))
-    name = f"{event.batch} x {event.length} tokens"
+    name = f"{event.batch} x {event.length} tokens{_adapted(event)}"
     if event.loss == "tokens":
         nll = functools.partial(_likelihood, model)
         return of_pass(Program(f"likelihood, {name}", nll, (variables, windows, shape(len(SYMBOLS)))), work, "loss")
     trained, frozen = overlay.split(variables, overlay.trainable(variables))
     step = make_validation_step(model, output_ids(work))
     return of_pass(Program(f"validation, {name}", step, (trained, frozen, windows)), work, "loss")
+
+
+def _adapted(event: Event) -> str:
+    return f", rank {event.rank}" if event.rank else ", without adapters"
 
 
 def _likelihood(model: Qwen2, variables: Any, windows: Windows, alphabet_A: Any) -> Any:
@@ -124,7 +128,8 @@ def _generation(event: Event, work: Work, config: RunConfig, model: Qwen2, varia
         _generate, model, sampling, event.samples, 4 if drawing.steps else None, event.new_tokens, tuple(range(drawing.ends))
     )
     arguments = (variables, prompts, prompts, keys, shape(event.batch), grammar, shape(len(SYMBOLS)))
-    name = f"generation, {rows} x {event.length} + {event.new_tokens} tokens" + ("" if grammar else ", free")
+    free = "" if grammar else ", without the grammar"
+    name = f"generation, {rows} x {event.length} + {event.new_tokens} tokens{free}{_adapted(event)}"
     shapes = {"slots": event.slots, "stage": event.stage, "samples": event.samples}
 
     def formula(convention: str) -> dict[tuple[str, str], int]:
