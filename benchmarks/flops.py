@@ -71,13 +71,12 @@ def count(cell: Cell, device: str) -> dict[str, Any]:
     import jax.numpy as jnp
 
     from jaxlv.flops import programs
+    from jaxlv.flops.counting.hlo import count_hlo
+    from jaxlv.flops.counting.jaxpr import count_closed
+    from jaxlv.flops.counting.xla import count_xla
     from jaxlv.flops.family import FAMILY
-    from jaxlv.flops.hlo import count_hlo
-    from jaxlv.flops.jaxpr import count_closed
     from jaxlv.flops.table import count as priced
-    from jaxlv.flops.tally import total
     from jaxlv.flops.work import Work
-    from jaxlv.flops.xla import count_xla
     from jaxlv.model.config import ModelConfig
     from jaxlv.model.qwen2 import Qwen2
 
@@ -88,7 +87,7 @@ def count(cell: Cell, device: str) -> dict[str, Any]:
     table, formula_s = timed(lambda: priced(work, "exact"))
     with jax.default_device(jax.devices(device)[0]):
         traced, trace_s = timed(lambda: program.function.trace(*program.arguments))
-        asked, walk_s = timed(lambda: total(count_closed(traced.jaxpr)))
+        asked, walk_s = timed(lambda: count_closed(traced.jaxpr).total())
         lowered = traced.lower()
         compiled, compile_s = timed(lowered.compile)
     text = compiled.as_text()
@@ -98,7 +97,7 @@ def count(cell: Cell, device: str) -> dict[str, Any]:
         **vars(cell),
         "formula": table.total_train_step,
         "jaxpr": asked.products(),
-        "hlo": total(executed.tallies).products(),
+        "hlo": executed.total().products(),
         "doubts": executed.doubts,
         "everything": asked.everything(),
         "xla_lowered": None if said[0].flops is None else int(said[0].flops + said[0].transcendentals),

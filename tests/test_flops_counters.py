@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxlv.errors import JaxlvError
-from jaxlv.flops import programs, table
+from jaxlv.flops import places, programs, table
 from jaxlv.flops.conventions import ADDS_COUNTED, CONVENTIONS, SHEET
+from jaxlv.flops.counting.hlo import count_hlo
+from jaxlv.flops.counting.jaxpr import count_jaxpr
+from jaxlv.flops.counting.scopes import of_stack
 from jaxlv.flops.family import FAMILY, architecture
-from jaxlv.flops.hlo import count_hlo
-from jaxlv.flops.jaxpr import count_jaxpr
-from jaxlv.flops.tally import place, products, total
+from jaxlv.flops.places import placed, products
 from jaxlv.flops.work import Work
 from jaxlv.lora.overlay import PROJECTIONS
 from jaxlv.model.config import ModelConfig
@@ -35,23 +36,23 @@ A, B = shape(8, 16), shape(16, 4)
 
 
 def dots(function, *arguments, **options) -> int:
-    return total(count_jaxpr(function, *arguments, **options)).products()
+    return count_jaxpr(function, *arguments, **options).total().products()
 
 
 def compiled_dots(function, *arguments) -> int:
     found = count_hlo(jax.jit(function).lower(*arguments).compile().as_text())
     assert not found.doubts
-    return total(found.tallies).products()
+    return found.total().products()
 
 
 # ------------------------------------------------------------------------------------------------- the jaxpr
 
 
 def test_products_at_both_prices():
-    found = total(count_jaxpr(lambda a, b: a @ b, A, B))
+    found = count_jaxpr(lambda a, b: a @ b, A, B).total()
     assert (found["dot"], found["dot sheet"]) == (PRODUCT, 8 * 4 * 31)
     assert found.everything() == PRODUCT
-    batched = total(count_jaxpr(lambda a, b: jnp.einsum("zmn,znp->zmp", a, b), shape(5, 8, 16), shape(5, 16, 4)))
+    batched = count_jaxpr(lambda a, b: jnp.einsum("zmn,znp->zmp", a, b), shape(5, 8, 16), shape(5, 16, 4)).total()
     assert batched["dot"] == 5 * PRODUCT
 
 
@@ -110,7 +111,7 @@ def test_frozen_sides_have_no_gradient():
 
 
 def test_elementwise_prices():
-    found = total(count_jaxpr(lambda a: jnp.exp(a) * jax.lax.rsqrt(a) + 1.0, A))
+    found = count_jaxpr(lambda a: jnp.exp(a) * jax.lax.rsqrt(a) + 1.0, A).total()
     assert found.everything() == 4 * 128
     assert found.price(SHEET, "dot sheet") == (10 + 11 + 1 + 1) * 128
 
@@ -131,7 +132,7 @@ def test_elementwise_prices():
     ],
 )  # fmt: skip
 def test_scopes_name_components_and_phases(scope, component, phase):
-    assert tuple(place(scope)) == (component, phase)
+    assert tuple(places.place(of_stack(scope))) == (component, phase)
 
 
 # ------------------------------------------------------------------------------- formula, jaxpr and compiled HLO
@@ -141,7 +142,7 @@ def agree(work: Work) -> None:
     """Per component and phase, the products of the train step are those of the formula."""
     model = Qwen2(work.model, attention=work.kernel)
     program = programs.train_program(work, model)
-    found = products(count_jaxpr(program.function, *program.arguments))
+    found = products(placed(count_jaxpr(program.function, *program.arguments).tallies))
     rows = table.count(work, "exact").by_component()
     assert found == rows
 
@@ -211,9 +212,9 @@ def test_the_compiled_step_has_the_same_products(batch, length, rank, targets, t
     found = count_hlo(program.function.lower(*program.arguments).compile().as_text())
     assert not found.doubts
     asked = count_jaxpr(program.function, *program.arguments)
-    assert total(found.tallies).products() == total(asked).products()
+    assert found.total().products() == asked.total().products()
     if batch > 1:  # with one row XLA drops the names of some products
-        assert products(found.tallies) == products(asked)
+        assert products(placed(found.tallies)) == products(placed(asked.tallies))
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
@@ -233,7 +234,7 @@ def test_the_forward_pass_at_the_assignment_s_prices():
     values = table.symbols(work)
     formula = sum(table.price(row, priced, values) for row in priced.rows if row.when == "always")
     program = programs.forward_program(work, Qwen2(work.model))
-    jaxpr = total(count_jaxpr(program.function, *program.arguments)).price(SHEET, "dot sheet")
+    jaxpr = count_jaxpr(program.function, *program.arguments).total().price(SHEET, "dot sheet")
     assert formula == jaxpr
 
 
@@ -253,7 +254,7 @@ def test_a_loop_of_unknown_length_is_a_doubt():
 
     text = jax.jit(run).lower(A, B, shape(dtype=jnp.int32)).compile().as_text()
     found = count_hlo(text)
-    assert total(found.tallies).products() == 2 * PRODUCT
+    assert found.total().products() == 2 * PRODUCT
     assert any("trip count is not known" in doubt for doubt in found.doubts)
 
 
@@ -270,7 +271,7 @@ ENTRY %main.1 (a.1: f32[8,16], b.1: f32[16,4]) -> (f32[8,4], s8[1024]) {
 @pytest.mark.parametrize("target", ["__cublas$gemm", "__cublas$lt$matmul", "__cublas$lt$matmul$f8"])
 def test_cublas_calls_are_products(target):
     found = count_hlo(GEMM.replace("TARGET", target))
-    assert products(found.tallies) == {("q_proj", "forward"): PRODUCT}
+    assert products(placed(found.tallies)) == {("q_proj", "forward"): PRODUCT}
     assert not found.doubts
 
 
@@ -291,9 +292,9 @@ ENTRY %main.1 (q.1: bf16[2,4,32,16]) -> (bf16[2,4,32,16], u8[0]) {
 @pytest.mark.parametrize(("target", "products_of"), [("__cudnn$fmhaSoftmax", 2), ("__cudnn$fmhaSoftmaxBackward", 5)])
 def test_fused_attention_is_two_products_and_five(target, products_of):
     one = 2 * 2 * 4 * 32 * 64 * 16
-    found = total(count_hlo(ATTENTION.replace("TARGET", target).replace("MASK", "NO_MASK")).tallies)
+    found = count_hlo(ATTENTION.replace("TARGET", target).replace("MASK", "NO_MASK")).total()
     assert found["dot"] == products_of * one
-    causal = total(count_hlo(ATTENTION.replace("TARGET", target).replace("MASK", "CAUSAL")).tallies)
+    causal = count_hlo(ATTENTION.replace("TARGET", target).replace("MASK", "CAUSAL")).total()
     assert causal["dot skipped by mask"] == products_of * one // 2
 
 

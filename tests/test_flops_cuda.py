@@ -15,9 +15,11 @@ import pytest
 from jaxlv import flops
 from jaxlv.errors import JaxlvError
 from jaxlv.flops import audit, programs
-from jaxlv.flops.hlo import count_hlo
-from jaxlv.flops.jaxpr import count_jaxpr
-from jaxlv.flops.tally import products
+from jaxlv.flops.counting.hlo import count_hlo
+from jaxlv.flops.counting.jaxpr import count_jaxpr
+from jaxlv.flops.places import placed, products
+from jaxlv.flops.subjects import of_work
+from jaxlv.flops.table import count
 from jaxlv.flops.work import Work
 from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
@@ -42,16 +44,16 @@ CUBLAS = {"xla_gpu_enable_triton_gemm": False}
 CASES = {
     "train-triton": Case(
         "train_step", Work(SMALL, 2, 64, 4),
-        excess=frozenset({"down_proj, padding", "gate_proj, padding", "up_proj, padding"}),
+        excess=frozenset(f"{name}_proj, padded for a kernel" for name in ("down", "gate", "up")),
     ),
     "train-cublas": Case(
         "train_step", Work(SMALL, 2, 64, 4), options=CUBLAS,
-        excess=frozenset({f"{name}_proj lora {part}, padding" for name in "qv" for part in "AB"}),
+        excess=frozenset({f"{name}_proj lora {part}, padded for a kernel" for name in "qv" for part in "AB"}),
     ),
     "train-cudnn": Case("train_step", Work(WIDE, 2, 64, 8, kernel="cudnn")),
     "forward-float32": Case("forward", Work(SMALL, 2, 64, 4), "float32"),
     "decode-1": Case("decode_step", Work(SMALL, 1, 64, 4), excess=frozenset({"q_proj lora B, repeated"})),
-    "decode-2-cublas": Case("decode_step", Work(SMALL, 2, 64, 8), options=CUBLAS, excess=frozenset({"every, padding"})),
+    "decode-2-cublas": Case("decode_step", Work(SMALL, 2, 64, 8), options=CUBLAS, excess=frozenset({"every"})),
 }  # fmt: skip
 
 
@@ -68,7 +70,7 @@ def formula_of(case: Case) -> dict[tuple[str, str], int]:
     work = case.work
     if case.program == "decode_step":
         work = dataclasses.replace(work, length=1, cache=128, last_only=True)
-    return audit.analytic(work, case.program)
+    return count(work, "exact").by_component("train step" if case.program == "train_step" else "forward")
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -80,17 +82,17 @@ def test_formula_jaxpr_and_cuda_text_agree(name, monkeypatch):
     if case.work.kernel == "cudnn":
         let_cudnn_trace(monkeypatch)
     program = program_of(case)
-    asked = products(count_jaxpr(program.function, *program.arguments))
-    rows = audit.compare(name, formula_of(case), asked, executed)
+    asked = products(placed(count_jaxpr(program.function, *program.arguments).tallies))
+    rows = audit.compare(name, formula_of(case), asked, placed(executed.tallies))
     assert not executed.doubts
     own = {(row.component, row.phase): row for row in rows}
     assert {row.verdict for row in rows if row.jaxpr} == {audit.EQUAL}, rows
     beyond = {component for component, _ in own if component.endswith(tuple(audit.EXCESS.values()))}
-    if case.excess == {"every, padding"}:
-        assert {f"{component}, padding" for component, _ in asked} == beyond
+    if case.excess == {"every"}:
+        assert {f"{component}, padded for a kernel" for component, _ in asked} == beyond
     else:
         assert beyond == case.excess
-    assert sum(row.hlo for row in rows) == sum(products(executed.tallies).values())
+    assert sum(row.hlo for row in rows) == sum(products(placed(executed.tallies)).values())
 
 
 def let_cudnn_trace(monkeypatch) -> None:
@@ -106,7 +108,7 @@ def test_the_audit_compiles_for_a_device_that_is_not_there():
 
     if jax.default_backend() != "cpu":
         pytest.skip("there is a device")
-    for found in audit.audit(Work(SMALL, 2, 64, 4), dtype="bfloat16", target=cuda()):
+    for found in audit.audit(of_work(Work(SMALL, 2, 64, 4, dtype="bfloat16")), target=cuda()):
         assert found.passed, found.gates
 
 

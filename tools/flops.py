@@ -316,7 +316,7 @@ def print_audit(found: list[ProgramAudit], explained: list[str]) -> None:
     print("Matrix products, FLOPs:")
     print_columns(rows, right=(3, 4, 5, 6))
     print("\nEvery operation, products in FLOPs and the others as 1 each; rows that are equal are not shown:")
-    every = [("program", "component", "phase", "formula", "jaxpr", "verdict")]
+    every: list[tuple[str, ...]] = [("program", "component", "phase", "formula", "jaxpr", "verdict")]
     for one in found:
         every += [
             (r.program, r.component, r.phase, f"{r.analytic:,}", f"{r.jaxpr:,}", r.verdict)
