@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +13,14 @@ import pandas as pd
 
 from jaxlv.config import CodecConfig, EvaluateConfig, ModelSettings, RunConfig, SamplingConfig
 from jaxlv.data.series import SeriesSet, from_arrays, load
-from jaxlv.errors import JaxlvError
+from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.forecasting.forecaster import Forecast, Forecaster
 from jaxlv.lora.adapters import load_adapter, read_codec
 from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.model.weights import EMBEDDED_BASE
 from jaxlv.runs import run, sources
+from jaxlv.runs.billing import Purse
 from jaxlv.settings import argument
 from jaxlv.text.codec import Codec
 from jaxlv.text.tokens import QWEN_END, load_alphabet
@@ -33,6 +35,7 @@ def open_model(
     codec: Codec | None = None,
     settings: ModelSettings | None = None,
     tokenizer: str | Path | None = None,
+    pays: bool = True,
 ) -> Forecaster:
     """A model with what turns series into forecasts.
 
@@ -41,11 +44,14 @@ def open_model(
     written as `codec` says, by default as the run or the adapter was trained on. `settings` say how a named model
     computes. The alphabet is that of the model's folder, or of the folder `tokenizer`; a model without a folder has that
     of Qwen2.5 or of the embedded base, by the size of its vocabulary. JaxlvError for what is missing or does not fit.
+
+    What a run with a budget does is reserved in its ledger, in the phase "evaluation", and raises BudgetExceeded if it does
+    not fit. With `pays` False it is not, and a warning says so.
     """
     if isinstance(model, Forecaster):
         found = model
     elif isinstance(model, (str, Path)):
-        found = _named(str(model), settings or ModelSettings())
+        found = _named(str(model), settings or ModelSettings(), pays)
     else:
         found = _held(model, tokenizer)
     if tokenizer is not None and isinstance(model, (Forecaster, str, Path)):
@@ -59,9 +65,16 @@ def open_model(
     return replace(found, codec=codec) if codec else found
 
 
-def _named(name: str, settings: ModelSettings) -> Forecaster:
+def _named(name: str, settings: ModelSettings, pays: bool) -> Forecaster:
     if (Path(name) / run.CONFIG).is_file():
-        return run.load_run(Path(name)).tuned
+        finished = run.load_run(Path(name))
+        if not finished.config.budget.flops:
+            return finished.tuned
+        if pays:
+            return replace(finished.tuned, meter=Purse(finished.config, finished.folder, finished.tuned.model))
+        told = f"{name}: what is computed is not paid from the run's budget (pays=False)"
+        warnings.warn(told, JaxlvWarning, stacklevel=4)
+        return finished.tuned
     config = replace(RunConfig(), model=replace(settings, path=name))
     _, model, params, alphabet = sources.load_base(config)
     return Forecaster(model, {"params": params}, alphabet, Codec.of(CodecConfig(), None), SamplingConfig())
@@ -104,6 +117,7 @@ def forecast(
     batch_series: int = 8,
     codec: Codec | None = None,
     tokenizer: str | Path | None = None,
+    pays: bool = True,
     **sampling: Any,
 ) -> pd.DataFrame | Forecast:
     """Forecasts of the `horizon` steps behind each series: a frame, or with `arrays` the samples themselves.
@@ -111,10 +125,10 @@ def forecast(
     `series` is an array (T, V) or (N, T, V) in raw units, a frame with the columns prey and predator (and series, time), a
     file, or a SeriesSet; the model sees all of it, or its last `context` steps. The frame has a row for each series, step,
     time, variable and statistic (median, mean, quantiles, samples) with its raw value; `Forecast.samples_NSHV` has axes
-    (N, S, H, V), NaN where a sample broke off. `model`, `adapter`, `codec` and `tokenizer` as in `open_model`; `sampling` as
-    in the config: temperature, top_k, top_p, repetition_penalty, grammar. JaxlvError for what does not fit.
+    (N, S, H, V), NaN where a sample broke off. `model`, `adapter`, `codec`, `tokenizer` and `pays` as in `open_model`;
+    `sampling` as in the config: temperature, top_k, top_p, repetition_penalty, grammar. JaxlvError for what does not fit.
     """
-    forecaster = open_model(model, adapter, codec=codec, tokenizer=tokenizer)
+    forecaster = open_model(model, adapter, codec=codec, tokenizer=tokenizer, pays=pays)
     known = SamplingConfig.__dataclass_fields__
     for name in sampling:
         if name not in known:

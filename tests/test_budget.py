@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
+import warnings
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from test_run import Interruption, change, config, losses, train  # noqa: F401 - `config` is a fixture
 
+import jaxlv
 from jaxlv.config import BudgetConfig, RunConfig, load_config, to_toml
-from jaxlv.errors import JaxlvError
+from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.flops import ledger, plan, table
 from jaxlv.flops.family import FAMILY
 from jaxlv.flops.ledger import BudgetExceeded, Event
@@ -428,3 +432,27 @@ def test_the_budget_is_part_of_the_config(config, tmp_path):  # noqa: F811
     made = replace(config, budget=BudgetConfig(1e15, "coursework", 1e14, "grid", {"grid": 5e14}))
     (tmp_path / "c.toml").write_text(to_toml(made))
     assert load_config(tmp_path / "c.toml") == made
+
+
+# ---------------------------------------------------------------------------------------------- from Python
+
+
+def test_a_forecast_in_python_is_paid_from_the_run_s_ledger(whole, waves, tmp_path):
+    """As the program's is: reserved at its longest, paid as far as it ran, refused if it does not fit."""
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    series, before = waves(count=2, steps=12), spent(folder).executed
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        first = jaxlv.forecast(str(folder), series, 3, 2, arrays=True)
+    paid = spent(folder).executed - before
+    entry = ledger.read(folder / run.LEDGER)[1][-1]
+    assert (entry.phase, entry.event.kind, entry.event.batch, entry.event.samples) == ("evaluation", "generation", 2, 2)
+    assert paid == entry.flops > 0 and ledger.verify(folder / run.LEDGER) == []
+    with pytest.warns(JaxlvWarning, match="is not paid from the run's budget"):
+        again = jaxlv.forecast(str(folder), series, 3, 2, arrays=True, pays=False)
+    np.testing.assert_array_equal(first.samples_NSHV, again.samples_NSHV)
+    assert spent(folder).executed == before + paid
+    held = jaxlv.open_model(str(folder))
+    held(series, 12, 3, 2)
+    assert spent(folder).executed > before + paid

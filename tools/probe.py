@@ -28,7 +28,7 @@ import pandas as pd
 from jaxlv.analysis.probe import PROMPTS, Prompt, Text, answers, read, read_prompts, read_utf8, templated, text_windows
 from jaxlv.config import EvaluateConfig, RunConfig, SamplingConfig, build_config, config_tree, load_config, override
 from jaxlv.errors import JaxlvError
-from jaxlv.flops.ledger import FINAL
+from jaxlv.flops.ledger import FINAL, Meter
 from jaxlv.forecasting.evaluate import plain
 from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.model.config import ModelConfig
@@ -173,7 +173,8 @@ def main(options: argparse.Namespace) -> None:
     ):
         print(f"sampling: {probe.sampling_words(config_tree(sampling))}; at most {options.max_new_tokens} tokens")
         forecasters = {name: replace(forecaster, sampling=sampling) for name, forecaster in found.items()}
-        meter = next(iter(forecasters.values())).meter
+        paid_by = next(iter(forecasters.values())).meter
+        meter = paid_by if isinstance(paid_by, Meter) else None
         before = meter.ledger.totals().executed if meter else 0
         result = plain(
             {

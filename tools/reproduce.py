@@ -325,7 +325,7 @@ def evaluate_stage(work: Work, stage: Stage, data: SeriesSet) -> None:
             path, (which, place) = paths[number], divmod(number, len(names))
             part, name = work.parts[which], names[place]
             chosen, model = work.series_of(part, data), forecasters[name]
-            assert model.meter is not None
+            assert isinstance(model.meter, Meter)
             paid = replace(model, meter=replace(model.meter, purpose=path.stem))
             row, forecast = parts.forecast_part(part, chosen, name, paid, stage.config.evaluate, work.system.point)
             forecast.write_csv(path.with_suffix(".csv"))

@@ -26,7 +26,7 @@ from jaxlv.flops.table import PADDING, count
 from jaxlv.flops.targets import Target, cpu
 from jaxlv.flops.work import Work, symbols
 
-EQUAL, IN_TOTAL, BOUNDED, DIFFERS = "equal", "equal in total", "within 1e-3", "differs"
+EQUAL, IN_TOTAL, BOUNDED, DIFFERS, BEYOND = "equal", "equal in total", "within 1e-3", "differs", "executed, not asked for"
 EXCESS = {"dot padded": "padded for a kernel", "dot repeated": "repeated"}  # what is executed beyond what was asked for
 BOUND = 1e-3  # of a component, if the formulas do not give its operations exactly
 LOWERED_TOLERANCE = 2e-5  # all operations of the jaxpr against XLA's count of the lowered program, which adds in float32
@@ -186,7 +186,7 @@ def compare(program: str, formula: Parts, asked: Parts, executed: Tallies, paddi
             if 0 < excess <= most:
                 compiled[where] -= excess
                 component, phase = where
-                extra.append(AuditRow(f"{component}, {word}", phase, program, 0, 0, excess, "executed, not asked for"))
+                extra.append(AuditRow(f"{component}, {word}", phase, program, 0, 0, excess, BEYOND))
     nameless = any(component == OTHER for component, _ in compiled)
     agree = sum(formula.values()) == sum(asked.values()) == sum(compiled.values())
     rows = []

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.account import Entry, Totals
@@ -26,7 +26,7 @@ from jaxlv.flops.events import FINAL, Event, Kind, Terms
 from jaxlv.storage import lines
 
 __all__ = [
-    "FINAL", "BudgetExceeded", "Entry", "Event", "Kind", "Ledger", "Meter", "Terms", "Totals", "begun", "padding",
+    "FINAL", "BudgetExceeded", "Entry", "Event", "Kind", "Ledger", "Meter", "Payer", "Terms", "Totals", "begun", "padding",
     "read", "read_book", "totals", "verify",
 ]  # fmt: skip
 
@@ -168,6 +168,13 @@ class Ledger:
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+
+class Payer(Protocol):
+    """What work is paid by."""
+
+    def spend(self, kind: Kind, **shape: Any) -> contextlib.AbstractContextManager[dict[str, Any]]:
+        """Reserve work, run it in the body, commit it; what the body puts into the dictionary replaces the shape."""
 
 
 @dataclass(frozen=True)

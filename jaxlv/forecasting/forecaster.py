@@ -21,7 +21,7 @@ from jaxlv.config import EvaluateConfig, SamplingConfig
 from jaxlv.data.limits import MEMORY_CAP, clean_names
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError, printable
-from jaxlv.flops.ledger import Kind, Meter
+from jaxlv.flops.ledger import Kind, Payer
 from jaxlv.flops.work import Drawing
 from jaxlv.forecasting import metrics
 from jaxlv.model.qwen2 import Qwen2
@@ -162,7 +162,7 @@ class Forecaster:
     alphabet: Alphabet
     codec: Codec
     sampling: SamplingConfig
-    meter: Meter | None = None
+    meter: Payer | None = None
 
     def with_sampling(self, **changes: Any) -> Forecaster:
         """The same forecaster with other sampling settings."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from jaxlv.config import RunConfig
-from jaxlv.flops.ledger import BudgetExceeded, Event, Ledger, Terms, begun
+from jaxlv.flops.ledger import FINAL, BudgetExceeded, Event, Kind, Ledger, Meter, Terms, begun
 from jaxlv.flops.work import Train, Update
 from jaxlv.lora import overlay
 from jaxlv.model.qwen2 import Qwen2
@@ -60,6 +63,24 @@ def event_of(config: RunConfig, adapted: bool = True, stack_rank: int = 0) -> Ev
         update=Update.of(config.optimizer, skip=config.train.skip_nonfinite > 0),
         stack_rank=stack_rank if adapted and stack_rank > c.rank else 0,
     )
+
+
+@dataclass(frozen=True)
+class Purse:
+    """Pays for work with a finished run's model from the run's ledger, which is open only while something is spent."""
+
+    config: RunConfig
+    folder: Path
+    model: Qwen2
+    adapted: bool = True
+
+    @contextlib.contextmanager
+    def spend(self, kind: Kind, **shape: Any) -> Iterator[dict[str, Any]]:
+        """Reserve work in the phase "evaluation", run it in the body, commit it. Raises BudgetExceeded if it is too much."""
+        with ledger_of(self.config, self.folder, self.model) as book:
+            assert book is not None, "a run without a budget has no purse"
+            with Meter(book, FINAL, event_of(self.config, self.adapted)).spend(kind, **shape) as measured:
+                yield measured
 
 
 def repeats_of(config: RunConfig, folder: Path) -> str:
