@@ -217,10 +217,10 @@ class EvaluateConfig(Settings, section="evaluate"):
 
 
 @dataclass(frozen=True)
-class BudgetConfig(Settings, section="budget"):
-    """A FLOP budget, kept in a ledger; what does not fit is not run."""
+class BudgetConfig(Settings, section="budget", needs="flops"):
+    """A FLOP budget, kept in a ledger; what does not fit is not run. Without the section there is no budget."""
 
-    flops: float = setting(0.0, "0 = no budget", FLOPS)
+    flops: float | None = setting(None, "FLOPs that may be spent; 0 = none", FLOPS)
     convention: str = setting("exact", "what a FLOP is: a name of jaxlv.flops.conventions.CONVENTIONS", Text())
     held_back: float = setting(0.0, "FLOPs kept for the evaluation", FLOPS)
     phase: str = setting("final", "what this run is part of", Text())
@@ -362,6 +362,8 @@ def to_toml(config: Any) -> str:
     """A config as TOML that `load_config` reads back as the same value."""
     lines: list[str] = []
     for section, values in config_tree(config).items():
+        if getattr(config, section).is_left_out:
+            continue
         lines += ["", f"[{section}]"]
         lines += [f"{key} = {_toml(value)}" for key, value in values.items()]
     return "\n".join(lines).lstrip() + "\n"

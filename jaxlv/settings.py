@@ -127,30 +127,44 @@ def setting(default: Any, words: str, allowed: Allowed | None = None) -> Any:
 class Settings:
     """A section of a config: a frozen dataclass whose values are checked, and put into plain Python types, when it is made.
 
-    `section` is the name that its errors give.
+    `section` is the name that its errors give. `needs` is a setting that a section may not lack: if it is None, which it is
+    by default, the section is left out.
     """
 
     section: ClassVar[str] = ""
+    needs: ClassVar[str] = ""
 
-    def __init_subclass__(cls, section: str = "") -> None:
-        cls.section = section
+    def __init_subclass__(cls, section: str = "", needs: str = "") -> None:
+        cls.section, cls.needs = section, needs
 
     def __post_init__(self) -> None:
         values = {name: getattr(self, name) for name in statements(type(self))}  # type: ignore[arg-type]
         for name, value in checked(type(self), self.section, **values).items():
             object.__setattr__(self, name, value)
+        if self.is_left_out and any(getattr(self, one.name) != _default(one) for one in dataclasses.fields(self)):  # type: ignore[arg-type]
+            raise JaxlvError("is missing", where=f"{self.section}.{self.needs}", expected=statements(type(self))[self.needs])  # type: ignore[arg-type]
         self.agree()
+
+    @property
+    def is_left_out(self) -> bool:
+        """Is this what a section says that is not there?"""
+        return bool(self.needs) and getattr(self, self.needs) is None
 
     def agree(self) -> None:
         """Raises JaxlvError if values that are allowed one by one do not go together."""
 
 
+def _default(field: dataclasses.Field) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
+
+
 class Statement(NamedTuple):
-    """What is known of a setting: its type, what it is in words, and what it may be."""
+    """What is known of a setting: its type, what it is in words, and what it may be, which may be None if it `can_lack`."""
 
     kind: Any
     words: str = ""
     allowed: Allowed | None = None
+    can_lack: bool = False
 
     def __str__(self) -> str:
         """What it must be, such as "a whole number from 1 to 6 (digits behind the point)"."""
@@ -170,10 +184,12 @@ def statements(cls: type) -> dict[str, Statement]:
     hints, found = typing.get_type_hints(cls), {}
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         kind, words, allowed = hints[field.name], field.metadata.get("words", ""), field.metadata.get("allowed")
+        if can_lack := type(None) in typing.get_args(kind):
+            (kind,) = (one for one in typing.get_args(kind) if one is not type(None))
         says_all = kind is bool or typing.get_origin(kind) is Literal or dataclasses.is_dataclass(kind)
         if issubclass(cls, Settings) and not (words and (allowed or says_all)):
             raise TypeError(f"{cls.__name__}.{field.name}: a setting says its words and what is allowed")
-        found[field.name] = Statement(kind, words, allowed)
+        found[field.name] = Statement(kind, words, allowed, can_lack)
     return found
 
 
@@ -197,6 +213,8 @@ def argument(cls: type, field: str, value: Any, name: str) -> Any:
 def settled(value: Any, statement: Statement, name: str, file: Any = None) -> Any:
     """A value as its type has it; raises JaxlvError, which says the setting's name and its file, if it is not allowed."""
     kind, allowed = statement.kind, statement.allowed
+    if value is None and statement.can_lack:
+        return None
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return value if isinstance(value, kind) else build_config(kind, value, file or "config", f"{name}.")
     plain, arguments = _plain(value, kind), typing.get_args(kind)
@@ -262,7 +280,8 @@ def build_config(cls: type, tree: Mapping[str, Any], where: Any = "config", pref
             hint = f"did you mean {prefix}{near[0]}?" if near else f"known keys: {', '.join(known)}"
             raise JaxlvError(f"unknown key {prefix}{key}", where=where, hint=hint)
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
-        if field.default is MISSING and field.default_factory is MISSING and field.name not in tree:
+        needed = (field.default is MISSING and field.default_factory is MISSING) or field.name == getattr(cls, "needs", "")
+        if needed and field.name not in tree:
             expected = str(known[field.name])
             raise JaxlvError(f"the key {prefix}{field.name} is missing", where=where, expected=expected)
     values = {key: settled(value, known[key], prefix + key, where) for key, value in tree.items()}

@@ -11,8 +11,9 @@ import pytest
 from test_ledger import DRAW, MODEL, ONE, STEP
 
 from jaxlv.errors import JaxlvError
-from jaxlv.flops.ledger import BudgetExceeded, Event, Ledger, Meter, Terms, read, totals, verify
+from jaxlv.flops.ledger import BudgetExceeded, Event, Ledger, Meter, Terms, read, read_book, totals, verify
 from jaxlv.storage import lines
+from jaxlv.storage.chain import head_of
 
 DRAWN = DRAW.flops(MODEL, "exact")
 FEWER = replace(DRAW, new_tokens=4)
@@ -327,6 +328,8 @@ def test_every_line_is_on_disk_before_the_work_goes_on(path, monkeypatch):
 
 
 def written(path: Path, *records: dict[str, Any]) -> Path:
+    """A ledger as versions before 4 wrote it: without a chain, and without a head."""
+    head_of(path).unlink(missing_ok=True)
     path.write_bytes(b"".join(map(lines.encode, records)))
     return path
 
@@ -437,13 +440,29 @@ def test_a_ledger_of_the_version_before_is_read_and_goes_on(path):
         ledger.commit(ledger.reserve(block(2, 2), "final"))
         ledger.reserve(STEP, "evaluation", purpose="e")
     assert verify(path) == [] and read(path)[1][-1].purpose == "e"
+    told = "lines 1 to 4 were written before lines were chained: what was changed in them before the head knew of line 6"
+    assert read_book(path).lacks.startswith(told)
+    with path.open("ab") as file:
+        file.write(lines.encode({"keep": "e", "run": "run", "phase": "evaluation"}))
+    with pytest.raises(JaxlvError, match=r"line 8: damaged line \(not chained, behind lines that are\)"):
+        read(path)
+
+
+def test_what_an_older_ledger_lacks_is_said(path):
+    written(path, header(path, terms(9 * ONE)) | {"ledger": 3}, reserved(0, STEP), committed(0, STEP))
+    assert verify(path) == []
+    assert read_book(path).lacks == (
+        "lines 1 to 3 were written before lines were chained: a line changed with its checksum is not noticed, nor are lines"
+        " cut off the end"
+    )
 
 
 def test_a_ledger_whose_first_line_was_torn_begins_anew(path):
     given = terms(9 * ONE)
-    whole = lines.encode(header(path, given))
+    whole = lines.encode(header(path, given), "")
     for content in (b"", whole[:-20]):
         path.write_bytes(content)
+        head_of(path).unlink()  # which is written behind that line
         with pytest.raises(JaxlvError, match="an empty ledger"):
             Ledger(path)
         with Ledger(path, given) as ledger:

@@ -415,19 +415,6 @@ def test_the_ledger_is_shown_and_verified(whole, capsys):
     assert json.loads(capsys.readouterr().out)["ok"] is True
 
 
-def test_a_ledger_behind_its_run_is_found(whole, tmp_path, capsys):
-    import shutil
-
-    copy = Path(shutil.copytree(whole, tmp_path / "copy"))
-    lines = (copy / run.LEDGER).read_text().splitlines()
-    kept = [line for line in lines if '"step":4' not in line and '"commit":8' not in line]
-    (copy / run.LEDGER).write_text("\n".join(kept[: kept.index(next(k for k in kept if '"reserve":9' in k))]) + "\n")
-    with pytest.raises(SystemExit) as stop:
-        ledger_tool.main(["verify", str(copy)])
-    assert stop.value.code == 2
-    assert "metrics.jsonl has step 5, the ledger ends at step" in capsys.readouterr().out
-
-
 def test_the_budget_is_part_of_the_config(config, tmp_path):  # noqa: F811
     made = replace(config, budget=BudgetConfig(1e15, "coursework", 1e14, "grid", {"grid": 5e14}))
     (tmp_path / "c.toml").write_text(to_toml(made))

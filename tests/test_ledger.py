@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from jaxlv.errors import JaxlvError
-from jaxlv.flops.ledger import BudgetExceeded, Event, Ledger, Terms, read, totals, verify
+from jaxlv.flops.ledger import BudgetExceeded, Event, Ledger, Terms, begun, read, totals, verify
 from jaxlv.model.config import ModelConfig
-from jaxlv.storage import lines
+from jaxlv.storage import chain, lines
+from jaxlv.storage.chain import head_of
+from tests.forged import forge, forge_all
 
 MODEL = ModelConfig(97, 40, 56, 3, 4, 2, 10, tie_word_embeddings=True)
 STEP = Event("train_step", batch=2, length=12, rank=3, targets=("q_proj", "v_proj"))
@@ -188,18 +192,27 @@ def test_a_torn_last_line_is_cut(path, cut):
 
 
 DAMAGE = [b"{\n", b"[]\n", b'{"commit":0}\n']  # no record, and records that say what cannot be
-DAMAGE += map(lines.encode, [{"commit": 7}, {"reserve": 9}, {"commit": 0, "event": {"kind": "x"}}])
+DAMAGE += [lines.encode({"commit": 7})]
+CANNOT_BE = [
+    {"commit": 7}, {"commit": -1}, {"commit": False}, {"reserve": 9}, {"commit": 0, "event": {"kind": "x"}}, {"x": 1}, {},
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("damage", [*DAMAGE, *CANNOT_BE], ids=str)
 def test_a_damaged_line_is_named(path, damage):
     with Ledger(path, terms(10)) as ledger:
         ledger.commit(ledger.reserve(STEP, "final"))
-    written = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join([written[0], damage, *written[1:]]))
-    with pytest.raises(JaxlvError, match="line 2: damaged line") as caught:
-        Ledger(path)
-    assert "\n" not in str(caught.value)
+    if isinstance(damage, dict):
+        forge_all(path, lambda all: [all[0], damage, *all[1:]])
+    else:
+        written = path.read_bytes().splitlines(keepends=True)
+        path.write_bytes(b"".join([written[0], damage, *written[1:]]))
+    before = path.read_bytes()
+    for act in (Ledger, read, verify):
+        with pytest.raises(JaxlvError, match="line 2: damaged line") as caught:
+            act(path)
+        assert "\n" not in str(caught.value)
+    assert path.read_bytes() == before
 
 
 def test_a_second_writer_is_refused(path):
@@ -228,8 +241,7 @@ def test_verify_finds_figures_that_disagree(path):
     with Ledger(path, terms(3)) as ledger:
         ledger.commit(ledger.reserve(Event(**{**vars(STEP), "count": 2}), "final"))
     assert verify(path) == []
-    wrong = [record | ({"flops": 5 * ONE} if "flops" in record else {}) for record in lines.read(path)]
-    path.write_bytes(b"".join(map(lines.encode, wrong)))
+    forge_all(path, lambda all: [one | ({"flops": 5 * ONE} if "flops" in one else {}) for one in all])
     found = verify(path)
     assert any("by its shapes" in line for line in found)
     assert any("overrun" in line for line in found)
@@ -287,7 +299,210 @@ def test_lines_are_json(path):
     with Ledger(path, terms(2)) as ledger:
         ledger.commit(ledger.reserve(STEP, "final"))
     first, reserve, commit = lines.read(path)
-    assert [json.loads(line).keys() - {"crc32"} for line in path.open()] == [first.keys(), reserve.keys(), commit.keys()]
+    assert [json.loads(line).keys() - {"sha256"} for line in path.open()] == [first.keys(), reserve.keys(), commit.keys()]
     assert first["convention"] == "exact"
     assert reserve["event"]["targets"] == ["q_proj", "v_proj"]
     assert commit == {"commit": 0, "event": reserve["event"], "flops": ONE}
+
+
+# ---------------------------------------------------------------------------------------------- the chain
+
+
+@pytest.fixture
+def spent(path) -> Path:
+    """A ledger of training, of an evaluation whose result was kept, and of another evaluation."""
+    with Ledger(path, terms(9, held_back=2 * ONE)) as ledger:
+        ledger.commit(ledger.reserve(replace(STEP, count=3), "final"))
+        ledger.commit(ledger.reserve(STEP, "evaluation", purpose="e"))
+        ledger.keep("evaluation", "e")
+        ledger.commit(ledger.reserve(STEP, "evaluation", purpose="f"))
+    return path
+
+
+def refused(path: Path, words: str) -> None:
+    """Everything that reads the ledger or writes to it raises one line, and changes nothing."""
+    before = path.read_bytes() if path.exists() else None
+    for act in (verify, read, begun, Ledger, lambda place: Ledger(place, terms(9, held_back=2 * ONE)), no_writer):
+        with pytest.raises(JaxlvError, match=words) as caught:
+            act(path)
+        assert "\n" not in str(caught.value)
+        assert (path.read_bytes() if path.exists() else None) == before
+
+
+def no_writer(path: Path) -> Ledger:
+    return Ledger(path, writes=False)
+
+
+@pytest.mark.parametrize("last", range(8))
+def test_lines_that_are_cut_off_the_end_are_missed(spent, last):
+    """An evaluation, the word that its result was kept, all but the first line, and all: no checksum is touched."""
+    written = spent.read_bytes().splitlines(keepends=True)
+    assert len(written) == 8
+    spent.write_bytes(b"".join(written[:last]))
+    refused(spent, rf"lines are missing from its end; expected at least 8 lines, as \S+\.head says; found {last}")
+
+
+def test_a_ledger_that_was_deleted_is_missed(spent):
+    spent.unlink()
+    refused(spent, "is gone; expected at least 8 lines")
+
+
+def test_a_head_that_was_deleted_is_missed(spent):
+    head_of(spent).unlink()
+    refused(spent, "its head file is gone")
+
+
+EDITS = {
+    "the budget": lambda all: all[0].update(budget=10**15),
+    "the model": lambda all: all[0]["model"].update(num_hidden_layers=1),
+    "a shape": lambda all: all[1]["event"].update(batch=1),
+    "a kind": lambda all: all[1]["event"].update(kind="validation"),
+    "a count": lambda all: all[2]["event"].update(count=1),
+    "no count": lambda all: all[2]["event"].update(count=0),
+    "a price": lambda all: all[4].update(flops=1),
+    "a purpose": lambda all: all[6].update(purpose="e"),
+    "a line left out": lambda all: all.pop(5),
+    "a line too many": lambda all: all.insert(6, {"keep": "f", "run": "run", "phase": "evaluation"}),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_a_change_whose_hashes_were_computed_anew_is_noticed_by_the_head(spent, edit):
+    before = spent.read_bytes()
+    forge(spent, lambda all: (EDITS[edit](all), all)[1])
+    assert spent.read_bytes() != before
+    refused(spent, "the lines up to line 8 are not those that were written|lines are missing|damaged line")
+
+
+def test_a_change_whose_own_hash_alone_was_computed_anew_is_noticed_by_the_next_line(spent):
+    written = spent.read_bytes().splitlines(keepends=True)
+    record = lines.read(spent)[1]
+    record["event"]["batch"] = 1
+    written[1] = lines.encode(record, json.loads(written[0])["sha256"])
+    spent.write_bytes(b"".join(written))
+    refused(spent, r"line 3: damaged line \(its hash does not follow from the line before")
+
+
+def test_lines_of_the_older_kind_put_in_place_of_chained_ones_are_noticed(spent):
+    records = lines.read(spent)
+    spent.write_bytes(b"".join(map(lines.encode, records[:-2])))
+    refused(spent, "lines are missing from its end")
+
+
+def test_the_head_is_written_behind_its_line_and_never_before(path, monkeypatch):
+    """At each flush of either file, and whatever of the last write to the head is lost: the head is a line of the ledger."""
+    seen, sync = [], os.fsync
+
+    def fsync(handle: int) -> None:
+        if head_of(path).exists():
+            seen.append(verify(path) == [] and os.path.samestat(os.fstat(handle), head_of(path).stat()))
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with Ledger(path, terms(9)) as ledger:
+        for step in range(3):
+            ledger.commit(ledger.reserve(replace(STEP, step=step), "final"))
+        ledger.keep("final", "x")
+    assert seen.count(True) == 4  # one of each commit, one of what was kept: a reservation has none
+    head, slot = head_of(path).read_bytes(), chain.SLOT
+    assert chain.read_heads([head_of(path)])[head_of(path)].lines == 8
+    for torn in (bytes(slot), head[:slot][: slot // 2] + bytes(slot // 2), b"x" * slot):
+        for content in (torn + head[slot:], head[:slot] + torn):
+            head_of(path).write_bytes(content)
+            assert verify(path) == []
+            Ledger(path).close()  # which brings the head up to date
+            assert chain.read_heads([head_of(path)])[head_of(path)].lines == 8
+    head_of(path).write_bytes(2 * torn)
+    with pytest.raises(JaxlvError, match="a damaged head file"):
+        verify(path)
+
+
+@pytest.mark.parametrize("killed", ["before the head is made", "before a commit's head", "before a kept result's head"])
+def test_a_process_that_dies_between_a_line_and_its_head_is_no_alarm(path, killed, monkeypatch):
+    at = {"before the head is made": 1, "before a commit's head": 3, "before a kept result's head": 4}[killed]
+    mark = chain.Chain.mark
+
+    def die(self: chain.Chain, place: Path) -> None:
+        if self.head.lines == at:
+            raise KeyboardInterrupt
+        mark(self, place)
+
+    monkeypatch.setattr(chain.Chain, "mark", die)
+    with pytest.raises(KeyboardInterrupt), Ledger(path, terms(9)) as ledger:
+        ledger.commit(ledger.reserve(STEP, "evaluation", purpose="e"))
+        ledger.keep("evaluation", "e")
+    monkeypatch.undo()
+    assert len(lines.read(path)) == at and verify(path) == []
+    with Ledger(path, terms(9)) as ledger:
+        assert chain.read_heads([head_of(path)])[head_of(path)].lines == at
+        ledger.commit(ledger.reserve(STEP, "evaluation", purpose="e"))
+    assert verify(path) == []
+
+
+def test_a_ledger_that_several_runs_share_leaves_its_head_with_each(path, tmp_path):
+    """Whoever removes the ledger and what lies beside it is found out by any of the runs."""
+    places = {name: head_of(tmp_path / name) for name in "ab"}
+    with Ledger(path, terms(9), "a", head=places["a"]) as ledger:
+        ledger.follow("b", places["b"])
+        for name in ("a", "b"):
+            ledger.commit(ledger.reserve(STEP, "final", name))
+    heads = chain.read_heads(places.values())
+    assert [heads[places[name]].lines for name in "ab"] == [3, 5]
+    forge_all(path, lambda all: all[:3])
+    assert verify(path) == []  # all that lies there was made to fit
+    with pytest.raises(JaxlvError, match="lines are missing from its end; expected at least 5 lines"):
+        Ledger(path, terms(9), "b", head=places["b"])
+    with Ledger(path, terms(9), "a", head=places["a"]) as ledger, pytest.raises(JaxlvError, match="expected at least 5"):
+        ledger.follow("b", places["b"])
+    for gone in (path, head_of(path)):
+        gone.unlink()
+    for name in "ab":
+        with pytest.raises(JaxlvError, match="is gone; expected at least"):
+            Ledger(path, terms(9), name, head=places[name])
+        assert not path.exists()
+
+
+def test_a_head_that_is_removed_while_a_process_writes_ends_it(path):
+    with Ledger(path, terms(9)) as ledger:
+        head_of(path).unlink()
+        with pytest.raises(JaxlvError, match="was removed, renamed or replaced while a process wrote it"):
+            ledger.commit(ledger.reserve(STEP, "final"))
+
+
+def test_a_budget_of_nothing_buys_nothing(path):
+    with Ledger(path, terms(0)) as ledger:
+        assert ledger.fitting([STEP], "final") == ledger.left("evaluation") == 0
+        for phase in ("final", "evaluation"):
+            with pytest.raises(BudgetExceeded, match="spent so far: 0 of 0, 0 train steps"):
+                ledger.reserve(STEP, phase)
+    assert verify(path) == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e400, -1, 10**31, 10**400, 1.5, True, "1", None])
+def test_terms_that_are_no_number_of_flops_are_one_line(value):
+    given = [{"budget": value}, {"budget": 9, "held_back": value}, {"budget": 9, "envelopes": {"a": value}}]
+    for settings in given:
+        with pytest.raises(
+            JaxlvError, match=r"budget\.(flops|held_back|phases\.a): is not allowed; expected a whole"
+        ) as caught:
+            Terms(**{"convention": "exact", "model": MODEL, **settings})
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+def test_other_work_than_reserved_is_not_committed(path):
+    with Ledger(path, terms(9)) as ledger:
+        entry = ledger.reserve(replace(STEP, count=2), "final")
+        for other in (
+            replace(STEP, batch=1),
+            replace(STEP, kind="validation"),
+            replace(STEP, step=1),
+            replace(STEP, rank=1),
+        ):
+            with pytest.raises(JaxlvError, match="or other work"):
+                ledger.commit(entry, other)
+        with pytest.raises(JaxlvError, match="a reservation of no work"):
+            ledger.reserve(replace(STEP, count=0), "final")
+        ledger.commit(entry, STEP)
+    forge_all(path, lambda all: all[1]["event"].update(count=0))
+    with pytest.raises(JaxlvError, match=r"line 2: damaged line .*a reservation of no work"):
+        read(path)

@@ -33,6 +33,7 @@ from jaxlv.text.codec import Codec
 from jaxlv.text.language import Language, generation_defaults, load_language
 from jaxlv.text.tokens import IGNORED, load_alphabet
 from jaxlv_tools import probe as program
+from tests.forged import forge_all
 from tests.programs import done, full_disk, jaxlv
 from tests.test_run import reseal
 
@@ -489,7 +490,7 @@ def test_what_the_budget_does_not_hold_is_not_done(trained, tmp_path):
     poor = Path(shutil.copytree(trained, tmp_path / "poor"))
     terms, entries = ledger.read(poor / run.LEDGER)
     left = str(int(sum(entry.flops for entry in entries if entry.event.kind == "train_step")) + 10)
-    (poor / run.LEDGER).unlink()
+    forge_all(poor / run.LEDGER, lambda all: [all[0] | {"budget": int(left)}])
     text = (poor / run.CONFIG).read_text()
     (poor / run.CONFIG).write_text(text.replace("flops = 1000000000000.0", f"flops = {left}.0"))
     reseal(poor)

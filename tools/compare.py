@@ -88,10 +88,10 @@ def flops_of(runs: Sequence[run.FinishedRun]) -> dict[str, Any] | None:
     kinds = {"train_step": "tuning", "validation": "validation", "generation": "forecasts"}
     spent, convention, budget, repeated = dict.fromkeys(kinds.values(), 0), "", 0, 0
     for finished in runs:
-        path = billing.ledger_path(finished.config, finished.folder)
-        if not path.is_file():
+        book = billing.book_of(finished.config, finished.folder)
+        if book is None:
             return None
-        terms, entries = ledger.read(path)
+        terms, entries = book.terms, book.entries
         convention, budget = terms.convention, budget + terms.budget
         repeated += ledger.totals(entries).repeated
         for kind, words in kinds.items():

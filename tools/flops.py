@@ -176,7 +176,7 @@ def show_plan(options: argparse.Namespace) -> None:
     """What a run will cost, phase by phase, and the steps that the budget buys."""
     config = load_config(options.config, options.set)
     model = architecture(config.model.path)
-    budget = options.budget or config.budget.flops or 1e17
+    budget = next(flops for flops in (options.budget, config.budget.flops, 1e17) if flops is not None)
     names = list(dict.fromkeys([config.budget.convention, "exact", *DEFAULT_CONVENTIONS.split(",")]))
     step = billing.event_of(config)
     test, length = series_of(config)
@@ -198,7 +198,7 @@ def show_plan(options: argparse.Namespace) -> None:
         rows = [("phase", *names)]
         rows += [(name, *(f"{cost[n]:.4g}" for n in names)) for name, cost in costs.items()]
         rows.append(("total, with cache", *(f"{total[n]:.4g}" for n in names)))
-        rows.append((f"share of {budget:.3g} FLOPs", *(f"{total[n] / budget:.3%}" for n in names)))
+        rows.append((f"share of {budget:.3g} FLOPs", *(f"{total[n] / budget:.3%}" if budget else "" for n in names)))
         rows.append(("one train step", *(f"{step.flops(model, n):.6g}" for n in names)))
         rows.append(("train steps that it buys", *(f"{bought[n]:,}" for n in names)))
         print_columns(rows, right=range(1, len(rows[0])))

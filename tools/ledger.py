@@ -3,9 +3,11 @@
     jaxlv ledger show RUN [--convention coursework,exact] [--json]
     jaxlv ledger verify RUN [--json]
 
-RUN is a run folder or a ledger file. show prints the work of each run and phase with its share of the budget, in the
-budget's own convention and in any others, recomputed from the shapes. verify recomputes every figure, and compares the
-steps with those of the run's own records; its exit code is 0 only if nothing disagrees.
+RUN is a run folder, a folder of runs that share a ledger, or a ledger file. show prints the work of each run and phase with
+its share of the budget, in the budget's own convention and in any others, recomputed from the shapes. verify follows the
+chain of the lines to the heads that the folders keep, recomputes every figure, and compares budget, model, phases, shapes
+and steps with each run's config.toml, manifest.json, metrics.jsonl and checkpoints; its exit code is 0 only if nothing
+disagrees.
 """
 
 from __future__ import annotations
@@ -19,8 +21,7 @@ from typing import Any
 from jaxlv.errors import JaxlvError
 from jaxlv.flops import ledger
 from jaxlv.flops.table import find
-from jaxlv.runs import billing, run
-from jaxlv.runs.checkpoint import Checkpoints
+from jaxlv.runs import verification
 from jaxlv_tools.console import describe, print_columns, program
 
 
@@ -36,13 +37,6 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def file_of(place: Path) -> Path:
-    """The ledger of a run folder, or the file itself."""
-    if (place / run.CONFIG).is_file():
-        return billing.ledger_path(run.load_config(place / run.CONFIG), place)
-    return place / run.LEDGER if place.is_dir() else place
-
-
 @program(arguments, prints=True)
 def main(options: argparse.Namespace) -> None:
     {"show": show, "verify": verify}[options.verb](options)
@@ -50,7 +44,7 @@ def main(options: argparse.Namespace) -> None:
 
 def show(options: argparse.Namespace) -> None:
     """Rows by run, phase and kind of work, and the totals."""
-    book = ledger.read_book(file_of(options.run))
+    book = verification.read(*verification.find(options.run))
     terms, entries = book.terms, book.entries
     names = [terms.convention, *(name for name in options.convention.split(",") if name and name != terms.convention)]
     for name in names:
@@ -62,10 +56,11 @@ def show(options: argparse.Namespace) -> None:
     def flops(chosen: list[ledger.Entry], name: str) -> int:
         return ledger.totals(chosen, terms.model, name).executed
 
+    whole = terms.budget or 1  # of 0 nothing is spent
     rows: list[dict[str, Any]] = [
         {
             "run": owner, "phase": phase, "work": kind, "count": sum(e.event.count for e in chosen),
-            "flops": {name: flops(chosen, name) for name in names}, "share": flops(chosen, terms.convention) / terms.budget,
+            "flops": {name: flops(chosen, name) for name in names}, "share": flops(chosen, terms.convention) / whole,
             "repeated": ledger.totals(chosen).repeated,
         }
         for (owner, phase, kind), chosen in groups.items()
@@ -87,7 +82,7 @@ def show(options: argparse.Namespace) -> None:
         first = (row["run"], row["phase"], row["work"].replace("_", " "), f"{row['count']:,}")
         lines.append((*first, *priced, f"{row['share']:.2%}", f"{row['repeated']:,}" if row["repeated"] else ""))
     totals = (f"{flops(entries, name):,}" for name in names)
-    lines.append(("all", "", "", "", *totals, f"{spent.executed / terms.budget:.2%}", f"{spent.repeated:,}"))
+    lines.append(("all", "", "", "", *totals, f"{spent.executed / whole:.2%}", f"{spent.repeated:,}"))
     if any(padding.values()):
         lines.append(("padding", "", "", "", *(f"{padding[name]:,}" for name in names), "", ""))
     print_columns(lines, right=range(3, len(lines[0])))
@@ -96,44 +91,25 @@ def show(options: argparse.Namespace) -> None:
     print(f"uncertain {spent.uncertain:,}: reserved, and never committed")
     if repeated := book.account.told_repeats():
         print(repeated)
+    if book.lacks:
+        print(f"note: {book.lacks}")
 
 
 def verify(options: argparse.Namespace) -> None:
     """Everything that disagrees, one line each."""
-    path = file_of(options.run)
-    problems = ledger.verify(path) + steps_that_disagree(options.run, path)
-    book = ledger.read_book(path)
-    terms, entries, spent = book.terms, book.entries, book.account.totals()
+    found = verification.verify(options.run)
+    entries, terms, spent = found.book.entries, found.book.terms, found.book.account.totals()
     if options.json:
-        totals = dataclasses.asdict(spent)
-        found: dict[str, Any] = {"ok": not problems, "problems": problems, "entries": len(entries), "totals": totals}
-        print(json.dumps(found, indent=1))
+        told: dict[str, Any] = {"ok": not found.problems, "problems": found.problems, "notes": found.notes}
+        print(json.dumps({**told, "entries": len(entries), "totals": dataclasses.asdict(spent)}, indent=1))
     else:
-        for problem in problems:
-            print(problem)
+        for line in [*found.problems, *(f"note: {note}" for note in found.notes)]:
+            print(line)
         print(f"{len(entries)} entries, {spent.executed:,} of {terms.budget:,} FLOPs ({terms.convention}) spent")
-        if repeated := book.account.told_repeats():
+        if repeated := found.book.account.told_repeats():
             print(repeated)
-    if problems:
-        raise JaxlvError(f"{len(problems)} figures disagree", where=path)
-
-
-def steps_that_disagree(place: Path, path: Path) -> list[str]:
-    """Steps that a run's records or checkpoints have, and its ledger has not."""
-    if not (place / run.CONFIG).is_file():
-        return []
-    own = path.parent == place  # else the ledger is shared, and runs in it go by their folders' names
-    entries = [e for e in ledger.read(path)[1] if own or e.run == place.resolve().name]
-    steps = [e.event for e in entries if e.event.kind == "train_step"]
-    counted = max((event.step + event.count for event in steps), default=0)
-    logged = max((record["step"] for record in run.read_metrics(place / run.METRICS)), default=0)
-    with Checkpoints(place / "checkpoints") as checkpoints:
-        saved = max(checkpoints.steps(), default=0)
-    return [
-        f"{name} has step {step}, the ledger ends at step {counted}"
-        for name, step in ((run.METRICS, logged), ("checkpoints", saved))
-        if step > counted
-    ]
+    if found.problems:
+        raise JaxlvError(f"{len(found.problems)} figures disagree", where=found.path)
 
 
 if __name__ == "__main__":

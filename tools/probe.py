@@ -26,7 +26,7 @@ from typing import Any
 import pandas as pd
 
 from jaxlv.analysis.probe import PROMPTS, Prompt, Text, answers, read, read_prompts, read_utf8, templated, text_windows
-from jaxlv.config import EvaluateConfig, RunConfig, SamplingConfig, build_config, config_tree, load_config, override
+from jaxlv.config import EvaluateConfig, RunConfig, SamplingConfig, build_config, config_tree, override
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.ledger import FINAL, Meter
 from jaxlv.forecasting.evaluate import plain
@@ -77,7 +77,7 @@ def settings(options: argparse.Namespace, is_run: bool) -> tuple[RunConfig, Samp
                 raise JaxlvError("not a setting of a probe", where=f"--set {section}.{key}", expected=expected)
     given: RunConfig = build_config(RunConfig, tree, where="--set")
     subject = Path(options.subject)
-    config = load_config(subject / run.CONFIG) if is_run else replace(given, model=replace(given.model, path=str(subject)))
+    config = run.read_config(subject) if is_run else replace(given, model=replace(given.model, path=str(subject)))
     defaults = generation_defaults(base_of(config.model)) if options.generation_defaults else {}
     changed = {key: getattr(given.sampling, key) for key in tree.get("sampling", {})}
     return config, replace(GREEDY, **(defaults | changed | sampling_of(options)))

@@ -363,8 +363,7 @@ def shown(model: str) -> str:
 
 def bill_of(work: Work, file: str) -> dict[str, Any] | None:
     """What a ledger says was spent, by phase, in its own convention and as executed; None where there is none."""
-    path = work.out / file
-    book = ledger.begun(path) if path.is_file() else None
+    book = ledger.begun(work.out / file)
     if book is None:
         return None
     terms, spent = book.terms, {}

@@ -101,7 +101,7 @@ def main(options: argparse.Namespace) -> None:
     sources.check_fits([cell.config for cell in [*found, *extreme]])  # before a folder is made
     out, known = options.out, begun_folder(options.out, sweep.RUNS, options.resume)
     if axes:
-        if config.budget.flops:
+        if config.budget.flops is not None:
             found = sweep.with_ledger(found, f"../../{run.LEDGER}")
         print(f"{len(found)} runs in {len(sweep.groups(found))} programs")
         outcomes = train(found, out / sweep.RUNS, known, options.at_once)
@@ -133,7 +133,7 @@ def searched(
         if lacking := -len(begun) % options.together if begun else options.together:  # some at once, as if never interrupted
             drawn |= study.ask(max(0, min(lacking, options.trials - len(done) - len(begun))))
         found = sweep.named(drawn, sweep.cells(config, list(drawn.values())))
-        if config.budget.flops:
+        if config.budget.flops is not None:
             found = sweep.with_ledger(found, f"../../{run.LEDGER}")
         for one in train(found, folder, bool(begun), options.at_once):
             study.tell(one["name"], sweep.choose([one], rule)[rule])

@@ -16,8 +16,9 @@ executed beyond what is charged is the excess.
 from __future__ import annotations
 
 import bisect
+import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -65,13 +66,17 @@ class Piece(NamedTuple):
 
     def reserve(self, price: int) -> Piece:
         """The piece with another reservation."""
-        charged = self.charged if price <= self.reserved else max(self.charged, price)
-        return self._replace(reserved=max(self.reserved, price), charged=charged)
+        if price <= self.reserved:
+            return self
+        return Piece(price, max(self.charged, price), self.committed)
 
     def commit(self, reserved: int, price: int) -> Piece:
         """The piece, as it was before a reservation of `reserved` FLOPs, with its commit."""
         charged = price if self.committed is None else max(self.charged, price)
         return Piece(max(self.reserved, reserved), charged, price)
+
+
+EMPTY = Piece()
 
 
 class Span(NamedTuple):
@@ -90,20 +95,44 @@ class Lane:
 
     def part(self, first: int, end: int) -> list[Span]:
         """The spans of steps `first` .. `end` - 1; a step without work has an empty piece."""
-        return _part(self.spans[self._before(first) :], first, end)
+        if self._ends_before(first):
+            return [Span(first, end, EMPTY)]
+        if self._ends_with(first, end):
+            return self.spans[-1:]
+        return _part(self._from(first), first, end)
 
     def put(self, spans: Sequence[Span]) -> None:
         """Replace the steps of adjoining spans."""
+        if not spans:
+            return
         first, end = spans[0].first, spans[-1].end
-        low, high = self._before(first), bisect.bisect_left(self.spans, end, key=lambda span: span.first)
+        if self._ends_with(first, end):
+            self.spans.pop()
+        if self._ends_before(first):  # as mostly
+            self.spans[-1:] = _merged([*self.spans[-1:], *spans])
+            return
+        low = max(0, bisect.bisect_left(self.spans, (first,)) - 1)  # the span before these, which may be like them
+        high = bisect.bisect_left(self.spans, (end,), low)
         held = self.spans[low:high]
-        kept = [span._replace(end=min(span.end, first)) for span in held if span.first < first]
-        kept += [*spans, *(span._replace(first=max(span.first, end)) for span in held if span.end > end)]
+        kept = [Span(span.first, min(span.end, first), span.piece) for span in held if span.first < first]
+        kept += [*spans, *(Span(max(span.first, end), span.end, span.piece) for span in held if span.end > end)]
         self.spans[low:high] = _merged(span for span in kept if span.first < span.end)
+
+    def _ends_before(self, step: int) -> bool:
+        return not self.spans or self.spans[-1].end <= step
+
+    def _ends_with(self, first: int, end: int) -> bool:
+        return bool(self.spans) and self.spans[-1].first == first and self.spans[-1].end == end
+
+    def _from(self, step: int) -> Iterator[Span]:
+        place = self._before(step)
+        while place < len(self.spans):
+            yield self.spans[place]
+            place += 1
 
     def _before(self, step: int) -> int:
         """The place of the last span that begins at a step or before it."""
-        return max(0, bisect.bisect_right(self.spans, step, key=lambda span: span.first) - 1)
+        return max(0, bisect.bisect_right(self.spans, (step, math.inf)) - 1)
 
 
 def _part(spans: Iterable[Span], first: int, end: int) -> list[Span]:
@@ -113,10 +142,10 @@ def _part(spans: Iterable[Span], first: int, end: int) -> list[Span]:
             break
         if span.end > first:
             if span.first > first:
-                found.append(Span(first, span.first, Piece()))
+                found.append(Span(first, span.first, EMPTY))
             found.append(Span(max(first, span.first), min(end, span.end), span.piece))
             first = found[-1].end
-    return [*found, Span(first, end, Piece())] if first < end else found
+    return [*found, Span(first, end, EMPTY)] if first < end else found
 
 
 def _merged(spans: Iterable[Span]) -> list[Span]:
@@ -154,7 +183,7 @@ class Account:
         self.terms = terms
         self.executed: Counter[str] = Counter()  # by phase
         self.charged: Counter[str] = Counter()
-        self.effective = self.uncertain = 0
+        self.effective = self.uncertain = self._total = 0
         self._lanes: dict[tuple, Lane] = {}
         self._open: dict[int, _Open] = {}  # by the number of the entry
         self._attempts: dict[str, _Attempt] = {}  # by run
@@ -169,7 +198,7 @@ class Account:
 
     def total(self) -> int:
         """FLOPs of all phases that count against the budget."""
-        return sum(self.spent(phase) for phase in self.executed)
+        return self._total
 
     def left(self, phase: str) -> int:
         """FLOPs that may still be spent in a phase."""
@@ -195,21 +224,22 @@ class Account:
         self._advance(entry)
         (first, end), price = _steps(entry.reserved), _price(entry.reserved, flops)
         before = lane.part(first, end)
-        self._put(lane, entry.phase, [span._replace(piece=span.piece.reserve(price)) for span in before])
+        self._put(lane, entry.phase, [Span(a, b, piece.reserve(price)) for a, b, piece in before], before)
         self._open[entry.number] = _Open(lane, flops, price, before)
-        self.executed[entry.phase] += flops
+        self._execute(entry.phase, flops)
         self.uncertain += flops
 
     def commit(self, entry: Entry, event: Event, flops: int) -> None:
         """Count the commit of a reservation: the steps behind the last that was done were not begun."""
         lane, reserved, price, before = self._open.pop(entry.number)
-        (first, end), done = _steps(event), _price(event, flops)
-        spans = [span._replace(piece=span.piece.commit(price, done)) for span in _part(before, first, end)]
-        self._put(lane, entry.phase, [*spans, *_part(before, end, _steps(entry.reserved)[1])])
+        (first, end), last, done = _steps(event), _steps(entry.reserved)[1], _price(event, flops)
+        ran, rest = (_part(before, first, end), _part(before, end, last)) if end < last else (before, [])
+        spans = [Span(a, b, piece.commit(price, done)) for a, b, piece in ran]
+        self._put(lane, entry.phase, [*spans, *rest], lane.part(first, last))
         attempt = self._attempts[entry.run]
         if attempt.number == entry.attempt and event.kind == "train_step":
             attempt.ends[_work(entry)] = end
-        self.executed[entry.phase] += flops - reserved
+        self._execute(entry.phase, flops - reserved)
         self.uncertain -= reserved
 
     def totals(self) -> Totals:
@@ -226,13 +256,19 @@ class Account:
         beyond = f"; with them {excess:,} FLOPs more than the budget were executed" if self.terms and excess > 0 else ""
         return f"repeated after interruptions: {counted.repeated:,} FLOPs of {counted.executed:,}{beyond}"
 
-    def _put(self, lane: Lane, phase: str, spans: list[Span]) -> None:
-        if not spans:
-            return
-        for sign, some in ((-1, lane.part(spans[0].first, spans[-1].end)), (1, spans)):
+    def _execute(self, phase: str, flops: int) -> None:
+        self.executed[phase] += flops
+        self._total += 0 if self.forgives(phase) else flops
+
+    def _put(self, lane: Lane, phase: str, spans: list[Span], instead_of: list[Span]) -> None:
+        charged = effective = 0
+        for sign, some in ((-1, instead_of), (1, spans)):
             for first, end, piece in some:
-                self.charged[phase] += sign * (end - first) * piece.charged
-                self.effective += sign * (end - first) * (piece.committed or 0)
+                charged += sign * (end - first) * piece.charged
+                effective += sign * (end - first) * (piece.committed or 0)
+        self.charged[phase] += charged
+        self._total += charged if self.forgives(phase) else 0
+        self.effective += effective
         lane.put(spans)
 
     def _lane(self, entry: Entry) -> tuple:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from jaxlv.flops import account
 from jaxlv.flops.account import Account, Entry, Totals
 from jaxlv.flops.events import FINAL, Event, Terms
 from jaxlv.model.config import ModelConfig
-from jaxlv.storage import lines
+from jaxlv.storage import chain
+from jaxlv.storage.lines import Content
 
-VERSION, READ = 3, (2, 3)  # of the file: what is written, what is read
+VERSION, READ = 4, (2, 3, 4)  # of the file: what is written, what is read; from 4 on all lines are chained
 MOST_NAMED = 20  # reservations that a verification names
 
 
@@ -28,6 +30,9 @@ class Book:
         self.attempts: Counter[str] = Counter()  # by run
         self.kept: Counter[tuple[str, str, str]] = Counter()  # results, by run, phase and purpose
         self.uncovered: list[tuple[Entry, int]] = []  # reservations that the budget did not hold, and what they lacked
+        self.version = VERSION
+        self.lacks = ""  # what a ledger of an older version lacks, in words
+        self._last: tuple[str, Event | None] = "", None  # the last event, and what it was read from
 
     def reserve(self, entry: Entry) -> None:
         """Add a reservation."""
@@ -50,43 +55,59 @@ class Book:
         elif "keep" in record:
             self.kept[_text(record["run"]), _text(record["phase"]), _text(record["keep"])] += 1
         else:
-            entry, event = self.entries[record["commit"]], Event.from_tree(record["event"])
-            flops, reserved = _whole(record["flops"]), entry.reserved
+            entry, event = self.entries[_whole(record["commit"])], self._event(record["event"])
+            flops = _whole(record["flops"])
             if entry.committed or entry.attempt != self.attempts[entry.run]:
                 raise ValueError("a reservation is committed twice, or by another attempt")
-            if (
-                flops > entry.flops
-                or (event.kind, event.step) != (reserved.kind, reserved.step)
-                or event.count > reserved.count
-            ):
+            if flops > entry.flops or not is_part(event, entry.reserved):
                 raise ValueError("more was done than reserved, or other work")
             self.commit(entry, event, flops)
 
+    def _event(self, tree: Any) -> Event:
+        """An event from the file; that of a commit is mostly that of its reservation."""
+        text, (last, event) = repr(tree), self._last
+        if event is None or text != last:
+            event = Event.from_tree(tree)
+            self._last = text, event
+        return event
+
     def _entry(self, record: Mapping[str, Any]) -> Entry:
         run, phase, purpose = _text(record["run"]), _text(record["phase"]), _text(record.get("purpose", ""))
-        event, flops = Event.from_tree(record["event"]), _whole(record["flops"])
+        event, flops = self._event(record["event"]), _whole(record["flops"])
         number, attempt = _whole(record["reserve"]), _whole(record["attempt"])
         if number != len(self.entries):
             raise ValueError("reservations are not in order")
         if attempt not in (self.attempts[run] or 1, self.attempts[run] + 1):
             raise ValueError("attempts are not in order")
+        if not event.count:
+            raise ValueError("a reservation of no work")
         return Entry(number, run, attempt, phase, event, flops, purpose=purpose, kept=self.kept[run, phase, purpose])
 
 
-def read_book(path: Path) -> Book:
-    """What a ledger says, up to a torn last line. Raises JaxlvError if a line before that is damaged, or if it is empty."""
-    found = begun(path)
+def is_part(done: Event, reserved: Event) -> bool:
+    """Can this be what was done of a reservation? Training may end after fewer steps, a generation after fewer tokens."""
+    if done == reserved:
+        return True
+    most = {"train_step": "count", "generation": "new_tokens"}.get(done.kind)
+    if most is None or getattr(done, most) > getattr(reserved, most):
+        return False
+    return replace(done, **{most: getattr(reserved, most)}) == reserved
+
+
+def read_book(path: Path, heads: Iterable[Path] = ()) -> Book:
+    """What a ledger says, up to a torn last line. Raises JaxlvError if a line before that is damaged, if lines are missing
+    that its head or one of the others in `heads` (jaxlv.storage.chain) knows of, and if there is no ledger.
+    """
+    found = begun(path, heads)
     if found is None:
-        raise JaxlvError("an empty ledger", where=path)
+        raise JaxlvError("an empty ledger" if Path(path).exists() else "no ledger", where=path)
     return found
 
 
-def begun(path: Path) -> Book | None:
-    """The same; None if the process that began it died before its first line was whole."""
-    if not Path(path).is_file():
-        raise JaxlvError("no readable ledger (no such file)", where=path)
-    records = lines.read(path)
-    return parsed(records, path) if records else None
+def begun(path: Path, heads: Iterable[Path] = ()) -> Book | None:
+    """The same; None if there never was a ledger, or if the process that began it died before its first line was whole."""
+    reader = Reader(Path(path))
+    return reader.finished(chain.scan(Path(path), reader, heads))
 
 
 def read(path: Path) -> tuple[Terms, list[Entry]]:
@@ -95,21 +116,40 @@ def read(path: Path) -> tuple[Terms, list[Entry]]:
     return found.terms, found.entries
 
 
-def parsed(records: Sequence[Mapping[str, Any]], path: Path) -> Book:
-    """What records say, of which the first has the terms. Raises JaxlvError with the line that says what cannot be."""
-    found: Book | None = None
-    for number, record in enumerate(records, 1):
+class Reader:
+    """Makes a book of records; the first has the terms. Raises JaxlvError, with the line, for one that cannot be."""
+
+    def __init__(self, path: Path):
+        self.path, self._line = path, 0
+        self.book: Book | None = None
+
+    def __call__(self, record: Mapping[str, Any]) -> None:
+        self._line += 1
         try:
-            if found is None:
-                found = Book(_terms(record))
+            if self.book is None:
+                self.book = Book(_terms(record))
+                self.book.version = record["ledger"]
             else:
-                found.read(record)
+                self.book.read(record)
         except (KeyError, IndexError, TypeError, ValueError, OverflowError, AttributeError, JaxlvError) as fault:
-            raise JaxlvError(
-                f"damaged line ({type(fault).__name__}: {str(fault)[:200]})", where=f"{path}, line {number}"
-            ) from None
-    assert found is not None
-    return found
+            what = f"damaged line ({type(fault).__name__}: {str(fault)[:200]})"
+            raise JaxlvError(what, where=f"{self.path}, line {self._line}") from None
+
+    def finished(self, content: Content) -> Book | None:
+        """The book, with what the file lacks; None if there was no record."""
+        if self.book is not None:
+            self.book.lacks = _lacking(content)
+        return self.book
+
+
+def _lacking(content: Content) -> str:
+    """What a ledger lacks whose first lines were written before version 4, in words."""
+    if not content.unchained:
+        return ""
+    words = f"lines 1 to {content.unchained} were written before lines were chained: "
+    if content.marked:
+        return f"{words}what was changed in them before the head knew of line {content.marked} is not noticed"
+    return f"{words}a line changed with its checksum is not noticed, nor are lines cut off the end"
 
 
 def _text(value: Any) -> str:
@@ -137,10 +177,14 @@ def padding(entries: Iterable[Entry], model: ModelConfig, convention: str) -> in
 
 
 def verify(path: Path) -> list[str]:
+    """What does not add up in a ledger, one line each; raises JaxlvError as `read_book` does."""
+    return checked(read_book(path))
+
+
+def checked(book: Book) -> list[str]:
     """What does not add up in a ledger, one line each: prices recomputed from shapes, reservations that the budget did not
     hold when they were made, sums, open reservations. Repeats that the terms forgive are not an overrun.
     """
-    book = read_book(path)
     terms, balance, found = book.terms, book.account, []
     for entry in book.entries:
         for event, recorded in dict.fromkeys([(entry.reserved, entry.asked), (entry.event, entry.flops)]):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import json
+import operator
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
@@ -12,6 +14,7 @@ from jaxlv.errors import JaxlvError
 from jaxlv.flops.table import count, find, generation
 from jaxlv.flops.work import Drawing, HeadKind, LossKind, Train, Update, Work
 from jaxlv.model.config import ModelConfig
+from jaxlv.settings import represented
 
 FINAL = "evaluation"  # the phase that what is held back belongs to
 MOST_FLOPS = 10**30  # of a budget
@@ -78,9 +81,18 @@ class Event:
             drawing=self.drawing,
         )
 
+    def shape(self) -> tuple:
+        """All of it except its place: how often, and at which step."""
+        return _shape(self)
+
+    @classmethod
+    def of_shape(cls, shape: tuple) -> Event:
+        """One event of a shape, at step 0."""
+        return cls(**dict(zip(SHAPE, shape, strict=True)))
+
     def flops(self, model: ModelConfig, convention: str) -> int:
         """Its price."""
-        return self.count * _price_of_one(replace(self, count=1, step=0), model, convention)
+        return self.count * _price_of_one(self.shape(), model, convention)
 
     def padding(self, model: ModelConfig, convention: str) -> int:
         """FLOPs of its price that are executed only because something is padded."""
@@ -93,12 +105,26 @@ class Event:
 
     @classmethod
     def from_tree(cls, tree: Mapping[str, Any]) -> Event:
-        """An event as the file has it; JaxlvError where it can be none."""
-        event: Event = build_config(cls, {"loss": OMITTED["loss"], **tree}, where="event")
-        sizes = [value for value in vars(event).values() if isinstance(value, int)]
-        if not all(0 <= size <= MOST_SIZE for size in sizes) or event.count > MOST_COUNT:
-            raise JaxlvError("sizes of an event that cannot be", where="event", found=str(tree)[:80])
-        return event
+        """An event as a file has it; raises JaxlvError if there can be no such event."""
+        shape = {name: value for name, value in tree.items() if name not in PLACE}
+        step, count = tree.get("step", 0), tree.get("count", 1)
+        if not _is_size(step) or not _is_size(count) or count > MOST_COUNT:
+            raise _impossible(tree)
+        return cls(**{**vars(_of_shape(json.dumps(shape))), "step": step, "count": count})
+
+
+PLACE = ("count", "step")  # what tells the events of one shape from each other
+SHAPE = tuple(one.name for one in fields(Event) if one.name not in PLACE)
+LEAST = dict.fromkeys(("batch", "length", "accumulate", "samples"), 1)  # of what there cannot be none
+_shape = operator.attrgetter(*SHAPE)
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= MOST_SIZE
+
+
+def _impossible(tree: Any) -> JaxlvError:
+    return JaxlvError("sizes of an event that cannot be", where="event", found=represented(tree)[:80])
 
 
 # What an event has if a file does not say it. Before events had a `loss`, it padded its tokens to whole chunks.
@@ -117,7 +143,18 @@ def _told(tree: Mapping[str, Any], omitted: Mapping[str, Any]) -> dict[str, Any]
 
 
 @functools.lru_cache(maxsize=1024)
-def _price_of_one(event: Event, model: ModelConfig, convention: str) -> int:
+def _of_shape(text: str) -> Event:
+    """An event from JSON without its place; a file has few shapes, and many events of each."""
+    event: Event = build_config(Event, {"loss": OMITTED["loss"], **json.loads(text)}, where="event")
+    sizes = {name: value for name, value in vars(event).items() if isinstance(value, int)}
+    if not all(LEAST.get(name, 0) <= size <= MOST_SIZE for name, size in sizes.items()):
+        raise _impossible(text)
+    return event
+
+
+@functools.lru_cache(maxsize=1024)
+def _price_of_one(shape: tuple, model: ModelConfig, convention: str) -> int:
+    event = Event.of_shape(shape)
     work = event.work(model)
     if event.kind == "train_step":
         return count(work, convention).total_train_step
@@ -147,12 +184,13 @@ class Terms:
 
     def __post_init__(self) -> None:
         find(self.convention)
-        for name, value in self.envelopes.items():
-            if not isinstance(name, str) or type(value) is not int or not 0 <= value <= MOST_FLOPS:
-                raise JaxlvError("must be a number of FLOPs", where=f"budget.phases.{name}", found=repr(value)[:80])
-        if not 1 <= self.budget <= MOST_FLOPS:
-            raise JaxlvError("must be positive", where="budget.flops", found=self.budget)
-        if not 0 <= self.held_back <= self.budget:
+        amounts = {"flops": self.budget, "held_back": self.held_back}
+        amounts |= {f"phases.{name}": value for name, value in self.envelopes.items()}
+        for name, value in amounts.items():
+            if type(value) is not int or not 0 <= value <= MOST_FLOPS:
+                expected = f"a whole number of FLOPs from 0 to {MOST_FLOPS:.0e}"
+                raise JaxlvError("is not allowed", where=f"budget.{name}", expected=expected, found=represented(value)[:80])
+        if self.held_back > self.budget:
             raise JaxlvError("must be within the budget", where="budget.held_back", found=self.held_back)
         if sum(self.envelopes.values()) > self.budget:
             raise JaxlvError(

@@ -6,6 +6,9 @@ whether repeats after interruptions are paid within the budget or beyond it. The
 events with their shapes, so that any convention can be recomputed later, and results that were kept. Totals are never
 stored: they are the replay of the file (jaxlv.flops.account). Work that was reserved and never committed, because the
 process died, is counted as executed and shown as uncertain.
+
+Lines are chained by hash. With each commit and each kept result the head of the chain is written to a file beside the ledger
+and, if the ledger lies elsewhere, to one in the folder of the run (jaxlv.storage.chain).
 """
 
 from __future__ import annotations
@@ -21,12 +24,13 @@ from typing import Any, Protocol
 
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.account import Entry, Totals
-from jaxlv.flops.book import VERSION, Book, begun, padding, parsed, read, read_book, totals, verify
+from jaxlv.flops.book import VERSION, Book, Reader, begun, checked, is_part, padding, read, read_book, totals, verify
 from jaxlv.flops.events import FINAL, Event, Kind, Terms
-from jaxlv.storage import lines
+from jaxlv.storage.chain import Chain, head_of
 
 __all__ = [
-    "FINAL", "BudgetExceeded", "Entry", "Event", "Kind", "Ledger", "Meter", "Payer", "Terms", "Totals", "begun", "padding",
+    "FINAL", "Book", "BudgetExceeded", "Entry", "Event", "Kind", "Ledger", "Meter", "Payer", "Terms", "Totals", "begun", "checked",
+    "padding",
     "read", "read_book", "totals", "verify",
 ]  # fmt: skip
 
@@ -38,19 +42,37 @@ class BudgetExceeded(JaxlvError):
 class Ledger:
     """The ledger in a file, open for writing by one process at a time; use it with `with`."""
 
-    def __init__(self, path: Path, terms: Terms | None = None, run: str = "run", *, writes: bool = True):
-        """Begin a ledger with `terms`, or go on with the one in `path`, whose terms then hold.
+    def __init__(
+        self, path: Path, terms: Terms | None = None, run: str = "run", *, writes: bool = True, head: Path | None = None
+    ):
+        """Begin a ledger with `terms`, or go on with the one in `path`, whose terms then hold. `head` is a head file of the
+        run's own, beside that of the ledger.
 
-        JaxlvError where another process has it open, where it is damaged before its last line, and where `terms` are not
-        those that it began with. With `writes` False (processes other than the first) nothing is written.
+        Raises JaxlvError if another process has it open, if it is damaged before its last line, if lines are missing that a
+        head knows of (all of them, if it was deleted), and if `terms` are not those that it began with. With `writes` False
+        (processes other than the first) nothing is written.
         """
         self.path, self.run, self.writes = Path(path), run, writes
-        self._journal: lines.Journal | None = None
-        self.book = self._open(terms) if writes else read_book(self.path)
-        if terms is not None and terms != self.terms:
+        self._chain: Chain | None = None
+        self._heads: dict[str, Path] = {}  # of runs, beside that of the ledger
+        self.book = self._open(terms, head) if writes else read_book(self.path, filter(None, [head]))
+        try:
+            if terms is not None and terms != self.terms:
+                what = "the budget is not the one that the ledger began with"
+                raise JaxlvError(what, where=self.path, hint="begin a new one")
+            self.follow(run, head)
+        except BaseException:
             self.close()
-            raise JaxlvError("the budget is not the one that the ledger began with", where=self.path, hint="begin a new one")
+            raise
         self._before = Counter(self.book.attempts)  # attempts of each run before this one
+
+    def follow(self, run: str, head: Path | None) -> None:
+        """Keep the head in a file of a run's own, too. Raises JaxlvError if the ledger lacks lines that this knows of."""
+        if self._chain is not None:
+            if head is not None and head != head_of(self.path):
+                self._chain.expect(head)
+                self._heads[run] = head
+            self._mark(run)
 
     @property
     def terms(self) -> Terms:
@@ -62,13 +84,14 @@ class Ledger:
         """Every reservation so far."""
         return self.book.entries
 
-    def _open(self, terms: Terms | None) -> Book:
+    def _open(self, terms: Terms | None, head: Path | None) -> Book:
         if terms is None and not self.path.is_file():
-            raise JaxlvError("no ledger", where=self.path)
-        self._journal = lines.Journal(self.path)
+            return read_book(self.path)  # raises: there is nothing to go on with
+        reader = Reader(self.path)
+        self._chain = Chain(self.path, reader, filter(None, [head]))
         try:
-            if self._journal.records:
-                return parsed(self._journal.records, self.path)
+            if book := reader.finished(self._chain.found):
+                return book
             if terms is None:
                 raise JaxlvError("an empty ledger", where=self.path)
             self._write(_header(terms))
@@ -84,6 +107,8 @@ class Ledger:
 
         `purpose` names the result that it is for. What an earlier attempt has paid for is a repeat (jaxlv.flops.account).
         """
+        if event.count < 1:
+            raise JaxlvError("a reservation of no work", where=self.path, found=event.kind)
         flops = event.flops(self.terms.model, self.terms.convention)
         entry = self._entry(event, flops, phase, run, purpose)
         left = self.left(phase)
@@ -112,16 +137,19 @@ class Ledger:
         """Say that reserved work has run, as reserved or as `measured`, which must not cost more."""
         event = measured or entry.event
         flops = event.flops(self.terms.model, self.terms.convention)
-        if flops > entry.flops:
-            raise JaxlvError("more was done than reserved", where=self.path, expected=f"{entry.flops:,}", found=f"{flops:,}")
+        if flops > entry.flops or not is_part(event, entry.reserved):
+            what = "more was done than reserved, or other work"
+            raise JaxlvError(what, where=self.path, expected=f"{entry.flops:,} FLOPs", found=f"{flops:,}")
         self._write({"commit": entry.number, "event": event.tree(), "flops": flops})
         self.book.commit(entry, event, flops)
+        self._mark(entry.run)
 
     def keep(self, phase: str, purpose: str, run: str = "") -> None:
         """Say that the result of a purpose is on disk: the same work from here on is more work, not a repeat."""
         run = run or self.run
         self._write({"keep": purpose, "run": run, "phase": phase})
         self.book.kept[run, phase, purpose] += 1
+        self._mark(run)
 
     def left(self, phase: str) -> int:
         """FLOPs that may still be spent in a phase."""
@@ -149,19 +177,26 @@ class Ledger:
     def bought(self) -> str:
         """What the budget has bought, in words."""
         steps = sum(entry.event.count for entry in self.entries if entry.event.kind == "train_step")
-        spent = self.totals().executed
-        return f"spent so far: {spent:.4g} of {self.terms.budget:.4g} ({spent / self.terms.budget:.1%}), {steps} train steps"
+        spent, budget = self.totals().executed, self.terms.budget
+        share = f" ({spent / budget:.1%})" if budget else ""
+        return f"spent so far: {spent:.4g} of {budget:.4g}{share}, {steps} train steps"
 
     # ------------------------------------------------------------------------------------------ the file
 
     def _write(self, record: Mapping[str, Any]) -> None:
-        if self._journal is not None:
-            self._journal.add(record)
+        if self._chain is not None:
+            self._chain.add(record)
+
+    def _mark(self, run: str) -> None:
+        """Write the head beside the ledger, and that in a run's folder."""
+        if self._chain is not None:
+            for place in filter(None, (head_of(self.path), self._heads.get(run))):
+                self._chain.mark(place)
 
     def close(self) -> None:
-        """Let go of the file."""
-        if self._journal is not None:
-            self._journal.close()
+        """Let go of the files."""
+        if self._chain is not None:
+            self._chain.close()
 
     def __enter__(self) -> Ledger:
         return self

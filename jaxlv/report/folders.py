@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from jaxlv.config import RunConfig, config_tree, load_config
+from jaxlv.config import RunConfig, config_tree
 from jaxlv.errors import JaxlvError
 from jaxlv.published import reproduction
 from jaxlv.runs import run, sweep
@@ -127,7 +127,7 @@ def _beside(folder: Path, file: str) -> list[Path]:
 
 def read_run(folder: Path, name: str, known: Tree | None = None) -> Run:
     """The run in a folder; `known` are its figures where a sweep has told them."""
-    config = load_config(folder / run.CONFIG)
+    config = run.read_config(folder)
     figures = known or sweep.outcome(sweep.Cell(folder.name, {}, config), folder.parent, evaluations=False)
     evaluations = [
         Evaluation("" if path.parent == folder else path.parent.name, path.parent, read_tree(path, NEEDED["evaluation"]))

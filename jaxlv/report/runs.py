@@ -186,7 +186,7 @@ def sections(one: Run, manifest: Tree, data: SeriesSet | None = None) -> list[Se
         ]
     rows = flops_rows(one)
     if rows and one.config:
-        found.append(Section("FLOPs", [flops_table(rows, one.config.budget.flops)]))
+        found.append(Section("FLOPs", [flops_table(rows, one.config.budget.flops or 0.0)]))
     return [*found, settings(one, manifest, split)]
 
 

@@ -13,32 +13,93 @@ from typing import Any
 import jax
 
 from jaxlv.config import RunConfig
-from jaxlv.flops.ledger import FINAL, BudgetExceeded, Event, Kind, Ledger, Meter, Terms, begun
+from jaxlv.errors import JaxlvError
+from jaxlv.flops.ledger import FINAL, Book, BudgetExceeded, Event, Kind, Ledger, Meter, Terms, begun
 from jaxlv.flops.work import Train, Update
 from jaxlv.lora import overlay
+from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
+from jaxlv.runs.records import MANIFEST, METRICS, read_json
+from jaxlv.storage.chain import head_of
 
 LEDGER = "ledger.jsonl"  # in a run folder, unless the config names another one
 
 
-def ledger_of(config: RunConfig, folder: Path, model: Qwen2) -> contextlib.AbstractContextManager[Ledger | None]:
-    """The ledger of a config's budget, open for writing; None where there is no budget. Only process 0 writes."""
+def terms_of(config: RunConfig, model: ModelConfig) -> Terms:
+    """What a config's budget fixes when its ledger begins. Raises JaxlvError if its parts do not go together."""
     b = config.budget
-    if not b.flops:
-        return contextlib.nullcontext()
+    assert b.flops is not None
     phases = {name: int(value) for name, value in b.phases.items()}
-    terms = Terms(int(b.flops), b.convention, model.config, int(b.held_back), phases, b.repeats)
-    return Ledger(ledger_path(config, folder), terms, name_in_ledger(config, folder), writes=jax.process_index() == 0)
+    return Terms(int(b.flops), b.convention, model, int(b.held_back), phases, b.repeats)
+
+
+def ledger_of(config: RunConfig, folder: Path, model: Qwen2) -> contextlib.AbstractContextManager[Ledger | None]:
+    """The ledger of a config's budget, open for writing; None if there is no budget. Only process 0 writes.
+
+    Raises JaxlvError if the run in `folder` has had a ledger that is gone, or that lacks lines that its head knows of.
+    """
+    if config.budget.flops is None:
+        return contextlib.nullcontext()
+    check_there(config, folder)
+    path, name = ledger_path(config, folder), name_in_ledger(config, folder)
+    return Ledger(path, terms_of(config, model.config), name, writes=jax.process_index() == 0, head=head_in(config, folder))
 
 
 def name_in_ledger(config: RunConfig, folder: Path) -> str:
-    """What a run goes by in its ledger: its folder's name where several share one; its own folder may be renamed."""
-    return folder.name if config.budget.ledger else "run"
+    """What a run goes by in its ledger: if several share one, the name that its folder had when it was made."""
+    if not config.budget.ledger:
+        return "run"
+    return first_name(folder) or folder.resolve().name
+
+
+def first_name(folder: Path) -> str:
+    """The name that a run folder had when it was made; "" if it does not tell, as older ones, or if it is not there."""
+    made_of = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
+    name = made_of.get("run", "") if isinstance(made_of, dict) else ""
+    return name if isinstance(name, str) else ""
 
 
 def ledger_path(config: RunConfig, folder: Path) -> Path:
     """Where the ledger of a run lies: in its folder, or where its config says, seen from there."""
     return Path(os.path.normpath(folder / (config.budget.ledger or LEDGER)))
+
+
+def head_in(config: RunConfig, folder: Path) -> Path | None:
+    """The head file that a run's own folder has of a ledger that lies elsewhere; None if it has none, or no folder."""
+    own = head_of(folder / LEDGER)
+    return own if folder.is_dir() and own != head_of(ledger_path(config, folder)) else None
+
+
+def check_there(config: RunConfig, folder: Path) -> None:
+    """Raises JaxlvError if the ledger of a run is gone, or empty: its head, or what the run has logged, tells of one."""
+    path, metrics = ledger_path(config, folder), folder / METRICS
+    if path.is_file() and path.stat().st_size:
+        return
+    told = [place for place in (head_of(path), head_in(config, folder)) if place and place.is_file()]
+    if metrics.is_file() and metrics.stat().st_size:
+        told.append(metrics)
+    if told:
+        what = "the ledger is empty" if path.is_file() else "the ledger is gone"
+        raise JaxlvError(what, where=path, expected=f"what {told[0]} tells of", hint="restore it from a copy")
+
+
+def check_ledger(config: RunConfig, folder: Path) -> None:
+    """Raises JaxlvError if the ledger of a run is gone, or if it is the run's own and damaged."""
+    if config.budget.flops is not None:
+        check_there(config, folder)
+        if not config.budget.ledger:
+            begun(ledger_path(config, folder))
+
+
+def book_of(config: RunConfig, folder: Path) -> Book | None:
+    """What the ledger of a run says; None if it has no budget, or has not begun.
+
+    Raises JaxlvError if it is gone or damaged, or lacks lines that its head knows of.
+    """
+    if config.budget.flops is None:
+        return None
+    check_there(config, folder)
+    return begun(ledger_path(config, folder), filter(None, [head_in(config, folder)]))
 
 
 def event_of(config: RunConfig, adapted: bool = True, stack_rank: int = 0) -> Event:
@@ -85,16 +146,16 @@ class Purse:
 
 def repeats_of(config: RunConfig, folder: Path) -> str:
     """What a config's ledger says of repeats after interruptions, in words; "" if there were none."""
-    path = ledger_path(config, folder)
-    book = begun(path) if config.budget.flops and path.is_file() else None
+    book = book_of(config, folder)
     return book.account.told_repeats() if book else ""
 
 
 def check_budget(config: RunConfig, model: Qwen2, stack_rank: int = 0) -> None:
-    """JaxlvError, before anything is written, for a budget that does not buy a single step."""
+    """JaxlvError, before anything is written, for a budget that cannot be, or that does not buy a single step."""
     b = config.budget
-    if not b.flops:
+    if b.flops is None:
         return
+    terms_of(config, model.config)
     step = event_of(config, stack_rank=stack_rank).flops(model.config, b.convention)
     most = min(b.flops - b.held_back, b.phases.get(b.phase, math.inf))
     if step > most:
@@ -103,5 +164,6 @@ def check_budget(config: RunConfig, model: Qwen2, stack_rank: int = 0) -> None:
             where="budget",
             expected=f"at least {step:.4g} FLOPs ({b.convention})",
             found=f"{most:.4g}",
-            hint="raise budget.flops, or lower train.batch_size or windows.length",
+            hint="raise budget.flops, or lower train.batch_size or windows.length"
+            + ("; without the section [budget] there is no budget" if not b.flops else ""),
         )

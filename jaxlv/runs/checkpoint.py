@@ -23,6 +23,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxlv.errors import JaxlvError
+from jaxlv.runs.records import STEP, saved_steps
 from jaxlv.storage.files import (
     broken,
     make_folder,
@@ -36,7 +37,6 @@ from jaxlv.storage.files import (
 )  # fmt: skip
 from jaxlv.storage.foreign import Unreadable
 
-PREFIX = "step_"
 STATE, FACTS = "state", "facts.json"  # in the folder of a step
 BEST = "best"  # a fact: the step and the value of the best checkpoint so far
 ROOM = 1 << 18  # bytes of a checkpoint beside its arrays
@@ -67,11 +67,10 @@ class Checkpoints:
             raise JaxlvError(fault.what, where=fault.where, hint=hint) from None
 
     def _place(self, step: int) -> Path:
-        return self.folder / f"{PREFIX}{step:08d}"
+        return self.folder / f"{STEP}{step:08d}"
 
     def _on_disk(self) -> list[int]:
-        names = (path.name.removeprefix(PREFIX) for path in self.folder.glob(f"{PREFIX}*"))
-        return sorted(int(name) for name in names if name.isdigit())
+        return saved_steps(self.folder)
 
     def wait(self) -> None:
         """Wait for what is being saved; JaxlvError where it was not."""

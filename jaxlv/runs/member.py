@@ -14,7 +14,7 @@ import numpy as np
 from jaxlv.config import RunConfig, config_tree
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.ledger import Entry, Event, Ledger, Meter
-from jaxlv.runs.billing import event_of, ledger_of, ledger_path, name_in_ledger
+from jaxlv.runs.billing import event_of, head_in, ledger_of, ledger_path, name_in_ledger
 from jaxlv.runs.checkpoint import BEST, Checkpoints
 from jaxlv.runs.records import MetricsLog
 from jaxlv.runs.run import CHECKPOINTS, METRICS, NONFINITE
@@ -155,15 +155,15 @@ def open_ledgers(members: Sequence[Member], opened: contextlib.ExitStack) -> Non
     rank = max(member.config.lora.rank for member in members)
     for member in members:
         config, path = member.config, ledger_path(member.config, member.folder)
-        if not config.budget.flops:
+        if config.budget.flops is None:
             continue
         if path not in ledgers:
             ledger = opened.enter_context(ledger_of(config, member.folder, member.inputs.model))
             assert ledger is not None
             ledgers[path] = ledger
-        member.meter = Meter(
-            ledgers[path], config.budget.phase, event_of(config, stack_rank=rank), name_in_ledger(config, member.folder)
-        )
+        name = name_in_ledger(config, member.folder)
+        ledgers[path].follow(name, head_in(config, member.folder))
+        member.meter = Meter(ledgers[path], config.budget.phase, event_of(config, stack_rank=rank), name)
 
 
 def reserve(members: Sequence[Member], step: int, count: int) -> bool:

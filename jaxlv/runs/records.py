@@ -1,14 +1,22 @@
-"""metrics.jsonl: what a run logs, one record a line."""
+"""The records of a run folder: config.toml and manifest.json, which are written once, and metrics.jsonl, what it logs."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from jaxlv.config import BudgetConfig, RunConfig, load_config
+from jaxlv.errors import JaxlvError
 from jaxlv.runs.sinks import Sink
 from jaxlv.storage import lines
-from jaxlv.storage.files import write_text
+from jaxlv.storage.files import parse_json, write_text
+
+CONFIG, MANIFEST, SPLIT, METRICS = "config.toml", "manifest.json", "split.json", "metrics.jsonl"
+CHECKPOINTS, STEP = "checkpoints", "step_"  # a folder, and what the names of those in it begin with
+RUNS = "runs"  # the folder of several runs
 
 
 class MetricsLog:
@@ -45,3 +53,33 @@ class MetricsLog:
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The records of a metrics.jsonl, up to a torn line; JaxlvError where one before it is damaged."""
     return lines.read(path)
+
+
+def read_config(folder: Path) -> RunConfig:
+    """The config of the run in a folder. A budget of 0 FLOPs buys no run: in older folders it means that there is none."""
+    config = load_config(folder / CONFIG)
+    return config if config.budget.flops else replace(config, budget=BudgetConfig())
+
+
+def saved_steps(folder: Path) -> list[int]:
+    """The steps that a folder of checkpoints has something of, whole or not."""
+    names = (path.name.removeprefix(STEP) for path in folder.glob(f"{STEP}*"))
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def read_json(path: Path, *needed: str) -> dict[str, Any]:
+    """A JSON file of a run folder; JaxlvError where it is not readable, or lacks one of the dotted keys `needed`."""
+    try:
+        tree = parse_json(path.read_text(encoding="utf-8"))
+        for name in needed:
+            functools.reduce(lambda node, key: node[key], name.split("."), tree)
+    except (OSError, ValueError, KeyError, TypeError) as fault:
+        detail = fault.strerror if isinstance(fault, OSError) else f"{type(fault).__name__}: {fault}"
+        reason = f"not a run folder: no readable {path.name} ({detail})"
+        raise JaxlvError(reason, where=path.parent, expected=f"{CONFIG}, {MANIFEST}, {SPLIT}, checkpoints/") from None
+    return tree
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What the run in a folder was made of, as `manifest` wrote it."""
+    return read_json(folder / MANIFEST, "data.sha256", "base.sha256", "dataset_alpha")

@@ -12,7 +12,7 @@ Every file is sealed: by hashes those that are written once, by a checksum in ea
 from __future__ import annotations
 
 import contextlib
-import functools
+import dataclasses
 import hashlib
 import json
 import warnings
@@ -25,27 +25,36 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlv.config import RunConfig, config_tree, load_config, to_toml
+from jaxlv.config import RunConfig, config_tree, to_toml
 from jaxlv.data import series
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError, JaxlvWarning
-from jaxlv.flops import ledger
 from jaxlv.flops.ledger import FINAL, Meter
 from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.lora import adapters, overlay
 from jaxlv.model.weights import fingerprint
-from jaxlv.runs.billing import LEDGER, event_of, ledger_of
+from jaxlv.runs.billing import LEDGER as LEDGER
+from jaxlv.runs.billing import check_ledger, event_of, ledger_of
 from jaxlv.runs.checkpoint import Checkpoints
-from jaxlv.runs.records import read_metrics
+from jaxlv.runs.records import (
+    CHECKPOINTS,
+    CONFIG,
+    MANIFEST,
+    METRICS,
+    SPLIT,
+    read_config,
+    read_json,
+    read_manifest,
+    read_metrics,
+)
 from jaxlv.runs.sources import DATA, Inputs, load_base
 from jaxlv.steps.train import init_state, make_optimizer
-from jaxlv.storage.files import SEAL, broken, new_folder, parse_json, seal, write_json, write_text
+from jaxlv.storage.files import SEAL, broken, new_folder, seal, write_json, write_text
 from jaxlv.storage.foreign import hub_revision
 from jaxlv.text.codec import Codec
 
-CONFIG, MANIFEST, SPLIT, METRICS = "config.toml", "manifest.json", "split.json", "metrics.jsonl"
 ADAPTER = "adapter"
-CHECKPOINTS, LOCK, SAVE, NONFINITE = "checkpoints", "lock", "save", "nonfinite"
+LOCK, SAVE, NONFINITE = "lock", "save", "nonfinite"
 
 
 # -------------------------------------------------------------------------------------------- the run folder
@@ -59,7 +68,7 @@ def check_folder(config: RunConfig, folder: Path, resume: bool) -> None:
         return
     if not (folder / CONFIG).is_file():
         raise JaxlvError("no run to resume", where=folder, expected=f"a run folder with {CONFIG}")
-    differences = _differences(config_tree(load_config(folder / CONFIG)), config_tree(config))
+    differences = _differences(config_tree(read_config(folder)), config_tree(config))
     if differences:
         raise JaxlvError(
             f"the config differs from the run's ({'; '.join(differences)})", where=folder, hint="train in a new folder"
@@ -72,7 +81,7 @@ def make_folder(config: RunConfig, folder: Path, inputs: Inputs, versions: Mappi
         if not config.data.path:
             series.save(work / DATA, inputs.series)
             inputs = replace(inputs, series=series.load(work / DATA))  # the same values, and the hash that a resume will see
-        made_of = manifest(config, inputs, versions)
+        made_of = {"run": folder.resolve().name, **manifest(config, inputs, versions)}
         write_json(work / MANIFEST, made_of)
         shares = (f'"{name}": {json.dumps(marked)}' for name, marked in split_marks(inputs).items())
         write_text(work / SPLIT, "{\n" + ",\n".join(shares) + "\n}\n")
@@ -91,6 +100,7 @@ def manifest(config: RunConfig, inputs: Inputs, versions: Mapping[str, str]) -> 
         "versions": dict(versions),
         "data": {"sha256": inputs.series.source["sha256"], "series": len(inputs.series)},
         "base": {"name": config.model.path, "sha256": fingerprint(inputs.base), "revision": hub_revision(inputs.base)},
+        "model": dataclasses.asdict(inputs.model.config),
         **({"start": {"sha256": adapters.fingerprint(Path(config.lora.init))}} if config.lora.init else {}),
         "tokens": inputs.alphabet.source,
         "dataset_alpha": inputs.codec.dataset_alpha,
@@ -109,8 +119,7 @@ def check_intact(folder: Path) -> None:
     if (folder / ADAPTER).is_dir() and (faults := broken(folder / ADAPTER)):
         raise JaxlvError(f"damaged adapter: {'; '.join(faults)}", where=folder / ADAPTER, hint="--resume writes it again")
     read_metrics(folder / METRICS)
-    if (folder / LEDGER).is_file():
-        ledger.begun(folder / LEDGER)
+    check_ledger(read_config(folder), folder)
 
 
 def series_marks(series_set: SeriesSet) -> list[str]:
@@ -210,7 +219,7 @@ def decoder(forecaster: Forecaster) -> tuple[Forecaster, bool]:
 def load_run(folder: Path) -> FinishedRun:
     """The run in a folder, with its best overlay; its base must still be the one that it was trained on."""
     folder = Path(folder)
-    made_of, config = read_manifest(folder), load_config(folder / CONFIG)
+    made_of, config = read_manifest(folder), read_config(folder)
     check_intact(folder)
     split = read_json(folder / SPLIT, "train", "validation")
     base, model, params, alphabet = load_base(config)
@@ -231,21 +240,3 @@ def load_run(folder: Path) -> FinishedRun:
     untuned = Forecaster(model, {"params": params}, alphabet, codec, config.sampling)
     tuned = replace(untuned, variables=overlay.join(state.trained, frozen))
     return FinishedRun(folder, config, tuned, untuned, made_of, split)
-
-
-def read_json(path: Path, *needed: str) -> dict[str, Any]:
-    """A JSON file of a run folder; JaxlvError where it is not readable, or lacks one of the dotted keys `needed`."""
-    try:
-        tree = parse_json(path.read_text(encoding="utf-8"))
-        for name in needed:
-            functools.reduce(lambda node, key: node[key], name.split("."), tree)
-    except (OSError, ValueError, KeyError, TypeError) as fault:
-        detail = fault.strerror if isinstance(fault, OSError) else f"{type(fault).__name__}: {fault}"
-        reason = f"not a run folder: no readable {path.name} ({detail})"
-        raise JaxlvError(reason, where=path.parent, expected=f"{CONFIG}, {MANIFEST}, {SPLIT}, checkpoints/") from None
-    return tree
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """What the run in a folder was made of, as `manifest` wrote it."""
-    return read_json(folder / MANIFEST, "data.sha256", "base.sha256", "dataset_alpha")

@@ -23,13 +23,14 @@ from jaxlv.memory import device_memory
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.runs import billing, run, sources, training
 from jaxlv.runs.member import Job
+from jaxlv.runs.records import RUNS as RUNS
 from jaxlv.runs.records import read_metrics
 from jaxlv.settings import represented
 from jaxlv.steps import needs
 from jaxlv.steps.stack import program_of
 from jaxlv.storage.files import remove_unfinished, write_json
 
-RUNS, RESULT = "runs", "sweep.json"
+RESULT = "sweep.json"
 MOST_RUNS = 10_000  # of a sweep; each has a folder
 SHARE_OF_MEMORY = 0.8  # the rest is left to validation, forecasts and the host
 RULES = {"validation_loss": "validation loss, nats per token", "forecast_mae": "validation MAE, raw units"}
@@ -138,6 +139,7 @@ def train(
             shutil.rmtree(place)  # interrupted before it was ready to begin
         remove_unfinished(place)  # a finished run is not opened again
         run.check_folder(cell.config, place, resume and place.is_dir())
+        billing.check_ledger(cell.config, place)
     sources.check_fits([cell.config for cell in found])
     left = [cell for cell in found if not (folder / cell.name / run.ADAPTER).is_dir()]
     limit = memory or int(SHARE_OF_MEMORY * device_memory(jax.devices()[0])[0])
@@ -190,15 +192,15 @@ def outcome(cell: Cell, folder: Path, evaluations: bool = True) -> dict[str, Any
 
 
 def entries_of(config: RunConfig, folder: Path) -> tuple[ledger.Terms, list[ledger.Entry]] | None:
-    """The terms of a run's ledger and the entries under its name; None where there is no ledger.
+    """The terms of a run's ledger and the entries under its name; None if there never was a ledger.
 
     A ledger in the run's own folder is all its own, whatever the folder is called now.
     """
-    path = billing.ledger_path(config, folder)
-    book = ledger.begun(path) if config.budget.flops and path.is_file() else None
+    book = billing.book_of(config, folder)
     if book is None:
         return None
-    return book.terms, [entry for entry in book.entries if not config.budget.ledger or entry.run == folder.name]
+    name = billing.name_in_ledger(config, folder)
+    return book.terms, [entry for entry in book.entries if not config.budget.ledger or entry.run == name]
 
 
 def priced(terms: ledger.Terms, entries: list[ledger.Entry], total: str = "executed") -> dict[str, int]:

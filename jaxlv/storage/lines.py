@@ -1,68 +1,160 @@
 """Records as lines of JSON, each with its checksum: a file that only grows, of which a torn end is dropped and every other
 change is noticed.
+
+The last key of a line is its checksum. "crc32" is that of the rest of the line. "sha256", of lines that are chained, is the
+hash of the line before and of the rest: whoever changes a line must compute every later hash anew, and the last hash is
+kept outside the file (jaxlv.storage.chain).
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import math
 import os
+import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxlv.errors import JaxlvError
-from jaxlv.storage.files import is_at, make_folder, naming, parse_json, to_disk
+from jaxlv.storage.files import is_at, make_folder, naming, to_disk
+from jaxlv.storage.foreign import opened
 
-CRC = "crc32"
+CRC, CHAIN = "crc32", "sha256"
+_END = re.compile(rb',?"(?:%b":"([0-9a-f]{8})|%b":"([0-9a-f]{64}))"}\Z' % (CRC.encode(), CHAIN.encode()))
+_LONGEST_END = 80  # bytes of what `_END` finds, at most
 
 
-def encode(record: Mapping[str, Any]) -> bytes:
-    """The line of a record. Numbers that are not finite become null, which is JSON."""
+def encode(record: Mapping[str, Any], before: str | None = None) -> bytes:
+    """The line of a record, chained to the line whose hash is `before` ("" = to none). Numbers that are not finite become
+    null, which is JSON.
+    """
     finite = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in record.items()}
     body = json.dumps(finite, separators=(",", ":"), allow_nan=False)
-    return f'{body[:-1]}{"," if finite else ""}"{CRC}":"{zlib.crc32(body.encode()):08x}"}}\n'.encode()
+    key, value = (CRC, f"{zlib.crc32(body.encode()):08x}") if before is None else (CHAIN, _linked(before, body.encode()))
+    return f'{body[:-1]}{"," if finite else ""}"{key}":"{value}"}}\n'.encode()
 
 
 def decode(line: bytes) -> dict[str, Any]:
-    """The record of a line, without its end; ValueError where it is not what was written."""
-    record = parse_json(line.decode())
-    if not isinstance(record, dict) or CRC not in record:
+    """The record of a line with a checksum of its own, without its end; raises ValueError if it is not what was written."""
+    return _decoded(line, "").record
+
+
+class _Line(NamedTuple):
+    record: dict[str, Any]
+    sha256: str  # as if chained to the line before, whichever checksum it has
+    chained: bool
+
+
+def _linked(before: str, body: bytes) -> str:
+    return hashlib.sha256(before.encode() + body).hexdigest()
+
+
+def _decoded(line: bytes, before: str) -> _Line:
+    found = _END.search(line, max(0, len(line) - _LONGEST_END))
+    body = line[: found.start()] + b"}" if found else b""
+    if found is None or found.group().startswith(b",") == (body == b"{}"):
         raise ValueError("no checksum")
-    given = record.pop(CRC)
-    if encode(record)[:-1] != line:  # the very bytes: spelling and order, too
-        raise ValueError(f"its checksum is not {str(given)[:8]}")
-    return record
+    crc, chained = found.groups()
+    digest = _linked(before, body)
+    if chained and chained.decode() != digest:
+        raise ValueError(f"its hash does not follow from the line before: {chained.decode()[:8]}, not {digest[:8]}")
+    if crc and int(crc, 16) != zlib.crc32(body):
+        raise ValueError(f"its checksum is not {crc.decode()}")
+    record = _parse(body)
+    if not isinstance(record, dict):
+        raise ValueError("not an object")
+    return _Line(record, digest, bool(chained))
+
+
+def _parse(body: bytes) -> Any:
+    try:
+        return _JSON.decode(body.decode())
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(tree := dict(pairs)) < len(pairs):
+        raise ValueError("a key stands twice")
+    return tree
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text[:40]} is not a finite number")
+    return number
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_once, parse_float=_finite, parse_constant=_finite)
+
+
+@dataclass
+class Content:
+    """What is known of a file: the hash of each line, and how many stand before the first chained one. Its first `size`
+    bytes are these lines; what stands behind was torn off while it was written. A head outside the file vouches for the
+    first `marked` lines (jaxlv.storage.chain).
+    """
+
+    hashes: list[str] = field(default_factory=list)
+    unchained: int = 0
+    size: int = 0
+    marked: int = 0
+
+    def take(self, line: bytes) -> dict[str, Any]:
+        """Add the next line, without its end, and return its record; raises ValueError if it is not what was written."""
+        record, sha256, chained = _decoded(line, self.hashes[-1] if self.hashes else "")
+        if not chained and self.unchained < len(self.hashes):
+            raise ValueError("not chained, behind lines that are")
+        self.unchained += not chained
+        self.hashes.append(sha256)
+        return record
+
+    def would_take(self, line: bytes) -> bool:
+        """Is this the next line?"""
+        try:
+            _decoded(line, self.hashes[-1] if self.hashes else "")
+        except ValueError:
+            return False
+        return True
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The records of a file, none where there is no file; JaxlvError, with the line, for damage before a torn end."""
+    """The records of a file, none if there is no file; JaxlvError, with the line, for damage before a torn end."""
+    found: list[dict[str, Any]] = []
+    scan(path, found.append)
+    return found
+
+
+def scan(path: Path, use: Callable[[dict[str, Any]], object]) -> Content:
+    """Give `use` each record of a file, none if there is no file; raises JaxlvError as `read` does."""
     path = Path(path)
-    try:
-        content = path.read_bytes() if path.exists() else b""
-    except OSError as fault:
-        raise JaxlvError(f"unreadable ({fault.strerror})", where=path) from None
-    return _parsed(content, path)[0]
+    if not path.exists():
+        return Content()
+    with opened(path) as file:
+        return parse(file.read(), path, use)
 
 
 class Journal:
     """A file of records to which one process adds more: each is on the disk when `add` returns.
 
-    `records` are those that were there when it was opened; a torn end is cut off. Raises JaxlvError if another process has
-    it open, and if it is damaged before its end.
+    `use` gets each record that is there already; a torn end is cut off. Raises JaxlvError if another process has it open,
+    and if it is damaged before its end.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, use: Callable[[dict[str, Any]], object] = lambda record: None):
         self.path = Path(path)
         make_folder(self.path.parent)
         self._file = self.path.open("a+b", buffering=0)
         try:
             self._lock()
             with naming(self.path):
-                self.records = self._mend()
+                self.found = self._mend(use)
             to_disk(self.path.parent)  # its name: it may be new, or of a process that died before this
         except BaseException:
             self.close()
@@ -74,22 +166,30 @@ class Journal:
         except BlockingIOError:
             raise JaxlvError("another process writes it", where=self.path, hint="wait for it to end") from None
 
-    def _mend(self) -> list[dict[str, Any]]:
+    def _mend(self, use: Callable[[dict[str, Any]], object]) -> Content:
         self._file.seek(0)
         content = self._file.read()
-        records, self._size = _parsed(content, self.path)
+        found = parse(content, self.path, use)
+        self._accept(found)
+        self._size = found.size
         if self._size < len(content):
             self._file.truncate(self._size)
         if self._size and not content[: self._size].endswith(b"\n"):
             self._append(b"\n")
-        return records
+        return found
+
+    def _accept(self, found: Content) -> None:
+        """Raises JaxlvError if the file must not be written to, before anything of it is changed."""
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Write a record. Raises JaxlvError if the file is not what it was; an OSError leaves nothing of the record."""
+        self._add(encode(record))
+
+    def _add(self, line: bytes) -> None:
         if not is_at(self.path, self._file.fileno()) or os.fstat(self._file.fileno()).st_size != self._size:
             raise JaxlvError("was removed, renamed or changed while a process wrote it", where=self.path)
         with naming(self.path):
-            self._append(encode(record))
+            self._append(line)
 
     def _append(self, line: bytes) -> None:
         try:
@@ -108,31 +208,28 @@ class Journal:
         self._file.close()
 
 
-def _parsed(content: bytes, path: Path) -> tuple[list[dict[str, Any]], int]:
-    """(records, the bytes that they take): what stands behind these was torn off while it was written."""
+def parse(content: bytes, path: Path, use: Callable[[dict[str, Any]], object]) -> Content:
+    """Give `use` each record in the bytes of a file; JaxlvError, with the line, for damage before a torn end."""
     *whole, rest = content.split(b"\n")
     if whole and not rest and b"\0" in whole[-1]:  # the last line was torn before its end: blocks not written are zeros
         rest = whole.pop() + b"\n"
-    records = [_at(path, number, line) for number, line in enumerate(whole, 1)]
+    found = Content()
+    for number, line in enumerate(whole, 1):
+        use(_taken(found, line, path, number))
     # A record is written with its end: one that is whole but for that was not torn.
-    if rest and _is_record(rest[:-1]):
-        raise JaxlvError("the end of a line is damaged", where=f"{path}, line {len(whole) + 1}", hint="restore the file")
-    if _is_record(rest):
-        return [*records, decode(rest)], len(content)
-    return records, len(content) - len(rest)
+    if rest and found.would_take(rest[:-1]):
+        where = f"{path}, line {len(whole) + 1}"
+        raise JaxlvError("the end of a line is damaged", where=where, hint="restore the file")
+    found.size = len(content) - len(rest)
+    if found.would_take(rest):
+        use(_taken(found, rest, path, len(whole) + 1))
+        found.size = len(content)
+    return found
 
 
-def _at(path: Path, number: int, line: bytes) -> dict[str, Any]:
+def _taken(found: Content, line: bytes, path: Path, number: int) -> dict[str, Any]:
     try:
-        return decode(line)
+        return found.take(line)
     except ValueError as fault:
         reason = " ".join(str(fault).split())[:120]
         raise JaxlvError(f"damaged line ({reason})", where=f"{path}, line {number}", hint="restore the file") from None
-
-
-def _is_record(line: bytes) -> bool:
-    try:
-        decode(line)
-    except ValueError:
-        return False
-    return True

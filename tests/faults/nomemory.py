@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from jaxlv.storage import lines
+from jaxlv.storage import chain, lines
 from jaxlv.storage.files import broken, new_folder, seal, write_json
 from tests.faults.disk import is_unfinished
 
@@ -48,7 +48,7 @@ def refuse_each(
 
 def main(folder: Path, stride: int) -> None:
     """Print how often each kind of storage was refused an object."""
-    file, whole, log = folder / "file.json", folder / "folder", folder / "log.jsonl"
+    file, whole, log, linked = (folder / name for name in ("file.json", "folder", "log.jsonl", "chain.jsonl"))
 
     def replace_folder(number: int) -> None:
         with new_folder(whole, replace=True) as work:
@@ -71,12 +71,31 @@ def main(folder: Path, stride: int) -> None:
         finally:
             journal.close()
 
+    def chain_up(number: int) -> None:
+        journal = chain.Chain(linked)
+        try:
+            journal.add({"number": number})
+            journal.mark(chain.head_of(linked))
+        finally:
+            journal.close()
+
+    def in_chain() -> list[int]:
+        found: list[int] = []
+        chain.scan(linked, lambda record: found.append(record["number"]))
+        return found
+
+    def shorten_chain() -> None:
+        if linked.exists() and linked.stat().st_size > 1000:
+            linked.unlink()
+            chain.head_of(linked).unlink()
+
     counts = {
         "files": refuse_each(
             lambda n: write_json(file, n), lambda: json.loads(f"[{file.read_text()}]") if file.exists() else [], stride
         ),
         "folders": refuse_each(replace_folder, in_folder, stride),
         "journals": refuse_each(append, lambda: [one["number"] for one in lines.read(log)], stride, shorten),
+        "chains": refuse_each(chain_up, in_chain, stride, shorten_chain),
     }
     assert not [path for path in folder.iterdir() if is_unfinished(path.name)]
     print(json.dumps(counts))

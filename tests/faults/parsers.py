@@ -32,6 +32,7 @@ from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.runs import checkpoint, records, run
 from jaxlv.storage import files, lines
+from jaxlv.storage.chain import head_of
 from jaxlv.text import language, tokens
 from jaxlv.text.codec import Codec
 from tests.faults import hostile
@@ -83,6 +84,21 @@ def _as_records(content: bytes, trees: list[Tree]) -> bytes:
     return b"".join(lines.encode(one) if isinstance(one, dict) else json.dumps(one).encode() + b"\n" for one in trees)
 
 
+def _linked(content: bytes) -> list[Tree]:
+    found: list[Tree] = []
+    lines.parse(content, Path("ledger"), found.append)
+    return found
+
+
+def _as_linked(content: bytes, trees: list[Tree]) -> bytes:
+    """With hashes that follow from each other, where the trees are records at all."""
+    found, before = b"", ""
+    for one in trees:
+        found += lines.encode(one, before) if isinstance(one, dict) else json.dumps(one).encode() + b"\n"
+        before = json.loads(found.splitlines()[-1])[lines.CHAIN] if isinstance(one, dict) else before
+    return found
+
+
 def _toml(content: bytes) -> list[Tree]:
     import tomllib
 
@@ -119,6 +135,7 @@ def _forecast(path: Path) -> Any:
 
 
 def _ledger(path: Path) -> Any:
+    head_of(path).unlink(missing_ok=True)  # it would see any change first
     ledger.verify(path)
     with ledger.Ledger(path) as book:
         return book.totals()
@@ -166,7 +183,9 @@ TARGETS: Mapping[str, Target] = {
     "npz": Target("data/series.npz", _series),
     "TOML": Target("run/config.toml", config.load_config, _toml, _as_toml),
     "settings": Target("run/settings", _setting),
-    "ledger": Target("run/ledger.jsonl", _ledger, _records, _as_records),
+    "ledger": Target("run/ledger.jsonl", _ledger, _linked, _as_linked),
+    "older ledger": Target("run/older.jsonl", _ledger, _records, _as_records),
+    "head of a ledger": Target("run/headed.jsonl.head", lambda path: ledger.verify(path.with_suffix(""))),
     "metrics": Target("run/metrics.jsonl", records.read_metrics, _records, _as_records),
     "facts of a checkpoint": Target("run/facts.json", checkpoint.read_facts, _json, _as_json),
     "manifest": Target("run/manifest.json", lambda path: run.read_manifest(path.parent), _json, _as_json),
@@ -221,6 +240,10 @@ def make(folder: Path, base: Path, adapter: dict[str, Any]) -> None:
         event = ledger.Event("train_step", 2, 16, rank=2, targets=("q_proj",), count=3)
         book.commit(book.reserve(event, "final"))
         book.reserve(event, "final")
+    for name in ("headed.jsonl", "headed.jsonl.head"):
+        shutil.copy(folder / "run" / name.replace("headed", "ledger"), folder / "run" / name)
+    older = b"".join(map(lines.encode, _linked((folder / "run" / "ledger.jsonl").read_bytes())))
+    (folder / "run" / "older.jsonl").write_bytes(older)
     log = records.MetricsLog(folder / "run" / "metrics.jsonl")
     for step in (1, 2, 3):
         log.add({"step": step, "loss": 1 / step, "total_tokens": 10.0 * step})

@@ -15,6 +15,7 @@ from jaxlv.errors import JaxlvError
 from jaxlv.runs import run, sources, training
 from jaxlv.runs.checkpoint import Checkpoints
 from jaxlv.runs.sources import Inputs
+from jaxlv.storage.chain import head_of
 
 BLOCK, WHEN, STEPS = 4, 10, 60  # steps that are reserved at once; the step after which it happens
 
@@ -44,6 +45,8 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "the lock removed": (lambda folder: (folder / run.LOCK).unlink(), run.LOCK),
     "the ledger removed": (lambda folder: (folder / run.LEDGER).unlink(), run.LEDGER),
     "the ledger replaced": (lambda folder: another(folder / run.LEDGER), run.LEDGER),
+    "the ledger's head removed": (lambda folder: head_of(folder / run.LEDGER).unlink(), f"{run.LEDGER}.head"),
+    "the ledger's head replaced": (lambda folder: another(head_of(folder / run.LEDGER)), f"{run.LEDGER}.head"),
     "the metrics removed": (lambda folder: (folder / run.METRICS).unlink(), run.METRICS),
 }
 
