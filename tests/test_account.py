@@ -406,7 +406,7 @@ def test_what_no_program_can_have_written_is_damage(path, records, message):
         read(path)
 
 
-@pytest.mark.parametrize("version", [1, 4, "3"])
+@pytest.mark.parametrize("version", [1, 5, "3"])
 def test_a_ledger_of_another_version_is_refused(version, path):
     written(path, header(path, terms(9 * ONE)) | {"ledger": version})
     with pytest.raises(JaxlvError, match=f"line 1: damaged line .*version {version}"):
