@@ -181,7 +181,8 @@ class History:
         files: dict[int, bytearray] = {}
         for i, change in enumerate(self.changes[:cut]):
             if isinstance(change, Name) and i not in without:
-                _rename(names, change)
+                end = self.flushed_at[i]
+                _rename(names, change, flushed=end is not None and end < cut)
             elif isinstance(change, Write):
                 _write(files.setdefault(change.node, bytearray()), change, damage if i in writes else "")
         return State(dict(self._walk(names, files, 0, "")))
@@ -198,11 +199,11 @@ class History:
                     yield from self._walk(names, files, node, f"{inside}/")
 
 
-def _rename(names: dict[tuple[int, str], int], change: Name) -> None:
-    """Names that were to move or go, but are not there as what made them was lost, stay away."""
+def _rename(names: dict[tuple[int, str], int], change: Name, flushed: bool = False) -> None:
+    """Names that were to move or go, but are not there as what made them was lost, stay away, unless they were `flushed`."""
     there = {node for at, gone in change.changes.items() if gone is None if (node := names.pop(at, None)) is not None}
     made = {at: node for at, node in change.changes.items() if node is not None}
-    names |= {at: node for at, node in made.items() if len(change.changes) == 1 or node in there}
+    names |= {at: node for at, node in made.items() if flushed or len(change.changes) == 1 or node in there}
 
 
 DAMAGES = ("", "lost", "zeros", "torn", "late")
