@@ -68,7 +68,7 @@ def open_model(
 def _named(name: str, settings: ModelSettings, pays: bool) -> Forecaster:
     if (Path(name) / run.CONFIG).is_file():
         finished = run.load_run(Path(name))
-        if not finished.config.budget.flops:
+        if finished.config.budget.flops is None:
             return finished.tuned
         if pays:
             return replace(finished.tuned, meter=Purse(finished.config, finished.folder, finished.tuned.model))

@@ -29,9 +29,8 @@ from jaxlv.flops.events import FINAL, Event, Kind, Terms
 from jaxlv.storage.chain import Chain, head_of
 
 __all__ = [
-    "FINAL", "Book", "BudgetExceeded", "Entry", "Event", "Kind", "Ledger", "Meter", "Payer", "Terms", "Totals", "begun", "checked",
-    "padding",
-    "read", "read_book", "totals", "verify",
+    "FINAL", "Book", "BudgetExceeded", "Entry", "Event", "Kind", "Ledger", "Meter", "Payer", "Terms", "Totals", "begun",
+    "checked", "padding", "read", "read_book", "totals", "verify",
 ]  # fmt: skip
 
 
