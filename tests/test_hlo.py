@@ -80,7 +80,7 @@ def test_a_text_that_is_not_whole_is_refused_in_one_line(text):
 # ---------------------------------------------------------------------------------------------------- rules
 
 
-@pytest.mark.parametrize("opcode", opcodes.ELEMENTWISE)
+@pytest.mark.parametrize("opcode", sorted(opcodes.ELEMENTWISE))
 def test_an_opcode_costs_what_its_primitive_costs(opcode):
     price = dict(opcodes.costs.ELEMENTWISE[opcodes.ELEMENTWISE[opcode]])
     found = operations("%a = f32[3,4] parameter(0)", f"%b = f32[3,4] {opcode}(%a, %a)")
