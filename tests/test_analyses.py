@@ -18,16 +18,19 @@ import pytest
 
 from jaxlv.analysis import analyses, anatomy
 from jaxlv.analysis.analyses import Drawn
-from jaxlv.config import SamplingConfig
+from jaxlv.config import SamplingConfig, load_config, to_toml
 from jaxlv.data import series
 from jaxlv.data.series import from_arrays
 from jaxlv.errors import JaxlvError
+from jaxlv.flops.ledger import Ledger
 from jaxlv.forecasting.baselines import BASELINES
 from jaxlv.forecasting.forecaster import Forecast, Forecaster
+from jaxlv.model.config import ModelConfig
+from jaxlv.model.weights import base_of
 from jaxlv.report import analyses as report
 from jaxlv.report import page
 from jaxlv.report.figures import svg
-from jaxlv.runs import run
+from jaxlv.runs import billing, run
 from jaxlv.text.codec import Codec
 from jaxlv.text.tokens import load_alphabet, token_texts
 from jaxlv_tools import cli
@@ -417,9 +420,10 @@ def test_texts_of_tokens_are_escaped(whole):
 def test_what_the_budget_does_not_hold_is_left_out_with_the_reason(tuned_run, tmp_path):
     """A run whose budget buys nothing more is analysed as far as that costs nothing."""
     spent = Path(shutil.copytree(tuned_run, tmp_path / "run", ignore=shutil.ignore_patterns("analyses")))
-    settings = (spent / run.CONFIG).read_text()
-    assert "flops = 0" in settings
-    (spent / run.CONFIG).write_text(settings.replace("flops = 0", "flops = 1"))
+    config = load_config(spent / run.CONFIG)
+    poor = replace(config, budget=replace(config.budget, flops=1.0))
+    (spent / run.CONFIG).write_text(to_toml(poor))
+    Ledger(spent / run.LEDGER, billing.terms_of(poor, ModelConfig.from_folder(base_of(config.model)))).close()
     reseal(spent)
     code, said, errors = jaxlv("analyse", spent, "--data", tuned_run.parent / "waves.h5")
     assert (code, errors) == (0, "")

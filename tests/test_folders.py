@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from test_report import make_metrics
 
-from jaxlv.config import RunConfig, build_config, config_tree, to_toml
+from jaxlv.config import RunConfig, build_config, config_tree, load_config, to_toml
 from jaxlv.data.series import SeriesSet, from_arrays
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.ledger import FINAL, Event, Ledger, Terms
@@ -88,7 +88,7 @@ def write_sweep(folder: Path, losses: Mapping[int, float]) -> Path:
     outcomes = []
     for rank, loss in losses.items():
         place = write_run(folder / sweep.RUNS / f"rank-{rank}", {"lora.rank": rank}, loss=loss, steps=rank)
-        cell = sweep.Cell(place.name, {"lora.rank": rank}, run.load_config(place / run.CONFIG))
+        cell = sweep.Cell(place.name, {"lora.rank": rank}, load_config(place / run.CONFIG))
         outcomes.append(sweep.outcome(cell, place.parent))
     best = min(outcomes, key=lambda one: one["validation_loss"])["name"]
     result = {"config": "x.toml", "rule": "validation_loss", "best": best, "runs": outcomes, "versions": VERSIONS}

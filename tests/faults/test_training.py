@@ -26,6 +26,7 @@ from jaxlv.runs.interrupts import Interrupted, Interrupts
 from jaxlv.runs.member import Job
 from jaxlv.runs.records import read_metrics
 from jaxlv.storage import files, lines
+from jaxlv.storage.chain import SUFFIX
 from jaxlv.storage.files import Watched
 from tests.faults.conftest import LONG, assert_same, outcome
 from tests.programs import jaxlv
@@ -65,10 +66,13 @@ def flip(path: Path, bit: int) -> None:
 
 
 def test_32_a_flipped_bit_anywhere_in_a_run_folder_is_noticed(copy):
-    """One bit in each of some bytes of every file: the first, the last, and others at random (all, in the long mode)."""
+    """One bit in each of some bytes of every file: the first, the last, and others at random (all, in the long mode).
+
+    Of the two slots of a head file one may be torn, as by a power cut: the other one is taken (tests/test_ledger.py).
+    """
     assert noticed(copy) == ""
     chance, flipped = random.Random(3), 0
-    for path in files_of(copy):
+    for path in (path for path in files_of(copy) if path.suffix != SUFFIX):
         size = path.stat().st_size
         places = range(size) if LONG else {0, size - 1, *(chance.randrange(size) for _ in range(3))}
         for place in places:
