@@ -85,6 +85,61 @@ def test_without_pytorch_jaxlv_is_measured_alone_and_the_row_says_so(tmp_path: P
     assert "not measured: No module named torch" in (tmp_path / "out" / "train_step-cpu.md").read_text()
 
 
+def test_counters_are_asked_beside_the_count_by_hand(tmp_path: Path, no_pytorch: dict[str, str]) -> None:
+    """A loop, devices, a refusal, what the compiler adds; and PyTorch's counters, which are not installed."""
+    words = ["--only", "fori_loop, 24; shard_map on 8; Pallas without; sort of", "--out", str(tmp_path / "out")]
+    done = run("benchmarks.counters", *words, **no_pytorch, XLA_FLAGS="")
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "out" / "counters-cpu.json").read_text())
+    said = {
+        row["function"]: {name: cell and cell["verdict"] for name, cell in row["cells"].items()} for row in result["rows"]
+    }
+    assert {name: (cells["jaxlv jaxpr"], cells["jaxlv HLO"], cells["XLA lowered"]) for name, cells in said.items()} == {
+        "fori_loop, 24 turns": ("right", "right", "wrong"),
+        "Pallas without one": ("refused", "refused", "right"),
+        "sort of 3 x 16": ("right", "right", "right"),
+        "shard_map on 8": ("right", "right", "wrong"),
+    }
+    written = (tmp_path / "out" / "counters-cpu.md").read_text()
+    assert written == done.stdout and "| fvcore | not installed |" in written
+    assert "| jaxlv HLO | 4 | 3 | 1 | 0 | 0 | 0 |" in written
+    assert run("benchmarks.counters", "--only", "perpetual motion").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "slack", "doubts", "verdict"),
+    [
+        (100, 0.0, [], "right"),
+        (110, 0.0, ["a doubt"], "right"),
+        (99, 0.0, [], "wrong"),
+        (111, 0.0, ["a doubt"], "doubted"),
+        (96, 0.05, [], "right"),
+        (94, 0.05, [], "wrong"),
+        (116, 0.05, [], "wrong"),
+        (0, 0.05, [], "silent zero"),
+        (0, 0.05, ["a doubt"], "doubted"),
+        (None, 0.05, [], "refused"),
+    ],
+)
+def test_a_counter_s_figure_gets_the_verdict_that_it_earns(
+    monkeypatch: pytest.MonkeyPatch, value: int | None, slack: float, doubts: list[str], verdict: str
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    counters = importlib.import_module("benchmarks.counters")
+    assert counters.judged(value, (100, 110), slack, doubts, 0.0)["verdict"] == verdict
+
+
+def test_of_all_functions_jaxlv_is_right_or_refuses_and_no_other_counter_is() -> None:
+    result = json.loads((ROOT / "benchmarks" / "results" / "counters-cpu.json").read_text())
+    verdicts: dict[str, set[str]] = {}
+    for row in result["rows"]:
+        for name, cell in row["cells"].items():
+            verdicts.setdefault(name, set()).update([cell["verdict"]] if cell else [])
+    assert len(result["rows"]) >= 40 and not result["absent"]
+    for name, found in verdicts.items():
+        assert (found <= {"right", "refused"}) == name.startswith("jaxlv"), name
+
+
 def test_an_unknown_shape_is_refused() -> None:
     done = run("benchmarks.generate", "--shapes", "gigantic")
     assert done.returncode == 2
