@@ -282,7 +282,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     result = {
         "program": "benchmarks.counters",
         "command": " ".join(["python", "-m", "benchmarks.counters", *words]),
-        "setting": f"{where['cpu']}, {where['cores']} cores; 8 CPU devices of XLA; "
+        "setting": f"{where['cpu']}, {where['cores']} cores with {os.getloadavg()[0]:.0f} processes at work; "
+        + "8 CPU devices of XLA; "
         + ", ".join(f"{name} {version}" for name, version in found.items()),
         "machine": where,
         "versions": found,
