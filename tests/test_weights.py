@@ -20,6 +20,7 @@ import jaxlv
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.family import architecture
 from jaxlv.model import weights
+from jaxlv.model.config import ModelConfig
 from jaxlv.storage import foreign
 
 Q_BIAS = "model.layers.0.self_attn.q_proj.bias"
@@ -460,3 +461,24 @@ def test_parameters_of_one_traced_layer_stand_for_all(random_model, tied):
     ids = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     whole = jax.eval_shape(lambda ids: model.init(jax.random.key(0), ids), ids)["params"]
     assert weights.unflatten(weights.abstract_params(model), model) == whole
+
+
+def test_fingerprint_sees_which_file_holds_what(tmp_path, random_model):
+    """Two shards that exchange their names are another model folder."""
+    model, params = random_model()
+    weights.save_pretrained(tmp_path / "m", model, params)
+    folder = tmp_path / "m"
+    for name, content in (("a.safetensors", b"1"), ("b.safetensors", b"2")):
+        (folder / name).write_bytes(content)
+    first = weights.fingerprint(folder)
+    (folder / "a.safetensors").write_bytes(b"2")
+    (folder / "b.safetensors").write_bytes(b"1")
+    assert weights.fingerprint(folder) != first
+
+
+def test_what_a_config_does_not_say_is_what_transformers_takes():
+    """Of Qwen2: as many key/value heads as heads, a head of its own, 1e-6, and 32,768 positions."""
+    raw = {"model_type": "qwen2", "vocab_size": 32, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 1}
+    found = ModelConfig.from_hf({**raw, "num_attention_heads": 4})
+    assert (found.num_key_value_heads, found.head_dim, found.tie_word_embeddings) == (4, 6, False)
+    assert (found.rms_norm_eps, found.max_position_embeddings) == (1e-6, 32_768)
