@@ -22,6 +22,7 @@ from jaxlv.model.weights import EMBEDDED_BASE
 from jaxlv.runs import run, sources
 from jaxlv.runs.billing import Purse
 from jaxlv.settings import argument
+from jaxlv.storage.door import is_there
 from jaxlv.text.codec import Codec
 from jaxlv.text.tokens import QWEN_END, load_alphabet
 
@@ -66,7 +67,7 @@ def open_model(
 
 
 def _named(name: str, settings: ModelSettings, pays: bool) -> Forecaster:
-    if (Path(name) / run.CONFIG).is_file():
+    if is_there(Path(name) / run.CONFIG):
         finished = run.load_run(Path(name))
         if finished.config.budget.flops is None:
             return finished.tuned

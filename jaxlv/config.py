@@ -26,12 +26,11 @@ from jaxlv.settings import (
     represented,
     setting,
 )
-from jaxlv.storage.files import naming
+from jaxlv.storage.door import LIMITS, content, is_there
 
 Dtype = Literal["float32", "bfloat16"]
 Kernel = Literal["xla", "blocked", "cudnn"]
 Sink = Literal["tensorboard", "wandb", "mlflow"]
-LARGEST_CONFIG = 1 << 20  # bytes of a config file
 MOST_EXTENDED = 20  # config files that extend each other
 DEEPEST = 20  # levels of sections and lists
 GRID = "grid"  # the section of a config that `jaxlv sweep` reads
@@ -270,7 +269,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 def read_tree(path: Path) -> dict[str, Any]:
     """The sections of a TOML file, laid over those of the file that its key `extends` names, beside it, and so on.
 
-    Raises JaxlvError if a file is not there or not regular, has more than LARGEST_CONFIG bytes, or is not TOML; if more than
+    Raises JaxlvError if a file is not there or not regular, larger than a config may be, or is not TOML; if more than
     MOST_EXTENDED files extend each other, or one itself; and if sections lie deeper than DEEPEST in each other.
     """
     trees: list[dict[str, Any]] = []
@@ -293,14 +292,11 @@ def read_tree(path: Path) -> dict[str, Any]:
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+    if not is_there(path):
         raise JaxlvError("no such config file", where=path)
-    with naming(path), path.open("rb") as file:
-        content = file.read(LARGEST_CONFIG + 1)
-    if len(content) > LARGEST_CONFIG:
-        raise JaxlvError("the config file is too large", where=path, expected=f"at most {LARGEST_CONFIG} bytes")
+    text = content(path, LIMITS["config"])
     try:
-        tree = tomllib.loads(content.decode("utf-8"))
+        tree = tomllib.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as fault:  # numbers of thousands of digits are no TOMLDecodeError
         raise JaxlvError(f"not valid TOML ({fault})", where=path) from None
     if _deeper(tree, DEEPEST):
@@ -348,8 +344,10 @@ def override(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
                 raise JaxlvError("not a section", where=f"--set {text}", found=section)
         try:
             node[key] = tomllib.loads(f"value = {value}")["value"]
-        except (ValueError, RecursionError):
+        except (tomllib.TOMLDecodeError, RecursionError):
             node[key] = value.strip()
+        except ValueError:  # Python reads no whole number of more than 4,300 digits
+            raise JaxlvError("the number has too many digits", where=f"--set {dotted}", found=value) from None
     return tree
 
 

@@ -51,7 +51,7 @@ class JaxlvError(Exception):
         hint: str | None = None,
     ):
         self.what, self.where, self.expected, self.found, self.hint = what, where, expected, found, hint
-        parts = [f"{printable(where)}: {printable(what)}" if where is not None else printable(what)]
+        parts = [f"{printable(where) or repr(str(where))}: {printable(what)}" if where is not None else printable(what)]
         if expected is not None:
             parts.append(f"expected {printable(expected)}")
         if found is not None:
@@ -59,6 +59,13 @@ class JaxlvError(Exception):
         if hint:
             parts.append(printable(hint))
         super().__init__(printable("; ".join(parts), WHOLE))
+
+
+def briefly(fault: Exception) -> str:
+    """Returns an error in a few words, for another one's text: what is wrong and what was found, or its type and text."""
+    if not isinstance(fault, JaxlvError):
+        return f"{type(fault).__name__}: {fault}"
+    return fault.what if fault.found is None else f"{fault.what}: {fault.found}"
 
 
 class NotFinite(JaxlvError):

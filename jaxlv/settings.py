@@ -24,6 +24,7 @@ from jaxlv.errors import JaxlvError
 
 AXIS = 2**31 - 1  # XLA counts places along an axis, and optax counts steps, in 32 bits with a sign
 SEEDS = 2**32 - 1  # jax.random.key reads 32 bits of a seed, and NumPy's RandomState takes no more
+TINY = float(np.finfo(np.float32).tiny)  # less is 0 on most devices
 Number = int | float  # as it was given; a setting of type float makes a float of a whole number
 
 # ------------------------------------------------------------------------------------------- what is allowed
@@ -40,9 +41,16 @@ class Between:
     also: tuple[float, ...] = ()
 
     def holds(self, value: Any) -> bool:
-        """Is this number allowed? NaN never is."""
-        over = self.low < value if self.above else self.low <= value
-        under = value < self.high if self.below else value <= self.high
+        """Is this number allowed, and is it so in float32, in which models compute? NaN never is."""
+        if not self._holds(value, self.low, self.high):
+            return False
+        if not isinstance(value, float) or value in self.also:
+            return True
+        return bool(single(value)) == bool(value) and self._holds(single(value), single(self.low), single(self.high))
+
+    def _holds(self, value: Any, low: float, high: float) -> bool:
+        over = low < value if self.above else low <= value
+        under = value < high if self.below else value <= high
         return bool(over and under) or value in self.also
 
     def words(self, kind: Any) -> str:
@@ -53,6 +61,13 @@ class Between:
         range_ = f"{over} and {under}" if self.above or self.below else f"from {low} to {high}"
         also = "".join(f"{value:g} or " for value in self.also)
         return f"{also}a {'whole ' if kind is int else ''}number {range_}"
+
+
+def single(value: float) -> float:
+    """Returns a number as float32 has it: what lies below its range is 0, as XLA has it, and what lies above infinite."""
+    with np.errstate(over="ignore", under="ignore"):
+        found = float(np.float32(value))
+    return found if abs(found) >= TINY else 0.0
 
 
 @dataclass(frozen=True)
@@ -220,7 +235,8 @@ def settled(value: Any, statement: Statement, name: str, file: Any = None) -> An
     plain, arguments = _plain(value, kind), typing.get_args(kind)
     if plain is None or (allowed and not allowed.holds(plain)):
         where = name if file is None else f"{file}, {name}"
-        raise JaxlvError(f"must be {statement}", where=where, found=represented(value))
+        in_single = f", which is {single(plain):g} in float32" if type(plain) is float and single(plain) != plain else ""
+        raise JaxlvError(f"must be {statement}", where=where, found=f"{represented(value)}{in_single}")
     each = allowed.each if isinstance(allowed, (Items, Entries)) else None
     if isinstance(plain, tuple):
         one = Statement(arguments[0], statement.words, each)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import graphlib
+import re
 import sys
 import tomllib
 from pathlib import Path
@@ -30,7 +31,8 @@ COUNTING = tuple(
 )
 # What stands by itself: all that a module may import of the library.
 NARROW: dict[str, set[str]] = {
-    "storage.foreign": {"errors"},
+    "storage.door": {"errors"},
+    "storage.foreign": {"errors", "storage.door"},
     "storage.apart": {"errors"},
     "text.vocabulary": {"storage.foreign", "text.template"},
     "text.template": set(),
@@ -170,3 +172,44 @@ def test_the_configs_load_and_survive_being_written(path, tmp_path):
     config = build_config(RunConfig, sections(tree, path)[0], where=path)
     (tmp_path / "again.toml").write_text(to_toml(config))
     assert load_config(tmp_path / "again.toml") == config
+
+
+# ------------------------------------------------------------------------------------------------ the one door
+
+OPENING = re.compile(
+    r"open|fdopen|open_code|\w+\.(os\.)?open|io\.FileIO|.*\.(fdopen|read_text|read_bytes|file_digest|expanduser|safe_open)|safe_open"
+    r"|(np|numpy)\.(load|loadtxt|genfromtxt|fromfile|memmap)|(pd|pandas)\.read_\w+|h5py\.File|zipfile\.ZipFile|shutil\.copy\w*"
+)
+"""What opens a file by its name, as it is called here: the builtin, methods of a path, and the libraries that are used."""
+PAST_THE_DOOR: dict[str, set[str]] = {
+    "jaxlv/storage/door.py": {"os.open", "os.path.expanduser", "io.FileIO"},
+    # Files of the system's own, by names that nobody chooses.
+    "jaxlv/memory.py": {"(GROUPS / limit).with_name('memory.stat').read_text", "(GROUPS / name).read_text"},
+    "jaxlv/runs/devices.py": {"OVERCOMMIT.read_text"},
+    "jaxlv/storage/apart.py": {"os.fdopen", "os.open"},
+    "tools/streams.py": {"os.open"},
+    # What the door has opened is given to a library, or a library opens what the door has looked at.
+    "jaxlv/storage/files.py": {"hashlib.file_digest"},
+    "jaxlv/data/readers.py": {"zipfile.ZipFile", "archive.open"},
+    "jaxlv/forecasting/forecaster.py": {"pd.read_csv"},
+    "jaxlv/storage/tensors.py": {"safe_open"},
+    "jaxlv/data/hdf5.py": {"h5py.File", "Path('/proc/self/statm').read_text"},
+    # Content in memory; a method that opens what a run writes; arrays that the program itself has just written.
+    "jaxlv/data/series.py": {"h5py.File"},
+    "jaxlv/runs/training.py": {"member.open"},
+    "tools/make_base.py": {"np.load"},
+}  # fmt: skip
+"""What does so, and may."""
+
+
+def calls_that_open(path: Path) -> set[str]:
+    """What a file calls that opens a file by its name, except by what it imports from this project."""
+    ours = {name.rpartition(".")[2] for name in imports(path) if name.startswith(("jaxlv.", "jaxlv_tools."))}
+    calls = (ast.unparse(node.func) for node in ast.walk(FILES[path]) if isinstance(node, ast.Call))
+    return {call for call in calls if OPENING.fullmatch(call) and call.partition(".")[0] not in ours}
+
+
+def test_every_file_is_read_through_the_door():
+    """storage/door.py waits for no pipe, opens no device and fills no memory; a call that opens a file itself would."""
+    found = {str(path.relative_to(ROOT)): calls for path in FILES if (calls := calls_that_open(path))}
+    assert found == PAST_THE_DOOR

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from jaxlv.config import DEEPEST, LARGEST_CONFIG, MOST_EXTENDED, load_config, override, read_tree
+from jaxlv.config import DEEPEST, MOST_EXTENDED, load_config, override, read_tree
 from jaxlv.errors import JaxlvError
+from jaxlv.storage.door import LIMITS
 
 
 def test_a_config_lies_over_the_one_beside_it_that_it_extends_section_by_section(tmp_path):
@@ -43,7 +44,7 @@ def nested(folder, levels):
     return folder / "nested.toml"
 
 
-@pytest.mark.parametrize(("make", "most"), [(chain, MOST_EXTENDED), (filled, LARGEST_CONFIG), (nested, DEEPEST)])
+@pytest.mark.parametrize(("make", "most"), [(chain, MOST_EXTENDED), (filled, LIMITS["config"]), (nested, DEEPEST)])
 def test_what_is_at_a_limit_is_read_and_what_is_beyond_is_refused(make, most, tmp_path):
     read_tree(make(tmp_path, most))
     with pytest.raises(JaxlvError, match=r"too (many|large|deep)"):

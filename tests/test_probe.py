@@ -29,6 +29,7 @@ from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.model import weights
 from jaxlv.report import probe as page
 from jaxlv.runs import run, sources, training
+from jaxlv.storage.door import LIMITS
 from jaxlv.text.codec import Codec
 from jaxlv.text.language import Language, generation_defaults, load_language
 from jaxlv.text.tokens import IGNORED, load_alphabet
@@ -222,8 +223,8 @@ def test_prompts_are_read_from_lines_and_from_jsonl(tmp_path):
         ('{"prompt": "a", "expected": "/(/"}\n', "line 1: not a regular expression"),
         ('{"prompt": "\\ud800"}\n', "line 1: not JSON"),
         (b"\xff\xfe", "not a text; expected UTF-8"),
-        (b" " * (probe.MOST_TEXT + 1), "too large; expected at most 8388608 bytes"),
-        (None, "no readable file"),
+        (b" " * (LIMITS["text"] + 1), "too large; expected at most 8388608 bytes"),
+        (None, "no such file"),
     ],
 )
 def test_prompts_that_are_none_are_named_with_their_line(content, named, tmp_path):
@@ -541,8 +542,8 @@ def test_without_a_folder_the_answers_are_shown_all_the_same(base, tmp_path, pro
 @pytest.mark.parametrize(
     ("more", "named"),
     [
-        (["--prompts", "gone.txt"], "gone.txt: no readable file"),
-        (["--text", "gone.txt"], "gone.txt: no readable file"),
+        (["--prompts", "gone.txt"], "gone.txt: no such file"),
+        (["--text", "gone.txt"], "gone.txt: no such file"),
         (["--max-new-tokens", 250], "longer than the model's positions"),
         (["--text", "{text}", "--window", 999], "--window: longer than the model's positions"),
         (["--text", "{text}", "--stride", 512], "--stride: not a stride; expected 1 to 511 tokens; found 512"),

@@ -58,12 +58,21 @@ def beyond(limit: float, kind: Any, up: bool) -> float:
     )
 
 
+def within(limit: float, kind: Any, up: bool) -> float:
+    """The number next to an open limit: a float is not the limit in float32 either, nor below what that has."""
+    if kind in (int, Number):
+        return beyond(limit, kind, up)
+    return float(
+        np.finfo(np.float32).tiny if limit == 0 else np.nextafter(np.float32(limit), np.float32(2 * limit if up else 0))
+    )
+
+
 def good(statement: Statement) -> list[Any]:
     """Values at the edge of what is allowed."""
     a = statement.allowed
     if isinstance(a, Between):
-        low = beyond(a.low, statement.kind, True) if a.above else a.low
-        high = beyond(a.high, statement.kind, False) if a.below else a.high
+        low = within(a.low, statement.kind, True) if a.above else a.low
+        high = within(a.high, statement.kind, False) if a.below else a.high
         cast = int if statement.kind is int else float
         return [cast(low), cast(high), *map(cast, a.also)]
     return ["plain", "with nbsp\u00a0"] if isinstance(a, Text) else []
@@ -76,6 +85,8 @@ def bad(statement: Statement) -> list[Any]:
         found = [math.nan, math.inf, -math.inf, True, np.bool_(True), "1", [1], 10**400, -(10**400), 16**9000]
         found += [] if statement.can_lack else [None]
         found += [a.low if a.above else beyond(a.low, kind, False), a.high if a.below else beyond(a.high, kind, True)]
+        if kind is float:  # allowed, but not in float32, in which 1e-40 is 0
+            found += [beyond(a.low, kind, True)] * a.above + [beyond(a.high, kind, False)] * a.below + [5e-324, 1e-40]
         return found + ([1.5, 1.0] if kind is int else [])
     if isinstance(a, Text):
         return [1, True, None, b"x", ["x"], "a\x1b[2J", "a\0b", "a\nb", "a\u202eb", "a\ud800", "x" * (a.longest + 1)]

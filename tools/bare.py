@@ -14,6 +14,7 @@ from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.lora.adapters import load_adapter, read_codec
 from jaxlv.model.weights import resolve
 from jaxlv.runs import run, sources
+from jaxlv.storage.door import is_there
 from jaxlv.storage.foreign import hub_revision
 from jaxlv.text.codec import Codec
 from jaxlv_tools.console import option
@@ -34,7 +35,7 @@ def add_bare(parser: argparse.ArgumentParser) -> None:
 def open_subject(options: argparse.Namespace) -> tuple[run.FinishedRun | None, RunConfig, SeriesSet]:
     """(the run, or None for a bare model; its config, or the defaults; the series) that options.subject and data name."""
     folder = Path(options.subject)
-    finished = run.load_run(folder) if (folder / run.CONFIG).is_file() else None
+    finished = run.load_run(folder) if is_there(folder / run.CONFIG) else None
     if finished:
         _refuse_bare(options)
     else:

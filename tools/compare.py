@@ -30,6 +30,7 @@ from jaxlv.published.protocols import PROTOCOLS, Part, Protocol, test_series
 from jaxlv.report import comparison
 from jaxlv.report.reported import entry
 from jaxlv.runs import billing, run
+from jaxlv.storage.door import is_there
 from jaxlv.storage.files import read_json, remove_unfinished, write_json, write_text
 from jaxlv_tools.console import begun_folder, describe, program, versions, whole
 from jaxlv_tools.parts import baseline_rows, draw, drawings, forecast_part
@@ -102,7 +103,7 @@ def flops_of(runs: Sequence[run.FinishedRun]) -> dict[str, Any] | None:
 def base_cost(model: str) -> dict[str, Any] | None:
     """What the base itself cost, where its folder says so."""
     record = resolve(model) / "training.json"
-    if not record.is_file():
+    if not is_there(record):
         return None
     tree = read_json(record)
     return {key: tree[key] for key in ("parameters", "tokens", "flops") if key in tree}
@@ -143,7 +144,7 @@ def main(options: argparse.Namespace) -> None:
                 print(f"{part.name}: not scored; the run has seen {len(seen)} of its {len(chosen)} test series")
                 continue
             kept = out / "parts" / f"{part.name}.json"
-            if not kept.is_file():
+            if not is_there(kept):
                 with finished.metered(f"{options.purpose} {part.name}") as forecasters:
                     used = {n: f for n, f in forecasters.items() if n == "tuned" or not options.tuned_only}
                     write_json(kept, measure(part, chosen, used, finished, out), indent=None)

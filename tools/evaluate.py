@@ -39,7 +39,7 @@ from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.report import evaluation
 from jaxlv.report.figures.panels import panels
 from jaxlv.runs import billing, run, sources
-from jaxlv.storage.files import new_folder, write_json
+from jaxlv.storage.files import Watched, new_folder, write_json
 from jaxlv_tools.bare import add_bare, bare_forecasters, open_subject
 from jaxlv_tools.console import (
     Progress,
@@ -178,10 +178,13 @@ def evaluate_to(
 ) -> dict[str, Any]:
     """Evaluate, and leave metrics.json, report.html and the forecasts in `out`; the metrics."""
     fitted = fitted or Fitted(forecasters)
-    with contextlib.ExitStack() as bars:
+    with Watched() as watched, contextlib.ExitStack() as bars:
         shown_as: dict[str, Progress] = {}
 
+        watched.add(out)
+
         def on_batch(name: str, done: int) -> None:
+            watched.check()  # what was removed or renamed while it is filled is not found at the end alone
             if name not in shown_as:
                 bars.close()  # that of the model before
                 shown_as[name] = bars.enter_context(Progress(f"forecast ({name})", len(chosen)))

@@ -31,14 +31,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxlv.config import BudgetConfig, ModelSettings, RunConfig, load_config
-from jaxlv.errors import JaxlvError
+from jaxlv.errors import JaxlvError, briefly
 from jaxlv.flops import plan as plans
 from jaxlv.flops.conventions import CONVENTIONS
 from jaxlv.flops.family import architecture
 from jaxlv.flops.table import count
 from jaxlv.flops.work import Train, Work
 from jaxlv.runs import billing, sources
-from jaxlv.storage.files import new_file
+from jaxlv.storage.door import is_there
+from jaxlv.storage.files import new_file, read_json
 from jaxlv_tools.console import describe, option, print_columns, program, whole
 
 if TYPE_CHECKING:
@@ -219,7 +220,7 @@ def show_plan(options: argparse.Namespace) -> None:
 def measured_rate(path: Path, flops: int, alphabet: bool) -> tuple[float, str]:
     """(FLOP/s, where it was measured) of the benchmarked train step that is nearest in size to one of `flops` FLOPs."""
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
+        result = read_json(path)
         sides = [
             (f"{row['shape']} {row['work']}", side["flops"], statistics.median(side["seconds"]))
             for row in result["rows"]
@@ -232,9 +233,9 @@ def measured_rate(path: Path, flops: int, alphabet: bool) -> tuple[float, str]:
         if not 0 < size / seconds < math.inf:
             raise ValueError(f"a rate of {size / seconds} FLOP/s")
         return size / seconds, f"{device} ({case}, {dtype})"
-    except (OSError, ArithmeticError, AttributeError, ValueError, KeyError, TypeError) as fault:
+    except (ArithmeticError, AttributeError, ValueError, KeyError, TypeError, JaxlvError) as fault:
         raise JaxlvError(
-            f"no result of benchmarks.train_step ({type(fault).__name__})",
+            f"no result of benchmarks.train_step ({briefly(fault)})",
             where=path,
             hint="make one with python -m benchmarks.train_step",
         ) from None
@@ -242,7 +243,7 @@ def measured_rate(path: Path, flops: int, alphabet: bool) -> tuple[float, str]:
 
 def series_of(config: RunConfig) -> tuple[int, int]:
     """(test series that are evaluated, steps of a series), from the data where they are there."""
-    if config.data.path and not Path(config.data.path).exists():
+    if config.data.path and not is_there(Path(config.data.path)):
         raise JaxlvError("no such data file", where=config.data.path, hint="name yours with --set data.path=FILE")
     loaded = sources.load_series(replace(config, data=replace(config.data, simulate=min(config.data.simulate, 8))))
     count = len(loaded) if config.data.path else config.data.simulate

@@ -39,7 +39,8 @@ from jaxlv.model.weights import count_params, write_pretrained
 from jaxlv.runs.checkpoint import Checkpoints
 from jaxlv.settings import AXIS, SEEDS, Between, Entries, Items, Settings, setting
 from jaxlv.steps.train import fit, init_state, make_optimizer, make_train_step, make_validation_step
-from jaxlv.storage.files import new_file, new_folder, write_json, write_text
+from jaxlv.storage.door import is_there
+from jaxlv.storage.files import new_file, new_folder, read_text, write_json, write_text
 from jaxlv.text.codec import SYMBOLS, Codec
 from jaxlv.text.tokens import Alphabet, Windows, load_alphabet, stack, window
 from jaxlv_tools.console import Progress, describe, program, versions, whole
@@ -148,9 +149,9 @@ def simulated(config: Simulated, seed: int, folder: Path, note: Callable[[str], 
     """The series of `simulate` from files in `folder`, read as they are needed; they are made where they are not there."""
     folder.mkdir(parents=True, exist_ok=True)
     settings, record = folder / "settings.json", json.dumps(dataclasses.asdict(config) | {"seed": seed})
-    if settings.is_file() and settings.read_text(encoding="utf-8") != record:
+    if is_there(settings) and read_text(settings) != record:
         raise JaxlvError("holds series of other settings", where=folder, hint="choose another folder, or remove this one")
-    if not settings.is_file():
+    if not is_there(settings):
         with ThreadPoolExecutor() as pool:
             parts = pool.map(lambda name: simulate(config, name, seed), config.shares)
             for name, values_NTV in zip(config.shares, parts, strict=True):
@@ -310,7 +311,7 @@ def train(
             batches = Stream(config, training, alphabet, config.seed)
         if resume and checkpoints.steps():
             state = checkpoints.restore(checkpoints.steps()[-1], state)
-            curve = [json.loads(line) for line in curve_path.read_text(encoding="utf-8").splitlines()]
+            curve = [json.loads(line) for line in read_text(curve_path).splitlines()]
             curve = [row for row in curve if row["step"] <= int(state.step)]
 
         def on_state(step, state):

@@ -25,7 +25,7 @@ from typing import Any
 
 import pandas as pd
 
-from jaxlv.analysis.probe import PROMPTS, Prompt, Text, answers, read, read_prompts, read_utf8, templated, text_windows
+from jaxlv.analysis.probe import PROMPTS, Prompt, Text, answers, read, read_prompts, templated, text_windows
 from jaxlv.config import EvaluateConfig, RunConfig, SamplingConfig, build_config, config_tree, override
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.ledger import FINAL, Meter
@@ -35,7 +35,8 @@ from jaxlv.model.config import ModelConfig
 from jaxlv.model.weights import base_of
 from jaxlv.report import probe
 from jaxlv.runs import run, sources
-from jaxlv.storage.files import naming, new_folder, write_json
+from jaxlv.storage.door import is_there
+from jaxlv.storage.files import new_folder, read_text, write_json
 from jaxlv.storage.tables import write_csv
 from jaxlv.text.codec import Codec
 from jaxlv.text.language import Language, generation_defaults, load_language
@@ -128,8 +129,7 @@ def measure(forecasters: dict[str, Forecaster], text: Text, options: argparse.Na
             "perplexity": reading.perplexity,
             "bits_per_byte": reading.bits_per_byte,
         }
-    with naming(options.text):
-        content = options.text.read_bytes()
+    content = read_text(options.text, "text").encode()
     return {
         "file": options.text.name,
         "sha256": hashlib.sha256(content).hexdigest(),
@@ -155,7 +155,7 @@ def write(out: Path, result: dict[str, Any]) -> None:
 
 @program(arguments)
 def main(options: argparse.Namespace) -> None:
-    is_run = (Path(options.subject) / run.CONFIG).is_file()
+    is_run = is_there(Path(options.subject) / run.CONFIG)
     config, sampling = settings(options, is_run)
     base = base_of(config.model)
     shape = ModelConfig.from_folder(base)
@@ -166,7 +166,7 @@ def main(options: argparse.Namespace) -> None:
     text = None
     if options.text:
         positions = shape.max_position_embeddings
-        text = text_windows(language, read_utf8(options.text), options.window, options.stride, positions)
+        text = text_windows(language, read_text(options.text, "text"), options.window, options.stride, positions)
     with (
         models(options, config, is_run) as found,
         new_folder(options.out) if options.out else contextlib.nullcontext() as out,

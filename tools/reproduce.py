@@ -46,6 +46,7 @@ from jaxlv.report import dossier, folders, page, reproductions
 from jaxlv.report.reported import entry as part_entry
 from jaxlv.runs import billing, run, sources, sweep, validation
 from jaxlv.runs.sweep import Cell
+from jaxlv.storage.door import is_there
 from jaxlv.storage.files import read_json, remove_unfinished
 from jaxlv_tools import beside, parts
 from jaxlv_tools.console import begun_folder, describe, print_columns, program, versions, whole
@@ -143,7 +144,7 @@ class Work:
     def result(self, name: str) -> dict[str, Any] | None:
         """What came of a stage; None where it has not run."""
         path = self.out / STAGE_FILES / f"{name}.json"
-        return read_json(path) if path.is_file() else None
+        return read_json(path) if is_there(path) else None
 
     def keep(self, name: str, result: Any) -> None:
         """Write what came of a stage."""
@@ -187,7 +188,7 @@ def plan_of(work: Work, benchmark: Path | None) -> dict[str, Any]:
 def rate_of(work: Work, benchmark: Path | None) -> tuple[float, str]:
     """(FLOP/s, where it was measured) from a result of benchmarks.train_step; 0 where there is none."""
     path = benchmark or RESULTS / BENCHMARKS[work.scale]
-    if not path.is_file():
+    if not is_there(path):
         return 0.0, "not estimated; give --benchmark, a result of benchmarks.train_step on your device"
     config = work.stages[-1].config
     rate, origin = measured_rate(path, billing.event_of(config).flops(work.model, "exact"), config.model.loss == "alphabet")
@@ -317,7 +318,7 @@ def evaluate_stage(work: Work, stage: Stage, data: SeriesSet) -> None:
     folder.mkdir(exist_ok=True)
     names = [reproduction.label(stage, cell) for cell in cells_of(work, stage)]
     paths = [folder / f"{part.name}-{n.replace(', ', '-').replace(' ', '-')}.json" for part in work.parts for n in names]
-    left = [place for place, path in enumerate(paths) if not path.is_file()]
+    left = [place for place, path in enumerate(paths) if not is_there(path)]
     if not left:
         return
     with models_of(work, stage) as forecasters:

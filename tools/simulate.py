@@ -31,6 +31,7 @@ def arguments() -> argparse.ArgumentParser:
 def main(options: argparse.Namespace) -> None:
     given = {name: getattr(options, name) for name in ("steps", "stop", "noise") if getattr(options, name) is not None}
     preset = dataclasses.replace(dynamics.PRESETS[options.preset], **given)
+    series.check_place(options.out)
     drawn = dynamics.draw(preset, options.series, options.seed)
     series.save(options.out, drawn)
     N, T, V = drawn.values_NTV.shape

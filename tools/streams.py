@@ -21,9 +21,11 @@ class _Output(io.FileIO):
     """An open file that takes everything: once something cannot be written, it leads nowhere."""
 
     fault: OSError | None = None
+    closed_before: OSError | None = None  # set if the stream was closed when the program began
 
     def write(self, content: Any) -> int:
         """Write what fits, waiting for a reader that is slow."""
+        self.fault = self.fault or self.closed_before
         while True:
             try:
                 written = super().write(content)
@@ -48,12 +50,19 @@ def protect() -> None:
             os.fstat(number)
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it gets the lowest free number, this one
-    for name in ("stdout", "stderr"):
+    for number, name in ((1, "stdout"), (2, "stderr")):
         stream = getattr(sys, name)
         if stream is None:  # it was closed when the program began
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (as long as the process lives)
+            setattr(sys, name, _closed(number))
         elif stream is getattr(sys, f"__{name}__") and isinstance(stream, io.TextIOWrapper):  # else a caller put it there
             setattr(sys, name, _protected(stream))
+
+
+def _closed(number: int) -> io.TextIOWrapper:
+    """A stream that leads nowhere, and knows that it was not meant to."""
+    raw = _Output(number, "w", closefd=False)
+    raw.closed_before = OSError(errno.EBADF, os.strerror(errno.EBADF))
+    return io.TextIOWrapper(io.BufferedWriter(raw), "utf-8", "backslashreplace")
 
 
 def _protected(stream: io.TextIOWrapper) -> io.TextIOWrapper:

@@ -7,7 +7,6 @@ Axes: N series, T time steps, V variables, P peaks of one series.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,8 @@ from jaxlv.data.arrays import VARIABLES, as_float64, check_shape
 from jaxlv.data.readers import read
 from jaxlv.data.series import FAULTS, MEMORY_CAP, REST, SeriesSet, at_rest, check_time, digest, first_place
 from jaxlv.errors import JaxlvError
+from jaxlv.storage.door import is_there
+from jaxlv.storage.files import sha256
 
 Row = dict[str, Any]
 PERCENTILES = (50, 90, 95, 99, 99.7, 99.9)
@@ -55,10 +56,10 @@ def inspect(path: Any, *, memory_cap: int = MEMORY_CAP) -> list[Row]:
     try:
         arrays = read(path, memory_cap)
     except JaxlvError as fault:
-        if not path.is_file():
+        if not is_there(path):
             raise
-        return [*_file_rows(path), _check("readable", f"no: {fault.what}", fault.expected or "", False)]
-    return [*_file_rows(path), *_array_rows(arrays, path)]
+        return [*_file_rows(path, memory_cap), _check("readable", f"no: {fault.what}", fault.expected or "", False)]
+    return [*_file_rows(path, memory_cap), *_array_rows(arrays, path)]
 
 
 def failed(rows: Sequence[Row]) -> list[Row]:
@@ -70,14 +71,15 @@ def _check(name: str, found: Any, expected: str = "", ok: bool | None = None, fi
     return {"check": name, "found": found, "expected": expected, "ok": ok, "first": first}
 
 
-def _file_rows(path: Path) -> Iterator[Row]:
+def _file_rows(path: Path, memory_cap: int) -> Iterator[Row]:
     yield _check("file", path.name)
     yield _check("bytes", path.stat().st_size)
     try:
-        with path.open("rb") as stream:
-            yield _check("sha256", hashlib.file_digest(stream, "sha256").hexdigest())
-    except OSError as fault:
-        yield _check("sha256", f"unknown: {fault.strerror}", ok=False)
+        if (size := path.stat().st_size) > memory_cap:
+            raise JaxlvError("too large", where=path, expected=f"at most {memory_cap} bytes", found=size)
+        yield _check("sha256", sha256(path))
+    except JaxlvError as fault:
+        yield _check("sha256", f"unknown: {fault.what}", fault.expected or "", ok=False)
 
 
 def _array_rows(arrays: dict[str, Any], path: Path) -> Iterator[Row]:

@@ -24,12 +24,11 @@ from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.forecasting.likelihood import future
 from jaxlv.steps.generate import padded
 from jaxlv.steps.train import window_loss
-from jaxlv.storage.files import parse_json
+from jaxlv.storage.files import parse_json, read_text
 from jaxlv.text.language import Language
 from jaxlv.text.tokens import IGNORED, Windows, stack
 
 KEYS = ("prompt", "expected")  # of a line of JSONL
-MOST_TEXT = 8 << 20  # bytes of prompts, or of a text: a tokenizer takes some 250 times that
 
 # ------------------------------------------------------------------------------------------------- prompts
 
@@ -81,7 +80,7 @@ def read_prompts(path: Path) -> list[Prompt]:
 
     Empty lines are none. JaxlvError with the line for what is neither, and for a file without prompts.
     """
-    lines = [(number, line) for number, line in enumerate(read_utf8(path).split("\n"), 1) if line.strip()]
+    lines = [(number, line) for number, line in enumerate(read_text(path, "text").split("\n"), 1) if line.strip()]
     if not lines:
         raise JaxlvError("no prompts", where=path, expected="one a line")
     if path.suffix.lower() != ".jsonl":
@@ -109,21 +108,6 @@ def _prompt(line: str, where: str) -> Prompt:
     except JaxlvError as fault:
         raise JaxlvError(fault.what, where=where, found=fault.found) from None
     return found
-
-
-def read_utf8(path: Path) -> str:
-    """The text of a file; raises JaxlvError if there is none, or if it is not UTF-8 or larger than MOST_TEXT."""
-    try:
-        with path.open("rb") as file:
-            content = file.read(MOST_TEXT + 1)
-    except OSError as fault:
-        raise JaxlvError(f"no readable file ({fault.strerror})", where=path) from None
-    if len(content) > MOST_TEXT:
-        raise JaxlvError("too large", where=path, expected=f"at most {MOST_TEXT} bytes", hint="take a part of it")
-    try:
-        return content.decode()
-    except UnicodeDecodeError as fault:
-        raise JaxlvError("not a text", where=path, expected="UTF-8", found=f"byte {fault.start} is not") from None
 
 
 # ------------------------------------------------------------------------------------------------- answers

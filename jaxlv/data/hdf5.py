@@ -99,7 +99,7 @@ def _read(path: Path, memory_cap: int, sized: Callable[[int], None] = lambda siz
         chunk = 8 * max(math.prod(dataset.chunks or (0,)) for dataset in (values, time, *parameters.values()))
         room.passing(chunk)
         sized(room.taken + chunk)
-        names = _attribute(values, "variables", path, room, MOST_VARIABLES)
+        names = _names(values, path, room)
         variables = VARIABLES if names is None else clean_names(names, path)
         check_shape(values.shape, time.shape, len(variables), path)
         arrays: dict[str, Any] = {"values": values[()], "time": time[()], "variables": variables}
@@ -194,6 +194,17 @@ def _is_setting(value: Any) -> bool:
     if isinstance(value, str):
         return len(value) <= LONGEST_SETTING and value.isprintable()
     return isinstance(value, (int, float))
+
+
+def _names(values: h5py.Dataset, path: Path, room: Room) -> Any:
+    """Returns the attribute `variables`, None if there is none; raises JaxlvError if it is not a list of texts."""
+    if "variables" in values.attrs:
+        declared = values.attrs.get_id("variables")
+        is_text = h5py.check_string_dtype(declared.dtype) is not None and declared.shape is not None
+        if not is_text or len(declared.shape) > 1:
+            found = "nothing" if declared.shape is None else f"{declared.dtype} of shape {declared.shape}"
+            raise JaxlvError("the attribute variables is not a list of texts", where=f"{path}:trajectories", found=found)
+    return _attribute(values, "variables", path, room, MOST_VARIABLES)
 
 
 def _attribute(holder: h5py.HLObject, key: str, where: Any, room: Room, most: int) -> Any:

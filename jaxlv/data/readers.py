@@ -22,7 +22,7 @@ from jaxlv.data import hdf5
 from jaxlv.data.arrays import VARIABLES, check_dtype, keys_of
 from jaxlv.data.limits import MEMORY_CAP, PER_SERIES, Room, check_count, clean_name, clean_names
 from jaxlv.errors import JaxlvError
-from jaxlv.storage.foreign import opened
+from jaxlv.storage.door import is_there, opened
 
 _TIDY = ("series", "step", "time", "variable", "value")
 _WIDE = ("series", "time", *VARIABLES)
@@ -30,6 +30,7 @@ FORMATS = {".h5": "HDF5", ".hdf5": "HDF5", ".csv": "text", ".npy": "npy", ".npz"
 LINE = 1 << 16  # characters of a line of CSV
 HEADER = 10_000  # bytes of the header of an npy file: what numpy itself allows, once it has read the header
 DIRECTORY = 1 << 20  # bytes of a zip archive that are held at once, the list of its members above all
+ENCRYPTED = 1  # the flag of a member of a zip archive
 _SIGNATURES = (
     (b"\x89HDF\r\n\x1a\n", "HDF5"),
     (b"\x93NUMPY", "npy"),
@@ -58,9 +59,7 @@ def read(path: Path, memory_cap: int = MEMORY_CAP) -> dict[str, Any]:
 
 def _checked_kind(path: Path, memory_cap: int) -> str:
     expected = FORMATS.get(path.suffix.lower())
-    if path.is_dir():
-        raise JaxlvError("is a directory", where=path, expected="a file of series")
-    if not path.exists():
+    if not is_there(path):
         raise JaxlvError("no such file", where=path, expected="a file of series")
     if not path.name.isprintable():
         raise JaxlvError("the file's name has characters that do not print", where=path, hint="rename it")
@@ -162,6 +161,8 @@ def _read_npz(path: Path, room: Room) -> dict[str, Any]:
                 raise JaxlvError(f"has no array {key}", where=path, found=keys_of(sorted(members)))
         held = {key: members[key] for key in ("trajectories", "time", "variables") if key in members}
         for key, member in held.items():
+            if member.flag_bits & ENCRYPTED:
+                raise JaxlvError("is encrypted", where=f"{path}:{key}", hint="write it anew without a password")
             # Others unpack in one go, or with tables of gigabytes; numpy writes only these.
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise JaxlvError("unknown compression", where=f"{path}:{key}", expected="stored or deflated")
@@ -244,8 +245,10 @@ def _read_csv(path: Path, room: Room) -> dict[str, Any]:
         lines = _lines(binary)
         binary.seek(0)
         rows = _rows(stream, path)
-        _, header = next(rows, ("", []))
+        _, header = next(rows, ("", [])) if lines else ("", [])
         tidy = _is_tidy(tuple(header), path)
+        if lines < 2:  # all others are empty: there may be millions of them
+            raise JaxlvError("has no rows", where=path)
         numeric = [(place, name) for place, name in enumerate(header) if name != "variable"]
         known = () if tidy else tuple(columns.number(name, str(path)) for name in VARIABLES)
         room.take(columns.size * (lines - 1) * (1 if tidy else len(known)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -140,11 +141,7 @@ def save(path: Any, series_set: SeriesSet, *, overwrite: bool = False) -> None:
     JaxlvError if the file exists and `overwrite` is false, if its suffix is not HDF5's, or if it cannot be
     written.
     """
-    path = Path(path)
-    if FORMATS.get(path.suffix.lower()) != "HDF5":
-        raise JaxlvError("series are saved as HDF5", where=path, expected="a name that ends in .h5 or .hdf5")
-    if path.is_dir() or (path.exists() and not overwrite):
-        raise JaxlvError("exists already", where=path, hint="choose another name, or allow overwriting")
+    path = check_place(path, overwrite)
     with np.errstate(over="ignore"):
         stored = series_set.values_NTV.astype(np.float32)
     from_arrays(stored, series_set.time_T, series_set.variables, where=f"{path} (as float32)")
@@ -155,6 +152,18 @@ def save(path: Any, series_set: SeriesSet, *, overwrite: bool = False) -> None:
             place.write_bytes(content.getbuffer())
     except OSError as error:
         raise JaxlvError(f"cannot be written ({error.strerror or error})", where=path) from error
+
+
+def check_place(path: Any, overwrite: bool = False) -> Path:
+    """Returns the path of a file that `save` could write to; raises JaxlvError for another, which costs nothing yet."""
+    path = Path(path)
+    if FORMATS.get(path.suffix.lower()) != "HDF5":
+        raise JaxlvError("series are saved as HDF5", where=path, expected="a name that ends in .h5 or .hdf5")
+    if path.is_dir() or (os.path.lexists(path) and not overwrite):
+        raise JaxlvError("exists already", where=path, hint="choose another name, or allow overwriting")
+    if not path.parent.is_dir():
+        raise JaxlvError("cannot be written (no such folder)", where=path, hint=f"make the folder {path.parent}")
+    return path
 
 
 def _write_hdf5(content: io.BytesIO, stored_NTV: np.ndarray, series_set: SeriesSet) -> None:
@@ -172,8 +181,14 @@ def _write_hdf5(content: io.BytesIO, stored_NTV: np.ndarray, series_set: SeriesS
 
 def check_time(time_T: np.ndarray, where: Any) -> None:
     """Raise JaxlvError unless time is finite and grows in equal steps, each within TIME_TOLERANCE of their mean."""
-    steps = np.diff(time_T)
-    for fault, name in ((~np.isfinite(time_T), "is not finite"), (~(steps > 0), "does not increase")):
+    with np.errstate(over="ignore", invalid="ignore"):
+        steps = np.diff(time_T)
+    tests = {
+        "is not finite": ~np.isfinite(time_T),
+        "is too large": np.abs(time_T) > LARGEST,
+        "does not increase": ~(steps > 0),
+    }
+    for name, fault in tests.items():
         if fault.any():
             first = int(np.argmax(fault))
             raise JaxlvError(f"time {name}", where=where, found=f"{time_T[first : first + 2]} from index {first}")
@@ -190,8 +205,15 @@ def check_time(time_T: np.ndarray, where: Any) -> None:
         )
 
 
+LARGEST = float(np.finfo(np.float32).max)
+"""The largest value and time: data sets are kept, and models compute, in float32; squares of more leave float64."""
 FAULTS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = MappingProxyType(
-    {"NaN": np.isnan, "infinite": np.isinf, "negative": lambda values: values < 0}
+    {
+        "NaN": np.isnan,
+        "infinite": np.isinf,
+        "negative": lambda values: values < 0,
+        "too large": lambda values: (values > LARGEST) & np.isfinite(values),
+    }
 )
 """The values that no series may hold: by name, where they stand in an array."""
 
@@ -209,10 +231,13 @@ def _check_values(values_NTV: np.ndarray, names: Sequence[str], ids_N: np.ndarra
             raise JaxlvError(
                 f"{fault.sum()} {name} values",
                 where=where,
-                expected="finite values of at least 0",
+                expected=f"values from 0 to {LARGEST:.7g}",
                 found=f"{values_NTV.flat[np.argmax(fault)]:g} first, at {first_place(fault, names, ids_N)}",
                 hint='repair them, or leave these series out: data.bad_series = "drop"',
             )
+
+
+BAD = "NaN, infinite, negative or too large"
 
 
 def _without_bad(found: SeriesSet, where: Any) -> SeriesSet:
@@ -221,9 +246,11 @@ def _without_bad(found: SeriesSet, where: Any) -> SeriesSet:
     if not bad_N.any():
         return found
     if bad_N.all():
-        raise JaxlvError("no series is left", where=where, found=f"NaN, infinite or negative values in all {len(bad_N)}")
+        raise JaxlvError(
+            "no series is left", where=where, found=f"NaN, infinite, negative or too large values in all {len(bad_N)}"
+        )
     left_out = f"{bad_N.sum()} of {len(bad_N)} series are left out: {shortened(found.ids_N[bad_N].tolist())}"
-    warnings.warn(f"{where}: {left_out} (NaN, infinite or negative values)", JaxlvWarning, stacklevel=3)
+    warnings.warn(f"{where}: {left_out} ({BAD} values)", JaxlvWarning, stacklevel=3)
     return found.select(found.ids_N[~bad_N])
 
 
@@ -248,20 +275,22 @@ class Split:
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
 
-def split_ids(ids: Any, train: Any, validation: Any, test: Any) -> Split:
+def split_ids(ids: Any, train: Any, validation: Any, test: Any, where: Any = "train, validation, test") -> Split:
     """The split with exactly these ids; JaxlvError for an id that is unknown or given twice."""
     split = Split(_as_ids(train), _as_ids(validation), _as_ids(test))
     chosen = np.concatenate(list(split.parts().values()))
     unknown = np.setdiff1d(chosen, _as_ids(ids))
     if len(unknown):
-        raise JaxlvError("split names unknown series", found=shortened(unknown.tolist()))
+        raise JaxlvError("the split names series that are not in the data", where=where, found=shortened(unknown.tolist()))
     values, counts = np.unique(chosen, return_counts=True)
     if (counts > 1).any():
-        raise JaxlvError("split names series twice", found=shortened(values[counts > 1].tolist()))
+        raise JaxlvError("the split names series twice", where=where, found=shortened(values[counts > 1].tolist()))
     return split
 
 
-def split_fraction(ids: Any, fractions: Sequence[float] = (0.7, 0.15, 0.15), seed: int = 42) -> Split:
+def split_fraction(
+    ids: Any, fractions: Sequence[float] = (0.7, 0.15, 0.15), seed: int = 42, where: Any = "fractions"
+) -> Split:
     """The ids in the order of NumPy's legacy `RandomState(seed).permutation`, cut at the cumulated fractions.
 
     With the defaults and 1000 series this is the split of the report xu. Each part keeps the permuted order.
@@ -269,8 +298,8 @@ def split_fraction(ids: Any, fractions: Sequence[float] = (0.7, 0.15, 0.15), see
     """
     ids_N = _as_ids(ids)
     order = _random(seed).permutation(len(ids_N))
-    cuts = np.round(_cumulated(fractions)[:2] * len(ids_N)).astype(int)
-    return _not_empty(Split(*np.split(ids_N[order], cuts)), fractions)
+    cuts = np.round(_cumulated(fractions, where)[:2] * len(ids_N)).astype(int)
+    return _not_empty(Split(*np.split(ids_N[order], cuts)), fractions, where)
 
 
 def _random(seed: int) -> np.random.RandomState:
@@ -308,7 +337,9 @@ REPORTED_SPLITS: Mapping[str, Callable[[np.ndarray], Split]] = MappingProxyType(
 """How four reports split their series: the course's 1000 into 700, 150, 150; 700, 200, 100; 800, 100, 100; 720, 180, 100."""
 
 
-def split_stratified(ids: Any, labels: Any, fractions: Sequence[float] = (0.7, 0.15, 0.15), seed: int = 42) -> Split:
+def split_stratified(
+    ids: Any, labels: Any, fractions: Sequence[float] = (0.7, 0.15, 0.15), seed: int = 42, where: Any = "fractions"
+) -> Split:
     """A split whose parts hold each label in proportion to the fractions, to within one series per label.
 
     labels (N,), for instance from `regimes`. The shuffled series of a label stand at (rank + u) / count, with
@@ -318,31 +349,33 @@ def split_stratified(ids: Any, labels: Any, fractions: Sequence[float] = (0.7, 0
     ids_N, labels_N = _as_ids(ids), np.asarray(labels)
     if labels_N.shape != ids_N.shape:
         raise JaxlvError("one label per series is needed", expected=ids_N.shape, found=labels_N.shape)
-    cuts = _cumulated(fractions)[:2]
+    cuts = _cumulated(fractions, where)[:2]
     random = _random(seed)
     part_N = np.empty(len(ids_N), int)
     for label in np.unique(labels_N):
         rows = random.permutation(np.flatnonzero(labels_N == label))
         position = (np.arange(len(rows)) + random.uniform()) / len(rows)
         part_N[rows] = np.searchsorted(cuts, position, side="right")
-    return _not_empty(Split(*(ids_N[part_N == part] for part in range(3))), fractions)
+    return _not_empty(Split(*(ids_N[part_N == part] for part in range(3))), fractions, where)
 
 
-def _cumulated(fractions: Sequence[float]) -> np.ndarray:
+def _cumulated(fractions: Sequence[float], where: Any) -> np.ndarray:
     shares = np.asarray(fractions, dtype=float)
     if shares.shape != (3,) or not (shares >= 0).all() or not math.isclose(shares.sum(), 1, abs_tol=1e-9):
         raise JaxlvError(
-            "wrong split fractions",
-            expected="shares for train, validation and test that add up to 1",
+            "split fractions do not add up to 1",
+            where=where,
+            expected="shares for train, validation and test",
             found=fractions,
         )
     return np.cumsum(shares)
 
 
-def _not_empty(split: Split, fractions: Sequence[float]) -> Split:
+def _not_empty(split: Split, fractions: Sequence[float], where: Any) -> Split:
     for (name, ids), fraction in zip(split.parts().items(), fractions, strict=True):
         if fraction > 0 and not len(ids):
-            raise JaxlvError(f"no series left for {name}", expected="more series, or other fractions", found=fractions)
+            expected = "more series, or other fractions"
+            raise JaxlvError(f"no series left for {name}", where=where, expected=expected, found=fractions)
     return split
 
 

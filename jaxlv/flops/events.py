@@ -17,7 +17,7 @@ from jaxlv.model.config import ModelConfig
 from jaxlv.settings import represented
 
 FINAL = "evaluation"  # the phase that what is held back belongs to
-MOST_FLOPS = 10**30  # of a budget
+MOST_FLOPS = int(1e30)  # of a budget: what budget.flops may be, a little more than 10**30
 MOST_SIZE, MOST_COUNT = 1 << 40, 10**6  # of what an event may say: batch, length, ..., and how often
 Kind = Literal["train_step", "validation", "generation"]
 

@@ -9,6 +9,7 @@ from jaxlv.errors import JaxlvError
 from jaxlv.model import hub
 from jaxlv.model.config import ModelConfig
 from jaxlv.model.weights import EMBEDDED_BASE
+from jaxlv.storage.door import at_home
 
 
 def _qwen(hidden: int, ff: int, layers: int, heads: int, kv_heads: int, vocabulary: int, tied: bool) -> ModelConfig:
@@ -35,7 +36,7 @@ def architecture(name: str) -> ModelConfig:
         return known
     if name == "embedded":
         return ModelConfig.from_folder(EMBEDDED_BASE)
-    if os.path.isdir(folder := os.path.expanduser(name)):
+    if os.path.isdir(folder := at_home(name)):
         return ModelConfig.from_folder(folder)
     if name.count("/") != 1:
         raise JaxlvError("no such model", where=name, expected=f"a folder, a hub id, embedded, or {', '.join(FAMILY)}")

@@ -27,15 +27,21 @@ from jaxlv.flops.account import Entry, Totals
 from jaxlv.flops.book import VERSION, Book, Reader, begun, checked, is_part, padding, read, read_book, totals, verify
 from jaxlv.flops.events import FINAL, Event, Kind, Terms
 from jaxlv.storage.chain import Chain, head_of
+from jaxlv.storage.door import is_there
 
 __all__ = [
     "FINAL", "Book", "BudgetExceeded", "Entry", "Event", "Kind", "Ledger", "Meter", "Payer", "Terms", "Totals", "begun",
-    "checked", "padding", "read", "read_book", "totals", "verify",
+    "checked", "other_terms", "padding", "read", "read_book", "totals", "verify",
 ]  # fmt: skip
 
 
 class BudgetExceeded(JaxlvError):
     """The next piece of work does not fit into what is left."""
+
+
+def other_terms(path: Path) -> JaxlvError:
+    """The error for a ledger that began with other terms."""
+    return JaxlvError("the budget is not the one that the ledger began with", where=path, hint="begin a new one")
 
 
 class Ledger:
@@ -57,8 +63,7 @@ class Ledger:
         self.book = self._open(terms, head) if writes else read_book(self.path, filter(None, [head]))
         try:
             if terms is not None and terms != self.terms:
-                what = "the budget is not the one that the ledger began with"
-                raise JaxlvError(what, where=self.path, hint="begin a new one")
+                raise other_terms(self.path)
             self.follow(run, head)
         except BaseException:
             self.close()
@@ -84,7 +89,7 @@ class Ledger:
         return self.book.entries
 
     def _open(self, terms: Terms | None, head: Path | None) -> Book:
-        if terms is None and not self.path.is_file():
+        if terms is None and not is_there(self.path):
             return read_book(self.path)  # raises: there is nothing to go on with
         reader = Reader(self.path)
         self._chain = Chain(self.path, reader, filter(None, [head]))

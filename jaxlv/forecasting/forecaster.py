@@ -29,7 +29,7 @@ from jaxlv.settings import SEEDS, argument, checked
 from jaxlv.steps.generate import Generated, check_shape, decoding, generate, padded
 from jaxlv.steps.needs import check_forecasts, check_generation
 from jaxlv.storage import tables
-from jaxlv.storage.foreign import opened
+from jaxlv.storage.door import opened
 from jaxlv.text.codec import Codec, Decoded
 from jaxlv.text.grammar import Grammar, longest_step, number_grammar
 from jaxlv.text.tokens import Alphabet

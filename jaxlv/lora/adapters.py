@@ -24,7 +24,9 @@ from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.lora.overlay import PROJECTIONS
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.model.weights import parameter_paths
+from jaxlv.settings import single
 from jaxlv.storage import foreign, tensors
+from jaxlv.storage.door import opened
 from jaxlv.storage.files import new_folder, seal, write_json
 from jaxlv.text.codec import Codec
 
@@ -187,7 +189,7 @@ def fingerprint(folder: Path) -> str:
         if path is None:
             digest.update(b"none")
             continue
-        with foreign.opened(path) as file:
+        with opened(path) as file:
             while block := file.read(1 << 24):
                 digest.update(block)
     return digest.hexdigest()
@@ -237,6 +239,8 @@ def read_config(folder: Path) -> AdapterConfig:
         raise wrong("r", f"a whole number from 1 to {MOST_RANK}")
     if type(alpha) not in (int, float) or not 0 < alpha <= MOST_ALPHA:
         raise wrong("lora_alpha", "a positive number")
+    if not single(alpha / rank):
+        raise wrong("lora_alpha", "a number that is not 0 in float32, divided by r")
     if type(dropout) not in (int, float) or not 0 <= dropout < 1:
         raise wrong("lora_dropout", "a number in [0, 1)")
     if not isinstance(raw.get("use_rslora", False), bool):

@@ -12,6 +12,7 @@ from pathlib import Path
 from jaxlv.errors import JaxlvError
 from jaxlv.model.config import CONFIG
 from jaxlv.storage import foreign
+from jaxlv.storage.door import at_home
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,200}")
@@ -32,7 +33,7 @@ def checked(name: str) -> str:
     folder which is there, or ends like the name of a file. Such names are not sent anywhere.
     """
     owner, _, rest = name.partition("/")
-    beside = bool(rest) and os.path.exists(os.path.expanduser(owner))
+    beside = bool(rest) and os.path.exists(at_home(owner))
     if ID.fullmatch(name) and not any(two in name for two in ("..", "--")) and not beside and not FILE_NAME.fullmatch(rest):
         return name
     near = _near(name)
@@ -46,7 +47,7 @@ def _near(name: str) -> str | None:
     """Returns a folder that is there, or "embedded", whose name is much like one that is not."""
     path = Path(name)
     try:
-        entries = itertools.islice(os.scandir(os.path.expanduser(path.parent)), LOOKED_AT)
+        entries = itertools.islice(os.scandir(at_home(path.parent)), LOOKED_AT)
         beside = [entry.name for entry in entries if entry.is_dir()]
     except (OSError, ValueError):
         return None

@@ -25,6 +25,7 @@ from jaxlv.model import hub
 from jaxlv.model.config import CONFIG, ModelConfig
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.storage import foreign, tensors
+from jaxlv.storage.door import at_home, opened
 from jaxlv.storage.files import new_folder, write_json
 
 EMBEDDED_BASE = Path(__file__).parents[1] / "base"
@@ -67,7 +68,7 @@ def resolve(folder_or_hub_id: str | Path, revision: str | None = None) -> Path:
     """
     if str(folder_or_hub_id) == "embedded":
         return EMBEDDED_BASE
-    folder = os.path.expanduser(folder_or_hub_id)
+    folder = at_home(folder_or_hub_id)
     if os.path.isdir(folder):
         return Path(folder)
     if os.path.lexists(folder):
@@ -203,7 +204,7 @@ def fingerprint(folder: str | Path) -> str:
         raise JaxlvError("no config.json in the model folder", where=folder, hint="give a Hugging Face folder")
     for path in sorted([*foreign.tensor_files(folder), config]):
         digest.update(path.name.encode())
-        with foreign.opened(path) as file:
+        with opened(path) as file:
             while block := file.read(1 << 24):
                 digest.update(block)
     return digest.hexdigest()

@@ -27,6 +27,7 @@ from jaxlv.published.systems import ALLOWANCE, LENGTH, RANK, RATE, STAGES, Syste
 from jaxlv.runs import billing, run, sweep
 from jaxlv.runs.sweep import Cell
 from jaxlv.steps.generate import padded
+from jaxlv.storage.door import is_there
 
 MARGIN = 0.05  # of every envelope of a stage, for repeats after interruptions
 REAL = "qwen2.5-0.5b"  # the reports' model
@@ -93,7 +94,7 @@ def read_stages(folder: Path, scale: Path | None = None, changes: Mapping[str, A
     found = [
         _stage(name, laid_over(read_tree(folder / f"{name}.toml"), above), folder / f"{name}.toml")
         for name in STAGES
-        if (folder / f"{name}.toml").is_file()
+        if is_there(folder / f"{name}.toml")
     ]
     if not found:
         raise JaxlvError("no stages", where=folder, expected=", ".join(f"{name}.toml" for name in STAGES))

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jaxlv.config import RunConfig, config_tree
-from jaxlv.errors import JaxlvError
+from jaxlv.errors import JaxlvError, briefly
 from jaxlv.published import reproduction
 from jaxlv.runs import run, sweep
-from jaxlv.storage.files import parse_json
+from jaxlv.storage.door import is_there
+from jaxlv.storage.files import SEAL, read_json
 
 Tree = Mapping[str, Any]
 Kind = Literal["reproduction", "sweep", "comparison", "run", "evaluation"]
@@ -69,7 +70,7 @@ def read(path: Path) -> Folder:
         raise JaxlvError("no such folder" if not path.exists() else "not a folder", where=path)
     whole = path.resolve()
     for file, kind in RESULTS.items():
-        if (whole / file).is_file():
+        if is_there(whole / file):
             with readable(path, kind):
                 return READERS[kind](path, whole, kind, file)
     there = sorted(entry.name for entry in whole.iterdir())
@@ -99,10 +100,9 @@ def readable(path: Path, kind: Kind) -> Iterator[None]:
 def read_tree(path: Path, needed: Sequence[str] = ()) -> dict[str, Any]:
     """A JSON file that holds an object with these keys; JaxlvError where it does not."""
     try:
-        tree = parse_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as fault:
-        reason = fault.strerror if isinstance(fault, OSError) else f"damaged: {fault}"
-        raise JaxlvError(f"{path.name} does not read ({reason})", where=path.parent) from None
+        tree = read_json(path)
+    except JaxlvError as fault:
+        raise JaxlvError(f"{path.name} does not read ({briefly(fault)})", where=path.parent) from None
     missing = [key for key in needed if key not in tree] if isinstance(tree, dict) else list(needed)
     if missing or not isinstance(tree, dict):
         found = sorted(tree)[:8] if isinstance(tree, dict) else type(tree).__name__
@@ -122,11 +122,13 @@ def flat(config: RunConfig) -> dict[str, Any]:
 
 def _beside(folder: Path, file: str) -> list[Path]:
     """That file in a folder, and in the folders of it."""
-    return [path for path in (folder / file, *sorted(folder.glob(f"*/{file}"))) if path.is_file()]
+    return [path for path in (folder / file, *sorted(folder.glob(f"*/{file}"))) if is_there(path)]
 
 
 def read_run(folder: Path, name: str, known: Tree | None = None) -> Run:
     """The run in a folder; `known` are its figures where a sweep has told them."""
+    for file in (SEAL, run.LEDGER, run.METRICS):
+        is_there(folder / file)  # raises, if something else is
     config = run.read_config(folder)
     figures = known or sweep.outcome(sweep.Cell(folder.name, {}, config), folder.parent, evaluations=False)
     evaluations = [
@@ -139,7 +141,7 @@ def read_run(folder: Path, name: str, known: Tree | None = None) -> Run:
 
 def _told(runs: Path, one: Tree, evaluations: Sequence[Evaluation] = ()) -> Run:
     """A run that a sweep tells of, with its folder where that is still there."""
-    if (runs / one["name"] / run.CONFIG).is_file():
+    if is_there(runs / one["name"] / run.CONFIG):
         found = read_run(runs / one["name"], one["name"], one)
         return Run(
             found.name, found.settings, one, found.folder, found.config, [*evaluations, *found.evaluations], found.analyses

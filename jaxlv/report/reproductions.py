@@ -13,6 +13,7 @@ from jaxlv.report import analyses as analysed
 from jaxlv.report import comparison, sweeps
 from jaxlv.report.page import MISSING, Block, Figure, Page, Pairs, Section, Table, number, percent, svg
 from jaxlv.report.tables.columns import Column, table_of, words
+from jaxlv.storage.door import is_there
 from jaxlv.storage.files import read_json, read_text
 
 Tree = Mapping[str, Any]
@@ -216,7 +217,7 @@ def page_of_folder(folder: Path) -> Page:
     result = read_json(folder / "reproduce.json")
     drawings = {path.stem: read_text(path) for path in (folder / "parts").glob("*.svg")}
     path = folder / "analyses" / "analyses.json"
-    return page_of(result, drawings, read_json(path) if path.is_file() else NOTHING)
+    return page_of(result, drawings, read_json(path) if is_there(path) else NOTHING)
 
 
 def format_text(result: Tree) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from safetensors import safe_open
 
 from jaxlv.analysis import anatomy
 from jaxlv.data.series import SeriesSet
@@ -23,6 +22,8 @@ from jaxlv.report.folders import Evaluation, Run, Tree
 from jaxlv.report.page import MISSING, Page, Section, Table, duration, number, plain
 from jaxlv.report.tables.columns import Column, table_of, words
 from jaxlv.runs import run, sweep
+from jaxlv.storage import tensors
+from jaxlv.storage.door import is_there
 
 KINDS: Mapping[str, str] = {"train_step": "training", "validation": "validation", "generation": "forecasts"}
 """Events of a ledger, in words."""
@@ -36,13 +37,8 @@ def trained_parameters(folder: Path) -> int | None:
     files = [folder / run.ADAPTER / name for name in (adapters.TENSORS, adapters.HEAD)]
     count = 0
     for path in files:
-        if path.is_file():
-            with safe_open(path, framework="np") as file:
-                for name in file.keys():  # noqa: SIM118 - no dictionary
-                    size = 1
-                    for side in file.get_slice(name).get_shape():
-                        size *= side
-                    count += size
+        if is_there(path):
+            count += sum(map(math.prod, tensors.shapes(path).values()))
     return count or None
 
 

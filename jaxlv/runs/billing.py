@@ -14,13 +14,14 @@ import jax
 
 from jaxlv.config import RunConfig
 from jaxlv.errors import JaxlvError
-from jaxlv.flops.ledger import FINAL, Book, BudgetExceeded, Event, Kind, Ledger, Meter, Terms, begun
+from jaxlv.flops.ledger import FINAL, Book, BudgetExceeded, Event, Kind, Ledger, Meter, Terms, begun, other_terms
 from jaxlv.flops.work import Train, Update
 from jaxlv.lora import overlay
 from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.runs.records import MANIFEST, METRICS, read_json
 from jaxlv.storage.chain import head_of
+from jaxlv.storage.door import is_there
 
 LEDGER = "ledger.jsonl"  # in a run folder, unless the config names another one
 
@@ -54,7 +55,7 @@ def name_in_ledger(config: RunConfig, folder: Path) -> str:
 
 def first_name(folder: Path) -> str:
     """The name that a run folder had when it was made; "" if it does not tell, as older ones, or if it is not there."""
-    made_of = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
+    made_of = read_json(folder / MANIFEST) if is_there(folder / MANIFEST) else {}
     name = made_of.get("run", "") if isinstance(made_of, dict) else ""
     return name if isinstance(name, str) else ""
 
@@ -73,13 +74,14 @@ def head_in(config: RunConfig, folder: Path) -> Path | None:
 def check_there(config: RunConfig, folder: Path) -> None:
     """Raises JaxlvError if the ledger of a run is gone, or empty: its head, or what the run has logged, tells of one."""
     path, metrics = ledger_path(config, folder), folder / METRICS
-    if path.is_file() and path.stat().st_size:
+    there = is_there(path)
+    if there and path.stat().st_size:
         return
-    told = [place for place in (head_of(path), head_in(config, folder)) if place and place.is_file()]
-    if metrics.is_file() and metrics.stat().st_size:
+    told = [place for place in (head_of(path), head_in(config, folder)) if place and is_there(place)]
+    if is_there(metrics) and metrics.stat().st_size:
         told.append(metrics)
     if told:
-        what = "the ledger is empty" if path.is_file() else "the ledger is gone"
+        what = "the ledger is empty" if there else "the ledger is gone"
         raise JaxlvError(what, where=path, expected=f"what {told[0]} tells of", hint="restore it from a copy")
 
 
@@ -148,6 +150,21 @@ def repeats_of(config: RunConfig, folder: Path) -> str:
     """What a config's ledger says of repeats after interruptions, in words; "" if there were none."""
     book = book_of(config, folder)
     return book.account.told_repeats() if book else ""
+
+
+def check_begins(config: RunConfig, folder: Path, model: Qwen2) -> None:
+    """Raises JaxlvError, before a run folder is made, if the ledger of a new run cannot be: it has other terms, is damaged,
+    is not a regular file, lacks lines that its head knows of, or its folder cannot be.
+    """
+    if config.budget.flops is None:
+        return
+    path = ledger_path(config, folder)
+    book = begun(path)
+    if book and book.terms != terms_of(config, model.config):
+        raise other_terms(path)
+    above = next(place for place in path.parents if os.path.lexists(place))
+    if not above.is_dir():
+        raise JaxlvError("is not a folder", where=above, expected="a folder for the ledger")
 
 
 def check_budget(config: RunConfig, model: Qwen2, stack_rank: int = 0) -> None:

@@ -24,18 +24,18 @@ import orbax.checkpoint as ocp
 
 from jaxlv.errors import JaxlvError
 from jaxlv.runs.records import STEP, saved_steps
+from jaxlv.storage.door import Unreadable
 from jaxlv.storage.files import (
     broken,
     make_folder,
     new_folder,
-    parse_json,
+    read_json,
     remove_folder,
     remove_unfinished,
     seal,
     system_error,
     write_json,
 )  # fmt: skip
-from jaxlv.storage.foreign import Unreadable
 
 STATE, FACTS = "state", "facts.json"  # in the folder of a step
 BEST = "best"  # a fact: the step and the value of the best checkpoint so far
@@ -201,12 +201,12 @@ class Checkpoints:
 def read_facts(path: Path) -> dict[str, Any]:
     """What a checkpoint's facts.json says; JaxlvError where it is none."""
     try:
-        facts = parse_json(path.read_text(encoding="utf-8"))
+        facts = read_json(path)
         return {
             name: {**fact, "step": int(fact["step"]), "value": float(fact["value"])} if name == BEST else float(fact)
             for name, fact in facts.items()
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as fault:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as fault:
         raise JaxlvError(f"unreadable facts of a checkpoint ({type(fault).__name__}: {fault})", where=path) from None
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from jaxlv.config import BudgetConfig, RunConfig, load_config
-from jaxlv.errors import JaxlvError
+from jaxlv.errors import JaxlvError, briefly
 from jaxlv.runs.sinks import Sink
-from jaxlv.storage import lines
-from jaxlv.storage.files import parse_json, write_text
+from jaxlv.storage import files, lines
+from jaxlv.storage.files import write_text
 
 CONFIG, MANIFEST, SPLIT, METRICS = "config.toml", "manifest.json", "split.json", "metrics.jsonl"
 CHECKPOINTS, STEP = "checkpoints", "step_"  # a folder, and what the names of those in it begin with
@@ -70,12 +70,11 @@ def saved_steps(folder: Path) -> list[int]:
 def read_json(path: Path, *needed: str) -> dict[str, Any]:
     """A JSON file of a run folder; JaxlvError where it is not readable, or lacks one of the dotted keys `needed`."""
     try:
-        tree = parse_json(path.read_text(encoding="utf-8"))
+        tree = files.read_json(path)
         for name in needed:
             functools.reduce(lambda node, key: node[key], name.split("."), tree)
-    except (OSError, ValueError, KeyError, TypeError) as fault:
-        detail = fault.strerror if isinstance(fault, OSError) else f"{type(fault).__name__}: {fault}"
-        reason = f"not a run folder: no readable {path.name} ({detail})"
+    except (JaxlvError, KeyError, TypeError) as fault:
+        reason = f"not a run folder: no readable {path.name} ({briefly(fault)})"
         raise JaxlvError(reason, where=path.parent, expected=f"{CONFIG}, {MANIFEST}, {SPLIT}, checkpoints/") from None
     return tree
 

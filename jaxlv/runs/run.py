@@ -49,6 +49,7 @@ from jaxlv.runs.records import (
 )
 from jaxlv.runs.sources import DATA, Inputs, load_base
 from jaxlv.steps.train import init_state, make_optimizer
+from jaxlv.storage.door import is_there
 from jaxlv.storage.files import SEAL, broken, new_folder, seal, write_json, write_text
 from jaxlv.storage.foreign import hub_revision
 from jaxlv.text.codec import Codec
@@ -66,7 +67,7 @@ def check_folder(config: RunConfig, folder: Path, resume: bool) -> None:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise JaxlvError("exists already", where=folder, hint="choose another folder, or go on with --resume")
         return
-    if not (folder / CONFIG).is_file():
+    if not is_there(folder / CONFIG):
         raise JaxlvError("no run to resume", where=folder, expected=f"a run folder with {CONFIG}")
     differences = _differences(config_tree(read_config(folder)), config_tree(config))
     if differences:

@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxlv.errors import JaxlvError, printable
 from jaxlv.settings import represented
+from jaxlv.storage.door import is_there
 from jaxlv.storage.files import new_file
 
 PREFIX = "trial-"
@@ -67,8 +68,9 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.space, self.seed, self.storage, self._optuna = list(space), seed, storage, optuna
         self._own = isinstance(storage, Path)
+        begins = isinstance(storage, Path) and not is_there(storage)
         with self._stored("opened"):
-            if isinstance(storage, Path) and not storage.exists():
+            if isinstance(storage, Path) and begins:
                 with new_file(storage) as place:
                     self._open(place, name)
                     self._database.engine.dispose()

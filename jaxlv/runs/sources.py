@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from jaxlv.model.qwen2 import Qwen2
 from jaxlv.model.weights import base_of, load_pretrained
 from jaxlv.runs.devices import check_kernel, compute_deterministically, compute_with_care
 from jaxlv.steps import needs
+from jaxlv.storage.door import at_home, is_there
 from jaxlv.text.codec import Codec
 from jaxlv.text.tokens import Alphabet, load_alphabet
 
@@ -52,7 +54,7 @@ def load_series(config: RunConfig, folder: Path | None = None) -> SeriesSet:
     """The series of a config: its file, or a run folder's own simulated ones, or new ones from the preset."""
     if config.data.path:
         return series.load(config.data.path, drop=config.data.bad_series == "drop")
-    if folder is not None and (folder / DATA).is_file():
+    if folder is not None and is_there(folder / DATA):
         return series.load(folder / DATA)
     return dynamics.draw(config.data.preset, config.data.simulate, config.data.seed)
 
@@ -62,14 +64,16 @@ def split_series(config: RunConfig, series_set: SeriesSet) -> Split:
     in two of them.
     """
     data, ids = config.data, series_set.ids_N
+    listed = ("train_ids", "validation_ids", "test_ids")
+    where = ", ".join(f"data.{name}" for name in listed if getattr(data, name))
     if data.train_ids or data.validation_ids or data.test_ids:
-        split = series.split_ids(ids, data.train_ids, data.validation_ids, data.test_ids)
+        split = series.split_ids(ids, data.train_ids, data.validation_ids, data.test_ids, where)
     elif data.stratify:
-        split = series.split_stratified(ids, series.regimes(series_set), data.fractions, data.seed)
+        split = series.split_stratified(ids, series.regimes(series_set), data.fractions, data.seed, "data.fractions")
     elif data.split != "fractions":
         split = series.REPORTED_SPLITS[data.split](ids)
     else:
-        split = series.split_fraction(ids, data.fractions, data.seed)
+        split = series.split_fraction(ids, data.fractions, data.seed, "data.fractions")
     series.check_disjoint(series_set, split)
     if data.train_share == 1:
         return split
@@ -155,7 +159,7 @@ def check_fits(configs: Sequence[RunConfig]) -> None:
     A base of the hub that is not a folder here is left out: its runs are checked when they begin.
     """
     for settings in {config.model for config in configs}:
-        if settings.path == "embedded" or Path(settings.path).expanduser().is_dir():
+        if settings.path == "embedded" or os.path.isdir(at_home(settings.path)):
             model = architecture_of(settings, base_of(settings))
             needs.check_training([config for config in configs if config.model == settings], model, loaded=False)
 

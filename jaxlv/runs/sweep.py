@@ -28,6 +28,7 @@ from jaxlv.runs.records import read_metrics
 from jaxlv.settings import represented
 from jaxlv.steps import needs
 from jaxlv.steps.stack import program_of
+from jaxlv.storage.door import is_there
 from jaxlv.storage.files import remove_unfinished, write_json
 
 RESULT = "sweep.json"
@@ -135,7 +136,7 @@ def train(
     """
     for cell in found:
         place = folder / cell.name
-        if resume and place.is_dir() and not (place / run.CONFIG).is_file():
+        if resume and place.is_dir() and not is_there(place / run.CONFIG):
             shutil.rmtree(place)  # interrupted before it was ready to begin
         remove_unfinished(place)  # a finished run is not opened again
         run.check_folder(cell.config, place, resume and place.is_dir())

@@ -16,7 +16,7 @@ from jaxlv.config import RunConfig
 from jaxlv.errors import JaxlvError, NotFinite
 from jaxlv.flops.ledger import BudgetExceeded
 from jaxlv.lora import adapters, overlay
-from jaxlv.runs.billing import check_budget
+from jaxlv.runs.billing import check_begins, check_budget, ledger_path
 from jaxlv.runs.interrupts import Interrupted, Interrupts
 from jaxlv.runs.member import Job, Member, is_finite, open_ledgers, reserve
 from jaxlv.runs.run import ADAPTER, CONFIG, LOCK, SAVE, check_folder, check_intact, check_manifest, make_folder, manifest
@@ -26,6 +26,7 @@ from jaxlv.runs.validation import Texts, alphabet_of, measured
 from jaxlv.steps import needs
 from jaxlv.steps.stack import Stack, memory_of
 from jaxlv.steps.train import TrainState, fit
+from jaxlv.storage.door import is_there
 from jaxlv.storage.files import Watched, only_process, remove_unfinished
 from jaxlv.storage.foreign import hub_revision
 from jaxlv.text.tokens import Windows
@@ -83,7 +84,7 @@ def train_together(
     needs.check_training([job.config for job in jobs], jobs[0].inputs.model)
     for job in jobs:
         check_budget(job.config, job.inputs.model, max(one.config.lora.rank for one in jobs))
-    begun = [resume and (len(jobs) == 1 or (job.folder / CONFIG).is_file()) for job in jobs]
+    begun = [resume and (len(jobs) == 1 or is_there(job.folder / CONFIG)) for job in jobs]
     for job, goes_on in zip(jobs, begun, strict=True):
         check_folder(job.config, job.folder, goes_on)
         if goes_on:
@@ -91,6 +92,9 @@ def train_together(
         for sink in job.config.train.sinks:
             package_of(sink)
     training = _Training(jobs, watch, memory, at_once)
+    new = [job for job, goes_on in zip(jobs, begun, strict=True) if not goes_on]
+    for job in {ledger_path(job.config, job.folder): job for job in new}.values():
+        check_begins(job.config, job.folder, job.inputs.model)
     for job, goes_on in zip(jobs, begun, strict=True):
         if not goes_on:
             make_folder(job.config, job.folder, job.inputs, versions or {})

@@ -23,6 +23,7 @@ from jaxlv.runs.records import (
     read_metrics,
     saved_steps,
 )
+from jaxlv.storage.door import is_there
 
 MOST_NAMED = 20  # entries of a run that are named
 # What whoever asks for a forecast or an evaluation chooses; the rest of an event is of the run's model.
@@ -59,14 +60,14 @@ def find(place: Path) -> tuple[Path, list[Paid]]:
 
     Raises JaxlvError if a run has no budget.
     """
-    if (place / CONFIG).is_file():
+    if is_there(place / CONFIG):
         one = Paid(place, read_config(place))
         if one.config.budget.flops is None:
             raise JaxlvError("the run has no budget, and so no ledger", where=place)
         return billing.ledger_path(one.config, place), [one]
     path = place / billing.LEDGER if place.is_dir() else place
     folders = [path.parent, *sorted((path.parent / RUNS).glob("*"))]
-    found = [Paid(folder, read_config(folder)) for folder in folders if (folder / CONFIG).is_file()]
+    found = [Paid(folder, read_config(folder)) for folder in folders if is_there(folder / CONFIG)]
     return path, [one for one in found if billing.ledger_path(one.config, one.folder).resolve() == path.resolve()]
 
 

@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxlv.errors import JaxlvError
-from jaxlv.storage import lines
+from jaxlv.storage import door, lines
 from jaxlv.storage.files import is_at, naming, new_file
-from jaxlv.storage.foreign import opened
 from jaxlv.storage.lines import Content
 
 SUFFIX = ".head"
@@ -67,7 +66,7 @@ def _check(found: Content, path: Path, known: Mapping[Path, Head]) -> None:
     """Raises JaxlvError unless a file has the lines that the heads know of."""
     for place, head in known.items():
         told, there = f"at least {head.lines} lines, as {place} says", len(found.hashes)
-        if not path.exists():
+        if not door.is_there(path):
             raise JaxlvError("is gone", where=path, expected=told, hint=HINT)
         if there < head.lines:
             raise JaxlvError("lines are missing from its end", where=path, expected=told, found=there, hint=HINT)
@@ -93,7 +92,7 @@ class Chain(lines.Journal):
     def __init__(self, path: Path, use: Callable[[dict[str, Any]], object] = lambda record: None, also: Iterable[Path] = ()):
         self._files: dict[Path, _HeadFile] = {}
         self._places = [head_of(path), *also]
-        if not path.exists():
+        if not door.is_there(path):
             _check(Content(), path, read_heads(self._places))  # opening would make it
         super().__init__(path, use)
         try:
@@ -142,13 +141,13 @@ class _HeadFile:
 
     def __init__(self, path: Path, head: Head):
         self.path = path
-        if not path.exists():
+        if not door.is_there(path):
             with new_file(path) as place:
                 place.write_bytes(2 * _slot(head))
         slots = _slots(path)
         self._written = max(filter(None, slots))
         self._next = SLOT * (1 - slots.index(self._written))
-        self._handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        self._handle = door.handle_to_change(path)
 
     def write(self, head: Head) -> None:
         """Replace the older slot. Raises JaxlvError if the file is not where it was."""
@@ -174,7 +173,7 @@ def _slot(head: Head) -> bytes:
 
 def _slots(path: Path) -> list[Head | None]:
     """The heads in the slots of a file; None if a slot is torn or damaged."""
-    with opened(path) as file:
+    with door.opened(path) as file:
         content = file.read(2 * SLOT)
     return [_head_in(content[:SLOT]), _head_in(content[SLOT:])]
 

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import glob
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxlv.errors import JaxlvError
-from jaxlv.storage import foreign
+from jaxlv.storage import door, foreign
 
 SUFFIX = ".tmp"  # of what is being written: ".NAME.RANDOM.tmp"
 SEAL = "SHA256SUMS"  # as `sha256sum -c` reads it
@@ -95,16 +96,21 @@ def write_json(path: Path, tree: Any, **settings: Any) -> None:
     write_text(path, json.dumps(tree, **{"indent": 1, **settings}) + "\n")
 
 
-def read_text(path: Path) -> str:
-    """The text of a file. Raises OSError, which names it, if the system cannot read it."""
-    with naming(path):
-        return Path(path).read_text(encoding="utf-8")
+def read_text(path: Path, kind: str = "result") -> str:
+    """The text of a regular file, at most as large as `door.LIMITS` says of its kind; raises JaxlvError if it is not that,
+    or not UTF-8.
+    """
+    try:
+        return door.content(path, door.LIMITS[kind]).decode()
+    except UnicodeDecodeError as fault:
+        raise JaxlvError("not a text", where=path, expected="UTF-8", found=f"byte {fault.start} is not") from None
 
 
 def read_json(path: Path) -> Any:
-    """The value of a JSON file of ours. Raises JaxlvError if it is damaged, and OSError if the system cannot read it."""
+    """The value of a JSON file of ours; raises JaxlvError if it is damaged, or as `read_text` does."""
+    text = read_text(path)
     try:
-        return parse_json(read_text(path))
+        return parse_json(text)
     except ValueError as fault:
         raise JaxlvError(f"damaged ({fault})", where=path) from None
 
@@ -199,7 +205,7 @@ def remove_unfinished(folder: Path, name: str = "*") -> None:
 @contextlib.contextmanager
 def _held(folder: Path) -> Iterator[int]:
     """Yields the handle of a folder that is locked until the process ends; raises OSError if another one has the lock."""
-    handle = os.open(folder, os.O_RDONLY)
+    handle = door.handle_of(folder)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield handle
@@ -209,7 +215,7 @@ def _held(folder: Path) -> Iterator[int]:
 
 def to_disk(path: Path) -> None:
     """Flush a file, or the entries of a folder, to the disk."""
-    handle = os.open(path, os.O_RDONLY)
+    handle = door.handle_of(path)
     try:
         with naming(path):
             os.fsync(handle)
@@ -242,7 +248,7 @@ def only_process(path: Path) -> Iterator[int]:
     """
     path = Path(path)
     while True:
-        with path.open("a+", encoding="utf-8") as file:
+        with io.TextIOWrapper(io.BufferedRandom(door.opened_to_add(path)), encoding="utf-8") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
@@ -288,7 +294,7 @@ class Watched:
         """Watch a path, open as `handle` or opened here; raises JaxlvError if it is gone already."""
         if handle is None:
             try:
-                handle = os.open(path, os.O_RDONLY)
+                handle = door.handle_of(path)
             except (FileNotFoundError, NotADirectoryError):
                 raise _gone(path) from None
             self._opened.callback(os.close, handle)
@@ -331,7 +337,7 @@ def broken(folder: Path) -> list[str]:
     folder = Path(folder)
     try:
         content = (foreign.read(folder, SEAL) or b"").decode()
-    except foreign.Unreadable:
+    except door.Unreadable:
         raise
     except (JaxlvError, ValueError):
         content = ""
@@ -351,21 +357,24 @@ def _fault(folder: Path, line: str) -> str:
     try:
         foreign.confine(folder / name, folder)
         return "" if sha256(folder / name) == digest else f"{name} has changed"
-    except foreign.Unreadable:
+    except door.Unreadable:
         raise
     except JaxlvError:
         return f"{name[:100]} is missing"
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON text; ValueError where it is none, or nested too deeply."""
+    """The value of a JSON text; raises ValueError, in plain words, if it is not one, or nested too deeply."""
     try:
         return json.loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    except json.JSONDecodeError as fault:
+        place = f"line {fault.lineno}, column {fault.colno}" if text.strip() else "the file is empty"
+        raise ValueError(f"not JSON: {place}") from None
 
 
 def sha256(path: Path) -> str:
     """The hash of a regular file, in hexadecimal digits; raises JaxlvError if it is not one."""
-    with foreign.opened(path) as file:
+    with door.opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,17 +9,15 @@ against.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import math
 import os
-import stat
 from collections.abc import Iterator, Mapping
-from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 from jaxlv.errors import JaxlvError, printable
+from jaxlv.storage.door import check_regular, content, unreadable
 
 KIB, MIB = 1 << 10, 1 << 20
 # What is read of a folder, and how large it may be in bytes. Tensors have no limit here: they are read one by one, each in
@@ -39,16 +37,8 @@ TAKEN_ALONG = (
 )  # fmt: skip
 LONGEST_NAME = 255  # bytes of the name of a file
 DEEPEST = 64  # JSON within JSON
-KINDS = {
-    stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-}  # fmt: skip
 
 # ------------------------------------------------------------------------------------------------------ files
-
-
-class Unreadable(JaxlvError):
-    """The system cannot read a file that is there, such as one on a disk that fails: what it holds is not known."""
 
 
 def find(folder: str | Path, name: str) -> Path | None:
@@ -68,8 +58,8 @@ def find(folder: str | Path, name: str) -> Path | None:
     try:
         found = os.stat(path)
     except OSError as fault:
-        raise _unreadable(fault, path) from None
-    _check_regular(found, path)
+        raise unreadable(fault, path) from None
+    check_regular(found, path)
     most = math.inf if name.endswith(TENSORS) else LIMITS[name]
     if found.st_size > most:
         raise JaxlvError("too large", where=path, expected=f"at most {most} bytes", found=found.st_size)
@@ -79,35 +69,7 @@ def find(folder: str | Path, name: str) -> Path | None:
 def read(folder: str | Path, name: str) -> bytes | None:
     """Returns the content of a file that `find` finds; None if nothing of that name is there."""
     path = find(folder, name)
-    if path is None:
-        return None
-    with opened(path) as file:
-        content = file.read(LIMITS[name] + 1)
-    if len(content) > LIMITS[name]:  # it has grown
-        raise JaxlvError("too large", where=path, expected=f"at most {LIMITS[name]} bytes")
-    return content
-
-
-@contextlib.contextmanager
-def opened(path: Path) -> Iterator[BufferedReader]:
-    """Opens a regular file to read its bytes; raises JaxlvError, without waiting, if it is not one or is unreadable."""
-    try:
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            _check_regular(os.fstat(file.fileno()), path)
-            yield file
-    except OSError as fault:
-        raise _unreadable(fault, path) from None
-
-
-def _unreadable(fault: OSError, path: Path) -> JaxlvError:
-    kind = JaxlvError if fault.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP) else Unreadable
-    return kind(f"unreadable ({fault.strerror})", where=path)
-
-
-def _check_regular(found: os.stat_result, path: Path) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        kind = KINDS.get(stat.S_IFMT(found.st_mode), "something else")
-        raise JaxlvError("is not a regular file", where=path, found=kind)
+    return None if path is None else content(path, LIMITS[name])
 
 
 def tensor_files(folder: str | Path) -> list[Path]:
@@ -137,9 +99,9 @@ def _entries(folder: str | Path) -> list[str]:
 
 def copy(folder: str | Path, name: str, to: Path) -> None:
     """Writes the content of a file that `find` finds to another folder, under the same name."""
-    content = read(folder, name)
-    if content is not None:
-        (to / name).write_bytes(content)
+    found = read(folder, name)
+    if found is not None:
+        (to / name).write_bytes(found)
 
 
 @contextlib.contextmanager
@@ -180,11 +142,11 @@ def confine(path: Path, folder: str | Path) -> None:
 
 def settings(folder: str | Path, name: str) -> dict[str, Any] | None:
     """Returns the JSON object in a file that `find` finds, read strictly (`parse`); None if nothing is there."""
-    content = read(folder, name)
-    if content is None:
+    found = read(folder, name)
+    if found is None:
         return None
     try:
-        tree = parse(content)
+        tree = parse(found)
         if not isinstance(tree, dict):
             raise ValueError("not an object")
     except ValueError as fault:
@@ -218,14 +180,14 @@ class Twice(ValueError):
         self.key = key
 
 
-def parse(content: bytes) -> Any:
+def parse(text: bytes) -> Any:
     """Returns the value of a JSON text in UTF-8.
 
     Raises ValueError if it is not one, if a key stands twice in an object (Twice), if a number is not finite, or if it is
     nested more than DEEPEST times.
     """
     try:
-        tree = json.loads(content.decode(), object_pairs_hook=_once, parse_constant=_Endless, parse_float=_finite)
+        tree = json.loads(text.decode(), object_pairs_hook=_once, parse_constant=_Endless, parse_float=_finite)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     level: list[Any] = [[tree]]

@@ -16,14 +16,14 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from jaxlv.errors import JaxlvError
+from jaxlv.storage import door
 from jaxlv.storage.files import is_at, make_folder, naming, to_disk
-from jaxlv.storage.foreign import opened
 
 CRC, CHAIN = "crc32", "sha256"
 _END = re.compile(rb',?"(?:%b":"([0-9a-f]{8})|%b":"([0-9a-f]{64}))"}\Z' % (CRC.encode(), CHAIN.encode()))
@@ -134,10 +134,10 @@ def read(path: Path) -> list[dict[str, Any]]:
 def scan(path: Path, use: Callable[[dict[str, Any]], object]) -> Content:
     """Give `use` each record of a file, none if there is no file; raises JaxlvError as `read` does."""
     path = Path(path)
-    if not path.exists():
+    if not door.is_there(path):
         return Content()
-    with opened(path) as file:
-        return parse(file.read(), path, use)
+    with door.opened(path, door.LIMITS["log"]) as file:
+        return parse(file, path, use)
 
 
 class Journal:
@@ -150,7 +150,7 @@ class Journal:
     def __init__(self, path: Path, use: Callable[[dict[str, Any]], object] = lambda record: None):
         self.path = Path(path)
         make_folder(self.path.parent)
-        self._file = self.path.open("a+b", buffering=0)
+        self._file = door.opened_to_add(self.path)
         try:
             self._lock()
             with naming(self.path):
@@ -167,14 +167,15 @@ class Journal:
             raise JaxlvError("another process writes it", where=self.path, hint="wait for it to end") from None
 
     def _mend(self, use: Callable[[dict[str, Any]], object]) -> Content:
-        self._file.seek(0)
-        content = self._file.read()
-        found = parse(content, self.path, use)
+        with door.opened(self.path, door.LIMITS["log"]) as file:
+            found = parse(file, self.path, use)
+            file.seek(max(0, found.size - 1))
+            ended = file.read(1) in (b"\n", b"")
         self._accept(found)
         self._size = found.size
-        if self._size < len(content):
+        if os.fstat(self._file.fileno()).st_size > self._size:
             self._file.truncate(self._size)
-        if self._size and not content[: self._size].endswith(b"\n"):
+        if not ended:
             self._append(b"\n")
         return found
 
@@ -188,6 +189,9 @@ class Journal:
     def _add(self, line: bytes) -> None:
         if not is_at(self.path, self._file.fileno()) or os.fstat(self._file.fileno()).st_size != self._size:
             raise JaxlvError("was removed, renamed or changed while a process wrote it", where=self.path)
+        if len(line) > door.LIMITS["line"] or self._size + len(line) > door.LIMITS["log"]:  # what is written can be read
+            expected = f"lines of at most {door.LIMITS['line']} bytes, {door.LIMITS['log']} together"
+            raise JaxlvError("the file grows too large", where=self.path, expected=expected)
         with naming(self.path):
             self._append(line)
 
@@ -208,28 +212,42 @@ class Journal:
         self._file.close()
 
 
-def parse(content: bytes, path: Path, use: Callable[[dict[str, Any]], object]) -> Content:
-    """Give `use` each record in the bytes of a file; JaxlvError, with the line, for damage before a torn end."""
-    *whole, rest = content.split(b"\n")
-    if whole and not rest and b"\0" in whole[-1]:  # the last line was torn before its end: blocks not written are zeros
-        rest = whole.pop() + b"\n"
+def parse(file: BinaryIO, path: Path, use: Callable[[dict[str, Any]], object]) -> Content:
+    """Give `use` each record of an open file; raises JaxlvError, with the line, for damage before a torn end."""
     found = Content()
-    for number, line in enumerate(whole, 1):
-        use(_taken(found, line, path, number))
-    # A record is written with its end: one that is whole but for that was not torn.
-    if rest and found.would_take(rest[:-1]):
-        where = f"{path}, line {len(whole) + 1}"
-        raise JaxlvError("the end of a line is damaged", where=where, hint="restore the file")
-    found.size = len(content) - len(rest)
-    if found.would_take(rest):
-        use(_taken(found, rest, path, len(whole) + 1))
-        found.size = len(content)
+    for line, is_last in pieces(file, path):
+        # The last line may have been torn before its end: blocks not written are zeros.
+        if line.endswith(b"\n") and not (is_last and b"\0" in line):
+            use(_taken(found, line[:-1], path))
+        elif found.would_take(line[:-1]):  # a record is written with its end: one that is whole except for that was not torn
+            where = f"{path}, line {len(found.hashes) + 1}"
+            raise JaxlvError("the end of a line is damaged", where=where, hint="restore the file")
+        elif found.would_take(line):
+            use(_taken(found, line, path))
+        else:
+            break
+        found.size += len(line)
     return found
 
 
-def _taken(found: Content, line: bytes, path: Path, number: int) -> dict[str, Any]:
+def pieces(file: BinaryIO, path: Path) -> Iterator[tuple[bytes, bool]]:
+    """Yields each line with its end, which the last one may lack, and whether it is the last one; raises JaxlvError for one
+    that is longer than any that is written.
+    """
+    most, number, line = door.LIMITS["line"], 1, file.readline(door.LIMITS["line"] + 1)
+    while line:
+        if len(line) > most:
+            where = f"{path}, line {number}"
+            raise JaxlvError("the line is too long", where=where, expected=f"at most {most} bytes", hint="restore the file")
+        following = file.readline(most + 1)
+        yield line, not following
+        line, number = following, number + 1
+
+
+def _taken(found: Content, line: bytes, path: Path) -> dict[str, Any]:
     try:
         return found.take(line)
     except ValueError as fault:
         reason = " ".join(str(fault).split())[:120]
-        raise JaxlvError(f"damaged line ({reason})", where=f"{path}, line {number}", hint="restore the file") from None
+        where = f"{path}, line {len(found.hashes) + 1}"
+        raise JaxlvError(f"damaged line ({reason})", where=where, hint="restore the file") from None

@@ -15,6 +15,7 @@ from safetensors.flax import save_file
 
 from jaxlv.errors import JaxlvError
 from jaxlv.storage import foreign
+from jaxlv.storage.door import opened
 from jaxlv.storage.files import system_error
 
 FLOAT_TYPES = {"F32", "F16", "BF16"}
@@ -26,7 +27,7 @@ def names(path: Path) -> list[str]:
     """The names of the tensors in a file; raises JaxlvError if one stands in it twice, or if its header is too long."""
     with _open(path) as tensors:
         found = list(tensors.keys())
-    with foreign.opened(path) as file:
+    with opened(path) as file:
         header = file.read(_header_size(file.read(HEAD)))
     try:
         foreign.parse(header)
@@ -37,6 +38,12 @@ def names(path: Path) -> list[str]:
     except ValueError as fault:
         raise JaxlvError(f"not a safetensors file ({fault})", where=path, found=_sniff(path)) from None
     return found
+
+
+def shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors in a file, by name."""
+    with _open(path) as tensors:
+        return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118 - no dictionary
 
 
 def read(path: Path, name: str, shape: Sequence[int], dtype: Any) -> jax.Array:
@@ -79,7 +86,7 @@ def refuse(what: str, named: Iterable[str], where: Any, hint: str | None = None)
 
 @contextlib.contextmanager
 def _open(path: Path) -> Iterator[Any]:
-    with foreign.opened(path) as file:
+    with opened(path) as file:
         size, length = os.fstat(file.fileno()).st_size, _header_size(file.read(HEAD))
     if MOST_HEADER < length <= size:  # a longer one is refused by the library, which says what is wrong
         raise JaxlvError("the header is too long", where=path, expected=f"at most {MOST_HEADER} bytes", found=length)
@@ -98,7 +105,7 @@ def _header_size(head: bytes) -> int:
 
 def _sniff(path: Path) -> str:
     """What a file that is no safetensors file seems to be."""
-    with foreign.opened(path) as file:
+    with opened(path) as file:
         head = file.read(64)
     if not head:
         return "an empty file"

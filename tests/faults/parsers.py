@@ -5,6 +5,7 @@ The process has a limit on its memory, hears of every file that Python opens, an
 
 from __future__ import annotations
 
+import io
 import json
 import multiprocessing
 import os
@@ -86,7 +87,7 @@ def _as_records(content: bytes, trees: list[Tree]) -> bytes:
 
 def _linked(content: bytes) -> list[Tree]:
     found: list[Tree] = []
-    lines.parse(content, Path("ledger"), found.append)
+    lines.parse(io.BytesIO(content), Path("ledger"), found.append)
     return found
 
 

@@ -85,7 +85,7 @@ def declared(file: h5py.File) -> None:
 
 CASES: dict[str, tuple[str, Callable[[Path], Any], list[str]]] = {
     "1 missing": ("x.h5", lambda path: None, ["no such file", "expected a file of series"]),
-    "1 directory": ("x.h5", Path.mkdir, ["is a directory"]),
+    "1 directory": ("x.h5", Path.mkdir, ["is not a regular file"]),
     "2 empty": ("x.h5", text(""), ["expected HDF5", "an empty file"]),
     "2 CSV by the name of HDF5": ("x.h5", text("series,time,prey,predator\n"), ["expected HDF5", "found text"]),
     "2 LFS pointer": ("x.h5", text("version https://git-lfs.github.com/spec/v1\n"), ["git-LFS pointer", "git lfs pull"]),
