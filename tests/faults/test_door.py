@@ -23,6 +23,7 @@ from jaxlv.report import folders
 from jaxlv.runs import billing, checkpoint, run
 from jaxlv.runs.records import MetricsLog, read_metrics
 from jaxlv.storage import door, files, lines
+from jaxlv.storage.chain import Chain
 from jaxlv_tools.flops import measured_rate
 
 GIB = 1 << 30
@@ -62,6 +63,8 @@ READERS: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "journal": ("x.jsonl", lines.Journal, TOO_LARGE),
     "log that is cut": ("x.jsonl", lambda path: MetricsLog(path).keep(3), TOO_LARGE),
     "ledger": ("x.jsonl", ledger.read_book, TOO_LARGE),
+    "head": ("x.jsonl.head", lambda path: ledger.read_book(path.with_suffix("")), "a damaged head file"),
+    "head to write": ("x.jsonl.head", lambda path: Chain(path.with_suffix("")), "a damaged head file"),
     "benchmark": ("x.json", lambda path: measured_rate(path, 1, True), "no result of benchmarks.train_step (too large"),
     "manifest": ("manifest.json", lambda path: run.read_manifest(path.parent), "no readable manifest.json (too large"),
     "split": ("split.json", lambda path: run.read_json(path, "train"), "no readable split.json (too large"),
