@@ -170,7 +170,7 @@ class Journal:
         with door.opened(self.path, door.LIMITS["log"]) as file:
             found = parse(file, self.path, use)
             file.seek(max(0, found.size - 1))
-            ended = file.read(1) in (b"\n", b"")
+            ended = not found.size or file.read(1) == b"\n"
         self._accept(found)
         self._size = found.size
         if os.fstat(self._file.fileno()).st_size > self._size:
