@@ -404,7 +404,7 @@ def test_select_keeps_order_and_names_unknown_ids():
     part = full.select([4, 1])
     np.testing.assert_array_equal(part.values_NTV, full.values_NTV[[4, 1]])
     np.testing.assert_array_equal(part.select([1]).values_NTV, full.values_NTV[[1]])
-    assert_says(message(full.select, [1, 9, 8]), "not in the data", "9, 8")
+    assert_says(message(full.select, [1, 9, 8]), "unknown series", "9, 8")
     assert_says(message(full.select, []), "wrong choice", "none")
     assert_says(message(full.select, [1, 1]), "each once")
     assert_says(message(full.select, [0.5]), "whole numbers")

@@ -231,7 +231,7 @@ def _check_values(values_NTV: np.ndarray, names: Sequence[str], ids_N: np.ndarra
             raise JaxlvError(
                 f"{fault.sum()} {name} values",
                 where=where,
-                expected=f"values from 0 to {LARGEST:.7g}",
+                expected=f"finite values of at least 0 and at most {LARGEST:.7g}",
                 found=f"{values_NTV.flat[np.argmax(fault)]:g} first, at {first_place(fault, names, ids_N)}",
                 hint='repair them, or leave these series out: data.bad_series = "drop"',
             )
@@ -246,9 +246,7 @@ def _without_bad(found: SeriesSet, where: Any) -> SeriesSet:
     if not bad_N.any():
         return found
     if bad_N.all():
-        raise JaxlvError(
-            "no series is left", where=where, found=f"NaN, infinite, negative or too large values in all {len(bad_N)}"
-        )
+        raise JaxlvError("no series is left", where=where, found=f"{BAD} values in all {len(bad_N)}")
     left_out = f"{bad_N.sum()} of {len(bad_N)} series are left out: {shortened(found.ids_N[bad_N].tolist())}"
     warnings.warn(f"{where}: {left_out} ({BAD} values)", JaxlvWarning, stacklevel=3)
     return found.select(found.ids_N[~bad_N])

@@ -29,7 +29,8 @@ from jaxlv.storage.files import (
     broken,
     make_folder,
     new_folder,
-    read_json,
+    parse_json,
+    read_text,
     remove_folder,
     remove_unfinished,
     seal,
@@ -200,11 +201,11 @@ class Checkpoints:
 
 def read_facts(path: Path) -> dict[str, Any]:
     """What a checkpoint's facts.json says; JaxlvError where it is none."""
+    text = read_text(path)
     try:
-        facts = read_json(path)
         return {
             name: {**fact, "step": int(fact["step"]), "value": float(fact["value"])} if name == BEST else float(fact)
-            for name, fact in facts.items()
+            for name, fact in parse_json(text).items()
         }
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as fault:
         raise JaxlvError(f"unreadable facts of a checkpoint ({type(fault).__name__}: {fault})", where=path) from None

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 
 from jaxlv import memory
 from jaxlv.config import LoraConfig, RunConfig
-from jaxlv.errors import JaxlvError
 from jaxlv.lora.overlay import normalise_targets
 from jaxlv.model.attention import QUERY_BLOCK
 from jaxlv.model.qwen2 import Qwen2
@@ -39,18 +38,8 @@ def check_weights(model: Qwen2, where: str) -> None:
 def check_training(configs: Sequence[RunConfig], model: Qwen2, loaded: bool = True) -> None:
     """Raises TooLarge if one of several runs cannot train in the memory; the base's weights may be `loaded` already."""
     for config in configs:
-        check_rank(config.lora, model)
         needed = training(config, model)
         memory.check("training", device=needed if loaded else {**needed, SMALLER_MODEL: weights(model)})
-
-
-def check_rank(lora: LoraConfig, model: Qwen2) -> None:
-    """Raises JaxlvError if the rank is above the smaller side of an adapted matrix: more adds nothing."""
-    targets = normalise_targets(lora.targets)
-    for path, shape in parameter_paths(model).values():
-        if path[-1] == "weight" and path[-2] in targets and lora.rank > min(shape):
-            what = f"is above the smaller side of {path[-2]}, {shape[0]} x {shape[1]}"
-            raise JaxlvError(what, where="lora.rank", expected=f"at most {min(shape)}", found=lora.rank)
 
 
 def weights(model: Qwen2) -> int:

@@ -178,7 +178,7 @@ def test_6_bad_series_may_be_left_out(tmp_path, work):
         kept = series.load(tmp_path / "x.h5", drop=True)
     assert kept.ids_N.tolist() == [0, 1, 3]
     h5(np.full_like(VALUES, np.nan))(tmp_path / "y.h5")
-    with pytest.raises(JaxlvError, match=r"no series is left; found NaN, infinite or negative values in all 4"):
+    with pytest.raises(JaxlvError, match=r"no series is left; found NaN, infinite, negative or too large values in all 4"):
         series.load(tmp_path / "y.h5", drop=True)
     values = series.load(work.data).values_NTV.copy()
     values[7, 0, 0] = -1.0

@@ -136,7 +136,7 @@ ATTACKS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a link to what the process has open": (linked("/proc/self/fd/0"), OUT),
     "a link through a link": (through, OUT),
     "a link through a folder": (by_a_folder, OUT),
-    "a link to itself": (lambda path: path.symlink_to(path.name), "unreadable"),
+    "a link to itself": (lambda path: path.symlink_to(path.name), "a link that leads nowhere"),
     "a named pipe": (os.mkfifo, f"{IRREGULAR} a named pipe"),
     "a folder": (Path.mkdir, f"{IRREGULAR} a folder"),
     "a socket": (bound, f"{IRREGULAR} a socket"),

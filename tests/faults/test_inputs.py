@@ -8,7 +8,6 @@ import zipfile
 from typing import Any
 
 import h5py
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -19,12 +18,10 @@ from jaxlv.errors import JaxlvError
 from jaxlv.flops.events import Terms
 from jaxlv.lora.adapters import read_config
 from jaxlv.model.config import ModelConfig
-from jaxlv.model.qwen2 import Qwen2
 from jaxlv.model.weights import EMBEDDED_BASE, resolve
 from jaxlv.report.folders import read_tree
 from jaxlv.runs import sources
 from jaxlv.settings import single
-from jaxlv.steps import needs
 from jaxlv_tools import simulate
 
 
@@ -54,9 +51,8 @@ def test_values_that_float32_cannot_hold_are_counted_and_refused(tmp_path):
     values_NTV[1, 2, 0] = 1.7e308
     np.save(tmp_path / "x.npy", values_NTV)
     line = refused(series.load, tmp_path / "x.npy")
-    assert (
-        "1 too large values; expected values from 0 to 3.402823e+38; found 1.7e+308 first, at series 1, step 2, prey" in line
-    )
+    assert "1 too large values; expected finite values of at least 0 and at most 3.402823e+38; found 1.7e+308 first" in line
+    assert "at series 1, step 2, prey" in line
     (row,) = exploration.failed(exploration.inspect(tmp_path / "x.npy"))
     assert (row["check"], row["found"]) == ("too large values", 1)
     assert len(series.load(tmp_path / "x.npy", drop=True)) == 2
@@ -77,15 +73,6 @@ def test_where_series_are_written_is_looked_at_before_they_are_simulated(tmp_pat
         assert said in refused(series.check_place, tmp_path / name)
         with pytest.raises(SystemExit, match="2"):
             simulate.main(["--out", str(tmp_path / name)])
-
-
-def test_a_rank_above_the_smaller_side_of_a_matrix_is_refused_by_its_name():
-    model = Qwen2(ModelConfig.from_folder(EMBEDDED_BASE), jnp.dtype("float32"))
-    c = model.config
-    side = min(c.hidden_size, c.num_key_value_heads * c.head_dim)
-    needs.check_rank(LoraConfig(rank=side, targets=("v",)), model)
-    line = refused(needs.check_rank, LoraConfig(rank=side + 1, targets=("v",)), model)
-    assert line.startswith("lora.rank: is above the smaller side of v_proj") and f"at most {side}; found {side + 1}" in line
 
 
 def test_a_budget_may_be_as_large_as_its_setting_says():
