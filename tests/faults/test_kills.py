@@ -15,7 +15,7 @@ from jaxlv.runs.checkpoint import Checkpoints
 from tests.faults.child import Child
 from tests.faults.conftest import LONG, assert_same, fill, unfinished
 
-KILLS = 100 if LONG else 8
+KILLS = 100 if LONG else 4
 DISKS = 12 if LONG else 3
 
 
