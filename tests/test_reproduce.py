@@ -162,6 +162,9 @@ def test_each_error_is_done_both_ways(reproduced):
     lines = result_of(out)["faults"]
     assert {line["key"] for line in lines} == {fault.key for fault in reproduce.SYSTEMS[name].faults}
     assert ledger.verify(out / beside.FILE) == []
+    terms, entries = ledger.read(out / beside.FILE)
+    spent = sum(entry.flops for entry in entries if entry.phase == "faults")
+    assert 0.95 < spent * (1 + reproduction.MARGIN) / terms.envelopes["faults"] <= 1  # what it costs was planned
     assert all(
         isinstance(line[way], (int, float)) and line["unit"] for line in lines for way in ("reported_way", "right_way")
     )
