@@ -28,8 +28,7 @@ def forge(path: Path, edit: Callable[[Records], Records | None], *heads: Path) -
     whole = chained(records)
     path.write_bytes(b"".join(whole))
     for place in heads:
-        place.unlink(missing_ok=True)
-        chain._HeadFile(place, Head(len(whole), json.loads(whole[-1])[lines.CHAIN])).close()
+        chain.make_head(place, Head(len(whole), json.loads(whole[-1])[lines.CHAIN]))
 
 
 def forge_all(path: Path, edit: Callable[[Records], Records | None]) -> None:

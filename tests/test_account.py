@@ -395,6 +395,7 @@ def test_what_is_held_back_is_not_taken_by_other_phases(path):
         ([reserved(0, STEP), reserved(1, STEP, 2), committed(0, STEP)], "by another attempt"),
         ([reserved(0, STEP), committed(0, block(0, 2))], "more was done than reserved"),
         ([reserved(0, STEP), committed(0, block(0, 2)) | {"flops": ONE}], "more was done than reserved"),
+        ([reserved(0, STEP), committed(0, STEP) | {"flops": ONE + 1}], "more was done than reserved"),
         ([reserved(0, block(0, 2)), committed(0, block(1))], "or other work"),
         ([reserved(0, STEP), {"keep": 1, "run": "run", "phase": "final"}], "not a text"),
         ([reserved(0, STEP, purpose=3)], "not a text"),

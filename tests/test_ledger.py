@@ -489,6 +489,35 @@ def test_terms_that_are_no_number_of_flops_are_one_line(value):
         assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
 
 
+def test_what_is_read_is_what_was_written(path):
+    """Events of many shapes and places in turn, and commits of less than was reserved."""
+    more = [replace(DRAW, samples=n, step=n % 2) for n in (1, 2, 3)] + [replace(STEP, step=n, count=n + 1) for n in range(3)]
+    with Ledger(path, Terms(10**12, "exact", MODEL)) as ledger:
+        for event in more * 2:
+            less = replace(event, new_tokens=event.new_tokens // 2, count=max(1, event.count // 2))
+            ledger.commit(ledger.reserve(event, "final"), less)
+        written = [(one.reserved, one.event, one.asked, one.flops) for one in ledger.entries]
+    assert [(one.reserved, one.event, one.asked, one.flops) for one in read(path)[1]] == written
+    assert {one.shape for one in more} == {one.shape for one, *_ in written} and len({one.shape for one in more}) == 4
+    assert verify(path) == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"step": -1}, {"step": "0"}, {"step": True}, {"step": 1.0}, {"step": None}, {"count": -1}, {"count": 10**7},
+     {"count": 1.0}, {"batch": 0}, {"length": 0}, {"samples": 0}, {"accumulate": 0}, {"rank": -1}, {"batch": True},
+     {"x": 1}],
+    ids=str,
+)  # fmt: skip
+def test_an_event_that_cannot_be_is_damage(path, wrong):
+    with Ledger(path, terms(9)) as ledger:
+        ledger.reserve(STEP, "final")
+        ledger.reserve(STEP, "final")
+    forge_all(path, lambda all: all[2]["event"].update(wrong))
+    with pytest.raises(JaxlvError, match="line 3: damaged line"):
+        read(path)
+
+
 def test_other_work_than_reserved_is_not_committed(path):
     with Ledger(path, terms(9)) as ledger:
         entry = ledger.reserve(replace(STEP, count=2), "final")

@@ -109,14 +109,16 @@ class Lane:
         if self._ends_with(first, end):
             self.spans.pop()
         if self._ends_before(first):  # as mostly
-            self.spans[-1:] = _merged([*self.spans[-1:], *spans])
+            _append(self.spans, spans)
             return
         low = max(0, bisect.bisect_left(self.spans, (first,)) - 1)  # the span before these, which may be like them
         high = bisect.bisect_left(self.spans, (end,), low)
         held = self.spans[low:high]
         kept = [Span(span.first, min(span.end, first), span.piece) for span in held if span.first < first]
         kept += [*spans, *(Span(max(span.first, end), span.end, span.piece) for span in held if span.end > end)]
-        self.spans[low:high] = _merged(span for span in kept if span.first < span.end)
+        merged: list[Span] = []
+        _append(merged, (span for span in kept if span.first < span.end))
+        self.spans[low:high] = merged
 
     def _ends_before(self, step: int) -> bool:
         return not self.spans or self.spans[-1].end <= step
@@ -148,18 +150,18 @@ def _part(spans: Iterable[Span], first: int, end: int) -> list[Span]:
     return [*found, Span(first, end, EMPTY)] if first < end else found
 
 
-def _merged(spans: Iterable[Span]) -> list[Span]:
-    found: list[Span] = []
+def _append(found: list[Span], spans: Iterable[Span]) -> None:
+    """Add spans behind others; two that adjoin and are alike become one."""
     for span in spans:
-        if found and (found[-1].end, found[-1].piece) == (span.first, span.piece):
+        if found and found[-1].end == span.first and found[-1].piece == span.piece:
             span = Span(found.pop().first, span.end, span.piece)
         found.append(span)
-    return found
 
 
 class _Open(NamedTuple):
-    """A reservation that is not committed: its lane, its price and that of a step, and the spans as they were before."""
+    """A reservation that is not committed: its work, its lane, its price and that of a step, and the spans before it."""
 
+    work: tuple
     lane: Lane
     flops: int
     price: int
@@ -215,30 +217,32 @@ class Account:
         if not self.forgives(entry.phase):
             return flops
         (first, end), price = _steps(entry.reserved), _price(entry.reserved, flops)
-        spans = self._lanes.get(self._lane(entry), Lane()).part(first, end)
+        spans = self._lanes.get(self._lane(entry, _work(entry)), Lane()).part(first, end)
         return sum((span.end - span.first) * (span.piece.reserve(price).charged - span.piece.charged) for span in spans)
 
     def reserve(self, entry: Entry, flops: int) -> None:
         """Count a reservation."""
-        lane = self._lanes.setdefault(self._lane(entry), Lane())
-        self._advance(entry)
+        work = _work(entry)
+        key = self._lane(entry, work)
+        lane = self._lanes.get(key) or self._lanes.setdefault(key, Lane())
+        self._advance(entry, work)
         (first, end), price = _steps(entry.reserved), _price(entry.reserved, flops)
         before = lane.part(first, end)
         self._put(lane, entry.phase, [Span(a, b, piece.reserve(price)) for a, b, piece in before], before)
-        self._open[entry.number] = _Open(lane, flops, price, before)
+        self._open[entry.number] = _Open(work, lane, flops, price, before)
         self._execute(entry.phase, flops)
         self.uncertain += flops
 
     def commit(self, entry: Entry, event: Event, flops: int) -> None:
         """Count the commit of a reservation: the steps behind the last that was done were not begun."""
-        lane, reserved, price, before = self._open.pop(entry.number)
+        work, lane, reserved, price, before = self._open.pop(entry.number)
         (first, end), last, done = _steps(event), _steps(entry.reserved)[1], _price(event, flops)
         ran, rest = (_part(before, first, end), _part(before, end, last)) if end < last else (before, [])
         spans = [Span(a, b, piece.commit(price, done)) for a, b, piece in ran]
         self._put(lane, entry.phase, [*spans, *rest], lane.part(first, last))
         attempt = self._attempts[entry.run]
         if attempt.number == entry.attempt and event.kind == "train_step":
-            attempt.ends[_work(entry)] = end
+            attempt.ends[work] = end
         self._execute(entry.phase, flops - reserved)
         self.uncertain -= reserved
 
@@ -271,9 +275,9 @@ class Account:
         self.effective += effective
         lane.put(spans)
 
-    def _lane(self, entry: Entry) -> tuple:
+    def _lane(self, entry: Entry, work: tuple) -> tuple:
         """The lane of an entry that is not yet counted. What an attempt does again without an interruption is more work."""
-        work, attempt = _work(entry), self._attempts.get(entry.run)
+        attempt = self._attempts.get(entry.run)
         if entry.phase == FINAL and not entry.purpose:
             return work, "entry", entry.number  # its own: never a repeat
         if attempt is None or attempt.number != entry.attempt:
@@ -282,9 +286,9 @@ class Account:
             return work, "place", attempt.laps[work] + (entry.reserved.step < attempt.ends.get(work, 0))
         return work, "place", attempt.places[work, entry.reserved.step]
 
-    def _advance(self, entry: Entry) -> None:
+    def _advance(self, entry: Entry, work: tuple) -> None:
         """Note what the attempt of an entry has reserved with it."""
-        attempt, work, event = self._attempts.get(entry.run), _work(entry), entry.reserved
+        attempt, event = self._attempts.get(entry.run), entry.reserved
         if attempt is None or attempt.number != entry.attempt:
             attempt = self._attempts[entry.run] = _Attempt(entry.attempt)
         if event.kind == "train_step":

@@ -32,7 +32,6 @@ class Book:
         self.uncovered: list[tuple[Entry, int]] = []  # reservations that the budget did not hold, and what they lacked
         self.version = VERSION
         self.lacks = ""  # what a ledger of an older version lacks, in words
-        self._last: tuple[str, Event | None] = "", None  # the last event, and what it was read from
 
     def reserve(self, entry: Entry) -> None:
         """Add a reservation."""
@@ -55,25 +54,17 @@ class Book:
         elif "keep" in record:
             self.kept[_text(record["run"]), _text(record["phase"]), _text(record["keep"])] += 1
         else:
-            entry, event = self.entries[_whole(record["commit"])], self._event(record["event"])
-            flops = _whole(record["flops"])
+            entry = self.entries[_whole(record["commit"])]
+            event, flops = Event.from_tree(record["event"], entry.reserved), _whole(record["flops"])
             if entry.committed or entry.attempt != self.attempts[entry.run]:
                 raise ValueError("a reservation is committed twice, or by another attempt")
             if flops > entry.flops or not is_part(event, entry.reserved):
                 raise ValueError("more was done than reserved, or other work")
             self.commit(entry, event, flops)
 
-    def _event(self, tree: Any) -> Event:
-        """An event from the file; that of a commit is mostly that of its reservation."""
-        text, (last, event) = repr(tree), self._last
-        if event is None or text != last:
-            event = Event.from_tree(tree)
-            self._last = text, event
-        return event
-
     def _entry(self, record: Mapping[str, Any]) -> Entry:
         run, phase, purpose = _text(record["run"]), _text(record["phase"]), _text(record.get("purpose", ""))
-        event, flops = self._event(record["event"]), _whole(record["flops"])
+        event, flops = Event.from_tree(record["event"]), _whole(record["flops"])
         number, attempt = _whole(record["reserve"]), _whole(record["attempt"])
         if number != len(self.entries):
             raise ValueError("reservations are not in order")
@@ -86,7 +77,7 @@ class Book:
 
 def is_part(done: Event, reserved: Event) -> bool:
     """Can this be what was done of a reservation? Training may end after fewer steps, a generation after fewer tokens."""
-    if done == reserved:
+    if done is reserved or done == reserved:
         return True
     most = {"train_step": "count", "generation": "new_tokens"}.get(done.kind)
     if most is None or getattr(done, most) > getattr(reserved, most):
@@ -187,7 +178,9 @@ def checked(book: Book) -> list[str]:
     """
     terms, balance, found = book.terms, book.account, []
     for entry in book.entries:
-        for event, recorded in dict.fromkeys([(entry.reserved, entry.asked), (entry.event, entry.flops)]):
+        told = [(entry.reserved, entry.asked), (entry.event, entry.flops)]
+        as_reserved = entry.event is entry.reserved and entry.flops == entry.asked
+        for event, recorded in told[:1] if as_reserved else told:
             if (flops := event.flops(terms.model, terms.convention)) != recorded:
                 found.append(f"entry {entry.number}: {recorded:,} FLOPs recorded, {flops:,} by its shapes")
     for entry, lacking in book.uncovered[:MOST_NAMED]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import operator
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -22,8 +21,24 @@ MOST_SIZE, MOST_COUNT = 1 << 40, 10**6  # of what an event may say: batch, lengt
 Kind = Literal["train_step", "validation", "generation"]
 
 
+class Shape(tuple):
+    """What events that differ in their place alone have in common; its hash is computed once."""
+
+    def __hash__(self) -> int:
+        if "hash" not in self.__dict__:
+            self.__dict__["hash"] = super().__hash__()
+        return self.__dict__["hash"]
+
+
+class _Room:
+    """Room for the shape of an event beside its fields, once it is known."""
+
+    __slots__ = ("kept_shape",)
+    kept_shape: Shape
+
+
 @dataclass(frozen=True)
-class Event:
+class Event(_Room):
     """Work with its shapes: `count` train steps of `accumulate` micro-batches, validation batches, or generations.
 
     A generation reads `batch` prompts of `length` tokens and makes `new_tokens` tokens in `samples` continuations of each,
@@ -81,18 +96,23 @@ class Event:
             drawing=self.drawing,
         )
 
-    def shape(self) -> tuple:
+    @property
+    def shape(self) -> Shape:
         """All of it except its place: how often, and at which step."""
-        return _shape(self)
+        try:
+            return self.kept_shape
+        except AttributeError:
+            object.__setattr__(self, "kept_shape", Shape(_shape(self)))
+            return self.kept_shape
 
     @classmethod
-    def of_shape(cls, shape: tuple) -> Event:
+    def of_shape(cls, shape: Shape) -> Event:
         """One event of a shape, at step 0."""
         return cls(**dict(zip(SHAPE, shape, strict=True)))
 
     def flops(self, model: ModelConfig, convention: str) -> int:
         """Its price."""
-        return self.count * _price_of_one(self.shape(), model, convention)
+        return self.count * _price_of_one(self.shape, model, convention)
 
     def padding(self, model: ModelConfig, convention: str) -> int:
         """FLOPs of its price that are executed only because something is padded."""
@@ -104,15 +124,26 @@ class Event:
         return _told(asdict(self), OMITTED)
 
     @classmethod
-    def from_tree(cls, tree: Mapping[str, Any]) -> Event:
-        """An event as a file has it; raises JaxlvError if there can be no such event."""
+    def from_tree(cls, tree: Mapping[str, Any], known: Event | None = None) -> Event:
+        """An event as a file has it, or `known` if that is the same; raises JaxlvError if there can be no such event."""
         shape = {name: value for name, value in tree.items() if name not in PLACE}
         step, count = tree.get("step", 0), tree.get("count", 1)
         if not _is_size(step) or not _is_size(count) or count > MOST_COUNT:
             raise _impossible(tree)
-        return cls(**{**vars(_of_shape(json.dumps(shape))), "step": step, "count": count})
+        event = _read(shape)
+        if known is not None and known.shape is event.shape and (known.step, known.count) == (step, count):
+            return known
+        return event._at(step, count)
+
+    def _at(self, step: int, count: int) -> Event:
+        """The same work at another place, with the same `shape`; `replace` takes ten times as long."""
+        found = object.__new__(Event)
+        found.__dict__.update(self.__dict__, step=step, count=count)
+        object.__setattr__(found, "kept_shape", self.shape)
+        return found
 
 
+MOST_KNOWN = 1000
 PLACE = ("count", "step")  # what tells the events of one shape from each other
 SHAPE = tuple(one.name for one in fields(Event) if one.name not in PLACE)
 LEAST = dict.fromkeys(("batch", "length", "accumulate", "samples"), 1)  # of what there cannot be none
@@ -142,18 +173,24 @@ def _told(tree: Mapping[str, Any], omitted: Mapping[str, Any]) -> dict[str, Any]
     }
 
 
-@functools.lru_cache(maxsize=1024)
-def _of_shape(text: str) -> Event:
-    """An event from JSON without its place; a file has few shapes, and many events of each."""
-    event: Event = build_config(Event, {"loss": OMITTED["loss"], **json.loads(text)}, where="event")
-    sizes = {name: value for name, value in vars(event).items() if isinstance(value, int)}
-    if not all(LEAST.get(name, 0) <= size <= MOST_SIZE for name, size in sizes.items()):
-        raise _impossible(text)
+_known: dict[str, Event] = {}  # by what they were read from: a file has few shapes, and many events of each
+
+
+def _read(shape: Mapping[str, Any]) -> Event:
+    """An event without its place."""
+    if (event := _known.get(text := repr(shape))) is None:
+        event = build_config(Event, {"loss": OMITTED["loss"], **shape}, where="event")
+        sizes = {name: value for name, value in vars(event).items() if isinstance(value, int)}
+        if not all(LEAST.get(name, 0) <= size <= MOST_SIZE for name, size in sizes.items()):
+            raise _impossible(shape)
+        if len(_known) >= MOST_KNOWN:
+            _known.clear()
+        _known[text] = event
     return event
 
 
 @functools.lru_cache(maxsize=1024)
-def _price_of_one(shape: tuple, model: ModelConfig, convention: str) -> int:
+def _price_of_one(shape: Shape, model: ModelConfig, convention: str) -> int:
     event = Event.of_shape(shape)
     work = event.work(model)
     if event.kind == "train_step":

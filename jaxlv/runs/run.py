@@ -3,7 +3,7 @@
 config.toml      the resolved settings            metrics.jsonl   losses, norms, speed, validation: append-only
 manifest.json    versions, hashes, seeds, device  checkpoints/    adapters, optimiser, step, keys: never the base
 split.json       ids and marks of the series      adapter/        the best adapter, in PEFT's format
-data.h5          the series, where simulated      ledger.jsonl    what was spent, where a budget is set
+data.h5          the series, where simulated      ledger.jsonl    what was spent, if a budget is set; *.head knows its end
 SHA256SUMS       hashes of what is written once   nonfinite/      batches whose loss or gradient was not finite
 
 Every file is sealed: by hashes those that are written once, by a checksum in each line those that grow.

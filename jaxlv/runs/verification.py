@@ -24,6 +24,7 @@ from jaxlv.runs.records import (
     saved_steps,
 )
 from jaxlv.storage.door import is_there
+from jaxlv.storage.lines import without_collection
 
 MOST_NAMED = 20  # entries of a run that are named
 # What whoever asks for a forecast or an evaluation chooses; the rest of an event is of the run's model.
@@ -80,6 +81,7 @@ def read(path: Path, runs: Iterable[Paid]) -> Book:
     return ledger.read_book(path, heads)
 
 
+@without_collection()
 def verify(place: Path) -> Verified:
     """Recompute a ledger from its shapes, and compare it with the config, the manifest, the records and the checkpoints of
     each run folder that `find` finds. The file is read once. Raises JaxlvError as `find` and `read` do.
@@ -149,9 +151,9 @@ def _of_entries(config: RunConfig, entries: Sequence[Entry], book: Book) -> Iter
             words = f"a {kind.replace('_', ' ')} in the phase {entry.phase!r}"
             yield f"entry {entry.number}: {words}, {CONFIG} has {config.budget.phase!r}"
         in_training = entry.phase == config.budget.phase and not entry.purpose
-        key = in_training, entry.reserved.shape()
+        key = in_training, entry.reserved.shape
         if key not in known:
-            event = Event.of_shape(entry.reserved.shape())
+            event = Event.of_shape(entry.reserved.shape)
             right = list(_possible(config, in_training, event, ranks))
             if book.version < 4 and event.loss == "flat":
                 right = [replace(one, **{name: getattr(event, name) for name in NEWER}) for one in right]
@@ -214,7 +216,7 @@ def _of_validations(config: RunConfig, events: Sequence[Event], records: Sequenc
     """Validations that the records have, and the ledger has not, or not as the others, or with too many windows."""
     paid: dict[int, set[tuple]] = {}  # what was reserved at each step
     for event in (event for event in events if event.kind != "train_step"):
-        paid.setdefault(event.step, set()).add((event.kind, event.count, event.shape()))
+        paid.setdefault(event.step, set()).add((event.kind, event.count, event.shape))
     alike: dict[frozenset, int] = {}  # a step by what was reserved there
     for record in (record for record in records if "validation_loss" in record):
         there = paid.get(record["step"], set())

@@ -136,14 +136,19 @@ class Chain(lines.Journal):
         super().close()
 
 
+def make_head(path: Path, head: Head) -> None:
+    """Write a head file, both slots of it, as a whole."""
+    with new_file(path) as place:
+        place.write_bytes(2 * _slot(head))
+
+
 class _HeadFile:
-    """A head file, open for writing; made as a whole, with a head in both slots, if it is not there."""
+    """A head file, open for writing; made if it is not there."""
 
     def __init__(self, path: Path, head: Head):
         self.path = path
         if not door.is_there(path):
-            with new_file(path) as place:
-                place.write_bytes(2 * _slot(head))
+            make_head(path, head)
         slots = _slots(path)
         self._written = max(filter(None, slots))
         self._next = SLOT * (1 - slots.index(self._written))

@@ -10,24 +10,24 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import hashlib
 import json
 import math
 import os
-import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 from jaxlv.errors import JaxlvError
 from jaxlv.storage import door
 from jaxlv.storage.files import is_at, make_folder, naming, to_disk
 
 CRC, CHAIN = "crc32", "sha256"
-_END = re.compile(rb',?"(?:%b":"([0-9a-f]{8})|%b":"([0-9a-f]{64}))"}\Z' % (CRC.encode(), CHAIN.encode()))
-_LONGEST_END = 80  # bytes of what `_END` finds, at most
+# The keys of checksums, what stands before one at the end of a line, and how many digits it has.
+ENDS = tuple((key, f'"{key}":"'.encode(), digits) for key, digits in ((CHAIN, 64), (CRC, 8)))
 
 
 def encode(record: Mapping[str, Any], before: str | None = None) -> bytes:
@@ -42,41 +42,33 @@ def encode(record: Mapping[str, Any], before: str | None = None) -> bytes:
 
 def decode(line: bytes) -> dict[str, Any]:
     """The record of a line with a checksum of its own, without its end; raises ValueError if it is not what was written."""
-    return _decoded(line, "").record
-
-
-class _Line(NamedTuple):
-    record: dict[str, Any]
-    sha256: str  # as if chained to the line before, whichever checksum it has
-    chained: bool
+    return Content().take(line)
 
 
 def _linked(before: str, body: bytes) -> str:
     return hashlib.sha256(before.encode() + body).hexdigest()
 
 
-def _decoded(line: bytes, before: str) -> _Line:
-    found = _END.search(line, max(0, len(line) - _LONGEST_END))
-    body = line[: found.start()] + b"}" if found else b""
-    if found is None or found.group().startswith(b",") == (body == b"{}"):
-        raise ValueError("no checksum")
-    crc, chained = found.groups()
-    digest = _linked(before, body)
-    if chained and chained.decode() != digest:
-        raise ValueError(f"its hash does not follow from the line before: {chained.decode()[:8]}, not {digest[:8]}")
-    if crc and int(crc, 16) != zlib.crc32(body):
-        raise ValueError(f"its checksum is not {crc.decode()}")
-    record = _parse(body)
-    if not isinstance(record, dict):
-        raise ValueError("not an object")
-    return _Line(record, digest, bool(chained))
+def _split(line: bytes) -> tuple[bytes, str, bytes]:
+    """(the record of a line without its checksum, the key of that, and the checksum); ValueError if there is none."""
+    for key, begins, digits in ENDS:
+        cut = len(line) - len(begins) - digits - 2
+        if cut > 0 and line.startswith(begins, cut) and line.endswith(b'"}'):
+            if cut > 1 and line[cut - 1] != ord(","):
+                break
+            return line[: max(1, cut - 1)] + b"}", key, line[-digits - 2 : -2]
+    raise ValueError("no checksum")
 
 
-def _parse(body: bytes) -> Any:
+def _parse(body: bytes) -> dict[str, Any]:
+    text = body.decode()
     try:
-        return _JSON.decode(body.decode())
+        record, end = _JSON.raw_decode(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    if end != len(text) or not isinstance(record, dict):
+        raise ValueError("not an object")
+    return record
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -108,17 +100,23 @@ class Content:
 
     def take(self, line: bytes) -> dict[str, Any]:
         """Add the next line, without its end, and return its record; raises ValueError if it is not what was written."""
-        record, sha256, chained = _decoded(line, self.hashes[-1] if self.hashes else "")
-        if not chained and self.unchained < len(self.hashes):
+        body, key, given = _split(line)
+        sha256 = _linked(self.hashes[-1] if self.hashes else "", body)
+        if key == CHAIN and given != sha256.encode():
+            raise ValueError(f"its hash does not follow from the line before: {sha256[:8]} would")
+        if key == CRC and given != b"%08x" % zlib.crc32(body):
+            raise ValueError("its checksum is another one")
+        if key == CRC and self.unchained < len(self.hashes):
             raise ValueError("not chained, behind lines that are")
-        self.unchained += not chained
+        record = _parse(body)
+        self.unchained += key == CRC
         self.hashes.append(sha256)
         return record
 
     def would_take(self, line: bytes) -> bool:
         """Is this the next line?"""
         try:
-            _decoded(line, self.hashes[-1] if self.hashes else "")
+            replace(self, hashes=self.hashes[:]).take(line)
         except ValueError:
             return False
         return True
@@ -212,6 +210,19 @@ class Journal:
         self._file.close()
 
 
+@contextlib.contextmanager
+def without_collection() -> Iterator[None]:
+    """Puts off Python's search for unreachable objects: it takes long if there are many records, which leave none."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
+@without_collection()
 def parse(file: BinaryIO, path: Path, use: Callable[[dict[str, Any]], object]) -> Content:
     """Give `use` each record of an open file; raises JaxlvError, with the line, for damage before a torn end."""
     found = Content()
