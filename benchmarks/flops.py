@@ -4,15 +4,13 @@
 
 A grid of shapes, ranks, targets, types and what trains: the matrix products of the train step by every counter, and their
 differences. PyTorch's FlopCounterMode counts transformers' own Qwen2 with the same adapters on shapes alone, where PyTorch
-is installed. The last lines time the ledger: one reservation and commit, on disk.
+is installed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -137,21 +135,6 @@ def torch_count(cell: Cell, config: Any) -> int | str:
     return int(counter.get_total_flops())
 
 
-def ledger_seconds(times: int = 300) -> dict[str, float]:
-    """Seconds of one reservation and commit, both on disk: median and 95th percentile."""
-    from jaxlv.flops.family import FAMILY
-    from jaxlv.flops.ledger import Event, Ledger, Terms
-
-    event = Event("train_step", 4, 512, rank=8, targets=("q_proj", "v_proj"))
-    seconds = []
-    with tempfile.TemporaryDirectory() as folder:
-        terms = Terms(10**20, "exact", FAMILY["qwen2.5-0.5b"])
-        with Ledger(Path(folder) / "ledger.jsonl", terms) as ledger:
-            for _ in range(times):
-                seconds.append(timed(lambda: ledger.commit(ledger.reserve(event, "final")))[1])
-    return {"median": statistics.median(seconds), "p95": statistics.quantiles(seconds, n=20)[-1]}
-
-
 def markdown(result: dict[str, Any]) -> str:
     """The result as a table."""
     head = [f"`{result['command']}`", "", result["setting"], ""]
@@ -173,14 +156,10 @@ def markdown(result: dict[str, Any]) -> str:
             row["dtype"],
         ]
         lines.append("| " + " | ".join([*cells, f"{exact:,}", *other, *raw, torch, *seconds]) + " |")
-    took = result["ledger_seconds"]
     foot = [
         "",
         "jaxpr, HLO and torch: difference from the formula, matrix products. XLA: difference of its own figure from all "
         "operations of the jaxpr. `s`: seconds to count, without tracing and compiling.",
-        "",
-        f"Ledger: {1e3 * took['median']:.2f} ms for one reservation and commit on disk (95th percentile "
-        f"{1e3 * took['p95']:.2f} ms).",
     ]
     return "\n".join([*head, *lines, *foot])
 
@@ -214,7 +193,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         + ", ".join(f"{name} {version}" for name, version in found.items()),
         "machine": where,
         "versions": found,
-        "ledger_seconds": ledger_seconds(),
         "rows": rows,
     }
     text = markdown(result)

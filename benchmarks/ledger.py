@@ -1,4 +1,4 @@
-"""Seconds that `jaxlv ledger verify` takes for a run whose ledger has many events.
+"""Seconds that `jaxlv ledger verify` takes for a run whose ledger has many events, and those of a reservation and commit.
 
     python -m benchmarks.ledger [--events 100000] [--repeats 3] [--out DIR]
 
@@ -106,6 +106,19 @@ def measure(count: int, repeats: int) -> dict[str, Any]:
     return {"events": count, "bytes": size, "seconds": found}
 
 
+def paid(times: int = 300) -> dict[str, float]:
+    """Seconds of one reservation and commit, both on disk: median and 95th percentile."""
+    from jaxlv.flops.family import FAMILY
+    from jaxlv.flops.ledger import Event, Ledger, Terms
+
+    event = Event("train_step", 4, 512, rank=8, targets=("q_proj", "v_proj"))
+    with tempfile.TemporaryDirectory() as folder:
+        terms = Terms(10**20, "exact", FAMILY["qwen2.5-0.5b"])
+        with Ledger(Path(folder) / "ledger.jsonl", terms) as ledger:
+            seconds = [timed(lambda: ledger.commit(ledger.reserve(event, "final")))[1] for _ in range(times)]
+    return {"median": statistics.median(seconds), "p95": statistics.quantiles(seconds, n=20)[-1]}
+
+
 def markdown(result: dict[str, Any]) -> str:
     """The result in words."""
     medians = {name: statistics.median(seconds) for name, seconds in result["seconds"].items()}
@@ -114,6 +127,8 @@ def markdown(result: dict[str, Any]) -> str:
         f"`{result['program_line']}`\n\n{result['setting']}\n\n"
         f"A ledger of {result['events']:,} events ({result['bytes'] / 1e6:.0f} MB) is verified in {medians['command']:.2f} s"
         f" ({spans['command']}) by the command, {medians['call']:.2f} s ({spans['call']}) of which are not its start."
+        f" One reservation and commit take {1e3 * result['paid']['median']:.2f} ms on disk (95th percentile"
+        f" {1e3 * result['paid']['p95']:.2f} ms)."
     )
 
 
@@ -132,6 +147,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "machine": where,
         "versions": found,
         **measure(options.events, options.repeats),
+        "paid": paid(),
     }
     print(markdown(result))
     options.out.mkdir(parents=True, exist_ok=True)
