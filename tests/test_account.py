@@ -11,7 +11,7 @@ import pytest
 from test_ledger import DRAW, MODEL, ONE, STEP
 
 from jaxlv.errors import JaxlvError
-from jaxlv.flops.ledger import BudgetExceeded, Event, Ledger, Meter, Terms, read, read_book, totals, verify
+from jaxlv.flops.ledger import VERSION, BudgetExceeded, Event, Ledger, Meter, Terms, read, read_book, totals, verify
 from jaxlv.storage import lines
 from jaxlv.storage.chain import head_of
 
@@ -336,7 +336,7 @@ def written(path: Path, *records: dict[str, Any]) -> Path:
 
 def header(path: Path, given: Terms) -> dict[str, Any]:
     Ledger(path, given).close()
-    return lines.read(path)[0]
+    return lines.read(path)[0] | {"ledger": 3}
 
 
 def reserved(number: int, event: Event, attempt: int = 1, phase: str = "final", **more: Any) -> dict[str, Any]:
@@ -456,6 +456,12 @@ def test_what_an_older_ledger_lacks_is_said(path):
         "lines 1 to 3 were written before lines were chained: a line changed with its checksum is not noticed, nor are lines"
         " cut off the end"
     )
+
+
+def test_a_ledger_of_a_version_with_a_chain_has_one(path):
+    written(path, header(path, terms(9 * ONE)) | {"ledger": VERSION}, reserved(0, STEP), committed(0, STEP))
+    with pytest.raises(JaxlvError, match=r"line 1: damaged lines \(not chained\)"):
+        read(path)
 
 
 def test_a_ledger_whose_first_line_was_torn_begins_anew(path):

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
+
+from jaxlv.runs import verification
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -187,6 +191,24 @@ def test_the_forms_of_text_are_measured_alike(tiny_base, monkeypatch: pytest.Mon
     assert list(rows) == only.split("; ") and len({row["mae"] for row in rows.values()}) == 3
     assert (tmp_path / "text-cpu.md").read_text().count("\n") == 2 + len(rows)
     assert rows["four head-rooms"]["nats_per_value"] is None
+
+
+def test_a_ledger_is_verified_in_a_time_that_grows_as_its_events_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Eight times the events: seconds of the processor, the best of three, for others may be at work on it."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    benchmark, best = importlib.import_module("benchmarks.ledger"), {}
+    few, many = 1000, 8000
+    for events in (few, many):
+        benchmark.make(tmp_path / str(events), events)
+    for _ in range(3):
+        for events in (few, many):
+            began = time.process_time()
+            found = verification.verify(tmp_path / str(events))
+            best[events] = min(best.get(events, math.inf), time.process_time() - began)
+            assert len(found.book.entries) == events and not found.problems and not found.notes
+        if best[many] < 2 * 8 * best[few]:
+            return
+    raise AssertionError(best)
 
 
 def test_the_docs_show_the_committed_results() -> None:

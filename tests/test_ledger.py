@@ -9,11 +9,12 @@ import sys
 import textwrap
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from jaxlv.errors import JaxlvError
-from jaxlv.flops.ledger import BudgetExceeded, Event, Ledger, Terms, begun, read, totals, verify
+from jaxlv.flops.ledger import BudgetExceeded, Event, Ledger, Terms, begun, noted, read, read_book, totals, verify
 from jaxlv.model.config import ModelConfig
 from jaxlv.storage import chain, lines
 from jaxlv.storage.chain import head_of
@@ -437,6 +438,43 @@ def test_a_process_that_dies_between_a_line_and_its_head_is_no_alarm(path, kille
         assert chain.read_heads([head_of(path)])[head_of(path)].lines == at
         ledger.commit(ledger.reserve(STEP, "evaluation", purpose="e"))
     assert verify(path) == []
+
+
+def test_a_head_from_an_earlier_time_is_found_though_no_line_is_missing(path):
+    heads = []
+    with Ledger(path, terms(9)) as ledger:
+        for step in range(3):
+            heads.append(head_of(path).read_bytes())
+            ledger.commit(ledger.reserve(replace(STEP, step=step), "final"))
+        ledger.reserve(replace(STEP, step=3), "final")
+    assert verify(path) == []
+    for head, line in zip(heads, (1, 3, 5), strict=True):
+        head_of(path).write_bytes(head)
+        assert verify(path) == [f"the head knows of line {line}, and was written behind line 7: it is an older one"]
+
+
+def test_a_ledger_is_read_while_it_grows_without_an_alarm(path, monkeypatch):
+    """A head that was read before the lines is older than these are."""
+    scan = lines.scan
+    with Ledger(path, terms(9)) as ledger:
+
+        def grown(*given: Any) -> lines.Content:
+            for _ in range(2):
+                ledger.commit(ledger.reserve(STEP, "final"))
+            return scan(*given)
+
+        monkeypatch.setattr(lines, "scan", grown)
+        assert [verify(path), verify(path)] == [[], []] and len(ledger.entries) == 4
+
+
+@pytest.mark.parametrize("added", [b"junk", bytes(100), b"  ", b"{", b"\r"])
+def test_what_stands_behind_the_last_line_is_said(path, added):
+    with Ledger(path, terms(9)) as ledger:
+        ledger.commit(ledger.reserve(STEP, "final"))
+    assert noted(read_book(path)) == []
+    path.write_bytes(path.read_bytes() + added)
+    assert verify(path) == []
+    assert noted(read_book(path)) == [f"{len(added)} bytes behind the last line are no line: torn off, or added"]
 
 
 def test_a_ledger_that_several_runs_share_leaves_its_head_with_each(path, tmp_path):

@@ -15,15 +15,16 @@ from test_run import config, train  # noqa: F401 - `config` is a fixture
 
 from jaxlv.config import RunConfig, build_config, load_config, to_toml
 from jaxlv.errors import JaxlvError
-from jaxlv.flops import ledger
+from jaxlv.flops import ledger, targets
 from jaxlv.flops.ledger import Event, Ledger, Terms
 from jaxlv.runs import billing, run, sources, sweep, verification
 from jaxlv.runs.member import Job
 from jaxlv.runs.training import train_together
-from jaxlv.storage import lines
+from jaxlv.storage import door, lines
 from jaxlv.storage.chain import head_of
 from jaxlv.storage.files import seal
 from jaxlv_tools import evaluate as evaluate_tool
+from jaxlv_tools import flops as flops_tool
 from jaxlv_tools import ledger as ledger_tool
 from jaxlv_tools import train as train_tool
 from tests.forged import Records, forge_all
@@ -145,6 +146,14 @@ def unspent(records: Records) -> None:
     repriced(records)
 
 
+def moved(works: tuple[str, ...], phase: str, to: str) -> Callable[[Records], None]:
+    def edit(records: Records) -> None:
+        for one in (one for work in works for one in of_kind(records, work, phase) if "phase" in one):
+            one["phase"] = to
+
+    return edit
+
+
 def without_evaluation(records: Records) -> Records:
     return records[: next(n for n, one in enumerate(records) if one.get("phase") == "evaluation")]
 
@@ -163,6 +172,11 @@ ALL_FORGED = {
     "the model": (smaller, "intermediate_size of the ledger's model: 8, the manifest has "),
     "the phases": (another_phase, "entry 0: a train step in the phase 'evaluation', config.toml has 'final'"),
     "another phase": (everywhere("phase", "x"), "entry 0: a train step in the phase 'x'"),
+    "an evaluation's phase": (
+        moved(("generation", "validation"), "evaluation", "final"),
+        "a generation in the phase 'final' for a result that is paid in 'evaluation'",
+    ),
+    "validations' phase": (moved(("validation",), "final", "evaluation"), "step 2, the ledger no validation there"),
     "another run": (everywhere("run", "x"), "and has a run 'x'"),
     "batches": (shapes("train_step", batch=1), "entry 0: not a train step of this run: batch 1, not 2"),
     "lengths": (shapes("train_step", length=16), "not a train step of this run: length 16, not 64"),
@@ -218,6 +232,7 @@ def everything(folder: Path) -> dict[str, Callable[[], object]]:
         "bill": lambda: sweep.spent_by(settings, folder),
         "repeats": lambda: billing.repeats_of(settings, folder),
         "resume": lambda: train(settings, folder, resume=True),
+        "audit": lambda: flops_tool.subjects_of(flops_tool.arguments().parse_args(["audit", str(folder)]), targets.cpu()),
         "sweep": lambda: sweep.train([sweep.Cell(folder.name, {}, settings)], folder.parent, resume=True),
     }
 
@@ -234,6 +249,27 @@ def test_a_ledger_that_is_gone_is_an_error_everywhere(copy, gone):
         with pytest.raises(JaxlvError, match=r"the ledger is (gone|empty)"):
             act()
         assert {one: one.read_bytes() for one in copy.rglob("*") if one.is_file()} == before
+
+
+def test_a_ledger_whose_budget_was_taken_out_of_the_config_is_an_error_everywhere(copy):
+    """Sealed anew, so that nothing else is wrong: what the run still does would be free."""
+    text = (copy / run.CONFIG).read_text()
+    (copy / run.CONFIG).write_text(text[: text.index("[budget]")])
+    seal(copy, [run.CONFIG, run.MANIFEST, run.SPLIT])
+    acts = everything(copy)
+    for act in (acts[name] for name in acts if name not in ("resume", "sweep")):
+        with pytest.raises(JaxlvError, match="the ledger of a run that has no budget"):
+            act()
+    (copy / run.LEDGER).unlink()
+    with pytest.raises(JaxlvError, match=r"ledger\.jsonl\.head: the ledger of a run that has no budget"):
+        run.load_run(copy)
+
+
+def test_a_ledger_is_read_once(copy, monkeypatch):
+    read, opened = [], door.opened
+    monkeypatch.setattr(door, "opened", lambda path, *more: read.append(Path(path)) or opened(path, *more))
+    verification.verify(copy)
+    assert read.count(copy / run.LEDGER) == 1
 
 
 def test_a_shared_ledger_that_is_gone_is_an_error_for_each_run(several, capsys):

@@ -281,8 +281,11 @@ def show_audit(options: argparse.Namespace) -> None:
 def subjects_of(options: argparse.Namespace, target: Target) -> list[Subject]:
     """The programs to audit. Raises JaxlvError for an attention kernel that they cannot be compiled with."""
     from jaxlv.flops.subjects import of_work
-    from jaxlv.runs import audited
+    from jaxlv.runs import audited, billing
+    from jaxlv.runs.records import read_config
 
+    for folder in filter(Path.is_dir, options.runs):
+        billing.check_ledger(read_config(folder), folder)
     configs = [load_config(path / "config.toml" if path.is_dir() else path, options.set) for path in options.runs]
     fused = target.platform == "cuda" and target.present
     asked = [(config.model.attention, config.model.dtype) for config in configs] or [(options.attention, options.dtype)]

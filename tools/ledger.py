@@ -91,8 +91,8 @@ def show(options: argparse.Namespace) -> None:
     print(f"uncertain {spent.uncertain:,}: reserved, and never committed")
     if repeated := book.account.told_repeats():
         print(repeated)
-    if book.lacks:
-        print(f"note: {book.lacks}")
+    for note in ledger.noted(book):
+        print(f"note: {note}")
 
 
 def verify(options: argparse.Namespace) -> None:

@@ -17,7 +17,8 @@ from jaxlv.model.config import ModelConfig
 from jaxlv.storage import chain
 from jaxlv.storage.lines import Content
 
-VERSION, READ = 4, (2, 3, 4)  # of the file: what is written, what is read; from 4 on all lines are chained
+VERSION, READ = 4, (2, 3, 4)  # of the file: what is written, what is read
+CHAINED = 4  # the first version of which all lines are chained
 MOST_NAMED = 20  # reservations that a verification names
 
 
@@ -32,6 +33,8 @@ class Book:
         self.uncovered: list[tuple[Entry, int]] = []  # reservations that the budget did not hold, and what they lacked
         self.version = VERSION
         self.lacks = ""  # what a ledger of an older version lacks, in words
+        self.torn = ""  # what was dropped from its end, in words
+        self.behind = ""  # that its heads are older than it, in words
 
     def reserve(self, entry: Entry) -> None:
         """Add a reservation."""
@@ -112,6 +115,7 @@ class Reader:
 
     def __init__(self, path: Path):
         self.path, self._line = path, 0
+        self._marks = 0, 0  # the last two lines that were followed by the head
         self.book: Book | None = None
 
     def __call__(self, record: Mapping[str, Any]) -> None:
@@ -122,15 +126,33 @@ class Reader:
                 self.book.version = record["ledger"]
             else:
                 self.book.read(record)
+                if "reserve" not in record:
+                    self._marks = self._marks[1], self._line
         except (KeyError, IndexError, TypeError, ValueError, OverflowError, AttributeError, JaxlvError) as fault:
             what = f"damaged line ({type(fault).__name__}: {str(fault)[:200]})"
             raise JaxlvError(what, where=f"{self.path}, line {self._line}") from None
 
     def finished(self, content: Content) -> Book | None:
-        """The book, with what the file lacks; None if there was no record."""
+        """The book, with what the file lacks; None if there was no record. Raises JaxlvError if its version has a chain and
+        it has none.
+        """
         if self.book is not None:
+            if content.unchained and self.book.version >= CHAINED:
+                raise JaxlvError("damaged lines (not chained)", where=f"{self.path}, line 1", hint="restore the file")
             self.book.lacks = _lacking(content)
+            self.book.torn = (
+                f"{content.torn} bytes behind the last line are no line: torn off, or added" if content.torn else ""
+            )
+            self.book.behind = self._behind(content)
         return self.book
+
+    def _behind(self, content: Content) -> str:
+        """A commit is followed by the head before anything else is written: only the last line may wait for it."""
+        before, last = self._marks
+        known = last if last < self._line else before
+        if known <= max(content.reached, content.unchained):
+            return ""
+        return f"the head knows of line {content.reached}, and was written behind line {known}: it is an older one"
 
 
 def _lacking(content: Content) -> str:
@@ -172,11 +194,17 @@ def verify(path: Path) -> list[str]:
     return checked(read_book(path))
 
 
+def noted(book: Book) -> list[str]:
+    """What to know of a ledger that is not wrong, one line each: what was torn off its end, what an older version lacks."""
+    return [*filter(None, [book.lacks, book.torn])]
+
+
 def checked(book: Book) -> list[str]:
     """What does not add up in a ledger, one line each: prices recomputed from shapes, reservations that the budget did not
-    hold when they were made, sums, open reservations. Repeats that the terms forgive are not an overrun.
+    hold when they were made, sums, open reservations, heads that are older than they can be. Repeats that the terms forgive
+    are not an overrun.
     """
-    terms, balance, found = book.terms, book.account, []
+    terms, balance, found = book.terms, book.account, [*filter(None, [book.behind])]
     for entry in book.entries:
         told = [(entry.reserved, entry.asked), (entry.event, entry.flops)]
         as_reserved = entry.event is entry.reserved and entry.flops == entry.asked

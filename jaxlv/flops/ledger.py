@@ -24,14 +24,14 @@ from typing import Any, Protocol
 
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.account import Entry, Totals
-from jaxlv.flops.book import VERSION, Book, Reader, begun, checked, is_part, padding, read, read_book, totals, verify
+from jaxlv.flops.book import VERSION, Book, Reader, begun, checked, is_part, noted, padding, read, read_book, totals, verify
 from jaxlv.flops.events import FINAL, Event, Kind, Terms
 from jaxlv.storage.chain import Chain, head_of
 from jaxlv.storage.door import is_there
 
 __all__ = [
     "FINAL", "Book", "BudgetExceeded", "Entry", "Event", "Kind", "Ledger", "Meter", "Payer", "Terms", "Totals", "begun",
-    "checked", "other_terms", "padding", "read", "read_book", "totals", "verify",
+    "checked", "noted", "other_terms", "padding", "read", "read_book", "totals", "verify",
 ]  # fmt: skip
 
 

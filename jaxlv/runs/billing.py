@@ -19,7 +19,7 @@ from jaxlv.flops.work import Train, Update
 from jaxlv.lora import overlay
 from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
-from jaxlv.runs.records import MANIFEST, METRICS, read_json
+from jaxlv.runs.records import CONFIG, MANIFEST, METRICS, read_json
 from jaxlv.storage.chain import head_of
 from jaxlv.storage.door import is_there
 
@@ -37,8 +37,10 @@ def terms_of(config: RunConfig, model: ModelConfig) -> Terms:
 def ledger_of(config: RunConfig, folder: Path, model: Qwen2) -> contextlib.AbstractContextManager[Ledger | None]:
     """The ledger of a config's budget, open for writing; None if there is no budget. Only process 0 writes.
 
-    Raises JaxlvError if the run in `folder` has had a ledger that is gone, or that lacks lines that its head knows of.
+    Raises JaxlvError if the run in `folder` has had a ledger that is gone, or that lacks lines that its head knows of, and
+    as `check_none`.
     """
+    check_none(config, folder)
     if config.budget.flops is None:
         return contextlib.nullcontext()
     check_there(config, folder)
@@ -85,8 +87,17 @@ def check_there(config: RunConfig, folder: Path) -> None:
         raise JaxlvError(what, where=path, expected=f"what {told[0]} tells of", hint="restore it from a copy")
 
 
+def check_none(config: RunConfig, folder: Path) -> None:
+    """Raises JaxlvError if a run without a budget has a ledger, or a head: it had a budget when these were written."""
+    for place in (folder / LEDGER, head_of(folder / LEDGER)):
+        if config.budget.flops is None and os.path.lexists(place):
+            what, expected = "the ledger of a run that has no budget", "the section [budget] that it had"
+            raise JaxlvError(what, where=place, expected=expected, hint=f"restore {folder / CONFIG} from a copy")
+
+
 def check_ledger(config: RunConfig, folder: Path) -> None:
-    """Raises JaxlvError if the ledger of a run is gone, or if it is the run's own and damaged."""
+    """Raises JaxlvError if the ledger of a run is gone, or if it is the run's own and damaged; errors of `check_none`."""
+    check_none(config, folder)
     if config.budget.flops is not None:
         check_there(config, folder)
         if not config.budget.ledger:
@@ -96,8 +107,9 @@ def check_ledger(config: RunConfig, folder: Path) -> None:
 def book_of(config: RunConfig, folder: Path) -> Book | None:
     """What the ledger of a run says; None if it has no budget, or has not begun.
 
-    Raises JaxlvError if it is gone or damaged, or lacks lines that its head knows of.
+    Raises JaxlvError if it is gone or damaged, or lacks lines that its head knows of, and as `check_none`.
     """
+    check_none(config, folder)
     if config.budget.flops is None:
         return None
     check_there(config, folder)

@@ -63,6 +63,7 @@ def find(place: Path) -> tuple[Path, list[Paid]]:
     """
     if is_there(place / CONFIG):
         one = Paid(place, read_config(place))
+        billing.check_none(one.config, one.folder)
         if one.config.budget.flops is None:
             raise JaxlvError("the run has no budget, and so no ledger", where=place)
         return billing.ledger_path(one.config, place), [one]
@@ -88,7 +89,7 @@ def verify(place: Path) -> Verified:
     """
     path, runs = find(place)
     book = read(path, runs)
-    problems, notes = ledger.checked(book), [book.lacks] if book.lacks else []
+    problems, notes = ledger.checked(book), ledger.noted(book)
     by_name: dict[str, list[Entry]] = {}
     for entry in book.entries:
         by_name.setdefault(entry.run, []).append(entry)
@@ -146,11 +147,10 @@ def _of_entries(config: RunConfig, entries: Sequence[Entry], book: Book) -> Iter
     ranks = {entry.reserved.rank for entry in book.entries} if config.budget.ledger else set()  # of what it trained with
     known: dict[tuple[bool, tuple], str] = {}  # by shape: there are few
     for entry in entries:
-        kind = entry.reserved.kind
-        if entry.phase != config.budget.phase and (entry.phase != FINAL or kind == "train_step"):
-            words = f"a {kind.replace('_', ' ')} in the phase {entry.phase!r}"
-            yield f"entry {entry.number}: {words}, {CONFIG} has {config.budget.phase!r}"
-        in_training = entry.phase == config.budget.phase and not entry.purpose
+        if misplaced := _misplaced(config, entry):
+            yield f"entry {entry.number}: {misplaced}"
+        # Whoever asks a run whose training is of the phase "evaluation" for forecasts says no purpose, either.
+        in_training = _is_of_phase(config, entry) and (entry.reserved.kind == "train_step" or entry.phase != FINAL)
         key = in_training, entry.reserved.shape
         if key not in known:
             event = Event.of_shape(entry.reserved.shape)
@@ -160,6 +160,21 @@ def _of_entries(config: RunConfig, entries: Sequence[Entry], book: Book) -> Iter
             known[key] = "" if event in right else _differing(event, right[0])
         if known[key]:
             yield f"entry {entry.number}: {known[key]}"
+
+
+def _is_of_phase(config: RunConfig, entry: Entry) -> bool:
+    """Is an entry of the training's phase, and for no result of its own?"""
+    return entry.phase == config.budget.phase and not entry.purpose
+
+
+def _misplaced(config: RunConfig, entry: Entry) -> str:
+    """That no run of this config does such work in this phase, in words; what stands beside runs may share their ledger."""
+    words = f"a {entry.reserved.kind.replace('_', ' ')} in the phase {entry.phase!r}"
+    if entry.phase != config.budget.phase and (entry.phase != FINAL or entry.reserved.kind == "train_step"):
+        return f"{words}, {CONFIG} has {config.budget.phase!r}"
+    if entry.purpose and entry.phase != FINAL and not config.budget.ledger:
+        return f"{words} for a result that is paid in {FINAL!r}"
+    return ""
 
 
 def _possible(config: RunConfig, in_training: bool, event: Event, ranks: Collection[int]) -> Iterator[Event]:
@@ -209,7 +224,7 @@ def _of_steps(one: Paid, entries: Sequence[Entry]) -> Iterator[str]:
     for name, step in ((METRICS, logged), (CHECKPOINTS, saved)):
         if step > counted:
             yield f"{name} has step {step}, the ledger ends at step {counted}"
-    yield from _of_validations(one.config, [entry.reserved for entry in entries if not entry.purpose], records)
+    yield from _of_validations(one.config, [entry.reserved for entry in entries if _is_of_phase(one.config, entry)], records)
 
 
 def _of_validations(config: RunConfig, events: Sequence[Event], records: Sequence[Mapping[str, Any]]) -> Iterator[str]:

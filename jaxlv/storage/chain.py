@@ -45,10 +45,12 @@ def scan(path: Path, use: Callable[[dict[str, Any]], object], also: Iterable[Pat
     Raises JaxlvError, with the line, for damage before a torn end, and if the file is not what its head file, or one of the
     others in `also`, knows of.
     """
-    known = read_heads([head_of(path), *also])  # before the lines: a process that adds some writes these first
+    places = [head_of(path), *also]
+    known = read_heads(places)  # before the lines: a process that adds some writes these first
     found = lines.scan(path, use)
     _check(found, path, known)
     _check_marked(found, path)
+    found.reached = max([found.reached, *(head.lines for head in read_heads(places).values())])  # it may have grown
     return found
 
 
@@ -74,7 +76,7 @@ def _check(found: Content, path: Path, known: Mapping[Path, Head]) -> None:
             expected = f"the hash {head.sha256[:12]}..., as {place} says"
             what = f"the lines up to line {head.lines} are not those that were written"
             raise JaxlvError(what, where=path, expected=expected, found=f"{sha256[:12]}...", hint=HINT)
-        found.marked = max(found.marked, head.lines)
+        found.marked = found.reached = max(found.marked, head.lines)
 
 
 def _check_marked(found: Content, path: Path) -> None:

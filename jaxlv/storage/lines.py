@@ -89,14 +89,16 @@ _JSON = json.JSONDecoder(object_pairs_hook=_once, parse_float=_finite, parse_con
 @dataclass
 class Content:
     """What is known of a file: the hash of each line, and how many stand before the first chained one. Its first `size`
-    bytes are these lines; what stands behind was torn off while it was written. A head outside the file vouches for the
-    first `marked` lines (jaxlv.storage.chain).
+    bytes are these lines; the `torn` ones behind were written by a process that died. A head outside the file vouches for
+    the first `marked` lines, and was found to know of `reached` once all had been read (jaxlv.storage.chain).
     """
 
     hashes: list[str] = field(default_factory=list)
     unchained: int = 0
     size: int = 0
+    torn: int = 0
     marked: int = 0
+    reached: int = 0
 
     def take(self, line: bytes) -> dict[str, Any]:
         """Add the next line, without its end, and return its record; raises ValueError if it is not what was written."""
@@ -236,6 +238,7 @@ def parse(file: BinaryIO, path: Path, use: Callable[[dict[str, Any]], object]) -
         elif found.would_take(line):
             use(_taken(found, line, path))
         else:
+            found.torn = len(line)
             break
         found.size += len(line)
     return found
