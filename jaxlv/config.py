@@ -219,7 +219,7 @@ class EvaluateConfig(Settings, section="evaluate"):
 class BudgetConfig(Settings, section="budget", needs="flops"):
     """A FLOP budget, kept in a ledger; what does not fit is not run. Without the section there is no budget."""
 
-    flops: float | None = setting(None, "FLOPs that may be spent; 0 = none", FLOPS)
+    flops: float | None = setting(None, "FLOPs that may be spent; of 0 nothing is", FLOPS)
     convention: str = setting("exact", "what a FLOP is: a name of jaxlv.flops.conventions.CONVENTIONS", Text())
     held_back: float = setting(0.0, "FLOPs kept for the evaluation", FLOPS)
     phase: str = setting("final", "what this run is part of", Text())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import math
 import os
 import typing
 import unicodedata
@@ -235,8 +236,9 @@ def settled(value: Any, statement: Statement, name: str, file: Any = None) -> An
     plain, arguments = _plain(value, kind), typing.get_args(kind)
     if plain is None or (allowed and not allowed.holds(plain)):
         where = name if file is None else f"{file}, {name}"
-        in_single = f", which is {single(plain):g} in float32" if type(plain) is float and single(plain) != plain else ""
-        raise JaxlvError(f"must be {statement}", where=where, found=f"{represented(value)}{in_single}")
+        in_single = f"{single(plain):g}" if type(plain) is float and math.isfinite(plain) else ""
+        differs = f", which is {in_single} in float32" if in_single and in_single != f"{plain:g}" else ""
+        raise JaxlvError(f"must be {statement}", where=where, found=f"{represented(value)}{differs}")
     each = allowed.each if isinstance(allowed, (Items, Entries)) else None
     if isinstance(plain, tuple):
         one = Statement(arguments[0], statement.words, each)

@@ -239,7 +239,9 @@ def test_a_torn_end_is_cut_before_the_next_record(tmp_path):
     assert lines.read(path) == [{"n": 1}, {"n": 3}]
 
 
-@pytest.mark.parametrize("change", [(b'"n":2', b'"n":3'), (b'"n":2', b'"n": 2'), (b'"crc32":"', b'"crc32":"0')], ids=str)
+@pytest.mark.parametrize(
+    "change", [(b'"n":2', b'"n":3'), (b'"n":2', b'"n": 2'), (b'"crc32":"', b'"crc32":"0'), (b",", b";")], ids=str
+)
 def test_a_line_that_was_changed_is_named_by_its_number(change, tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(lines.encode({"n": 1}) + lines.encode({"n": 2}).replace(*change) + lines.encode({"n": 4}))
