@@ -286,6 +286,22 @@ def test_a_shared_ledger_that_is_gone_is_an_error_for_each_run(several, capsys):
             run.load_run(several / sweep.RUNS / name)
 
 
+def test_a_new_run_does_not_begin_anew_the_ledger_that_others_had(several):
+    """With each trace of it in turn, down to what the other runs have logged."""
+    (several / run.LEDGER).unlink()
+    one, new = run.read_config(several / sweep.RUNS / "a"), several / sweep.RUNS / "new"
+    traces = [head_of(several / run.LEDGER)]
+    for kind in (head_of(Path(run.LEDGER)).name, run.METRICS):
+        traces += [several / sweep.RUNS / name / kind for name in ("a", "b")]
+    for trace in traces:
+        with pytest.raises(JaxlvError, match="the ledger is gone; expected what "):
+            train(one, new)
+        assert not new.exists() and not (several / run.LEDGER).exists()
+        trace.unlink()
+    train(one, new)
+    assert (several / run.LEDGER).is_file()
+
+
 def test_lines_cut_off_a_shared_ledger_are_missed_by_a_run_though_what_lies_beside_was_made_to_fit(several, capsys):
     forge_all(several / run.LEDGER, lambda all: all[:-1])
     assert ledger.verify(several / run.LEDGER) == []

@@ -19,7 +19,7 @@ from jaxlv.flops.work import Train, Update
 from jaxlv.lora import overlay
 from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
-from jaxlv.runs.records import CONFIG, MANIFEST, METRICS, read_json
+from jaxlv.runs.records import CONFIG, MANIFEST, METRICS, read_config, read_json
 from jaxlv.storage.chain import head_of
 from jaxlv.storage.door import is_there
 
@@ -74,17 +74,34 @@ def head_in(config: RunConfig, folder: Path) -> Path | None:
 
 
 def check_there(config: RunConfig, folder: Path) -> None:
-    """Raises JaxlvError if the ledger of a run is gone, or empty: its head, or what the run has logged, tells of one."""
-    path, metrics = ledger_path(config, folder), folder / METRICS
+    """Raises JaxlvError if the ledger of a run is gone, or empty: its head, or what the run, or another run beside it that
+    shares the ledger, has logged, tells of one.
+    """
+    path = ledger_path(config, folder)
     there = is_there(path)
     if there and path.stat().st_size:
         return
-    told = [place for place in (head_of(path), head_in(config, folder)) if place and is_there(place)]
-    if is_there(metrics) and metrics.stat().st_size:
-        told.append(metrics)
-    if told:
-        what = "the ledger is empty" if there else "the ledger is gone"
-        raise JaxlvError(what, where=path, expected=f"what {told[0]} tells of", hint="restore it from a copy")
+    for place in (head_of(path), *_traces(config, folder), *_traces_beside(config, folder, path)):
+        if is_there(place) and place.stat().st_size:
+            what = "the ledger is empty" if there else "the ledger is gone"
+            raise JaxlvError(what, where=path, expected=f"what {place} tells of", hint="restore it from a copy")
+
+
+def _traces(config: RunConfig, folder: Path) -> Iterator[Path]:
+    """What a run leaves in its folder only if its ledger has begun."""
+    if head := head_in(config, folder):
+        yield head
+    yield folder / METRICS
+
+
+def _traces_beside(config: RunConfig, folder: Path, path: Path) -> Iterator[Path]:
+    """The same of the other run folders beside it whose ledger is at `path`; those that cannot be read tell nothing."""
+    for other in sorted(folder.parent.glob("*")) if config.budget.ledger else ():
+        with contextlib.suppress(JaxlvError):
+            if other != folder and is_there(other / CONFIG):
+                shared = read_config(other)
+                if shared.budget.ledger and ledger_path(shared, other).resolve() == path.resolve():
+                    yield from _traces(shared, other)
 
 
 def check_none(config: RunConfig, folder: Path) -> None:
@@ -170,6 +187,7 @@ def check_begins(config: RunConfig, folder: Path, model: Qwen2) -> None:
     """
     if config.budget.flops is None:
         return
+    check_there(config, folder)
     path = ledger_path(config, folder)
     book = begun(path)
     if book and book.terms != terms_of(config, model.config):
