@@ -3,8 +3,8 @@
     python -m benchmarks.ledger [--events 100000] [--repeats 3] [--out DIR]
 
 The run is made up of lines alone, nothing is computed: train steps one by one, a validation with a forecast after each
-hundred, and an evaluation of a tenth of all events. What is timed is the whole command, its start included, and the call of
-the library in a process that has been started.
+hundred, and an evaluation of a tenth of all events. What is timed is the whole command, its start included, by the clock and
+by the processor (which others at work on the machine lengthen less), and the call of the library in a started process.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -88,19 +90,22 @@ def _ledger(version: int, terms: Any, work: Iterator[tuple[str, str, Any]]) -> I
 
 
 def measure(count: int, repeats: int) -> dict[str, Any]:
-    """Seconds of the command and of the call, and the size of the ledger."""
+    """Seconds of the command, by the clock and of the processor, and of the call, and the size of the ledger."""
     from jaxlv.runs.verification import verify
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "run"
         make(folder, count)
         command = [sys.executable, "-m", "jaxlv_tools.cli", "ledger", "verify", str(folder)]
-        found: dict[str, list[float]] = {"command": [], "call": []}
+        found: dict[str, list[float]] = {"command": [], "processor": [], "call": []}
         for _ in range(repeats):
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
             done, seconds = timed(lambda: subprocess.run(command, capture_output=True, text=True, cwd=ROOT))
             if done.returncode or not done.stdout.startswith(f"{count} entries"):
                 raise SystemExit(f"not verified: {done.stdout[-500:]} {done.stderr[-500:]}")
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
             found["command"].append(seconds)
+            found["processor"].append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
             found["call"].append(timed(lambda: verify(folder))[1])
         size = (folder / "ledger.jsonl").stat().st_size
     return {"events": count, "bytes": size, "seconds": found}
@@ -126,7 +131,8 @@ def markdown(result: dict[str, Any]) -> str:
     return (
         f"`{result['program_line']}`\n\n{result['setting']}\n\n"
         f"A ledger of {result['events']:,} events ({result['bytes'] / 1e6:.0f} MB) is verified in {medians['command']:.2f} s"
-        f" ({spans['command']}) by the command, {medians['call']:.2f} s ({spans['call']}) of which are not its start."
+        f" ({spans['command']}) by the command, which takes {medians['processor']:.2f} s of the processor"
+        f" ({spans['processor']}); {medians['call']:.2f} s ({spans['call']}) are not its start."
         f" One reservation and commit take {1e3 * result['paid']['median']:.2f} ms on disk (95th percentile"
         f" {1e3 * result['paid']['p95']:.2f} ms)."
     )
@@ -139,11 +145,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results (default benchmarks/results)")
     options = parser.parse_args(argv)
-    where, found = tables.machine(), tables.versions(ROOT)
+    where, found, load = tables.machine(), tables.versions(ROOT), os.getloadavg()[0]
+    told = ", ".join(f"{name} {one}" for name, one in found.items())
     result = {
         "program": "benchmarks.ledger",
         "program_line": "python -m benchmarks.ledger" + (f" --events {options.events}" if options.events != 100_000 else ""),
-        "setting": f"{where['cpu']}, {where['cores']} cores; " + ", ".join(f"{name} {one}" for name, one in found.items()),
+        "setting": f"{where['cpu']}, {where['cores']} cores with {load:.0f} processes at work; {told}",
         "machine": where,
         "versions": found,
         **measure(options.events, options.repeats),
