@@ -1,7 +1,8 @@
 """What a program asks for that a compiler need not execute, and what it gets without having asked.
 
 Values are numbered as in hlo_values.py: by the primitive, its parameters and the numbers of its operands. An equation with
-the number of an earlier one asks "again" (a common subexpression). An operation on constants alone, one that leaves a number
+the number of an earlier one asks "again" (a common subexpression), and so does one within a loop, in each turn but the
+first, if it depends on nothing that the loop changes. An operation on constants alone, one that leaves a number
 as it is (x + 0, x * 1), and one of two scalings by constants in a row are "folded". Primitives that only move numbers may be
 "lowered" to operations on their indices.
 """
@@ -76,17 +77,21 @@ class _Walk:
             set()
         )  # a reduction of one number, and what follows: known to be equal, but not to every compiler
         self.empty: set[int] = set()  # what is scattered into zeros
+        self.varies: dict[int, frozenset[int]] = {}  # the loops whose turns give a value different numbers
+        self.turns: list[tuple[int, int]] = []  # of the loops around, by number
+        self.begun = 0
         self.last = -1
 
-    def fresh(self) -> int:
-        """A number for a value of which nothing is known."""
+    def fresh(self, of: Sequence[int] = (), loop: int | None = None) -> int:
+        """A number for a value of which nothing is known but the values that it is made of, and a loop that changes it."""
         self.last += 1
+        self.varies[self.last] = frozenset(() if loop is None else (loop,)).union(*(self.varies[number] for number in of))
         return self.last
 
-    def number(self, key: Any) -> int:
-        """The number of a value that a key determines."""
+    def number(self, key: Any, of: Sequence[int] = ()) -> int:
+        """The number of a value that a key determines, made of other ones."""
         if key not in self.numbers:
-            self.numbers[key] = self.fresh()
+            self.numbers[key] = self.fresh(of)
         return self.numbers[key]
 
     def constant(self, value: Any) -> int:
@@ -131,12 +136,11 @@ class _Walk:
         if name in CALLS and CALLS[name] in params:
             return self.inside(params[CALLS[name]], ins, stack, times)
         if name == "scan":
-            held = params["num_consts"]
             if params["length"] == 1:  # which no compiler leaves a loop
                 return self.inside(params["jaxpr"], ins, stack, times)
-            self.inside(params["jaxpr"], [*ins[:held], *(self.fresh() for _ in ins[held:])], stack, times * params["length"])
+            return self.scan(params, ins, stack, times)
         elif name == "while":
-            self.loop(equation, ins, stack, times)
+            return self.loop(equation, ins, stack, times)
         elif name in ("cond", "switch"):
             before = self.seen
             for branch in params["branches"]:
@@ -147,19 +151,46 @@ class _Walk:
             return ins
         elif name.startswith(COMBINING) or not any(_holds_jaxpr(value) for value in params.values()):
             return self.plain(equation, ins, stack, times)
-        return [self.fresh() for _ in equation.outvars]
+        return [self.fresh(ins) for _ in equation.outvars]
 
-    def loop(self, equation: Any, ins: list[int], stack: str, times: int) -> None:
-        """Walks a while loop: its condition once more than its body."""
+    def turn(self, closed: Any, ins: list[int], stack: str, times: int, trips: int, loop: int) -> None:
+        """Walks a jaxpr that a loop runs in each of its turns."""
+        self.turns.append((loop, trips))
+        self.inside(closed, ins, stack, times * trips)
+        self.turns.pop()
+
+    def carried(self, closed: Any, consts: int, ins: Sequence[int], loop: int | None) -> list[int]:
+        """Numbers of what a loop carries in its turns or, with None, leaves behind. What its body hands on stays what it is."""
+        body = _open(closed)
+        pairs = zip(ins, body.invars[consts:], body.outvars, strict=False)
+        return [number if into is out else self.fresh([number], loop) for number, into, out in pairs]
+
+    def scan(self, params: Mapping[str, Any], ins: list[int], stack: str, times: int) -> list[int]:
+        """Walks a scan, which carries some of its operands and takes slices of others; returns the numbers of its results."""
+        consts, last = params["num_consts"], params["num_consts"] + params["num_carry"]
+        closed, starts = params["jaxpr"], ins[consts:last]
+        self.begun += 1
+        loop = self.begun
+        slices = [self.fresh([number], loop) for number in ins[last:]]
+        inner = [*ins[:consts], *self.carried(closed, consts, starts, loop), *slices]
+        self.turn(closed, inner, stack, times, params["length"], loop)
+        stacked = len(_open(closed).outvars) - len(starts)
+        return [*self.carried(closed, consts, starts, None), *(self.fresh(ins) for _ in range(stacked))]
+
+    def loop(self, equation: Any, ins: list[int], stack: str, times: int) -> list[int]:
+        """Walks a while loop, its condition once more than its body; returns the numbers of its results."""
         params, trips = equation.params, self.trips.named(_scope(stack), ())
         if trips is None:
             trips = turns.written(equation)
         if trips is None:
             trips = self.trips.everywhere or 1
         asks, does = params["cond_nconsts"], params["body_nconsts"]
-        carried = [self.fresh() for _ in ins[asks + does :]]
-        self.inside(params["cond_jaxpr"], [*ins[:asks], *carried], stack, times * (trips + 1))
-        self.inside(params["body_jaxpr"], [*ins[asks : asks + does], *carried], stack, times * trips)
+        self.begun += 1
+        loop, starts, body = self.begun, ins[asks + does :], params["body_jaxpr"]
+        carried = self.carried(body, does, starts, loop)
+        self.turn(params["cond_jaxpr"], [*ins[:asks], *carried], stack, times, trips + 1, loop)
+        self.turn(body, [*ins[asks : asks + does], *carried], stack, times, trips, loop)
+        return self.carried(body, does, starts, None)
 
     def plain(self, equation: Any, ins: list[int], stack: str, times: int) -> list[int]:
         """Numbers the results of an equation without a jaxpr, and notes what of it can be left out."""
@@ -181,6 +212,10 @@ class _Walk:
         elif fixed or neutral is not None:
             self.note(FOLDED, one)
         else:
+            different = math.prod(trips for loop, trips in self.turns if loop in self.varies[first] or not trips)
+            if different < times:
+                self.note(AGAIN, one._replace(times=times - different))
+            one = one._replace(times=different)
             self.factors(one, ins, first)
             self.lowered(one)
             if name in ("scatter-add", "scatter_add") and self.constants.get(ins[0]) == 0:
@@ -203,7 +238,7 @@ class _Walk:
         else:
             types = [v.aval for v in (*equation.invars, *equation.outvars)]
             settings = str(types) + str(sorted(equation.params.items(), key=lambda item: item[0]))
-        return [self.number((name, settings, tuple(ins), i)) for i in range(len(out))]
+        return [self.number((name, settings, tuple(ins), i), ins) for i in range(len(out))]
 
     def evaluated(self, one: _Scaling, ins: Sequence[int]) -> Any:
         """The one number that all elements of a result of constants have, None if that is not known."""

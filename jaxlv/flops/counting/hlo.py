@@ -99,7 +99,6 @@ class _Walk:
                 continue
             tally, scope = self.executed(item)
             if tally:
-                tally = tally.times(item.times)
                 found.setdefault(scope, Tally()).update(tally)
                 for loop in item.loops:
                     self.within[loop].update(tally)
@@ -126,14 +125,17 @@ class _Walk:
         return found
 
     def executed(self, item: Executed) -> tuple[Tally, Scope]:
-        """The tally of one execution of an instruction, with its marks, and its scope."""
-        tally, op_name = self.operations(item)
+        """The tally of all executions of an instruction, with its marks, and its scope."""
+        one, op_name = self.operations(item)
+        tally, plain = one.times(item.times), Tally({name: one[name] for name in PRIMITIVES if one[name]})
+        if item.seen and one[PRODUCT]:
+            tally[PRODUCT + REPEATED] = one[PRODUCT] * item.times
         if item.repeated:
-            tally.update({name + REPEATED: tally[name] for name in (PRODUCT, *PRIMITIVES) if tally[name]})
-        elif _primitive(op_name) in BESIDE or self._reciprocal(item.node):
-            tally.update({name + ADDED: tally[name] for name in PRIMITIVES if tally[name]})
+            tally.update({name + REPEATED: number * item.repeated for name, number in plain.items()})
+        if _primitive(op_name) in BESIDE or self._reciprocal(item.node):
+            tally.update({name + ADDED: number * (item.times - item.repeated) for name, number in plain.items()})
         if item.top and item.one.opcode not in NOTHING:
-            tally[BYTES] += self.bytes(item)
+            tally[BYTES] += self.bytes(item) * item.times
         return tally, of_instruction(op_name)
 
     def operations(self, item: Executed) -> tuple[Tally, str]:

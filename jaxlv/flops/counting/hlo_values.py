@@ -2,11 +2,13 @@
 
 Each value has a number that its opcode, its attributes and the numbers of its operands determine. So an instruction whose
 number has been seen before computes once more what is known already, as XLA does when several fusions repeat a small
-operation instead of waiting for it.
+operation instead of waiting for it. The same holds within a loop, of values that depend on nothing that the loop changes:
+each of its turns but the first computes them once more.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,12 +32,14 @@ LIMIT = 5_000_000  # executed lines: more than any program has, less than calls 
 
 @dataclass
 class Node:
-    """A value: what computes it, from which values, and which values are computed from it."""
+    """A value: what computes it, from which values, which values are computed from it, and the loops (by number) whose turns
+    give it different ones."""
 
     one: Instruction
     operands: tuple[int, ...]
     op_name: str = ""
     users: list[int] = field(default_factory=list)
+    varies: frozenset[int] = frozenset()
 
 
 class Turns(NamedTuple):
@@ -51,15 +55,16 @@ class Turns(NamedTuple):
 
 class Executed(NamedTuple):
     """An instruction that runs `times` times, within loops (by number). `outer` is what the program calls the fusion or call
-    around it; `top` says that it reads and writes memory by itself, outside of a fusion; `repeated` that its value has been
-    computed before."""
+    around it; `top` says that it reads and writes memory by itself, outside of a fusion; `repeated` in how many of these
+    times its value has been computed before, and `seen` that it has been so by another instruction."""
 
     one: Instruction
     node: int
     home: Computation
     outer: str
     times: int
-    repeated: bool
+    repeated: int
+    seen: bool
     top: bool
     loops: tuple[int, ...]
 
@@ -82,6 +87,7 @@ class _Frame:
     top: bool = True
     silent: bool = False
     loops: tuple[int, ...] = ()
+    turns: tuple[tuple[int, int], ...] = ()  # of the loops around, by number
 
 
 class Values:
@@ -96,6 +102,7 @@ class Values:
         self._seen: set[int] = set()
         self._regions: dict[str, int] = {}
         self._lines = 0
+        self._begun = 0  # loops, those within regions too
         entry = module.computations[module.entry]
         arguments = [self._new(one, ()) for one in entry.values() if one.opcode == "parameter"]
         order = [int(self.nodes[node].one.inside) for node in arguments]
@@ -183,12 +190,19 @@ class Values:
             return self._conditional(one, operands, inner, trace)
         else:
             node = self._number(one, operands, home)
+            if one.opcode in UNIQUE:
+                self.nodes[node].varies |= {loop for loop, _ in frame.turns}
         if not frame.silent and not one.opcode.endswith("-done"):
             entered = one.opcode in ("fusion", "call", "async-start")
-            repeated = not entered and node in self._seen
-            trace.append(Executed(one, node, home, frame.outer, frame.times, repeated, frame.top, frame.loops))
+            seen = not entered and node in self._seen
+            repeated = frame.times - (0 if seen else self._different(node, frame))
+            trace.append(Executed(one, node, home, frame.outer, frame.times, repeated, seen, frame.top, frame.loops))
             self._seen.add(node)
         return node
+
+    def _different(self, node: int, frame: _Frame) -> int:
+        """How many values an instruction gives in all turns of the loops around it, at most."""
+        return math.prod(trips for loop, trips in frame.turns if loop in self.nodes[node].varies or not trips)
 
     def _entered(self, one: Instruction, operands: tuple[int, ...], frame: _Frame, trace: Trace) -> int:
         called = next(one.called("calls", "to_apply", "called_computations"), "")
@@ -202,10 +216,23 @@ class Values:
             self.loops.append(Turns(one.name, frame.outer, trips, frame.times, frame.loops))
             inside = replace(frame, loops=(*frame.loops, len(self.loops) - 1))
         turns = 1 if trips is None else trips
-        carried = self._new(one, operands)
-        self._run(condition, {0: carried}, replace(inside, times=frame.times * (turns + 1)), trace)
-        self._run(body, {0: carried}, replace(inside, times=frame.times * turns), trace)
-        return self._new(one, operands)
+        self._begun += 1
+        number = self._begun
+        carried = self._carried(one, operands, frozenset({number}))
+        for name, times in ((condition, turns + 1), (body, turns)):
+            around = (*frame.turns, (number, times))
+            self._run(name, {0: carried}, replace(inside, times=frame.times * times, turns=around), trace)
+        return self._carried(one, operands, frozenset())
+
+    def _carried(self, one: Instruction, operands: tuple[int, ...], loop: frozenset[int]) -> int:
+        """What a loop carries in its turns or, without `loop`, leaves behind. What its body hands on as it is stays what it
+        is."""
+        begun = self.nodes[operands[0]]
+        if begun.one.opcode != "tuple":
+            return self._new(one, operands, loop)
+        fixed = _handed_on(self.module.computations[next(one.called("body"))])
+        parts = [part if i in fixed else self._new(one, (part,), loop) for i, part in enumerate(begun.operands)]
+        return self._new(begun.one, tuple(parts))
 
     def _conditional(self, one: Instruction, operands: tuple[int, ...], frame: _Frame, trace: Trace) -> int:
         names = list(one.called("branch_computations", "true_computation", "false_computation"))
@@ -221,8 +248,9 @@ class Values:
 
     # -------------------------------------------------------------------------------------------- numbers
 
-    def _new(self, one: Instruction, operands: tuple[int, ...]) -> int:
-        self.nodes.append(Node(one, operands, one.op_name if one.opcode != "parameter" else ""))
+    def _new(self, one: Instruction, operands: tuple[int, ...], loop: frozenset[int] = frozenset()) -> int:
+        varies = loop.union(*(self.nodes[operand].varies for operand in operands))
+        self.nodes.append(Node(one, operands, one.op_name if one.opcode != "parameter" else "", varies=varies))
         return len(self.nodes) - 1
 
     def _number(self, one: Instruction, operands: tuple[int, ...], home: Computation) -> int:
@@ -290,3 +318,16 @@ def flat(trace: Sequence[Executed | Fork]) -> Iterator[Executed]:
 def _same_order(made: Sequence[Array], before: Sequence[Array]) -> bool:
     """Do two arrays have the same numbers in the same order, whatever their shapes?"""
     return len(made) == len(before) == 1 and (made[0] == before[0] or all(one.in_order for one in (*made, *before)))
+
+
+def _handed_on(body: Computation) -> set[int]:
+    """The parts of what a loop carries that its body hands on as they are."""
+    root = next((one for one in body.values() if one.root), None) or list(body.values())[-1]
+    found = set()
+    for i, name in enumerate(root.operands if root.opcode == "tuple" else ()):
+        one = body[name]
+        while one.opcode in ("copy", "bitcast") and one.shape == body[one.operands[0]].shape:
+            one = body[one.operands[0]]
+        if one.opcode == "get-tuple-element" and body[one.operands[0]].opcode == "parameter" and one.number("index") == i:
+            found.add(i)
+    return found
