@@ -121,7 +121,7 @@ def _audit(subject: Subject, target: Target) -> ProgramAudit:
         program.name,
         compare(program.name, formula, products(by_place), placed(hlo.tallies), subject.padding),
         everything(subject, by_place),
-        [] if subject.uncompared else compared.compared(asked.tallies, could, hlo.tallies, _once, casts=not subject.narrow),
+        compared.compared(asked.tallies, could, hlo.tallies, _once, casts=not subject.narrow),
         {
             "analytic": sum(formula.values()),
             "jaxpr": total(by_place).products(),
@@ -134,8 +134,7 @@ def _audit(subject: Subject, target: Target) -> ProgramAudit:
         _marked(could, FOLDED),
         _marked(could, LOWERED),
         [*asked.doubts, *hlo.doubts],
-        [f"{component}: {reason}" for component, reason in subject.inexact.items()]
-        + [subject.uncompared] * bool(subject.uncompared),
+        [f"{component}: {reason}" for component, reason in subject.inexact.items()],
     )
     found.reasons += [
         f"{row.place}, {row.kind}: the compiler leaves out {row.missing:,} of {row.asked:,} operations on elements"

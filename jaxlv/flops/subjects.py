@@ -23,8 +23,7 @@ class Subject:
 
     `formula(convention)` gives the FLOPs of each component and phase, what is padded included; `padding` how much of the
     products that is. Loops of unknown length run `trips` times. `inexact` names components whose operations on elements the
-    formulas do not give exactly, each with the reason. `uncompared` says why operations on elements are not compared with
-    those of the HLO; "" if they are.
+    formulas do not give exactly, each with the reason.
     """
 
     program: Program
@@ -32,7 +31,6 @@ class Subject:
     padding: Parts = field(default_factory=dict)
     trips: int | None = None
     inexact: Mapping[str, str] = field(default_factory=dict)
-    uncompared: str = ""
     narrow: bool = False  # it computes in a type narrower than float32
 
 

@@ -37,9 +37,6 @@ SIDE_BY_SIDE = {  # why the formulas of runs that train together are not exact, 
 }
 
 
-TURNS = "operations on elements are not compared with the HLO: XLA moves some of them in and out of the turns of its loop"
-
-
 def of_runs(configs: Sequence[RunConfig], model: ModelConfig, test_series: int, steps: int) -> list[Subject]:
     """The programs of runs that share a train step (jaxlv.steps.stack.program_of), on series of `steps` steps: the step of
     all, then what the plan of each has beside it, every shape once.
@@ -136,7 +133,7 @@ def _generation(event: Event, work: Work, config: RunConfig, model: Qwen2, varia
         return table.generation_by_component(work, event.new_tokens, convention, **shapes)
 
     program = Program(name, function, arguments)
-    return Subject(program, formula, trips=event.stage, uncompared=TURNS, narrow=event.dtype != "float32")
+    return Subject(program, formula, trips=event.stage, narrow=event.dtype != "float32")
 
 
 def _generate(

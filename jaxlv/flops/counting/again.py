@@ -21,6 +21,7 @@ from jax.interpreters import partial_eval
 from jaxlv.flops.counting import costs, turns
 from jaxlv.flops.counting.found import Trips
 from jaxlv.flops.counting.jaxpr import CALLS
+from jaxlv.flops.counting.lowerings import counter, lowering
 from jaxlv.flops.counting.operations import AGAIN, FOLDED, LOWERED, PRIMITIVES, Tally
 from jaxlv.flops.counting.primitives import Equation, rule
 from jaxlv.flops.counting.scopes import Scope, of_stack
@@ -160,13 +161,13 @@ class _Walk:
         self.turns.pop()
 
     def carried(self, closed: Any, consts: int, ins: Sequence[int], loop: int | None) -> list[int]:
-        """Numbers of what a loop carries in its turns or, with None, leaves behind. What its body hands on stays what it is."""
+        """Numbers of what a loop carries in its turns or, with None, leaves behind. What is handed on stays what it is."""
         body = _open(closed)
         pairs = zip(ins, body.invars[consts:], body.outvars, strict=False)
         return [number if into is out else self.fresh([number], loop) for number, into, out in pairs]
 
     def scan(self, params: Mapping[str, Any], ins: list[int], stack: str, times: int) -> list[int]:
-        """Walks a scan, which carries some of its operands and takes slices of others; returns the numbers of its results."""
+        """Walks a scan, which carries some operands and takes slices of others; returns the numbers of its results."""
         consts, last = params["num_consts"], params["num_consts"] + params["num_carry"]
         closed, starts = params["jaxpr"], ins[consts:last]
         self.begun += 1
@@ -174,6 +175,7 @@ class _Walk:
         slices = [self.fresh([number], loop) for number in ins[last:]]
         inner = [*ins[:consts], *self.carried(closed, consts, starts, loop), *slices]
         self.turn(closed, inner, stack, times, params["length"], loop)
+        self.found.setdefault(_scope(stack), Tally()).update({n + LOWERED: m for n, m in counter(params["length"]).items()})
         stacked = len(_open(closed).outvars) - len(starts)
         return [*self.carried(closed, consts, starts, None), *(self.fresh(ins) for _ in range(stacked))]
 
@@ -281,28 +283,15 @@ class _Walk:
             self.scaled[made] = have[0]
 
     def lowered(self, one: _Scaling) -> None:
-        """Notes what JAX makes of a primitive beyond its price.
-
-        A gather or scatter that may miss its operand compares each index twice, joins the comparisons and chooses a number
-        for each element. To find the place of a maximum takes 9 operations for two numbers: 7 on truth values, two choices.
-        """
-        equation = one.equation
-        name, ins = equation.primitive.name, [math.prod(getattr(v.aval, "shape", ())) for v in equation.invars]
-        if name in ("argmax", "argmin"):
-            pairs = ins[0] - equation.outvars[0].aval.size
-            tally = Tally({"integer" + LOWERED: 7 * pairs, "compare" + LOWERED: pairs})
-        elif name.startswith(("gather", "scatter")) and "FILL" in str(equation.params.get("mode", "")):
-            moved = equation.outvars[0].aval.size if name == "gather" else ins[2]
-            tally = Tally({"integer" + LOWERED: 4 * ins[1], "compare" + LOWERED: ins[1] + moved})
-        else:
-            return
-        self.found.setdefault(_scope(one.stack), Tally()).update(tally.times(one.times))
+        """Notes what JAX makes of a primitive beyond its price."""
+        tally = lowering(_facts(one.equation))
+        if tally:
+            marked = {name + LOWERED: number * one.times for name, number in tally.items()}
+            self.found.setdefault(_scope(one.stack), Tally()).update(marked)
 
     def note(self, mark: str, one: _Scaling) -> None:
         """Adds an equation's operations under a mark."""
-        equation = one.equation
-        ins, outs = (tuple(v.aval for v in side) for side in (equation.invars, equation.outvars))
-        answer = rule(Equation(equation.primitive.name, equation.params, ins, outs, {}))
+        answer = rule(_facts(one.equation))
         tally = answer[0] if isinstance(answer, tuple) else answer or Tally()
         marked = Tally({name + mark: one.times * tally[name] for name in PRIMITIVES if tally[name]})
         if marked:
@@ -312,6 +301,12 @@ class _Walk:
 @functools.lru_cache(maxsize=65536)
 def _scope(stack: str) -> Scope:
     return of_stack(stack)
+
+
+def _facts(equation: Any) -> Equation:
+    """An equation as the rules see it."""
+    ins, outs = (tuple(v.aval for v in side) for side in (equation.invars, equation.outvars))
+    return Equation(equation.primitive.name, equation.params, ins, outs, {})
 
 
 def _open(jaxpr: Any) -> Any:

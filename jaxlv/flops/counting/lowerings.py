@@ -1,0 +1,99 @@
+"""What JAX and XLA make of a primitive beyond its price, on any processor: operations that a jaxpr does not show.
+
+They are read from JAX's own definitions of the primitives and from XLA's passes, named at each rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from jaxlv.flops.counting import costs
+from jaxlv.flops.counting.operations import Tally
+from jaxlv.flops.counting.primitives import Equation
+
+# Of a comparison of two floating-point numbers that may be NaN or -0: for each side two tests, for zero and NaN, and
+# two choices (jax.lax's canonical numbers of a sort); then both as integers in the same order (XLA's comparison-expander).
+CANONICAL, TOTAL_ORDER = Tally(integer=4, compare=4), Tally(integer=4, compare=2)
+NEXT_KEY = Tally(integer=4)  # of a sort: whether the keys before are equal, two connectives, and its own comparison
+WINDOW = 16  # a running sum over more numbers is made of running sums over so many (XLA's reduce-window-rewriter)
+TURNS = 5  # of the loop that JAX makes of a block of Threefry, which has four rounds in each
+ROLLED = Tally(convert=TURNS, add=6 * TURNS, integer=TURNS + 1)  # its counter, what is added to a word, four shifts' rests
+
+
+def lowering(equation: Equation) -> Tally:
+    """The operations that a primitive needs beyond its price; none for most."""
+    name = equation.name
+    if name.startswith(("gather", "scatter")):
+        return _misses(equation) if "FILL" in str(equation.params.get("mode", "")) else Tally()
+    return RULES[name](equation) if name in RULES else Tally()
+
+
+def counter(turns: int) -> Tally:
+    """What the counter of a scan takes: it is added to and compared, and made an index, which could be negative."""
+    return Tally(add=2 * turns, integer=2 * turns + 1, compare=turns)
+
+
+def running(length: int) -> int:
+    """Combinations that XLA makes for the running sums of so many numbers.
+
+    Of up to 16 numbers each sum is made by itself. More are parted into blocks, whose last sums are summed up to the block
+    before and added to each number of their block.
+    """
+    if length <= WINDOW:
+        return length * (length - 1) // 2
+    blocks = -(-length // WINDOW)
+    return blocks * running(WINDOW) + running(blocks) + blocks * WINDOW
+
+
+def _misses(equation: Equation) -> Tally:
+    """An index that may miss is compared twice, the comparisons are joined, and a number is chosen for each element."""
+    moved = equation.out if equation.name == "gather" else equation.size(2)
+    return Tally(integer=4 * equation.size(1), compare=equation.size(1) + moved)
+
+
+def _place_of_most(equation: Equation) -> Tally:
+    """To find the place of a maximum takes 9 operations for two numbers: 7 on truth values, two choices."""
+    pairs = equation.size(0) - equation.out
+    return Tally(integer=7 * pairs, compare=pairs)
+
+
+def _sort(equation: Equation) -> Tally:
+    keys, each = equation.params["num_keys"], Tally()
+    for aval in equation.ins[:keys]:
+        if np.issubdtype(aval.dtype, np.floating) or aval.dtype.name == "bfloat16":
+            each.update(CANONICAL + TOTAL_ORDER)
+    return (each + NEXT_KEY.times(keys - 1)).times(_comparisons(equation, equation.params["dimension"]))
+
+
+def _top_k(equation: Equation) -> Tally:
+    floating = np.issubdtype(equation.ins[0].dtype, np.floating) or equation.ins[0].dtype.name == "bfloat16"
+    return TOTAL_ORDER.times(_comparisons(equation, equation.params["axis"])) if floating else Tally()
+
+
+def _comparisons(equation: Equation, along: int) -> int:
+    return equation.size(0) * max(1, (equation.ins[0].shape[along] - 1).bit_length())
+
+
+def _cumulative(equation: Equation) -> Tally:
+    length = equation.ins[0].shape[equation.params["axis"]]
+    rows, more = equation.out // max(1, length), running(length)
+    found = Tally(costs.CUMULATIVE[equation.name]).times(rows * (more - length + 1))
+    if equation.name == "cumlogsumexp":  # which tests for a difference that is not a number
+        found.update(Tally(add=1, integer=1, compare=1).times(rows * more))
+    return found
+
+
+def _random(equation: Equation) -> Tally:
+    generator = getattr(getattr(equation.ins[0], "dtype", None), "_impl", None)
+    return ROLLED if getattr(generator, "name", costs.THREEFRY) in ("threefry2x32", "fry") else Tally()
+
+
+RULES: Mapping[str, Callable[[Equation], Tally]] = {
+    **dict.fromkeys(("argmax", "argmin"), _place_of_most),
+    **dict.fromkeys(costs.CUMULATIVE, _cumulative),
+    **dict.fromkeys(("random_bits", "random_split", "random_fold_in", costs.THREEFRY), _random),
+    "sort": _sort,
+    "top_k": _top_k,
+}

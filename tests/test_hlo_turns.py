@@ -1,0 +1,193 @@
+"""The rule on jaxpr and HLO for what loops repeat and what primitives are lowered to, up to whole generations."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax import lax
+
+from jaxlv.config import RunConfig, build_config
+from jaxlv.flops.audit import _once
+from jaxlv.flops.counting import again
+from jaxlv.flops.counting.compared import SCALARS, Row, compared
+from jaxlv.flops.counting.hlo import count_hlo
+from jaxlv.flops.counting.jaxpr import count_closed
+from jaxlv.flops.counting.lowerings import running
+from jaxlv.flops.counting.operations import total
+from jaxlv.model.config import ModelConfig
+from jaxlv.runs import audited
+from jaxlv.steps import generate
+from tests.test_counting import shape
+
+
+def rows(function, *arguments, trips=None, asked=None, place=lambda scope: "") -> list[Row]:
+    """The rule on a function's HLO and a jaxpr, which is its own if none is given."""
+    made = jax.jit(function).trace(*arguments)
+    wanted = asked or made.jaxpr
+    executed = count_hlo(made.lower().compile().as_text(), trips)
+    return compared(count_closed(wanted, trips).tallies, again.spared(wanted, trips), executed.tallies, place)
+
+
+def marks(function, *arguments) -> dict[str, int]:
+    found = total(again.spared(jax.make_jaxpr(function)(*arguments)).values())
+    return {name: number for name, number in found.items() if number and "sin" in name}
+
+
+# ------------------------------------------------------------------------------------------ what loops repeat
+
+
+def in_a_scan(a, x):
+    return lax.scan(lambda c, _: (c * jnp.sin(x), None), a, None, length=5)[0]
+
+
+def handed_on(a, x):
+    return lax.fori_loop(0, 5, lambda i, s: (s[0] * jnp.sin(s[1]), s[1]), (a, x))[0]
+
+
+def in_a_loop_in_a_loop(a, x):
+    def outer(c, one):
+        return lax.scan(lambda d, _: (d * jnp.sin(x) + jnp.cos(one), None), c, None, length=3)[0], None
+
+    return lax.scan(outer, a, jnp.stack([x] * 5))[0]
+
+
+@pytest.mark.parametrize(
+    ("function", "by_hand"),
+    [
+        (in_a_scan, {"sin again": 4 * 24}),
+        (handed_on, {"sin again": 4 * 24}),
+        (in_a_loop_in_a_loop, {"sin again": (14 + 10) * 24}),
+        (lambda a, x: in_a_scan(a, x) + jnp.sin(x), {"sin again": 5 * 24}),
+        (lambda a, x: lax.fori_loop(0, 5, lambda i, c: c * jnp.sin(x + c), a), {}),
+        (lambda a, x: lax.scan(lambda c, y: (c * jnp.sin(y), None), a, jnp.stack([x] * 5))[0], {}),
+    ],
+)
+def test_what_no_turn_changes_is_asked_for_again_in_each_but_the_first(function, by_hand):
+    assert marks(function, shape(6, 4), shape(6, 4)) == by_hand
+    assert all(row.holds for row in rows(function, shape(6, 4), shape(6, 4)))
+
+
+LOOP = """HloModule m
+
+%body (s: (s32[], f32[6,4], f32[6,4])) -> (s32[], f32[6,4], f32[6,4]) {
+  %s = (s32[], f32[6,4], f32[6,4]) parameter(0)
+  %i = s32[] get-tuple-element(%s), index=0
+  %a = f32[6,4] get-tuple-element(%s), index=1
+  %x = f32[6,4] get-tuple-element(%s), index=2
+  %e = f32[6,4] exponential(%x)
+  %b = f32[6,4] multiply(%a, %e)
+  ROOT %t = (s32[], f32[6,4], f32[6,4]) tuple(%i, %b, HANDED)
+}
+
+%cond (s: (s32[], f32[6,4], f32[6,4])) -> pred[] {
+  %s = (s32[], f32[6,4], f32[6,4]) parameter(0)
+  ROOT %p = pred[] constant(true)
+}
+
+ENTRY %main (y: f32[6,4]) -> f32[6,4] {
+  %y = f32[6,4] parameter(0)
+  %n = s32[] constant(0)
+  %t = (s32[], f32[6,4], f32[6,4]) tuple(%n, %y, %y)
+  %w = (s32[], f32[6,4], f32[6,4]) while(%t), condition=%cond, body=%body
+  %z = f32[6,4] get-tuple-element(%w), index=2
+  ROOT %e = f32[6,4] exponential(%z)
+}
+"""
+
+
+def test_what_no_turn_changes_is_executed_again_in_each_but_the_first():
+    """It stays what it is behind the loop, too."""
+    found = count_hlo(LOOP.replace("HANDED", "%x"), 5).total()
+    assert (found["exp"], found["exp repeated"], found["mul"], found["mul repeated"]) == (6 * 24, 5 * 24, 5 * 24, 0)
+    changed = count_hlo(LOOP.replace("HANDED", "%b"), 5).total()
+    assert (changed["exp"], changed["exp repeated"]) == (6 * 24, 0)
+
+
+# --------------------------------------------------------------------------------- what primitives are lowered to
+
+ROWS = shape(6, 13)
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments"),
+    [
+        (lax.sort, (ROWS,)),
+        (lax.sort, (shape(6, 13, dtype=jnp.int32),)),
+        (lambda a, b: lax.sort((a, b), num_keys=2), (ROWS, ROWS)),
+        (lambda a, b: lax.sort((a, b), num_keys=2), (ROWS, shape(6, 13, dtype=jnp.int32))),
+        (lambda a, b: lax.sort((a, b), num_keys=1), (ROWS, ROWS)),
+        *[(lambda a: lax.cumsum(a, 1), (shape(3, length),)) for length in (2, 13, 16, 17, 200, 1000)],
+        (lambda a: lax.cummax(a, 0, reverse=True), (shape(37, 3),)),
+        (lambda a: lax.cumlogsumexp(a, axis=1), (ROWS,)),
+    ],
+)
+def test_what_a_primitive_is_lowered_to_is_known_to_the_operation(function, arguments):
+    found = rows(function, *arguments)
+    assert found and all(row.executed - row.repeated - row.added == row.asked - row.again + row.lowered for row in found)
+
+
+def test_running_sums_of_more_numbers_than_a_window_are_made_of_blocks():
+    assert running(16) == 120 and running(17) == 2 * 120 + 1 + 2 * 16
+    assert running(300) == 19 * 120 + running(19) + 19 * 16
+
+
+def test_random_numbers_have_a_loop_with_a_counter():
+    """Many small draws: each has casts of its own, however few numbers it gives."""
+
+    def drawn(key):
+        return sum(jax.random.bits(jax.random.fold_in(key, i), (3,)).sum() for i in range(6))
+
+    found = rows(drawn, jax.eval_shape(lambda: jax.random.key(0)))
+    assert all(row.holds for row in found)
+    (casts,) = (row for row in found if row.kind == "casts")
+    assert casts.executed - casts.repeated - casts.added > SCALARS > 0 == casts.asked
+
+
+# ------------------------------------------------------------------------------------------------- generations
+
+TINY = ModelConfig(17, 4, 6, 1, 1, 1, 2, tie_word_embeddings=True)
+TABLES = {
+    "train": {"batch_size": 2, "validation_windows": 4, "steps": 10, "validate_every": 5}, "windows": {"length": 32},
+    "evaluate": {"context": 4, "horizon": 3, "samples": 2, "batch_series": 2}, "codec": {"decimals": 1},
+    "sampling": {"top_k": 5, "top_p": 0.9},
+}  # fmt: skip
+
+
+def sampled():
+    """The generation of forecasts of a run, with every way to choose a token."""
+    subjects = audited.of_runs([build_config(RunConfig, TABLES)], TINY, 2, 24)
+    return next(one for one in subjects if one.program.name.startswith("generation, 4"))
+
+
+@pytest.fixture(scope="module")
+def untouched():
+    one = sampled()
+    return jax.jit(one.program.function).trace(*one.program.arguments).jaxpr
+
+
+def generated(asked=None) -> list[Row]:
+    one = sampled()
+    return rows(one.program.function, *one.program.arguments, trips=one.trips, asked=asked, place=_once)
+
+
+def test_a_generation_executes_what_it_asks_for(untouched):
+    found = generated(untouched)
+    assert not [row for row in found if not row.holds]
+    assert {row.place.component for row in found} >= {"sampling", "mask", "rope", "norms", "activation"}
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        lambda logits, keys: 1e-9 * jnp.cumsum(logits, -1),
+        lambda logits, keys: 1e-9 * jnp.sin(logits),
+    ],
+)
+def test_more_work_in_the_turns_of_a_generation_is_found(extra, untouched, monkeypatch):
+    plain = generate.draw
+    monkeypatch.setattr(generate, "draw", lambda logits, keys, *rest: plain(logits + extra(logits, keys), keys, *rest))
+    jax.clear_caches()  # the patched function has the name and the arguments of the plain one
+    found = generated(untouched)
+    jax.clear_caches()
+    assert {row.place.component for row in found if row.excess} == {"sampling"}
