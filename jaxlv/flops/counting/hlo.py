@@ -34,6 +34,7 @@ from jaxlv.flops.counting.operations import (
 from jaxlv.flops.counting.scopes import Scope, of_instruction
 
 SUMS = ("reduce", "reduce-window")
+FACTORS = ("multiply", "select")
 NAMING = frozenset({*MOVES, *SUMS, "add"} - {"broadcast"})  # what may stand between a product and the line that names it
 FILLING = MOVES - {"broadcast", "slice"}  # what may stand between a product and the padding of a side
 NOTHING = opcodes.names("parameter tuple get-tuple-element bitcast constant while conditional call after-all iota")
@@ -186,12 +187,12 @@ class _Walk:
     def _rewritten(self, item: Executed) -> tuple[Tally, str] | None:
         """The tally and name of a multiplication, or a sum, that the compiler has made of a product."""
         one, node = item.one, item.node
-        if one.opcode == "multiply":
-            name = one.op_name or self._product_name(node)
-            if not opcodes.is_product(name) and (name or not self._nameless_product(node)):
+        if one.opcode in FACTORS:
+            factor = self._factor(one, node)
+            if factor is None:
                 return None
             self.products.add(node)
-            return Tally({PRODUCT: 2 * one.elements, SHEET_PRODUCT: one.elements}), name
+            return Tally({PRODUCT: 2 * one.elements, SHEET_PRODUCT: one.elements}), factor
         if one.opcode not in SUMS or not self._sums_product(node):
             return None
         name = one.op_name or self._product_name(node)
@@ -200,6 +201,15 @@ class _Walk:
         self.products.add(node)
         into = opcodes.first(self.values.nodes[self.values.nodes[node].operands[0]].one)
         return Tally({SHEET_PRODUCT: into.elements - one.elements}), name
+
+    def _factor(self, one: Instruction, node: int) -> str | None:
+        """The name of the product that a multiplication is part of, "" if it has lost it, None without a product."""
+        if one.opcode == "select":  # a factor of truth values, which choose numbers of the other one
+            return one.op_name if opcodes.is_product(one.op_name) else None
+        name = one.op_name or self._product_name(node)
+        if opcodes.is_product(name):
+            return name
+        return None if name or not self._nameless_product(node) else ""
 
     def _product_name(self, node: int) -> str:
         """The name of the product that a nameless value is part of, "" without one."""
