@@ -15,14 +15,17 @@ import pytest
 from jaxlv import flops
 from jaxlv.errors import JaxlvError
 from jaxlv.flops import audit, programs
+from jaxlv.flops.counting import again
+from jaxlv.flops.counting.compared import compared
 from jaxlv.flops.counting.hlo import count_hlo
-from jaxlv.flops.counting.jaxpr import count_jaxpr
+from jaxlv.flops.counting.jaxpr import count_closed
 from jaxlv.flops.places import placed, products
 from jaxlv.flops.subjects import of_work
 from jaxlv.flops.table import count
 from jaxlv.flops.work import Work
 from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
+from tests.test_hlo_turns import sampled
 
 GOLDEN = Path(__file__).parent / "golden"
 SMALL = ModelConfig(512, 64, 160, 2, 4, 2, 16, tie_word_embeddings=True)
@@ -65,6 +68,17 @@ def program_of(case: Case) -> programs.Program:
     return (programs.forward_program if case.program == "forward" else programs.train_program)(case.work, model)
 
 
+def traced(program: programs.Program) -> Any:
+    """The jaxpr of a program."""
+    function: Any = program.function if hasattr(program.function, "trace") else jax.jit(program.function)
+    return function.trace(*program.arguments).jaxpr
+
+
+def text_of(name: str) -> str:
+    """What the compiler has made of a program."""
+    return gzip.decompress((GOLDEN / f"{name}.hlo.gz").read_bytes()).decode()
+
+
 def formula_of(case: Case) -> dict[tuple[str, str], int]:
     """The formula's rows."""
     work = case.work
@@ -77,12 +91,12 @@ def formula_of(case: Case) -> dict[tuple[str, str], int]:
 def test_formula_jaxpr_and_cuda_text_agree(name, monkeypatch):
     """Per component and phase; what the compiler executes beyond it is padding, or repeated by a fusion, in its own row."""
     case = CASES[name]
-    text = gzip.decompress((GOLDEN / f"{name}.hlo.gz").read_bytes()).decode()
-    executed = count_hlo(text)
+    executed = count_hlo(text_of(name))
     if case.work.kernel == "cudnn":
         let_cudnn_trace(monkeypatch)
-    program = program_of(case)
-    asked = products(placed(count_jaxpr(program.function, *program.arguments).tallies))
+    jaxpr = traced(program_of(case))
+    found = count_closed(jaxpr).tallies
+    asked = products(placed(found))
     rows = audit.compare(name, formula_of(case), asked, placed(executed.tallies))
     assert not executed.doubts
     own = {(row.component, row.phase): row for row in rows}
@@ -93,6 +107,19 @@ def test_formula_jaxpr_and_cuda_text_agree(name, monkeypatch):
     else:
         assert beyond == case.excess
     assert sum(row.hlo for row in rows) == sum(products(placed(executed.tallies)).values())
+    elements = compared(found, again.spared(jaxpr), executed.tallies, audit._once, casts=case.dtype == "float32")
+    assert len(elements) > 16 and not [row for row in elements if row.excess]
+
+
+def test_a_generation_executes_on_cuda_what_it_asks_for():
+    """Sorts and running sums of its sampler included."""
+    subject = sampled()
+    executed = count_hlo(text_of("generation"), subject.trips)
+    jaxpr = traced(subject.program)
+    rows = compared(
+        count_closed(jaxpr, subject.trips).tallies, again.spared(jaxpr, subject.trips), executed.tallies, audit._once
+    )
+    assert {row.place.component for row in rows} >= {"sampling", "mask", "norms"} and not [row for row in rows if row.excess]
 
 
 def let_cudnn_trace(monkeypatch) -> None:

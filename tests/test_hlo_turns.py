@@ -113,6 +113,8 @@ ROWS = shape(6, 13)
     ("function", "arguments"),
     [
         (lax.sort, (ROWS,)),
+        (lambda a: jnp.sort(a, 1, descending=True), (shape(3, 70),)),
+        (lambda a: jnp.argmax(a, 1), (ROWS,)),
         (lax.sort, (shape(6, 13, dtype=jnp.int32),)),
         (lambda a, b: lax.sort((a, b), num_keys=2), (ROWS, ROWS)),
         (lambda a, b: lax.sort((a, b), num_keys=2), (ROWS, shape(6, 13, dtype=jnp.int32))),
@@ -130,6 +132,68 @@ def test_what_a_primitive_is_lowered_to_is_known_to_the_operation(function, argu
 def test_running_sums_of_more_numbers_than_a_window_are_made_of_blocks():
     assert running(16) == 120 and running(17) == 2 * 120 + 1 + 2 * 16
     assert running(300) == 19 * 120 + running(19) + 19 * 16
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments"),
+    [
+        (lambda a, i: a.at[i].get(mode="fill", fill_value=0.0), (ROWS, shape(30, dtype=jnp.int32))),
+        (lambda a: lax.top_k(a, 3), (ROWS,)),
+        (lambda k, a: jax.random.categorical(jax.random.key(k), a), (shape(dtype=jnp.int32), ROWS)),
+        (lambda a: lax.fori_loop(0, 7, lambda i, c: c + jnp.sin(a) * i, a), (ROWS,)),
+    ],
+)
+def test_what_a_primitive_is_lowered_to_is_no_more_than_is_known(function, arguments):
+    found = rows(function, *arguments)
+    assert found and all(row.holds for row in found)
+
+
+SORT = """HloModule m
+
+%less (a: f32[], b: f32[], i: s32[], j: s32[]) -> pred[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  %i = s32[] parameter(2)
+  %j = s32[] parameter(3)
+  %x = f32[] negate(%a)
+  %y = f32[] negate(%b)
+  %less = pred[] compare(%x, %y), direction=LT
+  %more = pred[] compare(%y, %x), direction=LT
+  %both = pred[] compare(EQUAL), direction=EQ
+  %before = pred[] compare(%i, %j), direction=LT
+  ROOT %r = pred[] select(%both, %before, %less)
+}
+
+ENTRY %main (y: f32[16]) -> f32[16] {
+  %y = f32[16] parameter(0)
+  %n = s32[16] iota(), iota_dimension=0
+  %s = (f32[16], s32[16]) sort(%y, PLACES), dimensions={0}, to_apply=%less
+  ROOT %z = f32[16] get-tuple-element(%s), index=0
+}
+"""
+
+
+def test_what_leaves_equal_numbers_in_their_order_is_added_to_a_sort():
+    """Four of seven operations, for each comparison; none if the places, or their order, are what was asked for."""
+    text = SORT.replace("EQUAL", "%less, %more").replace("PLACES", "%n")
+    assert ordered(text) == (4 * 16 * 7, 4 * 16 * 4)
+    assert ordered(SORT.replace("EQUAL", "%a, %b").replace("PLACES", "%n")) == (4 * 16 * 7, 0)
+    assert ordered(text.replace("%y, %n)", "%y, %k)").replace("%n = s32[16] iota()", "%k = s32[16] bitcast(%y)"))[1] == 0
+
+
+def ordered(text: str) -> tuple[int, int]:
+    """All operations of a text, and those that are added."""
+    found = count_hlo(text).total()
+    return found.elementwise(), sum(number for name, number in found.items() if name.endswith(" added"))
+
+
+def test_a_product_with_truth_values_is_a_choice():
+    choice = jax.jit(lambda a, b: jnp.einsum("ij,ij->ij", a.astype(jnp.float32), b)).lower(
+        shape(6, 4, dtype=bool), shape(6, 4)
+    )
+    text = choice.compile().as_text()
+    assert "select(" in text and count_hlo(text).total().products() == 2 * 24
+    assert count_hlo(text.replace("dot_general", "select_n")).total().products() == 0
 
 
 def test_random_numbers_have_a_loop_with_a_counter():

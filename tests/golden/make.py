@@ -16,6 +16,7 @@ from jax._src.cudnn import fused_attention_stablehlo as cudnn  # asks a device f
 from jaxlv.flops.audit import compiled_for
 from jaxlv.flops.targets import cuda
 from tests.test_flops_cuda import CASES, program_of
+from tests.test_hlo_turns import sampled
 
 NOISE = re.compile(
     r' (stack_frame_id=\d+|scheduling_name="[^"]*"|deduplicated_name="[^"]*")|, frontend_attributes=\{[^}]*\}+'
@@ -26,9 +27,10 @@ if __name__ == "__main__":
     cudnn.check_cudnn_version = lambda: 91_000
     cudnn.check_compute_capability = lambda *_: True
     target = cuda()
-    for name, case in CASES.items():
-        options = {**target.options, **case.options}
-        text = compiled_for(program_of(case), target._replace(options=options))[2].as_text()
+    programs = {name: (program_of(case), case.options) for name, case in CASES.items()}
+    for name, (program, special) in {**programs, "generation": (sampled().program, {})}.items():
+        options = {**target.options, **special}
+        text = compiled_for(program, target._replace(options=options))[2].as_text()
         text = NOISE.sub("", TABLES.sub("", text))
         head = f"// jax {jax.__version__}, jaxlib {jaxlib.__version__}; {target.words}; {options}\n"
         path = Path(__file__).parent / f"{name}.hlo.gz"

@@ -11,13 +11,13 @@ without a rule.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.counting import costs, custom_calls, opcodes
 from jaxlv.flops.counting.found import Loop, Trips
-from jaxlv.flops.counting.hlo_text import Computation, Instruction, Module, parse
+from jaxlv.flops.counting.hlo_text import Computation, Instruction, Module, parse, result
 from jaxlv.flops.counting.hlo_values import MOVES, Executed, Fork, Trace, Values
 from jaxlv.flops.counting.operations import (
     ADDED,
@@ -133,8 +133,8 @@ class _Walk:
             tally[PRODUCT + REPEATED] = one[PRODUCT] * item.times
         if item.repeated:
             tally.update({name + REPEATED: number * item.repeated for name, number in plain.items()})
-        if _primitive(op_name) in BESIDE or self._reciprocal(item.node):
-            tally.update({name + ADDED: number * (item.times - item.repeated) for name, number in plain.items()})
+        added = plain if _primitive(op_name) in BESIDE or self._reciprocal(item.node) else self._in_place(item)
+        tally.update({name + ADDED: number * (item.times - item.repeated) for name, number in added.items()})
         if item.top and item.one.opcode not in NOTHING:
             tally[BYTES] += self.bytes(item) * item.times
         return tally, of_instruction(op_name)
@@ -175,8 +175,12 @@ class _Walk:
     @functools.cache  # noqa: B019 - a walk lives as long as one count
     def body(self, name: str) -> Tally:
         """The cost of applying a computation to one element."""
-        home, found = self.module.computations[name], Tally()
-        for one in home.values():
+        home = self.module.computations[name]
+        return self._applied(home, home.values())
+
+    def _applied(self, home: Computation, lines: Iterable[Instruction]) -> Tally:
+        found = Tally()
+        for one in lines:
             found.update(self.answered(one, self.rule(one, [home[operand] for operand in one.operands])))
             if one.opcode in ("fusion", "call"):
                 found.update(self.body(next(one.called("calls", "to_apply"))))
@@ -250,6 +254,28 @@ class _Walk:
         users = self.values.users(node, MOVES)
         return bool(users) and all(user.one.opcode == "multiply" and _primitive(user.op_name) == "div" for user in users)
 
+    def _in_place(self, item: Executed) -> Tally:
+        """What a sort executes only to leave equal numbers in their order.
+
+        If a processor's sort does not do so by itself, XLA (stable-sort-expander) sorts their places with them. It compares
+        both ways round, and the places if neither is first: select(equal(a < b, b < a), place a < place b, a < b).
+        """
+        one, sides = item.one, self.values.nodes[item.node].operands
+        if one.opcode != "sort" or self.values.source(sides[-1]).one.opcode != "iota":
+            return Tally()
+        home = self.module.computations[next(one.called("to_apply"))]
+        order = result(home)
+        if order.opcode != "select" or order.operands[2] not in home[order.operands[0]].operands:
+            return Tally()
+        if {home[name].inside for name in home[order.operands[1]].operands} != {str(2 * len(sides) - i) for i in (1, 2)}:
+            return Tally()
+        asked = {order.operands[2]}
+        for line in reversed(list(home.values())):
+            asked.update(line.operands if line.name in asked else ())
+        beside = self._applied(home, (line for line in home.values() if line.name not in asked))
+        along = one.numbers("dimensions")[0]
+        return beside.times(opcodes.comparisons(self.values.operands(item)[0].arrays[0], along))
+
     # -------------------------------------------------------------------------------------------------- bytes
 
     def bytes(self, item: Executed) -> int:
@@ -276,8 +302,8 @@ def _size(one: Instruction) -> int:
 
 def _roots(inside: Computation) -> list[Instruction]:
     """What a fusion returns: its root, or the parts of a tuple."""
-    root = next((one for one in inside.values() if one.root), None) or list(inside.values())[-1]
-    return [inside[name] for name in root.operands] if root.opcode == "tuple" else [root]
+    found = result(inside)
+    return [inside[name] for name in found.operands] if found.opcode == "tuple" else [found]
 
 
 def _written(one: Instruction, inside: Computation) -> Instruction:

@@ -199,6 +199,11 @@ class Module:
         return lines
 
 
+def result(computation: Computation) -> Instruction:
+    """The line that a computation returns. A text may leave its mark out; then it is the last line."""
+    return next((one for one in computation.values() if one.root), None) or list(computation.values())[-1]
+
+
 def parse(text: str) -> Module:
     """Parses `compiled.as_text()`. Raises JaxlvError if it is not HLO with an entry."""
     computations: dict[str, dict[str, Instruction]] = {}

@@ -8,6 +8,7 @@ each of its turns but the first computes them once more.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from jaxlv.errors import JaxlvError
-from jaxlv.flops.counting.hlo_text import Array, Computation, Instruction, Module
+from jaxlv.flops.counting.hlo_text import Array, Computation, Instruction, Module, result
 from jaxlv.flops.counting.opcodes import ELEMENTWISE, is_product, names
 
 # One value under another name: a copy changes at most its layout.
@@ -265,6 +266,8 @@ class Values:
             return self._moved(one, operands[0])
         if one.opcode in ELEMENTWISE:  # shapes do not tell results of as many elements apart
             key: tuple = (one.opcode, one.arrays[0].dtype, one.elements, one.settings, operands)
+        elif one.opcode == "broadcast" and (runs := _runs(one)):
+            key = (one.opcode, one.arrays[0].dtype, *runs, operands)
         else:
             mine = [*one.arrays, *before]
             types = mine if one.opcode == "bitcast" else [array[:2] for array in mine]  # layouts matter there alone
@@ -320,11 +323,20 @@ def _same_order(made: Sequence[Array], before: Sequence[Array]) -> bool:
     return len(made) == len(before) == 1 and (made[0] == before[0] or all(one.in_order for one in (*made, *before)))
 
 
+def _runs(one: Instruction) -> tuple[tuple[bool, int], ...]:
+    """What a broadcast does whatever the shapes: runs of so many numbers that are kept, or repeated; () if it turns them."""
+    kept = one.numbers("dimensions")
+    if list(kept) != sorted(kept):
+        return ()
+    sizes = [(i in kept, size) for i, size in enumerate(one.shape) if size != 1]
+    runs = itertools.groupby(sizes, key=lambda pair: pair[0])
+    return tuple((stays, math.prod(size for _, size in run)) for stays, run in runs) or ((True, 1),)
+
+
 def _handed_on(body: Computation) -> set[int]:
     """The parts of what a loop carries that its body hands on as they are."""
-    root = next((one for one in body.values() if one.root), None) or list(body.values())[-1]
-    found = set()
-    for i, name in enumerate(root.operands if root.opcode == "tuple" else ()):
+    last, found = result(body), set()
+    for i, name in enumerate(last.operands if last.opcode == "tuple" else ()):
         one = body[name]
         while one.opcode in ("copy", "bitcast") and one.shape == body[one.operands[0]].shape:
             one = body[one.operands[0]]
