@@ -20,7 +20,7 @@ from jax.interpreters import partial_eval
 
 from jaxlv.flops.counting import costs, turns
 from jaxlv.flops.counting.found import Trips
-from jaxlv.flops.counting.jaxpr import CALLS
+from jaxlv.flops.counting.jaxpr import CALLS, bodies
 from jaxlv.flops.counting.lowerings import counter, lowering
 from jaxlv.flops.counting.operations import AGAIN, FOLDED, LOWERED, PRIMITIVES, Tally
 from jaxlv.flops.counting.primitives import Equation, rule
@@ -48,11 +48,14 @@ EVALUATED: Mapping[str, Callable[..., Any]] = {  # of constants
 }  # fmt: skip
 
 
-def spared(closed: Any, trips: int | Mapping[str, int] | None = None) -> dict[Scope, Tally]:
-    """Tallies of a closed jaxpr by scope, of nothing but marked operations: "add again", "mul folded", "integer lowered"."""
+def spared(closed: Any, trips: int | Mapping[str, int] | None = None, loops_once: bool = False) -> dict[Scope, Tally]:
+    """Tallies of a closed jaxpr by scope, of nothing but marked operations: "add again", "mul folded", "integer lowered".
+
+    `loops_once` counts the body of a loop once, as in jaxpr.py.
+    """
     jaxpr = _open(closed)
     live, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-    walk = _Walk(Trips(trips))
+    walk = _Walk(Trips(trips), loops_once)
     consts = [walk.constant(value) for value in getattr(closed, "consts", ())]
     walk.run(live, [walk.fresh() for _ in live.invars], consts, "", 1)
     return walk.found
@@ -67,8 +70,8 @@ class _Scaling(NamedTuple):
 
 
 class _Walk:
-    def __init__(self, trips: Trips):
-        self.trips = trips
+    def __init__(self, trips: Trips, loops_once: bool):
+        self.trips, self.loops_once = trips, loops_once
         self.found: dict[Scope, Tally] = {}
         self.numbers: dict[Any, int] = {}
         self.constants: dict[int, Any] = {}  # values that depend on no argument; of those of one number, that number
@@ -174,14 +177,16 @@ class _Walk:
         loop = self.begun
         slices = [self.fresh([number], loop) for number in ins[last:]]
         inner = [*ins[:consts], *self.carried(closed, consts, starts, loop), *slices]
-        self.turn(closed, inner, stack, times, params["length"], loop)
-        self.found.setdefault(_scope(stack), Tally()).update({n + LOWERED: m for n, m in counter(params["length"]).items()})
+        trips = bodies(params) if self.loops_once else params["length"]
+        self.turn(closed, inner, stack, times, trips, loop)
+        counted = counter(trips, 1 if self.loops_once else trips + 1).times(times)
+        self.found.setdefault(_scope(stack), Tally()).update({name + LOWERED: number for name, number in counted.items()})
         stacked = len(_open(closed).outvars) - len(starts)
         return [*self.carried(closed, consts, starts, None), *(self.fresh(ins) for _ in range(stacked))]
 
     def loop(self, equation: Any, ins: list[int], stack: str, times: int) -> list[int]:
         """Walks a while loop, its condition once more than its body; returns the numbers of its results."""
-        params, trips = equation.params, self.trips.named(_scope(stack), ())
+        params, trips = equation.params, 1 if self.loops_once else self.trips.named(_scope(stack), ())
         if trips is None:
             trips = turns.written(equation)
         if trips is None:
@@ -190,7 +195,7 @@ class _Walk:
         self.begun += 1
         loop, starts, body = self.begun, ins[asks + does :], params["body_jaxpr"]
         carried = self.carried(body, does, starts, loop)
-        self.turn(params["cond_jaxpr"], [*ins[:asks], *carried], stack, times, trips + 1, loop)
+        self.turn(params["cond_jaxpr"], [*ins[:asks], *carried], stack, times, 1 if self.loops_once else trips + 1, loop)
         self.turn(body, [*ins[asks : asks + does], *carried], stack, times, trips, loop)
         return self.carried(body, does, starts, None)
 
@@ -284,14 +289,19 @@ class _Walk:
 
     def lowered(self, one: _Scaling) -> None:
         """Notes what JAX makes of a primitive beyond its price."""
-        tally = lowering(_facts(one.equation))
+        tally = lowering(self.facts(one.equation))
         if tally:
             marked = {name + LOWERED: number * one.times for name, number in tally.items()}
             self.found.setdefault(_scope(one.stack), Tally()).update(marked)
 
+    def facts(self, equation: Any) -> Equation:
+        """An equation as the rules see it."""
+        ins, outs = (tuple(v.aval for v in side) for side in (equation.invars, equation.outvars))
+        return Equation(equation.primitive.name, equation.params, ins, outs, {}, self.loops_once)
+
     def note(self, mark: str, one: _Scaling) -> None:
         """Adds an equation's operations under a mark."""
-        answer = rule(_facts(one.equation))
+        answer = rule(self.facts(one.equation))
         tally = answer[0] if isinstance(answer, tuple) else answer or Tally()
         marked = Tally({name + mark: one.times * tally[name] for name in PRIMITIVES if tally[name]})
         if marked:
@@ -301,12 +311,6 @@ class _Walk:
 @functools.lru_cache(maxsize=65536)
 def _scope(stack: str) -> Scope:
     return of_stack(stack)
-
-
-def _facts(equation: Any) -> Equation:
-    """An equation as the rules see it."""
-    ins, outs = (tuple(v.aval for v in side) for side in (equation.invars, equation.outvars))
-    return Equation(equation.primitive.name, equation.params, ins, outs, {})
 
 
 def _open(jaxpr: Any) -> Any:

@@ -159,10 +159,8 @@ class _Walk:
     # ------------------------------------------------------------------------------------------ loops and branches
 
     def scan(self, equation: Any, stack: str, places: Places) -> Found:
-        length, unroll = equation.params["length"], equation.params.get("unroll", 1)
-        written = length if unroll >= length else unroll + length % unroll  # bodies in the program, one behind another
         body = self.jaxpr(_open(equation.params["jaxpr"]), stack, places)
-        return self.loop(body, length, stack, places, written=written)
+        return self.loop(body, equation.params["length"], stack, places, written=bodies(equation.params))
 
     def loop(
         self, body: Found, trips: int, stack: str, places: Places, last: Found | None = None, written: int = 1
@@ -254,6 +252,12 @@ STRUCTURED: Mapping[str, Callable[[_Walk, Any, str, Places], Found]] = {
     "shard_map": _Walk.shard_map,
     **dict.fromkeys(COMBINING, _Walk.combining),
 }
+
+
+def bodies(params: Mapping[str, Any]) -> int:
+    """How often the body of a scan is written into the program, one behind another, by the scan's parameters."""
+    length, unroll = params["length"], params.get("unroll", 1)
+    return length if unroll >= length else unroll + length % unroll
 
 
 def refusal(equation: Any, stack: str, places: Places, found: str | None = None) -> JaxlvError:

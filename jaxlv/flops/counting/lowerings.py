@@ -5,6 +5,7 @@ They are read from JAX's own definitions of the primitives and from XLA's passes
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -19,7 +20,6 @@ CANONICAL, TOTAL_ORDER = Tally(integer=4, compare=4), Tally(integer=4, compare=2
 NEXT_KEY = Tally(integer=4)  # of a sort: whether the keys before are equal, two connectives, and its own comparison
 WINDOW = 16  # a running sum over more numbers is made of running sums over so many (XLA's reduce-window-rewriter)
 TURNS = 5  # of the loop that JAX makes of a block of Threefry, which has four rounds in each
-ROLLED = Tally(convert=TURNS, add=6 * TURNS, integer=TURNS + 1)  # its counter, what is added to a word, four shifts' rests
 
 
 def lowering(equation: Equation) -> Tally:
@@ -30,9 +30,12 @@ def lowering(equation: Equation) -> Tally:
     return RULES[name](equation) if name in RULES else Tally()
 
 
-def counter(turns: int) -> Tally:
-    """What the counter of a scan takes: it is added to and compared, and made an index, which could be negative."""
-    return Tally(add=2 * turns, integer=2 * turns + 1, compare=turns)
+def counter(turns: int, looks: int) -> Tally:
+    """What the counter of a scan takes, if its condition is looked at `looks` times.
+
+    It is added to and compared, and made an index, which could be negative.
+    """
+    return Tally(add=2 * turns, integer=turns + looks, compare=turns)
 
 
 def running(length: int) -> int:
@@ -86,14 +89,43 @@ def _cumulative(equation: Equation) -> Tally:
 
 
 def _random(equation: Equation) -> Tally:
+    """The loop's counter, what is added to a word, and the rests of four shifts."""
     generator = getattr(getattr(equation.ins[0], "dtype", None), "_impl", None)
-    return ROLLED if getattr(generator, "name", costs.THREEFRY) in ("threefry2x32", "fry") else Tally()
+    if getattr(generator, "name", costs.THREEFRY) not in ("threefry2x32", "fry"):
+        return Tally()
+    if equation.loops_once:  # before XLA simplifies it: another sum, another comparison, and places in several dimensions
+        shape = equation.params.get("shape", ())
+        place = Tally(mul=1, add=1).times(max(0, len(shape) - 1))
+        return Tally(convert=1, add=7, integer=2) + place.times(math.prod(shape))
+    return Tally(convert=TURNS, add=6 * TURNS, integer=TURNS + 1)
+
+
+def _same_bits(equation: Equation) -> Tally:
+    """Free, but XLA's analysis, to which `loops_once` belongs, counts an operation for each element."""
+    return Tally(integer=equation.out) if equation.loops_once else Tally()
+
+
+def _one_type(equation: Equation) -> Tally:
+    """A product of two types: JAX casts each side that is not of the result's type (but for two of 8 bits)."""
+    types = [aval.dtype for aval in (*equation.ins[:2], equation.outs[0])]
+    if types[0] == types[1]:
+        return Tally()
+    return Tally(convert=sum(equation.size(side) for side in (0, 1) if types[side] != types[2]))
+
+
+def _power(equation: Equation) -> Tally:
+    """An exponent of another type is cast."""
+    one, other = equation.ins
+    return Tally(convert=equation.size(1)) if one.dtype != other.dtype else Tally()
 
 
 RULES: Mapping[str, Callable[[Equation], Tally]] = {
     **dict.fromkeys(("argmax", "argmin"), _place_of_most),
     **dict.fromkeys(costs.CUMULATIVE, _cumulative),
     **dict.fromkeys(("random_bits", "random_split", "random_fold_in", costs.THREEFRY), _random),
+    "bitcast_convert_type": _same_bits,
+    "dot_general": _one_type,
+    "pow": _power,
     "sort": _sort,
     "top_k": _top_k,
 }
