@@ -13,6 +13,7 @@ from jax import lax
 from jaxlv.config import RunConfig, build_config
 from jaxlv.errors import JaxlvError
 from jaxlv.flops import audit
+from jaxlv.flops.counting.compared import SCALARS
 from jaxlv.flops.subjects import of_work
 from jaxlv.flops.work import Work
 from jaxlv.model import attention, qwen2
@@ -253,6 +254,17 @@ def test_a_compiler_that_does_more_is_found():
     place = next(row for row in one.executed if row.kind == "elementwise")
     one.executed[one.executed.index(place)] = place._replace(executed=place.executed + place.asked)
     assert [gate for gate, held in audit.gates(one).items() if not held] == [gate for gate in one.gates if "ask for" in gate]
+
+
+def test_a_lowered_program_that_does_more_or_less_is_found():
+    """By one operation more than the casts and folded operations that the jaxpr shows, in bfloat16."""
+    (one,) = audit.audit([of_work(Work(SMALL, 2, 16, 3, dtype="bfloat16"))[1]])
+    assert one.passed and one.lowered.flops is not None and one.lowered.flops < 2**24
+    said = one.lowered.flops + one.lowered.transcendentals
+    least, most = (int(said) - one.otherwise - SCALARS, int(said) + one.folded + SCALARS)
+    for once, holds in ((least, True), (least - 1, False), (most, True), (most + 1, False)):
+        one.everything_once = once
+        assert all(held for gate, held in audit.gates(one).items() if "lowered" in gate) == holds
 
 
 def test_a_callback_is_a_doubt_and_a_loop_of_unknown_length_an_error(monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -14,7 +16,8 @@ from jaxlv.flops.counting.compared import SCALARS, Row, compared
 from jaxlv.flops.counting.hlo import count_hlo
 from jaxlv.flops.counting.jaxpr import count_closed
 from jaxlv.flops.counting.lowerings import running
-from jaxlv.flops.counting.operations import total
+from jaxlv.flops.counting.operations import Tally, total
+from jaxlv.flops.counting.xla import count_xla
 from jaxlv.model.config import ModelConfig
 from jaxlv.runs import audited
 from jaxlv.steps import generate
@@ -206,6 +209,48 @@ def test_random_numbers_have_a_loop_with_a_counter():
     assert all(row.holds for row in found)
     (casts,) = (row for row in found if row.kind == "casts")
     assert casts.executed - casts.repeated - casts.added > SCALARS > 0 == casts.asked
+
+
+HALF = shape(6, 13, dtype=jnp.bfloat16)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda"])
+@pytest.mark.parametrize(
+    ("function", "arguments", "by_hand"),
+    [
+        (lambda a, b: lax.dot_general(a, b, (((1,), (1,)), ((), ()))), (ROWS, HALF), {"convert": 78}),
+        (lambda a, b: lax.dot_general(a, b, (((1,), (1,)), ((), ()))), (HALF, HALF), {}),
+        (lambda a, i: lax.pow(a, i), (ROWS, shape(6, 13, dtype=jnp.int32)), {"convert": 78}),
+        (lambda a: lax.bitcast_convert_type(a, jnp.int32), (ROWS,), {"integer": 78}),
+    ],
+)
+def test_what_jax_makes_of_a_primitive_is_what_xla_counts_of_the_lowered_program(function, arguments, by_hand, platform):
+    traced = jax.jit(function).trace(*arguments)
+    lowered = {name.removesuffix(" lowered"): n for name, n in once(traced.jaxpr).items() if n}
+    assert lowered == by_hand
+    assert more_than_asked(traced, platform) == sum(by_hand.values())
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda"])
+@pytest.mark.parametrize("shape_", [(24,), (2, 32, 12)])
+def test_random_bits_are_lowered_to_their_places_and_a_counter(shape_, platform):
+    """Only for a CPU their rounds are a loop."""
+    traced = jax.jit(lambda key: jax.random.bits(key, shape_)).trace(jax.eval_shape(lambda: jax.random.key(0)))
+    places = 2 * (len(shape_) - 1) * math.prod(shape_)
+    assert once(traced.jaxpr).total() == places + 10
+    assert places <= more_than_asked(traced, platform) <= places + 10
+
+
+def once(jaxpr) -> Tally:
+    return total(again.spared(jaxpr, loops_once=True).values())
+
+
+def more_than_asked(traced, platform: str) -> float:
+    """Operations that XLA counts in a lowered program beyond those of the jaxpr."""
+    lowered = traced.lower(lowering_platforms=(platform,))
+    said = count_xla(lowered, lowered.as_text())
+    asked = count_closed(traced.jaxpr, loops_once=True, rolled=platform == "cpu").total().everything()
+    return (said.flops or 0) + said.transcendentals - asked
 
 
 # ------------------------------------------------------------------------------------------------- generations

@@ -62,7 +62,8 @@ def count(
     jitted, arguments, keywords = _jitted(function, args, kwargs, static_argnums, static_argnames)
     with modules.named():
         traced = jitted.trace(*_placed(arguments, target), **_placed(keywords, target))
-    asked, once = count_closed(traced.jaxpr, trips), count_closed(traced.jaxpr, loops_once=True)
+    rolled = (target.platform if target else jax.default_backend()) == "cpu"
+    asked, once = count_closed(traced.jaxpr, trips), count_closed(traced.jaxpr, loops_once=True, rolled=rolled)
     found = _stages(traced, lambda: jitted.trace(*arguments, **keywords), target, compile, trips)
     manual = _manual_devices(traced.jaxpr)
     devices = max(found["hlo"].devices, manual)

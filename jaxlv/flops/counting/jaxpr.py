@@ -51,12 +51,17 @@ def count_jaxpr(function: Callable, *arguments: Any, trips: int | Mapping[str, i
     return count_closed(jax.make_jaxpr(function)(*arguments), trips)
 
 
-def count_closed(closed: Any, trips: int | Mapping[str, int] | None = None, loops_once: bool = False) -> Found:
-    """Counts a closed jaxpr; `loops_once` counts the body of a loop once, which is what XLA's own analysis does."""
+def count_closed(
+    closed: Any, trips: int | Mapping[str, int] | None = None, loops_once: bool = False, rolled: bool = True
+) -> Found:
+    """Counts a closed jaxpr; `loops_once` counts the body of a loop once, which is what XLA's own analysis does.
+
+    Then random bits count as a loop, too, if they are `rolled`: as JAX writes them for a CPU, and for nothing else.
+    """
     jaxpr = _open(closed)
     live, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
     known = Trips(trips)
-    walk = _Walk(known, loops_once)
+    walk = _Walk(known, loops_once, rolled)
     found = walk.jaxpr(live, "", Places((), ()))
     if walk.unknown:
         raise JaxlvError(
@@ -92,8 +97,8 @@ class Places(NamedTuple):
 
 
 class _Walk:
-    def __init__(self, trips: Trips, loops_once: bool):
-        self.trips, self.loops_once = trips, loops_once
+    def __init__(self, trips: Trips, loops_once: bool, rolled: bool):
+        self.trips, self.loops_once, self.rolled = trips, loops_once, rolled
         self.axes: dict[str, int] = {}  # of the meshes around, by name
         self.unknown: list[str] = []  # loops whose trip count is not known
         self.expanding: list[str] = []  # primitives that are counted by their own implementation
@@ -128,7 +133,7 @@ class _Walk:
     def facts(self, equation: Any) -> Equation:
         """An equation as the rules see it."""
         ins, outs = (tuple(v.aval for v in side) for side in (equation.invars, equation.outvars))
-        return Equation(equation.primitive.name, equation.params, ins, outs, self.axes, self.loops_once)
+        return Equation(equation.primitive.name, equation.params, ins, outs, self.axes, self.loops_once, self.rolled)
 
     def without_rule(self, equation: Any, stack: str, places: Places) -> Found:
         """Counts a primitive of somebody else by the one jaxpr that it holds, or by its own implementation in JAX."""

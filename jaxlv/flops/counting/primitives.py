@@ -25,6 +25,7 @@ class Equation:
     outs: tuple[Any, ...]
     axes: Mapping[str, int]  # sizes of the mesh axes that a shard_map around it has made manual
     loops_once: bool = False
+    rolled: bool = True  # the rounds of random bits are a loop, as JAX writes them for a CPU alone
 
     def shapes(self, which: str = "ins") -> list[tuple[int, ...]]:
         """Shapes of the operands or results."""
@@ -288,7 +289,7 @@ def _add_into(equation: Equation) -> Tally:
 
 
 def _block(equation: Equation, name: str) -> Tally:
-    return costs.BLOCK_ONCE if equation.loops_once and name == costs.THREEFRY else costs.BLOCKS[name]
+    return costs.BLOCK_ONCE if equation.loops_once and equation.rolled and name == costs.THREEFRY else costs.BLOCKS[name]
 
 
 def _blocks(equation: Equation, more: Tally) -> Answer:
