@@ -284,3 +284,5 @@ def test_a_device_has_its_own_memory(monkeypatch):
     ):
         memory.check("work", host={"a": 200}, device={"b": 301})
     memory.check("work", host={"a": 200}, device={"b": 300})
+    monkeypatch.setattr(memory, "host_memory", lambda swap=False: 500 if swap else 300)
+    memory.check("work", host={"a": 500})  # slow, but it fits

@@ -270,6 +270,7 @@ def files_of(**changes: Any) -> dict[str, Any]:
         ({SETTINGS: {"chat_template": 3}}, "chat_template is not a text"),
         ({SETTINGS: {"added_tokens_decoder": []}}, "added_tokens_decoder is not an object"),
         ({SETTINGS: {"added_tokens_decoder": {"-1": {"content": "x"}}}}, "not a whole number, '-1'"),
+        ({SETTINGS: {"added_tokens_decoder": {"1" * 10: {"content": "x"}}}}, "not a whole number, '1111111111'"),
         (
             {SETTINGS: {"added_tokens_decoder": {"9": {"content": "x"}}}},
             "the added token 'x' has the id 9, but its place is 3",
