@@ -18,13 +18,18 @@ def printable(text: Any, longest: int = LONGEST) -> str:
         text = f"{type(text).__name__} of too many digits to be shown"
     if len(text) > 4 * longest:  # a text of megabytes is not looked at as a whole
         text = f"{text[: 2 * longest]} ... {text[-2 * longest :]}"
-    line = " ".join(text.split())
-    if not line.isprintable():
-        line = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in line)
+    line = escaped(" ".join(text.split()))
     if len(line) <= longest:
         return line
     tail = longest // 3
     return f"{line[: longest - tail - 5]} ... {line[-tail:]}"
+
+
+def escaped(text: str, but: str = "") -> str:
+    r"""`text` with every character that does not print written as its escape, such as \x1b, except those of `but`."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() or one in but else one.encode("unicode_escape").decode() for one in text)
 
 
 class JaxlvWarning(UserWarning):

@@ -228,11 +228,13 @@ class Progress:
 
     def __enter__(self) -> Progress:
         if sys.stdout.isatty():
+            from rich.console import Console
             from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
 
             columns = ("{task.description}", BarColumn(), "{task.completed:.0f}/{task.total:.0f}")
-            self._bar = Bar(*columns, TextColumn("{task.fields[facts]}"), TimeRemainingColumn())
+            console = Console(file=streams.Bare(sys.stdout))  # type: ignore[arg-type]
+            self._bar = Bar(*columns, TextColumn("{task.fields[facts]}"), TimeRemainingColumn(), console=console)
             self._task = self._bar.add_task(self.label, total=self.total, facts="")
             self._bar.start()
         return self

@@ -1,4 +1,5 @@
 """Standard input and output that cannot end a program: closed ones lead nowhere, and so do those that break while it works.
+What is printed there shows as it is: characters that would do something to a terminal are written as their escapes.
 
 A reader that goes away (`jaxlv train | head -1`), a terminal that closes, a full disk under `> log`: the work goes on, and
 its results are in its files. What could not be printed is lost; `lost` says why.
@@ -13,6 +14,8 @@ import os
 import select
 import sys
 from typing import Any
+
+from jaxlv.errors import escaped
 
 GONE = (errno.EPIPE, errno.EIO)  # the reader has left, or the terminal: nobody waits for what is printed
 
@@ -39,6 +42,29 @@ class _Output(io.FileIO):
             if written is not None:
                 return written
             select.select([], [self], [])  # it does not block
+
+
+class _Text(io.TextIOWrapper):
+    """A stream of text in which names and texts of files of others cannot change what a terminal shows."""
+
+    def write(self, text: str, /) -> int:
+        """Write a text, each character that does not print as its escape."""
+        super().write(escaped(text, but="\n\t"))
+        return len(text)
+
+
+class Bare:
+    """A stream that writes escapes of a terminal as they are, for a progress bar of our own."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write a text as it is."""
+        return io.TextIOWrapper.write(self._stream, text) if isinstance(self._stream, _Text) else self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def protect() -> None:
@@ -68,7 +94,8 @@ def _closed(number: int) -> io.TextIOWrapper:
 def _protected(stream: io.TextIOWrapper) -> io.TextIOWrapper:
     with contextlib.suppress(OSError):
         stream.flush()
-    return io.TextIOWrapper(
+    kind = _Text if stream is sys.stdout else io.TextIOWrapper  # on the other one libraries draw bars of their own
+    return kind(
         io.BufferedWriter(_Output(stream.fileno(), "w", closefd=False)),
         stream.encoding,
         "backslashreplace",  # a character that the terminal does not know is no reason to stop

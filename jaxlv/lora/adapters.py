@@ -172,14 +172,12 @@ def read_codec(folder: Path) -> Codec | None:
     path, raw = Path(folder) / CODEC, foreign.settings(folder, CODEC)
     if raw is None:
         return None
-    tree: dict[str, Any] = {
-        name: raw[name] for name in ("scale", "headroom", "headrooms", "decimals", "parsing") if name in raw
-    }
-    config = build_config(CodecConfig, tree, where=path)
     alpha = foreign.typed(raw, "dataset_alpha", float, path)
-    if alpha is not None and not 0 < alpha < MOST_ALPHA:
-        raise JaxlvError("dataset_alpha must be positive", where=path, found=alpha)
-    return Codec.of(config, alpha)
+    config = build_config(CodecConfig, {name: value for name, value in raw.items() if name != "dataset_alpha"}, where=path)
+    try:
+        return Codec.of(config, alpha)
+    except JaxlvError as fault:
+        raise JaxlvError(fault.what, where=f"{path}, {fault.where}", found=fault.found) from None
 
 
 def fingerprint(folder: Path) -> str:

@@ -167,7 +167,7 @@ def reached(one: Run) -> str:
 
 def sections(one: Run, manifest: Tree, data: SeriesSet | None = None) -> list[Section]:
     """The parts of a run's page; `data` are its series, where they are at hand."""
-    split = run.read_json(one.folder / run.SPLIT, "train", "validation") if one.folder else {}
+    split = run.read_split(one.folder) if one.folder else {}
     found: list[Section] = []
     clip = one.config.optimizer.clip_norm if one.config else 0.0
     if any("loss" in record for record in one.figures.get("history") or ()):

@@ -57,9 +57,7 @@ def name_in_ledger(config: RunConfig, folder: Path) -> str:
 
 def first_name(folder: Path) -> str:
     """The name that a run folder had when it was made; "" if it does not tell, as older ones, or if it is not there."""
-    made_of = read_json(folder / MANIFEST) if is_there(folder / MANIFEST) else {}
-    name = made_of.get("run", "") if isinstance(made_of, dict) else ""
-    return name if isinstance(name, str) else ""
+    return read_json(folder / MANIFEST, {"run?": str}).get("run", "") if is_there(folder / MANIFEST) else ""
 
 
 def ledger_path(config: RunConfig, folder: Path) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +10,20 @@ from typing import Any
 from jaxlv.config import BudgetConfig, RunConfig, load_config
 from jaxlv.errors import JaxlvError, briefly
 from jaxlv.runs.sinks import Sink
-from jaxlv.storage import files, lines
+from jaxlv.storage import files, lines, shape
 from jaxlv.storage.files import write_text
 
 CONFIG, MANIFEST, SPLIT, METRICS = "config.toml", "manifest.json", "split.json", "metrics.jsonl"
 CHECKPOINTS, STEP = "checkpoints", "step_"  # a folder, and what the names of those in it begin with
 RUNS = "runs"  # the folder of several runs
+SHA = {"sha256": str}
+# What the records of a run folder hold that is read of them, whoever made the folder.
+MANIFEST_SHAPE: shape.Shape = {
+    "run?": str, "data": {**SHA, "series?": int}, "base": {**SHA, "name?": str, "revision?": (str, None)},
+    "start?": SHA, "model?": dict, "dataset_alpha": (float, None), "versions?": {str: str},
+}  # fmt: skip
+SPLIT_SHAPE: shape.Shape = {share: {str: str} for share in ("train", "validation", "test?")}  # by series id
+METRICS_SHAPE: shape.Shape = {"step": int, str: (float, None)}
 
 
 class MetricsLog:
@@ -51,8 +58,11 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics.jsonl, up to a torn line; JaxlvError where one before it is damaged."""
-    return lines.read(path)
+    """The records of a metrics.jsonl, up to a torn line; JaxlvError where one before it is damaged, or has no numbers."""
+    found = lines.read(path)
+    for number, record in enumerate(found, 1):
+        shape.check(record, METRICS_SHAPE, f"{path}, line {number}")
+    return found
 
 
 def read_config(folder: Path) -> RunConfig:
@@ -67,18 +77,20 @@ def saved_steps(folder: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdigit())
 
 
-def read_json(path: Path, *needed: str) -> dict[str, Any]:
-    """A JSON file of a run folder; JaxlvError where it is not readable, or lacks one of the dotted keys `needed`."""
+def read_json(path: Path, of: shape.Shape) -> dict[str, Any]:
+    """A JSON file of a run folder; JaxlvError where it is not readable, or has not the shape that it should have."""
     try:
-        tree = files.read_json(path)
-        for name in needed:
-            functools.reduce(lambda node, key: node[key], name.split("."), tree)
-    except (JaxlvError, KeyError, TypeError) as fault:
+        return shape.check(files.read_json(path), of, path)
+    except JaxlvError as fault:
         reason = f"not a run folder: no readable {path.name} ({briefly(fault)})"
         raise JaxlvError(reason, where=path.parent, expected=f"{CONFIG}, {MANIFEST}, {SPLIT}, checkpoints/") from None
-    return tree
+
+
+def read_split(folder: Path) -> dict[str, dict[str, str]]:
+    """The series of the run in a folder: {share: {id: mark of its values}}."""
+    return read_json(folder / SPLIT, SPLIT_SHAPE)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """What the run in a folder was made of, as `manifest` wrote it."""
-    return read_json(folder / MANIFEST, "data.sha256", "base.sha256", "dataset_alpha")
+    return read_json(folder / MANIFEST, MANIFEST_SHAPE)

@@ -43,9 +43,9 @@ from jaxlv.runs.records import (
     METRICS,
     SPLIT,
     read_config,
-    read_json,
     read_manifest,
     read_metrics,
+    read_split,
 )
 from jaxlv.runs.sources import DATA, Inputs, load_base
 from jaxlv.steps.train import init_state, make_optimizer
@@ -222,7 +222,7 @@ def load_run(folder: Path) -> FinishedRun:
     folder = Path(folder)
     made_of, config = read_manifest(folder), read_config(folder)
     check_intact(folder)
-    split = read_json(folder / SPLIT, "train", "validation")
+    split = read_split(folder)
     base, model, params, alphabet = load_base(config)
     if made_of["base"]["sha256"] != fingerprint(base):
         raise JaxlvError("the base model is not the one that the run was trained on", where=config.model.path)

@@ -48,7 +48,7 @@ def find(folder: str | Path, name: str) -> Path | None:
     or is larger than LIMITS allows.
     """
     folder = Path(folder)
-    if name in ("", ".", "..") or "/" in name or "\0" in name or len(os.fsencode(name)) > LONGEST_NAME:
+    if name in ("", ".", "..") or "/" in name or "\0" in name or _bytes_of(name) > LONGEST_NAME:
         expected = "the name of a file in it"
         raise JaxlvError("a name that leads out of the folder", where=folder, expected=expected, found=ascii(name))
     path = folder / name
@@ -64,6 +64,13 @@ def find(folder: str | Path, name: str) -> Path | None:
     if found.st_size > most:
         raise JaxlvError("too large", where=path, expected=f"at most {most} bytes", found=found.st_size)
     return path
+
+
+def _bytes_of(name: str) -> float:
+    try:
+        return len(os.fsencode(name))
+    except UnicodeEncodeError:  # half a character of UTF-16, as JSON may name it: no file has such a name
+        return math.inf
 
 
 def read(folder: str | Path, name: str) -> bytes | None:

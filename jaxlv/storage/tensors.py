@@ -55,8 +55,11 @@ def read(path: Path, name: str, shape: Sequence[int], dtype: Any) -> jax.Array:
             raise JaxlvError(f"tensor {name} has the wrong shape", where=path, expected=tuple(shape), found=found)
         if kind not in FLOAT_TYPES:
             raise JaxlvError(f"tensor {name} has the type {kind}", where=path, expected="F32, F16 or BF16")
-        value = tensors.get_tensor(name).astype(dtype)
+        held = tensors.get_tensor(name)
+        value = held.astype(dtype)
     if not bool(jnp.isfinite(value).all()):
+        if bool(jnp.isfinite(held).all()):
+            raise JaxlvError(f"tensor {name} overflows in {jnp.dtype(dtype)}", where=path, hint="compute in float32")
         raise JaxlvError(f"tensor {name} holds NaN or infinity", where=path, hint="the file is damaged: fetch it again")
     return value
 

@@ -20,11 +20,13 @@ import numpy as np
 
 from jaxlv.config import CodecConfig
 from jaxlv.errors import JaxlvError
-from jaxlv.settings import checked, statements
+from jaxlv.settings import Between, Statement, checked, settled, statements
 
 SYMBOLS = "0123456789.,;"
 TOP = 10.0  # where a scale rule puts its reference value; one digit before the point below it
 MAX_INTEGER_DIGITS = 6
+# 0 is that of zeros, which `fit` refuses.
+DATASET_ALPHA = Statement(float, "factor of the rule mao", Between(0, 3.4e38), can_lack=True)
 NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 
 
@@ -90,9 +92,7 @@ class Codec:
         shared = {name: getattr(self, name) for name in statements(CodecConfig)}
         for name, value in checked(CodecConfig, "codec", **shared).items():
             object.__setattr__(self, name, value)
-        alpha = self.dataset_alpha
-        if alpha is not None and not 0 <= alpha < math.inf:  # 0 is that of zeros, which `fit` refuses
-            raise JaxlvError("must be finite and at least 0", where="dataset_alpha", found=alpha)
+        object.__setattr__(self, "dataset_alpha", settled(self.dataset_alpha, DATASET_ALPHA, "dataset_alpha"))
 
     @classmethod
     def for_data(cls, config: CodecConfig, values_NTV: np.ndarray) -> Codec:

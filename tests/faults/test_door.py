@@ -67,7 +67,7 @@ READERS: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "head to write": ("x.jsonl.head", lambda path: Chain(path.with_suffix("")), "a damaged head file"),
     "benchmark": ("x.json", lambda path: measured_rate(path, 1, True), "no result of benchmarks.train_step (too large"),
     "manifest": ("manifest.json", lambda path: run.read_manifest(path.parent), "no readable manifest.json (too large"),
-    "split": ("split.json", lambda path: run.read_json(path, "train"), "no readable split.json (too large"),
+    "split": ("split.json", lambda path: run.read_split(path.parent), "no readable split.json (too large"),
     "facts": ("facts.json", checkpoint.read_facts, TOO_LARGE),
     "series": ("x.csv", series.load, "is not what .csv says"),
     "checks of series": ("x.csv", exploration.inspect, ""),
