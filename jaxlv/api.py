@@ -22,10 +22,11 @@ from jaxlv.model.weights import EMBEDDED_BASE
 from jaxlv.runs import run, sources
 from jaxlv.runs.billing import Purse
 from jaxlv.settings import argument
-from jaxlv.storage.door import is_there
+from jaxlv.storage.door import is_folder, is_there
 from jaxlv.text.codec import Codec
 from jaxlv.text.tokens import QWEN_END, load_alphabet
 
+PATHS = (str, Path)
 Model = Forecaster | str | Path | Qwen2 | Sequence[Any]
 
 
@@ -49,9 +50,15 @@ def open_model(
     What a run with a budget does is reserved in its ledger, in the phase "evaluation", and raises BudgetExceeded if it does
     not fit. With `pays` False it is not, and a warning says so.
     """
+    for name, given, kinds in (("adapter", adapter, PATHS), ("tokenizer", tokenizer, PATHS), ("codec", codec, Codec)):
+        if not isinstance(given, (type(None), kinds)):  # type: ignore[arg-type]
+            expected = "a folder" if kinds is PATHS else "a Codec"
+            raise JaxlvError("of another type", where=name, expected=expected, found=type(given).__name__)
+    if tokenizer is not None and not is_folder(tokenizer):
+        raise JaxlvError("no such folder", where=tokenizer, expected="a folder with a tokenizer")
     if isinstance(model, Forecaster):
         found = model
-    elif isinstance(model, (str, Path)):
+    elif isinstance(model, PATHS):
         found = _named(str(model), settings or ModelSettings(), pays)
     else:
         found = _held(model, tokenizer)
@@ -85,7 +92,7 @@ def _held(given: Qwen2 | Sequence[Any], tokenizer: str | Path | None) -> Forecas
     """A bound model, or (model, params) with or without an overlay."""
     if isinstance(given, Qwen2):
         model, variables = given.clone(parent=None), dict(given.variables)
-    elif 2 <= len(given) <= 3 and isinstance(given[0], Qwen2):
+    elif isinstance(given, Sequence) and 2 <= len(given) <= 3 and isinstance(given[0], Qwen2):
         model, variables = given[0], dict(zip(("params", "lora"), given[1:], strict=False))
     else:
         expected = "a name, (model, params), or (model, params, lora)"
@@ -154,13 +161,18 @@ def as_series(series: SeriesSet | pd.DataFrame | np.ndarray | str | Path) -> Ser
         return load(Path(series))
     if isinstance(series, pd.DataFrame):
         return _of_frame(series)
-    values = np.asarray(series)
+    try:
+        values = np.asarray(series)
+    except (ValueError, TypeError) as fault:
+        raise JaxlvError("not an array of series", expected="(T, V) or (N, T, V)", found=f"{fault}") from None
     if values.ndim == 2:
         values = values[None]
     return from_arrays(values)
 
 
 def _of_frame(frame: pd.DataFrame) -> SeriesSet:
+    if not frame.columns.is_unique:
+        raise JaxlvError("a frame with two columns of one name", found=", ".join(map(str, frame.columns)))
     names = [name for name in frame.columns if name not in ("series", "time")]
     groups = [group for _, group in frame.groupby("series", sort=False)] if "series" in frame else [frame]
     lengths = {len(group) for group in groups}

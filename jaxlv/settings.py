@@ -67,7 +67,7 @@ class Between:
 def single(value: float) -> float:
     """Returns a number as float32 has it: what lies below its range is 0, as XLA has it, and what lies above infinite."""
     with np.errstate(over="ignore", under="ignore"):
-        found = float(np.float32(value))
+        found = float(np.float32(_float(value)))
     return found if abs(found) >= TINY else 0.0
 
 

@@ -30,13 +30,16 @@ from jaxlv.published.protocols import PROTOCOLS, Part, Protocol, test_series
 from jaxlv.report import comparison
 from jaxlv.report.reported import entry
 from jaxlv.runs import billing, run
+from jaxlv.storage import foreign, shape
 from jaxlv.storage.door import is_there
-from jaxlv.storage.files import read_json, remove_unfinished, write_json, write_text
+from jaxlv.storage.files import as_written, read_json, remove_unfinished, write_json, write_text
 from jaxlv_tools.console import begun_folder, describe, program, versions, whole
 from jaxlv_tools.parts import baseline_rows, draw, drawings, forecast_part
 from jaxlv_tools.train import train
 
 COMPARE = "compare.json"
+# What the record of a base says of its cost.
+BASE_COST = {"parameters": float, "tokens": float, "flops": (float, {"coursework": float, str: float})}
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -102,11 +105,12 @@ def flops_of(runs: Sequence[run.FinishedRun]) -> dict[str, Any] | None:
 
 def base_cost(model: str) -> dict[str, Any] | None:
     """What the base itself cost, where its folder says so."""
-    record = resolve(model) / "training.json"
-    if not is_there(record):
+    folder, name = resolve(model), "training.json"
+    tree = foreign.settings(folder, name)
+    if tree is None:
         return None
-    tree = read_json(record)
-    return {key: tree[key] for key in ("parameters", "tokens", "flops") if key in tree}
+    shape.check(tree, BASE_COST, folder / name)
+    return {key: tree[key] for key in BASE_COST}
 
 
 @program(arguments)
@@ -149,7 +153,8 @@ def main(options: argparse.Namespace) -> None:
                     used = {n: f for n, f in forecasters.items() if n == "tuned" or not options.tuned_only}
                     write_json(kept, measure(part, chosen, used, finished, out), indent=None)
             parts[part.name] = read_json(kept)
-            print(f"\n{comparison.format_part(parts[part.name])}\n", flush=True)
+            with as_written("not the result of a part", kept, kept.name):
+                print(f"\n{comparison.format_part(parts[part.name])}\n", flush=True)
         result["protocols"][name] = {
             "parts": parts,
             "flops": flops_of([*runs.values()]),
@@ -159,9 +164,10 @@ def main(options: argparse.Namespace) -> None:
         }
     result |= {"base": base_cost((given.config if given else config).model.path), "versions": versions()}
     write_json(out / COMPARE, plain(result))
-    comparison.write_page(out / "report.html", result, drawings(out / "parts"))
-    write_text(out / "compare.txt", comparison.format_text(result))
-    print(f"{comparison.format_overview(result)}\n\n{comparison.format_bill(result)}")
+    with as_written("the comparison does not read as one", out, "results of parts"):
+        comparison.write_page(out / "report.html", result, drawings(out / "parts"))
+        write_text(out / "compare.txt", comparison.format_text(result))
+        print(f"{comparison.format_overview(result)}\n\n{comparison.format_bill(result)}")
     print(f"figures: {out / COMPARE}\nreport:  {out / 'report.html'}")
 
 

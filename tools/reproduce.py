@@ -46,8 +46,9 @@ from jaxlv.report import dossier, folders, page, reproductions
 from jaxlv.report.reported import entry as part_entry
 from jaxlv.runs import billing, run, sources, sweep, validation
 from jaxlv.runs.sweep import Cell
+from jaxlv.storage import shape
 from jaxlv.storage.door import is_there
-from jaxlv.storage.files import read_json, remove_unfinished
+from jaxlv.storage.files import as_written, read_json, remove_unfinished
 from jaxlv_tools import beside, parts
 from jaxlv_tools.console import begun_folder, describe, print_columns, program, versions, whole
 from jaxlv_tools.flops import measured_rate
@@ -57,6 +58,9 @@ CONFIGS = Path(jaxlv_configs.__path__[0])
 RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
 BENCHMARKS = {"small": "train_step-cpu.json", "full": "train_step-cuda-bfloat16.json"}
 RESULT, STAGE_FILES, PARTS = "reproduce.json", "stages", "parts"
+# What is read of their files when a reproduction goes on.
+STAGE_SHAPE: shape.Shape = {"name": str, "best": str, "runs": list, "carried": dict, "chosen": dict}
+PART_SHAPE: shape.Shape = {"stage": str, "place": int, "part": str, "row": dict}
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -144,7 +148,10 @@ class Work:
     def result(self, name: str) -> dict[str, Any] | None:
         """What came of a stage; None where it has not run."""
         path = self.out / STAGE_FILES / f"{name}.json"
-        return read_json(path) if is_there(path) else None
+        if not is_there(path):
+            return None
+        tree = read_json(path)
+        return shape.check(tree, STAGE_SHAPE, path) if name in STAGES else tree
 
     def keep(self, name: str, result: Any) -> None:
         """Write what came of a stage."""
@@ -340,9 +347,11 @@ def part_entries(work: Work, data: SeriesSet) -> dict[str, Any]:
     order = {name: place for place, name in enumerate(STAGES)}
     kept = [read_json(path) for path in sorted((work.out / PARTS).glob("*.json"))]
     found, config = {}, work.stages[-1].config
+    for one in kept:
+        shape.check(one, PART_SHAPE, work.out / PARTS)
     for part in work.parts:
         own = [one for one in kept if one["part"] == part.name]
-        own.sort(key=lambda one: (order[one["stage"]], one["place"]))
+        own.sort(key=lambda one: (order.get(one["stage"], len(order)), one["place"]))
         if not own:
             continue
         chosen = work.series_of(part, data)
@@ -377,8 +386,8 @@ def bill_of(work: Work, file: str) -> dict[str, Any] | None:
     return {"convention": terms.convention, "budget": terms.budget, "phases": spent}
 
 
-def write(work: Work, plan: dict[str, Any], data: SeriesSet) -> dict[str, Any]:
-    """reproduce.json and the page, from what lies in the folder."""
+def write(work: Work, plan: dict[str, Any], data: SeriesSet) -> None:
+    """reproduce.json, the page and what is printed, from what lies in the folder."""
     result = {
         "system": work.system.name, "scale": work.scale, "model": shown(work.model_name), "rule": work.system.rule,
         "figure": work.system.figure, "data": Path(data.source["path"]).name, "data_sha256": data.source["sha256"],
@@ -387,8 +396,9 @@ def write(work: Work, plan: dict[str, Any], data: SeriesSet) -> dict[str, Any]:
         "parts": part_entries(work, data), "faults": work.result("faults") or [], "versions": versions(),
     }  # fmt: skip
     sweep.write_result(work.out / RESULT, result)
-    page.write(work.out / "report.html", dossier.page_of_one(folders.read(work.out)))
-    return result
+    with as_written("the reproduction does not read as one", work.out, "results of stages and parts"):
+        page.write(work.out / "report.html", dossier.page_of_one(folders.read(work.out)))
+        print(f"\n{reproductions.format_text(result)}")
 
 
 @program(arguments)
@@ -422,8 +432,7 @@ def main(options: argparse.Namespace) -> None:
     if "final" in wanted:
         beside.measure_faults(work, data)
         beside.analyse_final(work, data)
-    result = write(work, plan, data)
-    print(f"\n{reproductions.format_text(result)}")
+    write(work, plan, data)
     print(f"figures: {out / RESULT}\nreport:  {out / 'report.html'}")
 
 

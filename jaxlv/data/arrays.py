@@ -26,11 +26,13 @@ def check_dtype(dtype: np.dtype, where: Any) -> None:
 
 
 def as_float64(values: np.ndarray, where: Any) -> np.ndarray:
-    """A float64 copy that equals the integers or floats given; JaxlvError for what float64 cannot hold."""
+    """A float64 copy that equals the integers or floats given, without -0.0; JaxlvError for what float64 cannot hold."""
     check_dtype(values.dtype, where)
     if values.dtype.kind in "iu" and values.size and max(int(values.max()), -int(values.min())) > 2**53:
         raise JaxlvError("integers too large", where=where, expected="at most 2**53, exact in float64")
-    return np.array(values, dtype=np.float64, order="C")
+    copied = np.array(values, dtype=np.float64, order="C")
+    copied += 0.0  # the zero that has a sign becomes the other one: the text format has no sign
+    return copied
 
 
 def check_shape(shape: tuple[int, ...], time_shape: tuple[int, ...] | None, variables: int, where: Any) -> None:

@@ -125,7 +125,10 @@ def load(path: Any, *, memory_cap: int = MEMORY_CAP, drop: bool = False) -> Seri
     or if it leads to other files (HDF5 links, external storage, virtual datasets). Reading takes about three times
     `memory_cap` at most, beside what Python itself takes.
     """
-    path = Path(path)
+    try:
+        path = Path(path)
+    except TypeError:
+        raise JaxlvError("not a path", where="series", expected="the name of a file", found=type(path).__name__) from None
     arrays = read(path, memory_cap)
     with readable(path):
         found = sha256(path)

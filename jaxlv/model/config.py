@@ -54,7 +54,7 @@ class ModelConfig:
         if self.head_dim % 2:
             raise JaxlvError("RoPE needs an even head_dim", where="model config", found=self.head_dim)
         for name, right, expected in (
-            ("rms_norm_eps", 0 < _number(self.rms_norm_eps) < 1 and single(self.rms_norm_eps) > 0, "a number above 0 and below 1 in float32"),
+            ("rms_norm_eps", 0 < single(_number(self.rms_norm_eps)) < 1, "a number above 0 and below 1"),
             ("rope_theta", THETA[0] <= _number(self.rope_theta) <= THETA[1], f"a number from {THETA[0]:g} to {THETA[1]:g}"),
             ("tie_word_embeddings", type(self.tie_word_embeddings) is bool, "true or false"),
         ):

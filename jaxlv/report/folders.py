@@ -16,7 +16,7 @@ from jaxlv.errors import JaxlvError, briefly
 from jaxlv.published import reproduction
 from jaxlv.runs import run, sweep
 from jaxlv.storage.door import is_there
-from jaxlv.storage.files import SEAL, read_json
+from jaxlv.storage.files import SEAL, as_written, read_json
 
 Tree = Mapping[str, Any]
 Kind = Literal["reproduction", "sweep", "comparison", "run", "evaluation"]
@@ -85,16 +85,9 @@ def read(path: Path) -> Folder:
 @contextlib.contextmanager
 def readable(path: Path, kind: Kind) -> Iterator[None]:
     """What goes wrong with a tree that is not as its program wrote it, as one JaxlvError."""
-    try:
+    file = next(file for file, of in RESULTS.items() if of == kind)
+    with as_written(f"the {kind} does not read as one", path, file):
         yield
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, StopIteration) as fault:
-        file = next(file for file, of in RESULTS.items() if of == kind)
-        raise JaxlvError(
-            f"the {kind} does not read as one",
-            where=path,
-            found=f"{type(fault).__name__}: {fault}",
-            hint=f"{file} may be damaged, or of another version; --debug shows where",
-        ) from fault
 
 
 def read_tree(path: Path, needed: Sequence[str] = ()) -> dict[str, Any]:

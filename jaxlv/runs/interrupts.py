@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -28,7 +29,7 @@ class Stopped(KeyboardInterrupt):
     """Work that cannot be saved was asked to end; `code` is the exit status that its program should give."""
 
     def __init__(self, number: int = signal.SIGINT):
-        self.code = 128 + number
+        self.number, self.code = number, 128 + number
         super().__init__(signal.Signals(number).name)
 
 
@@ -107,7 +108,35 @@ class Interrupts(Signals):
 
 
 class Stops(Signals):
-    """Signals for work that cannot be saved: the first one raises Stopped in the main thread."""
+    """Signals for work that cannot be saved: the first one raises Stopped in the main thread.
+
+    Python may be within a destructor or a callback of the collector then, out of which no exception gets: it tells of it
+    (`sys.unraisablehook`) and goes on. So the signal is sent again, until it is heard where it can end the work.
+    """
+
+    AGAIN = 0.02  # seconds, in which the callback ends
+
+    def __enter__(self) -> Any:
+        super().__enter__()
+        if self._works:
+            self._hook, sys.unraisablehook = sys.unraisablehook, self._ignored
+        return self
+
+    def __exit__(self, *fault: Any) -> None:
+        if self._works and sys.unraisablehook == self._ignored:
+            sys.unraisablehook = self._hook
+        super().__exit__(*fault)
+
+    def _ignored(self, told: Any) -> None:
+        """Called for an exception that nobody can catch."""
+        if not isinstance(told.exc_value, Stopped) or self not in self._open:
+            self._hook(told)
+            return
+        number = told.exc_value.number
+        self.answered, self._urgent = False, self._urgent - (number != signal.SIGHUP)
+        sent = threading.Timer(self.AGAIN, signal.pthread_kill, (threading.main_thread().ident, number))
+        sent.daemon = True
+        sent.start()
 
     def handle(self, number: int, _: Any) -> None:
         """Raise once, so that what cleans up is not interrupted itself."""

@@ -55,6 +55,14 @@ def is_there(path: Path) -> bool:
     return True
 
 
+def is_folder(path: str | Path) -> bool:
+    """Tells whether a folder is there; not under a name that no file can have."""
+    try:
+        return os.path.isdir(path)
+    except ValueError:  # a null character, or half a character of UTF-16
+        return False
+
+
 @contextlib.contextmanager
 def opened(path: Path, most: float = math.inf) -> Iterator[BufferedReader]:
     """Opens a regular file of at most so many bytes to read it, up to the end that it has now; raises JaxlvError, without

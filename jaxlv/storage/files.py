@@ -115,6 +115,19 @@ def read_json(path: Path) -> Any:
         raise JaxlvError(f"damaged ({fault})", where=path) from None
 
 
+@contextlib.contextmanager
+def as_written(what: str, where: Any, files: str) -> Iterator[None]:
+    """What goes wrong in the body with trees that are not as their program wrote them becomes one JaxlvError, which says
+    `what` and names the `files`. The body reads, formats and draws them, and computes nothing else.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, StopIteration, ArithmeticError) as fault:
+        found = f"{type(fault).__name__}: {fault}"
+        hint = f"{files} may be damaged, or of another version; --debug shows where"
+        raise JaxlvError(what, where=where, found=found, hint=hint) from fault
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder, and those above it, if they are not there. The names of new ones are flushed to the disk: what is
     flushed in a folder is lost with its name. Raises JaxlvError if a file is in the way.

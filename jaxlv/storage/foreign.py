@@ -24,6 +24,7 @@ KIB, MIB = 1 << 10, 1 << 20
 # the size that the model's settings say, and their headers have a limit of their own (jaxlv/storage/tensors.py).
 LIMITS: Mapping[str, int] = {
     "config.json": MIB, "generation_config.json": MIB, "adapter_config.json": MIB, "codec.json": MIB, "SHA256SUMS": MIB,
+    "training.json": MIB,
     "model.safetensors.index.json": 4 * MIB,
     "tokenizer.json": 32 * MIB, "vocab.json": 16 * MIB, "merges.txt": 16 * MIB,
     "tokenizer_config.json": 4 * MIB, "special_tokens_map.json": MIB, "added_tokens.json": MIB, "chat_template.jinja": MIB,

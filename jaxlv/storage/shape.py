@@ -8,11 +8,10 @@ from typing import Any
 from jaxlv.errors import JaxlvError, printable
 
 Shape = Any
-"""A type; a tuple of types, among which None stands for null; or {key: shape}. A key with "?" at its end may be missing,
-and the key `str` stands for all that are not named. float takes whole numbers too, bool is no number, and numbers are
-at most MOST in size.
+"""A type; None, which stands for null; {key: shape}; or a tuple of these, of which one will do. A key with "?" at its end
+may be missing, and the key `str` stands for all that are not named. float takes whole numbers too; bool is not a number.
 """
-MOST = 2**63 - 1  # of whole numbers: more could not become a float, nor be printed
+MOST = {int: 2**63 - 1, float: 10**300}  # of whole numbers: what arrays hold, and what becomes a float
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", dict: "an object", list: "a list"}
 
 
@@ -39,17 +38,20 @@ def _wrong(value: Any, shape: Shape, name: str) -> Any:
             for key in value.keys() - named.keys():
                 yield from _wrong(value[key], shape[str], f"{name}.{key}".lstrip("."))
         return
-    kinds = shape if isinstance(shape, tuple) else (shape,)
-    if not any(_is(value, kind) for kind in kinds):
-        yield name, " or ".join("null" if kind is None else WORDS[kind] for kind in kinds), _shown(value)
+    shapes = shape if isinstance(shape, tuple) else (shape,)
+    if not any(_is(value, one) for one in shapes):
+        words = ("null" if one is None else WORDS[dict if isinstance(one, Mapping) else one] for one in shapes)
+        yield name, " or ".join(words), _shown(value)
 
 
-def _is(value: Any, kind: Any) -> bool:
-    if kind is None or value is None:
-        return value is kind
-    if kind is float and type(value) is int:
-        return abs(value) <= MOST
-    return type(value) is kind and (kind is not int or abs(value) <= MOST)
+def _is(value: Any, shape: Shape) -> bool:
+    if isinstance(shape, Mapping):
+        return not any(_wrong(value, shape, ""))
+    if shape is None or value is None:
+        return value is shape
+    if type(value) is int and shape in MOST:
+        return abs(value) <= MOST[shape]
+    return type(value) is shape
 
 
 def _shown(value: Any) -> str:

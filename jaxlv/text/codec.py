@@ -149,7 +149,7 @@ class Codec:
 
         Raises JaxlvError for negative or non-finite values and for numbers of more than six digits before the point.
         """
-        scaled_TV = np.asarray(values_TV, float) / alpha_V
+        scaled_TV = np.asarray(values_TV, float) / alpha_V + 0.0  # the zero that has a sign would be written with it
         if not np.isfinite(scaled_TV).all() or (scaled_TV < 0).any():
             raise JaxlvError("the text format holds non-negative finite numbers only", where=where)
         if (scaled_TV >= 10**MAX_INTEGER_DIGITS).any():

@@ -146,6 +146,24 @@ def test_30_a_signal_is_answered_once_and_one_that_came_too_late_for_a_run_ends_
         wait_until(lambda: late.asked)
 
 
+class Falls:
+    """Takes a while to go, and hears signals only in its destructor."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        for _ in range(1000):
+            time.sleep(0)
+
+
+def test_30_a_signal_that_comes_in_a_destructor_is_heard_after_it():
+    hook = sys.unraisablehook
+    with pytest.raises(interrupts.Stopped, match="SIGTERM"), interrupts.Stops():
+        one: Any = Falls()
+        del one
+        wait_until(lambda: False)
+    assert sys.unraisablehook is hook
+
+
 def wait_until(true: Callable[[], object]) -> None:
     end = time.monotonic() + 10
     while not true():
