@@ -287,6 +287,14 @@ def test_what_is_held_back_does_not_buy_the_first_step(config, price):  # noqa: 
             billing.check_budget(budgeted(config, 2 * price, **short), inputs.model)
 
 
+def test_a_step_of_runs_that_train_together_costs_what_the_largest_rank_makes_of_it(config, price):  # noqa: F811
+    inputs, rank = sources.load_inputs(config), config.lora.rank
+    enough = budgeted(config, price)
+    billing.check_budget(enough, inputs.model, rank)
+    with pytest.raises(BudgetExceeded, match="does not buy one train step"):
+        billing.check_budget(enough, inputs.model, rank + 1)
+
+
 def test_a_budget_changes_no_number(whole, config, tmp_path):  # noqa: F811
     train(config, tmp_path / "free")
     assert losses(whole) == losses(tmp_path / "free")

@@ -20,7 +20,7 @@ from jaxlv.data import dynamics, series
 from jaxlv.errors import JaxlvError
 from jaxlv.lora import overlay
 from jaxlv.model.weights import load_pretrained
-from jaxlv.runs import sweep
+from jaxlv.runs import devices, sweep
 from jaxlv.runs.sweep import Cell
 from jaxlv.steps import needs
 from jaxlv.steps.generate import _generate, row_keys
@@ -286,3 +286,15 @@ def test_a_device_has_its_own_memory(monkeypatch):
     memory.check("work", host={"a": 200}, device={"b": 300})
     monkeypatch.setattr(memory, "host_memory", lambda swap=False: 500 if swap else 300)
     memory.check("work", host={"a": 500})  # slow, but it fits
+
+
+@pytest.mark.parametrize(
+    ("accounting", "limit", "fail"), [("0", -1, False), ("2", -1, True), ("1", -1, False), ("0", 10**12, True)]
+)
+def test_allocations_fail_under_strict_accounting_or_a_limit(accounting, limit, fail, tmp_path, monkeypatch):
+    (tmp_path / "overcommit").write_text(f"{accounting}\n")
+    monkeypatch.setattr(devices, "OVERCOMMIT", tmp_path / "overcommit")
+    monkeypatch.setattr(devices.resource, "getrlimit", lambda kind: (limit, limit))
+    assert devices.allocations_fail() == fail
+    monkeypatch.setattr(devices, "OVERCOMMIT", tmp_path / "none")
+    assert devices.allocations_fail() == (limit != -1)

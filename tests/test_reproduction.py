@@ -77,8 +77,11 @@ def test_the_small_scale_has_a_twentieth_of_every_run_and_enough_series(name):
 
 def test_what_was_trained_before_is_not_planned_twice():
     """rai's first run is a cell of its grid; the context study of 512 tokens is the grid's best run."""
-    rows = {row.stage: row.runs for row in plan_of("rai", stages_of("rai"))}
-    assert rows == {"baseline": 0, "first": 1, "grid": 5, "context": 2, "final": 1, "evaluation": 0}
+    plan = plan_of("rai", stages_of("rai"))
+    assert {row.stage: row.runs for row in plan} == {
+        "baseline": 0, "first": 1, "grid": 5, "context": 2, "final": 1, "evaluation": 0,
+    }  # fmt: skip
+    assert plan[0].events and not any(event.targets or event.rank for event in plan[0].events)  # the base alone is read
 
 
 def test_later_stages_take_what_the_grid_chose_but_keep_their_own():

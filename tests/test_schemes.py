@@ -47,6 +47,18 @@ def by(rows: list[dict[str, Any]], *keys: str) -> dict[Any, dict[str, Any]]:
 # The course's data set
 
 
+def test_the_schemes_are_those_of_the_reports():
+    found = {name: (s.codec.scale, s.codec.decimals, s.split, s.partial, s.stride, s.closed) for name, s in SCHEMES.items()}
+    assert found == {
+        "xu, 2 decimals": ("xu", 2, "xu", "drop", 0, False),
+        "xu, 3 decimals": ("xu", 3, "xu", "drop", 0, False),
+        "rai": ("rai", 2, "rai", "pad", 0, False),
+        "mao": ("mao", 2, "mao", "drop", 256, False),
+        "liu": ("liu", 3, "liu", "pad", 0, False),
+        OURS: ("context", 2, "xu", "pad", 0, True),
+    }
+
+
 def test_tokens_of_the_course(real, written, goldens):
     rows = by(schemes.token_rows(list(written.values()), real), "scheme")
     for name, expected in goldens["tokens_per_series_min_median_max"].items():
