@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
-import math
 import os
 import typing
 import unicodedata
@@ -43,11 +42,15 @@ class Between:
 
     def holds(self, value: Any) -> bool:
         """Is this number allowed, and is it so in float32, in which models compute? NaN never is."""
-        if not self._holds(value, self.low, self.high):
+        if not self.holds_exactly(value):
             return False
         if not isinstance(value, float) or value in self.also:
             return True
         return bool(single(value)) == bool(value) and self._holds(single(value), single(self.low), single(self.high))
+
+    def holds_exactly(self, value: Any) -> bool:
+        """Is this number allowed, as it is?"""
+        return self._holds(value, self.low, self.high)
 
     def _holds(self, value: Any, low: float, high: float) -> bool:
         over = low < value if self.above else low <= value
@@ -236,9 +239,9 @@ def settled(value: Any, statement: Statement, name: str, file: Any = None) -> An
     plain, arguments = _plain(value, kind), typing.get_args(kind)
     if plain is None or (allowed and not allowed.holds(plain)):
         where = name if file is None else f"{file}, {name}"
-        in_single = f"{single(plain):g}" if type(plain) is float and math.isfinite(plain) else ""
-        differs = f", which is {in_single} in float32" if in_single and in_single != f"{plain:g}" else ""
-        raise JaxlvError(f"must be {statement}", where=where, found=f"{represented(value)}{differs}")
+        alone = isinstance(allowed, Between) and type(plain) is float and allowed.holds_exactly(plain)
+        in_single = f", which is {single(plain):g} in float32" if alone else ""
+        raise JaxlvError(f"must be {statement}", where=where, found=f"{represented(value)}{in_single}")
     each = allowed.each if isinstance(allowed, (Items, Entries)) else None
     if isinstance(plain, tuple):
         one = Statement(arguments[0], statement.words, each)

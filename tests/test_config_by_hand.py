@@ -170,7 +170,7 @@ def rows() -> Iterator[Any]:
             yield pytest.param(section, name, row, id=f"{section}.{name}")
 
 
-@pytest.mark.parametrize(("section", "name", "row"), rows())
+@pytest.mark.parametrize(("section", "name", "row"), list(rows()))
 def test_a_setting_by_hand(section, name, row):
     default = getattr(built(section), name)
     assert default == row.default and type(default) is type(row.default)
