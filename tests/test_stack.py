@@ -25,13 +25,14 @@ VARIED: dict[str, dict[str, dict[str, Any]]] = {
     "large": {"lora": {"rank": 5, "alpha": 1.0, "rslora": True}, "optimizer": {"learning_rate": 3e-2}},
     "other": {"lora": {"rank": 3}, "optimizer": {"learning_rate": 2e-2}, "train": {"seed": 7}, "codec": {"decimals": 3}},
 }
+ADAMW, COSINE = "adamw, one cycle, dropout, clipped", "cosine, two micro-batches"
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "adam, constant": {},
-    "adamw, one cycle, dropout, clipped": {
+    ADAMW: {
         "lora": {"dropout": 0.3},
         "optimizer": {"name": "adamw", "weight_decay": 0.1, "clip_norm": 0.5, "schedule": "onecycle", "warmup_steps": 2},
     },
-    "cosine, two micro-batches": {"optimizer": {"schedule": "cosine", "warmup_steps": 1}, "train": {"accumulate": 2}},
+    COSINE: {"optimizer": {"schedule": "cosine", "warmup_steps": 1}, "train": {"accumulate": 2}},
 }
 
 
@@ -54,7 +55,7 @@ def whole(config, tmp_path_factory):  # noqa: F811
     return folder
 
 
-@pytest.mark.parametrize(("recipe", "at_once"), [*((name, 0) for name in RECIPES), ("adam, constant", 2)])
+@pytest.mark.parametrize(("recipe", "at_once"), [(ADAMW, 0), (COSINE, 2)])
 def test_runs_that_train_together_are_the_runs_one_by_one(config, tmp_path, recipe, at_once):  # noqa: F811
     configs = varied(config, recipe)
     together = training.train_together(jobs(configs, tmp_path / "together"), at_once=at_once)
@@ -71,7 +72,7 @@ def test_runs_that_train_together_are_the_runs_one_by_one(config, tmp_path, reci
 
 
 def test_the_padding_of_ranks_stays_zero(config):  # noqa: F811
-    configs = list(varied(config, "adamw, one cycle, dropout, clipped").values())
+    configs = list(varied(config, ADAMW).values())
     inputs = sources.load_inputs(configs[0])
     stack = Stack(inputs.model, inputs.params, configs)
     assert stack.rank == 5
