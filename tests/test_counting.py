@@ -201,6 +201,38 @@ def test_operations_on_elements_are_those_worked_out_by_hand(name):
     assert found == by_hand if by_hand is not None else found > 0
 
 
+ROW, PLACE = shape(1, N), shape(dtype=jnp.uint32)  # a place that cannot be negative
+DIMENSIONS = lax.GatherDimensionNumbers(offset_dims=(1,), collapsed_slice_dims=(0,), start_index_map=(0,))
+ADDED = lax.ScatterDimensionNumbers((1,), (0,), (0,))
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "by_hand"),
+    [
+        (lambda a: lax.slice(a, (0, 0), (2, N)), (SQUARE,), 2 * 2 * N * 4),  # what is taken is read, and written
+        (lambda a, i: lax.dynamic_slice(a, (i, i), (2, N)), (SQUARE, PLACE), 2 * 2 * N * 4 + 2 * 4),  # and the places
+        (
+            lambda a, i: lax.gather(a, i, DIMENSIONS, (1, N), mode="promise_in_bounds"),
+            (SQUARE, shape(3, 1, dtype=jnp.int32)),
+            2 * 3 * N * 4 + 3 * 4,
+        ),
+        (lambda a, b, i: lax.dynamic_update_slice(a, b, (i, i)), (SQUARE, ROW, PLACE), 2 * N * 4),  # the rest stays
+        (
+            lambda a, i, b: lax.scatter_add(a, i, b, ADDED, mode="promise_in_bounds"),
+            (SQUARE, shape(3, 1, dtype=jnp.int32), shape(3, N)),
+            3 * 3 * N * 4 + 3 * 4,  # what is added, and what it is added to, before and after
+        ),
+        (lambda a, b: a @ b, (SQUARE, SQUARE), 3 * N * N * 4),
+        (lambda a: a.astype(jnp.bfloat16), (SQUARE,), N * N * (4 + 2)),
+        (lambda a: a.T, (SQUARE,), 2 * N * N * 4),
+    ],
+    ids=["slice", "dynamic slice", "gather", "update", "scatter", "product", "cast", "transposed"],
+)
+def test_bytes_by_hand(function, arguments, by_hand):
+    found = count_jaxpr(function, *arguments).total()
+    assert found.bytes() == by_hand
+
+
 def test_transcendental_operations_and_bytes():
     found = count_jaxpr(lambda a: jnp.exp(a) * lax.rsqrt(a), SQUARE).total()
     assert (found.transcendental(), found.elementwise()) == (2 * N * N, N * N)

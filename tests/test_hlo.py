@@ -176,6 +176,12 @@ def test_custom_calls_with_a_rule(target, by_hand):
     assert operations(A, f'%c = f32[6,4] custom-call(%a), custom_call_target="{target}"') == by_hand
 
 
+def test_random_bits_of_cuda_cost_a_block_for_two_words():
+    """Twenty rounds of Threefry, whichever of the ways a device has; the last block may be half used."""
+    call = '%c = (u32[3], u32[4]) custom-call(%k), custom_call_target="cu_threefry2x32_ffi"'
+    assert operations("%k = u32[4] parameter(0)", call) == {"integer": 4 * 80, "add": 4 * 37}
+
+
 CONV = 'window={size=3x3 pad=1_1x1_1}, dim_labels=b01f_01io->b01f, custom_call_target="TARGET"'
 X, K, Y = "f32[2,6,5,3]", "f32[3,3,3,4]", "f32[2,6,5,4]"
 
