@@ -124,6 +124,7 @@ def test_a_frame_has_a_row_for_each_counter_scope_and_phase():
     cell = frame[(frame.counter == "jaxpr") & (frame.scope == "cell")]
     assert dict(zip(cell.phase, cell.products, strict=True)) == {"forward": 12 * ONE, "backward": 24 * ONE}
     assert pd.isna(frame[frame.counter == "xla_lowered"].products).all()
+    assert list(frame.counter.unique()) == ["jaxpr", "hlo", "xla_lowered", "xla_compiled"]
 
 
 def test_a_frame_without_pandas_is_a_clear_error(counted, monkeypatch):
@@ -240,7 +241,10 @@ def test_what_the_compiler_refuses_is_a_doubt():
     for counts in (found.hlo, found.xla_compiled):
         assert counts.products is None and counts.flops is None
         assert "Only interpret mode is supported on CPU backend" in counts.doubts[0]
-    assert found.explain() and found.table() and len(found.frame()) == 4
+    assert found.explain() and found.table()
+    frame = found.frame()
+    assert list(frame.counter) == ["jaxpr", "hlo", "xla_lowered", "xla_compiled"]
+    assert list(frame.products.isna()) == [counts.products is None for counts in found.counters] != [True] * 4
 
 
 # ------------------------------------------------------------------------------------------- names of libraries

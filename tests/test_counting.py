@@ -201,6 +201,38 @@ def test_operations_on_elements_are_those_worked_out_by_hand(name):
     assert found == by_hand if by_hand is not None else found > 0
 
 
+C5 = shape(5, dtype=jnp.complex64)
+BY_OPERATION = {  # of one element: real operations by name, for floating-point and for complex numbers z = a + b i
+    "negative": (jnp.negative, {"add": 1}, {"add": 2}),
+    "difference": (lambda z: z - z, {"add": 1}, {"add": 2}),
+    "quotient": (lambda z: z / z, {"div": 1}, {"mul": 6, "add": 3, "div": 2}),  # by the conjugate
+    "length": (lax.abs, {"compare": 1}, {"mul": 2, "add": 1, "sqrt": 1}),
+    "sign": (lax.sign, {"mul": 1}, {"mul": 2, "add": 1, "sqrt": 1, "div": 2}),
+    "exp": (lax.exp, {"exp": 1}, {"exp": 1, "sin": 2, "mul": 2}),  # e^a (cos b + i sin b)
+    "log": (lax.log, {"log": 1}, {"mul": 2, "add": 1, "sqrt": 1, "log": 1, "sin": 1}),  # log |z| and the angle
+    "sine": (lax.sin, {"sin": 1}, {"sin": 2, "exp": 2, "mul": 2}),
+    "logistic": (lax.logistic, {"add": 2, "exp": 1, "div": 1}, {"exp": 1, "sin": 2, "mul": 8, "add": 6, "div": 2}),
+    "equal": (lambda z: z == z, {"integer": 1}, {"integer": 3}),  # two comparisons, and both
+    "finite": (lax.is_finite, {"integer": 1}, None),
+}
+
+
+@pytest.mark.parametrize("name", BY_OPERATION)
+def test_operations_of_one_element_by_hand(name):
+    function, real, complex_ = BY_OPERATION[name]
+    for by_hand, given in ((real, shape(5)), (complex_, C5)):
+        if by_hand is not None:
+            found = count_jaxpr(function, given).total()
+            assert {key: number for key, number in found.items() if key != "bytes" and number} == {
+                key: 5 * number for key, number in by_hand.items()
+            }
+
+
+def test_a_conjugate_is_one_negation():
+    found = count_jaxpr(lax.conj, C5).total()
+    assert found["add"] == 5
+
+
 ROW, PLACE = shape(1, N), shape(dtype=jnp.uint32)  # a place that cannot be negative
 DIMENSIONS = lax.GatherDimensionNumbers(offset_dims=(1,), collapsed_slice_dims=(0,), start_index_map=(0,))
 ADDED = lax.ScatterDimensionNumbers((1,), (0,), (0,))
