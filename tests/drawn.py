@@ -47,9 +47,11 @@ def texts(ax: Axes) -> list[str]:
 
 
 def legend(figure: Figure) -> dict[str, Any]:
-    """{entry: the artist beside it} of all legends of a figure, in order."""
+    """{entry: the artist beside it} of all legends of a figure, in order; fails if one stands twice in a legend."""
     found = {}
     for one in figure.legends:
+        entries = [text.get_text() for text in one.texts]
+        assert len(entries) == len(set(entries)), entries
         found |= {text.get_text(): handle for text, handle in zip(one.texts, one.legend_handles, strict=True)}
     return found
 
