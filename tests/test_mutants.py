@@ -127,6 +127,10 @@ def test_tests_are_taken_in_the_order_in_which_they_may_notice(tmp_path):
     tests.broken |= {"a::slow", "b"}
     assert list(tests.plan("f.py", {3}, 60)) == ["a::quick", "a::traced"]
     assert tests.plan("g.py", {3}, 60) == {}
+    tests.tests |= {name: covering.Test(name, 0.5, 10, {"slow": 30.0}) for name in ("test_f.py::a", "test_f.py::b")}
+    tests.by_file["f.py"] |= {"test_f.py::a", "test_f.py::b"}
+    first = list(tests.plan("f.py", {99}, 60))[:2]  # of no test's own: it runs when the module is imported
+    assert first == ["test_f.py::a", "test_f.py::b"]
 
 
 MODULE = """import os

@@ -179,8 +179,9 @@ class Map:
     def plan(self, file: str, lines: set[int], seconds: float, known: str = "") -> dict[str, float]:
         """The tests to run, with the seconds that each took when recorded: those that run the lines; those of the same test
         files, which may use what was traced by these; then those that run other lines of the same file, and those whose
-        test file imports it, for lines that run when it is imported. Of each, former killers, then quick ones, those whose
-        file imports the module, and those that run little else. Stops at the limit of `seconds`, except for the first.
+        test file imports it, for lines that run when it is imported. Of each, former killers, then quick ones of a file that
+        imports the module, then other quick ones, and those that run little else. Stops at the limit of `seconds`, except
+        for the first.
         """
         sound = {name for name, test in self.tests.items() if not self.broken & {name, test.file}}
         hits = set().union({known}, *(self.by_line[file].get(line, set()) for line in lines)) & sound
@@ -215,8 +216,9 @@ class Map:
         def rank(name: str) -> tuple[Any, ...]:
             test = self.tests[name]
             cost = test.seconds + sum(test.fixtures.values())
-            quick = 0 if cost < 1 else 1 if cost < 5 else 2
-            return (name != known, -min(self.killers[file].get(name, 0), 3), quick, self._distance(test, file))
+            quick, distance = 0 if cost < 1 else 1 if cost < 5 else 2, self._distance(test, file)
+            own = distance == 0 and test.seconds < 1  # what its file's fixtures take is shared
+            return (name != known, -min(self.killers[file].get(name, 0), 3), not own, quick, distance)
 
         least: dict[tuple[Any, ...], int] = {}
         for name in group:
