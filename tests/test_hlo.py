@@ -157,6 +157,21 @@ def test_what_has_no_rule_is_a_doubt():
     assert count_hlo(module(A, ZERO, "%c = f32[6] reduce(%a, %zero), dimensions={1}, to_apply=%sum", regions=region)).doubts
 
 
+def test_what_fills_a_row_up_to_be_summed_in_two_stages_is_the_compiler_s_own():
+    """7 numbers as 3 rows of 3: of the sums the two zeros' are added. What the program itself fills up it has asked for."""
+    row, zero, one = "%a = f32[5,7] parameter(0)", "%zero = f32[] constant(0)", "%one = f32[] constant(1)"
+    split, summed = "%b = f32[5,3,3] bitcast(%p)", "%c = f32[5,3] reduce(%b, %zero), dimensions={2}, to_apply=%sum"
+
+    def reduced(pad: str) -> dict[str, int]:
+        return operations(row, zero, one, pad, split, summed, regions=ADD)
+
+    filled = "%p = f32[5,9] pad(%a, %zero), padding=0_0x0_2"
+    assert reduced(filled) == {"add": 30, "add added": 10}
+    assert reduced(f'{filled}, metadata={{op_name="jit(f)/exp"}}') == {"add": 30, "add added": 10}
+    assert reduced(f'{filled}, metadata={{op_name="jit(f)/pad"}}') == {"add": 30}
+    assert reduced("%p = f32[5,9] pad(%a, %one), padding=0_0x0_2") == {"add": 30}
+
+
 # ------------------------------------------------------------------------------------------------ custom calls
 
 

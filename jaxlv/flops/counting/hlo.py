@@ -36,6 +36,7 @@ from jaxlv.flops.counting.scopes import Scope, of_instruction
 SUMS = ("reduce", "reduce-window")
 FACTORS = ("multiply", "select")
 NAMING = frozenset({*MOVES, *SUMS, "add"} - {"broadcast"})  # what may stand between a product and the line that names it
+RESHAPES = frozenset({"bitcast", "reshape", "copy"})
 FILLING = MOVES - {"broadcast", "slice"}  # what may stand between a product and the padding of a side
 NOTHING = opcodes.names("parameter tuple get-tuple-element bitcast constant while conditional call after-all iota")
 PARTS = opcodes.names("slice dynamic-slice gather")  # read no more than they return
@@ -133,7 +134,8 @@ class _Walk:
             tally[PRODUCT + REPEATED] = one[PRODUCT] * item.times
         if item.repeated:
             tally.update({name + REPEATED: number * item.repeated for name, number in plain.items()})
-        added = plain if _primitive(op_name) in BESIDE or self._reciprocal(item.node) else self._in_place(item)
+        beside = _primitive(op_name) in BESIDE or self._reciprocal(item.node)
+        added = plain if beside else self._in_place(item) or self._filled(item, plain)
         tally.update({name + ADDED: number * (item.times - item.repeated) for name, number in added.items()})
         if item.top and item.one.opcode not in NOTHING:
             tally[BYTES] += self.bytes(item) * item.times
@@ -275,6 +277,23 @@ class _Walk:
         beside = self._applied(home, (line for line in home.values() if line.name not in asked))
         along = one.numbers("dimensions")[0]
         return beside.times(opcodes.comparisons(self.values.operands(item)[0].arrays[0], along))
+
+    def _filled(self, item: Executed, plain: Tally) -> Tally:
+        """What a reduction executes only because it was filled up with its own initial value.
+
+        On a GPU, XLA (tree-reduction-rewriter) reduces a long row in two stages; their lengths multiply to its own or more.
+        """
+        one, sides = item.one, self.values.nodes[item.node].operands
+        if one.opcode != "reduce" or len(sides) != 2:
+            return Tally()
+        pad = self.values.source(sides[0], RESHAPES)
+        if pad.one.opcode != "pad" or _primitive(pad.op_name) == "pad":  # a program's own has its name
+            return Tally()
+        row, filling, start = (self.values.nodes[number].one for number in (*pad.operands, sides[1]))
+        if not filling.inside or filling.inside != start.inside:
+            return Tally()
+        combined = self.values.nodes[sides[0]].one.elements - one.elements
+        return Tally({name: number // combined * (pad.one.elements - row.elements) for name, number in plain.items()})
 
     # -------------------------------------------------------------------------------------------------- bytes
 
