@@ -209,16 +209,21 @@ def test_the_hub_s_cache_is_followed_to_its_blobs(snapshot, tmp_path):
         weights.load_pretrained(copy)
 
 
-@pytest.mark.parametrize("to", ["{outside}", "below/file", "../refs"], ids=["a blob", "a blob below", "beside the blobs"])
+@pytest.mark.parametrize(
+    "to", ["{outside}", "below/file", "../refs", "{other}"], ids=["out", "below", "beside", "another model's"]
+)
 def test_a_blob_that_is_a_link_is_refused(to, snapshot, tmp_path):
     home = tmp_path / "models--owner--name"
     (tmp_path / "outside").write_text(SECRET)
     (home / "refs").write_text("{}")
+    other = tmp_path / "models--owner--other" / "blobs" / "0"
+    other.parent.mkdir(parents=True)
+    other.write_text("{}")
     (home / "blobs" / "below").mkdir()
     (home / "blobs" / "below" / "file").write_text("{}")
     blob = (snapshot / "config.json").resolve()
     blob.unlink()
-    blob.symlink_to(to.format(outside=tmp_path / "outside"))
+    blob.symlink_to(to.format(outside=tmp_path / "outside", other=other))
     with pytest.raises(JaxlvError, match=OUT):
         weights.load_pretrained(snapshot)
 
