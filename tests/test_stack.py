@@ -71,6 +71,17 @@ def test_runs_that_train_together_are_the_runs_one_by_one(config, tmp_path, reci
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), lora, alone)
 
 
+def test_every_run_begins_from_its_own_seed(config):  # noqa: F811
+    """A of the adapters; B is zero whatever the seed."""
+    configs = [change(config, train={"seed": seed}) for seed in (3, 4)]
+    inputs = sources.load_inputs(configs[0])
+    stack = Stack(inputs.model, inputs.params, configs)
+    for index, one in enumerate(configs):
+        own = overlay.init_lora(jax.random.key(one.train.seed), inputs.params, one.lora)
+        begun = overlay.join(stack.member(stack.state, index).trained, stack.frozen_of(index))["lora"]
+        jax.tree.map(np.testing.assert_array_equal, begun, own)
+
+
 def test_the_padding_of_ranks_stays_zero(config):  # noqa: F811
     configs = list(varied(config, ADAMW).values())
     inputs = sources.load_inputs(configs[0])
