@@ -186,6 +186,17 @@ def test_links_inside_a_folder_are_followed(model):
 # ------------------------------------------------------------------------------------------- the hub's cache
 
 
+def test_a_file_that_is_too_large_is_not_even_found(tmp_path):
+    for name, most in (("config.json", foreign.LIMITS["config.json"]), ("LICENSE", foreign.LIMITS["LICENSE"])):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(most)
+        assert foreign.find(tmp_path, name) == tmp_path / name
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(most + 1)
+        with pytest.raises(JaxlvError, match=f"too large; expected at most {most} bytes; found {most + 1}"):
+            foreign.find(tmp_path, name)
+
+
 @pytest.fixture
 def snapshot(model, tmp_path) -> Path:
     """The hub's cache: every file of the snapshot is a link to ../../blobs/<hash>."""
