@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from jaxlv.model.config import ModelConfig
 from jaxlv.runs.checkpoint import Checkpoints
 from jaxlv.runs.member import Job, Member
 from jaxlv.runs.records import MetricsLog, read_metrics
-from jaxlv.storage import lines
+from jaxlv.storage import chain, lines
 from jaxlv.storage.chain import head_of
 from jaxlv.storage.files import broken, new_folder, seal, write_text
 
@@ -293,3 +294,25 @@ def test_every_digit_of_a_hash_counts(sealed):
         digits[place] = "0" if digits[place] != "0" else "1"
         path.write_text("".join(digits))
         assert broken(sealed) == ["b has changed"]
+
+
+@pytest.mark.parametrize("body", ['{"a":1,"a":1}', '{"a":{"b":1,"b":2}}', '{"a":1e999}', '{"a":-Infinity}', '{"a":NaN}'])
+def test_a_line_whose_checksum_fits_is_still_held_to_what_is_written(body):
+    """Each key once, and finite numbers."""
+    line = f'{body[:-1]},"crc32":"{zlib.crc32(body.encode()):08x}"}}'.encode()
+    with pytest.raises(ValueError, match=r"twice|not a finite number"):
+        lines.decode(line)
+    good = b'{"a":1}'
+    assert lines.decode(good[:-1] + b',"crc32":"%08x"}' % zlib.crc32(good)) == {"a": 1}
+
+
+def test_a_new_head_is_written_beside_the_newest_one(tmp_path):
+    """Whichever of the two is torn, the other one is whole; so after a process has begun anew."""
+    path, heads = tmp_path / "head", [chain.Head(n, f"{n:064x}") for n in range(1, 6)]
+    for begun in (heads[:3], heads[3:]):
+        file = chain._HeadFile(path, begun[0])
+        for head in begun:
+            file.write(head)
+            slots = chain._slots(path)
+            assert head in slots and (head == heads[0] or heads[heads.index(head) - 1] in slots)
+        file.close()
