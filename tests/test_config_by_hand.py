@@ -198,7 +198,8 @@ def test_settings_that_contradict_each_other_are_refused():
         ("optimizer", {"weight_decay": 0.1}, 'needs optimizer.name = "adamw" or "muon"'),
         ("train", {"select": "forecast", "forecast_series": 0}, "needs train.forecast_series > 0"),
     ):
-        with pytest.raises(JaxlvError, match=words):
-            build_config(RunConfig, {section: given})
+        with pytest.raises(JaxlvError, match=words) as caught:
+            build_config(RunConfig, {section: given}, "my.toml")
+        assert str(caught.value).startswith(f"my.toml, {section}.")
     for name in ("adamw", "muon"):
         assert build_config(RunConfig, {"optimizer": {"weight_decay": 1000, "name": name}}).optimizer.weight_decay == 1000

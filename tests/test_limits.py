@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -245,7 +246,9 @@ def test_runs_whose_states_do_not_fit_side_by_side_follow_one_another(random_mod
 def test_the_memory_is_that_of_a_container_if_it_has_less(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "GROUPS", tmp_path / "none")
     free = memory.host_memory()
-    assert free > 2**20 and memory.host_memory(swap=True) >= free
+    assert free > 2**20
+    monkeypatch.setattr(memory.psutil, "swap_memory", lambda: SimpleNamespace(free=2**60))
+    assert memory.host_memory() < 2**60 <= memory.host_memory(swap=True)
     monkeypatch.setattr(memory, "GROUPS", tmp_path)
     (tmp_path / "memory.max").write_text("max\n")
     (tmp_path / "memory.current").write_text("4000\n")
@@ -286,6 +289,9 @@ def test_a_device_has_its_own_memory(monkeypatch):
     memory.check("work", host={"a": 200}, device={"b": 300})
     monkeypatch.setattr(memory, "host_memory", lambda swap=False: 500 if swap else 300)
     memory.check("work", host={"a": 500})  # slow, but it fits
+    assert memory.device_memory(Gpu())[0] == 300  # type: ignore[arg-type]
+    with pytest.raises(JaxlvError, match="on this machine; a"):
+        memory.check("work", host={"a": 300}, device={"a": 300})
 
 
 @pytest.mark.parametrize(
