@@ -129,7 +129,8 @@ class Checkpoints:
 
     def _prune(self, step: int) -> None:
         intact = [one for one in self._on_disk() if one not in self.damaged]
-        marked = {self._facts(one).get(BEST, {}).get("step", one) for one in {step, intact[-1]}}
+        newest = intact[-1:]  # none if the folder is gone
+        marked = {self._facts(one).get(BEST, {}).get("step", one) for one in {step, *newest}}
         kept = {*intact[-self.keep :], step, *marked}
         for old in set(self._on_disk()) - kept:
             remove_folder(self._place(old))

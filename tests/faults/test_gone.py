@@ -85,6 +85,16 @@ def test_a_run_whose_folder_is_gone_ends_with_one_line_whatever_else_it_is_told(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_folder_that_goes_between_a_save_and_what_follows_it_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    with pytest.raises(JaxlvError, match="no such file"), Checkpoints(tmp_path / "run" / run.CHECKPOINTS) as checkpoints:
+        prune = checkpoints._prune
+        monkeypatch.setattr(checkpoints, "_prune", lambda step: (shutil.rmtree(tmp_path / "run"), prune(step)))
+        checkpoints.save(1, [np.zeros(3)])
+        checkpoints.wait()
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_checkpoint_that_is_being_saved_makes_no_folder_anew(tmp_path, monkeypatch):
     """Orbax makes every folder that it misses."""
     (tmp_path / "run").mkdir()
