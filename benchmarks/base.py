@@ -109,7 +109,7 @@ def main() -> None:
     text = "\n".join(f"| {line} |" for line in lines) + "\n"
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / f"base-{device}.md").write_text(text, encoding="utf-8")
-    result = {"command": " ".join(sys.argv[1:]), "machine": tables.machine(), "runs": records}
+    result = {"command": tables.command("benchmarks.base", sys.argv[1:]), "machine": tables.machine(), "runs": records}
     (options.out / f"base-{device}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(text)
 

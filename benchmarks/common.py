@@ -204,7 +204,7 @@ def main(
             made.error(f"--shapes {name}: no such shape; there are {', '.join(SHAPES)}")
     result: dict[str, Any] = {
         "program": module,
-        "command": _command(module, sys.argv[1:] if argv is None else argv),
+        "command": tables.command(module, sys.argv[1:] if argv is None else argv),
         "settings": {key: getattr(options, key) for key in ("device", "dtype", "attention", "threads")},
         "machine": tables.machine(),
         "versions": tables.versions(ROOT),
@@ -224,12 +224,6 @@ def main(
     result["rows"] = rows
     write = options.out or not options.quick
     tables.publish(result, (options.out or RESULTS) if write else None)
-
-
-def _command(module: str, argv: Sequence[str]) -> str:
-    """The command line without where its results went."""
-    words = [word for i, word in enumerate(argv) if not word.startswith("--out") and (i == 0 or argv[i - 1] != "--out")]
-    return " ".join(["python", "-m", module, *words])
 
 
 def _write_weights(module: str, shape: Shape, folder: Path, options: argparse.Namespace) -> str:

@@ -18,6 +18,16 @@ TIE = 1.15  # ratios closer to 1 than this are called ties
 GIB = 2**30
 
 
+PLACES = ("--out", "--work")  # options that name a folder of the machine
+
+
+def command(module: str, words: Sequence[str]) -> str:
+    """The command line of a benchmark, without where its files went."""
+    pairs = zip(["", *words], words, strict=False)
+    kept = [word for before, word in pairs if before not in PLACES and word.partition("=")[0] not in PLACES]
+    return " ".join(["python", "-m", module, *kept])
+
+
 def figures(name: str, runs: Sequence[Mapping[str, float]], facts: Mapping[str, Any], tokens: int) -> dict[str, Any]:
     """What a side's row says: bytes become GiB, and what a first run takes beyond the others is compilation."""
     rest = dict(facts)

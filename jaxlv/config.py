@@ -94,6 +94,7 @@ class WindowConfig(Settings, section="windows"):
     )
 
     def agree(self) -> None:
+        """Raises JaxlvError if the range is none, or if padding that is counted stands on the left."""
         if not self.context_steps[0] <= self.context_steps[1]:
             raise JaxlvError(
                 "not a range", where="windows.context_steps", expected="[least, most]", found=list(self.context_steps)
@@ -152,6 +153,7 @@ class OptimizerConfig(Settings, section="optimizer"):
     eps: float = setting(1e-8, "added to the root of that mean; 0 would divide by 0", Between(0, 1, above=True))
 
     def agree(self) -> None:
+        """Raises JaxlvError if Adam, which has none, is given a weight decay."""
         if self.weight_decay and self.name == "adam":
             raise JaxlvError('needs optimizer.name = "adamw" or "muon"', where="optimizer.weight_decay", found="adam")
 
@@ -182,6 +184,7 @@ class TrainConfig(Settings, section="train"):
     halve_on_oom: bool = setting(False, "out of memory: half the batch, accumulated twice as often, instead of an end")
 
     def agree(self) -> None:
+        """Raises JaxlvError if the best is chosen by forecasts, and none are made."""
         if self.select == "forecast" and not self.forecast_series:
             raise JaxlvError("needs train.forecast_series > 0", where='train.select = "forecast"')
 

@@ -6,6 +6,7 @@ import importlib
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -219,3 +220,13 @@ def test_the_docs_show_the_committed_results() -> None:
         pytest.skip("no results are committed yet")
     for path in committed:
         assert path.read_text().strip() in docs, f"no page in docs/ shows {path.name}"
+
+
+def test_a_command_is_told_without_the_folders_of_a_machine(tables):
+    words = ["--tokens", "5", "--work", "w", "--out=o", "--quick", "--out", "o"]
+    assert tables.command("benchmarks.base", words) == "python -m benchmarks.base --tokens 5 --quick"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "results").rglob("*.*")), ids=lambda path: path.name)
+def test_results_name_no_folder_of_a_machine(path):
+    assert not re.search(r"(?<![\w.])/(root|tmp|home|work)/", path.read_text(encoding="utf-8"))

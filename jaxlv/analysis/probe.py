@@ -188,6 +188,7 @@ class Reading:
 
     @property
     def nats_per_token(self) -> float:
+        """The mean cost of a token, nats."""
         return self.nats / self.tokens
 
     @property

@@ -122,6 +122,7 @@ class Written:
 
     @property
     def scheme(self) -> Scheme:
+        """The scheme that they are written in."""
         return SCHEMES[self.name]
 
 

@@ -136,6 +136,8 @@ class Linear(nn.Module):
 
 
 class Norm(nn.Module):
+    """RMSNorm (Zhang and Sennrich 2019): x / sqrt(mean x² + eps), times a weight."""
+
     eps: float
     dtype: jnp.dtype
 
@@ -146,6 +148,8 @@ class Norm(nn.Module):
 
 
 class Attention(nn.Module):
+    """Grouped-query attention with rotary positions: fewer heads of keys and values than of queries."""
+
     config: ModelConfig
     dtype: jnp.dtype
     kernel: str
@@ -169,6 +173,8 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
+    """SwiGLU (Shazeer 2020): down(silu(gate x) * up x)."""
+
     config: ModelConfig
     dtype: jnp.dtype
 
@@ -180,6 +186,8 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
+    """A layer: attention and MLP, each behind a norm and added to what went in."""
+
     config: ModelConfig
     dtype: jnp.dtype
     kernel: str
@@ -196,6 +204,8 @@ class Block(nn.Module):
 
 
 class Embedding(nn.Module):
+    """A row of the vocabulary for each token."""
+
     config: ModelConfig
     dtype: jnp.dtype
 
@@ -205,6 +215,8 @@ class Embedding(nn.Module):
 
 
 class OutputHead(nn.Module):
+    """The LM head: logits over the vocabulary; its weight is the embedding's if they are tied."""
+
     config: ModelConfig
     dtype: jnp.dtype
 

@@ -14,6 +14,7 @@ NAMED = 12  # positive tokens that a sentence names
 
 
 def training_part(part: Tree) -> Part:
+    """How training went: losses, norms of gradients, and the share of clipped steps."""
     words = f"The loss of the first logged step is {number(part['first_loss'])} nats per token, of the last"
     words += f" {number(part['last_loss'])}."
     if part["best_validation_loss"] is not None:
@@ -45,6 +46,7 @@ def training_part(part: Tree) -> Part:
 
 
 def tokens_part(part: Tree) -> Part:
+    """What tokens of held-out text cost, by their kind and time step, in nats."""
     name, first = next(iter(part.items()))
     costly, share = max(first["by_kind"].items(), key=lambda item: item[1]["share_of_nats"])
     words = (
@@ -81,6 +83,7 @@ def _interval(ends: Sequence[float]) -> str:
 
 
 def head_part(part: Tree) -> Part:
+    """What training changed in the LM head."""
     if part["kind"] == "frozen":
         return Part("LM head", part["sentence"], [])
     what = "bias" if part["kind"] == "bias" else "change of a row of the weight"
@@ -120,6 +123,7 @@ def _against(part: Tree) -> str:
 
 
 def spectra_part(part: Tree) -> Part:
+    """The singular values of the adapters' updates."""
     layers = len({entry["layer"] for entry in part["projections"]})
     return Part(
         "Adapters",
@@ -144,6 +148,7 @@ def spectra_part(part: Tree) -> Part:
 
 
 def padding_part(part: Tree) -> Part:
+    """Whether padding on either side changes logits."""
     cases = {case["name"]: case for case in part["cases"]}
     sides = [cases[side] for side in ("left", "right")]
     equal = "are the same" if all(case["within"] for case in sides) else "differ by more than rounding"

@@ -58,6 +58,7 @@ def align(texts: Sequence[str], digit: str = " ", point: str = " ") -> list[str]
 
 
 def duration(seconds: float) -> str:
+    """A time in words: seconds, minutes, or hours and minutes."""
     if seconds < 60:
         return f"{number(seconds)} s"
     minutes = round(seconds / 60)

@@ -114,6 +114,7 @@ class Codec:
 
     @property
     def rule(self) -> ScaleRule:
+        """The rule that scales are fitted by."""
         return SCALE_RULES[self.scale]
 
     def fit(self, context_CV: np.ndarray, series_TV: np.ndarray | None = None, where: str = "series") -> np.ndarray:

@@ -112,6 +112,7 @@ class _Walk:
         return found
 
     def equation(self, equation: Any, stack: str, around: Places) -> Found:
+        """Returns what one equation takes, with all that is inside it; `stack` is its scope."""
         name, params = equation.primitive.name, equation.params
         structured = STRUCTURED.get(name)
         if structured is not None:
@@ -164,6 +165,7 @@ class _Walk:
     # ------------------------------------------------------------------------------------------ loops and branches
 
     def scan(self, equation: Any, stack: str, places: Places) -> Found:
+        """Returns what a loop of known length takes."""
         body = self.jaxpr(_open(equation.params["jaxpr"]), stack, places)
         return self.loop(body, equation.params["length"], stack, places, written=bodies(equation.params))
 
@@ -178,6 +180,7 @@ class _Walk:
         return Found(found.tallies, [own, *found.loops], found.doubts)
 
     def while_loop(self, equation: Any, stack: str, places: Places) -> Found:
+        """Returns what a loop takes, its condition once more than its body; of an unknown length it asks `trips`."""
         params, scope = equation.params, _scope(stack)
         condition = self.jaxpr(_open(params["cond_jaxpr"]), stack, places)
         body = self.jaxpr(_open(params["body_jaxpr"]), stack, places)
@@ -194,6 +197,7 @@ class _Walk:
         return self.loop(body, trips, stack, places, last=None if self.loops_once else condition)
 
     def cond(self, equation: Any, stack: str, places: Places) -> Found:
+        """Returns, for each kind of work, what the branch that takes most of it takes."""
         branches = [self.jaxpr(_open(branch), stack, places) for branch in equation.params["branches"]]
         found = nothing()
         for kind, of in KINDS.items():

@@ -100,10 +100,12 @@ class ForecastPanel:
 
     @property
     def time_C(self) -> np.ndarray:
+        """The times of the context."""
         return self.time_T[: len(self.context_CV)]
 
     @property
     def time_H(self) -> np.ndarray:
+        """The times of the forecast."""
         return self.time_T[len(self.context_CV) :]
 
     @property

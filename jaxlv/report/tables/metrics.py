@@ -28,6 +28,7 @@ class Measure:
 
     @property
     def is_interval(self) -> bool:
+        """Is this a 95 % interval?"""
         return self.path[-1].endswith("_ci95")
 
     def of(self, row: Mapping[str, Any]) -> Any:
@@ -35,6 +36,7 @@ class Measure:
         return value_at(row, *self.path)
 
     def format(self, value: Any) -> str:
+        """A value of it in words."""
         return percent(value) if self.unit == "%" else number(value, of_one=self.path[-1] == "r2")
 
 
@@ -121,6 +123,7 @@ def variable_measures(metrics: Mapping[str, Any]) -> list[Measure]:
 
 
 def unit_of(metrics: Mapping[str, Any], key: str) -> str:
+    """The unit of a measure, as its protocol has it, else the usual one."""
     default = {"mse": "raw units²", "nats_per_value": "nats"}.get(key, "raw units")
     units = metrics.get("protocol", {}).get("units") or {}
     return str(units.get(key) or default) if isinstance(units, Mapping) else default
