@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from jaxlv.errors import JaxlvError
+from jaxlv.errors import JaxlvError, represented
 from jaxlv.settings import (
     AXIS,
     PATH,
@@ -23,7 +23,6 @@ from jaxlv.settings import (
     Settings,
     Text,
     build_config,
-    represented,
     setting,
 )
 from jaxlv.storage.door import LIMITS, content, is_there

@@ -66,6 +66,14 @@ class JaxlvError(Exception):
         super().__init__(printable("; ".join(parts), WHOLE))
 
 
+def represented(value: Any) -> str:
+    """The `repr` of a value, which Python has not for whole numbers of more than 4,300 digits."""
+    try:
+        return repr(value)
+    except (ValueError, RecursionError):
+        return f"{type(value).__name__} that is too long to be shown"
+
+
 def briefly(fault: Exception) -> str:
     """Returns an error in a few words, for another one's text: what is wrong and what was found, or its type and text."""
     if not isinstance(fault, JaxlvError):

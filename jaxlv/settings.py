@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
-from jaxlv.errors import JaxlvError
+from jaxlv.errors import JaxlvError, represented
 
 AXIS = 2**31 - 1  # XLA counts places along an axis, and optax counts steps, in 32 bits with a sign
 SEEDS = 2**32 - 1  # jax.random.key reads 32 bits of a seed, and NumPy's RandomState takes no more
@@ -275,14 +275,6 @@ def _float(value: Any) -> float:
         return float(value)
     except OverflowError:  # a whole number of hundreds of digits
         return float("inf") if value > 0 else -float("inf")
-
-
-def represented(value: Any) -> str:
-    """The `repr` of a value, which Python has not for whole numbers of more than 4,300 digits."""
-    try:
-        return repr(value)
-    except (ValueError, RecursionError):
-        return f"{type(value).__name__} that is too long to be shown"
 
 
 # ---------------------------------------------------------------------------------------------- from tables

@@ -9,11 +9,10 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from jaxlv.config import build_config
-from jaxlv.errors import JaxlvError
+from jaxlv.errors import JaxlvError, represented
 from jaxlv.flops.table import count, find, generation
 from jaxlv.flops.work import Drawing, HeadKind, LossKind, Train, Update, Work
 from jaxlv.model.config import ModelConfig
-from jaxlv.settings import represented
 
 FINAL = "evaluation"  # the phase that what is held back belongs to
 MOST_FLOPS = int(1e30)  # of a budget: what budget.flops may be, a little more than 10**30

@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlv.errors import JaxlvError, printable
-from jaxlv.settings import represented
+from jaxlv.errors import JaxlvError, printable, represented
 from jaxlv.storage.door import is_there
 from jaxlv.storage.files import new_file
 

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 
 from jaxlv.config import RunConfig, build_config, config_tree, laid_over
-from jaxlv.errors import JaxlvError
+from jaxlv.errors import JaxlvError, represented
 from jaxlv.flops import ledger
 from jaxlv.memory import device_memory
 from jaxlv.model.qwen2 import Qwen2
@@ -25,7 +25,6 @@ from jaxlv.runs import billing, run, sources, training
 from jaxlv.runs.member import Job
 from jaxlv.runs.records import RUNS as RUNS
 from jaxlv.runs.records import read_metrics
-from jaxlv.settings import represented
 from jaxlv.steps import needs
 from jaxlv.steps.stack import program_of
 from jaxlv.storage.door import is_there

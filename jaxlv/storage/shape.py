@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from jaxlv.errors import JaxlvError, printable
+from jaxlv.errors import JaxlvError, printable, represented
 
 Shape = Any
 """A type; None, which stands for null; {key: shape}; or a tuple of these, of which one will do. A key with "?" at its end
@@ -26,7 +26,7 @@ def _wrong(value: Any, shape: Shape, name: str) -> Any:
     """Yields (name, what is expected, what is there) of what has not its shape."""
     if isinstance(shape, Mapping):
         if not isinstance(value, dict):
-            yield name, WORDS[dict], _shown(value)
+            yield name, WORDS[dict], printable(represented(value), 80)
             return
         named = {key.removesuffix("?"): key for key in shape if key is not str}
         for key, full in named.items():
@@ -41,7 +41,7 @@ def _wrong(value: Any, shape: Shape, name: str) -> Any:
     shapes = shape if isinstance(shape, tuple) else (shape,)
     if not any(_is(value, one) for one in shapes):
         words = ("null" if one is None else WORDS[dict if isinstance(one, Mapping) else one] for one in shapes)
-        yield name, " or ".join(words), _shown(value)
+        yield name, " or ".join(words), printable(represented(value), 80)
 
 
 def _is(value: Any, shape: Shape) -> bool:
@@ -52,10 +52,3 @@ def _is(value: Any, shape: Shape) -> bool:
     if type(value) is int and shape in MOST:
         return abs(value) <= MOST[shape]
     return type(value) is shape
-
-
-def _shown(value: Any) -> str:
-    try:
-        return printable(repr(value), 80)
-    except ValueError:  # a number of too many digits
-        return type(value).__name__

@@ -192,3 +192,11 @@ def test_a_tilde_before_a_name_that_nobody_has_is_a_name():
     for read in (resolve, architecture):
         with pytest.raises(JaxlvError, match="no such model"):
             read("~nobodyx/y")
+
+
+def test_a_file_of_just_the_limit_is_read_and_of_a_byte_more_refused(tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes(b"1234")
+    assert door.content(path, 4) == b"1234"
+    with pytest.raises(JaxlvError, match="x: too large; expected at most 3 bytes; found 4"):
+        door.content(path, 3)
