@@ -270,10 +270,12 @@ def test_a_budget_buys_whole_steps():
 )  # fmt: skip
 def test_a_step_is_billed_as_its_config_has_it(sections, expected, config):  # noqa: F811
     chosen = change(config, **sections)
-    event, bare = billing.event_of(chosen), billing.event_of(chosen, adapted=False)
+    event, bare = billing.event_of(chosen), billing.event_of(chosen, "nothing")
     assert {name: getattr(event, name) for name in expected} == expected
     assert (event.kind, event.batch, event.length, event.targets) == ("train_step", 2, 64, ("q_proj", "v_proj"))
     assert (bare.rank, bare.targets, bare.train, bare.dropout) == (0, (), "adapters", False)
+    merged = billing.event_of(chosen, "bias")
+    assert (merged.rank, merged.targets, merged.train) == (0, (), "bias" if chosen.lora.head == "bias" else "adapters")
     read = event.of_kind("validation", count=3)
     assert (read.kind, read.count, read.rank, read.dtype) == ("validation", 3, event.rank, event.dtype)
     assert (read.accumulate, read.dropout, read.update) == (1, False, Update())  # which a train step alone has

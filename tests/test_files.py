@@ -198,6 +198,14 @@ def test_what_is_made_in_a_folder_that_was_removed_and_made_anew_gets_no_name(tm
     assert not (place / "out").exists()
 
 
+def test_a_folder_in_which_a_process_works_is_refused_to_the_next_with_the_number_of_the_first(tmp_path):
+    refused = pytest.raises(JaxlvError, match=rf"another process works here \(pid {os.getpid()}\)")
+    with files.only_process(tmp_path / "lock"), refused, files.only_process(tmp_path / "lock"):
+        pass
+    with files.only_process(tmp_path / "lock"):
+        pass
+
+
 def test_the_lock_of_another_process_is_left_alone(tmp_path):
     with files.only_process(tmp_path / "lock"):
         (tmp_path / "lock").unlink()

@@ -185,6 +185,29 @@ def test_decoding_one_token():
     assert f"{attention / 1e6:.1f}" == "88.1"
 
 
+def test_a_token_of_the_cache_costs_the_sheet_s_price_of_a_key_and_a_value():
+    """In each head of a layer: D products and D - 1 sums of a score, its scale, its mask, its share of the softmax at
+    10 + 1 + 1, and D products and D sums of the weighted values.
+    """
+    one = work(1, 8, batch=1)
+    each = (2 * 64 - 1) + 1 + 1 + 12 + 2 * 64
+    assert table.decode(one, 11, "coursework") - table.decode(one, 10, "coursework") == 24 * 14 * each
+
+
+@pytest.mark.parametrize("convention", ["exact", "exact-all"])
+def test_decoding_runs_the_same_program_under_the_fused_kernel_which_is_for_whole_texts(convention):
+    plain, fused = (work(1, 8, batch=2, kernel=kernel, dtype="bfloat16") for kernel in ("xla", "cudnn"))
+    assert table.decode(fused, 100, convention) == table.decode(plain, 100, convention)
+
+
+def test_the_fused_kernel_forms_its_scores_again_on_the_way_back():
+    """Two products forward; backward the scores again, and the gradients of the weights, values, queries and keys."""
+    plain, fused = (table.count(work(batch=1, train="full", kernel=kernel), "exact") for kernel in ("xla", "cudnn"))
+    product = 2 * 24 * 14 * 512 * 512 * 64
+    assert fused.total_forward == plain.total_forward
+    assert fused.total_train_step - plain.total_train_step == product
+
+
 def test_a_generation_with_and_without_a_cache():
     prompt = work(600, 8, batch=1)
     assert f"{table.prefill(prompt, 'exact'):.2e}" == "4.61e+11"

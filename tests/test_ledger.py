@@ -56,6 +56,7 @@ def test_one_reservation_may_cover_many_steps(path):
         ledger.commit(ledger.reserve(block, "final"))
         assert ledger.fitting([block], "final") == 2
         assert ledger.totals().executed == 5 * ONE
+        assert ledger.bought() == f"spent so far: {5 * ONE:.4g} of {7 * ONE:.4g} (71.4%), 5 train steps"
         with pytest.raises(BudgetExceeded, match="5 train steps"):
             ledger.reserve(block, "final")
 
@@ -121,6 +122,18 @@ def test_any_convention_can_be_recomputed(path):
             assert totals(ledger.entries, MODEL, name).executed == STEP.flops(MODEL, name)
 
 
+def test_totals_recomputed_in_the_convention_of_the_ledger_are_those_recorded(path):
+    price = DRAW.flops(MODEL, "exact")
+    with Ledger(path, Terms(9 * price, "exact", MODEL, repeats="beyond")) as ledger:
+        ended = replace(DRAW, new_tokens=4)
+        ledger.commit(ledger.reserve(DRAW, "validation"), ended)
+    with Ledger(path) as again:  # the same generation, after a resume, of which the first has reserved as much
+        again.reserve(DRAW, "validation")
+        assert totals(again.entries) == totals(again.entries, MODEL, "exact") == again.totals()
+        assert again.totals().repeated == price
+        assert again.totals().executed == price + ended.flops(MODEL, "exact")
+
+
 def test_uncached_generation_costs_a_pass_per_token():
     cached = DRAW.flops(MODEL, "exact")
     assert Event(**{**vars(DRAW), "cached": False}).flops(MODEL, "exact") > 5 * cached
@@ -151,6 +164,16 @@ def test_attempts_are_counted_for_each_run_of_a_ledger(path):
     with Ledger(path, run="first") as again:
         found = [again.reserve(STEP, "final", run=name) for name in ("first", "second", "third")]
         assert [(entry.run, entry.attempt) for entry in found] == [("first", 2), ("second", 2), ("third", 1)]
+
+
+def test_what_fits_of_a_run_that_shares_a_ledger_does_not_count_what_that_run_repeats(path):
+    block = replace(STEP, count=3)
+    with Ledger(path, terms(4, repeats="beyond"), run="first") as ledger:
+        ledger.reserve(block, "final", run="second")
+    with Ledger(path, run="first") as again:
+        assert again.fitting([block], "final", ["second"]) == 3
+        assert again.fitting([block], "final", ["third"]) == again.fitting([block], "final") == 1
+        assert again.fitting([block, block], "final", ["second", "third"]) == 1
 
 
 def test_a_resume_that_repeats_steps_counts_them_once_in_the_effective_total(path):

@@ -105,7 +105,10 @@ def test_a_bias_stays_beside_a_merged_base(tiny, random_lora):
     assert found is not None and set(found["lora"]) == {"lm_head"} and "lm_head" in lora
     np.testing.assert_allclose(logits(found), logits({"params": params, "lora": lora}), rtol=0, atol=2e-5)
     assert overlay.merged({"params": params, "lora": random_lora(params, rank=3, head="full")}) is None
-    assert set(overlay.merged({"params": params, "lora": random_lora(params, rank=3, head="frozen")}) or {}) == {"params"}
+    lora = random_lora(params, rank=3, head="frozen")
+    assert set(overlay.merged({"params": params, "lora": lora}) or {}) == {"params"}
+    narrow = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+    assert overlay.merged({"params": narrow, "lora": lora}) is None
 
 
 def test_head_bias_is_added_to_the_logits(tiny, random_lora):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -156,6 +157,14 @@ def test_a_data_set_that_is_not_the_courses_is_refused(data):
     protocol = PROTOCOLS["xu"]
     with pytest.raises(JaxlvError, match="the reports' splits are defined on the course's data set"):
         protocols.test_series(protocol, protocol.parts[0], data.select(np.arange(999)))
+
+
+def test_a_part_that_names_a_series_outside_the_test_share_is_refused(data):
+    protocol = PROTOCOLS["mao"]
+    split = protocol.split(data.ids_N)
+    mixed = replace(protocol.parts[0], series=(int(split.test[0]), int(split.train[0])))
+    with pytest.raises(JaxlvError, match="series outside the protocol's test share"):
+        protocols.test_series(protocol, mixed, data)
 
 
 def part_of(name: str) -> tuple[protocols.Protocol, protocols.Part]:

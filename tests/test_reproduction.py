@@ -207,6 +207,19 @@ def test_every_model_forecasts_every_part_as_often_as_its_series_and_steps_need(
     assert {event.samples for event in rows[-1].events} == {part.samples for part in reproduction.parts_of(name)}
 
 
+def test_a_long_forecast_is_planned_to_its_last_step_and_a_cut_prompt_with_the_step_that_it_lacks():
+    stages, part = stages_of("xu"), reproduction.parts_of("xu")[0]
+
+    def calls(**changed) -> list:
+        return list(reproduction.plan(stages, [(replace(part, **changed), 4)])[-1].events)
+
+    models = len(calls(horizon=7, reach=0))
+    assert sum(event.count for event in calls(horizon=7, reach=3)) == 3 * models
+    assert sum(event.count for event in calls(horizon=6, reach=3)) == 2 * models
+    whole, cut = calls(context=11, horizon=8, shown=0), calls(context=10, horizon=7, shown=2)
+    assert cut == whole != calls(context=10, horizon=7, shown=0)
+
+
 def test_a_shortened_run_is_shorter_in_every_count_of_steps():
     whole = RunConfig()
     counts = {"steps": 41, "validate_every": 10, "checkpoint_every": 21}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import zlib
 from collections.abc import Callable
@@ -227,6 +228,29 @@ def test_a_record_that_lacks_its_line_end_is_kept_and_the_next_one_stands_on_its
     journal.add({"n": 3})
     journal.close()
     assert lines.read(path) == [{"n": 1}, {"n": 2}, {"n": 3}]
+
+
+def test_a_record_that_cannot_be_flushed_leaves_nothing_and_the_next_one_is_whole(tmp_path, monkeypatch):
+    path = tmp_path / "a.jsonl"
+    journal = lines.Journal(path)
+    journal.add({"n": 1})
+
+    def fail(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(OSError, match="No space left"):
+            journal.add({"n": 2})
+    assert lines.read(path) == [{"n": 1}]
+    journal.add({"n": 3})
+    journal.close()
+    assert lines.read(path) == [{"n": 1}, {"n": 3}]
+
+
+def test_the_name_of_a_new_file_of_records_is_on_the_disk_before_the_first_record(tmp_path, recorded):
+    lines.Journal(tmp_path / "a.jsonl").close()
+    assert [(call.kind, call.path, call.content) for call in recorded.calls] == [("flush", tmp_path, ["a.jsonl"])]
 
 
 def test_a_torn_end_is_cut_before_the_next_record(tmp_path):

@@ -261,6 +261,23 @@ def test_a_range_asks_for_what_it_says(space, asked):
     assert space.draw(Drawn()) == asked
 
 
+def test_settings_trials_and_searches_are_drawn_each_from_a_seed_of_its_own(tmp_path, monkeypatch):
+    optuna = pytest.importorskip("optuna", reason="a search needs Optuna")
+    seeds: list[int] = []
+
+    def sampler(seed: int, **more: Any) -> Any:
+        seeds.append(seed)
+        return made(seed=seed, **more)
+
+    made = optuna.samplers.TPESampler
+    space = [search.Range("a.b", 0.5, 8), search.Range("a.c", 0.5, 8)]
+    studies = [search.Study(tmp_path / f"{seed}.db", "one", space, seed) for seed in (0, 1)]
+    monkeypatch.setattr(optuna.samplers, "TPESampler", sampler)
+    for study in studies:
+        study.ask(2)
+    assert len(seeds) == len(set(seeds)) == 2 * 2 * 2
+
+
 @pytest.mark.parametrize("wrong", [(2.0, 2.0, False), (3.0, 2.0, False), (0.0, 1.0, True), (-1.0, 1.0, True)])
 def test_a_range_that_is_none_is_refused(wrong):
     low, high, log = wrong

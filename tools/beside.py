@@ -148,10 +148,9 @@ def forecast_row(
 ) -> dict[str, Any]:
     """A model's row of the first part; `way` says which of both it is."""
     part = work.parts[0]
-    merged, adapted = run.decoder(model)
+    merged, held = run.decoder(model)
     with meter_of(work, config, f"fault-{fault.key}", way) as meter:
-        template = meter.template if adapted else billing.event_of(config, adapted=False)
-        paid = replace(merged, meter=replace(meter, template=template))
+        paid = replace(merged, meter=replace(meter, template=billing.event_of(config, held)))
         return parts.forecast_part(part, work.series_of(part, data), fault.key, paid, config.evaluate, work.system.point)[0]
 
 
@@ -191,10 +190,9 @@ def analyse_final(work: Work, data: SeriesSet) -> None:
     size = min(finished.config.evaluate.batch_series, len(chosen))
     config = replace(finished.config.evaluate, samples=samples, series=len(chosen), batch_series=size)
     paid = paid_beside(work, finished.config, "analyses")
-    found_models, adapted = finished.models()
+    found_models, held = finished.models()
     with meter_of(work, paid, "analyses", "analyses") as meter:
-        bare = replace(meter, template=billing.event_of(paid, adapted=False))
-        meters = {"tuned": meter if adapted else bare, "untuned": bare}
+        meters = {name: replace(meter, template=billing.event_of(paid, held[name])) for name in held}
         models = {name: replace(model, meter=meters[name]) for name, model in found_models.items()}
         found = analyse(finished, models, chosen, data, config)
     settings = {**protocol(chosen, config, finished.tuned), "seen_in_training": finished.seen(chosen)}

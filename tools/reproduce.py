@@ -283,7 +283,7 @@ def measure_untrained(cell: Cell, out: Path) -> dict[str, Any]:
     inputs, folder = sources.load_inputs(cell.config), out / sweep.RUNS / cell.name
     with billing.ledger_of(cell.config, folder, inputs.model) as book:
         assert book is not None
-        meter = Meter(book, cell.config.budget.phase, billing.event_of(cell.config, adapted=False), cell.name)
+        meter = Meter(book, cell.config.budget.phase, billing.event_of(cell.config, "nothing"), cell.name)
         record = validation.validated(cell.config, inputs, None, meter)
     flops = sweep.spent_by(cell.config, folder)
     return {"name": cell.name, "settings": dict(cell.settings), "steps": 0, "seconds": None, "flops": flops, **record}
@@ -300,20 +300,20 @@ def models_of(work: Work, stage: Stage) -> Iterator[dict[str, Forecaster]]:
         book = None
         for cell in cells_of(work, stage):
             folder = work.out / sweep.RUNS / cell.name
-            model, adapted = run.decoder(run.load_run(folder).tuned) if stage.trains else (untrained(cell), False)
+            model, held = run.decoder(run.load_run(folder).tuned) if stage.trains else untrained(cell)
             book = book or opened.enter_context(billing.ledger_of(cell.config, folder, model.model))
             assert book is not None
-            meter = Meter(book, FINAL, billing.event_of(cell.config, adapted), cell.name)
+            meter = Meter(book, FINAL, billing.event_of(cell.config, held), cell.name)
             found[reproduction.label(stage, cell)] = replace(model, meter=meter)
         yield found
 
 
-def untrained(cell: Cell) -> Forecaster:
+def untrained(cell: Cell) -> tuple[Forecaster, billing.Held]:
     """The base of a cell's config, where it may with a trained bias of zero: the program is then that of the tuned model."""
     inputs = sources.load_inputs(cell.config)
     lora = overlay.init_lora(jax.random.key(0), inputs.params, cell.config.lora)  # B is zero, and so is the bias
-    merged, has_adapters = run.decoder(inputs.forecaster(lora, cell.config))
-    return inputs.forecaster({}, cell.config) if has_adapters else merged
+    merged, held = run.decoder(inputs.forecaster(lora, cell.config))
+    return (inputs.forecaster({}, cell.config), "nothing") if held == "adapters" else (merged, held)
 
 
 def evaluate_stage(work: Work, stage: Stage, data: SeriesSet) -> None:

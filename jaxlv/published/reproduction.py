@@ -169,7 +169,7 @@ def _row(stage: Stage, carried: Mapping[str, Any], known: list[Cell]) -> Row:
     """A stage's line; the runs that it trains are added to those known."""
     cells = stage.cells(carried)
     if not stage.trains:
-        read = [validation(cell.config, billing.event_of(cell.config, adapted=False), STEPS) for cell in cells]
+        read = [validation(cell.config, billing.event_of(cell.config, "nothing"), STEPS) for cell in cells]
         return Row(stage.name, 0, 0, tuple(event for events in read for event in events))
     new: list[Cell] = []
     for cell in cells:
@@ -211,7 +211,7 @@ def _evaluation(stage: Stage, parts: Sequence[tuple[Part, int]]) -> list[Event]:
     """The forecasts of a stage's models for the parts."""
     found = []
     for cell in stage.cells():
-        event = billing.event_of(cell.config, adapted=stage.trains)
+        event = billing.event_of(cell.config, "adapters" if stage.trains else "bias")
         found += [one for part in parts for one in _drawn(cell.config, event, *part)]
     return found
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
@@ -24,6 +24,8 @@ from jaxlv.storage.chain import head_of
 from jaxlv.storage.door import is_there
 
 LEDGER = "ledger.jsonl"  # in a run folder, unless the config names another one
+
+Held = Literal["adapters", "bias", "nothing"]  # of its overlay a model holds all, the head's bias, or nothing
 
 
 def terms_of(config: RunConfig, model: ModelConfig) -> Terms:
@@ -131,13 +133,17 @@ def book_of(config: RunConfig, folder: Path) -> Book | None:
     return begun(ledger_path(config, folder), filter(None, [head_in(config, folder)]))
 
 
-def event_of(config: RunConfig, adapted: bool = True, stack_rank: int = 0) -> Event:
-    """A train step of a config's model, or of the model without its adapters unless `adapted`; other work by `of_kind`.
+def event_of(config: RunConfig, held: Held = "adapters", stack_rank: int = 0) -> Event:
+    """A train step of a config's model, with what it holds of its overlay; other work by `of_kind`.
 
     `stack_rank` is the largest rank of the runs that it trains together with, to which its adapters are padded.
     """
-    c, alphabet = config.lora, config.model.loss == "alphabet"
-    trained: dict[str, Train] = {"bias": "bias", "full": "head"}
+    c, alphabet, adapted = config.lora, config.model.loss == "alphabet", held == "adapters"
+    heads: dict[tuple[str, Held], Train] = {
+        ("bias", "adapters"): "bias",
+        ("bias", "bias"): "bias",
+        ("full", "adapters"): "head",
+    }
     return Event(
         "train_step",
         config.train.batch_size,
@@ -145,7 +151,7 @@ def event_of(config: RunConfig, adapted: bool = True, stack_rank: int = 0) -> Ev
         rank=c.rank if adapted else 0,
         targets=overlay.normalise_targets(c.targets) if adapted else (),
         head="alphabet" if alphabet else "frozen",
-        train=trained.get(c.head, "adapters") if adapted else "adapters",
+        train=heads.get((c.head, held), "adapters"),
         kernel=config.model.attention,
         accumulate=config.train.accumulate,
         dtype=config.model.dtype,
@@ -162,14 +168,13 @@ class Purse:
     config: RunConfig
     folder: Path
     model: Qwen2
-    adapted: bool = True
 
     @contextlib.contextmanager
     def spend(self, kind: Kind, **shape: Any) -> Iterator[dict[str, Any]]:
         """Reserve work in the phase "evaluation", run it in the body, commit it. Raises BudgetExceeded if it is too much."""
         with ledger_of(self.config, self.folder, self.model) as book:
             assert book is not None, "a run without a budget has no purse"
-            with Meter(book, FINAL, event_of(self.config, self.adapted)).spend(kind, **shape) as measured:
+            with Meter(book, FINAL, event_of(self.config)).spend(kind, **shape) as measured:
                 yield measured
 
 

@@ -34,7 +34,7 @@ from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.lora import adapters, overlay
 from jaxlv.model.weights import fingerprint
 from jaxlv.runs.billing import LEDGER as LEDGER
-from jaxlv.runs.billing import check_ledger, event_of, ledger_of
+from jaxlv.runs.billing import Held, check_ledger, event_of, ledger_of
 from jaxlv.runs.checkpoint import Checkpoints
 from jaxlv.runs.records import (
     CHECKPOINTS,
@@ -168,18 +168,19 @@ class FinishedRun:
         known = {*self.split["train"].values(), *self.split["validation"].values()}
         return series_set.ids_N[[mark in known for mark in series_marks(series_set)]]
 
-    def models(self) -> tuple[dict[str, Forecaster], bool]:
-        """({"tuned", "untuned"}, whether adapters are left in the tuned one).
+    def models(self) -> tuple[dict[str, Forecaster], dict[str, Held]]:
+        """({"tuned", "untuned"}, what each holds of its overlay).
 
         Where it loses nothing the adapters are merged into the weights: both are then one program, as the untuned model has
         a bias of zero where the tuned one has a bias.
         """
-        tuned, has_adapters = decoder(self.tuned)
-        untuned = self.untuned
-        if not has_adapters:
+        tuned, held = decoder(self.tuned)
+        untuned: tuple[Forecaster, Held] = self.untuned, "nothing"
+        if held != "adapters":
             rest = {key: tree for key, tree in tuned.variables.items() if key != "params"}
-            untuned = replace(untuned, variables={**untuned.variables, **jax.tree.map(jnp.zeros_like, rest)})
-        return {"tuned": tuned, "untuned": untuned}, has_adapters
+            variables = {**self.untuned.variables, **jax.tree.map(jnp.zeros_like, rest)}
+            untuned = replace(self.untuned, variables=variables), held
+        return {"tuned": tuned, "untuned": untuned[0]}, {"tuned": held, "untuned": untuned[1]}
 
     @contextlib.contextmanager
     def metered(self, purpose: str = "") -> Iterator[dict[str, Forecaster]]:
@@ -188,12 +189,11 @@ class FinishedRun:
         `purpose` names the result, with everything that tells it from others. The body must leave it on disk: until a body
         has ended without an error, work for the same purpose is a repeat, which is billed but never refused.
         """
-        found, has_adapters = self.models()
-        adapted = {"tuned": has_adapters, "untuned": False}
+        found, held = self.models()
         with ledger_of(self.config, self.folder, self.tuned.model) as book:
             if book is not None:
                 for name, forecaster in found.items():
-                    meter = Meter(book, FINAL, event_of(self.config, adapted[name]), purpose=purpose)
+                    meter = Meter(book, FINAL, event_of(self.config, held[name]), purpose=purpose)
                     found[name] = replace(forecaster, meter=meter)
             yield found
             if book is not None and purpose:
@@ -211,10 +211,12 @@ class FinishedRun:
         }
 
 
-def decoder(forecaster: Forecaster) -> tuple[Forecaster, bool]:
-    """(the forecaster with its adapters merged into the weights where that loses nothing, whether adapters are left)."""
+def decoder(forecaster: Forecaster) -> tuple[Forecaster, Held]:
+    """(the forecaster with its adapters merged into the weights where that loses nothing, what it holds of its overlay)."""
     merged = overlay.merged(forecaster.variables)
-    return (forecaster, True) if merged is None else (replace(forecaster, variables=merged), False)
+    if merged is None:
+        return forecaster, "adapters"
+    return replace(forecaster, variables=merged), "bias" if "lora" in merged else "nothing"
 
 
 def load_run(folder: Path) -> FinishedRun:

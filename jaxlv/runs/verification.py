@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from jaxlv.config import RunConfig
 from jaxlv.errors import JaxlvError
@@ -189,8 +189,8 @@ def _possible(config: RunConfig, in_training: bool, event: Event, ranks: Collect
         asked |= {"samples": 1, "batch": min(event.batch, config.train.forecast_series)}
         yield step.of_kind("generation", **asked)
     else:
-        for one in (billing.event_of(config), billing.event_of(config, adapted=False)):
-            yield one.of_kind(event.kind, **asked)
+        for held in get_args(billing.Held):
+            yield billing.event_of(config, held).of_kind(event.kind, **asked)
 
 
 def _differing(event: Event, right: Event) -> str:
