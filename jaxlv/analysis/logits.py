@@ -276,5 +276,7 @@ def _logits(forecaster: Forecaster, ids_BT, positions_BT, ends_B, chosen_K) -> t
 @functools.partial(jax.jit, static_argnums=0)
 def _some_logits(model: Qwen2, variables: Tree, ids_BT, positions_BT, ends_B, chosen_K) -> tuple[jax.Array, jax.Array]:
     x_BTD, head, _ = features(model, variables, ids_BT, positions_BT)
-    after_B1D = x_BTD[jnp.arange(len(ends_B)), ends_B][:, None]
-    return project(x_BTD, head.rows(chosen_K)), jax.nn.softmax(project(after_B1D, head)[:, 0], axis=-1)
+    rows_B, logits_BTK = jnp.arange(len(ends_B)), project(x_BTD, head.rows(chosen_K))
+    every = len(chosen_K) == model.config.vocab_size  # then nothing is computed twice, nor more than is billed
+    after_BV = logits_BTK[rows_B, ends_B] if every else project(x_BTD[rows_B, ends_B][:, None], head)[:, 0]
+    return logits_BTK, jax.nn.softmax(after_BV, axis=-1)
