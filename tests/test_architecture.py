@@ -22,7 +22,7 @@ LIBRARY, TOOLS, CONFIGS = ROOT / "jaxlv", ROOT / "tools", ROOT / "configs"
 
 # The library's folders, and the files beside them, from the ground up: each imports only those before it.
 ORDER = (
-    "errors", "settings", "memory", "storage", "config", "data", "text", "model", "lora", "steps", "flops", "forecasting",
+    "errors", "settings", "memory", "versions", "storage", "config", "data", "text", "model", "lora", "steps", "flops", "forecasting",
     "runs", "published", "analysis", "report", "api", "__init__",
 )  # fmt: skip
 # The counters know no model of this project, nor any package except jax and numpy.
@@ -40,6 +40,7 @@ NARROW: dict[str, set[str]] = {
     "model.attention": set(),
     "settings": {"errors"},
     "memory": {"errors"},
+    "versions": set(),
     "lora.overlay": {"config", "errors"},
     "flops.conventions": {"flops.executed", "flops.rows", "flops.counting.operations"},
     "flops.executed": {"flops.rows"},

@@ -264,7 +264,7 @@ def test_rows_are_the_forecasters_then_the_baselines(measured):
         "VAR(3) on logs",
         "Lotka-Volterra, fitted",
         "LV + logistic, fitted",
-        "RM, fitted (oracle)",
+        "RM, fitted",
     ]
 
 

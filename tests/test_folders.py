@@ -343,7 +343,7 @@ def course(monkeypatch) -> SeriesSet:
     random, time_T = np.random.default_rng(0), np.linspace(0, 200, 100)
     phase_N1V = random.uniform(0, 6, (protocols.SERIES, 1, 2))
     data = from_arrays((1.2 + np.sin(time_T[:, None] / 8 + phase_N1V)).astype(np.float32), time_T)
-    monkeypatch.setattr(runs, "DATA_SHA256", "course")
+    monkeypatch.setattr(runs, "COURSE_SHA256", "course")
     return replace(data, source={"path": "course.h5", "sha256": "course"})
 
 

@@ -33,7 +33,8 @@ from jaxlv.runs import billing, run
 from jaxlv.storage import foreign, shape
 from jaxlv.storage.door import is_there
 from jaxlv.storage.files import as_written, read_json, remove_unfinished, write_json, write_text
-from jaxlv_tools.console import begun_folder, describe, program, versions, whole
+from jaxlv.versions import versions
+from jaxlv_tools.console import begun_folder, describe, program, whole
 from jaxlv_tools.parts import baseline_rows, draw, drawings, forecast_part
 from jaxlv_tools.train import train
 

@@ -1,4 +1,4 @@
-"""What the programs share: errors as one line and exit code 2, progress, and the versions that a result was made with."""
+"""What the programs share: errors as one line and exit code 2, progress, and options."""
 
 from __future__ import annotations
 
@@ -9,16 +9,13 @@ import functools
 import hashlib
 import logging
 import os
-import platform
 import re
-import subprocess
 import sys
 import time
 import typing
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -29,7 +26,6 @@ from jaxlv.settings import AXIS, Between, statements
 from jaxlv.storage.files import new_folder, remove_unfinished
 from jaxlv_tools import streams
 
-PACKAGES = ("jaxlv", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "safetensors", "tokenizers", "diffrax")
 NUMBERS_OF_SAMPLING = ("temperature", "top_k", "top_p", "repetition_penalty")
 
 
@@ -192,29 +188,6 @@ def keep_compiled_programs() -> None:
     if not jax.config.values["jax_compilation_cache_dir"]:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(cache / "jaxlv"))
-
-
-def versions() -> dict[str, str]:
-    """Versions of what made a result, and the kind of machine: no names of machines or users."""
-    found = {"python": platform.python_version(), "commit": _commit()}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    import jax
-
-    device = jax.devices()[0]
-    return found | {"device": f"{device.platform}: {device.device_kind}", "cores": str(os.cpu_count())}
-
-
-def _commit() -> str:
-    """The commit of the checkout that the programs run from, marked where it was changed; "unknown" outside of one."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
 
 
 class Progress:

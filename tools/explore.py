@@ -18,18 +18,18 @@ import pandas as pd
 
 from jaxlv.analysis import clusters, exploration, schemes
 from jaxlv.data import series
-from jaxlv.data.series import SeriesSet
+from jaxlv.data.series import COURSE_SHA256, SeriesSet
 from jaxlv.errors import JaxlvError
 from jaxlv.forecasting import robustness
 from jaxlv.forecasting.evaluate import plain
 from jaxlv.model.weights import EMBEDDED_BASE
-from jaxlv.published.protocols import DATA_SHA256 as COURSE
 from jaxlv.report import exploration as report
 from jaxlv.report.figures import exploration as figures
 from jaxlv.report.figures import svg
 from jaxlv.storage.files import new_folder, write_json
 from jaxlv.storage.tables import write_csv
-from jaxlv_tools.console import Progress, describe, parse_ids, program, versions, whole
+from jaxlv.versions import versions
+from jaxlv_tools.console import Progress, describe, parse_ids, program, whole
 
 QUALITY = "quality.csv"  # the table of the checks
 STAGES = ("quality", "cycles", "regimes", "text", "windows", "figures")
@@ -150,7 +150,7 @@ class Exploration:
             {
                 "data": Path(self.data.source["path"]).name,
                 "data_sha256": self.data.source["sha256"],
-                "course": self.data.source["sha256"] == COURSE,
+                "course": self.data.source["sha256"] == COURSE_SHA256,
                 "series": len(self.data),
                 "steps": len(self.data.time_T),
                 "step": self.step,

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxlv.config import EvaluateConfig
 from jaxlv.data.series import SeriesSet
-from jaxlv.forecasting.baselines import BASELINES
+from jaxlv.forecasting.baselines import baselines_for
 from jaxlv.forecasting.evaluate import plain, score
 from jaxlv.forecasting.forecaster import Forecast, Forecaster
 from jaxlv.published.protocols import MAO_ALPHA, Part
@@ -47,7 +47,7 @@ def baseline_rows(part: Part, chosen: SeriesSet) -> list[dict[str, Any]]:
     """The baselines' rows of a part."""
     context_NCV, truth_NHV = spans(part, chosen)
     skipped, rows = int(part.shown > 0), []
-    for name, baseline in BASELINES.items():
+    for name, baseline in baselines_for(chosen).items():
         # A baseline sees whole steps alone: where the cut shows part of one, it forecasts that step too.
         point_NHV = baseline(context_NCV, part.horizon + skipped)[:, skipped:]
         row = score(name, point_NHV, truth_NHV, context_NCV, chosen)

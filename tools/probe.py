@@ -40,8 +40,9 @@ from jaxlv.storage.files import new_folder, read_text, write_json
 from jaxlv.storage.tables import write_csv
 from jaxlv.text.codec import Codec
 from jaxlv.text.language import Language, generation_defaults, load_language
+from jaxlv.versions import versions
 from jaxlv_tools.bare import model_name
-from jaxlv_tools.console import Progress, add_sampling, describe, option, program, sampling_of, versions, whole
+from jaxlv_tools.console import Progress, add_sampling, describe, option, program, sampling_of, whole
 
 GREEDY = SamplingConfig(temperature=0.0, grammar=False)
 

@@ -49,8 +49,9 @@ from jaxlv.runs.sweep import Cell
 from jaxlv.storage import shape
 from jaxlv.storage.door import is_there
 from jaxlv.storage.files import as_written, read_json, remove_unfinished
+from jaxlv.versions import versions
 from jaxlv_tools import beside, parts
-from jaxlv_tools.console import begun_folder, describe, print_columns, program, versions, whole
+from jaxlv_tools.console import begun_folder, describe, print_columns, program, whole
 from jaxlv_tools.flops import measured_rate
 from jaxlv_tools.sweep import show, train
 

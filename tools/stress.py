@@ -24,17 +24,9 @@ from jaxlv.report import stress
 from jaxlv.runs import sources
 from jaxlv.storage.files import new_folder, write_json
 from jaxlv.text.codec import TOP
+from jaxlv.versions import versions
 from jaxlv_tools.bare import bare_forecasters, open_subject
-from jaxlv_tools.console import (
-    Progress,
-    add_protocol,
-    describe,
-    held_series,
-    parse_ids,
-    program,
-    versions,
-    whole,
-)
+from jaxlv_tools.console import Progress, add_protocol, describe, held_series, parse_ids, program, whole
 
 SAMPLES, SERIES = 8, 32
 
@@ -66,7 +58,7 @@ def measure(condition: Condition, forecasters: dict[str, Forecaster], samples: i
             "forecast": (forecast.filled() > top_N1V[:, None]).mean(),
         }
         rows.append(row)
-    for name, baseline in baselines_for(len(given.variables)).items():
+    for name, baseline in baselines_for(given).items():
         point_NHV = baseline(context_NCV, condition.horizon)
         rows.append(score(name, point_NHV, condition.truth_NHV, context_NCV, given))
     return {

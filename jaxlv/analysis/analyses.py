@@ -65,7 +65,7 @@ def draw(
             series, config.context, config.horizon, config.samples, config.seed, config.batch_series, hear
         )
     points = {name: forecast.median() for name, forecast in forecasts.items()}
-    for name, baseline in baselines_for(len(series.variables)).items():
+    for name, baseline in baselines_for(series).items():
         points[name] = baseline(context_NCV, config.horizon)
     return Drawn(series, config.context, truth_NHV, forecasts, points)
 

@@ -26,6 +26,7 @@ from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.storage.files import new_file, sha256
 
 TIME_TOLERANCE = 1e-3
+COURSE_SHA256 = "adaf44d863b4ace7dc2fce1451b937e80cd0ecb243eb72250d1df3045f2b5632"  # of the course's file
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,13 @@ class SeriesSet:
 
     def __len__(self) -> int:
         return len(self.ids_N)
+
+    @property
+    def system(self) -> str:
+        """The name in `dynamics.SYSTEMS` of the system that made the series; "" if their source does not say so."""
+        if self.source.get("sha256") == COURSE_SHA256:
+            return "rosenzweig-macarthur"
+        return str(self.source.get("simulation", {}).get("system", ""))
 
     def select(self, ids: Any) -> SeriesSet:
         """The series with these ids, in the order given; JaxlvError names unknown ids."""

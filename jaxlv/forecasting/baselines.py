@@ -13,10 +13,12 @@ from collections.abc import Callable
 
 import numpy as np
 
+from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError
 from jaxlv.forecasting import odefit
 
 Baseline = Callable[[np.ndarray, int], np.ndarray]
+ORACLE = " (oracle)"  # behind the name of the equations that made the data
 
 
 def last_value(context_NCV: np.ndarray, horizon: int) -> np.ndarray:
@@ -147,10 +149,10 @@ def fitted(equations: str) -> Baseline:
 
 
 _OPTIONAL: dict[str, Baseline] = {"AutoETS": auto_ets} if importlib.util.find_spec("statsforecast") else {}
-_FITTED: dict[str, Baseline] = {
-    "Lotka-Volterra, fitted": fitted("lotka-volterra"),
-    "LV + logistic, fitted": fitted("lotka-volterra-logistic"),
-    "RM, fitted (oracle)": fitted("rosenzweig-macarthur"),
+_FITTED = {
+    "Lotka-Volterra, fitted": "lotka-volterra",
+    "LV + logistic, fitted": "lotka-volterra-logistic",
+    "RM, fitted": "rosenzweig-macarthur",
 }
 BASELINES: dict[str, Baseline] = {
     "last value": last_value,
@@ -159,16 +161,23 @@ BASELINES: dict[str, Baseline] = {
     "analog": analog,
     "VAR(3) on logs": var_on_logs,
     **_OPTIONAL,
-    **_FITTED,
+    **{name: fitted(equations) for name, equations in _FITTED.items()},
 }
 """By the names in tables; figures cut names after 22 characters. AutoETS is there if statsforecast is. Fitted are the
-equations of Lotka and Volterra (LV), these with logistic prey, and those of Rosenzweig and MacArthur (RM): an oracle on the
-course's data, which these made."""
+equations of Lotka and Volterra (LV), these with logistic prey, and those of Rosenzweig and MacArthur (RM)."""
 
 
-def baselines_for(variables: int) -> dict[str, Baseline]:
-    """Those of BASELINES that forecast series of so many variables: the fitted equations are of two."""
-    return {name: baseline for name, baseline in BASELINES.items() if variables == 2 or name not in _FITTED}
+def baselines_for(series: SeriesSet) -> dict[str, Baseline]:
+    """Returns those of BASELINES that can forecast the series: the fitted equations have two variables.
+
+    The name of the equations that made the series, if their source says so, ends with " (oracle)".
+    """
+    found = {}
+    for name, baseline in BASELINES.items():
+        equations = _FITTED.get(name)
+        if equations is None or len(series.variables) == 2:
+            found[name + ORACLE * (equations is not None and equations == series.system)] = baseline
+    return found
 
 
 def _cycle(context_NCV: np.ndarray, shortest_lag: int = 5) -> np.ndarray:

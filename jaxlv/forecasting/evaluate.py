@@ -49,7 +49,7 @@ DEFINITIONS = {
     "mean over variables",
     "mase": "MAE / mean |first difference| of the context, per series and variable; mean over both",
     "fitted": "equations fitted to each context and solved beyond it: Lotka-Volterra (LV), the same with logistic prey, "
-    "Rosenzweig-MacArthur (RM); an oracle where these made the data, as they made the course's",
+    "Rosenzweig-MacArthur (RM); an oracle if the source of the data says that these made them",
     "invalid samples": "stay at their last complete step",
     "coverage": "share of steps inside the central interval of the samples; S samples can cover at most (S - 1) / (S + 1)",
     "calibration": "coverage at the levels within calibration_ceiling, (S - 1) / (S + 1); calibration_ci95: percentile "
@@ -118,7 +118,7 @@ def evaluate(
         rows.append(row)
     for row, forecaster in zip(rows, forecasters.values(), strict=True):
         row |= likelihood_measures(forecaster, series, config)
-    for name, baseline in baselines_for(len(series.variables)).items():
+    for name, baseline in baselines_for(series).items():
         rows.append(score(name, baseline(context_NCV, config.horizon), truth_NHV, context_NCV, series))
     first = next(iter(forecasters.values()), None)
     return {"protocol": protocol(series, config, first), "rows": rows}, forecasts

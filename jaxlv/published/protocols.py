@@ -23,7 +23,6 @@ from jaxlv.text.codec import TOP, Codec
 
 MAO_ALPHA = 0.79296956  # mao's factor: the 99.7th percentile of all values goes to 10
 SERIES = 1000  # of the course's data set, which the splits are defined on
-DATA_SHA256 = "adaf44d863b4ace7dc2fce1451b937e80cd0ecb243eb72250d1df3045f2b5632"  # of that data set's file
 TOKENS_PER_STEP = 10  # two values of one digit before the point and two behind it, with their delimiters
 VARIABLES = ("prey", "predator")
 
@@ -195,7 +194,8 @@ def rising(count: int = 16, seed: int = 200, growth: float = 1.25) -> SeriesSet:
     known_NV, ahead_NV = drawn.values_NTV[:, :CONTEXT].max(axis=1), drawn.values_NTV[:, CONTEXT:].max(axis=1)
     rows = np.flatnonzero((ahead_NV > growth * known_NV).all(axis=1))[:count]
     factor_N11 = 0.9 * TOP * MAO_ALPHA / known_NV[rows].max(axis=1)[:, None, None]
-    return from_arrays(factor_N11 * drawn.values_NTV[rows], drawn.time_T, drawn.variables)
+    source = {"simulation": {"system": course.system, "parameters": {}}}  # which holds in any unit of the populations
+    return from_arrays(factor_N11 * drawn.values_NTV[rows], drawn.time_T, drawn.variables, source=source)
 
 
 def _extrapolation(name: str, words: str, scale: str) -> Part:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from jaxlv.analysis import anatomy
-from jaxlv.data.series import SeriesSet
+from jaxlv.data.series import COURSE_SHA256, SeriesSet
 from jaxlv.errors import JaxlvError
 from jaxlv.forecasting.forecaster import Forecast, read_csv
 from jaxlv.lora import adapters
-from jaxlv.published.protocols import DATA_SHA256, matching
+from jaxlv.published.protocols import matching
 from jaxlv.report import analyses as analysed
 from jaxlv.report import evaluation, reported
 from jaxlv.report.anatomy import training_part
@@ -133,7 +133,7 @@ def _titled(title: str, name: str) -> str:
 def reported_sections(one: Evaluation, drawn: Drawn, split: Tree, scale: str) -> list[Section]:
     """A report's figures beside those of an evaluation with its data set, split, series, context and horizon."""
     protocol = one.metrics["protocol"]
-    if protocol.get("data_sha256") != DATA_SHA256 or not drawn.forecasts or drawn.data is None:
+    if protocol.get("data_sha256") != COURSE_SHA256 or not drawn.forecasts or drawn.data is None:
         return []
     ids = {share: {int(i) for i in marks} for share, marks in split.items()}
     series = protocol.get("series")
