@@ -96,7 +96,7 @@ def measure(count: int, repeats: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "run"
         make(folder, count)
-        command = [sys.executable, "-m", "jaxlv_tools.cli", "ledger", "verify", str(folder)]
+        command = [sys.executable, "-m", "jaxlv.tools.cli", "ledger", "verify", str(folder)]
         found: dict[str, list[float]] = {"command": [], "processor": [], "call": []}
         for _ in range(repeats):
             before = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
-from jaxlv_tools import cli
+from jaxlv.tools import cli
 
 PROTOCOL = ["--context", "10", "--horizon", "3", "--samples", "2"]
 CONFIG = """

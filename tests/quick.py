@@ -14,8 +14,8 @@ from jaxlv.model.weights import EMBEDDED_BASE, save_pretrained
 from jaxlv.published import reproduction
 from jaxlv.published.systems import SYSTEMS
 from jaxlv.runs import run, training
-from jaxlv_tools import beside, reproduce
-from jaxlv_tools.reproduce import CONFIGS, RESULT
+from jaxlv.tools import beside, reproduce
+from jaxlv.tools.reproduce import CONFIGS, RESULT
 from tests.faults.conftest import unfinished
 
 PARTS_OF = reproduction.parts_of

@@ -33,7 +33,7 @@ from jaxlv.report.figures import svg
 from jaxlv.runs import billing, run
 from jaxlv.text.codec import Codec
 from jaxlv.text.tokens import load_alphabet, token_texts
-from jaxlv_tools import cli
+from jaxlv.tools import cli
 from tests.test_run import reseal
 
 N, S, C, H = 5, 4, 10, 12

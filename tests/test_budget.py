@@ -24,9 +24,9 @@ from jaxlv.model.config import ModelConfig
 from jaxlv.runs import billing, run, sources, training
 from jaxlv.runs.checkpoint import Checkpoints
 from jaxlv.runs.member import Job, Member, reserve
-from jaxlv_tools import evaluate as evaluate_tool
-from jaxlv_tools import forecast as forecast_tool
-from jaxlv_tools import ledger as ledger_tool
+from jaxlv.tools import evaluate as evaluate_tool
+from jaxlv.tools import forecast as forecast_tool
+from jaxlv.tools import ledger as ledger_tool
 from tests.faults.instants import Instants
 
 PLENTY = 10**12

@@ -18,8 +18,8 @@ from jaxlv.forecasting.baselines import BASELINES
 from jaxlv.model.weights import save_pretrained
 from jaxlv.report import comparison
 from jaxlv.runs import run
-from jaxlv_tools import compare
-from jaxlv_tools.compare import COMPARE
+from jaxlv.tools import compare
+from jaxlv.tools.compare import COMPARE
 from tests.faults.conftest import unfinished
 from tests.faults.instants import Instants
 from tests.programs import full_disk

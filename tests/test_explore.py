@@ -22,7 +22,7 @@ from jaxlv.report.figures import series as series_figures
 from jaxlv.report.figures import svg
 from jaxlv.report.page import MISSING
 from jaxlv.report.tables.columns import Column, count, find, of, share, table_of, words
-from jaxlv_tools import explore
+from jaxlv.tools import explore
 
 SVG = "{http://www.w3.org/2000/svg}"
 TABLES = {

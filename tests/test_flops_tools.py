@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jaxlv.config import load_config
-from jaxlv_tools import flops as tool
+from jaxlv.tools import flops as tool
 
 ROOT = Path(__file__).resolve().parents[1]
 

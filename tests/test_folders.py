@@ -27,7 +27,7 @@ from jaxlv.report.compared import Entry
 from jaxlv.report.page import Table
 from jaxlv.runs import run, sweep
 from jaxlv.storage import lines
-from jaxlv_tools import report
+from jaxlv.tools import report
 
 MODEL = ModelConfig(
     vocab_size=16, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1,

@@ -33,7 +33,7 @@ from jaxlv.storage.door import LIMITS
 from jaxlv.text.codec import Codec
 from jaxlv.text.language import Language, generation_defaults, load_language
 from jaxlv.text.tokens import IGNORED, load_alphabet
-from jaxlv_tools import probe as program
+from jaxlv.tools import probe as program
 from tests.forged import forge_all
 from tests.programs import done, full_disk, jaxlv
 from tests.test_run import reseal

@@ -20,8 +20,8 @@ from jaxlv.published.systems import SYSTEMS
 from jaxlv.report import dossier, reproductions
 from jaxlv.report.page import Page
 from jaxlv.runs import run, sweep
-from jaxlv_tools import beside, parts, reproduce
-from jaxlv_tools.reproduce import CONFIGS, RESULT
+from jaxlv.tools import beside, parts, reproduce
+from jaxlv.tools.reproduce import CONFIGS, RESULT
 from tests import quick
 from tests.faults.conftest import LONG
 from tests.faults.instants import Instants

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import jaxlv_configs
+import jaxlv.configs
 from jaxlv.config import RunConfig, load_config
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.family import architecture
@@ -18,7 +18,7 @@ from jaxlv.published.protocols import PROTOCOLS
 from jaxlv.published.systems import ALLOWANCE, SYSTEMS
 from jaxlv.runs import billing, sweep
 
-CONFIGS = Path(jaxlv_configs.__path__[0])
+CONFIGS = Path(jaxlv.configs.__path__[0])
 REAL = architecture("qwen2.5-0.5b")
 RUNS = {  # in each stage
     "xu": {"baseline": 2, "grid": 18, "context": 3, "final": 1},

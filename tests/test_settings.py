@@ -25,9 +25,9 @@ from jaxlv.runs import sinks
 from jaxlv.runs.search import Range
 from jaxlv.settings import Between, Entries, Items, Number, Settings, Statement, Text, setting, statements
 from jaxlv.text.codec import SCALE_RULES, Codec
-from jaxlv_tools import make_base
-from jaxlv_tools.cli import VERBS
-from jaxlv_tools.console import NumberType, parse_ids
+from jaxlv.tools import make_base
+from jaxlv.tools.cli import VERBS
+from jaxlv.tools.console import NumberType, parse_ids
 
 BASE = build_config(make_base.BaseConfig, read_tree(Path(__file__).resolve().parents[1] / "configs" / "base.toml"))
 EXAMPLES = {configs.StageConfig: configs.StageConfig()} | {
@@ -193,7 +193,7 @@ TEXTS = {
 
 def parsers(verb: str) -> Iterator[tuple[list[str], argparse.ArgumentParser]]:
     """(words before the options, parser) of a verb and of what it has below it."""
-    parser = importlib.import_module(f"jaxlv_tools.{verb}").arguments()
+    parser = importlib.import_module(f"jaxlv.tools.{verb}").arguments()
     below = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     yield [], parser
     for action in below:

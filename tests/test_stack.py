@@ -17,7 +17,7 @@ from jaxlv.lora import overlay
 from jaxlv.runs import billing, run, sources, training, validation
 from jaxlv.runs.member import Job
 from jaxlv.steps.stack import Stack, memory_of, program_of
-from jaxlv_tools import ledger as ledger_tool
+from jaxlv.tools import ledger as ledger_tool
 from tests.test_run import Interruption, change, config, interrupt_at, records  # noqa: F401
 
 VARIED: dict[str, dict[str, dict[str, Any]]] = {

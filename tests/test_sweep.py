@@ -21,7 +21,7 @@ from jaxlv.report import sweeps
 from jaxlv.runs import billing, run, search, sources, sweep, training, validation
 from jaxlv.runs.records import MetricsLog
 from jaxlv.steps.stack import Stack
-from jaxlv_tools import sweep as tool
+from jaxlv.tools import sweep as tool
 from tests.faults.conftest import unfinished
 from tests.faults.instants import Instants
 from tests.programs import full_disk

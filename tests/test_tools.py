@@ -23,8 +23,8 @@ from jaxlv.data import series
 from jaxlv.errors import JaxlvError
 from jaxlv.forecasting.baselines import BASELINES
 from jaxlv.runs import run, sources
-from jaxlv_tools import cli
-from jaxlv_tools import evaluate as evaluate_tool
+from jaxlv.tools import cli
+from jaxlv.tools import evaluate as evaluate_tool
 from tests.programs import PROTOCOL, Work, content, done, jaxlv
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -101,7 +101,7 @@ OPTIONS = {
 def test_help_names_the_options(verb):
     out = io.StringIO()
     with contextlib.redirect_stdout(out), pytest.raises(SystemExit) as end:
-        importlib.import_module(f"jaxlv_tools.{verb}").main(["--help"])
+        importlib.import_module(f"jaxlv.tools.{verb}").main(["--help"])
     assert end.value.code == 0
     for option in [*OPTIONS[verb], "--debug"]:
         assert option.lower() in out.getvalue().lower()

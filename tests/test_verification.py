@@ -23,10 +23,10 @@ from jaxlv.runs.training import train_together
 from jaxlv.storage import door, lines
 from jaxlv.storage.chain import head_of
 from jaxlv.storage.files import seal
-from jaxlv_tools import evaluate as evaluate_tool
-from jaxlv_tools import flops as flops_tool
-from jaxlv_tools import ledger as ledger_tool
-from jaxlv_tools import train as train_tool
+from jaxlv.tools import evaluate as evaluate_tool
+from jaxlv.tools import flops as flops_tool
+from jaxlv.tools import ledger as ledger_tool
+from jaxlv.tools import train as train_tool
 from tests.forged import Records, forge_all
 
 SHARED = f"../../{run.LEDGER}"

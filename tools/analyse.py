@@ -34,7 +34,7 @@ from jaxlv.runs import run, sources
 from jaxlv.storage.files import new_folder, write_json
 from jaxlv.storage.tables import write_csv
 from jaxlv.text.tokens import token_texts
-from jaxlv_tools.console import (
+from jaxlv.tools.console import (
     Progress,
     add_protocol,
     describe,

@@ -17,7 +17,7 @@ from jaxlv.runs import run, sources
 from jaxlv.storage.door import is_there
 from jaxlv.storage.foreign import hub_revision
 from jaxlv.text.codec import Codec
-from jaxlv_tools.console import option
+from jaxlv.tools.console import option
 
 TEXT = ("scale", "decimals")
 

@@ -20,14 +20,14 @@ from jaxlv.published.systems import Fault
 from jaxlv.runs import billing, run, sources, sweep, validation
 from jaxlv.runs.sweep import Cell
 from jaxlv.storage.files import new_folder
+from jaxlv.tools import parts
+from jaxlv.tools.analyse import analyse
+from jaxlv.tools.analyse import write as write_analyses
+from jaxlv.tools.sweep import train
 from jaxlv.versions import versions
-from jaxlv_tools import parts
-from jaxlv_tools.analyse import analyse
-from jaxlv_tools.analyse import write as write_analyses
-from jaxlv_tools.sweep import train
 
 if TYPE_CHECKING:
-    from jaxlv_tools.reproduce import Work
+    from jaxlv.tools.reproduce import Work
 
 FILE = "beside.jsonl"
 Line = dict[str, Any]

@@ -6,8 +6,8 @@ import importlib
 import sys
 
 from jaxlv.errors import printable
-from jaxlv_tools import streams
-from jaxlv_tools.console import one_line
+from jaxlv.tools import streams
+from jaxlv.tools.console import one_line
 
 VERBS = {
     "demo": "tune the embedded base, forecast, evaluate, and write a report page, in minutes",
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"jaxlv: no verb '{printable(verb)}'; expected one of {', '.join(VERBS)}", file=sys.stderr)
         raise SystemExit(2)
     with one_line():
-        module = importlib.import_module(f"jaxlv_tools.{verb}")
+        module = importlib.import_module(f"jaxlv.tools.{verb}")
     module.main(rest)
 
 

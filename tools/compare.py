@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jaxlv_configs
+import jaxlv.configs
 from jaxlv.config import RunConfig, load_config
 from jaxlv.data import series
 from jaxlv.data.series import SeriesSet
@@ -33,10 +33,10 @@ from jaxlv.runs import billing, run
 from jaxlv.storage import foreign, shape
 from jaxlv.storage.door import is_there
 from jaxlv.storage.files import as_written, read_json, remove_unfinished, write_json, write_text
+from jaxlv.tools.console import begun_folder, describe, program, whole
+from jaxlv.tools.parts import baseline_rows, draw, drawings, forecast_part
+from jaxlv.tools.train import train
 from jaxlv.versions import versions
-from jaxlv_tools.console import begun_folder, describe, program, whole
-from jaxlv_tools.parts import baseline_rows, draw, drawings, forecast_part
-from jaxlv_tools.train import train
 
 COMPARE = "compare.json"
 # What the record of a base says of its cost.
@@ -122,7 +122,7 @@ def main(options: argparse.Namespace) -> None:
             raise JaxlvError("unknown protocol", where="--protocols", expected=", ".join(PROTOCOLS), found=name)
     data = series.load(options.data)
     given = run.load_run(options.run) if options.run else None
-    default = Path(jaxlv_configs.__path__[0]) / "compare.toml"
+    default = Path(jaxlv.configs.__path__[0]) / "compare.toml"
     config = load_config(options.config or default, [f"data.path={str(options.data)!r}", *options.set])
     for name in names:
         test_series(

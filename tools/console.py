@@ -24,7 +24,7 @@ from jaxlv.errors import WHOLE, JaxlvError, JaxlvWarning, printable
 from jaxlv.runs.interrupts import Interrupted, Stopped, Stops
 from jaxlv.settings import AXIS, Between, statements
 from jaxlv.storage.files import new_folder, remove_unfinished
-from jaxlv_tools import streams
+from jaxlv.tools import streams
 
 NUMBERS_OF_SAMPLING = ("temperature", "top_k", "top_p", "repetition_penalty")
 

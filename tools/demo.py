@@ -17,15 +17,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jaxlv_configs
+import jaxlv.configs
 from jaxlv.config import RunConfig, config_tree, load_config
 from jaxlv.errors import JaxlvError
 from jaxlv.runs import run, sources
 from jaxlv.runs.interrupts import Interrupted, Stopped
 from jaxlv.storage.files import new_folder
-from jaxlv_tools.console import describe, program
-from jaxlv_tools.evaluate import evaluate_to, show
-from jaxlv_tools.train import train
+from jaxlv.tools.console import describe, program
+from jaxlv.tools.evaluate import evaluate_to, show
+from jaxlv.tools.train import train
 
 MARK = ".demo"  # in the folder of a demo, so that the next one may take its place
 DATA = Path("data") / "lotka_volterra_data.h5"
@@ -52,7 +52,7 @@ def main(options: argparse.Namespace) -> None:
     began = time.monotonic()
     data = options.data or course_file()
     overrides = [f"data.path={str(data)!r}", *options.set] if data else options.set
-    config = load_config(Path(jaxlv_configs.__path__[0]) / "demo.toml", overrides)
+    config = load_config(Path(jaxlv.configs.__path__[0]) / "demo.toml", overrides)
     print(f"data: {data or f'{config.data.simulate} series simulated by preset {config.data.preset}'}")
     _check_place(options.out)
     inputs = sources.load_inputs(config)

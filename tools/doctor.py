@@ -27,8 +27,8 @@ from jaxlv.runs import billing, sources
 from jaxlv.runs.devices import check_kernel
 from jaxlv.steps.train import init_state, make_optimizer, make_train_step
 from jaxlv.text.tokens import Windows, load_alphabet
+from jaxlv.tools.console import describe, program
 from jaxlv.versions import versions
-from jaxlv_tools.console import describe, program
 
 KERNELS = {
     "xla": "XLA's own kernels (jaxlv.model.attention.attend)",

@@ -40,8 +40,8 @@ from jaxlv.report import evaluation
 from jaxlv.report.figures.panels import panels
 from jaxlv.runs import billing, run, sources
 from jaxlv.storage.files import Watched, new_folder, write_json
-from jaxlv_tools.bare import add_bare, bare_forecasters, open_subject
-from jaxlv_tools.console import (
+from jaxlv.tools.bare import add_bare, bare_forecasters, open_subject
+from jaxlv.tools.console import (
     Progress,
     add_protocol,
     add_sampling,

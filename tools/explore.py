@@ -28,8 +28,8 @@ from jaxlv.report.figures import exploration as figures
 from jaxlv.report.figures import svg
 from jaxlv.storage.files import new_folder, write_json
 from jaxlv.storage.tables import write_csv
+from jaxlv.tools.console import Progress, describe, parse_ids, program, whole
 from jaxlv.versions import versions
-from jaxlv_tools.console import Progress, describe, parse_ids, program, whole
 
 QUALITY = "quality.csv"  # the table of the checks
 STAGES = ("quality", "cycles", "regimes", "text", "windows", "figures")

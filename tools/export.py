@@ -18,7 +18,7 @@ from jaxlv.lora.adapters import Origin
 from jaxlv.model.weights import base_of
 from jaxlv.runs import run
 from jaxlv.storage.foreign import hub_revision
-from jaxlv_tools.console import describe, program
+from jaxlv.tools.console import describe, program
 
 
 def arguments() -> argparse.ArgumentParser:

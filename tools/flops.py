@@ -40,7 +40,7 @@ from jaxlv.flops.work import Train, Work
 from jaxlv.runs import billing, sources
 from jaxlv.storage.door import is_there
 from jaxlv.storage.files import new_file, read_json
-from jaxlv_tools.console import describe, option, print_columns, program, whole
+from jaxlv.tools.console import describe, option, print_columns, program, whole
 
 if TYPE_CHECKING:
     from jaxlv.flops.audit import ProgramAudit

@@ -22,8 +22,8 @@ from jaxlv.report.figures import svg
 from jaxlv.report.figures.panels import panels
 from jaxlv.runs import sources
 from jaxlv.storage.files import new_folder, write_json
-from jaxlv_tools.bare import add_bare, bare_forecasters, open_subject
-from jaxlv_tools.console import (
+from jaxlv.tools.bare import add_bare, bare_forecasters, open_subject
+from jaxlv.tools.console import (
     Progress,
     add_protocol,
     add_sampling,

@@ -22,7 +22,7 @@ from jaxlv.errors import JaxlvError
 from jaxlv.flops import ledger
 from jaxlv.flops.table import find
 from jaxlv.runs import verification
-from jaxlv_tools.console import describe, print_columns, program
+from jaxlv.tools.console import describe, print_columns, program
 
 
 def arguments() -> argparse.ArgumentParser:

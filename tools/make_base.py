@@ -43,8 +43,8 @@ from jaxlv.storage.door import is_there
 from jaxlv.storage.files import new_file, new_folder, read_text, write_json, write_text
 from jaxlv.text.codec import SYMBOLS, Codec
 from jaxlv.text.tokens import Alphabet, Windows, load_alphabet, stack, window
+from jaxlv.tools.console import Progress, describe, program, whole
 from jaxlv.versions import versions
-from jaxlv_tools.console import Progress, describe, program, whole
 
 AHEAD = 4  # batches that each worker makes before they are asked for
 HELD_OUT = 2048  # simulated series for validation

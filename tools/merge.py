@@ -18,8 +18,8 @@ from jaxlv.lora import adapters, arithmetic, export
 from jaxlv.model.weights import load_pretrained, resolve
 from jaxlv.settings import Between
 from jaxlv.storage.foreign import companions, hub_revision
-from jaxlv_tools.console import NumberType, describe, option, print_columns, program
-from jaxlv_tools.export import show
+from jaxlv.tools.console import NumberType, describe, option, print_columns, program
+from jaxlv.tools.export import show
 
 
 def arguments() -> argparse.ArgumentParser:

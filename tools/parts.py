@@ -22,7 +22,7 @@ from jaxlv.report.figures.panels import panels
 from jaxlv.report.reported import spans
 from jaxlv.storage.files import new_file, read_text, write_text
 from jaxlv.text.codec import TOP
-from jaxlv_tools.console import Progress
+from jaxlv.tools.console import Progress
 
 
 def forecast_part(

@@ -40,9 +40,9 @@ from jaxlv.storage.files import new_folder, read_text, write_json
 from jaxlv.storage.tables import write_csv
 from jaxlv.text.codec import Codec
 from jaxlv.text.language import Language, generation_defaults, load_language
+from jaxlv.tools.bare import model_name
+from jaxlv.tools.console import Progress, add_sampling, describe, option, program, sampling_of, whole
 from jaxlv.versions import versions
-from jaxlv_tools.bare import model_name
-from jaxlv_tools.console import Progress, add_sampling, describe, option, program, sampling_of, whole
 
 GREEDY = SamplingConfig(temperature=0.0, grammar=False)
 

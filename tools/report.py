@@ -17,7 +17,7 @@ from pathlib import Path
 from jaxlv.data import series
 from jaxlv.errors import JaxlvError
 from jaxlv.report import dossier, folders, page
-from jaxlv_tools.console import describe, program
+from jaxlv.tools.console import describe, program
 
 PAGE = "report.html"
 

@@ -27,7 +27,7 @@ from typing import Any
 
 import jax
 
-import jaxlv_configs
+import jaxlv.configs
 from jaxlv.config import laid_over, override
 from jaxlv.data import series
 from jaxlv.data.series import SeriesSet
@@ -49,13 +49,13 @@ from jaxlv.runs.sweep import Cell
 from jaxlv.storage import shape
 from jaxlv.storage.door import is_there
 from jaxlv.storage.files import as_written, read_json, remove_unfinished
+from jaxlv.tools import beside, parts
+from jaxlv.tools.console import begun_folder, describe, print_columns, program, whole
+from jaxlv.tools.flops import measured_rate
+from jaxlv.tools.sweep import show, train
 from jaxlv.versions import versions
-from jaxlv_tools import beside, parts
-from jaxlv_tools.console import begun_folder, describe, print_columns, program, whole
-from jaxlv_tools.flops import measured_rate
-from jaxlv_tools.sweep import show, train
 
-CONFIGS = Path(jaxlv_configs.__path__[0])
+CONFIGS = Path(jaxlv.configs.__path__[0])
 RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
 BENCHMARKS = {"small": "train_step-cpu.json", "full": "train_step-cuda-bfloat16.json"}
 RESULT, STAGE_FILES, PARTS = "reproduce.json", "stages", "parts"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from jaxlv.config import DataConfig
 from jaxlv.data import dynamics, series
-from jaxlv_tools.console import describe, option, program
+from jaxlv.tools.console import describe, option, program
 
 
 def arguments() -> argparse.ArgumentParser:

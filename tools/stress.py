@@ -24,9 +24,9 @@ from jaxlv.report import stress
 from jaxlv.runs import sources
 from jaxlv.storage.files import new_folder, write_json
 from jaxlv.text.codec import TOP
+from jaxlv.tools.bare import bare_forecasters, open_subject
+from jaxlv.tools.console import Progress, add_protocol, describe, held_series, parse_ids, program, whole
 from jaxlv.versions import versions
-from jaxlv_tools.bare import bare_forecasters, open_subject
-from jaxlv_tools.console import Progress, add_protocol, describe, held_series, parse_ids, program, whole
 
 SAMPLES, SERIES = 8, 32
 

@@ -25,8 +25,8 @@ from jaxlv.errors import JaxlvError
 from jaxlv.report import page, sweeps
 from jaxlv.runs import billing, run, search, sources, sweep, training
 from jaxlv.storage.tables import write_csv
+from jaxlv.tools.console import Progress, begun_folder, describe, print_columns, program, whole
 from jaxlv.versions import versions
-from jaxlv_tools.console import Progress, begun_folder, describe, print_columns, program, whole
 
 
 def arguments() -> argparse.ArgumentParser:

@@ -13,8 +13,8 @@ from jaxlv.config import RunConfig, load_config
 from jaxlv.lora.overlay import normalise_targets
 from jaxlv.model.weights import count_params
 from jaxlv.runs import billing, run, sources, training
+from jaxlv.tools.console import Progress, describe, pinned_note, program
 from jaxlv.versions import versions
-from jaxlv_tools.console import Progress, describe, pinned_note, program
 
 
 def arguments() -> argparse.ArgumentParser:

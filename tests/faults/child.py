@@ -12,7 +12,7 @@ from pathlib import Path
 
 import jax
 
-from jaxlv_tools import cli
+from jaxlv.tools import cli
 
 PRELOADED = ["tests.faults.child"]
 

@@ -159,7 +159,7 @@ class _Worker:
 def _serve(root: str, cache: str) -> None:
     import jax
 
-    from jaxlv_tools import cli, evaluate, export, reproduce, sweep, train  # noqa: F401
+    from jaxlv.tools import cli, evaluate, export, reproduce, sweep, train  # noqa: F401
     from tests import quick  # noqa: F401
 
     library = ctypes.CDLL(None)

@@ -27,7 +27,7 @@ from jaxlv.config import read_tree
 from jaxlv.data import hdf5, limits, series
 from jaxlv.data.limits import LONGEST_NAME, MOST_VARIABLES, Room, clean_name, clean_names
 from jaxlv.errors import JaxlvError
-from jaxlv_tools.console import MOST_IDS, parse_ids
+from jaxlv.tools.console import MOST_IDS, parse_ids
 from tests.faults.peak import peak
 from tests.faults.test_data_files import TIME, VALUES, h5, text
 

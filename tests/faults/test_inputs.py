@@ -22,7 +22,7 @@ from jaxlv.model.weights import EMBEDDED_BASE, resolve
 from jaxlv.report.folders import read_tree
 from jaxlv.runs import sources
 from jaxlv.settings import single
-from jaxlv_tools import simulate
+from jaxlv.tools import simulate
 
 
 def refused(action: Any, *arguments: Any, **named: Any) -> str:
@@ -132,6 +132,6 @@ def test_texts_name_the_key_and_say_what_is_wrong(tmp_path):
 
 @pytest.mark.parametrize(("closed", "code"), [(">&-", 2), (">/dev/full", 2), ("2>&-", 0)])
 def test_a_verb_that_only_prints_fails_if_nobody_can_read_it(closed, code, tmp_path):
-    program = f"{sys.executable} -m jaxlv_tools.cli flops table --model qwen2.5-0.5b"
+    program = f"{sys.executable} -m jaxlv.tools.cli flops table --model qwen2.5-0.5b"
     found = subprocess.run(["bash", "-c", f"{program} {closed}"], capture_output=True, text=True, check=False)
     assert (found.returncode, bool(found.stderr)) == (code, code == 2), found.stderr

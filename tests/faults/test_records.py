@@ -15,7 +15,7 @@ from jaxlv.runs import run
 from jaxlv.runs.records import MetricsLog, read_manifest, read_metrics, read_split
 from jaxlv.storage import lines, shape
 from jaxlv.storage.files import SEAL, as_written, seal
-from jaxlv_tools import compare, reproduce
+from jaxlv.tools import compare, reproduce
 from tests.programs import PROTOCOL, jaxlv
 
 STRANGE: list[Any] = [None, True, -1, 10**400, "x", "\ud800", [], {}, [1], {"a": {}}]

@@ -341,7 +341,7 @@ def test_38_no_other_device_than_the_one_asked_for(subject, tmp_path):
     assert said.code == 2 and "cuDNN attention cannot run here; expected a CUDA GPU" in said.err
     if jax.default_backend() != "cpu":
         pytest.skip("there is a device")
-    code = "import os; os.environ['JAX_PLATFORMS'] = 'cuda'; from jaxlv_tools.cli import main; main({!r})"
+    code = "import os; os.environ['JAX_PLATFORMS'] = 'cuda'; from jaxlv.tools.cli import main; main({!r})"
     arguments = ["train", str(subject.config), "--out", str(tmp_path / "out")]
     import subprocess
 

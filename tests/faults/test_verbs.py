@@ -20,7 +20,7 @@ from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.flops import ledger
 from jaxlv.runs import interrupts, run
 from jaxlv.storage.files import SUFFIX
-from jaxlv_tools import console
+from jaxlv.tools import console
 from tests.faults.child import Child
 from tests.faults.conftest import fill
 from tests.programs import PROTOCOL, Work, content, full_disk, jaxlv
@@ -173,7 +173,7 @@ def wait_until(true: Callable[[], object]) -> None:
 
 # ------------------------------------------------------------------------------------------------- the streams
 
-PRINT = "from jaxlv_tools import streams; streams.protect(); import os, sys; {}"
+PRINT = "from jaxlv.tools import streams; streams.protect(); import os, sys; {}"
 
 
 def printing(code: str, redirected: str = "") -> subprocess.CompletedProcess[str]:
@@ -199,14 +199,14 @@ def test_streams_that_break_or_were_closed_are_led_nowhere():
 def test_a_bar_on_a_terminal_that_closes_goes_on():
     bar = "with Progress('x', 9) as bar: assert bar._bar; bar.update(1); os.close(master); bar.update(9); bar.note('end')"
     terminal = "import pty; master, slave = pty.openpty(); os.dup2(slave, 1); os.close(slave)"
-    told = printing(f"{terminal}; from jaxlv_tools.console import Progress\n{bar}\nprint('y'); sys.stdout.flush()")
+    told = printing(f"{terminal}; from jaxlv.tools.console import Progress\n{bar}\nprint('y'); sys.stdout.flush()")
     assert (told.returncode, told.stderr) == (0, "")
 
 
 def test_a_run_whose_output_nobody_reads_ends_as_any_other(work, tmp_path):
     """Its reader leaves after a line, and the other streams are closed: the ledger must not become one of them."""
     place, settings = tmp_path / "run", ["--set", "train.steps=4", "--set", "budget.flops=1e12"]
-    jaxlv_script = [sys.executable, "-c", "from jaxlv_tools.cli import main; main()", "train", str(work.config)]
+    jaxlv_script = [sys.executable, "-c", "from jaxlv.tools.cli import main; main()", "train", str(work.config)]
     shell = ["bash", "-c", '"$@" 0<&- 2>&- | head -1; exit ${PIPESTATUS[0]}', "bash"]
     told = subprocess.run([*shell, *jaxlv_script, "--out", str(place), *settings], capture_output=True, text=True)
     assert (told.returncode, len(told.stdout.splitlines())) == (0, 1)
@@ -216,7 +216,7 @@ def test_a_run_whose_output_nobody_reads_ends_as_any_other(work, tmp_path):
 
 def test_what_only_prints_fails_if_it_cannot():
     told = subprocess.run(
-        ["bash", "-c", '"$@" >/dev/full', "bash", sys.executable, "-c", "from jaxlv_tools.cli import main; main()", "flops",
+        ["bash", "-c", '"$@" >/dev/full', "bash", sys.executable, "-c", "from jaxlv.tools.cli import main; main()", "flops",
          "table", "--json"], capture_output=True, text=True,
     )  # fmt: skip
     assert told.returncode == 2

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-OWN = {"jaxlv", "jaxlv_tools", "jaxlv_configs", "tests", "benchmarks", "conftest"}
+OWN = {"jaxlv", "tests", "benchmarks", "conftest"}
 PATIENCE = 60  # seconds of CPU for importing the tests, and for each of them beyond four times what it takes
 LONGEST = 1200  # seconds of wall clock for the same, in which a busy machine may be slow, but what waits for ever ends
 LEFT_OUT = {".git", ".venv", ".mutants", "runs", "build"}  # of the root
@@ -66,10 +66,10 @@ class Copy:
     def __init__(self, root: Path, folder: Path):
         self.root, self.folder = root, folder
         shutil.copytree(root, folder, ignore=self._left_out, symlinks=True)
+        for part in ("tools", "configs"):  # an installation maps these names
+            (folder / "jaxlv" / part).symlink_to(folder / part)
         shim = folder / ".shim"
         shim.mkdir()
-        (shim / "jaxlv_tools").symlink_to(folder / "tools")
-        (shim / "jaxlv_configs").symlink_to(folder / "configs")
         self.paths = [str(folder), str(shim)]
         (shim / "sitecustomize.py").write_text(SITE.format(paths=self.paths), encoding="utf-8")
         # Files change within a second and keep their size: what is compiled is told by the source's hash, not by its time.
