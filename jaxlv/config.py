@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
+import importlib.util
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -25,7 +27,7 @@ from jaxlv.settings import (
     build_config,
     setting,
 )
-from jaxlv.storage.door import LIMITS, content, is_there
+from jaxlv.storage.door import LIMITS, at_home, content, is_there
 
 Dtype = Literal["float32", "bfloat16"]
 Kernel = Literal["xla", "blocked", "cudnn"]
@@ -258,9 +260,34 @@ class StageConfig(Settings, section=STAGE):
 # ------------------------------------------------------------------------------------------------ reading
 
 
+def built_in() -> dict[str, Path]:
+    """Returns the configs that come with jaxlv by their names, such as "demo" or "xu/grid"."""
+    found = importlib.util.find_spec("jaxlv.configs")
+    folders = [Path(folder) for folder in (found.submodule_search_locations or [])] if found else []
+    return {
+        path.relative_to(one).with_suffix("").as_posix(): path for one in folders for path in sorted(one.rglob("*.toml"))
+    }
+
+
+def find_config(name: str | Path) -> Path:
+    """Returns the file that a name means: a TOML file, or else a config that comes with jaxlv.
+
+    Raises JaxlvError if it is neither.
+    """
+    path, known = Path(at_home(name)), built_in()
+    if str(name) in known and not path.is_file():
+        return known[str(name)]
+    if is_there(path):
+        return path
+    raise JaxlvError(
+        "no such config", where=name, expected=f"a TOML file, or one of {', '.join(known)}",
+        hint=" or ".join(f"{one}?" for one in difflib.get_close_matches(str(name), known)) or None,
+    )  # fmt: skip
+
+
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """The run that a TOML file describes: defaults < what it extends < file < `overrides` ("section.key=value" in TOML)."""
-    tree = read_tree(Path(path))
+    tree = read_tree(path := find_config(path))
     if GRID in tree:
         raise JaxlvError("a grid of runs, not one run", where=path, found=f"[{GRID}]", hint="use jaxlv sweep")
     if STAGE in tree:
@@ -274,23 +301,31 @@ def read_tree(path: Path) -> dict[str, Any]:
     Raises JaxlvError if a file is not there or not regular, larger than a config may be, or is not TOML; if more than
     MOST_EXTENDED files extend each other, or one itself; and if sections lie deeper than DEEPEST in each other.
     """
-    trees: list[dict[str, Any]] = []
-    seen: set[Path] = set()
+    return functools.reduce(laid_over, reversed(_extended(path).values()))
+
+
+def with_extended(path: Path) -> list[Path]:
+    """Returns a config file and those that it extends. Raises JaxlvError as `read_tree`."""
+    return list(_extended(path))
+
+
+def _extended(path: Path) -> dict[Path, dict[str, Any]]:
+    """Returns the sections of a TOML file and of those that it extends, by their resolved paths, in that order."""
+    trees: dict[Path, dict[str, Any]] = {}
     below: Any = Path(path)
     while below is not None:
         here = Path(below)
         tree = _read_toml(here)
-        if here.resolve() in seen:
+        if here.resolve() in trees:
             raise JaxlvError("a config that extends itself", where=here)
-        seen.add(here.resolve())
-        if len(seen) > MOST_EXTENDED:
+        trees[here.resolve()] = tree
+        if len(trees) > MOST_EXTENDED:
             raise JaxlvError("too many configs that extend each other", where=path, expected=f"at most {MOST_EXTENDED}")
-        trees.append(tree)
         below = tree.pop("extends", None)
         if below is not None and not isinstance(below, str):
             raise JaxlvError("extends has the wrong type", where=here, expected="the name of a file", found=repr(below))
         below = None if below is None else here.parent / below
-    return functools.reduce(laid_over, reversed(trees))
+    return trees
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

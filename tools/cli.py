@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
+import functools
 import sys
+from collections.abc import Sequence
+from importlib import metadata
 
-from jaxlv.errors import printable
-from jaxlv.tools import streams
-from jaxlv.tools.console import one_line
+from cyclopts import App, Parameter
+
+from jaxlv.tools.console import start
 
 VERBS = {
     "demo": "tune the embedded base, forecast, evaluate, and write a report page, in minutes",
@@ -27,31 +29,31 @@ VERBS = {
     "report": "write one page of a run, sweep, reproduction or evaluation, or of several side by side",
     "flops": "count FLOPs by formula under every convention, and audit them against the compiled programs",
     "ledger": "show what a FLOP budget was spent on, and verify it",
+    "configs": "list the configs that come with jaxlv, or copy one",
     "doctor": "print versions, devices and memory, and whether a config fits",
 }
 
 
-def usage() -> str:
-    """The list of verbs."""
-    width = max(map(len, VERBS))
-    lines = [f"  {verb:<{width}}  {line}" for verb, line in VERBS.items()]
-    return "\n".join(["usage: jaxlv VERB [options]", "", *lines, "", "jaxlv VERB --help tells the options of a verb."])
+def app_of(arguments: Sequence[str]) -> App:
+    """Returns the program; its verbs are imported when they are used, and not at all to list them."""
+    listed = not arguments or arguments[0].startswith("-")
+    app = App(
+        name="jaxlv",
+        help="Qwen2.5 in JAX, tuned by LoRA to forecast series written as text.",
+        version=functools.partial(metadata.version, "jaxlv"),
+        help_format="plaintext",
+        default_parameter=Parameter(negative=()),
+    )
+    for name, line in VERBS.items():
+        app.command(f"jaxlv.tools.{name}:app", name=name, help=line if listed else None, sort_key=list(VERBS).index(name))
+    app.register_install_completion_command()
+    return app
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Run the verb that the arguments name."""
-    streams.protect()
-    arguments = sys.argv[1:] if argv is None else argv
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(usage())
-        return
-    verb, *rest = arguments
-    if verb not in VERBS:
-        print(f"jaxlv: no verb '{printable(verb)}'; expected one of {', '.join(VERBS)}", file=sys.stderr)
-        raise SystemExit(2)
-    with one_line():
-        module = importlib.import_module(f"jaxlv.tools.{verb}")
-    module.main(rest)
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the verb that the arguments name."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    start(app_of(arguments), arguments)
 
 
 if __name__ == "__main__":

@@ -1,70 +1,134 @@
-"""What the programs share: errors as one line and exit code 2, progress, and options."""
+"""What the programs share: a function as a verb, errors as one line and exit code 2, and progress."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import errno
 import functools
 import hashlib
+import inspect
+import json
 import logging
 import os
-import re
 import sys
 import time
-import typing
 import warnings
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Annotated, Any
 
-from jaxlv.config import EvaluateConfig, SamplingConfig
+from cyclopts import App, CycloptsError, Parameter
+
 from jaxlv.errors import WHOLE, JaxlvError, JaxlvWarning, printable
 from jaxlv.runs.interrupts import Interrupted, Stopped, Stops
-from jaxlv.settings import AXIS, Between, statements
 from jaxlv.storage.files import new_folder, remove_unfinished
 from jaxlv.tools import streams
 
-NUMBERS_OF_SAMPLING = ("temperature", "top_k", "top_p", "repetition_penalty")
+
+@dataclass(frozen=True)
+class Result:
+    """What a verb has made or measured: `text` for a terminal, and `tree` for --json, with units in its keys or values."""
+
+    text: str
+    tree: Mapping[str, Any]
 
 
-def program(arguments: Callable[[], argparse.ArgumentParser], prints: bool = False) -> Callable:
-    """Turn `main(options)` into a program `main(argv=None)`: parses, runs, and prints an error as one line. One that only
-    `prints` fails if standard output cannot be written; others have their results in files.
+@dataclass
+class Call:
+    """The verb that this process runs: what it may print, and what its result is in a ledger."""
+
+    json: bool = False
+    quiet: bool = False
+    debug: bool = False
+    purpose: str = ""  # the verb and a hash of every option that the figures depend on
+    way_on: Callable[[], str] = str  # what to do if it is stopped
+
+
+CALL = Call()
+COMMON = {
+    "json": "print the result as JSON, and nothing else, on standard output",
+    "quiet": "print nothing except errors",
+    "debug": "show the traceback of an error",
+}
+
+
+def say(text: str = "") -> None:
+    """Prints a line about what a verb does, unless --quiet; with --json on standard error."""
+    if not CALL.quiet:
+        print(text, file=sys.stderr if CALL.json else sys.stdout, flush=True)
+
+
+def verb(function: Callable[..., Result | None], prints: bool = False) -> App:
+    """Returns the program of a function: its signature and docstring say the options. All have --json, --quiet, --debug.
+
+    A verb that only `prints` fails if standard output cannot be written; others have their results in files.
     """
+    signature = inspect.signature(function, eval_str=True)
+    own = [*signature.parameters.values()]
+    common = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotated(help))
+        for name, help in COMMON.items()
+    ]
 
-    def decorate(main: Callable[[argparse.Namespace], Any]) -> Callable[[list[str] | None], Any]:
-        @functools.wraps(main)
-        def run(argv: list[str] | None = None) -> Any:
-            streams.protect()
-            parser = arguments()
-            parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-            options = parser.parse_args(argv)
-            options.purpose = _purpose(parser.prog, options)
-            _shorten_others()
-            with one_line(options):
-                from jaxlv.runs.devices import compute_with_care  # loads JAX
+    @functools.wraps(function)
+    def run(*arguments: Any, **named: Any) -> None:
+        shown = {name: named.pop(name, False) for name in COMMON}
+        bound = signature.bind(*arguments, **named)
+        bound.apply_defaults()
+        vars(CALL).update(
+            shown, purpose=purpose_of(function.__name__, bound.arguments), way_on=functools.partial(_way_on, bound.arguments)
+        )
+        _shorten_others()
+        from jaxlv.runs.devices import compute_with_care  # loads JAX
 
-                compute_with_care()
-                keep_compiled_programs()
-                found = main(options)
-                _check_printed(prints)
-                return found
+        compute_with_care()
+        keep_compiled_programs()
+        found = function(*arguments, **named)
+        if found is not None:
+            print(json.dumps(found.tree, indent=1)) if CALL.json else say(found.text)
+        _check_printed(prints or CALL.json)
 
-        return run
+    run.__signature__ = signature.replace(parameters=[*own, *common], return_annotation=None)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in (*own, *common)}
+    app = App(name=function.__name__.replace("_", "-"), help_format="plaintext", default_parameter=Parameter(negative=()))
+    app.default(run)
+    return app
 
-    return decorate
+
+def annotated(help: str) -> Any:
+    """Returns the type of a switch that every verb has."""
+    return Annotated[bool, Parameter(help=help, group="Of every verb")]
 
 
-def _purpose(verb: str, options: argparse.Namespace) -> str:
-    """What a program's result is in a ledger: its verb and a hash of every option that the figures depend on."""
-    told = {name: str(value) for name, value in vars(options).items() if name not in ("out", "resume", "debug")}
-    return f"{verb} {hashlib.sha256(repr(sorted(told.items())).encode()).hexdigest()[:12]}"
+def start(app: App, argv: Sequence[str] | None = None) -> None:
+    """Runs a program with the arguments of the process, or others; whatever ends it is one line and a SystemExit."""
+    streams.protect()
+    vars(CALL).update(vars(Call()))
+    with one_line():
+        try:
+            app(sys.argv[1:] if argv is None else list(argv), exit_on_error=False, print_error=False)
+        except CycloptsError as fault:
+            chain = " ".join(("jaxlv", *(fault.command_chain or ())))
+            text = printable(str(fault).removesuffix("."), WHOLE)
+            print(f"{chain}: {text}; {chain} --help tells the options", file=sys.stderr)
+            raise SystemExit(2) from None
+
+
+def purpose_of(name: str, bound: Mapping[str, Any]) -> str:
+    """Returns what a verb's result is in a ledger: its name and a hash of the options that its figures depend on."""
+    told = sorted((key, str(value)) for key, value in bound.items() if key not in ("out", "resume"))
+    return f"{name} {hashlib.sha256(repr(told).encode()).hexdigest()[:12]}"
+
+
+def _way_on(bound: Mapping[str, Any]) -> str:
+    out = bound.get("out")
+    begun = "resume" in bound and out is not None and out.is_dir() and any(out.iterdir())
+    return "; go on with --resume" if begun else ""
 
 
 @contextlib.contextmanager
-def one_line(options: argparse.Namespace | None = None) -> Iterator[None]:
+def one_line() -> Iterator[None]:
     """Whatever ends the body, be it an error, a signal, or a panic of an extension, becomes one line and SystemExit; --debug
     lets it through. JaxlvWarnings are one line each.
     """
@@ -74,20 +138,20 @@ def one_line(options: argparse.Namespace | None = None) -> Iterator[None]:
     except (SystemExit, GeneratorExit):
         raise
     except BaseException as fault:
-        code, line = _told(fault, options)
-        if getattr(options, "debug", False) and code in (1, 2):
+        code, line = _told(fault)
+        if CALL.debug and code in (1, 2):
             raise
         print(f"jaxlv: {line}", file=sys.stderr)
         raise SystemExit(code) from None
 
 
-def _told(fault: BaseException, options: argparse.Namespace | None) -> tuple[int, str]:
+def _told(fault: BaseException) -> tuple[int, str]:
     """(exit code, line) of what ended a program: 2 for what its user can mend, 1 for what should not have happened."""
     if isinstance(fault, Interrupted):
         return fault.code, str(fault)
     if isinstance(fault, KeyboardInterrupt):
         stop = fault if isinstance(fault, Stopped) else Stopped()
-        return stop.code, f"{stop}: stopped; nothing half done is left{_way_on(options)}"
+        return stop.code, f"{stop}: stopped; nothing half done is left{CALL.way_on()}"
     if isinstance(fault, JaxlvError):
         return 2, str(fault)
     if isinstance(fault, OSError):
@@ -116,16 +180,6 @@ class _LogLine(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         print(f"jaxlv: note: {record.name}: {printable(record.getMessage())}", file=sys.stderr)
-
-
-def _way_on(options: argparse.Namespace | None) -> str:
-    """What to do after a program was stopped: what has --resume keeps what it had finished."""
-    return "; go on with --resume" if options is not None and _begun(options) else ""
-
-
-def _begun(options: argparse.Namespace) -> bool:
-    out = getattr(options, "out", None)
-    return hasattr(options, "resume") and out is not None and out.is_dir() and any(out.iterdir())
 
 
 def _of_the_system(fault: OSError) -> str:
@@ -200,7 +254,7 @@ class Progress:
         self._bar: Any = None
 
     def __enter__(self) -> Progress:
-        if sys.stdout.isatty():
+        if sys.stdout.isatty() and not (CALL.quiet or CALL.json):
             from rich.console import Console
             from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
@@ -233,119 +287,25 @@ class Progress:
         self.printed = now
         pace = (now - self.started) / max(done - self.first, 1)
         left = f"  {pace * (self.total - done):.0f} s left" if done > self.first and done < self.total else ""
-        print(f"{self.label}: {done}/{self.total}  {facts}{left}", flush=True)
+        say(f"{self.label}: {done}/{self.total}  {facts}{left}")
 
     def note(self, text: str) -> None:
         """A line that stays."""
         if self._bar:
             self._bar.console.print(text)
         else:
-            print(f"{self.label}: {text}", flush=True)
+            say(f"{self.label}: {text}")
 
 
-def print_columns(rows: Sequence[Sequence[str]], right: Collection[int] = (2,)) -> None:
-    """Rows as columns, the first one above a line."""
+def columns(rows: Sequence[Sequence[str]], right: Collection[int] = (2,)) -> str:
+    """Returns rows as aligned columns, the first row above a line; the columns `right` are aligned on the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for number, row in enumerate(rows):
+    lines = []
+    for row in rows:
         cells = [cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
-        print("  ".join(cells).rstrip())
-        if not number:
-            print("-" * (sum(widths[:-1]) + 2 * len(widths) - 2 + min(widths[-1], 40)))
-
-
-# --------------------------------------------------------------------------------------- arguments in common
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, as those of a JaxlvError."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print the line and exit with code 2."""
-        self.exit(2, f"{self.prog}: {printable(message, WHOLE)}; {self.prog} --help tells the options\n")
-
-
-def describe(verb: str, text: str | None) -> argparse.ArgumentParser:
-    """A parser whose help is the program's own docstring."""
-    return Parser(prog=f"jaxlv {verb}", description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
-
-
-MOST_IDS = 1_000_000  # that an option may name
-
-
-def parse_ids(text: str) -> list[int]:
-    """Series ids from "3,7" or "990-999" or both, at most MOST_IDS of them."""
-    ids: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.partition("-")
-        if not re.fullmatch("[0-9]{1,18}", first) or (dash and not re.fullmatch("[0-9]{1,18}", last)):
-            raise argparse.ArgumentTypeError(f"{printable(text, 60)!r} is not a list of ids such as 3,7 or 990-999")
-        named = range(int(first), int(last or first) + 1)
-        if not named:
-            raise argparse.ArgumentTypeError(f"{part!r} names no id; expected the lower one first")
-        if len(ids) + len(named) > MOST_IDS:
-            raise argparse.ArgumentTypeError(f"{printable(text, 60)!r} names more than {MOST_IDS} ids")
-        ids += named
-    return ids
-
-
-def option(cls: type, name: str, words: str = "") -> dict[str, Any]:
-    """What `add_argument` takes for a setting: a type that refuses what the setting does, or its choices, and its words."""
-    statement = statements(cls)[name]
-    words = (words or statement.words).replace("%", "%%")
-    if typing.get_origin(statement.kind) is Literal:
-        return {"choices": typing.get_args(statement.kind), "help": words}
-    assert isinstance(statement.allowed, Between)
-    return {"type": NumberType(statement.kind, statement.allowed), "help": words}
-
-
-def whole(least: int = 1, most: int = AXIS) -> NumberType:
-    """The type of an option that is a whole number."""
-    return NumberType(int, Between(least, most))
-
-
-@dataclass(frozen=True)
-class NumberType:
-    """The type of an option that is a number, or with `several` a list of them with commas between."""
-
-    kind: type
-    allowed: Between
-    several: bool = False
-
-    def __call__(self, text: str) -> Any:
-        """The number, or a tuple of them; argparse prints the error as one line."""
-        if self.several:
-            return tuple(map(self.one, text.split(",")))
-        return self.one(text)
-
-    def one(self, text: str) -> Any:
-        """One number."""
-        try:
-            value = self.kind(text)
-        except ValueError:
-            value = None
-        if value is None or not self.allowed.holds(value):
-            raise argparse.ArgumentTypeError(f"{printable(repr(text), 80)} is not {self.allowed.words(self.kind)}")
-        return value
-
-
-def add_protocol(parser: argparse.ArgumentParser) -> None:
-    """--context, --horizon, --samples and --seed; unset, the run's own evaluation settings hold."""
-    for name in ("context", "horizon", "samples", "seed"):
-        parser.add_argument(f"--{name}", **option(EvaluateConfig, name))
-
-
-def add_sampling(parser: argparse.ArgumentParser, grammar: bool = True) -> None:
-    """The sampling settings, with or without that of the number grammar; unset, the run's own hold."""
-    for name in NUMBERS_OF_SAMPLING:
-        parser.add_argument(f"--{name.replace('_', '-')}", **option(SamplingConfig, name))
-    if grammar:
-        parser.add_argument("--no-grammar", action="store_true", help="do not mask the logits by the number grammar")
-
-
-def sampling_of(options: argparse.Namespace) -> dict[str, Any]:
-    """The sampling settings that the arguments name."""
-    given = {name: getattr(options, name) for name in NUMBERS_OF_SAMPLING if getattr(options, name) is not None}
-    return given | ({"grammar": False} if getattr(options, "no_grammar", False) else {})
+        lines.append("  ".join(cells).rstrip())
+    rule = "-" * (sum(widths[:-1]) + 2 * len(widths) - 2 + min(widths[-1], 40))
+    return "\n".join([lines[0], rule, *lines[1:]])
 
 
 def begun_folder(path: Path, part: str, resume: bool) -> bool:
@@ -383,7 +343,7 @@ def pinned_note(settings: Any) -> None:
 
     commit = hub_revision(base_of(settings))
     if commit and settings.revision != commit:
-        print(f"note: {settings.path} is taken at commit {commit}; model.revision = {commit!r} would keep it there")
+        say(f"note: {settings.path} is taken at commit {commit}; model.revision = {commit!r} would keep it there")
 
 
 def peak_memory() -> int:

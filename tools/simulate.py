@@ -1,42 +1,60 @@
-"""Write simulated predator-prey series to an HDF5 file, with their parameters and the solver's settings.
-
-jaxlv simulate --preset course --series 1000 --seed 0 --out series.h5
-"""
+"""`jaxlv simulate`."""
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
+from dataclasses import replace
 from pathlib import Path
+from typing import Annotated, Literal
 
 from jaxlv.config import DataConfig
-from jaxlv.data import dynamics, series
-from jaxlv.tools.console import describe, option, program
+from jaxlv.tools.console import Result, start, verb
+from jaxlv.tools.options import given, setting
 
 
-def arguments() -> argparse.ArgumentParser:
-    parser = describe("simulate", __doc__)
-    presets = "; ".join(f"{name}: {dynamics.SYSTEMS[p.system].equations}" for name, p in dynamics.PRESETS.items())
-    parser.add_argument("--preset", default="course", choices=dynamics.PRESETS, help=presets)
-    parser.add_argument("--series", default=1000, **option(DataConfig, "simulate", "how many (default 1000)"))
-    parser.add_argument("--steps", **option(dynamics.Preset, "steps", "time steps per series (default: the preset's)"))
-    parser.add_argument("--stop", **option(dynamics.Preset, "stop", "last time (default: the preset's)"))
-    parser.add_argument("--noise", **option(dynamics.Preset, "noise"))
-    parser.add_argument("--seed", default=0, **option(DataConfig, "seed", "default 0"))
-    parser.add_argument("--out", type=Path, required=True, help="file to write (.h5); it must not exist")
-    return parser
+def simulate(
+    *,
+    out: Path,
+    preset: Literal["course", "lotka-volterra-logistic", "lotka-volterra"] = "course",
+    series: Annotated[int, setting(DataConfig, "simulate")] = 1000,
+    steps: int | None = None,
+    stop: float | None = None,
+    noise: float | None = None,
+    seed: Annotated[int, setting(DataConfig, "seed")] = 0,
+) -> Result:
+    """Write simulated predator-prey series to an HDF5 file, with their parameters and the solver's settings.
 
+        jaxlv simulate --preset course --series 1000 --seed 0 --out series.h5
 
-@program(arguments)
-def main(options: argparse.Namespace) -> None:
-    given = {name: getattr(options, name) for name in ("steps", "stop", "noise") if getattr(options, name) is not None}
-    preset = dataclasses.replace(dynamics.PRESETS[options.preset], **given)
-    series.check_place(options.out)
-    drawn = dynamics.draw(preset, options.series, options.seed)
-    series.save(options.out, drawn)
+    Parameters
+    ----------
+    out
+        file to write (.h5); it must not exist
+    preset
+        system and ranges of its parameters
+    series
+        how many
+    steps
+        time steps per series; the preset's if not given
+    stop
+        last time; the preset's if not given
+    noise
+        standard deviation of log-normal observation noise; the preset's if not given
+    seed
+        of the parameters that are drawn
+    """
+    from jaxlv.data import dynamics
+    from jaxlv.data import series as files
+
+    chosen = replace(dynamics.PRESETS[preset], **given(steps=steps, stop=stop, noise=noise))
+    files.check_place(out)
+    drawn = dynamics.draw(chosen, series, seed)
+    files.save(out, drawn)
     N, T, V = drawn.values_NTV.shape
-    print(f"{options.out}: {N} series of {T} steps, {V} variables, preset {preset.name}, seed {options.seed}")
+    told = {"file": str(out), "series": N, "steps": T, "variables": list(drawn.variables), "preset": preset, "seed": seed}
+    return Result(f"{out}: {N} series of {T} steps, {V} variables, preset {preset}, seed {seed}", told)
 
+
+app = verb(simulate)
 
 if __name__ == "__main__":
-    main()
+    start(app)
