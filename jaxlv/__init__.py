@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import sys
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,7 +14,9 @@ if TYPE_CHECKING:
     from jaxlv.lora.overlay import init_lora
     from jaxlv.model.weights import load_pretrained
 
-__all__ = ["JaxlvError", "forecast", "init_lora", "load_adapter", "load_pretrained", "open_model"]
+    __version__: str
+
+__all__ = ["JaxlvError", "__version__", "forecast", "init_lora", "load_adapter", "load_pretrained", "open_model"]
 HOMES = {
     "JaxlvError": "errors",
     "forecast": "api",
@@ -24,7 +28,14 @@ HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """The names above are imported when they are used, so that a process which only reads series does not load JAX."""
+    """Imports the names above when they are used, so that a process which only reads series does not load JAX."""
+    if name == "__version__":
+        return metadata.version("jaxlv")
     if name not in HOMES:
         raise AttributeError(f"module jaxlv has no attribute {name}")
     return getattr(importlib.import_module(f"jaxlv.{HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """Returns the public names, and those of the modules that are loaded."""
+    return sorted([*__all__, *(name for name in globals() if f"jaxlv.{name}" in sys.modules)])
