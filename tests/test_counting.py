@@ -215,6 +215,12 @@ BY_OPERATION = {  # of one element: real operations by name, for floating-point 
     "equal": (lambda z: z == z, {"integer": 1}, {"integer": 3}),  # two comparisons, and both
     "finite": (lax.is_finite, {"integer": 1}, None),
 }
+if hasattr(lax, "polynomial"):  # from jax 0.12 on
+    BY_OPERATION |= {
+        "one minus square": (lax.one_minus_square, {"add": 2, "mul": 1}, {"add": 6, "mul": 4}),  # (1 + z) (1 - z)
+        "base two": (lax.log2, {"log": 1}, {"mul": 4, "add": 1, "sqrt": 1, "log": 1, "sin": 1}),
+        "polynomial": (lambda z: lax.polynomial(z, [1, 5, 2, 3]), {"mul": 3, "add": 3}, {"mul": 12, "add": 12}),  # Horner's
+    }
 
 
 @pytest.mark.parametrize("name", BY_OPERATION)
@@ -280,7 +286,7 @@ def test_transcendental_operations_and_bytes():
 
 def devices_of(body):
     """A function of eight devices, each with a row; sizes of a mesh are all that a count needs."""
-    mesh = jax.sharding.AbstractMesh((2, 4), ("a", "b"))
+    mesh = jax.sharding.AbstractMesh((2, 4), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
     spec = jax.sharding.PartitionSpec(("a", "b"))
     return jax.shard_map(body, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
 

@@ -263,7 +263,7 @@ _SAMPLING = (
     *_categorical("B", "drawn * min(parts,1)", "parts"),
     *_categorical("B", "drawn * min(parts,1)", "part"),
     row("sampling", "drawn * min(parts,1)", when="token", integer="167 * B + B * parts + 1", exp="B * parts * part",
-        add="76 * B + 2 * B * parts * part + 1", compare="B * parts * (part + 2) + B + 1", mul="B * parts + B",
+        add="76 * B + 2 * B * parts * part + 1", compare="B * parts * part + B + 1", mul="B",
         log="B * parts"),
     row("sampling", when="generation", add="series", convert="2 * L * stages", integer="(turns + stages) * (B + 2)"),
     row("sampling", "penalised", when="generation", compare="series * shared",

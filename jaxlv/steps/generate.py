@@ -362,7 +362,10 @@ def categorical(key: jax.Array, logits_V: jax.Array) -> jax.Array:
         return jax.random.categorical(key, logits_V)
     logits_nL = jnp.pad(logits_V, (0, -len(logits_V) % BLOCK), constant_values=-jnp.inf).reshape(-1, BLOCK)
     block_key, key = jax.random.split(key)
-    block = jax.random.categorical(block_key, jax.nn.logsumexp(logits_nL, axis=-1))
+    most_n = jnp.max(logits_nL, axis=-1)
+    shift_n = jnp.where(jnp.isfinite(most_n), most_n, 0.0)  # a block may be forbidden as a whole
+    mass_n = jnp.log(jnp.exp(logits_nL - shift_n[:, None]).sum(axis=-1)) + shift_n
+    block = jax.random.categorical(block_key, mass_n)
     return block * BLOCK + jax.random.categorical(key, logits_nL[block])
 
 

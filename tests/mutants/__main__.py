@@ -131,8 +131,8 @@ def record(root: Path, cache: Path, workers: int, files: Sequence[str] | None) -
             return
         if ended.code:
             print("\n".join(ended.log.splitlines()[-12:]), flush=True)
-        if ended.code not in (0, 1, 5):
-            return
+        if ended.code not in (0, 1, 5) or covering.record_of(cache, root, test_file) != places[test_file]:
+            return  # it did not end, or the file has changed meanwhile
         covering.keep_sources(cache, root, made)
         places[test_file].write_bytes(made.read_bytes())
 

@@ -20,7 +20,7 @@ from jax.interpreters import partial_eval
 
 from jaxlv.flops.counting import costs, turns
 from jaxlv.flops.counting.found import Trips
-from jaxlv.flops.counting.jaxpr import CALLS, bodies
+from jaxlv.flops.counting.jaxpr import CALLS, bodies, parts_of_scan
 from jaxlv.flops.counting.lowerings import counter, lowering
 from jaxlv.flops.counting.operations import AGAIN, FOLDED, LOWERED, PRIMITIVES, Tally
 from jaxlv.flops.counting.primitives import Equation, rule
@@ -171,7 +171,8 @@ class _Walk:
 
     def scan(self, params: Mapping[str, Any], ins: list[int], stack: str, times: int) -> list[int]:
         """Walks a scan, which carries some operands and takes slices of others; returns the numbers of its results."""
-        consts, last = params["num_consts"], params["num_consts"] + params["num_carry"]
+        consts, carry = parts_of_scan(params)
+        last = consts + carry
         closed, starts = params["jaxpr"], ins[consts:last]
         self.begun += 1
         loop = self.begun

@@ -29,11 +29,12 @@ ELEMENTWISE = _by_name(
     ("max min abs select_n", {"compare": 1}),
     ("clamp", {"compare": 2}),
     ("exp exp2 expm1 tanh erf erf_inv erfc sinh cosh", {"exp": 1}),
-    ("log log1p lgamma digamma asinh acosh atanh", {"log": 1}),
+    ("log log2 log1p lgamma digamma asinh acosh atanh", {"log": 1}),
     ("sqrt cbrt", {"sqrt": 1}),
     ("rsqrt", {"rsqrt": 1}),
     ("sin cos tan atan2 asin acos atan", {"sin": 1}),
     ("logistic", {"add": 2, "exp": 1, "div": 1}),  # 1 / (1 + exp(-x))
+    ("one_minus_square", {"add": 2, "mul": 1}),  # (1 + x) (1 - x)
     ("pow", {"pow": 1}),
     ("eq ne ge gt le lt eq_to le_to lt_to and or not xor is_finite", {"integer": 1}),
     ("floor ceil round nextafter population_count clz _copysign", {"integer": 1}),
@@ -51,7 +52,9 @@ COMPLEX = _by_name(
     ("exp", {"exp": 1, "sin": 2, "mul": 2}),  # e^a (cos b + i sin b)
     ("expm1", {"exp": 1, "sin": 2, "mul": 2, "add": 1}),
     ("log", {"mul": 2, "add": 1, "sqrt": 1, "log": 1, "sin": 1}),  # log |z| and the angle
+    ("log2", {"mul": 4, "add": 1, "sqrt": 1, "log": 1, "sin": 1}),
     ("log1p", {"mul": 2, "add": 2, "sqrt": 1, "log": 1, "sin": 1}),
+    ("one_minus_square", {"add": 6, "mul": 4}),
     ("sin cos sinh cosh", {"sin": 2, "exp": 2, "mul": 2}),
     ("tan tanh", {"sin": 4, "exp": 4, "mul": 10, "add": 3, "div": 2}),  # a quotient of two of the above
     ("sqrt", {"mul": 3, "add": 2, "div": 1, "sqrt": 2}),
@@ -74,7 +77,8 @@ SPECIAL = _names(
 VIEWS = _names(
     """
     reshape squeeze expand_dims stop_gradient bitcast_convert_type copy_p name optimization_barrier sharding_constraint
-    layout_constraint pvary pcast mesh_cast reshard reduced_vary_cast_p vary_unreduced_cast_p preduced create_token after_all
+    layout_constraint pvary pcast mesh_cast reshard reduced_vary_cast_p vary_unreduced_cast_p
+    reduced_vary_cast vary_unreduced_cast preduced create_token after_all
     random_wrap random_unwrap random_clone new_ref free_ref empty_ref freeze shard_alike axis_index platform_index
     with_memory_space_constraint remove_memory_space optimization_hint add_dependency assert_consumed_value consume
     xla_metadata_value inspect_sharding dce_sink pin unpin to_edtype from_edtype dimension_size dim_as_value shape_assertion
@@ -85,7 +89,7 @@ VIEWS = _names(
 MOVES = _names(
     """
     broadcast_in_dim broadcast_to broadcast transpose concatenate pad iota copy rev stack unstack split tile real imag
-    complex device_put empty empty2 zeros_like roll create_linear lu_pivots_to_permutation iota_2x32_shape
+    complex device_put relayout empty empty2 zeros_like roll create_linear lu_pivots_to_permutation iota_2x32_shape
     """
 )
 # A part is read, or written into what is there already.
@@ -95,7 +99,7 @@ INTO = {"dynamic_update_slice": 1, "swap": 1}  # by the operand that is written
 SENT = _names(
     """
     all_gather all_gather_invariant all_gather_reduced all_to_all ragged_all_to_all ppermute pbroadcast psend precv pgather
-    all_gather_start all_gather_reduced_start all_to_all_start ppermute_start pbroadcast_start
+    pbroadcast_dynamic all_gather_start all_gather_reduced_start all_to_all_start ppermute_start pbroadcast_start
     all_gather_done all_gather_reduced_done all_to_all_done ppermute_done pbroadcast_done psum_done reduce_scatter_done
     unreduced_psum_done unreduced_reduce_scatter_done
     """

@@ -30,7 +30,7 @@ from jaxlv.flops.counting.windows import combinations
 CALLS = {
     **dict.fromkeys(("jit", "pjit", "remat2", "remat", "remat3", "checkpoint"), "jaxpr"),
     **dict.fromkeys(("run_state", "composite", "xla_metadata_call", "cudnn_fusion"), "jaxpr"),
-    **dict.fromkeys(("closed_call", "core_call", "call"), "call_jaxpr"),
+    **dict.fromkeys(("closed_call", "core_call", "call", "eval_jaxpr"), "call_jaxpr"),
     **dict.fromkeys(("custom_jvp_call", "custom_vjp_call", "custom_jvp_call_jaxpr"), "call_jaxpr"),
     **dict.fromkeys(("custom_vmap_call", "custom_partitioning"), "call"),
     "custom_vjp_call_jaxpr": "fun_jaxpr",
@@ -267,6 +267,14 @@ def bodies(params: Mapping[str, Any]) -> int:
     """How often the body of a scan is written into the program, one behind another, by the scan's parameters."""
     length, unroll = params["length"], params.get("unroll", 1)
     return length if unroll >= length else unroll + length % unroll
+
+
+def parts_of_scan(params: Mapping[str, Any]) -> tuple[int, int]:
+    """Returns how many operands of a scan its turns share, and how many they carry. JAX 0.12 says it by a tree."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    consts, carry, _ = params["ft_in"].unpack()
+    return len(list(consts)), len(list(carry))
 
 
 def refusal(equation: Any, stack: str, places: Places, found: str | None = None) -> JaxlvError:

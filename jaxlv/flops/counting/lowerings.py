@@ -113,6 +113,11 @@ def _one_type(equation: Equation) -> Tally:
     return Tally(convert=sum(equation.size(side) for side in (0, 1) if types[side] != types[2]))
 
 
+def _base_two(equation: Equation) -> Tally:
+    """The logarithm and the exponential of base two are those of base e and a product."""
+    return Tally(mul=equation.out)
+
+
 def _power(equation: Equation) -> Tally:
     """An exponent of another type is cast."""
     one, other = equation.ins
@@ -125,6 +130,8 @@ RULES: Mapping[str, Callable[[Equation], Tally]] = {
     **dict.fromkeys(("random_bits", "random_split", "random_fold_in", costs.THREEFRY), _random),
     "bitcast_convert_type": _same_bits,
     "dot_general": _one_type,
+    "exp2": _base_two,
+    "log2": _base_two,
     "pow": _power,
     "sort": _sort,
     "top_k": _top_k,

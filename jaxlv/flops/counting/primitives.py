@@ -214,6 +214,11 @@ def _power(equation: Equation) -> Tally:
     return found + Tally({name: n * out for name, n in costs.COMPLEX["div"].items()}) if equation.params["y"] < 0 else found
 
 
+def _polynomial(equation: Equation) -> Tally:
+    """By Horner's rule: a multiplication and an addition for each coefficient except the highest."""
+    return _combined(equation, {"mul": 1, "add": 1}, (len(equation.ins) - 2) * equation.out)
+
+
 def _cumulative(equation: Equation) -> Tally:
     length = equation.ins[0].shape[equation.params["axis"]]
     return _combined(equation, costs.CUMULATIVE[equation.name], equation.out - equation.out // length if length else 0)
@@ -330,6 +335,7 @@ RULES: Mapping[str, Callable[[Equation], Answer | None]] = {
     "conv_general_dilated": _convolution,
     "pallas_call": _pallas,
     "integer_pow": _power,
+    "polynomial": _polynomial,
     "select_and_scatter_add": _pool_gradient,
     "select_and_gather_add": _pool_tangent,
     "addupdate": _add_into,
