@@ -35,23 +35,23 @@ Sink = Literal["tensorboard", "wandb", "mlflow"]
 MOST_EXTENDED = 20  # config files that extend each other
 DEEPEST = 20  # levels of sections and lists
 GRID = "grid"  # the section of a config that `jaxlv sweep` reads
-STAGE = "stage"  # and the one that tells `jaxlv reproduce` what a stage is; a sweep takes its `skip`
+STAGE = "stage"  # the section that tells `jaxlv reproduce` what a stage is; a sweep reads its `skip`
 
 COUNT, COUNT_OR_NONE = Between(1, AXIS), Between(0, AXIS)
 SHARE, ROOM = Between(0, 1), Between(0, 1, below=True)
-IDS = Items(Between(-(2**63), 2**63 - 1))  # of series: 64 bits
+IDS = Items(Between(-(2**63), 2**63 - 1))  # ids of series have 64 bits
 FLOPS = Between(0, 1e30)  # a thousand times what any model has cost
 
 
 @dataclass(frozen=True)
 class DataConfig(Settings, section="data"):
-    """Which series, and how they are split."""
+    """Which series to use, and how to split them."""
 
     path: str = setting("", 'HDF5, CSV or NumPy file; "" = simulate data.preset', PATH)
     preset: str = setting("course", "simulator preset used if data.path is empty", Text())
     simulate: int = setting(1000, "number of series to simulate", Between(1, AXIS))
-    seed: int = setting(42, "of the simulation and of the split", Between(0, SEEDS))
-    split: Literal["fractions", "xu", "rai", "mao", "liu"] = setting("fractions", "by data.fractions, or as a report has it")
+    seed: int = setting(42, "seed of the simulation and of the split", Between(0, SEEDS))
+    split: Literal["fractions", "xu", "rai", "mao", "liu"] = setting("fractions", "by data.fractions, or as that paper does")
     fractions: tuple[float, ...] = setting((0.70, 0.15, 0.15), "train, validation, test", Items(SHARE, 3, 3))
     bad_series: Literal["error", "drop"] = setting("error", "NaN, infinite or negative: refuse the file, or leave them out")
     train_share: float = setting(
@@ -74,7 +74,7 @@ class CodecConfig(Settings, section="codec"):
     )
     decimals: int = setting(2, "digits behind the point", Between(1, 6))
     parsing: Literal["steps", "position"] = setting(
-        "steps", "position: a report's error, by which a lost delimiter shifts the rest"
+        "steps", "position: a paper's mistake, by which a lost delimiter shifts the rest"
     )
 
 
@@ -88,14 +88,14 @@ class WindowConfig(Settings, section="windows"):
     partial: Literal["drop", "pad"] = setting("pad", "the last, shorter window of a series")
     side: Literal["right", "left"] = setting("right", "of the padding; positions make both give the same logits")
     pads: Literal["ignored", "counted"] = setting(
-        "ignored", "counted: an error of two reports, padding that is seen and predicted"
+        "ignored", "counted: a mistake of two papers, padding that is seen and predicted"
     )
     context_steps: tuple[int, ...] = setting(
         (20, 80), "[least, most] steps: the training scale is fitted on a context drawn from this range", Items(COUNT, 2, 2)
     )
 
     def agree(self) -> None:
-        """Raises JaxlvError if the range is none, or if padding that is counted stands on the left."""
+        """Raises JaxlvError if `context_steps` is not a range, or if padding that counts stands on the left."""
         if not self.context_steps[0] <= self.context_steps[1]:
             raise JaxlvError(
                 "not a range", where="windows.context_steps", expected="[least, most]", found=list(self.context_steps)
@@ -106,9 +106,9 @@ class WindowConfig(Settings, section="windows"):
 
 @dataclass(frozen=True)
 class LoraConfig(Settings, section="lora"):
-    """Which low-rank paths are laid over the base, and what else trains."""
+    """Which low-rank paths are added to the base, and what else trains."""
 
-    rank: int = setting(4, "rank of A and B", Between(1, 2**20))  # no matrix of a model has so many rows
+    rank: int = setting(4, "rank of A and B", Between(1, 2**20))  # no matrix of a model has more rows
     alpha: float = setting(0.0, "0 = rank, as in the assignment", Between(0, 1e9))
     targets: tuple[str, ...] = setting(("q_proj", "v_proj"), "projections that are adapted", Items(Text(20), 0, 100))
     dropout: float = setting(0.0, "share of the inputs of A left out in training", Between(0, 1, below=True))
@@ -118,21 +118,21 @@ class LoraConfig(Settings, section="lora"):
 
     @property
     def scaling(self) -> float:
-        """The factor on BA x: alpha / rank, or alpha / sqrt(rank) for rsLoRA."""
+        """The factor on B A x: alpha / rank, or alpha / sqrt(rank) for rsLoRA."""
         alpha = self.alpha or float(self.rank)
         return alpha / self.rank**0.5 if self.rslora else alpha / self.rank
 
 
 @dataclass(frozen=True)
 class ModelSettings(Settings, section="model"):
-    """Which base, and how it computes."""
+    """Which base model to use, and how it computes."""
 
     path: str = setting("embedded", 'a Hugging Face folder, a hub id, or "embedded"', PATH)
-    revision: str = setting("", 'of a hub id: a commit, tag or branch; "" = the newest', Text())
-    dtype: Dtype = setting("float32", "of the frozen weights and the matrix products")
-    attention: Kernel = setting("xla", "blocked: XLA, without the scores that the mask hides")
+    revision: str = setting("", 'commit, tag or branch of a hub id; "" = the newest', Text())
+    dtype: Dtype = setting("float32", "type of the frozen weights and of matrix products")
+    attention: Kernel = setting("xla", "blocked: XLA, skipping blocks of scores that the mask hides")
     loss: Literal["vocabulary", "alphabet"] = setting("vocabulary", "cross-entropy over all tokens or the 13 symbols")
-    deterministic: bool = setting(False, "on a GPU: the same bits from run to run, more slowly; a CPU gives them anyway")
+    deterministic: bool = setting(False, "on a GPU: the same bits in every run, but slower; a CPU always gives them")
 
 
 @dataclass(frozen=True)
@@ -140,8 +140,8 @@ class OptimizerConfig(Settings, section="optimizer"):
     """The optimiser and its schedule."""
 
     name: Literal["adam", "adamw", "muon"] = setting("adam", "muon: matrices by Muon, vectors by AdamW")
-    learning_rate: float = setting(1e-5, "at its peak", Between(0, 3.4e38, above=True))  # as far as float32
-    schedule: Literal["constant", "cosine", "onecycle"] = setting("constant", "of the learning rate")
+    learning_rate: float = setting(1e-5, "learning rate at its peak", Between(0, 3.4e38, above=True))  # the range of float32
+    schedule: Literal["constant", "cosine", "onecycle"] = setting("constant", "how the learning rate changes")
     warmup_steps: int = setting(0, "steps of a linear warm-up", Between(0, AXIS))
     final_fraction: float = setting(0.0, "learning rate at the end, as a share of the peak (cosine)", SHARE)
     weight_decay: float = setting(0.0, "adamw and muon; on matrices, never on biases", Between(0, 1000))
@@ -154,93 +154,93 @@ class OptimizerConfig(Settings, section="optimizer"):
     eps: float = setting(1e-8, "added to the root of that mean; 0 would divide by 0", Between(0, 1, above=True))
 
     def agree(self) -> None:
-        """Raises JaxlvError if Adam, which has none, is given a weight decay."""
+        """Raises JaxlvError if Adam, which does not use it, is given a weight decay."""
         if self.weight_decay and self.name == "adam":
             raise JaxlvError('needs optimizer.name = "adamw" or "muon"', where="optimizer.weight_decay", found="adam")
 
 
 @dataclass(frozen=True)
 class TrainConfig(Settings, section="train"):
-    """How long, how often, how many at once."""
+    """How long to train, with how much data at once, and what to do along the way."""
 
     steps: int = setting(1000, "optimiser steps", COUNT)
     batch_size: int = setting(4, "windows per micro-batch", COUNT)
     accumulate: int = setting(1, "micro-batches per optimiser step", COUNT)
-    seed: int = setting(0, "of the adapters, the order of windows, dropout", Between(0, SEEDS))
-    log_every: int = setting(10, "steps", COUNT)
-    validate_every: int = setting(200, "steps; 0 = never", COUNT_OR_NONE)
-    validation_windows: int = setting(64, "at most", COUNT)
+    seed: int = setting(0, "seed of the adapters, the order of windows and dropout", Between(0, SEEDS))
+    log_every: int = setting(10, "steps between lines in metrics.jsonl", COUNT)
+    validate_every: int = setting(200, "steps between validations; 0 = never", COUNT_OR_NONE)
+    validation_windows: int = setting(64, "windows in a validation, at most", COUNT)
     forecast_series: int = setting(8, "validation series forecast at each validation; 0 = none", COUNT_OR_NONE)
-    forecast_context: int = setting(0, "time steps that these are given; 0 = the evaluation's", COUNT_OR_NONE)
-    forecast_horizon: int = setting(0, "time steps that they forecast; 0 = the evaluation's", COUNT_OR_NONE)
+    forecast_context: int = setting(0, "time steps that those forecasts are given; 0 = evaluate.context", COUNT_OR_NONE)
+    forecast_horizon: int = setting(0, "time steps that they forecast; 0 = evaluate.horizon", COUNT_OR_NONE)
     mean: Literal["tokens", "examples"] = setting(
-        "tokens", "examples: a report's error, batch means over the number of windows"
+        "tokens", "examples: a paper's mistake, batch means over the number of windows"
     )
-    checkpoint_every: int = setting(200, "steps", COUNT)
+    checkpoint_every: int = setting(200, "steps between checkpoints", COUNT)
     select: Literal["loss", "forecast"] = setting("loss", 'what "best" means')
-    sinks: tuple[Sink, ...] = setting((), "where metrics go beside metrics.jsonl", Items(None, 0, 3))
+    sinks: tuple[Sink, ...] = setting((), "where metrics go in addition to metrics.jsonl", Items(None, 0, 3))
     skip_nonfinite: int = setting(
-        0, "steps that are skipped if loss or gradient is not finite; the next one ends the run", COUNT_OR_NONE
+        0, "how many steps with a loss or gradient that is not finite are skipped; the next ends the run", COUNT_OR_NONE
     )
-    halve_on_oom: bool = setting(False, "out of memory: half the batch, accumulated twice as often, instead of an end")
+    halve_on_oom: bool = setting(False, "if memory runs out, halve the batch and double train.accumulate instead of ending")
 
     def agree(self) -> None:
-        """Raises JaxlvError if the best is chosen by forecasts, and none are made."""
+        """Raises JaxlvError if the best checkpoint is chosen by forecasts but no forecasts are made."""
         if self.select == "forecast" and not self.forecast_series:
             raise JaxlvError("needs train.forecast_series > 0", where='train.select = "forecast"')
 
 
 @dataclass(frozen=True)
 class SamplingConfig(Settings, section="sampling"):
-    """How tokens are drawn; Qwen's own generation defaults are never applied behind the user's back."""
+    """How tokens are drawn; Qwen's own generation defaults are never applied."""
 
-    # Divided by less, or multiplied by more, logits could leave the range of float32.
+    # A smaller divisor, or a larger factor, could push logits out of float32's range.
     temperature: float = setting(1.0, "0 = greedy", Between(1e-6, 1e6, also=(0,)))
-    top_k: int = setting(0, "only the most probable tokens; 0 = all", COUNT_OR_NONE)
+    top_k: int = setting(0, "draw only from this many most probable tokens; 0 = all", COUNT_OR_NONE)
     top_p: float = setting(
-        1.0, "only the most probable tokens that have this probability together", Between(0, 1, above=True)
+        1.0, "draw only from the most probable tokens that together have this probability", Between(0, 1, above=True)
     )
-    repetition_penalty: float = setting(1.0, "on tokens that have been seen; 1 = none", Between(1e-3, 1e3))
-    grammar: bool = setting(True, "mask the logits so that every sample parses")
+    repetition_penalty: float = setting(1.0, "factor against tokens that have been seen; 1 = none", Between(1e-3, 1e3))
+    grammar: bool = setting(True, "mask the logits so that every sample can be parsed")
 
 
 @dataclass(frozen=True)
 class EvaluateConfig(Settings, section="evaluate"):
-    """The protocol of forecasts and their measures."""
+    """How forecasts are made and measured."""
 
     context: int = setting(50, "time steps given", COUNT)
     horizon: int = setting(50, "time steps forecast", COUNT)
     samples: int = setting(20, "sampled trajectories per series", COUNT)
     series: int = setting(0, "at most this many test series; 0 = all", COUNT_OR_NONE)
-    seed: int = setting(0, "of the samples", Between(0, SEEDS))
+    seed: int = setting(0, "seed of the samples", Between(0, SEEDS))
     batch_series: int = setting(8, "series decoded together", COUNT)
     unmasked_samples: int = setting(
-        4, "samples per series drawn without the grammar, to count how many parse; 0 = none", COUNT_OR_NONE
+        4, "samples per series without the grammar, to count how many can be parsed; 0 = none", COUNT_OR_NONE
     )
 
 
 @dataclass(frozen=True)
 class BudgetConfig(Settings, section="budget", needs="flops"):
-    """A FLOP budget, kept in a ledger; what does not fit is not run. Without the section there is no budget."""
+    """A FLOP budget, kept in a ledger; work that does not fit is not run. Without this section there is no budget."""
 
-    flops: float | None = setting(None, "FLOPs that may be spent; of 0 nothing is", FLOPS)
+    flops: float | None = setting(None, "FLOPs that may be spent; with 0, nothing runs", FLOPS)
     convention: str = setting("exact", "what a FLOP is: a name of jaxlv.flops.conventions.CONVENTIONS", Text())
     held_back: float = setting(0.0, "FLOPs kept for the evaluation", FLOPS)
     phase: str = setting("final", "what this run is part of", Text())
     phases: dict[str, Number] = setting(dict, "FLOPs that each phase may spend, by name", Entries(FLOPS))
-    repeats: Literal["within", "beyond"] = setting("within", "the budget: work that is done again after an interruption")
-    ledger: str = setting("", 'file that several runs share, seen from the run folder; "" = ledger.jsonl in it', PATH)
+    repeats: Literal["within", "beyond"] = setting("within", "the budget: work repeated after an interruption")
+    ledger: str = setting("", 'file, relative to the run folder, that runs may share; "" = ledger.jsonl in it', PATH)
 
 
 @dataclass(frozen=True)
 class RunConfig(Settings):
-    """Everything that defines a run; `jaxlv train` saves it resolved as config.toml in the run folder."""
+    """Everything that defines a run; `jaxlv train` saves it, fully resolved, as config.toml in the run folder."""
 
     data: DataConfig = setting(DataConfig, "which series")
     codec: CodecConfig = setting(CodecConfig, "how numbers become text")
     windows: WindowConfig = setting(WindowConfig, "how text becomes training windows")
     model: ModelSettings = setting(ModelSettings, "which base")
-    lora: LoraConfig = setting(LoraConfig, "what is laid over it")
+    lora: LoraConfig = setting(LoraConfig, "what is added to it")
     optimizer: OptimizerConfig = setting(OptimizerConfig, "how it trains")
     train: TrainConfig = setting(TrainConfig, "how long")
     sampling: SamplingConfig = setting(SamplingConfig, "how tokens are drawn")
@@ -250,10 +250,10 @@ class RunConfig(Settings):
 
 @dataclass(frozen=True)
 class StageConfig(Settings, section=STAGE):
-    """What `jaxlv reproduce` does with a config, in its section [stage]."""
+    """What `jaxlv reproduce` does with a config: its section [stage]."""
 
     train: bool = setting(True, "whether anything is trained")
-    share: float = setting(1.0, "of the steps that are taken", Between(0, 1, above=True))
+    share: float = setting(1.0, "share of the steps that are taken", Between(0, 1, above=True))
     skip: tuple[dict, ...] = setting((), "combinations of a grid that are left out", Items(None, 0, 10_000))
 
 
@@ -261,7 +261,7 @@ class StageConfig(Settings, section=STAGE):
 
 
 def built_in() -> dict[str, Path]:
-    """Returns the configs that come with jaxlv by their names, such as "demo" or "xu/grid"."""
+    """Returns the configs that come with jaxlv, by name, such as "demo" or "xu/grid"."""
     found = importlib.util.find_spec("jaxlv.configs")
     folders = [Path(folder) for folder in (found.submodule_search_locations or [])] if found else []
     return {
@@ -286,7 +286,9 @@ def find_config(name: str | Path) -> Path:
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """The run that a TOML file describes: defaults < what it extends < file < `overrides` ("section.key=value" in TOML)."""
+    """Returns the run that a TOML file describes. Later sources win: defaults, what the file extends, the file, `overrides`
+    ("section.key=value" in TOML).
+    """
     tree = read_tree(path := find_config(path))
     if GRID in tree:
         raise JaxlvError("a grid of runs, not one run", where=path, found=f"[{GRID}]", hint="use jaxlv sweep")
@@ -296,21 +298,21 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def read_tree(path: Path) -> dict[str, Any]:
-    """The sections of a TOML file, laid over those of the file that its key `extends` names, beside it, and so on.
+    """Returns the sections of a TOML file, laid over those of the file beside it that its key `extends` names, and so on.
 
-    Raises JaxlvError if a file is not there or not regular, larger than a config may be, or is not TOML; if more than
-    MOST_EXTENDED files extend each other, or one itself; and if sections lie deeper than DEEPEST in each other.
+    Raises JaxlvError if a file is missing, not regular, too large for a config or not TOML; if more than MOST_EXTENDED files
+    extend each other, or a file extends itself; or if sections are nested more than DEEPEST levels deep.
     """
     return functools.reduce(laid_over, reversed(_extended(path).values()))
 
 
 def with_extended(path: Path) -> list[Path]:
-    """Returns a config file and those that it extends. Raises JaxlvError as `read_tree`."""
+    """Returns a config file and those that it extends. Raises JaxlvError as `read_tree` does."""
     return list(_extended(path))
 
 
 def _extended(path: Path) -> dict[Path, dict[str, Any]]:
-    """Returns the sections of a TOML file and of those that it extends, by their resolved paths, in that order."""
+    """Returns the sections of a TOML file and of those that it extends, by resolved path, in that order."""
     trees: dict[Path, dict[str, Any]] = {}
     below: Any = Path(path)
     while below is not None:
@@ -334,22 +336,22 @@ def _read_toml(path: Path) -> dict[str, Any]:
     text = content(path, LIMITS["config"])
     try:
         tree = tomllib.loads(text.decode("utf-8"))
-    except (ValueError, RecursionError) as fault:  # numbers of thousands of digits are no TOMLDecodeError
+    except (ValueError, RecursionError) as fault:  # for thousands of digits, not a TOMLDecodeError
         raise JaxlvError(f"not valid TOML ({fault})", where=path) from None
     if _deeper(tree, DEEPEST):
-        raise JaxlvError("sections lie too deep in each other", where=path, expected=f"at most {DEEPEST} levels")
+        raise JaxlvError("sections are nested too deeply", where=path, expected=f"at most {DEEPEST} levels")
     return tree
 
 
 def _deeper(tree: Any, levels: int) -> bool:
-    """Whether tables or lists lie in each other in more than so many levels."""
+    """Tells whether tables and lists are nested more than `levels` deep."""
     if not isinstance(tree, (dict, list)):
         return False
     return not levels or any(_deeper(one, levels - 1) for one in (tree.values() if isinstance(tree, dict) else tree))
 
 
 def sections(tree: Mapping[str, Any], where: Any) -> tuple[dict[str, Any], dict[str, Any], StageConfig]:
-    """(what is of a run, the axes in [grid], what is in [stage]) of the sections of a file."""
+    """Splits the sections of a file into (those of a run, the axes in [grid], the settings in [stage])."""
     rest = dict(tree)
     axes, stage = rest.pop(GRID, {}), build_config(StageConfig, rest.pop(STAGE, {}), where, f"{STAGE}.")
     if not isinstance(axes, Mapping):
@@ -358,7 +360,7 @@ def sections(tree: Mapping[str, Any], where: Any) -> tuple[dict[str, Any], dict[
 
 
 def laid_over(tree: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """`tree` with another laid over it: sections are joined, everything else is replaced."""
+    """Returns `tree` with `above` laid over it: sections are merged, everything else is replaced."""
     joined = dict(tree)
     for key, value in above.items():
         below = joined.get(key)
@@ -367,7 +369,7 @@ def laid_over(tree: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, An
 
 
 def override(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """`tree` with "section.key=value" settings laid over it; a value that is not TOML is taken as a string."""
+    """Returns `tree` with "section.key=value" settings laid over it; a value that is not valid TOML becomes a string."""
     tree = {key: dict(value) if isinstance(value, dict) else value for key, value in tree.items()}
     for text in overrides:
         dotted, separator, value = text.partition("=")
@@ -383,18 +385,18 @@ def override(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
             node[key] = tomllib.loads(f"value = {value}")["value"]
         except (tomllib.TOMLDecodeError, RecursionError):
             node[key] = value.strip()
-        except ValueError:  # Python reads no whole number of more than 4,300 digits
+        except ValueError:  # Python refuses to read whole numbers of more than 4,300 digits
             raise JaxlvError("the number has too many digits", where=f"--set {dotted}", found=value) from None
     return tree
 
 
 def config_tree(config: Any) -> dict[str, Any]:
-    """A config as plain nested dictionaries, lists and scalars."""
+    """Returns a config as plain nested dictionaries, lists and scalars."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def to_toml(config: Any) -> str:
-    """A config as TOML that `load_config` reads back as the same value."""
+    """Returns a config as TOML that `load_config` reads back as the same value."""
     lines: list[str] = []
     for section, values in config_tree(config).items():
         if getattr(config, section).is_left_out:
@@ -407,4 +409,4 @@ def to_toml(config: Any) -> str:
 def _toml(value: Any) -> str:
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{json.dumps(key)} = {_toml(item)}" for key, item in value.items()) + " }"
-    return json.dumps(value, ensure_ascii=False)  # TOML knows no pairs of surrogates
+    return json.dumps(value, ensure_ascii=False)  # TOML has no surrogate pairs

@@ -1,22 +1,23 @@
-"""The one exception type that reaches a user, and the shape of its message."""
+"""The exceptions that reach a user, and the shape of their messages."""
 
 from __future__ import annotations
 
 from typing import Any
 
 LONGEST = 300  # characters of one part of a message
-WHOLE = 800  # and of the message
+WHOLE = 800  # characters of the whole message
 
 
 def printable(text: Any, longest: int = LONGEST) -> str:
-    r"""`text` as one line that a terminal can show: spaces joined, a long text cut in its middle, and every character that
-    does not print (control characters, changes of direction, broken UTF-8) written as its escape, such as \x1b.
+    r"""Returns `text` as one line that a terminal can show: runs of white space become one space, the middle of a long text
+    is cut out, and every character that does not print (control characters, changes of direction, broken UTF-8) is escaped,
+    such as \x1b.
     """
     try:
         text = str(text)
-    except ValueError:  # Python writes no whole number of more than 4,300 digits
+    except ValueError:  # Python refuses to write whole numbers of more than 4,300 digits
         text = f"{type(text).__name__} of too many digits to be shown"
-    if len(text) > 4 * longest:  # a text of megabytes is not looked at as a whole
+    if len(text) > 4 * longest:  # do not process megabytes to show a few hundred characters
         text = f"{text[: 2 * longest]} ... {text[-2 * longest :]}"
     line = escaped(" ".join(text.split()))
     if len(line) <= longest:
@@ -26,24 +27,24 @@ def printable(text: Any, longest: int = LONGEST) -> str:
 
 
 def escaped(text: str, but: str = "") -> str:
-    r"""`text` with every character that does not print written as its escape, such as \x1b, except those of `but`."""
+    r"""Returns `text` with every character that does not print escaped, such as \x1b, except those in `but`."""
     if text.isprintable():
         return text
     return "".join(one if one.isprintable() or one in but else one.encode("unicode_escape").decode() for one in text)
 
 
 class JaxlvWarning(UserWarning):
-    """Something that a user should know, and that stops nothing; programs print it as one line."""
+    """Something that a user should know but that stops nothing; programs print it as one line."""
 
     def __init__(self, message: Any):
         super().__init__(printable(message, WHOLE))
 
 
 class JaxlvError(Exception):
-    """A fault in what the user gave us: one line saying what, where, expected, found and what to do next.
+    """A fault in what the user gave us: one line that says what, where, expected, found and what to do next.
 
-    The line is printable and at most `WHOLE` characters long, whatever was put into it. Programs print ``str(error)`` and
-    exit with code 2; only ``--debug`` shows a traceback.
+    The line is printable and at most `WHOLE` characters long, whatever it is made of. Programs print ``str(error)`` and exit
+    with code 2; only ``--debug`` shows a traceback.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class JaxlvError(Exception):
 
 
 def represented(value: Any) -> str:
-    """The `repr` of a value, which Python has not for whole numbers of more than 4,300 digits."""
+    """Returns the `repr` of a value; Python refuses that for whole numbers of more than 4,300 digits."""
     try:
         return repr(value)
     except (ValueError, RecursionError):
@@ -75,14 +76,16 @@ def represented(value: Any) -> str:
 
 
 def briefly(fault: Exception) -> str:
-    """Returns an error in a few words, for another one's text: what is wrong and what was found, or its type and text."""
+    """Returns an error in a few words for use inside another message: what is wrong and what was found, or its type and
+    text.
+    """
     if not isinstance(fault, JaxlvError):
         return f"{type(fault).__name__}: {fault}"
     return fault.what if fault.found is None else f"{fault.what}: {fault.found}"
 
 
 class NotFinite(JaxlvError):
-    """Numbers that a model made are NaN or infinite: what they are in words, and where. It ends every program."""
+    """A model produced NaN or infinite numbers; the message says which numbers and where. It ends every program."""
 
     def __init__(self, numbers: str, where: Any):
         self.numbers = numbers
@@ -92,7 +95,7 @@ class NotFinite(JaxlvError):
 
 def all_finite(values: Any, numbers: str, where: Any) -> Any:
     """Returns `values`, an array or a number; raises NotFinite if one of them is NaN or infinite."""
-    import numpy as np  # a process that reads files of others does without
+    import numpy as np  # imported here, so that a process that only reads untrusted files does not need NumPy
 
     if not np.isfinite(values).all():
         raise NotFinite(numbers, where)

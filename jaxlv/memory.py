@@ -1,7 +1,7 @@
-"""The memory that there is, and the refusal of work that needs more.
+"""Finds how much memory is free, and refuses work that needs more.
 
-What work needs is a lower bound by formula: arrays that it cannot do without. So nothing that would run is refused, and what
-is refused, before anything is allocated, would have exhausted the machine.
+What work needs is a lower bound by formula: the arrays that it cannot do without. So work that fits is never refused, and
+refused work, which would have exhausted the machine, has not allocated anything yet.
 """
 
 from __future__ import annotations
@@ -14,42 +14,42 @@ import psutil
 
 from jaxlv.errors import JaxlvError
 
-if TYPE_CHECKING:  # processes that read files of others do without JAX
+if TYPE_CHECKING:  # processes that only read untrusted files run without JAX
     import jax
 
 GIB = 2**30
-GROUPS = Path("/sys/fs/cgroup")  # where Linux says what a container may take, in either of two forms
+GROUPS = Path("/sys/fs/cgroup")  # where Linux gives a container's limits (cgroups of version 2 or 1)
 LIMITS = {"memory.max": "memory.current", "memory/memory.limit_in_bytes": "memory/memory.usage_in_bytes"}
 
 
 class TooLarge(JaxlvError):
-    """Work needs more memory than there is. It ends every program."""
+    """Work needs more memory than is free. It ends every program."""
 
 
 def host_memory(swap: bool = False) -> int:
-    """Bytes that this machine can still give, or that a container is allowed; with `swap` what is free of that, too."""
+    """Returns the bytes of memory still free on this machine or under its container's limit; `swap` adds free swap space."""
     free = [psutil.virtual_memory().available]
     for limit, used in LIMITS.items():
         try:
             most, taken = (int((GROUPS / name).read_text()) for name in (limit, used))
             lines = (line.split() for line in (GROUPS / limit).with_name("memory.stat").read_text().splitlines())
             files = {name: int(count) for name, count in lines if name.endswith("inactive_file")}
-            free.append(most - taken + max(files.values(), default=0))  # what was read of files is dropped when needed
-        except (OSError, ValueError):  # there is no such file, or it says "max"
+            free.append(most - taken + max(files.values(), default=0))  # the system drops cached files if needed
+        except (OSError, ValueError):  # no such file, or it says "max"
             continue
     return max(0, min(free)) + (psutil.swap_memory().free if swap else 0)
 
 
 def device_memory(device: jax.Device) -> tuple[int, str]:
-    """(bytes that a program may use on the device, where the number comes from)."""
+    """Returns (bytes that a program may use on the device, where the number comes from)."""
     limit = (device.memory_stats() or {}).get("bytes_limit") if device.platform != "cpu" else None
     return (limit, "the device's limit") if limit else (host_memory(), "available now on this machine")
 
 
 def check(what: str, *, host: Mapping[str, int] | None = None, device: Mapping[str, int] | None = None) -> None:
-    """Raises TooLarge if work needs more memory than there is; a CPU has that of the host.
+    """Raises TooLarge if work needs more memory than is free; on a CPU, the device's memory is the host's.
 
-    `host` and `device` hold the bytes of its parts by what makes them less, such as {"lower lora.rank": 10**12}.
+    `host` and `device` give bytes by the hint that reduces them, such as {"lower lora.rank": 10**12}.
     """
     import jax
 
@@ -72,5 +72,5 @@ def _compare(what: str, parts: Mapping[str, int], free: int, place: str) -> None
 
 
 def gib(count: int) -> str:
-    """Bytes in words."""
+    """Returns a number of bytes in words."""
     return f"{count / GIB:,.2f} GiB" if count < 1e6 * GIB else f"{count / GIB:.2e} GiB"

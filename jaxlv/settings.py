@@ -1,8 +1,7 @@
-"""Settings as data: each says in words what it is and what it may be, and one check holds all of them to it.
+"""Settings as data: each says in words what it is and what it may be, and one check applies all these statements.
 
-What is allowed is always a closed statement, `low <= value <= high`, a choice, or a text of bounded length, so that NaN, an
-infinite number or a value that nobody thought of is outside it. Configs, options of the programs and arguments of the
-library are checked by the same statements.
+What is allowed is always a closed statement: `low <= value <= high`, a choice, or a text of bounded length. So NaN, infinity
+and values that nobody thought of are refused. Configs, command-line options and arguments of the library use the same check.
 """
 
 from __future__ import annotations
@@ -22,17 +21,17 @@ import numpy as np
 
 from jaxlv.errors import JaxlvError, represented
 
-AXIS = 2**31 - 1  # XLA counts places along an axis, and optax counts steps, in 32 bits with a sign
-SEEDS = 2**32 - 1  # jax.random.key reads 32 bits of a seed, and NumPy's RandomState takes no more
-TINY = float(np.finfo(np.float32).tiny)  # less is 0 on most devices
-Number = int | float  # as it was given; a setting of type float makes a float of a whole number
+AXIS = 2**31 - 1  # XLA indexes an axis, and optax counts steps, with signed 32-bit integers
+SEEDS = 2**32 - 1  # jax.random.key uses 32 bits of a seed, and NumPy's RandomState accepts no more
+TINY = float(np.finfo(np.float32).tiny)  # smaller numbers are flushed to 0 on most devices
+Number = int | float  # keeps the type it was given; a setting of type float turns a whole number into a float
 
 # ------------------------------------------------------------------------------------------- what is allowed
 
 
 @dataclass(frozen=True)
 class Between:
-    """A number from `low` to `high`, or one of `also`; with `above` it is not `low` itself, with `below` not `high`."""
+    """A number from `low` to `high`, or one of `also`; `above` excludes `low` itself, `below` excludes `high`."""
 
     low: float
     high: float
@@ -41,7 +40,7 @@ class Between:
     also: tuple[float, ...] = ()
 
     def holds(self, value: Any) -> bool:
-        """Is this number allowed, and is it so in float32, in which models compute? NaN never is."""
+        """Tells whether the number is allowed, both as it is and in float32, in which models compute; NaN never is."""
         if not self.holds_exactly(value):
             return False
         if not isinstance(value, float) or value in self.also:
@@ -49,7 +48,7 @@ class Between:
         return bool(single(value)) == bool(value) and self._holds(single(value), single(self.low), single(self.high))
 
     def holds_exactly(self, value: Any) -> bool:
-        """Is this number allowed, as it is?"""
+        """Tells whether the number is allowed as it is, before it is rounded to float32."""
         return self._holds(value, self.low, self.high)
 
     def _holds(self, value: Any, low: float, high: float) -> bool:
@@ -58,7 +57,7 @@ class Between:
         return bool(over and under) or value in self.also
 
     def words(self, kind: Any) -> str:
-        """Such as "a whole number from 1 to 6"."""
+        """Returns a phrase such as "a whole number from 1 to 6"."""
         low, high = f"{self.low:.10g}", f"{self.high:.10g}"
         over = f"above {low}" if self.above else f"of at least {low}"
         under = f"below {high}" if self.below else f"at most {high}"
@@ -68,7 +67,9 @@ class Between:
 
 
 def single(value: float) -> float:
-    """Returns a number as float32 has it: what lies below its range is 0, as XLA has it, and what lies above infinite."""
+    """Returns a number rounded to float32. As in XLA, numbers too small for its range become 0; too large ones become
+    infinite.
+    """
     with np.errstate(over="ignore", under="ignore"):
         found = float(np.float32(_float(value)))
     return found if abs(found) >= TINY else 0.0
@@ -76,52 +77,52 @@ def single(value: float) -> float:
 
 @dataclass(frozen=True)
 class Text:
-    """A text of at most `longest` characters, each of which prints or is a space: a terminal can show it as it is."""
+    """A text of at most `longest` characters, each of which prints or is a space, so that a terminal can show it."""
 
     longest: int = 200
 
     def holds(self, value: str) -> bool:
-        """Is this text allowed?"""
+        """Tells whether the text is allowed."""
         return len(value) <= self.longest and all(one.isprintable() or unicodedata.category(one) == "Zs" for one in value)
 
     def words(self, kind: Any) -> str:
-        """What it says in an error."""
+        """Returns the phrase for errors."""
         return f"a text of at most {self.longest} characters that print"
 
 
-PATH = Text(4096)  # as long as Linux allows
+PATH = Text(4096)  # the longest path that Linux allows
 
 
 @dataclass(frozen=True)
 class Items:
-    """A list of `least` to `most` values; `each` is what each of them may be, None if its type says that."""
+    """A list of `least` to `most` values; `each` says what each may be (None: its type says everything)."""
 
     each: Allowed | None = None
     least: int = 0
     most: int = 10**6
 
     def holds(self, value: Any) -> bool:
-        """Has the list an allowed length?"""
+        """Tells whether the length is allowed."""
         return self.least <= len(value) <= self.most
 
     def words(self, kind: Any) -> str:
-        """What it says in an error."""
+        """Returns the phrase for errors."""
         return f"a list of {self.least if self.least == self.most else f'{self.least} to {self.most}'} values"
 
 
 @dataclass(frozen=True)
 class Entries:
-    """A table of at most `most` values by name; `each` is what each of them may be."""
+    """A table of at most `most` values by name; `each` says what each may be."""
 
     each: Allowed
     most: int = 1000
 
     def holds(self, value: Any) -> bool:
-        """Are there few enough, each under a name that prints?"""
+        """Tells whether the table is small enough and all of its names print."""
         return len(value) <= self.most and all(isinstance(name, str) and Text().holds(name) for name in value)
 
     def words(self, kind: Any) -> str:
-        """What it says in an error."""
+        """Returns the phrase for errors."""
         return f"a table of at most {self.most} values by name"
 
 
@@ -131,9 +132,10 @@ Allowed = Between | Text | Items | Entries
 
 
 def setting(default: Any, words: str, allowed: Allowed | None = None) -> Any:
-    """A field of a `Settings` class: its default (MISSING if it has none), what it is in words, and what it may be.
+    """Returns a field of a `Settings` class: its default (MISSING if it has none), what it is in words, and what it may be.
 
-    `allowed` is left out if the type says all: for a bool, a Literal, or another Settings class, which is its own default.
+    `allowed` is not needed if the type says everything: for a bool, a Literal, or another Settings class, which is its own
+    default.
     """
     metadata = {"words": words, "allowed": allowed}
     if default is MISSING:
@@ -144,10 +146,11 @@ def setting(default: Any, words: str, allowed: Allowed | None = None) -> Any:
 
 
 class Settings:
-    """A section of a config: a frozen dataclass whose values are checked, and put into plain Python types, when it is made.
+    """A section of a config: a frozen dataclass that checks its values and converts them to plain Python types when it is
+    made.
 
-    `section` is the name that its errors give. `needs` is a setting that a section may not lack: if it is None, which it is
-    by default, the section is left out.
+    Errors give `section` as its name. `needs` names the one setting that the section requires; if that is None (its
+    default), the whole section counts as left out.
     """
 
     section: ClassVar[str] = ""
@@ -166,11 +169,11 @@ class Settings:
 
     @property
     def is_left_out(self) -> bool:
-        """Is this what a section says that is not there?"""
+        """Tells whether the config leaves this section out."""
         return bool(self.needs) and getattr(self, self.needs) is None
 
     def agree(self) -> None:
-        """Raises JaxlvError if values that are allowed one by one do not go together."""
+        """Raises JaxlvError if values that are allowed one by one contradict each other."""
 
 
 def _default(field: dataclasses.Field) -> Any:
@@ -178,7 +181,7 @@ def _default(field: dataclasses.Field) -> Any:
 
 
 class Statement(NamedTuple):
-    """What is known of a setting: its type, what it is in words, and what it may be, which may be None if it `can_lack`."""
+    """What is known of a setting: its type, what it is in words, and what it may be (also None if `can_lack`)."""
 
     kind: Any
     words: str = ""
@@ -186,7 +189,7 @@ class Statement(NamedTuple):
     can_lack: bool = False
 
     def __str__(self) -> str:
-        """What it must be, such as "a whole number from 1 to 6 (digits behind the point)"."""
+        """Returns what it must be, such as "a whole number from 1 to 6 (digits behind the point)"."""
         words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", dict: "a table"}
         if self.allowed:
             must_be = self.allowed.words(self.kind)
@@ -199,7 +202,7 @@ class Statement(NamedTuple):
 
 @functools.cache
 def statements(cls: type) -> dict[str, Statement]:
-    """What every field of a dataclass may be, by name; of one that is not a `Settings` class only the types are known."""
+    """Returns what each field of a dataclass may be, by name; if it is not a `Settings` class, only the types are known."""
     hints, found = typing.get_type_hints(cls), {}
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         kind, words, allowed = hints[field.name], field.metadata.get("words", ""), field.metadata.get("allowed")
@@ -216,21 +219,23 @@ def statements(cls: type) -> dict[str, Statement]:
 
 
 def checked(cls: type, section: str = "", /, **values: Any) -> dict[str, Any]:
-    """Values of fields of `cls`, by name, in plain Python types; raises JaxlvError if one is not allowed.
+    """Returns values of fields of `cls`, by name, in plain Python types; raises JaxlvError if one is not allowed.
 
-    `section` comes before the name in an error; arguments of a function have none.
+    `section` comes before the name in an error; arguments of a function have no section.
     """
     known, prefix = statements(cls), f"{section}." if section else ""
     return {name: settled(value, known[name], prefix + name) for name, value in values.items()}
 
 
 def argument(cls: type, field: str, value: Any, name: str) -> Any:
-    """An argument of a function, called `name`, that may be what a field of `cls` may be; else raises JaxlvError."""
+    """Returns the function argument called `name`, checked as the field `field` of `cls`; raises JaxlvError if it is not
+    allowed.
+    """
     return settled(value, statements(cls)[field], name)
 
 
 def settled(value: Any, statement: Statement, name: str, file: Any = None) -> Any:
-    """A value as its type has it; raises JaxlvError, which says the setting's name and its file, if it is not allowed."""
+    """Returns a value in its setting's type; raises JaxlvError, with the setting's name and file, if it is not allowed."""
     kind, allowed = statement.kind, statement.allowed
     if value is None and statement.can_lack:
         return None
@@ -253,7 +258,7 @@ def settled(value: Any, statement: Statement, name: str, file: Any = None) -> An
 
 
 def _plain(value: Any, kind: Any) -> Any:
-    """The value in the plain Python type; None if it is of another type. A bool is not a number."""
+    """Returns the value in the plain Python type; None if it is of another type. A bool is not a number."""
     origin = typing.get_origin(kind) or kind
     if origin is Literal:
         return value if isinstance(value, str) and value in typing.get_args(kind) else None
@@ -281,8 +286,8 @@ def _float(value: Any) -> float:
 
 
 def build_config(cls: type, tree: Mapping[str, Any], where: Any = "config", prefix: str = "") -> Any:
-    """A dataclass from nested tables; raises JaxlvError, which names `where` and the key, for a key that is unknown or
-    missing and for a value that is not allowed.
+    """Builds a dataclass from nested tables; raises JaxlvError, with `where` and the key, if a key is unknown or missing or
+    a value is not allowed.
     """
     if not isinstance(tree, Mapping):
         raise JaxlvError(f"[{prefix.rstrip('.')}] must be a section", where=where, found=represented(tree))
