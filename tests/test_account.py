@@ -445,7 +445,7 @@ def test_a_ledger_of_the_version_before_is_read_and_goes_on(path):
     assert read_book(path).lacks.startswith(told)
     with path.open("ab") as file:
         file.write(lines.encode({"keep": "e", "run": "run", "phase": "evaluation"}))
-    with pytest.raises(JaxlvError, match=r"line 8: damaged line \(not chained, behind lines that are\)"):
+    with pytest.raises(JaxlvError, match=r"line 8: damaged line \(not chained, although lines before it are\)"):
         read(path)
 
 

@@ -240,7 +240,7 @@ def test_a_damaged_line_is_named(path, damage):
 
 
 def test_a_second_writer_is_refused(path):
-    with Ledger(path, terms(10)), pytest.raises(JaxlvError, match="another process writes it"):
+    with Ledger(path, terms(10)), pytest.raises(JaxlvError, match="another process writes to it"):
         Ledger(path)
     Ledger(path).close()
 
@@ -526,7 +526,7 @@ def test_a_ledger_that_several_runs_share_leaves_its_head_with_each(path, tmp_pa
 def test_a_head_that_is_removed_while_a_process_writes_ends_it(path):
     with Ledger(path, terms(9)) as ledger:
         head_of(path).unlink()
-        with pytest.raises(JaxlvError, match="was removed, renamed or replaced while a process wrote it"):
+        with pytest.raises(JaxlvError, match="was removed, renamed or replaced while a process wrote to it"):
             ledger.commit(ledger.reserve(STEP, "final"))
 
 

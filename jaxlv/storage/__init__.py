@@ -1,1 +1,1 @@
-"""Files and folders that are whole or not there, and that tell when they have changed."""
+"""Files and folders that are either complete or absent, and that show whether they have been changed."""

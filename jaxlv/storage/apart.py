@@ -1,9 +1,9 @@
-"""Work on files of others in another process, whose time, memory and output have limits.
+"""Work on untrusted files in another process with limits on its time, memory and output.
 
-A library written in C or Rust may crash, go round for ever, or fill the memory with a file that was made for it, and nothing
-within Python stops that. Here such work costs one line: the other process sees nothing of the environment, writes into no
-file, and ends with the one that asked. Both speak through pipes, in JSON: what comes back is data, whatever is at the other
-end.
+A library written in C or Rust may crash, loop for ever, or fill the memory on a file that was made for that, and nothing
+within Python stops it. With this module such work is one call. The other process sees none of the environment, cannot write
+files, and ends together with the process that asked. Both speak JSON through pipes: what comes back is only data, even if
+the other process has been taken over.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from typing import Any, BinaryIO
 
 from jaxlv.errors import JaxlvError, printable
 
-SLOWEST_TEXT, SLOWEST_FILE = 1e5, 2e6  # bytes that are worked on in a second more
-PER_BYTE = 512  # bytes of memory that each byte of a text may take more: a tokenizer notes much of each
-PASSED_ON = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME", "TZ")  # what a Python may need to start, and the clock
+SLOWEST_TEXT, SLOWEST_FILE = 1e5, 2e6  # bytes per second of additional time that a request gets
+PER_BYTE = 512  # additional bytes of memory per byte of text: a tokenizer stores much about each
+PASSED_ON = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME", "TZ")  # what Python may need to start, and the time zone
 ALONE = {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 BLOCK = 1 << 16  # bytes that go through a pipe at once
-HEAD = 8  # bytes that say how long a message is
+HEAD = 8  # bytes that give the length of a message
 
 
 class Failure(Exception):
-    """Why work in another process came to nothing, in a few words."""
+    """Why work in another process failed, in a few words."""
 
     def __init__(self, reason: str):
         super().__init__(printable(reason))
@@ -45,7 +45,7 @@ class Failure(Exception):
 
 @dataclass(frozen=True)
 class Limits:
-    """What the work on one request may take: seconds of computing, seconds in all, bytes of memory, bytes of the answer."""
+    """What the work on one request may take: seconds of CPU time, seconds in all, bytes of memory, bytes of the answer."""
 
     computing: float = 20.0
     seconds: float = 60.0
@@ -53,16 +53,16 @@ class Limits:
     answer: int = 1 << 20
 
     def grown(self, text: int, files: int) -> Limits:
-        """Returns the limits for a request with so many bytes of text, and of files, which must do with the same memory."""
+        """Returns the limits for a request with so many bytes of text and of files; files do not raise that on memory."""
         more = text / SLOWEST_TEXT + files / SLOWEST_FILE
         answer = self.answer + 16 * text
         return Limits(self.computing + more, self.seconds + 3 * more, self.memory + PER_BYTE * text, answer)
 
 
 def call(function: Callable[..., Any], *arguments: Any, limits: Limits = Limits()) -> Any:
-    """Returns what a function of a module answers in another process; arguments are JSON or bytes, the answer is JSON.
+    """Returns the result of a module's function, called in another process; arguments are JSON or bytes, the result is JSON.
 
-    Raises Failure if it raises anything, crashes, or takes more than the limits.
+    Raises Failure if the function raises anything, crashes, or exceeds the limits.
     """
     worker = Apart(function, *arguments, limits=limits)
     worker.close()
@@ -70,16 +70,17 @@ def call(function: Callable[..., Any], *arguments: Any, limits: Limits = Limits(
 
 
 class Apart:
-    """An object in another process: made there by `target(*arguments)`, and asked by the names of its methods.
+    """An object in another process: made there by `target(*arguments)`; its methods are called by name.
 
-    It ends when `close` is called, when nobody holds it any more, when a request fails, and with the process that asked.
+    The process ends when `close` is called, when nothing refers to this object any more, when a request fails, and with the
+    process that asked.
     """
 
     def __init__(self, target: Callable[..., Any], *arguments: Any, limits: Limits = Limits()):
         self.limits, self._lock = limits, threading.Lock()
         places = [os.path.abspath(place) for place in sys.path]
         command = [_python(), "-B", "-c", _PROGRAM.format(places), f"{target.__module__}:{target.__qualname__}"]
-        held, ours = os.pipe()  # nothing goes through it: its end tells the other process that this one has ended
+        held, ours = os.pipe()  # nothing is sent: that it closes tells the other process that this one has ended
         try:
             self._process = subprocess.Popen(
                 [*command, str(held)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
@@ -94,7 +95,7 @@ class Apart:
         self.answer = self.ask("", *arguments)
 
     def ask(self, method: str, *arguments: Any) -> Any:
-        """Returns what a method answers; raises Failure if it raises anything, crashes, or takes more than allowed."""
+        """Returns the result of a method; raises Failure if it raises anything, crashes, or exceeds the limits."""
         with self._lock:
             if not self.alive:
                 raise Failure("the other process has ended")
@@ -132,7 +133,9 @@ class Apart:
         return answer
 
     def _talk(self, request: bytes, limits: Limits) -> bytes:
-        """Sends a request and returns the answer, both as a whole and before the time is over."""
+        """Sends a request and returns the answer; raises Failure if that takes too long, the answer is too large, or the
+        process ends.
+        """
         (to, back), rest, got = (self._process.stdin, self._process.stdout), memoryview(request), bytearray()
         assert to and back
         os.set_blocking(to.fileno(), False)
@@ -150,7 +153,7 @@ class Apart:
                             raise Failure(self._fate(limits))
                         got += block
                         continue
-                    with contextlib.suppress(BrokenPipeError):  # how it ended is said when its answers end
+                    with contextlib.suppress(BrokenPipeError):  # `_fate` says how it ended once its answers stop
                         rest = rest[os.write(to.fileno(), rest[:BLOCK]) :]
                         if rest:
                             continue
@@ -160,14 +163,14 @@ class Apart:
         return bytes(got[HEAD:])
 
     def _fate(self, limits: Limits) -> str:
-        """Says in words how the other process ended."""
+        """Returns in words how the other process ended."""
         try:
             code = self._process.wait(5.0)
         except subprocess.TimeoutExpired:
             return "no answer"
         if code == -signal.SIGXCPU:
             return f"no end after {limits.computing:.0f} s of computing"
-        if code == -signal.SIGABRT:  # how Rust and C++ end when they are given no more memory
+        if code == -signal.SIGABRT:  # how Rust and C++ end if they get no more memory
             return f"SIGABRT: a crash, or more memory than {limits.memory >> 20} MiB"
         return signal.Signals(-code).name if code < 0 else f"exit status {code} of {sys.executable}"
 
@@ -185,7 +188,7 @@ def _python() -> str:
     """Returns the Python that runs this; raises JaxlvError if that is part of another program."""
     if not sys.executable or getattr(sys, "frozen", False):
         raise JaxlvError(
-            "files of others are read by another process, and no Python for it is known",
+            "untrusted files are read in another process, and no Python for it is known",
             where="sys.executable",
             hint="set it to the path of a Python that has jaxlv",
         )
@@ -206,13 +209,13 @@ _PROGRAM = "import sys; sys.path[:] = {!a}; from jaxlv.storage import apart; apa
 
 
 def serve(target: str, held: str) -> None:
-    """Makes an object and answers for it, in the other process, until nobody asks any more."""
+    """Makes an object and answers requests for it, in the other process, until none come any more."""
     _end_with_the_one_that_asked(int(held))
     for what in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE):
         resource.setrlimit(what, (0, 0))
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nowhere = os.open(os.devnull, os.O_RDWR)
-    for number in (0, 1):  # what a library prints is not an answer
+    for number in (0, 1):  # output of a library must not be mistaken for an answer
         os.dup2(nowhere, number)
     module, _, name = target.partition(":")
     made: Any = None
@@ -228,14 +231,14 @@ def serve(target: str, held: str) -> None:
                 made = found(*arguments)
                 answer = {"value": None if isinstance(found, type) else made}
             content = json.dumps(answer).encode()
-        except BaseException as fault:  # what an extension raises when it panics is not an Exception
+        except BaseException as fault:  # a panic in an extension is not an Exception
             content = json.dumps({"fault": _words(fault)}).encode()
         answers.write(_framed(content))
         answers.flush()
 
 
 def _words(fault: BaseException) -> str:
-    """Says a fault in words: its text, behind its type unless that says nothing."""
+    """Returns an error in words: its text, after its type if that says something."""
     try:
         text = printable(fault)
     except BaseException:
@@ -244,27 +247,27 @@ def _words(fault: BaseException) -> str:
 
 
 def limit(computing: float, memory: int) -> None:
-    """Sets what this process may take from now on: seconds of computing, and bytes of memory in all.
+    """Limits what this process may take from now on: seconds of CPU time, and bytes of memory in all.
 
-    These are the soft limits: work that learns its size later may set them again.
+    These are soft limits: work that learns its size later may set them again.
     """
     used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
     for name, most in ((resource.RLIMIT_CPU, math.ceil(used + computing)), (resource.RLIMIT_AS, memory)):
         hard = resource.getrlimit(name)[1]
-        with contextlib.suppress(ValueError):  # some systems have no limit on memory; that on time stays
+        with contextlib.suppress(ValueError):  # some systems cannot limit memory; the limit on time still holds
             resource.setrlimit(name, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
 def _received(pipe: BinaryIO) -> bytes:
-    """Returns the next message; nothing at the end of all."""
+    """Returns the next message; empty if the pipe has ended."""
     return pipe.read(int.from_bytes(pipe.read(HEAD), "little"))
 
 
 def _end_with_the_one_that_asked(held: int) -> None:
-    """Lets the system end this process when the other end of a pipe is closed, which it is when its process is gone."""
+    """Makes the system end this process when the other end of the pipe closes, as it does when the asking process ends."""
     fcntl.fcntl(held, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(held, fcntl.F_SETFL, fcntl.fcntl(held, fcntl.F_GETFL) | os.O_ASYNC)
     os.set_blocking(held, False)
     with contextlib.suppress(BlockingIOError):
-        if not os.read(held, 1):  # it was closed before
+        if not os.read(held, 1):  # already closed
             sys.exit()

@@ -1,11 +1,11 @@
-"""A file of lines that are chained by hash, and its heads: files that know how long it was and the hash of its last line.
+"""A file of lines chained by hash, and its heads: small files that record how many lines it had and the hash of the last.
 
-The rule: each head is a line of the file. The file has that many lines at least, and that line has that hash. A head is
-written after its line is on the disk, so a process that dies in between leaves it behind, never ahead. What stands behind a
-head is new. A file of which a head is there, is there.
+The invariant: for each head, the file has at least that many lines, and the last of them has that hash. A head is written
+after its line is on the disk, so a process that dies in between leaves the head behind the file, never ahead. Lines after a
+head are new. If a head exists, its file must exist.
 
-A head file has two slots, each a line with its own checksum, that are written in turns: whatever a kill or a power cut
-tears, the other one is whole.
+A head file has two slots, each a line with its own checksum, that are written in turn: if a kill or a power cut tears one,
+the other is whole.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ class Head(NamedTuple):
 
 
 def head_of(path: Path) -> Path:
-    """The head file beside a file of lines."""
+    """Returns the head file beside a file of lines."""
     return path.with_name(path.name + SUFFIX)
 
 
 def scan(path: Path, use: Callable[[dict[str, Any]], object], also: Iterable[Path] = ()) -> Content:
-    """Give `use` each record of a file of lines, none if neither it nor a head is there.
+    """Calls `use` with each record of a file of lines; with none if neither the file nor a head exists.
 
-    Raises JaxlvError, with the line, for damage before a torn end, and if the file is not what its head file, or one of the
-    others in `also`, knows of.
+    Raises JaxlvError, with the line, if the file is damaged before a torn end, and if it contradicts its own head file or
+    one of the others in `also`.
     """
     places = [head_of(path), *also]
-    known = read_heads(places)  # before the lines: a process that adds some writes these first
+    known = read_heads(places)  # before the lines: a process that adds lines writes them first, then the heads
     found = lines.scan(path, use)
     _check(found, path, known)
     _check_marked(found, path)
@@ -55,7 +55,7 @@ def scan(path: Path, use: Callable[[dict[str, Any]], object], also: Iterable[Pat
 
 
 def read_heads(paths: Iterable[Path]) -> dict[Path, Head]:
-    """The heads in those of some files that are there. Raises JaxlvError if neither slot of one is whole."""
+    """Returns the heads in those of the files that exist. Raises JaxlvError if both slots of one are damaged."""
     found = {}
     for path in filter(os.path.lexists, paths):
         if not (slots := list(filter(None, _slots(path)))):
@@ -65,7 +65,7 @@ def read_heads(paths: Iterable[Path]) -> dict[Path, Head]:
 
 
 def _check(found: Content, path: Path, known: Mapping[Path, Head]) -> None:
-    """Raises JaxlvError unless a file has the lines that the heads know of."""
+    """Raises JaxlvError if a file lacks lines that the heads know of."""
     for place, head in known.items():
         told, there = f"at least {head.lines} lines, as {place} says", len(found.hashes)
         if not door.is_there(path):
@@ -80,13 +80,13 @@ def _check(found: Content, path: Path, known: Mapping[Path, Head]) -> None:
 
 
 def _check_marked(found: Content, path: Path) -> None:
-    """Raises JaxlvError if lines were chained and the head file is gone, which was there before the second of them."""
+    """Raises JaxlvError if lines are chained but the head file is gone; it is always written before the second of them."""
     if len(found.hashes) - found.unchained > 1 and not os.path.lexists(head_of(path)):
         raise JaxlvError("its head file is gone", where=path, expected=head_of(path), hint=HINT)
 
 
 class Chain(lines.Journal):
-    """A journal whose lines are chained, and whose own head file is there before a second line is written.
+    """A journal whose lines are chained, and whose own head file exists before a second line is written.
 
     Raises JaxlvError as `scan` does, before anything is changed.
     """
@@ -95,17 +95,17 @@ class Chain(lines.Journal):
         self._files: dict[Path, _HeadFile] = {}
         self._places = [head_of(path), *also]
         if not door.is_there(path):
-            _check(Content(), path, read_heads(self._places))  # opening would make it
+            _check(Content(), path, read_heads(self._places))  # opening would create the file
         super().__init__(path, use)
         try:
-            if self.found.hashes:  # no line is added before there is a head file
+            if self.found.hashes:  # no line is added before the head file exists
                 self.mark(head_of(path))
         except BaseException:
             self.close()
             raise
 
     def expect(self, place: Path) -> None:
-        """Raises JaxlvError if the file has not all lines that another head file knows of."""
+        """Raises JaxlvError if the file lacks lines that another head file knows of."""
         _check(self.found, self.path, read_heads([place]))
 
     def _accept(self, found: Content) -> None:
@@ -114,38 +114,38 @@ class Chain(lines.Journal):
 
     @property
     def head(self) -> Head:
-        """The number of lines, and the hash of the last one; "" if there is none."""
+        """The number of lines, and the hash of the last one ("" without lines)."""
         hashes = self.found.hashes
         return Head(len(hashes), hashes[-1] if hashes else "")
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Write a record, as `Journal.add` does."""
+        """Writes a record, as `Journal.add` does."""
         line = lines.encode(record, self.head.sha256)
         sha256 = json.loads(line)[lines.CHAIN]
         self._add(line)
         self.found.hashes.append(sha256)
 
     def mark(self, place: Path) -> None:
-        """Write the head into a head file, which is made if it is not there; it is on the disk when this returns."""
+        """Writes the head into a head file, which is made if it does not exist; it is on the disk when this returns."""
         if place not in self._files:
             self._files[place] = _HeadFile(place, self.head)
         self._files[place].write(self.head)
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Closes the files."""
         for file in self._files.values():
             file.close()
         super().close()
 
 
 def make_head(path: Path, head: Head) -> None:
-    """Write a head file, both slots of it, as a whole."""
+    """Writes a head file with both slots, completely or not at all."""
     with new_file(path) as place:
         place.write_bytes(2 * _slot(head))
 
 
 class _HeadFile:
-    """A head file, open for writing; made if it is not there."""
+    """A head file, open for writing; made if it does not exist."""
 
     def __init__(self, path: Path, head: Head):
         self.path = path
@@ -157,11 +157,11 @@ class _HeadFile:
         self._handle = door.handle_to_change(path)
 
     def write(self, head: Head) -> None:
-        """Replace the older slot. Raises JaxlvError if the file is not where it was."""
+        """Overwrites the older slot. Raises JaxlvError if the file was removed, renamed or replaced."""
         if head == self._written:
             return
         if not is_at(self.path, self._handle):
-            raise JaxlvError("was removed, renamed or replaced while a process wrote it", where=self.path)
+            raise JaxlvError("was removed, renamed or replaced while a process wrote to it", where=self.path)
         with naming(self.path):
             rest, place = _slot(head), self._next
             while rest:
@@ -179,7 +179,7 @@ def _slot(head: Head) -> bytes:
 
 
 def _slots(path: Path) -> list[Head | None]:
-    """The heads in the slots of a file; None if a slot is torn or damaged."""
+    """Returns the heads in the two slots of a file; None for a slot that is torn or damaged."""
     with door.opened(path) as file:
         content = file.read(2 * SLOT)
     return [_head_in(content[:SLOT]), _head_in(content[SLOT:])]

@@ -1,10 +1,9 @@
-"""The one door through which files are opened that somebody names, or that lie in a folder that somebody names.
+"""The only way by which files are opened that a user names, or that lie in a folder that a user names.
 
-In place of any of them may lie a pipe that nobody writes to, a device that never ends, or a file that fills the memory. So
-what is read is a regular file, which is known before it is opened and once more afterwards; it is opened without waiting,
-is no larger than the table of its kind says (LIMITS here, `foreign.LIMITS` for models), and ends where it ended when it was
-opened, however long a file of the system's own (/proc) goes on. tests/test_architecture.py holds that nothing is read past
-this door.
+Such a name may lead to a pipe that nobody writes to, a device that never ends, or a file that fills the memory. So only
+regular files are read, which is checked before and again after opening; opening does not wait; a file may be no larger than
+the limit of its kind (LIMITS here, `foreign.LIMITS` for models); and reading stops where the file ended when it was opened,
+even if it keeps growing (as in /proc). tests/test_architecture.py checks that nothing is read in another way.
 """
 
 from __future__ import annotations
@@ -25,12 +24,13 @@ from jaxlv.errors import JaxlvError
 MIB = 1 << 20
 LIMITS: Mapping[str, int] = {
     "config": MIB,  # TOML
-    "result": 64 * MIB,  # JSON and drawings of the folders that programs leave, and results of benchmarks
-    "text": 8 * MIB,  # prompts, or a text whose perplexity is measured: a tokenizer takes some 250 times that
+    "result": 64 * MIB,  # JSON and drawings in the folders that programs write, and results of benchmarks
+    "text": 8 * MIB,  # prompts, or a text whose perplexity is measured: a tokenizer needs about 250 times as much memory
     "log": 1024 * MIB,  # metrics.jsonl and ledgers, which are read line by line
-    "line": MIB,  # of a log
+    "line": MIB,  # one line of a log
 }
-"""How large a file may be, in bytes, by its kind. Data files have a limit of their own (`memory_cap` of `series.load`)."""
+"""The largest size of a file, in bytes, by its kind. Data files have a limit of their own (`memory_cap` of `series.load`).
+"""
 KINDS = {
     stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
@@ -39,11 +39,11 @@ _NOTHING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 
 class Unreadable(JaxlvError):
-    """The system cannot read a file that is there, such as one on a disk that fails: what it holds is not known."""
+    """The file exists but the system cannot read it, for example because a disk fails: its content is unknown."""
 
 
 def is_there(path: Path) -> bool:
-    """Tells whether a regular file is there; raises JaxlvError if something else is, such as a link that leads nowhere."""
+    """Tells whether a regular file exists; raises JaxlvError if anything else is there, such as a dead link."""
     try:
         check_regular(os.stat(path), path)
     except ValueError:  # a null character
@@ -56,7 +56,7 @@ def is_there(path: Path) -> bool:
 
 
 def is_folder(path: str | Path) -> bool:
-    """Tells whether a folder is there; not under a name that no file can have."""
+    """Tells whether a folder exists; False for names that no file can have."""
     try:
         return os.path.isdir(path)
     except ValueError:  # a null character, or half a character of UTF-16
@@ -65,18 +65,18 @@ def is_folder(path: str | Path) -> bool:
 
 @contextlib.contextmanager
 def opened(path: Path, most: float = math.inf) -> Iterator[BufferedReader]:
-    """Opens a regular file of at most so many bytes to read it, up to the end that it has now; raises JaxlvError, without
-    waiting, if it is not such a file or is unreadable.
+    """Opens a regular file of at most `most` bytes for reading, up to the end that it has now; raises JaxlvError, without
+    waiting, if it is not such a file or cannot be read.
     """
     try:
-        check_regular(os.stat(path), path)  # to open a device may do something
+        check_regular(os.stat(path), path)  # merely opening a device may have an effect
         with _Ending(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)) as raw, BufferedReader(raw) as file:
             check_regular(os.fstat(raw.fileno()), path)
             if raw.ends > most:
                 raise JaxlvError("too large", where=path, expected=f"at most {most} bytes", found=raw.ends)
             if not raw.ends and os.read(raw.fileno(), 1):
                 raise JaxlvError("is not a regular file", where=path, found="a file of no size that holds something")
-            yield file  # type: ignore[misc]  # mypy takes it for another kind of stream
+            yield file  # mypy sees another kind of stream
     except OSError as fault:
         raise unreadable(fault, path) from None
 
@@ -88,8 +88,8 @@ def content(path: Path, most: int) -> bytes:
 
 
 def opened_to_add(path: Path) -> io.FileIO:
-    """Opens a regular file, which is made if nothing is there, to read it and to add to its end; raises JaxlvError, without
-    waiting, if something else is there, and OSError if the system does not open it.
+    """Opens a regular file, made if it does not exist, to read it and to append to it; raises JaxlvError, without waiting,
+    if something else is there, and OSError if the system does not open it.
     """
     is_there(path)
     handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
@@ -103,27 +103,25 @@ def opened_to_add(path: Path) -> io.FileIO:
 
 
 def handle_to_change(path: Path) -> int:
-    """Returns the handle of a regular file that is there, to write over parts; its owner closes it. Errors as in
-    `opened_to_add`.
-    """
+    """Returns a handle to overwrite parts of an existing regular file; the caller closes it. Errors as `opened_to_add`."""
     is_there(path)
     return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def handle_of(path: Path) -> int:
-    """Returns the handle of a file or folder that is there, which waits for nothing; its owner closes it."""
+    """Returns a handle of an existing file or folder, opened without waiting; the caller closes it."""
     return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def at_home(path: str | Path) -> str:
-    """Returns a path with the home of the user, or of one that it names, for a "~" at its beginning; as it is if the system
-    does not know that user.
+    """Returns a path with "~" or "~user" at its beginning replaced by that user's home; unchanged if the system does not
+    know the user.
     """
     return os.path.expanduser(path)
 
 
 class _Ending(io.FileIO):
-    """A file that ends where it ended when it was opened. Reading what would have to be waited for raises OSError."""
+    """A file that ends where it ended when it was opened. Raises OSError if reading would have to wait."""
 
     def __init__(self, handle: int):
         super().__init__(handle)
@@ -136,12 +134,12 @@ class _Ending(io.FileIO):
             raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         return found
 
-    read = io.RawIOBase.read  # type: ignore[assignment]  # these read by `readinto`, those of FileIO do not
+    read = io.RawIOBase.read  # type: ignore[assignment]  # these call `readinto`; those of FileIO do not
     readall = io.RawIOBase.readall  # type: ignore[assignment]
 
 
 def unreadable(fault: OSError, path: Path) -> JaxlvError:
-    """Returns the error for a file that the system does not read."""
+    """Returns the error for a file that the system cannot read."""
     if os.path.islink(path) and fault.errno in _NOTHING:
         return JaxlvError("is not a regular file", where=path, found="a link that leads nowhere")
     if fault.errno == errno.ENOENT:

@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there, that are sealed by their hashes, and that lie where they seem to."""
+"""Files and folders that are either complete or absent, that hashes seal, and that stay where they were opened."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ SEAL = "SHA256SUMS"  # as `sha256sum -c` reads it
 
 # ------------------------------------------------------------------------------------------- whole or not there
 
-_making: set[Path] = set()  # folders that `new_folder` has given out, and that have no name of their own yet
+_making: set[Path] = set()  # folders that `new_folder` has yielded and not renamed yet
 
 
 @contextlib.contextmanager
 def new_folder(folder: Path, replace: bool = False, parents: bool = True) -> Iterator[Path]:
-    """Yields an empty folder to fill. It is flushed and renamed to `folder` if the body succeeds, deleted if it raises.
+    """Yields an empty temporary folder. It is flushed and renamed to `folder` if the body succeeds, and deleted if it
+    raises.
 
-    Raises JaxlvError if `folder` is there and not empty, unless `replace` asks for a new one in its place. Folders above it
-    are made if `parents`. What killed processes left of the same folder is removed first.
+    Raises JaxlvError if `folder` exists and is not empty, unless `replace` is set, which puts the new one in its place.
+    Folders above it are made if `parents`. Remains of killed processes that wrote the same folder are removed first.
     """
     folder = Path(folder)
     place = check_free(folder, replace)
@@ -53,7 +54,7 @@ def new_folder(folder: Path, replace: bool = False, parents: bool = True) -> Ite
 
 
 def check_free(folder: Path, replace: bool = False) -> Path:
-    """Raises JaxlvError if `new_folder` could not make `folder`; returns the path it will have, links resolved."""
+    """Returns the path that `folder` will have, with links resolved; raises JaxlvError if `new_folder` could not make it."""
     place = Path(os.path.realpath(folder))
     if not place.exists():
         return place
@@ -67,9 +68,9 @@ def check_free(folder: Path, replace: bool = False) -> Path:
 
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """Yields a path to write a file to. It is flushed and renamed to `path`, in place of an older one, if the body succeeds;
-    if it raises, an older one stays as it was. In a folder that `new_folder` is making the path is `path` itself: that
-    folder is whole or not there as a whole.
+    """Yields a path to write a file to. If the body succeeds, it is flushed and renamed to `path`, replacing an older file;
+    if it raises, the older file stays as it was. Inside a folder that `new_folder` is making, `path` itself is yielded, as
+    that folder is complete or absent anyway.
     """
     path = Path(path)
     if any(folder in _making for folder in path.parents):
@@ -86,19 +87,19 @@ def new_file(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file as a whole, in place of an older one."""
+    """Writes a text file completely or not at all, replacing an older one."""
     with new_file(path) as place:
         place.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, tree: Any, **settings: Any) -> None:
-    """Write a JSON file as a whole, in place of an older one; `settings` are those of json.dumps."""
+    """Writes a JSON file completely or not at all, replacing an older one; `settings` are those of json.dumps."""
     write_text(path, json.dumps(tree, **{"indent": 1, **settings}) + "\n")
 
 
 def read_text(path: Path, kind: str = "result") -> str:
-    """The text of a regular file, at most as large as `door.LIMITS` says of its kind; raises JaxlvError if it is not that,
-    or not UTF-8.
+    """Returns the text of a regular file, at most as large as `door.LIMITS` allows for its kind; raises JaxlvError if it is
+    not such a file, or not UTF-8.
     """
     try:
         return door.content(path, door.LIMITS[kind]).decode()
@@ -107,7 +108,7 @@ def read_text(path: Path, kind: str = "result") -> str:
 
 
 def read_json(path: Path) -> Any:
-    """The value of a JSON file of ours; raises JaxlvError if it is damaged, or as `read_text` does."""
+    """Returns the value in a JSON file of ours; raises JaxlvError if it is damaged, or as `read_text` does."""
     text = read_text(path)
     try:
         return parse_json(text)
@@ -117,8 +118,8 @@ def read_json(path: Path) -> Any:
 
 @contextlib.contextmanager
 def as_written(what: str, where: Any, files: str) -> Iterator[None]:
-    """What goes wrong in the body with trees that are not as their program wrote them becomes one JaxlvError, which says
-    `what` and names the `files`. The body reads, formats and draws them, and computes nothing else.
+    """Turns errors of the body about content that is not as our programs write it into one JaxlvError, which says `what` and
+    names the `files`. The body may only read, format and draw that content: an error of a computation would be misreported.
     """
     try:
         yield
@@ -129,8 +130,8 @@ def as_written(what: str, where: Any, files: str) -> Iterator[None]:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder, and those above it, if they are not there. The names of new ones are flushed to the disk: what is
-    flushed in a folder is lost with its name. Raises JaxlvError if a file is in the way.
+    """Makes a folder, and those above it, if they do not exist. The names of new ones are flushed to the disk: otherwise a
+    power cut could lose the folder with everything flushed in it. Raises JaxlvError if a file is in the way.
     """
     folder = Path(folder)
     if folder.is_dir():
@@ -144,7 +145,9 @@ def make_folder(folder: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder, which is whole or gone at every instant; what cannot be deleted is left to `remove_unfinished`."""
+    """Removes a folder, which is complete or gone at every instant; `remove_unfinished` later takes what cannot be deleted
+    now.
+    """
     hidden = folder.with_name(f".{folder.name}.{os.getpid()}{SUFFIX}")
     with contextlib.suppress(OSError):
         os.replace(folder, hidden)
@@ -154,9 +157,9 @@ def remove_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _beside(place: Path, name: Path) -> Iterator[tuple[Path, Callable[[], None]]]:
-    """Yields a folder beside `place` for what is to get its name, held by this process, and a check that it is there still:
-    it raises JaxlvError if the folders above were removed or renamed. It is deleted in the end. An OSError of the body names
-    `name`, not a file of that folder.
+    """Yields a temporary folder beside `place`, locked by this process, and a check that raises JaxlvError if the folders
+    above were removed or renamed. The folder is deleted in the end. An OSError of the body names `name`, not a file in the
+    temporary folder.
     """
     remove_unfinished(place.parent, place.name)
     begins = place.with_name(f".{place.name}.")
@@ -167,7 +170,7 @@ def _beside(place: Path, name: Path) -> Iterator[tuple[Path, Callable[[], None]]
             try:
                 yield Path(temporary), watched.check
             except Exception:
-                watched.check()  # some libraries make the folders anew that they miss
+                watched.check()  # some libraries make missing folders anew
                 raise
     except OSError as fault:
         if fault.filename is None or str(fault.filename).startswith(str(begins)):
@@ -176,8 +179,8 @@ def _beside(place: Path, name: Path) -> Iterator[tuple[Path, Callable[[], None]]
 
 
 def _put(work: Path, place: Path, old: Path | None) -> None:
-    """Rename `work` to `place`, and what is there to `old`, if that is given. A failure leaves `place` as it was; only a
-    file whose folder could not be flushed afterwards may be the new one.
+    """Renames `work` to `place`, after moving what is there to `old`, if given. A failure leaves `place` as it was, with one
+    exception: a file whose folder could not be flushed afterwards may be the new one.
     """
     folder, before = work.is_dir(), place.exists()
     try:
@@ -199,12 +202,12 @@ def _put(work: Path, place: Path, old: Path | None) -> None:
 
 
 def remove_unfinished(folder: Path, name: str = "*") -> None:
-    """Remove what killed processes left half written in `folder`, of one name or of any; what a live one writes stays.
+    """Removes what killed processes left half written in `folder`, under one name or any; what a living one writes stays.
 
-    A folder that was about to be replaced, and had been moved away for it, is put back.
+    A folder that had been moved away to be replaced is put back.
     """
     for path in Path(folder).glob(f".{name if name == '*' else glob.escape(name)}.*{SUFFIX}"):
-        with contextlib.suppress(OSError):  # another process removes it too
+        with contextlib.suppress(OSError):  # another process may remove it too
             if path.is_dir() and not path.is_symlink():
                 with _held(path):
                     final = path.with_name(path.name[1:].removesuffix(SUFFIX).rpartition(".")[0])
@@ -217,7 +220,9 @@ def remove_unfinished(folder: Path, name: str = "*") -> None:
 
 @contextlib.contextmanager
 def _held(folder: Path) -> Iterator[int]:
-    """Yields the handle of a folder that is locked until the process ends; raises OSError if another one has the lock."""
+    """Yields the handle of a folder that stays locked until the process ends; raises OSError if another process has the
+    lock.
+    """
     handle = door.handle_of(folder)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -227,7 +232,7 @@ def _held(folder: Path) -> Iterator[int]:
 
 
 def to_disk(path: Path) -> None:
-    """Flush a file, or the entries of a folder, to the disk."""
+    """Flushes a file, or the entries of a folder, to the disk."""
     handle = door.handle_of(path)
     try:
         with naming(path):
@@ -248,7 +253,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def system_error(fault: BaseException, path: Path) -> OSError:
-    """The error of the operating system behind one that an extension raised while it wrote `path`, known by its words."""
+    """Returns the OSError behind an exception that an extension raised while it wrote `path`, recognised by its text."""
     text = os.strerror(errno.ENOMEM) if isinstance(fault, MemoryError) else str(fault)
     code = next((code for code in errno.errorcode if os.strerror(code).lower() in text.lower()), 0)
     return OSError(code or errno.EIO, os.strerror(code) if code else f"{type(fault).__name__}: {text}", str(path))
@@ -256,8 +261,8 @@ def system_error(fault: BaseException, path: Path) -> OSError:
 
 @contextlib.contextmanager
 def only_process(path: Path) -> Iterator[int]:
-    """Yields the handle of a lock file, which is there while the process works in its folder; raises JaxlvError, with its
-    number, if another process does.
+    """Yields the handle of a lock file, which exists while the process works in its folder; raises JaxlvError, with its
+    number, if another process already does.
     """
     path = Path(path)
     while True:
@@ -270,7 +275,7 @@ def only_process(path: Path) -> Iterator[int]:
                 what = f"another process works here (pid {pid})"
                 raise JaxlvError(what, where=path.parent, hint="wait for it to end") from None
             if not is_at(path, file.fileno()):
-                continue  # removed by the process that held it, between opening and locking
+                continue  # the process that held it removed it between our opening and locking
             with naming(path):
                 file.truncate(0)
                 file.write(f"{os.getpid()}\n")
@@ -278,7 +283,8 @@ def only_process(path: Path) -> Iterator[int]:
             try:
                 yield file.fileno()
             finally:
-                # A file that stays locks nothing; one of another process, in another folder of that name, is left alone.
+                # A file that stays does not lock anything; another process's file, in another folder of that name, is left
+                # alone.
                 with contextlib.suppress(OSError):
                     if is_at(path, file.fileno()):
                         path.unlink()
@@ -286,7 +292,9 @@ def only_process(path: Path) -> Iterator[int]:
 
 
 def is_at(path: Path, handle: int) -> bool:
-    """Whether `path` is the file or folder that is open as `handle`: it may have been removed, renamed or replaced."""
+    """Tells whether `path` still is the file or folder that is open as `handle`: it may have been removed, renamed or
+    replaced.
+    """
     try:
         return os.path.samestat(os.stat(path), os.fstat(handle))
     except (FileNotFoundError, NotADirectoryError):
@@ -294,9 +302,9 @@ def is_at(path: Path, handle: int) -> bool:
 
 
 class Watched:
-    """Files and folders that must stay where they are while a process works with them: use it with `with`.
+    """Files and folders that must stay where they are while a process works with them: use it in a `with` statement.
 
-    They are held open: as long as that lasts, the system gives their numbers to no other file.
+    They are held open, because as long as they are, the system gives their inode numbers to no other file.
     """
 
     def __init__(self) -> None:
@@ -304,7 +312,7 @@ class Watched:
         self._opened = contextlib.ExitStack()
 
     def add(self, path: Path, handle: int | None = None) -> None:
-        """Watch a path, open as `handle` or opened here; raises JaxlvError if it is gone already."""
+        """Watches a path, open as `handle` or opened here; raises JaxlvError if it is already gone."""
         if handle is None:
             try:
                 handle = door.handle_of(path)
@@ -335,7 +343,7 @@ def _gone(path: Path) -> JaxlvError:
 
 
 def seal(folder: Path, names: Iterable[str] | None = None) -> None:
-    """Write SHA256SUMS: the hash of each file of `folder`, or of those named; a name that is not there is left out."""
+    """Writes SHA256SUMS: the hash of each file in `folder`, or of those in `names` that exist."""
     folder = Path(folder)
     if names is None:
         names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != SEAL)
@@ -344,8 +352,8 @@ def seal(folder: Path, names: Iterable[str] | None = None) -> None:
 
 
 def broken(folder: Path) -> list[str]:
-    """Describes every change since a folder was sealed, one phrase per file; a seal that is missing or damaged is a change,
-    too. Raises Unreadable if the system cannot read a file that is there.
+    """Describes every change since the folder was sealed, one phrase per file. A missing or damaged seal counts as a change.
+    Raises Unreadable if the system cannot read an existing file.
     """
     folder = Path(folder)
     try:
@@ -363,7 +371,7 @@ def broken(folder: Path) -> list[str]:
 
 
 def _fault(folder: Path, line: str) -> str:
-    """What is wrong with a file by its line of a seal; "" if nothing is."""
+    """Describes what is wrong with the file in one line of a seal; "" if it is unchanged."""
     digest, gap, name = line[:64], line[64:66], line[66:]
     if gap != "  " or not name or not name.isprintable() or Path(name).is_absolute() or ".." in Path(name).parts:
         return f"{SEAL} is damaged"
@@ -377,7 +385,7 @@ def _fault(folder: Path, line: str) -> str:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON text; raises ValueError, in plain words, if it is not one, or nested too deeply."""
+    """Returns the value of a JSON text; raises ValueError, in plain words, if it is not JSON or nested too deeply."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -388,6 +396,6 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def sha256(path: Path) -> str:
-    """The hash of a regular file, in hexadecimal digits; raises JaxlvError if it is not one."""
+    """Returns the hash of a regular file in hexadecimal digits; raises JaxlvError if it is not one."""
     with door.opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

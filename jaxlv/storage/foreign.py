@@ -1,9 +1,9 @@
-"""Files of others: everything that is read from, or copied out of, the folder of a model or an adapter comes through here.
+"""Untrusted files: everything that is read or copied from the folder of a model or an adapter goes through here.
 
 Such a folder may hold a link to any file of the reader's, a pipe or a device that never ends, or settings that fill the
-memory. So a name leads to a regular file inside its folder, no larger than LIMITS allows, or to one clear error. Only files
-that LIMITS knows are read, and only TAKEN_ALONG are copied. A folder that somebody changes while it is read is not guarded
-against.
+memory. So a name leads either to a regular file inside its folder, no larger than LIMITS allows, or to one clear error. Only
+files named in LIMITS are read, and only TAKEN_ALONG are copied. This does not protect against somebody who changes the
+folder while it is read.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from jaxlv.errors import JaxlvError, printable
 from jaxlv.storage.door import check_regular, content, unreadable
 
 KIB, MIB = 1 << 10, 1 << 20
-# What is read of a folder, and how large it may be in bytes. Tensors have no limit here: they are read one by one, each in
-# the size that the model's settings say, and their headers have a limit of their own (jaxlv/storage/tensors.py).
+# What is read from a folder, and its largest size in bytes. Tensor files have no limit here: each tensor is read alone, in
+# the size that the model's settings give, and headers have a limit of their own (jaxlv/storage/tensors.py).
 LIMITS: Mapping[str, int] = {
     "config.json": MIB, "generation_config.json": MIB, "adapter_config.json": MIB, "codec.json": MIB, "SHA256SUMS": MIB,
     "training.json": MIB,
@@ -31,19 +31,19 @@ LIMITS: Mapping[str, int] = {
     "LICENSE": MIB, "LICENSE.txt": MIB, "LICENSE.md": MIB, "NOTICE": MIB, "NOTICE.txt": MIB,
 }  # fmt: skip
 TENSORS = ".safetensors"
-# What a checkpoint that is made of another one takes over from it.
+# What a checkpoint made from another one takes over from it.
 TAKEN_ALONG = (
     "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "merges.txt", "chat_template.jinja", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt",
 )  # fmt: skip
-LONGEST_NAME = 255  # bytes of the name of a file
-DEEPEST = 64  # JSON within JSON
+LONGEST_NAME = 255  # bytes in the name of a file
+DEEPEST = 64  # levels of nested JSON
 
 # ------------------------------------------------------------------------------------------------------ files
 
 
 def find(folder: str | Path, name: str) -> Path | None:
-    """Returns the path of a file in a folder; None if nothing of that name is there.
+    """Returns the path of a file in a folder; None if nothing of that name exists.
 
     Raises JaxlvError if the name leads out of the folder, by itself or by a link, and if what is there is not a regular file
     or is larger than LIMITS allows.
@@ -70,27 +70,27 @@ def find(folder: str | Path, name: str) -> Path | None:
 def _bytes_of(name: str) -> float:
     try:
         return len(os.fsencode(name))
-    except UnicodeEncodeError:  # half a character of UTF-16, as JSON may name it: no file has such a name
+    except UnicodeEncodeError:  # half a surrogate pair, which JSON can hold: no file has such a name
         return math.inf
 
 
 def read(folder: str | Path, name: str) -> bytes | None:
-    """Returns the content of a file that `find` finds; None if nothing of that name is there."""
+    """Returns the content of a file that `find` finds; None if nothing of that name exists."""
     path = find(folder, name)
     return None if path is None else content(path, LIMITS[name])
 
 
 def tensor_files(folder: str | Path) -> list[Path]:
-    """Returns the safetensors files that lie in a folder itself, sorted by name; errors as in `find`."""
+    """Returns the safetensors files directly in a folder, sorted by name; errors as in `find`."""
     names = sorted(entry for entry in _entries(folder) if entry.endswith(TENSORS))
     return [path for name in names if (path := find(folder, name))]
 
 
 def companions(folder: str | Path) -> list[str]:
-    """Returns the names of those files in a folder that go along into a checkpoint made of its model.
+    """Returns the names of those files in a folder that are copied into a checkpoint made from its model.
 
     Raises JaxlvError as `find` does, and for any link that leads out of the folder, whatever its name: whoever put it there
-    may have meant it to be followed.
+    may have wanted it to be followed.
     """
     for name in sorted(_entries(folder)):
         if os.path.islink(Path(folder) / name):
@@ -106,7 +106,7 @@ def _entries(folder: str | Path) -> list[str]:
 
 
 def copy(folder: str | Path, name: str, to: Path) -> None:
-    """Writes the content of a file that `find` finds to another folder, under the same name."""
+    """Copies a file that `find` finds to another folder, under the same name; does nothing if it does not exist."""
     found = read(folder, name)
     if found is not None:
         (to / name).write_bytes(found)
@@ -114,7 +114,7 @@ def copy(folder: str | Path, name: str, to: Path) -> None:
 
 @contextlib.contextmanager
 def told(what: str, where: Any, hint: str | None = None) -> Iterator[None]:
-    """Turns whatever a library raises in the body, whose errors may share no class, into one JaxlvError."""
+    """Turns anything that a library raises in the body, whatever its class, into one JaxlvError."""
     try:
         yield
     except BaseException as fault:
@@ -124,7 +124,7 @@ def told(what: str, where: Any, hint: str | None = None) -> Iterator[None]:
 
 
 def is_panic(fault: BaseException) -> bool:
-    """Tells whether an extension written in Rust says so that it has failed; it does not raise an Exception."""
+    """Tells whether an exception is the panic of an extension written in Rust, which is not an Exception."""
     return type(fault).__name__ == "PanicException"
 
 
@@ -138,7 +138,7 @@ def hub_revision(folder: Path) -> str | None:
 
 
 def confine(path: Path, folder: str | Path) -> None:
-    """Raises JaxlvError if `path` leads out of a folder; the hub's cache may lead to where it keeps its files."""
+    """Raises JaxlvError if `path` leads out of a folder. In the hub's cache it may lead to the cache's store of files."""
     home, real = Path(os.path.realpath(folder)), Path(os.path.realpath(path))
     in_cache = hub_revision(home) is not None and real.parent == home.parents[1] / "blobs"
     if not real.is_relative_to(home) and not in_cache:
@@ -149,7 +149,7 @@ def confine(path: Path, folder: str | Path) -> None:
 
 
 def settings(folder: str | Path, name: str) -> dict[str, Any] | None:
-    """Returns the JSON object in a file that `find` finds, read strictly (`parse`); None if nothing is there."""
+    """Returns the JSON object in a file that `find` finds, read strictly (`parse`); None if the file does not exist."""
     found = read(folder, name)
     if found is None:
         return None
@@ -166,9 +166,9 @@ WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "
 
 
 def typed(tree: Mapping[str, Any], name: str, kind: type, where: Any, default: Any = None) -> Any:
-    """Returns the value of a setting, of exactly that type: bool, int, float (for which a whole number will do) or str.
+    """Returns the value of a setting in exactly that type: bool, int, float (which accepts a whole number) or str.
 
-    `default` if it is missing or null. Raises JaxlvError if it is of another type, or text that does not print.
+    Returns `default` if it is missing or null. Raises JaxlvError if it is of another type, or text that does not print.
     """
     value = tree.get(name)
     if value is None:
@@ -181,18 +181,18 @@ def typed(tree: Mapping[str, Any], name: str, kind: type, where: Any, default: A
 
 
 class Twice(ValueError):
-    """A key that stands twice in a JSON object: readers would differ in which value they take."""
+    """A key occurs twice in a JSON object: readers would differ in which value they take."""
 
     def __init__(self, key: str):
-        super().__init__(f"the key {key[:100]!r} stands twice")
+        super().__init__(f"the key {key[:100]!r} occurs twice")
         self.key = key
 
 
 def parse(text: bytes) -> Any:
     """Returns the value of a JSON text in UTF-8.
 
-    Raises ValueError if it is not one, if a key stands twice in an object (Twice), if a number is not finite, or if it is
-    nested more than DEEPEST times.
+    Raises ValueError if it is not JSON, if a key occurs twice in an object (Twice), if a number is not finite, or if it is
+    nested more than DEEPEST levels deep.
     """
     try:
         tree = json.loads(text.decode(), object_pairs_hook=_once, parse_constant=_Endless, parse_float=_finite)
@@ -211,7 +211,7 @@ def parse(text: bytes) -> Any:
 
 
 class _Endless:
-    """A number that is not finite, until it is known under which key it stands."""
+    """A number that is not finite, kept until its key is known."""
 
     def __init__(self, text: str):
         self.text = text

@@ -1,9 +1,9 @@
-"""Records as lines of JSON, each with its checksum: a file that only grows, of which a torn end is dropped and every other
-change is noticed.
+"""Records as lines of JSON, each with its checksum: a file that only grows. A torn end is dropped; every other change is
+detected.
 
-The last key of a line is its checksum. "crc32" is that of the rest of the line. "sha256", of lines that are chained, is the
-hash of the line before and of the rest: whoever changes a line must compute every later hash anew, and the last hash is
-kept outside the file (jaxlv.storage.chain).
+The last key of a line is its checksum. "crc32" covers the rest of the line. "sha256", in chained lines, hashes the hash of
+the previous line and the rest of this one: whoever changes a line must compute every later hash anew, and the last hash is
+also kept outside the file (jaxlv.storage.chain).
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from jaxlv.storage import door
 from jaxlv.storage.files import is_at, make_folder, naming, to_disk
 
 CRC, CHAIN = "crc32", "sha256"
-# The keys of checksums, what stands before one at the end of a line, and how many digits it has.
+# The keys of checksums, what precedes one at the end of a line, and its number of digits.
 ENDS = tuple((key, f'"{key}":"'.encode(), digits) for key, digits in ((CHAIN, 64), (CRC, 8)))
 
 
 def encode(record: Mapping[str, Any], before: str | None = None) -> bytes:
-    """The line of a record, chained to the line whose hash is `before` ("" = to none). Numbers that are not finite become
-    null, which is JSON.
+    """Returns the line of a record, chained to the line whose hash is `before` ("" for the first line). Numbers that are not
+    finite become null, as JSON requires.
     """
     finite = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in record.items()}
     body = json.dumps(finite, separators=(",", ":"), allow_nan=False)
@@ -41,7 +41,7 @@ def encode(record: Mapping[str, Any], before: str | None = None) -> bytes:
 
 
 def decode(line: bytes) -> dict[str, Any]:
-    """The record of a line with a checksum of its own, without its end; raises ValueError if it is not what was written."""
+    """Returns the record of an unchained line, without its newline; raises ValueError if it is not what was written."""
     return Content().take(line)
 
 
@@ -50,7 +50,9 @@ def _linked(before: str, body: bytes) -> str:
 
 
 def _split(line: bytes) -> tuple[bytes, str, bytes]:
-    """(the record of a line without its checksum, the key of that, and the checksum); ValueError if there is none."""
+    """Splits a line into (the record without its checksum, the checksum's key, the checksum); raises ValueError without
+    checksum.
+    """
     for key, begins, digits in ENDS:
         cut = len(line) - len(begins) - digits - 2
         if cut > 0 and line.startswith(begins, cut) and line.endswith(b'"}'):
@@ -73,7 +75,7 @@ def _parse(body: bytes) -> dict[str, Any]:
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(tree := dict(pairs)) < len(pairs):
-        raise ValueError("a key stands twice")
+        raise ValueError("a key occurs twice")
     return tree
 
 
@@ -88,9 +90,9 @@ _JSON = json.JSONDecoder(object_pairs_hook=_once, parse_float=_finite, parse_con
 
 @dataclass
 class Content:
-    """What is known of a file: the hash of each line, and how many stand before the first chained one. Its first `size`
-    bytes are these lines; the `torn` ones behind were written by a process that died. A head outside the file vouches for
-    the first `marked` lines, and was found to know of `reached` once all had been read (jaxlv.storage.chain).
+    """What is known of a file: the hash of each line, and how many lines precede the first chained one. The first `size`
+    bytes are these lines; a process that died wrote the `torn` bytes after them. A head outside the file vouches for the
+    first `marked` lines; when everything had been read, heads knew of `reached` lines (jaxlv.storage.chain).
     """
 
     hashes: list[str] = field(default_factory=list)
@@ -101,22 +103,22 @@ class Content:
     reached: int = 0
 
     def take(self, line: bytes) -> dict[str, Any]:
-        """Add the next line, without its end, and return its record; raises ValueError if it is not what was written."""
+        """Adds the next line, without its newline, and returns its record; raises ValueError if it is not as written."""
         body, key, given = _split(line)
         sha256 = _linked(self.hashes[-1] if self.hashes else "", body)
         if key == CHAIN and given != sha256.encode():
             raise ValueError(f"its hash does not follow from the line before: {sha256[:8]} would")
         if key == CRC and given != b"%08x" % zlib.crc32(body):
-            raise ValueError("its checksum is another one")
+            raise ValueError("its checksum does not fit")
         if key == CRC and self.unchained < len(self.hashes):
-            raise ValueError("not chained, behind lines that are")
+            raise ValueError("not chained, although lines before it are")
         record = _parse(body)
         self.unchained += key == CRC
         self.hashes.append(sha256)
         return record
 
     def would_take(self, line: bytes) -> bool:
-        """Is this the next line?"""
+        """Tells whether this is the next line."""
         try:
             replace(self, hashes=self.hashes[:]).take(line)
         except ValueError:
@@ -125,14 +127,16 @@ class Content:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The records of a file, none if there is no file; JaxlvError, with the line, for damage before a torn end."""
+    """Returns the records of a file (an empty list if it does not exist); raises JaxlvError, with the line, if it is damaged
+    before a torn end.
+    """
     found: list[dict[str, Any]] = []
     scan(path, found.append)
     return found
 
 
 def scan(path: Path, use: Callable[[dict[str, Any]], object]) -> Content:
-    """Give `use` each record of a file, none if there is no file; raises JaxlvError as `read` does."""
+    """Calls `use` with each record of a file, if it exists; raises JaxlvError as `read` does."""
     path = Path(path)
     if not door.is_there(path):
         return Content()
@@ -141,10 +145,9 @@ def scan(path: Path, use: Callable[[dict[str, Any]], object]) -> Content:
 
 
 class Journal:
-    """A file of records to which one process adds more: each is on the disk when `add` returns.
-
-    `use` gets each record that is there already; a torn end is cut off. Raises JaxlvError if another process has it open,
-    and if it is damaged before its end.
+    """A file of records to which one process adds more: each is on the disk when `add` returns. `use` is called with each
+    record that is already there; a torn end is cut off. Raises JaxlvError if another process has the file open, or if it is
+    damaged before its end.
     """
 
     def __init__(self, path: Path, use: Callable[[dict[str, Any]], object] = lambda record: None):
@@ -155,7 +158,7 @@ class Journal:
             self._lock()
             with naming(self.path):
                 self.found = self._mend(use)
-            to_disk(self.path.parent)  # its name: it may be new, or of a process that died before this
+            to_disk(self.path.parent)  # flushes its name: it may be new, or made by a process that died before it got here
         except BaseException:
             self.close()
             raise
@@ -164,7 +167,7 @@ class Journal:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise JaxlvError("another process writes it", where=self.path, hint="wait for it to end") from None
+            raise JaxlvError("another process writes to it", where=self.path, hint="wait for it to end") from None
 
     def _mend(self, use: Callable[[dict[str, Any]], object]) -> Content:
         with door.opened(self.path, door.LIMITS["log"]) as file:
@@ -180,16 +183,18 @@ class Journal:
         return found
 
     def _accept(self, found: Content) -> None:
-        """Raises JaxlvError if the file must not be written to, before anything of it is changed."""
+        """Raises JaxlvError, before anything is changed, if the file must not be written to."""
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Write a record. Raises JaxlvError if the file is not what it was; an OSError leaves nothing of the record."""
+        """Writes a record. Raises JaxlvError if the file is not what it was; if it raises OSError, nothing of the record
+        stays.
+        """
         self._add(encode(record))
 
     def _add(self, line: bytes) -> None:
         if not is_at(self.path, self._file.fileno()) or os.fstat(self._file.fileno()).st_size != self._size:
-            raise JaxlvError("was removed, renamed or changed while a process wrote it", where=self.path)
-        if len(line) > door.LIMITS["line"] or self._size + len(line) > door.LIMITS["log"]:  # what is written can be read
+            raise JaxlvError("was removed, renamed or changed while a process wrote to it", where=self.path)
+        if len(line) > door.LIMITS["line"] or self._size + len(line) > door.LIMITS["log"]:  # must be readable again
             expected = f"lines of at most {door.LIMITS['line']} bytes, {door.LIMITS['log']} together"
             raise JaxlvError("the file grows too large", where=self.path, expected=expected)
         with naming(self.path):
@@ -208,13 +213,13 @@ class Journal:
         self._size += len(line)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Closes the file."""
         self._file.close()
 
 
 @contextlib.contextmanager
 def without_collection() -> Iterator[None]:
-    """Puts off Python's search for unreachable objects: it takes long if there are many records, which leave none."""
+    """Pauses Python's search for unreachable objects: it is slow with many records, which do not leave any."""
     collects = gc.isenabled()
     gc.disable()
     try:
@@ -226,13 +231,13 @@ def without_collection() -> Iterator[None]:
 
 @without_collection()
 def parse(file: BinaryIO, path: Path, use: Callable[[dict[str, Any]], object]) -> Content:
-    """Give `use` each record of an open file; raises JaxlvError, with the line, for damage before a torn end."""
+    """Calls `use` with each record of an open file; raises JaxlvError, with the line, if it is damaged before a torn end."""
     found = Content()
     for line, is_last in pieces(file, path):
-        # The last line may have been torn before its end: blocks not written are zeros.
+        # The last line may be torn before its end: blocks that were not written are zeros.
         if line.endswith(b"\n") and not (is_last and b"\0" in line):
             use(_taken(found, line[:-1], path))
-        elif found.would_take(line[:-1]):  # a record is written with its end: one that is whole except for that was not torn
+        elif found.would_take(line[:-1]):  # only the newline is wrong: no torn line ends like that
             where = f"{path}, line {len(found.hashes) + 1}"
             raise JaxlvError("the end of a line is damaged", where=where, hint="restore the file")
         elif found.would_take(line):
@@ -245,8 +250,8 @@ def parse(file: BinaryIO, path: Path, use: Callable[[dict[str, Any]], object]) -
 
 
 def pieces(file: BinaryIO, path: Path) -> Iterator[tuple[bytes, bool]]:
-    """Yields each line with its end, which the last one may lack, and whether it is the last one; raises JaxlvError for one
-    that is longer than any that is written.
+    """Yields each line with its newline (the last may lack it) and whether it is the last; raises JaxlvError for a line
+    longer than any that we write.
     """
     most, number, line = door.LIMITS["line"], 1, file.readline(door.LIMITS["line"] + 1)
     while line:

@@ -1,4 +1,4 @@
-"""The shape of JSON that a program of ours wrote and somebody may have changed: which keys it has, and of which types."""
+"""The shape of JSON that our programs wrote and somebody may have changed: its keys and their types."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Any
 from jaxlv.errors import JaxlvError, printable, represented
 
 Shape = Any
-"""A type; None, which stands for null; {key: shape}; or a tuple of these, of which one will do. A key with "?" at its end
-may be missing, and the key `str` stands for all that are not named. float takes whole numbers too; bool is not a number.
+"""A type; None, which means null; {key: shape}; or a tuple of alternatives. A key that ends in "?" may be missing, and the
+key `str` stands for all keys not named. float accepts whole numbers too; bool is not a number.
 """
-MOST = {int: 2**63 - 1, float: 10**300}  # of whole numbers: what arrays hold, and what becomes a float
+MOST = {int: 2**63 - 1, float: 10**300}  # the largest numbers: what arrays hold, and what converts to float
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", dict: "an object", list: "a list"}
 
 
 def check(tree: Any, shape: Shape, where: Any) -> Any:
-    """Returns a JSON value that has a shape; raises JaxlvError, which says what is not as it should be, if it has not."""
+    """Returns a JSON value if it has the shape; otherwise raises JaxlvError, which says what differs."""
     for name, expected, found in _wrong(tree, shape, ""):
         raise JaxlvError(f"{name or 'its content'} is not what was written", where=where, expected=expected, found=found)
     return tree
 
 
 def _wrong(value: Any, shape: Shape, name: str) -> Any:
-    """Yields (name, what is expected, what is there) of what has not its shape."""
+    """Yields (name, what is expected, what is there) for each part that lacks its shape."""
     if isinstance(shape, Mapping):
         if not isinstance(value, dict):
             yield name, WORDS[dict], printable(represented(value), 80)

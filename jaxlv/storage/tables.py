@@ -1,7 +1,7 @@
 """Tables as CSV that a spreadsheet program shows and never runs.
 
-A text that begins with = + - @, a tab or a carriage return would be a formula there (CWE-1236), so it is written behind an
-apostrophe, which such a program does not show. Numbers are written as they are.
+Text that begins with = + - @, a tab or a carriage return would be a formula there (CWE-1236), so an apostrophe is written
+before it, which such a program does not show. Numbers are written as they are.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from jaxlv.storage.files import new_file
 
 _FIRST = "'=+-@\t\r"
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
-"""How a text begins that is written behind an apostrophe: apostrophes before it count, so that `unguarded` is exact."""
+"""How text begins that gets an apostrophe: apostrophes before it count too, so that `unguarded` is an exact inverse."""
 
 
 def guarded(value: Any) -> Any:
-    """Returns a cell as it is written: text that a spreadsheet program would run behind an apostrophe, all else as it is."""
+    """Returns a cell as it is written: with an apostrophe before text that a spreadsheet program would run, otherwise
+    unchanged.
+    """
     return f"'{value}" if isinstance(value, str) and value[:1] in _FIRST and _FORMULA.match(value) else value
 
 
@@ -30,7 +32,7 @@ def unguarded(value: Any) -> Any:
 
 
 def write_csv(path: Path, table: pd.DataFrame, float_format: str | None = None) -> None:
-    """Writes a table as CSV without its index, whole or not at all; text in its head and its cells is `guarded`."""
+    """Writes a table as CSV without its index, completely or not at all; text in its header and cells is `guarded`."""
     text = [place for place, kind in enumerate(table.dtypes) if not pd.api.types.is_numeric_dtype(kind)]
     safe = table.copy(deep=False)
     for place in text:

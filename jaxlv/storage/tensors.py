@@ -1,4 +1,4 @@
-"""Tensors in safetensors files: whatever is no such file, and whatever is not as expected in it, is refused by name."""
+"""Tensors in safetensors files: a file of another kind, or with unexpected content, is refused with its name."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from jaxlv.storage.door import opened
 from jaxlv.storage.files import system_error
 
 FLOAT_TYPES = {"F32", "F16", "BF16"}
-HEAD = 8  # bytes that say how long the header is
-MOST_HEADER = 4 << 20  # bytes; that of 512 layers with seven adapters each has 1 MiB
+HEAD = 8  # bytes that give the length of the header
+MOST_HEADER = 4 << 20  # bytes; the header of 512 layers with seven adapters each has 1 MiB
 
 
 def names(path: Path) -> list[str]:
-    """The names of the tensors in a file; raises JaxlvError if one stands in it twice, or if its header is too long."""
+    """Returns the names of the tensors in a file; raises JaxlvError if one occurs twice or the header is too long."""
     with _open(path) as tensors:
         found = list(tensors.keys())
     with opened(path) as file:
         header = file.read(_header_size(file.read(HEAD)))
     try:
         foreign.parse(header)
-    except foreign.Twice as fault:  # the library takes the last of them without a word
+    except foreign.Twice as fault:  # the library silently takes the last of them
         raise JaxlvError(
-            f"tensor {fault.key} stands twice", where=path, hint="the file is damaged: fetch it again"
+            f"tensor {fault.key} occurs twice", where=path, hint="the file is damaged: fetch it again"
         ) from None
     except ValueError as fault:
         raise JaxlvError(f"not a safetensors file ({fault})", where=path, found=_sniff(path)) from None
@@ -41,14 +41,16 @@ def names(path: Path) -> list[str]:
 
 
 def shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """The shapes of the tensors in a file, by name."""
+    """Returns the shapes of the tensors in a file, by name."""
     with _open(path) as tensors:
         return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118 - no dictionary
 
 
 def read(path: Path, name: str, shape: Sequence[int], dtype: Any) -> jax.Array:
-    """A tensor in the type wanted; JaxlvError for another shape, a type that is no float of 16 or 32 bits, NaN, infinity."""
-    with _open(path) as tensors:  # anew for each: an open file keeps the pages it has read mapped, a second copy
+    """Returns a tensor in the type `dtype`; raises JaxlvError if it has another shape, is not a float of 16 or 32 bits, or
+    holds NaN or infinity, also after conversion.
+    """
+    with _open(path) as tensors:  # opened for each tensor: an open file keeps the pages it has read, a second copy
         view = tensors.get_slice(name)
         found, kind = tuple(view.get_shape()), view.get_dtype()
         if found != tuple(shape):
@@ -65,7 +67,7 @@ def read(path: Path, name: str, shape: Sequence[int], dtype: Any) -> jax.Array:
 
 
 def write(path: Path, tensors: Mapping[str, Any]) -> None:
-    """Write tensors as PyTorch's tools read them. Raises OSError if the disk does not take them."""
+    """Writes tensors as PyTorch's tools read them. Raises OSError if the disk does not accept them."""
     try:
         save_file({name: jnp.asarray(value) for name, value in tensors.items()}, path, metadata={"format": "pt"})
     except (SafetensorError, OSError) as fault:
@@ -73,14 +75,14 @@ def write(path: Path, tensors: Mapping[str, Any]) -> None:
 
 
 def same_names(found: Iterable[str], expected: Iterable[str], where: Any, hint: str | None = None) -> None:
-    """JaxlvError that names what is missing, or what is not expected, up to ten of them."""
+    """Raises JaxlvError that names up to ten missing, or unexpected, names."""
     found, expected = set(found), set(expected)
     refuse("missing tensor", expected - found, where, hint)
     refuse("unexpected tensor", found - expected, where, hint)
 
 
 def refuse(what: str, named: Iterable[str], where: Any, hint: str | None = None) -> None:
-    """JaxlvError that lists up to ten names; nothing where there is none."""
+    """Raises JaxlvError that lists up to ten names; does nothing if there are no names."""
     listed = sorted(named)
     if listed:
         more = f" and {len(listed) - 10} more" if len(listed) > 10 else ""
@@ -91,7 +93,7 @@ def refuse(what: str, named: Iterable[str], where: Any, hint: str | None = None)
 def _open(path: Path) -> Iterator[Any]:
     with opened(path) as file:
         size, length = os.fstat(file.fileno()).st_size, _header_size(file.read(HEAD))
-    if MOST_HEADER < length <= size:  # a longer one is refused by the library, which says what is wrong
+    if MOST_HEADER < length <= size:  # if it is longer than the file, the library refuses it and says what is wrong
         raise JaxlvError("the header is too long", where=path, expected=f"at most {MOST_HEADER} bytes", found=length)
     try:
         with safe_open(path, framework="flax") as tensors:
@@ -107,7 +109,7 @@ def _header_size(head: bytes) -> int:
 
 
 def _sniff(path: Path) -> str:
-    """What a file that is no safetensors file seems to be."""
+    """Says what a file that is not a safetensors file seems to be."""
     with opened(path) as file:
         head = file.read(64)
     if not head:

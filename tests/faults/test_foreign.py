@@ -267,7 +267,7 @@ def test_a_file_too_large_to_take_is_refused_before_anything_is_written(model, r
 # ------------------------------------------------------------------------------------------------------- JSON
 
 UNREADABLE = {
-    '{"a": 1, "b": {"c": 1, "c": 1}}': "the key 'c' stands twice",
+    '{"a": 1, "b": {"c": 1, "c": 1}}': "the key 'c' occurs twice",
     '{"a": NaN}': "a is NaN, not a finite number",
     '{"a": -Infinity}': "a is -Infinity, not a finite number",
     '{"a": {"b": 1e999}}': "b is 1e999, not a finite number",
