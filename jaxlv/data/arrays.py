@@ -20,23 +20,25 @@ SHOWN = 10  # items of a list in an error
 
 
 def check_dtype(dtype: np.dtype, where: Any) -> None:
-    """Raise JaxlvError unless the type is integer, or a float no wider than float64."""
+    """Raises JaxlvError unless the type is an integer, or a float of at most 64 bits."""
     if dtype.kind not in "iuf" or not np.can_cast(dtype, np.float64, "safe"):
         raise JaxlvError("wrong type", where=where, expected="integers or floats of up to 64 bits", found=dtype)
 
 
 def as_float64(values: np.ndarray, where: Any) -> np.ndarray:
-    """A float64 copy that equals the integers or floats given, without -0.0; JaxlvError for what float64 cannot hold."""
+    """Returns a float64 copy that equals the given integers or floats, without -0.0; raises JaxlvError if float64 cannot
+    hold them.
+    """
     check_dtype(values.dtype, where)
     if values.dtype.kind in "iu" and values.size and max(int(values.max()), -int(values.min())) > 2**53:
         raise JaxlvError("integers too large", where=where, expected="at most 2**53, exact in float64")
     copied = np.array(values, dtype=np.float64, order="C")
-    copied += 0.0  # the zero that has a sign becomes the other one: the text format has no sign
+    copied += 0.0  # -0.0 becomes 0.0: the text format has no sign
     return copied
 
 
 def check_shape(shape: tuple[int, ...], time_shape: tuple[int, ...] | None, variables: int, where: Any) -> None:
-    """Raise JaxlvError, naming the axis, unless trajectories is (N, T, variables) and time (T,) or absent."""
+    """Raises JaxlvError, naming the axis, unless trajectories is (N, T, variables) and time is (T,) or absent."""
     if len(shape) != 3:
         raise JaxlvError(f"trajectories has {len(shape)} axes", where=where, expected=_LAYOUT, found=f"shape {shape}")
     if time_shape is not None and len(time_shape) != 1:

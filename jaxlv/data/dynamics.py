@@ -2,8 +2,8 @@
 
 Axes: N series, T time steps, V variables (prey x, predator y), P parameters.
 
-All systems have Kolmogorov's form x' = x f(x, y), y' = y g(x, y) and are solved for (ln x, ln y), whose
-rates are (f, g): populations stay positive, and the solver's tolerances are relative to them.
+All systems have Kolmogorov's form x' = x f(x, y), y' = y g(x, y) and are solved for (ln x, ln y), whose derivatives are (f,
+g): so populations stay positive, and the solver's tolerances are relative.
 """
 
 from __future__ import annotations
@@ -117,12 +117,13 @@ SYSTEMS: Mapping[str, System] = MappingProxyType(
     }
 )
 """By name. r prey growth, K capacity, a attack rate, h handling time, e conversion, m predator mortality, s predator growth,
-q predators that one prey carries, w frequency, mu stiffness."""
+q predators that one prey carries, w frequency, mu stiffness.
+"""
 
 
 @dataclass(frozen=True)
 class Solver:
-    """A solver of diffrax by class name, its tolerances on the logarithms, and its most steps per series."""
+    """The class name of a solver in diffrax, its tolerances on the logarithms, and the most steps per series."""
 
     method: str = "Dopri8"
     rtol: float = 1e-8
@@ -138,11 +139,11 @@ def simulate(
     solver: Solver | None = None,
     chunk: int | None = None,
 ) -> np.ndarray:
-    """The solutions (N, T, V) in float64 at the times given; NaN throughout a series that the solver gave up.
+    """Returns the solutions (N, T, V) in float64 at the given times; NaN throughout a series on which the solver gave up.
 
-    Parameters are in the order of `system.parameters`; initial populations are those at time_T[0]. Series are
-    solved `chunk` at a time, by default as many as suit the device. JaxlvError for wrong shapes, for populations
-    that are not positive, or an unknown method.
+    Parameters are in the order of `system.parameters`; initial populations are those at time_T[0]. Series are solved `chunk`
+    at a time, by default as many as suit the device. Raises JaxlvError for wrong shapes, populations that are not positive,
+    times that do not increase, or an unknown solver.
     """
     solver = solver or Solver()
     parameters_NP, initial_NV = np.asarray(parameters_NP, float), np.asarray(initial_NV, float)
@@ -161,7 +162,7 @@ def simulate(
     if not issubclass(getattr(diffrax, solver.method, object), diffrax.AbstractAdaptiveSolver):
         raise JaxlvError("unknown solver", expected="an adaptive solver of diffrax", found=solver.method)
     chunk = chunk or CHUNKS.get(jax.default_backend(), CHUNKS["cpu"])
-    # The last chunk is filled up with repeats: all have one shape, and the solver is compiled once.
+    # The last chunk is filled up with repeats, so that all have one shape and the solver is compiled once.
     rows = np.resize(np.arange(count), -(-count // chunk) * chunk)
     with jax.enable_x64(True):
         chunks = [
@@ -200,9 +201,9 @@ def _solve(system: System, solver: Solver, parameters_NP: Any, logs_NV: Any, tim
 
 @dataclass(frozen=True)
 class Range:
-    """Where a parameter is drawn: uniformly between two bounds, or uniformly in its logarithm.
+    """The range in which a parameter is drawn: uniformly between two bounds, or uniformly in its logarithm.
 
-    `peaked`: the mean of two such draws, so that the middle of the range is more frequent than its ends.
+    If `peaked`, it is the mean of two such draws, so that the middle of the range is more frequent than its ends.
     """
 
     low: float
@@ -215,7 +216,7 @@ class Range:
             raise JaxlvError("wrong range", expected="0 < low <= high", found=f"{self.low} to {self.high}")
 
     def draw(self, random: np.random.Generator, count: int) -> np.ndarray:
-        """`count` values (N,)."""
+        """Returns `count` drawn values (N,)."""
         low, high = (np.log(self.low), np.log(self.high)) if self.log else (self.low, self.high)
         values_N = random.uniform(low, high, count)
         if self.peaked:
@@ -227,7 +228,7 @@ class Range:
 class Preset:
     """What to simulate: a system, ranges of its parameters and of x0 and y0, a time grid, and noise.
 
-    With `noise` s > 0 each value is observed as x exp(s z), z standard normal: log-normal noise of median 1.
+    With `noise` s > 0 each value is observed as x exp(s z), z standard normal: log-normal noise of median 1. Raises
     JaxlvError if the ranges are not those of the system's parameters.
     """
 
@@ -254,13 +255,13 @@ class Preset:
 
     @property
     def time_T(self) -> np.ndarray:
-        """`steps` times from 0 to `stop`."""
+        """Times from 0 to `stop`, as many as `steps`."""
         return np.linspace(0.0, self.stop, self.steps)
 
 
-# Fits to 36 series of the course's file gave r .10-.32, K 3.8-13.7, a .20-.50, h .18-.71, e .32-.70 and
-# m .10-.30: round bounds where they suggest themselves, else the extremes seen. Drawn independently, these
-# bring 17 % of the series to rest within 200 time units, against 8 % in the file; means and deviations agree.
+# Fits to 36 series of the course's file gave r .10-.32, K 3.8-13.7, a .20-.50, h .18-.71, e .32-.70 and m .10-.30. The
+# bounds here are round where that is close, otherwise the extremes seen. Drawn independently, these let 17 % of the series
+# come to rest within 200 time units, against 8 % in the file; means and deviations agree.
 _COURSE = {
     "r": Range(0.1, 0.3),
     "K": Range(3.8, 13.7),
@@ -294,12 +295,12 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
 
 
 def draw(preset: Preset | str, n: int, seed: int, solver: Solver | None = None, attempts: int = 10) -> SeriesSet:
-    """`n` simulated series with their parameters, preset, solver and seed in `source["simulation"]`.
+    """Returns `n` simulated series with their parameters, preset, solver and seed in `source["simulation"]`.
 
-    Values are rounded to float32, as `series.save` stores them; the same arguments give the same series. A
-    draw is replaced by a new one if the solver gave up or a value is no normal positive float32, and counted
-    in "redrawn". Raises JaxlvError for an unknown preset, for a number or a seed that is not allowed, if the series
-    do not fit in the memory, and if draws failed `attempts` times.
+    Values are rounded to float32, as `series.save` stores them; the same arguments give the same series. A draw is repeated
+    if the solver gave up or a value is not a normal positive float32; "redrawn" counts these. Raises JaxlvError if the
+    preset is unknown, the number or the seed is not allowed, the series do not fit in memory, or draws failed `attempts`
+    times.
     """
     if isinstance(preset, str):
         if preset not in PRESETS:
@@ -307,7 +308,7 @@ def draw(preset: Preset | str, n: int, seed: int, solver: Solver | None = None, 
         preset = PRESETS[preset]
     n, seed = argument(DataConfig, "simulate", n, "n"), argument(DataConfig, "seed", seed, "seed")
     system, solver = SYSTEMS[preset.system], solver or Solver()
-    numbers = 3 * preset.steps * len(VARIABLES) + 2 * len(system.parameters)  # of 4 bytes; what is solved has 8
+    numbers = 3 * preset.steps * len(VARIABLES) + 2 * len(system.parameters)  # of 4 bytes each; solved values take 8
     memory.check("simulation", host={"lower the series or their steps": 4 * n * numbers})
     random = np.random.default_rng(seed)
     values_NTV = np.empty((n, preset.steps, len(VARIABLES)), np.float32)
@@ -344,7 +345,7 @@ def draw(preset: Preset | str, n: int, seed: int, solver: Solver | None = None, 
 
 
 def _record(preset: Preset, solver: Solver, seed: int, redrawn: int, parameters: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Everything needed to draw these series again, as values that HDF5 attributes can hold."""
+    """Returns everything needed to draw these series again, as values that HDF5 attributes can hold."""
     return {
         "preset": preset.name,
         "system": preset.system,

@@ -1,8 +1,8 @@
 """Series in HDF5 files.
 
-The HDF5 library can crash, go round for ever, or fill the memory with a file that was made for it (in a heap whose objects
-have no size, say, or by a chunk that unpacks to any size), which nothing within Python stops. A file is therefore read by a
-process of its own first.
+The HDF5 library can crash, loop for ever, or fill the memory on a file that was made for that (with a heap whose objects
+have no size, say, or a chunk that unpacks to any size), and nothing within Python stops it. So another process reads each
+file first.
 """
 
 from __future__ import annotations
@@ -25,18 +25,19 @@ from jaxlv.data.limits import MOST_VARIABLES, Room, check_count, clean_name, cle
 from jaxlv.errors import JaxlvError, printable
 from jaxlv.storage import apart
 
-PATIENCE = 60.0  # seconds that a process may read a file
-SLOWEST = 10e6  # bytes of it that are read in a second more
-MEMORY = 1 << 27  # bytes that it may map beside its code and the data
+PATIENCE = 60.0  # seconds that a process may take to read a file
+SLOWEST = 10e6  # bytes per second of additional time
+MEMORY = 1 << 27  # bytes that it may map in addition to its code and the data
 LONGEST_SETTING = 10_000  # characters
 LARGEST_SETTING = 1000  # numbers in one
-_ALONE = threading.Lock()  # one thread reads at a time: h5py has such a lock, too
+_ALONE = threading.Lock()  # one thread reads at a time, as h5py's own lock also demands
 
 
 def read(path: Path, memory_cap: int) -> dict[str, Any]:
-    """Returns the arrays of a file as arguments of `series.from_arrays`, once another process has read it to its end.
+    """Returns the arrays of a file as arguments of `series.from_arrays`, after another process has read it to its end.
 
-    Raises JaxlvError if that one crashes, hangs, takes too much memory or sees damage; whatever h5py raises otherwise.
+    Raises JaxlvError if that process crashes, hangs, or takes too much memory; OSError if it sees damage; and whatever h5py
+    raises.
     """
     stat = path.stat()
     _survived(path.resolve(), memory_cap, stat.st_mtime_ns, stat.st_size, stat.st_ino)
@@ -45,7 +46,7 @@ def read(path: Path, memory_cap: int) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=256)
 def _survived(path: Path, memory_cap: int, *stat: int) -> None:
-    """Raises an error if a process that reads the file does not come to an end by itself, or sees damage."""
+    """Raises an error if a process that reads the file does not finish by itself, or sees damage."""
     seconds = PATIENCE + path.stat().st_size / SLOWEST
     limits = apart.Limits(computing=seconds, seconds=seconds)
     try:
@@ -58,23 +59,23 @@ def _survived(path: Path, memory_cap: int, *stat: int) -> None:
 
 
 def rehearse(path: str, memory_cap: int, seconds: float) -> str:
-    """Reads a file for nothing, in a process of its own; returns what h5py says of damage, "" if there is none."""
+    """Reads a file as a trial, in a process of its own; returns what h5py says about damage, "" if it is sound."""
     _limit(seconds)
     try:
         _read(Path(path), memory_cap, lambda size: _limit(seconds, size))
     except MemoryError:
         raise
-    except JaxlvError:  # the process that asked sees it too, before it reads any data
+    except JaxlvError:  # the asking process will see it too, before it reads any data
         return ""
-    except Exception as fault:  # perhaps for want of memory, which the process that asked may have
+    except Exception as fault:  # perhaps for lack of memory, which the asking process may have
         return printable(fault) or type(fault).__name__
     return ""
 
 
 def _limit(seconds: float, size: int = 0) -> None:
-    """Sets what this process may take: the memory it has now, what arrays of `size` bytes take, and MEMORY more.
+    """Limits what this process may take: the memory it has now, what arrays of `size` bytes take, and MEMORY more.
 
-    The sizes of unpacked chunks and of texts are not known before they are read, so only this limit holds for them.
+    The sizes of unpacked chunks and of texts are unknown before they are read, so only this limit bounds them.
     """
     try:
         now = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
@@ -84,7 +85,7 @@ def _limit(seconds: float, size: int = 0) -> None:
 
 
 def _read(path: Path, memory_cap: int, sized: Callable[[int], None] = lambda size: None) -> dict[str, Any]:
-    """Returns the arrays of a file. `sized` is told how many bytes they take together, before any of them is read."""
+    """Returns the arrays of a file. `sized` is called with their total size in bytes before any is read."""
     room = Room(memory_cap, path)
     with _without_plugins(), h5py.File(path, "r") as file:
         for key in ("trajectories", "time"):
@@ -95,7 +96,7 @@ def _read(path: Path, memory_cap: int, sized: Callable[[int], None] = lambda siz
         parameters = {} if simulation is None else _parameters(simulation, values.shape[:1], path, room)
         room.trajectories(values.shape)
         room.array(time.shape)
-        # A chunk is unpacked whole, however little of it the shape shows.
+        # A chunk is always unpacked as a whole, however little of it the shape shows.
         chunk = 8 * max(math.prod(dataset.chunks or (0,)) for dataset in (values, time, *parameters.values()))
         room.passing(chunk)
         sized(room.taken + chunk)
@@ -111,10 +112,10 @@ def _read(path: Path, memory_cap: int, sized: Callable[[int], None] = lambda siz
 
 @contextlib.contextmanager
 def _without_plugins() -> Iterator[None]:
-    """Takes the folders away in which the HDF5 library looks for code, while a file that may name some is open.
+    """Empties the HDF5 library's search path for plugins while a file that may name some is open.
 
-    A file says by numbers how its data, or the lists of its groups, are packed. For a number that the library does not know
-    it would load each shared object in HDF5_PLUGIN_PATH, or in a folder of the system.
+    A file says by number how its data, or the lists of its groups, are packed. For an unknown number the library would load
+    each shared object in HDF5_PLUGIN_PATH, or in a system folder.
     """
     with _ALONE:
         paths = [h5pl.get(place) for place in range(h5pl.size())]
@@ -128,7 +129,7 @@ def _without_plugins() -> Iterator[None]:
 
 
 def _has_link(group: h5py.Group, key: str) -> bool:
-    # Unlike `key in group`, this does not follow the link, perhaps into another file.
+    # Unlike `key in group`, this does not follow the link, which may lead into another file.
     return group.id.links.exists(os.fsencode(key))
 
 
@@ -138,7 +139,7 @@ def _check_link(group: h5py.Group, key: str, where: Any) -> None:
 
 
 def _own_dataset(group: h5py.Group, key: str, path: Path) -> h5py.Dataset:
-    """The dataset, if its bytes lie in this very file."""
+    """Returns a dataset, if its bytes lie in this very file; raises JaxlvError otherwise."""
     where = f"{path}:{key}"
     _check_link(group, key, where)
     dataset = group[key]
@@ -163,7 +164,7 @@ def _group(file: h5py.File, key: str, path: Path) -> h5py.Group:
 
 
 def _parameters(group: h5py.Group, shape: tuple[int, ...], path: Path, room: Room) -> dict[str, h5py.Dataset]:
-    """Returns the datasets of a group, each with a value per series, by their names; none of them is read yet."""
+    """Returns the datasets of a group, each with one value per series, by name, without reading them."""
     where, found = f"{path}:simulation", {}
     check_count(len(group), where, "parameter")
     for key in group:
@@ -176,7 +177,7 @@ def _parameters(group: h5py.Group, shape: tuple[int, ...], path: Path, room: Roo
 
 
 def _settings(group: h5py.Group, path: Path, room: Room) -> dict[str, Any]:
-    """Returns the attributes of a group, each of which is a text or a number."""
+    """Returns the attributes of a group, each of which must be a text or numbers."""
     where, found = f"{path}:simulation", {}
     check_count(len(group.attrs), where, "setting")
     for key in group.attrs:
@@ -197,7 +198,7 @@ def _is_setting(value: Any) -> bool:
 
 
 def _names(values: h5py.Dataset, path: Path, room: Room) -> Any:
-    """Returns the attribute `variables`, None if there is none; raises JaxlvError if it is not a list of texts."""
+    """Returns the attribute `variables`, None if it is missing; raises JaxlvError if it is not a list of texts."""
     if "variables" in values.attrs:
         declared = values.attrs.get_id("variables")
         is_text = h5py.check_string_dtype(declared.dtype) is not None and declared.shape is not None
@@ -208,7 +209,7 @@ def _names(values: h5py.Dataset, path: Path, room: Room) -> Any:
 
 
 def _attribute(holder: h5py.HLObject, key: str, where: Any, room: Room, most: int) -> Any:
-    """Returns an attribute of at most so many elements, or None if there is none of that name."""
+    """Returns an attribute of at most `most` elements, or None if it is missing."""
     if key not in holder.attrs:
         return None
     declared = holder.attrs.get_id(key)

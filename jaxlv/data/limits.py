@@ -1,4 +1,4 @@
-"""What a file may make of memory, and what the names in it may be: every reader asks here before it builds anything."""
+"""How much memory a file may fill, and which names it may contain: every reader checks this before it builds anything."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ import numpy as np
 from jaxlv.errors import JaxlvError
 
 MEMORY_CAP = 2**30  # bytes that the arrays of a file may take together
-PER_SERIES = 512  # bytes that a series takes beside its values: its id in dicts, the hash of its values
+PER_SERIES = 512  # bytes that a series takes in addition to its values: its id in dicts, the hash of its values
 LONGEST_NAME = 80  # characters
 MOST_VARIABLES = 100  # figures have a panel for each
 
 
 class Room:
-    """The memory that the content of one file may take: whatever is built is taken from it before it is built.
+    """The memory that the content of one file may take; everything is counted here before it is built.
 
-    most: bytes; where: the file, for the error.
+    most: bytes; where: the file, for errors.
     """
 
     def __init__(self, most: int, where: Any):
         self.most, self.where, self.taken = most, where, 0
 
     def take(self, size: int) -> None:
-        """Counts `size` bytes more. Raises JaxlvError if that makes more than there is room for."""
+        """Counts `size` bytes more. Raises JaxlvError if the total exceeds the limit."""
         self.taken += size
         if self.taken > self.most:
             expected = f"at most {self.most} bytes in memory"
             raise JaxlvError("declares too much data", where=self.where, expected=expected, found=self.taken)
 
     def array(self, shape: Sequence[int], itemsize: int = 8) -> None:
-        """Counts an array of this shape. Numbers will be float64, so an element takes 8 bytes or more."""
+        """Counts an array of this shape. Numbers will be float64, so an element takes at least 8 bytes."""
         if any(size < 0 for size in shape):
             raise JaxlvError("declares a shape below zero", where=self.where, found=tuple(shape))
         self.take(math.prod(shape) * max(itemsize, 8))
 
     def passing(self, size: int) -> None:
-        """Raises JaxlvError if `size` bytes do not fit; they are not counted, since they are freed before more is built."""
+        """Raises JaxlvError if `size` bytes do not fit; they are not counted, as they are freed before more is built."""
         self.take(size)
         self.taken -= size
 
     def trajectories(self, shape: Sequence[int], itemsize: int = 8) -> None:
-        """Counts an array whose first axis is series, with what each series takes beside its values."""
+        """Counts an array whose first axis is series, and what each series takes in addition to its values."""
         self.array(shape, itemsize)
         self.take(PER_SERIES * (shape[0] if shape else 0))
 
@@ -53,13 +53,13 @@ class Room:
 
 
 def clean_name(name: Any, where: Any, what: str = "name") -> str:
-    """A name that came from a file or a caller, as text, without spaces around it; bytes are read as UTF-8.
+    """Returns a name from a file or a caller as text, without spaces around it; bytes are read as UTF-8.
 
-    Raises JaxlvError if it is empty, longer than LONGEST_NAME, or holds a character that does not print (control
-    characters, changes of direction, broken UTF-8): such a name could rewrite a terminal, and is not XML in a figure.
+    Raises JaxlvError if it is empty, longer than LONGEST_NAME, or holds a character that does not print (control characters,
+    changes of direction, broken UTF-8): such a name could rewrite a terminal, and is not valid XML in a figure.
     """
     if isinstance(name, bytes):
-        name = name.decode("utf-8", "surrogateescape")  # what is not UTF-8 becomes surrogates, which do not print
+        name = name.decode("utf-8", "surrogateescape")  # invalid UTF-8 becomes surrogates, which do not print
     name = str(name)
     if len(name) > LONGEST_NAME:
         expected = f"at most {LONGEST_NAME} characters"
@@ -72,9 +72,9 @@ def clean_name(name: Any, where: Any, what: str = "name") -> str:
 
 
 def clean_names(names: Any, where: Any, what: str = "variable") -> tuple[str, ...]:
-    """Names of variables as `clean_name` gives them; one name alone is a tuple of one.
+    """Returns names of variables, each cleaned by `clean_name`; a single name gives a tuple of one.
 
-    Raises JaxlvError as `clean_name` does, or if two are equal, or if there are more than MOST_VARIABLES.
+    Raises JaxlvError as `clean_name` does, and if two are equal or there are more than MOST_VARIABLES.
     """
     if isinstance(names, np.ndarray) and names.ndim > 1:
         raise JaxlvError(f"names of {what}s are a list", where=where, found=f"shape {names.shape}")

@@ -1,4 +1,4 @@
-"""The arrays in a file of series (HDF5, CSV or NumPy), with what is no such file refused before it is read.
+"""Reads the arrays in a file of series (HDF5, CSV or NumPy); files that are something else are refused before they are read.
 
 Axes: N series, T time steps, V variables.
 """
@@ -27,9 +27,9 @@ from jaxlv.storage.door import is_there, opened
 _TIDY = ("series", "step", "time", "variable", "value")
 _WIDE = ("series", "time", *VARIABLES)
 FORMATS = {".h5": "HDF5", ".hdf5": "HDF5", ".csv": "text", ".npy": "npy", ".npz": "zip archive"}
-LINE = 1 << 16  # characters of a line of CSV
-HEADER = 10_000  # bytes of the header of an npy file: what numpy itself allows, once it has read the header
-DIRECTORY = 1 << 20  # bytes of a zip archive that are held at once, the list of its members above all
+LINE = 1 << 16  # characters in a line of CSV
+HEADER = 10_000  # bytes in the header of an npy file: numpy's own limit, which it checks only after reading the header
+DIRECTORY = 1 << 20  # bytes of a zip archive held at once, above all the list of its members
 ENCRYPTED = 1  # the flag of a member of a zip archive
 _SIGNATURES = (
     (b"\x89HDF\r\n\x1a\n", "HDF5"),
@@ -46,8 +46,8 @@ _SIGNATURES = (
 def read(path: Path, memory_cap: int = MEMORY_CAP) -> dict[str, Any]:
     """Returns the content of a file as arguments of `series.from_arrays`; formats and errors as in `series.load`.
 
-    Names of variables are cleaned here (`limits.clean_names`), and sizes are checked before anything is built
-    (`limits.Room`), whatever the format.
+    For every format, names of variables are cleaned (`limits.clean_names`), and sizes are checked before anything is built
+    (`limits.Room`).
     """
     kind = _checked_kind(path, memory_cap)
     with readable(path):
@@ -84,7 +84,7 @@ def _sniff(head: bytes) -> str:
         if head.lstrip().startswith(signature):
             return name
     try:
-        # A multi-byte character may be cut at the end of what was read.
+        # A multi-byte character may be cut at the end of the block.
         head[:-3].decode() if len(head) == 512 else head.decode()
     except UnicodeDecodeError:
         return "unknown binary data"
@@ -93,14 +93,14 @@ def _sniff(head: bytes) -> str:
 
 @contextlib.contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Turns what the reading libraries raise about a bad file into one line."""
+    """Turns whatever the reading libraries raise about a bad file into one JaxlvError."""
     try:
         yield
     except PermissionError as error:
         raise JaxlvError("cannot be read: permission denied", where=path) from error
     except (JaxlvError, MemoryError):
         raise
-    except Exception as error:  # the libraries raise whatever the layer below raised: SyntaxError, TokenError, ...
+    except Exception as error:  # the libraries pass on whatever lower layers raise: SyntaxError, TokenError, ...
         raise JaxlvError(f"damaged or truncated ({error})", where=path, hint="fetch it again") from error
 
 
@@ -114,11 +114,13 @@ def _read_npy(path: Path, room: Room) -> dict[str, Any]:
 
 
 def _check_array(stream: BinaryIO, where: Any, room: Room, names: bool = False) -> None:
-    """Counts the array that an npy file or a member of an archive declares: numbers, or names. Goes back to its begin."""
+    """Counts the array that an npy file, or a member of an archive, declares: numbers, or names if `names`. Rewinds the
+    stream.
+    """
     version = np.lib.format.read_magic(stream)
     if version not in ((1, 0), (2, 0)):
         raise JaxlvError("unknown version of npy", where=where, expected="1.0 or 2.0", found=version)
-    # The header's length is 2 or 4 bytes; numpy would read as many as these say before it looks at its own limit.
+    # The header's length takes 2 or 4 bytes; numpy would read that many bytes before it checks its own limit.
     form, width = ("<H", 2) if version == (1, 0) else ("<I", 4)
     (length,) = struct.unpack(form, stream.read(width))
     if length > HEADER:
@@ -138,7 +140,7 @@ def _check_array(stream: BinaryIO, where: Any, room: Room, names: bool = False) 
 
 
 class _Pieces(io.BufferedReader):
-    """A file of which at most DIRECTORY bytes are held at once: zipfile would read a list of members of any length."""
+    """A file of which at most DIRECTORY bytes are read at once: zipfile would read a list of members of any length."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         found = super().read(DIRECTORY + 1 if size is None or size < 0 else min(size, DIRECTORY + 1))
@@ -163,7 +165,7 @@ def _read_npz(path: Path, room: Room) -> dict[str, Any]:
         for key, member in held.items():
             if member.flag_bits & ENCRYPTED:
                 raise JaxlvError("is encrypted", where=f"{path}:{key}", hint="write it anew without a password")
-            # Others unpack in one go, or with tables of gigabytes; numpy writes only these.
+            # Others unpack all at once, or with tables of gigabytes; numpy only writes these.
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise JaxlvError("unknown compression", where=f"{path}:{key}", expected="stored or deflated")
             with archive.open(member) as packed:
@@ -178,7 +180,7 @@ def _read_npz(path: Path, room: Room) -> dict[str, Any]:
 
 
 class _Columns:
-    """The values of a CSV file while it is read: a number in each column for every value, as they stand in memory."""
+    """The values of a CSV file while it is read: five numbers for each value, one in each column."""
 
     def __init__(self, room: Room):
         self.room = room
@@ -198,7 +200,7 @@ class _Columns:
         return count
 
     def number(self, name: str, where: str) -> int:
-        """Returns the number of a variable. Raises JaxlvError if its name cannot be one, or makes too many."""
+        """Returns the number of a variable. Raises JaxlvError if its name is not allowed, or there are too many."""
         if name not in self.names:
             clean_name(name, where, "name of a variable")
             check_count(len(self.names) + 1, where)
@@ -206,7 +208,7 @@ class _Columns:
         return self.names[name]
 
     def add(self, series: float, step: float, time: float, values: Mapping[int, float]) -> None:
-        """Adds the values of a row by the numbers of their variables."""
+        """Adds the values of a row, given by the numbers of their variables."""
         for variable, value in values.items():
             self.series.append(series)
             self.step.append(step)
@@ -216,7 +218,7 @@ class _Columns:
 
 
 def _lines(stream: BinaryIO) -> int:
-    """Counts the lines that are not empty, without holding more than a block of a file."""
+    """Counts the lines that are not empty, with only one block of the file in memory."""
     count, ended = 0, True
     while block := stream.read(1 << 20):
         codes = np.frombuffer(block, np.uint8)
@@ -227,14 +229,14 @@ def _lines(stream: BinaryIO) -> int:
 
 
 def _rows(stream: Any, path: Path) -> Iterator[tuple[str, list[str]]]:
-    """Yields where a line stands and its cells, for every line that is not empty."""
+    """Yields (where it stands, cells) for every line that is not empty."""
     number = 0
     while line := stream.readline(LINE):
         number += 1
         where = f"{path}:{number}"
         if len(line) == LINE:
             raise JaxlvError("the line is too long", where=where, expected=f"fewer than {LINE} characters")
-        # Each line by itself: a quoted cell that goes on over many lines would become a row of any size.
+        # Each line is parsed alone: a quoted cell that spans lines could become a row of any size.
         if cells := next(csv.reader((line,), strict=True)):
             yield where, cells
 
@@ -247,14 +249,14 @@ def _read_csv(path: Path, room: Room) -> dict[str, Any]:
         rows = _rows(stream, path)
         _, header = next(rows, ("", [])) if lines else ("", [])
         tidy = _is_tidy(tuple(header), path)
-        if lines < 2:  # all others are empty: there may be millions of them
+        if lines < 2:  # all others are empty: there may be millions
             raise JaxlvError("has no rows", where=path)
         numeric = [(place, name) for place, name in enumerate(header) if name != "variable"]
         known = () if tidy else tuple(columns.number(name, str(path)) for name in VARIABLES)
         room.take(columns.size * (lines - 1) * (1 if tidy else len(known)))
         for where, cells in rows:
             if len(cells) != len(header):
-                raise JaxlvError("row has another number of cells than the header", where=where)
+                raise JaxlvError("row and header differ in their number of cells", where=where)
             row = {name: _number(cells[place], name, where) for place, name in numeric}
             series, counted = row["series"], columns.rows(row["series"])
             if tidy:
@@ -279,25 +281,25 @@ def _is_tidy(header: tuple[str, ...], path: Path) -> bool:
 
 
 def _number(cell: str, column: str, where: str) -> float:
-    """The number in a cell; an empty one is NaN, which `from_arrays` then counts."""
+    """Returns the number in a cell; NaN for an empty one, which `from_arrays` then reports."""
     try:
         number = float(cell or "nan")
     except ValueError:
-        raise JaxlvError(f"{column} is no number", where=where, found=repr(cell)) from None
+        raise JaxlvError(f"{column} is not a number", where=where, found=repr(cell)) from None
     if column in ("series", "step") and not (number.is_integer() and 0 <= number < 2**53):
-        raise JaxlvError(f"{column} is no whole number", where=where, found=repr(cell))
+        raise JaxlvError(f"{column} is not a whole number", where=where, found=repr(cell))
     return number
 
 
 def _from_columns(columns: _Columns, path: Path) -> dict[str, Any]:
-    """Puts values in order. Beside the columns, about as much memory again is taken at most."""
+    """Puts the values in order. In addition to the columns, this takes about as much memory again at most."""
     value, names = np.asarray(columns.value), tuple(columns.names)
     if not len(value):
         raise JaxlvError("has no rows", where=path)
     ids, row = np.unique(np.asarray(columns.series).astype(np.int64), return_inverse=True)
     step = np.asarray(columns.step).astype(np.int64)
     shape = (len(ids), int(step.max()) + 1, len(names))
-    whole = len(value) == math.prod(shape)  # then the numbers of cells are below 2**63
+    whole = len(value) == math.prod(shape)  # if so, the numbers of cells are below 2**63
     seen = np.zeros(len(value) if whole else 0, bool)
     if whole:
         cell = (row * shape[1] + step) * shape[2] + np.asarray(columns.variable)

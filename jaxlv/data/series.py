@@ -33,8 +33,8 @@ COURSE_SHA256 = "adaf44d863b4ace7dc2fce1451b937e80cd0ecb243eb72250d1df3045f2b563
 class SeriesSet:
     """Checked series on one regular time grid, in raw units, from `load`, `from_arrays` or `dynamics.draw`.
 
-    `source` says where they come from: "path" and "sha256" of a file, and "simulation" for simulated ones: a
-    flat dict of settings, and in its item "parameters" one float64 array of N values per name.
+    `source` says where they come from: "path" and "sha256" for a file, and "simulation" for simulated ones: a flat dict of
+    settings, whose item "parameters" has one float64 array of N values per name.
     """
 
     values_NTV: np.ndarray
@@ -48,13 +48,13 @@ class SeriesSet:
 
     @property
     def system(self) -> str:
-        """The name in `dynamics.SYSTEMS` of the system that made the series; "" if their source does not say so."""
+        """The name in `dynamics.SYSTEMS` of the system that made the series; "" if their source does not say."""
         if self.source.get("sha256") == COURSE_SHA256:
             return "rosenzweig-macarthur"
         return str(self.source.get("simulation", {}).get("system", ""))
 
     def select(self, ids: Any) -> SeriesSet:
-        """The series with these ids, in the order given; JaxlvError names unknown ids."""
+        """Returns the series with these ids, in the given order; raises JaxlvError, which names them, if ids are unknown."""
         wanted = _as_ids(ids)
         order = np.argsort(self.ids_N)
         rows = order[np.searchsorted(self.ids_N, wanted, sorter=order).clip(max=len(self) - 1)]
@@ -89,13 +89,13 @@ def from_arrays(
     where: Any = "series",
     drop: bool = False,
 ) -> SeriesSet:
-    """A SeriesSet of copied float64 arrays, after every check that this module knows.
+    """Builds a SeriesSet of copied float64 arrays, after every check in this module.
 
-    values (N, T, V) and time (T,), by default 0..T-1, are integers or floats of at most 64 bits, in either
-    byte order. Without names the variables are prey and predator; with names there may be one to 100, each of at most
-    80 printable characters (`limits.clean_names`). Values are finite and not negative: the text format has no sign
-    (zeros pass here, but have no logarithm). Time grows in equal steps, each within TIME_TOLERANCE of the mean step.
-    Raises JaxlvError otherwise; with `drop`, series whose values are not so are left out, and a JaxlvWarning says which.
+    values (N, T, V) and time (T,), by default 0..T-1, are integers or floats of at most 64 bits, in either byte order.
+    Without names the variables are prey and predator; otherwise there may be 1 to 100 names, each of at most 80 printable
+    characters (`limits.clean_names`). Values must be finite and not negative, because the text format has no sign (zeros
+    pass here, but have no logarithm). Time must grow in equal steps, each within TIME_TOLERANCE of the mean step. Raises
+    JaxlvError otherwise; with `drop`, series with bad values are left out, and a JaxlvWarning says which.
     """
     values, time = np.asarray(values), None if time is None else np.asarray(time)
     names = VARIABLES if variables is None else clean_names(variables, where)
@@ -119,19 +119,17 @@ def from_arrays(
 
 
 def load(path: Any, *, memory_cap: int = MEMORY_CAP, drop: bool = False) -> SeriesSet:
-    """The series in a file, with its path and sha256 in `source`.
+    """Reads the series in a file, with its path and sha256 in `source`.
 
-    HDF5 (.h5, .hdf5): `/trajectories` (N, T, V) and `/time` (T,). An attribute `variables` of trajectories
-    names other variables than prey and predator; the group `/simulation` that `save` writes comes back in
-    `source`.
+    HDF5 (.h5, .hdf5): `/trajectories` (N, T, V) and `/time` (T,). An attribute `variables` of trajectories names variables
+    other than prey and predator; the group `/simulation` that `save` writes is returned in `source`.
     CSV: the columns series,step,time,variable,value or series,time,prey,predator; `series` gives the ids.
-    NumPy: .npy holds (N, T, 2), with time 0..T-1; .npz the arrays trajectories, time and optionally
-    variables.
+    NumPy: .npy holds (N, T, 2), with time 0..T-1; .npz the arrays trajectories, time and optionally variables.
 
     Raises JaxlvError if a file is none of these, if `from_arrays` would refuse its content, if that takes more than
-    `memory_cap` bytes (all arrays and names together, known before they are built; 40 bytes a value while CSV is read),
-    or if it leads to other files (HDF5 links, external storage, virtual datasets). Reading takes about three times
-    `memory_cap` at most, beside what Python itself takes.
+    `memory_cap` bytes (all arrays and names together, known before they are built; 40 bytes a value while CSV is read), or
+    if it leads to other files (HDF5 links, external storage, virtual datasets). Reading takes about three times `memory_cap`
+    at most, in addition to what Python itself takes.
     """
     try:
         path = Path(path)
@@ -145,18 +143,17 @@ def load(path: Any, *, memory_cap: int = MEMORY_CAP, drop: bool = False) -> Seri
 
 
 def save(path: Any, series_set: SeriesSet, *, overwrite: bool = False) -> None:
-    """Write the series as HDF5 in the layout that `load` reads, whole or not at all.
+    """Writes the series as HDF5 in the layout that `load` reads, completely or not at all.
 
-    Values are stored as float32, the course's format, and time as float64; series are numbered anew from 0.
-    For simulated sets `/simulation` has a float64 dataset per parameter, and the settings as attributes.
-    JaxlvError if the file exists and `overwrite` is false, if its suffix is not HDF5's, or if it cannot be
-    written.
+    Values are stored as float32, the course's format, and time as float64; series are renumbered from 0. For simulated sets
+    `/simulation` has a float64 dataset per parameter, and the settings as attributes. Raises JaxlvError if the file exists
+    and `overwrite` is false, if its suffix is not HDF5's, or if it cannot be written.
     """
     path = check_place(path, overwrite)
     with np.errstate(over="ignore"):
         stored = series_set.values_NTV.astype(np.float32)
     from_arrays(stored, series_set.time_T, series_set.variables, where=f"{path} (as float32)")
-    content = io.BytesIO()  # the HDF5 library does not always survive a disk that is full
+    content = io.BytesIO()  # written from memory, as the HDF5 library may crash on a full disk
     _write_hdf5(content, stored, series_set)
     try:
         with new_file(path) as place:
@@ -166,7 +163,7 @@ def save(path: Any, series_set: SeriesSet, *, overwrite: bool = False) -> None:
 
 
 def check_place(path: Any, overwrite: bool = False) -> Path:
-    """Returns the path of a file that `save` could write to; raises JaxlvError for another, which costs nothing yet."""
+    """Returns the path of a file that `save` could write to; raises JaxlvError otherwise, before any work is done."""
     path = Path(path)
     if FORMATS.get(path.suffix.lower()) != "HDF5":
         raise JaxlvError("series are saved as HDF5", where=path, expected="a name that ends in .h5 or .hdf5")
@@ -191,7 +188,7 @@ def _write_hdf5(content: io.BytesIO, stored_NTV: np.ndarray, series_set: SeriesS
 
 
 def check_time(time_T: np.ndarray, where: Any) -> None:
-    """Raise JaxlvError unless time is finite and grows in equal steps, each within TIME_TOLERANCE of their mean."""
+    """Raises JaxlvError unless time is finite and grows in equal steps, each within TIME_TOLERANCE of their mean."""
     with np.errstate(over="ignore", invalid="ignore"):
         steps = np.diff(time_T)
     tests = {
@@ -217,7 +214,9 @@ def check_time(time_T: np.ndarray, where: Any) -> None:
 
 
 LARGEST = float(np.finfo(np.float32).max)
-"""The largest value and time: data sets are kept, and models compute, in float32; squares of more leave float64."""
+"""The largest value and time: data sets are stored, and models compute, in float32; larger values have squares beyond
+float64.
+"""
 FAULTS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = MappingProxyType(
     {
         "NaN": np.isnan,
@@ -226,11 +225,11 @@ FAULTS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = MappingProxyType(
         "too large": lambda values: (values > LARGEST) & np.isfinite(values),
     }
 )
-"""The values that no series may hold: by name, where they stand in an array."""
+"""The values that no series may hold: by name, a test that marks them in an array."""
 
 
 def first_place(fault_NTV: np.ndarray, names: Sequence[str], ids_N: np.ndarray) -> str:
-    """Where the first fault of an array stands, in words."""
+    """Returns in words where the first fault in an array is."""
     n, t, v = np.unravel_index(int(np.argmax(fault_NTV)), fault_NTV.shape)
     return f"series {ids_N[n]}, step {t}, {names[int(v)]}"
 
@@ -252,7 +251,9 @@ BAD = "NaN, infinite, negative or too large"
 
 
 def _without_bad(found: SeriesSet, where: Any) -> SeriesSet:
-    """The series whose values are finite and not negative; JaxlvError where there are none."""
+    """Returns the series whose values are all allowed, with a JaxlvWarning about the others; raises JaxlvError if none is
+    left.
+    """
     bad_N = np.any([test(found.values_NTV).any(axis=(1, 2)) for test in FAULTS.values()], axis=0)
     if not bad_N.any():
         return found
@@ -280,12 +281,12 @@ class Split:
     test: np.ndarray
 
     def parts(self) -> dict[str, np.ndarray]:
-        """The three arrays by name."""
+        """Returns the three arrays by name."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
 
 def split_ids(ids: Any, train: Any, validation: Any, test: Any, where: Any = "train, validation, test") -> Split:
-    """The split with exactly these ids; JaxlvError for an id that is unknown or given twice."""
+    """Returns the split with exactly these ids; raises JaxlvError if an id is unknown or given twice."""
     split = Split(_as_ids(train), _as_ids(validation), _as_ids(test))
     chosen = np.concatenate(list(split.parts().values()))
     unknown = np.setdiff1d(chosen, _as_ids(ids))
@@ -300,10 +301,10 @@ def split_ids(ids: Any, train: Any, validation: Any, test: Any, where: Any = "tr
 def split_fraction(
     ids: Any, fractions: Sequence[float] = (0.7, 0.15, 0.15), seed: int = 42, where: Any = "fractions"
 ) -> Split:
-    """The ids in the order of NumPy's legacy `RandomState(seed).permutation`, cut at the cumulated fractions.
+    """Splits ids in the order of NumPy's legacy `RandomState(seed).permutation`, cut at the cumulated fractions.
 
-    With the defaults and 1000 series this is the split of the report xu. Each part keeps the permuted order.
-    JaxlvError if fractions are no shares of 1 or leave a wanted part empty.
+    With the defaults and 1000 series this is the split of the paper xu. Each part keeps the permuted order. Raises
+    JaxlvError if the fractions are not shares of 1 or leave a wanted part empty.
     """
     ids_N = _as_ids(ids)
     order = _random(seed).permutation(len(ids_N))
@@ -318,13 +319,15 @@ def _random(seed: int) -> np.random.RandomState:
 
 
 def _in_order(ids: np.ndarray) -> Split:
-    """In the order of the file: 70, 20 and 10 %."""
+    """Splits in the order of the file: 70, 20 and 10 %."""
     first, second = _tenths(ids, 7), _tenths(ids, 9)
     return split_ids(ids, ids[:first], ids[first:second], ids[second:])
 
 
 def _first_tenth_held(ids: np.ndarray) -> Split:
-    """The first tenth is the test; the rest as scikit-learn's train_test_split(test_size=0.2, random_state=42) has it."""
+    """Takes the first tenth as the test, and splits the rest as scikit-learn's train_test_split(test_size=0.2,
+    random_state=42).
+    """
     rest = ids[_tenths(ids, 1) :]
     order = np.random.RandomState(42).permutation(len(rest))
     held = -(-len(rest) // 5)
@@ -339,21 +342,21 @@ REPORTED_SPLITS: Mapping[str, Callable[[np.ndarray], Split]] = MappingProxyType(
     {
         "xu": lambda ids: split_fraction(ids, (0.70, 0.15, 0.15)),
         "rai": _in_order,
-        "mao": lambda ids: split_fraction(ids, (0.8, 0.1, 0.1)),  # the report does not give its seed
+        "mao": lambda ids: split_fraction(ids, (0.8, 0.1, 0.1)),  # the paper does not give its seed
         "liu": _first_tenth_held,
     }
 )
-"""How four reports split their series: the course's 1000 into 700, 150, 150; 700, 200, 100; 800, 100, 100; 720, 180, 100."""
+"""How four papers split their series: the course's 1000 into 700, 150, 150; 700, 200, 100; 800, 100, 100; 720, 180, 100."""
 
 
 def split_stratified(
     ids: Any, labels: Any, fractions: Sequence[float] = (0.7, 0.15, 0.15), seed: int = 42, where: Any = "fractions"
 ) -> Split:
-    """A split whose parts hold each label in proportion to the fractions, to within one series per label.
+    """Splits so that each part holds each label in proportion to the fractions, to within one series per label.
 
-    labels (N,), for instance from `regimes`. The shuffled series of a label stand at (rank + u) / count, with
-    one uniform u per label, and are cut at the cumulated fractions: systematic sampling, by which a rare
-    label may fall into any part. JaxlvError as in `split_fraction`.
+    labels (N,), for instance from `regimes`. The shuffled series of a label are placed at (rank + u) / count, with one
+    uniform u per label, and cut at the cumulated fractions: systematic sampling, in which a rare label may fall into any
+    part. Raises JaxlvError as `split_fraction` does.
     """
     ids_N, labels_N = _as_ids(ids), np.asarray(labels)
     if labels_N.shape != ids_N.shape:
@@ -389,12 +392,12 @@ def _not_empty(split: Split, fractions: Sequence[float], where: Any) -> Split:
 
 
 def digest(values_TV: np.ndarray) -> bytes:
-    """A hash that series of equal values share."""
+    """Returns a hash that is the same for series of equal values."""
     return hashlib.sha256((values_TV + 0.0).tobytes()).digest()  # adding 0 makes -0.0 and 0.0 the same bytes
 
 
 def check_disjoint(series_set: SeriesSet, split: Split) -> None:
-    """Raise JaxlvError if a series, by its id or by equal values, is in two parts of the split."""
+    """Raises JaxlvError if a series, by its id or by equal values, is in two parts of the split."""
     split_ids(series_set.ids_N, **split.parts())
     seen: dict[bytes, tuple[str, int]] = {}
     for part, ids in split.parts().items():
@@ -412,23 +415,23 @@ def check_disjoint(series_set: SeriesSet, split: Split) -> None:
         seen |= own
 
 
-REST = 0.02  # standard deviation, by the mean, of a series at rest
+REST = 0.02  # standard deviation, as a share of the mean, of a series at rest
 
 
 def at_rest(values_NTV: np.ndarray, window: int = 20, share: float = REST) -> np.ndarray:
-    """(N,) whether every variable's standard deviation over the last `window` steps is at most `share` of its mean."""
+    """Returns (N,): is every variable's standard deviation over the last `window` steps at most `share` of its mean?"""
     end_NWV = values_NTV[:, -window:]
     return (end_NWV.std(axis=1) <= share * end_NWV.mean(axis=1)).all(axis=1)
 
 
 def regimes(series_set: SeriesSet, window: int = 20) -> np.ndarray:
-    """A label per series, by the first of these rules that fits.
+    """Labels each series by the first of these rules that fits.
 
     "collapse": some variable stays below 5 % of its own maximum throughout the last `window` steps.
     "equilibrium": in these steps the standard deviation is at most 2 % of the mean, for every variable (`at_rest`).
     "oscillatory": the first variable has two peaks or more (above the step before, not below the next).
     "transient": anything else.
-    Returns (N,) strings. JaxlvError if the series are shorter than the window.
+    Returns (N,) strings. Raises JaxlvError if the series are shorter than the window.
     """
     values_NTV = series_set.values_NTV
     if values_NTV.shape[1] < window:

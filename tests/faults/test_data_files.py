@@ -118,7 +118,11 @@ CASES: dict[str, tuple[str, Callable[[Path], Any], list[str]]] = {
     "13 virtual": ("x.h5", h5(change=virtual), ["is a virtual dataset", "data inside the file"]),
     "14 more than memory": ("x.h5", h5(change=declared), ["declares too much data", "found 16000000"]),
     "CSV without a column": ("x.csv", text("series,time,prey\n0,0,1\n"), ["wrong CSV columns", "missing: predator"]),
-    "CSV with words": ("x.csv", text("series,time,prey,predator\n0,0,many,1\n"), ["x.csv:2", "prey is no number", "'many'"]),
+    "CSV with words": (
+        "x.csv",
+        text("series,time,prey,predator\n0,0,many,1\n"),
+        ["x.csv:2", "prey is not a number", "'many'"],
+    ),
     "CSV with a hole": (
         "x.csv",
         text("series,time,prey,predator\n0,0,1,1\n0,2,1,1\n1,0,1,1\n"),
