@@ -264,7 +264,7 @@ def files_of(**changes: Any) -> dict[str, Any]:
         ({"vocab.json": {"a": -1}}, "not {token: id}"),
         ({"vocab.json": {"a": True}}, "not {token: id}"),
         ({"vocab.json": []}, "vocab.json: not an object"),
-        ({"vocab.json": '{"a": 0, "a": 1}'}, "vocab.json: the key 'a' stands twice"),
+        ({"vocab.json": '{"a": 0, "a": 1}'}, "vocab.json: the key 'a' occurs twice"),
         ({SETTINGS: {"tokenizer_class": "GPT2Tokenizer"}}, "only Qwen2's are read without tokenizer.json"),
         ({SETTINGS: {"add_prefix_space": 3}}, "add_prefix_space is not true or false"),
         ({SETTINGS: {"chat_template": 3}}, "chat_template is not a text"),
@@ -280,7 +280,7 @@ def files_of(**changes: Any) -> dict[str, Any]:
         ({ADDED: {"x": "3"}, SETTINGS: None}, "not a whole number, None"),
         ({SPECIAL: "[1]"}, "special_tokens_map.json: not an object"),
         ({TOKENIZER: "{}"}, "unreadable tokenizer"),
-        ({TOKENIZER: '{"version": "1.0", "version": "1.0"}'}, "the key 'version' stands twice"),
+        ({TOKENIZER: '{"version": "1.0", "version": "1.0"}'}, "the key 'version' occurs twice"),
     ],
     ids=str,
 )

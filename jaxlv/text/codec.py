@@ -1,8 +1,8 @@
-"""Numbers as text and back: "1.20,1.31;0.93,0.98;" - variables of a time step parted by commas, each step closed by ";".
+"""Numbers as text and back: "1.20,1.31;0.93,0.98;" - commas separate the variables of a time step, and ";" closes each step.
 
-A value x is written as x / alpha with a fixed number of decimals, as LLMTIME does (Gruver et al. 2023). `alpha` comes from
-a scale rule. Only the rule `context` and the constant of `liu` are honest in a forecast: the other reports' rules look at
-the values to be forecast, and are marked so.
+A value x is written as x / alpha with a fixed number of decimals, as LLMTIME does (Gruver et al. 2023). `alpha` comes from a
+scale rule. Only the rule `context` and the constant of `liu` are honest in a forecast: the rules of the other papers look at
+the values to be forecast, and are marked accordingly.
 
 Axes: N series, T steps, C context steps, V variables.
 """
@@ -23,9 +23,9 @@ from jaxlv.errors import JaxlvError
 from jaxlv.settings import Between, Statement, checked, settled, statements
 
 SYMBOLS = "0123456789.,;"
-TOP = 10.0  # where a scale rule puts its reference value; one digit before the point below it
+TOP = 10.0  # where a scale rule puts its reference value; values below it have one digit before the point
 MAX_INTEGER_DIGITS = 6
-# 0 is that of zeros, which `fit` refuses.
+# 0 is the factor of an all-zero data set, which `fit` refuses.
 DATASET_ALPHA = Statement(float, "factor of the rule mao", Between(0, 3.4e38), can_lack=True)
 NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 
@@ -34,29 +34,29 @@ NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 
 
 def _context(context_CV, series_TV, codec):
-    """Per variable: the context's maximum goes to TOP * (1 - headroom)."""
+    """Scales each variable so that the context's maximum becomes TOP * (1 - headroom)."""
     return context_CV.max(axis=0) / (TOP * (1.0 - codec.headroom))
 
 
 def _xu(context_CV, series_TV, codec):
-    """Per series and variable: the 99th percentile of the whole series goes to TOP."""
+    """Scales each series and variable so that the 99th percentile of the whole series becomes TOP."""
     return np.percentile(series_TV, 99, axis=0) / TOP
 
 
 def _rai(context_CV, series_TV, codec):
-    """Per series: the larger of the variables' 95th percentiles over the whole series goes to TOP."""
+    """Scales each series so that the larger of its variables' 95th percentiles, over the whole series, becomes TOP."""
     return np.full(series_TV.shape[1], np.percentile(series_TV, 95, axis=0).max() / TOP)
 
 
 def _mao(context_CV, series_TV, codec):
-    """One factor for the data set: the 99.7th percentile of all its values goes to TOP."""
+    """Scales the whole data set by one factor, so that the 99.7th percentile of its values becomes TOP."""
     if codec.dataset_alpha is None:
         raise JaxlvError("needs the data set's own factor", where='codec.scale = "mao"', hint="use Codec.for_data")
     return np.full(context_CV.shape[1], codec.dataset_alpha)
 
 
 def _liu(context_CV, series_TV, codec):
-    """The constant 0.5."""
+    """Scales by the constant 0.5."""
     return np.full(context_CV.shape[1], 0.5)
 
 
@@ -85,7 +85,7 @@ class Codec:
     headroom: float = 0.5  # share of [0, TOP] left free above the context's maximum
     decimals: int = 2
     dataset_alpha: float | None = None  # the factor of the rule `mao`
-    headrooms: tuple[float, ...] = ()  # several, where a series is written in several scales
+    headrooms: tuple[float, ...] = ()  # if not empty, the scales in which a series is written, one headroom each
     parsing: Literal["steps", "position"] = "steps"
 
     def __post_init__(self) -> None:
@@ -96,32 +96,32 @@ class Codec:
 
     @classmethod
     def for_data(cls, config: CodecConfig, values_NTV: np.ndarray) -> Codec:
-        """The codec of a config; the rule `mao` takes its factor from all the values given."""
+        """Returns the codec of a config; the rule `mao` takes its factor from all the given values."""
         alpha = float(np.percentile(values_NTV, 99.7)) / TOP if config.scale == "mao" else None
         return cls.of(config, alpha)
 
     @classmethod
     def of(cls, config: CodecConfig, dataset_alpha: float | None) -> Codec:
-        """The codec of a config whose data set's factor, where its rule has one, is known."""
+        """Returns the codec of a config whose data set's factor is already known (None if its rule has none)."""
         return cls(config.scale, config.headroom, config.decimals, dataset_alpha, config.headrooms, config.parsing)
 
     @property
     def variants(self) -> tuple[Codec, ...]:
-        """A codec for each of `headrooms`; where there are none, or the rule is not `context`, this one."""
+        """A codec for each of `headrooms`; only this one if there are none or the rule is not `context`."""
         if self.scale != "context" or not self.headrooms:
             return (self,)
         return tuple(replace(self, headroom=headroom, headrooms=()) for headroom in self.headrooms)
 
     @property
     def rule(self) -> ScaleRule:
-        """The rule that scales are fitted by."""
+        """The rule by which scales are fitted."""
         return SCALE_RULES[self.scale]
 
     def fit(self, context_CV: np.ndarray, series_TV: np.ndarray | None = None, where: str = "series") -> np.ndarray:
-        """alpha (V,), in raw units per written unit. `series_TV` is the whole series, for the rules that look at it.
+        """Returns alpha (V,), in raw units per written unit. `series_TV` is the whole series, for the rules that look at it.
 
-        Raises JaxlvError where a variable is zero throughout, where every digit would be lost, and where a rule
-        that needs the whole series does not get it.
+        Raises JaxlvError if a variable is zero throughout, if every digit would be lost, or if a rule that needs the whole
+        series does not get it.
         """
         if series_TV is None:
             if self.rule.peeks_at and self.scale != "mao":
@@ -134,7 +134,7 @@ class Codec:
                 f"variable {bad} gives no scale", where=where, expected="a positive value", found=f"alpha {alpha_V[bad]}"
             )
         most = float((np.asarray(context_CV, float) / alpha_V).max())
-        if 0 < most < 0.5 * 10.0**-self.decimals:  # zeros themselves are written as they are
+        if 0 < most < 0.5 * 10.0**-self.decimals:  # zeros themselves are written exactly
             raise JaxlvError(
                 f"every value would be written as {0:.{self.decimals}f}",
                 where=where,
@@ -146,11 +146,11 @@ class Codec:
     # ------------------------------------------------------------------------------------------- text
 
     def encode(self, values_TV: np.ndarray, alpha_V: np.ndarray, closed: bool = True, where: str = "series") -> str:
-        """The text of `values_TV` (raw units); `closed` ends it with ";", as every prompt must end.
+        """Returns the text of `values_TV` (raw units); `closed` ends it with ";", as every prompt must end.
 
-        Raises JaxlvError for negative or non-finite values and for numbers of more than six digits before the point.
+        Raises JaxlvError for negative or non-finite values, and for numbers of more than six digits before the point.
         """
-        scaled_TV = np.asarray(values_TV, float) / alpha_V + 0.0  # the zero that has a sign would be written with it
+        scaled_TV = np.asarray(values_TV, float) / alpha_V + 0.0  # -0.0 becomes 0.0: it would be written with its sign
         if not np.isfinite(scaled_TV).all() or (scaled_TV < 0).any():
             raise JaxlvError("the text format holds non-negative finite numbers only", where=where)
         if (scaled_TV >= 10**MAX_INTEGER_DIGITS).any():
@@ -165,11 +165,11 @@ class Codec:
         return (form + ";" if closed else form) % tuple(scaled_TV.ravel().tolist())
 
     def decode(self, text: str, alpha_V: np.ndarray, max_steps: int | None = None) -> Decoded:
-        """The complete time steps at the start of `text`, in raw units, and why reading stopped.
+        """Reads the complete time steps at the start of `text`, in raw units, and says why reading stopped.
 
-        A step counts when it holds exactly V unsigned decimal numbers and is closed by ";". Reading ends at the first
-        step that does not, so that a lost or doubled delimiter never shifts the values behind it; unless parsing is by
-        position, which takes all the numbers of the text in turns, as the report xu did.
+        A step is complete if it holds exactly V unsigned decimal numbers and is closed by ";". Reading ends at the first
+        step that is not, so that a lost or doubled delimiter never shifts the values after it. Parsing by position is
+        different: it takes all numbers of the text in turn, as the paper xu did.
         """
         if self.parsing == "position":
             return self._decoded_by_position(text, alpha_V, max_steps)
@@ -203,7 +203,7 @@ StopReason = Literal["complete", "end of text", "wrong number of values", "not a
 
 @dataclass(frozen=True)
 class Decoded:
-    """One sample's values: `values_TV` (raw units) of its complete steps, and what ended it."""
+    """The values that were read from one sample: `values_TV` (raw units) of its complete steps, and what ended it."""
 
     values_TV: np.ndarray
     stop: StopReason
@@ -211,5 +211,5 @@ class Decoded:
 
     @property
     def steps(self) -> int:
-        """Number of complete time steps."""
+        """The number of complete time steps."""
         return len(self.values_TV)

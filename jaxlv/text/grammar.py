@@ -1,7 +1,7 @@
-"""The number grammar as a finite automaton over the 13 symbols: what may follow so that a sample always parses.
+"""The number grammar as a finite automaton over the 13 symbols: what may follow so that every sample can be parsed.
 
-A value is one to `integer_digits` digits without a superfluous leading zero, a point, and a fixed number of decimals; the
-variables of a time step are parted by "," and the step is closed by ";".
+A value is one to `integer_digits` digits without a superfluous leading zero, a point, and a fixed number of decimals. ","
+separates the variables of a time step, and ";" closes the step.
 
 Axes: Q states, A the 13 symbols in the order of `SYMBOLS`.
 """
@@ -18,14 +18,16 @@ DIGITS = "0123456789"
 
 
 class Grammar(NamedTuple):
-    """`allowed_QA[q, a]`: may symbol a follow in state q; `next_QA[q, a]`: the state after it. State 0 opens a step."""
+    """An automaton: may symbol a follow in state q (`allowed_QA[q, a]`), and which state comes then (`next_QA[q, a]`)? A
+    step begins in state 0.
+    """
 
     allowed_QA: np.ndarray  # bool
     next_QA: np.ndarray  # int32
 
 
 def number_grammar(variables: int, decimals: int, integer_digits: int) -> Grammar:
-    """The automaton of time steps of `variables` values each; from every state a complete step can be reached."""
+    """Builds the automaton of time steps of `variables` values each; a complete step can be reached from every state."""
     states: dict[tuple, int] = {}
     edges: list[tuple[tuple, str, tuple]] = []
     for v in range(variables):
@@ -53,5 +55,5 @@ def number_grammar(variables: int, decimals: int, integer_digits: int) -> Gramma
 
 
 def longest_step(variables: int, decimals: int, integer_digits: int) -> int:
-    """The most tokens that one time step can take."""
+    """Returns the largest number of tokens that one time step can take."""
     return variables * (integer_digits + decimals + 2)

@@ -1,6 +1,6 @@
-"""A model's own language tokenizer, chat template and generation defaults, from the files of its folder.
+"""A model's own language tokenizer, chat template and generation defaults, from the files in its folder.
 
-Nothing of this is needed for forecasts, whose text is 13 symbols (jaxlv/text/tokens.py).
+Forecasts need none of this: their text consists of 13 symbols (jaxlv/text/tokens.py).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from jaxlv.text.tokenizer import Tokenizer, open_tokenizer
 from jaxlv.text.tokens import QWEN_END
 
 GENERATION = "generation_config.json"
-PHRASE = "How many, and why?"  # what any tokenizer of a language gives back as it is
+PHRASE = "How many, and why?"  # any tokenizer for a language reproduces this exactly
 
 
 @dataclass(frozen=True)
@@ -28,27 +28,31 @@ class Language:
     end_ids: tuple[int, ...]
 
     def chat(self, prompt: str) -> str:
-        """What the model reads: the prompt as a user's message, by the chat template, up to where its answer begins."""
+        """Returns what the model reads: the prompt as a user's message in the chat template, up to where its answer
+        begins.
+        """
         return self.tokenizer.chat(prompt)
 
     def encode(self, text: str) -> np.ndarray:
-        """Token ids (int32) of a text, with nothing added; special tokens that it spells out are read as such."""
+        """Returns the token ids (int32) of a text, with nothing added; special tokens that it spells out become those
+        tokens.
+        """
         return np.array(self.tokenizer.encode(text), np.int32)
 
     def first_bytes(self, text: str) -> int:
-        """Bytes (UTF-8) of the part of a text that its first token stands for."""
+        """Returns how many bytes (UTF-8) of a text its first token covers."""
         return len(text[: self.tokenizer.first(text)].encode())
 
     def decode(self, ids: np.ndarray) -> str:
-        """The text of token ids, special tokens spelt out; ids that stand for nothing give nothing."""
+        """Returns the text of token ids, special tokens spelt out; ids without a token give nothing."""
         return self.tokenizer.decode(np.asarray(ids).tolist())
 
 
 def load_language(folder: str | Path, vocab_size: int) -> Language:
-    """The language tokenizer in a model folder.
+    """Loads the language tokenizer of a model folder.
 
-    Raises JaxlvError for a folder without tokenizer files, for a tokenizer that cannot write plain text (the embedded
-    base's), for one without a chat template, and for ids outside the vocabulary.
+    Raises JaxlvError for a folder without tokenizer files, a tokenizer that cannot write plain text (the embedded base's),
+    one without a chat template, and ids outside the vocabulary.
     """
     tokenizer = open_tokenizer(folder)
     if tokenizer is None:
@@ -66,7 +70,7 @@ def load_language(folder: str | Path, vocab_size: int) -> Language:
 
 def _no_language(folder: str | Path, found: str) -> JaxlvError:
     return JaxlvError(
-        "the base has no language tokenizer: it can be asked nothing in words",
+        "the base has no language tokenizer: it cannot answer questions in words",
         where=folder,
         expected="a tokenizer that writes plain text, as Qwen2.5's own",
         found=found,
@@ -74,10 +78,10 @@ def _no_language(folder: str | Path, found: str) -> JaxlvError:
 
 
 def generation_defaults(folder: str | Path) -> dict[str, Any]:
-    """The sampling settings in a model's generation_config.json, by the names of `SamplingConfig`.
+    """Returns the sampling settings in a model's generation_config.json, by the names of `SamplingConfig`.
 
-    `do_sample` false is temperature 0; what the file leaves out restricts nothing. Raises JaxlvError if there is no such
-    file, or if a value is of another type.
+    `do_sample` false means temperature 0; missing settings restrict nothing. Raises JaxlvError if the file does not exist,
+    or a value has another type.
     """
     where = Path(folder) / GENERATION
     given = foreign.settings(folder, GENERATION)

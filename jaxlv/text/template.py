@@ -1,4 +1,4 @@
-"""Chat templates: programs in Jinja, which transformers runs in a sandbox; here in the same one, and in another process."""
+"""Chat templates: Jinja programs, run in the same sandbox as in transformers, but in another process."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import jinja2.sandbox
 
 
 class Generation(jinja2.ext.Extension):
-    """{% generation %}: what the model wrote itself. It is written as it is."""
+    """The tag {% generation %}, around what the model wrote itself; its body is written unchanged."""
 
-    tags = {"generation"}  # noqa: RUF012 - as jinja2 has it
+    tags = {"generation"}  # noqa: RUF012 - as jinja2 declares it
 
     def parse(self, parser: Any) -> jinja2.nodes.Node:
-        """Makes of the block a call that gives back what its body writes."""
+        """Turns the block into a call that returns what its body writes."""
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return jinja2.nodes.CallBlock(self.call_method("_written"), [], [], body).set_lineno(line)
@@ -28,7 +28,7 @@ class Generation(jinja2.ext.Extension):
 
 
 class Namespace(jinja2.utils.Namespace):
-    """A template's own variables; none of them may have the name of something in Python."""
+    """A template's own variables, whose names must not begin with "_", as Python's internals do."""
 
     def __init__(*args: Any, **kwargs: Any) -> None:
         self, *rest = args  # so that a variable may be called self
@@ -48,7 +48,7 @@ def _check_name(name: Any) -> None:
 
 
 class Dictionary:
-    """The `dict` of a template: makes one, and shows nothing of Python's own."""
+    """A template's `dict`: it makes dictionaries, and exposes nothing of Python's own type."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
         return dict(*args, **kwargs)
@@ -69,7 +69,7 @@ def _tojson(
 
 
 def render(template: str, prompt: str, names: Mapping[str, str], most: int) -> str:
-    """Returns what a template writes of a user's prompt, up to where the answer begins; `names` are its special tokens.
+    """Returns what a template writes for a user's prompt, up to where the answer begins; `names` are its special tokens.
 
     Raises ValueError if that is more than `most` characters, and whatever the template makes jinja2 raise.
     """

@@ -1,4 +1,4 @@
-"""The tokenizer of a model folder. Another process reads and runs it (`jaxlv.storage.apart`); what it does there stands in
+"""The tokenizer of a model folder. Another process (`jaxlv.storage.apart`) reads and runs it, with the code in
 `jaxlv.text.vocabulary`.
 """
 
@@ -18,9 +18,9 @@ MOST_ID = 2**31 - 1  # ids are int32 in arrays
 
 
 class Tokenizer:
-    """A tokenizer that is asked from afar. Its process starts with the first question, and ends with this object.
+    """A tokenizer in another process, which starts with the first question and ends with this object.
 
-    Every method raises JaxlvError if that process crashes, or takes more than LIMITS.
+    Every method raises JaxlvError if that process crashes or exceeds LIMITS.
     """
 
     def __init__(self, folder: Path, files: Mapping[str, bytes]):
@@ -33,18 +33,18 @@ class Tokenizer:
         self._worker: apart.Apart | None = None
 
     def encode(self, text: str) -> list[int]:
-        """Returns the ids of a text, with nothing added; special tokens that it spells out are read as such."""
+        """Returns the ids of a text, with nothing added; special tokens that it spells out become those tokens."""
         found = self._ask("encode", text)
         if not all(type(id) is int and 0 <= id <= MOST_ID for id in found):
             raise JaxlvError("the tokenizer gives ids that are too large", where=self.folder, expected=f"up to {MOST_ID}")
         return found
 
     def first(self, text: str) -> int:
-        """Returns how many characters of a text its first token stands for."""
+        """Returns how many characters of a text its first token covers."""
         return int(self._ask("first", text))
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Returns the text of ids, special tokens spelt out; ids that stand for nothing give nothing."""
+        """Returns the text of ids, special tokens spelt out; ids without a token give nothing."""
         return str(self._ask("decode", [int(id) for id in ids]))
 
     def texts(self, ids: Iterable[int]) -> list[str]:
@@ -63,7 +63,7 @@ class Tokenizer:
             raise JaxlvError(f"the chat template fails ({fault})", where=self.folder) from None
 
     def close(self) -> None:
-        """Ends the other process; the next question starts one again."""
+        """Ends the other process; the next question starts a new one."""
         if self._worker is not None:
             self._worker.close()
         self._worker = None
@@ -84,7 +84,9 @@ class Tokenizer:
 
 
 def open_tokenizer(folder: str | Path) -> Tokenizer | None:
-    """Returns the tokenizer of a model folder; None if it has no tokenizer files. Errors are those of `foreign.find`."""
+    """Returns the tokenizer of a model folder; None if it has no tokenizer files. Raises JaxlvError as `foreign.find`
+    does.
+    """
     folder = Path(folder)
     whole = foreign.read(folder, TOKENIZER)
     names = (SETTINGS, SPECIAL, TEMPLATE) if whole is not None else (VOCABULARY, MERGES, SETTINGS, SPECIAL, ADDED, TEMPLATE)

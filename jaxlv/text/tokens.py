@@ -1,7 +1,7 @@
 """Text as token ids, and token ids as training windows.
 
-Qwen's tokenizer gives one token per character of the number format, so a table of 13 ids is the whole encoder; the table
-is read from the model's own tokenizer and tested against it.
+Qwen's tokenizer gives one token per character of the number format, so a table of 13 ids is the whole encoder; the table is
+read from the model's own tokenizer and tested against it.
 
 Axes: M windows, L tokens of a window, N series, T steps, V variables.
 """
@@ -24,10 +24,10 @@ from jaxlv.text.tokenizer import Tokenizer, open_tokenizer
 
 QWEN_IDS = {**{str(d): 15 + d for d in range(10)}, ".": 13, ",": 11, ";": 26}
 QWEN_END = {"<|endoftext|>": 151_643, "<|im_end|>": 151_645}
-PROBE = "".join(f"{a}{b}{mark}" for mark in ".,;" for a in range(10) for b in range(10))  # all pairs that the format has
+PROBE = "".join(f"{a}{b}{mark}" for mark in ".,;" for a in range(10) for b in range(10))  # all pairs in the format
 NO_POSITION = -1
 IGNORED = -1  # the label of a token without a loss
-Array = Any  # numpy's on the host, jax's within a step
+Array = Any  # NumPy's on the host, JAX's within a step
 
 
 # --------------------------------------------------------------------------------------------- the alphabet
@@ -48,7 +48,7 @@ class Alphabet:
         return table
 
     def encode(self, text: str) -> np.ndarray:
-        """Token ids (int32) of a text over the 13 symbols; JaxlvError for any other character."""
+        """Returns the token ids (int32) of a text over the 13 symbols; raises JaxlvError for any other character."""
         try:
             ids = self._table[np.frombuffer(text.encode("latin-1"), np.uint8)]
         except UnicodeEncodeError:
@@ -58,7 +58,7 @@ class Alphabet:
         return ids
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """The text of token ids up to the first end-of-text; any other foreign token becomes "?"."""
+        """Returns the text of token ids up to the first end-of-text; any other foreign token becomes "?"."""
         symbols = dict(zip(self.ids_A.tolist(), SYMBOLS, strict=True))
         text = []
         for token in np.asarray(ids).tolist():
@@ -69,7 +69,7 @@ class Alphabet:
 
 
 def load_alphabet(folder: str | Path, vocab_size: int) -> Alphabet:
-    """The alphabet of the tokenizer in a model folder; Qwen2.5's own ids if the folder has no tokenizer files.
+    """Loads the alphabet of the tokenizer in a model folder; Qwen2.5's own ids if the folder has no tokenizer files.
 
     Raises JaxlvError if a symbol is not exactly one token, if symbols merge, or if ids lie outside the vocabulary.
     """
@@ -78,32 +78,34 @@ def load_alphabet(folder: str | Path, vocab_size: int) -> Alphabet:
         source, ids, ends = "no tokenizer files: Qwen2.5's own ids", QWEN_IDS, tuple(QWEN_END.values())
     else:
         source = tokenizer.source
-        if tokenizer.digest not in _checked:  # the same files are asked once
+        if tokenizer.digest not in _checked:  # the same files are checked once
             _checked[tokenizer.digest] = _checked_ids(tokenizer)
         ids, ends = _checked[tokenizer.digest]
     if max(ids.values()) >= vocab_size:
         raise JaxlvError(
             "token ids outside the vocabulary", where=folder, expected=f"< {vocab_size}", found=max(ids.values())
         )
-    # An end that the model has no row for cannot be drawn.
+    # An end token beyond the model's vocabulary cannot be drawn.
     return Alphabet(
         np.array([ids[symbol] for symbol in SYMBOLS], np.int32), tuple(id for id in ends if id < vocab_size), source
     )
 
 
-_checked: dict[str, tuple[dict[str, int], tuple[int, ...]]] = {}  # by what the files hold: ids of symbols and ends
+_checked: dict[str, tuple[dict[str, int], tuple[int, ...]]] = {}  # by digest of the files: ids of symbols and of ends
 
 
 def load_encoder(folder: str | Path) -> Callable[[str], Sequence[int]] | None:
-    """The text -> ids of a folder's tokenizer, whatever it makes of the 13 symbols; None for one without tokenizer files."""
+    """Returns the function text -> ids of a folder's tokenizer, even if it does not suit the 13 symbols; None without
+    tokenizer files.
+    """
     tokenizer = open_tokenizer(folder)
     return tokenizer.encode if tokenizer else None
 
 
 def token_texts(folder: str | Path, ids: Sequence[int] | np.ndarray) -> list[str]:
-    """The text of each token id by the tokenizer in a model folder; "" if it has none.
+    """Returns the text of each token id by the tokenizer in a model folder; "" if an id has none.
 
-    A folder without tokenizer files knows the 13 symbols and the ends of a text by Qwen2.5's own ids.
+    For a folder without tokenizer files, only the 13 symbols and the ends of a text are known, by Qwen2.5's own ids.
     """
     tokenizer = open_tokenizer(folder)
     if tokenizer:
@@ -148,17 +150,17 @@ class Windows(NamedTuple):
         return len(self.ids_ML)
 
     def rows(self, index: Any) -> Windows:
-        """The windows at an index, a list of indices, or a slice."""
+        """Returns the windows at an index, a list of indices, or a slice."""
         return Windows(*(array[index] for array in self))
 
 
 def window(
     ids: np.ndarray, length: int, side: str = "right", counted: int | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One window (ids, positions, labels) of at most `length` tokens, padded on the `side` given.
+    """Returns one window (ids, positions, labels) of at most `length` tokens, padded on the given `side`.
 
-    A token's label is the next token; the last real token and the padding have none. With the id `counted` the padding is
-    that token, seen and predicted like any other, as two reports had it.
+    A token's label is the next token; the last real token and the padding have none. If `counted` is given, padding consists
+    of that token and is seen and predicted like any other, as in two papers.
     """
     ids = ids[:length]
     if counted is not None:
@@ -176,16 +178,16 @@ def window(
 
 
 def stack(windows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], length: int) -> Windows:
-    """Windows as three arrays of int32 (M, length)."""
+    """Returns windows as three int32 arrays (M, length)."""
     parts = zip(*windows, strict=True) if windows else ([], [], [])
     return Windows(*(np.array(part, np.int32).reshape(-1, length) for part in parts))
 
 
 def stream_starts(ids: np.ndarray, length: int, stride: int, partial: str, aligned_to: int | None = None) -> Iterator[int]:
-    """Starts of the windows over one series' tokens.
+    """Yields the starts of the windows over one series' tokens.
 
-    partial "drop" keeps full windows only; "pad" also the shorter ones, so every multiple of the stride within the
-    text starts one. `aligned_to` (the id of ";") moves a start forward to the next time step.
+    partial "drop" keeps only full windows; "pad" also keeps shorter ones, so every multiple of the stride within the text
+    starts one. `aligned_to` (the id of ";") moves a start forward to the next time step.
     """
     last = len(ids) - length if partial == "drop" else len(ids) - 2
     previous = -1
@@ -195,7 +197,7 @@ def stream_starts(ids: np.ndarray, length: int, stride: int, partial: str, align
             start = start + int(ahead[0]) if len(ahead) else len(ids)
         if start > last:
             return
-        if start > previous:  # a stride shorter than a step may lead to the same step twice
+        if start > previous:  # with a stride shorter than a step, two starts may move to the same step
             yield start
         previous = start
 
@@ -208,12 +210,12 @@ def make_windows(
     stride: int | None = None,
     seed: Sequence[int] = (0,),
 ) -> Windows:
-    """The windows of a set of series (raw units); `stride` (tokens) stands in for the config's, as in validation.
+    """Makes the windows of a set of series (raw units); `stride` (tokens) replaces the config's, as in validation.
 
-    With the rule `context`, each window is a series from one of its time steps on, its scale fitted on a context of
-    config.context_steps = (least, most) steps drawn by `seed`, with one of the codec's head-rooms: what the model will
-    see when it forecasts. The stride is then counted in steps of nominal length (one digit before the point). With the
-    other rules a series is one stream of tokens in one scale, cut as the config says.
+    With the rule `context`, each window shows what the model will see when it forecasts: a series from one of its time steps
+    on, its scale fitted on a context of config.context_steps = (least, most) steps drawn by `seed`, with one of the codec's
+    headrooms. The stride is then counted in steps of nominal length (one digit before the point). With the other rules a
+    series is one stream of tokens in one scale, cut as the config says.
     """
     stride = stride or config.stride
     _check_memory(values_NTV, codec, config, stride)
@@ -231,7 +233,7 @@ def make_windows(
 
 
 def _check_memory(values_NTV: np.ndarray, codec: Codec, config: WindowConfig, stride: int) -> None:
-    """Raises JaxlvError if the windows that there will be at least do not fit in the memory."""
+    """Raises JaxlvError if even the smallest possible number of windows does not fit in memory."""
     N, T, V = values_NTV.shape
     step = V * (codec.decimals + 3)  # tokens
     if config.partial == "drop":
@@ -240,7 +242,7 @@ def _check_memory(values_NTV: np.ndarray, codec: Codec, config: WindowConfig, st
         each = len(range(0, max(1, T - config.context_steps[0]), max(1, stride // step)))
     else:
         each = max(1, min(T - 1, (T * step - 2) // stride))
-    # Ids, positions and labels have 4 bytes in the end; positions and labels 8 as long as the windows stand in a list.
+    # Finally ids, positions and labels take 4 bytes each; while the windows are in a list, positions and labels take 8.
     size = N * each * config.length * (3 * 4 + 4 + 2 * 8)
     memory.check("training windows", host={"lower windows.length, or raise windows.stride": size})
 
@@ -255,7 +257,7 @@ def _context_windows(values_NTV, codec, alphabet, config, stride, seed, counted)
     generator, variants = np.random.default_rng(list(seed)), codec.variants
     least, most = config.context_steps
     _, T, V = values_NTV.shape
-    enough = config.length // (V * (codec.decimals + 3)) + 1  # steps of one digit before the point, that fill a window
+    enough = config.length // (V * (codec.decimals + 3)) + 1  # steps, with one digit before the point, that fill a window
     stride_steps = max(1, stride // (V * (codec.decimals + 3)))
     for series_TV in values_NTV:
         for start in range(0, max(1, T - least), stride_steps):

@@ -1,7 +1,7 @@
-"""A tokenizer and a chat template as programs of whoever wrote a model: only `jaxlv.text.tokenizer` runs this, in another
-process that has no more than a moment and a piece of memory.
+"""Runs a tokenizer and a chat template, which are programs of whoever made a model. Only `jaxlv.text.tokenizer` uses this
+module, in another process with little time and memory.
 
-Nothing here opens a file, so a name in a file of settings leads nowhere; one that asks for another tokenizer is refused.
+Nothing here opens a file, so a file name in the settings has no effect; settings that ask for another tokenizer are refused.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from jaxlv.storage import foreign
 
-if TYPE_CHECKING:  # imported when they are used, so that a process starts fast
+if TYPE_CHECKING:  # imported when used, so that a process starts fast
     from tokenizers import AddedToken, Tokenizer
 
 TOKENIZER, VOCABULARY, MERGES = "tokenizer.json", "vocab.json", "merges.txt"
 SETTINGS, SPECIAL, ADDED, TEMPLATE = (
     "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"
 )  # fmt: skip
-# How Qwen2 cuts text before its merges (transformers, models/qwen2/tokenization_qwen2.py).
+# How Qwen2 splits text before its merges (transformers, models/qwen2/tokenization_qwen2.py).
 PIECES = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-CLASSES = (None, "Qwen2Tokenizer", "Qwen2TokenizerFast")  # whose rule that is
+CLASSES = (None, "Qwen2Tokenizer", "Qwen2TokenizerFast")  # the classes that split like that
 END = "<|endoftext|>"
-# Settings by which transformers takes another file than the usual one, with all that they may be.
+# Settings by which transformers would read another file than the usual one, with all values that are allowed here.
 FILES: Mapping[str, tuple[Any, ...]] = {
     "fast_tokenizer_files": (None, [], [TOKENIZER]),
     "tokenizer_file": (None, TOKENIZER),
@@ -31,11 +31,11 @@ FILES: Mapping[str, tuple[Any, ...]] = {
     "gguf_file": (None,),
 }
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
-MOST_WRITTEN = foreign.MIB  # characters that a template may write beside the prompt, which it may repeat four times
+MOST_WRITTEN = foreign.MIB  # characters that a template may write, in addition to four times the prompt
 
 
 class Reader:
-    """The tokenizer, and the chat template, in the files of a model: names, and the content of each."""
+    """The tokenizer and the chat template in a model's files, given by their names and contents."""
 
     def __init__(self, names: Sequence[str], *contents: bytes):
         files = dict(zip(names, contents, strict=True))
@@ -46,15 +46,15 @@ class Reader:
         self.tokenizer.no_padding()
 
     def encode(self, text: str) -> list[int]:
-        """Returns the ids of a text, with nothing added; special tokens that it spells out are read as such."""
+        """Returns the ids of a text, with nothing added; special tokens that it spells out become those tokens."""
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
     def first(self, text: str) -> int:
-        """Returns how many characters of a text its first token stands for."""
+        """Returns how many characters of a text its first token covers."""
         return int(self.tokenizer.encode(text, add_special_tokens=False).offsets[0][1])
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Returns the text of ids, special tokens spelt out; ids that stand for nothing give nothing."""
+        """Returns the text of ids, special tokens spelt out; ids without a token give nothing."""
         return self.tokenizer.decode(ids, skip_special_tokens=False)
 
     def texts(self, ids: Sequence[int]) -> list[str]:
@@ -62,8 +62,8 @@ class Reader:
         return [self.decode([id]) if self.tokenizer.id_to_token(id) else "" for id in ids]
 
     def facts(self, phrase: str, ends: Sequence[str]) -> dict[str, Any]:
-        """Returns a phrase as it is encoded and decoded ("written"), how many "tokens" there are, the "largest" id, the ids
-        that end a text ("ends": its own, then those of `ends` that are there), and whether there is a "template".
+        """Returns a phrase after encoding and decoding ("written"), the number of "tokens", the "largest" id, the ids that
+        end a text ("ends": its own, then those of `ends` that exist), and whether there is a "template".
         """
         own = _content(self.settings.get("eos_token"))
         found = [self.tokenizer.token_to_id(text) for text in (own, *ends) if text is not None]
@@ -88,7 +88,7 @@ class Reader:
 
 
 def _object(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
-    """Returns the object in a file, an empty one if there is no such file; raises ValueError if it is not an object."""
+    """Returns the object in a file, an empty one if the file is missing; raises ValueError if it is not an object."""
     try:
         tree = foreign.parse(files.get(name, b"{}"))
     except ValueError as fault:
@@ -99,7 +99,7 @@ def _object(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
 
 
 def _settings(files: Mapping[str, bytes]) -> dict[str, Any]:
-    """Reads tokenizer_config.json; in older models the special tokens have a file of their own."""
+    """Reads tokenizer_config.json; in older models the special tokens are in a file of their own."""
     settings = _object(files, SETTINGS)
     for name, allowed in FILES.items():
         if not any(type(settings.get(name)) is type(one) and settings.get(name) == one for one in allowed):
@@ -110,13 +110,13 @@ def _settings(files: Mapping[str, bytes]) -> dict[str, Any]:
 
 
 def _content(token: Any) -> str | None:
-    """Returns the text of a special token, which is a text or an object that holds it."""
+    """Returns the text of a special token, which is given as a text or as an object that holds it."""
     content = token.get("content") if isinstance(token, dict) else token
     return content if isinstance(content, str) else None
 
 
 def _template(files: Mapping[str, bytes], settings: Mapping[str, Any]) -> str | None:
-    """Returns the chat template: a file of its own, or a setting; of several the one named "default"."""
+    """Returns the chat template: a file of its own, or a setting; if there are several, the one named "default"."""
     if TEMPLATE in files:
         return files[TEMPLATE].decode()
     found = settings.get("chat_template")
@@ -134,7 +134,7 @@ def _template(files: Mapping[str, bytes], settings: Mapping[str, Any]) -> str | 
 def _from_json(files: Mapping[str, bytes]) -> Tokenizer:
     from tokenizers import Tokenizer
 
-    _object(files, TOKENIZER)  # strictly: the library would take the last of two equal keys
+    _object(files, TOKENIZER)  # parsed strictly here, because the library would take the last of two equal keys
     return Tokenizer.from_str(files[TOKENIZER].decode())
 
 
@@ -180,7 +180,7 @@ def _merges(files: Mapping[str, bytes]) -> list[tuple[str, str]]:
 
 
 def _add_tokens(tokenizer: Tokenizer, files: Mapping[str, bytes], settings: Mapping[str, Any]) -> None:
-    """Adds the tokens beside the vocabulary: those of the settings under their ids, then special tokens still missing."""
+    """Adds the tokens outside the vocabulary: those of the settings under their ids, then special tokens still missing."""
     from tokenizers import AddedToken
 
     listed = _listed(files, settings)
@@ -193,7 +193,7 @@ def _add_tokens(tokenizer: Tokenizer, files: Mapping[str, bytes], settings: Mapp
 
 
 def _special(settings: Mapping[str, Any]) -> list[str]:
-    """Lists the special tokens that the settings name; Qwen2's rule has one for those that they leave out."""
+    """Lists the special tokens that the settings name; Qwen2's class has a default for those that they leave out."""
     named: list[Any] = [settings.get(name, END) for name in ("eos_token", "unk_token", "pad_token")]
     named += [settings.get("bos_token")]
     for name in ("additional_special_tokens", "extra_special_tokens"):
