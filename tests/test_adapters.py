@@ -361,7 +361,7 @@ def test_a_tensor_named_twice_in_a_header_is_refused(adapter, random_model):
     entry = json.loads(header)[Q0]
     header = header[:-1] + f', "{Q0}": {json.dumps(entry)}' + "}"
     (adapter / TENSORS).write_bytes(len(header).to_bytes(8, "little") + header.encode() + data[8 + length :])
-    with pytest.raises(JaxlvError, match=f"{Q0} stands twice"):
+    with pytest.raises(JaxlvError, match=f"{Q0} occurs twice"):
         load_adapter(adapter, random_model()[0])
 
 

@@ -1,6 +1,6 @@
-"""LoRA adapters as files in PEFT's format: written so that PEFT reads them, and read so that nothing of them is lost.
+"""LoRA adapters as files in PEFT's format: written so that PEFT reads them, and read so that nothing in them is ignored.
 
-What the format has no slot for lies in files beside it, which PEFT ignores: a trained head in head.safetensors
+What the format cannot hold lies in other files of the folder, which PEFT ignores: a trained head in head.safetensors
 (`lm_head.bias` or `lm_head.weight`), and how series were written as text in codec.json.
 """
 
@@ -35,12 +35,12 @@ HEAD, CODEC = "head.safetensors", "codec.json"
 PREFIX = "base_model.model."
 MOST_RANK = 256
 MOST_ALPHA = 1e9
-# What a setting may be for the adapter to be plain LoRA; any other setting must be off.
+# The values that these settings may have if the adapter is plain LoRA; any other setting must be off.
 PLAIN: Mapping[str, tuple[Any, ...]] = {
     "task_type": (None, "CAUSAL_LM"),
     "bias": ("none",),
     "layers_pattern": (None, [], "layers", ["layers"]),
-    # Other ways to begin change the base too.
+    # Other initialisations change the base too.
     "init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal"),
 }
 READ = ("peft_type", "r", "lora_alpha", "use_rslora", "target_modules", "layers_to_transform", "lora_dropout")
@@ -55,7 +55,9 @@ Tree = dict[str, Any]
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """What adapter_config.json says of a plain LoRA adapter. `targets` None: a pattern, so that the tensors tell."""
+    """What adapter_config.json says about a plain LoRA adapter. `targets` is None if they are a pattern: then the tensors
+    tell.
+    """
 
     rank: int
     alpha: float
@@ -68,7 +70,7 @@ class AdapterConfig:
 
     @property
     def scaling(self) -> float:
-        """The factor on BA x."""
+        """The factor on B A x."""
         return self.alpha / self.rank**0.5 if self.rslora else self.alpha / self.rank
 
 
@@ -77,7 +79,7 @@ class AdapterConfig:
 
 @dataclass(frozen=True)
 class Origin:
-    """What an adapter's files say of where it comes from: the base, its revision, and how its series were written."""
+    """Where an adapter comes from, as its files say: the base, its revision, and how its series were written."""
 
     base: str
     revision: str | None = None
@@ -85,15 +87,15 @@ class Origin:
 
 
 def save_peft(folder: Path, lora: Mapping[str, Any], config: LoraConfig, origin: Origin) -> None:
-    """Write an overlay of the config's rank and scaling to `folder`, sealed, in place of an older one."""
+    """Writes an overlay of the config's rank and scaling to `folder`, sealed, replacing an older one."""
     with new_folder(folder, replace=True) as work:
         write_peft(work, lora, config, origin)
         seal(work)
 
 
 def write_peft(folder: Path, lora: Mapping[str, Any], config: LoraConfig, origin: Origin) -> None:
-    """The files of an adapter, in a folder that is there: adapter_config.json, adapter_model.safetensors, head.safetensors
-    where the head trained, codec.json where the origin has one.
+    """Writes the files of an adapter into an existing folder: adapter_config.json, adapter_model.safetensors,
+    head.safetensors if the head trained, codec.json if the origin has a codec.
     """
     adapter, head = {}, {}
     modules: dict[str, list[str]] = {}  # by projection
@@ -105,7 +107,7 @@ def write_peft(folder: Path, lora: Mapping[str, Any], config: LoraConfig, origin
             modules.setdefault(name.rpartition(".")[2], []).append(name)
         elif name == "lm_head":
             head[f"{name}.{kind}"] = leaf
-    everywhere = len({len(names) for names in modules.values()}) <= 1  # as many layers of each: PEFT's short names will do
+    everywhere = len({len(names) for names in modules.values()}) <= 1  # as many layers of each: short names suffice
     layers = sorted({int(name.split(".")[2]) for names in modules.values() for name in names})
     settings = {
         "peft_type": "LORA",
@@ -135,12 +137,12 @@ def write_peft(folder: Path, lora: Mapping[str, Any], config: LoraConfig, origin
 
 
 def load_adapter(folder: str | Path, model: Qwen2, base: str | Path | None = None) -> Tree:
-    """The overlay of an adapter in PEFT's format, in float32: `model.apply({"params": params, "lora": lora}, ids_BT)`.
+    """Reads an adapter in PEFT's format as a float32 overlay: `model.apply({"params": params, "lora": lora}, ids_BT)`.
 
     Plain LoRA on any of the seven projections, rank 1 to 256, any positive alpha, rsLoRA, files of 16- or 32-bit floats.
-    `base` is the model's name; a JaxlvWarning tells where the adapter was made for one of another name.
-    JaxlvError where a tensor is missing, unexpected, of another shape than the base's or not finite, where the adapter
-    uses what is not implemented (DoRA, patterns of ranks, modules to save, ...), and where it would change nothing.
+    `base` is the model's name; a JaxlvWarning tells if the adapter was made for a base of another name. Raises JaxlvError if
+    a tensor is missing, unexpected, of another shape than the base's or not finite, if the adapter uses what is not
+    implemented (DoRA, patterns of ranks, modules to save, ...), or if it would change nothing.
     """
     folder = Path(folder)
     config = read_config(folder)
@@ -168,7 +170,9 @@ def load_adapter(folder: str | Path, model: Qwen2, base: str | Path | None = Non
 
 
 def read_codec(folder: Path) -> Codec | None:
-    """How the series were written that an adapter was trained on; None where it does not say. JaxlvError for nonsense."""
+    """Returns how the series were written on which an adapter was trained; None if the folder does not say. Raises
+    JaxlvError if the file is wrong.
+    """
     path, raw = Path(folder) / CODEC, foreign.settings(folder, CODEC)
     if raw is None:
         return None
@@ -181,7 +185,7 @@ def read_codec(folder: Path) -> Codec | None:
 
 
 def fingerprint(folder: Path) -> str:
-    """sha256 over the files of an adapter: what a run records of the one that it began from."""
+    """Returns the sha256 over the files of an adapter: a run records it of the adapter that it began from."""
     digest = hashlib.sha256()
     for path in (foreign.find(folder, name) for name in (CONFIG, TENSORS, HEAD)):
         if path is None:
@@ -194,7 +198,7 @@ def fingerprint(folder: Path) -> str:
 
 
 def changes_anything(lora: Mapping[str, Any]) -> bool:
-    """Is any product BA of an overlay, or its head, other than zero?"""
+    """Tells whether any product B A of an overlay, or its head, is not zero."""
     flat = traverse_util.flatten_dict(dict(lora))
     if any(path[-1] == "weight" or (path[-1] == "bias" and np.any(leaf)) for path, leaf in flat.items()):
         return True
@@ -202,13 +206,13 @@ def changes_anything(lora: Mapping[str, Any]) -> bool:
 
 
 def lora_config(folder: Path, lora: Mapping[str, Any]) -> LoraConfig:
-    """The settings of a run that would have such an overlay; JaxlvError for one that adapts some layers alone."""
+    """Returns the settings of a run that would have such an overlay; raises JaxlvError if it adapts only some layers."""
     config = read_config(folder)
     modules = [".".join(path[:-1]) for path in traverse_util.flatten_dict(dict(lora)) if path[-1] == "A"]
     targets = tuple(name for name in PROJECTIONS if any(module.endswith(f".{name}") for module in modules))
     if config.layers is not None:
         raise JaxlvError(
-            "adapts some layers alone", where=Path(folder) / CONFIG, found=f"layers_to_transform {config.layers}"
+            "adapts only some layers", where=Path(folder) / CONFIG, found=f"layers_to_transform {config.layers}"
         )
     kind = next(iter(lora.get("lm_head", {})), "frozen")
     head = {"weight": "full", "bias": "bias"}.get(kind, "frozen")
@@ -216,7 +220,7 @@ def lora_config(folder: Path, lora: Mapping[str, Any]) -> LoraConfig:
 
 
 def read_config(folder: Path) -> AdapterConfig:
-    """adapter_config.json, checked; JaxlvError by the name of the setting for whatever is more than plain LoRA."""
+    """Reads and checks adapter_config.json; raises JaxlvError, naming the setting, for whatever goes beyond plain LoRA."""
     path, raw = Path(folder) / CONFIG, foreign.settings(folder, CONFIG)
     if raw is None:
         raise _no_adapter(folder)
@@ -263,7 +267,7 @@ def _one_of(value: Any, allowed: Iterable[Any]) -> bool:
 def _targets(value: Any, wrong: Any) -> tuple[str, ...] | None:
     if value == "all-linear":
         return PROJECTIONS
-    if value is None or isinstance(value, str):  # a pattern may take any time to match: the tensors tell
+    if value is None or isinstance(value, str):  # a pattern may take any time to match, so the tensors tell
         return None
     if not isinstance(value, list) or not value or not all(isinstance(one, str) and one.isprintable() for one in value):
         raise wrong("target_modules", f"names such as {', '.join(PROJECTIONS[:2])}")
@@ -283,7 +287,9 @@ def _layers(value: Any, wrong: Any) -> tuple[int, ...] | None:
 
 
 def _adapted(config: AdapterConfig, found: list[str], paths: Mapping[str, Any], folder: Path) -> list[str]:
-    """The modules of the base that must be adapted: PEFT's rule for names, with a pattern all layers of what is found."""
+    """Returns the modules of the base that must be adapted, by PEFT's rule for names; for a pattern, those of the
+    projections in the file, in all layers.
+    """
     of_base = [name.removesuffix(".weight") for name in paths if name.rpartition(".")[0].endswith(PROJECTIONS)]
     of_base = sorted({name.removesuffix(".bias") for name in of_base})
     targets = config.targets
@@ -302,7 +308,7 @@ def _adapted(config: AdapterConfig, found: list[str], paths: Mapping[str, Any], 
 
 
 def _head(folder: Path, model: Qwen2) -> dict[tuple[str, ...], Any]:
-    """What lies beside the adapter of a head that trained."""
+    """Returns what lies beside the adapter of a trained head."""
     path = foreign.find(folder, HEAD)
     if path is None:
         return {}

@@ -18,7 +18,7 @@ from jaxlv.errors import JaxlvError
 from jaxlv.lora.overlay import PROJECTIONS, Tree
 
 Path = tuple[str, ...]
-LEAST = 1e-6  # of the largest singular value: smaller ones are rounding errors, not directions
+LEAST = 1e-6  # as a share of the largest singular value: smaller ones are rounding errors, not directions
 
 
 class LowRank(NamedTuple):
@@ -30,14 +30,14 @@ class LowRank(NamedTuple):
 
 
 def decomposed(b_OR: Any, a_RI: Any, scale: float) -> LowRank:
-    """That of scale * B A, in float64, from QR decompositions of both factors: the product itself is not formed."""
+    """Decomposes scale * B A, in float64, by QR decompositions of both factors; the product itself is not formed."""
     (q_OR, r_B), (q_IR, r_A) = (np.linalg.qr(np.asarray(m, float)) for m in (b_OR, np.asarray(a_RI).T))
     u_RR, s_R, vt_RR = np.linalg.svd(r_B @ r_A.T, full_matrices=False)
     return LowRank(q_OR @ u_RR * np.sign(scale), abs(scale) * s_R, q_IR @ vt_RR.T)
 
 
 def updates(lora: Mapping[str, Any]) -> dict[Path, tuple[Any, Any, float]]:
-    """{path of a projection: (B, A, scale)} of an overlay, layer by layer."""
+    """Returns {path of a projection: (B, A, scale)} of an overlay, layer by layer."""
     flat = traverse_util.flatten_dict(dict(lora))
     paths = sorted((path[:-1] for path in flat if path[-1] == "A"), key=_place)
     return {path: (flat[(*path, "B")], flat[(*path, "A")], float(flat[(*path, "scale")])) for path in paths}
@@ -48,9 +48,9 @@ def _place(path: Path) -> tuple[int, int]:
 
 
 def scale(lora: Mapping[str, Any], factor: float) -> Tree:
-    """The overlay whose updates, and whose head's bias, are `factor` times those of `lora`.
+    """Returns the overlay whose updates, and whose head's bias, are `factor` times those of `lora`.
 
-    JaxlvError for an overlay with a head's weight, which is no update of the base.
+    Raises JaxlvError if the overlay has a head's weight, which is not an update of the base.
     """
     _no_head_weight(lora)
     scaled = {
@@ -61,10 +61,10 @@ def scale(lora: Mapping[str, Any], factor: float) -> Tree:
 
 
 def add(loras: Sequence[Mapping[str, Any]], weights: Sequence[float] | None = None) -> Tree:
-    """The overlay whose updates are the weighted sums of those of `loras`, exactly: its rank is the sum of theirs.
+    """Returns the overlay whose updates are exactly the weighted sums of those of `loras`: its rank is the sum of theirs.
 
-    The factors stand one below the other, B times weight and scale; where a projection is in some of them only, zeros fill
-    the rank up. JaxlvError for overlays with a head's weight, for shapes that differ, and for weights that are not finite.
+    The factors are stacked, with B multiplied by weight and scale; a projection that only some overlays adapt is padded with
+    zeros. Raises JaxlvError for overlays with a head's weight, shapes that differ, and weights that are not finite.
     """
     weights = [1.0] * len(loras) if weights is None else list(weights)
     if not loras or len(weights) != len(loras):
@@ -93,11 +93,13 @@ def add(loras: Sequence[Mapping[str, Any]], weights: Sequence[float] | None = No
 
 
 def compare(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
-    """A row for each projection that either overlay adapts: layer, projection, norm_a, norm_b, cosine, outputs, inputs.
+    """Returns a row for each projection that either overlay adapts: layer, projection, norm_a, norm_b, cosine, outputs,
+    inputs.
 
-    The norms are Frobenius norms of dW in weight units, `cosine` is that between both updates as vectors. `outputs` and
-    `inputs` are the overlap of the subspaces that their left and right singular vectors span, |U_a^T U_b|^2 / min(rank of a,
-    rank of b), from 0 (at right angles) to 1 (the smaller lies in the larger; Hu et al. 2021, eq. 4). NaN where one is zero.
+    The norms are Frobenius norms of dW in weight units; `cosine` is that between both updates as vectors. `outputs` and
+    `inputs` are the overlap of the subspaces spanned by their left and right singular vectors, |U_a^T U_b|^2 / min(rank of
+    a, rank of b), from 0 (orthogonal) to 1 (the smaller lies in the larger; Hu et al. 2021, eq. 4). NaN if an update is
+    zero.
     """
     both = [{path: decomposed(*update) for path, update in updates(lora).items()} for lora in (a, b)]
     rows = []
@@ -121,4 +123,4 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
 
 def _no_head_weight(lora: Mapping[str, Any]) -> None:
     if "weight" in lora.get("lm_head", {}):
-        raise JaxlvError("a head that trained is no update of the base", where="lm_head.weight", hint="merge it instead")
+        raise JaxlvError("a trained head is not an update of the base", where="lm_head.weight", hint="merge it instead")

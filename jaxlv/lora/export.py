@@ -1,6 +1,6 @@
 """A tuned model for other tools: an adapter as PEFT reads it, or a whole checkpoint as transformers reads it.
 
-Nothing gets its name before it has been read back and its logits compared with those of the model that was exported.
+An export gets its name only after it has been read back and its logits compared with those of the exported model.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from jaxlv.model.weights import load_pretrained, write_pretrained
 from jaxlv.storage import foreign, tensors
 from jaxlv.storage.files import new_folder
 
-# Largest difference of a logit from the model's own, as a share of the largest logit.
-TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}  # a merged weight is rounded once more in bfloat16, to 8 bits
-PROBED = 2, 48  # sequences and tokens of each
+# The largest difference of a logit from the model's own, as a share of the largest logit.
+TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}  # in bfloat16 a merged weight is rounded once more, to 8 bits
+PROBED = 2, 48  # sequences, and tokens in each
 
 
 @dataclass(frozen=True)
@@ -41,27 +41,27 @@ class Exported:
 def export_peft(
     folder: Path, model: Qwen2, params: Tree, lora: Tree, config: LoraConfig, origin: adapters.Origin
 ) -> Exported:
-    """Write an overlay of the config's rank and scaling as an adapter of the base that its origin names.
+    """Writes an overlay of the config's rank and scaling as an adapter of the base that its origin names.
 
-    A trained head goes to head.safetensors beside it, which PEFT does not read. JaxlvError where `folder` is there, and
-    where what was read back is another model.
+    A trained head goes to head.safetensors beside it, which PEFT does not read. Raises JaxlvError if `folder` exists, or if
+    what was read back is another model.
     """
     with new_folder(folder) as work:
         adapters.write_peft(work, lora, config, origin)
         again = adapters.load_adapter(work, model)
         difference = _compared(model, {"params": params, "lora": lora}, model, {"params": params, "lora": again}, folder)
-    notes = (f"the LM head trained: it lies in {adapters.HEAD}, which PEFT does not read",) if "lm_head" in lora else ()
+    notes = (f"the LM head trained: it is in {adapters.HEAD}, which PEFT does not read",) if "lm_head" in lora else ()
     return Exported(folder, difference, notes)
 
 
 def export_merged(
     folder: Path, model: Qwen2, params: Tree, lora: Tree, base: Path | None = None, side_head: bool = False
 ) -> Exported:
-    """Write a checkpoint with the adapters in its weights; `base` is the folder whose tokenizer goes with it.
+    """Writes a checkpoint with the adapters merged into its weights; `base` is the folder whose tokenizer goes with it.
 
-    Tied embeddings stay tied. A head whose weight trained makes them two. Its bias has no place in a checkpoint: with
-    `side_head` it goes to head.safetensors beside it. Raises JaxlvError without, and if `folder` is there, if `base` holds a
-    file that must not go with it (`foreign.companions`), or if what was read back is another model.
+    Tied embeddings stay tied, unless the weight of the head trained. The head's bias has no place in a checkpoint: with
+    `side_head` it goes to head.safetensors beside it, without it a trained bias raises JaxlvError. So do an existing
+    `folder`, a file in `base` that must not be copied (`foreign.companions`), and a model that differs when read back.
     """
     if base:
         foreign.companions(base)
@@ -96,8 +96,8 @@ def export_merged(
 
 
 def _compared(model: Qwen2, variables: Mapping[str, Any], other: Qwen2, read: Mapping[str, Any], where: Path) -> float:
-    """The largest difference of both models' logits on random tokens, as a share of the largest; JaxlvError above what
-    rounding explains.
+    """Returns the largest difference of both models' logits on random tokens, as a share of the largest; raises JaxlvError
+    if rounding cannot explain it.
     """
     ids_BT = np.random.default_rng(0).integers(0, model.config.vocab_size, PROBED)
     ours_BTV, theirs_BTV = (_logits(one)(tree, ids_BT) for one, tree in ((model, variables), (other, read)))

@@ -1,9 +1,9 @@
 """LoRA as an overlay: a second variable collection, `lora`, laid over a base that never changes.
 
 The overlay is a tree with the base's own module names. For each adapted projection it holds A (R, in), B (out, R), the
-scalar `scale`, and `dropout` where that is set; under `lm_head` it may hold `bias` (V,), added to the logits, or `weight`
-(V, D), which stands in for the head. `model.apply({"params": params, "lora": lora}, ids_BT)` uses it; without the
-collection the model is the base, bit for bit. One boolean tree over {"params", "lora"} says what trains.
+scalar `scale`, and `dropout` if set; under `lm_head` it may hold `bias` (V,), added to the logits, or `weight` (V, D), which
+replaces the head. `model.apply({"params": params, "lora": lora}, ids_BT)` uses it; without the collection the model is the
+base, bit for bit. One boolean tree over {"params", "lora"} says what trains.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ Tree = dict[str, Any]
 
 
 def init_lora(key: jax.Array, params: Mapping[str, Any], config: LoraConfig) -> Tree:
-    """A fresh overlay in float32: A normal with std 1 / sqrt(fan_in) (He et al. 2015 for a linear unit), B zero.
+    """Returns a fresh overlay in float32: A normal with std 1 / sqrt(fan_in) (He et al. 2015 for a linear unit), B zero.
 
-    With B zero, the logits are the base's. The head's bias starts at zero, a trainable head at the base's own weights.
-    Over a tied embedding such a head is untied. Raises JaxlvError for a target that is not one of the seven projections.
+    As B is zero, the logits are the base's. The head's bias starts at zero, a trainable head at the base's own weights. With
+    a tied embedding such a head becomes untied. Raises JaxlvError for a target that is not one of the seven projections.
     """
     targets = normalise_targets(config.targets)
     flat = traverse_util.flatten_dict(dict(params))
@@ -50,7 +50,7 @@ def init_lora(key: jax.Array, params: Mapping[str, Any], config: LoraConfig) -> 
 
 
 def normalise_targets(targets: Iterable[str]) -> tuple[str, ...]:
-    """Targets as projection names; the short forms "q", "gate", ... are accepted."""
+    """Returns targets as projection names; the short forms "q", "gate", ... are accepted."""
     names = {name: name for name in PROJECTIONS} | {name.removesuffix("_proj"): name for name in PROJECTIONS}
     for target in targets:
         if target not in names:
@@ -59,7 +59,7 @@ def normalise_targets(targets: Iterable[str]) -> tuple[str, ...]:
 
 
 def trainable(variables: Mapping[str, Any], base: bool = False) -> Tree:
-    """The boolean tree: True for A, B and the head's leaves of the overlay, and for all of the base if `base`."""
+    """Returns the boolean tree: True for A, B and the head's leaves of the overlay, and for all of the base if `base`."""
     mask = {"params": jax.tree.map(lambda _: base, variables["params"])}
     if "lora" in variables:
         flat = traverse_util.flatten_dict(dict(variables["lora"]))
@@ -69,27 +69,30 @@ def trainable(variables: Mapping[str, Any], base: bool = False) -> Tree:
 
 
 def split(tree: Tree, mask: Tree) -> tuple[Tree, Tree]:
-    """(trained, frozen): the tree twice, with None where the other half has the leaf. Every leaf is in one of them."""
+    """Splits a tree into (trained, frozen), both of its structure, with None for leaves of the other part; each leaf is in
+    one.
+    """
     trained = jax.tree.map(lambda leaf, keep: leaf if keep else None, tree, mask)
     frozen = jax.tree.map(lambda leaf, keep: None if keep else leaf, tree, mask)
     return trained, frozen
 
 
 def join(trained: Tree, frozen: Tree) -> Tree:
-    """The inverse of `split`."""
+    """Joins what `split` returned; its inverse."""
     return jax.tree.map(lambda a, b: b if a is None else a, trained, frozen, is_leaf=lambda leaf: leaf is None)
 
 
 def decayed(trained: Tree) -> Tree:
-    """The boolean tree of weight decay: matrices, not biases."""
+    """Returns the boolean tree of weight decay: matrices, not biases."""
     return jax.tree.map(lambda leaf: leaf.ndim > 1, trained)
 
 
 def merge(params: Mapping[str, Any], lora: Mapping[str, Any]) -> Tree:
-    """The base with scale * B A added to each adapted weight, summed in float32 and rounded once to the weight's type.
+    """Returns the base with scale * B A added to each adapted weight, summed in float32 and rounded once to the weight's
+    type.
 
-    Raises JaxlvError where the overlay holds a head: a merged base has no place for a bias, and a head of its own would
-    untie the embedding.
+    Raises JaxlvError if the overlay holds a head: a merged base has no place for a bias, and a head of its own would untie
+    the embedding.
     """
     if "lm_head" in lora:
         raise JaxlvError("the overlay trains the LM head, which a merged base cannot hold", where="merge")
@@ -103,9 +106,9 @@ def merge(params: Mapping[str, Any], lora: Mapping[str, Any]) -> Tree:
 
 
 def merged(variables: Mapping[str, Any]) -> Tree | None:
-    """{"params": merged base}, and beside it the head's bias in an overlay of its own where that trains.
+    """Returns {"params": merged base}, and in addition the head's bias, if it trained, in an overlay of its own.
 
-    None where merging would lose something: a base narrower than float32, or a head whose weight trains.
+    Returns None if merging would lose something: for a base narrower than float32, or a head whose weight trained.
     """
     lora = dict(variables["lora"])
     head = lora.pop("lm_head", None)
@@ -116,6 +119,6 @@ def merged(variables: Mapping[str, Any]) -> Tree | None:
 
 
 def count_trained(variables: Mapping[str, Any], mask: Mapping[str, Any]) -> int:
-    """Number of scalars that train."""
+    """Returns the number of scalars that train."""
     pairs = zip(jax.tree.leaves(variables), jax.tree.leaves(mask), strict=True)
     return sum(leaf.size for leaf, keep in pairs if keep)

@@ -1,7 +1,7 @@
 """Causal grouped-query attention: over several segments of keys and values at once, and the kernels for one segment.
 
-Axes: B rows, T queries, C keys, N query heads, K key/value heads, G = N / K query heads per key/value head, H head size,
-S sequences of a segment, n = B / S rows of each, R = n G T.
+Axes: B rows, T queries, C keys, N query heads, K key/value heads, G = N / K query heads per key/value head, H head size, S
+sequences of a segment, n = B / S rows of each, R = n G T.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-QUERY_BLOCK = 128  # queries of a block where attention is "blocked"
-HIDDEN_SCORE = -1e30  # a score that softmax turns into exactly 0, without the NaN of a row of -inf
+QUERY_BLOCK = 128  # queries in a block if attention is "blocked"
+HIDDEN_SCORE = -1e30  # softmax turns this into exactly 0, without the NaN of a row of -inf
 
 
 @jax.named_scope("softmax")
@@ -22,12 +22,12 @@ def attend(
     positions_BT: jax.Array,
     segments: Sequence[tuple[jax.Array, jax.Array, jax.Array]],
 ) -> jax.Array:
-    """Causal grouped-query attention over the keys and values of several segments together.
+    """Attends to the keys and values of several segments together: causal grouped-query attention.
 
-    A segment is (k_SKHC, v_SKCH, positions_SC). Row b of q belongs to sequence b // (B / S) of it, so that rows which
-    share a prompt share its keys, unrepeated. A query sees the slots with 0 <= position <= its own. The softmax runs over
-    all segments: each gives its sums relative to its own peak, in float32, and they are added relative to the highest
-    (Dao et al. 2022, eq. 3). Returns (B, T, N, H).
+    A segment is (k_SKHC, v_SKCH, positions_SC). Row b of q belongs to its sequence b // (B / S), so that rows with a common
+    prompt share its keys without copies. A query sees the slots with 0 <= position <= its own. The softmax runs over all
+    segments: each gives its sums relative to its own peak, in float32, and they are added relative to the highest (Dao et
+    al. 2022, eq. 3). Returns (B, T, N, H).
     """
     parts = [_attend_to(q_BTNH, positions_BT, *segment) for segment in segments]
     highest_BTN1 = functools.reduce(jnp.maximum, [peak_BTN1 for peak_BTN1, _, _ in parts])
@@ -40,10 +40,10 @@ def attend(
 
 
 def _attend_to(q_BTNH, positions_BT, k_SKHC, v_SKCH, keys_SC):
-    """(peak, sum of exp(score - peak), values weighted by it) of one segment, each by row: (B, T, N, 1 or H).
+    """Returns (peak, sum of exp(score - peak), values weighted by it) of one segment, by row: each (B, T, N, 1 or H).
 
-    The queries that share a key/value head stand together as rows of one matrix, R = n G T, and the keys lie transposed:
-    both products are then plain batched ones, (R, H) x (H, C) and (R, C) x (C, H).
+    The queries that share a key/value head form the rows of one matrix, R = n G T, and the keys are stored transposed: so
+    both products are plain batched ones, (R, H) x (H, C) and (R, C) x (C, H).
     """
     (B, T, N, H), (S, K, _, C) = q_BTNH.shape, k_SKHC.shape
     n, G = B // S, N // K
@@ -69,13 +69,13 @@ def _attend_to(q_BTNH, positions_BT, k_SKHC, v_SKCH, keys_SC):
 
 
 def attend_within(q_BTNH: jax.Array, positions_BT: jax.Array, k_BKHT: jax.Array, v_BKTH: jax.Array) -> jax.Array:
-    """The same attention within one segment, the rows' own."""
+    """Attends as `attend` does within one segment, the rows' own."""
     return attend(q_BTNH, positions_BT, [(k_BKHT, v_BKTH, positions_BT)])
 
 
 @jax.named_scope("softmax")
 def attend_blocked(q_BTNH: jax.Array, positions_BT: jax.Array, k_BKHT: jax.Array, v_BKTH: jax.Array) -> jax.Array:
-    """The same attention within one segment, without the keys that lie behind a block of queries: nearly half of them."""
+    """Attends as `attend_within` does, but skips the keys that come after a block of queries: nearly half of them."""
     T, blocks = q_BTNH.shape[1], []
     for start in range(0, T, QUERY_BLOCK):
         stop = min(start + QUERY_BLOCK, T)
@@ -86,7 +86,9 @@ def attend_blocked(q_BTNH: jax.Array, positions_BT: jax.Array, k_BKHT: jax.Array
 
 @jax.named_scope("fused_attention")
 def attend_cudnn(q_BTNH: jax.Array, positions_BT: jax.Array, k_BKHC: jax.Array, v_BKCH: jax.Array) -> jax.Array:
-    """The same attention within one segment by cuDNN's fused kernel (Ampere or newer), float32 rounded to float16 for it."""
+    """Attends as `attend_within` does, by cuDNN's fused kernel (Ampere or newer), for which float32 is rounded to
+    float16.
+    """
     dtype = q_BTNH.dtype
     if dtype == jnp.float32:
         q_BTNH, k_BKHC, v_BKCH = (array.astype(jnp.float16) for array in (q_BTNH, k_BKHC, v_BKCH))
@@ -100,7 +102,9 @@ KERNELS = {"xla": attend_within, "blocked": attend_blocked, "cudnn": attend_cudn
 
 
 def key_blocks(queries: int, keys: int, kernel: str) -> list[tuple[int, int]]:
-    """(queries, keys) of each block of scores that a kernel forms; where there are more keys than queries, one of all."""
+    """Returns (queries, keys) of each block of scores that a kernel forms; one block if queries and keys differ in
+    number.
+    """
     if kernel != "blocked" or keys != queries:
         return [(queries, keys)]
     stops = [min(start + QUERY_BLOCK, queries) for start in range(0, queries, QUERY_BLOCK)]

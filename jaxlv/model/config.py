@@ -76,7 +76,9 @@ class ModelConfig:
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any], where: Any = CONFIG) -> ModelConfig:
-        """The architecture that a config.json describes; whatever this project does not implement is refused by name."""
+        """Returns the architecture that a config.json describes; raises JaxlvError, which names it, for anything not
+        implemented here.
+        """
         if not isinstance(raw, Mapping):
             raise JaxlvError("not a model config", where=where, expected="a JSON object", found=type(raw).__name__)
         _refuse_other_architectures(raw, where)
@@ -108,14 +110,14 @@ class ModelConfig:
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> ModelConfig:
-        """The architecture in `folder`/config.json."""
+        """Returns the architecture in `folder`/config.json."""
         raw = foreign.settings(folder, CONFIG)
         if raw is None:
             raise JaxlvError("no config.json in the model folder", where=folder, hint="give a Hugging Face folder")
         return cls.from_hf(raw, where=Path(folder) / CONFIG)
 
     def to_hf(self) -> dict[str, Any]:
-        """The config.json that transformers reads as the same architecture."""
+        """Returns the config.json that transformers reads as the same architecture."""
         return {
             "architectures": ["Qwen2ForCausalLM"],
             "model_type": "qwen2",
@@ -126,7 +128,7 @@ class ModelConfig:
         }
 
 
-# What these settings may be; another value, or another type, is another model.
+# The values that these settings may have; another value, or another type, means another model.
 IMPLEMENTED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "model_type": (("qwen2",), "not a Qwen2.5 model"),
     "use_sliding_window": ((None, False), "sliding-window attention is not implemented"),
@@ -157,7 +159,9 @@ def _refuse_other(name: str, value: Any, where: Any) -> None:
 
 
 def _rope_theta(raw: Mapping[str, Any], where: Any) -> float:
-    """theta from `rope_parameters` (transformers 5) or `rope_theta`; any scaled variant of RoPE is refused."""
+    """Returns theta from `rope_parameters` (transformers 5) or `rope_theta`; raises JaxlvError for any scaled variant of
+    RoPE.
+    """
     parameters: dict[str, Any] = {}
     for name in ("rope_scaling", "rope_parameters"):
         given = raw.get(name)
@@ -172,5 +176,5 @@ def _rope_theta(raw: Mapping[str, Any], where: Any) -> float:
 
 
 def _number(value: Any) -> float:
-    """Returns a number as it is, NaN for anything else."""
+    """Returns a number unchanged, and NaN for anything else."""
     return float("nan") if isinstance(value, bool) or not isinstance(value, (int, float)) else value

@@ -1,4 +1,4 @@
-"""The Hugging Face hub: which names may go there, and which files of a model come back."""
+"""The Hugging Face hub: which names may be sent there, and which files of a model are downloaded."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from jaxlv.storage.door import at_home
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,200}")
-FILE_NAME = re.compile(r".*\.[A-Za-z]{2,}")  # models have versions behind a point (Qwen2.5-0.5B), files have letters
-LOOKED_AT = 1000  # entries of a folder that a mistyped name is compared with
-# Exactly these, and nothing in folders below; "?" would match a slash.
+FILE_NAME = re.compile(r".*\.[A-Za-z]{2,}")  # after a point, models may have a version (Qwen2.5-0.5B), files letters
+LOOKED_AT = 1000  # entries of a folder with which a mistyped name is compared
+# Exactly these, and nothing in subfolders; "?" would match a slash.
 DIGITS = "[0-9]" * 5
 FILES = (
     CONFIG, "model.safetensors", f"model-{DIGITS}-of-{DIGITS}.safetensors", "model.safetensors.index.json",
@@ -27,10 +27,10 @@ FILES = (
 
 
 def checked(name: str) -> str:
-    """Returns a hub id "owner/name" as it is.
+    """Returns a hub id "owner/name" unchanged.
 
-    Raises JaxlvError if it cannot be one, and if it is more likely a path with a mistake in it: one that begins with a
-    folder which is there, or ends like the name of a file. Such names are not sent anywhere.
+    Raises JaxlvError if it cannot be one, or is more likely a mistyped path: if it begins with an existing folder, or ends
+    like the name of a file. Such names are not sent anywhere.
     """
     owner, _, rest = name.partition("/")
     beside = bool(rest) and os.path.exists(at_home(owner))
@@ -44,7 +44,7 @@ def checked(name: str) -> str:
 
 
 def _near(name: str) -> str | None:
-    """Returns a folder that is there, or "embedded", whose name is much like one that is not."""
+    """Returns an existing folder, or "embedded", whose name resembles the given one; None if nothing does."""
     path = Path(name)
     try:
         entries = itertools.islice(os.scandir(at_home(path.parent)), LOOKED_AT)
@@ -78,4 +78,4 @@ def config_of(name: str) -> Path:
 
 def _hub(name: str) -> contextlib.AbstractContextManager[None]:
     hint = "check the path, the network, or the access rights"
-    return foreign.told("neither a folder nor to be had from the hub", name, hint)
+    return foreign.told("not a folder, and not available from the hub", name, hint)

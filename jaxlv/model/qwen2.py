@@ -1,10 +1,10 @@
 """Qwen2.5: embedding, blocks of grouped-query attention and SwiGLU with RMSNorm before each, one head.
 
 A parameter's path, joined with dots, is its key in the safetensors file. LoRA is not a setting of the model: a projection
-adds a low-rank path where the variable collection `lora` holds one for it (see jaxlv/lora/overlay.py).
+adds a low-rank path if the variable collection `lora` holds one for it (see jaxlv/lora/overlay.py).
 
-Axes: B rows, T new tokens, C tokens attended to, D model width, F projected width, N query heads, K key/value heads,
-H head size, V vocabulary, R rank, S sequences of a segment (B is a multiple of S).
+Axes: B rows, T new tokens, C tokens attended to, D model width, F projected width, N query heads, K key/value heads, H head
+size, V vocabulary, R rank, S sequences of a segment (B is a multiple of S).
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ INIT = nn.initializers.normal(0.02)
 class Segment(NamedTuple):
     """Keys (rotated) and values of one stretch of tokens, per layer; a slot of position -1 is empty."""
 
-    k: tuple[jax.Array, ...]  # per layer (S, K, H, C): transposed, as the product with the queries takes them
+    k: tuple[jax.Array, ...]  # per layer (S, K, H, C): transposed, as the product with the queries needs them
     v: tuple[jax.Array, ...]  # per layer (S, K, C, H)
     positions_SC: jax.Array  # int32
 
 
 class Head(NamedTuple):
-    """The output projection: the embedding where tied; the bias exists only as part of a LoRA overlay."""
+    """The output projection: the embedding if tied; the bias exists only as part of a LoRA overlay."""
 
     weight_VD: jax.Array
     bias_V: jax.Array | None
 
     @jax.named_scope("head")
     def rows(self, ids_A: jax.Array) -> Head:
-        """The head of these token ids alone."""
+        """Returns the head restricted to these token ids."""
         return Head(self.weight_VD[ids_A], None if self.bias_V is None else self.bias_V[ids_A])
 
 
 class Features(NamedTuple):
-    """What `Qwen2.features` gives: normalised states, the head to project them with, this call's keys and values."""
+    """What `Qwen2.features` returns: normalised states, the head to project them with, this call's keys and values."""
 
     x_BTD: jax.Array
     head: Head
@@ -54,9 +54,9 @@ class Features(NamedTuple):
 
 
 def rms_norm(x_BTD: jax.Array, weight_D: jax.Array, eps: float) -> jax.Array:
-    """x / sqrt(mean(x^2) + eps) * weight, the mean in float32 (Zhang and Sennrich 2019, eq. 4).
+    """Computes x / sqrt(mean(x^2) + eps) * weight, the mean in float32 (Zhang and Sennrich 2019, eq. 4).
 
-    NaN if the mean overflows: 1 / sqrt(inf) would make zeros of it, and nobody would notice.
+    Returns NaN if the mean overflows: 1 / sqrt(inf) would give zeros, and nobody would notice.
     """
     x32_BTD = x_BTD.astype(jnp.float32)
     mean_BT1 = jnp.mean(jnp.square(x32_BTD), axis=-1, keepdims=True)
@@ -66,7 +66,7 @@ def rms_norm(x_BTD: jax.Array, weight_D: jax.Array, eps: float) -> jax.Array:
 
 @jax.named_scope("rope")
 def rope_angles(positions_BT: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
-    """Cosine and sine, each (B, T, 1, H/2) float32, of position * theta^(-2i/H) (Su et al. 2021, eq. 15)."""
+    """Returns cosine and sine, each (B, T, 1, H/2) float32, of position * theta^(-2i/H) (Su et al. 2021, eq. 15)."""
     frequency_h = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
     angle_BT1h = positions_BT[..., None, None].astype(jnp.float32) * frequency_h
     return jnp.cos(angle_BT1h), jnp.sin(angle_BT1h)
@@ -74,21 +74,21 @@ def rope_angles(positions_BT: jax.Array, head_dim: int, theta: float) -> tuple[j
 
 @jax.named_scope("rope")
 def apply_rope(x_BTNH: jax.Array, cos_BT1h: jax.Array, sin_BT1h: jax.Array) -> jax.Array:
-    """Each pair (x_i, x_{i + H/2}) turned by its angle, in float32: the half-split layout of Hugging Face's Qwen2."""
+    """Rotates each pair (x_i, x_{i + H/2}) by its angle, in float32: the half-split layout of Hugging Face's Qwen2."""
     a_BTNh, b_BTNh = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
     turned = [a_BTNh * cos_BT1h - b_BTNh * sin_BT1h, b_BTNh * cos_BT1h + a_BTNh * sin_BT1h]
     return jnp.concatenate(turned, axis=-1).astype(x_BTNH.dtype)
 
 
-@jax.checkpoint  # formed again in the backward pass: kept, it would be the largest of a layer's arrays, for no time
+@jax.checkpoint  # recomputed in the backward pass, at no cost in time: stored, it would be a layer's largest array
 @jax.named_scope("swiglu")
 def swiglu(gate_BTF: jax.Array, up_BTF: jax.Array) -> jax.Array:
-    """SiLU(gate) * up (Shazeer 2020, eq. 6)."""
+    """Computes SiLU(gate) * up (Shazeer 2020, eq. 6)."""
     return jax.nn.silu(gate_BTF) * up_BTF
 
 
 def low_rank(x_BTD: jax.Array, a_RD: jax.Array, b_FR: jax.Array, scale: jax.Array) -> jax.Array:
-    """scale * B A x, A and B in x's type (Hu et al. 2021, eq. 3)."""
+    """Computes scale * B A x, with A and B in x's type (Hu et al. 2021, eq. 3)."""
     with jax.named_scope("lora_A"):
         down_BTR = jnp.einsum("BTD,RD->BTR", x_BTD, a_RD.astype(x_BTD.dtype))
     with jax.named_scope("lora_B"):
@@ -96,7 +96,7 @@ def low_rank(x_BTD: jax.Array, a_RD: jax.Array, b_FR: jax.Array, scale: jax.Arra
 
 
 def dropped(x_BTD: jax.Array, key: jax.Array, rate: jax.Array) -> jax.Array:
-    """x without a share `rate` of its numbers, the others raised by as much (Srivastava et al. 2014, section 4)."""
+    """Sets a share `rate` of x's numbers to 0 and scales the others up to compensate (Srivastava et al. 2014, section 4)."""
     keep = 1.0 - rate
     kept_BTD = jax.random.bernoulli(key, keep, x_BTD.shape)
     return jnp.where(kept_BTD, x_BTD / keep.astype(x_BTD.dtype), 0)
@@ -104,7 +104,7 @@ def dropped(x_BTD: jax.Array, key: jax.Array, rate: jax.Array) -> jax.Array:
 
 @jax.named_scope("head")
 def project(x_BTD: jax.Array, head: Head) -> jax.Array:
-    """Logits (B, T, V) in float32."""
+    """Returns logits (B, T, V) in float32."""
     logits_BTV = jnp.einsum("BTD,VD->BTV", x_BTD, head.weight_VD, preferred_element_type=jnp.float32)
     return logits_BTV if head.bias_V is None else logits_BTV + head.bias_V.astype(jnp.float32)
 
@@ -113,7 +113,7 @@ def project(x_BTD: jax.Array, head: Head) -> jax.Array:
 
 
 class Linear(nn.Module):
-    """x W^T + b, plus the low-rank path of the `lora` collection where it has one for this projection."""
+    """x W^T + b, plus the low-rank path of the `lora` collection if it holds one for this projection."""
 
     features: int
     use_bias: bool
@@ -186,7 +186,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """A layer: attention and MLP, each behind a norm and added to what went in."""
+    """A layer: attention and MLP, each after a norm, and each added to its input."""
 
     config: ModelConfig
     dtype: jnp.dtype
@@ -204,7 +204,7 @@ class Block(nn.Module):
 
 
 class Embedding(nn.Module):
-    """A row of the vocabulary for each token."""
+    """The table of embeddings: one row for each token of the vocabulary."""
 
     config: ModelConfig
     dtype: jnp.dtype
@@ -233,10 +233,10 @@ class Qwen2(nn.Module):
 
     config: ModelConfig
     dtype: jnp.dtype = jnp.float32
-    attention: str = "xla"  # a key of jaxlv.model.attention.KERNELS; decoding with a cache always runs on "xla"
+    attention: str = "xla"  # a key of jaxlv.model.attention.KERNELS; decoding with a cache always uses "xla"
 
     def __call__(self, ids_BT: jax.Array, positions_BT: jax.Array | None = None) -> jax.Array:
-        """Logits (B, T, V) float32 of token ids (B, T); see `features` for positions."""
+        """Returns logits (B, T, V) float32 of token ids (B, T); see `features` for positions."""
         features = self.features(ids_BT, positions_BT)
         return project(features.x_BTD, features.head)
 
@@ -247,10 +247,10 @@ class Qwen2(nn.Module):
         positions_BT: jax.Array | None = None,
         past: Sequence[Segment] = (),
     ) -> Features:
-        """States after the last norm, with the head and the keys and values of these tokens.
+        """Returns the states after the last norm, with the head and the keys and values of these tokens.
 
-        positions_BT (int32) default to 0..T-1; -1 marks padding, on either side: it is seen by no token. `past` holds
-        the segments of earlier tokens; what is done with the new segment is the caller's affair.
+        positions_BT (int32) default to 0..T-1; -1 marks padding, on either side, which no token sees. `past` holds the
+        segments of earlier tokens; the caller decides what happens to the new segment.
         """
         c = self.config
         if positions_BT is None:
@@ -279,6 +279,6 @@ def features(
     past: Sequence[Segment] = (),
     dropout_key: jax.Array | None = None,
 ) -> Features:
-    """`Qwen2.features` applied to {"params": ..., "lora": ...}; a key turns dropout on."""
+    """Applies `Qwen2.features` to {"params": ..., "lora": ...}; a key turns dropout on."""
     rngs = None if dropout_key is None else {"dropout": dropout_key}
     return cast(Features, model.apply(variables, ids_BT, positions_BT, past, method="features", rngs=rngs))

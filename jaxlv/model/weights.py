@@ -1,7 +1,7 @@
 """Qwen2.5 checkpoints in Hugging Face format: read strictly, one tensor at a time; written so that transformers reads them.
 
-A parameter's path joined with dots is its key in the file, so there is no table of names: reading is a walk over the
-model's own abstract parameters, and writing is its inverse.
+A parameter's path joined with dots is its key in the file, so there is no table of names: reading walks over the model's own
+abstract parameters, and writing is its inverse.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from jaxlv.storage.files import new_folder, write_json
 
 EMBEDDED_BASE = Path(__file__).parents[1] / "base"
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
-# What a checkpoint made of another one has of its config.json, beside the architecture.
+# What a checkpoint made from another one takes from its config.json, in addition to the architecture.
 CARRIED = (
     "bos_token_id", "eos_token_id", "pad_token_id", "attention_dropout", "initializer_range", "max_window_layers",
     "sliding_window", "use_cache",
@@ -40,12 +40,13 @@ CARRIED = (
 def load_pretrained(
     folder_or_hub_id: str | Path = "embedded", dtype: str = "float32", attention: str = "xla", revision: str | None = None
 ) -> tuple[Qwen2, dict[str, Any]]:
-    """(model, params) of a Qwen2.5 checkpoint: a folder, a Hugging Face hub id, or "embedded" for the base shipped here.
+    """Returns (model, params) of a Qwen2.5 checkpoint: a folder, a Hugging Face hub id, or "embedded" for the base shipped
+    here.
 
-    Call the model as `model.apply({"params": params}, ids_BT) -> logits_BTV`. `dtype` ("float32" or "bfloat16") is the
-    type of the weights in memory and of the matrix products. Each tensor is converted and placed before the next is
-    read. Raises JaxlvError for another architecture, missing, unexpected or duplicate keys, wrong shapes, types other
-    than F32/F16/BF16, and values that are not finite.
+    Call the model as `model.apply({"params": params}, ids_BT) -> logits_BTV`. `dtype` ("float32" or "bfloat16") is the type
+    of the weights in memory and of the matrix products. Each tensor is converted and placed before the next is read. Raises
+    JaxlvError for another architecture, missing, unexpected or duplicate keys, wrong shapes, types other than F32/F16/BF16,
+    and values that are not finite.
     """
     if dtype not in ("float32", "bfloat16"):
         raise JaxlvError("unknown dtype", expected="float32 or bfloat16", found=repr(dtype))
@@ -57,14 +58,15 @@ def load_pretrained(
 
 
 def base_of(settings: ModelSettings) -> Path:
-    """The local folder of the model that a config names."""
+    """Returns the local folder of the model that a config names."""
     return resolve(settings.path, settings.revision or None)
 
 
 def resolve(folder_or_hub_id: str | Path, revision: str | None = None) -> Path:
-    """The local folder of a model; what a hub id ("owner/name") needs is downloaded: settings and tensors, no code.
+    """Returns the local folder of a model; for a hub id ("owner/name"), downloads what is missing: settings and tensors, no
+    code.
 
-    Raises JaxlvError for a path that leads to no folder, and for what is neither a path nor a hub id (`hub.checked`).
+    Raises JaxlvError for a path that is not a folder, and for what is neither a path nor a hub id (`hub.checked`).
     """
     if str(folder_or_hub_id) == "embedded":
         return EMBEDDED_BASE
@@ -77,12 +79,12 @@ def resolve(folder_or_hub_id: str | Path, revision: str | None = None) -> Path:
 
 
 def parameter_paths(model: Qwen2) -> dict[str, tuple[tuple[str, ...], tuple[int, ...]]]:
-    """{dotted key: (path in the tree, shape)}; a module's name may itself hold dots ("model.layers.0")."""
+    """Returns {dotted key: (path in the tree, shape)}; a module's name may itself contain dots ("model.layers.0")."""
     return {".".join(path): (path, leaf.shape) for path, leaf in _abstract_paths(model).items()}
 
 
 def abstract_params(model: Qwen2) -> dict[str, jax.ShapeDtypeStruct]:
-    """{dotted key: shape and type} of every parameter of the model; nothing is allocated."""
+    """Returns {dotted key: shape and type} of every parameter of the model; nothing is allocated."""
     return {".".join(path): leaf for path, leaf in _abstract_paths(model).items()}
 
 
@@ -101,22 +103,22 @@ def _abstract_paths(model: Qwen2) -> dict[tuple[str, ...], jax.ShapeDtypeStruct]
 
 
 def count_params(model: Qwen2) -> int:
-    """Number of parameters; a tied head counts once."""
+    """Returns the number of parameters; a tied head counts once."""
     return sum(int(np.prod(x.shape)) for x in abstract_params(model).values())
 
 
 def unflatten(flat: dict[str, Any], model: Qwen2) -> dict[str, Any]:
-    """The parameter tree of dotted keys."""
+    """Returns the parameter tree of dotted keys."""
     return traverse_util.unflatten_dict({path: flat[".".join(path)] for path in _abstract_paths(model)})
 
 
 def read_params(folder: str | Path, model: Qwen2) -> dict[str, Any]:
-    """The parameters in `folder`, checked against the model key by key."""
+    """Reads the parameters in `folder`, checked against the model key by key."""
     _check_size(model, folder)
     expected = abstract_params(model)
     files = _tensor_files(Path(folder))
     tied = model.config.tie_word_embeddings
-    names = {name for name in files if not (tied and name == "lm_head.weight")}  # written by some tools, never used
+    names = {name for name in files if not (tied and name == "lm_head.weight")}  # some tools write it; it is not used
     tensors.same_names(names, expected, folder)
     by_file = sorted(names, key=lambda name: (str(files[name]), name))
     flat = {name: tensors.read(files[name], name, expected[name].shape, expected[name].dtype) for name in by_file}
@@ -124,7 +126,7 @@ def read_params(folder: str | Path, model: Qwen2) -> dict[str, Any]:
 
 
 def _check_size(model: Qwen2, where: Any) -> None:
-    """Raises JaxlvError if the parameters take more memory than the device, or for a CPU the machine, has at all."""
+    """Raises JaxlvError if the parameters exceed the whole memory of the device or, on a CPU, of the machine."""
     size = model.config.parameters * jnp.dtype(model.dtype).itemsize
     most = (jax.devices()[0].memory_stats() or {}).get("bytes_limit") or psutil.virtual_memory().total
     if size > most:
@@ -133,7 +135,9 @@ def _check_size(model: Qwen2, where: Any) -> None:
 
 
 def _tensor_files(folder: Path) -> dict[str, Path]:
-    """Returns {tensor name: file}; raises JaxlvError if a tensor is in two shards, or not in the one that the index says."""
+    """Returns {tensor name: file}; raises JaxlvError if a tensor is in two shards, or not in the one that the index
+    names.
+    """
     index, single = foreign.settings(folder, INDEX), foreign.find(folder, SINGLE)
     if index is None and single is None:
         pickles = [name for name in os.listdir(folder) if name.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl"))]
@@ -155,7 +159,7 @@ def _tensor_files(folder: Path) -> dict[str, Path]:
     for shard in sorted(set(weight_map.values())):
         for name in tensors.names(path := _shard(folder, shard)):
             if name in files:
-                raise JaxlvError(f"tensor {name} stands twice", where=folder, found=f"{files[name].name} and {shard}")
+                raise JaxlvError(f"tensor {name} occurs twice", where=folder, found=f"{files[name].name} and {shard}")
             files[name] = path
     absent = {name for name, shard in weight_map.items() if files.get(name) != folder / shard}
     tensors.refuse("not in the shard that the index names: tensor", absent, folder)
@@ -173,14 +177,14 @@ def _shard(folder: Path, name: str) -> Path:
 
 
 def save_pretrained(folder: Path, model: Qwen2, params: dict[str, Any], base: Path | None = None) -> None:
-    """Write a checkpoint to a folder that is not there, whole or not at all; see `write_pretrained`."""
+    """Writes a checkpoint to a new folder, completely or not at all; see `write_pretrained`."""
     with new_folder(folder) as work:
         write_pretrained(work, model, params, base)
 
 
 def write_pretrained(folder: Path, model: Qwen2, params: dict[str, Any], base: Path | None = None) -> None:
-    """config.json and model.safetensors in a folder that is there, and of the checkpoint in `base` the files that
-    `foreign.companions` names, and the settings of config.json that are CARRIED.
+    """Writes config.json and model.safetensors into an existing folder. From the checkpoint in `base` it takes the files
+    that `foreign.companions` names and the settings of config.json that are CARRIED.
 
     Raises JaxlvError, before anything is written, if one of these files must not be taken.
     """
@@ -197,7 +201,9 @@ def write_pretrained(folder: Path, model: Qwen2, params: dict[str, Any], base: P
 
 
 def fingerprint(folder: str | Path) -> str:
-    """sha256 over the weight files and the config of a model folder, in order of name: what a run records of its base."""
+    """Returns the sha256 over the weight files and the config of a model folder, in order of name: a run records it of its
+    base.
+    """
     digest = hashlib.sha256()
     config = foreign.find(folder, CONFIG)
     if config is None:

@@ -136,8 +136,8 @@ CASES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     ),
     "17 shard missing": (without_a_shard, ["shard b.safetensors is missing"]),
     "17 tensor in no shard": (index(lm_head__weight="a.safetensors"), ["not in the shard", "lm_head.weight"]),
-    "17 tensor in two shards": (in_two_shards, ["stands twice", "a.safetensors and b.safetensors"]),
-    "17 tensor twice in a header": (header(lambda tree: None, twice), [f"tensor {Q} stands twice"]),
+    "17 tensor in two shards": (in_two_shards, ["occurs twice", "a.safetensors and b.safetensors"]),
+    "17 tensor twice in a header": (header(lambda tree: None, twice), [f"tensor {Q} occurs twice"]),
     "18 shard above the folder": (index(lm_head__weight="../x.safetensors"), ["outside the folder", "../x.safetensors"]),
     "18 absolute shard": (index(lm_head__weight="/etc/passwd"), ["outside the folder", "/etc/passwd"]),
     "18 shard linked out": (linked_out, ["b.safetensors is a link to outside the folder"]),
@@ -302,7 +302,7 @@ def test_28_a_model_that_the_hub_does_not_give(monkeypatch, work, tmp_path, faul
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     outcome = jaxlv("train", work.config, "--set", "model.path=owner/name", "--out", tmp_path / "out")
     assert outcome.code == 2 and outcome.err.count("\n") == 1 and not (tmp_path / "out").exists()
-    assert "owner/name: neither a folder nor to be had from the hub" in outcome.err and str(fault) in outcome.err
+    assert "owner/name: not a folder, and not available from the hub" in outcome.err and str(fault) in outcome.err
     assert "check the path, the network, or the access rights" in outcome.err
 
 
