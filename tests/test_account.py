@@ -441,7 +441,7 @@ def test_a_ledger_of_the_version_before_is_read_and_goes_on(path):
         ledger.commit(ledger.reserve(block(2, 2), "final"))
         ledger.reserve(STEP, "evaluation", purpose="e")
     assert verify(path) == [] and read(path)[1][-1].purpose == "e"
-    told = "lines 1 to 4 were written before lines were chained: what was changed in them before the head knew of line 6"
+    told = "lines 1 to 4 were written before lines were chained: changes made in them before the head knew of line 6"
     assert read_book(path).lacks.startswith(told)
     with path.open("ab") as file:
         file.write(lines.encode({"keep": "e", "run": "run", "phase": "evaluation"}))
@@ -453,8 +453,8 @@ def test_what_an_older_ledger_lacks_is_said(path):
     written(path, header(path, terms(9 * ONE)) | {"ledger": 3}, reserved(0, STEP), committed(0, STEP))
     assert verify(path) == []
     assert read_book(path).lacks == (
-        "lines 1 to 3 were written before lines were chained: a line changed with its checksum is not noticed, nor are lines"
-        " cut off the end"
+        "lines 1 to 3 were written before lines were chained: a line changed with its checksum is not detected, nor are"
+        " lines cut off the end"
     )
 
 

@@ -163,7 +163,7 @@ def test_any_function_is_counted_by_name(somebodys, capsys):
         (("nowhere:loss",), "nowhere:loss: no such module: nowhere"),
         (("broken:loss",), "broken:loss: the module needs nothing_of_this_name"),
         (("fails:loss",), "fails:loss: the module does not load: ZeroDivisionError"),
-        (("somebodys:win",), "somebodys:win: nothing is called win there"),
+        (("somebodys:win",), "somebodys:win: the name win is not in the module"),
         (("somebodys:number",), "somebodys:number: not a function; found int"),
         (("somebodys:loss", "--args", "f32[2"), "--args: not an array"),
         (("somebodys:loss", "--args", "f32[2],q7[3]"), "found q7[3]"),

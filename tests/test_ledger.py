@@ -473,7 +473,7 @@ def test_a_head_from_an_earlier_time_is_found_though_no_line_is_missing(path):
     assert verify(path) == []
     for head, line in zip(heads, (1, 3, 5), strict=True):
         head_of(path).write_bytes(head)
-        assert verify(path) == [f"the head knows of line {line}, and was written behind line 7: it is an older one"]
+        assert verify(path) == [f"the head knows of line {line}, but one was written after line 7: it is an older copy"]
 
 
 def test_a_ledger_is_read_while_it_grows_without_an_alarm(path, monkeypatch):
@@ -497,7 +497,7 @@ def test_what_stands_behind_the_last_line_is_said(path, added):
     assert noted(read_book(path)) == []
     path.write_bytes(path.read_bytes() + added)
     assert verify(path) == []
-    assert noted(read_book(path)) == [f"{len(added)} bytes behind the last line are no line: torn off, or added"]
+    assert noted(read_book(path)) == [f"{len(added)} bytes after the last line are not a line: torn off, or added"]
 
 
 def test_a_ledger_that_several_runs_share_leaves_its_head_with_each(path, tmp_path):

@@ -354,7 +354,7 @@ def test_a_run_of_an_older_version_is_read_and_what_it_lacks_is_said(copy, capsy
     as_before(copy)
     unchained(copy / run.LEDGER)
     said = told(capsys, copy)
-    assert "were written before lines were chained: a line changed with its checksum is not noticed" in said
+    assert "were written before lines were chained: a line changed with its checksum is not detected" in said
     assert "the model's sizes are not compared: the manifest is of an older version" in said
     evaluate_tool.main([str(copy), "--samples", "2", "--unmasked-samples", "0", "--out", str(copy.parent / "e")])
     capsys.readouterr()

@@ -1,7 +1,7 @@
 """FLOPs counted four ways: from formulas, from the jaxpr, from the compiled HLO, and by XLA itself.
 
-`jaxlv.flops.count(function, *args)` counts any JAX function; it needs jax and numpy alone. What this project's own models
-cost by formula, and the ledger that bills it, are modules of this package: jaxlv.flops.table, jaxlv.flops.ledger.
+`jaxlv.flops.count(function, *args)` counts any JAX function and needs only jax and numpy. The cost of this project's own
+models by formula, and the ledger that bills it, are in jaxlv.flops.table and jaxlv.flops.ledger.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
 """The balance of a FLOP budget after each event of a ledger: what was executed, what is charged for it, and what is left.
 
 Work is counted in pieces: a train step, or one validation or generation, of a run, a phase and a purpose. A process that
-dies loses pieces: those that it had reserved and not committed, and those behind the checkpoint, or before the result, from
-which the next attempt goes on. That attempt does them again. A piece that an earlier attempt of the same run has paid for is
-a repeat: it is executed and billed, but not charged again if its phase forgives repeats.
+dies loses pieces: those that it had reserved but not committed, and those after the checkpoint, or before the result, from
+which the next attempt continues. That attempt does them again. A piece that an earlier attempt of the same run has paid for
+is a repeat: it is executed and billed, but not charged again if its phase forgives repeats.
 
-* The phase "evaluation" does, for work that says which result it is for (its purpose), until that result is kept.
-* The other phases do if the terms say `repeats = "beyond"`. Otherwise they stay within the budget, repeats included.
+* The phase "evaluation" forgives them for work that names the result it is for (its purpose), until that result is kept.
+* The other phases forgive them if the terms say `repeats = "beyond"`. Otherwise repeats count against the budget too.
 
 A piece is charged at the price of its commit (the highest, if there are several), or at that of its reservation until an
-attempt commits it. So the balance of a run that was interrupted is, piece by piece, that of a run that was not; what was
+attempt commits it. So, piece by piece, the balance of an interrupted run equals that of an uninterrupted one; what was
 executed beyond what is charged is the excess.
 """
 
@@ -27,18 +27,18 @@ from jaxlv.flops.events import FINAL, Event, Terms
 
 @dataclass
 class Entry:
-    """A reservation, and its commit once there is one: `event` and `flops` are then those of the commit."""
+    """A reservation and, once made, its commit: `event` and `flops` are then those of the commit."""
 
     number: int
     run: str
-    attempt: int  # of the run: how many processes have spent on it, this one included
+    attempt: int  # number of processes that have spent on the run, this one included
     phase: str
     event: Event
     flops: int
     committed: bool = False
     purpose: str = ""  # the result that the work is for
     kept: int = 0  # results of this purpose that were kept before
-    reserved: Event = field(init=False)  # the event as it was announced, and its price
+    reserved: Event = field(init=False)  # the event as it was announced; `asked` is its price
     asked: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -47,7 +47,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Totals:
-    """FLOPs: `executed` counts every attempt and what is uncertain, `effective` the surviving lineage alone, `uncertain`
+    """FLOPs: `executed` counts every attempt and what is uncertain, `effective` only the work that survives, `uncertain`
     what was reserved and never committed, `repeated` what was executed again after interruptions.
     """
 
@@ -58,20 +58,20 @@ class Totals:
 
 
 class Piece(NamedTuple):
-    """FLOPs of a piece of work: the most that was reserved for it, what is charged, and its last commit if there is one."""
+    """FLOPs of a piece of work: the largest reservation, what is charged, and the last commit, if any."""
 
     reserved: int = 0
     charged: int = 0
     committed: int | None = None
 
     def reserve(self, price: int) -> Piece:
-        """The piece with another reservation."""
+        """Returns the piece with another reservation."""
         if price <= self.reserved:
             return self
         return Piece(price, max(self.charged, price), self.committed)
 
     def commit(self, reserved: int, price: int) -> Piece:
-        """The piece, as it was before a reservation of `reserved` FLOPs, with its commit."""
+        """Returns the piece, as it was before a reservation of `reserved` FLOPs, with its commit."""
         charged = price if self.committed is None else max(self.charged, price)
         return Piece(max(self.reserved, reserved), charged, price)
 
@@ -80,7 +80,7 @@ EMPTY = Piece()
 
 
 class Span(NamedTuple):
-    """Steps `first` .. `end` - 1, whose pieces are alike."""
+    """Steps `first` .. `end` - 1, whose pieces are equal."""
 
     first: int
     end: int
@@ -94,7 +94,7 @@ class Lane:
         self.spans: list[Span] = []
 
     def part(self, first: int, end: int) -> list[Span]:
-        """The spans of steps `first` .. `end` - 1; a step without work has an empty piece."""
+        """Returns the spans of steps `first` .. `end` - 1; a step without work has an empty piece."""
         if self._ends_before(first):
             return [Span(first, end, EMPTY)]
         if self._ends_with(first, end):
@@ -102,16 +102,16 @@ class Lane:
         return _part(self._from(first), first, end)
 
     def put(self, spans: Sequence[Span]) -> None:
-        """Replace the steps of adjoining spans."""
+        """Replaces the steps that adjoining spans cover."""
         if not spans:
             return
         first, end = spans[0].first, spans[-1].end
         if self._ends_with(first, end):
             self.spans.pop()
-        if self._ends_before(first):  # as mostly
+        if self._ends_before(first):  # the usual case
             _append(self.spans, spans)
             return
-        low = max(0, bisect.bisect_left(self.spans, (first,)) - 1)  # the span before these, which may be like them
+        low = max(0, bisect.bisect_left(self.spans, (first,)) - 1)  # the span before these, which may have the same piece
         high = bisect.bisect_left(self.spans, (end,), low)
         held = self.spans[low:high]
         kept = [Span(span.first, min(span.end, first), span.piece) for span in held if span.first < first]
@@ -133,7 +133,7 @@ class Lane:
             place += 1
 
     def _before(self, step: int) -> int:
-        """The place of the last span that begins at a step or before it."""
+        """Returns the place of the last span that begins at a step or before it."""
         return max(0, bisect.bisect_right(self.spans, (step, math.inf)) - 1)
 
 
@@ -151,7 +151,7 @@ def _part(spans: Iterable[Span], first: int, end: int) -> list[Span]:
 
 
 def _append(found: list[Span], spans: Iterable[Span]) -> None:
-    """Add spans behind others; two that adjoin and are alike become one."""
+    """Appends spans to others; two that adjoin and have equal pieces become one."""
     for span in spans:
         if found and found[-1].end == span.first and found[-1].piece == span.piece:
             span = Span(found.pop().first, span.end, span.piece)
@@ -174,12 +174,12 @@ class _Attempt:
     def __init__(self, number: int) -> None:
         self.number = number
         self.laps: Counter[tuple] = Counter()  # how often its steps began anew
-        self.ends: dict[tuple, int] = {}  # the step behind the last one reserved
+        self.ends: dict[tuple, int] = {}  # the step after the last one reserved
         self.places: Counter[tuple] = Counter()  # validations and generations, by step
 
 
 class Account:
-    """The balance under `terms`, kept by events in their order; without terms a count of what was done."""
+    """The balance under `terms`, kept up to date event by event; without terms, only a count of what was done."""
 
     def __init__(self, terms: Terms | None = None):
         self.terms = terms
@@ -191,29 +191,31 @@ class Account:
         self._attempts: dict[str, _Attempt] = {}  # by run
 
     def forgives(self, phase: str) -> bool:
-        """Whether repeats are not charged to a phase."""
+        """Tells whether repeats are not charged to a phase."""
         return phase == FINAL or (self.terms is not None and self.terms.repeats == "beyond")
 
     def spent(self, phase: str) -> int:
-        """FLOPs of a phase that count against the budget."""
+        """Returns the FLOPs of a phase that count against the budget."""
         return self.charged[phase] if self.forgives(phase) else self.executed[phase]
 
     def total(self) -> int:
-        """FLOPs of all phases that count against the budget."""
+        """Returns the FLOPs of all phases that count against the budget."""
         return self._total
 
     def left(self, phase: str) -> int:
-        """FLOPs that may still be spent in a phase."""
+        """Returns the FLOPs that may still be spent in a phase."""
         assert self.terms is not None
         left = self.terms.budget - self.total()
-        if phase != FINAL:  # what is held back and not yet spent stays so
+        if phase != FINAL:  # what is held back and not yet spent stays reserved
             left -= max(0, self.terms.held_back - self.spent(FINAL))
         if phase in self.terms.envelopes:
             left = min(left, self.terms.envelopes[phase] - self.spent(phase))
         return max(0, left)
 
     def need(self, entry: Entry, flops: int) -> int:
-        """FLOPs that a reservation takes from what is left: all, or those of pieces that are not paid for yet."""
+        """Returns the FLOPs that a reservation takes from what is left: all, or those of pieces that are not paid for
+        yet.
+        """
         if not self.forgives(entry.phase):
             return flops
         (first, end), price = _steps(entry.reserved), _price(entry.reserved, flops)
@@ -221,7 +223,7 @@ class Account:
         return sum((span.end - span.first) * (span.piece.reserve(price).charged - span.piece.charged) for span in spans)
 
     def reserve(self, entry: Entry, flops: int) -> None:
-        """Count a reservation."""
+        """Counts a reservation."""
         work = _work(entry)
         key = self._lane(entry, work)
         lane = self._lanes.get(key) or self._lanes.setdefault(key, Lane())
@@ -234,7 +236,7 @@ class Account:
         self.uncertain += flops
 
     def commit(self, entry: Entry, event: Event, flops: int) -> None:
-        """Count the commit of a reservation: the steps behind the last that was done were not begun."""
+        """Counts the commit of a reservation: steps after the last one done were not begun."""
         work, lane, reserved, price, before = self._open.pop(entry.number)
         (first, end), last, done = _steps(event), _steps(entry.reserved)[1], _price(event, flops)
         ran, rest = (_part(before, first, end), _part(before, end, last)) if end < last else (before, [])
@@ -247,12 +249,12 @@ class Account:
         self.uncertain -= reserved
 
     def totals(self) -> Totals:
-        """What has been counted so far."""
+        """Returns what has been counted so far."""
         executed = self.executed.total()
         return Totals(executed, self.effective, self.uncertain, executed - self.charged.total())
 
     def told_repeats(self) -> str:
-        """What was executed again after interruptions, in words; "" if nothing was."""
+        """Returns in words what was executed again after interruptions; "" if nothing was."""
         counted, budget = self.totals(), self.terms.budget if self.terms else 0
         if not counted.repeated:
             return ""
@@ -276,10 +278,12 @@ class Account:
         lane.put(spans)
 
     def _lane(self, entry: Entry, work: tuple) -> tuple:
-        """The lane of an entry that is not yet counted. What an attempt does again without an interruption is more work."""
+        """Returns the lane of an entry not yet counted. What an attempt does again without an interruption is more work, not
+        a repeat.
+        """
         attempt = self._attempts.get(entry.run)
         if entry.phase == FINAL and not entry.purpose:
-            return work, "entry", entry.number  # its own: never a repeat
+            return work, "entry", entry.number  # a lane of its own: never a repeat
         if attempt is None or attempt.number != entry.attempt:
             return work, "place", 0
         if entry.reserved.kind == "train_step":
@@ -287,7 +291,7 @@ class Account:
         return work, "place", attempt.places[work, entry.reserved.step]
 
     def _advance(self, entry: Entry, work: tuple) -> None:
-        """Note what the attempt of an entry has reserved with it."""
+        """Notes what the attempt of an entry has reserved with it."""
         attempt, event = self._attempts.get(entry.run), entry.reserved
         if attempt is None or attempt.number != entry.attempt:
             attempt = self._attempts[entry.run] = _Attempt(entry.attempt)
@@ -303,17 +307,19 @@ def _work(entry: Entry) -> tuple:
 
 
 def _steps(event: Event) -> tuple[int, int]:
-    """The first step of an event and the one behind its last; a validation or a generation is one piece at its step."""
+    """Returns the first step of an event and the one after its last; a validation or a generation is one piece at its
+    step.
+    """
     return event.step, event.step + (event.count if event.kind == "train_step" else 1)
 
 
 def _price(event: Event, flops: int) -> int:
-    """FLOPs of a piece of an event: the steps of a block cost the same."""
+    """Returns the FLOPs of a piece of an event: the steps of a block cost the same."""
     return flops // max(1, event.count) if event.kind == "train_step" else flops
 
 
 def totals(entries: Iterable[Entry], price: Callable[[Event, int], int]) -> Totals:
-    """The totals of entries, in their order, by a price of events and what is recorded of them."""
+    """Returns the totals of entries, in their order, given a price for each event and what is recorded for it."""
     account = Account()
     for entry in entries:
         account.reserve(entry, price(entry.reserved, entry.asked))

@@ -1,6 +1,6 @@
 """The audit: formula, jaxpr and compiled HLO of the project's own programs, component by component, each with a verdict.
 
-Matrix products are compared by all three. Operations on elements are compared by formula and jaxpr, each counted as 1 and
+Matrix products are compared by all three. Elementwise operations are compared by formula and jaxpr, each counted as 1 and
 loops times their length, and by jaxpr and HLO under the rule of jaxlv.flops.counting.compared.
 """
 
@@ -28,9 +28,9 @@ from jaxlv.flops.work import Work, symbols
 
 EQUAL, IN_TOTAL, BOUNDED, DIFFERS, BEYOND = "equal", "equal in total", "within 1e-3", "differs", "executed, not asked for"
 EXCESS = {"dot padded": "padded for a kernel", "dot repeated": "repeated"}  # what is executed beyond what was asked for
-BOUND = 1e-3  # of a component, if the formulas do not give its operations exactly
-ROUNDING = 2e-5  # of XLA's count, which adds in float32, if it is beyond what that holds exactly
-SAME = 5e-5  # a factor that is 1 to the four decimals shown
+BOUND = 1e-3  # as a share of a component whose operations the formulas do not give exactly
+ROUNDING = 2e-5  # as a share of XLA's count, which adds in float32, if it is too large to be exact there
+SAME = 5e-5  # a factor within this of 1 is 1 to the four decimals shown
 
 
 class AuditRow(NamedTuple):
@@ -46,7 +46,7 @@ class AuditRow(NamedTuple):
 
 
 class EveryRow(NamedTuple):
-    """All operations of one component in one phase of one program, products in FLOPs and the others as 1 each."""
+    """All operations of one component in one phase of one program: products in FLOPs, others as 1 each."""
 
     component: str
     phase: str
@@ -58,26 +58,26 @@ class EveryRow(NamedTuple):
 
 @dataclass
 class ProgramAudit:
-    """What the counters say of one program."""
+    """What the counters say about one program."""
 
     name: str
     rows: list[AuditRow]
     every: list[EveryRow]
-    executed: list[compared.Row]  # operations on elements, asked for and executed
+    executed: list[compared.Row]  # elementwise operations, asked for and executed
     totals: dict[str, int]
     lowered: XlaCount
     compiled: XlaCount
     everything: int  # all operations of the jaxpr
     everything_once: int  # the same with the body of each loop counted once, as XLA counts it
-    folded: int  # of these, operations that constants decide
-    otherwise: int  # operations that JAX makes of primitives beyond their price, such as indices and casts, loops once, too
+    folded: int  # operations among these that depend on constants alone
+    otherwise: int  # operations by which JAX's lowering exceeds the price of primitives (indices, casts); loops once, too
     doubts: list[str]
     reasons: list[str]  # why formulas are not exact
     gates: dict[str, bool] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
-        """Does every gate hold?"""
+        """Tells whether every gate holds."""
         return all(self.gates.values())
 
 
@@ -87,7 +87,7 @@ Watch = Callable[[str], None]
 def audit(
     subjects: Iterable[Subject], *, target: Target | None = None, watch: Watch = lambda text: None
 ) -> list[ProgramAudit]:
-    """The audits of programs, compiled for `target` (None: the CPU), from shapes alone."""
+    """Returns the audits of programs, compiled for `target` (None: the CPU), from shapes alone."""
     target = target or cpu()
     found = []
     for subject in subjects:
@@ -97,14 +97,14 @@ def audit(
 
 
 def compiled_for(program: programs.Program, target: Target) -> tuple[Any, Any, Any]:
-    """(traced, lowered, compiled) of a program for a target."""
+    """Returns (traced, lowered, compiled) of a program for a target."""
     jitted: Any = program.function if hasattr(program.function, "trace") else jax.jit(program.function)
     placed = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=target.sharding), program.arguments
     )
     traced = jitted.trace(*placed)
     compiled = traced.lower().compile(compiler_options=target.options or None)
-    # XLA analyses a lowered program on the CPU alone: lowered for another platform there, it is the same program.
+    # XLA analyses lowered programs only on the CPU; lowered there for another platform, the program is the same.
     lowered = jitted.trace(*program.arguments).lower(lowering_platforms=(target.platform,))
     return traced, lowered, compiled
 
@@ -153,13 +153,13 @@ def _marked(tallies: Mapping[Scope, Tally], mark: str) -> int:
 
 
 def _once(scope: Scope) -> Place:
-    """The place of a scope, what is recomputed together with what it repeats: XLA may execute either."""
+    """Returns the place of a scope; what is recomputed counts with what it repeats, as XLA may execute either."""
     where = place(scope)
     return where._replace(phase="forward") if where.phase == "recomputed" else where
 
 
 def everything(subject: Subject, asked: dict[Place, Any]) -> list[EveryRow]:
-    """All operations of each component and phase, by formula and in the jaxpr."""
+    """Returns all operations of each component and phase, by formula and in the jaxpr."""
     formula = subject.formula("exact-all")
     found = {(where.component, where.phase): tally.everything() for where, tally in asked.items()}
     rows = []
@@ -173,12 +173,12 @@ def everything(subject: Subject, asked: dict[Place, Any]) -> list[EveryRow]:
 
 
 def compare(program: str, formula: Parts, asked: Parts, executed: Tallies, padding: Parts | None = None) -> list[AuditRow]:
-    """A row for every component and phase that any counter knows.
+    """Returns a row for every component and phase that any counter knows.
 
-    What is executed beyond what was asked for stands in rows of its own: ranks that are padded to those of other runs,
-    operands that the compiler padded, products that several fusions repeat. Where the compiler has dropped the names of some
-    products, their components cannot be told apart: then a row that the HLO does not match is "equal in total" if the
-    program's totals agree.
+    What is executed in addition to what was asked for has rows of its own: ranks padded to those of other runs, operands
+    that the compiler padded, products that several fusions repeat. If the compiler has dropped the names of some products,
+    their components cannot be told apart: then a row that the HLO does not match is "equal in total" if the program's totals
+    agree.
     """
     compiled, extra = products(executed), []
     for mark, word in EXCESS.items():
@@ -206,7 +206,7 @@ def compare(program: str, formula: Parts, asked: Parts, executed: Tallies, paddi
 
 
 def gates(found: ProgramAudit) -> dict[str, bool]:
-    """What must hold, by name."""
+    """Returns whether each condition of the audit holds, by name."""
     held = {
         "formula = jaxpr, matrix products": all(
             row.analytic == row.jaxpr for row in found.rows if row.jaxpr or row.analytic
@@ -216,18 +216,18 @@ def gates(found: ProgramAudit) -> dict[str, bool]:
         "no loop, primitive, opcode or custom call without a rule": not found.doubts,
     }
     if found.executed:
-        name = "the HLO executes no operation on elements that the jaxpr does not ask for, but for what XLA marks"
+        name = "the HLO executes no operation on elements that the jaxpr does not ask for, except what XLA marks"
         held[name] = not any(row.excess for row in found.executed)
     if found.lowered.flops is not None and not found.lowered.has_custom_calls:
         more = found.lowered.flops + found.lowered.transcendentals - found.everything_once
         spare = compared.SCALARS + (ROUNDING * found.everything_once if found.lowered.flops > EXACT else 0)
-        name = "jaxpr with the body of each loop once = XLA's lowered count, but for what JAX folds and adds"
+        name = "jaxpr with the body of each loop once = XLA's lowered count, except what JAX folds and adds"
         held[name] = -found.folded - spare <= more <= found.otherwise + spare
     return held
 
 
 def xla_lines(found: ProgramAudit) -> list[str]:
-    """What XLA itself says of a program, and by which factor that is off."""
+    """Returns lines that give XLA's own counts of a program, and the factors by which they are off."""
     lines = []
     for stage, said in (("lowered", found.lowered), ("compiled", found.compiled)):
         if said.flops is None:
@@ -248,7 +248,7 @@ def xla_lines(found: ProgramAudit) -> list[str]:
 
 
 def explain(work: Work) -> list[str]:
-    """Why other conventions differ from what is executed, each reason with its size."""
+    """Returns the reasons why other conventions differ from what is executed, each with its size."""
     table = count(work, "exact")
     rows, step, ahead = table.by_component(), table.total_train_step, table.total_forward
     v = symbols(work)
@@ -271,7 +271,9 @@ def explain(work: Work) -> list[str]:
 
 
 def as_json(found: list[ProgramAudit], settings: dict[str, object]) -> dict[str, Any]:
-    """The audit as JSON: {"rows": [...], "every": [...], "totals": {program: {counter: FLOPs}}, "gates": ..., ...}."""
+    """Returns the audit as JSON: {"rows": [...], "every": [...], "totals": {program: {counter: FLOPs}}, "gates": ...,
+    ...}.
+    """
     return {
         "work": settings,
         "rows": [row._asdict() for one in found for row in one.rows],

@@ -18,7 +18,7 @@ from jaxlv.storage import chain
 from jaxlv.storage.lines import Content
 
 VERSION, READ = 4, (2, 3, 4)  # of the file: what is written, what is read
-CHAINED = 4  # the first version of which all lines are chained
+CHAINED = 4  # the first version in which all lines are chained
 MOST_NAMED = 20  # reservations that a verification names
 
 
@@ -30,14 +30,14 @@ class Book:
         self.entries: list[Entry] = []
         self.attempts: Counter[str] = Counter()  # by run
         self.kept: Counter[tuple[str, str, str]] = Counter()  # results, by run, phase and purpose
-        self.uncovered: list[tuple[Entry, int]] = []  # reservations that the budget did not hold, and what they lacked
+        self.uncovered: list[tuple[Entry, int]] = []  # reservations that exceeded the budget, and by how much
         self.version = VERSION
         self.lacks = ""  # what a ledger of an older version lacks, in words
         self.torn = ""  # what was dropped from its end, in words
-        self.behind = ""  # that its heads are older than it, in words
+        self.behind = ""  # in words, that its heads are older than the ledger
 
     def reserve(self, entry: Entry) -> None:
-        """Add a reservation."""
+        """Adds a reservation."""
         lacking = self.account.need(entry, entry.flops) - self.account.left(entry.phase)
         if lacking > 0:
             self.uncovered.append((entry, lacking))
@@ -46,12 +46,12 @@ class Book:
         self.entries.append(entry)
 
     def commit(self, entry: Entry, event: Event, flops: int) -> None:
-        """Add the commit of a reservation."""
+        """Adds the commit of a reservation."""
         self.account.commit(entry, event, flops)
         entry.event, entry.flops, entry.committed = event, flops, True
 
     def read(self, record: Mapping[str, Any]) -> None:
-        """Add a record of the file; ValueError, KeyError and the like if it says what cannot be."""
+        """Adds a record of the file; raises ValueError, KeyError and the like if it says something impossible."""
         if "reserve" in record:
             self.reserve(self._entry(record))
         elif "keep" in record:
@@ -79,7 +79,9 @@ class Book:
 
 
 def is_part(done: Event, reserved: Event) -> bool:
-    """Can this be what was done of a reservation? Training may end after fewer steps, a generation after fewer tokens."""
+    """Tells whether `done` can be what was done of a reservation: training may end after fewer steps, a generation after
+    fewer tokens.
+    """
     if done is reserved or done == reserved:
         return True
     most = {"train_step": "count", "generation": "new_tokens"}.get(done.kind)
@@ -89,8 +91,8 @@ def is_part(done: Event, reserved: Event) -> bool:
 
 
 def read_book(path: Path, heads: Iterable[Path] = ()) -> Book:
-    """What a ledger says, up to a torn last line. Raises JaxlvError if a line before that is damaged, if lines are missing
-    that its head or one of the others in `heads` (jaxlv.storage.chain) knows of, and if there is no ledger.
+    """Reads a ledger, up to a torn last line. Raises JaxlvError if an earlier line is damaged, if lines are missing that its
+    head or one of the others in `heads` (jaxlv.storage.chain) knows of, or if there is no ledger.
     """
     found = begun(path, heads)
     if found is None:
@@ -99,23 +101,27 @@ def read_book(path: Path, heads: Iterable[Path] = ()) -> Book:
 
 
 def begun(path: Path, heads: Iterable[Path] = ()) -> Book | None:
-    """The same; None if there never was a ledger, or if the process that began it died before its first line was whole."""
+    """Reads a ledger as `read_book` does; returns None if there never was one, or if the process that began it died before
+    its first line was complete.
+    """
     reader = Reader(Path(path))
     return reader.finished(chain.scan(Path(path), reader, heads))
 
 
 def read(path: Path) -> tuple[Terms, list[Entry]]:
-    """The terms and entries of a ledger, as `read_book` reads them."""
+    """Returns the terms and entries of a ledger, as `read_book` reads them."""
     found = read_book(path)
     return found.terms, found.entries
 
 
 class Reader:
-    """Makes a book of records; the first has the terms. Raises JaxlvError, with the line, for one that cannot be."""
+    """Builds a book from records, the first of which holds the terms. Raises JaxlvError, with the line, for an impossible
+    one.
+    """
 
     def __init__(self, path: Path):
         self.path, self._line = path, 0
-        self._marks = 0, 0  # the last two lines that were followed by the head
+        self._marks = 0, 0  # the last two lines after which the head was written
         self.book: Book | None = None
 
     def __call__(self, record: Mapping[str, Any]) -> None:
@@ -133,36 +139,38 @@ class Reader:
             raise JaxlvError(what, where=f"{self.path}, line {self._line}") from None
 
     def finished(self, content: Content) -> Book | None:
-        """The book, with what the file lacks; None if there was no record. Raises JaxlvError if its version has a chain and
-        it has none.
+        """Returns the book, with what the file lacks; None if there was no record. Raises JaxlvError if lines are not
+        chained although the ledger's version chains them.
         """
         if self.book is not None:
             if content.unchained and self.book.version >= CHAINED:
                 raise JaxlvError("damaged lines (not chained)", where=f"{self.path}, line 1", hint="restore the file")
             self.book.lacks = _lacking(content)
             self.book.torn = (
-                f"{content.torn} bytes behind the last line are no line: torn off, or added" if content.torn else ""
+                f"{content.torn} bytes after the last line are not a line: torn off, or added" if content.torn else ""
             )
             self.book.behind = self._behind(content)
         return self.book
 
     def _behind(self, content: Content) -> str:
-        """A commit is followed by the head before anything else is written: only the last line may wait for it."""
+        """Returns in words that the head is too old, or "". The head is written after each commit, before anything else, so
+        only the last line may lack it.
+        """
         before, last = self._marks
         known = last if last < self._line else before
         if known <= max(content.reached, content.unchained):
             return ""
-        return f"the head knows of line {content.reached}, and was written behind line {known}: it is an older one"
+        return f"the head knows of line {content.reached}, but one was written after line {known}: it is an older copy"
 
 
 def _lacking(content: Content) -> str:
-    """What a ledger lacks whose first lines were written before version 4, in words."""
+    """Returns in words what a ledger lacks whose first lines were written before version 4."""
     if not content.unchained:
         return ""
     words = f"lines 1 to {content.unchained} were written before lines were chained: "
     if content.marked:
-        return f"{words}what was changed in them before the head knew of line {content.marked} is not noticed"
-    return f"{words}a line changed with its checksum is not noticed, nor are lines cut off the end"
+        return f"{words}changes made in them before the head knew of line {content.marked} are not detected"
+    return f"{words}a line changed with its checksum is not detected, nor are lines cut off the end"
 
 
 def _text(value: Any) -> str:
@@ -173,36 +181,38 @@ def _text(value: Any) -> str:
 
 def _whole(value: Any) -> int:
     if type(value) is not int or not 0 <= value < 1 << 80:
-        raise ValueError(f"not a number of anything: {value!r}")
+        raise ValueError(f"not a possible whole number: {value!r}")
     return value
 
 
 def totals(entries: Iterable[Entry], model: ModelConfig | None = None, convention: str | None = None) -> Totals:
-    """The totals of entries as recorded, or recomputed under another convention."""
+    """Returns the totals of entries as recorded, or recomputed under another convention."""
     if model is None or convention is None:
         return account.totals(entries, lambda event, flops: flops)
     return account.totals(entries, lambda event, flops: event.flops(model, convention))
 
 
 def padding(entries: Iterable[Entry], model: ModelConfig, convention: str) -> int:
-    """FLOPs of entries that are executed only because something is padded."""
+    """Returns the FLOPs of entries that are executed only because something is padded."""
     return sum(entry.event.padding(model, convention) for entry in entries)
 
 
 def verify(path: Path) -> list[str]:
-    """What does not add up in a ledger, one line each; raises JaxlvError as `read_book` does."""
+    """Returns what does not add up in a ledger, one line each; raises JaxlvError as `read_book` does."""
     return checked(read_book(path))
 
 
 def noted(book: Book) -> list[str]:
-    """What to know of a ledger that is not wrong, one line each: what was torn off its end, what an older version lacks."""
+    """Returns what to know about a ledger although it is not wrong, one line each: what was torn off its end, what an older
+    version lacks.
+    """
     return [*filter(None, [book.lacks, book.torn])]
 
 
 def checked(book: Book) -> list[str]:
-    """What does not add up in a ledger, one line each: prices recomputed from shapes, reservations that the budget did not
-    hold when they were made, sums, open reservations, heads that are older than they can be. Repeats that the terms forgive
-    are not an overrun.
+    """Returns what does not add up in a ledger, one line each: prices recomputed from shapes, reservations that exceeded the
+    budget when they were made, sums, open reservations, heads that are too old. Repeats that the terms forgive are not an
+    overrun.
     """
     terms, balance, found = book.terms, book.account, [*filter(None, [book.behind])]
     for entry in book.entries:

@@ -1,10 +1,10 @@
 """What a FLOP is: each convention as data, rows of formulas over the symbols of jaxlv/flops/work.py.
 
-A row is a component, how often it stands in the model, and its operations: primitives with their number, or one batch of
-matrix products, "batch | m, n, p". A convention prices the primitives and the products, and says what the backward pass is.
+A row is a component, how often it occurs in the model, and its operations: primitives with their number, or one batch of
+matrix products, "batch | m, n, p". A convention prices the primitives and the products, and defines the backward pass.
 
-The four reports priced the same training step from 1.29e12 to 8.00e12 FLOPs; their rows here reproduce the figures that
-they state, errors included, each named where it stands.
+The four papers priced the same training step from 1.29e12 to 8.00e12 FLOPs; their rows here reproduce the figures that they
+state, mistakes included, each named at its row.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ FUSED = "2 * m * n * p"  # as hardware executes and vendors count it
 
 
 def norms(times: str) -> Row:
-    """RMSNorm: squares, their mean, eps, inverse root, two products: 4 H + 12 a token at the sheet's prices."""
+    """Returns RMSNorm's row: squares, mean, eps, inverse root, two products: 4 H + 12 a token at the sheet's prices."""
     return row("norms", times, mul="3 * T * H", add="T * H", div="2 * T", sqrt="T")
 
 
 def replaced(rows: tuple[Row, ...], *new: Row, without: tuple[str, ...] = ()) -> tuple[Row, ...]:
-    """`rows` with the components of `new` in their place, and without some components."""
+    """Returns `rows` with the components of `new` in place of their own, and without some components."""
     gone = {r.component for r in new} | set(without)
     return (*(r for r in rows if r.component not in gone), *new)
 
 
 def lora(fans: Mapping[str, tuple[str, str]], scaled: bool) -> tuple[Row, ...]:
-    """B (A x) for each adapted projection; with `scaled`, the factor alpha / R and the sum with W x are counted."""
+    """Returns rows of B (A x) per adapted projection; `scaled` adds the factor alpha / R and the sum with W x."""
     made = []
     for name, (fan_in, fan_out) in fans.items():
         extra = f"T * {fan_out}" if scaled else "0"
@@ -92,7 +92,7 @@ XU = replaced(
     row("v_proj", "L", dot="1 | T, H, N * D"),
     *lora(FANS, scaled=False),
     row("rope", "L", add="7 * T * N * D // 2"),
-    row("head", mul="Q * H * V"),  # multiply-accumulates where FLOPs are meant: half a product
+    row("head", mul="Q * H * V"),  # multiply-accumulates instead of FLOPs: half a product
     without=("scale",),
 )
 XU_TEXT = replaced(XU, row("head", mul="2 * Q * H * V"))
@@ -109,7 +109,7 @@ RAI = replaced(
 
 
 def mao(head_size: str) -> tuple[Row, ...]:
-    """mao's rows; his head size is 128 where the model's is 64 (896 / 7 in a footnote)."""
+    """Returns mao's rows; his head size is 128 although the model's is 64 (896 / 7 in a footnote)."""
     E, W = head_size, f"N * {head_size}"
     per_head = {"q": ("H", E), "k": ("H", E), "v": ("H", E), "o": (E, "H"), "gate": ("H", "I"), "up": ("H", "I")}
     per_head["down"] = ("I", "H")
@@ -156,15 +156,15 @@ HF = (row("parameters", dot="1 | T, P + A, 1"),)
 CONVENTIONS: Mapping[str, Convention] = {
     "coursework": Convention("the assignment's rule, literally", COURSEWORK, SHEET, ADDS_COUNTED),
     "xu": Convention("xu's code", XU, SHEET, ADDS_COUNTED),
-    "xu-text": Convention("xu's report, which counts the head twice as high as his code", XU_TEXT, SHEET, ADDS_COUNTED),
+    "xu-text": Convention("xu's paper, which counts the head twice as high as his code", XU_TEXT, SHEET, ADDS_COUNTED),
     "rai": Convention("rai's code, which prices exp and sqrt at 1", RAI, ONE, ADDS_COUNTED),
     "rai-table": Convention("rai's rows at the sheet's prices", RAI, SHEET, ADDS_COUNTED),
-    "mao": Convention("mao's code, with a head size of 128 where the model has 64", mao("2 * D"), SHEET, ADDS_COUNTED),
+    "mao": Convention("mao's code, with a head size of 128 although the model's is 64", mao("2 * D"), SHEET, ADDS_COUNTED),
     "mao-hd64": Convention("mao's code with the model's head size", mao("D"), SHEET, ADDS_COUNTED),
     "liu": Convention("liu's code: no head, no embedding, dense RoPE", LIU, SHEET, ADDS_COUNTED),
     "exact": Convention("matrix products as executed", EXACT, NONE, FUSED, "own rows"),
     "exact-all": Convention(
         "every operation as executed, elementwise work at 1", (*EXACT, *ELEMENTWISE), ONE, FUSED, "own rows"
     ),
-    "hf": Convention("6 x (parameters but the embedding's + adapters) x tokens: transformers' Trainer", HF, NONE, FUSED),
+    "hf": Convention("6 x (parameters except the embedding's + adapters) x tokens: transformers' Trainer", HF, NONE, FUSED),
 }

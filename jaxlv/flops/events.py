@@ -1,4 +1,4 @@
-"""What a ledger is about: events, which are work with its shapes, and the terms of a budget."""
+"""What a ledger records: events, which are work with its shapes, and the terms of a budget."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from jaxlv.flops.table import count, find, generation
 from jaxlv.flops.work import Drawing, HeadKind, LossKind, Train, Update, Work
 from jaxlv.model.config import ModelConfig
 
-FINAL = "evaluation"  # the phase that what is held back belongs to
-MOST_FLOPS = int(1e30)  # of a budget: what budget.flops may be, a little more than 10**30
-MOST_SIZE, MOST_COUNT = 1 << 40, 10**6  # of what an event may say: batch, length, ..., and how often
+FINAL = "evaluation"  # the phase for which FLOPs are held back
+MOST_FLOPS = int(1e30)  # the largest budget: what budget.flops allows, a little more than 10**30
+MOST_SIZE, MOST_COUNT = 1 << 40, 10**6  # the largest sizes (batch, length, ...) and count of an event
 Kind = Literal["train_step", "validation", "generation"]
 
 
 class Shape(tuple):
-    """What events that differ in their place alone have in common; its hash is computed once."""
+    """What events have in common that differ only in their place; its hash is computed once."""
 
     def __hash__(self) -> int:
         if "hash" not in self.__dict__:
@@ -30,7 +30,7 @@ class Shape(tuple):
 
 
 class _Room:
-    """Room for the shape of an event beside its fields, once it is known."""
+    """Space for the shape of an event, next to its fields, once it is known."""
 
     __slots__ = ("kept_shape",)
     kept_shape: Shape
@@ -41,9 +41,9 @@ class Event(_Room):
     """Work with its shapes: `count` train steps of `accumulate` micro-batches, validation batches, or generations.
 
     A generation reads `batch` prompts of `length` tokens and makes `new_tokens` tokens in `samples` continuations of each,
-    by as many iterations of a loop that attends to `slots` slots, reached in stages of `stage`. `step` is the first step,
-    or the step at which it ran. `dtype`, `dropout`, `update` (the optimiser), `stack_rank`, `loss` and `drawing` are those
-    of jaxlv.flops.work.Work.
+    in as many iterations of a loop that attends to `slots` slots, reached in stages of `stage`. `step` is the first step, or
+    the step at which it ran. `dtype`, `dropout`, `update` (the optimiser), `stack_rank`, `loss` and `drawing` are those of
+    jaxlv.flops.work.Work.
     """
 
     kind: Kind
@@ -65,18 +65,18 @@ class Event(_Room):
     dtype: str = "float32"
     dropout: bool = False
     update: Update = field(default_factory=Update)
-    stack_rank: int = 0  # that the adapters are padded to
+    stack_rank: int = 0  # the rank to which the adapters are padded
     loss: LossKind = "summed"
     drawing: Drawing = field(default_factory=Drawing)
 
     def of_kind(self, kind: Kind, **shape: Any) -> Event:
-        """Other work of the same model, without what such work has not."""
+        """Returns other work of the same model, without the settings that do not apply to such work."""
         plain: dict[str, Any] = {} if kind == "train_step" else {"accumulate": 1, "dropout": False, "update": Update()}
         plain |= {} if kind == "generation" else {"drawing": Drawing()}
         return replace(self, kind=kind, **{**plain, **shape})
 
     def work(self, model: ModelConfig) -> Work:
-        """One batch, or one train step."""
+        """Returns the work of one batch, or of one train step."""
         return Work(
             model,
             self.batch,
@@ -97,7 +97,7 @@ class Event(_Room):
 
     @property
     def shape(self) -> Shape:
-        """All of it except its place: how often, and at which step."""
+        """Everything except its place: how often, and at which step."""
         try:
             return self.kept_shape
         except AttributeError:
@@ -106,25 +106,25 @@ class Event(_Room):
 
     @classmethod
     def of_shape(cls, shape: Shape) -> Event:
-        """One event of a shape, at step 0."""
+        """Returns one event of a shape, at step 0."""
         return cls(**dict(zip(SHAPE, shape, strict=True)))
 
     def flops(self, model: ModelConfig, convention: str) -> int:
-        """Its price."""
+        """Returns its price."""
         return self.count * _price_of_one(self.shape, model, convention)
 
     def padding(self, model: ModelConfig, convention: str) -> int:
-        """FLOPs of its price that are executed only because something is padded."""
+        """Returns the FLOPs of its price that are executed only because something is padded."""
         own = replace(self, stack_rank=0, loss="summed" if self.loss == "flat" else self.loss)
         return self.flops(model, convention) - own.flops(model, convention)
 
     def tree(self) -> dict[str, Any]:
-        """What differs from OMITTED, as a file has it."""
+        """Returns what differs from OMITTED, as it is stored in a file."""
         return _told(asdict(self), OMITTED)
 
     @classmethod
     def from_tree(cls, tree: Mapping[str, Any], known: Event | None = None) -> Event:
-        """An event as a file has it, or `known` if that is the same; raises JaxlvError if there can be no such event."""
+        """Returns the event that a file describes, or `known` if it is the same; raises JaxlvError if it is impossible."""
         shape = {name: value for name, value in tree.items() if name not in PLACE}
         step, count = tree.get("step", 0), tree.get("count", 1)
         if not _is_size(step) or not _is_size(count) or count > MOST_COUNT:
@@ -135,7 +135,7 @@ class Event(_Room):
         return event._at(step, count)
 
     def _at(self, step: int, count: int) -> Event:
-        """The same work at another place, with the same `shape`; `replace` takes ten times as long."""
+        """Returns the same work at another place, with the same `shape`; `replace` would take ten times as long."""
         found = object.__new__(Event)
         found.__dict__.update(self.__dict__, step=step, count=count)
         object.__setattr__(found, "kept_shape", self.shape)
@@ -143,9 +143,9 @@ class Event(_Room):
 
 
 MOST_KNOWN = 1000
-PLACE = ("count", "step")  # what tells the events of one shape from each other
+PLACE = ("count", "step")  # what distinguishes events of one shape
 SHAPE = tuple(one.name for one in fields(Event) if one.name not in PLACE)
-LEAST = dict.fromkeys(("batch", "length", "accumulate", "samples"), 1)  # of what there cannot be none
+LEAST = dict.fromkeys(("batch", "length", "accumulate", "samples"), 1)  # sizes that cannot be 0
 _shape = operator.attrgetter(*SHAPE)
 
 
@@ -154,17 +154,17 @@ def _is_size(value: Any) -> bool:
 
 
 def _impossible(tree: Any) -> JaxlvError:
-    return JaxlvError("sizes of an event that cannot be", where="event", found=represented(tree)[:80])
+    return JaxlvError("impossible sizes of an event", where="event", found=represented(tree)[:80])
 
 
-# What an event has if a file does not say it. Before events had a `loss`, it padded its tokens to whole chunks.
+# What an event has if a file does not say. Before events had a `loss`, tokens were padded to whole chunks.
 OMITTED = {one.name: one.default for one in fields(Event)} | {
     "update": asdict(Update()), "drawing": asdict(Drawing()), "loss": "flat",
 }  # fmt: skip
 
 
 def _told(tree: Mapping[str, Any], omitted: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a tree, and of the trees in it, differs from what is omitted."""
+    """Returns what differs, in a tree and the trees in it, from what is omitted."""
     return {
         name: _told(value, omitted[name]) if isinstance(value, dict) else value
         for name, value in tree.items()
@@ -172,11 +172,11 @@ def _told(tree: Mapping[str, Any], omitted: Mapping[str, Any]) -> dict[str, Any]
     }
 
 
-_known: dict[str, Event] = {}  # by what they were read from: a file has few shapes, and many events of each
+_known: dict[str, Event] = {}  # by the text that they were read from: a file has few shapes, and many events of each
 
 
 def _read(shape: Mapping[str, Any]) -> Event:
-    """An event without its place."""
+    """Returns an event without its place."""
     if (event := _known.get(text := repr(shape))) is None:
         event = build_config(Event, {"loss": OMITTED["loss"], **shape}, where="event")
         sizes = {name: value for name, value in vars(event).items() if isinstance(value, int)}
@@ -209,14 +209,14 @@ def _price_of_one(shape: Shape, model: ModelConfig, convention: str) -> int:
 
 @dataclass(frozen=True)
 class Terms:
-    """What is fixed when a ledger begins. `held_back` FLOPs are for the phase "evaluation" alone."""
+    """What is fixed when a ledger begins. `held_back` FLOPs are only for the phase "evaluation"."""
 
     budget: int
     convention: str
     model: ModelConfig
     held_back: int = 0
     envelopes: dict = field(default_factory=dict)  # FLOPs by phase
-    repeats: Literal["within", "beyond"] = "within"  # the budget: work done again after an interruption
+    repeats: Literal["within", "beyond"] = "within"  # the budget: work repeated after an interruption
 
     def __post_init__(self) -> None:
         find(self.convention)

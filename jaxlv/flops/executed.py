@@ -1,12 +1,12 @@
-"""What really runs: the matrix products, and every operation on an element, of the project's own programs.
+"""What really runs: the matrix products, and every elementwise operation, of the project's own programs.
 
-Rows of elementwise work are those of the jaxpr, operation by operation: XLA fuses them, and counts them alike. `half` is 1
-if the model computes in a type narrower than float32; then there are conversions to float32 and back.
+Rows of elementwise work are those of the jaxpr, operation by operation: XLA fuses them, and counts them in the same way.
+`half` is 1 if the model computes in a type narrower than float32; then there are conversions to float32 and back.
 
-What they leave out, with its reason: what cuDNN's attention does beside its products (its own kernel knows); of series that
-are decoded in parts at once (jaxlv.steps.generate.parallel_parts), that each part has a loop of its own; and of runs that
-train side by side, that they compute RoPE's frequencies and a schedule's constants once for all of them, while the peak of
-each one's learning rate is an argument and not a constant.
+The rows leave out: what cuDNN's attention does in addition to its products (only its own kernel knows); that each part has a
+loop of its own when series are decoded in parts at once (jaxlv.steps.generate.parallel_parts); and that runs that train side
+by side compute RoPE's frequencies and a schedule's constants only once, while each run's peak learning rate is an argument
+and not a constant.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ from jaxlv.flops.rows import GROUPED, Row, row
 
 
 def layers(reached: str) -> str:
-    """In how many layers a gradient is formed, by the symbol that says whether it is in the first."""
+    """Returns in how many layers a gradient is formed, given the symbol that says whether it is formed in the first."""
     return f"((L - 1) * t + {reached})"
 
 
 def _linear(name: str, fans: tuple[str, str], reached: str) -> tuple[Row, ...]:
-    """A projection with its adapter; `reached` says whether the gradient reaches its input in layer 0."""
+    """Returns the rows of a projection with its adapter; `reached` says whether the gradient reaches its input in
+    layer 0.
+    """
     fan_in, fan_out = fans
-    inputs = layers(reached)  # in which the gradient with respect to the input is formed
+    inputs = layers(reached)  # those in which the gradient with respect to the input is formed
     outputs = f"L * {name}"
     return (
         row(f"{name}_proj", "L", dot=f"1 | T, {fan_in}, {fan_out}"),
@@ -40,15 +42,15 @@ def _linear(name: str, fans: tuple[str, str], reached: str) -> tuple[Row, ...]:
 
 
 ORTHOGONAL = 5  # Newton-Schulz iterations of Muon (optax.contrib.muon)
-MATRICES = (  # that may train: how many of (m, n)
+MATRICES = (  # matrices that may train: how many of which (m, n)
     *((f"L * {name}", sizes) for name, (a, b) in GROUPED.items() for sizes in (("R", a), (b, "R"))),
-    ("full * untied + head", ("Y", "H")),  # the embedding, or a head of its own; both where every weight trains
+    ("full * untied + head", ("Y", "H")),  # the embedding, or a head of its own; both if every weight trains
     *(("L * full", fans) for fans in GROUPED.values()),
 )
 
 
 def _orthogonalised(times: str, m: str, n: str) -> tuple[Row, ...]:
-    """Newton-Schulz iterations X <- a X + (b A + c A A) X with A = X X^T of the smaller side (Jordan et al. 2024)."""
+    """Returns rows of Newton-Schulz steps X <- a X + (b A + c A A) X, A = X X^T of the smaller side (Jordan et al. 2024)."""
     small, large, times = f"min({m},{n})", f"max({m},{n})", f"{ORTHOGONAL} * muon * ({times})"
     return (
         row("optimiser", times, when="step", dot=f"2 | {small}, {large}, {small}"),
@@ -64,11 +66,11 @@ EXACT = (
     row("scores", layers("q0") + " * dense", "backward", dot="B * N | X, D, 1"),  # of the queries
     row("scores", layers("k0") + " * dense", "backward", dot="B * N | X, D, 1"),  # of the keys
     row("weighted sum", "L * dense", dot="B * N | S, X // S, D"),
-    row("weighted sum", "L * dense", dot="B * N | X % S, 1, D"),  # where S does not divide the pairs of all blocks
+    row("weighted sum", "L * dense", dot="B * N | X % S, 1, D"),  # if S does not divide the pairs of all blocks
     row("weighted sum", layers("s0") + " * dense", "backward", dot="B * N | X, D, 1"),  # of the weights
     row("weighted sum", layers("v0") + " * dense", "backward", dot="B * N | X, D, 1"),  # of the values
     row("fused attention", "L * fused", dot="2 * B * N | X, D, 1"),
-    row("fused attention", layers("a0") + " * fused", "backward", dot="5 * B * N | X, D, 1"),  # scores formed again
+    row("fused attention", layers("a0") + " * fused", "backward", dot="5 * B * N | X, D, 1"),  # scores are formed again
     *_linear("o", GROUPED["o"], "a0"),
     *_linear("gate", GROUPED["gate"], "m0"),
     *_linear("up", GROUPED["up"], "m0"),
@@ -82,7 +84,7 @@ EXACT = (
 
 # ------------------------------------------------------------------------------------------ elementwise work
 
-NORMS = "((2 * L - 1) * t + x0 + m0)"  # those that a gradient passes
+NORMS = "((2 * L - 1) * t + x0 + m0)"  # the norms that a gradient passes through
 
 _MODEL = (
     row("embedding", integer="T", add="T", compare="T"),
@@ -91,7 +93,7 @@ _MODEL = (
     row("norms", NORMS, when="gradient", mul="T * H + T", div="T"),
     row("norms", NORMS, "backward", mul="4 * T * H + T", add="T * (2 * H - 1)", compare="T", div="T",
         convert="2 * T * H * half"),
-    row("norms", f"{NORMS} - t", "backward", add="T * H"),  # joined by the residual's gradient
+    row("norms", f"{NORMS} - t", "backward", add="T * H"),  # added to the residual's gradient
     row("norms", "(2 * L + 1) * full", "backward", mul="T * H", add="(T - 1) * H"),
     row("rope", mul="T * D // 2 + D // 2", add="D", div="D // 2", pow="D // 2", sin="T * D", convert="T"),
     row("rope", "L", mul="2 * T * (N + K) * D", add="T * (N + K) * D", convert="2 * T * (N + K) * D * half"),
@@ -111,7 +113,7 @@ _MODEL = (
 
 
 def _projection(name: str, fans: tuple[str, str], biased: bool) -> tuple[Row, ...]:
-    """The bias, the sum with the adapter's path, its scale, and A and B in the model's type."""
+    """Returns rows for the bias, the sum with the adapter's path, its scale, and A and B converted to the model's type."""
     (fan_in, fan_out), adapted = fans, f"L * {name}"
     a, b = f"R * {fan_in} * half", f"R * {fan_out} * half"
     return (
@@ -125,7 +127,7 @@ def _projection(name: str, fans: tuple[str, str], biased: bool) -> tuple[Row, ..
 
 _PROJECTIONS = (
     *(made for name, fans in GROUPED.items() for made in _projection(name, fans, name in "qkv")),
-    # Gradients of one input by several paths, added where the second of them comes in.
+    # Gradients of one input by several paths, added at the second of them.
     *(row(name, layers("x0"), "backward", add="T * H") for name in ("q_proj", "k_proj")),
     *(
         row(component, f"{layers(reached)} * {name} * {dropped}", "backward", add="T * H")
@@ -138,7 +140,7 @@ _PROJECTIONS = (
     row("up_proj", layers("m0"), "backward", add="T * H * up"),
     row("down_proj", layers("p0"), "backward", add="T * I * down"),
     *(row(f"{n}_proj", "L * full", "backward", add=f"(T - 1) * {heads} * D") for n, heads in ("qN", "kK", "vK")),
-    row("embedding", "full", "backward", add="T * H + (1 - untied) * Y * H"),  # joined by the head's
+    row("embedding", "full", "backward", add="T * H + (1 - untied) * Y * H"),  # added to the head's
 )
 
 _ATTENTION = (
@@ -147,18 +149,18 @@ _ATTENTION = (
     row("scores", layers("k0") + " * dense", "backward", convert="Z * K * D * half"),
     row("mask", "L * dense", integer="Z + 2 * B * X", compare="B * N * X"),
     row("mask", layers("s0") + " * dense", "backward", compare="B * N * X"),
-    # Each part by itself; its factor, by which its sums are multiplied and added to the others'; the quotient.
+    # First each part by itself; then the factor that scales a part's sums before they are added; then the quotient.
     row("softmax", "L * dense", compare="B * N * (X - O * S)", exp="B * N * X", add="B * N * (2 * X - O * S)"),
     row("softmax", "L * dense", exp="O * T * N", mul="O * T * N * (D + 1)", div="T * N * D", compare="(O - 1) * T * N",
         add="O * T * N + (O - 1) * T * N * (D + 1)", convert="(O + 1) * T * N * D * half"),
     row("softmax", layers("s0") + " * dense", when="gradient", mul="T * N", div="T * N"),
     row("softmax", layers("s0") + " * dense", "backward", mul="B * N * X + T * N * (2 * D + 1)", add="T * N * D"),
     row("softmax", layers("a0") + " * dense", "backward", mul="T * N * D", div="T * N * D", convert="2 * T * N * D * half"),
-    *(row("softmax", layers(reached) + " * (blocks - 1)", "backward", add=f"T * {heads} * D")  # what blocks have in common
+    *(row("softmax", layers(reached) + " * (blocks - 1)", "backward", add=f"T * {heads} * D")  # what blocks share
       for reached, heads in (("q0", "N"), ("k0", "K"), ("v0", "K"))),
     row("weighted sum", "L * dense", convert="B * N * X * half"),
     row("weighted sum", layers("s0") + " * dense", "backward", add="B * N * X", convert="B * N * X * half"),
-    # cuDNN's kernel takes float16 or bfloat16; what it does beside its products is its own.
+    # cuDNN's kernel takes float16 or bfloat16; only the kernel knows what it does in addition to its products.
     row("fused attention", "L * fused", integer="Z + 2 * B * X", compare="B * X",
         convert="2 * T * (N + K) * D * (1 - half)"),
     *(row("fused attention", layers(reached) + " * fused * (1 - half)", "backward", convert=f"T * {heads} * D")
@@ -166,12 +168,12 @@ _ATTENTION = (
 )  # fmt: skip
 
 # A block of Threefry-2x32 (Salmon et al. 2011) as jax.random writes it: 80 operations on integers and 37 additions; its
-# counter takes 3 more. Its two words make a key, or by an exclusive or 32 random bits.
+# counter takes 3 more. Its two words form a key, or 32 random bits by an exclusive or.
 _KEY_INTEGER, _KEY_ADD = "83", "37"
 
 
 def _dropout(name: str, fan_in: str, reached: str) -> tuple[Row, ...]:
-    """A key, a number in [0, 1) for each element, and what stays of it; the gradient likewise."""
+    """Returns rows for a key, a number in [0, 1) for each element, and what remains of it; likewise for the gradient."""
     n = f"T * {fan_in}"
     return (
         row("dropout", f"L * {name} * drop", when="gradient", integer=f"87 * {n} + 83", add=f"39 * {n} + 39", mul=n,
@@ -194,8 +196,8 @@ _LOSS = (
     row("loss", when="loss", compare="Q * V + 5 * Q", add="2 * Q * V + 2 * Q", exp="Q * V", log="Q", integer="3 * Q"),
     row("loss", "summed", when="loss", add="2 * Q - 1", integer="Q", convert="Q + 1"),  # and the number of tokens
     row("loss", "both", when="loss", compare="Q * U + 4 * Q + G * U", add="2 * Q * U + 2 * Q + G * U", exp="Q * U", log="Q",
-        integer="2 * Q * U + Q + G * U"),  # the softmax over the alphabet beside that over the vocabulary
-    row("loss", "alphabet", when="loss", integer="2 * Q * V - Q", compare="Q * V"),  # the labels among its tokens
+        integer="2 * Q * U + Q + G * U"),  # the softmax over the alphabet in addition to that over the vocabulary
+    row("loss", "alphabet", when="loss", integer="2 * Q * V - Q", compare="Q * V"),  # the labels as indices into its tokens
     row("loss", "max(t,head,bias)", "backward", add="2 * Q * V", exp="Q * V", integer="Q * V + Q", compare="Q * V",
         convert="Q * V", mul="T * H * t + V * H * head + V * bias"),
     row("loss", "t", "backward", convert="2 * T * H * half"),
@@ -212,7 +214,7 @@ _LOSS = (
 
 _OPTIMISER = (
     row("optimiser", "several", when="gradient", add="W + 2"),  # the sum over micro-batches: loss, tokens, gradients
-    row("optimiser", when="step", div="W", mul="W", add="W", sqrt="1", compare="1"),  # by tokens; their norm
+    row("optimiser", when="step", div="W", mul="W", add="W", sqrt="1", compare="1"),  # division by the tokens; the norm
     row("optimiser", "clip", when="step", div="W", mul="2 * W", add="W", sqrt="1", compare="W + 1", integer="1"),
     row("optimiser", "adam", when="step", mul="6 * W", add="5 * W + 4", div="3 * W", sqrt="W", pow="2", integer="2",
         compare="2"),
@@ -231,13 +233,15 @@ _OPTIMISER = (
     # Vectors, by Adam with Nesterov's momentum and a learning rate of their own.
     row("optimiser", "muon * min(E,1)", when="step", mul="8 * E + schedule + 2 * min(schedule,1)", add="6 * E + 4",
         div="4 * E", sqrt="E", pow="3", integer="1", compare="1"),
-    # The number of the step, and the learning rate: once for the update and once to be shown.
+    # The number of the step, and the learning rate: once for the update, once to be logged.
     row("optimiser", when="step", add="1", mul="2 * schedule + min(schedule,1)"),
 )  # fmt: skip
 
 
 def _categorical(rows: str, times: str, outcomes: str) -> tuple[Row, ...]:
-    """One of some outcomes by the largest sum of a logit and a number of Gumbel's distribution (jax.random.categorical)."""
+    """Returns rows that draw one outcome as the largest sum of a logit and a Gumbel-distributed number
+    (jax.random.categorical).
+    """
     n = f"{rows} * {outcomes}"
     return (
         row("sampling", times, when="token", integer=f"86 * {n}", add=f"42 * {n} + 1", mul=n, log=f"2 * {n}",
@@ -245,7 +249,8 @@ def _categorical(rows: str, times: str, outcomes: str) -> tuple[Row, ...]:
     )  # fmt: skip
 
 
-# A turn of the loop draws one token in each of B rows; `turns` and `stages` are those of a generation, `series` its prompts.
+# One iteration of the loop draws one token in each of B rows; `turns` and `stages` are those of a generation, `series` its
+# prompts.
 _SAMPLING = (
     row("sampling", when="token", integer="B * (2 * V + 2 * ends + 8 + steps) + 2 * L + 2", add="3 * B + 2 * L + 4",
         compare="4 * B + 2 * L + 3", convert="B"),
@@ -259,7 +264,7 @@ _SAMPLING = (
     row("sampling", "drawn * nucleus", when="token", compare="B * V * (digits + 4) - B", exp="B * V", div="B * V",
         add="4 * B * V - 2 * B", integer="2 * B * V"),  # top-p
     *_categorical("B", "drawn * (1 - min(parts,1))", "V"),
-    # Of a long vocabulary first a part, by the sums of its numbers' exponentials, then one of its numbers.
+    # For a long vocabulary, first a part is drawn by the sums of its exponentials, then a token within it.
     *_categorical("B", "drawn * min(parts,1)", "parts"),
     *_categorical("B", "drawn * min(parts,1)", "part"),
     row("sampling", "drawn * min(parts,1)", when="token", integer="167 * B + B * parts + 1", exp="B * parts * part",

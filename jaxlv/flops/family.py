@@ -1,4 +1,4 @@
-"""Architectures by name: the Qwen2.5 family as its config.json files have it, a folder, or a hub id. No weights are read."""
+"""Architectures by name: the Qwen2.5 family as in its config.json files, a folder, or a hub id. No weights are read."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ FAMILY: Mapping[str, ModelConfig] = {
 
 
 def architecture(name: str) -> ModelConfig:
-    """The architecture of a built-in name, "embedded", a model folder, or a hub id (of which config.json is fetched)."""
+    """Returns the architecture of a built-in name, "embedded", a model folder, or a hub id (from which config.json is
+    fetched).
+    """
     known = FAMILY.get(name.lower().removeprefix("qwen/").removesuffix("-instruct"))
     if known is not None:
         return known

@@ -1,14 +1,14 @@
-"""A FLOP budget that is enforced: every piece of work is reserved before it runs and committed after it has.
+"""A FLOP budget that is enforced: every piece of work is reserved before it runs and committed afterwards.
 
 The ledger is a file of JSON lines, each on disk before the work that it announces begins. Its first line fixes the budget,
 the convention in which it is counted, the model, what is held back for the final evaluation, the envelopes of phases, and
 whether repeats after interruptions are paid within the budget or beyond it. The others are reservations and commits of
 events with their shapes, so that any convention can be recomputed later, and results that were kept. Totals are never
-stored: they are the replay of the file (jaxlv.flops.account). Work that was reserved and never committed, because the
-process died, is counted as executed and shown as uncertain.
+stored: they are computed by replaying the file (jaxlv.flops.account). Work that was reserved and never committed, because
+the process died, is counted as executed and shown as uncertain.
 
 Lines are chained by hash. With each commit and each kept result the head of the chain is written to a file beside the ledger
-and, if the ledger lies elsewhere, to one in the folder of the run (jaxlv.storage.chain).
+and, if the ledger is in another folder, to one in the folder of the run (jaxlv.storage.chain).
 """
 
 from __future__ import annotations
@@ -40,26 +40,26 @@ class BudgetExceeded(JaxlvError):
 
 
 def other_terms(path: Path) -> JaxlvError:
-    """The error for a ledger that began with other terms."""
+    """Returns the error for a ledger that began with other terms."""
     return JaxlvError("the budget is not the one that the ledger began with", where=path, hint="begin a new one")
 
 
 class Ledger:
-    """The ledger in a file, open for writing by one process at a time; use it with `with`."""
+    """The ledger in a file, open for writing by one process at a time; use it in a `with` statement."""
 
     def __init__(
         self, path: Path, terms: Terms | None = None, run: str = "run", *, writes: bool = True, head: Path | None = None
     ):
-        """Begin a ledger with `terms`, or go on with the one in `path`, whose terms then hold. `head` is a head file of the
-        run's own, beside that of the ledger.
+        """Begins a ledger with `terms`, or continues the one in `path`, whose terms then hold. `head` is the run's own head
+        file, in addition to the ledger's.
 
         Raises JaxlvError if another process has it open, if it is damaged before its last line, if lines are missing that a
-        head knows of (all of them, if it was deleted), and if `terms` are not those that it began with. With `writes` False
-        (processes other than the first) nothing is written.
+        head knows of (all of them, if it was deleted), or if it began with other terms than `terms`. If `writes` is False
+        (in processes other than the first) nothing is written.
         """
         self.path, self.run, self.writes = Path(path), run, writes
         self._chain: Chain | None = None
-        self._heads: dict[str, Path] = {}  # of runs, beside that of the ledger
+        self._heads: dict[str, Path] = {}  # of runs, in addition to the ledger's
         self.book = self._open(terms, head) if writes else read_book(self.path, filter(None, [head]))
         try:
             if terms is not None and terms != self.terms:
@@ -71,7 +71,7 @@ class Ledger:
         self._before = Counter(self.book.attempts)  # attempts of each run before this one
 
     def follow(self, run: str, head: Path | None) -> None:
-        """Keep the head in a file of a run's own, too. Raises JaxlvError if the ledger lacks lines that this knows of."""
+        """Also keeps the head in a run's own file. Raises JaxlvError if the ledger lacks lines that this file knows of."""
         if self._chain is not None:
             if head is not None and head != head_of(self.path):
                 self._chain.expect(head)
@@ -90,7 +90,7 @@ class Ledger:
 
     def _open(self, terms: Terms | None, head: Path | None) -> Book:
         if terms is None and not is_there(self.path):
-            return read_book(self.path)  # raises: there is nothing to go on with
+            return read_book(self.path)  # raises: there is nothing to continue
         reader = Reader(self.path)
         self._chain = Chain(self.path, reader, filter(None, [head]))
         try:
@@ -107,7 +107,7 @@ class Ledger:
     # ------------------------------------------------------------------------------- reserve, run, commit
 
     def reserve(self, event: Event, phase: str, run: str = "", purpose: str = "") -> Entry:
-        """Announce work of a run, by default the ledger's own, before it runs; raises BudgetExceeded if it does not fit.
+        """Announces work of a run (by default the ledger's own) before it runs; raises BudgetExceeded if it does not fit.
 
         `purpose` names the result that it is for. What an earlier attempt has paid for is a repeat (jaxlv.flops.account).
         """
@@ -138,7 +138,7 @@ class Ledger:
         return Entry(len(self.entries), run, self._before[run] + 1, phase, event, flops, purpose=purpose, kept=kept)
 
     def commit(self, entry: Entry, measured: Event | None = None) -> None:
-        """Say that reserved work has run, as reserved or as `measured`, which must not cost more."""
+        """Records that reserved work has run, as reserved or as `measured`, which must not cost more."""
         event = measured or entry.event
         flops = event.flops(self.terms.model, self.terms.convention)
         if flops > entry.flops or not is_part(event, entry.reserved):
@@ -149,19 +149,19 @@ class Ledger:
         self._mark(entry.run)
 
     def keep(self, phase: str, purpose: str, run: str = "") -> None:
-        """Say that the result of a purpose is on disk: the same work from here on is more work, not a repeat."""
+        """Records that the result of a purpose is on disk: from here on, the same work is more work, not a repeat."""
         run = run or self.run
         self._write({"keep": purpose, "run": run, "phase": phase})
         self.book.kept[run, phase, purpose] += 1
         self._mark(run)
 
     def left(self, phase: str) -> int:
-        """FLOPs that may still be spent in a phase."""
+        """Returns the FLOPs that may still be spent in a phase."""
         return self.book.account.left(phase)
 
     def fitting(self, events: Sequence[Event], phase: str, runs: Sequence[str] = ()) -> int:
-        """How many times (their common `count`, at most) all the events fit together. Each is of one of `runs`, by default
-        of the ledger's own.
+        """Returns how many times, up to their common `count`, all the events fit together. Each belongs to one of `runs`, by
+        default to the ledger's own.
         """
         runs, most, left = runs or [""] * len(events), events[0].count, self.left(phase)
 
@@ -171,15 +171,15 @@ class Ledger:
             entries = (self._entry(*one[:2], phase, one[2]) for one in zip(some, prices, runs, strict=True))
             return sum(map(self.book.account.need, entries, prices))
 
-        # The more times, the more it takes: the first number that does not fit is found by halving.
+        # More repetitions need more FLOPs, so the first number that does not fit is found by bisection.
         return bisect.bisect_right(range(1, most + 1), left, key=need)
 
     def totals(self) -> Totals:
-        """What has been spent, in the budget's convention."""
+        """Returns what has been spent, in the budget's convention."""
         return self.book.account.totals()
 
     def bought(self) -> str:
-        """What the budget has bought, in words."""
+        """Returns in words what the budget has bought."""
         steps = sum(entry.event.count for entry in self.entries if entry.event.kind == "train_step")
         spent, budget = self.totals().executed, self.terms.budget
         share = f" ({spent / budget:.1%})" if budget else ""
@@ -192,13 +192,13 @@ class Ledger:
             self._chain.add(record)
 
     def _mark(self, run: str) -> None:
-        """Write the head beside the ledger, and that in a run's folder."""
+        """Writes the head beside the ledger, and the one in a run's folder."""
         if self._chain is not None:
             for place in filter(None, (head_of(self.path), self._heads.get(run))):
                 self._chain.mark(place)
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Closes the files."""
         if self._chain is not None:
             self._chain.close()
 
@@ -210,29 +210,29 @@ class Ledger:
 
 
 class Payer(Protocol):
-    """What work is paid by."""
+    """What pays for work."""
 
     def spend(self, kind: Kind, **shape: Any) -> contextlib.AbstractContextManager[dict[str, Any]]:
-        """Reserve work, run it in the body, commit it; what the body puts into the dictionary replaces the shape."""
+        """Reserves work, runs it in the body, commits it; what the body puts into the dictionary replaces the shape."""
 
 
 @dataclass(frozen=True)
 class Meter:
-    """A ledger as the code that does the work sees it: of one run and phase, with the model's adapters filled in."""
+    """A ledger as the code that does the work sees it: for one run and phase, with the model's adapters filled in."""
 
     ledger: Ledger
     phase: str
     template: Event
-    run: str = ""  # "" = the ledger's own
+    run: str = ""  # "" means the ledger's own
     purpose: str = ""  # the result that the work is for
 
     def event(self, kind: Kind, **shape: Any) -> Event:
-        """An event of this meter's model."""
+        """Returns an event of this meter's model."""
         return self.template.of_kind(kind, **shape)
 
     @contextlib.contextmanager
     def spend(self, kind: Kind, **shape: Any) -> Iterator[dict[str, Any]]:
-        """Reserve work, run it in the body, commit it; what the body puts into the dictionary replaces the shape."""
+        """Reserves work, runs it in the body, commits it; what the body puts into the dictionary replaces the shape."""
         entry = self.ledger.reserve(self.event(kind, **shape), self.phase, self.run, self.purpose)
         measured: dict[str, Any] = {}
         yield measured

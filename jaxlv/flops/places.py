@@ -13,7 +13,7 @@ from jaxlv.flops.counting.scopes import Scope
 
 OTHER = "other"
 
-# Scopes as flax and jax.named_scope write them into the program, innermost match wins: (pattern, component).
+# Scopes as flax and jax.named_scope write them into the program, (pattern, component); the innermost match wins.
 SCOPES = tuple(
     (re.compile(pattern), component)
     for pattern, component in (
@@ -39,7 +39,7 @@ SCOPES = tuple(
 
 
 class Place(NamedTuple):
-    """Where in the model an operation stands."""
+    """Where in the model an operation belongs."""
 
     component: str
     phase: str  # forward, backward or recomputed
@@ -53,7 +53,7 @@ Tallies = dict[Place, Tally]
 
 @functools.lru_cache(maxsize=65536)
 def place(scope: Scope) -> Place:
-    """The component that a scope names. One called "backward", as in a derivative written by hand, is a backward pass."""
+    """Returns the component of a scope. One called "backward", as in a hand-written derivative, is a backward pass."""
     path = str(scope)
     best, component = -1, OTHER
     for pattern, name in SCOPES:
@@ -64,7 +64,7 @@ def place(scope: Scope) -> Place:
 
 
 def placed(tallies: Mapping[Scope, Tally]) -> Tallies:
-    """Counts by scope as counts by component and phase."""
+    """Returns counts by component and phase from counts by scope."""
     found: Tallies = {}
     for scope, tally in tallies.items():
         found.setdefault(place(scope), Tally()).update(tally)
@@ -72,15 +72,15 @@ def placed(tallies: Mapping[Scope, Tally]) -> Tallies:
 
 
 def total(tallies: Tallies) -> Tally:
-    """The sum over all places."""
+    """Returns the sum over all places."""
     return operations.total(tallies.values())
 
 
 def products(tallies: Tallies) -> dict[tuple[str, str], int]:
-    """{(component, phase): FLOPs of matrix products}, without zeros."""
+    """Returns {(component, phase): FLOPs of matrix products}, without zeros."""
     return marked(tallies, operations.PRODUCT)
 
 
 def marked(tallies: Tallies, mark: str) -> dict[tuple[str, str], int]:
-    """{(component, phase): FLOPs of the products with a mark, "dot padded" or "dot repeated"}, without zeros."""
+    """Returns {(component, phase): FLOPs of the products with a mark, "dot padded" or "dot repeated"}, without zeros."""
     return {(where.component, where.phase): tally[mark] for where, tally in tallies.items() if tally[mark]}

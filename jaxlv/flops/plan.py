@@ -20,20 +20,22 @@ LARGE = 1 << 30  # more tokens than a vocabulary has
 
 @dataclass(frozen=True)
 class Planned:
-    """A phase of a run: its name and the events that it consists of."""
+    """A phase of a run: its name and its events."""
 
     name: str
     events: tuple[Event, ...]
 
     def flops(self, model: ModelConfig, convention: str) -> int:
-        """Its price."""
+        """Returns its price."""
         return sum(event.flops(model, convention) for event in self.events)
 
 
 def drawing(
     config: RunConfig, step: Event, context: int, horizon: int, samples: int, batch: int, variables: int = 2
 ) -> Event:
-    """A batch of forecasts of `batch` series, at its longest; `step` is an event of the model (jaxlv.runs.run.event_of)."""
+    """Returns a batch of forecasts of `batch` series, at its longest; `step` is an event of the model
+    (jaxlv.runs.run.event_of).
+    """
     prompt = padded(context * variables * (config.codec.decimals + 3))
     most = horizon * longest_step(variables, config.codec.decimals, DIGITS)
     head = "alphabet" if config.sampling.grammar else step.head
@@ -43,7 +45,7 @@ def drawing(
 
 
 def validation(config: RunConfig, step: Event, steps: int, variables: int = 2) -> tuple[Event, ...]:
-    """One validation of a run of `steps`-step series: the windows, and the forecasts where there are some."""
+    """Returns one validation of a run of `steps`-step series: the windows, and the forecasts if it makes any."""
     t, e = config.train, config.evaluate
     read = step.of_kind("validation", count=-(-t.validation_windows // t.batch_size))
     if not t.forecast_series:
@@ -55,7 +57,7 @@ def validation(config: RunConfig, step: Event, steps: int, variables: int = 2) -
 
 
 def training(config: RunConfig, step: Event, steps: int, variables: int = 2) -> list[Planned]:
-    """The training of a run of `steps`-step series and its validations."""
+    """Returns the training of a run of `steps`-step series and its validations."""
     t = config.train
     times = 0 if not t.validate_every else t.steps // t.validate_every + (t.steps % t.validate_every > 0)
     found = [Planned(f"training, {t.steps} steps", (replace(step, count=t.steps),))]
@@ -67,7 +69,8 @@ def training(config: RunConfig, step: Event, steps: int, variables: int = 2) -> 
 
 
 def phases(config: RunConfig, step: Event, test_series: int, steps: int, variables: int = 2) -> list[Planned]:
-    """The phases of a run of `steps`-step series: training, validation, and the final evaluation with and without a cache.
+    """Returns the phases of a run of `steps`-step series: training, validation, and the final evaluation with and without a
+    cache.
 
     `step` is an event of the config's model (jaxlv.runs.run.event_of). Generations are priced at their longest, as a ledger
     reserves them. The evaluation draws its samples from the tuned and from the untuned model.
@@ -92,5 +95,5 @@ def phases(config: RunConfig, step: Event, test_series: int, steps: int, variabl
 
 
 def steps_bought(step: Event, model: ModelConfig, conventions: Sequence[str], budget: float) -> dict[str, int]:
-    """{convention: train steps that the budget buys}, and nothing else."""
+    """Returns {convention: train steps that the whole budget buys}."""
     return {name: int(budget // step.flops(model, name)) for name in conventions}

@@ -25,7 +25,7 @@ HEADS = {"adapters": "frozen", "bias": "bias", "head": "full", "full": "frozen"}
 
 
 class Program(NamedTuple):
-    """A function and its abstract arguments: what `jax.jit(function).lower(*arguments)` takes."""
+    """A function and its abstract arguments, as `jax.jit(function).lower(*arguments)` takes them."""
 
     name: str
     function: Callable
@@ -33,12 +33,14 @@ class Program(NamedTuple):
 
 
 def shape(*sizes: int, dtype: Any = np.int32) -> jax.ShapeDtypeStruct:
-    """An abstract array."""
+    """Returns an abstract array."""
     return jax.ShapeDtypeStruct(sizes, dtype)
 
 
 def variables_of(work: Work, model: Qwen2) -> dict[str, Any]:
-    """The abstract {"params": ..., "lora": ...} of a model with its adapters; without adapters the overlay is left out."""
+    """Returns the abstract {"params": ..., "lora": ...} of a model with its adapters; without adapters there is no
+    "lora".
+    """
     params = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32)))["params"]
     if not work.targets and work.train not in ("bias", "head"):
         return {"params": params}
@@ -53,12 +55,12 @@ def variables_of(work: Work, model: Qwen2) -> dict[str, Any]:
 
 
 def output_ids(work: Work) -> np.ndarray | None:
-    """Stand-ins for the token ids of the alphabet, where the head runs over it alone."""
+    """Returns stand-ins for the token ids of the alphabet, if the head runs over it alone; None otherwise."""
     return np.arange(len(SYMBOLS), dtype=np.int32) if work.head == "alphabet" else None
 
 
 def forward_program(work: Work, model: Qwen2) -> Program:
-    """Logits of every position."""
+    """Builds the program that computes the logits of every position."""
     ids_A = output_ids(work)
 
     def forward(variables, ids_BS):
@@ -69,7 +71,7 @@ def forward_program(work: Work, model: Qwen2) -> Program:
 
 
 def optimizer_of(update: Update) -> OptimizerConfig:
-    """Settings that make an optimiser of the same operations."""
+    """Returns settings that make an optimiser with the same operations."""
     return OptimizerConfig(
         update.name,
         schedule=update.schedule,
@@ -80,7 +82,7 @@ def optimizer_of(update: Update) -> OptimizerConfig:
 
 
 def train_program(work: Work, model: Qwen2, optimizer: OptimizerConfig | None = None) -> Program:
-    """The step that `jaxlv train` runs."""
+    """Builds the step that `jaxlv train` runs."""
     settings = optimizer or optimizer_of(work.update)
     variables = variables_of(work, model)
     made = make_optimizer(settings, 1)
@@ -92,8 +94,9 @@ def train_program(work: Work, model: Qwen2, optimizer: OptimizerConfig | None = 
 
 
 def decode_program(work: Work, model: Qwen2, new_tokens: int) -> Program:
-    """One token in each row, as the loop of steps/generate.py runs it in its last stage: behind prompts of `work.length`
-    tokens and a tail of `new_tokens` slots."""
+    """Builds the program of one token in each row, as the loop of steps/generate.py runs it in its last stage: after prompts
+    of `work.length` tokens and a tail of `new_tokens` slots.
+    """
     c, ids_A = model.config, output_ids(work)
 
     def segment(slots: int) -> Segment:

@@ -1,4 +1,4 @@
-"""Rows of formulas: what conventions are made of."""
+"""Rows of formulas, from which conventions are made."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class Row(NamedTuple):
     """A component's operations: primitives with their number, or one batch of matrix products, "batch | m, n, p". `times`
     and every number are formulas over the symbols of jaxlv/flops/work.py.
 
-    `when` says what has the row: every forward pass, one with a loss (training and validation), one with gradients
-    (training), an optimiser's step (once, whatever the number of its micro-batches), each turn of a generation's loop, or a
-    generation (once).
+    `when` says where the row occurs: in every forward pass, in one with a loss (training and validation), in one with
+    gradients (training), in an optimiser's step (once, whatever the number of its micro-batches), in each iteration of a
+    generation's loop, or once in a generation.
     """
 
     component: str
@@ -25,11 +25,11 @@ class Row(NamedTuple):
 
 
 def row(component: str, times: str = "1", phase: Phase = "forward", when: When = "always", **operations: str) -> Row:
-    """A row; the operations by name, `dot` for matrix products. What is not forward needs gradients."""
+    """Builds a row from operations by name, `dot` for matrix products. A phase other than forward needs gradients."""
     return Row(component, times, tuple(operations.items()), phase, when if phase == "forward" else "gradient")
 
 
-FANS = {  # (in, out) of the projections, every head with keys and values of its own: GQA priced as multi-head attention
+FANS = {  # (in, out) of the projections if every head had its own keys and values: GQA priced as multi-head attention
     "q": ("H", "N * D"),
     "k": ("H", "N * D"),
     "v": ("H", "N * D"),

@@ -1,4 +1,4 @@
-"""What an audit looks at: a program of the project's own, with what the formulas say of it by component and phase."""
+"""What an audit examines: one of the project's own programs, with what the formulas say of it by component and phase."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ Parts = dict[tuple[str, str], int]  # FLOPs by component and phase
 class Subject:
     """A program and its formulas.
 
-    `formula(convention)` gives the FLOPs of each component and phase, what is padded included; `padding` how much of the
-    products that is. Loops of unknown length run `trips` times. `inexact` names components whose operations on elements the
-    formulas do not give exactly, each with the reason.
+    `formula(convention)` gives the FLOPs of each component and phase, padding included; `padding` gives the products' share
+    of it. Loops of unknown length run `trips` times. `inexact` names components whose elementwise operations the formulas do
+    not give exactly, each with the reason.
     """
 
     program: Program
@@ -35,12 +35,12 @@ class Subject:
 
 
 def of_pass(program: Program, work: Work, part: table.Program) -> Subject:
-    """A forward pass, a pass with its loss, or a train step of `work`."""
+    """Returns the subject of a forward pass, a pass with its loss, or a train step of `work`."""
     return of_passes(program, [work], part)
 
 
 def of_passes(program: Program, works: list[Work], part: table.Program, inexact: Mapping[str, str] | None = None) -> Subject:
-    """The same pass of several runs in one program."""
+    """Returns the subject of the same pass of several runs in one program."""
 
     def formula(convention: str) -> Parts:
         sums: Counter[tuple[str, str]] = Counter()
@@ -57,9 +57,9 @@ def of_passes(program: Program, works: list[Work], part: table.Program, inexact:
 
 
 def of_work(work: Work) -> list[Subject]:
-    """The forward pass, the train step and one decode step of `work`, from shapes alone.
+    """Returns the forward pass, the train step and one decode step of `work`, from shapes alone.
 
-    The decode step stands behind a prompt of `work.length` tokens, with room for as many new ones.
+    The decode step follows a prompt of `work.length` tokens, with room for as many new ones.
     """
     model = Qwen2(work.model, jnp.dtype(work.dtype), work.kernel)
     plain = replace(work, train="adapters") if work.train == "head" else work

@@ -16,14 +16,14 @@ from jaxlv.flops.work import Work, symbols
 
 Program = Literal["forward", "loss", "train step"]
 PARTS: Mapping[str, tuple[When, ...]] = {"forward": ("always",), "loss": ("always", "loss")}  # of a pass without gradients
-GENERATION: tuple[When, ...] = ("token", "generation")  # rows that a loop of tokens has beside its passes
-PADDING = ", padding"  # ends the name of a row of what is executed because something is padded
+GENERATION: tuple[When, ...] = ("token", "generation")  # rows that a loop of tokens has in addition to its passes
+PADDING = ", padding"  # ends the name of a row for what is executed only because something is padded
 BUILTINS: dict[str, Any] = {"__builtins__": {}, "min": min, "max": max}  # what formulas may call
 
 
 @dataclass(frozen=True)
 class Counted:
-    """One row of a table: FLOPs of a component in a phase, with the formula that they come from."""
+    """One row of a table: FLOPs of a component in a phase, with their formula."""
 
     component: str
     phase: str
@@ -45,8 +45,8 @@ class Table:
     total_train_step: int
 
     def by_component(self, program: Program = "train step", merged: bool = False) -> dict[tuple[str, str], int]:
-        """{(component, phase): FLOPs} of a program, rows of the same component and phase together; components that cost 0
-        are left out. With `merged` what is padded is part of its component, as in a program's scopes.
+        """Returns {(component, phase): FLOPs} of a program, summed over rows; components that cost 0 are left out. If
+        `merged`, padding is part of its component, as in a program's scopes.
         """
         sums: Counter[tuple[str, str]] = Counter()
         for r in self.rows:
@@ -56,14 +56,14 @@ class Table:
 
     @property
     def padding(self) -> int:
-        """FLOPs of a train step that are executed only because something is padded."""
+        """The FLOPs of a train step that are executed only because something is padded."""
         return sum(row.count for row in self.rows if row.component.endswith(PADDING))
 
 
 def count(work: Work, convention: str) -> Table:
-    """The table of one training step of `work`; JaxlvError for a convention that does not exist.
+    """Returns the table of one training step of `work`; raises JaxlvError if there is no such convention.
 
-    A convention of what really runs counts what is padded too, in rows of its own ("q_proj lora A, padding").
+    A convention of what really runs counts padding too, in rows of its own ("q_proj lora A, padding").
     """
     chosen = find(convention)
     own, padded = symbols(work), symbols(work, padded=True)
@@ -89,17 +89,19 @@ def count(work: Work, convention: str) -> Table:
 
 
 def forward(work: Work, convention: str) -> int:
-    """FLOPs of one forward pass without a loss."""
+    """Returns the FLOPs of one forward pass without a loss."""
     return count(work, convention).total_forward
 
 
 def prefill(work: Work, convention: str) -> int:
-    """FLOPs of reading prompts of `work.length` tokens: the head runs at the last position of each row."""
+    """Returns the FLOPs of reading prompts of `work.length` tokens: the head runs at the last position of each row."""
     return forward(replace(work, last_only=True), convention)
 
 
 def decode(work: Work, cache: int, convention: str) -> int:
-    """FLOPs of one new token in each row, attending to `cache` earlier tokens (all slots of a cache of fixed size)."""
+    """Returns the FLOPs of one new token in each row, attending to `cache` earlier tokens (all slots of a cache of fixed
+    size).
+    """
     return forward(replace(work, length=1, cache=cache, last_only=True), convention)
 
 
@@ -113,12 +115,13 @@ def generation(
     stage: int = 0,
     samples: int = 1,
 ) -> int:
-    """FLOPs of `new_tokens` tokens behind prompts of `work.length`, `samples` continuations of each of `work.batch` prompts.
+    """Returns the FLOPs of `new_tokens` tokens after prompts of `work.length`, `samples` continuations of each of
+    `work.batch` prompts.
 
     With a cache: one prefill per prompt, whose last position gives the first token, then one decode step for each token.
-    `slots` are the tokens attended to beside the new one, reached from `work.length` in stages of `stage` (0: from the
-    start); None counts those that are there, a cache that grows. Without a cache every token costs a forward pass over the
-    whole text so far, with logits at its last position.
+    `slots` are the tokens attended to in addition to the new one, reached from `work.length` in stages of `stage` (0: from
+    the start); None counts those that exist, as in a cache that grows. Without a cache every token costs a forward pass over
+    the whole text so far, with logits at its last position.
     """
     rows = replace(work, batch=work.batch * samples, shared=work.length, samples=samples)
     if not cached:
@@ -131,7 +134,7 @@ def generation(
 
 
 def passes(work: Work, new_tokens: int, slots: int, stage: int, samples: int) -> list[tuple[Work, int]]:
-    """The forward passes of a generation and how often each is made: the prefill, then a token's by stages."""
+    """Returns the forward passes of a generation and how often each is made: the prefill, then a token's by stages."""
     rows = replace(work, batch=work.batch * samples, shared=work.length, samples=samples, length=1, last_only=True)
     made = [(replace(work, last_only=True), 1)]
     for first in range(0, new_tokens, stage or max(1, new_tokens)):
@@ -143,7 +146,7 @@ def passes(work: Work, new_tokens: int, slots: int, stage: int, samples: int) ->
 def generation_by_component(
     work: Work, new_tokens: int, convention: str, slots: int, stage: int, samples: int
 ) -> dict[tuple[str, str], int]:
-    """{(component, phase): FLOPs} of a generation with a cache, what is padded within its component."""
+    """Returns {(component, phase): FLOPs} of a generation with a cache; padding is part of its component."""
     made = passes(work, new_tokens, slots, stage, samples)
     rows = replace(work, batch=work.batch * samples, shared=work.length, samples=samples)
     sums = Counter({("sampling", "forward"): choosing(rows, new_tokens, _stages(work, slots, stage), convention)})
@@ -154,13 +157,13 @@ def generation_by_component(
 
 
 def _stages(work: Work, slots: int, stage: int) -> int:
-    """Loops of a generation's program, whether or not its tokens reach them."""
+    """Returns the number of loops in a generation's program, whether or not its tokens reach them."""
     return -(-(slots - work.length) // stage) if stage else 1
 
 
 def choosing(rows: Work, turns: int, stages: int, convention: str) -> int:
-    """FLOPs of choosing `turns` tokens in each row of a generation, and of what its loop keeps, by what the work says of its
-    drawing.
+    """Returns the FLOPs of choosing `turns` tokens in each row of a generation, and of its loop's bookkeeping, for the
+    sampling settings in `rows.drawing`.
     """
     chosen = find(convention)
     if rows.drawing.way == "unknown":
@@ -171,14 +174,14 @@ def choosing(rows: Work, turns: int, stages: int, convention: str) -> int:
 
 
 def find(name: str) -> Convention:
-    """The convention of a name."""
+    """Returns the convention of a name; raises JaxlvError if there is none."""
     if name not in CONVENTIONS:
         raise JaxlvError("unknown convention", where="flops", expected=", ".join(CONVENTIONS), found=name)
     return CONVENTIONS[name]
 
 
 def price(r: Row, convention: Convention, values: Mapping[str, int]) -> int:
-    """FLOPs of a row: how often it stands, times its primitives and products at the convention's prices."""
+    """Returns the FLOPs of a row: how often it occurs, times its primitives and products at the convention's prices."""
     total, times = 0, value(r.times, values)
     for name, text in r.operations if times else ():
         if name == "dot":
@@ -192,7 +195,9 @@ def price(r: Row, convention: Convention, values: Mapping[str, int]) -> int:
 
 
 def formula_of(r: Row, convention: Convention) -> str:
-    """A row's formula as text, over the symbols of jaxlv/flops/work.py; `dot(m, n, p)` stands for the product's price."""
+    """Returns a row's formula as text, over the symbols of jaxlv/flops/work.py; `dot(m, n, p)` stands for the product's
+    price.
+    """
     terms = []
     for name, text in r.operations:
         if name == "dot":
@@ -208,8 +213,8 @@ def formula_of(r: Row, convention: Convention) -> str:
 
 
 def value(text: str, values: Mapping[str, int]) -> int:
-    """The integer that a formula comes to."""
-    result: Any = eval(_compiled(text), BUILTINS, dict(values))  # only formulas of conventions.py come here
+    """Returns the integer value of a formula."""
+    result: Any = eval(_compiled(text), BUILTINS, dict(values))  # only formulas of conventions.py get here
     assert isinstance(result, int), text
     return result
 
@@ -226,7 +231,7 @@ def _dot(text: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _factor(text: str) -> str:
-    """A formula as a factor of another: in brackets if it is a sum."""
+    """Returns a formula as a factor of another: in brackets if it is a sum."""
     depth = 0
     for place, character in enumerate(text):
         depth += (character == "(") - (character == ")")

@@ -1,7 +1,7 @@
-"""What a program is compiled for: this machine's CPU, its CUDA device, or a CUDA device that is not there.
+"""What a program is compiled for: this machine's CPU, its CUDA device, or an absent CUDA device.
 
-Without a device XLA's CUDA compiler needs a description of one; it compiles the same program as on the machine, but for
-what only a run can choose: kernels are not timed against each other (autotuning). The compiler is an optional extra,
+Without a device XLA's CUDA compiler needs a description of one. It then compiles the same program as on the machine, except
+for what needs a run: kernels are not timed against each other (autotuning). The compiler is an optional extra,
 `jaxlv[cuda-compiler]`.
 """
 
@@ -15,7 +15,7 @@ from jax.sharding import SingleDeviceSharding
 
 from jaxlv.errors import JaxlvError
 
-# An H100 SXM as its data sheet has it, in the fields of XLA's GpuTargetConfigProto.
+# An H100 SXM as in its data sheet, in the fields of XLA's GpuTargetConfigProto.
 H100 = """
 gpu_device_info {
   cuda_compute_capability { major: 9 }
@@ -46,7 +46,7 @@ APART: dict[str, bool | int | str] = {"xla_gpu_dot_merger_threshold_mb": 0}
 
 
 class Target(NamedTuple):
-    """A place for a program's arguments, the compiler's options, and what it is in words."""
+    """A place for a program's arguments, the compiler's options, and a description in words."""
 
     sharding: SingleDeviceSharding
     options: dict[str, bool | int | str]
@@ -56,12 +56,12 @@ class Target(NamedTuple):
 
 
 def cpu() -> Target:
-    """This machine's CPU."""
+    """Returns this machine's CPU."""
     return Target(SingleDeviceSharding(jax.devices("cpu")[0]), {}, "this machine's CPU")
 
 
 def cuda() -> Target:
-    """The first CUDA device, or an H100 that is not there; JaxlvError where there is neither a device nor the compiler."""
+    """Returns the first CUDA device, or an absent H100; raises JaxlvError if there is neither a device nor the compiler."""
     try:
         device = jax.devices("cuda")[0]
         return Target(SingleDeviceSharding(device), APART, device.device_kind, "cuda")
@@ -69,17 +69,17 @@ def cuda() -> Target:
         pass
     from jax.experimental import topologies
 
-    os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")  # it asks the driver for the device's version
+    os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")  # that check would ask the driver for the device's version
     try:
         absent = topologies.get_topology_desc(platform="cuda", topology="1x1x1", target_config=H100).devices[0]
-    except Exception as fault:  # NotImplementedError without the plugin, XlaRuntimeError where it cannot be loaded
+    except Exception as fault:  # NotImplementedError without the plugin, XlaRuntimeError if it cannot be loaded
         reason = " ".join(str(fault).split())[:160]
         raise JaxlvError(
             f"no CUDA device here, and no compiler for one ({reason})",
             where="--backend cuda",
             hint='pip install "jaxlv[cuda-compiler]" and set JAX_PLATFORMS=cpu, or use --backend cpu',
         ) from None
-    jax.config.update("jax_enable_compilation_cache", False)  # what was compiled so cannot be read back
+    jax.config.update("jax_enable_compilation_cache", False)  # what was compiled for an absent device cannot be read back
     options = {**APART, "xla_gpu_autotune_level": 0}
     name = getattr(absent, "device_kind", "a CUDA device")
     return Target(SingleDeviceSharding(absent), options, f"{name}, which is not there", "cuda", False)

@@ -6,18 +6,18 @@ C  tokens attended to (S, or a cache)     N  query heads                 head   
 T  = B * S                                K  key/value heads             bias    1 if the head's bias trains
 Q  positions that the head runs at        D  head size                   q k v o gate up down
 M  = Q, or more if the loss pads          I  intermediate size                   1 if that projection is adapted
-G  chunks of the loss                     V  tokens of the head          x0 ... p0
+G  chunks of the loss                     V  outputs of the head         x0 ... p0
 R  rank                                   Y, U  tokens of the vocabulary         1 if the gradient reaches that input
-P  parameters but the embedding's             and of the alphabet                of layer 0 (see `symbols`)
+P  parameters except the embedding's          and of the alphabet                of layer 0 (see `symbols`)
 A  parameters of the adapters
 W  parameters that train, J arrays of     X  pairs of a query and a key      fused   1 if attention is one fused kernel,
    them; E of W in F vectors                 whose score is formed           dense   1 if it is not
 Z  keys whose place is looked at,         O  parts that the keys of a        half    1 if the model computes in a type
    of all sequences                          query are attended to in                narrower than float32
 
-adam, muon, clip, decay, skip, several and drop are 1 if the optimiser is Adam (or AdamW) or Muon, clips, decays weights,
-skips steps that are not finite, if a step has several micro-batches, and if there is dropout. `schedule` is the number of
-operations, on scalars, of a learning rate.
+adam, muon, clip, decay and skip are 1 if the optimiser is Adam (or AdamW), is Muon, clips, decays weights, skips steps that
+are not finite; several is 1 if a step has several micro-batches, drop if there is dropout. `schedule` is the number of
+scalar operations that compute a learning rate.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Train = Literal["adapters", "bias", "head", "full"]
 HeadKind = Literal["frozen", "trained", "alphabet"]
 LossKind = Literal["summed", "tokens", "both", "flat"]
 
-# Operations of a learning rate, by schedule and by whether it warms up: all are on scalars.
+# Operations of a learning rate, by schedule and by whether it warms up; all on scalars.
 SCHEDULES = {
     ("constant", False): 0, ("constant", True): 11, ("cosine", False): 15, ("cosine", True): 23, ("onecycle", False): 31,
     ("onecycle", True): 31,
@@ -47,18 +47,18 @@ SCHEDULES = {
 
 @dataclass(frozen=True)
 class Update:
-    """What of an optimiser's settings changes the operations of its step."""
+    """The optimiser settings that change the operations of a step."""
 
     name: Literal["adam", "adamw", "muon"] = "adam"
     clip: bool = False
     decay: bool = False
-    skip: bool = False  # of steps whose loss or gradient is not finite
+    skip: bool = False  # skips steps whose loss or gradient is not finite
     schedule: Literal["constant", "cosine", "onecycle"] = "constant"
     warmup: bool = False
 
     @classmethod
     def of(cls, config: OptimizerConfig, skip: bool = False) -> Update:
-        """The update of a config."""
+        """Returns the update of a config."""
         return cls(
             config.name, config.clip_norm > 0, config.weight_decay > 0, skip, config.schedule, config.warmup_steps > 0
         )
@@ -66,18 +66,18 @@ class Update:
 
 @dataclass(frozen=True)
 class Drawing:
-    """What of a sampler's settings changes the operations of a generation; "unknown": they are not counted."""
+    """The sampler settings that change the operations of a generation; "unknown": they are not counted."""
 
     way: Literal["unknown", "greedy", "drawn"] = "unknown"
     top_k: bool = False
     top_p: bool = False
     penalty: bool = False
     ends: int = 1  # tokens that end a sample
-    steps: bool = False  # a sample ends after some steps, too
+    steps: bool = False  # a sample also ends after some number of steps
 
     @classmethod
     def of(cls, config: SamplingConfig, outputs: int, ends: int, steps: bool) -> Drawing:
-        """The drawing of a config from so many outputs."""
+        """Returns the drawing of a config from `outputs` tokens."""
         greedy, top_k = config.temperature == 0, 0 < config.top_k < outputs
         penalty = config.repetition_penalty != 1
         return cls("greedy" if greedy else "drawn", top_k, config.top_p < 1, penalty, max(1, ends), steps)
@@ -87,8 +87,8 @@ class Drawing:
 class Work:
     """One forward pass, or a training step of `accumulate` micro-batches: `batch` rows of `length` new tokens each.
 
-    What is padded is executed, and only conventions of what really runs count it: a rank below that of the stack which it
-    trains in (`stack_rank`), and the tokens that an older version of the loss added ("flat").
+    Padding is executed, and only conventions of what really runs count it: a rank below that of the stack in which it trains
+    (`stack_rank`), and the tokens that an older version of the loss added ("flat").
     """
 
     model: ModelConfig
@@ -96,18 +96,18 @@ class Work:
     length: int
     rank: int = 8
     targets: tuple[str, ...] = ("q_proj", "v_proj")
-    head: HeadKind = "frozen"  # "alphabet": formed over the 13 symbols of the number format alone
-    train: Train = "adapters"  # "bias", "head": the adapters and that of the head; "full": every weight
-    kernel: str = "xla"  # of the attention: a key of jaxlv.model.attention.KERNELS
-    cache: int = 0  # tokens attended to beside the new ones
-    last_only: bool = False  # the head runs at each row's last position alone, as in a prefill
-    dtype: str = "float32"  # that the model computes in
+    head: HeadKind = "frozen"  # "alphabet": only over the 13 symbols of the number format
+    train: Train = "adapters"  # "bias", "head": the adapters and that part of the head; "full": every weight
+    kernel: str = "xla"  # attention kernel: a key of jaxlv.model.attention.KERNELS
+    cache: int = 0  # tokens attended to in addition to the new ones
+    last_only: bool = False  # the head runs only at each row's last position, as in a prefill
+    dtype: str = "float32"  # the type in which the model computes
     accumulate: int = 1
     dropout: bool = False
     update: Update = field(default_factory=Update)
     stack_rank: int = 0
-    loss: LossKind = "summed"  # or token by token, by one softmax or by both; "flat": summed, as by an older version
-    shared: int = 0  # of the cache: tokens of a prompt, which `samples` rows have in common
+    loss: LossKind = "summed"  # or token by token, by one softmax or by both; "flat": summed, as in an older version
+    shared: int = 0  # cached tokens of a prompt that `samples` rows share
     samples: int = 1
     drawing: Drawing = field(default_factory=Drawing)
 
@@ -130,12 +130,12 @@ class Work:
             object.__setattr__(self, "train", "head")
 
     def executed(self) -> Work:
-        """The work at the rank that it is executed at."""
+        """Returns the work at the rank at which it is executed."""
         return replace(self, rank=max(self.rank, self.stack_rank)) if self.rank else self
 
 
 def symbols(work: Work, padded: bool = False) -> dict[str, int]:
-    """The value of every symbol; with what pads the work if `padded`."""
+    """Returns the value of every symbol, including padding if `padded`."""
     if padded:
         work = work.executed()
     m = work.model
@@ -156,7 +156,7 @@ def symbols(work: Work, padded: bool = False) -> dict[str, int]:
 
 
 def _parameters(work: Work) -> dict[str, int]:
-    """Numbers and arrays that train, and what of them."""
+    """Returns the numbers and arrays that train, and which kinds do."""
     m = work.model
     H, L, N, K, D = m.hidden_size, m.num_hidden_layers, m.num_attention_heads, m.num_key_value_heads, m.head_dim
     FF, Y, untied = m.intermediate_size, m.vocab_size, int(not m.tie_word_embeddings)
@@ -179,7 +179,7 @@ def _parameters(work: Work) -> dict[str, int]:
 
 
 def _attention(work: Work) -> dict[str, int]:
-    """Pairs of queries and keys."""
+    """Returns the pairs of queries and keys."""
     blocks = key_blocks(work.length, work.length + work.cache, work.kernel)
     keys = work.batch * sum(keys for _, keys in blocks)
     if work.cache:  # a prompt, once for all its samples; a tail of each row; the new tokens
@@ -192,21 +192,21 @@ def _attention(work: Work) -> dict[str, int]:
 
 
 def _reached(work: Work) -> dict[str, int]:
-    """Where gradients are formed: the gradient with respect to a tensor is, only if a trained weight stands before it. In
-    every layer but the first the input depends on an adapter (t); in the first nothing does up to the first adapted product.
+    """Returns where gradients are formed: with respect to a tensor only if a trained weight comes before it. In every layer
+    except the first the input depends on an adapter (t); in the first nothing does before the first adapted product.
     """
-    x0 = int(work.train == "full")  # the layer's input: it depends on the embedding alone
+    x0 = int(work.train == "full")  # the layer's input depends only on the embedding
     q0, k0, v0 = (x0 | (f"{name}_proj" in work.targets) for name in "qkv")
     s0 = q0 | k0  # scores
     a0 = s0 | v0  # weighted sum
-    m0 = a0 | ("o_proj" in work.targets)  # what the MLP takes
-    p0 = m0 | ("gate_proj" in work.targets) | ("up_proj" in work.targets)  # what the down projection takes
+    m0 = a0 | ("o_proj" in work.targets)  # the MLP's input
+    p0 = m0 | ("gate_proj" in work.targets) | ("up_proj" in work.targets)  # the down projection's input
     t = p0 | ("down_proj" in work.targets)
     return {"x0": x0, "q0": q0, "k0": k0, "v0": v0, "s0": s0, "a0": a0, "m0": m0, "p0": p0, "t": t}
 
 
 def _update(work: Work) -> dict[str, int]:
-    """The optimiser."""
+    """Returns the symbols of the optimiser."""
     u = work.update
     return {
         "adam": int(u.name != "muon"), "muon": int(u.name == "muon"), "clip": int(u.clip), "decay": int(u.decay),
@@ -216,7 +216,9 @@ def _update(work: Work) -> dict[str, int]:
 
 
 def _drawing(work: Work, outputs: int) -> dict[str, int]:
-    """The choice of tokens; `turns` and `stages` are a generation's (jaxlv.flops.table.generation)."""
+    """Returns the symbols of token sampling; `turns` and `stages` are set for a generation
+    (jaxlv.flops.table.generation).
+    """
     d = work.drawing
     return {
         "greedy": int(d.way == "greedy"), "drawn": int(d.way == "drawn"), "least": int(d.top_k), "nucleus": int(d.top_p),
@@ -227,6 +229,6 @@ def _drawing(work: Work, outputs: int) -> dict[str, int]:
 
 
 def _padded(tokens: int, outputs: int) -> int:
-    """Tokens whose logits the loss formed when its chunks were all a power of two of tokens."""
+    """Returns the number of tokens whose logits the loss formed when its chunks all had a power of two of tokens."""
     chunk = min(tokens, 1 << max(0, (CHUNK_LOGITS // outputs).bit_length() - 1))
     return -(-tokens // chunk) * chunk

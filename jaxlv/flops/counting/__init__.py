@@ -1,4 +1,4 @@
-"""Operations of any JAX function, counted in its jaxpr, in the HLO that XLA makes of it, and by XLA itself.
+"""Operations of any JAX function, counted in its jaxpr, in the HLO that XLA compiles it to, and by XLA itself.
 
-Nothing here knows this project's models; jax and numpy are all that is imported.
+Nothing here knows this project's models; only jax and numpy are imported.
 """

@@ -1,9 +1,9 @@
-"""What a program asks for that a compiler need not execute, and what it gets without having asked.
+"""Finds what a program asks for that a compiler need not execute, and what it executes without being asked.
 
 Values are numbered as in hlo_values.py: by the primitive, its parameters and the numbers of its operands. An equation with
-the number of an earlier one asks "again" (a common subexpression), and so does one within a loop, in each turn but the
-first, if it depends on nothing that the loop changes. An operation on constants alone, one that leaves a number
-as it is (x + 0, x * 1), and one of two scalings by constants in a row are "folded". Primitives that only move numbers may be
+the number of an earlier one asks "again" (a common subexpression); so does one within a loop, in every iteration except the
+first, if it depends on nothing that the loop changes. An operation on constants alone, one that leaves a number unchanged (x
++ 0, x * 1), and one of two consecutive scalings by constants are "folded". Primitives that only move numbers may be
 "lowered" to operations on their indices.
 """
 
@@ -26,21 +26,21 @@ from jaxlv.flops.counting.operations import AGAIN, FOLDED, LOWERED, PRIMITIVES, 
 from jaxlv.flops.counting.primitives import Equation, rule
 from jaxlv.flops.counting.scopes import Scope, of_stack
 
-# The same value for the compiler; what stands behind a barrier is the same, too, but may be computed once more.
+# The same value for the compiler. A value after a barrier is the same too, but may be computed once more.
 SAME = ("stop_gradient", "copy", "copy_p", "name", "optimization_barrier", "sharding_constraint", "pvary")
 SPREAD = ("broadcast_in_dim", "reshape", "squeeze", "convert_element_type", "expand_dims", "transpose")
-# The same numbers in the same order, if there are as many of them as before: maxima of one number each, too.
+# The same numbers in the same order if there are as many as before; a maximum of one number counts too.
 RESHAPED = (
     "reshape", "squeeze", "expand_dims", "broadcast_in_dim", "pad", "slice", "reduce_max", "reduce_min", "reduce_sum",
 )  # fmt: skip
-NEUTRAL: Mapping[str, tuple[float, ...]] = {  # the number that changes nothing, on either side or on the right alone
+NEUTRAL: Mapping[str, tuple[float, ...]] = {  # the number that changes nothing, on either side or only on the right
     "add": (0,), "add_any": (0,), "sub": (0,), "mul": (1,), "div": (1,), "max": (-np.inf,), "min": (np.inf,),
     "and": (True,), "or": (False,), "xor": (0,), "pow": (1,),
 }  # fmt: skip
-COMBINING = ("scatter", "reduce", "select_and_scatter")  # which hold a jaxpr on scalars
+COMBINING = ("scatter", "reduce", "select_and_scatter")  # these hold a jaxpr on scalars
 RIGHT = ("sub", "div", "pow")
 SCALING = ("mul", "div")
-EVALUATED: Mapping[str, Callable[..., Any]] = {  # of constants
+EVALUATED: Mapping[str, Callable[..., Any]] = {  # on constants
     "add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "neg": np.negative, "square": np.square,
     "pow": np.power, "sqrt": np.sqrt, "exp": np.exp, "log": np.log, "max": np.maximum, "min": np.minimum, "abs": np.abs,
     "and": np.bitwise_and, "or": np.bitwise_or, "not": np.logical_not, "gt": np.greater, "ge": np.greater_equal,
@@ -49,7 +49,7 @@ EVALUATED: Mapping[str, Callable[..., Any]] = {  # of constants
 
 
 def spared(closed: Any, trips: int | Mapping[str, int] | None = None, loops_once: bool = False) -> dict[Scope, Tally]:
-    """Tallies of a closed jaxpr by scope, of nothing but marked operations: "add again", "mul folded", "integer lowered".
+    """Returns tallies of a closed jaxpr by scope, of marked operations only: "add again", "mul folded", "integer lowered".
 
     `loops_once` counts the body of a loop once, as in jaxpr.py.
     """
@@ -74,32 +74,32 @@ class _Walk:
         self.trips, self.loops_once = trips, loops_once
         self.found: dict[Scope, Tally] = {}
         self.numbers: dict[Any, int] = {}
-        self.constants: dict[int, Any] = {}  # values that depend on no argument; of those of one number, that number
+        self.constants: dict[int, Any] = {}  # values without arguments; if all elements are one number, that number
         self.seen: set[int] = set()
         self.scaled: dict[int, _Scaling] = {}  # values with a constant factor, by the equation that gave it to them
         self.single: set[int] = (
             set()
-        )  # a reduction of one number, and what follows: known to be equal, but not to every compiler
-        self.empty: set[int] = set()  # what is scattered into zeros
-        self.varies: dict[int, frozenset[int]] = {}  # the loops whose turns give a value different numbers
-        self.turns: list[tuple[int, int]] = []  # of the loops around, by number
+        )  # results of reducing one number, and what follows from them: equal to it, but not every compiler knows
+        self.empty: set[int] = set()  # results of scattering into zeros
+        self.varies: dict[int, frozenset[int]] = {}  # the loops whose iterations give a value different numbers
+        self.turns: list[tuple[int, int]] = []  # (number, iterations) of each loop around
         self.begun = 0
         self.last = -1
 
     def fresh(self, of: Sequence[int] = (), loop: int | None = None) -> int:
-        """A number for a value of which nothing is known but the values that it is made of, and a loop that changes it."""
+        """Returns a new number for a value of which only its operands are known, and a loop that changes it."""
         self.last += 1
         self.varies[self.last] = frozenset(() if loop is None else (loop,)).union(*(self.varies[number] for number in of))
         return self.last
 
     def number(self, key: Any, of: Sequence[int] = ()) -> int:
-        """The number of a value that a key determines, made of other ones."""
+        """Returns the number of a value that a key determines, made from other values."""
         if key not in self.numbers:
             self.numbers[key] = self.fresh(of)
         return self.numbers[key]
 
     def constant(self, value: Any) -> int:
-        """The number of a constant."""
+        """Returns the number of a constant."""
         one = None
         if np.size(value) == 1 and np.issubdtype(np.asarray(value).dtype.type, np.generic):
             plain = np.ravel(np.asarray(value))[0]
@@ -140,7 +140,7 @@ class _Walk:
         if name in CALLS and CALLS[name] in params:
             return self.inside(params[CALLS[name]], ins, stack, times)
         if name == "scan":
-            if params["length"] == 1:  # which no compiler leaves a loop
+            if params["length"] == 1:  # every compiler unrolls such a loop
                 return self.inside(params["jaxpr"], ins, stack, times)
             return self.scan(params, ins, stack, times)
         elif name == "while":
@@ -158,13 +158,15 @@ class _Walk:
         return [self.fresh(ins) for _ in equation.outvars]
 
     def turn(self, closed: Any, ins: list[int], stack: str, times: int, trips: int, loop: int) -> None:
-        """Walks a jaxpr that a loop runs in each of its turns."""
+        """Walks a jaxpr that a loop runs in each iteration."""
         self.turns.append((loop, trips))
         self.inside(closed, ins, stack, times * trips)
         self.turns.pop()
 
     def carried(self, closed: Any, consts: int, ins: Sequence[int], loop: int | None) -> list[int]:
-        """Numbers of what a loop carries in its turns or, with None, leaves behind. What is handed on stays what it is."""
+        """Returns the numbers of what a loop carries during its iterations or, if `loop` is None, leaves behind. What the
+        body passes on unchanged keeps its number.
+        """
         body = _open(closed)
         pairs = zip(ins, body.invars[consts:], body.outvars, strict=False)
         return [number if into is out else self.fresh([number], loop) for number, into, out in pairs]
@@ -186,7 +188,7 @@ class _Walk:
         return [*self.carried(closed, consts, starts, None), *(self.fresh(ins) for _ in range(stacked))]
 
     def loop(self, equation: Any, ins: list[int], stack: str, times: int) -> list[int]:
-        """Walks a while loop, its condition once more than its body; returns the numbers of its results."""
+        """Walks a while loop, its condition once more often than its body; returns the numbers of its results."""
         params, trips = equation.params, 1 if self.loops_once else self.trips.named(_scope(stack), ())
         if trips is None:
             trips = turns.written(equation)
@@ -201,7 +203,7 @@ class _Walk:
         return self.carried(body, does, starts, None)
 
     def plain(self, equation: Any, ins: list[int], stack: str, times: int) -> list[int]:
-        """Numbers the results of an equation without a jaxpr, and notes what of it can be left out."""
+        """Numbers the results of an equation without a jaxpr, and notes which of its operations can be left out."""
         name = "integer_pow 2" if equation.primitive.name == "square" else equation.primitive.name
         if name == "integer_pow":
             if equation.params["y"] == 1:
@@ -234,7 +236,9 @@ class _Walk:
         return made if neutral is None or fixed else [neutral]
 
     def made(self, name: str, equation: Any, ins: Sequence[int]) -> list[int]:
-        """The numbers of an equation's results. Shapes do not tell elementwise results of as many elements apart."""
+        """Returns the numbers of an equation's results. Elementwise results with equally many elements are not distinguished
+        by shape.
+        """
         out = [v.aval for v in equation.outvars]
         if name in RESHAPED and math.prod(equation.invars[0].aval.shape) == out[0].size:
             return list(ins[:1])
@@ -249,7 +253,7 @@ class _Walk:
         return [self.number((name, settings, tuple(ins), i), ins) for i in range(len(out))]
 
     def evaluated(self, one: _Scaling, ins: Sequence[int]) -> Any:
-        """The one number that all elements of a result of constants have, None if that is not known."""
+        """Returns the one number that all elements of a result of constants have; None if it is not known."""
         name = one.equation.primitive.name
         values = [self.constants[number] for number in ins]
         if name == "iota":
@@ -262,10 +266,10 @@ class _Walk:
             return EVALUATED[name](*values).item() if name in EVALUATED else None
 
     def neutral(self, name: str, ins: Sequence[int]) -> int | None:
-        """The operand that an operation leaves as it is, None if it changes it."""
+        """Returns the operand that an operation leaves unchanged; None if it changes both."""
         if name == "select_n" and isinstance(chosen := self.constants.get(ins[0]), (bool, int)):
             return ins[1 + int(chosen)]
-        if name in ("add", "add_any") and not self.empty.isdisjoint(ins):  # a scatter into nothing goes into the other side
+        if name in ("add", "add_any") and not self.empty.isdisjoint(ins):  # a scatter into zeros goes into the other side
             return self.fresh()
         if name not in NEUTRAL or len(ins) != 2:
             return None
@@ -275,7 +279,9 @@ class _Walk:
         return None
 
     def factors(self, one: _Scaling, ins: Sequence[int], made: int) -> None:
-        """Notes a scaling by a constant that can be joined with another one: the product of x * 2 and y / 3 needs one."""
+        """Notes a scaling by a constant that can be merged with another one: the product of x * 2 and y / 3 needs
+        only one.
+        """
         name = one.equation.primitive.name
         have = [self.scaled[number] for number in ins if number in self.scaled]
         if name in SCALING and any(number in self.constants for number in ins):
@@ -289,14 +295,14 @@ class _Walk:
             self.scaled[made] = have[0]
 
     def lowered(self, one: _Scaling) -> None:
-        """Notes what JAX makes of a primitive beyond its price."""
+        """Notes the operations that JAX's lowering of a primitive needs beyond its price."""
         tally = lowering(self.facts(one.equation))
         if tally:
             marked = {name + LOWERED: number * one.times for name, number in tally.items()}
             self.found.setdefault(_scope(one.stack), Tally()).update(marked)
 
     def facts(self, equation: Any) -> Equation:
-        """An equation as the rules see it."""
+        """Returns an equation as the rules see it."""
         ins, outs = (tuple(v.aval for v in side) for side in (equation.invars, equation.outvars))
         return Equation(equation.primitive.name, equation.params, ins, outs, {}, self.loops_once)
 
@@ -319,7 +325,7 @@ def _open(jaxpr: Any) -> Any:
 
 
 def _in_order(permutation: Sequence[int], shape: Sequence[int]) -> bool:
-    """Does a transposition move dimensions of one element alone?"""
+    """Tells whether a transposition moves only dimensions of one element."""
     moved = [axis for axis in permutation if shape[axis] > 1]
     return moved == sorted(moved)
 

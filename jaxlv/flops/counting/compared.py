@@ -1,14 +1,15 @@
 """How far the elementwise work of a compiled program may be from what was asked for: a rule without a tolerance.
 
 XLA changes what it executes, but each change leaves a trace. In the compiled text: an operation that several fusions repeat,
-a reciprocal that stands for many divisions, indices, partial sums (" repeated", " added": hlo.py). In the jaxpr: what is
-asked for twice, what constants decide (" again", " folded": again.py), and what JAX makes of a primitive (" lowered"). So
+a reciprocal that replaces many divisions, indices, partial sums (" repeated", " added": hlo.py). In the jaxpr: what is asked
+for twice, what constants decide (" again", " folded": again.py), and what JAX's lowering adds to a primitive (" lowered").
+So
 
     executed - repeated - added  <=  asked - again + lowered            nothing is computed that nobody asked for
     executed  >=  asked - again - folded                                nothing that was asked for is missing
 
-for each place and each kind of work, but for SCALARS operations on single numbers. Casts are left out where the compute type
-is narrower than a processor's arithmetic: then XLA puts one before and behind every operation.
+for each place and each kind of work, up to SCALARS operations on single numbers. Casts are left out if the compute type is
+narrower than a processor's arithmetic: then XLA puts casts before and after every operation.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
 
 
 class Row(NamedTuple):
-    """Operations of one kind in one place: asked for and executed, and what of both is no difference."""
+    """Operations of one kind in one place: asked for and executed, and which of both explain a difference."""
 
     place: Hashable
     kind: str
@@ -52,19 +53,19 @@ class Row(NamedTuple):
 
     @property
     def excess(self) -> int:
-        """Operations that are executed and that nothing explains; 0 if there are none."""
+        """Operations that are executed without any explanation; 0 if all are explained."""
         found = self.executed - self.repeated - self.added - (self.asked - self.again + self.lowered)
         return found if found > SCALARS else 0
 
     @property
     def missing(self) -> int:
-        """Operations that were asked for, are not executed, and could not be left out; 0 if there are none."""
+        """Operations that were asked for, are not executed, and could not be left out."""
         found = self.asked - self.again - self.folded - self.executed
         return found if found > SCALARS else 0
 
     @property
     def holds(self) -> bool:
-        """Does the rule hold here?"""
+        """Tells whether the rule holds here."""
         return not self.excess and not self.missing
 
 
@@ -77,8 +78,8 @@ def compared(
 ) -> list[Row]:
     """Compares counts of a jaxpr, of what it could be spared (again.py), and of the compiled text, by places of scopes.
 
-    A compiler may execute a value that is asked for twice under either name, so a place should hold what is recomputed
-    together with what it repeats. `casts` is False if the compute type is narrower than the processor's arithmetic.
+    A compiler may execute a value that is asked for twice under either name, so a place should contain both what is
+    recomputed and what it repeats. `casts` is False if the compute type is narrower than the processor's arithmetic.
     """
     three = [_placed(tallies, place) for tallies in (asked, spared, executed)]
     names = {kind: names for kind, names in KINDS.items() if casts or kind != "casts"}

@@ -1,7 +1,7 @@
-"""Operations by primitive, as data: what each costs on an element, what only moves, and what is reduced.
+"""Operations by primitive, as data: what each costs per element, what only moves data, and what is reduced.
 
-Complex numbers are counted as the operations on real numbers that they stand for: a product of matrices 4 times, an addition
-twice, a multiplication 6 times.
+Complex numbers are counted as the real operations that they stand for: a product of matrices 4 times, an addition twice, a
+multiplication 6 times.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ ELEMENTWISE = _by_name(
     ("shift_left shift_right_logical shift_right_arithmetic", {"integer": 1}),
     ("convert_element_type reduce_precision", {"convert": 1}),
 )
-# The same for complex numbers, in operations on real ones; z = a + b i.
+# The same for complex numbers, in real operations; z = a + b i.
 COMPLEX = _by_name(
     ("add add_any sub neg", {"add": 2}),
     ("conj", {"add": 1}),
@@ -73,7 +73,7 @@ SPECIAL = _names(
 
 # ------------------------------------------------------------------------------------------------- what moves
 
-# No bytes either: the same values under another shape or name, or nothing at all at run time.
+# Moves no bytes: the same values under another shape or name, or nothing at all at run time.
 VIEWS = _names(
     """
     reshape squeeze expand_dims stop_gradient bitcast_convert_type copy_p name optimization_barrier sharding_constraint
@@ -85,14 +85,14 @@ VIEWS = _names(
     debug_barrier_p tie host_local_array_to_global_array global_array_to_host_local_array
     """
 )
-# Read whole and written whole.
+# Read completely and written completely.
 MOVES = _names(
     """
     broadcast_in_dim broadcast_to broadcast transpose concatenate pad iota copy rev stack unstack split tile real imag
     complex device_put relayout empty empty2 zeros_like roll create_linear lu_pivots_to_permutation iota_2x32_shape
     """
 )
-# A part is read, or written into what is there already.
+# A part is read, or written into existing data.
 PARTS = _names("slice dynamic_slice gather get")
 INTO = {"dynamic_update_slice": 1, "swap": 1}  # by the operand that is written
 # Between devices: no operation on an element.
@@ -128,7 +128,7 @@ COLLECTIVES = {
     **dict.fromkeys(("unreduced_psum_start", "unreduced_reduce_scatter_start"), "add"),
     **dict.fromkeys(("pmax", "pmin", "unreduced_pmax", "unreduced_pmin"), "compare"),
 }
-FUSED_ATTENTION = {  # matrix products: forward 2; backward 5, for the scores are formed again (Dao et al. 2022)
+FUSED_ATTENTION = {  # matrix products: forward 2; backward 5, as the scores are formed again (Dao et al. 2022)
     f"dot_product_attention_{kind}{direction}{wrapper}": products
     for kind in ("", "fp8_")
     for direction, products in (("fwd", 2), ("bwd", 5))
@@ -145,5 +145,5 @@ BLOCKS = {
     THREEFRY: Tally(integer=80, add=37), "threefry4x32": Tally(integer=160, add=69),
     "philox2x32": Tally(mul=20, integer=20), "philox4x32": Tally(mul=40, integer=40),
 }  # fmt: skip
-BLOCK_ONCE = Tally(integer=16, add=9)  # XLA's lowering for a CPU has a loop of five turns, whose body it counts once
-INDEX = Tally(integer=3)  # the number that is ciphered, a counter of 64 bits in two words
+BLOCK_ONCE = Tally(integer=16, add=9)  # XLA's lowering for a CPU has a loop of five iterations, whose body it counts once
+INDEX = Tally(integer=3)  # the number that is encrypted, a counter of 64 bits in two words

@@ -36,22 +36,22 @@ def count(
     static_argnames: str | tuple[str, ...] = (),
     **kwargs: Any,
 ) -> Result:
-    """Counts what `function(*args, **kwargs)` computes; nothing is computed, no memory for arrays is taken.
+    """Counts what `function(*args, **kwargs)` computes, without computing anything or allocating arrays.
 
-    Arguments are pytrees whose arrays may be jax.ShapeDtypeStruct, with shardings if they have any; whatever else is in
-    them, Python numbers included, is taken as it is. `static_argnums` and `static_argnames` take whole arguments so, arrays
-    too. A function of jax.jit is traced as it is declared.
+    Arguments are pytrees whose arrays may be jax.ShapeDtypeStruct, with shardings if any; everything else in them, Python
+    numbers included, is passed on as it is. `static_argnums` and `static_argnames` pass on whole arguments, arrays too. A
+    function of jax.jit is traced as it is declared.
 
     trips: how often loops of unknown length run: a number for all, or a mapping by place ("model.py:12") or scope name.
-    backend: what it is compiled for: "cpu", "cuda" (the device of this machine, else an H100 that is not there; that needs
-        the extra `jaxlv[cuda-compiler]`), or None: the devices of the arguments, else JAX's default.
-    compile: False leaves the compiler out; then `hlo` and `xla_compiled` know nothing.
+    backend: what it is compiled for: "cpu", "cuda" (this machine's device, or else an absent H100, which needs the extra
+        `jaxlv[cuda-compiler]`), or None: the devices of the arguments, else JAX's default.
+    compile: False does not run the compiler; then `hlo` and `xla_compiled` have no figures.
 
     Returns a Result. Its counters' figures are FLOPs (products) and operations (the others) on all devices together.
 
-    Raises JaxlvError for a loop of unknown length without trips and for a primitive that has no rule, both by name and
-    place; for a backend that cannot be had. What the compiler refuses is a doubt of the counters that need it. Errors of
-    `function` pass through.
+    Raises JaxlvError, with name and place, for a loop of unknown length without trips and for a primitive without a rule;
+    also for a backend that is not available. If the compiler refuses the program, the counters that need it say so as a
+    doubt. Errors of `function` are passed on.
     """
     if not callable(function):
         hint = "to price a Work by formula, use jaxlv.flops.table.count" if type(function).__name__ == "Work" else None
@@ -79,7 +79,9 @@ def count(
 
 
 def _jitted(function: Any, args: tuple, kwargs: dict, nums: Any, names: Any) -> tuple[Any, tuple, dict]:
-    """(a jitted function, its arguments, its keywords): of arrays alone, if `function` is not jitted itself."""
+    """Returns (a jitted function, its arguments, its keywords). If `function` is not jitted itself, the arguments are arrays
+    only.
+    """
     nums = (nums,) if isinstance(nums, int) else tuple(nums)
     names = (names,) if isinstance(names, str) else tuple(names)
     if hasattr(function, "trace") and type(function).__module__.partition(".")[0] in ("jax", "jaxlib"):
@@ -110,7 +112,7 @@ def _jitted(function: Any, args: tuple, kwargs: dict, nums: Any, names: Any) -> 
 
 
 class _Whole:
-    """An argument that is taken as it is: a leaf of the arguments, whatever it holds."""
+    """An argument that is passed on as it is: a leaf of the arguments, whatever it holds."""
 
     def __init__(self, value: Any):
         self.value = value
@@ -146,7 +148,7 @@ def _default() -> str:
 
 
 def _placed(arguments: Any, target: Target | None) -> Any:
-    """Arguments as they are, or as shapes on the device of a target."""
+    """Returns arguments unchanged, or as shapes on the device of a target."""
     if target is None:
         return arguments
 
@@ -155,7 +157,7 @@ def _placed(arguments: Any, target: Target | None) -> Any:
             return leaf
         if len(getattr(getattr(leaf, "sharding", None), "device_set", ())) > 1:
             raise JaxlvError(
-                "arguments that lie on several devices", where="backend",
+                "arguments that are on several devices", where="backend",
                 hint="they are compiled for these devices: leave backend out",
             )  # fmt: skip
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=target.sharding)
@@ -164,7 +166,7 @@ def _placed(arguments: Any, target: Target | None) -> Any:
 
 
 def _manual_devices(jaxpr: Any) -> int:
-    """Devices of the largest mesh that a shard_map takes apart."""
+    """Returns the number of devices of the largest mesh over which a shard_map is split."""
     jaxpr, most = getattr(jaxpr, "jaxpr", jaxpr), 1
     for equation in jaxpr.eqns:
         if equation.primitive.name == "shard_map":
@@ -182,10 +184,10 @@ def _manual_devices(jaxpr: Any) -> int:
 def _stages(
     traced: Any, plainly: Callable[[], Any], target: Target | None, compile: bool, trips: int | Mapping[str, int] | None
 ) -> dict[str, Counts]:
-    """What the HLO and XLA say; a stage that fails knows nothing, and says why."""
+    """Returns what the HLO and XLA say; a stage that fails has no figures and says why."""
     none = {name: _nothing(name, "not compiled, as asked") for name in ("hlo", "xla_lowered", "xla_compiled")}
     try:
-        # XLA analyses a lowered program on the CPU alone: lowered for another platform there, it is the same program.
+        # XLA analyses lowered programs only on the CPU; lowered there for another platform, the program is the same.
         lowered = plainly().lower(lowering_platforms=(target.platform,)) if target else traced.lower()
     except Exception as fault:  # whatever a lowering rule raises
         return {name: _nothing(name, f"not lowered: {_reason(fault)}") for name in none}

@@ -1,6 +1,6 @@
-"""What the functions cost that XLA calls instead of computing itself: libraries for products, attention, linear algebra.
+"""The cost of functions that XLA calls instead of compiling itself: libraries for products, attention, linear algebra.
 
-A rule belongs to the whole name of a function. Whatever else is called gives None, which the walk turns into a doubt.
+A rule belongs to the whole name of a function. Any other call gives None, which the walk turns into a doubt.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ EPILOGUES: Mapping[str, Mapping[str, int]] = {  # on each element of a product, 
     "GELU": {"mul": 6, "add": 2, "exp": 1},  # x (1 + tanh(a (x + b x^3))) / 2
     "SILU": {"mul": 1, "add": 2, "exp": 1, "div": 1},
 }
-CONVOLUTIONS = {  # where data, kernel and result of the forward convolution are found: operands, or the result (-1)
+CONVOLUTIONS = {  # where data, kernel and result of the forward convolution are: operands, or the result (-1)
     "__cudnn$convForward": (0, 1, -1),
     "__cudnn$convBiasActivationForward": (0, 1, -1),
     "__cudnn$convForwardGraph": (0, 1, -1),
@@ -48,7 +48,7 @@ LIBRARIES = re.compile(
 
 
 def rule(one: Instruction, operands: Sequence[Instruction]) -> Answer | None:
-    """The operations of a call, or None without a rule. `operands` are the instructions that make its operands."""
+    """Returns the operations of a call, or None without a rule. `operands` are the instructions that make its operands."""
     sides, target = [first(operand) for operand in operands], one.target
     if target in FREE:
         return Tally()
@@ -95,7 +95,7 @@ def _with_epilogue(found: Tally, name: str, out: int) -> Tally:
 
 
 def _attention(one: Instruction, sides: Sequence[Array]) -> Tally:
-    """cuDNN's fused attention: two products forward, five backward, for the scores are formed again (Dao et al. 2022)."""
+    """Counts cuDNN's fused attention: two products forward; five backward, scores formed again (Dao et al. 2022)."""
     config = one.config.get("cudnn_fmha_backend_config", {})
     sizes = [int(size) for size in config.get("intermediate_tensor_shape", {}).get("dimensions", [])]
     if len(sizes) != 4:
@@ -105,7 +105,7 @@ def _attention(one: Instruction, sides: Sequence[Array]) -> Tally:
     products = 5 if "Backward" in one.target else 2
     found = Tally({PRODUCT: products * 2 * math.prod(sizes) * head_dim})
     if "CAUSAL" in str(config.get("mask_type", "")):
-        found["dot skipped by mask"] = found[PRODUCT] // 2  # what a causal kernel may leave out, about
+        found["dot skipped by mask"] = found[PRODUCT] // 2  # about what a causal kernel may leave out
     return found
 
 
@@ -122,13 +122,13 @@ def _triangles(one: Instruction, sides: Sequence[Array]) -> Estimate:
 
 
 def _svd(one: Instruction, sides: Sequence[Array]) -> Estimate:
-    """Without bases, with thin or with full ones, as the letter in its settings says; full if there is none."""
+    """Estimates an SVD without bases, with thin or full ones, as the letter in its settings says (full if it is missing)."""
     mode = chr(int(one.config.get("mode", ord("A"))))
     return decompositions.svd(*_sizes(sides[0]), {"N": "none", "S": "thin"}.get(mode, "full"))
 
 
 def _eig(one: Instruction, sides: Sequence[Array]) -> Estimate:
-    """With vectors, unless its settings say twice that there are none (N)."""
+    """Estimates eigenvalues, with vectors unless all its settings say no (N)."""
     asked = {one.config.get(name) for name in ("mode", "compute_left", "compute_right")} - {None}
     if asked == {ord("N")}:
         return power(sides[0].sizes[-1], "10 n^3, values alone (GVL 7.5)", 10)

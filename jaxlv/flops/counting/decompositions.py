@@ -1,8 +1,8 @@
 """Dense linear algebra and Fourier transforms by formula: FLOPs that a textbook states, marked as such.
 
-LAPACK's routines are not written in primitives, so there is nothing to count. The figures are those of Golub and Van Loan,
-Matrix Computations, 4th edition (GVL), and of LAPACK Working Note 41, appendix C (LAWN 41); what is stated to the
-leading order there is so here. Complex matrices cost four times as much.
+LAPACK's routines are not written in primitives, so nothing can be counted. The figures are those of Golub and Van Loan,
+Matrix Computations, 4th edition (GVL), and of LAPACK Working Note 41, appendix C (LAWN 41); figures that are stated only to
+leading order there are so here. Complex matrices cost four times as much.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ class Estimate(NamedTuple):
 
 
 def cholesky(n: int) -> Estimate:
-    """The factor of a positive definite n x n matrix, n roots included."""
+    """Estimates the Cholesky factor of a positive definite n x n matrix, n roots included."""
     return Estimate(n * (n + 1) * (2 * n + 1) // 6, "n (n + 1) (2 n + 1) / 6 (LAWN 41)")
 
 
 def lu(m: int, n: int) -> Estimate:
-    """Gaussian elimination with partial pivoting."""
+    """Estimates Gaussian elimination with partial pivoting."""
     flops = sum((m - i) + 2 * (m - i) * (n - i) for i in range(1, min(m, n) + 1))
     return Estimate(flops, "the sum of (m - i) + 2 (m - i) (n - i) over the columns i (GVL 3.2)")
 
 
 def reflectors(m: int, n: int, k: int) -> Estimate:
-    """k Householder reflectors of an m x n matrix found, or multiplied out into one."""
+    """Estimates how k Householder reflectors of an m x n matrix are found, or multiplied into one matrix."""
     flops = 4 * m * n * k - 2 * (m + n) * k * k + 4 * k**3 // 3
     return Estimate(flops, "4 m n k - 2 (m + n) k^2 + 4 k^3 / 3 (LAWN 41)")
 
 
 def qr(m: int, n: int, columns: int) -> Estimate:
-    """The R of an m x n matrix, and a Q of so many columns."""
+    """Estimates the R of an m x n matrix, and a Q of `columns` columns."""
     k = min(m, n)
     flops = reflectors(m, n, k).flops + reflectors(m, columns, k).flops
     return Estimate(flops, "reflectors found and multiplied out, 4 m n k - 2 (m + n) k^2 + 4 k^3 / 3 each (LAWN 41)")
 
 
 def svd(m: int, n: int, vectors: str) -> Estimate:
-    """Singular values, and with vectors "thin" or "full" both bases too."""
+    """Estimates singular values, and both bases too if `vectors` is "thin" or "full"."""
     m, n = max(m, n), min(m, n)
     if vectors == "full":
         return Estimate(4 * m * m * n + 8 * m * n * n + 9 * n**3, "4 m^2 n + 8 m n^2 + 9 n^3 (GVL 8.6)")
@@ -54,17 +54,17 @@ def svd(m: int, n: int, vectors: str) -> Estimate:
 
 
 def triangular(n: int, columns: int) -> Estimate:
-    """A triangular n x n system solved for so many right-hand sides."""
+    """Estimates how a triangular n x n system is solved for `columns` right-hand sides."""
     return Estimate(n * n * columns, "n^2 p (LAWN 41)")
 
 
 def power(n: int, words: str, numerator: int, denominator: int = 1) -> Estimate:
-    """A multiple of n^3."""
+    """Returns a multiple of n^3."""
     return Estimate(numerator * n**3 // denominator, words)
 
 
 def transform(lengths: tuple[int, ...], real: bool) -> Estimate:
-    """A Fourier transform over the last dimensions."""
+    """Estimates a Fourier transform over the last dimensions."""
     size = math.prod(lengths)
     flops = round((2.5 if real else 5) * size * math.log2(size)) if size else 0
     return Estimate(flops, f"{'2.5' if real else '5'} N log2 N (the convention of FFTW)")
@@ -147,13 +147,13 @@ RULES: Mapping[str, Rule] = {
     ),
     "fft": _fft,
 }  # fmt: skip
-MATRIX: Mapping[str, int] = {"tridiagonal_solve": 3}  # the operand that is a batch of matrices, where it is not the first
+MATRIX: Mapping[str, int] = {"tridiagonal_solve": 3}  # the operand that is a batch of matrices, if it is not the first
 
 
 def estimate(
     name: str, ins: list[tuple[int, ...]], outs: list[tuple[int, ...]], params: Mapping[str, Any], factor: int
 ) -> Estimate:
-    """FLOPs of a primitive of RULES over all matrices of a batch, times `factor`, and the formula in words."""
+    """Returns the FLOPs of a primitive of RULES over all matrices of a batch, times `factor`, and the formula in words."""
     one = RULES[name](ins, outs, params)
     whole, own = ins[MATRIX.get(name, 0)], len(params["fft_lengths"]) if name == "fft" else 2
     batch = math.prod(whole[: len(whole) - own])

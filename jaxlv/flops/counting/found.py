@@ -13,9 +13,9 @@ from jaxlv.flops.counting.scopes import Scope
 class Loop(NamedTuple):
     """A loop of the program.
 
-    `place` is "file.py:12" in a jaxpr and an instruction's name in HLO. `trips` is how often the body runs each time that
-    the loop is begun, None if that is not known (then it is counted once), and `begun` how often it is begun. `tally` holds
-    the operations of all its iterations, those of the loops inside it too.
+    `place` is "file.py:12" in a jaxpr and an instruction's name in HLO. `trips` is how often the body runs each time the
+    loop begins, None if unknown (then it is counted once); `begun` is how often the loop begins. `tally` holds the
+    operations of all its iterations, including those of loops inside it.
     """
 
     place: str
@@ -26,39 +26,40 @@ class Loop(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Operations by scope; loops, outermost first; doubts, one line of words each."""
+    """Operations by scope; loops, outermost first; doubts, one line each."""
 
     tallies: dict[Scope, Tally]
     loops: list[Loop]
     doubts: list[str]
 
     def add(self, more: Found) -> None:
-        """Adds what was found elsewhere; a doubt is said once."""
+        """Adds what was found elsewhere; each doubt is kept once."""
         for scope, tally in more.tallies.items():
             self.tallies.setdefault(scope, Tally()).update(tally)
         self.loops.extend(more.loops)
         self.doubts.extend(doubt for doubt in more.doubts if doubt not in self.doubts)
 
     def times(self, count: int) -> Found:
-        """What `count` repetitions find."""
+        """Returns what `count` repetitions find."""
         loops = [loop._replace(begun=count * loop.begun, tally=loop.tally.times(count)) for loop in self.loops]
         return Found({scope: tally.times(count) for scope, tally in self.tallies.items()}, loops, list(self.doubts))
 
     def total(self) -> Tally:
-        """The sum over all scopes."""
+        """Returns the sum over all scopes."""
         return total(self.tallies.values())
 
 
 def nothing() -> Found:
-    """A walk through nothing, to be added to."""
+    """Returns an empty result, to be added to."""
     return Found({}, [], [])
 
 
 class Trips:
     """How often loops of unknown length run: one number for all, or a number by scope name or place.
 
-    A key names a loop if it is its place ("file.py:12"), its scope ("decoder/step") or the end of it ("step"); a place comes
-    before a scope, a long name before a short one. Raises JaxlvError if a number is not a whole one of at least 0.
+    A key names a loop if it is its place ("file.py:12"), its scope ("decoder/step") or the end of its scope ("step"); a
+    place has priority over a scope, a long name over a short one. Raises JaxlvError if a number is not a whole number of at
+    least 0.
     """
 
     def __init__(self, given: int | Mapping[str, int] | None):
@@ -75,12 +76,12 @@ class Trips:
             )  # fmt: skip
 
     def of(self, scope: Scope, places: Iterable[str]) -> int | None:
-        """The trip count of a loop in a scope, at any of some places; None if none was given."""
+        """Returns the trip count of a loop in a scope, at any of some places; None if none was given."""
         found = self.named(scope, places)
         return self.everywhere if found is None else found
 
     def named(self, scope: Scope, places: Iterable[str]) -> int | None:
-        """The trip count that was given for a loop by its name."""
+        """Returns the trip count that was given for a loop by its name; None if none was given."""
         names = [*places, *("/".join(scope.path[start:]) for start in range(len(scope.path)))]
         for name in names:
             if name in self.by_name:
@@ -89,5 +90,5 @@ class Trips:
         return None
 
     def unused(self) -> list[str]:
-        """Keys that named no loop."""
+        """Returns the keys that did not name any loop."""
         return sorted(self.by_name.keys() - self.used)

@@ -1,11 +1,11 @@
-"""Counts what the compiler left to be executed, in the text of a compiled module.
+"""Counts what remains to be executed after compilation, in the text of a compiled module.
 
-Fusions, calls, loops and their conditions are entered; of a conditional's branches the dearest counts, for each kind of
-work. What is executed can be more than what was asked for: a product's sides are padded to what a kernel takes, fusions
+Fusions, calls, loops and their conditions are entered; of a conditional's branches the most expensive counts, for each kind
+of work. What is executed can be more than what was asked for: a product's sides are padded to what a kernel takes, fusions
 repeat small operations instead of waiting for one another, a quotient becomes a product with a reciprocal, and a primitive
-that only moves numbers may compute its indices. All of it is marked ("dot padded", "add repeated", "div added"), so that
-excess can be told from error. What the text does not tell is a doubt: a loop's trip count, an opcode or a called function
-without a rule.
+that only moves numbers may compute its indices. All of this is marked ("dot padded", "add repeated", "div added"), so that
+excess can be distinguished from error. What the text does not tell becomes a doubt: a loop's trip count, an opcode or a
+called function without a rule.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from jaxlv.flops.counting.scopes import Scope, of_instruction
 
 SUMS = ("reduce", "reduce-window")
 FACTORS = ("multiply", "select")
-NAMING = frozenset({*MOVES, *SUMS, "add"} - {"broadcast"})  # what may stand between a product and the line that names it
+NAMING = frozenset({*MOVES, *SUMS, "add"} - {"broadcast"})  # opcodes allowed between a product and the line that names it
 RESHAPES = frozenset({"bitcast", "reshape", "copy"})
-FILLING = MOVES - {"broadcast", "slice"}  # what may stand between a product and the padding of a side
+FILLING = MOVES - {"broadcast", "slice"}  # opcodes allowed between a product and the padding of a side
 NOTHING = opcodes.names("parameter tuple get-tuple-element bitcast constant while conditional call after-all iota")
 PARTS = opcodes.names("slice dynamic-slice gather")  # read no more than they return
 # Primitives without operations on elements: what is computed under their names are indices, partial sums of a product that
@@ -47,8 +47,9 @@ BESIDE = costs.MOVES | costs.VIEWS | costs.PARTS | {*costs.INTO, *opcodes.PRODUC
 
 @dataclass
 class HloCount:
-    """What each device executes: tallies by scope; loops; how many devices run the module at once; and doubts, one line of
-    words each, that say what the tallies do not hold."""
+    """What each device executes: tallies by scope; loops; how many devices run the module at once; and doubts, one line
+    each, which say what the tallies do not contain.
+    """
 
     tallies: dict[Scope, Tally] = field(default_factory=dict)
     loops: list[Loop] = field(default_factory=list)
@@ -56,7 +57,7 @@ class HloCount:
     doubts: list[str] = field(default_factory=list)
 
     def total(self) -> Tally:
-        """The sum over all scopes, of one device."""
+        """Returns the sum over all scopes, for one device."""
         return total(self.tallies.values())
 
 
@@ -69,7 +70,7 @@ def count_hlo(text: str, trips: int | Mapping[str, int] | None = None) -> HloCou
     known = Trips(trips)
     try:
         return _counted(parse(text), known)
-    except (LookupError, ValueError, TypeError, StopIteration, RecursionError) as fault:  # what a text can miss or repeat
+    except (LookupError, ValueError, TypeError, StopIteration, RecursionError) as fault:  # what a text can lack or repeat
         raise JaxlvError(
             "HLO text that cannot be followed", where="HLO text", expected="the text of a compiled module",
             found=f"{type(fault).__name__}: {fault}", hint="another version of XLA may write it in another way",
@@ -89,11 +90,11 @@ class _Walk:
     def __init__(self, module: Module, values: Values):
         self.module, self.values = module, values
         self.doubts: set[str] = set()
-        self.products: set[int] = set()  # values that are products, or parts of their sums, made without a dot
-        self.within: list[Tally] = [Tally() for _ in values.loops]  # operations of all turns of a loop
+        self.products: set[int] = set()  # values that are products, or parts of their sums, although no dot computes them
+        self.within: list[Tally] = [Tally() for _ in values.loops]  # operations of all iterations of a loop
 
     def tallies(self, trace: Trace) -> dict[Scope, Tally]:
-        """The tallies of all that is executed, by scope."""
+        """Returns the tallies of everything that is executed, by scope."""
         found: dict[Scope, Tally] = {}
         for item in trace:
             if isinstance(item, Fork):
@@ -107,7 +108,7 @@ class _Walk:
         return found
 
     def loops(self) -> list[Loop]:
-        """The loops, outermost first; an unknown trip count is a doubt."""
+        """Returns the loops, outermost first; an unknown trip count is a doubt."""
         for loop in self.values.loops:
             if loop.trips is None:
                 self.doubts.add(f"while {loop.instruction}: the trip count is not known; one iteration is counted")
@@ -115,7 +116,7 @@ class _Walk:
         return [Loop(one.instruction, of_instruction(one.op_name), one.trips, one.begun, tally) for one, tally in pairs]
 
     def dearest(self, fork: Fork) -> dict[Scope, Tally]:
-        """For each kind of work, the branch that has most."""
+        """Returns, for each kind of work, the tallies of the branch that has most."""
         branches = [self.tallies(branch) for branch in fork.branches]
         sums = [total(branch.values()) for branch in branches]
         found: dict[Scope, Tally] = {}
@@ -127,7 +128,7 @@ class _Walk:
         return found
 
     def executed(self, item: Executed) -> tuple[Tally, Scope]:
-        """The tally of all executions of an instruction, with its marks, and its scope."""
+        """Returns the tally of all executions of an instruction, with its marks, and its scope."""
         one, op_name = self.operations(item)
         tally, plain = one.times(item.times), Tally({name: one[name] for name in PRIMITIVES if one[name]})
         if item.seen and one[PRODUCT]:
@@ -142,7 +143,7 @@ class _Walk:
         return tally, of_instruction(op_name)
 
     def operations(self, item: Executed) -> tuple[Tally, str]:
-        """The operations of an instruction, and the name that the program has for it."""
+        """Returns the operations of an instruction, and its name in the program."""
         one = item.one
         if one.opcode in opcodes.FREE:
             return Tally(), one.op_name or item.outer
@@ -159,13 +160,13 @@ class _Walk:
         return tally, one.op_name or self._product_name(item.node) or item.outer
 
     def rule(self, one: Instruction, operands: Sequence[Instruction]) -> opcodes.Answer | None:
-        """The answer of the rule for an opcode, or for what a custom call calls."""
+        """Returns the answer of the rule for an opcode, or for the function that a custom call names."""
         if one.opcode == "custom-call":
             return custom_calls.rule(one, operands)
         return opcodes.rule(one, operands, self.body)
 
     def answered(self, one: Instruction, answer: opcodes.Answer | None) -> Tally:
-        """The tally of an answer, whose doubt is noted; no answer is a doubt, too."""
+        """Returns the tally of an answer, whose doubt is noted; no answer is a doubt, too."""
         if answer is None:
             what = f"custom call {one.target or one.name}" if one.opcode == "custom-call" else f"opcode {one.opcode}"
             self.doubts.add(f"{what}: no rule")
@@ -176,7 +177,7 @@ class _Walk:
 
     @functools.cache  # noqa: B019 - a walk lives as long as one count
     def body(self, name: str) -> Tally:
-        """The cost of applying a computation to one element."""
+        """Returns the cost of applying a computation to one element."""
         home = self.module.computations[name]
         return self._applied(home, home.values())
 
@@ -191,7 +192,7 @@ class _Walk:
     # ----------------------------------------------------------------------------- products and quotients in disguise
 
     def _rewritten(self, item: Executed) -> tuple[Tally, str] | None:
-        """The tally and name of a multiplication, or a sum, that the compiler has made of a product."""
+        """Returns the tally and name of a multiplication, or a sum, into which the compiler has turned a product."""
         one, node = item.one, item.node
         if one.opcode in FACTORS:
             factor = self._factor(one, node)
@@ -209,8 +210,10 @@ class _Walk:
         return Tally({SHEET_PRODUCT: into.elements - one.elements}), name
 
     def _factor(self, one: Instruction, node: int) -> str | None:
-        """The name of the product that a multiplication is part of, "" if it has lost it, None without a product."""
-        if one.opcode == "select":  # a factor of truth values, which choose numbers of the other one
+        """Returns the name of the product that a multiplication is part of; "" if the name is lost, None if there is no
+        product.
+        """
+        if one.opcode == "select":  # truth values select numbers of the other factor
             return one.op_name if opcodes.is_product(one.op_name) else None
         name = one.op_name or self._product_name(node)
         if opcodes.is_product(name):
@@ -218,7 +221,7 @@ class _Walk:
         return None if name or not self._nameless_product(node) else ""
 
     def _product_name(self, node: int) -> str:
-        """The name of the product that a nameless value is part of, "" without one."""
+        """Returns the name of the product that a nameless value is part of; "" if there is none."""
         name = self.values.nearest(node, NAMING)
         return name if opcodes.is_product(name) else ""
 
@@ -229,10 +232,10 @@ class _Walk:
         return number in self.products
 
     def _nameless_product(self, node: int) -> bool:
-        """Does a multiplication whose name is lost stem from a product?
+        """Tells whether a multiplication whose name is lost stems from a product.
 
-        The compiler loses the names of products of which a side has a dimension of one; then that side is spread along the
-        other, or the result is summed. Its own divisors, a / b / c = a / (b c), have no names either.
+        The compiler loses the names of products of which a side has a dimension of one; then that side is broadcast along
+        the other, or the result is summed. Divisors that it makes itself, a / b / c = a / (b c), are nameless too.
         """
         users = self.values.users(node, MOVES)
         if any(user.one.opcode == "divide" for user in users):
@@ -243,11 +246,11 @@ class _Walk:
         return any(side.one.opcode == "broadcast" and self.values.nodes[side.operands[0]].one.shape for side in sides)
 
     def _padded(self, node: int, side: int) -> bool:
-        """Has a side of a product been filled up with zeros?"""
+        """Tells whether a side of a product has been padded with zeros."""
         return self.values.source(self.values.nodes[node].operands[side], FILLING).one.opcode == "pad"
 
     def _reciprocal(self, node: int) -> bool:
-        """Is this 1 / x, with which a quotient's other side is only multiplied? The quotient is that multiplication then."""
+        """Tells whether this is a 1 / x that only multiplies other sides of quotients: each product is then the quotient."""
         found = self.values.nodes[node]
         if found.one.opcode != "divide" or _primitive(found.op_name) != "div":
             return False
@@ -257,10 +260,11 @@ class _Walk:
         return bool(users) and all(user.one.opcode == "multiply" and _primitive(user.op_name) == "div" for user in users)
 
     def _in_place(self, item: Executed) -> Tally:
-        """What a sort executes only to leave equal numbers in their order.
+        """Returns what a sort executes only to leave equal numbers in their order.
 
-        If a processor's sort does not do so by itself, XLA (stable-sort-expander) sorts their places with them. It compares
-        both ways round, and the places if neither is first: select(equal(a < b, b < a), place a < place b, a < b).
+        If a processor's sort is not stable by itself, XLA (stable-sort-expander) sorts positions with the numbers. It
+        compares both ways round, and the positions if neither is first: select(equal(a < b, b < a), place a < place b, a <
+        b).
         """
         one, sides = item.one, self.values.nodes[item.node].operands
         if one.opcode != "sort" or self.values.source(sides[-1]).one.opcode != "iota":
@@ -279,15 +283,16 @@ class _Walk:
         return beside.times(opcodes.comparisons(self.values.operands(item)[0].arrays[0], along))
 
     def _filled(self, item: Executed, plain: Tally) -> Tally:
-        """What a reduction executes only because it was filled up with its own initial value.
+        """Returns what a reduction executes only because its input was padded with its own initial value.
 
-        On a GPU, XLA (tree-reduction-rewriter) reduces a long row in two stages; their lengths multiply to its own or more.
+        On a GPU, XLA (tree-reduction-rewriter) reduces a long row in two stages; the product of their lengths is the row's
+        or more.
         """
         one, sides = item.one, self.values.nodes[item.node].operands
         if one.opcode != "reduce" or len(sides) != 2:
             return Tally()
         pad = self.values.source(sides[0], RESHAPES)
-        if pad.one.opcode != "pad" or _primitive(pad.op_name) == "pad":  # a program's own has its name
+        if pad.one.opcode != "pad" or _primitive(pad.op_name) == "pad":  # a pad of the program itself has its name
             return Tally()
         row, filling, start = (self.values.nodes[number].one for number in (*pad.operands, sides[1]))
         if not filling.inside or filling.inside != start.inside:
@@ -298,7 +303,9 @@ class _Walk:
     # -------------------------------------------------------------------------------------------------- bytes
 
     def bytes(self, item: Executed) -> int:
-        """Bytes that a top-level instruction reads and writes; of an operand that it takes parts from, those parts."""
+        """Returns the bytes that a top-level instruction reads and writes; for an operand from which it takes parts, only
+        those parts.
+        """
         one, home = item.one, item.home
         if one.opcode in PARTS:
             return 2 * _size(one)
@@ -320,13 +327,13 @@ def _size(one: Instruction) -> int:
 
 
 def _roots(inside: Computation) -> list[Instruction]:
-    """What a fusion returns: its root, or the parts of a tuple."""
+    """Returns what a fusion returns: its root, or the parts of a tuple."""
     found = result(inside)
     return [inside[name] for name in found.operands] if found.opcode == "tuple" else [found]
 
 
 def _written(one: Instruction, inside: Computation) -> Instruction:
-    """What is written of a result: the part that goes into what is there already, or all."""
+    """Returns what is written of a result: the part that goes into existing data, or everything."""
     found = one
     while found.opcode == "bitcast":
         found = inside[found.operands[0]]
@@ -334,7 +341,7 @@ def _written(one: Instruction, inside: Computation) -> Instruction:
 
 
 def _read(parameter: Instruction, inside: Computation) -> int:
-    """Bytes that a fusion reads of an operand: all, or the parts that it takes, if nothing else uses it."""
+    """Returns the bytes that a fusion reads of an operand: all, or only the parts that it takes if nothing else uses it."""
     names, read = {parameter.name}, 0
     for one in inside.values():
         if names.isdisjoint(one.operands):

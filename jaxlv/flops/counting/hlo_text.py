@@ -42,31 +42,31 @@ class Array(NamedTuple):
 
     @property
     def elements(self) -> int:
-        """Number of elements."""
+        """The number of elements."""
         return math.prod(self.sizes)
 
     @property
     def in_order(self) -> bool:
-        """Does it lie in memory row by row? Dimensions of one element may stand anywhere."""
+        """Tells whether the array is stored row by row; dimensions of one element may be anywhere."""
         order = [int(number) for number in self.layout.partition(":")[0].split(",") if number]
         order = [number for number in order if self.sizes[number] > 1]
         return order == sorted(order, reverse=True)
 
     @property
     def bytes(self) -> int:
-        """Size in memory, rounded up to whole bytes."""
+        """The size in memory, rounded up to whole bytes."""
         digits = re.search(r"\d+", self.dtype)
         bits = BITS.get(self.dtype, int(digits[0]) if digits else 0)
         return -(-self.elements * bits // 8)
 
     @property
     def is_complex(self) -> bool:
-        """Is an element a pair of numbers?"""
+        """Tells whether an element is a pair of numbers."""
         return self.dtype in ("c64", "c128")
 
 
 class Axis(NamedTuple):
-    """A window along one dimension: see formulas.taps."""
+    """A window along one dimension: see `windows.Window`."""
 
     size: int
     stride: int = 1
@@ -90,7 +90,9 @@ class Instruction:
 
     @functools.cached_property
     def op_name(self) -> str:
-        """What the program calls it, the first of several names; "" without one, or if its place in the program is lost."""
+        """Its name in the program, the first if it has several; "" if it has none, or if its place in the program is
+        lost.
+        """
         found = OP_NAME.search(self.attributes)
         name = found[1].split(";", 1)[0] if found else ""
         return name if "/" in name else ""
@@ -102,12 +104,12 @@ class Instruction:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Sizes of the first array of its result."""
+        """The sizes of the first array of its result."""
         return self.arrays[0].sizes if self.arrays else ()
 
     @property
     def elements(self) -> int:
-        """Elements of the first array of its result; 0 for a result without arrays."""
+        """The number of elements of the first array of its result; 0 for a result without arrays."""
         return self.arrays[0].elements if self.arrays else 0
 
     @property
@@ -117,7 +119,7 @@ class Instruction:
 
     @property
     def trips(self) -> int | None:
-        """Trip count of a loop, or None if the compiler did not find it."""
+        """The trip count of a loop, or None if the compiler did not find it."""
         found = TRIPS.search(self.attributes)
         return int(found[1]) if found else None
 
@@ -128,22 +130,22 @@ class Instruction:
                 yield from re.findall(r"[\w.\-]+", value)
 
     def number(self, attribute: str, default: int = 0) -> int:
-        """The integer that an attribute gives."""
+        """Returns the integer that an attribute gives."""
         found = re.search(rf"\b{attribute}=(\d+)", self.attributes)
         return int(found[1]) if found else default
 
     def numbers(self, attribute: str) -> tuple[int, ...]:
-        """The integers of an attribute such as dimensions={0,1}; () without it."""
+        """Returns the integers of an attribute such as dimensions={0,1}; () without it."""
         found = re.search(rf"\b{attribute}=\{{([0-9,]*)\}}", self.attributes)
         return tuple(int(number) for number in found[1].split(",") if number) if found else ()
 
     def dimensions(self) -> dict[str, tuple[int, ...]]:
-        """{"lhs_batch": ..., "lhs_contracting": ..., "rhs_batch": ..., "rhs_contracting": ...} of a product."""
+        """Returns {"lhs_batch": ..., "lhs_contracting": ..., "rhs_batch": ..., "rhs_contracting": ...} of a product."""
         parts = [f"{side}_{kind}" for side in ("lhs", "rhs") for kind in ("batch", "contracting")]
         return {part: self.numbers(f"{part}_dims") for part in parts}
 
     def window(self) -> tuple[Axis, ...]:
-        """window={size=3x3 stride=2x2 pad=1_1x0_1 lhs_dilate=2x1 rhs_dilate=1x2}, an Axis for each dimension."""
+        """Returns an Axis for each dimension of window={size=3x3 stride=2x2 pad=1_1x0_1 lhs_dilate=2x1 rhs_dilate=1x2}."""
         found = re.search(r"\bwindow=\{([^{}]*)\}", self.attributes)
         parts = dict(part.split("=", 1) for part in found[1].split()) if found else {}
         sizes = [int(size) for size in parts.get("size", "").split("x") if size]
@@ -161,7 +163,7 @@ class Instruction:
 
     @functools.cached_property
     def config(self) -> dict[str, Any]:
-        """backend_config, of JSON or as in {mode = 65 : ui8}; {} without one. Raises JaxlvError if it is neither."""
+        """backend_config, given as JSON or as in {mode = 65 : ui8}; {} without one. Raises JaxlvError if it is neither."""
         _, marker, text = self.attributes.partition(CONFIG)
         if not marker or text[:1] not in '{"' or text.startswith("{}"):
             return {}
@@ -186,10 +188,12 @@ class Module:
     computations: Mapping[str, Computation]
     entry: str
     devices: int = 1
-    frames: Mapping[int, tuple[str, int]] = field(default_factory=dict)  # by number: "file.py:12", and the frame around
+    frames: Mapping[int, tuple[str, int]] = field(default_factory=dict)  # by number: "file.py:12", and the frame around it
 
     def places(self, one: Instruction) -> list[str]:
-        """Lines of the program that an instruction comes from, as "file.py:12", innermost first; [] if the text has none."""
+        """Returns the lines of the program that an instruction comes from, as "file.py:12", innermost first; [] if the text
+        has none.
+        """
         if found := SOURCE.search(one.attributes):
             return [f"{PurePath(found[1]).name}:{found[2]}"]
         frame, lines = one.number("stack_frame_id"), list[str]()
@@ -200,7 +204,7 @@ class Module:
 
 
 def result(computation: Computation) -> Instruction:
-    """The line that a computation returns. A text may leave its mark out; then it is the last line."""
+    """Returns the line that a computation returns: the marked one, or the last if the text omits the mark."""
     return next((one for one in computation.values() if one.root), None) or list(computation.values())[-1]
 
 
@@ -225,7 +229,7 @@ def parse(text: str) -> Module:
 
 
 def _frames(text: str) -> dict[int, tuple[str, int]]:
-    """Reads the tables of source lines that stand before the computations."""
+    """Reads the tables of source lines that precede the computations."""
     tables = {name: dict(line.split(" ", 1) for line in lines.splitlines()) for name, lines in TABLE.findall(text)}
     names, locations, frames = (tables.get(name, {}) for name in ("FileNames", "FileLocations", "StackFrames"))
     found: dict[int, tuple[str, int]] = {}
@@ -233,13 +237,13 @@ def _frames(text: str) -> dict[int, tuple[str, int]]:
         values = dict(re.findall(r"(\w+)=(\d+)", frame))
         at = dict(re.findall(r"(\w+)=(\d+)", locations.get(values.get("file_location_id", ""), "")))
         file = names.get(at.get("file_name_id", ""), "").strip('"')
-        # Frames are numbered from 1, and a parent's number is written one too high: that of an outermost frame is 1.
+        # Frames are numbered from 1, and a parent's number is written one too high: an outermost frame has the parent 1.
         found[int(number)] = f"{PurePath(file).name}:{at.get('line', 0)}", int(values.get("parent_frame_id", 1)) - 1
     return found
 
 
 def arrays(text: str) -> tuple[Array, ...]:
-    """Parses a type: "f32[8,16]{1,0}", or "(f32[8], s32[])" of a tuple. A bounded size counts in full."""
+    """Parses a type: "f32[8,16]{1,0}", or "(f32[8], s32[])" for a tuple. A bounded size counts in full."""
     return tuple(
         Array(dtype, tuple(int(size.strip("<=?") or 0) for size in sizes.split(",") if size), layout)
         for dtype, sizes, layout in ARRAY.findall(text)
@@ -264,7 +268,7 @@ def _instruction(name: str, text: str, root: bool) -> Instruction:
 
 
 def _operands(inside: str) -> Iterator[str]:
-    """Yields names: with "%" before them, or the last word of each part if the text has no such signs."""
+    """Yields the names of operands: those with "%", or the last word of each part if the text has no such signs."""
     if "%" in inside:
         yield from re.findall(r"%([\w.\-]+)", inside)
     elif inside.strip():

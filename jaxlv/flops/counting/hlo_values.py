@@ -1,9 +1,9 @@
 """Follows the values of a compiled module through fusions, calls, loops and branches, in the order of execution.
 
 Each value has a number that its opcode, its attributes and the numbers of its operands determine. So an instruction whose
-number has been seen before computes once more what is known already, as XLA does when several fusions repeat a small
-operation instead of waiting for it. The same holds within a loop, of values that depend on nothing that the loop changes:
-each of its turns but the first computes them once more.
+number has been seen before recomputes a known value, as happens when several fusions repeat a small operation instead of
+waiting for it. The same holds within a loop for values that depend on nothing that the loop changes: every iteration except
+the first recomputes them.
 """
 
 from __future__ import annotations
@@ -24,17 +24,18 @@ SAME = names("copy opt-barrier add-dependency domain async-update async-done cop
 MOVES = SAME | names("bitcast reshape transpose convert broadcast reverse slice")  # the same numbers elsewhere
 REGIONS = ("to_apply", "select", "scatter", "called_computations")  # computations that an instruction applies to elements
 REGION = re.compile(r"\b(" + "|".join(REGIONS) + r")=(\{[^{}]*\}|%?[\w.\-]+)")
-# Each run of these may give another value, or change something outside.
+# Each execution of these may give another value, or change something outside.
 UNIQUE = names("rng rng-get-and-update-state infeed outfeed send recv after-all partition-id replica-id")
 ELIDED = "{...}"  # a constant too large to print
-REACH = 64  # values that are looked at for a name
-LIMIT = 5_000_000  # executed lines: more than any program has, less than calls within calls can make of a short text
+REACH = 64  # how many values are searched for a name
+LIMIT = 5_000_000  # executed lines: more than any program has, fewer than nested calls can make of a short text
 
 
 @dataclass
 class Node:
-    """A value: what computes it, from which values, which values are computed from it, and the loops (by number) whose turns
-    give it different ones."""
+    """A value: what computes it, from which values, which values are computed from it, and the loops (by number) whose
+    iterations give it different values.
+    """
 
     one: Instruction
     operands: tuple[int, ...]
@@ -44,8 +45,9 @@ class Node:
 
 
 class Turns(NamedTuple):
-    """A loop: its instruction, what the program calls it, its trip count (None: not known), how often it is begun, and the
-    numbers of the loops around it."""
+    """A loop: its instruction, its name in the program, its trip count (None: unknown), how often it begins, and the numbers
+    of the loops around it.
+    """
 
     instruction: str
     op_name: str
@@ -55,9 +57,10 @@ class Turns(NamedTuple):
 
 
 class Executed(NamedTuple):
-    """An instruction that runs `times` times, within loops (by number). `outer` is what the program calls the fusion or call
-    around it; `top` says that it reads and writes memory by itself, outside of a fusion; `repeated` in how many of these
-    times its value has been computed before, and `seen` that it has been so by another instruction."""
+    """An instruction that runs `times` times, within loops (by number). `outer` is the program's name for the fusion or call
+    around it; `top` says that it reads and writes memory itself, outside a fusion; `repeated` in how many of these times its
+    value was already known, and `seen` that another instruction had computed it.
+    """
 
     one: Instruction
     node: int
@@ -88,11 +91,11 @@ class _Frame:
     top: bool = True
     silent: bool = False
     loops: tuple[int, ...] = ()
-    turns: tuple[tuple[int, int], ...] = ()  # of the loops around, by number
+    turns: tuple[tuple[int, int], ...] = ()  # (number, iterations) of each loop around
 
 
 class Values:
-    """The values of a module, its loops, and `trace`, all that is executed."""
+    """The values of a module, its loops, and `trace`, everything that is executed."""
 
     def __init__(self, module: Module, trips: Callable[[Instruction, str], int | None] = lambda one, op_name: one.trips):
         self.module, self.trips = module, trips
@@ -103,7 +106,7 @@ class Values:
         self._seen: set[int] = set()
         self._regions: dict[str, int] = {}
         self._lines = 0
-        self._begun = 0  # loops, those within regions too
+        self._begun = 0  # loops, including those within regions
         entry = module.computations[module.entry]
         arguments = [self._new(one, ()) for one in entry.values() if one.opcode == "parameter"]
         order = [int(self.nodes[node].one.inside) for node in arguments]
@@ -113,18 +116,18 @@ class Values:
                 self.nodes[operand].users.append(number)
 
     def operands(self, executed: Executed) -> list[Instruction]:
-        """The instructions in whose results the operands of an instruction are found."""
+        """Returns the instructions whose results are the operands of an instruction."""
         return [executed.home[name] for name in executed.one.operands]
 
     def source(self, node: int, through: frozenset[str] = MOVES) -> Node:
-        """The value that others only move."""
+        """Returns the value that others only move."""
         found = self.nodes[node]
         while found.one.opcode in through and found.operands:
             found = self.nodes[found.operands[0]]
         return found
 
     def nearest(self, node: int, through: frozenset[str] | None = None) -> str:
-        """The name of a value, or of the nearest one that is computed from it and has a name; "" without one.
+        """Returns the name of a value, or of the nearest one with a name that is computed from it; "" if there is none.
 
         With `through`, only by way of values that these opcodes compute, the named one included.
         """
@@ -145,7 +148,7 @@ class Values:
         return ""
 
     def users(self, node: int, through: frozenset[str]) -> list[Node]:
-        """The values that are computed from this one, behind those that only move it."""
+        """Returns the values that are computed from this one, skipping those that only move it."""
         found, waiting = [], [node]
         while waiting:
             for user in self.nodes[waiting.pop()].users:
@@ -161,13 +164,13 @@ class Values:
         """Executes a computation; returns the value of its root."""
         home = self.module.computations.get(name)
         if not home:
-            raise JaxlvError("a computation that is not there is called", where="HLO text", found=name)
+            raise JaxlvError("a computation is called that does not exist", where="HLO text", found=name)
         known: dict[str, int] = {}
         root, marked = -1, False
         for one in home.values():
             self._lines += 1
             if self._lines > LIMIT:
-                raise JaxlvError("calls within calls without end", where="HLO text", found=name)
+                raise JaxlvError("endlessly nested calls", where="HLO text", found=name)
             try:
                 operands = tuple(known[operand] for operand in one.operands)
             except KeyError as fault:
@@ -177,7 +180,7 @@ class Values:
                 known[one.name] = self._new(one, ()) if given < 0 else given
             else:
                 known[one.name] = self._value(one, operands, home, frame, trace)
-            if one.root or not marked:  # a text may leave the mark out: then the last line is the root
+            if one.root or not marked:  # a text may omit the mark: then the last line is the root
                 root, marked = known[one.name], one.root
         return root
 
@@ -202,7 +205,7 @@ class Values:
         return node
 
     def _different(self, node: int, frame: _Frame) -> int:
-        """How many values an instruction gives in all turns of the loops around it, at most."""
+        """Returns how many different values, at most, an instruction gives in all iterations of the loops around it."""
         return math.prod(trips for loop, trips in frame.turns if loop in self.nodes[node].varies or not trips)
 
     def _entered(self, one: Instruction, operands: tuple[int, ...], frame: _Frame, trace: Trace) -> int:
@@ -226,8 +229,9 @@ class Values:
         return self._carried(one, operands, frozenset())
 
     def _carried(self, one: Instruction, operands: tuple[int, ...], loop: frozenset[int]) -> int:
-        """What a loop carries in its turns or, without `loop`, leaves behind. What its body hands on as it is stays what it
-        is."""
+        """Returns what a loop carries during its iterations or, without `loop`, leaves behind. What its body passes on
+        unchanged keeps its number.
+        """
         begun = self.nodes[operands[0]]
         if begun.one.opcode != "tuple":
             return self._new(one, operands, loop)
@@ -264,13 +268,13 @@ class Values:
         before = [array for name in one.operands for array in home[name].arrays]
         if one.opcode in ("bitcast", "reshape") and _same_order(one.arrays, before):
             return self._moved(one, operands[0])
-        if one.opcode in ELEMENTWISE:  # shapes do not tell results of as many elements apart
+        if one.opcode in ELEMENTWISE:  # elementwise results with equally many elements are not distinguished by shape
             key: tuple = (one.opcode, one.arrays[0].dtype, one.elements, one.settings, operands)
         elif one.opcode == "broadcast" and (runs := _runs(one)):
             key = (one.opcode, one.arrays[0].dtype, *runs, operands)
         else:
             mine = [*one.arrays, *before]
-            types = mine if one.opcode == "bitcast" else [array[:2] for array in mine]  # layouts matter there alone
+            types = mine if one.opcode == "bitcast" else [array[:2] for array in mine]  # layouts matter only there
             key = (self._key(one), *types, operands)
         if key not in self._numbers:
             self._numbers[key] = self._new(one, operands)
@@ -279,13 +283,15 @@ class Values:
         return node
 
     def _moved(self, one: Instruction, node: int) -> int:
-        """A value under another shape. What moves a product has the product's name, which the product itself may lack."""
+        """Returns a value under another shape. What moves a product has the product's name, which the product itself may
+        lack.
+        """
         if is_product(one.op_name):
             self.nodes[node].op_name = self.nodes[node].op_name or one.op_name
         return node
 
     def _key(self, one: Instruction) -> str:
-        """Opcode and settings, with what its regions compute in place of their names."""
+        """Returns opcode and settings, with what its regions compute in place of their names."""
         text = f"{one.opcode} {one.settings}"
         if one.opcode == "custom-call":
             text += str(one.config)
@@ -295,7 +301,7 @@ class Values:
         return REGION.sub("", text) + str([self._region(name) for name in names])
 
     def _region(self, name: str) -> int:
-        """A number for what a computation does to its parameters."""
+        """Returns a number for what a computation does to its parameters."""
         if name not in self._regions:
             parameters = [one for one in self.module.computations.get(name, {}).values() if one.opcode == "parameter"]
             arguments: dict[int, int] = {}
@@ -309,7 +315,7 @@ class Values:
 
 
 def flat(trace: Sequence[Executed | Fork]) -> Iterator[Executed]:
-    """Yields all that may be executed, every branch included."""
+    """Yields everything that may be executed, every branch included."""
     for item in trace:
         if isinstance(item, Fork):
             for branch in item.branches:
@@ -319,12 +325,14 @@ def flat(trace: Sequence[Executed | Fork]) -> Iterator[Executed]:
 
 
 def _same_order(made: Sequence[Array], before: Sequence[Array]) -> bool:
-    """Do two arrays have the same numbers in the same order, whatever their shapes?"""
+    """Tells whether two arrays have the same numbers in the same order, whatever their shapes."""
     return len(made) == len(before) == 1 and (made[0] == before[0] or all(one.in_order for one in (*made, *before)))
 
 
 def _runs(one: Instruction) -> tuple[tuple[bool, int], ...]:
-    """What a broadcast does whatever the shapes: runs of so many numbers that are kept, or repeated; () if it turns them."""
+    """Returns what a broadcast does, whatever the shapes: runs of so many numbers that are kept, or repeated; () if it
+    reorders them.
+    """
     kept = one.numbers("dimensions")
     if list(kept) != sorted(kept):
         return ()
@@ -334,7 +342,7 @@ def _runs(one: Instruction) -> tuple[tuple[bool, int], ...]:
 
 
 def _handed_on(body: Computation) -> set[int]:
-    """The parts of what a loop carries that its body hands on as they are."""
+    """Returns the parts of what a loop carries that its body passes on unchanged."""
     last, found = result(body), set()
     for i, name in enumerate(last.operands if last.opcode == "tuple" else ()):
         one = body[name]

@@ -1,10 +1,10 @@
 """Operations counted in a jaxpr: what JAX was asked to do, before any compiler.
 
 Dead code is removed first, as every compiler would. A scan counts its body times its length; a while loop counts its body
-times a trip count that must be given, and its condition once more than that. Of a conditional's branches the dearest counts,
-for each kind of work by itself: products, elementwise and transcendental operations, and bytes, each by the branch that has
-most, so the sum is a bound that no single branch needs to reach. Work inside a shard_map counts on every device. Bytes are
-those of each equation, nothing fused: an upper bound. A primitive without a rule is an error, never 0.
+times a trip count that must be given, and its condition once more than that. Of a conditional's branches the most expensive
+counts, separately for each kind of work: products, elementwise and transcendental operations, and bytes. So the sum is a
+bound that no single branch need reach. Work inside a shard_map counts on every device. Bytes are those of each equation,
+without fusion: an upper bound. A primitive without a rule is an error, never 0.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ CALLS = {
     "remat_opt": "fwd_jaxpr",
     "linear_call": "callee",
 }
-# Primitives that hold a jaxpr which says something else than what is called.
+# Primitives that hold a jaxpr other than what is called.
 NOT_CALLS = ("pallas_call", "core_map", "mpmd_map", "tpu_custom_call", "mosaic_gpu_p", "ffi_call", "call_exported")
 COMBINING = ("reduce", "reduce_window", "scatter", "select_and_scatter")  # with a computation of the author's own
 
 
 def count_jaxpr(function: Callable, *arguments: Any, trips: int | Mapping[str, int] | None = None) -> Found:
-    """Counts `function` on arguments (arrays or jax.ShapeDtypeStruct); nothing is computed.
+    """Counts `function` on arguments (arrays or jax.ShapeDtypeStruct) without computing anything.
 
     `trips` says how often its loops of unknown length run: a number for all, or a mapping by scope name or place. Raises
     JaxlvError for such a loop without a number, and for a primitive that has no rule.
@@ -54,9 +54,9 @@ def count_jaxpr(function: Callable, *arguments: Any, trips: int | Mapping[str, i
 def count_closed(
     closed: Any, trips: int | Mapping[str, int] | None = None, loops_once: bool = False, rolled: bool = True
 ) -> Found:
-    """Counts a closed jaxpr; `loops_once` counts the body of a loop once, which is what XLA's own analysis does.
+    """Counts a closed jaxpr; `loops_once` counts the body of a loop once, as XLA's own analysis does.
 
-    Then random bits count as a loop, too, if they are `rolled`: as JAX writes them for a CPU, and for nothing else.
+    With it, random bits also count as a loop if they are `rolled`, which JAX does only for a CPU.
     """
     jaxpr = _open(closed)
     live, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
@@ -83,7 +83,7 @@ class Places(NamedTuple):
 
     @property
     def all(self) -> tuple[str, ...]:
-        """All of them, the author's own before those of libraries."""
+        """All lines, the author's own before those of libraries."""
         return self.own + self.libraries
 
     @property
@@ -92,7 +92,7 @@ class Places(NamedTuple):
         return next(iter(self.all), "")
 
     def inside(self, around: Places) -> Places:
-        """These, and the lines of the equation around."""
+        """Returns these lines followed by those of the equation around."""
         return Places(*(tuple(dict.fromkeys((*inner, *outer))) for inner, outer in zip(self, around, strict=True)))
 
 
@@ -101,7 +101,7 @@ class _Walk:
         self.trips, self.loops_once, self.rolled = trips, loops_once, rolled
         self.axes: dict[str, int] = {}  # of the meshes around, by name
         self.unknown: list[str] = []  # loops whose trip count is not known
-        self.expanding: list[str] = []  # primitives that are counted by their own implementation
+        self.expanding: list[str] = []  # primitives that are being counted by their own implementation
 
     def jaxpr(self, jaxpr: Any, stack: str, places: Places) -> Found:
         """Counts an open jaxpr. `stack` and `places` are those of the equation around it."""
@@ -112,7 +112,7 @@ class _Walk:
         return found
 
     def equation(self, equation: Any, stack: str, around: Places) -> Found:
-        """Returns what one equation takes, with all that is inside it; `stack` is its scope."""
+        """Returns what one equation takes, with everything inside it; `stack` is its scope."""
         name, params = equation.primitive.name, equation.params
         structured = STRUCTURED.get(name)
         if structured is not None:
@@ -128,16 +128,16 @@ class _Walk:
         return Found({_scope(stack): tally} if +tally else {}, [], doubts)
 
     def places(self, equation: Any, around: Places) -> Places:
-        """Where an equation was written; what an implementation is made of stands where its primitive does."""
+        """Returns where an equation was written; an implementation's equations are placed where its primitive is."""
         return around if self.expanding else _sources(equation).inside(around)
 
     def facts(self, equation: Any) -> Equation:
-        """An equation as the rules see it."""
+        """Returns an equation as the rules see it."""
         ins, outs = (tuple(v.aval for v in side) for side in (equation.invars, equation.outvars))
         return Equation(equation.primitive.name, equation.params, ins, outs, self.axes, self.loops_once, self.rolled)
 
     def without_rule(self, equation: Any, stack: str, places: Places) -> Found:
-        """Counts a primitive of somebody else by the one jaxpr that it holds, or by its own implementation in JAX."""
+        """Counts an unknown primitive by the one jaxpr that it holds, or by its own implementation in JAX."""
         name = equation.primitive.name
         inner = [] if name in NOT_CALLS else [jaxpr for value in equation.params.values() for jaxpr in _jaxprs(value)]
         if len(inner) > 1:
@@ -153,12 +153,12 @@ class _Walk:
         return found
 
     def _implementation(self, equation: Any) -> Any:
-        """What a primitive does as a jaxpr, if it is written in JAX; None if it is not, or is no more than itself."""
+        """Returns what a primitive does as a jaxpr, if it is written in JAX; None if it is not, or only calls itself."""
         primitive = equation.primitive
         avals = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in equation.invars if hasattr(v.aval, "dtype")]
         try:
             made = jax.make_jaxpr(lambda *values: primitive.impl(*values, **equation.params))(*avals)
-        except Exception:  # whatever a stranger's code raises: then it cannot be counted so
+        except Exception:  # whatever unknown code raises: then it cannot be counted like this
             return None
         return None if _holds(_open(made), primitive.name) else _open(made)
 
@@ -172,7 +172,7 @@ class _Walk:
     def loop(
         self, body: Found, trips: int, stack: str, places: Places, last: Found | None = None, written: int = 1
     ) -> Found:
-        """A body times its trips, or as often as it is written, and the last look at a condition."""
+        """Returns a body times its trips, or as often as it is written out, and the last check of a condition."""
         found = body.times(written if self.loops_once else trips)
         if last is not None:
             found.add(last)
@@ -180,7 +180,7 @@ class _Walk:
         return Found(found.tallies, [own, *found.loops], found.doubts)
 
     def while_loop(self, equation: Any, stack: str, places: Places) -> Found:
-        """Returns what a loop takes, its condition once more than its body; of an unknown length it asks `trips`."""
+        """Returns what a loop takes, its condition once more often than its body; for an unknown length it asks `trips`."""
         params, scope = equation.params, _scope(stack)
         condition = self.jaxpr(_open(params["cond_jaxpr"]), stack, places)
         body = self.jaxpr(_open(params["body_jaxpr"]), stack, places)
@@ -197,7 +197,7 @@ class _Walk:
         return self.loop(body, trips, stack, places, last=None if self.loops_once else condition)
 
     def cond(self, equation: Any, stack: str, places: Places) -> Found:
-        """Returns, for each kind of work, what the branch that takes most of it takes."""
+        """Returns, for each kind of work, the work of the branch that has most."""
         branches = [self.jaxpr(_open(branch), stack, places) for branch in equation.params["branches"]]
         found = nothing()
         for kind, of in KINDS.items():
@@ -213,11 +213,11 @@ class _Walk:
     # -------------------------------------------------------------------------------------------------- the others
 
     def linear_solve(self, equation: Any, stack: str, places: Places) -> Found:
-        """The solve alone: the other jaxprs say what the matrix is, and how to differentiate."""
+        """Counts only the solve: the other jaxprs say what the matrix is, and how to differentiate."""
         return self.jaxpr(_open(equation.params["jaxprs"].solve), stack, places)
 
     def shard_map(self, equation: Any, stack: str, places: Places) -> Found:
-        """The body on every device along the axes of the mesh that it takes apart."""
+        """Counts the body on every device along the axes of the mesh over which it is split."""
         params, before = equation.params, self.axes
         sizes = dict(params["mesh"].shape)
         manual = params.get("newly_manual_axes", params.get("manual_axes", sizes))
@@ -227,7 +227,9 @@ class _Walk:
         return found
 
     def combining(self, equation: Any, stack: str, places: Places) -> Found:
-        """A reduction, pool or scatter whose computation is a jaxpr on scalars: that, as often as it combines two."""
+        """Counts a reduction, pool or scatter whose computation is a jaxpr on scalars: that jaxpr, as often as it combines
+        two.
+        """
         facts = self.facts(equation)
         params, found = facts.params, nothing()
         if facts.name == "scatter":
@@ -264,7 +266,7 @@ STRUCTURED: Mapping[str, Callable[[_Walk, Any, str, Places], Found]] = {
 
 
 def bodies(params: Mapping[str, Any]) -> int:
-    """How often the body of a scan is written into the program, one behind another, by the scan's parameters."""
+    """Returns how often the body of a scan is written out in the program, by the scan's parameters."""
     length, unroll = params["length"], params.get("unroll", 1)
     return length if unroll >= length else unroll + length % unroll
 
@@ -278,7 +280,7 @@ def parts_of_scan(params: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def refusal(equation: Any, stack: str, places: Places, found: str | None = None) -> JaxlvError:
-    """The error for a primitive that cannot be counted, by name and place."""
+    """Returns the error for a primitive that cannot be counted, with its name and place."""
     name = equation.primitive.name
     hints = {
         "pallas_call": "give it a cost_estimate: pl.estimate_cost makes one of a function in JAX that computes the same",
@@ -290,7 +292,7 @@ def refusal(equation: Any, stack: str, places: Places, found: str | None = None)
     over = f" over {axes}, whose size is not known here" if axes is not None and name.startswith(("p", "reduce_s")) else ""
     return JaxlvError(
         f"no rule counts the primitive {name}{of}{over}", where=_named_at(places, stack), found=found,
-        hint=hints.get(name, "a rule for it belongs into jaxlv/flops/counting/primitives.py"),
+        hint=hints.get(name, "a rule for it belongs in jaxlv/flops/counting/primitives.py"),
     )  # fmt: skip
 
 
@@ -300,7 +302,7 @@ def _named_at(places: Places, stack: str) -> str:
 
 
 def _named(place: str, scope: Scope) -> str:
-    """A place in words: "model.py:12 in decoder/step"."""
+    """Returns a place in words: "model.py:12 in decoder/step"."""
     return " in ".join(part for part in (place, str(scope)) if part) or "the function"
 
 
@@ -310,12 +312,12 @@ def _scope(stack: str) -> Scope:
 
 
 def _sources(equation: Any) -> Places:
-    """Where an equation was written."""
+    """Returns where an equation was written."""
     try:
-        from jax._src import source_info_util  # jax.extend has only a summary in words, without the lines around
+        from jax._src import source_info_util  # jax.extend has only a summary in words, without the outer lines
 
         frames = list(source_info_util.user_frames(equation.source_info.traceback))
-    except (ImportError, AttributeError, TypeError):  # another version of JAX: then scopes alone say where
+    except (ImportError, AttributeError, TypeError):  # another version of JAX: then only scopes say where
         return Places((), ())
     sides: tuple[list[str], list[str]] = [], []
     for frame in frames:
@@ -336,7 +338,7 @@ def _jaxprs(value: Any) -> Iterator[Any]:
 
 
 def _holds(jaxpr: Any, name: str) -> bool:
-    """Does a primitive stand anywhere in a jaxpr?"""
+    """Tells whether a primitive occurs anywhere in a jaxpr."""
     return any(
         equation.primitive.name == name
         or any(_holds(inner, name) for value in equation.params.values() for inner in _jaxprs(value))

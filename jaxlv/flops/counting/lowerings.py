@@ -1,6 +1,6 @@
-"""What JAX and XLA make of a primitive beyond its price, on any processor: operations that a jaxpr does not show.
+"""What JAX and XLA add to the price of a primitive on any processor: operations that a jaxpr does not show.
 
-They are read from JAX's own definitions of the primitives and from XLA's passes, named at each rule.
+They are taken from JAX's own definitions of the primitives and from XLA's passes, named at each rule.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from jaxlv.flops.counting import costs
 from jaxlv.flops.counting.operations import Tally
 from jaxlv.flops.counting.primitives import Equation
 
-# Of a comparison of two floating-point numbers that may be NaN or -0: for each side two tests, for zero and NaN, and
-# two choices (jax.lax's canonical numbers of a sort); then both as integers in the same order (XLA's comparison-expander).
+# For a comparison of two floating-point numbers that may be NaN or -0: for each side two tests, for zero and NaN, and two
+# choices (jax.lax's canonical numbers of a sort); then both as integers in the same order (XLA's comparison-expander).
 CANONICAL, TOTAL_ORDER = Tally(integer=4, compare=4), Tally(integer=4, compare=2)
-NEXT_KEY = Tally(integer=4)  # of a sort: whether the keys before are equal, two connectives, and its own comparison
-WINDOW = 16  # a running sum over more numbers is made of running sums over so many (XLA's reduce-window-rewriter)
-TURNS = 5  # of the loop that JAX makes of a block of Threefry, which has four rounds in each
+NEXT_KEY = Tally(integer=4)  # for a sort: whether the previous keys are equal, two connectives, and its own comparison
+WINDOW = 16  # a running sum over more numbers is made from running sums over this many (XLA's reduce-window-rewriter)
+TURNS = 5  # iterations of JAX's loop for a block of Threefry, with four rounds in each
 
 
 def lowering(equation: Equation) -> Tally:
-    """The operations that a primitive needs beyond its price; none for most."""
+    """Returns the operations that a primitive needs beyond its price; none for most."""
     name = equation.name
     if name.startswith(("gather", "scatter")):
         return _misses(equation) if "FILL" in str(equation.params.get("mode", "")) else Tally()
@@ -31,18 +31,18 @@ def lowering(equation: Equation) -> Tally:
 
 
 def counter(turns: int, looks: int) -> Tally:
-    """What the counter of a scan takes, if its condition is looked at `looks` times.
+    """Returns the operations for the counter of a scan whose condition is checked `looks` times.
 
-    It is added to and compared, and made an index, which could be negative.
+    The counter is increased, compared, and converted to an index, which could be negative.
     """
     return Tally(add=2 * turns, integer=turns + looks, compare=turns)
 
 
 def running(length: int) -> int:
-    """Combinations that XLA makes for the running sums of so many numbers.
+    """Returns how many combinations XLA executes for the running sums of `length` numbers.
 
-    Of up to 16 numbers each sum is made by itself. More are parted into blocks, whose last sums are summed up to the block
-    before and added to each number of their block.
+    For up to 16 numbers each sum is computed by itself. More are split into blocks; the running sum of the blocks' last
+    sums, up to the previous block, is added to each number of a block.
     """
     if length <= WINDOW:
         return length * (length - 1) // 2
@@ -51,13 +51,13 @@ def running(length: int) -> int:
 
 
 def _misses(equation: Equation) -> Tally:
-    """An index that may miss is compared twice, the comparisons are joined, and a number is chosen for each element."""
+    """Counts, for an index that may be out of range: two comparisons, joined, and a choice for each element."""
     moved = equation.out if equation.name == "gather" else equation.size(2)
     return Tally(integer=4 * equation.size(1), compare=equation.size(1) + moved)
 
 
 def _place_of_most(equation: Equation) -> Tally:
-    """To find the place of a maximum takes 9 operations for two numbers: 7 on truth values, two choices."""
+    """Counts what finds the place of a maximum: 9 operations for two numbers, 7 on truth values and two choices."""
     pairs = equation.size(0) - equation.out
     return Tally(integer=7 * pairs, compare=pairs)
 
@@ -83,13 +83,13 @@ def _cumulative(equation: Equation) -> Tally:
     length = equation.ins[0].shape[equation.params["axis"]]
     rows, more = equation.out // max(1, length), running(length)
     found = Tally(costs.CUMULATIVE[equation.name]).times(rows * (more - length + 1))
-    if equation.name == "cumlogsumexp":  # which tests for a difference that is not a number
+    if equation.name == "cumlogsumexp":  # it also tests for a difference that is not a number
         found.update(Tally(add=1, integer=1, compare=1).times(rows * more))
     return found
 
 
 def _random(equation: Equation) -> Tally:
-    """The loop's counter, what is added to a word, and the rests of four shifts."""
+    """Counts the loop's counter, what is added to a word, and the remainders of four shifts."""
     generator = getattr(getattr(equation.ins[0], "dtype", None), "_impl", None)
     if getattr(generator, "name", costs.THREEFRY) not in ("threefry2x32", "fry"):
         return Tally()
@@ -101,12 +101,12 @@ def _random(equation: Equation) -> Tally:
 
 
 def _same_bits(equation: Equation) -> Tally:
-    """Free, but XLA's analysis, to which `loops_once` belongs, counts an operation for each element."""
+    """Counts nothing; with `loops_once` one operation per element, as XLA's analysis does."""
     return Tally(integer=equation.out) if equation.loops_once else Tally()
 
 
 def _one_type(equation: Equation) -> Tally:
-    """A product of two types: JAX casts each side that is not of the result's type (but for two of 8 bits)."""
+    """Counts casts in a product of two types: JAX casts a side that is not of the result's type (except two of 8 bits)."""
     types = [aval.dtype for aval in (*equation.ins[:2], equation.outs[0])]
     if types[0] == types[1]:
         return Tally()
@@ -119,7 +119,7 @@ def _base_two(equation: Equation) -> Tally:
 
 
 def _power(equation: Equation) -> Tally:
-    """An exponent of another type is cast."""
+    """Counts the cast of an exponent of another type."""
     one, other = equation.ins
     return Tally(convert=equation.size(1)) if one.dtype != other.dtype else Tally()
 

@@ -1,7 +1,7 @@
-"""Names for modules whose library gives them none while a function is traced.
+"""Names for modules whose library does not name them while a function is traced.
 
 Flax linen, Haiku and Equinox's layers write their names into a program themselves. Flax NNX does not: here each of its
-modules is called under the name that it has in the module around it, or under its class.
+modules is called under its name in the surrounding module, or under its class.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-LOCK = threading.Lock()  # classes are changed for the time of a trace: one at a time
+LOCK = threading.Lock()  # classes are changed during a trace: one trace at a time
 
 
 @contextlib.contextmanager
@@ -38,7 +38,7 @@ def named() -> Iterator[None]:
 
 
 def _kinds(kind: type) -> Iterator[Any]:
-    """The classes below one."""
+    """Yields all subclasses of a class."""
     below: Any
     for below in kind.__subclasses__():
         yield below
@@ -48,7 +48,7 @@ def _kinds(kind: type) -> Iterator[Any]:
 def _under_its_name(call: Callable, around: list[Any]) -> Callable:
     @functools.wraps(call)
     def named_call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if around and around[-1] is self:  # a class that calls the one that it extends
+        if around and around[-1] is self:  # a class that calls its superclass
             return call(self, *args, **kwargs)
         name = next(_names(around[-1], self), "") if around else ""
         around.append(self)
@@ -62,7 +62,7 @@ def _under_its_name(call: Callable, around: list[Any]) -> Callable:
 
 
 def _names(parent: Any, child: Any) -> Iterator[str]:
-    """Names of a module in another: its attribute, and its place if that holds several."""
+    """Yields names of a module in another: its attribute, and its index or key if that holds several."""
     for name, value in vars(parent).items():
         if value is child:
             yield name

@@ -1,4 +1,4 @@
-"""Functions and arguments by name, as a command line has them: "module:function" and "f32[8,512],i32[8]"."""
+"""Functions and arguments by name, as given on a command line: "module:function" and "f32[8,512],i32[8]"."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ SHAPE = re.compile(r"\s*(\w+)\[\s*((?:[0-9]{1,9}\s*,\s*)*(?:[0-9]{1,9}\s*)?)\]\s
 
 
 def function_of(name: str) -> Callable:
-    """The function that "module:function" names, imported from the current folder or from what is installed. Raises
-    JaxlvError if there is none.
+    """Returns the function that "module:function" names, imported from the current folder or from installed packages. Raises
+    JaxlvError if it does not exist.
     """
     module, separator, attribute = name.partition(":")
     if not (separator and module and attribute):
@@ -41,11 +41,11 @@ def function_of(name: str) -> Callable:
             raise JaxlvError(f"the module needs {absent.name}, which is not installed", where=name) from None
         hint = "run it in the folder of the module, and leave out .py"
         raise JaxlvError(f"no such module: {module}", where=name, hint=hint) from None
-    except Exception as fault:  # whatever a stranger's module does when it is imported
+    except Exception as fault:  # whatever unknown code raises when it is imported
         raise JaxlvError(f"the module does not load: {type(fault).__name__}: {fault}", where=name) from fault
     for part in attribute.split("."):
         if not hasattr(found, part):
-            raise JaxlvError(f"nothing is called {part} there", where=name)
+            raise JaxlvError(f"the name {part} is not in the module", where=name)
         found = getattr(found, part)
     if not callable(found):
         raise JaxlvError("not a function", where=name, found=type(found).__name__)
@@ -53,8 +53,8 @@ def function_of(name: str) -> Callable:
 
 
 def shapes(text: str) -> list[jax.ShapeDtypeStruct]:
-    """Abstract arrays of a list such as "f32[8,512],i32[8],f32[]". Raises JaxlvError if it is not one, or holds types of 64
-    bits without jax_enable_x64.
+    """Returns the abstract arrays of a list such as "f32[8,512],i32[8],f32[]". Raises JaxlvError if it is not one, or has
+    types of 64 bits without jax_enable_x64.
     """
     found, at = [], 0
     while at < len(text):
@@ -71,7 +71,7 @@ def shapes(text: str) -> list[jax.ShapeDtypeStruct]:
 
 
 def trips_of(text: str) -> int | dict[str, int]:
-    """Trip counts as "7" for all loops, or "model.py:12=7,decoder/step=3". Raises JaxlvError if it is neither."""
+    """Returns trip counts from "7" for all loops, or "model.py:12=7,decoder/step=3". Raises JaxlvError if it is neither."""
     parts = [part.rpartition("=") for part in text.split(",")]
     if not all(re.fullmatch(r"\s*[0-9]{1,18}\s*", count) for _, _, count in parts) or (
         len(parts) > 1 and not all(one for one, _, _ in parts)
@@ -83,7 +83,9 @@ def trips_of(text: str) -> int | dict[str, int]:
 
 
 def gradient(function: Callable, arguments: list[jax.ShapeDtypeStruct]) -> Callable:
-    """The gradient of the sum of all that `function` returns, with respect to its arguments of floating-point type."""
+    """Returns the gradient of the sum of everything that `function` returns, with respect to its floating-point
+    arguments.
+    """
     floats = tuple(i for i, one in enumerate(arguments) if jnp.issubdtype(one.dtype, jnp.floating))
     if not floats:
         raise JaxlvError("no argument has a gradient", where="--grad", expected="an argument of floating-point type")

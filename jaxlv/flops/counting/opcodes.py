@@ -1,7 +1,7 @@
-"""What one HLO instruction costs, by its opcode.
+"""The cost of one HLO instruction, by its opcode.
 
-A rule gives a Tally, or a Tally and a doubt; an opcode without a rule gives None, which the walk turns into a doubt. Prices
-are those of the jaxpr's primitives (costs.py), so that both counts are in the same operations.
+A rule returns a Tally, or a Tally and a doubt; an opcode without a rule returns None, which the walk turns into a doubt.
+Prices are those of the jaxpr's primitives (costs.py), so that both counts use the same operations.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from jaxlv.flops.counting.operations import PRODUCT, SHEET_PRODUCT, Tally, by_fo
 
 
 def names(text: str) -> frozenset[str]:
-    """The names in a text."""
+    """Returns the names in a text."""
     return frozenset(text.split())
 
 
-# Opcodes of one operation on each element, and the primitives of jax.lax that they are.
+# Opcodes of one operation on each element, and the equivalent primitives of jax.lax.
 ELEMENTWISE: Mapping[str, str] = {
     **{same: same for same in names("add sign abs clamp tanh erf cosh sinh log sqrt cbrt rsqrt tan atan2 acos acosh asin")},
     **{same: same for same in names("asinh atanh logistic and or not xor floor ceil")},
@@ -46,7 +46,7 @@ PRODUCT_NAMES = ("dot_general", "conv_general_dilated", "ragged_dot_general", "s
 
 
 def is_product(op_name: str) -> bool:
-    """Does the name that a program has for an instruction say that it is a product?"""
+    """Tells whether an instruction's name in the program says that it is a product."""
     return op_name.rpartition("/")[2] in PRODUCT_NAMES
 
 
@@ -56,7 +56,9 @@ Body = Callable[[str], Tally]  # the cost of applying a computation once
 
 
 def rule(one: Instruction, operands: Sequence[Instruction], body: Body) -> Answer | None:
-    """The operations of one execution, or None without a rule. `operands` are the instructions that make its operands."""
+    """Returns the operations of one execution, or None without a rule. `operands` are the instructions that make its
+    operands.
+    """
     opcode = one.opcode.removesuffix("-start")
     if opcode in FREE or one.opcode in FREE or opcode.endswith("-done"):
         return Tally()
@@ -67,7 +69,7 @@ def rule(one: Instruction, operands: Sequence[Instruction], body: Body) -> Answe
 
 
 def first(one: Instruction) -> Array:
-    """The type of an instruction's result, of a tuple's first part; a token has no elements."""
+    """Returns the type of an instruction's result, or of the first part of a tuple; a token has no elements."""
     return one.arrays[0] if one.arrays else Array("token", (0,))
 
 
@@ -81,7 +83,7 @@ def _elementwise(primitive: str, made: Array, sides: Sequence[Array]) -> Tally |
 
 
 def dot(left: Array, right: Array, d: Dimensions) -> Tally:
-    """2 x elements of the result x contracted length; the batch dimensions are part of the result.
+    """Returns 2 x elements of the result x contracted length; the batch dimensions are part of the result.
 
     Raises JaxlvError if the contracted lengths differ.
     """
@@ -94,7 +96,7 @@ def dot(left: Array, right: Array, d: Dimensions) -> Tally:
 
 
 def real(tally: Tally, *sides: Array) -> Tally:
-    """A product of complex sides in FLOPs of real ones: 4 multiplications and 4 additions for each pair."""
+    """Returns a product of complex sides in real FLOPs: 4 multiplications and 4 additions for each pair."""
     return tally.times(math.prod(2 for side in sides if side.is_complex))
 
 
@@ -103,7 +105,7 @@ def _dot(one: Instruction, sides: Sequence[Array], body: Body) -> Tally:
 
 
 def _scaled_dot(one: Instruction, sides: Sequence[Array], body: Body) -> Tally:
-    """A product of sides that have factors: each side is multiplied by its factors first."""
+    """Counts a product whose sides have factors: each side is multiplied by its factors first."""
     found = dot(sides[0], sides[1], one.dimensions())
     found["mul"] += sum(side.elements for side, factors in zip(sides, sides[2:], strict=False) if factors.elements > 1)
     return found
@@ -115,11 +117,11 @@ def _ragged_dot(one: Instruction, sides: Sequence[Array], body: Body) -> Answer:
     p = math.prod(size for i, size in enumerate(right.sizes) if i not in apart)
     flops = 2 * left.elements * p
     tally = real(Tally({PRODUCT: flops, SHEET_PRODUCT: flops - one.elements}), left, right)
-    return tally, f"{one.name}: as if its groups covered every row, which their sizes say at run time alone"
+    return tally, f"{one.name}: as if its groups covered every row; their sizes are known only at run time"
 
 
 def convolution(one: Instruction, data: Array, kernel: Array, made: Array) -> Tally:
-    """Two FLOPs for each tap on data, each feature of the kernel's input and each of the output.
+    """Returns two FLOPs for each tap on data, each feature of the kernel's input and each of the output.
 
     Raises JaxlvError without dim_labels.
     """
@@ -140,7 +142,7 @@ def _convolution(one: Instruction, sides: Sequence[Array], body: Body) -> Tally:
 
 
 def _taps(sizes: Sequence[int], made: Sequence[int], window: Sequence[Axis]) -> tuple[int, int]:
-    """(taps of a window on data, outputs with one such tap or more), over all dimensions."""
+    """Returns (taps of a window on data, outputs with at least one such tap), over all dimensions."""
     return windows.over(
         [
             windows.Window(size, out, axis.size, axis.stride, axis.low, axis.lhs_dilation, axis.rhs_dilation)
@@ -153,7 +155,7 @@ def _taps(sizes: Sequence[int], made: Sequence[int], window: Sequence[Axis]) -> 
 
 
 def estimated(what: str, matrix: Array, one: decompositions.Estimate) -> Answer:
-    """FLOPs that a formula states for each matrix of a batch, with the doubt that says so."""
+    """Returns the FLOPs that a formula states for each matrix of a batch, with the doubt that says so."""
     batch = math.prod(matrix.sizes[:-2])
     words = f"{what} of {' x '.join(map(str, matrix.sizes))}: by a formula, {one.words}, not a count of operations"
     return by_formula(batch * one.flops * (4 if matrix.is_complex else 1)), words
@@ -190,7 +192,7 @@ def _reduce_window(one: Instruction, sides: Sequence[Array], body: Body) -> Tall
 
 
 def _select_and_scatter(one: Instruction, sides: Sequence[Array], body: Body) -> Tally:
-    """Each window picks its element, and what comes back is added there."""
+    """Counts how each window picks its element, to which the incoming value is added."""
     taps, touched = _taps(sides[0].sizes, sides[1].sizes, one.window())
     found = _region(one, body, "select").times(taps - touched)
     found.update(_region(one, body, "scatter").times(sides[1].elements))
@@ -207,7 +209,7 @@ def _sort(one: Instruction, sides: Sequence[Array], body: Body) -> Tally:
 
 
 def comparisons(sorted_: Array, along: int = -1) -> int:
-    """Comparisons that sort an array along one dimension: ceil(log2(length)) for each element."""
+    """Returns the comparisons that sort an array along one dimension: ceil(log2(length)) for each element."""
     length = sorted_.sizes[along] if sorted_.sizes else 1
     return sorted_.elements * max(1, (length - 1).bit_length())
 
@@ -221,7 +223,7 @@ def _topk(one: Instruction, sides: Sequence[Array], body: Body) -> Tally:
 
 
 def random_words(what: str, words: int) -> Answer:
-    """The tally of so many 32-bit words of random bits."""
+    """Returns the tally of `words` 32-bit words of random bits."""
     return costs.BLOCKS[costs.THREEFRY].times(-(-words // 2)), f"{what}: counted as Threefry, though the device chooses"
 
 
@@ -230,14 +232,16 @@ def _random(one: Instruction, sides: Sequence[Array], body: Body) -> Answer:
 
 
 def _collective(one: Instruction, sides: Sequence[Array], body: Body) -> Tally:
-    """A device's share: of n values of one element n - 1 sums are made, by n devices together."""
+    """Counts a device's share: n values of one element take n - 1 sums, made by n devices together."""
     size = _group_size(one)
     whole = sum(side.elements for side in sides)
     return _region(one, body).times(-(-whole * (size - 1) // size))
 
 
 def _group_size(one: Instruction) -> int:
-    """How many devices a collective joins: replica_groups={{0,1},{2,3}} or [2,2]<=[4]; 2 if the text does not say."""
+    """Returns how many devices a collective joins: replica_groups={{0,1},{2,3}} or [2,2]<=[4]; 2 if the text does not
+    say.
+    """
     if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", one.attributes):
         return len(listed[1].split(","))
     if iota := re.search(r"replica_groups=\[([\d,]+)\]<=", one.attributes):

@@ -11,56 +11,56 @@ BYTES = "bytes"  # read and written
 TRANSCENDENTAL = ("exp", "log", "sqrt", "rsqrt", "sin", "pow")
 PLAIN = ("add", "mul", "div", "compare", "convert", "integer")
 PRIMITIVES = (*PLAIN, *TRANSCENDENTAL)  # one operation on one element
-# Marks, behind the name of an operation. Of what is executed: a product's sides filled up with zeros; what has been computed
-# before; what nobody asked for, but serves what was asked for. Of what is asked for: values that were asked for before;
-# operations that constants decide; and what a primitive without operations is lowered to.
+# Marks, appended to the name of an operation. For what is executed: a product's sides padded with zeros; what was computed
+# before; what nobody asked for, but serves what was asked for. For what is asked for: values that were asked for before;
+# operations that constants decide; and the lowering of a primitive without operations.
 PADDED, REPEATED, ADDED, AGAIN, FOLDED, LOWERED = " padded", " repeated", " added", " again", " folded", " lowered"
 FORMULA = "dot by formula"  # FLOPs in `dot` that a formula gives, not a count: a decomposition, an FFT, a stated estimate
 
 
 class Tally(Counter[str]):
     """Operations by name: `dot` and `dot sheet` in FLOPs, those of PRIMITIVES by number, `bytes`, and marks of products
-    ("dot padded", "dot repeated", "dot skipped by mask", "dot by formula"), which say of FLOPs in `dot` what they are.
+    ("dot padded", "dot repeated", "dot skipped by mask", "dot by formula"), which classify FLOPs that `dot` contains.
     """
 
     def products(self) -> int:
-        """FLOPs of matrix products and convolutions."""
+        """Returns the FLOPs of matrix products and convolutions."""
         return self[PRODUCT]
 
     def elementwise(self) -> int:
-        """Operations on elements that are not transcendental, each counted as 1: reductions, sorts, casts and integers
+        """Returns the number of elementwise operations that are not transcendental: reductions, sorts, casts and integers
         included.
         """
         return sum(self[name] for name in PLAIN)
 
     def transcendental(self) -> int:
-        """Exponentials, logarithms, roots, powers, sines, ..., each counted as 1."""
+        """Returns the number of exponentials, logarithms, roots, powers, sines, ..."""
         return sum(self[name] for name in TRANSCENDENTAL)
 
     def bytes(self) -> int:
-        """Bytes read and written."""
+        """Returns the bytes read and written."""
         return self[BYTES]
 
     def price(self, weights: Mapping[str, int], products: str = PRODUCT) -> int:
-        """FLOPs at weights by primitive, and of the products as `products` counts them."""
+        """Returns FLOPs at weights by primitive, with the products as `products` counts them."""
         return self[products] + sum(weight * self[name] for name, weight in weights.items())
 
     def everything(self) -> int:
-        """FLOPs of the products and every operation on an element, each counted as 1, as XLA counts them."""
+        """Returns the FLOPs of the products plus every elementwise operation, each counted as 1, as XLA counts them."""
         return self[PRODUCT] + self.elementwise() + self.transcendental()
 
     def __add__(self, more: Mapping[str, int]) -> Tally:  # type: ignore[override]
-        """The sum, negative numbers and zeros kept."""
+        """Returns the sum; negative numbers and zeros are kept."""
         found = Tally(self)
         found.update(more)
         return found
 
     def times(self, count: int) -> Tally:
-        """The tally of `count` repetitions."""
+        """Returns the tally of `count` repetitions."""
         return Tally({name: count * number for name, number in self.items()})
 
     def of_kind(self, kind: str) -> Tally:
-        """The part that is of a kind of work: a key of KINDS."""
+        """Returns the part that is of a kind of work: a key of KINDS."""
         return Tally({name: number for name, number in self.items() if kind_of(name) == kind})
 
 
@@ -71,7 +71,7 @@ KINDS = {
 
 
 def kind_of(name: str) -> str:
-    """The kind of work that an operation is, a key of KINDS; a mark ("exp repeated") is of the kind that it marks."""
+    """Returns the kind of work of an operation, a key of KINDS; a mark ("exp repeated") is of the kind that it marks."""
     first = name.partition(" ")[0]
     if first == PRODUCT:
         return "products"
@@ -79,7 +79,7 @@ def kind_of(name: str) -> str:
 
 
 def total(tallies: Iterable[Tally]) -> Tally:
-    """The sum of tallies."""
+    """Returns the sum of tallies."""
     result = Tally()
     for tally in tallies:
         result.update(tally)
@@ -87,10 +87,10 @@ def total(tallies: Iterable[Tally]) -> Tally:
 
 
 def product(batch: int, m: int, n: int, p: int) -> Tally:
-    """The tally of `batch` matrix products (m, n) x (n, p)."""
+    """Returns the tally of `batch` matrix products (m, n) x (n, p)."""
     return Tally({PRODUCT: 2 * batch * m * n * p, SHEET_PRODUCT: batch * m * p * (2 * n - 1)})
 
 
 def by_formula(flops: int) -> Tally:
-    """FLOPs that a formula gives."""
+    """Returns the tally of FLOPs that a formula gives."""
     return Tally({PRODUCT: flops, SHEET_PRODUCT: flops, FORMULA: flops})

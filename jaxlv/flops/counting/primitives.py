@@ -1,7 +1,7 @@
-"""What one equation of a jaxpr costs, by its primitive.
+"""The cost of one equation of a jaxpr, by its primitive.
 
-A rule gives a Tally, or a Tally and a doubt: what it could not know, in words. A primitive that stands nowhere here has no
-rule, and whoever counts must raise an error: nothing is 0 because it is unknown.
+A rule returns a Tally, or a Tally and a doubt: what it could not know, in words. A primitive that is not listed here has no
+rule, and the caller must raise an error: nothing counts as 0 because it is unknown.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ class Equation:
     outs: tuple[Any, ...]
     axes: Mapping[str, int]  # sizes of the mesh axes that a shard_map around it has made manual
     loops_once: bool = False
-    rolled: bool = True  # the rounds of random bits are a loop, as JAX writes them for a CPU alone
+    rolled: bool = True  # the rounds of random bits are a loop, as JAX writes them only for a CPU
 
     def shapes(self, which: str = "ins") -> list[tuple[int, ...]]:
-        """Shapes of the operands or results."""
+        """Returns the shapes of the operands or results."""
         return [tuple(getattr(aval, "shape", ())) for aval in getattr(self, which)]
 
     def size(self, operand: int) -> int:
-        """Elements of an operand."""
+        """Returns the number of elements of an operand."""
         return math.prod(self.ins[operand].shape)
 
     @property
     def out(self) -> int:
-        """Elements of the first result."""
+        """The number of elements of the first result."""
         return size(self.outs[0]) if self.outs else 0
 
     @property
     def is_complex(self) -> bool:
-        """Is a side complex?"""
+        """Tells whether any operand or result is complex."""
         return any(_complex(aval) for aval in (*self.ins, *self.outs))
 
 
@@ -50,7 +50,9 @@ Answer = Tally | tuple[Tally, str]
 
 
 def rule(equation: Equation) -> Answer | None:
-    """The operations of an equation with the bytes that it reads and writes, or None if its primitive has no rule."""
+    """Returns the operations of an equation with the bytes that it reads and writes, or None if its primitive has no
+    rule.
+    """
     name = equation.name
     if name in costs.ELEMENTWISE or name in costs.COMPLEX:
         found: Answer | None = _elementwise(equation)
@@ -73,12 +75,12 @@ def rule(equation: Equation) -> Answer | None:
 
 
 def size(aval: Any) -> int:
-    """Elements of an abstract value; a token has none."""
+    """Returns the number of elements of an abstract value; a token has none."""
     return math.prod(aval.shape) if hasattr(aval, "shape") else 0
 
 
 def nbytes(aval: Any) -> int:
-    """Bytes of an abstract value; those of a random key are its words'."""
+    """Returns the bytes of an abstract value; for a random key, those of its words."""
     dtype = getattr(aval, "dtype", None)
     each = getattr(dtype, "itemsize", 0)
     if (generator := getattr(dtype, "_impl", None)) is not None:
@@ -105,13 +107,13 @@ def _bytes(equation: Equation) -> int:
 
 def _elementwise(equation: Equation) -> Tally | None:
     if equation.name == "convert_element_type" and equation.ins[0].dtype == equation.outs[0].dtype:
-        return Tally()  # a type that only ceases to be weak
+        return Tally()  # the type only stops being weak
     one = (costs.COMPLEX if equation.is_complex else costs.ELEMENTWISE).get(equation.name)
     return None if one is None else Tally({operation: each * equation.out for operation, each in one.items()})
 
 
 def _combined(equation: Equation, one: Mapping[str, int], times: int) -> Tally:
-    """`times` combinations of two elements by operations on real ones."""
+    """Returns the real operations of `times` combinations of two elements."""
     found = Tally()
     for operation, each in one.items():
         number = max(0, times) * each
@@ -136,7 +138,7 @@ def _decomposition(equation: Equation) -> Answer:
 
 
 def dot_sizes(equation: Any) -> tuple[int, int, int, int]:
-    """(batch, m, n, p) of a dot_general: n is contracted."""
+    """Returns (batch, m, n, p) of a dot_general: n is contracted."""
     (left_n, right_n), (left_batch, right_batch) = equation.params["dimension_numbers"]
     left, right = equation.shapes()[:2]
     batch, n = math.prod(left[i] for i in left_batch), math.prod(left[i] for i in left_n)
@@ -146,7 +148,7 @@ def dot_sizes(equation: Any) -> tuple[int, int, int, int]:
 
 
 def _real(equation: Equation, tally: Tally) -> Tally:
-    """A product of complex matrices in FLOPs of real ones: 4 multiplications and 4 additions for each pair."""
+    """Returns a product of complex matrices in real FLOPs: 4 multiplications and 4 additions for each pair."""
     return tally.times(math.prod(2 if _complex(aval) else 1 for aval in equation.ins[:2]))
 
 
@@ -171,7 +173,7 @@ def _ragged_dot(equation: Equation) -> Answer:
     p = math.prod(side for i, side in enumerate(right) if i not in (*right_n, *right_batch, *groups))
     flops = 2 * math.prod(left) * p
     tally = _real(equation, Tally({PRODUCT: flops, SHEET_PRODUCT: flops - math.prod(equation.shapes("outs")[0])}))
-    return tally, f"{equation.name}: as if its groups covered every row, which their sizes say at run time alone"
+    return tally, f"{equation.name}: as if its groups covered every row; their sizes are known only at run time"
 
 
 def _convolution(equation: Equation) -> Tally:
@@ -230,7 +232,7 @@ def _pool(equation: Equation) -> Tally:
 
 
 def _pool_gradient(equation: Equation) -> Tally:
-    """Each window picks its element, and the gradient is added there."""
+    """Counts how each window picks its element, to which the gradient is added."""
     source, operand = equation.shapes()[:2]
     return Tally(compare=windows.combinations(operand, source, dict(equation.params)), add=math.prod(source))
 
@@ -251,9 +253,9 @@ def _scatter(equation: Equation) -> Tally:
 
 
 def _collective(equation: Equation) -> Answer | None:
-    """What all devices of a mesh do together, as a share of each: n - 1 combinations for each element of a group of n.
+    """Returns what all devices of a mesh do together, as a share for each: n - 1 combinations per element in a group of n.
 
-    The walk multiplies by the devices; the share is kept whole by the group.
+    The walk multiplies by the number of devices; until then the mark GROUPED keeps the share a whole number.
     """
     names = equation.params.get("axes", equation.params.get("axis_name", ()))
     names = names if isinstance(names, (tuple, list)) else (names,)
@@ -267,11 +269,11 @@ def _collective(equation: Equation) -> Answer | None:
     return Tally({f"{GROUPED} {n}:{name}": number for name, number in found.items()} | {BYTES: _bytes(equation)})
 
 
-GROUPED = "of a group of"  # operations that a group of devices shares, under this mark until the walk resolves it
+GROUPED = "of a group of"  # marks operations that a group of devices shares, until the walk resolves the mark
 
 
 def shared(tally: Tally, copies: int) -> Tally:
-    """The tally of `copies` devices, from that of one; what a group of n does together is counted once for each group."""
+    """Returns the tally of `copies` devices from that of one; what a group of n does together counts once per group."""
     found = Tally()
     for name, number in tally.items():
         if name.startswith(GROUPED):
@@ -298,7 +300,7 @@ def _block(equation: Equation, name: str) -> Tally:
 
 
 def _blocks(equation: Equation, more: Tally) -> Answer:
-    """A block of the key's generator for each element of the result, and more operations for each."""
+    """Returns a block of the key's generator for each element of the result, and `more` operations for each."""
     generator = getattr(getattr(equation.ins[0], "dtype", None), "_impl", None)
     name = getattr(generator, "name", costs.THREEFRY)
     if name in costs.BLOCKS:
@@ -307,12 +309,12 @@ def _blocks(equation: Equation, more: Tally) -> Answer:
 
 
 def _keys(equation: Equation) -> Answer:
-    """Keys made of keys."""
+    """Counts how keys are made from keys."""
     return _blocks(equation, costs.INDEX)
 
 
 def _random_bits(equation: Equation) -> Answer:
-    """Numbers of up to 32 bits join the words of a block by an exclusive or; of 64 bits, both are kept."""
+    """Counts random bits: up to 32 join the words of a block by an exclusive or; for 64 both words are kept."""
     return _blocks(equation, costs.INDEX + Tally(integer=1 if equation.params.get("bit_width", 32) <= 32 else 2))
 
 

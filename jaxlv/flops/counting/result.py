@@ -28,7 +28,7 @@ class Node:
     children: Mapping[str, Node]
 
     def tally(self, phase: str | None = None) -> Tally:
-        """Operations by name, of the scopes inside too; of one phase, or of all."""
+        """Returns operations by name, including scopes inside; of one phase, or of all."""
         own = [tally for one, tally in self.own.items() if phase in (None, one)]
         return total([*own, *(child.tally(phase) for child in self.children.values())])
 
@@ -39,7 +39,7 @@ class Node:
 
     @property
     def elementwise(self) -> int:
-        """Operations on elements, each counted as 1."""
+        """Elementwise operations, each counted as 1."""
         return self.tally().elementwise()
 
     @property
@@ -53,11 +53,11 @@ class Node:
         return self.tally().bytes()
 
     def phases(self) -> list[str]:
-        """The phases in which there is work here or inside."""
+        """Returns the phases in which there is work here or inside."""
         return [phase for phase in PHASES if any(self.tally(phase).values())]
 
     def walk(self, depth: int | None = None) -> Iterator[Node]:
-        """This scope and those inside it, `depth` levels deep, parents before children."""
+        """Yields this scope and those inside it, `depth` levels deep, parents before children."""
         yield self
         if depth != 0:
             for child in self.children.values():
@@ -69,10 +69,10 @@ class Counts:
     """What one counter found, on all devices together.
 
     `products` are FLOPs of matrix products and convolutions, two for each pair that is multiplied and added. `elementwise`
-    and `transcendental` are operations on elements, each counted as 1; `flops` is products and elementwise together, which
-    is all that XLA says. `bytes` are read and written: in a jaxpr by each equation, in HLO by each instruction. A figure is
-    None if the counter does not know it. `doubts` say in words what the figures leave out or guess; if there are none, they
-    can be trusted.
+    and `transcendental` are operations on elements, each counted as 1; `flops` is products and elementwise together, the
+    only such figure that XLA gives. `bytes` are read and written: in a jaxpr by each equation, in HLO by each instruction. A
+    figure is None if the counter does not know it. `doubts` say in words what the figures leave out or guess; without doubts
+    they can be trusted.
     """
 
     counter: str
@@ -93,19 +93,19 @@ class Counts:
 
     @property
     def per_device(self) -> dict[str, float | None]:
-        """The figures of one device: all of them divided by the devices. In HLO it is what one executes; a jaxpr does not
-        say how the work is shared, so there it is each device's part if all have the same.
+        """The figures of one device: the totals divided by the number of devices. In HLO that is what one device executes; a
+        jaxpr does not say how work is shared, so there it is each device's part if all have the same.
         """
         figures = {name: getattr(self, name) for name in ("products", "elementwise", "flops", "transcendental", "bytes")}
         return {name: None if said is None else _divided(said, self.devices) for name, said in figures.items()}
 
     @functools.cached_property
     def tree(self) -> Node:
-        """The scopes of the program as the author named them, from the outermost in; of the jaxpr and the HLO."""
+        """The scopes of the program as the author named them, from the outermost in; for the jaxpr and the HLO."""
         return tree(self.scopes)
 
     def at(self, path: str) -> Node:
-        """The scope of a path such as "encoder/Dense_0". Raises JaxlvError if there is no such scope."""
+        """Returns the scope of a path such as "encoder/Dense_0". Raises JaxlvError if there is no such scope."""
         node = self.tree
         for name in path.split("/"):
             if name not in node.children:
@@ -116,7 +116,7 @@ class Counts:
 
 
 def counted(counter: str, tallies: Mapping[Scope, Tally], loops: Any, doubts: Any, devices: int = 1) -> Counts:
-    """The figures of a walk over a program."""
+    """Returns the figures of a walk over a program."""
     t = total(tallies.values())
     flops = t.products() + t.elementwise()
     return Counts(
@@ -126,7 +126,7 @@ def counted(counter: str, tallies: Mapping[Scope, Tally], loops: Any, doubts: An
 
 
 def tree(scopes: Mapping[Scope, Tally]) -> Node:
-    """Scopes as a tree, in the order in which they first have work."""
+    """Returns scopes as a tree, in the order in which they first have work."""
 
     def node(path: tuple[str, ...]) -> Node:
         inside = dict.fromkeys(scope.path[len(path)] for scope in scopes if scope.path[: len(path)] == path != scope.path)
@@ -152,23 +152,23 @@ class Part:
 
     @property
     def seconds(self) -> float:
-        """The longer of the two: both go on at once."""
+        """The longer of the two times, as computing and moving overlap."""
         return max(self.compute_seconds, self.memory_seconds)
 
     @property
     def intensity(self) -> float:
-        """Operations for each byte."""
+        """Operations per byte."""
         return self.operations / self.bytes if self.bytes else math.inf
 
     @property
     def bound(self) -> str:
-        """What it waits for: "compute" or "memory"."""
+        """What limits it: "compute" or "memory"."""
         return "compute" if self.compute_seconds >= self.memory_seconds else "memory"
 
 
 @dataclass(frozen=True)
 class Roofline:
-    """The least time that a function takes on one device, in all (`whole`) and scope by scope (`parts`)."""
+    """The least time that a function takes on one device, in total (`whole`) and scope by scope (`parts`)."""
 
     counter: str
     flops_per_s: float
@@ -178,11 +178,11 @@ class Roofline:
 
     @property
     def seconds(self) -> float:
-        """Seconds of the whole function, which overlaps what its scopes do."""
+        """The seconds of the whole function, whose scopes may overlap."""
         return self.whole.seconds
 
     def table(self) -> str:
-        """The roofline as text."""
+        """Returns the roofline as text."""
         return words.roofline(self)
 
     __str__ = table
@@ -193,7 +193,7 @@ class Roofline:
 
 @dataclass(frozen=True)
 class Result:
-    """The counts of one function, as the jaxpr asks for them, as the compiler left them, and as XLA says, twice."""
+    """The counts of one function: as the jaxpr asks for them, as the compiler left them, and two by XLA."""
 
     function: str
     target: str  # what it was compiled for, in words
@@ -215,7 +215,7 @@ class Result:
         return self.jaxpr.loops
 
     def table(self, depth: int | None = None) -> str:
-        """The result as text: counters, scopes (`depth` levels of them), loops and doubts."""
+        """Returns the result as text: counters, scopes (`depth` levels), loops and doubts."""
         return words.table(self, depth)
 
     __str__ = table
@@ -224,12 +224,12 @@ class Result:
         return words.html(self.table())
 
     def explain(self) -> str:
-        """What makes the counters differ, by name, a line for each reason with its size."""
+        """Returns what makes the counters differ, a line for each reason with its size."""
         return "\n".join(words.explain(self))
 
     def frame(self) -> Any:
-        """A pandas.DataFrame: a row for each counter, scope and phase, with the columns counter, scope, phase, products,
-        elementwise, flops, transcendental, bytes. Figures of XLA have no scope. Raises JaxlvError without pandas.
+        """Returns a pandas.DataFrame with a row for each counter, scope and phase, and the columns counter, scope, phase,
+        products, elementwise, flops, transcendental, bytes. XLA's figures have no scope. Raises JaxlvError without pandas.
         """
         try:
             import pandas as pd
@@ -244,15 +244,16 @@ class Result:
         return pd.DataFrame(rows, columns=names).astype(dict.fromkeys(names[3:], "Int64"))
 
     def as_json(self) -> dict[str, Any]:
-        """The result as JSON: counters with their figures and doubts, scopes and loops of the jaxpr and the HLO."""
+        """Returns the result as JSON: counters with their figures and doubts, scopes and loops of the jaxpr and the HLO."""
         return {"function": self.function, "target": self.target, "devices": self.devices} | {
             c.counter: _json(c) for c in self.counters
         }
 
     def roofline(self, flops_per_s: float, bytes_per_s: float) -> Roofline:
-        """The least time of the function on devices that do so many operations and move so many bytes a second each.
+        """Returns the least time of the function on devices that each do `flops_per_s` operations and move `bytes_per_s`
+        bytes a second.
 
-        Operations are products, elementwise and transcendental ones together: those of the HLO if it was compiled, else
+        Operations are products, elementwise and transcendental ones together: those of the HLO if it was compiled, otherwise
         those of the jaxpr, whose bytes are an upper bound. Raises JaxlvError if a rate is not a positive number.
         """
         for name, rate in (("flops_per_s", flops_per_s), ("bytes_per_s", bytes_per_s)):

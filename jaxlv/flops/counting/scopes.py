@@ -1,4 +1,4 @@
-"""Where an operation stands in a program, by the names that its author gave."""
+"""Where an operation is in a program, by the names that its author gave."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 Phase = Literal["forward", "backward", "recomputed"]
 
 WRAPPED = re.compile(r"(transpose|jvp|vmap|pmap|shard_map|linearize)\((.*)\)")
-# Names that JAX writes itself, by one part of a path: calls and recomputation.
+# Names that JAX itself writes, each one part of a path: calls and recomputation.
 OWN = re.compile(
     r"closed_call|core_call|checkpoint|remat2?|rematted_computation|custom_jvp_call|custom_vjp_call(_jaxpr)?|pjit|p?jit\(.*\)|"
 )
@@ -28,20 +28,20 @@ class Scope(NamedTuple):
 
 
 def of_stack(text: str) -> Scope:
-    """The scope that a jaxpr's name stack says, as "transpose(jvp(encoder))/Dense_0"."""
+    """Returns the scope in a jaxpr's name stack, such as "transpose(jvp(encoder))/Dense_0"."""
     phase: Phase = "recomputed" if RECOMPUTED in text else "backward" if BACKWARD in text else "forward"
     return Scope(tuple(_names(_parts(text))), phase)
 
 
 def of_instruction(op_name: str) -> Scope:
-    """The scope of an HLO instruction by its `op_name`, which ends in the name of its primitive:
+    """Returns the scope of an HLO instruction by its `op_name`, which ends in the name of its primitive:
     "jit(f)/transpose(jvp(encoder))/Dense_0/dot_general".
     """
     return of_stack(op_name.rpartition("/")[0])
 
 
 def _parts(text: str) -> list[str]:
-    """Splits at the slashes that stand outside of brackets."""
+    """Splits at the slashes outside brackets."""
     parts, depth = [""], 0
     for character in text:
         depth += (character == "(") - (character == ")")
@@ -53,7 +53,7 @@ def _parts(text: str) -> list[str]:
 
 
 def _names(parts: list[str]) -> list[str]:
-    """The author's names, each path once."""
+    """Returns the author's names, each path once."""
     names: list[str] = []
     starts = []  # of transforms, as places in `names`
     skip = False
@@ -73,8 +73,8 @@ def _names(parts: list[str]) -> list[str]:
 
 
 def _say_once(names: list[str], start: int) -> None:
-    """Removes a path that is said again at `start`. The backward pass of a recomputed part begins with the path to it once
-    more, under a transform of its own: "transpose(jvp(model))/jvp(model)/layer".
+    """Removes a path that is repeated at `start`. The backward pass of a recomputed part begins with the path to that part
+    once more, under a transform of its own: "transpose(jvp(model))/jvp(model)/layer".
     """
     for length in range(min(start, len(names) - start), 0, -1):
         if names[start - length : start] == names[start : start + length]:

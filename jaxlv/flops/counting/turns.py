@@ -1,4 +1,4 @@
-"""How often a while loop runs if the program itself says so: if its condition depends on written numbers alone."""
+"""Finds how often a while loop runs if the program itself says so: if its condition depends only on literal numbers."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import jax
 from jax.extend import core
 from jax.interpreters import partial_eval
 
-MOST = 10_000_000  # turns after which a loop is taken for one without an end
+MOST = 10_000_000  # iterations after which a loop is considered endless
 
 
 def written(equation: Any) -> int | None:
-    """The turns of a `while` equation, or None if they depend on more than scalars written into the program.
+    """Returns the iterations of a `while` equation, or None if they depend on more than scalar literals in the program.
 
-    What the condition needs of the loop, and what that needs in turn, is cut out of it and run by itself.
+    What the condition needs from the loop, and what that needs in turn, is cut out and run by itself.
     """
     params = equation.params
     condition, body = params["cond_jaxpr"], params["body_jaxpr"]
@@ -57,8 +57,8 @@ def _is_number(value: Any) -> bool:
 
 
 def _cut(closed: Any, outputs: list[bool]) -> tuple[Any, list[bool]]:
-    """(the part of a closed jaxpr that some outputs need, which inputs that takes)."""
+    """Returns (the part of a closed jaxpr that some outputs need, which inputs that part uses)."""
     whole = getattr(closed, "jaxpr", closed)
     live, used = partial_eval.dce_jaxpr(whole, outputs)
-    # From jax 0.11 on a jaxpr holds its constants itself.
+    # From jax 0.11 on, a jaxpr holds its constants itself.
     return live if whole is closed else core.ClosedJaxpr(live, closed.consts), list(used)

@@ -1,4 +1,4 @@
-"""Convolutions and pools: how many taps of a window lie on data and not on padding or on the zeros of a dilation."""
+"""Convolutions and pools: how many taps of a window lie on data, not on padding or the zeros of a dilation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Window(NamedTuple):
 
 @functools.lru_cache(maxsize=4096)
 def valid(window: Window) -> tuple[int, int]:
-    """(taps on data summed over all outputs, outputs with one such tap or more)."""
+    """Returns (taps on data summed over all outputs, outputs with at least one such tap)."""
     starts = np.arange(window.out, dtype=np.int64) * window.stride - window.padding
     last, taps, touched = (window.size - 1) * window.base, 0, np.zeros(window.out, bool)
     for tap in range(window.taps):
@@ -37,7 +37,7 @@ def valid(window: Window) -> tuple[int, int]:
 
 
 def over(windows: Sequence[Window]) -> tuple[int, int]:
-    """The same over several dimensions."""
+    """Returns what `valid` does, over several dimensions."""
     taps = touched = 1
     for window in windows:
         one, some = valid(window)
@@ -46,7 +46,7 @@ def over(windows: Sequence[Window]) -> tuple[int, int]:
 
 
 def convolution(lhs: Sequence[int], rhs: Sequence[int], out: Sequence[int], params: dict) -> Tally:
-    """A convolution as `conv_general_dilated` has it, from shapes: two FLOPs for each tap on data, each feature of the
+    """Returns the tally of a `conv_general_dilated` from shapes: two FLOPs for each tap on data, each feature of the
     kernel's input and each of the output. Padding and the zeros that a dilation puts between elements are not multiplied.
     """
     (_, _, *at_lhs), (_, in_features, *at_rhs), (batch, features, *at_out) = params["dimension_numbers"]
@@ -65,7 +65,7 @@ def convolution(lhs: Sequence[int], rhs: Sequence[int], out: Sequence[int], para
 
 
 def combinations(shape: Sequence[int], out: Sequence[int], params: dict) -> int:
-    """How often a reduction over windows combines two elements: for each output, one less than its taps on data."""
+    """Returns how often a reduction over windows combines two elements: for each output, one less than its taps on data."""
     n = len(shape)
     ones = (1,) * n
     taps, touched = over(

@@ -1,6 +1,6 @@
 """Counts as text: tables for a terminal or a notebook, and the reasons why counters differ.
 
-What is shown (`result`, `found`) are the classes of jaxlv/flops/counting/result.py, which has its words from here.
+The arguments (`result`, `found`) are of the classes in jaxlv/flops/counting/result.py, which use this module.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ REWRITES = {
     "xla_lowered": "products with 1 and the like, which XLA folds",
     "xla_compiled": "casts, fusions and rewrites of the compiler",
 }
-SAME = 2e-5  # relative: what sums in float32 and constants that XLA folds leave between two equal counts
+SAME = 2e-5  # relative: what sums in float32, and constants that XLA folds, leave between two equal counts
 SCALARS = 256  # and operations on scalars, which XLA folds, however small the function is
 MARKS = {
     "dot padded": "operands padded to what a kernel takes",
@@ -30,7 +30,7 @@ MARKS = {
 
 
 def columns(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
-    """Rows as aligned lines; the first `left` columns begin at the left, the others end at the right."""
+    """Returns rows as aligned lines; the first `left` columns are aligned left, the others right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for row in rows:
@@ -40,12 +40,12 @@ def columns(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
 
 
 def number(figure: float | None) -> str:
-    """A whole number with separators, or "-" for what is not known."""
+    """Returns a whole number with separators, or "-" for an unknown one."""
     return "-" if figure is None else f"{figure:,}" if isinstance(figure, int) else f"{figure:,.1f}"
 
 
 def table(result: Any, depth: int | None = None) -> str:
-    """Counters, scopes, loops and doubts."""
+    """Returns counters, scopes, loops and doubts as text."""
     devices = f", {result.devices} devices: figures of all together" if result.devices > 1 else ""
     lines = [f"{result.function}, compiled for {result.target}{devices}" if result.target else result.function, ""]
     rows: list[tuple[str, ...]] = [("counter", "products", "elementwise", "both", "transcendental", "bytes", "doubts")]
@@ -64,7 +64,7 @@ def table(result: Any, depth: int | None = None) -> str:
 
 
 def _scopes(result: Any, depth: int | None) -> list[str]:
-    """The tree of scopes: products of the jaxpr by phase and of the HLO, the other work of the jaxpr."""
+    """Returns the tree of scopes: products of the jaxpr by phase and of the HLO, the other work of the jaxpr."""
     root, compiled = result.jaxpr.tree, result.hlo.tree
     executed = {node.path: node.products for node in compiled.walk()}
     phases = [phase for phase in root.phases() if root.tally(phase).products()]
@@ -90,7 +90,7 @@ def _loops(loops: Iterable[Loop]) -> list[str]:
 
 
 def roofline(found: Any) -> str:
-    """The least time of a function and of its scopes."""
+    """Returns the least time of a function and of its scopes as text."""
     ridge = found.flops_per_s / found.bytes_per_s
     rows = [("scope", "operations", "bytes", "operations a byte", "s at least", "bound by")]
     for part in (found.whole, *found.parts):
@@ -101,7 +101,7 @@ def roofline(found: Any) -> str:
 
 
 def html(text: str) -> str:
-    """Text for a notebook, as it stands in a terminal."""
+    """Returns text for a notebook, as it appears in a terminal."""
     return f'<pre style="line-height: 1.3">{escapes.escape(text)}</pre>'
 
 
@@ -109,7 +109,7 @@ def html(text: str) -> str:
 
 
 def explain(result: Any) -> list[str]:
-    """A line for each reason, with its size."""
+    """Returns a line for each reason, with its size."""
     lines = _products(result.jaxpr, result.hlo) if result.hlo.products is not None else []
     lines += _elementwise(result.jaxpr, result.hlo) if result.hlo.elementwise else []
     lines += _xla(result, result.xla_lowered) + _xla(result, result.xla_compiled)
@@ -118,7 +118,7 @@ def explain(result: Any) -> list[str]:
 
 
 def _products(asked: Any, executed: Any) -> list[str]:
-    """The products of the jaxpr against those of the HLO, scope by scope."""
+    """Compares the products of the jaxpr with those of the HLO, scope by scope."""
     apart = (executed.products or 0) - (asked.products or 0)
     if not apart:
         return ["products: the HLO executes what the jaxpr asks for"] if asked.products else []
@@ -137,7 +137,7 @@ def _products(asked: Any, executed: Any) -> list[str]:
 
 
 def _elementwise(asked: Any, executed: Any) -> list[str]:
-    """The other operations by name, the largest difference first."""
+    """Compares the other operations by name, the largest difference first."""
     sums = [Counter[str](), Counter[str]()]
     for found, counts in zip(sums, (asked, executed), strict=True):
         for tally in counts.scopes.values():
@@ -155,7 +155,7 @@ def _elementwise(asked: Any, executed: Any) -> list[str]:
 
 
 def _xla(result: Any, said: Any) -> list[str]:
-    """XLA's figure against all operations of the jaxpr: what its loops hide, and what remains."""
+    """Compares XLA's figure with all operations of the jaxpr: what its loops hide, and what remains."""
     if said.everything is None or not (everything := result.jaxpr.everything):
         return []
     name, once = NAMES[said.counter], result.once.everything or 0

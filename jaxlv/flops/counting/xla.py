@@ -1,4 +1,4 @@
-"""XLA's own `cost_analysis()`, taken for what it is: a figure that loops, custom calls and absent keys make wrong."""
+"""XLA's own `cost_analysis()`, with its doubts: loops, custom calls and absent keys make its figures wrong."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 FLOPS, TRANSCENDENTALS, ACCESSED = "flops", "transcendentals", "bytes accessed"
-EXACT = 2**24  # up to here float32, in which XLA adds, holds every whole number
+EXACT = 2**24  # float32, in which XLA adds, holds every whole number up to here
 LOOP = re.compile(r"\bwhile\(|\bstablehlo\.while\b")
 BRANCH = re.compile(r"\bconditional\(|\bstablehlo\.(?:case|if)\b")
 COMPLEX = re.compile(r"\bc(?:64|128)\[|complex<f")
@@ -17,7 +17,7 @@ CALL = re.compile(r"custom_call_target=\"([^\"]*)\"|stablehlo\.custom_call @([\w
 
 @dataclass
 class XlaCount:
-    """What XLA says of a program, and why it may not be believed. `flops` is None if it says nothing."""
+    """What XLA says about a program, and why it may be wrong. `flops` is None if it says nothing."""
 
     flops: float | None
     transcendentals: float
@@ -26,17 +26,17 @@ class XlaCount:
 
     @property
     def has_custom_calls(self) -> bool:
-        """Is a part of the program hidden from the analysis?"""
+        """Tells whether a part of the program is hidden from the analysis."""
         return any("custom call" in doubt for doubt in self.doubts)
 
     def factor(self, everything: int) -> float | None:
-        """How many times too low (above 1) or too high the figure is, against a count of all operations."""
+        """Returns how many times too low (above 1) or too high the figure is, compared with a count of all operations."""
         said = (self.flops or 0.0) + self.transcendentals
         return everything / said if said > 0 else None
 
 
 def count_xla(stage: Any, text: str) -> XlaCount:
-    """The figures of a lowered or compiled program; `text` is its HLO, or StableHLO, in which loops and calls are seen."""
+    """Returns the figures of a lowered or compiled program; `text` is its HLO or StableHLO, which shows loops and calls."""
     try:
         costs = stage.cost_analysis()
     except (NotImplementedError, RuntimeError):  # XLA's own errors are RuntimeErrors
@@ -54,7 +54,7 @@ def count_xla(stage: Any, text: str) -> XlaCount:
 
 
 def _seen(figures: dict[str, float], text: str) -> list[str]:
-    """Reasons not to believe the figures that the program's text shows."""
+    """Returns the reasons, visible in the program's text, not to believe the figures."""
     doubts = []
     if loops := len(LOOP.findall(text)):
         doubts.append(f"loop bodies are counted once, whatever their trip count ({loops} loop{'s' * (loops > 1)})")
