@@ -1,7 +1,7 @@
 """Token cross-entropy that never holds the logits of a whole batch.
 
-The logits are formed in chunks of time with all rows in each, so that a batch whose rows lie on several devices is nowhere
-gathered. Chunks are never padded: where they cannot be equal, the last is shorter.
+The logits are formed in chunks along time, each with all rows, so that a batch whose rows are on several devices is never
+gathered. Chunks are never padded: if they cannot be equal, the last is shorter.
 
 Axes: B rows, T tokens of a row, L of them in a chunk, D model width, V vocabulary.
 """
@@ -29,15 +29,15 @@ class Chunks(NamedTuple):
 
     @property
     def number(self) -> int:
-        """Chunks in all."""
+        """The number of all chunks."""
         return self.whole + (self.rest > 0)
 
 
 def chunks_of(batch: int, length: int, vocabulary: int) -> Chunks:
     """Cuts rows of `length` tokens into chunks whose logits stay within CHUNK_LOGITS, or of one token of each row.
 
-    The chunks are equal if the length has a divisor within a factor of two of the most tokens that a chunk may have; else
-    they are as few as can be, and the last is shorter.
+    The chunks are equal if the length has a divisor within a factor of two of the most tokens that a chunk may have.
+    Otherwise there are as few as possible, and the last is shorter.
     """
     most = min(length, max(1, CHUNK_LOGITS // (batch * vocabulary)))
     size = next((size for size in range(most, most // 2, -1) if length % size == 0), -(-length // -(-length // most)))
@@ -46,18 +46,18 @@ def chunks_of(batch: int, length: int, vocabulary: int) -> Chunks:
 
 @jax.named_scope("loss")
 def cross_entropy(x_BTD: jax.Array, head: Head, labels_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(sum of -log p(label) in nats, number of real tokens), both float32 scalars; labels of -1 have no loss.
+    """Returns (sum of -log p(label) in nats, number of real tokens), both float32 scalars; labels of -1 have no loss.
 
-    The pair adds up over batches, accumulation and devices; a mean of means would weigh tokens by their batch.
+    The pair adds up over batches, accumulation and devices; a mean of means would weight tokens by their batch.
     """
     return _nll(x_BTD, head.weight_VD, head.bias_V, labels_BT), jnp.sum(labels_BT != IGNORED).astype(jnp.float32)
 
 
 @jax.named_scope("loss")
 def restrict(head: Head, labels_BT: jax.Array, alphabet_A: jax.Array) -> tuple[Head, jax.Array]:
-    """The head's rows of an alphabet of token ids, and the labels as indices into it; other labels are ignored.
+    """Returns the head's rows of an alphabet of token ids, and the labels as indices into it; other labels are ignored.
 
-    With it `cross_entropy` is the likelihood under decoding constrained to the alphabet, at A / V of the head's cost.
+    With these, `cross_entropy` is the likelihood under decoding constrained to the alphabet, at A / V of the head's cost.
     """
     match_BTA = labels_BT[..., None] == alphabet_A
     index_BT = jnp.where(match_BTA.any(-1), match_BTA.argmax(-1), IGNORED)
@@ -66,7 +66,7 @@ def restrict(head: Head, labels_BT: jax.Array, alphabet_A: jax.Array) -> tuple[H
 
 @jax.named_scope("loss")
 def token_cross_entropy(x_BTD: jax.Array, head: Head, labels_BT: jax.Array) -> jax.Array:
-    """-log p(label) of each token in nats: float32 (B, T), 0 where a label is -1."""
+    """Returns -log p(label) of each token in nats: float32 (B, T), 0 if the label is -1."""
 
     def of_chunk(_: None, x_BLD: jax.Array, labels_BL: jax.Array) -> tuple[None, jax.Array]:
         return None, _chunk_losses(x_BLD, head, labels_BL)[0]
@@ -76,9 +76,10 @@ def token_cross_entropy(x_BTD: jax.Array, head: Head, labels_BT: jax.Array) -> j
 
 @jax.named_scope("loss")
 def token_losses(x_BTD: jax.Array, head: Head, labels_BT: jax.Array, alphabet_A: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """-log p(label) of each token in nats, by the softmax over the vocabulary and over an alphabet: float32 (B, T) each.
+    """Returns -log p(label) of each token in nats, by the softmax over the vocabulary and over an alphabet: float32 (B, T)
+    each.
 
-    0 where a label is -1; infinite by the alphabet where a label is none of its ids.
+    It is 0 if the label is -1; over the alphabet, infinite if the label is not one of its ids.
     """
 
     def of_chunk(_: None, x_BLD: jax.Array, labels_BL: jax.Array) -> tuple[None, tuple[jax.Array, jax.Array]]:
@@ -91,7 +92,9 @@ def token_losses(x_BTD: jax.Array, head: Head, labels_BT: jax.Array, alphabet_A:
 
 
 def _by_chunk(step: Callable, carry: Any, x_BTD: jax.Array, labels_BT: jax.Array, head: Head) -> tuple[Any, Any]:
-    """(the last carry, the outputs (B, L, ...) joined along time) of `step(carry, x_BLD, labels_BL)` over the chunks."""
+    """Returns (the last carry, the outputs (B, L, ...) joined along time) of `step(carry, x_BLD, labels_BL)` over the
+    chunks.
+    """
     B, T = labels_BT.shape
     size, whole, rest = chunks_of(B, T, len(head.weight_VD))
 
@@ -110,7 +113,7 @@ def _by_chunk(step: Callable, carry: Any, x_BTD: jax.Array, labels_BT: jax.Array
 
 
 def _chunk_losses(x_BLD: jax.Array, head: Head, labels_BL: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(-log p(label), logits, their logsumexp)."""
+    """Returns (-log p(label), logits, their logsumexp)."""
     logits_BLV = project(x_BLD, head)
     logsumexp_BL = jax.nn.logsumexp(logits_BLV, axis=-1)
     label_BL = jnp.take_along_axis(logits_BLV, jnp.maximum(labels_BL, 0)[..., None], axis=-1)[..., 0]
@@ -128,7 +131,7 @@ def _nll(x_BTD, weight_VD, bias_V, labels_BT):
 
 
 def _nll_forward(x_BTD, weight_VD, bias_V, labels_BT):
-    """The gradient is formed along with the loss, while a chunk's logits are there: d nll / d logits = p - onehot."""
+    """Computes the gradient together with the loss, while a chunk's logits exist: d nll / d logits = p - onehot."""
     head = Head(weight_VD.value, None if bias_V is None else bias_V.value)
     want_weight, want_bias = weight_VD.perturbed, bias_V is not None and bias_V.perturbed
 

@@ -1,6 +1,6 @@
 """What training and generation need of memory, at least: a check by formula before anything is allocated.
 
-Counted are arrays that exist whatever XLA makes of a program: weights, an overlay and its moments, a batch, one array of
+It counts arrays that exist whatever XLA makes of a program: weights, an overlay and its moments, a batch, one array of
 activations for each layer, the scores of one layer, the keys and values of every token. XLA's own plan needs more.
 """
 
@@ -31,29 +31,31 @@ LOWER_CONTEXT = "lower the context, or the series of a batch"
 
 
 def check_weights(model: Qwen2, where: str) -> None:
-    """Raises TooLarge if a model's weights do not fit in the memory."""
+    """Raises TooLarge if a model's weights do not fit in memory."""
     memory.check(where, device={SMALLER_MODEL: weights(model)})
 
 
 def check_training(configs: Sequence[RunConfig], model: Qwen2, loaded: bool = True) -> None:
-    """Raises TooLarge if one of several runs cannot train in the memory; the base's weights may be `loaded` already."""
+    """Raises TooLarge if one of several runs does not fit in memory when it trains; the base's weights may be `loaded`
+    already.
+    """
     for config in configs:
         needed = training(config, model)
         memory.check("training", device=needed if loaded else {**needed, SMALLER_MODEL: weights(model)})
 
 
 def weights(model: Qwen2) -> int:
-    """Bytes of a model's weights."""
+    """Returns the bytes of a model's weights."""
     return count_params(model) * jnp.dtype(model.dtype).itemsize
 
 
 def state(config: RunConfig, model: Qwen2) -> int:
-    """Bytes of an overlay and its optimiser's moments."""
+    """Returns the bytes of an overlay and its optimiser's moments."""
     return NUMBER * trained(config.lora, model) * (1 + MOMENTS[config.optimizer.name])
 
 
 def trained(lora: LoraConfig, model: Qwen2) -> int:
-    """Numbers that train: A and B of every adapted projection, and what of the head does."""
+    """Returns how many numbers train: A and B of every adapted projection, and the trained part of the head."""
     targets, c = normalise_targets(lora.targets), model.config
     shapes = [shape for path, shape in parameter_paths(model).values() if path[-1] == "weight" and path[-2] in targets]
     head = {"frozen": 0, "bias": c.vocab_size, "full": c.vocab_size * c.hidden_size}[lora.head]
@@ -61,7 +63,7 @@ def trained(lora: LoraConfig, model: Qwen2) -> int:
 
 
 def training(config: RunConfig, model: Qwen2) -> dict[str, int]:
-    """Bytes of a train step beside the weights, by what makes them less."""
+    """Returns the bytes of a train step in addition to the weights, by the hint that reduces them."""
     c, t, length = model.config, config.train, config.windows.length
     tokens, size = t.batch_size * length, jnp.dtype(model.dtype).itemsize
     kept = c.num_hidden_layers * tokens * c.hidden_size * size if config.lora.targets else 0  # for the backward pass
@@ -77,8 +79,8 @@ def training(config: RunConfig, model: Qwen2) -> dict[str, int]:
 
 
 def check_generation(model: Qwen2, prompts: int, length: int, samples: int, new_tokens: int, grammar: bool) -> None:
-    """Raises TooLarge if `samples` continuations of each of `prompts` prompts of `length` tokens, of `new_tokens` tokens
-    at most, cannot be made in the memory; with a grammar the logits are of its symbols alone.
+    """Raises TooLarge if `samples` continuations of each of `prompts` prompts of `length` tokens, with at most `new_tokens`
+    tokens, do not fit in memory; with a grammar, logits are needed only for its symbols.
     """
     c, rows = model.config, prompts * samples
     outputs, size = len(SYMBOLS) if grammar else c.vocab_size, jnp.dtype(model.dtype).itemsize

@@ -1,8 +1,8 @@
 """Several runs as one program: overlays on a leading axis over one frozen base.
 
-Runs whose configs differ in rank, alpha, dropout, learning rate or seed alone, or in the text that they train on, take the
-same step. Their overlays, optimiser states and batches are stacked, the learning rate is an argument, and ranks are padded
-with zeros to the largest: zero rows of A stand before zero columns of B, so that neither ever gets a gradient.
+Runs whose configs differ only in rank, alpha, dropout, learning rate, seed or the text that they train on take the same
+step. Their overlays, optimiser states and batches are stacked, the learning rate is an argument, and ranks are padded with
+zeros to the largest: zero rows of A meet zero columns of B, so neither ever gets a gradient.
 
 Axes: G runs, A micro-batches, B windows, L tokens, R rank.
 """
@@ -34,11 +34,11 @@ from jaxlv.steps.train import (
 )
 from jaxlv.text.tokens import Windows
 
-RANK_AXIS = {"A": -2, "B": -1}  # of a leaf, counted from its last axis
+RANK_AXIS = {"A": -2, "B": -1}  # the rank's axis in a leaf, counted from the last
 
 
 def program_of(config: RunConfig) -> str:
-    """What runs of one program have in common: equal texts for configs that can be stacked."""
+    """Returns what runs of one program have in common: equal texts for configs that can be stacked."""
     tree = config_tree(config)
     lora, optimizer, train = tree["lora"], tree["optimizer"], tree["train"]
     # Muon scales an update by the shape of its matrix, which padding would change.
@@ -57,7 +57,7 @@ def program_of(config: RunConfig) -> str:
 class Stack:
     """G runs over one base: their state before the first step, the step of all, and the state of each.
 
-    With a single run nothing is stacked: its state has no leading axis, and its step is `make_train_step`'s. `starts` are
+    A single run is not stacked: its state has no leading axis, and its step is that of `make_train_step`. `starts` are
     overlays to begin from, None for a fresh one.
     """
 
@@ -96,32 +96,32 @@ class Stack:
     # ------------------------------------------------------------------------------------------- states
 
     def join(self, states: Sequence[TrainState]) -> TrainState:
-        """The state of all from the states of each, at their own ranks."""
+        """Returns the state of all from the states of each, at their own ranks."""
         padded = [_at_rank(state, self.rank) for state in states]
         return padded[0] if len(padded) == 1 else _stacked(padded)
 
     def member(self, state: TrainState, index: int, padded: bool = False) -> TrainState:
-        """The state of one run, at its own rank or, `padded`, at the largest: then all have the same shapes."""
+        """Returns the state of one run at its own rank or, if `padded`, at the largest, so that all have the same shapes."""
         if len(self) == 1:
             return state
         own = _row(state, index)
         return own if padded else _at_rank(own, self.configs[index].lora.rank)
 
     def frozen_of(self, index: int) -> Tree:
-        """The frozen half of one run."""
+        """Returns the frozen half of one run."""
         if len(self) == 1:
             return self.frozen
         return {"params": self.frozen["params"], "lora": _row(self.frozen["lora"], index)}
 
     @staticmethod
     def batch(batches: Sequence[Windows]) -> Windows:
-        """The batch (G, A, B, L) of all from the batches (A, B, L) of each."""
+        """Returns the batch (G, A, B, L) of all from the batches (A, B, L) of each."""
         return batches[0] if len(batches) == 1 else Windows(*(np.stack(part) for part in zip(*batches, strict=True)))
 
     # --------------------------------------------------------------------------------------------- step
 
     def step(self, at_once: int = 0) -> Any:
-        """The jitted step of all; `at_once` runs are computed side by side, in turns (0 = all at once)."""
+        """Returns the jitted step of all; `at_once` runs are computed side by side, group after group (0 = all at once)."""
         first = self.configs[0]
         settings, steps = first.optimizer, first.train.steps
         if len(self) == 1:
@@ -147,9 +147,10 @@ class Stack:
     def fitted(
         self, batch: Windows, memory: int, at_once: int = 0
     ) -> Callable[[TrainState, Tree, Windows], tuple[TrainState, StepMetrics]]:
-        """The step of all, compiled for such batches with as many runs side by side as `memory` bytes hold.
+        """Returns the step of all, compiled for such batches, with as many runs side by side as fit in `memory` bytes.
 
-        It begins with `at_once` (0 = all) and halves until XLA's own figures fit. JaxlvError where not even one run does.
+        It begins with `at_once` (0 = all) and halves that until XLA's own figures fit. Raises JaxlvError if not even one run
+        fits.
         """
         width = min(at_once or len(self), len(self))
         while True:
@@ -169,7 +170,7 @@ class Stack:
 
 
 def memory_of(compiled: Any) -> int:
-    """The bytes that a compiled program needs, as XLA plans it: arguments, results, and what lies between."""
+    """Returns the bytes that a compiled program needs, as XLA plans it: arguments, results, and intermediates."""
     plan = compiled.memory_analysis()
     held = plan.temp_size_in_bytes + plan.argument_size_in_bytes + plan.output_size_in_bytes
     return held - plan.alias_size_in_bytes
@@ -187,7 +188,7 @@ def _row(tree: Any, index: int) -> Any:
 
 @functools.partial(jax.jit, static_argnums=1)
 def _at_rank(tree: Any, rank: int) -> Any:
-    """A tree whose A and B, and the optimiser's moments of them, are cut or padded with zeros to a rank."""
+    """Returns a tree whose A and B, and the optimiser's moments of them, are cut or padded with zeros to a rank."""
 
     def fit(path: Any, leaf: Any) -> Any:
         axis = RANK_AXIS.get(getattr(path[-1], "key", "")) if path else None

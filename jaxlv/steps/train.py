@@ -1,7 +1,7 @@
 """The training step: gradients of a chosen part of the variables, an optax optimiser, one jitted and donated update.
 
 `variables` is {"params": base, "lora": overlay}; a boolean tree over it (lora/overlay.py) says what trains. It is split
-before `grad`, so gradients, optimiser state, clipping and norms see trainable leaves only, and the frozen half is an
+before `grad`, so gradients, optimiser state, clipping and norms contain only trainable leaves, and the frozen half is an
 argument of the step: never a constant of the program, never donated.
 
 Axes: A micro-batches of one step, B windows of one micro-batch, L tokens of a window.
@@ -28,7 +28,7 @@ from jaxlv.steps.loss import cross_entropy, restrict
 from jaxlv.text.tokens import Windows
 
 Tree = dict[str, Any]
-MUON_RMS = 0.2  # root mean square of an AdamW update, which Muon's are scaled to
+MUON_RMS = 0.2  # root mean square of an AdamW update, to which Muon's are scaled
 
 
 class TrainState(NamedTuple):
@@ -51,7 +51,7 @@ class StepMetrics(NamedTuple):
 
 
 def learning_rates(config: OptimizerConfig, steps: int, peak: Any = None) -> optax.Schedule:
-    """The learning rate by step: constant, linear warm-up and cosine, or one cycle (linear up and down).
+    """Returns the learning rate by step: constant, linear warm-up and cosine, or one cycle (linear up and down).
 
     `peak` may be a traced scalar; by default it is the config's learning rate.
     """
@@ -73,9 +73,9 @@ def _schedule_of_peak_one(config: OptimizerConfig, steps: int) -> optax.Schedule
 
 
 def make_optimizer(config: OptimizerConfig, steps: int, peak: Any = None) -> optax.GradientTransformation:
-    """Adam, AdamW or Muon under the config's schedule and clipping; weight decay is masked to matrices.
+    """Returns Adam, AdamW or Muon with the config's schedule and clipping; weight decay is masked to matrices.
 
-    `peak` (a scalar, which may be traced) stands in for the config's learning rate.
+    `peak` (a scalar, which may be traced) replaces the config's learning rate.
 
     Muon (Jordan et al. 2024) orthogonalises the updates of matrices and leaves vectors to Adam; its updates are scaled to
     the size of AdamW's (Liu et al. 2025, "Muon is scalable for LLM training"), so that one learning rate serves both.
@@ -101,12 +101,14 @@ def make_optimizer(config: OptimizerConfig, steps: int, peak: Any = None) -> opt
 
 
 def norm_of(tree: Any) -> jax.Array:
-    """The Euclidean norm of all numbers of a tree of real arrays."""
+    """Returns the Euclidean norm of all numbers in a tree of real arrays."""
     return jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)))
 
 
 def clip_by_norm(most: float) -> optax.GradientTransformation:
-    """`optax.clip_by_global_norm` of real gradients: their norm is at most `most`. (Optax squares their imaginary parts.)"""
+    """Clips real gradients like `optax.clip_by_global_norm`, to a norm of at most `most`. (Optax squares their imaginary
+    parts.)
+    """
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         norm = norm_of(updates)
@@ -117,7 +119,7 @@ def clip_by_norm(most: float) -> optax.GradientTransformation:
 
 
 def init_state(variables: Tree, mask: Tree, optimizer: optax.GradientTransformation, seed: int) -> tuple[TrainState, Tree]:
-    """(state, frozen): the state before the first step, and the half of the variables that it does not hold.
+    """Returns (state before the first step, frozen half of the variables).
 
     The trained leaves are copied: the step donates them, and a donated buffer must not be the caller's.
     """
@@ -129,10 +131,11 @@ def init_state(variables: Tree, mask: Tree, optimizer: optax.GradientTransformat
 def window_loss(
     model: Qwen2, variables: Tree, batch: Windows, alphabet_A: np.ndarray | None = None, key: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
-    """(sum of token losses in nats, number of real tokens) of windows (B, L).
+    """Returns (sum of token losses in nats, number of real tokens) of windows (B, L).
 
-    With `alphabet_A` the softmax is over these token ids alone, as under constrained decoding. `key` turns dropout on.
-    Parameters kept in a wider type than the model's are rounded to it here: the optimiser goes on with the wider ones.
+    With `alphabet_A` the softmax is only over these token ids, as under constrained decoding. `key` turns dropout on.
+    Parameters in a wider type than the model's are rounded to the model's type here; the optimiser continues with the wider
+    ones.
     """
     variables = {**variables, "params": jax.tree.map(lambda a: a.astype(model.dtype), variables["params"])}
     x_BTD, head, _ = features(model, variables, batch.ids_ML, batch.positions_ML, dropout_key=key)
@@ -150,7 +153,9 @@ def make_train_step(
     alphabet_A: np.ndarray | None = None,
     skips: bool = False,
 ) -> Callable[[TrainState, Tree, Windows], tuple[TrainState, StepMetrics]]:
-    """The jitted step (state, frozen, batch) -> (state, metrics); a batch has axes (A, B, L), and state is donated."""
+    """Returns the jitted step (state, frozen, batch) -> (state, metrics); a batch has axes (A, B, L), and state is
+    donated.
+    """
     schedule = learning_rates(config, steps)
     return jax.jit(step_function(model, optimizer, schedule, config.clip_norm, alphabet_A, skips), donate_argnums=0)
 
@@ -163,11 +168,11 @@ def step_function(
     alphabet_A: np.ndarray | None = None,
     skips: bool = False,
 ) -> Callable[[TrainState, Tree, Windows], tuple[TrainState, StepMetrics]]:
-    """The step (state, frozen, batch) -> (state, metrics) itself; a batch has axes (A, B, L).
+    """Returns the step (state, frozen, batch) -> (state, metrics) without jit; a batch has axes (A, B, L).
 
-    Losses and gradients are summed over the micro-batches and divided once by the number of real tokens, so that
-    A micro-batches of B give the step of one batch of A * B. `schedule` and `clip_norm` are those of the optimiser. Where
-    it `skips`, a loss or gradient that is not finite leaves everything but the number of the step as it was.
+    Losses and gradients are summed over the micro-batches and divided once by the number of real tokens, so that A
+    micro-batches of B windows give the step of one batch of A * B. `schedule` and `clip_norm` are those of the optimiser. If
+    `skips`, a loss or gradient that is not finite leaves everything unchanged except the step number.
     """
 
     def loss(trained: Tree, frozen: Tree, micro: Windows, key: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -213,7 +218,7 @@ def step_function(
 def make_validation_step(
     model: Qwen2, alphabet_A: np.ndarray | None = None
 ) -> Callable[[Tree, Tree, Windows], tuple[jax.Array, jax.Array]]:
-    """The jitted (trained, frozen, windows (B, L)) -> (sum of losses, number of real tokens), without dropout."""
+    """Returns the jitted (trained, frozen, windows (B, L)) -> (sum of losses, number of real tokens), without dropout."""
 
     def validation_step(trained: Tree, frozen: Tree, batch: Windows) -> tuple[jax.Array, jax.Array]:
         return window_loss(model, overlay.join(trained, frozen), batch, alphabet_A)
@@ -227,8 +232,8 @@ def make_validation_step(
 class Batches:
     """The batch of any step: windows drawn without replacement, epoch after epoch, as a function of the step alone.
 
-    `epoch(k)` makes epoch k's windows, always the same number of them; a run that resumes at step n needs nothing else
-    to see the windows that it would have seen.
+    `epoch(k)` makes epoch k's windows, always the same number of them, so a run that resumes at step n sees the same windows
+    as if it had never stopped.
     """
 
     def __init__(self, epoch: Callable[[int], Windows], batch_size: int, accumulate: int = 1, seed: int = 0):
@@ -244,7 +249,7 @@ class Batches:
         return np.random.default_rng([self.seed, epoch]).permutation(self.per_epoch)
 
     def __call__(self, step: int) -> Windows:
-        """The batch (A, B, L) of a step, counted from 0."""
+        """Returns the batch (A, B, L) of a step, counted from 0."""
         size = self.shape[0] * self.shape[1]
         rows = []
         for index in range(step * size, (step + 1) * size):
