@@ -31,7 +31,7 @@ PROBED = 2, 48  # sequences, and tokens in each
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export has come to: the largest difference of a logit, as a share of the largest logit, and what to know."""
+    """The result of an export: the largest difference of a logit, as a share of the largest logit, and what to know."""
 
     folder: Path
     difference: float

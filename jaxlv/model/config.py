@@ -67,7 +67,7 @@ class ModelConfig:
 
     @property
     def parameters(self) -> int:
-        """Counts the parameters of a model of these sizes before it is built; a tied head counts once."""
+        """The number of parameters of a model of these sizes, before it is built; a tied head counts once."""
         width, queries = self.hidden_size, self.num_attention_heads * self.head_dim
         keys = self.num_key_value_heads * self.head_dim
         attention = 2 * width * queries + queries + 2 * (width * keys + keys)  # the output projection has no bias

@@ -62,7 +62,7 @@ def _liu(context_CV, series_TV, codec):
 
 @dataclass(frozen=True)
 class ScaleRule:
-    """How alpha is found, and which values it sees that a forecaster would not have."""
+    """How alpha is found, and which values this looks at that a forecaster would not have."""
 
     fit: Callable[[np.ndarray, np.ndarray, Codec], np.ndarray]
     peeks_at: str = ""

@@ -22,7 +22,7 @@ PHRASE = "How many, and why?"  # any tokenizer for a language reproduces this ex
 
 @dataclass(frozen=True)
 class Language:
-    """Text to token ids and back, and the ids that end an answer."""
+    """Converts text to token ids and back, and knows the ids that end an answer."""
 
     tokenizer: Tokenizer
     end_ids: tuple[int, ...]

@@ -146,7 +146,7 @@ class Windows(NamedTuple):
 
     @property
     def number(self) -> int:
-        """M."""
+        """The number of windows, M."""
         return len(self.ids_ML)
 
     def rows(self, index: Any) -> Windows:
