@@ -35,16 +35,17 @@ PACKAGES = {"FlopCounterMode": "torch", "fvcore": "fvcore", "calflops": "calflop
 VERDICTS = ("right", "refused", "doubted", "wrong", "silent zero")
 LENIENT = 0.05  # what the others may be off by and still be called right
 MEANING = """\
-"By hand" are the FLOPs of matrix products and convolutions: two for each pair that is multiplied and added, only taps on data,
-complex numbers as real ones. In rows marked *, it is every operation. The formulas are in `benchmarks/inputs.py`. jaxlv is right
-if its products (*: its operations) equal that exactly: those of the jaxpr are what a function asks for; those of the HLO
-are what is executed, which is stated if it differs. The others may give either figure, be off by 5 %, and include all other
-operations: XLA, roofline, tabulate and calflops do not separate these from products. fvcore's figure is doubled, because it
-counts a multiplication and an addition as one. PyTorch's counters count taps on padding; XLA and roofline give one
-device's share. Doubted: wrong, but it says what it does not know (jaxlv: a doubt; fvcore: an unsupported operator). Refused:
-an error, or no figure. Empty: not asked (no such network; fvcore and calflops have no gradients). tabulate's gradient
-includes the inputs', and is judged accordingly. For loops of unknown length, jaxlv is given the trips; the others cannot be.
-Times are from function to figure, including tracing and compiling; "jaxlv HLO" is all four of `jaxlv.flops.count`."""
+"By hand" are the FLOPs of matrix products and convolutions: two for each pair that is multiplied and added, only taps on
+data, complex numbers as real ones. In rows marked *, it is every operation. The formulas are in `benchmarks/inputs.py`.
+jaxlv is right if its products (*: its operations) equal that exactly: those of the jaxpr are what a function asks for;
+those of the HLO are what is executed, which is stated if it differs. The others may give either figure, be off by 5 %, and
+include all other operations: XLA, roofline, tabulate and calflops do not separate these from products. fvcore's figure is
+doubled, because it counts a multiplication and an addition as one. PyTorch's counters count taps on padding; XLA and
+roofline give one device's share. Doubted: wrong, but it says what it does not know (jaxlv: a doubt; fvcore: an unsupported
+operator). Refused: an error, or no figure. Empty: not asked (no such network; fvcore and calflops have no gradients).
+tabulate's gradient includes the inputs', and is judged accordingly. For loops of unknown length, jaxlv is given the trips;
+the others cannot be. Times are from function to figure, including tracing and compiling; "jaxlv HLO" is all four of
+`jaxlv.flops.count`."""
 
 
 # ------------------------------------------------------------------------------------------------ the counters

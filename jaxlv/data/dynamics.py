@@ -40,35 +40,35 @@ class System:
 
 
 def _lotka_volterra(p: Mapping[str, Any], x: Any, y: Any) -> tuple[Any, Any]:
-    """Lotka (1925), Elements of Physical Biology; Volterra (1926), Nature 118, 558-560."""
+    """Returns the rates of Lotka (1925), Elements of Physical Biology, and Volterra (1926), Nature 118, 558-560."""
     return p["r"] - p["a"] * y, p["e"] * p["a"] * x - p["m"]
 
 
 def _lotka_volterra_logistic(p: Mapping[str, Any], x: Any, y: Any) -> tuple[Any, Any]:
-    """Lotka-Volterra with Verhulst's logistic growth of the prey, of capacity K (Volterra 1931)."""
+    """Returns the rates of Lotka-Volterra with Verhulst's logistic growth of the prey, of capacity K (Volterra 1931)."""
     return p["r"] * (1 - x / p["K"]) - p["a"] * y, p["e"] * p["a"] * x - p["m"]
 
 
 def _rosenzweig_macarthur(p: Mapping[str, Any], x: Any, y: Any) -> tuple[Any, Any]:
-    """Rosenzweig and MacArthur (1963), The American Naturalist 97, with Holling's type II response."""
+    """Returns the rates of Rosenzweig and MacArthur (1963), The American Naturalist 97: Holling's type II response."""
     eaten = p["a"] / (1 + p["a"] * p["h"] * x)
     return p["r"] * (1 - x / p["K"]) - eaten * y, p["e"] * eaten * x - p["m"]
 
 
 def _holling_iii(p: Mapping[str, Any], x: Any, y: Any) -> tuple[Any, Any]:
-    """Logistic prey under Holling's (1959) type III response: rare prey is hardly found."""
+    """Returns the rates of logistic prey under Holling's (1959) type III response: rare prey is hardly found."""
     eaten = p["a"] * x / (1 + p["a"] * p["h"] * x**2)
     return p["r"] * (1 - x / p["K"]) - eaten * y, p["e"] * eaten * x - p["m"]
 
 
 def _leslie_gower(p: Mapping[str, Any], x: Any, y: Any) -> tuple[Any, Any]:
-    """May (1973), Stability and Complexity in Model Ecosystems: predators grow logistically, to a capacity of q x."""
+    """Returns the rates of May (1973), Stability and Complexity in Model Ecosystems: predators up to a capacity of q x."""
     eaten = p["a"] / (1 + p["a"] * p["h"] * x)
     return p["r"] * (1 - x / p["K"]) - eaten * y, p["s"] * (1 - y / (p["q"] * x))
 
 
 def _van_der_pol(p: Mapping[str, Any], x: Any, y: Any) -> tuple[Any, Any]:
-    """Van der Pol's (1926) oscillator in the logarithms u = ln x and v = ln y, of frequency w: no predator, but a cycle."""
+    """Returns the rates of Van der Pol's (1926) oscillator of frequency w in u = ln x and v = ln y: a cycle, no predator."""
     u, v = jnp.log(x), jnp.log(y)
     return p["w"] * v, p["w"] * (p["mu"] * (1 - u**2) * v - u)
 

@@ -71,7 +71,7 @@ class Ledger:
         self._before = Counter(self.book.attempts)  # attempts of each run before this one
 
     def follow(self, run: str, head: Path | None) -> None:
-        """Also keeps the head in a run's own file. Raises JaxlvError if the ledger lacks lines that this file knows of."""
+        """Keeps the head in a run's own file, too. Raises JaxlvError if the ledger lacks lines that this file knows of."""
         if self._chain is not None:
             if head is not None and head != head_of(self.path):
                 self._chain.expect(head)

@@ -182,7 +182,7 @@ def _stacked(trees: Sequence[Any]) -> Any:
 
 @jax.jit
 def _row(tree: Any, index: int) -> Any:
-    """One run's part of a tree: compiled once for all of them."""
+    """Returns one run's part of a tree; compiled once for all runs."""
     return jax.tree.map(lambda leaf: leaf[index], tree)
 
 

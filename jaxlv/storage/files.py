@@ -22,7 +22,7 @@ from jaxlv.storage import door, foreign
 SUFFIX = ".tmp"  # of what is being written: ".NAME.RANDOM.tmp"
 SEAL = "SHA256SUMS"  # as `sha256sum -c` reads it
 
-# ------------------------------------------------------------------------------------------- whole or not there
+# ------------------------------------------------------------------------------------------- complete or absent
 
 _making: set[Path] = set()  # folders that `new_folder` has yielded and not renamed yet
 

@@ -272,7 +272,7 @@ def bodies(params: Mapping[str, Any]) -> int:
 
 
 def parts_of_scan(params: Mapping[str, Any]) -> tuple[int, int]:
-    """Returns how many operands of a scan its turns share, and how many they carry. JAX 0.12 says it by a tree."""
+    """Returns how many operands of a scan its iterations share, and how many they carry; JAX 0.12 gives these as a tree."""
     if "num_consts" in params:
         return params["num_consts"], params["num_carry"]
     consts, carry, _ = params["ft_in"].unpack()

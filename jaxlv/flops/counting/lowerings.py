@@ -114,7 +114,7 @@ def _one_type(equation: Equation) -> Tally:
 
 
 def _base_two(equation: Equation) -> Tally:
-    """The logarithm and the exponential of base two are those of base e and a product."""
+    """Counts a product for each element: exp2 and log2 are exp and log with one product."""
     return Tally(mul=equation.out)
 
 

@@ -217,7 +217,7 @@ def _power(equation: Equation) -> Tally:
 
 
 def _polynomial(equation: Equation) -> Tally:
-    """By Horner's rule: a multiplication and an addition for each coefficient except the highest."""
+    """Counts Horner's rule: a multiplication and an addition for each coefficient except the highest."""
     return _combined(equation, {"mul": 1, "add": 1}, (len(equation.ins) - 2) * equation.out)
 
 
