@@ -1,4 +1,4 @@
-"""Ledgers as somebody might change them who knows how lines are chained."""
+"""Ledgers as changed by somebody who knows how lines are chained."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Records = list[dict[str, Any]]
 
 
 def chained(records: Records) -> list[bytes]:
-    """The lines of records, each with the hash that follows from the line before."""
+    """Returns the lines of records, each with the hash that follows from the previous line."""
     found: list[bytes] = []
     for record in records:
         found.append(lines.encode(record, json.loads(found[-1])[lines.CHAIN] if found else ""))
@@ -22,7 +22,7 @@ def chained(records: Records) -> list[bytes]:
 
 
 def forge(path: Path, edit: Callable[[Records], Records | None], *heads: Path) -> None:
-    """Change the records of a ledger and compute every hash anew; `heads` are head files that are made to fit."""
+    """Changes the records of a ledger and computes every hash anew; `heads` are head files that are made to match."""
     records = lines.read(path)
     records = edit(records) or records
     whole = chained(records)
@@ -32,5 +32,5 @@ def forge(path: Path, edit: Callable[[Records], Records | None], *heads: Path) -
 
 
 def forge_all(path: Path, edit: Callable[[Records], Records | None]) -> None:
-    """The same, with the ledger's own head."""
+    """Forges a ledger together with its own head."""
     forge(path, edit, head_of(path))

@@ -1,4 +1,4 @@
-"""The balance of a budget after each event, by exact small numbers: executed, charged, left, uncertain, repeated."""
+"""The balance of a budget after each event, in exact small numbers: executed, charged, left, uncertain, repeated."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def path(tmp_path: Path) -> Path:
 
 
 class Watched:
-    """A ledger that is closed and opened again at will; `is_` compares its balance, in train steps or FLOPs, and so does the
-    replay of its file.
+    """A ledger that can be closed and opened again; `is_` compares its balance, and that of its replayed file, in train
+    steps or FLOPs.
     """
 
     def __init__(self, path: Path, given: Terms, unit: int = ONE):
@@ -44,13 +44,13 @@ class Watched:
         self.ledger = Ledger(path, given)
 
     def died(self) -> Watched:
-        """As after the death of the process: what is open stays so."""
+        """Reopens the ledger as after the death of its process: what is open stays open."""
         self.ledger.close()
         self.ledger = Ledger(self.path, self.terms)
         return self
 
     def is_(self, phase: str = "final", **expected: int) -> None:
-        """`left` in the phase, and `executed`, `effective`, `uncertain` and `repeated` of all."""
+        """Compares `left` in the phase, and `executed`, `effective`, `uncertain` and `repeated` over all phases."""
         counted = [self.ledger.totals(), totals(read(self.path)[1])]
         assert counted[0] == counted[1]
         found = {name: getattr(counted[0], name) for name in ("executed", "effective", "uncertain", "repeated")}
@@ -85,7 +85,7 @@ def test_a_generation_is_held_at_its_longest_and_paid_as_far_as_it_ran(path):
     book.ledger.commit(entry, FEWER)
     assert 0 < LESS < DRAWN
     book.is_(left=2 * DRAWN - 1 - LESS, executed=LESS, effective=LESS, uncertain=0)
-    book.ledger.reserve(DRAW, "final")  # which would not fit if the first had been paid at its longest
+    book.ledger.reserve(DRAW, "final")  # would not fit if the first had been paid at its longest
 
 
 def test_what_a_kill_leaves_uncertain_stays_spent_and_its_repeat_is_spent_again(path):
@@ -128,7 +128,7 @@ def test_what_is_held_back_and_envelopes_bound_each_phase_after_each_event(path)
     book.is_("grid", left=1)
     book.is_("final", left=6)
     book.ledger.commit(book.ledger.reserve(block(0, 6), "final"))
-    book.is_("grid", left=0)  # its envelope holds a step, and the budget none that is not held back
+    book.is_("grid", left=0)  # its envelope would hold a step, but the budget has only what is held back
     book.is_("evaluation", left=3)
     entry = book.ledger.reserve(block(0, 3), "evaluation")
     book.is_("evaluation", left=0)
@@ -139,7 +139,7 @@ def test_what_is_held_back_and_envelopes_bound_each_phase_after_each_event(path)
 
 
 def test_the_validations_of_different_steps_are_different_work(path):
-    """Each of three batches, at each step: none lies over another."""
+    """Three batches at each step: validations of different steps are not repeats of each other."""
     price = READ.flops(MODEL, "exact")
     book = Watched(path, terms(9 * price), unit=price)
     for step in (1, 2, 3):
@@ -151,13 +151,15 @@ def test_the_validations_of_different_steps_are_different_work(path):
 
 
 def test_repeats_beyond_the_budget_leave_the_balance_as_it_was(path):
-    """Reserved, committed, killed behind a checkpoint, killed within the repeat: what is left is as without any kill."""
+    """Reserved, committed, killed after a checkpoint, killed within the repeat: what is left is as if nothing had been
+    killed.
+    """
     book = Watched(path, terms(6 * ONE, repeats="beyond"))
     book.ledger.commit(book.ledger.reserve(block(0, 2), "final"))
     book.ledger.reserve(block(2, 2), "final")
     book.died().is_(left=2, executed=4, effective=2, uncertain=2, repeated=0)
     assert book.ledger.fitting([block(1, 9)], "final") == 5  # three that were paid for, and two new ones
-    book.ledger.reserve(block(1, 2), "final")  # one that was committed, and one that was not
+    book.ledger.reserve(block(1, 2), "final")  # one committed, one not
     book.is_(left=2, executed=6, effective=2, uncertain=4, repeated=2)
     book.died().is_(left=2, executed=6, effective=2, uncertain=4, repeated=2)
     entry = book.ledger.reserve(block(1, 4), "final")  # three that were paid for, and a new one
@@ -169,7 +171,7 @@ def test_repeats_beyond_the_budget_leave_the_balance_as_it_was(path):
     assert book.ledger.fitting([block(5, 9)], "final") == 1
     book.ledger.commit(book.ledger.reserve(block(5), "final"))
     book.is_(left=0, executed=11, effective=6, uncertain=4, repeated=5)
-    assert verify(path) == []  # 11 of 6 were executed, and none of them is an overrun
+    assert verify(path) == []  # 11 of 6 were executed, which is not an overrun
     assert book.ledger.book.account.told_repeats().endswith(
         f"{5 * ONE:,} FLOPs of {11 * ONE:,}; with them {5 * ONE:,} FLOPs more than the budget were executed"
     )
@@ -193,7 +195,7 @@ def test_a_repeated_generation_costs_what_it_ran_not_what_was_held_for_it(path):
     book.is_(left=LESS, executed=2 * DRAWN, repeated=DRAWN)
     book.ledger.commit(again, FEWER)
     book.is_(left=DRAWN, executed=DRAWN + LESS, effective=LESS, uncertain=DRAWN, repeated=DRAWN)
-    book.died().ledger.reserve(DRAW, "final")  # held again for nothing, though it was paid for as far as it ran
+    book.died().ledger.reserve(DRAW, "final")  # reserved again at no cost, as it was paid for as far as it ran
     book.is_(left=DRAWN, executed=2 * DRAWN + LESS, repeated=DRAWN + DRAWN)
 
 
@@ -205,7 +207,7 @@ def test_the_same_steps_twice_in_one_attempt_are_no_repeat(path):
     with pytest.raises(BudgetExceeded):
         book.ledger.reserve(block(1, 2), "final")
     book.died()
-    for _ in range(2):  # the next attempt may do either again
+    for _ in range(2):  # the next attempt may repeat either
         book.ledger.commit(book.ledger.reserve(block(0, 2), "final"))
     book.is_(left=1, executed=8, effective=4, repeated=4)
 
@@ -227,7 +229,7 @@ def test_a_block_that_was_cut_short_is_gone_on_with_in_the_same_attempt(path):
 
 
 def test_the_repeats_of_a_dearer_piece_are_charged_for_what_they_cost_more(path):
-    """Half the batch twice as often, and then a longer one: the piece is worth the dearest."""
+    """Half the batch, twice accumulated, and then a longer one: the piece costs what the most expensive did."""
     twice = replace(STEP, accumulate=2)
     book = Watched(path, terms(3 * ONE, repeats="beyond"))
     book.ledger.commit(book.ledger.reserve(STEP, "final"))
@@ -248,7 +250,7 @@ def test_other_runs_and_phases_have_work_of_their_own(path):
 
 
 def test_an_evaluation_that_was_killed_is_repeated_beyond_any_budget(path):
-    """The budget holds one evaluation of two batches. Its third attempt comes to its end, as the first would have."""
+    """The budget holds one evaluation of two batches. Its third attempt finishes, as the first would have."""
     book = Watched(path, terms(5 * ONE + LESS + DRAWN, held_back=LESS + DRAWN), unit=1)
     book.ledger.commit(book.ledger.reserve(block(0, 5), "final"))
     with pytest.raises(BudgetExceeded):
@@ -328,7 +330,7 @@ def test_every_line_is_on_disk_before_the_work_goes_on(path, monkeypatch):
 
 
 def written(path: Path, *records: dict[str, Any]) -> Path:
-    """A ledger as versions before 4 wrote it: without a chain, and without a head."""
+    """Writes a ledger as versions before 4 did: without a chain and without a head."""
     head_of(path).unlink(missing_ok=True)
     path.write_bytes(b"".join(map(lines.encode, records)))
     return path
@@ -352,7 +354,7 @@ def committed(number: int, event: Event) -> dict[str, Any]:
 
 
 def test_an_overrun_is_not_hidden_by_what_follows(path):
-    """Six steps of a budget of five, of which a commit gives two back: they were never covered."""
+    """Six steps under a budget of five, two of which a commit gives back: they were never covered."""
     first = header(path, terms(5 * ONE))
     written(path, first, reserved(0, block(0, 6)), committed(0, block(0, 4)))
     (found,) = verify(path)
@@ -424,7 +426,7 @@ def test_a_ledger_goes_on_under_its_own_terms_alone(changed, path):
 
 
 def test_an_attempt_leaves_one_reservation_open_at_most(path):
-    """A process does one thing at a time: two attempts may leave one each, and one attempt never two."""
+    """A process does one thing at a time: two attempts may leave one open reservation each, but one attempt never two."""
     first = header(path, terms(9 * ONE))
     written(path, first, reserved(0, STEP), reserved(1, STEP, 2))
     assert verify(path) == []
@@ -469,7 +471,7 @@ def test_a_ledger_whose_first_line_was_torn_begins_anew(path):
     whole = lines.encode(header(path, given), "")
     for content in (b"", whole[:-20]):
         path.write_bytes(content)
-        head_of(path).unlink()  # which is written behind that line
+        head_of(path).unlink()  # it is written after that line
         with pytest.raises(JaxlvError, match="an empty ledger"):
             Ledger(path)
         with Ledger(path, given) as ledger:
@@ -478,7 +480,7 @@ def test_a_ledger_whose_first_line_was_torn_begins_anew(path):
 
 
 def test_long_runs_of_steps_take_no_room_of_their_own(path):
-    """A file of a few lines that says a hundred million steps is balanced at once."""
+    """A file of a few lines that claims a hundred million steps is balanced at once."""
     first = header(path, terms(10**9 * ONE, repeats="beyond"))
     records = [reserved(n, block(10**6 * (n // 2), 10**6), 1 + n // 2) for n in range(0, 200)]
     written(path, first, *records)

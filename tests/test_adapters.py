@@ -42,7 +42,7 @@ def same(a: Any, b: Any) -> None:
 
 
 def rewrite(folder: Path, settings: dict[str, Any] | None = None, tensors: dict[str, Any] | None = None) -> None:
-    """Change settings, or tensors (None: left out), of an adapter."""
+    """Changes settings, or tensors (None: left out), of an adapter."""
     raw = json.loads((folder / CONFIG).read_text())
     (folder / CONFIG).write_text(json.dumps(raw | (settings or {})))
     if tensors:
@@ -71,7 +71,7 @@ def test_what_is_written_is_read_back(random_model, random_lora, tmp_path, kind,
 
 
 def test_the_settings_of_an_adapter_are_read_back(random_model, random_lora, tmp_path):
-    """Alpha 0 stands for the rank; the base, its revision and dropout are told."""
+    """Alpha 0 means the rank; the base, its revision and dropout are recorded."""
     _, params = random_model()
     config = LoraConfig(rank=3, dropout=0.25, targets=("q_proj", "o_proj"))
     save_peft(tmp_path / "a", random_lora(params, rank=3, targets=config.targets), config, Origin("some/base", "abc"))
@@ -125,7 +125,7 @@ def peft():
 
 @pytest.fixture(scope="module")
 def both(random_hf, through_disk) -> tuple[Any, Any, Any]:
-    """(Hugging Face model, our model, params) of the same random weights."""
+    """Returns (Hugging Face model, our model, params) of the same random weights."""
     hf = random_hf(7)
     return hf, *through_disk(hf)
 
@@ -138,7 +138,7 @@ def theirs(hf: Any) -> np.ndarray:
 
 
 def fresh(hf: Any) -> Any:
-    """A copy of a model without adapters: PEFT changes the one that it is given."""
+    """Returns a copy of a model without adapters: PEFT changes the one that it is given."""
     import copy
 
     return copy.deepcopy(hf)
@@ -146,13 +146,13 @@ def fresh(hf: Any) -> Any:
 
 def assert_close(ours: Any, logits: np.ndarray, base: np.ndarray) -> None:
     np.testing.assert_allclose(ours, logits, atol=1e-4)
-    assert np.abs(logits - base).max() > 0.01  # the adapter does something
+    assert np.abs(logits - base).max() > 0.01  # the adapter has an effect
 
 
 @pytest.mark.parametrize("head", ["frozen", "bias"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_peft_reads_adapters_made_here(peft, both, random_lora, tmp_path, kind, head):
-    """A head's bias has no slot in the format: it is what the logits differ by."""
+    """A head's bias has no slot in the format: the logits differ by exactly that."""
     hf, model, params = both
     lora = random_lora(params, **KINDS[kind], head=head)
     save_peft(tmp_path / "adapter", lora, LoraConfig(**KINDS[kind], head=head), Origin("base", codec=Codec()))
@@ -195,7 +195,7 @@ def test_adapters_made_by_peft_are_read_here(peft, both, tmp_path, settings, dty
 
 
 def test_every_setting_of_peft_is_known(peft):
-    """What the installed PEFT writes by default is plain LoRA; a setting that a later one adds must be looked at."""
+    """What the installed PEFT writes by default is plain LoRA; a setting that a later version adds must be looked at."""
     written = peft.LoraConfig().to_dict()
     known = {*adapters.PLAIN, *adapters.READ, *adapters.WITHOUT_EFFECT}
     assert all(name in known or value in adapters.OFF for name, value in written.items())

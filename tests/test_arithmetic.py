@@ -1,4 +1,4 @@
-"""Adapters as updates: what is done to the factors is what would be done to the products."""
+"""Adapters as updates: operations on the factors give what the same operations on the products would."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def tiny(random_model):
 
 @pytest.fixture(scope="module")
 def loras(tiny, random_lora):
-    """Three adapters of different ranks, targets and scales."""
+    """Returns three adapters of different ranks, targets and scales."""
     return (
         random_lora(tiny[1], seed=1, rank=4, alpha=8.0),
         random_lora(tiny[1], seed=2, rank=2, alpha=1.0, targets=("q_proj", "down_proj")),

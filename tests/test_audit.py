@@ -27,14 +27,14 @@ WORK = Work(SMALL, 2, 16, 3)
 
 @pytest.fixture(autouse=True)
 def nothing_is_remembered():
-    """What JAX has traced of a function holds for its patched successor, too."""
+    """Clears JAX's caches, in which the trace of a function would also serve its patched successor."""
     jax.clear_caches()
     yield
     jax.clear_caches()
 
 
 def red(found: list[audit.ProgramAudit]) -> set[str]:
-    """The components whose operations differ, by formula and jaxpr."""
+    """Returns the components whose operations differ between formula and jaxpr."""
     return {row.component for one in found for row in one.every if row.verdict == audit.DIFFERS}
 
 
@@ -84,7 +84,7 @@ def test_a_run_s_own_programs_are_audited():
     ]  # fmt: skip
     assert all(one.passed for one in found), [(one.name, one.gates) for one in found if not one.passed]
     optimiser = next(row for row in found[0].rows if row.component == "optimiser")
-    assert optimiser.analytic == optimiser.jaxpr > 0  # the products of Newton and Schulz
+    assert optimiser.analytic == optimiser.jaxpr > 0  # the products of Newton-Schulz
     assert len({one.name for one in found}) == len(found)
 
 
@@ -97,7 +97,7 @@ def test_runs_side_by_side_have_their_padding_in_rows_of_its_own():
     padded = {(row.component, row.phase): row for row in one.rows if row.component.endswith(", padding")}
     assert {component.split()[0] for component, _ in padded} == {"q_proj", "down_proj"}
     row = padded["q_proj lora B, padding", "forward"]
-    assert row.analytic == row.jaxpr == row.hlo == 2 * 2 * 32 * (3 - 1) * 24  # of the run of rank 1: two rows more of B
+    assert row.analytic == row.jaxpr == row.hlo == 2 * 2 * 32 * (3 - 1) * 24  # for the run of rank 1: two more rows of B
     assert {reason.partition(":")[0] for reason in one.reasons} == {"rope", "optimiser"}
 
 
@@ -105,7 +105,7 @@ def test_runs_side_by_side_have_their_padding_in_rows_of_its_own():
 
 
 def beside(change: Callable[[jax.Array], jax.Array]) -> Callable[[Any], Any]:
-    """A function whose result also depends on what `change` makes of it."""
+    """Returns a function whose result also depends on what `change` makes of it."""
 
     def patched(function: Any) -> Any:
         def wrapped(*given: Any, **named: Any) -> Any:
@@ -118,7 +118,7 @@ def beside(change: Callable[[jax.Array], jax.Array]) -> Callable[[Any], Any]:
 
 
 def inside(name: str, change: Callable[[jax.Array], jax.Array]) -> Callable[[Any], Any]:
-    """The same, in a named scope of the function's."""
+    """Returns such a function with the change in a named scope."""
     return beside(jax.named_scope(name)(change))
 
 
@@ -223,7 +223,7 @@ def test_what_is_put_into_the_model_is_found_where_it_is(name, dtype, monkeypatc
 
 
 def traced(subject: Any) -> list[audit.EveryRow]:
-    """The comparison of formula and jaxpr alone, without a compiler."""
+    """Compares only formula and jaxpr, without a compiler."""
     function = subject.program.function
     closed = (function if hasattr(function, "trace") else jax.jit(function)).trace(*subject.program.arguments).jaxpr
     return audit.everything(subject, audit.placed(audit.count_closed(closed, subject.trips).tallies))
@@ -232,7 +232,7 @@ def traced(subject: Any) -> list[audit.EveryRow]:
 def test_a_mutant_turns_the_whole_audit_red(monkeypatch):
     monkeypatch.setattr(qwen2, "swiglu", inside("swiglu", jnp.sin)(qwen2.swiglu))
     found = audit.audit(of_work(WORK))
-    assert not any(one.passed for one in found) and red(found) == {"activation", "residuals"}  # what is beside it, added
+    assert not any(one.passed for one in found) and red(found) == {"activation", "residuals"}  # the added work
 
 
 def test_a_sampler_that_does_more_is_found(monkeypatch):
@@ -247,7 +247,7 @@ def test_a_sampler_that_does_more_is_found(monkeypatch):
 
 
 def test_a_compiler_that_does_more_is_found():
-    """Operations that only the compiled program has: the text of one with a multiplication more."""
+    """Operations that only the compiled program has: a text with one more multiplication."""
     subject = of_work(WORK)[0]
     (one,) = audit.audit([subject])
     assert one.passed

@@ -1,4 +1,4 @@
-"""The embedded base is what its record and the config say, and its training ranges hold twice what the real data shows."""
+"""The embedded base matches its record and the config, and its training ranges are twice as wide as the real data's."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def test_lengths_and_round_trip_of_the_data_set(goldens, values_NTV, name):
     for series_TV in values_NTV:
         alpha_V = codec.fit(series_TV, series_TV)
         text = codec.encode(series_TV, alpha_V)
-        lengths.append(len(text) - 1)  # the reports leave the last step open
+        lengths.append(len(text) - 1)  # the papers leave the last step open
         errors.append(np.abs(codec.decode(text, alpha_V).values_TV - series_TV).mean())
     assert [min(lengths), np.median(lengths), max(lengths)] == goldens["tokens_per_series_min_median_max"][name]
     assert np.mean(errors) == pytest.approx(goldens["round_trip_mae_raw_units"][name], rel=0.01)
@@ -101,7 +101,7 @@ def test_decode_inverts_encode_to_the_decimals_written(values_TV, alpha, decimal
 
 @given(st.integers(0, 11), st.sampled_from(["insert", "delete", "replace"]), st.sampled_from(SYMBOLS + "?x"), st.data())
 def test_one_wrong_character_never_shifts_another_step(step, edit, symbol, data):
-    """Every step read, other than the damaged one, holds the values that stood in its place."""
+    """Every step read, except the damaged one, holds the values that were in its place."""
     codec, values_TV = Codec(), some_series(12)
     steps = codec.encode(values_TV, ONE_V).split(";")[:-1]
     place = data.draw(st.integers(0, len(steps[step])))  # the last place is that of ";"

@@ -1,4 +1,4 @@
-"""A config from files and from settings on the command line: what lies over what, and where the limits are."""
+"""A config from files and from settings on the command line: what overrides what, and where the limits are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every setting of a run by hand: what it is if nobody says it, what it may be at its edges, and what is refused."""
+"""Every setting of a run by hand: its default, its allowed values at the edges, and what is refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ INF, NAN = float("inf"), float("nan")
 
 
 class Row(NamedTuple):
-    """A setting's default, values that are taken, and values that are not."""
+    """A setting's default, values that are accepted, and values that are not."""
 
     default: Any
     taken: tuple[Any, ...] = ()
@@ -157,7 +157,7 @@ SETTINGS: Mapping[str, Mapping[str, Row]] = {
 
 
 def built(section: str, name: str = "", value: Any = None) -> Any:
-    """The settings of a section of which one may be given."""
+    """Returns the settings of a section, one of which may be given."""
     given = {name: value, **({"flops": 1} if section == "budget" and name != "flops" else {})} if name else {}
     if section == "stage":
         return build_config(StageConfig, given)

@@ -32,7 +32,7 @@ SQUARE = jax.ShapeDtypeStruct((N, N), jnp.float32)
 
 
 def rnn(w, x):
-    """Twelve steps, then a product outside."""
+    """Runs twelve steps, then a product outside the loop."""
     with jax.named_scope("cell"):
         x = lax.scan(lambda c, _: (jnp.tanh(c @ w), None), x, None, length=12)[0]
     with jax.named_scope("out"):
@@ -200,7 +200,7 @@ def test_trips_reach_the_counters():
     assert quick(run, SQUARE, whole, trips=7) == 7 * ONE
     place = f"test_count.py:{run.__code__.co_firstlineno + 1}"
     assert quick(run, SQUARE, whole, trips={place: 7}) == 7 * ONE
-    assert quick(run, SQUARE, 7) == 7 * ONE  # a Python number is no loop of unknown length
+    assert quick(run, SQUARE, 7) == 7 * ONE  # a Python number does not make a loop of unknown length
     with pytest.raises(JaxlvError, match=r"test_count.py:\d+: a loop of unknown length"):
         flops.count(run, SQUARE, whole)
 
@@ -307,7 +307,7 @@ def test_equinox_names_its_layers():
 
 
 class Stage:
-    """A stage of compilation that says what it is told to."""
+    """A stage of compilation that gives a prescribed analysis."""
 
     def __init__(self, costs):
         self.costs = costs
@@ -362,7 +362,7 @@ print(count(lambda a: a @ a, jnp.ones((8, 8))).jaxpr.products, seconds)
 
 
 def test_counting_needs_jax_and_numpy_alone_and_loads_in_half_a_second():
-    """Half a second of the processor: others may be at work on it. Scipy is one of JAX's own needs, not of the counters."""
+    """Half a second of CPU time, as others may be using the machine. Scipy is a dependency of JAX, not of the counters."""
     done = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, env=os.environ, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     products, seconds = done.stdout.split()

@@ -25,11 +25,11 @@ def shape(*sizes, dtype=jnp.float32) -> jax.ShapeDtypeStruct:
 
 N = 8
 SQUARE, VECTOR, FLAG, WHOLE = shape(N, N), shape(N), shape(dtype=bool), shape(dtype=jnp.int32)
-ONE = 2 * N**3  # FLOPs of a product of two squares
+ONE = 2 * N**3  # FLOPs of a product of two square matrices
 
 
 def taps(size: int, out: int, window: int, stride: int = 1, low: int = 0, base: int = 1, dilation: int = 1) -> int:
-    """Taps of a window that lie on data, one by one."""
+    """Counts taps of a window on data, one by one."""
     found = 0
     for o in range(out):
         for t in range(window):
@@ -179,7 +179,7 @@ ELEMENTWISE = {
         2 * (taps(10, 10, 3, low=1) - 10)),
     "the gradient of a max pool": (
         jax.grad(lambda x: lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID").sum()), (POOL,),
-        9 * 3 + 9),  # of each window the largest is found, and the gradient added there
+        9 * 3 + 9),  # in each window the largest is found, and the gradient added there
     "a scatter with a computation of its own": (
         lambda a, i: a.at[i].apply(lambda x: x * 2 + 1), (shape(10), shape(3, dtype=jnp.int32)), None),
     "scatter-add": (lambda a, b: a.at[np.array([1, 2, 2])].add(b), (shape(10), shape(3)), None),
@@ -202,7 +202,7 @@ def test_operations_on_elements_are_those_worked_out_by_hand(name):
 
 
 C5 = shape(5, dtype=jnp.complex64)
-BY_OPERATION = {  # of one element: real operations by name, for floating-point and for complex numbers z = a + b i
+BY_OPERATION = {  # per element: real operations by name, for floating-point and for complex numbers z = a + b i
     "negative": (jnp.negative, {"add": 1}, {"add": 2}),
     "difference": (lambda z: z - z, {"add": 1}, {"add": 2}),
     "quotient": (lambda z: z / z, {"div": 1}, {"mul": 6, "add": 3, "div": 2}),  # by the conjugate
@@ -247,7 +247,7 @@ ADDED = lax.ScatterDimensionNumbers((1,), (0,), (0,))
 @pytest.mark.parametrize(
     ("function", "arguments", "by_hand"),
     [
-        (lambda a: lax.slice(a, (0, 0), (2, N)), (SQUARE,), 2 * 2 * N * 4),  # what is taken is read, and written
+        (lambda a: lax.slice(a, (0, 0), (2, N)), (SQUARE,), 2 * 2 * N * 4),  # what is taken is read and written
         (lambda a, i: lax.dynamic_slice(a, (i, i), (2, N)), (SQUARE, PLACE), 2 * 2 * N * 4 + 2 * 4),  # and the places
         (
             lambda a, i: lax.gather(a, i, DIMENSIONS, (1, N), mode="promise_in_bounds"),
@@ -258,7 +258,7 @@ ADDED = lax.ScatterDimensionNumbers((1,), (0,), (0,))
         (
             lambda a, i, b: lax.scatter_add(a, i, b, ADDED, mode="promise_in_bounds"),
             (SQUARE, shape(3, 1, dtype=jnp.int32), shape(3, N)),
-            3 * 3 * N * 4 + 3 * 4,  # what is added, and what it is added to, before and after
+            3 * 3 * N * 4 + 3 * 4,  # what is added, and its target before and after
         ),
         (lambda a, b: a @ b, (SQUARE, SQUARE), 3 * N * N * 4),
         (lambda a: a.astype(jnp.bfloat16), (SQUARE,), N * N * (4 + 2)),
@@ -274,7 +274,7 @@ def test_bytes_by_hand(function, arguments, by_hand):
 def test_transcendental_operations_and_bytes():
     found = count_jaxpr(lambda a: jnp.exp(a) * lax.rsqrt(a), SQUARE).total()
     assert (found.transcendental(), found.elementwise()) == (2 * N * N, N * N)
-    assert found.bytes() == 4 * N * N * (2 + 2 + 3)  # each equation reads what it takes and writes what it gives
+    assert found.bytes() == 4 * N * N * (2 + 2 + 3)  # each equation reads its operands and writes its results
     assert count_jaxpr(lambda a: a.reshape(-1), SQUARE).total().bytes() == 0
     assert transcendental(jnp.exp, shape(5, dtype=jnp.complex64)) == 3 * 5  # e^a (cos b + i sin b)
     bits = count_jaxpr(lambda p, a: lax.cond(p, lambda: jnp.exp(a), lambda: a * 2), FLAG, SQUARE).total()
@@ -285,7 +285,7 @@ def test_transcendental_operations_and_bytes():
 
 
 def devices_of(body):
-    """A function of eight devices, each with a row; sizes of a mesh are all that a count needs."""
+    """Returns a function of eight devices, each with a row; a count needs only the sizes of a mesh."""
     mesh = jax.sharding.AbstractMesh((2, 4), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
     spec = jax.sharding.PartitionSpec(("a", "b"))
     return jax.shard_map(body, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
@@ -372,7 +372,7 @@ def test_a_loop_whose_condition_needs_written_numbers_alone_says_its_trips(start
         return lax.while_loop(lambda s: goes_on(s[0]), lambda s: (step(s[0]), s[1] @ a), (start, a))[1]
 
     assert products(run, SQUARE) == turns * ONE
-    assert products(run, SQUARE, trips=99) == turns * ONE  # what the program says goes before what is given for all
+    assert products(run, SQUARE, trips=99) == turns * ONE  # what the program says has priority over what is given for all
     assert count_jaxpr(run, SQUARE).loops[0].trips == turns
 
 
@@ -406,7 +406,7 @@ def test_loops_are_listed_with_trips_and_work():
 
 
 def test_the_conjugate_gradients_of_scipy():
-    """Of ten turns and the start: a product with the matrix each, and two dots of vectors."""
+    """Ten iterations and the start each take a product with the matrix and two dot products of vectors."""
     cg = jax.scipy.sparse.linalg.cg
     assert products(lambda a, b: cg(lambda x: a @ x, b, maxiter=10)[0], SQUARE, VECTOR, trips=10) == 11 * (
         2 * N * N + 2 * 2 * N
@@ -477,7 +477,7 @@ def test_a_primitive_of_somebody_else_is_counted_by_what_it_is_made_of():
         count_jaxpr(lambda a: stranger.bind(a), SQUARE)
 
 
-# Primitives that only stand inside of kernels, that JAX makes for a moment, or that are counted by what they are made of.
+# Primitives that occur only inside kernels, that JAX makes temporarily, or that are counted by their parts.
 ELSEWHERE = {"run_scoped", "stage", "unreachable", "custom_lin", "random_gamma", "multiple_of", "max_contiguous"}
 
 

@@ -38,7 +38,7 @@ def test_lotka_volterra_conserves_its_first_integral():
 
 @pytest.mark.parametrize("name", sorted(SYSTEMS))
 def test_solutions_obey_the_stated_equations(name):
-    """Central differences of a finely sampled solution are the right-hand sides as written out here."""
+    """Central differences of a finely sampled solution equal the right-hand sides as written out here."""
     system = SYSTEMS[name]
     values = {"r": 0.2, "K": 8.0, "a": 0.4, "h": 0.4, "e": 0.5, "m": 0.15, "s": 0.1, "q": 0.7, "w": 0.2, "mu": 0.6}
     time = np.linspace(0, 60, 6001)

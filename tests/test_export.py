@@ -1,4 +1,4 @@
-"""Exports: what transformers and PEFT make of them is what the run computes, and nothing else gets a name."""
+"""Exports: in transformers and PEFT they compute what the run computes, and nothing else gets a name."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_the_tokenizer_and_the_settings_of_the_base_go_with_it(random_model, ran
 
 @pytest.mark.parametrize("to", ["peft", "merged"])
 def test_42_what_reads_back_as_another_model_gets_no_name(random_model, random_lora, tmp_path, monkeypatch, to):
-    """A writer that loses something is caught before anything stands in the folder."""
+    """A writer that loses something is caught before the folder gets its name."""
     model, params = random_model()
     tuned = made(random_lora, params, "frozen")
     write = export.tensors.write
@@ -132,7 +132,7 @@ def test_a_run_goes_to_peft_and_back(work, tmp_path):
 
 
 def test_a_run_begins_from_an_adapter(work, tmp_path):
-    """Its rank and alpha are taken over; at a rate of nothing it stays what it was."""
+    """It takes over rank and alpha; at a learning rate of almost 0 it stays what it was."""
     adapter = work.run / "adapter"
     change = ["--set", "train.steps=1", "--set", "optimizer.learning_rate=1e-30", "--set", "lora.rank=7"]
     said = done("train", work.config, *change, "--init-adapter", adapter, "--out", tmp_path / "run")

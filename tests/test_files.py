@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there: whichever call of the operating system fails, and at whichever instant."""
+"""Files and folders are complete or absent, whichever call of the operating system fails, and whenever."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ CALLS = ("open", "mkdir", "replace", "fsync")
 
 
 def content(folder: Path) -> dict[str, str]:
-    """Every file of a folder, hidden ones too."""
+    """Returns every file of a folder, hidden ones too."""
     return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
 
 
 def breaking(patch: pytest.MonkeyPatch, number: int, fault: Callable[[], BaseException]) -> list[str]:
-    """Let the call with a number fail, counted over all of CALLS; the calls that were made."""
+    """Makes the call with a number fail, counted over all of CALLS; returns the list of calls made so far."""
     made: list[str] = []
 
     def counted(name: str) -> Callable[..., Any]:
@@ -96,7 +96,7 @@ def test_whichever_call_fails_what_was_there_stays_and_the_next_try_succeeds(cas
                 allowed = [before]
         if len(made) < number:
             break
-        if fault is stopped or case == "a file in place of another":  # all that was left: to remove, and to flush its folder
+        if fault is stopped or case == "a file in place of another":  # all that remained: removing, and flushing its folder
             allowed.append(after)
         found = {name: text for name, text in content(folder).items() if not name.startswith(".")}
         assert found in allowed, f"call {number}, {made[number - 1]}"
@@ -131,7 +131,7 @@ def test_places_that_cannot_be_made_as_a_whole_are_refused(inside, tmp_path):
         pass
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(JaxlvError, match="not a regular file"):
-        files.write_text(tmp_path / "pipe", "")  # one of its own: what fails here would replace a device for everybody
+        files.write_text(tmp_path / "pipe", "")  # a pipe, as a failure here would replace a device for everybody
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a").touch()
     with pytest.raises(JaxlvError, match="exists already"), files.new_folder(tmp_path / "full"):
@@ -161,7 +161,7 @@ def test_what_a_killed_process_left_is_removed_and_what_it_moved_away_is_put_bac
     (left / "old" / "kept.txt").write_text("old")
     files.remove_unfinished(tmp_path, "out[1]")
     assert content(tmp_path) == {"out[1]/kept.txt": "old"}
-    with files.new_folder(tmp_path / "alive") as work:  # what a live process writes stays
+    with files.new_folder(tmp_path / "alive") as work:  # what a living process writes stays
         files.remove_unfinished(tmp_path)
         assert work.is_dir()
 
@@ -170,7 +170,7 @@ def test_a_place_that_is_watched_is_known_to_be_gone_renamed_or_replaced(tmp_pat
     place = tmp_path / "place"
     changes: list[Callable[[], object]] = [
         lambda: shutil.rmtree(place),
-        lambda: (shutil.rmtree(place), place.mkdir()),  # perhaps under the same number
+        lambda: (shutil.rmtree(place), place.mkdir()),  # perhaps under the same inode number
         lambda: place.rename(tmp_path / "elsewhere"),
         lambda: (shutil.rmtree(place), place.write_text("a file")),
     ]
@@ -189,7 +189,7 @@ def test_a_place_that_is_watched_is_known_to_be_gone_renamed_or_replaced(tmp_pat
 
 
 def test_what_is_made_in_a_folder_that_was_removed_and_made_anew_gets_no_name(tmp_path):
-    """Some libraries make every folder that they miss."""
+    """Some libraries make every missing folder."""
     place = tmp_path / "run"
     place.mkdir()
     with pytest.raises(JaxlvError, match="was removed, renamed or replaced"), files.new_folder(place / "out") as work:

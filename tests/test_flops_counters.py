@@ -1,5 +1,6 @@
-"""The counters on real programs: what a loop, a branch, a library call and an unknown operation count for, and that formula,
-jaxpr and HLO agree."""
+"""The counters on real programs: how they count a loop, a branch, a library call and an unknown operation, and that formula,
+jaxpr and HLO agree.
+"""
 
 from __future__ import annotations
 
@@ -107,7 +108,7 @@ def test_jit_remat_and_custom_derivatives_are_entered():
 
 
 def test_frozen_sides_have_no_gradient():
-    assert dots(jax.grad(lambda a, b: (a @ b).sum() ** 2), A, B) == 2 * PRODUCT  # forward, and the gradient of a alone
+    assert dots(jax.grad(lambda a, b: (a @ b).sum() ** 2), A, B) == 2 * PRODUCT  # forward, and the gradient of a only
 
 
 def test_elementwise_prices():
@@ -139,7 +140,7 @@ def test_scopes_name_components_and_phases(scope, component, phase):
 
 
 def agree(work: Work) -> None:
-    """Per component and phase, the products of the train step are those of the formula."""
+    """Checks, per component and phase, that the products of the train step are those of the formula."""
     model = Qwen2(work.model, attention=work.kernel)
     program = programs.train_program(work, model)
     found = products(placed(count_jaxpr(program.function, *program.arguments).tallies))

@@ -29,12 +29,12 @@ from tests.test_hlo_turns import sampled
 
 GOLDEN = Path(__file__).parent / "golden"
 SMALL = ModelConfig(512, 64, 160, 2, 4, 2, 16, tie_word_embeddings=True)
-WIDE = ModelConfig(512, 256, 192, 2, 4, 2, 64, tie_word_embeddings=True)  # cuDNN takes head sizes that are multiples of 8
+WIDE = ModelConfig(512, 256, 192, 2, 4, 2, 64, tie_word_embeddings=True)  # cuDNN needs head sizes that are multiples of 8
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A program, what the compiler was told, and the excess that it executes: {component, word: FLOPs}."""
+    """A program, the compiler's options, and the excess that it executes: {component, word: FLOPs}."""
 
     program: str
     work: Work
@@ -61,7 +61,7 @@ CASES = {
 
 
 def program_of(case: Case) -> programs.Program:
-    """The program on abstract arguments."""
+    """Returns the program on abstract arguments."""
     model = Qwen2(case.work.model, jnp.dtype(case.dtype), case.work.kernel)
     if case.program == "decode_step":
         return programs.decode_program(case.work, model, 64)
@@ -69,18 +69,18 @@ def program_of(case: Case) -> programs.Program:
 
 
 def traced(program: programs.Program) -> Any:
-    """The jaxpr of a program."""
+    """Returns the jaxpr of a program."""
     function: Any = program.function if hasattr(program.function, "trace") else jax.jit(program.function)
     return function.trace(*program.arguments).jaxpr
 
 
 def text_of(name: str) -> str:
-    """What the compiler has made of a program."""
+    """Returns what the compiler has made of a program."""
     return gzip.decompress((GOLDEN / f"{name}.hlo.gz").read_bytes()).decode()
 
 
 def formula_of(case: Case) -> dict[tuple[str, str], int]:
-    """The formula's rows."""
+    """Returns the formula's rows."""
     work = case.work
     if case.program == "decode_step":
         work = dataclasses.replace(work, length=1, cache=128, last_only=True)
@@ -89,7 +89,9 @@ def formula_of(case: Case) -> dict[tuple[str, str], int]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_formula_jaxpr_and_cuda_text_agree(name, monkeypatch):
-    """Per component and phase; what the compiler executes beyond it is padding, or repeated by a fusion, in its own row."""
+    """Per component and phase; what the compiler executes in addition is padding, or repeated by a fusion, in its own
+    row.
+    """
     case = CASES[name]
     executed = count_hlo(text_of(name))
     if case.work.kernel == "cudnn":
@@ -112,7 +114,7 @@ def test_formula_jaxpr_and_cuda_text_agree(name, monkeypatch):
 
 
 def test_a_generation_executes_on_cuda_what_it_asks_for():
-    """Sorts and running sums of its sampler included."""
+    """Including the sorts and running sums of its sampler."""
     subject = sampled()
     executed = count_hlo(text_of("generation"), subject.trips)
     jaxpr = traced(subject.program)
@@ -123,7 +125,7 @@ def test_a_generation_executes_on_cuda_what_it_asks_for():
 
 
 def let_cudnn_trace(monkeypatch) -> None:
-    """Tracing cuDNN's attention asks for a device of the right kind; here there is none."""
+    """Allows tracing cuDNN's attention, which asks for a device of the right kind, without one."""
     cudnn = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo", reason="jax keeps cuDNN attention elsewhere")
     monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91_000)
     monkeypatch.setattr(cudnn, "check_compute_capability", lambda *_: True)
@@ -140,7 +142,7 @@ def test_the_audit_compiles_for_a_device_that_is_not_there():
 
 
 def test_any_function_is_counted_for_a_device_that_is_not_there():
-    """Without a compiler for it, too: then that is what the error says."""
+    """Without a compiler for it, the error says so."""
 
     def loss(w, x):
         with jax.named_scope("layer"):

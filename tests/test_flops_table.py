@@ -1,4 +1,4 @@
-"""The conventions: every integer and stated figure of the four reports, and what `exact` means."""
+"""The conventions: every integer and stated figure of the four papers, and what `exact` means."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_xu_s_logged_forward_passes():
 
 
 def test_named_corrections_bring_the_reports_together():
-    """Each report with one correction: its own text, its own table, the model's head size, all four rows and a head."""
+    """Each paper with one correction: its own text, its own table, the model's head size, all four rows and a head."""
     liu = 4 * step("liu", rank=0, batch=1)
     adapters = step("liu", batch=1) - step("liu", rank=0, batch=1)
     head = table.price(row_of("coursework", "head"), without_adds("coursework"), symbols(work()))
@@ -108,9 +108,9 @@ def test_xu_s_runs():
     assert f"{forward('xu'):.2e}" == "1.98e+12"
     assert f"{step('xu'):.2e}" == "5.94e+12"
     assert f"{1000 * step('xu', 128):.3e}" == "1.432e+15"
-    assert f"{1000 * step('xu', 768):.3e}" == "9.124e+15"  # his report says 9.10e15
+    assert f"{1000 * step('xu', 768):.3e}" == "9.124e+15"  # his paper says 9.10e15
     assert f"{1000 * step('xu'):.3e}" == "5.941e+15"
-    assert f"{5892 * step('xu'):.3e}" == "3.500e+16"  # the logged steps; his report says 5,500
+    assert f"{5892 * step('xu'):.3e}" == "3.500e+16"  # the logged steps; his paper says 5,500
     assert f"{5500 * step('xu'):.3e}" == "3.268e+16"
 
 
@@ -137,7 +137,7 @@ def test_rai_s_percentages_with_exp_at_1(steps, length, rank, evaluated, percent
 
 def test_rai_s_evaluations():
     assert f"{300 * forward('rai', 512, batch=1):.3e}" == "1.690e+14"
-    assert f"{520 * forward('rai', 499, rank=0, batch=1):.3e}" == "2.848e+14"  # no cache, against his text
+    assert f"{520 * forward('rai', 499, rank=0, batch=1):.3e}" == "2.848e+14"  # no cache, contrary to his text
 
 
 def test_mao_s_most_steps_within_the_budget():
@@ -155,7 +155,7 @@ def test_mao_s_phases():
     contexts = 500 * sum(step("mao", length, 8) for length in (128, 512, 768))
     shares = [f"{100 * spent / BUDGET:.3f}" for spent in (first, grid, contexts)]
     assert shares == ["8.001", "36.005", "11.159"]
-    assert int(0.4001 * BUDGET / step("mao", 768, 8)) == 3221  # his report says about 3,000 steps
+    assert int(0.4001 * BUDGET / step("mao", 768, 8)) == 3221  # his paper says about 3,000 steps
 
 
 LIU_TABLE_4 = {  # (rank, length): stated. No convention gives it: one step of the base plus 5,000 steps of adapters
@@ -186,8 +186,8 @@ def test_decoding_one_token():
 
 
 def test_a_token_of_the_cache_costs_the_sheet_s_price_of_a_key_and_a_value():
-    """In each head of a layer: D products and D - 1 sums of a score, its scale, its mask, its share of the softmax at
-    10 + 1 + 1, and D products and D sums of the weighted values.
+    """In each head of a layer: D products and D - 1 sums of a score, its scale, its mask, its share of the softmax at 10 + 1
+    + 1, and D products and D sums of the weighted values.
     """
     one = work(1, 8, batch=1)
     each = (2 * 64 - 1) + 1 + 1 + 12 + 2 * 64
@@ -220,7 +220,7 @@ def test_a_generation_with_and_without_a_cache():
 
 
 def test_a_cache_that_grows_in_stages():
-    """Each token attends to the slots of its stage, also where the loop ends within one."""
+    """Each token attends to the slots of its stage, also if the loop ends within one."""
     prompt = work(100, 8, batch=2)
     first, second, last = (table.decode(prompt, 100 + slots, "exact") for slots in (64, 128, 150))
     read = table.prefill(prompt, "exact")
@@ -231,7 +231,7 @@ def test_a_cache_that_grows_in_stages():
 
 
 def test_each_token_attends_to_all_before_it():
-    """Three tokens behind ten: of a cache that grows by one, and by passes over the whole text."""
+    """Three tokens after ten: with a cache that grows by one, and by passes over the whole text."""
     prompt = work(10, 8, batch=2)
     grown = sum(table.decode(prompt, cache, "exact") for cache in (10, 11, 12))
     assert table.generation(prompt, 3, "exact") == table.prefill(prompt, "exact") + grown
@@ -270,7 +270,7 @@ def test_hf_is_six_times_parameters_times_tokens():
 
 
 def test_only_what_trains_costs_a_backward_pass():
-    """2 P + 3 A + 3 R, with the trained head's product once more, less what layer 0 never forms."""
+    """2 P + 3 A + 3 R, with the trained head's product once more, minus what layer 0 never forms."""
     counted = table.count(work(), "exact").by_component()
     linear = ("k_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     layers = 23 / 24
@@ -308,7 +308,7 @@ STACKS = {  # (ranks, targets): (own, executed) of a step of all
 
 @pytest.mark.parametrize(("ranks", "targets"), STACKS)
 def test_ranks_of_a_stack_are_billed_as_padded_to_the_largest(ranks, targets):
-    """What is padded stands in rows of its own; other conventions price the rank that a run has."""
+    """Padding has rows of its own; other conventions price the rank that a run has."""
     model, largest = ModelConfig(97, 40, 56, 2, 4, 2, 10, tie_word_embeddings=True), max(ranks)
     works = [Work(model, 2, 16, rank, targets, stack_rank=largest) for rank in ranks]
     counted = [table.count(one, "exact") for one in works]

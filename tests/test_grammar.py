@@ -1,4 +1,4 @@
-"""The number grammar: what it lets through parses, and what parses within its digits it lets through."""
+"""The number grammar: whatever it allows can be parsed, and whatever can be parsed within its digits it allows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ALL_FORMATS = [(v, d, i) for v in (1, 2, 3) for d in (1, 2, 3) for i in (1, 2, 3
 
 
 def walk(grammar: Grammar, steps: int, choose) -> str:
-    """A text of so many time steps; `choose(n)` picks one of n allowed symbols."""
+    """Returns a text of some time steps; `choose(n)` picks one of n allowed symbols."""
     state, text = 0, ""
     while text.count(";") < steps:
         allowed = np.flatnonzero(grammar.allowed_QA[state])
@@ -27,7 +27,7 @@ def walk(grammar: Grammar, steps: int, choose) -> str:
 
 
 def end_state(grammar: Grammar, text: str) -> int | None:
-    """The state after `text`, None where a symbol was not allowed."""
+    """Returns the state after `text`, None if a symbol was not allowed."""
     state = 0
     for symbol in map(SYMBOLS.index, text):
         if not grammar.allowed_QA[state, symbol]:
@@ -73,7 +73,7 @@ def test_no_state_is_a_dead_end_and_none_is_useless(form):
         reach_QQ[state, grammar.next_QA[state, symbol]] = True
     for middle in range(count):
         reach_QQ |= reach_QQ[:, middle : middle + 1] & reach_QQ[middle]
-    assert reach_QQ.all()  # from every state to every state, the start of a step among them
+    assert reach_QQ.all()  # from every state to every state, including the start of a step
 
 
 @given(FORMATS, st.randoms(use_true_random=False))

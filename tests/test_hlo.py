@@ -1,4 +1,6 @@
-"""The counter of compiled HLO: rules on texts by hand, products in every disguise, and how far it may be from the jaxpr."""
+"""The counter of compiled HLO: rules on hand-written texts, products in every disguise, and how far it may be from the
+jaxpr.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,7 @@ ADD = """%sum (x: f32[], y: f32[]) -> f32[] {
 
 
 def module(*lines: str, regions: str = "", header: str = "") -> str:
-    """A module of the lines of its entry, the last of which is the root."""
+    """Returns a module from the lines of its entry, the last of which is the root."""
     body = "\n".join(f"  {'ROOT ' if line is lines[-1] else ''}{line}" for line in lines)
     return f"HloModule m{header}\n\n{regions}\nENTRY %main () -> f32[] {{\n{body}\n}}\n"
 
@@ -41,7 +43,7 @@ def counted(*lines: str, **options: str) -> Tally:
 
 
 def operations(*lines: str, **options: str) -> dict[str, int]:
-    """What is counted but bytes."""
+    """Returns what is counted, except bytes."""
     return {name: number for name, number in counted(*lines, **options).items() if number and name != "bytes"}
 
 
@@ -158,7 +160,7 @@ def test_what_has_no_rule_is_a_doubt():
 
 
 def test_what_fills_a_row_up_to_be_summed_in_two_stages_is_the_compiler_s_own():
-    """7 numbers as 3 rows of 3: of the sums the two zeros' are added. What the program itself fills up it has asked for."""
+    """7 numbers as 3 rows of 3: the two zeros add two sums. Padding by the program itself was asked for."""
     row, zero, one = "%a = f32[5,7] parameter(0)", "%zero = f32[] constant(0)", "%one = f32[] constant(1)"
     split, summed = "%b = f32[5,3,3] bitcast(%p)", "%c = f32[5,3] reduce(%b, %zero), dimensions={2}, to_apply=%sum"
 
@@ -192,7 +194,7 @@ def test_custom_calls_with_a_rule(target, by_hand):
 
 
 def test_random_bits_of_cuda_cost_a_block_for_two_words():
-    """Twenty rounds of Threefry, whichever of the ways a device has; the last block may be half used."""
+    """Twenty rounds of Threefry, whichever way a device generates bits; the last block may be half used."""
     call = '%c = (u32[3], u32[4]) custom-call(%k), custom_call_target="cu_threefry2x32_ffi"'
     assert operations("%k = u32[4] parameter(0)", call) == {"integer": 4 * 80, "add": 4 * 37}
 
@@ -232,7 +234,7 @@ def test_what_a_library_does_to_a_product_is_counted_beside_it():
 
 # --------------------------------------------------------------------------------------- products in every disguise
 
-ELSEWHERE = {  # what a compiler executes of some of them
+ELSEWHERE = {  # what a compiler executes for some of them
     "remat": PRODUCTS["remat"][2] * 3 // 4,  # one of two recomputed products is merged with the first
     "ragged_dot": 4 * PRODUCTS["ragged_dot"][2],  # a dense product for each group
     "ragged_dot, gradients": 4 * PRODUCTS["ragged_dot, gradients"][2],
@@ -254,7 +256,7 @@ def test_compiled_products_are_those_worked_out_by_hand(name):
         (lambda a, b: jnp.einsum("bi,bi->b", a, b), (shape(6, 8), shape(6, 8)), 96),
         (lambda a, b: a @ b, (shape(6, 8), shape(8)), 96),
         (lambda a, b: a @ b, (shape(1, 1), shape(1, 6)), 12),
-        (jnp.outer, (shape(6), shape(8)), 0),  # a multiplication, as it is written
+        (jnp.outer, (shape(6), shape(8)), 0),  # a multiplication, as written
         (lambda a, b: (a * b).sum(-1), (shape(6, 8), shape(6, 8)), 0),
         (lambda a, b: jnp.dot(a, b) / 2, (shape(6, 1), shape(1, 8)), 96),
     ],
@@ -264,7 +266,7 @@ def test_products_that_the_compiler_turns_into_multiplications(function, argumen
     assert found.products() == flops
     asked = count_closed(jax.make_jaxpr(function)(*arguments)).total()
     assert found["dot sheet"] == asked["dot sheet"]
-    assert found.elementwise() == asked.elementwise()  # its sums are part of the product, and nothing else is
+    assert found.elementwise() == asked.elementwise()  # its sums are part of the product, and there is nothing else
 
 
 NAMELESS = [
@@ -332,7 +334,7 @@ def test_branches_repeat_nothing_of_one_another():
     assert operations(*lines, regions=TWICE) == {"exp": 24, "add": 24}
     before = [*lines[:2], "%e = f32[6,4] exponential(%a)", lines[2]]
     assert operations(*before, regions=TWICE) == {"exp": 48, "exp repeated": 24, "add": 24}
-    dearer = TWICE.replace("negate(%e)", "exponential(%e)")  # the second branch
+    dearer = TWICE.replace("negate(%e)", "exponential(%e)")  # the more expensive second branch
     assert operations(*lines, regions=dearer) == {"exp": 48, "add": 24}
 
 
@@ -356,7 +358,7 @@ def test_loops_of_unknown_length_are_a_doubt_unless_they_are_given():
     whole = shape(dtype=jnp.int32)
     text, one = compiled(run, shape(8, 8), whole, shape()), 2 * 8**3
     found = count_hlo(text)
-    assert found.total().products() == one + 2 * one  # a turn of each, and the condition once more
+    assert found.total().products() == one + 2 * one  # an iteration of each loop, and the condition once more
     assert sum("the trip count is not known" in doubt for doubt in found.doubts) == 2
     given = count_hlo(text, {"outer": 5, "inner": 9})
     assert given.total().products() == 5 * one + 10 * one and not given.doubts
@@ -397,7 +399,7 @@ def test_bytes_are_those_of_whole_fusions_and_of_the_parts_that_they_take():
     row = ["%r = f32[1,4] parameter(1)", "%i = s32[] parameter(2)"]
     assert counted(A, *row, "%x = f32[6,4] dynamic-update-slice(%a, %r, %i, %i)").bytes() == 2 * 16
     text = compiled(lambda a: lax.scan(lambda c, x: (c + x, None), a[0], a)[0], shape(50, 8))
-    assert count_hlo(text).total().bytes() < 50 * 8 * 4 * 8  # each turn reads a row, not all of them
+    assert count_hlo(text).total().bytes() < 50 * 8 * 4 * 8  # each iteration reads a row, not all rows
 
 
 # ------------------------------------------------------------------------------------- as far as the rule allows
@@ -418,7 +420,7 @@ def traced(program: programs.Program):
 
 
 def rows_of(program: programs.Program, asked=None, casts: bool = True) -> list[Row]:
-    """The rule on a program's HLO and a jaxpr, which is its own if none is given."""
+    """Applies the rule to a program's HLO and a jaxpr, by default its own."""
     made = traced(program)
     wanted = asked or made.jaxpr
     executed = count_hlo(made.lower().compile().as_text())
@@ -440,7 +442,7 @@ def rows_of(program: programs.Program, asked=None, casts: bool = True) -> list[R
     ],
 )
 def test_the_compiled_programs_are_as_far_from_the_jaxpr_as_the_rule_allows(made, work, dtype):
-    """To the operation, in every component; where nothing is asked for twice and nothing is constant, exactly."""
+    """To the operation, in every component; exactly, if nothing is asked for twice and nothing is constant."""
     model = Qwen2(work.model, jnp.dtype(dtype), work.kernel)
     more = [8] if made == "decode" else []
     rows = rows_of(getattr(programs, f"{made}_program")(work, model, *more), casts=dtype == "float32")
@@ -453,7 +455,7 @@ def patched(extra):
     return lambda gate, up: jax.nn.silu(gate) * up + extra(gate)
 
 
-MUTANTS = {  # what a sceptic wrote into the MLP, each of some hundred operations at least
+MUTANTS = {  # what a sceptic put into the MLP, each of at least a hundred operations
     "a long loop": lambda x: 1e-9 * lax.fori_loop(0, 10**9, lambda i, c: c * 1.0000001 + x, x),
     "a loop of sines": lambda x: 1e-9 * lax.fori_loop(0, 10**5, lambda i, c: jnp.sin(c) * 1.01, x),
     "nested loops": lambda x: lax.fori_loop(0, 9, lambda i, c: lax.fori_loop(0, 9, lambda j, d: d + (x * d).sum(), c), 0.0),

@@ -26,7 +26,7 @@ from tests.test_counting import shape
 
 
 def rows(function, *arguments, trips=None, asked=None, place=lambda scope: "") -> list[Row]:
-    """The rule on a function's HLO and a jaxpr, which is its own if none is given."""
+    """Applies the rule to a function's HLO and a jaxpr, by default its own."""
     made = jax.jit(function).trace(*arguments)
     wanted = asked or made.jaxpr
     executed = count_hlo(made.lower().compile().as_text(), trips)
@@ -101,7 +101,7 @@ ENTRY %main (y: f32[6,4]) -> f32[6,4] {
 
 
 def test_what_no_turn_changes_is_executed_again_in_each_but_the_first():
-    """It stays what it is behind the loop, too."""
+    """It stays the same after the loop, too."""
     found = count_hlo(LOOP.replace("HANDED", "%x"), 5).total()
     assert (found["exp"], found["exp repeated"], found["mul"], found["mul repeated"]) == (6 * 24, 5 * 24, 5 * 24, 0)
     changed = count_hlo(LOOP.replace("HANDED", "%b"), 5).total()
@@ -178,7 +178,7 @@ ENTRY %main (y: f32[16]) -> f32[16] {
 
 
 def test_what_leaves_equal_numbers_in_their_order_is_added_to_a_sort():
-    """Four of seven operations, for each comparison; none if the places, or their order, are what was asked for."""
+    """Four of seven operations for each comparison; none if the places, or their order, are what was asked for."""
     text = SORT.replace("EQUAL", "%less, %more").replace("PLACES", "%n")
     assert ordered(text) == (4 * 16 * 7, 4 * 16 * 4)
     assert ordered(SORT.replace("EQUAL", "%a, %b").replace("PLACES", "%n")) == (4 * 16 * 7, 0)
@@ -186,7 +186,7 @@ def test_what_leaves_equal_numbers_in_their_order_is_added_to_a_sort():
 
 
 def ordered(text: str) -> tuple[int, int]:
-    """All operations of a text, and those that are added."""
+    """Returns all operations of a text, and those that are added."""
     found = count_hlo(text).total()
     return found.elementwise(), sum(number for name, number in found.items() if name.endswith(" added"))
 
@@ -235,7 +235,7 @@ def test_what_jax_makes_of_a_primitive_is_what_xla_counts_of_the_lowered_program
 @pytest.mark.parametrize("platform", ["cpu", "cuda"])
 @pytest.mark.parametrize("shape_", [(24,), (2, 32, 12)])
 def test_random_bits_are_lowered_to_their_places_and_a_counter(shape_, platform):
-    """Only for a CPU their rounds are a loop."""
+    """Only for a CPU are their rounds a loop."""
     traced = jax.jit(lambda key: jax.random.bits(key, shape_)).trace(jax.eval_shape(lambda: jax.random.key(0)))
     places = 2 * (len(shape_) - 1) * math.prod(shape_)
     assert once(traced.jaxpr).total() == places + 10
@@ -247,7 +247,7 @@ def once(jaxpr) -> Tally:
 
 
 def more_than_asked(traced, platform: str) -> float:
-    """Operations that XLA counts in a lowered program beyond those of the jaxpr."""
+    """Returns the operations that XLA counts in a lowered program beyond those of the jaxpr."""
     lowered = traced.lower(lowering_platforms=(platform,))
     said = count_xla(lowered, lowered.as_text())
     asked = count_closed(traced.jaxpr, loops_once=True, rolled=platform == "cpu").total().everything()
@@ -265,7 +265,7 @@ TABLES = {
 
 
 def sampled():
-    """The generation of forecasts of a run, with every way to choose a token."""
+    """Returns the generation of a run's forecasts, with every way to choose a token."""
     subjects = audited.of_runs([build_config(RunConfig, TABLES)], TINY, 2, 24)
     return next(one for one in subjects if one.program.name.startswith("generation, 4"))
 

@@ -127,7 +127,7 @@ def test_totals_recomputed_in_the_convention_of_the_ledger_are_those_recorded(pa
     with Ledger(path, Terms(9 * price, "exact", MODEL, repeats="beyond")) as ledger:
         ended = replace(DRAW, new_tokens=4)
         ledger.commit(ledger.reserve(DRAW, "validation"), ended)
-    with Ledger(path) as again:  # the same generation, after a resume, of which the first has reserved as much
+    with Ledger(path) as again:  # the same generation after a resume; the first had reserved as much
         again.reserve(DRAW, "validation")
         assert totals(again.entries) == totals(again.entries, MODEL, "exact") == again.totals()
         assert again.totals().repeated == price
@@ -215,7 +215,7 @@ def test_a_torn_last_line_is_cut(path, cut):
     assert path.read_bytes() == whole[: whole[:-1].rfind(b"\n") + 1]
 
 
-DAMAGE = [b"{\n", b"[]\n", b'{"commit":0}\n']  # no record, and records that say what cannot be
+DAMAGE = [b"{\n", b"[]\n", b'{"commit":0}\n']  # not a record, and records that say something impossible
 DAMAGE += [lines.encode({"commit": 7})]
 CANNOT_BE = [
     {"commit": 7}, {"commit": -1}, {"commit": False}, {"reserve": 9}, {"commit": 0, "event": {"kind": "x"}}, {"x": 1}, {},
@@ -306,13 +306,13 @@ KILLER = """
 
 
 def test_kills_at_random_instants(path, tmp_path):
-    """After 100 kills: every piece of work is counted, none twice, at most one reservation too many for each kill."""
+    """After 100 kills every piece of work is counted, none twice, with at most one reservation too many per kill."""
     done, kills = tmp_path / "done", 100
     arguments = [str(path), str(done), str(Path(__file__).parent), str(kills)]
     subprocess.run([sys.executable, "-c", textwrap.dedent(KILLER), *arguments], check=True, timeout=300)
     ledger_terms, entries = read(path)
     worked = done.stat().st_size
-    assert worked >= 0.8 * kills  # each but those that were killed while they started has done some
+    assert worked >= 0.8 * kills  # all except those killed during their start have done some work
     assert totals(entries).executed == len(entries) * ONE <= ledger_terms.budget
     assert worked <= len(entries) <= worked + kills
     assert sum(not entry.committed for entry in entries) <= kills
@@ -334,7 +334,7 @@ def test_lines_are_json(path):
 
 @pytest.fixture
 def spent(path) -> Path:
-    """A ledger of training, of an evaluation whose result was kept, and of another evaluation."""
+    """Writes a ledger of training, of an evaluation whose result was kept, and of another evaluation."""
     with Ledger(path, terms(9, held_back=2 * ONE)) as ledger:
         ledger.commit(ledger.reserve(replace(STEP, count=3), "final"))
         ledger.commit(ledger.reserve(STEP, "evaluation", purpose="e"))
@@ -344,7 +344,7 @@ def spent(path) -> Path:
 
 
 def refused(path: Path, words: str) -> None:
-    """Everything that reads the ledger or writes to it raises one line, and changes nothing."""
+    """Checks that everything that reads the ledger or writes to it raises one line, and changes nothing."""
     before = path.read_bytes() if path.exists() else None
     for act in (verify, read, begun, Ledger, lambda place: Ledger(place, terms(9, held_back=2 * ONE)), no_writer):
         with pytest.raises(JaxlvError, match=words) as caught:
@@ -359,7 +359,9 @@ def no_writer(path: Path) -> Ledger:
 
 @pytest.mark.parametrize("last", range(8))
 def test_lines_that_are_cut_off_the_end_are_missed(spent, last):
-    """An evaluation, the word that its result was kept, all but the first line, and all: no checksum is touched."""
+    """Cut off: an evaluation, the record that its result was kept, all but the first line, and all; no checksum is
+    touched.
+    """
     written = spent.read_bytes().splitlines(keepends=True)
     assert len(written) == 8
     spent.write_bytes(b"".join(written[:last]))
@@ -414,7 +416,9 @@ def test_lines_of_the_older_kind_put_in_place_of_chained_ones_are_noticed(spent)
 
 
 def test_the_head_is_written_behind_its_line_and_never_before(path, monkeypatch):
-    """At each flush of either file, and whatever of the last write to the head is lost: the head is a line of the ledger."""
+    """At each flush of either file, and whatever of the last write to the head is lost, the head matches a line of the
+    ledger.
+    """
     seen, sync = [], os.fsync
 
     def fsync(handle: int) -> None:
@@ -427,14 +431,14 @@ def test_the_head_is_written_behind_its_line_and_never_before(path, monkeypatch)
         for step in range(3):
             ledger.commit(ledger.reserve(replace(STEP, step=step), "final"))
         ledger.keep("final", "x")
-    assert seen.count(True) == 4  # one of each commit, one of what was kept: a reservation has none
+    assert seen.count(True) == 4  # one for each commit, one for what was kept: a reservation writes none
     head, slot = head_of(path).read_bytes(), chain.SLOT
     assert chain.read_heads([head_of(path)])[head_of(path)].lines == 8
     for torn in (bytes(slot), head[:slot][: slot // 2] + bytes(slot // 2), b"x" * slot):
         for content in (torn + head[slot:], head[:slot] + torn):
             head_of(path).write_bytes(content)
             assert verify(path) == []
-            Ledger(path).close()  # which brings the head up to date
+            Ledger(path).close()  # brings the head up to date
             assert chain.read_heads([head_of(path)])[head_of(path)].lines == 8
     head_of(path).write_bytes(2 * torn)
     with pytest.raises(JaxlvError, match="a damaged head file"):
@@ -477,7 +481,7 @@ def test_a_head_from_an_earlier_time_is_found_though_no_line_is_missing(path):
 
 
 def test_a_ledger_is_read_while_it_grows_without_an_alarm(path, monkeypatch):
-    """A head that was read before the lines is older than these are."""
+    """A head that was read before the lines is older than they are."""
     scan = lines.scan
     with Ledger(path, terms(9)) as ledger:
 
@@ -501,7 +505,7 @@ def test_what_stands_behind_the_last_line_is_said(path, added):
 
 
 def test_a_ledger_that_several_runs_share_leaves_its_head_with_each(path, tmp_path):
-    """Whoever removes the ledger and what lies beside it is found out by any of the runs."""
+    """Any of the runs finds out if somebody removes the ledger and what lies beside it."""
     places = {name: head_of(tmp_path / name) for name in "ab"}
     with Ledger(path, terms(9), "a", head=places["a"]) as ledger:
         ledger.follow("b", places["b"])
@@ -510,7 +514,7 @@ def test_a_ledger_that_several_runs_share_leaves_its_head_with_each(path, tmp_pa
     heads = chain.read_heads(places.values())
     assert [heads[places[name]].lines for name in "ab"] == [3, 5]
     forge_all(path, lambda all: all[:3])
-    assert verify(path) == []  # all that lies there was made to fit
+    assert verify(path) == []  # everything there was made to match
     with pytest.raises(JaxlvError, match="lines are missing from its end; expected at least 5 lines"):
         Ledger(path, terms(9), "b", head=places["b"])
     with Ledger(path, terms(9), "a", head=places["a"]) as ledger, pytest.raises(JaxlvError, match="expected at least 5"):

@@ -42,7 +42,7 @@ QWEN_05B = Qwen2(
 
 @pytest.fixture(scope="module")
 def tiny(random_model) -> tuple[Qwen2, dict[str, Any], Callable[..., jax.Array]]:
-    """(model, params, logits of IDS_BT as a function of variables and, for dropout, a key)."""
+    """Returns (model, params, logits of IDS_BT as a function of variables and, for dropout, a key)."""
     model, params = random_model()
 
     @jax.jit
@@ -98,7 +98,7 @@ def test_a_trained_head_cannot_be_merged(tiny, head):
 
 
 def test_a_bias_stays_beside_a_merged_base(tiny, random_lora):
-    """What decodes with the adapters merged gives the overlay's own logits; a head of its own, or rounding, forbids it."""
+    """Decoding with merged adapters gives the overlay's own logits; a trained head, or rounding, prevents merging."""
     _, params, logits = tiny
     lora = random_lora(params, rank=3, head="bias")
     found = overlay.merged({"params": params, "lora": lora})
@@ -150,7 +150,9 @@ P, COUNT = 0.3, (4, 25, 60)  # the share that is dropped; rows, tokens and eleme
 
 @pytest.fixture(scope="module")
 def dropped() -> Callable[[int], np.ndarray]:
-    """seed -> ones after dropout, read through a projection whose weight is zero and whose A and B are the identity."""
+    """Returns seed -> ones after dropout, read through a projection whose weight is zero and whose A and B are the
+    identity.
+    """
     unit = jnp.eye(COUNT[-1])
     lora = {"A": unit, "B": unit, "scale": jnp.float32(1), "dropout": jnp.float32(P)}
     variables = {"params": {"weight": jnp.zeros_like(unit)}, "lora": lora}
@@ -169,8 +171,8 @@ def test_dropout_drops_or_scales_each_element(dropped):
 
 
 def test_dropout_decides_for_each_element_by_itself(dropped):
-    """The shares that are kept of a row, a token, an element's place vary as those of independent draws: were one decision
-    taken for several elements, they would vary more; were the draws of all tokens the same, so would the places.
+    """The kept shares of rows, tokens and elements vary as those of independent draws. If one decision served several
+    elements, they would vary more; if all tokens had the same draws, places would.
     """
     kept = dropped(1) != 0
     rows, tokens, places = COUNT

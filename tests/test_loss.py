@@ -28,13 +28,13 @@ def case(seed: int = 0, dtype: str = "float32") -> tuple[jax.Array, Head, np.nda
 
 
 def full(x_BTD: jax.Array, head: Head, labels_BT: Any) -> jax.Array:
-    """The same sum by optax on all logits at once."""
+    """Returns the same sum, by optax on all logits at once."""
     nll_BT = optax.softmax_cross_entropy_with_integer_labels(project(x_BTD, head), jnp.maximum(labels_BT, 0))
     return jnp.where(labels_BT != IGNORED, nll_BT, 0.0).sum()
 
 
 def chunked(monkeypatch, tokens: int) -> None:
-    """Let a chunk hold so many tokens, at most."""
+    """Limits a chunk to so many tokens."""
     monkeypatch.setattr(loss, "CHUNK_LOGITS", tokens * V)
 
 
@@ -100,7 +100,7 @@ def test_bfloat16_states_give_a_float32_loss():
 
 
 def sizes(jaxpr: Any) -> Iterator[int]:
-    """The number of elements of every array that a jaxpr and those within it compute."""
+    """Returns the number of elements of every array that a jaxpr, and those within it, compute."""
     for equation in jaxpr.eqns:
         yield from (variable.aval.size for variable in equation.outvars if hasattr(variable.aval, "size"))
         for parameter in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda p: hasattr(p, "eqns")):
@@ -110,7 +110,7 @@ def sizes(jaxpr: Any) -> Iterator[int]:
 
 
 def test_the_logits_of_a_batch_never_exist(random_model, random_lora, monkeypatch):
-    """In the program of the overlay's gradient no array has B * L * V elements; in the plain one there is one."""
+    """In the program of the overlay's gradient no array has B * L * V elements; in the plain program one does."""
     vocabulary, rows, length, chunk = 8192, 2, 32, 8
     monkeypatch.setattr(loss, "CHUNK_LOGITS", chunk * vocabulary)
     model, params = random_model(vocab_size=vocabulary, hidden_size=8, head_dim=2, num_hidden_layers=1)
@@ -170,7 +170,7 @@ def test_losses_token_by_token_are_those_of_both_softmaxes(monkeypatch, chunk):
         (2, 320, 151_936, (160, 2, 0)),
         (4, 500, 151_936, (100, 5, 0)),
         (1, 1000, 151_936, (250, 4, 0)),  # not 441, 441 and 118
-        (4, 509, 151_936, (102, 4, 101)),  # a prime: as few as can be, all but equal
+        (4, 509, 151_936, (102, 4, 101)),  # a prime: as few as possible, all equal except the last
         (1, 131, 151_936, (131, 1, 0)),
         (7, 3, 2**30, (1, 3, 0)),  # at least one token of each row
         (1, 2048, 61, (2048, 1, 0)),

@@ -63,7 +63,7 @@ def pair(request, random_hf, through_disk) -> Pair:
 
 @functools.partial(jax.jit, static_argnums=0)
 def forward(model: Qwen2, params, ids_BT, positions_BT=None, past=()):
-    """(logits, segment) of new tokens after the segments `past`."""
+    """Returns (logits, segment) of new tokens after the segments `past`."""
     features = model.apply({"params": params}, ids_BT, positions_BT, past, method="features")
     return project(features.x_BTD, features.head), features.segment
 
@@ -181,7 +181,7 @@ def test_padded_batch(pair, side):
 
 @jax.jit
 def write(slots: Segment, new: Segment, n) -> Segment:
-    """`slots` with the one token of `new` in slot n."""
+    """Returns `slots` with the one token of `new` in slot n."""
 
     def at(axis: int):
         return lambda a, b: jax.lax.dynamic_update_slice_in_dim(a, b, n, axis)
@@ -191,8 +191,7 @@ def write(slots: Segment, new: Segment, n) -> Segment:
 
 
 def decode(pair: Pair, prompt_BP: np.ndarray, choose) -> tuple[np.ndarray, np.ndarray]:
-    """(logits, tokens) of STEPS tokens after a prompt: prefill, then one token at a time over two cached segments.
-
+    """Returns (logits, tokens) of STEPS tokens after a prompt: prefill, then one token at a time over two cached segments.
     `choose(n, logits_BV)` gives token n. The second segment has a slot per token; empty slots have position -1.
     """
     B, P = prompt_BP.shape
@@ -241,7 +240,7 @@ def test_both_spellings_of_theta(key, random_hf, through_disk, tmp_path):
 
 
 def test_rows_share_a_prefix(random_model):
-    """Keys and values of 2 prefixes, held once, serve 3 rows each as the repeated prefix would."""
+    """Keys and values of 2 prefixes, held once, serve 3 rows each as repeated prefixes would."""
     model, params = random_model()
     prefix_ids, ids_BT = some_ids(model, 2, 8), some_ids(model, 6, 5, seed=1)
     _, prefix = forward(model, params, prefix_ids)
@@ -282,8 +281,8 @@ def test_blocked_attention_is_the_same_attention(random_model, monkeypatch):
 
 @pytest.mark.parametrize("side", ["left", "right", "none"])
 def test_cudnn_attention_is_asked_for_the_same_attention(side, monkeypatch):
-    """Its kernel needs a GPU: here XLA's takes its place, with the same operands and mask. A token sees itself, all before
-    it, and no padding.
+    """Its kernel needs a GPU: here XLA's replaces it, with the same operands and mask. A token sees itself and all earlier
+    tokens, but no padding.
     """
     B, T, N, K, H = 2, 7, 4, 2, 8
     generator = np.random.default_rng(0)
@@ -308,7 +307,7 @@ def test_cudnn_attention_is_asked_for_the_same_attention(side, monkeypatch):
     assert ours.dtype == jnp.float32
     np.testing.assert_allclose(np.asarray(ours)[real], np.asarray(theirs)[real], rtol=0, atol=2e-3)
     ((implementation, types, mask),) = asked
-    assert implementation == "cudnn" and types == {jnp.dtype("float16")}  # float32 has no such kernel
+    assert implementation == "cudnn" and types == {jnp.dtype("float16")}  # the kernel does not take float32
     seen = np.asarray(mask)[:, 0]
     expected = (positions_BT[:, None] >= 0) & (positions_BT[:, None] <= positions_BT[..., None])
     np.testing.assert_array_equal(seen, expected)
@@ -316,10 +315,10 @@ def test_cudnn_attention_is_asked_for_the_same_attention(side, monkeypatch):
 
 
 def test_blocked_attention_scores_no_more_than_the_blocks_before_a_query():
-    """Of 300 queries: blocks of 128, 128 and 44, each with the keys up to its end."""
+    """For 300 queries: blocks of 128, 128 and 44, each with the keys up to its end."""
     assert attention.key_blocks(300, 300, "blocked") == [(128, 128), (128, 256), (44, 300)]
     assert attention.key_blocks(128, 128, "blocked") == attention.key_blocks(128, 128, "xla") == [(128, 128)]
-    assert attention.key_blocks(1, 300, "blocked") == attention.key_blocks(1, 300, "xla") == [(1, 300)]  # behind a cache
+    assert attention.key_blocks(1, 300, "blocked") == attention.key_blocks(1, 300, "xla") == [(1, 300)]  # after a cache
 
 
 def test_causality_by_gradient(random_model):

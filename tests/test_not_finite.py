@@ -1,4 +1,4 @@
-"""Logits, likelihoods and losses that are NaN or infinite end every program: no constant is forecast, nothing scored."""
+"""Logits, likelihoods and losses that are NaN or infinite end every program: nothing is forecast or scored from them."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from tests.programs import CONFIG, content, jaxlv
 
 @pytest.fixture(scope="module")
 def place(tiny_base, waves, tmp_path_factory) -> Path:
-    """Series, a config, and a base whose weights are finite but so large that its logits are not."""
+    """Makes series, a config, and a base with finite weights so large that its logits are not finite."""
     folder = tmp_path_factory.mktemp("overflow")
     model, params = load_pretrained(tiny_base)
     down = params["model.layers.0"]["mlp"]["down_proj"]
-    down["weight"] = down["weight"] * 1e30  # its square is out of range: a norm that makes 0 of that would hide it
+    down["weight"] = down["weight"] * 1e30  # its square is out of range: a norm that turned this into 0 would hide it
     save_pretrained(folder / "base", model, params)
     series.save(folder / "series.h5", waves(12, 24))
     (folder / "tiny.toml").write_text(CONFIG.format(data=folder / "series.h5", base=folder / "base"))
@@ -41,7 +41,7 @@ def place(tiny_base, waves, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def broken(tiny_base, random_lora) -> Forecaster:
-    """A sound base under an adapter with one NaN."""
+    """Makes an adapter with one NaN over a sound base."""
     model, params = load_pretrained(tiny_base)
     lora = random_lora(params, rank=2)
     half = lora["model.layers.0"]["self_attn"]["q_proj"]

@@ -1,4 +1,4 @@
-"""Storage by a recording file system: what is on the disk, and in which order, before a name points to it."""
+"""Storage on a recording file system: what is on the disk, and in which order, before a name points to it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from jaxlv.storage.files import broken, new_folder, seal, write_text
 
 
 class Call(NamedTuple):
-    """A flush or a renaming: of what, to where, and the bytes of a file (the names in a folder) at that moment."""
+    """A flush or a renaming: of what, to where, and the bytes of a file (or names in a folder) at that moment."""
 
     kind: str
     path: Path
@@ -61,16 +61,16 @@ class Recorder:
         monkeypatch.setattr(os, "rename", renaming(rename))
 
     def renamed_to(self, target: Path) -> int:
-        """The place of the last call that gives something this name."""
+        """Returns the place of the last call that gives something this name."""
         return max(i for i, call in enumerate(self.calls) if call.kind == "rename" and call.target == target)
 
     def flushed(self, first: int, last: int) -> dict[Path, Any]:
-        """{path: what it held} of the flushes between two calls."""
+        """Returns {path: its content} for the flushes between two calls."""
         return {call.path: call.content for call in self.calls[first:last] if call.kind == "flush"}
 
 
 def contents(path: Path) -> Any:
-    """A file's bytes as another process sees them, a folder's names."""
+    """Returns a file's bytes, or a folder's names, as another process sees them."""
     return path.read_bytes() if path.is_file() else sorted(one.name for one in path.iterdir())
 
 
@@ -80,8 +80,8 @@ def recorded(monkeypatch) -> Recorder:
 
 
 def assert_whole_before_its_name(recorded: Recorder, folder: Path) -> None:
-    """Each file and folder within was flushed as it is, under its name of that time, before the folder got its own; the
-    folder's own name was flushed after.
+    """Checks that each file and folder within was flushed in its final state, under its name of that time, before the folder
+    got its own; and that the folder's own name was flushed afterwards.
     """
     place = recorded.renamed_to(folder)
     flushed = recorded.flushed(0, place)
@@ -178,7 +178,7 @@ def test_work_is_announced_on_the_disk_before_it_begins_and_paid_before_it_count
     path = tmp_path / "ledger.jsonl"
     event = Event("train_step", 2, 12)
     with Ledger(path, Terms(10**12, "exact", ModelConfig(32, 16, 16, 1, 2, 1, 8))) as ledger:
-        paid = [path, head_of(path)]  # the head last: it knows of no line that is not there
+        paid = [path, head_of(path)]  # the head last: it knows only of lines that exist
         for act, files in (
             (lambda: ledger.reserve(event, "final"), [path]), (lambda: ledger.commit(ledger.entries[-1]), paid),
         ):  # fmt: skip
@@ -331,7 +331,7 @@ def test_a_line_whose_checksum_fits_is_still_held_to_what_is_written(body):
 
 
 def test_a_new_head_is_written_beside_the_newest_one(tmp_path):
-    """Whichever of the two is torn, the other one is whole; so after a process has begun anew."""
+    """If either is torn, the other is whole; the same holds after a process has begun anew."""
     path, heads = tmp_path / "head", [chain.Head(n, f"{n:064x}") for n in range(1, 6)]
     for begun in (heads[:3], heads[3:]):
         file = chain._HeadFile(path, begun[0])

@@ -1,4 +1,4 @@
-"""Tokenizers and chat templates, run by another process: the same as in transformers, and no name in them leads anywhere."""
+"""Tokenizers and chat templates, run by another process: the same as in transformers, and no name in them has an effect."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def theirs(folder) -> Any:
 
 
 def assert_same(ours: Tokenizer, theirs: Any, text: str) -> None:
-    """Ids, the text that these give back, and how much of it the first one stands for."""
+    """Compares ids, the text that they decode to, and how much of it the first one covers."""
     found = theirs(text, add_special_tokens=False, return_offsets_mapping=True)
     ids = ours.encode(text)
     assert ids == found["input_ids"]
@@ -96,7 +96,7 @@ LEGACY = {"tokenizer_class": "Qwen2Tokenizer", "eos_token": "<|im_end|>"}
 
 @pytest.mark.parametrize("kind", ["added_tokens.json", "vocabulary alone", "tokenizer.json"])
 def test_other_sets_of_files_are_read_as_transformers_does(kind, folder, theirs, tmp_path):
-    """Older models list added tokens in files of their own; without any there is the end of a text alone."""
+    """Older models list added tokens in files of their own; without these, only the end of a text is added."""
     names = (VOCABULARY, MERGES) if kind == "vocabulary alone" else (VOCABULARY, MERGES, ADDED, SPECIAL)
     if kind == "tokenizer.json":
         theirs.save_pretrained(tmp_path)
@@ -142,7 +142,7 @@ TEMPLATES = {
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory) -> Path:
-    """The embedded base's tokenizer, to be given templates."""
+    """Returns the embedded base's tokenizer, for use with templates."""
     folder = tmp_path_factory.mktemp("small")
     shutil.copy(EMBEDDED_BASE / TOKENIZER, folder)
     (folder / SETTINGS).write_text(
@@ -300,7 +300,7 @@ def test_equal_files_are_asked_once(monkeypatch, tmp_path):
     raw = (EMBEDDED_BASE / TOKENIZER).read_text()
     for name in "ab":
         (tmp_path / name).mkdir()
-        (tmp_path / name / TOKENIZER).write_text(raw + " ")  # as no other test has it
+        (tmp_path / name / TOKENIZER).write_text(raw + " ")  # unlike any other test's
     begun: list[Any] = []
     monkeypatch.setattr(tokenizer.apart, "Apart", lambda *a, **k: begun.append(a) or apart_of(*a, **k))
     first, second = (tokens.load_alphabet(tmp_path / name, 16) for name in "ab")
@@ -325,7 +325,7 @@ def test_a_process_that_was_killed_is_begun_again():
 
 
 def test_a_long_text_has_more_time_and_memory(qwen):
-    """2 MB of text: more ids than the limit of a short answer, more memory than that of a short text."""
+    """2 MB of text give more ids than a short answer may have, and need more memory than a short text may."""
     text = "The fox and the hare, é 12.50;\n" * 64_000
     ids = qwen.encode(text)
     assert len(ids) > 10 * 64_000 and qwen.decode(ids) == text

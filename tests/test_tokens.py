@@ -1,4 +1,4 @@
-"""Token ids of the 13 symbols, and windows in which every real token but the first is a label once."""
+"""Token ids of the 13 symbols, and windows in which every real token except the first is a label once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SEMICOLON = 26
 
 @pytest.fixture
 def qwen(tmp_path):
-    """The alphabet of a folder without tokenizer files."""
+    """Returns the alphabet of a folder without tokenizer files."""
     return load_alphabet(tmp_path, QWEN_VOCABULARY)
 
 
@@ -195,7 +195,7 @@ def test_unaligned_windows_start_at_every_stride():
 
 
 def test_validation_without_overlap_reads_every_token_once(qwen):
-    """With stride = length, the tokens that are no label are the first of each window."""
+    """With stride = length, the only tokens that are not labels are the first of each window."""
     values_NTV = np.random.default_rng(0).uniform(0, 4, (3, 40, 2))
     windows = make_windows(values_NTV, LIU["codec"], qwen, LIU["config"], stride=512)
     total = sum(len(LIU["codec"].encode(series_TV, np.full(2, 0.5), closed=False)) for series_TV in values_NTV)
@@ -214,7 +214,7 @@ def steps_of(qwen, windows: Windows, row: int) -> np.ndarray:
 
 @pytest.mark.parametrize("partial", ["drop", "pad"])
 def test_windows_are_scaled_by_their_own_context(qwen, partial):
-    """Each window starts at a step of the series, and its scale leaves the head-room above a prefix of 10 to 15 steps."""
+    """Each window starts at a step of the series, and its scale leaves the headroom above a prefix of 10 to 15 steps."""
     values_NTV = np.random.default_rng(0).uniform(0.5, 4, (2, 40, 2))
     windows = make_windows(values_NTV, Codec(headroom=0.5), qwen, dataclasses.replace(CONTEXT, partial=partial))
     starts = range(0, 30, 6) if partial == "pad" else range(0, 15, 6)  # 25 steps fill a window
@@ -238,7 +238,7 @@ def test_windows_draw_one_of_several_head_rooms(qwen):
 
 
 def test_the_future_never_changes_the_scale(qwen):
-    """Values after the longest context leave the text before them as it was."""
+    """Values after the longest context leave the text before them unchanged."""
     values_NTV = np.random.default_rng(0).uniform(0.5, 4, (1, 40, 2))
     changed_NTV = values_NTV.copy()
     changed_NTV[:, 15:] *= 1.9

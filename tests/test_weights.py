@@ -1,4 +1,4 @@
-"""Reading checkpoints strictly, refusing what is not one by name, and writing what transformers reads."""
+"""Reads checkpoints strictly, refuses by name what is not one, and writes what transformers reads."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NORM = "model.norm.weight"
 
 @pytest.fixture(scope="module")
 def saved(random_model, tmp_path_factory) -> tuple[Path, Any, dict[str, Any]]:
-    """(folder, model, params) of a checkpoint, never to be changed."""
+    """Returns (folder, model, params) of a checkpoint that must never be changed."""
     model, params = random_model(tie_word_embeddings=False)
     folder = tmp_path_factory.mktemp("saved") / "model"
     weights.save_pretrained(folder, model, params)
@@ -38,7 +38,7 @@ def saved(random_model, tmp_path_factory) -> tuple[Path, Any, dict[str, Any]]:
 
 @pytest.fixture
 def folder(saved, tmp_path) -> Path:
-    """A copy of the checkpoint, to spoil."""
+    """Returns a copy of the checkpoint, to be damaged."""
     return Path(shutil.copytree(saved[0], tmp_path / "model"))
 
 
@@ -47,13 +47,13 @@ def tensors(folder: Path) -> dict[str, jax.Array]:
 
 
 def rewrite(folder: Path, changes: dict[str, Any]) -> None:
-    """The checkpoint with tensors replaced, added, or (None) left out."""
+    """Returns the checkpoint with tensors replaced, added, or (None) left out."""
     merged = {name: value for name, value in {**tensors(folder), **changes}.items() if value is not None}
     save_file(merged, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def shard(folder: Path, shards: int = 3) -> dict[str, str]:
-    """Cut the checkpoint into shards with an index; returns the weight map."""
+    """Cuts the checkpoint into shards with an index; returns the weight map."""
     flat = tensors(folder)
     (folder / "model.safetensors").unlink()
     weight_map = {name: f"model-{i % shards + 1:05d}-of-{shards:05d}.safetensors" for i, name in enumerate(sorted(flat))}
@@ -367,7 +367,7 @@ def test_download_asks_for_data_files_of_one_revision(saved, tmp_path, monkeypat
 
 @pytest.fixture
 def no_hub(monkeypatch, tmp_path):
-    """A folder to stand in, with `models/qwen`; a question to the hub is a failure of the test."""
+    """Makes the current folder one with `models/qwen`; any request to the hub fails the test."""
     (tmp_path / "models" / "qwen").mkdir(parents=True)
     (tmp_path / "models" / "a file").touch()
     monkeypatch.chdir(tmp_path)
@@ -427,7 +427,7 @@ def test_a_failed_download_is_one_line(monkeypatch):
 
 
 def test_a_panic_of_an_extension_is_one_line(monkeypatch):
-    """It is no Exception: what downloads, and what reads tensors, is written in Rust."""
+    """A panic is not an Exception: what downloads, and what reads tensors, is written in Rust."""
     panic = type("PanicException", (BaseException,), {})
 
     def download(*_, **__):
@@ -464,7 +464,7 @@ def test_parameters_of_one_traced_layer_stand_for_all(random_model, tied):
 
 
 def test_fingerprint_sees_which_file_holds_what(tmp_path, random_model):
-    """Two shards that exchange their names are another model folder, and so are bytes that move from one to the next."""
+    """If two shards exchange names, or bytes move from one to the other, it is another model folder."""
     model, params = random_model()
     weights.save_pretrained(tmp_path / "m", model, params)
     folder = tmp_path / "m"
@@ -477,7 +477,7 @@ def test_fingerprint_sees_which_file_holds_what(tmp_path, random_model):
 
 
 def test_what_a_config_does_not_say_is_what_transformers_takes():
-    """Of Qwen2: as many key/value heads as heads, a head of its own, 1e-6, and 32,768 positions."""
+    """Defaults of Qwen2: as many key/value heads as heads, a head of its own, 1e-6, and 32,768 positions."""
     raw = {"model_type": "qwen2", "vocab_size": 32, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 1}
     found = ModelConfig.from_hf({**raw, "num_attention_heads": 4})
     assert (found.num_key_value_heads, found.head_dim, found.tie_word_embeddings) == (4, 6, False)
