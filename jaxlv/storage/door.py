@@ -76,7 +76,7 @@ def opened(path: Path, most: float = math.inf) -> Iterator[BufferedReader]:
                 raise JaxlvError("too large", where=path, expected=f"at most {most} bytes", found=raw.ends)
             if not raw.ends and os.read(raw.fileno(), 1):
                 raise JaxlvError("is not a regular file", where=path, found="a file of no size that holds something")
-            yield file  # mypy sees another kind of stream
+            yield file  # type: ignore[misc]  # mypy sees another kind of stream
     except OSError as fault:
         raise unreadable(fault, path) from None
 
