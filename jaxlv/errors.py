@@ -66,6 +66,12 @@ class JaxlvError(Exception):
             parts.append(printable(hint))
         super().__init__(printable("; ".join(parts), WHOLE))
 
+    def rename(self, temporary: Any, final: Any) -> None:
+        """Names files by where they will be in place of where they are written: users do not know the temporary folder."""
+        old, new = printable(temporary), printable(final)
+        self.args = tuple(str(text).replace(old, new) for text in self.args)
+        self.where = None if self.where is None else str(self.where).replace(str(temporary), str(final))
+
 
 def represented(value: Any) -> str:
     """Returns the `repr` of a value; Python refuses that for whole numbers of more than 4,300 digits."""

@@ -206,6 +206,13 @@ def test_a_folder_in_which_a_process_works_is_refused_to_the_next_with_the_numbe
         pass
 
 
+def test_an_error_about_a_file_in_a_folder_that_is_being_made_names_where_it_would_be(tmp_path):
+    with pytest.raises(JaxlvError) as caught, files.new_folder(tmp_path / "out") as work:
+        raise JaxlvError("unreadable", where=work / "a.json")
+    assert str(caught.value) == f"{tmp_path / 'out' / 'a.json'}: unreadable"
+    assert caught.value.where == str(tmp_path / "out" / "a.json")
+
+
 def test_the_lock_of_another_process_is_left_alone(tmp_path):
     with files.only_process(tmp_path / "lock"):
         (tmp_path / "lock").unlink()

@@ -45,6 +45,9 @@ def new_folder(folder: Path, replace: bool = False, parents: bool = True) -> Ite
         _making.add(work)
         try:
             yield work
+        except JaxlvError as fault:
+            fault.rename(work, folder)
+            raise
         finally:
             _making.discard(work)
         for path in [*work.rglob("*"), work]:
