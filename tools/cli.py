@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
-from jaxlv.tools.console import start
+from jaxlv.tools.console import OPTION, start
 
 VERBS = {
     "demo": "tune the embedded base, forecast, evaluate, and write a report page, in minutes",
@@ -42,7 +42,7 @@ def app_of(arguments: Sequence[str]) -> App:
         help="Qwen2.5 in JAX, tuned by LoRA to forecast series written as text.",
         version=functools.partial(metadata.version, "jaxlv"),
         help_format="plaintext",
-        default_parameter=Parameter(negative=()),
+        default_parameter=OPTION,
     )
     for name, line in VERBS.items():
         app.command(f"jaxlv.tools.{name}:app", name=name, help=line if listed else None, sort_key=list(VERBS).index(name))

@@ -10,6 +10,7 @@ import inspect
 import json
 import logging
 import os
+import re
 import sys
 import time
 import warnings
@@ -53,6 +54,17 @@ COMMON = {
 }
 
 
+def _shown_default(value: Any) -> str | None:
+    """Returns how a default stands in the help; None if it goes without saying."""
+    if value is None or value is False or value in ((), ""):
+        return None
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+# Of an option that is repeated the last one counts, as programs that wrap others expect.
+OPTION = Parameter(negative=(), allow_repeating=True, show_default=_shown_default)
+
+
 def say(text: str = "") -> None:
     """Prints a line about what a verb does, unless --quiet; with --json on standard error."""
     if not CALL.quiet:
@@ -91,9 +103,19 @@ def verb(function: Callable[..., Result | None], prints: bool = False) -> App:
 
     run.__signature__ = signature.replace(parameters=[*own, *common], return_annotation=None)  # type: ignore[attr-defined]
     run.__annotations__ = {one.name: one.annotation for one in (*own, *common)}
-    app = App(name=function.__name__.replace("_", "-"), help_format="plaintext", default_parameter=Parameter(negative=()))
+    name, help = function.__name__.replace("_", "-"), _help(function.__doc__ or "")
+    app = App(name=name, help=help, help_format="plaintext", default_parameter=OPTION)
     app.default(run)
     return app
+
+
+def _help(text: str) -> str:
+    """Returns what a docstring says before its parameters: paragraphs as one line each, to fit any width, and examples below
+    a heading.
+    """
+    told = inspect.cleandoc(text).partition("\n\nParameters\n")[0]
+    told = re.sub(r"(?<=[^\n])\n(?=\S)", " ", told)
+    return re.sub(r"\n\n(?= )", "\n\nFor example:\n\n", told, count=1)
 
 
 def annotated(help: str) -> Any:
@@ -322,32 +344,3 @@ def begun_folder(path: Path, part: str, resume: bool) -> bool:
     with new_folder(path) as work:
         (work / part).mkdir()
     return False
-
-
-def held_series(finished: Any, data: Any) -> Any:
-    """The ids of the series that a run may be measured on: its test series in its own file, unseen ones in another."""
-    from jaxlv.runs import sources
-
-    if data.source.get("sha256") == finished.manifest["data"]["sha256"]:
-        return sources.split_series(finished.config, data).test
-    unseen = sorted(set(data.ids_N.tolist()) - set(finished.seen(data).tolist()))
-    if not unseen:
-        raise JaxlvError("the run has seen every series", where=data.source.get("path"), hint="name ids with --series")
-    return unseen
-
-
-def pinned_note(settings: Any) -> None:
-    """Say where a model of the hub may be another one tomorrow."""
-    from jaxlv.model.weights import base_of
-    from jaxlv.storage.foreign import hub_revision
-
-    commit = hub_revision(base_of(settings))
-    if commit and settings.revision != commit:
-        say(f"note: {settings.path} is taken at commit {commit}; model.revision = {commit!r} would keep it there")
-
-
-def peak_memory() -> int:
-    """The most memory that this process has held so far, in bytes."""
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

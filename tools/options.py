@@ -56,13 +56,19 @@ class NumberType:
         return value
 
 
+def given(options: Any = None, **settings: Any) -> dict[str, Any]:
+    """Returns the settings that were given, in a dataclass of options or by name: those that are not None."""
+    found = {**(vars(options) if options else {}), **settings}
+    return {name: value for name, value in found.items() if value is not None}
+
+
 def read_by(read: Callable[[str], Any], help: str | None = None, name: str | None = None) -> Parameter:
     """Returns the annotation of an option whose text `read` turns into its value; `read` raises ValueError."""
 
     def convert(_: Any, tokens: Sequence[Token]) -> Any:
         return read(tokens[-1].value)
 
-    return Parameter(name=name, converter=convert, n_tokens=1, help=help)
+    return Parameter(name=name, converter=convert, n_tokens=1, **given(help=help))  # without one, the docstring says it
 
 
 def whole(least: int = 1, most: int = AXIS) -> Parameter:
@@ -75,18 +81,18 @@ def numbers(kind: type, low: float, high: float) -> Parameter:
     return read_by(NumberType(kind, Between(low, high), several=True))
 
 
-def setting(cls: type, name: str, help: bool = False) -> Parameter:
-    """Returns the annotation of an option that is a number of a config, with its bounds and, if `help`, its words; without,
-    the docstring of the verb says what it is.
+def setting(cls: type, name: str, help: bool = False, several: bool = False) -> Parameter:
+    """Returns the annotation of an option that is a number of a config, or `several` separated by commas, with its bounds
+    and, if `help`, its words; without, the docstring of the verb says what it is.
     """
     statement = statements(cls)[name]
     assert isinstance(statement.allowed, Between)
-    return read_by(NumberType(statement.kind, statement.allowed), statement.words if help else None)
+    return read_by(NumberType(statement.kind, statement.allowed, several), statement.words if help else None)
 
 
 Ids = Annotated[list[int] | None, read_by(parse_ids)]
 Config = Annotated[Path, read_by(find_config)]
-Settings = Annotated[list[str], Parameter(name="--set", help="override one setting, A.B=C; may be repeated")]
+Settings = Annotated[tuple[str, ...], Parameter(name="--set", help="override one setting, A.B=C; may be repeated")]
 Context = Annotated[int | None, setting(EvaluateConfig, "context", help=True)]
 Horizon = Annotated[int | None, setting(EvaluateConfig, "horizon", help=True)]
 Samples = Annotated[int | None, setting(EvaluateConfig, "samples", help=True)]
@@ -97,8 +103,3 @@ TopP = Annotated[float | None, setting(SamplingConfig, "top_p", help=True)]
 RepetitionPenalty = Annotated[float | None, setting(SamplingConfig, "repetition_penalty", help=True)]
 NoGrammar = Annotated[bool, Parameter(help="do not mask the logits by the number grammar")]
 Backend = Literal["cpu", "cuda"]
-
-
-def given(**settings: Any) -> dict[str, Any]:
-    """Returns the settings that were given: those that are not None."""
-    return {name: value for name, value in settings.items() if value is not None}
