@@ -29,10 +29,14 @@ from jaxlv.tools import streams
 
 @dataclass(frozen=True)
 class Result:
-    """What a verb has made or measured: `text` for a terminal, and `tree` for --json, with units in its keys or values."""
+    """What a verb has made or measured: `text` for a terminal, and `tree` for --json, with units in its keys or values.
+
+    A result that is itself bad news has a `fault`, which ends the program after the result is printed.
+    """
 
     text: str
     tree: Mapping[str, Any]
+    fault: JaxlvError | None = None
 
 
 @dataclass
@@ -100,6 +104,8 @@ def verb(function: Callable[..., Result | None], prints: bool = False) -> App:
         if found is not None:
             print(json.dumps(found.tree, indent=1)) if CALL.json else say(found.text)
         _check_printed(prints or CALL.json)
+        if found is not None and found.fault is not None:
+            raise found.fault
 
     run.__signature__ = signature.replace(parameters=[*own, *common], return_annotation=None)  # type: ignore[attr-defined]
     run.__annotations__ = {one.name: one.annotation for one in (*own, *common)}
@@ -129,7 +135,8 @@ def start(app: App, argv: Sequence[str] | None = None) -> None:
     vars(CALL).update(vars(Call()))
     with one_line():
         try:
-            app(sys.argv[1:] if argv is None else list(argv), exit_on_error=False, print_error=False)
+            given = sys.argv[1:] if argv is None else list(argv)
+            app(given, exit_on_error=False, print_error=False, result_action="return_value")
         except CycloptsError as fault:
             chain = " ".join(("jaxlv", *(fault.command_chain or ())))
             text = printable(str(fault).removesuffix("."), WHOLE)

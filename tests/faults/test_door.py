@@ -24,7 +24,7 @@ from jaxlv.runs import billing, checkpoint, run
 from jaxlv.runs.records import MetricsLog, read_metrics
 from jaxlv.storage import door, files, lines
 from jaxlv.storage.chain import Chain
-from jaxlv.tools.flops import measured_rate
+from jaxlv.flops.plan import measured_rate
 
 GIB = 1 << 30
 
