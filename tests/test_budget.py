@@ -24,9 +24,9 @@ from jaxlv.model.config import ModelConfig
 from jaxlv.runs import billing, run, sources, training
 from jaxlv.runs.checkpoint import Checkpoints
 from jaxlv.runs.member import Job, Member, reserve
+from jaxlv.tools import cli
 from jaxlv.tools import evaluate as evaluate_tool
 from jaxlv.tools import forecast as forecast_tool
-from jaxlv.tools import ledger as ledger_tool
 from tests.faults.instants import Instants
 
 PLENTY = 10**12
@@ -392,11 +392,11 @@ def test_what_is_held_back_pays_the_evaluation_and_its_repeats(config, price, tm
     counted = spent(place / "run")
     assert counted.executed - counted.repeated == 5 * price + sum(one.flops for one in entries) <= tight.budget.flops
     capsys.readouterr()
-    ledger_tool.main(["show", str(place / "run"), "--json"])
+    cli.main(["ledger", "show", str(place / "run"), "--json"])
     shown = json.loads(capsys.readouterr().out)
     assert sum(row["repeated"] for row in shown["rows"]) == shown["totals"]["repeated"] == counted.repeated > 0
     for verb in ("show", "verify"):
-        ledger_tool.main([verb, str(place / "run")])
+        cli.main(["ledger", verb, str(place / "run")])
         line = f"repeated after interruptions: {counted.repeated:,} FLOPs of {counted.executed:,}; with them"
         assert f"{line} {counted.executed - tight.budget.flops:,.0f} FLOPs more than" in capsys.readouterr().out
     code, said = instants.run(evaluate_tool.main, [*arguments[:-1], str(place / "again")])
@@ -414,14 +414,14 @@ def test_a_forecast_that_does_not_fit_is_refused_in_one_line(config, price, tmp_
 
 
 def test_the_ledger_is_shown_and_verified(whole, capsys):
-    ledger_tool.main(["show", str(whole), "--convention", "coursework"])
+    cli.main(["ledger", "show", str(whole), "--convention", "coursework"])
     shown = capsys.readouterr().out
     assert "FLOPs (exact)" in shown
     assert "FLOPs (coursework)" in shown
-    ledger_tool.main(["show", str(whole), "--json"])
+    cli.main(["ledger", "show", str(whole), "--json"])
     found = json.loads(capsys.readouterr().out)
     assert sum(row["flops"]["exact"] for row in found["rows"]) == found["totals"]["executed"] == spent(whole).executed
-    ledger_tool.main(["verify", str(whole), "--json"])
+    cli.main(["ledger", "verify", str(whole), "--json"])
     assert json.loads(capsys.readouterr().out)["ok"] is True
 
 

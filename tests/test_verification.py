@@ -23,9 +23,9 @@ from jaxlv.runs.training import train_together
 from jaxlv.storage import door, lines
 from jaxlv.storage.chain import head_of
 from jaxlv.storage.files import seal
+from jaxlv.studies import prices
+from jaxlv.tools import cli
 from jaxlv.tools import evaluate as evaluate_tool
-from jaxlv.tools import flops as flops_tool
-from jaxlv.tools import ledger as ledger_tool
 from jaxlv.tools import train as train_tool
 from tests.forged import Records, forge_all
 
@@ -67,7 +67,7 @@ def several(shared, tmp_path) -> Path:
 def told(capsys: pytest.CaptureFixture[str], place: Path) -> str:
     """What `ledger verify` prints; "" if it finds nothing."""
     try:
-        ledger_tool.main(["verify", str(place), "--json"])
+        cli.main(["ledger", "verify", str(place), "--json"])
     except SystemExit as stop:
         assert stop.code == 2
     said = capsys.readouterr()
@@ -232,7 +232,7 @@ def everything(folder: Path) -> dict[str, Callable[[], object]]:
         "bill": lambda: sweep.spent_by(settings, folder),
         "repeats": lambda: billing.repeats_of(settings, folder),
         "resume": lambda: train(settings, folder, resume=True),
-        "audit": lambda: flops_tool.subjects_of(flops_tool.arguments().parse_args(["audit", str(folder)]), targets.cpu()),
+        "audit": lambda: prices.subjects_of_runs([folder], (), targets.cpu()),
         "sweep": lambda: sweep.train([sweep.Cell(folder.name, {}, settings)], folder.parent, resume=True),
     }
 
@@ -359,7 +359,7 @@ def test_a_run_of_an_older_version_is_read_and_what_it_lacks_is_said(copy, capsy
     evaluate_tool.main([str(copy), "--samples", "2", "--unmasked-samples", "0", "--out", str(copy.parent / "e")])
     capsys.readouterr()
     assert "before the head knew of line" in told(capsys, copy)
-    ledger_tool.main(["show", str(copy)])
+    cli.main(["ledger", "show", str(copy)])
     assert "note: lines 1 to " in capsys.readouterr().out
 
 

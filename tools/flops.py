@@ -64,7 +64,7 @@ class Asked:
 
 def table(
     *,
-    asked: Annotated[Asked, Parameter(name="*")] = Asked(),  # noqa: B008
+    asked: Annotated[Asked, Parameter(name="*")] = Asked(),
     convention: str = DEFAULT_CONVENTIONS,
     figures: Path | None = None,
 ) -> Result:
@@ -188,7 +188,7 @@ def audit(
     runs: tuple[Path, ...] = (),
     /,
     *,
-    asked: Annotated[Asked, Parameter(name="*")] = Asked(),  # noqa: B008
+    asked: Annotated[Asked, Parameter(name="*")] = Asked(),
     train: Literal["adapters", "head", "full"] = "adapters",
     backend: Backend = "cpu",
     dtype: Dtype = "float32",
@@ -197,11 +197,11 @@ def audit(
 ) -> Result:
     """Compare the formulas with the compiled programs, component by component.
 
-    Compiles the project's own programs from shapes alone: a forward pass, a train step and a decode step, or, with configs or
-    run folders, every program of these runs, with their optimiser, types, dropout, accumulation, validations and generations;
-    runs that share a train step are audited side by side. Compares matrix products and all other operations of formula, jaxpr
-    and HLO. The exit code is 0 only if every gate holds. With --backend cuda the programs are compiled for the CUDA device,
-    or, with the extra cuda-compiler, for an H100 that is not there.
+    Compiles the project's own programs from shapes alone: a forward pass, a train step and a decode step, or, with configs
+    or run folders, every program of these runs, with their optimiser, types, dropout, accumulation, validations and
+    generations; runs that share a train step are audited side by side. Compares matrix products and all other operations of
+    formula, jaxpr and HLO. The exit code is 0 only if every gate holds. With --backend cuda the programs are compiled for
+    the CUDA device, or, with the extra cuda-compiler, for an H100 that is not there.
 
         jaxlv flops audit --model qwen2.5-0.5b --batch 4 --length 512 --rank 8
         jaxlv flops audit demo --backend cuda
@@ -271,9 +271,7 @@ def product_rows(found: list[ProgramAudit]) -> list[tuple[str, ...]]:
     def numbers(analytic: int, jaxpr: int, hlo: int) -> tuple[str, ...]:
         return f"{analytic:,}", f"{jaxpr:,}", f"{hlo:,}", f"{hlo - analytic:+,}"
 
-    rows: list[tuple[str, ...]] = [
-        ("program", "component", "phase", "formula", "jaxpr", "HLO", "HLO - formula", "verdict")
-    ]
+    rows: list[tuple[str, ...]] = [("program", "component", "phase", "formula", "jaxpr", "HLO", "HLO - formula", "verdict")]
     for one in found:
         for r in one.rows:
             rows.append((r.program, r.component, r.phase, *numbers(r.analytic, r.jaxpr, r.hlo), r.verdict))

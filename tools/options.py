@@ -92,6 +92,7 @@ def setting(cls: type, name: str, help: bool = False, several: bool = False) -> 
 
 Ids = Annotated[list[int] | None, read_by(parse_ids)]
 Config = Annotated[Path, read_by(find_config)]
+ConfigOrNone = Annotated[Path | None, read_by(find_config)]
 Settings = Annotated[tuple[str, ...], Parameter(name="--set", help="override one setting, A.B=C; may be repeated")]
 Context = Annotated[int | None, setting(EvaluateConfig, "context", help=True)]
 Horizon = Annotated[int | None, setting(EvaluateConfig, "horizon", help=True)]

@@ -42,9 +42,7 @@ class Plan:
         return next(iter(self.phases.values()))["exact"] / self.pace.rate / 3600
 
 
-def plan(
-    config: RunConfig, conventions: Sequence[str], budget: float | None = None, benchmark: Path | None = None
-) -> Plan:
+def plan(config: RunConfig, conventions: Sequence[str], budget: float | None = None, benchmark: Path | None = None) -> Plan:
     """Returns what a run will cost under its own convention, the exact one and `conventions`.
 
     The budget is the config's if `budget` is None, or 1e17 FLOPs. `benchmark` is a result of benchmarks.train_step. Raises
