@@ -23,6 +23,7 @@ import numpy as np
 from jaxlv.errors import JaxlvError, represented
 
 AXIS = 2**31 - 1  # XLA counts places along an axis, and optax counts steps, in 32 bits with a sign
+MOST_RUNS = 10_000  # of a sweep; each has a folder
 SEEDS = 2**32 - 1  # jax.random.key reads 32 bits of a seed, and NumPy's RandomState takes no more
 TINY = float(np.finfo(np.float32).tiny)  # less is 0 on most devices
 Number = int | float  # as it was given; a setting of type float makes a float of a whole number

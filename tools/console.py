@@ -23,7 +23,6 @@ from cyclopts import App, CycloptsError, Parameter
 
 from jaxlv.errors import WHOLE, JaxlvError, JaxlvWarning, printable
 from jaxlv.runs.interrupts import Interrupted, Stopped, Stops
-from jaxlv.storage.files import new_folder, remove_unfinished
 from jaxlv.tools import streams
 
 
@@ -335,19 +334,3 @@ def columns(rows: Sequence[Sequence[str]], right: Collection[int] = (2,)) -> str
         lines.append("  ".join(cells).rstrip())
     rule = "-" * (sum(widths[:-1]) + 2 * len(widths) - 2 + min(widths[-1], 40))
     return "\n".join([lines[0], rule, *lines[1:]])
-
-
-def begun_folder(path: Path, part: str, resume: bool) -> bool:
-    """Whether `path` was begun before, and goes on because of `resume`: then what killed processes left in it is removed.
-
-    Else it is made, with an empty folder `part`, by which it is known again. Raises JaxlvError if it is there.
-    """
-    if resume and (path / part).is_dir():
-        remove_unfinished(path)
-        remove_unfinished(path / part)
-        return True
-    if not resume and (path / part).is_dir():
-        raise JaxlvError("exists already", where=path, hint="choose another folder with --out, or go on with --resume")
-    with new_folder(path) as work:
-        (work / part).mkdir()
-    return False

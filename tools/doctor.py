@@ -12,7 +12,7 @@ from jaxlv.tools.options import ConfigOrNone, Settings
 
 if TYPE_CHECKING:
     from jaxlv.config import RunConfig
-    from jaxlv.studies.checkup import Fit, Machine
+    from jaxlv.studies.doctor import Fit, Machine
 
 KERNELS = {
     "xla": "XLA's own kernels (jaxlv.model.attention.attend)",
@@ -21,7 +21,7 @@ KERNELS = {
 }
 
 
-def doctor(config: ConfigOrNone = None, /, *, settings: Settings = ()) -> Result:
+def doctor(config: ConfigOrNone = None, /, *, set: Settings = ()) -> Result:
     """Print versions, devices, memory, which attention would run, and whether a config fits, with memory and time.
 
     The memory estimate is XLA's own, of the compiled training step at the config's shapes, plus weights; compiling it takes
@@ -36,15 +36,15 @@ def doctor(config: ConfigOrNone = None, /, *, settings: Settings = ()) -> Result
         run as TOML, or the name of a config that comes with jaxlv; only versions and devices if not given
     """
     from jaxlv.config import load_config
-    from jaxlv.studies import checkup
+    from jaxlv.studies import doctor as study
 
-    here = checkup.machine()
+    here = study.machine()
     say("\n".join(line(*one) for one in {**here.versions, **devices(here)}.items()))
     tree: dict[str, Any] = dataclasses.asdict(here)
     if config is None:
         return Result(line("attention", f"{KERNELS['xla']} (model.attention names another)"), tree)
-    asked = load_config(config, settings)
-    fit = checkup.fit(asked)
+    asked = load_config(config, set)
+    fit = study.fit(asked)
     total, fault = fit.memory.total, None
     lines = fit_lines(asked, fit)
     if total <= here.memory:

@@ -21,8 +21,8 @@ def explore(
 ) -> Result:
     """Look at a set of series: quality of the file, trajectories, periods and lags, regimes, and what it is as text.
 
-    The folder gets a CSV file of every table, figures/ (SVG and PNG), report.html, and exploration.json with every number. Of
-    a file that cannot be used, quality.csv says what is wrong with it. Takes less than a minute for 1000 series.
+    The folder gets a CSV file of every table, figures/ (SVG and PNG), report.html, and exploration.json with every number.
+    Of a file that cannot be used, quality.csv says what is wrong with it. Takes less than a minute for 1000 series.
 
         jaxlv explore series.h5 --out exploration
         jaxlv explore series.h5 --series 3,7 --tokenizer embedded --context-lengths 128,512,768 --out exploration
@@ -41,9 +41,9 @@ def explore(
         lengths of windows, in tokens
     """
     from jaxlv.report.exploration import format_facts
-    from jaxlv.studies import explorer
+    from jaxlv.studies import explore as study
 
-    result = explorer.explore(data, out, ids=series, tokenizer=tokenizer, lengths=context_lengths, begin=Progress)
+    result = study.explore(data, out, ids=series, tokenizer=tokenizer, lengths=context_lengths, begin=Progress)
     places = f"tables, figures: {out}\nreport:          {out / 'report.html'}"
     return Result(f"\n{format_facts(result)}\n\n{places}", {"folder": str(out), **result})
 

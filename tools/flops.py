@@ -12,7 +12,7 @@ from cyclopts import App, Parameter
 
 from jaxlv.config import BudgetConfig, Dtype, Kernel
 from jaxlv.errors import JaxlvError
-from jaxlv.tools.console import Result, columns, say, start, verb
+from jaxlv.tools.console import OPTION, Result, columns, say, start, verb
 from jaxlv.tools.options import Backend, Config, Settings, setting, whole
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def plan(
     config: Config,
     /,
     *,
-    settings: Settings = (),
+    set: Settings = (),
     budget: Annotated[float | None, setting(BudgetConfig, "flops")] = None,
     benchmark: Path | None = None,
 ) -> Result:
@@ -149,7 +149,7 @@ def plan(
     from jaxlv.config import load_config
     from jaxlv.studies import prices
 
-    found = prices.plan(load_config(config, settings), DEFAULT_CONVENTIONS.split(","), budget, benchmark)
+    found = prices.plan(load_config(config, set), DEFAULT_CONVENTIONS.split(","), budget, benchmark)
     first = found.conventions[0]
     tree = {
         "budget": found.budget,
@@ -193,7 +193,7 @@ def audit(
     backend: Backend = "cpu",
     dtype: Dtype = "float32",
     attention: Kernel = "xla",
-    settings: Settings = (),
+    set: Settings = (),
 ) -> Result:
     """Compare the formulas with the compiled programs, component by component.
 
@@ -228,7 +228,7 @@ def audit(
     target = targets.cuda() if backend == "cuda" else targets.cpu()
     more: dict[str, Any] = {"train": train, "dtype": dtype}
     work = None if runs else replace(asked.work(), kernel=attention, **more)
-    subjects = prices.subjects(work, target) if work else prices.subjects_of_runs(runs, settings, target)
+    subjects = prices.subjects(work, target) if work else prices.subjects_of_runs(runs, set, target)
 
     def watch(text: str) -> None:
         say(f"audit: {text}")
@@ -346,7 +346,7 @@ app = App(
     name="flops",
     help="Count FLOPs by formula under every convention, and audit them against the compiled programs.",
     help_format="plaintext",
-    default_parameter=Parameter(negative=()),
+    default_parameter=OPTION,
 )
 for function in (table, plan, audit, count):
     app.command(verb(function, prints=True), name=function.__name__)

@@ -6,10 +6,10 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
 from jaxlv.errors import JaxlvError
-from jaxlv.tools.console import Result, columns, start, verb
+from jaxlv.tools.console import OPTION, Result, columns, start, verb
 
 if TYPE_CHECKING:
     from jaxlv.studies.spending import Spending
@@ -99,7 +99,7 @@ app = App(
     name="ledger",
     help="Show what a FLOP budget was spent on, and verify it.",
     help_format="plaintext",
-    default_parameter=Parameter(negative=()),
+    default_parameter=OPTION,
 )
 app.command(verb(show, prints=True))
 app.command(verb(verify, prints=True))

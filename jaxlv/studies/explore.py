@@ -109,8 +109,8 @@ class Exploration:
         self.shown = data.select(self.ids)
         self.tables: dict[str, Any] = {"quality": quality, "values": exploration.value_rows(data)}
         self.found: dict[str, Any] | None = None
-        self.folder = EMBEDDED_BASE if tokenizer == EMBEDDED else tokenizer
-        self.alphabet, self.encode = schemes.alphabet_of(Path(self.folder) if self.folder else None)
+        self.folder = EMBEDDED_BASE if tokenizer == EMBEDDED else tokenizer and Path(tokenizer)
+        self.alphabet, self.encode = schemes.alphabet_of(self.folder or None)
 
     def cycles(self) -> None:
         """Makes the tables of periods, lags and rest."""
@@ -160,7 +160,7 @@ class Exploration:
             self.tables["merges"] = schemes.merge_rows(self.encode)
             others = schemes.disagreements(self.written, self.ids, self.alphabet, self.encode)
             total = len(self.tables["texts"])
-            name = "the embedded base" if self.folder == EMBEDDED_BASE else Path(self.folder).name
+            name = "the embedded base" if self.folder == EMBEDDED_BASE else self.folder.name
             self.tokenizer = (
                 f"{name}, {self.alphabet.source}; it cuts {total - others} of the {total} texts of the chosen series into"
                 " one token per character"
