@@ -1,0 +1,94 @@
+"""A part of a paper's protocol: forecasts by models and baselines, their rows, and a figure.
+
+Axes: N series, C context steps, H steps ahead, V variables, S samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxlv.config import EvaluateConfig
+from jaxlv.data.series import SeriesSet
+from jaxlv.forecasting.baselines import baselines_for
+from jaxlv.forecasting.evaluate import plain, score
+from jaxlv.forecasting.forecaster import Forecast, Forecaster
+from jaxlv.published.protocols import MAO_ALPHA, Part
+from jaxlv.published.protocols import score as score_part
+from jaxlv.report.figures import evaluation as figures
+from jaxlv.report.figures import svg
+from jaxlv.report.figures.panels import panels
+from jaxlv.report.reported import spans
+from jaxlv.storage.files import new_file, read_text, write_text
+from jaxlv.studies.progress import Begin, Silent
+from jaxlv.text.codec import TOP
+
+PARTS = "parts"  # the folder of the drawings
+
+
+class Measured(NamedTuple):
+    """A model's row of a part, as results have it, and the forecast that it follows from."""
+
+    row: dict[str, Any]
+    forecast: Forecast
+
+
+def forecast_part(
+    part: Part,
+    chosen: SeriesSet,
+    name: str,
+    forecaster: Forecaster,
+    settings: EvaluateConfig,
+    point: str = "median",
+    begin: Begin = Silent,
+) -> Measured:
+    """Returns what a model called `name` forecasts for a part; `point` of the samples is scored, their median or mean."""
+    with begin(f"{part.name} ({name})", len(chosen)) as bar:
+        size = min(settings.batch_series, len(chosen))
+        asked = (chosen, part.context, part.horizon, part.samples)
+        if part.reach:
+            forecast: Forecast = forecaster.rolling(*asked, part.reach, settings.seed, size, bar.update)
+        else:
+            forecast = forecaster(*asked, settings.seed, size, bar.update, shown=part.shown)
+    context_NCV, truth_NHV = spans(part, chosen)
+    point_NHV = forecast.median() if point == "median" else forecast.filled().mean(axis=1)
+    row = score(name, point_NHV, truth_NHV, context_NCV, chosen, forecast.filled())
+    figures_of = score_part(part, point_NHV, chosen, forecast.samples_NSHV)
+    return Measured(plain({**row, "valid_share": forecast.valid_share, "figures": figures_of}), forecast)
+
+
+def baseline_rows(part: Part, chosen: SeriesSet) -> list[dict[str, Any]]:
+    """Returns the baselines' rows of a part."""
+    context_NCV, truth_NHV = spans(part, chosen)
+    skipped, rows = int(part.shown > 0), []
+    for name, baseline in baselines_for(chosen).items():
+        # A baseline sees whole steps alone: if the cut shows part of one, it forecasts that step too.
+        point_NHV = baseline(context_NCV, part.horizon + skipped)[:, skipped:]
+        row = score(name, point_NHV, truth_NHV, context_NCV, chosen)
+        rows.append(plain({**row, "figures": score_part(part, point_NHV, chosen)}))
+    return rows
+
+
+def draw(part: Part, chosen: SeriesSet, forecast: Forecast, errors: Mapping[str, float], out: Path) -> str:
+    """Draws one series with its forecast: PART.png, and parts/PART.svg for a page. Returns in words which one it is."""
+    if part.drawn:  # by the truth alone, so that forecasts under several scales show the same series
+        order, words = np.argsort(chosen.values_NTV.max(axis=(1, 2))), "the median highest value"
+    else:
+        order, words = np.argsort([errors[str(i)] for i in chosen.ids_N]), "the median error"
+    panel = panels(forecast, chosen)[order[len(order) // 2]]
+    if part.drawn:
+        panel = replace(panel, top=("top of mao's scale", TOP * MAO_ALPHA))
+    with new_file(out / f"{part.name}.png") as place:
+        svg.save_png(figures.forecast_figure(panel), place)
+    label = f"Forecast of series {panel.series_id}, the one of {words}"
+    write_text(out / PARTS / f"{part.name}.svg", svg.to_svg(figures.forecast_figure(panel), label))
+    return label
+
+
+def drawings(folder: Path) -> dict[str, str]:
+    """Returns {part: the <svg> element of its forecast} of what `draw` left in a folder."""
+    return {path.stem: read_text(path) for path in folder.glob("*.svg")}
