@@ -131,11 +131,11 @@ def annotated(help: str) -> Any:
 def start(app: App, argv: Sequence[str] | None = None) -> None:
     """Runs a program with the arguments of the process, or others; whatever ends it is one line and a SystemExit."""
     streams.protect()
-    vars(CALL).update(vars(Call()))
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    vars(CALL).update(vars(Call(debug="--debug" in arguments)))
     with one_line():
         try:
-            given = sys.argv[1:] if argv is None else list(argv)
-            app(given, exit_on_error=False, print_error=False, result_action="return_value")
+            app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
         except CycloptsError as fault:
             chain = " ".join(("jaxlv", *(fault.command_chain or ())))
             text = printable(str(fault).removesuffix("."), WHOLE)

@@ -39,7 +39,7 @@ def analyse(
     Series are written with this `headroom`, if it is not None. Returns the content of analyses.json. Raises JaxlvError if
     the subject is not a run, if the series or the settings do not fit, or if `out` exists.
     """
-    run.read_config(Path(asked.subject))  # says that it is not a run
+    run.read_manifest(Path(asked.subject))  # says that it is not a run
     subject = open_subject(asked)
     assert subject.run
     chosen = subject.chosen(asked.series, asked.most)
