@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -62,18 +63,26 @@ def given(options: Any = None, **settings: Any) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def read_by(read: Callable[[str], Any], help: str | None = None, name: str | None = None) -> Parameter:
+def read_by(read: Callable[[str], Any], help: str | None = None, metavar: str | None = None) -> Parameter:
     """Returns the annotation of an option whose text `read` turns into its value; `read` raises ValueError."""
+    convert = functools.partial(_converted, read)
+    return Parameter(
+        converter=convert, n_tokens=1, **given(help=help, metavar=metavar)
+    )  # without help, the docstring says it
 
-    def convert(_: Any, tokens: Sequence[Token]) -> Any:
-        return read(tokens[-1].value)
 
-    return Parameter(name=name, converter=convert, n_tokens=1, **given(help=help))  # without one, the docstring says it
+def _converted(read: Callable[[str], Any], _: Any, tokens: Sequence[Token]) -> Any:
+    return read(tokens[-1].value)
 
 
 def whole(least: int = 1, most: int = AXIS) -> Parameter:
     """Returns the annotation of an option that is a whole number."""
     return read_by(NumberType(int, Between(least, most)))
+
+
+def number(kind: type, allowed: Between) -> Parameter:
+    """Returns the annotation of an option that is a number."""
+    return read_by(NumberType(kind, allowed))
 
 
 def numbers(kind: type, low: float, high: float) -> Parameter:
@@ -90,10 +99,12 @@ def setting(cls: type, name: str, help: bool = False, several: bool = False) -> 
     return read_by(NumberType(statement.kind, statement.allowed, several), statement.words if help else None)
 
 
-Ids = Annotated[list[int] | None, read_by(parse_ids)]
+Ids = Annotated[list[int] | None, read_by(parse_ids, metavar="IDS")]
 Config = Annotated[Path, read_by(find_config)]
 ConfigOrNone = Annotated[Path | None, read_by(find_config)]
-Settings = Annotated[tuple[str, ...], Parameter(name="--set", help="override one setting, A.B=C; may be repeated")]
+Settings = Annotated[
+    tuple[str, ...], Parameter(name="--set", metavar="A.B=C", help="override one setting, A.B=C; may be repeated")
+]
 Context = Annotated[int | None, setting(EvaluateConfig, "context", help=True)]
 Horizon = Annotated[int | None, setting(EvaluateConfig, "horizon", help=True)]
 Samples = Annotated[int | None, setting(EvaluateConfig, "samples", help=True)]
@@ -102,5 +113,4 @@ Temperature = Annotated[float | None, setting(SamplingConfig, "temperature", hel
 TopK = Annotated[int | None, setting(SamplingConfig, "top_k", help=True)]
 TopP = Annotated[float | None, setting(SamplingConfig, "top_p", help=True)]
 RepetitionPenalty = Annotated[float | None, setting(SamplingConfig, "repetition_penalty", help=True)]
-NoGrammar = Annotated[bool, Parameter(help="do not mask the logits by the number grammar")]
 Backend = Literal["cpu", "cuda"]
