@@ -109,8 +109,9 @@ class Exploration:
         self.shown = data.select(self.ids)
         self.tables: dict[str, Any] = {"quality": quality, "values": exploration.value_rows(data)}
         self.found: dict[str, Any] | None = None
-        self.folder = EMBEDDED_BASE if tokenizer == EMBEDDED else tokenizer and Path(tokenizer)
-        self.alphabet, self.encode = schemes.alphabet_of(self.folder or None)
+        folder = Path(tokenizer) if tokenizer else None
+        self.folder = EMBEDDED_BASE if tokenizer == EMBEDDED else folder
+        self.alphabet, self.encode = schemes.alphabet_of(self.folder)
 
     def cycles(self) -> None:
         """Makes the tables of periods, lags and rest."""
@@ -156,7 +157,7 @@ class Exploration:
             "steps": schemes.step_rows(self.written, self.shown),
         }
         self.tokenizer = self.alphabet.source
-        if self.encode:
+        if self.encode and self.folder:
             self.tables["merges"] = schemes.merge_rows(self.encode)
             others = schemes.disagreements(self.written, self.ids, self.alphabet, self.encode)
             total = len(self.tables["texts"])
