@@ -26,7 +26,7 @@ from jaxlv.runs import sinks
 from jaxlv.runs.search import Range
 from jaxlv.settings import Between, Entries, Items, Number, Settings, Statement, Text, setting, statements
 from jaxlv.text.codec import SCALE_RULES, Codec
-from jaxlv.tools import make_base
+from jaxlv.studies import from_scratch as make_base
 from jaxlv.tools.cli import VERBS
 from jaxlv.tools.console import start
 from jaxlv.tools.options import parse_ids
