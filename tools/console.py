@@ -133,6 +133,7 @@ def start(app: App, argv: Sequence[str] | None = None) -> None:
     streams.protect()
     arguments = sys.argv[1:] if argv is None else list(argv)
     vars(CALL).update(vars(Call(debug="--debug" in arguments)))
+    app.suppress_keyboard_interrupt = False  # a signal, too, is told in one line
     with one_line():
         try:
             app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
