@@ -32,6 +32,7 @@ from jaxlv.storage.door import LIMITS, at_home, content, is_there
 Dtype = Literal["float32", "bfloat16"]
 Kernel = Literal["xla", "blocked", "cudnn"]
 Sink = Literal["tensorboard", "wandb", "mlflow"]
+Scale = Literal["context", "xu", "rai", "mao", "liu"]
 MOST_EXTENDED = 20  # config files that extend each other
 DEEPEST = 20  # levels of sections and lists
 GRID = "grid"  # the section of a config that `jaxlv sweep` reads
@@ -67,7 +68,7 @@ class DataConfig(Settings, section="data"):
 class CodecConfig(Settings, section="codec"):
     """How numbers become text."""
 
-    scale: Literal["context", "xu", "rai", "mao", "liu"] = setting("context", "how raw values are scaled")
+    scale: Scale = setting("context", "how raw values are scaled")
     headroom: float = setting(0.5, 'share of the range left free above the context\'s maximum (scale = "context")', ROOM)
     headrooms: tuple[float, ...] = setting(
         (), "several: training windows draw one each, and samples are shared out among them", Items(ROOM, 0, 1000)

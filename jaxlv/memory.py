@@ -6,6 +6,8 @@ refused work, which would have exhausted the machine, has not allocated anything
 
 from __future__ import annotations
 
+import resource
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,3 +76,8 @@ def _compare(what: str, parts: Mapping[str, int], free: int, place: str) -> None
 def gib(count: int) -> str:
     """Returns a number of bytes in words."""
     return f"{count / GIB:,.2f} GiB" if count < 1e6 * GIB else f"{count / GIB:.2e} GiB"
+
+
+def peak_memory() -> int:
+    """Returns the most memory that this process has held so far, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

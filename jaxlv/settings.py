@@ -22,6 +22,7 @@ import numpy as np
 from jaxlv.errors import JaxlvError, represented
 
 AXIS = 2**31 - 1  # XLA indexes an axis, and optax counts steps, with signed 32-bit integers
+MOST_RUNS = 10_000  # runs of a sweep; each has a folder
 SEEDS = 2**32 - 1  # jax.random.key uses 32 bits of a seed, and NumPy's RandomState accepts no more
 TINY = float(np.finfo(np.float32).tiny)  # smaller numbers are flushed to 0 on most devices
 Number = int | float  # keeps the type it was given; a setting of type float turns a whole number into a float

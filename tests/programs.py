@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib
 import io
 import os
+import pkgutil
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import NamedTuple
 
 import pytest
 
+from jaxlv import studies
 from jaxlv.tools import cli
 
 PROTOCOL = ["--context", "10", "--horizon", "3", "--samples", "2"]
@@ -44,6 +47,12 @@ horizon = 3
 samples = 2
 batch_series = 2
 """
+
+
+def import_all() -> None:
+    """Imports all that verbs import when they run, for processes that are forked from this one."""
+    for module in pkgutil.iter_modules(studies.__path__, f"{studies.__name__}."):
+        importlib.import_module(module.name)
 
 
 class Outcome(NamedTuple):

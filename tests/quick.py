@@ -14,8 +14,9 @@ from jaxlv.model.weights import EMBEDDED_BASE, save_pretrained
 from jaxlv.published import reproduction
 from jaxlv.published.systems import SYSTEMS
 from jaxlv.runs import run, training
-from jaxlv.tools import beside, reproduce
-from jaxlv.tools.reproduce import CONFIGS, RESULT
+from jaxlv.studies import papers, sides
+from jaxlv.studies.papers import CONFIGS
+from jaxlv.studies.reproduce import RESULT
 from tests.faults.conftest import unfinished
 
 PARTS_OF = reproduction.parts_of
@@ -84,8 +85,8 @@ def changes(configs: Path) -> Iterator[tuple[Any, str, Any]]:
     """(module, name, value) of what makes `jaxlv reproduce rai` the quick one."""
     system = SYSTEMS[SYSTEM]
     few = replace(system, faults=tuple(fault for fault in system.faults if fault.kind in ("training", "steps")))
-    yield reproduce, "CONFIGS", configs
-    yield reproduce, "SYSTEMS", {**SYSTEMS, SYSTEM: few}
+    yield papers, "CONFIGS", configs
+    yield papers, "SYSTEMS", {**SYSTEMS, SYSTEM: few}
     yield reproduction, "parts_of", short_parts
     yield training, "BLOCKS", 2
 
@@ -105,7 +106,7 @@ def figures_of(out: Path) -> dict[str, Any]:
             for name in ("seconds", "history", "flops"):
                 one.pop(name, None)
     bills = []
-    for file in (file for file in (run.LEDGER, beside.FILE) if (out / file).is_file()):  # the latter is of the last stage
+    for file in (file for file in (run.LEDGER, sides.FILE) if (out / file).is_file()):  # the latter is of the last stage
         assert ledger.verify(out / file) == []
         counted = ledger.totals(ledger.read(out / file)[1])
         bills.append((counted.executed - counted.repeated, counted.effective))

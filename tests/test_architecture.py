@@ -15,7 +15,7 @@ import pytest
 from jaxlv import config as settings
 from jaxlv.config import RunConfig, build_config, load_config, read_tree, sections, to_toml
 from jaxlv.model.config import ModelConfig
-from jaxlv.tools.make_base import BaseConfig
+from jaxlv.studies.from_scratch import BaseConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY, TOOLS, CONFIGS = ROOT / "jaxlv", ROOT / "tools", ROOT / "configs"
@@ -23,7 +23,7 @@ LIBRARY, TOOLS, CONFIGS = ROOT / "jaxlv", ROOT / "tools", ROOT / "configs"
 # The library's folders, and the files beside them, from the ground up: each imports only those before it.
 ORDER = (
     "errors", "settings", "memory", "versions", "storage", "config", "data", "text", "model", "lora", "steps", "flops",
-    "forecasting", "runs", "published", "analysis", "report", "api", "__init__",
+    "forecasting", "runs", "published", "analysis", "report", "studies", "api", "__init__",
 )  # fmt: skip
 # The counters know no model of this project, nor any package except jax and numpy.
 COUNTING = tuple(
@@ -109,12 +109,12 @@ def test_every_folder_is_installed():
 @pytest.mark.parametrize("path", sorted(FILES), ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_what_is_never_imported(path):
     """PyTorch and transformers are for tests and benchmarks; the library knows no program; what runs a stranger's tokenizer
-    or template is imported by what another process runs, and by the program that makes a tokenizer.
+    or template is imported by what another process runs, and by what makes a tokenizer.
     """
     never = {"torch", "transformers", "peft", "tests", "benchmarks", "tools"}
     if path.is_relative_to(LIBRARY):
         assert not [name for name in imports(path) if name.startswith("jaxlv.tools")]
-    if path not in (LIBRARY / "text" / "vocabulary.py", ROOT / "tools" / "make_base.py"):
+    if path not in (LIBRARY / "text" / "vocabulary.py", LIBRARY / "studies" / "from_scratch.py"):
         never.add("tokenizers")
     if path.is_relative_to(LIBRARY / "text") and path.stem != "template":
         never.add("jinja2")
@@ -198,7 +198,7 @@ PAST_THE_DOOR: dict[str, set[str]] = {
     # Content in memory; a method that opens what a run writes; arrays that the program itself has just written.
     "jaxlv/data/series.py": {"h5py.File"},
     "jaxlv/runs/training.py": {"member.open"},
-    "tools/make_base.py": {"np.load"},
+    "jaxlv/studies/from_scratch.py": {"np.load"},
 }  # fmt: skip
 """What does so, and may."""
 

@@ -24,9 +24,7 @@ from jaxlv.model.config import ModelConfig
 from jaxlv.runs import billing, run, sources, training
 from jaxlv.runs.checkpoint import Checkpoints
 from jaxlv.runs.member import Job, Member, reserve
-from jaxlv.tools import evaluate as evaluate_tool
-from jaxlv.tools import forecast as forecast_tool
-from jaxlv.tools import ledger as ledger_tool
+from jaxlv.tools import cli
 from tests.faults.instants import Instants
 
 PLENTY = 10**12
@@ -373,18 +371,18 @@ def test_what_is_held_back_pays_the_evaluation_and_its_repeats(config, price, tm
     settings = ["--samples", "2", "--unmasked-samples", "0", "--out"]
     train(rich, tmp_path / "rich")
     assert spent(tmp_path / "rich").executed == 5 * price
-    evaluate_tool.main([str(tmp_path / "rich"), *settings, str(tmp_path / "e")])
+    cli.main(["evaluate", str(tmp_path / "rich"), *settings, str(tmp_path / "e")])
     entries = [entry for entry in ledger.read(tmp_path / "rich" / run.LEDGER)[1] if entry.phase == "evaluation"]
     assert {entry.event.kind for entry in entries} == {"generation", "validation"}  # samples, and the truth's likelihood
     assert {entry.event.rank for entry in entries} == {0}  # the adapters are merged
     held = max(sum(one.flops for one in entries[:n]) + entries[n].asked for n in range(len(entries)))
     tight = change(budgeted(config, 5 * price + held, held_back=float(held)), train=FREE)
     train(tight, place / "run")
-    instants, arguments = Instants(place), [str(place / "run"), *settings, str(place / "e")]
+    instants, arguments = Instants(place), ["evaluate", str(place / "run"), *settings, str(place / "e")]
     for kill in ("reserve evaluation generation", "commit evaluation validation", "before e"):
-        assert instants.run(evaluate_tool.main, arguments, kill)[0] == -9
+        assert instants.run(cli.main, arguments, kill)[0] == -9
         assert not (place / "e").exists()
-    code, said = instants.run(evaluate_tool.main, arguments)
+    code, said = instants.run(cli.main, arguments)
     assert code == 0 and "repeated after interruptions: " in said and "more than the budget were executed" in said
     rows = [json.loads((folder / "metrics.json").read_text())["rows"] for folder in (place / "e", tmp_path / "e")]
     assert rows[0] == rows[1]
@@ -392,21 +390,21 @@ def test_what_is_held_back_pays_the_evaluation_and_its_repeats(config, price, tm
     counted = spent(place / "run")
     assert counted.executed - counted.repeated == 5 * price + sum(one.flops for one in entries) <= tight.budget.flops
     capsys.readouterr()
-    ledger_tool.main(["show", str(place / "run"), "--json"])
+    cli.main(["ledger", "show", str(place / "run"), "--json"])
     shown = json.loads(capsys.readouterr().out)
     assert sum(row["repeated"] for row in shown["rows"]) == shown["totals"]["repeated"] == counted.repeated > 0
     for verb in ("show", "verify"):
-        ledger_tool.main([verb, str(place / "run")])
+        cli.main(["ledger", verb, str(place / "run")])
         line = f"repeated after interruptions: {counted.repeated:,} FLOPs of {counted.executed:,}; with them"
         assert f"{line} {counted.executed - tight.budget.flops:,.0f} FLOPs more than" in capsys.readouterr().out
-    code, said = instants.run(evaluate_tool.main, [*arguments[:-1], str(place / "again")])
+    code, said = instants.run(cli.main, [*arguments[:-1], str(place / "again")])
     assert code == 2 and "the budget does not hold 1 generation" in said  # its result was kept: this is more work
 
 
 def test_a_forecast_that_does_not_fit_is_refused_in_one_line(config, price, tmp_path, capsys):  # noqa: F811
     train(change(budgeted(config, 5.01 * price), train={"validate_every": 0}), tmp_path / "r")
     with pytest.raises(SystemExit) as stop:
-        forecast_tool.main([str(tmp_path / "r"), "--samples", "4", "--out", str(tmp_path / "f")])
+        cli.main(["forecast", str(tmp_path / "r"), "--samples", "4", "--out", str(tmp_path / "f")])
     assert stop.value.code == 2
     line = capsys.readouterr().err.strip()
     assert "the budget does not hold 1 generation" in line
@@ -414,14 +412,14 @@ def test_a_forecast_that_does_not_fit_is_refused_in_one_line(config, price, tmp_
 
 
 def test_the_ledger_is_shown_and_verified(whole, capsys):
-    ledger_tool.main(["show", str(whole), "--convention", "coursework"])
+    cli.main(["ledger", "show", str(whole), "--convention", "coursework"])
     shown = capsys.readouterr().out
     assert "FLOPs (exact)" in shown
     assert "FLOPs (coursework)" in shown
-    ledger_tool.main(["show", str(whole), "--json"])
+    cli.main(["ledger", "show", str(whole), "--json"])
     found = json.loads(capsys.readouterr().out)
     assert sum(row["flops"]["exact"] for row in found["rows"]) == found["totals"]["executed"] == spent(whole).executed
-    ledger_tool.main(["verify", str(whole), "--json"])
+    cli.main(["ledger", "verify", str(whole), "--json"])
     assert json.loads(capsys.readouterr().out)["ok"] is True
 
 

@@ -18,8 +18,8 @@ from jaxlv.forecasting.baselines import BASELINES
 from jaxlv.model.weights import save_pretrained
 from jaxlv.report import comparison
 from jaxlv.runs import run
-from jaxlv.tools import compare
-from jaxlv.tools.compare import COMPARE
+from jaxlv.studies.compare import RESULT as COMPARE
+from jaxlv.tools import cli
 from tests.faults.conftest import unfinished
 from tests.faults.instants import Instants
 from tests.programs import full_disk
@@ -33,7 +33,7 @@ SETTINGS = {
 def said_by(*arguments: Any) -> str:
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
-        compare.main([str(argument) for argument in arguments])
+        cli.main(["compare", *map(str, arguments)])
     return out.getvalue()
 
 
@@ -124,11 +124,11 @@ def test_a_comparison_ends_wherever_it_was_killed(compared, options, tmp_path):
     kills = ["before runs/liu", "reserve final train_step", "reserve final train_step", "after runs/liu/adapter"]
     kills += ["reserve evaluation generation", "after liu.csv", "before parts/liu.json", "after parts/liu.json"]
     kills += ["before compare.json", "before compare.txt"]
-    instants, arguments = Instants(out), [*map(str, options), "--out", str(out), "--protocols", "liu"]
+    instants, arguments = Instants(out), ["compare", *map(str, options), "--out", str(out), "--protocols", "liu"]
     for number, kill in enumerate(kills):
-        code, said = instants.run(compare.main, [*arguments, *(["--resume"] if number else [])], kill)
+        code, said = instants.run(cli.main, [*arguments, *(["--resume"] if number else [])], kill)
         assert code == -9, (kill, said)
-    code, said = instants.run(compare.main, [*arguments, "--resume"])
+    code, said = instants.run(cli.main, [*arguments, "--resume"])
     assert code == 0 and "repeated after interruptions" in said, said
     found, expected = (json.loads((folder / COMPARE).read_text())["protocols"]["liu"] for folder in (out, whole))
     again = found["flops"].pop("repeated")

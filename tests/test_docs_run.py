@@ -7,12 +7,16 @@ import importlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import jax
 import pytest
+
+from jaxlv.errors import JaxlvError
+from jaxlv.tools import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -85,3 +89,26 @@ def test_what_a_text_names_is_there(path):
         assert f"def {test}(" in (ROOT / file).read_text(encoding="utf-8"), f"{file}::{test}"
     for name in re.findall(r"\]\(([^):]+?)(?:#[^)]*)?\)", text):
         assert (path.parent / name).exists(), name
+
+
+def commands() -> list[str]:
+    """What stands behind `jaxlv` in the blocks of the texts and in the help of the verbs, optional parts included."""
+    blocks = [block for path in TEXTS for block in re.findall(r"^```\w*\n(.*?)^```", path.read_text("utf-8"), re.M | re.S)]
+    helps = [path.read_text("utf-8") for path in sorted((ROOT / "tools").glob("*.py"))]
+    found = re.findall(r"^ *(?:\$ )?jaxlv ([a-z].*)$", "\n".join([*blocks, *helps]).replace("\\\n", " "), re.M)
+    return sorted({re.sub(r"\[(-[^]]*)\]", r"\1", line) for line in found})
+
+
+@pytest.mark.parametrize("command", commands())
+def test_a_command_that_a_text_shows_is_understood(command, monkeypatch):
+    """It is parsed, not run. A config of the reader's own need not be there."""
+    monkeypatch.chdir(ROOT)
+    arguments = shlex.split(command, comments=True)
+    try:
+        cli.app_of(arguments).parse_args(arguments, exit_on_error=False, print_error=False)
+    except JaxlvError as fault:
+        assert "no such config" in str(fault)
+
+
+def test_the_commands_of_the_texts_are_found():
+    assert {line.split()[0] for line in commands()} == set(cli.VERBS)

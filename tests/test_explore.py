@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import re
 import xml.etree.ElementTree as ET
@@ -17,12 +15,13 @@ from test_report import Tree
 
 from jaxlv.analysis import exploration
 from jaxlv.data import series
+from jaxlv.data.series import COURSE_SHA256
 from jaxlv.report.figures import exploration as figures
 from jaxlv.report.figures import series as series_figures
 from jaxlv.report.figures import svg
 from jaxlv.report.page import MISSING
 from jaxlv.report.tables.columns import Column, count, find, of, share, table_of, words
-from jaxlv.tools import explore
+from tests.programs import Outcome, jaxlv
 
 SVG = "{http://www.w3.org/2000/svg}"
 TABLES = {
@@ -31,20 +30,8 @@ TABLES = {
 }  # fmt: skip
 
 
-class Said(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-def said_by(*arguments: Any) -> Said:
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            explore.main([str(argument) for argument in arguments])
-        except SystemExit as end:
-            code = int(end.code or 0)
-    return Said(code, out.getvalue(), err.getvalue())
+def said_by(*arguments: Any) -> Outcome:
+    return jaxlv("explore", *arguments)
 
 
 class Explored(NamedTuple):
@@ -142,7 +129,7 @@ def test_figures_stand_alone_in_light_and_dark(explored):
 def test_only_the_course_s_file_is_compared_with_the_report(shared):
     """Its hash is the one that the reports' data set has."""
     (row,) = [r for r in exploration.inspect(shared / "data" / "lotka_volterra_data.h5") if r["check"] == "sha256"]
-    assert row["found"] == explore.COURSE
+    assert row["found"] == COURSE_SHA256
 
 
 @pytest.mark.slow

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from jaxlv.config import load_config
-from jaxlv.tools import flops as tool
+from jaxlv.tools import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def printed(capsys, *words: str) -> str:
-    tool.main(list(words))
+    cli.main(["flops", *words])
     return capsys.readouterr().out
 
 
@@ -42,12 +42,12 @@ def test_the_table_as_text_shows_each_formula(capsys):
         (["table", "--convention", "gpt"], "unknown convention"),
         (["table", "--model", "qwen9"], "no such model"),
         (["table", "--targets", "x"], "unknown projection"),
-        (["plan", "nowhere.toml"], "no such config file"),
+        (["plan", "nowhere.toml"], "no such config"),
     ],
 )
 def test_bad_arguments_are_one_line(words, message, capsys):
     with pytest.raises(SystemExit) as stop:
-        tool.main(words)
+        cli.main(["flops", *words])
     assert stop.value.code == 2
     line = capsys.readouterr().err.strip()
     assert message in line
@@ -76,7 +76,7 @@ def test_a_plan_prices_each_phase(capsys):
 
 def test_a_plan_that_does_not_fit_is_refused(capsys):
     with pytest.raises(SystemExit) as stop:
-        tool.main(["plan", str(ROOT / "configs" / "demo.toml"), "--budget", "1e9"])
+        cli.main(["flops", "plan", str(ROOT / "configs" / "demo.toml"), "--budget", "1e9"])
     assert stop.value.code == 2
     assert "the plan does not fit the budget" in capsys.readouterr().err
 
@@ -111,7 +111,7 @@ def test_a_plan_estimates_the_time_by_a_benchmark(capsys, tmp_path):
     for rows in ([], [row("4 x 4", step, [float("nan")])], [row("4 x 4", step, [0.0])], [row("4 x 4", -1, [1.0])], [[]]):
         path.write_text(json.dumps({**result, "rows": rows}))
         with pytest.raises(SystemExit):
-            tool.main(["plan", config, "--budget", "1e15", "--benchmark", str(path)])
+            cli.main(["flops", "plan", config, "--budget", "1e15", "--benchmark", str(path)])
         assert "no result of benchmarks.train_step" in capsys.readouterr().err
 
 
@@ -179,6 +179,6 @@ def test_any_function_is_counted_by_name(somebodys, capsys):
 )
 def test_a_function_that_cannot_be_counted_is_one_line(words, message, somebodys, capsys):
     with pytest.raises(SystemExit) as stop:
-        tool.main(["count", *words])
+        cli.main(["flops", "count", *words])
     line = capsys.readouterr().err.strip()
     assert stop.value.code == 2 and message in line and "\n" not in line

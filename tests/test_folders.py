@@ -27,7 +27,7 @@ from jaxlv.report.compared import Entry
 from jaxlv.report.page import Table
 from jaxlv.runs import run, sweep
 from jaxlv.storage import lines
-from jaxlv.tools import report
+from jaxlv.tools import cli
 
 MODEL = ModelConfig(
     vocab_size=16, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1,
@@ -198,7 +198,7 @@ def test_damage_is_one_line(work, tmp_path, capsys, case):
     name, file, content, said = DAMAGE[case]
     copy = damaged(work, tmp_path, name, file, content)
     with pytest.raises(SystemExit) as end:
-        report.main([str(copy)])
+        cli.main(["report", str(copy)])
     lines = capsys.readouterr().err.splitlines()
     assert (end.value.code, len(lines)) == (2, 1)
     assert said in lines[0] and str(copy) in lines[0]
@@ -324,14 +324,14 @@ def test_folders_of_one_name_are_told_apart(work, tmp_path):
 
 def test_the_program_says_where_the_page_lies(work, tmp_path, monkeypatch, capsys):
     copy = shutil.copytree(work / "ranks", tmp_path / "ranks")
-    report.main([str(copy)])
+    cli.main(["report", str(copy)])
     assert f"report:  {copy / 'report.html'}" in capsys.readouterr().out
     assert "What a budget buys" in (copy / "report.html").read_text()
     monkeypatch.chdir(tmp_path)
-    report.main([str(work / "second"), str(write_run(tmp_path / "third"))])
+    cli.main(["report", str(work / "second"), str(write_run(tmp_path / "third"))])
     assert Path("report.html").is_file()
     with pytest.raises(SystemExit):
-        report.main([str(copy), "--out", "nowhere/report.html"])
+        cli.main(["report", str(copy), "--out", "nowhere/report.html"])
 
 
 # ---------------------------------------------------------------------------------------- a report's own figures

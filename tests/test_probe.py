@@ -30,10 +30,10 @@ from jaxlv.model import weights
 from jaxlv.report import probe as page
 from jaxlv.runs import run, sources, training
 from jaxlv.storage.door import LIMITS
+from jaxlv.studies import probe as study
 from jaxlv.text.codec import Codec
 from jaxlv.text.language import Language, generation_defaults, load_language
 from jaxlv.text.tokens import IGNORED, load_alphabet
-from jaxlv.tools import probe as program
 from tests.forged import forge_all
 from tests.programs import done, full_disk, jaxlv
 from tests.test_run import reseal
@@ -526,8 +526,16 @@ def test_a_bare_model_is_asked_the_five_prompts(base, tmp_path):
         ),
     ],
 )
-def test_options_go_before_set_and_set_before_the_model_s_own(more, changes, base):
-    config, sampling = program.settings(program.arguments().parse_args([str(base), *more]), False)
+def test_options_go_before_set_and_set_before_the_model_s_own(more, changes, base, monkeypatch):
+    asked: list[study.Questions] = []
+
+    def probe(questions: study.Questions, *_: Any, **__: Any) -> None:
+        asked.append(questions)
+        raise JaxlvError("asked")
+
+    monkeypatch.setattr(study, "probe", probe)
+    assert jaxlv("probe", base, *more).err == "jaxlv: asked\n"
+    config, sampling = study.settings(*asked)
     assert sampling == replace(GREEDY, **changes)
     assert config.model.path == str(base)
 
@@ -547,7 +555,7 @@ def test_without_a_folder_the_answers_are_shown_all_the_same(base, tmp_path, pro
         (["--max-new-tokens", 250], "longer than the model's positions"),
         (["--text", "{text}", "--window", 999], "--window: longer than the model's positions"),
         (["--text", "{text}", "--stride", 512], "--stride: not a stride; expected 1 to 511 tokens; found 512"),
-        (["--top-p", 2], "argument --top-p: '2' is not"),
+        (["--top-p", 2], "for --top-p: '2' is not"),
         (["--set", "sampling.top_q=2"], "not a setting of a probe"),
         (["--set", "train.steps=2"], "--set train.steps: not a setting of a probe"),
         (["--set", "model.path=x"], "--set model.path: not a setting of a probe"),

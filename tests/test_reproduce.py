@@ -20,8 +20,10 @@ from jaxlv.published.systems import SYSTEMS
 from jaxlv.report import dossier, reproductions
 from jaxlv.report.page import Page
 from jaxlv.runs import run, sweep
-from jaxlv.tools import beside, parts, reproduce
-from jaxlv.tools.reproduce import CONFIGS, RESULT
+from jaxlv.studies import papers, scoring, sides
+from jaxlv.studies.papers import CONFIGS
+from jaxlv.studies.reproduce import RESULT
+from jaxlv.tools import cli
 from tests import quick
 from tests.faults.conftest import LONG
 from tests.faults.instants import Instants
@@ -46,7 +48,7 @@ ANALYSED = "liu"  # one of those that take their time
 def said_by(*arguments: Any) -> str:
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
-        reproduce.main([str(argument) for argument in arguments])
+        cli.main(["reproduce", *map(str, arguments)])
     return out.getvalue()
 
 
@@ -75,18 +77,18 @@ def subject(request, data, base, tmp_path_factory) -> Iterator[Subject]:  # noqa
         if is_quick:
             for change in quick.changes(quick.write_configs(folder)):
                 patch.setattr(*change)
-            patch.setattr(beside, "analyse", lambda finished, models, *_: {"likelihood": read_once(models["tuned"])})
-            patch.setattr(beside, "write_analyses", write_analyses)
+            patch.setattr(sides, "measured", lambda finished, models, *_: {"likelihood": read_once(models["tuned"])})
+            patch.setattr(sides, "write_analyses", write_analyses)
             yield Subject(quick.SYSTEM, options, True)
             return
         options += ["--set", "train.forecast_series=1", "--set", "train.forecast_horizon=5"]
         configs = folder / "configs"
         shutil.copytree(CONFIGS, configs, ignore=shutil.ignore_patterns("small.toml", "__pycache__"))
         (configs / "small.toml").write_text(TINY)
-        patch.setattr(reproduce, "CONFIGS", configs)
+        patch.setattr(papers, "CONFIGS", configs)
         patch.setattr(reproduction, "parts_of", lambda name: [replace(p, horizon=5) for p in quick.PARTS_OF(name)[:1]])
         if request.param != ANALYSED:  # the analyses, which draw many figures, of one alone
-            patch.setattr(beside, "analyse_final", lambda work, data: None)
+            patch.setattr(sides, "analyse_final", lambda work, data: None)
         yield Subject(request.param, options, False)
 
 
@@ -160,9 +162,9 @@ def test_the_models_the_report_and_the_baselines_stand_in_one_table(reproduced):
 def test_each_error_is_done_both_ways(reproduced):
     name, out, _ = reproduced
     lines = result_of(out)["faults"]
-    assert {line["key"] for line in lines} == {fault.key for fault in reproduce.SYSTEMS[name].faults}
-    assert ledger.verify(out / beside.FILE) == []
-    terms, entries = ledger.read(out / beside.FILE)
+    assert {line["key"] for line in lines} == {fault.key for fault in papers.SYSTEMS[name].faults}
+    assert ledger.verify(out / sides.FILE) == []
+    terms, entries = ledger.read(out / sides.FILE)
     spent = sum(entry.flops for entry in entries if entry.phase == "faults")
     assert 0.95 < spent * (1 + reproduction.MARGIN) / terms.envelopes["faults"] <= 1  # what it costs was planned
     assert all(
@@ -208,8 +210,8 @@ KILLS = (  # the instants of CI, in their order: in every stage, in its blocks, 
 def without_pictures(monkeypatch) -> None:
     """Drawing is most of a tiny reproduction's time, and is done once, by the one that is not interrupted."""
     monkeypatch.setattr(dossier, "page_of_one", lambda folder: Page("a page", "", [], []))
-    monkeypatch.setattr(parts.svg, "save_png", lambda figure, path: path.write_bytes(b"png"))
-    monkeypatch.setattr(parts.svg, "to_svg", lambda figure, label: "<svg/>")
+    monkeypatch.setattr(scoring.svg, "save_png", lambda figure, path: path.write_bytes(b"png"))
+    monkeypatch.setattr(scoring.svg, "to_svg", lambda figure, label: "<svg/>")
 
 
 def test_killed_at_any_instants_it_ends_with_the_same_figures(reproduced, subject, tmp_path, without_pictures):
@@ -217,19 +219,19 @@ def test_killed_at_any_instants_it_ends_with_the_same_figures(reproduced, subjec
     if not subject.quick:
         pytest.skip("the quick one will do")
     name, whole, _ = reproduced
-    arguments = [name, *map(str, subject.options), "--out", str(tmp_path / "out")]
+    arguments = ["reproduce", name, *map(str, subject.options), "--out", str(tmp_path / "out")]
     instants, kills = Instants(tmp_path / "out"), KILLS
     if LONG:
         with contextlib.redirect_stdout(io.StringIO()):
             every = Instants(tmp_path / "every")
-            every.run(reproduce.main, [name, *map(str, subject.options), "--out", str(tmp_path / "every")])
+            every.run(cli.main, ["reproduce", name, *map(str, subject.options), "--out", str(tmp_path / "every")])
         kills = [kill for kill in every.seen if kill != "before ." for _ in range(10 if kill == FIRST_BLOCK else 1)]
     for number, kill in enumerate(kills):
-        code, said = instants.run(reproduce.main, [*arguments, *(["--resume"] if number else [])], kill)
+        code, said = instants.run(cli.main, [*arguments, *(["--resume"] if number else [])], kill)
         assert code == -9, (kill, said)
-    code, said = instants.run(reproduce.main, arguments)
+    code, said = instants.run(cli.main, arguments)
     assert code == 2 and said.endswith("exists already; choose another folder with --out, or go on with --resume\n")
-    code, said = instants.run(reproduce.main, [*arguments, "--resume"])
+    code, said = instants.run(cli.main, [*arguments, "--resume"])
     assert code == 0 and "repeated after interruptions: " in said, said
     assert quick.figures_of(tmp_path / "out") == quick.figures_of(whole)
     counted = ledger.totals([e for e in ledger.read(tmp_path / "out" / run.LEDGER)[1] if e.phase == "first"])
@@ -251,7 +253,7 @@ def test_what_is_done_is_kept_on_resuming(reproduced, subject, without_pictures)
 
 @pytest.mark.parametrize("name", list(SYSTEMS))
 def test_the_full_plan_prints_for_the_true_shape_without_weights(name, monkeypatch):
-    monkeypatch.setattr(reproduce, "CONFIGS", CONFIGS)
+    monkeypatch.setattr(papers, "CONFIGS", CONFIGS)
     monkeypatch.setattr(reproduction, "parts_of", quick.PARTS_OF)
     said = said_by(name, "--scale", "full", "--model", "qwen2.5-0.5b", "--plan")
     assert "hours" in said and "the report spent" in said and "together" in said

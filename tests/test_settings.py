@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import functools
 import importlib
 import math
+import re
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cyclopts import App
 
 from jaxlv import config as configs
 from jaxlv.config import EvaluateConfig, RunConfig, SamplingConfig, build_config, config_tree, read_tree
@@ -24,10 +25,11 @@ from jaxlv.model.attention import KERNELS
 from jaxlv.runs import sinks
 from jaxlv.runs.search import Range
 from jaxlv.settings import Between, Entries, Items, Number, Settings, Statement, Text, setting, statements
+from jaxlv.studies import from_scratch as make_base
 from jaxlv.text.codec import SCALE_RULES, Codec
-from jaxlv.tools import make_base
 from jaxlv.tools.cli import VERBS
-from jaxlv.tools.console import NumberType, parse_ids
+from jaxlv.tools.console import start
+from jaxlv.tools.options import parse_ids
 
 BASE = build_config(make_base.BaseConfig, read_tree(Path(__file__).resolve().parents[1] / "configs" / "base.toml"))
 EXAMPLES = {configs.StageConfig: configs.StageConfig()} | {
@@ -182,45 +184,58 @@ def test_choices_are_those_that_the_code_knows():
 
 # ------------------------------------------------------------------------------------------------- the options
 
-TEXTS = {
-    "--adapter", "--args", "--base", "--benchmark", "--choose", "--config", "--convention", "--data", "--figures", "--grid",
-    "--groups", "--init-adapter", "--model", "--out", "--prompts", "--protocols", "--revision", "--search", "--set",
-    "--stage", "--storage", "--study", "--targets", "--text", "--tokenizer",
-    "--trips",
-}  # fmt: skip
-"""Options that are no numbers; a new one that is a number has a type that says what is allowed."""
+
+def apps(verb: str) -> Iterator[tuple[list[str], App]]:
+    """(words before the options, program) of a verb and of those below it."""
+    app = importlib.import_module(f"jaxlv.tools.{verb}").app
+    if app.default_command:
+        yield [], app
+    yield from (([name], app[name]) for name in app if not name.startswith("-"))
 
 
-def parsers(verb: str) -> Iterator[tuple[list[str], argparse.ArgumentParser]]:
-    """(words before the options, parser) of a verb and of what it has below it."""
-    parser = importlib.import_module(f"jaxlv.tools.{verb}").arguments()
-    below = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
-    yield [], parser
-    for action in below:
-        yield from (([name], one) for name, one in action.choices.items())
+def numeric(hint: Any) -> bool:
+    """Whether a type is a number, or may be, or holds some."""
+    return hint in (int, float) or any(map(numeric, typing.get_args(hint)))
+
+
+def needed(app: App) -> list[str]:
+    """What a program cannot do without: something for each argument that is required."""
+    found = [one for one in app.assemble_argument_collection() if one.required and not one.children]
+    values = [(one.name, (one.get_choices() or ["demo"])[0]) for one in found]
+    return [f"{name}={value}" if name.startswith("-") else value for name, value in values]
 
 
 @pytest.mark.parametrize("verb", [*VERBS, "make_base"])
 def test_a_numeric_option_is_held_to_what_is_allowed(verb, capsys):
-    whole = next(parsers(verb))[1]
-    for words, parser in parsers(verb):
-        for action in parser._actions:
-            if not action.option_strings or action.nargs == 0:
+    for words, app in apps(verb):
+        whole, required = importlib.import_module(f"jaxlv.tools.{verb}").app, needed(app)
+        for one in app.assemble_argument_collection():
+            if one.children or not numeric(one.hint):
                 continue
-            name, kind = action.option_strings[0], action.type
-            assert isinstance(kind, NumberType) or kind in (Path, parse_ids) or action.choices or name in TEXTS, name
-            if not isinstance(kind, NumberType):
+            assert one.parameter.converter, f"{one.name}: a number says what is allowed"
+            read = one.parameter.converter.args[0]
+            if read is parse_ids:
                 continue
-            statement = Statement(kind.kind, "", kind.allowed)
+            statement = Statement(read.kind, "", read.allowed)
             numbers = [value for value in bad(statement) if type(value) in (int, float) and value != 16**9000]
-            for text in ["", "x", "1,x", "\x1b[2J", "9" * 5000, *map(str, numbers)]:
-                with pytest.raises(SystemExit) as stopped:
-                    whole.parse_args([*words, f"{name}={text}"])
-                said = capsys.readouterr().err.rstrip("\n")
-                assert stopped.value.code == 2 and said.isprintable() and f"argument {name}: " in said and len(said) < 1000
+            for text in ["", "x", "1,x", *map(str, numbers)]:
+                with pytest.raises(ValueError, match=re.escape(read.allowed.words(read.kind))):
+                    read(text)
             for value in good(statement):
-                found = kind(repr(value))
-                assert found == ((value,) if kind.several else value)
+                assert read(repr(value)) == ((value,) if read.several else value)
+            for text in ("\x1b[2J", "9" * 5000):
+                with pytest.raises(SystemExit) as stopped:
+                    start(whole, [*words, *required, f"{one.name}={text}"])
+                said = capsys.readouterr().err.rstrip("\n")
+                assert stopped.value.code == 2 and said.isprintable() and len(said) < 1000
+                assert f" for {one.name}: " in said
+
+
+def test_the_numbers_of_a_simulation_are_those_of_a_preset():
+    options = importlib.import_module("jaxlv.tools.simulate").app.assemble_argument_collection()
+    read = {one.name: one.parameter.converter.args[0] for one in options if numeric(one.hint)}
+    for name in ("steps", "stop", "noise"):
+        assert read[f"--{name}"].allowed == statements(dynamics.Preset)[name].allowed
 
 
 @pytest.mark.parametrize("low", [math.nan, -math.inf, math.inf, 5.0, 10**400, 16**9000], ids=range(6))

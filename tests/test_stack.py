@@ -17,7 +17,7 @@ from jaxlv.lora import overlay
 from jaxlv.runs import billing, run, sources, training, validation
 from jaxlv.runs.member import Job
 from jaxlv.steps.stack import Stack, memory_of, program_of
-from jaxlv.tools import ledger as ledger_tool
+from jaxlv.tools import cli
 from tests.test_run import Interruption, change, config, interrupt_at, records  # noqa: F401
 
 VARIED: dict[str, dict[str, dict[str, Any]]] = {
@@ -152,7 +152,7 @@ def test_runs_of_a_stack_are_billed_one_by_one_to_a_ledger_that_they_share(confi
         padded = largest if one.lora.rank < largest else 0
         assert {entry.event.stack_rank for entry in entries if entry.run == name} == {padded}  # of validations too
 
-    ledger_tool.main(["show", str(book), "--convention", "coursework"])
+    cli.main(["ledger", "show", str(book), "--convention", "coursework"])
     (told,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("padding"))
     assert told.split()[1:] == [f"{ledger.padding(entries, terms.model, 'exact'):,}", "0"]
 

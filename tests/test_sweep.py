@@ -21,7 +21,7 @@ from jaxlv.report import sweeps
 from jaxlv.runs import billing, run, search, sources, sweep, training, validation
 from jaxlv.runs.records import MetricsLog
 from jaxlv.steps.stack import Stack
-from jaxlv.tools import sweep as tool
+from jaxlv.tools import cli
 from tests.faults.conftest import unfinished
 from tests.faults.instants import Instants
 from tests.programs import full_disk
@@ -33,7 +33,7 @@ GRID = ("--grid", "lora.rank=2,4", "--grid", "optimizer.learning_rate=1e-3,1e-2"
 def said_by(*arguments: Any) -> str:
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
-        tool.main([str(argument) for argument in arguments])
+        cli.main(["sweep", *map(str, arguments)])
     return out.getvalue()
 
 
@@ -102,11 +102,11 @@ def test_a_sweep_goes_on_wherever_it_was_killed(file, swept, tmp_path):
     out, kills = tmp_path / "out", [f"after runs/{FIRST}", *["reserve final train_step"] * 3, f"step 1 of {FIRST}"]
     kills += [f"after runs/{FIRST}/checkpoints/step_00000002", "commit final validation", f"after runs/{FIRST}/adapter"]
     kills += ["before sweep.json", "after sweep.csv", "before report.html"]
-    instants, arguments = Instants(out), [str(file), *GRID, "--out", str(out)]
+    instants, arguments = Instants(out), ["sweep", str(file), *GRID, "--out", str(out)]
     for number, kill in enumerate(kills):
-        code, said = instants.run(tool.main, [*arguments, *(["--resume"] if number else [])], kill)
+        code, said = instants.run(cli.main, [*arguments, *(["--resume"] if number else [])], kill)
         assert code == -9, (kill, said)
-    code, said = instants.run(tool.main, [*arguments, "--resume"])
+    code, said = instants.run(cli.main, [*arguments, "--resume"])
     assert code == 0 and "repeated after interruptions: " in said and "step 3" not in said  # nothing is trained twice
     found, expected = (json.loads((folder / sweep.RESULT).read_text()) for folder in (out, whole))
     for one, other in zip(found["runs"], expected["runs"], strict=True):
@@ -118,9 +118,9 @@ def test_a_sweep_goes_on_wherever_it_was_killed(file, swept, tmp_path):
     ended, undisturbed = (ledger.totals(ledger.read(folder / run.LEDGER)[1]) for folder in (out, whole))
     assert ended.executed - ended.repeated == undisturbed.executed and ended.effective == undisturbed.effective
     with full_disk():
-        code, _ = instants.run(tool.main, [*arguments, "--resume"])
+        code, _ = instants.run(cli.main, [*arguments, "--resume"])
     assert code == 2 and (out / sweep.RESULT).is_file() and not unfinished(out)
-    code, said = instants.run(tool.main, arguments)
+    code, said = instants.run(cli.main, arguments)
     assert code == 2 and "exists already" in said and said.endswith("or go on with --resume\n")
 
 
@@ -166,7 +166,7 @@ def test_a_search_tells_its_study_and_draws_the_same_wherever_it_was_killed(file
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     said = said_by(file, *space, "--trials", 3, "--out", whole)
     assert "best by" in said
-    instants, arguments = Instants(killed), [str(file), *space, "--trials", "3", "--out", str(killed)]
+    instants, arguments = Instants(killed), ["sweep", str(file), *space, "--trials", "3", "--out", str(killed)]
     drawn, draw = [], search.Range.draw
 
     def cut(one: search.Range, trial: Any) -> Any:
@@ -177,12 +177,12 @@ def test_a_search_tells_its_study_and_draws_the_same_wherever_it_was_killed(file
 
     with monkeypatch.context() as patch:
         patch.setattr(search.Range, "draw", cut)
-        assert instants.run(tool.main, arguments)[0] == 130
+        assert instants.run(cli.main, arguments)[0] == 130
     arguments.append("--resume")
     for kill in ("before runs/trial-00000", "step 2 of trial-00001", "before runs/trial-00002", "before sweep.json"):
-        code, said = instants.run(tool.main, arguments, kill)
+        code, said = instants.run(cli.main, arguments, kill)
         assert code == -9, (kill, said)
-    assert instants.run(tool.main, arguments)[0] == 0
+    assert instants.run(cli.main, arguments)[0] == 0
     found, expected = (
         [(one["name"], one["settings"], one["validation_loss"]) for one in json.loads(result.read_text())["runs"]]
         for result in (killed / sweep.RESULT, whole / sweep.RESULT)
@@ -208,7 +208,7 @@ def test_a_search_tells_its_study_and_draws_the_same_wherever_it_was_killed(file
 )
 def test_a_wrong_sweep_is_one_line_and_writes_nothing(file, tmp_path, capsys, arguments, reason):
     with pytest.raises(SystemExit):
-        tool.main([str(file), "--out", str(tmp_path / "out"), *arguments])
+        cli.main(["sweep", str(file), "--out", str(tmp_path / "out"), *arguments])
     said = capsys.readouterr().err
     assert reason in said and said.count("\n") == 1
     assert not (tmp_path / "out").exists()

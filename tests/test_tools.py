@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import io
 import json
 import re
+import resource
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +22,13 @@ from jaxlv.data import series
 from jaxlv.errors import JaxlvError
 from jaxlv.forecasting.baselines import BASELINES
 from jaxlv.runs import run, sources
+from jaxlv.studies import evaluate as study
+from jaxlv.studies.subjects import Subject
 from jaxlv.tools import cli
-from jaxlv.tools import evaluate as evaluate_tool
 from tests.programs import PROTOCOL, Work, content, done, jaxlv
 
 ROOT = Path(__file__).resolve().parents[1]
+NAMES = [name + " (oracle)" * (name == "RM, fitted") for name in BASELINES]  # the preset "course" is of that system
 ROW = {
     "name", "mae", "mae_median", "mae_ci95", "mse", "mae_first_5", "mase", "crps", "coverage", "valid_share",
     "valid_share_unmasked",
@@ -52,66 +53,84 @@ def evaluation(work) -> Path:
 # ------------------------------------------------------------------------------------------------------ --help
 
 OPTIONS = {
-    "demo": ["--out", "--data", "--set"],
-    "simulate": ["--preset", "--series", "--steps", "--noise", "--seed", "--out"],
-    "explore": ["DATA", "--series", "--tokenizer", "--context-lengths", "--out"],
-    "train": ["CONFIG", "--out", "--set", "--init-adapter", "--resume"],
-    "export": ["RUN", "--to", "--out", "--base", "--side-head"],
-    "merge": ["ADAPTER", "--model", "--weights", "--to", "--dtype", "--out"],
-    "reproduce": ["NAME", "--model", "--data", "--out", "--scale", "--stage", "--set", "--plan", "--benchmark", "--resume"],
-    "sweep": ["CONFIG", "--grid", "--search", "--trials", "--storage", "--set", "--out", "--resume"],
-    "forecast": [
-        "RUN_OR_MODEL",
-        "--adapter",
-        "--data",
-        "--series",
-        "--context",
-        "--horizon",
-        "--samples",
-        "--seed",
-        "--out",
-        "--temperature",
-        "--reach",
-    ],
-    "evaluate": ["RUN_OR_MODEL", "--data", "--series", "--context", "--horizon", "--samples", "--seed", "--out", "--scale"],
-    "stress": ["RUN_OR_MODEL", "--data", "--groups", "--max-series", "--samples", "--out"],
-    "report": ["DIR", "--data", "--out"],
-    "analyse": [
-        "RUN",
-        "--data",
-        "--series",
-        "--max-series",
-        "--context",
-        "--horizon",
-        "--samples",
-        "--seed",
-        "--headroom",
-        "--out",
-    ],
-    "compare": ["RUN", "--data", "--out", "--protocols", "--resume"],
-    "probe": ["RUN_OR_MODEL", "--prompts", "--text", "--max-new-tokens", "--temperature", "--generation-defaults", "--set"],
-    "flops": ["table", "plan", "audit"],
-    "ledger": ["show", "verify"],
-    "doctor": ["CONFIG", "--set"],
-    "make_base": ["CONFIG", "--out", "--resume"],
+    "demo": "--out --data --set",
+    "simulate": "--preset --series --steps --noise --seed --out",
+    "explore": "DATA --series --tokenizer --context-lengths --out",
+    "train": "CONFIG --out --set --init-adapter --resume",
+    "export": "RUN --to --out --base --side-head",
+    "merge": "ADAPTER --model --weights --to --dtype --out",
+    "reproduce": "NAME --model --data --out --scale --stage --set --plan --benchmark --resume",
+    "sweep": "CONFIG --grid --search --trials --storage --set --out --resume",
+    "forecast": "RUN_OR_MODEL --adapter --data --series --context --horizon --samples --seed --out --temperature --reach",
+    "evaluate": "RUN_OR_MODEL --data --series --context --horizon --samples --seed --out --scale --no-grammar",
+    "stress": "RUN_OR_MODEL --data --groups --max-series --samples --out",
+    "report": "DIR --data --out",
+    "analyse": "RUN --data --series --max-series --context --horizon --samples --seed --headroom --out",
+    "compare": "RUN --data --out --protocols --resume",
+    "probe": "RUN_OR_MODEL --prompts --text --max-new-tokens --temperature --generation-defaults --set",
+    "flops": "table plan audit",
+    "ledger": "show verify",
+    "configs": "copy",
+    "doctor": "CONFIG --set",
 }
 
 
 @pytest.mark.parametrize("verb", OPTIONS)
 def test_help_names_the_options(verb):
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out), pytest.raises(SystemExit) as end:
-        importlib.import_module(f"jaxlv.tools.{verb}").main(["--help"])
-    assert end.value.code == 0
-    for option in [*OPTIONS[verb], "--debug"]:
-        assert option.lower() in out.getvalue().lower()
+    said = done(verb, "--help")
+    assert not set(f"{OPTIONS[verb]} --debug --json --quiet".lower().split()) - set(re.findall(r"[\w-]+", said.lower()))
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
 def test_without_a_verb_the_verbs_are_listed(arguments):
-    said = done(*arguments)
-    assert set(cli.VERBS) == set(OPTIONS) - {"make_base"}
-    assert all(verb in said for verb in cli.VERBS)
+    assert re.findall(r"^│ ([a-z]+) ", done(*arguments), re.MULTILINE) == list(cli.VERBS)
+    assert set(cli.VERBS) == set(OPTIONS)
+
+
+def test_the_readme_lists_the_verbs():
+    listed = re.findall(r"^\| `([a-z]+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert len(listed) == len(set(listed)) and set(listed) == set(cli.VERBS)
+
+
+def test_the_version_is_that_of_the_installed_package():
+    assert done("--version") == metadata.version("jaxlv") + "\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["evalute"], "evaluate"),
+        (["--vresion"], "--version"),
+        (["train", "demo", "--out", "x", "--reusme"], "--resume"),
+        (["train", "deom", "--out", "x"], "demo"),
+        (["forecast", "x", "--out", "x", "--horzon", "3"], "--horizon"),
+    ],
+)
+def test_a_typo_is_refused_with_what_may_have_been_meant(arguments, meant):
+    outcome = jaxlv(*arguments)
+    assert outcome.code == 2 and len(outcome.err.splitlines()) == 1
+    assert re.search(rf"([Dd]id you mean |; ){re.escape(meant)}\?", outcome.err)
+
+
+LIMITS = {"--help": 0.2, "--version": 0.2, "trian": 0.2, "train --help": 0.5, "train demo --out x --reusme": 0.5}
+"""Seconds of CPU."""
+SLOWER = 1.5  # times as long is allowed, for an older core and a busy one
+HEAVY = {"jax", "flax", "orbax", "diffrax", "matplotlib", "pandas", "h5py", "scipy"}
+
+
+@pytest.mark.parametrize("arguments", LIMITS)
+def test_help_and_typos_are_answered_before_anything_heavy_is_imported(arguments):
+    """The first of three may compile Python's files; no other process is waited for in between."""
+    told = f"lambda: print(*sorted({HEAVY} & {{*sys.modules}}), file=sys.stderr)"
+    code = f"import sys, atexit; from jaxlv.tools.cli import main; atexit.register({told}); main()"
+    spent = []
+    while len(spent) < 3 and min(spent, default=9) > LIMITS[arguments]:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        outcome = process(sys.executable, "-c", code, *arguments.split())
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert outcome.returncode in (0, 2) and outcome.stderr.splitlines()[-1] == ""
+        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(spent) < SLOWER * LIMITS[arguments]
 
 
 def process(*command: object) -> subprocess.CompletedProcess[str]:
@@ -121,12 +140,24 @@ def process(*command: object) -> subprocess.CompletedProcess[str]:
 def test_the_console_script_and_the_files_are_programs(tmp_path):
     script = process(Path(sys.executable).parent / "jaxlv", "--help")
     assert (script.returncode, script.stderr) == (0, "")
-    assert script.stdout.rstrip("\n") == cli.usage()
+    assert script.stdout == done("--help")
     told = process(sys.executable, "tools/train.py", "--help")
     assert told.returncode == 0
     assert "--resume" in told.stdout
     refused = process(sys.executable, "tools/train.py", "no.toml", "--out", tmp_path / "run")
-    assert (refused.returncode, refused.stderr.splitlines()) == (2, ["jaxlv: no.toml: no such config file"])
+    assert refused.returncode == 2 and len(refused.stderr.splitlines()) == 1
+    assert refused.stderr.startswith("jaxlv: no.toml: no such config; expected a TOML file, or one of ")
+
+
+def test_json_is_all_that_stands_on_standard_output_and_quiet_says_nothing(work, tmp_path):
+    asked = ["forecast", work.run, "--data", work.data, "--series", "7", *PROTOCOL]
+    told = jaxlv(*asked, "--out", tmp_path / "a", "--json")
+    found = json.loads(told.out)
+    assert found["settings"] == json.loads((tmp_path / "a" / "settings.json").read_text())
+    assert Path(found["table"]).is_file() and {path.name for path in (tmp_path / "a").glob("*.png")} == {*found["figures"]}
+    assert told.err.startswith("sampling: ") and "forecast: 1/1" in told.err
+    assert jaxlv(*asked, "--out", tmp_path / "b", "--quiet") == (0, "", "")
+    assert (tmp_path / "b" / "forecast.csv").read_bytes() == (tmp_path / "a" / "forecast.csv").read_bytes()
 
 
 # --------------------------------------------------------------------------------------------------- end to end
@@ -209,7 +240,7 @@ def test_a_long_forecast_goes_step_by_step_from_its_own_samples(work, tmp_path):
 
 def test_evaluate_writes_metrics_of_every_method(evaluation):
     metrics = json.loads((evaluation / "metrics.json").read_text())
-    assert [row["name"] for row in metrics["rows"]] == ["tuned", "untuned", *BASELINES]
+    assert [row["name"] for row in metrics["rows"]] == ["tuned", "untuned", *NAMES]
     for row in metrics["rows"]:
         assert set(row) >= ROW
         assert all(row[name] is not None for name in ("mae", "mae_median", "mse", "mae_first_5", "mase"))
@@ -240,7 +271,7 @@ def test_a_stress_test_measures_every_method_under_every_condition(work, tmp_pat
     assert list(dict.fromkeys(entry["group"] for entry in result["conditions"])) == groups
     assert result["seen_in_training"] == []
     for entry in result["conditions"]:
-        assert [row["name"] for row in entry["rows"]] == ["tuned", "untuned", *BASELINES]
+        assert [row["name"] for row in entry["rows"]] == ["tuned", "untuned", *NAMES]
         for row in entry["rows"]:
             assert list(row["mae_by_series"]) == [str(i) for i in entry["series"]]
             assert row["mae"] == pytest.approx(np.mean([*row["mae_by_series"].values()]))
@@ -271,7 +302,7 @@ def test_the_report_is_one_page_that_needs_nothing_else(evaluation):
     assert "<svg" in page
     assert not re.search(r"<(link|script|img|iframe)[^>]+(src|href)=\"(?!data:)", page)
     assert not re.search(r"@import|url\((?!data:|#)", page)
-    assert all(name in page for name in ("tuned", "untuned", *BASELINES))
+    assert all(name in page for name in ("tuned", "untuned", *NAMES))
 
 
 def test_a_run_is_measured_on_its_own_test_series_by_default(work):
@@ -327,28 +358,30 @@ def test_every_series_that_is_asked_for_is_kept_from_validation(work):
     """Measuring validation series leaves fewer to settle anything on; measuring all of them leaves none."""
     held = [int(i) for i in json.loads((work.run / run.SPLIT).read_text())["validation"]]
     finished, data = run.load_run(work.run), series.load(work.data)
-    free = evaluate_tool.validation_series(finished, finished.config, data, data.select(held[:1]))
+    subject = Subject("run", finished, finished.config, data)
+    free = study.validation_series(subject, data.select(held[:1]))
     assert free.ids_N.tolist() == held[1:]
     with pytest.raises(JaxlvError, match="every validation series is measured"):
-        evaluate_tool.validation_series(finished, finished.config, data, data.select(held))
+        study.validation_series(subject, data.select(held))
 
 
 def test_validation_series_of_a_run_are_known_by_their_values(work):
     finished, data = run.load_run(work.run), series.load(work.data)
+    subject = Subject("run", finished, finished.config, data)
     marks = dict.fromkeys(finished.split["validation"], "0" * 16)
     changed = replace(finished, split={**finished.split, "validation": marks})
     with pytest.raises(JaxlvError, match="not those of the run"):
-        evaluate_tool.validation_series(changed, finished.config, data, data.select([0]))
+        study.validation_series(replace(subject, run=changed), data.select([0]))
     # Another file given with --data changes nothing: its series are not those of the run.
     other = replace(data, values_NTV=data.values_NTV + 1)
-    own = evaluate_tool.validation_series(finished, finished.config, other, other)
+    own = study.validation_series(replace(subject, data=other), other)
     assert run.series_marks(own) == list(finished.split["validation"].values())
 
 
 def test_a_bare_model_takes_the_validation_series_of_the_default_split(work):
     data, config = series.load(work.data), RunConfig()
     split = sources.split_series(config, data)
-    found = evaluate_tool.validation_series(None, config, data, data.select(split.test))
+    found = study.validation_series(Subject("base", None, config, data), data.select(split.test))
     assert found.ids_N.tolist() == split.validation.tolist()
     assert not set(found.ids_N.tolist()) & set(split.test.tolist())
 
@@ -386,7 +419,7 @@ def test_the_demo_does_it_all_and_makes_room_for_itself(work):
         said = done("demo", "--out", work.folder / "demo", "--data", work.data, *options)
     assert "VAR(3) on logs" in said
     metrics = json.loads((work.folder / "demo" / "metrics.json").read_text())
-    assert [row["name"] for row in metrics["rows"]] == ["tuned", "untuned", *BASELINES]
+    assert [row["name"] for row in metrics["rows"]] == ["tuned", "untuned", *NAMES]
     assert (work.folder / "demo" / "report.html").is_file()
 
 
@@ -427,7 +460,7 @@ def bad_folder(work: Work, name: str) -> Path:
 
 
 BAD = {
-    "train: no config": (["train", "no.toml", "--out", "new"], "no such config file"),
+    "train: no config": (["train", "no.toml", "--out", "new"], "no such config"),
     "train: no TOML": (["train", "bad:bad.toml", "--out", "new"], "not valid TOML"),
     "train: no data": (["train", "config", "--out", "new", "--set", "data.path=gone.h5"], "gone.h5: no such file"),
     "train: unknown key": (["train", "config", "--out", "new", "--set", "train.stepz=3"], "did you mean train.steps"),
@@ -472,7 +505,7 @@ BAD = {
     "forecast: positions": (["forecast", "run", "--horizon", "50", "--out", "new"], "longer than the model's positions"),
     "forecast: sampling": (
         ["forecast", "run", "--top-p", "1.5", "--out", "new"],
-        "argument --top-p: '1.5' is not a number above 0 and at most 1",
+        "for --top-p: '1.5' is not a number above 0 and at most 1",
     ),
     "forecast: existing": (["forecast", "run", "--out", "run"], "exists already"),
     "forecast: ids": (["forecast", "run", "--series", "3;7", "--out", "new"], "not a list of ids"),
@@ -499,14 +532,14 @@ BAD = {
     ),
     "evaluate: scale": (
         ["evaluate", "base", "--data", "data", "--scale", "x", "--out", "new"],
-        "argument --scale: invalid choice: 'x'",
+        'Invalid value "x" for --scale. Choose from: "context", "xu"',
     ),
     "probe: numbers alone": (["probe", "run", "--out", "new"], "no language tokenizer"),
     "probe: embedded": (["probe", "embedded", "--out", "new"], "no language tokenizer"),
     "simulate: existing": (["simulate", "--series", "2", "--out", "data"], "exists already"),
     "simulate: none": (
         ["simulate", "--series", "0", "--out", "new.h5"],
-        "argument --series: '0' is not a whole number from 1 to",
+        "for --series: '0' is not a whole number from 1 to",
     ),
     "simulate: suffix": (["simulate", "--series", "2", "--out", "new.txt"], ".h5"),
     "demo: not a demo": (["demo", "--out", "bad", "--data", "data"], "not an earlier demo"),
@@ -539,5 +572,5 @@ def test_bad_input_is_one_line_and_exit_code_2_and_nothing_is_written(case, work
 
 
 def test_debug_lets_the_error_through(work):
-    with pytest.raises(JaxlvError, match="no such config file"):
+    with pytest.raises(JaxlvError, match="no such config"):
         cli.main(["train", "no.toml", "--out", str(work.folder / "new"), "--debug"])

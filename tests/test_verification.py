@@ -23,10 +23,8 @@ from jaxlv.runs.training import train_together
 from jaxlv.storage import door, lines
 from jaxlv.storage.chain import head_of
 from jaxlv.storage.files import seal
-from jaxlv.tools import evaluate as evaluate_tool
-from jaxlv.tools import flops as flops_tool
-from jaxlv.tools import ledger as ledger_tool
-from jaxlv.tools import train as train_tool
+from jaxlv.studies import prices
+from jaxlv.tools import cli
 from tests.forged import Records, forge_all
 
 SHARED = f"../../{run.LEDGER}"
@@ -37,7 +35,7 @@ def paid(config, tmp_path_factory) -> Path:  # noqa: F811
     """A run under a budget, and an evaluation."""
     folder = tmp_path_factory.mktemp("paid") / "run"
     train(budgeted(config, PLENTY, held_back=PLENTY / 2, phases={"final": PLENTY / 2}), folder)
-    evaluate_tool.main([str(folder), "--samples", "2", "--unmasked-samples", "0", "--out", str(folder.parent / "e")])
+    cli.main(["evaluate", str(folder), "--samples", "2", "--unmasked-samples", "0", "--out", str(folder.parent / "e")])
     return folder
 
 
@@ -67,7 +65,7 @@ def several(shared, tmp_path) -> Path:
 def told(capsys: pytest.CaptureFixture[str], place: Path) -> str:
     """What `ledger verify` prints; "" if it finds nothing."""
     try:
-        ledger_tool.main(["verify", str(place), "--json"])
+        cli.main(["ledger", "verify", str(place), "--json"])
     except SystemExit as stop:
         assert stop.code == 2
     said = capsys.readouterr()
@@ -232,7 +230,7 @@ def everything(folder: Path) -> dict[str, Callable[[], object]]:
         "bill": lambda: sweep.spent_by(settings, folder),
         "repeats": lambda: billing.repeats_of(settings, folder),
         "resume": lambda: train(settings, folder, resume=True),
-        "audit": lambda: flops_tool.subjects_of(flops_tool.arguments().parse_args(["audit", str(folder)]), targets.cpu()),
+        "audit": lambda: prices.subjects_of_runs([folder], (), targets.cpu()),
         "sweep": lambda: sweep.train([sweep.Cell(folder.name, {}, settings)], folder.parent, resume=True),
     }
 
@@ -356,10 +354,10 @@ def test_a_run_of_an_older_version_is_read_and_what_it_lacks_is_said(copy, capsy
     said = told(capsys, copy)
     assert "were written before lines were chained: a line changed with its checksum is not detected" in said
     assert "the model's sizes are not compared: the manifest is of an older version" in said
-    evaluate_tool.main([str(copy), "--samples", "2", "--unmasked-samples", "0", "--out", str(copy.parent / "e")])
+    cli.main(["evaluate", str(copy), "--samples", "2", "--unmasked-samples", "0", "--out", str(copy.parent / "e")])
     capsys.readouterr()
     assert "before the head knew of line" in told(capsys, copy)
-    ledger_tool.main(["show", str(copy)])
+    cli.main(["ledger", "show", str(copy)])
     assert "note: lines 1 to " in capsys.readouterr().out
 
 
@@ -415,7 +413,7 @@ BUDGETS = {
 def test_a_budget_that_cannot_be_is_one_line_before_anything_is_made(config, tmp_path, lines_, capsys):  # noqa: F811
     (tmp_path / "c.toml").write_text(f"{to_toml(config)}\n[budget]\n{lines_}\n")
     with pytest.raises(SystemExit) as stop:
-        train_tool.main([str(tmp_path / "c.toml"), "--out", str(tmp_path / "out")])
+        cli.main(["train", str(tmp_path / "c.toml"), "--out", str(tmp_path / "out")])
     said = capsys.readouterr().err.splitlines()
     assert stop.value.code == 2 and len(said) == 1 and BUDGETS[lines_] in said[0] and "float32" not in said[0]
     assert not (tmp_path / "out").exists()

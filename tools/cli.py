@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import sys
 from collections.abc import Sequence
 from importlib import metadata
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
-from jaxlv.tools.console import start
+from jaxlv.errors import JaxlvError
+from jaxlv.tools import streams
+from jaxlv.tools.console import OPTION, one_line, start
 
 VERBS = {
     "demo": "tune the embedded base, forecast, evaluate, and write a report page, in minutes",
@@ -34,6 +37,9 @@ VERBS = {
 }
 
 
+OPTIONS = ("--help", "-h", "--version", "--install-completion")
+
+
 def app_of(arguments: Sequence[str]) -> App:
     """Returns the program; its verbs are imported when they are used, and not at all to list them."""
     listed = not arguments or arguments[0].startswith("-")
@@ -42,7 +48,7 @@ def app_of(arguments: Sequence[str]) -> App:
         help="Qwen2.5 in JAX, tuned by LoRA to forecast series written as text.",
         version=functools.partial(metadata.version, "jaxlv"),
         help_format="plaintext",
-        default_parameter=Parameter(negative=()),
+        default_parameter=OPTION,
     )
     for name, line in VERBS.items():
         app.command(f"jaxlv.tools.{name}:app", name=name, help=line if listed else None, sort_key=list(VERBS).index(name))
@@ -53,7 +59,20 @@ def app_of(arguments: Sequence[str]) -> App:
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the verb that the arguments name."""
     arguments = sys.argv[1:] if argv is None else list(argv)
+    streams.protect()
+    with one_line():
+        _check_first(arguments[0] if arguments else "--help")
     start(app_of(arguments), arguments)
+
+
+def _check_first(word: str) -> None:
+    """Raises JaxlvError if it is no verb and no option of the program. (Cyclopts would import all verbs to say so.)"""
+    known = (*VERBS, *OPTIONS)
+    if word in known:
+        return
+    near = difflib.get_close_matches(word, known, 1)
+    hint = f"did you mean {near[0]}?" if near else "jaxlv --help lists them"
+    raise JaxlvError(f"no {'option' if word.startswith('-') else 'verb'} {word!r}", hint=hint)
 
 
 if __name__ == "__main__":

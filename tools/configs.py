@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
 from jaxlv.config import built_in, find_config, with_extended
 from jaxlv.errors import JaxlvError
 from jaxlv.storage.files import make_folder, read_text, write_text
-from jaxlv.tools.console import Result, columns, start, verb
+from jaxlv.tools.console import OPTION, Result, columns, start, verb
 
-app = App(name="configs", help_format="plaintext", default_parameter=Parameter(negative=()))
+app = App(name="configs", help_format="plaintext", default_parameter=OPTION)
 
 
 def show() -> Result:

@@ -10,6 +10,7 @@ import inspect
 import json
 import logging
 import os
+import re
 import sys
 import time
 import warnings
@@ -22,16 +23,19 @@ from cyclopts import App, CycloptsError, Parameter
 
 from jaxlv.errors import WHOLE, JaxlvError, JaxlvWarning, printable
 from jaxlv.runs.interrupts import Interrupted, Stopped, Stops
-from jaxlv.storage.files import new_folder, remove_unfinished
 from jaxlv.tools import streams
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a verb has made or measured: `text` for a terminal, and `tree` for --json, with units in its keys or values."""
+    """What a verb has made or measured: `text` for a terminal, and `tree` for --json, with units in its keys or values.
+
+    A result that is itself bad news has a `fault`, which ends the program after the result is printed.
+    """
 
     text: str
     tree: Mapping[str, Any]
+    fault: JaxlvError | None = None
 
 
 @dataclass
@@ -51,6 +55,17 @@ COMMON = {
     "quiet": "print nothing except errors",
     "debug": "show the traceback of an error",
 }
+
+
+def _shown_default(value: Any) -> str | None:
+    """Returns how a default stands in the help; None if it goes without saying."""
+    if value is None or value is False or value in ((), ""):
+        return None
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+# Of an option that is repeated the last one counts, as programs that wrap others expect.
+OPTION = Parameter(negative=(), allow_repeating=True, show_default=_shown_default)
 
 
 def say(text: str = "") -> None:
@@ -88,12 +103,24 @@ def verb(function: Callable[..., Result | None], prints: bool = False) -> App:
         if found is not None:
             print(json.dumps(found.tree, indent=1)) if CALL.json else say(found.text)
         _check_printed(prints or CALL.json)
+        if found is not None and found.fault is not None:
+            raise found.fault
 
     run.__signature__ = signature.replace(parameters=[*own, *common], return_annotation=None)  # type: ignore[attr-defined]
     run.__annotations__ = {one.name: one.annotation for one in (*own, *common)}
-    app = App(name=function.__name__.replace("_", "-"), help_format="plaintext", default_parameter=Parameter(negative=()))
+    name, help = function.__name__.replace("_", "-"), _help(function.__doc__ or "")
+    app = App(name=name, help=help, help_format="plaintext", default_parameter=OPTION)
     app.default(run)
     return app
+
+
+def _help(text: str) -> str:
+    """Returns what a docstring says before its parameters: paragraphs as one line each, to fit any width, and examples below
+    a heading.
+    """
+    told = inspect.cleandoc(text).partition("\n\nParameters\n")[0]
+    told = re.sub(r"(?<=[^\n])\n(?=\S)", " ", told)
+    return re.sub(r"\n\n(?= )", "\n\nFor example:\n\n", told, count=1)
 
 
 def annotated(help: str) -> Any:
@@ -104,10 +131,12 @@ def annotated(help: str) -> Any:
 def start(app: App, argv: Sequence[str] | None = None) -> None:
     """Runs a program with the arguments of the process, or others; whatever ends it is one line and a SystemExit."""
     streams.protect()
-    vars(CALL).update(vars(Call()))
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    vars(CALL).update(vars(Call(debug="--debug" in arguments)))
+    app.suppress_keyboard_interrupt = False  # a signal, too, is told in one line
     with one_line():
         try:
-            app(sys.argv[1:] if argv is None else list(argv), exit_on_error=False, print_error=False)
+            app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
         except CycloptsError as fault:
             chain = " ".join(("jaxlv", *(fault.command_chain or ())))
             text = printable(str(fault).removesuffix("."), WHOLE)
@@ -306,48 +335,3 @@ def columns(rows: Sequence[Sequence[str]], right: Collection[int] = (2,)) -> str
         lines.append("  ".join(cells).rstrip())
     rule = "-" * (sum(widths[:-1]) + 2 * len(widths) - 2 + min(widths[-1], 40))
     return "\n".join([lines[0], rule, *lines[1:]])
-
-
-def begun_folder(path: Path, part: str, resume: bool) -> bool:
-    """Whether `path` was begun before, and goes on because of `resume`: then what killed processes left in it is removed.
-
-    Else it is made, with an empty folder `part`, by which it is known again. Raises JaxlvError if it is there.
-    """
-    if resume and (path / part).is_dir():
-        remove_unfinished(path)
-        remove_unfinished(path / part)
-        return True
-    if not resume and (path / part).is_dir():
-        raise JaxlvError("exists already", where=path, hint="choose another folder with --out, or go on with --resume")
-    with new_folder(path) as work:
-        (work / part).mkdir()
-    return False
-
-
-def held_series(finished: Any, data: Any) -> Any:
-    """The ids of the series that a run may be measured on: its test series in its own file, unseen ones in another."""
-    from jaxlv.runs import sources
-
-    if data.source.get("sha256") == finished.manifest["data"]["sha256"]:
-        return sources.split_series(finished.config, data).test
-    unseen = sorted(set(data.ids_N.tolist()) - set(finished.seen(data).tolist()))
-    if not unseen:
-        raise JaxlvError("the run has seen every series", where=data.source.get("path"), hint="name ids with --series")
-    return unseen
-
-
-def pinned_note(settings: Any) -> None:
-    """Say where a model of the hub may be another one tomorrow."""
-    from jaxlv.model.weights import base_of
-    from jaxlv.storage.foreign import hub_revision
-
-    commit = hub_revision(base_of(settings))
-    if commit and settings.revision != commit:
-        say(f"note: {settings.path} is taken at commit {commit}; model.revision = {commit!r} would keep it there")
-
-
-def peak_memory() -> int:
-    """The most memory that this process has held so far, in bytes."""
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,56 +1,59 @@
-"""Write a run's best adapter for other tools: in PEFT's format, or merged into a whole Hugging Face checkpoint.
-
-    jaxlv export runs/mine --to peft --out DIR
-    jaxlv export runs/mine --to merged --out DIR [--side-head]
-
-Either is read back, and its logits are compared with the run's, before it gets its name. A head that trained beside the
-adapters has no slot in PEFT's format: it lies in head.safetensors. In a checkpoint its weight unties the embedding; its bias
-has no place, so that --to merged refuses it unless --side-head puts it into head.safetensors.
-"""
+"""`jaxlv export`."""
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from jaxlv.lora import export
-from jaxlv.lora.adapters import Origin
-from jaxlv.model.weights import base_of
-from jaxlv.runs import run
-from jaxlv.storage.foreign import hub_revision
-from jaxlv.tools.console import describe, program
+from jaxlv.tools.console import Result, start, verb
 
-
-def arguments() -> argparse.ArgumentParser:
-    parser = describe("export", __doc__)
-    parser.add_argument("run", type=Path, help="run folder")
-    parser.add_argument("--to", choices=("peft", "merged"), required=True, help="an adapter, or a whole checkpoint")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write, which must not be there")
-    parser.add_argument("--base", help="what PEFT is to load as the base (default: the run's model.path)")
-    parser.add_argument("--side-head", action="store_true", help="let a checkpoint go without the bias of its head")
-    return parser
+if TYPE_CHECKING:
+    from jaxlv.lora.export import Exported
 
 
-def show(found: export.Exported) -> None:
-    """Say what an export has come to."""
-    for note in found.notes:
-        print(f"note: {note}")
-    print(f"{found.folder}: read back; logits differ by at most {found.difference:.1e} of the largest")
+def export(
+    run: Path, /, *, to: Literal["peft", "merged"], out: Path, base: str | None = None, side_head: bool = False
+) -> Result:
+    """Write a run's best adapter for other tools: in PEFT's format, or merged into a whole Hugging Face checkpoint.
+
+    Either is read back, and its logits are compared with the run's, before it gets its name. A head that trained beside the
+    adapters has no slot in PEFT's format: it lies in head.safetensors. In a checkpoint its weight unties the embedding; its
+    bias has no place, so that --to merged refuses it unless --side-head puts it into head.safetensors.
+
+        jaxlv export runs/mine --to peft --out adapter
+        jaxlv export runs/mine --to merged --out checkpoint
+
+    Parameters
+    ----------
+    run
+        run folder
+    to
+        an adapter, or a whole checkpoint
+    out
+        folder to write; it must not exist
+    base
+        what PEFT is to load as the base; the run's model.path if not given
+    side_head
+        let a checkpoint go without the bias of its head
+    """
+    from jaxlv.studies.handover import export_run
+
+    found = export_run(run, to, out, base, side_head)
+    return Result(told(found), tree_of(found))
 
 
-@program(arguments)
-def main(options: argparse.Namespace) -> None:
-    finished = run.load_run(options.run)
-    tuned, settings = finished.tuned, finished.config.model
-    model, params, lora = tuned.model, tuned.variables["params"], tuned.variables["lora"]
-    base = base_of(settings)
-    if options.to == "peft":
-        name, revision = options.base or settings.path, None if options.base else hub_revision(base)
-        origin = Origin(name, revision, tuned.codec)
-        show(export.export_peft(options.out, model, params, lora, finished.config.lora, origin))
-    else:
-        show(export.export_merged(options.out, model, params, lora, base, options.side_head))
+def told(found: Exported) -> str:
+    """Returns what was written, in words."""
+    notes = [f"note: {note}" for note in found.notes]
+    return "\n".join([*notes, f"{found.folder}: read back; logits differ by at most {found.difference:.1e} of the largest"])
 
+
+def tree_of(found: Exported) -> dict[str, Any]:
+    """Returns what was written, for --json; the difference is a share of the largest logit."""
+    return {"folder": str(found.folder), "largest_relative_difference": found.difference, "notes": list(found.notes)}
+
+
+app = verb(export)
 
 if __name__ == "__main__":
-    main()
+    start(app)

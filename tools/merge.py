@@ -1,72 +1,76 @@
-"""Add adapters, each with a weight, and write the sum: merged into a checkpoint, or as one adapter.
-
-    jaxlv merge ADAPTER --model MODEL --out DIR
-    jaxlv merge ADAPTER ADAPTER --weights 0.5,0.5 --model MODEL --to peft --out DIR
-
-ADAPTER is a folder in PEFT's format, MODEL a Hugging Face folder, a hub id, or embedded. The update of each projection is
-the weighted sum of the adapters'; as an adapter its rank is the sum of their ranks. Of two adapters it is printed how far
-they agree: the cosine of their updates, and the overlap of the subspaces that these read and write, by layer.
-"""
+"""`jaxlv merge`."""
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
+from typing import Annotated, Literal
 
-from jaxlv.config import LoraConfig, ModelSettings
-from jaxlv.lora import adapters, arithmetic, export
-from jaxlv.model.weights import load_pretrained, resolve
-from jaxlv.settings import Between
-from jaxlv.storage.foreign import companions, hub_revision
-from jaxlv.tools.console import NumberType, describe, option, print_columns, program
-from jaxlv.tools.export import show
+from jaxlv.config import Dtype
+from jaxlv.tools.console import Result, columns, start, verb
+from jaxlv.tools.export import told, tree_of
+from jaxlv.tools.options import numbers
 
 
-def arguments() -> argparse.ArgumentParser:
-    parser = describe("merge", __doc__)
-    parser.add_argument("adapter", type=Path, nargs="+", help="folders in PEFT's format")
-    parser.add_argument("--model", required=True, help="a Hugging Face folder, a hub id, or embedded")
-    parser.add_argument("--revision", help="of a hub id: a commit, tag or branch")
-    words = "one for each adapter, such as 0.7,0.3 (default: 1 each)"
-    parser.add_argument("--weights", type=NumberType(float, Between(-1000, 1000), several=True), help=words)
-    parser.add_argument("--to", choices=("merged", "peft"), default="merged", help="a checkpoint (default), or an adapter")
-    parser.add_argument("--dtype", default="float32", **option(ModelSettings, "dtype", "of the checkpoint"))
-    parser.add_argument("--out", type=Path, required=True, help="folder to write, which must not be there")
-    parser.add_argument("--side-head", action="store_true", help="let a checkpoint go without the bias of its head")
-    return parser
+def merge(
+    adapters: tuple[Path, ...],
+    /,
+    *,
+    model: str,
+    out: Path,
+    to: Literal["merged", "peft"] = "merged",
+    weights: Annotated[tuple[float, ...] | None, numbers(float, -1000, 1000)] = None,
+    revision: str | None = None,
+    dtype: Dtype = "float32",
+    side_head: bool = False,
+) -> Result:
+    """Add adapters, each with a weight, and write the sum: merged into a checkpoint, or as one adapter.
+
+    The update of each projection is the weighted sum of the adapters'; as an adapter its rank is the sum of their ranks. Of
+    two adapters it is printed how far they agree: the cosine of their updates, and the overlap of the subspaces that these
+    read and write, by layer.
+
+        jaxlv merge adapter --model embedded --out checkpoint
+        jaxlv merge one other --weights 0.5,0.5 --model embedded --to peft --out sum
+
+    Parameters
+    ----------
+    adapters
+        folders in PEFT's format
+    model
+        a Hugging Face folder, a hub id, or embedded
+    out
+        folder to write; it must not exist
+    to
+        a checkpoint, or an adapter
+    weights
+        one for each adapter, such as 0.7,0.3; 1 each if not given
+    revision
+        of a hub id: a commit, tag or branch
+    dtype
+        of the checkpoint
+    side_head
+        let a checkpoint go without the bias of its head
+    """
+    from jaxlv.forecasting.evaluate import plain
+    from jaxlv.studies import handover
+
+    base = handover.Base(model, revision, dtype)
+    found = handover.merge(adapters, base, to, out, weights, side_head)
+    text, tree = told(found.written), tree_of(found.written)
+    if found.agreement is None:
+        return Result(text, tree)
+    rows = [[str(layer), *map(shown, values)] for layer, *values in found.agreement.itertuples(index=False)]
+    heads = [column.replace("_", " ") for column in found.agreement]
+    agreement = columns([heads, *rows], right=(0, *range(2, 7)))
+    return Result(f"{agreement}\n{text}", {**tree, "agreement": plain(found.agreement.to_dict("records"))})
 
 
 def shown(value: str | float) -> str:
-    """A cell of the comparison."""
+    """Returns a cell of the comparison."""
     return value if isinstance(value, str) else f"{value:.3g}"
 
 
-@program(arguments)
-def main(options: argparse.Namespace) -> None:
-    base = resolve(options.model, options.revision)
-    if options.to == "merged":
-        companions(base)  # what cannot go with the checkpoint ends this before any work
-    model, params = load_pretrained(base, options.dtype)
-    loras = [adapters.load_adapter(folder, model, options.model) for folder in options.adapter]
-    if len(loras) == 2:
-        table = arithmetic.compare(*loras)
-        rows = [[str(layer), *map(shown, values)] for layer, *values in table.itertuples(index=False)]
-        print_columns([[column.replace("_", " ") for column in table], *rows], right=(0, *range(2, 7)))
-    alone = len(loras) == 1 and options.weights is None
-    lora = loras[0] if alone else arithmetic.add(loras, options.weights)
-    if options.to == "merged":
-        show(export.export_merged(options.out, model, params, lora, base, options.side_head))
-        return
-    config = adapters.lora_config(options.adapter[0], lora) if alone else summed(lora)
-    origin = adapters.Origin(options.model, hub_revision(base), adapters.read_codec(options.adapter[0]))
-    show(export.export_peft(options.out, model, params, lora, config, origin))
-
-
-def summed(lora: arithmetic.Tree) -> LoraConfig:
-    """The settings of a sum: its updates are BA itself."""
-    rank = max(len(a) for _, a, _ in arithmetic.updates(lora).values())
-    return LoraConfig(rank, float(rank))
-
+app = verb(merge)
 
 if __name__ == "__main__":
-    main()
+    start(app)

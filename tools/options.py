@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -56,13 +57,22 @@ class NumberType:
         return value
 
 
-def read_by(read: Callable[[str], Any], help: str | None = None, name: str | None = None) -> Parameter:
+def given(options: Any = None, **settings: Any) -> dict[str, Any]:
+    """Returns the settings that were given, in a dataclass of options or by name: those that are not None."""
+    found = {**(vars(options) if options else {}), **settings}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def read_by(read: Callable[[str], Any], help: str | None = None, metavar: str | None = None) -> Parameter:
     """Returns the annotation of an option whose text `read` turns into its value; `read` raises ValueError."""
+    convert = functools.partial(_converted, read)
+    return Parameter(
+        converter=convert, n_tokens=1, **given(help=help, metavar=metavar)
+    )  # without help, the docstring says it
 
-    def convert(_: Any, tokens: Sequence[Token]) -> Any:
-        return read(tokens[-1].value)
 
-    return Parameter(name=name, converter=convert, n_tokens=1, help=help)
+def _converted(read: Callable[[str], Any], _: Any, tokens: Sequence[Token]) -> Any:
+    return read(tokens[-1].value)
 
 
 def whole(least: int = 1, most: int = AXIS) -> Parameter:
@@ -70,23 +80,31 @@ def whole(least: int = 1, most: int = AXIS) -> Parameter:
     return read_by(NumberType(int, Between(least, most)))
 
 
+def number(kind: type, allowed: Between) -> Parameter:
+    """Returns the annotation of an option that is a number."""
+    return read_by(NumberType(kind, allowed))
+
+
 def numbers(kind: type, low: float, high: float) -> Parameter:
     """Returns the annotation of an option that is a list of numbers separated by commas."""
     return read_by(NumberType(kind, Between(low, high), several=True))
 
 
-def setting(cls: type, name: str, help: bool = False) -> Parameter:
-    """Returns the annotation of an option that is a number of a config, with its bounds and, if `help`, its words; without,
-    the docstring of the verb says what it is.
+def setting(cls: type, name: str, help: bool = False, several: bool = False) -> Parameter:
+    """Returns the annotation of an option that is a number of a config, or `several` separated by commas, with its bounds
+    and, if `help`, its words; without, the docstring of the verb says what it is.
     """
     statement = statements(cls)[name]
     assert isinstance(statement.allowed, Between)
-    return read_by(NumberType(statement.kind, statement.allowed), statement.words if help else None)
+    return read_by(NumberType(statement.kind, statement.allowed, several), statement.words if help else None)
 
 
-Ids = Annotated[list[int] | None, read_by(parse_ids)]
+Ids = Annotated[list[int] | None, read_by(parse_ids, metavar="IDS")]
 Config = Annotated[Path, read_by(find_config)]
-Settings = Annotated[list[str], Parameter(name="--set", help="override one setting, A.B=C; may be repeated")]
+ConfigOrNone = Annotated[Path | None, read_by(find_config)]
+Settings = Annotated[
+    tuple[str, ...], Parameter(name="--set", metavar="A.B=C", help="override one setting, A.B=C; may be repeated")
+]
 Context = Annotated[int | None, setting(EvaluateConfig, "context", help=True)]
 Horizon = Annotated[int | None, setting(EvaluateConfig, "horizon", help=True)]
 Samples = Annotated[int | None, setting(EvaluateConfig, "samples", help=True)]
@@ -95,10 +113,4 @@ Temperature = Annotated[float | None, setting(SamplingConfig, "temperature", hel
 TopK = Annotated[int | None, setting(SamplingConfig, "top_k", help=True)]
 TopP = Annotated[float | None, setting(SamplingConfig, "top_p", help=True)]
 RepetitionPenalty = Annotated[float | None, setting(SamplingConfig, "repetition_penalty", help=True)]
-NoGrammar = Annotated[bool, Parameter(help="do not mask the logits by the number grammar")]
 Backend = Literal["cpu", "cuda"]
-
-
-def given(**settings: Any) -> dict[str, Any]:
-    """Returns the settings that were given: those that are not None."""
-    return {name: value for name, value in settings.items() if value is not None}

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from jaxlv.config import DataConfig
+from jaxlv.settings import Between
 from jaxlv.tools.console import Result, start, verb
-from jaxlv.tools.options import given, setting
+from jaxlv.tools.options import given, number, setting, whole
 
 
 def simulate(
@@ -16,9 +17,9 @@ def simulate(
     out: Path,
     preset: Literal["course", "lotka-volterra-logistic", "lotka-volterra"] = "course",
     series: Annotated[int, setting(DataConfig, "simulate")] = 1000,
-    steps: int | None = None,
-    stop: float | None = None,
-    noise: float | None = None,
+    steps: Annotated[int | None, whole(2)] = None,
+    stop: Annotated[float | None, number(float, Between(0, 1e9, above=True))] = None,
+    noise: Annotated[float | None, number(float, Between(0, 100))] = None,
     seed: Annotated[int, setting(DataConfig, "seed")] = 0,
 ) -> Result:
     """Write simulated predator-prey series to an HDF5 file, with their parameters and the solver's settings.

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from jaxlv.config import RunConfig
+from jaxlv.errors import JaxlvError, briefly
 from jaxlv.flops.ledger import Event
 from jaxlv.flops.work import Drawing
 from jaxlv.model.config import ModelConfig
 from jaxlv.steps.generate import decoding, padded
+from jaxlv.storage.files import read_json
 from jaxlv.text.codec import SYMBOLS
 from jaxlv.text.grammar import longest_step
 
@@ -97,3 +102,34 @@ def phases(config: RunConfig, step: Event, test_series: int, steps: int, variabl
 def steps_bought(step: Event, model: ModelConfig, conventions: Sequence[str], budget: float) -> dict[str, int]:
     """Returns {convention: train steps that the whole budget buys}."""
     return {name: int(budget // step.flops(model, name)) for name in conventions}
+
+
+class Pace(NamedTuple):
+    """How fast a device computes: FLOP/s as executed, and where that was measured, in words."""
+
+    rate: float
+    origin: str
+
+
+def measured_rate(path: Path, flops: int, alphabet: bool) -> Pace:
+    """Returns the pace of the train step in a result of benchmarks.train_step that is nearest in size to one of `flops`.
+
+    `alphabet` says whether its loss is over the 13 symbols alone. Raises JaxlvError if the file is not such a result.
+    """
+    try:
+        result = read_json(path)
+        sides = [
+            (f"{row['shape']} {row['work']}", side["flops"], statistics.median(side["seconds"]))
+            for row in result["rows"]
+            for name, side in row["sides"].items()
+            if "flops" in side and ("symbols" in name) == alphabet
+        ]
+        case, size, seconds = min(sides, key=lambda side: abs(math.log(side[1] / flops)))
+        machine, dtype = result["machine"], result["settings"]["dtype"]
+        device = machine["cpu"] if result["settings"]["device"] == "cpu" else machine["accelerator"]
+        if not 0 < size / seconds < math.inf:
+            raise ValueError(f"a rate of {size / seconds} FLOP/s")
+        return Pace(size / seconds, f"{device} ({case}, {dtype})")
+    except (ArithmeticError, AttributeError, ValueError, KeyError, TypeError, JaxlvError) as fault:
+        what = f"no result of benchmarks.train_step ({briefly(fault)})"
+        raise JaxlvError(what, where=path, hint="make one with python -m benchmarks.train_step") from None

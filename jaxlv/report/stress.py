@@ -144,7 +144,9 @@ def _format(group: str, entries: Sequence[Tree]) -> str:
     columns = [[group, *methods, *(f"{name}: inside 80 %" for name in models)]]
     for entry in entries:
         rows = [_row(entry, name) for name in methods]
-        means, medians = (align([number(row[key]) for row in rows]) for key in ("mae", "mae_median"))
+        means, medians = (
+            align([number(row[key]) if row else MISSING for row in rows]) for key in ("mae", "mae_median")
+        )  # the equations that made the series of one condition are an oracle there, and not elsewhere
         inside = [f"{percent(_row(entry, name)['coverage']['80'])} %" for name in models]
         columns.append([entry["level"], *(f"{a} ({b.strip()})" for a, b in zip(means, medians, strict=True)), *inside])
     widths = [max(map(len, column)) for column in columns]

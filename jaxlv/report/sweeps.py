@@ -127,6 +127,19 @@ def table_of(result: Tree) -> Table:
     return Table("Runs", caption, groups, heads, rows)
 
 
+def format_runs(runs: Sequence[Tree], best: str) -> str:
+    """Returns the runs as a table for a terminal, the best marked."""
+    names = list(dict.fromkeys(name for one in runs for name in one["settings"]))
+    columns = [column for column in COLUMNS if any(one.get(column.key) is not None for one in runs)]
+    rows = [["", *(name.rpartition(".")[2] for name in names), *(column.short for column in columns)]]
+    for one in runs:
+        settings = [setting(one["settings"].get(name)) for name in names]
+        rows.append(["*" if one["name"] == best else "", *settings, *(column.text(one) for column in columns)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([lines[0], "-" * (sum(widths) + 2 * len(widths) - 2), *lines[1:]])
+
+
 @styled
 def effect_figure(runs: Sequence[Tree], name: str, values: Sequence[Any], rule: str) -> Drawing:
     """The rule's figure at each value of a setting: a dot for each run, lines between runs that differ in it alone."""

@@ -25,13 +25,13 @@ from jaxlv.runs import billing, run, sources, training
 from jaxlv.runs.member import Job
 from jaxlv.runs.records import RUNS as RUNS
 from jaxlv.runs.records import read_metrics
+from jaxlv.settings import MOST_RUNS
 from jaxlv.steps import needs
 from jaxlv.steps.stack import program_of
 from jaxlv.storage.door import is_there
 from jaxlv.storage.files import remove_unfinished, write_json
 
 RESULT = "sweep.json"
-MOST_RUNS = 10_000  # of a sweep; each has a folder
 SHARE_OF_MEMORY = 0.8  # the rest is left to validation, forecasts and the host
 RULES = {"validation_loss": "validation loss, nats per token", "forecast_mae": "validation MAE, raw units"}
 

@@ -402,3 +402,20 @@ def sha256(path: Path) -> str:
     """Returns the hash of a regular file in hexadecimal digits; raises JaxlvError if it is not one."""
     with door.opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def begun_folder(path: Path, part: str, resume: bool) -> bool:
+    """Returns whether the work in a folder was begun before, and goes on; what killed processes left in it is then removed.
+
+    Otherwise makes the folder, with an empty folder `part`, by which it is recognised later. Raises JaxlvError if it exists
+    and is not to be resumed.
+    """
+    if resume and (path / part).is_dir():
+        remove_unfinished(path)
+        remove_unfinished(path / part)
+        return True
+    if not resume and (path / part).is_dir():
+        raise JaxlvError("exists already", where=path, hint="choose another folder with --out, or go on with --resume")
+    with new_folder(path) as work:
+        (work / part).mkdir()
+    return False

@@ -13,6 +13,9 @@ from pathlib import Path
 import jax
 
 from jaxlv.tools import cli
+from tests.programs import import_all
+
+import_all()
 
 PRELOADED = ["tests.faults.child"]
 

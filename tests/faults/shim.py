@@ -159,8 +159,11 @@ class _Worker:
 def _serve(root: str, cache: str) -> None:
     import jax
 
-    from jaxlv.tools import cli, evaluate, export, reproduce, sweep, train  # noqa: F401
+    from jaxlv.tools import cli
     from tests import quick  # noqa: F401
+    from tests.programs import import_all
+
+    import_all()
 
     library = ctypes.CDLL(None)
     library.shim_shared.restype = ctypes.POINTER(_Shared)

@@ -18,7 +18,7 @@ import pytest
 
 from jaxlv.flops import ledger
 from jaxlv.runs import run
-from jaxlv.tools.compare import COMPARE
+from jaxlv.studies.compare import RESULT as COMPARE
 from tests import quick
 from tests.faults.child import Child
 from tests.faults.conftest import LONG, unfinished

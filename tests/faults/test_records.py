@@ -15,7 +15,7 @@ from jaxlv.runs import run
 from jaxlv.runs.records import MetricsLog, read_manifest, read_metrics, read_split
 from jaxlv.storage import lines, shape
 from jaxlv.storage.files import SEAL, as_written, seal
-from jaxlv.tools import compare, reproduce
+from jaxlv.studies import compare, papers
 from tests.programs import PROTOCOL, jaxlv
 
 STRANGE: list[Any] = [None, True, -1, 10**400, "x", "\ud800", [], {}, [1], {"a": {}}]
@@ -141,8 +141,8 @@ def test_a_base_that_says_what_it_cost_is_read_as_its_other_files_are(tmp_path):
 def test_what_a_reproduction_left_is_looked_at_before_it_goes_on(tmp_path):
     kept = {"name": "grid", "best": "a", "runs": [], "carried": {}, "chosen": {}}
     for wrong in ([], {**kept, "chosen": [1]}, {**kept, "runs": None}):
-        work = reproduce.Work(None, "small", "embedded", [], [], tmp_path)  # type: ignore[arg-type]
-        (tmp_path / reproduce.STAGE_FILES).mkdir(exist_ok=True)
+        work = papers.Reproduction(None, "small", "embedded", [], [], tmp_path)  # type: ignore[arg-type]
+        (tmp_path / papers.STAGE_FILES).mkdir(exist_ok=True)
         work.keep("grid", wrong)
         with pytest.raises(JaxlvError, match=r"grid.json: .* is not what was written"):
             work.result("grid")

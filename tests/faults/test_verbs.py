@@ -230,12 +230,13 @@ class PanicException(BaseException):
     """As an extension written in Rust raises it."""
 
 
-def raising(fault: BaseException) -> Callable[[list[str]], Any]:
-    @console.program(lambda: console.describe("test", None))
-    def main(options: Any) -> None:
+def raising(fault: BaseException, *arguments: str) -> None:
+    """A verb that ends so."""
+
+    def test() -> None:
         raise fault
 
-    return main
+    console.start(console.verb(test), arguments)
 
 
 @pytest.fixture(autouse=True)
@@ -260,19 +261,19 @@ def compiled_elsewhere(monkeypatch) -> Iterator[None]:
 )  # fmt: skip
 def test_whatever_ends_a_program_is_one_printable_line(fault, code, line, capsys):
     with pytest.raises(SystemExit) as ended:
-        raising(fault)([])
+        raising(fault)
     told = capsys.readouterr().err
     assert ended.value.code == code and told.startswith(f"jaxlv: {line}")
     assert told.count("\n") == 1 and told[:-1].isprintable() and len(told) < 1000
     if code in (1, 2):
         with pytest.raises(type(fault)):
-            raising(fault)(["--debug"])
+            raising(fault, "--debug")
 
 
 def test_options_and_warnings_are_printable_too(capsys):
     with pytest.raises(SystemExit):
-        raising(ValueError())(["--\x1b[31m"])
-    assert r"unrecognized arguments: --\x1b[31m" in capsys.readouterr().err
+        raising(ValueError(), "--\x1b[31m")
+    assert r"Unknown option: --\x1b[31m" in capsys.readouterr().err
     assert jaxlv("tr\x1b[31m").err.startswith(r"jaxlv: no verb 'tr\x1b[31m'")
     with console.one_line():
         warnings.warn("ours \x1b[31m", JaxlvWarning, stacklevel=1)

@@ -1,6 +1,6 @@
-"""What `jaxlv reproduce` does beside a report's own work: its errors, done both ways, and the analyses of the final run.
+"""What a reproduction does beside a paper's own work: its errors, done both ways, and the analyses of the final run.
 
-All of it is paid from a ledger of its own, so that the report's budget is not charged with what the report did not do.
+Paid from a ledger of its own, so that the paper's budget is not charged with what the paper did not do.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jaxlv.config import RunConfig
 from jaxlv.data.series import SeriesSet
@@ -20,29 +20,27 @@ from jaxlv.published.systems import Fault
 from jaxlv.runs import billing, run, sources, sweep, validation
 from jaxlv.runs.sweep import Cell
 from jaxlv.storage.files import new_folder
-from jaxlv.tools import parts
-from jaxlv.tools.analyse import analyse
-from jaxlv.tools.analyse import write as write_analyses
-from jaxlv.tools.sweep import train
+from jaxlv.studies import scoring
+from jaxlv.studies.analyse import REPORT, measured
+from jaxlv.studies.analyse import write as write_analyses
+from jaxlv.studies.papers import Reproduction
+from jaxlv.studies.sweeping import train
 from jaxlv.versions import versions
-
-if TYPE_CHECKING:
-    from jaxlv.tools.reproduce import Work
 
 FILE = "beside.jsonl"
 Line = dict[str, Any]
 
 
-def paid_beside(work: Work, config: RunConfig, phase: str) -> RunConfig:
-    """The config, paid from the ledger of what stands beside the report's own work."""
+def paid_beside(work: Reproduction, config: RunConfig, phase: str) -> RunConfig:
+    """Returns the config, paid from the ledger of what stands beside the paper's own work."""
     rows = reproduction.beside(work.system, work.stages, work.counted(work.stages)[0])
     budget = reproduction.budget_of(rows, work.model, work.system.convention)
     return reproduction.with_budget(config, phase, {**budget, "ledger": f"../../{FILE}"})
 
 
 @contextlib.contextmanager
-def meter_of(work: Work, config: RunConfig, name: str, purpose: str) -> Iterator[Meter]:
-    """A meter of that ledger for a model with a config's adapters; of one `name` each purpose is other work."""
+def meter_of(work: Reproduction, config: RunConfig, name: str, purpose: str) -> Iterator[Meter]:
+    """Yields a meter of that ledger for a model with a config's adapters; of one `name` each purpose is other work."""
     architecture = sources.load_base(config)[1]
     with billing.ledger_of(config, work.out / sweep.RUNS / name, architecture) as book:
         assert book is not None
@@ -50,46 +48,46 @@ def meter_of(work: Work, config: RunConfig, name: str, purpose: str) -> Iterator
 
 
 def changed(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
-    """The config with settings ("section.key") laid over it."""
+    """Returns the config with settings ("section.key") laid over it."""
     return sweep.cells(config, [settings])[0].config if settings else config
 
 
-# ------------------------------------------------------------------------------------- what the report did wrong
+# ------------------------------------------------------------------------------------- what the paper did wrong
 
 
-def measure_faults(work: Work, data: SeriesSet) -> None:
-    """Each error of the report beside what is right: the figure of both, in DIR/stages/faults.json."""
+def measure_faults(work: Reproduction, data: SeriesSet) -> None:
+    """Measures each error of the paper beside what is right; the figures of both are in DIR/stages/faults.json."""
     if work.result("faults") is not None or work.result("grid") is None:
         return
-    print("\ndone both ways: what the report did wrong, or also tried", flush=True)
-    measures: dict[str, Callable[[Work, Fault, SeriesSet], list[Line]]] = {
+    work.say("\ndone both ways: what the report did wrong, or also tried")
+    measures: dict[str, Callable[[Reproduction, Fault, SeriesSet], list[Line]]] = {
         "loss": losses, "lengths": lengths, "forecast": forecasts, "training": trainings, "steps": steps,
     }  # fmt: skip
-    found = []
+    found: list[Line] = []
     for fault in work.system.faults:
         kept = f"fault-{fault.key}"
-        lines = work.result(kept)
+        lines: Any = work.result(kept)
         if lines is None:
             own = {"key": fault.key, "fault": fault.words, "right": fault.right}
             lines = [{**own, **line} for line in measures[fault.kind](work, fault, data)]
             work.keep(kept, lines)
         found += lines
         for line in lines:
-            print(f"{fault.words}: {line['measured']} {line['reported_way']:.4g}, not {line['right_way']:.4g}", flush=True)
+            work.say(f"{fault.words}: {line['measured']} {line['reported_way']:.4g}, not {line['right_way']:.4g}")
     work.keep("faults", found)
 
 
-def losses(work: Work, fault: Fault, data: SeriesSet) -> list[Line]:
-    """The final model's validation loss both ways, in batches of the report's size."""
+def losses(work: Reproduction, fault: Fault, data: SeriesSet) -> list[Line]:
+    """Returns the final model's validation loss both ways, in batches of the paper's size."""
     finished = run.load_run(work.out / sweep.RUNS / "final")
     config = changed(finished.config, {"train.batch_size": work.full[-1].config.train.batch_size})
     both = read_both_ways(work, fault, config, finished)
     return [{"measured": "validation loss of the final model", "unit": "nats per token", **both}]
 
 
-def lengths(work: Work, fault: Fault, data: SeriesSet) -> list[Line]:
-    """The context study trained as the report did: at each length the validation loss that it would print, that of the same
-    adapter read rightly, and beside this the one that was trained rightly.
+def lengths(work: Reproduction, fault: Fault, data: SeriesSet) -> list[Line]:
+    """Trains the context study as the paper did. Returns for each length the validation loss that it would print, that of
+    the same adapter read rightly, and beside this the one that was trained rightly.
     """
     stage, trained = work.stage("context"), (work.result("context") or {"runs": []})["runs"]
     found = []
@@ -97,7 +95,7 @@ def lengths(work: Work, fault: Fault, data: SeriesSet) -> list[Line]:
         right = paid_beside(work, cell.config, "faults")
         length = right.windows.length
         wrong = Cell(f"fault-{fault.key}-{length}", fault.settings, changed(right, fault.settings))
-        train([wrong], work.out / sweep.RUNS, True)
+        train([wrong], work.out / sweep.RUNS, resume=True, begin=work.begin)
         both = read_both_ways(work, fault, right, run.load_run(work.out / sweep.RUNS / wrong.name))
         found.append({"measured": f"validation loss after training so, {length} tokens", "unit": "nats per token", **both})
         for own in (own for own in trained if own["settings"] == dict(cell.settings)):
@@ -107,8 +105,8 @@ def lengths(work: Work, fault: Fault, data: SeriesSet) -> list[Line]:
     return found
 
 
-def read_both_ways(work: Work, fault: Fault, config: RunConfig, finished: run.FinishedRun) -> dict[str, float]:
-    """The validation loss of a run's adapter by a config, and by the same with the fault's settings."""
+def read_both_ways(work: Reproduction, fault: Fault, config: RunConfig, finished: run.FinishedRun) -> dict[str, float]:
+    """Returns the validation loss of a run's adapter by a config, and by the same with the fault's settings."""
     both = {}
     for name, settings in (("reported_way", fault.settings), ("right_way", {})):
         way = changed(paid_beside(work, config, "faults"), {**settings, "train.forecast_series": 0})
@@ -118,8 +116,8 @@ def read_both_ways(work: Work, fault: Fault, config: RunConfig, finished: run.Fi
     return both
 
 
-def forecasts(work: Work, fault: Fault, data: SeriesSet) -> list[Line]:
-    """The final model's forecasts of the first part both ways."""
+def forecasts(work: Reproduction, fault: Fault, data: SeriesSet) -> list[Line]:
+    """Returns errors of the final model's forecasts of the first part both ways."""
     finished = run.load_run(work.out / sweep.RUNS / "final")
     config = changed(paid_beside(work, finished.config, "faults"), fault.settings)
     codec = replace(finished.tuned.codec, parsing=config.codec.parsing)
@@ -129,14 +127,14 @@ def forecasts(work: Work, fault: Fault, data: SeriesSet) -> list[Line]:
     return both_rows("the final model", work, wrong, right)
 
 
-def trainings(work: Work, fault: Fault, data: SeriesSet) -> list[Line]:
-    """Two runs with the best settings of the grid, one trained as the report did: their forecasts of the first part."""
+def trainings(work: Reproduction, fault: Fault, data: SeriesSet) -> list[Line]:
+    """Trains the best settings of the grid as the paper did. Returns errors of this run and the right one, first part."""
     grid = work.result("grid") or {}
     best = next(one for one in grid["runs"] if one["name"] == grid["best"])
     right = run.load_run(work.out / sweep.RUNS / best.get("same_as", best["name"]))
     config = paid_beside(work, right.config, "faults")
     cell = Cell(f"fault-{fault.key}", fault.settings, changed(config, fault.settings))
-    train([cell], work.out / sweep.RUNS, True)
+    train([cell], work.out / sweep.RUNS, resume=True, begin=work.begin)
     wrong = run.load_run(work.out / sweep.RUNS / cell.name)
     ways = (("reported_way", cell.config, wrong.tuned), ("right_way", config, right.tuned))
     rows = (forecast_row(work, fault, data, *way) for way in ways)
@@ -144,18 +142,19 @@ def trainings(work: Work, fault: Fault, data: SeriesSet) -> list[Line]:
 
 
 def forecast_row(
-    work: Work, fault: Fault, data: SeriesSet, way: str, config: RunConfig, model: Forecaster
+    work: Reproduction, fault: Fault, data: SeriesSet, way: str, config: RunConfig, model: Forecaster
 ) -> dict[str, Any]:
-    """A model's row of the first part; `way` says which of both it is."""
+    """Returns a model's row of the first part; `way` says which of both it is."""
     part = work.parts[0]
     merged, held = run.decoder(model)
     with meter_of(work, config, f"fault-{fault.key}", way) as meter:
         paid = replace(merged, meter=replace(meter, template=billing.event_of(config, held)))
-        return parts.forecast_part(part, work.series_of(part, data), fault.key, paid, config.evaluate, work.system.point)[0]
+        chosen, point = work.series_of(part, data), work.system.point
+        return scoring.forecast_part(part, chosen, fault.key, paid, config.evaluate, point, work.begin).row
 
 
-def both_rows(what: str, work: Work, wrong: Mapping[str, Any], right: Mapping[str, Any]) -> list[Line]:
-    """Lines of two rows of the same series: mean and median error, and the share of complete samples where it differs."""
+def both_rows(what: str, work: Reproduction, wrong: Mapping[str, Any], right: Mapping[str, Any]) -> list[Line]:
+    """Returns lines of two rows of the same series: mean and median error, and the complete samples if they differ."""
     measures = {"mae": ("MAE, mean over series", "raw units"), "mae_median": ("MAE, median over series", "raw units")}
     if wrong["valid_share"] != right["valid_share"]:
         measures["valid_share"] = ("complete samples", "share of samples")
@@ -166,8 +165,8 @@ def both_rows(what: str, work: Work, wrong: Mapping[str, Any], right: Mapping[st
     return found
 
 
-def steps(work: Work, fault: Fault, data: SeriesSet) -> list[Line]:
-    """The FLOPs of the steps both ways."""
+def steps(work: Reproduction, fault: Fault, data: SeriesSet) -> list[Line]:
+    """Returns the FLOPs of the steps both ways."""
     event, count = billing.event_of(work.full[-1].config), fault.settings["train.steps"]
     both = {"reported_way": count, "right_way": count - 1}
     prices = {name: replace(event, count=n).flops(work.model, work.system.convention) for name, n in both.items()}
@@ -177,12 +176,12 @@ def steps(work: Work, fault: Fault, data: SeriesSet) -> list[Line]:
 # ------------------------------------------------------------------------------------------------- the analyses
 
 
-def analyse_final(work: Work, data: SeriesSet) -> None:
-    """The analyses of the final run, in DIR/analyses."""
+def analyse_final(work: Reproduction, data: SeriesSet) -> None:
+    """Writes the analyses of the final run to DIR/analyses."""
     folder = work.out / "analyses"
-    if (folder / "report.html").is_file():
+    if (folder / REPORT).is_file():
         return
-    print("\nanalyses of the final run", flush=True)
+    work.say("\nanalyses of the final run")
     finished = run.load_run(work.out / sweep.RUNS / "final")
     most, samples = reproduction.ANALYSED
     chosen = work.series_of(work.parts[0], data)
@@ -194,7 +193,7 @@ def analyse_final(work: Work, data: SeriesSet) -> None:
     with meter_of(work, paid, "analyses", "analyses") as meter:
         meters = {name: replace(meter, template=billing.event_of(paid, held[name])) for name in held}
         models = {name: replace(model, meter=meters[name]) for name, model in found_models.items()}
-        found = analyse(finished, models, chosen, data, config)
+        found = measured(finished, models, chosen, data, config, work.begin, work.say)
     settings = {**protocol(chosen, config, finished.tuned), "seen_in_training": finished.seen(chosen)}
     result = plain({"protocol": settings, **found, "bill": finished.bill(), "versions": versions()})
     with new_folder(folder, replace=True) as aside:

@@ -1,11 +1,14 @@
-"""A part of a report's protocol: forecasts of it by models and baselines, their rows, and a figure."""
+"""A part of a paper's protocol: forecasts by models and baselines, their rows, and a figure.
+
+Axes: N series, C context steps, H steps ahead, V variables, S samples.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,34 +24,49 @@ from jaxlv.report.figures import svg
 from jaxlv.report.figures.panels import panels
 from jaxlv.report.reported import spans
 from jaxlv.storage.files import new_file, read_text, write_text
+from jaxlv.studies.progress import Begin, Silent
 from jaxlv.text.codec import TOP
-from jaxlv.tools.console import Progress
+
+PARTS = "parts"  # the folder of the drawings
+
+
+class Measured(NamedTuple):
+    """A model's row of a part, as results have it, and the forecast that it follows from."""
+
+    row: dict[str, Any]
+    forecast: Forecast
 
 
 def forecast_part(
-    part: Part, chosen: SeriesSet, name: str, forecaster: Forecaster, settings: EvaluateConfig, point: str = "median"
-) -> tuple[dict[str, Any], Forecast]:
-    """A model's row of a part, and its forecast; `point` is what of the samples is scored, their median or mean."""
-    with Progress(f"{part.name} ({name})", len(chosen)) as progress:
-        size, heard = min(settings.batch_series, len(chosen)), progress.update
+    part: Part,
+    chosen: SeriesSet,
+    name: str,
+    forecaster: Forecaster,
+    settings: EvaluateConfig,
+    point: str = "median",
+    begin: Begin = Silent,
+) -> Measured:
+    """Returns what a model called `name` forecasts for a part; `point` of the samples is scored, their median or mean."""
+    with begin(f"{part.name} ({name})", len(chosen)) as bar:
+        size = min(settings.batch_series, len(chosen))
         asked = (chosen, part.context, part.horizon, part.samples)
         if part.reach:
-            forecast: Forecast = forecaster.rolling(*asked, part.reach, settings.seed, size, heard)
+            forecast: Forecast = forecaster.rolling(*asked, part.reach, settings.seed, size, bar.update)
         else:
-            forecast = forecaster(*asked, settings.seed, size, heard, shown=part.shown)
+            forecast = forecaster(*asked, settings.seed, size, bar.update, shown=part.shown)
     context_NCV, truth_NHV = spans(part, chosen)
     point_NHV = forecast.median() if point == "median" else forecast.filled().mean(axis=1)
     row = score(name, point_NHV, truth_NHV, context_NCV, chosen, forecast.filled())
     figures_of = score_part(part, point_NHV, chosen, forecast.samples_NSHV)
-    return plain({**row, "valid_share": forecast.valid_share, "figures": figures_of}), forecast
+    return Measured(plain({**row, "valid_share": forecast.valid_share, "figures": figures_of}), forecast)
 
 
 def baseline_rows(part: Part, chosen: SeriesSet) -> list[dict[str, Any]]:
-    """The baselines' rows of a part."""
+    """Returns the baselines' rows of a part."""
     context_NCV, truth_NHV = spans(part, chosen)
     skipped, rows = int(part.shown > 0), []
     for name, baseline in baselines_for(chosen).items():
-        # A baseline sees whole steps alone: where the cut shows part of one, it forecasts that step too.
+        # A baseline sees whole steps alone: if the cut shows part of one, it forecasts that step too.
         point_NHV = baseline(context_NCV, part.horizon + skipped)[:, skipped:]
         row = score(name, point_NHV, truth_NHV, context_NCV, chosen)
         rows.append(plain({**row, "figures": score_part(part, point_NHV, chosen)}))
@@ -56,7 +74,7 @@ def baseline_rows(part: Part, chosen: SeriesSet) -> list[dict[str, Any]]:
 
 
 def draw(part: Part, chosen: SeriesSet, forecast: Forecast, errors: Mapping[str, float], out: Path) -> str:
-    """PART.png, and for a page parts/PART.svg: one series with its forecast. Returns which, in words."""
+    """Draws one series with its forecast: PART.png, and parts/PART.svg for a page. Returns in words which one it is."""
     if part.drawn:  # by the truth alone, so that forecasts under several scales show the same series
         order, words = np.argsort(chosen.values_NTV.max(axis=(1, 2))), "the median highest value"
     else:
@@ -67,10 +85,10 @@ def draw(part: Part, chosen: SeriesSet, forecast: Forecast, errors: Mapping[str,
     with new_file(out / f"{part.name}.png") as place:
         svg.save_png(figures.forecast_figure(panel), place)
     label = f"Forecast of series {panel.series_id}, the one of {words}"
-    write_text(out / "parts" / f"{part.name}.svg", svg.to_svg(figures.forecast_figure(panel), label))
+    write_text(out / PARTS / f"{part.name}.svg", svg.to_svg(figures.forecast_figure(panel), label))
     return label
 
 
 def drawings(folder: Path) -> dict[str, str]:
-    """{part: the <svg> element of its forecast}."""
+    """Returns {part: the <svg> element of its forecast} of what `draw` left in a folder."""
     return {path.stem: read_text(path) for path in folder.glob("*.svg")}

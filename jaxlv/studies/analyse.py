@@ -1,0 +1,155 @@
+"""A look into a tuned run: training, costs of tokens, text format, errors, LM head, adapters and padding, in a folder."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from jaxlv.analysis import analyses, anatomy, logits
+from jaxlv.config import EvaluateConfig
+from jaxlv.data.series import SeriesSet
+from jaxlv.errors import JaxlvError, NotFinite
+from jaxlv.forecasting.evaluate import plain, protocol, truth_of
+from jaxlv.forecasting.forecaster import Forecaster
+from jaxlv.memory import TooLarge
+from jaxlv.model.weights import base_of
+from jaxlv.report import analyses as report
+from jaxlv.report import page
+from jaxlv.report.figures import svg
+from jaxlv.runs import run
+from jaxlv.storage.files import new_folder, write_json
+from jaxlv.storage.tables import write_csv
+from jaxlv.studies.progress import Begin, Say, Silent, unsaid
+from jaxlv.studies.subjects import Asked, Models, open_subject
+from jaxlv.text.tokens import token_texts
+from jaxlv.versions import versions
+
+RESULT, REPORT = "analyses.json", "report.html"
+SHOWN = 972  # the series whose text is read back, if the data have it: the one that a report shows
+
+
+def analyse(
+    asked: Asked, out: Path | None = None, headroom: float | None = None, begin: Begin = Silent, say: Say = unsaid
+) -> dict[str, Any]:
+    """Looks into a run, and writes analyses.json, tables, figures and report.html into `out`, RUN/analyses if it is None.
+
+    Series are written with this `headroom`, if it is not None. Returns the content of analyses.json. Raises JaxlvError if
+    the subject is not a run, if the series or the settings do not fit, or if `out` exists.
+    """
+    run.read_manifest(Path(asked.subject))  # says that it is not a run
+    subject = open_subject(asked)
+    assert subject.run
+    chosen = subject.chosen(asked.series, asked.most)
+    config = replace(subject.config.evaluate, **asked.protocol)
+    truth_of(chosen, config.context, config.horizon)  # says where the series are too short
+    written_so = with_headroom(subject.run.tuned, headroom)
+    with subject.paying(asked.purpose) as models, new_folder(out or subject.run.folder / "analyses") as work:
+        models = {name: with_headroom(model, headroom) for name, model in models.items()}
+        found = measured(subject.run, models, chosen, subject.data, config, begin, say)
+        settings = {**protocol(chosen, config, written_so), "seen_in_training": subject.seen(chosen)}
+        result = plain({"protocol": settings, **found, "bill": subject.run.bill(), "versions": versions()})
+        write(work, result, f"Analyses of {subject.name}")
+    return result
+
+
+def measured(
+    finished: run.FinishedRun,
+    forecasters: Models,
+    chosen: SeriesSet,
+    data: SeriesSet,
+    config: EvaluateConfig,
+    begin: Begin = Silent,
+    say: Say = unsaid,
+) -> dict[str, Any]:
+    """Returns every analysis by name. One that its run or its budget does not allow is in "left_out", with the reason."""
+    for forecaster in forecasters.values():
+        forecaster.check_fits(chosen, config.context, config.horizon, config.samples, config.batch_series)
+
+    @functools.cache
+    def drawn() -> analyses.Drawn:
+        with begin("forecasts", len(chosen) * len(forecasters)) as bar:
+            before = dict(zip(forecasters, range(0, len(chosen) * len(forecasters), len(chosen)), strict=True))
+            return analyses.draw(forecasters, chosen, config, lambda name, done: bar.update(before[name] + done, name))
+
+    parts = {
+        **_parts_of_text(finished, forecasters, chosen, data, config),
+        **_parts_of_errors(forecasters, drawn),
+        **_parts_of_weights(finished),
+        "padding": lambda: logits.padding_sides(forecasters["tuned"], chosen, config.context),
+    }
+    found: dict[str, Any] = {"left_out": {}}
+    for number, (name, compute) in enumerate(parts.items(), 1):
+        say(f"{number}/{len(parts)} {name}")
+        try:
+            found[name] = compute()
+        except (NotFinite, TooLarge):
+            raise
+        except JaxlvError as fault:
+            found["left_out"][name] = str(fault)
+            say(f"left out: {fault}")
+    return found
+
+
+Parts = dict[str, Callable[[], dict[str, Any]]]
+
+
+def _parts_of_text(
+    finished: run.FinishedRun, forecasters: Models, chosen: SeriesSet, data: SeriesSet, config: EvaluateConfig
+) -> Parts:
+    tuned, history = forecasters["tuned"], run.read_metrics(finished.folder / run.METRICS)
+    shown = SHOWN if SHOWN in data.ids_N else int(chosen.ids_N[0])
+    written = data.select(list(dict.fromkeys([shown, *chosen.ids_N.tolist()])))
+
+    def tokens() -> dict[str, Any]:
+        size = config.batch_series
+        return {name: logits.token_costs(model, chosen, config.context, size) for name, model in forecasters.items()}
+
+    return {
+        "training": lambda: anatomy.training_curves(history, finished.config.optimizer.clip_norm),
+        "tokens": tokens,
+        "round_trip": lambda: analyses.round_trip(written, tuned.codec, tuned.alphabet, config.context, shown),
+    }
+
+
+def _parts_of_errors(forecasters: Models, drawn: Callable[[], analyses.Drawn]) -> Parts:
+    return {
+        "growth": lambda: analyses.error_growth(drawn()),
+        "errors": lambda: analyses.error_distribution(drawn()),
+        "series": lambda: analyses.series_errors(drawn()),
+        "extremes": lambda: analyses.extremes(drawn()),
+        "ceiling": lambda: {name: analyses.ceiling(drawn(), model, name) for name, model in forecasters.items()},
+    }
+
+
+def _parts_of_weights(finished: run.FinishedRun) -> Parts:
+    params, lora = finished.tuned.variables["params"], finished.tuned.variables["lora"]
+    base = base_of(finished.config.model)
+    return {
+        "head": lambda: anatomy.head_change(lora, params, finished.tuned.alphabet, lambda ids: token_texts(base, ids)),
+        "spectra": lambda: anatomy.adapter_spectra(lora, params),
+    }
+
+
+def with_headroom(forecaster: Forecaster, headroom: float | None) -> Forecaster:
+    """Returns the forecaster, writing with this head-room alone. Raises JaxlvError if its scale has none."""
+    if headroom is None:
+        return forecaster
+    if forecaster.codec.scale != "context":
+        raise JaxlvError("the run's scale has no head-room", where="--headroom", found=forecaster.codec.scale)
+    return replace(forecaster, codec=replace(forecaster.codec, headroom=headroom, headrooms=()))
+
+
+def write(out: Path, result: dict[str, Any], title: str) -> None:
+    """Writes analyses.json, the tables, the figures and the page into a folder."""
+    write_json(out / RESULT, result)
+    for folder in ("tables", "figures"):
+        (out / folder).mkdir()
+    for name, frame in report.frames(result).items():
+        write_csv(out / "tables" / f"{name}.csv", frame, float_format="%.6g")
+    parts = report.parts_of(result)
+    for picture in report.pictures(parts):
+        svg.save_pair(picture.drawing, picture.svg, out / "figures" / picture.name)
+    page.write(out / REPORT, report.page_of(result, parts, title))

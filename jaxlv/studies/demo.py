@@ -1,0 +1,71 @@
+"""The main job on the embedded base: tune it by LoRA, forecast held-out series, measure, draw, in one folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from jaxlv.config import RunConfig, find_config, load_config
+from jaxlv.errors import JaxlvError
+from jaxlv.runs import run, sources
+from jaxlv.runs.interrupts import Interrupted, Stopped
+from jaxlv.storage.files import new_folder
+from jaxlv.studies.evaluate import Evaluated, Fitted, evaluate_to
+from jaxlv.studies.progress import Begin, Say, Silent, unsaid
+from jaxlv.studies.subjects import Subject
+from jaxlv.studies.train import train
+
+MARK = ".demo"  # in the folder of a demo, so that the next one may take its place
+DATA = Path("data") / "lotka_volterra_data.h5"
+
+
+def demo(
+    out: Path, data: Path | None = None, overrides: Sequence[str] = (), begin: Begin = Silent, say: Say = unsaid
+) -> Evaluated:
+    """Tunes the embedded base as the config "demo" says with `overrides`, and measures it on its test series.
+
+    `data` is a file of series. If it is None, it is the course's, if this machine has it; else series are simulated. An
+    earlier demo in `out` is replaced at the end. Raises JaxlvError if `out` is neither free nor an earlier demo.
+    """
+    data = data or course_file()
+    config = load_config(find_config("demo"), [f"data.path={str(data)!r}", *overrides] if data else overrides)
+    say(f"data: {data or f'{config.data.simulate} series simulated by preset {config.data.preset}'}")
+    _check_place(out)
+    inputs = sources.load_inputs(config)
+    with new_folder(out, replace=True) as work, _without_resume():
+        train(config, work, inputs=inputs, begin=begin, say=say)
+        (work / MARK).touch()
+        return _measured(config, work, begin)
+
+
+def course_file() -> Path | None:
+    """Returns the course's data set, if this machine has it."""
+    places = [Path(os.environ[name]) for name in ("JAXLV_SHARED",) if os.environ.get(name)] + [Path("../shared")]
+    return next((place / DATA for place in places if (place / DATA).is_file()), None)
+
+
+def _measured(config: RunConfig, folder: Path, begin: Begin) -> Evaluated:
+    """Measures the run in a folder on its test series, and leaves metrics.json, report.html and the forecasts there."""
+    finished, data = run.load_run(folder), sources.load_series(config, folder)
+    subject = Subject("demo", finished, config, data)
+    chosen = data.select(sources.split_series(config, data).test[: config.evaluate.series or None])
+    with subject.paying() as models:
+        fitted = Fitted(models)
+        metrics = evaluate_to(folder, subject, chosen, config.evaluate, fitted, title="jaxlv demo", begin=begin)
+    return Evaluated(metrics, "")
+
+
+@contextlib.contextmanager
+def _without_resume() -> Iterator[None]:
+    """A demo that is asked to end keeps nothing to go on from."""
+    try:
+        yield
+    except Interrupted as stop:
+        raise Stopped(stop.number) from None
+
+
+def _check_place(out: Path) -> None:
+    if out.exists() and not (out / MARK).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise JaxlvError("exists and is not an earlier demo", where=out, hint="move it away, or choose another --out")

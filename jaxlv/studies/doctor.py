@@ -1,0 +1,117 @@
+"""What this machine is, and whether the training step of a config fits in its memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlv.config import RunConfig
+from jaxlv.lora import overlay
+from jaxlv.memory import device_memory
+from jaxlv.model import weights
+from jaxlv.model.config import ModelConfig
+from jaxlv.runs import billing, sources
+from jaxlv.runs.devices import check_kernel
+from jaxlv.steps.train import init_state, make_optimizer, make_train_step
+from jaxlv.text.tokens import Windows, load_alphabet
+from jaxlv.versions import versions
+
+SIZE = 2048  # of the square matrices whose product is timed
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The versions of what is installed, the devices, and the memory of the first device in bytes."""
+
+    versions: Mapping[str, str]
+    devices: Sequence[str]
+    memory: int
+    memory_origin: str  # where that figure is from, in words
+
+
+@dataclass(frozen=True)
+class StepMemory:
+    """Bytes of a training step, as XLA plans it."""
+
+    weights: int
+    trained: int  # adapters and the optimiser's moments
+    temporaries: int
+
+    @property
+    def total(self) -> int:
+        """Returns the sum."""
+        return self.weights + self.trained + self.temporaries
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a training step takes: memory, FLOPs of its matrix products, and the rate at which products are computed."""
+
+    memory: StepMemory
+    flops: int  # by the convention `exact`
+    rate: float  # FLOP/s
+
+    @property
+    def seconds(self) -> float:
+        """Returns the least time of a step, that of its matrix products alone; small models take several times that."""
+        return self.flops / self.rate
+
+
+def machine() -> Machine:
+    """Returns what this machine is."""
+    return Machine(versions(), [str(one) for one in jax.devices()], *device_memory(jax.devices()[0]))
+
+
+def fit(config: RunConfig) -> Fit:
+    """Returns what a training step of a config takes here. Compiles it, and times a matrix product.
+
+    Raises JaxlvError if its attention kernel cannot run here, or if it takes more memory than there can be.
+    """
+    check_kernel(config.model.attention)
+    sources.check_fits([config])  # XLA would plan for long what cannot be
+    model = ModelConfig.from_folder(weights.base_of(config.model))
+    return Fit(step_memory(config), billing.event_of(config).flops(model, "exact"), matmul_rate(config.model.dtype))
+
+
+def step_memory(config: RunConfig) -> StepMemory:
+    """Returns the memory of a config's training step. Compiles the step; no weights are read."""
+    base = weights.base_of(config.model)
+    model = sources.architecture_of(config.model, base)
+    t, length = config.train, config.windows.length
+    shapes = weights.unflatten(weights.abstract_params(model), model)
+
+    def start(params: Any) -> Any:
+        variables = {"params": params, "lora": overlay.init_lora(jax.random.key(0), params, config.lora)}
+        return init_state(variables, overlay.trainable(variables), optimizer, 0)
+
+    optimizer = make_optimizer(config.optimizer, t.steps)
+    state, frozen = jax.eval_shape(start, shapes)
+    alphabet_A = load_alphabet(base, model.config.vocab_size).ids_A if config.model.loss == "alphabet" else None
+    tokens: Any = jax.ShapeDtypeStruct((t.accumulate, t.batch_size, length), jnp.int32)
+    batch = Windows(tokens, tokens, tokens)
+    step: Any = make_train_step(model, optimizer, config.optimizer, t.steps, alphabet_A)
+    plan = step.lower(state, frozen, batch).compile().memory_analysis()
+
+    def size(tree: Any) -> int:
+        return sum(int(np.prod(leaf.shape)) * (leaf.dtype.itemsize if leaf.shape else 4) for leaf in jax.tree.leaves(tree))
+
+    return StepMemory(size(frozen), size((state.trained, state.opt_state)), plan.temp_size_in_bytes)
+
+
+def matmul_rate(dtype: str) -> float:
+    """Returns the measured FLOP/s of a product of two SIZE x SIZE matrices, the best of three."""
+    a = jnp.ones((SIZE, SIZE), dtype)
+    multiply = jax.jit(lambda x: x @ x)
+    multiply(a).block_until_ready()
+    seconds = []
+    for _ in range(3):
+        began = time.perf_counter()
+        multiply(a).block_until_ready()
+        seconds.append(time.perf_counter() - began)
+    return 2 * SIZE**3 / min(seconds)

@@ -1,0 +1,203 @@
+"""An evaluation: a run or a bare model beside the baselines, on the same series, in a folder."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxlv.config import EvaluateConfig, config_tree
+from jaxlv.data.series import SeriesSet
+from jaxlv.errors import JaxlvError
+from jaxlv.forecasting.conformal import Bands
+from jaxlv.forecasting.evaluate import LEVELS, check_fits, choose_temperature, fit_conformal, truth_of
+from jaxlv.forecasting.evaluate import evaluate as measure
+from jaxlv.memory import peak_memory
+from jaxlv.report import evaluation
+from jaxlv.report.figures.panels import panels
+from jaxlv.runs import billing, run, sources
+from jaxlv.storage.files import Watched, new_folder, write_json
+from jaxlv.studies.progress import Bar, Begin, Say, Silent, unsaid
+from jaxlv.studies.subjects import Asked, Models, Subject, open_subject
+from jaxlv.versions import versions
+
+METRICS, REPORT = "metrics.json", "report.html"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Says what is settled on validation series: a temperature of these, if there are any, and conformal bands."""
+
+    temperatures: tuple[float, ...] = ()
+    conformal: bool = False
+    most: int = 24  # series for either purpose
+
+    def __bool__(self) -> bool:
+        return bool(self.temperatures) or self.conformal
+
+
+NOTHING = Fit()
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Forecasters with what validation series settled: their temperatures, their bands, and what the protocol says of it."""
+
+    forecasters: Models
+    bands: dict[str, Bands] = field(default_factory=dict)
+    protocol: dict[str, Any] = field(default_factory=dict)
+
+
+class Evaluated(NamedTuple):
+    """An evaluation that was written: the content of metrics.json, and what the run's ledger has repeated."""
+
+    metrics: dict[str, Any]
+    repeats: str  # in words; "" if there were none
+
+
+def evaluate(asked: Asked, out: Path, fit: Fit = NOTHING, begin: Begin = Silent, say: Say = unsaid) -> Evaluated:
+    """Measures a run or a bare model, and writes metrics.json, report.html and the forecasts into the new folder `out`.
+
+    Raises JaxlvError if the subject, the series or the settings do not fit, or if `out` exists.
+    """
+    if fit.temperatures and "temperature" in asked.sampling:
+        raise JaxlvError("a temperature is given or chosen, not both", where="--temperature, --choose-temperature")
+    subject = open_subject(asked, say)
+    protocol = replace(subject.config.evaluate, **asked.protocol)
+    chosen = subject.chosen(asked.series, asked.most or protocol.series)
+    truth_of(chosen, protocol.context, protocol.horizon)  # says where the series are too short
+    validation = validation_series(subject, chosen) if fit else None
+    with subject.paying(asked.purpose) as models, new_folder(out) as work:
+        fitted = Fitted({name: model.with_sampling(**asked.sampling) for name, model in models.items()})
+        check_fits(fitted.forecasters.values(), chosen, protocol)
+        if validation is not None:
+            fitted = fit_on_validation(fitted.forecasters, validation, protocol, fit, begin)
+        metrics = evaluate_to(work, subject, chosen, protocol, fitted, title=f"Evaluation of {subject.name}", begin=begin)
+    repeats = billing.repeats_of(subject.config, subject.run.folder) if subject.run else ""
+    return Evaluated(metrics, repeats)
+
+
+def validation_series(subject: Subject, measured: SeriesSet) -> SeriesSet:
+    """Returns the validation series of a run, from its own data, or those of the default split for a bare model.
+
+    A series that is measured, by its values, is left out; so is a test series of the run. Raises JaxlvError if none is left,
+    or if the run's own data are not what they were.
+    """
+    kept_away, finished = set(run.series_marks(measured)), subject.run
+    if finished is None:
+        held = subject.data.select(sources.split_series(subject.config, subject.data).validation)
+    else:
+        marks = finished.split["validation"]
+        if not marks:
+            raise JaxlvError("the run has no validation series", where=finished.folder)
+        held = sources.load_series(subject.config, finished.folder).select([int(i) for i in marks])
+        if run.series_marks(held) != list(marks.values()):
+            raise JaxlvError("the validation series are not those of the run", where=held.source.get("path"))
+        kept_away |= set(finished.split.get("test", {}).values())
+    free = held.ids_N[[mark not in kept_away for mark in run.series_marks(held)]]
+    if not len(free):
+        raise JaxlvError("every validation series is measured", hint="measure other series with --series")
+    return held.select(free)
+
+
+def fit_on_validation(
+    forecasters: Models, validation: SeriesSet, config: EvaluateConfig, fit: Fit, begin: Begin = Silent
+) -> Fitted:
+    """Settles each forecaster's temperature, if there are some to choose from, and its conformal bands, if wanted.
+
+    No series serves both purposes: a temperature chosen on the series that the bands are fitted to would make these look
+    narrower than they are. Raises JaxlvError if there are too few.
+    """
+    share = len(validation) // 2 if fit.temperatures and fit.conformal else len(validation)
+    if not share:
+        raise JaxlvError("too few validation series", expected="at least 2", found=len(validation))
+    fitted, ids = Fitted(dict(forecasters)), validation.ids_N.tolist()
+    if fit.temperatures:
+        used, ids = ids[: min(share, fit.most)], ids[min(share, fit.most) :]
+        fitted = _with_temperatures(fitted, validation.select(used), config, fit.temperatures, begin)
+    if fit.conformal:
+        fitted = _with_bands(fitted, validation.select(ids[: fit.most]), config, begin)
+    return fitted
+
+
+def _with_temperatures(
+    fitted: Fitted, chosen_on: SeriesSet, config: EvaluateConfig, temperatures: Sequence[float], begin: Begin
+) -> Fitted:
+    table: dict[str, Any] = {}
+    chosen: dict[str, float] = {}
+    for name, forecaster in fitted.forecasters.items():
+        with begin(f"temperature ({name})", len(set(temperatures))) as bar:
+            chosen[name], table[name] = choose_temperature(forecaster, chosen_on, config, temperatures, bar.update)
+    told = {"validation": chosen_on.ids_N.tolist(), "crps": table, "chosen": chosen}
+    forecasters = {name: one.with_sampling(temperature=chosen[name]) for name, one in fitted.forecasters.items()}
+    return replace(fitted, forecasters=forecasters, protocol={**fitted.protocol, "temperature_chosen_on": told})
+
+
+def _with_bands(fitted: Fitted, fitted_on: SeriesSet, config: EvaluateConfig, begin: Begin) -> Fitted:
+    bands: dict[str, Bands] = {}
+    for name, forecaster in fitted.forecasters.items():
+        with begin(f"bands ({name})", len(fitted_on)) as bar:
+            bands[name] = fit_conformal(forecaster, fitted_on, config, bar.update)
+    factors = {
+        name: {str(level): float(factor_HV.mean()) for level, factor_HV in band.factors.items()}
+        for name, band in bands.items()
+    }
+    left_out = [level for level in LEVELS if str(level) not in next(iter(factors.values()))]
+    told = {"validation": fitted_on.ids_N.tolist(), "mean_factor": factors, "levels_with_too_few_series": left_out}
+    return replace(fitted, bands=bands, protocol={**fitted.protocol, "conformal": told})
+
+
+def evaluate_to(
+    out: Path,
+    subject: Subject,
+    chosen: SeriesSet,
+    config: EvaluateConfig,
+    fitted: Fitted,
+    *,
+    title: str,
+    begin: Begin = Silent,
+) -> dict[str, Any]:
+    """Measures what was fitted, and leaves metrics.json, report.html and the forecasts in `out`. Returns the metrics."""
+    with Watched() as watched, _Bars(begin, len(chosen)) as bars:
+        watched.add(out)
+
+        def on_batch(name: str, done: int) -> None:
+            watched.check()  # what was removed or renamed while it is filled is not found at the end alone
+            bars.of(name).update(done)
+
+        measured, forecasts = measure(fitted.forecasters, chosen, config, bands=fitted.bands, on_batch=on_batch)
+    measured["protocol"] |= {**fitted.protocol, "seen_in_training": subject.seen(chosen)}
+    write_json(out / METRICS, measured)
+    for name, forecast in forecasts.items():
+        forecast.write_csv(out / f"forecast_{name}.csv")
+    shown = forecasts.get("tuned") or next(iter(forecasts.values()))
+    picked = evaluation.choose_series(measured, list(shown.ids_N))
+    finished, found = subject.run, versions()
+    evaluation.write_report(
+        out / REPORT,
+        title=title,
+        metrics=measured,
+        forecasts=[panel for panel in panels(shown, chosen) if panel.series_id in picked],
+        history=run.read_metrics(finished.folder / run.METRICS) if finished else (),
+        settings=config_tree(subject.config),
+        versions=found,
+        bill={**finished.bill(), "device": found["device"], "peak_memory_bytes": peak_memory()} if finished else None,
+    )
+    return measured
+
+
+class _Bars(contextlib.ExitStack):
+    """A bar for each model, of which one is open at a time."""
+
+    def __init__(self, begin: Begin, series: int):
+        super().__init__()
+        self.begin, self.series, self.opened = begin, series, dict[str, Bar]()
+
+    def of(self, name: str) -> Bar:
+        """Returns the bar of a model; the one before is closed."""
+        if name not in self.opened:
+            self.close()
+            self.opened[name] = self.enter_context(self.begin(f"forecast ({name})", self.series))
+        return self.opened[name]

@@ -1,0 +1,206 @@
+"""A look at a set of series, stage by stage: tables, numbers, figures and a page in a folder.
+
+Axes: N series, T time steps, V variables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from jaxlv.analysis import clusters, exploration, schemes
+from jaxlv.data import series
+from jaxlv.data.series import COURSE_SHA256, SeriesSet
+from jaxlv.errors import JaxlvError
+from jaxlv.forecasting import robustness
+from jaxlv.forecasting.evaluate import plain
+from jaxlv.model.weights import EMBEDDED_BASE
+from jaxlv.report import exploration as report
+from jaxlv.report.figures import exploration as figures
+from jaxlv.report.figures import svg
+from jaxlv.storage.files import new_folder, write_json
+from jaxlv.storage.tables import write_csv
+from jaxlv.studies.progress import Begin, Silent
+from jaxlv.versions import versions
+
+QUALITY = "quality.csv"  # the table of the checks
+EMBEDDED = "embedded"  # the tokenizer of the embedded base
+STAGES = ("quality", "cycles", "regimes", "text", "windows", "figures")
+CHOICE = "The first two series of the file, and the first of every other regime by rule."
+
+
+def explore(
+    path: Path,
+    out: Path,
+    *,
+    ids: Sequence[int] | None = None,
+    tokenizer: str | None = None,
+    lengths: Sequence[int] = schemes.LENGTHS,
+    begin: Begin = Silent,
+) -> dict[str, Any]:
+    """Explores a file of series, and writes tables, figures, report.html and exploration.json to a new folder `out`.
+
+    `ids` are the series that are shown: the first two, and the first of every other regime, if None. `tokenizer` is a
+    Hugging Face folder, "embedded", or None for Qwen2.5's ids of the 13 symbols. `lengths` are those of windows, in tokens.
+    Returns what exploration.json holds. Of a file that cannot be used, quality.csv says what is wrong, and JaxlvError is
+    raised; it is also raised if `out` exists, if a series is unknown, or if the tokenizer is not there.
+    """
+    if tokenizer not in (None, EMBEDDED) and not Path(str(tokenizer)).is_dir():
+        expected = "a Hugging Face folder, or embedded"
+        raise JaxlvError("no such folder", where="--tokenizer", expected=expected, found=tokenizer)
+    with begin("explore", len(STAGES)) as bar:
+        bar.note(f"reading {path}")
+        quality, data = _usable(path, out)
+        exploring = Exploration(data, quality, ids, tokenizer)
+        with new_folder(out, replace=_is_refusal(out)) as folder:
+            parts = (exploring.cycles, exploring.regimes, exploring.text, lambda: exploring.windows(lengths))
+            for done, (stage, make) in enumerate(zip(STAGES[1:-1], parts, strict=True), 1):
+                bar.note(stage)
+                make()
+                bar.update(done, stage)
+            bar.note(STAGES[-1])
+            result = exploring.result()
+            _save(folder, result, exploring.drawings())
+        bar.update(len(STAGES), "done")
+    return result
+
+
+def _usable(path: Path, out: Path) -> tuple[list[dict[str, Any]], SeriesSet]:
+    """Returns the checks of a file and its series. If it has none to use, writes the checks to `out`, and raises."""
+    rows = exploration.inspect(path)
+    try:
+        return rows, series.load(path)
+    except JaxlvError as fault:
+        with new_folder(out, replace=_is_refusal(out)) as work:
+            write_csv(work / QUALITY, pd.DataFrame(rows))
+        hint = "; ".join(filter(None, [fault.hint, f"the checks are in {out / QUALITY}"]))
+        raise JaxlvError(fault.what, where=fault.where, expected=fault.expected, found=fault.found, hint=hint) from None
+
+
+def _is_refusal(out: Path) -> bool:
+    """Returns whether a folder holds only what `_usable` left for a file that it refused; the next one replaces it."""
+    return out.is_dir() and [path.name for path in out.iterdir()] == [QUALITY]
+
+
+def _save(out: Path, result: dict[str, Any], drawings: dict[str, tuple[Any, str]]) -> None:
+    """Writes tables, figures, numbers and the page."""
+    for name, rows in result["tables"].items():
+        write_csv(out / f"{name.replace(' ', '_')}.csv", pd.DataFrame(rows))
+    write_json(out / "exploration.json", result)
+    (out / "figures").mkdir()
+    elements = {}
+    for name, (drawing, label) in drawings.items():
+        elements[name] = svg.to_svg(drawing, label)
+        svg.save_pair(drawing, elements[name], out / "figures" / name)
+    report.write_page(out / "report.html", result, elements)
+
+
+class Exploration:
+    """The tables, numbers and drawings of a set of series, made stage by stage."""
+
+    def __init__(self, data: SeriesSet, quality: list[dict[str, Any]], ids: Sequence[int] | None, tokenizer: str | None):
+        self.data, self.chosen = data, ids
+        self.window = min(exploration.WINDOW, data.values_NTV.shape[1])
+        self.rule_N = robustness.regimes_of(data, self.window)
+        self.ids = ids or exploration.example_ids(data.ids_N, self.rule_N)
+        self.shown = data.select(self.ids)
+        self.tables: dict[str, Any] = {"quality": quality, "values": exploration.value_rows(data)}
+        self.found: dict[str, Any] | None = None
+        folder = Path(tokenizer) if tokenizer else None
+        self.folder = EMBEDDED_BASE if tokenizer == EMBEDDED else folder
+        self.alphabet, self.encode = schemes.alphabet_of(self.folder)
+
+    def cycles(self) -> None:
+        """Makes the tables of periods, lags and rest."""
+        data, step = self.data, self.step
+        self.cycle = exploration.cycles(data.values_NTV)
+        self.tables |= {
+            "mean": exploration.mean_rows(data),
+            "states": exploration.state_rows(data),
+            "cycles": exploration.cycle_rows(self.cycle, data.variables, step),
+            "peaks": exploration.peak_rows(self.cycle, data.variables),
+            "prominence": exploration.prominence_rows(data.values_NTV),
+            "rest": exploration.rest_rows(data.values_NTV, self.window),
+        }
+
+    @property
+    def step(self) -> float:
+        """Returns the time between two steps."""
+        time_T = self.data.time_T
+        return float((time_T[-1] - time_T[0]) / (len(time_T) - 1))
+
+    def regimes(self) -> None:
+        """Runs k-means, and makes a row for each series with everything that is known about it."""
+        self.found = clusters.explore(self.data, self.cycle, self.rule_N)
+        own = {"series": self.data.ids_N, "regime by rule": self.rule_N}
+        for v, name in enumerate(self.data.variables):
+            own |= {f"peaks of {name}": self.cycle.peaks_NV[:, v], f"period of {name} (steps)": self.cycle.period_NV[:, v]}
+        table = pd.DataFrame(own | {"lag (steps)": self.cycle.lag_N, "lag (share of the period)": self.cycle.share_N})
+        if self.found:
+            table["cluster"] = self.found["main"].label_N + 1
+            table = table.join(self.found["table"].drop(columns="lag").add_prefix("feature: ").reset_index(drop=True))
+            names = {"regimes": "regimes", "centres": "centres", "contingency": "contingency", "sets": "feature sets",
+                     "silhouettes": "silhouettes", "stability": "stability"}  # fmt: skip
+            self.tables |= {name: self.found[key] for key, name in names.items()}
+        self.tables["series"] = table.to_dict("records")
+
+    def text(self) -> None:
+        """Makes the tables of every scheme's tokens and rounding errors, and of the chosen series in it."""
+        self.written = [schemes.write(name, self.data) for name in schemes.SCHEMES]
+        self.tables |= {
+            "tokens": schemes.token_rows(self.written, self.data),
+            "round trip": schemes.round_trip_rows(self.written, self.data),
+            "texts": schemes.text_rows(self.written, self.ids, self.alphabet),
+            "steps": schemes.step_rows(self.written, self.shown),
+        }
+        self.tokenizer = self.alphabet.source
+        if self.encode and self.folder:
+            self.tables["merges"] = schemes.merge_rows(self.encode)
+            others = schemes.disagreements(self.written, self.ids, self.alphabet, self.encode)
+            total = len(self.tables["texts"])
+            name = "the embedded base" if self.folder == EMBEDDED_BASE else self.folder.name
+            self.tokenizer = (
+                f"{name}, {self.alphabet.source}; it cuts {total - others} of the {total} texts of the chosen series into"
+                " one token per character"
+            )
+
+    def windows(self, lengths: Sequence[int]) -> None:
+        """Makes the table of padding and tokens left out by window length."""
+        self.tables["windows"] = schemes.window_rows(self.written, self.data, self.alphabet, list(dict.fromkeys(lengths)))
+
+    def result(self) -> dict[str, Any]:
+        """Returns everything, as exploration.json holds it."""
+        rule_of = dict(zip(self.data.ids_N.tolist(), self.rule_N.tolist(), strict=True))
+        found = self.found
+        features = found["main"].names_F if found else ()
+        return plain(
+            {
+                "data": Path(self.data.source["path"]).name,
+                "data_sha256": self.data.source["sha256"],
+                "course": self.data.source["sha256"] == COURSE_SHA256,
+                "series": len(self.data),
+                "steps": len(self.data.time_T),
+                "step": self.step,
+                "variables": self.data.variables,
+                "window": self.window,
+                "windowed": schemes.WINDOWED,
+                "examples": [{"series": i, "regime": rule_of[i]} for i in self.ids],
+                "choice": "Series as asked for." if self.chosen else CHOICE,
+                "tokenizer": self.tokenizer,
+                "definitions": exploration.DEFINITIONS,
+                "regimes": found and {
+                    **{key: found[key] for key in ("silhouette", "rand index with rules", "least rand index over seeds")},
+                    "features": features,
+                    "words": [(name, f.unit, f.words) for name, f in clusters.FEATURES.items()],
+                },
+                "tables": self.tables,
+                "versions": versions(),
+            }
+        )  # fmt: skip
+
+    def drawings(self) -> dict[str, tuple[Any, str]]:
+        """Returns every figure by name, and its label."""
+        return figures.drawings(self.data, self.shown, self.rule_N, self.cycle, self.step, self.found, self.tables)

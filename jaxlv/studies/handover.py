@@ -1,0 +1,84 @@
+"""What leaves for other tools: a run's adapter or a sum of adapters, in PEFT's format or merged into a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from jaxlv.config import LoraConfig
+from jaxlv.lora import adapters, arithmetic, export
+from jaxlv.lora.export import Exported
+from jaxlv.model.weights import base_of, load_pretrained, resolve
+from jaxlv.runs import run
+from jaxlv.storage.foreign import companions, hub_revision
+
+Format = Literal["peft", "merged"]
+
+
+def export_run(folder: Path, to: Format, out: Path, base: str | None = None, side_head: bool = False) -> Exported:
+    """Writes the best adapter of a run to a new folder `out`, and reads it back.
+
+    `base` is what PEFT is to load as the base, the run's own if None. A bias of the head that trained has no place in a
+    checkpoint; `side_head` puts it into a file beside. Raises JaxlvError if the run does not read, if `out` exists, or if
+    what is read back computes other logits.
+    """
+    finished = run.load_run(folder)
+    tuned, settings = finished.tuned, finished.config.model
+    model, params, lora = tuned.model, tuned.variables["params"], tuned.variables["lora"]
+    own = base_of(settings)
+    if to == "merged":
+        return export.export_merged(out, model, params, lora, own, side_head)
+    origin = adapters.Origin(base or settings.path, None if base else hub_revision(own), tuned.codec)
+    return export.export_peft(out, model, params, lora, finished.config.lora, origin)
+
+
+@dataclass(frozen=True)
+class Base:
+    """The model that adapters belong to: a Hugging Face folder, a hub id with a revision, or "embedded"."""
+
+    name: str
+    revision: str | None = None
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A sum of adapters that was written, and, of two, how far they agree: a table with a row for each layer."""
+
+    written: Exported
+    agreement: Any  # a pandas.DataFrame, None unless there are two adapters
+
+
+def merge(
+    folders: Sequence[Path],
+    base: Base,
+    to: Format,
+    out: Path,
+    weights: Sequence[float] | None = None,
+    side_head: bool = False,
+) -> Merged:
+    """Writes the weighted sum of adapters in PEFT's format to a new folder `out`; every weight is 1 if None.
+
+    Raises JaxlvError if an adapter or the base does not read, if they do not fit each other, or if `out` exists.
+    """
+    place = resolve(base.name, base.revision)
+    if to == "merged":
+        companions(place)  # what cannot go with the checkpoint ends this before any work
+    model, params = load_pretrained(place, base.dtype)
+    loras = [adapters.load_adapter(folder, model, base.name) for folder in folders]
+    agreement = arithmetic.compare(*loras) if len(loras) == 2 else None
+    alone = len(loras) == 1 and weights is None
+    lora = loras[0] if alone else arithmetic.add(loras, weights)
+    if to == "merged":
+        return Merged(export.export_merged(out, model, params, lora, place, side_head), agreement)
+    config = adapters.lora_config(folders[0], lora) if alone else _summed(lora)
+    origin = adapters.Origin(base.name, hub_revision(place), adapters.read_codec(folders[0]))
+    return Merged(export.export_peft(out, model, params, lora, config, origin), agreement)
+
+
+def _summed(lora: arithmetic.Tree) -> LoraConfig:
+    """Returns the settings of a sum: its updates are BA itself."""
+    rank = max(len(a) for _, a, _ in arithmetic.updates(lora).values())
+    return LoraConfig(rank, float(rank))

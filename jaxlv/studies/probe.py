@@ -1,0 +1,211 @@
+"""A probe: questions to a run, before and after tuning, or to a bare model, and what a text costs it, in a folder."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from jaxlv.analysis.probe import PROMPTS, Prompt, Text, answers, read, read_prompts, templated, text_windows
+from jaxlv.config import RunConfig, SamplingConfig, build_config, config_tree, override
+from jaxlv.errors import JaxlvError
+from jaxlv.flops.ledger import FINAL, Meter
+from jaxlv.forecasting.evaluate import plain
+from jaxlv.forecasting.forecaster import Forecaster
+from jaxlv.model.config import ModelConfig
+from jaxlv.model.weights import base_of
+from jaxlv.report import probe as report
+from jaxlv.runs import run, sources
+from jaxlv.storage.door import is_there
+from jaxlv.storage.files import new_folder, read_text, write_json
+from jaxlv.storage.tables import write_csv
+from jaxlv.studies.progress import Begin, Say, Silent, unsaid
+from jaxlv.studies.subjects import Models, model_name
+from jaxlv.text.codec import Codec
+from jaxlv.text.language import Language, generation_defaults, load_language
+from jaxlv.versions import versions
+
+RESULT, TABLE, REPORT = "probe.json", "probe.csv", "report.html"
+GREEDY = SamplingConfig(temperature=0.0, grammar=False)
+ALLOWED = {"sampling": ("repetition_penalty", "temperature", "top_k", "top_p")}
+OF_A_BARE_MODEL = {"model": ("attention", "dtype")}
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What a run folder, a model folder or a hub id is asked, and how.
+
+    Answers are greedy, unless the model's own defaults (if `model_defaults`), `overrides` ("section.key=value") or
+    `sampling` say otherwise; the later go before the earlier. Of `text` (a file) the perplexity is measured, in windows of
+    `window` tokens that begin every `stride` tokens (half a window if 0). `batch` prompts or windows are computed together.
+    """
+
+    subject: str
+    prompts: Path | None = None  # five if None
+    max_new_tokens: int = 128
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    model_defaults: bool = False
+    overrides: Sequence[str] = ()
+    seed: int = 0
+    text: Path | None = None
+    window: int = 512
+    stride: int = 0
+    batch: int = 8
+
+    @property
+    def step(self) -> int:
+        """Tokens from one window of the text to the next."""
+        return self.stride or max(1, self.window // 2)
+
+    @property
+    def is_run(self) -> bool:
+        """Whether a run is asked."""
+        return is_there(Path(self.subject) / run.CONFIG)
+
+
+def probe(
+    asked: Questions, out: Path | None = None, *, purpose: str = "", begin: Begin = Silent, say: Say = unsaid
+) -> dict[str, Any]:
+    """Asks, and writes probe.json, probe.csv and report.html into the new folder `out`, if it is not None.
+
+    A run's budget pays for it; `purpose` names the result in its ledger. Returns the content of probe.json. Raises
+    JaxlvError if the model has no language tokenizer with a chat template, if the prompts, the text or the settings do not
+    fit, or if `out` exists.
+    """
+    config, sampling = settings(asked)
+    base = base_of(config.model)
+    shape = ModelConfig.from_folder(base)
+    language = load_language(base, shape.vocab_size)
+    prompts = read_prompts(asked.prompts) if asked.prompts else list(PROMPTS)
+    templated(language, prompts, asked.max_new_tokens, shape.max_position_embeddings)
+    text = None
+    if asked.text:
+        content, positions = read_text(asked.text, "text"), shape.max_position_embeddings
+        text = text_windows(language, content, asked.window, asked.step, positions)
+    paid_for = purpose if out else ""
+    with models(asked, config, paid_for) as found, new_folder(out) if out else contextlib.nullcontext() as work:
+        say(f"sampling: {report.sampling_words(config_tree(sampling))}; at most {asked.max_new_tokens} tokens")
+        forecasters = {name: replace(forecaster, sampling=sampling) for name, forecaster in found.items()}
+        result: dict[str, Any] = {
+            "subject": Path(asked.subject).name if asked.is_run else model_name(asked.subject, base),
+            "base": model_name(config.model.path, base),
+            "prompts_from": asked.prompts.name if asked.prompts else "the five of the report of Mao",
+            "sampling": {key: value for key, value in config_tree(sampling).items() if key != "grammar"},
+            "max_new_tokens": asked.max_new_tokens,
+            "seed": asked.seed,
+        }
+        with _spent(forecasters) as flops:
+            result["prompts"] = ask(forecasters, language, prompts, asked, begin)
+            result["text"] = measured(forecasters, text, asked, begin) if text else None
+        result = plain({**result, "flops": flops or None, "versions": versions()})
+        if work:
+            write(work, result)
+    return result
+
+
+def settings(asked: Questions) -> tuple[RunConfig, SamplingConfig]:
+    """Returns the config of the run or of the bare model, and how answers are drawn.
+
+    Raises JaxlvError if `overrides` name another setting than a probe has.
+    """
+    tree = override({}, asked.overrides)
+    allowed = ALLOWED if asked.is_run else ALLOWED | OF_A_BARE_MODEL
+    for section, values in tree.items():
+        for key in values if isinstance(values, dict) else [""]:
+            if key not in allowed.get(section, ()):
+                expected = ", ".join(f"{name}.{one}" for name, keys in allowed.items() for one in keys)
+                raise JaxlvError("not a setting of a probe", where=f"--set {section}.{key}", expected=expected)
+    given: RunConfig = build_config(RunConfig, tree, where="--set")
+    bare = replace(given, model=replace(given.model, path=asked.subject))
+    config = run.read_config(Path(asked.subject)) if asked.is_run else bare
+    defaults = generation_defaults(base_of(config.model)) if asked.model_defaults else {}
+    changed = {key: getattr(given.sampling, key) for key in tree.get("sampling", {})}
+    return config, replace(GREEDY, **{**defaults, **changed, **asked.sampling})
+
+
+@contextlib.contextmanager
+def models(asked: Questions, config: RunConfig, purpose: str) -> Iterator[Models]:
+    """Yields the models that are asked, by name: before tuning, and after it if a run is asked."""
+    if asked.is_run:
+        with run.load_run(Path(asked.subject)).metered(purpose) as found:
+            yield {name: found[name] for name in ("untuned", "tuned")}
+    else:
+        _, model, params, alphabet = sources.load_base(config)
+        yield {"untuned": Forecaster(model, {"params": params}, alphabet, Codec(), GREEDY)}
+
+
+@contextlib.contextmanager
+def _spent(forecasters: Models) -> Iterator[dict[str, Any]]:
+    """Yields a record that tells, after the block, what it has spent from a budget; it stays empty if nothing pays."""
+    flops: dict[str, Any] = {}
+    meter = next(iter(forecasters.values())).meter
+    ledger = meter.ledger if isinstance(meter, Meter) else None
+    before = ledger.totals().executed if ledger else 0
+    yield flops
+    if ledger:
+        spent = ledger.totals().executed - before
+        flops.update(convention=ledger.terms.convention, spent=spent, left=ledger.left(FINAL))
+
+
+def ask(
+    forecasters: Models, language: Language, prompts: Sequence[Prompt], asked: Questions, begin: Begin = Silent
+) -> list[dict[str, Any]]:
+    """Returns the entries of probe.json for each prompt: what is expected, what the model reads, and each answer."""
+    found = {}
+    for name, forecaster in forecasters.items():
+        with begin(f"answers ({name})", len(prompts)) as bar:
+            more: dict[str, Any] = {"seed": asked.seed, "batch": asked.batch, "on_batch": bar.update}
+            found[name] = answers(forecaster, language, prompts, asked.max_new_tokens, **more)
+    return [
+        {
+            "prompt": prompt.text,
+            "expected": prompt.expected or None,
+            "note": prompt.note or None,
+            "read": language.chat(prompt.text),
+            "answers": {name: asdict(given[place]) for name, given in found.items()},
+        }
+        for place, prompt in enumerate(prompts)
+    ]
+
+
+def measured(forecasters: Models, text: Text, asked: Questions, begin: Begin = Silent) -> dict[str, Any]:
+    """Returns the entry of probe.json for a text."""
+    assert asked.text
+    found = {}
+    for name, forecaster in forecasters.items():
+        with begin(f"text ({name})", text.windows.number) as bar:
+            reading = read(forecaster, text, asked.batch, bar.update)
+        found[name] = {
+            "nats": reading.nats,
+            "tokens_scored": reading.tokens,
+            "nats_per_token": reading.nats_per_token,
+            "perplexity": reading.perplexity,
+            "bits_per_byte": reading.bits_per_byte,
+        }
+    content = read_text(asked.text, "text").encode()
+    return {
+        "file": asked.text.name,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "bytes": len(content),
+        "tokens": text.tokens,
+        "window": asked.window,
+        "stride": asked.step,
+        "models": found,
+    }
+
+
+def write(out: Path, result: dict[str, Any]) -> None:
+    """Writes probe.json, probe.csv (a row for each prompt and model) and report.html into a folder."""
+    write_json(out / RESULT, result, ensure_ascii=False)
+    rows = [
+        {"prompt": entry["prompt"], "expected": entry["expected"], "model": name, **answer}
+        for entry in result["prompts"]
+        for name, answer in entry["answers"].items()
+    ]
+    write_csv(out / TABLE, pd.DataFrame(rows).rename(columns={"text": "answer"}))
+    report.write_page(out / REPORT, result)

@@ -1,0 +1,67 @@
+"""What a FLOP budget has been spent on: the work of each run and phase in a ledger, priced."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxlv.flops import ledger
+from jaxlv.flops.ledger import Book, Entry, Totals
+from jaxlv.flops.table import find
+from jaxlv.runs import verification
+
+
+@dataclass(frozen=True)
+class Spent:
+    """The work of one kind that a run did in a phase."""
+
+    run: str
+    phase: str
+    work: str
+    count: int
+    flops: Mapping[str, int]  # by convention
+    share: float  # of the budget, under its own convention
+    repeated: int  # FLOPs of work done again after interruptions, under the budget's convention
+
+
+@dataclass(frozen=True)
+class Spending:
+    """A ledger's work by run, phase and kind, and its sums under each of `conventions`, the budget's own first."""
+
+    book: Book
+    conventions: Sequence[str]
+    rows: Sequence[Spent]
+    totals: Totals
+    flops: Mapping[str, int]  # executed, by convention
+    padding: Mapping[str, int]  # of these, what is executed only because something is padded
+    share: float  # of the budget
+
+
+def spending(place: Path, conventions: Sequence[str] = ()) -> Spending:
+    """Returns what the ledger of a run folder, of a folder of runs, or in a file was spent on.
+
+    Work is also priced under `conventions`, recomputed from its shapes. Raises JaxlvError if a convention is unknown, or if
+    there is no ledger that reads.
+    """
+    book = verification.read(*verification.find(place))
+    terms, entries = book.terms, book.entries
+    names = list(dict.fromkeys([terms.convention, *conventions]))
+    for name in names:
+        find(name)
+    groups: dict[tuple[str, str, str], list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault((entry.run, entry.phase, entry.event.kind), []).append(entry)
+    whole = terms.budget or 1  # of 0 nothing is spent
+
+    def flops(chosen: Sequence[Entry]) -> dict[str, int]:
+        return {name: ledger.totals(chosen, terms.model, name).executed for name in names}
+
+    rows = []
+    for owner, chosen in groups.items():
+        priced, repeated = flops(chosen), ledger.totals(chosen).repeated
+        count, share = sum(one.event.count for one in chosen), priced[terms.convention] / whole
+        rows.append(Spent(*owner, count, priced, share, repeated))
+    padding = {name: ledger.padding(entries, terms.model, name) for name in names}
+    totals = ledger.totals(entries)
+    return Spending(book, names, rows, totals, flops(entries), padding, totals.executed / whole)

@@ -1,0 +1,101 @@
+"""A stress test: a run or a bare model measured again under harder conditions, in a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from jaxlv.config import EvaluateConfig
+from jaxlv.data.series import SeriesSet
+from jaxlv.errors import JaxlvError
+from jaxlv.forecasting.baselines import baselines_for
+from jaxlv.forecasting.evaluate import plain, score, truth_of
+from jaxlv.forecasting.robustness import GROUPS, Condition
+from jaxlv.report import stress as page
+from jaxlv.storage.files import new_folder, write_json
+from jaxlv.studies.progress import Begin, Silent
+from jaxlv.studies.subjects import Asked, Models, Subject, data_name, open_subject
+from jaxlv.text.codec import TOP
+from jaxlv.versions import versions
+
+RESULT, REPORT = "stress.json", "report.html"
+SAMPLES, SERIES = 8, 32
+
+
+def stress(asked: Asked, out: Path, groups: Sequence[str] = tuple(GROUPS), begin: Begin = Silent) -> dict[str, Any]:
+    """Measures a run or a bare model under `groups` of conditions, and writes stress.json and report.html into `out`.
+
+    At most `asked.most` series are taken, 32 if it is None, of each regime. Returns the content of stress.json. Raises
+    JaxlvError if a group is unknown or none has a condition for the series, if the subject, the series or the settings do
+    not fit, or if `out` exists.
+    """
+    for name in groups:
+        if name not in GROUPS:
+            raise JaxlvError("unknown group", where="--groups", expected=", ".join(GROUPS), found=name)
+    subject = open_subject(asked)
+    held = subject.chosen(asked.series)
+    protocol = replace(subject.config.evaluate, **{"samples": SAMPLES, **asked.protocol})
+    conditions = _conditions(subject, held, protocol, groups, asked.most or SERIES)
+    with subject.paying(asked.purpose) as models, new_folder(out) as work, begin("stress", len(conditions)) as bar:
+        entries = []
+        for done, condition in enumerate(conditions, 1):
+            entries.append(measured(condition, models, protocol))
+            bar.update(done, f"{condition.group} {condition.level}")
+        result = plain(
+            {
+                "data": data_name(subject.data),
+                "data_sha256": subject.data.source.get("sha256"),
+                "seen_in_training": subject.seen(held),
+                "units": {"mae": "raw units"},
+                "conditions": entries,
+                "versions": versions(),
+            }
+        )
+        write_json(work / RESULT, result)
+        page.write_page(work / REPORT, result)
+    return result
+
+
+def _conditions(
+    subject: Subject, held: SeriesSet, protocol: EvaluateConfig, groups: Sequence[str], most: int
+) -> list[Condition]:
+    """Returns the conditions of some groups. Raises JaxlvError, before systems are simulated, if a forecast does not fit."""
+    context, horizon = protocol.context, protocol.horizon
+    truth_of(held, context, horizon)  # says where the series are too short
+    model = subject.run.tuned if subject.run else subject.bare["untuned"]
+    model.check_fits(held.select(held.ids_N[:1]), context, horizon, protocol.samples, 1)
+    found = [one for name in groups for one in GROUPS[name](held, most, context, horizon, protocol.seed)]
+    if not found:
+        raise JaxlvError("no condition of these groups fits the series", where="--groups", found=",".join(groups))
+    return found
+
+
+def measured(condition: Condition, forecasters: Models, protocol: EvaluateConfig) -> dict[str, Any]:
+    """Returns a condition's entry of stress.json: a row for each model and baseline."""
+    given, context_NCV = condition.given, condition.given.values_NTV[:, : condition.context]
+    size = min(protocol.batch_series, len(given))
+    rows = []
+    for name, forecaster in forecasters.items():
+        forecast = forecaster(given, condition.context, condition.horizon, protocol.samples, protocol.seed, size)
+        row = score(name, forecast.median(), condition.truth_NHV, context_NCV, given, forecast.filled())
+        top_N1V = TOP * forecaster.scales(given, condition.context)[:, None]
+        row["above_top"] = {
+            "truth": (condition.truth_NHV > top_N1V).mean(),
+            "forecast": (forecast.filled() > top_N1V[:, None]).mean(),
+        }
+        rows.append(row)
+    for name, baseline in baselines_for(given).items():
+        point_NHV = baseline(context_NCV, condition.horizon)
+        rows.append(score(name, point_NHV, condition.truth_NHV, context_NCV, given))
+    return {
+        "group": condition.group,
+        "level": condition.level,
+        "value": condition.value,
+        "context": condition.context,
+        "horizon": condition.horizon,
+        "series": given.ids_N,
+        "samples": protocol.samples,
+        "rows": rows,
+    }

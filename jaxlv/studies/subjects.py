@@ -1,0 +1,160 @@
+"""What a study is about: a run, or a bare model with an adapter or without, and the series that it is measured on."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from jaxlv.config import CodecConfig, ModelSettings, RunConfig
+from jaxlv.data import series
+from jaxlv.data.series import SeriesSet
+from jaxlv.errors import JaxlvError
+from jaxlv.forecasting.forecaster import Forecaster
+from jaxlv.lora.adapters import load_adapter, read_codec
+from jaxlv.model.weights import base_of, resolve
+from jaxlv.runs import run, sources
+from jaxlv.storage.door import is_there
+from jaxlv.storage.foreign import hub_revision
+from jaxlv.studies.progress import Say, unsaid
+from jaxlv.text.codec import Codec
+
+Models = dict[str, Forecaster]
+
+
+@dataclass(frozen=True)
+class Bare:
+    """Says how a model that is no run is opened. `scale` and `decimals` of its text are the adapter's if they are None."""
+
+    adapter: Path | None = None
+    scale: str | None = None
+    decimals: int | None = None
+    dtype: str = "float32"
+    revision: str = ""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request: which model is asked about which series, and by which settings.
+
+    `subject` is a run folder, a model folder, a hub id, or "embedded". `protocol` and `sampling` change its settings of
+    these names. `purpose` names the result in the ledger of a run.
+    """
+
+    subject: str
+    data: Path | None = None  # file of series; the run's own if None
+    series: Sequence[int] | None = None  # ids; those that the subject may be measured on if None
+    most: int | None = None  # of those
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    bare: Bare = Bare()
+    purpose: str = ""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An opened subject: a run, or the models of a bare one, with its config and the series."""
+
+    name: str
+    run: run.FinishedRun | None
+    config: RunConfig
+    data: SeriesSet
+    bare: Models = field(default_factory=dict)  # by name, if it is no run
+
+    def held(self) -> list[int]:
+        """Returns the ids of the series that it may be measured on: test series, or of another file those unseen."""
+        if self.run is None:
+            return sources.split_series(self.config, self.data).test.tolist()
+        return held_series(self.run, self.data)
+
+    def chosen(self, ids: Sequence[int] | None, most: int | None = None) -> SeriesSet:
+        """Returns the series of these ids, or if they are None at most so many of those that it may be measured on."""
+        return self.data.select(ids if ids is not None else self.held()[: most or None])
+
+    def seen(self, chosen: SeriesSet) -> list[int]:
+        """Returns the ids of those series that the run trained on or was validated on."""
+        return [] if self.run is None else [int(i) for i in self.run.seen(chosen)]
+
+    def paying(self, purpose: str = "") -> contextlib.AbstractContextManager[Models]:
+        """Yields the models, "tuned" and "untuned"; those of a run spend from its budget (see `FinishedRun.metered`)."""
+        return contextlib.nullcontext(dict(self.bare)) if self.run is None else self.run.metered(purpose)
+
+
+def open_subject(asked: Asked, say: Say = unsaid) -> Subject:
+    """Opens the run or the bare model that is asked about, and the series.
+
+    Raises JaxlvError if it is neither, if a file is not there or damaged, or if a run is given settings of a bare model.
+    """
+    folder = Path(asked.subject)
+    finished = run.load_run(folder) if is_there(folder / run.CONFIG) else None
+    if finished:
+        _refuse_bare(asked.bare)
+    else:
+        resolve(asked.subject, asked.bare.revision or None)  # before series are made for nothing
+    config = finished.config if finished else RunConfig()
+    data = series.load(asked.data) if asked.data else sources.load_series(config, finished.folder if finished else None)
+    if finished:
+        return Subject(folder.name, finished, config, data)
+    return _open_bare(asked, config, data, say)
+
+
+def _refuse_bare(bare: Bare) -> None:
+    if bare.scale is not None or bare.decimals is not None:
+        raise JaxlvError("a run keeps the text format that it was trained with", where="--scale, --decimals")
+    if bare.adapter:
+        raise JaxlvError("a run has an adapter of its own", where="--adapter", hint="name the base that it was made for")
+
+
+def _open_bare(asked: Asked, config: RunConfig, data: SeriesSet, say: Say) -> Subject:
+    bare, text = asked.bare, config.codec
+    below = read_codec(bare.adapter) if bare.adapter else None
+    if below:
+        text = CodecConfig(**{one.name: getattr(below, one.name) for one in fields(CodecConfig)})
+    wanted: dict[str, Any] = {"scale": bare.scale, "decimals": bare.decimals}
+    text = replace(text, **{name: value for name, value in wanted.items() if value is not None})
+    settings = ModelSettings(**{**vars(config.model), "path": asked.subject, "dtype": bare.dtype, "revision": bare.revision})
+    config = replace(config, model=settings, codec=text)
+    base, model, params, alphabet = sources.load_base(config)
+    as_trained = below is not None and below.scale == text.scale
+    codec = Codec.of(text, below.dataset_alpha) if below and as_trained else Codec.for_data(text, data.values_NTV)
+    models = {"untuned": Forecaster(model, {"params": params}, alphabet, codec, config.sampling)}
+    if bare.adapter:
+        lora = load_adapter(bare.adapter, model, asked.subject)
+        models = {"tuned": replace(models["untuned"], variables={"params": params, "lora": lora}), **models}
+        say("note: what the adapter was trained on is not in its files: whether it has seen these series cannot be told")
+    named = replace(config, model=replace(settings, path=model_name(asked.subject, base)))
+    return Subject(Path(asked.subject).name, None, named, data, models)
+
+
+def held_series(finished: run.FinishedRun, data: SeriesSet) -> list[int]:
+    """Returns the ids of the series that a run may be measured on: its test series, or of another file those unseen.
+
+    Raises JaxlvError if the run has seen them all.
+    """
+    if data.source.get("sha256") == finished.manifest["data"]["sha256"]:
+        return sources.split_series(finished.config, data).test.tolist()
+    unseen = sorted(set(data.ids_N.tolist()) - set(finished.seen(data).tolist()))
+    if not unseen:
+        raise JaxlvError("the run has seen every series", where=data.source.get("path"), hint="name ids with --series")
+    return unseen
+
+
+def model_name(subject: str, base: Path) -> str:
+    """Returns the name of a model folder, or a hub id with its revision."""
+    revision = hub_revision(base)
+    return f"{subject}@{revision}" if revision else Path(subject).name
+
+
+def data_name(data: SeriesSet) -> str:
+    """Returns the name of the file of the series, or says that they are simulated."""
+    return Path(data.source["path"]).name if "path" in data.source else "simulated series"
+
+
+def pinned_note(settings: ModelSettings) -> str:
+    """Says how a model of the hub stays the one of today; returns "" if it does so already."""
+    commit = hub_revision(base_of(settings))
+    if not commit or settings.revision == commit:
+        return ""
+    return f"note: {settings.path} is taken at commit {commit}; model.revision = {commit!r} would keep it there"

@@ -1,0 +1,72 @@
+"""Training of one run, from its config to its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxlv.config import RunConfig
+from jaxlv.lora.overlay import normalise_targets
+from jaxlv.model.weights import count_params
+from jaxlv.runs import billing, run, sources, training
+from jaxlv.studies.progress import Begin, Say, Silent, unsaid
+from jaxlv.studies.subjects import pinned_note
+from jaxlv.versions import versions
+
+
+class Trained(NamedTuple):
+    """A run that was trained: its folder, its last figures by their keys in metrics.jsonl, and what the ledger repeated."""
+
+    folder: Path
+    figures: dict[str, Any]
+    repeats: str  # in words; "" if there were none
+
+
+def train(
+    config: RunConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    inputs: sources.Inputs | None = None,
+    begin: Begin = Silent,
+    say: Say = unsaid,
+) -> Trained:
+    """Trains a run in the folder `out`, or goes on with the one there if `resume`.
+
+    `inputs` are loaded as the config says if they are not given. Raises JaxlvError as `runs.training.train` does.
+    """
+    run.check_folder(config, out, resume)
+    sources.check_fits([config])
+    inputs = inputs or sources.load_inputs(config, out if resume else None)
+    for line in described(config, inputs):
+        say(line)
+    with begin("train", config.train.steps) as bar:
+        watch = training.Watch(bar.step, bar.note)
+        training.train(config, out, inputs, resume=resume, watch=watch, versions=versions())
+    return Trained(out, last_figures(out), billing.repeats_of(config, out))
+
+
+def described(config: RunConfig, inputs: sources.Inputs) -> Iterator[str]:
+    """Yields lines that say what is trained: the series, the base, the overlay, and how a text begins."""
+    shares = ", ".join(f"{len(ids)} {share}" for share, ids in inputs.split.parts().items())
+    yield f"series: {len(inputs.series)} ({shares})"
+    parameters = f"{count_params(inputs.model):,} parameters"
+    yield f"base: {config.model.path}, {parameters}, {config.model.dtype}; {inputs.alphabet.source}"
+    if note := pinned_note(config.model):
+        yield note
+    targets = ", ".join(normalise_targets(config.lora.targets))
+    begun = f"; begun from {config.lora.init}" if config.lora.init else ""
+    yield f"LoRA: rank {config.lora.rank} on {targets}; head: {config.lora.head}{begun}"
+    first_TV = inputs.series.select(inputs.split.train[:1]).values_NTV[0]
+    alpha_V = inputs.codec.fit(first_TV[: config.evaluate.context], first_TV)
+    text = inputs.codec.encode(first_TV[:4], alpha_V)
+    yield f"text: {text} -> ids {inputs.alphabet.encode(text[:10]).tolist()} ..."
+
+
+def last_figures(folder: Path) -> dict[str, Any]:
+    """Returns the newest value of everything that a run has logged, by its key in metrics.jsonl."""
+    found: dict[str, Any] = {}
+    for record in run.read_metrics(folder / run.METRICS):
+        found.update(record)
+    return found
