@@ -25,8 +25,8 @@ from jaxlv.model.attention import KERNELS
 from jaxlv.runs import sinks
 from jaxlv.runs.search import Range
 from jaxlv.settings import Between, Entries, Items, Number, Settings, Statement, Text, setting, statements
-from jaxlv.text.codec import SCALE_RULES, Codec
 from jaxlv.studies import from_scratch as make_base
+from jaxlv.text.codec import SCALE_RULES, Codec
 from jaxlv.tools.cli import VERBS
 from jaxlv.tools.console import start
 from jaxlv.tools.options import parse_ids
