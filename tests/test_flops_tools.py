@@ -77,8 +77,9 @@ def test_a_plan_prices_each_phase(capsys):
 def test_a_plan_that_does_not_fit_is_refused(capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(["flops", "plan", str(ROOT / "configs" / "demo.toml"), "--budget", "1e9"])
-    assert stop.value.code == 2
-    assert "the plan does not fit the budget" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert stop.value.code == 2 and "the plan does not fit the budget" in said.err and said.err.count("\n") == 1
+    assert "train steps that it buys" in said.out  # what it would cost is told all the same
 
 
 def test_a_plan_estimates_the_time_by_a_benchmark(capsys, tmp_path):
