@@ -279,6 +279,12 @@ def test_a_step_is_billed_as_its_config_has_it(sections, expected, config):  # n
     assert (read.accumulate, read.dropout, read.update) == (1, False, Update())  # which a train step alone has
 
 
+def test_a_ledger_that_cannot_be_read_when_the_work_is_done_is_told_and_ends_nothing(config, tmp_path):  # noqa: F811
+    paid = budgeted(config, 1e12)
+    (tmp_path / billing.LEDGER).write_text("no ledger\n")
+    assert "whether work was repeated cannot be told: " in billing.repeats_of(paid, tmp_path)
+
+
 def test_what_is_held_back_does_not_buy_the_first_step(config, price):  # noqa: F811
     inputs = sources.load_inputs(config)
     billing.check_budget(budgeted(config, 2 * price, held_back=float(price)), inputs.model)

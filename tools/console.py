@@ -201,7 +201,8 @@ def _shorten_others() -> None:
 
     if sys.unraisablehook is sys.__unraisablehook__:
         sys.unraisablehook = ignored
-    logging.lastResort = _LogLine(logging.WARNING)
+    if not logging.root.handlers:  # else a library that logs by `logging.error` gives it one of its own
+        logging.root.addHandler(_LogLine(logging.WARNING))
 
 
 class _LogLine(logging.Handler):

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import jax
 
 from jaxlv.config import RunConfig
-from jaxlv.errors import JaxlvError
+from jaxlv.errors import JaxlvError, printable
 from jaxlv.flops.ledger import FINAL, Book, BudgetExceeded, Event, Kind, Ledger, Meter, Terms, begun, other_terms
 from jaxlv.flops.work import Train, Update
 from jaxlv.lora import overlay
@@ -179,8 +179,14 @@ class Purse:
 
 
 def repeats_of(config: RunConfig, folder: Path) -> str:
-    """What a config's ledger says of repeats after interruptions, in words; "" if there were none."""
-    book = book_of(config, folder)
+    """Returns what a config's ledger says of repeats after interruptions, in words; "" if there were none.
+
+    It is asked when the work is done: a ledger that cannot be read then is told, and ends nothing.
+    """
+    try:
+        book = book_of(config, folder)
+    except (JaxlvError, OSError) as fault:
+        return f"whether work was repeated cannot be told: {printable(fault)}"
     return book.account.told_repeats() if book else ""
 
 
