@@ -22,7 +22,7 @@ from jaxlv.model.weights import EMBEDDED_BASE, resolve
 from jaxlv.report.folders import read_tree
 from jaxlv.runs import sources
 from jaxlv.settings import single
-from jaxlv.tools import simulate
+from jaxlv.tools import cli
 
 
 def refused(action: Any, *arguments: Any, **named: Any) -> str:
@@ -72,7 +72,7 @@ def test_where_series_are_written_is_looked_at_before_they_are_simulated(tmp_pat
     ):
         assert said in refused(series.check_place, tmp_path / name)
         with pytest.raises(SystemExit, match="2"):
-            simulate.main(["--out", str(tmp_path / name)])
+            cli.main(["simulate", "--out", str(tmp_path / name)])
 
 
 def test_a_budget_may_be_as_large_as_its_setting_says():
