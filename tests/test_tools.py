@@ -425,11 +425,11 @@ def test_the_demo_does_it_all_and_makes_room_for_itself(work):
 
 
 def test_doctor_tells_what_a_config_takes_if_it_does_not_fit(work, monkeypatch):
-    monkeypatch.setattr(doctor, "device_memory", lambda device: (10**6, "of a test"))
+    monkeypatch.setattr(doctor, "device_memory", lambda device: (1000, "of a test"))
     outcome = jaxlv("doctor", work.config, "--json")
     told = json.loads(outcome.out)
     assert outcome.code == 2 and "the config does not fit; expected at most 0.0 GiB" in outcome.err and not told["fits"]
-    assert told["memory"] == 10**6 < sum(told["step_bytes"].values()) and told["least_seconds_per_step"] > 0
+    assert told["memory"] == 1000 < sum(told["step_bytes"].values()) and told["least_seconds_per_step"] > 0
 
 
 def test_doctor_says_whether_a_config_fits(work):
