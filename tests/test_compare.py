@@ -111,8 +111,9 @@ def test_a_comparison_is_resumed_where_it_stopped_or_could_not_write(compared, o
     with full_disk(), pytest.raises(SystemExit):
         said_by(*options, "--out", out, "--protocols", "liu", "--resume")
     assert not (out / COMPARE).exists() and not list(out.rglob(".*.tmp"))
-    said_by(*options, "--out", out, "--protocols", "liu", "--resume")
+    told = json.loads(said_by(*options, "--out", out, "--protocols", "liu", "--resume", "--json"))
     assert {name: (out / name).read_bytes() for name in written} == written
+    assert told == {"folder": str(out), **json.loads(written[COMPARE])}
     assert (out / COMPARE).is_file() and (out / "liu.csv").stat().st_mtime_ns == kept
     with pytest.raises(SystemExit):
         said_by(*options, "--out", out, "--protocols", "liu")

@@ -156,9 +156,10 @@ def test_any_number_of_series_steps_and_variables(tmp_path, monkeypatch, count_,
     random = np.random.default_rng(0)
     phase = random.uniform(0, 6, (count_, 1, len(names)))
     path = npz(tmp_path / "x.npz", 2 + np.sin(np.arange(steps)[:, None] / 2 + phase), variables=np.array(list(names)))
-    said = said_by(path, "--out", tmp_path / "out", "--context-lengths", "64")
-    assert (said.code, said.err) == (0, "")
+    said = said_by(path, "--out", tmp_path / "out", "--context-lengths", "64", "--json")
+    assert said.code == 0 and said.err.startswith("explore: reading")
     result = json.loads((tmp_path / "out" / "exploration.json").read_text())
+    assert json.loads(said.out) == {"folder": str(tmp_path / "out"), **result}
     assert result["series"] == count_ and result["window"] == min(20, steps) and result["regimes"] is None
     page = (tmp_path / "out" / "report.html").read_text()
     Tree(page)

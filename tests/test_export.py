@@ -170,7 +170,8 @@ def test_merge_adds_adapters(work, random_lora, tmp_path):
     said = done("merge", *folders, "--weights", "0.5,2", "--model", work.base, "--to", "peft", "--out", tmp_path / "sum")
     assert "cosine" in said and "read back" in said
     total = load_adapter(tmp_path / "sum", model)
-    done("merge", tmp_path / "sum", "--model", work.base, "--out", tmp_path / "whole")
+    told = json.loads(done("merge", tmp_path / "sum", "--model", work.base, "--out", tmp_path / "whole", "--json"))
+    assert told["folder"] == str(tmp_path / "whole") and told["largest_relative_difference"] < 1e-4
     whole, merged = weights.load_pretrained(tmp_path / "whole")
     ids = IDS_BT % 32
     expected = model.apply({"params": params, "lora": total}, ids)

@@ -245,7 +245,8 @@ def test_what_is_done_is_kept_on_resuming(reproduced, subject, without_pictures)
     name, out, _ = reproduced
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     (out / RESULT).unlink()
-    said_by(name, *subject.options, "--out", out, "--resume")
+    told = said_by(name, *subject.options, "--out", out, "--resume", "--json")
+    assert json.loads(told) == {"folder": str(out), **result_of(out)}
     after = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     assert {path.name for path in before if before[path] != after.get(path)} <= {"report.html"}
     (out / "report.html").write_bytes(before[out / "report.html"])

@@ -191,8 +191,9 @@ def test_a_search_tells_its_study_and_draws_the_same_wherever_it_was_killed(file
     assert all(settings["train.seed"] in range(100) for _, settings, _ in found)
     study = optuna.load_study(study_name="jaxlv", storage=f"sqlite:///{killed / 'study.db'}")
     assert [trial.value for trial in study.trials] == [loss for *_, loss in found]
-    said_by(file, *space, "--trials", 4, "--out", whole, "--resume")
-    assert len(json.loads((whole / sweep.RESULT).read_text())["runs"]) == 4
+    told = json.loads(said_by(file, *space, "--trials", 4, "--out", whole, "--resume", "--json"))
+    written = json.loads((whole / sweep.RESULT).read_text())
+    assert len(written["runs"]) == 4 and told == {"folder": str(whole), **written}
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from jaxlv.data import series
 from jaxlv.errors import JaxlvError
 from jaxlv.forecasting.baselines import BASELINES
 from jaxlv.runs import run, sources
+from jaxlv.studies import doctor
 from jaxlv.studies import evaluate as study
 from jaxlv.studies.subjects import Subject
 from jaxlv.tools import cli
@@ -425,6 +426,14 @@ def test_the_demo_does_it_all_and_makes_room_for_itself(work):
     metrics = json.loads((work.folder / "demo" / "metrics.json").read_text())
     assert [row["name"] for row in metrics["rows"]] == ["tuned", "untuned", *NAMES]
     assert (work.folder / "demo" / "report.html").is_file()
+
+
+def test_doctor_tells_what_a_config_takes_if_it_does_not_fit(work, monkeypatch):
+    monkeypatch.setattr(doctor, "device_memory", lambda device: (1000, "of a test"))
+    outcome = jaxlv("doctor", work.config, "--json")
+    told = json.loads(outcome.out)
+    assert outcome.code == 2 and "the config does not fit; expected at most 0.0 GiB" in outcome.err and not told["fits"]
+    assert told["memory"] == 1000 < sum(told["step_bytes"].values()) and told["least_seconds_per_step"] > 0
 
 
 def test_doctor_says_whether_a_config_fits(work):

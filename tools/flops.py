@@ -344,7 +344,8 @@ def count(
 
 app = App(
     name="flops",
-    help="Count FLOPs by formula under every convention, and audit them against the compiled programs.",
+    help="Count FLOPs by formula under every convention, and audit them against the compiled programs.\n\n"
+    "Each command has --json, --quiet and --debug.",
     help_format="plaintext",
     default_parameter=OPTION,
 )

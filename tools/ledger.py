@@ -97,7 +97,7 @@ def verify(run: Path, /) -> Result:
 
 app = App(
     name="ledger",
-    help="Show what a FLOP budget was spent on, and verify it.",
+    help="Show what a FLOP budget was spent on, and verify it.\n\nEach command has --json, --quiet and --debug.",
     help_format="plaintext",
     default_parameter=OPTION,
 )

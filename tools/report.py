@@ -12,8 +12,8 @@ def report(folders: tuple[Path, ...], /, *, data: Path | None = None, out: Path 
 
     The page needs nothing else and opens from disk: summary and bill first, then figures, tables that sort, settings and
     versions, and a paper's own figures beside ours if data, split, series, context and horizon are the same. Of several
-    folders all runs stand in one table, with error against FLOPs and what a budget buys. A page that the folder has already
-    is replaced.
+    folders all runs stand in one table, with error against FLOPs and what a budget buys. A page that DIR has already is
+    replaced.
 
         jaxlv report runs/demo
         jaxlv report runs/a runs/b sweeps/rank --out compared.html
@@ -25,7 +25,7 @@ def report(folders: tuple[Path, ...], /, *, data: Path | None = None, out: Path 
     data
         series file of the forecasts; the run's own, if it is still there, if not given
     out
-        the page; report.html in the folder if not given, and of several folders report.html where you are
+        the page; DIR/report.html if not given, and of several folders report.html where you are
     """
     from jaxlv.studies import pages
 
