@@ -77,15 +77,15 @@ def test_each_part_of_a_split_is_read_by_its_own_and_no_other(marked):
 def test_nothing_but_its_own_series_reaches_the_model_in_a_run(marked, tmp_path, monkeypatch):
     """A run trains; what is given to its train step, its validation step and its forecaster is read."""
     reached: dict[str, set[int]] = {"training": set(), "validation": set(), "forecast": set()}
-    fit, of_losses, forecast = training.fit, validation.losses, Forecaster.__call__
+    steps, of_losses, forecast = training.steps, validation.losses, Forecaster.__call__
     inputs = sources.load_inputs(marked)
 
-    def watched_fit(step, state, frozen, batches, *others, **more):
+    def watched_steps(step, state, frozen, batches, last):
         def seen(number: int) -> Windows:
             reached["training"] |= ids_in(batches(number), inputs.alphabet)
             return batches(number)
 
-        return fit(step, state, frozen, seen, *others, **more)
+        return steps(step, state, frozen, seen, last)
 
     def watched_losses(step, trained, frozen, windows, t):
         reached["validation"] |= ids_in(windows, inputs.alphabet)
@@ -95,7 +95,7 @@ def test_nothing_but_its_own_series_reaches_the_model_in_a_run(marked, tmp_path,
         reached["forecast"] |= {round(2 * value) - 1 for value in chosen.values_NTV[:, 0, 0]}
         return forecast(self, chosen, *arguments, **more)
 
-    monkeypatch.setattr(training, "fit", watched_fit)
+    monkeypatch.setattr(training, "steps", watched_steps)
     monkeypatch.setattr(validation, "losses", watched_losses)
     monkeypatch.setattr(Forecaster, "__call__", watched_forecast)
     settings = {"select": "forecast", "forecast_series": 2, "validation_windows": 100}

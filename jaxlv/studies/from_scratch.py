@@ -30,7 +30,7 @@ from jaxlv.model.qwen2 import Qwen2
 from jaxlv.model.weights import count_params, write_pretrained
 from jaxlv.runs.checkpoint import Checkpoints
 from jaxlv.settings import AXIS, SEEDS, Between, Entries, Items, Settings, setting
-from jaxlv.steps.train import fit, init_state, make_optimizer, make_train_step, make_validation_step
+from jaxlv.steps.train import Step, init_state, make_optimizer, make_train_step, make_validation_step, steps
 from jaxlv.storage.door import is_there
 from jaxlv.storage.files import new_file, new_folder, read_text, write_json, write_text
 from jaxlv.studies.progress import Bar, Begin, Say, Silent, unsaid
@@ -351,18 +351,22 @@ def train(
             curve = [json.loads(line) for line in read_text(curve_path).splitlines()]
             curve = [row for row in curve if row["step"] <= int(state.step)]
 
-        def on_state(step, state):
-            if step % config.validate_every and step != config.steps:
-                return
+        running: Step | None = None  # whose figures have not been read
+        for step in steps(train_step, state, frozen, batches, config.steps):
+            if running:
+                progress.step(running.number, running.figures())
+            running, state = step, step.state
+            if step.number % config.validate_every and step.number != config.steps:
+                continue
             pairs = [validation_step(state.trained, frozen, jax.tree.map(lambda a: a[0], batch)) for batch in validation]
             nats = sum(float(a) for a, _ in pairs) / sum(float(b) for _, b in pairs)
-            all_finite(nats, "the losses", f"validation at step {step}")
-            curve.append({"step": step, "validation_nats_per_token": round(nats, 5)})
-            progress.note(f"step {step}: validation {nats:.4f} nats per token")
-            checkpoints.save(step, state)
+            all_finite(nats, "the losses", f"validation at step {step.number}")
+            curve.append({"step": step.number, "validation_nats_per_token": round(nats, 5)})
+            progress.note(f"step {step.number}: validation {nats:.4f} nats per token")
+            checkpoints.save(step.number, state)
             write_text(curve_path, "".join(json.dumps(row) + "\n" for row in curve))
-
-        state = fit(train_step, state, frozen, batches, config.steps, progress.step, on_state)
+        if running:
+            progress.step(running.number, running.figures())
     return model, overlay.join(state.trained, frozen)["params"], curve
 
 
