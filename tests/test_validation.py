@@ -18,6 +18,7 @@ from jaxlv.data.series import SeriesSet, from_arrays
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.ledger import Event, Ledger, Meter, Terms
 from jaxlv.forecasting.forecaster import Forecaster
+from jaxlv.forecasting.request import Request
 from jaxlv.lora import adapters, overlay
 from jaxlv.model.config import ModelConfig
 from jaxlv.runs import sources, training, validation
@@ -205,9 +206,9 @@ class Offset:
         self.asked |= changes
         return self
 
-    def __call__(self, chosen: SeriesSet, context: int, horizon: int, samples: int, **more: Any) -> Offset:
-        self.asked |= {"ids": chosen.ids_N.tolist(), "context": context, "horizon": horizon, "samples": samples}
-        self.truth_NHV = chosen.values_NTV[:, context : context + horizon]
+    def __call__(self, chosen: SeriesSet, request: Request) -> Offset:
+        self.asked |= {"ids": chosen.ids_N.tolist(), "request": request}
+        self.truth_NHV = chosen.values_NTV[:, request.context : request.context + request.horizon]
         return self
 
     def median(self) -> np.ndarray:
@@ -230,7 +231,7 @@ def test_forecasts_of_a_validation_are_greedy_and_of_its_first_series(train, con
     monkeypatch.setattr(Inputs, "forecaster", lambda *_: forecaster)
     assert validation.forecast_error(chosen, inputs, {}, None) == pytest.approx(0.25, rel=1e-9)
     ids = inputs.split.validation[:2].tolist()
-    assert forecaster.asked == {"temperature": 0.0, "ids": ids, "context": context, "horizon": horizon, "samples": 1}
+    assert forecaster.asked == {"temperature": 0.0, "ids": ids, "request": Request(context, horizon, 1, batch=2)}
 
 
 def test_a_validation_is_billed_by_its_batches_with_a_short_last_one(config, tmp_path, monkeypatch):  # noqa: F811
