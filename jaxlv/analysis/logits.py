@@ -263,7 +263,7 @@ class _Padded(NamedTuple):
 def _padded_rows(
     forecaster: Forecaster, prompts: Sequence[np.ndarray], width: int, side: str, positions: str, seen: bool
 ) -> _Padded:
-    """Prompts padded with the end of a text, if the vocabulary has one."""
+    """Returns prompts padded with the end of a text, if the vocabulary has one."""
     filler = forecaster.alphabet.end_ids[0] if forecaster.alphabet.end_ids else 0
     ids_BT, positions_BT, _ = stack([window(prompt, width, side) for prompt in prompts], width)
     real_BT = positions_BT != NO_POSITION

@@ -83,7 +83,7 @@ class _Halves(NamedTuple):
 
 
 def _halves(samples_NSHV: np.ndarray, level: float, least_NV: np.ndarray) -> _Halves:
-    """The halves of the central interval, each at least `least_NV` wide."""
+    """Returns the halves of the central interval, each at least `least_NV` wide."""
     low_NHV, high_NHV = metrics.central_interval(samples_NSHV, level)
     middle_NHV = metrics.quantiles(samples_NSHV, [0.5])[0]
     least_N1V = np.asarray(least_NV)[:, None]

@@ -186,7 +186,7 @@ class Forecaster:
         on_batch: Callable[[int], None] = lambda done: None,
         scales_NV: np.ndarray | None = None,
     ) -> Forecast:
-        """Forecasts of each series, given the steps before.
+        """Returns forecasts of each series, given the steps before.
 
         Sample s is written under head-room s of the codec's, in turns. `scales_NV` are raw units per written unit, by
         default what the codec's rule gives. Raises JaxlvError if the context is longer than the series, and if the forecasts
@@ -232,7 +232,7 @@ class Forecaster:
     def rolling(
         self, series: SeriesSet, request: Request, reach: int, *, on_batch: Callable[[int], None] = lambda done: None
     ) -> Forecast:
-        """Forecasts that are longer than the windows which a model was trained on: `reach` steps at a time.
+        """Returns forecasts longer than the windows that a model was trained on: `reach` steps at a time.
 
         Every sample goes on from its own last `context` steps: under the rule `context` with the scale of these, under
         another rule with that of the series. A value that was written 0.00 goes on as half of the last decimal.
@@ -293,9 +293,9 @@ class Forecaster:
         grammar: Grammar | None = None,
         alphabet: Alphabet | None = None,
     ) -> Generated:
-        """`generate` with this model and its sampling; with a meter it is reserved first, and paid as far as it ran.
+        """Calls `generate` with this model and its sampling. With a meter, it is reserved first and paid as far as it ran.
 
-        `alphabet` stands in for the forecaster's, as of a text that ends with other tokens.
+        `alphabet` replaces the forecaster's, for texts that end with other tokens.
         """
         how, alphabet = Decoding(samples, new_tokens, self.sampling, steps), alphabet or self.alphabet
         width = padded(max(map(len, prompts.ids)))
@@ -314,7 +314,7 @@ class Forecaster:
         return self.meter.spend(kind, **shape) if self.meter else contextlib.nullcontext({})
 
     def _rows(self, series: SeriesSet, request: Request, scales_MV: np.ndarray) -> _Rows:
-        """The prompts of each series under each of its scales, which follow one another."""
+        """Returns the prompts of each series under each of its scales, which follow one another."""
         R = len(scales_MV) // len(series)
         ids_M, values_MTV = np.repeat(series.ids_N, R), np.repeat(series.values_NTV, R, axis=0)
         given = list(zip([f"series {i}" for i in ids_M], values_MTV, scales_MV, strict=True))
@@ -332,14 +332,14 @@ class Forecaster:
         )
 
     def _text(self, values_TV: np.ndarray, alpha_V: np.ndarray, request: Request, where: str) -> tuple[str, str]:
-        """The text of the context, and the characters shown of the step behind it: never all of them."""
+        """Returns the text of the context, and the characters shown of the next step: never all of them."""
         context, shown = request.context, request.shown
         whole = self.codec.encode(values_TV[:context], alpha_V, where=where)
         step = self.codec.encode(values_TV[context : context + 1], alpha_V, where=where) if shown else ""
         return whole, step[: min(shown, len(step) - 1)] if shown else ""
 
     def _batch(self, rows: _Rows, some: np.ndarray, request: Request, samples: int, size: int) -> list[list[Decoded]]:
-        """The decoded samples of some rows; a short batch is filled with its first row, so that one shape is compiled."""
+        """Returns the decoded samples of some rows. A short batch is filled with its first row, so that one shape is compiled."""
         filled = np.concatenate([some, np.repeat(some[:1], size - len(some))])
         form = (rows.scales_MV.shape[1], self.codec.decimals, rows.digits_M[some[0]])
         masked = number_grammar(*form) if self.sampling.grammar else None

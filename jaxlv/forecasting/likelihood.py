@@ -83,7 +83,7 @@ def nats_per_value(
 
 
 def future(ids: np.ndarray, begin: int, length: int, side: str = "right") -> Windows:
-    """The window of a text whose loss is that of its tokens from `begin` on."""
+    """Returns the window of a text whose loss is that of its tokens from `begin` on."""
     whole = window(ids, length, side)
     return whole._replace(labels_ML=np.where(whole.positions_ML >= begin - 1, whole.labels_ML, IGNORED))
 

@@ -269,7 +269,7 @@ def _fit(start_QL: Any, logs_CVL: Any, form_P: Any, window_W: Any, limit_W: Any)
 
 
 def _marquardt(equations: Callable[[Any], _Sums], start_QL: Any, limit: Any) -> tuple[Any, Any]:
-    """(unknowns, squared residuals) after at most `limit` trials of `equations(point)`; each lane stops by itself."""
+    """Returns (unknowns, squared residuals) after at most `limit` trials of `equations(point)`; each lane stops by itself."""
     L = start_QL.shape[1]
 
     def trial(state: _Search) -> _Search:
@@ -296,7 +296,7 @@ def _marquardt(equations: Callable[[Any], _Sums], start_QL: Any, limit: Any) -> 
 
 
 def _normal_equations(point_QL: Any, start_QL: Any, logs_CVL: Any, form_P1: Any, window: Any) -> _Sums:
-    """The sums over the first `window` steps, formed while the equations are solved.
+    """Returns the sums over the first `window` steps, formed while the equations are solved.
 
     The sensitivities (Q, V, L) of the state to the unknowns are carried along by forward differentiation of each step.
     """

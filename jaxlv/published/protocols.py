@@ -137,7 +137,7 @@ class Part:
     drawn: Callable[[], SeriesSet] | None = None  # simulated series in place of the data set's
 
     def request(self, seed: int = 0, batch: int = 8) -> Request:
-        """What it asks of a forecaster."""
+        """Returns what it asks of a forecaster."""
         return Request(self.context, self.horizon, self.samples, seed, batch, self.shown)
 
 

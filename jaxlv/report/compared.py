@@ -104,7 +104,7 @@ class Protocol(NamedTuple):
 
 
 def protocol_of(measured: Evaluation) -> Protocol:
-    """What an evaluation was measured under."""
+    """Returns what an evaluation was measured under."""
     protocol = measured.metrics["protocol"]
     series = protocol.get("series") or ()
     ids = tuple(sorted(series)) if isinstance(series, list) else series

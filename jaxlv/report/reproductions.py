@@ -54,7 +54,7 @@ class Priced(NamedTuple):
 
 
 def priced(result: Tree) -> list[Priced]:
-    """Every run that was trained, each once."""
+    """Returns every run that was trained, each once."""
     found = []
     for stage in result["stages"]:
         for one in stage["runs"]:

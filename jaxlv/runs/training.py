@@ -188,10 +188,10 @@ class _Training:
             return finished
 
     def _train(self, state: TrainState) -> TrainState:
-        """Take step after step and do what is due behind each, in this order; the state after the last one.
+        """Takes step after step and does what is due after each, in this order; returns the state after the last one.
 
-        The figures of a step are read while the next one runs, so that the host never holds up the device; but none of its
-        state is validated or saved, and no block of steps is committed, before they are known.
+        The figures of a step are read while the next one runs, so that the host never holds up the device; but no state is
+        validated or saved, and no block of steps committed, before its figures are known.
         """
         running: Step | None = None  # whose figures have not been read
         for step in steps(self.step, state, self.stack.frozen, self._batch, self.config.train.steps):
@@ -261,8 +261,8 @@ class _Training:
         return state
 
     def _goes_on(self, step: int) -> bool:
-        """Shall there be another step behind this one, and do the budgets hold it? A block of steps is reserved at once, up
-        to the next that is due or logged, and never more than a share of the run.
+        """Says whether another step follows this one: nobody asked for the end, and the budgets hold it. A block of steps is
+        reserved at once, up to the next one that is due or logged, and never more than a share of the run.
         """
         t, metered = self.config.train, [member for member in self.members if member.meter is not None]
         if self.asked.asked or step >= t.steps:
@@ -305,13 +305,13 @@ class _Training:
     # ------------------------------------------------------------------------------------------ after each step
 
     def _due(self, step: int, on_demand: bool = False) -> tuple[bool, bool]:
-        """Is the state of this step validated; is it saved, whatever the validation says?"""
+        """Says whether the state of this step is validated, and whether it is saved whatever the validation finds."""
         t, last = self.config.train, step == self.config.train.steps
         validates = t.validate_every > 0 and (step % t.validate_every == 0 or last)
         return validates, step % t.checkpoint_every == 0 or last or on_demand
 
     def _is_save_asked(self) -> bool:
-        """Does a file ask for a checkpoint? Looked for now and then, with the folders: raises JaxlvError if one is gone."""
+        """Says, each half second, whether a file asks for a checkpoint. Raises JaxlvError if a folder is gone."""
         now = time.monotonic()
         if now - self.looked <= LOOK_EVERY:
             return False
@@ -320,7 +320,7 @@ class _Training:
         return any((member.folder / SAVE).exists() for member in self.members)
 
     def _report(self, step: Step) -> None:
-        """Wait for a step; tell and write its figures, and commit the block of steps that it ends."""
+        """Waits for a step; tells and writes its figures, and commits the block of steps that it ends."""
         number, figures, count = step.number, step.figures(), len(self.members)
         logged = number % self.config.train.log_every == 0 or number == 1 or any(self._due(number))
         of_each = [{name: float(np.atleast_1d(value)[i]) for name, value in figures.items()} for i in range(count)]
@@ -336,7 +336,7 @@ class _Training:
             member.log_step(number, own, logged)
 
     def _validate(self, step: int, state: TrainState) -> set[int]:
-        """Measure the state of each run, tell and log it; the places of the runs of which it is the best so far."""
+        """Measures the state of each run, tells and logs it. Returns the places of the runs whose best state it is so far."""
         records = [self._measures(member, index, step, state) for index, member in enumerate(self.members)]
         self._tell(step, [record for record in records if record])
         marked = zip(self.members, records, strict=True)

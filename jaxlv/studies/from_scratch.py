@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -319,10 +319,16 @@ def make_series(config: BaseConfig, folder: Path, note: Say = unsaid) -> tuple[S
     return training, simulated(few, config.seed + 1, folder / "held_out", note)
 
 
-def train(
-    config: BaseConfig, work: Path, folder: Path, workers: int, resume: bool, progress: Bar
-) -> tuple[Qwen2, Any, list[dict]]:
-    """Returns (model, params, learning curve). Checkpoints lie in `work`, the simulated series in `folder`."""
+class Trained(NamedTuple):
+    """A model that is trained, and its learning curve."""
+
+    model: Qwen2
+    params: Any
+    curve: list[dict]
+
+
+def train(config: BaseConfig, work: Path, folder: Path, workers: int, resume: bool, progress: Bar) -> Trained:
+    """Trains a base. Checkpoints lie in `work`, the simulated series in `folder`."""
     tokenizer = work / "tokenizer"
     write_tokenizer(tokenizer)
     model = Qwen2(architecture(config))
@@ -367,7 +373,7 @@ def train(
             write_text(curve_path, "".join(json.dumps(row) + "\n" for row in curve))
         if running:
             progress.step(running.number, running.figures())
-    return model, overlay.join(state.trained, frozen)["params"], curve
+    return Trained(model, overlay.join(state.trained, frozen)["params"], curve)
 
 
 def validation_windows(config: BaseConfig, series: Series, alphabet: Alphabet) -> list[Windows]:
