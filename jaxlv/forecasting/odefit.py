@@ -269,7 +269,7 @@ def _fit(start_QL: Any, logs_CVL: Any, form_P: Any, window_W: Any, limit_W: Any)
 
 
 def _marquardt(equations: Callable[[Any], _Sums], start_QL: Any, limit: Any) -> tuple[Any, Any]:
-    """Returns (unknowns, squared residuals) after at most `limit` trials of `equations(point)`; each lane stops by itself."""
+    """Returns (unknowns, squared residuals) after at most `limit` trials of `equations(point)`; lanes stop by themselves."""
     L = start_QL.shape[1]
 
     def trial(state: _Search) -> _Search:

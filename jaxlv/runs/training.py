@@ -336,7 +336,7 @@ class _Training:
             member.log_step(number, own, logged)
 
     def _validate(self, step: int, state: TrainState) -> set[int]:
-        """Measures the state of each run, tells and logs it. Returns the places of the runs whose best state it is so far."""
+        """Measures the state of each run, tells and logs it; returns the places of the runs whose best state this is."""
         records = [self._measures(member, index, step, state) for index, member in enumerate(self.members)]
         self._tell(step, [record for record in records if record])
         marked = zip(self.members, records, strict=True)

@@ -91,7 +91,7 @@ def generate(
     seed: int = 0,
     grammar: Grammar | None = None,
 ) -> Generated:
-    """Continuations of prompts.
+    """Returns continuations of prompts.
 
     With a `grammar`, logits are formed over the 13 symbols and masked by it; without, over the whole vocabulary. A prompt
     may end within a time step: its samples then complete that step first, and it counts as one of the steps. The random
