@@ -34,7 +34,7 @@ def jaxlv_samples(settings: dict[str, Any], constrained: bool) -> Work:
     import numpy as np
 
     from jaxlv.config import SamplingConfig
-    from jaxlv.steps.generate import generate
+    from jaxlv.steps.generate import Decoding, Prompts, generate
     from jaxlv.text.grammar import number_grammar
     from jaxlv.text.tokens import Alphabet
 
@@ -43,18 +43,10 @@ def jaxlv_samples(settings: dict[str, Any], constrained: bool) -> Work:
     prompt_P = side.random_ids(settings["prompt"], vocabulary=settings["vocabulary"])
     seeds = iter(range(1_000_000))
 
+    prompts, how = Prompts([prompt_P]), Decoding(settings["samples"], settings["new"], SamplingConfig(grammar=constrained))
+
     def run() -> None:
-        made = generate(
-            model,
-            {"params": params},
-            [prompt_P],
-            settings["samples"],
-            SamplingConfig(grammar=constrained),
-            alphabet,
-            seed=next(seeds),
-            max_new_tokens=settings["new"],
-            grammar=grammar,
-        )
+        made = generate(model, {"params": params}, prompts, alphabet, how, next(seeds), grammar)
         assert (made.lengths_SN == settings["new"]).all()
 
     return side.jax_work(device, run, facts)

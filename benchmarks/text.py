@@ -26,6 +26,7 @@ from jaxlv.data.series import SeriesSet
 from jaxlv.forecasting.evaluate import plain, score
 from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.forecasting.likelihood import nats_per_value
+from jaxlv.forecasting.request import Request
 from jaxlv.model.weights import load_pretrained, resolve
 from jaxlv.text.codec import TOP, Codec
 from jaxlv.text.tokens import load_alphabet
@@ -74,7 +75,7 @@ FORMS: dict[str, Form] = {
 def measure(form: Form, forecaster: Forecaster, series: SeriesSet, samples: int, batch: int) -> dict[str, Any]:
     """A row of the result."""
     own = replace(forecaster, codec=form.codec(series.values_NTV)).with_sampling(temperature=form.temperature)
-    forecast = own(series, CONTEXT, HORIZON, samples, SEED, batch)
+    forecast = own(series, Request(CONTEXT, HORIZON, samples, SEED, batch))
     values_NTV = series.values_NTV
     context_NCV, truth_NHV = values_NTV[:, :CONTEXT], values_NTV[:, CONTEXT : CONTEXT + HORIZON]
     row = score("model", forecast.median(), truth_NHV, context_NCV, series, forecast.filled())

@@ -6,27 +6,28 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import pandas as pd
 
-from jaxlv.config import CodecConfig, EvaluateConfig, ModelSettings, RunConfig, SamplingConfig
+from jaxlv.config import CodecConfig, ModelSettings, RunConfig, SamplingConfig
 from jaxlv.data.series import SeriesSet, from_arrays, load
 from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.forecasting.forecaster import Forecast, Forecaster
+from jaxlv.forecasting.request import Request
 from jaxlv.lora.adapters import load_adapter, read_codec
 from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.model.weights import EMBEDDED_BASE
 from jaxlv.runs import run, sources
 from jaxlv.runs.billing import Purse
-from jaxlv.settings import argument
 from jaxlv.storage.door import is_folder, is_there
 from jaxlv.text.codec import Codec
 from jaxlv.text.tokens import QWEN_END, load_alphabet
 
 PATHS = (str, Path)
+OPENING = ("adapter", "codec", "tokenizer", "pays")  # keywords of `forecast` that say which model it is
 Model = Forecaster | str | Path | Qwen2 | Sequence[Any]
 
 
@@ -112,6 +113,21 @@ def _held(given: Qwen2 | Sequence[Any], tokenizer: str | Path | None) -> Forecas
     return Forecaster(model, variables, alphabet, Codec.of(CodecConfig(), None), SamplingConfig())
 
 
+class Options(TypedDict, total=False):
+    """Keywords of `forecast`: of `open_model`, of the config's sections [sampling] and [evaluate]."""
+
+    adapter: str | Path | None
+    codec: Codec | None
+    tokenizer: str | Path | None
+    pays: bool
+    batch_series: int
+    temperature: float
+    top_k: int
+    top_p: float
+    repetition_penalty: float
+    grammar: bool
+
+
 def forecast(
     model: Model,
     series: SeriesSet | pd.DataFrame | np.ndarray | str | Path,
@@ -119,37 +135,33 @@ def forecast(
     samples: int = 20,
     *,
     context: int | None = None,
-    adapter: str | Path | None = None,
     seed: int = 0,
     arrays: bool = False,
-    batch_series: int = 8,
-    codec: Codec | None = None,
-    tokenizer: str | Path | None = None,
-    pays: bool = True,
-    **sampling: Any,
+    **settings: Unpack[Options],
 ) -> pd.DataFrame | Forecast:
     """Forecasts of the `horizon` steps behind each series: a frame, or with `arrays` the samples themselves.
 
     `series` is an array (T, V) or (N, T, V) in raw units, a frame with the columns prey and predator (and series, time), a
     file, or a SeriesSet; the model sees all of it, or its last `context` steps. The frame has a row for each series, step,
     time, variable and statistic (median, mean, quantiles, samples) with its raw value; `Forecast.samples_NSHV` has axes
-    (N, S, H, V), NaN where a sample broke off. `model`, `adapter`, `codec`, `tokenizer` and `pays` as in `open_model`;
-    `sampling` as in the config: temperature, top_k, top_p, repetition_penalty, grammar. JaxlvError for what does not fit.
+    (N, S, H, V), NaN where a sample broke off. Further keywords: `adapter`, `codec`, `tokenizer` and `pays` as in
+    `open_model`; `batch_series` (8), the series decoded together; as in the config temperature, top_k, top_p,
+    repetition_penalty and grammar. Raises JaxlvError for what does not fit.
     """
-    forecaster = open_model(model, adapter, codec=codec, tokenizer=tokenizer, pays=pays)
-    known = SamplingConfig.__dataclass_fields__
-    for name in sampling:
-        if name not in known:
-            raise JaxlvError(f"unknown setting {name}", where="forecast", expected=", ".join(known))
-    given = as_series(series)
-    batch_series = argument(EvaluateConfig, "batch_series", batch_series, "batch_series")
-    if context is not None:
-        context = argument(EvaluateConfig, "context", context, "context")
-        if not 1 <= context <= given.values_NTV.shape[1]:
-            raise JaxlvError("the context does not fit the series", expected=given.values_NTV.shape[1], found=context)
-        given = replace(given, values_NTV=given.values_NTV[:, -context:], time_T=given.time_T[-context:])
-    steps = given.values_NTV.shape[1]
-    found = forecaster.with_sampling(**sampling)(given, steps, horizon, samples, seed, min(batch_series, len(given)))
+    for name in settings:
+        if name not in Options.__annotations__:
+            raise JaxlvError(f"unknown setting {name}", where="forecast", expected=", ".join(Options.__annotations__))
+    given: dict[str, Any] = dict(settings)
+    opening = {name: given.pop(name) for name in OPENING if name in given}
+    forecaster, known = open_model(model, **opening), as_series(series)
+    steps = known.values_NTV.shape[1]
+    request = Request(steps if context is None else context, horizon, samples, seed, given.pop("batch_series", 8))
+    if request.context > steps:
+        raise JaxlvError("the context does not fit the series", expected=steps, found=context)
+    last = slice(steps - request.context, steps)
+    known = replace(known, values_NTV=known.values_NTV[:, last], time_T=known.time_T[last])
+    request = replace(request, batch=min(request.batch, len(known)))
+    found = forecaster.with_sampling(**given)(known, request)
     return found if arrays else found.to_frame()
 
 

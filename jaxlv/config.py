@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from jaxlv.errors import JaxlvError, represented
 from jaxlv.settings import (
@@ -351,13 +351,21 @@ def _deeper(tree: Any, levels: int) -> bool:
     return not levels or any(_deeper(one, levels - 1) for one in (tree.values() if isinstance(tree, dict) else tree))
 
 
-def sections(tree: Mapping[str, Any], where: Any) -> tuple[dict[str, Any], dict[str, Any], StageConfig]:
-    """Splits the sections of a file into (those of a run, the axes in [grid], the settings in [stage])."""
+class Sections(NamedTuple):
+    """The sections of a file: those of a run, the axes in [grid], and what is in [stage]."""
+
+    run: dict[str, Any]
+    axes: dict[str, Any]
+    stage: StageConfig
+
+
+def sections(tree: Mapping[str, Any], where: Any) -> Sections:
+    """Splits the sections of a file. Raises JaxlvError if [grid] or [stage] is not what it should be."""
     rest = dict(tree)
     axes, stage = rest.pop(GRID, {}), build_config(StageConfig, rest.pop(STAGE, {}), where, f"{STAGE}.")
     if not isinstance(axes, Mapping):
         raise JaxlvError(f"[{GRID}] must be a section", where=where, found=represented(axes))
-    return rest, dict(axes), stage
+    return Sections(rest, dict(axes), stage)
 
 
 def laid_over(tree: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

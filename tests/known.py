@@ -12,6 +12,7 @@ import numpy as np
 from jaxlv.config import SamplingConfig
 from jaxlv.data.series import SeriesSet
 from jaxlv.forecasting.forecaster import Forecast, Forecaster
+from jaxlv.forecasting.request import Request
 from jaxlv.text.codec import Codec
 from jaxlv.text.tokens import load_alphabet
 
@@ -22,11 +23,7 @@ class Asked(NamedTuple):
     """One call of a forecaster."""
 
     series: SeriesSet
-    context: int
-    horizon: int
-    samples: int
-    seed: int
-    batch_series: int
+    request: Request
     sampling: SamplingConfig
     scales_NV: np.ndarray | None
 
@@ -35,20 +32,18 @@ class Asked(NamedTuple):
 class Known(Forecaster):
     """A forecaster whose `variables` hold what it draws, and what it was asked."""
 
-    def __call__(
-        self, series, context, horizon, samples, seed=0, batch_series=8, on_batch=lambda done: None, shown=0, scales_NV=None
-    ):
-        asked = Asked(series, context, horizon, samples, seed, batch_series, self.sampling, scales_NV)
-        self.variables["asked"].append(asked)
+    def __call__(self, series, request, *, on_batch=lambda done: None, scales_NV=None):
+        self.variables["asked"].append(Asked(series, request, self.sampling, scales_NV))
+        context, horizon, samples, batch = request.context, request.horizon, request.samples, request.batch
         drawn_NSHV = self.variables["draw"](self.sampling, len(series), samples, horizon)
-        for done in (*range(batch_series, len(series), batch_series), len(series)):
+        for done in (*range(batch, len(series), batch), len(series)):
             on_batch(done)
         step = series.time_T[1] - series.time_T[0]
         time_H = series.time_T[context - 1] + step * np.arange(1, horizon + 1)
         last_NV = series.values_NTV[:, context - 1]
         return Forecast(series.ids_N, context, time_H, series.variables, last_NV, drawn_NSHV, {"stop": samples})
 
-    def check_fits(self, series, context, horizon, samples, batch_series):
+    def check_fits(self, series, request):
         """It takes no memory."""
 
     @property

@@ -14,6 +14,7 @@ from jaxlv.config import EvaluateConfig, SamplingConfig
 from jaxlv.data.series import from_arrays
 from jaxlv.forecasting.baselines import BASELINES
 from jaxlv.forecasting.forecaster import Forecast, Forecaster
+from jaxlv.forecasting.request import Request
 from jaxlv.text.codec import Codec
 from jaxlv.text.tokens import load_alphabet
 
@@ -48,7 +49,7 @@ def test_the_points_are_the_medians_of_the_models_and_what_baselines_make_of_the
     np.testing.assert_array_equal(found.points["last value"], np.repeat(series.values_NTV[:, 7:8], 6, axis=1))
     np.testing.assert_array_equal(found.truth_NHV, series.values_NTV[:, 8:14])
     assert heard == [("tuned", 2), ("tuned", 3), ("untuned", 2), ("untuned", 3)]
-    assert tuned.asked[0][1:6] == (8, 6, 3, 5, 2)
+    assert tuned.asked[0].request == Request(8, 6, 3, 5, 2)
 
 
 def test_growth_by_hand():

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pandas as pd
 import pytest
 from known import known
 
 import jaxlv
-from jaxlv.api import as_series
-from jaxlv.config import LoraConfig
+from jaxlv.api import OPENING, Options, as_series
+from jaxlv.config import LoraConfig, SamplingConfig
 from jaxlv.data import series
 from jaxlv.errors import JaxlvError
 from jaxlv.forecasting import metrics
 from jaxlv.forecasting.forecaster import Forecast
+from jaxlv.forecasting.request import Request
 from jaxlv.lora.adapters import Origin, save_peft
 from jaxlv.text.codec import Codec
 
@@ -52,7 +55,7 @@ def test_the_frame_has_each_number_at_its_series_step_time_variable_and_statisti
             assert row["value"] == pytest.approx(value, nan_ok=True)
             assert row["time"] == pytest.approx(5 + (12 + h) / 3)
     (asked, _) = model.asked
-    assert (asked.context, asked.horizon, asked.samples, asked.seed) == (12, 3, 4, 6)
+    assert asked.request == Request(12, 3, 4, 6, batch=2)
     assert asked.sampling.temperature == 0.7 and asked.sampling.grammar
 
 
@@ -64,7 +67,7 @@ def test_a_model_sees_the_last_steps_of_its_context_and_says_so(tidy, values):
     np.testing.assert_array_equal(asked.series.values_NTV, values[:, -5:, ::-1])
     np.testing.assert_allclose(asked.series.time_T, 5 + np.arange(7, 12) / 3)
     np.testing.assert_allclose(found.time_H, 5 + np.arange(12, 14) / 3)
-    assert (asked.context, asked.batch_series) == (5, 1) and found.ids_N.tolist() == [9, 4]
+    assert asked.request == Request(5, 2, 3, batch=1) and found.ids_N.tolist() == [9, 4]
 
 
 def test_series_in_every_shape(values, tidy, tmp_path):
@@ -113,6 +116,12 @@ def test_an_adapter_says_how_series_are_written_unless_told_otherwise(random_mod
     assert found.codec == own and found.variables["lora"].keys() == lora.keys()
     other = Codec(decimals=1)
     assert jaxlv.open_model((model, params), tmp_path / "adapter", tokenizer=tiny_base, codec=other).codec == other
+
+
+def test_a_forecast_takes_every_setting_of_sampling_and_of_opening_a_model():
+    opening = [name for name in inspect.signature(jaxlv.open_model).parameters if name not in ("model", "settings")]
+    assert sorted(OPENING) == sorted(opening)
+    assert set(Options.__annotations__) == {*opening, "batch_series", *SamplingConfig.__dataclass_fields__}
 
 
 @pytest.mark.parametrize(

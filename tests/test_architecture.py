@@ -8,6 +8,7 @@ import graphlib
 import re
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,88 @@ def test_csv_is_written_in_one_place():
         if isinstance(node, ast.Attribute) and node.attr in ("to_csv", "to_excel", "writerow", "writerows", "DictWriter")
     }  # fmt: skip
     assert writing == {LIBRARY / "storage" / "tables.py"}
+
+
+# ------------------------------------------------------------------------------------- what functions take and give
+
+MOST_PARAMETERS = 8
+BARE = {"steps.loss._nll_backward"}  # JAX wants a plain tuple of it: a gradient for each argument
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+NAMED = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def functions(tree: ast.AST, inside: str = "") -> Iterator[tuple[str, Function]]:
+    """(dotted name, function) of all functions of a file, those within others and lambdas included."""
+    for node in ast.iter_child_nodes(tree):
+        name = f"{inside}.{node.name}" if isinstance(node, NAMED) else inside
+        if isinstance(node, Function):
+            yield name, node
+        yield from functions(node, name)
+
+
+def parameters(function: Function) -> int:
+    """How many there are; `self` and `cls` are none, and what collects others is one."""
+    given = function.args
+    names = [one.arg for one in (*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg) if one]
+    return len(names) - (names[:1] in (["self"], ["cls"]))
+
+
+def returned(function: Function) -> Iterator[ast.AST]:
+    """What the function itself returns or yields."""
+    if isinstance(function, ast.Lambda):
+        yield function.body
+        return
+    waiting: list[ast.AST] = list(function.body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, (ast.Return, ast.Yield)) and node.value:
+            yield node.value
+        waiting += [] if isinstance(node, (*NAMED, ast.Lambda)) else ast.iter_child_nodes(node)
+
+
+def is_bare(node: ast.AST) -> bool:
+    """Is it a tuple of three or more, or the type of one? `tuple[Any, ...]`, which does not say what it holds, is one."""
+    if isinstance(node, ast.Subscript) and ast.unparse(node.value) == "tuple":
+        kinds = [ast.unparse(one) for one in getattr(node.slice, "elts", [])]
+        return kinds == ["Any", "..."] or len(kinds) > 2
+    return isinstance(node, ast.Tuple) and (len(node.elts) > 2 or any(isinstance(one, ast.Starred) for one in node.elts))
+
+
+def returns_bare(function: Function) -> bool:
+    """Does a function return three things or more that have no names? A sequence, `tuple[T, ...]`, is one thing."""
+    kind = getattr(function, "returns", None)
+    if kind is not None and any(is_bare(node) for node in ast.walk(kind) if isinstance(node, ast.Subscript)):
+        return True
+    sequence = kind is not None and ast.unparse(kind).startswith("tuple[") and ast.unparse(kind).endswith(", ...]")
+    return not sequence and any(is_bare(value) for value in returned(function))
+
+
+def test_no_function_has_more_than_eight_parameters_and_none_returns_three_things_without_names():
+    found = [(f"{module}{name}", function) for module, path in MODULES.items() for name, function in functions(FILES[path])]
+    assert [name for name, function in found if parameters(function) > MOST_PARAMETERS] == []
+    assert {name for name, function in found if returns_bare(function)} == BARE
+
+
+@pytest.mark.parametrize(
+    ("text", "many", "bare"),
+    [
+        ("def f(self, a, b, /, c, d, *, e, f, g, h): ...", False, False),
+        ("def f(a, b, c, d, e, f, g, *more, **others): ...", True, False),
+        ("def f(): return 1, 2, 3", False, True),
+        ("def f() -> tuple[int, ...]: return 1, 2, 3", False, False),
+        ("def f() -> tuple[Any, ...]: return g()", False, True),
+        ("def f() -> dict[str, tuple[int, int, str]]: ...", False, True),
+        ("def f():\n  def g(): return 1, 2\n  yield (*a, 1)", False, True),
+        ("def f(): return Pair(1, 2), [(1, 2, 3)]", False, False),
+        ("f = lambda: (1, 2, 3)", False, True),
+        ("def f() -> Literal[1, 2, 3]: ...", False, False),
+    ],
+)
+def test_what_a_function_takes_and_gives_is_seen(text, many, bare):
+    found = [function for _, function in functions(ast.parse(text))]
+    assert any(parameters(function) > MOST_PARAMETERS for function in found) == many
+    assert any(returns_bare(function) for function in found) == bare
 
 
 def attributes_read() -> set[str]:

@@ -32,6 +32,7 @@ from jaxlv.forecasting.evaluate import (
 )
 from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.forecasting.metrics import bootstrap_interval, coverage, covered, crps, energy_score, mae
+from jaxlv.forecasting.request import Request
 from jaxlv.model.weights import load_pretrained
 from jaxlv.text.codec import Codec
 from jaxlv.text.tokens import load_alphabet
@@ -378,13 +379,13 @@ def test_the_temperature_is_that_of_the_least_crps(forecaster, series):
     chosen, scores = choose_temperature(forecaster, series, CONFIG, [1.5, 0.2, 0.8, 0.2], heard.append)
     assert heard == [1, 2, 3] and list(scores) == ["0.2", "0.8", "1.5"]
     _, truth = truth_of(series, 8, 6)
-    drawn = {t: forecaster.with_sampling(temperature=t)(series, 8, 6, 3, 5) for t in (0.2, 0.8, 1.5)}
+    drawn = {t: forecaster.with_sampling(temperature=t)(series, Request(8, 6, 3, 5)) for t in (0.2, 0.8, 1.5)}
     expected = {t: crps(one.filled(), truth).mean() for t, one in drawn.items()}
     assert scores == pytest.approx({f"{t:g}": value for t, value in expected.items()})
     errors = {t: mae(one.median(), truth).mean() for t, one in drawn.items()}
     assert chosen == min(expected, key=expected.get) != min(errors, key=errors.get)
     for asked in forecaster.asked[:3]:
-        assert asked[1:6] == (8, 6, 3, 5, 2) and asked.series is series and asked.sampling.temperature in drawn
+        assert asked.request == Request(8, 6, 3, 5, 2) and asked.series is series and asked.sampling.temperature in drawn
 
 
 def test_of_equal_temperatures_the_smaller_is_chosen(forecaster, series):
@@ -401,7 +402,7 @@ def test_conformal_bands_are_fitted_to_the_samples_as_they_are_scored(forecaster
     calibration = waves(5, 16)
     bands = fit_conformal(forecaster, calibration, CONFIG)
     _, truth = truth_of(calibration, 8, 6)
-    drawn, half = forecaster(calibration, 8, 6, 3, 5), half_unit(forecaster, calibration, 8)
+    drawn, half = forecaster(calibration, Request(8, 6, 3, 5)), half_unit(forecaster, calibration, 8)
     assert np.isnan(drawn.samples_NSHV).any() and set(bands.factors) == {50, 80}
     expected = fit_bands(drawn.filled(), truth, LEVELS, half).factors
     for level, factor in bands.factors.items():
@@ -414,7 +415,7 @@ def test_conformal_bands_stand_beside_the_raw_ones(forecaster, series):
     settings, two = replace(CONFIG, unmasked_samples=0), {"tuned": forecaster, "untuned": known(temperature=0.4)}
     found = evaluate(two, series, settings, bands={"tuned": bands})[0]["rows"]
     (_, truth), half = truth_of(series, 8, 6), half_unit(forecaster, series, 8)
-    filled = forecaster(series, 8, 6, 3, 5).filled()
+    filled = forecaster(series, Request(8, 6, 3, 5)).filled()
     for level in (50, 80):
         low, high = bands.interval(filled, level, half)
         assert found[0]["coverage_conformal"][str(level)] == pytest.approx(covered(low, high, truth).mean())
@@ -435,7 +436,7 @@ def test_valid_samples_are_counted_with_the_grammar_and_without(measured):
     row, asked = measured[0]["rows"][0], measured[2]["tuned"].asked
     assert row["valid_share"] == pytest.approx(8 / 9) and row["valid_share_unmasked"] == pytest.approx(3 / 6)
     assert row["stops_unmasked"] == {"stop": 2}  # of the second call
-    assert [(one.samples, one.sampling.grammar) for one in asked] == [(3, True), (2, False)]
+    assert [(one.request.samples, one.sampling.grammar) for one in asked] == [(3, True), (2, False)]
 
 
 def test_without_the_grammar_the_share_is_that_of_the_scored_samples(forecaster, series):

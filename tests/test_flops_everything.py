@@ -246,9 +246,10 @@ def test_a_generation_is_its_prefill_every_token_of_its_stages_and_their_choice(
     model, prompts, tokens = model_of(work), shape(2, 64), 128
     keys = jax.eval_shape(lambda: generate.row_keys(0, range(2), 3))
     grammar = (shape(5, ALPHABET, dtype=bool), shape(5, ALPHABET)) if constrained else None
-    given = (programs.variables_of(work, model), prompts, prompts, keys, shape(2), grammar, shape(ALPHABET))
-    options: dict[str, Any] = {"model": model, "sampling": sampling, "samples": 3, "steps": 4, "end_ids": (1, 2)}
-    function = functools.partial(generate._generate, **options, max_new_tokens=tokens)
+    rows = generate.Rows(prompts, prompts, keys, shape(2))
+    given = (programs.variables_of(work, model), rows, grammar, shape(ALPHABET))
+    how = generate.Decoding(3, tokens, sampling, steps=4)
+    function = functools.partial(generate._generate, model=model, how=how, end_ids=(1, 2))
     found = placed(count_jaxpr(function, *given, trips=generate.stage(tokens)).tallies)
 
     expected = Counter(formula(dataclasses.replace(work, last_only=True), "forward"))

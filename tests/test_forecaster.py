@@ -10,19 +10,22 @@ import pandas as pd
 import pytest
 from known import known
 
-from jaxlv.config import SamplingConfig
+from jaxlv.config import EvaluateConfig, SamplingConfig
 from jaxlv.data.series import from_arrays
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.ledger import Event, Ledger, Meter, Terms
 from jaxlv.forecasting import forecaster as forecasting
 from jaxlv.forecasting.forecaster import QUANTILES, Forecast, Forecaster, forward_filled, read_csv
 from jaxlv.forecasting.metrics import quantiles
+from jaxlv.forecasting.request import Request
 from jaxlv.model.weights import load_pretrained
+from jaxlv.steps.generate import Prompts
 from jaxlv.text.codec import Codec
 from jaxlv.text.grammar import longest_step, number_grammar
 from jaxlv.text.tokens import load_alphabet
 
 CONTEXT, HORIZON, SAMPLES = 8, 3, 3
+REQUEST = Request(CONTEXT, HORIZON, SAMPLES, batch=3)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +41,8 @@ def series(waves):
 
 def run(forecaster: Forecaster, series, codec: dict[str, Any] | None = None, **options: Any) -> Forecast:
     changed = replace(forecaster, codec=Codec(**codec or {}))
-    return changed(series, CONTEXT, HORIZON, options.pop("samples", SAMPLES), batch_series=3, **options)
+    more = {name: options.pop(name) for name in ("samples", "shown") if name in options}
+    return changed(series, replace(REQUEST, **more), **options)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +65,7 @@ def test_what_is_generated_is_reserved_at_its_longest_and_paid_as_far_as_it_ran(
     with Ledger(tmp_path / "ledger.jsonl", Terms(10**12, "exact", forecaster.model.config)) as ledger:
         metered = replace(forecaster, meter=Meter(ledger, "evaluation", Event("train_step", 1, 1)))
         prompts = [forecaster.alphabet.encode("1.00,2.00;"), forecaster.alphabet.encode("3.00,4.00;5.00,6.00;")]
-        found = metered.generated(prompts, 2, 40, seed=0, series=[0, 1], steps=2, grammar=number_grammar(2, 2, 2))
+        found = metered.generated(Prompts(prompts, [0, 1]), 2, 40, steps=2, grammar=number_grammar(2, 2, 2))
         run(metered, series)
     first, *others = ledger.entries
     assert (first.reserved.batch, first.reserved.samples, first.reserved.new_tokens) == (2, 2, 40)
@@ -246,7 +250,7 @@ def test_samples_are_in_raw_units(forecaster, series):
 @pytest.mark.parametrize("context", [0, 17])
 def test_a_context_that_is_not_in_the_series_is_refused(context, forecaster, series):
     with pytest.raises(JaxlvError, match=rf"context.*found {context}$"):
-        forecaster(series, context, HORIZON, SAMPLES)
+        forecaster(series, replace(REQUEST, context=context))
 
 
 def test_a_series_without_a_scale_is_named(forecaster, series):
@@ -281,7 +285,8 @@ def test_of_the_cut_step_only_what_is_shown_is_read(forecaster, series):
 
     np.testing.assert_array_equal(given([1.23, 4.56], 3), given([1.29, 7.77], 3))  # both begin "1.2"
     np.testing.assert_array_equal(given([1.23, 4.56], 6), given([1.23, 4.99], 6))  # "1.23,4"
-    texts = [forecaster._text(np.array([[1.0, 2.0], [9.23, 4.56]]), 1.0, 1, shown, "") for shown in (0, 1, 6, 99)]
+    values_TV = np.array([[1.0, 2.0], [9.23, 4.56]])
+    texts = [forecaster._text(values_TV, 1.0, Request(1, 1, 1, shown=shown), "") for shown in (0, 1, 6, 99)]
     assert texts == [("1.00,2.00;", part) for part in ("", "9", "9.23,4", "9.23,4.56")]
 
 
@@ -320,7 +325,7 @@ def test_other_rules_have_no_head_rooms(forecaster, series):
 
 
 def test_a_rolling_forecast_is_the_plain_one_as_far_as_it_reaches(forecaster, series, forecast):
-    rolled = forecaster.rolling(series, CONTEXT, 8, SAMPLES, reach=HORIZON, batch_series=3)
+    rolled = forecaster.rolling(series, replace(REQUEST, horizon=8), reach=HORIZON)
     assert rolled.samples_NSHV.shape == (3, SAMPLES, 8, 2)
     np.testing.assert_array_equal(rolled.samples_NSHV[:, :, :HORIZON], forecast.samples_NSHV)
     np.testing.assert_allclose(rolled.time_H, series.time_T[CONTEXT : CONTEXT + 8])
@@ -344,7 +349,7 @@ def test_each_sample_goes_on_from_its_own_last_steps(codec, series):
     first[1, 1, 2] = 0.0
     asked = replace(known(parts([first, second, third])), codec=Codec(**codec))
     heard = []
-    one = asked.rolling(series, CONTEXT, 8, S, reach=3, seed=5, batch_series=3, on_batch=heard.append)
+    one = asked.rolling(series, Request(CONTEXT, 8, S, seed=5, batch=3), 3, on_batch=heard.append)
     expected = np.concatenate([first, *(part.reshape(3, S, -1, 2) for part in (second, third))], axis=2)
     np.testing.assert_array_equal(one.samples_NSHV, expected)
     np.testing.assert_allclose(one.time_H, series.time_T[CONTEXT - 1] + step * np.arange(1, 9))
@@ -352,8 +357,8 @@ def test_each_sample_goes_on_from_its_own_last_steps(codec, series):
     variants = asked.codec.variants
     scales = [replace(asked, codec=one).scales(series, CONTEXT) for one in variants]
     for part, call in enumerate(asked.asked):
-        assert (call.context, call.horizon, call.seed) == (CONTEXT, (3, 3, 2)[part], 5 + part)
-        assert (call.samples, call.batch_series) == ((S, 3) if part == 0 else (1, 3 * S))
+        samples, batch = (S, 3) if part == 0 else (1, 3 * S)
+        assert call.request == Request(CONTEXT, (3, 3, 2)[part], samples, 5 + part, batch)
         if part == 0:
             assert call.series is series
             continue
@@ -372,7 +377,7 @@ def test_a_sample_that_broke_off_does_not_go_on(series):
     first = np.random.default_rng(0).uniform(0.5, 2, (3, 2, 3, 2))
     first[0, 0, 2:], first[1, 1] = np.nan, np.nan
     asked = known(parts([first, np.ones((4, 1, 3, 2))]))
-    rolled = asked.rolling(series, CONTEXT, 6, 2, reach=3)
+    rolled = asked.rolling(series, Request(CONTEXT, 6, 2), 3)
     assert asked.asked[1].series.ids_N.tolist() == [9, 0, 4, 5]
     assert np.isnan(rolled.samples_NSHV[[0, 1], [0, 1], 3:]).all() and np.isfinite(rolled.samples_NSHV[2]).all()
     assert (rolled.samples_NSHV[0, 1, 3:] == 1).all() and (rolled.samples_NSHV[1, 0, 3:] == 1).all()
@@ -380,7 +385,7 @@ def test_a_sample_that_broke_off_does_not_go_on(series):
 
 def test_when_all_samples_broke_off_nothing_more_is_asked(series):
     asked = known(parts([np.full((3, 2, 3, 2), np.nan)]))
-    assert np.isnan(asked.rolling(series, CONTEXT, 9, 2, reach=3).samples_NSHV).all() and len(asked.asked) == 1
+    assert np.isnan(asked.rolling(series, Request(CONTEXT, 9, 2), 3).samples_NSHV).all() and len(asked.asked) == 1
 
 
 def test_a_forecast_is_paid_as_far_as_it_ran(forecaster, series, tmp_path, monkeypatch):
@@ -393,6 +398,30 @@ def test_a_forecast_is_paid_as_far_as_it_ran(forecaster, series, tmp_path, monke
     assert entry.committed and entry.event.new_tokens == 7
 
 
-def test_a_reach_of_no_step_is_refused(forecaster, series):
+def test_a_reach_of_no_step_and_a_rolling_forecast_from_within_a_step_are_refused(forecaster, series):
     with pytest.raises(JaxlvError, match="reach: must be a whole number from 1 "):
-        forecaster.rolling(series, CONTEXT, 6, 2, reach=0)
+        forecaster.rolling(series, REQUEST, 0)
+    with pytest.raises(JaxlvError, match="shown: a forecast that goes on from itself sees whole steps"):
+        forecaster.rolling(series, replace(REQUEST, shown=2), 2)
+
+
+@pytest.mark.parametrize(
+    ("field", "name"), [("context", "context"), ("horizon", "horizon"), ("samples", "samples"), ("batch", "batch_series")]
+)
+def test_a_request_holds_only_what_may_be_asked(field, name):
+    for value in (0, -1, 1.5, "3", None):
+        with pytest.raises(JaxlvError, match=f"{name}: must be a whole number from 1 "):
+            replace(REQUEST, **{field: value})
+    found = replace(REQUEST, **{field: np.int64(4)})
+    assert type(getattr(found, field)) is int and found == replace(REQUEST, **{field: 4}) != REQUEST
+
+
+def test_a_request_of_a_config_has_its_numbers_and_counts_the_step_that_is_finished():
+    config = EvaluateConfig(context=7, horizon=4, samples=3, seed=5, batch_series=2)
+    assert Request.of(config) == Request(7, 4, 3, 5, 2) and Request.of(config, samples=9, shown=1).samples == 9
+    for shown, skipped in ((0, 0), (1, 1), (9, 1)):
+        request = Request(7, 4, 3, shown=shown)
+        assert (request.skipped, request.start, request.drawn) == (skipped, 7 + skipped, 4 + skipped)
+    for wrong in ({"shown": -1}, {"seed": -1}, {"seed": 2**32}):
+        with pytest.raises(JaxlvError, match=f"{next(iter(wrong))}: must be"):
+            Request(7, 4, 3, **wrong)

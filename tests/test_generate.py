@@ -16,7 +16,7 @@ from jaxlv.config import SamplingConfig
 from jaxlv.errors import JaxlvError, NotFinite
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.steps import generate as module
-from jaxlv.steps.generate import FORBIDDEN, PROMPT_MULTIPLE, draw, generate, row_keys
+from jaxlv.steps.generate import FORBIDDEN, PROMPT_MULTIPLE, Decoding, Prompts, draw, generate, row_keys
 from jaxlv.text.codec import SYMBOLS, Codec
 from jaxlv.text.grammar import longest_step, number_grammar
 from jaxlv.text.tokens import Alphabet, load_alphabet
@@ -65,17 +65,19 @@ def prompts_of(*lengths: int) -> list[np.ndarray]:
 PROMPTS = prompts_of(20, 30, 40)
 
 
+def continued(subject: Subject, prompts: Any, how: Decoding, series: Any = None, names: Any = None, **options: Any):
+    return generate(*subject[:2], Prompts(prompts, series, names), subject.alphabet, how, **options)
+
+
 def constrained(subject: Subject, sampling: SamplingConfig | None = None, prompts=PROMPTS, samples=4, **options):
     """Samples of three time steps under the grammar."""
-    grammar = number_grammar(*FORM)
-    options |= {"steps": STEPS, "max_new_tokens": NEW, "grammar": grammar}
-    return generate(*subject[:2], prompts, samples, sampling or SamplingConfig(), subject.alphabet, **options)
+    how = Decoding(samples, NEW, sampling or SamplingConfig(), STEPS)
+    return continued(subject, prompts, how, grammar=number_grammar(*FORM), **options)
 
 
-def free(subject: Subject, prompts=PROMPTS[:2], **options):
+def free(subject: Subject, prompts=PROMPTS[:2], new_tokens=48, steps=None):
     """Samples over the whole vocabulary."""
-    options = {"max_new_tokens": 48, "seed": 1, **options}
-    return generate(*subject[:2], prompts, 4, SamplingConfig(grammar=False), subject.alphabet, **options)
+    return continued(subject, prompts, Decoding(4, new_tokens, SamplingConfig(grammar=False), steps), seed=1)
 
 
 # --------------------------------------------------------------------------------------------- greedy decoding
@@ -91,7 +93,7 @@ def test_greedy_tokens_are_those_of_transformers(tied, penalty, random_hf, throu
     prompts = prompts_of(1, 9, 64, 70)
     sampling = SamplingConfig(temperature=0.0, repetition_penalty=penalty, grammar=False)
     alphabet = Alphabet(np.arange(13, dtype=np.int32), (), "test")
-    ours = generate(model, {"params": params}, prompts, 2, sampling, alphabet, max_new_tokens=64)
+    ours = generate(model, {"params": params}, Prompts(prompts), alphabet, Decoding(2, 64, sampling))
     for prompt, ids_NC in zip(prompts, ours.ids_SNC, strict=True):
         ids = torch.as_tensor(prompt[None]).long()
         options = {"do_sample": False, "repetition_penalty": penalty, "pad_token_id": 0, "eos_token_id": None}
@@ -150,7 +152,7 @@ def test_the_stages_of_the_tail_do_not_show(subject, monkeypatch):
     """150 greedy tokens with a tail that grows twice are those with a tail that has its length from the start."""
 
     def greedy() -> np.ndarray:
-        return generate(*subject[:2], PROMPTS[:1], 1, GREEDY, subject.alphabet, max_new_tokens=150).ids_SNC
+        return continued(subject, PROMPTS[:1], Decoding(1, 150, GREEDY)).ids_SNC
 
     found = []
     for stages, slots in ((3, 64), (1, 192)):
@@ -210,7 +212,7 @@ def test_a_sample_ends_with_the_semicolon_of_its_last_step(subject, endless):
 
 def test_more_tokens_than_positions_are_refused(subject):
     with pytest.raises(JaxlvError, match=r"at most 256 tokens; found 200 \+ 57"):
-        free(subject, prompts_of(10, 200), max_new_tokens=57)
+        free(subject, prompts_of(10, 200), new_tokens=57)
 
 
 @pytest.mark.parametrize("prompts", [[], [np.array([], np.int32)]], ids=["no prompt", "empty prompt"])
@@ -294,10 +296,9 @@ def equations_of(subject: Subject, samples: int, series: int = 2):
     ids_SP, positions_SP = np.zeros((series, width), np.int32), np.tile(np.arange(width, dtype=np.int32), (series, 1))
 
     def call(variables, keys_B):
-        return module._generate(
-            variables, ids_SP, positions_SP, keys_B, jnp.zeros(series, jnp.int32), None, jnp.asarray(subject.alphabet.ids_A),
-            model=subject.model, sampling=SamplingConfig(), samples=samples, steps=None, max_new_tokens=4, end_ids=(),
-        )  # fmt: skip
+        rows = module.Rows(ids_SP, positions_SP, keys_B, jnp.zeros(series, jnp.int32))
+        how, alphabet_A = Decoding(samples, 4, SamplingConfig()), jnp.asarray(subject.alphabet.ids_A)
+        return module._generate(variables, rows, None, alphabet_A, model=subject.model, how=how, end_ids=())
 
     jaxpr = jax.make_jaxpr(call)(subject.variables, row_keys(0, range(series), samples))
     return list(walk_jaxpr(jaxpr.jaxpr))

@@ -24,7 +24,7 @@ from jaxlv.model.weights import load_pretrained
 from jaxlv.runs import devices, sweep
 from jaxlv.runs.sweep import Cell
 from jaxlv.steps import needs
-from jaxlv.steps.generate import _generate, row_keys
+from jaxlv.steps.generate import Decoding, Rows, _generate, row_keys
 from jaxlv.steps.stack import Stack, memory_of
 from jaxlv.text.codec import Codec
 from jaxlv.text.tokens import Windows, load_alphabet, make_windows
@@ -199,13 +199,9 @@ def test_a_generation_needs_no_less_than_is_said(random_model, monkeypatch):
     prompts, samples, length, new = 2, 8, 64, 130
     needs.check_generation(model, prompts, length, samples, new, grammar=False)
     ids_SP, positions_SP = np.zeros((prompts, length), np.int32), np.tile(np.arange(length, dtype=np.int32), (prompts, 1))
-    planned = memory_of(
-        _generate.lower(
-            {"params": params}, ids_SP, positions_SP, row_keys(0, range(prompts), samples), jnp.zeros(prompts, jnp.int32),
-            None, jnp.arange(13), model=model, sampling=RunConfig().sampling, samples=samples, steps=None,
-            max_new_tokens=new, end_ids=(),
-        ).compile()
-    )  # fmt: skip
+    begun = Rows(ids_SP, positions_SP, row_keys(0, range(prompts), samples), jnp.zeros(prompts, jnp.int32))
+    static = {"model": model, "how": Decoding(samples, new, RunConfig().sampling), "end_ids": ()}
+    planned = memory_of(_generate.lower({"params": params}, begun, None, jnp.arange(13), **static).compile())
     assert planned / 8 < asked[0] <= planned
 
 

@@ -15,7 +15,7 @@ import jaxlv
 from jaxlv.config import SamplingConfig
 from jaxlv.model.config import ModelConfig
 from jaxlv.model.weights import count_params
-from jaxlv.steps.generate import generate
+from jaxlv.steps.generate import Decoding, Prompts, generate
 from jaxlv.text.tokens import Alphabet
 
 CONFIG = {
@@ -71,5 +71,5 @@ def test_logits_and_greedy_tokens_at_the_true_shape(reference):
     assert np.abs(ours - logits).max() <= 2e-4
     alphabet = Alphabet(np.arange(13, dtype=np.int32), (), "test")
     sampling = SamplingConfig(temperature=0.0, grammar=False)
-    made = generate(model, {"params": params}, list(ids_BT), 1, sampling, alphabet, max_new_tokens=STEPS)
+    made = generate(model, {"params": params}, Prompts(list(ids_BT)), alphabet, Decoding(1, STEPS, sampling))
     np.testing.assert_array_equal(made.ids_SNC[:, 0], greedy[:, PROMPT:])

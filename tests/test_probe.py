@@ -29,6 +29,7 @@ from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.model import weights
 from jaxlv.report import probe as page
 from jaxlv.runs import run, sources, training
+from jaxlv.steps.generate import Prompts
 from jaxlv.storage.door import LIMITS
 from jaxlv.studies import probe as study
 from jaxlv.text.codec import Codec
@@ -278,7 +279,8 @@ def test_answers_are_those_of_transformers_and_end_where_theirs_do(early, base, 
     prompt = PROMPTS[0]
     if early:
         alphabet = replace(forecaster.alphabet, end_ids=language.end_ids)
-        ids_C = forecaster.generated([language.encode(language.chat(prompt.text))], 1, 24, alphabet=alphabet).ids_SNC[0, 0]
+        asked = Prompts([language.encode(language.chat(prompt.text))])
+        ids_C = forecaster.generated(asked, 1, 24, alphabet=alphabet).ids_SNC[0, 0]
         language = replace(language, end_ids=(*language.end_ids, int(ids_C[9])))
     found = answers(forecaster, language, [prompt], 24)[0]
     assert found.text == theirs(twin, base, prompt.text, 24, language.end_ids)

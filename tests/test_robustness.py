@@ -10,9 +10,11 @@ import pytest
 
 from jaxlv.data import dynamics, series
 from jaxlv.forecasting import robustness
+from jaxlv.forecasting.request import Request
 from jaxlv.forecasting.robustness import GROUPS, Condition
 
 CONTEXT, HORIZON, COUNT = 50, 20, 6
+REQUEST = Request(CONTEXT, HORIZON, 3, seed=7)
 LEVELS = {
     "noise": {"0 %": 0.0, "1 %": 0.01, "5 %": 0.05, "10 %": 0.1},
     "missing steps": {"0 %": 0.0, "5 %": 0.05, "10 %": 0.1, "20 %": 0.2},
@@ -43,7 +45,7 @@ def simulated(held):
 
 @pytest.fixture(scope="module")
 def conditions(held, simulated) -> dict[str, list[Condition]]:
-    return {name: list(group(held, COUNT, CONTEXT, HORIZON, 7)) for name, group in GROUPS.items()}
+    return {name: list(group(held, COUNT, REQUEST)) for name, group in GROUPS.items()}
 
 
 @pytest.mark.parametrize("group", LEVELS)
@@ -68,17 +70,17 @@ def test_the_noise_of_a_level_is_that_of_another_times_their_ratio_for_each_valu
     assert np.abs(np.corrcoef(own) - np.eye(2 * COUNT)).max() < 0.6  # neither series nor variables share it
     for c in conditions["noise"]:
         np.testing.assert_array_equal(c.given.values_NTV[:, CONTEXT:], held.values_NTV[:COUNT, CONTEXT:])
-        assert (c.context, c.horizon) == (CONTEXT, HORIZON)
+        assert (c.request.context, c.request.horizon) == (CONTEXT, HORIZON)
 
 
 def test_each_series_misses_other_steps(conditions, held):
     hardest = conditions["missing steps"][-1]
     kept = [
-        [t for t in range(CONTEXT) if (whole_TV[t] == given_TV[: hardest.context]).all(axis=1).any()]
+        [t for t in range(CONTEXT) if (whole_TV[t] == given_TV[: hardest.request.context]).all(axis=1).any()]
         for given_TV, whole_TV in zip(hardest.given.values_NTV, held.values_NTV, strict=False)
     ]
     assert len({tuple(steps) for steps in kept}) == COUNT and {len(steps) for steps in kept} == {40}
-    np.testing.assert_array_equal(hardest.given.values_NTV[:, hardest.context :], held.values_NTV[:COUNT, CONTEXT:])
+    np.testing.assert_array_equal(hardest.given.values_NTV[:, hardest.request.context :], held.values_NTV[:COUNT, CONTEXT:])
 
 
 def test_populations_are_larger_by_the_factor_with_their_truth(conditions, held):
@@ -90,15 +92,15 @@ def test_populations_are_larger_by_the_factor_with_their_truth(conditions, held)
 def test_a_context_is_the_last_steps_before_those_that_are_forecast(conditions, held):
     """All forecast steps 90 to 99."""
     for c in conditions["context"]:
-        np.testing.assert_array_equal(c.given.values_NTV, held.values_NTV[:COUNT, 90 - c.context : 100])
-        np.testing.assert_array_equal(c.given.time_T, held.time_T[90 - c.context : 100])
-        assert c.horizon == 10
+        np.testing.assert_array_equal(c.given.values_NTV, held.values_NTV[:COUNT, 90 - c.request.context : 100])
+        np.testing.assert_array_equal(c.given.time_T, held.time_T[90 - c.request.context : 100])
+        assert c.request.horizon == 10
 
 
 def test_behind_an_origin_the_next_ten_steps_are_forecast_from_all_before_it(conditions, held):
     for c in conditions["origin"]:
         np.testing.assert_array_equal(c.given.values_NTV, held.values_NTV[:COUNT])
-        assert (c.context, c.horizon) == (c.value, 10)
+        assert (c.request.context, c.request.horizon) == (c.value, 10)
 
 
 def test_simulated_series_are_of_the_systems_and_the_solver_that_their_level_names(conditions, simulated):
@@ -132,14 +134,15 @@ def test_each_system_beyond_the_course_has_one_range_of_its_own():
 def test_every_condition_has_context_and_truth_that_fit(group, conditions, held):
     assert conditions[group] and len({c.level for c in conditions[group]}) == len(conditions[group])
     for c in conditions[group]:
-        assert c.group == group and c.truth_NHV.shape == (len(c.given), c.horizon, 2)
-        assert 1 <= len(c.given) <= COUNT and c.given.values_NTV.shape[1] >= c.context
-        np.testing.assert_array_equal(c.truth_NHV, c.given.values_NTV[:, c.context : c.context + c.horizon])
+        assert c.group == group and c.truth_NHV.shape == (len(c.given), c.request.horizon, 2)
+        assert 1 <= len(c.given) <= COUNT and c.given.values_NTV.shape[1] >= c.request.context
+        start = c.request.context
+        np.testing.assert_array_equal(c.truth_NHV, c.given.values_NTV[:, start : start + c.request.horizon])
 
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_conditions_are_the_same_again(group, conditions, held):
-    for one, other in zip(conditions[group], GROUPS[group](held, COUNT, CONTEXT, HORIZON, 7), strict=True):
+    for one, other in zip(conditions[group], GROUPS[group](held, COUNT, REQUEST), strict=True):
         np.testing.assert_array_equal(one.given.values_NTV, other.given.values_NTV)
 
 
@@ -159,14 +162,14 @@ def test_noise_is_log_normal_of_the_stated_deviation(conditions, held):
 
 def test_missing_steps_are_left_out_in_order_and_the_last_step_stays(conditions, held):
     for c in conditions["missing steps"]:
-        assert c.context == CONTEXT - round(c.value * CONTEXT)
-        for given_TV, whole_TV in zip(c.given.values_NTV[:, : c.context], held.values_NTV, strict=False):
+        assert c.request.context == CONTEXT - round(c.value * CONTEXT)
+        for given_TV, whole_TV in zip(c.given.values_NTV[:, : c.request.context], held.values_NTV, strict=False):
             rows = [int(np.flatnonzero((whole_TV[:CONTEXT] == step_V).all(axis=1))[0]) for step_V in given_TV]
             assert rows == sorted(set(rows)) and rows[-1] == CONTEXT - 1
 
 
 def test_contexts_of_every_length_forecast_the_same_steps(conditions):
-    lengths = [c.context for c in conditions["context"]]
+    lengths = [c.request.context for c in conditions["context"]]
     assert lengths == [10, 20, 30, 50, 70, 90]
     for c in conditions["context"]:
         np.testing.assert_array_equal(c.truth_NHV, conditions["context"][0].truth_NHV)
@@ -174,7 +177,7 @@ def test_contexts_of_every_length_forecast_the_same_steps(conditions):
 
 def test_origins_roll_through_the_series(conditions, held):
     for c in conditions["origin"]:
-        np.testing.assert_array_equal(c.truth_NHV, held.values_NTV[:COUNT, int(c.value) :][:, : c.horizon])
+        np.testing.assert_array_equal(c.truth_NHV, held.values_NTV[:COUNT, int(c.value) :][:, : c.request.horizon])
 
 
 def test_regimes_are_labelled_and_sampled_apart(conditions, held):
@@ -185,7 +188,7 @@ def test_regimes_are_labelled_and_sampled_apart(conditions, held):
         assert (robustness.regimes_of(c.given) == name).all() and f"({len(c.given)})" in c.level
     found = [c.given.ids_N.tolist() for c in conditions["regime"]]
     assert found == [held.ids_N[label_N == name][:COUNT].tolist() for name in robustness.REGIMES if name in label_N]
-    few = list(robustness.regimes(held, 1, CONTEXT, HORIZON, 7))
+    few = list(robustness.regimes(held, 1, REQUEST))
     assert [c.given.ids_N.tolist() for c in few] == [ids[:1] for ids in found]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import itertools
 from typing import Any
 
 import chex
@@ -439,15 +438,10 @@ def run(task: Task, state: train.TrainState, frozen: Any, steps: int, save: Any 
     """(state after `steps`, {step: loss})."""
     losses: dict[int, float] = {}
     windows = some_windows(task.model.config.vocab_size, 7)
-    state = train.fit(
-        task.step,
-        state,
-        frozen,
-        train.Batches(lambda _: windows, 4),
-        steps,
-        on_step=lambda n, figures: losses.update({n: figures["loss"]}),
-        on_state=save or (lambda *_: None),
-    )
+    for step in train.steps(task.step, state, frozen, train.Batches(lambda _: windows, 4), steps):
+        state, losses[step.number] = step.state, step.figures()["loss"]
+        if save:
+            save(step.number, state)
     return state, losses
 
 
@@ -476,40 +470,44 @@ def test_training_lowers_the_loss(task):
 
 @pytest.mark.parametrize("runs", [1, 3])
 def test_the_clock_of_a_step_by_hand(runs, monkeypatch):
-    """A step takes from the last report to its own, less what was done with states; several runs share it evenly."""
-    clock = itertools.count(0.0, 6.0)
-    monkeypatch.setattr(train.time, "perf_counter", lambda: next(clock))
+    """A step takes from the moment that the one before was known to its own, less what was done while the device stood
+    still; several runs share it evenly.
+    """
+    now = 0.0
+    monkeypatch.setattr(train.time, "perf_counter", lambda: now)
     values = np.full(runs, 10.0) if runs > 1 else np.float32(10.0)
     metrics = train.StepMetrics(values, values / 2, values, values, values)
-    calls: list[Any] = []
-    train.fit(
+    taken = train.steps(
         lambda state, frozen, batch: (state._replace(step=state.step + 1), metrics),
-        train.TrainState(jnp.int32(0), {}, None, None), {}, lambda n: calls.append(("batch", n)), 3,
-        on_step=lambda n, figures: calls.append(("step", n, figures["seconds"])),
-        on_state=lambda n, state: calls.append(("state", n)),
-        report_first=lambda n: n == 2, admit=lambda n: n < 5,
+        train.TrainState(jnp.int32(0), {}, None, None), {}, lambda n: n, 3,
     )  # fmt: skip
-    each = 6.0 / runs if runs == 1 else pytest.approx([6.0 / runs] * runs)
-    assert calls == [
-        ("batch", 0), ("state", 1), ("batch", 1), ("step", 1, each), ("step", 2, each), ("state", 2),
-        ("batch", 2), ("state", 3), ("step", 3, each),
-    ]  # fmt: skip
+    first = next(taken)
+    now = 1.0
+    second = next(taken)
+    now = 6.0
+    assert first.figures()["seconds"] == pytest.approx(6.0 / runs)
+    now = 8.0
+    assert second.figures()["seconds"] == pytest.approx(2.0 / runs)
+    now = 100.0  # its state is looked at, before the third is dispatched
+    third = next(taken)
+    now = 107.0
+    assert third.figures()["seconds"] == pytest.approx([7.0 / runs] * runs if runs > 1 else 7.0)
+    assert [step.number for step in (first, second, third)] == [1, 2, 3] and next(taken, None) is None
 
 
-def test_a_step_that_is_not_admitted_ends_the_run(task):
-    admitted: list[int] = []
+def test_no_step_is_dispatched_before_it_is_asked_for(task):
+    made: list[int] = []
     state, frozen = task.start()
-    state = train.fit(
-        task.step, state, frozen, lambda n: task.batch(n), 9, lambda *_: None, lambda *_: None,
-        admit=lambda n: admitted.append(n) or n < 2,
-    )  # fmt: skip
-    assert int(state.step) == 2 and admitted == [0, 1, 2]
+    taken = train.steps(task.step, state, frozen, lambda n: made.append(n) or task.batch(n), 9)
+    found = [next(taken), next(taken)]
+    assert int(found[-1].state.step) == 2 and made == [0, 1]
+    assert not found[0].known and found[0].figures() and found[0].known
 
 
 def test_figures_of_a_step(task):
-    figures: list[dict[str, float]] = []
     state, frozen = task.start()
-    train.fit(task.step, state, frozen, lambda n: task.batch(n), 2, lambda _, row: figures.append(row), lambda *_: None)
+    figures = [step.figures() for step in train.steps(task.step, state, frozen, lambda n: task.batch(n), 2)]
+    assert len(figures) == 2
     for row in figures:
         np.testing.assert_allclose(row["perplexity"], np.exp(row["loss"]))
         assert row["tokens_per_second"] > 0

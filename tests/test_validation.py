@@ -18,6 +18,7 @@ from jaxlv.data.series import SeriesSet, from_arrays
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.ledger import Event, Ledger, Meter, Terms
 from jaxlv.forecasting.forecaster import Forecaster
+from jaxlv.forecasting.request import Request
 from jaxlv.lora import adapters, overlay
 from jaxlv.model.config import ModelConfig
 from jaxlv.runs import sources, training, validation
@@ -77,15 +78,15 @@ def test_each_part_of_a_split_is_read_by_its_own_and_no_other(marked):
 def test_nothing_but_its_own_series_reaches_the_model_in_a_run(marked, tmp_path, monkeypatch):
     """A run trains; what is given to its train step, its validation step and its forecaster is read."""
     reached: dict[str, set[int]] = {"training": set(), "validation": set(), "forecast": set()}
-    fit, of_losses, forecast = training.fit, validation.losses, Forecaster.__call__
+    steps, of_losses, forecast = training.steps, validation.losses, Forecaster.__call__
     inputs = sources.load_inputs(marked)
 
-    def watched_fit(step, state, frozen, batches, *others, **more):
+    def watched_steps(step, state, frozen, batches, last):
         def seen(number: int) -> Windows:
             reached["training"] |= ids_in(batches(number), inputs.alphabet)
             return batches(number)
 
-        return fit(step, state, frozen, seen, *others, **more)
+        return steps(step, state, frozen, seen, last)
 
     def watched_losses(step, trained, frozen, windows, t):
         reached["validation"] |= ids_in(windows, inputs.alphabet)
@@ -95,7 +96,7 @@ def test_nothing_but_its_own_series_reaches_the_model_in_a_run(marked, tmp_path,
         reached["forecast"] |= {round(2 * value) - 1 for value in chosen.values_NTV[:, 0, 0]}
         return forecast(self, chosen, *arguments, **more)
 
-    monkeypatch.setattr(training, "fit", watched_fit)
+    monkeypatch.setattr(training, "steps", watched_steps)
     monkeypatch.setattr(validation, "losses", watched_losses)
     monkeypatch.setattr(Forecaster, "__call__", watched_forecast)
     settings = {"select": "forecast", "forecast_series": 2, "validation_windows": 100}
@@ -205,9 +206,9 @@ class Offset:
         self.asked |= changes
         return self
 
-    def __call__(self, chosen: SeriesSet, context: int, horizon: int, samples: int, **more: Any) -> Offset:
-        self.asked |= {"ids": chosen.ids_N.tolist(), "context": context, "horizon": horizon, "samples": samples}
-        self.truth_NHV = chosen.values_NTV[:, context : context + horizon]
+    def __call__(self, chosen: SeriesSet, request: Request) -> Offset:
+        self.asked |= {"ids": chosen.ids_N.tolist(), "request": request}
+        self.truth_NHV = chosen.values_NTV[:, request.context : request.context + request.horizon]
         return self
 
     def median(self) -> np.ndarray:
@@ -230,7 +231,7 @@ def test_forecasts_of_a_validation_are_greedy_and_of_its_first_series(train, con
     monkeypatch.setattr(Inputs, "forecaster", lambda *_: forecaster)
     assert validation.forecast_error(chosen, inputs, {}, None) == pytest.approx(0.25, rel=1e-9)
     ids = inputs.split.validation[:2].tolist()
-    assert forecaster.asked == {"temperature": 0.0, "ids": ids, "context": context, "horizon": horizon, "samples": 1}
+    assert forecaster.asked == {"temperature": 0.0, "ids": ids, "request": Request(context, horizon, 1, batch=2)}
 
 
 def test_a_validation_is_billed_by_its_batches_with_a_short_last_one(config, tmp_path, monkeypatch):  # noqa: F811

@@ -23,6 +23,7 @@ from jaxlv.forecasting import metrics
 from jaxlv.forecasting.baselines import baselines_for
 from jaxlv.forecasting.evaluate import plain, truth_of
 from jaxlv.forecasting.forecaster import Forecast, Forecaster
+from jaxlv.forecasting.request import Request
 from jaxlv.text.codec import TOP, Codec
 from jaxlv.text.tokens import Alphabet
 
@@ -61,9 +62,7 @@ def draw(
         def hear(done: int, name: str = name) -> None:
             on_batch(name, done)
 
-        forecasts[name] = forecaster(
-            series, config.context, config.horizon, config.samples, config.seed, config.batch_series, hear
-        )
+        forecasts[name] = forecaster(series, Request.of(config), on_batch=hear)
     points = {name: forecast.median() for name, forecast in forecasts.items()}
     for name, baseline in baselines_for(series).items():
         points[name] = baseline(context_NCV, config.horizon)

@@ -12,7 +12,7 @@ import contextlib
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -252,17 +252,25 @@ def _compared(forecaster: Forecaster) -> np.ndarray:
     return np.unique([*forecaster.alphabet.ids_A, *spread])
 
 
+class _Padded(NamedTuple):
+    """Prompts of one width; `real_BT` says which slots are text."""
+
+    ids_BT: np.ndarray
+    positions_BT: np.ndarray
+    real_BT: np.ndarray
+
+
 def _padded_rows(
     forecaster: Forecaster, prompts: Sequence[np.ndarray], width: int, side: str, positions: str, seen: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(ids, positions, which slots are text) of prompts padded with the end of a text, where there is one."""
+) -> _Padded:
+    """Returns prompts padded with the end of a text, if the vocabulary has one."""
     filler = forecaster.alphabet.end_ids[0] if forecaster.alphabet.end_ids else 0
     ids_BT, positions_BT, _ = stack([window(prompt, width, side) for prompt in prompts], width)
     real_BT = positions_BT != NO_POSITION
     ids_BT = np.where(real_BT, ids_BT, filler)
     if positions == FROM_START:
         positions_BT = np.where(real_BT | seen, np.arange(width), NO_POSITION)
-    return ids_BT, positions_BT.astype(np.int32), real_BT
+    return _Padded(ids_BT, positions_BT.astype(np.int32), real_BT)
 
 
 def _logits(forecaster: Forecaster, ids_BT, positions_BT, ends_B, chosen_K) -> tuple[np.ndarray, np.ndarray]:

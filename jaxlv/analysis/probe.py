@@ -22,7 +22,7 @@ import numpy as np
 from jaxlv.errors import JaxlvError, all_finite
 from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.forecasting.likelihood import future
-from jaxlv.steps.generate import padded
+from jaxlv.steps.generate import Prompts, padded
 from jaxlv.steps.train import window_loss
 from jaxlv.storage.files import parse_json, read_text
 from jaxlv.text.language import Language
@@ -158,7 +158,8 @@ def answers(
     parts = np.array_split(np.arange(len(prompts)), -(-len(prompts) // batch))
     for part in parts:
         rows = np.resize(part, len(parts[0]))  # a shorter batch is filled, so that one shape is compiled
-        drawn = forecaster.generated([ids[r] for r in rows], 1, new_tokens, alphabet=alphabet, seed=seed, series=rows)
+        asked = Prompts([ids[r] for r in rows], series=rows)
+        drawn = forecaster.generated(asked, 1, new_tokens, alphabet=alphabet, seed=seed)
         for row, ids_NC, length_N in zip(part, drawn.ids_SNC, drawn.lengths_SN, strict=False):
             text, length = language.decode(ids_NC[0, : length_N[0]]), int(length_N[0])
             found.append(Answer(text, length, length < new_tokens, prompts[row].passed(text)))

@@ -20,7 +20,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from jaxlv.flops.events import FINAL, Event, Terms
 
@@ -186,7 +186,7 @@ class Account:
         self.executed: Counter[str] = Counter()  # by phase
         self.charged: Counter[str] = Counter()
         self.effective = self.uncertain = self._total = 0
-        self._lanes: dict[tuple, Lane] = {}
+        self._lanes: dict[_Place, Lane] = {}
         self._open: dict[int, _Open] = {}  # by the number of the entry
         self._attempts: dict[str, _Attempt] = {}  # by run
 
@@ -277,20 +277,20 @@ class Account:
         self.effective += effective
         lane.put(spans)
 
-    def _lane(self, entry: Entry, work: tuple) -> tuple:
+    def _lane(self, entry: Entry, work: _Work) -> _Place:
         """Returns the lane of an entry not yet counted. What an attempt does again without an interruption is more work, not
         a repeat.
         """
         attempt = self._attempts.get(entry.run)
         if entry.phase == FINAL and not entry.purpose:
-            return work, "entry", entry.number  # a lane of its own: never a repeat
+            return _Place(work, "entry", entry.number)  # a lane of its own: never a repeat
         if attempt is None or attempt.number != entry.attempt:
-            return work, "place", 0
+            return _Place(work, "place", 0)
         if entry.reserved.kind == "train_step":
-            return work, "place", attempt.laps[work] + (entry.reserved.step < attempt.ends.get(work, 0))
-        return work, "place", attempt.places[work, entry.reserved.step]
+            return _Place(work, "place", attempt.laps[work] + (entry.reserved.step < attempt.ends.get(work, 0)))
+        return _Place(work, "place", attempt.places[work, entry.reserved.step])
 
-    def _advance(self, entry: Entry, work: tuple) -> None:
+    def _advance(self, entry: Entry, work: _Work) -> None:
         """Notes what the attempt of an entry has reserved with it."""
         attempt, event = self._attempts.get(entry.run), entry.reserved
         if attempt is None or attempt.number != entry.attempt:
@@ -302,8 +302,26 @@ class Account:
             attempt.places[work, event.step] += 1
 
 
-def _work(entry: Entry) -> tuple:
-    return entry.run, entry.phase, entry.purpose, entry.kept, entry.reserved.kind
+class _Work(NamedTuple):
+    """What entries that may be repeats of each other have in common."""
+
+    run: str
+    phase: str
+    purpose: str
+    kept: int
+    kind: str
+
+
+class _Place(NamedTuple):
+    """Which lane of some work an entry lies in: its own, by its number, or the one of its place."""
+
+    work: _Work
+    by: Literal["entry", "place"]
+    number: int
+
+
+def _work(entry: Entry) -> _Work:
+    return _Work(entry.run, entry.phase, entry.purpose, entry.kept, entry.reserved.kind)
 
 
 def _steps(event: Event) -> tuple[int, int]:

@@ -96,8 +96,16 @@ def audit(
     return found
 
 
-def compiled_for(program: programs.Program, target: Target) -> tuple[Any, Any, Any]:
-    """Returns (traced, lowered, compiled) of a program for a target."""
+class Stages(NamedTuple):
+    """A program traced, lowered and compiled."""
+
+    traced: Any
+    lowered: Any
+    compiled: Any
+
+
+def compiled_for(program: programs.Program, target: Target) -> Stages:
+    """Returns the stages of a program for a target."""
     jitted: Any = program.function if hasattr(program.function, "trace") else jax.jit(program.function)
     placed = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=target.sharding), program.arguments
@@ -106,7 +114,7 @@ def compiled_for(program: programs.Program, target: Target) -> tuple[Any, Any, A
     compiled = traced.lower().compile(compiler_options=target.options or None)
     # XLA analyses lowered programs only on the CPU; lowered there for another platform, the program is the same.
     lowered = jitted.trace(*program.arguments).lower(lowering_platforms=(target.platform,))
-    return traced, lowered, compiled
+    return Stages(traced, lowered, compiled)
 
 
 def _audit(subject: Subject, target: Target) -> ProgramAudit:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -73,9 +74,17 @@ def _rank(level: int, series: int) -> int:
     return -(-(series + 1) * level // 100)
 
 
-def _halves(samples_NSHV: np.ndarray, level: float, least_NV: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The median of each step, and its distance to either end of the central interval, at least `least_NV`."""
+class _Halves(NamedTuple):
+    """The median of each step, and its distance to either end of an interval."""
+
+    middle_NHV: np.ndarray
+    below_NHV: np.ndarray
+    above_NHV: np.ndarray
+
+
+def _halves(samples_NSHV: np.ndarray, level: float, least_NV: np.ndarray) -> _Halves:
+    """Returns the halves of the central interval, each at least `least_NV` wide."""
     low_NHV, high_NHV = metrics.central_interval(samples_NSHV, level)
     middle_NHV = metrics.quantiles(samples_NSHV, [0.5])[0]
     least_N1V = np.asarray(least_NV)[:, None]
-    return middle_NHV, np.maximum(middle_NHV - low_NHV, least_N1V), np.maximum(high_NHV - middle_NHV, least_N1V)
+    return _Halves(middle_NHV, np.maximum(middle_NHV - low_NHV, least_N1V), np.maximum(high_NHV - middle_NHV, least_N1V))

@@ -20,6 +20,7 @@ from jaxlv.forecasting.baselines import baselines_for
 from jaxlv.forecasting.conformal import Bands, fit_bands
 from jaxlv.forecasting.forecaster import Forecast, Forecaster
 from jaxlv.forecasting.likelihood import nats_per_value
+from jaxlv.forecasting.request import Request
 
 LEVELS = (50, 80, 95)
 CALIBRATION_LEVELS = (10, 20, 30, 40, 50, 60, 70, 80, 90, 95)
@@ -99,7 +100,8 @@ def evaluate(
     for name, forecaster in forecasters.items():
 
         def draw(forecaster: Forecaster, samples: int, label: str) -> Forecast:
-            return _draw(forecaster, series, config, lambda done: on_batch(label, done), samples)
+            request = Request.of(config, samples=samples)
+            return forecaster(series, request, on_batch=lambda done: on_batch(label, done))
 
         forecast = forecasts[name] = draw(forecaster, config.samples, name)
         row = score(name, forecast.median(), truth_NHV, context_NCV, series, forecast.filled())
@@ -127,10 +129,10 @@ def evaluate(
 def check_fits(forecasters: Iterable[Forecaster], series: SeriesSet, config: EvaluateConfig) -> None:
     """Raises JaxlvError if an evaluation's samples, with and without the grammar, do not fit in the memory."""
     for forecaster in forecasters:
-        forecaster.check_fits(series, config.context, config.horizon, config.samples, config.batch_series)
+        forecaster.check_fits(series, Request.of(config))
         if forecaster.sampling.grammar and config.unmasked_samples:
-            free, count = forecaster.with_sampling(grammar=False), config.unmasked_samples
-            free.check_fits(series, config.context, config.horizon, count, config.batch_series)
+            free = forecaster.with_sampling(grammar=False)
+            free.check_fits(series, Request.of(config, samples=config.unmasked_samples))
 
 
 def choose_temperature(
@@ -149,7 +151,7 @@ def choose_temperature(
     _, truth_NHV = truth_of(validation, config.context, config.horizon)
     scores: dict[float, float] = {}
     for temperature in sorted(set(temperatures)):
-        drawn = _draw(forecaster.with_sampling(temperature=temperature), validation, config)
+        drawn = forecaster.with_sampling(temperature=temperature)(validation, Request.of(config))
         scores[temperature] = float(metrics.crps(drawn.filled(), truth_NHV).mean())
         on_temperature(len(scores))
     return min(scores, key=lambda t: (scores[t], t)), {f"{t:g}": value for t, value in scores.items()}
@@ -163,24 +165,13 @@ def fit_conformal(
 ) -> Bands:
     """The conformal bands of a forecaster's samples, from validation series (see jaxlv.forecasting.conformal)."""
     _, truth_NHV = truth_of(validation, config.context, config.horizon)
-    drawn = _draw(forecaster, validation, config, on_batch)
+    drawn = forecaster(validation, Request.of(config), on_batch=on_batch)
     return fit_bands(drawn.filled(), truth_NHV, LEVELS, half_unit(forecaster, validation, config.context))
 
 
 def half_unit(forecaster: Forecaster, series: SeriesSet, context: int) -> np.ndarray:
     """Half a unit of the text's last decimal, in raw units: (N, V)."""
     return forecaster.scales(series, context) * 10.0**-forecaster.codec.decimals / 2
-
-
-def _draw(
-    forecaster: Forecaster,
-    series: SeriesSet,
-    config: EvaluateConfig,
-    on_batch: Callable[[int], None] = lambda done: None,
-    samples: int | None = None,
-) -> Forecast:
-    size = samples or config.samples
-    return forecaster(series, config.context, config.horizon, size, config.seed, config.batch_series, on_batch)
 
 
 def likelihood_measures(forecaster: Forecaster, series: SeriesSet, config: EvaluateConfig) -> dict[str, Any]:

@@ -24,9 +24,10 @@ from jaxlv.errors import JaxlvError, printable
 from jaxlv.flops.ledger import Kind, Payer
 from jaxlv.flops.work import Drawing
 from jaxlv.forecasting import metrics
+from jaxlv.forecasting.request import Request
 from jaxlv.model.qwen2 import Qwen2
-from jaxlv.settings import SEEDS, argument, checked
-from jaxlv.steps.generate import Generated, check_shape, decoding, generate, padded
+from jaxlv.settings import SEEDS, argument
+from jaxlv.steps.generate import Decoding, Generated, Prompts, check_shape, decoding, generate, padded
 from jaxlv.steps.needs import check_forecasts, check_generation
 from jaxlv.storage import tables
 from jaxlv.storage.door import opened
@@ -180,96 +181,68 @@ class Forecaster:
     def __call__(
         self,
         series: SeriesSet,
-        context: int,
-        horizon: int,
-        samples: int,
-        seed: int = 0,
-        batch_series: int = 8,
+        request: Request,
+        *,
         on_batch: Callable[[int], None] = lambda done: None,
-        shown: int = 0,
         scales_NV: np.ndarray | None = None,
     ) -> Forecast:
-        """Forecasts of steps context .. context + horizon - 1 of each series, given the steps before.
+        """Returns forecasts of each series, given the steps before.
 
-        With `shown` characters of step `context` given too, as where a text is cut anywhere, the samples complete that
-        step, which is dropped, and the forecast begins with the step behind it. Sample s is written under head-room s of
-        the codec's, in turns. `scales_NV` are raw units per written unit, by default what the codec's rule gives.
-        Raises JaxlvError for a context longer than the series, for a number that is not allowed, and if the forecasts do not
-        fit in the memory. `on_batch(done)` hears how many series are done.
+        Sample s is written under head-room s of the codec's, in turns. `scales_NV` are raw units per written unit, by
+        default what the codec's rule gives. Raises JaxlvError if the context is longer than the series, and if the forecasts
+        do not fit in the memory. Calls `on_batch(series done)`.
         """
-        asked = {"context": context, "horizon": horizon, "samples": samples, "seed": seed, "batch_series": batch_series}
-        context, horizon, samples, seed, batch_series = checked(EvaluateConfig, **asked).values()
-        values_NTV = series.values_NTV
-        cut = int(shown > 0)
-        if not 1 <= context <= values_NTV.shape[1] - cut:
-            raise JaxlvError(
-                "the context does not fit the series", expected=f"1 to {values_NTV.shape[1] - cut} steps", found=context
-            )
-        self.check_fits(series, context, horizon + cut, samples, batch_series)
-        variants = self.codec.variants[:samples] if scales_NV is None else (self.codec,)
-        R, each = len(variants), -(-samples // len(variants))
+        steps, context = series.values_NTV.shape[1], request.context
+        if context > steps - request.skipped:
+            expected = f"1 to {steps - request.skipped} steps"
+            raise JaxlvError("the context does not fit the series", expected=expected, found=context)
+        self.check_fits(series, request)
+        variants = self.codec.variants[: request.samples] if scales_NV is None else (self.codec,)
+        R, each = len(variants), -(-request.samples // len(variants))
         if scales_NV is None:
             scales_NV = self._scales(series, context, variants).reshape(len(series) * R, -1)
-        ids_M, values_MTV = np.repeat(series.ids_N, R), np.repeat(values_NTV, R, axis=0)  # M = N R rows: a series, a scale
-        keys_M = ids_M * R + np.tile(np.arange(R), len(series))
-        texts = [
-            self._text(v_TV, alpha_V, context, shown, f"series {i}")
-            for i, v_TV, alpha_V in zip(ids_M, values_MTV, scales_NV, strict=True)
-        ]
-        prompts, opened = [self.alphabet.encode(whole + part) for whole, part in texts], [part for _, part in texts]
-        digits_M = [
-            _digits(v_TV[:context] / alpha_V, part)
-            for v_TV, alpha_V, part in zip(values_MTV, scales_NV, opened, strict=True)
-        ]
+        rows = self._rows(series, request, scales_NV)
         decoded: dict[int, list[Decoded]] = {}
-        size = batch_series * R
-        for digits in sorted(set(digits_M)):  # rows of one grammar together
-            group = np.flatnonzero(np.equal(digits_M, digits))
-            for rows in np.split(group, range(size, len(group), size)):
-                asked_of = (rows, size, digits, horizon + cut, each, seed)
-                samples_of = self._batch(prompts, opened, scales_NV, ids_M, keys_M, *asked_of)
-                decoded |= dict(zip(rows.tolist(), samples_of, strict=True))
+        for digits in sorted(set(rows.digits_M)):  # rows of one grammar together
+            group = np.flatnonzero(np.equal(rows.digits_M, digits))
+            for some in np.split(group, range(request.batch * R, len(group), request.batch * R)):
+                decoded |= dict(zip(some.tolist(), self._batch(rows, some, request, each, request.batch * R), strict=True))
                 on_batch(len(decoded) // R)
-        drawn = [[decoded[row * R + s % R][s // R] for s in range(samples)] for row in range(len(series))]
+        drawn = [[decoded[row * R + s % R][s // R] for s in range(request.samples)] for row in range(len(series))]
         step = float(series.time_T[1] - series.time_T[0]) if len(series.time_T) > 1 else 1.0
+        ahead_H = np.arange(1 + request.skipped, 1 + request.drawn)
         return Forecast(
             series.ids_N,
-            context + cut,
-            series.time_T[context - 1] + step * np.arange(1 + cut, horizon + 1 + cut),
+            request.start,
+            series.time_T[context - 1] + step * ahead_H,
             series.variables,
-            values_NTV[:, context - 1],
-            np.array([[_padded(d.values_TV[cut:], horizon) for d in row] for row in drawn]),
+            series.values_NTV[:, context - 1],
+            np.array([[_padded(d.values_TV[request.skipped :], request.horizon) for d in row] for row in drawn]),
             dict(collections.Counter(d.stop for row in drawn for d in row)),
         )
 
-    def check_fits(self, series: SeriesSet, context: int, horizon: int, samples: int, batch_series: int) -> None:
+    def check_fits(self, series: SeriesSet, request: Request) -> None:
         """Raises JaxlvError if forecasts do not fit in the memory."""
-        V, decimals, variants = len(series.variables), self.codec.decimals, len(self.codec.variants[:samples])
-        check_forecasts(len(series), samples, horizon, V)
-        length, new_tokens = context * V * (decimals + 3), horizon * longest_step(V, decimals, INTEGER_DIGITS)
-        rows = batch_series * variants
-        check_generation(self.model, rows, length, -(-samples // variants), new_tokens, self.sampling.grammar)
+        V, decimals, variants = len(series.variables), self.codec.decimals, len(self.codec.variants[: request.samples])
+        check_forecasts(len(series), request.samples, request.drawn, V)
+        length, new_tokens = request.context * V * (decimals + 3), request.drawn * longest_step(V, decimals, INTEGER_DIGITS)
+        each = -(-request.samples // variants)
+        check_generation(self.model, request.batch * variants, length, each, new_tokens, self.sampling.grammar)
 
     def rolling(
-        self,
-        series: SeriesSet,
-        context: int,
-        horizon: int,
-        samples: int,
-        reach: int,
-        seed: int = 0,
-        batch_series: int = 8,
-        on_batch: Callable[[int], None] = lambda done: None,
+        self, series: SeriesSet, request: Request, reach: int, *, on_batch: Callable[[int], None] = lambda done: None
     ) -> Forecast:
-        """Forecasts that are longer than the windows which a model was trained on: `reach` steps at a time.
+        """Returns forecasts longer than the windows that a model was trained on: `reach` steps at a time.
 
         Every sample goes on from its own last `context` steps: under the rule `context` with the scale of these, under
         another rule with that of the series. A value that was written 0.00 goes on as half of the last decimal.
-        Raises JaxlvError as a call does, and for a `reach` that is not allowed. `on_batch(done)` hears how many forecasts
-        of all are done, counted in series.
+        Raises JaxlvError as a call does, if a `reach` is not allowed, and if part of a step is shown. Calls `on_batch` with
+        the number of forecasts that are done, counted in series.
         """
         reach = argument(EvaluateConfig, "horizon", reach, "reach")
-        horizon, samples, seed = checked(EvaluateConfig, horizon=horizon, samples=samples, seed=seed).values()
+        if request.shown:
+            raise JaxlvError("a forecast that goes on from itself sees whole steps", where="shown", found=request.shown)
+        context, horizon, samples = request.context, request.horizon, request.samples
         check_forecasts(len(series), samples, horizon, len(series.variables))
         N, parts_in_all, rows = len(series), -(-horizon // reach), len(series) * samples
         variants = self.codec.variants
@@ -281,7 +254,7 @@ class Forecaster:
             return lambda done: on_batch((part * N + done // each) // parts_in_all)
 
         length = min(reach, horizon)
-        first = self(series, context, length, samples, seed, batch_series, hear(0))
+        first = self(series, replace(request, horizon=length), on_batch=hear(0))
         past_RTV, time_C = np.repeat(series.values_NTV[:, :context], samples, axis=0), series.time_T[:context]
         ids_R = (series.ids_N[:, None] * samples + np.arange(samples)).reshape(-1)
         parts, stops = [first.samples_NSHV], collections.Counter(first.stops)
@@ -296,9 +269,9 @@ class Forecaster:
                 scales_NV = scales_RV[goes_on_R]
                 if self.codec.scale == "context":
                     scales_NV = self._scales(chosen, context, variants)[np.arange(len(chosen)), variant_R[goes_on_R]]
-                more = {"scales_NV": scales_NV, "on_batch": hear(part, samples)}
-                seed_of = (seed + part) % (SEEDS + 1)
-                following = self(chosen, context, length, 1, seed_of, batch_series * samples, **more)
+                seed = (request.seed + part) % (SEEDS + 1)
+                more = replace(request, horizon=length, samples=1, seed=seed, batch=request.batch * samples)
+                following = self(chosen, more, scales_NV=scales_NV, on_batch=hear(part, samples))
                 part_RHV[goes_on_R] = following.samples_NSHV[:, 0]
                 stops.update(following.stops)
             parts.append(part_RHV.reshape(N, samples, length, -1))
@@ -310,18 +283,29 @@ class Forecaster:
         )
 
     def generated(
-        self, prompts: Sequence[np.ndarray], samples: int, new_tokens: int, *, grammar: Grammar | None = None, **options: Any
+        self,
+        prompts: Prompts,
+        samples: int,
+        new_tokens: int,
+        *,
+        steps: int | None = None,
+        seed: int = 0,
+        grammar: Grammar | None = None,
+        alphabet: Alphabet | None = None,
     ) -> Generated:
-        """`generate` with this model and its sampling; with a meter it is reserved first, and paid as far as it ran."""
-        width = padded(max(map(len, prompts)))
-        shape = {"batch": len(prompts), "length": width, "samples": samples, **decoding(width, new_tokens)}
+        """Calls `generate` with this model and its sampling. With a meter, it is reserved first and paid as far as it ran.
+
+        `alphabet` replaces the forecaster's, for texts that end with other tokens.
+        """
+        how, alphabet = Decoding(samples, new_tokens, self.sampling, steps), alphabet or self.alphabet
+        width = padded(max(map(len, prompts.ids)))
+        shape = {"batch": len(prompts.ids), "length": width, "samples": samples, **decoding(width, new_tokens)}
         head = "alphabet" if grammar else "frozen"  # without a grammar the logits are those of the whole vocabulary
         outputs = len(self.alphabet.ids_A) if grammar else self.model.config.vocab_size
-        drawing = Drawing.of(self.sampling, outputs, len(self.alphabet.end_ids), options.get("steps") is not None)
-        options = {"alphabet": self.alphabet, **options, "max_new_tokens": new_tokens, "grammar": grammar}
-        check_shape(self.model, prompts, samples, new_tokens, grammar)  # before anything is reserved
+        drawing = Drawing.of(self.sampling, outputs, len(self.alphabet.end_ids), steps is not None)
+        check_shape(self.model, prompts.ids, how, grammar)  # before anything is reserved
         with self.spending("generation", **shape, head=head, drawing=drawing) as measured:
-            result = generate(self.model, self.variables, prompts, samples, self.sampling, **options)
+            result = generate(self.model, self.variables, prompts, alphabet, how, seed, grammar)
             measured["new_tokens"] = result.iterations
         return result
 
@@ -329,31 +313,58 @@ class Forecaster:
         """`Meter.spend` around work of this model; nothing is reserved where there is no meter."""
         return self.meter.spend(kind, **shape) if self.meter else contextlib.nullcontext({})
 
-    def _text(self, values_TV, alpha_V, context: int, shown: int, where: str) -> tuple[str, str]:
-        """The text of the context, and the characters shown of the step behind it: never all of them."""
+    def _rows(self, series: SeriesSet, request: Request, scales_MV: np.ndarray) -> _Rows:
+        """Returns the prompts of each series under each of its scales, which follow one another."""
+        R = len(scales_MV) // len(series)
+        ids_M, values_MTV = np.repeat(series.ids_N, R), np.repeat(series.values_NTV, R, axis=0)
+        given = list(zip([f"series {i}" for i in ids_M], values_MTV, scales_MV, strict=True))
+        texts = [self._text(values_TV, alpha_V, request, name) for name, values_TV, alpha_V in given]
+        return _Rows(
+            names=[name for name, _, _ in given],
+            keys_M=ids_M * R + np.tile(np.arange(R), len(series)),
+            scales_MV=scales_MV,
+            prompts=[self.alphabet.encode(whole + part) for whole, part in texts],
+            opened=[part for _, part in texts],
+            digits_M=[
+                _digits(values_TV[: request.context] / alpha_V, part)
+                for (_, values_TV, alpha_V), (_, part) in zip(given, texts, strict=True)
+            ],
+        )
+
+    def _text(self, values_TV: np.ndarray, alpha_V: np.ndarray, request: Request, where: str) -> tuple[str, str]:
+        """Returns the text of the context, and the characters shown of the next step: never all of them."""
+        context, shown = request.context, request.shown
         whole = self.codec.encode(values_TV[:context], alpha_V, where=where)
         step = self.codec.encode(values_TV[context : context + 1], alpha_V, where=where) if shown else ""
         return whole, step[: min(shown, len(step) - 1)] if shown else ""
 
-    def _batch(
-        self, prompts, opened, alphas, ids_M, keys_M, rows, size, digits, horizon, samples, seed
-    ) -> list[list[Decoded]]:
-        """The decoded samples of some rows; a short batch is filled with its first row, so that one shape is compiled."""
-        filled = np.concatenate([rows, np.repeat(rows[:1], size - len(rows))])
-        variables, decimals = len(alphas[0]), self.codec.decimals
-        prompts_of, most = [prompts[row] for row in filled], horizon * longest_step(variables, decimals, digits)
-
-        masked = number_grammar(variables, decimals, digits) if self.sampling.grammar else None
-        names = [f"series {ids_M[row]}" for row in filled]
-        more = {"series": keys_M[filled], "names": names, "steps": horizon, "grammar": masked}
-        result = self.generated(prompts_of, samples, most, seed=seed, **more)
+    def _batch(self, rows: _Rows, some: np.ndarray, request: Request, samples: int, size: int) -> list[list[Decoded]]:
+        """Returns the decoded samples of some rows; a short batch is filled with its first one, so that one shape is compiled."""
+        filled = np.concatenate([some, np.repeat(some[:1], size - len(some))])
+        form = (rows.scales_MV.shape[1], self.codec.decimals, rows.digits_M[some[0]])
+        masked = number_grammar(*form) if self.sampling.grammar else None
+        prompts = Prompts([rows.prompts[i] for i in filled], rows.keys_M[filled], [rows.names[i] for i in filled])
+        most, steps = request.drawn * longest_step(*form), request.drawn
+        result = self.generated(prompts, samples, most, steps=steps, seed=request.seed, grammar=masked)
         return [
             [
-                self.codec.decode(opened[row] + self.alphabet.decode(ids_C[:length]), alphas[row], horizon)
-                for ids_C, length in zip(result.ids_SNC[i], result.lengths_SN[i], strict=True)
+                self.codec.decode(rows.opened[i] + self.alphabet.decode(ids_C[:length]), rows.scales_MV[i], steps)
+                for ids_C, length in zip(ids_NC, lengths_N, strict=True)
             ]
-            for i, row in enumerate(rows)
+            for i, ids_NC, lengths_N in zip(some, result.ids_SNC, result.lengths_SN, strict=False)
         ]
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """M prompts: of each series one under each of its scales."""
+
+    names: list[str]
+    keys_M: np.ndarray  # what their random numbers follow from
+    scales_MV: np.ndarray
+    prompts: list[np.ndarray]
+    opened: list[str]  # what is shown of the step behind the context
+    digits_M: list[int]  # before the point, that a forecast may need
 
 
 def _digits(context_TV: np.ndarray, opened: str) -> int:

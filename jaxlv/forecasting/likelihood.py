@@ -82,10 +82,10 @@ def nats_per_value(
     return nats_NHV + np.log(scales_NV * 10.0**-codec.decimals)[:, None]
 
 
-def future(ids: np.ndarray, begin: int, length: int, side: str = "right") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The window of a text whose loss is that of its tokens from `begin` on."""
-    ids_L, positions_L, labels_L = window(ids, length, side)
-    return ids_L, positions_L, np.where(positions_L >= begin - 1, labels_L, IGNORED)
+def future(ids: np.ndarray, begin: int, length: int, side: str = "right") -> Windows:
+    """Returns the window of a text whose loss is that of its tokens from `begin` on."""
+    whole = window(ids, length, side)
+    return whole._replace(labels_ML=np.where(whole.positions_ML >= begin - 1, whole.labels_ML, IGNORED))
 
 
 def _metered(forecaster: Forecaster, windows: Windows) -> np.ndarray:

@@ -27,7 +27,7 @@ import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -224,6 +224,36 @@ def _solve(parameters_PN: np.ndarray, logs_VN: np.ndarray, steps: int) -> np.nda
     return np.stack(path)
 
 
+class _Sums(NamedTuple):
+    """J^T J and J^T residual of the loss, the loss, and the squared residuals, which are the loss without the prior."""
+
+    gram_QQL: Any
+    slope_QL: Any
+    loss_L: Any
+    squares_L: Any
+
+
+class _Search(NamedTuple):
+    """The best point so far with its sums, and the one to be tried next."""
+
+    step: Any
+    point_QL: Any
+    trial_QL: Any
+    sums: _Sums
+    damping_L: Any
+    done_L: Any
+
+
+class _Carry(NamedTuple):
+    """The state of the equations, its sensitivities, and what is summed up to a step."""
+
+    logs_VL: Any
+    sense_QVL: Any
+    gram_QQL: Any
+    slope_QL: Any
+    squares_L: Any
+
+
 @jax.jit
 def _fit(start_QL: Any, logs_CVL: Any, form_P: Any, window_W: Any, limit_W: Any) -> tuple[Any, Any]:
     """Unknowns (Q, L) and sums of squared residuals over the last window (L,), infinite for a fit that failed."""
@@ -238,40 +268,35 @@ def _fit(start_QL: Any, logs_CVL: Any, form_P: Any, window_W: Any, limit_W: Any)
     return point_QL, loss_WL[-1]
 
 
-def _marquardt(equations: Callable[[Any], tuple[Any, Any, Any, Any]], start_QL: Any, limit: Any) -> tuple[Any, Any]:
-    """(unknowns, squared residuals) after at most `limit` trials; each lane stops by itself.
-
-    `equations(point)` gives J^T J (Q, Q, L), J^T residual (Q, L), the loss and the squared residuals without the prior.
-    """
+def _marquardt(equations: Callable[[Any], _Sums], start_QL: Any, limit: Any) -> tuple[Any, Any]:
+    """Returns (unknowns, squared residuals) after at most `limit` trials of `equations(point)`; lanes stop by themselves."""
     L = start_QL.shape[1]
 
-    def trial(state: tuple[Any, ...]) -> tuple[Any, ...]:
-        step, point_QL, trial_QL, (gram_QQL, slope_QL, loss_L, squares_L), damping_L, done_L = state
+    def trial(state: _Search) -> _Search:
+        step, point_QL, trial_QL, sums, damping_L, done_L = state
         new = equations(trial_QL)
-        finite_L = jnp.isfinite(new[0]).all(axis=(0, 1)) & jnp.isfinite(new[1]).all(axis=0)
-        better_L = (new[2] < loss_L) & finite_L & ~done_L
-        little_L = loss_L - new[2] <= TOLERANCE * new[2] + 1e-12
+        finite_L = jnp.isfinite(new.gram_QQL).all(axis=(0, 1)) & jnp.isfinite(new.slope_QL).all(axis=0)
+        better_L = (new.loss_L < sums.loss_L) & finite_L & ~done_L
+        little_L = sums.loss_L - new.loss_L <= TOLERANCE * new.loss_L + 1e-12
         point_QL = jnp.where(better_L, trial_QL, point_QL)
-        gram_QQL, slope_QL, loss_L, squares_L = (
-            jnp.where(better_L, a, b) for a, b in zip(new, (gram_QQL, slope_QL, loss_L, squares_L), strict=True)
-        )
+        sums = _Sums(*(jnp.where(better_L, a, b) for a, b in zip(new, sums, strict=True)))
         damping_L = jnp.where(better_L, damping_L / 5, damping_L * 4)
         done_L = done_L | (better_L & little_L) | (damping_L > STIFFEST)
-        ridge_QL = damping_L * (jnp.diagonal(gram_QQL).T + 1e-6)
-        damped_QQL = gram_QQL + jnp.eye(Q)[..., None] * ridge_QL
-        move_QL = -jnp.linalg.solve(jnp.moveaxis(damped_QQL, -1, 0), slope_QL.T[..., None])[..., 0].T
+        ridge_QL = damping_L * (jnp.diagonal(sums.gram_QQL).T + 1e-6)
+        damped_QQL = sums.gram_QQL + jnp.eye(Q)[..., None] * ridge_QL
+        move_QL = -jnp.linalg.solve(jnp.moveaxis(damped_QQL, -1, 0), sums.slope_QL.T[..., None])[..., 0].T
         next_QL = jnp.clip(point_QL + jnp.clip(move_QL, -STRIDE, STRIDE), -UNKNOWNS, UNKNOWNS)
-        return step + 1, point_QL, next_QL, (gram_QQL, slope_QL, loss_L, squares_L), damping_L, done_L
+        return _Search(step + 1, point_QL, next_QL, sums, damping_L, done_L)
 
     never_L = jnp.full(L, jnp.inf)
-    nothing = jnp.zeros((Q, Q, L)), jnp.zeros((Q, L)), never_L, never_L
-    state = 0, start_QL, start_QL, nothing, jnp.full(L, 0.05), jnp.zeros(L, bool)
-    state = jax.lax.while_loop(lambda state: (state[0] < limit) & ~state[-1].all(), trial, state)
-    return state[1], state[3][3]
+    nothing = _Sums(jnp.zeros((Q, Q, L)), jnp.zeros((Q, L)), never_L, never_L)
+    state = _Search(0, start_QL, start_QL, nothing, jnp.full(L, 0.05), jnp.zeros(L, bool))
+    state = jax.lax.while_loop(lambda state: (state.step < limit) & ~state.done_L.all(), trial, state)
+    return state.point_QL, state.sums.squares_L
 
 
-def _normal_equations(point_QL: Any, start_QL: Any, logs_CVL: Any, form_P1: Any, window: Any) -> tuple[Any, Any, Any, Any]:
-    """J^T J, J^T residual, loss and squared residuals over the first `window` steps, summed while the equations are solved.
+def _normal_equations(point_QL: Any, start_QL: Any, logs_CVL: Any, form_P1: Any, window: Any) -> _Sums:
+    """Returns the sums over the first `window` steps, formed while the equations are solved.
 
     The sensitivities (Q, V, L) of the state to the unknowns are carried along by forward differentiation of each step.
     """
@@ -280,7 +305,7 @@ def _normal_equations(point_QL: Any, start_QL: Any, logs_CVL: Any, form_P1: Any,
     value_PL = _parameters(point_QL[:P], form_P1, jnp)
     slope_QPL = unit_QQ[:, :P, None] * jnp.where(form_P1 == SIGNED, 1.0, value_PL)
 
-    def observe(step: Any, carry: tuple[Any, ...]) -> tuple[Any, ...]:
+    def observe(step: Any, carry: _Carry) -> _Carry:
         logs_VL, sense_QVL, gram_QQL, slope_QL, squares_L = carry
         error_VL = jnp.clip(logs_VL - logs_CVL[step], -OUTLIER, OUTLIER)
         jacobian_QVL = jnp.where(jnp.abs(error_VL) < OUTLIER, sense_QVL, 0.0)
@@ -295,12 +320,13 @@ def _normal_equations(point_QL: Any, start_QL: Any, logs_CVL: Any, form_P1: Any,
             return jax.vmap(along, out_axes=(None, 0))(slope_QPL, state[1])
 
         logs_VL, sense_QVL = jax.lax.fori_loop(0, SUBSTEPS, substep, (logs_VL, sense_QVL))
-        return logs_VL, sense_QVL, gram_QQL, slope_QL, squares_L
+        return _Carry(logs_VL, sense_QVL, gram_QQL, slope_QL, squares_L)
 
     first = point_QL[P:], jnp.broadcast_to(unit_QQ[:, P:, None], (Q, V, L))
     sums = jnp.zeros((Q, Q, L)), jnp.zeros((Q, L)), jnp.zeros(L)
-    *_, gram_QQL, slope_QL, squares_L = jax.lax.fori_loop(0, window, observe, (*first, *sums))
+    *_, gram_QQL, slope_QL, squares_L = jax.lax.fori_loop(0, window, observe, _Carry(*first, *sums))
     prior_QQ = PRIOR * jnp.diag(jnp.arange(Q) < P).astype(gram_QQL.dtype)
     away_QL = point_QL - start_QL
     pull_QL = prior_QQ @ away_QL
-    return gram_QQL + prior_QQ[..., None], slope_QL + pull_QL, squares_L + (away_QL * pull_QL).sum(axis=0), squares_L
+    loss_L = squares_L + (away_QL * pull_QL).sum(axis=0)
+    return _Sums(gram_QQL + prior_QQ[..., None], slope_QL + pull_QL, loss_L, squares_L)

@@ -17,6 +17,7 @@ import numpy as np
 from jaxlv.data import dynamics, series
 from jaxlv.data.dynamics import Preset, Range
 from jaxlv.data.series import SeriesSet
+from jaxlv.forecasting.request import Request
 
 NOISES = (0.0, 0.01, 0.05, 0.10)  # standard deviation of log-normal noise on the context
 GAPS = (0.0, 0.05, 0.10, 0.20)  # share of the context's steps that are missing
@@ -36,49 +37,45 @@ class Condition:
     level: str  # in words, with its unit
     value: float  # its place on an axis
     given: SeriesSet
-    context: int
+    request: Request
     truth_NHV: np.ndarray
 
-    @property
-    def horizon(self) -> int:
-        """Steps to forecast."""
-        return self.truth_NHV.shape[1]
 
-
-def _condition(group: str, level: str, value: float, chosen: SeriesSet, context: int, horizon: int) -> Condition:
-    return Condition(group, level, value, chosen, context, chosen.values_NTV[:, context : context + horizon])
+def _condition(group: str, level: str, value: float, chosen: SeriesSet, request: Request) -> Condition:
+    truth_NHV = chosen.values_NTV[:, request.start : request.start + request.horizon]
+    return Condition(group, level, value, chosen, request, truth_NHV)
 
 
 def _first(held: SeriesSet, count: int) -> SeriesSet:
     return held.select(held.ids_N[:count])
 
 
-def noise(held: SeriesSet, count: int, context: int, horizon: int, seed: int) -> Iterator[Condition]:
+def noise(held: SeriesSet, count: int, request: Request) -> Iterator[Condition]:
     """The context observed as x exp(s z), z standard normal."""
-    chosen = _first(held, count)
-    z_NCV = np.random.default_rng(seed).standard_normal(chosen.values_NTV[:, :context].shape)
+    chosen, context = _first(held, count), request.context
+    z_NCV = np.random.default_rng(request.seed).standard_normal(chosen.values_NTV[:, :context].shape)
     for s in NOISES:
         values_NTV = chosen.values_NTV.copy()
         values_NTV[:, :context] *= np.exp(s * z_NCV)
-        clean = _condition("noise", f"{100 * s:g} %", s, chosen, context, horizon)
+        clean = _condition("noise", f"{100 * s:g} %", s, chosen, request)
         yield replace(clean, given=replace(chosen, values_NTV=values_NTV))
 
 
-def gaps(held: SeriesSet, count: int, context: int, horizon: int, seed: int) -> Iterator[Condition]:
+def gaps(held: SeriesSet, count: int, request: Request) -> Iterator[Condition]:
     """Steps of the context left out, of each series others, never the last: nothing tells the forecaster where."""
-    chosen = _first(held, count)
-    order_NC = np.argsort(np.random.default_rng(seed).random((len(chosen), context - 1)), axis=1)
+    chosen, context = _first(held, count), request.context
+    order_NC = np.argsort(np.random.default_rng(request.seed).random((len(chosen), context - 1)), axis=1)
     rest_NR = np.tile(np.arange(context - 1, chosen.values_NTV.shape[1]), (len(chosen), 1))
     for share in GAPS:
         kept_NC = np.sort(order_NC[:, round(share * context) :], axis=1)
         rows_NT = np.concatenate([kept_NC, rest_NR], axis=1)
         values_NTV = np.take_along_axis(chosen.values_NTV, rows_NT[..., None], axis=1)
         given = replace(chosen, values_NTV=values_NTV, time_T=chosen.time_T[: rows_NT.shape[1]])
-        whole = _condition("missing steps", f"{100 * share:g} %", share, chosen, context, horizon)
-        yield replace(whole, given=given, context=kept_NC.shape[1] + 1)
+        whole = _condition("missing steps", f"{100 * share:g} %", share, chosen, request)
+        yield replace(whole, given=given, request=replace(request, context=kept_NC.shape[1] + 1))
 
 
-def contexts(held: SeriesSet, count: int, context: int, horizon: int, seed: int) -> Iterator[Condition]:
+def contexts(held: SeriesSet, count: int, request: Request) -> Iterator[Condition]:
     """The same steps forecast from the last so many before them."""
     chosen = _first(held, count)
     steps = chosen.values_NTV.shape[1]
@@ -87,23 +84,23 @@ def contexts(held: SeriesSet, count: int, context: int, horizon: int, seed: int)
         if length <= start:
             part = slice(start - length, start + SHORT)
             given = replace(chosen, values_NTV=chosen.values_NTV[:, part], time_T=chosen.time_T[part])
-            yield _condition("context", f"{length} steps", length, given, length, SHORT)
+            yield _condition("context", f"{length} steps", length, given, replace(request, context=length, horizon=SHORT))
 
 
-def origins(held: SeriesSet, count: int, context: int, horizon: int, seed: int) -> Iterator[Condition]:
+def origins(held: SeriesSet, count: int, request: Request) -> Iterator[Condition]:
     """All steps up to an origin that rolls through the series, and the next ones."""
     chosen = _first(held, count)
     for origin in ORIGINS:
         if origin + SHORT <= chosen.values_NTV.shape[1]:
-            yield _condition("origin", f"step {origin}", origin, chosen, origin, SHORT)
+            yield _condition("origin", f"step {origin}", origin, chosen, replace(request, context=origin, horizon=SHORT))
 
 
-def amplitudes(held: SeriesSet, count: int, context: int, horizon: int, seed: int) -> Iterator[Condition]:
+def amplitudes(held: SeriesSet, count: int, request: Request) -> Iterator[Condition]:
     """All populations times a factor: nothing changes under a scale that is fitted on the context."""
     chosen = _first(held, count)
     for factor in AMPLITUDES:
         given = replace(chosen, values_NTV=factor * chosen.values_NTV)
-        yield _condition("amplitude", f"x {factor:g}", factor, given, context, horizon)
+        yield _condition("amplitude", f"x {factor:g}", factor, given, request)
 
 
 def _ranges(**changed: tuple[float, float]) -> dict[str, Range]:
@@ -126,24 +123,24 @@ BEYOND: Mapping[str, Preset] = MappingProxyType(
 COARSE = "as the course's, solved at rtol 1e-3"  # the course's file comes from a solver at this tolerance
 
 
-def systems(held: SeriesSet, count: int, context: int, horizon: int, seed: int) -> Iterator[Condition]:
+def systems(held: SeriesSet, count: int, request: Request) -> Iterator[Condition]:
     """Simulated series of other systems and of parameters beyond the base's ranges, as many as there are real ones."""
     like, *others = BEYOND
     presets = {like: BEYOND[like], COARSE: BEYOND[like], **{name: BEYOND[name] for name in others}}
     presets |= {name: preset for name, preset in dynamics.PRESETS.items() if name != "course"}
     for place, (name, preset) in enumerate(presets.items()):
         solver = dynamics.Solver("Tsit5", rtol=1e-3, atol=1e-3) if name == COARSE else None
-        drawn = dynamics.draw(preset, min(count, len(held)), seed, solver, attempts=30)
-        yield _condition("simulated", name, place, drawn, context, horizon)
+        drawn = dynamics.draw(preset, min(count, len(held)), request.seed, solver, attempts=30)
+        yield _condition("simulated", name, place, drawn, request)
 
 
-def regimes(held: SeriesSet, count: int, context: int, horizon: int, seed: int) -> Iterator[Condition]:
+def regimes(held: SeriesSet, count: int, request: Request) -> Iterator[Condition]:
     """The first series of each regime, whole series considered; rare regimes may have few or none."""
     label_N = regimes_of(held)
     for place, name in enumerate(REGIMES):
         rows = np.flatnonzero(label_N == name)[:count]
         if len(rows):
-            yield _condition("regime", f"{name} ({len(rows)})", place, held.select(held.ids_N[rows]), context, horizon)
+            yield _condition("regime", f"{name} ({len(rows)})", place, held.select(held.ids_N[rows]), request)
 
 
 def regimes_of(chosen: SeriesSet, window: int = 20) -> np.ndarray:
@@ -157,7 +154,7 @@ def regimes_of(chosen: SeriesSet, window: int = 20) -> np.ndarray:
     return label_N
 
 
-GROUPS: Mapping[str, Callable[[SeriesSet, int, int, int, int], Iterator[Condition]]] = MappingProxyType(
+GROUPS: Mapping[str, Callable[[SeriesSet, int, Request], Iterator[Condition]]] = MappingProxyType(
     {
         "noise": noise,
         "missing steps": gaps,
@@ -168,4 +165,4 @@ GROUPS: Mapping[str, Callable[[SeriesSet, int, int, int, int], Iterator[Conditio
         "simulated": systems,
     }
 )
-"""By name: (series held out, how many of them, context, horizon, seed) -> conditions, from the mildest on."""
+"""By name: (series held out, how many of them, what is asked of each) -> conditions, from the mildest on."""

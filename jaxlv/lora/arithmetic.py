@@ -36,11 +36,19 @@ def decomposed(b_OR: Any, a_RI: Any, scale: float) -> LowRank:
     return LowRank(q_OR @ u_RR * np.sign(scale), abs(scale) * s_R, q_IR @ vt_RR.T)
 
 
-def updates(lora: Mapping[str, Any]) -> dict[Path, tuple[Any, Any, float]]:
-    """Returns {path of a projection: (B, A, scale)} of an overlay, layer by layer."""
+class Factors(NamedTuple):
+    """An update of a projection: scale * B A."""
+
+    b_OR: Any
+    a_RI: Any
+    scale: float
+
+
+def updates(lora: Mapping[str, Any]) -> dict[Path, Factors]:
+    """Returns {path of a projection: its update} of an overlay, layer by layer."""
     flat = traverse_util.flatten_dict(dict(lora))
     paths = sorted((path[:-1] for path in flat if path[-1] == "A"), key=_place)
-    return {path: (flat[(*path, "B")], flat[(*path, "A")], float(flat[(*path, "scale")])) for path in paths}
+    return {path: Factors(flat[(*path, "B")], flat[(*path, "A")], float(flat[(*path, "scale")])) for path in paths}
 
 
 def _place(path: Path) -> tuple[int, int]:

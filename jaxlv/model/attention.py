@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,8 +40,16 @@ def attend(
     return (out_BTNH / sum_BTN1).astype(q_BTNH.dtype)
 
 
-def _attend_to(q_BTNH, positions_BT, k_SKHC, v_SKCH, keys_SC):
-    """Returns (peak, sum of exp(score - peak), values weighted by it) of one segment, by row: each (B, T, N, 1 or H).
+class _Share(NamedTuple):
+    """Of one segment by row: the highest score, the sum of exp(score - peak), and the values weighted by that."""
+
+    peak_BTN1: jax.Array
+    weight_BTN1: jax.Array
+    out_BTNH: jax.Array
+
+
+def _attend_to(q_BTNH, positions_BT, k_SKHC, v_SKCH, keys_SC) -> _Share:
+    """Returns the share of one segment.
 
     The queries that share a key/value head form the rows of one matrix, R = n G T, and the keys are stored transposed: so
     both products are plain batched ones, (R, H) x (H, C) and (R, C) x (C, H).
@@ -65,7 +74,7 @@ def _attend_to(q_BTNH, positions_BT, k_SKHC, v_SKCH, keys_SC):
     def by_row(a: jax.Array) -> jax.Array:
         return a.reshape(S, K, n, G, T, -1).transpose(0, 2, 4, 1, 3, 5).reshape(B, T, N, -1)
 
-    return by_row(peak_SKnGT1), by_row(weight_SKnGTC.sum(-1, keepdims=True)), by_row(out_SKRH)
+    return _Share(by_row(peak_SKnGT1), by_row(weight_SKnGTC.sum(-1, keepdims=True)), by_row(out_SKRH))
 
 
 def attend_within(q_BTNH: jax.Array, positions_BT: jax.Array, k_BKHT: jax.Array, v_BKTH: jax.Array) -> jax.Array:

@@ -147,6 +147,14 @@ class Norm(nn.Module):
         return rms_norm(x_BTD, weight_D, self.eps)
 
 
+class Layer(NamedTuple):
+    """What comes out of a layer, or of its attention, with the keys and values of its tokens."""
+
+    x_BTD: jax.Array
+    k_BKHT: jax.Array
+    v_BKTH: jax.Array
+
+
 class Attention(nn.Module):
     """Grouped-query attention with rotary positions: fewer heads of keys and values than of queries."""
 
@@ -155,7 +163,7 @@ class Attention(nn.Module):
     kernel: str
 
     @nn.compact
-    def __call__(self, x_BTD, positions_BT, rope, past):
+    def __call__(self, x_BTD, positions_BT, rope, past) -> Layer:
         c = self.config
         B, T, D = x_BTD.shape
         q_BTF = Linear(c.num_attention_heads * c.head_dim, True, self.dtype, name="q_proj")(x_BTD)
@@ -169,7 +177,7 @@ class Attention(nn.Module):
         else:
             out_BTNH = KERNELS[self.kernel](q_BTNH, positions_BT, k_BKHT, v_BKTH)
         out_BTD = Linear(D, False, self.dtype, name="o_proj")(out_BTNH.reshape(B, T, -1))
-        return out_BTD, k_BKHT, v_BKTH
+        return Layer(out_BTD, k_BKHT, v_BKTH)
 
 
 class MLP(nn.Module):
@@ -193,14 +201,14 @@ class Block(nn.Module):
     kernel: str
 
     @nn.compact
-    def __call__(self, x_BTD, positions_BT, rope, past):
+    def __call__(self, x_BTD, positions_BT, rope, past) -> Layer:
         eps = self.config.rms_norm_eps
         normed_BTD = Norm(eps, self.dtype, name="input_layernorm")(x_BTD)
         attention = Attention(self.config, self.dtype, self.kernel, name="self_attn")
         out_BTD, k_BKHT, v_BKTH = attention(normed_BTD, positions_BT, rope, past)
         x_BTD = x_BTD + out_BTD
         normed_BTD = Norm(eps, self.dtype, name="post_attention_layernorm")(x_BTD)
-        return x_BTD + MLP(self.config, self.dtype, name="mlp")(normed_BTD), k_BKHT, v_BKTH
+        return Layer(x_BTD + MLP(self.config, self.dtype, name="mlp")(normed_BTD), k_BKHT, v_BKTH)
 
 
 class Embedding(nn.Module):

@@ -19,6 +19,7 @@ from jaxlv.data import dynamics
 from jaxlv.data.series import REPORTED_SPLITS, SeriesSet, Split, from_arrays
 from jaxlv.errors import JaxlvError
 from jaxlv.forecasting import metrics
+from jaxlv.forecasting.request import Request
 from jaxlv.text.codec import TOP, Codec
 
 MAO_ALPHA = 0.79296956  # mao's factor: the 99.7th percentile of all values goes to 10
@@ -134,6 +135,10 @@ class Part:
     reach: int = 0  # steps forecast at a time; 0 = all at once
     scale: str = ""  # the scale rule that the model is tuned and forecasts with; "" = the config's
     drawn: Callable[[], SeriesSet] | None = None  # simulated series in place of the data set's
+
+    def request(self, seed: int = 0, batch: int = 8) -> Request:
+        """Returns what it asks of a forecaster."""
+        return Request(self.context, self.horizon, self.samples, seed, batch, self.shown)
 
 
 @dataclass(frozen=True)
@@ -336,7 +341,7 @@ def score(part: Part, point_NHV: np.ndarray, chosen: SeriesSet, samples_NSHV: np
     """
     drawn = samples_NSHV is not None
     samples_NSHV = point_NHV[:, None] if samples_NSHV is None else samples_NSHV
-    start = part.context + int(part.shown > 0)
+    start = part.request().start
     truth_NHV = chosen.values_NTV[:, start : start + point_NHV.shape[1]]
     figures = {}
     for measure in part.measures:

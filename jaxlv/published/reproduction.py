@@ -218,9 +218,10 @@ def _evaluation(stage: Stage, parts: Sequence[tuple[Part, int]]) -> list[Event]:
 
 def _drawn(config: RunConfig, event: Event, part: Part, series: int) -> list[Event]:
     """The forecasts of a part by one model, at their longest."""
-    size, pieces = min(config.evaluate.batch_series, series), -(-part.horizon // part.reach) if part.reach else 1
-    horizon, cut = part.reach or part.horizon, int(part.shown > 0)
-    call = drawing(config, event, part.context + cut, horizon + cut, part.samples, size)
+    request, pieces = part.request(), -(-part.horizon // part.reach) if part.reach else 1
+    size = min(config.evaluate.batch_series, series)
+    steps = (part.reach or request.horizon) + request.skipped
+    call = drawing(config, event, request.start, steps, request.samples, size)
     return [replace(call, count=pieces * -(-series // size))]
 
 

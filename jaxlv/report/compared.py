@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from matplotlib.figure import Figure as Drawing
 
@@ -94,12 +94,21 @@ def setting_columns(names: Sequence[str], rows: Sequence[Row]) -> list[Column]:
 # --------------------------------------------------------------------------------------------- the table
 
 
-def protocol_of(measured: Evaluation) -> tuple[Any, ...]:
-    """What makes two test errors comparable: the data, the series, context and horizon."""
+class Protocol(NamedTuple):
+    """What makes two test errors comparable."""
+
+    data: Any
+    ids: Any
+    context: Any
+    horizon: Any
+
+
+def protocol_of(measured: Evaluation) -> Protocol:
+    """Returns what an evaluation was measured under."""
     protocol = measured.metrics["protocol"]
     series = protocol.get("series") or ()
     ids = tuple(sorted(series)) if isinstance(series, list) else series
-    return protocol.get("data_sha256"), ids, protocol.get("context"), protocol.get("horizon")
+    return Protocol(protocol.get("data_sha256"), ids, protocol.get("context"), protocol.get("horizon"))
 
 
 def _count(ids: Any) -> int:
@@ -107,13 +116,13 @@ def _count(ids: Any) -> int:
     return ids if isinstance(ids, int) else len(ids)
 
 
-def shared_protocol(entries: Sequence[Entry]) -> tuple[Any, ...] | None:
+def shared_protocol(entries: Sequence[Entry]) -> Protocol | None:
     """The protocol that most entries were measured under, the first of equals; None where none was measured."""
     found = [key for entry in entries for key in dict.fromkeys(protocol_of(one) for one in entry.run.evaluations)]
     return max(found, key=found.count) if found else None
 
 
-def tested(entry: Entry, shared: tuple[Any, ...] | None) -> Row:
+def tested(entry: Entry, shared: Protocol | None) -> Row:
     """A run's error on test series and what these are: under the shared protocol where it was, else its first evaluation."""
     held = sorted(entry.run.evaluations, key=lambda one: protocol_of(one) != shared)
     if not held:
@@ -122,7 +131,7 @@ def tested(entry: Entry, shared: tuple[Any, ...] | None) -> Row:
     return {"test_mae": row.get("mae"), "tested_on": f"{_count(ids)} series, {context} + {horizon}"}
 
 
-def row_of(entry: Entry, names: Sequence[str], shared: tuple[Any, ...] | None) -> Row:
+def row_of(entry: Entry, names: Sequence[str], shared: Protocol | None) -> Row:
     """An entry as a row: settings, what it reached, what it cost."""
     flops = entry.run.figures.get("flops") or {}
     keys = ("steps", "tokens", "validation_loss", "validation_perplexity", "forecast_mae", "seconds")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
@@ -45,14 +45,22 @@ def stage_section(stage: Tree, figure: str) -> Section:
     )
 
 
-def priced(result: Tree) -> list[tuple[str, float, float]]:
-    """(run, FLOPs, the figure it is chosen by) of every run that was trained, each once."""
+class Priced(NamedTuple):
+    """A run, its FLOPs, and the figure that it is chosen by."""
+
+    run: str
+    flops: float
+    error: float
+
+
+def priced(result: Tree) -> list[Priced]:
+    """Returns every run that was trained, each once."""
     found = []
     for stage in result["stages"]:
         for one in stage["runs"]:
             cost, error = sweeps.FLOPS.of(one), one.get(stage["rule"])
             if stage["trains"] and "same_as" not in one and cost and error:
-                found.append((one["name"], float(cost), float(error)))
+                found.append(Priced(one["name"], float(cost), float(error)))
     return found
 
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlv.config import RunConfig, SamplingConfig
+from jaxlv.config import RunConfig
 from jaxlv.flops import plan, table
 from jaxlv.flops.events import Event
 from jaxlv.flops.programs import Program, output_ids, shape, variables_of
@@ -121,10 +121,10 @@ def _generation(event: Event, work: Work, config: RunConfig, model: Qwen2, varia
         grammar = tuple(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in tables)
     keys = jax.eval_shape(lambda: generate.row_keys(0, range(event.batch), event.samples))
     sampling = replace(config.sampling, temperature=0.0) if drawing.way == "greedy" else config.sampling
-    function = functools.partial(
-        _generate, model, sampling, event.samples, 4 if drawing.steps else None, event.new_tokens, tuple(range(drawing.ends))
-    )
-    arguments = (variables, prompts, prompts, keys, shape(event.batch), grammar, shape(len(SYMBOLS)))
+    how = generate.Decoding(event.samples, event.new_tokens, sampling, 4 if drawing.steps else None)
+    function = functools.partial(_generate, model, how, tuple(range(drawing.ends)))
+    begun = generate.Rows(prompts, prompts, keys, shape(event.batch))
+    arguments = (variables, begun, grammar, shape(len(SYMBOLS)))
     free = "" if grammar else ", without the grammar"
     name = f"generation, {rows} x {event.length} + {event.new_tokens} tokens{free}{_adapted(event)}"
     shapes = {"slots": event.slots, "stage": event.stage, "samples": event.samples}
@@ -136,9 +136,5 @@ def _generation(event: Event, work: Work, config: RunConfig, model: Qwen2, varia
     return Subject(program, formula, trips=event.stage, narrow=event.dtype != "float32")
 
 
-def _generate(
-    model: Qwen2, sampling: SamplingConfig, samples: int, steps: int | None, most: int, ends: tuple[int, ...], *given: Any
-) -> Any:
-    return generate._generate(
-        *given, model=model, sampling=sampling, samples=samples, steps=steps, max_new_tokens=most, end_ids=ends
-    )
+def _generate(model: Qwen2, how: generate.Decoding, ends: tuple[int, ...], *given: Any) -> Any:
+    return generate._generate(*given, model=model, how=how, end_ids=ends)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
@@ -101,7 +101,7 @@ def load_inputs_of(configs: Sequence[RunConfig]) -> list[Inputs]:
     return [_inputs(config, series_of(source(config.data)), functools.partial(base_of, config.model)) for config in configs]
 
 
-def _inputs(config: RunConfig, series_set: SeriesSet, base: Callable[[], tuple[Path, Qwen2, Any, Alphabet]]) -> Inputs:
+def _inputs(config: RunConfig, series_set: SeriesSet, base: Callable[[], Base]) -> Inputs:
     split = split_series(config, series_set)
     _check_validation(config, series_set, split)
     folder, model, params, alphabet = base()
@@ -170,11 +170,20 @@ def architecture_of(settings: ModelSettings, base: Path) -> Qwen2:
     return Qwen2(ModelConfig.from_folder(base), jnp.dtype(settings.dtype), settings.attention)
 
 
-def load_base(config: RunConfig) -> tuple[Path, Qwen2, dict[str, Any], Alphabet]:
-    """(folder, model, params, alphabet) of a config's base; raises JaxlvError if it does not fit in the memory."""
+class Base(NamedTuple):
+    """A base that is loaded, and the folder that it came from."""
+
+    folder: Path
+    model: Qwen2
+    params: dict[str, Any]
+    alphabet: Alphabet
+
+
+def load_base(config: RunConfig) -> Base:
+    """Loads a config's base; raises JaxlvError if it does not fit in the memory."""
     check_kernel(config.model.attention)  # before a model is fetched
     compute_with_care()
     base = base_of(config.model)
     needs.check_weights(architecture_of(config.model, base), config.model.path)
     model, params = load_pretrained(base, config.model.dtype, config.model.attention)
-    return base, model, params, load_alphabet(base, model.config.vocab_size)
+    return Base(base, model, params, load_alphabet(base, model.config.vocab_size))

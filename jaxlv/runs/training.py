@@ -25,7 +25,7 @@ from jaxlv.runs.sources import Inputs
 from jaxlv.runs.validation import Texts, alphabet_of, measured
 from jaxlv.steps import needs
 from jaxlv.steps.stack import Stack, memory_of
-from jaxlv.steps.train import TrainState, fit
+from jaxlv.steps.train import Step, TrainState, steps
 from jaxlv.storage.door import is_there
 from jaxlv.storage.files import Watched, only_process, remove_unfinished
 from jaxlv.storage.foreign import hub_revision
@@ -154,14 +154,13 @@ class _Training:
         )
         first = self._batch(0)  # made now, so that series which give no window are refused before a folder is made
         self.step = self.stack.fitted(first, memory, at_once) if memory else self.stack.step(at_once)
-        self.asked, self.places = Interrupts(), Watched()
-        self.looked, self.on_demand = time.monotonic(), 0  # when a file `save` was looked for; the step that it asked for
+        self.looked = time.monotonic()  # when the folders were, and a file `save`
 
     def run(self, resume: bool, asked: Interrupts, places: Watched) -> list[dict[str, Any]]:
         """Train to the last step, a signal or the end of the budget; the best overlay of each. Raises JaxlvError if one of
         `places` is no longer what it was.
         """
-        self.asked, self.places, t = asked, places, self.config.train
+        self.asked, self.places = asked, places
         with contextlib.ExitStack() as opened:
             open_ledgers(self.members, opened)
             for member in self.members:
@@ -173,15 +172,13 @@ class _Training:
                 state = self._restored(state, alike)
             shapes = _abstract((state, self.stack.frozen))
             try:
-                state = fit(
-                    self.step, state, self.stack.frozen, self._batch, t.steps, self._on_step, self._on_state,
-                    self._report_first, self._admit,
-                )  # fmt: skip
+                if self._goes_on(int(state.step.min())):
+                    state = self._train(state)
             except jax.errors.JaxRuntimeError as fault:
                 if "RESOURCE_EXHAUSTED" not in str(fault):
                     raise
                 raise self._out_of_memory(shapes) from None
-            if int(state.step.min()) < t.steps:
+            if int(state.step.min()) < self.config.train.steps:
                 self._stop_early(state)
             places.check()
             for member in self.members:  # before the first adapter: a run without one goes on from its last step, not before
@@ -189,6 +186,39 @@ class _Training:
             finished = [self._finished(i, state, like) for i, like in enumerate(alike)]
             places.check()
             return finished
+
+    def _train(self, state: TrainState) -> TrainState:
+        """Takes step after step and does what is due after each, in this order; returns the state after the last one.
+
+        The figures of a step are read while the next one runs, so that the host never holds up the device; but no state is
+        validated or saved, and no block of steps committed, before its figures are known.
+        """
+        running: Step | None = None  # whose figures have not been read
+        for step in steps(self.step, state, self.stack.frozen, self._batch, self.config.train.steps):
+            number, state = step.number, step.state
+            if running:
+                self._report(running)
+            running, on_demand = step, self._is_save_asked()
+            validates, saves = self._due(number, on_demand)
+            if validates or saves or any(member.ends_block(number) for member in self.members):
+                self._report(step)
+                running = None
+            if validates or saves:
+                self.places.check()
+            best = self._validate(number, state) if validates else set()
+            for index, member in enumerate(self.members):
+                if saves or index in best:
+                    member.save(number, self.stack.member(state, index))
+            if on_demand:
+                for member in self.members:
+                    member.checkpoints.wait()
+                    (member.folder / SAVE).unlink(missing_ok=True)
+                self.watch.note(f"saved at step {number}, as asked")
+            if not self._goes_on(number):
+                break
+        if running:
+            self._report(running)
+        return state
 
     def _batch(self, step: int) -> Windows:
         return self.stack.batch([text.batches(step) for text in self.texts])
@@ -230,17 +260,17 @@ class _Training:
             member.resume_at(max(common, default=0))
         return state
 
-    def _admit(self, step: int) -> bool:
-        """Shall there be another step, and do the budgets hold it? A block of steps is reserved at once, up to the next that
-        is due or logged, and never more than a share of the run.
+    def _goes_on(self, step: int) -> bool:
+        """Says whether another step follows this one: nobody asked for the end, and the budgets hold it. A block of steps is
+        reserved at once, up to the next one that is due or logged, and never more than a share of the run.
         """
-        if self.asked.asked:
-            return False
         t, metered = self.config.train, [member for member in self.members if member.meter is not None]
+        if self.asked.asked or step >= t.steps:
+            return False
         if not metered or metered[0].block is not None:
             return True
         self.places.check()
-        ends = (n for n in range(step + 1, t.steps + 1) if n % t.log_every == 0 or self._due(n))
+        ends = (n for n in range(step + 1, t.steps + 1) if n % t.log_every == 0 or any(self._due(n)))
         return reserve(metered, step, min(next(ends) - step, max(1, t.steps // BLOCKS)))
 
     def _stop_early(self, state: TrainState) -> None:
@@ -274,58 +304,43 @@ class _Training:
 
     # ------------------------------------------------------------------------------------------ after each step
 
-    def _due(self, step: int) -> bool:
-        """Is the state of this step validated or saved?"""
-        t = self.config.train
-        return step == t.steps or step % t.checkpoint_every == 0 or (t.validate_every > 0 and step % t.validate_every == 0)
+    def _due(self, step: int, on_demand: bool = False) -> tuple[bool, bool]:
+        """Says whether the state of this step is validated, and whether it is saved whatever the validation finds."""
+        t, last = self.config.train, step == self.config.train.steps
+        validates = t.validate_every > 0 and (step % t.validate_every == 0 or last)
+        return validates, step % t.checkpoint_every == 0 or last or on_demand
 
-    def _ends_block(self, step: int) -> bool:
-        return any(member.ends_block(step) for member in self.members)
-
-    def _report_first(self, step: int) -> bool:
-        """Must the figures of a step be known before its state is looked at?"""
+    def _is_save_asked(self) -> bool:
+        """Says, each half second, whether a file asks for a checkpoint. Raises JaxlvError if a folder is gone."""
         now = time.monotonic()
-        if now - self.looked > LOOK_EVERY:
-            self.looked = now
-            self.places.check()
-            if any((member.folder / SAVE).exists() for member in self.members):
-                self.on_demand = step
-        return self._due(step) or self._ends_block(step) or step == self.on_demand
+        if now - self.looked <= LOOK_EVERY:
+            return False
+        self.looked = now
+        self.places.check()
+        return any((member.folder / SAVE).exists() for member in self.members)
 
-    def _on_step(self, step: int, figures: dict[str, Any]) -> None:
-        ends_block = self._ends_block(step)
-        logged = step % self.config.train.log_every == 0 or step == 1 or self._due(step)
-        count = len(self.members)
+    def _report(self, step: Step) -> None:
+        """Waits for a step; tells and writes its figures, and commits the block of steps that it ends."""
+        number, figures, count = step.number, step.figures(), len(self.members)
+        logged = number % self.config.train.log_every == 0 or number == 1 or any(self._due(number))
         of_each = [{name: float(np.atleast_1d(value)[i]) for name, value in figures.items()} for i in range(count)]
         for index, own in enumerate(of_each):
             if not is_finite(own):
-                self.members[index].skip(step, own, self.texts[index].batches(step - 1))
+                self.members[index].skip(number, own, self.texts[index].batches(number - 1))
         mean = {name: float(np.mean(value)) for name, value in figures.items()}
-        self.watch.on_step(step, mean | {"tokens_per_second": float(np.sum(figures["tokens"]) / np.sum(figures["seconds"]))})
+        mean["tokens_per_second"] = float(np.sum(figures["tokens"]) / np.sum(figures["seconds"]))
+        self.watch.on_step(number, mean)
         for member, own in zip(self.members, of_each, strict=True):
-            if ends_block:
-                member.commit(step)
-            member.log_step(step, own, logged)
+            if member.ends_block(number):
+                member.commit(number)
+            member.log_step(number, own, logged)
 
-    def _on_state(self, step: int, state: TrainState) -> None:
-        if not self._due(step) and step != self.on_demand:
-            return
-        self.places.check()
-        t, last = self.config.train, step == self.config.train.steps
-        validates = t.validate_every and (step % t.validate_every == 0 or last)
-        records: list[dict[str, float] | None] = [None] * len(self.members)
-        if validates:
-            records = [self._measures(member, index, step, state) for index, member in enumerate(self.members)]
-            self._tell(step, [record for record in records if record])
-        for index, (member, record) in enumerate(zip(self.members, records, strict=True)):
-            best = member.mark(step, record) if record else False
-            if step % t.checkpoint_every == 0 or last or best or step == self.on_demand:
-                member.save(step, self.stack.member(state, index))
-        if step == self.on_demand:
-            for member in self.members:
-                member.checkpoints.wait()
-                (member.folder / SAVE).unlink(missing_ok=True)
-            self.watch.note(f"saved at step {step}, as asked")
+    def _validate(self, step: int, state: TrainState) -> set[int]:
+        """Measures the state of each run, tells and logs it; returns the places of the runs whose best state this is."""
+        records = [self._measures(member, index, step, state) for index, member in enumerate(self.members)]
+        self._tell(step, [record for record in records if record])
+        marked = zip(self.members, records, strict=True)
+        return {index for index, (member, record) in enumerate(marked) if record and member.mark(step, record)}
 
     def _tell(self, step: int, records: Sequence[Mapping[str, float]]) -> None:
         """Say what a validation has found: of several runs the least and the most."""

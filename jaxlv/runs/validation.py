@@ -6,22 +6,34 @@ import contextlib
 import functools
 import math
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxlv.config import RunConfig, TrainConfig
+from jaxlv.config import CodecConfig, DataConfig, RunConfig, TrainConfig, WindowConfig
 from jaxlv.errors import all_finite
 from jaxlv.flops.ledger import Meter
 from jaxlv.forecasting import metrics
+from jaxlv.forecasting.request import Request
 from jaxlv.lora import overlay
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.runs.sources import Inputs
 from jaxlv.steps.train import Batches, make_validation_step
+from jaxlv.text.codec import Codec
 from jaxlv.text.tokens import IGNORED, Windows, make_windows
 
 NO_METER: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
 VALIDATION_SEED = 1_000_000_007  # beside train.seed, so that validation windows are never an epoch's
+
+
+class _Key(NamedTuple):
+    """What windows follow from."""
+
+    data: DataConfig
+    codec: CodecConfig
+    windows: WindowConfig
+    seed: int
+    fitted: Codec
 
 
 class Texts:
@@ -34,7 +46,7 @@ class Texts:
     def key(self) -> Hashable:
         """What runs with the same windows have in common."""
         c = self.config
-        return c.data, c.codec, c.windows, c.train.seed, self.inputs.codec
+        return _Key(c.data, c.codec, c.windows, c.train.seed, self.inputs.codec)
 
     @functools.cached_property
     def batches(self) -> Batches:
@@ -109,5 +121,5 @@ def forecast_error(config: RunConfig, inputs: Inputs, lora: Mapping[str, Any], m
     context = t.forecast_context or config.evaluate.context
     horizon = min(t.forecast_horizon or config.evaluate.horizon, chosen.values_NTV.shape[1] - context)
     greedy = inputs.forecaster(lora, config, meter).with_sampling(temperature=0.0)
-    forecast = greedy(chosen, context, horizon, 1, batch_series=len(chosen))
+    forecast = greedy(chosen, Request(context, horizon, 1, batch=len(chosen)))
     return float(metrics.mae(forecast.median(), chosen.values_NTV[:, context : context + horizon]).mean())

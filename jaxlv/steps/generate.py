@@ -14,6 +14,7 @@ import functools
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -27,12 +28,35 @@ from jaxlv.settings import Statement, argument, settled
 from jaxlv.steps.needs import check_generation
 from jaxlv.text.codec import SYMBOLS
 from jaxlv.text.grammar import Grammar
-from jaxlv.text.tokens import NO_POSITION, Alphabet
+from jaxlv.text.tokens import NO_POSITION, Alphabet, Array
 
 PROMPT_MULTIPLE = 64  # prompts are padded on the left to a multiple, so that few shapes are compiled
 STAGES, STAGE_MULTIPLE = 2, 64  # the tail grows at most so often, by a multiple of so many slots
 FORBIDDEN = -1e30
 BLOCK = 512  # tokens of a block in the two-stage draw from a whole vocabulary
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """S prompts as token ids (1-d each), and for each of them the series that its random numbers follow, by default its
+    place, and the name that errors call it by.
+    """
+
+    ids: Sequence[np.ndarray]
+    series: Sequence[int] | np.ndarray | None = None
+    names: Sequence[str] | None = None
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How prompts are continued: `samples` of each, until `steps` semicolons or an end-of-text token, of at most
+    `new_tokens` tokens, which are drawn as `sampling` says; temperature 0 is greedy. It is a constant of the program.
+    """
+
+    samples: int
+    new_tokens: int
+    sampling: SamplingConfig
+    steps: int | None = None
 
 
 class Generated(NamedTuple):
@@ -61,72 +85,55 @@ class DecodeState(NamedTuple):
 def generate(
     model: Qwen2,
     variables: dict[str, Any],
-    prompts: Sequence[np.ndarray],
-    samples: int,
-    sampling: SamplingConfig,
+    prompts: Prompts,
     alphabet: Alphabet,
-    *,
+    how: Decoding,
     seed: int = 0,
-    series: Sequence[int] | None = None,
-    steps: int | None = None,
-    max_new_tokens: int,
     grammar: Grammar | None = None,
-    names: Sequence[str] | None = None,
 ) -> Generated:
-    """`samples` continuations of each prompt (1-d token ids), each until `steps` semicolons or an end-of-text token.
+    """Returns continuations of prompts.
 
     With a `grammar`, logits are formed over the 13 symbols and masked by it; without, over the whole vocabulary. A prompt
-    may end within a time step: its samples then complete that step first, and it counts as one of `steps`.
-    `series` (ids, default 0..S-1) and `seed` fix the random numbers of each row. temperature 0 is greedy. Raises JaxlvError
-    as `check_shape`, and NotFinite, which says the prompt by `names` and the place, if a token would have to be drawn from
-    logits that are not finite.
+    may end within a time step: its samples then complete that step first, and it counts as one of the steps. The random
+    numbers of a row follow from `seed`, its series and its sample. Raises JaxlvError as `check_shape`, and NotFinite, which
+    says the prompt by its name and the place, if a token would have to be drawn from logits that are not finite.
     """
-    check_shape(model, prompts, samples, max_new_tokens, grammar)
-    seed = argument(EvaluateConfig, "seed", seed, "seed")
-    width = padded(max(map(len, prompts)))
-    ids_SP = np.zeros((len(prompts), width), np.int32)
-    positions_SP = np.full((len(prompts), width), NO_POSITION, np.int32)
-    for row, prompt in enumerate(prompts):
+    check_shape(model, prompts.ids, how, grammar)
+    seed, samples, count = argument(EvaluateConfig, "seed", seed, "seed"), how.samples, len(prompts.ids)
+    width = padded(max(map(len, prompts.ids)))
+    ids_SP = np.zeros((count, width), np.int32)
+    positions_SP = np.full((count, width), NO_POSITION, np.int32)
+    for row, prompt in enumerate(prompts.ids):
         ids_SP[row, width - len(prompt) :] = prompt
         positions_SP[row, width - len(prompt) :] = np.arange(len(prompt))
-    keys_SN = row_keys(seed, range(len(prompts)) if series is None else series, samples).reshape(-1, samples)
-    states_S = np.array([0 if grammar is None else state_after(grammar, alphabet, prompt) for prompt in prompts], np.int32)
+    keys_SN = row_keys(seed, range(count) if prompts.series is None else prompts.series, samples).reshape(-1, samples)
+    states_S = np.array([0 if grammar is None else state_after(grammar, alphabet, one) for one in prompts.ids], np.int32)
+    tables = None if grammar is None else (jnp.asarray(grammar.allowed_QA), jnp.asarray(grammar.next_QA))
 
-    def part(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-        ids_BC, broken_B, iterations = _generate(
-            variables,
-            ids_SP[rows],
-            positions_SP[rows],
-            keys_SN[rows].reshape(-1),
-            states_S[rows],
-            None if grammar is None else (jnp.asarray(grammar.allowed_QA), jnp.asarray(grammar.next_QA)),
-            jnp.asarray(alphabet.ids_A),
-            model=model,
-            sampling=sampling,
-            samples=samples,
-            steps=steps,
-            max_new_tokens=max_new_tokens,
-            end_ids=alphabet.end_ids,
+    def part(rows: np.ndarray) -> Drawn:
+        begun = Rows(ids_SP[rows], positions_SP[rows], keys_SN[rows].reshape(-1), states_S[rows])
+        drawn = _generate(
+            variables, begun, tables, jnp.asarray(alphabet.ids_A), model=model, how=how, end_ids=alphabet.end_ids
         )
-        by_prompt = len(rows), samples
-        return np.asarray(ids_BC).reshape(*by_prompt, -1), np.asarray(broken_B).reshape(by_prompt), int(iterations)
+        of_prompts = len(rows), samples
+        ids_SNC, broken_SN = (np.asarray(a).reshape(*of_prompts, *a.shape[1:]) for a in (drawn.ids_BC, drawn.broken_B))
+        return Drawn(ids_SNC, broken_SN, int(drawn.iterations))
 
-    parts = np.split(np.arange(len(prompts)), parallel_parts(len(prompts)))
+    parts = np.split(np.arange(count), parallel_parts(count))
     if len(parts) == 1:
         results = [part(parts[0])]
     else:
         with ThreadPoolExecutor(len(parts)) as pool:
             results = list(pool.map(part, parts))
     ids_SNC, broken_SN = (np.concatenate([result[i] for result in results]) for i in range(2))
-    _check_finite(ids_SNC, broken_SN, names, int(alphabet.ids_A[SYMBOLS.index(";")]))
-    return Generated(ids_SNC, (ids_SNC >= 0).sum(-1), max(iterations for *_, iterations in results))
+    _check_finite(ids_SNC, broken_SN, prompts.names, int(alphabet.ids_A[SYMBOLS.index(";")]))
+    return Generated(ids_SNC, (ids_SNC >= 0).sum(-1), max(result.iterations for result in results))
 
 
-def check_shape(
-    model: Qwen2, prompts: Sequence[np.ndarray], samples: int, new_tokens: int, grammar: Grammar | None = None
-) -> None:
+def check_shape(model: Qwen2, prompts: Sequence[np.ndarray], how: Decoding, grammar: Grammar | None = None) -> None:
     """Raises JaxlvError if a prompt is empty, or if the continuations do not fit the model's positions or the memory."""
-    for name, value in (("samples", samples), ("new_tokens", new_tokens)):
+    new_tokens = how.new_tokens
+    for name, value in (("samples", how.samples), ("new_tokens", new_tokens)):
         settled(value, Statement(int, "", COUNT), name)
     if not prompts or any(len(prompt) == 0 for prompt in prompts):
         raise JaxlvError("a prompt needs at least one token", where="generate")
@@ -139,7 +146,7 @@ def check_shape(
             found=f"{longest} + {new_tokens}",
             hint="shorten the context or the horizon",
         )
-    check_generation(model, len(prompts), padded(longest), samples, new_tokens, grammar is not None)
+    check_generation(model, len(prompts), padded(longest), how.samples, new_tokens, grammar is not None)
 
 
 def _check_finite(ids_SNC: np.ndarray, broken_SN: np.ndarray, names: Sequence[str] | None, semicolon: int) -> None:
@@ -191,7 +198,7 @@ def decoding(prompt: int, new_tokens: int) -> dict[str, Any]:
     return {"new_tokens": new_tokens, "slots": prompt + new_tokens, "stage": stage(new_tokens)}
 
 
-def row_keys(seed: int, series: Sequence[int], samples: int) -> jax.Array:
+def row_keys(seed: int, series: Sequence[int] | np.ndarray, samples: int) -> jax.Array:
     """One key per row, (S * N,), from the seed, the series id and the sample number."""
     fold = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
     series_keys_S = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.asarray(list(series), jnp.uint32))
@@ -214,27 +221,40 @@ def read(
     return project(x_BTD[:, -1:], head if output_ids is None else head.rows(output_ids))[:, 0], segment
 
 
-@functools.partial(jax.jit, static_argnames=("model", "sampling", "samples", "steps", "max_new_tokens", "end_ids"))
+class Rows(NamedTuple):
+    """What a program continues: padded prompts, the key of each row, and where each prompt stands in the grammar."""
+
+    ids_SP: Array
+    positions_SP: Array
+    keys_B: Array
+    states_S: Array
+
+
+class Drawn(NamedTuple):
+    """What it has drawn: tokens, -1 behind a sample's end, and as DecodeState has them `broken` and the tokens drawn."""
+
+    ids_BC: Array
+    broken_B: Array
+    iterations: Array
+
+
+@functools.partial(jax.jit, static_argnames=("model", "how", "end_ids"))
 def _generate(
     variables: dict[str, Any],
-    ids_SP: jax.Array,
-    positions_SP: jax.Array,
-    keys_B: jax.Array,
-    states_S: jax.Array,
+    rows: Rows,
     grammar: tuple[jax.Array, jax.Array] | None,
     alphabet_A: jax.Array,
     *,
     model: Qwen2,
-    sampling: SamplingConfig,
-    samples: int,
-    steps: int | None,
-    max_new_tokens: int,
+    how: Decoding,
     end_ids: tuple[int, ...],
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> Drawn:
+    sampling, samples, most = how.sampling, how.samples, how.new_tokens
+    ids_SP, positions_SP, keys_B, states_S = rows
     output_ids_V = jnp.arange(model.config.vocab_size, dtype=jnp.int32) if grammar is None else alphabet_A
     ends_E, semicolon = jnp.array(end_ids or (-1,), jnp.int32), alphabet_A[SYMBOLS.index(";")]
     allowed_QA, next_QA = grammar or (None, None)
-    rules = _Rules(output_ids_V, allowed_QA, next_QA, ends_E, semicolon, steps)
+    rules = _Rules(output_ids_V, allowed_QA, next_QA, ends_E, semicolon, how.steps)
     asked = None if grammar is None else alphabet_A
 
     first_SV, prefix = read(model, variables, ids_SP, positions_SP, (), asked)
@@ -242,7 +262,7 @@ def _generate(
         length_B = jnp.repeat(positions_SP[:, -1] + 1, samples)
         seen_SV = _seen(ids_SP, positions_SP, output_ids_V, sampling)
         logits_BV, seen_BV, states_B = (jnp.repeat(a, samples, axis=0) for a in (first_SV, seen_SV, states_S))
-        state = _begun(prefix, logits_BV, seen_BV, states_B, max_new_tokens)
+        state = _begun(prefix, logits_BV, seen_BV, states_B, most)
 
     def body(state: DecodeState) -> DecodeState:
         chosen = _choose(state, keys_B, rules, sampling)
@@ -257,12 +277,12 @@ def _generate(
     def unfinished(last: int, state: DecodeState) -> jax.Array:
         return (state.drawn < last) & ~state.done_B.all()
 
-    for first in range(0, max_new_tokens, stage(max_new_tokens)):
-        last = min(first + stage(max_new_tokens), max_new_tokens)
+    for first in range(0, most, stage(most)):
+        last = min(first + stage(most), most)
         with jax.named_scope("sampling"):
             state = state._replace(tail=_grown(state.tail, last - first))
         state = jax.lax.while_loop(functools.partial(unfinished, last), body, state)
-    return state.ids_BC, state.broken_B, state.drawn
+    return Drawn(state.ids_BC, state.broken_B, state.drawn)
 
 
 class _Rules(NamedTuple):

@@ -69,7 +69,7 @@ def token_cross_entropy(x_BTD: jax.Array, head: Head, labels_BT: jax.Array) -> j
     """Returns -log p(label) of each token in nats: float32 (B, T), 0 if the label is -1."""
 
     def of_chunk(_: None, x_BLD: jax.Array, labels_BL: jax.Array) -> tuple[None, jax.Array]:
-        return None, _chunk_losses(x_BLD, head, labels_BL)[0]
+        return None, _chunk_losses(x_BLD, head, labels_BL).loss_BL
 
     return _by_chunk(of_chunk, None, x_BTD, labels_BT, head)[1]
 
@@ -112,12 +112,19 @@ def _by_chunk(step: Callable, carry: Any, x_BTD: jax.Array, labels_BT: jax.Array
     return carry, out
 
 
-def _chunk_losses(x_BLD: jax.Array, head: Head, labels_BL: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns (-log p(label), logits, their logsumexp)."""
+class _Losses(NamedTuple):
+    """-log p(label) of tokens, their logits, and the logsumexp of these."""
+
+    loss_BL: jax.Array
+    logits_BLV: jax.Array
+    logsumexp_BL: jax.Array
+
+
+def _chunk_losses(x_BLD: jax.Array, head: Head, labels_BL: jax.Array) -> _Losses:
     logits_BLV = project(x_BLD, head)
     logsumexp_BL = jax.nn.logsumexp(logits_BLV, axis=-1)
     label_BL = jnp.take_along_axis(logits_BLV, jnp.maximum(labels_BL, 0)[..., None], axis=-1)[..., 0]
-    return jnp.where(labels_BL != IGNORED, logsumexp_BL - label_BL, 0.0), logits_BLV, logsumexp_BL
+    return _Losses(jnp.where(labels_BL != IGNORED, logsumexp_BL - label_BL, 0.0), logits_BLV, logsumexp_BL)
 
 
 @jax.custom_vjp
@@ -125,7 +132,7 @@ def _nll(x_BTD, weight_VD, bias_V, labels_BT):
     head = Head(weight_VD, bias_V)
 
     def add(total, x_BLD, labels_BL):
-        return total + jnp.sum(_chunk_losses(x_BLD, head, labels_BL)[0]), None
+        return total + jnp.sum(_chunk_losses(x_BLD, head, labels_BL).loss_BL), None
 
     return _by_chunk(add, jnp.zeros(()), x_BTD, labels_BT, head)[0]
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -226,7 +227,7 @@ def make_validation_step(
     return jax.jit(validation_step)
 
 
-# ------------------------------------------------------------------------------------------------ the loop
+# ------------------------------------------------------------------------------------------------ steps
 
 
 class Batches:
@@ -258,52 +259,51 @@ class Batches:
         return Windows(*(np.stack(part).reshape(*self.shape, -1) for part in zip(*rows, strict=True)))
 
 
-def fit(
-    train_step: Callable[[TrainState, Tree, Windows], tuple[TrainState, StepMetrics]],
-    state: TrainState,
-    frozen: Tree,
-    batches: Callable[[int], Windows],
-    steps: int,
-    on_step: Callable[[int, dict[str, Any]], None],
-    on_state: Callable[[int, TrainState], None],
-    report_first: Callable[[int], bool] = lambda step: False,
-    admit: Callable[[int], bool] = lambda step: True,
-) -> TrainState:
-    """Run the steps from the state's own to `steps`, or to the first that `admit(step)` refuses; the state after the last.
+@dataclass
+class Step:
+    """A step that is dispatched: its number, counted from 1, and the state after it, whose buffers the next step takes."""
 
-    `on_step(n, figures)` gets the figures of step n while step n + 1 runs, so that the host never holds up the device;
-    `on_state(n, state)` is called after each step, to validate or save where it is due (state is donated by the next
-    step: whoever keeps it, copies it). Where `report_first(n)`, on_step is called before it, so that no state is saved
-    before its figures are known. Figures: loss (nats per token), perplexity, gradient_norm, clipped_norm,
-    learning_rate, tokens, seconds, tokens_per_second; where the step is that of several runs, arrays of one value each.
-    """
-    pending: tuple[int, StepMetrics] | None = None
-    clock = time.perf_counter()
+    number: int
+    state: TrainState
+    metrics: StepMetrics
+    lap: Callable[[], float]  # seconds since it was called last
+    known: bool = False  # its figures were read, so that it is done
 
-    def report(step: int, metrics: StepMetrics) -> None:
-        nonlocal clock
-        figures = {name: np.asarray(value, float) for name, value in metrics._asdict().items()}
-        now = time.perf_counter()
-        elapsed, clock = now - clock, now
+    def figures(self) -> dict[str, Any]:
+        """Waits for the step. Returns its loss (nats per token), perplexity, tokens, gradient_norm, clipped_norm,
+        learning_rate, seconds and tokens_per_second; if the step is that of several runs, arrays of one value each.
+        """
+        figures = {name: np.asarray(value, float) for name, value in self.metrics._asdict().items()}
+        self.known, elapsed = True, self.lap()
         loss = figures.pop("loss_sum") / np.maximum(figures["tokens"], 1.0)
         seconds = np.full_like(loss, elapsed / loss.size)  # of one run
         speed = {"seconds": seconds, "tokens_per_second": figures["tokens"] / seconds}
         every = {"loss": loss, "perplexity": np.exp(np.minimum(loss, 700.0)), **figures, **speed}
-        on_step(step, {name: value if value.ndim else float(value) for name, value in every.items()})
+        return {name: value if value.ndim else float(value) for name, value in every.items()}
 
-    for step in range(int(np.min(state.step)), steps):
-        if not admit(step):
-            break
-        state, metrics = train_step(state, frozen, batches(step))
-        if pending:
-            report(*pending)
-        pending = (step + 1, metrics)
-        if report_first(step + 1):
-            report(*pending)
-            pending = None
-        on_state(step + 1, state)
-        if not pending:
-            clock = time.perf_counter()  # the device stood still: what on_state took is no part of a step
-    if pending:
-        report(*pending)
-    return state
+
+def steps(
+    train_step: Callable[[TrainState, Tree, Windows], tuple[TrainState, StepMetrics]],
+    state: TrainState,
+    frozen: Tree,
+    batches: Callable[[int], Windows],
+    last: int,
+) -> Iterator[Step]:
+    """Dispatches the steps from the state's own to the `last`, one each time that it is asked, and yields them.
+
+    So that the host never holds up the device, read the figures of a step once the next one is dispatched. The state of a
+    step lasts until then: copy what is to be kept.
+    """
+    known = time.perf_counter()
+
+    def lap() -> float:
+        nonlocal known
+        before, known = known, time.perf_counter()
+        return known - before
+
+    for number in range(int(np.min(state.step)), last):
+        state, metrics = train_step(state, frozen, batches(number))
+        step = Step(number + 1, state, metrics, lap)
+        yield step
+        if step.known:
+            lap()  # the device stood still since then, which is no part of a step

@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from jaxlv.errors import JaxlvError
 from jaxlv.storage import door
@@ -49,16 +49,22 @@ def _linked(before: str, body: bytes) -> str:
     return hashlib.sha256(before.encode() + body).hexdigest()
 
 
-def _split(line: bytes) -> tuple[bytes, str, bytes]:
-    """Splits a line into (the record without its checksum, the checksum's key, the checksum); raises ValueError without
-    checksum.
-    """
+class _Line(NamedTuple):
+    """A line: the record without its checksum, the checksum's key, and the checksum."""
+
+    body: bytes
+    key: str
+    checksum: bytes
+
+
+def _split(line: bytes) -> _Line:
+    """Splits a line. Raises ValueError if it has no checksum."""
     for key, begins, digits in ENDS:
         cut = len(line) - len(begins) - digits - 2
         if cut > 0 and line.startswith(begins, cut) and line.endswith(b'"}'):
             if cut > 1 and line[cut - 1] != ord(","):
                 break
-            return line[: max(1, cut - 1)] + b"}", key, line[-digits - 2 : -2]
+            return _Line(line[: max(1, cut - 1)] + b"}", key, line[-digits - 2 : -2])
     raise ValueError("no checksum")
 
 

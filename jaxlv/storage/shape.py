@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 from jaxlv.errors import JaxlvError, printable, represented
 
@@ -22,18 +22,26 @@ def check(tree: Any, shape: Shape, where: Any) -> Any:
     return tree
 
 
-def _wrong(value: Any, shape: Shape, name: str) -> Any:
-    """Yields (name, what is expected, what is there) for each part that lacks its shape."""
+class _Fault(NamedTuple):
+    """A value that lacks its shape: its name, what is expected, and what is there."""
+
+    name: str
+    expected: str
+    found: str
+
+
+def _wrong(value: Any, shape: Shape, name: str) -> Iterator[_Fault]:
+    """Yields each part that lacks its shape."""
     if isinstance(shape, Mapping):
         if not isinstance(value, dict):
-            yield name, WORDS[dict], printable(represented(value), 80)
+            yield _Fault(name, WORDS[dict], printable(represented(value), 80))
             return
         named = {key.removesuffix("?"): key for key in shape if key is not str}
         for key, full in named.items():
             if key in value:
                 yield from _wrong(value[key], shape[full], f"{name}.{key}".lstrip("."))
             elif full == key:
-                yield f"{name}.{key}".lstrip("."), "a value", "nothing"
+                yield _Fault(f"{name}.{key}".lstrip("."), "a value", "nothing")
         if str in shape:
             for key in value.keys() - named.keys():
                 yield from _wrong(value[key], shape[str], f"{name}.{key}".lstrip("."))
@@ -41,7 +49,7 @@ def _wrong(value: Any, shape: Shape, name: str) -> Any:
     shapes = shape if isinstance(shape, tuple) else (shape,)
     if not any(_is(value, one) for one in shapes):
         words = ("null" if one is None else WORDS[dict if isinstance(one, Mapping) else one] for one in shapes)
-        yield name, " or ".join(words), printable(represented(value), 80)
+        yield _Fault(name, " or ".join(words), printable(represented(value), 80))
 
 
 def _is(value: Any, shape: Shape) -> bool:

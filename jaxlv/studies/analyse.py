@@ -14,6 +14,7 @@ from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError, NotFinite
 from jaxlv.forecasting.evaluate import plain, protocol, truth_of
 from jaxlv.forecasting.forecaster import Forecaster
+from jaxlv.forecasting.request import Request
 from jaxlv.memory import TooLarge
 from jaxlv.model.weights import base_of
 from jaxlv.report import analyses as report
@@ -66,7 +67,7 @@ def measured(
 ) -> dict[str, Any]:
     """Returns every analysis by name. One that its run or its budget does not allow is in "left_out", with the reason."""
     for forecaster in forecasters.values():
-        forecaster.check_fits(chosen, config.context, config.horizon, config.samples, config.batch_series)
+        forecaster.check_fits(chosen, Request.of(config))
 
     @functools.cache
     def drawn() -> analyses.Drawn:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from jaxlv.config import EvaluateConfig, config_tree
 from jaxlv.data.series import SeriesSet
 from jaxlv.forecasting.forecaster import Forecast, Forecaster
+from jaxlv.forecasting.request import Request
 from jaxlv.report.figures import evaluation as figures
 from jaxlv.report.figures import svg
 from jaxlv.report.figures.panels import panels
@@ -48,10 +49,11 @@ def forecast(asked: Asked, out: Path, reach: int | None = None, begin: Begin = S
 
 
 def _drawn(model: Forecaster, chosen: SeriesSet, protocol: EvaluateConfig, reach: int | None, begin: Begin) -> Forecast:
-    asked: dict[str, Any] = {name: getattr(protocol, name) for name in ("context", "horizon", "samples", "seed")}
+    request = Request.of(protocol, batch=min(8, len(chosen)))
     with begin("forecast", len(chosen)) as bar:
-        more: dict[str, Any] = {"batch_series": min(8, len(chosen)), "on_batch": bar.update}
-        return model.rolling(chosen, **asked, reach=reach, **more) if reach else model(chosen, **asked, **more)
+        if reach:
+            return model.rolling(chosen, request, reach, on_batch=bar.update)
+        return model(chosen, request, on_batch=bar.update)
 
 
 def _settings(

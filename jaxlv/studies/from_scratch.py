@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ from jaxlv.model.qwen2 import Qwen2
 from jaxlv.model.weights import count_params, write_pretrained
 from jaxlv.runs.checkpoint import Checkpoints
 from jaxlv.settings import AXIS, SEEDS, Between, Entries, Items, Settings, setting
-from jaxlv.steps.train import fit, init_state, make_optimizer, make_train_step, make_validation_step
+from jaxlv.steps.train import Step, init_state, make_optimizer, make_train_step, make_validation_step, steps
 from jaxlv.storage.door import is_there
 from jaxlv.storage.files import new_file, new_folder, read_text, write_json, write_text
 from jaxlv.studies.progress import Bar, Begin, Say, Silent, unsaid
@@ -319,10 +319,16 @@ def make_series(config: BaseConfig, folder: Path, note: Say = unsaid) -> tuple[S
     return training, simulated(few, config.seed + 1, folder / "held_out", note)
 
 
-def train(
-    config: BaseConfig, work: Path, folder: Path, workers: int, resume: bool, progress: Bar
-) -> tuple[Qwen2, Any, list[dict]]:
-    """Returns (model, params, learning curve). Checkpoints lie in `work`, the simulated series in `folder`."""
+class Trained(NamedTuple):
+    """A model that is trained, and its learning curve."""
+
+    model: Qwen2
+    params: Any
+    curve: list[dict]
+
+
+def train(config: BaseConfig, work: Path, folder: Path, workers: int, resume: bool, progress: Bar) -> Trained:
+    """Trains a base. Checkpoints lie in `work`, the simulated series in `folder`."""
     tokenizer = work / "tokenizer"
     write_tokenizer(tokenizer)
     model = Qwen2(architecture(config))
@@ -351,19 +357,23 @@ def train(
             curve = [json.loads(line) for line in read_text(curve_path).splitlines()]
             curve = [row for row in curve if row["step"] <= int(state.step)]
 
-        def on_state(step, state):
-            if step % config.validate_every and step != config.steps:
-                return
+        running: Step | None = None  # whose figures have not been read
+        for step in steps(train_step, state, frozen, batches, config.steps):
+            if running:
+                progress.step(running.number, running.figures())
+            running, state = step, step.state
+            if step.number % config.validate_every and step.number != config.steps:
+                continue
             pairs = [validation_step(state.trained, frozen, jax.tree.map(lambda a: a[0], batch)) for batch in validation]
             nats = sum(float(a) for a, _ in pairs) / sum(float(b) for _, b in pairs)
-            all_finite(nats, "the losses", f"validation at step {step}")
-            curve.append({"step": step, "validation_nats_per_token": round(nats, 5)})
-            progress.note(f"step {step}: validation {nats:.4f} nats per token")
-            checkpoints.save(step, state)
+            all_finite(nats, "the losses", f"validation at step {step.number}")
+            curve.append({"step": step.number, "validation_nats_per_token": round(nats, 5)})
+            progress.note(f"step {step.number}: validation {nats:.4f} nats per token")
+            checkpoints.save(step.number, state)
             write_text(curve_path, "".join(json.dumps(row) + "\n" for row in curve))
-
-        state = fit(train_step, state, frozen, batches, config.steps, progress.step, on_state)
-    return model, overlay.join(state.trained, frozen)["params"], curve
+        if running:
+            progress.step(running.number, running.figures())
+    return Trained(model, overlay.join(state.trained, frozen)["params"], curve)
 
 
 def validation_windows(config: BaseConfig, series: Series, alphabet: Alphabet) -> list[Windows]:

@@ -48,12 +48,11 @@ def forecast_part(
 ) -> Measured:
     """Returns what a model called `name` forecasts for a part; `point` of the samples is scored, their median or mean."""
     with begin(f"{part.name} ({name})", len(chosen)) as bar:
-        size = min(settings.batch_series, len(chosen))
-        asked = (chosen, part.context, part.horizon, part.samples)
+        request = part.request(settings.seed, min(settings.batch_series, len(chosen)))
         if part.reach:
-            forecast: Forecast = forecaster.rolling(*asked, part.reach, settings.seed, size, bar.update)
+            forecast: Forecast = forecaster.rolling(chosen, request, part.reach, on_batch=bar.update)
         else:
-            forecast = forecaster(*asked, settings.seed, size, bar.update, shown=part.shown)
+            forecast = forecaster(chosen, request, on_batch=bar.update)
     context_NCV, truth_NHV = spans(part, chosen)
     point_NHV = forecast.median() if point == "median" else forecast.filled().mean(axis=1)
     row = score(name, point_NHV, truth_NHV, context_NCV, chosen, forecast.filled())

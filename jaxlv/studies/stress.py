@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jaxlv.config import EvaluateConfig
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError
 from jaxlv.forecasting.baselines import baselines_for
 from jaxlv.forecasting.evaluate import plain, score, truth_of
+from jaxlv.forecasting.request import Request
 from jaxlv.forecasting.robustness import GROUPS, Condition
 from jaxlv.report import stress as page
 from jaxlv.storage.files import new_folder, write_json
@@ -37,11 +37,11 @@ def stress(asked: Asked, out: Path, groups: Sequence[str] = tuple(GROUPS), begin
     subject = open_subject(asked)
     held = subject.chosen(asked.series)
     protocol = replace(subject.config.evaluate, **{"samples": SAMPLES, **asked.protocol})
-    conditions = _conditions(subject, held, protocol, groups, asked.most or SERIES)
+    conditions = _conditions(subject, held, Request.of(protocol), groups, asked.most or SERIES)
     with subject.paying(asked.purpose) as models, new_folder(out) as work, begin("stress", len(conditions)) as bar:
         entries = []
         for done, condition in enumerate(conditions, 1):
-            entries.append(measured(condition, models, protocol))
+            entries.append(measured(condition, models))
             bar.update(done, f"{condition.group} {condition.level}")
         result = plain(
             {
@@ -58,44 +58,40 @@ def stress(asked: Asked, out: Path, groups: Sequence[str] = tuple(GROUPS), begin
     return result
 
 
-def _conditions(
-    subject: Subject, held: SeriesSet, protocol: EvaluateConfig, groups: Sequence[str], most: int
-) -> list[Condition]:
+def _conditions(subject: Subject, held: SeriesSet, request: Request, groups: Sequence[str], most: int) -> list[Condition]:
     """Returns the conditions of some groups. Raises JaxlvError, before systems are simulated, if a forecast does not fit."""
-    context, horizon = protocol.context, protocol.horizon
-    truth_of(held, context, horizon)  # says where the series are too short
+    truth_of(held, request.context, request.horizon)  # says where the series are too short
     model = subject.run.tuned if subject.run else subject.bare["untuned"]
-    model.check_fits(held.select(held.ids_N[:1]), context, horizon, protocol.samples, 1)
-    found = [one for name in groups for one in GROUPS[name](held, most, context, horizon, protocol.seed)]
+    model.check_fits(held.select(held.ids_N[:1]), replace(request, batch=1))
+    found = [one for name in groups for one in GROUPS[name](held, most, request)]
     if not found:
         raise JaxlvError("no condition of these groups fits the series", where="--groups", found=",".join(groups))
     return found
 
 
-def measured(condition: Condition, forecasters: Models, protocol: EvaluateConfig) -> dict[str, Any]:
+def measured(condition: Condition, forecasters: Models) -> dict[str, Any]:
     """Returns a condition's entry of stress.json: a row for each model and baseline."""
-    given, context_NCV = condition.given, condition.given.values_NTV[:, : condition.context]
-    size = min(protocol.batch_series, len(given))
-    rows = []
+    given, request, rows = condition.given, condition.request, []
+    context_NCV = given.values_NTV[:, : request.context]
     for name, forecaster in forecasters.items():
-        forecast = forecaster(given, condition.context, condition.horizon, protocol.samples, protocol.seed, size)
+        forecast = forecaster(given, replace(request, batch=min(request.batch, len(given))))
         row = score(name, forecast.median(), condition.truth_NHV, context_NCV, given, forecast.filled())
-        top_N1V = TOP * forecaster.scales(given, condition.context)[:, None]
+        top_N1V = TOP * forecaster.scales(given, request.context)[:, None]
         row["above_top"] = {
             "truth": (condition.truth_NHV > top_N1V).mean(),
             "forecast": (forecast.filled() > top_N1V[:, None]).mean(),
         }
         rows.append(row)
     for name, baseline in baselines_for(given).items():
-        point_NHV = baseline(context_NCV, condition.horizon)
+        point_NHV = baseline(context_NCV, request.horizon)
         rows.append(score(name, point_NHV, condition.truth_NHV, context_NCV, given))
     return {
         "group": condition.group,
         "level": condition.level,
         "value": condition.value,
-        "context": condition.context,
-        "horizon": condition.horizon,
+        "context": request.context,
+        "horizon": request.horizon,
         "series": given.ids_N,
-        "samples": protocol.samples,
+        "samples": request.samples,
         "rows": rows,
     }

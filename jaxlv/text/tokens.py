@@ -154,10 +154,8 @@ class Windows(NamedTuple):
         return Windows(*(array[index] for array in self))
 
 
-def window(
-    ids: np.ndarray, length: int, side: str = "right", counted: int | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns one window (ids, positions, labels) of at most `length` tokens, padded on the given `side`.
+def window(ids: np.ndarray, length: int, side: str = "right", counted: int | None = None) -> Windows:
+    """Returns one window, without the axis M, of at most `length` tokens, padded on the given `side`.
 
     A token's label is the next token; the last real token and the padding have none. If `counted` is given, padding consists
     of that token and is seen and predicted like any other, as in two papers.
@@ -168,16 +166,16 @@ def window(
     pad = length - len(ids)
     labels = np.append(ids[1:], IGNORED)
     if not pad:
-        return ids, np.arange(length), labels
+        return Windows(ids, np.arange(length), labels)
     widths = (0, pad) if side == "right" else (pad, 0)
-    return (
+    return Windows(
         np.pad(ids, widths),
         np.pad(np.arange(len(ids)), widths, constant_values=NO_POSITION),
         np.pad(labels, widths, constant_values=IGNORED),
     )
 
 
-def stack(windows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], length: int) -> Windows:
+def stack(windows: Sequence[Windows], length: int) -> Windows:
     """Returns windows as three int32 arrays (M, length)."""
     parts = zip(*windows, strict=True) if windows else ([], [], [])
     return Windows(*(np.array(part, np.int32).reshape(-1, length) for part in parts))

@@ -7,7 +7,7 @@ import functools
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -78,10 +78,16 @@ def count(
 # ------------------------------------------------------------------------------------------------ the arguments
 
 
-def _jitted(function: Any, args: tuple, kwargs: dict, nums: Any, names: Any) -> tuple[Any, tuple, dict]:
-    """Returns (a jitted function, its arguments, its keywords). If `function` is not jitted itself, the arguments are arrays
-    only.
-    """
+class _Call(NamedTuple):
+    """A jitted function with its arguments and keywords."""
+
+    function: Any
+    args: tuple
+    kwargs: dict
+
+
+def _jitted(function: Any, args: tuple, kwargs: dict, nums: Any, names: Any) -> _Call:
+    """Returns the call of a jitted function. If `function` is not jitted itself, the arguments are arrays only."""
     nums = (nums,) if isinstance(nums, int) else tuple(nums)
     names = (names,) if isinstance(names, str) else tuple(names)
     if hasattr(function, "trace") and type(function).__module__.partition(".")[0] in ("jax", "jaxlib"):
@@ -89,7 +95,7 @@ def _jitted(function: Any, args: tuple, kwargs: dict, nums: Any, names: Any) -> 
             raise JaxlvError(
                 "the function is jitted already", where="static_argnums", hint="give its static arguments to jax.jit"
             )
-        return function, args, kwargs
+        return _Call(function, args, kwargs)
     wrong = [str(n) for n in nums if not -len(args) <= n < len(args)] + [name for name in names if name not in kwargs]
     if wrong:
         raise JaxlvError("no such argument", where="static arguments", found=", ".join(wrong))
@@ -108,7 +114,7 @@ def _jitted(function: Any, args: tuple, kwargs: dict, nums: Any, names: Any) -> 
         positional, named = jax.tree.unflatten(structure, [x.value if isinstance(x, _Whole) else x for x in filled])
         return [leaf for leaf in jax.tree.leaves(function(*positional, **named)) if _is_array(leaf)]
 
-    return jax.jit(of_arrays), tuple(leaves[i] for i in at), {}
+    return _Call(jax.jit(of_arrays), tuple(leaves[i] for i in at), {})
 
 
 class _Whole:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxlv.flops.counting import costs, decompositions, windows
 from jaxlv.flops.counting.operations import BYTES, PRODUCT, SHEET_PRODUCT, Tally, by_formula, product
@@ -137,14 +137,23 @@ def _decomposition(equation: Equation) -> Answer:
 # ------------------------------------------------------------------------------------------------- products
 
 
-def dot_sizes(equation: Any) -> tuple[int, int, int, int]:
-    """Returns (batch, m, n, p) of a dot_general: n is contracted."""
+class DotSizes(NamedTuple):
+    """Sizes of `batch` products (m, n) x (n, p)."""
+
+    batch: int
+    m: int
+    n: int
+    p: int
+
+
+def dot_sizes(equation: Any) -> DotSizes:
+    """Returns the sizes of a dot_general: n is contracted."""
     (left_n, right_n), (left_batch, right_batch) = equation.params["dimension_numbers"]
     left, right = equation.shapes()[:2]
     batch, n = math.prod(left[i] for i in left_batch), math.prod(left[i] for i in left_n)
     m = math.prod(side for i, side in enumerate(left) if i not in (*left_n, *left_batch))
     p = math.prod(side for i, side in enumerate(right) if i not in (*right_n, *right_batch))
-    return batch, m, n, p
+    return DotSizes(batch, m, n, p)
 
 
 def _real(equation: Equation, tally: Tally) -> Tally:

@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.counting import words
@@ -237,11 +237,10 @@ class Result:
             raise JaxlvError(
                 "frame() needs pandas", where="jaxlv.flops", hint="pip install pandas, or use table()"
             ) from None
-        rows = [(c.counter, *row) for c in (self.jaxpr, self.hlo) for row in _rows(c)]
+        rows = [row for c in (self.jaxpr, self.hlo) for row in _rows(c)]
         for c in (self.xla_lowered, self.xla_compiled):
-            rows.append((c.counter, "", "", c.products, c.elementwise, c.flops, c.transcendental, c.bytes))
-        names = ["counter", "scope", "phase", "products", "elementwise", "flops", "transcendental", "bytes"]
-        return pd.DataFrame(rows, columns=names).astype(dict.fromkeys(names[3:], "Int64"))
+            rows.append(_Row(c.counter, "", "", c.products, c.elementwise, c.flops, c.transcendental, c.bytes))
+        return pd.DataFrame(rows, columns=_Row._fields).astype(dict.fromkeys(_Row._fields[3:], "Int64"))
 
     def as_json(self) -> dict[str, Any]:
         """Returns the result as JSON: counters with their figures and doubts, scopes and loops of the jaxpr and the HLO."""
@@ -270,15 +269,26 @@ class Result:
         return Roofline(counts.counter, flops_per_s, bytes_per_s, part("all", counts.tree.tally()), parts)
 
 
-def _rows(counts: Counts) -> Iterator[tuple[Any, ...]]:
+class _Row(NamedTuple):
+    """A row of a frame."""
+
+    counter: str
+    scope: str = ""
+    phase: str = ""
+    products: int | None = None
+    elementwise: int | None = None
+    flops: int | None = None
+    transcendental: int | None = None
+    bytes: int | None = None
+
+
+def _rows(counts: Counts) -> Iterator[_Row]:
     if counts.products is None:
-        yield ("", "", None, None, None, None, None)
+        yield _Row(counts.counter)
     for scope, t in counts.scopes.items():
-        moved = t.bytes() if counts.bytes is not None else None
-        yield (
-            str(scope), scope.phase, t.products(), t.elementwise(), t.products() + t.elementwise(), t.transcendental(),
-            moved,
-        )  # fmt: skip
+        flops, moved = t.products() + t.elementwise(), t.bytes() if counts.bytes is not None else None
+        of_each = (t.products(), t.elementwise(), flops, t.transcendental(), moved)
+        yield _Row(counts.counter, str(scope), scope.phase, *of_each)
 
 
 def _json(counts: Counts) -> dict[str, Any]:

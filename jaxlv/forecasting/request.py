@@ -1,0 +1,52 @@
+"""What is asked of a forecaster, in one place: the library, the command line, protocols and stress tests ask with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxlv.config import COUNT_OR_NONE, EvaluateConfig
+from jaxlv.settings import Statement, argument, settled
+
+SETTINGS = {name: name for name in ("context", "horizon", "samples", "seed")} | {"batch": "batch_series"}
+
+
+@dataclass(frozen=True)
+class Request:
+    """Forecasts of `horizon` steps from step `context` on: `samples` of each series, `batch` series decoded together.
+
+    If `shown` > 0, the prompt also contains the first `shown` characters of the next step. The samples finish that step; it
+    is discarded and the forecast starts one step later. Raises JaxlvError if a number is not allowed.
+    """
+
+    context: int
+    horizon: int
+    samples: int
+    seed: int = 0
+    batch: int = 8
+    shown: int = 0
+
+    def __post_init__(self) -> None:
+        plain = {own: argument(EvaluateConfig, name, getattr(self, own), name) for own, name in SETTINGS.items()}
+        plain["shown"] = settled(self.shown, Statement(int, "", COUNT_OR_NONE), "shown")
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def of(cls, config: EvaluateConfig, **changes: int) -> Request:
+        """Returns what a config asks for, with some numbers changed."""
+        return cls(**{**{own: getattr(config, name) for own, name in SETTINGS.items()}, **changes})
+
+    @property
+    def skipped(self) -> int:
+        """Steps that the samples finish and that are discarded: 1 if part of one is shown, else 0."""
+        return int(self.shown > 0)
+
+    @property
+    def start(self) -> int:
+        """The first step of the forecast, counted from 0."""
+        return self.context + self.skipped
+
+    @property
+    def drawn(self) -> int:
+        """Steps that are drawn: those of the forecast, and the one that is discarded."""
+        return self.horizon + self.skipped
