@@ -9,6 +9,7 @@ import xml.etree.ElementTree as ET
 import matplotlib
 import numpy as np
 import pytest
+from drawn import seen
 
 from jaxlv.errors import JaxlvWarning
 from jaxlv.report.figures import analyses as of_analyses
@@ -16,6 +17,7 @@ from jaxlv.report.figures import evaluation as figures
 from jaxlv.report.figures import series as of_series
 from jaxlv.report.figures import svg as svgs
 from jaxlv.report.figures.evaluation import ForecastPanel
+from jaxlv.report.theme import PALETTE, css_variables
 
 HOSTILE = '<script>alert("1")</script> $x_1$'
 SVG = "{http://www.w3.org/2000/svg}"
@@ -126,8 +128,8 @@ def test_same_input_gives_the_same_bytes(drawing):
 def test_svg_has_each_point_where_the_figure_has_it():
     """To a tenth of a pixel, from the top left."""
     rows = [{"name": "tuned", "mae_by_step": [0.1, 0.31, 0.23, 0.77, 0.5]}]
-    figure = figures.step_error_figure(rows)
-    svg = svgs.to_svg(figure, "x")
+    chart = figures.step_error_figure(rows)
+    svg, figure = svgs.to_svg(chart, "x"), seen(chart)
     height = float(ET.fromstring(svg).attrib["height"])
     (line,) = figure.axes[0].lines
     x, y = figure.axes[0].transData.transform(np.transpose(line.get_data())).T
@@ -146,7 +148,7 @@ def test_every_colour_follows_the_page(drawing):
     plain = re.sub(r"var\(--[\w-]+,#[0-9a-f]{6}\)", "", svg)
     assert not re.findall(r"#[0-9a-f]{6}\b(?![\w-])", plain)
     used = set(re.findall(r"var\(--([\w-]+),", svg))
-    assert used and all(f"--{name}:" in svgs.css_variables(dark=True) for name in used)
+    assert used and all(f"--{name}:" in css_variables(dark=True) for name in used)
 
 
 def test_palette_is_legible_on_white_and_on_dark():
@@ -155,12 +157,12 @@ def test_palette_is_legible_on_white_and_on_dark():
         linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
         return float(linear @ [0.2126, 0.7152, 0.0722])
 
-    for name, (light, dark) in svgs.PALETTE.items():
+    for name, (light, dark) in PALETTE.items():
         if name == "rule":
             continue
         assert 1.05 / (luminance(light) + 0.05) >= 4.5, name
         assert (luminance(dark) + 0.05) / (luminance("#15181b") + 0.05) >= 4.5, name
-    assert len({light for light, _ in svgs.PALETTE.values()}) == len(svgs.PALETTE)
+    assert len({light for light, _ in PALETTE.values()}) == len(PALETTE)
 
 
 def test_names_from_data_stay_text():
@@ -207,7 +209,7 @@ def test_a_font_without_a_character_is_told_once(tmp_path):
 
 def test_calibration_shows_samples_alone_with_what_they_reach():
     figure = figures.calibration_figure(make_calibrated())
-    words = texts(svgs.to_svg(figure, "x"))
+    words, figure = texts(svgs.to_svg(figure, "x")), seen(figure)
     assert {"tuned", "untuned", "calibrated", "as intervals", "adjusted"} <= set(words)
     assert not {"last value", "empty"} & set(words)
     assert "most that the samples can cover: 90.5 %" in words
@@ -233,7 +235,7 @@ def test_a_wild_sample_does_not_flatten_the_rest():
     panel = make_panel()
     panel.samples_SHV[3:] *= 1e6
     assert panel.is_cut and not make_panel().is_cut
-    for ax in figures.forecast_figure(panel).axes:
+    for ax in seen(figures.forecast_figure(panel)).axes:
         assert ax.get_ylim()[1] < 20
 
 
@@ -268,9 +270,9 @@ def test_names_at_line_ends_stand_apart():
 
 
 def test_loss_figure_has_a_panel_for_what_was_logged():
-    assert len(figures.loss_figure(make_history()).axes) == 3
+    assert len(seen(figures.loss_figure(make_history())).axes) == 3
     constant = [{"step": step, "loss": 1 / step, "learning_rate": 1e-5} for step in (1, 2, 3)]
-    assert len(figures.loss_figure(constant).axes) == 1
+    assert len(seen(figures.loss_figure(constant)).axes) == 1
 
 
 def test_matplotlib_settings_are_left_alone(tmp_path):
