@@ -25,8 +25,8 @@ from drawn import (
 
 from jaxlv.report.figures import analyses as figures
 from jaxlv.report.figures import anatomy
-from jaxlv.report.theme import INK, MUTED, species
 from jaxlv.report.page import plain
+from jaxlv.report.theme import INK, MUTED, species
 
 MODELS = list(records.MODELS)
 

@@ -19,8 +19,8 @@ from jaxlv.flops.work import Work
 from jaxlv.report import compared, sweeps
 from jaxlv.report.compared import Entry
 from jaxlv.report.figures import costs
-from jaxlv.report.theme import MUTED
 from jaxlv.report.folders import Run
+from jaxlv.report.theme import MUTED
 
 WORK = Work(FAMILY["qwen2.5-0.5b"], 4, 512)
 

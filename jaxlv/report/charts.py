@@ -1,14 +1,11 @@
-"""A chart as data: a kind, panels of series, and axes. jaxlv.report.figures.render draws it, jaxlv.report.figures.svg writes it.
-
-Figures have one unit, the CSS pixel.
-"""
+"""A chart as data: a kind, panels of series, and axes. jaxlv.report.figures.render draws any; sizes are in CSS pixels."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -22,7 +19,7 @@ Kind = Literal[
 ]  # fmt: skip
 Mark = Literal["line", "interval", "bar", "stairs", "stick", "cell", "across", "down"]
 Values = Any  # numbers, or None if missing, in an array or a list
-DASHED = (0, (4, 3))
+DASHED, SHORT = (0, (4, 3)), (0, (3, 2))  # dashes
 WIDTH = 440  # half a page, and near the width of a phone
 BOTH: tuple[Kind, ...] = ("plane", "scatter")  # kinds whose two axes are both measured
 
@@ -34,8 +31,8 @@ def numbers(values: Iterable[Any]) -> np.ndarray:
 
 def plain_number(value: float) -> str:
     """Returns a number without trailing zeros, as an axis has it: 0.002, 3e-5, 20."""
-    text = f"{value:g}".replace("-", "−") if "e" not in f"{value:g}" else f"{value:g}"
-    return re.sub(r"e([+-])0*", lambda match: "e" + match[1].replace("+", ""), text)
+    mantissa, e, exponent = f"{value:g}".partition("e")
+    return mantissa.replace("-", "−") + e + re.sub(r"^[+]?(-?)0*", r"\1", exponent)
 
 
 def shortened(text: str, length: int) -> str:
@@ -49,9 +46,10 @@ class Axis:
 
     label: str = ""
     unit: str = ""
+    _: KW_ONLY
     scale: Literal["linear", "log", "category"] = "linear"
     limits: tuple[float | None, float | None] = (None, None)  # None: as the data have it
-    ticks: int | Mapping[float, str] = 0  # at most so many, 0: as there is room for; or places and their labels
+    ticks: int | Mapping[Any, str] = 0  # at most so many, 0: as there is room for; or places and their labels
     whole: bool = False  # ticks at whole numbers only
     colour: str = INK
     tail: str = ""  # of the label, behind its unit
@@ -74,15 +72,14 @@ class Axis:
     def value(self, value: float, named: bool = False) -> str:
         """A value in words, with its unit; under the axis's label if it has no unit, or `named`."""
         label = "" if self.unit and not named else self.word or self.label
-        text = f"{value:,.0f}" if value == round(value) and abs(value) < 1e5 else number(value)
+        text = f"{value:,.0f}".replace("-", "−") if value == round(value) and abs(value) < 1e5 else number(value)
         return " ".join(filter(None, (label, text, self.unit))).replace("\n", "")
 
 
-def rows_of(names: Sequence[str], first: Literal["top", "bottom"] = "top", length: int = 28) -> Axis:
-    """Returns the axis of rows that have names, at 0, 1, 2, ...: bars and intervals then lie."""
-    low, high = -0.6, max(len(names), 1) - 0.4
-    ticks = {float(i): shortened(name, length) for i, name in enumerate(names)}
-    return Axis(scale="category", ticks=ticks, limits=(high, low) if first == "top" else (low, high))
+def rows_of(names: Sequence[str], length: int = 28) -> Axis:
+    """Returns the axis of rows that have names, at 0, 1, 2, ... from the top: bars and intervals then lie."""
+    ticks = {i: shortened(name, length) for i, name in enumerate(names)}
+    return Axis(scale="category", ticks=ticks, limits=(max(len(names), 1) - 0.4, -0.6))
 
 
 @dataclass(frozen=True)
@@ -95,14 +92,15 @@ class Series:
     stairs:    heights y between edges x, one more
     stick:     from 0 to y at each x
     cell:      a square at (x, y), the darker the larger `high`
-    across:    a line at height y over the whole width; down: one at x over the whole height
+    across:    a line at each height y over the whole width; down: one at each x over the whole height
     """
 
     name: str = ""
     x: Values = ()
-    y: Values | None = None
-    low: Values | None = None
-    high: Values | None = None
+    y: Values = None
+    low: Values = None
+    high: Values = None
+    _: KW_ONLY
     mark: Mark | None = None  # None: that of the chart's kind
     colour: str = INK
     width: float = 1.5
@@ -120,7 +118,7 @@ class Series:
     keyed: bool = True  # whether its name stands in the legend or at its end
     told: bool = True  # whether its values are under the pointer
 
-    def points(self) -> Iterable[tuple[int, float, float]]:
+    def points(self) -> list[tuple[int, float, float]]:
         """(index, x, y) of the points that are finite."""
         x, y = numbers(self.x), numbers(() if self.y is None else self.y)
         return [(i, a, b) for i, (a, b) in enumerate(zip(x, y, strict=False)) if math.isfinite(a) and math.isfinite(b)]
@@ -144,8 +142,9 @@ class Panel:
     """A pair of axes and what is drawn in them."""
 
     series: Sequence[Series]
-    x: Axis = field(default_factory=Axis)
-    y: Axis = field(default_factory=Axis)
+    x: Axis = Axis()
+    y: Axis = Axis()
+    _: KW_ONLY
     title: str = ""
     notes: Sequence[Note] = ()
     height: float = 1.0  # a share, of those of all panels
@@ -158,14 +157,12 @@ class Panel:
 
     def words(self, one: Series, i: int, x: float, y: float, kind: Kind) -> str:
         """What a reader is told of a point: the series, the place, the value with its unit, its interval, its note."""
+        if kind == "heatmap":
+            return f"{self.y.place(y)}, {self.x.place(x)}: {one.labels[i]}"
         across, up = (self.y, self.x) if self.lies else (self.x, self.y)
-        if one.mark == "cell" or kind == "heatmap":
-            return f"{self.y.label} {self.y.place(y)}, {self.x.place(x)}: {one.labels[i]}".strip()
-        place = across.value(x, True) if kind in BOTH else across.place(x)
-        value = up.value(y, kind in BOTH)
-        if one.low is not None and one.high is not None and one.low[i] < one.high[i]:
-            value += f" ({number(one.low[i])} – {number(one.high[i])})"
-        said = f"{place}, {value}" if kind in BOTH else f"{place}: {value}"
+        said = f"{across.value(x, True)}, {up.value(y, True)}" if kind in BOTH else f"{across.place(x)}: {up.value(y)}"
+        if one.low is not None and one.low[i] < one.high[i]:
+            said += f" ({number(one.low[i])} – {number(one.high[i])})"
         note = f" ({one.notes[i]})" if one.notes and one.notes[i] != one.name else ""
         return (f"{one.name}, {said}" if one.name else said) + note
 
@@ -177,8 +174,17 @@ class Chart:
     kind: Kind
     panels: Sequence[Panel]
     size: tuple[float, float]
+    _: KW_ONLY
     title: str = ""
     names: Literal["above", "beside the title", "ends", "none"] = "above"
     keys: Sequence[Series] | None = None  # of the legend, if they are not the series that have names
     columns: int = 1
     equal: bool = False  # a unit is as long on both axes
+
+
+def single(
+    kind: Kind, series: Sequence[Series], x: Axis, y: Axis, height: float, *, width: float = WIDTH,
+    notes: Sequence[Note] = (), **options: Any,
+) -> Chart:  # fmt: skip
+    """Returns a chart of one panel."""
+    return Chart(kind, [Panel(series, x, y, notes=notes)], (width, height), **options)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from jaxlv.report import evaluation, sweeps
-from jaxlv.report.charts import WIDTH, Axis, Chart, Panel, Series, shortened
+from jaxlv.report.charts import WIDTH, Axis, Chart, Series, shortened, single
 from jaxlv.report.figures import evaluation as figures
 from jaxlv.report.folders import Evaluation, Run
 from jaxlv.report.page import Block, Figure, Section, Table, number, svg
@@ -349,8 +349,8 @@ def losses_figure(entries: Sequence[Entry], names: Sequence[str]) -> Chart:
             )
         )
     keys = [Series(name, y=(), colour=colour, width=2.2) for name, colour in colours.items()]
-    axes = figures.TRAINING_STEP, Axis("loss", "nats per token")
-    return Chart("lines", [Panel(series, *axes)], (2 * WIDTH, 320), keys=keys)
+    y = Axis("loss", "nats per token")
+    return single("lines", series, figures.TRAINING_STEP, y, 320, width=2 * WIDTH, keys=keys)
 
 
 def losses_block(entries: Sequence[Entry]) -> Figure | None:

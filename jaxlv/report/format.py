@@ -1,4 +1,4 @@
-"""Numbers, times and settings as text."""
+"""How numbers and settings become text."""
 
 from __future__ import annotations
 

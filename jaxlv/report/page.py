@@ -16,7 +16,12 @@ from markupsafe import Markup, escape
 
 from jaxlv.report.charts import Chart
 from jaxlv.report.figures.svg import to_svg
-from jaxlv.report.format import MISSING, align, duration, number, percent, plain
+from jaxlv.report.format import MISSING as MISSING
+from jaxlv.report.format import align as align
+from jaxlv.report.format import duration as duration
+from jaxlv.report.format import number as number
+from jaxlv.report.format import percent as percent
+from jaxlv.report.format import plain as plain
 from jaxlv.report.theme import css_variables
 from jaxlv.storage.files import write_text
 

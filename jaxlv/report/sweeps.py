@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlv.report.charts import WIDTH, Axis, Chart, Panel, Series
+from jaxlv.report.charts import WIDTH, Axis, Chart, Series, single
 from jaxlv.report.figures import evaluation as figures
 from jaxlv.report.page import (
     MISSING,
@@ -147,8 +147,8 @@ def effect_figure(runs: Sequence[Tree], name: str, values: Sequence[Any], rule: 
             lines.setdefault(repr(others), []).append(point)
     series = []
     for points in lines.values():
-        x, y, names = zip(*sorted(points), strict=True)
-        series.append(Series("", x, y, colour=MUTED, width=0.9, marker="o", size=4, notes=names))
+        at, y, names = zip(*sorted(points), strict=True)
+        series.append(Series("", at, y, colour=MUTED, width=0.9, marker="o", size=4, notes=names))
     means = [[y for points in lines.values() for x, y, _ in points if x == i] for i in range(len(values))]
     held = [i for i, found in enumerate(means) if found]
     if len(lines) > 1:
@@ -157,7 +157,7 @@ def effect_figure(runs: Sequence[Tree], name: str, values: Sequence[Any], rule: 
     ticks = {float(i): setting(value) for i, value in enumerate(values)}
     margin = 0.14 * max(len(values) - 1, 1)
     x = Axis(_plainly(name), ticks=ticks, limits=(-margin, len(values) - 1 + margin))
-    return Chart("lines", [Panel(series, x, _axis(RULES[rule]))], (WIDTH, 250))
+    return single("lines", series, x, _axis(RULES[rule]), 250)
 
 
 def _axis(words: str, **options: Any) -> Axis:
@@ -175,8 +175,7 @@ def losses_figure(runs: Sequence[Tree], best: str) -> Chart:
         series.append(Series(name, *figures.curve(history, "loss"), colour=colour, width=width, alpha=alpha, keyed=chosen))
         dots = figures.curve(history, "validation_loss")
         series.append(Series(name, *dots, colour=colour, dash="none", marker="o", size=size, keyed=False))
-    axes = figures.TRAINING_STEP, Axis("loss", "nats per token")
-    return Chart("lines", [Panel(series, *axes)], (WIDTH, 280))
+    return single("lines", series, figures.TRAINING_STEP, Axis("loss", "nats per token"), 280)
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -207,8 +206,8 @@ def pareto_figure(
         labels = [str(next(number_of)) for _ in kept]
         points = [x[i] for i in kept], [y[i] for i in kept]
         fronts.append(Series(name, *points, colour=colour, width=1.6, marker=".", stepped=True, labels=labels, told=False))
-    panel = Panel([*dots, *fronts], _axis(cost, scale="log"), _axis(error, scale="log"))
-    return Chart("scatter", [panel], (width, 300 + 16 * (len(names) if len(names) > 1 else 0)))
+    height = 300 + 16 * (len(names) if len(names) > 1 else 0)
+    return single("scatter", [*dots, *fronts], _axis(cost, scale="log"), _axis(error, scale="log"), height, width=width)
 
 
 def sections(result: Tree) -> list[Section]:

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxlv.report.charts import DASHED, WIDTH, Axis, Chart, Panel, Series, numbers, shortened
+from jaxlv.report.charts import DASHED, WIDTH, Axis, Chart, Panel, Series, numbers, shortened, single
 from jaxlv.report.figures.evaluation import OWN, row_styles
-from jaxlv.report.theme import INK, MUTED, PALETTE, species
+from jaxlv.report.theme import MUTED, PALETTE, species
 
 Tree = Mapping[str, Any]
 
@@ -27,7 +27,7 @@ def round_trip_figure(trip: Tree) -> Chart:
     variant = max(trip["variants"], key=lambda one: one["headroom"] or 0)
     difference_TV = np.array(variant["difference"], float)
     steps, panels = np.arange(1, len(difference_TV) + 1), []
-    bound = {"mark": "across", "width": 0.9, "dash": DASHED}
+    bound: dict[str, Any] = {"mark": "across", "width": 0.9, "dash": DASHED}
     for v, variable in enumerate(trip["variables"]):
         half = variant["half_unit"][v]
         series = [
@@ -59,7 +59,7 @@ def growth_figure(growth: Tree, models: Sequence[str]) -> Chart:
         ends = [method[key] if name in (models[0], baseline) else None for key in ("p10", "p90")]
         series.append(Series(name, growth["step"], method["median"], *ends, **styles[name]._asdict()))
     x = Axis("step ahead", limits=(1, max(growth["step"][-1], 2)), whole=True)
-    return Chart("lines", [Panel(series, x, Axis("absolute error", "raw units", "log"))], (WIDTH, 280), names="ends")
+    return single("lines", series, x, Axis("absolute error", "raw units", scale="log"), 280, names="ends")
 
 
 def cumulative_figure(errors: Tree) -> Chart:
@@ -70,8 +70,8 @@ def cumulative_figure(errors: Tree) -> Chart:
     widest = np.array([size[2:] for size in sizes.values()])
     held = widest[widest > 0]
     limits = (held.min(), held.max()) if len(held) else (None, None)
-    x = Axis("absolute error", "raw units", "log", limits, tail=", logarithmic")
-    return Chart("lines", [Panel(series, x, Axis("errors below", "%", limits=(0, 100), ticks=5))], (WIDTH, 320))
+    x = Axis("absolute error", "raw units", scale="log", limits=limits, tail=", logarithmic")
+    return single("lines", series, x, Axis("errors below", "%", limits=(0, 100), ticks=5), 320)
 
 
 def histogram_figure(errors: Tree, variables: Sequence[str]) -> Chart:
@@ -79,14 +79,15 @@ def histogram_figure(errors: Tree, variables: Sequence[str]) -> Chart:
     styles, edges = row_styles(errors["histograms"]), np.array(errors["edges"])
     x, panels = Axis("forecast − truth", "raw units", limits=(edges[0], edges[-1])), []
     for v, variable in enumerate(variables):
+        shares = {name: 100 * np.array(errors["histograms"][name][variable]) for name in styles}
         series = [
-            Series(name, edges, 100 * np.array(errors["histograms"][name][variable]), colour=look.colour, shade=0.18,
-                   width=1.8 if name == OWN else 1.2, over=2 + (name == OWN))
-            for name, look in styles.items()
-        ]  # fmt: skip
+            Series(name, edges, shares[name], colour=look.colour, shade=0.18, width=1.8 if name == OWN else 1.2)
+            for name, look in reversed(styles.items())
+        ]
         zero = Series("", [0], mark="down", colour=MUTED, width=0.8)
         panels.append(Panel([*series, zero], x, Axis(shortened(variable, 16), "%", ticks=3, colour=species(v))))
-    return Chart("stairs", panels, (WIDTH, 60 + 112 * len(panels)))
+    keys = list(reversed(panels[0].series[:-1]))
+    return Chart("stairs", panels, (WIDTH, 60 + 112 * len(panels)), keys=keys)
 
 
 def sorted_figure(series: Tree, models: Sequence[str]) -> Chart:
@@ -127,8 +128,8 @@ def pair_figure(series: Tree, models: Sequence[str]) -> Chart:
     found = found[np.isfinite(found) & (found > 0)]
     low, high = (found.min() / 1.4, found.max() * 1.4) if len(found) else (0.1, 1.0)
     equal = Series("equal errors", [low, high], [low, high], colour=MUTED, width=1.0, dash=DASHED, told=False)
-    axes = (Axis(f"MSE of {shortened(name, 24)}", "raw units²", "log", (low, high)) for name in (first, second))
-    return Chart("scatter", [Panel([*dots, equal], *axes)], (WIDTH, 390), equal=True)
+    x, y = (Axis(f"MSE of {shortened(name, 24)}", "raw units²", scale="log", limits=(low, high)) for name in (first, second))
+    return single("scatter", [*dots, equal], x, y, 390, equal=True)
 
 
 # ----------------------------------------------------------------------------------------------- the ceiling

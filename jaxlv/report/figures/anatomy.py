@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxlv.report.charts import DASHED, WIDTH, Axis, Chart, Note, Panel, Series, numbers, plain_number, rows_of, shortened
+from jaxlv.report.charts import DASHED, WIDTH, Axis, Chart, Note, Panel, Series, numbers, plain_number, rows_of, single
 from jaxlv.report.figures.evaluation import OWN, curve, row_styles
-from jaxlv.report.theme import INK, MODEL, MUTED, PALETTE
+from jaxlv.report.theme import MODEL, MUTED, PALETTE
 
 Tree = Mapping[str, Any]
 MARKS = {".": "point", ",": "comma", ";": "semicolon"}  # too small to tell apart without their names
@@ -52,9 +52,8 @@ def kind_figure(tokens: Tree) -> Chart:
         labels = [plain_number(float(f"{value:.2g}")) if value >= 5e-4 else "< 0.0005" for value in values]
         series.append(Series(name, rows, values, colour=look.colour, width=0.9 * height, labels=labels))
     greatest = max(float(np.nanmax(one.y, initial=0)) for one in series)
-    x = Axis("", "nats per token", limits=(0, 1.14 * greatest or 1.0))
-    size = (WIDTH, 70 + (14 * len(tokens) + 12) * len(kinds))
-    return Chart("bars", [Panel(series, x, rows_of(kinds))], size)
+    x = Axis(unit="nats per token", limits=(0, 1.14 * greatest or 1.0))
+    return single("bars", series, x, rows_of(kinds), 70 + (14 * len(tokens) + 12) * len(kinds))
 
 
 def token_step_figure(tokens: Tree) -> Chart:
@@ -65,13 +64,13 @@ def token_step_figure(tokens: Tree) -> Chart:
     for name, look in row_styles(tokens).items():
         found = tokens[name]["by_step"]
         ends = [found[key] if name == first else None for key in ("p10", "p90")]
-        width, steps = 1.8 if name == OWN else 1.4, np.array(found["step"]) + 1
-        series.append(Series(name, steps, found["median"], *ends, colour=look.colour, width=width, over=2 + (name == first)))
+        own: dict[str, Any] = {"colour": look.colour, "width": 1.8 if name == OWN else 1.4, "over": 2 + (name == first)}
+        series.append(Series(name, np.array(found["step"]) + 1, found["median"], *ends, **own))
     border = tokens[first]["context"] + 0.5
     series.append(Series("", [border], mark="down", colour=MUTED, width=0.8, dash=DASHED))
     note = Note("scale fitted up to here", border, None, (-4, -2), "right")
     x = Axis("time step of the series", limits=(1, max(len(one["by_step"]["step"]) for one in tokens.values())), whole=True)
-    return Chart("lines", [Panel(series, x, Axis("", "nats per token", "log"), notes=[note])], (WIDTH, 280))
+    return single("lines", series, x, Axis(unit="nats per token", scale="log"), 280, notes=[note])
 
 
 # ----------------------------------------------------------------------------------------------- the head
@@ -98,7 +97,7 @@ def largest_figure(head: Tree) -> Chart:
         rows = [row for row, entry in enumerate(entries) if (entry["id"] in known) == symbol]
         values = [entries[row]["value"] for row in rows]
         series.append(Series(name, rows, values, colour=colour, width=0.72))
-    return Chart("bars", [Panel(series, _size_of(head), rows_of(labels, length=20))], (WIDTH, 56 + 16 * len(entries)))
+    return single("bars", series, _size_of(head), rows_of(labels, 20), 56 + 16 * len(entries))
 
 
 def head_histogram_figure(head: Tree) -> Chart:
@@ -111,10 +110,10 @@ def head_histogram_figure(head: Tree) -> Chart:
     if edges[0] < 0 < edges[-1]:
         series.append(Series("", [0], mark="down", colour=MUTED, width=0.8))
     for one in head["symbols"].values():
-        stroke = {"mark": "line", "colour": MODEL, "width": 1.6, "told": False}
+        stroke: dict[str, Any] = {"mark": "line", "colour": MODEL, "width": 1.6, "told": False}
         series.append(Series("the 13 symbols", [one["value"]] * 2, [0.5, 0.9], **stroke))
     y = Axis("entries", scale="log", limits=(0.5, 3 * max(counts.max(), 1)))
-    return Chart("stairs", [Panel(series, _size_of(head), y)], (WIDTH, 250))
+    return single("stairs", series, _size_of(head), y, 250)
 
 
 # ------------------------------------------------------------------------------------------ adapter spectra
@@ -134,7 +133,7 @@ def heatmap_figure(spectra: Tree, key: str, scale: float = 1.0) -> Chart:
     )  # fmt: skip
     x = Axis(limits=(-0.5, len(names) - 0.5), ticks={i: name.removesuffix("_proj") for i, name in enumerate(names)})
     y = Axis("layer", limits=(len(layers) - 0.5, -0.5), ticks={i: str(layer) for i, layer in enumerate(layers)})
-    return Chart("heatmap", [Panel([cells], x, y)], (WIDTH, 44 + 17 * len(layers)))
+    return single("heatmap", [cells], x, y, 44 + 17 * len(layers))
 
 
 def spectrum_figure(spectra: Tree) -> Chart:
@@ -152,4 +151,4 @@ def spectrum_figure(spectra: Tree) -> Chart:
     least = min((float(np.min(one.y)) for one in series), default=0.1)
     x = Axis("direction", limits=(0.8, spectra["rank"] + 0.2), ticks=min(spectra["rank"], 8), whole=True)
     y = Axis("singular value / the first", scale="log", limits=(max(0.9 * least, 1e-6), 1.15))
-    return Chart("lines", [Panel(series, x, y)], (WIDTH, 290))
+    return single("lines", series, x, y, 290)

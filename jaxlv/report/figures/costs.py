@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxlv.flops.table import Table, count
 from jaxlv.flops.work import Work
-from jaxlv.report.charts import Axis, Chart, Note, Panel, Series, rows_of
+from jaxlv.report.charts import Axis, Chart, Note, Panel, Series, rows_of, single
 from jaxlv.report.theme import INK, MODEL, MUTED, PALETTE
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
@@ -65,22 +65,19 @@ def waterfall_steps(work: Work, convention: str) -> list[tuple[str, int]]:
 
 def waterfall_figure(work: Work, conventions: Sequence[str]) -> Chart:
     """From the products that are executed to what each convention counts, a panel for each."""
-    panels, greatest = [], 0.0
-    for convention in conventions:
-        names, flops = zip(*waterfall_steps(work, convention), strict=True)
-        size = np.array(flops) / TERA
-        last = len(size) - 1
-        base = np.concatenate([[0], np.cumsum(size)[: last - 1], [0]])
-        series = []
-        for row in range(last + 1):
-            total = row in (0, last)
-            colour = INK if total else MODEL if size[row] < 0 else PALETTE["row-2"][0]
-            label = f"{size[row]:.2f}" if total else f"{size[row]:+.2f}"
-            series.append(Series("", [row], [size[row]], colour=colour, width=0.7, base=[base[row]], labels=[label]))
-        greatest = max(greatest, float((base + size).max()))
-        panels.append(Panel(series, Axis(unit=STEP), rows_of(names)))
-    wide = Axis(unit=STEP, limits=(0, 1.14 * greatest))
-    return Chart("waterfall", [replace(panel, x=wide) for panel in panels], (WIDTH, 40 + 92 * len(conventions)))
+    every = [waterfall_steps(work, convention) for convention in conventions]
+    greatest = max(float(np.cumsum([flops for _, flops in steps[:-1]]).max()) for steps in every) / TERA
+    x, panels = Axis(unit=STEP, limits=(0, 1.14 * greatest)), []
+    for steps in every:
+        series, reached = [], 0.0
+        for row, (_, flops) in enumerate(steps):
+            total, size = row in (0, len(steps) - 1), flops / TERA
+            colour = INK if total else MODEL if flops < 0 else PALETTE["row-2"][0]
+            labels, base = [f"{size:.2f}" if total else f"{size:+.2f}"], [0 if total else reached]
+            series.append(Series("", [row], [size], colour=colour, width=0.7, base=base, labels=labels))
+            reached = base[0] + size
+        panels.append(Panel(series, x, rows_of([name for name, _ in steps])))
+    return Chart("waterfall", panels, (WIDTH, 40 + 92 * len(conventions)))
 
 
 def components_figure(work: Work, conventions: Sequence[str]) -> Chart:
@@ -89,12 +86,12 @@ def components_figure(work: Work, conventions: Sequence[str]) -> Chart:
     names = [f"{convention}, {label}" for convention in conventions for label in phases]
     sums = [by_group(count(work, convention), own) for convention in conventions for own in phases.values()]
     size_RG = np.array([list(one.values()) for one in sums]) / TERA
-    ends_RG = size_RG.cumsum(axis=1)
+    base_RG = size_RG.cumsum(axis=1) - size_RG
     series = [
-        Series(group, range(len(names)), size_RG[:, g], colour=hue(g), width=0.8, base=ends_RG[:, g] - size_RG[:, g])
+        Series(group, range(len(names)), size_RG[:, g], colour=hue(g), width=0.8, base=base_RG[:, g])
         for g, group in enumerate(GROUPS)
     ]
-    return Chart("bars", [Panel(series, Axis(unit=STEP), rows_of(names))], (WIDTH, 64 + 40 * len(conventions)))
+    return single("bars", series, Axis(unit=STEP), rows_of(names), 64 + 40 * len(conventions), width=WIDTH)
 
 
 def budget_figure(work: Work, conventions: Sequence[str], budget: float) -> Chart:
@@ -106,8 +103,8 @@ def budget_figure(work: Work, conventions: Sequence[str], budget: float) -> Char
         series.append(Series(name, [0, end], [0, budget], colour=colour, told=False))
         series.append(Series("", [end, end], [0, budget], colour=colour, dash=(0, (2, 3)), width=0.8, told=False))
         notes.append(Note(f"{name}: {int(end):,}", end, budget, (0, 4 + 10 * (i % 3)), "center", True, colour))
-    axes = Axis("train steps", limits=(0, None)), Axis("FLOPs", limits=(0, 1.22 * budget))
-    return Chart("lines", [Panel(series, *axes, notes=notes)], (WIDTH, 260), names="none")
+    x, y = Axis("train steps", limits=(0, None)), Axis("FLOPs", limits=(0, 1.22 * budget))
+    return single("lines", series, x, y, 260, width=WIDTH, notes=notes, names="none")
 
 
 def length_figure(work: Work, conventions: Sequence[str], lengths: Sequence[int] = LENGTHS) -> Chart:
@@ -117,5 +114,4 @@ def length_figure(work: Work, conventions: Sequence[str], lengths: Sequence[int]
         per_token = [count(replace(work, length=n), name).total_train_step / (work.batch * n) / 1e9 for n in lengths]
         series.append(Series(name, lengths, per_token, colour=hue(i), marker="."))
     x = Axis("tokens of a row", scale="log", ticks={n: str(n) for n in lengths})
-    panel = Panel(series, x, Axis("", "10⁹ FLOPs per token", limits=(0, None)))
-    return Chart("lines", [panel], (WIDTH, 260))
+    return single("lines", series, x, Axis(unit="10⁹ FLOPs per token", limits=(0, None)), 260, width=WIDTH)

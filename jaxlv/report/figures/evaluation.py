@@ -5,6 +5,7 @@ Axes: C context steps, H forecast steps, T = C + H, S samples, V variables.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,21 @@ import numpy as np
 
 from jaxlv.forecasting import metrics
 from jaxlv.forecasting.forecaster import filled
-from jaxlv.report.charts import DASHED, WIDTH, Axis, Chart, Note, Panel, Series, numbers, plain_number, rows_of, shortened
+from jaxlv.report.charts import (
+    DASHED,
+    SHORT,
+    WIDTH,
+    Axis,
+    Chart,
+    Note,
+    Panel,
+    Series,
+    numbers,
+    plain_number,
+    rows_of,
+    shortened,
+    single,
+)
 from jaxlv.report.format import number
 from jaxlv.report.theme import MODEL, MUTED, PALETTE, species
 
@@ -62,9 +77,9 @@ def row_styles(names: Iterable[str]) -> dict[str, RowStyle]:
     return styles
 
 
-def own_last(name: str) -> bool:
-    """Sorts names so that the tuned model is drawn last, on top."""
-    return name == OWN
+def _own_last(row: Row) -> bool:
+    """Sorts rows so that the tuned model is drawn last, on top."""
+    return row["name"] == OWN
 
 
 # ---------------------------------------------------------------------------------------- forecasts
@@ -84,11 +99,6 @@ class ForecastPanel:
     samples_SHV: np.ndarray
     top: tuple[str, float] | None = None  # a level to be drawn, in words and raw units
     last_V: np.ndarray | None = None  # where samples without a complete step stay; None: at the end of the context
-
-    @property
-    def time_C(self) -> np.ndarray:
-        """The times of the context."""
-        return self.time_T[: len(self.context_CV)]
 
     @property
     def time_H(self) -> np.ndarray:
@@ -121,7 +131,7 @@ class ForecastPanel:
         low_NHV, high_NHV = metrics.central_interval(self.scored_NSHV, share)
         return low_NHV[0], high_NHV[0]
 
-    @property
+    @functools.cached_property
     def bands(self) -> dict[tuple[float, ...], tuple[np.ndarray, np.ndarray]]:
         """{shares: (low, high)}, widest first; shares whose bands are equal, as of few samples, have one together."""
         found: dict[tuple[float, ...], tuple[np.ndarray, np.ndarray]] = {}
@@ -172,16 +182,16 @@ def _forecast_panel(panel: ForecastPanel, v: int, time_label: str) -> Panel:
     if panel.truth_HV is not None:
         series.append(Series("truth", panel.time_T, panel.observed_TV[:, v], width=0.9, told=False))
         series.append(Series("truth", time_H, panel.truth_HV[:, v], dash="none", marker=".", size=3.4, over=3, keyed=False))
-    series.append(Series("context", panel.time_C, panel.context_CV[:, v]))
+    series.append(Series("context", panel.time_T[: len(panel.context_CV)], panel.context_CV[:, v]))
     if np.isfinite(panel.median_HV).any():
         low_H, high_H = (end_HV[:, v] for end_HV in panel.band(0.80))
         notes = [f"80 %: {number(low)} – {number(high)}" for low, high in zip(low_H, high_H, strict=True)]
         series.append(Series("median", time_H, panel.median_HV[:, v], colour=colour, width=1.8, notes=notes))
     if panel.top:
         series.append(Series(panel.top[0], y=[panel.top[1]], mark="across", colour=MUTED, width=1.0, dash=TOP_DASH))
-    if len(panel.time_C) and len(time_H):
-        border = (panel.time_C[-1] + time_H[0]) / 2
-        series.append(Series("", [border], mark="down", colour=MUTED, width=0.8, dash=(0, (3, 2))))
+    if 0 < len(panel.context_CV) < len(panel.time_T):
+        border = panel.time_T[len(panel.context_CV) - 1 :][:2].mean()
+        series.append(Series("", [border], mark="down", colour=MUTED, width=0.8, dash=SHORT))
     top = np.nanmax([*panel.observed_TV[:, v], *(high for _, high_H in ends.values() for high in high_H)])
     low, high = min(0.0, np.nanmin(panel.observed_TV[:, v])), 1.06 * min(top, panel.ceiling_V[v]) or 1.0
     y = Axis(shortened(panel.variables[v], 20), limits=(low, high), ticks=4, colour=colour)
@@ -191,52 +201,64 @@ def _forecast_panel(panel: ForecastPanel, v: int, time_label: str) -> Panel:
 def phase_figure(panel: ForecastPanel, *, samples: int = 5) -> Chart:
     """The first two variables against each other: context, truth, median, the first complete `samples`."""
     complete_SHV = panel.samples_SHV[np.isfinite(panel.samples_SHV).all(axis=(1, 2))][:samples]
-    context_VC = panel.context_CV[:, :2].T
-    series = [
-        Series("samples", *sample_HV[:, :2].T, colour=MODEL, alpha=0.45, width=0.8, told=False) for sample_HV in complete_SHV
-    ]
-    series.append(Series("context", *context_VC, colour=MUTED, width=1.1, dash=(0, (3, 1.5))))
+    thin: dict[str, Any] = {"colour": MODEL, "alpha": 0.45, "width": 0.8, "told": False}
+    series = [Series("samples", *sample_HV[:, :2].T, **thin) for sample_HV in complete_SHV]
+    series.append(Series("context", *panel.context_CV[:, :2].T, colour=MUTED, width=1.1, dash=(0, (3, 1.5))))
     if panel.truth_HV is not None:
         series.append(Series("truth", *panel.truth_HV[:, :2].T, width=1.2))
     if np.isfinite(panel.median_HV).any():
         series.append(Series("median", *panel.median_HV[:, :2].T, colour=MODEL, width=2.0))
-    series.append(Series("start", *context_VC[:, -1:], dash="none", marker="o", size=4.5))
+    series.append(Series("start", *panel.context_CV[-1:, :2].T, dash="none", marker="o", size=4.5))
     high_V = np.nanmax(np.stack([*panel.observed_TV, *complete_SHV.reshape(-1, len(panel.variables))]), axis=0)
-    high_V = np.minimum(high_V, panel.ceiling_V)
-    x, y = (
-        Axis(shortened(panel.variables[v], 24), limits=(0, 1.05 * high_V[v] or 1.0), ticks=5, colour=species(v))
-        for v in (0, 1)
-    )
-    return Chart("plane", [Panel(series, x, y)], (400, 308))
+    ends = 1.05 * np.minimum(high_V, panel.ceiling_V)
+    x, y = (Axis(shortened(panel.variables[v], 24), limits=(0, ends[v] or 1.0), ticks=5, colour=species(v)) for v in (0, 1))
+    return single("plane", series, x, y, 308, width=400)
 
 
 # ------------------------------------------------------------------------------------------- errors
 
 
+def _error(unit: str, **options: Any) -> Axis:
+    return Axis("MAE", shortened(unit, 24), scale="log", **options)
+
+
 def step_error_figure(rows: Sequence[Row], *, unit: str = "raw units") -> Chart:
     """MAE per step ahead of every row that has `mae_by_step`, logarithmic, each line named at its end."""
     styles = row_styles(str(row["name"]) for row in rows)
-    errors = {str(row["name"]): row.get("mae_by_step") or [] for row in sorted(rows, key=lambda row: own_last(row["name"]))}
+    errors = {str(row["name"]): row.get("mae_by_step") or [] for row in sorted(rows, key=_own_last)}
     series = [Series(name, range(1, len(mae_H) + 1), mae_H, **styles[name]._asdict()) for name, mae_H in errors.items()]
     x = Axis("step ahead", limits=(1, max(map(len, errors.values()), default=0) or 2), whole=True)
-    return Chart("lines", [Panel(series, x, Axis("MAE", shortened(unit, 24), "log"))], (WIDTH, 280), names="ends")
+    return single("lines", series, x, _error(unit), 280, names="ends")
 
 
 def interval_figure(rows: Sequence[Row], *, unit: str = "raw units") -> Chart:
     """Mean MAE with its 95 % bootstrap interval and the median over series, one line per row, best on top."""
-    drawn = [row for row in rows if row.get("mae") is not None and 0 < row["mae"] < math.inf]
-    drawn.sort(key=lambda row: row["mae"])
+    drawn = sorted((row for row in rows if 0 < (row.get("mae") or 0) < math.inf), key=lambda row: row["mae"])
     styles, series = row_styles(str(row["name"]) for row in rows), []
-    mean = Series("mean and 95 % interval", y=(), low=(), colour=MUTED, mark="interval", size=7)
-    median = Series("median over series", y=(), colour=MUTED, mark="interval", marker="D", size=5, open=True)
     for place, row in enumerate(drawn):
-        own: dict[str, Any] = {"x": [place], "colour": styles[str(row["name"])].colour}
-        low, high = ([end] for end in row.get("mae_ci95") or (None, None))
-        series.append(replace(mean, **own, name="mean", y=[row["mae"]], low=low, high=high))
-        series.append(replace(median, **own, name="median", y=[row.get("mae_median")]))
-    x = Axis("MAE", shortened(unit, 24), "log", tail=", logarithmic")
-    panel = Panel(series, x, rows_of([str(row["name"]) for row in drawn]))
-    return Chart("dots", [panel], (WIDTH, 84 + 26 * max(len(drawn), 1)), keys=[mean, median])
+        ends, colour = ([end] for end in row.get("mae_ci95") or (None, None)), styles[str(row["name"])].colour
+        series.append(Series("mean", [place], [row["mae"]], *ends, colour=colour, size=7))
+        median = [row.get("mae_median")]
+        series.append(Series("median", [place], median, colour=colour, marker="D", size=5, open=True))
+    keys = [
+        Series("mean and 95 % interval", low=(), colour=MUTED, size=7),
+        Series("median over series", colour=MUTED, marker="D", size=5, open=True),
+    ]
+    names = rows_of([str(row["name"]) for row in drawn])
+    return single("dots", series, _error(unit, tail=", logarithmic"), names, 84 + 26 * max(len(drawn), 1), keys=keys)
+
+
+def level_figure(entries: Sequence[Row], words: str, *, unit: str = "raw units") -> Chart:
+    """MAE of every method at each level of a condition (`value`, `level`, `rows`), logarithmic, named at its end."""
+    styles = row_styles(dict.fromkeys(str(row["name"]) for entry in entries for row in entry["rows"]))
+    places, series = [float(entry["value"]) for entry in entries], []
+    for name in sorted(styles, key=lambda name: name == OWN):
+        errors = [next((row["mae"] for row in entry["rows"] if row["name"] == name), None) for entry in entries]
+        series.append(Series(name, places, errors, marker=".", **styles[name]._asdict()))
+    low, high = min(places), max(places)
+    ticks = {place: str(entry["level"]) for place, entry in zip(places, entries, strict=True)}
+    x = Axis(words, limits=(low, high if high > low else low + 1), ticks=ticks)
+    return single("lines", series, x, _error(unit), 280, names="ends")
 
 
 # -------------------------------------------------------------------------------------- calibration
@@ -254,46 +276,30 @@ def calibration_figure(rows: Sequence[Row]) -> Chart:
     The diagonal is what a calibrated forecast gives; a dotted line marks the most that the samples can cover. Rows with
     `calibration_as_intervals` get a dashed line, those with `coverage_conformal` open diamonds: their adjusted bands.
     """
-    drawn = [row for row in rows if row.get("calibration")]
-    styles = row_styles(str(row["name"]) for row in rows)
+    styles, ceilings = row_styles(str(row["name"]) for row in rows), set()
     series = [Series("calibrated", [0, 100], [0, 100], colour=MUTED, width=1.0, dash=DASHED, told=False)]
-    anew = Series("as intervals", y=(), colour=MUTED, width=1.2, dash=(0, (2, 1.5)))
-    after = Series("adjusted", y=(), colour=MUTED, width=1.5, dash="none", marker="D", size=6.5, open=True, over=4)
-    for row in sorted(drawn, key=lambda row: own_last(row["name"])):
+    anew = Series("as intervals", colour=MUTED, width=1.2, dash=(0, (2, 1.5)))
+    after = Series("adjusted", colour=MUTED, dash="none", marker="D", size=6.5, open=True, over=4)
+    extra: dict[str, Series] = {}
+    for row in sorted((row for row in rows if row.get("calibration")), key=_own_last):
         name, (colour, _, width) = shortened(str(row["name"]), 18), styles[str(row["name"])]
         levels, observed = _shares(row["calibration"])
-        ends = row.get("calibration_ci95") or {}
-        low, high = (
-            _shares({key: (ends.get(key) or (None, None))[side] for key in row["calibration"]})[1] for side in (0, 1)
-        )
+        ends = [(row.get("calibration_ci95") or {}).get(key) or (None, None) for key in row["calibration"]]
+        low, high = (100 * numbers(end[side] for end in ends) for side in (0, 1))
         look: dict[str, Any] = {"colour": colour, "marker": ".", "size": 7, "shade": 0.14}
         series.append(Series(name, levels, observed, low, high, width=width, **look))
         for kind, found in ((anew, row.get("calibration_as_intervals")), (after, row.get("coverage_conformal"))):
             x, y = _shares({level: share for level, share in (found or {}).items() if share is not None})
             if x:
                 series.append(replace(kind, name=f"{name}, {kind.name}", x=x, y=y, colour=colour, keyed=False))
-    keys = [one for one in series if one.keyed]
-    keys += [kind for kind in (anew, after) if any(one.name.endswith(f", {kind.name}") and not one.keyed for one in series)]
-    notes = []
-    for ceiling in sorted({round(100 * one, 1) for row in drawn if (one := row.get("calibration_ceiling")) is not None}):
-        series.append(Series("", y=[ceiling], mark="across", colour=MUTED, width=1.0, dash=(0, (1, 2))))
-        notes.append(Note(f"most that the samples can cover: {plain_number(ceiling)} %", 2, ceiling, (0, -3)))
-    x, y = (Axis(words, "%", limits=(0, 100), ticks=5) for words in ("nominal share of the band", "true values inside"))
-    return Chart("calibration", [Panel(series, x, y, notes=notes)], (WIDTH, 380), keys=keys, equal=True)
-
-
-def level_figure(entries: Sequence[Row], words: str, *, unit: str = "raw units") -> Chart:
-    """MAE of every method at each level of a condition (`value`, `level`, `rows`), logarithmic, named at its end."""
-    names = list(dict.fromkeys(str(row["name"]) for entry in entries for row in entry["rows"]))
-    places, styles = [float(entry["value"]) for entry in entries], row_styles(names)
-    series = []
-    for name in sorted(names, key=own_last):
-        errors = [next((row["mae"] for row in entry["rows"] if row["name"] == name), None) for entry in entries]
-        series.append(Series(name, places, errors, marker=".", **styles[name]._asdict()))
-    low, high = min(places), max(places)
-    ticks = {place: str(entry["level"]) for place, entry in zip(places, entries, strict=True)}
-    x = Axis(words, limits=(low, high if high > low else low + 1), ticks=ticks)
-    return Chart("lines", [Panel(series, x, Axis("MAE", shortened(unit, 24), "log"))], (WIDTH, 280), names="ends")
+                extra[kind.name] = kind
+        ceilings |= {round(100 * row["calibration_ceiling"], 1)} if row.get("calibration_ceiling") is not None else set()
+    keys = [*series, *(kind for kind in (anew, after) if kind.name in extra)]
+    series.append(Series("", y=sorted(ceilings), mark="across", colour=MUTED, width=1.0, dash=(0, (1, 2))))
+    words = "most that the samples can cover"
+    notes = [Note(f"{words}: {plain_number(ceiling)} %", 2, ceiling, (0, -3)) for ceiling in sorted(ceilings)]
+    across, up = (Axis(text, "%", limits=(0, 100), ticks=5) for text in ("nominal share of the band", "true values inside"))
+    return single("calibration", series, across, up, 380, notes=notes, keys=keys, equal=True)
 
 
 # ----------------------------------------------------------------------------------------- training
@@ -316,21 +322,17 @@ def loss_figure(history: Sequence[Row], *, unit: str = "raw units") -> Chart:
     Records are those of metrics.jsonl: `step` and any of loss, validation_loss, forecast_mae, learning_rate.
     """
     losses = [Series("training", *curve(history, "loss"), colour=MUTED, width=1.0)]
-    held_out = curve(history, "validation_loss")
-    if len(held_out[0]):
-        losses.append(Series("validation", *held_out, colour=MODEL, width=2.0, marker="."))
+    held_out = Series("validation", *curve(history, "validation_loss"), colour=MODEL, width=2.0, marker=".")
     errors = Series("", *curve(history, "forecast_mae"), colour=MODEL, marker=".", size=5)
     rate = Series("", *curve(history, "learning_rate"), colour=MUTED)
     panels = []
     if len(losses[0].x):
+        losses += [held_out] if len(held_out.x) else []
         panels.append(Panel(losses, TRAINING_STEP, Axis("loss", "nats per token"), height=2.2))
     if len(errors.x):
         y = Axis("forecast MAE\n", shortened(unit, 16), limits=(0, None), ticks=3)
         panels.append(Panel([errors], TRAINING_STEP, y))
     if len(rate.x) and (np.ptp(rate.y) or not panels):
         panels.append(Panel([rate], TRAINING_STEP, Axis("learning rate", limits=(0, None), ticks=3)))
-    return Chart(
-        "lines",
-        panels or [Panel([], TRAINING_STEP)],
-        (WIDTH, 44 + 82 * sum(panel.height for panel in panels or [Panel([])])),
-    )
+    panels = panels or [Panel([], TRAINING_STEP)]
+    return Chart("lines", panels, (WIDTH, 44 + 82 * sum(panel.height for panel in panels)))

@@ -65,7 +65,7 @@ def to_svg(chart: Chart, label: str) -> str:
 
 
 def _values(drawing: Drawing, height: float, room: float) -> str:
-    """The outlines of values with their words, of every n-th of a series, so that all of them take that much room at most."""
+    """The outlines of values with their words: of every n-th of a series, if all of them would take more than the room."""
     every = [[shape for place in of if (shape := _outline(place, height))] for of in drawing.places]
     n = 1
     while sum(len(shape) for of in every for shape in _thinned(of, n)) > room and n < max(map(len, every), default=0):
