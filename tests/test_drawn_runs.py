@@ -13,6 +13,7 @@ from drawn import colour, coloured, drawn, legend, lines, named, seen, text_of, 
 
 import jaxlv.report
 import jaxlv.report.figures
+from jaxlv.flops import groups
 from jaxlv.flops.family import FAMILY
 from jaxlv.flops.table import count
 from jaxlv.flops.work import Work
@@ -145,7 +146,7 @@ def test_losses_of_runs_side_by_side_are_under_their_own_names():
 def test_a_waterfall_begins_each_bar_where_the_last_one_ended():
     conventions = ["coursework", "liu"]
     for convention, ax in zip(conventions, seen(costs.waterfall_figure(WORK, conventions)).axes, strict=True):
-        steps = costs.waterfall_steps(WORK, convention)
+        steps = groups.waterfall_steps(WORK, convention)
         assert list(ticks(ax.yaxis).values()) == [name for name, _ in steps]
         spans = [(bar.get_x(), bar.get_x() + bar.get_width()) for group in ax.containers for bar in group.patches]
         flops = [flops / 1e12 for _, flops in steps]
@@ -159,7 +160,7 @@ def test_a_waterfall_begins_each_bar_where_the_last_one_ended():
 
 
 def test_a_waterfall_names_what_is_half_a_percent_more_or_less():
-    named_steps = {name: [step for step, _ in costs.waterfall_steps(WORK, name)] for name in ("mao", "liu")}
+    named_steps = {name: [step for step, _ in groups.waterfall_steps(WORK, name)] for name in ("mao", "liu")}
     first, last = ["exact", "backward = 2 x forward"], ["all else"]
     assert named_steps == {
         "mao": [*first, "q, k, v", "attention", "o", *last, "mao"],
@@ -169,7 +170,7 @@ def test_a_waterfall_names_what_is_half_a_percent_more_or_less():
 
 def test_the_products_of_each_group_stand_behind_one_another():
     names = ["exact", "coursework", "exact-all"]  # by the last, activations are computed again
-    assert costs.by_group(count(WORK, "exact-all"), ("recomputed",))["MLP"] > 0
+    assert groups.by_group(count(WORK, "exact-all"), ("recomputed",))["MLP"] > 0
     figure = seen(costs.components_figure(WORK, names))
     (ax,) = figure.axes
     hues = {colour(handle): name for name, handle in legend(figure).items()}
@@ -179,13 +180,15 @@ def test_the_products_of_each_group_stand_behind_one_another():
         for label, phases in (("forward", ("forward",)), ("backward", ("backward", "recomputed"))):
             place, reached = rows[f"{convention}, {label}"], 0.0
             own = [bar for group in ax.containers for bar in group.patches if bar.get_y() + bar.get_height() / 2 == place]
-            expected = costs.by_group(table, phases)
+            expected = groups.by_group(table, phases)
             for bar in own:
                 assert (bar.get_x(), bar.get_width()) == pytest.approx((reached, expected[hues[colour(bar)]] / 1e12))
                 reached += bar.get_width()
             total = sum(flops for (_, phase), flops in table.by_component().items() if phase in phases)
             assert reached == pytest.approx(total / 1e12) and len(own) == len(expected)
-    assert costs.group_of("o_proj") == "o" and costs.group_of("q_proj lora") == "LoRA" and costs.group_of("norm") == "other"
+    assert (
+        groups.group_of("o_proj") == "o" and groups.group_of("q_proj lora") == "LoRA" and groups.group_of("norm") == "other"
+    )
 
 
 def test_steps_that_a_budget_buys_under_each_convention():

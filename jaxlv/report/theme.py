@@ -30,43 +30,32 @@ SPECIES = [colours[0] for name, colours in PALETTE.items() if name.startswith("s
 HUES = [PALETTE[name][0] for name in ("row-tuned", "row-2", "row-untuned", "row-1", "row-6", "row-5", "row-7", "row-3")]
 """Colours of things that have none of their own, in the order in which they are given."""
 
+_SIZES = {"font": 11, "axes.title": 11, "axes.label": 11, "xtick.label": 10, "ytick.label": 10, "legend.font": 10}
+_INK = ("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor")
+_MUTED = ("axes.edgecolor", "xtick.color", "ytick.color")
+_NONE = ("axes.facecolor", "figure.facecolor", "savefig.facecolor")
+_OFF = ("legend.frameon", "axes.spines.top", "axes.spines.right")
 STYLE: Any = {  # rcParams
+    **{f"{name}.size" if name == "font" else f"{name}size": size for name, size in _SIZES.items()},
+    **dict.fromkeys(_INK, INK),
+    **dict.fromkeys(_MUTED, MUTED),
+    **dict.fromkeys(_NONE, "none"),
+    **dict.fromkeys(_OFF, False),
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib, so the layout is the same everywhere
-    "font.size": 11,
-    "axes.titlesize": 11,
-    "axes.labelsize": 11,
-    "xtick.labelsize": 10,
-    "ytick.labelsize": 10,
-    "legend.fontsize": 10,
-    "legend.frameon": False,
-    "text.color": INK,
     "text.parse_math": False,  # names come from data; a "$" in them is a dollar sign
-    "axes.labelcolor": INK,
-    "axes.edgecolor": MUTED,
-    "axes.facecolor": "none",
     "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
     "axes.axisbelow": True,
     "axes.grid": True,
     "grid.color": RULE,
     "grid.linewidth": 0.8,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
     "xtick.major.size": 3,
     "ytick.major.size": 0,
-    "lines.linewidth": 1.5,
     "lines.solid_joinstyle": "round",
-    "path.simplify": True,
     "path.simplify_threshold": 0.2,
     "svg.fonttype": "none",
     "svg.hashsalt": "jaxlv",
     "figure.dpi": 72,
-    "figure.facecolor": "none",
-    "savefig.facecolor": "none",
 }
 
 

@@ -151,8 +151,5 @@ def ceiling_figure(ceiling: Tree) -> Chart:
     series.append(Series("", [1], mark="down", colour=MUTED, width=0.8, dash=(0, (1, 2))))
     series.append(Series("", y=[1], mark="across", colour=MUTED, width=0.8))
     limits = (max(0, 0.95 * min(np.nanmin(y), 1 / right, 0.9)), max(1.15, 1.05 * np.nanmax(y)))
-    axes = (
-        Axis("true peak / top of the written scale", limits=(cap[0], right)),
-        Axis("forecast peak / true peak", limits=limits),
-    )
-    return Chart("scatter", [Panel(series, *axes)], (WIDTH, 300))
+    x_axis = Axis("true peak / top of the written scale", limits=(cap[0], right))
+    return single("scatter", series, x_axis, Axis("forecast peak / true peak", limits=limits), 300)

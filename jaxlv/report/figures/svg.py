@@ -51,14 +51,8 @@ def to_svg(chart: Chart, label: str) -> str:
     _, _, width, height = root.attrib["viewBox"].split()
     for node in [*root.findall(f"{_SVG}metadata"), *root.findall(f"{_SVG}defs[{_SVG}style]")]:
         root.remove(node)
-    root.attrib = {
-        "width": width,
-        "height": height,
-        "viewBox": f"0 0 {width} {height}",
-        "role": "img",
-        "aria-label": label,
-        "font-family": "sans-serif",
-    }
+    root.attrib = {"width": width, "height": height, "viewBox": f"0 0 {width} {height}"}
+    root.attrib |= {"role": "img", "aria-label": label, "font-family": "sans-serif"}
     ET.register_namespace("", _SVG[1:-1])
     text = ET.tostring(root, encoding="unicode")
     return text.removesuffix("</svg>") + _values(drawing, float(height), min(TOLD * len(text), MOST)) + "</svg>"
