@@ -114,6 +114,12 @@ def test_the_front_of_error_against_cost_is_numbered_by_cost():
     assert numbers["1"] == (3e9, 0.62) and numbers["4"] == (9e9, 0.23)
 
 
+def test_neighbours_on_a_front_have_one_number_together():
+    entries = [("a", 1e9, 0.5), ("b", 1.01e9, 0.499), ("c", 1.02e9, 0.498), ("d", 9e9, 0.2)]
+    (ax,) = seen(sweeps.pareto_figure(entries, "FLOPs", "error")).axes
+    assert {text.get_text(): tuple(text.xy) for text in ax.texts} == {"1-3": (1.02e9, 0.498), "4": (9e9, 0.2)}
+
+
 def test_each_group_has_a_front_and_a_colour_of_its_own():
     entries = [("a", 1e9, 0.5), ("b", 2e9, 0.4), ("c", 3e9, 0.45), ("d", 1.5e9, 0.9), ("e", 4e9, 0.8)]
     (ax,) = seen(sweeps.pareto_figure(entries, "FLOPs", "error", ["A", "A", "A", "B", "B"])).axes

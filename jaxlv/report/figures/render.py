@@ -91,7 +91,7 @@ def _panel(ax: Axes, panel: Panel, chart: Chart) -> list[list[Place]]:
         MARKS[one.mark](ax, one, panel)  # type: ignore[index]
     share = panel.height / sum(other.height for other in chart.panels[:: chart.columns])
     _set_axis(ax, "x", panel.x, chart.size[0] / chart.columns / 62)
-    _set_axis(ax, "y", panel.y, chart.size[1] * share / 42)
+    _set_axis(ax, "y", panel.y, chart.size[1] * share / 36)
     _set_frame(ax, panel, chart)
     for note in panel.notes:
         at = 1 if note.x is None else note.x, 1 if note.y is None else note.y

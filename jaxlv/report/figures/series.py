@@ -165,5 +165,5 @@ def lag_figure(lag_N: np.ndarray, share_N: np.ndarray) -> Chart:
         y = Axis(
             "" if panels else "series per bin", limits=(0, 1.2 * max(counts.max(), 1)), whole=True
         )  # room for the words
-        panels.append(Panel(series, Axis("lag", unit), y, notes=notes))
+        panels.append(Panel(series, Axis("lag", unit, ticks=5), y, notes=notes))
     return Chart("stairs", panels, (WIDTH, 220), columns=2)

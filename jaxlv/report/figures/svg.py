@@ -92,9 +92,9 @@ def _outline(place: Place, height: float) -> str:
 def stand_alone(svg: str) -> str:
     """An element of `to_svg` as a file that brings its colours along: on white, or on dark for a reader who prefers that."""
     light, dark = (f"color:{PALETTE['ink'][k]};background:{PAPER[k]};{css_variables(bool(k))}" for k in (0, 1))
-    style = f"<style>:root{{color-scheme:light dark;{light}}}@media (prefers-color-scheme:dark){{:root{{{dark}}}}}</style>"
+    rules = f":root{{color-scheme:light dark;{light}}}@media (prefers-color-scheme:dark){{:root{{{dark}}}}}"
     head, _, rest = svg.partition(">")
-    return f"{head}>{style}{rest}\n"
+    return f"{head}><style>{rules}.values>:hover{{stroke:currentColor}}</style>{rest}\n"
 
 
 def _rewrite_ids(root: ET.Element, prefix: str) -> None:
