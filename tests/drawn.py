@@ -13,8 +13,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import StepPatch
 
+from jaxlv.report.charts import Chart
+from jaxlv.report.figures.render import drawn as drawing_of
 from jaxlv.report.page import MISSING, Page, Section, Table, number
 from jaxlv.report.page import Figure as PageFigure
+
+
+def seen(chart: Chart) -> Figure:
+    """A chart as it is drawn."""
+    return drawing_of(chart).figure
 
 
 def colour(artist: Any) -> str:
@@ -36,6 +43,12 @@ def text_of(axis: Any) -> tuple[str, str]:
 def ticks(axis: Any) -> dict[float, str]:
     """{place: label} of the ticks that have labels of their own."""
     return {float(place): label.get_text() for place, label in zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=False)}
+
+
+def from_top(ax: Axes) -> list[str]:
+    """The labels of the rows, as they are read down the page."""
+    at = {label: ax.transData.transform((1, place))[1] for place, label in ticks(ax.yaxis).items()}
+    return sorted(at, key=lambda label: -at[label])
 
 
 def texts(ax: Axes) -> list[str]:

@@ -53,7 +53,10 @@ NARROW: dict[str, set[str]] = {
     "forecasting.odefit": {"errors"},
     "runs.interrupts": set(),
     "published.systems": set(),
-    "report.figures.svg": {"errors"},
+    "report.theme": set(),
+    "report.charts": {"report.format", "report.theme"},
+    "report.figures.render": {"report.charts", "report.theme"},
+    "report.figures.svg": {"errors", "report.charts", "report.figures.render", "report.theme"},
 }
 
 FILES = {path: ast.parse(path.read_text(encoding="utf-8")) for folder in (LIBRARY, TOOLS) for path in folder.rglob("*.py")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from jaxlv.flops import groups
 from jaxlv.flops.conventions import CONVENTIONS
 from jaxlv.flops.family import FAMILY
 from jaxlv.flops.table import count
@@ -15,7 +16,7 @@ WORK = Work(FAMILY["qwen2.5-0.5b"], 4, 512)
 
 @pytest.mark.parametrize("convention", [name for name, c in CONVENTIONS.items() if c.backward == "twice"])
 def test_a_waterfall_leads_from_exact_to_the_convention(convention):
-    steps = costs.waterfall_steps(WORK, convention)
+    steps = groups.waterfall_steps(WORK, convention)
     assert steps[0] == ("exact", 4_317_591_371_776)
     assert sum(flops for _, flops in steps[:-1]) == steps[-1][1] == count(WORK, convention).total_train_step
 
@@ -23,7 +24,7 @@ def test_a_waterfall_leads_from_exact_to_the_convention(convention):
 @pytest.mark.parametrize("convention", CONVENTIONS)
 def test_groups_cover_every_component(convention):
     table = count(WORK, convention)
-    everything = costs.by_group(table, ("forward", "backward", "recomputed"))
+    everything = groups.by_group(table, ("forward", "backward", "recomputed"))
     assert sum(everything.values()) == table.total_train_step
 
 

@@ -5,13 +5,28 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import records
-from drawn import bands, bars, colour, coloured, drawn, legend, lines, named, stairs, strokes, text_of, texts, ticks
+from drawn import (
+    bands,
+    bars,
+    colour,
+    coloured,
+    drawn,
+    from_top,
+    legend,
+    lines,
+    named,
+    seen,
+    stairs,
+    strokes,
+    text_of,
+    texts,
+    ticks,
+)
 
 from jaxlv.report.figures import analyses as figures
 from jaxlv.report.figures import anatomy
-from jaxlv.report.figures.axes import species
-from jaxlv.report.figures.svg import INK, MUTED
 from jaxlv.report.page import plain
+from jaxlv.report.theme import INK, MUTED, species
 
 MODELS = list(records.MODELS)
 
@@ -21,7 +36,7 @@ MODELS = list(records.MODELS)
 def test_the_coarsest_scale_is_drawn_step_by_step_with_its_own_bound():
     trip = records.round_trip()
     variant = trip["variants"][1]  # 60 % of head-room
-    figure = figures.round_trip_figure(trip)
+    figure = seen(figures.round_trip_figure(trip))
     for v, ax in enumerate(figure.axes):
         assert text_of(ax.yaxis) == (records.VARIABLES[v], species(v))
         ((hue, parts),) = strokes(ax).items()
@@ -37,7 +52,7 @@ def test_the_coarsest_scale_is_drawn_step_by_step_with_its_own_bound():
 
 def test_medians_of_models_and_of_the_best_fair_baseline_are_named():
     growth = records.growth()
-    (ax,) = figures.growth_figure(growth, MODELS).axes
+    (ax,) = seen(figures.growth_figure(growth, MODELS)).axes
     found = lines(ax)
     assert set(found) == {"tuned", "untuned", "analog"}  # the oracle errs less, and knows the equations
     for name, (x, y) in found.items():
@@ -54,7 +69,7 @@ def test_medians_of_models_and_of_the_best_fair_baseline_are_named():
 
 def test_the_share_of_errors_below_each_size():
     errors = records.errors()
-    (ax,) = figures.cumulative_figure(errors).axes
+    (ax,) = seen(figures.cumulative_figure(errors)).axes
     found = lines(ax)
     assert list(found) == list(errors["methods"])
     for name, (x, y) in found.items():
@@ -65,7 +80,7 @@ def test_the_share_of_errors_below_each_size():
 
 def test_histograms_of_signed_errors_stand_in_the_panel_of_their_variable():
     errors = records.errors()
-    figure = figures.histogram_figure(errors, records.VARIABLES)
+    figure = seen(figures.histogram_figure(errors, records.VARIABLES))
     hues = {name: colour(handle) for name, handle in legend(figure).items()}
     assert list(hues) == MODELS
     for variable, ax in zip(records.VARIABLES, figure.axes, strict=True):
@@ -83,7 +98,7 @@ def test_histograms_of_signed_errors_stand_in_the_panel_of_their_variable():
 
 def test_bars_of_series_end_at_their_log_errors():
     errors = records.series_errors()
-    figure = figures.sorted_figure(errors, MODELS)
+    figure = seen(figures.sorted_figure(errors, MODELS))
     assert list(legend(figure)) == list(records.VARIABLES)
     for name, ax in zip(MODELS, figure.axes, strict=True):
         method, found = errors["methods"][name], bars(ax)
@@ -98,7 +113,7 @@ def test_bars_of_series_end_at_their_log_errors():
 
 def test_pairs_of_errors_have_the_first_variable_across():
     errors = records.series_errors()
-    (ax,) = figures.pair_figure(errors, MODELS).axes
+    (ax,) = seen(figures.pair_figure(errors, MODELS)).axes
     found = lines(ax)
     assert list(legend(ax.figure)) == [*MODELS, "equal errors"]
     for name in MODELS:
@@ -110,7 +125,7 @@ def test_pairs_of_errors_have_the_first_variable_across():
 
 def test_forecast_peaks_stand_over_true_ones_by_head_room():
     found = records.ceiling()["tuned"]
-    (ax,) = figures.ceiling_figure(found).axes
+    (ax,) = seen(figures.ceiling_figure(found)).axes
     points = named(ax)
     for headroom in (0.2, 0.6):
         own = [point for point in found["points"] if point["headroom"] == headroom]
@@ -127,7 +142,7 @@ def test_forecast_peaks_stand_over_true_ones_by_head_room():
 
 def test_gradient_norms_before_and_after_clipping():
     training = records.training()
-    above, below = anatomy.norm_figure(training).axes
+    above, below = seen(anatomy.norm_figure(training)).axes
     found = lines(above)
     np.testing.assert_array_equal(found["before clipping"], ([1, 2, 5], [4.0, 0.9, 1.6]))
     np.testing.assert_array_equal(found["after clipping"], ([1, 2, 5], [1.0, 0.9, 1.0]))
@@ -139,7 +154,7 @@ def test_gradient_norms_before_and_after_clipping():
 
 def test_costs_of_each_kind_of_token_by_model():
     tokens = records.tokens()
-    (ax,) = anatomy.kind_figure(tokens).axes
+    (ax,) = seen(anatomy.kind_figure(tokens)).axes
     kinds, found = ticks(ax.yaxis), bars(ax)
     assert list(kinds.values()) == list(tokens["tuned"]["by_kind"]) and list(found) == MODELS
     for name in MODELS:
@@ -147,13 +162,12 @@ def test_costs_of_each_kind_of_token_by_model():
             nats = tokens[name]["by_kind"][kind]["symbols"]["nats"]
             assert (start, end) == (0, pytest.approx(nats)) and kinds[float(round(place))] == kind
             assert plain(float(f"{nats:.2g}")) in texts(ax)
-    low, high = ax.get_ylim()
-    assert low > high  # the first kind on top
+    assert from_top(ax) == list(kinds.values())
 
 
 def test_costs_by_time_step():
     tokens = records.tokens()
-    (ax,) = anatomy.token_step_figure(tokens).axes
+    (ax,) = seen(anatomy.token_step_figure(tokens)).axes
     found = lines(ax)
     steps = [1, 2, 3, 4, 5, 6]
     for name in MODELS:
@@ -170,7 +184,7 @@ def test_costs_by_time_step():
 
 def test_the_largest_entries_of_the_head_and_which_are_symbols():
     head = records.head()
-    figure = anatomy.largest_figure(head)
+    figure = seen(anatomy.largest_figure(head))
     (ax,) = figure.axes
     labels = ticks(ax.yaxis)
     found = {name: [(labels[place], end) for place, _, end in own] for name, own in bars(ax).items()}
@@ -178,12 +192,12 @@ def test_the_largest_entries_of_the_head_and_which_are_symbols():
         "one of the 13 symbols": [("'3'", 0.07), ("point '.'", 0.03)], "another token": [("' fox'", 0.05), ("id 90", 0.02)],
     }  # fmt: skip
     assert list(labels.values()) == ["'3'", "' fox'", "point '.'", "id 90"]  # the largest on top
-    assert ax.get_ylim()[0] > ax.get_ylim()[1]
+    assert from_top(ax) == list(labels.values())
 
 
 def test_entries_of_the_head_by_size():
     head = records.head()
-    (ax,) = anatomy.head_histogram_figure(head).axes
+    (ax,) = seen(anatomy.head_histogram_figure(head)).axes
     ((_, heights, edges),) = stairs(ax)
     assert heights.tolist() == [300, 95, 5] and edges.tolist() == head["histogram"]["edges"]
     found = named(ax)
@@ -197,12 +211,11 @@ def test_entries_of_the_head_by_size():
 @pytest.mark.parametrize(("key", "scale"), [("effective_rank", 1.0), ("relative_norm", 0.01)])
 def test_each_cell_of_a_heatmap_is_its_layers_and_projections_number(key, scale):
     spectra = records.spectra()
-    (ax,) = anatomy.heatmap_figure(spectra, key, scale).axes
-    columns = {round(place): name for place, name in ticks(ax.xaxis).items()}
-    rows = {round(place - 0.46): name for place, name in ticks(ax.yaxis).items()}
-    found = {(rows[int(t.get_position()[1])], columns[int(t.get_position()[0])]): t.get_text() for t in ax.texts}
-    shade = {(rows[int(p.get_y())], columns[int(p.get_x())]): p.get_alpha() for p in ax.patches}
-    assert ax.get_ylim()[0] > ax.get_ylim()[1] and len(found) == 6  # layer 0 on top
+    (ax,) = seen(anatomy.heatmap_figure(spectra, key, scale)).axes
+    columns, rows = ticks(ax.xaxis), ticks(ax.yaxis)
+    found = {(rows[t.get_position()[1]], columns[t.get_position()[0]]): t.get_text() for t in ax.texts}
+    shade = {(rows[round(p.get_y() + 0.4)], columns[round(p.get_x() + 0.4)]): p.get_alpha() for p in ax.patches}
+    assert from_top(ax) == ["0", "3", "7"] and len(found) == 6
     entries = {(str(e["layer"]), e["projection"].removesuffix("_proj")): e[key] for e in spectra["projections"]}
     for place, value in entries.items():
         assert float(found[place]) == pytest.approx(value / scale, rel=0.1)
@@ -211,7 +224,7 @@ def test_each_cell_of_a_heatmap_is_its_layers_and_projections_number(key, scale)
 
 def test_singular_values_by_the_first_and_their_median_over_layers():
     spectra = records.spectra()
-    (ax,) = anatomy.spectrum_figure(spectra).axes
+    (ax,) = seen(anatomy.spectrum_figure(spectra)).axes
     found = lines(ax)
     assert list(found) == ["q", "v"]
     for name, (x, y) in found.items():

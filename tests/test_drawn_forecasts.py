@@ -7,16 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from drawn import bands, colour, drawn, legend, lines, named, text_of, texts, ticks
+from drawn import bands, colour, drawn, from_top, legend, lines, named, seen, text_of, texts, ticks
 
 from jaxlv.data.series import from_arrays
 from jaxlv.forecasting import metrics
 from jaxlv.forecasting.forecaster import QUANTILES, Forecast, read_csv
 from jaxlv.report.figures import evaluation as figures
-from jaxlv.report.figures.axes import species
 from jaxlv.report.figures.evaluation import ForecastPanel
 from jaxlv.report.figures.panels import panels
-from jaxlv.report.figures.svg import INK, MUTED
+from jaxlv.report.theme import INK, MUTED, species
 
 C, H, S = 5, 4, 20
 NAMES = ("hare", "lynx")
@@ -65,7 +64,7 @@ def lines_by_width(ax, hue: str) -> dict[float, tuple[np.ndarray, np.ndarray]]:
 
 
 def test_context_truth_and_median_of_each_variable_stand_in_its_panel(panel):
-    figure = figures.forecast_figure(panel)
+    figure = seen(figures.forecast_figure(panel))
     assert list(legend(figure)) == ["context", "truth", "median", "50 %", "80 %", "95 %"]
     known, width = legend(figure), lambda name: legend(figure)[name].get_linewidth()
     assert [colour(known[name]) for name in ("context", "truth", "median")] == [INK, INK, species(0)]
@@ -91,7 +90,7 @@ def test_the_bands_drawn_are_those_that_coverage_and_width_are_measured_of(forec
     for share in (0.5, 0.8, 0.95):
         inside, width = np.zeros((2, H, 2)), np.zeros((2, H, 2))
         for n, panel in enumerate(panels(forecast, data)):
-            for v, ax in enumerate(figures.forecast_figure(panel).axes):
+            for v, ax in enumerate(seen(figures.forecast_figure(panel)).axes):
                 band = bands(ax)[[0.95, 0.8, 0.5].index(share)]
                 assert band.colour == species(v)
                 np.testing.assert_array_equal(band.x, panel.time_T[C:])
@@ -136,7 +135,7 @@ def test_the_80_percent_band_holds_80_percent_of_new_draws_from_ten_samples():
 
 def test_the_shade_of_a_band_in_the_legend_is_that_in_the_panel(panel):
     """Bands lie on one another: within the 50 % band all three add up, between the 80 and the 95 % one alone shows."""
-    figure = figures.forecast_figure(panel)
+    figure = seen(figures.forecast_figure(panel))
     patches, drawn_bands = legend(figure), bands(figure.axes[0])
     widths = [float((band.high - band.low).sum()) for band in drawn_bands]
     assert widths == sorted(widths, reverse=True)
@@ -145,7 +144,7 @@ def test_the_shade_of_a_band_in_the_legend_is_that_in_the_panel(panel):
 
 
 def test_a_level_is_drawn_at_its_height_and_named(panel):
-    figure = figures.forecast_figure(replace(panel, top=("the scale's top", 1.75)))
+    figure = seen(figures.forecast_figure(replace(panel, top=("the scale's top", 1.75))))
     assert list(legend(figure))[-1] == "the scale's top"
     for ax in figure.axes:
         assert any(set(one.y) == {1.75} and one.colour == MUTED for one in drawn(ax))
@@ -153,7 +152,7 @@ def test_a_level_is_drawn_at_its_height_and_named(panel):
 
 def test_the_phase_plane_has_the_first_variable_across_and_the_second_up(forecast, data):
     for panel in panels(forecast, data):
-        (ax,) = figures.phase_figure(panel, samples=2).axes
+        (ax,) = seen(figures.phase_figure(panel, samples=2)).axes
         assert (text_of(ax.xaxis), text_of(ax.yaxis)) == (("hare", species(0)), ("lynx", species(1)))
         found = named(ax)
         assert {name: len(own) for name, own in found.items()} == {
@@ -179,7 +178,7 @@ def rows() -> list[dict[str, Any]]:
 
 
 def test_errors_by_step_are_named_at_their_ends():
-    (ax,) = figures.step_error_figure(rows(), unit="hares").axes
+    (ax,) = seen(figures.step_error_figure(rows(), unit="hares")).axes
     found = lines(ax)
     assert set(found) == {row["name"] for row in rows()}
     for row in rows():
@@ -191,10 +190,10 @@ def test_errors_by_step_are_named_at_their_ends():
 
 
 def test_intervals_means_and_medians_stand_beside_their_methods():
-    figure = figures.interval_figure(rows(), unit="hares")
+    figure = seen(figures.interval_figure(rows(), unit="hares"))
     (ax,) = figure.axes
     names = ticks(ax.yaxis)
-    assert [names[place] for place in sorted(names)] == ["other model", "last value", "tuned"]  # the best on top
+    assert from_top(ax) == ["tuned", "last value", "other model"]  # the best on top
     entries = {name: handle.get_marker() for name, handle in legend(figure).items()}
     marks = {mark: name for name, mark in entries.items()}
     assert list(entries) == ["mean and 95 % interval", "median over series"]
@@ -226,7 +225,7 @@ def calibrated() -> list[dict[str, Any]]:
 
 
 def test_coverage_is_drawn_over_its_level():
-    figure = figures.calibration_figure(calibrated())
+    figure = seen(figures.calibration_figure(calibrated()))
     (ax,) = figure.axes
     assert text_of(ax.xaxis)[0] == "nominal share of the band (%)" and text_of(ax.yaxis)[0] == "true values inside (%)"
     entries = {name: colour(handle) for name, handle in legend(figure).items()}
@@ -256,7 +255,7 @@ def test_errors_stand_at_the_level_of_their_condition():
                                                 {"name": "analog", "mae": 0.3, "mae_median": 0.25}]},
         {"level": "20 %", "value": 0.2, "rows": [{"name": "analog", "mae": 0.9, "mae_median": 0.6}]},
     ]  # fmt: skip
-    (ax,) = figures.level_figure(entries, "share that is missing").axes
+    (ax,) = seen(figures.level_figure(entries, "share that is missing")).axes
     found = lines(ax)
     np.testing.assert_allclose(found["tuned"], ([0, 0.05, 0.2], [0.2, 0.7, np.nan]))
     np.testing.assert_allclose(found["analog"], ([0, 0.05, 0.2], [0.5, 0.3, 0.9]))
@@ -275,7 +274,7 @@ def test_training_and_validation_losses_are_under_their_own_names():
         {"step": 3, "loss": 1.6, "learning_rate": 2e-4},
         {"step": 4, "validation_loss": 1.9, "forecast_mae": 0.7},
     ]
-    figure = figures.loss_figure(history, unit="hares")
+    figure = seen(figures.loss_figure(history, unit="hares"))
     losses, errors, rates = figure.axes
     assert list(legend(figure)) == ["training", "validation"]
     found = lines(losses)

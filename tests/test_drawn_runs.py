@@ -9,24 +9,25 @@ from typing import Any
 
 import numpy as np
 import pytest
-from drawn import colour, coloured, drawn, legend, lines, named, text_of, texts, ticks
+from drawn import colour, coloured, drawn, legend, lines, named, seen, text_of, texts, ticks
 
 import jaxlv.report
 import jaxlv.report.figures
+from jaxlv.flops import groups
 from jaxlv.flops.family import FAMILY
 from jaxlv.flops.table import count
 from jaxlv.flops.work import Work
 from jaxlv.report import compared, sweeps
 from jaxlv.report.compared import Entry
 from jaxlv.report.figures import costs
-from jaxlv.report.figures.svg import MUTED
 from jaxlv.report.folders import Run
+from jaxlv.report.theme import MUTED
 
 WORK = Work(FAMILY["qwen2.5-0.5b"], 4, 512)
 
 
 def test_every_figure_is_read_back():
-    """Whatever draws a figure is called in a file of tests that reads figures back."""
+    """Whatever makes a chart is called in a file of tests that reads figures back, and says that it is one."""
     modules = [
         importlib.import_module(f"{package.__name__}.{one.name}")
         for package in (jaxlv.report, jaxlv.report.figures)
@@ -36,8 +37,14 @@ def test_every_figure_is_read_back():
         f"{module.__name__.rpartition('.')[2]}.{name}": name
         for module in modules
         for name, function in vars(module).items()
-        if hasattr(function, "__wrapped__") and function.__module__ == module.__name__ and name.endswith("_figure")
+        if name.endswith("_figure") and function.__module__ == module.__name__
     }
+    assert {
+        vars(module)[name].__annotations__["return"]
+        for module in modules
+        for name in figures.values()
+        if name in vars(module)
+    } == {"Chart"}
     read = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_drawn_*.py"))
     assert len(figures) > 35
     assert [place for place, name in figures.items() if f".{name}(" not in read] == []
@@ -66,7 +73,7 @@ def runs() -> list[dict[str, Any]]:
 
 
 def test_the_effect_of_a_setting_joins_runs_that_differ_in_it_alone():
-    (ax,) = sweeps.effect_figure(runs(), "lora.rank", [2, 4, 8], "validation_loss").axes
+    (ax,) = seen(sweeps.effect_figure(runs(), "lora.rank", [2, 4, 8], "validation_loss")).axes
     assert ticks(ax.xaxis) == {0.0: "2", 1.0: "4", 2.0: "8"}
     joined = sorted([y.tolist() for x, y in coloured(ax, MUTED) if x.tolist() == [0, 2]])
     assert joined == [[0.54, 0.23], [0.62, 0.31]]  # at the rate 1e-3, and at 1e-4
@@ -80,12 +87,12 @@ def test_the_mean_effect_is_no_median():
         {"settings": {"lora.rank": 2, "train.seed": seed}, "validation_loss": loss}
         for seed, loss in enumerate((0.1, 0.2, 0.9))
     ]
-    (ax,) = sweeps.effect_figure(skewed, "lora.rank", [2], "validation_loss").axes
+    (ax,) = seen(sweeps.effect_figure(skewed, "lora.rank", [2], "validation_loss")).axes
     assert lines(ax)["mean"][1] == pytest.approx([0.4])
 
 
 def test_losses_of_all_runs_with_the_best_in_colour():
-    (ax,) = sweeps.losses_figure(runs(), "a").axes
+    (ax,) = seen(sweeps.losses_figure(runs(), "a")).axes
     x, y = named(ax)["a"][0]
     np.testing.assert_allclose((x, y), ([1, 4], [1.36, 0.36]))
     hue = next(one.colour for one in drawn(ax) if one.name == "a")
@@ -98,7 +105,7 @@ def test_losses_of_all_runs_with_the_best_in_colour():
 
 def test_the_front_of_error_against_cost_is_numbered_by_cost():
     entries = [(one["name"], one["flops"]["coursework"], one["validation_loss"]) for one in runs()[:4]]
-    (ax,) = sweeps.pareto_figure(entries, "FLOPs", "error").axes
+    (ax,) = seen(sweeps.pareto_figure(entries, "FLOPs", "error")).axes
     assert (text_of(ax.xaxis)[0], text_of(ax.yaxis)[0]) == ("FLOPs", "error")
     (points,), (front,) = ([line.get_data() for line in ax.lines if line.get_marker() == mark] for mark in "o.")
     np.testing.assert_array_equal(points, [[5e9, 3e9, 9e9, 4e9], [0.31, 0.62, 0.23, 0.54]])
@@ -107,9 +114,15 @@ def test_the_front_of_error_against_cost_is_numbered_by_cost():
     assert numbers["1"] == (3e9, 0.62) and numbers["4"] == (9e9, 0.23)
 
 
+def test_neighbours_on_a_front_have_one_number_together():
+    entries = [("a", 1e9, 0.5), ("b", 1.01e9, 0.499), ("c", 1.02e9, 0.498), ("d", 9e9, 0.2)]
+    (ax,) = seen(sweeps.pareto_figure(entries, "FLOPs", "error")).axes
+    assert {text.get_text(): tuple(text.xy) for text in ax.texts} == {"1-3": (1.02e9, 0.498), "4": (9e9, 0.2)}
+
+
 def test_each_group_has_a_front_and_a_colour_of_its_own():
     entries = [("a", 1e9, 0.5), ("b", 2e9, 0.4), ("c", 3e9, 0.45), ("d", 1.5e9, 0.9), ("e", 4e9, 0.8)]
-    (ax,) = sweeps.pareto_figure(entries, "FLOPs", "error", ["A", "A", "A", "B", "B"]).axes
+    (ax,) = seen(sweeps.pareto_figure(entries, "FLOPs", "error", ["A", "A", "A", "B", "B"])).axes
     found = lines(ax)
     np.testing.assert_array_equal(found["A"], ([1e9, 2e9], [0.5, 0.4]))
     np.testing.assert_array_equal(found["B"], ([1.5e9, 4e9], [0.9, 0.8]))
@@ -122,7 +135,7 @@ def test_losses_of_runs_side_by_side_are_under_their_own_names():
     entries = [
         Entry(f"folder/{one['name']}", Run(one["name"], one["settings"], {"history": one["history"]})) for one in runs()[:3]
     ]
-    (ax,) = compared.losses_figure(entries, [entry.name for entry in entries]).axes
+    (ax,) = seen(compared.losses_figure(entries, [entry.name for entry in entries])).axes
     found = named(ax)
     for entry in entries:
         trained = [(r["step"], r["loss"]) for r in entry.get("history") if "loss" in r]
@@ -138,8 +151,8 @@ def test_losses_of_runs_side_by_side_are_under_their_own_names():
 
 def test_a_waterfall_begins_each_bar_where_the_last_one_ended():
     conventions = ["coursework", "liu"]
-    for convention, ax in zip(conventions, costs.waterfall_figure(WORK, conventions).axes, strict=True):
-        steps = costs.waterfall_steps(WORK, convention)
+    for convention, ax in zip(conventions, seen(costs.waterfall_figure(WORK, conventions)).axes, strict=True):
+        steps = groups.waterfall_steps(WORK, convention)
         assert list(ticks(ax.yaxis).values()) == [name for name, _ in steps]
         spans = [(bar.get_x(), bar.get_x() + bar.get_width()) for group in ax.containers for bar in group.patches]
         flops = [flops / 1e12 for _, flops in steps]
@@ -153,7 +166,7 @@ def test_a_waterfall_begins_each_bar_where_the_last_one_ended():
 
 
 def test_a_waterfall_names_what_is_half_a_percent_more_or_less():
-    named_steps = {name: [step for step, _ in costs.waterfall_steps(WORK, name)] for name in ("mao", "liu")}
+    named_steps = {name: [step for step, _ in groups.waterfall_steps(WORK, name)] for name in ("mao", "liu")}
     first, last = ["exact", "backward = 2 x forward"], ["all else"]
     assert named_steps == {
         "mao": [*first, "q, k, v", "attention", "o", *last, "mao"],
@@ -163,8 +176,8 @@ def test_a_waterfall_names_what_is_half_a_percent_more_or_less():
 
 def test_the_products_of_each_group_stand_behind_one_another():
     names = ["exact", "coursework", "exact-all"]  # by the last, activations are computed again
-    assert costs.by_group(count(WORK, "exact-all"), ("recomputed",))["MLP"] > 0
-    figure = costs.components_figure(WORK, names)
+    assert groups.by_group(count(WORK, "exact-all"), ("recomputed",))["MLP"] > 0
+    figure = seen(costs.components_figure(WORK, names))
     (ax,) = figure.axes
     hues = {colour(handle): name for name, handle in legend(figure).items()}
     rows = {name: place for place, name in ticks(ax.yaxis).items()}
@@ -173,18 +186,20 @@ def test_the_products_of_each_group_stand_behind_one_another():
         for label, phases in (("forward", ("forward",)), ("backward", ("backward", "recomputed"))):
             place, reached = rows[f"{convention}, {label}"], 0.0
             own = [bar for group in ax.containers for bar in group.patches if bar.get_y() + bar.get_height() / 2 == place]
-            expected = costs.by_group(table, phases)
+            expected = groups.by_group(table, phases)
             for bar in own:
                 assert (bar.get_x(), bar.get_width()) == pytest.approx((reached, expected[hues[colour(bar)]] / 1e12))
                 reached += bar.get_width()
             total = sum(flops for (_, phase), flops in table.by_component().items() if phase in phases)
             assert reached == pytest.approx(total / 1e12) and len(own) == len(expected)
-    assert costs.group_of("o_proj") == "o" and costs.group_of("q_proj lora") == "LoRA" and costs.group_of("norm") == "other"
+    assert (
+        groups.group_of("o_proj") == "o" and groups.group_of("q_proj lora") == "LoRA" and groups.group_of("norm") == "other"
+    )
 
 
 def test_steps_that_a_budget_buys_under_each_convention():
     names, budget = ["exact", "coursework", "liu"], 1e17
-    (ax,) = costs.budget_figure(WORK, names, budget).axes
+    (ax,) = seen(costs.budget_figure(WORK, names, budget)).axes
     ends = {name: budget / count(WORK, name).total_train_step for name in names}
     for text in ax.texts:
         name, _, steps = text.get_text().partition(": ")
@@ -197,7 +212,7 @@ def test_steps_that_a_budget_buys_under_each_convention():
 
 def test_costs_of_a_token_by_the_length_of_its_row():
     names = ["exact", "coursework"]
-    (ax,) = costs.length_figure(WORK, names, (64, 256)).axes
+    (ax,) = seen(costs.length_figure(WORK, names, (64, 256))).axes
     for name, (x, y) in lines(ax).items():
         per_token = [count(Work(WORK.model, 4, n), name).total_train_step / (4 * n) / 1e9 for n in (64, 256)]
         np.testing.assert_allclose((x, y), ([64, 256], per_token))

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from drawn import bands, bars, colour, drawn, legend, lines, named, stairs, text_of, texts, ticks
+from drawn import bands, bars, colour, drawn, from_top, legend, lines, named, seen, stairs, text_of, texts, ticks
 from matplotlib.figure import Figure
 from records import unlike
 
@@ -14,8 +14,7 @@ from jaxlv.analysis.clusters import Clusters
 from jaxlv.analysis.exploration import Cycles
 from jaxlv.data.series import from_arrays
 from jaxlv.report.figures import exploration, series
-from jaxlv.report.figures.axes import species
-from jaxlv.report.figures.svg import PALETTE
+from jaxlv.report.theme import PALETTE, species
 
 NAMES = ("hare", "lynx")
 N, T = 12, 7
@@ -41,7 +40,7 @@ def test_variables_have_the_colours_of_their_places_in_turn():
 
 
 def test_each_variable_of_a_trajectory_is_in_its_own_colour(values):
-    figure = series.trajectory_figure(TIME, values[0], NAMES, "series 5: collapse")
+    figure = seen(series.trajectory_figure(TIME, values[0], NAMES, "series 5: collapse"))
     (ax,) = figure.axes
     assert next(iter(hues(figure))) == "series 5: collapse" and hues(figure)["lynx"] == species(1)
     found = {one.colour: (one.x, one.y) for one in drawn(ax)}
@@ -51,7 +50,7 @@ def test_each_variable_of_a_trajectory_is_in_its_own_colour(values):
 
 
 def test_a_typical_series_lies_in_the_band_of_80_percent_of_the_others(values):
-    figure = series.band_figure(TIME, values, values[4], NAMES, "cluster 2")
+    figure = seen(series.band_figure(TIME, values, values[4], NAMES, "cluster 2"))
     (ax,) = figure.axes
     found, areas = {one.colour: one.y for one in drawn(ax)}, {band.colour: band for band in bands(ax)}
     for v, name in enumerate(NAMES):
@@ -62,7 +61,7 @@ def test_a_typical_series_lies_in_the_band_of_80_percent_of_the_others(values):
 
 
 def test_the_phase_plane_of_a_series_begins_at_the_filled_dot(values):
-    (ax,) = series.phase_plane_figure(values[0], NAMES, "a title").axes
+    (ax,) = seen(series.phase_plane_figure(values[0], NAMES, "a title")).axes
     assert (text_of(ax.xaxis), text_of(ax.yaxis)) == (("hare", species(0)), ("lynx", species(1)))
     path, *dots = ax.lines
     np.testing.assert_array_equal(path.get_data(), values[0].T)
@@ -88,7 +87,7 @@ def mean_rows() -> list[dict[str, Any]]:
 
 
 def test_means_deviations_and_bands_of_each_variable():
-    figure = series.mean_figure(mean_rows(), NAMES)
+    figure = seen(series.mean_figure(mean_rows(), NAMES))
     assert list(legend(figure)) == ["mean", "10–90 % of series", "mean ± 1 standard deviation"]
     for v, (name, ax) in enumerate(zip(NAMES, figure.axes, strict=True)):
         own = {key: np.array([row[key] for row in mean_rows() if row["variable"] == name]) for key in mean_rows()[0]}
@@ -102,14 +101,14 @@ def test_means_deviations_and_bands_of_each_variable():
 
 
 def test_the_first_step_and_the_last_with_the_range_of_the_first(values):
-    figure = series.states_figure(values[:, 0], values[:, -1], NAMES)
+    figure = seen(series.states_figure(values[:, 0], values[:, -1], NAMES))
     for ax, step, title in zip(figure.axes, (0, -1), ("first step", "last step"), strict=True):
         assert ax.get_title(loc="left") == title and text_of(ax.xaxis) == ("hare", species(0))
         np.testing.assert_array_equal(ax.lines[0].get_data(), values[:, step].T)
     assert text_of(figure.axes[0].yaxis) == ("lynx", species(1))
-    (frame,) = figure.axes[1].patches
-    corner, size = frame.get_xy(), (frame.get_width(), frame.get_height())
-    np.testing.assert_allclose([corner, np.add(corner, size)], [values[:, 0].min(axis=0), values[:, 0].max(axis=0)])
+    frame = np.array(figure.axes[1].lines[1].get_data())
+    np.testing.assert_allclose([frame.min(axis=1), frame.max(axis=1)], [values[:, 0].min(axis=0), values[:, 0].max(axis=0)])
+    assert frame.shape == (2, 5) and texts(figure.axes[1]) == ["the range of the first step"]
 
 
 def shares(ax: Any, figure: Figure) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -120,7 +119,7 @@ def shares(ax: Any, figure: Figure) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 def test_values_are_counted_by_variable_in_percent_of_its_own(values):
     marked = {"95 %": 3.25, "99 %": 7.5}
-    figure = series.values_figure(values, NAMES, marked)
+    figure = seen(series.values_figure(values, NAMES, marked))
     (ax,) = figure.axes
     found = shares(ax, figure)
     for v, name in enumerate(NAMES):
@@ -132,7 +131,7 @@ def test_values_are_counted_by_variable_in_percent_of_its_own(values):
 
 def test_periods_are_counted_in_steps_and_read_in_time_units():
     period_NV = np.array([[10.2, 20.7], [11.5, np.nan], [11.7, 23.1], [14.9, 23.3]])
-    figure = series.period_figure(period_NV, NAMES, 2.5)
+    figure = seen(series.period_figure(period_NV, NAMES, 2.5))
     ax = figure.axes[0]
     found = shares(ax, figure)
     for name, counts in {"hare": {10: 1, 11: 2, 14: 1}, "lynx": {20: 1, 23: 2}}.items():
@@ -147,7 +146,7 @@ def test_periods_are_counted_in_steps_and_read_in_time_units():
 def test_lags_are_counted_in_steps_and_in_percent_of_the_period():
     lag_N, share_N = np.array([3.1, 3.2, 4.9, 9.9]), np.array([0.11, 0.13, 0.31, 0.97])
     for ax, values_N, unit in zip(
-        series.lag_figure(lag_N, share_N).axes, (lag_N, 100 * share_N), ("steps", "% of the period"), strict=True
+        seen(series.lag_figure(lag_N, share_N)).axes, (lag_N, 100 * share_N), ("steps", "% of the period"), strict=True
     ):
         assert text_of(ax.xaxis)[0] == f"lag ({unit})"
         ((_, heights, edges),) = stairs(ax)
@@ -161,7 +160,7 @@ def test_lags_are_counted_in_steps_and_in_percent_of_the_period():
 
 def test_clusters_lie_in_the_plane_of_the_first_two_components():
     place_N2, label_N = np.array(unlike(7, 9, 2)), np.array([0, 1, 2, 0, 1, 0, 2, 2, 1])
-    figure = exploration.plane_figure(place_N2, label_N, [0.62, 0.27])
+    figure = seen(exploration.plane_figure(place_N2, label_N, [0.62, 0.27]))
     (ax,) = figure.axes
     found = lines(ax)
     assert list(legend(figure)) == ["cluster 1", "cluster 2", "cluster 3"]
@@ -173,7 +172,7 @@ def test_clusters_lie_in_the_plane_of_the_first_two_components():
 
 def test_silhouettes_by_the_number_of_clusters_and_the_one_that_is_used():
     rows = [{"clusters": k, "silhouette": value} for k, value in ((2, 0.41), (3, 0.52), (4, 0.33))]
-    (ax,) = exploration.silhouette_figure(rows, 4).axes
+    (ax,) = seen(exploration.silhouette_figure(rows, 4)).axes
     every, used = ax.lines
     np.testing.assert_array_equal(every.get_data(), ([2, 3, 4], [0.41, 0.52, 0.33]))
     assert np.ravel(used.get_data()).tolist() == [4, 0.33] and used.get_markerfacecolor() != "none"
@@ -196,8 +195,8 @@ def at(ax: Any, place: float) -> list[Any]:
 
 def test_tokens_of_each_scheme():
     rows = scheme_rows(("tokens min", "tokens median", "tokens max"))
-    (ax,) = exploration.token_figure(rows).axes
-    assert [name for _, name in sorted(ticks(ax.yaxis).items())] == list(reversed(SCHEMES))
+    (ax,) = seen(exploration.token_figure(rows)).axes
+    assert from_top(ax) == list(SCHEMES)
     for place, name in ticks(ax.yaxis).items():
         row = next(row for row in rows if row["scheme"] == name)
         span, dot = at(ax, place)
@@ -207,7 +206,7 @@ def test_tokens_of_each_scheme():
 
 def test_rounding_errors_of_each_scheme():
     rows = scheme_rows(("mae min", "mae median", "mae", "mae max", "max error"))
-    figure = exploration.round_trip_figure(rows)
+    figure = seen(exploration.round_trip_figure(rows))
     (ax,) = figure.axes
     marks = {handle.get_marker(): name for name, handle in legend(figure).items()}
     assert marks == {"o": "mean, and its range over series", "D": "largest single error"}
@@ -225,7 +224,7 @@ def test_padding_and_what_is_left_out_by_part_scheme_and_length():
         for part in ("training", "validation")
         for length in (64, 300)
     ]
-    figure = exploration.window_figure(rows)
+    figure = seen(exploration.window_figure(rows))
     lengths = list(legend(figure).items())
     assert [name for name, _ in lengths] == ["64 tokens", "300 tokens"]
     top, bottom = figure.axes[:2], figure.axes[2:]
@@ -254,7 +253,8 @@ def explored(values) -> dict[str, tuple[Figure, str]]:
     regimes = {"main": main, "silhouettes": [{"clusters": 2, "silhouette": 0.5}]}
     overall = {f"p{p:g}": 3.0 + p for p in (95, 99, 99.7)}
     tables = {"values": [overall], "mean": mean_rows(), "tokens": [{"series": 0}]}
-    return exploration.drawings(data, data.select([22, 25]), rule_N, found, 0.5, regimes, tables)
+    made = exploration.drawings(data, data.select([22, 25]), rule_N, found, 0.5, regimes, tables)
+    return {name: (seen(chart), label) for name, (chart, label) in made.items()}
 
 
 def test_every_figure_is_of_the_series_and_rows_that_it_is_named_after(explored, values):

@@ -9,13 +9,17 @@ import xml.etree.ElementTree as ET
 import matplotlib
 import numpy as np
 import pytest
+from drawn import bands, legend, seen
 
 from jaxlv.errors import JaxlvWarning
+from jaxlv.report import charts
 from jaxlv.report.figures import analyses as of_analyses
+from jaxlv.report.figures import anatomy as of_anatomy
 from jaxlv.report.figures import evaluation as figures
 from jaxlv.report.figures import series as of_series
 from jaxlv.report.figures import svg as svgs
 from jaxlv.report.figures.evaluation import ForecastPanel
+from jaxlv.report.theme import PALETTE, css_variables
 
 HOSTILE = '<script>alert("1")</script> $x_1$'
 SVG = "{http://www.w3.org/2000/svg}"
@@ -126,8 +130,8 @@ def test_same_input_gives_the_same_bytes(drawing):
 def test_svg_has_each_point_where_the_figure_has_it():
     """To a tenth of a pixel, from the top left."""
     rows = [{"name": "tuned", "mae_by_step": [0.1, 0.31, 0.23, 0.77, 0.5]}]
-    figure = figures.step_error_figure(rows)
-    svg = svgs.to_svg(figure, "x")
+    chart = figures.step_error_figure(rows)
+    svg, figure = svgs.to_svg(chart, "x"), seen(chart)
     height = float(ET.fromstring(svg).attrib["height"])
     (line,) = figure.axes[0].lines
     x, y = figure.axes[0].transData.transform(np.transpose(line.get_data())).T
@@ -146,7 +150,7 @@ def test_every_colour_follows_the_page(drawing):
     plain = re.sub(r"var\(--[\w-]+,#[0-9a-f]{6}\)", "", svg)
     assert not re.findall(r"#[0-9a-f]{6}\b(?![\w-])", plain)
     used = set(re.findall(r"var\(--([\w-]+),", svg))
-    assert used and all(f"--{name}:" in svgs.css_variables(dark=True) for name in used)
+    assert used and all(f"--{name}:" in css_variables(dark=True) for name in used)
 
 
 def test_palette_is_legible_on_white_and_on_dark():
@@ -155,12 +159,12 @@ def test_palette_is_legible_on_white_and_on_dark():
         linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
         return float(linear @ [0.2126, 0.7152, 0.0722])
 
-    for name, (light, dark) in svgs.PALETTE.items():
+    for name, (light, dark) in PALETTE.items():
         if name == "rule":
             continue
         assert 1.05 / (luminance(light) + 0.05) >= 4.5, name
         assert (luminance(dark) + 0.05) / (luminance("#15181b") + 0.05) >= 4.5, name
-    assert len({light for light, _ in svgs.PALETTE.values()}) == len(svgs.PALETTE)
+    assert len({light for light, _ in PALETTE.values()}) == len(PALETTE)
 
 
 def test_names_from_data_stay_text():
@@ -195,6 +199,94 @@ def test_what_xml_cannot_hold_is_replaced():
     assert "a\ufffdb" in texts(svgs.to_svg(figures.forecast_figure(make_panel(variables=("a\x0bb", "c"))), "x"))
 
 
+# ------------------------------------------------------------------------------------------ under the pointer
+
+
+def told(svg: str) -> dict[str, tuple[float, float]]:
+    """{words: (x, y)} of the places that say a value under the pointer, by their centre."""
+    places = {}
+    for node in ET.fromstring(svg).iterfind(f"{SVG}g[@class='values']/*"):
+        x, y, w, h = (float(node.get(name, 0)) for name in ("x", "y", "width", "height"))
+        at = (x + w / 2, y + h / 2) if node.tag == f"{SVG}rect" else (float(node.attrib["cx"]), float(node.attrib["cy"]))
+        places["".join(node.itertext())] = at
+    return places
+
+
+def test_a_point_says_its_series_place_value_and_unit_where_it_is_drawn():
+    rows = [{"name": "tuned", "mae_by_step": [0.1, 0.31, None]}, {"name": "last value", "mae_by_step": [0.5, 0.6, 0.62]}]
+    chart = figures.step_error_figure(rows, unit="hares")
+    svg = svgs.to_svg(chart, "x")
+    found, ax, height = told(svg), seen(chart).axes[0], float(ET.fromstring(svg).attrib["height"])
+    expected = {
+        "tuned, step ahead 1: 0.100 hares": (1, 0.1), "tuned, step ahead 2: 0.310 hares": (2, 0.31),
+        "last value, step ahead 1: 0.500 hares": (1, 0.5), "last value, step ahead 3: 0.620 hares": (3, 0.62),
+    }  # fmt: skip
+    assert set(expected) <= set(found) and not [words for words in found if words.startswith("tuned, step ahead 3")]
+    for words, place in expected.items():
+        x, y = ax.transData.transform(place)
+        np.testing.assert_allclose(found[words], (x, height - y), atol=0.06)
+
+
+def test_bars_cells_bins_and_intervals_say_their_values():
+    rows = [{"name": "tuned", "mae": 0.2, "mae_median": 0.15, "mae_ci95": [0.17, 0.26]},
+            {"name": "one series", "mae": 0.4, "mae_median": 0.4, "mae_ci95": [0.4, 0.4]}]  # fmt: skip
+    errors = {"series": [8, 3], "log10_mse": {"hare": [-2.5, -1.25], "lynx": [-3, None]}}
+    spectra = {
+        "projections": [{"layer": 2, "projection": "q_proj", "norm": 0.125}, {"layer": 5, "projection": "q_proj", "norm": 2}]
+    }
+    plane = {"dash": "none", "marker": "o"}
+    near = charts.single("scatter", [charts.Series("a", [1.0], [2.0], notes=["series 4"], **plane)],
+                         charts.Axis("hares", "t"), charts.Axis("lynxes"), 200)  # fmt: skip
+    drawn = {
+        "dots": (figures.interval_figure(rows),
+                 {"mean, tuned: 0.200 raw units (0.170 – 0.260)", "median, tuned: 0.150 raw units",
+                  "mean, one series: 0.400 raw units"}),
+        "bars": (of_analyses.sorted_figure({"variables": ["hare", "lynx"], "methods": {"tuned": errors}}, ["tuned"]),
+                 {"hare, series 8: log10 MSE, tuned −2.50", "hare, series 3: log10 MSE, tuned −1.25",
+                  "lynx, series 8: log10 MSE, tuned −3"}),
+        "cells": (of_anatomy.heatmap_figure(spectra, "norm"), {"layer 2, q: 0.12", "layer 5, q: 2.00"}),
+        "bins": (of_series.lag_figure(np.array([1.1, 1.2, 1.7]), np.array([0.1, 0.2, 0.2])),
+                 {"lag 1.25: series per bin 2", "lag 1.75: series per bin 1"}),
+        "points": (near, {"a, hares 1 t, lynxes 2 (series 4)"}),
+    }  # fmt: skip
+    for kind, (chart, expected) in drawn.items():
+        assert expected <= set(told(svgs.to_svg(chart, "x"))), kind
+
+
+def test_what_is_under_the_pointer_is_text_that_needs_no_script_and_a_third_of_the_figure_at_most(drawing):
+    svg = drawing[1]
+    begin = svg.index('<g class="values"')
+    assert 0 < len(svg) - begin <= begin / 3 + 80 and not re.search(r"<script|\bon\w+=", svg)
+    assert all(words.strip() and "nan" not in words for words in told(svg))
+
+
+def test_long_lines_say_their_ends_and_every_so_many_points():
+    history = [{"step": step, "loss": 1 + 1 / step} for step in range(1, 2001)]
+    found = told(svgs.to_svg(figures.loss_figure(history), "x"))
+    assert {"training, training step 1: 2 nats per token", "training, training step 2000: 1.00 nats per token"} <= set(found)
+    assert 4 < len(found) < 100
+
+
+def test_names_under_the_pointer_stay_text():
+    svg = svgs.to_svg(figures.step_error_figure(make_rows((HOSTILE, "a\x0bb"))), "x")
+    assert any(words.startswith(HOSTILE) for words in told(svg)) and any("a\ufffdb" in words for words in told(svg))
+
+
+def test_bands_that_few_samples_make_equal_are_drawn_once():
+    few, many = make_panel(samples=5), make_panel(samples=60)
+    few.samples_SHV[1:3] = few.samples_SHV[3:4]
+    assert np.array_equal(few.band(0.8), few.band(0.95)) and not np.array_equal(few.band(0.5), few.band(0.8))
+    counts = []
+    for panel, names in ((few, ["50 %", "80 and 95 %"]), (many, ["50 %", "80 %", "95 %"])):
+        figure = seen(figures.forecast_figure(panel))
+        assert [name for name in legend(figure) if name.endswith("%")] == names
+        counts.append([len(bands(ax)) for ax in figure.axes])
+    assert counts == [[2, 2], [3, 3]]
+
+
+# ------------------------------------------------------------------------------------------ what is not there
+
+
 def test_a_font_without_a_character_is_told_once(tmp_path):
     figure = figures.forecast_figure(make_panel(variables=("名前", "b")))
     svgs._warn_of_boxes.cache_clear()
@@ -207,7 +299,7 @@ def test_a_font_without_a_character_is_told_once(tmp_path):
 
 def test_calibration_shows_samples_alone_with_what_they_reach():
     figure = figures.calibration_figure(make_calibrated())
-    words = texts(svgs.to_svg(figure, "x"))
+    words, figure = texts(svgs.to_svg(figure, "x")), seen(figure)
     assert {"tuned", "untuned", "calibrated", "as intervals", "adjusted"} <= set(words)
     assert not {"last value", "empty"} & set(words)
     assert "most that the samples can cover: 90.5 %" in words
@@ -233,7 +325,7 @@ def test_a_wild_sample_does_not_flatten_the_rest():
     panel = make_panel()
     panel.samples_SHV[3:] *= 1e6
     assert panel.is_cut and not make_panel().is_cut
-    for ax in figures.forecast_figure(panel).axes:
+    for ax in seen(figures.forecast_figure(panel)).axes:
         assert ax.get_ylim()[1] < 20
 
 
@@ -268,9 +360,9 @@ def test_names_at_line_ends_stand_apart():
 
 
 def test_loss_figure_has_a_panel_for_what_was_logged():
-    assert len(figures.loss_figure(make_history()).axes) == 3
+    assert len(seen(figures.loss_figure(make_history())).axes) == 3
     constant = [{"step": step, "loss": 1 / step, "learning_rate": 1e-5} for step in (1, 2, 3)]
-    assert len(figures.loss_figure(constant).axes) == 1
+    assert len(seen(figures.loss_figure(constant)).axes) == 1
 
 
 def test_matplotlib_settings_are_left_alone(tmp_path):

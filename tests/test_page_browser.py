@@ -57,10 +57,17 @@ addEventListener("load", () => {
     return {alt: svg.getAttribute("aria-label"), role: svg.getAttribute("role"), width: box.width, height: box.height,
             sized: Number(svg.getAttribute("width")) > 0 && Number(svg.getAttribute("height")) > 0};
   });
+  const untold = [...document.querySelectorAll("svg .values>*")].filter(mark => {
+    mark.scrollIntoView({block: "center"});
+    const box = mark.getBoundingClientRect();
+    const hit = document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);
+    return !hit?.querySelector("title")?.textContent.trim();
+  }).map(mark => mark.textContent);
+  const values = document.querySelectorAll("svg .values title").length;
   const ids = [...document.querySelectorAll("[id]")].map(node => node.id);
   const dead = [...document.querySelectorAll("a")].filter(a => !document.querySelector(a.getAttribute("href")));
   const twice = ids.filter((id, i) => ids.indexOf(id) !== i);
-  const found = {clicked, unsorted, figures, twice, dead: dead.map(a => a.textContent),
+  const found = {clicked, unsorted, values, untold, figures, twice, dead: dead.map(a => a.textContent),
     beyond: document.documentElement.scrollWidth - document.documentElement.clientWidth,
     names: [...document.querySelector("table").tBodies[0].rows].map(row => row.cells[0].textContent)};
   const place = (window.parent || window).document, node = place.createElement("pre");
@@ -136,6 +143,7 @@ def test_a_page_of_runs_has_no_errors_named_figures_and_tables_that_sort(browse,
     assert seen.errors == []
     assert len(seen.found["figures"]) == page.count("<svg ") >= 8
     assert seen.unnamed == []
+    assert seen.found["values"] == page.count("<title>") - 1 > 50 and seen.found["untold"] == []
     assert seen.found["clicked"] == 2 * page.count("<button") > 50
     assert seen.found["unsorted"] == []
     assert seen.found["dead"] == seen.found["twice"] == []  # every entry of the contents leads somewhere, and to one place
@@ -153,12 +161,14 @@ def test_what_is_broken_is_found(browse, page):
     broken = page.replace('addEventListener("click"', 'addEventListener("dblclick"')
     broken = re.sub(r'aria-label="[^"]*" (?=font-family)', "", broken, count=1)
     broken = re.sub(r'<svg ([^>]*)width="\d[\d.]*"', r'<svg \1width="0"', broken, count=2)
+    broken = broken.replace('pointer-events="all"', 'pointer-events="none"', 3)
     broken = broken.replace("</main>", '<div style="width:3000px" id="section-1-2">x</div><script>null.x</script></main>')
     broken = broken.replace('href="#section-1-1"', 'href="#nowhere"')
     seen = browse(broken)
     assert len(seen.errors) == 1 and "null" in seen.errors[0]
     assert len(seen.found["unsorted"]) == seen.found["clicked"]
     assert [(figure["alt"] is None, figure["sized"]) for figure in seen.unnamed] == [(True, False), (False, False)]
+    assert 0 < len(seen.found["untold"]) < seen.found["values"]
     assert seen.found["twice"] == ["section-1-2"]
     assert seen.found["dead"] == ["All runs"]
     assert seen.found["beyond"] > 0

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 import records
-from drawn import cells, check
+from drawn import cells, check, seen
 
 from jaxlv.report import analyses as analyses_page
 from jaxlv.report.page import number, percent
@@ -232,7 +232,7 @@ def test_forecasts_of_an_analysis_are_drawn_from_its_own_series():
     (part,) = (part for part in analyses_page.parts_of(tree) if part.title == "Forecasts against truth")
     for picture, one in zip(part.content, tree["extremes"]["picked"], strict=True):
         assert picture.label.startswith(f"Series {one['series']}") and number(one["mse"]) in picture.caption
-        for v, ax in enumerate(picture.drawing.axes):
+        for v, ax in enumerate(seen(picture.drawing).axes):
             ink = [line.get_ydata().tolist() for line in ax.lines if len(line.get_xdata()) == 7]
             assert ink == [[row[v] for row in (*one["context"], *one["truth"])]]
 
@@ -240,5 +240,5 @@ def test_forecasts_of_an_analysis_are_drawn_from_its_own_series():
 def test_mean_errors_are_drawn_beside_medians():
     (part,) = (part for part in analyses_page.parts_of(records.everything()) if part.title == "Errors by step ahead")
     means = next(item for item in part.content if getattr(item, "name", "") == "mean_errors")
-    drawn = sorted(line.get_ydata().tolist() for line in means.drawing.axes[0].lines)
+    drawn = sorted(line.get_ydata().tolist() for line in seen(means.drawing).axes[0].lines)
     assert drawn == sorted(method["mean"] for method in records.growth()["methods"].values())

@@ -7,12 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from matplotlib.figure import Figure as Drawing
-
 from jaxlv.report import evaluation, sweeps
+from jaxlv.report.charts import WIDTH, Axis, Chart, Series, shortened, single
 from jaxlv.report.figures import evaluation as figures
-from jaxlv.report.figures.axes import ABOVE, WIDTH, canvas, shortened
-from jaxlv.report.figures.svg import styled
 from jaxlv.report.folders import Evaluation, Run
 from jaxlv.report.page import Block, Figure, Section, Table, number, svg
 from jaxlv.report.tables.columns import Column, count, table_of, words
@@ -347,27 +344,22 @@ def _listed(differ: Mapping[str, str]) -> str:
 # -------------------------------------------------------------------------------------------- the losses
 
 
-@styled
-def losses_figure(entries: Sequence[Entry], names: Sequence[str]) -> Drawing:
+def losses_figure(entries: Sequence[Entry], names: Sequence[str]) -> Chart:
     """Training loss (thin) and validation loss (dots) of runs by step, a colour for each of their names."""
-    figure = canvas(2 * WIDTH, 320)
-    ax = figure.subplots()
     colours = dict(zip(dict.fromkeys(names), sweeps.GROUPS, strict=False))
-    seen: set[str] = set()
+    series = []
     for entry, name in zip(entries, names, strict=True):
         history, colour = entry.get("history") or [], colours[name]
-        ax.plot(
-            *figures.curve(history, "loss"), color=colour, linewidth=0.8, alpha=0.6, label=None if name in seen else name
+        series.append(Series(name, *figures.curve(history, "loss"), colour=colour, width=0.8, alpha=0.6))
+        dots = figures.curve(history, "validation_loss")
+        series.append(
+            Series(
+                name, *dots, colour=colour, dash="none", marker="o", size=5, keyed=False, notes=[entry.name] * len(dots[0])
+            )
         )
-        ax.plot(*figures.curve(history, "validation_loss"), "o", color=colour, markersize=5, markeredgewidth=0)
-        seen.add(name)
-    ax.set_xlabel("training step")
-    ax.set_ylabel("loss (nats per token)")
-    ax.set_xlim(left=0)
-    legend = figure.legend(ncols=2 if max(map(len, names)) < 40 else 1, **ABOVE)
-    for line in legend.get_lines():
-        line.set(linewidth=2.2, alpha=1.0)
-    return figure
+    keys = [Series(name, y=(), colour=colour, width=2.2) for name, colour in colours.items()]
+    y = Axis("loss", "nats per token")
+    return single("lines", series, figures.TRAINING_STEP, y, 320, width=2 * WIDTH, keys=keys)
 
 
 def losses_block(entries: Sequence[Entry]) -> Figure | None:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from markupsafe import Markup
-from matplotlib.figure import Figure as Drawing
 
+from jaxlv.report.charts import Chart
 from jaxlv.report.page import Block, Figure, Section, Table, svg
 
 Tree = Mapping[str, Any]
@@ -20,7 +20,7 @@ class Picture:
     """A figure that is drawn once and written twice: into a page, and to files of that name."""
 
     name: str
-    drawing: Drawing
+    drawing: Chart
     label: str
     caption: str
     layout: Literal["cell", "full", "side"] = "cell"

@@ -8,13 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Drawing
 
+from jaxlv.report.charts import WIDTH, Axis, Chart, Series, single
 from jaxlv.report.figures import evaluation as figures
-from jaxlv.report.figures.axes import ABOVE, WIDTH, canvas, log_ticks
-from jaxlv.report.figures.evaluation import MODEL
-from jaxlv.report.figures.svg import MUTED, PALETTE, styled
 from jaxlv.report.page import (
     MISSING,
     Block,
@@ -30,13 +26,13 @@ from jaxlv.report.page import (
     plain,
     svg,
 )  # fmt: skip
+from jaxlv.report.theme import MODEL, MUTED, PALETTE
 
 Tree = Mapping[str, Any]
 RULES = {"validation_loss": "validation loss (nats per token)", "forecast_mae": "validation MAE (raw units)"}
 """What a run may be chosen by, with its unit."""
 GROUPS = [PALETTE[name][0] for name in ("row-tuned", "species-1", "species-2", "row-untuned", "row-1", "row-2")]
 """Colours of groups of runs."""
-NEAR = 14  # CSS pixels between two numbers that can both be read
 
 
 @dataclass(frozen=True)
@@ -140,56 +136,46 @@ def format_runs(runs: Sequence[Tree], best: str) -> str:
     return "\n".join([lines[0], "-" * (sum(widths) + 2 * len(widths) - 2), *lines[1:]])
 
 
-@styled
-def effect_figure(runs: Sequence[Tree], name: str, values: Sequence[Any], rule: str) -> Drawing:
+def effect_figure(runs: Sequence[Tree], name: str, values: Sequence[Any], rule: str) -> Chart:
     """The rule's figure at each value of a setting: a dot for each run, lines between runs that differ in it alone."""
-    figure = canvas(WIDTH, 250)
-    ax = figure.subplots()
     place = {repr(value): i for i, value in enumerate(values)}
-    varied, lines = axes_of(runs), dict[str, list[tuple[int, float]]]()
+    varied, lines = axes_of(runs), dict[str, list[tuple[int, float, str]]]()
     for one in runs:
-        if one.get(rule) is None:
-            continue
-        others = {key: one["settings"].get(key) for key in varied if key != name}
-        lines.setdefault(repr(others), []).append((place[repr(one["settings"].get(name))], one[rule]))
+        if one.get(rule) is not None:
+            others = {key: one["settings"].get(key) for key in varied if key != name}
+            point = place[repr(one["settings"].get(name))], one[rule], one.get("name", "")
+            lines.setdefault(repr(others), []).append(point)
+    series = []
     for points in lines.values():
-        x, y = zip(*sorted(points), strict=True)
-        ax.plot(x, y, color=MUTED, linewidth=0.9, marker="o", markersize=4, markeredgewidth=0)
-    means = [[y for points in lines.values() for x, y in points if x == i] for i in range(len(values))]
+        at, y, names = zip(*sorted(points), strict=True)
+        series.append(Series("", at, y, colour=MUTED, width=0.9, marker="o", size=4, notes=names))
+    means = [[y for points in lines.values() for x, y, _ in points if x == i] for i in range(len(values))]
     held = [i for i, found in enumerate(means) if found]
     if len(lines) > 1:
-        ax.plot(held, [np.mean(means[i]) for i in held], color=MODEL, linewidth=2.2, marker="D", markersize=6, label="mean")
-        figure.legend(loc="outside upper left", borderpad=0)
-    ax.set_xticks(range(len(values)), [setting(value) for value in values])
-    ax.set_xlabel(_plainly(name))
-    ax.set_ylabel(RULES[rule])
-    ax.margins(x=0.12)
-    ax.grid(False, axis="x")
-    return figure
+        mean = [np.mean(means[i]) for i in held]
+        series.append(Series("mean", held, mean, colour=MODEL, width=2.2, marker="D"))
+    ticks = {float(i): setting(value) for i, value in enumerate(values)}
+    margin = 0.14 * max(len(values) - 1, 1)
+    x = Axis(_plainly(name), ticks=ticks, limits=(-margin, len(values) - 1 + margin))
+    return single("lines", series, x, _axis(RULES[rule]), 250)
 
 
-@styled
-def losses_figure(runs: Sequence[Tree], best: str) -> Drawing:
+def _axis(words: str, **options: Any) -> Axis:
+    """The axis of "a figure (its unit)"."""
+    label, _, unit = words.partition(" (")
+    return Axis(label, unit.removesuffix(")"), **options)
+
+
+def losses_figure(runs: Sequence[Tree], best: str) -> Chart:
     """Training loss (thin) and validation loss (dots) of every run by step, the best one on top."""
-    figure = canvas(WIDTH, 280)
-    ax = figure.subplots()
+    series = []
     for one in sorted(runs, key=lambda one: one["name"] == best):
-        chosen = one["name"] == best
-        colour, width = (MODEL, 1.8) if chosen else (MUTED, 0.7)
-        history = one.get("history") or []
-        steps, losses = figures.curve(history, "loss")
-        if len(steps):
-            ax.plot(
-                steps, losses, color=colour, linewidth=width, alpha=1.0 if chosen else 0.55, label=best if chosen else None
-            )
-        steps, losses = figures.curve(history, "validation_loss")
-        if len(steps):
-            ax.plot(steps, losses, "o", color=colour, markersize=5 if chosen else 3, markeredgewidth=0)
-    ax.set_xlabel("training step")
-    ax.set_ylabel("loss (nats per token)")
-    ax.set_xlim(left=0)
-    figure.legend(loc="outside upper left", borderpad=0)
-    return figure
+        name, chosen, history = one["name"], one["name"] == best, one.get("history") or []
+        colour, width, alpha, size = (MODEL, 1.8, 1.0, 5.0) if chosen else (MUTED, 0.7, 0.55, 3.0)
+        series.append(Series(name, *figures.curve(history, "loss"), colour=colour, width=width, alpha=alpha, keyed=chosen))
+        dots = figures.curve(history, "validation_loss")
+        series.append(Series(name, *dots, colour=colour, dash="none", marker="o", size=size, keyed=False))
+    return single("lines", series, figures.TRAINING_STEP, Axis("loss", "nats per token"), 280)
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -201,50 +187,27 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
     return kept
 
 
-@styled
 def pareto_figure(
     entries: Sequence[tuple[str, float, float]], cost: str, error: str, groups: Sequence[str] = (), width: int = WIDTH
-) -> Drawing:
+) -> Chart:
     """Error against cost of named runs, both logarithmic; the front that nothing beats in both, numbered by cost.
 
     With a group for each run, every group has a colour and a front of its own, and the numbers go on from one to the next.
     """
-    names = list(dict.fromkeys(groups)) or [""]
-    figure = canvas(width, 300 + 16 * (len(names) if len(names) > 1 else 0))
-    ax = figure.subplots()
-    points, number_of = [(x, y) for _, x, y in entries], itertools.count(1)
-    fronts: list[tuple[list[tuple[int, tuple[float, float]]], str]] = []
+    names, number_of = list(dict.fromkeys(groups)) or [""], itertools.count(1)
+    dots, fronts = [], []
     for name, colour in zip(names, itertools.cycle(GROUPS), strict=False):
-        own = [i for i in range(len(points)) if not groups or groups[i] == name]
-        kept = [own[i] for i in front([points[i] for i in own])]
-        dots = MUTED if len(names) == 1 else colour
-        ax.plot(*zip(*(points[i] for i in own), strict=True), "o", color=dots, markersize=5, markeredgewidth=0, alpha=0.7)
-        line: dict[str, Any] = {"color": colour, "linewidth": 1.6, "drawstyle": "steps-post", "label": name or None}
-        ax.plot(*zip(*(points[i] for i in kept), strict=True), ".-", **line)
-        fronts.append(([(next(number_of), points[index]) for index in kept], colour))
-    ax.set_xscale("log")
-    ax.set_yscale("log")
-    log_ticks(ax.xaxis, *ax.get_xlim())
-    log_ticks(ax.yaxis, *ax.get_ylim())
-    for numbered, colour in fronts:
-        _number_points(ax, numbered, colour)
-    ax.set_xlabel(cost)
-    ax.set_ylabel(error)
-    if len(names) > 1:
-        figure.legend(ncols=1, **ABOVE)
-    return figure
-
-
-def _number_points(ax: Axes, numbered: Sequence[tuple[int, tuple[float, float]]], colour: str) -> None:
-    """Numbers beside points, one for neighbours that would stand on one another: "1-3"."""
-    together: list[list[tuple[int, tuple[float, float]]]] = []
-    for one in numbered:
-        near = together and np.hypot(*(ax.transData.transform(one[1]) - ax.transData.transform(together[-1][-1][1]))) < NEAR
-        together[-1].append(one) if near else together.append([one])
-    for group in together:
-        (first, _), (last, point) = group[0], group[-1]
-        words = str(first) if first == last else f"{first}-{last}"
-        ax.annotate(words, point, xytext=(4, 4), textcoords="offset points", color=colour, fontsize=10)
+        own = [one for i, one in enumerate(entries) if not groups or groups[i] == name]
+        runs, x, y = zip(*own, strict=True)
+        kept = front([(x, y) for _, x, y in own])
+        hue = MUTED if len(names) == 1 else colour
+        look: dict[str, Any] = {"dash": "none", "marker": "o", "size": 5, "alpha": 0.7}
+        dots.append(Series(name, x, y, colour=hue, keyed=False, notes=runs, **look))
+        labels = [str(next(number_of)) for _ in kept]
+        points = [x[i] for i in kept], [y[i] for i in kept]
+        fronts.append(Series(name, *points, colour=colour, width=1.6, marker=".", stepped=True, labels=labels, told=False))
+    height = 300 + 16 * (len(names) if len(names) > 1 else 0)
+    return single("scatter", [*dots, *fronts], _axis(cost, scale="log"), _axis(error, scale="log"), height, width=width)
 
 
 def sections(result: Tree) -> list[Section]:

@@ -1,152 +1,79 @@
-"""Figures of what a training step costs under each convention; jaxlv.report.figures.svg writes them."""
+"""Charts of what a training step costs under each convention."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
+import numpy as np
 
-from jaxlv.flops.table import Table, count
+from jaxlv.flops.groups import GROUPS, by_group, waterfall_steps
+from jaxlv.flops.table import count
 from jaxlv.flops.work import Work
-from jaxlv.report.figures.svg import INK, MUTED, PALETTE, styled
+from jaxlv.report.charts import Axis, Chart, Note, Panel, Series, rows_of, single
+from jaxlv.report.theme import INK, MODEL, MUTED, PALETTE
 
-GROUPS: Mapping[str, tuple[str, ...]] = {
-    "q, k, v": ("q_proj", "k_proj", "v_proj"),
-    "attention": ("scores", "scale", "mask", "softmax", "weighted sum", "rope"),
-    "o": ("o_proj",),
-    "MLP": ("gate_proj", "up_proj", "down_proj", "activation"),
-    "head": ("head", "padding", "loss"),
-    "LoRA": (),  # every component with "lora" in its name
-    "other": (),  # norms, residuals, embedding, optimiser
-}
 HUES = ("row-tuned", "species-1", "species-2", "row-2", "row-1", "row-untuned", "row-6", "row-5", "row-7", "row-3")
-SMALL = 0.005  # of the exact step: what a waterfall puts together
 WIDTH = 560
 TERA = 1e12
 LENGTHS = (64, 128, 256, 512, 768, 1024, 2048, 4096)
-
-
-def group_of(component: str) -> str:
-    """The group that a component is drawn in."""
-    if "lora" in component:
-        return "LoRA"
-    return next((name for name, members in GROUPS.items() if component in members), "other")
-
-
-def by_group(table: Table, phases: Sequence[str]) -> dict[str, int]:
-    """FLOPs of each group in some phases."""
-    sums = dict.fromkeys(GROUPS, 0)
-    for (component, phase), flops in table.by_component().items():
-        if phase in phases:
-            sums[group_of(component)] += flops
-    return sums
+STEP = "10¹² FLOPs a training step"
 
 
 def hue(index: int) -> str:
-    """The colour of the group or convention of that number."""
+    """Returns the colour of the group or convention of that number."""
     return PALETTE[HUES[index % len(HUES)]][0]
 
 
-def _figure(height: float) -> Figure:
-    return Figure(figsize=(WIDTH / 72, height / 72), layout=ConstrainedLayoutEngine(w_pad=3 / 72, h_pad=3 / 72))
-
-
-def waterfall_steps(work: Work, convention: str) -> list[tuple[str, int]]:
-    """(name, FLOPs) from the exact step to a convention's whose backward pass is twice the forward pass; they add up."""
-    exact, other = count(work, "exact"), count(work, convention)
-    steps = [("exact", exact.total_train_step), ("backward = 2 x forward", 3 * exact.total_forward - exact.total_train_step)]
-    ours = by_group(exact, ("forward",))
-    ours["head"] = exact.by_component().get(("head", "forward"), 0)
-    theirs = by_group(other, ("forward", "backward"))
-    gaps = {name: theirs[name] - 3 * ours[name] for name in GROUPS}
-    large = {name: gap for name, gap in gaps.items() if abs(gap) >= SMALL * exact.total_train_step}
-    rest = sum(gaps.values()) - sum(large.values())
-    return [*steps, *large.items(), ("all else", rest), (convention, other.total_train_step)]
-
-
-@styled
-def waterfall_figure(work: Work, conventions: Sequence[str]) -> Figure:
+def waterfall_figure(work: Work, conventions: Sequence[str]) -> Chart:
     """From the products that are executed to what each convention counts, a panel for each."""
-    figure = _figure(40 + 92 * len(conventions))
-    axes = figure.subplots(len(conventions), 1, sharex=True, squeeze=False)[:, 0]
-    for ax, convention in zip(axes, conventions, strict=True):
-        steps = waterfall_steps(work, convention)
-        reached = 0.0
+    every = [waterfall_steps(work, convention) for convention in conventions]
+    greatest = max(float(np.cumsum([flops for _, flops in steps[:-1]]).max()) for steps in every) / TERA
+    x, panels = Axis(unit=STEP, limits=(0, 1.14 * greatest)), []
+    for steps in every:
+        series, reached = [], 0.0
         for row, (_, flops) in enumerate(steps):
-            total = row in (0, len(steps) - 1)
-            start = 0 if total else reached
-            colour = INK if total else PALETTE["row-tuned" if flops < 0 else "row-2"][0]
-            ax.barh(row, flops / TERA, left=start / TERA, color=colour, height=0.7)
-            end = start + flops
-            text = f"{flops / TERA:.2f}" if total else f"{flops / TERA:+.2f}"
-            ax.annotate(text, (max(start, end) / TERA, row), (3, 0), textcoords="offset points", va="center", fontsize=8)
-            reached = end
-        ax.set_yticks(range(len(steps)), [name for name, _ in steps])
-        ax.invert_yaxis()
-        ax.margins(x=0.12)
-    axes[-1].set_xlabel("10¹² FLOPs a training step")
-    return figure
+            total, size = row in (0, len(steps) - 1), flops / TERA
+            colour = INK if total else MODEL if flops < 0 else PALETTE["row-2"][0]
+            labels, base = [f"{size:.2f}" if total else f"{size:+.2f}"], [0 if total else reached]
+            series.append(Series("", [row], [size], colour=colour, width=0.7, base=base, labels=labels))
+            reached = base[0] + size
+        panels.append(Panel(series, x, rows_of([name for name, _ in steps])))
+    return Chart("waterfall", panels, (WIDTH, 40 + 92 * len(conventions)))
 
 
-@styled
-def components_figure(work: Work, conventions: Sequence[str]) -> Figure:
+def components_figure(work: Work, conventions: Sequence[str]) -> Chart:
     """Forward and backward of each convention, stacked by group."""
-    figure = _figure(64 + 40 * len(conventions))
-    ax = figure.subplots()
-    names, row = [], 0
-    for convention in conventions:
-        table = count(work, convention)
-        for label, phases in (("forward", ("forward",)), ("backward", ("backward", "recomputed"))):
-            reached = 0.0
-            for number, (group, flops) in enumerate(by_group(table, phases).items()):
-                shown = group if row == 0 else None
-                ax.barh(row, flops / TERA, left=reached / TERA, color=hue(number), height=0.8, label=shown)
-                reached += flops
-            names.append(f"{convention}, {label}")
-            row += 1
-    ax.set_yticks(range(row), names)
-    ax.invert_yaxis()
-    ax.set_xlabel("10¹² FLOPs a training step")
-    figure.legend(loc="outside upper center", ncols=len(GROUPS), frameon=False, fontsize=8)
-    return figure
+    phases = {"forward": ("forward",), "backward": ("backward", "recomputed")}
+    names = [f"{convention}, {label}" for convention in conventions for label in phases]
+    sums = [by_group(count(work, convention), own) for convention in conventions for own in phases.values()]
+    size_RG = np.array([list(one.values()) for one in sums]) / TERA
+    base_RG = size_RG.cumsum(axis=1) - size_RG
+    series = [
+        Series(group, range(len(names)), size_RG[:, g], colour=hue(g), width=0.8, base=base_RG[:, g])
+        for g, group in enumerate(GROUPS)
+    ]
+    return single("bars", series, Axis(unit=STEP), rows_of(names), 64 + 40 * len(conventions), width=WIDTH)
 
 
-@styled
-def budget_figure(work: Work, conventions: Sequence[str], budget: float) -> Figure:
+def budget_figure(work: Work, conventions: Sequence[str], budget: float) -> Chart:
     """What training costs against steps, and where each convention stops at the budget."""
-    figure = _figure(260)
-    ax = figure.subplots()
     ends = {name: budget / count(work, name).total_train_step for name in conventions}
+    series, notes = [Series("", y=[budget], mark="across", colour=MUTED, width=0.8)], []
     for i, (name, end) in enumerate(sorted(ends.items(), key=lambda item: item[1])):
         colour = hue(list(conventions).index(name))
-        ax.plot([0, end], [0, budget], color=colour)
-        ax.plot([end, end], [0, budget], color=colour, linestyle=(0, (2, 3)), linewidth=0.8)
-        ax.annotate(f"{name}: {int(end):,}", (end, budget), (0, 4 + 10 * (i % 3)), textcoords="offset points", ha="center",
-                    fontsize=8, color=colour)  # fmt: skip
-    ax.axhline(budget, color=MUTED, linewidth=0.8)
-    ax.set_ylim(0, 1.22 * budget)
-    ax.set_xlim(0)
-    ax.set_xlabel("train steps")
-    ax.set_ylabel("FLOPs")
-    return figure
+        series.append(Series(name, [0, end], [0, budget], colour=colour, told=False))
+        series.append(Series("", [end, end], [0, budget], colour=colour, dash=(0, (2, 3)), width=0.8, told=False))
+        notes.append(Note(f"{name}: {int(end):,}", end, budget, (0, 4 + 10 * (i % 3)), "center", True, colour))
+    x, y = Axis("train steps", limits=(0, None)), Axis("FLOPs", limits=(0, 1.22 * budget))
+    return single("lines", series, x, y, 260, width=WIDTH, notes=notes, names="none")
 
 
-@styled
-def length_figure(
-    work: Work, conventions: Sequence[str], lengths: Sequence[int] = (64, 128, 256, 512, 768, 1024, 2048, 4096)
-):
+def length_figure(work: Work, conventions: Sequence[str], lengths: Sequence[int] = LENGTHS) -> Chart:
     """FLOPs of a train step per token, against the length of a row."""
-    figure = _figure(260)
-    ax = figure.subplots()
+    series = []
     for i, name in enumerate(conventions):
         per_token = [count(replace(work, length=n), name).total_train_step / (work.batch * n) / 1e9 for n in lengths]
-        ax.plot(lengths, per_token, color=hue(i), marker=".", label=name)
-    ax.set_xscale("log", base=2)
-    ax.set_xticks(lengths, [str(n) for n in lengths])
-    ax.set_ylim(0)
-    ax.set_xlabel("tokens of a row")
-    ax.set_ylabel("10⁹ FLOPs per token")
-    figure.legend(loc="outside upper center", ncols=len(conventions), frameon=False, fontsize=8)
-    return figure
+        series.append(Series(name, lengths, per_token, colour=hue(i), marker="."))
+    x = Axis("tokens of a row", scale="log", ticks={n: str(n) for n in lengths})
+    return single("lines", series, x, Axis(unit="10⁹ FLOPs per token", limits=(0, None)), 260, width=WIDTH)

@@ -1,50 +1,49 @@
-"""Figures of forecasts, errors and training drawn with matplotlib; jaxlv.report.figures.svg writes them.
+"""Charts of forecasts, errors and training.
 
-Axes: C context steps, H forecast steps, T = C + H, S samples, V variables. A figure's unit is the CSS pixel.
+Axes: C context steps, H forecast steps, T = C + H, S samples, V variables.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.legend_handler import HandlerTuple
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter
 
 from jaxlv.forecasting import metrics
 from jaxlv.forecasting.forecaster import filled
-from jaxlv.report.figures.axes import (
-    ABOVE,
+from jaxlv.report.charts import (
     DASHED,
+    SHORT,
     WIDTH,
-    canvas,
-    log_ticks,
-    name_ends,
+    Axis,
+    Chart,
+    Note,
+    Panel,
+    Series,
     numbers,
     plain_number,
-    positive,
+    rows_of,
     shortened,
-    species,
-    ticks,
+    single,
 )
-from jaxlv.report.figures.svg import INK, MUTED, PALETTE, styled
+from jaxlv.report.format import number
+from jaxlv.report.theme import MODEL, MUTED, PALETTE, species
+
+Row = Mapping[str, Any]
 
 # ------------------------------------------------------------------------------------------- style
 
-MODEL = PALETTE["row-tuned"][0]
+OWN = "tuned"
 BANDS = (0.95, 0.80, 0.50)  # central shares of the samples, widest first
-_ALPHA = {0.95: 0.18, 0.80: 0.24, 0.50: 0.34}  # they add up, as the bands are nested
+_SHADES = {0.95: 0.18, 0.80: 0.24, 0.50: 0.34}  # they add up, as the bands are nested
 
 
 class RowStyle(NamedTuple):
-    """How a method looks in every figure; the dash tells methods apart where colours do not."""
+    """How a method looks in every chart; the dash tells methods apart if colours do not."""
 
     colour: str
     dash: Any
@@ -64,7 +63,7 @@ _OTHER_DASHES = ((0, (8, 2, 2, 2)), (0, (4, 1.5)), (0, (2, 1.5)))
 
 
 def row_styles(names: Iterable[str]) -> dict[str, RowStyle]:
-    """The style of each method: fixed for names that every evaluation has, else by order of appearance."""
+    """Returns the style of each method: fixed for names that every evaluation has, else by order of appearance."""
     styles: dict[str, RowStyle] = {}
     others = 0
     for name in names:
@@ -78,11 +77,14 @@ def row_styles(names: Iterable[str]) -> dict[str, RowStyle]:
     return styles
 
 
+def _own_last(row: Row) -> bool:
+    """Sorts rows so that the tuned model is drawn last, on top."""
+    return row["name"] == OWN
+
+
 # ---------------------------------------------------------------------------------------- forecasts
 
-
 TOP_DASH = (0, (6, 2))
-LEGEND = 6  # entries of one line
 
 
 @dataclass(frozen=True)
@@ -97,11 +99,6 @@ class ForecastPanel:
     samples_SHV: np.ndarray
     top: tuple[str, float] | None = None  # a level to be drawn, in words and raw units
     last_V: np.ndarray | None = None  # where samples without a complete step stay; None: at the end of the context
-
-    @property
-    def time_C(self) -> np.ndarray:
-        """The times of the context."""
-        return self.time_T[: len(self.context_CV)]
 
     @property
     def time_H(self) -> np.ndarray:
@@ -134,285 +131,181 @@ class ForecastPanel:
         low_NHV, high_NHV = metrics.central_interval(self.scored_NSHV, share)
         return low_NHV[0], high_NHV[0]
 
+    @functools.cached_property
+    def bands(self) -> dict[tuple[float, ...], tuple[np.ndarray, np.ndarray]]:
+        """{shares: (low, high)}, widest first; shares whose bands are equal, as of few samples, have one together."""
+        found: dict[tuple[float, ...], tuple[np.ndarray, np.ndarray]] = {}
+        for share in BANDS:
+            ends = self.band(share)
+            same = next((known for known, other in found.items() if np.array_equal(ends, other, equal_nan=True)), ())
+            found.pop(same, None)
+            found[(*same, share)] = ends
+        return found
+
     @property
     def is_cut(self) -> bool:
         """Whether the widest band leaves the axes."""
         return bool(np.any(self.band(BANDS[0])[1] > self.ceiling_V))
 
 
-@styled
-def forecast_figure(panel: ForecastPanel, *, time_label: str = "time") -> Figure:
+def forecast_figure(panel: ForecastPanel, *, time_label: str = "time") -> Chart:
     """Context, truth, median and 50/80/95 % bands of one series, one panel per species."""
-    count = len(panel.variables)
-    figure = canvas(WIDTH, 60 + 124 * count)
-    axes = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
-    median_HV, bands = panel.median_HV, {share: panel.band(share) for share in BANDS}
-    for v, ax in enumerate(axes):
-        colour = species(v)
-        top = np.nanmax(panel.observed_TV[:, v])
-        for share, (low_HV, high_HV) in bands.items():
-            low_H, high_H = low_HV[:, v], high_HV[:, v]
-            if np.isfinite(high_H).any():
-                top = max(top, np.nanmax(high_H))
-                ax.fill_between(panel.time_H, low_H, high_H, color=colour, alpha=_ALPHA[share], linewidth=0)
-        if panel.truth_HV is not None:
-            ax.plot(panel.time_T, panel.observed_TV[:, v], color=INK, linewidth=0.9)
-            ax.plot(
-                panel.time_H,
-                panel.truth_HV[:, v],
-                ".",
-                color=INK,
-                markersize=3.4,
-                markeredgewidth=0,
-                zorder=3,
-            )
-        ax.plot(panel.time_C, panel.context_CV[:, v], color=INK, linewidth=1.5)
-        ax.plot(panel.time_H, median_HV[:, v], color=colour, linewidth=1.8)
-        if panel.top:
-            ax.axhline(panel.top[1], color=MUTED, linewidth=1.0, linestyle=TOP_DASH)
-        if len(panel.time_C) and len(panel.time_H):
-            ax.axvline((panel.time_C[-1] + panel.time_H[0]) / 2, color=MUTED, linewidth=0.8, linestyle=(0, (3, 2)))
-        ax.set_ylim(min(0.0, np.nanmin(panel.observed_TV[:, v])), 1.06 * min(top, panel.ceiling_V[v]) or 1.0)
-        ax.set_ylabel(shortened(panel.variables[v], 20), color=colour)
-        ax.grid(False, axis="x")
-        ax.yaxis.set_major_locator(ticks(4))
-    axes[-1].set_xlabel(time_label)
-    axes[-1].set_xlim(panel.time_T[0], panel.time_T[-1])
-    _forecast_legend(figure, panel)
-    return figure
+    panels = [_forecast_panel(panel, v, time_label) for v in range(len(panel.variables))]
+    return Chart("forecast", panels, (WIDTH, 60 + 124 * len(panels)), keys=_forecast_keys(panel, panels))
 
 
-def _forecast_legend(figure: Figure, panel: ForecastPanel) -> None:
-    colours = [species(v) for v in range(len(panel.variables))]
-    entries: list[tuple[Any, str]] = [(Line2D([], [], color=INK, linewidth=1.5), "context")]
+def _forecast_keys(panel: ForecastPanel, panels: Sequence[Panel]) -> list[Series]:
+    """Entries of the legend. Bands lie on one another: each has the shade that all together show."""
+    found: dict[str, list[Series]] = {}
+    for one in (one for own in panels for one in own.series if one.name and one.keyed):
+        found.setdefault(one.name, []).append(replace(one, marker="." if one.name == "truth" else "", size=4.5))
+    names, light = list(map(_band_name, panel.bands)), 1.0
+    for name, shares in zip(names, panel.bands, strict=True):
+        light *= 1 - _SHADES[shares[-1]]
+        found[name] = [replace(one, shade=1 - light) for one in found.get(name, ())]
+    order = ["context", "truth", "median", *reversed(names), *found]
+    return [one for name in dict.fromkeys(order) for one in found.get(name, ())]
+
+
+def _band_name(shares: tuple[float, ...]) -> str:
+    return " and ".join(f"{100 * share:.0f}" for share in sorted(shares)) + " %"
+
+
+def _forecast_panel(panel: ForecastPanel, v: int, time_label: str) -> Panel:
+    colour, time_H = species(v), panel.time_H
+    ends = {shares: (low_HV[:, v], high_HV[:, v]) for shares, (low_HV, high_HV) in panel.bands.items()}
+    series = [
+        Series(_band_name(shares), time_H, None, low_H, high_H, colour=colour, shade=_SHADES[shares[-1]])
+        for shares, (low_H, high_H) in ends.items()
+        if np.isfinite(high_H).any()
+    ]
     if panel.truth_HV is not None:
-        entries.append((Line2D([], [], color=INK, linewidth=0.9, marker=".", markersize=4.5, markeredgewidth=0), "truth"))
+        series.append(Series("truth", panel.time_T, panel.observed_TV[:, v], width=0.9, told=False))
+        series.append(Series("truth", time_H, panel.truth_HV[:, v], dash="none", marker=".", size=3.4, over=3, keyed=False))
+    series.append(Series("context", panel.time_T[: len(panel.context_CV)], panel.context_CV[:, v]))
     if np.isfinite(panel.median_HV).any():
-        entries.append((tuple(Line2D([], [], color=c, linewidth=1.8) for c in colours), "median"))
-        for i, share in enumerate(reversed(BANDS)):
-            layers = BANDS[: len(BANDS) - i]
-            opacity = 1 - math.prod(1 - _ALPHA[layer] for layer in layers)
-            patches = tuple(Patch(facecolor=c, alpha=opacity, linewidth=0) for c in colours)
-            entries.append((patches, f"{100 * share:.0f} %"))
+        low_H, high_H = (end_HV[:, v] for end_HV in panel.band(0.80))
+        notes = [f"80 %: {number(low)} – {number(high)}" for low, high in zip(low_H, high_H, strict=True)]
+        series.append(Series("median", time_H, panel.median_HV[:, v], colour=colour, width=1.8, notes=notes))
     if panel.top:
-        entries.append((Line2D([], [], color=MUTED, linewidth=1.0, linestyle=TOP_DASH), panel.top[0]))
-    handles, labels = zip(*entries, strict=True)
-    figure.legend(
-        handles,
-        labels,
-        loc="outside upper left",
-        ncols=len(labels) if len(labels) <= LEGEND else -(-len(labels) // 2),
-        handlelength=1.7,
-        columnspacing=1.1,
-        handletextpad=0.5,
-        borderpad=0,
-        handler_map={tuple: HandlerTuple(ndivide=None, pad=0.15)},
-    )
+        series.append(Series(panel.top[0], y=[panel.top[1]], mark="across", colour=MUTED, width=1.0, dash=TOP_DASH))
+    if 0 < len(panel.context_CV) < len(panel.time_T):
+        border = panel.time_T[len(panel.context_CV) - 1 :][:2].mean()
+        series.append(Series("", [border], mark="down", colour=MUTED, width=0.8, dash=SHORT))
+    top = np.nanmax([*panel.observed_TV[:, v], *(high for _, high_H in ends.values() for high in high_H)])
+    low, high = min(0.0, np.nanmin(panel.observed_TV[:, v])), 1.06 * min(top, panel.ceiling_V[v]) or 1.0
+    y = Axis(shortened(panel.variables[v], 20), limits=(low, high), ticks=4, colour=colour)
+    return Panel(series, Axis(time_label, limits=(panel.time_T[0], panel.time_T[-1])), y)
 
 
-@styled
-def phase_figure(panel: ForecastPanel, *, samples: int = 5) -> Figure:
+def phase_figure(panel: ForecastPanel, *, samples: int = 5) -> Chart:
     """The first two variables against each other: context, truth, median, the first complete `samples`."""
-    figure = canvas(400, 308)
-    ax = figure.subplots()
     complete_SHV = panel.samples_SHV[np.isfinite(panel.samples_SHV).all(axis=(1, 2))][:samples]
-    median_HV = panel.median_HV
-    for i, sample_HV in enumerate(complete_SHV):
-        ax.plot(*sample_HV[:, :2].T, color=MODEL, alpha=0.45, linewidth=0.8, label="" if i else "samples")
-    ax.plot(*panel.context_CV[:, :2].T, color=MUTED, linewidth=1.1, linestyle=(0, (3, 1.5)), label="context")
+    thin: dict[str, Any] = {"colour": MODEL, "alpha": 0.45, "width": 0.8, "told": False}
+    series = [Series("samples", *sample_HV[:, :2].T, **thin) for sample_HV in complete_SHV]
+    series.append(Series("context", *panel.context_CV[:, :2].T, colour=MUTED, width=1.1, dash=(0, (3, 1.5))))
     if panel.truth_HV is not None:
-        ax.plot(*panel.truth_HV[:, :2].T, color=INK, linewidth=1.2, label="truth")
-    if np.isfinite(median_HV).any():
-        ax.plot(*median_HV[:, :2].T, color=MODEL, linewidth=2.0, label="median")
-    ax.plot(*panel.context_CV[-1, :2], "o", color=INK, markersize=4.5, markeredgewidth=0, label="start")
+        series.append(Series("truth", *panel.truth_HV[:, :2].T, width=1.2))
+    if np.isfinite(panel.median_HV).any():
+        series.append(Series("median", *panel.median_HV[:, :2].T, colour=MODEL, width=2.0))
+    series.append(Series("start", *panel.context_CV[-1:, :2].T, dash="none", marker="o", size=4.5))
     high_V = np.nanmax(np.stack([*panel.observed_TV, *complete_SHV.reshape(-1, len(panel.variables))]), axis=0)
-    high_V = np.minimum(high_V, panel.ceiling_V)
-    ax.set_xlim(0, 1.05 * high_V[0] or 1.0)
-    ax.set_ylim(0, 1.05 * high_V[1] or 1.0)
-    for axis, v in ((ax.xaxis, 0), (ax.yaxis, 1)):
-        axis.set_major_locator(ticks(5))
-        axis.set_label_text(shortened(panel.variables[v], 24), color=species(v))
-    figure.legend(loc="outside upper left", ncols=5, handlelength=1.3, columnspacing=0.9, handletextpad=0.4, borderpad=0)
-    return figure
+    ends = 1.05 * np.minimum(high_V, panel.ceiling_V)
+    x, y = (Axis(shortened(panel.variables[v], 24), limits=(0, ends[v] or 1.0), ticks=5, colour=species(v)) for v in (0, 1))
+    return single("plane", series, x, y, 308, width=400)
 
 
 # ------------------------------------------------------------------------------------------- errors
 
 
-@styled
-def step_error_figure(rows: Sequence[Mapping[str, Any]], *, unit: str = "raw units") -> Figure:
+def _error(unit: str, **options: Any) -> Axis:
+    return Axis("MAE", shortened(unit, 24), scale="log", **options)
+
+
+def step_error_figure(rows: Sequence[Row], *, unit: str = "raw units") -> Chart:
     """MAE per step ahead of every row that has `mae_by_step`, logarithmic, each line named at its end."""
-    figure = canvas(WIDTH, 280)
-    ax = figure.subplots()
     styles = row_styles(str(row["name"]) for row in rows)
-    ends: list[tuple[float, str, str]] = []
-    # The tuned model is drawn last, on top.
-    for row in sorted(rows, key=lambda row: row["name"] == "tuned"):
-        mae_H = positive(row.get("mae_by_step") or [])
-        if not np.isfinite(mae_H).any():
-            continue
-        colour, dash, width = styles[str(row["name"])]
-        ax.plot(np.arange(1, len(mae_H) + 1), mae_H, color=colour, linestyle=dash, linewidth=width)
-        ends.append((float(mae_H[np.isfinite(mae_H)][-1]), str(row["name"]), colour))
-    ax.set_yscale("log")
-    log_ticks(ax.yaxis, *ax.get_ylim())
-    ax.set_xlim(1, max((len(row.get("mae_by_step") or []) for row in rows), default=0) or 2)
-    ax.xaxis.set_major_locator(ticks(6, integer=True))
-    ax.set_xlabel("step ahead")
-    ax.set_ylabel(f"MAE ({shortened(unit, 24)})")
-    ax.grid(False, axis="x")
-    name_ends(ax, ends, spacing=0.066)
-    return figure
+    errors = {str(row["name"]): row.get("mae_by_step") or [] for row in sorted(rows, key=_own_last)}
+    series = [Series(name, range(1, len(mae_H) + 1), mae_H, **styles[name]._asdict()) for name, mae_H in errors.items()]
+    x = Axis("step ahead", limits=(1, max(map(len, errors.values()), default=0) or 2), whole=True)
+    return single("lines", series, x, _error(unit), 280, names="ends")
 
 
-@styled
-def interval_figure(rows: Sequence[Mapping[str, Any]], *, unit: str = "raw units") -> Figure:
+def interval_figure(rows: Sequence[Row], *, unit: str = "raw units") -> Chart:
     """Mean MAE with its 95 % bootstrap interval and the median over series, one line per row, best on top."""
-    drawn = [row for row in rows if np.isfinite(positive([row.get("mae")])[0])]
-    drawn.sort(key=lambda row: row["mae"], reverse=True)
-    figure = canvas(WIDTH, 84 + 26 * max(len(drawn), 1))
-    ax = figure.subplots()
-    styles = row_styles(str(row["name"]) for row in rows)
+    drawn = sorted((row for row in rows if 0 < (row.get("mae") or 0) < math.inf), key=lambda row: row["mae"])
+    styles, series = row_styles(str(row["name"]) for row in rows), []
     for place, row in enumerate(drawn):
-        colour = styles[str(row["name"])].colour
-        low, high = positive(row.get("mae_ci95") or [None, None])
-        if np.isfinite([low, high]).all():
-            ax.plot([low, high], [place, place], color=colour, linewidth=2.4, solid_capstyle="butt")
-        ax.plot(row["mae"], place, "o", color=colour, markersize=7, markeredgewidth=0)
-        median = positive([row.get("mae_median")])[0]
-        if np.isfinite(median):
-            ax.plot(median, place, "D", markerfacecolor="none", color=colour, markersize=5, markeredgewidth=1.4)
-    ax.set_xscale("log")
-    low, high = ax.get_xlim()
-    ax.set_xlim(low / 1.1, high * 1.1)
-    log_ticks(ax.xaxis, *ax.get_xlim())
-    ax.set_ylim(-0.6, max(len(drawn), 1) - 0.4)
-    ax.set_yticks(range(len(drawn)), [shortened(str(row["name"]), 28) for row in drawn])
-    for tick, row in zip(ax.get_yticklabels(), drawn, strict=True):
-        tick.set_fontweight("bold" if row["name"] == "tuned" else "normal")
-    ax.spines["left"].set_visible(False)
-    ax.set_xlabel(f"MAE ({shortened(unit, 24)}), logarithmic")
-    handles = [
-        Line2D([], [], color=MUTED, marker="o", markersize=7, markeredgewidth=0, linewidth=2.4),
-        Line2D(
-            [],
-            [],
-            color=MUTED,
-            marker="D",
-            markersize=5,
-            markerfacecolor="none",
-            markeredgewidth=1.4,
-            linewidth=0,
-        ),
+        ends, colour = ([end] for end in row.get("mae_ci95") or (None, None)), styles[str(row["name"])].colour
+        series.append(Series("mean", [place], [row["mae"]], *ends, colour=colour, size=7))
+        median = [row.get("mae_median")]
+        series.append(Series("median", [place], median, colour=colour, marker="D", size=5, open=True))
+    keys = [
+        Series("mean and 95 % interval", low=(), colour=MUTED, size=7),
+        Series("median over series", colour=MUTED, marker="D", size=5, open=True),
     ]
-    labels = ["mean and 95 % interval", "median over series"]
-    figure.legend(handles, labels, loc="outside upper left", ncols=2, borderpad=0, handlelength=2.6)
-    return figure
+    names = rows_of([str(row["name"]) for row in drawn])
+    return single("dots", series, _error(unit, tail=", logarithmic"), names, 84 + 26 * max(len(drawn), 1), keys=keys)
+
+
+def level_figure(entries: Sequence[Row], words: str, *, unit: str = "raw units") -> Chart:
+    """MAE of every method at each level of a condition (`value`, `level`, `rows`), logarithmic, named at its end."""
+    styles = row_styles(dict.fromkeys(str(row["name"]) for entry in entries for row in entry["rows"]))
+    places, series = [float(entry["value"]) for entry in entries], []
+    for name in sorted(styles, key=lambda name: name == OWN):
+        errors = [next((row["mae"] for row in entry["rows"] if row["name"] == name), None) for entry in entries]
+        series.append(Series(name, places, errors, marker=".", **styles[name]._asdict()))
+    low, high = min(places), max(places)
+    ticks = {place: str(entry["level"]) for place, entry in zip(places, entries, strict=True)}
+    x = Axis(words, limits=(low, high if high > low else low + 1), ticks=ticks)
+    return single("lines", series, x, _error(unit), 280, names="ends")
 
 
 # -------------------------------------------------------------------------------------- calibration
 
 
-@styled
-def calibration_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
+def _shares(found: Mapping[str, Any] | None) -> tuple[list[float], np.ndarray]:
+    """Levels and what was observed at them, both in percent."""
+    held = {float(level): share for level, share in (found or {}).items()}
+    return list(held), 100 * numbers(held.values())
+
+
+def calibration_figure(rows: Sequence[Row]) -> Chart:
     """Observed coverage against the nominal level of every row that has `calibration`, with its 95 % interval.
 
     The diagonal is what a calibrated forecast gives; a dotted line marks the most that the samples can cover. Rows with
     `calibration_as_intervals` get a dashed line, those with `coverage_conformal` open diamonds: their adjusted bands.
     """
-    drawn = [row for row in rows if row.get("calibration")]
-    styles = row_styles(str(row["name"]) for row in rows)
-    figure = canvas(WIDTH, 380)
-    ax = figure.subplots()
-    ax.plot([0, 100], [0, 100], color=MUTED, linewidth=1.0, linestyle=DASHED)
-    handles: list[Any] = [Line2D([], [], color=MUTED, linewidth=1.0, linestyle=DASHED)]
-    labels = ["calibrated"]
-    adjusted = read_as_intervals = False
-    for row in sorted(drawn, key=lambda row: row["name"] == "tuned"):
-        colour, _, width = styles[str(row["name"])]
-        levels = list(row["calibration"])
-        nominal = np.array([float(level) for level in levels])
-        observed = 100 * numbers(row["calibration"][level] for level in levels)
-        ends = row.get("calibration_ci95") or {}
-        low, high = (100 * numbers((ends.get(level) or (None, None))[side] for level in levels) for side in (0, 1))
-        ax.fill_between(nominal, low, high, color=colour, alpha=0.14, linewidth=0)
-        ax.plot(nominal, observed, ".-", color=colour, linewidth=width, markersize=7, markeredgewidth=0)
-        handles.append(Line2D([], [], color=colour, linewidth=width, marker=".", markersize=7, markeredgewidth=0))
-        labels.append(shortened(str(row["name"]), 18))
-        drawn_anew = row.get("calibration_as_intervals")
-        if drawn_anew:
-            read_as_intervals = True
-            shares = 100 * numbers(drawn_anew.values())
-            ax.plot([float(level) for level in drawn_anew], shares, color=colour, linewidth=1.2, linestyle=(0, (2, 1.5)))
-        after = {float(level): share for level, share in (row.get("coverage_conformal") or {}).items() if share is not None}
-        if after:
-            adjusted = True
-            ax.plot(
-                list(after), 100 * numbers(after.values()), "D", markerfacecolor="none", color=colour, markersize=6.5,
-                markeredgewidth=1.5, zorder=4,
-            )  # fmt: skip
-    if read_as_intervals:
-        handles.append(Line2D([], [], color=MUTED, linewidth=1.2, linestyle=(0, (2, 1.5))))
-        labels.append("as intervals")
-    if adjusted:
-        handles.append(Line2D([], [], color=MUTED, marker="D", markerfacecolor="none", markersize=6.5, linewidth=0))
-        labels.append("adjusted")
-    ceilings = {round(100 * row["calibration_ceiling"], 1) for row in drawn if row.get("calibration_ceiling") is not None}
-    for ceiling in sorted(ceilings):
-        ax.axhline(ceiling, color=MUTED, linewidth=1.0, linestyle=(0, (1, 2)))
-        ax.annotate(
-            f"most that the samples can cover: {plain_number(ceiling)} %", (2, ceiling), xytext=(0, -3), fontsize=9,
-            textcoords="offset points", color=MUTED, va="top",
-        )  # fmt: skip
-    ax.set_xlim(0, 100)
-    ax.set_ylim(0, 100)
-    ax.set_aspect("equal")
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(ticks(5))
-    ax.set_xlabel("nominal share of the band (%)")
-    ax.set_ylabel("true values inside (%)")
-    figure.legend(
-        handles, labels, loc="outside upper left", ncols=5, borderpad=0, handlelength=1.8, columnspacing=1.1,
-        handletextpad=0.5,
-    )  # fmt: skip
-    return figure
-
-
-@styled
-def level_figure(entries: Sequence[Mapping[str, Any]], words: str, *, unit: str = "raw units") -> Figure:
-    """MAE of every method at each level of a condition (`value`, `level`, `rows`), logarithmic, named at its end."""
-    figure = canvas(WIDTH, 280)
-    ax = figure.subplots()
-    names = list(dict.fromkeys(str(row["name"]) for entry in entries for row in entry["rows"]))
-    styles = row_styles(names)
-    place_L = np.array([entry["value"] for entry in entries], dtype=float)
-    ends: list[tuple[float, str, str]] = []
-    for name in sorted(names, key=lambda name: name == "tuned"):
-        found = [next((row["mae"] for row in entry["rows"] if row["name"] == name), None) for entry in entries]
-        mae_L = positive(found)
-        if not np.isfinite(mae_L).any():
-            continue
-        colour, dash, width = styles[name]
-        ax.plot(place_L, mae_L, ".", linestyle=dash, color=colour, linewidth=width, markersize=6, markeredgewidth=0)
-        ends.append((float(mae_L[np.isfinite(mae_L)][-1]), name, colour))
-    ax.set_yscale("log")
-    log_ticks(ax.yaxis, *ax.get_ylim())
-    ax.set_xlim(place_L.min(), place_L.max() if np.ptp(place_L) else place_L.min() + 1)
-    ax.set_xticks(place_L, [str(entry["level"]) for entry in entries])
-    ax.set_xlabel(words)
-    ax.set_ylabel(f"MAE ({shortened(unit, 24)})")
-    ax.grid(False, axis="x")
-    name_ends(ax, ends, spacing=0.066)
-    return figure
+    styles, ceilings = row_styles(str(row["name"]) for row in rows), set()
+    series = [Series("calibrated", [0, 100], [0, 100], colour=MUTED, width=1.0, dash=DASHED, told=False)]
+    anew = Series("as intervals", colour=MUTED, width=1.2, dash=(0, (2, 1.5)))
+    after = Series("adjusted", colour=MUTED, dash="none", marker="D", size=6.5, open=True, over=4)
+    extra: dict[str, Series] = {}
+    for row in sorted((row for row in rows if row.get("calibration")), key=_own_last):
+        name, (colour, _, width) = shortened(str(row["name"]), 18), styles[str(row["name"])]
+        levels, observed = _shares(row["calibration"])
+        ends = [(row.get("calibration_ci95") or {}).get(key) or (None, None) for key in row["calibration"]]
+        low, high = (100 * numbers(end[side] for end in ends) for side in (0, 1))
+        look: dict[str, Any] = {"colour": colour, "marker": ".", "size": 7, "shade": 0.14}
+        series.append(Series(name, levels, observed, low, high, width=width, **look))
+        for kind, found in ((anew, row.get("calibration_as_intervals")), (after, row.get("coverage_conformal"))):
+            x, y = _shares({level: share for level, share in (found or {}).items() if share is not None})
+            if x:
+                series.append(replace(kind, name=f"{name}, {kind.name}", x=x, y=y, colour=colour, keyed=False))
+                extra[kind.name] = kind
+        ceilings |= {round(100 * row["calibration_ceiling"], 1)} if row.get("calibration_ceiling") is not None else set()
+    keys = [*series, *(kind for kind in (anew, after) if kind.name in extra)]
+    series.append(Series("", y=sorted(ceilings), mark="across", colour=MUTED, width=1.0, dash=(0, (1, 2))))
+    words = "most that the samples can cover"
+    notes = [Note(f"{words}: {plain_number(ceiling)} %", 2, ceiling, (0, -3)) for ceiling in sorted(ceilings)]
+    across, up = (Axis(text, "%", limits=(0, 100), ticks=5) for text in ("nominal share of the band", "true values inside"))
+    return single("calibration", series, across, up, 380, notes=notes, keys=keys, equal=True)
 
 
 # ----------------------------------------------------------------------------------------- training
 
-# key of metrics.jsonl -> label, on one panel each; training and validation loss share the first
-_CURVES = {"loss": "loss", "forecast_mae": "forecast MAE", "learning_rate": "learning rate"}
 
-
-def curve(history: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
+def curve(history: Sequence[Row], key: str) -> tuple[np.ndarray, np.ndarray]:
     """(steps, values) of the records of `history` that hold a finite `key`."""
     pairs = [(r["step"], r[key]) for r in history if r.get(key) is not None and "step" in r]
     points = np.array(pairs, dtype=float).reshape(-1, 2)
@@ -420,54 +313,26 @@ def curve(history: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, n
     return points[:, 0], points[:, 1]
 
 
-@styled
-def loss_figure(history: Sequence[Mapping[str, Any]], *, unit: str = "raw units") -> Figure:
+TRAINING_STEP = Axis("training step", limits=(0, None), whole=True)
+
+
+def loss_figure(history: Sequence[Row], *, unit: str = "raw units") -> Chart:
     """Training and validation loss, forecast error and learning rate by step; a panel without data is absent.
 
     Records are those of metrics.jsonl: `step` and any of loss, validation_loss, forecast_mae, learning_rate.
     """
-    keys = [key for key in _CURVES if len(curve(history, key)[0])]
-    rate_S = curve(history, "learning_rate")[1]
-    if len(rate_S) and np.ptp(rate_S) == 0 and len(keys) > 1:
-        keys.remove("learning_rate")
-    heights = [2.2 if key == "loss" else 1.0 for key in keys] or [1.0]
-    figure = canvas(WIDTH, 44 + 82 * sum(heights))
-    axes = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
-    for ax, key in zip(axes, keys, strict=False):
-        ax.grid(False, axis="x")
-        ax.yaxis.set_major_locator(ticks(5 if key == "loss" else 3))
-        if key == "loss":
-            _loss_panel(ax, history)
-        elif key == "forecast_mae":
-            ax.plot(*curve(history, key), ".-", color=MODEL, markersize=5, markeredgewidth=0)
-            ax.set_ylim(bottom=0)
-            ax.set_ylabel(f"forecast MAE\n({shortened(unit, 16)})")
-        else:
-            ax.plot(*curve(history, key), color=MUTED)
-            ax.set_ylim(bottom=0)
-            ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: plain_number(value)))
-            ax.set_ylabel(_CURVES[key])
-    axes[-1].set_xlabel("training step")
-    axes[-1].set_xlim(left=0)
-    axes[-1].xaxis.set_major_locator(ticks(6, integer=True))
-    figure.align_ylabels(axes)
-    if handles := axes[0].get_legend_handles_labels()[0]:
-        figure.legend(handles=handles, ncols=2, **ABOVE)
-    return figure
-
-
-def _loss_panel(ax: Axes, history: Sequence[Mapping[str, Any]]) -> None:
-    ax.plot(*curve(history, "loss"), color=MUTED, linewidth=1.0, label="training")
-    steps, losses = curve(history, "validation_loss")
-    if len(steps):
-        ax.plot(
-            steps,
-            losses,
-            ".-",
-            color=MODEL,
-            linewidth=2.0,
-            markersize=6,
-            markeredgewidth=0,
-            label="validation",
-        )
-    ax.set_ylabel("loss (nats per token)")
+    losses = [Series("training", *curve(history, "loss"), colour=MUTED, width=1.0)]
+    held_out = Series("validation", *curve(history, "validation_loss"), colour=MODEL, width=2.0, marker=".")
+    errors = Series("", *curve(history, "forecast_mae"), colour=MODEL, marker=".", size=5)
+    rate = Series("", *curve(history, "learning_rate"), colour=MUTED)
+    panels = []
+    if len(losses[0].x):
+        losses += [held_out] if len(held_out.x) else []
+        panels.append(Panel(losses, TRAINING_STEP, Axis("loss", "nats per token"), height=2.2))
+    if len(errors.x):
+        y = Axis("forecast MAE\n", shortened(unit, 16), limits=(0, None), ticks=3)
+        panels.append(Panel([errors], TRAINING_STEP, y))
+    if len(rate.x) and (np.ptp(rate.y) or not panels):
+        panels.append(Panel([rate], TRAINING_STEP, Axis("learning rate", limits=(0, None), ticks=3)))
+    panels = panels or [Panel([], TRAINING_STEP)]
+    return Chart("lines", panels, (WIDTH, 44 + 82 * sum(panel.height for panel in panels)))

@@ -1,117 +1,77 @@
-"""Figures of series: over time, in the phase plane, first against last, and distributions of values, periods and lags.
+"""Charts of series: over time, in the phase plane, first against last, and distributions of values, periods and lags.
 
-Axes: N series, T time steps, V variables. A figure's unit is the CSS pixel.
+Axes: N series, T time steps, V variables.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
 
-from jaxlv.report.figures.axes import ABOVE, WIDTH, canvas, log_ticks, shortened, species, ticks
-from jaxlv.report.figures.svg import INK, MUTED, PALETTE, styled
+from jaxlv.report.charts import SHORT, WIDTH, Axis, Chart, Note, Panel, Series, shortened, single
+from jaxlv.report.format import number
+from jaxlv.report.theme import HUES, MUTED, species
 
 Rows = Sequence[Mapping[str, Any]]
-HUES = [PALETTE[name][0] for name in ("row-tuned", "row-2", "row-untuned", "row-1", "row-6", "row-5", "row-7", "row-3")]
 PANEL = 300  # three of them lie side by side on a page, and one fits a phone
-
-
-MOST = 2000  # dots of a figure
+MOST = 2000  # dots of a chart
 
 
 def thinned(count: int) -> np.ndarray:
-    """At most MOST of so many places, evenly spaced."""
+    """Returns at most MOST of so many places, evenly spaced."""
     return np.unique(np.linspace(0, count - 1, min(count, MOST)).astype(int))
 
 
-def _titled(figure: Figure, title: str) -> None:
-    """A title at the left edge of the figure, as a legend of which the layout keeps clear."""
-    blank = Line2D([], [], linewidth=0)
-    figure.legend([blank], [title], loc="outside upper left", borderpad=0, handlelength=0, handletextpad=0)
+def _time(time_T: np.ndarray) -> Axis:
+    return Axis("time", "time units", limits=(time_T[0], time_T[-1]), ticks=5)
 
 
-def _named(figure: Figure, title: str, names: Sequence[str]) -> None:
-    """A title on the left, and the names of the variables in their colours on the right of the same line."""
-    figure.legend(
-        [Line2D([], [], linewidth=0)], [title], loc="outside upper left", borderpad=0, handlelength=0, handletextpad=0
-    )
-    handles = [Line2D([], [], color=species(v), linewidth=2) for v in range(len(names))]
-    labels = [shortened(name, 10) for name in names]
-    figure.legend(
-        handles, labels, loc="outside upper right", ncols=len(names), borderpad=0, handlelength=0.9, columnspacing=0.8,
-        handletextpad=0.4,
-    )  # fmt: skip
+def _own(names: Sequence[str], v: int, length: int, **options: Any) -> Axis:
+    """The axis of a variable, in its colour."""
+    return Axis(shortened(names[v], length), colour=species(v), **options)
 
 
 # ---------------------------------------------------------------------------------------------- trajectories
 
 
-@styled
-def trajectory_figure(time_T: np.ndarray, values_TV: np.ndarray, names: Sequence[str], title: str) -> Figure:
+def trajectory_figure(time_T: np.ndarray, values_TV: np.ndarray, names: Sequence[str], title: str) -> Chart:
     """The variables of one series over time."""
-    figure = canvas(PANEL, 176)
-    ax = figure.subplots()
-    for v in range(values_TV.shape[1]):
-        ax.plot(time_T, values_TV[:, v], color=species(v), linewidth=1.4)
-    _time_axes(ax, time_T)
-    _named(figure, title, names)
-    return figure
+    series = [Series(name, time_T, values_TV[:, v], colour=species(v), width=1.4) for v, name in enumerate(names)]
+    return _over_time(time_T, series, title)
 
 
-@styled
 def band_figure(
     time_T: np.ndarray, values_NTV: np.ndarray, typical_TV: np.ndarray, names: Sequence[str], title: str
-) -> Figure:
+) -> Chart:
     """A typical series in the 10-90 % band of those that it stands for."""
-    figure = canvas(PANEL, 176)
-    ax = figure.subplots()
-    low_TV, high_TV = np.percentile(values_NTV, (10, 90), axis=0)
-    for v in range(values_NTV.shape[2]):
-        ax.fill_between(time_T, low_TV[:, v], high_TV[:, v], color=species(v), alpha=0.2, linewidth=0)
-        ax.plot(time_T, typical_TV[:, v], color=species(v), linewidth=1.5)
-    _time_axes(ax, time_T)
-    _named(figure, title, names)
-    return figure
+    ends_2TV = np.percentile(values_NTV, (10, 90), axis=0)
+    columns = [(name, typical_TV[:, v], *ends_2TV[:, :, v]) for v, name in enumerate(names)]
+    series = [Series(name, time_T, *own, colour=species(v), shade=0.2) for v, (name, *own) in enumerate(columns)]
+    return _over_time(time_T, series, title)
 
 
-def _time_axes(ax: Axes, time_T: np.ndarray) -> None:
-    ax.set_xlim(time_T[0], time_T[-1])
-    ax.set_ylim(bottom=0)
-    ax.grid(False, axis="x")
-    ax.xaxis.set_major_locator(ticks(5))
-    ax.yaxis.set_major_locator(ticks(4))
-    ax.set_xlabel("time (time units)")
-    ax.set_ylabel("population")
+def _over_time(time_T: np.ndarray, series: Sequence[Series], title: str) -> Chart:
+    y = Axis("population", limits=(0, None), ticks=4)
+    return single("lines", series, _time(time_T), y, 176, width=PANEL, title=title, names="beside the title")
 
 
-@styled
-def phase_plane_figure(values_TV: np.ndarray, names: Sequence[str], title: str) -> Figure:
+def phase_plane_figure(values_TV: np.ndarray, names: Sequence[str], title: str) -> Chart:
     """The first two variables of one series against each other, from a dot on."""
-    figure = canvas(PANEL, 232)
-    ax = figure.subplots()
-    ax.plot(*values_TV[:, :2].T, color=INK, linewidth=1.0)
-    ax.plot(*values_TV[0, :2], "o", color=INK, markersize=5, markeredgewidth=0)
-    ax.plot(*values_TV[-1, :2], "o", color=INK, markersize=5, markerfacecolor="none", markeredgewidth=1.3, clip_on=False)
-    ax.set_xlim(*_limits(values_TV[:, 0]))
-    ax.set_ylim(*_limits(values_TV[:, 1]))
-    ax.xaxis.set_major_locator(ticks(5))
-    ax.yaxis.set_major_locator(ticks(5))
-    ax.set_xlabel(shortened(names[0], 24), color=species(0))
-    ax.set_ylabel(shortened(names[1], 24), color=species(1))
-    figure.legend(
-        [Line2D([], [], linewidth=0)], [title], loc="outside upper left", borderpad=0, handlelength=0, handletextpad=0
-    )
-    return figure
+    ends: dict[str, Any] = {"dash": "none", "marker": "o", "size": 5.0}
+    series = [
+        Series("", *values_TV[:, :2].T, width=1.0),
+        Series("first step", *values_TV[:1, :2].T, **ends),
+        Series("last step", *values_TV[-1:, :2].T, open=True, **ends),
+    ]
+    x, y = (_own(names, v, 24, limits=_limits(values_TV[:, v]), ticks=5) for v in (0, 1))
+    return single("plane", series, x, y, 232, width=PANEL, title=title, names="none")
 
 
 def _limits(values_T: np.ndarray) -> tuple[float, float]:
-    """From zero where the values come near it, else around them."""
+    """From zero if the values come near it, else around them."""
     low, high = float(values_T.min()), float(values_T.max())
     if low < 0.5 * high:
         return 0.0, 1.05 * high
@@ -119,119 +79,74 @@ def _limits(values_T: np.ndarray) -> tuple[float, float]:
     return max(0.0, low - margin), high + margin
 
 
-@styled
-def mean_figure(rows: Rows, names: Sequence[str]) -> Figure:
+def mean_figure(rows: Rows, names: Sequence[str]) -> Chart:
     """Mean over series with its standard deviation and the 10-90 % band, one panel per variable."""
-    figure = canvas(WIDTH, 50 + 118 * len(names))
-    axes = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
-    for v, (ax, name) in enumerate(zip(axes, names, strict=True)):
+    panels = []
+    for v, name in enumerate(names):
         own = [row for row in rows if row["variable"] == name]
         time_T, mean_T, sd_T, low_T, high_T = (
-            np.array([row[key] for row in own]) for key in ("time", "mean", "sd", "p10", "p90")
+            np.array([row[k] for row in own]) for k in ("time", "mean", "sd", "p10", "p90")
         )
-        ax.fill_between(time_T, low_T, high_T, color=species(v), alpha=0.2, linewidth=0)
-        for side in (-1, 1):
-            ax.plot(time_T, mean_T + side * sd_T, color=MUTED, linewidth=0.9, linestyle=(0, (3, 2)))
-        ax.plot(time_T, mean_T, color=species(v), linewidth=1.9)
-        _time_axes(ax, time_T)
-        ax.set_ylim(bottom=min(0.0, float((mean_T - sd_T).min())))
-        ax.set_xlabel("")
-        ax.set_ylabel(shortened(name, 20), color=species(v))
-    axes[-1].set_xlabel("time (time units)")
-    handles = [
-        Line2D([], [], color=species(0), linewidth=1.9),
-        Rectangle((0, 0), 1, 1, facecolor=species(0), alpha=0.3, linewidth=0),
-        Line2D([], [], color=MUTED, linewidth=0.9, linestyle=(0, (3, 2))),
-    ]
-    figure.legend(handles, ["mean", "10–90 % of series", "mean ± 1 standard deviation"], ncols=3, **ABOVE)
-    return figure
+        notes = [f"10–90 %: {number(low)} – {number(high)}" for low, high in zip(low_T, high_T, strict=True)]
+        side = Series("mean ± 1 standard deviation", time_T, colour=MUTED, width=0.9, dash=SHORT, told=False)
+        series = [
+            Series("mean", time_T, mean_T, colour=species(v), width=1.9, notes=notes),
+            Series("10–90 % of series", time_T, None, low_T, high_T, colour=species(v), shade=0.2),
+            *(replace(side, y=mean_T + sign * sd_T) for sign in (-1, 1)),
+        ]
+        y = _own(names, v, 20, limits=(min(0.0, float((mean_T - sd_T).min())), None), ticks=4)
+        panels.append(Panel(series, _time(time_T), y))
+    return Chart("lines", panels, (WIDTH, 50 + 118 * len(names)))
 
 
-@styled
-def states_figure(first_NV: np.ndarray, last_NV: np.ndarray, names: Sequence[str]) -> Figure:
+def states_figure(first_NV: np.ndarray, last_NV: np.ndarray, names: Sequence[str]) -> Chart:
     """The first two variables of every series at the first step and at the last, which frames where they began."""
-    figure = canvas(WIDTH, 236)
-    axes = figure.subplots(1, 2, gridspec_kw={"wspace": 0.08})
-    low_V, high_V = first_NV.min(axis=0), first_NV.max(axis=0)
-    for ax, values_NV, title in zip(axes, (first_NV, last_NV), ("first step", "last step"), strict=True):
-        ax.plot(*values_NV[thinned(len(values_NV)), :2].T, ".", color=INK, markersize=3.2, markeredgewidth=0, alpha=0.4)
-        ax.set_title(title, loc="left")
-        ax.set_xlabel(shortened(names[0], 16), color=species(0))
-        ax.xaxis.set_major_locator(ticks(4))
-        ax.yaxis.set_major_locator(ticks(5))
-    frame = Rectangle(
-        low_V[:2], *(high_V - low_V)[:2], facecolor="none", edgecolor=PALETTE["row-untuned"][0], linewidth=1.4, zorder=3
-    )
-    axes[1].add_patch(frame)
-    axes[1].annotate(
-        "the range of the first step", high_V[:2], xytext=(4, 3), textcoords="offset points", fontsize=9,
-        color=HUES[2],
-    )  # fmt: skip
-    axes[1].set_xlim(left=0)
-    axes[1].set_ylim(bottom=0)
-    axes[0].set_ylabel(shortened(names[1], 16), color=species(1))
-    return figure
+    look: dict[str, Any] = {"dash": "none", "marker": ".", "size": 3.2, "alpha": 0.4}
+    before, after = (Series("", *all_NV[thinned(len(all_NV)), :2].T, **look) for all_NV in (first_NV, last_NV))
+    (left, low), (right, high) = first_NV[:, :2].min(axis=0), first_NV[:, :2].max(axis=0)
+    frame = [left, right, right, left, left], [low, low, high, high, low]
+    note = Note("the range of the first step", right, high, (4, 3), above=True, colour=HUES[2])
+    x, y, zero = _own(names, 0, 16, ticks=4), _own(names, 1, 16), Axis(limits=(0, None), word=shortened(names[1], 16))
+    range_of = Series("", *frame, colour=HUES[2], width=1.4, over=3, told=False)
+    last = Panel([after, range_of], replace(x, limits=(0, None)), zero, title="last step", notes=[note])
+    return Chart("scatter", [Panel([before], x, y, title="first step"), last], (WIDTH, 236), columns=2)
 
 
 # --------------------------------------------------------------------------------------------- distributions
 
 
-@styled
-def values_figure(values_NTV: np.ndarray, names: Sequence[str], marks: Mapping[str, float]) -> Figure:
+def values_figure(values_NTV: np.ndarray, names: Sequence[str], marks: Mapping[str, float]) -> Chart:
     """Distribution of the positive values of each variable on a logarithmic axis; `marks` are named places on it."""
-    figure = canvas(WIDTH, 240)
-    ax = figure.subplots()
     held = values_NTV[values_NTV > 0]
     low, high = (held.min(), held.max()) if len(held) else (0.1, 1.0)
     edges = np.geomspace(low, high * 1.0001, 61)
-    for v in range(values_NTV.shape[2]):
-        counts = np.histogram(values_NTV[..., v], edges)[0]
-        _outline(ax, 100 * counts / max(values_NTV[..., v].size, 1), edges, species(v))
-    for place in marks.values():
-        ax.axvline(place, color=MUTED, linewidth=0.9, linestyle=(0, (3, 2)))
-    words = "\n".join(f"{name}: {place:.3g}" for name, place in marks.items())
-    ax.annotate(words, (1, 1), xycoords="axes fraction", ha="right", va="top", fontsize=9, color=MUTED)
-    ax.set_xscale("log")
+    shares = [100 * np.histogram(all_NT, edges)[0] / max(all_NT.size, 1) for all_NT in np.moveaxis(values_NTV, 2, 0)]
+    words = Note("\n".join(f"{name}: {place:.3g}" for name, place in marks.items()), side="right")
     low = max(low, high / 1e5)
-    ax.set_xlim(low, high * (high / low) ** 0.2 * 1.05)
-    log_ticks(ax.xaxis, *ax.get_xlim())
-    ax.set_ylim(bottom=0)
-    ax.set_xlabel("population (raw units), logarithmic")
-    ax.set_ylabel("values per bin (%)")
-    _variables(figure, names)
-    return figure
+    limits = (low, high * (high / low) ** 0.2 * 1.05)
+    x = Axis("population", "raw units", scale="log", limits=limits, tail=", logarithmic")
+    series = [*_outlines(edges, shares, names), Series("", list(marks.values()), mark="down", **MARK)]
+    return single("stairs", series, x, Axis("values per bin", "%", limits=(0, None)), 240, notes=[words])
 
 
-def _outline(ax: Axes, heights: np.ndarray, edges: np.ndarray, colour: str) -> None:
-    ax.stairs(heights, edges, color=colour, linewidth=1.6)
-    ax.stairs(heights, edges, color=colour, alpha=0.16, fill=True)
+MARK: dict[str, Any] = {"colour": MUTED, "width": 0.9, "dash": SHORT}  # a place on the axis
 
 
-def _variables(figure: Figure, names: Sequence[str]) -> None:
-    handles = [Line2D([], [], color=species(v), linewidth=2) for v in range(len(names))]
-    figure.legend(handles, [shortened(name, 16) for name in names], ncols=len(names), **ABOVE)
+def _outlines(edges: np.ndarray, heights: Sequence[np.ndarray], names: Sequence[str]) -> list[Series]:
+    """The histogram of each variable, in its colour."""
+    return [Series(name, edges, heights[v], colour=species(v), width=1.6) for v, name in enumerate(names)]
 
 
-@styled
-def period_figure(period_NV: np.ndarray, names: Sequence[str], step: float) -> Figure:
+def period_figure(period_NV: np.ndarray, names: Sequence[str], step: float) -> Chart:
     """Distribution over series of each variable's period, in steps below and in time units above."""
-    figure = canvas(WIDTH, 256)
-    ax = figure.subplots()
     edges = _edges(period_NV, 1.0)
-    for v in range(len(names)):
-        _outline(ax, np.histogram(period_NV[:, v], edges)[0], edges, species(v))
-    ax.set_xlim(edges[0], edges[-1])
-    ax.set_xlabel("period (steps)")
-    ax.set_ylabel("series per bin")
-    top = ax.secondary_xaxis("top", functions=(lambda x: np.multiply(x, step), lambda x: np.divide(x, step)))
-    top.set_xlabel("period (time units)")
-    top.spines["top"].set_visible(True)
-    _variables(figure, names)
-    return figure
+    series = _outlines(edges, [np.histogram(period_N, edges)[0] for period_N in period_NV.T], names)
+    x, y = Axis("period", "steps", limits=(edges[0], edges[-1])), Axis("series per bin", limits=(0, None), whole=True)
+    return Chart("stairs", [Panel(series, x, y, top=("period (time units)", step))], (WIDTH, 256))
 
 
 def _edges(values: np.ndarray, width: float) -> np.ndarray:
-    """Edges of bins of that width, wider where there would be more than a hundred of them."""
+    """Edges of bins of that width, wider if there would be more than a hundred of them."""
     held = values[np.isfinite(values)]
     if not len(held):
         return np.array([0.0, width])
@@ -239,24 +154,16 @@ def _edges(values: np.ndarray, width: float) -> np.ndarray:
     return np.arange(np.floor(held.min() / width), np.ceil(held.max() / width) + 1.5) * width
 
 
-@styled
-def lag_figure(lag_N: np.ndarray, share_N: np.ndarray) -> Figure:
+def lag_figure(lag_N: np.ndarray, share_N: np.ndarray) -> Chart:
     """Distribution over series of the second variable's lag, in steps and by the period, with its mean."""
-    figure = canvas(WIDTH, 220)
-    axes = figure.subplots(1, 2, sharey=False)
-    panels = ((lag_N, 0.5, "steps"), (100 * share_N, 2.0, "% of the period"))
-    for ax, (values_N, width, unit) in zip(axes, panels, strict=True):
-        edges = _edges(values_N, width)
-        _outline(ax, np.histogram(values_N, edges)[0], edges, PALETTE["row-2"][0])
-        ax.set_ylim(top=1.14 * ax.get_ylim()[1])  # room for the words above the bars
-        if np.isfinite(values_N).any():
-            mean = float(np.nanmean(values_N))
-            ax.axvline(mean, color=MUTED, linewidth=1.0, linestyle=(0, (3, 2)))
-            ax.annotate(
-                f"mean {mean:.3g}", (mean, 1), xycoords=("data", "axes fraction"), xytext=(4, -2), va="top",
-                textcoords="offset points", fontsize=9, color=MUTED,
-            )  # fmt: skip
-        ax.set_xlabel(f"lag ({unit})")
-        ax.xaxis.set_major_locator(ticks(5))
-    axes[0].set_ylabel("series per bin")
-    return figure
+    panels: list[Panel] = []
+    for values_N, width, unit in ((lag_N, 0.5, "steps"), (100 * share_N, 2.0, "% of the period")):
+        edges, mean = _edges(values_N, width), float(np.nanmean(values_N)) if np.isfinite(values_N).any() else None
+        counts = np.histogram(values_N, edges)[0]
+        series = [Series("", edges, counts, colour=HUES[1], width=1.6), Series("", [mean], mark="down", **MARK)]
+        notes = [] if mean is None else [Note(f"mean {mean:.3g}", mean, None, (4, -2))]
+        y = Axis(
+            "" if panels else "series per bin", limits=(0, 1.2 * max(counts.max(), 1)), whole=True
+        )  # room for the words
+        panels.append(Panel(series, Axis("lag", unit, ticks=5), y, notes=notes))
+    return Chart("stairs", panels, (WIDTH, 220), columns=2)

@@ -1,4 +1,4 @@
-"""How every figure looks, and its way into a page: palette, settings, SVG for light and dark, PNG."""
+"""Charts as files and as parts of a page: SVG for light and dark with values under the pointer, and PNG."""
 
 from __future__ import annotations
 
@@ -8,87 +8,19 @@ import io
 import re
 import warnings
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import escape
 
 import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
 
 from jaxlv.errors import JaxlvWarning
-
-# name -> colour on white, colour on dark. The first is drawn; SVG names both by the CSS variable --name.
-# After Okabe & Ito (2008), darkened or lightened until the contrast with the page is at least 4.5.
-PALETTE: dict[str, tuple[str, str]] = {
-    "ink": ("#1b1f24", "#e4e7ea"),
-    "muted": ("#5b656f", "#9ba5af"),
-    "rule": ("#dce0e4", "#343a41"),
-    "species-1": ("#0072b2", "#56b4e9"),
-    "species-2": ("#c85200", "#f0904a"),
-    "species-3": ("#6d7500", "#c3c94f"),
-    "row-tuned": ("#007a5a", "#2fc99b"),
-    "row-untuned": ("#a8457f", "#e58fc0"),
-    "row-1": ("#8a6100", "#e0b040"),
-    "row-2": ("#6152b3", "#a99ff0"),
-    "row-3": ("#68707a", "#a4acb5"),
-    "row-4": ("#69717b", "#a5adb6"),
-    "row-5": ("#8c3b12", "#e0946a"),
-    "row-6": ("#1f6a7a", "#74c3d6"),
-    "row-7": ("#4d5a00", "#b4c24a"),
-}
-INK, MUTED, RULE = (PALETTE[name][0] for name in ("ink", "muted", "rule"))
-PAPER = ("#ffffff", "#15181b")  # of the page, light and dark
-
-STYLE: Any = {  # rcParams
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib, so the layout is the same everywhere
-    "font.size": 11,
-    "axes.titlesize": 11,
-    "axes.labelsize": 11,
-    "xtick.labelsize": 10,
-    "ytick.labelsize": 10,
-    "legend.fontsize": 10,
-    "legend.frameon": False,
-    "text.color": INK,
-    "text.parse_math": False,  # names come from data; a "$" in them is a dollar sign
-    "axes.labelcolor": INK,
-    "axes.edgecolor": MUTED,
-    "axes.facecolor": "none",
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "grid.color": RULE,
-    "grid.linewidth": 0.8,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "xtick.major.size": 3,
-    "ytick.major.size": 0,
-    "lines.linewidth": 1.5,
-    "lines.solid_joinstyle": "round",
-    "path.simplify": True,
-    "path.simplify_threshold": 0.2,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "jaxlv",
-    "figure.dpi": 72,
-    "figure.facecolor": "none",
-    "savefig.facecolor": "none",
-}
-
-
-def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """`draw` under this module's matplotlib settings, which leave the process's own as they were."""
-
-    @functools.wraps(draw)
-    def wrapper(*args: Any, **kwargs: Any) -> Figure:
-        with matplotlib.rc_context(STYLE):
-            return draw(*args, **kwargs)
-
-    return wrapper
-
+from jaxlv.report.charts import Chart
+from jaxlv.report.figures.render import Drawing, Place, drawn
+from jaxlv.report.theme import PALETTE, PAPER, STYLE, css_variables
 
 _SVG = "{http://www.w3.org/2000/svg}"
 _HREF = "{http://www.w3.org/1999/xlink}href"
@@ -99,18 +31,18 @@ _FAMILY = re.compile(r"font-family: [^;]*;\s*")
 _NOT_XML = re.compile(r"[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # names of folders may hold such
 
 
-def css_variables(dark: bool = False) -> str:
-    """The palette as CSS declarations, for the page that SVG of this module is put into."""
-    return ";".join(f"--{name}:{colours[dark]}" for name, colours in PALETTE.items())
+TOLD, MOST = 1 / 3, 8000  # of a figure's size, and characters: what the words under the pointer add at most
+REACH = 5.0  # pixels around a point in which the pointer finds it
 
 
-def to_svg(figure: Figure, label: str) -> str:
-    """`figure` as an <svg> element: sized, labelled, same bytes for the same figure, ids unique in a page.
+def to_svg(chart: Chart, label: str) -> str:
+    """Returns a chart as an <svg> element: sized, labelled, same bytes for the same chart, ids unique in a page.
 
-    Ink becomes currentColor, other colours CSS variables with the light value as fall-back; text stays text.
+    Ink becomes currentColor, other colours CSS variables with the light value as fall-back; text stays text. Over each value
+    lies an outline that is not seen, whose <title> a browser shows under the pointer.
     """
-    buffer = io.StringIO()
-    _save(figure, buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    drawing, buffer = drawn(chart), io.StringIO()
+    _save(drawing.figure, buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     raw = _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", buffer.getvalue())
     root = ET.fromstring(raw)
     _rewrite_ids(root, "f" + hashlib.sha256((label + raw).encode()).hexdigest()[:8] + "-")
@@ -119,24 +51,50 @@ def to_svg(figure: Figure, label: str) -> str:
     _, _, width, height = root.attrib["viewBox"].split()
     for node in [*root.findall(f"{_SVG}metadata"), *root.findall(f"{_SVG}defs[{_SVG}style]")]:
         root.remove(node)
-    root.attrib = {
-        "width": width,
-        "height": height,
-        "viewBox": f"0 0 {width} {height}",
-        "role": "img",
-        "aria-label": label,
-        "font-family": "sans-serif",
-    }
+    root.attrib = {"width": width, "height": height, "viewBox": f"0 0 {width} {height}"}
+    root.attrib |= {"role": "img", "aria-label": label, "font-family": "sans-serif"}
     ET.register_namespace("", _SVG[1:-1])
-    return ET.tostring(root, encoding="unicode")
+    text = ET.tostring(root, encoding="unicode")
+    return text.removesuffix("</svg>") + _values(drawing, float(height), min(TOLD * len(text), MOST)) + "</svg>"
+
+
+def _values(drawing: Drawing, height: float, room: float) -> str:
+    """The outlines of values with their words: of every n-th of a series, if all of them would take more than the room."""
+    every = [[shape for place in of if (shape := _outline(place, height))] for of in drawing.places]
+    n = 1
+    while sum(len(shape) for of in every for shape in _thinned(of, n)) > room and n < max(map(len, every), default=0):
+        n += 1
+    shapes = "".join(shape for of in every for shape in _thinned(of, n))
+    return f'<g class="values" fill="none" pointer-events="all">{shapes}</g>' if shapes else ""
+
+
+def _thinned(shapes: Sequence[str], n: int) -> list[str]:
+    """Every n-th, the first and the last among them."""
+    last, count = len(shapes) - 1, -(-len(shapes) // n)
+    return [shapes[round(i * last / max(count - 1, 1))] for i in range(count)]
+
+
+def _outline(place: Place, height: float) -> str:
+    """A place in pixels from the top left, as SVG; empty if the axes do not show it."""
+    (left, right), (low, high) = np.sort(place.axes.transData.transform(place.corners).T)
+    box = place.axes.bbox
+    if not (box.x0 - 1 <= left and right <= box.x1 + 1 and box.y0 - 1 <= high and low <= box.y1 + 1):
+        return ""
+    words = _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", escape(place.words))
+    if (left, low) == (right, high):
+        return f'<circle cx="{left:.1f}" cy="{height - low:.1f}" r="{REACH:g}"><title>{words}</title></circle>'
+    low, high = max(low, box.y0), min(high, box.y1)
+    left, low = left - max(0, REACH - (right - left)) / 2, low - max(0, REACH - (high - low)) / 2
+    size = f'width="{max(right - left, REACH):.1f}" height="{max(high - low, REACH):.1f}"'
+    return f'<rect x="{left:.1f}" y="{height - max(high, low + REACH):.1f}" {size}><title>{words}</title></rect>'
 
 
 def stand_alone(svg: str) -> str:
     """An element of `to_svg` as a file that brings its colours along: on white, or on dark for a reader who prefers that."""
     light, dark = (f"color:{PALETTE['ink'][k]};background:{PAPER[k]};{css_variables(bool(k))}" for k in (0, 1))
-    style = f"<style>:root{{color-scheme:light dark;{light}}}@media (prefers-color-scheme:dark){{:root{{{dark}}}}}</style>"
+    rules = f":root{{color-scheme:light dark;{light}}}@media (prefers-color-scheme:dark){{:root{{{dark}}}}}"
     head, _, rest = svg.partition(">")
-    return f"{head}>{style}{rest}\n"
+    return f"{head}><style>{rules}.values>:hover{{stroke:currentColor}}</style>{rest}\n"
 
 
 def _rewrite_ids(root: ET.Element, prefix: str) -> None:
@@ -174,16 +132,15 @@ def _rounded(match: re.Match[str]) -> str:
     return {"-0.0": "0"}.get(text, text.removesuffix(".0"))
 
 
-def save_pair(figure: Figure, element: str, stem: Path) -> None:
-    """STEM.svg of an element of `to_svg` and STEM.png of its figure, which keeps the layout: that takes the most time."""
+def save_pair(chart: Chart, element: str, stem: Path) -> None:
+    """Writes STEM.svg, of an element of `to_svg`, and STEM.png of its chart."""
     stem.with_name(f"{stem.name}.svg").write_text(stand_alone(element), encoding="utf-8")
-    figure.set_layout_engine("none")
-    save_png(figure, stem.with_name(f"{stem.name}.png"))
+    save_png(chart, stem.with_name(f"{stem.name}.png"))
 
 
-def save_png(figure: Figure, path: str | Path, *, dpi: int = 144) -> None:
-    """`figure` as a PNG on white, at `dpi` / 72 device pixels per unit. Warns once if the font lacks a character."""
-    if _save(figure, path, format="png", dpi=dpi, facecolor="white", metadata={"Software": None}):
+def save_png(chart: Chart, path: str | Path, *, dpi: int = 144) -> None:
+    """Writes a chart as a PNG on white, at `dpi` / 72 device pixels per unit. Warns once if the font lacks a character."""
+    if _save(drawn(chart).figure, path, format="png", dpi=dpi, facecolor="white", metadata={"Software": None}):
         _warn_of_boxes()
 
 
@@ -192,6 +149,7 @@ def _save(figure: Figure, target: Any, **options: Any) -> bool:
     with warnings.catch_warnings(record=True) as caught, matplotlib.rc_context(STYLE):
         warnings.simplefilter("always")
         figure.savefig(target, **options)
+    figure.set_layout_engine("none")  # the layout stays as it is: it takes the most time
     lacking = [one for one in caught if "missing from font" in str(one.message)]
     for one in caught:
         if one not in lacking:

@@ -1,0 +1,63 @@
+"""How numbers and settings become text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+MISSING = "–"
+
+
+def number(value: float | None, of_one: bool = False) -> str:
+    """`value` to 3 significant digits; MISSING for None and NaN. What is at most 1 (`of_one`) is never rounded up to it."""
+    if of_one and value is not None and 0.995 <= value < 1:
+        return f"{value:.{math.ceil(-math.log10(1 - value))}f}"
+    if value is None or math.isnan(value):
+        return MISSING
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    rounded = float(f"{value:.2e}")
+    if rounded and not 1e-3 <= abs(rounded) < 1e5:
+        mantissa, exponent = f"{rounded:.2e}".split("e")
+        text = f"{mantissa}e{int(exponent)}"
+    else:
+        text = f"{rounded:.{max(0, 2 - math.floor(math.log10(abs(rounded)))) if rounded else 0}f}"
+    return text.replace("-", "−")
+
+
+def percent(share: float | None) -> str:
+    """`share` in percent to 3 significant digits, never rounded up to 100."""
+    if share is None or math.isnan(share):
+        return MISSING
+    return number(100 * share) if share >= 1 or 100 * share < 99.95 else "99.9"
+
+
+def align(texts: Sequence[str], digit: str = " ", point: str = " ") -> list[str]:
+    """`texts` padded to align their decimal points; `digit` and `point` are spaces of those widths."""
+    parts = [text.partition(".") for text in texts]
+    before = max((len(whole) for whole, _, _ in parts), default=0)
+    after = max((len(fraction) for _, _, fraction in parts), default=0)
+    gap = point if any(dot for _, dot, _ in parts) else ""
+    return [whole.rjust(before, digit) + (dot or gap) + fraction.ljust(after, digit) for whole, dot, fraction in parts]
+
+
+def duration(seconds: float) -> str:
+    """A time in words: seconds, minutes, or hours and minutes."""
+    if seconds < 60:
+        return f"{number(seconds)} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{int(seconds) // 60} min {int(seconds) % 60} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def plain(value: Any) -> str:
+    """A setting as text: yes or no, lists with commas, floats without trailing zeros."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}" if math.isfinite(value) else MISSING
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(plain, value)) or MISSING
+    return MISSING if value is None or value == "" else str(value)
