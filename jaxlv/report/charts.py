@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -82,6 +82,14 @@ def rows_of(names: Sequence[str], length: int = 28) -> Axis:
     return Axis(scale="category", ticks=ticks, limits=(max(len(names), 1) - 0.4, -0.6))
 
 
+class Point(NamedTuple):
+    """A point of a series, and its place among all of them."""
+
+    index: int
+    x: float
+    y: float
+
+
 @dataclass(frozen=True)
 class Series:
     """What is drawn under one name and in one colour. In a panel whose y axis has categories, x and y change places.
@@ -118,10 +126,10 @@ class Series:
     keyed: bool = True  # whether its name stands in the legend or at its end
     told: bool = True  # whether its values are under the pointer
 
-    def points(self) -> list[tuple[int, float, float]]:
-        """(index, x, y) of the points that are finite."""
+    def points(self) -> list[Point]:
+        """Returns the points that are finite."""
         x, y = numbers(self.x), numbers(() if self.y is None else self.y)
-        return [(i, a, b) for i, (a, b) in enumerate(zip(x, y, strict=False)) if math.isfinite(a) and math.isfinite(b)]
+        return [Point(i, a, b) for i, (a, b) in enumerate(zip(x, y, strict=False)) if math.isfinite(a) and math.isfinite(b)]
 
 
 @dataclass(frozen=True)
