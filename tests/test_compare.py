@@ -146,6 +146,7 @@ def test_a_run_is_scored_only_where_it_has_not_seen_the_test_series(compared, da
     assert "rai: not scored; the run has seen 1 of its 1 test series" in said
     result = json.loads((tmp_path / "out" / COMPARE).read_text())
     assert list(result["protocols"]["liu"]["parts"]) == ["liu"]
+    assert [row["name"] for row in result["protocols"]["liu"]["parts"]["liu"]["rows"]] == ["tuned", *BASELINES]
     assert "rai" not in result["protocols"]["rai"]["parts"]
 
 
