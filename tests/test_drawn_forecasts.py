@@ -12,9 +12,8 @@ from drawn import bands, colour, drawn, from_top, legend, lines, named, seen, te
 from jaxlv.data.series import from_arrays
 from jaxlv.forecasting import metrics
 from jaxlv.forecasting.forecaster import QUANTILES, Forecast, read_csv
+from jaxlv.forecasting.panels import ForecastPanel, panels
 from jaxlv.report.figures import evaluation as figures
-from jaxlv.report.figures.evaluation import ForecastPanel
-from jaxlv.report.figures.panels import panels
 from jaxlv.report.theme import INK, MUTED, species
 
 C, H, S = 5, 4, 20

@@ -12,13 +12,13 @@ import pytest
 from drawn import bands, legend, seen
 
 from jaxlv.errors import JaxlvWarning
+from jaxlv.forecasting.panels import ForecastPanel
 from jaxlv.report import charts
 from jaxlv.report.figures import analyses as of_analyses
 from jaxlv.report.figures import anatomy as of_anatomy
 from jaxlv.report.figures import evaluation as figures
 from jaxlv.report.figures import series as of_series
 from jaxlv.report.figures import svg as svgs
-from jaxlv.report.figures.evaluation import ForecastPanel
 from jaxlv.report.theme import PALETTE, css_variables
 
 HOSTILE = '<script>alert("1")</script> $x_1$'

@@ -12,10 +12,10 @@ from drawn import bold, cells, tables
 from records import unlike
 
 from jaxlv.data.series import from_arrays
+from jaxlv.forecasting.panels import ForecastPanel
 from jaxlv.published.protocols import PROTOCOLS
 from jaxlv.report import compared, dossier, evaluation, probe, reported, reproductions, runs, sweeps
 from jaxlv.report.compared import Entry
-from jaxlv.report.figures.evaluation import ForecastPanel
 from jaxlv.report.folders import Evaluation, Run
 from jaxlv.report.page import MISSING, duration, number, percent
 

@@ -85,7 +85,7 @@ def rows_of(names: Sequence[str], length: int = 28) -> Axis:
 class Point(NamedTuple):
     """A point of a series, and its place among all of them."""
 
-    index: int
+    place: int
     x: float
     y: float
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxlv.forecasting.panels import ForecastPanel
 from jaxlv.report.figures import evaluation as figures
-from jaxlv.report.figures.evaluation import ForecastPanel
 from jaxlv.report.page import (
     Block,
     Figure,

@@ -12,12 +12,12 @@ from jaxlv.analysis import anatomy
 from jaxlv.data.series import COURSE_SHA256, SeriesSet
 from jaxlv.errors import JaxlvError
 from jaxlv.forecasting.forecaster import Forecast, read_csv
+from jaxlv.forecasting.panels import panels
 from jaxlv.lora import adapters
 from jaxlv.published.protocols import matching
 from jaxlv.report import analyses as analysed
 from jaxlv.report import evaluation, reported
 from jaxlv.report.anatomy import training_part
-from jaxlv.report.figures.panels import panels
 from jaxlv.report.folders import Evaluation, Run, Tree
 from jaxlv.report.page import MISSING, Page, Section, Table, duration, number, plain
 from jaxlv.report.tables.columns import Column, table_of, words

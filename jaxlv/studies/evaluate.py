@@ -14,9 +14,9 @@ from jaxlv.errors import JaxlvError
 from jaxlv.forecasting.conformal import Bands
 from jaxlv.forecasting.evaluate import LEVELS, check_fits, choose_temperature, fit_conformal, truth_of
 from jaxlv.forecasting.evaluate import evaluate as measure
+from jaxlv.forecasting.panels import panels
 from jaxlv.memory import peak_memory
 from jaxlv.report import evaluation
-from jaxlv.report.figures.panels import panels
 from jaxlv.runs import billing, run, sources
 from jaxlv.storage.files import Watched, new_folder, write_json
 from jaxlv.studies.progress import Bar, Begin, Say, Silent, unsaid

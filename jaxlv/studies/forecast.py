@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 from jaxlv.config import EvaluateConfig, config_tree
 from jaxlv.data.series import SeriesSet
 from jaxlv.forecasting.forecaster import Forecast, Forecaster
+from jaxlv.forecasting.panels import panels
 from jaxlv.forecasting.request import Request
 from jaxlv.report.figures import evaluation as figures
 from jaxlv.report.figures import svg
-from jaxlv.report.figures.panels import panels
 from jaxlv.storage.files import new_folder, write_json
 from jaxlv.studies.progress import Begin, Say, Silent, unsaid
 from jaxlv.studies.subjects import Asked, data_name, open_subject

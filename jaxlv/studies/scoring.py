@@ -17,11 +17,11 @@ from jaxlv.data.series import SeriesSet
 from jaxlv.forecasting.baselines import baselines_for
 from jaxlv.forecasting.evaluate import plain, score
 from jaxlv.forecasting.forecaster import Forecast, Forecaster
+from jaxlv.forecasting.panels import panels
 from jaxlv.published.protocols import MAO_ALPHA, Part
 from jaxlv.published.protocols import score as score_part
 from jaxlv.report.figures import evaluation as figures
 from jaxlv.report.figures import svg
-from jaxlv.report.figures.panels import panels
 from jaxlv.report.reported import spans
 from jaxlv.storage.files import new_file, read_text, write_text
 from jaxlv.studies.progress import Begin, Silent

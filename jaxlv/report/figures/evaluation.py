@@ -5,16 +5,14 @@ Axes: C context steps, H forecast steps, T = C + H, S samples, V variables.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxlv.forecasting import metrics
-from jaxlv.forecasting.forecaster import filled
+from jaxlv.forecasting.panels import ForecastPanel
 from jaxlv.report.charts import (
     DASHED,
     SHORT,
@@ -38,7 +36,6 @@ Row = Mapping[str, Any]
 # ------------------------------------------------------------------------------------------- style
 
 OWN = "tuned"
-BANDS = (0.95, 0.80, 0.50)  # central shares of the samples, widest first
 _SHADES = {0.95: 0.18, 0.80: 0.24, 0.50: 0.34}  # they add up, as the bands are nested
 
 
@@ -85,67 +82,6 @@ def _own_last(row: Row) -> bool:
 # ---------------------------------------------------------------------------------------- forecasts
 
 TOP_DASH = (0, (6, 2))
-
-
-@dataclass(frozen=True)
-class ForecastPanel:
-    """One series and the samples that continue it, in raw units; NaN where a sample is invalid or cut."""
-
-    series_id: int
-    variables: tuple[str, ...]
-    time_T: np.ndarray
-    context_CV: np.ndarray
-    truth_HV: np.ndarray | None  # None: the future is unknown
-    samples_SHV: np.ndarray
-    top: tuple[str, float] | None = None  # a level to be drawn, in words and raw units
-    last_V: np.ndarray | None = None  # where samples without a complete step stay; None: at the end of the context
-
-    @property
-    def time_H(self) -> np.ndarray:
-        """The times of the forecast."""
-        return self.time_T[len(self.context_CV) :]
-
-    @property
-    def observed_TV(self) -> np.ndarray:
-        """Context and truth in one array."""
-        return self.context_CV if self.truth_HV is None else np.concatenate([self.context_CV, self.truth_HV])
-
-    @property
-    def ceiling_V(self) -> np.ndarray:
-        """Where an axis ends at the latest, whatever samples do: three times the largest value observed."""
-        return 3 * np.nanmax(np.abs(self.observed_TV), axis=0)
-
-    @property
-    def scored_NSHV(self) -> np.ndarray:
-        """The samples as they are scored and written, of one series: one that broke off stays at its last complete step."""
-        end_V = self.context_CV[-1] if len(self.context_CV) else np.full(len(self.variables), np.nan)
-        return filled(self.samples_SHV[None], (end_V if self.last_V is None else self.last_V)[None])
-
-    @property
-    def median_HV(self) -> np.ndarray:
-        """The point forecast; NaN without samples."""
-        return metrics.quantiles(self.scored_NSHV, [0.5])[0, 0]
-
-    def band(self, share: float) -> tuple[np.ndarray, np.ndarray]:
-        """(low, high) of the central band that coverage is measured of, each (H, V); NaN without samples."""
-        low_NHV, high_NHV = metrics.central_interval(self.scored_NSHV, share)
-        return low_NHV[0], high_NHV[0]
-
-    @functools.cached_property
-    def bands(self) -> dict[tuple[float, ...], tuple[np.ndarray, np.ndarray]]:
-        """{shares: (low, high)}, widest first; shares whose bands are equal, as of few samples, have one together."""
-        found: dict[tuple[float, ...], tuple[np.ndarray, np.ndarray]] = {}
-        for share in BANDS:
-            ends = self.band(share)
-            same = next((known for known, other in found.items() if np.array_equal(ends, other, equal_nan=True)), ())
-            found.pop(same, None)
-            found[(*same, share)] = ends
-        return found
-
-    @property
-    def is_cut(self) -> bool:
-        """Whether the widest band leaves the axes."""
-        return bool(np.any(self.band(BANDS[0])[1] > self.ceiling_V))
 
 
 def forecast_figure(panel: ForecastPanel, *, time_label: str = "time") -> Chart:
