@@ -339,7 +339,7 @@ class Forecaster:
         return whole, step[: min(shown, len(step) - 1)] if shown else ""
 
     def _batch(self, rows: _Rows, some: np.ndarray, request: Request, samples: int, size: int) -> list[list[Decoded]]:
-        """Returns the decoded samples of some rows; a short batch is filled with its first one, so that one shape is compiled."""
+        """Returns the decoded samples of some rows; its first one fills a short batch, so that one shape is compiled."""
         filled = np.concatenate([some, np.repeat(some[:1], size - len(some))])
         form = (rows.scales_MV.shape[1], self.codec.decimals, rows.digits_M[some[0]])
         masked = number_grammar(*form) if self.sampling.grammar else None
