@@ -92,7 +92,7 @@ def _units(shown: Sequence[Quantity]) -> str:
 def listed(table: Table) -> str:
     """A table turned: a column for each row, a line for each quantity. Levels share a line, ends that of their mean."""
     lines = [["", *(ascii(str(table.columns[0].of(row))) for row in table.rows)]]
-    for _, group in itertools.groupby(table.columns[1:], key=lambda column: (column.base, column.group, len(column.path))):
+    for _, group in itertools.groupby(table.columns[1:], key=lambda column: f"{column.base}/{column.group}"):
         own = list(group)
         ends = [column for column in own if column.form == "interval"]
         own = [column for column in own if column not in ends]

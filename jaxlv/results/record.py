@@ -11,9 +11,9 @@ import functools
 import math
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass
-from typing import Any, Self, Union
+from typing import Any, NamedTuple, Self, Union
 
 import numpy as np
 
@@ -91,14 +91,20 @@ def _optional(field: dataclasses.Field[Any]) -> bool:
     return field.default is not MISSING or field.default_factory is not MISSING
 
 
-def _parts(hint: Any) -> tuple[Any, tuple[Any, ...]]:
-    """Returns what a type hint is (Union, tuple, dict, a record, or a type) and of what."""
+class _Kind(NamedTuple):
+    """What a type hint is: Union, tuple, dict, Record or another type; and of what."""
+
+    kind: Any
+    of: Sequence[Any] = ()
+
+
+def _parts(hint: Any) -> _Kind:
     origin = typing.get_origin(hint)
     if origin in (Union, types.UnionType):
-        return Union, typing.get_args(hint)
+        return _Kind(Union, typing.get_args(hint))
     if origin is not None:
-        return (tuple if origin is tuple else dict), typing.get_args(hint)
-    return (Record if isinstance(hint, type) and issubclass(hint, Record) else hint), ()
+        return _Kind(tuple if origin is tuple else dict, typing.get_args(hint))
+    return _Kind(Record if isinstance(hint, type) and issubclass(hint, Record) else hint)
 
 
 def _shape(hint: Any) -> shape.Shape:
@@ -136,7 +142,7 @@ def _made(value: Any, hint: Any) -> Any:
     return float(value) if hint is float and value is not None else value
 
 
-def _chosen(value: Any, of: tuple[Any, ...]) -> Any:
+def _chosen(value: Any, of: Sequence[Any]) -> Any:
     """Returns the first type of a union that a value has."""
     left = [one for one in of if one is not types.NoneType]
     if len(left) == 1:

@@ -227,8 +227,16 @@ def budget_rows(fronts: Mapping[str, Sequence[Entry]], key: str) -> list[Row]:
     return rows
 
 
-def best_on_test(entries: Sequence[Entry]) -> tuple[str, float, TestedOn] | None:
-    """(run, error, what it was tested on) of the least error on the shared protocol; None if fewer than two have one."""
+class BestOnTest(NamedTuple):
+    """The least error of runs that were tested on the same."""
+
+    run: str
+    error: float
+    on: TestedOn
+
+
+def best_on_test(entries: Sequence[Entry]) -> BestOnTest | None:
+    """Returns the least error on the shared protocol; None if fewer than two runs have one."""
     shared = shared_protocol(entries)
     found = [
         (row.mae, entry.name)
@@ -239,4 +247,4 @@ def best_on_test(entries: Sequence[Entry]) -> tuple[str, float, TestedOn] | None
     if len(found) < 2 or shared is None:
         return None
     error, name = min(found)
-    return name, error, shared
+    return BestOnTest(name, error, shared)
