@@ -23,7 +23,7 @@ from benchmarks import tables
 from jaxlv.config import SamplingConfig
 from jaxlv.data import dynamics
 from jaxlv.data.series import SeriesSet
-from jaxlv.forecasting.evaluate import plain, score
+from jaxlv.forecasting.evaluate import score
 from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.forecasting.likelihood import nats_per_value
 from jaxlv.forecasting.request import Request
@@ -80,8 +80,8 @@ def measure(form: Form, forecaster: Forecaster, series: SeriesSet, samples: int,
     context_NCV, truth_NHV = values_NTV[:, :CONTEXT], values_NTV[:, CONTEXT : CONTEXT + HORIZON]
     row = score("model", forecast.median(), truth_NHV, context_NCV, series, forecast.filled())
     if len(form.headrooms) == 1:
-        row["nats_per_value"] = float(nats_per_value(own, series, CONTEXT, HORIZON, batch).mean())
-    return plain({key: value for key, value in row.items() if not key.endswith(("_by_series", "_by_step"))})
+        row = replace(row, nats_per_value=float(nats_per_value(own, series, CONTEXT, HORIZON, batch).mean()))
+    return {key: value for key, value in row.tree().items() if not key.endswith(("_by_series", "_by_step"))}
 
 
 def line(name: str, row: dict[str, Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -15,8 +16,10 @@ from matplotlib.patches import StepPatch
 
 from jaxlv.report.charts import Chart
 from jaxlv.report.figures.render import drawn as drawing_of
-from jaxlv.report.page import MISSING, Page, Section, Table, number
+from jaxlv.report.format import MISSING, number
 from jaxlv.report.page import Figure as PageFigure
+from jaxlv.report.page import Page, Section
+from jaxlv.report.table import Table
 
 
 def seen(chart: Chart) -> Figure:
@@ -192,7 +195,7 @@ def heads(table: Table) -> list[str]:
     groups = [group for group in table.groups for _ in range(group.span)]
     return [
         f"{group.name}: {head}".strip(": ") + (f" [{group.unit}]" if group.unit else "")
-        for group, head in zip(groups, table.columns, strict=True)
+        for group, head in zip(groups, table.heads, strict=True)
     ]
 
 
@@ -202,21 +205,21 @@ def cells(table: Table) -> dict[str, dict[str, str]]:
     assert len(set(names)) == len(names), names
     return {
         row[0].text.strip(): {head: _plain(cell.text) for head, cell in zip(names[1:], row[1:], strict=True)}
-        for row in table.rows
+        for row in table.cells
     }
 
 
 def bold(table: Table) -> set[tuple[str, str]]:
     """(row, heading) of the cells that are marked as the best."""
     names = heads(table)
-    return {(row[0].text.strip(), head) for row in table.rows for head, cell in zip(names, row, strict=True) if cell.best}
+    return {(row[0].text.strip(), head) for row in table.cells for head, cell in zip(names, row, strict=True) if cell.best}
 
 
 def values(table: Table) -> dict[str, dict[str, float | None]]:
     """{row: {heading: what the cell sorts by}}."""
     names = heads(table)
     return {
-        row[0].text.strip(): {head: cell.value for head, cell in zip(names[1:], row[1:], strict=True)} for row in table.rows
+        row[0].text.strip(): {head: cell.value for head, cell in zip(names[1:], row[1:], strict=True)} for row in table.cells
     }
 
 
@@ -225,7 +228,9 @@ def _plain(text: str) -> str:
 
 
 def listing(text: str, count: int) -> dict[str, dict[str, str]]:
-    """{row: {heading: text}} of the first table of plain text: so many rows under a rule of "-", a gap between columns."""
+    """{row: {heading: text}} of the first table of plain text: so many rows under a rule of "-", a gap between columns; a
+    heading has that of its group before it, if there is a line of groups.
+    """
     rows = text.splitlines()
     rule = next(i for i, row in enumerate(rows) if row and not row.strip("-"))
     head, body = rows[rule - 1], rows[rule + 1 : rule + 1 + count]
@@ -233,6 +238,10 @@ def listing(text: str, count: int) -> dict[str, dict[str, str]]:
     blank = np.array([all(row.ljust(width)[i] == " " for row in (head, *body)) for i in range(width)])
     starts = [0, *(i for i in range(2, width) if blank[i - 2] and blank[i - 1] and not blank[i])]
     columns = [[row[a:b].strip() for row in (head, *body)] for a, b in zip(starts, [*starts[1:], None], strict=True)]
+    if rule > 1 and rows[rule - 2]:
+        ends = {match.end(): match[0] for match in re.finditer(r"\S+( \S+)*", rows[rule - 2])}
+        for column, start in zip(columns[1:], starts[1:], strict=True):
+            column[0] = f"{next(name for end, name in ends.items() if end > start)}: {column[0]}"
     return {name: {column[0]: column[i] for column in columns[1:]} for i, name in enumerate(columns[0]) if i}
 
 

@@ -23,8 +23,8 @@ LIBRARY, TOOLS, CONFIGS = ROOT / "jaxlv", ROOT / "tools", ROOT / "configs"
 
 # The library's folders, and the files beside them, from the ground up: each imports only those before it.
 ORDER = (
-    "errors", "settings", "memory", "versions", "storage", "config", "data", "text", "model", "lora", "steps", "flops",
-    "forecasting", "runs", "published", "analysis", "report", "studies", "api", "__init__",
+    "errors", "settings", "memory", "versions", "storage", "results", "config", "data", "text", "model", "lora", "steps",
+    "flops", "forecasting", "runs", "published", "analysis", "report", "studies", "api", "__init__",
 )  # fmt: skip
 # The counters know no model of this project, nor any package except jax and numpy.
 COUNTING = tuple(
@@ -96,6 +96,24 @@ def test_a_module_imports_only_what_stands_below_it(module):
     place = ORDER.index(module.partition(".")[0])
     assert not [name for name in IMPORTED[module] if ORDER.index(name.partition(".")[0]) > place]
     assert IMPORTED[module] <= NARROW.get(module, IMPORTED[module])
+
+
+# What is not a page: what pages are written with, and what reads folders, prices and computes for them.
+PARTS_OF_PAGES = {f"report.{name}" for name in ("format", "table", "terminal", "page", "parts", "material", "__init__")}
+READERS = {f"report.{name}" for name in ("folders", "details", "reported", "dossier")}
+PAGES = sorted(
+    name
+    for name in MODULES
+    if name.startswith("report.") and name not in PARTS_OF_PAGES | READERS and ".figures." not in name
+)
+
+
+@pytest.mark.parametrize("module", PAGES)
+def test_a_page_is_given_finished_records(module):
+    """It opens no file, prices nothing and computes no result: whoever could do that for it is not imported."""
+    assert {name.partition(".")[0] for name in IMPORTED[module]} <= {"report", "results"}
+    assert not IMPORTED[module] & READERS
+    assert not calls_that_open(MODULES[module]) and not packages(MODULES[module]) & {"jax", "flax", "scipy", "sklearn"}
 
 
 def test_no_modules_import_each_other_and_every_folder_says_what_it_is():

@@ -17,6 +17,8 @@ from jaxlv.flops import ledger
 from jaxlv.forecasting.baselines import BASELINES
 from jaxlv.model.weights import save_pretrained
 from jaxlv.report import comparison
+from jaxlv.report.format import number
+from jaxlv.results.papers import Comparison, PartResult
 from jaxlv.runs import run
 from jaxlv.studies.compare import RESULT as COMPARE
 from jaxlv.tools import cli
@@ -69,10 +71,12 @@ def test_a_comparison_leaves_forecasts_figures_and_a_page(compared):
     assert [row["name"] for row in part["rows"]] == ["tuned", "untuned", *BASELINES]
     assert {path.name for path in out.iterdir()} >= {"liu.csv", "liu-untuned.csv", COMPARE, "report.html", "runs", "parts"}
     assert "report: first run" in said and "sum of both species' MSE" in said
-    overview = comparison.format_overview(result)
+    found = Comparison.read(result, COMPARE)
+    overview = comparison.format_overview(found)
     assert overview in said and overview in (out / "compare.txt").read_text()
-    (row,) = [line for line in comparison.overview_rows(result) if line[0] == "liu: sum of MSE, series 1, raw units squared"]
-    assert row[1] == "0.00910" and row[7] in BASELINES and "oracle" not in row[7]
+    rows = {row["what"]: row for row in comparison.overview_rows(found)}
+    row = rows["liu: sum of MSE, series 1, raw units squared"]
+    assert row["report"] == 0.0091 and row["rival"] in BASELINES and "oracle" not in row["rival"]
     assert str(out.parent) not in (out / COMPARE).read_text()
 
 
@@ -100,7 +104,7 @@ def test_the_flops_are_those_of_the_ledger_within_the_budget(compared):
     flops = json.loads((out / COMPARE).read_text())["protocols"]["liu"]["flops"]
     assert flops["total"] == flops["tuning"] + flops["validation"] + flops["forecasts"] <= flops["budget"] == 10**15
     assert min(flops["tuning"], flops["validation"], flops["forecasts"]) > 0
-    assert flops["convention"] == "coursework" and f"{flops['total']:.3g} FLOPs" in said
+    assert flops["convention"] == "coursework" and f"{number(float(flops['total']))} FLOPs" in said
 
 
 def test_a_comparison_is_resumed_where_it_stopped_or_could_not_write(compared, options, capsys):
@@ -126,8 +130,8 @@ def test_a_comparison_ends_wherever_it_was_killed(compared, options, tmp_path):
     kills += ["reserve evaluation generation", "after liu.csv", "before parts/liu.json", "after parts/liu.json"]
     kills += ["before compare.json", "before compare.txt"]
     instants, arguments = Instants(out), ["compare", *map(str, options), "--out", str(out), "--protocols", "liu"]
-    for number, kill in enumerate(kills):
-        code, said = instants.run(cli.main, [*arguments, *(["--resume"] if number else [])], kill)
+    for place, kill in enumerate(kills):
+        code, said = instants.run(cli.main, [*arguments, *(["--resume"] if place else [])], kill)
         assert code == -9, (kill, said)
     code, said = instants.run(cli.main, [*arguments, "--resume"])
     assert code == 0 and "repeated after interruptions" in said, said
@@ -166,7 +170,7 @@ def test_what_is_wrong_is_said_before_anything_is_trained(change, message, optio
 
 def test_the_page_marks_the_best_of_models_and_baselines_not_the_report(compared):
     part = json.loads((compared[0] / COMPARE).read_text())["protocols"]["liu"]["parts"]["liu"]
-    table = comparison.table_of(part)
-    best = [[cell.best for cell in row] for row in table.rows]
+    table = comparison.table_of(PartResult.read(part, "compare.json"))
+    best = [[cell.best for cell in row] for row in table.cells]
     assert sum(row[1] for row in best) == 1
-    assert not any(any(row) for row, line in zip(best, table.rows, strict=True) if line[0].text.startswith("report"))
+    assert not any(any(row) for row, line in zip(best, table.cells, strict=True) if line[0].text.startswith("report"))

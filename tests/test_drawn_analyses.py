@@ -25,7 +25,7 @@ from drawn import (
 
 from jaxlv.report.figures import analyses as figures
 from jaxlv.report.figures import anatomy
-from jaxlv.report.page import plain
+from jaxlv.report.format import plain
 from jaxlv.report.theme import INK, MUTED, species
 
 MODELS = list(records.MODELS)

@@ -18,10 +18,10 @@ from jaxlv.flops.family import FAMILY
 from jaxlv.flops.table import count
 from jaxlv.flops.work import Work
 from jaxlv.report import compared, sweeps
-from jaxlv.report.compared import Entry
 from jaxlv.report.figures import costs
-from jaxlv.report.folders import Run
 from jaxlv.report.theme import MUTED
+from jaxlv.results.side_by_side import Entry
+from jaxlv.results.sweeps import Outcome
 
 WORK = Work(FAMILY["qwen2.5-0.5b"], 4, 512)
 
@@ -133,7 +133,7 @@ def test_each_group_has_a_front_and_a_colour_of_its_own():
 
 def test_losses_of_runs_side_by_side_are_under_their_own_names():
     entries = [
-        Entry(f"folder/{one['name']}", Run(one["name"], one["settings"], {"history": one["history"]})) for one in runs()[:3]
+        Entry(f"folder/{one['name']}", one["name"], one["settings"], Outcome.read(one, "sweep.json")) for one in runs()[:3]
     ]
     (ax,) = seen(compared.losses_figure(entries, [entry.name for entry in entries])).axes
     found = named(ax)

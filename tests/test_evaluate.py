@@ -20,26 +20,35 @@ from jaxlv.forecasting.baselines import BASELINES, context_mean
 from jaxlv.forecasting.conformal import Bands, fit_bands
 from jaxlv.forecasting.evaluate import (
     LEVELS,
-    UNITS,
     as_intervals,
     choose_temperature,
-    evaluate,
     fit_conformal,
     half_unit,
-    plain,
-    score,
     truth_of,
 )
 from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.forecasting.metrics import bootstrap_interval, coverage, covered, crps, energy_score, mae
 from jaxlv.forecasting.request import Request
 from jaxlv.model.weights import load_pretrained
+from jaxlv.results.record import plain
+from jaxlv.results.scores import UNITS
 from jaxlv.text.codec import Codec
 from jaxlv.text.tokens import load_alphabet
 
 CONFIG = EvaluateConfig(context=8, horizon=6, samples=3, seed=5, batch_series=2)
 NO_FIGURES = {"name", "per_variable", "stops_unmasked"}
 NATS = np.random.default_rng(4).lognormal(size=(3, 6, 2))
+
+
+def score(*arguments: Any) -> dict[str, Any]:
+    """A score as JSON holds it."""
+    return evaluation.score(*arguments).tree()
+
+
+def evaluate(*arguments: Any, **named: Any) -> tuple[dict[str, Any], dict]:
+    """An evaluation as JSON holds it, and its forecasts."""
+    found, forecasts = evaluation.evaluate(*arguments, **named)
+    return found.tree(), forecasts
 
 
 @pytest.fixture(scope="module")
@@ -279,7 +288,7 @@ def test_a_models_row_is_the_score_of_its_filled_samples(measured, series):
     context, truth = truth_of(series, 8, 6)
     forecast = measured[1]["tuned"]
     expected = score("tuned", forecast.median(), truth, context, series, forecast.filled())
-    model_s = ("valid_share", "nats_per_value", "temperature", "calibration_as_intervals")
+    model_s = ("valid_share", "stops", "nats_per_value", "temperature", "calibration_as_intervals")
     same = {key for key in expected if not key.startswith(model_s)}
     assert {k: measured[0]["rows"][0][k] for k in same} == {k: expected[k] for k in same}
 
@@ -422,7 +431,7 @@ def test_conformal_bands_stand_beside_the_raw_ones(forecaster, series):
         assert found[0]["interval_width_conformal"][str(level)] == pytest.approx((high - low).mean())
     assert found[0]["coverage_conformal"]["95"] is found[0]["interval_width_conformal"]["95"] is None
     assert set(found[0]["coverage"]) == {str(level) for level in LEVELS}
-    assert "coverage_conformal" not in found[1] and "coverage_conformal" not in found[2]
+    assert found[1]["coverage_conformal"] is found[2]["interval_width_conformal"] is None
     strict_json(found)
 
 
@@ -520,3 +529,11 @@ def test_progress_is_heard_for_each_kind_of_samples(forecaster, series):
 def test_series_shorter_than_context_and_horizon_are_refused(forecaster, series):
     with pytest.raises(JaxlvError, match=r"waves\.h5: .*expected at most 16 steps; found 8 \+ 9"):
         evaluate({"tuned": forecaster}, series, replace(CONFIG, horizon=9))
+
+
+def test_one_series_has_errors_and_no_intervals(waves):
+    context, truth = truth_of(waves(1, 16), 8, 6)
+    row = score("tuned", truth + 1, truth, context, waves(1, 16), np.repeat(truth[:, None], 5, axis=1))
+    assert row["mae"] == pytest.approx(1) and row["crps"] is not None
+    ends = [row["mae_ci95"], row["crps_ci95"], row["energy_score_ci95"], row["per_variable"]["prey"]["mae_ci95"]]
+    assert ends == [None] * 4 and set(row["calibration_ci95"].values()) == {None}

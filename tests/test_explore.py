@@ -19,8 +19,8 @@ from jaxlv.data.series import COURSE_SHA256
 from jaxlv.report.figures import exploration as figures
 from jaxlv.report.figures import series as series_figures
 from jaxlv.report.figures import svg
-from jaxlv.report.page import MISSING
-from jaxlv.report.tables.columns import Column, count, find, of, share, table_of, words
+from jaxlv.report.format import MISSING, text
+from jaxlv.report.table import Table, find, marked, of, words
 from tests.programs import Outcome, jaxlv
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -213,24 +213,18 @@ def test_window_lengths_are_checked(text, tmp_path):
 
 
 def test_values_become_text_by_the_form_of_their_column():
-    assert [Column("", "").text(v) for v in (1234.5, 0.00012345, None, float("nan"))] == [
-        "1230",
-        "1.23e−4",
-        MISSING,
-        MISSING,
-    ]
-    assert (count("").text(1003.0), share("", "", "").text(0.01234), words("").text(True)) == ("1,003", "1.23", "yes")
-    signed, fine = Column("", "", form="signed"), Column("", "", form="fine")
-    assert (signed.text(0.5), signed.text(-0.5), fine.text(1 / 3)) == ("+0.500", "−0.500", "0.333333")
+    assert [text(v) for v in (1234.5, 0.00012345, None, float("nan"))] == ["1230", "1.23e−4", MISSING, MISSING]
+    assert (text(1003.0, "count"), text(0.01234, "share"), text(True, "words")) == ("1,003", "1.23", "yes")
+    assert (text(0.5, "signed"), text(-0.5, "signed"), text(1 / 3, "fine")) == ("+0.500", "−0.500", "0.333333")
 
 
 def test_a_table_groups_neighbours_aligns_points_and_marks_rows():
     rows = [{"name": "one", "a": 1.5, "b": 10.25, "c": "x", "used": True}, {"name": "two", "a": 12.5, "b": None, "c": "y"}]
-    columns = [*of([("a", "A"), ("b", "B")], "both", "units"), words("c")]
-    table = table_of("label", "caption", rows, words("name"), columns, "used")
+    columns = [words("name"), *of([("a", "A"), ("b", "B")], "both", "units"), words("c")]
+    table = Table("label", "caption", rows, columns, marked("used"))
     assert [(g.name, g.unit, g.span) for g in table.groups] == [("", "", 1), ("both", "units", 2), ("", "", 1)]
-    assert table.columns == ["name", "A", "B", "c"]
-    first, second = table.rows
+    assert table.heads == ["name", "A", "B", "c"]
+    first, second = table.cells
     assert [cell.best for cell in first] == [False, True, True, True] and not any(cell.best for cell in second)
     assert first[1].text.index(".") == second[1].text.index(".") and second[2].text.strip() == MISSING
     assert (first[2].value, second[2].value, first[3].words, first[1].words) == (10.25, None, True, False)

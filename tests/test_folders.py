@@ -21,10 +21,14 @@ from jaxlv.forecasting import forecaster
 from jaxlv.forecasting.forecaster import Forecast
 from jaxlv.model.config import ModelConfig
 from jaxlv.published import protocols
-from jaxlv.report import compared, dossier, folders, runs
+from jaxlv.report import compared, details, dossier, folders, runs
 from jaxlv.report import page as pages
-from jaxlv.report.compared import Entry
-from jaxlv.report.page import Table
+from jaxlv.report.material import Measured
+from jaxlv.report.table import Group, Table
+from jaxlv.results import side_by_side
+from jaxlv.results.scores import Evaluation, Protocol
+from jaxlv.results.side_by_side import Entry
+from jaxlv.results.sweeps import Sweep
 from jaxlv.runs import run, sweep
 from jaxlv.storage import lines
 from jaxlv.tools import cli
@@ -90,9 +94,9 @@ def write_sweep(folder: Path, losses: Mapping[int, float]) -> Path:
         place = write_run(folder / sweep.RUNS / f"rank-{rank}", {"lora.rank": rank}, loss=loss, steps=rank)
         cell = sweep.Cell(place.name, {"lora.rank": rank}, load_config(place / run.CONFIG))
         outcomes.append(sweep.outcome(cell, place.parent))
-    best = min(outcomes, key=lambda one: one["validation_loss"])["name"]
-    result = {"config": "x.toml", "rule": "validation_loss", "best": best, "runs": outcomes, "versions": VERSIONS}
-    (folder / "sweep.json").write_text(json.dumps(result))
+    best = sweep.choose(outcomes, "validation_loss").name
+    result = Sweep("validation_loss", best, tuple(outcomes), "x.toml", VERSIONS)
+    (folder / "sweep.json").write_text(json.dumps(result.tree()))
     return folder
 
 
@@ -108,17 +112,23 @@ def work(tmp_path_factory) -> Path:
     return place
 
 
+def bill_of(folder: Path) -> dict[str, int]:
+    """FLOPs as executed by work, as the page of a run has them."""
+    one = details.completed(folders.read(folder)).runs[0]
+    return {row.work: row.flops["exact"] for row in one.details.bill} if one.details else {}
+
+
 def entries_of(*paths: Path) -> list[Entry]:
     return dossier.entries_of([folders.read(path) for path in paths])
 
 
 def texts(table: Table) -> list[dict[str, str]]:
     """The rows of a table, by the columns' heads."""
-    heads = [f"{group.name} {head}".strip() for group, head in zip(spread(table), table.columns, strict=True)]
-    return [dict(zip(heads, (cell.text.strip() for cell in row), strict=True)) for row in table.rows]
+    heads = [f"{group.name} {head}".strip() for group, head in zip(spread(table), table.heads, strict=True)]
+    return [dict(zip(heads, (cell.text.strip() for cell in row), strict=True)) for row in table.cells]
 
 
-def spread(table: Table) -> list[pages.Group]:
+def spread(table: Table) -> list[Group]:
     return [group for group in table.groups for _ in range(group.span)]
 
 
@@ -133,13 +143,10 @@ def test_a_folder_is_known_by_its_files(work, name, kind, count):
 
 def test_a_run_has_its_figures_settings_and_evaluation(work):
     one = folders.read(work / "first").runs[0]
-    figures = {
-        key: one.figures[key] for key in ("steps", "tokens", "seconds", "validation_loss", "best_step", "forecast_mae")
-    }
     expected = {
         "steps": 4, "tokens": 400, "seconds": 8.0, "validation_loss": 0.5, "best_step": 4, "forecast_mae": 0.2,
     }  # fmt: skip
-    assert figures == pytest.approx(expected)
+    assert {key: getattr(one.figures, key) for key in expected} == pytest.approx(expected)
     assert one.settings["lora.rank"] == 2
     assert "data.simulate" not in one.settings  # its series come from a file
     assert [measured.name for measured in one.evaluations] == ["evaluation"]
@@ -147,12 +154,12 @@ def test_a_run_has_its_figures_settings_and_evaluation(work):
 
 def test_training_is_priced_without_forecasts_and_under_any_name_of_the_folder(work, tmp_path):
     moved = shutil.copytree(work / "first", tmp_path / "moved")
-    here, there = (folders.read(path).runs[0].figures["flops"] for path in (work / "first", moved))
+    here, there = (folders.read(path).runs[0].figures.flops for path in (work / "first", moved))
     step = Event("train_step", 2, 64, rank=2, targets=("q_proj",))
     assert here == there == {name: 2 * step.flops(MODEL, name) for name in ("coursework", "exact")}
-    rows = runs.flops_rows(folders.read(moved).runs[0])
-    assert [row["work"] for row in rows] == ["tuning: training", "evaluation: forecasts", "together"]
-    assert rows[-1]["exact"] == rows[0]["exact"] + rows[1]["exact"] > here["exact"]
+    rows = bill_of(moved)
+    assert list(rows) == ["tuning: training", "evaluation: forecasts", "together"]
+    assert rows["together"] == rows["tuning: training"] + rows["evaluation: forecasts"] > here["exact"]
 
 
 def test_kinds_of_work_in_one_phase_are_priced_apart(tmp_path):
@@ -163,7 +170,7 @@ def test_kinds_of_work_in_one_phase_are_priced_apart(tmp_path):
     with Ledger(folder / run.LEDGER, Terms(10**12, "coursework", MODEL), "r") as book:
         for event in (trained, read, trained):
             book.commit(book.reserve(event, "tuning"))
-    rows = {row["work"]: row["exact"] for row in runs.flops_rows(folders.read(folder).runs[0])}
+    rows = bill_of(folder)
     steps, reading = 2 * trained.flops(MODEL, "exact"), read.flops(MODEL, "exact")
     assert rows == {"tuning: training": steps, "tuning: validation": reading, "together": steps + reading}
 
@@ -177,7 +184,7 @@ def damaged(work: Path, place: Path, name: str, file: str, content: str) -> Path
 
 DAMAGE = {
     "torn sweep": ("ranks", "sweep.json", '{"runs": [', "sweep.json does not read"),
-    "a list": ("ranks", "sweep.json", "[1]", "expected runs, rule, best"),
+    "a list": ("ranks", "sweep.json", "[1]", "its content is not what was written"),
     "another sweep": (
         "ranks",
         "sweep.json",
@@ -185,7 +192,7 @@ DAMAGE = {
         "settings",
     ),
     "torn metrics": ("first", "evaluation/metrics.json", "{", "metrics.json does not read"),
-    "no rows": ("bare", "metrics.json", '{"protocol": {}}', "expected rows, protocol"),
+    "no rows": ("bare", "metrics.json", '{"protocol": {}}', "rows is not what was written; expected a value"),
     "torn manifest": ("first", "manifest.json", "{", "manifest.json"),
     "torn split": ("first", "split.json", '{"train": {}', "split.json"),
     "wrong setting": ("first", "config.toml", "[lora]\nrankk = 3\n", "rankk"),
@@ -230,16 +237,24 @@ def test_a_reproduction_has_each_run_once_and_the_forecasts_of_its_final_model(t
         },
         "rising": {"part": "rising", "protocol": {**protocol, "simulated": True}, "rows": [{"name": "final", "mae": 7.0}]},
     }
-    tree = {"system": "rai", "stages": stages, "parts": parts, "plan": {}, "rule": "validation_loss", "data_sha256": "d"}
+    plan = {
+        "rows": [],
+        "convention": "rai",
+        "allowance": 1e13,
+        "hours": "2",
+        "reported": {"flops": 1e17, "of_allowance": 1.0},
+    }
+    tree = {"system": "rai", "stages": stages, "parts": parts, "plan": plan, "rule": "validation_loss", "data_sha256": "d"}
     (tmp_path / "reproduce.json").write_text(json.dumps(tree))
     folder = folders.read(tmp_path)
     assert (folder.kind, [found.name for found in folder.runs]) == ("reproduction", ["grid-a", "final"])
     assert [[one.name for one in found.evaluations] for found in folder.runs] == [[], ["rai"]]  # none of simulated series
-    rows = [compared.row_of(entry, [], None) for entry in dossier.entries_of([folder])]
+    rows = [side_by_side.row_of(entry, [], None) for entry in dossier.entries_of([folder])]
     assert [row.get("test_mae") for row in rows] == [None, 1.0]
     assert rows[1]["tested_on"] == "2 series, 50 + 50"
-    with pytest.raises(JaxlvError, match=r"the reproduction does not read as one.*reproduce\.json"):
-        dossier.page_of_one(folder)  # its plan is empty
+    (tmp_path / "reproduce.json").write_text(json.dumps({**tree, "plan": {}}))
+    with pytest.raises(JaxlvError, match=r"reproduce\.json: plan\.rows is not what was written"):
+        folders.read(tmp_path)
 
 
 # ------------------------------------------------------------------------------------------------ side by side
@@ -253,11 +268,11 @@ def test_two_runs_stand_in_one_table_with_units_and_the_settings_that_differ(wor
     assert [first["lora rank"], second["lora rank"]] == ["2", "4"]
     assert (first["validation loss"], second["validation loss"]) == ("0.500", "0.400")
     assert first["test MAE"] == f"{make_metrics()['rows'][0]['mae']:.4f}" and second["test MAE"] == "–"
-    units = {f"{group.name} {head}".strip(): group.unit for group, head in zip(spread(table), table.columns, strict=True)}
+    units = {f"{group.name} {head}".strip(): group.unit for group, head in zip(spread(table), table.heads, strict=True)}
     assert units["validation loss"] == "nats per token" and units["perplexity"] == ""
     assert units["validation MAE"] == units["test MAE"] == "raw units"
     assert units["training and validation exact"] == "FLOPs" and units["training time"] == "s"
-    assert set(compared.differing(entries)) == {"lora.rank"}
+    assert set(side_by_side.differing(entries)) == {"lora.rank"}
 
 
 def test_many_settings_have_a_table_of_their_own(work, tmp_path):
@@ -267,39 +282,39 @@ def test_many_settings_have_a_table_of_their_own(work, tmp_path):
     assert compared.settings_tables(entries_of(work / "first", work / "second")) == []
     tables = compared.settings_tables(entries)
     found = {head: text for table in tables for head, text in texts(table)[1].items()}
-    assert found["train seed"] == "5" and set(compared.differing(entries)) <= {
+    assert found["train seed"] == "5" and set(side_by_side.differing(entries)) <= {
         head.replace(" ", ".", 1).replace(" ", "_") for head in found
     }
-    assert not any("rank" in head for head in compared.table(entries).columns)
+    assert not any("rank" in head for head in compared.table(entries).heads)
 
 
 def test_the_front_holds_what_nothing_beats_cheapest_first(work):
     entries = entries_of(work / "ranks")
-    kept = compared.front_of(entries, "validation_loss", "coursework")
+    kept = side_by_side.front_of(entries, "validation_loss", "coursework")
     assert [entry.name for entry in kept] == ["ranks/rank-2", "ranks/rank-4"]  # rank 8 costs more and errs more
     table = compared.budget_table({"": kept}, "validation_loss", "coursework")
     rows = texts(table)
     assert [row["validation loss error"] for row in rows] == ["0.600", "0.500"]
-    assert rows[1]["less by, %"] == "16.7"  # 0.6 to 0.5
-    costs = [row[3].value if len(row) > 3 else None for row in table.rows]
+    assert rows[1]["less by"] == "16.7"  # 0.6 to 0.5
+    costs = [row[3].value if len(row) > 3 else None for row in table.cells]
     assert costs == sorted(costs, key=lambda cost: cost or 0)
-    bold = [row[1].best for row in compared.table(entries).rows]
+    bold = [row[1].best for row in compared.table(entries).cells]
     assert bold == [True, True, False]
 
 
 def test_losses_of_other_texts_have_fronts_of_their_own_and_raw_errors_are_preferred(work, tmp_path):
     coarse = write_run(tmp_path / "coarse", {"codec.decimals": 3}, loss=0.9, mae=0.3, steps=3)
     entries = entries_of(work / "first", work / "second", coarse)
-    assert compared.axis_of(entries) == "forecast_mae"
-    assert compared.mixed(entries, "validation_loss") == {"codec.decimals": "decimals"}
-    assert compared.mixed(entries, "forecast_mae") == {}
-    fronts = compared.fronts_of(entries, "validation_loss", "coursework")
+    assert side_by_side.axis_of(entries) == "forecast_mae"
+    assert side_by_side.mixed(entries, "validation_loss") == {"codec.decimals": "decimals"}
+    assert side_by_side.mixed(entries, "forecast_mae") == {}
+    fronts = side_by_side.fronts_of(entries, "validation_loss", "coursework")
     assert [[entry.name for entry in kept] for kept in fronts.values()] == [["first", "second"], ["coarse"]]
     text = compared.sections(entries)[0].text
     assert "do not compare" in text and "decimals" in text
     assert "do not compare" not in compared.sections(entries[:2])[0].text
     without = write_run(tmp_path / "without", steps=3)
-    assert compared.axis_of(entries_of(work / "first", without)) == "validation_loss"
+    assert side_by_side.axis_of(entries_of(work / "first", without)) == "validation_loss"
 
 
 def test_the_page_of_several_tells_the_best_and_what_all_cost(work):
@@ -343,7 +358,7 @@ def course(monkeypatch) -> SeriesSet:
     random, time_T = np.random.default_rng(0), np.linspace(0, 200, 100)
     phase_N1V = random.uniform(0, 6, (protocols.SERIES, 1, 2))
     data = from_arrays((1.2 + np.sin(time_T[:, None] / 8 + phase_N1V)).astype(np.float32), time_T)
-    monkeypatch.setattr(runs, "COURSE_SHA256", "course")
+    monkeypatch.setattr(details, "COURSE_SHA256", "course")
     return replace(data, source={"path": "course.h5", "sha256": "course"})
 
 
@@ -357,11 +372,11 @@ def evaluated(folder: Path, data: SeriesSet, ids: np.ndarray, context: int, hori
     folder.mkdir()
     made.write_csv(folder / "forecast_tuned.csv")
     protocol = {"series": chosen.ids_N.tolist(), "context": context, "horizon": horizon, "data_sha256": "course"}
-    return folders.Evaluation("", folder, {"protocol": protocol, "rows": []}), made
+    return Measured("", folder, Evaluation.read({"protocol": protocol, "rows": []}, "metrics.json")), made
 
 
 def reported(one: Any, data: SeriesSet, split: Mapping[str, Any]) -> list[pages.Section]:
-    return runs.reported_sections(one, runs.forecasts_of(one, data), split, "context")
+    return list(map(runs.beside_section, details.beside(one, details.forecasts_of(one, data), split, "context")))
 
 
 def test_a_forecast_comes_back_from_its_file(course, tmp_path):
@@ -388,10 +403,10 @@ def test_a_reports_figures_stand_beside_ours_where_everything_matches(course, tm
     assert theirs["MAE prey mean"].strip() == "0.148"
     assert float(ours["MAE prey mean"]) == pytest.approx(0.1, rel=0.05)
     assert spread(table)[1].unit == "raw units squared"
-    elsewhere = {**one.metrics["protocol"], "data_sha256": "another file"}
-    for protocol in (elsewhere, {**one.metrics["protocol"], "horizon": 40}):
-        other = replace(one, metrics={**one.metrics, "protocol": protocol})
-        assert reported(other, replace(course, source={"sha256": protocol["data_sha256"]}), split) == []
+    protocol: Protocol = one.scores.protocol
+    for changed in (replace(protocol, data_sha256="another file"), replace(protocol, horizon=40)):
+        other = replace(one, scores=replace(one.scores, protocol=changed))
+        assert reported(other, replace(course, source={"sha256": changed.data_sha256}), split) == []
     assert reported(one, course, {**split, "train": {"0": ""}}) == []  # trained on another share
     fewer, _ = evaluated(tmp_path / "fewer", course, np.arange(990, 999), 50, 50)
     assert reported(fewer, course, split) == []
@@ -400,7 +415,7 @@ def test_a_reports_figures_stand_beside_ours_where_everything_matches(course, tm
 def test_without_its_series_a_forecast_is_not_drawn_and_the_page_says_why(course, tmp_path):
     one, _ = evaluated(tmp_path / "e", course, np.array([7, 3]), 50, 10)
     for data in (None, replace(course, source={"sha256": "another file"})):
-        drawn = runs.forecasts_of(one, data)
+        drawn = details.forecasts_of(one, data)
         assert not drawn.forecasts and "--data" in drawn.reason
 
 
@@ -408,4 +423,4 @@ def test_the_tuned_models_forecasts_come_first(course, tmp_path):
     one, _ = evaluated(tmp_path / "e", course, np.array([7, 3]), 50, 10)
     for name in ("untuned", "another"):
         shutil.copy(tmp_path / "e" / "forecast_tuned.csv", tmp_path / "e" / f"forecast_{name}.csv")
-    assert list(runs.forecasts_of(one, course).forecasts) == ["tuned", "untuned", "another"]
+    assert list(details.forecasts_of(one, course).forecasts) == ["tuned", "untuned", "another"]

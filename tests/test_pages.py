@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -15,17 +16,26 @@ from jaxlv.data.series import from_arrays
 from jaxlv.forecasting.panels import ForecastPanel
 from jaxlv.published.protocols import PROTOCOLS
 from jaxlv.report import compared, dossier, evaluation, probe, reported, reproductions, runs, sweeps
-from jaxlv.report.compared import Entry
-from jaxlv.report.folders import Evaluation, Run
-from jaxlv.report.page import MISSING, duration, number, percent
+from jaxlv.report.format import MISSING, duration, number, percent
+from jaxlv.report.material import Run
+from jaxlv.results.papers import Reproduction
+from jaxlv.results.probe import Probe
+from jaxlv.results.runs import RunDetails
+from jaxlv.results.scores import Evaluation
+from jaxlv.results.side_by_side import Entry
+from jaxlv.results.sweeps import Outcome, Sweep, front, rule_words
 
 # -------------------------------------------------------------------------------------------------- the run of a report
+
+
+def scores(tree: dict[str, Any]) -> Evaluation:
+    return Evaluation.read(tree, "metrics.json")
 
 
 def test_the_summary_says_each_figure_by_its_name():
     metrics = records.evaluation()
     tuned, untuned, analog, last = metrics["rows"]
-    text = evaluation.summary(metrics)
+    text = evaluation.summary(scores(metrics))
     assert text.startswith("Given 4 steps of context, the forecast of the next 3 steps by the tuned model is off by")
     assert f"is off by {number(tuned['mae'])} hares on average" in text
     assert f"95 % interval {number(tuned['mae_ci95'][0])} to {number(tuned['mae_ci95'][1])}" in text
@@ -39,14 +49,14 @@ def test_the_summary_says_each_figure_by_its_name():
 
 def test_captions_say_what_was_given_and_forecast_by_which_model():
     metrics = records.evaluation()
-    text = evaluation.protocol_text(metrics)
+    text = evaluation.protocol_text(scores(metrics).protocol)
     assert text.startswith("3 series; 4 steps of context; 3 steps of forecast; 5 samples per series, their median scored.")
     panels = [
         ForecastPanel(i, records.VARIABLES, np.arange(7.0), np.ones((4, 2)), np.ones((3, 2)), np.ones((5, 3, 2)))
         for i in (3, 8, 9)
     ]
     errors = metrics["rows"][0]["mae_by_series"]
-    blocks = next(s for s in evaluation.result_sections(metrics, panels) if s.title == "Forecasts").blocks
+    blocks = next(s for s in evaluation.result_sections(scores(metrics), panels) if s.title == "Forecasts").blocks
     for block, series in zip(blocks, sorted(errors, key=errors.get), strict=True):
         label, phase = (re.search('aria-label="([^"]*)"', drawing)[1] for drawing in block.svgs)
         assert label == f"Series {series}: forecast of hare and lynx by the tuned model"
@@ -68,7 +78,7 @@ def test_errors_are_compared_the_right_way_round(error, words):
     metrics = records.evaluation()
     metrics["rows"][0] |= {"mae": error, "mae_ci95": [0.99 * error, 1.01 * error]}
     metrics["rows"][1] |= {"mae": 0.5, "mae_ci95": [0.495, 0.505]}
-    assert words in evaluation.summary(metrics)
+    assert words in evaluation.summary(scores(metrics))
 
 
 @pytest.mark.parametrize(
@@ -78,7 +88,7 @@ def test_intervals_overlap_where_they_share_a_value(ends, overlap):
     metrics = records.evaluation()
     metrics["rows"][0] |= {"mae": 0.3, "mae_ci95": ends}
     metrics["rows"][1] |= {"mae": 0.5, "mae_ci95": [0.4, 0.6]}
-    told = evaluation.summary(metrics).partition("untuned model (0.500")[2]
+    told = evaluation.summary(scores(metrics)).partition("untuned model (0.500")[2]
     assert told.startswith("; the intervals overlap)") == overlap
 
 
@@ -107,7 +117,7 @@ def test_the_series_that_are_shown_are_at_the_ranks_that_their_words_say():
     errors = dict(zip(map(str, range(50, 61)), unlike(9, 11), strict=True))
     metrics["rows"][0]["mae_by_series"] = errors
     ranked = sorted(errors, key=errors.get)
-    chosen = evaluation.choose_series(metrics)
+    chosen = evaluation.choose_series(scores(metrics))
     assert list(chosen) == [int(ranked[place]) for place in (1, 5, 9)]
     for (series, words), rank in zip(chosen.items(), (10, 50, 90), strict=True):
         assert words == f"MAE {number(errors[str(series)])} hares, the {rank}th percentile of 11 series"
@@ -133,12 +143,12 @@ RUNS = [one_run("a", 1, rank=2), one_run("b", 2, rank=4), one_run("c", 3, rank=8
 def test_a_sweep_shows_each_runs_figures_under_their_headings(rule):
     best = min(RUNS, key=lambda one: one[rule])
     result = {"config": "x.toml", "rule": rule, "best": best["name"], "runs": RUNS, "versions": {}}
-    page = sweeps.page_of(result)
+    page = sweeps.page_of(Sweep.read(result, "sweep.json"))
     table = tables(page)["Runs"]
     head = {
         "validation_loss": "validation loss [nats per token]", "forecast_mae": "validation MAE [raw units]",
         "train_loss": "training loss [nats per token]", "validation_perplexity": "perplexity", "reported": "the report's",
-        "seconds": "seconds",
+        "seconds": "time [s]",
     }  # fmt: skip
     for one in RUNS:
         row = cells(table)[one["name"]]
@@ -151,7 +161,7 @@ def test_a_sweep_shows_each_runs_figures_under_their_headings(rule):
         )
         assert row["FLOPs"] == number(one["flops"]["coursework"])
     assert bold(table) == {(best["name"], head[rule])}
-    assert page.summary.startswith(f"3 runs, 306 steps. Least {sweeps.RULES[rule]}: {number(best[rule])}, with")
+    assert page.summary.startswith(f"3 runs, 306 steps. Least {rule_words(rule)}: {number(best[rule])}, with")
     seconds = sum(one["seconds"] for one in RUNS)
     assert dict(page.bill) == {
         "runs": "3", "steps": "306", "training": f"{number(seconds)} s", "FLOPs": number(2e9 + 3e9 + 4e9),
@@ -162,8 +172,8 @@ def test_a_sweep_shows_each_runs_figures_under_their_headings(rule):
 
 def test_costs_that_hardly_differ_are_no_axis():
     alike = [{**one, "flops": {"coursework": 1e9 * (1 + n / 100)}} for n, one in enumerate(RUNS)]
-    result = {"config": "x", "rule": "validation_loss", "best": "a", "runs": alike}
-    assert len(sweeps.sections(result)[0].blocks) == 2
+    runs_of = [Outcome.read(one, "sweep.json") for one in alike]
+    assert len(sweeps.sections(runs_of, "validation_loss", "a")[0].blocks) == 2
 
 
 @pytest.mark.parametrize(
@@ -171,14 +181,14 @@ def test_costs_that_hardly_differ_are_no_axis():
     [([(1, 5), (2, 4), (3, 6), (4, 1)], [0, 1, 3]), ([(2, 1), (1, 1)], [1]), ([(1, 2), (1, 1)], [1]), ([], [])],
 )
 def test_the_front_is_what_no_other_beats_in_both(points, kept):
-    assert sweeps.front(points) == kept
+    assert front(points) == kept
 
 
 # -------------------------------------------------------------------------------------------------------- side by side
 
 
 def entry_of(one: dict[str, Any], *evaluations: Evaluation) -> Entry:
-    return Entry(one["name"], Run(one["name"], one["settings"], one, evaluations=evaluations))
+    return Entry(one["name"], one["name"], one["settings"], Outcome.read(one, "sweep.json"), evaluations)
 
 
 def measured(error: float, ids: list[int], sha: str = "d") -> Evaluation:
@@ -186,7 +196,7 @@ def measured(error: float, ids: list[int], sha: str = "d") -> Evaluation:
         "protocol": {"data_sha256": sha, "series": ids, "context": 4, "horizon": 3},
         "rows": [{"name": "untuned", "mae": 9.0}, {"name": "tuned", "mae": error}],
     }
-    return Evaluation("evaluation", None, metrics)  # type: ignore[arg-type]
+    return scores(metrics)
 
 
 def test_runs_side_by_side_have_their_own_errors_and_costs():
@@ -223,7 +233,7 @@ def test_what_a_budget_buys_is_told_run_by_run():
     section = compared.budget_section([entry_of(one) for one in runs_of], "forecast_mae", "coursework")
     (table,) = tables([section]).values()
     rows = cells(table)
-    assert [row["less by, %"] for row in rows.values()] == [MISSING, "25.0", "75.0"]
+    assert [row["less by [%]"] for row in rows.values()] == [MISSING, "25.0", "75.0"]
     assert [row["validation MAE: error [raw units]"] for row in rows.values()] == ["0.800", "0.600", "0.150"]
     assert [row["a budget of: coursework [FLOPs]"] for row in rows.values()] == ["2.00e9", "3.00e9", "4.00e9"]
     assert [row["no."] for row in rows.values()] == ["1", "2", "3"]
@@ -231,13 +241,14 @@ def test_what_a_budget_buys_is_told_run_by_run():
 
 def test_a_run_says_its_best_validation():
     one = {**RUNS[0], "validation_perplexity": 1.5}
-    words = runs.reached(Run("a", {}, one))
+    words = runs.reached(Run("a", {}, Outcome.read(one, "sweep.json")))
     assert words == (
         f"101 steps, 9,001 tokens, {duration(one['seconds'])} of training. Best validation, at step 51: loss"
         f" {number(one['validation_loss'])} nats per token, a perplexity of 1.50, forecast MAE {number(one['forecast_mae'])}"
         " raw units."
     )
-    section = runs.settings(Run("a", {"lora.rank": 2}, one), {}, {"train": {"1": "", "2": ""}, "test": {"3": ""}})
+    split = RunDetails(split={"train": {"1": "", "2": ""}, "test": {"3": ""}})
+    section = runs.settings(Run("a", {"lora.rank": 2}, Outcome.read(one, "sweep.json"), details=split))
     pairs = {name: text for block in section.blocks for name, text in block.pairs}
     assert (pairs["train series"], pairs["test series"], pairs["lora.rank"]) == ("2", "1", "2")
 
@@ -288,7 +299,7 @@ def reproduced() -> dict[str, Any]:
 
 
 def test_the_bill_of_a_reproduction_by_stage():
-    found = reproduced()
+    found = Reproduction.read(reproduced(), "reproduce.json")
     convention = "by rai's convention"
     head = {"planned": f"{convention}: planned [FLOPs]", "spent": f"{convention}: spent [FLOPs]",
             "executed": "as executed: spent [FLOPs]"}  # fmt: skip
@@ -307,7 +318,7 @@ def test_the_bill_of_a_reproduction_by_stage():
 
 
 def test_errors_of_a_report_are_shown_both_ways():
-    (row,) = cells(reproductions.faults_table(reproduced())).values()
+    (row,) = cells(reproductions.faults_table(Reproduction.read(reproduced(), "reproduce.json"))).values()
     assert row == {
         "here": "real tokens", "measured": "loss", "its way": "0.250", "the right way": "0.500", "ratio": "0.500",
         "unit": "nats",
@@ -315,7 +326,7 @@ def test_errors_of_a_report_are_shown_both_ways():
 
 
 def test_runs_of_all_stages_are_priced_once():
-    assert reproductions.priced(reproduced()) == [
+    assert reproductions.priced(Reproduction.read(reproduced(), "reproduce.json")) == [
         (one["name"], one["flops"]["coursework"], one["validation_loss"]) for one in RUNS
     ]
 
@@ -323,6 +334,7 @@ def test_runs_of_all_stages_are_priced_once():
 def test_the_page_of_a_reproduction_says_what_came_of_it():
     found = reproduced()
     final, untuned = (found["parts"]["rai"]["rows"][n]["figures"]["mae_raw"]["mean"] for n in (1, 0))
+    found = Reproduction.read(found, "reproduce.json")
     words = reproductions.summary(found)
     assert f"rai: MAE {number(final)} raw units ({number(untuned)} untrained)." in words
     assert "The grid chose rank 2." in words
@@ -337,7 +349,7 @@ def test_the_page_of_a_reproduction_says_what_came_of_it():
 # --------------------------------------------------------------------------------------------------------------- probes
 
 
-def asked() -> dict[str, Any]:
+def asked() -> Probe:
     answers = [
         {"untuned": ("3", 7, True, True), "tuned": ("4", 24, False, False)},
         {"untuned": ("no", 5, True, False), "tuned": ("2", 9, True, True)},
@@ -346,7 +358,7 @@ def asked() -> dict[str, Any]:
     ]
     costs = {"untuned": (1.25, 3.49, 0.51), "tuned": (1.1, 3.0, 0.62)}
     keys, named = ("text", "tokens", "ended", "passed"), ("nats_per_token", "perplexity", "bits_per_byte")
-    return {
+    tree = {
         "prompts": [
             {"prompt": f"prompt {n}", "expected": "x", "note": None, "read": "read",
              "answers": {model: dict(zip(keys, one, strict=True)) for model, one in own.items()}}
@@ -356,6 +368,7 @@ def asked() -> dict[str, Any]:
                  "models": {m: {**dict(zip(named, one, strict=True)), "tokens_scored": 8} for m, one in costs.items()}},
         "max_new_tokens": 24,
     }  # fmt: skip
+    return Probe.read(json.loads(json.dumps(tree)), "probe.json")
 
 
 def test_answers_are_counted_by_model():
@@ -364,14 +377,14 @@ def test_answers_are_counted_by_model():
         "untuned": {"Answers: passed": "2 of 3", "Answers: ended": "3 of 4", "Answers: tokens, mean": "9.50"},
         "tuned": {"Answers: passed": "2 of 3", "Answers: ended": "2 of 4", "Answers: tokens, mean": "14.5"},
     }
-    block = probe.answer_block(asked()["prompts"][0], 1)
+    block = probe.answer_block(asked().prompts[0], 1)
     assert [(p.name, p.text, p.mark, p.note) for p in block.passages] == [
         ("untuned", "3", "pass", "7 tokens, ended"), ("tuned", "4", "fail", "24 tokens, cut off at the limit"),
     ]  # fmt: skip
 
 
 def test_the_cost_of_a_text_by_model_with_the_least_marked():
-    table = probe.text_table(asked()["text"])
+    table = probe.text_table(asked().text)
     assert cells(table) == {
         "untuned": {"Per token: nats": "1.25", "Per token: perplexity": "3.49", "Per byte: bits": "0.510"},
         "tuned": {"Per token: nats": "1.10", "Per token: perplexity": "3.00", "Per byte: bits": "0.620"},

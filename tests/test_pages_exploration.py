@@ -9,7 +9,7 @@ from drawn import bold, cells, tables
 from records import unlike
 
 from jaxlv.report import exploration, exploration_text
-from jaxlv.report.page import number, percent
+from jaxlv.report.format import number, percent
 
 SPREAD = ("mean", "sd", "min", "p5", "median", "p95", "max")
 NAMES = list(records.VARIABLES)

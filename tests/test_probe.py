@@ -28,6 +28,7 @@ from jaxlv.flops.ledger import Event, Ledger, Meter, Terms
 from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.model import weights
 from jaxlv.report import probe as page
+from jaxlv.results.probe import Probe
 from jaxlv.runs import run, sources, training
 from jaxlv.steps.generate import Prompts
 from jaxlv.storage.door import LIMITS
@@ -616,7 +617,7 @@ HOSTILE = "<script>alert(1)</script></blockquote> & \x1b[31mred\x07 \x00 \u202ee
 
 def test_what_prompts_and_answers_say_is_text_on_the_page(tmp_path):
     result = result_of([Prompt(HOSTILE, "next")], [HOSTILE])
-    page.write_page(tmp_path / "r.html", result)
+    page.write_page(tmp_path / "r.html", Probe.read(result, "probe.json"))
     html = (tmp_path / "r.html").read_text()
     tree = Tree(html)
     assert tree.count("script") == 1 and not {"\x1b", "\x07", "\x00"} & set(html)
@@ -631,16 +632,16 @@ def test_what_prompts_and_answers_say_is_text_on_the_page(tmp_path):
 def test_the_summary_counts(tmp_path):
     result = result_of(PROMPTS, ["There are 3.", "no", ""])
     result["prompts"][0]["answers"]["tuned"] = {"text": "4", "tokens": 24, "ended": False, "passed": False}
-    assert page.summary(result) == (
+    assert page.summary(Probe.read(result, "probe.json")) == (
         "3 prompts (<file>) through the chat template of a <base>. Passed, of 2 with an expected answer: 1 untuned, 0 tuned."
         " The same word for word: 2 of 3 answers. Perplexity per token of <t>: 3.49 untuned, 3.00 tuned."
     )
-    assert page.counts_of(result, "tuned") == {"passed": 0, "checked": 2, "ended": 2, "tokens": 34}
+    assert page.counts_of(Probe.read(result, "probe.json"), "tuned") == {"passed": 0, "checked": 2, "ended": 2, "tokens": 34}
 
 
 def test_the_listing_keeps_lines_and_width_and_obeys_no_control_character():
     result = result_of([Prompt(HOSTILE), Prompt("long", "no")], ["one\n\n" + "word " * 60 + "\x1b[2J", "no"])
-    listing = page.format_answers(result)
+    listing = page.format_answers(Probe.read(result, "probe.json"))
     assert max(map(len, listing.splitlines())) <= 110 and "\x1b" not in listing
     assert "   untuned        one\n" in listing and "   tuned    pass  no" in listing
     assert "(expected: no)" in listing
@@ -649,6 +650,6 @@ def test_the_listing_keeps_lines_and_width_and_obeys_no_control_character():
 @pytest.mark.parametrize(("said", "seen"), [("", "–"), ("\n\t\n", "(nothing but white space)"), ("\n a", "a")])
 def test_an_answer_that_cannot_be_seen_is_described(said, seen, tmp_path):
     result = result_of([Prompt("?")], [said])
-    page.write_page(tmp_path / "r.html", result)
+    page.write_page(tmp_path / "r.html", Probe.read(result, "probe.json"))
     assert [text for tag, text in Tree((tmp_path / "r.html").read_text()).texts if tag == "blockquote"][:2] == [seen] * 2
-    assert seen in page.format_answers(result)
+    assert seen in page.format_answers(Probe.read(result, "probe.json"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -12,7 +13,9 @@ from test_figures import HOSTILE, make_history, make_panel
 
 from jaxlv.report import evaluation as report
 from jaxlv.report import page as pages
-from jaxlv.report.tables import metrics as tables
+from jaxlv.report.format import MISSING, align, number, percent
+from jaxlv.report.table import Table, best_of, column, words
+from jaxlv.results.scores import MODELS, Evaluation, Score
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 
@@ -52,7 +55,7 @@ def make_metrics() -> dict:
     rows = []
     for i, name in enumerate(("tuned", "untuned", "last value", "seasonal naive", "VAR(3) on logs")):
         mae = 0.04567 * (1 + i * (6 - i) / 2)
-        model = name in report.MODELS
+        model = name in MODELS
         rows.append(
             {
                 "name": name,
@@ -107,10 +110,16 @@ def make_metrics() -> dict:
     return json.loads(json.dumps({"protocol": protocol, "rows": rows}))
 
 
+def scores(tree: dict) -> Evaluation:
+    return Evaluation.read(tree, "metrics.json")
+
+
 def write(path, **changes) -> str:
+    if "metrics" in changes:
+        changes["metrics"] = scores(changes["metrics"])
     arguments: dict = {
         "title": "A run",
-        "metrics": make_metrics(),
+        "metrics": scores(make_metrics()),
         "forecasts": [make_panel(series) for series in range(11)],
         "history": make_history(),
         "settings": {"lora": {"rank": 8, "targets": ["q_proj", "v_proj"]}, "seed": 0},
@@ -146,8 +155,8 @@ def test_page_has_every_part_in_order(page):
         "Training steps",
         "2,457,600",
         "4 min 12 s",
-        "<table",
         "<svg",
+        "<table",
         "Forecasts</h2>",
         "Uncertainty</h2>",
         "Training</h2>",
@@ -176,8 +185,8 @@ def test_ids_are_unique_in_the_page(page):
 
 def test_tables_have_a_row_for_each_method_and_sortable_columns(page):
     names = [row["name"] for row in make_metrics()["rows"]]
-    for number, table in enumerate(re.findall(r"<table.*?</table>", page, re.DOTALL)):
-        sampled = number == 2
+    for place, table in enumerate(re.findall(r"<table.*?</table>", page, re.DOTALL)):
+        sampled = place == 2
         assert re.findall(r'<th scope="row">([^<]+)</th>', table) == (names[:2] if sampled else names)
         columns = table.count("<button")
         for row in re.findall(r"<tr><th scope=\"row\".*?</tr>", table, re.DOTALL):
@@ -187,36 +196,32 @@ def test_tables_have_a_row_for_each_method_and_sortable_columns(page):
 
 
 def test_bold_marks_the_best_of_each_column():
-    measures = {measure.path: measure for measure in tables.measures(make_metrics())}
-    assert tables.best_of(measures["mae",], [0.2, 0.1, None]) == [False, True, False]
-    assert tables.best_of(measures["r2",], [0.2, 0.1, None]) == [True, False, False]
-    assert tables.best_of(measures["coverage", "80"], [0.95, 0.79, 0.6]) == [False, True, False]
-    assert tables.best_of(measures["mae",], [0.1, 0.1]) == [False, False]
-    assert tables.best_of(measures["mae",], [0.1, None]) == [False, False]
+    mae, r2, eighty, width = Score.columns("mae", "r2", "coverage/80", "interval_width/80")
+    assert best_of(mae, [0.2, 0.1, None]) == [False, True, False]
+    assert best_of(r2, [0.2, 0.1, None]) == [True, False, False]
+    assert best_of(eighty, [0.95, 0.79, 0.6]) == [False, True, False]
+    assert best_of(mae, [0.1, 0.1]) == best_of(mae, [0.1, None]) == [False, False]
+    assert best_of(width, [0.1, 0.2]) == [False, False]  # neither good nor bad by itself
 
 
 def test_missing_numbers_are_dashes_and_never_words(page):
     visible = " ".join(text for tag, text in Tree(page).texts if tag not in ("style", "script"))
     assert not re.search(r"\b(None|nan|NaN|inf|True|False|null|undefined)\b", visible)
-    assert pages.MISSING in visible
+    assert MISSING in visible
     assert not re.search(r"\bnan\b", page, re.IGNORECASE)
 
 
 def test_the_table_of_samples_has_the_bands_that_were_measured():
     metrics = make_metrics()
-    paths = [measure.path[0] for measure in tables.sample_measures(metrics)]
+    shown = lambda *paths: report.sample_table(scores(metrics), *paths).columns[1:]  # noqa: E731
+    paths = [measure.key for measure in shown()]
     expected = ["crps", "energy_score", "energy_score_ci95", *["coverage"] * 3, *["interval_width"] * 3]
     assert paths == [*expected, "nats_per_value", "nats_per_value_ci95"]
     metrics["rows"][0]["coverage_conformal"] = {"50": 0.52, "80": 0.81, "95": None}
     metrics["rows"][0]["interval_width_conformal"] = {"50": 0.1, "80": 0.2, "95": None}
-    assert [measure.path[0] for measure in tables.sample_measures(metrics)] == paths
-    groups = [measure.group for measure in tables.conformal_measures(metrics)]
+    assert [measure.key for measure in shown()] == paths
+    groups = [measure.group for measure in shown(*report.ADJUSTED)]
     assert groups == ["Coverage, adjusted"] * 2 + ["Width, adjusted"] * 2
-
-
-def test_a_width_is_neither_good_nor_bad_by_itself():
-    width = next(m for m in tables.sample_measures(make_metrics()) if m.path == ("interval_width", "80"))
-    assert tables.best_of(width, [0.1, 0.2]) == [False, False]
 
 
 def test_old_metrics_without_calibration_still_make_a_page(tmp_path):
@@ -224,7 +229,7 @@ def test_old_metrics_without_calibration_still_make_a_page(tmp_path):
     new = ("energy_score", "interval_width", "calibration", "nats_per_value", "temperature")
     metrics["rows"] = [{k: v for k, v in row.items() if not k.startswith(new)} for row in metrics["rows"]]
     page = write(tmp_path / "r.html", metrics=metrics)
-    assert "Uncertainty" not in page and "nats per value" not in report.summary(metrics)
+    assert "Uncertainty" not in page and "nats per value" not in report.summary(scores(metrics))
     Tree(page)
 
 
@@ -237,7 +242,7 @@ def test_captions_say_what_validation_series_settled(tmp_path):
     }
     metrics["protocol"]["conformal"] = {"validation": [7, 8], "mean_factor": {}, "levels_with_too_few_series": [80, 95]}
     metrics["rows"][0]["coverage_conformal"] = {"50": 0.52, "80": None, "95": None}
-    text = report.protocol_text(metrics)
+    text = report.protocol_text(scores(metrics).protocol)
     assert "temperature of least CRPS on 3 validation series (tuned 0.7, untuned 1), top-k off" in text
     page = write(tmp_path / "r.html", metrics=metrics)
     assert "found on 2 validation series. These are too few for the band of 80\N{NO-BREAK SPACE}% and 95" in page
@@ -245,9 +250,9 @@ def test_captions_say_what_validation_series_settled(tmp_path):
 
 
 def test_the_summary_says_what_the_truth_costs():
-    assert "The truth costs it −2.50 nats per value (−1.50 by the untuned model)." in report.summary(make_metrics())
-    bare = {"rows": make_metrics()["rows"][1:]}
-    assert "The truth costs it −1.50 nats per value." in report.summary(bare)
+    assert "The truth costs it −2.50 nats per value (−1.50 by the untuned model)." in report.summary(scores(make_metrics()))
+    bare = {"protocol": {}, "rows": make_metrics()["rows"][1:]}
+    assert "The truth costs it −1.50 nats per value." in report.summary(scores(bare))
 
 
 def test_bare_evaluation_has_no_empty_parts(tmp_path):
@@ -272,10 +277,9 @@ def test_bare_evaluation_has_no_empty_parts(tmp_path):
 
 def test_what_a_page_is_given_stands_in_it_in_its_place():
     """A table's cells under its headings, the best marked; what was paid, names with values, and texts with their marks."""
-    rows = [[pages.Cell("a"), pages.Cell("0.50", 0.5, True), pages.Cell("1.25", 1.25), pages.Cell("so", words=True)],
-            [pages.Cell("b"), pages.Cell("0.75", 0.75), pages.Cell("–"), pages.Cell("no", words=True)]]  # fmt: skip
-    groups = [pages.Group("", "", 1), pages.Group("error", "hares", 2), pages.Group("", "", 1)]
-    table = pages.Table("A table", "What it is.", groups, ["", "mean", "median", "words"], rows)
+    rows = [{"name": "a", "mean": 0.5, "median": 1.25, "words": "so"}, {"name": "b", "mean": 0.75, "words": "no"}]
+    error = [replace(column(key, key, "error", "hares"), better="less") for key in ("mean", "median")]
+    table = Table("A table", "What it is.", rows, [words("name", " "), *error, words("words")])
     passages = pages.Passages("A prompt", "a note", [pages.Passage("tuned", "its text", "pass", "3 tokens")])
     sections = [
         pages.Section("First", [table, pages.Pairs("Settings", [("rank", "8"), ("seed", "3")])], "Words."),
@@ -286,9 +290,9 @@ def test_what_a_page_is_given_stands_in_it_in_its_place():
     tree = Tree(html)
     body = html[html.index("<tbody>") : html.index("</tbody>")]
     assert re.findall(r"<tr>(.*?)</tr>", body, re.DOTALL) == [
-        '<th scope="row">a</th><td data-value="0.5" class="best">0.50</td><td data-value="1.25">1.25</td>'
+        '<th scope="row">a</th><td data-value="0.5" class="best">0.500</td><td data-value="1.25">1.25</td>'
         '<td class=" words">so</td>',
-        '<th scope="row">b</th><td data-value="0.75">0.75</td><td>–</td><td class=" words">no</td>',
+        '<th scope="row">b</th><td data-value="0.75">0.750</td><td>–\u2008\u2007\u2007</td><td class=" words">no</td>',
     ]
     assert [int(attrs["colspan"]) for tag, attrs in tree.tags if "colspan" in attrs] == [1, 2, 1]
     assert [text for tag, text in tree.texts if tag == "button"] == ["mean", "median", "words"]
@@ -341,8 +345,7 @@ def test_what_is_read_from_right_to_left_turns_nothing_around_it(text, html):
 
 def test_names_of_a_page_are_isolated_but_where_no_element_may_stand():
     name = "שם & <x>"
-    cells = [[pages.Cell(name), pages.Cell("1", 1.0)]]
-    table = pages.Table(name, name, [pages.Group("", "", 1), pages.Group(name, name, 1)], ["", name], cells)
+    table = Table(name, name, [{"name": name, "value": 1}], [words("name", " "), column("value", name, name, name)])
     blocks = [
         table,
         pages.Pairs(name, [(name, name)]),
@@ -369,47 +372,47 @@ def test_same_input_gives_the_same_bytes(page, tmp_path):
 
 def test_series_shown_are_ranked_by_error():
     metrics = make_metrics()
-    chosen = report.choose_series(metrics, range(11))
+    chosen = report.choose_series(scores(metrics), range(11))
     errors = metrics["rows"][0]["mae_by_series"]
     ranked = sorted(range(11), key=lambda series: errors[str(series)])
     assert list(chosen) == [ranked[1], ranked[5], ranked[9]]
     assert all("percentile of 11 series" in words for words in chosen.values())
-    assert report.choose_series(metrics) == chosen
-    assert list(report.choose_series(metrics, [4])) == [4]
-    assert "percentile" not in report.choose_series(metrics, [4])[4]
-    assert report.choose_series(metrics, []) == {}
+    assert report.choose_series(scores(metrics)) == chosen
+    assert list(report.choose_series(scores(metrics), [4])) == [4]
+    assert "percentile" not in report.choose_series(scores(metrics), [4])[4]
+    assert report.choose_series(scores(metrics), []) == {}
     del metrics["rows"][0]["mae_by_series"]
-    assert list(report.choose_series(metrics, range(11))) == [0, 1, 2]
+    assert list(report.choose_series(scores(metrics), range(11))) == [0, 1, 2]
 
 
 def test_caption_says_whether_the_scale_peeks():
     metrics = make_metrics()
-    assert "fitted on the context alone" in report.protocol_text(metrics)
+    assert "fitted on the context alone" in report.protocol_text(scores(metrics).protocol)
     metrics["protocol"]["scale_peeks_at_future"] = True
-    assert "include the future" in report.protocol_text(metrics)
+    assert "include the future" in report.protocol_text(scores(metrics).protocol)
     assert "temperature 1, top-k off, top-p 1, repetition penalty 1, number grammar on, seed 0" in report.protocol_text(
-        metrics
+        scores(metrics).protocol
     )
-    assert report.protocol_text({"rows": []}) == ""
+    assert report.protocol_text(scores({"protocol": {}, "rows": []}).protocol) == ""
 
 
 def test_summary_follows_the_numbers():
     metrics = make_metrics()
-    text = report.summary(metrics)
+    text = report.summary(scores(metrics))
     assert "next 20 steps by the tuned model is off by 0.0457 raw units" in text
     assert "3.5 times smaller than the error of the untuned model (0.160)" in text
     assert "the best baseline, last value (0.228)" in text
     knowing = copy.deepcopy(metrics)
     knowing["rows"].append({**metrics["rows"][-1], "name": "RM, fitted (oracle)", "mae": 0.0037})
-    told = report.summary(knowing)
+    told = report.summary(scores(knowing))
     assert "the best baseline, last value (0.228)" in told
     assert "RM, fitted (oracle), which knows the equations, is off by 0.00370." in told
     worse = copy.deepcopy(metrics)
     worse["rows"][0]["mae"], worse["rows"][0]["mae_ci95"] = 0.18, [0.15, 0.20]
-    text = report.summary(worse)
+    text = report.summary(scores(worse))
     assert "12.6 % above the error of the untuned model (0.160; the intervals overlap)" in text
-    assert "untuned model is off" in report.summary({"rows": metrics["rows"][1:]})
-    assert report.summary({"rows": []}) == "No forecast was measured."
+    assert "untuned model is off" in report.summary(scores({"protocol": {}, "rows": metrics["rows"][1:]}))
+    assert report.summary(scores({"protocol": {}, "rows": []})) == "No forecast was measured."
 
 
 @pytest.mark.parametrize(
@@ -429,23 +432,23 @@ def test_summary_follows_the_numbers():
     ],
 )
 def test_numbers_have_three_digits(value, text):
-    assert pages.number(value) == text
+    assert number(value) == text
 
 
 def test_samples_are_a_table_of_their_own_in_a_terminal():
     metrics = make_metrics()
-    text = report.format_samples(metrics)
-    assert text.isascii() and "inside 50 / 80 / 95 % bands, %" in text
+    text = report.format_samples(scores(metrics))
+    assert text.isascii() and "Coverage of bands, 50 / 80 / 95 %" in text
     head, rule, *lines = text.splitlines()
     models = [row["name"] for row in metrics["rows"] if row.get("crps") is not None]
     assert head.split() == " ".join(models).split() and set(rule) == {"-"} and len(lines) >= 3
-    assert report.format_samples({"rows": []}) == ""
+    assert report.format_samples(scores({"protocol": {}, "rows": []})) == ""
 
 
 def test_a_share_below_one_is_never_written_as_all():
-    assert [pages.percent(share) for share in (1.0, 0.9999, 0.5, None)] == ["100", "99.9", "50.0", "–"]
+    assert [percent(share) for share in (1.0, 0.9999, 0.5, None)] == ["100", "99.9", "50.0", "–"]
     values = (1.0, 0.99998, 0.9996, 0.99904, 0.995, 0.9949, -1.63)
-    assert [pages.number(v, of_one=True) for v in values] == [
+    assert [number(v, of_one=True) for v in values] == [
         "1.00",
         "0.99998",
         "0.9996",
@@ -457,13 +460,13 @@ def test_a_share_below_one_is_never_written_as_all():
 
 
 def test_points_are_aligned():
-    lines = pages.align(["0.0494", "12.3", "357", "–"])
+    lines = align(["0.0494", "12.3", "357", "–"])
     assert lines == ["  0.0494", " 12.3   ", "357     ", "  –     "]
 
 
 def test_terminal_table_is_plain_aligned_and_narrow():
     metrics = make_metrics()
-    table = report.format_table(metrics)
+    table = report.format_table(scores(metrics))
     lines = table.splitlines()
     assert table.isascii() and max(map(len, lines)) <= 110
     assert [line.split()[0] for line in lines[2:7]] == ["tuned", "untuned", "last", "seasonal", "VAR(3)"]
@@ -471,7 +474,7 @@ def test_terminal_table_is_plain_aligned_and_narrow():
     assert "MSE" in lines[0] and "Left out" not in table
     metrics["rows"][1].update(mae=3.57e8, mae_ci95=[1e5, 4e9], mse=1.2e17, mae_median=1.0, crps=2e8, mase=1e-9, r2=-4e9)
     for width in (110, 60):
-        wild = report.format_table(metrics, width)
+        wild = report.format_table(scores(metrics), width)
         assert max(map(len, wild.splitlines())) <= width and "3.57e8" in wild
-    assert "Left out for width: MSE" in report.format_table(metrics, 60)
-    assert report.format_table({"rows": []})
+    assert "Left out for width: MSE, 50 %" in " ".join(report.format_table(scores(metrics), 60).split())
+    assert report.format_table(scores({"protocol": {}, "rows": []}))

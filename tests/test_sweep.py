@@ -17,7 +17,7 @@ from jaxlv.config import RunConfig, load_config, to_toml
 from jaxlv.errors import JaxlvError
 from jaxlv.flops import ledger
 from jaxlv.model.config import ModelConfig
-from jaxlv.report import sweeps
+from jaxlv.results.sweeps import Outcome, front
 from jaxlv.runs import billing, run, search, sources, sweep, training, validation
 from jaxlv.runs.records import MetricsLog
 from jaxlv.steps.stack import Stack
@@ -216,7 +216,7 @@ def test_a_wrong_sweep_is_one_line_and_writes_nothing(file, tmp_path, capsys, ar
 
 
 def test_the_front_is_what_nothing_beats():
-    assert sweeps.front([(1, 5), (2, 6), (2, 4), (3, 4), (4, 1)]) == [0, 2, 4]
+    assert front([(1, 5), (2, 6), (2, 4), (3, 4), (4, 1)]) == [0, 2, 4]
 
 
 @pytest.mark.parametrize(("select", "best"), [("loss", 4), ("forecast", 2)])
@@ -236,8 +236,7 @@ def test_what_a_run_reached_is_of_its_best_step_by_its_own_measure(select, best,
         "name": "a", "settings": {"lora.rank": 4}, "steps": 6, "tokens": 60, "seconds": 3.0, "train_loss": 1 / 6,
         "validation_loss": loss, "validation_perplexity": 2 * loss, "forecast_mae": mae, "best_step": best, "flops": None,
     }  # fmt: skip
-    assert {key: value for key, value in found.items() if key != "history"} == expected
-    assert len(found["history"]) == 9
+    assert {key: getattr(found, key) for key in expected} == expected and len(found.history) == 9
 
 
 class Drawn:
@@ -301,8 +300,8 @@ def test_the_price_of_a_training_is_without_its_evaluation(config, tmp_path):  #
 
 
 def test_the_choice_needs_the_figure_that_it_goes_by():
-    runs = [{"name": "a", "validation_loss": 0.2}, {"name": "b", "validation_loss": 0.1}]
-    assert sweep.choose(runs, "validation_loss")["name"] == "b"
+    runs = [Outcome("a", {}, validation_loss=0.2), Outcome("b", {}, validation_loss=0.1), Outcome("c", {})]
+    assert sweep.choose(runs, "validation_loss").name == "b"
     with pytest.raises(JaxlvError, match="forecast_series"):
         sweep.choose(runs, "forecast_mae")
 

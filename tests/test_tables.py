@@ -6,18 +6,21 @@ import records
 from drawn import at, bold, cells, check, interval, listing, tables, values
 
 from jaxlv.report import comparison, evaluation, stress
-from jaxlv.report.page import MISSING, number, percent
-from jaxlv.report.tables import metrics as tables_of
+from jaxlv.report.format import MISSING, number, percent
+from jaxlv.results.papers import Comparison, PartResult
+from jaxlv.results.scores import Evaluation
+from jaxlv.results.stress import Stress
 
 # --------------------------------------------------------------------------------------------------------- evaluations
 
 
 METRICS = records.evaluation()
 ROWS = METRICS["rows"]
+SCORES = Evaluation.read(METRICS, "metrics.json")
 
 
 def test_every_heading_of_the_main_table_has_its_own_measure():
-    table = tables_of.table("Errors", "", METRICS, tables_of.measures(METRICS))
+    table = evaluation.main_table(SCORES)
     check(
         table,
         ROWS,
@@ -29,7 +32,7 @@ def test_every_heading_of_the_main_table_has_its_own_measure():
             "Squared error: mean [hares²]": ("mse", number),
             "Relative: R²": ("r2", number),
             "Relative: MASE": ("mase", number),
-            "Bands: CRPS [hares]": ("crps", number),
+            "Scores: CRPS [hares]": ("crps", number),
             "Coverage of bands: 50 % [%]": ("coverage/50", percent),
             "Coverage of bands: 80 % [%]": ("coverage/80", percent),
             "Coverage of bands: 95 % [%]": ("coverage/95", percent),
@@ -48,12 +51,11 @@ def test_every_heading_of_the_main_table_has_its_own_measure():
 
 
 def test_the_table_of_samples_and_that_of_adjusted_bands():
-    models = {**METRICS, "rows": ROWS[:2]}
     band = lambda head, key, unit, form: {  # noqa: E731
         f"{head}: {level} % [{unit}]": (f"{key}/{level}", form) for level in (50, 80, 95)
     }
     check(
-        tables_of.table("Samples", "", models, tables_of.sample_measures(models)),
+        evaluation.sample_table(SCORES),
         ROWS[:2],
         {
             "Scores: CRPS [hares]": ("crps", number),
@@ -66,7 +68,7 @@ def test_the_table_of_samples_and_that_of_adjusted_bands():
         },
     )
     check(
-        tables_of.table("Adjusted", "", models, tables_of.conformal_measures(models)),
+        evaluation.sample_table(SCORES, *evaluation.ADJUSTED),
         ROWS[:2],
         {
             **band("Coverage, adjusted", "coverage_conformal", "%", percent),
@@ -81,56 +83,59 @@ def test_errors_by_variable_are_under_their_variable():
         for name in records.VARIABLES
         for key, head in (("mae", "MAE"), ("mse", "MSE"), ("r2", "R²"), ("mase", "MASE"))
     }
-    check(tables_of.table("By variable", "", METRICS, tables_of.variable_measures(METRICS)), ROWS, expected)
+    check(evaluation.variable_table(SCORES), ROWS, expected)
 
 
 def test_the_terminal_shows_the_same_numbers():
-    shown = listing(evaluation.format_table(METRICS, 200), len(ROWS))
+    shown = listing(evaluation.format_table(SCORES, 200), len(ROWS))
     plain = lambda text: text.replace("–", "-").replace("−", "-").replace(" - ", "-")  # noqa: E731
     columns = {
-        "MAE": ("mae", number), "95% interval": ("mae_ci95", interval), "median": ("mae_median", number),
-        "first 5": ("mae_first_5", number), "MSE": ("mse", number), "R2": ("r2", number), "MASE": ("mase", number),
-        "CRPS": ("crps", number), "50%": ("coverage/50", lambda v: f"{100 * v:.0f}"),
-        "80%": ("coverage/80", lambda v: f"{100 * v:.0f}"), "95%": ("coverage/95", lambda v: f"{100 * v:.0f}"),
+        "MAE": ("mae", number), "95 % interval": ("mae_ci95", interval), "median": ("mae_median", number),
+        "first 5": ("mae_first_5", number), "MSE": ("mse", number), "R^2": ("r2", number), "MASE": ("mase", number),
+        "CRPS": ("crps", number), "50 %": ("coverage/50", percent), "80 %": ("coverage/80", percent),
+        "95 %": ("coverage/95", percent),
         "valid": ("valid_share", percent), "free": ("valid_share_unmasked", percent),
     }  # fmt: skip
     assert list(shown) == [row["name"] for row in ROWS] and list(shown["tuned"]) == list(columns)
     for row in ROWS[:2]:
         for head, (path, form) in columns.items():
             assert shown[row["name"]][head] == plain(form(at(row, path))), (row["name"], head)
-    assert "in hares, MSE in hares^2" in " ".join(evaluation.format_table(METRICS, 200).split())
-    text = listing(evaluation.format_samples(METRICS), 8)
+    assert "CRPS in hares; MSE in hares^2" in " ".join(evaluation.format_table(SCORES, 200).split())
+    text = listing(evaluation.format_samples(SCORES), 8)
     levels = lambda key, form: " / ".join(form(value) for value in key.values())  # noqa: E731
     with_ends = lambda row, key: f"{number(row[key])} ({number(row[f'{key}_ci95'][0])} to {number(row[f'{key}_ci95'][1])})"  # noqa: E731
     for row in ROWS[:2]:
         assert {name: own[row["name"]] for name, own in text.items()} == {
             "temperature": number(row["temperature"]),
-            "CRPS, hares": number(row["crps"]),
-            "energy score, hares": with_ends(row, "energy_score"),
-            "inside 50 / 80 / 95 % bands, %": levels(row["coverage"], percent),
-            "width of these, hares": levels(row["interval_width"], number),
-            "inside, adjusted (conformal), %": levels(row["coverage_conformal"], percent),
-            "width, adjusted, hares": levels(row["interval_width_conformal"], number),
-            "nats per value": with_ends(row, "nats_per_value"),
+            "CRPS (hares)": number(row["crps"]),
+            "energy (hares)": with_ends(row, "energy_score"),
+            "Coverage of bands, 50 / 80 / 95 % (%)": levels(row["coverage"], percent),
+            "Width of bands, 50 / 80 / 95 % (hares)": levels(row["interval_width"], number),
+            "likelihood (nats)": with_ends(row, "nats_per_value"),
+            "Coverage, adjusted, 50 / 80 / 95 % (%)": levels(row["coverage_conformal"], percent),
+            "Width, adjusted, 50 / 80 / 95 % (hares)": levels(row["interval_width_conformal"], number),
         }
 
 
 def test_units_that_a_protocol_does_not_name_are_raw_ones():
-    bare = {"rows": []}
-    assert [tables_of.unit_of(bare, key) for key in ("mae", "mse", "nats_per_value")] == ["raw units", "raw units²", "nats"]
+    bare = Evaluation.read({"protocol": {}, "rows": []}, "metrics.json")
+    units = [one.unit for one in bare.measures("mae", "mse", "nats_per_value", "crps")]
+    assert units == ["raw units", "raw units²", "nats", "raw units"]
 
 
 # ----------------------------------------------------------------------------------------------------------- protocols
 
 
 PART = records.protocol_part()
+RESULT = PartResult.read(PART, "compare.json")
+WHOLE = Comparison.read(records.comparison(), "compare.json")
 OURS = {row["name"]: row["figures"] for row in PART["rows"]}
 MEASURES = {"mae_raw": "MAE", "r2_hare": "R² hare", "mse_scaled": "MSE as written"}
-UNITS = {"mae_raw": " [raw units]", "r2_hare": " [1]", "mse_scaled": " [xu's units squared]"}
+UNITS = {"mae_raw": " [raw units]", "r2_hare": "", "mse_scaled": " [xu's units squared]"}
 
 
 def test_a_part_of_a_protocol_shows_the_reports_figures_and_ours_under_their_measures():
-    shown, best = cells(comparison.table_of(PART)), bold(comparison.table_of(PART))
+    shown, best = cells(comparison.table_of(RESULT)), bold(comparison.table_of(RESULT))
     assert list(shown) == ["report: final", "report: untuned", *OURS]
     for key, words in MEASURES.items():
         head = lambda what, words=words, key=key: f"{words}: {what}{UNITS[key]}"  # noqa: E731
@@ -147,7 +152,7 @@ def test_a_part_of_a_protocol_shows_the_reports_figures_and_ours_under_their_mea
 
 
 def test_the_terminal_has_a_part_with_means_and_medians():
-    text = comparison.format_part(PART)
+    text = comparison.format_part(RESULT)
     lines = [line.split() for line in text.splitlines()]
     for name, own in OURS.items():
         (found,) = (line for line in lines if " ".join(line).startswith(name + " "))
@@ -157,9 +162,7 @@ def test_the_terminal_has_a_part_with_means_and_medians():
 
 
 def test_the_overview_sets_the_reports_best_beside_ours_the_best_rival_and_the_oracle():
-    rows = {
-        row[0]: dict(zip(comparison.OVERVIEW, row, strict=True)) for row in comparison.overview_rows(records.comparison())
-    }
+    rows = cells(comparison.overview(WHOLE))
     assert list(rows) == ["rai: MAE, raw units", "rai: R² hare", "rai: MSE as written"]
     for (key, theirs), row in zip(
         {"mae_raw": 0.031, "r2_hare": 0.87, "mse_scaled": 0.012}.items(), rows.values(), strict=True
@@ -170,10 +173,9 @@ def test_the_overview_sets_the_reports_best_beside_ours_the_best_rival_and_the_o
         assert row["untuned"] == number(OURS["untuned"][key]["mean"])
         assert row["best baseline"] == number(OURS["analog"][key]["mean"])
         assert row["oracle"] == number(OURS["RM, fitted (oracle)"][key]["mean"])
-    names = [row[7] for row in comparison.overview_rows(records.comparison())]
-    assert names == ["analog"] * 3
-    assert comparison.units_of(records.comparison()) == ["rai: MSE as written in xu's units squared."]
-    summary = comparison.summary(records.comparison())
+    assert [row["rival"] for row in comparison.overview_rows(WHOLE)] == ["analog"] * 3
+    assert comparison.units_of(WHOLE) == ["rai: MSE as written in xu's units squared."]
+    summary = comparison.summary(WHOLE)
     assert summary == f"rai: MAE {number(OURS['tuned']['mae_raw']['mean'])} raw units, against 0.0310 in the report."
 
 
@@ -181,33 +183,36 @@ def test_what_was_not_measured_is_not_told():
     result = records.comparison()
     for row in result["protocols"]["rai"]["parts"]["rai"]["rows"]:
         row["figures"]["mae_raw"] = {"mean": None, "median": None, "ci95": None, "series": 0}
-    assert comparison.summary(result) == "Nothing was measured."
-    assert [row[0] for row in comparison.overview_rows(result)] == ["rai: R² hare", "rai: MSE as written"]
+    found = Comparison.read(result, "compare.json")
+    assert comparison.summary(found) == "Nothing was measured."
+    assert [row["what"] for row in comparison.overview_rows(found)] == ["rai: R² hare", "rai: MSE as written"]
 
 
 def test_the_best_rival_of_a_measure_that_is_better_if_larger_is_the_largest():
     part = records.protocol_part()
     part["rows"].append({"name": "last value", "figures": {k: records.figure(90 + i) for i, k in enumerate(MEASURES)}})
     by_name = {row["name"]: row["figures"] for row in part["rows"]}
-    rows = comparison.overview_rows({"protocols": {"rai": {"parts": {"rai": part}}}})
+    whole = records.comparison()
+    whole["protocols"]["rai"]["parts"] = {"rai": part}
+    rows = comparison.overview_rows(Comparison.read(whole, "compare.json"))
     for key, row in zip(MEASURES, rows, strict=True):
         ahead = max if key == "r2_hare" else min
         best = ahead(("analog", "last value"), key=lambda name: by_name[name][key]["mean"])
-        assert (row[6], row[7]) == (number(by_name[best][key]["mean"]), best)
+        assert (row["best"], row["rival"]) == (by_name[best][key]["mean"], best)
 
 
 def test_the_bill_of_a_comparison():
-    result = records.comparison()
+    result = WHOLE
     shown = cells(comparison.bill_table(result))
     assert shown["rai"] == {
-        "ours: tuning [FLOPs]": "4.1e+13", "ours: validation [FLOPs]": "2.2e+12", "ours: forecasts [FLOPs]": "3.3e+11",
-        "ours: together [FLOPs]": "4.35e+13", "ours: budget [FLOPs]": "9e+13", "the report: all [FLOPs]": "9.87e+16",
+        "ours: tuning [FLOPs]": "4.10e13", "ours: validation [FLOPs]": "2.20e12", "ours: forecasts [FLOPs]": "3.30e11",
+        "ours: together [FLOPs]": "4.35e13", "ours: budget [FLOPs]": "9.00e13", "the report: all [FLOPs]": "9.87e16",
         "the report [FLOPs]": "as reported",
     }  # fmt: skip
     lines = dict(comparison.bill_lines(result))
-    assert lines["rai"] == "4.35e+13 FLOPs; the report 9.87e+16"
-    assert lines["together"].startswith("4.9e+13 FLOPs")
-    assert "rai: 4.35e+13 FLOPs; the report 9.87e+16 (tuning 4.1e+13, validation 2.2e+12, forecasts 3.3e+11)" in (
+    assert lines["rai"] == "4.35e13 FLOPs; the report 9.87e16"
+    assert lines["together"].startswith("4.90e13 FLOPs")
+    assert "rai: 4.35e13 FLOPs; the report 9.87e16 (tuning 4.10e13, validation 2.20e12, forecasts 3.30e11)" in (
         comparison.format_bill(result)
     )
 
@@ -216,7 +221,8 @@ def test_the_bill_of_a_comparison():
 
 
 def test_a_stress_test_shows_each_method_under_each_condition():
-    page = stress.page_of(records.stress())
+    result = Stress.read(records.stress(), "stress.json")
+    page = stress.page_of(result)
     shown = tables(page)
     conditions = {entry["level"]: {row["name"]: row for row in entry["rows"]} for entry in records.stress()["conditions"]}
     for group, levels in {"amplitude": ("x 1", "x 4"), "noise": ("5 %",)}.items():
@@ -245,9 +251,17 @@ def test_a_stress_test_shows_each_method_under_each_condition():
                 "above the top: forecast [%]": percent(own["forecast"]),
             }
             assert above[f"{name}, {level}"] == wanted
-    text = listing(stress.format_tables(records.stress()), 5)
-    for level, own in ((level, conditions[level]) for level in ("x 1", "x 4")):
-        for name, row in own.items():
-            assert text[name][level] == f"{number(row['mae'])} ({number(row['mae_median'])})"
-        for name in ("tuned", "untuned"):
-            assert text[f"{name}: inside 80 %"][level] == f"{percent(own[name]['coverage']['80'])} %"
+    for place, levels in ((0, ("x 1", "x 4")), (2, ("5 %",))):
+        errors, inside = (listing(part, n) for part, n in zip(blocks_of(result)[place : place + 2], (3, 2), strict=True))
+        for level in levels:
+            own, group = conditions[level], f"{level}: " * (len(levels) > 1)
+            for name, row in own.items():
+                wanted = {f"{group}MAE": number(row["mae"]), f"{group}median": number(row["mae_median"])}
+                assert wanted.items() <= errors[name].items()
+            shares = {name: percent(own[name]["coverage"]["80"]) for name in ("tuned", "untuned")}
+            assert {name: found[level] for name, found in inside.items()} == shares
+
+
+def blocks_of(result: Stress) -> list[str]:
+    """The tables of a stress test for a terminal, those of errors and those of coverage in turn."""
+    return [block for block in stress.format_tables(result).split("\n\n") if "---" in block]

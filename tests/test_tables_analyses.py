@@ -9,7 +9,7 @@ import records
 from drawn import cells, check, seen
 
 from jaxlv.report import analyses as analyses_page
-from jaxlv.report.page import number, percent
+from jaxlv.report.format import number, percent
 from jaxlv.report.tables import analyses
 from jaxlv.report.tables.frames import frames
 
@@ -128,7 +128,7 @@ def test_ways_to_pad():
         "logits: difference [natural log units]": ("difference", number),
         "within": ("within", lambda value: "yes" if value else "no"),
         "next token: distance": ("distance", number),
-        "next token: a digit, %": ("digit", percent),
+        "next token: a digit [%]": ("digit", percent),
     }
     check(analyses.padding_table(padding), padding["cases"], expected)
 

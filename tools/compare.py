@@ -65,7 +65,7 @@ def compare(
     result = study.compare(asked, out, resume=resume, begin=Progress, say=say)
     text = f"{comparison.format_overview(result)}\n\n{comparison.format_bill(result)}"
     places = f"figures: {out / study.RESULT}\nreport:  {out / 'report.html'}"
-    return Result(f"{text}\n{places}", {"folder": str(out), **result})
+    return Result(f"{text}\n{places}", {"folder": str(out), **result.tree()})
 
 
 app = verb(compare)

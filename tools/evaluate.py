@@ -79,7 +79,7 @@ def shown(found: Evaluated, out: Path) -> Result:
     from jaxlv.report import evaluation
     from jaxlv.studies.evaluate import METRICS, REPORT
 
-    metrics, seen = found.metrics, found.metrics["protocol"]["seen_in_training"]
+    metrics, seen = found.metrics, found.metrics.protocol.seen_in_training or ()
     warning = f"warning: the run trained or was validated on {len(seen)} of these series: their errors are no test"
     ends = [evaluation.summary(metrics), warning if seen else "", f"metrics: {out / METRICS}", f"report:  {out / REPORT}"]
     parts = [
@@ -87,7 +87,7 @@ def shown(found: Evaluated, out: Path) -> Result:
         evaluation.format_samples(metrics),
         "\n".join(filter(None, [*ends, found.repeats])),
     ]
-    tree = {"folder": str(out), "report": str(out / REPORT), "metrics": metrics, "repeats": found.repeats}
+    tree = {"folder": str(out), "report": str(out / REPORT), "metrics": metrics.tree(), "repeats": found.repeats}
     return Result("\n" + "\n\n".join(filter(None, parts)), tree)
 
 

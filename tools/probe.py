@@ -84,10 +84,10 @@ def probe(
     result = study.probe(asked, out, purpose=CALL.purpose, begin=Progress, say=say)
     listing = f"\n{report.format_answers(result)}\n\n{report.summary(result)}"
     if not out:
-        return Result(listing, {"result": result})
+        return Result(listing, {"result": result.tree()})
     answers, table, page = (str(out / name) for name in (study.RESULT, study.TABLE, study.REPORT))
     made = {"folder": str(out), "answers": answers, "table": table, "report": page}
-    return Result(f"{listing}\nanswers: {answers}, {table}\nreport:  {page}", {**made, "result": result})
+    return Result(f"{listing}\nanswers: {answers}, {table}\nreport:  {page}", {**made, "result": result.tree()})
 
 
 app = verb(probe)

@@ -85,7 +85,7 @@ def reproduce(
         raise JaxlvError("is needed", where=missing, hint="or --plan, to see what it will cost")
     result = study.reproduce(work, data, planned, stages=stages, at_once=at_once, resume=resume)
     places = f"figures: {out / study.RESULT}\nreport:  {out / 'report.html'}"
-    return Result(f"\n{reproductions.format_text(result)}\n{places}", {"folder": str(out), **result})
+    return Result(f"\n{reproductions.format_text(result)}\n{places}", {"folder": str(out), **result.tree()})
 
 
 def plan_text(work: Reproduction, plan: dict[str, Any]) -> str:

@@ -54,7 +54,7 @@ def stress(
     result = study.stress(asked(run_or_model, data, series, max_series, protocol=protocol), out, names, Progress)
     files = {"figures": str(out / study.RESULT), "report": str(out / study.REPORT)}
     text = f"{page.format_tables(result)}\nfigures: {files['figures']}\nreport:  {files['report']}"
-    return Result(text, {"folder": str(out), **files, "result": result})
+    return Result(text, {"folder": str(out), **files, "result": result.tree()})
 
 
 app = verb(stress)

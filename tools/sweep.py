@@ -71,8 +71,9 @@ def sweep(
         go on in DIR: finished runs are kept
     """
     from jaxlv.report.sweeps import format_runs
+    from jaxlv.results.sweeps import RULES, rule_words
     from jaxlv.runs import billing
-    from jaxlv.runs.sweep import RESULT, RULES
+    from jaxlv.runs.sweep import RESULT
     from jaxlv.studies import sweeping
 
     rest, axes, stage = sections(override(read_tree(config), set), config)
@@ -85,14 +86,13 @@ def sweep(
     plan: Grid | Search = sweeping.Search(ranges, trials, together, storage, study)
     asked = sweeping.Request(settings, config.name, sweeping.Grid(axes, stage.skip) if axes else plan, choose, at_once)
     result = sweeping.run_sweep(asked, out, resume=resume, begin=Progress, say=say)
-    best = next(one for one in result["runs"] if one["name"] == result["best"])
     lines = [
-        format_runs(result["runs"], result["best"]),
-        f"best by {RULES[result['rule']]}: {result['best']} ({best[result['rule']]:.4g})",
+        format_runs(result.runs, result.best),
+        f"best by {rule_words(result.rule)}: {result.best} ({RULES[result.rule].of(result.chosen):.4g})",
         billing.repeats_of(settings, out),
         f"figures: {out / RESULT}\nreport:  {out / 'report.html'}",
     ]
-    return Result("\n".join(filter(None, lines)), {"folder": str(out), **result})
+    return Result("\n".join(filter(None, lines)), {"folder": str(out), **result.tree()})
 
 
 def parse_values(text: str) -> tuple[str, list[Any]]:

@@ -21,9 +21,10 @@ from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError
 from jaxlv.forecasting import metrics
 from jaxlv.forecasting.baselines import baselines_for
-from jaxlv.forecasting.evaluate import plain, truth_of
+from jaxlv.forecasting.evaluate import truth_of
 from jaxlv.forecasting.forecaster import Forecast, Forecaster
 from jaxlv.forecasting.request import Request
+from jaxlv.results.record import plain
 from jaxlv.text.codec import TOP, Codec
 from jaxlv.text.tokens import Alphabet
 

@@ -15,8 +15,8 @@ import numpy as np
 from flax import traverse_util
 
 from jaxlv.errors import JaxlvError
-from jaxlv.forecasting.evaluate import plain
 from jaxlv.lora.arithmetic import decomposed, updates
+from jaxlv.results.record import plain
 from jaxlv.text.codec import SYMBOLS
 from jaxlv.text.tokens import Alphabet
 

@@ -21,9 +21,9 @@ import numpy as np
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import all_finite
 from jaxlv.forecasting import metrics
-from jaxlv.forecasting.evaluate import plain
 from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.model.qwen2 import Qwen2, features, project
+from jaxlv.results.record import plain
 from jaxlv.steps.generate import padded
 from jaxlv.steps.loss import token_losses
 from jaxlv.text.codec import SYMBOLS

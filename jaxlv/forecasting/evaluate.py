@@ -6,6 +6,7 @@ Axes: N series, S samples, C context steps, H steps ahead, V variables.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,49 +22,14 @@ from jaxlv.forecasting.conformal import Bands, fit_bands
 from jaxlv.forecasting.forecaster import Forecast, Forecaster
 from jaxlv.forecasting.likelihood import nats_per_value
 from jaxlv.forecasting.request import Request
+from jaxlv.results.record import Interval
+from jaxlv.results.record import plain as plain
+from jaxlv.results.scores import DEFINITIONS, UNITS, Errors, Evaluation, Protocol, Score
 
 LEVELS = (50, 80, 95)
 CALIBRATION_LEVELS = (10, 20, 30, 40, 50, 60, 70, 80, 90, 95)
 TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2)
 FIRST = 5
-UNITS = {
-    "mae": "raw units",
-    "mse": "raw units²",
-    "rmse": "raw units",
-    "mae_first_5": "raw units",
-    "crps": "raw units",
-    "energy_score": "raw units",
-    "interval_width": "raw units",
-    "nats_per_value": "nats, of a density per raw unit",
-    "mase": "1",
-    "r2": "1",
-    "coverage": "share of steps",
-    "calibration": "share of steps",
-    "temperature": "1",
-    "valid_share": "share of samples",
-}
-DEFINITIONS = {
-    "point forecast": "median of the samples at each step",
-    "mae, mse, crps": "mean over steps and variables of a series, then mean (or median) over series",
-    "mae_ci95": "percentile bootstrap of the mean over series",
-    "r2": "1 - sum of squared errors / sum of squared deviations from each series' own mean, over all series; "
-    "mean over variables",
-    "mase": "MAE / mean |first difference| of the context, per series and variable; mean over both",
-    "fitted": "equations fitted to each context and solved beyond it: Lotka-Volterra (LV), the same with logistic prey, "
-    "Rosenzweig-MacArthur (RM); an oracle if the source of the data says that these made them",
-    "invalid samples": "stay at their last complete step",
-    "coverage": "share of steps inside the central interval of the samples; S samples can cover at most (S - 1) / (S + 1)",
-    "calibration": "coverage at the levels within calibration_ceiling, (S - 1) / (S + 1); calibration_ci95: percentile "
-    "bootstrap over series",
-    "calibration_as_intervals": "calibration of samples read as what their text stands for, an interval of one unit of the "
-    "last decimal: a number drawn from it uniformly in the place of its middle",
-    "energy_score": "of the variables together at each step, in raw units, fair; mean over steps, then over series",
-    "interval_width": "mean width of the central interval of each level, over steps, variables and series",
-    "nats_per_value": "-log of the density of each true value given all before it, at temperature 1, over the 13 symbols: "
-    "-log p(its text) + log(scale * 10^-decimals); mean over steps and variables, then over series; may be negative",
-    "coverage_conformal, interval_width_conformal": "of the intervals stretched about the median by split-conformal "
-    "factors, found on validation series per step and variable",
-}
 
 
 def truth_of(series: SeriesSet, context: int, horizon: int) -> tuple[np.ndarray, np.ndarray]:
@@ -86,17 +52,16 @@ def evaluate(
     *,
     bands: Mapping[str, Bands] | None = None,
     on_batch: Callable[[str, int], None] = lambda name, done: None,
-) -> tuple[dict[str, Any], dict[str, Forecast]]:
-    """(metrics, forecasts): a row for each forecaster and each baseline, and the forecasters' trajectories.
+) -> tuple[Evaluation, dict[str, Forecast]]:
+    """(scores, forecasts): a row for each forecaster and each baseline, and the forecasters' trajectories.
 
-    `metrics` is {"protocol": {...}, "rows": [...]}, plain numbers as json holds them. `bands` of a forecaster's name add
-    the measures of its adjusted intervals. A budget that holds the samples but not the likelihood leaves that out.
-    `on_batch(name, series done)`.
+    `bands` of a forecaster's name add the measures of its adjusted intervals. A budget that holds the samples but not the
+    likelihood leaves that out. `on_batch(name, series done)`.
     """
     context_NCV, truth_NHV = truth_of(series, config.context, config.horizon)
     check_fits(forecasters.values(), series, config)
     forecasts: dict[str, Forecast] = {}
-    rows: list[dict[str, Any]] = []
+    rows: list[Score] = []
     for name, forecaster in forecasters.items():
 
         def draw(forecaster: Forecaster, samples: int, label: str) -> Forecast:
@@ -104,26 +69,26 @@ def evaluate(
             return forecaster(series, request, on_batch=lambda done: on_batch(label, done))
 
         forecast = forecasts[name] = draw(forecaster, config.samples, name)
-        row = score(name, forecast.median(), truth_NHV, context_NCV, series, forecast.filled())
-        row["temperature"] = forecaster.sampling.temperature
         half_NV = half_unit(forecaster, series, config.context)
-        row["calibration_as_intervals"] = plain(as_intervals(forecast.filled(), truth_NHV, half_NV, config.seed))
+        row = replace(
+            score(name, forecast.median(), truth_NHV, context_NCV, series, forecast.filled()),
+            temperature=forecaster.sampling.temperature,
+            calibration_as_intervals=as_intervals(forecast.filled(), truth_NHV, half_NV, config.seed),
+        )
         if bands and name in bands:
-            row |= conformal_measures(bands[name], forecast.filled(), truth_NHV, half_NV)
+            row = replace(row, **conformal_measures(bands[name], forecast.filled(), truth_NHV, half_NV))
         masked = forecaster.sampling.grammar
-        row["valid_share"] = forecast.valid_share if masked else None
-        row["valid_share_unmasked"] = None if masked else forecast.valid_share
+        share = forecast.valid_share
+        row = replace(row, valid_share=share) if masked else replace(row, valid_share_unmasked=share)
         if masked and config.unmasked_samples:
             free = draw(forecaster.with_sampling(grammar=False), config.unmasked_samples, f"{name}, unmasked")
-            row["valid_share_unmasked"] = free.valid_share
-            row["stops_unmasked"] = free.stops
+            row = replace(row, valid_share_unmasked=free.valid_share, stops_unmasked=free.stops)
         rows.append(row)
-    for row, forecaster in zip(rows, forecasters.values(), strict=True):
-        row |= likelihood_measures(forecaster, series, config)
+    for place, forecaster in enumerate(forecasters.values()):
+        rows[place] = replace(rows[place], **likelihood_measures(forecaster, series, config))
     for name, baseline in baselines_for(series).items():
         rows.append(score(name, baseline(context_NCV, config.horizon), truth_NHV, context_NCV, series))
-    first = next(iter(forecasters.values()), None)
-    return {"protocol": protocol(series, config, first), "rows": rows}, forecasts
+    return Evaluation(protocol(series, config, next(iter(forecasters.values()), None)), tuple(rows)), forecasts
 
 
 def check_fits(forecasters: Iterable[Forecaster], series: SeriesSet, config: EvaluateConfig) -> None:
@@ -181,14 +146,11 @@ def likelihood_measures(forecaster: Forecaster, series: SeriesSet, config: Evalu
     except BudgetExceeded:
         return {}
     nats_NV = nats_NHV.mean(axis=1)
-    finite = np.isfinite(nats_NV).all()
-    return plain(
-        {
-            "nats_per_value": nats_NV.mean(),
-            "nats_per_value_ci95": list(metrics.bootstrap_interval(nats_NV.mean(axis=1))) if finite else None,
-            "nats_per_value_per_variable": dict(zip(series.variables, nats_NV.mean(axis=0), strict=True)),
-        }
-    )
+    return {
+        "nats_per_value": nats_NV.mean(),
+        "nats_per_value_ci95": _interval(nats_NV.mean(axis=1)) if np.isfinite(nats_NV).all() else None,
+        "nats_per_value_per_variable": dict(zip(series.variables, nats_NV.mean(axis=0), strict=True)),
+    }
 
 
 def as_intervals(samples_NSHV: np.ndarray, truth_NHV: np.ndarray, half_NV: np.ndarray, seed: int) -> dict[str, float]:
@@ -215,7 +177,7 @@ def conformal_measures(
         low_NHV, high_NHV = bands.interval(samples_NSHV, level, least_NV)
         coverage[str(level)] = metrics.covered(low_NHV, high_NHV, truth_NHV).mean()
         width[str(level)] = (high_NHV - low_NHV).mean()
-    return plain({"coverage_conformal": coverage, "interval_width_conformal": width})
+    return {"coverage_conformal": coverage, "interval_width_conformal": width}
 
 
 def score(
@@ -225,75 +187,62 @@ def score(
     context_NCV: np.ndarray,
     series: SeriesSet,
     samples_NSHV: np.ndarray | None = None,
-) -> dict[str, Any]:
-    """One row: the measures of a point forecast, and of its samples where there are any (see UNITS and DEFINITIONS)."""
+) -> Score:
+    """Returns the measures of a point forecast, and of its samples if there are any."""
     mae_NV, mse_NV = metrics.mae(point_NHV, truth_NHV), metrics.mse(point_NHV, truth_NHV)
     mase_NV = metrics.mase(point_NHV, truth_NHV, context_NCV)
     r2_V = _pooled_r2(point_NHV, truth_NHV)
+    step_HV, variables = metrics.mae_by_step(point_NHV, truth_NHV), list(enumerate(series.variables))
     mae_N = mae_NV.mean(axis=1)
-    crps_NV = None if samples_NSHV is None else metrics.crps(samples_NSHV, truth_NHV)
-    row: dict[str, Any] = {
-        "name": name,
-        "mae": mae_N.mean(),
-        "mae_median": np.median(mae_N),
-        "mae_ci95": list(metrics.bootstrap_interval(mae_N)),
-        "mse": mse_NV.mean(),
-        "rmse": np.sqrt(mse_NV.mean()),
-        "mae_first_5": metrics.mae(point_NHV[:, :FIRST], truth_NHV[:, :FIRST]).mean(),
-        "r2": r2_V.mean(),
-        "mase": _mean(mase_NV),
-        "crps": None if crps_NV is None else crps_NV.mean(),
-        "crps_ci95": None if crps_NV is None else list(metrics.bootstrap_interval(crps_NV.mean(axis=1))),
-        "coverage": None,
-        "energy_score": None,
-        "energy_score_ci95": None,
-        "interval_width": None,
-        "calibration": None,
-        "calibration_ci95": None,
-        "calibration_ceiling": None,
-        "calibration_as_intervals": None,
-        "nats_per_value": None,
-        "nats_per_value_ci95": None,
-        "nats_per_value_per_variable": None,
-        "temperature": None,
-        "valid_share": None,
-        "valid_share_unmasked": None,
-    }
-    if samples_NSHV is not None:
-        row |= _sample_measures(samples_NSHV, truth_NHV)
-    row["per_variable"] = {
-        variable: {
-            "mae": mae_NV[:, v].mean(),
-            "mae_median": np.median(mae_NV[:, v]),
-            "mae_ci95": list(metrics.bootstrap_interval(mae_NV[:, v])),
-            "mse": mse_NV[:, v].mean(),
-            "r2": r2_V[v],
-            "mase": _mean(mase_NV[:, v]),
-        }
-        for v, variable in enumerate(series.variables)
-    }
-    row["mae_by_step"] = metrics.mae_by_step(point_NHV, truth_NHV).mean(axis=1)
-    row["mae_by_step_per_variable"] = {
-        variable: metrics.mae_by_step(point_NHV, truth_NHV)[:, v] for v, variable in enumerate(series.variables)
-    }
-    row["mae_by_series"] = {str(i): value for i, value in zip(series.ids_N, mae_N, strict=True)}
-    return plain(row)
+    measured = {} if samples_NSHV is None else _sample_measures(samples_NSHV, truth_NHV)
+    return Score(
+        name=name,
+        mae=mae_N.mean(),
+        mae_median=np.median(mae_N),
+        mae_ci95=_interval(mae_N),
+        mse=mse_NV.mean(),
+        rmse=np.sqrt(mse_NV.mean()),
+        mae_first_5=metrics.mae(point_NHV[:, :FIRST], truth_NHV[:, :FIRST]).mean(),
+        r2=r2_V.mean(),
+        mase=_mean(mase_NV),
+        per_variable={
+            variable: Errors(
+                mae=mae_NV[:, v].mean(),
+                mae_median=np.median(mae_NV[:, v]),
+                mae_ci95=_interval(mae_NV[:, v]),
+                mse=mse_NV[:, v].mean(),
+                r2=r2_V[v],
+                mase=_mean(mase_NV[:, v]),
+            )
+            for v, variable in variables
+        },
+        mae_by_step=step_HV.mean(axis=1),
+        mae_by_step_per_variable={variable: tuple(step_HV[:, v]) for v, variable in variables},
+        mae_by_series=dict(zip(series.ids_N, mae_N, strict=True)),
+        **measured,
+    )
+
+
+def _interval(values_N: np.ndarray) -> Interval | None:
+    """Returns the bootstrap interval of a mean over series; None for one series, which says nothing of others."""
+    return metrics.bootstrap_interval(values_N) if len(values_N) > 1 else None
 
 
 def _sample_measures(samples_NSHV: np.ndarray, truth_NHV: np.ndarray) -> dict[str, Any]:
-    """Energy score, coverage, calibration and sharpness of samples without NaN."""
-    ceiling = metrics.reach(samples_NSHV.shape[1])
-    energy_N = metrics.energy_score(samples_NSHV, truth_NHV)
+    """Returns the fields of a `Score` that samples without NaN have: scores, coverage, calibration and sharpness."""
+    crps_NV, energy_N = metrics.crps(samples_NSHV, truth_NHV), metrics.energy_score(samples_NSHV, truth_NHV)
     within = _levels_within(samples_NSHV)
     shares = {level: metrics.coverage(samples_NSHV, truth_NHV, level / 100) for level in {*LEVELS, *within}}
     return {
-        "coverage": {str(level): shares[level].mean() for level in LEVELS},
+        "crps": crps_NV.mean(),
+        "crps_ci95": _interval(crps_NV.mean(axis=1)),
+        "coverage": {level: shares[level].mean() for level in LEVELS},
         "energy_score": energy_N.mean(),
-        "energy_score_ci95": list(metrics.bootstrap_interval(energy_N)),
-        "interval_width": {str(level): metrics.sharpness(samples_NSHV, level / 100).mean() for level in LEVELS},
-        "calibration": {str(level): shares[level].mean() for level in within},
-        "calibration_ci95": {str(level): list(metrics.bootstrap_interval(shares[level].mean(axis=1))) for level in within},
-        "calibration_ceiling": ceiling,
+        "energy_score_ci95": _interval(energy_N),
+        "interval_width": {level: metrics.sharpness(samples_NSHV, level / 100).mean() for level in LEVELS},
+        "calibration": {level: shares[level].mean() for level in within},
+        "calibration_ci95": {level: _interval(shares[level].mean(axis=1)) for level in within},
+        "calibration_ceiling": metrics.reach(samples_NSHV.shape[1]),
     }
 
 
@@ -315,41 +264,31 @@ def _pooled_r2(point_NHV: np.ndarray, truth_NHV: np.ndarray) -> np.ndarray:
     return 1 - error_V / np.where(spread_V > 0, spread_V, np.nan)
 
 
-def protocol(series: SeriesSet, config: EvaluateConfig, forecaster: Forecaster | None) -> dict[str, Any]:
-    """Every setting that the figures depend on, with units and definitions."""
-    settings: dict[str, Any] = {
-        "data": Path(series.source["path"]).name if "path" in series.source else "simulated series",
-        "data_sha256": series.source.get("sha256"),
-        "series": series.ids_N.tolist(),
-        "variables": list(series.variables),
-        "context": config.context,
-        "horizon": config.horizon,
-        "samples": config.samples,
-        "unmasked_samples": config.unmasked_samples,
-        "seed": config.seed,
-    }
-    if forecaster is not None:
-        codec = forecaster.codec
-        settings |= {
-            "scale": codec.scale,
-            "scale_peeks_at_future": bool(codec.rule.peeks_at),
-            "scale_peeks_at": codec.rule.peeks_at or None,
-            "headroom": codec.headroom if codec.scale == "context" else None,
-            "headrooms": [one.headroom for one in codec.variants] if codec.scale == "context" else None,
-            "decimals": codec.decimals,
-            "sampling": config_tree(forecaster.sampling),
-        }
-    return plain({**settings, "units": UNITS, "definitions": DEFINITIONS})
-
-
-def plain(value: Any) -> Any:
-    """`value` in the types that json holds: numpy scalars and arrays converted, NaN and infinity as None."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, np.ndarray)):
-        return [plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value
+def protocol(series: SeriesSet, config: EvaluateConfig, forecaster: Forecaster | None) -> Protocol:
+    """Returns every setting that the figures depend on, with units and definitions."""
+    found = Protocol(
+        data=Path(series.source["path"]).name if "path" in series.source else "simulated series",
+        data_sha256=series.source.get("sha256"),
+        series=tuple(series.ids_N.tolist()),
+        variables=series.variables,
+        context=config.context,
+        horizon=config.horizon,
+        samples=config.samples,
+        unmasked_samples=config.unmasked_samples,
+        seed=config.seed,
+        units=UNITS,
+        definitions=DEFINITIONS,
+    )
+    if forecaster is None:
+        return found
+    codec, own = forecaster.codec, forecaster.codec.scale == "context"
+    return replace(
+        found,
+        scale=codec.scale,
+        scale_peeks_at_future=bool(codec.rule.peeks_at),
+        scale_peeks_at=codec.rule.peeks_at or None,
+        headroom=codec.headroom if own else None,
+        headrooms=tuple(one.headroom for one in codec.variants) if own else None,
+        decimals=codec.decimals,
+        sampling=config_tree(forecaster.sampling),
+    )

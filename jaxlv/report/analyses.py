@@ -7,13 +7,14 @@ from types import MappingProxyType
 
 import numpy as np
 
-from jaxlv.forecasting.panels import ForecastPanel
 from jaxlv.report import anatomy
 from jaxlv.report.evaluation import bill_pairs
 from jaxlv.report.figures import analyses as figures
-from jaxlv.report.figures.evaluation import forecast_figure, step_error_figure
-from jaxlv.report.page import Page, Pairs, Section, Table, number, percent, plain
+from jaxlv.report.figures.evaluation import ForecastPanel, forecast_figure, step_error_figure
+from jaxlv.report.format import number, percent, plain
+from jaxlv.report.page import Page, Pairs, Section
 from jaxlv.report.parts import Part, Picture, Tree, pictures
+from jaxlv.report.table import Table
 from jaxlv.report.tables import analyses as tables
 from jaxlv.report.tables.frames import frames
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from jaxlv.report.figures import anatomy as figures
 from jaxlv.report.figures.evaluation import loss_figure
-from jaxlv.report.page import Table, number, percent
+from jaxlv.report.format import number, percent
 from jaxlv.report.parts import Part, Picture, Tree
+from jaxlv.report.table import Table
 from jaxlv.report.tables import analyses as tables
 
 NAMED = 12  # positive tokens that a sentence names

@@ -2,154 +2,51 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
-from jaxlv.report import evaluation, sweeps
-from jaxlv.report.charts import WIDTH, Axis, Chart, Series, shortened, single
+from jaxlv.report import sweeps
+from jaxlv.report.charts import WIDTH, Axis, Chart, Series, single
 from jaxlv.report.figures import evaluation as figures
-from jaxlv.report.folders import Evaluation, Run
-from jaxlv.report.page import Block, Figure, Section, Table, number, svg
-from jaxlv.report.tables.columns import Column, count, table_of, words
+from jaxlv.report.format import number
+from jaxlv.report.page import Block, Figure, Section, svg
+from jaxlv.report.table import Table, column, count, marked, words
+from jaxlv.results.quantities import Quantity
+from jaxlv.results.side_by_side import (
+    CONVENTION,
+    EXACT,
+    Entry,
+    Row,
+    axis_of,
+    best_on_test,
+    budget_rows,
+    differing,
+    front_of,
+    fronts_of,
+    groups_of,
+    mixed,
+    row_of,
+    rows_of,
+)  # fmt: skip
+from jaxlv.results.sweeps import RULES, rule_words
 
-CONVENTION = "coursework"  # under which runs of several folders are priced: the assignment's
-EXACT = "exact"
-SILENT = ("budget.", "train.log_every", "train.checkpoint_every", "train.sinks", "evaluate.batch_series")
-"""Settings that change nothing of what a run reaches, or are what is compared."""
-LOSSES: Mapping[str, str] = {
-    "codec.decimals": "decimals", "codec.": "scale of the text", "model.loss": "loss", "model.path": "base", "data.": "data",
-    "windows.": "windows", "train.validation_windows": "validation windows", "train.mean": "mean of the loss",
-}  # fmt: skip
-"""Settings, by how they begin, that change what a validation loss per token is a loss of, in words."""
-FORECASTS: Mapping[str, str] = {"data.": "data", "train.forecast_": "forecasts", "evaluate.context": "context",
-                                "evaluate.horizon": "horizon"}  # fmt: skip
-"""Settings that change which forecasts a validation MAE is the error of."""
 COLOURS = len(sweeps.GROUPS)  # runs up to which each has a colour of its own
 SETTINGS, PAPER = 6, 9  # columns of settings that a table of runs holds beside its figures, and without them
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A run under the name that it has on a page of several."""
-
-    name: str
-    run: Run
-
-    @property
-    def folder(self) -> str:
-        """The folder's part of the name."""
-        return self.name.removesuffix(f"/{self.run.name}")
-
-    @property
-    def priced(self) -> Mapping[str, int]:
-        """FLOPs of the training by convention; empty where nothing was trained or counted."""
-        return (self.run.figures.get("flops") or {}) if self.run.figures.get("steps") else {}
-
-    def get(self, key: str) -> Any:
-        """A figure of the run, None where it has none."""
-        return self.run.figures.get(key)
-
-
 # ---------------------------------------------------------------------------------------------- settings
 
 
-def differing(entries: Sequence[Entry]) -> list[str]:
-    """The settings, "section.key", that not all entries share, of those that have settings."""
-    held = [entry.run.settings for entry in entries if entry.run.settings]
-    names = dict.fromkeys(name for settings in held for name in settings)
-    return [
-        name
-        for name in names
-        if not name.startswith(SILENT) and len({repr(setting(name, settings.get(name))) for settings in held}) > 1
-    ]
-
-
-def setting(name: str, value: Any) -> Any:
-    """A setting as a cell has it: numbers as they are, a file by its name, a long list by its length and a mark."""
-    if isinstance(value, (list, tuple)) and len(value) > 8:
-        return f"{len(value)} ({hashlib.sha256(repr(value).encode()).hexdigest()[:4]})"
-    if name.endswith(".path") and isinstance(value, str):
-        return value.rstrip("/").rpartition("/")[2]
-    number_like = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return value if number_like or value is None else sweeps.setting(value)
-
-
-def setting_columns(names: Sequence[str], rows: Sequence[Row]) -> list[Column]:
+def setting_columns(names: Sequence[str], rows: Sequence[Row]) -> list[Quantity]:
     """A column for each setting, under its section; long words wrap."""
     sections = list(dict.fromkeys(name.partition(".")[0] for name in names))
     columns = []
     for name in sorted(names, key=lambda name: sections.index(name.partition(".")[0])):
         section, _, key = name.partition(".")
         long = any(len(str(row.get(name))) > 16 for row in rows)
-        columns.append(Column(name, key.replace("_", " "), section, form="text" if long else "literal"))
+        columns.append(column(name, key.replace("_", " "), section, form="words" if long else "literal"))
     return columns
 
 
 # --------------------------------------------------------------------------------------------- the table
-
-
-class Protocol(NamedTuple):
-    """What makes two test errors comparable."""
-
-    data: Any
-    ids: Any
-    context: Any
-    horizon: Any
-
-
-def protocol_of(measured: Evaluation) -> Protocol:
-    """Returns what an evaluation was measured under."""
-    protocol = measured.metrics["protocol"]
-    series = protocol.get("series") or ()
-    ids = tuple(sorted(series)) if isinstance(series, list) else series
-    return Protocol(protocol.get("data_sha256"), ids, protocol.get("context"), protocol.get("horizon"))
-
-
-def _count(ids: Any) -> int:
-    """How many series a protocol names, by their ids or their number."""
-    return ids if isinstance(ids, int) else len(ids)
-
-
-def shared_protocol(entries: Sequence[Entry]) -> Protocol | None:
-    """The protocol that most entries were measured under, the first of equals; None where none was measured."""
-    found = [key for entry in entries for key in dict.fromkeys(protocol_of(one) for one in entry.run.evaluations)]
-    return max(found, key=found.count) if found else None
-
-
-def tested(entry: Entry, shared: Protocol | None) -> Row:
-    """A run's error on test series and what these are: under the shared protocol where it was, else its first evaluation."""
-    held = sorted(entry.run.evaluations, key=lambda one: protocol_of(one) != shared)
-    if not held:
-        return {}
-    row, (_, ids, context, horizon) = evaluation.subject(held[0].metrics) or {}, protocol_of(held[0])
-    return {"test_mae": row.get("mae"), "tested_on": f"{_count(ids)} series, {context} + {horizon}"}
-
-
-def row_of(entry: Entry, names: Sequence[str], shared: Protocol | None) -> Row:
-    """An entry as a row: settings, what it reached, what it cost."""
-    flops = entry.run.figures.get("flops") or {}
-    keys = ("steps", "tokens", "validation_loss", "validation_perplexity", "forecast_mae", "seconds")
-    return {
-        "name": entry.name,
-        **{name: setting(name, entry.run.settings.get(name)) for name in names},
-        **{key: entry.get(key) for key in keys},
-        **tested(entry, shared),
-        CONVENTION: flops.get(CONVENTION),
-        EXACT: flops.get(EXACT),
-    }
-
-
-def rows_of(entries: Sequence[Entry]) -> list[Row]:
-    """A row for each entry; those on the front of error against FLOPs are marked."""
-    names, shared = differing(entries), shared_protocol(entries)
-    held = [entry for entry in entries if entry.priced.get(CONVENTION) and entry.get(axis_of(entries))]
-    groups = groups_of(held, axis_of(entries))
-    fronts = fronts_of(held, axis_of(entries), CONVENTION)
-    kept = [entry for name, front in fronts.items() if groups.count(name) > 1 for entry in front]
-    return [{**row_of(entry, names, shared), "front": entry in kept} for entry in entries]
 
 
 def table(entries: Sequence[Entry]) -> Table:
@@ -158,14 +55,14 @@ def table(entries: Sequence[Entry]) -> Table:
     measured = [
         count("steps", "steps", "training"),
         count("tokens", "tokens", "training"),
-        Column("validation_loss", "loss", "validation", "nats per token"),
-        Column("validation_perplexity", "perplexity"),
-        Column("forecast_mae", "MAE", "validation", "raw units"),
-        Column("test_mae", "MAE", "test", "raw units"),
-        Column("tested_on", "tested on", form="literal"),
-        Column(CONVENTION, CONVENTION, "training and validation", "FLOPs"),
-        Column(EXACT, EXACT, "training and validation", "FLOPs"),
-        Column("seconds", "time", "training", "s"),
+        column("validation_loss", "loss", "validation", "nats per token"),
+        column("validation_perplexity", "perplexity"),
+        column("forecast_mae", "MAE", "validation", "raw units"),
+        column("test_mae", "MAE", "test", "raw units"),
+        column("tested_on", "tested on", form="literal"),
+        column(CONVENTION, CONVENTION, "training and validation", "FLOPs"),
+        column(EXACT, EXACT, "training and validation", "FLOPs"),
+        column("seconds", "time", "training", "s"),
     ]
     if len({row.get("tested_on") for row in rows if row.get("tested_on")}) < 2:
         measured = [column for column in measured if column.key != "tested_on"]
@@ -178,7 +75,7 @@ def table(entries: Sequence[Entry]) -> Table:
         caption += " Bold: no run that compares has both less error and fewer FLOPs."
     names = differing(entries)
     columns = [*held, *(setting_columns(names, rows) if len(names) <= SETTINGS else [])]
-    return table_of("Runs side by side", caption, rows, words("name", "run"), columns, bold="front")
+    return Table("Runs side by side", caption, rows, [words("name", "run"), *columns], marked("front"))
 
 
 def settings_tables(entries: Sequence[Entry]) -> list[Table]:
@@ -194,7 +91,7 @@ def settings_tables(entries: Sequence[Entry]) -> list[Table]:
         caption = f"The settings that differ: {sections}."
         if any(" (" in str(row.get(column.key)) for row in rows for column in some):
             caption += " Lists of series by their number and a mark of what is in them."
-        found.append(table_of(f"Settings that differ: {sections}", caption, rows, words("name", "run"), some))
+        found.append(Table(f"Settings that differ: {sections}", caption, rows, [words("name", "run"), *some]))
     return found
 
 
@@ -205,87 +102,20 @@ def _tested_words(rows: Sequence[Row]) -> str:
     return ", which are not the same for all (steps of context + forecast)" if found else ""
 
 
-# --------------------------------------------------------------------------------- error against FLOPs
-
-
-def axis_of(entries: Sequence[Entry]) -> str:
-    """What runs are compared by: the forecasts' MAE in raw units where all that are priced have it, else validation loss."""
-    priced = [entry for entry in entries if CONVENTION in entry.priced]
-    return "forecast_mae" if priced and all(entry.get("forecast_mae") for entry in priced) else "validation_loss"
-
-
-def mixed(entries: Sequence[Entry], key: str) -> dict[str, str]:
-    """{setting: word} of those that differ and make an error of one run another thing than that of the next."""
-    starts = LOSSES if key == "validation_loss" else FORECASTS
-    found = {
-        name: next((word for start, word in starts.items() if name.startswith(start)), "") for name in differing(entries)
-    }
-    return {name: word for name, word in found.items() if word}
-
-
-def groups_of(entries: Sequence[Entry], key: str) -> list[str]:
-    """For each entry the group in which its error compares, by a letter, its members and what tells it from others of them;
-    "" where there is one group.
-    """
-    names = mixed(entries, key)
-    keys = [tuple(repr(setting(name, entry.run.settings.get(name))) for name in names) for entry in entries]
-    order = {own: [entry for entry, k in zip(entries, keys, strict=True) if k == own] for own in keys}
-    if len(order) < 2:
-        return [""] * len(entries)
-    said = {own: f"{chr(65 + i % 26)}: {_members(held, entries, key)}" for i, (own, held) in enumerate(order.items())}
-    return [said[own] for own in keys]
-
-
-def _members(held: Sequence[Entry], entries: Sequence[Entry], key: str) -> str:
-    """A group in words: its run, or the folders of its runs with what tells them from other runs of these."""
-    if len(held) == 1:
-        return shortened(held[0].name, 70)
-    folders = list(dict.fromkeys(entry.folder for entry in held))
-    names = mixed([entry for entry in entries if entry.folder in folders], key)
-    values = {name: setting(name, held[0].run.settings.get(name)) for name in names}
-    own = [f"{name.partition('.')[2].replace('_', ' ')} {sweeps.setting(value)}" for name, value in values.items()]
-    return shortened(", ".join([*folders, *own]), 70)
-
-
-def front_of(entries: Sequence[Entry], key: str, convention: str) -> list[Entry]:
-    """The entries that no other beats in both error and FLOPs, cheapest first."""
-    held = [entry for entry in entries if entry.priced.get(convention) and entry.get(key)]
-    points = [(float(entry.priced[convention]), float(entry.get(key))) for entry in held]
-    return [held[index] for index in sweeps.front(points)]
-
-
-def fronts_of(entries: Sequence[Entry], key: str, convention: str) -> dict[str, list[Entry]]:
-    """The front of each group of entries whose errors compare."""
-    groups = groups_of(entries, key)
-    return {
-        name: front_of([entry for entry, group in zip(entries, groups, strict=True) if group == name], key, convention)
-        for name in dict.fromkeys(groups)
-    }
-
-
 def budget_table(fronts: Mapping[str, Sequence[Entry]], key: str, convention: str) -> Table:
     """The runs of each front: what the least error is that a budget buys, and with which settings."""
-    rows: list[Row] = []
-    names = differing([entry for kept in fronts.values() for entry in kept])
-    for group, kept in fronts.items():
-        before: Row = {}
-        for one in kept:
-            row = {"place": len(rows) + 1, "group": group[:1], **row_of(one, names, None), **one.priced}
-            if before:
-                row["gain"] = 1 - row[key] / before[key]
-            rows.append(row)
-            before = row
-    quantity, _, unit = sweeps.RULES[key].rstrip(")").partition(" (")
+    rows, names = budget_rows(fronts, key), differing([entry for kept in fronts.values() for entry in kept])
+    quantity, unit = RULES[key].head, RULES[key].unit
     columns = [
-        Column("place", "no.", form="count"),
-        *([Column("group", "group", form="literal")] if len(fronts) > 1 else []),
+        column("place", "no.", form="count"),
+        *([column("group", "group", form="literal")] if len(fronts) > 1 else []),
         *(
-            Column(name, name, "a budget of", "FLOPs")
+            column(name, name, "a budget of", "FLOPs")
             for name in dict.fromkeys((convention, EXACT))
             if any(row.get(name) for row in rows)
         ),
-        Column(key, "error", quantity, unit),
-        Column("gain", "less by, %", form="percent"),
+        column(key, "error", quantity, unit),
+        column("gain", "less by", form="share"),
         count("steps"),
         count("tokens"),
         *(setting_columns(names, rows) if len(names) <= SETTINGS else []),
@@ -294,7 +124,7 @@ def budget_table(fronts: Mapping[str, Sequence[Entry]], key: str, convention: st
         f"What a budget buys: the run of least {quantity} that a budget of so many FLOPs holds, cheapest first. It goes for"
         " the next row where the budget reaches that; its error is less by so much. FLOPs are of training and validation."
     )
-    return table_of("What a budget buys", caption, rows, words("name", "run"), columns)
+    return Table("What a budget buys", caption, rows, [words("name", "run"), *columns])
 
 
 def budget_section(entries: Sequence[Entry], key: str, convention: str, drawn: bool = True) -> Section | None:
@@ -312,7 +142,7 @@ def budget_section(entries: Sequence[Entry], key: str, convention: str, drawn: b
         points = [(entry.name, float(entry.priced[convention]), float(entry.get(key))) for entry in held]
         wide = len(fronts) > 1
         groups = groups_of(held, key) if wide else ()
-        rule = sweeps.RULES[key]
+        rule = rule_words(key)
         drawing = sweeps.pareto_figure(points, f"FLOPs ({convention})", rule, groups, 2 * WIDTH if wide else WIDTH)
         caption = (
             f"{rule[0].upper()}{rule[1:]} against FLOPs of {len(held)} runs: a line joins those that no other"
@@ -325,7 +155,7 @@ def budget_section(entries: Sequence[Entry], key: str, convention: str, drawn: b
     left_out = [entry.name for entry in entries if entry not in held and entry.get("steps")]
     if left_out:
         shown = ", ".join(left_out[:5]) + (", …" if len(left_out) > 5 else "")
-        text.append(f"Left out, as they have no ledger or no {sweeps.RULES[key].partition(' (')[0]}: {shown}.")
+        text.append(f"Left out, as they have no ledger or no {RULES[key].head}: {shown}.")
     if differ:
         what = "a loss per token" if key == "validation_loss" else "an error"
         text.append(
@@ -378,7 +208,7 @@ def losses_block(entries: Sequence[Entry]) -> Figure | None:
         drawing = losses_figure(held, own)
     else:
         best = min(held, key=lambda entry: entry.get(axis_of(entries)) or float("inf"))
-        outcomes, layout = [{**entry.run.figures, "name": entry.name} for entry in held], "cell"
+        outcomes, layout = [{**entry.figures.tree(), "name": entry.name} for entry in held], "cell"
         drawing = sweeps.losses_figure(outcomes, best.name)
         caption += f" In colour: {best.name}."
     if differ:
@@ -398,22 +228,14 @@ def summary(entries: Sequence[Entry]) -> str:
     differ = mixed(held, key)
     if len(held) > 1 and not differ:
         best = min(held, key=lambda entry: entry.get(key))
-        found.append(f"The least {sweeps.RULES[key]} has {best.name}: {number(best.get(key))}.")
+        found.append(f"The least {rule_words(key)} has {best.name}: {number(best.get(key))}.")
     elif len(held) > 1:
-        found.append(f"By {sweeps.RULES[key]} they do not compare, as they differ in {_listed(differ)}.")
-    shared = shared_protocol(entries)
-    on_test = [
-        (row["mae"], entry.name)
-        for entry in entries
-        for one in entry.run.evaluations
-        if protocol_of(one) == shared and (row := evaluation.subject(one.metrics)) and row.get("mae")
-    ]
-    if len(on_test) > 1 and shared:
-        error, name = min(on_test)
-        series = _count(shared[1])
+        found.append(f"By {rule_words(key)} they do not compare, as they differ in {_listed(differ)}.")
+    if on_test := best_on_test(entries):
+        name, error, shared = on_test
         found.append(
-            f"On the same {series} test series, {shared[2]} steps of context and {shared[3]} of forecast, the least"
-            f" mean absolute error has {name}: {number(error)} raw units."
+            f"On the same {shared.size} test series, {shared.context} steps of context and {shared.horizon} of forecast,"
+            f" the least mean absolute error has {name}: {number(error)} raw units."
         )
     return " ".join(found)
 

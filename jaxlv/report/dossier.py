@@ -6,58 +6,56 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError
 from jaxlv.report import compared, comparison, evaluation, reproductions, runs, sweeps
-from jaxlv.report.compared import Entry
-from jaxlv.report.folders import Folder, Kind, readable
-from jaxlv.report.page import Page, Pairs, Section, duration, number
-from jaxlv.runs import sources
-from jaxlv.storage.files import read_text
-
-Data = SeriesSet | None
-
+from jaxlv.report.details import Data, completed
+from jaxlv.report.details import data_of as data_of
+from jaxlv.report.folders import readable
+from jaxlv.report.format import duration, number
+from jaxlv.report.material import Folder, Kind, Run
+from jaxlv.report.page import Page, Pairs, Section
+from jaxlv.results import side_by_side
+from jaxlv.results.side_by_side import Entry
 
 # ---------------------------------------------------------------------------------------------- one folder
 
 
-def _run(folder: Folder, data: Data) -> Page:
-    return runs.page_of(folder.runs[0], folder.tree, data)
+def _run(folder: Folder) -> Page:
+    return runs.page_of(folder.runs[0])
 
 
-def _evaluation(folder: Folder, data: Data) -> Page:
+def _evaluation(folder: Folder) -> Page:
     one = folder.runs[0].evaluations[0]
-    found = runs.evaluation_sections(one, data, {}, "")
-    protocol = {key: runs.shortened(value) for key, value in one.metrics["protocol"].items()}
+    found = runs.evaluation_sections(one)
+    protocol = {key: runs.shortened(value) for key, value in evaluation.protocol_pairs(one.scores.protocol).items()}
     closing = evaluation.settings_section(("Protocol of the evaluation", protocol))
-    return Page(f"Evaluation {folder.path.resolve().name}", evaluation.summary(one.metrics), (), [*found, closing])
+    return Page(f"Evaluation {folder.path.resolve().name}", evaluation.summary(one.scores), (), [*found, closing])
 
 
-def _sweep(folder: Folder, data: Data) -> Page:
-    page = sweeps.page_of(folder.tree)
+def _sweep(folder: Folder) -> Page:
+    page = sweeps.page_of(folder.result)
     return replace(page, sections=_with_budget(folder, page.sections, after="Runs"))
 
 
-def _reproduction(folder: Folder, data: Data) -> Page:
-    page = reproductions.page_of_folder(folder.path)
+def _reproduction(folder: Folder) -> Page:
+    page = reproductions.page_of(folder.result, folder.drawings, folder.analyses)
     return replace(page, sections=_with_budget(folder, page.sections, after="Error against FLOPs"))
 
 
-def _comparison(folder: Folder, data: Data) -> Page:
-    drawn = sorted((folder.path / "parts").glob("*.svg"))
-    return comparison.page_of(folder.tree, {path.stem: read_text(path) for path in drawn})
+def _comparison(folder: Folder) -> Page:
+    return comparison.page_of(folder.result, folder.drawings)
 
 
-PAGES: Mapping[Kind, Callable[[Folder, Data], Page]] = {
+PAGES: Mapping[Kind, Callable[[Folder], Page]] = {
     "run": _run, "evaluation": _evaluation, "sweep": _sweep, "reproduction": _reproduction, "comparison": _comparison,
 }  # fmt: skip
 
 
 def _with_budget(folder: Folder, sections: Sequence[Section], after: str) -> list[Section]:
     """The sections with the table of what a budget buys behind one of them, under the folder's own rule and convention."""
-    entries = [Entry(one.name, one) for one in folder.runs]
-    convention = next((name for entry in entries for name in entry.priced), compared.CONVENTION)
-    bought = compared.budget_section(entries, folder.tree["rule"], convention, drawn=False)
+    entries = [entry_of(one.name, one) for one in folder.runs]
+    convention = next((name for entry in entries for name in entry.priced), side_by_side.CONVENTION)
+    bought = compared.budget_section(entries, folder.result.rule, convention, drawn=False)
     place = next((i + 1 for i, section in enumerate(sections) if section.title == after), len(sections))
     return [*sections[:place], *([bought] if bought else []), *sections[place:]]
 
@@ -65,7 +63,7 @@ def _with_budget(folder: Folder, sections: Sequence[Section], after: str) -> lis
 def page_of_one(folder: Folder, data: Data = None) -> Page:
     """The page of a folder; `data` are the series of its forecasts. JaxlvError where its files are not what they were."""
     with readable(folder.path, folder.kind):
-        return PAGES[folder.kind](folder, data)
+        return PAGES[folder.kind](completed(folder, data))
 
 
 # ------------------------------------------------------------------------------------------------ several
@@ -81,10 +79,15 @@ def labels(folders: Sequence[Folder]) -> list[str]:
     raise JaxlvError("a folder is named twice", where=next(name for name, n in Counter(names).items() if n > 1))
 
 
+def entry_of(name: str, one: Run) -> Entry:
+    """A run among several, under a name."""
+    return Entry(name, one.name, one.settings, one.figures, [measured.scores for measured in one.evaluations])
+
+
 def entries_of(folders: Sequence[Folder]) -> list[Entry]:
     """Every run of the folders, named "folder" or "folder/run"."""
     return [
-        Entry(label if folder.kind in ("run", "evaluation") else f"{label}/{one.name}", one)
+        entry_of(label if folder.kind in ("run", "evaluation") else f"{label}/{one.name}", one)
         for label, folder in zip(labels(folders), folders, strict=True)
         for one in folder.runs
     ]
@@ -101,7 +104,7 @@ def bill(entries: Sequence[Entry]) -> list[tuple[str, str]]:
         ("training", duration(seconds)),
     ]
     counted = [entry.get("flops") for entry in entries if entry.get("flops")]
-    for name in (compared.CONVENTION, compared.EXACT):
+    for name in (side_by_side.CONVENTION, side_by_side.EXACT):
         held = [flops[name] for flops in counted if flops.get(name) is not None]
         if held:
             of = "" if len(held) == len(entries) else f" ({len(held)} runs)"
@@ -121,17 +124,3 @@ def page_of(folders: Sequence[Folder], data: Sequence[Data]) -> Page:
         own = [Section("Summary", costs, page.summary), *page.sections]
         found += [replace(section, group=f"{folder.kind.capitalize()} {name}") for section in own]
     return Page(f"{', '.join(names[:-1])} and {names[-1]}", compared.summary(entries), bill(entries), found)
-
-
-def data_of(folder: Folder, given: SeriesSet | None = None) -> Data:
-    """The series of a folder's forecasts: those given, or the run's own where its file is at hand and unchanged."""
-    if given is not None or folder.kind != "run":
-        return given
-    one = folder.runs[0]
-    assert one.config is not None and one.folder is not None
-    if not any(any(measured.folder.glob("forecast_*.csv")) for measured in one.evaluations):
-        return None
-    try:
-        return sources.load_series(one.config, one.folder)
-    except JaxlvError:
-        return None

@@ -2,59 +2,91 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from jaxlv.forecasting.panels import ForecastPanel
+from jaxlv.report import terminal
 from jaxlv.report.figures import evaluation as figures
-from jaxlv.report.page import (
-    Block,
-    Figure,
-    Page,
-    Pairs,
-    Section,
-    duration,
-    number,
-    percent,
-    plain,
-    svg,
-    write,
-)
-from jaxlv.report.tables.metrics import (
-    conformal_measures,
-    format_samples,
-    format_table,
-    measures,
-    sample_measures,
-    table,
-    unit_of,
-    value_at,
-    variable_measures,
-)
+from jaxlv.report.figures.evaluation import ForecastPanel
+from jaxlv.report.format import duration, number, percent, plain, text
+from jaxlv.report.page import Block, Figure, Page, Pairs, Section, svg, write
+from jaxlv.report.table import Table, held, words
+from jaxlv.results.runs import RunCost
+from jaxlv.results.scores import LEVELS, Errors, Evaluation, Protocol, Score
 
 __all__ = ["ForecastPanel", "choose_series", "format_samples", "format_table", "run_page", "summary", "write_report"]
 
-MODELS = ("tuned", "untuned")  # rows with these names are the model's; the others are baselines
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+# ------------------------------------------------------------------------------------------ what is shown
+
+NAME = words("name", " ")
+MAIN = (
+    "mae", "mae_ci95", "mae_median", "mae_first_5", "mse", "r2", "mase", "crps", *(f"coverage/{level}" for level in LEVELS),
+    "valid_share", "valid_share_unmasked",
+)  # fmt: skip
+GIVE_UP = ("mse", "coverage/50", "coverage/95", "r2", "mae_first_5", "crps", "valid_share_unmasked", "mae_ci95",
+           "coverage/80", "valid_share")  # fmt: skip
+"""The columns that a narrow terminal goes without, the first one first."""
+SAMPLES = (
+    "crps", "energy_score", "energy_score_ci95", *(f"coverage/{level}" for level in LEVELS),
+    *(f"interval_width/{level}" for level in LEVELS), "nats_per_value", "nats_per_value_ci95",
+)  # fmt: skip
+ADJUSTED = tuple(f"{key}_conformal/{level}" for key in ("coverage", "interval_width") for level in LEVELS)
+BY_VARIABLE = ("mae", "mse", "r2", "mase")
+
+
+def main_table(found: Evaluation) -> Table:
+    """The errors of every method."""
+    caption = " ".join(filter(None, [protocol_text(found.protocol), _READING]))
+    return Table("Forecast errors of each method", caption, found.rows, [NAME, *found.measures(*MAIN)])
+
+
+def variable_table(found: Evaluation) -> Table:
+    """The errors by variable, without columns that no row has."""
+    variables = dict.fromkeys(name for row in found.rows for name in row.per_variable or {})
+    measures = Errors.columns(*BY_VARIABLE)
+    columns = [one.within("per_variable", v, head=one.words, group=v, unit="") for v in variables for one in measures]
+    units = ", ".join(f"{one.words} in {found.protocol.unit(one)}" for one in Errors.columns("mae", "mse"))
+    caption = f"The same forecasts by variable: {units}."
+    return Table("Errors by variable", caption, found.rows, [NAME, *held(columns, found.rows)])
+
+
+def sampled(found: Evaluation) -> list[Score]:
+    """The rows that have more than the main table shows, which need samples."""
+    return [row for row in found.rows if row.calibration or row.energy_score is not None]
+
+
+def sample_table(found: Evaluation, *paths: str, label: str = "Sampled trajectories", caption: str = "") -> Table:
+    """The measures of the samples, without columns that no row has."""
+    rows = sampled(found)
+    return Table(label, caption, rows, [NAME, *held(found.measures(*(paths or SAMPLES)), rows)])
+
+
+def format_table(found: Evaluation, width: int = terminal.WIDTH) -> str:
+    """The main table for a terminal of at most `width` columns."""
+    table = main_table(found)
+    shown = [NAME, *held(table.columns[1:], found.rows)]
+    return terminal.table(Table("", "", found.rows, shown), width, GIVE_UP)
+
+
+def format_samples(found: Evaluation) -> str:
+    """The measures of samples for a terminal, a column for each model; empty if no row has samples."""
+    table = sample_table(found, "temperature", *SAMPLES, *ADJUSTED)
+    return terminal.listed(table) if table.rows else ""
+
 
 # ------------------------------------------------------------------------------------------ summary
 
 
-def _row(metrics: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
-    return next((row for row in metrics["rows"] if row["name"] == name), None)
-
-
-def subject(metrics: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The row that the report is about: the tuned model, else the untuned one, else the first."""
-    return _row(metrics, "tuned") or _row(metrics, "untuned") or next(iter(metrics["rows"]), None)
-
-
-def _against(ours: Mapping[str, Any], other: Mapping[str, Any], whom: str) -> str:
+def _against(ours: Score, other: Score, whom: str) -> str:
     """How two MAEs compare, in words: "68 % below the error of the untuned model (0.157)"."""
-    mae, reference = ours["mae"], other["mae"]
+    mae, reference = ours.mae, other.mae
     if not mae or not reference:
         return f"against {number(reference)} for {whom}"
     ratio = max(mae, reference) / min(mae, reference)
@@ -65,8 +97,8 @@ def _against(ours: Mapping[str, Any], other: Mapping[str, Any], whom: str) -> st
         comparison = f"{_times(ratio)} times {'smaller' if mae < reference else 'larger'} than the error of {whom}"
     else:
         comparison = f"{number(100 * abs(1 - mae / reference))} % {side} the error of {whom}"
-    pair = (value_at(ours, "mae_ci95"), value_at(other, "mae_ci95"))
-    overlap = all(pair) and max(pair[0][0], pair[1][0]) <= min(pair[0][1], pair[1][1])
+    pair = (ours.mae_ci95, other.mae_ci95)
+    overlap = pair[0] and pair[1] and max(pair[0][0], pair[1][0]) <= min(pair[0][1], pair[1][1])
     return f"{comparison} ({number(reference)}{'; the intervals overlap' if overlap else ''})"
 
 
@@ -74,85 +106,85 @@ def _times(ratio: float) -> str:
     return f"{ratio:.1f}" if ratio < 10 else f"{float(f'{ratio:.2g}'):,.0f}" if ratio < 1e6 else f"{ratio:.0e}"
 
 
-def summary(metrics: Mapping[str, Any]) -> str:
+def summary(found: Evaluation) -> str:
     """The result in plain words: the model's error, the untuned model's and the best baseline's."""
-    row, protocol = subject(metrics), metrics.get("protocol", {})
-    if row is None or value_at(row, "mae") is None:
+    row, protocol = found.subject, found.protocol
+    if row is None or row.mae is None:
         return "No forecast was measured."
-    who = f"the {row['name']} model" if row["name"] in MODELS else str(row["name"])
-    given = f"Given {protocol['context']} steps of context, " if protocol.get("context") else ""
-    where = f" of the next {protocol['horizon']} steps" if protocol.get("horizon") else ""
+    who = f"the {row.name} model" if row.is_model else row.name
+    given = f"Given {protocol.context} steps of context, " if protocol.context else ""
+    where = f" of the next {protocol.horizon} steps" if protocol.horizon else ""
     details = ["mean absolute error"]
-    interval, median = value_at(row, "mae_ci95"), value_at(row, "mae_median")
-    if interval:
-        details.append(f"95 % interval {number(interval[0])} to {number(interval[1])}")
-    if median is not None:
-        details.append(f"median over series {number(median)}")
-    error = f"{number(row['mae'])} {unit_of(metrics, 'mae')}"
-    opening = f"{given}the forecast{where} by {who} is off by {error} on average"
+    if row.mae_ci95:
+        details.append(f"95 % interval {number(row.mae_ci95[0])} to {number(row.mae_ci95[1])}")
+    if row.mae_median is not None:
+        details.append(f"median over series {number(row.mae_median)}")
+    opening = f"{given}the forecast{where} by {who} is off by {number(row.mae)} {_unit(found)} on average"
     sentences = [f"{opening[0].upper()}{opening[1:]} ({'; '.join(details)})."]
-    untuned = _row(metrics, "untuned")
-    others = [r for r in metrics["rows"] if r["name"] not in MODELS and r is not row]
-    baselines = [other for other in others if value_at(other, "mae") is not None]
+    untuned = found.row("untuned")
     comparisons = []
-    if row["name"] == "tuned" and untuned and value_at(untuned, "mae") is not None:
+    if row.name == "tuned" and untuned and untuned.mae is not None:
         comparisons.append(_against(row, untuned, "the untuned model"))
-    oracles = [other for other in baselines if "oracle" in other["name"]]  # they know the equations: no rivals, but a bound
-    if rivals := [other for other in baselines if other not in oracles]:
-        best = min(rivals, key=lambda r: r["mae"])
-        comparisons.append(_against(row, best, f"the best baseline, {best['name']}"))
+    if found.rivals:
+        best = min(found.rivals, key=lambda rival: rival.mae or 0.0)
+        comparisons.append(_against(row, best, f"the best baseline, {best.name}"))
     if comparisons:
         sentences.append(f"This is {', and '.join(comparisons)}.")
-    for oracle in oracles:
-        sentences.append(f"{oracle['name']}, which knows the equations, is off by {number(oracle['mae'])}.")
-    eighty, valid = value_at(row, "coverage", "80"), value_at(row, "valid_share")
-    if eighty is not None:
+    for bound in found.rows:
+        if bound.knows_the_equations and bound is not row and bound.mae is not None:
+            sentences.append(f"{bound.name}, which knows the equations, is off by {number(bound.mae)}.")
+    return " ".join([*sentences, *_of_samples(row, untuned)])
+
+
+def _of_samples(row: Score, untuned: Score | None) -> list[str]:
+    """What a summary says of a model's samples."""
+    sentences = []
+    if (eighty := (row.coverage or {}).get("80")) is not None:
         sentences.append(f"Its 80 % bands hold {percent(eighty)} % of the true values.")
-    nats, before = value_at(row, "nats_per_value"), value_at(untuned or {}, "nats_per_value")
-    if nats is not None:
-        against = f" ({number(before)} by the untuned model)" if before is not None and untuned is not row else ""
-        sentences.append(f"The truth costs it {number(nats)} nats per value{against}.")
-    if valid is not None:
-        sentences.append(f"Of its samples, {percent(valid)} % are valid.")
-    return " ".join(sentences)
+    if row.nats_per_value is not None:
+        before = untuned.nats_per_value if untuned and untuned is not row else None
+        against = f" ({number(before)} by the untuned model)" if before is not None else ""
+        sentences.append(f"The truth costs it {number(row.nats_per_value)} nats per value{against}.")
+    if row.valid_share is not None:
+        sentences.append(f"Of its samples, {percent(row.valid_share)} % are valid.")
+    return sentences
+
+
+def _unit(found: Evaluation) -> str:
+    """The unit of the MAE."""
+    return found.measures("mae")[0].unit
 
 
 # ----------------------------------------------------------------------------------------- captions
 
 
-def protocol_text(metrics: Mapping[str, Any]) -> str:
-    """The evaluation's settings in a sentence each, as far as `metrics["protocol"]` has them."""
-    p = metrics.get("protocol", {})
-    series = p.get("series")
-    count = len(series) if isinstance(series, (list, tuple)) else series
-    parts = [f"{count} series" if count is not None else "", f"of {p['data']}" if p.get("data") else ""]
-    steps = [f"{p[key]} steps of {word}" for key, word in (("context", "context"), ("horizon", "forecast")) if p.get(key)]
-    draws = [f"{p['samples']} samples per series, their median scored"] if p.get("samples") else []
+def protocol_text(p: Protocol) -> str:
+    """The evaluation's settings in a sentence each, as far as the protocol has them."""
+    parts = [f"{p.count} series" if p.count is not None else "", f"of {p.data}" if p.data else ""]
+    steps = [f"{steps} steps of {word}" for steps, word in ((p.context, "context"), (p.horizon, "forecast")) if steps]
+    draws = [f"{p.samples} samples per series, their median scored"] if p.samples else []
     sentences = ["; ".join(filter(None, [" ".join(filter(None, parts)), *steps, *draws]))]
-    if p.get("scale"):
-        peeks = p.get("scale_peeks_at_future")
-        sight = {
-            True: ", fitted on values that include the future",
-            False: ", fitted on the context alone",
-        }.get(peeks, "")
-        decimals = f", {p['decimals']} decimals" if p.get("decimals") is not None else ""
-        sentences.append(f"Scale rule “{p['scale']}”{sight}{decimals}")
-    sampling = p.get("sampling") or {}
-    words = [f"{key.replace('_', ' ')} {plain(value)}" for key, value in sampling.items() if not isinstance(value, bool)]
-    words = ["top-k off" if word == "top k 0" else word.replace("top ", "top-") for word in words]
-    if "grammar" in sampling:
-        words.append("number grammar " + ("on" if sampling["grammar"] else "off"))
-    picked = p.get("temperature_chosen_on")
-    if picked:
-        each = ", ".join(f"{name} {plain(value)}" for name, value in picked["chosen"].items())
-        series_of = f"{len(picked['validation'])} validation series"
-        words = [word for word in words if not word.startswith("temperature ")]
-        words.insert(0, f"temperature of least CRPS on {series_of} ({each})")
-    if p.get("seed") is not None:
-        words.append(f"seed {p['seed']}")
-    if words:
-        sentences.append(f"Sampling: {', '.join(words)}")
+    if p.scale:
+        sight = {True: ", fitted on values that include the future", False: ", fitted on the context alone", None: ""}
+        decimals = f", {p.decimals} decimals" if p.decimals is not None else ""
+        sentences.append(f"Scale rule “{p.scale}”{sight[p.scale_peeks_at_future]}{decimals}")
+    if told := _sampling_words(p):
+        sentences.append(f"Sampling: {', '.join(told)}")
     return ". ".join(filter(None, sentences)) + "." if any(sentences) else ""
+
+
+def _sampling_words(p: Protocol) -> list[str]:
+    """How samples were drawn."""
+    sampling, picked = p.sampling or {}, p.temperature_chosen_on
+    told = [f"{key.replace('_', ' ')} {plain(value)}" for key, value in sampling.items() if not isinstance(value, bool)]
+    told = ["top-k off" if word == "top k 0" else word.replace("top ", "top-") for word in told]
+    if "grammar" in sampling:
+        told.append("number grammar " + ("on" if sampling["grammar"] else "off"))
+    if picked:
+        each = ", ".join(f"{name} {plain(value)}" for name, value in picked.chosen.items())
+        told = [word for word in told if not word.startswith("temperature ")]
+        told.insert(0, f"temperature of least CRPS on {len(picked.validation)} validation series ({each})")
+    return told + ([f"seed {p.seed}"] if p.seed is not None else [])
 
 
 _READING = (
@@ -164,7 +196,7 @@ _READING = (
 
 
 def choose_series(
-    metrics: Mapping[str, Any],
+    found: Evaluation,
     ids: Iterable[int] | None = None,
     quantiles: Sequence[float] = (0.1, 0.5, 0.9),
 ) -> dict[int, str]:
@@ -172,18 +204,27 @@ def choose_series(
 
     The series are all that were evaluated, or those of `ids`.
     """
-    by_series = (subject(metrics) or {}).get("mae_by_series") or {}
+    by_series = (found.subject.mae_by_series if found.subject else None) or {}
     errors = {int(key): mae for key, mae in by_series.items()}
-    held = sorted(errors if ids is None else set(ids))
-    ranked = sorted((errors[i], i) for i in held if errors.get(i) is not None and math.isfinite(errors[i]))
+    kept = sorted(errors if ids is None else set(ids))
+    ranked = sorted((mae, i) for i in kept if (mae := errors.get(i)) is not None)
     if not ranked:
-        return {i: "" for i in held[: len(quantiles)]}
+        return {i: "" for i in kept[: len(quantiles)]}
     chosen: dict[int, str] = {}
     for q in quantiles:
         mae, series_id = ranked[round(q * (len(ranked) - 1))]
         rank = f", the {100 * q:.0f}th percentile of {len(ranked)} series" if len(ranked) > len(quantiles) else ""
-        chosen.setdefault(series_id, f"MAE {number(mae)} {unit_of(metrics, 'mae')}{rank}")
+        chosen.setdefault(series_id, f"MAE {number(mae)} {_unit(found)}{rank}")
     return chosen
+
+
+def same_bands(samples: int) -> str:
+    """Which bands of so many samples are the same, as all reach from the least of them to the greatest; else nothing."""
+    same = [level for level in LEVELS if int(level) * (samples + 1) >= 100 * (samples - 1)]
+    if len(same) < 2:
+        return ""
+    named = f"{', '.join(same[:-1])} and {same[-1]} %"
+    return f" With {samples} samples the {named} bands are the same: from the least sample to the greatest."
 
 
 def _forecast_block(panel: ForecastPanel, why: str, first: bool, name: str) -> Figure:
@@ -215,73 +256,70 @@ def _forecast_block(panel: ForecastPanel, why: str, first: bool, name: str) -> F
     return Figure(svgs, " ".join(words), "full")
 
 
-def _error_blocks(metrics: Mapping[str, Any]) -> list[Block]:
-    rows, unit = metrics["rows"], unit_of(metrics, "mae")
+def _error_blocks(found: Evaluation) -> list[Block]:
+    rows, unit = [row.tree() for row in found.rows], _unit(found)
     blocks: list[Block] = []
-    if any(value_at(row, "mae") for row in rows):
+    if any(row.mae for row in found.rows):
         caption = (
             "Mean absolute error of each method: mean over series with its 95 % bootstrap interval, and"
             " median over series. A median well below the mean shows that few series carry the error."
         )
         label = "Mean absolute error of each method with 95 % intervals"
         blocks.append(Figure([svg(figures.interval_figure(rows, unit=unit), label)], caption))
-    if any(row.get("mae_by_step") for row in rows):
+    if any(row.mae_by_step for row in found.rows):
         caption = "Mean absolute error by step ahead, averaged over series and variables; logarithmic axis."
-        blocks.append(
-            Figure(
-                [svg(figures.step_error_figure(rows, unit=unit), "Mean absolute error by step ahead")],
-                caption,
-            )
-        )
+        drawing = svg(figures.step_error_figure(rows, unit=unit), "Mean absolute error by step ahead")
+        blocks.append(Figure([drawing], caption))
     return blocks
 
 
-def _sample_blocks(metrics: Mapping[str, Any]) -> list[Block]:
-    """The table and the calibration of the rows that have samples, where they have more than the main table shows."""
-    rows = [row for row in metrics["rows"] if row.get("calibration") or value_at(row, "energy_score") is not None]
-    if not rows:
+def _sample_blocks(found: Evaluation) -> list[Block]:
+    """The calibration and the tables of the rows that have samples, if they have more than the main table shows."""
+    if not sampled(found):
         return []
-    protocol = metrics.get("protocol", {})
-    words = [
+    caption = (
         "The forecasts as distributions; smaller scores are better. CRPS: of each variable alone; energy: the same for"
         " the variables together. Width: mean width of the band, better if smaller at equal coverage. Likelihood: the"
         " mean cost of a true value given all before it, −log of the model’s density per raw unit; below zero where"
-        " the density exceeds one."
-    ]
-    chosen = {**metrics, "rows": rows}
-    blocks: list[Block] = [table("Sampled trajectories", " ".join(words), chosen, sample_measures(chosen))]
-    conformal = protocol.get("conformal")
-    if conformal and conformal_measures(chosen):
-        adjusted = (
+        f" the density exceeds one.{same_bands(found.protocol.samples or 0) if found.protocol.samples else ''}"
+    )
+    blocks = [*_calibration_block(found), sample_table(found, caption=caption)]
+    conformal, adjusted = found.protocol.conformal, sample_table(found, *ADJUSTED, label="Adjusted bands")
+    if conformal and len(adjusted.columns) > 1:
+        caption = (
             "The same bands, adjusted: stretched about the median by split-conformal factors, one for each step and"
-            f" variable, found on {len(conformal['validation'])} validation series."
+            f" variable, found on {len(conformal.validation)} validation series."
         )
-        left_out = conformal.get("levels_with_too_few_series")
-        if left_out:
-            adjusted += f" These are too few for the band of {' and '.join(f'{level} %' for level in left_out)}."
-        blocks.append(table("Adjusted bands", adjusted, chosen, conformal_measures(chosen)))
-    if any(row.get("calibration") for row in rows):
-        words = [
-            "Calibration: the share of true values inside each central band of the samples, against the share that it"
-            " should hold. Below the diagonal the bands are too narrow, above it too wide. Shaded: 95 % bootstrap over"
-            " series."
-        ]
-        ceiling = next((value_at(row, "calibration_ceiling") for row in rows if row.get("calibration")), None)
-        if ceiling is not None and protocol.get("samples"):
-            words.append(
-                f"{protocol['samples']} samples of the right distribution hold {percent(ceiling)} % on average between the"
-                " least and the greatest of them: no band can reach further, and wider ones are left out."
-            )
-        if any(row.get("calibration_as_intervals") for row in rows):
-            words.append(
-                "Dashed: with each sample read as the interval that its text stands for, one unit of the last decimal. Of"
-                " a calibrated model the diagonal lies between the two lines; the gap between them is the rounding."
-            )
-        if conformal:
-            words.append("Diamonds: the adjusted bands, which may reach beyond the samples.")
-        drawing = svg(figures.calibration_figure(metrics["rows"]), "Observed against nominal coverage of the bands")
-        blocks.append(Figure([drawing], " ".join(words), "side"))
+        if left_out := conformal.levels_with_too_few_series:
+            caption += f" These are too few for the band of {' and '.join(f'{level} %' for level in left_out)}."
+        blocks.append(replace(adjusted, caption=caption))
     return blocks
+
+
+def _calibration_block(found: Evaluation) -> list[Block]:
+    rows, protocol = [row for row in found.rows if row.calibration], found.protocol
+    if not rows:
+        return []
+    told = [
+        "Calibration: the share of true values inside each central band of the samples, against the share that it"
+        " should hold. Below the diagonal the bands are too narrow, above it too wide."
+    ]
+    if any(rows[0].calibration_ci95 or ()):
+        told.append("Shaded: 95 % bootstrap over series.")
+    if rows[0].calibration_ceiling is not None and protocol.samples:
+        told.append(
+            f"{protocol.samples} samples of the right distribution hold {percent(rows[0].calibration_ceiling)} % on average"
+            " between the least and the greatest of them: no band can reach further, and wider ones are left out."
+        )
+    if any(row.calibration_as_intervals for row in rows):
+        told.append(
+            "Dashed: with each sample read as the interval that its text stands for, one unit of the last decimal. Of"
+            " a calibrated model the diagonal lies between the two lines; the gap between them is the rounding."
+        )
+    if protocol.conformal:
+        told.append("Diamonds: the adjusted bands, which may reach beyond the samples.")
+    drawing = figures.calibration_figure([row.tree() for row in found.rows])
+    return [Figure([svg(drawing, "Observed against nominal coverage of the bands")], " ".join(told), "side")]
 
 
 def _training_blocks(history: Sequence[Mapping[str, Any]], unit: str) -> list[Block]:
@@ -307,21 +345,20 @@ def _training_blocks(history: Sequence[Mapping[str, Any]], unit: str) -> list[Bl
 
 # ---------------------------------------------------------------------------------- the page of a run
 
-# key of the bill -> its name and how it is written; other keys appear as they are
-_BILL: dict[str, tuple[str, Callable[[Any], str]]] = {
-    "steps": ("Training steps", lambda value: f"{value:,}"),
-    "tokens": ("Tokens trained on", lambda value: f"{value:,}"),
-    "seconds": ("Training time", duration),
-    "trainable_parameters": ("Trainable parameters", lambda value: f"{value:,}"),
-    "device": ("Device", str),
-    "peak_memory_bytes": ("Peak memory", lambda value: f"{number(value / 2**30)} GiB"),
-}
+# How values of a bill are written that have forms of their own.
+_WRITTEN: dict[str, Callable[[Any], str]] = {
+    "seconds": duration, "peak_memory_bytes": lambda value: f"{number(value / 2**30)} GiB",
+}  # fmt: skip
 
 
 def bill_pairs(bill: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The bill as names and values, without what is unknown."""
-    known = {key: value for key, value in bill.items() if value is not None and value == value}
-    pairs = [(name, write(known.pop(key))) for key, (name, write) in _BILL.items() if key in known]
+    """What a run cost as names and values, without what is unknown; what no `RunCost` has stands as it is called."""
+    known, costs = {key: value for key, value in bill.items() if value is not None and value == value}, RunCost.quantities()
+    pairs = [
+        (one.words, _WRITTEN.get(key, lambda value, one=one: text(value, one.form))(known.pop(key)))  # type: ignore[misc]
+        for key, one in costs.items()
+        if key in known
+    ]
     return pairs + [(key.replace("_", " ").capitalize(), plain(value)) for key, value in known.items()]
 
 
@@ -335,26 +372,27 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     return pairs
 
 
-def result_sections(metrics: Mapping[str, Any], forecasts: Sequence[ForecastPanel] = ()) -> list[Section]:
+def result_sections(found: Evaluation, forecasts: Sequence[ForecastPanel] = ()) -> list[Section]:
     """What an evaluation found: errors, forecasts of the chosen series, and the samples as distributions."""
-    caption = " ".join(filter(None, [protocol_text(metrics), _READING]))
-    results: list[Block] = [table("Forecast errors of each method", caption, metrics, measures(metrics))]
-    by_variable = variable_measures(metrics)
-    if by_variable:
-        units = f"MAE in {unit_of(metrics, 'mae')}, MSE in {unit_of(metrics, 'mse')}"
-        results.append(table("Errors by variable", f"The same forecasts by variable: {units}.", metrics, by_variable))
+    results: list[Block] = [*_error_blocks(found), main_table(found)]
+    by_variable = variable_table(found)
     panels = {panel.series_id: panel for panel in forecasts}
-    chosen = choose_series(metrics)
+    chosen = choose_series(found)
     if not chosen or not chosen.keys() <= panels.keys():
-        chosen = choose_series(metrics, panels)
-    name = str((subject(metrics) or {}).get("name", "tuned"))
+        chosen = choose_series(found, panels)
+    name = found.subject.name if found.subject else "tuned"
     drawn = [_forecast_block(panels[i], why, n == 0, name) for n, (i, why) in enumerate(chosen.items())]
     rule = "The series are chosen by the rank of their error." if len(drawn) > 1 and all(chosen.values()) else ""
     return [
-        Section("Forecast errors", [*results, *_error_blocks(metrics)]),
+        Section("Forecast errors", results + ([by_variable] if len(by_variable.columns) > 1 else [])),
         Section("Forecasts", drawn, rule),
-        Section("Uncertainty", _sample_blocks(metrics)),
+        Section("Uncertainty", _sample_blocks(found)),
     ]
+
+
+def protocol_pairs(protocol: Protocol) -> dict[str, Any]:
+    """The protocol as names and values, without what does not apply."""
+    return {key: value for key, value in protocol.tree().items() if value is not None}
 
 
 def settings_section(*lists: tuple[str, Mapping[str, Any]]) -> Section:
@@ -363,59 +401,29 @@ def settings_section(*lists: tuple[str, Mapping[str, Any]]) -> Section:
 
 
 def run_page(
-    *,
     title: str,
-    metrics: Mapping[str, Any],
-    forecasts: Sequence[ForecastPanel],
-    history: Sequence[Mapping[str, Any]],
-    settings: Mapping[str, Any],
-    versions: Mapping[str, Any],
-    bill: Mapping[str, Any],
-) -> Page:
-    """The page of one run or evaluation; a part without data is absent."""
-    return Page(
-        title,
-        summary(metrics),
-        bill_pairs(bill),
-        [
-            *result_sections(metrics, forecasts),
-            Section("Training", _training_blocks(history, unit_of(metrics, "mae"))),
-            settings_section(
-                ("Settings of the run", settings),
-                ("Protocol of the evaluation", metrics.get("protocol", {})),
-                ("Versions", versions),
-            ),
-        ],
-    )
-
-
-def write_report(
-    path: str | Path,
-    *,
-    title: str,
-    metrics: Mapping[str, Any],
+    found: Evaluation,
     forecasts: Sequence[ForecastPanel] = (),
     history: Sequence[Mapping[str, Any]] = (),
-    settings: Mapping[str, Any] | None = None,
-    versions: Mapping[str, Any] | None = None,
-    bill: Mapping[str, Any] | None = None,
-) -> None:
-    """Write the page of a run to `path`, whole or not at all.
+    settings: Mapping[str, Any] = NOTHING,
+    versions: Mapping[str, Any] = NOTHING,
+    bill: Mapping[str, Any] = NOTHING,
+) -> Page:
+    """The page of one run or evaluation; a part without data is absent.
 
-    `metrics` is metrics.json; `history` the records of metrics.jsonl (see figures.loss_figure); `settings`
-    and `versions` may nest; `bill` may hold steps, tokens, seconds, trainable_parameters, device,
-    peak_memory_bytes, and others. Of `forecasts` (the tuned model's, else the untuned one's) the page
-    draws those that `choose_series` picks.
+    `history` are the records of metrics.jsonl; `settings` and `versions` may nest; `bill` may hold what a `RunCost` does,
+    and others. Of `forecasts` (those of the evaluation's subject) the page draws those that `choose_series` picks.
     """
-    page = run_page(
-        title=title,
-        metrics=metrics,
-        forecasts=forecasts,
-        history=history,
-        settings=settings or {},
-        versions=versions or {},
-        bill=bill or {},
+    closing = settings_section(
+        ("Settings of the run", settings),
+        ("Protocol of the evaluation", protocol_pairs(found.protocol)),
+        ("Versions", versions),
     )
-    path = Path(path)
+    sections = [*result_sections(found, forecasts), Section("Training", _training_blocks(history, _unit(found))), closing]
+    return Page(title, summary(found), bill_pairs(bill), sections)
+
+
+def write_report(path: Path, *, title: str, metrics: Evaluation, **parts: Any) -> None:
+    """Writes `run_page`, whole or not at all; parts that are None are absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write(path, page)
+    write(path, run_page(title, metrics, **{name: part for name, part in parts.items() if part is not None}))

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from jaxlv.report.exploration_text import Drawings, figure, text, windows
-from jaxlv.report.page import MISSING, Block, Page, Pairs, Section, number, percent, write
-from jaxlv.report.tables.columns import Column, Rows, count, find, of, share, table_of, words
+from jaxlv.report.format import MISSING, number, percent
+from jaxlv.report.format import count as whole
+from jaxlv.report.page import Block, Page, Pairs, Section, write
+from jaxlv.report.table import Rows, Table, column, count, find, marked, of, share, words
 
 Tree = Mapping[str, Any]
 SPREAD = [
@@ -76,7 +78,7 @@ def text_facts(result: Tree) -> Iterator[tuple[str, str]]:
     yield "mao's factor", f"{mao['alpha max']:.8g} raw units per written unit" if mao["series"] else MISSING
     for row in t["tokens"]:
         error = number(find(t["round trip"], scheme=row["scheme"])["mae"])
-        counts = " / ".join(count("").text(row[f"tokens {key}"]) for key in ("min", "median", "max"))
+        counts = " / ".join(whole(row[f"tokens {key}"]) for key in ("min", "median", "max"))
         yield f"tokens, {row['scheme']}", f"{counts} per series (least / median / most), rounding error {error} raw units"
     padded = [row for row in t["windows"] if (row["scheme"], row["part"]) == ("rai", "validation")]
     shares = " / ".join(percent(row["padding"]) for row in padded)
@@ -125,10 +127,10 @@ def quality(result: Tree, drawings: Drawings) -> Section:
     return Section(
         "The file",
         [
-            table_of("Checks", "Checks of the file.", checks, words("check"), columns),
+            Table("Checks", "Checks of the file.", checks, [words("check"), *columns]),
             *figure(drawings, ["values"], "Distribution of all values; dashed: percentiles of all of them together."),
             *figure(drawings, ["mean"], means),
-            table_of("Values", values, t["values"], words("values of"), [count("count", "values"), *ranges, *marks]),
+            Table("Values", values, t["values"], [words("values of"), count("count", "values"), *ranges, *marks]),
             Pairs("The file in numbers", pairs),
         ],
     )
@@ -150,7 +152,7 @@ def trajectories(result: Tree, drawings: Drawings) -> Section:
             *figure(drawings, [f"series_{i}" for i in ids], "Chosen series, with their regime by rule.", "full"),
             *figure(drawings, [f"phase_{i}" for i in ids], phases, "full"),
             *figure(drawings, ["states"], ends, "side"),
-            table_of("States", "Populations at the first step and at the last.", states, words("name", " "), spread),
+            Table("States", "Populations at the first step and at the last.", states, [words("name", " "), *spread]),
         ],
         result["choice"],
     )
@@ -175,7 +177,7 @@ def periods(result: Tree, drawings: Drawings) -> Section:
     ]
     if len(names) > 1:
         columns += [
-            Column("lag", "mean", f"lag of {names[1]}", "steps"),
+            column("lag", "mean", f"lag of {names[1]}", "steps"),
             share("lag_share", "mean", "the same", "% of the period"),
         ]
     by_rule = (
@@ -191,22 +193,32 @@ def periods(result: Tree, drawings: Drawings) -> Section:
         [
             *figure(drawings, ["periods"], "Periods, of the series with two peaks or more of that variable."),
             *figure(drawings, ["lags"], f"Lag of {names[-1]} behind {names[0]}, of the series with a period."),
-            table_of(
-                "Cycles", "Each series counts once, with the mean of its periods or lags.", cycles, words("name", " "),
-                [count("series", "series", "over series"), *of(SPREAD, "over series")],
+            Table(
+                "Cycles",
+                "Each series counts once, with the mean of its periods or lags.",
+                cycles,
+                [words("name", " "), count("series", "series", "over series"), *of(SPREAD, "over series")],
             ),
-            table_of("What counts as a peak", by_rule, rules, words("name", " "), columns, "used"),
-            table_of(
-                "Peaks", "Series by the number of their peaks.", peaks, words("name", " "),
-                [count(str(row["peaks"]), str(row["peaks"]), "series with so many peaks") for row in t["peaks"]],
+            Table("What counts as a peak", by_rule, rules, [words("name", " "), *columns], marked("used")),
+            Table(
+                "Peaks",
+                "Series by the number of their peaks.",
+                peaks,
+                [
+                    words("name", " "),
+                    *[count(str(row["peaks"]), str(row["peaks"]), "series with so many peaks") for row in t["peaks"]],
+                ],
             ),
-            table_of(
-                "Rest", at_rest, rest, words("name", " "),
-                [count("series", "number", "series at rest"), share("share", "share", "of all series")], "used",
+            Table(
+                "Rest",
+                at_rest,
+                rest,
+                [words("name", " "), count("series", "number", "series at rest"), share("share", "share", "of all series")],
+                marked("used"),
             ),
         ],
         result["definitions"]["peaks"] + note,
-    )  # fmt: skip
+    )
 
 
 def regimes(result: Tree, drawings: Drawings) -> Section:
@@ -235,15 +247,23 @@ def regimes(result: Tree, drawings: Drawings) -> Section:
             *figure(drawings, [f"cluster_{row['cluster']}" for row in t["centres"]], bands, "full"),
             *figure(drawings, ["plane"], plane),
             *figure(drawings, ["silhouette"], "Mean silhouette by number of clusters; filled: the number used."),
-            table_of(
-                "Clusters", looks, t["centres"], count("cluster"),
-                [count("series"), share("share", "share", "of all"), *features, words("looks", "in words")],
+            Table(
+                "Clusters",
+                looks,
+                t["centres"],
+                [
+                    count("cluster"),
+                    count("series"),
+                    share("share", "share", "of all"),
+                    *features,
+                    words("looks", "in words"),
+                ],
             ),
-            table_of("Clusters and rules", by_rule, t["contingency"], count("cluster"), rules),
+            Table("Clusters and rules", by_rule, t["contingency"], [count("cluster"), *rules]),
             Pairs("Features and rules", [*kinds, ("regimes by rule", result["definitions"]["regimes by rule"])]),
         ],
         said,
-    )  # fmt: skip
+    )
 
 
 def agreement(result: Tree, drawings: Drawings) -> Section:
@@ -255,27 +275,36 @@ def agreement(result: Tree, drawings: Drawings) -> Section:
     indices = of(
         [("rand index with rules", "with rules"), ("least rand index over 4 seeds", "over 4 seeds")], "adjusted Rand index"
     )
-    columns = [*shares, *indices, Column("silhouette", "mean", "silhouette"), words("features")]
+    columns = [*shares, *indices, column("silhouette", "mean", "silhouette"), words("features")]
     rows = [{**row, "ours": row["features"] == ", ".join(found["features"])} for row in t["feature sets"]]
     caption = "K-means with four clusters on other features; over 4 seeds: the least. Bold: the features used above."
     if not result["course"]:
-        return Section("Other features", [table_of("Sets of features", caption, rows, words("set"), columns, "ours")])
-    columns.insert(4, Column("distance to the report", "to xu", "distance"))
+        return Section(
+            "Other features", [Table("Sets of features", caption, rows, [words("set"), *columns], marked("ours"))]
+        )
+    columns.insert(4, column("distance to the report", "to xu", "distance"))
     caption += " Distance: sum of the absolute differences of the shares, both sorted by size."
     against: list[Block] = [
-        table_of(
-            "Agreement", "The regimes that xu names; the series that our rules call so; and the cluster that overlaps with"
-            " these, each cluster once, the sum of the Jaccard indices at its largest.", t["regimes"],
-            words("regime of the report", "regime"),
+        Table(
+            "Agreement",
+            "The regimes that xu names; the series that our rules call so; and the cluster that overlaps with"
+            " these, each cluster once, the sum of the Jaccard indices at its largest.",
+            t["regimes"],
             [
-                *of([("reported share", "xu"), ("share by rule", "by rule"), ("share of the cluster", "cluster")],
-                    "share of the series", "%", "percent"),
-                count("cluster", "number", "cluster"), Column("jaccard", "Jaccard index", "cluster"),
+                words("regime of the report", "regime"),
+                *of(
+                    [("reported share", "xu"), ("share by rule", "by rule"), ("share of the cluster", "cluster")],
+                    "share of the series",
+                    "%",
+                    "share",
+                ),
+                count("cluster", "number", "cluster"),
+                column("jaccard", "Jaccard index", "cluster"),
                 words("looks", "in words"),
             ],
         ),
-        table_of("Sets of features", caption, rows, words("set"), columns, "ours"),
-    ]  # fmt: skip
+        Table("Sets of features", caption, rows, [words("set"), *columns], marked("ours")),
+    ]
     return Section("Agreement with the report xu", against, explanation(t))
 
 

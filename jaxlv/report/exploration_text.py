@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from markupsafe import Markup
 
-from jaxlv.report.page import Block, Figure, Section, Table
-from jaxlv.report.tables.columns import Column, Form, Rows, count, find, of, share, table_of, words
+from jaxlv.report.page import Block, Figure, Section
+from jaxlv.report.table import Form, Rows, Table, column, count, find, of, share, words
 
 Tree = Mapping[str, Any]
 Drawings = Mapping[str, str]  # <svg> elements by name
@@ -37,10 +37,10 @@ def text(result: Tree, drawings: Drawings) -> Section:
         count("decimals", "decimals"),
         *of([("alpha min", "least"), ("alpha max", "most")], "alpha", "raw units per written unit"),
         *of([(f"tokens {key}", head) for key, head in spread], "tokens per series", "", "count"),
-        *of([("written as zero", "as 0"), ("above the top", "10 or more")], "values written", "%", "percent"),
+        *of([("written as zero", "as 0"), ("above the top", "10 or more")], "values written", "%", "share"),
     ]
     errors = [
-        Column("mae", "mean", "mean absolute error", "raw units"),
+        column("mae", "mean", "mean absolute error", "raw units"),
         *of([(f"mae {key}", head) for key, head in spread], "mean absolute error", "raw units"),
         *of([(f"mae of {name}", name) for name in names], "mean absolute error", "raw units"),
         *of([("median half unit", "bound, median"), ("max error", "largest")], "single error", "raw units"),
@@ -55,8 +55,8 @@ def text(result: Tree, drawings: Drawings) -> Section:
         [
             *figure(drawings, ["tokens"], "Tokens per series in each scheme."),
             *figure(drawings, ["round_trip"], "Errors of rounding: from values to text and back."),
-            table_of("Tokens", every, t["tokens"], words("scheme"), tokens),
-            table_of("Round trip", trip, t["round trip"], words("scheme"), [count("series"), *errors]),
+            Table("Tokens", every, t["tokens"], [words("scheme"), *tokens]),
+            Table("Round trip", trip, t["round trip"], [words("scheme"), count("series"), *errors]),
             *_opening_table(t["texts"]),
             *_step_table(t["steps"], names),
             *_merge_table(t.get("merges") or []),
@@ -80,7 +80,7 @@ def _opening_table(rows: Rows) -> Iterator[Table]:
     ]  # fmt: skip
     if shown:
         caption = f"The first {SHOWN} steps of series in every scheme. texts.csv has the whole texts of all chosen series."
-        yield table_of("Texts and token ids", caption, shown, words("name", " "), columns)
+        yield Table("Texts and token ids", caption, shown, [words("name", " "), *columns])
 
 
 def _step_table(rows: Rows, names: Sequence[str]) -> Iterator[Table]:
@@ -102,12 +102,12 @@ def _step_table(rows: Rows, names: Sequence[str]) -> Iterator[Table]:
             ("read", "fine"),
             ("difference", "signed"),
         )
-        columns += [Column(f"{key} {name}", key, name, "", form) for key, form in forms]
+        columns += [column(f"{key} {name}", key, name, "", form) for key, form in forms]
     caption = (
         f"Series {series} in the scheme {scheme}, the first {len(steps)} steps; raw units but for what is written. steps.csv"
         " has all steps of the chosen series in every scheme."
     )
-    yield table_of("Step by step", caption, list(steps.values()), count("step"), columns)
+    yield Table("Step by step", caption, list(steps.values()), [count("step"), *columns])
 
 
 def _merge_table(rows: Rows) -> Iterator[Table]:
@@ -121,7 +121,7 @@ def _merge_table(rows: Rows) -> Iterator[Table]:
             "Every pair of the 13 symbols, “-” and space (␣) that is one token of this tokenizer, then some longer texts. In"
             " the format two delimiters never meet, so its text has none of the pairs."
         )
-        yield table_of("What the tokenizer merges", caption, shown, words("name", "text"), columns)
+        yield Table("What the tokenizer merges", caption, shown, [words("name", "text"), *columns])
 
 
 def windows(result: Tree, drawings: Drawings) -> Section:
@@ -142,7 +142,7 @@ def windows(result: Tree, drawings: Drawings) -> Section:
         "Windows",
         [
             *figure(drawings, ["windows"], picture, "side"),
-            table_of("Windows", caption, rows, words("name", "scheme: part, length (tokens)"), columns),
+            Table("Windows", caption, rows, [words("name", "scheme: part, length (tokens)"), *columns]),
         ],
         f"A training window starts every stride, validation windows lie end to end. Series: {split}, at most"
         f" {result['windowed']:,} of each part. A loss that counts padding is smaller than the loss per token.",

@@ -6,62 +6,29 @@ Nothing here loads a model: figures come from the files that the programs left.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from jaxlv.config import RunConfig, config_tree
 from jaxlv.errors import JaxlvError, briefly
 from jaxlv.published import reproduction
+from jaxlv.report.material import Folder, Kind, Measured, Run
+from jaxlv.results.papers import Comparison, Reproduction, StageResult
+from jaxlv.results.scores import Evaluation
+from jaxlv.results.sweeps import Outcome, Sweep
 from jaxlv.runs import run, sweep
+from jaxlv.storage import shape
 from jaxlv.storage.door import is_there
-from jaxlv.storage.files import SEAL, as_written, read_json
+from jaxlv.storage.files import SEAL, as_written, read_json, read_text
 
-Tree = Mapping[str, Any]
-Kind = Literal["reproduction", "sweep", "comparison", "run", "evaluation"]
 RESULTS: Mapping[str, Kind] = {
     "reproduce.json": "reproduction", "sweep.json": "sweep", "compare.json": "comparison", run.CONFIG: "run",
     "metrics.json": "evaluation",
 }  # fmt: skip
 """The file that tells what a folder is, the first that is there; a run that was evaluated has two."""
 METRICS, ANALYSES = "metrics.json", "analyses.json"
-NEEDED: Mapping[Kind, tuple[str, ...]] = {
-    "reproduction": ("system", "stages", "parts", "plan", "rule"), "sweep": ("runs", "rule", "best"),
-    "comparison": ("protocols",), "evaluation": ("rows", "protocol"),
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What `jaxlv evaluate` left in a folder; its name is the folder's, "" where that is the run's own."""
-
-    name: str
-    folder: Path
-    metrics: Tree
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run: its settings by "section.key", its figures as `sweep.outcome` has them, and how it was measured."""
-
-    name: str
-    settings: Tree
-    figures: Tree
-    folder: Path | None = None  # None: no run folder, its figures alone are known
-    config: RunConfig | None = None
-    evaluations: Sequence[Evaluation] = ()
-    analyses: Mapping[str, Tree] = field(default_factory=dict)  # by the folder's name
-
-
-@dataclass(frozen=True)
-class Folder:
-    """A folder of results: what it is, the tree that says what came of it, and its runs, each once."""
-
-    path: Path
-    kind: Kind
-    tree: Tree
-    runs: Sequence[Run]
 
 
 def read(path: Path) -> Folder:
@@ -72,7 +39,7 @@ def read(path: Path) -> Folder:
     for file, kind in RESULTS.items():
         if is_there(whole / file):
             with readable(path, kind):
-                return READERS[kind](path, whole, kind, file)
+                return replace(READERS[kind](whole, whole / file), path=path)
     there = sorted(entry.name for entry in whole.iterdir())
     known = ", ".join(f"{file} ({kind})" for file, kind in RESULTS.items())
     hint = "name a run folder in it" if (whole / sweep.RUNS).is_dir() else "name what a verb wrote to --out"
@@ -90,17 +57,17 @@ def readable(path: Path, kind: Kind) -> Iterator[None]:
         yield
 
 
-def read_tree(path: Path, needed: Sequence[str] = ()) -> dict[str, Any]:
-    """A JSON file that holds an object with these keys; JaxlvError where it does not."""
+def read_tree(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object; JaxlvError if it does not."""
     try:
-        tree = read_json(path)
+        return shape.check(read_json(path), {}, path)
     except JaxlvError as fault:
         raise JaxlvError(f"{path.name} does not read ({briefly(fault)})", where=path.parent) from None
-    missing = [key for key in needed if key not in tree] if isinstance(tree, dict) else list(needed)
-    if missing or not isinstance(tree, dict):
-        found = sorted(tree)[:8] if isinstance(tree, dict) else type(tree).__name__
-        raise JaxlvError(f"{path.name} is not what it was", where=path.parent, expected=", ".join(needed), found=found)
-    return tree
+
+
+def read_scores(path: Path) -> Evaluation:
+    """A metrics.json; JaxlvError if it is not what was written."""
+    return Evaluation.read(read_tree(path), path)
 
 
 def flat(config: RunConfig) -> dict[str, Any]:
@@ -118,73 +85,84 @@ def _beside(folder: Path, file: str) -> list[Path]:
     return [path for path in (folder / file, *sorted(folder.glob(f"*/{file}"))) if is_there(path)]
 
 
-def read_run(folder: Path, name: str, known: Tree | None = None) -> Run:
+def read_run(folder: Path, name: str, known: Outcome | None = None) -> Run:
     """The run in a folder; `known` are its figures where a sweep has told them."""
     for file in (SEAL, run.LEDGER, run.METRICS):
         is_there(folder / file)  # raises, if something else is
     config = run.read_config(folder)
     figures = known or sweep.outcome(sweep.Cell(folder.name, {}, config), folder.parent, evaluations=False)
     evaluations = [
-        Evaluation("" if path.parent == folder else path.parent.name, path.parent, read_tree(path, NEEDED["evaluation"]))
+        Measured("" if path.parent == folder else path.parent.name, path.parent, read_scores(path))
         for path in _beside(folder, METRICS)
     ]
     analyses = {path.parent.name: read_tree(path) for path in _beside(folder, ANALYSES)}
     return Run(name, flat(config), figures, folder, config, evaluations, analyses)
 
 
-def _told(runs: Path, one: Tree, evaluations: Sequence[Evaluation] = ()) -> Run:
+def _told(runs: Path, one: Outcome, evaluations: Sequence[Measured] = ()) -> Run:
     """A run that a sweep tells of, with its folder where that is still there."""
-    if is_there(runs / one["name"] / run.CONFIG):
-        found = read_run(runs / one["name"], one["name"], one)
+    if is_there(runs / one.name / run.CONFIG):
+        found = read_run(runs / one.name, one.name, one)
         return Run(
             found.name, found.settings, one, found.folder, found.config, [*evaluations, *found.evaluations], found.analyses
         )
-    return Run(one["name"], one["settings"], one, evaluations=evaluations)
+    return Run(one.name, one.settings, one, evaluations=evaluations)
 
 
-def _run(path: Path, whole: Path, kind: Kind, file: str) -> Folder:
-    return Folder(path, kind, run.read_manifest(whole), [read_run(whole, whole.name)])
+def _drawings(folder: Path) -> dict[str, str]:
+    """The drawings of a folder's parts by name."""
+    return {path.stem: read_text(path) for path in sorted((folder / "parts").glob("*.svg"))}
 
 
-def _sweep(path: Path, whole: Path, kind: Kind, file: str) -> Folder:
-    tree = read_tree(whole / file, NEEDED[kind])
-    return Folder(path, kind, tree, [_told(whole / sweep.RUNS, one) for one in tree["runs"]])
+def _run(whole: Path, file: Path) -> Folder:
+    run.read_manifest(whole)  # raises, if it is damaged
+    return Folder(whole, "run", None, [read_run(whole, whole.name)])
 
 
-def _reproduction(path: Path, whole: Path, kind: Kind, file: str) -> Folder:
-    tree, runs = read_tree(whole / file, NEEDED[kind]), []
-    for stage in tree["stages"]:
-        for one in stage["runs"]:
-            if "same_as" not in one:
-                measured = _measured(tree, stage, whole) if one is stage["runs"][0] else []
+def _sweep(whole: Path, file: Path) -> Folder:
+    result = Sweep.read(read_tree(file), file)
+    return Folder(whole, "sweep", result, [_told(whole / sweep.RUNS, one) for one in result.runs])
+
+
+def _reproduction(whole: Path, file: Path) -> Folder:
+    result, runs = Reproduction.read(read_tree(file), file), []
+    for stage in result.stages:
+        for one in stage.runs:
+            if one.same_as is None:
+                measured = _measured(result, stage, whole) if one is stage.runs[0] else []
                 runs.append(_told(whole / sweep.RUNS, one, measured))
-    return Folder(path, kind, tree, runs)
+    path = whole / "analyses" / ANALYSES
+    analyses = read_tree(path) if is_there(path) else {}
+    return Folder(whole, "reproduction", result, runs, _drawings(whole), analyses)
 
 
-def _measured(tree: Tree, stage: Tree, folder: Path) -> list[Evaluation]:
+def _measured(result: Reproduction, stage: StageResult, folder: Path) -> list[Measured]:
     """The forecasts of a stage's first model, a part each, as evaluations."""
-    name = reproduction.MODELS.get(stage["name"])
+    name = reproduction.MODELS.get(stage.name)
     return [
-        Evaluation(
-            part["part"], folder, {"protocol": {**part["protocol"], "data_sha256": tree.get("data_sha256")}, "rows": [row]}
-        )
-        for part in tree["parts"].values()
-        for row in part["rows"]
-        if row["name"] == name and not part["protocol"].get("simulated")
+        Measured(part.part, folder, Evaluation(replace(part.protocol, data_sha256=result.data_sha256), (row,)))
+        for part in result.parts.values()
+        for row in part.rows
+        if row.name == name and not part.protocol.simulated
     ]
 
 
-def _comparison(path: Path, whole: Path, kind: Kind, file: str) -> Folder:
-    tree = read_tree(whole / file, NEEDED[kind])
+def _comparison(whole: Path, file: Path) -> Folder:
     found = sorted(place.parent for place in (whole / sweep.RUNS).glob(f"*/{run.CONFIG}"))
-    return Folder(path, kind, tree, [read_run(folder, folder.name) for folder in found])
+    runs = [read_run(folder, folder.name) for folder in found]
+    return Folder(whole, "comparison", Comparison.read(read_tree(file), file), runs, _drawings(whole))
 
 
-def _evaluation(path: Path, whole: Path, kind: Kind, file: str) -> Folder:
-    tree = read_tree(whole / file, NEEDED[kind])
-    return Folder(path, kind, tree, [Run(whole.name, {}, {}, evaluations=[Evaluation("", whole, tree)])])
+def _evaluation(whole: Path, file: Path) -> Folder:
+    scores = read_scores(file)
+    return Folder(
+        whole,
+        "evaluation",
+        scores,
+        [Run(whole.name, {}, Outcome(whole.name, {}), evaluations=[Measured("", whole, scores)])],
+    )
 
 
-READERS = {
+READERS: Mapping[Kind, Callable[[Path, Path], Folder]] = {
     "reproduction": _reproduction, "sweep": _sweep, "comparison": _comparison, "run": _run, "evaluation": _evaluation,
 }  # fmt: skip

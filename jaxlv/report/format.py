@@ -6,7 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from jaxlv.results.quantities import Form, Quantity
+
 MISSING = "–"
+LONG = 10**9  # from which on a whole number is written as others are
 
 
 def number(value: float | None, of_one: bool = False) -> str:
@@ -33,13 +36,11 @@ def percent(share: float | None) -> str:
     return number(100 * share) if share >= 1 or 100 * share < 99.95 else "99.9"
 
 
-def align(texts: Sequence[str], digit: str = " ", point: str = " ") -> list[str]:
-    """`texts` padded to align their decimal points; `digit` and `point` are spaces of those widths."""
-    parts = [text.partition(".") for text in texts]
-    before = max((len(whole) for whole, _, _ in parts), default=0)
-    after = max((len(fraction) for _, _, fraction in parts), default=0)
-    gap = point if any(dot for _, dot, _ in parts) else ""
-    return [whole.rjust(before, digit) + (dot or gap) + fraction.ljust(after, digit) for whole, dot, fraction in parts]
+def count(value: float | None) -> str:
+    """A whole number with commas between thousands."""
+    if value is None or math.isnan(value):
+        return MISSING
+    return f"{value:,.0f}" if abs(value) < LONG else number(value)
 
 
 def duration(seconds: float) -> str:
@@ -61,3 +62,47 @@ def plain(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(map(plain, value)) or MISSING
     return MISSING if value is None or value == "" else str(value)
+
+
+WRITTEN = {
+    "number": number,
+    "of one": lambda value: number(value, of_one=True),
+    "share": percent,
+    "count": count,
+    "fine": lambda value: f"{value:.6f}",
+    "signed": lambda value: ("+" if value > 0 else "") + number(value),
+}
+"""How a number is written, by the form of its quantity."""
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a number, and none that is a name or a switch."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def text(value: Any, form: Form = "number") -> str:
+    """A value in the form of its quantity; MISSING for None and NaN."""
+    if is_number(value) and form in WRITTEN:
+        return WRITTEN[form](value) if value == value else MISSING
+    if form == "interval" and value is not None:
+        return " – ".join(map(number, value))
+    return plain(value)
+
+
+def align(texts: Sequence[str], digit: str = " ", point: str = " ") -> list[str]:
+    """`texts` padded to align their decimal points; `digit` and `point` are spaces of those widths."""
+    parts = [text.partition(".") for text in texts]
+    before = max((len(whole) for whole, _, _ in parts), default=0)
+    after = max((len(fraction) for _, _, fraction in parts), default=0)
+    gap = point if any(dot for _, dot, _ in parts) else ""
+    return [whole.rjust(before, digit) + (dot or gap) + fraction.ljust(after, digit) for whole, dot, fraction in parts]
+
+
+def column(quantity: Quantity, values: Sequence[Any], digit: str = " ", point: str = " ") -> list[str]:
+    """The values of a column as text, their decimal points aligned if all are numbers."""
+    held = [value for value in values if value is not None]
+    if quantity.form == "interval":
+        low, high = (align([number(v[side] if v else None) for v in values], digit, point) for side in (0, 1))
+        return [f"{a.strip()} – {b.lstrip()}" if v else MISSING for a, b, v in zip(low, high, values, strict=True)]
+    texts = [text(value, quantity.form) for value in values]
+    return align(texts, digit, point) if quantity.form != "words" and all(map(is_number, held)) else texts

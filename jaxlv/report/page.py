@@ -16,57 +16,9 @@ from markupsafe import Markup, escape
 
 from jaxlv.report.charts import Chart
 from jaxlv.report.figures.svg import to_svg
-from jaxlv.report.format import MISSING as MISSING
-from jaxlv.report.format import align as align
-from jaxlv.report.format import duration as duration
-from jaxlv.report.format import number as number
-from jaxlv.report.format import percent as percent
-from jaxlv.report.format import plain as plain
+from jaxlv.report.table import Table
 from jaxlv.report.theme import css_variables
 from jaxlv.storage.files import write_text
-
-# --------------------------------------------------------------------------------------------- page
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One entry of a table: what is shown, what it sorts by, whether it is the best of its column, whether it is prose."""
-
-    text: str
-    value: float | None = None
-    best: bool = False
-    words: bool = False
-
-
-@dataclass(frozen=True)
-class Group:
-    """A heading over `span` neighbouring columns."""
-
-    name: str
-    unit: str
-    span: int
-
-
-UPRIGHT, SHEET = 13, 30  # columns and rows that a sheet of paper holds
-
-
-@dataclass(frozen=True)
-class Table:
-    """A sortable table; the first cell of each row names it."""
-
-    label: str
-    caption: str
-    groups: Sequence[Group]
-    columns: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
-    kind: ClassVar[str] = "table"
-
-    @property
-    def marks(self) -> str:
-        """Classes of the table: long names in its first column, small print on paper, several sheets of it."""
-        long = any(len(row[0].text) > 24 for row in self.rows)
-        small, tall = len(self.columns) > UPRIGHT, len(self.rows) > SHEET
-        return f"{' long' * long}{' small' * small}{' tall' * tall}"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from typing import Any, Literal
 from markupsafe import Markup
 
 from jaxlv.report.charts import Chart
-from jaxlv.report.page import Block, Figure, Section, Table, svg
+from jaxlv.report.page import Block, Figure, Section, svg
+from jaxlv.report.table import Table
 
 Tree = Mapping[str, Any]
 

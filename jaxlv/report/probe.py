@@ -8,23 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxlv.report.page import (
-    MISSING,
-    Block,
-    Cell,
-    Group,
-    Page,
-    Pairs,
-    Passage,
-    Passages,
-    Section,
-    Table,
-    number,
-    plain,
-    write,
-)
+from jaxlv.report.format import MISSING, number, plain
+from jaxlv.report.page import Block, Page, Pairs, Passage, Passages, Section, write
+from jaxlv.report.table import Table, column, words
+from jaxlv.results.probe import Answer, Asked, Probe, TextCost, TextRead
 
-Tree = Mapping[str, Any]
 MARKS = {True: "pass", False: "fail", None: ""}
 
 
@@ -34,18 +22,13 @@ def printable(text: str) -> str:
     return "".join(c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs") else "\ufffd" for c in text)
 
 
-def shown(answer: Tree) -> str:
+def shown(answer: Answer) -> str:
     """What is shown of an answer: its text, or that there is none to be seen."""
-    text = printable(answer["text"])
+    text = printable(answer.text)
     return text if text.strip() else "(nothing but white space)" if text else MISSING
 
 
-def models_of(result: Tree) -> list[str]:
-    """The models that answered."""
-    return list(result["prompts"][0]["answers"])
-
-
-def sampling_words(sampling: Tree) -> str:
+def sampling_words(sampling: Mapping[str, Any]) -> str:
     """Every sampling parameter, in words."""
     t, k, p = sampling["temperature"], sampling["top_k"], sampling["top_p"]
     return (
@@ -54,130 +37,109 @@ def sampling_words(sampling: Tree) -> str:
     )
 
 
-def counts_of(result: Tree, model: str) -> dict[str, int]:
+def counts_of(result: Probe, model: str) -> dict[str, int]:
     """Of a model's answers: `passed` of `checked`, how many `ended` before the limit, and their tokens."""
-    given = [entry["answers"][model] for entry in result["prompts"]]
+    given = result.answers(model)
     return {
-        "passed": sum(answer["passed"] is True for answer in given),
-        "checked": sum(answer["passed"] is not None for answer in given),
-        "ended": sum(answer["ended"] for answer in given),
-        "tokens": sum(answer["tokens"] for answer in given),
+        "passed": sum(answer.passed is True for answer in given),
+        "checked": sum(answer.passed is not None for answer in given),
+        "ended": sum(answer.ended for answer in given),
+        "tokens": sum(answer.tokens for answer in given),
     }
 
 
-def summary(result: Tree) -> str:
+def summary(result: Probe) -> str:
     """What came of it, in sentences."""
-    models, prompts = models_of(result), result["prompts"]
+    models, prompts = result.models, result.prompts
     counts = {model: counts_of(result, model) for model in models}
     many = f"{len(prompts)} prompt{'s' if len(prompts) > 1 else ''}"
-    sentences = [f"{many} ({printable(result['prompts_from'])}) through the chat template of {printable(result['base'])}."]
+    sentences = [f"{many} ({printable(result.prompts_from)}) through the chat template of {printable(result.base)}."]
     checked = counts[models[0]]["checked"]
     if checked:
         passed = ", ".join(f"{counts[model]['passed']} {model}" for model in models)
         sentences.append(f"Passed, of {checked} with an expected answer: {passed}.")
     if len(models) > 1:
-        same = sum(len({answer["text"] for answer in entry["answers"].values()}) == 1 for entry in prompts)
+        same = sum(len({answer.text for answer in entry.answers.values()}) == 1 for entry in prompts)
         sentences.append(f"The same word for word: {same} of {len(prompts)} answers.")
-    if text := result["text"]:
-        costs = ", ".join(f"{number(text['models'][model]['perplexity'])} {model}" for model in models)
-        sentences.append(f"Perplexity per token of {printable(text['file'])}: {costs}.")
+    if text := result.text:
+        costs = ", ".join(f"{number(text.models[model].perplexity)} {model}" for model in models)
+        sentences.append(f"Perplexity per token of {printable(text.file)}: {costs}.")
     return " ".join(sentences)
 
 
 # ------------------------------------------------------------------------------------------------ the page
 
 
-def answer_block(entry: Tree, place: int) -> Passages:
+def answer_block(entry: Asked, place: int) -> Passages:
     """A prompt and its answers."""
-    notes = [f"Expected: {entry['expected']}" if entry["expected"] else "", entry["note"] or ""]
+    notes = [f"Expected: {entry.expected}" if entry.expected else "", entry.note or ""]
     return Passages(
-        f"{place}. {printable(entry['prompt'])}",
+        f"{place}. {printable(entry.prompt)}",
         printable("; ".join(filter(None, notes))),
-        [Passage(name, shown(answer), MARKS[answer["passed"]], _end(answer)) for name, answer in entry["answers"].items()],
+        [Passage(name, shown(answer), MARKS[answer.passed], _end(answer)) for name, answer in entry.answers.items()],
     )
 
 
-def _end(answer: Tree) -> str:
-    return f"{answer['tokens']} tokens, {'ended' if answer['ended'] else 'cut off at the limit'}"
+def _end(answer: Answer) -> str:
+    return f"{answer.tokens} tokens, {'ended' if answer.ended else 'cut off at the limit'}"
 
 
-def count_table(result: Tree) -> Table:
+def count_table(result: Probe) -> Table:
     """How many answers passed, and how many ended."""
-    total = len(result["prompts"])
+    total = len(result.prompts)
     rows = []
-    for model in models_of(result):
+    for model in result.models:
         found = counts_of(result, model)
-        passed = f"{found['passed']} of {found['checked']}" if found["checked"] else MISSING
-        mean = found["tokens"] / total
-        rows.append(
-            [
-                Cell(model),
-                Cell(passed, found["passed"] if found["checked"] else None),
-                Cell(f"{found['ended']} of {total}", found["ended"]),
-                Cell(number(mean), mean),
-            ]
-        )
+        passed = f"{found['passed']} of {found['checked']}" if found["checked"] else None
+        ended = f"{found['ended']} of {total}"
+        rows.append({"name": model, "passed": passed, "ended": ended, "tokens": found["tokens"] / total})
     caption = (
         "Answers that hold what is expected, of those where something is; answers that ended before the limit of"
-        f" {result['max_new_tokens']} tokens; tokens of an answer, on average. A pass is the expected text, or"
+        f" {result.max_new_tokens} tokens; tokens of an answer, on average. A pass is the expected text, or"
         " the regular expression between slashes, found in the answer: it does not"
         " say that the rest of it is right, nor that so few prompts measure an ability."
     )
-    groups = [Group("", "", 1), Group("Answers", "", 3)]
-    return Table("Answers", caption, groups, ["", "passed", "ended", "tokens, mean"], rows)
+    columns = [column(key, key, "Answers", form="literal") for key in ("passed", "ended")]
+    return Table("Answers", caption, rows, [words("name", " "), *columns, column("tokens", "tokens, mean", "Answers")])
 
 
-def text_table(text: Tree) -> Table:
+def text_table(text: TextRead) -> Table:
     """What the text costs each model."""
-    names = ("nats_per_token", "perplexity", "bits_per_byte")
-    best = {name: min(found[name] for found in text["models"].values()) for name in names}
-    rows = [
-        [
-            Cell(model),
-            *(
-                Cell(number(found[name]), found[name], len(text["models"]) > 1 and found[name] == best[name])
-                for name in names
-            ),
-        ]
-        for model, found in text["models"].items()
-    ]
-    scored = next(iter(text["models"].values()))["tokens_scored"]
+    rows = [{"name": model, "cost": found} for model, found in text.models.items()]
+    scored = next(iter(text.models.values())).tokens_scored
     caption = (
-        f"{printable(text['file'])}: {text['bytes']:,} bytes, {text['tokens']:,} tokens, {scored:,} of them scored (all but"
-        f" the first), in windows of at most {text['window']} tokens that begin {text['stride']} tokens apart: each token is"
+        f"{printable(text.file)}: {text.bytes:,} bytes, {text.tokens:,} tokens, {scored:,} of them scored (all but"
+        f" the first), in windows of at most {text.window} tokens that begin {text.stride} tokens apart: each token is"
         " scored once, with the longest context that a window has for it. Bold: the least, which is best."
     )
-    groups = [Group("", "", 1), Group("Per token", "", 2), Group("Per byte", "", 1)]
-    return Table("Perplexity of the text", caption, groups, ["", "nats", "perplexity", "bits"], rows)
+    columns = TextCost.columns("nats_per_token", "perplexity", "bits_per_byte")
+    return Table("Perplexity of the text", caption, rows, [words("name", " "), *(one.within("cost") for one in columns)])
 
 
-def page_of(result: Tree) -> Page:
+def page_of(result: Probe) -> Page:
     """The page of a probe."""
     answers: list[Block] = [count_table(result)]
-    answers += [answer_block(entry, place) for place, entry in enumerate(result["prompts"], 1)]
+    answers += [answer_block(entry, place) for place, entry in enumerate(result.prompts, 1)]
     sections = [Section("Answers", answers)]
-    if result["text"]:
-        sections.append(Section("Perplexity of a text", [text_table(result["text"])]))
-    drawn = {**result["sampling"], "max_new_tokens": result["max_new_tokens"], "seed": result["seed"]}
-    read = Passages(
-        "What the model reads of the first prompt", "", [Passage("", printable(result["prompts"][0]["read"]), "", "")]
-    )
+    if result.text:
+        sections.append(Section("Perplexity of a text", [text_table(result.text)]))
+    drawn = {**result.sampling, "max_new_tokens": result.max_new_tokens, "seed": result.seed}
     details: list[Block] = [
-        read,
+        Passages("What the model reads of the first prompt", "", [Passage("", printable(result.prompts[0].seen or ""))]),
         Pairs("How answers are drawn", [(name.replace("_", " "), plain(value)) for name, value in drawn.items()]),
-        Pairs("Versions", [(name, plain(value)) for name, value in result["versions"].items()]),
+        Pairs("Versions", [(name, plain(value)) for name, value in result.versions.items()]),
     ]
     bill = []
-    if flops := result["flops"]:
+    if flops := result.flops:
         bill = [
-            (f"{name} FLOPs ({flops['convention']})", number(float(flops[key])))
-            for name, key in (("Spent", "spent"), ("Left", "left"))
+            (f"{name} FLOPs ({flops.convention})", number(float(value)))
+            for name, value in (("Spent", flops.spent), ("Left", flops.left))
         ]
-    title = f"Probe of {printable(result['subject'])}"
+    title = f"Probe of {printable(result.subject)}"
     return Page(title, summary(result), bill, [*sections, Section("How it was made", details)])
 
 
-def write_page(path: Path, result: Tree) -> None:
+def write_page(path: Path, result: Probe) -> None:
     """Write the page, whole or not at all."""
     write(path, page_of(result))
 
@@ -185,26 +147,24 @@ def write_page(path: Path, result: Tree) -> None:
 # ---------------------------------------------------------------------------------------------- the terminal
 
 
-def format_answers(result: Tree, width: int = 110) -> str:
+def format_answers(result: Probe, width: int = 110) -> str:
     """Prompts, answers and whether they pass, as plain text of at most `width` columns."""
-    models = models_of(result)
-    widest = max(map(len, models))
+    widest = max(map(len, result.models))
     lines = []
-    for place, entry in enumerate(result["prompts"], 1):
-        lines += _wrapped(f"{place}. ", printable(entry["prompt"]), width)
-        for note in filter(None, (entry["note"], entry["expected"] and f"expected: {entry['expected']}")):
+    for place, entry in enumerate(result.prompts, 1):
+        lines += _wrapped(f"{place}. ", printable(entry.prompt), width)
+        for note in filter(None, (entry.note, entry.expected and f"expected: {entry.expected}")):
             lines += _wrapped("   ", f"({printable(note)})", width)
-        for model in models:
-            answer = entry["answers"][model]
-            head = f"   {model:<{widest}}  {MARKS[answer['passed']]:<4}  "
-            end = "" if answer["ended"] else " [cut off at the limit]"
+        for model, answer in entry.answers.items():
+            head = f"   {model:<{widest}}  {MARKS[answer.passed]:<4}  "
+            end = "" if answer.ended else " [cut off at the limit]"
             lines += _wrapped(head, shown(answer) + end, width)
         lines.append("")
-    if text := result["text"]:
-        for model, found in text["models"].items():
+    if text := result.text:
+        for model, found in text.models.items():
             lines.append(
-                f"{printable(text['file'])}, {model}: perplexity {number(found['perplexity'])},"
-                f" {number(found['nats_per_token'])} nats per token, {number(found['bits_per_byte'])} bits per byte"
+                f"{printable(text.file)}, {model}: perplexity {number(found.perplexity)},"
+                f" {number(found.nats_per_token)} nats per token, {number(found.bits_per_byte)} bits per byte"
             )
     return "\n".join(lines).rstrip()
 

@@ -6,17 +6,16 @@ Axes: N series, C context steps, H steps ahead, V variables.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
 from jaxlv.data.series import SeriesSet
-from jaxlv.forecasting.evaluate import plain
 from jaxlv.forecasting.forecaster import Forecast
 from jaxlv.published.protocols import Part, Protocol
 from jaxlv.published.protocols import score as score_part
-from jaxlv.report import comparison
-from jaxlv.report.page import Section
+from jaxlv.report.material import Beside
+from jaxlv.results.papers import Measure, PartProtocol, PartResult, PartRow
 
 
 def spans(part: Part, chosen: SeriesSet) -> tuple[np.ndarray, np.ndarray]:
@@ -28,31 +27,31 @@ def spans(part: Part, chosen: SeriesSet) -> tuple[np.ndarray, np.ndarray]:
 def entry(
     part: Part,
     chosen: SeriesSet,
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[PartRow],
     *,
     scale: str,
     seed: int,
     point: str = "median",
     drawing: str = "",
-) -> dict[str, Any]:
+) -> PartResult:
     """A part as results have it: its protocol, the report's figures, the truth's, and the rows."""
-    return plain(
-        {
-            "part": part.name,
-            "protocol": {
-                "words": part.words, "context": part.context, "shown_characters": part.shown, "horizon": part.horizon,
-                "samples": part.samples, "steps at a time": part.reach or part.horizon, "scale": scale,
-                "simulated": part.drawn is not None, "series": chosen.ids_N, "variables": chosen.variables,
-                "seed": seed,
-                "point forecast": f"{point} of the samples at each step",
-                "measures": {m.key: {"words": m.words, "unit": m.unit_words, "first_steps": m.steps} for m in part.measures},
-            },
-            "drawing": drawing,
-            "reported": part.reported,
-            "truth": score_part(part, spans(part, chosen)[1], chosen),
-            "rows": rows,
-        }
-    )  # fmt: skip
+    protocol = PartProtocol(
+        words=part.words,
+        context=part.context,
+        shown_characters=part.shown,
+        horizon=part.horizon,
+        samples=part.samples,
+        steps_at_a_time=part.reach or part.horizon,
+        scale=scale,
+        simulated=part.drawn is not None,
+        series=tuple(chosen.ids_N.tolist()),
+        variables=chosen.variables,
+        seed=seed,
+        point_forecast=f"{point} of the samples at each step",
+        measures={m.key: Measure(m.words, m.unit_words, m.steps) for m in part.measures},
+    )
+    truth = score_part(part, spans(part, chosen)[1], chosen)
+    return PartResult(part.name, protocol, tuple(rows), part.reported, truth, drawing)  # type: ignore[arg-type]
 
 
 def named_series(ids: Sequence[int]) -> str:
@@ -66,20 +65,19 @@ def named_series(ids: Sequence[int]) -> str:
     return f"series {' and '.join(filter(None, [', '.join(words[:-1]), words[-1]]))}"
 
 
-def section(protocol: Protocol, part: Part, forecasts: Mapping[str, Forecast], chosen: SeriesSet, scale: str) -> Section:
+def beside(paper: Protocol, part: Part, forecasts: Mapping[str, Forecast], chosen: SeriesSet, scale: str) -> Beside:
     """The report's rows of a part and the models', from forecasts of the same series, context and horizon."""
     rows = [
-        {"name": name, "figures": score_part(part, forecast.median(), chosen, forecast.samples_NSHV)}
+        PartRow(name=name, figures=score_part(part, forecast.median(), chosen, forecast.samples_NSHV))  # type: ignore[arg-type]
         for name, forecast in forecasts.items()
     ]
     samples = next(iter(forecasts.values())).samples_NSHV.shape[1]
-    tree = entry(part, chosen, rows, scale=scale, seed=0)
-    tree["protocol"]["samples"] = samples
+    found = entry(part, chosen, rows, scale=scale, seed=0)
     first = max(measure.steps for measure in part.measures)
     scored = f", of which the first {first} are scored" if first else ""
     words = (
-        f"The report {protocol.name} and this run: the same split, {named_series(chosen.ids_N.tolist())},"
+        f"The report {paper.name} and this run: the same split, {named_series(chosen.ids_N.tolist())},"
         f" {part.context} steps of context, {part.horizon} of forecast{scored}. The report's model is another, tuned on a"
         f" budget of its own; this run drew {samples} samples of each series."
     )
-    return Section(f"Beside the report: {part.name}", [comparison.table_of(tree)], words)
+    return Beside(replace(found, protocol=replace(found.protocol, samples=samples)), words)

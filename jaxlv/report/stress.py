@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from jaxlv.report import terminal
 from jaxlv.report.figures import evaluation as figures
-from jaxlv.report.page import MISSING, Block, Cell, Figure, Group, Page, Section, Table, align, number, percent, svg, write
+from jaxlv.report.format import percent
+from jaxlv.report.page import Block, Figure, Page, Section, svg, write
+from jaxlv.report.table import Table, words
+from jaxlv.results.quantities import Quantity
+from jaxlv.results.scores import Score
+from jaxlv.results.stress import AboveTop, ConditionScores, Stress
 
-Tree = Mapping[str, Any]
 WIDE = 4  # conditions of one table
 AXES = {
     "noise": "standard deviation of log-normal noise on the context",
@@ -19,139 +25,92 @@ AXES = {
     "amplitude": "factor on all populations",
 }
 """The groups that are drawn, and what their axis shows."""
+MEAN, MEDIAN, INTERVAL, COVERAGE = Score.columns("mae", "mae_median", "mae_ci95", "coverage/80")
 
 
-def groups_of(result: Tree) -> dict[str, list[Tree]]:
-    """The conditions by group, in their order."""
-    found: dict[str, list[Tree]] = {}
-    for entry in result["conditions"]:
-        found.setdefault(entry["group"], []).append(entry)
-    return found
+def across(entries: Sequence[ConditionScores]) -> list[dict[str, Any]]:
+    """A row for each method: its scores by the conditions' levels."""
+    names = dict.fromkeys(row.name for entry in entries for row in entry.rows)
+    return [{"name": name} | {entry.level: entry.row(name) for entry in entries} for name in names]
 
 
-def methods_of(entries: Sequence[Tree]) -> list[str]:
-    """The methods that were measured under the conditions."""
-    return list(dict.fromkeys(row["name"] for entry in entries for row in entry["rows"]))
+def _by_level(entries: Sequence[ConditionScores], *measures: Quantity, unit: str = "") -> list[Quantity]:
+    return [one.within(entry.level, group=entry.level, unit=unit) for entry in entries for one in measures]
 
 
-def _row(entry: Tree, method: str) -> Tree:
-    return next((row for row in entry["rows"] if row["name"] == method), {})
-
-
-def tables_of(group: str, entries: Sequence[Tree]) -> list[Table]:
+def error_tables(group: str, entries: Sequence[ConditionScores], *measures: Quantity) -> list[Table]:
     """A group's tables, of a few conditions each: mean, median and interval of the methods' errors."""
-    return [_table(group, entries[start : start + WIDE]) for start in range(0, len(entries), WIDE)]
-
-
-def _table(group: str, entries: Sequence[Tree]) -> Table:
-    methods = methods_of(entries)
-    rows: list[list[Cell]] = [[Cell(name)] for name in methods]
-    for entry in entries:
-        found = [_row(entry, name) for name in methods]
-        means = [row.get("mae") for row in found]
-        best = min((mean for mean in means if mean is not None), default=None)
-        for cells, row, mean in zip(rows, found, means, strict=True):
-            median, interval = row.get("mae_median"), row.get("mae_ci95")
-            cells.append(Cell(MISSING if mean is None else number(mean), mean, mean is not None and mean == best))
-            cells.append(Cell(MISSING if median is None else number(median), median))
-            text = f"{number(interval[0])} – {number(interval[1])}" if interval else MISSING
-            cells.append(Cell(text, interval[0] if interval else None))
     first = entries[0]
+    counts = sorted({len(entry.series) for entry in entries})
     caption = (
-        f"Mean absolute error in raw units over the next {first['horizon']} steps: mean and median over"
-        f" {_counts(entries)} series, 95 % bootstrap interval of the mean; {first['samples']} samples, their median scored."
-        " Bold: the best mean."
+        f"Mean absolute error in raw units over the next {first.horizon} steps: mean and median over"
+        f" {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} series, 95 % bootstrap interval of the mean;"
+        f" {first.samples} samples, their median scored. Bold: the best mean."
     )
-    groups = [Group("", "", 1), *(Group(entry["level"], "", 3) for entry in entries)]
-    return Table(f"Errors by {group}", caption, groups, ["", *["mean", "median", "95 % interval"] * len(entries)], rows)
+    shown = measures or (MEAN, replace(MEDIAN, better=""), INTERVAL)
+    some = [entries[start : start + WIDE] for start in range(0, len(entries), WIDE)]
+    name = words("name", group)
+    return [Table(f"Errors by {group}", caption, across(own), [name, *_by_level(own, *shown)]) for own in some]
 
 
-def coverage_table(group: str, entries: Sequence[Tree]) -> Table:
+def coverage_table(group: str, entries: Sequence[ConditionScores]) -> Table:
     """The share of the truth inside the 80 % band of each model's samples."""
-    models = [name for name in methods_of(entries) if _row(entries[0], name).get("coverage")]
-    rows = [
-        [Cell(name), *(Cell(percent(share := _row(e, name)["coverage"]["80"]), share) for e in entries)] for name in models
-    ]
-    S = entries[0]["samples"]
+    S = entries[0].samples
     caption = (
         f"Share of the truth, in %, inside the 80 % band; {S} samples can cover at most {percent((S - 1) / (S + 1))} %."
     )
-    groups = [Group("", "", 1), Group("inside the 80 % band", "%", len(entries))]
-    return Table(f"Coverage by {group}", caption, groups, ["", *(entry["level"] for entry in entries)], rows)
-
-
-def _counts(entries: Sequence[Tree]) -> str:
-    counts = list(dict.fromkeys(len(entry["series"]) for entry in entries))
-    return str(counts[0]) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
-
-
-def ceiling_table(entries: Sequence[Tree]) -> Table | None:
-    """Shares of truth and forecast above the scale's top by amplitude; None where nothing lies above it."""
-    rows = [[e["level"], row["name"], row["above_top"]] for e in entries for row in e["rows"] if row.get("above_top")]
-    if not any(above["truth"] or above["forecast"] for *_, above in rows):
-        return None
-    cells = [
-        [Cell(f"{name}, {level}"), *(Cell(percent(above[k]), above[k]) for k in ("truth", "forecast"))]
-        for level, name, above in rows
+    shown = [
+        COVERAGE.within(one.level, words=one.level, head=one.level, group="inside the 80 % band", better="")
+        for one in entries
     ]
+    rows = [row for row in across(entries) if any(column.of(row) is not None for column in shown)]
+    return Table(f"Coverage by {group}", caption, rows, [words("name", group), *shown])
+
+
+def ceiling_table(entries: Sequence[ConditionScores]) -> Table | None:
+    """Shares of truth and forecast above the scale's top by amplitude; None if nothing lies above it."""
+    rows = [
+        {"name": f"{row.name}, {entry.level}"} | row.above_top.tree()
+        for entry in entries
+        for row in entry.rows
+        if row.above_top
+    ]
+    if not any(row["truth"] or row["forecast"] for row in rows):
+        return None
     caption = (
         "Share of values above the top of the written scale, of the truth and of the samples: a model that has learnt that"
         " nothing lies there cannot follow."
     )
-    return Table(
-        "Above the scale's top",
-        caption,
-        [Group("", "", 1), Group("above the top", "%", 2)],
-        ["", "truth", "forecast"],
-        cells,
-    )
+    return Table("Above the scale's top", caption, rows, [words("name", " "), *AboveTop.columns("truth", "forecast")])
 
 
-def page_of(result: Tree) -> Page:
+def page_of(result: Stress) -> Page:
     """The page of a stress test."""
     sections = []
-    for group, entries in groups_of(result).items():
+    for group, entries in result.groups.items():
         blocks: list[Block] = []
         if group in AXES:
-            picture = figures.level_figure(entries, AXES[group])
             label = f"Mean absolute error against {group}"
-            blocks.append(Figure([svg(picture, label)], f"{label}; logarithmic, in raw units."))
-        blocks += [*tables_of(group, entries), coverage_table(group, entries)]
+            drawing = figures.level_figure([entry.tree() for entry in entries], AXES[group])
+            blocks.append(Figure([svg(drawing, label)], f"{label}; logarithmic, in raw units."))
+        blocks += [*error_tables(group, entries), coverage_table(group, entries)]
         ceiling = ceiling_table(entries) if group == "amplitude" else None
         sections.append(Section(f"By {group}", [*blocks, *([ceiling] if ceiling else [])]))
-    count = max((len(entry["series"]) for entry in result["conditions"]), default=0)
-    summary = f"Forecasts of at most {count} series of {result['data']}, measured again under harder conditions."
+    count = max((len(entry.series) for entry in result.conditions), default=0)
+    summary = f"Forecasts of at most {count} series of {result.data}, measured again under harder conditions."
     return Page("Forecasts under stress", summary, (), sections)
 
 
-def write_page(path: Path, result: Tree) -> None:
+def write_page(path: Path, result: Stress) -> None:
     """Write the page, whole or not at all."""
     write(path, page_of(result))
 
 
-def format_tables(result: Tree) -> str:
-    """Mean and median errors of each group as plain text."""
-    blocks = [_format(group, entries) for group, entries in groups_of(result).items()]
-    words = (
-        "Mean (median) of the absolute error over series, in raw units; inside 80 %: share of the truth inside that band."
-    )
-    return "\n\n".join([*blocks, words])
-
-
-def _format(group: str, entries: Sequence[Tree]) -> str:
-    methods = methods_of(entries)
-    models = [name for name in methods if _row(entries[0], name).get("coverage")]
-    columns = [[group, *methods, *(f"{name}: inside 80 %" for name in models)]]
-    for entry in entries:
-        rows = [_row(entry, name) for name in methods]
-        means, medians = (
-            align([number(row[key]) if row else MISSING for row in rows]) for key in ("mae", "mae_median")
-        )  # the equations that made the series of one condition are an oracle there, and not elsewhere
-        inside = [f"{percent(_row(entry, name)['coverage']['80'])} %" for name in models]
-        columns.append([entry["level"], *(f"{a} ({b.strip()})" for a, b in zip(means, medians, strict=True)), *inside])
-    widths = [max(map(len, column)) for column in columns]
-    lines = [
-        "  ".join(t.ljust(w) if i == 0 else t.rjust(w) for i, (t, w) in enumerate(zip(row, widths, strict=True))).rstrip()
-        for row in zip(*columns, strict=True)
-    ]
-    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]]).translate({ord("–"): "-", ord("−"): "-"})
+def format_tables(result: Stress) -> str:
+    """Mean and median errors of each group, and what the 80 % bands hold, for a terminal."""
+    blocks: list[str] = []
+    for group, entries in result.groups.items():
+        blocks += map(terminal.table, error_tables(group, entries, MEAN, MEDIAN))
+        covered = coverage_table(group, entries)
+        blocks += ["Inside the 80 % band:", terminal.table(covered)] if covered.rows else []
+    return "\n\n".join([*blocks, f"Mean and median of the absolute error over series, in {result.unit}."])

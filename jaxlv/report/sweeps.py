@@ -4,73 +4,29 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from jaxlv.report import terminal
 from jaxlv.report.charts import WIDTH, Axis, Chart, Series, single
 from jaxlv.report.figures import evaluation as figures
-from jaxlv.report.page import (
-    MISSING,
-    Block,
-    Cell,
-    Figure,
-    Group,
-    Page,
-    Pairs,
-    Section,
-    Table,
-    align,
-    number,
-    plain,
-    svg,
-)  # fmt: skip
+from jaxlv.report.format import MISSING, number, plain
+from jaxlv.report.page import Block, Figure, Page, Pairs, Section, svg
+from jaxlv.report.table import Table, held, words
 from jaxlv.report.theme import MODEL, MUTED, PALETTE
+from jaxlv.results.quantities import Quantity
+from jaxlv.results.sweeps import RULES, Outcome, Sweep, axes_of, front, names_of, rule_words
 
-Tree = Mapping[str, Any]
-RULES = {"validation_loss": "validation loss (nats per token)", "forecast_mae": "validation MAE (raw units)"}
-"""What a run may be chosen by, with its unit."""
+Tree = Mapping[str, Any]  # an outcome as figures take it
 GROUPS = [PALETTE[name][0] for name in ("row-tuned", "species-1", "species-2", "row-untuned", "row-1", "row-2")]
 """Colours of groups of runs."""
-
-
-@dataclass(frozen=True)
-class Column:
-    """A figure of a run: its key, its headings on the page and in a terminal, and its unit."""
-
-    key: str
-    words: str
-    short: str
-    unit: str = ""
-
-    def of(self, one: Tree) -> float | None:
-        """The figure; FLOPs under the ledger's own convention."""
-        value = one.get(self.key)
-        return next(iter(value.values()), None) if isinstance(value, Mapping) else value
-
-    def text(self, one: Tree) -> str:
-        """The figure as text."""
-        value = self.of(one)
-        if value is None:
-            return MISSING
-        return f"{value:,}" if isinstance(value, int) and value < 1e9 else number(value)
-
-
 NARROW = 1.05  # costs that differ by less are no axis
-FLOPS = Column("flops", "FLOPs", "FLOPs")
-COLUMNS = (
-    Column("steps", "steps", "steps"),
-    Column("tokens", "tokens", "tokens"),
-    Column("train_loss", "training loss", "train", "nats per token"),
-    Column("validation_loss", "validation loss", "valid.", "nats per token"),
-    Column("validation_perplexity", "perplexity", "perpl."),
-    Column("forecast_mae", "validation MAE", "MAE", "raw units"),
-    Column("best_step", "best step", "best"),
-    Column("reported", "the report's", "report"),
-    FLOPS,
-    Column("seconds", "seconds", "s"),
-)
+MEASURES = Outcome.columns(
+    "steps", "tokens", "train_loss", "validation_loss", "validation_perplexity", "forecast_mae", "best_step", "reported",
+    "flops", "seconds",
+)  # fmt: skip
+COST = Quantity("cost", "FLOPs", form="count")  # FLOPs under the ledger's own convention
 
 
 def _plainly(name: str) -> str:
@@ -83,63 +39,36 @@ def setting(value: Any) -> str:
     return MISSING if value is None else plain(value)
 
 
-def axes_of(runs: Sequence[Tree]) -> dict[str, list[Any]]:
-    """{setting: its values in order of appearance} of the settings that vary."""
-    names = list(dict.fromkeys(name for one in runs for name in one["settings"]))
-    found = {
-        name: list({repr(one["settings"].get(name)): one["settings"].get(name) for one in runs}.values()) for name in names
-    }
-    varied = {name: values for name, values in found.items() if len(values) > 1}
-    kept: dict[tuple[int, ...], str] = {}
-    for name, values in varied.items():  # settings that go together, such as rank and alpha, are one axis
-        places = [repr(value) for value in values]
-        kept.setdefault(tuple(places.index(repr(one["settings"].get(name))) for one in runs), name)
-    return {name: varied[name] for name in kept.values()}
+def settings_words(one: Outcome) -> str:
+    """A run's own settings: "rank 2, alpha 4"."""
+    return ", ".join(f"{_plainly(name)} {setting(value)}" for name, value in one.settings.items())
 
 
-def table_of(result: Tree) -> Table:
+def table_of(runs: Sequence[Outcome], rule: str, best: str) -> Table:
     """The runs, a row each; of several the one that was chosen in bold."""
-    runs = result["runs"]
     several = len(runs) > 1
-    names = list(dict.fromkeys(name for one in runs for name in one["settings"]))
-    columns = [column for column in COLUMNS if any(column.of(one) is not None for one in runs)]
-    texts = {column.key: align([column.text(one) for one in runs]) for column in columns}
-    rows = []
-    for place, one in enumerate(runs):
-        chosen = several and one["name"] == result["best"]
-        cells = [Cell(one["name"])]
-        for name in names:
-            value = one["settings"].get(name)
-            cells.append(Cell(setting(value), value if isinstance(value, (int, float)) else None))
-        for column in columns:
-            cells.append(Cell(texts[column.key][place], column.of(one), chosen and column.key == result["rule"]))
-        rows.append(cells)
-    groups = [Group("", "", 1), *([Group("settings", "", len(names))] if names else [])]
-    groups += [Group("", column.unit, 1) for column in columns]
-    heads = ["", *(_plainly(name) for name in names), *(column.words for column in columns)]
+    settings = [
+        Quantity(name, _plainly(name), group="settings", form="literal", path=("settings", name)) for name in names_of(runs)
+    ]
+    measures = [COST if one.key == "flops" else one for one in MEASURES]
     caption = "Validation figures are those of a run's best checkpoint."
-    if several:
-        caption = f"Every run. Bold: the least {RULES[result['rule']]}, by which the best is chosen. {caption}"
-    return Table("Runs", caption, groups, heads, rows)
+    if several and rule:
+        caption = f"Every run. Bold: the least {rule_words(rule)}, by which the best is chosen. {caption}"
+    chosen = lambda one, column: several and one.name == best and column.key == rule  # noqa: E731
+    return Table("Runs", caption, runs, [words("name", " "), *settings, *held(measures, runs)], chosen)
 
 
-def format_runs(runs: Sequence[Tree], best: str) -> str:
-    """Returns the runs as a table for a terminal, the best marked."""
-    names = list(dict.fromkeys(name for one in runs for name in one["settings"]))
-    columns = [column for column in COLUMNS if any(one.get(column.key) is not None for one in runs)]
-    rows = [["", *(name.rpartition(".")[2] for name in names), *(column.short for column in columns)]]
-    for one in runs:
-        settings = [setting(one["settings"].get(name)) for name in names]
-        rows.append(["*" if one["name"] == best else "", *settings, *(column.text(one) for column in columns)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([lines[0], "-" * (sum(widths) + 2 * len(widths) - 2), *lines[1:]])
+def format_runs(runs: Sequence[Outcome], best: str) -> str:
+    """The runs for a terminal, the best marked."""
+    rows = [{"mark": "*" if one.name == best else " ", "run": one} for one in runs]
+    shown = [one.within("run") for one in table_of(runs, "", best).columns[1:]]
+    return terminal.table(Table("", "", rows, [words("mark", " "), *shown]), width=1000)
 
 
 def effect_figure(runs: Sequence[Tree], name: str, values: Sequence[Any], rule: str) -> Chart:
     """The rule's figure at each value of a setting: a dot for each run, lines between runs that differ in it alone."""
     place = {repr(value): i for i, value in enumerate(values)}
-    varied, lines = axes_of(runs), dict[str, list[tuple[int, float, str]]]()
+    varied, lines = axes_of([Outcome("", one["settings"]) for one in runs]), dict[str, list[tuple[int, float, str]]]()
     for one in runs:
         if one.get(rule) is not None:
             others = {key: one["settings"].get(key) for key in varied if key != name}
@@ -157,7 +86,7 @@ def effect_figure(runs: Sequence[Tree], name: str, values: Sequence[Any], rule: 
     ticks = {float(i): setting(value) for i, value in enumerate(values)}
     margin = 0.14 * max(len(values) - 1, 1)
     x = Axis(_plainly(name), ticks=ticks, limits=(-margin, len(values) - 1 + margin))
-    return single("lines", series, x, _axis(RULES[rule]), 250)
+    return single("lines", series, x, _axis(rule_words(rule)), 250)
 
 
 def _axis(words: str, **options: Any) -> Axis:
@@ -176,15 +105,6 @@ def losses_figure(runs: Sequence[Tree], best: str) -> Chart:
         dots = figures.curve(history, "validation_loss")
         series.append(Series(name, *dots, colour=colour, dash="none", marker="o", size=size, keyed=False))
     return single("lines", series, figures.TRAINING_STEP, Axis("loss", "nats per token"), 280)
-
-
-def front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """The indices of the points (cost, error) that no other beats in both, by cost."""
-    kept: list[int] = []
-    for index in sorted(range(len(points)), key=lambda i: points[i]):
-        if not kept or points[index][1] < points[kept[-1]][1]:
-            kept.append(index)
-    return kept
 
 
 def pareto_figure(
@@ -210,42 +130,35 @@ def pareto_figure(
     return single("scatter", [*dots, *fronts], _axis(cost, scale="log"), _axis(error, scale="log"), height, width=width)
 
 
-def sections(result: Tree) -> list[Section]:
+def sections(runs: Sequence[Outcome], rule: str, best: str) -> list[Section]:
     """A sweep's table and figures as parts of a page."""
-    runs, rule = result["runs"], result["rule"]
-    blocks: list[Block] = [table_of(result)]
+    blocks: list[Block] = [table_of(runs, rule, best)]
+    trees = [one.tree() for one in runs]
     for name, values in axes_of(runs).items():
-        words = _plainly(name)
-        drawing = svg(effect_figure(runs, name, values, rule), f"{RULES[rule]} by {words}")
-        caption = f"Effect of {words}: a dot for each run; grey lines join runs that differ in it alone."
+        drawing = svg(effect_figure(trees, name, values, rule), f"{rule_words(rule)} by {_plainly(name)}")
+        caption = f"Effect of {_plainly(name)}: a dot for each run; grey lines join runs that differ in it alone."
         blocks.append(Figure([drawing], caption))
-    if any(one.get("history") for one in runs):
+    if any(one.history for one in runs):
         caption = "Training loss by step, and validation loss as dots"
         caption += "; the chosen run in colour." if len(runs) > 1 else "."
-        blocks.append(Figure([svg(losses_figure(runs, result["best"]), "Losses of all runs by step")], caption))
-    entries = [(one["name"], FLOPS.of(one), one.get(rule)) for one in runs]
-    held = [(name, cost, error) for name, cost, error in entries if cost and error]
-    costs = [cost for _, cost, _ in held]
+        blocks.append(Figure([svg(losses_figure(trees, best), "Losses of all runs by step")], caption))
+    points = [(one.name, cost, error) for one in runs if (cost := one.cost) and (error := RULES[rule].of(one))]
+    costs = [cost for _, cost, _ in points]
     if costs and max(costs) > NARROW * min(costs):
         caption = "Error against FLOPs: each dot is a run, the line joins those that no other beats in both."
-        blocks.append(
-            Figure([svg(pareto_figure(held, "FLOPs", RULES[rule]), "Error against FLOPs with Pareto front")], caption)
-        )
+        drawing = svg(pareto_figure(points, "FLOPs", rule_words(rule)), "Error against FLOPs with Pareto front")
+        blocks.append(Figure([drawing], caption))
     return [Section("Runs", blocks)]
 
 
-def page_of(result: Tree) -> Page:
+def page_of(result: Sweep) -> Page:
     """The page of a sweep."""
-    best = next(one for one in result["runs"] if one["name"] == result["best"])
-    steps = sum(one["steps"] for one in result["runs"])
-    words = ", ".join(f"{_plainly(name)} {setting(value)}" for name, value in best["settings"].items())
-    least = f"Least {RULES[result['rule']]}: {number(best[result['rule']])}, with {words}."
-    summary = f"{len(result['runs'])} runs, {steps:,} steps. {least}"
-    seconds = sum(one["seconds"] or 0 for one in result["runs"])
-    bill = [("runs", str(len(result["runs"]))), ("steps", f"{steps:,}"), ("training", f"{number(seconds)} s")]
-    spent = [FLOPS.of(one) for one in result["runs"]]
-    if all(spent):
-        bill.append(("FLOPs", number(float(sum(value for value in spent if value)))))
-    versions = result.get("versions") or {}
-    settings = [Section("Settings", [Pairs("Versions", list(versions.items()))])] if versions else []
-    return Page(f"Sweep of {result['config']}", summary, bill, [*sections(result), *settings])
+    best, runs = result.chosen, result.runs
+    steps, seconds = (sum(getattr(one, key) or 0 for one in runs) for key in ("steps", "seconds"))
+    least = f"Least {rule_words(result.rule)}: {number(RULES[result.rule].of(best))}, with {settings_words(best)}."
+    bill = [("runs", str(len(runs))), ("steps", f"{steps:,}"), ("training", f"{number(seconds)} s")]
+    if all(one.cost for one in runs):
+        bill.append(("FLOPs", number(float(sum(one.cost or 0 for one in runs)))))
+    closing = [Section("Settings", [Pairs("Versions", list(result.versions.items()))])] if result.versions else []
+    found = sections(runs, result.rule, result.best)
+    return Page(f"Sweep of {result.config}", f"{len(runs)} runs, {steps:,} steps. {least}", bill, [*found, *closing])

@@ -21,6 +21,7 @@ from jaxlv.errors import JaxlvError, represented
 from jaxlv.flops import ledger
 from jaxlv.memory import device_memory
 from jaxlv.model.qwen2 import Qwen2
+from jaxlv.results.sweeps import RULES, Outcome
 from jaxlv.runs import billing, run, sources, training
 from jaxlv.runs.member import Job
 from jaxlv.runs.records import RUNS as RUNS
@@ -33,7 +34,6 @@ from jaxlv.storage.files import remove_unfinished, write_json
 
 RESULT = "sweep.json"
 SHARE_OF_MEMORY = 0.8  # the rest is left to validation, forecasts and the host
-RULES = {"validation_loss": "validation loss, nats per token", "forecast_mae": "validation MAE, raw units"}
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def _held(group: list[Cell], model: Qwen2, limit: int) -> list[list[Cell]]:
     return [group[first : first + most] for first in range(0, len(group), most)]
 
 
-def outcome(cell: Cell, folder: Path, evaluations: bool = True) -> dict[str, Any]:
+def outcome(cell: Cell, folder: Path, evaluations: bool = True) -> Outcome:
     """What a finished run reached: its settings, and the figures of its best checkpoint by the run's own measure.
 
     Without `evaluations`, FLOPs are those of the training and its validations alone.
@@ -175,20 +175,20 @@ def outcome(cell: Cell, folder: Path, evaluations: bool = True) -> dict[str, Any
     select = "forecast_mae" if cell.config.train.select == "forecast" else "validation_loss"
     best = min(validations, key=lambda record: record[select], default={})
     last = steps[-1] if steps else {}
-    return {
-        "name": cell.name,
-        "settings": dict(cell.settings),
-        "steps": last.get("step", 0),
-        "tokens": int(last.get("total_tokens", 0)),
-        "seconds": last.get("total_seconds"),
-        "train_loss": last.get("loss"),
-        "validation_loss": best.get("validation_loss"),
-        "validation_perplexity": best.get("validation_perplexity"),
-        "forecast_mae": best.get("forecast_mae"),
-        "best_step": best.get("step"),
-        "flops": spent_by(cell.config, folder / cell.name, evaluations),
-        "history": records,
-    }
+    return Outcome(
+        name=cell.name,
+        settings=cell.settings,
+        steps=last.get("step", 0),
+        tokens=int(last.get("total_tokens", 0)),
+        seconds=last.get("total_seconds"),
+        train_loss=last.get("loss"),
+        validation_loss=best.get("validation_loss"),
+        validation_perplexity=best.get("validation_perplexity"),
+        forecast_mae=best.get("forecast_mae"),
+        best_step=best.get("step"),
+        flops=spent_by(cell.config, folder / cell.name, evaluations),
+        history=tuple(records),
+    )
 
 
 def entries_of(config: RunConfig, folder: Path) -> tuple[ledger.Terms, list[ledger.Entry]] | None:
@@ -220,16 +220,16 @@ def spent_by(config: RunConfig, folder: Path, evaluations: bool = True) -> dict[
     return priced(terms, [entry for entry in own if evaluations or entry.phase != ledger.FINAL])
 
 
-def choose(outcomes: Sequence[Mapping[str, Any]], rule: str) -> Mapping[str, Any]:
+def choose(outcomes: Sequence[Outcome], rule: str) -> Outcome:
     """The run with the least figure under a rule (a key of RULES), the first of equals."""
-    held = [one for one in outcomes if one.get(rule) is not None]
+    held = [one for one in outcomes if RULES[rule].of(one) is not None]
     if not held:
         raise JaxlvError(
             "no run has the figure to choose by",
             where=rule,
             hint="set train.validate_every, and train.forecast_series for a forecast's error",
         )
-    return min(held, key=lambda one: one[rule])
+    return min(held, key=RULES[rule].of)
 
 
 def write_result(path: Path, tree: Mapping[str, Any]) -> None:

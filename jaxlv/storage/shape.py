@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 from jaxlv.errors import JaxlvError, printable, represented
 
 Shape = Any
-"""A type; None, which means null; {key: shape}; or a tuple of alternatives. A key that ends in "?" may be missing, and the
-key `str` stands for all keys not named. float accepts whole numbers too; bool is not a number.
+"""A type; `object`, which is anything; None, which means null; {key: shape}; [shape], a list of any length; or a tuple of
+alternatives. A key that ends in "?" may be missing, and the key `str` stands for all keys not named. float accepts whole
+numbers too; bool is not a number.
 """
 MOST = {int: 2**63 - 1, float: 10**300}  # the largest numbers: what arrays hold, and what converts to float
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", dict: "an object", list: "a list"}
@@ -17,7 +18,7 @@ WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "
 
 def check(tree: Any, shape: Shape, where: Any) -> Any:
     """Returns a JSON value if it has the shape; otherwise raises JaxlvError, which says what differs."""
-    for name, expected, found in _wrong(tree, shape, ""):
+    for name, expected, found in wrong(tree, shape):
         raise JaxlvError(f"{name or 'its content'} is not what was written", where=where, expected=expected, found=found)
     return tree
 
@@ -30,7 +31,7 @@ class _Fault(NamedTuple):
     found: str
 
 
-def _wrong(value: Any, shape: Shape, name: str) -> Iterator[_Fault]:
+def wrong(value: Any, shape: Shape, name: str = "") -> Iterator[_Fault]:
     """Yields each part that lacks its shape."""
     if isinstance(shape, Mapping):
         if not isinstance(value, dict):
@@ -39,22 +40,39 @@ def _wrong(value: Any, shape: Shape, name: str) -> Iterator[_Fault]:
         named = {key.removesuffix("?"): key for key in shape if key is not str}
         for key, full in named.items():
             if key in value:
-                yield from _wrong(value[key], shape[full], f"{name}.{key}".lstrip("."))
+                yield from wrong(value[key], shape[full], f"{name}.{key}".lstrip("."))
             elif full == key:
                 yield _Fault(f"{name}.{key}".lstrip("."), "a value", "nothing")
         if str in shape:
             for key in value.keys() - named.keys():
-                yield from _wrong(value[key], shape[str], f"{name}.{key}".lstrip("."))
+                yield from wrong(value[key], shape[str], f"{name}.{key}".lstrip("."))
+        return
+    if isinstance(shape, list):
+        if not isinstance(value, list):
+            yield _Fault(name, WORDS[list], printable(represented(value), 80))
+            return
+        for place, one in enumerate(value):
+            yield from wrong(one, shape[0], f"{name}.{place}".lstrip("."))
         return
     shapes = shape if isinstance(shape, tuple) else (shape,)
+    inner = [one for one in shapes if isinstance(one, (Mapping, list)) and type(value) is _kind(one)]
+    if len(inner) == 1:
+        yield from wrong(value, inner[0], name)
+        return
     if not any(_is(value, one) for one in shapes):
-        words = ("null" if one is None else WORDS[dict if isinstance(one, Mapping) else one] for one in shapes)
+        words = ("null" if one is None else WORDS[_kind(one)] for one in shapes)
         yield _Fault(name, " or ".join(words), printable(represented(value), 80))
 
 
+def _kind(shape: Shape) -> type:
+    return dict if isinstance(shape, Mapping) else list if isinstance(shape, list) else shape
+
+
 def _is(value: Any, shape: Shape) -> bool:
-    if isinstance(shape, Mapping):
-        return not any(_wrong(value, shape, ""))
+    if isinstance(shape, (Mapping, list)):
+        return not any(wrong(value, shape, ""))
+    if shape is object:
+        return True
     if shape is None or value is None:
         return value is shape
     if type(value) is int and shape in MOST:

@@ -5,23 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from jaxlv.config import RunConfig
 from jaxlv.data import series
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError
 from jaxlv.flops import ledger
-from jaxlv.forecasting.evaluate import plain
 from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.model.weights import resolve
 from jaxlv.published.protocols import PROTOCOLS, Part, Protocol, test_series
 from jaxlv.report import comparison
 from jaxlv.report.reported import entry
+from jaxlv.results.papers import BaseCost, Comparison, PaperCost, PartResult, ProtocolResult, Spent
 from jaxlv.runs import billing, run
 from jaxlv.storage import foreign, shape
 from jaxlv.storage.door import is_there
-from jaxlv.storage.files import as_written, begun_folder, read_json, remove_unfinished, write_json, write_text
+from jaxlv.storage.files import begun_folder, read_json, remove_unfinished, write_json, write_text
 from jaxlv.studies.progress import Begin, Say, Silent, unsaid
 from jaxlv.studies.scoring import PARTS, baseline_rows, draw, drawings, forecast_part
 from jaxlv.studies.train import train
@@ -29,8 +28,6 @@ from jaxlv.versions import versions
 
 RESULT = "compare.json"
 RUNS = "runs"
-# What the record of a base says about its cost.
-BASE_COST = {"parameters": float, "tokens": float, "flops": (float, {"coursework": float, str: float})}
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ class _Comparison:
     begin: Begin
     say: Say
 
-    def protocol(self, name: str) -> dict[str, Any]:
+    def protocol(self, name: str) -> ProtocolResult:
         """Measures the parts of a protocol that are not measured yet. Returns its entry of compare.json."""
         protocol, parts = PROTOCOLS[name], {}
         runs: dict[str, run.FinishedRun] = {}
@@ -73,13 +70,13 @@ class _Comparison:
                 runs[part.scale] = self.given or self.tuned(protocol, part.scale)
             if found := self.part(protocol, part, runs[part.scale]):
                 parts[part.name] = found
-        return {
-            "parts": parts,
-            "flops": flops_of([*runs.values()]),
-            "reported_flops": {"total": protocol.flops, "words": protocol.flops_words},
-            "split": {share: len(ids) for share, ids in protocol.split(self.data.ids_N).parts().items()},
-            "run": None if self.asked.run is None else self.asked.run.name,
-        }
+        return ProtocolResult(
+            parts,
+            PaperCost(protocol.flops_words, protocol.flops),
+            {share: len(ids) for share, ids in protocol.split(self.data.ids_N).parts().items()},
+            flops_of([*runs.values()]),
+            None if self.asked.run is None else self.asked.run.name,
+        )
 
     def tuned(self, protocol: Protocol, scale: str) -> run.FinishedRun:
         """Returns the run of a protocol's own split, trained to its end if that was not done yet."""
@@ -96,7 +93,7 @@ class _Comparison:
             train(config, folder, resume=self.resume and folder.is_dir(), begin=self.begin, say=self.say)
         return run.load_run(folder)
 
-    def part(self, protocol: Protocol, part: Part, finished: run.FinishedRun) -> dict[str, Any] | None:
+    def part(self, protocol: Protocol, part: Part, finished: run.FinishedRun) -> PartResult | None:
         """Returns a part's entry, measured if that was not done yet; None if the run has seen its test series."""
         chosen = test_series(protocol, part, self.data)
         chosen = chosen.select(chosen.ids_N[: self.asked.most])
@@ -107,28 +104,27 @@ class _Comparison:
         if not is_there(kept):
             with finished.metered(f"{self.asked.purpose} {part.name}") as models:
                 used = {name: one for name, one in models.items() if name == "tuned" or not self.asked.tuned_only}
-                write_json(kept, self.measured(part, chosen, used, finished), indent=None)
-        found = read_json(kept)
-        with as_written("not the result of a part", kept, kept.name):
-            self.say(f"\n{comparison.format_part(found)}\n")
+                write_json(kept, self.measured(part, chosen, used, finished).tree(), indent=None)
+        found = PartResult.read(read_json(kept), kept)
+        self.say(f"\n{comparison.format_part(found)}\n")
         return found
 
     def measured(
         self, part: Part, chosen: SeriesSet, models: Mapping[str, Forecaster], finished: run.FinishedRun
-    ) -> dict[str, Any]:
+    ) -> PartResult:
         """Returns a part's entry: its settings and a row for each model and baseline. Writes forecasts to CSV files."""
         rows, drawing, settings = [], "", finished.config.evaluate
         for name, model in models.items():
             row, forecast = forecast_part(part, chosen, name, model, settings, begin=self.begin)
             forecast.write_csv(self.out / f"{part.name}{'' if name == 'tuned' else f'-{name}'}.csv")
             if name == "tuned":
-                drawing = draw(part, chosen, forecast, row["mae_by_series"], self.out)
+                drawing = draw(part, chosen, forecast, row.mae_by_series or {}, self.out)
             rows.append(row)
         rows += baseline_rows(part, chosen)
         return entry(part, chosen, rows, scale=finished.config.codec.scale, seed=settings.seed, drawing=drawing)
 
 
-def compare(asked: Request, out: Path, *, resume: bool = False, begin: Begin = Silent, say: Say = unsaid) -> dict[str, Any]:
+def compare(asked: Request, out: Path, *, resume: bool = False, begin: Begin = Silent, say: Say = unsaid) -> Comparison:
     """Runs the protocols, and writes forecasts, figures, compare.json, compare.txt and report.html to `out`.
 
     Returns compare.json. With `resume` finished runs and parts are kept. Raises JaxlvError if a protocol is unknown, if the
@@ -143,18 +139,16 @@ def compare(asked: Request, out: Path, *, resume: bool = False, begin: Begin = S
         test_series(PROTOCOLS[name], PROTOCOLS[name].parts[0], data)
     going = _Comparison(asked, data, given, out, begun_folder(out, PARTS, resume), begin, say)
     remove_unfinished(out / RUNS)
-    result: dict[str, Any] = {"data": Path(asked.data).name, "data_sha256": data.source.get("sha256")}
-    result["protocols"] = {name: going.protocol(name) for name in asked.protocols}
-    model = (given.config if given else asked.config).model.path
-    result |= {"base": base_cost(model), "versions": versions()}
-    write_json(out / RESULT, plain(result))
-    with as_written("the comparison does not read as one", out, "results of parts"):
-        comparison.write_page(out / "report.html", result, drawings(out / PARTS))
-        write_text(out / "compare.txt", comparison.format_text(result))
-    return plain(result)
+    protocols = {name: going.protocol(name) for name in asked.protocols}
+    cost = base_cost((given.config if given else asked.config).model.path)
+    result = Comparison(protocols, Path(asked.data).name, data.source.get("sha256"), cost, versions())
+    write_json(out / RESULT, result.tree())
+    comparison.write_page(out / "report.html", result, drawings(out / PARTS))
+    write_text(out / "compare.txt", comparison.format_text(result))
+    return result
 
 
-def flops_of(runs: Sequence[run.FinishedRun]) -> dict[str, Any] | None:
+def flops_of(runs: Sequence[run.FinishedRun]) -> Spent | None:
     """Returns what the runs' ledgers say was spent, by kind of work; None if a run has no ledger."""
     kinds = {"train_step": "tuning", "validation": "validation", "generation": "forecasts"}
     spent, convention, budget, repeated = dict.fromkeys(kinds.values(), 0), "", 0, 0
@@ -167,14 +161,14 @@ def flops_of(runs: Sequence[run.FinishedRun]) -> dict[str, Any] | None:
         repeated += ledger.totals(entries).repeated
         for kind, words in kinds.items():
             spent[words] += sum(e.flops for e in entries if e.event.kind == kind)
-    return {"convention": convention, "budget": budget, **spent, "total": sum(spent.values()), "repeated": repeated}
+    return Spent(**spent, total=sum(spent.values()), budget=budget, convention=convention, repeated=repeated)
 
 
-def base_cost(model: str) -> dict[str, Any] | None:
+def base_cost(model: str) -> BaseCost | None:
     """Returns what the base itself cost, if its folder says so. Raises JaxlvError if the record is not what it should be."""
     folder, name = resolve(model), "training.json"
     tree = foreign.settings(folder, name)
     if tree is None:
         return None
-    shape.check(tree, BASE_COST, folder / name)
-    return {key: tree[key] for key in BASE_COST}
+    shape.check(tree, {"flops": (float, {"coursework": float, str: float})}, folder / name)
+    return BaseCost.read(tree, folder / name)

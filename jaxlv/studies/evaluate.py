@@ -17,6 +17,7 @@ from jaxlv.forecasting.evaluate import evaluate as measure
 from jaxlv.forecasting.panels import panels
 from jaxlv.memory import peak_memory
 from jaxlv.report import evaluation
+from jaxlv.results.scores import Evaluation
 from jaxlv.runs import billing, run, sources
 from jaxlv.storage.files import Watched, new_folder, write_json
 from jaxlv.studies.progress import Bar, Begin, Say, Silent, unsaid
@@ -53,7 +54,7 @@ class Fitted:
 class Evaluated(NamedTuple):
     """An evaluation that was written: the content of metrics.json, and what the run's ledger has repeated."""
 
-    metrics: dict[str, Any]
+    metrics: Evaluation
     repeats: str  # in words; "" if there were none
 
 
@@ -158,7 +159,7 @@ def evaluate_to(
     *,
     title: str,
     begin: Begin = Silent,
-) -> dict[str, Any]:
+) -> Evaluation:
     """Measures what was fitted, and leaves metrics.json, report.html and the forecasts in `out`. Returns the metrics."""
     with Watched() as watched, _Bars(begin, len(chosen)) as bars:
         watched.add(out)
@@ -168,8 +169,9 @@ def evaluate_to(
             bars.of(name).update(done)
 
         measured, forecasts = measure(fitted.forecasters, chosen, config, bands=fitted.bands, on_batch=on_batch)
-    measured["protocol"] |= {**fitted.protocol, "seen_in_training": subject.seen(chosen)}
-    write_json(out / METRICS, measured)
+    settled = replace(measured.protocol, **fitted.protocol, seen_in_training=tuple(subject.seen(chosen)))
+    measured = replace(measured, protocol=settled)
+    write_json(out / METRICS, measured.tree())
     for name, forecast in forecasts.items():
         forecast.write_csv(out / f"forecast_{name}.csv")
     shown = forecasts.get("tuned") or next(iter(forecasts.values()))

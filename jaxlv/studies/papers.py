@@ -16,9 +16,9 @@ from jaxlv.model.config import ModelConfig
 from jaxlv.published import reproduction
 from jaxlv.published.protocols import PROTOCOLS, Part, test_series
 from jaxlv.published.reproduction import Stage
-from jaxlv.published.systems import ALLOWANCE, STAGES, SYSTEMS, System
+from jaxlv.published.systems import ALLOWANCE, SYSTEMS, System
+from jaxlv.results.papers import StageResult
 from jaxlv.runs import billing, sweep
-from jaxlv.storage import shape
 from jaxlv.storage.door import is_there
 from jaxlv.storage.files import read_json
 from jaxlv.studies.progress import Begin, Say, Silent, unsaid
@@ -27,8 +27,6 @@ CONFIGS = built_in()["full"].parent
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"  # of a checkout
 BENCHMARKS = {"small": "train_step-cpu.json", "full": "train_step-cuda-bfloat16.json"}
 STAGE_FILES = "stages"  # the folder of what came of each stage
-# What is read in their files if a reproduction goes on.
-STAGE_SHAPE: shape.Shape = {"name": str, "best": str, "runs": list, "carried": dict, "chosen": dict}
 Scale = Literal["small", "full"]  # of the steps; small: 5 %
 
 
@@ -99,13 +97,15 @@ class Reproduction:
         chosen = test_series(PROTOCOLS[self.system.name], part, data)
         return chosen.select(chosen.ids_N[: self.stages[-1].config.evaluate.series or None])
 
-    def result(self, name: str) -> dict[str, Any] | None:
+    def ended(self, stage: str) -> StageResult | None:
         """Returns what came of a stage; None if it has not run. Raises JaxlvError if its file is not what was written."""
+        tree = self.result(stage)
+        return None if tree is None else StageResult.read(tree, self.out / STAGE_FILES / f"{stage}.json")
+
+    def result(self, name: str) -> Any:
+        """Returns what was kept under a name; None if nothing was."""
         path = self.out / STAGE_FILES / f"{name}.json"
-        if not is_there(path):
-            return None
-        tree = read_json(path)
-        return shape.check(tree, STAGE_SHAPE, path) if name in STAGES else tree
+        return read_json(path) if is_there(path) else None
 
     def keep(self, name: str, result: Any) -> None:
         """Writes what came of a stage."""

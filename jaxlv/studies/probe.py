@@ -20,6 +20,7 @@ from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.model.config import ModelConfig
 from jaxlv.model.weights import base_of
 from jaxlv.report import probe as report
+from jaxlv.results.probe import Probe
 from jaxlv.runs import run, sources
 from jaxlv.storage.door import is_there
 from jaxlv.storage.files import new_folder, read_text, write_json
@@ -70,10 +71,10 @@ class Questions:
 
 def probe(
     asked: Questions, out: Path | None = None, *, purpose: str = "", begin: Begin = Silent, say: Say = unsaid
-) -> dict[str, Any]:
+) -> Probe:
     """Asks, and writes probe.json, probe.csv and report.html into the new folder `out`, if it is not None.
 
-    A run's budget pays for it; `purpose` names the result in its ledger. Returns the content of probe.json. Raises
+    A run's budget pays for it; `purpose` names the result in its ledger. Returns probe.json. Raises
     JaxlvError if the model has no language tokenizer with a chat template, if the prompts, the text or the settings do not
     fit, or if `out` exists.
     """
@@ -102,10 +103,10 @@ def probe(
         with _spent(forecasters) as flops:
             result["prompts"] = ask(forecasters, language, prompts, asked, begin)
             result["text"] = measured(forecasters, text, asked, begin) if text else None
-        result = plain({**result, "flops": flops or None, "versions": versions()})
+        found_so = Probe.read(plain({**result, "flops": flops or None, "versions": versions()}), RESULT)
         if work:
-            write(work, result)
-    return result
+            write(work, found_so)
+    return found_so
 
 
 def settings(asked: Questions) -> tuple[RunConfig, SamplingConfig]:
@@ -199,13 +200,13 @@ def measured(forecasters: Models, text: Text, asked: Questions, begin: Begin = S
     }
 
 
-def write(out: Path, result: dict[str, Any]) -> None:
+def write(out: Path, result: Probe) -> None:
     """Writes probe.json, probe.csv (a row for each prompt and model) and report.html into a folder."""
-    write_json(out / RESULT, result, ensure_ascii=False)
+    write_json(out / RESULT, result.tree(), ensure_ascii=False)
     rows = [
-        {"prompt": entry["prompt"], "expected": entry["expected"], "model": name, **answer}
-        for entry in result["prompts"]
-        for name, answer in entry["answers"].items()
+        {"prompt": one.prompt, "expected": one.expected, "model": name, **answer.tree()}
+        for one in result.prompts
+        for name, answer in one.answers.items()
     ]
     write_csv(out / TABLE, pd.DataFrame(rows).rename(columns={"text": "answer"}))
     report.write_page(out / REPORT, result)

@@ -23,6 +23,10 @@ from jaxlv.published.systems import STAGES
 from jaxlv.report import dossier, folders, page
 from jaxlv.report.reported import entry as part_entry
 from jaxlv.report.sweeps import format_runs
+from jaxlv.results.papers import Bill, PartResult, PartRow, Phase, Plan, StageResult
+from jaxlv.results.papers import Reproduction as Reproduced
+from jaxlv.results.record import plain
+from jaxlv.results.sweeps import Outcome
 from jaxlv.runs import billing, run, sources, sweep, validation
 from jaxlv.runs.sweep import Cell
 from jaxlv.storage import shape
@@ -46,7 +50,7 @@ def reproduce(
     stages: Sequence[str] = STAGES,
     at_once: int = 0,
     resume: bool = False,
-) -> dict[str, Any]:
+) -> Reproduced:
     """Runs the `stages` of a paper's system, and writes runs, forecasts, reproduce.json and report.html to its folder.
 
     Returns reproduce.json, which holds the `plan`. As many runs as the memory holds are computed side by side, or `at_once`.
@@ -61,7 +65,7 @@ def reproduce(
     known: list[Cell] = []
     for stage in work.stages:
         if stage.name in stages and not work.result(stage.name):
-            work.keep(stage.name, run_stage(work, stage, known, at_once))
+            work.keep(stage.name, run_stage(work, stage, known, at_once).tree())
         if stage.trains and work.result(stage.name):
             known += cells_of(work, stage)
         if stage.name in stages and stage.name in reproduction.MODELS:
@@ -86,7 +90,8 @@ def handed_on(work: Reproduction, stage: Stage) -> dict[str, Any]:
     """Returns the settings that the stages before chose. If one has not run, the configs' own stand, the paper's choice."""
     found: dict[str, Any] = {}
     for before in reproduction.HANDS_ON.get(stage.name, ()):
-        found |= (work.result(before) or {"chosen": {}})["chosen"]
+        ended = work.ended(before)
+        found |= ended.chosen if ended else {}
     return found
 
 
@@ -96,7 +101,7 @@ def cells_of(work: Reproduction, stage: Stage) -> list[Cell]:
     return [replace(cell, config=reproduction.with_budget(cell.config, stage.name, work.budget)) for cell in found]
 
 
-def run_stage(work: Reproduction, stage: Stage, known: Sequence[Cell], at_once: int) -> dict[str, Any]:
+def run_stage(work: Reproduction, stage: Stage, known: Sequence[Cell], at_once: int) -> StageResult:
     """Trains the runs of a stage, or measures the untrained model. Returns what came of them, and which is the best.
 
     A run that is the same as one of `known` is not trained again.
@@ -112,24 +117,23 @@ def run_stage(work: Reproduction, stage: Stage, known: Sequence[Cell], at_once: 
         outcomes = [measure_untrained(cell, work.out) for cell in found]
     else:
         ended = train(fresh, folder, resume=True, at_once=at_once, begin=work.begin) if fresh else []
-        by_name = {one["name"]: one for one in ended}
+        by_name = {one.name: one for one in ended}
         for cell in found:
             if known_as := twins[cell.name]:
                 same = sweep.outcome(replace(known_as, settings=cell.settings), folder)
-                by_name[cell.name] = {**same, "name": cell.name, "same_as": known_as.name}
+                by_name[cell.name] = replace(same, name=cell.name, same_as=known_as.name)
         outcomes = [by_name[cell.name] for cell in found]
-    for one, cell in zip(outcomes, found, strict=True):
-        one["reported"] = work.system.of(stage.name, reproduction.telling(cell.config))
+    outcomes = [
+        replace(one, reported=work.system.of(stage.name, reproduction.telling(cell.config)))
+        for one, cell in zip(outcomes, found, strict=True)
+    ]
     best = sweep.choose(outcomes, work.system.rule)
-    work.say(format_runs(outcomes, best["name"]))
-    chosen = {**carried, **best["settings"]} if any(stage.name in names for names in reproduction.HANDS_ON.values()) else {}
-    return {
-        "name": stage.name, "trains": stage.trains, "rule": work.system.rule, "best": best["name"], "runs": outcomes,
-        "carried": carried, "chosen": chosen,
-    }  # fmt: skip
+    work.say(format_runs(outcomes, best.name))
+    chosen = {**carried, **best.settings} if any(stage.name in names for names in reproduction.HANDS_ON.values()) else {}
+    return StageResult(stage.name, tuple(outcomes), stage.trains, work.system.rule, best.name, carried, chosen)
 
 
-def measure_untrained(cell: Cell, out: Path) -> dict[str, Any]:
+def measure_untrained(cell: Cell, out: Path) -> Outcome:
     """Returns the untrained model's validation figures."""
     inputs, folder = sources.load_inputs(cell.config), out / sweep.RUNS / cell.name
     with billing.ledger_of(cell.config, folder, inputs.model) as book:
@@ -137,7 +141,7 @@ def measure_untrained(cell: Cell, out: Path) -> dict[str, Any]:
         meter = Meter(book, cell.config.budget.phase, billing.event_of(cell.config, "nothing"), cell.name)
         record = validation.validated(cell.config, inputs, None, meter)
     flops = sweep.spent_by(cell.config, folder)
-    return {"name": cell.name, "settings": dict(cell.settings), "steps": 0, "seconds": None, "flops": flops, **record}
+    return Outcome.read({"name": cell.name, "settings": dict(cell.settings), "steps": 0, "flops": flops, **record}, folder)
 
 
 # -------------------------------------------------------------------------------------------- the evaluation
@@ -190,11 +194,11 @@ def evaluate_stage(work: Reproduction, stage: Stage, data: SeriesSet) -> None:
             row, forecast = scoring.forecast_part(part, chosen, name, paid, settings, point, work.begin)
             forecast.write_csv(path.with_suffix(".csv"))
             if stage.name == "final":
-                row["drawing"] = scoring.draw(part, chosen, forecast, row["mae_by_series"], work.out)
-            sweep.write_result(path, {"stage": stage.name, "place": place, "part": part.name, "row": row})
+                row = replace(row, drawing=scoring.draw(part, chosen, forecast, row.mae_by_series or {}, work.out))
+            sweep.write_result(path, {"stage": stage.name, "place": place, "part": part.name, "row": row.tree()})
 
 
-def part_entries(work: Reproduction, data: SeriesSet) -> dict[str, Any]:
+def part_entries(work: Reproduction, data: SeriesSet) -> dict[str, PartResult]:
     """Returns every part with its rows so far, in the order of the stages, and the baselines' behind them."""
     order = {name: place for place, name in enumerate(STAGES)}
     kept = [read_json(path) for path in sorted((work.out / PARTS).glob("*.json"))]
@@ -207,8 +211,8 @@ def part_entries(work: Reproduction, data: SeriesSet) -> dict[str, Any]:
         if not own:
             continue
         chosen = work.series_of(part, data)
-        rows = [one["row"] for one in own] + scoring.baseline_rows(part, chosen)
-        drawing = next((row["drawing"] for row in rows if "drawing" in row), "")
+        rows = [PartRow.read(one["row"], work.out / PARTS) for one in own] + scoring.baseline_rows(part, chosen)
+        drawing = next((row.drawing for row in rows if row.drawing), "")
         found[part.name] = part_entry(
             part, chosen, rows, scale=config.codec.scale, seed=config.evaluate.seed, point=work.system.point, drawing=drawing
         )
@@ -220,7 +224,7 @@ def shown(model: str) -> str:
     return Path(model).name if Path(model).is_dir() else model
 
 
-def bill_of(work: Reproduction, file: str) -> dict[str, Any] | None:
+def bill_of(work: Reproduction, file: str) -> Bill | None:
     """Returns what a ledger says was spent, by phase, in its own convention and as executed; None if it was not begun."""
     book = ledger.begun(work.out / file)
     if book is None:
@@ -231,20 +235,20 @@ def bill_of(work: Reproduction, file: str) -> dict[str, Any] | None:
         if own:
             totals = {name: ledger.totals(own, terms.model, name) for name in (terms.convention, "exact")}
             counted, exact = totals[terms.convention], totals["exact"].executed
-            spent[phase] = {"flops": counted.executed, "repeated": counted.repeated, "exact": exact}
-    return {"convention": terms.convention, "budget": terms.budget, "phases": spent}
+            spent[phase] = Phase(counted.executed, exact, counted.repeated)
+    return Bill(spent, terms.convention, terms.budget)
 
 
-def write(work: Reproduction, plan: Mapping[str, Any], data: SeriesSet) -> dict[str, Any]:
+def write(work: Reproduction, plan: Mapping[str, Any], data: SeriesSet) -> Reproduced:
     """Writes reproduce.json and the page, from what lies in the folder. Returns reproduce.json."""
-    result = {
-        "system": work.system.name, "scale": work.scale, "model": shown(work.model_name), "rule": work.system.rule,
-        "figure": work.system.figure, "data": Path(data.source["path"]).name, "data_sha256": data.source["sha256"],
-        "plan": plan, "bill": bill_of(work, run.LEDGER), "beside": bill_of(work, sides.FILE),
-        "stages": [found for stage in work.stages if (found := work.result(stage.name))],
-        "parts": part_entries(work, data), "faults": work.result("faults") or [], "versions": versions(),
-    }  # fmt: skip
-    sweep.write_result(work.out / RESULT, result)
+    result = Reproduced(
+        system=work.system.name, scale=work.scale, model=shown(work.model_name), rule=work.system.rule,
+        figure=work.system.figure, data=Path(data.source["path"]).name, data_sha256=data.source["sha256"],
+        plan=Plan.read(plain(plan), RESULT), bill=bill_of(work, run.LEDGER), beside=bill_of(work, sides.FILE),
+        stages=tuple(found for stage in work.stages if (found := work.ended(stage.name))),
+        parts=part_entries(work, data), faults=work.result("faults") or (), versions=versions(),
+    )  # fmt: skip
+    sweep.write_result(work.out / RESULT, result.tree())
     with as_written("the reproduction does not read as one", work.out, "results of stages and parts"):
         page.write(work.out / "report.html", dossier.page_of_one(folders.read(work.out)))
     return result

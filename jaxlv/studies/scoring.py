@@ -15,7 +15,7 @@ import numpy as np
 from jaxlv.config import EvaluateConfig
 from jaxlv.data.series import SeriesSet
 from jaxlv.forecasting.baselines import baselines_for
-from jaxlv.forecasting.evaluate import plain, score
+from jaxlv.forecasting.evaluate import score
 from jaxlv.forecasting.forecaster import Forecast, Forecaster
 from jaxlv.forecasting.panels import panels
 from jaxlv.published.protocols import MAO_ALPHA, Part
@@ -23,6 +23,7 @@ from jaxlv.published.protocols import score as score_part
 from jaxlv.report.figures import evaluation as figures
 from jaxlv.report.figures import svg
 from jaxlv.report.reported import spans
+from jaxlv.results.papers import PartRow
 from jaxlv.storage.files import new_file, read_text, write_text
 from jaxlv.studies.progress import Begin, Silent
 from jaxlv.text.codec import TOP
@@ -33,7 +34,7 @@ PARTS = "parts"  # the folder of the drawings
 class Measured(NamedTuple):
     """A model's row of a part, as results have it, and the forecast that it follows from."""
 
-    row: dict[str, Any]
+    row: PartRow
     forecast: Forecast
 
 
@@ -57,10 +58,11 @@ def forecast_part(
     point_NHV = forecast.median() if point == "median" else forecast.filled().mean(axis=1)
     row = score(name, point_NHV, truth_NHV, context_NCV, chosen, forecast.filled())
     figures_of = score_part(part, point_NHV, chosen, forecast.samples_NSHV)
-    return Measured(plain({**row, "valid_share": forecast.valid_share, "figures": figures_of}), forecast)
+    told: Any = {"valid_share": forecast.valid_share, "figures": figures_of}
+    return Measured(PartRow(**vars(row) | told), forecast)
 
 
-def baseline_rows(part: Part, chosen: SeriesSet) -> list[dict[str, Any]]:
+def baseline_rows(part: Part, chosen: SeriesSet) -> list[PartRow]:
     """Returns the baselines' rows of a part."""
     context_NCV, truth_NHV = spans(part, chosen)
     skipped, rows = int(part.shown > 0), []
@@ -68,16 +70,16 @@ def baseline_rows(part: Part, chosen: SeriesSet) -> list[dict[str, Any]]:
         # A baseline sees whole steps alone: if the cut shows part of one, it forecasts that step too.
         point_NHV = baseline(context_NCV, part.horizon + skipped)[:, skipped:]
         row = score(name, point_NHV, truth_NHV, context_NCV, chosen)
-        rows.append(plain({**row, "figures": score_part(part, point_NHV, chosen)}))
+        rows.append(PartRow(**vars(row), figures=score_part(part, point_NHV, chosen)))  # type: ignore[arg-type]
     return rows
 
 
-def draw(part: Part, chosen: SeriesSet, forecast: Forecast, errors: Mapping[str, float], out: Path) -> str:
+def draw(part: Part, chosen: SeriesSet, forecast: Forecast, errors: Mapping[str, float | None], out: Path) -> str:
     """Draws one series with its forecast: PART.png, and parts/PART.svg for a page. Returns in words which one it is."""
     if part.drawn:  # by the truth alone, so that forecasts under several scales show the same series
         order, words = np.argsort(chosen.values_NTV.max(axis=(1, 2))), "the median highest value"
     else:
-        order, words = np.argsort([errors[str(i)] for i in chosen.ids_N]), "the median error"
+        order, words = np.argsort([errors[str(i)] or 0.0 for i in chosen.ids_N]), "the median error"
     panel = panels(forecast, chosen)[order[len(order) // 2]]
     if part.drawn:
         panel = replace(panel, top=("top of mao's scale", TOP * MAO_ALPHA))

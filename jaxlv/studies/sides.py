@@ -17,6 +17,7 @@ from jaxlv.forecasting.evaluate import plain, protocol
 from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.published import reproduction
 from jaxlv.published.systems import Fault
+from jaxlv.results.papers import PartRow
 from jaxlv.runs import billing, run, sources, sweep, validation
 from jaxlv.runs.sweep import Cell
 from jaxlv.storage.files import new_folder
@@ -89,17 +90,17 @@ def lengths(work: Reproduction, fault: Fault, data: SeriesSet) -> list[Line]:
     """Trains the context study as the paper did. Returns for each length the validation loss that it would print, that of
     the same adapter read rightly, and beside this the one that was trained rightly.
     """
-    stage, trained = work.stage("context"), (work.result("context") or {"runs": []})["runs"]
+    stage, ended, grid = work.stage("context"), work.ended("context"), work.ended("grid")
     found = []
-    for cell in stage.cells((work.result("grid") or {})["chosen"]):
+    for cell in stage.cells(grid.chosen if grid else {}):
         right = paid_beside(work, cell.config, "faults")
         length = right.windows.length
         wrong = Cell(f"fault-{fault.key}-{length}", fault.settings, changed(right, fault.settings))
         train([wrong], work.out / sweep.RUNS, resume=True, begin=work.begin)
         both = read_both_ways(work, fault, right, run.load_run(work.out / sweep.RUNS / wrong.name))
         found.append({"measured": f"validation loss after training so, {length} tokens", "unit": "nats per token", **both})
-        for own in (own for own in trained if own["settings"] == dict(cell.settings)):
-            pair = {"reported_way": both["right_way"], "right_way": own["validation_loss"]}
+        for own in (own for own in (ended.runs if ended else ()) if own.settings == dict(cell.settings)):
+            pair = {"reported_way": both["right_way"], "right_way": own.validation_loss}
             measured = f"validation loss over real tokens, trained so or not, {length} tokens"
             found.append({"measured": measured, "unit": "nats per token", **pair})
     return found
@@ -129,9 +130,10 @@ def forecasts(work: Reproduction, fault: Fault, data: SeriesSet) -> list[Line]:
 
 def trainings(work: Reproduction, fault: Fault, data: SeriesSet) -> list[Line]:
     """Trains the best settings of the grid as the paper did. Returns errors of this run and the right one, first part."""
-    grid = work.result("grid") or {}
-    best = next(one for one in grid["runs"] if one["name"] == grid["best"])
-    right = run.load_run(work.out / sweep.RUNS / best.get("same_as", best["name"]))
+    grid = work.ended("grid")
+    assert grid
+    best = next(one for one in grid.runs if one.name == grid.best)
+    right = run.load_run(work.out / sweep.RUNS / (best.same_as or best.name))
     config = paid_beside(work, right.config, "faults")
     cell = Cell(f"fault-{fault.key}", fault.settings, changed(config, fault.settings))
     train([cell], work.out / sweep.RUNS, resume=True, begin=work.begin)
@@ -143,7 +145,7 @@ def trainings(work: Reproduction, fault: Fault, data: SeriesSet) -> list[Line]:
 
 def forecast_row(
     work: Reproduction, fault: Fault, data: SeriesSet, way: str, config: RunConfig, model: Forecaster
-) -> dict[str, Any]:
+) -> PartRow:
     """Returns a model's row of the first part; `way` says which of both it is."""
     part = work.parts[0]
     merged, held = run.decoder(model)
@@ -153,15 +155,17 @@ def forecast_row(
         return scoring.forecast_part(part, chosen, fault.key, paid, config.evaluate, point, work.begin).row
 
 
-def both_rows(what: str, work: Reproduction, wrong: Mapping[str, Any], right: Mapping[str, Any]) -> list[Line]:
+def both_rows(what: str, work: Reproduction, wrong: PartRow, right: PartRow) -> list[Line]:
     """Returns lines of two rows of the same series: mean and median error, and the complete samples if they differ."""
     measures = {"mae": ("MAE, mean over series", "raw units"), "mae_median": ("MAE, median over series", "raw units")}
-    if wrong["valid_share"] != right["valid_share"]:
+    if wrong.valid_share != right.valid_share:
         measures["valid_share"] = ("complete samples", "share of samples")
     found = []
     for key, (words, unit) in measures.items():
         measured = f"{what}, {work.parts[0].name}: {words}"
-        found.append({"measured": measured, "unit": unit, "reported_way": wrong[key], "right_way": right[key]})
+        found.append(
+            {"measured": measured, "unit": unit, "reported_way": getattr(wrong, key), "right_way": getattr(right, key)}
+        )
     return found
 
 
@@ -194,7 +198,7 @@ def analyse_final(work: Reproduction, data: SeriesSet) -> None:
         meters = {name: replace(meter, template=billing.event_of(paid, held[name])) for name in held}
         models = {name: replace(model, meter=meters[name]) for name, model in found_models.items()}
         found = measured(finished, models, chosen, data, config, work.begin, work.say)
-    settings = {**protocol(chosen, config, finished.tuned), "seen_in_training": finished.seen(chosen)}
+    settings = {**protocol(chosen, config, finished.tuned).tree(), "seen_in_training": finished.seen(chosen)}
     result = plain({"protocol": settings, **found, "bill": finished.bill(), "versions": versions()})
     with new_folder(folder, replace=True) as aside:
         write_analyses(aside, result, f"Analyses of the final run, {work.system.name}")

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError
 from jaxlv.forecasting.baselines import baselines_for
-from jaxlv.forecasting.evaluate import plain, score, truth_of
+from jaxlv.forecasting.evaluate import score, truth_of
 from jaxlv.forecasting.request import Request
 from jaxlv.forecasting.robustness import GROUPS, Condition
 from jaxlv.report import stress as page
+from jaxlv.results.quantities import RAW
+from jaxlv.results.stress import AboveTop, ConditionScores, Stress, StressScore
 from jaxlv.storage.files import new_folder, write_json
 from jaxlv.studies.progress import Begin, Silent
 from jaxlv.studies.subjects import Asked, Models, Subject, data_name, open_subject
@@ -24,10 +25,10 @@ RESULT, REPORT = "stress.json", "report.html"
 SAMPLES, SERIES = 8, 32
 
 
-def stress(asked: Asked, out: Path, groups: Sequence[str] = tuple(GROUPS), begin: Begin = Silent) -> dict[str, Any]:
+def stress(asked: Asked, out: Path, groups: Sequence[str] = tuple(GROUPS), begin: Begin = Silent) -> Stress:
     """Measures a run or a bare model under `groups` of conditions, and writes stress.json and report.html into `out`.
 
-    At most `asked.most` series are taken, 32 if it is None, of each regime. Returns the content of stress.json. Raises
+    At most `asked.most` series are taken, 32 if it is None, of each regime. Returns stress.json. Raises
     JaxlvError if a group is unknown or none has a condition for the series, if the subject, the series or the settings do
     not fit, or if `out` exists.
     """
@@ -43,17 +44,9 @@ def stress(asked: Asked, out: Path, groups: Sequence[str] = tuple(GROUPS), begin
         for done, condition in enumerate(conditions, 1):
             entries.append(measured(condition, models))
             bar.update(done, f"{condition.group} {condition.level}")
-        result = plain(
-            {
-                "data": data_name(subject.data),
-                "data_sha256": subject.data.source.get("sha256"),
-                "seen_in_training": subject.seen(held),
-                "units": {"mae": "raw units"},
-                "conditions": entries,
-                "versions": versions(),
-            }
-        )
-        write_json(work / RESULT, result)
+        source = subject.data.source.get("sha256")
+        result = Stress(tuple(entries), data_name(subject.data), source, tuple(subject.seen(held)), {"mae": RAW}, versions())
+        write_json(work / RESULT, result.tree())
         page.write_page(work / REPORT, result)
     return result
 
@@ -69,29 +62,26 @@ def _conditions(subject: Subject, held: SeriesSet, request: Request, groups: Seq
     return found
 
 
-def measured(condition: Condition, forecasters: Models) -> dict[str, Any]:
-    """Returns a condition's entry of stress.json: a row for each model and baseline."""
+def measured(condition: Condition, forecasters: Models) -> ConditionScores:
+    """Returns the scores of each model and baseline under a condition."""
     given, request, rows = condition.given, condition.request, []
     context_NCV = given.values_NTV[:, : request.context]
     for name, forecaster in forecasters.items():
         forecast = forecaster(given, replace(request, batch=min(request.batch, len(given))))
         row = score(name, forecast.median(), condition.truth_NHV, context_NCV, given, forecast.filled())
         top_N1V = TOP * forecaster.scales(given, request.context)[:, None]
-        row["above_top"] = {
-            "truth": (condition.truth_NHV > top_N1V).mean(),
-            "forecast": (forecast.filled() > top_N1V[:, None]).mean(),
-        }
-        rows.append(row)
+        above = AboveTop((condition.truth_NHV > top_N1V).mean(), (forecast.filled() > top_N1V[:, None]).mean())
+        rows.append(StressScore(**vars(row), above_top=above))
     for name, baseline in baselines_for(given).items():
         point_NHV = baseline(context_NCV, request.horizon)
-        rows.append(score(name, point_NHV, condition.truth_NHV, context_NCV, given))
-    return {
-        "group": condition.group,
-        "level": condition.level,
-        "value": condition.value,
-        "context": request.context,
-        "horizon": request.horizon,
-        "series": given.ids_N,
-        "samples": request.samples,
-        "rows": rows,
-    }
+        rows.append(StressScore(**vars(score(name, point_NHV, condition.truth_NHV, context_NCV, given))))
+    return ConditionScores(
+        group=condition.group,
+        level=condition.level,
+        value=condition.value,
+        context=request.context,
+        horizon=request.horizon,
+        series=tuple(given.ids_N.tolist()),
+        samples=request.samples,
+        rows=tuple(rows),
+    )

@@ -12,6 +12,7 @@ import pandas as pd
 
 from jaxlv.config import RunConfig
 from jaxlv.report import page, sweeps
+from jaxlv.results.sweeps import RULES, Outcome, Sweep
 from jaxlv.runs import run, search, sources, sweep, training
 from jaxlv.runs.sweep import Cell
 from jaxlv.storage.files import begun_folder
@@ -19,8 +20,7 @@ from jaxlv.storage.tables import write_csv
 from jaxlv.studies.progress import Bar, Begin, Say, Silent, unsaid
 from jaxlv.versions import versions
 
-Rule = Literal["validation_loss", "forecast_mae"]  # a key of sweep.RULES
-Outcome = dict[str, Any]
+Rule = Literal["validation_loss", "forecast_mae"]  # a key of RULES
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,7 @@ class Request:
         return list(found) if self.config.budget.flops is None else sweep.with_ledger(found, f"../../{run.LEDGER}")
 
 
-def run_sweep(
-    asked: Request, out: Path, *, resume: bool = False, begin: Begin = Silent, say: Say = unsaid
-) -> dict[str, Any]:
+def run_sweep(asked: Request, out: Path, *, resume: bool = False, begin: Begin = Silent, say: Say = unsaid) -> Sweep:
     """Trains the runs of a sweep in `out`/runs, and writes sweep.json, sweep.csv and report.html. Returns sweep.json.
 
     With `resume` finished runs are kept. Raises JaxlvError if `out` exists and is not resumed, and if a run cannot be
@@ -92,10 +90,11 @@ def run_sweep(
         outcomes = train(asked.sharing(found), out / sweep.RUNS, resume=begun, at_once=asked.at_once, begin=begin)
     else:
         outcomes = _searched(asked, asked.plan, out, begun, begin)
-    best = sweep.choose(outcomes, asked.chosen_by)["name"]
-    result = {"config": asked.name, "rule": asked.chosen_by, "best": best, "runs": outcomes, "versions": versions()}
-    sweep.write_result(out / sweep.RESULT, result)
-    flat = [{**one["settings"], **{k: v for k, v in one.items() if not isinstance(v, (dict, list))}} for one in outcomes]
+    best = sweep.choose(outcomes, asked.chosen_by).name
+    result = Sweep(asked.chosen_by, best, tuple(outcomes), asked.name, versions())
+    sweep.write_result(out / sweep.RESULT, result.tree())
+    trees = [one.tree() for one in outcomes]
+    flat = [{**one["settings"], **{k: v for k, v in one.items() if not isinstance(v, (dict, list))}} for one in trees]
     write_csv(out / "sweep.csv", pd.DataFrame(flat))
     page.write(out / "report.html", sweeps.page_of(result))
     return result
@@ -113,7 +112,7 @@ def _searched(asked: Request, plan: Search, out: Path, known: bool, begin: Begin
             drawn |= study.ask(max(0, min(lacking, plan.trials - len(done) - len(begun))))
         found = asked.sharing(sweep.named(drawn, sweep.cells(asked.config, list(drawn.values()))))
         for one in train(found, folder, resume=bool(begun), at_once=asked.at_once, begin=begin):
-            study.tell(one["name"], sweep.choose([one], asked.chosen_by)[asked.chosen_by])
+            study.tell(one.name, RULES[asked.chosen_by].of(sweep.choose([one], asked.chosen_by)))
             done.append(one)
         begun = {}
     return done

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxlv.forecasting.panels import ForecastPanel
+from jaxlv.forecasting.panels import ForecastPanel as ForecastPanel
 from jaxlv.report.charts import (
     DASHED,
     SHORT,

@@ -7,8 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from jaxlv.report.page import Table, number
-from jaxlv.report.tables.columns import Column, count, of, share, table_of, words
+from jaxlv.report.format import number
+from jaxlv.report.table import Table, column, count, of, share, words
+from jaxlv.results.quantities import Quantity
 
 Tree = Mapping[str, Any]
 NAME = words("name", " ")
@@ -29,13 +30,13 @@ def token_table(tokens: Tree) -> Table:
         rows.append(row)
     for model in tokens:
         columns += of([(f"{model} {key}", key) for key in ("vocabulary", "symbols")], model, "nats per token")
-        columns += [Column(f"{model} perplexity", "perplexity", model), share(f"{model} share", "share", model)]
+        columns += [column(f"{model} perplexity", "perplexity", model), share(f"{model} share", "share", model)]
     caption = (
         f"Cost of a token in nats, over {len(first['series'])} whole series, each token given all before it; padding never"
         " counts. Vocabulary: by the softmax over all tokens; symbols: over the 13 of the number format, as constrained"
         " decoding draws them; perplexity: e to the power of that; share: of all nats, by symbols."
     )
-    return table_of("Cost of tokens", caption, rows, NAME, columns)
+    return Table("Cost of tokens", caption, rows, [NAME, *columns])
 
 
 def round_trip_table(trip: Tree) -> Table:
@@ -58,7 +59,7 @@ def round_trip_table(trip: Tree) -> Table:
         f" of the last decimal. Last two columns: over all {trip['all_series']} series, in halves of a unit; rounding gives"
         " 0.5 on average and at most 1."
     )
-    return table_of("Text and back", caption, rows, NAME, columns)
+    return Table("Text and back", caption, rows, [NAME, *columns])
 
 
 def growth_table(growth: Tree) -> Table:
@@ -70,7 +71,7 @@ def growth_table(growth: Tree) -> Table:
         f"Mean absolute error over {growth['series']} series and the first, the last {edge} of {len(growth['step'])} steps,"
         " in raw units, and last over first."
     )
-    return table_of("Errors of the first and last steps", caption, rows, NAME, [*columns, Column("growth", "growth")])
+    return Table("Errors of the first and last steps", caption, rows, [NAME, *columns, column("growth", "growth")])
 
 
 def signed_table(errors: Tree) -> Table:
@@ -80,7 +81,7 @@ def signed_table(errors: Tree) -> Table:
         | {f"{variable} {key}": value for variable, m in method["by_variable"].items() for key, value in m.items()}
         for name, method in errors["methods"].items()
     ]
-    columns: list[Column] = []
+    columns: list[Quantity] = []
     for variable in next(iter(errors["methods"].values()))["by_variable"]:
         columns += of([(f"{variable} mean", "mean"), (f"{variable} sd", "deviation")], variable, "raw units")
         columns.append(share(f"{variable} share_above", "too high", variable))
@@ -88,7 +89,7 @@ def signed_table(errors: Tree) -> Table:
         "Forecast − truth in raw units, over all series and steps: mean (below zero: too low), standard deviation, and the"
         " share of forecasts that are too high."
     )
-    return table_of("Signed errors", caption, rows, NAME, columns)
+    return Table("Signed errors", caption, rows, [NAME, *columns])
 
 
 def series_table(series: Tree) -> Table:
@@ -102,14 +103,14 @@ def series_table(series: Tree) -> Table:
     caption = "Median over series of log10 of the mean squared error (raw units²)"
     if len(variables) > 1:
         columns += [
-            Column("rank_correlation", "rank correlation"),
+            column("rank_correlation", "rank correlation"),
             share("share_first_larger", f"{variables[0]} larger", ""),
         ]
         caption += (
             ", Spearman’s rank correlation of the errors of the first two variables over series, and the share of series"
             f" whose {variables[0]} has the larger error"
         )
-    return table_of("Errors of single series", f"{caption}.", rows, NAME, columns)
+    return Table("Errors of single series", f"{caption}.", rows, [NAME, *columns])
 
 
 def ceiling_table(ceiling: Tree) -> Table:
@@ -121,22 +122,22 @@ def ceiling_table(ceiling: Tree) -> Table:
     columns = [
         count("samples"),
         *of(list(peaks.items()), "peaks of samples", "", "count"),
-        Column("median_forecast_over_true", "peak ratio"),
+        column("median_forecast_over_true", "peak ratio"),
     ]
     caption = (
         "Peaks of samples, each sample and variable by itself: within 2 % of the top of the scale that it was written in;"
         " above it; with a truth that peaks above it; of these, with a sample that does too. Last: forecast peak over true"
         " peak, the median over futures that exceed their context."
     )
-    return table_of("The top of the scale", caption, rows, NAME, columns)
+    return Table("The top of the scale", caption, rows, [NAME, *columns])
 
 
 def head_table(head: Tree) -> Table:
     """The 13 symbols' own entries and their places among all."""
     rows = [{"symbol": symbol, **one} for symbol, one in head["symbols"].items()]
-    columns = [count("id", "token id"), Column("value", "value"), count("rank", "place")]
+    columns = [count("id", "token id"), column("value", "value"), count("rank", "place")]
     caption = f"The entries of the 13 symbols, and their places among all {head['entries']:,}, the largest first."
-    return table_of("The 13 symbols", caption, rows, words("symbol"), columns)
+    return Table("The 13 symbols", caption, rows, [words("symbol"), *columns])
 
 
 def spectra_table(spectra: Tree) -> Table:
@@ -154,23 +155,23 @@ def spectra_table(spectra: Tree) -> Table:
     columns = [count("matrices")]
     for key, group in measures.items():
         heads = [(f"{key} {of_all}", head) for of_all, head in spread.items()]
-        columns += of(heads, group, *(("%", "percent") if key == "first_share" else ()))
+        columns += of(heads, group, *(("%", "share") if key == "first_share" else ()))
     columns.append(share("relative_norm median", "median", "size"))
     caption = (
         f"The change scale × BA of each adapted weight, rank {spectra['rank']}: median and range over layers. Effective"
         " rank: e to the entropy of the singular values’ shares; stable rank: sum of squares over the largest square; first:"
         " share of the squared norm in the largest direction; size: norm of the change over that of the frozen weight."
     )
-    return table_of("Adapter spectra", caption, rows, NAME, columns)
+    return Table("Adapter spectra", caption, rows, [NAME, *columns])
 
 
 def padding_table(padding: Tree) -> Table:
     """Differences of logits and of the next token under each way to pad."""
     columns = [
-        Column("difference", "difference", "logits", "natural log units"),
-        Column("within", "within", form="literal"),
-        Column("distance", "distance", "next token"),
-        Column("digit", "a digit, %", "next token", form="percent"),
+        column("difference", "difference", "logits", "natural log units"),
+        column("within", "within", form="literal"),
+        column("distance", "distance", "next token"),
+        share("digit", "a digit", "next token"),
     ]
     lengths = " and ".join(map(str, padding["prompts"]))
     caption = (
@@ -180,4 +181,4 @@ def padding_table(padding: Tree) -> Table:
         " summation may change. Next token: total variation distance of its distribution behind the prompt from that"
         " without padding, and the probability of a digit, which must come there."
     )
-    return table_of("Padding", caption, padding["cases"], NAME, columns)
+    return Table("Padding", caption, padding["cases"], [NAME, *columns])

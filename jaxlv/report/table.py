@@ -1,0 +1,148 @@
+"""A table: rows, and the quantities that its columns show. Pages, terminals and CSV files are written from the same one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar
+
+from jaxlv.report import format
+from jaxlv.results.quantities import Form, Quantity
+
+Rows = Sequence[Any]
+"""What a table has its rows from: records, or objects of JSON."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One entry of a table: what is shown, what it sorts by, whether it is the best of its column, whether it is prose."""
+
+    text: str
+    value: float | None = None
+    best: bool = False
+    words: bool = False
+
+
+@dataclass(frozen=True)
+class Group:
+    """A heading over `span` neighbouring columns."""
+
+    name: str
+    unit: str
+    span: int
+
+
+UPRIGHT, SHEET = 13, 30  # columns and rows that a sheet of paper holds
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows and quantities, the first of which names a row.
+
+    The best value of each column is marked, as its quantity says which is better, or what `best(row, quantity)` says.
+    """
+
+    label: str
+    caption: str
+    rows: Rows
+    columns: Sequence[Quantity]
+    best: Callable[[Any, Quantity], bool] | None = None
+    kind: ClassVar[str] = "table"
+
+    @property
+    def heads(self) -> list[str]:
+        """The headings of the columns."""
+        return [column.head for column in self.columns]
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        """The headings over columns: neighbours of one group and unit share theirs."""
+        found = [Group("", "", 1)]
+        for column in self.columns[1:]:
+            name, unit = column.group, column.shown_unit
+            if len(found) > 1 and (found[-1].name, found[-1].unit) == (name, unit):
+                found[-1] = replace(found[-1], span=found[-1].span + 1)
+            else:
+                found.append(Group(name, unit, 1))
+        return found
+
+    @cached_property
+    def cells(self) -> list[list[Cell]]:
+        """What stands in each row, decimal points aligned."""
+        return [list(line) for line in zip(*map(self._column, self.columns), strict=True)]
+
+    def _column(self, column: Quantity) -> list[Cell]:
+        values = [column.of(row) for row in self.rows]
+        if column is self.columns[0]:
+            return [Cell(format.text(value, column.form)) for value in values]
+        texts = format.column(column, values, digit="\N{FIGURE SPACE}", point="\N{PUNCTUATION SPACE}")
+        marked = best_of(column, values) if self.best is None else [self.best(row, column) for row in self.rows]
+        keys = [value[0] if column.form == "interval" and value else value for value in values]
+        return [
+            Cell(text, key if format.is_number(key) else None, best, column.form == "words")
+            for text, key, best in zip(texts, keys, marked, strict=True)
+        ]
+
+    @property
+    def marks(self) -> str:
+        """Classes of the table: long names in its first column, small print on paper, several sheets of it."""
+        long = any(len(row[0].text) > 24 for row in self.cells)
+        small, tall = len(self.columns) > UPRIGHT, len(self.rows) > SHEET
+        return f"{' long' * long}{' small' * small}{' tall' * tall}"
+
+
+def best_of(quantity: Quantity, values: Sequence[Any]) -> list[bool]:
+    """Which values are a column's best: none if fewer than two rows have one, or all are equal."""
+    better, held = quantity.better, [value for value in values if value is not None]
+    if len(held) < 2 or better == "" or quantity.form == "interval":
+        return [False] * len(values)
+
+    def distance(value: float) -> float:
+        return abs(value - better) if isinstance(better, float) else -value if better == "more" else value
+
+    distances = [distance(value) for value in held]
+    return [v is not None and min(distances) < max(distances) and distance(v) == min(distances) for v in values]
+
+
+# ------------------------------------------------------------------------------------------ columns of a page's own
+
+
+def column(key: str, head: str = "", group: str = "", unit: str = "", form: Form = "number") -> Quantity:
+    """A column by the key of its values, headed by that or by other words."""
+    return Quantity(key, head, unit, form=form, group=group)
+
+
+def words(key: str, head: str = "") -> Quantity:
+    """A column of prose."""
+    return column(key, head, form="words")
+
+
+def count(key: str, head: str = "", group: str = "", unit: str = "") -> Quantity:
+    """A column of whole numbers."""
+    return column(key, head, group, unit, "count")
+
+
+def share(key: str, head: str, group: str, unit: str = "%") -> Quantity:
+    """A column of shares in percent."""
+    return column(key, head, group, unit, "share")
+
+
+def of(columns: Sequence[tuple[str, str]], group: str, unit: str = "", form: Form = "number") -> list[Quantity]:
+    """Neighbouring columns (key, heading) under one heading."""
+    return [column(key, head, group, unit, form) for key, head in columns]
+
+
+def marked(key: str) -> Callable[[Any, Quantity], bool]:
+    """What marks whole rows: those in which a key holds."""
+    return lambda row, _: bool(row.get(key))
+
+
+def held(columns: Sequence[Quantity], rows: Rows) -> list[Quantity]:
+    """The columns that some row has a value of."""
+    return [column for column in columns if any(column.of(row) is not None for row in rows)]
+
+
+def find(rows: Sequence[Mapping[str, Any]], **wanted: Any) -> Mapping[str, Any]:
+    """The first row with these values; empty if there is none."""
+    return next((row for row in rows if all(row.get(key) == value for key, value in wanted.items())), {})

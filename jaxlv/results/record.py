@@ -1,0 +1,158 @@
+"""Frozen records that are JSON: what a program measured, as it stands in memory and in a file.
+
+A record's fields say what its JSON holds. Numbers of numpy become Python's, lists become tuples, and a number that is not
+finite becomes None, however a record is made. A file may lack fields that have a default, as older versions wrote none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass
+from typing import Any, NamedTuple, Self, Union
+
+import numpy as np
+
+from jaxlv.results.quantities import Quantity, quantities_of
+from jaxlv.storage import shape
+
+Interval = tuple[float, float]
+"""The two ends of an interval; a record has None in its place if one of them is not finite."""
+Number = int | float
+"""A number that stays whole if it is, however large: FLOPs, which are counted."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """The base of all results: plain values in, JSON out and in."""
+
+    def __post_init__(self) -> None:
+        """Makes every value plain."""
+        for name, hint in _hints(type(self)).items():
+            object.__setattr__(self, name, _made(getattr(self, name), hint))
+
+    @classmethod
+    def read(cls, tree: Any, where: Any) -> Self:
+        """Returns the record that JSON holds; raises JaxlvError, which names the place, if it is not as it was written."""
+        return _made(shape.check(tree, _shape(cls), where), cls)
+
+    def tree(self) -> dict[str, Any]:
+        """Returns the record as JSON holds it, what has to be there first."""
+        fields = sorted(dataclasses.fields(self), key=_optional)
+        return {_key(field): _tree(getattr(self, field.name)) for field in fields}
+
+    @classmethod
+    def quantities(cls) -> Mapping[str, Quantity]:
+        """Returns {key: quantity} of its fields."""
+        return _quantities(cls)
+
+    @classmethod
+    def columns(cls, *paths: str) -> list[Quantity]:
+        """Returns the quantities at "field", or at "field/level" of an object by levels."""
+        found = []
+        for path in paths:
+            key, _, level = path.partition("/")
+            found.append(_quantities(cls)[key].at(level) if level else _quantities(cls)[key])
+        return found
+
+
+def plain(value: Any) -> Any:
+    """Returns a value in the types that JSON holds: numpy's converted, NaN and infinity as None; records as they are."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+# What a record's fields are, found once for each.
+_hints: Callable[[Any], dict[str, Any]] = functools.cache(typing.get_type_hints)
+_quantities: Callable[[Any], dict[str, Quantity]] = functools.cache(quantities_of)
+
+
+def keyed(key: str) -> Any:
+    """Declares a field with a key in JSON that is no name in Python; None unless it is given."""
+    return dataclasses.field(default=None, metadata={"key": key})
+
+
+def _key(field: dataclasses.Field[Any]) -> str:
+    return field.metadata.get("key", field.name)
+
+
+def _optional(field: dataclasses.Field[Any]) -> bool:
+    return field.default is not MISSING or field.default_factory is not MISSING
+
+
+class _Kind(NamedTuple):
+    """What a type hint is: Union, tuple, dict, Record or another type; and of what."""
+
+    kind: Any
+    of: Sequence[Any] = ()
+
+
+def _parts(hint: Any) -> _Kind:
+    origin = typing.get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return _Kind(Union, typing.get_args(hint))
+    if origin is not None:
+        return _Kind(tuple if origin is tuple else dict, typing.get_args(hint))
+    return _Kind(Record if isinstance(hint, type) and issubclass(hint, Record) else hint)
+
+
+def _shape(hint: Any) -> shape.Shape:
+    """Returns the shape of the JSON of a type."""
+    kind, of = _parts(hint)
+    if kind is Union:
+        return tuple(None if one is types.NoneType else _shape(one) for one in of)
+    if kind is tuple:
+        return [(float, None) if hint == Interval else _shape(of[0])]
+    if kind is dict:
+        return {str: _shape(of[1])}
+    if kind is Record:
+        fields, hints = dataclasses.fields(hint), _hints(hint)
+        return {f"{_key(field)}{'?' * _optional(field)}": _shape(hints[field.name]) for field in fields}
+    return object if kind is Any else kind
+
+
+def _made(value: Any, hint: Any) -> Any:
+    """Returns a value as a field of that type has it."""
+    kind, of = _parts(hint)
+    if value is None or kind is Any:
+        return plain(value)
+    if kind is Union:
+        return plain(value) if {int, float} <= set(of) else _made(value, _chosen(value, of))
+    if kind is tuple:
+        ends = tuple(_made(item, of[0]) for item in value)
+        return None if hint == Interval and None in ends else ends
+    if kind is dict:
+        return {str(key): _made(item, of[1]) for key, item in value.items()}
+    if kind is Record:
+        if isinstance(value, Record):
+            return value
+        return hint(**{field.name: value[_key(field)] for field in dataclasses.fields(hint) if _key(field) in value})
+    value = plain(value)
+    return float(value) if hint is float and value is not None else value
+
+
+def _chosen(value: Any, of: Sequence[Any]) -> Any:
+    """Returns the first type of a union that a value has."""
+    left = [one for one in of if one is not types.NoneType]
+    if len(left) == 1:
+        return left[0]
+    return next((one for one in left if not any(shape.wrong(plain(value), _shape(one)))), Any)
+
+
+def _tree(value: Any) -> Any:
+    if isinstance(value, Record):
+        return value.tree()
+    if isinstance(value, Mapping):
+        return {key: _tree(item) for key, item in value.items()}
+    return [_tree(item) for item in value] if isinstance(value, tuple) else value

@@ -1,0 +1,94 @@
+"""What runs reached, one by one and side by side; the JSON of a `Sweep` is sweep.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jaxlv.results.quantities import RAW, Quantity, quantity
+from jaxlv.results.record import Number, Record
+
+LOSS = "nats per token"
+
+
+@dataclass(frozen=True)
+class Outcome(Record):
+    """What a run reached, by its best checkpoint, and what it cost; what was not measured is None."""
+
+    name: str
+    settings: Mapping[str, Any]  # its own, "section.key"
+    steps: int | None = quantity("steps", form="count")
+    tokens: int | None = quantity("tokens", form="count")
+    seconds: float | None = quantity("s", "s", "of training", head="time")
+    train_loss: float | None = quantity("train", LOSS, "cross-entropy of the last batch", head="training loss")
+    validation_loss: float | None = quantity("valid.", LOSS, "cross-entropy of held-out windows", head="validation loss")
+    validation_perplexity: float | None = quantity("perpl.", "", "e to the power of that loss", head="perplexity")
+    forecast_mae: float | None = quantity("MAE", RAW, "of forecasts of validation series", head="validation MAE")
+    best_step: int | None = quantity("best", form="count", head="best step")
+    reported: float | None = quantity("paper", "", "the figure that the paper printed", head="the report's")
+    flops: Mapping[str, Number] | None = quantity("FLOPs", "", "by convention, the ledger's own first")
+    history: tuple[Mapping[str, Any], ...] = ()  # the records of metrics.jsonl
+    same_as: str | None = None  # the run that it is, trained once
+
+    @property
+    def cost(self) -> float | None:
+        """FLOPs under the ledger's own convention."""
+        return next(iter((self.flops or {}).values()), None)
+
+
+RULES: Mapping[str, Quantity] = {key: Outcome.quantities()[key] for key in ("validation_loss", "forecast_mae")}
+"""What a run may be chosen by."""
+
+
+def rule_words(rule: str) -> str:
+    """A rule with its unit: "validation loss (nats per token)"."""
+    return f"{RULES[rule].head} ({RULES[rule].unit})"
+
+
+@dataclass(frozen=True)
+class Sweep(Record):
+    """Runs that differ in some settings, and the one that a rule chose."""
+
+    rule: str
+    best: str
+    runs: tuple[Outcome, ...]
+    config: str = ""
+    versions: Mapping[str, Any] | None = None
+
+    @property
+    def chosen(self) -> Outcome:
+        """The best run."""
+        return next(one for one in self.runs if one.name == self.best)
+
+    @property
+    def axes(self) -> dict[str, list[Any]]:
+        """{setting: its values in order of appearance} of the settings that vary; those that go together are one axis."""
+        return axes_of(self.runs)
+
+
+def names_of(runs: Sequence[Outcome]) -> list[str]:
+    """The settings that some run has of its own."""
+    return list(dict.fromkeys(name for one in runs for name in one.settings))
+
+
+def axes_of(runs: Sequence[Outcome]) -> dict[str, list[Any]]:
+    """{setting: its values in order of appearance} of the settings that vary; of those that go together, such as rank and
+    alpha, the first.
+    """
+    found = {name: {repr(one.settings.get(name)): one.settings.get(name) for one in runs} for name in names_of(runs)}
+    kept: dict[tuple[int, ...], str] = {}
+    for name, values in found.items():
+        if len(values) > 1:
+            places = list(values)
+            kept.setdefault(tuple(places.index(repr(one.settings.get(name))) for one in runs), name)
+    return {name: list(found[name].values()) for name in kept.values()}
+
+
+def front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """The indices of the points (cost, error) that no other beats in both, by cost."""
+    kept: list[int] = []
+    for index in sorted(range(len(points)), key=lambda i: points[i]):
+        if not kept or points[index][1] < points[kept[-1]][1]:
+            kept.append(index)
+    return kept
