@@ -16,7 +16,7 @@ from .mutant import TOP, Mutant, misplaced
 
 FOLDERS = (
     "model", "lora", "text", "steps", "forecasting", "flops", "runs", "storage", "report", "published", "data", "analysis",
-    TOP,
+    "results", TOP,
 )  # fmt: skip
 COMPARED: dict[type, str] = {
     ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">", ast.Eq: "!=", ast.NotEq: "==", ast.Is: "is not",
