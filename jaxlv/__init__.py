@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jaxlv.api import forecast, open_model
     from jaxlv.errors import JaxlvError
+    from jaxlv.forecasting.request import Request
     from jaxlv.lora.adapters import load_adapter
     from jaxlv.lora.overlay import init_lora
     from jaxlv.model.weights import load_pretrained
 
     __version__: str
 
-__all__ = ["JaxlvError", "__version__", "forecast", "init_lora", "load_adapter", "load_pretrained", "open_model"]
+__all__ = ["JaxlvError", "Request", "__version__", "forecast", "init_lora", "load_adapter", "load_pretrained", "open_model"]
 HOMES = {
     "JaxlvError": "errors",
+    "Request": "forecasting.request",
     "forecast": "api",
     "init_lora": "lora.overlay",
     "load_adapter": "lora.adapters",

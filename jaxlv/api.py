@@ -50,6 +50,8 @@ def open_model(
 
     What a run with a budget does is reserved in its ledger, in the phase "evaluation", and raises BudgetExceeded if it does
     not fit. With `pays` False it is not, and a warning says so.
+
+    What comes back is called with a SeriesSet and a `jaxlv.Request`: open_model("embedded")(series, Request(50, 50, 20)).
     """
     for name, given, kinds in (("adapter", adapter, PATHS), ("tokenizer", tokenizer, PATHS), ("codec", codec, Codec)):
         if not isinstance(given, (type(None), kinds)):  # type: ignore[arg-type]

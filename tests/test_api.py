@@ -94,7 +94,8 @@ def test_every_way_to_name_a_model_is_the_same_model(values):
     ways = ["embedded", (model, params), model.bind({"params": params}), jaxlv.open_model("embedded")]
     found = [jaxlv.forecast(way, values, 2, 2, arrays=True, seed=3).samples_NSHV for way in ways]
     assert found[0].shape == (2, 2, 2, 2) and np.isfinite(found[0]).all()
-    for other in found[1:]:
+    request = jaxlv.Request(values.shape[1], 2, 2, seed=3, batch=2)
+    for other in (*found[1:], ways[-1](as_series(values), request).samples_NSHV):
         np.testing.assert_array_equal(other, found[0])
 
 

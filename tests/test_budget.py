@@ -20,6 +20,7 @@ from jaxlv.flops import ledger, plan, table
 from jaxlv.flops.family import FAMILY
 from jaxlv.flops.ledger import BudgetExceeded, Event
 from jaxlv.flops.work import Update
+from jaxlv.forecasting.request import Request
 from jaxlv.model.config import ModelConfig
 from jaxlv.runs import billing, run, sources, training
 from jaxlv.runs.checkpoint import Checkpoints
@@ -455,5 +456,5 @@ def test_a_forecast_in_python_is_paid_from_the_run_s_ledger(whole, waves, tmp_pa
     np.testing.assert_array_equal(first.samples_NSHV, again.samples_NSHV)
     assert spent(folder).executed == before + paid
     held = jaxlv.open_model(str(folder))
-    held(series, 12, 3, 2)
+    held(series, Request(12, 3, 2))
     assert spent(folder).executed > before + paid
