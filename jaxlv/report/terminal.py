@@ -63,18 +63,18 @@ def _drawn(table: Table, shown: Sequence[Quantity], gap: int) -> str:
         cells = format.column(column, [column.of(row) for row in table.rows])
         cells = [cell if place or len(cell) <= NAME else f"{cell[: NAME - 1]}…" for cell in cells]
         texts.append([ascii(cell.replace(" – ", "–")) for cell in (column.words.strip(), *cells)])
-    heads = [text[0] for text in texts[1:]]
-    left = [i for i, column in enumerate(shown) if not i or column.form == "words"]
-    drawn = columns(list(zip(*texts, strict=True)), left, gap)
+    heads, left = [text[0] for text in texts[1:]], [i for i, one in enumerate(shown) if not i or one.form == "words"]
     if len(set(heads)) == len(heads):
-        return drawn
-    widths = [max(map(len, text)) for text in texts]
-    line, place = " " * widths[0], 1
-    for name, own in itertools.groupby(shown[1:], key=lambda column: column.group):
-        span = len(list(own))
-        line += " " * gap + ascii(name).rjust(sum(widths[place : place + span]) + gap * (span - 1))
-        place += span
-    return f"{line}\n{drawn}"
+        return columns(list(zip(*texts, strict=True)), left, gap)
+    line, place = " " * max(map(len, texts[0])), 1
+    for name, own in itertools.groupby(shown[1:], key=lambda column: ascii(column.group)):
+        span = texts[place : place + len(list(own))]
+        width = sum(max(map(len, text)) for text in span) + gap * (len(span) - 1)
+        if len(name) > width:  # the first of its columns is as much wider
+            span[0][0] = span[0][0].rjust(max(map(len, span[0])) + len(name) - width)
+        line += " " * gap + name.rjust(width)
+        place += len(span)
+    return f"{line}\n{columns(list(zip(*texts, strict=True)), left, gap)}"
 
 
 def _units(shown: Sequence[Quantity]) -> str:
