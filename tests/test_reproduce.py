@@ -19,6 +19,7 @@ from jaxlv.published import reproduction
 from jaxlv.published.systems import SYSTEMS
 from jaxlv.report import dossier, reproductions
 from jaxlv.report.page import Page
+from jaxlv.results.papers import Reproduction
 from jaxlv.runs import run, sweep
 from jaxlv.studies import papers, scoring, sides
 from jaxlv.studies.papers import CONFIGS
@@ -236,7 +237,8 @@ def test_killed_at_any_instants_it_ends_with_the_same_figures(reproduced, subjec
     assert quick.figures_of(tmp_path / "out") == quick.figures_of(whole)
     counted = ledger.totals([e for e in ledger.read(tmp_path / "out" / run.LEDGER)[1] if e.phase == "first"])
     assert counted.repeated > 2 * counted.effective  # far more than the margin, and none of it hidden
-    rows = {row["stage"]: row for row in reproductions.bill_rows(result_of(tmp_path / "out"))}
+    found = Reproduction.read(result_of(tmp_path / "out"), RESULT)
+    rows = {row["stage"]: row for row in reproductions.bill_rows(found)}
     assert rows["first"]["repeated"] == counted.repeated < rows["together"]["repeated"]
     print(f"{len(kills)} kills; ledger: {ledger.read_book(tmp_path / 'out' / run.LEDGER).account.told_repeats()}")
 

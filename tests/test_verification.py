@@ -228,7 +228,6 @@ def everything(folder: Path) -> dict[str, Callable[[], object]]:
         "load": lambda: run.load_run(folder),
         "ledger": lambda: billing.ledger_of(settings, folder, model),
         "bill": lambda: sweep.spent_by(settings, folder),
-        "repeats": lambda: billing.repeats_of(settings, folder),
         "resume": lambda: train(settings, folder, resume=True),
         "audit": lambda: prices.subjects_of_runs([folder], (), targets.cpu()),
         "sweep": lambda: sweep.train([sweep.Cell(folder.name, {}, settings)], folder.parent, resume=True),
@@ -388,7 +387,7 @@ def test_an_older_run_without_a_budget_has_none(config, tmp_path):  # noqa: F811
 
 
 BUDGETS = {
-    "flops = nan": "budget.flops: must be a number from 0 to 1e+30 (FLOPs that may be spent; of 0 nothing is); found nan",
+    "flops = nan": "must be a number from 0 to 1e+30 (FLOPs that may be spent; with 0, nothing runs); found nan",
     "flops = inf": "budget.flops: must be a number",
     "flops = -1": "budget.flops: must be a number",
     "flops = 1e400": "budget.flops: must be a number",

@@ -43,7 +43,8 @@ class Record:
     def tree(self) -> dict[str, Any]:
         """Returns the record as JSON holds it, what has to be there first."""
         fields = sorted(dataclasses.fields(self), key=_optional)
-        return {_key(field): _tree(getattr(self, field.name)) for field in fields}
+        values = ((field, getattr(self, field.name)) for field in fields)
+        return {_key(field): _tree(value) for field, value in values if not (value is None and "rare" in field.metadata)}
 
     @classmethod
     def quantities(cls) -> Mapping[str, Quantity]:
@@ -81,6 +82,11 @@ _quantities: Callable[[Any], dict[str, Quantity]] = functools.cache(quantities_o
 def keyed(key: str) -> Any:
     """Declares a field with a key in JSON that is no name in Python; None unless it is given."""
     return dataclasses.field(default=None, metadata={"key": key})
+
+
+def rare() -> Any:
+    """Declares a field that JSON has only if it is given."""
+    return dataclasses.field(default=None, metadata={"rare": True})
 
 
 def _key(field: dataclasses.Field[Any]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxlv.results.quantities import RAW, Quantity, quantity
-from jaxlv.results.record import Number, Record
+from jaxlv.results.record import Number, Record, rare
 
 LOSS = "nats per token"
 
@@ -29,7 +29,7 @@ class Outcome(Record):
     reported: float | None = quantity("paper", "", "the figure that the paper printed", head="the report's")
     flops: Mapping[str, Number] | None = quantity("FLOPs", "", "by convention, the ledger's own first")
     history: tuple[Mapping[str, Any], ...] = ()  # the records of metrics.jsonl
-    same_as: str | None = None  # the run that it is, trained once
+    same_as: str | None = rare()  # the run that it is, trained once
 
     @property
     def cost(self) -> float | None:
