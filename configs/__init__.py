@@ -1,0 +1,1 @@
+"""The configs that come with jaxlv: `jaxlv configs` lists them, and verbs take their names."""
