@@ -102,9 +102,7 @@ def fail(shim: Shim, verb: Verb, place: Path, whole: Any, failure: Failure) -> E
         if (more := verb.again(place)) is not None:
             again = verb.call(shim, place, "goes on", more=more)
             assert again.code == 0 and not lines_of(again), (ended, again)
-        elif (
-            failure.mode == GONE
-        ):  # the result is whole; what a disk that is gone could not remove goes with the next command
+        elif failure.mode == GONE:  # the result is whole; what could not be removed goes with the next command
             remove_left(place)
     elif ended.what.startswith(CLEARING):  # what could not be removed goes with the next command
         remove_left(place)
