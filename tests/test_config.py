@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from jaxlv.config import DEEPEST, MOST_EXTENDED, load_config, override, read_tree
+from jaxlv.config import DEEPEST, MOST_EXTENDED, built_in, find_config, load_config, override, read_tree
 from jaxlv.errors import JaxlvError
 from jaxlv.storage.door import LIMITS
 
@@ -67,3 +69,15 @@ def test_what_is_no_single_run_is_for_another_program(section, verb, tmp_path):
     (tmp_path / "own.toml").write_text(f"[{section}]\n")
     with pytest.raises(JaxlvError, match=verb):
         load_config(tmp_path / "own.toml")
+
+
+def test_a_name_is_a_file_if_there_is_one_and_else_a_config_that_comes_with_jaxlv(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    known = built_in()
+    assert find_config("demo") == known["demo"] and find_config("xu/grid") == known["xu/grid"]
+    (tmp_path / "compare").mkdir()
+    assert find_config("compare") == known["compare"]
+    (tmp_path / "demo").write_text("[train]\nsteps = 7\n")
+    assert find_config("demo") == Path("demo") and load_config("demo").train.steps == 7
+    with pytest.raises(JaxlvError, match=r"demoo: no such config; expected a TOML file, or one of .*; demo\?"):
+        find_config("demoo")

@@ -15,7 +15,7 @@ from jax.experimental import pallas as pl
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.counting import costs, primitives
 from jaxlv.flops.counting.decompositions import RULES as DECOMPOSITIONS
-from jaxlv.flops.counting.jaxpr import CALLS, COMBINING, NOT_CALLS, STRUCTURED, count_jaxpr
+from jaxlv.flops.counting.jaxpr import CALLS, COMBINING, NOT_CALLS, STRUCTURED, count_jaxpr, parts_of_scan
 from jaxlv.flops.counting.scopes import Scope, of_instruction, of_stack
 
 
@@ -523,3 +523,14 @@ def test_a_block_of_random_bits_is_what_jax_writes(name, keys, words):
 def test_scopes_are_the_author_s_own_names(stack, path, phase):
     assert of_stack(stack) == Scope(tuple(part for part in path.split("/") if part), phase)
     assert of_instruction(f"jit(f)/jit(main)/while/body/closed_call/{stack}/dot_general") == of_stack(stack)
+
+
+def test_the_parts_of_a_scan_are_what_its_turns_share_and_what_they_carry():
+    def body(carry, x):
+        return (carry[0] + shared, carry[1] * x), x
+
+    shared = jnp.float32(3)
+    made = jax.make_jaxpr(lambda a, b, x: lax.scan(body, (a, b), x))(jnp.float32(1), jnp.float32(2), jnp.ones(3))
+    (scan,) = [equation for equation in made.eqns if equation.primitive.name == "scan"]
+    consts, carry = parts_of_scan(scan.params)
+    assert carry == 2 and consts + carry + 1 == len(scan.invars)

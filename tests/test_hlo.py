@@ -503,6 +503,10 @@ def test_work_that_is_not_executed_is_missed(unpatched, monkeypatch):
             lambda a: lax.scan(lambda c, x: (c + jnp.cos(x) + jnp.cos(x), None), jnp.zeros(4), a)[0],
             {"sin again": 24, "add lowered": 12, "integer lowered": 13, "compare lowered": 6},  # its counter
         ),
+        (  # what the last carry holds never changes: of six turns one would do
+            lambda a: lax.scan(lambda c, x: ((c[0] + jnp.cos(c[1]), c[1]), None), (a[0], a[1]), a)[0][0],
+            {"sin again": 20, "add lowered": 12, "integer lowered": 13, "compare lowered": 6},
+        ),
         (lambda a: jnp.sin(a) + jnp.sin(a.T).T, {}),
         (lambda a: lax.cond(a[0, 0] > 0, lambda: jnp.sin(a), lambda: jnp.sin(a) * a), {}),
     ],

@@ -232,3 +232,10 @@ def test_bands_that_few_samples_make_the_same_are_named():
         == " With 9 samples the 80 and 95 % bands are the same: from the least sample to the greatest."
     )
     assert evaluation.same_bands(10) == evaluation.same_bands(20) == evaluation.same_bands(40) == ""
+
+
+@pytest.mark.parametrize(
+    ("ends", "shown"), [([1.0, 2.0], [1.0, 2.0]), ([None, 2.0], None), ([1.0, None], None), (None, None)]
+)
+def test_an_interval_that_lacks_an_end_is_not_shown(ends, shown):
+    assert Quantity("mae_ci95", form="interval").of({"mae_ci95": ends}) == shown

@@ -25,7 +25,7 @@ from jaxlv.runs import run, sources
 from jaxlv.studies import doctor
 from jaxlv.studies import evaluate as study
 from jaxlv.studies.subjects import Subject
-from jaxlv.tools import cli
+from jaxlv.tools import cli, console
 from tests.programs import PROTOCOL, Work, content, done, jaxlv
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -587,3 +587,11 @@ def test_bad_input_is_one_line_and_exit_code_2_and_nothing_is_written(case, work
 def test_debug_lets_the_error_through(work):
     with pytest.raises(JaxlvError, match="no such config"):
         cli.main(["train", "no.toml", "--out", str(work.folder / "new"), "--debug"])
+
+
+def test_a_purpose_tells_results_apart_by_what_their_figures_depend_on():
+    asked = {"run_or_model": "runs/a", "samples": 4, "out": Path("one"), "resume": False}
+    purpose = console.purpose_of("evaluate", asked)
+    assert purpose == console.purpose_of("evaluate", {**asked, "out": Path("two"), "resume": True})
+    others = [console.purpose_of("stress", asked), console.purpose_of("evaluate", {**asked, "samples": 5})]
+    assert len({purpose, *others}) == 3
