@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from jaxlv.config import CodecConfig, ModelSettings, RunConfig, SamplingConfig
-from jaxlv.data.series import SeriesSet, from_arrays, load
+from jaxlv.data.loading import load_series
+from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.forecasting.forecaster import Forecast, Forecaster
 from jaxlv.forecasting.request import Request
@@ -160,40 +161,19 @@ def forecast(
     request = Request(steps if context is None else context, horizon, samples, seed, given.pop("batch_series", 8))
     if request.context > steps:
         raise JaxlvError("the context does not fit the series", expected=steps, found=context)
-    last = slice(steps - request.context, steps)
-    known = replace(known, values_NTV=known.values_NTV[:, last], time_T=known.time_T[last])
+    known = known.steps(steps - request.context, steps)
     request = replace(request, batch=min(request.batch, len(known)))
     found = forecaster.with_sampling(**given)(known, request)
     return found if arrays else found.to_frame()
 
 
-def as_series(series: SeriesSet | pd.DataFrame | np.ndarray | str | Path) -> SeriesSet:
-    """Series from what a notebook holds: see `forecast`."""
+def as_series(series: Any) -> SeriesSet:
+    """Returns series from what a notebook holds: see `jaxlv.load_series`. What is told of them are JaxlvWarnings."""
     if isinstance(series, SeriesSet):
         return series
-    if isinstance(series, (str, Path)):
-        return load(Path(series))
-    if isinstance(series, pd.DataFrame):
-        return _of_frame(series)
-    try:
-        values = np.asarray(series)
-    except (ValueError, TypeError) as fault:
-        raise JaxlvError("not an array of series", expected="(T, V) or (N, T, V)", found=f"{fault}") from None
-    if values.ndim == 2:
-        values = values[None]
-    return from_arrays(values)
-
-
-def _of_frame(frame: pd.DataFrame) -> SeriesSet:
-    if not frame.columns.is_unique:
-        raise JaxlvError("a frame with two columns of one name", found=", ".join(map(str, frame.columns)))
-    names = [name for name in frame.columns if name not in ("series", "time")]
-    groups = [group for _, group in frame.groupby("series", sort=False)] if "series" in frame else [frame]
-    lengths = {len(group) for group in groups}
-    if not names or len(lengths) != 1:
-        found = f"columns {', '.join(map(str, frame.columns))}, lengths {sorted(lengths)}"
-        raise JaxlvError("a frame of series", expected="columns prey and predator, series of one length", found=found)
-    values_NTV = np.stack([group[names].to_numpy() for group in groups])
-    time_T = groups[0]["time"].to_numpy() if "time" in frame else None
-    ids = np.array([group["series"].iloc[0] for group in groups]) if "series" in frame else None
-    return from_arrays(values_NTV, time_T, variables=tuple(map(str, names)), ids=ids)
+    found = load_series(series)
+    ready = found.ready()
+    left_out = [f"series {one} is left out: {reason}" for one, reason in ready.left_out.items()]
+    for line in [*found.notes, *filter(None, [found.gaps(), *found.flattened()]), *ready.notes, *left_out]:
+        warnings.warn(line, JaxlvWarning, stacklevel=3)
+    return ready.series

@@ -38,10 +38,7 @@ class Known(Forecaster):
         drawn_NSHV = self.variables["draw"](self.sampling, len(series), samples, horizon)
         for done in (*range(batch, len(series), batch), len(series)):
             on_batch(done)
-        step = series.time_T[1] - series.time_T[0]
-        time_H = series.time_T[context - 1] + step * np.arange(1, horizon + 1)
-        last_NV = series.values_NTV[:, context - 1]
-        return Forecast(series.ids_N, context, time_H, series.variables, last_NV, drawn_NSHV, {"stop": samples})
+        return Forecast.of(series, context, drawn_NSHV, {"stop": samples})
 
     def check_fits(self, series, request):
         """It takes no memory."""

@@ -57,8 +57,7 @@ def truth() -> series.SeriesSet:
 
 
 def forecast_of(truth: series.SeriesSet, samples_NSHV: np.ndarray) -> Forecast:
-    last_NV = truth.values_NTV[:, C - 1]
-    return Forecast(truth.ids_N, C, truth.time_T[C:], truth.variables, last_NV, samples_NSHV, {})
+    return Forecast.of(truth, C, samples_NSHV, {})
 
 
 @pytest.fixture(scope="module")

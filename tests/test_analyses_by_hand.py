@@ -30,9 +30,7 @@ def drawn_of(error_NHV: np.ndarray, **others: np.ndarray) -> Drawn:
     truth_NHV = values_NTV[:, C:]
     points = {name: truth_NHV + error for name, error in {"tuned": error_NHV, **others}.items()}
     forecasts = {
-        name: Forecast(series.ids_N, C, series.time_T[C:], series.variables, values_NTV[:, C - 1], point[:, None], {})
-        for name, point in points.items()
-        if "baseline" not in name
+        name: Forecast.of(series, C, point[:, None], {}) for name, point in points.items() if "baseline" not in name
     }
     return Drawn(series, C, truth_NHV, forecasts, points)
 
@@ -127,7 +125,7 @@ def test_the_top_of_the_scale_by_hand():
     series = from_arrays(values_NTV, ids=[70])
     peaks_SV = np.array([[7.9, 6], [4, 9], [10, 20], [8, 21], [12, 8.1], [18, 6]])
     samples_NSHV = np.stack([peaks_SV, peaks_SV / 2], axis=1)[None]
-    forecast = Forecast(series.ids_N, C, series.time_T[C:], series.variables, values_NTV[:, C - 1], samples_NSHV, {})
+    forecast = Forecast.of(series, C, samples_NSHV, {})
     made = Drawn(series, C, values_NTV[:, C:], {"tuned": forecast}, {})
     writer = Forecaster(None, {}, ALPHABET, Codec(headrooms=(0.0, 0.6)), SamplingConfig())  # type: ignore[arg-type]
     found = analyses.ceiling(made, writer, "tuned")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jaxlv.data import series
+from jaxlv.data import loading, series
 from jaxlv.data.series import COURSE_SHA256, from_arrays
 from jaxlv.errors import JaxlvError
 from jaxlv.forecasting import metrics
@@ -37,7 +37,7 @@ MEASURED = {  # where nothing is quoted: what it came to, to see that it stays
 
 @pytest.fixture(scope="module")
 def test_values(shared) -> np.ndarray:
-    real = series.load(shared / "data" / "lotka_volterra_data.h5")
+    real = loading.load(shared / "data" / "lotka_volterra_data.h5")
     return real.select(series.split_fraction(real.ids_N).test).values_NTV
 
 

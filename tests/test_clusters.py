@@ -12,7 +12,7 @@ from sklearn.metrics import adjusted_rand_score
 from jaxlv.analysis import clusters
 from jaxlv.analysis.clusters import FEATURE_SETS, FEATURES, MAIN, REPORTED, Clusters
 from jaxlv.analysis.exploration import Cycles, cycles
-from jaxlv.data import series
+from jaxlv.data import loading, series
 from jaxlv.forecasting import robustness
 
 T = np.arange(80.0)
@@ -201,7 +201,7 @@ def test_still_and_empty_series_have_features(made):
 
 def test_the_regimes_of_the_course(shared: Path):
     """The report's rarest regime, 1.2 %, is a cluster of the same size, of series whose predators die out."""
-    data = series.load(shared / "data" / "lotka_volterra_data.h5")
+    data = loading.load(shared / "data" / "lotka_volterra_data.h5")
     found, rule_N = cycles(data.values_NTV), robustness.regimes_of(data)
     main = clusters.cluster(clusters.features(data, found), FEATURE_SETS[MAIN])
     np.testing.assert_allclose(main.share_K, [0.616, 0.213, 0.159, 0.012], atol=0.02)

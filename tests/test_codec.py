@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis.extra import numpy as hnp
 
 from jaxlv.config import CodecConfig
-from jaxlv.data import series
+from jaxlv.data import loading
 from jaxlv.errors import JaxlvError
 from jaxlv.text.codec import SCALE_RULES, SYMBOLS, TOP, Codec
 
@@ -27,7 +27,7 @@ def goldens(shared) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def values_NTV(shared: Path) -> np.ndarray:
-    return series.load(shared / "data" / "lotka_volterra_data.h5").values_NTV
+    return loading.load(shared / "data" / "lotka_volterra_data.h5").values_NTV
 
 
 def some_series(T: int = 30, seed: int = 0) -> np.ndarray:

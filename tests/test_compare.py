@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jaxlv.data import series
+from jaxlv.data import loading, series
 from jaxlv.flops import ledger
 from jaxlv.forecasting.baselines import BASELINES
 from jaxlv.model.weights import save_pretrained
@@ -85,7 +85,7 @@ def test_the_figures_follow_from_the_csv(compared, data):
     out, _ = compared
     part = json.loads((out / COMPARE).read_text())["protocols"]["liu"]["parts"]["liu"]
     table = pd.read_csv(out / "liu.csv")
-    truth = series.load(data)
+    truth = loading.load(data)
     sums = []
     for i in part["protocol"]["series"]:
         rows = table[(table.series == i) & table.statistic.str.startswith("sample_")]
@@ -160,7 +160,7 @@ def test_a_run_is_scored_only_where_it_has_not_seen_the_test_series(compared, da
 )
 def test_what_is_wrong_is_said_before_anything_is_trained(change, message, options, data, tmp_path, capsys):
     few = tmp_path / "few.h5"
-    series.save(few, series.load(data).select(range(10)))
+    series.save(few, loading.load(data).select(range(10)))
     change = [str(few) if part == "few" else part for part in change]
     with pytest.raises(SystemExit):
         said_by(*options, "--out", tmp_path / "out", *change)

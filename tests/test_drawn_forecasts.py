@@ -34,8 +34,7 @@ def forecast(data) -> Forecast:
     chosen = data.select([9, 4])
     skewed_NSHV = np.random.default_rng(2).lognormal(0.1, 0.6, (2, S, H, 2)) * np.array([1.0, 10.0])
     skewed_NSHV[1, 3, 1:], skewed_NSHV[1, 8] = np.nan, np.nan
-    last_NV = chosen.values_NTV[:, C - 1]
-    return Forecast(chosen.ids_N, C, data.time_T[C : C + H], NAMES, last_NV, skewed_NSHV, {})
+    return Forecast.of(chosen, C, skewed_NSHV, {})
 
 
 @pytest.fixture(scope="module", params=[0, 1], ids=["whole", "broken"])

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from jaxlv.data import dynamics, series
+from jaxlv.data import dynamics, loading, series
 from jaxlv.data.dynamics import PRESETS, SYSTEMS, Preset, Range, Solver
 from jaxlv.errors import JaxlvError
 
@@ -77,7 +77,7 @@ def test_equilibrium_stays(course):
 
 def test_fitted_parameters_give_the_real_series(shared):
     """The file was solved by LSODA at rtol 1e-3, from parameters known here to five digits: hence the 3 %."""
-    real = series.load(shared / "data" / "lotka_volterra_data.h5")
+    real = loading.load(shared / "data" / "lotka_volterra_data.h5")
     fitted = {
         3: [0.20898, 8.5253, 0.41263, 0.43073, 0.43988, 0.15010],
         2: [0.22055, 5.6860, 0.34275, 0.48662, 0.35497, 0.20463],
@@ -88,7 +88,7 @@ def test_fitted_parameters_give_the_real_series(shared):
 
 
 def test_course_preset_resembles_the_real_series(course, shared):
-    real = series.load(shared / "data" / "lotka_volterra_data.h5")
+    real = loading.load(shared / "data" / "lotka_volterra_data.h5")
     np.testing.assert_array_equal(course.time_T, real.time_T)
     for statistic in (np.mean, np.std):
         ours, theirs = (statistic(s.values_NTV, axis=(0, 1)) for s in (course, real))
@@ -113,7 +113,7 @@ def test_draws_are_positive_within_range_and_reproducible(name):
 def test_simulation_is_stored_and_selected_with_its_series(tmp_path):
     drawn = dynamics.draw(dataclasses.replace(PRESETS["course"], noise=0.1), 6, seed=2, solver=Solver(rtol=1e-6))
     series.save(tmp_path / "a.h5", drawn)
-    loaded = series.load(tmp_path / "a.h5")
+    loaded = loading.load(tmp_path / "a.h5")
     np.testing.assert_array_equal(loaded.values_NTV, drawn.values_NTV)
     stored, recorded = loaded.source["simulation"], drawn.source["simulation"]
     assert set(stored) == set(recorded)

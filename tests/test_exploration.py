@@ -10,7 +10,7 @@ import pytest
 
 from jaxlv.analysis import exploration
 from jaxlv.analysis.exploration import PROMINENCE, cycles, inspect, peak_places
-from jaxlv.data import series
+from jaxlv.data import loading, series
 from jaxlv.errors import JaxlvError
 from jaxlv.forecasting import robustness
 
@@ -19,7 +19,7 @@ STEP = 200 / 99
 
 @pytest.fixture(scope="module")
 def real(shared: Path) -> series.SeriesSet:
-    return series.load(shared / "data" / "lotka_volterra_data.h5")
+    return loading.load(shared / "data" / "lotka_volterra_data.h5")
 
 
 def oscillations(period: float, lag: float, steps: int = 120, decay: float = 0.0) -> np.ndarray:
@@ -48,7 +48,7 @@ def test_a_good_file_passes_every_check(tmp_path, waves):
     found = checks(path)
     assert not exploration.failed(list(found.values()))
     assert (found["file"]["found"], found["bytes"]["found"]) == ("good.npz", path.stat().st_size)
-    assert found["sha256"]["found"] == series.load(path).source["sha256"]
+    assert found["sha256"]["found"] == loading.load(path).source["sha256"]
     assert found["shape"]["found"] == "(5, 30, 2)" and found["time"]["found"] == "30 steps of 2 from 0 to 58"
     assert found["maximum"]["found"] == data.values_NTV.max()
 
@@ -70,7 +70,7 @@ def test_faults_are_counted_and_placed(tmp_path, waves):
     for name, (count, ok, place) in expected.items():
         assert (found[name]["found"], found[name]["ok"], found[name]["first"]) == (count, ok, place)
     with pytest.raises(JaxlvError):
-        series.load(path)
+        loading.load(path)
 
 
 def test_the_series_of_a_csv_file_are_named_by_their_ids(tmp_path):
@@ -78,7 +78,7 @@ def test_the_series_of_a_csv_file_are_named_by_their_ids(tmp_path):
     path.write_text("series,time,prey,predator\n41,0,1,1\n41,1,1,\n42,0,1,1\n42,1,2,1\n")
     assert checks(path)["NaN values"]["first"] == "series 41, step 1, predator"
     with pytest.raises(JaxlvError, match="series 41"):
-        series.load(path)
+        loading.load(path)
 
 
 def test_a_variable_that_never_changes_is_told(tmp_path, waves):

@@ -14,7 +14,7 @@ import pytest
 from test_report import Tree
 
 from jaxlv.analysis import exploration
-from jaxlv.data import series
+from jaxlv.data import loading, series
 from jaxlv.data.series import COURSE_SHA256
 from jaxlv.report.figures import exploration as figures
 from jaxlv.report.figures import series as series_figures
@@ -51,7 +51,7 @@ def explored(tmp_path_factory, waves) -> Explored:
     said = said_by(folder / "made.h5", "--out", out, *options)
     assert (said.code, said.err) == (0, "")
     result = json.loads((out / "exploration.json").read_text())
-    return Explored(out, result, (out / "report.html").read_text(), said.out, series.load(folder / "made.h5"))
+    return Explored(out, result, (out / "report.html").read_text(), said.out, loading.load(folder / "made.h5"))
 
 
 def test_every_table_is_a_csv_file_with_the_numbers_of_the_json(explored):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxlv.config import CodecConfig, DataConfig, RunConfig, WindowConfig, config_tree
-from jaxlv.data import series
+from jaxlv.data import loading, series
 from jaxlv.published.systems import SYSTEMS
 from jaxlv.runs import billing, run, sources, training, validation
 from jaxlv.text.codec import Codec
@@ -19,7 +19,7 @@ from tests.test_run import change, config  # noqa: F401
 
 @pytest.fixture(scope="module")
 def data(shared) -> series.SeriesSet:
-    return series.load(shared / "data" / "lotka_volterra_data.h5")
+    return loading.load(shared / "data" / "lotka_volterra_data.h5")
 
 
 def fault(key: str):

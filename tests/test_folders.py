@@ -367,8 +367,7 @@ def evaluated(folder: Path, data: SeriesSet, ids: np.ndarray, context: int, hori
     chosen = data.select(np.sort(ids))
     samples = np.repeat(chosen.values_NTV[:, None, context : context + horizon], 3, axis=1) + 0.1
     samples[0, 1, 3:] = np.nan
-    time_H = chosen.time_T[context : context + horizon]
-    made = Forecast(chosen.ids_N, context, time_H, chosen.variables, chosen.values_NTV[:, context - 1], samples, {})
+    made = Forecast.of(chosen, context, samples, {})
     folder.mkdir()
     made.write_csv(folder / "forecast_tuned.csv")
     protocol = {"series": chosen.ids_N.tolist(), "context": context, "horizon": horizon, "data_sha256": "course"}

@@ -55,10 +55,9 @@ def broken() -> Forecast:
     """Two series, two samples, three steps: sample 1 of series 8 stops after one step, sample 0 of series 3 before any."""
     samples_NSHV = np.arange(24.0).reshape(2, 2, 3, 2)
     samples_NSHV[0, 1, 1:] = samples_NSHV[1, 0] = np.nan
-    last_NV = np.array([[100.0, 200.0], [300.0, 400.0]])
-    return Forecast(
-        np.array([8, 3]), 50, np.array([100.0, 102.0, 104.0]), ("prey", "predator"), last_NV, samples_NSHV, {"complete": 2}
-    )
+    values_NTV = np.zeros((2, 50, 2))
+    values_NTV[:, -1] = [[100.0, 200.0], [300.0, 400.0]]
+    return Forecast.of(from_arrays(values_NTV, 2.0 * np.arange(50), ids=[8, 3]), 50, samples_NSHV, {"complete": 2})
 
 
 def test_what_is_generated_is_reserved_at_its_longest_and_paid_as_far_as_it_ran(forecaster, series, tmp_path):
@@ -137,7 +136,8 @@ def test_the_point_forecast_is_the_median_of_the_samples_with_those_that_broke_o
     """Of 1, 2 and 12 it is 2, with another 20 it lies between 2 and 12; at the second step the third stays at 12."""
     samples = np.array([1.0, 12, 2, 20][:count]).reshape(1, count, 1, 1) * np.ones((1, count, 2, 1))
     samples[0, 1, 1] = np.nan
-    forecast = Forecast(np.array([4]), 5, np.array([5.0, 6]), ("prey",), np.array([[9.0]]), samples, {})
+    series = from_arrays(np.full((1, 5, 1), 9.0), variables=["prey"], ids=[4])
+    forecast = Forecast.of(series, 5, samples, {})
     assert forecast.median().ravel().tolist() == ([2, 2] if count == 3 else [7, 7])
     frame = forecast.to_frame().set_index(["statistic", "step"]).value
     assert frame["median", 6] == (2 if count == 3 else 7) and frame["mean", 6] == (5 if count == 3 else 8.75)

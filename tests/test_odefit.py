@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jaxlv.data import series
+from jaxlv.data import loading, series
 from jaxlv.data.dynamics import SYSTEMS, Solver, simulate
 from jaxlv.errors import JaxlvError
 from jaxlv.forecasting import odefit
@@ -93,7 +93,7 @@ def test_all_equations_and_contexts_share_one_compilation(simulated):
 
 @pytest.fixture(scope="module")
 def test_values(shared) -> np.ndarray:
-    real = series.load(shared / "data" / "lotka_volterra_data.h5")
+    real = loading.load(shared / "data" / "lotka_volterra_data.h5")
     return real.select(series.split_fraction(real.ids_N).test).values_NTV
 
 

@@ -18,7 +18,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from jaxlv.config import RunConfig, build_config, load_config, to_toml
-from jaxlv.data import series
+from jaxlv.data import loading, series
 from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.lora import adapters, overlay
 from jaxlv.lora.overlay import PROJECTIONS
@@ -129,7 +129,7 @@ def test_the_split_covers_the_series_and_the_manifest_names_what_the_run_is_made
     assert {name: len(marks) for name, marks in split.items()} == {"train": 6, "validation": 3, "test": 3}
     assert sorted(int(i) for marks in split.values() for i in marks) == list(range(12))
     made_of = json.loads((whole.folder / run.MANIFEST).read_text())
-    assert made_of["data"]["sha256"] == series.load(whole.config.data.path).source["sha256"]
+    assert made_of["data"]["sha256"] == loading.load(whole.config.data.path).source["sha256"]
     assert len(made_of["base"]["sha256"]) == 64
 
 
@@ -153,7 +153,7 @@ def test_simulated_series_are_kept_with_the_run_which_resumes_on_them(config, tm
     )
     with pytest.raises(Interruption):
         train(simulated, tmp_path / "run", on_step=interrupt_at(1))
-    kept = series.load(tmp_path / "run" / run.DATA)
+    kept = loading.load(tmp_path / "run" / run.DATA)
     np.testing.assert_array_equal(kept.values_NTV, sources.load_series(simulated).values_NTV)
     train(simulated, tmp_path / "run", resume=True)
     assert len(losses(tmp_path / "run")) == 2
@@ -229,7 +229,7 @@ def refused_on_resume(config: RunConfig, folder: Path, message: str) -> None:
 
 
 def test_other_data_are_refused(config, copy, tmp_path):
-    data = series.load(config.data.path)
+    data = loading.load(config.data.path)
     series.save(tmp_path / "other.h5", replace(data, values_NTV=1.01 * data.values_NTV))
     refused_on_resume(change(config, data={"path": str(tmp_path / "other.h5")}), copy, "the data is not what")
 
@@ -439,10 +439,10 @@ def test_the_bill_adds_up(whole):
 
 
 def test_series_seen_in_training_are_known_again_in_another_file_and_order(whole, tmp_path):
-    data = series.load(whole.config.data.path)
+    data = loading.load(whole.config.data.path)
     order = np.random.default_rng(0).permutation(12)
     np.savez(tmp_path / "shuffled.npz", trajectories=data.values_NTV[order], time=data.time_T)
-    other = series.load(tmp_path / "shuffled.npz")
+    other = loading.load(tmp_path / "shuffled.npz")
     finished = run.load_run(whole.folder)
     split = sources.split_series(whole.config, data)
     expected = {*split.train.tolist(), *split.validation.tolist()}

@@ -14,7 +14,7 @@ from hypothesis import given
 from jaxlv.analysis import schemes
 from jaxlv.analysis.schemes import OURS, SCHEMES, Written, cut
 from jaxlv.config import WindowConfig
-from jaxlv.data import series
+from jaxlv.data import loading, series
 from jaxlv.errors import JaxlvError
 from jaxlv.text.codec import Codec
 from jaxlv.text.tokens import NO_POSITION, make_windows
@@ -27,7 +27,7 @@ def goldens(shared: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def real(shared: Path) -> series.SeriesSet:
-    return series.load(shared / "data" / "lotka_volterra_data.h5")
+    return loading.load(shared / "data" / "lotka_volterra_data.h5")
 
 
 @pytest.fixture(scope="module")

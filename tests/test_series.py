@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from jaxlv.data import series
+from jaxlv.data import loading, series
 from jaxlv.errors import JaxlvError
 from jaxlv.storage import foreign
 
@@ -44,7 +44,7 @@ def assert_says(text: str, *parts: str) -> None:
 
 def test_load_hdf5_keeps_values_times_and_hash(tmp_path):
     path = write_h5(tmp_path / "a.h5")
-    loaded = series.load(path)
+    loaded = loading.load(path)
     assert loaded.values_NTV.dtype == np.float64
     np.testing.assert_array_equal(loaded.values_NTV, some_values())
     np.testing.assert_array_equal(loaded.time_T, TIME_T)
@@ -54,7 +54,7 @@ def test_load_hdf5_keeps_values_times_and_hash(tmp_path):
 
 
 def test_load_real_file(shared):
-    loaded = series.load(shared / "data" / "lotka_volterra_data.h5")
+    loaded = loading.load(shared / "data" / "lotka_volterra_data.h5")
     assert loaded.values_NTV.shape == (1000, 100, 2)
     assert loaded.source["sha256"] == "adaf44d863b4ace7dc2fce1451b937e80cd0ecb243eb72250d1df3045f2b5632"
     np.testing.assert_allclose(loaded.values_NTV.mean(axis=(0, 1)), [1.6981, 0.5696], rtol=1e-4)
@@ -63,7 +63,7 @@ def test_load_real_file(shared):
 @pytest.mark.parametrize("dtype", [">f4", ">f8", "<f2", "<f8", "<i4", "|u1", ">i8"])
 def test_every_number_type_is_read_without_loss(tmp_path, dtype):
     values = (some_values() * 20).astype(dtype)
-    loaded = series.load(write_h5(tmp_path / "a.h5", values))
+    loaded = loading.load(write_h5(tmp_path / "a.h5", values))
     np.testing.assert_array_equal(loaded.values_NTV, values.astype(np.float64))
 
 
@@ -81,7 +81,7 @@ def test_csv_in_both_layouts_and_any_row_order(tmp_path):
     wide = [f"{ids[n]},{TIME_T[t]},{values[n][t][0]},{values[n][t][1]}" for n in range(3) for t in range(5)]
     (tmp_path / "wide.csv").write_text("\n".join(["series,time,prey,predator", *wide]) + "\n")
     for name in ("tidy.csv", "wide.csv"):
-        loaded = series.load(tmp_path / name)
+        loaded = loading.load(tmp_path / name)
         assert loaded.variables == ("prey", "predator")
         np.testing.assert_array_equal(loaded.ids_N, [2, 5, 7])
         np.testing.assert_array_equal(loaded.select(ids).values_NTV, values)
@@ -92,21 +92,21 @@ def test_prey_comes_first_whatever_stands_first_in_a_csv(tmp_path):
     (tmp_path / "a.csv").write_text(
         "series,step,time,variable,value\n0,0,0,predator,7\n0,0,0,prey,3\n0,1,1,prey,4\n0,1,1,predator,8\n"
     )
-    loaded = series.load(tmp_path / "a.csv")
+    loaded = loading.load(tmp_path / "a.csv")
     assert loaded.variables == ("prey", "predator") and loaded.values_NTV.tolist() == [[[3, 7], [4, 8]]]
 
 
 def test_csv_keeps_other_variables(tmp_path):
     rows = [f"0,{t},{t},{name},{t + 1}" for t in range(3) for name in ("hare", "lynx", "owl")]
     (tmp_path / "a.csv").write_text("\n".join(["series,step,time,variable,value", *rows]))
-    loaded = series.load(tmp_path / "a.csv")
+    loaded = loading.load(tmp_path / "a.csv")
     assert loaded.variables == ("hare", "lynx", "owl") and loaded.values_NTV.shape == (1, 3, 3)
 
 
 def test_numpy_files(tmp_path):
     np.save(tmp_path / "a.npy", some_values())
     np.savez_compressed(tmp_path / "b.npz", trajectories=some_values((3, 5, 1)), time=TIME_T, variables=["hare"])
-    plain, named = series.load(tmp_path / "a.npy"), series.load(tmp_path / "b.npz")
+    plain, named = loading.load(tmp_path / "a.npy"), loading.load(tmp_path / "b.npz")
     np.testing.assert_array_equal(plain.values_NTV, some_values())
     np.testing.assert_array_equal(plain.time_T, np.arange(5))
     np.testing.assert_array_equal(named.values_NTV, some_values((3, 5, 1)))
@@ -119,7 +119,7 @@ def test_numpy_files(tmp_path):
 def test_save_and_load_give_the_same_set(tmp_path):
     original = series.from_arrays(some_values((4, 5, 3)), TIME_T, ("a", "b", "c"))
     series.save(tmp_path / "a.h5", original)
-    loaded = series.load(tmp_path / "a.h5")
+    loaded = loading.load(tmp_path / "a.h5")
     np.testing.assert_array_equal(loaded.values_NTV, original.values_NTV)
     np.testing.assert_array_equal(loaded.time_T, original.time_T)
     assert loaded.variables == original.variables
@@ -135,7 +135,7 @@ def test_save_never_touches_what_is_there(tmp_path):
     assert_says(message(series.from_arrays, np.full((1, 5, 2), 1e300), TIME_T), "10 too large")  # infinite in the file
     assert path.read_bytes() == b"precious" and os.listdir(tmp_path) == ["a.h5"]
     series.save(path, good, overwrite=True)
-    np.testing.assert_array_equal(series.load(path).values_NTV, good.values_NTV)
+    np.testing.assert_array_equal(loading.load(path).values_NTV, good.values_NTV)
     assert os.listdir(tmp_path) == ["a.h5"]
 
 
@@ -164,11 +164,11 @@ def test_save_refuses_bad_names(tmp_path):
 def test_paths_that_are_no_files(tmp_path):
     (tmp_path / "dir.h5").mkdir()
     os.mkfifo(tmp_path / "pipe.h5")
-    assert_says(message(series.load, tmp_path / "none.h5"), "none.h5", "no such file")
-    assert_says(message(series.load, tmp_path / "dir.h5"), "is not a regular file")
-    assert_says(message(series.load, tmp_path / "pipe.h5"), "not a regular file")
+    assert_says(message(loading.load, tmp_path / "none.h5"), "none.h5", "no such file")
+    assert_says(message(loading.load, tmp_path / "dir.h5"), "is not a regular file")
+    assert_says(message(loading.load, tmp_path / "pipe.h5"), "not a regular file")
     (tmp_path / "a.txt").write_text("1")
-    assert_says(message(series.load, tmp_path / "a.txt"), "unknown kind", ".h5, .hdf5, .csv, .npy, .npz", ".txt")
+    assert_says(message(loading.load, tmp_path / "a.txt"), "unknown kind", ".h5, .hdf5, .csv, .npy, .npz", ".txt")
 
 
 def test_unreadable_file(tmp_path, monkeypatch):
@@ -178,7 +178,7 @@ def test_unreadable_file(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(foreign.os, "open", denied)
-    assert_says(message(series.load, path), "unreadable (Permission denied)")
+    assert_says(message(loading.load, path), "unreadable (Permission denied)")
 
 
 @pytest.mark.parametrize(
@@ -197,12 +197,12 @@ def test_unreadable_file(tmp_path, monkeypatch):
 def test_content_that_is_not_what_the_name_says(tmp_path, suffix, content, found):
     path = tmp_path / f"a{suffix}"
     path.write_bytes(content)
-    assert_says(message(series.load, path), str(path), found)
+    assert_says(message(loading.load, path), str(path), found)
 
 
 def test_git_lfs_pointer_gets_advice(tmp_path):
     (tmp_path / "a.h5").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
-    assert_says(message(series.load, tmp_path / "a.h5"), "git lfs pull")
+    assert_says(message(loading.load, tmp_path / "a.h5"), "git lfs pull")
 
 
 @pytest.mark.parametrize("kind", ["h5", "npy", "npz"])
@@ -215,7 +215,7 @@ def test_truncated_files(tmp_path, kind):
     else:
         np.savez(path, trajectories=some_values(), time=TIME_T)
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
-    assert_says(message(series.load, path), str(path), "damaged or truncated")
+    assert_says(message(loading.load, path), str(path), "damaged or truncated")
 
 
 def test_flipped_bytes_never_raise_anything_but_one_line(tmp_path):
@@ -227,7 +227,7 @@ def test_flipped_bytes_never_raise_anything_but_one_line(tmp_path):
         bad[position] ^= 0xFF
         path.write_bytes(bad)
         try:
-            series.load(path)
+            loading.load(path)
         except JaxlvError as error:
             refused += 1
             assert "\n" not in str(error)
@@ -238,8 +238,8 @@ def test_missing_keys_list_those_present(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["trajectory"], file["time"] = some_values(), TIME_T
     np.savez(tmp_path / "b.npz", trajectories=some_values(), t=TIME_T)
-    assert_says(message(series.load, tmp_path / "a.h5"), "no dataset trajectories", "time, trajectory")
-    assert_says(message(series.load, tmp_path / "b.npz"), "no array time", "t, trajectories")
+    assert_says(message(loading.load, tmp_path / "a.h5"), "no dataset trajectories", "time, trajectory")
+    assert_says(message(loading.load, tmp_path / "b.npz"), "no array time", "t, trajectories")
 
 
 def test_csv_faults_name_column_or_line(tmp_path):
@@ -262,7 +262,7 @@ def test_csv_faults_name_column_or_line(tmp_path):
     }
     for content, parts in cases.items():
         path.write_text(content)
-        assert_says(message(series.load, path), *parts)
+        assert_says(message(loading.load, path), *parts)
 
 
 @pytest.mark.parametrize(
@@ -283,12 +283,12 @@ def test_csv_faults_name_column_or_line(tmp_path):
 )
 def test_wrong_shapes_name_the_axis(tmp_path, shape, steps, parts):
     path = write_h5(tmp_path / "a.h5", np.ones(shape), np.arange(float(steps)))
-    assert_says(message(series.load, path), str(path), *parts)
+    assert_says(message(loading.load, path), str(path), *parts)
 
 
 def test_wrong_axis_order_is_seen_without_times(tmp_path):
     np.save(tmp_path / "a.npy", some_values((3, 2, 50)))
-    assert_says(message(series.load, tmp_path / "a.npy"), "axis 2", "np.transpose(trajectories, (0, 2, 1))")
+    assert_says(message(loading.load, tmp_path / "a.npy"), "axis 2", "np.transpose(trajectories, (0, 2, 1))")
 
 
 def test_wrong_types(tmp_path):
@@ -297,22 +297,22 @@ def test_wrong_types(tmp_path):
         "string": np.full((3, 5, 2), b"1.0"),
         "bool": np.ones((3, 5, 2), bool),
     }.items():
-        assert_says(message(series.load, write_h5(tmp_path / f"{name}.h5", values)), "trajectories", "wrong type")
+        assert_says(message(loading.load, write_h5(tmp_path / f"{name}.h5", values)), "trajectories", "wrong type")
     with h5py.File(tmp_path / "object.h5", "w") as file:
         file.create_dataset("trajectories", shape=(3, 5, 2), dtype=h5py.string_dtype())
         file["time"] = TIME_T
-    assert_says(message(series.load, tmp_path / "object.h5"), "wrong type", "object")
+    assert_says(message(loading.load, tmp_path / "object.h5"), "wrong type", "object")
     np.save(tmp_path / "object.npy", np.full((3, 5, 2), None))
-    assert_says(message(series.load, tmp_path / "object.npy"), "wrong type", "object")
+    assert_says(message(loading.load, tmp_path / "object.npy"), "wrong type", "object")
     huge = np.full((3, 5, 2), 2**53 + 1)
-    assert_says(message(series.load, write_h5(tmp_path / "huge.h5", huge)), "integers too large", "2**53")
+    assert_says(message(loading.load, write_h5(tmp_path / "huge.h5", huge)), "integers too large", "2**53")
 
 
 @pytest.mark.parametrize(("bad", "name"), [(np.nan, "NaN"), (np.inf, "infinite"), (-0.5, "negative")])
 def test_bad_values_are_counted_and_placed(tmp_path, bad, name):
     values = some_values()
     values[1, 3, 1] = values[2, 0, 0] = bad
-    text = message(series.load, write_h5(tmp_path / "a.h5", values))
+    text = message(loading.load, write_h5(tmp_path / "a.h5", values))
     assert_says(text, f"2 {name} values", "series 1, step 3, predator")
 
 
@@ -370,30 +370,30 @@ def test_data_outside_the_file_are_refused(tmp_path):
         "is a group": lambda f: f.create_group("trajectories"),
     }
     for number, (part, make) in enumerate(makers.items()):
-        assert_says(message(series.load, build(f"{number}.h5", make)), part)
+        assert_says(message(loading.load, build(f"{number}.h5", make)), part)
 
 
 def test_declared_size_is_checked_before_reading(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("trajectories", (10**9, 100, 2), "f4", chunks=(100, 100, 2), compression="gzip")
         file["time"] = np.linspace(0, 200, 100)
-    text = message(series.load, tmp_path / "a.h5")
+    text = message(loading.load, tmp_path / "a.h5")
     assert_says(text, "declares too much data", "1073741824", "found 1600000000000")
     with h5py.File(tmp_path / "chunk.h5", "w") as file:
         file.create_dataset("trajectories", (3, 5, 2), "f4", maxshape=(None,) * 3, chunks=(2**15, 2**7, 2**7))
         file["time"] = TIME_T
-    assert_says(message(series.load, tmp_path / "chunk.h5"), "declares too much data")
+    assert_says(message(loading.load, tmp_path / "chunk.h5"), "declares too much data")
     header = (
         b"\x93NUMPY\x01\x00v\x00"
         + repr({"descr": "<f4", "fortran_order": False, "shape": (10**9, 100, 2)}).encode().ljust(117)
         + b"\n"
     )
     (tmp_path / "a.npy").write_bytes(header)
-    assert_says(message(series.load, tmp_path / "a.npy"), "declares too much data")
+    assert_says(message(loading.load, tmp_path / "a.npy"), "declares too much data")
     np.savez_compressed(tmp_path / "a.npz", trajectories=np.ones((1000, 100, 2)), time=TIME_T)
-    assert_says(message(series.load, tmp_path / "a.npz", memory_cap=10**6), "declares too much data", "1600000")
+    assert_says(message(loading.load, tmp_path / "a.npz", memory_cap=10**6), "declares too much data", "1600000")
     (tmp_path / "a.csv").write_text("series,time,prey,predator\n")
-    assert_says(message(series.load, tmp_path / "a.csv", memory_cap=10), "too large")
+    assert_says(message(loading.load, tmp_path / "a.csv", memory_cap=10), "too large")
 
 
 # Selection and splits
@@ -467,7 +467,7 @@ def test_duplicates_across_parts_are_found():
 
 
 def test_real_series_are_all_different(shared):
-    real = series.load(shared / "data" / "lotka_volterra_data.h5")
+    real = loading.load(shared / "data" / "lotka_volterra_data.h5")
     series.check_disjoint(real, series.split_fraction(real.ids_N))
 
 
@@ -488,5 +488,5 @@ def test_regimes_of_made_up_series():
 
 
 def test_share_of_real_series_at_rest(shared):
-    labels = series.regimes(series.load(shared / "data" / "lotka_volterra_data.h5"))
+    labels = series.regimes(loading.load(shared / "data" / "lotka_volterra_data.h5"))
     assert (labels == "equilibrium").mean() == pytest.approx(0.083, abs=5e-4)

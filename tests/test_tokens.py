@@ -13,7 +13,7 @@ from hypothesis import given
 from tokenizers import Tokenizer, models
 
 from jaxlv.config import WindowConfig
-from jaxlv.data import series
+from jaxlv.data import loading
 from jaxlv.errors import JaxlvError
 from jaxlv.model.weights import EMBEDDED_BASE
 from jaxlv.text import tokens
@@ -163,7 +163,7 @@ LIU = {"codec": Codec("liu", decimals=3), "config": WindowConfig(length=512, str
 
 def test_windows_of_liu(qwen, shared, goldens):
     """scikit-learn's train_test_split(range(100, 1000), test_size=0.2, random_state=42) is this permutation."""
-    values_NTV = series.load(shared / "data" / "lotka_volterra_data.h5").values_NTV
+    values_NTV = loading.load(shared / "data" / "lotka_volterra_data.h5").values_NTV
     ids = 100 + np.random.RandomState(42).permutation(900)
     golden = goldens["windows"]["liu, 512"]
     train = make_windows(values_NTV[ids[180:]], alphabet=qwen, **LIU)

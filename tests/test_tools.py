@@ -18,7 +18,7 @@ import pytest
 
 import jaxlv as library
 from jaxlv.config import RunConfig
-from jaxlv.data import series
+from jaxlv.data import loading
 from jaxlv.errors import JaxlvError
 from jaxlv.forecasting.baselines import BASELINES
 from jaxlv.runs import run, sources
@@ -169,7 +169,7 @@ def test_json_is_all_that_stands_on_standard_output_and_quiet_says_nothing(work,
 
 
 def test_simulate_writes_series_with_their_parameters(work):
-    simulated = series.load(work.data)
+    simulated = loading.load(work.data)
     assert simulated.values_NTV.shape == (12, 20, 2)
     assert simulated.time_T.tolist() == list(range(0, 40, 2))
     assert simulated.source["simulation"]["seed"] == 3
@@ -177,7 +177,7 @@ def test_simulate_writes_series_with_their_parameters(work):
 
 
 def test_a_notebook_takes_an_adapter_by_its_run_its_folder_or_as_an_overlay(work):
-    data = series.load(work.data)
+    data = loading.load(work.data)
     model, params = library.load_pretrained(work.base)
     lora = library.load_adapter(work.run / "adapter", model)
     given = data.values_NTV[:2]
@@ -362,7 +362,7 @@ def test_adjusted_bands_stand_beside_the_raw_ones(settled):
 def test_every_series_that_is_asked_for_is_kept_from_validation(work):
     """Measuring validation series leaves fewer to settle anything on; measuring all of them leaves none."""
     held = [int(i) for i in json.loads((work.run / run.SPLIT).read_text())["validation"]]
-    finished, data = run.load_run(work.run), series.load(work.data)
+    finished, data = run.load_run(work.run), loading.load(work.data)
     subject = Subject("run", finished, finished.config, data)
     free = study.validation_series(subject, data.select(held[:1]))
     assert free.ids_N.tolist() == held[1:]
@@ -371,7 +371,7 @@ def test_every_series_that_is_asked_for_is_kept_from_validation(work):
 
 
 def test_validation_series_of_a_run_are_known_by_their_values(work):
-    finished, data = run.load_run(work.run), series.load(work.data)
+    finished, data = run.load_run(work.run), loading.load(work.data)
     subject = Subject("run", finished, finished.config, data)
     marks = dict.fromkeys(finished.split["validation"], "0" * 16)
     changed = replace(finished, split={**finished.split, "validation": marks})
@@ -384,7 +384,7 @@ def test_validation_series_of_a_run_are_known_by_their_values(work):
 
 
 def test_a_bare_model_takes_the_validation_series_of_the_default_split(work):
-    data, config = series.load(work.data), RunConfig()
+    data, config = loading.load(work.data), RunConfig()
     split = sources.split_series(config, data)
     found = study.validation_series(Subject("base", None, config, data), data.select(split.test))
     assert found.ids_N.tolist() == split.validation.tolist()
@@ -396,7 +396,7 @@ def test_a_bare_model_is_measured_too(model, work):
     """Two series are too few to split: with --series no split is needed."""
     out = work.folder / f"bare {model}"
     few = work.folder / f"few {model}.npy"
-    np.save(few, series.load(work.data).values_NTV[:2])
+    np.save(few, loading.load(work.data).values_NTV[:2])
     subject = work.base if model == "folder" else "embedded"
     options = ["--data", few, "--series", "0,1", *PROTOCOL, "--unmasked-samples", 2, "--batch-series", 2, "--out", out]
     done("evaluate", subject, *options)

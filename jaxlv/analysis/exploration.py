@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 from scipy.signal import find_peaks
 
-from jaxlv.data.arrays import VARIABLES, as_float64, check_shape
-from jaxlv.data.readers import read
-from jaxlv.data.series import FAULTS, MEMORY_CAP, REST, SeriesSet, at_rest, check_time, digest, first_place
+from jaxlv.data.limits import MEMORY_CAP
+from jaxlv.data.loading import load_series
+from jaxlv.data.observations import Observations
+from jaxlv.data.series import FAULTS, REST, SeriesSet, at_rest, digest, first_place
 from jaxlv.errors import JaxlvError
 from jaxlv.storage.door import is_there
 from jaxlv.storage.files import sha256
@@ -54,12 +55,12 @@ def inspect(path: Any, *, memory_cap: int = MEMORY_CAP) -> list[Row]:
     """
     path = Path(path)
     try:
-        arrays = read(path, memory_cap)
+        found = load_series(path, memory_cap=memory_cap, check=False)
     except JaxlvError as fault:
         if not is_there(path):
             raise
         return [*_file_rows(path, memory_cap), _check("readable", f"no: {fault.what}", fault.expected or "", False)]
-    return [*_file_rows(path, memory_cap), *_array_rows(arrays, path)]
+    return [*_file_rows(path, memory_cap), *_series_rows(found)]
 
 
 def failed(rows: Sequence[Row]) -> list[Row]:
@@ -82,26 +83,19 @@ def _file_rows(path: Path, memory_cap: int) -> Iterator[Row]:
         yield _check("sha256", f"unknown: {fault.what}", fault.expected or "", ok=False)
 
 
-def _array_rows(arrays: dict[str, Any], path: Path) -> Iterator[Row]:
-    values, time, names = arrays["values"], arrays.get("time"), arrays.get("variables", VARIABLES)
-    try:
-        check_shape(values.shape, None if time is None else time.shape, len(names), path)
-    except JaxlvError as fault:
-        yield _check("shape", f"{values.shape}: {fault.what}", fault.expected, False)
-        return
-    yield _check("shape", f"{values.shape}", "(series, steps, variables)", True)
+def _series_rows(found: Observations) -> Iterator[Row]:
+    values_NTV, names, ids_N = found.padded(), found.variables, np.array(found.ids, object)
+    lengths = sorted({len(values_TV) for values_TV in found.values})
+    shape = f"{values_NTV.shape}" if len(lengths) == 1 else f"{len(found)} series of {lengths[0]} to {lengths[-1]} steps"
+    yield _check("shape", shape, "(series, steps, variables)", True)
     yield _check("variables", ", ".join(names))
-    try:
-        values_NTV = as_float64(values, path)
-        time_T = as_float64(np.arange(values.shape[1]) if time is None else time, path)
-    except JaxlvError as fault:
-        yield _check("type", f"{values.dtype}: {fault.what}", fault.expected, False)
-        return
-    yield _check("type", f"{values.dtype}, time {'none: 0, 1, ...' if time is None else time.dtype}", "numbers", True)
-    yield _time_row(time_T)
-    ids_N = arrays.get("ids", np.arange(len(values_NTV)))
+    yield _check("time", found.told.split(", ", 2)[-1], "equal steps, increasing", True)
+    inside_NTV = (
+        np.arange(values_NTV.shape[1])[:, None]
+        >= values_NTV.shape[1] - np.array(list(map(len, found.values)))[:, None, None]
+    )
     for name, test in FAULTS.items():
-        fault_NTV = test(values_NTV)
+        fault_NTV = test(values_NTV) & inside_NTV
         yield _check(f"{name} values", int(fault_NTV.sum()), "0", not fault_NTV.any(), _first(fault_NTV, names, ids_N))
     yield from _range_rows(values_NTV, names, ids_N)
     yield from _repeat_rows(values_NTV, names, ids_N)
@@ -109,15 +103,6 @@ def _array_rows(arrays: dict[str, Any], path: Path) -> Iterator[Row]:
 
 def _first(fault_NTV: np.ndarray, names: Sequence[str], ids_N: np.ndarray) -> str:
     return first_place(fault_NTV, names, ids_N) if fault_NTV.any() else ""
-
-
-def _time_row(time_T: np.ndarray) -> Row:
-    grid = f"{len(time_T)} steps of {(time_T[-1] - time_T[0]) / (len(time_T) - 1):.6g} from {time_T[0]:g} to {time_T[-1]:g}"
-    try:
-        check_time(time_T, "time")
-    except JaxlvError as fault:
-        return _check("time", f"{grid}: {fault.what}", "equal steps, increasing", False, str(fault.found))
-    return _check("time", grid, "equal steps, increasing", True)
 
 
 def _range_rows(values_NTV: np.ndarray, names: Sequence[str], ids_N: np.ndarray) -> Iterator[Row]:

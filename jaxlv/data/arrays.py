@@ -17,6 +17,10 @@ VARIABLES = ("prey", "predator")
 _LAYOUT = "(series, steps, variables)"
 _AXES = ("series", "steps", "variables")
 SHOWN = 10  # items of a list in an error
+LARGEST = float(np.finfo(np.float32).max)
+"""The largest value and time: data sets are stored, and models compute, in float32; larger values have squares beyond
+float64.
+"""
 
 
 def check_dtype(dtype: np.dtype, where: Any) -> None:

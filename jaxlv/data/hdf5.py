@@ -11,6 +11,7 @@ import contextlib
 import functools
 import math
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,9 +19,10 @@ from typing import Any
 
 import h5py
 import numpy as np
+import pandas as pd
 from h5py import h5pl
 
-from jaxlv.data.arrays import VARIABLES, check_dtype, check_shape, keys_of
+from jaxlv.data.arrays import check_dtype, keys_of
 from jaxlv.data.limits import MOST_VARIABLES, Room, check_count, clean_name, clean_names
 from jaxlv.errors import JaxlvError, printable
 from jaxlv.storage import apart
@@ -34,7 +36,7 @@ _ALONE = threading.Lock()  # one thread reads at a time, as h5py's own lock also
 
 
 def read(path: Path, memory_cap: int) -> dict[str, Any]:
-    """Returns the arrays of a file as arguments of `series.from_arrays`, after another process has read it to its end.
+    """Returns the arrays of a file by name, and what it says of its source, after another process has read it to its end.
 
     Raises JaxlvError if that process crashes, hangs, or takes too much memory; OSError if it sees damage; and whatever h5py
     raises.
@@ -88,26 +90,129 @@ def _read(path: Path, memory_cap: int, sized: Callable[[int], None] = lambda siz
     """Returns the arrays of a file. `sized` is called with their total size in bytes before any is read."""
     room = Room(memory_cap, path)
     with _without_plugins(), h5py.File(path, "r") as file:
-        for key in ("trajectories", "time"):
-            if not _has_link(file, key):
-                raise JaxlvError(f"has no dataset {key}", where=path, found=keys_of(file))
-        values, time = (_own_dataset(file, key, path) for key in ("trajectories", "time"))
+        held = _datasets(file, path)
         simulation = _group(file, "simulation", path) if _has_link(file, "simulation") else None
-        parameters = {} if simulation is None else _parameters(simulation, values.shape[:1], path, room)
-        room.trajectories(values.shape)
-        room.array(time.shape)
+        count = held["trajectories"].shape[:1] if "trajectories" in held else ()
+        parameters = {} if simulation is None else _parameters(simulation, count, path, room)
+        every = (*held.values(), *parameters.values())
+        for dataset in held.values():
+            (room.trajectories if len(dataset.shape) == 3 else room.array)(dataset.shape)
         # A chunk is always unpacked as a whole, however little of it the shape shows.
-        chunk = 8 * max(math.prod(dataset.chunks or (0,)) for dataset in (values, time, *parameters.values()))
+        chunk = 8 * max((math.prod(dataset.chunks or (0,)) for dataset in every), default=0)
         room.passing(chunk)
         sized(room.taken + chunk)
-        names = _names(values, path, room)
-        variables = VARIABLES if names is None else clean_names(names, path)
-        check_shape(values.shape, time.shape, len(variables), path)
-        arrays: dict[str, Any] = {"values": values[()], "time": time[()], "variables": variables}
+        arrays = {name: _array(dataset, path, room) for name, dataset in held.items()}
+        for dataset in held.values():
+            if len(dataset.shape) > 1 and (names := _names(dataset, path, room)) is not None:
+                arrays["variables"] = np.array(clean_names(names, path), object)
+        source = {}
         if simulation is not None:
             drawn = {name: dataset[()].astype(np.float64) for name, dataset in parameters.items()}
-            arrays["source"] = {"simulation": {**_settings(simulation, path, room), "parameters": drawn}}
-    return arrays
+            source["simulation"] = {**_settings(simulation, path, room), "parameters": drawn}
+    return {"arrays": arrays, "source": source}
+
+
+def _datasets(file: h5py.File, path: Path) -> dict[str, h5py.Dataset]:
+    """Returns the datasets at the top of a file that hold numbers or texts: "trajectories" and what belongs to it, or all.
+
+    Raises JaxlvError if there are none, or too many, and if one of them is not in the file itself.
+    """
+    if len(file) > MOST_DATASETS:
+        raise JaxlvError("too many datasets", where=path, expected=f"at most {MOST_DATASETS}", found=len(file))
+    found: dict[str, h5py.Dataset] = {}
+    for key in file:
+        if key.startswith("#") or key == "simulation":  # "#refs#" of MATLAB
+            continue
+        if key not in OWN and not _is_hard(file, key):
+            raise JaxlvError("is a soft or external link", where=f"{path}:{key}", expected="data inside the file")
+        if key not in OWN and not isinstance(file[key], h5py.Dataset):
+            continue
+        found[clean_name(key, path, "name of a dataset")] = _own_dataset(file, key, path)
+    if "trajectories" in found:
+        wanted = ("trajectories", "time", *NAMES_OF_ARRAYS)
+        found = {name: dataset for name, dataset in found.items() if name in wanted}
+    held = {name: one for name, one in found.items() if one.shape and (all(one.shape) or name in OWN) and not _is_scale(one)}
+    if not held:
+        raise JaxlvError("has no dataset trajectories", where=path, found=keys_of(file))
+    return held
+
+
+MOST_DATASETS = 200
+OWN = ("trajectories", "time")
+NAMES_OF_ARRAYS = ("variables", "names", "columns", "species", "ids", "series", "unique_id", "id", "site")
+SINCE = re.compile(r"(days|hours|minutes|seconds) since (\d{4}-\d{1,2}-\d{1,2}.*)")
+PACKING = ("scale_factor", "add_offset", "_FillValue", "missing_value", "units", "MATLAB_class")
+
+
+def _is_hard(group: h5py.Group, key: str) -> bool:
+    return group.id.links.get_info(os.fsencode(key)).type == h5py.h5l.TYPE_HARD
+
+
+def _is_scale(dataset: h5py.Dataset) -> bool:
+    """Tells whether a dataset is a dimension of NetCDF without values of its own."""
+    if "NAME" not in dataset.attrs or dataset.attrs.get_id("NAME").dtype.kind != "S":
+        return False
+    return bytes(dataset.attrs["NAME"]).startswith(b"This is a netCDF dimension but not a netCDF variable")
+
+
+def _array(dataset: h5py.Dataset, path: Path, room: Room) -> np.ndarray:
+    """Returns the values of a dataset as its attributes say: unpacked, missing ones masked, days since a date as dates, and
+    the axes of MATLAB in their order.
+    """
+    text = h5py.check_string_dtype(dataset.dtype)
+    where = f"{path}:{dataset.name}"
+    said = {key: _attribute(dataset, key, where, room, MOST_VARIABLES) for key in PACKING}
+    matlab = _word(said["MATLAB_class"])
+    values = dataset.asstr(errors="surrogateescape")[()] if text else dataset[()]
+    if matlab:
+        values = values.T
+    if matlab == "char":
+        return np.array(["".join(map(chr, row)).strip() for row in np.atleast_2d(values)], object)
+    if text or values.dtype.kind not in "iuf":
+        return values
+    mask = _missing(values, said, where)
+    if said["scale_factor"] is not None or said["add_offset"] is not None:
+        values = values * _one(said["scale_factor"], 1.0, where) + _one(said["add_offset"], 0.0, where)
+    since = SINCE.match(_word(said["units"]))
+    if since and values.ndim == 1 and not mask.any():
+        return _moments(values, since[1], since[2], where)
+    return np.ma.array(values, mask=mask) if mask.any() else values
+
+
+def _missing(values: np.ndarray, said: dict[str, Any], where: str) -> np.ndarray:
+    mask = np.zeros(values.shape, bool)
+    for key in ("_FillValue", "missing_value"):
+        if said[key] is not None:
+            for one in np.atleast_1d(said[key]).tolist():
+                if not isinstance(one, (int, float)):
+                    raise JaxlvError(f"the attribute {key} is not a number", where=where, found=repr(one))
+                mask |= values == np.asarray(one).astype(values.dtype) if one == one else np.isnan(values)
+    return mask
+
+
+def _one(value: Any, default: float, where: str) -> float:
+    """Returns the number in an attribute."""
+    found = [default] if value is None else np.atleast_1d(value).tolist()
+    if len(found) != 1 or not isinstance(found[0], (int, float)) or not math.isfinite(found[0]):
+        raise JaxlvError("scale_factor and add_offset are single numbers", where=where, found=repr(value))
+    return float(found[0])
+
+
+def _word(value: Any) -> str:
+    """Returns the text in an attribute; "" if there is none."""
+    if isinstance(value, np.ndarray) and value.size == 1:
+        value = value.reshape(-1)[0]
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value if isinstance(value, str) else ""
+
+
+def _moments(values: np.ndarray, unit: str, since: str, where: str) -> np.ndarray:
+    """Returns numbers of days (hours, ...) since a date, as CF has them, as dates."""
+    try:
+        origin = np.datetime64(pd.Timestamp(since.strip().removesuffix("UTC").strip()).tz_localize(None), "ns")
+        size = {"days": 86_400, "hours": 3600, "minutes": 60, "seconds": 1}[unit]
+        return origin + np.round(values.astype(np.float64) * size * 1e9).astype("timedelta64[ns]")
+    except (ValueError, OverflowError) as fault:
+        raise JaxlvError("units of time that do not read", where=where, found=f"{unit} since {since} ({fault})") from None
 
 
 @contextlib.contextmanager
@@ -150,7 +255,8 @@ def _own_dataset(group: h5py.Group, key: str, path: Path) -> h5py.Dataset:
         raise JaxlvError(f"is {reach}", where=where, expected="data inside the file")
     if dataset.shape is None:
         raise JaxlvError("holds no data", where=where)
-    check_dtype(dataset.dtype, where)
+    if h5py.check_string_dtype(dataset.dtype) is None:
+        check_dtype(dataset.dtype, where)
     return dataset
 
 

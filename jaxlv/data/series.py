@@ -9,9 +9,8 @@ import hashlib
 import io
 import math
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,20 +18,42 @@ from typing import Any
 import h5py
 import numpy as np
 
-from jaxlv.data.arrays import VARIABLES, as_float64, check_shape, shortened
-from jaxlv.data.limits import MEMORY_CAP, clean_names
-from jaxlv.data.readers import FORMATS, read, readable
-from jaxlv.errors import JaxlvError, JaxlvWarning
-from jaxlv.storage.files import new_file, sha256
+from jaxlv.data.arrays import LARGEST, VARIABLES, as_float64, check_shape, shortened
+from jaxlv.data.clock import Clock, Form
+from jaxlv.data.limits import clean_names
+from jaxlv.errors import JaxlvError
+from jaxlv.storage.files import new_file
 
 TIME_TOLERANCE = 1e-3
+HDF5 = (".h5", ".hdf5")
 COURSE_SHA256 = "adaf44d863b4ace7dc2fce1451b937e80cd0ecb243eb72250d1df3045f2b5632"  # of the course's file
 
 
 @dataclass(frozen=True)
-class SeriesSet:
-    """Checked series on one regular time grid, in raw units, from `load`, `from_arrays` or `dynamics.draw`.
+class Layout:
+    """The columns that series came in, by the caller's names; None if there was none.
 
+    A long table has a column of the variables' names, `kind`, and one of values.
+    """
+
+    id: str | None = None
+    time: str | None = None
+    kind: str | None = None
+    value: str | None = None
+
+    @property
+    def is_nixtla(self) -> bool:
+        """Whether it is Nixtla's form: unique_id, ds, y."""
+        return (self.id, self.time) == ("unique_id", "ds")
+
+
+@dataclass(frozen=True)
+class SeriesSet:
+    """Complete series in equal steps, in raw units, aligned at their ends: what models forecast, train on and are measured by.
+
+    Series i has the steps from `first_N[i]` on; before them `values_NTV` is NaN. `time_T` are the times of all steps if the
+    series share them and they are numbers, else the steps as numbers; `clock` has each series' own times. `ids_N` are whole
+    numbers or texts. `shift_NV` was added to each variable of series that fall below zero, and is 0 for others.
     `source` says where they come from: "path" and "sha256" for a file, and "simulation" for simulated ones: a flat dict of
     settings, whose item "parameters" has one float64 array of N values per name.
     """
@@ -42,6 +63,24 @@ class SeriesSet:
     variables: tuple[str, ...]
     ids_N: np.ndarray
     source: dict[str, Any]
+    clock: Clock
+    first_N: np.ndarray
+    shift_NV: np.ndarray
+    layout: Layout = Layout()
+
+    @classmethod
+    def observed(cls, values_NTV: np.ndarray, clock: Clock, variables: Sequence[str], ids: Any, **more: Any) -> SeriesSet:
+        """Returns the set of series with these times; the other fields are 0 or empty unless they are given."""
+        N, T, V = values_NTV.shape
+        same = bool((clock.origin_N == clock.origin_N[0]).all()) and not clock.is_calendar
+        time_T = (
+            clock.labels(0, np.arange(T)).astype(float)
+            if same
+            else np.arange(T) * float(1 if clock.is_calendar else clock.step)
+        )
+        rest: dict[str, Any] = {"source": {}, "first_N": np.zeros(N, int), "shift_NV": np.zeros((N, V)), **more}
+        time_T = rest.pop("time_T", time_T)
+        return cls(values_NTV, time_T, tuple(variables), _as_ids(ids), clock=clock, **rest)
 
     def __len__(self) -> int:
         return len(self.ids_N)
@@ -53,17 +92,47 @@ class SeriesSet:
             return "rosenzweig-macarthur"
         return str(self.source.get("simulation", {}).get("system", ""))
 
+    @property
+    def each(self) -> list[np.ndarray]:
+        """The values (T, V) of each series, without what is before its first step."""
+        return [values_TV[first:] for values_TV, first in zip(self.values_NTV, self.first_N, strict=True)]
+
+    @property
+    def shortest(self) -> int:
+        """The steps of the shortest series."""
+        return self.values_NTV.shape[1] - int(self.first_N.max())
+
+    def steps(self, start: int, stop: int) -> SeriesSet:
+        """Returns the steps from `start` to `stop` of the common count; every series must have one of them."""
+        part = slice(start, stop)
+        first_N = np.maximum(self.first_N - start, 0)
+        return replace(
+            self,
+            values_NTV=self.values_NTV[:, part],
+            time_T=self.time_T[part],
+            clock=self.clock.moved(start),
+            first_N=first_N,
+        )
+
     def select(self, ids: Any) -> SeriesSet:
         """Returns the series with these ids, in the given order; raises JaxlvError, which names them, if ids are unknown."""
         wanted = _as_ids(ids)
+        if len(wanted) and wanted.dtype.kind != self.ids_N.dtype.kind:
+            wanted = wanted.astype(str) if self.ids_N.dtype.kind == "U" else wanted
         order = np.argsort(self.ids_N)
-        rows = order[np.searchsorted(self.ids_N, wanted, sorter=order).clip(max=len(self) - 1)]
-        unknown = wanted[self.ids_N[rows] != wanted].tolist()
+        same_kind = wanted.dtype.kind == self.ids_N.dtype.kind or not len(wanted)
+        rows = order[np.searchsorted(self.ids_N, wanted, sorter=order).clip(max=len(self) - 1)] if same_kind else order[:0]
+        unknown = wanted[self.ids_N[rows] != wanted].tolist() if same_kind else wanted.tolist()
         if unknown:
+            known = (
+                f"{self.ids_N.min()} to {self.ids_N.max()}"
+                if self.ids_N.dtype.kind != "U"
+                else shortened(self.ids_N.tolist())
+            )
             raise JaxlvError(
                 "unknown series",
                 where=self.source.get("path"),
-                expected=f"ids of its {len(self)} series, {self.ids_N.min()} to {self.ids_N.max()}",
+                expected=f"ids of its {len(self)} series, {known}",
                 found=shortened(unknown),
             )
         if not len(wanted) or len(np.unique(wanted)) != len(wanted):
@@ -73,11 +142,18 @@ class SeriesSet:
                 expected="one or more ids, each once",
                 found=shortened(wanted.tolist()) or "none",
             )
+        return self.rows(rows, wanted)
+
+    def rows(self, rows: np.ndarray, ids: Any = None) -> SeriesSet:
+        """Returns the series in some rows; a row may be there more than once if it gets other ids."""
         source = dict(self.source)
         if "simulation" in source:
             parameters = {name: np.asarray(p)[rows] for name, p in source["simulation"]["parameters"].items()}
             source["simulation"] = {**source["simulation"], "parameters": parameters}
-        return SeriesSet(self.values_NTV[rows], self.time_T, self.variables, wanted, source)
+        return replace(
+            self, values_NTV=self.values_NTV[rows], ids_N=self.ids_N[rows] if ids is None else ids, source=source,
+            clock=self.clock.select(rows), first_N=self.first_N[rows], shift_NV=self.shift_NV[rows],
+        )  # fmt: skip
 
 
 def from_arrays(
@@ -87,7 +163,6 @@ def from_arrays(
     ids: Any = None,
     source: Mapping[str, Any] | None = None,
     where: Any = "series",
-    drop: bool = False,
 ) -> SeriesSet:
     """Builds a SeriesSet of copied float64 arrays, after every check in this module.
 
@@ -111,39 +186,16 @@ def from_arrays(
             expected=f"{len(values_NTV)} different ids",
             found=f"{len(ids_N)} ids, {len(np.unique(ids_N))} of them different",
         )
-    found = SeriesSet(values_NTV, time_T, names, ids_N, dict(source or {}))
-    if drop:
-        return _without_bad(found, where)
+    found = SeriesSet.observed(
+        values_NTV, _clock(time_T, len(values_NTV), time is None), names, ids_N, source=dict(source or {})
+    )
+    found = replace(found, time_T=time_T)
     _check_values(values_NTV, names, ids_N, f"{where}:trajectories")
     return found
 
 
-def load(path: Any, *, memory_cap: int = MEMORY_CAP, drop: bool = False) -> SeriesSet:
-    """Reads the series in a file, with its path and sha256 in `source`.
-
-    HDF5 (.h5, .hdf5): `/trajectories` (N, T, V) and `/time` (T,). An attribute `variables` of trajectories names variables
-    other than prey and predator; the group `/simulation` that `save` writes is returned in `source`.
-    CSV: the columns series,step,time,variable,value or series,time,prey,predator; `series` gives the ids.
-    NumPy: .npy holds (N, T, 2), with time 0..T-1; .npz the arrays trajectories, time and optionally variables.
-
-    Raises JaxlvError if a file is none of these, if `from_arrays` would refuse its content, if that takes more than
-    `memory_cap` bytes (all arrays and names together, known before they are built; 40 bytes a value while CSV is read), or
-    if it leads to other files (HDF5 links, external storage, virtual datasets). Reading takes about three times `memory_cap`
-    at most, in addition to what Python itself takes.
-    """
-    try:
-        path = Path(path)
-    except TypeError:
-        raise JaxlvError("not a path", where="series", expected="the name of a file", found=type(path).__name__) from None
-    arrays = read(path, memory_cap)
-    with readable(path):
-        found = sha256(path)
-    source = {"path": str(path), "sha256": found, **arrays.pop("source", {})}
-    return from_arrays(**arrays, source=source, where=path, drop=drop)
-
-
 def save(path: Any, series_set: SeriesSet, *, overwrite: bool = False) -> None:
-    """Writes the series as HDF5 in the layout that `load` reads, completely or not at all.
+    """Writes the series as HDF5 in the layout that `loading.load` reads, completely or not at all.
 
     Values are stored as float32, the course's format, and time as float64; series are renumbered from 0. For simulated sets
     `/simulation` has a float64 dataset per parameter, and the settings as attributes. Raises JaxlvError if the file exists
@@ -165,7 +217,7 @@ def save(path: Any, series_set: SeriesSet, *, overwrite: bool = False) -> None:
 def check_place(path: Any, overwrite: bool = False) -> Path:
     """Returns the path of a file that `save` could write to; raises JaxlvError otherwise, before any work is done."""
     path = Path(path)
-    if FORMATS.get(path.suffix.lower()) != "HDF5":
+    if path.suffix.lower() not in HDF5:
         raise JaxlvError("series are saved as HDF5", where=path, expected="a name that ends in .h5 or .hdf5")
     if path.is_dir() or (os.path.lexists(path) and not overwrite):
         raise JaxlvError("exists already", where=path, hint="choose another name, or allow overwriting")
@@ -213,10 +265,6 @@ def check_time(time_T: np.ndarray, where: Any) -> None:
         )
 
 
-LARGEST = float(np.finfo(np.float32).max)
-"""The largest value and time: data sets are stored, and models compute, in float32; larger values have squares beyond
-float64.
-"""
 FAULTS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = MappingProxyType(
     {
         "NaN": np.isnan,
@@ -247,27 +295,22 @@ def _check_values(values_NTV: np.ndarray, names: Sequence[str], ids_N: np.ndarra
             )
 
 
-BAD = "NaN, infinite, negative or too large"
-
-
-def _without_bad(found: SeriesSet, where: Any) -> SeriesSet:
-    """Returns the series whose values are all allowed, with a JaxlvWarning about the others; raises JaxlvError if none is
-    left.
-    """
-    bad_N = np.any([test(found.values_NTV).any(axis=(1, 2)) for test in FAULTS.values()], axis=0)
-    if not bad_N.any():
-        return found
-    if bad_N.all():
-        raise JaxlvError("no series is left", where=where, found=f"{BAD} values in all {len(bad_N)}")
-    left_out = f"{bad_N.sum()} of {len(bad_N)} series are left out: {shortened(found.ids_N[bad_N].tolist())}"
-    warnings.warn(f"{where}: {left_out} ({BAD} values)", JaxlvWarning, stacklevel=3)
-    return found.select(found.ids_N[~bad_N])
+def _clock(time_T: np.ndarray, count: int, steps: bool) -> Clock:
+    """Returns the clock of N series that share their times; they are regular."""
+    if steps:
+        return Clock.steps(count)
+    step = float(time_T[-1] - time_T[0]) / (len(time_T) - 1)
+    whole = bool((time_T == np.round(time_T)).all())
+    return Clock("number", step, np.full(count, time_T[0]), Form("integer" if whole else "number"))
 
 
 def _as_ids(ids: Any) -> np.ndarray:
+    """Returns ids as whole numbers or as texts. Raises JaxlvError if they are something else."""
     array = np.asarray(ids)
+    if array.ndim == 1 and array.size and (array.dtype.kind == "U" or all(isinstance(one, str) for one in array.tolist())):
+        return array.astype(str)
     if array.ndim != 1 or (array.size and (array.dtype.kind not in "iu" or array.max() > np.iinfo(np.int64).max)):
-        expected = "a list of whole numbers below 2**63"
+        expected = "a list of whole numbers below 2**63, or of texts"
         raise JaxlvError("these are not series ids", expected=expected, found=f"{array.dtype} of shape {array.shape}")
     return array.astype(np.int64)
 

@@ -9,17 +9,19 @@ import collections
 import contextlib
 import io
 import math
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from jaxlv.config import EvaluateConfig, SamplingConfig
+from jaxlv.data.clock import Clock
 from jaxlv.data.limits import MEMORY_CAP, clean_names
-from jaxlv.data.series import SeriesSet
+from jaxlv.data.series import Layout, SeriesSet
 from jaxlv.errors import JaxlvError, printable
 from jaxlv.flops.ledger import Kind, Payer
 from jaxlv.flops.work import Drawing
@@ -36,7 +38,8 @@ from jaxlv.text.grammar import Grammar, longest_step, number_grammar
 from jaxlv.text.tokens import Alphabet
 
 QUANTILES = (0.05, 0.10, 0.25, 0.75, 0.90, 0.95)
-_HEADER = b"series,step,time,variable,statistic,value"
+LONGEST_HEADER = 1000  # bytes
+COLUMNS = ("series", "step", "time", "variable", "statistic", "value")
 INTEGER_DIGITS = 2  # digits before the point that the grammar allows, or more where the context has more
 
 
@@ -54,6 +57,51 @@ class Forecast:
     last_NV: np.ndarray  # the last step of the context
     samples_NSHV: np.ndarray
     stops: dict[str, int]
+    clock: Clock  # step 0 is the first that is forecast
+    first_N: np.ndarray  # where each series begins, in the steps that `start` counts
+    shift_NV: np.ndarray  # what was added to the series, and to the samples
+    layout: Layout = Layout()
+
+    @classmethod
+    def of(
+        cls, series: SeriesSet, start: int, samples_NSHV: np.ndarray, stops: dict[str, int], context: int = 0
+    ) -> Forecast:
+        """Returns samples of the steps from `start` on as a forecast of the series; `context` steps were seen, by default
+        all before `start`.
+        """
+        context = context or start
+        step = float(series.time_T[1] - series.time_T[0]) if len(series.time_T) > 1 else 1.0
+        ahead_H = np.arange(1 + start - context, 1 + start - context + samples_NSHV.shape[2])
+        return cls(
+            ids_N=series.ids_N,
+            start=start,
+            time_H=series.time_T[context - 1] + step * ahead_H,
+            variables=series.variables,
+            last_NV=series.values_NTV[:, context - 1],
+            samples_NSHV=samples_NSHV,
+            stops=stops,
+            clock=series.clock.moved(start),
+            first_N=series.first_N,
+            shift_NV=series.shift_NV,
+            layout=series.layout,
+        )
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of `to_frame`: the caller's names of ids and times, if there were any."""
+        own = {"series": self.layout.id, "time": self.layout.time, "variable": self.layout.kind}
+        return [own.get(name) or name for name in COLUMNS]
+
+    @property
+    def labels_NH(self) -> np.ndarray:
+        """The times of the forecast, as the caller has them, of each series."""
+        steps_H = np.arange(self.samples_NSHV.shape[2])
+        return np.array([self.clock.labels(row, steps_H) for row in range(len(self.ids_N))])
+
+    @property
+    def raw_NSHV(self) -> np.ndarray:
+        """`samples_NSHV` in the caller's units: what was added to series below zero is taken off."""
+        return self.samples_NSHV - self.shift_NV[:, None, None]
 
     @property
     def valid_share(self) -> float:
@@ -69,21 +117,27 @@ class Forecast:
         return np.median(self.filled(), axis=1)
 
     def to_frame(self) -> pd.DataFrame:
-        """Rows of series, step, time, variable, statistic (median, mean, q05 ... q95, sample_0 ...), raw value."""
-        filled = self.filled()
+        """Returns rows of series, step, time, variable, statistic (median, mean, q05 ... q95, sample_0 ...) and raw value,
+        under the caller's names of these columns.
+        """
+        filled = self.filled() - self.shift_NV[:, None, None]
         parts = {"median": np.median(filled, axis=1), "mean": filled.mean(axis=1)}
         for probability, value_NHV in zip(QUANTILES, metrics.quantiles(filled, QUANTILES), strict=True):
             parts[f"q{round(100 * probability):02d}"] = value_NHV
-        parts |= {f"sample_{i}": self.samples_NSHV[:, i] for i in range(filled.shape[1])}
+        parts |= {f"sample_{i}": self.raw_NSHV[:, i] for i in range(filled.shape[1])}
         N, _, H, V = self.samples_NSHV.shape
         grid = {
             "series": np.repeat(self.ids_N, H * V),
-            "step": np.tile(np.repeat(self.start + np.arange(H), V), N),
-            "time": np.tile(np.repeat(self.time_H, V), N),
+            "step": np.repeat((self.start - self.first_N)[:, None] + np.arange(H), V, axis=1).reshape(-1),
+            "time": np.repeat(self.labels_NH, V, axis=1).reshape(-1),
             "variable": np.tile(np.array(self.variables, object), N * H),
         }
         frames = [pd.DataFrame({**grid, "statistic": name, "value": v.reshape(-1)}) for name, v in parts.items()]
-        return pd.concat(frames, ignore_index=True).sort_values(["series", "step"], kind="stable", ignore_index=True)
+        frame = pd.concat(frames, ignore_index=True)
+        ids = self.ids_N.tolist() if self.ids_N.dtype.kind == "U" else sorted(self.ids_N.tolist())
+        place = {one: i for i, one in enumerate(ids)}
+        order = np.lexsort((frame["step"].to_numpy(), frame["series"].map(place).to_numpy()))
+        return frame.iloc[order].set_axis(self.columns, axis=1).reset_index(drop=True)
 
     def write_csv(self, path: Path) -> None:
         """`to_frame` as CSV (`tables.write_csv`); the steps that a sample did not complete are empty."""
@@ -102,9 +156,9 @@ def read_csv(path: Path, series: SeriesSet) -> Forecast:
             if (size := stream.seek(0, io.SEEK_END)) > most:
                 raise JaxlvError("too large", where=path, expected=f"at most {most} bytes", found=size)
             stream.seek(0)
-            if stream.readline(len(_HEADER) + 2).strip() != _HEADER:  # of columns without end pandas would make an index
-                raise ValueError("its columns are others")
-            frame = pd.read_csv(stream, names=_HEADER.decode().split(","), index_col=False)
+            if stream.readline(LONGEST_HEADER).strip().decode().count(",") != len(COLUMNS) - 1:  # of more pandas would
+                raise ValueError("its columns are others")  # make an index
+            frame = pd.read_csv(stream, names=list(COLUMNS), index_col=False)
         return _from_frame(frame, series, path)
     except JaxlvError:
         raise
@@ -113,24 +167,28 @@ def read_csv(path: Path, series: SeriesSet) -> Forecast:
 
 
 def _from_frame(frame: pd.DataFrame, series: SeriesSet, path: Path) -> Forecast:
-    drawn = frame[frame["statistic"].str.startswith("sample_")]
+    drawn = frame[frame["statistic"].str.startswith("sample_")].copy()
+    if not pd.api.types.is_numeric_dtype(drawn["series"].dtype):
+        drawn["series"] = drawn["series"].map(tables.unguarded)
     keys = ["series", "step", "variable", "statistic"]
+    chosen = series.select(drawn["series"].unique())
+    first_of = dict(zip(chosen.ids_N.tolist(), chosen.first_N.tolist(), strict=True))
+    drawn["step"] += drawn["series"].map(first_of)
     ids_N, steps_H, variables, names = (drawn[key].unique() for key in keys)
     # Each part of a grid may be long where the grid itself would not fit in any memory.
     size = math.prod(map(len, (ids_N, steps_H, variables, names)))
     if not len(drawn) or len(drawn) != size or drawn.duplicated(keys).any():
         raise ValueError("steps are missing")
-    ids_N, steps_H = np.sort(ids_N), np.sort(steps_H)
+    chosen, steps_H = chosen.select(np.sort(chosen.ids_N)), np.sort(steps_H)
     wide = drawn.pivot(index=keys[:3], columns="statistic", values="value")[list(names)]
-    grid = pd.MultiIndex.from_product([ids_N, steps_H, variables])
+    grid = pd.MultiIndex.from_product([chosen.ids_N.tolist(), steps_H, variables])
     samples_NHVS = wide.reindex(grid).to_numpy(float).reshape(len(ids_N), len(steps_H), len(variables), len(names))
-    time_H = drawn.drop_duplicates("step").sort_values("step")["time"].to_numpy()
     start = int(steps_H[0])
     if not 1 <= start <= series.values_NTV.shape[1]:
         raise ValueError(f"it begins at step {start}")
-    last_NV = series.select(ids_N).values_NTV[:, start - 1]
-    cleaned = clean_names([tables.unguarded(name) for name in variables], path)
-    return Forecast(ids_N, start, time_H, cleaned, last_NV, np.moveaxis(samples_NHVS, 3, 1), {})
+    samples_NSHV = np.moveaxis(samples_NHVS, 3, 1) + chosen.shift_NV[:, None, None]
+    found = Forecast.of(chosen, start, samples_NSHV, {})
+    return replace(found, variables=clean_names([tables.unguarded(name) for name in variables], path))
 
 
 def filled(samples_NSHV: np.ndarray, last_NV: np.ndarray) -> np.ndarray:
@@ -175,8 +233,8 @@ class Forecaster:
 
     def _scales(self, series: SeriesSet, context: int, variants: Sequence[Codec]) -> np.ndarray:
         """The same by each of R codecs: (N, R, V)."""
-        pairs = zip(series.ids_N, series.values_NTV, strict=True)
-        return np.array([[one.fit(v_TV[:context], v_TV, f"series {i}") for one in variants] for i, v_TV in pairs])
+        rows = zip(series.ids_N, series.each, context - series.first_N, strict=True)
+        return np.array([[one.fit(v_TV[:steps], v_TV, f"series {i}") for one in variants] for i, v_TV, steps in rows])
 
     def __call__(
         self,
@@ -193,8 +251,9 @@ class Forecaster:
         do not fit in the memory. Calls `on_batch(series done)`.
         """
         steps, context = series.values_NTV.shape[1], request.context
-        if context > steps - request.skipped:
-            expected = f"1 to {steps - request.skipped} steps"
+        least = int(series.first_N.max()) + 1
+        if not least <= context <= steps - request.skipped:
+            expected = f"{least} to {steps - request.skipped} steps"
             raise JaxlvError("the context does not fit the series", expected=expected, found=context)
         self.check_fits(series, request)
         variants = self.codec.variants[: request.samples] if scales_NV is None else (self.codec,)
@@ -209,17 +268,9 @@ class Forecaster:
                 decoded |= dict(zip(some.tolist(), self._batch(rows, some, request, each, request.batch * R), strict=True))
                 on_batch(len(decoded) // R)
         drawn = [[decoded[row * R + s % R][s // R] for s in range(request.samples)] for row in range(len(series))]
-        step = float(series.time_T[1] - series.time_T[0]) if len(series.time_T) > 1 else 1.0
-        ahead_H = np.arange(1 + request.skipped, 1 + request.drawn)
-        return Forecast(
-            series.ids_N,
-            request.start,
-            series.time_T[context - 1] + step * ahead_H,
-            series.variables,
-            series.values_NTV[:, context - 1],
-            np.array([[_padded(d.values_TV[request.skipped :], request.horizon) for d in row] for row in drawn]),
-            dict(collections.Counter(d.stop for row in drawn for d in row)),
-        )
+        samples = [[_padded(d.values_TV[request.skipped :], request.horizon) for d in row] for row in drawn]
+        stops = dict(collections.Counter(d.stop for row in drawn for d in row))
+        return Forecast.of(series, request.start, np.array(samples), stops, context)
 
     def check_fits(self, series: SeriesSet, request: Request) -> None:
         """Raises JaxlvError if forecasts do not fit in the memory."""
@@ -265,7 +316,9 @@ class Forecaster:
             length = min(reach, horizon - part * reach)
             part_RHV = np.full((rows, length, past_RTV.shape[2]), np.nan)
             if goes_on_R.any():
-                chosen = replace(series, ids_N=ids_R[goes_on_R], values_NTV=past_RTV[goes_on_R], time_T=time_C)
+                again = series.rows(np.repeat(np.arange(N), samples)[goes_on_R], ids_R[goes_on_R])
+                first_N = np.zeros(len(again), int) if part else again.first_N
+                chosen = replace(again, values_NTV=past_RTV[goes_on_R], time_T=time_C, first_N=first_N)
                 scales_NV = scales_RV[goes_on_R]
                 if self.codec.scale == "context":
                     scales_NV = self._scales(chosen, context, variants)[np.arange(len(chosen)), variant_R[goes_on_R]]
@@ -316,26 +369,29 @@ class Forecaster:
     def _rows(self, series: SeriesSet, request: Request, scales_MV: np.ndarray) -> _Rows:
         """Returns the prompts of each series under each of its scales, which follow one another."""
         R = len(scales_MV) // len(series)
-        ids_M, values_MTV = np.repeat(series.ids_N, R), np.repeat(series.values_NTV, R, axis=0)
-        given = list(zip([f"series {i}" for i in ids_M], values_MTV, scales_MV, strict=True))
-        texts = [self._text(values_TV, alpha_V, request, name) for name, values_TV, alpha_V in given]
+        given = [
+            _Row(f"series {i}", values_TV, scales_MV[n * R + r], request.context - first)
+            for n, (i, values_TV, first) in enumerate(zip(series.ids_N, series.each, series.first_N, strict=True))
+            for r in range(R)
+        ]
+        texts = [self._text(row, request) for row in given]
         return _Rows(
-            names=[name for name, _, _ in given],
-            keys_M=ids_M * R + np.tile(np.arange(R), len(series)),
+            names=[row.name for row in given],
+            keys_M=np.repeat(_keys(series.ids_N), R) * R + np.tile(np.arange(R), len(series)),
             scales_MV=scales_MV,
             prompts=[self.alphabet.encode(whole + part) for whole, part in texts],
             opened=[part for _, part in texts],
             digits_M=[
-                _digits(values_TV[: request.context] / alpha_V, part)
-                for (_, values_TV, alpha_V), (_, part) in zip(given, texts, strict=True)
+                _digits(row.values_TV[: row.context] / row.alpha_V, part)
+                for row, (_, part) in zip(given, texts, strict=True)
             ],
         )
 
-    def _text(self, values_TV: np.ndarray, alpha_V: np.ndarray, request: Request, where: str) -> tuple[str, str]:
+    def _text(self, row: _Row, request: Request) -> tuple[str, str]:
         """Returns the text of the context, and the characters shown of the next step: never all of them."""
-        context, shown = request.context, request.shown
-        whole = self.codec.encode(values_TV[:context], alpha_V, where=where)
-        step = self.codec.encode(values_TV[context : context + 1], alpha_V, where=where) if shown else ""
+        context, shown = row.context, request.shown
+        whole = self.codec.encode(row.values_TV[:context], row.alpha_V, where=row.name)
+        step = self.codec.encode(row.values_TV[context : context + 1], row.alpha_V, where=row.name) if shown else ""
         return whole, step[: min(shown, len(step) - 1)] if shown else ""
 
     def _batch(self, rows: _Rows, some: np.ndarray, request: Request, samples: int, size: int) -> list[list[Decoded]]:
@@ -353,6 +409,22 @@ class Forecaster:
             ]
             for i, ids_NC, lengths_N in zip(some, result.ids_SNC, result.lengths_SN, strict=False)
         ]
+
+
+class _Row(NamedTuple):
+    """A series under one scale: all its steps, and how many of them are the context."""
+
+    name: str
+    values_TV: np.ndarray
+    alpha_V: np.ndarray
+    context: int
+
+
+def _keys(ids_N: np.ndarray) -> np.ndarray:
+    """Returns a whole number for each id, from which its random numbers follow: of a text its CRC-32, halved."""
+    if ids_N.dtype.kind != "U":
+        return ids_N
+    return np.array([zlib.crc32(one.encode()) >> 8 for one in ids_N.tolist()], np.int64)
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def nats_per_value(
     scales_NV = forecaster.scales(series, context)
     texts: dict[int, tuple[np.ndarray, int]] = {}  # row -> (token ids, where the future begins)
     for row, (values_TV, alpha_V) in enumerate(zip(series.values_NTV, scales_NV, strict=True)):
-        prompt = codec.encode(values_TV[:context], alpha_V, where=f"series {series.ids_N[row]}")
+        prompt = codec.encode(values_TV[series.first_N[row] : context], alpha_V, where=f"series {series.ids_N[row]}")
         with contextlib.suppress(JaxlvError):  # its future has numbers that the format does not write
             text = prompt + codec.encode(values_TV[context : context + horizon], alpha_V)
             texts[row] = alphabet.encode(text), len(prompt)

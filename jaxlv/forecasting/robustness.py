@@ -83,7 +83,7 @@ def contexts(held: SeriesSet, count: int, request: Request) -> Iterator[Conditio
     for length in CONTEXTS:
         if length <= start:
             part = slice(start - length, start + SHORT)
-            given = replace(chosen, values_NTV=chosen.values_NTV[:, part], time_T=chosen.time_T[part])
+            given = chosen.steps(part.start, part.stop)
             yield _condition("context", f"{length} steps", length, given, replace(request, context=length, horizon=SHORT))
 
 

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlv.config import RunConfig, config_tree, to_toml
-from jaxlv.data import series
+from jaxlv.data import loading, series
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.flops.ledger import FINAL, Meter
@@ -81,7 +81,9 @@ def make_folder(config: RunConfig, folder: Path, inputs: Inputs, versions: Mappi
     with new_folder(folder) as work:
         if not config.data.path:
             series.save(work / DATA, inputs.series)
-            inputs = replace(inputs, series=series.load(work / DATA))  # the same values, and the hash that a resume will see
+            inputs = replace(
+                inputs, series=loading.load(work / DATA)
+            )  # the same values, and the hash that a resume will see
         made_of = {"run": folder.resolve().name, **manifest(config, inputs, versions)}
         write_json(work / MANIFEST, made_of)
         shares = (f'"{name}": {json.dumps(marked)}' for name, marked in split_marks(inputs).items())
@@ -125,7 +127,7 @@ def check_intact(folder: Path) -> None:
 
 def series_marks(series_set: SeriesSet) -> list[str]:
     """A short hash of each series' values, by which it is known again in another file."""
-    return [hashlib.sha256(v_TV.astype("<f4").tobytes()).hexdigest()[:16] for v_TV in series_set.values_NTV]
+    return [hashlib.sha256(v_TV.astype("<f4").tobytes()).hexdigest()[:16] for v_TV in series_set.each]
 
 
 def split_marks(inputs: Inputs) -> dict[str, dict[str, str]]:

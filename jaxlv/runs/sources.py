@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from jaxlv.config import DataConfig, LoraConfig, ModelSettings, RunConfig
-from jaxlv.data import dynamics, series
+from jaxlv.data import dynamics, loading, series
 from jaxlv.data.series import SeriesSet, Split
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.ledger import Meter
@@ -53,9 +53,9 @@ class Inputs:
 def load_series(config: RunConfig, folder: Path | None = None) -> SeriesSet:
     """The series of a config: its file, or a run folder's own simulated ones, or new ones from the preset."""
     if config.data.path:
-        return series.load(config.data.path, drop=config.data.bad_series == "drop")
+        return loading.load(config.data.path, drop=config.data.bad_series == "drop")
     if folder is not None and is_there(folder / DATA):
-        return series.load(folder / DATA)
+        return loading.load(folder / DATA)
     return dynamics.draw(config.data.preset, config.data.simulate, config.data.seed)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,20 +52,20 @@ class Texts:
     def batches(self) -> Batches:
         """The batch of any step."""
         t = self.config.train
-        train_NTV = self.inputs.series.select(self.inputs.split.train).values_NTV
-        return Batches(lambda epoch: self._windows(train_NTV, (t.seed, epoch)), t.batch_size, t.accumulate, t.seed)
+        train = self.inputs.series.select(self.inputs.split.train).each
+        return Batches(lambda epoch: self._windows(train, (t.seed, epoch)), t.batch_size, t.accumulate, t.seed)
 
     @functools.cached_property
     def validation_windows(self) -> Windows:
         """At most train.validation_windows windows of the validation series, without overlap, spread evenly."""
         config = self.config
-        values_NTV = self.inputs.series.select(self.inputs.split.validation).values_NTV
-        windows = self._windows(values_NTV, (config.train.seed, VALIDATION_SEED), config.windows.length)
+        held = self.inputs.series.select(self.inputs.split.validation).each
+        windows = self._windows(held, (config.train.seed, VALIDATION_SEED), config.windows.length)
         count = min(windows.number, config.train.validation_windows)
         return windows.rows(np.linspace(0, windows.number - 1, count).astype(int))
 
-    def _windows(self, values_NTV: np.ndarray, seed: tuple[int, int], stride: int | None = None) -> Windows:
-        return make_windows(values_NTV, self.inputs.codec, self.inputs.alphabet, self.config.windows, stride, seed)
+    def _windows(self, each: Sequence[np.ndarray], seed: tuple[int, int], stride: int | None = None) -> Windows:
+        return make_windows(each, self.inputs.codec, self.inputs.alphabet, self.config.windows, stride, seed)
 
 
 def alphabet_of(config: RunConfig, inputs: Inputs) -> tuple[int, ...] | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jaxlv.config import RunConfig
-from jaxlv.data import series
+from jaxlv.data import loading
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError
 from jaxlv.flops import ledger
@@ -133,7 +133,7 @@ def compare(asked: Request, out: Path, *, resume: bool = False, begin: Begin = S
     for name in asked.protocols:
         if name not in PROTOCOLS:
             raise JaxlvError("unknown protocol", where="--protocols", expected=", ".join(PROTOCOLS), found=name)
-    data = series.load(asked.data)
+    data = loading.load(asked.data)
     given = run.load_run(asked.run) if asked.run else None
     for name in asked.protocols:  # another data set is refused before anything is trained
         test_series(PROTOCOLS[name], PROTOCOLS[name].parts[0], data)

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from jaxlv.analysis import clusters, exploration, schemes
-from jaxlv.data import series
+from jaxlv.data import loading
 from jaxlv.data.series import COURSE_SHA256, SeriesSet
 from jaxlv.errors import JaxlvError
 from jaxlv.forecasting import robustness
@@ -72,7 +72,7 @@ def _usable(path: Path, out: Path) -> tuple[list[dict[str, Any]], SeriesSet]:
     """Returns the checks of a file and its series. If it has none to use, writes the checks to `out`, and raises."""
     rows = exploration.inspect(path)
     try:
-        return rows, series.load(path)
+        return rows, loading.load(path)
     except JaxlvError as fault:
         with new_folder(out, replace=_is_refusal(out)) as work:
             write_csv(work / QUALITY, pd.DataFrame(rows))

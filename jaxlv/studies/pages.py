@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxlv.data import series
+from jaxlv.data import loading
 from jaxlv.errors import JaxlvError
 from jaxlv.report import dossier, folders, page
 
@@ -26,7 +26,7 @@ def write(places: Sequence[Path], data: Path | None = None, out: Path | None = N
     `data` is the series file of the forecasts; each run's own, if it is still there, if None. Raises JaxlvError if a folder
     holds no results, if a file in it is damaged, or if the page's folder is not there.
     """
-    given = series.load(data) if data else None
+    given = loading.load(data) if data else None
     found = [folders.read(path) for path in places]
     made = dossier.page_of(found, [dossier.data_of(folder, given) for folder in found])
     path = out or (Path(PAGE) if len(found) > 1 else places[0] / PAGE)

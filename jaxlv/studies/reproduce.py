@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from jaxlv.data import series
+from jaxlv.data import loading
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError
 from jaxlv.flops import ledger
@@ -57,7 +57,7 @@ def reproduce(
     With `resume` what is done is kept. Raises JaxlvError if the data are not the paper's, if the folder exists and is not
     resumed, or if a run cannot be trained.
     """
-    loaded = series.load(data)
+    loaded = loading.load(data)
     work.series_of(work.parts[0], loaded)  # another data set is refused before anything is trained
     begun_folder(work.out, STAGE_FILES, resume)
     for folder in (sweep.RUNS, PARTS):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxlv.config import CodecConfig, ModelSettings, RunConfig
-from jaxlv.data import series
+from jaxlv.data import loading
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError
 from jaxlv.forecasting.forecaster import Forecaster
@@ -94,7 +94,7 @@ def open_subject(asked: Asked, say: Say = unsaid) -> Subject:
     else:
         resolve(asked.subject, asked.bare.revision or None)  # before series are made for nothing
     config = finished.config if finished else RunConfig()
-    data = series.load(asked.data) if asked.data else sources.load_series(config, finished.folder if finished else None)
+    data = loading.load(asked.data) if asked.data else sources.load_series(config, finished.folder if finished else None)
     if finished:
         return Subject(folder.name, finished, config, data)
     return _open_bare(asked, config, data, say)

@@ -97,7 +97,7 @@ class Codec:
     @classmethod
     def for_data(cls, config: CodecConfig, values_NTV: np.ndarray) -> Codec:
         """Returns the codec of a config; the rule `mao` takes its factor from all the given values."""
-        alpha = float(np.percentile(values_NTV, 99.7)) / TOP if config.scale == "mao" else None
+        alpha = float(np.nanpercentile(values_NTV, 99.7)) / TOP if config.scale == "mao" else None
         return cls.of(config, alpha)
 
     @classmethod

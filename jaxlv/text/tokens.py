@@ -201,14 +201,14 @@ def stream_starts(ids: np.ndarray, length: int, stride: int, partial: str, align
 
 
 def make_windows(
-    values_NTV: np.ndarray,
+    series: Sequence[np.ndarray],
     codec: Codec,
     alphabet: Alphabet,
     config: WindowConfig,
     stride: int | None = None,
     seed: Sequence[int] = (0,),
 ) -> Windows:
-    """Makes the windows of a set of series (raw units); `stride` (tokens) replaces the config's, as in validation.
+    """Makes the windows of series, each (T, V) in raw units; `stride` (tokens) replaces the config's, as in validation.
 
     With the rule `context`, each window shows what the model will see when it forecasts: a series from one of its time steps
     on, its scale fitted on a context of config.context_steps = (least, most) steps drawn by `seed`, with one of the codec's
@@ -216,13 +216,13 @@ def make_windows(
     series is one stream of tokens in one scale, cut as the config says.
     """
     stride = stride or config.stride
-    _check_memory(values_NTV, codec, config, stride)
+    _check_memory(series, codec, config, stride)
     counted = _pad_id(alphabet) if config.pads == "counted" else None
     if codec.scale == "context":
-        return stack(list(_context_windows(values_NTV, codec, alphabet, config, stride, seed, counted)), config.length)
+        return stack(list(_context_windows(series, codec, alphabet, config, stride, seed, counted)), config.length)
     semicolon = int(alphabet.ids_A[SYMBOLS.index(";")]) if config.align == "step" else None
     windows = []
-    for series_TV in values_NTV:
+    for series_TV in series:
         text = codec.encode(series_TV, codec.fit(series_TV, series_TV), closed=semicolon is not None)
         ids = alphabet.encode(text)
         for start in stream_starts(ids, config.length, stride, config.partial, semicolon):
@@ -230,19 +230,22 @@ def make_windows(
     return stack(windows, config.length)
 
 
-def _check_memory(values_NTV: np.ndarray, codec: Codec, config: WindowConfig, stride: int) -> None:
+def _check_memory(series: Sequence[np.ndarray], codec: Codec, config: WindowConfig, stride: int) -> None:
     """Raises JaxlvError if even the smallest possible number of windows does not fit in memory."""
-    N, T, V = values_NTV.shape
-    step = V * (codec.decimals + 3)  # tokens
-    if config.partial == "drop":
-        each = int(codec.scale == "context")
-    elif codec.scale == "context":
-        each = len(range(0, max(1, T - config.context_steps[0]), max(1, stride // step)))
-    else:
-        each = max(1, min(T - 1, (T * step - 2) // stride))
+    count = sum(_least_windows(*series_TV.shape, codec, config, stride) for series_TV in series)
     # Finally ids, positions and labels take 4 bytes each; while the windows are in a list, positions and labels take 8.
-    size = N * each * config.length * (3 * 4 + 4 + 2 * 8)
+    size = count * config.length * (3 * 4 + 4 + 2 * 8)
     memory.check("training windows", host={"lower windows.length, or raise windows.stride": size})
+
+
+def _least_windows(steps: int, variables: int, codec: Codec, config: WindowConfig, stride: int) -> int:
+    """Returns the smallest possible number of windows of a series."""
+    step = variables * (codec.decimals + 3)  # tokens
+    if config.partial == "drop":
+        return int(codec.scale == "context")
+    if codec.scale == "context":
+        return len(range(0, max(1, steps - config.context_steps[0]), max(1, stride // step)))
+    return max(1, min(steps - 1, (steps * step - 2) // stride))
 
 
 def _pad_id(alphabet: Alphabet) -> int:
@@ -251,14 +254,14 @@ def _pad_id(alphabet: Alphabet) -> int:
     return alphabet.end_ids[0]
 
 
-def _context_windows(values_NTV, codec, alphabet, config, stride, seed, counted):
+def _context_windows(series, codec, alphabet, config, stride, seed, counted):
     generator, variants = np.random.default_rng(list(seed)), codec.variants
     least, most = config.context_steps
-    _, T, V = values_NTV.shape
+    V = series[0].shape[1] if len(series) else 1
     enough = config.length // (V * (codec.decimals + 3)) + 1  # steps, with one digit before the point, that fill a window
     stride_steps = max(1, stride // (V * (codec.decimals + 3)))
-    for series_TV in values_NTV:
-        for start in range(0, max(1, T - least), stride_steps):
+    for series_TV in series:
+        for start in range(0, max(1, len(series_TV) - least), stride_steps):
             rest_TV = series_TV[start:]
             cut = int(generator.integers(min(least, len(rest_TV)), min(most, len(rest_TV)) + 1))
             one = variants[int(generator.integers(len(variants)))] if len(variants) > 1 else codec

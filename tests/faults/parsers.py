@@ -23,7 +23,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from jaxlv import config
-from jaxlv.data import hdf5, series
+from jaxlv.data import hdf5, loading
 from jaxlv.errors import JaxlvError
 from jaxlv.flops import ledger
 from jaxlv.forecasting import forecaster
@@ -128,11 +128,11 @@ def _adapter(path: Path) -> Any:
 
 
 def _series(path: Path) -> Any:
-    return series.load(path, memory_cap=CAP)
+    return loading.load(path, memory_cap=CAP)
 
 
 def _forecast(path: Path) -> Any:
-    return forecaster.read_csv(path, series.load(path.parent / "series.h5"))
+    return forecaster.read_csv(path, loading.load(path.parent / "series.h5"))
 
 
 def _ledger(path: Path) -> Any:
@@ -227,11 +227,9 @@ def make(folder: Path, base: Path, adapter: dict[str, Any]) -> None:
     np.save(folder / "data" / "series.npy", values)
     np.savez(folder / "data" / "series.npz", trajectories=values, time=2.0 * np.arange(8), variables=["prey", "predator"])
     (folder / "data" / "text").write_text("1.20,1.31;0.93,0.98;0.71,0.80;")
-    found = series.load(folder / "data" / "series.h5")
+    found = loading.load(folder / "data" / "series.h5")
     drawn = np.random.default_rng(1).random((3, 2, 2, 2))
-    forecaster.Forecast(found.ids_N, 6, found.time_T[6:], found.variables, found.values_NTV[:, 5], drawn, {}).write_csv(
-        folder / "data" / "forecast.csv"
-    )
+    forecaster.Forecast.of(found, 6, drawn, {}).write_csv(folder / "data" / "forecast.csv")
     (folder / "run").mkdir()
     whole = config.build_config(config.RunConfig, {"budget": {"flops": 1e9, "phases": {"final": 1e9}}})
     (folder / "run" / "config.toml").write_text(config.to_toml(whole))

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jaxlv.data import hdf5, series
+from jaxlv.data import hdf5, loading
 from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.text.codec import Codec
 from tests.programs import jaxlv
@@ -156,7 +156,7 @@ def test_2_a_file_on_which_the_library_hangs(tmp_path, monkeypatch):
     endless(tmp_path / "a.h5")
     monkeypatch.setattr(hdf5, "PATIENCE", 3.0)
     with pytest.raises(JaxlvError, match=r"a\.h5: damaged: the HDF5 library .*; found no end after 3 s; fetch it again"):
-        series.load(tmp_path / "a.h5")
+        loading.load(tmp_path / "a.h5")
 
 
 @pytest.mark.parametrize(("end", "found"), [("kill -SEGV $$", "SIGSEGV"), ("exit 3", "exit status 3")])
@@ -166,27 +166,27 @@ def test_2_a_file_on_which_the_library_crashes(tmp_path, monkeypatch, end, found
     (tmp_path / "python").chmod(0o755)
     monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
     with pytest.raises(JaxlvError, match=rf"a\.h5: damaged: the HDF5 library .*; found {found}"):
-        series.load(tmp_path / "a.h5")
+        loading.load(tmp_path / "a.h5")
 
 
 @pytest.mark.parametrize("dtype", [">f4", "f2", "i4", "u8", "f8"])
 def test_5_every_real_type_is_read(tmp_path, dtype):
     values = np.round(10 * VALUES).astype(dtype)
     h5(values)(tmp_path / "x.h5")
-    np.testing.assert_array_equal(series.load(tmp_path / "x.h5").values_NTV, values.astype(float))
+    np.testing.assert_array_equal(loading.load(tmp_path / "x.h5").values_NTV, values.astype(float))
 
 
 def test_6_bad_series_may_be_left_out(tmp_path, work):
     h5(with_value(np.nan, 2, 3, 1))(tmp_path / "x.h5")
     with pytest.warns(JaxlvWarning, match=r"x\.h5: 1 of 4 series are left out: 2 \(NaN"):
-        kept = series.load(tmp_path / "x.h5", drop=True)
+        kept = loading.load(tmp_path / "x.h5", drop=True)
     assert kept.ids_N.tolist() == [0, 1, 3]
     h5(np.full_like(VALUES, np.nan))(tmp_path / "y.h5")
     with pytest.raises(JaxlvError, match=r"no series is left; found NaN, infinite, negative or too large values in all 4"):
-        series.load(tmp_path / "y.h5", drop=True)
-    values = series.load(work.data).values_NTV.copy()
+        loading.load(tmp_path / "y.h5", drop=True)
+    values = loading.load(work.data).values_NTV.copy()
     values[7, 0, 0] = -1.0
-    h5(values, series.load(work.data).time_T)(tmp_path / "z.h5")
+    h5(values, loading.load(work.data).time_T)(tmp_path / "z.h5")
     change = ["--set", f"data.path={tmp_path / 'z.h5'}", "--set", "train.steps=1"]
     assert jaxlv("train", work.config, *change, "--out", tmp_path / "run").code == 2
     outcome = jaxlv("train", work.config, *change, "--set", "data.bad_series=drop", "--out", tmp_path / "run")
@@ -207,7 +207,7 @@ def test_8_a_series_without_a_scale(tmp_path, work, value):
 
 
 def test_10_a_series_on_both_sides_of_the_split(tmp_path, work):
-    held = series.load(work.data)
+    held = loading.load(work.data)
     values = held.values_NTV.copy()
     split = np.random.RandomState(42).permutation(len(values))
     values[split[-1]] = values[split[0]]
@@ -231,7 +231,7 @@ def test_12_values_that_the_text_cannot_hold(tmp_path, work, value, message):
     options = ["--data", tmp_path / "x.h5", "--series", "0", "--context", 8, "--horizon", 2, "--samples", 1]
     outcome = jaxlv("evaluate", work.base, *options, "--scale", "liu", "--unmasked-samples", 0, "--out", tmp_path / "out")
     assert outcome.code == 2 and message in outcome.err and 'codec.scale = "context"' in outcome.err
-    data = series.load(tmp_path / "x.h5")
+    data = loading.load(tmp_path / "x.h5")
     codec, values_TV = Codec(), data.values_NTV[0]
     written = codec.encode(values_TV, codec.fit(values_TV), where="series 0")
     assert len(written) == len("0.00,0.00;") * len(values_TV)
@@ -239,7 +239,7 @@ def test_12_values_that_the_text_cannot_hold(tmp_path, work, value, message):
 
 def test_names_mean_nothing_to_figures_pages_and_spreadsheets(tmp_path, work):
     """Names that are markup, a formula of TeX or of a spreadsheet, or read from right to left stand there as they are."""
-    held, names = series.load(work.data), ("$\\frac{<b>", "=1+שם")
+    held, names = loading.load(work.data), ("$\\frac{<b>", "=1+שם")
     np.savez(tmp_path / "x.npz", trajectories=held.values_NTV, time=held.time_T, variables=names)
     options = ["--data", tmp_path / "x.npz", "--series", "0,1", "--context", 8, "--horizon", 2, "--samples", 2]
     outcome = jaxlv("evaluate", work.run, *options, "--unmasked-samples", 0, "--out", tmp_path / "out")
@@ -254,7 +254,7 @@ def test_names_mean_nothing_to_figures_pages_and_spreadsheets(tmp_path, work):
 def test_15_another_file_than_that_of_the_training(tmp_path, work):
     """Resuming on it is refused; measuring on it takes the series that the run has not seen, by their values."""
     shutil.copytree(work.run, tmp_path / "run")
-    held = series.load(work.data)
+    held = loading.load(work.data)
     h5(1.01 * held.values_NTV, held.time_T)(tmp_path / "x.h5")
     before = work.data.read_bytes()
     try:

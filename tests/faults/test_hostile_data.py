@@ -23,7 +23,7 @@ import pytest
 from h5py import h5pl
 
 from jaxlv.config import read_tree
-from jaxlv.data import hdf5, limits, series
+from jaxlv.data import hdf5, limits, loading, series
 from jaxlv.data.limits import LONGEST_NAME, MOST_VARIABLES, Room, clean_name, clean_names
 from jaxlv.errors import JaxlvError
 from jaxlv.tools.options import MOST_IDS, parse_ids
@@ -203,7 +203,7 @@ import sys
 warnings.simplefilter("ignore")
 for path in {paths!r}:
     try:
-        line = f"read {{len(series.load(path, memory_cap={cap}, drop={drop}))}}"
+        line = f"read {{len(loading.load(path, memory_cap={cap}, drop={drop}))}}"
     except JaxlvError as fault:
         line = str(fault)
     print(path.rpartition("/")[2], line, file=sys.stderr)
@@ -301,7 +301,7 @@ def test_a_name_that_does_not_print_is_refused(tmp_path, name):
     tidy = "".join(f'{n},{t},{t},"{v}",1\n' for n in range(2) for t in range(3) for v in ("prey", name))
     (tmp_path / "a.csv").write_text(TIDY + tidy, newline="")
     for action in (
-        lambda: series.load(tmp_path / "a.npz"), lambda: series.load(tmp_path / "a.csv"),
+        lambda: loading.load(tmp_path / "a.npz"), lambda: loading.load(tmp_path / "a.csv"),
         lambda: series.from_arrays(values, None, ["prey", name]),
     ):  # fmt: skip
         with pytest.raises(JaxlvError) as caught:
@@ -346,7 +346,7 @@ def test_names_are_different_and_few():
 def test_the_name_of_a_file_prints_too(tmp_path):
     np.save(tmp_path / "\x1b[2J.npy", VALUES)
     with pytest.raises(JaxlvError, match="name has characters that do not print"):
-        series.load(tmp_path / "\x1b[2J.npy")
+        loading.load(tmp_path / "\x1b[2J.npy")
 
 
 # ------------------------------------------------------------------------------------------------------ code
@@ -378,7 +378,7 @@ def test_no_file_makes_the_hdf5_library_load_code(tmp_path):
     library = tmp_path / "plugins" / "libevil.so"
     subprocess.run([compiler, "-shared", "-fPIC", "-o", library, tmp_path / "evil.c"], check=True)
     environment = os.environ | {"HDF5_PLUGIN_PATH": str(tmp_path / "plugins")}
-    ours = f"from jaxlv.data import series; series.load({str(tmp_path / 'a.h5')!r})"
+    ours = f"from jaxlv.data import loading; loading.load({str(tmp_path / 'a.h5')!r})"
     theirs = f"import h5py; h5py.File({str(tmp_path / 'a.h5')!r})['trajectories'][()]"
     for code, marked in ((ours, False), (theirs, True)):
         ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)

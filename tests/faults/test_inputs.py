@@ -13,7 +13,7 @@ import pytest
 
 from jaxlv.analysis import exploration
 from jaxlv.config import LoraConfig, OptimizerConfig, RunConfig, build_config, override
-from jaxlv.data import dynamics, series
+from jaxlv.data import dynamics, loading, series
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.events import Terms
 from jaxlv.lora.adapters import read_config
@@ -50,16 +50,16 @@ def test_values_that_float32_cannot_hold_are_counted_and_refused(tmp_path):
     values_NTV = np.arange(30.0).reshape(3, 5, 2)
     values_NTV[1, 2, 0] = 1.7e308
     np.save(tmp_path / "x.npy", values_NTV)
-    line = refused(series.load, tmp_path / "x.npy")
+    line = refused(loading.load, tmp_path / "x.npy")
     assert "1 too large values; expected finite values of at least 0 and at most 3.402823e+38; found 1.7e+308 first" in line
     assert "at series 1, step 2, prey" in line
     (row,) = exploration.failed(exploration.inspect(tmp_path / "x.npy"))
     assert (row["check"], row["found"]) == ("too large values", 1)
-    assert len(series.load(tmp_path / "x.npy", drop=True)) == 2
+    assert len(loading.load(tmp_path / "x.npy", drop=True)) == 2
     assert "time is too large" in refused(series.check_time, np.array([-1.7e308, 0, 1.7e308]), "x")
     values_NTV[1, 2, 0] = np.finfo(np.float32).max
     np.save(tmp_path / "x.npy", values_NTV)
-    assert series.load(tmp_path / "x.npy").values_NTV.max() < np.inf
+    assert loading.load(tmp_path / "x.npy").values_NTV.max() < np.inf
 
 
 def test_where_series_are_written_is_looked_at_before_they_are_simulated(tmp_path, monkeypatch):
@@ -83,7 +83,7 @@ def test_a_budget_may_be_as_large_as_its_setting_says():
 def test_a_csv_without_rows_is_refused_by_its_count_of_lines(tmp_path):
     for head, said in ((b"", "wrong CSV columns"), (b"series,time,prey,predator", "has no rows")):
         (tmp_path / "x.csv").write_bytes(head + b"\n" * 5_000_000)
-        assert f"x.csv: {said}" in refused(series.load, tmp_path / "x.csv")
+        assert f"x.csv: {said}" in refused(loading.load, tmp_path / "x.csv")
 
 
 def test_names_of_variables_in_hdf5_are_a_list_of_texts(tmp_path):
@@ -95,7 +95,7 @@ def test_names_of_variables_in_hdf5_are_a_list_of_texts(tmp_path):
             dataset.attrs["variables"] = value
             if name == "numbers":
                 dataset.attrs.create("variables", [dataset.ref, dataset.ref], dtype=h5py.ref_dtype)
-        line = refused(series.load, tmp_path / f"{name}.h5")
+        line = refused(loading.load, tmp_path / f"{name}.h5")
         assert "the attribute variables is not a list of texts" in line and f"{name}.h5:trajectories" in line
 
 
@@ -127,7 +127,7 @@ def test_texts_name_the_key_and_say_what_is_wrong(tmp_path):
     for signature, place in ((b"PK\x01\x02", 8), (b"PK\x03\x04", 6)):
         content[content.index(signature) + place] |= 1
     (tmp_path / "x.npz").write_bytes(content)
-    assert "x.npz:trajectories: is encrypted" in refused(series.load, tmp_path / "x.npz")
+    assert "x.npz:trajectories: is encrypted" in refused(loading.load, tmp_path / "x.npz")
 
 
 @pytest.mark.parametrize(("closed", "code"), [(">&-", 2), (">/dev/full", 2), ("2>&-", 0)])

@@ -1,0 +1,144 @@
+"""The door for series: whatever they come as, here they become `Observations`, and of these a `SeriesSet`."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from jaxlv.data.clock import Clock
+from jaxlv.data.columns import Choice, observed
+from jaxlv.data.contents import of_arrays, of_list, of_named
+from jaxlv.data.limits import MEMORY_CAP
+from jaxlv.data.observations import Handling, Observations
+from jaxlv.data.readers import read, readable
+from jaxlv.data.series import SeriesSet
+from jaxlv.errors import JaxlvError, JaxlvWarning
+from jaxlv.storage.files import sha256
+
+
+def load_series(
+    data: Any,
+    *,
+    id: str | None = None,
+    time: str | None = None,
+    columns: Sequence[str] | None = None,
+    separate: bool = False,
+    memory_cap: int = MEMORY_CAP,
+    check: bool = True,
+) -> Observations:
+    """Reads series from a file, a frame or arrays.
+
+    Args:
+        data: the path of a file (CSV and other text, .gz of it, parquet, Excel, HDF5, NetCDF 4, MATLAB 7.3, npy, npz); a
+            pandas or polars frame, wide (a column for each variable), long (series, time, variable, value) or in Nixtla's
+            form (unique_id, ds, y); a pandas Series; an array (T,), (T, V) or (N, T, V); a list of arrays of any lengths; or
+            a mapping of names to arrays.
+        id: the column that tells series apart; found by its name if not given.
+        time: the column of times; found by its name if not given.
+        columns: the variables, in this order; every other column of numbers if not given.
+        separate: makes each variable a series of its own.
+        memory_cap: bytes that the content of a file may take.
+        check: refuses infinite values and those that float32 cannot hold.
+
+    Returns:
+        The series with the caller's ids, names and times, missing values as NaN, and notes; `lines()` tells what was read.
+
+    Raises:
+        JaxlvError: if something is not understood, with the choices.
+
+    Example:
+        >>> import jaxlv
+        >>> pelts = jaxlv.load_series({"year": [1900, 1901, 1902], "hare": [30, 47.2, 70.2], "lynx": [4, 6.1, 9.8]})
+        >>> pelts.told
+        '1 series, variables hare and lynx, yearly 1900 to 1902, 3 steps'
+    """
+    found = _read(data, Choice(id, time, columns, separate), memory_cap)
+    return found.checked() if check else found
+
+
+def _read(data: Any, choice: Choice, memory_cap: int) -> Observations:
+    """Returns series from whatever they came as."""
+    if isinstance(data, Observations):
+        return data
+    if isinstance(data, SeriesSet):
+        return _of_set(data)
+    if isinstance(data, (str, os.PathLike)):
+        return _of_file(Path(data), choice, memory_cap)
+    frame = _frame(data)
+    if frame is not None:
+        return observed(frame, "frame", choice)
+    if isinstance(data, Mapping):
+        return of_named(data, "arrays", choice)
+    if isinstance(data, (list, tuple)) and len(data) and all(_is_array(one) for one in data):
+        return of_list(data, "series", choice)
+    try:
+        values = np.ma.asarray(data)
+    except (ValueError, TypeError) as fault:
+        raise JaxlvError("not an array of series", expected="(T,), (T, V) or (N, T, V)", found=f"{fault}") from None
+    return of_arrays(values, choice=choice)
+
+
+def _is_array(one: Any) -> bool:
+    """Tells whether an item of a list is a series: an array of one or two axes, or a list of numbers."""
+    return isinstance(one, (list, tuple)) or getattr(one, "ndim", 0) in (1, 2)
+
+
+def _frame(data: Any) -> pd.DataFrame | None:
+    """Returns a frame of pandas, polars or Arrow, or a Series of pandas, as a frame of pandas; None if it is none."""
+    if isinstance(data, pd.DataFrame):
+        return data
+    if isinstance(data, pd.Series):
+        return data.to_frame(name=data.name if data.name is not None else "value")
+    if type(data).__module__.partition(".")[0] == "polars":
+        held = data.collect() if hasattr(data, "collect") else data
+        held = held.to_frame() if hasattr(held, "to_frame") else held
+        return pd.DataFrame({name: pd.Series(values) for name, values in held.to_dict(as_series=False).items()})
+    if type(data).__module__.partition(".")[0] == "pyarrow":
+        return pd.DataFrame({name: pd.Series(values) for name, values in data.to_pydict().items()})
+    return None
+
+
+def _of_file(path: Path, choice: Choice, memory_cap: int) -> Observations:
+    content = read(path, memory_cap)
+    with readable(path):
+        source = {"path": str(path), "sha256": sha256(path), **content.get("source", {})}
+        if "frame" in content:
+            found = observed(content["frame"], path, choice, source)
+        elif "values" in content:
+            found = of_arrays(content["values"], where=path, choice=choice, source=source)
+        else:
+            found = of_named(content["arrays"], path, choice, source)
+    return found.noted(*content.get("notes", ()))
+
+
+def _of_set(found: SeriesSet) -> Observations:
+    clock: Clock = found.clock.moved(found.first_N)
+    values = tuple(values_TV - shift_V for values_TV, shift_V in zip(found.each, found.shift_NV, strict=True))
+    return Observations(
+        tuple(found.ids_N.tolist()), found.variables, values, clock, found.layout, dict(found.source), shared_T=found.time_T
+    )
+
+
+def load(path: Any, *, handling: Handling = Handling(), memory_cap: int = MEMORY_CAP, drop: bool = False) -> SeriesSet:
+    """Returns the series in a file as models take them; what is told of them are JaxlvWarnings.
+
+    Missing and negative values are handled as `handling` says; with `drop`, series that have any are left out instead.
+    Raises JaxlvError as `load_series` does, and if no series is left.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise JaxlvError("not a path", where="series", expected="the name of a file", found=type(path).__name__)
+    found = load_series(path, memory_cap=memory_cap, check=not drop)
+    if drop:
+        found = found.clean()
+    ready = found.ready(handling)
+    told = [*found.notes, *filter(None, [found.gaps()]), *ready.notes]
+    told += [f"series {one} is left out: {reason}" for one, reason in ready.left_out.items()]
+    for line in told:
+        warnings.warn(f"{path}: {line}", JaxlvWarning, stacklevel=2)
+    return ready.series

@@ -1,0 +1,334 @@
+"""Series as people have them: of several lengths and starts, with missing values, in their own names, ids and times.
+
+Axes: N series, T steps, V variables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from jaxlv.data.arrays import LARGEST, shortened
+from jaxlv.data.clock import Clock
+from jaxlv.data.series import FAULTS, Layout, SeriesSet, first_place
+from jaxlv.errors import JaxlvError
+
+Missing = Literal["interpolate", "drop", "error"]
+Negative = Literal["shift", "error"]
+FLATTENS = 200.0  # times the next largest value: with two decimals, the rest is then written with one digit or none
+BAD = "missing, infinite, negative or too large"
+MARGIN = 0.5  # of the range of a context, that a shift leaves below its least value
+
+
+@dataclass(frozen=True)
+class Handling:
+    """What is done with values that a forecast cannot see as they are.
+
+    missing: "interpolate" between the values around a gap (beyond the ends: the nearest), "drop" the steps before the last
+    gap, or "error"; negative: "shift" each variable above zero, or "error".
+    """
+
+    missing: Missing = "interpolate"
+    negative: Negative = "shift"
+
+    def __post_init__(self) -> None:
+        """Raises JaxlvError for other words."""
+        for name, known in (("missing", ("interpolate", "drop", "error")), ("negative", ("shift", "error"))):
+            if getattr(self, name) not in known:
+                raise JaxlvError("unknown choice", where=name, expected=", ".join(known), found=repr(getattr(self, name)))
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Series that are ready for forecasts, what was done to them, and those that are not, with the reasons."""
+
+    series: SeriesSet
+    notes: tuple[str, ...]
+    left_out: Mapping[Any, str]
+
+
+@dataclass(frozen=True, eq=False)
+class Observations:
+    """Series of the same variables: `values` has an array (T, V) for each, in raw units, NaN if a value is missing.
+
+    `notes` tell what reading them left out, sorted or found missing; `where` is the file, or what the series came as.
+    """
+
+    ids: tuple[Any, ...]
+    variables: tuple[str, ...]
+    values: tuple[np.ndarray, ...]
+    clock: Clock
+    layout: Layout = Layout()
+    source: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    where: Any = "series"
+    shared_T: np.ndarray | None = None  # the times of all series as they were given, if they share them and are numbers
+
+    def checked(self) -> Observations:
+        """Returns the same; raises JaxlvError if there are no series, or values that are infinite or too large."""
+        if not self.ids:
+            raise JaxlvError("no series", where=self.where)
+        for name in ("infinite", "too large"):
+            bad = [FAULTS[name](values_TV) for values_TV in self.values]
+            if count := sum(int(bad_TV.sum()) for bad_TV in bad):
+                i = next(i for i, bad_TV in enumerate(bad) if bad_TV.any())
+                t, v = np.argwhere(bad[i])[0]
+                place = f"{self.values[i][t, v]:g} first, at series {self.ids[i]}, step {t}, {self.variables[v]}"
+                expected, hint = (
+                    f"finite values of at most {LARGEST:.7g}",
+                    'or leave these series out: data.bad_series = "drop"',
+                )
+                raise JaxlvError(f"{count} {name} values", where=self.where, expected=expected, found=place, hint=hint)
+        return self
+
+    def padded(self) -> np.ndarray:
+        """Returns the values of all series, (N, T, V), aligned at their ends; NaN before the start of a series."""
+        length = max(map(len, self.values))
+        return np.stack([
+            np.pad(values_TV, ((length - len(values_TV), 0), (0, 0)), constant_values=np.nan) for values_TV in self.values
+        ])  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    # ------------------------------------------------------------------------------------------------ in words
+
+    @property
+    def told(self) -> str:
+        """What the series are in one line: "3 series, variables hare and lynx, yearly 1900 to 1920"."""
+        several = len(self) > 1
+        lengths = sorted({len(values_TV) for values_TV in self.values})
+        steps = f"{lengths[0]} steps" if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]} steps"
+        names = f"variable{'s' * (len(self.variables) > 1)} {_listed(self.variables)}"
+        spans = [self.clock.labels(i, [0, len(values_TV) - 1]) for i, values_TV in enumerate(self.values)]
+        first, last = min(span[0] for span in spans), max(span[1] for span in spans)
+        dated, ends = self.clock.told, f"{_moment(first)} to {_moment(last)}"
+        span = f"{self.clock.word} {ends} {dated}" if dated.startswith("in steps") else f"{dated} {ends}"
+        if not (self.layout.time or self.clock.is_calendar):
+            span = ""
+        return ", ".join(filter(None, [f"{len(self)} series" if several else "1 series", names, span, steps]))
+
+    def lines(self) -> list[str]:
+        """Returns `told` and a line for each note, those about missing values included."""
+        return [self.told, *self.notes, *filter(None, [self.gaps(), *self.flattened()])]
+
+    def gaps(self) -> str:
+        """Returns how many values are missing, and where first; "" if none is."""
+        missing = [(i, values_TV) for i, values_TV in enumerate(self.values) if np.isnan(values_TV).any()]
+        if not missing:
+            return ""
+        count = sum(int(np.isnan(values_TV).sum()) for _, values_TV in missing)
+        i, values_TV = missing[0]
+        t, v = np.argwhere(np.isnan(values_TV))[0]
+        whole = sum(int(np.isnan(values_TV).all(axis=1).sum()) for _, values_TV in missing)
+        steps = f" ({whole} whole step{'s' * (whole > 1)})" if whole else ""
+        of = f"series {self.ids[i]}, " if len(self) > 1 else ""
+        at = f"{self.layout.time or 'step'} {_moment(self.clock.labels(i, [t])[0])}"
+        first = "the first" if count > 1 else "at"
+        return f"{count} missing value{'s' * (count > 1)}{steps}, {first} {of}{at}, {self.variables[v]}"
+
+    def flattened(self) -> list[str]:
+        """Returns a line for each variable of a series of which one value leaves no digits to the others."""
+        found = []
+        for i, values_TV in zip(self.ids, self.values, strict=True):
+            for name, values_T in zip(self.variables, values_TV.T, strict=True):
+                known = np.sort(np.abs(values_T[np.isfinite(values_T)]))
+                if len(known) > 2 and known[-2] > 0 and known[-1] > FLATTENS * known[-2]:
+                    found.append(
+                        f"series {i}: one value of {name}, {known[-1]:g}, is {known[-1] / known[-2]:.3g} times the next: the"
+                        " others keep hardly a digit; is it right?"
+                    )
+        return found[:3]
+
+    # ------------------------------------------------------------------------------------------------- choosing
+
+    def select(self, ids: Sequence[Any]) -> Observations:
+        """Returns the series with these ids, in this order; raises JaxlvError, which names them, if ids are unknown."""
+        known = {one: place for place, one in enumerate(self.ids)} | {str(one): place for place, one in enumerate(self.ids)}
+        unknown = [one for one in ids if one not in known]
+        if unknown or not len(ids):
+            expected = f"ids of its {len(self)} series: {shortened(self.ids)}"
+            raise JaxlvError("unknown series", where=self.where, expected=expected, found=shortened(unknown) or "none")
+        rows = [known[one] for one in ids]
+        return self._rows(rows)
+
+    def _rows(self, rows: Sequence[int]) -> Observations:
+        source = dict(self.source)
+        if "simulation" in source:
+            parameters = {name: np.asarray(p)[list(rows)] for name, p in source["simulation"]["parameters"].items()}
+            source["simulation"] = {**source["simulation"], "parameters": parameters}
+        return replace(
+            self, ids=tuple(self.ids[row] for row in rows), values=tuple(self.values[row] for row in rows),
+            clock=self.clock.select(list(rows)), source=source,
+        )  # fmt: skip
+
+    def noted(self, *notes: str) -> Observations:
+        """Returns the same with further notes."""
+        return replace(self, notes=(*self.notes, *notes))
+
+    def clean(self) -> Observations:
+        """Returns the series whose values are all there, finite, at least 0 and not too large, with a note about the others;
+        raises JaxlvError if none is left.
+        """
+        bad_N = [any(test(values_TV).any() for test in FAULTS.values()) for values_TV in self.values]
+        if all(bad_N):
+            raise JaxlvError("no series is left", where=self.where, found=f"{BAD} values in all {len(self)}")
+        bad = [one for one, is_bad in zip(self.ids, bad_N, strict=True) if is_bad]
+        told = f"{len(bad)} of {len(self)} series are left out: {shortened(bad)} ({BAD} values)"
+        return self._rows([row for row in range(len(self)) if not bad_N[row]]).noted(*([told] if bad else []))
+
+    def separated(self) -> Observations:
+        """Returns each variable as a series of its own, without the missing values around it."""
+        ids, values, origins, places = [], [], [], []
+        for i, values_TV in enumerate(self.values):
+            for v, name in enumerate(self.variables):
+                known = np.flatnonzero(np.isfinite(values_TV[:, v]))
+                if len(known):
+                    ids.append(name if len(self) == 1 else f"{self.ids[i]} {name}")
+                    values.append(values_TV[known[0] : known[-1] + 1, v : v + 1])
+                    origins.append(int(known[0]))
+                    places.append(i)
+        clock = self.clock.select(places).moved(origins)
+        layout = replace(self.layout, id=self.layout.id or "series")
+        return replace(self, ids=tuple(ids), variables=("value",), values=tuple(values), clock=clock, layout=layout)
+
+    def ordered(self, variables: Sequence[str]) -> Observations:
+        """Returns the variables in the order of these names, which are compared without regard to case; unchanged if the
+        names are others.
+        """
+        own = [name.casefold() for name in self.variables]
+        wanted = [name.casefold() for name in variables]
+        if sorted(own) != sorted(wanted) or own == wanted:
+            return self
+        order = [own.index(name) for name in wanted]
+        names = tuple(self.variables[v] for v in order)
+        return replace(self, variables=names, values=tuple(values_TV[:, order] for values_TV in self.values))
+
+    def until(self, steps: int) -> Observations:
+        """Returns the series without their last `steps` steps; those that are not longer are left out, with a note.
+
+        Raises JaxlvError if none is longer.
+        """
+        rows = [i for i, values_TV in enumerate(self.values) if len(values_TV) > steps + 1]
+        if not rows:
+            longest = max(map(len, self.values))
+            raise JaxlvError(
+                "no series is long enough", where=self.where, expected=f"more than {steps + 1} steps", found=longest
+            )
+        short = [self.ids[i] for i in range(len(self)) if i not in rows]
+        notes = (f"series {shortened(short)} have no more than {steps + 1} steps and are left out",) if short else ()
+        kept = self._rows(rows)
+        cut = tuple(values_TV[: len(values_TV) - steps] for values_TV in kept.values)
+        return replace(kept, values=cut, notes=(*kept.notes, *notes))
+
+    # -------------------------------------------------------------------------------------------------- for models
+
+    def ready(self, handling: Handling = Handling(), where: str = "") -> Ready:
+        """Returns the series as forecasts take them, with what was done about missing and negative values.
+
+        A series that cannot be used is left out, with the reason. Raises JaxlvError if none is left, or if the handling of
+        what is there is "error".
+        """
+        notes: list[str] = []
+        if gaps := self.gaps():
+            if handling.missing == "error":
+                hint = 'missing = "interpolate" or "drop" uses the series all the same'
+                raise JaxlvError(gaps, where=self.where, hint=hint)
+            done = {"interpolate": "interpolated", "drop": "the steps before the last gap are not used"}[handling.missing]
+            notes.append(f"missing values: {done}")
+        left_out: dict[Any, str] = {}
+        found: list[tuple[int, np.ndarray, int]] = []
+        for row, (one, values_TV) in enumerate(zip(self.ids, self.values, strict=True)):
+            try:
+                filled_TV, first = FILLED[handling.missing](values_TV)
+            except ValueError as fault:
+                left_out[one] = str(fault)
+                continue
+            if len(filled_TV) < 2:
+                left_out[one] = f"fewer than 2 steps ({len(filled_TV)})"
+                continue
+            found.append((row, filled_TV, first))
+        if not found:
+            one, reason = next(iter(left_out.items()))
+            raise JaxlvError(f"no series can be used: {reason}", where=self.where, found=f"series {one} first")
+        return Ready(self._set(found, handling, notes), tuple(notes), left_out)
+
+    def _set(self, found: list[tuple[int, np.ndarray, int]], handling: Handling, notes: list[str]) -> SeriesSet:
+        rows = [row for row, _, _ in found]
+        length = max(len(values_TV) for _, values_TV, _ in found)
+        first_N = np.array([length - len(values_TV) for _, values_TV, _ in found])
+        values_NTV = np.full((len(found), length, len(self.variables)), np.nan)
+        for i, (_, values_TV, _) in enumerate(found):
+            values_NTV[i, first_N[i] :] = values_TV
+        clock = self.clock.select(rows).moved(np.array([first for _, _, first in found]) - first_N)
+        shift_NV = None
+        negative_NTV = np.nan_to_num(values_NTV) < 0
+        if negative_NTV.any():
+            if handling.negative == "error":
+                place = first_place(negative_NTV, self.variables, np.array(self.ids, object)[rows])
+                hint = 'the text has no sign: negative = "shift" moves each variable above zero'
+                raise JaxlvError(
+                    f"{negative_NTV.sum()} negative values", where=self.where, found=f"the first at {place}", hint=hint
+                )
+            shift_NV = shifts(values_NTV)
+            names = [name for name, shift_N in zip(self.variables, shift_NV.T, strict=True) if shift_N.any()]
+            notes.append(f"negative values: {_listed(names)} shifted above zero, and forecasts back")
+        more = {"first_N": first_N, "source": self._rows(rows).source, "layout": self.layout}
+        if shift_NV is not None:
+            more |= {"shift_NV": shift_NV}
+            values_NTV = values_NTV + shift_NV[:, None]
+        if self.shared_T is not None and not first_N.any() and len(self.shared_T) == length:
+            more |= {"time_T": self.shared_T}
+        return SeriesSet.observed(values_NTV, clock, self.variables, [self.ids[row] for row in rows], **more)
+
+
+def shifts(values_NTV: np.ndarray) -> np.ndarray:
+    """Returns (N, V): what is added to each variable of each series with negative values, so that its least value is
+    MARGIN of its range above zero; 0 for the others.
+    """
+    low_NV, high_NV = np.nanmin(values_NTV, axis=1), np.nanmax(values_NTV, axis=1)
+    return np.where(low_NV < 0, -low_NV + MARGIN * np.maximum(high_NV - low_NV, 1e-9), 0.0)
+
+
+def _interpolated(values_TV: np.ndarray) -> tuple[np.ndarray, int]:
+    """Returns values without gaps, and the first step that is kept: 0. Raises ValueError if a variable has no value."""
+    filled_TV = values_TV.copy()
+    for v in range(values_TV.shape[1]):
+        known = np.flatnonzero(np.isfinite(values_TV[:, v]))
+        if not len(known):
+            raise ValueError("a variable without any value")
+        filled_TV[:, v] = np.interp(np.arange(len(values_TV)), known, values_TV[known, v])
+    return filled_TV, 0
+
+
+def _after_the_last_gap(values_TV: np.ndarray) -> tuple[np.ndarray, int]:
+    """Returns the steps behind the last missing value, and the number of the first."""
+    gaps = np.flatnonzero(np.isnan(values_TV).any(axis=1))
+    first = int(gaps[-1]) + 1 if len(gaps) else 0
+    if first == len(values_TV):
+        raise ValueError("its last step is missing")
+    return values_TV[first:], first
+
+
+FILLED: Mapping[Missing, Callable[[np.ndarray], tuple[np.ndarray, int]]] = {
+    "interpolate": _interpolated, "drop": _after_the_last_gap, "error": lambda values_TV: (values_TV, 0),
+}  # fmt: skip
+
+
+def _listed(names: Sequence[str]) -> str:
+    *first, last = names
+    if len(names) > 8:
+        return f"{', '.join(names[:6])} and {len(names) - 6} more"
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _moment(label: Any) -> str:
+    """Returns a time in words: a date without a time of day at midnight, a number without needless digits."""
+    if isinstance(label, np.datetime64):
+        label = str(label.astype("datetime64[s]")).removesuffix("T00:00:00").replace("T", " ")
+    if isinstance(label, (float, np.floating)):
+        return f"{label:.10g}"
+    return str(label)
