@@ -9,16 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxlv.api import forecast, open_model
+    from jaxlv.data.loading import load_series
     from jaxlv.errors import JaxlvError
     from jaxlv.forecasting.request import Request
+    from jaxlv.front import Forecaster
     from jaxlv.lora.adapters import load_adapter
     from jaxlv.lora.overlay import init_lora
     from jaxlv.model.weights import load_pretrained
 
     __version__: str
 
-__all__ = ["JaxlvError", "Request", "__version__", "forecast", "init_lora", "load_adapter", "load_pretrained", "open_model"]
+__all__ = [
+    "Forecaster", "JaxlvError", "Request", "__version__", "forecast", "init_lora", "load_adapter", "load_pretrained",
+    "load_series", "open_model",
+]  # fmt: skip
 HOMES = {
+    "Forecaster": "front",
+    "load_series": "data.loading",
     "JaxlvError": "errors",
     "Request": "forecasting.request",
     "forecast": "api",

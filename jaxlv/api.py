@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from jaxlv.config import CodecConfig, ModelSettings, RunConfig, SamplingConfig
-from jaxlv.data.loading import load_series
+from jaxlv.data.loading import load_series, told
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.forecasting.forecaster import Forecast, Forecaster
@@ -172,8 +172,4 @@ def as_series(series: Any) -> SeriesSet:
     if isinstance(series, SeriesSet):
         return series
     found = load_series(series)
-    ready = found.ready()
-    left_out = [f"series {one} is left out: {reason}" for one, reason in ready.left_out.items()]
-    for line in [*found.notes, *filter(None, [found.gaps(), *found.flattened()]), *ready.notes, *left_out]:
-        warnings.warn(line, JaxlvWarning, stacklevel=3)
-    return ready.series
+    return told(found.ready(), found)

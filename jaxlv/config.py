@@ -38,6 +38,7 @@ DEEPEST = 20  # levels of sections and lists
 GRID = "grid"  # the section of a config that `jaxlv sweep` reads
 STAGE = "stage"  # the section that tells `jaxlv reproduce` what a stage is; a sweep reads its `skip`
 
+NAME, NAMES = Text(), Items(Text(), 0, 100)
 COUNT, COUNT_OR_NONE = Between(1, AXIS), Between(0, AXIS)
 SHARE, ROOM = Between(0, 1), Between(0, 1, below=True)
 IDS = Items(Between(-(2**63), 2**63 - 1))  # ids of series have 64 bits
@@ -54,7 +55,20 @@ class DataConfig(Settings, section="data"):
     seed: int = setting(42, "seed of the simulation and of the split", Between(0, SEEDS))
     split: Literal["fractions", "xu", "rai", "mao", "liu"] = setting("fractions", "by data.fractions, or as that paper does")
     fractions: tuple[float, ...] = setting((0.70, 0.15, 0.15), "train, validation, test", Items(SHARE, 3, 3))
-    bad_series: Literal["error", "drop"] = setting("error", "NaN, infinite or negative: refuse the file, or leave them out")
+    id: str = setting("", 'column that tells series apart; "" = found by its name', NAME)
+    time: str = setting("", 'column of times; "" = found by its name', NAME)
+    columns: tuple[str, ...] = setting((), "variables, in this order; every other column of numbers if none", NAMES)
+    separate: bool = setting(False, "make each variable a series of its own")
+    missing: Literal["interpolate", "drop", "error"] = setting(
+        "interpolate", "missing values: interpolate them, drop the steps before the last of them, or refuse the file"
+    )
+    negative: Literal["shift", "error"] = setting("shift", "values below zero: shift their variable, or refuse the file")
+    bad_series: Literal["error", "drop"] = setting(
+        "error", "drop: leave out series with missing, infinite or negative values, whatever the two settings before say"
+    )
+    holdout: int = setting(
+        0, "last steps of every series that are kept for the test; 0 = whole series are split", COUNT_OR_NONE
+    )
     train_share: float = setting(
         1.0, "of the training series that are used: the first of the split's order", Between(0, 1, above=True)
     )

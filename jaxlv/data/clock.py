@@ -400,3 +400,12 @@ def _written(at: pd.DatetimeIndex, form: Form) -> np.ndarray:
     if form.format:
         return np.array(at.tz_localize("UTC").tz_convert(form.format), object)
     return at.to_numpy()
+
+
+def moment(label: Any) -> str:
+    """Returns a time in words: a date without a time of day at midnight, a number without needless digits."""
+    if isinstance(label, np.datetime64):
+        label = str(label.astype("datetime64[s]")).removesuffix("T00:00:00").replace("T", " ")
+    if isinstance(label, (float, np.floating)):
+        return f"{label:.10g}"
+    return str(label)

@@ -15,7 +15,7 @@ from jaxlv.data.clock import Clock
 from jaxlv.data.columns import Choice, observed
 from jaxlv.data.contents import of_arrays, of_list, of_named
 from jaxlv.data.limits import MEMORY_CAP
-from jaxlv.data.observations import Handling, Observations
+from jaxlv.data.observations import Handling, Observations, Ready
 from jaxlv.data.readers import read, readable
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError, JaxlvWarning
@@ -136,9 +136,13 @@ def load(path: Any, *, handling: Handling = Handling(), memory_cap: int = MEMORY
     found = load_series(path, memory_cap=memory_cap, check=not drop)
     if drop:
         found = found.clean()
-    ready = found.ready(handling)
-    told = [*found.notes, *filter(None, [found.gaps()]), *ready.notes]
-    told += [f"series {one} is left out: {reason}" for one, reason in ready.left_out.items()]
-    for line in told:
-        warnings.warn(f"{path}: {line}", JaxlvWarning, stacklevel=2)
+    return told(found.ready(handling), found)
+
+
+def told(ready: Ready, found: Observations) -> SeriesSet:
+    """Returns series that are ready, and warns of what was noted while they were read and made ready."""
+    lines = [*found.notes, *filter(None, [found.gaps(), *found.flattened()]), *ready.notes]
+    lines += [f"series {one} is left out: {reason}" for one, reason in ready.left_out.items()]
+    for line in lines:
+        warnings.warn(f"{found.where}: {line}", JaxlvWarning, stacklevel=3)
     return ready.series

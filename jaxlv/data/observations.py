@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 
 from jaxlv.data.arrays import LARGEST, shortened
-from jaxlv.data.clock import Clock
+from jaxlv.data.clock import Clock, moment
 from jaxlv.data.series import FAULTS, Layout, SeriesSet, first_place
 from jaxlv.errors import JaxlvError
 
@@ -105,7 +106,7 @@ class Observations:
         names = f"variable{'s' * (len(self.variables) > 1)} {_listed(self.variables)}"
         spans = [self.clock.labels(i, [0, len(values_TV) - 1]) for i, values_TV in enumerate(self.values)]
         first, last = min(span[0] for span in spans), max(span[1] for span in spans)
-        dated, ends = self.clock.told, f"{_moment(first)} to {_moment(last)}"
+        dated, ends = self.clock.told, f"{moment(first)} to {moment(last)}"
         span = f"{self.clock.word} {ends} {dated}" if dated.startswith("in steps") else f"{dated} {ends}"
         if not (self.layout.time or self.clock.is_calendar):
             span = ""
@@ -126,7 +127,7 @@ class Observations:
         whole = sum(int(np.isnan(values_TV).all(axis=1).sum()) for _, values_TV in missing)
         steps = f" ({whole} whole step{'s' * (whole > 1)})" if whole else ""
         of = f"series {self.ids[i]}, " if len(self) > 1 else ""
-        at = f"{self.layout.time or 'step'} {_moment(self.clock.labels(i, [t])[0])}"
+        at = f"{self.layout.time or 'step'} {moment(self.clock.labels(i, [t])[0])}"
         first = "the first" if count > 1 else "at"
         return f"{count} missing value{'s' * (count > 1)}{steps}, {first} {of}{at}, {self.variables[v]}"
 
@@ -142,6 +143,17 @@ class Observations:
                         " others keep hardly a digit; is it right?"
                     )
         return found[:3]
+
+    def frame(self) -> pd.DataFrame:
+        """Returns a wide frame, under the caller's names: a column of ids (if there are several, or there was one), of times,
+        and one for each variable.
+        """
+        parts = []
+        for i, (one, values_TV) in enumerate(zip(self.ids, self.values, strict=True)):
+            columns: dict[str, Any] = {self.layout.id or "series": one} if self.layout.id or len(self) > 1 else {}
+            columns[self.layout.time or "time"] = self.clock.labels(i, np.arange(len(values_TV)))
+            parts.append(pd.DataFrame({**columns, **dict(zip(self.variables, values_TV.T, strict=True))}))
+        return pd.concat(parts, ignore_index=True)
 
     # ------------------------------------------------------------------------------------------------- choosing
 
@@ -323,12 +335,3 @@ def _listed(names: Sequence[str]) -> str:
     if len(names) > 8:
         return f"{', '.join(names[:6])} and {len(names) - 6} more"
     return f"{', '.join(first)} and {last}" if first else last
-
-
-def _moment(label: Any) -> str:
-    """Returns a time in words: a date without a time of day at midnight, a number without needless digits."""
-    if isinstance(label, np.datetime64):
-        label = str(label.astype("datetime64[s]")).removesuffix("T00:00:00").replace("T", " ")
-    if isinstance(label, (float, np.floating)):
-        return f"{label:.10g}"
-    return str(label)

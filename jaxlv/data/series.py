@@ -98,6 +98,11 @@ class SeriesSet:
         return [values_TV[first:] for values_TV, first in zip(self.values_NTV, self.first_N, strict=True)]
 
     @property
+    def raw_each(self) -> list[np.ndarray]:
+        """The same in the units of the file: what was added to series below zero is taken off."""
+        return [values_TV - shift_V for values_TV, shift_V in zip(self.each, self.shift_NV, strict=True)]
+
+    @property
     def shortest(self) -> int:
         """The steps of the shortest series."""
         return self.values_NTV.shape[1] - int(self.first_N.max())

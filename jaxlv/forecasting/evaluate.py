@@ -5,6 +5,7 @@ Axes: N series, S samples, C context steps, H steps ahead, V variables.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +15,14 @@ import numpy as np
 
 from jaxlv.config import EvaluateConfig, config_tree
 from jaxlv.data.series import SeriesSet
-from jaxlv.errors import JaxlvError
+from jaxlv.errors import JaxlvError, JaxlvWarning, briefly
 from jaxlv.flops.ledger import BudgetExceeded
 from jaxlv.forecasting import metrics
 from jaxlv.forecasting.baselines import baselines_for
 from jaxlv.forecasting.conformal import Bands, fit_bands
 from jaxlv.forecasting.forecaster import Forecast, Forecaster
 from jaxlv.forecasting.likelihood import nats_per_value
+from jaxlv.forecasting.origins import by_length
 from jaxlv.forecasting.request import Request
 from jaxlv.results.record import Interval
 from jaxlv.results.record import plain as plain
@@ -87,7 +89,12 @@ def evaluate(
     for place, forecaster in enumerate(forecasters.values()):
         rows[place] = replace(rows[place], **likelihood_measures(forecaster, series, config))
     for name, baseline in baselines_for(series).items():
-        rows.append(score(name, baseline(context_NCV, config.horizon), truth_NHV, context_NCV, series))
+        try:
+            point_NHV = by_length(baseline, context_NCV, series.first_N, config.horizon)
+        except JaxlvError as fault:
+            warnings.warn(f"{name} is left out: {briefly(fault)}", JaxlvWarning, stacklevel=2)
+            continue
+        rows.append(score(name, point_NHV, truth_NHV, context_NCV, series))
     return Evaluation(protocol(series, config, next(iter(forecasters.values()), None)), tuple(rows)), forecasts
 
 

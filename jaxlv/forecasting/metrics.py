@@ -50,10 +50,10 @@ def r2(forecast_NHV: np.ndarray, truth_NHV: np.ndarray) -> np.ndarray:
 def mase(forecast_NHV: np.ndarray, truth_NHV: np.ndarray, context_NCV: np.ndarray) -> np.ndarray:
     """Mean absolute scaled error, mae / mean |first difference of the context|, without unit: (N, V).
 
-    NaN where the context does not change. Hyndman and Koehler (2006), International Journal of Forecasting
+    NaN where the context does not change; steps of the context that are NaN, before a series begins, do not count. Hyndman and Koehler (2006), International Journal of Forecasting
     22, 679-688.
     """
-    return _divide(mae(forecast_NHV, truth_NHV), np.abs(np.diff(context_NCV, axis=1)).mean(axis=1))
+    return _divide(mae(forecast_NHV, truth_NHV), np.nanmean(np.abs(np.diff(context_NCV, axis=1)), axis=1))
 
 
 def crps(samples_NSHV: np.ndarray, truth_NHV: np.ndarray, fair: bool = True) -> np.ndarray:

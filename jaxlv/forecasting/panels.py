@@ -6,14 +6,18 @@ Axes: C context steps, H forecast steps, T = C + H, S samples, V variables.
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from jaxlv.data.clock import moment
 from jaxlv.data.series import SeriesSet
 from jaxlv.forecasting import metrics
 from jaxlv.forecasting.forecaster import Forecast, filled
 
+TICKS = 5  # of a time axis of dates
 BANDS = (0.95, 0.80, 0.50)  # central shares of the samples, widest first
 
 
@@ -21,7 +25,7 @@ BANDS = (0.95, 0.80, 0.50)  # central shares of the samples, widest first
 class ForecastPanel:
     """One series and the samples that continue it, in raw units; NaN where a sample is invalid or cut."""
 
-    series_id: int
+    series_id: Any
     variables: tuple[str, ...]
     time_T: np.ndarray
     context_CV: np.ndarray
@@ -29,6 +33,8 @@ class ForecastPanel:
     samples_SHV: np.ndarray
     top: tuple[str, float] | None = None  # a level to be drawn, in words and raw units
     last_V: np.ndarray | None = None  # where samples without a complete step stay; None: at the end of the context
+    time_label: str = "time"
+    ticks: Mapping[float, str] | None = None  # of the time axis, if times are dates: steps and what they are called
 
     @property
     def time_H(self) -> np.ndarray:
@@ -80,20 +86,38 @@ class ForecastPanel:
 
 def panels(forecast: Forecast, data: SeriesSet) -> list[ForecastPanel]:
     """Returns the panel of each series of a forecast; its truth is None if the file ends before the forecast does."""
-    values_NTV = data.select(forecast.ids_N).values_NTV
+    known = data.select(forecast.ids_N)
+    values_NTV = known.values_NTV - known.shift_NV[:, None]
     horizon, C = len(forecast.time_H), forecast.start
     result = []
-    for i, series_id in enumerate(forecast.ids_N):
+    for i, (series_id, first) in enumerate(zip(forecast.ids_N.tolist(), known.first_N.tolist(), strict=True)):
         known_HV = values_NTV[i, C : C + horizon]
+        time_T, ticks = _times(known, i, first, C, horizon, forecast.time_H)
         result.append(
             ForecastPanel(
-                series_id=int(series_id),
+                series_id=series_id,
                 variables=forecast.variables,
-                time_T=np.concatenate([data.time_T[:C], forecast.time_H]),
-                context_CV=values_NTV[i, :C],
+                time_T=time_T,
+                context_CV=values_NTV[i, first:C],
                 truth_HV=known_HV if len(known_HV) == horizon else None,
-                samples_SHV=forecast.samples_NSHV[i],
-                last_V=forecast.last_NV[i],
+                samples_SHV=forecast.raw_NSHV[i],
+                last_V=forecast.last_NV[i] - forecast.shift_NV[i],
+                time_label=known.layout.time or "time",
+                ticks=ticks,
             )
         )
     return result
+
+
+def _times(
+    known: SeriesSet, row: int, first: int, context: int, horizon: int, time_H: np.ndarray
+) -> tuple[np.ndarray, Mapping[float, str]]:
+    """Returns the places of a series' steps on a time axis, and the labels of some if its times are dates."""
+    steps_T = np.arange(first, context + horizon)
+    if not known.clock.is_calendar:
+        if not known.first_N.any() and len(set(known.clock.origin_N.tolist())) == 1:
+            return np.concatenate([known.time_T[:context], time_H]), {}
+        return known.clock.labels(row, steps_T).astype(float), {}
+    chosen = np.unique(np.linspace(0, len(steps_T) - 1, TICKS).astype(int))
+    labels = known.clock.labels(row, steps_T[chosen])
+    return np.arange(len(steps_T), dtype=float), {float(i): moment(one) for i, one in zip(chosen, labels, strict=True)}

@@ -47,7 +47,7 @@ from jaxlv.runs.records import (
     read_metrics,
     read_split,
 )
-from jaxlv.runs.sources import DATA, Inputs, load_base
+from jaxlv.runs.sources import DATA, GIVEN, Inputs, load_base, load_series
 from jaxlv.steps.train import init_state, make_optimizer
 from jaxlv.storage.door import is_there
 from jaxlv.storage.files import SEAL, broken, new_folder, seal, write_json, write_text
@@ -79,11 +79,12 @@ def check_folder(config: RunConfig, folder: Path, resume: bool) -> None:
 def make_folder(config: RunConfig, folder: Path, inputs: Inputs, versions: Mapping[str, str]) -> None:
     """Make the folder of a new run, whole or not at all."""
     with new_folder(folder) as work:
-        if not config.data.path:
+        if inputs.given is not None:
+            write_text(work / GIVEN, inputs.given.frame().to_csv(index=False))
+            inputs = replace(inputs, series=load_series(config, work))  # the hash that a resume will see
+        elif not config.data.path:
             series.save(work / DATA, inputs.series)
-            inputs = replace(
-                inputs, series=loading.load(work / DATA)
-            )  # the same values, and the hash that a resume will see
+            inputs = replace(inputs, series=loading.load(work / DATA))  # the same values, and that hash
         made_of = {"run": folder.resolve().name, **manifest(config, inputs, versions)}
         write_json(work / MANIFEST, made_of)
         shares = (f'"{name}": {json.dumps(marked)}' for name, marked in split_marks(inputs).items())
@@ -101,7 +102,12 @@ def manifest(config: RunConfig, inputs: Inputs, versions: Mapping[str, str]) -> 
     """What the run was made of, so that it can be made again: no names of machines or users."""
     return {
         "versions": dict(versions),
-        "data": {"sha256": inputs.series.source["sha256"], "series": len(inputs.series)},
+        "data": {
+            "sha256": inputs.series.source["sha256"],
+            "series": len(inputs.series),
+            "variables": list(inputs.series.variables),
+            "lengths": sorted({len(values_TV) for values_TV in inputs.series.each}),
+        },
         "base": {"name": config.model.path, "sha256": fingerprint(inputs.base), "revision": hub_revision(inputs.base)},
         "model": dataclasses.asdict(inputs.model.config),
         **({"start": {"sha256": adapters.fingerprint(Path(config.lora.init))}} if config.lora.init else {}),
@@ -127,13 +133,18 @@ def check_intact(folder: Path) -> None:
 
 def series_marks(series_set: SeriesSet) -> list[str]:
     """A short hash of each series' values, by which it is known again in another file."""
-    return [hashlib.sha256(v_TV.astype("<f4").tobytes()).hexdigest()[:16] for v_TV in series_set.each]
+    return [mark(values_TV) for values_TV in series_set.raw_each]
+
+
+def mark(values_TV: np.ndarray) -> str:
+    """Returns a short hash of values in raw units."""
+    return hashlib.sha256(np.ascontiguousarray(values_TV).astype("<f4").tobytes()).hexdigest()[:16]
 
 
 def split_marks(inputs: Inputs) -> dict[str, dict[str, str]]:
     """{share: {series id: mark of its values}}, for train, validation and test."""
     return {
-        share: dict(zip(map(str, ids), series_marks(inputs.series.select(ids)), strict=True))
+        share: dict(zip(map(str, ids), series_marks(inputs.series.select(ids)), strict=True)) if len(ids) else {}
         for share, ids in inputs.split.parts().items()
     }
 
@@ -169,6 +180,21 @@ class FinishedRun:
         """The ids of those series that the run trained on or was validated on, by their values."""
         known = {*self.split["train"].values(), *self.split["validation"].values()}
         return series_set.ids_N[[mark in known for mark in series_marks(series_set)]]
+
+    def seen_steps(self, series_set: SeriesSet) -> np.ndarray:
+        """Returns (N,): how many of the first steps of each series the run trained on or was validated on, by their values;
+        the last steps of a series may have been held out.
+        """
+        known = {*self.split["train"].values(), *self.split["validation"].values()}
+        lengths = sorted(self.manifest["data"].get("lengths", ()), reverse=True)
+        each = series_set.raw_each
+        found = [next((n for n in (len(v_TV), *lengths) if n <= len(v_TV) and mark(v_TV[:n]) in known), 0) for v_TV in each]
+        return np.array(found)
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """The names of the variables that it was trained on; none if an older version wrote the run."""
+        return tuple(self.manifest["data"].get("variables", ()))
 
     def models(self) -> tuple[dict[str, Forecaster], dict[str, Held]]:
         """({"tuned", "untuned"}, what each holds of its overlay).

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from jaxlv.config import DataConfig, LoraConfig, ModelSettings, RunConfig
 from jaxlv.data import dynamics, loading, series
+from jaxlv.data.observations import Handling, Observations, Ready
 from jaxlv.data.series import SeriesSet, Split
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.ledger import Meter
@@ -27,7 +28,8 @@ from jaxlv.storage.door import at_home, is_there
 from jaxlv.text.codec import Codec
 from jaxlv.text.tokens import Alphabet, load_alphabet
 
-DATA = "data.h5"  # in a run folder, where the series were simulated
+DATA = "data.h5"  # in a run folder, if its series were simulated
+GIVEN = "series.csv"  # in a run folder, if its series came from Python
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Inputs:
     alphabet: Alphabet
     codec: Codec
     start: overlay.Tree | None = None  # the overlay to begin from, where the config names one
+    given: Observations | None = None  # series from Python, which a run folder keeps
 
     def forecaster(self, lora: Mapping[str, Any], config: RunConfig, meter: Meter | None = None) -> Forecaster:
         """The base with the overlay laid over it, as a forecaster."""
@@ -50,13 +53,33 @@ class Inputs:
         )
 
 
-def load_series(config: RunConfig, folder: Path | None = None) -> SeriesSet:
-    """The series of a config: its file, or a run folder's own simulated ones, or new ones from the preset."""
-    if config.data.path:
-        return loading.load(config.data.path, drop=config.data.bad_series == "drop")
-    if folder is not None and is_there(folder / DATA):
-        return loading.load(folder / DATA)
-    return dynamics.draw(config.data.preset, config.data.simulate, config.data.seed)
+def load_series(config: RunConfig, folder: Path | None = None, whole: bool = False) -> SeriesSet:
+    """Returns the series of a config: its file, or a run folder's own, or new ones from the preset; without the steps that
+    are held out, unless `whole`.
+    """
+    found = observed(config, folder)
+    if found is None:
+        return dynamics.draw(config.data.preset, config.data.simulate, config.data.seed)
+    return loading.told(ready(config.data, found, whole), found)
+
+
+def observed(config: RunConfig, folder: Path | None = None) -> Observations | None:
+    """Returns the series of a config as they were read; None if they are still to be simulated."""
+    data = config.data
+    places = [data.path] if data.path else [folder / name for name in (GIVEN, DATA) if folder and is_there(folder / name)]
+    if not places:
+        return None
+    how: dict[str, Any] = {"id": data.id or None, "time": data.time or None, "columns": data.columns or None}
+    return loading.load_series(places[0], **how, separate=data.separate, check=data.bad_series != "drop")
+
+
+def ready(data: DataConfig, found: Observations, whole: bool = False) -> Ready:
+    """Returns observed series as a config has them handled; without the steps that are held out, unless `whole`."""
+    if data.bad_series == "drop":
+        found = found.clean()
+    if data.holdout and not whole:
+        found = found.until(data.holdout)
+    return found.ready(Handling(data.missing, data.negative))
 
 
 def split_series(config: RunConfig, series_set: SeriesSet) -> Split:
@@ -64,6 +87,8 @@ def split_series(config: RunConfig, series_set: SeriesSet) -> Split:
     in two of them.
     """
     data, ids = config.data, series_set.ids_N
+    if data.holdout:  # the same series, cut: a part of each is the test
+        return Split(ids, ids[:0], ids[:0])
     listed = ("train_ids", "validation_ids", "test_ids")
     where = ", ".join(f"data.{name}" for name in listed if getattr(data, name))
     if data.train_ids or data.validation_ids or data.test_ids:
@@ -80,11 +105,14 @@ def split_series(config: RunConfig, series_set: SeriesSet) -> Split:
     return replace(split, train=split.train[: max(1, round(data.train_share * len(split.train)))])
 
 
-def load_inputs(config: RunConfig, folder: Path | None = None) -> Inputs:
-    """Everything that `config` names; each fault is one JaxlvError that says which part it is in."""
+def load_inputs(config: RunConfig, folder: Path | None = None, given: Observations | None = None) -> Inputs:
+    """Returns everything that `config` names, with `given` in place of its series if there are any; each fault is one
+    JaxlvError that says which part it is in.
+    """
     if config.model.deterministic:
         compute_deterministically()
-    return _inputs(config, load_series(config, folder), lambda: load_base(config))
+    series_set = loading.told(ready(config.data, given), given) if given else load_series(config, folder)
+    return replace(_inputs(config, series_set, lambda: load_base(config)), given=given)
 
 
 def load_inputs_of(configs: Sequence[RunConfig]) -> list[Inputs]:
@@ -95,7 +123,20 @@ def load_inputs_of(configs: Sequence[RunConfig]) -> list[Inputs]:
     base_of = functools.lru_cache(lambda model: load_base(replace(RunConfig(), model=model)))
 
     def source(data: DataConfig) -> DataConfig:
-        kept = ("path", "preset", "simulate", "seed", "bad_series")
+        kept = (
+            "path",
+            "preset",
+            "simulate",
+            "seed",
+            "bad_series",
+            "id",
+            "time",
+            "columns",
+            "separate",
+            "missing",
+            "negative",
+            "holdout",
+        )
         return DataConfig(**{name: getattr(data, name) for name in kept})
 
     return [_inputs(config, series_of(source(config.data)), functools.partial(base_of, config.model)) for config in configs]
@@ -141,9 +182,9 @@ def _taken_over(own: LoraConfig, theirs: LoraConfig) -> LoraConfig:
 def _check_validation(config: RunConfig, series_set: SeriesSet, split: Split) -> None:
     """JaxlvError, before anything is written, where training would come to a validation that cannot be done."""
     t, steps = config.train, series_set.values_NTV.shape[1]
-    if t.validate_every and not len(split.validation):
-        raise JaxlvError("no validation series", where="data", hint="name some, or set train.validate_every = 0")
-    if t.validate_every and t.forecast_series and config.evaluate.context >= steps:
+    if not len(split.train):
+        raise JaxlvError("no training series", where="data", hint="name some, or give them a share of data.fractions")
+    if t.validate_every and len(split.validation) and t.forecast_series and config.evaluate.context >= steps:
         raise JaxlvError(
             "the context leaves nothing of the series to forecast",
             where="evaluate.context",

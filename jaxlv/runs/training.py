@@ -307,7 +307,8 @@ class _Training:
     def _due(self, step: int, on_demand: bool = False) -> tuple[bool, bool]:
         """Says whether the state of this step is validated, and whether it is saved whatever the validation finds."""
         t, last = self.config.train, step == self.config.train.steps
-        validates = t.validate_every > 0 and (step % t.validate_every == 0 or last)
+        held = len(self.members[0].inputs.split.validation) > 0
+        validates = held and t.validate_every > 0 and (step % t.validate_every == 0 or last)
         return validates, step % t.checkpoint_every == 0 or last or on_demand
 
     def _is_save_asked(self) -> bool:

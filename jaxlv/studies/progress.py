@@ -46,5 +46,26 @@ class Silent:
         """Shows nothing."""
 
 
+class Ticking(Silent):
+    """A bar of tqdm, in a notebook or a terminal; nothing if the output is no terminal."""
+
+    def __init__(self, label: str, total: int):
+        from tqdm.auto import tqdm
+
+        self.bar = tqdm(total=total, desc=label, leave=False, disable=None)
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def update(self, done: int, facts: str = "") -> None:
+        """Shows how many pieces are done."""
+        self.bar.update(done - self.bar.n)
+        self.bar.set_postfix_str(facts)
+
+    def step(self, done: int, figures: dict[str, float]) -> None:
+        """Shows the loss of a training step."""
+        self.update(done, f"loss {figures['loss']:.4f}")
+
+
 def unsaid(text: str) -> None:
     """Shows nothing."""

@@ -84,9 +84,9 @@ def _own_last(row: Row) -> bool:
 TOP_DASH = (0, (6, 2))
 
 
-def forecast_figure(panel: ForecastPanel, *, time_label: str = "time") -> Chart:
+def forecast_figure(panel: ForecastPanel) -> Chart:
     """Context, truth, median and 50/80/95 % bands of one series, one panel per species."""
-    panels = [_forecast_panel(panel, v, time_label) for v in range(len(panel.variables))]
+    panels = [_forecast_panel(panel, v) for v in range(len(panel.variables))]
     return Chart("forecast", panels, (WIDTH, 60 + 124 * len(panels)), keys=_forecast_keys(panel, panels))
 
 
@@ -107,7 +107,7 @@ def _band_name(shares: tuple[float, ...]) -> str:
     return " and ".join(f"{100 * share:.0f}" for share in sorted(shares)) + " %"
 
 
-def _forecast_panel(panel: ForecastPanel, v: int, time_label: str) -> Panel:
+def _forecast_panel(panel: ForecastPanel, v: int) -> Panel:
     colour, time_H = species(v), panel.time_H
     ends = {shares: (low_HV[:, v], high_HV[:, v]) for shares, (low_HV, high_HV) in panel.bands.items()}
     series = [
@@ -129,9 +129,10 @@ def _forecast_panel(panel: ForecastPanel, v: int, time_label: str) -> Panel:
         border = panel.time_T[len(panel.context_CV) - 1 :][:2].mean()
         series.append(Series("", [border], mark="down", colour=MUTED, width=0.8, dash=SHORT))
     top = np.nanmax([*panel.observed_TV[:, v], *(high for _, high_H in ends.values() for high in high_H)])
-    low, high = min(0.0, np.nanmin(panel.observed_TV[:, v])), 1.06 * min(top, panel.ceiling_V[v]) or 1.0
+    least = np.nanmin([*panel.observed_TV[:, v], *(low for low_H, _ in ends.values() for low in low_H)])
+    low, high = min(0.0, least), 1.06 * min(top, panel.ceiling_V[v]) or 1.0
     y = Axis(shortened(panel.variables[v], 20), limits=(low, high), ticks=4, colour=colour)
-    return Panel(series, Axis(time_label, limits=(panel.time_T[0], panel.time_T[-1])), y)
+    return Panel(series, Axis(panel.time_label, limits=(panel.time_T[0], panel.time_T[-1]), ticks=panel.ticks or 0), y)
 
 
 def phase_figure(panel: ForecastPanel, *, samples: int = 5) -> Chart:

@@ -1,0 +1,481 @@
+"""Three lines for a notebook: a forecaster by its name, forecasts of anybody's series, and how good they are.
+
+Axes: N series, S samples, H steps ahead, V variables.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from jaxlv import api
+from jaxlv.config import EvaluateConfig, RunConfig, SamplingConfig, override
+from jaxlv.data.loading import load_series
+from jaxlv.data.observations import Handling, Missing, Negative, Observations
+from jaxlv.data.series import SeriesSet
+from jaxlv.errors import JaxlvError, JaxlvWarning
+from jaxlv.forecasting import forecaster as sampling
+from jaxlv.forecasting import metrics
+from jaxlv.forecasting.evaluate import evaluate
+from jaxlv.forecasting.origins import Rolling, rolling
+from jaxlv.forecasting.panels import panels
+from jaxlv.forecasting.request import Request
+from jaxlv.results.scores import Evaluation
+from jaxlv.runs import run, sources
+from jaxlv.runs.run import FinishedRun
+from jaxlv.storage.door import is_there
+from jaxlv.studies import fitting
+from jaxlv.studies import train as training
+from jaxlv.studies.progress import Begin, Silent, Ticking
+
+FEWEST_DRAWN = 12  # series that `plot` draws at most
+Form = Literal["tidy", "wide", "nixtla"]
+
+
+class Forecaster:
+    """A model that forecasts series: the embedded base, a run, or a Hugging Face model with or without an adapter.
+
+    Args:
+        model: "embedded", a run folder, a folder in Hugging Face's format, a hub id, or what `jaxlv.open_model` takes.
+        adapter: a folder in PEFT's format, laid over the model.
+        tokenizer: a folder with the model's tokenizer, if the model has none.
+        pays: reserves what is computed in the ledger of a run that has a budget.
+        sampling: temperature, top_k, top_p, repetition_penalty, grammar.
+
+    Raises:
+        JaxlvError: if something is missing or does not fit.
+
+    Example:
+        >>> import jaxlv
+        >>> forecaster = jaxlv.Forecaster("embedded")
+        >>> forecast = forecaster.predict({"year": [1900, 1901, 1902, 1903], "lynx": [4, 6.1, 9.8, 35.2]}, horizon=2, samples=2)
+        >>> forecast.frame[["year", "variable"]].values.tolist()
+        [[1904, 'lynx'], [1905, 'lynx']]
+    """
+
+    def __init__(
+        self, model: Any = "embedded", *, adapter: str | Path | None = None, tokenizer: str | Path | None = None,
+        pays: bool = True, progress: bool = True, **sampling: Any,
+    ):  # fmt: skip
+        known = set(SamplingConfig.__dataclass_fields__)
+        unknown = [name for name in sampling if name not in known]
+        if unknown:
+            raise JaxlvError(f"unknown setting {unknown[0]}", where="Forecaster", expected=", ".join(sorted(known)))
+        self.model = model
+        self.run: FinishedRun | None = run.load_run(Path(model)) if _is_run(model) else None
+        self._opening = {"adapter": adapter, "tokenizer": tokenizer, "pays": pays}
+        self._sampling = sampling
+        self.sampler = api.open_model(model, **self._opening).with_sampling(**sampling)
+        self._begin: Begin = Ticking if progress else Silent
+
+    def __repr__(self) -> str:
+        return f"jaxlv.Forecaster({str(self.model) if isinstance(self.model, (str, Path)) else type(self.model).__name__!r})"
+
+    # ------------------------------------------------------------------------------------------------- series
+
+    def read(self, data: Any, **how: Any) -> Observations:
+        """Returns `jaxlv.load_series(data, **how)`, its variables in the order of those that a run was tuned on."""
+        found = load_series(data, **how)
+        if self.run is None or not self.run.variables or how.get("columns"):
+            return found
+        ordered = found.ordered(self.run.variables)
+        if [name.casefold() for name in ordered.variables] != [name.casefold() for name in self.run.variables]:
+            told = f"the run was tuned on {' and '.join(self.run.variables)}, not on {' and '.join(found.variables)}"
+            return found.noted(told)
+        return ordered
+
+    def _ready(self, found: Observations, handling: Handling, steps: int | None) -> tuple[SeriesSet, list[str]]:
+        """Returns the series that have a scale, at most their last `steps` steps, and the notes on them and on others."""
+        ready = found.ready(handling)
+        notes = [*found.notes, *filter(None, [found.gaps(), *found.flattened()]), *ready.notes]
+        notes += [f"series {one} is left out: {reason}" for one, reason in ready.left_out.items()]
+        kept = ready.series
+        if steps is not None and steps < kept.values_NTV.shape[1]:
+            kept = kept.steps(kept.values_NTV.shape[1] - steps, kept.values_NTV.shape[1])
+        bad = dict(unusable(kept, self.sampler))
+        notes += [f"series {one} is left out: {reason}" for one, reason in bad.items()]
+        rows = np.array([row for row, one in enumerate(kept.ids_N.tolist()) if one not in bad], int)
+        if not len(rows):
+            raise JaxlvError("no series can be forecast", where=found.where, found=next(iter(bad.values())))
+        return (kept.rows(rows) if bad else kept), notes
+
+    # ------------------------------------------------------------------------------------------------- forecasts
+
+    def predict(
+        self,
+        data: Any,
+        horizon: int,
+        *,
+        samples: int = 20,
+        context: int | None = None,
+        seed: int = 0,
+        missing: Missing = "interpolate",
+        negative: Negative = "shift",
+        batch_series: int = 8,
+        **how: Any,
+    ) -> Prediction:
+        """Forecasts the steps behind every series, from all of its steps.
+
+        Args:
+            data: what `jaxlv.load_series` takes: a path, a frame, an array, ...
+            horizon: steps ahead.
+            samples: trajectories of each series.
+            context: steps that the model is given; all of them, as far as it has read such long texts, if None.
+            seed: of the samples.
+            missing: "interpolate" missing values, "drop" the steps before the last of them, or "error".
+            negative: "shift" variables with negative values above zero, or "error".
+            batch_series: series that are decoded together.
+            **how: `id`, `time`, `columns` and `separate` of `jaxlv.load_series`.
+
+        Returns:
+            The forecast, with the caller's ids, names and times.
+
+        Raises:
+            JaxlvError: if the data are not understood, or if no series can be forecast.
+        """
+        found = self.read(data, **how)
+        steps = context if context is not None else self.room(len(found.variables), horizon)
+        series, notes = self._ready(found, Handling(missing, negative), steps)
+        longest = max(map(len, found.values))
+        if context is None and steps < longest:
+            notes.append(f"the last {steps} of {longest} steps are the context: the model has read no longer texts")
+        length = series.values_NTV.shape[1]
+        request = Request(length, horizon, samples, seed, min(batch_series, len(series)))
+        for note in notes:
+            warnings.warn(note, JaxlvWarning, stacklevel=2)
+        with self._begin("forecast", len(series)) as bar:
+            made = self.sampler(series, request, on_batch=bar.update)
+        return Prediction(made, series, tuple(notes))
+
+    def room(self, variables: int, horizon: int) -> int:
+        """Returns how many steps of context the model has read texts for, besides `horizon` steps of forecast."""
+        step = variables * (self.sampler.codec.decimals + 3)
+        return max(self._tokens() // step - horizon, 2)
+
+    def _tokens(self) -> int:
+        limit = self.sampler.model.config.max_position_embeddings
+        if self.run is not None:
+            return min(limit, max(self.run.config.windows.length, fitting.LONGEST))
+        return min(limit, fitting.LONGEST) if self.model == fitting.EMBEDDED else limit
+
+    # -------------------------------------------------------------------------------------------------- training
+
+    def fit(
+        self,
+        data: Any,
+        *,
+        holdout: int | None = None,
+        steps: int = 200,
+        out: str | Path | None = None,
+        seed: int = 0,
+        settings: Sequence[str] = (),
+        **how: Any,
+    ) -> Forecaster:
+        """Tunes the model on series by LoRA, and goes on as the tuned one.
+
+        Args:
+            data: what `jaxlv.load_series` takes.
+            holdout: the last steps of every series that are never trained on; if None, a fifth of the shortest for fewer than
+                ten series, and none for more, which are split.
+            steps: optimiser steps.
+            out: the run folder, with which `jaxlv evaluate` and the other programs go on; a temporary one if None.
+            seed: of the training.
+            settings: of the config, such as "optimizer.learning_rate=1e-4".
+            **how: `id`, `time`, `columns` and `separate` of `jaxlv.load_series`.
+
+        Returns:
+            This forecaster, tuned; `run` is what it was tuned by.
+
+        Raises:
+            JaxlvError: if the data or the settings do not fit, or if the model is not one that can be named.
+        """
+        if self.run is not None or not isinstance(self.model, (str, Path)) or self._opening["adapter"]:
+            raise JaxlvError(
+                "a forecaster is tuned from a model by its name", where="fit", expected='"embedded", a folder, a hub id'
+            )
+        found = load_series(data, **how)
+        config = fitting.fitted(found, str(self.model), holdout, steps)
+        config = fitting.changed(config, train={"seed": seed}, sampling=self._sampling)
+        config = config_with(config, settings)
+        folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="jaxlv-")) / "run"
+        for line in found.lines():
+            if line != found.told:
+                warnings.warn(line, JaxlvWarning, stacklevel=2)
+        inputs = sources.load_inputs(config, given=replace(found, notes=()))
+        training.train(config, folder, inputs=inputs, begin=self._begin)
+        self.run = run.load_run(folder)
+        self.model = folder
+        self.sampler = api.open_model(folder, pays=bool(self._opening["pays"])).with_sampling(**self._sampling)
+        return self
+
+    # ------------------------------------------------------------------------------------------------- measuring
+
+    def evaluate(
+        self,
+        data: Any,
+        horizon: int | None = None,
+        *,
+        origins: int = 1,
+        every: int | None = None,
+        context: int | None = None,
+        samples: int = 20,
+        seed: int = 0,
+        missing: Missing = "interpolate",
+        negative: Negative = "shift",
+        **how: Any,
+    ) -> Scores:
+        """Measures forecasts of the last steps of every series, beside the baselines, from several origins.
+
+        Args:
+            data: what `jaxlv.load_series` takes.
+            horizon: steps ahead; those that a run held out if None.
+            origins: how many forecasts of each series, the last of which ends with it.
+            every: steps between origins; `horizon` if None.
+            context: steps before an origin that the model is given; all, as far as it has read such long texts, if None.
+            samples: trajectories of each forecast.
+            seed: of the samples.
+            missing: as in `predict`.
+            negative: as in `predict`; each window is shifted by its own context.
+            **how: `id`, `time`, `columns` and `separate` of `jaxlv.load_series`.
+
+        Returns:
+            The scores of the model (of a run: tuned and untuned) and of every baseline, in the units of the data.
+
+        Raises:
+            JaxlvError: if no window is left, for instance because a run was trained on the steps to be forecast.
+        """
+        found = self.read(data, **how)
+        held = self.run.config.data.holdout if self.run else 0
+        if horizon is None and not held:
+            raise JaxlvError("how many steps ahead", where="evaluate", expected="a horizon")
+        ahead = horizon or held
+        steps = context if context is not None else self.room(len(found.variables), ahead)
+        series, notes = self._ready(found, Handling(missing, negative), None)
+        windows, told = unseen(self.run, series, rolling(series, ahead, origins, every, steps))
+        config = EvaluateConfig(
+            context=windows.context, horizon=ahead, samples=samples, seed=seed, unmasked_samples=0,
+            batch_series=min(8, len(windows.windows)),
+        )  # fmt: skip
+        for note in [*notes, *told]:
+            warnings.warn(note, JaxlvWarning, stacklevel=2)
+        with self._metered() as models, self._begin("forecasts", len(windows.windows) * len(models)) as bar:
+            done = dict.fromkeys(models, 0)
+
+            def on_batch(name: str, count: int) -> None:
+                done[name] = count
+                bar.update(sum(done.values()))
+
+            measured, made = evaluate(models, windows.windows, config, on_batch=on_batch)
+        return Scores(measured, made, windows.windows, (*notes, *told))
+
+    def _metered(self) -> Any:
+        if self.run is None:
+            return contextlib.nullcontext({"untuned": self.sampler})
+        return self.run.metered()
+
+
+def _is_run(model: Any) -> bool:
+    return isinstance(model, (str, Path)) and is_there(Path(model) / run.CONFIG)
+
+
+def config_with(config: RunConfig, settings: Sequence[str]) -> RunConfig:
+    """Returns a config with settings of the form "section.key=value"; raises JaxlvError if one is unknown."""
+    from jaxlv.config import build_config, config_tree
+
+    return build_config(RunConfig, override(config_tree(config), list(settings))) if settings else config
+
+
+def unusable(series: SeriesSet, forecaster: sampling.Forecaster) -> Iterator[tuple[Any, str]]:
+    """Yields the ids of series that cannot be written as text, such as those with a variable that is 0 throughout, and why."""
+    for one, values_TV in zip(series.ids_N.tolist(), series.each, strict=True):
+        zero = [name for name, values_T in zip(series.variables, values_TV.T, strict=True) if not values_T.any()]
+        try:
+            forecaster.codec.encode(values_TV, forecaster.codec.fit(values_TV, values_TV))
+        except JaxlvError as fault:
+            yield one, f"{zero[0]} is 0 throughout its context" if zero else str(fault)
+
+
+def unseen(finished: FinishedRun | None, series: SeriesSet, found: Rolling) -> tuple[Rolling, list[str]]:
+    """Returns the windows whose forecasts a run was not trained on, and a note on the others.
+
+    Raises JaxlvError if none is left.
+    """
+    if finished is None:
+        return found, []
+    seen_of = dict(zip(series.ids_N.tolist(), finished.seen_steps(series).tolist(), strict=True))
+    windows = found.windows
+    origin_M = [_origin(series, windows, row, one, found.context) for row, one in enumerate(found.series_M.tolist())]
+    kept = [row for row, one in enumerate(found.series_M.tolist()) if origin_M[row] >= seen_of[one]]
+    if not kept:
+        hint = "evaluate on the steps that it held out, or on other series"
+        raise JaxlvError("the run was trained on every step to be forecast", where=finished.folder, hint=hint)
+    if len(kept) == len(windows):
+        return found, []
+    told = f"{len(windows) - len(kept)} of {len(windows)} windows are left out: the run was trained on their steps"
+    rows = np.array(kept)
+    return Rolling(windows.rows(rows), found.series_M[rows], found.context), [told]
+
+
+def _origin(series: SeriesSet, windows: SeriesSet, row: int, one: Any, context: int) -> int:
+    """Returns the step of a series, from 0 at its start, at which a window's forecast begins."""
+    source = int(np.flatnonzero(series.ids_N == one)[0])
+    begin = series.clock.origin_N[source] + series.first_N[source] * series.clock.step
+    return round((windows.clock.origin_N[row] + context * windows.clock.step - begin) / series.clock.step)
+
+
+# --------------------------------------------------------------------------------------------------- what comes back
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Forecasts of series, under the caller's ids, names and times, in the caller's units."""
+
+    made: sampling.Forecast
+    series: SeriesSet
+    notes: tuple[str, ...] = ()
+
+    @property
+    def samples(self) -> np.ndarray:
+        """The trajectories (N, S, H, V); NaN where one broke off."""
+        return self.made.raw_NSHV
+
+    @property
+    def _filled(self) -> np.ndarray:
+        return self.made.filled() - self.made.shift_NV[:, None, None]
+
+    @property
+    def median(self) -> np.ndarray:
+        """The point forecast (N, H, V)."""
+        return np.median(self._filled, axis=1)
+
+    def quantiles(self, probabilities: Sequence[float] = (0.1, 0.5, 0.9)) -> pd.DataFrame:
+        """Returns a row for each series, time and variable, and a column for each probability.
+
+        Raises JaxlvError if one is not between 0 and 1.
+        """
+        if not all(0 < p < 1 for p in probabilities):
+            raise JaxlvError("not probabilities", expected="numbers between 0 and 1", found=list(probabilities))
+        values = metrics.quantiles(self._filled, list(probabilities))
+        columns = {f"{p:g}": value.reshape(-1) for p, value in zip(probabilities, values, strict=True)}
+        return pd.DataFrame({**self._grid(), **columns})
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """A row for each series, time and variable: the median, and the ends of the 80 % band."""
+        low, high = metrics.central_interval(self._filled, 0.8)
+        ends = {"median": self.median, "low_80": low, "high_80": high}
+        return pd.DataFrame({**self._grid(), **{name: value.reshape(-1) for name, value in ends.items()}})
+
+    def to_frame(self, form: Form = "tidy") -> pd.DataFrame:
+        """Returns the forecast as a table: "tidy", a row for each statistic and sample; "wide", medians with a column for each
+        variable; "nixtla", unique_id, ds, and the columns jaxlv, jaxlv-lo-80 and jaxlv-hi-80.
+        """
+        if form == "tidy":
+            return self.made.to_frame()
+        grid, names = self._grid(), self.made.variables
+        N, H, V = self.median.shape
+        if form == "wide":
+            keys = {name: values[::V] for name, values in grid.items() if name != self.made.columns[4 - 1]}
+            return pd.DataFrame({**keys, **{name: self.median[..., v].reshape(-1) for v, name in enumerate(names)}})
+        if form != "nixtla":
+            raise JaxlvError("unknown form", expected="tidy, wide or nixtla", found=repr(form))
+        low, high = metrics.central_interval(self._filled, 0.8)
+        ids = np.repeat(self.made.ids_N.astype(object), H)
+        times = self.made.labels_NH.reshape(-1)
+        parts = []
+        for v, name in enumerate(names):
+            own = ids if V == 1 else np.array([f"{one}/{name}" for one in ids], object)
+            values = {"jaxlv": self.median, "jaxlv-lo-80": low, "jaxlv-hi-80": high}
+            parts.append(
+                pd.DataFrame({"unique_id": own, "ds": times, **{k: x[..., v].reshape(-1) for k, x in values.items()}})
+            )
+        return pd.concat(parts, ignore_index=True)
+
+    def _grid(self) -> dict[str, Any]:
+        N, _, H, V = self.made.samples_NSHV.shape
+        series, _, time, variable, *_ = self.made.columns
+        ids = {
+            series: np.repeat(
+                self.made.ids_N.astype(object) if self.made.ids_N.dtype.kind == "U" else self.made.ids_N, H * V
+            )
+        }
+        one = N == 1 and self.made.layout.id is None
+        return {
+            **({} if one else ids),
+            time: np.repeat(self.made.labels_NH, V, axis=1).reshape(-1),
+            variable: np.tile(np.array(self.made.variables, object), N * H),
+        }
+
+    def plot(self, path: str | Path | None = None, *, series: Any = None) -> Any:
+        """Draws a series with its forecast: a matplotlib figure, which a notebook shows; written to `path` if it is given.
+
+        `series` is the id of the series, by default the first.
+        """
+        from jaxlv.report.figures import evaluation as figures
+        from jaxlv.report.figures import render, svg
+
+        own = panels(self.made, self.series)
+        ids = [panel.series_id for panel in own]
+        place = 0 if series is None else next((i for i, one in enumerate(ids) if one in (series, str(series))), None)
+        if place is None:
+            raise JaxlvError("unknown series", expected=", ".join(map(str, ids[:FEWEST_DRAWN])), found=series)
+        chart = figures.forecast_figure(own[place])
+        if path is not None:
+            svg.save_png(chart, Path(path))
+        return render.drawn(chart).figure
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How forecasts compare with the truth: `metrics` has every figure, in the units of the data."""
+
+    metrics: Evaluation
+    forecasts: dict[str, sampling.Forecast]
+    windows: SeriesSet
+    notes: tuple[str, ...] = ()
+
+    def table(self) -> pd.DataFrame:
+        """Returns a row for each method: MAE and MASE, and of a model CRPS and the coverage of its bands."""
+        rows = []
+        for row in self.metrics.rows:
+            cover = row.coverage or {}
+            ends = row.mae_ci95 or (None, None)
+            rows.append({
+                "method": row.name, "mae": row.mae, "mae_low": ends[0], "mae_high": ends[1], "mase": row.mase, "crps": row.crps,
+                **{f"inside_{level}": cover.get(level) for level in ("50", "80", "95")},
+            })  # fmt: skip
+        return pd.DataFrame(rows).set_index("method").astype(float)
+
+    def __str__(self) -> str:
+        from jaxlv.report import evaluation
+
+        return evaluation.format_table(self.metrics)
+
+    def plot(self, path: str | Path | None = None) -> Any:
+        """Draws the mean absolute error of each method with its interval: a matplotlib figure, written to `path` if given."""
+        from jaxlv.report.figures import evaluation as figures
+        from jaxlv.report.figures import render, svg
+
+        chart = figures.interval_figure([row.tree() for row in self.metrics.rows])
+        if path is not None:
+            svg.save_png(chart, Path(path))
+        return render.drawn(chart).figure
+
+    def page(self, path: str | Path) -> Path:
+        """Writes the page of the evaluation, one HTML file, and returns its path."""
+        from jaxlv.report import evaluation
+        from jaxlv.versions import versions
+
+        shown = self.forecasts.get("tuned") or next(iter(self.forecasts.values()))
+        evaluation.write_report(
+            Path(path), title="Evaluation", metrics=self.metrics, forecasts=panels(shown, self.windows), versions=versions()
+        )
+        return Path(path)

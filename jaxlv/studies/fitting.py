@@ -1,0 +1,70 @@
+"""A config that fits series: windows, batch and steps that suit their number and lengths."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from jaxlv.config import (
+    CodecConfig,
+    DataConfig,
+    EvaluateConfig,
+    LoraConfig,
+    ModelSettings,
+    OptimizerConfig,
+    RunConfig,
+    TrainConfig,
+    WindowConfig,
+)  # fmt: skip
+from jaxlv.data.observations import Observations
+from jaxlv.errors import JaxlvError
+
+LONGEST = 1008  # tokens of a window: 100 steps of two variables with two decimals, as the embedded base knows them
+SEVERAL = 10  # series from which on whole series are split; fewer are all trained on, without their last steps
+EMBEDDED = "embedded"
+HEADROOMS = (0.35, 0.45, 0.55, 0.65)
+ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def fitted(
+    found: Observations, model: str = EMBEDDED, holdout: int | None = None, steps: int = 200, **data: Any
+) -> RunConfig:
+    """Returns the config of a run on these series.
+
+    With `holdout` the last steps of every series are kept for the test, and all series are trained on; if it is None, this
+    is done for fewer than SEVERAL series, with a fifth of the shortest. Others are split, whole, in shares of 0.7, 0.15 and
+    0.15. Raises JaxlvError if the series are too short.
+    """
+    lengths, V = sorted(map(len, found.values)), len(found.variables)
+    if holdout is None:
+        holdout = 0 if len(found) >= SEVERAL else max(lengths[0] // 5, 1)
+    rest = lengths[-1] - holdout
+    if rest < 8:
+        expected = f"at least 8 steps besides the {holdout} that are held out"
+        raise JaxlvError("the series are too short to train on", where=found.where, expected=expected, found=lengths[-1])
+    codec = CodecConfig(headrooms=HEADROOMS)
+    step = V * (codec.decimals + 3)  # tokens of a step
+    length = min(LONGEST, -(-rest * step // 16) * 16 + 16)
+    inside = min(rest, length // step)
+    horizon = holdout or max(inside // 2, 1)
+    embedded = model == EMBEDDED
+    return RunConfig(
+        data=DataConfig(**data, holdout=holdout),
+        codec=codec,
+        windows=WindowConfig(length=length, stride=max(length // 2, step), context_steps=(max(inside // 5, 4), max(4 * inside // 5, 5))),
+        model=ModelSettings(path=model, attention="blocked" if embedded else "xla", loss="alphabet"),
+        lora=LoraConfig(rank=16 if embedded else 8, targets=ALL, head="frozen"),
+        optimizer=OptimizerConfig(
+            name="adamw", learning_rate=5e-4 if embedded else 1e-4, schedule="cosine", warmup_steps=5, clip_norm=1.0
+        ),
+        train=TrainConfig(
+            steps=steps, batch_size=min(4, max(len(found), 1)), validate_every=max(steps // 4, 1) if not holdout else 0,
+            validation_windows=16, forecast_series=0, checkpoint_every=max(steps // 2, 1),
+        ),
+        evaluate=EvaluateConfig(context=max(min(inside - (0 if holdout else horizon), rest), 1), horizon=horizon, batch_series=8),
+    )  # fmt: skip
+
+
+def changed(config: RunConfig, **sections: Any) -> RunConfig:
+    """Returns a config with some settings of its sections replaced."""
+    return replace(config, **{name: replace(getattr(config, name), **values) for name, values in sections.items()})
