@@ -1,0 +1,196 @@
+"""Three lines for a notebook: `jaxlv.Forecaster`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from known import known
+
+import jaxlv
+from jaxlv.errors import JaxlvError, JaxlvWarning
+from jaxlv.runs import run
+
+POSITIONS = SimpleNamespace(config=SimpleNamespace(max_position_embeddings=4096))
+
+
+def forecaster_of(draw, **sampling) -> jaxlv.Forecaster:
+    """A forecaster whose samples are known."""
+    return jaxlv.Forecaster(replace(known(draw, **sampling), model=POSITIONS), progress=False)
+
+
+def asked_of(forecaster: jaxlv.Forecaster):
+    return forecaster.sampler.variables["asked"][-1]
+
+
+def ramp(sampling, count, samples, horizon) -> np.ndarray:
+    """Sample s of series n at step h of variable v: 100 n + 10 s + h, and 1000 more for variable 1."""
+    n, s, h, v = np.indices((count, samples, horizon, 2)).astype(float)
+    return 100 * n + 10 * s + h + 1000 * v
+
+
+def one(sampling, count, samples, horizon) -> np.ndarray:
+    return ramp(sampling, count, samples, horizon)[..., :1]
+
+
+YEARS = pd.DataFrame({"year": range(1900, 1908), "hare": np.arange(1.0, 9), "lynx": np.arange(11.0, 19)})
+
+
+def test_forecasts_come_back_under_the_callers_names_and_times():
+    found = forecaster_of(ramp).predict(YEARS, horizon=2, samples=3)
+    assert found.samples.shape == (1, 3, 2, 2) and found.notes == ()
+    assert found.frame.columns.tolist() == ["year", "variable", "median", "low_80", "high_80"]
+    assert found.frame[["year", "variable", "median"]].values.tolist() == [
+        [1908, "hare", 10.0], [1908, "lynx", 1010.0], [1909, "hare", 11.0], [1909, "lynx", 1011.0],
+    ]  # fmt: skip
+    assert found.frame[["low_80", "high_80"]].values.tolist()[0] == [0.0, 20.0]
+    middle = found.quantiles([0.25, 0.5])
+    assert middle.columns.tolist() == ["year", "variable", "0.25", "0.5"] and middle["0.25"].tolist() == [0, 1000, 1, 1001]
+    wide = found.to_frame("wide")
+    assert wide.values.tolist() == [[1908, 10.0, 1010.0], [1909, 11.0, 1011.0]] and list(wide) == ["year", "hare", "lynx"]
+    tidy = found.to_frame()
+    assert tidy[tidy.statistic == "sample_2"].value.tolist() == [20.0, 1020.0, 21.0, 1021.0]
+    with pytest.raises(JaxlvError, match="between 0 and 1"):
+        found.quantiles([50])
+    with pytest.raises(JaxlvError, match="unknown form"):
+        found.to_frame("long")
+
+
+def test_the_model_sees_prey_first_and_the_caller_gets_names_back():
+    turned = YEARS[["year", "lynx", "hare"]]
+    forecaster = forecaster_of(ramp)
+    with pytest.warns(JaxlvWarning, match="hare is taken as prey and lynx as its predator"):
+        found = forecaster.predict(turned, horizon=1, samples=1)
+    np.testing.assert_array_equal(asked_of(forecaster).series.values_NTV[0], YEARS[["hare", "lynx"]])
+    assert found.frame["median"].tolist() == [0.0, 1000.0] and found.frame["variable"].tolist() == ["hare", "lynx"]
+    kept = forecaster.predict(turned, horizon=1, samples=1, columns=["lynx", "hare"])
+    assert kept.frame["variable"].tolist() == ["lynx", "hare"]
+
+
+def test_nixtlas_form_goes_in_and_comes_out():
+    long = pd.DataFrame({
+        "unique_id": ["b"] * 6 + ["a"] * 5,
+        "ds": [*pd.date_range("2020-01-31", periods=6, freq="ME"), *pd.date_range("2020-02-29", periods=5, freq="ME")],
+        "y": np.arange(11.0) + 1,
+    })  # fmt: skip
+    forecaster = forecaster_of(one)
+    found = forecaster.predict(long, horizon=2, samples=1)
+    frame = found.to_frame("nixtla")
+    assert frame.columns.tolist() == ["unique_id", "ds", "jaxlv", "jaxlv-lo-80", "jaxlv-hi-80"]
+    assert frame.unique_id.tolist() == ["b", "b", "a", "a"] and frame.jaxlv.tolist() == [0, 1, 100, 101]
+    assert frame.ds.tolist() == [pd.Timestamp(day) for day in ("2020-07-31", "2020-08-31") * 2]
+    given = asked_of(forecaster).series
+    assert given.first_N.tolist() == [0, 1] and [v_TV[:, 0].tolist() for v_TV in given.each] == [
+        [1, 2, 3, 4, 5, 6],
+        [7, 8, 9, 10, 11],
+    ]
+    assert found.frame.columns.tolist()[:3] == ["unique_id", "ds", "variable"]
+
+
+def test_a_series_that_cannot_be_written_stops_nobody_else():
+    values = np.ones((3, 6, 2)) * np.array([1.0, 2.0, 3.0])[:, None, None]
+    values[1, :, 1] = 0
+    forecaster = forecaster_of(ramp)
+    with pytest.warns(JaxlvWarning, match="series 1 is left out: predator is 0 throughout its context"):
+        found = forecaster.predict(values, horizon=1, samples=1)
+    assert found.made.ids_N.tolist() == [0, 2] and asked_of(forecaster).series.values_NTV[1, 0, 0] == 3
+    with pytest.raises(JaxlvError, match="no series can be forecast; found predator is 0"):
+        forecaster.predict(values[1], horizon=1)
+
+
+def test_missing_values_are_filled_dropped_or_refused_as_asked():
+    frame = YEARS.copy()
+    frame.loc[3, "hare"] = np.nan
+    forecaster = forecaster_of(ramp)
+    with pytest.warns(JaxlvWarning, match="1 missing value, at year 1903, hare"):
+        forecaster.predict(frame, horizon=1, samples=1)
+    np.testing.assert_array_equal(asked_of(forecaster).series.values_NTV[0], YEARS[["hare", "lynx"]])
+    with pytest.warns(JaxlvWarning, match="the steps before the last gap are not used"):
+        forecaster.predict(frame, horizon=1, samples=1, missing="drop")
+    assert asked_of(forecaster).series.values_NTV[0, :, 0].tolist() == [5, 6, 7, 8]
+    with pytest.raises(JaxlvError, match="1 missing value, at year 1903, hare.*interpolate"):
+        forecaster.predict(frame, horizon=1, missing="error")
+    with pytest.raises(JaxlvError, match="missing: unknown choice"):
+        forecaster.predict(frame, horizon=1, missing="zero")
+
+
+def test_what_is_below_zero_is_shifted_for_the_model_and_back_for_the_caller():
+    values = np.array([-2.0, 0, 2, 1, -1, 0])
+    forecaster = forecaster_of(one)
+    with pytest.warns(JaxlvWarning, match="value shifted above zero"):
+        found = forecaster.predict(values, horizon=2, samples=1)
+    given = asked_of(forecaster).series
+    np.testing.assert_array_equal(given.values_NTV[0, :, 0], values + 4)  # the least lies half of the range above zero
+    assert found.median.ravel().tolist() == [-4, -3] and found.frame["median"].tolist() == [-4, -3]
+    with pytest.raises(JaxlvError, match='2 negative values.*negative = "shift"'):
+        forecaster.predict(values, horizon=1, negative="error")
+
+
+def test_the_context_is_what_the_model_has_read_or_what_is_asked():
+    values = np.arange(1.0, 2001)
+    forecaster = forecaster_of(one)
+    with pytest.warns(JaxlvWarning, match="the last 809 of 2000 steps are the context"):
+        forecaster.predict(values, horizon=10, samples=1)
+    assert asked_of(forecaster).request.context == 4096 // 5 - 10 == 809
+    forecaster.predict(values, horizon=10, samples=1, context=7)
+    given = asked_of(forecaster).series
+    assert given.values_NTV[0, :, 0].tolist() == list(range(1994, 2001)) and asked_of(forecaster).request.context == 7
+
+
+def test_an_unknown_setting_and_an_unknown_series_are_one_line():
+    with pytest.raises(JaxlvError, match="unknown setting temperatur"):
+        jaxlv.Forecaster("embedded", temperatur=1)
+    found = forecaster_of(ramp).predict(YEARS, horizon=1, samples=1)
+    with pytest.raises(JaxlvError, match="unknown series; expected 0; found lynx"):
+        found.plot(series="lynx")
+
+
+# ------------------------------------------------------------------------------------------------- with a model
+
+
+def test_the_last_steps_are_measured_from_several_origins(tiny_base, tmp_path):
+    """Of 1, 2, 3, ... the last value is off by 1 and 2; the errors of the two series are in their own units."""
+    frame = pd.DataFrame({
+        "site": ["north"] * 12 + ["south"] * 10, "year": [*range(1900, 1912), *range(1902, 1912)],
+        "owls": [*np.arange(1.0, 13), *(10 * np.arange(1.0, 11))],
+    })  # fmt: skip
+    forecaster = jaxlv.Forecaster(tiny_base, progress=False)
+    scores = forecaster.evaluate(frame, 2, origins=2, samples=3)
+    table = scores.table()
+    assert table.loc["last value", "mae"] == np.mean([1.5, 1.5, 15, 15]) and table.loc["last value", "mase"] == 1.5
+    assert table.loc["context mean", "mae"] == pytest.approx(np.mean([5, 6, 40, 50]))
+    assert scores.windows.ids_N.tolist() == [f"{site} from {year}" for site in ("north", "south") for year in (1908, 1910)]
+    assert scores.windows.first_N.tolist() == [2, 0, 4, 2] and np.isfinite(table.loc["untuned", "crps"])
+    assert "untuned" in str(scores) and scores.page(tmp_path / "page.html").read_text().startswith("<!DOCTYPE html>")
+    with pytest.raises(JaxlvError, match="no series is long enough"):
+        forecaster.evaluate(frame, 8)
+    with pytest.raises(JaxlvError, match="how many steps ahead"):
+        forecaster.evaluate(frame)
+
+
+def test_a_tuned_series_is_measured_on_the_steps_that_were_held_out_alone(tiny_base, tmp_path):
+    steps = np.arange(30)
+    frame = pd.DataFrame({"year": 1900 + steps, "Lynx": 4 + np.sin(steps / 2), "Hare": 5 + np.cos(steps / 2)})
+    forecaster = jaxlv.Forecaster(tiny_base, progress=False)
+    with pytest.warns(JaxlvWarning, match="Hare is taken as prey"):
+        tuned = forecaster.fit(frame, holdout=4, steps=2, out=tmp_path / "run", settings=["lora.rank=2"])
+    assert tuned is forecaster and forecaster.run is not None and forecaster.run.variables == ("Hare", "Lynx")
+    kept = pd.read_csv(tmp_path / "run" / "series.csv")
+    pd.testing.assert_frame_equal(kept, frame[["year", "Hare", "Lynx"]])
+    held = run.load_run(tmp_path / "run")
+    assert held.config.lora.rank == 2 and held.manifest["data"]["lengths"] == [26]
+    assert list(held.split["train"]) == ["0"] and held.split["test"] == {}
+    scores = forecaster.evaluate(frame, samples=2)
+    assert scores.table().index[:2].tolist() == ["tuned", "untuned"] and scores.windows.ids_N.tolist() == ["from 1926"]
+    with pytest.warns(JaxlvWarning, match="2 of 4 windows are left out: the run was trained on their steps"):
+        assert forecaster.evaluate(frame, 2, origins=4, samples=2).windows.ids_N.tolist() == ["from 1926", "from 1928"]
+    with pytest.raises(JaxlvError, match="trained on every step to be forecast"):
+        forecaster.evaluate(frame[:26], 2)
+    other = frame.rename(columns={"Hare": "vole", "Lynx": "weasel"})
+    with pytest.warns(JaxlvWarning, match="the run was tuned on Hare and Lynx, not on vole and weasel"):
+        forecaster.predict(other, 1, samples=1)
+    with pytest.raises(JaxlvError, match="tuned from a model by its name"):
+        forecaster.fit(frame)
