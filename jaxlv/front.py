@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -25,14 +25,13 @@ from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.forecasting import forecaster as sampling
 from jaxlv.forecasting import metrics
 from jaxlv.forecasting.evaluate import evaluate
-from jaxlv.forecasting.origins import Rolling, rolling
 from jaxlv.forecasting.panels import panels
 from jaxlv.forecasting.request import Request
 from jaxlv.results.scores import Evaluation
 from jaxlv.runs import run, sources
 from jaxlv.runs.run import FinishedRun
 from jaxlv.storage.door import is_there
-from jaxlv.studies import fitting
+from jaxlv.studies import fitting, given
 from jaxlv.studies import train as training
 from jaxlv.studies.progress import Begin, Silent, Ticking
 
@@ -84,28 +83,7 @@ class Forecaster:
     def read(self, data: Any, **how: Any) -> Observations:
         """Returns `jaxlv.load_series(data, **how)`, its variables in the order of those that a run was tuned on."""
         found = load_series(data, **how)
-        if self.run is None or not self.run.variables or how.get("columns"):
-            return found
-        ordered = found.ordered(self.run.variables)
-        if [name.casefold() for name in ordered.variables] != [name.casefold() for name in self.run.variables]:
-            told = f"the run was tuned on {' and '.join(self.run.variables)}, not on {' and '.join(found.variables)}"
-            return found.noted(told)
-        return ordered
-
-    def _ready(self, found: Observations, handling: Handling, steps: int | None) -> tuple[SeriesSet, list[str]]:
-        """Returns the series that have a scale, at most their last `steps` steps, and the notes on them and on others."""
-        ready = found.ready(handling)
-        notes = [*found.notes, *filter(None, [found.gaps(), *found.flattened()]), *ready.notes]
-        notes += [f"series {one} is left out: {reason}" for one, reason in ready.left_out.items()]
-        kept = ready.series
-        if steps is not None and steps < kept.values_NTV.shape[1]:
-            kept = kept.steps(kept.values_NTV.shape[1] - steps, kept.values_NTV.shape[1])
-        bad = dict(unusable(kept, self.sampler))
-        notes += [f"series {one} is left out: {reason}" for one, reason in bad.items()]
-        rows = np.array([row for row, one in enumerate(kept.ids_N.tolist()) if one not in bad], int)
-        if not len(rows):
-            raise JaxlvError("no series can be forecast", where=found.where, found=next(iter(bad.values())))
-        return (kept.rows(rows) if bad else kept), notes
+        return found if how.get("columns") else given.in_order(found, self.run)
 
     # ------------------------------------------------------------------------------------------------- forecasts
 
@@ -143,7 +121,8 @@ class Forecaster:
         """
         found = self.read(data, **how)
         steps = context if context is not None else self.room(len(found.variables), horizon)
-        series, notes = self._ready(found, Handling(missing, negative), steps)
+        known = given.ready(found, self.sampler, Handling(missing, negative), steps)
+        series, notes = known.series, list(known.notes)
         longest = max(map(len, found.values))
         if context is None and steps < longest:
             notes.append(f"the last {steps} of {longest} steps are the context: the model has read no longer texts")
@@ -157,14 +136,7 @@ class Forecaster:
 
     def room(self, variables: int, horizon: int) -> int:
         """Returns how many steps of context the model has read texts for, besides `horizon` steps of forecast."""
-        step = variables * (self.sampler.codec.decimals + 3)
-        return max(self._tokens() // step - horizon, 2)
-
-    def _tokens(self) -> int:
-        limit = self.sampler.model.config.max_position_embeddings
-        if self.run is not None:
-            return min(limit, max(self.run.config.windows.length, fitting.LONGEST))
-        return min(limit, fitting.LONGEST) if self.model == fitting.EMBEDDED else limit
+        return given.room(self.sampler, self.model, self.run, variables, horizon)
 
     # -------------------------------------------------------------------------------------------------- training
 
@@ -258,13 +230,13 @@ class Forecaster:
             raise JaxlvError("how many steps ahead", where="evaluate", expected="a horizon")
         ahead = horizon or held
         steps = context if context is not None else self.room(len(found.variables), ahead)
-        series, notes = self._ready(found, Handling(missing, negative), None)
-        windows, told = unseen(self.run, series, rolling(series, ahead, origins, every, steps))
+        known = given.ready(found, self.sampler, Handling(missing, negative))
+        windows, notes = given.windows(known, given.Origins(ahead, origins, every, steps), self.run)
         config = EvaluateConfig(
             context=windows.context, horizon=ahead, samples=samples, seed=seed, unmasked_samples=0,
             batch_series=min(8, len(windows.windows)),
         )  # fmt: skip
-        for note in [*notes, *told]:
+        for note in notes:
             warnings.warn(note, JaxlvWarning, stacklevel=2)
         with self._metered() as models, self._begin("forecasts", len(windows.windows) * len(models)) as bar:
             done = dict.fromkeys(models, 0)
@@ -274,7 +246,7 @@ class Forecaster:
                 bar.update(sum(done.values()))
 
             measured, made = evaluate(models, windows.windows, config, on_batch=on_batch)
-        return Scores(measured, made, windows.windows, (*notes, *told))
+        return Scores(measured, made, windows.windows, notes)
 
     def _metered(self) -> Any:
         if self.run is None:
@@ -291,44 +263,6 @@ def config_with(config: RunConfig, settings: Sequence[str]) -> RunConfig:
     from jaxlv.config import build_config, config_tree
 
     return build_config(RunConfig, override(config_tree(config), list(settings))) if settings else config
-
-
-def unusable(series: SeriesSet, forecaster: sampling.Forecaster) -> Iterator[tuple[Any, str]]:
-    """Yields the ids of series that cannot be written as text, such as those with a variable that is 0 throughout, and why."""
-    for one, values_TV in zip(series.ids_N.tolist(), series.each, strict=True):
-        zero = [name for name, values_T in zip(series.variables, values_TV.T, strict=True) if not values_T.any()]
-        try:
-            forecaster.codec.encode(values_TV, forecaster.codec.fit(values_TV, values_TV))
-        except JaxlvError as fault:
-            yield one, f"{zero[0]} is 0 throughout its context" if zero else str(fault)
-
-
-def unseen(finished: FinishedRun | None, series: SeriesSet, found: Rolling) -> tuple[Rolling, list[str]]:
-    """Returns the windows whose forecasts a run was not trained on, and a note on the others.
-
-    Raises JaxlvError if none is left.
-    """
-    if finished is None:
-        return found, []
-    seen_of = dict(zip(series.ids_N.tolist(), finished.seen_steps(series).tolist(), strict=True))
-    windows = found.windows
-    origin_M = [_origin(series, windows, row, one, found.context) for row, one in enumerate(found.series_M.tolist())]
-    kept = [row for row, one in enumerate(found.series_M.tolist()) if origin_M[row] >= seen_of[one]]
-    if not kept:
-        hint = "evaluate on the steps that it held out, or on other series"
-        raise JaxlvError("the run was trained on every step to be forecast", where=finished.folder, hint=hint)
-    if len(kept) == len(windows):
-        return found, []
-    told = f"{len(windows) - len(kept)} of {len(windows)} windows are left out: the run was trained on their steps"
-    rows = np.array(kept)
-    return Rolling(windows.rows(rows), found.series_M[rows], found.context), [told]
-
-
-def _origin(series: SeriesSet, windows: SeriesSet, row: int, one: Any, context: int) -> int:
-    """Returns the step of a series, from 0 at its start, at which a window's forecast begins."""
-    source = int(np.flatnonzero(series.ids_N == one)[0])
-    begin = series.clock.origin_N[source] + series.first_N[source] * series.clock.step
-    return round((windows.clock.origin_N[row] + context * windows.clock.step - begin) / series.clock.step)
 
 
 # --------------------------------------------------------------------------------------------------- what comes back
