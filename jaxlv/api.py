@@ -112,7 +112,7 @@ def _held(given: Qwen2 | Sequence[Any], tokenizer: str | Path | None) -> Forecas
         alphabet = load_alphabet(Path("-"), size)  # no folder: Qwen's own ids
     else:
         hint = "give tokenizer=FOLDER, or the model's name"
-        raise JaxlvError("whose tokens these are is not known", where=f"a model of {size} tokens", hint=hint)
+        raise JaxlvError("the meaning of its tokens is unknown", where=f"a model of {size} tokens", hint=hint)
     return Forecaster(model, variables, alphabet, Codec.of(CodecConfig(), None), SamplingConfig())
 
 
