@@ -142,8 +142,8 @@ def simulate(
     """Returns the solutions (N, T, V) in float64 at the given times; NaN throughout a series on which the solver gave up.
 
     Parameters are in the order of `system.parameters`; initial populations are those at time_T[0]. Series are solved `chunk`
-    at a time, by default as many as suit the device. Raises JaxlvError for wrong shapes, populations that are not positive,
-    times that do not increase, or an unknown solver.
+    at a time, by default as many as suit the device. Raises JaxlvError if shapes are wrong, populations are not positive,
+    times do not increase, or the solver is unknown.
     """
     solver = solver or Solver()
     parameters_NP, initial_NV = np.asarray(parameters_NP, float), np.asarray(initial_NV, float)

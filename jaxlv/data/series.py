@@ -188,7 +188,7 @@ def _write_hdf5(content: io.BytesIO, stored_NTV: np.ndarray, series_set: SeriesS
 
 
 def check_time(time_T: np.ndarray, where: Any) -> None:
-    """Raises JaxlvError unless time is finite and grows in equal steps, each within TIME_TOLERANCE of their mean."""
+    """Raises JaxlvError if time is not finite or does not grow in equal steps, each within TIME_TOLERANCE of their mean."""
     with np.errstate(over="ignore", invalid="ignore"):
         steps = np.diff(time_T)
     tests = {
@@ -274,7 +274,7 @@ def _as_ids(ids: Any) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Split:
-    """Ids of the series for training, validation and test; no id is in two of them."""
+    """Ids of the series for training, validation and test; no id is in two parts."""
 
     train: np.ndarray
     validation: np.ndarray
