@@ -144,7 +144,7 @@ def test_the_point_forecast_is_the_median_of_the_samples_with_those_that_broke_o
 
 
 def test_a_forecast_is_the_same_whatever_stands_beside_it(forecaster, waves):
-    """Also where another series has more digits before the point, and so another grammar."""
+    """Also if another series has more digits before the point, and so another grammar."""
     series = waves(5, 16)
     series.values_NTV[1] *= 5000
     assert (series.values_NTV[1, :CONTEXT] / Codec("liu").fit(series.values_NTV[1, :CONTEXT])).max() > 100

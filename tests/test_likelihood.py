@@ -1,4 +1,4 @@
-"""Nats per value: the definition over full logits, the Jacobian, padding, and what a ledger hears of it."""
+"""Nats per value: the definition over full logits, the Jacobian, padding, and what a ledger is told."""
 
 from __future__ import annotations
 

@@ -263,7 +263,7 @@ def twin(base) -> Any:
 
 
 def test_qwen_s_template_ids_answer_and_text_are_those_of_transformers(random_hf, qwen, forecaster):
-    """Qwen's own tokenizer and its 151,936 rows: the whole path but for the size of the layers."""
+    """Qwen's own tokenizer and its 151,936 rows: the whole path, except for the size of the layers."""
     folder, language = qwen
     hf = random_hf(**{**SIZES, "hidden_size": 16, "vocab_size": ROWS})
     hf.save_pretrained(folder)

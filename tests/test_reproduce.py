@@ -216,7 +216,7 @@ def without_pictures(monkeypatch) -> None:
 
 
 def test_killed_at_any_instants_it_ends_with_the_same_figures(reproduced, subject, tmp_path, without_pictures):
-    """One folder, killed again and again, ten times in the same block: as if nothing had happened, but for the repeats."""
+    """One folder, killed many times, ten times in the same block: as if nothing had happened, except for the repeats."""
     if not subject.quick:
         pytest.skip("the quick one will do")
     name, whole, _ = reproduced

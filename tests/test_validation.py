@@ -33,7 +33,7 @@ STEPS = 24
 
 
 def marked_series(count: int = 12) -> SeriesSet:
-    """Series i is i + 1 throughout, in the written units of liu's rule: whoever reads a text of it knows which it is."""
+    """Series i is i + 1 throughout, in the written units of liu's rule: whoever reads its text knows which series it is."""
     values_N11 = 0.5 * (1.0 + np.arange(count))[:, None, None]
     return from_arrays(np.broadcast_to(values_N11, (count, STEPS, 2)))
 

@@ -2,7 +2,7 @@
 
     python -m tests.faults.nomemory FOLDER STRIDE
 
-test_failures.py runs it in a process of its own, as the interpreter itself may end where it finds none.
+test_failures.py runs it in a process of its own, because the interpreter itself may end without memory.
 """
 
 from __future__ import annotations

@@ -147,7 +147,7 @@ def test_30_a_signal_is_answered_once_and_one_that_came_too_late_for_a_run_ends_
 
 
 class Falls:
-    """Takes a while to go, and hears signals only in its destructor."""
+    """Takes a while to go, and notices signals only in its destructor."""
 
     def __del__(self) -> None:
         signal.raise_signal(signal.SIGTERM)
