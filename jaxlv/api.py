@@ -57,7 +57,7 @@ def open_model(
     for name, given, kinds in (("adapter", adapter, PATHS), ("tokenizer", tokenizer, PATHS), ("codec", codec, Codec)):
         if not isinstance(given, (type(None), kinds)):  # type: ignore[arg-type]
             expected = "a folder" if kinds is PATHS else "a Codec"
-            raise JaxlvError("of another type", where=name, expected=expected, found=type(given).__name__)
+            raise JaxlvError("wrong type", where=name, expected=expected, found=type(given).__name__)
     if tokenizer is not None and not is_folder(tokenizer):
         raise JaxlvError("no such folder", where=tokenizer, expected="a folder with a tokenizer")
     if isinstance(model, Forecaster):
@@ -102,7 +102,7 @@ def _held(given: Qwen2 | Sequence[Any], tokenizer: str | Path | None) -> Forecas
         expected = "a name, (model, params), or (model, params, lora)"
         raise JaxlvError("no model", expected=expected, found=type(given).__name__)
     if not variables.get("params"):
-        raise JaxlvError("a model without its parameters", expected='(model, params), or model.bind({"params": params})')
+        raise JaxlvError("the model has no parameters", expected='(model, params), or model.bind({"params": params})')
     size = model.config.vocab_size
     if tokenizer is not None:
         alphabet = load_alphabet(Path(tokenizer), size)
@@ -193,7 +193,7 @@ def _of_frame(frame: pd.DataFrame) -> SeriesSet:
     lengths = {len(group) for group in groups}
     if not names or len(lengths) != 1:
         found = f"columns {', '.join(map(str, frame.columns))}, lengths {sorted(lengths)}"
-        raise JaxlvError("a frame of series", expected="columns prey and predator, series of one length", found=found)
+        raise JaxlvError("not a frame of series", expected="columns prey and predator, series of one length", found=found)
     values_NTV = np.stack([group[names].to_numpy() for group in groups])
     time_T = groups[0]["time"].to_numpy() if "time" in frame else None
     ids = np.array([group["series"].iloc[0] for group in groups]) if "series" in frame else None

@@ -94,7 +94,7 @@ def test_a_table_whose_grid_would_fill_the_memory_is_refused(broken, tmp_path):
     """Each row with values of its own in every column: the grid of all is their product."""
     head, rows = "series,step,time,variable,statistic,value\n", [f"{i},{i},{i},v,sample_{i},1\n" for i in range(3000)]
     path, series = tmp_path / "a.csv", from_arrays(np.ones((2, 60, 2)))
-    for content, said in ((head + "".join(rows), "steps are missing"), ("a," * 9999 + "\n", "its columns are others"),
+    for content, said in ((head + "".join(rows), "steps are missing"), ("a," * 9999 + "\n", "it has other columns"),
                           (head + "0,1,1,\x1b,sample_0,1\n", "do not print")):  # fmt: skip
         path.write_text(content)
         with pytest.raises(JaxlvError, match=said) as caught:
@@ -401,7 +401,7 @@ def test_a_forecast_is_paid_as_far_as_it_ran(forecaster, series, tmp_path, monke
 def test_a_reach_of_no_step_and_a_rolling_forecast_from_within_a_step_are_refused(forecaster, series):
     with pytest.raises(JaxlvError, match="reach: must be a whole number from 1 "):
         forecaster.rolling(series, REQUEST, 0)
-    with pytest.raises(JaxlvError, match="shown: a forecast that goes on from itself sees whole steps"):
+    with pytest.raises(JaxlvError, match="shown: a forecast that continues itself needs whole steps"):
         forecaster.rolling(series, replace(REQUEST, shown=2), 2)
 
 

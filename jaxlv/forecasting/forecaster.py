@@ -103,7 +103,7 @@ def read_csv(path: Path, series: SeriesSet) -> Forecast:
                 raise JaxlvError("too large", where=path, expected=f"at most {most} bytes", found=size)
             stream.seek(0)
             if stream.readline(len(_HEADER) + 2).strip() != _HEADER:  # pandas would turn surplus columns into an index
-                raise ValueError("its columns are others")
+                raise ValueError("it has other columns")
             frame = pd.read_csv(stream, names=_HEADER.decode().split(","), index_col=False)
         return _from_frame(frame, series, path)
     except JaxlvError:
@@ -241,7 +241,7 @@ class Forecaster:
         """
         reach = argument(EvaluateConfig, "horizon", reach, "reach")
         if request.shown:
-            raise JaxlvError("a forecast that goes on from itself sees whole steps", where="shown", found=request.shown)
+            raise JaxlvError("a forecast that continues itself needs whole steps", where="shown", found=request.shown)
         context, horizon, samples = request.context, request.horizon, request.samples
         check_forecasts(len(series), samples, horizon, len(series.variables))
         N, parts_in_all, rows = len(series), -(-horizon // reach), len(series) * samples

@@ -82,9 +82,9 @@ def test_weights_that_overflow_in_the_type_that_computes_are_not_called_damaged(
 
 def test_arguments_of_another_type_are_one_line(tiny_base, tmp_path):
     for named, told in (
-        ({"adapter": 5}, "adapter: of another type; expected a folder; found int"),
-        ({"tokenizer": 5}, "tokenizer: of another type"),
-        ({"codec": "x"}, "codec: of another type; expected a Codec; found str"),
+        ({"adapter": 5}, "adapter: wrong type; expected a folder; found int"),
+        ({"tokenizer": 5}, "tokenizer: wrong type"),
+        ({"codec": "x"}, "codec: wrong type; expected a Codec; found str"),
         ({"tokenizer": tmp_path / "nowhere"}, "no such folder; expected a folder with a tokenizer"),
         ({"tokenizer": "a\0"}, "no such folder"),
         ({"tokenizer": "\ud800"}, "no such folder"),
