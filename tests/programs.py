@@ -103,7 +103,7 @@ def work(tiny_base, tmp_path_factory) -> Work:
 
 @contextlib.contextmanager
 def full_disk() -> Iterator[None]:
-    """Nothing can be flushed to the disk."""
+    """Makes every flush to the disk fail."""
 
     def fails(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

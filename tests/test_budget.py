@@ -42,7 +42,7 @@ def spent(folder: Path) -> ledger.Totals:
 
 @pytest.fixture(scope="module")
 def price(config) -> int:  # noqa: F811
-    """Of one train step."""
+    """Returns the price of one train step."""
     inputs = sources.load_inputs(config)
     return billing.event_of(config).flops(inputs.model.config, "exact")
 
@@ -197,7 +197,7 @@ def test_work_is_paid_as_far_as_it_ran(tmp_path):
 
 
 def test_a_block_of_steps_that_is_broken_off_is_paid_as_far_as_it_went(config, tmp_path):  # noqa: F811
-    """Of the steps behind step 4 that were reserved at once, those up to the one asked for; a second time nothing."""
+    """Steps after step 4 are reserved together; those up to the given step are paid, and a second time nothing."""
     event = billing.event_of(config)
     one = event.flops(SMALL, "exact")
     with ledger.Ledger(tmp_path / "ledger.jsonl", ledger.Terms(9 * one, "exact", SMALL)) as book:

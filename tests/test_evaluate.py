@@ -383,7 +383,7 @@ def test_a_budget_for_the_samples_alone_leaves_out_the_nats(real, series, tmp_pa
 
 
 def test_the_temperature_is_that_of_the_least_crps(forecaster, series):
-    """Not that of the least error of the median, nor the first or last that was tried; each is drawn as the rest are."""
+    """It is not the one with the least error of the median, nor the first or last one; all are drawn in the same way."""
     heard = []
     chosen, scores = choose_temperature(forecaster, series, CONFIG, [1.5, 0.2, 0.8, 0.2], heard.append)
     assert heard == [1, 2, 3] and list(scores) == ["0.2", "0.8", "1.5"]

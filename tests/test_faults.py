@@ -1,4 +1,4 @@
-"""What the reports did wrong: each switch does it, by as much as the reference says, and is off by default."""
+"""What the papers did wrong: each switch does it, by as much as the reference says, and is off by default."""
 
 from __future__ import annotations
 

@@ -412,7 +412,7 @@ def test_a_text_that_cannot_be_read_is_refused(text, length, stride, named, lang
 
 
 def test_both_are_reserved_at_the_price_of_the_whole_vocabulary(forecaster, language, tmp_path):
-    """Also in a run that was trained over the 13 symbols alone."""
+    """Even in a run that was trained over the 13 symbols alone."""
     path = tmp_path / "ledger.jsonl"
     with Ledger(path, Terms(10**12, "exact", forecaster.model.config)) as opened:
         meter = Meter(opened, "evaluation", Event("train_step", 1, 1, head="alphabet", accumulate=4))

@@ -214,7 +214,7 @@ def test_another_config_is_refused_with_the_difference(sections, difference, con
 
 
 def reseal(folder: Path) -> None:
-    """As a user does after a change on purpose."""
+    """Seals anew, as a user does after a change on purpose."""
     seal(folder, [run.CONFIG, run.MANIFEST, run.SPLIT, run.DATA])
 
 
@@ -323,7 +323,7 @@ def test_where_every_checkpoint_is_damaged_nothing_begins_anew(config, copy):
 
 
 def test_every_checkpoint_knows_the_best_so_far(config, tmp_path, monkeypatch):
-    """So that a process that is killed behind it leaves nothing else to be written."""
+    """So a process that is killed after saving leaves nothing else to be written."""
     monkeypatch.setattr(Checkpoints.__init__, "__defaults__", (100,))  # all are kept
     train(change(config, optimizer={"learning_rate": 5.0}), tmp_path / "run")
     validations = {r["step"]: r["validation_loss"] for r in records(tmp_path / "run") if "validation_loss" in r}

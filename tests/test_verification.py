@@ -63,7 +63,7 @@ def several(shared, tmp_path) -> Path:
 
 
 def told(capsys: pytest.CaptureFixture[str], place: Path) -> str:
-    """What `ledger verify` prints; "" if it finds nothing."""
+    """Returns what `ledger verify` prints; "" if it finds nothing."""
     try:
         cli.main(["ledger", "verify", str(place), "--json"])
     except SystemExit as stop:
@@ -220,7 +220,7 @@ def test_a_head_that_was_left_as_it_was_tells_of_all_of_it(copy, capsys):
 
 
 def everything(folder: Path) -> dict[str, Callable[[], object]]:
-    """What touches the ledger of a run, from the programs and from the library."""
+    """Returns everything that touches the ledger of a run, from the programs and from the library."""
     settings = run.read_config(folder)
     model = sources.load_base(settings)[1]
     return {

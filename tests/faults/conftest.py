@@ -79,12 +79,12 @@ def subject(tiny_base, waves, tmp_path_factory) -> Subject:
 
 
 def unfinished(folder: Path) -> list[Path]:
-    """What a killed process has left half written in a folder."""
+    """Lists what a killed process has left half written in a folder."""
     return list(folder.rglob(f".*{SUFFIX}"))
 
 
 def outcome(folder: Path) -> dict[str, Any]:
-    """What must be the same however often a run was interrupted: adapter, losses, best, and what its ledger counts."""
+    """Returns what must be the same after any interruptions of a run: adapter, losses, best, and what its ledger counts."""
     records: dict[tuple[int, str], Any] = {}
     for record in run.read_metrics(folder / run.METRICS):
         kind = "validation" if "validation_loss" in record else "step"

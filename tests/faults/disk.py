@@ -106,7 +106,7 @@ class History:
 
     @classmethod
     def of(cls, root: Path, operations: Collection[Operation]) -> History:
-        """From a log that began with an empty root."""
+        """Builds a history from a log that began with an empty root."""
         self, known = cls(str(root.resolve())), _Names(root)
         for one in operations:
             at, node = known.place(one.path), known.nodes.get(one.file)

@@ -24,8 +24,8 @@ QUIET = 40  # actions in a row that found all they asked for: the last one is be
 def refuse_each(
     act: Callable[[int], None], found: Callable[[], list[int]], stride: int, begin: Callable[[], None] = lambda: None
 ) -> int:
-    """How often an action was refused an object. `act` stores a number; `found` are those that are stored, each whole:
-    the last one, or that and the one before.
+    """Returns how often an action was refused an object. `act` stores a number; `found` returns the stored numbers, each
+    whole: the last one, or that and the one before.
     """
     number = refused = quiet = 0
     while quiet < QUIET:

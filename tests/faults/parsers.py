@@ -107,7 +107,7 @@ def _toml(content: bytes) -> list[Tree]:
 
 
 def _as_toml(content: bytes, trees: list[Tree]) -> bytes:
-    """As JSON within TOML: enough to put any value in any place."""
+    """Writes JSON within TOML, which is enough to put any value in any place."""
     found = []
     for section, values in trees[0].items() if isinstance(trees[0], dict) else []:
         if isinstance(values, dict):

@@ -133,7 +133,7 @@ def stat_of(pid: int) -> list[str]:
 
 
 def seconds(pid: int) -> float:
-    """Of computing."""
+    """Returns the seconds that a process has computed."""
     return int(stat_of(pid)[11]) / os.sysconf("SC_CLK_TCK")
 
 

@@ -57,8 +57,8 @@ class Verb(NamedTuple):
 
 
 def lines_of(ended: Ended) -> list[str]:
-    """What was printed as an error: neither notes nor warnings, such as that XLA's cache could not be read, nor what XLA
-    logs by itself ("E1129 20:50:45.317573 ...").
+    """Returns the lines that were printed as errors: neither notes nor warnings (such as that XLA's cache could not be
+    read), nor what XLA logs by itself ("E1129 20:50:45.317573 ...").
     """
     told = [line for line in ended.err.splitlines() if not re.match(r"[EW]\d{4} \d\d:\d\d:", line)]
     return [line for line in told if not line.startswith(("jaxlv: note: ", "jaxlv: UserWarning: "))]
@@ -150,7 +150,7 @@ def fail_at_each(shim: Shim, name: str, verb: Verb, root: Path, modes: Sequence[
 
 
 def how(ended: Ended) -> str:
-    """What failed, and whether that ended the program."""
+    """Says what failed, and whether that ended the program."""
     how = {0: ", survived", 2: ""}.get(ended.code, ", ended by a signal")
     return f"{ended.what.split()[0].lower()}{how}" if ended.failed else "none"
 
@@ -185,7 +185,7 @@ def resumed(place: Path) -> list[str]:
 
 
 def check_run(place: Path, mode: int) -> None:
-    """No checkpoint is lost that was saved: the one before a save is there once steps go on behind that."""
+    """Asserts that no saved checkpoint is lost: once steps go on after a save, the checkpoint before it is still there."""
     book = place / "out" / run.LEDGER
     found = ledger.begun(book) if book.is_file() else None
     begun = max((one.event.step for one in found.entries if one.event.kind == "train_step"), default=0) if found else 0
@@ -203,7 +203,7 @@ def training(config: Path) -> Verb:
 
 
 def resuming(config: Path, interrupted: Path) -> Verb:
-    """What it reads may fail, too."""
+    """Returns the verb that resumes a run; its readings may fail, too."""
     return training(config)._replace(
         arguments=lambda place: ["train", config, "--out", place / "out", "--resume"],
         again=lambda place: [],
@@ -216,7 +216,7 @@ def resuming(config: Path, interrupted: Path) -> Verb:
 
 
 def check_at_once(place: Path, mode: int) -> None:
-    """Nothing is there. If the disk is gone when the flush behind the last rename fails, the rename cannot be taken back."""
+    """Asserts that nothing is there, unless the disk was gone: then the last rename may stay, although its flush failed."""
     assert mode == GONE or not (place / "out").exists()
 
 

@@ -225,7 +225,7 @@ def read() -> Callable[..., tuple[dict[str, str], float]]:
 
 @pytest.mark.parametrize("kind", ["npz", "npy", "csv", "h5"])
 def test_what_is_refused_takes_little_memory(tmp_path, read, kind):
-    """Of the HDF5 library's own process, whose limit is on what it maps, the limit itself is the bound."""
+    """For the HDF5 library's own process, whose limit is on what it maps, the limit itself is the bound."""
     cases = {name: case for name, case in REFUSED.items() if name.endswith(kind)}
     for name, (make, _) in cases.items():
         make(tmp_path / name)

@@ -39,7 +39,7 @@ def changed(tree: dict[str, Any], at: tuple[str, ...], value: Any) -> dict[str, 
 
 
 def use_manifest(folder: Path) -> None:
-    """As `--resume` and the readers of a ledger do."""
+    """Uses the manifest as `--resume` and the readers of a ledger do."""
     made_of = read_manifest(folder)
     for part in ("data", "base"):
         assert made_of[part]["sha256"][:12] is not None

@@ -227,7 +227,7 @@ def test_what_only_prints_fails_if_it_cannot():
 
 
 class PanicException(BaseException):
-    """As an extension written in Rust raises it."""
+    """The exception that an extension written in Rust raises."""
 
 
 def raising(fault: BaseException, *arguments: str) -> None:
