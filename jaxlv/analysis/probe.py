@@ -22,6 +22,7 @@ import numpy as np
 from jaxlv.errors import JaxlvError, all_finite
 from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.forecasting.likelihood import future
+from jaxlv.results.probe import Answer
 from jaxlv.steps.generate import Prompts, padded
 from jaxlv.steps.train import window_loss
 from jaxlv.storage.files import parse_json, read_text
@@ -111,16 +112,6 @@ def _prompt(line: str, where: str) -> Prompt:
 
 
 # ------------------------------------------------------------------------------------------------- answers
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a model wrote, up to its end token or the limit."""
-
-    text: str
-    tokens: int  # drawn, without the end token
-    ended: bool  # False: cut off at the limit
-    passed: bool | None  # None: nothing is expected
 
 
 def templated(language: Language, prompts: Sequence[Prompt], new_tokens: int, positions: int) -> list[str]:
