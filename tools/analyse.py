@@ -29,8 +29,8 @@ def analyse(
 
     DIR gets analyses.json with every number, its units and definitions, tables as CSV, figures as SVG and PNG, and
     report.html. The series are the run's test series, as `jaxlv evaluate` takes them. One set of forecasts serves every
-    analysis of forecasts; with 16 series and a small model all takes about two minutes on two cores. With --headroom 0 many
-    truths lie above the top of the scale: then the analysis of the top shows whether forecasts are held below it.
+    analysis of forecasts; 16 series and a small model take about two minutes on two cores. With --headroom 0 many true
+    values lie above the top of the scale: then the analysis of the top shows whether forecasts are held below it.
 
     Parameters
     ----------

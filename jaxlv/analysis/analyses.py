@@ -1,7 +1,7 @@
-"""What one set of forecasts tells of a run: growth of errors, their distribution, series by series, the scale's ceiling.
+"""What one set of forecasts tells about a run: how errors grow and spread, series by series, and at the top of the scale.
 
-Errors are in raw units. All analyses read the same `Drawn`, so that forecasts are made once; `round_trip` is of the
-text format alone.
+Errors are in raw units. All analyses read the same `Drawn`, so that forecasts are made once; only
+`round_trip`, which checks the text format, needs none.
 
 Axes: N series, S samples, C context steps, H steps ahead, T time steps, V variables.
 """
@@ -67,15 +67,19 @@ def draw(
     config: EvaluateConfig,
     on_batch: Callable[[str, int], None] = lambda name, done: None,
 ) -> Drawn:
-    """The forecasts of each forecaster and baseline under a protocol; `on_batch(name, series done)`."""
+    """Returns the forecasts of each forecaster and baseline under a protocol.
+
+    Calls `on_batch(name, done)` with the number of series that a forecaster has finished. Raises JaxlvError if the series
+    are too short for context and horizon.
+    """
     context_NCV, truth_NHV = truth_of(series, config.context, config.horizon)
     forecasts = {}
     for name, forecaster in forecasters.items():
 
-        def hear(done: int, name: str = name) -> None:
+        def report(done: int, name: str = name) -> None:
             on_batch(name, done)
 
-        forecasts[name] = forecaster(series, Request.of(config), on_batch=hear)
+        forecasts[name] = forecaster(series, Request.of(config), on_batch=report)
     points = {name: forecast.median() for name, forecast in forecasts.items()}
     for name, baseline in baselines_for(series).items():
         points[name] = baseline(context_NCV, config.horizon)
@@ -86,8 +90,9 @@ def draw(
 
 
 def round_trip(series: SeriesSet, codec: Codec, alphabet: Alphabet, context: int, shown: int) -> RoundTrip:
-    """Returns series -> text -> ids -> text -> values under each head-room: absolute differences beside half a unit of the
-    text. Of the series `shown` every step; of all of them the largest. The scale is fitted on the first `context` steps.
+    """Writes series as text and token ids under each head-room, reads them back, and returns the absolute differences beside
+    half a unit of the text: every step of the series `shown`, and the largest of all series. The scale is fitted on the
+    first `context` steps. Raises JaxlvError if `shown` is not among the series or a text does not come back.
     """
     if shown not in series.ids_N:
         raise JaxlvError("unknown series", where="round trip", expected="one of the series given", found=shown)
@@ -106,7 +111,7 @@ def round_trip(series: SeriesSet, codec: Codec, alphabet: Alphabet, context: int
 
 
 def _read_back(series: SeriesSet, codec: Codec, alphabet: Alphabet, context: int, row: int) -> ReadBack:
-    """Returns the round trip under one scale; steps, text and ids are those of the series in that row."""
+    """Returns the differences under one scale; steps, text and ids are those of the series in that row."""
     texts, differences, halves = [], [], []
     for i, values_TV in zip(series.ids_N, series.values_NTV, strict=True):
         alpha_V = codec.fit(values_TV[:context], values_TV, f"series {i}")
@@ -233,8 +238,8 @@ def _rank_correlation(mse_NV: np.ndarray) -> float | None:
 
 
 def extremes(drawn: Drawn) -> Extremes:
-    """Returns the best, the median and the worst series of the first model, by the larger of their variables' squared
-    errors: context, truth and samples of each, as a figure needs them.
+    """Returns context, truth and samples of the best, the median and the worst series of the first model, by the larger of
+    their variables' squared errors.
     """
     forecast = drawn.forecasts[drawn.subject]
     worst_N = metrics.mse(drawn.points[drawn.subject], drawn.truth_NHV).max(axis=1)

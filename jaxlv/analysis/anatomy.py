@@ -72,8 +72,9 @@ REPORT, REPORTED_POSITIVE, REPORTED_MEDIAN = "mao", (".", ",", ";", "0", "2", "7
 def head_change(
     lora: Mapping[str, Any], params: Mapping[str, Any], alphabet: Alphabet, texts: Callable[[Sequence[int]], list[str]]
 ) -> Head:
-    """Returns what trained of the LM head: the bias of each token, or the Euclidean norm of the change of its row of the
-    weight. `texts(ids)` are the texts of tokens: of the largest entries, and of the largest positive ones.
+    """Returns what training changed in the LM head: the bias of each token, or the Euclidean norm of the change of its row
+    of the weight. `texts(ids)` returns the texts of tokens; it is called for the largest entries and the largest positive
+    ones.
     """
     leaves = lora.get("lm_head", {})
     if "bias" in leaves:
@@ -109,7 +110,9 @@ def head_change(
 
 
 def _against_paper(texts: Sequence[str], positive: int) -> AgainstPaper:
-    """Returns the positive tokens beside those that a paper found after tuning Qwen2.5-0.5B, all 151,936 entries of it."""
+    """Returns the positive tokens beside those that a paper found after tuning Qwen2.5-0.5B, with all of its 151,936
+    entries.
+    """
     ours, theirs = set(texts), set(REPORTED_POSITIVE)
     return AgainstPaper(
         report=REPORT,

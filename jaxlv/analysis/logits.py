@@ -1,4 +1,4 @@
-"""What a model's logits say of held-out text: the cost of every token, and that padding does not matter.
+"""What a model's logits say about held-out text: the cost of every token, and whether padding matters.
 
 Axes: N series, L tokens of a text, B rows of a batch, T slots of a row or time steps, K token ids that are compared, V
 vocabulary.
@@ -38,9 +38,9 @@ KINDS = (WHOLE, "point", *(f"{name} decimal" for name in ORDINALS), "comma", "se
 
 
 def token_kinds(text: str) -> list[str]:
-    """Which of KINDS each character of a text is."""
+    """Returns which of KINDS each character of a text is."""
     kinds: list[str] = []
-    decimals: int | None = None  # so many of them are read; None before the point
+    decimals: int | None = None  # how many have been read; None before the point
     for symbol in text:
         if symbol in DELIMITERS:
             kinds.append(DELIMITERS[symbol])
@@ -64,9 +64,10 @@ def token_costs(
     """Returns cross-entropy and perplexity per real token of whole series, teacher forced: overall, by kind, by time step.
 
     A series is written in the scale of its first `context` steps under the codec's own head-room. The first token of a
-    text is predicted by nothing and has no cost; padding never counts; tokens behind the model's positions are left out.
-    Two softmaxes: over the whole vocabulary, and over the 13 symbols, which is what constrained decoding samples from.
-    Raises JaxlvError for a series that the text format does not hold. `on_batch(done)` counts series.
+    text has nothing before it and no cost; padding never counts; tokens behind the model's positions are left out.
+    There are two softmaxes: over the whole vocabulary, and over the 13 symbols, from which constrained decoding samples.
+    Calls `on_batch(done)` with the number of series that are finished. Raises JaxlvError if the text format cannot hold a
+    series.
     """
     codec, scales_NV = forecaster.codec, forecaster.scales(series, context)
     rows = zip(series.ids_N, series.values_NTV, scales_NV, strict=True)
@@ -98,7 +99,7 @@ def token_costs(
 def _losses_of(
     forecaster: Forecaster, texts: Sequence[str], size: int, side: str, on_batch: Callable[[int], None]
 ) -> np.ndarray:
-    """Nats of every token but the first of each text, one text after the other, by both softmaxes: (2, all tokens)."""
+    """Returns the nats of every token except the first of each text, text after text, by both softmaxes: (2, all tokens)."""
     width, alphabet = padded(max(map(len, texts))), forecaster.alphabet
     found: list[np.ndarray] = []
     for first in range(0, len(texts), size):
@@ -116,7 +117,7 @@ def _losses_of(
 
 
 def _spending(forecaster: Forecaster, batch: int, length: int) -> contextlib.AbstractContextManager[Any]:
-    """A forward pass over the whole vocabulary, reserved where the forecaster has a meter."""
+    """Reserves a forward pass over the whole vocabulary if the forecaster has a meter."""
     meter = forecaster.meter
     shape: dict[str, Any] = {"batch": batch, "length": length, "head": "frozen", "loss": "both"}
     return meter.spend("validation", **shape) if meter else contextlib.nullcontext()
@@ -202,7 +203,7 @@ def padding_sides(forecaster: Forecaster, series: SeriesSet, context: int) -> Pa
 
 
 def _prompts(forecaster: Forecaster, series: SeriesSet, context: int) -> list[np.ndarray]:
-    """The ids of prompts of different lengths, each of another series: the whole context, and its last half."""
+    """Returns the ids of prompts of different lengths, each from another series: the whole context, and its last half."""
     scales_NV = forecaster.scales(series, context)
     prompts = []
     for row in range(PROMPTS):
@@ -213,7 +214,7 @@ def _prompts(forecaster: Forecaster, series: SeriesSet, context: int) -> list[np
 
 
 def _compared(forecaster: Forecaster) -> np.ndarray:
-    """The ids whose logits are compared: the 13 symbols, and of a large vocabulary some spread over it."""
+    """Returns the ids whose logits are compared: the 13 symbols, and some that are spread over a large vocabulary."""
     spread = np.linspace(0, forecaster.model.config.vocab_size - 1, COMPARED).astype(int)
     return np.unique([*forecaster.alphabet.ids_A, *spread])
 
@@ -240,7 +241,7 @@ def _padded_rows(
 
 
 def _logits(forecaster: Forecaster, ids_BT, positions_BT, ends_B, chosen_K) -> tuple[np.ndarray, np.ndarray]:
-    """(logits of the chosen tokens at every slot, the next token's distribution behind the slots `ends_B`)."""
+    """Returns (logits of the chosen tokens at every slot, the next token's distribution behind the slots `ends_B`)."""
     with _spending(forecaster, *ids_BT.shape):
         found = _some_logits(forecaster.model, forecaster.variables, ids_BT, positions_BT.astype(np.int32), ends_B, chosen_K)
     logits_BTK, after_BV = (np.asarray(part, float) for part in found)

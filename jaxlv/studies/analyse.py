@@ -34,23 +34,23 @@ from jaxlv.text.tokens import token_texts
 from jaxlv.versions import versions
 
 RESULT, REPORT = "analyses.json", "report.html"
-SHOWN = 972  # the series whose text is read back, if the data have it: the one that a report shows
+SHOWN = 972  # the series whose text is read back if the data have it: the one that a paper shows
 
 
 def analyse(
     asked: Asked, out: Path | None = None, headroom: float | None = None, begin: Begin = Silent, say: Say = unsaid
 ) -> Analyses:
-    """Looks into a run, and writes analyses.json, tables, figures and report.html into `out`, RUN/analyses if it is None.
+    """Analyses a run, and writes analyses.json, tables, figures and report.html into `out`, or RUN/analyses if it is None.
 
-    Series are written with this `headroom`, if it is not None. Returns what analyses.json holds. Raises JaxlvError if
+    Series are written with this `headroom` if it is not None. Returns what analyses.json holds. Raises JaxlvError if
     the subject is not a run, if the series or the settings do not fit, or if `out` exists.
     """
-    run.read_manifest(Path(asked.subject))  # says that it is not a run
+    run.read_manifest(Path(asked.subject))  # raises if it is not a run
     subject = open_subject(asked)
     assert subject.run
     chosen = subject.chosen(asked.series, asked.most)
     config = replace(subject.config.evaluate, **asked.protocol)
-    truth_of(chosen, config.context, config.horizon)  # says where the series are too short
+    truth_of(chosen, config.context, config.horizon)  # raises if the series are too short
     written_so = with_headroom(subject.run.tuned, headroom)
     with subject.paying(asked.purpose) as models, new_folder(out or subject.run.folder / "analyses") as work:
         models = {name: with_headroom(model, headroom) for name, model in models.items()}
