@@ -99,7 +99,7 @@ def test_a_module_imports_only_what_stands_below_it(module):
 
 
 # What is not a page: what pages are written with, and what reads folders, prices and computes for them.
-PARTS_OF_PAGES = {f"report.{name}" for name in ("format", "table", "terminal", "page", "parts", "material", "__init__")}
+PARTS_OF_PAGES = {f"report.{name}" for name in ("format", "table", "terminal", "page", "material", "__init__")}
 READERS = {f"report.{name}" for name in ("folders", "details", "reported", "dossier")}
 PAGES = sorted(
     name

@@ -28,7 +28,7 @@ from jaxlv.flops.ledger import Event, Ledger, Meter, Terms
 from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.model import weights
 from jaxlv.report import probe as page
-from jaxlv.results.probe import Probe
+from jaxlv.results.probe import Answer, Probe
 from jaxlv.runs import run, sources, training
 from jaxlv.steps.generate import Prompts
 from jaxlv.storage.door import LIMITS
@@ -301,7 +301,7 @@ def test_an_answer_ends_at_either_end_token(end, tuned, language):
 
 
 @pytest.fixture(scope="module")
-def warm(forecaster, language) -> list[probe.Answer]:
+def warm(forecaster, language) -> list[Answer]:
     heard: list[int] = []
     found = answers(replace(forecaster, sampling=WARM), language, PROMPTS, 24, seed=4, batch=1, on_batch=heard.append)
     assert heard == [1, 2, 3]

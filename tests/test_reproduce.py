@@ -19,6 +19,7 @@ from jaxlv.published import reproduction
 from jaxlv.published.systems import SYSTEMS
 from jaxlv.report import dossier, reproductions
 from jaxlv.report.page import Page
+from jaxlv.results.analyses import Analyses
 from jaxlv.results.papers import Reproduction
 from jaxlv.runs import run, sweep
 from jaxlv.studies import papers, scoring, sides
@@ -78,7 +79,7 @@ def subject(request, data, base, tmp_path_factory) -> Iterator[Subject]:  # noqa
         if is_quick:
             for change in quick.changes(quick.write_configs(folder)):
                 patch.setattr(*change)
-            patch.setattr(sides, "measured", lambda finished, models, *_: {"likelihood": read_once(models["tuned"])})
+            patch.setattr(sides, "measured", lambda finished, models, *_: read_once(models["tuned"]))
             patch.setattr(sides, "write_analyses", write_analyses)
             yield Subject(quick.SYSTEM, options, True)
             return
@@ -93,15 +94,15 @@ def subject(request, data, base, tmp_path_factory) -> Iterator[Subject]:  # noqa
         yield Subject(request.param, options, False)
 
 
-def read_once(model: Any) -> int:
+def read_once(model: Any) -> Analyses:
     """Work that the ledger pays."""
     with model.spending("validation", batch=1, length=64, head="alphabet"):
-        return 1
+        return Analyses()
 
 
-def write_analyses(out: Path, result: dict[str, Any], title: str) -> None:
+def write_analyses(out: Path, result: Analyses, title: str) -> None:
     """As the program itself: a file, folders, and the page."""
-    (out / "numbers.json").write_text(json.dumps(result))
+    (out / "numbers.json").write_text(json.dumps(result.tree()))
     for name in ("tables", "figures"):
         (out / name).mkdir()
     (out / "report.html").write_text(title)

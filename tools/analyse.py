@@ -29,8 +29,8 @@ def analyse(
 
     DIR gets analyses.json with every number, its units and definitions, tables as CSV, figures as SVG and PNG, and
     report.html. The series are the run's test series, as `jaxlv evaluate` takes them. One set of forecasts serves every
-    analysis of forecasts; with 16 series and a small model all takes about two minutes on two cores. With --headroom 0 many
-    truths lie above the top of the scale: then the analysis of the top shows whether forecasts are held below it.
+    analysis of forecasts; 16 series and a small model take about two minutes on two cores. With --headroom 0 many true
+    values lie above the top of the scale: then the analysis of the top shows whether forecasts are held below it.
 
     Parameters
     ----------
@@ -52,10 +52,12 @@ def analyse(
 
     out = out or run / "analyses"
     result = study.analyse(asked(str(run), data, series, max_series, protocol=protocol), out, headroom, Progress, say)
-    seen, numbers, page = result["protocol"]["seen_in_training"], out / study.RESULT, out / study.REPORT
+    seen = (result.protocol and result.protocol.seen_in_training) or ()
+    numbers, page = out / study.RESULT, out / study.REPORT
     warning = f"warning: the run trained or was validated on {len(seen)} of these series: their errors are no test"
     lines = ["", report.summary(result), *([warning] if seen else []), f"numbers: {numbers}", f"report:  {page}"]
-    return Result("\n".join(lines), {"folder": str(out), "numbers": str(numbers), "report": str(page), "result": result})
+    folder = {"folder": str(out), "numbers": str(numbers), "report": str(page)}
+    return Result("\n".join(lines), {**folder, "result": result.tree()})
 
 
 app = verb(analyse)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from jaxlv.results.anatomy import Training
 from jaxlv.results.quantities import quantity
 from jaxlv.results.record import Record
 
@@ -39,4 +40,4 @@ class RunDetails(Record):
     ended: bool = True
     cost: RunCost | None = None
     bill: tuple[Priced, ...] = ()  # the last row is of all together
-    curves: Mapping[str, Any] | None = None
+    curves: Training | None = None
