@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
 
-from jaxlv.config import CodecConfig, Dtype, Scale
+from jaxlv.config import CodecConfig, Dtype, EvaluateConfig, SamplingConfig, Scale
 from jaxlv.tools.console import CALL
-from jaxlv.tools.options import Context, Horizon, RepetitionPenalty, Samples, Seed, Temperature, TopK, TopP, given, setting
+from jaxlv.tools.options import given, setting
 
 if TYPE_CHECKING:
     from jaxlv.studies.subjects import Asked
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 class Protocol:
     """Options that say what is forecast."""
 
-    context: Context = None
-    horizon: Horizon = None
-    samples: Samples = None
-    seed: Seed = None
+    context: Annotated[int | None, setting(EvaluateConfig, "context", help=True)] = None
+    horizon: Annotated[int | None, setting(EvaluateConfig, "horizon", help=True)] = None
+    samples: Annotated[int | None, setting(EvaluateConfig, "samples", help=True)] = None
+    seed: Annotated[int | None, setting(EvaluateConfig, "seed", help=True)] = None
 
 
 @Parameter(name="*", group=Group("Of sampling", sort_key=2))
@@ -33,10 +33,10 @@ class Protocol:
 class Drawn:
     """Options that say how a text is drawn."""
 
-    temperature: Temperature = None
-    top_k: TopK = None
-    top_p: TopP = None
-    repetition_penalty: RepetitionPenalty = None
+    temperature: Annotated[float | None, setting(SamplingConfig, "temperature", help=True)] = None
+    top_k: Annotated[int | None, setting(SamplingConfig, "top_k", help=True)] = None
+    top_p: Annotated[float | None, setting(SamplingConfig, "top_p", help=True)] = None
+    repetition_penalty: Annotated[float | None, setting(SamplingConfig, "repetition_penalty", help=True)] = None
 
 
 @Parameter(name="*", group=Group("Of sampling; the run's own settings if not given", sort_key=2))

@@ -11,7 +11,7 @@ from importlib import metadata
 from cyclopts import App
 
 from jaxlv.errors import JaxlvError
-from jaxlv.tools import streams
+from jaxlv.storage import streams
 from jaxlv.tools.console import OPTION, one_line, start
 
 VERBS = {

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from jaxlv.tools.asked import Bare, Protocol, Sampling, asked
-from jaxlv.tools.console import Progress, Result, say, start, verb
+from jaxlv.tools.console import Progress, Result, say, verb
 from jaxlv.tools.options import Ids, whole
 
 
@@ -30,18 +30,12 @@ def forecast(
     MODEL is a Hugging Face folder, a hub id, or "embedded". In forecast.csv a text that a spreadsheet program would take as
     a formula (it begins with = + - or @) stands behind an apostrophe.
 
-    Parameters
-    ----------
-    run_or_model
-        run folder, model folder, hub id, or embedded
-    out
-        folder for forecast.csv, settings.json and the figures
-    data
-        series file; the run's own if not given, simulated for a bare model
-    series
-        ids such as 3,7 or 990-999; the first 4 test series if not given
-    reach
-        steps forecast at a time: each sample then goes on from its own last context; all at once if not given
+    Args:
+        run_or_model: run folder, model folder, hub id, or embedded
+        out: folder for forecast.csv, settings.json and the figures
+        data: series file; the run's own if not given, simulated for a bare model
+        series: ids such as 3,7 or 990-999; the first 4 test series if not given
+        reach: steps forecast at a time: each sample then goes on from its own last context; all at once if not given
     """
     from jaxlv.studies import forecast as study
 
@@ -53,6 +47,3 @@ def forecast(
 
 
 app = verb(forecast)
-
-if __name__ == "__main__":
-    start(app)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from jaxlv.config import build_config, override, read_tree
 from jaxlv.errors import JaxlvError
-from jaxlv.tools.console import Progress, Result, say, start, verb
+from jaxlv.tools.console import Progress, Result, say, verb
 from jaxlv.tools.options import Config, Settings, whole
 
 
@@ -30,18 +30,12 @@ def make_base(
     curve, the cost and the versions. DIR.work holds the simulated series and the checkpoints. The second form only
     simulates.
 
-    Parameters
-    ----------
-    config
-        settings, such as configs/base.toml
-    out
-        folder to write; it must not exist
-    series
-        folder of the simulated series, made if it is not there; DIR.work/series if not given
-    workers
-        processes that make the windows, 0: none of their own; as many as the cores allow if not given
-    resume
-        go on from the newest checkpoint in DIR.work
+    Args:
+        config: settings, such as configs/base.toml
+        out: folder to write; it must not exist
+        series: folder of the simulated series, made if it is not there; DIR.work/series if not given
+        workers: processes that make the windows, 0: none of their own; as many as the cores allow if not given
+        resume: go on from the newest checkpoint in DIR.work
     """
     from jaxlv.studies import from_scratch
 
@@ -59,6 +53,3 @@ def make_base(
 
 
 app = verb(make_base)
-
-if __name__ == "__main__":
-    start(app)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter, Token
 
-from jaxlv.config import EvaluateConfig, SamplingConfig, find_config
+from jaxlv.config import find_config
 from jaxlv.errors import printable
 from jaxlv.settings import AXIS, Between, statements
 
@@ -105,12 +105,4 @@ ConfigOrNone = Annotated[Path | None, read_by(find_config)]
 Settings = Annotated[
     tuple[str, ...], Parameter(name="--set", metavar="A.B=C", help="override one setting, A.B=C; may be repeated")
 ]
-Context = Annotated[int | None, setting(EvaluateConfig, "context", help=True)]
-Horizon = Annotated[int | None, setting(EvaluateConfig, "horizon", help=True)]
-Samples = Annotated[int | None, setting(EvaluateConfig, "samples", help=True)]
-Seed = Annotated[int | None, setting(EvaluateConfig, "seed", help=True)]
-Temperature = Annotated[float | None, setting(SamplingConfig, "temperature", help=True)]
-TopK = Annotated[int | None, setting(SamplingConfig, "top_k", help=True)]
-TopP = Annotated[float | None, setting(SamplingConfig, "top_p", help=True)]
-RepetitionPenalty = Annotated[float | None, setting(SamplingConfig, "repetition_penalty", help=True)]
 Backend = Literal["cpu", "cuda"]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from jaxlv.config import EvaluateConfig
 from jaxlv.tools.asked import Drawn
-from jaxlv.tools.console import CALL, Progress, Result, say, start, verb
+from jaxlv.tools.console import CALL, Progress, Result, made, say, verb
 from jaxlv.tools.options import Settings, given, setting, whole
 
 
@@ -42,55 +42,29 @@ def probe(
     shown. If the run has a budget, all of it is paid from there. --set takes sampling.*, and model.dtype and model.attention
     of a bare model.
 
-    Parameters
-    ----------
-    run_or_model
-        run folder, model folder, or hub id
-    prompts
-        file of prompts; the five of the report of Mao if not given
-    max_new_tokens
-        of an answer
-    generation_defaults
-        sample as the model's own generation_config.json says
-    seed
-        of sampled answers
-    text
-        text file (UTF-8) whose perplexity is measured
-    window
-        tokens of a window of the text
-    stride
-        tokens from window to window; half a window if not given
-    batch
-        prompts, or windows, computed together
-    out
-        folder for probe.json, probe.csv and report.html
+    Args:
+        run_or_model: run folder, model folder, or hub id
+        prompts: file of prompts; the five of the report of Mao if not given
+        max_new_tokens: of an answer
+        generation_defaults: sample as the model's own generation_config.json says
+        seed: of sampled answers
+        text: text file (UTF-8) whose perplexity is measured
+        window: tokens of a window of the text
+        stride: tokens from window to window; half a window if not given
+        batch: prompts, or windows, computed together
+        out: folder for probe.json, probe.csv and report.html
     """
     from jaxlv.report import probe as report
     from jaxlv.studies import probe as study
 
-    asked = study.Questions(
-        run_or_model,
-        prompts,
-        max_new_tokens,
-        given(sampling),
-        generation_defaults,
-        set,
-        seed,
-        text,
-        window,
-        stride or 0,
-        batch,
-    )
+    how = (max_new_tokens, given(sampling), generation_defaults, set, seed)
+    asked = study.Questions(run_or_model, prompts, *how, text, window, stride or 0, batch)
     result = study.probe(asked, out, purpose=CALL.purpose, begin=Progress, say=say)
     listing = f"\n{report.format_answers(result)}\n\n{report.summary(result)}"
     if not out:
         return Result(listing, {"result": result.tree()})
-    answers, table, page = (str(out / name) for name in (study.RESULT, study.TABLE, study.REPORT))
-    made = {"folder": str(out), "answers": answers, "table": table, "report": page}
-    return Result(f"{listing}\nanswers: {answers}, {table}\nreport:  {page}", {**made, "result": result.tree()})
+    files = {"answers": study.RESULT, "table": study.TABLE, "report": study.REPORT}
+    return made(out, [listing], {"result": result.tree()}, **files)
 
 
 app = verb(probe)
-
-if __name__ == "__main__":
-    start(app)

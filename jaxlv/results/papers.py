@@ -179,6 +179,12 @@ class PlanRow(Record):
     exact: Number | None = None
     hours: float | None = None
 
+    def __add__(self, other: PlanRow) -> PlanRow:
+        """Returns what both take."""
+        keys = ("runs", "steps", "flops", "training", "exact", "hours")
+        sums: dict[str, Any] = {key: (getattr(self, key) or 0) + (getattr(other, key) or 0) or None for key in keys}
+        return replace(self, **sums)
+
 
 @dataclass(frozen=True)
 class Plan(Record):
@@ -192,6 +198,11 @@ class Plan(Record):
     total: Number = 0
     budget: Number = 0
     margin: float = 0
+
+    @property
+    def together(self) -> PlanRow:
+        """Returns what all stages take."""
+        return sum(self.rows, PlanRow("together"))
 
 
 @dataclass(frozen=True)

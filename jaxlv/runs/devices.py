@@ -39,6 +39,13 @@ def compute_with_care() -> None:
         os.environ.setdefault("TENSORFLOW_USE_CUSTOM_CONTRACTION_KERNEL", "false")
 
 
+def keep_compiled_programs() -> None:
+    """Lets XLA keep compiled programs on disk, so that a second run starts faster; JAX_COMPILATION_CACHE_DIR moves them."""
+    if not jax.config.values["jax_compilation_cache_dir"]:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(cache / "jaxlv"))
+
+
 def check_kernel(kernel: str) -> None:
     """JaxlvError for an attention kernel that the device does not have: another one is never taken in its place."""
     device = jax.devices()[0]

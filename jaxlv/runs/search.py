@@ -7,6 +7,7 @@ draws follows from the seed, its number and what its study knew then: a search t
 from __future__ import annotations
 
 import contextlib
+import tomllib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,26 @@ class Range:
             found = f"{represented(self.low)}..{represented(self.high)}"
             raise JaxlvError("not a range", where=f"search {self.setting}", expected=expected, found=found)
 
+    @classmethod
+    def of(cls, text: str) -> Range:
+        """Returns the range that a text such as "optimizer.learning_rate=1e-5..1e-3:log" means, or "lora.rank=2,4,8", which
+        lists values. Raises JaxlvError if it is neither.
+        """
+        name, _, rest = text.partition("=")
+        ends, _, scale = rest.partition(":")
+        low, dots, high = ends.partition("..")
+        if not dots:
+            name, values = values_of(text, "--search")
+            return cls(name, values=tuple(tuple(one) if isinstance(one, list) else one for one in values))
+        try:
+            first, last = (tomllib.loads(f"value = {end}")["value"] for end in (low, high))
+            if scale not in ("", "log") or not all(isinstance(end, (int, float)) for end in (first, last)):
+                raise ValueError
+        except (ValueError, RecursionError):
+            expected = "section.key=low..high or low..high:log"
+            raise JaxlvError("not a range", where=f"--search {text}", expected=expected) from None
+        return cls(name.strip(), first, last, scale == "log")
+
     @property
     def ends(self) -> tuple[Any, Any]:
         """The least and the greatest value, or the first and the last of some."""
@@ -51,6 +72,20 @@ class Range:
         if isinstance(self.low, int) and isinstance(self.high, int):
             return trial.suggest_int(self.setting, self.low, self.high, log=self.log)
         return trial.suggest_float(self.setting, float(self.low), float(self.high), log=self.log)
+
+
+def values_of(text: str, option: str) -> tuple[str, list[Any]]:
+    """Returns ("lora.rank", [2, 4, 8]) for "lora.rank=2,4,8". Values are TOML, and bare words are strings.
+
+    Raises JaxlvError, which names the `option`, if the text is not a list of values.
+    """
+    name, separator, values = text.partition("=")
+    if not separator or "." not in name or not values.strip():
+        raise JaxlvError("not a list of values", where=f"{option} {text}", expected="section.key=value,value,...")
+    try:
+        return name.strip(), tomllib.loads(f"values = [{values}]")["values"]
+    except (ValueError, RecursionError):
+        return name.strip(), [value.strip() for value in values.split(",")]
 
 
 class Study:

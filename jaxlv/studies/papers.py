@@ -17,7 +17,7 @@ from jaxlv.published import reproduction
 from jaxlv.published.protocols import PROTOCOLS, Part, test_series
 from jaxlv.published.reproduction import Stage
 from jaxlv.published.systems import ALLOWANCE, SYSTEMS, System
-from jaxlv.results.papers import StageResult
+from jaxlv.results.papers import PaperCost, Plan, PlanRow, StageResult
 from jaxlv.runs import billing, sweep
 from jaxlv.storage.door import is_there
 from jaxlv.storage.files import read_json
@@ -136,8 +136,8 @@ def open_paper(
     return Reproduction(SYSTEMS[system], scale, model, stages, full, out or Path(), begin, say)
 
 
-def plan_of(work: Reproduction, benchmark: Path | None = None) -> dict[str, Any]:
-    """Returns the plan as results have it: runs, steps, FLOPs and hours by stage, the allowance, and what the paper spent.
+def plan_of(work: Reproduction, benchmark: Path | None = None) -> Plan:
+    """Returns the plan: runs, steps, FLOPs and hours by stage, the allowance, and what the paper spent.
 
     `benchmark` is a result of benchmarks.train_step; one that comes with a checkout if None.
     """
@@ -145,16 +145,13 @@ def plan_of(work: Reproduction, benchmark: Path | None = None) -> dict[str, Any]
     rows = []
     for row in work.planned:
         flops, exact = (row.flops(work.model, name) for name in (work.system.convention, "exact"))
-        counts = {"stage": row.stage, "runs": row.runs, "steps": row.steps}
-        training = row.training(work.model, work.system.convention)
-        hours = exact / rate / 3600 if rate else None
-        rows.append({**counts, "flops": flops, "training": training, "exact": exact, "hours": hours})
-    reported = PROTOCOLS[work.system.name]
-    return {
-        "convention": work.system.convention, "rows": rows, "total": sum(row["flops"] for row in rows),
-        "budget": int(work.budget["flops"]), "margin": reproduction.MARGIN, "allowance": work.allowance, "hours": origin,
-        "reported": {"flops": reported.flops, "words": reported.flops_words, "of_allowance": reported.flops / ALLOWANCE},
-    }  # fmt: skip
+        training, hours = row.training(work.model, work.system.convention), exact / rate / 3600 if rate else None
+        rows.append(PlanRow(row.stage, row.runs, row.steps, flops, training, exact, hours))
+    theirs = PROTOCOLS[work.system.name]
+    reported = PaperCost(words=theirs.flops_words, flops=theirs.flops, of_allowance=theirs.flops / ALLOWANCE)
+    total, budget = sum(row.flops or 0 for row in rows), int(work.budget["flops"])
+    convention, margin = work.system.convention, reproduction.MARGIN
+    return Plan(tuple(rows), convention, work.allowance, origin, reported, total, budget, margin)
 
 
 def rate_of(work: Reproduction, benchmark: Path | None) -> Pace:

@@ -11,8 +11,12 @@ from jaxlv.config import RunConfig, load_config
 from jaxlv.errors import JaxlvError
 from jaxlv.flops import plan as plans
 from jaxlv.flops.conventions import CONVENTIONS
+from jaxlv.flops.counting import named
+from jaxlv.flops.counting.count import count as count_function
+from jaxlv.flops.counting.result import Result
 from jaxlv.flops.family import architecture
 from jaxlv.flops.subjects import Subject, of_work
+from jaxlv.flops.table import Table, count
 from jaxlv.flops.targets import Target
 from jaxlv.flops.work import Work
 from jaxlv.runs import audited, billing, sources
@@ -21,6 +25,57 @@ from jaxlv.storage.door import is_there
 from jaxlv.storage.files import make_folder, new_file
 
 DEFAULT_BUDGET = 1e17  # FLOPs, of the assignment
+
+
+def counted(
+    function: str, arguments: str, *, grad: bool = False, trips: str | None = None, backend: str | None = None
+) -> Result:
+    """Returns the counts of a function that is named "module:function", on arguments such as "f32[8,512],i32[8]".
+
+    With `grad` the gradient of the sum of its results is counted. Raises JaxlvError if the function cannot be loaded, does
+    not take the arguments, or has a loop of unknown length that `trips` says nothing of.
+    """
+    found, shapes = named.function_of(function), named.shapes(arguments)
+    if grad:
+        found = named.gradient(found, shapes)
+    turns = None if trips is None else named.trips_of(trips)
+    try:
+        return count_function(found, *shapes, trips=turns, backend=backend)
+    except (TypeError, ValueError) as fault:  # what JAX says of arguments that do not fit
+        raise JaxlvError(f"the function does not take these arguments: {fault}", where=function) from fault
+
+
+class Total(NamedTuple):
+    """FLOPs of a forward pass and of a train step under a convention, the latter also as a share of the exact one's."""
+
+    convention: str
+    forward: int
+    train_step: int
+    of_exact: float
+
+
+def tables(work: Work, names: Sequence[str]) -> dict[str, Table]:
+    """Returns {convention: its rows for some work}; raises JaxlvError if there is no such convention."""
+    return {name: count(work, name) for name in names}
+
+
+def totals(work: Work, found: Mapping[str, Table]) -> list[Total]:
+    """Returns the totals of tables beside the FLOPs of an exact train step."""
+    exact = count(work, "exact").total_train_step
+    return [
+        Total(name, one.total_forward, one.total_train_step, one.total_train_step / exact) for name, one in found.items()
+    ]
+
+
+class PlannedUnder(NamedTuple):
+    """What a run will cost under one convention; `share` is of the budget, None if that is 0."""
+
+    convention: str
+    phases: Mapping[str, int]
+    total: int
+    share: float | None
+    train_step: int
+    steps_bought: int
 
 
 @dataclass(frozen=True)
@@ -40,6 +95,21 @@ class Plan:
         """Returns the hours that the training takes at the pace of the benchmark."""
         assert self.pace is not None
         return next(iter(self.phases.values()))["exact"] / self.pace.rate / 3600
+
+    @property
+    def rows(self) -> list[PlannedUnder]:
+        """Returns the plan under each convention."""
+        return [
+            PlannedUnder(
+                name,
+                {phase: cost[name] for phase, cost in self.phases.items()},
+                self.total[name],
+                self.total[name] / self.budget if self.budget else None,
+                self.train_step[name],
+                self.steps_bought[name],
+            )
+            for name in self.conventions
+        ]
 
 
 def plan(config: RunConfig, conventions: Sequence[str], budget: float | None = None, benchmark: Path | None = None) -> Plan:
@@ -73,8 +143,8 @@ def sizes_of(config: RunConfig) -> Sizes:
     if config.data.path and not is_there(Path(config.data.path)):
         raise JaxlvError("no such data file", where=config.data.path, hint="name yours with --set data.path=FILE")
     loaded = sources.load_series(replace(config, data=replace(config.data, simulate=min(config.data.simulate, 8))))
-    count = len(loaded) if config.data.path else config.data.simulate
-    test = len(sources.split_series(config, loaded).test) if config.data.path else round(count * config.data.fractions[-1])
+    number = len(loaded) if config.data.path else config.data.simulate
+    test = len(sources.split_series(config, loaded).test) if config.data.path else round(number * config.data.fractions[-1])
     return Sizes(min(test, config.evaluate.series or test), loaded.values_NTV.shape[1])
 
 

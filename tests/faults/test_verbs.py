@@ -18,7 +18,7 @@ import pytest
 
 from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.flops import ledger
-from jaxlv.runs import interrupts, run
+from jaxlv.runs import devices, interrupts, run
 from jaxlv.storage.files import SUFFIX
 from jaxlv.tools import console
 from tests.faults.child import Child
@@ -173,7 +173,7 @@ def wait_until(true: Callable[[], object]) -> None:
 
 # ------------------------------------------------------------------------------------------------- the streams
 
-PRINT = "from jaxlv.tools import streams; streams.protect(); import os, sys; {}"
+PRINT = "from jaxlv.storage import streams; streams.protect(); import os, sys; {}"
 
 
 def printing(code: str, redirected: str = "") -> subprocess.CompletedProcess[str]:
@@ -241,7 +241,7 @@ def raising(fault: BaseException, *arguments: str) -> None:
 
 @pytest.fixture(autouse=True)
 def compiled_elsewhere(monkeypatch) -> Iterator[None]:
-    monkeypatch.setattr(console, "keep_compiled_programs", lambda: None)
+    monkeypatch.setattr(devices, "keep_compiled_programs", lambda: None)
     yield
 
 
