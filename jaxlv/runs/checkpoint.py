@@ -52,9 +52,9 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int = 2):
         self.folder, self.keep = Path(folder).absolute(), keep
+        _quieten()
         self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler())
         self._worker = ThreadPoolExecutor(1, "checkpoint")
-        _quieten()
         self._saving: Future[None] | None = None
         self._begun = False
         found = {step: self._broken(step) for step in self._on_disk()}
@@ -128,12 +128,23 @@ class Checkpoints:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _prune(self, step: int) -> None:
+        for old in set(self._on_disk()) - self._kept(step):
+            remove_folder(self._place(old))
+
+    def _kept(self, step: int) -> set[int]:
+        """Returns the steps whose checkpoints stay beside that of `step`: the newest intact ones, and the best."""
         intact = [one for one in self._on_disk() if one not in self.damaged]
         newest = intact[-1:]  # none if the folder is gone
         marked = {self._facts(one).get(BEST, {}).get("step", one) for one in {step, *newest}}
-        kept = {*intact[-self.keep :], step, *marked}
-        for old in set(self._on_disk()) - kept:
+        return {*intact[-self.keep :], step, *marked}
+
+    def tidy(self, step: int) -> list[int]:
+        """Removes the intact checkpoints that should have gone when that of `step` or a newer one was saved, but could not
+        be removed then. Returns the steps of those that still cannot be.
+        """
+        for old in set(self.steps()) - (kept := self._kept(step)):
             remove_folder(self._place(old))
+        return sorted(set(self.steps()) - kept)
 
     def best(self) -> dict[str, Any] | None:
         """The mark of the best checkpoint, or None, as the newest intact one has it; the best itself may be lost."""
@@ -222,7 +233,7 @@ def _quieten() -> None:
             hook(unraisable)
 
     sys.unraisablehook = others
-    logging.getLogger("absl").addFilter(lambda record: "_SignalingThread" not in record.getMessage())
+    logging.getLogger("absl").addFilter(lambda record: "orbax" not in Path(record.pathname).parts)
     # Of several writes that fail, one is raised.
     logging.getLogger("asyncio").addFilter(lambda record: "orbax" not in record.getMessage())
 

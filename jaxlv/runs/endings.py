@@ -71,8 +71,16 @@ def shorten_others() -> None:
 
     if sys.unraisablehook is sys.__unraisablehook__:
         sys.unraisablehook = ignored
+    for handler in [one for one in logging.root.handlers if _is_a_library_s(one)]:
+        logging.root.removeHandler(handler)
     if not logging.root.handlers:  # otherwise a library that calls `logging.error` installs one of its own
         logging.root.addHandler(_LogLine(logging.WARNING))
+
+
+def _is_a_library_s(handler: logging.Handler) -> bool:
+    """Tells whether a handler was installed by `logging.basicConfig` without arguments, as absl and `logging.error` do."""
+    plain = handler.formatter is not None and handler.formatter._fmt == logging.BASIC_FORMAT
+    return type(handler) is logging.StreamHandler and plain
 
 
 class _LogLine(logging.Handler):

@@ -72,6 +72,8 @@ class Member:
         self.log.keep(step)
         if not step:
             return
+        if left := self.checkpoints.tidy(step):
+            self.note(f"{self.folder.name}: older checkpoints cannot be removed: steps {', '.join(map(str, left))}")
         facts = self.checkpoints.facts(step)
         self.total_tokens, self.total_seconds, self.skipped = (facts.get(name, 0.0) for name in COUNTED)
         marked = facts.get(BEST)
