@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from jaxlv.errors import JaxlvError
+from jaxlv.results.runs import Facts, Mark
 from jaxlv.runs import checkpoint
 from jaxlv.runs.checkpoint import ROOM, Checkpoints
 
@@ -25,7 +26,7 @@ def saved(folder: Path, best_at: dict[int, int], **more: Any) -> Checkpoints:
     """Checkpoints of steps, saved one after the other; {step: the best step by then, 0 for none}."""
     checkpoints = Checkpoints(folder, **more)
     for step, best in best_at.items():
-        checkpoints.save(step, TREE, {"step": best, "value": 1.0 / best} if best else None, {"tokens": 10.0 * step})
+        checkpoints.save(step, TREE, Facts(tokens=10.0 * step, best=Mark(best, 1.0 / best) if best else None))
     checkpoints.wait()
     return checkpoints
 
@@ -44,9 +45,9 @@ def test_the_newest_and_the_best_are_kept(best_at, keep, kept, tmp_path):
     with saved(tmp_path / "checkpoints", best_at, keep=keep) as checkpoints:
         assert checkpoints.steps() == kept
         best = max(best_at.values())
-        assert checkpoints.best() == ({"step": best, "value": 1.0 / best} if best else None)
+        assert checkpoints.best() == (Mark(best, 1.0 / best) if best else None)
         assert checkpoints.chosen() == (best or kept[-1], "")
-        assert checkpoints.facts(kept[-1])["tokens"] == 10.0 * kept[-1]
+        assert checkpoints.facts(kept[-1]).tokens == 10.0 * kept[-1]
 
 
 def test_if_the_best_is_gone_the_newest_is_chosen_and_it_is_said(tmp_path):

@@ -8,7 +8,6 @@ import inspect
 import json
 import re
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from cyclopts import App, CycloptsError, Parameter
 from jaxlv.errors import WHOLE, JaxlvError, printable
 from jaxlv.runs import endings
 from jaxlv.storage import streams
+from jaxlv.studies.progress import Lines
 
 if TYPE_CHECKING:
     from jaxlv.results.quantities import Quantity
@@ -213,14 +213,13 @@ def _way_on(bound: Mapping[str, Any]) -> str:
 # -------------------------------------------------------------------------------------------------------- progress
 
 
-class Progress:
-    """A progress bar with loss, tokens/s and remaining time; without a terminal plain lines, at most ten a minute."""
+class Progress(Lines):
+    """A progress bar with loss, tokens/s and remaining time; plain lines if standard output is not a terminal."""
 
-    def __init__(self, label: str, total: int, interval: float = 15.0):
-        self.label, self.total, self.interval = label, total, interval
-        self.started = self.printed = time.monotonic()
-        self.first: int | None = None
-        self._bar: Any = None
+    _bar: Any = None
+
+    def __init__(self, label: str, total: int):
+        super().__init__(label, total, say)
 
     def __enter__(self) -> Progress:
         if sys.stdout.isatty() and not (CALL.quiet or CALL.json):
@@ -229,37 +228,26 @@ class Progress:
 
             shape = ("{task.description}", progress.BarColumn(), "{task.completed:.0f}/{task.total:.0f}")
             facts = (progress.TextColumn("{task.fields[facts]}"), progress.TimeRemainingColumn())
-            self._bar = progress.Progress(*shape, *facts, console=Console(file=streams.Bare(sys.stdout)))  # type: ignore[arg-type]
+            bare: Any = streams.Bare(sys.stdout)
+            self._bar = progress.Progress(*shape, *facts, console=Console(file=bare))
             self._task = self._bar.add_task(self.label, total=self.total, facts="")
             self._bar.start()
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar:
             self._bar.stop()
-
-    def step(self, done: int, figures: dict[str, float]) -> None:
-        """Shows the figures of a training step."""
-        self.update(done, f"loss {figures['loss']:.4f}  {figures['tokens_per_second']:,.0f} tokens/s")
 
     def update(self, done: int, facts: str = "") -> None:
         """Shows that `done` of `total` are done."""
         if self._bar:
             self._bar.update(self._task, completed=done, facts=facts)
-            return
-        now = time.monotonic()
-        if self.first is None:
-            self.first, self.started = done, now
-        if done < self.total and now - self.printed < self.interval:
-            return
-        self.printed = now
-        pace = (now - self.started) / max(done - self.first, 1)
-        left = f"  {pace * (self.total - done):.0f} s left" if done > self.first and done < self.total else ""
-        say(f"{self.label}: {done}/{self.total}  {facts}{left}")
+        else:
+            super().update(done, facts)
 
     def note(self, text: str) -> None:
         """Shows a line that stays."""
         if self._bar:
             self._bar.console.print(text)
         else:
-            say(f"{self.label}: {text}")
+            super().note(text)

@@ -50,9 +50,6 @@ class Asked:
         return Work(architecture(self.model), self.batch, self.length, self.rank, targets, self.head)
 
 
-# -------------------------------------------------------------------------------------------------- table
-
-
 def table(
     *,
     asked: Annotated[Asked, Parameter(name="*")] = Asked(),
@@ -68,28 +65,21 @@ def table(
         figures: folder where they are drawn as PNG, too
     """
     from jaxlv.flops.conventions import CONVENTIONS
-    from jaxlv.report.table import column, words
     from jaxlv.studies import prices
 
     work = asked.work()
-    names = list(CONVENTIONS) if convention == "all" else convention.split(",")
-    tables = prices.tables(work, names)
-    for path in prices.draw(work, [name for name in names if name != "exact"], figures) if figures else ():
+    tables = prices.tables(work, convention)
+    for path in prices.draw(work, tables, figures) if figures else ():
         say(str(path))
     told, parts = {}, []
-    columns = (words("component"), words("phase"), column("count", "FLOPs", form="whole"), words("formula"))
     for name, one in tables.items():
-        rows = [dataclasses.asdict(row) for row in one.rows]
+        source, rows = CONVENTIONS[name].source, [dataclasses.asdict(row) for row in one.rows]
         totals = {"total_forward": one.total_forward, "total_train_step": one.total_train_step}
-        told[name] = {"source": CONVENTIONS[name].source, **totals, "rows": rows}
-        parts.append(f"\n{name}: {CONVENTIONS[name].source}\n{shown([row for row in one.rows if row.count], *columns)}")
-    flops = (column("forward", form="whole"), column("train_step", "train step", form="whole"))
-    sums = shown(prices.totals(work, tables), words("convention"), *flops, column("of_exact", "of exact", form="precise"))
+        told[name] = {"source": source, **totals, "rows": rows}
+        parts.append(f"\n{name}: {source}\n{shown([row for row in one.rows if row.count], *prices.ROWS)}")
+    sums = shown(prices.totals(work, tables), *prices.TOTALS)
     symbols = "Symbols: jaxlv/flops/work.py; dot(m, n, p) is a matrix product (m, n) x (n, p) at the convention's price."
     return Result("\n".join([*parts, "", sums, symbols]), {"work": dataclasses.asdict(asked), "conventions": told})
-
-
-# --------------------------------------------------------------------------------------------------- plan
 
 
 def plan(
@@ -112,39 +102,19 @@ def plan(
         benchmark: result of benchmarks.train_step on your device, for a time estimate
     """
     from jaxlv.config import load_config
-    from jaxlv.report import terminal
-    from jaxlv.report.table import Table, column, share
-    from jaxlv.results.quantities import Quantity
+    from jaxlv.report import table, terminal
     from jaxlv.studies import prices
 
     found = prices.plan(load_config(config, set), DEFAULT_CONVENTIONS.split(","), budget, benchmark)
-    first, total = found.conventions[0], found.total[found.conventions[0]]
     tree = {
         "budget": found.budget, "phases": found.phases, "total": found.total, "steps_bought": found.steps_bought,
-        "train_step": found.train_step[first],
+        "train_step": found.train_step[found.conventions[0]],
     }  # fmt: skip
-    fault = None
-    if total > found.budget:
-        fault = JaxlvError(
-            "the plan does not fit the budget", where=config, expected=f"at most {found.budget:.4g} FLOPs ({first})",
-            found=f"{total:.4g}", hint="lower train.steps",
-        )  # fmt: skip
-    columns = [
-        column("convention", "phase"),
-        *(Quantity(phase, form="precise", path=("phases", phase)) for phase in found.phases),
-        column("total", "total, with cache", form="precise"),
-        share("share", f"share of {found.budget:.3g} FLOPs", ""),
-        column("train_step", "one train step", form="precise"),
-        column("steps_bought", "train steps that it buys", form="count"),
-    ]
-    text = terminal.listed(Table("", "", found.rows, columns))
+    text = terminal.listed(table.Table("", "", found.rows, found.columns))
     if found.pace:
         rate, origin = found.pace
         text += f"\ntraining takes {found.hours:.2f} hours at {rate:.3g} FLOP/s (exact), measured on {origin}"
-    return Result(text, tree, fault)
-
-
-# -------------------------------------------------------------------------------------------------- audit
+    return Result(text, tree, found.refused(config))
 
 
 def audit(
@@ -177,33 +147,19 @@ def audit(
         dtype: of weights and activations
         attention: the kernel; cudnn: on a CUDA device
     """
-    from jaxlv.flops import audit as audits
-    from jaxlv.flops import targets
-    from jaxlv.report.table import column, words
+    from jaxlv.flops.audit import as_json
     from jaxlv.studies import prices
 
     began = time.monotonic()
-    target = targets.cuda() if backend == "cuda" else targets.cpu()
     work = None if runs else replace(asked.work(), kernel=attention, train=train, dtype=dtype)
-    subjects = prices.subjects(work, target) if work else prices.subjects_of_runs(runs, set, target)
-    say(f"audit: compiled for {target.words}")
-    found = audits.audit(subjects, target=target, watch=lambda text: say(f"audit: {text}"))
-    passed = all(one.passed for one in found)
-    where = (words("program"), words("component"), words("phase"))
-    both = (column("analytic", "formula", form="whole"), column("jaxpr", form="whole"))
-    hlo = (column("hlo", "HLO", form="whole"), column("difference", "HLO - formula", form="change"))
-    products = [row for one in found for row in (*one.rows, one.product_total)]
-    every = [row for one in found for row in (*(row for row in one.every if row.verdict != audits.EQUAL), one.every_total)]
-    lines = ["Matrix products, FLOPs:", shown(products, *where, *both, *hlo, words("verdict"))]
-    lines.append("\nEvery operation, products in FLOPs and the others as 1 each; rows that are equal are not shown:")
-    lines += [shown(every, *where, *both, words("verdict")), *audits.remarks(found, audits.explain(work) if work else [])]
-    lines.append(f"{'all gates hold' if passed else 'the audit FAILS'}; {time.monotonic() - began:.0f} s")
+    found = prices.audit_programs(work, runs, set, backend, say)
+    every = "\nEvery operation, products in FLOPs and the others as 1 each; rows that are equal are not shown:"
+    lines = ["Matrix products, FLOPs:", shown(found.products, *prices.PRODUCTS), every]
+    lines += [shown(found.operations, *prices.OPERATIONS), *found.remarks]
+    lines.append(f"{'all gates hold' if found.passed else 'the audit FAILS'}; {time.monotonic() - began:.0f} s")
     told = {**dataclasses.asdict(asked), "train": train, "backend": backend, "dtype": dtype, "attention": attention}
     fault = JaxlvError("a gate of the audit does not hold", where="flops audit", hint="see the rows above")
-    return Result("\n".join(lines), audits.as_json(found, told), None if passed else fault)
-
-
-# --------------------------------------------------------------------------------------------------- count
+    return Result("\n".join(lines), as_json(found.programs, told), None if found.passed else fault)
 
 
 def count(
@@ -234,11 +190,5 @@ def count(
     return Result(f"{found.table(depth)}\n\n{found.explain()}", found.as_json())
 
 
-app = group(
-    "flops",
-    "Count FLOPs by formula under every convention, and audit them against the compiled programs.",
-    table,
-    plan,
-    audit,
-    count,
-)
+TOLD = "Count FLOPs by formula under every convention, and audit them against the compiled programs."
+app = group("flops", TOLD, table, plan, audit, count)

@@ -42,8 +42,8 @@ def forecast(
     request = asked(run_or_model, data, series, protocol=protocol, sampling=sampling, bare=bare)
     made = study.forecast(request, out, reach, Progress, say)
     table, told = out / study.TABLE, made.settings
-    text = f"{table}: {len(told['series'])} series, {told['valid_share']:.0%} of the samples complete"
-    return Result(text, {"folder": str(out), "table": str(table), "figures": made.figures, "settings": told})
+    text = f"{table}: {len(told.series)} series, {told.valid_share:.0%} of the samples complete"
+    return Result(text, {"folder": str(out), "table": str(table), "figures": made.figures, "settings": told.tree()})
 
 
 app = verb(forecast)

@@ -43,9 +43,9 @@ def make_base(
     settings = build_config(from_scratch.BaseConfig, tree, where=config)
     if out:
         record = from_scratch.make_base(settings, tree, out, series, workers=workers, resume=resume, begin=Progress)
-        nats = record["curve"][-1]["validation_nats_per_token"]
-        text = f"saved {out}: {record['parameters']:,} parameters, {nats} nats per token"
-        return Result(text, {"folder": str(out), **record})
+        nats = record.curve[-1].validation_nats_per_token
+        text = f"saved {out}: {record.parameters:,} parameters, {nats} nats per token"
+        return Result(text, {"folder": str(out), **record.tree()})
     if not series:
         raise JaxlvError("nothing to do", expected="--out DIR, or --series FOLDER to simulate only")
     from_scratch.make_series(settings, series, say)

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from jaxlv.errors import JaxlvError
 from jaxlv.tools.console import REPORT, Progress, Result, made, say, shown, verb
 from jaxlv.tools.options import Settings, whole
-
-if TYPE_CHECKING:
-    from jaxlv.results.papers import Plan
-    from jaxlv.studies.papers import Reproduction
 
 
 def reproduce(
@@ -67,41 +63,16 @@ def reproduce(
     study.check_stages(stages)
     work = open_paper(system, scale, model, data=data, out=out, settings=set, begin=Progress, say=say)
     planned = plan_of(work, benchmark)
-    text = plan_text(work, planned)
+    told = [work.name, shown(planned.shares, *planned.of_shares), *work.told(planned)]
     if plan:
-        return Result(text, planned.tree())
-    say(text)
+        return Result("\n".join(told), planned.tree())
+    say("\n".join(told))
     if data is None or out is None:
         missing = "--data" if data is None else "--out"
         raise JaxlvError("is needed", where=missing, hint="or --plan, to see what it will cost")
     result = study.reproduce(work, data, planned, stages=stages, at_once=at_once, resume=resume)
     lines = [f"\n{reproductions.format_text(result)}"]
     return made(out, lines, result.tree(), figures=study.RESULT, report=REPORT)
-
-
-def plan_text(work: Reproduction, plan: Plan) -> str:
-    """Returns the plan, and how it stands to the allowance."""
-    from jaxlv.report.table import column, count, share, words
-
-    held = [{key: value or None for key, value in one.tree().items()} for one in (*plan.rows, plan.together)]
-    rows = [{**one, "share": (one["flops"] or 0) / plan.total} for one in held]
-    flops = column("flops", f"FLOPs ({plan.convention})", form="precise")
-    counts = (count("runs"), count("steps"), column("training", form="precise"))
-    rest = (share("share", "of all %", ""), column("exact", form="precise"), column("hours"))
-    theirs, part = plan.reported, plan.total / plan.allowance
-    over = f": {part - 1:.1%} MORE than allowed" if part > 1 else ""
-    of = f"{plan.allowance:.4g}, which is to this series what 1e17 is to the report's"
-    more, again = plan.budget / plan.total - 1, f"{plan.margin:.0%} for repeats after interruptions"
-    longer = ", the rest for a choice of longer windows" if work.scale == "small" else ""
-    lines = [
-        f"{work.system.name}, scale {work.scale}, model {work.model_name}",
-        shown(rows, words("stage"), *counts, flops, *rest),
-        f"the report spent {theirs.flops:.4g} FLOPs ({theirs.words}), {theirs.of_allowance:.1%} of 1e17",
-        f"this series: {plan.total:.4g} FLOPs, {part:.1%} of {of}{over}",
-        f"the ledger holds {more:.0%} more: {again}{longer}; repeats that take more are billed beyond it",
-        f"hours: {plan.hours}",
-    ]
-    return "\n".join(lines)
 
 
 app = verb(reproduce)

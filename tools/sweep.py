@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
-from jaxlv.config import RunConfig, build_config, override, read_tree, sections
-from jaxlv.errors import JaxlvError
 from jaxlv.settings import MOST_RUNS
 from jaxlv.tools.console import REPORT, Progress, Result, made, say, verb
 from jaxlv.tools.options import Config, Settings, whole
-
-if TYPE_CHECKING:
-    from jaxlv.studies.sweeping import Grid, Search
 
 Runs = Annotated[int, whole(1, MOST_RUNS)]
 
@@ -63,20 +58,15 @@ def sweep(
     from jaxlv.runs.sweep import RESULT
     from jaxlv.studies import sweeping
 
-    rest, axes, stage = sections(override(read_tree(config), set), config)
-    settings = build_config(RunConfig, rest, where=config)
     ranges = [Range.of(text) for text in search]
-    axes = {**({} if ranges else axes), **dict(values_of(text, "--grid") for text in grid)}
-    if bool(axes) == bool(ranges):
-        found = f"{axes} and {ranges}"
-        raise JaxlvError("a grid or a search, not both and not neither", where="--grid, --search", found=found)
-    plan: Grid | Search = sweeping.Search(ranges, trials, together, storage, study)
-    asked = sweeping.Request(settings, config.name, sweeping.Grid(axes, stage.skip) if axes else plan, choose, at_once)
+    drawn = sweeping.Search(ranges, trials, together, storage, study) if ranges else None
+    axes = dict(values_of(text, "--grid") for text in grid)
+    asked = sweeping.asked_for(config, set, axes, drawn, choose, at_once)
     result = sweeping.run_sweep(asked, out, resume=resume, begin=Progress, say=say)
     lines = [
         format_runs(result.runs, result.best),
         f"best by {rule_words(result.rule)}: {result.best} ({RULES[result.rule].of(result.chosen):.4g})",
-        billing.repeats_of(settings, out),
+        billing.repeats_of(asked.config, out),
     ]
     return made(out, lines, result.tree(), figures=RESULT, report=REPORT)
 

@@ -20,6 +20,7 @@ from jaxlv.lora import overlay
 from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.runs.records import CONFIG, MANIFEST, METRICS, read_config, read_json
+from jaxlv.storage import shape
 from jaxlv.storage.chain import head_of
 from jaxlv.storage.door import is_there
 
@@ -59,7 +60,9 @@ def name_in_ledger(config: RunConfig, folder: Path) -> str:
 
 def first_name(folder: Path) -> str:
     """The name that a run folder had when it was made; "" if it does not tell, as older ones, or if it is not there."""
-    return read_json(folder / MANIFEST, {"run?": str}).get("run", "") if is_there(folder / MANIFEST) else ""
+    if not is_there(folder / MANIFEST):
+        return ""
+    return read_json(folder / MANIFEST, lambda tree, path: shape.check(tree, {"run?": str}, path)).get("run", "")
 
 
 def ledger_path(config: RunConfig, folder: Path) -> Path:

@@ -13,7 +13,6 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxlv.errors import JaxlvError
+from jaxlv.errors import JaxlvError, briefly
+from jaxlv.results.runs import Facts, Mark
 from jaxlv.runs.records import STEP, saved_steps
 from jaxlv.storage.door import Unreadable
 from jaxlv.storage.files import (
@@ -38,8 +38,8 @@ from jaxlv.storage.files import (
     write_json,
 )  # fmt: skip
 
+NO_FACTS = Facts()
 STATE, FACTS = "state", "facts.json"  # in the folder of a step
-BEST = "best"  # a fact: the step and the value of the best checkpoint so far
 ROOM = 1 << 18  # bytes of a checkpoint beside its arrays
 
 
@@ -84,29 +84,25 @@ class Checkpoints:
         self.wait()
         return [step for step in self._on_disk() if step not in self.damaged]
 
-    def save(
-        self, step: int, tree: Any, best: Mapping[str, Any] | None = None, facts: Mapping[str, float] | None = None
-    ) -> None:
-        """Save `tree` as the checkpoint of `step`, with `facts` beside it; `best` is the mark of the best so far, perhaps of
-        this one: its `step`, its `value`, and other facts. A step that has an intact checkpoint keeps it. JaxlvError where
-        the one before was not saved.
+    def save(self, step: int, tree: Any, facts: Facts = NO_FACTS) -> None:
+        """Saves `tree` as the checkpoint of `step` in the background, with `facts` beside it. A step that has an intact
+        checkpoint keeps it. Raises JaxlvError if the one before was not saved.
         """
         self.wait()
         if not self._begun:  # later a folder that is gone stays so
             make_folder(self.folder)
             self._begun = True
         leaves = _plain(tree)  # now: the next step may donate its buffers
-        known = {**(facts or {}), **({BEST: dict(best)} if best else {})}
-        self._saving = self._worker.submit(self._save, step, leaves, known)
+        self._saving = self._worker.submit(self._save, step, leaves, facts)
 
-    def _save(self, step: int, leaves: list[Any], facts: dict[str, Any]) -> None:
+    def _save(self, step: int, leaves: list[Any], facts: Facts) -> None:
         place = self._place(step)
         try:
             if step in self.damaged or not place.exists():
                 self._check_space(leaves)
                 with new_folder(place, replace=True, parents=False) as work:
                     self._orbax.save(work / STATE, leaves)
-                    write_json(work / FACTS, facts, indent=None)
+                    write_json(work / FACTS, facts.tree(), indent=None)
                     seal(work)
                 self.damaged.pop(step, None)
         except Exception as fault:  # orbax raises whatever the layer below raised
@@ -135,7 +131,7 @@ class Checkpoints:
         """Returns the steps whose checkpoints stay beside that of `step`: the newest intact ones, and the best."""
         intact = [one for one in self._on_disk() if one not in self.damaged]
         newest = intact[-1:]  # none if the folder is gone
-        marked = {self._facts(one).get(BEST, {}).get("step", one) for one in {step, *newest}}
+        marked = {best.step if (best := self._facts(one).best) else one for one in {step, *newest}}
         return {*intact[-self.keep :], step, *marked}
 
     def tidy(self, step: int) -> list[int]:
@@ -146,10 +142,10 @@ class Checkpoints:
             remove_folder(self._place(old))
         return sorted(set(self.steps()) - kept)
 
-    def best(self) -> dict[str, Any] | None:
-        """The mark of the best checkpoint, or None, as the newest intact one has it; the best itself may be lost."""
+    def best(self) -> Mark | None:
+        """Returns the mark of the best checkpoint as the newest intact one has it; the best itself may be lost."""
         steps = self.steps()
-        return self._facts(steps[-1]).get(BEST) if steps else None
+        return self._facts(steps[-1]).best if steps else None
 
     def chosen(self) -> tuple[int, str]:
         """(the step of the best checkpoint, else of the newest intact one; why it is not the best, or "").
@@ -159,10 +155,10 @@ class Checkpoints:
         steps, marked = self.steps(), self.best()
         if not steps:
             raise JaxlvError("no intact checkpoint", where=self.folder, found=self.told() or "none")
-        step = marked["step"] if marked and marked["step"] in steps else steps[-1]
-        if marked and step != marked["step"]:
-            why = self.damaged.get(marked["step"], "it is missing")
-            return step, f"the best checkpoint, of step {marked['step']}, is lost ({why}): taking that of step {step}"
+        step = marked.step if marked and marked.step in steps else steps[-1]
+        if marked and step != marked.step:
+            why = self.damaged.get(marked.step, "it is missing")
+            return step, f"the best checkpoint, of step {marked.step}, is lost ({why}): taking that of step {step}"
         if max(self.damaged, default=0) > steps[-1]:
             return step, f"the best checkpoint may be lost ({self.told()}): taking that of step {step}"
         return step, ""
@@ -171,12 +167,12 @@ class Checkpoints:
         """What is damaged, in words; "" where nothing is."""
         return "; ".join(f"step {step} is damaged ({why})" for step, why in sorted(self.damaged.items()))
 
-    def facts(self, step: int) -> dict[str, Any]:
-        """What was saved beside the checkpoint of a step."""
+    def facts(self, step: int) -> Facts:
+        """Returns what was saved beside the checkpoint of a step."""
         self.wait()
         return self._facts(step)
 
-    def _facts(self, step: int) -> dict[str, Any]:
+    def _facts(self, step: int) -> Facts:
         return read_facts(self._place(step) / FACTS)
 
     def restore(self, step: int, like: Any) -> Any:
@@ -211,16 +207,13 @@ class Checkpoints:
         self.close()
 
 
-def read_facts(path: Path) -> dict[str, Any]:
-    """What a checkpoint's facts.json says; JaxlvError where it is none."""
+def read_facts(path: Path) -> Facts:
+    """Returns what a checkpoint's facts.json says. Raises JaxlvError if it is not such a file."""
     text = read_text(path)
     try:
-        return {
-            name: {**fact, "step": int(fact["step"]), "value": float(fact["value"])} if name == BEST else float(fact)
-            for name, fact in parse_json(text).items()
-        }
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as fault:
-        raise JaxlvError(f"unreadable facts of a checkpoint ({type(fault).__name__}: {fault})", where=path) from None
+        return Facts.read(parse_json(text), path)
+    except (ValueError, JaxlvError) as fault:
+        raise JaxlvError(f"unreadable facts of a checkpoint ({briefly(fault)})", where=path) from None
 
 
 @functools.cache

@@ -7,15 +7,15 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from jaxlv.config import RunConfig, config_tree
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.ledger import Entry, Event, Ledger, Meter
+from jaxlv.results.runs import Facts, Mark
 from jaxlv.runs.billing import event_of, head_in, ledger_of, ledger_path, name_in_ledger
-from jaxlv.runs.checkpoint import BEST, Checkpoints
+from jaxlv.runs.checkpoint import Checkpoints
 from jaxlv.runs.records import MetricsLog
 from jaxlv.runs.run import CHECKPOINTS, METRICS, NONFINITE
 from jaxlv.runs.sinks import Sink
@@ -23,8 +23,6 @@ from jaxlv.runs.sources import Inputs
 from jaxlv.steps.train import TrainState
 from jaxlv.storage.files import make_folder, new_file
 from jaxlv.text.tokens import Windows
-
-COUNTED = ("tokens", "seconds", "skipped")  # since the run began; a checkpoint has them beside it
 
 
 @dataclass(frozen=True)
@@ -48,11 +46,11 @@ class Member:
         self.config, self.folder, self.inputs, self.note = job.config, job.folder, job.inputs, note
         self.log = MetricsLog(self.folder / METRICS)
         self.total_tokens, self.total_seconds, self.skipped = 0.0, 0.0, 0.0
-        self.best: dict[str, Any] | None = None  # the mark of the best state so far
+        self.best: Mark | None = None  # the mark of the best state so far
         self.checkpoints: Checkpoints  # open while it trains
         self.meter: Meter | None = None
         self.block: Entry | None = None  # of steps, reserved and not yet committed
-        self.unlogged: dict[str, Any] | None = None  # the record of the last step, if it was not to be logged
+        self.unlogged: Mapping[str, float] | None = None  # the record of the last step, if it was not to be logged
 
     def open(self, opened: contextlib.ExitStack) -> None:
         """Open what it writes to, until `opened` closes."""
@@ -75,12 +73,11 @@ class Member:
         if left := self.checkpoints.tidy(step):
             self.note(f"{self.folder.name}: older checkpoints cannot be removed: steps {', '.join(map(str, left))}")
         facts = self.checkpoints.facts(step)
-        self.total_tokens, self.total_seconds, self.skipped = (facts.get(name, 0.0) for name in COUNTED)
-        marked = facts.get(BEST)
-        if marked and marked["step"] in self.checkpoints.steps():
-            self.best = marked
-        elif marked:
-            lost = f"the best checkpoint, of step {marked['step']}, is lost"
+        self.total_tokens, self.total_seconds, self.skipped = facts.tokens, facts.seconds, facts.skipped
+        if facts.best and facts.best.step in self.checkpoints.steps():
+            self.best = facts.best
+        elif facts.best:
+            lost = f"the best checkpoint, of step {facts.best.step}, is lost"
             self.note(f"{self.folder.name}: {lost}: the next one counts as best")
 
     # ------------------------------------------------------------------------------------- after each step
@@ -126,15 +123,14 @@ class Member:
         self.log.add({"step": step, **record})
         select = self.config.train.select
         value = record["forecast_mae" if select == "forecast" else "validation_loss"]
-        best = math.isfinite(value) and (self.best is None or value < self.best["value"])
+        best = math.isfinite(value) and (self.best is None or value < self.best.value)
         if best:
-            self.best = {"step": step, "value": value, "measure": select}
+            self.best = Mark(step, value, select)
         return best
 
     def save(self, step: int, state: TrainState) -> None:
         """Save a state as a checkpoint."""
-        facts = dict(zip(COUNTED, (self.total_tokens, self.total_seconds, self.skipped), strict=True))
-        self.checkpoints.save(step, state, self.best, facts)
+        self.checkpoints.save(step, state, Facts(self.total_tokens, self.total_seconds, self.skipped, self.best))
 
     def ends_block(self, step: int) -> bool:
         """Is this the last step of those that were reserved?"""

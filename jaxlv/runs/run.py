@@ -33,6 +33,7 @@ from jaxlv.flops.ledger import FINAL, Meter
 from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.lora import adapters, overlay
 from jaxlv.model.weights import fingerprint
+from jaxlv.results.runs import Hashed, Manifest, RunCost
 from jaxlv.runs.billing import LEDGER as LEDGER
 from jaxlv.runs.billing import Held, check_ledger, event_of, ledger_of
 from jaxlv.runs.checkpoint import Checkpoints
@@ -42,6 +43,7 @@ from jaxlv.runs.records import (
     MANIFEST,
     METRICS,
     SPLIT,
+    Logged,
     read_config,
     read_manifest,
     read_metrics,
@@ -82,8 +84,8 @@ def make_folder(config: RunConfig, folder: Path, inputs: Inputs, versions: Mappi
         if not config.data.path:
             series.save(work / DATA, inputs.series)
             inputs = replace(inputs, series=series.load(work / DATA))  # the same values, and the hash that a resume will see
-        made_of = {"run": folder.resolve().name, **manifest(config, inputs, versions)}
-        write_json(work / MANIFEST, made_of)
+        made_of = replace(manifest(config, inputs, versions), run=folder.resolve().name)
+        write_json(work / MANIFEST, made_of.tree())
         shares = (f'"{name}": {json.dumps(marked)}' for name, marked in split_marks(inputs).items())
         write_text(work / SPLIT, "{\n" + ",\n".join(shares) + "\n}\n")
         write_text(work / CONFIG, to_toml(config))
@@ -95,18 +97,18 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return [f"{name}: {a!r} then, {b!r} now" for name, a, b in pairs if a != b]
 
 
-def manifest(config: RunConfig, inputs: Inputs, versions: Mapping[str, str]) -> dict[str, Any]:
-    """What the run was made of, so that it can be made again: no names of machines or users."""
-    return {
-        "versions": dict(versions),
-        "data": {"sha256": inputs.series.source["sha256"], "series": len(inputs.series)},
-        "base": {"name": config.model.path, "sha256": fingerprint(inputs.base), "revision": hub_revision(inputs.base)},
-        "model": dataclasses.asdict(inputs.model.config),
-        **({"start": {"sha256": adapters.fingerprint(Path(config.lora.init))}} if config.lora.init else {}),
-        "tokens": inputs.alphabet.source,
-        "dataset_alpha": inputs.codec.dataset_alpha,
-        "seeds": {"data": config.data.seed, "train": config.train.seed, "evaluate": config.evaluate.seed},
-    }
+def manifest(config: RunConfig, inputs: Inputs, versions: Mapping[str, str]) -> Manifest:
+    """Returns what a run is made of."""
+    return Manifest(
+        data=Hashed(inputs.series.source["sha256"], series=len(inputs.series)),
+        base=Hashed(fingerprint(inputs.base), config.model.path, hub_revision(inputs.base)),
+        dataset_alpha=inputs.codec.dataset_alpha,
+        versions=versions,
+        model=dataclasses.asdict(inputs.model.config),
+        start=Hashed(adapters.fingerprint(Path(config.lora.init))) if config.lora.init else None,
+        tokens=inputs.alphabet.source,
+        seeds={"data": config.data.seed, "train": config.train.seed, "evaluate": config.evaluate.seed},
+    )
 
 
 def check_intact(folder: Path) -> None:
@@ -136,16 +138,17 @@ def split_marks(inputs: Inputs) -> dict[str, dict[str, str]]:
     }
 
 
-def check_manifest(folder: Path, now: Mapping[str, Any]) -> None:
-    """JaxlvError where the data, the base, or the adapter that it began from, are not those that a run began with."""
-    then, words = read_manifest(folder), {"start": "adapter in lora.init"}
-    for part in (part for part in ("data", "base", "start") if part in now):
-        if then.get(part, {"sha256": ""})["sha256"] != now[part]["sha256"]:
+def check_manifest(folder: Path, now: Manifest) -> None:
+    """Raises JaxlvError if the data, the base, or the adapter to begin from are not those that a run began with."""
+    then = read_manifest(folder)
+    parts = {"data": (then.data, now.data), "base": (then.base, now.base), "adapter in lora.init": (then.start, now.start)}
+    for name, (old, new) in parts.items():
+        if new and (old is None or old.sha256 != new.sha256):
             raise JaxlvError(
-                f"the {words.get(part, part)} is not what the run began with",
+                f"the {name} is not what the run began with",
                 where=folder,
-                expected=f"sha256 {then.get(part, {'sha256': 'none'})['sha256'][:12]}...",
-                found=f"{now[part]['sha256'][:12]}...",
+                expected=f"sha256 {old.sha256[:12] if old else 'none'}...",
+                found=f"{new.sha256[:12]}...",
             )
 
 
@@ -160,7 +163,7 @@ class FinishedRun:
     config: RunConfig
     tuned: Forecaster
     untuned: Forecaster
-    manifest: dict[str, Any]
+    manifest: Manifest
     split: dict[str, dict[str, str]]  # as `split_marks` gives it
 
     def seen(self, series_set: SeriesSet) -> np.ndarray:
@@ -199,16 +202,12 @@ class FinishedRun:
             if book is not None and purpose:
                 book.keep(FINAL, purpose)
 
-    def bill(self) -> dict[str, Any]:
-        """What the training cost: steps, tokens, seconds, and how many parameters trained."""
+    def bill(self) -> RunCost:
+        """Returns what the training cost: steps, tokens, seconds, and how many parameters trained."""
         steps = [record for record in read_metrics(self.folder / METRICS) if "total_tokens" in record]
-        last = steps[-1] if steps else {}
-        return {
-            "steps": last.get("step", 0),
-            "tokens": int(last.get("total_tokens", 0)),
-            "seconds": last.get("total_seconds", 0.0),
-            "trainable_parameters": overlay.count_trained(self.tuned.variables, overlay.trainable(self.tuned.variables)),
-        }
+        last = steps[-1] if steps else Logged(step=0)
+        trained = overlay.count_trained(self.tuned.variables, overlay.trainable(self.tuned.variables))
+        return RunCost(last.step, int(last.get("total_tokens", 0)), last.get("total_seconds", 0.0), trained)
 
 
 def decoder(forecaster: Forecaster) -> tuple[Forecaster, Held]:
@@ -226,7 +225,7 @@ def load_run(folder: Path) -> FinishedRun:
     check_intact(folder)
     split = read_split(folder)
     base, model, params, alphabet = load_base(config)
-    if made_of["base"]["sha256"] != fingerprint(base):
+    if made_of.base.sha256 != fingerprint(base):
         raise JaxlvError("the base model is not the one that the run was trained on", where=config.model.path)
     lora = overlay.init_lora(jax.random.key(0), params, config.lora)
     variables = {"params": params, "lora": lora}
@@ -239,7 +238,7 @@ def load_run(folder: Path) -> FinishedRun:
         if why_not_best:
             warnings.warn(f"{folder}: {why_not_best}", JaxlvWarning, stacklevel=2)
         state = checkpoints.restore(step, like)
-    codec = Codec.of(config.codec, made_of["dataset_alpha"])
+    codec = Codec.of(config.codec, made_of.dataset_alpha)
     untuned = Forecaster(model, {"params": params}, alphabet, codec, config.sampling)
     tuned = replace(untuned, variables=overlay.join(state.trained, frozen))
     return FinishedRun(folder, config, tuned, untuned, made_of, split)

@@ -20,10 +20,10 @@ WAIT = 10.0  # seconds that the end of a run gives a sink to send what is left
 MOST = 10_000  # records that wait for a sink; more are dropped
 PROJECT = "jaxlv"
 Send = Callable[[int, Mapping[str, float]], None]
-Record = Mapping[str, Any]
+Sections = Mapping[str, Mapping[str, object]]  # the settings of a run by section
 
 
-def _tensorboard(module: Any, folder: Path, config: Record) -> tuple[Send, Callable[[], None]]:
+def _tensorboard(module: Any, folder: Path, config: Sections) -> tuple[Send, Callable[[], None]]:
     board = module.SummaryWriter(str(folder / "tensorboard"))
 
     def send(step: int, values: Mapping[str, float]) -> None:
@@ -33,21 +33,21 @@ def _tensorboard(module: Any, folder: Path, config: Record) -> tuple[Send, Calla
     return send, board.close
 
 
-def _wandb(module: Any, folder: Path, config: Record) -> tuple[Send, Callable[[], None]]:
+def _wandb(module: Any, folder: Path, config: Sections) -> tuple[Send, Callable[[], None]]:
     os.environ.setdefault("WANDB_INIT_TIMEOUT", f"{2 * WAIT:g}")  # of its own it would hold up the end of the process
     project = os.environ.get("WANDB_PROJECT", PROJECT)
     run = module.init(project=project, name=folder.name, dir=str(folder), config=dict(config))
     return lambda step, values: run.log(dict(values), step=step), run.finish
 
 
-def _mlflow(module: Any, folder: Path, config: Record) -> tuple[Send, Callable[[], None]]:
+def _mlflow(module: Any, folder: Path, config: Sections) -> tuple[Send, Callable[[], None]]:
     module.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT))
     module.start_run(run_name=folder.name)
     module.log_params({f"{section}.{key}": value for section, part in config.items() for key, value in part.items()})
     return lambda step, values: module.log_metrics(dict(values), step=step), module.end_run
 
 
-SINKS: Mapping[str, tuple[str, Callable[[Any, Path, Record], tuple[Send, Callable[[], None]]]]] = {
+SINKS: Mapping[str, tuple[str, Callable[[Any, Path, Sections], tuple[Send, Callable[[], None]]]]] = {
     "tensorboard": ("tensorboardX", _tensorboard),
     "wandb": ("wandb", _wandb),
     "mlflow": ("mlflow", _mlflow),
@@ -68,14 +68,14 @@ def package_of(name: str) -> Any:
 class Sink:
     """A service that is sent records from a thread of its own; `note` hears, once, that it failed."""
 
-    def __init__(self, name: str, folder: Path, config: Record, note: Callable[[str], None]):
+    def __init__(self, name: str, folder: Path, config: Sections, note: Callable[[str], None]):
         module, self._open = package_of(name), SINKS[name][1]
         self.name, self.note, self._failed = name, note, False
         self._records: queue.Queue[tuple[int, Mapping[str, float]] | None] = queue.Queue(MOST)
         self._thread = threading.Thread(target=self._run, args=(module, folder, config), name=name, daemon=True)
         self._thread.start()
 
-    def _run(self, module: Any, folder: Path, config: Record) -> None:
+    def _run(self, module: Any, folder: Path, config: Sections) -> None:
         try:
             send, close = self._open(module, folder, config)
             while (record := self._records.get()) is not None:

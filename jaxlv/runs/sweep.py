@@ -25,7 +25,7 @@ from jaxlv.results.sweeps import RULES, Outcome
 from jaxlv.runs import billing, run, sources, training
 from jaxlv.runs.member import Job
 from jaxlv.runs.records import RUNS as RUNS
-from jaxlv.runs.records import read_metrics
+from jaxlv.runs.records import Logged, read_metrics
 from jaxlv.settings import MOST_RUNS
 from jaxlv.steps import needs
 from jaxlv.steps.stack import program_of
@@ -173,19 +173,19 @@ def outcome(cell: Cell, folder: Path, evaluations: bool = True) -> Outcome:
     steps = [record for record in records if "loss" in record]
     validations = [record for record in records if "validation_loss" in record]
     select = "forecast_mae" if cell.config.train.select == "forecast" else "validation_loss"
-    best = min(validations, key=lambda record: record[select], default={})
-    last = steps[-1] if steps else {}
+    best = min(validations, key=lambda record: record[select], default=Logged())
+    last = steps[-1] if steps else Logged(step=0)
     return Outcome(
         name=cell.name,
         settings=cell.settings,
-        steps=last.get("step", 0),
+        steps=last.step,
         tokens=int(last.get("total_tokens", 0)),
         seconds=last.get("total_seconds"),
         train_loss=last.get("loss"),
         validation_loss=best.get("validation_loss"),
         validation_perplexity=best.get("validation_perplexity"),
         forecast_mae=best.get("forecast_mae"),
-        best_step=best.get("step"),
+        best_step=best.step if best else None,
         flops=spent_by(cell.config, folder / cell.name, evaluations),
         history=tuple(records),
     )
@@ -233,7 +233,7 @@ def choose(outcomes: Sequence[Outcome], rule: str) -> Outcome:
 
 
 def write_result(path: Path, tree: Mapping[str, Any]) -> None:
-    """Write a result as JSON, whole or not at all."""
+    """Writes a result as JSON, completely or not at all."""
     write_json(path, tree)
 
 

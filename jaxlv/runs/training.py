@@ -51,7 +51,7 @@ def train(
     resume: bool = False,
     watch: Watch | None = None,
     versions: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
+) -> overlay.Tree:
     """Train an overlay as `config` says, in `folder`; the best overlay.
 
     A new run's folder is made once everything is ready to begin, so that a fault of the inputs leaves nothing behind.
@@ -72,7 +72,7 @@ def train_together(
     versions: Mapping[str, str] | None = None,
     memory: int = 0,
     at_once: int = 0,
-) -> list[dict[str, Any]]:
+) -> list[overlay.Tree]:
     """Train runs that share a program (jaxlv.steps.stack) as one; the best overlay of each.
 
     Each gets its own folder, batches, checkpoints and entries in the ledger, as if it had been trained alone. `at_once` of
@@ -156,7 +156,7 @@ class _Training:
         self.step = self.stack.fitted(first, memory, at_once) if memory else self.stack.step(at_once)
         self.looked = time.monotonic()  # when the folders were, and a file `save`
 
-    def run(self, resume: bool, asked: Interrupts, places: Watched) -> list[dict[str, Any]]:
+    def run(self, resume: bool, asked: Interrupts, places: Watched) -> list[overlay.Tree]:
         """Train to the last step, a signal or the end of the budget; the best overlay of each. Raises JaxlvError if one of
         `places` is no longer what it was.
         """
@@ -290,13 +290,13 @@ class _Training:
         meter = next(member.meter for member in self.members if member.meter is not None)
         self.watch.note(f"stopped by the budget after step {step} of {self.config.train.steps}; {meter.ledger.bought()}")
 
-    def _finished(self, index: int, state: TrainState, like: Any) -> dict[str, Any]:
+    def _finished(self, index: int, state: TrainState, like: Any) -> overlay.Tree:
         """The best overlay of a run, which is written as an adapter too."""
         member = self.members[index]
         marked = member.checkpoints.best()
-        if marked is not None and marked["step"] not in member.checkpoints.steps():
+        if marked is not None and marked.step not in member.checkpoints.steps():
             marked = None
-        own = self.stack.member(state, index) if marked is None else member.checkpoints.restore(marked["step"], like)
+        own = self.stack.member(state, index) if marked is None else member.checkpoints.restore(marked.step, like)
         lora = overlay.join(own.trained, self.stack.frozen_of(index))["lora"]
         origin = adapters.Origin(member.config.model.path, hub_revision(member.inputs.base), member.inputs.codec)
         adapters.save_peft(member.folder / ADAPTER, lora, member.config.lora, origin)

@@ -18,6 +18,7 @@ from jaxlv.runs.records import (
     CONFIG,
     METRICS,
     RUNS,
+    Logged,
     read_config,
     read_manifest,
     read_metrics,
@@ -101,7 +102,7 @@ def verify(place: Path) -> Verified:
 
 
 def _not_compared(one: Paid, by_name: Mapping[str, Sequence[Entry]]) -> Iterator[str]:
-    if "model" not in read_manifest(one.folder):
+    if read_manifest(one.folder).model is None:
         yield "the model's sizes are not compared: the manifest is of an older version"
     if one.name not in by_name and not billing.first_name(one.folder):
         yield f"nothing in the ledger is of a run named {one.name}: an older run that was renamed cannot be compared"
@@ -121,7 +122,7 @@ def _of_run(one: Paid, book: Book, by_name: Mapping[str, Sequence[Entry]]) -> li
 
 
 def _of_terms(one: Paid, book: Book) -> Iterator[str]:
-    terms, model = book.terms, read_manifest(one.folder).get("model")
+    terms, model = book.terms, read_manifest(one.folder).model
     expected = billing.terms_of(one.config, terms.model)
     for name in ("budget", "convention", "held_back", "envelopes", "repeats"):
         if (there := getattr(terms, name)) != (right := getattr(expected, name)):
@@ -219,7 +220,7 @@ def _of_steps(one: Paid, entries: Sequence[Entry]) -> Iterator[str]:
     if counted > (most := one.config.train.steps):
         yield f"the ledger ends at step {counted}, {CONFIG} has train.steps {most}"
     records = read_metrics(one.folder / METRICS)
-    logged = max((record["step"] for record in records), default=0)
+    logged = max((record.step for record in records), default=0)
     saved = max(saved_steps(one.folder / CHECKPOINTS), default=0)
     for name, step in ((METRICS, logged), (CHECKPOINTS, saved)):
         if step > counted:
@@ -227,20 +228,20 @@ def _of_steps(one: Paid, entries: Sequence[Entry]) -> Iterator[str]:
     yield from _of_validations(one.config, [entry.reserved for entry in entries if _is_of_phase(one.config, entry)], records)
 
 
-def _of_validations(config: RunConfig, events: Sequence[Event], records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _of_validations(config: RunConfig, events: Sequence[Event], records: Sequence[Logged]) -> Iterator[str]:
     """Validations that the records have, and the ledger has not, or not as the others, or with too many windows."""
     paid: dict[int, set[tuple]] = {}  # what was reserved at each step
     for event in (event for event in events if event.kind != "train_step"):
         paid.setdefault(event.step, set()).add((event.kind, event.count, event.shape))
     alike: dict[frozenset, int] = {}  # a step by what was reserved there
     for record in (record for record in records if "validation_loss" in record):
-        there = paid.get(record["step"], set())
+        there = paid.get(record.step, set())
         lacking = {"validation", *["generation"] * ("forecast_mae" in record)} - {kind for kind, *_ in there}
         if lacking:
             words = " and no ".join(sorted(lacking))
             yield f"{METRICS} has a validation of step {record['step']}, the ledger no {words} there"
         else:
-            alike.setdefault(frozenset(there), record["step"])
+            alike.setdefault(frozenset(there), record.step)
     if len(alike) > 1 and not config.train.halve_on_oom:
         yield f"validations that are not alike: those of steps {', '.join(map(str, sorted(alike.values())[:MOST_NAMED]))}"
     batch, most = config.train.batch_size, config.train.validation_windows

@@ -51,7 +51,7 @@ def analyse(
         models = {name: with_headroom(model, headroom) for name, model in models.items()}
         found = measured(subject.run, models, chosen, subject.data, config, begin, say)
         settings = {**protocol(chosen, config, written_so).tree(), "seen_in_training": subject.seen(chosen)}
-        result = plain({"protocol": settings, **found, "bill": subject.run.bill(), "versions": versions()})
+        result = plain({"protocol": settings, **found, "bill": subject.run.bill().tree(), "versions": versions()})
         write(work, result, f"Analyses of {subject.name}")
     return result
 

@@ -97,6 +97,25 @@ class Reproduction:
         chosen = test_series(PROTOCOLS[self.system.name], part, data)
         return chosen.select(chosen.ids_N[: self.stages[-1].config.evaluate.series or None])
 
+    @property
+    def name(self) -> str:
+        """Returns what is run: the system, the scale and the model."""
+        return f"{self.system.name}, scale {self.scale}, model {self.model_name}"
+
+    def told(self, plan: Plan) -> list[str]:
+        """Returns lines that say how a plan stands to the allowance."""
+        theirs, share = plan.reported, plan.total / plan.allowance
+        over = f": {share - 1:.1%} MORE than allowed" if share > 1 else ""
+        of = f"{plan.allowance:.4g}, which is to this series what 1e17 is to the report's"
+        more, again = plan.budget / plan.total - 1, f"{plan.margin:.0%} for repeats after interruptions"
+        rest = ", the rest for a choice of longer windows" if self.scale == "small" else ""
+        return [
+            f"the report spent {theirs.flops:.4g} FLOPs ({theirs.words}), {theirs.of_allowance:.1%} of 1e17",
+            f"this series: {plan.total:.4g} FLOPs, {share:.1%} of {of}{over}",
+            f"the ledger holds {more:.0%} more: {again}{rest}; repeats that take more are billed beyond it",
+            f"hours: {plan.hours}",
+        ]
+
     def ended(self, stage: str) -> StageResult | None:
         """Returns what came of a stage; None if it has not run. Raises JaxlvError if its file is not what was written."""
         tree = self.result(stage)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxlv.config import RunConfig, load_config
 from jaxlv.errors import JaxlvError
 from jaxlv.flops import plan as plans
+from jaxlv.flops.audit import EQUAL, AuditRow, EveryRow, ProgramAudit, audit, explain, remarks
 from jaxlv.flops.conventions import CONVENTIONS
 from jaxlv.flops.counting import named
 from jaxlv.flops.counting.count import count as count_function
@@ -17,14 +18,41 @@ from jaxlv.flops.counting.result import Result
 from jaxlv.flops.family import architecture
 from jaxlv.flops.subjects import Subject, of_work
 from jaxlv.flops.table import Table, count
-from jaxlv.flops.targets import Target
+from jaxlv.flops.targets import Target, cpu, cuda
 from jaxlv.flops.work import Work
+from jaxlv.results.quantities import Quantity
 from jaxlv.runs import audited, billing, sources
 from jaxlv.runs.records import CONFIG, read_config
 from jaxlv.storage.door import is_there
 from jaxlv.storage.files import make_folder, new_file
+from jaxlv.studies.progress import Say, unsaid
 
 DEFAULT_BUDGET = 1e17  # FLOPs, of the assignment
+ROWS = (  # of a convention's table
+    Quantity("component", form="words"),
+    Quantity("phase", form="words"),
+    Quantity("count", "FLOPs", form="whole"),
+    Quantity("formula", form="words"),
+)
+TOTALS = (
+    Quantity("convention", form="words"),
+    Quantity("forward", form="whole"),
+    Quantity("train_step", "train step", form="whole"),
+    Quantity("of_exact", "of exact", form="precise"),
+)
+_AUDITED = (
+    *(Quantity(key, form="words") for key in ("program", "component", "phase")),
+    Quantity("analytic", "formula", form="whole"),
+    Quantity("jaxpr", form="whole"),
+)
+_VERDICT = Quantity("verdict", form="words")
+PRODUCTS = (
+    *_AUDITED,
+    Quantity("hlo", "HLO", form="whole"),
+    Quantity("difference", "HLO - formula", form="change"),
+    _VERDICT,
+)
+OPERATIONS = (*_AUDITED, _VERDICT)
 
 
 def counted(
@@ -54,9 +82,12 @@ class Total(NamedTuple):
     of_exact: float
 
 
-def tables(work: Work, names: Sequence[str]) -> dict[str, Table]:
-    """Returns {convention: its rows for some work}; raises JaxlvError if there is no such convention."""
-    return {name: count(work, name) for name in names}
+def tables(work: Work, convention: str) -> dict[str, Table]:
+    """Returns {convention: its rows for some work} of "all" conventions or of those named, commas between.
+
+    Raises JaxlvError if there is no such convention.
+    """
+    return {name: count(work, name) for name in (CONVENTIONS if convention == "all" else convention.split(","))}
 
 
 def totals(work: Work, found: Mapping[str, Table]) -> list[Total]:
@@ -95,6 +126,31 @@ class Plan:
         """Returns the hours that the training takes at the pace of the benchmark."""
         assert self.pace is not None
         return next(iter(self.phases.values()))["exact"] / self.pace.rate / 3600
+
+    @property
+    def columns(self) -> list[Quantity]:
+        """Returns what is told of each convention."""
+        return [
+            Quantity("convention", "phase"),
+            *(Quantity(phase, form="precise", path=("phases", phase)) for phase in self.phases),
+            Quantity("total", "total, with cache", form="precise"),
+            Quantity("share", f"share of {self.budget:.3g} FLOPs", form="share"),
+            Quantity("train_step", "one train step", form="precise"),
+            Quantity("steps_bought", "train steps that it buys", form="count"),
+        ]
+
+    def refused(self, where: Any) -> JaxlvError | None:
+        """Returns the error of a plan that does not fit its budget; None if it fits."""
+        first = self.conventions[0]
+        if self.total[first] <= self.budget:
+            return None
+        return JaxlvError(
+            "the plan does not fit the budget",
+            where=where,
+            expected=f"at most {self.budget:.4g} FLOPs ({first})",
+            found=f"{self.total[first]:.4g}",
+            hint="lower train.steps",
+        )
 
     @property
     def rows(self) -> list[PlannedUnder]:
@@ -148,6 +204,43 @@ def sizes_of(config: RunConfig) -> Sizes:
     return Sizes(min(test, config.evaluate.series or test), loaded.values_NTV.shape[1])
 
 
+class Audited(NamedTuple):
+    """Audits of programs, and the lines that stand below their rows."""
+
+    programs: list[ProgramAudit]
+    remarks: list[str]
+
+    @property
+    def products(self) -> list[AuditRow]:
+        """Returns the matrix products of every program, and their totals."""
+        return [row for one in self.programs for row in (*one.rows, one.product_total)]
+
+    @property
+    def operations(self) -> list[EveryRow]:
+        """Returns the operations of which formula and jaxpr differ, and the totals of all."""
+        kept = ([*(row for row in one.every if row.verdict != EQUAL), one.every_total] for one in self.programs)
+        return [row for rows in kept for row in rows]
+
+    @property
+    def passed(self) -> bool:
+        """Tells whether every gate of every program holds."""
+        return all(one.passed for one in self.programs)
+
+
+def audit_programs(
+    work: Work | None, runs: Iterable[Path], settings: Sequence[str], backend: str, say: Say = unsaid
+) -> Audited:
+    """Compares formulas with compiled programs: those of `work`, or of runs (configs or run folders) if it is None.
+
+    Raises JaxlvError if there is no compiler for the `backend`, and as `subjects` and `subjects_of_runs` do.
+    """
+    target = cuda() if backend == "cuda" else cpu()
+    found = subjects(work, target) if work else subjects_of_runs(runs, settings, target)
+    say(f"audit: compiled for {target.words}")
+    programs = audit(found, target=target, watch=lambda text: say(f"audit: {text}"))
+    return Audited(programs, remarks(programs, explain(work) if work else []))
+
+
 def subjects(work: Work, target: Target) -> list[Subject]:
     """Returns the programs of one piece of work, to be audited. Raises JaxlvError if the target has not its kernel."""
     _check_kernel(work.kernel, work.dtype, target)
@@ -180,10 +273,11 @@ def _check_kernel(kernel: str, dtype: str, target: Target) -> None:
         raise JaxlvError(what, where="attention cudnn", found=f"{dtype}, {target.words}")
 
 
-def draw(work: Work, names: Sequence[str], folder: Path) -> list[Path]:
+def draw(work: Work, conventions: Iterable[str], folder: Path) -> list[Path]:
     """Draws what work costs as PNG: from exact to each convention, by component, against a budget, and against length."""
     from jaxlv.report.figures import costs, svg
 
+    names = [name for name in conventions if name != "exact"]
     make_folder(folder)
     every = ["exact", *names]
     doubled = [name for name in names if CONVENTIONS[name].backward == "twice"]

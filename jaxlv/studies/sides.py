@@ -199,6 +199,6 @@ def analyse_final(work: Reproduction, data: SeriesSet) -> None:
         models = {name: replace(model, meter=meters[name]) for name, model in found_models.items()}
         found = measured(finished, models, chosen, data, config, work.begin, work.say)
     settings = {**protocol(chosen, config, finished.tuned).tree(), "seen_in_training": finished.seen(chosen)}
-    result = plain({"protocol": settings, **found, "bill": finished.bill(), "versions": versions()})
+    result = plain({"protocol": settings, **found, "bill": finished.bill().tree(), "versions": versions()})
     with new_folder(folder, replace=True) as aside:
         write_analyses(aside, result, f"Analyses of the final run, {work.system.name}")
