@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 from jaxlv.config import CodecConfig
-from jaxlv.tools.asked import Protocol, asked
 from jaxlv.tools.console import Progress, Result, made, say, verb
-from jaxlv.tools.options import Ids, setting, whole
+from jaxlv.tools.options import Ids, Protocol, asked, setting, whole
 
 
 def analyse(

@@ -97,69 +97,59 @@ def pairs(facts: Mapping[str, str]) -> str:
 # -------------------------------------------------------------------------------------------------------- programs
 
 
-def verb(function: Callable[..., Result | None], prints: bool = False) -> App:
+def verb(function: Callable[..., Result], prints: bool = False) -> App:
     """Returns the program of a function: its signature and docstring define the options. All have --json, --quiet, --debug.
 
     A verb that only `prints` fails if standard output cannot be written; others have their results in files. If the
     function's module is the program that Python runs, the program starts.
     """
-    return _started(
-        _app(function.__name__.replace("_", "-"), _help(function.__doc__ or ""), _run(function, prints)), function
-    )
+    return _started(_app(function.__name__.replace("_", "-"), function, prints), function)
 
 
 def group(name: str, help: str, *functions: Callable[..., Result], default: Callable[..., Result] | None = None) -> App:
-    """Returns a program of several commands that only print; `default` runs if none is named."""
-    told = f"{help}\n\nEach command has --json, --quiet and --debug." if help else _help((default and default.__doc__) or "")
-    app = _app(name, told, default and _run(default, True))
+    """Returns a program of several commands that only print; `default` runs if none is named, and has the help then."""
+    app = _app(name, default, True, help and f"{help}\n\nEach command has --json, --quiet and --debug.")
     for function in functions:
-        app.command(_app(function.__name__, _help(function.__doc__ or ""), _run(function, True)), name=function.__name__)
+        app.command(_app(function.__name__, function, True), name=function.__name__)
     return _started(app, functions[0])
 
 
-def _app(name: str, help: str, run: Callable[..., None] | None = None) -> App:
-    app = App(name=name, help=help, help_format="plaintext", default_parameter=OPTION)
-    if run:
-        app.default(run)
+def _app(name: str, function: Callable[..., Result] | None, prints: bool, help: str = "") -> App:
+    told = help or _help((function and function.__doc__) or "")
+    app = App(name=name, help=told, help_format="plaintext", default_parameter=OPTION)
+    if function:
+        app.default(_run(function, prints))
     return app
 
 
-def _started(app: App, function: Callable[..., Any]) -> App:
+def _started(app: App, function: Callable[..., Result]) -> App:
     if function.__module__ == "__main__":
         start(app)
     return app
 
 
-def _run(function: Callable[..., Result | None], prints: bool) -> Callable[..., None]:
+def _run(function: Callable[..., Result], prints: bool) -> Callable[..., None]:
     """Returns the function with the common options, which prints its result."""
-    signature = inspect.signature(function, eval_str=True)
-    common = [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=False,
-            annotation=Annotated[bool, Parameter(help=help, group="Of every verb")],
-        )
-        for name, help in COMMON.items()
-    ]
+    signature, kind = inspect.signature(function, eval_str=True), inspect.Parameter.KEYWORD_ONLY
+    switches = {name: Annotated[bool, Parameter(help=help, group="Of every verb")] for name, help in COMMON.items()}
+    common = [inspect.Parameter(name, kind, default=False, annotation=switch) for name, switch in switches.items()]
 
     @functools.wraps(function)
     def run(*arguments: Any, **named: Any) -> None:
-        switches = {name: named.pop(name, False) for name in COMMON}
+        chosen = {name: named.pop(name, False) for name in COMMON}
         bound = signature.bind(*arguments, **named)
         bound.apply_defaults()
         purpose, way_on = purpose_of(function.__name__, bound.arguments), functools.partial(_way_on, bound.arguments)
-        vars(CALL).update(switches, purpose=purpose, way_on=way_on)
+        vars(CALL).update(chosen, purpose=purpose, way_on=way_on)
         endings.shorten_others()
         from jaxlv.runs import devices  # loads JAX
 
         devices.compute_with_care()
         devices.keep_compiled_programs()
         found = function(*arguments, **named)
-        if found is not None:
-            print(json.dumps(found.tree, indent=1)) if CALL.json else say(found.text)
+        print(json.dumps(found.tree, indent=1)) if CALL.json else say(found.text)
         streams.check_printed(prints or CALL.json)
-        if found is not None and found.fault is not None:
+        if found.fault is not None:
             raise found.fault
 
     own = [*signature.parameters.values(), *common]

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from jaxlv.config import EvaluateConfig, SamplingConfig
-from jaxlv.tools.asked import Bare, Protocol, Sampling, asked
 from jaxlv.tools.console import Progress, Result, made, say, verb
-from jaxlv.tools.options import Ids, setting, whole
+from jaxlv.tools.options import Bare, Ids, Protocol, Sampling, asked, setting, whole
 
 if TYPE_CHECKING:
     from jaxlv.studies.evaluate import Evaluated

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from jaxlv.settings import AXIS
+from jaxlv.settings import AXIS, Between
 from jaxlv.tools.console import Progress, Result, verb
 from jaxlv.tools.options import Ids, numbers
 
@@ -17,7 +17,7 @@ def explore(
     out: Path,
     series: Ids = None,
     tokenizer: str | None = None,
-    context_lengths: Annotated[tuple[int, ...], numbers(int, 2, AXIS)] = (128, 512, 768),
+    context_lengths: Annotated[tuple[int, ...], numbers(int, Between(2, AXIS))] = (128, 512, 768),
 ) -> Result:
     """Look at a set of series: quality of the file, trajectories, periods and lags, regimes, and what it is as text.
 

@@ -106,10 +106,8 @@ def plan(
     from jaxlv.studies import prices
 
     found = prices.plan(load_config(config, set), DEFAULT_CONVENTIONS.split(","), budget, benchmark)
-    tree = {
-        "budget": found.budget, "phases": found.phases, "total": found.total, "steps_bought": found.steps_bought,
-        "train_step": found.train_step[found.conventions[0]],
-    }  # fmt: skip
+    told = {name: getattr(found, name) for name in ("budget", "phases", "total", "steps_bought")}
+    tree = {**told, "train_step": found.train_step[found.conventions[0]]}
     text = terminal.listed(table.Table("", "", found.rows, found.columns))
     if found.pace:
         rate, origin = found.pace

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from jaxlv.tools.asked import Bare, Protocol, Sampling, asked
 from jaxlv.tools.console import Progress, Result, say, verb
-from jaxlv.tools.options import Ids, whole
+from jaxlv.tools.options import Bare, Ids, Protocol, Sampling, asked, whole
 
 
 def forecast(

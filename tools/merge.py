@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from jaxlv.config import Dtype
+from jaxlv.settings import Between
 from jaxlv.tools.console import Result, shown, verb
 from jaxlv.tools.export import written
 from jaxlv.tools.options import numbers
@@ -18,7 +19,7 @@ def merge(
     model: str,
     out: Path,
     to: Literal["merged", "peft"] = "merged",
-    weights: Annotated[tuple[float, ...] | None, numbers(float, -1000, 1000)] = None,
+    weights: Annotated[tuple[float, ...] | None, numbers(float, Between(-1000, 1000))] = None,
     revision: str | None = None,
     dtype: Dtype = "float32",
     side_head: bool = False,

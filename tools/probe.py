@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 from jaxlv.config import EvaluateConfig
-from jaxlv.tools.asked import Drawn
 from jaxlv.tools.console import CALL, Progress, Result, made, say, verb
-from jaxlv.tools.options import Settings, given, setting, whole
+from jaxlv.tools.options import Drawn, Settings, given, setting, whole
 
 
 def probe(

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from jaxlv.tools.asked import Protocol, asked
 from jaxlv.tools.console import Progress, Result, made, verb
-from jaxlv.tools.options import Ids, whole
+from jaxlv.tools.options import Ids, Protocol, asked, whole
 
 GROUPS = "noise,missing steps,context,origin,amplitude,regime,simulated"
 
