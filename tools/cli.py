@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _check_first(word: str) -> None:
-    """Raises JaxlvError if it is no verb and no option of the program. (Cyclopts would import all verbs to say so.)"""
+    """Raises JaxlvError if a word is neither a verb nor an option of the program. (Cyclopts would import all verbs.)"""
     known = (*VERBS, *OPTIONS)
     if word in known:
         return

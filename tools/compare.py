@@ -29,7 +29,7 @@ def compare(
         jaxlv compare --data FILE --out DIR --resume
 
     The first form tunes the embedded base on each paper's training split; the second scores a run of your own, if it has not
-    seen the test series; the third goes on where an interrupted comparison stopped.
+    seen the test series; the third continues an interrupted comparison.
 
     DIR gets a CSV of forecasts and a figure for each part of a protocol (mao-768.csv, rai.csv, xu.csv, liu.csv, ...; the
     untuned model's end in -untuned), compare.json with every figure, its unit and its series, compare.txt, report.html, and
@@ -41,9 +41,9 @@ def compare(
         data: the course's data set (HDF5)
         out: folder for the figures, forecasts and runs
         config: how the base is tuned: TOML file, or the name of a config that comes with jaxlv; compare if not given
-        protocols: some of these, commas between
+        protocols: some of these, separated by commas
         max_series: at most so many series of each part, for a quick look
-        tuned_only: leave the untuned model out, which halves the forecasts
+        tuned_only: leave the untuned model out, which halves the work of forecasting
         resume: go on in DIR: finished runs and parts are kept
     """
     from jaxlv.config import built_in, load_config

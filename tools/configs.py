@@ -26,8 +26,8 @@ def copy(name: str, folder: Path = Path(), /) -> Result:
         jaxlv configs copy xu/grid mine
 
     Args:
-        name: of a config, as `jaxlv configs` lists them
-        folder: where the copies go
+        name: name of a config, as `jaxlv configs` lists them
+        folder: folder for the copies
     """
     from jaxlv.studies import configs
 

@@ -12,14 +12,14 @@ from jaxlv.tools.options import Settings
 
 
 def demo(*, out: Path = Path("runs/demo"), data: Path | None = None, set: Settings = ()) -> Result:
-    """The main job on an embedded default: tune the base shipped here by LoRA, forecast held-out series, measure, draw.
+    """Do the main job on embedded defaults: tune the base shipped here by LoRA, forecast held-out series, measure, draw.
 
         jaxlv demo
         jaxlv demo --out runs/demo
 
     Reads the course's data set if JAXLV_SHARED or ../shared has it, and simulates series otherwise. About five minutes on
     two cores; the run folder also gets metrics.json and report.html. It is written at the end, as a whole: an earlier demo
-    stays until then, and one that is interrupted begins anew.
+    stays until then, and an interrupted one begins anew.
 
     Args:
         out: run folder

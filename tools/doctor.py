@@ -11,8 +11,8 @@ from jaxlv.tools.options import ConfigOrNone, Settings
 def doctor(config: ConfigOrNone = None, /, *, set: Settings = ()) -> Result:
     """Print versions, devices, memory, which attention would run, and whether a config fits, with memory and time.
 
-    The memory estimate is XLA's own, of the compiled training step at the config's shapes, plus weights; compiling it takes
-    as long as the first step of a run. The time estimate is a measured matrix-product rate times the step's products.
+    The memory estimate is XLA's own, for the compiled training step at the config's shapes, plus weights; compiling takes as
+    long as the first step of a run. The time estimate is a measured matrix-product rate times the step's products.
 
         jaxlv doctor
         jaxlv doctor demo --set train.batch_size=32

@@ -41,8 +41,8 @@ def evaluate(
     MODEL is a Hugging Face folder, a hub id, or "embedded".
 
     --choose-temperature and --conformal first draw validation series (the run's own; those of the default split for a bare
-    model), never one that is measured: to choose each model's temperature, and to adjust its bands to hold their share. With
-    both, either has series of its own.
+    model), never one that is measured: to choose each model's temperature, and to adjust its bands to hold their share. If
+    both are set, each has series of its own.
 
     Args:
         run_or_model: run folder, model folder, hub id, or embedded
@@ -50,8 +50,8 @@ def evaluate(
         data: series file; the run's own if not given, simulated for a bare model
         series: ids such as 3,7 or 850-999; the test series if not given
         max_series: at most so many of the default series
-        choose_temperature: the one of least CRPS on validation series
-        temperatures: to choose from
+        choose_temperature: take the temperature with the least CRPS on validation series
+        temperatures: temperatures to choose from
         conformal: adjust the bands on validation series, and measure both
         validation_series: at most so many for the temperature, and as many for the bands; a 95 % band needs 19
     """
@@ -64,7 +64,7 @@ def evaluate(
 
 
 def shown(found: Evaluated, out: Path) -> Result:
-    """Returns the table, its summary, and where the page lies."""
+    """Returns the table, its summary, and the places of the files."""
     from jaxlv.report import evaluation
     from jaxlv.studies.evaluate import METRICS, REPORT
 

@@ -29,9 +29,9 @@ class Asked:
         model: built-in name (qwen2.5-0.5b to -72b), folder with a config.json, hub id, or "embedded"; no weights are read
         batch: rows
         length: tokens of a row
-        rank: of the adapters; 0: there are none
+        rank: rank of the adapters; 0: no adapters
         targets: adapted projections
-        head: of the language model
+        head: how the language model's head trains
     """
 
     model: str = "qwen2.5-0.5b"
@@ -61,8 +61,8 @@ def table(
         jaxlv flops table --model qwen2.5-0.5b --batch 4 --length 512 --rank 8 --convention coursework,exact
 
     Args:
-        convention: one or more conventions, commas between, or "all"
-        figures: folder where they are drawn as PNG, too
+        convention: one or more conventions, separated by commas, or "all"
+        figures: folder that gets them as figures too (PNG)
     """
     from jaxlv.flops.conventions import CONVENTIONS
     from jaxlv.studies import prices
@@ -132,7 +132,7 @@ def audit(
     or run folders, every program of these runs, with their optimiser, types, dropout, accumulation, validations and
     generations; runs that share a train step are audited side by side. Compares matrix products and all other operations of
     formula, jaxpr and HLO. The exit code is 0 only if every gate holds. With --backend cuda the programs are compiled for
-    the CUDA device, or, with the extra cuda-compiler, for an H100 that is not there.
+    the CUDA device, or, with the extra cuda-compiler, for an absent H100.
 
         jaxlv flops audit --model qwen2.5-0.5b --batch 4 --length 512 --rank 8
         jaxlv flops audit demo --backend cuda
@@ -142,8 +142,8 @@ def audit(
         runs: configs or run folders, in place of --model and the other sizes
         train: what trains
         backend: what the programs are compiled for
-        dtype: of weights and activations
-        attention: the kernel; cudnn: on a CUDA device
+        dtype: type of weights and activations
+        attention: kernel; cudnn needs a CUDA device
     """
     from jaxlv.flops.audit import as_json
     from jaxlv.studies import prices

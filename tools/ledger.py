@@ -12,13 +12,13 @@ from jaxlv.tools.console import Result, group, shown
 def show(run: Path, /, *, convention: str = "") -> Result:
     """Print the work of each run and phase, and its share of the budget.
 
-    FLOPs are in the budget's own convention, and in any others, recomputed from the shapes.
+    FLOPs are in the budget's own convention, and in any others that are named, recomputed from the shapes.
 
         jaxlv ledger show runs/mine --convention coursework,exact
 
     Args:
         run: run folder, folder of runs that share a ledger, or ledger file
-        convention: recompute under these, too, commas between
+        convention: other conventions to recompute FLOPs under, separated by commas
     """
     from jaxlv.report.table import column, count, share, words
     from jaxlv.results.quantities import Quantity
@@ -40,7 +40,7 @@ def show(run: Path, /, *, convention: str = "") -> Result:
 def verify(run: Path, /) -> Result:
     """Recompute everything, and print what disagrees.
 
-    Follows the chain of the lines to the heads that the folders keep, recomputes every figure, and compares budget, model,
+    Follows the chain of lines to the heads that the folders keep, recomputes every figure, and compares budget, model,
     phases, shapes and steps with each run's config.toml, manifest.json, metrics.jsonl and checkpoints. The exit code is 0
     only if nothing disagrees.
 

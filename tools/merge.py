@@ -26,8 +26,8 @@ def merge(
 ) -> Result:
     """Add adapters, each with a weight, and write the sum: merged into a checkpoint, or as one adapter.
 
-    The update of each projection is the weighted sum of the adapters'; as an adapter its rank is the sum of their ranks. Of
-    two adapters it is printed how far they agree: the cosine of their updates, and the overlap of the subspaces that these
+    The update of each projection is the weighted sum of the adapters'; as an adapter its rank is the sum of their ranks. For
+    two adapters a table shows how far they agree: the cosine of their updates, and the overlap of the subspaces that these
     read and write, by layer.
 
         jaxlv merge adapter --model embedded --out checkpoint
@@ -39,8 +39,8 @@ def merge(
         out: folder to write; it must not exist
         to: a checkpoint, or an adapter
         weights: one for each adapter, such as 0.7,0.3; 1 each if not given
-        revision: of a hub id: a commit, tag or branch
-        dtype: of the checkpoint
+        revision: commit, tag or branch of a hub id
+        dtype: type of the checkpoint's weights
         side_head: let a checkpoint go without the bias of its head
     """
     from jaxlv.results.adapters import Agreement

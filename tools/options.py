@@ -23,7 +23,7 @@ MOST_IDS = 1_000_000  # that an option may name
 
 
 def parse_ids(text: str) -> list[int]:
-    """Returns series ids from "3,7" or "990-999" or both. Raises ValueError if it is no such list or names too many."""
+    """Returns series ids from "3,7" or "990-999" or both. Raises ValueError if it is not such a list, or names too many."""
     ids: list[int] = []
     for part in text.split(","):
         first, dash, last = part.partition("-")
@@ -139,13 +139,13 @@ class Sampling(Drawn):
 @Parameter(name="*", group=Group("Of a bare model", sort_key=3))
 @dataclass(frozen=True)
 class Bare:
-    """Options of a model that is no run."""
+    """Options of a model that is not a run."""
 
     adapter: Annotated[Path | None, Parameter(help="folder of an adapter in PEFT's format, laid over the model")] = None
-    scale: Annotated[Scale | None, Parameter(help="of the text; the adapter's, or context, if not given")] = None
+    scale: Annotated[Scale | None, Parameter(help="scale of the text; the adapter's, or context, if not given")] = None
     decimals: Annotated[int | None, setting(CodecConfig, "decimals", help=True)] = None
-    dtype: Annotated[Dtype, Parameter(help="of the weights")] = "float32"
-    revision: Annotated[str, Parameter(help="of a hub id: a commit, tag or branch")] = ""
+    dtype: Annotated[Dtype, Parameter(help="type of the weights")] = "float32"
+    revision: Annotated[str, Parameter(help="commit, tag or branch of a hub id")] = ""
 
 
 def asked(

@@ -43,11 +43,11 @@ def reproduce(
     DIR/reproduce.json holds every figure, DIR/report.html shows them.
 
     Args:
-        system: which
+        system: which of the four
         data: the course's data set (HDF5)
         out: folder for the runs, the figures and the page
         model: a Hugging Face folder, a hub id, or embedded
-        scale: of the steps; small: 5 %
+        scale: number of steps; small: 5 % of the paper's
         stage: some of baseline,first,grid,context,final; all if not given
         plan: print what it will cost, and run nothing
         benchmark: result of benchmarks.train_step on your device, for the hours

@@ -29,11 +29,11 @@ def simulate(
     Args:
         out: file to write (.h5); it must not exist
         preset: system and ranges of its parameters
-        series: how many
+        series: number of series
         steps: time steps per series; the preset's if not given
         stop: last time; the preset's if not given
         noise: standard deviation of log-normal observation noise; the preset's if not given
-        seed: of the parameters that are drawn
+        seed: seed of the parameters that are drawn
     """
     from jaxlv.data import dynamics
     from jaxlv.data import series as files

@@ -28,8 +28,8 @@ def stress(
         jaxlv stress embedded --data FILE --groups noise,context --max-series 16 --samples 4 --out DIR
 
     The series are the run's test series, as `jaxlv evaluate` takes them, or simulated ones. On two cores all groups take
-    about half an hour. DIR is written at the end, as a whole: if it is interrupted, it begins anew. Eight samples are drawn
-    if --samples is not given.
+    about half an hour. DIR is written at the end, as a whole: if interrupted, it begins anew. Eight samples are drawn if
+    --samples is not given.
 
     Args:
         run_or_model: run folder, model folder, hub id, or embedded

@@ -43,11 +43,11 @@ def sweep(
         out: folder of the runs and the comparison
         grid: values of a setting, A.B=V,V,...; may be repeated
         search: a range, or values, to draw from, A.B=LOW..HIGH or A.B=LOW..HIGH:log; may be repeated
-        trials: runs of a search
+        trials: number of runs of a search
         together: runs of a search that are drawn at once
-        storage: of an Optuna study that several machines share, such as sqlite:///study.db
+        storage: storage of an Optuna study that several machines share, such as sqlite:///study.db
         study: name of the study in the storage
-        choose: what is best; as train.select says if not given
+        choose: what the best run is chosen by; as train.select says if not given
         at_once: runs computed side by side; 0: as many as the memory holds
         resume: go on in DIR: finished runs are kept
     """

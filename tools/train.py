@@ -11,7 +11,7 @@ from jaxlv.tools.options import Config, Settings
 def train(
     config: Config, /, *, out: Path, set: Settings = (), init_adapter: Path | None = None, resume: bool = False
 ) -> Result:
-    """Tune a model by LoRA as a config says; the run folder holds everything that comes of it.
+    """Tune a model by LoRA as a config says; the run folder holds all results.
 
         jaxlv train demo --out runs/mine --set train.steps=500 --set lora.rank=8
         jaxlv train demo --out runs/mine --resume

@@ -1,7 +1,7 @@
-"""Checkpoints of a run: one folder per step, sealed; the newest two and the best one kept; the base is never in them.
+"""Checkpoints of a run: a sealed folder for each step. The newest two and the best one are kept; none holds the base.
 
-Which one was the best so far stands in each: a process that is killed leaves no mark without its checkpoint, nor the other
-way round.
+Each one says which was the best so far. So a process that is killed leaves neither a mark without its checkpoint nor a best
+checkpoint without its mark.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ ROOM = 1 << 18  # bytes of a checkpoint beside its arrays
 class Checkpoints:
     """The checkpoints in `folder`, saved in the background; `close` (or `with`) waits for the last one.
 
-    A tree is any pytree of arrays and PRNG keys. A step's folder is whole or absent, and sealed by the hashes of its files:
-    those whose files are not what was written are in `damaged` ({step: what is wrong}), and count as absent.
+    A tree is any pytree of arrays and PRNG keys. A step's folder is complete or absent, and sealed by the hashes of its
+    files. A checkpoint with a changed file is in `damaged` ({step: what is wrong}) and counts as absent.
     """
 
     def __init__(self, folder: Path, keep: int = 2):
@@ -74,13 +74,13 @@ class Checkpoints:
         return saved_steps(self.folder)
 
     def wait(self) -> None:
-        """Wait for what is being saved; JaxlvError where it was not."""
+        """Waits for what is being saved. Raises JaxlvError if it was not saved."""
         saving, self._saving = self._saving, None
         if saving is not None:
             saving.result()
 
     def steps(self) -> list[int]:
-        """The steps that have an intact checkpoint, ascending."""
+        """Returns the steps that have an intact checkpoint, ascending."""
         self.wait()
         return [step for step in self._on_disk() if step not in self.damaged]
 
@@ -119,7 +119,7 @@ class Checkpoints:
         self._prune(step)
 
     def _check_space(self, leaves: list[Any]) -> None:
-        """OSError where the disk has no room, before anything is written."""
+        """Raises OSError if the disk lacks room, before anything is written."""
         if shutil.disk_usage(self.folder).free < ROOM + 2 * sum(leaf.nbytes for leaf in leaves):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -148,9 +148,10 @@ class Checkpoints:
         return self._facts(steps[-1]).best if steps else None
 
     def chosen(self) -> tuple[int, str]:
-        """(the step of the best checkpoint, else of the newest intact one; why it is not the best, or "").
+        """Returns the step of the best checkpoint, or else of the newest intact one, and why it is not the best ("" if it
+        is).
 
-        JaxlvError where there is none.
+        Raises JaxlvError if no checkpoint is intact.
         """
         steps, marked = self.steps(), self.best()
         if not steps:
@@ -164,7 +165,7 @@ class Checkpoints:
         return step, ""
 
     def told(self) -> str:
-        """What is damaged, in words; "" where nothing is."""
+        """Returns in words what is damaged; "" if nothing is."""
         return "; ".join(f"step {step} is damaged ({why})" for step, why in sorted(self.damaged.items()))
 
     def facts(self, step: int) -> Facts:
@@ -176,7 +177,9 @@ class Checkpoints:
         return read_facts(self._place(step) / FACTS)
 
     def restore(self, step: int, like: Any) -> Any:
-        """The tree of `step`, with the structure, types and keys of `like`; JaxlvError where it cannot be read so."""
+        """Returns the tree of `step`, with the structure, types and keys of `like`. Raises JaxlvError if it cannot be read
+        as such.
+        """
         self.wait()
         path = self._place(step)
         if step in self.damaged:
@@ -189,11 +192,11 @@ class Checkpoints:
         return _like(plain, like)
 
     def remove_unfinished(self) -> None:
-        """Remove what killed processes left half written."""
+        """Removes what killed processes left half written."""
         remove_unfinished(self.folder)
 
     def close(self) -> None:
-        """Wait for the last save and let the background thread go."""
+        """Waits for the last save, and ends the background thread."""
         try:
             self.wait()
         finally:
@@ -218,7 +221,7 @@ def read_facts(path: Path) -> Facts:
 
 @functools.cache
 def _quieten() -> None:
-    """What fails is raised; Orbax also logs it, and TensorStore's threads report it to event loops that are closed."""
+    """Silences what Orbax logs beside what it raises, and what TensorStore's threads report to event loops that are closed."""
     hook = sys.unraisablehook
 
     def others(unraisable: sys.UnraisableHookArgs) -> None:
@@ -236,12 +239,12 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _plain(tree: Any) -> list[Any]:
-    """Leaves as arrays of the host; keys as their data."""
+    """Returns the leaves as arrays of the host, and keys as their data."""
     return [np.array(jax.random.key_data(leaf) if _is_key(leaf) else leaf) for leaf in jax.tree.leaves(tree)]
 
 
 def _abstract(tree: Any) -> list[jax.ShapeDtypeStruct]:
-    """The shapes of `_plain(tree)`; the tree may itself be abstract, or its buffers donated."""
+    """Returns the shapes of `_plain(tree)`. The tree may be abstract, and its buffers may be donated."""
     leaves = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)]
     return [jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf for leaf in leaves]
 

@@ -1,4 +1,4 @@
-"""A run in training, alone or beside others: what it writes, what it has come to, and what pays for its steps."""
+"""A run in training, alone or beside others: what it writes, what it has reached, and what pays for its steps."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class Job:
 
 
 def is_finite(figures: Mapping[str, float]) -> bool:
-    """Are a step's loss and gradient numbers?"""
+    """Tells whether a step's loss and gradient are finite."""
     return math.isfinite(figures["loss"]) and math.isfinite(figures["gradient_norm"])
 
 
 class Member:
-    """A run in progress. `note` hears what its user should know."""
+    """A run in progress. `note(text)` is called with what its user should know."""
 
     def __init__(self, job: Job, note: Callable[[str], None]):
         self.config, self.folder, self.inputs, self.note = job.config, job.folder, job.inputs, note
@@ -53,7 +53,7 @@ class Member:
         self.unlogged: Mapping[str, float] | None = None  # the record of the last step, if it was not to be logged
 
     def open(self, opened: contextlib.ExitStack) -> None:
-        """Open what it writes to, until `opened` closes."""
+        """Opens what it writes to, until `opened` closes."""
         config = config_tree(self.config)
         self.log.sinks = [Sink(name, self.folder, config, self.note) for name in self.config.train.sinks]
         for sink in self.log.sinks:
@@ -66,7 +66,7 @@ class Member:
             self.note(f"{self.folder.name}: {self.checkpoints.told()}")
 
     def resume_at(self, step: int) -> None:
-        """Forget what lies behind a step."""
+        """Drops what was logged after a step, and takes over what was known there."""
         self.log.keep(step)
         if not step:
             return
@@ -83,7 +83,7 @@ class Member:
     # ------------------------------------------------------------------------------------- after each step
 
     def log_step(self, step: int, figures: Mapping[str, float], logged: bool) -> None:
-        """Count a step's tokens and seconds, and write its figures where they are to be `logged`, or it was skipped."""
+        """Counts a step's tokens and seconds. Writes its figures if they are to be `logged`, or if the step was skipped."""
         self.total_tokens += figures["tokens"]
         self.total_seconds += figures["seconds"]
         known = dict(figures)
@@ -94,13 +94,13 @@ class Member:
             self.log_last()
 
     def log_last(self) -> None:
-        """Write the figures of the last step, if they are not written yet."""
+        """Writes the figures of the last step, if they are not written yet."""
         if self.unlogged:
             self.log.add(self.unlogged)
         self.unlogged = None
 
     def skip(self, step: int, figures: Mapping[str, float], batch: Windows) -> None:
-        """Keep the batch of a step whose loss or gradient is not finite; JaxlvError where it may not be skipped."""
+        """Keeps the batch of a step whose loss or gradient is not finite. Raises JaxlvError if the step may not be skipped."""
         most, path = self.config.train.skip_nonfinite, self.folder / NONFINITE / f"step_{step}.npz"
         make_folder(path.parent)
         with new_file(path) as place:
@@ -119,7 +119,7 @@ class Member:
         self.note(f"{self.folder.name}: step {step} is skipped ({found}); {kept}")
 
     def mark(self, step: int, record: Mapping[str, float]) -> bool:
-        """Log the measures of a state, and mark it where it is the best so far; whether it is."""
+        """Logs the measures of a state, and marks it if it is the best so far. Returns whether it is."""
         self.log.add({"step": step, **record})
         select = self.config.train.select
         value = record["forecast_mae" if select == "forecast" else "validation_loss"]
@@ -129,15 +129,15 @@ class Member:
         return best
 
     def save(self, step: int, state: TrainState) -> None:
-        """Save a state as a checkpoint."""
+        """Saves a state as a checkpoint."""
         self.checkpoints.save(step, state, Facts(self.total_tokens, self.total_seconds, self.skipped, self.best))
 
     def ends_block(self, step: int) -> bool:
-        """Is this the last step of those that were reserved?"""
+        """Tells whether this is the last step of those that were reserved."""
         return self.block is not None and step == self.block.event.step + self.block.event.count
 
     def commit(self, step: int) -> None:
-        """Of the block of steps that was reserved all up to `step` have run."""
+        """Commits the steps up to `step` of the block that was reserved: they have run."""
         if self.meter is not None and self.block is not None:
             event = self.block.event
             self.meter.ledger.commit(self.block, replace(event, count=step - event.step))
@@ -148,7 +148,7 @@ class Member:
 
 
 def open_ledgers(members: Sequence[Member], opened: contextlib.ExitStack) -> None:
-    """Give each member with a budget its meter; runs that share a ledger share the open file."""
+    """Gives each member with a budget its meter. Runs that share a ledger share the open file."""
     ledgers: dict[Path, Ledger] = {}
     rank = max(member.config.lora.rank for member in members)
     for member in members:
@@ -165,7 +165,9 @@ def open_ledgers(members: Sequence[Member], opened: contextlib.ExitStack) -> Non
 
 
 def reserve(members: Sequence[Member], step: int, count: int) -> bool:
-    """Reserve up to `count` steps behind `step` for all members, as many for each; False where not one is to be had."""
+    """Reserves up to `count` steps after `step` for all members, as many for each. Returns False if not a single one is
+    left.
+    """
     by_purse: dict[tuple[int, str], list[tuple[Member, Meter, Event]]] = {}
     for member in members:
         if (meter := member.meter) is not None:

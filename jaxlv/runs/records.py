@@ -1,4 +1,6 @@
-"""The records of a run folder: config.toml and manifest.json, which are written once, and metrics.jsonl, what it logs."""
+"""The records of a run folder: config.toml, manifest.json and split.json, which are written once, and metrics.jsonl, its
+log.
+"""
 
 from __future__ import annotations
 
@@ -33,16 +35,14 @@ class Logged(dict[str, float]):
 
 
 class MetricsLog:
-    """metrics.jsonl, one record a line, and the sinks that get the same; `keep` cuts what lies behind a step, for a run that
-    resumes there.
-    """
+    """Writes metrics.jsonl, one record a line, and gives the sinks the same records."""
 
     def __init__(self, path: Path, sinks: Sequence[Sink] = ()):
         self.path, self.sinks = path, sinks
         self._journal: lines.Journal | None = None  # once there is something to write
 
     def keep(self, last_step: int) -> None:
-        """Drop records of steps after `last_step`, and a torn last line."""
+        """Drops records of steps after `last_step`, and a torn last line, for a run that resumes there."""
         self.close()
         records = [r for r in read_metrics(self.path) if r.step <= last_step]
         write_text(self.path, b"".join(map(lines.encode, records)).decode())
@@ -57,7 +57,7 @@ class MetricsLog:
             sink.add(int(record["step"]), values)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Closes the file."""
         if self._journal is not None:
             self._journal.close()
             self._journal = None
@@ -74,13 +74,15 @@ def read_metrics(path: Path) -> list[Logged]:
 
 
 def read_config(folder: Path) -> RunConfig:
-    """The config of the run in a folder. A budget of 0 FLOPs buys no run: in older folders it means that there is none."""
+    """Returns the config of the run in a folder. A budget of 0 FLOPs buys no run: in older folders it means that the run
+    has none.
+    """
     config = load_config(folder / CONFIG)
     return config if config.budget.flops else replace(config, budget=BudgetConfig())
 
 
 def saved_steps(folder: Path) -> list[int]:
-    """The steps that a folder of checkpoints has something of, whole or not."""
+    """Returns the steps of which a folder of checkpoints has something, complete or not."""
     names = (path.name.removeprefix(STEP) for path in folder.glob(f"{STEP}*"))
     return sorted(int(name) for name in names if name.isdigit())
 

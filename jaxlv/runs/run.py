@@ -1,12 +1,12 @@
-"""A run is a folder: what a config names is loaded, an overlay is trained, and everything that came of it lies in one place.
+"""A run is a folder: what a config names is loaded, an overlay is trained, and all results lie in one place.
 
 config.toml      the resolved settings            metrics.jsonl   losses, norms, speed, validation: append-only
 manifest.json    versions, hashes, seeds, device  checkpoints/    adapters, optimiser, step, keys: never the base
 split.json       ids and marks of the series      adapter/        the best adapter, in PEFT's format
-data.h5          the series, where simulated      ledger.jsonl    what was spent, if a budget is set; *.head knows its end
+data.h5          the series, if simulated         ledger.jsonl    what was spent, if a budget is set; *.head knows its end
 SHA256SUMS       hashes of what is written once   nonfinite/      batches whose loss or gradient was not finite
 
-Every file is sealed: by hashes those that are written once, by a checksum in each line those that grow.
+Every file is sealed: what is written once by its hash, what grows by a checksum in each line.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ LOCK, SAVE, NONFINITE = "lock", "save", "nonfinite"
 
 
 def check_folder(config: RunConfig, folder: Path, resume: bool) -> None:
-    """JaxlvError unless the folder is free for a new run, or holds the same run, to be resumed."""
+    """Raises JaxlvError unless the folder is free for a new run, or holds the same run and `resume` is set."""
     if not resume:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise JaxlvError("exists already", where=folder, hint="choose another folder, or go on with --resume")
@@ -79,7 +79,7 @@ def check_folder(config: RunConfig, folder: Path, resume: bool) -> None:
 
 
 def make_folder(config: RunConfig, folder: Path, inputs: Inputs, versions: Mapping[str, str]) -> None:
-    """Make the folder of a new run, whole or not at all."""
+    """Makes the folder of a new run, completely or not at all."""
     with new_folder(folder) as work:
         if not config.data.path:
             series.save(work / DATA, inputs.series)
@@ -112,7 +112,7 @@ def manifest(config: RunConfig, inputs: Inputs, versions: Mapping[str, str]) -> 
 
 
 def check_intact(folder: Path) -> None:
-    """JaxlvError where a file of a run folder is not what was written; checkpoints are looked at where they are read."""
+    """Raises JaxlvError if a file of a run folder is not what was written. Checkpoints are checked where they are read."""
     faults = broken(folder)
     if faults:
         raise JaxlvError(
@@ -126,12 +126,12 @@ def check_intact(folder: Path) -> None:
 
 
 def series_marks(series_set: SeriesSet) -> list[str]:
-    """A short hash of each series' values, by which it is known again in another file."""
+    """Returns a short hash of each series' values, by which it is recognised in another file."""
     return [hashlib.sha256(v_TV.astype("<f4").tobytes()).hexdigest()[:16] for v_TV in series_set.values_NTV]
 
 
 def split_marks(inputs: Inputs) -> dict[str, dict[str, str]]:
-    """{share: {series id: mark of its values}}, for train, validation and test."""
+    """Returns {share: {series id: mark of its values}} for train, validation and test."""
     return {
         share: dict(zip(map(str, ids), series_marks(inputs.series.select(ids)), strict=True))
         for share, ids in inputs.split.parts().items()
@@ -167,15 +167,15 @@ class FinishedRun:
     split: dict[str, dict[str, str]]  # as `split_marks` gives it
 
     def seen(self, series_set: SeriesSet) -> np.ndarray:
-        """The ids of those series that the run trained on or was validated on, by their values."""
+        """Returns the ids of those series that the run trained on or was validated on, recognised by their values."""
         known = {*self.split["train"].values(), *self.split["validation"].values()}
         return series_set.ids_N[[mark in known for mark in series_marks(series_set)]]
 
     def models(self) -> tuple[dict[str, Forecaster], dict[str, Held]]:
-        """({"tuned", "untuned"}, what each holds of its overlay).
+        """Returns the forecasters "tuned" and "untuned", and what each holds of its overlay.
 
-        Where it loses nothing the adapters are merged into the weights: both are then one program, as the untuned model has
-        a bias of zero where the tuned one has a bias.
+        If it loses nothing, the adapters are merged into the weights. Then both are one program: the untuned model has a
+        bias of zero if the tuned one has a bias.
         """
         tuned, held = decoder(self.tuned)
         untuned: tuple[Forecaster, Held] = self.untuned, "nothing"
@@ -187,10 +187,10 @@ class FinishedRun:
 
     @contextlib.contextmanager
     def metered(self, purpose: str = "") -> Iterator[dict[str, Forecaster]]:
-        """Yields `models` as they spend from the run's budget, if it has one, in the phase "evaluation".
+        """Yields `models`, which spend from the run's budget, if it has one, in the phase "evaluation".
 
-        `purpose` names the result, with everything that tells it from others. The body must leave it on disk: until a body
-        has ended without an error, work for the same purpose is a repeat, which is billed but never refused.
+        `purpose` names the result and everything that tells it from others. The body must leave the result on disk: until a
+        body has ended without an error, work for the same purpose is a repeat, which is billed but never refused.
         """
         found, held = self.models()
         with ledger_of(self.config, self.folder, self.tuned.model) as book:
@@ -211,7 +211,7 @@ class FinishedRun:
 
 
 def decoder(forecaster: Forecaster) -> tuple[Forecaster, Held]:
-    """(the forecaster with its adapters merged into the weights where that loses nothing, what it holds of its overlay)."""
+    """Returns the forecaster, its adapters merged into the weights if that loses nothing, and what it holds of its overlay."""
     merged = overlay.merged(forecaster.variables)
     if merged is None:
         return forecaster, "adapters"
@@ -219,7 +219,9 @@ def decoder(forecaster: Forecaster) -> tuple[Forecaster, Held]:
 
 
 def load_run(folder: Path) -> FinishedRun:
-    """The run in a folder, with its best overlay; its base must still be the one that it was trained on."""
+    """Returns the run in a folder, with its best overlay. Raises JaxlvError if its base is not the one that it was trained
+    on.
+    """
     folder = Path(folder)
     made_of, config = read_manifest(folder), read_config(folder)
     check_intact(folder)

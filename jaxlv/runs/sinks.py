@@ -1,7 +1,8 @@
-"""Where metrics go beside metrics.jsonl: TensorBoard, Weights & Biases, MLflow. None of them can hold up or end a run.
+"""Services that get the same metrics as metrics.jsonl: TensorBoard, Weights & Biases, MLflow. None can hold up or end a
+run.
 
-Each has a thread of its own, which opens it and sends what it is given. One that fails, or cannot be reached, is named once
-and left. Servers, projects and keys are the services' own settings: WANDB_PROJECT, MLFLOW_TRACKING_URI, and so on.
+Each is opened and fed by a thread of its own. One that fails, or cannot be reached, is named once and left out. Servers,
+projects and keys are the services' own settings: WANDB_PROJECT, MLFLOW_TRACKING_URI, and so on.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ SINKS: Mapping[str, tuple[str, Callable[[Any, Path, Sections], tuple[Send, Calla
 
 
 def package_of(name: str) -> Any:
-    """The imported package of a sink; JaxlvError where it is not installed."""
+    """Imports the package of a sink. Raises JaxlvError if it is not installed."""
     package = SINKS[name][0]
     try:
         return importlib.import_module(package)
@@ -66,7 +67,7 @@ def package_of(name: str) -> Any:
 
 
 class Sink:
-    """A service that is sent records from a thread of its own; `note` hears, once, that it failed."""
+    """A service that is sent records by a thread of its own. `note(text)` is called once if it fails."""
 
     def __init__(self, name: str, folder: Path, config: Sections, note: Callable[[str], None]):
         module, self._open = package_of(name), SINKS[name][1]
@@ -90,7 +91,7 @@ class Sink:
             self.note(f"{self.name} is left out from here on ({reason}); metrics.jsonl has everything")
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Hand over the values of a step; it never waits."""
+        """Hands over the values of a step, without waiting."""
         if not self._failed:
             try:
                 self._records.put_nowait((step, values))
@@ -98,7 +99,7 @@ class Sink:
                 self._fail(f"{MOST} records wait for it")
 
     def close(self, wait: float = WAIT) -> None:
-        """Give it some time to send what is left."""
+        """Gives the service some time to send what is left."""
         if self._failed:
             return
         try:

@@ -35,7 +35,7 @@ def copy_config(name: str, folder: Path) -> list[Path]:
     names = {path.resolve(): own for own, path in built_in().items()}
     places = {path: folder / f"{names[path]}.toml" for path in files if path in names}
     if not places:
-        raise JaxlvError("is no config that comes with jaxlv", where=name, hint="jaxlv configs lists them")
+        raise JaxlvError("is not a config that comes with jaxlv", where=name, hint="jaxlv configs lists them")
     for place in places.values():
         if place.exists():
             raise JaxlvError("exists already", where=place, hint="choose another folder")

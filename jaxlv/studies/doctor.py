@@ -83,10 +83,10 @@ def machine() -> Machine:
 def fit(config: RunConfig) -> Fit:
     """Returns what a training step of a config takes here. Compiles it, and times a matrix product.
 
-    Raises JaxlvError if its attention kernel cannot run here, or if it takes more memory than there can be.
+    Raises JaxlvError if its attention kernel cannot run here, or if it needs more memory than this machine can have.
     """
     check_kernel(config.model.attention)
-    sources.check_fits([config])  # XLA would plan for long what cannot be
+    sources.check_fits([config])  # XLA would spend long on planning what cannot fit
     model = ModelConfig.from_folder(weights.base_of(config.model))
     return Fit(step_memory(config), billing.event_of(config).flops(model, "exact"), matmul_rate(config.model.dtype))
 

@@ -166,7 +166,7 @@ def stored(config: Simulated, folder: Path) -> Series:
 
 
 class Stream:
-    """Training windows as a function of the step: a series, a stretch of it, a scale, a number format, all drawn anew."""
+    """Training windows as a function of the step: series, stretch, scale and number format are drawn anew for each."""
 
     def __init__(self, config: BaseConfig, series: Series, alphabet: Alphabet, seed: int):
         self.config, self.series, self.alphabet, self.seed = config, series, alphabet, seed

@@ -1,4 +1,4 @@
-"""What leaves for other tools: a run's adapter or a sum of adapters, in PEFT's format or merged into a checkpoint."""
+"""What is written for other tools: a run's adapter or a sum of adapters, in PEFT's format or merged into a checkpoint."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def merge(
     """
     place = resolve(base.name, base.revision)
     if to == "merged":
-        companions(place)  # what cannot go with the checkpoint ends this before any work
+        companions(place)  # raises, before any work, if a file cannot go with the checkpoint
     model, params = load_pretrained(place, base.dtype)
     loras = [adapters.load_adapter(folder, model, base.name) for folder in folders]
     agreement = None

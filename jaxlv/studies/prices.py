@@ -172,7 +172,7 @@ def plan(config: RunConfig, conventions: Sequence[str], budget: float | None = N
     """Returns what a run will cost under its own convention, the exact one and `conventions`.
 
     The budget is the config's if `budget` is None, or 1e17 FLOPs. `benchmark` is a result of benchmarks.train_step. Raises
-    JaxlvError if the model or the data are not there, or the benchmark is not one.
+    JaxlvError if the model, the data or the benchmark cannot be read.
     """
     model = architecture(config.model.path)
     held = next(flops for flops in (budget, config.budget.flops, DEFAULT_BUDGET) if flops is not None)
@@ -195,7 +195,7 @@ class Sizes(NamedTuple):
 
 
 def sizes_of(config: RunConfig) -> Sizes:
-    """Returns the sizes of a run's evaluation, from its data file if it has one. Raises JaxlvError if that is not there."""
+    """Returns the sizes of a run's evaluation, from its data file if it has one. Raises JaxlvError if that is missing."""
     if config.data.path and not is_there(Path(config.data.path)):
         raise JaxlvError("no such data file", where=config.data.path, hint="name yours with --set data.path=FILE")
     loaded = sources.load_series(replace(config, data=replace(config.data, simulate=min(config.data.simulate, 8))))
@@ -242,7 +242,7 @@ def audit_programs(
 
 
 def subjects(work: Work, target: Target) -> list[Subject]:
-    """Returns the programs of one piece of work, to be audited. Raises JaxlvError if the target has not its kernel."""
+    """Returns the programs of one piece of work, to be audited. Raises JaxlvError if the target lacks its kernel."""
     _check_kernel(work.kernel, work.dtype, target)
     return of_work(work)
 
@@ -250,8 +250,8 @@ def subjects(work: Work, target: Target) -> list[Subject]:
 def subjects_of_runs(runs: Iterable[Path], settings: Sequence[str], target: Target) -> list[Subject]:
     """Returns the programs of runs, each a config or a run folder, to be audited.
 
-    `settings` ("section.key=value") are laid over the configs. Raises JaxlvError if the target has not their kernel, or if a
-    run's ledger is not there.
+    `settings` ("section.key=value") are laid over the configs. Raises JaxlvError if the target lacks their kernel, or if a
+    run's ledger is missing.
     """
     configs = []
     for path in runs:
