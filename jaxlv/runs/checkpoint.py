@@ -221,7 +221,7 @@ def read_facts(path: Path) -> Facts:
 
 @functools.cache
 def _quieten() -> None:
-    """Silences what Orbax logs beside what it raises, and what TensorStore's threads report to event loops that are closed."""
+    """Silences what Orbax logs beside what it raises, and what TensorStore's threads report to closed event loops."""
     hook = sys.unraisablehook
 
     def others(unraisable: sys.UnraisableHookArgs) -> None:

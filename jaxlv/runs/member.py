@@ -100,7 +100,7 @@ class Member:
         self.unlogged = None
 
     def skip(self, step: int, figures: Mapping[str, float], batch: Windows) -> None:
-        """Keeps the batch of a step whose loss or gradient is not finite. Raises JaxlvError if the step may not be skipped."""
+        """Keeps the batch of a step that is not finite (loss or gradient). Raises JaxlvError if it may not be skipped."""
         most, path = self.config.train.skip_nonfinite, self.folder / NONFINITE / f"step_{step}.npz"
         make_folder(path.parent)
         with new_file(path) as place:

@@ -211,7 +211,7 @@ class FinishedRun:
 
 
 def decoder(forecaster: Forecaster) -> tuple[Forecaster, Held]:
-    """Returns the forecaster, its adapters merged into the weights if that loses nothing, and what it holds of its overlay."""
+    """Returns the forecaster, with its adapters merged if that loses nothing, and what it holds of its overlay."""
     merged = overlay.merged(forecaster.variables)
     if merged is None:
         return forecaster, "adapters"

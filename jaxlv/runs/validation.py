@@ -117,7 +117,7 @@ def losses(step: Callable, trained: Any, frozen: Any, windows: Windows, t: Train
 
 
 def forecast_error(config: RunConfig, inputs: Inputs, lora: Mapping[str, Any], meter: Meter | None) -> float:
-    """Returns the MAE (raw units) of greedy forecasts of the first validation series, from the steps that the config names."""
+    """Returns the MAE (raw units) of greedy forecasts of the first validation series, with the config's context."""
     t = config.train
     chosen = inputs.series.select(inputs.split.validation[: t.forecast_series])
     context = t.forecast_context or config.evaluate.context

@@ -1,4 +1,4 @@
-"""How a study tells how far it is. It prints nothing itself: its caller gives `begin`, which opens a bar, and `say`."""
+"""How a study tells how far it is. It prints nothing itself: its caller passes `begin`, which opens a bar, and `say`."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Silent:
 
 
 class Lines:
-    """Shows how far a piece of work is in plain lines, one each `interval` seconds at most, and one at the end."""
+    """Shows how far a piece of work is in plain lines: at most one each `interval` seconds, and one at the end."""
 
     def __init__(self, label: str, total: int, say: Say, interval: float = 15.0):
         self.label, self.total, self.say, self.interval = label, total, say, interval

@@ -65,7 +65,7 @@ def spending(place: Path, conventions: Sequence[str] = ()) -> Spending:
     """Returns what the ledger of a run folder, of a folder of runs, or in a file was spent on.
 
     Work is also priced under `conventions`, recomputed from its shapes. Raises JaxlvError if a convention is unknown, or if
-    there is no ledger that reads.
+    no ledger can be read.
     """
     book = verification.read(*verification.find(place))
     terms, entries = book.terms, book.entries
@@ -75,7 +75,7 @@ def spending(place: Path, conventions: Sequence[str] = ()) -> Spending:
     groups: dict[tuple[str, str, str], list[Entry]] = {}
     for entry in entries:
         groups.setdefault((entry.run, entry.phase, entry.event.kind), []).append(entry)
-    whole = terms.budget or 1  # of 0 nothing is spent
+    whole = terms.budget or 1  # of a budget of 0 nothing is spent
 
     def flops(chosen: Sequence[Entry]) -> dict[str, int]:
         return {name: ledger.totals(chosen, terms.model, name).executed for name in names}

@@ -34,7 +34,7 @@ def train(
 ) -> Trained:
     """Trains a run in the folder `out`, or goes on with the one there if `resume`.
 
-    `inputs` are loaded as the config says if they are not given. Raises JaxlvError as `runs.training.train` does.
+    If `inputs` are not given, they are loaded as the config says. Raises JaxlvError as `runs.training.train` does.
     """
     run.check_folder(config, out, resume)
     sources.check_fits([config])
