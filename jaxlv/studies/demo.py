@@ -27,7 +27,7 @@ def demo(
     """Tunes the embedded base as the config "demo" says with `overrides`, and measures it on its test series.
 
     `data` is a file of series. If it is None, the course's file is taken if this machine has it; otherwise series are
-    simulated. An earlier demo in `out` is replaced at the end. Raises JaxlvError if `out` is neither free nor an earlier demo.
+    simulated. An earlier demo in `out` is replaced at the end. Raises JaxlvError if `out` holds something else.
     """
     data = data or course_file()
     config = load_config(find_config("demo"), [f"data.path={str(data)!r}", *overrides] if data else overrides)
