@@ -55,6 +55,11 @@ def import_all() -> None:
         importlib.import_module(module.name)
 
 
+def files_of(folder: Path, figures: str) -> dict[str, str]:
+    """What --json tells beside the figures: where they lie, and their page."""
+    return {"folder": str(folder), "figures": str(folder / figures), "report": str(folder / "report.html")}
+
+
 class Outcome(NamedTuple):
     code: int
     out: str

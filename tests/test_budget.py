@@ -326,7 +326,7 @@ def test_a_run_stops_before_it_overspends(config, price, tmp_path):  # noqa: F81
     assert any("stopped by the budget after step 3 of 5" in note for note in notes)
     with Checkpoints(tmp_path / "r" / "checkpoints") as checkpoints:
         assert checkpoints.steps()[-1] == 3
-    assert run.load_run(tmp_path / "r").bill()["steps"] == 3
+    assert run.load_run(tmp_path / "r").bill().steps == 3
     train(limited, tmp_path / "r", resume=True)  # nothing is left, and nothing is spent
     assert spent(tmp_path / "r").executed == 3 * price
 

@@ -29,6 +29,7 @@ from jaxlv.tools import cli
 from tests import quick
 from tests.faults.conftest import LONG
 from tests.faults.instants import Instants
+from tests.programs import files_of
 from tests.test_compare import data  # noqa: F401
 
 TINY = """
@@ -249,7 +250,7 @@ def test_what_is_done_is_kept_on_resuming(reproduced, subject, without_pictures)
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     (out / RESULT).unlink()
     told = said_by(name, *subject.options, "--out", out, "--resume", "--json")
-    assert json.loads(told) == {"folder": str(out), **result_of(out)}
+    assert json.loads(told) == {**files_of(out, "reproduce.json"), **result_of(out)}
     after = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     assert {path.name for path in before if before[path] != after.get(path)} <= {"report.html"}
     (out / "report.html").write_bytes(before[out / "report.html"])

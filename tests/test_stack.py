@@ -104,7 +104,7 @@ def test_each_run_of_a_stack_is_an_ordinary_run(config, whole):  # noqa: F811
         ranks = {leaf.shape[0] for path, leaf in jax.tree_util.tree_leaves_with_path(finished.tuned.variables["lora"])
                  if path[-1].key == "A"}  # fmt: skip
         assert ranks == {one.lora.rank}
-        assert finished.bill()["trainable_parameters"] == overlay.count_trained(
+        assert finished.bill().trainable_parameters == overlay.count_trained(
             finished.tuned.variables, overlay.trainable(finished.tuned.variables)
         )
 

@@ -105,12 +105,13 @@ def settings(one: Run) -> Section:
         (f"Protocol of {m.name or 'the evaluation'}", evaluation.protocol_pairs(m.scores.protocol)) for m in one.evaluations
     ]
     counts = {f"{share} series": len(ids) for share, ids in details.split.items()}
-    made_of = {key: value for key, value in details.manifest.items() if key != "versions"}
+    made_of = details.manifest.tree() if details.manifest else {}
+    versions = made_of.pop("versions", {})
     return evaluation.settings_section(
         ("Settings", {name: shortened(value) for name, value in one.settings.items()}),
         *((label, {key: shortened(value) for key, value in tree.items()}) for label, tree in protocols),
         ("Data, base and seeds", {**counts, **made_of}),
-        ("Versions", details.manifest.get("versions", {})),
+        ("Versions", versions),
     )
 
 

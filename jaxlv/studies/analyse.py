@@ -24,7 +24,6 @@ from jaxlv.report import page
 from jaxlv.report.figures import svg
 from jaxlv.results.analyses import Analyses
 from jaxlv.results.anatomy import TokenCosts
-from jaxlv.results.runs import RunCost
 from jaxlv.runs import run
 from jaxlv.storage.files import new_folder, write_json
 from jaxlv.storage.tables import write_csv
@@ -56,7 +55,7 @@ def analyse(
         models = {name: with_headroom(model, headroom) for name, model in models.items()}
         found = measured(subject.run, models, chosen, subject.data, config, begin, say)
         settings = replace(protocol(chosen, config, written_so), seen_in_training=tuple(subject.seen(chosen)))
-        result = replace(found, protocol=settings, bill=RunCost(**subject.run.bill()), versions=versions())
+        result = replace(found, protocol=settings, bill=subject.run.bill(), versions=versions())
         write(work, result, f"Analyses of {subject.name}")
     return result
 

@@ -18,7 +18,6 @@ from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.published import reproduction
 from jaxlv.published.systems import Fault
 from jaxlv.results.papers import PartRow
-from jaxlv.results.runs import RunCost
 from jaxlv.runs import billing, run, sources, sweep, validation
 from jaxlv.runs.sweep import Cell
 from jaxlv.storage.files import new_folder
@@ -200,6 +199,6 @@ def analyse_final(work: Reproduction, data: SeriesSet) -> None:
         models = {name: replace(model, meter=meters[name]) for name, model in found_models.items()}
         found = measured(finished, models, chosen, data, config, work.begin, work.say)
     settings = replace(protocol(chosen, config, finished.tuned), seen_in_training=tuple(finished.seen(chosen)))
-    result = replace(found, protocol=settings, bill=RunCost(**finished.bill()), versions=versions())
+    result = replace(found, protocol=settings, bill=finished.bill(), versions=versions())
     with new_folder(folder, replace=True) as aside:
         write_analyses(aside, result, f"Analyses of the final run, {work.system.name}")

@@ -103,7 +103,7 @@ def test_arguments_of_another_type_are_one_line(tiny_base, tmp_path):
 
 def test_what_is_printed_cannot_change_what_a_terminal_shows():
     program = (
-        "from jaxlv.tools import streams; streams.protect(); import sys; "
+        "from jaxlv.storage import streams; streams.protect(); import sys; "
         "print('a\\x1b[31m\\u202eb\\tc–'); bare = streams.Bare(sys.stdout); bare.write('\\x1b[0m'); print(bare.isatty())"
     )
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60, check=True)

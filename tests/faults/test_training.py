@@ -188,7 +188,7 @@ def test_33_a_loss_that_is_not_finite_stops_the_run(small, tmp_path, monkeypatch
     batch = np.load(tmp_path / "run" / run.NONFINITE / "step_10.npz")
     assert batch["ids_ML"][0, 0, 0] == MARK and batch["ids_ML"].shape == (1, 2, 48)
     with Checkpoints(tmp_path / "run" / run.CHECKPOINTS) as checkpoints:
-        assert checkpoints.steps()[-1] < 10 and checkpoints.best()["step"] in (4, 8)
+        assert checkpoints.steps()[-1] < 10 and checkpoints.best().step in (4, 8)
 
 
 def test_33_some_steps_may_be_skipped(small, tmp_path, monkeypatch):
@@ -233,7 +233,7 @@ def test_33_the_best_is_never_what_is_not_finite(small, tmp_path, monkeypatch):
     monkeypatch.setattr(validation, "losses", losses)
     trained(small(), tmp_path / "run")
     with Checkpoints(tmp_path / "run" / run.CHECKPOINTS) as checkpoints:
-        assert checkpoints.best()["step"] == 4
+        assert checkpoints.best().step == 4
 
 
 def test_30_a_signal_before_the_first_step_leaves_a_run_to_resume(small, tmp_path):
