@@ -6,6 +6,7 @@ Axes: N series, S samples, H steps ahead, V variables.
 from __future__ import annotations
 
 import contextlib
+import sys
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -27,13 +28,13 @@ from jaxlv.forecasting import metrics
 from jaxlv.forecasting.evaluate import evaluate
 from jaxlv.forecasting.panels import panels
 from jaxlv.forecasting.request import Request
-from jaxlv.results.scores import Evaluation
+from jaxlv.results.scores import LEVELS, Evaluation
 from jaxlv.runs import run, sources
 from jaxlv.runs.run import FinishedRun
 from jaxlv.storage.door import is_there
 from jaxlv.studies import fitting, given
 from jaxlv.studies import train as training
-from jaxlv.studies.progress import Begin, Silent, Ticking
+from jaxlv.studies.progress import Begin, Lines, Silent
 
 FEWEST_DRAWN = 12  # series that `plot` draws at most
 Form = Literal["tidy", "wide", "nixtla"]
@@ -55,9 +56,9 @@ class Forecaster:
     Example:
         >>> import jaxlv
         >>> forecaster = jaxlv.Forecaster("embedded")
-        >>> forecast = forecaster.predict({"year": [1900, 1901, 1902, 1903], "lynx": [4, 6.1, 9.8, 35.2]}, horizon=2, samples=2)
+        >>> forecast = forecaster.predict({"year": [1900, 1901, 1902], "lynx": [4, 6.1, 9.8]}, horizon=2, samples=2)
         >>> forecast.frame[["year", "variable"]].values.tolist()
-        [[1904, 'lynx'], [1905, 'lynx']]
+        [[1903, 'lynx'], [1904, 'lynx']]
     """
 
     def __init__(
@@ -70,10 +71,9 @@ class Forecaster:
             raise JaxlvError(f"unknown setting {unknown[0]}", where="Forecaster", expected=", ".join(sorted(known)))
         self.model = model
         self.run: FinishedRun | None = run.load_run(Path(model)) if _is_run(model) else None
-        self._opening = {"adapter": adapter, "tokenizer": tokenizer, "pays": pays}
-        self._sampling = sampling
-        self.sampler = api.open_model(model, **self._opening).with_sampling(**sampling)
-        self._begin: Begin = Ticking if progress else Silent
+        self._adapter, self._pays, self._sampling = adapter, pays, sampling
+        self.sampler = api.open_model(model, adapter, tokenizer=tokenizer, pays=pays).with_sampling(**sampling)
+        self._begin: Begin = _Told if progress else Silent
 
     def __repr__(self) -> str:
         return f"jaxlv.Forecaster({str(self.model) if isinstance(self.model, (str, Path)) else type(self.model).__name__!r})"
@@ -155,8 +155,8 @@ class Forecaster:
 
         Args:
             data: what `jaxlv.load_series` takes.
-            holdout: the last steps of every series that are never trained on; if None, a fifth of the shortest for fewer than
-                ten series, and none for more, which are split.
+            holdout: the last steps of every series that are never trained on; if None, a fifth of the shortest series if
+                there are fewer than ten, else none: then whole series are split.
             steps: optimiser steps.
             out: the run folder, with which `jaxlv evaluate` and the other programs go on; a temporary one if None.
             seed: of the training.
@@ -169,7 +169,7 @@ class Forecaster:
         Raises:
             JaxlvError: if the data or the settings do not fit, or if the model is not one that can be named.
         """
-        if self.run is not None or not isinstance(self.model, (str, Path)) or self._opening["adapter"]:
+        if self.run is not None or not isinstance(self.model, (str, Path)) or self._adapter:
             raise JaxlvError(
                 "a forecaster is tuned from a model by its name", where="fit", expected='"embedded", a folder, a hub id'
             )
@@ -185,7 +185,7 @@ class Forecaster:
         training.train(config, folder, inputs=inputs, begin=self._begin)
         self.run = run.load_run(folder)
         self.model = folder
-        self.sampler = api.open_model(folder, pays=bool(self._opening["pays"])).with_sampling(**self._sampling)
+        self.sampler = api.open_model(folder, pays=self._pays).with_sampling(**self._sampling)
         return self
 
     # ------------------------------------------------------------------------------------------------- measuring
@@ -254,6 +254,18 @@ class Forecaster:
         return self.run.metered()
 
 
+class _Told(Lines):
+    """Tells on the standard error how far a piece of work is, if it takes long."""
+
+    def __init__(self, label: str, total: int):
+        super().__init__(label, total, lambda text: print(f"jaxlv: {text}", file=sys.stderr))
+
+    def update(self, done: int, facts: str = "") -> None:
+        """Shows nothing of work that ends before its first line."""
+        if done < self.total or self.told != self.started:
+            super().update(done, facts)
+
+
 def _is_run(model: Any) -> bool:
     return isinstance(model, (str, Path)) and is_there(Path(model) / run.CONFIG)
 
@@ -309,15 +321,15 @@ class Prediction:
         return pd.DataFrame({**self._grid(), **{name: value.reshape(-1) for name, value in ends.items()}})
 
     def to_frame(self, form: Form = "tidy") -> pd.DataFrame:
-        """Returns the forecast as a table: "tidy", a row for each statistic and sample; "wide", medians with a column for each
-        variable; "nixtla", unique_id, ds, and the columns jaxlv, jaxlv-lo-80 and jaxlv-hi-80.
+        """Returns the forecast as a table: "tidy", a row for each statistic and sample; "wide", medians with a column for
+        each variable; "nixtla", unique_id, ds, and the columns jaxlv, jaxlv-lo-80 and jaxlv-hi-80.
         """
         if form == "tidy":
             return self.made.to_frame()
         grid, names = self._grid(), self.made.variables
-        N, H, V = self.median.shape
+        _, H, V = self.median.shape
         if form == "wide":
-            keys = {name: values[::V] for name, values in grid.items() if name != self.made.columns[4 - 1]}
+            keys = {name: values[::V] for name, values in grid.items() if name != self.made.columns[3]}
             return pd.DataFrame({**keys, **{name: self.median[..., v].reshape(-1) for v, name in enumerate(names)}})
         if form != "nixtla":
             raise JaxlvError("unknown form", expected="tidy, wide or nixtla", found=repr(form))
@@ -378,15 +390,12 @@ class Scores:
 
     def table(self) -> pd.DataFrame:
         """Returns a row for each method: MAE and MASE, and of a model CRPS and the coverage of its bands."""
-        rows = []
+        rows = {}
         for row in self.metrics.rows:
-            cover = row.coverage or {}
-            ends = row.mae_ci95 or (None, None)
-            rows.append({
-                "method": row.name, "mae": row.mae, "mae_low": ends[0], "mae_high": ends[1], "mase": row.mase, "crps": row.crps,
-                **{f"inside_{level}": cover.get(level) for level in ("50", "80", "95")},
-            })  # fmt: skip
-        return pd.DataFrame(rows).set_index("method").astype(float)
+            low, high = row.mae_ci95 or (None, None)
+            inside = {f"inside_{level}": (row.coverage or {}).get(level) for level in LEVELS}
+            rows[row.name] = {"mae": row.mae, "mae_low": low, "mae_high": high, "mase": row.mase, "crps": row.crps, **inside}
+        return pd.DataFrame.from_dict(rows, orient="index", dtype=float).rename_axis("method")
 
     def __str__(self) -> str:
         from jaxlv.report import evaluation
@@ -394,7 +403,7 @@ class Scores:
         return evaluation.format_table(self.metrics)
 
     def plot(self, path: str | Path | None = None) -> Any:
-        """Draws the mean absolute error of each method with its interval: a matplotlib figure, written to `path` if given."""
+        """Draws each method's mean absolute error with its interval: a matplotlib figure, written to `path` if given."""
         from jaxlv.report.figures import evaluation as figures
         from jaxlv.report.figures import render, svg
 

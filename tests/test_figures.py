@@ -15,11 +15,12 @@ from jaxlv.errors import JaxlvWarning
 from jaxlv.forecasting.panels import ForecastPanel
 from jaxlv.report import charts
 from jaxlv.report.figures import analyses as of_analyses
-from jaxlv.report.figures import anatomy as of_anatomy
 from jaxlv.report.figures import evaluation as figures
 from jaxlv.report.figures import series as of_series
 from jaxlv.report.figures import svg as svgs
 from jaxlv.report.theme import PALETTE, css_variables
+from jaxlv.results.analyses import MethodSeries, SeriesErrors
+from jaxlv.results.anatomy import Projection, Spectra
 
 HOSTILE = '<script>alert("1")</script> $x_1$'
 SVG = "{http://www.w3.org/2000/svg}"
@@ -56,6 +57,11 @@ def make_rows(
             }
         )
     return rows
+
+
+def sorted_errors(series: list[int], log10_mse: dict[str, tuple[float | None, ...]]) -> SeriesErrors:
+    own = MethodSeries(tuple(series), log10_mse, log10_mse)
+    return SeriesErrors(variables=tuple(log10_mse), methods={"tuned": own})
 
 
 def make_history() -> list[dict]:
@@ -184,13 +190,13 @@ def test_names_from_data_stay_text():
 def test_a_name_is_drawn_as_it_is(name):
     """Also where an underscore would hide it from a legend, and where the font of the layout lacks its characters."""
     names, values = (name, "b"), np.random.default_rng(0).random((9, 30, 2)) + 1
-    errors = {"series": [0, 1], "log10_mse": {name: [0.1, 0.2], "b": [0.3, 0.4]}}
+    errors = sorted_errors([0, 1], {name: (0.1, 0.2), "b": (0.3, 0.4)})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for figure in (
             figures.forecast_figure(make_panel(variables=names)), figures.phase_figure(make_panel(variables=names)),
             of_series.trajectory_figure(np.arange(30), values[0], names, "t"), of_series.values_figure(values, names, {}),
-            of_analyses.sorted_figure({"variables": names, "methods": {"tuned": errors}}, ["tuned"]),
+            of_analyses.sorted_figure(errors, ["tuned"]),
         ):  # fmt: skip
             assert name in texts(svgs.to_svg(figure, name))
 
@@ -230,10 +236,9 @@ def test_a_point_says_its_series_place_value_and_unit_where_it_is_drawn():
 def test_bars_cells_bins_and_intervals_say_their_values():
     rows = [{"name": "tuned", "mae": 0.2, "mae_median": 0.15, "mae_ci95": [0.17, 0.26]},
             {"name": "one series", "mae": 0.4, "mae_median": 0.4, "mae_ci95": [0.4, 0.4]}]  # fmt: skip
-    errors = {"series": [8, 3], "log10_mse": {"hare": [-2.5, -1.25], "lynx": [-3, None]}}
-    spectra = {
-        "projections": [{"layer": 2, "projection": "q_proj", "norm": 0.125}, {"layer": 5, "projection": "q_proj", "norm": 2}]
-    }
+    errors = sorted_errors([8, 3], {"hare": (-2.5, -1.25), "lynx": (-3, None)})
+    changes = [Projection(layer, "q_proj", 1, 1, 1, 1, norm, 1, norm, (norm,)) for layer, norm in ((2, 0.125), (5, 2))]
+    spectra = Spectra(rank=1, projections=tuple(changes), sentence="")
     plane = {"dash": "none", "marker": "o"}
     near = charts.single("scatter", [charts.Series("a", [1.0], [2.0], notes=["series 4"], **plane)],
                          charts.Axis("hares", "t"), charts.Axis("lynxes"), 200)  # fmt: skip
@@ -241,10 +246,10 @@ def test_bars_cells_bins_and_intervals_say_their_values():
         "dots": (figures.interval_figure(rows),
                  {"mean, tuned: 0.200 raw units (0.170 – 0.260)", "median, tuned: 0.150 raw units",
                   "mean, one series: 0.400 raw units"}),
-        "bars": (of_analyses.sorted_figure({"variables": ["hare", "lynx"], "methods": {"tuned": errors}}, ["tuned"]),
+        "bars": (of_analyses.sorted_figure(errors, ["tuned"]),
                  {"hare, series 8: log10 MSE, tuned −2.50", "hare, series 3: log10 MSE, tuned −1.25",
                   "lynx, series 8: log10 MSE, tuned −3"}),
-        "cells": (of_anatomy.heatmap_figure(spectra, "norm"), {"layer 2, q: 0.12", "layer 5, q: 2.00"}),
+        "cells": (of_analyses.heatmap_figure(spectra, "norm"), {"layer 2, q: 0.12", "layer 5, q: 2.00"}),
         "bins": (of_series.lag_figure(np.array([1.1, 1.2, 1.7]), np.array([0.1, 0.2, 0.2])),
                  {"lag 1.25: series per bin 2", "lag 1.75: series per bin 1"}),
         "points": (near, {"a, hares 1 t, lynxes 2 (series 4)"}),

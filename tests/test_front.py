@@ -111,7 +111,7 @@ def test_missing_values_are_filled_dropped_or_refused_as_asked():
     with pytest.warns(JaxlvWarning, match="the steps before the last gap are not used"):
         forecaster.predict(frame, horizon=1, samples=1, missing="drop")
     assert asked_of(forecaster).series.values_NTV[0, :, 0].tolist() == [5, 6, 7, 8]
-    with pytest.raises(JaxlvError, match="1 missing value, at year 1903, hare.*interpolate"):
+    with pytest.raises(JaxlvError, match=r"1 missing value, at year 1903, hare.*interpolate"):
         forecaster.predict(frame, horizon=1, missing="error")
     with pytest.raises(JaxlvError, match="missing: unknown choice"):
         forecaster.predict(frame, horizon=1, missing="zero")
@@ -125,7 +125,7 @@ def test_what_is_below_zero_is_shifted_for_the_model_and_back_for_the_caller():
     given = asked_of(forecaster).series
     np.testing.assert_array_equal(given.values_NTV[0, :, 0], values + 4)  # the least lies half of the range above zero
     assert found.median.ravel().tolist() == [-4, -3] and found.frame["median"].tolist() == [-4, -3]
-    with pytest.raises(JaxlvError, match='2 negative values.*negative = "shift"'):
+    with pytest.raises(JaxlvError, match=r'2 negative values.*negative = "shift"'):
         forecaster.predict(values, horizon=1, negative="error")
 
 

@@ -16,6 +16,7 @@ from test_pages import RUNS, reproduced
 from jaxlv.errors import JaxlvError
 from jaxlv.report import evaluation, terminal
 from jaxlv.report.table import Table, best_of, words
+from jaxlv.results.analyses import Analyses
 from jaxlv.results.papers import Comparison, Reproduction
 from jaxlv.results.quantities import Quantity, interval, quantity
 from jaxlv.results.record import Interval, Record, plain
@@ -32,6 +33,7 @@ FILES: dict[str, tuple[type[Record], dict[str, Any]]] = {
     "sweep.json": (Sweep, SWEEP),
     "compare.json": (Comparison, records.comparison()),
     "reproduce.json": (Reproduction, reproduced()),
+    "analyses.json": (Analyses, records.everything()),
 }
 DESCRIBED = (Errors, Score, AboveTop, Outcome, RunCost)
 

@@ -1,4 +1,4 @@
-"""Series in the schemes of the reports: golden tokens, rounding errors and windows, and what a tokenizer merges."""
+"""Series in the schemes of the papers: golden tokens, rounding errors and windows, and what a tokenizer merges."""
 
 from __future__ import annotations
 

@@ -104,14 +104,14 @@ def test_each_run_of_a_stack_is_an_ordinary_run(config, whole):  # noqa: F811
         ranks = {leaf.shape[0] for path, leaf in jax.tree_util.tree_leaves_with_path(finished.tuned.variables["lora"])
                  if path[-1].key == "A"}  # fmt: skip
         assert ranks == {one.lora.rank}
-        assert finished.bill()["trainable_parameters"] == overlay.count_trained(
+        assert finished.bill().trainable_parameters == overlay.count_trained(
             finished.tuned.variables, overlay.trainable(finished.tuned.variables)
         )
 
 
 @pytest.mark.parametrize("when", [2, 5])
 def test_an_interrupted_stack_goes_on_as_if_it_had_not_been(config, whole, tmp_path, when):  # noqa: F811
-    """From the newest step that all of its runs have: one of them lacks its last checkpoint."""
+    """It goes on from the newest step that all its runs have: one run lacks its last checkpoint."""
     configs = varied(config)
     with pytest.raises(Interruption):
         training.train_together(jobs(configs, tmp_path / "cut"), watch=training.Watch(interrupt_at(when)))

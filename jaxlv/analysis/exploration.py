@@ -50,7 +50,7 @@ DEFINITIONS = {
 def inspect(path: Any, *, memory_cap: int = MEMORY_CAP) -> list[Row]:
     """Facts and checks of a file of series: `check`, `found`, `expected`, `ok` (None for a plain fact) and `first`.
 
-    Reads what `series.load` refuses: values that are NaN, infinite or negative are counted and the first is placed, and a
+    Reads what `loading.load` refuses: values that are NaN, infinite or negative are counted and the first is placed, and a
     check that cannot be made is the last row. JaxlvError only where there is no file.
     """
     path = Path(path)

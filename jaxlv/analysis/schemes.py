@@ -308,9 +308,8 @@ def _stream_counts(tokens: Sequence[int], length: int, stride: int, partial: str
 
 def _context_counts(one: Written, data: SeriesSet, ids: Sequence[int], alphabet: Alphabet, length: int, stride: int) -> Row:
     codec = Codec.for_data(one.scheme.codec, data.values_NTV)
-    values_NTV = data.select(ids).values_NTV if ids else data.values_NTV[:0]
     try:
-        windows = make_windows(values_NTV, codec, alphabet, WindowConfig(length, stride))
+        windows = make_windows(data.select(ids).each if ids else [], codec, alphabet, WindowConfig(length, stride))
     except TooLarge:
         raise
     except JaxlvError:  # a context within a series may be zero throughout, and has no scale

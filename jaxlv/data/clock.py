@@ -1,8 +1,8 @@
 """Times of series: numbers or dates in equal steps, read from a column, and written again in the same form.
 
 A `Clock` counts steps. Step k of series i stands at `origin_N[i] + k * step` in the clock's unit: a number, a place
-among months, a count of days without weekends, or of nanoseconds since 1970. So months of unequal days are regular, and so are decimal
-years that a file rounds.
+among months, a count of days without weekends, or of nanoseconds since 1970. So months of unequal days are regular, and
+so are decimal years that a file rounds.
 
 Axes: N series.
 """

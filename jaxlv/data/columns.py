@@ -23,9 +23,9 @@ from jaxlv.data.series import Layout
 from jaxlv.errors import JaxlvError
 
 TIMES = (
-    "time", "ds", "date", "datetime", "timestamp", "year", "years", "yr", "month", "months", "quarter", "week", "weeks", "day",
-    "days", "hour", "t", "step", "steps", "generation", "datum", "zeit", "jahr", "monat", "tag", "annee", "année", "mois",
-    "jour", "anno", "año", "fecha",
+    "time", "ds", "date", "datetime", "timestamp", "year", "years", "yr", "month", "months", "quarter", "week", "weeks",
+    "day", "days", "hour", "t", "step", "steps", "generation", "datum", "zeit", "jahr", "monat", "tag", "annee", "année",
+    "mois", "jour", "anno", "año", "fecha",
 )  # fmt: skip
 """Names of columns of times, the likeliest first."""
 IDS = (
@@ -357,7 +357,7 @@ def _widened(table: pd.DataFrame, roles: Roles, where: Any) -> tuple[pd.DataFram
 def _built(
     table: pd.DataFrame, roles: Roles, choice: Choice, where: Any, source: dict[str, Any], notes: list[str]
 ) -> Observations:
-    names = clean_names(roles.variables, where)
+    names: Sequence[str] = clean_names(roles.variables, where)
     if choice.columns is None:
         names, variables = in_order(names, roles.variables, notes)
     else:

@@ -15,7 +15,7 @@ from jaxlv.data.clock import Clock
 from jaxlv.data.columns import Choice, observed
 from jaxlv.data.contents import of_arrays, of_list, of_named
 from jaxlv.data.limits import MEMORY_CAP
-from jaxlv.data.observations import Handling, Observations, Ready
+from jaxlv.data.observations import USUAL, Handling, Observations, Ready
 from jaxlv.data.readers import read, readable
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError, JaxlvWarning
@@ -125,7 +125,7 @@ def _of_set(found: SeriesSet) -> Observations:
     )
 
 
-def load(path: Any, *, handling: Handling = Handling(), memory_cap: int = MEMORY_CAP, drop: bool = False) -> SeriesSet:
+def load(path: Any, *, handling: Handling = USUAL, memory_cap: int = MEMORY_CAP, drop: bool = False) -> SeriesSet:
     """Returns the series in a file as models take them; what is told of them are JaxlvWarnings.
 
     Missing and negative values are handled as `handling` says; with `drop`, series that have any are left out instead.

@@ -14,7 +14,7 @@ import pandas as pd
 
 from jaxlv.data.arrays import LARGEST, shortened
 from jaxlv.data.clock import Clock, moment
-from jaxlv.data.series import FAULTS, Layout, SeriesSet, first_place
+from jaxlv.data.series import FAULTS, NO_COLUMNS, Layout, SeriesSet, first_place
 from jaxlv.errors import JaxlvError
 
 Missing = Literal["interpolate", "drop", "error"]
@@ -42,6 +42,9 @@ class Handling:
                 raise JaxlvError("unknown choice", where=name, expected=", ".join(known), found=repr(getattr(self, name)))
 
 
+USUAL = Handling()
+
+
 @dataclass(frozen=True)
 class Ready:
     """Series that are ready for forecasts, what was done to them, and those that are not, with the reasons."""
@@ -62,7 +65,7 @@ class Observations:
     variables: tuple[str, ...]
     values: tuple[np.ndarray, ...]
     clock: Clock
-    layout: Layout = Layout()
+    layout: Layout = NO_COLUMNS
     source: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     where: Any = "series"
@@ -145,8 +148,8 @@ class Observations:
         return found[:3]
 
     def frame(self) -> pd.DataFrame:
-        """Returns a wide frame, under the caller's names: a column of ids (if there are several, or there was one), of times,
-        and one for each variable.
+        """Returns a wide frame, under the caller's names: a column of ids (if there are several series, or the caller had
+        one), of times, and one for each variable.
         """
         parts = []
         for i, (one, values_TV) in enumerate(zip(self.ids, self.values, strict=True)):
@@ -238,7 +241,7 @@ class Observations:
 
     # -------------------------------------------------------------------------------------------------- for models
 
-    def ready(self, handling: Handling = Handling(), where: str = "") -> Ready:
+    def ready(self, handling: Handling = USUAL) -> Ready:
         """Returns the series as forecasts take them, with what was done about missing and negative values.
 
         A series that cannot be used is left out, with the reason. Raises JaxlvError if none is left, or if the handling of

@@ -138,7 +138,7 @@ def _check_array(stream: BinaryIO, where: Any, room: Room, named: bool = False) 
 
 
 class _Pieces(io.BufferedReader):
-    """A file of which at most DIRECTORY bytes are read at once: zipfile would read a list of members of any length."""
+    """A file that gives at most DIRECTORY bytes per read: zipfile would read a list of members of any length."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         found = super().read(DIRECTORY + 1 if size is None or size < 0 else min(size, DIRECTORY + 1))
@@ -160,7 +160,7 @@ def _read_npz(path: Path, room: Room) -> dict[str, Any]:
         for key, member in members.items():
             if member.flag_bits & ENCRYPTED:
                 raise JaxlvError("is encrypted", where=f"{path}:{key}", hint="write it anew without a password")
-            # Others unpack all at once, or with tables of gigabytes; numpy only writes these.
+            # Other methods unpack everything at once, or with tables of gigabytes; numpy only writes these two.
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise JaxlvError("unknown compression", where=f"{path}:{key}", expected="stored or deflated")
             with archive.open(member) as packed:

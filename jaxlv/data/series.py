@@ -47,9 +47,13 @@ class Layout:
         return (self.id, self.time) == ("unique_id", "ds")
 
 
+NO_COLUMNS = Layout()
+
+
 @dataclass(frozen=True)
 class SeriesSet:
-    """Complete series in equal steps, in raw units, aligned at their ends: what models forecast, train on and are measured by.
+    """Complete series in equal steps, in raw units, aligned at their ends: what models forecast, are trained on and measured
+    by.
 
     Series i has the steps from `first_N[i]` on; before them `values_NTV` is NaN. `time_T` are the times of all steps if the
     series share them and they are numbers, else the steps as numbers; `clock` has each series' own times. `ids_N` are whole
@@ -66,7 +70,7 @@ class SeriesSet:
     clock: Clock
     first_N: np.ndarray
     shift_NV: np.ndarray
-    layout: Layout = Layout()
+    layout: Layout = NO_COLUMNS
 
     @classmethod
     def observed(cls, values_NTV: np.ndarray, clock: Clock, variables: Sequence[str], ids: Any, **more: Any) -> SeriesSet:
@@ -245,7 +249,7 @@ def _write_hdf5(content: io.BytesIO, stored_NTV: np.ndarray, series_set: SeriesS
 
 
 def check_time(time_T: np.ndarray, where: Any) -> None:
-    """Raises JaxlvError unless time is finite and grows in equal steps, each within TIME_TOLERANCE of their mean."""
+    """Raises JaxlvError if time is not finite or does not grow in equal steps, each within TIME_TOLERANCE of their mean."""
     with np.errstate(over="ignore", invalid="ignore"):
         steps = np.diff(time_T)
     tests = {
@@ -278,11 +282,11 @@ FAULTS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = MappingProxyType(
         "too large": lambda values: (values > LARGEST) & np.isfinite(values),
     }
 )
-"""The values that no series may hold: by name, a test that marks them in an array."""
+"""Tests for values that a series must not contain, by name; each marks them in an array."""
 
 
 def first_place(fault_NTV: np.ndarray, names: Sequence[str], ids_N: np.ndarray) -> str:
-    """Returns in words where the first fault in an array is."""
+    """Returns the place of the first fault in an array, in words."""
     n, t, v = np.unravel_index(int(np.argmax(fault_NTV)), fault_NTV.shape)
     return f"series {ids_N[n]}, step {t}, {names[int(v)]}"
 
@@ -322,7 +326,7 @@ def _as_ids(ids: Any) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Split:
-    """Ids of the series for training, validation and test; no id is in two of them."""
+    """Ids of the series for training, validation and test; no id is in two parts."""
 
     train: np.ndarray
     validation: np.ndarray
@@ -467,7 +471,9 @@ REST = 0.02  # standard deviation, as a share of the mean, of a series at rest
 
 
 def at_rest(values_NTV: np.ndarray, window: int = 20, share: float = REST) -> np.ndarray:
-    """Returns (N,): is every variable's standard deviation over the last `window` steps at most `share` of its mean?"""
+    """Returns whether each series (N,) is at rest: in the last `window` steps, the standard deviation of every variable is
+    at most `share` of its mean.
+    """
     end_NWV = values_NTV[:, -window:]
     return (end_NWV.std(axis=1) <= share * end_NWV.mean(axis=1)).all(axis=1)
 

@@ -84,7 +84,7 @@ def read_table(path: Path, room: Room, packed: bool) -> tuple[pd.DataFrame, list
     with _text(path, form.encoding, room, packed) as stream:
         rows = _rows(stream, path, form)
         next(rows)
-        for where, cells in _even(rows, header):
+        for _, cells in _even(rows, header):
             for column, cell in zip(columns, cells, strict=True):
                 column.values.append(_cell(cell, column.is_text, form.comma))
     frame = pd.DataFrame({place: _series(column) for place, column in enumerate(columns)})

@@ -10,7 +10,7 @@ import contextlib
 import io
 import math
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ import pandas as pd
 from jaxlv.config import EvaluateConfig, SamplingConfig
 from jaxlv.data.clock import Clock
 from jaxlv.data.limits import MEMORY_CAP, clean_names
-from jaxlv.data.series import Layout, SeriesSet
+from jaxlv.data.series import NO_COLUMNS, Layout, SeriesSet
 from jaxlv.errors import JaxlvError, printable
 from jaxlv.flops.ledger import Kind, Payer
 from jaxlv.flops.work import Drawing
@@ -47,7 +47,7 @@ INTEGER_DIGITS = 2  # digits before the point that the grammar allows, or more w
 class Forecast:
     """Trajectories of N series from step `start` (the first forecast step, counted from 0) on.
 
-    `samples_NSHV` is in raw units; the steps that a sample did not complete are NaN. `stops` counts why samples ended.
+    `samples_NSHV` is in raw units; steps that a sample did not complete are NaN. `stops` counts why samples ended.
     """
 
     ids_N: np.ndarray
@@ -60,11 +60,11 @@ class Forecast:
     clock: Clock  # step 0 is the first that is forecast
     first_N: np.ndarray  # where each series begins, in the steps that `start` counts
     shift_NV: np.ndarray  # what was added to the series, and to the samples
-    layout: Layout = Layout()
+    layout: Layout = NO_COLUMNS
 
     @classmethod
     def of(
-        cls, series: SeriesSet, start: int, samples_NSHV: np.ndarray, stops: dict[str, int], context: int = 0
+        cls, series: SeriesSet, start: int, samples_NSHV: np.ndarray, stops: Mapping[Any, int], context: int = 0
     ) -> Forecast:
         """Returns samples of the steps from `start` on as a forecast of the series; `context` steps were seen, by default
         all before `start`.
@@ -79,7 +79,7 @@ class Forecast:
             variables=series.variables,
             last_NV=series.values_NTV[:, context - 1],
             samples_NSHV=samples_NSHV,
-            stops=stops,
+            stops=dict(stops),
             clock=series.clock.moved(start),
             first_N=series.first_N,
             shift_NV=series.shift_NV,
@@ -105,15 +105,15 @@ class Forecast:
 
     @property
     def valid_share(self) -> float:
-        """Share of samples that completed every step."""
+        """The share of samples that completed every step."""
         return float(np.isfinite(self.samples_NSHV).all(axis=(2, 3)).mean())
 
     def filled(self) -> np.ndarray:
-        """`samples_NSHV` as they are scored: see the function `filled`."""
+        """Returns `samples_NSHV` as they are scored: see the function `filled`."""
         return filled(self.samples_NSHV, self.last_NV)
 
     def median(self) -> np.ndarray:
-        """The point forecast (N, H, V): the median over the filled samples at each step."""
+        """Returns the point forecast (N, H, V): the median over the filled samples at each step."""
         return np.median(self.filled(), axis=1)
 
     def to_frame(self) -> pd.DataFrame:
@@ -140,15 +140,15 @@ class Forecast:
         return frame.iloc[order].set_axis(self.columns, axis=1).reset_index(drop=True)
 
     def write_csv(self, path: Path) -> None:
-        """`to_frame` as CSV (`tables.write_csv`); the steps that a sample did not complete are empty."""
+        """Writes `to_frame` as CSV (`tables.write_csv`); the steps that a sample did not complete are empty."""
         tables.write_csv(path, self.to_frame(), float_format="%.6g")
 
 
 def read_csv(path: Path, series: SeriesSet) -> Forecast:
-    """Returns what `write_csv` left, to its six digits; `series` has the contexts. Why samples ended is not in the file.
+    """Reads what `write_csv` wrote, to six digits; `series` provides the contexts. The file does not say why samples ended.
 
-    Raises JaxlvError if the file is not a forecast, is one of other series, or is larger than `limits.MEMORY_CAP` / 8 (a
-    row takes about eight times as much memory as it has bytes).
+    Raises JaxlvError if the file is not a forecast, is a forecast of other series, or is larger than `limits.MEMORY_CAP` / 8
+    (a row takes about eight times as much memory as it has bytes).
     """
     most = MEMORY_CAP // 8
     try:
@@ -175,7 +175,7 @@ def _from_frame(frame: pd.DataFrame, series: SeriesSet, path: Path) -> Forecast:
     first_of = dict(zip(chosen.ids_N.tolist(), chosen.first_N.tolist(), strict=True))
     drawn["step"] += drawn["series"].map(first_of)
     ids_N, steps_H, variables, names = (drawn[key].unique() for key in keys)
-    # Each part of a grid may be long where the grid itself would not fit in any memory.
+    # The grid itself may not fit in any memory, even if each of its axes does.
     size = math.prod(map(len, (ids_N, steps_H, variables, names)))
     if not len(drawn) or len(drawn) != size or drawn.duplicated(keys).any():
         raise ValueError("steps are missing")
@@ -192,9 +192,9 @@ def _from_frame(frame: pd.DataFrame, series: SeriesSet, path: Path) -> Forecast:
 
 
 def filled(samples_NSHV: np.ndarray, last_NV: np.ndarray) -> np.ndarray:
-    """Samples without NaN (N, S, H, V): an incomplete one stays at its last complete step, or at the context's last.
+    """Returns samples without NaN (N, S, H, V): an incomplete one stays at its last complete step, or at the context's last.
 
-    This is how invalid samples are scored, drawn and written: they count, as the forecast that a user would be left with.
+    This is how invalid samples are scored, drawn and written. They count, because a user would be left with them.
     """
     N, S, _, V = samples_NSHV.shape
     last_NS1V = np.broadcast_to(last_NV[:, None, None], (N, S, 1, V))
@@ -202,7 +202,7 @@ def filled(samples_NSHV: np.ndarray, last_NV: np.ndarray) -> np.ndarray:
 
 
 def forward_filled(values_NSTV: np.ndarray) -> np.ndarray:
-    """NaN replaced by the last finite value before it along the steps; the first step has none."""
+    """Replaces NaN by the last finite value before it along the steps; the first step must not have NaN."""
     finite_NSTV = np.isfinite(values_NSTV)
     steps_T = np.arange(values_NSTV.shape[2])[:, None]
     index_NSTV = np.maximum.accumulate(np.where(finite_NSTV, steps_T, 0), axis=2)
@@ -224,11 +224,11 @@ class Forecaster:
     meter: Payer | None = None
 
     def with_sampling(self, **changes: Any) -> Forecaster:
-        """The same forecaster with other sampling settings."""
+        """Returns the same forecaster with other sampling settings."""
         return replace(self, sampling=replace(self.sampling, **changes))
 
     def scales(self, series: SeriesSet, context: int) -> np.ndarray:
-        """Raw units per written unit of each series and variable, by the codec's rule and its `headroom`: (N, V)."""
+        """Returns raw units per written unit of each series and variable, by the codec's rule and `headroom`: (N, V)."""
         return self._scales(series, context, (self.codec,))[:, 0]
 
     def _scales(self, series: SeriesSet, context: int, variants: Sequence[Codec]) -> np.ndarray:
@@ -246,9 +246,9 @@ class Forecaster:
     ) -> Forecast:
         """Returns forecasts of each series, given the steps before.
 
-        Sample s is written under head-room s of the codec's, in turns. `scales_NV` are raw units per written unit, by
-        default what the codec's rule gives. Raises JaxlvError if the context is longer than the series, and if the forecasts
-        do not fit in the memory. Calls `on_batch(series done)`.
+        The samples take the codec's head-rooms in turn. `scales_NV` are raw units per written unit, by default what the
+        codec's rule gives. Raises JaxlvError if the context is longer than the series, or if the forecasts do not fit in
+        memory. Calls `on_batch(series done)`.
         """
         steps, context = series.values_NTV.shape[1], request.context
         least = int(series.first_N.max()) + 1
@@ -273,7 +273,7 @@ class Forecaster:
         return Forecast.of(series, request.start, np.array(samples), stops, context)
 
     def check_fits(self, series: SeriesSet, request: Request) -> None:
-        """Raises JaxlvError if forecasts do not fit in the memory."""
+        """Raises JaxlvError if forecasts do not fit in memory."""
         V, decimals, variants = len(series.variables), self.codec.decimals, len(self.codec.variants[: request.samples])
         check_forecasts(len(series), request.samples, request.drawn, V)
         length, new_tokens = request.context * V * (decimals + 3), request.drawn * longest_step(V, decimals, INTEGER_DIGITS)
@@ -285,14 +285,14 @@ class Forecaster:
     ) -> Forecast:
         """Returns forecasts longer than the windows that a model was trained on: `reach` steps at a time.
 
-        Every sample goes on from its own last `context` steps: under the rule `context` with the scale of these, under
-        another rule with that of the series. A value that was written 0.00 goes on as half of the last decimal.
-        Raises JaxlvError as a call does, if a `reach` is not allowed, and if part of a step is shown. Calls `on_batch` with
-        the number of forecasts that are done, counted in series.
+        Every sample is continued from its own last `context` steps. Under the rule `context` these steps give the scale;
+        under another rule the scale of the series is kept. A value that was written as 0.00 is continued as half a unit of
+        the last decimal. Raises JaxlvError as a call does, if `reach` is not allowed, or if part of a step is shown. Calls
+        `on_batch` with the number of forecasts that are done, counted in series.
         """
         reach = argument(EvaluateConfig, "horizon", reach, "reach")
         if request.shown:
-            raise JaxlvError("a forecast that goes on from itself sees whole steps", where="shown", found=request.shown)
+            raise JaxlvError("a forecast that continues itself needs whole steps", where="shown", found=request.shown)
         context, horizon, samples = request.context, request.horizon, request.samples
         check_forecasts(len(series), samples, horizon, len(series.variables))
         N, parts_in_all, rows = len(series), -(-horizon // reach), len(series) * samples
@@ -310,7 +310,7 @@ class Forecaster:
         ids_R = (series.ids_N[:, None] * samples + np.arange(samples)).reshape(-1)
         parts, stops = [first.samples_NSHV], collections.Counter(first.stops)
         for part in range(1, parts_in_all):
-            goes_on_R = np.isfinite(parts[-1][:, :, -1]).all(axis=-1).reshape(-1)  # a sample that broke off ends there
+            goes_on_R = np.isfinite(parts[-1][:, :, -1]).all(axis=-1).reshape(-1)  # samples that broke off are not continued
             fresh_RHV = np.maximum(parts[-1].reshape(rows, length, -1), least_RV[:, None])
             past_RTV = np.concatenate([past_RTV, fresh_RHV], axis=1)[:, -context:]
             length = min(reach, horizon - part * reach)
@@ -346,7 +346,7 @@ class Forecaster:
         grammar: Grammar | None = None,
         alphabet: Alphabet | None = None,
     ) -> Generated:
-        """Calls `generate` with this model and its sampling. With a meter, it is reserved first and paid as far as it ran.
+        """Calls `generate` with this model and its sampling. A meter reserves the work first, and pays for what ran.
 
         `alphabet` replaces the forecaster's, for texts that end with other tokens.
         """
@@ -363,11 +363,11 @@ class Forecaster:
         return result
 
     def spending(self, kind: Kind, **shape: Any) -> contextlib.AbstractContextManager[dict[str, Any]]:
-        """`Meter.spend` around work of this model; nothing is reserved where there is no meter."""
+        """Returns `Meter.spend` around work of this model, or a context that reserves nothing if the model has no meter."""
         return self.meter.spend(kind, **shape) if self.meter else contextlib.nullcontext({})
 
     def _rows(self, series: SeriesSet, request: Request, scales_MV: np.ndarray) -> _Rows:
-        """Returns the prompts of each series under each of its scales, which follow one another."""
+        """Returns the prompts of each series under each of its scales, series after series."""
         R = len(scales_MV) // len(series)
         given = [
             _Row(f"series {i}", values_TV, scales_MV[n * R + r], request.context - first)
@@ -429,18 +429,18 @@ def _keys(ids_N: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Rows:
-    """M prompts: of each series one under each of its scales."""
+    """M prompts: one for each series and each of its scales."""
 
     names: list[str]
-    keys_M: np.ndarray  # what their random numbers follow from
+    keys_M: np.ndarray  # determine the random numbers of each prompt's samples
     scales_MV: np.ndarray
     prompts: list[np.ndarray]
-    opened: list[str]  # what is shown of the step behind the context
-    digits_M: list[int]  # before the point, that a forecast may need
+    opened: list[str]  # what is shown of the step after the context
+    digits_M: list[int]  # digits before the point that a forecast may need
 
 
 def _digits(context_TV: np.ndarray, opened: str) -> int:
-    """Digits before the point that a forecast may need, behind a context and what is shown of the next step."""
+    """Returns how many digits before the point a forecast may need, given the context and what is shown of the next step."""
     shown = max(len(value.partition(".")[0]) for value in opened.split(","))
     return max(INTEGER_DIGITS, len(str(int(context_TV.max()))), shown)
 

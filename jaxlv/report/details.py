@@ -65,7 +65,7 @@ def with_details(one: Run) -> Run:
     """A run with what its folder tells of it."""
     assert one.folder is not None and one.config is not None
     manifest, reached = run.read_manifest(one.folder), one.figures
-    device = manifest.get("versions", {}).get("device")
+    device = manifest.versions.get("device")
     cost = RunCost(reached.steps, reached.tokens, reached.seconds, trained_parameters(one.folder), device)
     logged = any("loss" in record for record in reached.history)
     details = RunDetails(

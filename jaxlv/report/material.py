@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from jaxlv.config import RunConfig
 from jaxlv.forecasting.panels import ForecastPanel
+from jaxlv.results.analyses import Analyses
 from jaxlv.results.papers import PartResult
 from jaxlv.results.runs import RunDetails
 from jaxlv.results.scores import Evaluation
@@ -46,7 +47,7 @@ class Run:
     folder: Path | None = None  # None: no run folder, its figures alone are known
     config: RunConfig | None = None
     evaluations: Sequence[Measured] = ()
-    analyses: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by the folder's name
+    analyses: Mapping[str, Analyses] = field(default_factory=dict)  # by the folder's name
     details: RunDetails | None = None  # if its page is asked for
 
 
@@ -59,4 +60,4 @@ class Folder:
     result: Any  # Reproduction, Sweep, Comparison or Evaluation; None of a run
     runs: Sequence[Run]
     drawings: Mapping[str, str] = field(default_factory=dict)  # <svg> elements by part
-    analyses: Mapping[str, Any] = field(default_factory=dict)  # of a reproduction's final run
+    analyses: Analyses | None = None  # of a reproduction's final run

@@ -11,6 +11,7 @@ from jaxlv.report.comparison import NONE
 from jaxlv.report.format import MISSING, number, percent
 from jaxlv.report.page import Block, Figure, Page, Pairs, Section, svg
 from jaxlv.report.table import Table, column, words
+from jaxlv.results.analyses import Analyses
 from jaxlv.results.papers import Bill, Phase, Reproduction, StageResult
 from jaxlv.results.sweeps import RULES, rule_words
 
@@ -176,7 +177,7 @@ def part_sections(result: Reproduction, drawings: Mapping[str, str]) -> list[Sec
     return found
 
 
-def page_of(result: Reproduction, drawings: Mapping[str, str] = NONE, analyses: Mapping[str, Any] = NONE) -> Page:
+def page_of(result: Reproduction, drawings: Mapping[str, str] = NONE, analyses: Analyses | None = None) -> Page:
     """The page of a reproduction; `drawings` are <svg> elements of a part's forecast, `analyses` those of the final run."""
     sections = [*part_sections(result, drawings), *(stage_section(stage, result.figure) for stage in result.stages)]
     entries = priced(result)
@@ -191,7 +192,7 @@ def page_of(result: Reproduction, drawings: Mapping[str, str] = NONE, analyses: 
     if result.faults:
         sections.append(Section("Done both ways: what the report did wrong, or also tried", [faults_table(result)]))
     sections.append(Section("FLOPs", [bill_table(result)], f"Hours of a plan: {result.plan.hours}."))
-    sections += analysed.blocks(analyses) if analyses else []
+    sections += analysed.sections(analyses) if analyses else []
     facts = [("data", result.data), ("sha256 of the data", result.data_sha256), ("model", result.model)]
     pairs = [*((name, value or MISSING) for name, value in facts), *result.versions.items()]
     sections.append(Section("Versions", [Pairs("Versions and inputs", pairs)]))

@@ -11,10 +11,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 RAW = "raw units"
-Form = Literal["number", "of one", "share", "interval", "count", "signed", "fine", "words", "literal"]
-"""How a value is written: with three digits; the same, never rounded up to 1; in percent; as two ends; as a whole number;
-with its sign; with six decimals; as prose; as a name or setting among numbers.
+Written = Literal["number", "of one", "share", "count", "whole", "change", "signed", "fine", "precise"]
+"""How a number is written: with three digits; the same, never rounded up to 1; in percent; as a whole number; with all
+digits; the same with its sign; with three digits and its sign; with six decimals; with six digits.
 """
+Form = Written | Literal["interval", "words", "literal"]
+"""How a value is written: as a number; as two ends; as prose; as a name or setting among numbers."""
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ LIMITS: Mapping[str, int] = {
     "log": 1024 * MIB,  # metrics.jsonl and ledgers, which are read line by line
     "line": MIB,  # one line of a log
 }
-"""The largest size of a file, in bytes, by its kind. Data files have a limit of their own (`memory_cap` of `series.load`).
+"""The largest size of a file, in bytes, by its kind. Data files have a limit of their own (`memory_cap` of `loading.load`).
 """
 KINDS = {
     stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device",

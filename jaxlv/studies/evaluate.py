@@ -177,6 +177,7 @@ def evaluate_to(
     shown = forecasts.get("tuned") or next(iter(forecasts.values()))
     picked = evaluation.choose_series(measured, list(shown.ids_N))
     finished, found = subject.run, versions()
+    bill = replace(finished.bill(), device=found["device"], peak_memory_bytes=peak_memory()).tree() if finished else None
     evaluation.write_report(
         out / REPORT,
         title=title,
@@ -185,7 +186,7 @@ def evaluate_to(
         history=run.read_metrics(finished.folder / run.METRICS) if finished else (),
         settings=config_tree(subject.config),
         versions=found,
-        bill={**finished.bill(), "device": found["device"], "peak_memory_bytes": peak_memory()} if finished else None,
+        bill=bill,
     )
     return measured
 

@@ -48,20 +48,23 @@ def fitted(
     inside = min(rest, length // step)
     horizon = holdout or max(inside // 2, 1)
     embedded = model == EMBEDDED
+    context = max(rest if holdout else inside - horizon, 1)
     return RunConfig(
         data=DataConfig(**data, holdout=holdout),
         codec=codec,
-        windows=WindowConfig(length=length, stride=max(length // 2, step), context_steps=(max(inside // 5, 4), max(4 * inside // 5, 5))),
+        windows=WindowConfig(
+            length=length, stride=max(length // 2, step), context_steps=(max(inside // 5, 4), max(4 * inside // 5, 5))
+        ),
         model=ModelSettings(path=model, attention="blocked" if embedded else "xla", loss="alphabet"),
         lora=LoraConfig(rank=16 if embedded else 8, targets=ALL, head="frozen"),
         optimizer=OptimizerConfig(
             name="adamw", learning_rate=5e-4 if embedded else 1e-4, schedule="cosine", warmup_steps=5, clip_norm=1.0
         ),
         train=TrainConfig(
-            steps=steps, batch_size=min(4, max(len(found), 1)), validate_every=max(steps // 4, 1) if not holdout else 0,
+            steps=steps, batch_size=min(4, max(len(found), 1)), validate_every=0 if holdout else max(steps // 4, 1),
             validation_windows=16, forecast_series=0, checkpoint_every=max(steps // 2, 1),
         ),
-        evaluate=EvaluateConfig(context=max(min(inside - (0 if holdout else horizon), rest), 1), horizon=horizon, batch_series=8),
+        evaluate=EvaluateConfig(context=context, horizon=horizon, batch_series=8),
     )  # fmt: skip
 
 

@@ -59,7 +59,7 @@ def ready(found: Observations, forecaster: Forecaster, handling: Handling, steps
 
 
 def _unusable(series: SeriesSet, forecaster: Forecaster) -> Iterator[tuple[Any, str]]:
-    """Yields the ids of series that cannot be written as text, such as those with a variable that is 0 throughout, and why."""
+    """Yields the ids of series that cannot be written as text, as one with a variable of zeros, and why."""
     for one, values_TV in zip(series.ids_N.tolist(), series.each, strict=True):
         zero = [name for name, values_T in zip(series.variables, values_TV.T, strict=True) if not values_T.any()]
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ from jaxlv.report.reported import entry as part_entry
 from jaxlv.report.sweeps import format_runs
 from jaxlv.results.papers import Bill, PartResult, PartRow, Phase, Plan, StageResult
 from jaxlv.results.papers import Reproduction as Reproduced
-from jaxlv.results.record import plain
 from jaxlv.results.sweeps import Outcome
 from jaxlv.runs import billing, run, sources, sweep, validation
 from jaxlv.runs.sweep import Cell
@@ -45,7 +44,7 @@ PART_SHAPE: shape.Shape = {"stage": str, "place": int, "part": str, "row": dict}
 def reproduce(
     work: Reproduction,
     data: Path,
-    plan: Mapping[str, Any],
+    plan: Plan,
     *,
     stages: Sequence[str] = STAGES,
     at_once: int = 0,
@@ -239,12 +238,12 @@ def bill_of(work: Reproduction, file: str) -> Bill | None:
     return Bill(spent, terms.convention, terms.budget)
 
 
-def write(work: Reproduction, plan: Mapping[str, Any], data: SeriesSet) -> Reproduced:
+def write(work: Reproduction, plan: Plan, data: SeriesSet) -> Reproduced:
     """Writes reproduce.json and the page, from what lies in the folder. Returns reproduce.json."""
     result = Reproduced(
         system=work.system.name, scale=work.scale, model=shown(work.model_name), rule=work.system.rule,
         figure=work.system.figure, data=Path(data.source["path"]).name, data_sha256=data.source["sha256"],
-        plan=Plan.read(plain(plan), RESULT), bill=bill_of(work, run.LEDGER), beside=bill_of(work, sides.FILE),
+        plan=plan, bill=bill_of(work, run.LEDGER), beside=bill_of(work, sides.FILE),
         stages=tuple(found for stage in work.stages if (found := work.ended(stage.name))),
         parts=part_entries(work, data), faults=work.result("faults") or (), versions=versions(),
     )  # fmt: skip

@@ -39,7 +39,7 @@ class Alphabet:
 
     ids_A: np.ndarray  # int32 (13,)
     end_ids: tuple[int, ...]
-    source: str  # where the ids come from
+    source: str  # the file, or files, of the ids
 
     @functools.cached_property
     def _table(self) -> np.ndarray:
@@ -48,7 +48,7 @@ class Alphabet:
         return table
 
     def encode(self, text: str) -> np.ndarray:
-        """Returns the token ids (int32) of a text over the 13 symbols; raises JaxlvError for any other character."""
+        """Returns the token ids (int32) of a text over the 13 symbols; raises JaxlvError if it has another character."""
         try:
             ids = self._table[np.frombuffer(text.encode("latin-1"), np.uint8)]
         except UnicodeEncodeError:
@@ -232,7 +232,7 @@ def make_windows(
 
 def _check_memory(series: Sequence[np.ndarray], codec: Codec, config: WindowConfig, stride: int) -> None:
     """Raises JaxlvError if even the smallest possible number of windows does not fit in memory."""
-    count = sum(_least_windows(*series_TV.shape, codec, config, stride) for series_TV in series)
+    count = sum(_least_windows(len(series_TV), series_TV.shape[1], codec, config, stride) for series_TV in series)
     # Finally ids, positions and labels take 4 bytes each; while the windows are in a list, positions and labels take 8.
     size = count * config.length * (3 * 4 + 4 + 2 * 8)
     memory.check("training windows", host={"lower windows.length, or raise windows.stride": size})

@@ -15,7 +15,6 @@ import pytest
 
 from jaxlv.analysis import exploration, probe
 from jaxlv.config import RunConfig, build_config, load_config
-from jaxlv.data import series
 from jaxlv.errors import JaxlvError
 from jaxlv.flops import ledger
 from jaxlv.flops.plan import measured_rate
@@ -69,7 +68,7 @@ READERS: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "manifest": ("manifest.json", lambda path: run.read_manifest(path.parent), "no readable manifest.json (too large"),
     "split": ("split.json", lambda path: run.read_split(path.parent), "no readable split.json (too large"),
     "facts": ("facts.json", checkpoint.read_facts, TOO_LARGE),
-    "series": ("x.csv", series.load, "is not what .csv says"),
+    "series": ("x.csv", loading.load, "is not what .csv says"),
     "checks of series": ("x.csv", exploration.inspect, ""),
     **{file: (file, lambda path: folders.read(path.parent), "(too large") for file in folders.RESULTS if file != run.CONFIG},
 }
@@ -78,7 +77,7 @@ READERS: dict[str, tuple[str, Callable[[Path], Any], str]] = {
 
 @pytest.fixture(autouse=True)
 def awake() -> Iterator[None]:
-    """Whatever waits for ten seconds is a failure."""
+    """Fails a test that waits for ten seconds."""
 
     def late(*_: Any) -> None:
         raise TimeoutError("it waits")
@@ -109,7 +108,7 @@ def test_what_stands_for_a_file_is_refused(reader, tmp_path):
 
 
 def test_a_file_of_a_run_that_is_none_is_refused_by_every_reader_of_its_folder(tmp_path):
-    """By name, also those that a page could do without."""
+    """It is refused by name, even if a page does not need it."""
     (tmp_path / "config.toml").write_text("")
     (tmp_path / "manifest.json").write_text('{"data": {"sha256": ""}, "base": {"sha256": ""}, "dataset_alpha": null}')
     assert folders.read(tmp_path).kind == "run"
