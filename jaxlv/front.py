@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 import numpy as np
 import pandas as pd
@@ -38,6 +38,17 @@ from jaxlv.studies.progress import Begin, Lines, Silent
 
 FEWEST_DRAWN = 12  # series that `plot` draws at most
 Form = Literal["tidy", "wide", "nixtla"]
+
+
+class Reading(TypedDict, total=False):
+    """Keywords that say how series are read, and what is done with values that a model cannot be given."""
+
+    id: str | None
+    time: str | None
+    columns: Sequence[str] | None
+    separate: bool
+    missing: Missing
+    negative: Negative
 
 
 class Forecaster:
@@ -95,10 +106,8 @@ class Forecaster:
         samples: int = 20,
         context: int | None = None,
         seed: int = 0,
-        missing: Missing = "interpolate",
-        negative: Negative = "shift",
         batch_series: int = 8,
-        **how: Any,
+        **reading: Unpack[Reading],
     ) -> Prediction:
         """Forecasts the steps behind every series, from all of its steps.
 
@@ -108,10 +117,10 @@ class Forecaster:
             samples: trajectories of each series.
             context: steps that the model is given; all of them, as far as it has read such long texts, if None.
             seed: of the samples.
-            missing: "interpolate" missing values, "drop" the steps before the last of them, or "error".
-            negative: "shift" variables with negative values above zero, or "error".
             batch_series: series that are decoded together.
-            **how: `id`, `time`, `columns` and `separate` of `jaxlv.load_series`.
+            **reading: `id`, `time`, `columns` and `separate` as in `jaxlv.load_series`; `missing`: "interpolate" missing
+                values, "drop" the steps before the last of them, or "error"; `negative`: "shift" variables with negative
+                values above zero, or "error".
 
         Returns:
             The forecast, with the caller's ids, names and times.
@@ -119,9 +128,10 @@ class Forecaster:
         Raises:
             JaxlvError: if the data are not understood, or if no series can be forecast.
         """
+        how, handling = _split(reading)
         found = self.read(data, **how)
         steps = context if context is not None else self.room(len(found.variables), horizon)
-        known = given.ready(found, self.sampler, Handling(missing, negative), steps)
+        known = given.ready(found, self.sampler, handling, steps)
         series, notes = known.series, list(known.notes)
         longest = max(map(len, found.values))
         if context is None and steps < longest:
@@ -200,9 +210,7 @@ class Forecaster:
         context: int | None = None,
         samples: int = 20,
         seed: int = 0,
-        missing: Missing = "interpolate",
-        negative: Negative = "shift",
-        **how: Any,
+        **reading: Unpack[Reading],
     ) -> Scores:
         """Measures forecasts of the last steps of every series, beside the baselines, from several origins.
 
@@ -214,9 +222,7 @@ class Forecaster:
             context: steps before an origin that the model is given; all, as far as it has read such long texts, if None.
             samples: trajectories of each forecast.
             seed: of the samples.
-            missing: as in `predict`.
-            negative: as in `predict`; each window is shifted by its own context.
-            **how: `id`, `time`, `columns` and `separate` of `jaxlv.load_series`.
+            **reading: as in `predict`; each window is shifted by its own context.
 
         Returns:
             The scores of the model (of a run: tuned and untuned) and of every baseline, in the units of the data.
@@ -224,13 +230,14 @@ class Forecaster:
         Raises:
             JaxlvError: if no window is left, for instance because a run was trained on the steps to be forecast.
         """
+        how, handling = _split(reading)
         found = self.read(data, **how)
         held = self.run.config.data.holdout if self.run else 0
         if horizon is None and not held:
             raise JaxlvError("how many steps ahead", where="evaluate", expected="a horizon")
         ahead = horizon or held
         steps = context if context is not None else self.room(len(found.variables), ahead)
-        known = given.ready(found, self.sampler, Handling(missing, negative))
+        known = given.ready(found, self.sampler, handling)
         windows, notes = given.windows(known, given.Origins(ahead, origins, every, steps), self.run)
         config = EvaluateConfig(
             context=windows.context, horizon=ahead, samples=samples, seed=seed, unmasked_samples=0,
@@ -252,6 +259,16 @@ class Forecaster:
         if self.run is None:
             return contextlib.nullcontext({"untuned": self.sampler})
         return self.run.metered()
+
+
+def _split(reading: Reading) -> tuple[dict[str, Any], Handling]:
+    """Returns what says how to read, and what says how to handle values; raises JaxlvError for unknown names."""
+    unknown = [name for name in reading if name not in Reading.__annotations__]
+    if unknown:
+        raise JaxlvError(f"unknown setting {unknown[0]}", expected=", ".join(Reading.__annotations__))
+    rest: dict[str, Any] = dict(reading)
+    handled = {name: rest.pop(name) for name in ("missing", "negative") if name in rest}
+    return rest, Handling(**handled)
 
 
 class _Told(Lines):

@@ -181,7 +181,7 @@ def test_a_tuned_series_is_measured_on_the_steps_that_were_held_out_alone(tiny_b
     kept = pd.read_csv(tmp_path / "run" / "series.csv")
     pd.testing.assert_frame_equal(kept, frame[["year", "Hare", "Lynx"]])
     held = run.load_run(tmp_path / "run")
-    assert held.config.lora.rank == 2 and held.manifest["data"]["lengths"] == [26]
+    assert held.config.lora.rank == 2 and held.manifest.data.lengths == (26,)
     assert list(held.split["train"]) == ["0"] and held.split["test"] == {}
     scores = forecaster.evaluate(frame, samples=2)
     assert scores.table().index[:2].tolist() == ["tuned", "untuned"] and scores.windows.ids_N.tolist() == ["from 1926"]

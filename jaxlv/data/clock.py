@@ -244,21 +244,29 @@ def _regular(one: Parsed, row_R: np.ndarray, where: Any, word: str) -> Timed:
     raise faults[0]
 
 
-def _calendars(one: Parsed) -> list[tuple[Unit, np.ndarray, Form]]:
+class Placed(NamedTuple):
+    """Dates as places in a unit, and how they are written."""
+
+    unit: Unit
+    place_R: np.ndarray
+    form: Form
+
+
+def _calendars(one: Parsed) -> list[Placed]:
     """Returns dates as counts of months, of nanoseconds or of weekdays: whichever they can be, the likeliest first."""
     at = one.values
     place = at.as_unit("ns").asi8
-    found: list[tuple[Unit, np.ndarray, Form]] = []
+    found: list[Placed] = []
     same_clock = len(set(zip(at.hour, at.minute, at.second, at.nanosecond, strict=True))) == 1
     month = np.asarray(at.year * 12 + at.month - 1, np.int64)
     if same_clock and len(set(at.day)) == 1:
-        found.append(("month", month * 32 * 86_400 + _within_month(at), one.form))
+        found.append(Placed("month", month * 32 * 86_400 + _within_month(at), one.form))
     elif same_clock and at.is_month_end.all():
-        found.append(("month", month * 32 * 86_400 + _within_month(at[:1]), one.form._replace(month_end=True)))
-    found.append(("nanosecond", place, one.form))
+        found.append(Placed("month", month * 32 * 86_400 + _within_month(at[:1]), one.form._replace(month_end=True)))
+    found.append(Placed("nanosecond", place, one.form))
     if same_clock and (at.dayofweek < 5).all() and len(at) > 5:
         days = np.busday_count("1970-01-01", at.values.astype("datetime64[D]"))
-        found.append(("weekday", days, one.form))
+        found.append(Placed("weekday", days, one.form))
     return found
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ from jaxlv.data.clock import Clock, read_clock
 from jaxlv.data.columns import AUTO, IDS, TIMES, Choice, in_order, key_of, observed
 from jaxlv.data.limits import clean_name, clean_names
 from jaxlv.data.observations import Observations
-from jaxlv.data.series import Layout
+from jaxlv.data.series import NO_COLUMNS, Layout
 from jaxlv.errors import JaxlvError
 
 BLOCKS = ("trajectories", "values", "data", "series", "x")
@@ -77,7 +77,7 @@ def _of_block(
     check_shape(values.shape, None if given is None else given.shape, len(VARIABLES) if odd else values.shape[2], where)
     return of_arrays(
         values, given, None if names is None else rest[names], None if ids is None else rest[ids], where,
-        choice=choice, source=source, time_name=time, id_name=ids,
+        choice=choice, source=source, layout=Layout(ids, time),
     )  # fmt: skip
 
 
@@ -108,7 +108,9 @@ def _of_planes(
         values_NTV = held[planes[0]][None]
         names = _found(rest, NAMES, columns, text=True)
         labels = None if names is None else rest[names]
-        return of_arrays(values_NTV, None if time is None else rest[time], labels, None, where, choice, source, time)
+        return of_arrays(
+            values_NTV, None if time is None else rest[time], labels, None, where, choice, source, Layout(None, time)
+        )
     ids = next((one for count in (rows, columns) if (one := _found(rest, IDS, count, text=None))), None)
     lies = steps == columns if rows != columns else True  # (series, steps), as of trajectories
     if steps is None and ids is None:
@@ -119,7 +121,7 @@ def _of_planes(
     values_NTV = np.ma.stack([held[name] if lies else held[name].T for name in planes], axis=-1)
     labels = None if ids is None or len(rest[ids]) != len(values_NTV) else rest[ids]
     own = np.array(list(planes), object)
-    return of_arrays(values_NTV, None if time is None else rest[time], own, labels, where, choice, source, time, ids)
+    return of_arrays(values_NTV, None if time is None else rest[time], own, labels, where, choice, source, Layout(ids, time))
 
 
 def _of_columns(held: Mapping[str, np.ndarray], where: Any, choice: Choice, source: dict[str, Any] | None) -> Observations:
@@ -157,8 +159,7 @@ def of_arrays(
     where: Any = "series",
     choice: Choice = AUTO,
     source: dict[str, Any] | None = None,
-    time_name: str | None = None,
-    id_name: str | None = None,
+    layout: Layout = NO_COLUMNS,
 ) -> Observations:
     """Returns the series in an array (T,), (T, V) or (N, T, V); masked cells and NaN are missing.
 
@@ -181,7 +182,7 @@ def of_arrays(
         clock = Clock.steps(N)
     else:
         given = plain_column(np.ma.asarray(time))
-        clock = read_clock(pd.concat([given] * N, ignore_index=True), rows, f"{where}:time", time_name or "time").clock
+        clock = read_clock(pd.concat([given] * N, ignore_index=True), rows, f"{where}:time", layout.time or "time").clock
     values_NTV = (
         np.ma.filled(array.astype(np.float64), np.nan) if np.ma.is_masked(array) else as_float64(np.ma.getdata(array), where)
     )
@@ -197,7 +198,7 @@ def of_arrays(
         names,
         tuple(values_NTV),
         clock,
-        Layout(id_name, time_name),
+        layout,
         source or {},
         tuple(notes),
         where,
@@ -211,7 +212,15 @@ def default_names(count: int) -> tuple[str, ...]:
     return {1: ("value",), 2: VARIABLES}.get(count, tuple(f"x{v + 1}" for v in range(count)))
 
 
-def _checked(array: np.ndarray, where: Any) -> tuple[int, int, int]:
+class Axes(NamedTuple):
+    """The lengths of the axes of an array of series."""
+
+    N: int
+    T: int
+    V: int
+
+
+def _checked(array: np.ndarray, where: Any) -> Axes:
     if array.ndim != 3:
         expected = "(steps,), (steps, variables) or (series, steps, variables)"
         raise JaxlvError(f"an array of {array.ndim} axes", where=where, expected=expected, found=f"shape {array.shape}")
@@ -223,7 +232,7 @@ def _checked(array: np.ndarray, where: Any) -> tuple[int, int, int]:
         raise JaxlvError(
             "fewer steps than variables", where=where, expected="(series, steps, variables)", found=array.shape, hint=hint
         )
-    return N, T, V
+    return Axes(N, T, V)
 
 
 def _labels(ids: np.ndarray, count: int, where: Any) -> list[Any]:

@@ -51,6 +51,7 @@ from jaxlv.runs.records import (
 )
 from jaxlv.runs.sources import DATA, GIVEN, Inputs, load_base, load_series
 from jaxlv.steps.train import init_state, make_optimizer
+from jaxlv.storage import tables
 from jaxlv.storage.door import is_there
 from jaxlv.storage.files import SEAL, broken, new_folder, seal, write_json, write_text
 from jaxlv.storage.foreign import hub_revision
@@ -82,7 +83,7 @@ def make_folder(config: RunConfig, folder: Path, inputs: Inputs, versions: Mappi
     """Makes the folder of a new run, completely or not at all."""
     with new_folder(folder) as work:
         if inputs.given is not None:
-            write_text(work / GIVEN, inputs.given.frame().to_csv(index=False))
+            tables.write_csv(work / GIVEN, inputs.given.frame(), guard=False)
             inputs = replace(inputs, series=load_series(config, work))  # the hash that a resume will see
         elif not config.data.path:
             series.save(work / DATA, inputs.series)

@@ -31,8 +31,14 @@ def unguarded(value: Any) -> Any:
     return value[1:] if isinstance(value, str) and value.startswith("'") and _FORMULA.match(value) else value
 
 
-def write_csv(path: Path, table: pd.DataFrame, float_format: str | None = None) -> None:
-    """Writes a table as CSV without its index, completely or not at all; text in its header and cells is `guarded`."""
+def write_csv(path: Path, table: pd.DataFrame, float_format: str | None = None, guard: bool = True) -> None:
+    """Writes a table as CSV without its index, completely or not at all; text in its header and cells is `guarded`, unless
+    only jaxlv reads the file.
+    """
+    if not guard:
+        with new_file(path) as work:
+            table.to_csv(work, index=False, float_format=float_format)
+        return
     text = [place for place, kind in enumerate(table.dtypes) if not pd.api.types.is_numeric_dtype(kind)]
     safe = table.copy(deep=False)
     for place in text:

@@ -15,6 +15,7 @@ import pytest
 
 from jaxlv.analysis import exploration, probe
 from jaxlv.config import RunConfig, build_config, load_config
+from jaxlv.data import loading
 from jaxlv.errors import JaxlvError
 from jaxlv.flops import ledger
 from jaxlv.flops.plan import measured_rate
