@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,10 +18,20 @@ from sklearn.metrics import adjusted_rand_score, silhouette_score
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from jaxlv.analysis.exploration import Cycles, Row
+from jaxlv.analysis.exploration import Cycles
 from jaxlv.data.series import SeriesSet
+from jaxlv.results.exploration import (
+    CLUSTERS,
+    Centre,
+    ClusterRules,
+    FeatureSet,
+    Regimes,
+    ReportedRegime,
+    SeedScore,
+    Silhouette,
+)  # fmt: skip
+from jaxlv.results.record import Record
 
-CLUSTERS = 4
 COUNTS = tuple(range(2, 9))  # numbers of clusters that are compared
 SEEDS = tuple(range(10))
 STARTS = 10  # of K-means; the best is kept
@@ -215,9 +224,9 @@ def stability(found: Clusters, seeds: Sequence[int] = SEEDS[1:]) -> list[float]:
     return [float(adjusted_rand_score(found.label_N, label_N)) for label_N in labels]
 
 
-def silhouettes(found: Clusters) -> list[Row]:
+def silhouettes(found: Clusters) -> list[Silhouette]:
     """Mean silhouette, from -1 to 1, of K-means with each number of clusters."""
-    return [{"clusters": k, "silhouette": _silhouette(found.scaled_NF, _labels(found.scaled_NF, k, 0))} for k in COUNTS]
+    return [Silhouette(k, _silhouette(found.scaled_NF, _labels(found.scaled_NF, k, 0))) for k in COUNTS]
 
 
 def _silhouette(scaled_NF: np.ndarray, label_N: np.ndarray) -> float:
@@ -259,35 +268,33 @@ def _jaccard(one_N: np.ndarray, other_N: np.ndarray) -> float:
 # ------------------------------------------------------------------------------------------------ tables
 
 
-def regime_rows(found: Clusters, rule_N: np.ndarray) -> list[Row]:
+def regime_rows(found: Clusters, rule_N: np.ndarray) -> list[ReportedRegime]:
     """The report's regimes, their share there, by our rules, and in the cluster that stands for them."""
     matched = matches(found, rule_N)
     rows = []
     for name, (label, reported) in REPORTED.items():
-        k, overlap = matched.get(name, (None, np.nan))
-        rows.append(
-            {
-                "regime of the report": name, "reported share": reported, "share by rule": float((rule_N == label).mean()),
-                "cluster": None if k is None else k + 1, "share of the cluster": None if k is None else found.share_K[k],
-                "jaccard": overlap, "looks": "" if k is None else found.look(k),
-            }
-        )  # fmt: skip
+        by_rule = (rule_N == label).mean()
+        if name in matched:
+            k, overlap = matched[name]
+            rows.append(ReportedRegime(name, reported, by_rule, k + 1, found.share_K[k], overlap, found.look(k)))
+        else:
+            rows.append(ReportedRegime(name, reported, by_rule, looks=""))
     return rows
 
 
-def centre_rows(found: Clusters, table: pd.DataFrame) -> list[Row]:
+def centre_rows(found: Clusters, table: pd.DataFrame) -> list[Centre]:
     """Per cluster: its size, the medians of its features in their units, and what sets it apart."""
     medians = table[list(found.names_F)].groupby(found.label_N).median()
-    return [
-        {
-            "cluster": k + 1, "series": int((found.label_N == k).sum()), "share": share, **medians.loc[k].to_dict(),
-            "looks": found.look(k),
-        }
-        for k, share in enumerate(found.share_K)
-    ]  # fmt: skip
+    size_K = np.bincount(found.label_N)
+    return [Centre(k + 1, size_K[k], share, dict(medians.loc[k]), found.look(k)) for k, share in enumerate(found.share_K)]
 
 
-def set_rows(table: pd.DataFrame, rule_N: np.ndarray) -> list[Row]:
+def rule_rows(found: Clusters, rule_N: np.ndarray) -> list[ClusterRules]:
+    """Per cluster: its series by the label that rules give them."""
+    return [ClusterRules(k, dict(counts)) for k, counts in contingency(found, rule_N).iterrows()]
+
+
+def set_rows(table: pd.DataFrame, rule_N: np.ndarray) -> list[FeatureSet]:
     """For every set of features: shares by size, distance to the report's, agreement with rules, stability, silhouette.
 
     The distance is the sum of the absolute differences of the shares, both sorted by size: 0 is the same, 2 the most.
@@ -297,36 +304,49 @@ def set_rows(table: pd.DataFrame, rule_N: np.ndarray) -> list[Row]:
     for name, names in FEATURE_SETS.items():
         found = cluster(table, names)
         share_K = np.pad(found.share_K, (0, CLUSTERS - len(found.share_K)))
-        rows.append(
-            {
-                "set": name, "features": ", ".join(names),
-                **{f"share {k + 1}": float(share) for k, share in enumerate(share_K)},
-                "distance to the report": float(np.abs(share_K - reported).sum()),
-                "rand index with rules": float(adjusted_rand_score(rule_N, found.label_N)),
-                "least rand index over 4 seeds": min(stability(found, SEEDS[1:5])),
-                "silhouette": _silhouette(found.scaled_NF, found.label_N),
-            }
-        )  # fmt: skip
+        row = FeatureSet(
+            name,
+            ", ".join(names),
+            **{f"share_{k + 1}": share for k, share in enumerate(share_K)},
+            distance=np.abs(share_K - reported).sum(),
+            rand_with_rules=adjusted_rand_score(rule_N, found.label_N),
+            least_rand=min(stability(found, SEEDS[1:5])),
+            silhouette=_silhouette(found.scaled_NF, found.label_N),
+        )
+        rows.append(row)
     return rows
 
 
-def explore(data: SeriesSet, found: Cycles, rule_N: np.ndarray) -> dict[str, Any] | None:
-    """The regimes in rows, and the clusters themselves; None for one variable, or too few different series."""
+@dataclass(frozen=True)
+class Found:
+    """The regimes of a set of series: features, clusters, what scores these, and the tables by their names."""
+
+    features: pd.DataFrame
+    main: Clusters
+    scores: Regimes
+    tables: Mapping[str, Sequence[Record]]
+
+
+def explore(data: SeriesSet, found: Cycles, rule_N: np.ndarray) -> Found | None:
+    """The clusters and what is known about them; None for one variable, or too few different series."""
     table = features(data, found)
     if len(table.drop_duplicates()) < LEAST or table.empty:
         return None
     main = cluster(table, FEATURE_SETS[MAIN])
     seeds = stability(main)
-    return {
-        "table": table,
-        "main": main,
+    scores = Regimes(
+        silhouette=_silhouette(main.scaled_NF, main.label_N),
+        rand_with_rules=adjusted_rand_score(rule_N, main.label_N),
+        least_rand=min(seeds),
+        features=main.names_F,
+        words=tuple((name, one.unit, one.words) for name, one in FEATURES.items()),
+    )
+    tables: dict[str, Sequence[Record]] = {
         "regimes": regime_rows(main, rule_N),
         "centres": centre_rows(main, table),
-        "contingency": contingency(main, rule_N).reset_index().to_dict("records"),
-        "sets": set_rows(table, rule_N),
+        "contingency": rule_rows(main, rule_N),
+        "feature_sets": set_rows(table, rule_N),
         "silhouettes": silhouettes(main),
-        "stability": [{"seed": seed, "adjusted rand index": score} for seed, score in zip(SEEDS[1:], seeds, strict=True)],
-        "rand index with rules": float(adjusted_rand_score(rule_N, main.label_N)),
-        "least rand index over seeds": min(seeds),
-        "silhouette": _silhouette(main.scaled_NF, main.label_N),
+        "stability": list(map(SeedScore, SEEDS[1:], seeds)),
     }
+    return Found(table, main, scores, tables)
