@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import records
 from test_pages import RUNS, reproduced
+from test_pages_exploration import explored
 
 from jaxlv.errors import JaxlvError
 from jaxlv.report import evaluation, terminal
 from jaxlv.report.table import Table, best_of, words
+from jaxlv.results.exploration import Exploration
 from jaxlv.results.papers import Comparison, Reproduction
 from jaxlv.results.quantities import Quantity, interval, quantity
 from jaxlv.results.record import Interval, Record, plain
@@ -32,6 +34,7 @@ FILES: dict[str, tuple[type[Record], dict[str, Any]]] = {
     "sweep.json": (Sweep, SWEEP),
     "compare.json": (Comparison, records.comparison()),
     "reproduce.json": (Reproduction, reproduced()),
+    "exploration.json": (Exploration, explored()),
 }
 DESCRIBED = (Errors, Score, AboveTop, Outcome, RunCost)
 

@@ -27,7 +27,7 @@ def drawn(data: SeriesSet, shown: SeriesSet, found: Cycles, clusters: Clusters |
         shown=tuple(_trace(i, values_TV, names) for i, values_TV in zip(shown.ids_N, shown.values_NTV, strict=True)),
         clusters=tuple(_typical(data, clusters)) if clusters else (),
         values=value_histogram(data),
-        periods=_counts(found.period_NV, 1.0, names),
+        periods=counts(found.period_NV, 1.0, names),
         lags=tuple(filter(None, lag_histograms(found))) if pair else (),
         first=_dots(data.values_NTV[:, 0]) if pair else None,
         last=_dots(data.values_NTV[:, -1]) if pair else None,
@@ -80,15 +80,15 @@ def value_histogram(data: SeriesSet) -> Histogram:
 
 def lag_histograms(found: Cycles) -> list[Histogram | None]:
     """The series by the second variable's lag, in steps and in percent of the period."""
-    return [_counts(values_N[:, None], width, [""]) for values_N, width in ((found.lag_N, 0.5), (100 * found.share_N, 2.0))]
+    return [counts(values_N[:, None], width, [""]) for values_N, width in ((found.lag_N, 0.5), (100 * found.share_N, 2.0))]
 
 
-def _counts(values_NV: np.ndarray, width: float, names: Sequence[str]) -> Histogram | None:
+def counts(values_NV: np.ndarray, width: float, names: Sequence[str]) -> Histogram | None:
     """The numbers of series in bins of that width, wider if there would be more than a hundred; None without a value."""
     held = values_NV[np.isfinite(values_NV)]
     if not len(held):
         return None
     width *= max(1, int(np.ceil(np.ptp(held) / width / 100)))
     edges = np.arange(np.floor(held.min() / width), np.ceil(held.max() / width) + 1.5) * width
-    counts = {name: tuple(np.histogram(values_NV[:, v], edges)[0]) for v, name in enumerate(names)}
-    return Histogram(tuple(edges), counts, held.mean())
+    heights = {name: tuple(np.histogram(values_NV[:, v], edges)[0]) for v, name in enumerate(names)}
+    return Histogram(tuple(edges), heights, held.mean())
