@@ -124,6 +124,18 @@ def explored() -> dict[str, Any]:
             for t in range(12)
             for k, v in enumerate(NAMES)
         ],
+        "series": [
+            {
+                "series": 3,
+                "regime by rule": "collapse",
+                "peaks of hare": 2,
+                "period of hare (steps)": None,
+                "lag (steps)": 1.5,
+                "lag (share of the period)": None,
+                "cluster": 1,
+                "feature: ratio": 1.25,
+            }
+        ],
         "windows": [
             {
                 "scheme": "rai",
