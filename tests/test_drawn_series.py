@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from jaxlv.analysis.clusters import Clusters
 from jaxlv.analysis.exploration import Cycles, cycle_rows, state_rows, value_rows
 from jaxlv.data.series import SeriesSet, from_arrays
 from jaxlv.report.figures import exploration
+from jaxlv.report.figures.svg import to_svg
 from jaxlv.report.theme import PALETTE, species
 from jaxlv.results.exploration import (
     Centre,
@@ -261,6 +263,12 @@ def test_padding_and_what_is_left_out_by_part_scheme_and_length():
                     (row,) = (row for row in rows if (row.scheme, row.part, row.length) == wanted)
                     assert bar.get_height() == pytest.approx(100 * getattr(row, key))
     assert list(ticks(bottom[0].xaxis).values()) == list(SCHEMES) and bars(bottom[0])
+
+
+def test_a_share_that_is_not_defined_has_no_bar_and_no_words():
+    rows = [Windows("rai", "training", 64, 32, padding=0.25, left_out=0.0), Windows("jaxlv", "training", 64, 32)]
+    words = re.findall("<title>(.*?)</title>", to_svg(exploration.window_figure(rows), "x"))
+    assert words == ["64 tokens, rai: 25 % of positions", "64 tokens, rai: 0 % of all"]
 
 
 # -------------------------------------------------------------------------------------------------------- all together

@@ -40,9 +40,6 @@ def _table(label: str, caption: str, rows: Rows, *columns: str | Quantity, best:
     return [Table(label, caption, rows, shown, best)] if rows else []
 
 
-# ---------------------------------------------------------------------------------------------------- facts
-
-
 def facts(result: Exploration) -> list[tuple[str, str]]:
     """The key figures in words, with their units."""
     t, (first, *others) = result.tables, result.variables
@@ -51,7 +48,8 @@ def facts(result: Exploration) -> list[tuple[str, str]]:
     steps, time = result.cycles(f"period of {first}")
     means = f"{number(steps.mean)} steps = {number(time.mean)} time units"
     period = f"{means} (5–95 %: {number(steps.p5)}–{number(steps.p95)} steps)"
-    lag = result.cycles(f"lag of {others[0]} behind {first}") if others else ()
+    lags = result.cycles(f"lag of {others[0]} behind {first}") if others else ()
+    lag = f"{number(lags[0].mean)} steps, {percent(lags[-1].mean)} % of the period" if lags and lags[0].series else "none"
     (few,), (resting,) = ([row.few for row in t.prominence if row.used], [row.share for row in t.rest if row.used])
     clusters = " / ".join(percent(row.share) for row in t.centres)
     return [
@@ -61,14 +59,10 @@ def facts(result: Exploration) -> list[tuple[str, str]]:
         *((f"mean of {row.name}", f"{number(row.mean)} raw units (sd {number(row.sd)})") for row in t.values[1:]),
         (f"period of {first}", period if steps.series else "none: no series has two peaks"),
         ("no period", f"{few:,} series have fewer than two peaks"),
-        *([(f"lag of {others[0]}", _lag(*lag))] if lag else []),
+        *((f"lag of {name}", lag) for name in others[:1]),
         ("at rest", f"{percent(resting)} % of the series"),
         *([("four clusters", f"{clusters} % of the series")] if clusters else []),
     ]
-
-
-def _lag(steps: Spread, _: Spread, share: Spread) -> str:
-    return f"{number(steps.mean)} steps, {percent(share.mean)} % of the period" if steps.series else "none"
 
 
 def text_facts(result: Exploration) -> Iterator[tuple[str, str]]:
@@ -102,9 +96,6 @@ def format_facts(result: Exploration) -> str:
     rows = [*facts(result), *text_facts(result)]
     width = max(len(name) for name, _ in rows)
     return ascii("\n".join(f"{name:<{width}}  {line}" for name, line in rows))
-
-
-# ------------------------------------------------------------------------------------------------- sections
 
 
 def quality(result: Exploration, drawings: Drawings) -> Section:
@@ -274,8 +265,8 @@ def _steps(rows: Sequence[WrittenStep], names: Sequence[str]) -> list[Block]:
     scheme = "mao" if any(row.scheme == "mao" for row in own) else "".join(row.scheme for row in own[:1])
     own = [row for row in own if row.scheme == scheme]
     steps = [{row.variable: row for row in own if row.step == t} for t in dict.fromkeys(row.step for row in own)]
-    columns = [one.within(name, group=name) for name in names
-               for one in WrittenStep.columns("value", "written", "read_as", "difference")]  # fmt: skip
+    shown = WrittenStep.columns("value", "written", "read_as", "difference")
+    columns = [one.within(name, group=name) for name in names for one in shown]
     caption = (
         f"Series {own[0].series if own else ''} in the scheme {scheme}, the first {len(steps)} steps; raw units but for what"
         " is written. steps.csv has all steps of the chosen series in every scheme."
@@ -295,9 +286,8 @@ def windows(result: Exploration, drawings: Drawings) -> Section:
         f"A training window starts every stride, validation windows lie end to end. Series: {split}, at most"
         f" {result.windowed:,} of each part. A loss that counts padding is smaller than the loss per token."
     )
-    name = words("name", "scheme: part, length (tokens)")
     keys = ["stride", "kept", "series", "windows", "padding", "left_out", "without_tail"]
-    table = _table("Windows", caption, result.tables.windows, name, *keys)
+    table = _table("Windows", caption, result.tables.windows, words("name", "scheme: part, length (tokens)"), *keys)
     return Section("Windows", [*_figure(drawings, picture, "windows", layout="side"), *table], said)
 
 
@@ -305,7 +295,6 @@ def page_of(result: Exploration, drawings: Drawings) -> Page:
     """The page of an exploration."""
     parts = (quality, trajectories, periods, regimes, agreement, text, windows)
     made = [*result.definitions.items(), *((name, str(value)) for name, value in result.versions.items())]
-    last = Section("How it was made", [Pairs("Definitions and versions", made)])
     bill = [(name[0].upper() + name[1:], line) for name, line in facts(result) if name not in ("series", "checks")]
-    sections = [*(part(result, drawings) for part in parts), last]
-    return Page(f"Exploration of {result.data}", summary(result), bill, sections)
+    last = Section("How it was made", [Pairs("Definitions and versions", made)])
+    return Page(f"Exploration of {result.data}", summary(result), bill, [*(part(result, drawings) for part in parts), last])

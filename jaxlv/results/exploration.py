@@ -12,8 +12,6 @@ from jaxlv.results.record import Number, Record, beside, rare
 CLUSTERS = 4
 SHOWN = 2  # steps of a text that are shown
 
-# ---------------------------------------------------------------------------------------------- the file, its values
-
 
 @dataclass(frozen=True)
 class Check(Record):
@@ -24,11 +22,7 @@ class Check(Record):
     expected: str | None = quantity("expected", form="words")
     ok: bool | None = None
     first: str = quantity("where the first is", form="words")
-
-    @property
-    def verdict(self) -> str:
-        """The check in a word."""
-        return "passed" if self.ok else "failed"
+    verdict = property(lambda self: "passed" if self.ok else "failed")
 
 
 @dataclass(frozen=True)
@@ -83,14 +77,7 @@ class State(Spread):
 
     state: str
     variable: str
-
-    @property
-    def name(self) -> str:
-        """The state in words."""
-        return f"{self.state} {self.variable}"
-
-
-# ---------------------------------------------------------------------------------------------------- cycles and rest
+    name = property(lambda self: f"{self.state} {self.variable}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,11 +86,7 @@ class Cycle(Spread):
 
     quantity: str
     unit: str
-
-    @property
-    def name(self) -> str:
-        """The quantity with its unit."""
-        return f"{self.quantity}, {self.unit}"
+    name = property(lambda self: f"{self.quantity}, {self.unit}")
 
 
 @dataclass(frozen=True)
@@ -127,11 +110,7 @@ class PeakRule(Record):
     period_p95: float | None = quantity("95 %", of="period")
     lag: float | None = quantity("mean", "steps")
     lag_share: float | None = quantity("mean", "% of the period", group="the same", form="share")
-
-    @property
-    def name(self) -> str:
-        """The rule in words."""
-        return f"{100 * self.prominence:g} %, {self.places}"
+    name = property(lambda self: f"{100 * self.prominence:g} %, {self.places}")
 
 
 @dataclass(frozen=True)
@@ -142,11 +121,7 @@ class RestRule(Record):
     used: bool
     series: int | None = quantity("number", form="count", group="series at rest")
     share: float = quantity("share", "%", form="share", group="of all series")
-
-    @property
-    def name(self) -> str:
-        """The limit in words."""
-        return f"{100 * self.limit:g} %"
+    name = property(lambda self: f"{100 * self.limit:g} %")
 
 
 @dataclass(frozen=True)
@@ -162,9 +137,6 @@ class OneSeries(Record):
     lag_share: float | None = quantity("lag", "% of the period", form="share", key="lag (share of the period)")
     cluster: int | None = rare()
     features: Mapping[str, float | None] = beside("feature: {}")
-
-
-# ----------------------------------------------------------------------------------------------------------- regimes
 
 
 @dataclass(frozen=True)
@@ -291,26 +263,10 @@ class WrittenText(Record):
     tokens: int = quantity("in all", form="count", group="tokens")
     text: str = ""
     ids: str = ""
-
-    @property
-    def name(self) -> str:
-        """The series and the scheme."""
-        return f"series {self.series}, {self.scheme}"
-
-    @property
-    def opening(self) -> str:
-        """The first steps."""
-        return ";".join(self.text.split(";")[:SHOWN])
-
-    @property
-    def opening_ids(self) -> str:
-        """Their token ids, one for each character."""
-        return " ".join(self.ids.split(" ")[: len(self.opening)])
-
-    @property
-    def opening_tokens(self) -> int:
-        """Their number."""
-        return len(self.opening_ids.split())
+    name = property(lambda self: f"series {self.series}, {self.scheme}")
+    opening = property(lambda self: ";".join(self.text.split(";")[:SHOWN]))
+    opening_ids = property(lambda self: " ".join(self.ids.split(" ")[: len(self.opening)]))
+    opening_tokens = property(lambda self: len(self.opening_ids.split()))
 
 
 @dataclass(frozen=True)
@@ -338,11 +294,7 @@ class Merge(Record):
     characters: int = quantity("characters", form="count")
     kind: str = ""
     in_format: bool = quantity("can stand in the format", form="words", key="in format")
-
-    @property
-    def name(self) -> str:
-        """The text with its spaces visible."""
-        return self.text.replace(" ", "␣")
+    name = property(lambda self: self.text.replace(" ", "␣"))
 
 
 @dataclass(frozen=True)
@@ -359,11 +311,7 @@ class Windows(Record):
     padding: float | None = quantity("positions", form="share", group="padding")
     left_out: float | None = quantity("tokens", form="share", group="left out", key="tokens left out")
     without_tail: int | None = quantity("series", form="count", group="without their tail", key="series without their tail")
-
-    @property
-    def name(self) -> str:
-        """The scheme, part and length."""
-        return f"{self.scheme}: {self.part}, {self.length}"
+    name = property(lambda self: f"{self.scheme}: {self.part}, {self.length}")
 
 
 # ------------------------------------------------------------------------------------- what is drawn beside the tables

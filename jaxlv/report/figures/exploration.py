@@ -10,14 +10,12 @@ from jaxlv.report.charts import SHORT, WIDTH, Axis, Chart, Note, Panel, Series, 
 from jaxlv.report.format import number
 from jaxlv.report.theme import HUES, MUTED, species
 from jaxlv.results import exploration as found
-from jaxlv.results.exploration import Dots, Exploration, Histogram, Trace
 
-Floats = Sequence[float]
 PANEL = 300  # three of them lie side by side on a page, and one fits a phone
 _PLACE: dict[str, Any] = {"mark": "down", "colour": MUTED, "width": 0.9, "dash": SHORT}  # on an axis
 
 
-def _time(time: Floats) -> Axis:
+def _time(time: Sequence[float]) -> Axis:
     return Axis("time", "time units", limits=(time[0], time[-1]), ticks=5)
 
 
@@ -26,10 +24,7 @@ def _own(names: Sequence[str], v: int, length: int, **options: Any) -> Axis:
     return Axis(shortened(names[v], length), colour=species(v), **options)
 
 
-# ---------------------------------------------------------------------------------------------- trajectories
-
-
-def trajectory_figure(time: Floats, one: Trace, title: str) -> Chart:
+def trajectory_figure(time: Sequence[float], one: found.Trace, title: str) -> Chart:
     """The variables of a series over time, in the band of those that it stands for if there is one."""
     series = [
         Series(name, time, values, one.low.get(name), one.high.get(name), colour=species(v), shade=0.2)
@@ -39,7 +34,7 @@ def trajectory_figure(time: Floats, one: Trace, title: str) -> Chart:
     return single("lines", series, _time(time), y, 176, width=PANEL, title=title, names="beside the title")
 
 
-def phase_plane_figure(one: Trace, title: str) -> Chart:
+def phase_plane_figure(one: found.Trace, title: str) -> Chart:
     """The first two variables of one series against each other, from a dot on."""
     ends: dict[str, Any] = {"dash": "none", "marker": "o", "size": 5.0}
     names, (x, y) = list(one.values)[:2], list(one.values.values())[:2]
@@ -52,7 +47,7 @@ def phase_plane_figure(one: Trace, title: str) -> Chart:
     return single("plane", series, across, up, 232, width=PANEL, title=title, names="none")
 
 
-def _limits(values: Floats) -> tuple[float, float]:
+def _limits(values: Sequence[float]) -> tuple[float, float]:
     """From zero if the values come near it, else around them."""
     low, high = min(values), max(values)
     if low < 0.5 * high:
@@ -79,7 +74,7 @@ def mean_figure(rows: Sequence[found.MeanStep], names: Sequence[str]) -> Chart:
     return Chart("lines", panels, (WIDTH, 50 + 118 * len(names)))
 
 
-def states_figure(first: Dots, last: Dots, began: Sequence[found.State]) -> Chart:
+def states_figure(first: found.Dots, last: found.Dots, began: Sequence[found.State]) -> Chart:
     """The first two variables of series at the first step and at the last, framed by the ranges of where all began."""
     look: dict[str, Any] = {"dash": "none", "marker": ".", "size": 3.2, "alpha": 0.4}
     before, after = (Series("", dots.x, dots.y, **look) for dots in (first, last))
@@ -92,13 +87,13 @@ def states_figure(first: Dots, last: Dots, began: Sequence[found.State]) -> Char
     return Chart("scatter", [Panel([before], x, y, title="first step"), end], (WIDTH, 236), columns=2)
 
 
-def _outlines(bins: Histogram) -> list[Series]:
+def _outlines(bins: found.Histogram) -> list[Series]:
     """The histogram of each variable, in its colour."""
     heights = enumerate(bins.heights.items())
     return [Series(name, bins.edges, own, colour=species(v), width=1.6) for v, (name, own) in heights]
 
 
-def values_figure(bins: Histogram, marks: Mapping[str, float]) -> Chart:
+def values_figure(bins: found.Histogram, marks: Mapping[str, float]) -> Chart:
     """Distribution of the positive values of each variable on a logarithmic axis; `marks` are named places on it."""
     high = bins.edges[-1]
     low = max(bins.edges[0], high / 1e5)
@@ -109,14 +104,14 @@ def values_figure(bins: Histogram, marks: Mapping[str, float]) -> Chart:
     return single("stairs", series, x, Axis("values per bin", "%", limits=(0, None)), 240, notes=[words])
 
 
-def period_figure(bins: Histogram, step: float) -> Chart:
+def period_figure(bins: found.Histogram, step: float) -> Chart:
     """Distribution over series of each variable's period, in steps below and in time units above."""
     x = Axis("period", "steps", limits=(bins.edges[0], bins.edges[-1]))
     y = Axis("series per bin", limits=(0, None), whole=True)
     return Chart("stairs", [Panel(_outlines(bins), x, y, top=("period (time units)", step))], (WIDTH, 256))
 
 
-def lag_figure(lags: Sequence[Histogram]) -> Chart:
+def lag_figure(lags: Sequence[found.Histogram]) -> Chart:
     """Distribution over series of the second variable's lag, in steps and in percent of the period, each with its mean."""
     panels: list[Panel] = []
     for bins, unit in zip(lags, ("steps", "% of the period"), strict=True):
@@ -126,9 +121,6 @@ def lag_figure(lags: Sequence[Histogram]) -> Chart:
         notes = [Note(f"mean {bins.mean:.3g}", bins.mean, None, (4, -2))]
         panels.append(Panel(series, Axis("lag", unit, ticks=5), y, notes=notes))
     return Chart("stairs", panels, (WIDTH, 220), columns=2)
-
-
-# ------------------------------------------------------------------------------------------ clusters and text
 
 
 def plane_figure(plane: found.Plane) -> Chart:
@@ -151,7 +143,7 @@ def silhouette_figure(rows: Sequence[found.Silhouette]) -> Chart:
         Series("", list(score), list(score.values()), width=1.6, open=True, **look),
         Series("used", [found.CLUSTERS], [score.get(found.CLUSTERS)], dash="none", size=7, keyed=False, **look),
     ]
-    y = Axis("mean silhouette", limits=(0, max(1.15 * max(filter(None, score.values()), default=0.0), 0.1)))
+    y = Axis("mean silhouette", limits=(0, max(1.15 * max(score.values(), default=0.0), 0.1)))
     return single("lines", series, Axis("clusters", ticks={k: str(k) for k in score}), y, 220)
 
 
@@ -195,7 +187,7 @@ def window_figure(rows: Sequence[found.Windows]) -> Chart:
     return Chart("bars", panels, (WIDTH, 330), columns=len(parts))
 
 
-def drawings(result: Exploration) -> dict[str, tuple[Chart, str]]:
+def drawings(result: found.Exploration) -> dict[str, tuple[Chart, str]]:
     """Every chart of an exploration and its label, by the name of its file."""
     drawn, t, (first, *others) = result.drawn, result.tables, result.variables
     made = {"mean": (mean_figure(t.mean, result.variables), "Mean trajectory, its deviation and the 10-90 % band")}
