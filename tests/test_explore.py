@@ -133,7 +133,7 @@ def test_the_page_is_whole_and_needs_nothing_else(explored):
     assert tree.count("figure") == tree.count("figcaption")
     identifiers = re.findall(r'\sid="([^"]+)"', explored.page)
     assert len(identifiers) == len(set(identifiers))
-    assert "the report xu" not in explored.page  # its figures are of other series
+    assert "the paper xu" not in explored.page  # its figures are of other series
 
 
 def test_figures_stand_alone_in_light_and_dark(explored):
@@ -161,7 +161,7 @@ def test_the_course_s_data_set(shared, tmp_path):
     assert "24 series have fewer than two peaks" in said.out and "0.79296957 raw units" in said.out
     assert "1.91 / 1.91 / 34.6 % of validation positions in windows of 128 / 512 / 768 tokens" in said.out
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "Agreement with the report xu" in page and "20–25 “time units”: these are steps" in page
+    assert "Agreement with the paper xu" in page and "20–25 “time units”: these are steps" in page
 
 
 # Files of any kind

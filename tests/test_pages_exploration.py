@@ -239,7 +239,7 @@ def test_the_words_about_regimes():
     )
     assert "mean silhouette is 0.320 for 4 clusters, and largest for 5: 0.530" in sections["Regimes"]
     assert "index of 0.870 or more" in sections["Regimes"] and "adjusted Rand index is 0.280" in sections["Regimes"]
-    words, known = sections["Agreement with the report xu"], {row["regime of the report"]: row for row in t["regimes"]}
+    words, known = sections["Agreement with the paper xu"], {row["regime of the report"]: row for row in t["regimes"]}
     collapse, equilibrium, dominant = (known[name] for name in ("predator collapse", "equilibrium", "prey-dominant"))
     near = min(t["feature sets"], key=lambda row: row["distance to the report"])
     rare = sorted(row["share 4"] for row in t["feature sets"])
@@ -252,7 +252,7 @@ def test_the_words_about_regimes():
     assert f"distance of {number(far[0])} to {number(far[-1])} from xu's" in words
     assert f"By rule, {percent(dominant['share by rule'])} % of the series" in words
     assert f"(xu: {percent(dominant['reported share'])} %)" in words
-    assert f"{percent(equilibrium['share by rule'])} % come to rest, or 13.0 % where" in words
+    assert f"{percent(equilibrium['share by rule'])} % come to rest, or 13.0 % if" in words
 
 
 def test_series_as_text():

@@ -1,4 +1,4 @@
-"""K-means over features of whole series, and how far its clusters agree with rules and with a report's four regimes.
+"""Clusters whole series by their features (K-means), and measures the agreement with rules and with a paper's regimes.
 
 Axes: N series, T time steps, V variables, F features, K clusters.
 """
@@ -29,7 +29,7 @@ from jaxlv.results.exploration import (
     ReportedRegime,
     SeedScore,
     Silhouette,
-)  # fmt: skip
+)
 from jaxlv.results.record import Record
 
 COUNTS = tuple(range(2, 9))  # numbers of clusters that are compared
@@ -46,7 +46,7 @@ REPORTED: Mapping[str, tuple[str, float]] = MappingProxyType(
         "predator collapse": ("collapse", 0.012),
     }
 )
-"""The regimes that the report xu names: (the label of ours that means the same, the report's share)."""
+"""The regimes that the paper xu names: (our label that means the same, the paper's share)."""
 
 
 # ------------------------------------------------------------------------------------------------ features
@@ -66,7 +66,7 @@ FEATURES: Mapping[str, Feature] = MappingProxyType(
     {
         "period": Feature(
             "steps",
-            "mean distance of the prey's peaks; the length of the series where it has fewer than two",
+            "mean distance of the prey's peaks; the length of the series if it has fewer than two",
             "long period",
             "short period",
         ),
@@ -78,13 +78,13 @@ FEATURES: Mapping[str, Feature] = MappingProxyType(
         ),
         "correlation": Feature(
             "1",
-            "of prey and predator at the same step, a phase relation that every series has; 0 where one never changes",
+            "of prey and predator at the same step, a phase relation that every series has; 0 if one never changes",
             "in phase",
             "out of phase",
         ),
         "lag": Feature(
             "share of the period",
-            "of the predator's peaks behind the prey's; the median of the others where a series has none",
+            "of the predator's peaks behind the prey's; the median of the others if a series has no lag",
             "predator far behind",
             "predator close behind",
         ),
@@ -103,7 +103,7 @@ FEATURES: Mapping[str, Feature] = MappingProxyType(
         ),
     }
 )  # fmt: skip
-"""By name; "prey" is the first variable and "predator" the second."""
+"""The features by name; "prey" is the first variable and "predator" the second."""
 
 MAIN = "ours"
 NAMED = "as the report names"
@@ -124,11 +124,13 @@ FEATURE_SETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "amplitudes and ratio": ("prey amplitude", "predator amplitude", "ratio"),
     }
 )  # fmt: skip
-"""What K-means is given, by name; the first is the set that the regimes are drawn of."""
+"""The sets of features that K-means is given, by name; the regimes are those of the first."""
 
 
 def features(data: SeriesSet, found: Cycles) -> pd.DataFrame:
-    """A column for each of FEATURES, a row per series; no column for series of one variable, as most features relate two."""
+    """Returns a column for each of FEATURES and a row for each series; no column if there is only one variable, as most
+    features relate two.
+    """
     values_NTV = data.values_NTV
     _, T, V = values_NTV.shape
     if V < 2:
@@ -159,7 +161,7 @@ def _correlation(values_NTV: np.ndarray) -> np.ndarray:
 
 
 def _ratio(above_N: np.ndarray, below_N: np.ndarray) -> np.ndarray:
-    """The ratio, and where nothing is below the largest that there is (1 where there is none)."""
+    """Returns the ratio; if it would divide by zero, the largest of the others (1 without others)."""
     ratio_N = np.divide(above_N, below_N, out=np.full(len(above_N), np.nan), where=below_N > 0)
     return np.nan_to_num(ratio_N, nan=np.nanmax(ratio_N) if np.isfinite(ratio_N).any() else 1.0)
 
@@ -185,16 +187,16 @@ class Clusters:
 
     @property
     def centre_KF(self) -> np.ndarray:
-        """Means of the scaled features."""
+        """The means of the scaled features, by cluster."""
         return np.stack([self.scaled_NF[self.label_N == k].mean(axis=0) for k in range(self.label_N.max() + 1)])
 
     def typical(self, k: int) -> int:
-        """The row of the series that lies nearest to the centre of a cluster."""
+        """Returns the row of the series that lies nearest to the centre of a cluster."""
         rows = np.flatnonzero(self.label_N == k)
         return int(rows[np.argmin(((self.scaled_NF[rows] - self.centre_KF[k]) ** 2).sum(axis=1))])
 
     def look(self, k: int, most: int = 3) -> str:
-        """What sets a cluster apart, in words: the features whose mean is half a standard deviation or more off."""
+        """Says what sets a cluster apart: the features whose mean is half a standard deviation or more off."""
         centre_F = self.centre_KF[k]
         order = np.argsort(-np.abs(centre_F))[:most]
         words = [
@@ -206,7 +208,7 @@ class Clusters:
 
 
 def cluster(table: pd.DataFrame, names: Sequence[str], count: int = CLUSTERS, seed: int = 0) -> Clusters:
-    """K-means (scikit-learn, k-means++, the best of STARTS starts) of these columns, standardised."""
+    """Clusters these columns, standardised, by K-means (scikit-learn, k-means++, the best of STARTS starts)."""
     scaled_NF = StandardScaler().fit_transform(table[list(names)].to_numpy())
     return Clusters(tuple(names), scaled_NF, _labels(scaled_NF, count, seed))
 
@@ -219,13 +221,13 @@ def _labels(scaled_NF: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 
 def stability(found: Clusters, seeds: Sequence[int] = SEEDS[1:]) -> list[float]:
-    """Adjusted Rand index of the clusters with those of every other seed."""
+    """Returns the adjusted Rand index of the clusters with those of every other seed."""
     labels = [_labels(found.scaled_NF, CLUSTERS, seed) for seed in seeds]
     return [float(adjusted_rand_score(found.label_N, label_N)) for label_N in labels]
 
 
 def silhouettes(found: Clusters) -> list[Silhouette]:
-    """Mean silhouette, from -1 to 1, of K-means with each number of clusters."""
+    """Returns the mean silhouette, from -1 to 1, of K-means with each number of clusters."""
     return [Silhouette(k, _silhouette(found.scaled_NF, _labels(found.scaled_NF, k, 0))) for k in COUNTS]
 
 
@@ -235,19 +237,19 @@ def _silhouette(scaled_NF: np.ndarray, label_N: np.ndarray) -> float:
 
 
 def plane(found: Clusters) -> tuple[np.ndarray, np.ndarray]:
-    """The scaled features in their first two principal components, (N, 2), and the shares of the variance that they hold."""
+    """Returns the scaled features in two principal components, (N, 2), and the shares of the variance that these hold."""
     reduced = PCA(2, svd_solver="full").fit(found.scaled_NF)
     return reduced.transform(found.scaled_NF), reduced.explained_variance_ratio_
 
 
 def contingency(found: Clusters, rule_N: np.ndarray) -> pd.DataFrame:
-    """Series of each cluster (rows, from 1) by the label that rules give them (columns, the most frequent first)."""
+    """Counts the series of each cluster (rows, from 1) by the label that rules give them (columns, most frequent first)."""
     table = pd.crosstab(pd.Series(found.label_N + 1, name="cluster"), pd.Series(rule_N, name="rule"))
     return table[table.sum().sort_values(ascending=False, kind="stable").index]
 
 
 def matches(found: Clusters, rule_N: np.ndarray) -> dict[str, tuple[int, float]]:
-    """For each of the report's regimes the cluster that stands for it, and their Jaccard index.
+    """Returns for each of the paper's regimes the cluster that stands for it, and their Jaccard index.
 
     The overlap is of a cluster with the series that bear the regime's label; the assignment, each cluster at most once, has
     the largest sum of them (Hungarian algorithm).
@@ -269,7 +271,7 @@ def _jaccard(one_N: np.ndarray, other_N: np.ndarray) -> float:
 
 
 def regime_rows(found: Clusters, rule_N: np.ndarray) -> list[ReportedRegime]:
-    """The report's regimes, their share there, by our rules, and in the cluster that stands for them."""
+    """Returns the paper's regimes: their share there, by our rules, and in the cluster that stands for them."""
     matched = matches(found, rule_N)
     rows = []
     for name, (label, reported) in REPORTED.items():
@@ -283,19 +285,19 @@ def regime_rows(found: Clusters, rule_N: np.ndarray) -> list[ReportedRegime]:
 
 
 def centre_rows(found: Clusters, table: pd.DataFrame) -> list[Centre]:
-    """Per cluster: its size, the medians of its features in their units, and what sets it apart."""
+    """Returns for each cluster its size, the medians of its features in their units, and what sets it apart."""
     medians = table[list(found.names_F)].groupby(found.label_N).median()
     size_K = np.bincount(found.label_N)
     return [Centre(k + 1, size_K[k], share, dict(medians.loc[k]), found.look(k)) for k, share in enumerate(found.share_K)]
 
 
 def rule_rows(found: Clusters, rule_N: np.ndarray) -> list[ClusterRules]:
-    """Per cluster: its series by the label that rules give them."""
+    """Counts the series of each cluster by the label that rules give them."""
     return [ClusterRules(k, dict(counts)) for k, counts in contingency(found, rule_N).iterrows()]
 
 
 def set_rows(table: pd.DataFrame, rule_N: np.ndarray) -> list[FeatureSet]:
-    """For every set of features: shares by size, distance to the report's, agreement with rules, stability, silhouette.
+    """Measures every set of features: shares by size, distance to the paper's, agreement with rules, stability, silhouette.
 
     The distance is the sum of the absolute differences of the shares, both sorted by size: 0 is the same, 2 the most.
     """
@@ -328,7 +330,7 @@ class Found:
 
 
 def explore(data: SeriesSet, found: Cycles, rule_N: np.ndarray) -> Found | None:
-    """The clusters and what is known about them; None for one variable, or too few different series."""
+    """Returns the clusters and what is known about them; None if there is one variable, or too few different series."""
     table = features(data, found)
     if len(table.drop_duplicates()) < LEAST or table.empty:
         return None

@@ -1,4 +1,4 @@
-"""What the charts of an exploration show beside its tables: traces, histograms and dots.
+"""Measures what the charts of an exploration show beside its tables: traces, histograms and dots.
 
 Axes: N series, T time steps, V variables, K clusters.
 """
@@ -20,7 +20,7 @@ BAND = (10, 90)  # percentiles between which a band lies
 
 
 def drawn(data: SeriesSet, shown: SeriesSet, found: Cycles, clusters: Clusters | None) -> Drawn:
-    """What charts show of all series, of those `shown` one by one, and of clusters if there are any."""
+    """Returns what charts show of all series, of each one in `shown`, and of clusters if there are any."""
     pair, names = len(data.variables) > 1, data.variables
     return Drawn(
         time=tuple(data.time_T),
@@ -53,7 +53,7 @@ def _trace(i: int, values_TV: np.ndarray, names: Sequence[str]) -> Trace:
 
 
 def _typical(data: SeriesSet, found: Clusters) -> Iterator[Trace]:
-    """The typical series of each cluster in the band of its series."""
+    """Yields the typical series of each cluster in the band of its series."""
     for k in range(len(found.share_K)):
         n = found.typical(k)
         low_TV, high_TV = np.percentile(data.values_NTV[found.label_N == k], BAND, axis=0)
@@ -62,7 +62,7 @@ def _typical(data: SeriesSet, found: Clusters) -> Iterator[Trace]:
 
 
 def _plane(found: Clusters) -> Plane:
-    """At most MOST of the series, each with its cluster."""
+    """Places at most MOST of the series, by cluster."""
     place_N2, variance = plane(found)
     held_N = np.isin(np.arange(len(place_N2)), thinned(len(place_N2)))
     clusters = [Dots(*place_N2[held_N & (found.label_N == k)].T) for k in range(len(found.share_K))]
@@ -70,7 +70,7 @@ def _plane(found: Clusters) -> Plane:
 
 
 def value_histogram(data: SeriesSet) -> Histogram:
-    """The shares of each variable's values, in percent, in bins of equal ratio; values of 0 are in none."""
+    """Returns the shares of each variable's values, in percent, in bins of equal ratio; values of 0 are left out."""
     held = data.values_NTV[data.values_NTV > 0]
     low, high = (held.min(), held.max()) if len(held) else (0.1, 1.0)
     edges = np.geomspace(low, high * 1.0001, BINS + 1)
@@ -79,12 +79,12 @@ def value_histogram(data: SeriesSet) -> Histogram:
 
 
 def lag_histograms(found: Cycles) -> list[Histogram | None]:
-    """The series by the second variable's lag, in steps and in percent of the period."""
+    """Counts the series by the second variable's lag, in steps and in percent of the period."""
     return [counts(values_N[:, None], width, [""]) for values_N, width in ((found.lag_N, 0.5), (100 * found.share_N, 2.0))]
 
 
 def counts(values_NV: np.ndarray, width: float, names: Sequence[str]) -> Histogram | None:
-    """The numbers of series in bins of that width, wider if there would be more than a hundred; None without a value."""
+    """Counts series in bins of that width, or wider if there would be more than a hundred; None without a value."""
     held = values_NV[np.isfinite(values_NV)]
     if not len(held):
         return None

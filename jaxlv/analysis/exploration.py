@@ -1,4 +1,4 @@
-"""What a set of series is like: quality of the file, ranges, cycles by peak detection, rest, first and last states.
+"""Measures what a set of series is like: the file's quality, ranges, cycles by peak detection, rest, first and last states.
 
 Axes: N series, T time steps, V variables, P peaks of one series.
 """
@@ -32,7 +32,7 @@ DEFINITIONS = {
     " it (scipy's find_peaks); its place is the top of the parabola through its three values. A period is the mean distance"
     " of a series' neighbouring peaks, a lag the mean distance from a peak of the first variable to the second's next one"
     " before the first's next.",
-    "rest": f"A series is at rest where every variable's standard deviation over the last {WINDOW} steps is at most"
+    "rest": f"A series is at rest if every variable's standard deviation over the last {WINDOW} steps is at most"
     f" {100 * REST:g} % of its mean.",
     "regimes by rule": "collapse: a variable stays below 5 % of its maximum in the last steps; equilibrium: at rest;"
     " prey-dominant: two peaks of the first variable or more, whose mean is above 1.5 times the second's; oscillatory: two"
@@ -45,10 +45,10 @@ DEFINITIONS = {
 
 
 def inspect(path: Any, *, memory_cap: int = MEMORY_CAP) -> list[Check]:
-    """Facts and checks of a file of series.
+    """Returns facts about a file of series, and checks.
 
-    Reads what `series.load` refuses: values that are NaN, infinite or negative are counted and the first is placed, and a
-    check that cannot be made is the last row. JaxlvError only where there is no file.
+    Reads what `series.load` refuses: counts values that are NaN, infinite or negative, and places the first. A check that
+    cannot be made is the last row. Raises JaxlvError only if the file does not exist.
     """
     path = Path(path)
     try:
@@ -61,7 +61,7 @@ def inspect(path: Any, *, memory_cap: int = MEMORY_CAP) -> list[Check]:
 
 
 def failed(rows: Sequence[Check]) -> list[Check]:
-    """The checks that a file does not pass."""
+    """Returns the checks that a file does not pass."""
     return [row for row in rows if row.ok is False]
 
 
@@ -143,7 +143,7 @@ def _repeat_rows(values_NTV: np.ndarray, names: Sequence[str], ids_N: np.ndarray
 
 
 def summary(values_N: np.ndarray) -> Spread:
-    """Mean, standard deviation, extremes and 5/50/95 % points of the values that are no NaN, and their number."""
+    """Returns number, mean, standard deviation, extremes and 5/50/95 % points of the values that are not NaN."""
     held_N = values_N[np.isfinite(values_N)]
     if not len(held_N):
         return Spread(0)
@@ -152,7 +152,7 @@ def summary(values_N: np.ndarray) -> Spread:
 
 
 def value_rows(data: SeriesSet) -> list[Values]:
-    """Ranges, means, standard deviations and percentiles of all values, and of each variable's, in raw units."""
+    """Returns ranges, means, standard deviations and percentiles of all values, and of each variable's, in raw units."""
     parts = [("all", data.values_NTV), *((name, data.values_NTV[..., v]) for v, name in enumerate(data.variables))]
     return [
         Values(
@@ -163,7 +163,7 @@ def value_rows(data: SeriesSet) -> list[Values]:
 
 
 def mean_rows(data: SeriesSet) -> list[MeanStep]:
-    """Per step and variable, over series, in raw units: mean, standard deviation, 10, 50 and 90 % points."""
+    """Returns mean, standard deviation and 10, 50 and 90 % points over series, by step and variable, in raw units."""
     values_NTV = data.values_NTV
     ends_3TV = np.percentile(values_NTV, (10, 50, 90), axis=0)
     figures_5TV = np.stack([values_NTV.mean(axis=0), values_NTV.std(axis=0), *ends_3TV])
@@ -175,7 +175,7 @@ def mean_rows(data: SeriesSet) -> list[MeanStep]:
 
 
 def state_rows(data: SeriesSet) -> list[State]:
-    """Distribution over series of each variable at the first and at the last step, in raw units."""
+    """Returns the distribution over series of each variable at the first and at the last step, in raw units."""
     return [
         State(state=state, variable=name, **vars(summary(data.values_NTV[:, step, v])))
         for state, step in (("initial", 0), ("final", -1))
@@ -184,7 +184,7 @@ def state_rows(data: SeriesSet) -> list[State]:
 
 
 def rest_rows(values_NTV: np.ndarray, window: int = WINDOW) -> list[RestRule]:
-    """The number and share of series at rest in their last `window` steps, by the largest deviation that counts as rest.
+    """Counts the series at rest in their last `window` steps, by the largest deviation that counts as rest.
 
     Rest is `series.at_rest`; the row `used` is the rule of `series.regimes`.
     """
@@ -197,7 +197,7 @@ def rest_rows(values_NTV: np.ndarray, window: int = WINDOW) -> list[RestRule]:
 
 @dataclass(frozen=True)
 class Cycles:
-    """Peaks of a set of series, in steps; NaN where a series has too few of them."""
+    """Peaks of a set of series, in steps; NaN if a series has too few of them."""
 
     peaks_NV: np.ndarray  # their number
     period_NV: np.ndarray  # mean distance of neighbouring peaks; needs two
@@ -210,7 +210,7 @@ class Cycles:
 
 
 def peak_places(values_T: np.ndarray, prominence: float = PROMINENCE, refined: bool = True) -> np.ndarray:
-    """(P,) places of the peaks in steps, by scipy's find_peaks; the ends of a series are none.
+    """Returns the places of the peaks in steps, (P,), by scipy's find_peaks; the ends of a series are not peaks.
 
     A peak stands at least `prominence` times the series' maximum above the higher of the valleys beside it. `refined` puts
     it at the top of the parabola through its three values, as steps are coarse beside a lag of a few of them.
@@ -226,7 +226,7 @@ def peak_places(values_T: np.ndarray, prominence: float = PROMINENCE, refined: b
 
 
 def cycles(values_NTV: np.ndarray, prominence: float = PROMINENCE, refined: bool = True) -> Cycles:
-    """Number and distance of the peaks of every series, and the second variable's lag behind the first."""
+    """Finds number and distance of the peaks of every series, and the second variable's lag behind the first."""
     N, _, V = values_NTV.shape
     peaks_NV, period_NV, lag_N = np.zeros((N, V), int), np.full((N, V), np.nan), np.full(N, np.nan)
     for n, values_TV in enumerate(values_NTV):
@@ -241,7 +241,7 @@ def cycles(values_NTV: np.ndarray, prominence: float = PROMINENCE, refined: bool
 
 
 def _lag(first_P: np.ndarray, second_P: np.ndarray, period: float) -> float:
-    """Mean distance to the next peak of the second variable, of those before the first's next one; NaN where none is."""
+    """Returns the mean distance to the second variable's next peak before the first's next one; NaN if there are none."""
     end_P = np.append(first_P[1:], first_P[-1] + period)
     next_P = np.append(second_P, np.inf)[np.searchsorted(second_P, first_P)]
     inside_P = next_P < end_P
@@ -249,30 +249,31 @@ def _lag(first_P: np.ndarray, second_P: np.ndarray, period: float) -> float:
 
 
 def cycle_rows(found: Cycles, variables: Sequence[str], step: float) -> list[Cycle]:
-    """Distribution over series of periods and lag: in steps, in units of time (`step` is the time of one) and by the period.
+    """Returns the distribution over series of periods and lag: in steps, in time units, and the lag by the period.
 
-    A series' period is the mean of its own; series with fewer than two peaks have none and are not counted.
+    `step` is the time between two steps. A series' period is the mean of its own; series with fewer than two peaks have no
+    period and are not counted.
     """
     steps = {f"period of {name}": found.period_NV[:, v] for v, name in enumerate(variables)}
     shares = {}
     if len(variables) > 1:
         lag = f"lag of {variables[1]} behind {variables[0]}"
         steps[lag], shares[lag] = found.lag_N, found.share_N
-    figures = [(name, unit, values_N) for name, steps_N in steps.items()
-               for unit, values_N in (("steps", steps_N), ("time units", steps_N * step))]  # fmt: skip
+    units = (("steps", 1.0), ("time units", step))
+    figures = [(name, unit, steps_N * size) for name, steps_N in steps.items() for unit, size in units]
     figures += [(name, f"share of the period of {variables[0]}", share_N) for name, share_N in shares.items()]
     return [Cycle(quantity=name, unit=unit, **vars(summary(values_N))) for name, unit, values_N in figures]
 
 
 def peak_rows(found: Cycles, variables: Sequence[str]) -> list[PeakCount]:
-    """The number of series with so many peaks, per variable."""
+    """Counts the series by the number of their peaks, for each variable."""
     most = int(found.peaks_NV.max())
     counts = {name: np.bincount(found.peaks_NV[:, v], minlength=most + 1) for v, name in enumerate(variables)}
     return [PeakCount(k, {name: count_K[k] for name, count_K in counts.items()}) for k in range(most + 1)]
 
 
 def prominence_rows(values_NTV: np.ndarray) -> list[PeakRule]:
-    """How the facts about the first variable's cycles depend on what counts as a peak; periods and lags in steps."""
+    """Measures the first variable's cycles by each rule of what counts as a peak; periods and lags are in steps."""
     rules = [(prominence, True) for prominence in PROMINENCES] + [(PROMINENCE, False)]
     return [_prominence_row(values_NTV, *rule) for rule in rules]
 
@@ -286,7 +287,7 @@ def _prominence_row(values_NTV: np.ndarray, prominence: float, refined: bool) ->
 
 
 def example_ids(ids_N: np.ndarray, label_N: np.ndarray) -> list[int]:
-    """The first two series, and the first of every label that these do not have."""
+    """Returns the ids of the first two series, and of the first with every other label."""
     rows = list(range(min(2, len(ids_N))))
     for label in dict.fromkeys(label_N.tolist()):
         if label not in label_N[rows]:

@@ -1,4 +1,4 @@
-"""How the reports and this project write series as text: tokens, rounding errors, windows, and what a tokenizer merges.
+"""Writes series as text as the papers and this project do: tokens, rounding errors, windows, and what a tokenizer merges.
 
 Axes: N series, T time steps, C context steps, V variables, W windows of one series.
 """
@@ -37,7 +37,7 @@ class Scheme:
 
     codec: CodecConfig
     top: str  # what is written as 10
-    split: str  # the protocol whose split it goes with
+    split: str  # the protocol whose split is used
     partial: Literal["drop", "pad"]  # what becomes of a window that is not full
     stride: int = 0  # tokens between training windows; 0 = half a window. Validation windows lie end to end
     closed: bool = False  # whether the last step has its ";"
@@ -66,16 +66,16 @@ SCHEMES: Mapping[str, Scheme] = MappingProxyType(
         OURS: Scheme(CodecConfig(), "twice the variable's maximum over the context", "xu", "pad", closed=True),
     }
 )
-"""Those of the four reports, and the default of this project."""
+"""The schemes of the four papers, and the default of this project."""
 
 
 # --------------------------------------------------------------------------------------------- tokenizer
 
 
 def alphabet_of(folder: Path | None) -> tuple[Alphabet, Encoder | None]:
-    """The ids of the 13 symbols in the tokenizer of a folder, and that tokenizer; without a folder Qwen2.5's ids alone.
+    """Returns the ids of the 13 symbols in a folder's tokenizer, and that tokenizer; only Qwen2.5's ids without a folder.
 
-    JaxlvError for a folder without a tokenizer, and for one that does not give each symbol its own token.
+    Raises JaxlvError if the folder has no tokenizer, or if that does not give each symbol its own token.
     """
     if folder is None:
         return Alphabet(np.array([QWEN_IDS[symbol] for symbol in SYMBOLS], np.int32), (), "Qwen2.5's ids"), None
@@ -91,7 +91,7 @@ SAMPLES = ("1.23", "1 . 2 3", "-1.20", "1e-05", "NaN", "1.20, 1.31; ", "...", ";
 
 
 def merge_rows(encode: Encoder) -> list[Merge]:
-    """Every pair of the 13 symbols, "-" and space that is one token, and how some longer texts are cut.
+    """Lists every pair of the 13 symbols, "-" and space that is one token, and how some longer texts are cut.
 
     The format can hold a text of the 13 symbols in which two delimiters never meet.
     """
@@ -109,7 +109,7 @@ def merge_rows(encode: Encoder) -> list[Merge]:
 
 @dataclass(frozen=True)
 class Written:
-    """Series in one scheme: their scales, texts and what the texts decode to; series that cannot be written are absent."""
+    """Series in one scheme: scales, texts and what the texts decode to; without series that cannot be written."""
 
     name: str
     ids: tuple[int, ...]
@@ -125,7 +125,7 @@ class Written:
 
 
 def write(name: str, data: SeriesSet) -> Written:
-    """All series in a scheme. The rule `context` is fitted on the first CONTEXT steps, the others as their reports do."""
+    """Writes all series in a scheme. The rule `context` is fitted on the first CONTEXT steps, others as their papers do."""
     scheme = SCHEMES[name]
     codec = Codec.for_data(scheme.codec, data.values_NTV)
     written: list[tuple[int, np.ndarray, str, np.ndarray]] = []
@@ -143,9 +143,10 @@ def write(name: str, data: SeriesSet) -> Written:
 
 
 def token_rows(written: Sequence[Written], data: SeriesSet) -> list[Tokens]:
-    """Per scheme: tokens per series and step, alpha (raw units per written unit), values written as 0 and from TOP on.
+    """Counts for each scheme the tokens per series and step, and the shares of values written as 0 and as TOP or more.
 
-    Every character is one token. The reports' texts leave the last step open, ours close it, which is one token more.
+    Every character is one token. Alpha is in raw units per written unit. The papers' texts leave the last step open; ours
+    close it, which is one token more.
     """
     return [_token_row(one, data) for one in written]
 
@@ -178,7 +179,7 @@ def _extremes(arrays: Sequence[np.ndarray]) -> tuple[float, float]:
 
 
 def round_trip_rows(written: Sequence[Written], data: SeriesSet) -> list[RoundTrip]:
-    """Per scheme, in raw units: absolute error of the decoded text, and half a unit of the last decimal."""
+    """Measures for each scheme the absolute error of the decoded text, and half a unit of the last decimal, in raw units."""
     row_of = {int(i): n for n, i in enumerate(data.ids_N)}
     rows = []
     for one in written:
@@ -194,7 +195,7 @@ def round_trip_rows(written: Sequence[Written], data: SeriesSet) -> list[RoundTr
 
 
 def text_rows(written: Sequence[Written], ids: Sequence[int], alphabet: Alphabet) -> list[WrittenText]:
-    """The chosen series in every scheme: scales (raw units), the whole text, its token ids and their number."""
+    """Returns the chosen series in every scheme: scales (raw units), the whole text, its token ids and their number."""
     rows = []
     for i in ids:
         for one in written:
@@ -207,7 +208,7 @@ def text_rows(written: Sequence[Written], ids: Sequence[int], alphabet: Alphabet
 
 
 def step_rows(written: Sequence[Written], data: SeriesSet) -> list[WrittenStep]:
-    """The chosen series step by step in every scheme: value, what is written, what it is read as, and the difference."""
+    """Returns the chosen series in every scheme step by step: value, what is written, what is read, and the difference."""
     rows = []
     for i, series_TV in zip(data.ids_N.tolist(), data.values_NTV, strict=True):
         for one in written:
@@ -223,7 +224,7 @@ def step_rows(written: Sequence[Written], data: SeriesSet) -> list[WrittenStep]:
 
 
 def disagreements(written: Sequence[Written], ids: Sequence[int], alphabet: Alphabet, encode: Encoder) -> int:
-    """The number of whole texts of chosen series that the tokenizer cuts otherwise than into one token per character."""
+    """Counts the whole texts of chosen series that the tokenizer does not cut into one token per character."""
     chosen = [text for one in written for i, text in zip(one.ids, one.texts, strict=True) if i in ids]
     return sum(list(encode(text)) != alphabet.encode(text).tolist() for text in chosen)
 
@@ -242,7 +243,7 @@ class Cut:
 
 
 def cut(tokens: int, length: int, stride: int, partial: str) -> Cut:
-    """The windows over one series, as `tokens.stream_starts` sets them."""
+    """Cuts a series of so many tokens into windows, as `tokens.stream_starts` sets them."""
     starts = list(stream_starts(range(tokens), length, stride, partial))  # type: ignore[arg-type]
     padding, held, end = 0, 0, 0
     for start in starts:
@@ -254,7 +255,7 @@ def cut(tokens: int, length: int, stride: int, partial: str) -> Cut:
 
 
 def parts_of(scheme: Scheme, ids_N: np.ndarray) -> dict[str, np.ndarray]:
-    """The ids for training and validation: the report's split where the series are the course's 1000, else all for both."""
+    """Returns the ids for training and validation: the paper's split if these are the course's 1000, otherwise all twice."""
     if not np.array_equal(np.sort(ids_N), np.arange(SERIES)):
         return {"training": ids_N, "validation": ids_N}
     split = PROTOCOLS[scheme.split].split(np.sort(ids_N))
@@ -264,7 +265,7 @@ def parts_of(scheme: Scheme, ids_N: np.ndarray) -> dict[str, np.ndarray]:
 def window_rows(
     written: Sequence[Written], data: SeriesSet, alphabet: Alphabet, lengths: Sequence[int] = LENGTHS
 ) -> list[Windows]:
-    """Per scheme, part and window length: windows, the share of their positions that is padding, and what is left out.
+    """Counts windows by scheme, part and length, the share of their positions that is padding, and what is left out.
 
     Validation windows lie end to end. Of ours, each window is written in a scale of its own, and so no token is the same in
     two of them: what is left out is not defined (None).
@@ -286,7 +287,7 @@ def window_rows(
 
 
 def _stream_windows(row: Windows, tokens: Sequence[int], partial: str) -> Windows:
-    """The row with the windows over series of so many tokens."""
+    """Returns the row with the windows over series of so many tokens."""
     cuts = [cut(count, row.length, row.stride, partial) for count in tokens]
     windows = sum(c.windows for c in cuts)
     padding = sum(c.padding for c in cuts) / (row.length * windows) if windows else None
@@ -296,7 +297,7 @@ def _stream_windows(row: Windows, tokens: Sequence[int], partial: str) -> Window
 
 
 def _own_windows(row: Windows, one: Written, data: SeriesSet, ids: Sequence[int], alphabet: Alphabet) -> Windows:
-    """The row with the windows that training makes of these series; without any where a context has no scale."""
+    """Returns the row with the windows that training makes of these series; without them if a context has no scale."""
     codec = Codec.for_data(one.scheme.codec, data.values_NTV)
     values_NTV = data.select(ids).values_NTV if ids else data.values_NTV[:0]
     try:

@@ -24,13 +24,13 @@ CHECKED = 10  # steps of the step-by-step table
 
 
 def _figure(drawings: Drawings, caption: str, *names: str, layout: Any = "cell") -> list[Block]:
-    """One figure of the drawings with these names; nothing if there is none."""
+    """Returns one figure of the drawings with these names, in a list; an empty list without them."""
     held = [Markup(drawings[name]) for name in names if name in drawings]
     return [Figure(held, caption, layout)] if held else []
 
 
 def _table(label: str, caption: str, rows: Rows, *columns: str | Quantity, best: Any = None) -> list[Block]:
-    """A table of records; nothing without them. A column is a key, "key/name" in an object by names, or a quantity."""
+    """Returns a table of records in a list, empty without records. Columns: keys, "key/name" in objects, or quantities."""
     shown: list[Quantity] = []
     for column in (columns or rows[0].quantities()) if rows else ():
         if isinstance(column, str):
@@ -41,7 +41,7 @@ def _table(label: str, caption: str, rows: Rows, *columns: str | Quantity, best:
 
 
 def facts(result: Exploration) -> list[tuple[str, str]]:
-    """The key figures in words, with their units."""
+    """Returns the key figures in words, with their units."""
     t, (first, *others) = result.tables, result.variables
     found = {row.check: row.found for row in t.quality}
     bad = "; ".join(f"{row.found} {row.check}" for row in t.quality if row.ok is False)
@@ -66,7 +66,7 @@ def facts(result: Exploration) -> list[tuple[str, str]]:
 
 
 def text_facts(result: Exploration) -> Iterator[tuple[str, str]]:
-    """The key figures of the text, in words."""
+    """Yields the key figures of the text, in words."""
     t = result.tables
     (mao,) = (row for row in t.tokens if row.scheme == "mao")
     yield "mao's factor", f"{mao.alpha_max:.8g} raw units per written unit" if mao.series else MISSING
@@ -79,7 +79,7 @@ def text_facts(result: Exploration) -> Iterator[tuple[str, str]]:
 
 
 def summary(result: Exploration) -> str:
-    """The set of series in a few sentences."""
+    """Describes the set of series in a few sentences."""
     known, (name, *others), ours = dict(facts(result)), result.variables, result.tables.tokens[-1]
     sentences = [
         f"{result.data} holds {result.series:,} series of {result.steps} steps: {known['checks']}.",
@@ -92,22 +92,22 @@ def summary(result: Exploration) -> str:
 
 
 def format_facts(result: Exploration) -> str:
-    """The key figures as plain text."""
+    """Returns the key figures as plain text."""
     rows = [*facts(result), *text_facts(result)]
     width = max(len(name) for name, _ in rows)
     return ascii("\n".join(f"{name:<{width}}  {line}" for name, line in rows))
 
 
 def quality(result: Exploration, drawings: Drawings) -> Section:
-    """What the file holds, and which checks it passes."""
+    """Shows what the file holds, and which checks it passes."""
     t = result.tables
     checks, plain = ([row for row in t.quality if (row.ok is None) == is_fact] for is_fact in (False, True))
     pairs = [(row.check, f"{row.found} ({row.first})" if row.first else str(row.found)) for row in plain]
     means = f"Mean over the {result.series:,} series, its standard deviation, and the band that holds 80 % of them."
     blocks = [
-        *_table("Checks", "Checks of the file.", checks, "check", "found", "expected", words("verdict"), "first"),
         *_figure(drawings, "Distribution of all values; dashed: percentiles of all of them together.", "values"),
         *_figure(drawings, means, "mean"),
+        *_table("Checks", "Checks of the file.", checks, "check", "found", "expected", words("verdict"), "first"),
         *_table("Values", "All values, and those of each variable; sd: standard deviation.", t.values),
         Pairs("The file in numbers", pairs),
     ]
@@ -115,7 +115,7 @@ def quality(result: Exploration, drawings: Drawings) -> Section:
 
 
 def trajectories(result: Exploration, drawings: Drawings) -> Section:
-    """Chosen series, and where all of them begin and end."""
+    """Shows chosen series, and where all series begin and end."""
     ids = [row.series for row in result.examples]
     phases = (
         "Phase planes of the same series, from the filled dot to the open one; an axis starts at 0 unless the series keeps"
@@ -133,7 +133,7 @@ def trajectories(result: Exploration, drawings: Drawings) -> Section:
 
 
 def periods(result: Exploration, drawings: Drawings) -> Section:
-    """Periods, lags and rest, and how they depend on the rules."""
+    """Shows periods, lags and rest, and how they depend on the rules."""
     t, names, step = result.tables, result.variables, number(result.step)
     note = f" xu reports periods of 20–25 “time units”: these are steps, and a step is {step} time units."
     by_rule = (
@@ -162,7 +162,7 @@ def periods(result: Exploration, drawings: Drawings) -> Section:
 
 
 def regimes(result: Exploration, drawings: Drawings) -> Section:
-    """K-means clusters, beside rules."""
+    """Shows K-means clusters beside rules."""
     found, t = result.regimes, result.tables
     if not found:
         return Section("Regimes", [])
@@ -189,7 +189,7 @@ def regimes(result: Exploration, drawings: Drawings) -> Section:
 
 
 def agreement(result: Exploration, drawings: Drawings) -> Section:
-    """The clusters beside the report's four regimes, and what K-means makes of other features."""
+    """Shows the clusters beside the paper's four regimes, and what K-means makes of other features."""
     t, ours = result.tables, ", ".join(result.regimes.features) if result.regimes else ""
     caption = "K-means with four clusters on other features; over 4 seeds: the least. Bold: the features used above."
     caption += " Distance: sum of the absolute differences of the shares, both sorted by size." * result.course
@@ -204,11 +204,11 @@ def agreement(result: Exploration, drawings: Drawings) -> Section:
     )
     keys = ["name", "reported", "by_rule", "clustered", "cluster", "jaccard", "looks"]
     blocks = [*_table("Agreement", agreed, t.regimes, *keys), *sets]
-    return Section("Agreement with the report xu", blocks, explanation(result))
+    return Section("Agreement with the paper xu", blocks, explanation(result))
 
 
 def explanation(result: Exploration) -> str:
-    """How far the clusters agree with the report's regimes, and why not further, in words."""
+    """Says how far the clusters agree with the paper's regimes, and why not further."""
     t, known = result.tables, {row.name: row for row in result.tables.regimes}
     shares, nearest = sorted(row.share_4 for row in t.feature_sets), sorted(t.feature_sets, key=lambda row: row.distance)
     collapse, equilibrium, dominant = (known[name] for name in ("predator collapse", "equilibrium", "prey-dominant"))
@@ -223,15 +223,15 @@ def explanation(result: Exploration) -> str:
         f" {nearest[0].features}, was found by trying: it shows that the shares are within reach, not that these were the"
         f" features. By rule, {percent(dominant.by_rule)} % of the series oscillate with more than 1.5 times as much prey as"
         f" predators (xu: {percent(dominant.reported)} %), and {percent(equilibrium.by_rule)} % come to rest, or"
-        f" {percent(looser)} % where a deviation of 5 % of the mean counts as rest (xu: {percent(equilibrium.reported)} %)."
+        f" {percent(looser)} % if a deviation of 5 % of the mean counts as rest (xu: {percent(equilibrium.reported)} %)."
     )
 
 
 def text(result: Exploration, drawings: Drawings) -> Section:
-    """Tokens and rounding errors of every scheme, and the chosen series in it."""
+    """Shows tokens and rounding errors of every scheme, and the chosen series in it."""
     t, lacking = result.tables, [row for row in result.tables.tokens if row.absent]
     fault = "".join(f" {row.scheme} cannot write {row.absent:,} series ({row.reason})." for row in lacking)
-    every = "Every character is one token. The reports leave the last step open; jaxlv closes it with “;”."
+    every = "Every character is one token. The papers leave the last step open; jaxlv closes it with “;”."
     trip = (
         "Values written and read again: mean absolute error over the steps and variables of a series, and its distribution"
         " over series. A single error is at most half a unit of the last decimal, alpha / 2 / 10^decimals."
@@ -260,7 +260,7 @@ def text(result: Exploration, drawings: Drawings) -> Section:
 
 
 def _steps(rows: Sequence[WrittenStep], names: Sequence[str]) -> list[Block]:
-    """The first steps of the first series as mao printed them: value, text, value read, difference."""
+    """Shows the first steps of the first series as mao printed them: value, text, value read, difference."""
     own = [row for row in rows if row.series == rows[0].series and row.step < CHECKED]
     scheme = "mao" if any(row.scheme == "mao" for row in own) else "".join(row.scheme for row in own[:1])
     own = [row for row in own if row.scheme == scheme]
@@ -268,16 +268,16 @@ def _steps(rows: Sequence[WrittenStep], names: Sequence[str]) -> list[Block]:
     shown = WrittenStep.columns("value", "written", "read_as", "difference")
     columns = [one.within(name, group=name) for name in names for one in shown]
     caption = (
-        f"Series {own[0].series if own else ''} in the scheme {scheme}, the first {len(steps)} steps; raw units but for what"
-        " is written. steps.csv has all steps of the chosen series in every scheme."
+        f"Series {own[0].series if own else ''} in the scheme {scheme}, the first {len(steps)} steps; raw units except for"
+        " what is written. steps.csv has all steps of the chosen series in every scheme."
     )
     return _table("Step by step", caption, steps, count("step").within(names[0]), *columns)
 
 
 def windows(result: Exploration, drawings: Drawings) -> Section:
-    """Windows of tokens: padding, and what full windows leave out."""
-    split = "of the reports' splits" if result.course else "all, in both parts"
-    picture = "Padding of the schemes that pad short windows, and tokens that those leave out which keep full windows only."
+    """Shows windows of tokens: padding, and what full windows leave out."""
+    split = "of the papers' splits" if result.course else "all, in both parts"
+    picture = "Padding of the schemes that pad short windows, and tokens left out by schemes that keep full windows only."
     caption = (
         "Without their tail: series whose last token no window holds. jaxlv writes each window in a scale of its own, so"
         " that no token is left out or kept."
@@ -292,7 +292,7 @@ def windows(result: Exploration, drawings: Drawings) -> Section:
 
 
 def page_of(result: Exploration, drawings: Drawings) -> Page:
-    """The page of an exploration."""
+    """Returns the page of an exploration."""
     parts = (quality, trajectories, periods, regimes, agreement, text, windows)
     made = [*result.definitions.items(), *((name, str(value)) for name, value in result.versions.items())]
     bill = [(name[0].upper() + name[1:], line) for name, line in facts(result) if name not in ("series", "checks")]

@@ -141,7 +141,7 @@ class OneSeries(Record):
 
 @dataclass(frozen=True)
 class ReportedRegime(Record):
-    """A regime that the report xu names: its share there and here, by rule and in the cluster that stands for it."""
+    """A regime that the paper xu names: its share there and here, by rule and in the cluster that stands for it."""
 
     name: str = quantity("regime", form="words", key="regime of the report")
     reported: float = quantity("xu", form="share", group="share of the series", key="reported share")
@@ -205,7 +205,7 @@ class SeedScore(Record):
 
 @dataclass(frozen=True)
 class Regimes(Record):
-    """Scores of the clusters, the features that they are of, and all features in words: [name, unit, meaning] each."""
+    """Scores of the clusters, the features that were clustered, and all features in words: [name, unit, meaning] each."""
 
     silhouette: float = quantity("mean silhouette")
     rand_with_rules: float = quantity("adjusted Rand index with rules", key="rand index with rules")
@@ -286,7 +286,7 @@ class WrittenStep(Record):
 
 @dataclass(frozen=True)
 class Merge(Record):
-    """A text, its token ids, a pair that is one token or a longer sample, and whether the format can hold it."""
+    """A text, a "pair" that is one token or a longer "sample": its token ids, and whether the format can hold it."""
 
     text: str
     ids: str = quantity("token ids", form="words")
@@ -319,7 +319,7 @@ class Windows(Record):
 
 @dataclass(frozen=True)
 class Trace(Record):
-    """A series over time, by variable, and the band that holds 80 % of those that it stands for, if it does."""
+    """A series over time, by variable, and the band of 80 % of the series that it stands for, if it stands for others."""
 
     series: int
     values: Mapping[str, tuple[float, ...]]
@@ -415,7 +415,7 @@ class Exploration(Record):
 
     data: str
     data_sha256: str
-    course: bool  # whether these are the series of the reports
+    course: bool  # whether these are the series of the papers
     series: int
     steps: int
     step: float  # the time between two steps

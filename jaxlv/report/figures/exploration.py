@@ -20,12 +20,12 @@ def _time(time: Sequence[float]) -> Axis:
 
 
 def _own(names: Sequence[str], v: int, length: int, **options: Any) -> Axis:
-    """The axis of a variable, in its colour."""
+    """Returns the axis of a variable, in its colour."""
     return Axis(shortened(names[v], length), colour=species(v), **options)
 
 
 def trajectory_figure(time: Sequence[float], one: found.Trace, title: str) -> Chart:
-    """The variables of a series over time, in the band of those that it stands for if there is one."""
+    """Shows the variables of a series over time, in the band of those that it stands for if it stands for others."""
     series = [
         Series(name, time, values, one.low.get(name), one.high.get(name), colour=species(v), shade=0.2)
         for v, (name, values) in enumerate(one.values.items())
@@ -35,7 +35,7 @@ def trajectory_figure(time: Sequence[float], one: found.Trace, title: str) -> Ch
 
 
 def phase_plane_figure(one: found.Trace, title: str) -> Chart:
-    """The first two variables of one series against each other, from a dot on."""
+    """Shows the first two variables of one series against each other, from a filled dot to an open one."""
     ends: dict[str, Any] = {"dash": "none", "marker": "o", "size": 5.0}
     names, (x, y) = list(one.values)[:2], list(one.values.values())[:2]
     series = [
@@ -48,7 +48,7 @@ def phase_plane_figure(one: found.Trace, title: str) -> Chart:
 
 
 def _limits(values: Sequence[float]) -> tuple[float, float]:
-    """From zero if the values come near it, else around them."""
+    """Returns limits from zero if the values come near it, otherwise around them."""
     low, high = min(values), max(values)
     if low < 0.5 * high:
         return 0.0, 1.05 * high
@@ -57,7 +57,7 @@ def _limits(values: Sequence[float]) -> tuple[float, float]:
 
 
 def mean_figure(rows: Sequence[found.MeanStep], names: Sequence[str]) -> Chart:
-    """Mean over series with its standard deviation and the 10-90 % band, one panel per variable."""
+    """Shows the mean over series with its standard deviation and the 10-90 % band, one panel per variable."""
     panels = []
     for v, name in enumerate(names):
         own = [row for row in rows if row.variable == name]
@@ -75,7 +75,7 @@ def mean_figure(rows: Sequence[found.MeanStep], names: Sequence[str]) -> Chart:
 
 
 def states_figure(first: found.Dots, last: found.Dots, began: Sequence[found.State]) -> Chart:
-    """The first two variables of series at the first step and at the last, framed by the ranges of where all began."""
+    """Shows the first two variables of series at the first step and at the last, framed by the ranges of where all began."""
     look: dict[str, Any] = {"dash": "none", "marker": ".", "size": 3.2, "alpha": 0.4}
     before, after = (Series("", dots.x, dots.y, **look) for dots in (first, last))
     names, ((left, right), (low, high)) = [row.variable for row in began], [(row.min, row.max) for row in began[:2]]
@@ -88,13 +88,13 @@ def states_figure(first: found.Dots, last: found.Dots, began: Sequence[found.Sta
 
 
 def _outlines(bins: found.Histogram) -> list[Series]:
-    """The histogram of each variable, in its colour."""
+    """Returns the histogram of each variable, in its colour."""
     heights = enumerate(bins.heights.items())
     return [Series(name, bins.edges, own, colour=species(v), width=1.6) for v, (name, own) in heights]
 
 
 def values_figure(bins: found.Histogram, marks: Mapping[str, float]) -> Chart:
-    """Distribution of the positive values of each variable on a logarithmic axis; `marks` are named places on it."""
+    """Shows the distribution of the positive values of each variable, logarithmic; `marks` are named places on the axis."""
     high = bins.edges[-1]
     low = max(bins.edges[0], high / 1e5)
     limits = (low, high * (high / low) ** 0.2 * 1.05)
@@ -105,14 +105,14 @@ def values_figure(bins: found.Histogram, marks: Mapping[str, float]) -> Chart:
 
 
 def period_figure(bins: found.Histogram, step: float) -> Chart:
-    """Distribution over series of each variable's period, in steps below and in time units above."""
+    """Shows the distribution over series of each variable's period, in steps below and in time units above."""
     x = Axis("period", "steps", limits=(bins.edges[0], bins.edges[-1]))
     y = Axis("series per bin", limits=(0, None), whole=True)
     return Chart("stairs", [Panel(_outlines(bins), x, y, top=("period (time units)", step))], (WIDTH, 256))
 
 
 def lag_figure(lags: Sequence[found.Histogram]) -> Chart:
-    """Distribution over series of the second variable's lag, in steps and in percent of the period, each with its mean."""
+    """Shows the distribution over series of the second variable's lag, in steps and by the period, each with its mean."""
     panels: list[Panel] = []
     for bins, unit in zip(lags, ("steps", "% of the period"), strict=True):
         (counts,) = bins.heights.values()
@@ -124,7 +124,7 @@ def lag_figure(lags: Sequence[found.Histogram]) -> Chart:
 
 
 def plane_figure(plane: found.Plane) -> Chart:
-    """The series in the first two principal components of their features, by cluster."""
+    """Shows the series in the first two principal components of their features, by cluster."""
     look: dict[str, Any] = {"dash": "none", "size": 4, "alpha": 0.6}
     series = [
         Series(f"cluster {k + 1}", dots.x, dots.y, colour=HUES[k % len(HUES)], marker="os^Dv<>P"[k % 8], **look)
@@ -136,7 +136,7 @@ def plane_figure(plane: found.Plane) -> Chart:
 
 
 def silhouette_figure(rows: Sequence[found.Silhouette]) -> Chart:
-    """Mean silhouette by the number of clusters, the one that is used filled."""
+    """Shows the mean silhouette by the number of clusters; the number that is used is filled."""
     look: dict[str, Any] = {"colour": HUES[1], "marker": "o"}
     score = {row.clusters: row.silhouette for row in rows}
     series = [
@@ -148,13 +148,13 @@ def silhouette_figure(rows: Sequence[found.Silhouette]) -> Chart:
 
 
 def token_figure(rows: Sequence[found.Tokens]) -> Chart:
-    """Tokens per series in each scheme: least, median and most."""
+    """Shows the tokens per series in each scheme: least, median and most."""
     x = Axis("tokens per series", tail=": least, median (dot), most")
     return _by_scheme(rows, x, 62, _dots(rows, "", "median", "least", "most", colour=HUES[0], size=7))
 
 
 def round_trip_figure(rows: Sequence[found.RoundTrip]) -> Chart:
-    """Mean absolute error of each scheme's text, its range over series, and the largest single error; logarithmic."""
+    """Shows the mean absolute error of each scheme's text, its range over series, and the largest error; logarithmic."""
     mean = _dots(rows, "mean, and its range over series", "mae", "least", "most", colour=HUES[1], size=7)
     largest = _dots(rows, "largest single error", "largest", colour=MUTED, marker="D", size=5, open=True)
     return _by_scheme(rows, Axis("absolute error", "raw units", scale="log", tail=", logarithmic"), 84, mean, largest)
@@ -165,12 +165,12 @@ def _by_scheme(rows: Sequence[Any], x: Axis, height: int, *series: Series) -> Ch
 
 
 def _dots(rows: Sequence[Any], name: str, *keys: str, **look: Any) -> Series:
-    """A dot for each row, at the first of the keys, and a bar between the others if there are any."""
+    """Returns a dot for each row, at the first of the keys, and a bar between the others if there are any."""
     return Series(name, range(len(rows)), *([getattr(row, key) for row in rows] for key in keys), **look)
 
 
 def window_figure(rows: Sequence[found.Windows]) -> Chart:
-    """Per scheme and window length: the share of positions that is padding, or of tokens that no window holds."""
+    """Shows by scheme and window length the shares of positions that are padding, and of tokens that no window holds."""
     parts, lengths = dict.fromkeys(row.part for row in rows), sorted({row.length for row in rows})
     schemes, width, panels = list(dict.fromkeys(row.scheme for row in rows)), 0.8 / len(lengths), []
     ticks = {i: name.replace(" decimals", "") for i, name in enumerate(schemes)}
@@ -188,7 +188,7 @@ def window_figure(rows: Sequence[found.Windows]) -> Chart:
 
 
 def drawings(result: found.Exploration) -> dict[str, tuple[Chart, str]]:
-    """Every chart of an exploration and its label, by the name of its file."""
+    """Returns every chart of an exploration and its label, by the name of its file."""
     drawn, t, (first, *others) = result.drawn, result.tables, result.variables
     made = {"mean": (mean_figure(t.mean, result.variables), "Mean trajectory, its deviation and the 10-90 % band")}
     for one, example in zip(drawn.shown, result.examples, strict=False):
