@@ -16,11 +16,12 @@ from jaxlv.forecasting.panels import ForecastPanel
 from jaxlv.report import charts
 from jaxlv.report.figures import analyses as of_analyses
 from jaxlv.report.figures import evaluation as figures
-from jaxlv.report.figures import series as of_series
+from jaxlv.report.figures import exploration as of_series
 from jaxlv.report.figures import svg as svgs
 from jaxlv.report.theme import PALETTE, css_variables
 from jaxlv.results.analyses import MethodSeries, SeriesErrors
 from jaxlv.results.anatomy import Projection, Spectra
+from jaxlv.results.exploration import Histogram, Trace
 
 HOSTILE = '<script>alert("1")</script> $x_1$'
 SVG = "{http://www.w3.org/2000/svg}"
@@ -189,13 +190,14 @@ def test_names_from_data_stay_text():
 @pytest.mark.parametrize("name", ["$\\frac{", "a_b^c", "_x", "{}%s\\n", "<b>&</b>", "名前", "שם"])
 def test_a_name_is_drawn_as_it_is(name):
     """Also where an underscore would hide it from a legend, and where the font of the layout lacks its characters."""
-    names, values = (name, "b"), np.random.default_rng(0).random((9, 30, 2)) + 1
+    names, trace = (name, "b"), Trace(0, {name: np.arange(1.0, 31), "b": np.arange(2.0, 32)})
     errors = sorted_errors([0, 1], {name: (0.1, 0.2), "b": (0.3, 0.4)})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for figure in (
             figures.forecast_figure(make_panel(variables=names)), figures.phase_figure(make_panel(variables=names)),
-            of_series.trajectory_figure(np.arange(30), values[0], names, "t"), of_series.values_figure(values, names, {}),
+            of_series.trajectory_figure(np.arange(30), trace, "t"),
+            of_series.values_figure(Histogram((1, 2, 3), {name: (40, 60), "b": (70, 30)}), {}),
             of_analyses.sorted_figure(errors, ["tuned"]),
         ):  # fmt: skip
             assert name in texts(svgs.to_svg(figure, name))
@@ -250,7 +252,7 @@ def test_bars_cells_bins_and_intervals_say_their_values():
                  {"hare, series 8: log10 MSE, tuned −2.50", "hare, series 3: log10 MSE, tuned −1.25",
                   "lynx, series 8: log10 MSE, tuned −3"}),
         "cells": (of_analyses.heatmap_figure(spectra, "norm"), {"layer 2, q: 0.12", "layer 5, q: 2.00"}),
-        "bins": (of_series.lag_figure(np.array([1.1, 1.2, 1.7]), np.array([0.1, 0.2, 0.2])),
+        "bins": (of_series.lag_figure([Histogram((1, 1.5, 2), {"": (2, 1)}, 1.3), Histogram((10, 12), {"": (3,)}, 11)]),
                  {"lag 1.25: series per bin 2", "lag 1.75: series per bin 1"}),
         "points": (near, {"a, hares 1 t, lynxes 2 (series 4)"}),
     }  # fmt: skip

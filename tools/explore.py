@@ -39,7 +39,7 @@ def explore(
 
     result = study.explore(data, out, ids=series, tokenizer=tokenizer, lengths=context_lengths, begin=Progress)
     places = f"tables, figures: {out}\nreport:          {out / 'report.html'}"
-    return Result(f"\n{format_facts(result)}\n\n{places}", {"folder": str(out), **result})
+    return Result(f"\n{format_facts(result)}\n\n{places}", {"folder": str(out), **result.tree()})
 
 
 app = verb(explore)

@@ -62,18 +62,23 @@ class Quantity:
         better = float(level) / 100 if self.better == "level" else self.better
         return replace(self, words=f"{level} %", head=f"{level} %", better=better, path=(*self.path, level))
 
+    def named(self, name: str) -> Quantity:
+        """Returns the quantity at a key of an object by names."""
+        return replace(self, words=name, head=name, path=(*self.path, name))
+
     def within(self, *outer: str, **other: Any) -> Quantity:
         """Returns the quantity of what stands at a path of a row, with other words if some are given."""
         return replace(self, path=(*outer, *self.path), **other)
 
 
-def quantity(words: str = "", unit: str = "", meaning: str = "", **more: Any) -> Any:
+def quantity(words: str = "", unit: str = "", meaning: str = "", *, key: str = "", **more: Any) -> Any:
     """Declares a field of a record with its `Quantity`; None unless it is given.
 
-    `of` names a field before it whose unit, group and form it has: quantity("median", of="mae").
+    `of` names a field before it whose unit, group and form it has: quantity("median", of="mae"). `key` is its key in JSON if
+    that is no name in Python.
     """
-    told = {"words": words, "unit": unit, "meaning": meaning, **more}
-    return dataclasses.field(default=None, metadata={"quantity": {key: value for key, value in told.items() if value}})
+    told = {name: value for name, value in {"words": words, "unit": unit, "meaning": meaning, **more}.items() if value}
+    return dataclasses.field(default=None, metadata={"quantity": told, "key": key})
 
 
 def interval(of: str) -> Any:
