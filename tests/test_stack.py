@@ -154,7 +154,7 @@ def test_runs_of_a_stack_are_billed_one_by_one_to_a_ledger_that_they_share(confi
 
     cli.main(["ledger", "show", str(book), "--convention", "coursework"])
     (told,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("padding"))
-    assert told.split()[1:] == [f"{ledger.padding(entries, terms.model, 'exact'):,}", "0"]
+    assert [cell for cell in told.split()[1:] if cell != "-"] == [f"{ledger.padding(entries, terms.model, 'exact'):,}", "0"]
 
 
 def test_a_shared_budget_stops_all_runs_of_a_stack_at_the_same_step(config, tmp_path):  # noqa: F811

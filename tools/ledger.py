@@ -20,8 +20,6 @@ def show(run: Path, /, *, convention: str = "") -> Result:
         run: run folder, folder of runs that share a ledger, or ledger file
         convention: other conventions to recompute FLOPs under, separated by commas
     """
-    from jaxlv.report.table import column, count, share, words
-    from jaxlv.results.quantities import Quantity
     from jaxlv.studies.spending import spending
 
     found = spending(run, [name for name in convention.split(",") if name])
@@ -31,9 +29,7 @@ def show(run: Path, /, *, convention: str = "") -> Result:
         "envelopes": dict(terms.envelopes), "rows": [dataclasses.asdict(row) for row in found.rows],
         "repeats": terms.repeats, "totals": dataclasses.asdict(found.totals), "padding": found.padding,
     }  # fmt: skip
-    flops = (Quantity(name, f"FLOPs ({name})", form="whole", path=("flops", name)) for name in found.conventions)
-    columns = [words("run"), words("phase"), words("words", "work"), count("count"), *flops, share("share", "share %", "")]
-    rows = shown([*found.rows, *found.sums], *columns, column("repeated", form="whole"))
+    rows = shown([*found.rows, *found.sums], *found.columns)
     return Result("\n".join(filter(None, [rows, *found.told()])), tree)
 
 

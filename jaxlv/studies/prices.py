@@ -28,31 +28,24 @@ from jaxlv.storage.files import make_folder, new_file
 from jaxlv.studies.progress import Say, unsaid
 
 DEFAULT_BUDGET = 1e17  # FLOPs, of the assignment
-ROWS = (  # of a convention's table
-    Quantity("component", form="words"),
-    Quantity("phase", form="words"),
-    Quantity("count", "FLOPs", form="whole"),
-    Quantity("formula", form="words"),
-)
-TOTALS = (
-    Quantity("convention", form="words"),
-    Quantity("forward", form="whole"),
-    Quantity("train_step", "train step", form="whole"),
-    Quantity("of_exact", "of exact", form="precise"),
-)
-_AUDITED = (
-    *(Quantity(key, form="words") for key in ("program", "component", "phase")),
-    Quantity("analytic", "formula", form="whole"),
-    Quantity("jaxpr", form="whole"),
-)
-_VERDICT = Quantity("verdict", form="words")
-PRODUCTS = (
-    *_AUDITED,
-    Quantity("hlo", "HLO", form="whole"),
-    Quantity("difference", "HLO - formula", form="change"),
-    _VERDICT,
-)
-OPERATIONS = (*_AUDITED, _VERDICT)
+
+
+def _words(*keys: str) -> list[Quantity]:
+    return [Quantity(key, form="words") for key in keys]
+
+
+def _whole(**named: str) -> list[Quantity]:
+    return [Quantity(key, words, form="whole") for key, words in named.items()]
+
+
+# What tables show: a convention's rows and totals, and an audit's matrix products and other operations.
+ROWS = [*_words("component", "phase"), *_whole(count="FLOPs"), *_words("formula")]
+_EXACT = Quantity("of_exact", "of exact", form="precise")
+TOTALS = [*_words("convention"), *_whole(forward="forward", train_step="train step"), _EXACT]
+_BOTH = [*_words("program", "component", "phase"), *_whole(analytic="formula", jaxpr="jaxpr")]
+_BEYOND = Quantity("difference", "HLO - formula", form="change")
+PRODUCTS = [*_BOTH, *_whole(hlo="HLO"), _BEYOND, *_words("verdict")]
+OPERATIONS = [*_BOTH, *_words("verdict")]
 
 
 def counted(

@@ -9,6 +9,7 @@ from pathlib import Path
 from jaxlv.flops import ledger
 from jaxlv.flops.ledger import Book, Entry, Totals
 from jaxlv.flops.table import find
+from jaxlv.results.quantities import Quantity
 from jaxlv.runs import verification
 
 
@@ -48,6 +49,18 @@ class Spending:
         whole = Spent("all", "", "", None, self.flops, self.share, self.totals.repeated)
         padding = Spent("padding", "", "", None, self.padding, None, None)
         return [whole, padding] if any(self.padding.values()) else [whole]
+
+    @property
+    def columns(self) -> list[Quantity]:
+        """Returns what is told of each row."""
+        named = {"run": "run", "phase": "phase", "words": "work"}
+        return [
+            *(Quantity(key, words, form="words") for key, words in named.items()),
+            Quantity("count", form="count"),
+            *(Quantity(name, f"FLOPs ({name})", form="whole", path=("flops", name)) for name in self.conventions),
+            Quantity("share", "share %", form="share"),
+            Quantity("repeated", form="whole"),
+        ]
 
     def told(self) -> list[str]:
         """Returns lines that say what the rows add up to; "" for one that does not apply."""
