@@ -190,14 +190,14 @@ def test_any_number_of_series_steps_and_variables(tmp_path, monkeypatch, count_,
 
 def test_a_file_with_faults_gets_its_quality_and_one_line(tmp_path, waves):
     values_NTV = waves(5, 30).values_NTV
-    values_NTV[2, 4, 1], values_NTV[3] = np.nan, values_NTV[1]
+    values_NTV[2, 4, 1], values_NTV[3] = np.inf, values_NTV[1]
     said = said_by(npz(tmp_path / "bad.npz", values_NTV), "--out", tmp_path / "out")
     assert said.code == 2 and len(said.err.splitlines()) == 1
-    assert "1 NaN values" in said.err and "series 2, step 4, predator" in said.err and "quality.csv" in said.err
+    assert "1 infinite values" in said.err and "series 2, step 4, predator" in said.err and "quality.csv" in said.err
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["quality.csv"]
     table = pd.read_csv(tmp_path / "out" / "quality.csv").set_index("check")
-    assert table.loc["NaN values", "found"] == "1" and table.loc["duplicate series", "first"] == "series 3, the same as 1"
-    assert table.loc[["negative values", "NaN values"], "ok"].tolist() == [True, False]
+    assert table.loc["infinite values", "found"] == "1" and table.loc["duplicate series", "first"] == "series 3, the same as 1"
+    assert table.loc[["negative values", "infinite values"], "ok"].tolist() == [True, False]
 
 
 def test_a_file_of_another_kind_gets_its_quality_too(tmp_path):
