@@ -196,7 +196,8 @@ def test_a_file_with_faults_gets_its_quality_and_one_line(tmp_path, waves):
     assert "1 infinite values" in said.err and "series 2, step 4, predator" in said.err and "quality.csv" in said.err
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["quality.csv"]
     table = pd.read_csv(tmp_path / "out" / "quality.csv").set_index("check")
-    assert table.loc["infinite values", "found"] == "1" and table.loc["duplicate series", "first"] == "series 3, the same as 1"
+    assert table.loc["infinite values", "found"] == "1"
+    assert table.loc["duplicate series", "first"] == "series 3, the same as 1"
     assert table.loc[["negative values", "infinite values"], "ok"].tolist() == [True, False]
 
 
