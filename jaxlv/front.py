@@ -26,6 +26,7 @@ from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.forecasting import forecaster as sampling
 from jaxlv.forecasting import metrics
 from jaxlv.forecasting.evaluate import evaluate
+from jaxlv.forecasting.origins import Origins
 from jaxlv.forecasting.panels import panels
 from jaxlv.forecasting.request import Request
 from jaxlv.results.scores import LEVELS, Evaluation
@@ -237,13 +238,12 @@ class Forecaster:
             raise JaxlvError("how many steps ahead", where="evaluate", expected="a horizon")
         ahead = horizon or held
         steps = context if context is not None else self.room(len(found.variables), ahead)
-        known = given.ready(found, self.sampler, handling)
-        windows, notes = given.windows(known, given.Origins(ahead, origins, every, steps), self.run)
+        windows = given.windows(found, self.sampler, Origins(ahead, origins, every, steps), handling, self.run)
         config = EvaluateConfig(
             context=windows.context, horizon=ahead, samples=samples, seed=seed, unmasked_samples=0,
             batch_series=min(8, len(windows.windows)),
         )  # fmt: skip
-        for note in notes:
+        for note in windows.notes:
             warnings.warn(note, JaxlvWarning, stacklevel=2)
         with self._metered() as models, self._begin("forecasts", len(windows.windows) * len(models)) as bar:
             done = dict.fromkeys(models, 0)
@@ -253,7 +253,7 @@ class Forecaster:
                 bar.update(sum(done.values()))
 
             measured, made = evaluate(models, windows.windows, config, on_batch=on_batch)
-        return Scores(measured, made, windows.windows, notes)
+        return Scores(measured, made, windows.windows, windows.notes)
 
     def _metered(self) -> Any:
         if self.run is None:

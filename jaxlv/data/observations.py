@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -222,30 +222,31 @@ class Observations:
         names = tuple(self.variables[v] for v in order)
         return replace(self, variables=names, values=tuple(values_TV[:, order] for values_TV in self.values))
 
-    def until(self, steps: int) -> Observations:
-        """Returns the series without their last `steps` steps; those that are not longer are left out, with a note.
-
-        Raises JaxlvError if none is longer.
+    def longer_than(self, steps: int) -> Observations:
+        """Returns the series that have two more steps than that, or more, with a note on others; raises JaxlvError if none
+        has.
         """
         rows = [i for i, values_TV in enumerate(self.values) if len(values_TV) > steps + 1]
         if not rows:
-            longest = max(map(len, self.values))
-            raise JaxlvError(
-                "no series is long enough", where=self.where, expected=f"more than {steps + 1} steps", found=longest
-            )
+            longest, expected = max(map(len, self.values)), f"more than {steps + 1} steps"
+            raise JaxlvError("no series is long enough", where=self.where, expected=expected, found=longest)
         short = [self.ids[i] for i in range(len(self)) if i not in rows]
-        notes = (f"series {shortened(short)} have no more than {steps + 1} steps and are left out",) if short else ()
-        kept = self._rows(rows)
-        cut = tuple(values_TV[: len(values_TV) - steps] for values_TV in kept.values)
-        return replace(kept, values=cut, notes=(*kept.notes, *notes))
+        told = f"series {shortened(short)} have no more than {steps + 1} steps and are left out"
+        return self._rows(rows).noted(*([told] if short else []))
+
+    def until(self, steps: int) -> Observations:
+        """Returns the series without their last `steps` steps, as far as they are `longer_than` that."""
+        kept = self.longer_than(steps)
+        return replace(kept, values=tuple(values_TV[: len(values_TV) - steps] for values_TV in kept.values), shared_T=None)
 
     # -------------------------------------------------------------------------------------------------- for models
 
-    def ready(self, handling: Handling = USUAL) -> Ready:
+    def ready(self, handling: Handling = USUAL, held: int = 0) -> Ready:
         """Returns the series as forecasts take them, with what was done about missing and negative values.
 
-        A series that cannot be used is left out, with the reason. Raises JaxlvError if none is left, or if the handling of
-        what is there is "error".
+        The last `held` steps, which a forecast must not see, stay as they are and change nothing before them. A series that
+        cannot be used is left out, with the reason. Raises JaxlvError if none is left, or if the handling of what is there
+        is "error".
         """
         notes: list[str] = []
         if gaps := self.gaps():
@@ -255,49 +256,65 @@ class Observations:
             done = {"interpolate": "interpolated", "drop": "the steps before the last gap are not used"}[handling.missing]
             notes.append(f"missing values: {done}")
         left_out: dict[Any, str] = {}
-        found: list[tuple[int, np.ndarray, int]] = []
+        found: list[_Filled] = []
         for row, (one, values_TV) in enumerate(zip(self.ids, self.values, strict=True)):
             try:
-                filled_TV, first = FILLED[handling.missing](values_TV)
+                found.append(_filled(row, values_TV, handling.missing, held))
             except ValueError as fault:
                 left_out[one] = str(fault)
-                continue
-            if len(filled_TV) < 2:
-                left_out[one] = f"fewer than 2 steps ({len(filled_TV)})"
-                continue
-            found.append((row, filled_TV, first))
         if not found:
             one, reason = next(iter(left_out.items()))
             raise JaxlvError(f"no series can be used: {reason}", where=self.where, found=f"series {one} first")
-        return Ready(self._set(found, handling, notes), tuple(notes), left_out)
+        return Ready(self._shifted(self._aligned(found), handling, held, notes), tuple(notes), left_out)
 
-    def _set(self, found: list[tuple[int, np.ndarray, int]], handling: Handling, notes: list[str]) -> SeriesSet:
-        rows = [row for row, _, _ in found]
-        length = max(len(values_TV) for _, values_TV, _ in found)
-        first_N = np.array([length - len(values_TV) for _, values_TV, _ in found])
+    def aligned(self) -> SeriesSet:
+        """Returns the series with what is missing in them as NaN, aligned at their ends."""
+        return self._aligned([_Filled(row, values_TV, 0) for row, values_TV in enumerate(self.values)])
+
+    def _aligned(self, found: Sequence[_Filled]) -> SeriesSet:
+        rows = [one.row for one in found]
+        length = max(len(one.values_TV) for one in found)
+        first_N = np.array([length - len(one.values_TV) for one in found])
         values_NTV = np.full((len(found), length, len(self.variables)), np.nan)
-        for i, (_, values_TV, _) in enumerate(found):
-            values_NTV[i, first_N[i] :] = values_TV
-        clock = self.clock.select(rows).moved(np.array([first for _, _, first in found]) - first_N)
-        shift_NV = None
-        negative_NTV = np.nan_to_num(values_NTV) < 0
-        if negative_NTV.any():
-            if handling.negative == "error":
-                place = first_place(negative_NTV, self.variables, np.array(self.ids, object)[rows])
-                hint = 'the text has no sign: negative = "shift" moves each variable above zero'
-                raise JaxlvError(
-                    f"{negative_NTV.sum()} negative values", where=self.where, found=f"the first at {place}", hint=hint
-                )
-            shift_NV = shifts(values_NTV)
-            names = [name for name, shift_N in zip(self.variables, shift_NV.T, strict=True) if shift_N.any()]
-            notes.append(f"negative values: {_listed(names)} shifted above zero, and forecasts back")
-        more = {"first_N": first_N, "source": self._rows(rows).source, "layout": self.layout}
-        if shift_NV is not None:
-            more |= {"shift_NV": shift_NV}
-            values_NTV = values_NTV + shift_NV[:, None]
+        for i, one in enumerate(found):
+            values_NTV[i, first_N[i] :] = one.values_TV
+        clock = self.clock.select(rows).moved(np.array([one.first for one in found]) - first_N)
+        more: dict[str, Any] = {"first_N": first_N, "source": self._rows(rows).source, "layout": self.layout}
         if self.shared_T is not None and not first_N.any() and len(self.shared_T) == length:
-            more |= {"time_T": self.shared_T}
+            more["time_T"] = self.shared_T
         return SeriesSet.observed(values_NTV, clock, self.variables, [self.ids[row] for row in rows], **more)
+
+    def _shifted(self, found: SeriesSet, handling: Handling, held: int, notes: list[str]) -> SeriesSet:
+        seen_NTV = found.values_NTV[:, : found.values_NTV.shape[1] - held]
+        negative_NTV = np.nan_to_num(seen_NTV) < 0
+        if not negative_NTV.any():
+            return found
+        if handling.negative == "error":
+            place = first_place(negative_NTV, self.variables, found.ids_N)
+            hint = 'the text has no sign: negative = "shift" moves each variable above zero'
+            count = f"{negative_NTV.sum()} negative values"
+            raise JaxlvError(count, where=self.where, found=f"the first at {place}", hint=hint)
+        shift_NV = shifts(seen_NTV)
+        names = [name for name, shift_N in zip(self.variables, shift_NV.T, strict=True) if shift_N.any()]
+        notes.append(f"negative values: {_listed(names)} shifted above zero, and forecasts back")
+        return replace(found, values_NTV=found.values_NTV + shift_NV[:, None], shift_NV=shift_NV)
+
+
+class _Filled(NamedTuple):
+    """A series whose missing values are settled: its row, its values from step `first` on."""
+
+    row: int
+    values_TV: np.ndarray
+    first: int
+
+
+def _filled(row: int, values_TV: np.ndarray, missing: Missing, held: int) -> _Filled:
+    """Returns the series; raises ValueError, which says why, if it cannot be used."""
+    seen = len(values_TV) - held
+    filled_TV, first = FILLED[missing](values_TV[:seen])
+    if len(filled_TV) < 2:
+        raise ValueError(f"fewer than 2 steps ({len(filled_TV)})")
+    return _Filled(row, np.concatenate([filled_TV, values_TV[seen:]]), first)
 
 
 def shifts(values_NTV: np.ndarray) -> np.ndarray:

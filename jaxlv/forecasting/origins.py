@@ -6,11 +6,12 @@ Axes: N series, M windows, C context steps, H steps ahead, V variables.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
-from jaxlv.data.observations import shifts
+from jaxlv.data.observations import FILLED, USUAL, Handling, shifts
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError
 
@@ -19,46 +20,90 @@ LEAST = 5  # steps of the shortest context: VAR(3) needs more than three, and a 
 
 @dataclass(frozen=True)
 class Rolling:
-    """Windows of series, a row each, and which series each is of. The forecasts begin at step `context` of all."""
+    """Windows of series, a row each, which series each is of, and notes. The forecasts begin at step `context` of all."""
 
     windows: SeriesSet
     series_M: np.ndarray
     context: int
+    notes: tuple[str, ...] = ()
 
 
-def rolling(series: SeriesSet, horizon: int, origins: int, every: int | None = None, context: int | None = None) -> Rolling:
-    """Returns windows of the last `origins` origins of each series, `every` steps apart (by default `horizon`), so that the
-    last window ends with its series; each has the `context` steps before its origin, or all.
-
-    Values are shifted above zero by each context alone. A window with fewer than LEAST steps before its origin is left out.
-    Raises JaxlvError if none is left.
+@dataclass(frozen=True)
+class Origins:
+    """Says from where series are forecast: from `count` of their steps, `every` so many steps (by default `horizon`), from
+    the `context` steps before (by default all), the last time `horizon` steps before their end.
     """
-    every, steps = every or horizon, series.values_NTV.shape[1]
-    found: list[tuple[int, int, int]] = []  # row, first step, origin
+
+    horizon: int
+    count: int = 1
+    every: int | None = None
+    context: int | None = None
+
+
+def rolling(series: SeriesSet, origins: Origins, handling: Handling = USUAL) -> Rolling:
+    """Returns the windows of series of which values may be missing.
+
+    A context has its own missing values handled, and is shifted above zero, by itself alone. Left out, with a note, are
+    windows in whose future a value is missing, and those with fewer than LEAST steps before their origin. Raises JaxlvError
+    if no window is left.
+    """
+    steps, every = series.values_NTV.shape[1], origins.every or origins.horizon
+    found: list[_Window] = []
+    gaps = short = 0
     for row, first in enumerate(series.first_N.tolist()):
-        for turn in reversed(range(origins)):
-            origin = steps - horizon - turn * every
-            start = first if context is None else max(first, origin - context)
-            if origin - start >= LEAST:
-                found.append((row, start, origin))
+        for turn in reversed(range(origins.count)):
+            origin = steps - origins.horizon - turn * every
+            start = first if origins.context is None else max(first, origin - origins.context)
+            future_HV = series.values_NTV[row, origin : origin + origins.horizon] if origin >= start else np.zeros((0, 1))
+            if np.isnan(future_HV).any():
+                gaps += 1
+            elif (one := _window(series, row, start, origin, handling)) is None:
+                short += 1
+            else:
+                found.append(one._replace(future_HV=future_HV))
     if not found:
-        longest = steps - int(series.first_N.min())
-        expected = f"more than {LEAST} steps of context and {horizon} of forecast"
-        raise JaxlvError(
-            "no series is long enough", where=series.source.get("path"), expected=expected, found=f"{longest} steps"
-        )
-    longest = max(origin - start for _, start, origin in found)
-    rows = np.array([row for row, _, _ in found])
-    raw_NTV = series.values_NTV - series.shift_NV[:, None]
+        longest, where = steps - int(series.first_N.min()), series.source.get("path")
+        expected = f"{LEAST} steps of context and {origins.horizon} of forecast, without a gap"
+        raise JaxlvError("no series is long enough", where=where, expected=expected, found=f"{longest} steps")
+    reasons = {"a value to be forecast is missing": gaps, f"fewer than {LEAST} steps stand before them": short}
+    notes = tuple(f"{count} windows are left out: {reason}" for reason, count in reasons.items() if count)
+    return replace(_together(series, found), notes=notes)
+
+
+class _Window(NamedTuple):
+    """A context, complete, and the steps behind it; `origin` counts in the steps of the set."""
+
+    row: int
+    origin: int
+    context_CV: np.ndarray
+    future_HV: np.ndarray
+
+
+def _window(series: SeriesSet, row: int, start: int, origin: int, handling: Handling) -> _Window | None:
+    """Returns a window without its future; None if its context has too few steps, or a variable has no value in it."""
+    if origin - start < LEAST:
+        return None
+    try:
+        context_CV, _ = FILLED[handling.missing](series.values_NTV[row, start:origin])
+    except ValueError:
+        return None
+    if handling.missing == "error" and np.isnan(context_CV).any():
+        raise JaxlvError("a value is missing", where=series.source.get("path"), hint='missing = "interpolate" or "drop"')
+    return _Window(row, origin, context_CV, context_CV) if len(context_CV) >= LEAST else None
+
+
+def _together(series: SeriesSet, found: list[_Window]) -> Rolling:
+    longest, horizon = max(len(one.context_CV) for one in found), len(found[0].future_HV)
+    rows = np.array([one.row for one in found])
     values_MTV = np.full((len(found), longest + horizon, len(series.variables)), np.nan)
-    for place, (row, start, origin) in enumerate(found):
-        values_MTV[place, longest - (origin - start) :] = raw_NTV[row, start : origin + horizon]
+    for place, one in enumerate(found):
+        values_MTV[place, longest - len(one.context_CV) :] = np.concatenate([one.context_CV, one.future_HV])
     shift_MV = shifts(values_MTV[:, :longest])
-    clock = series.clock.select(rows).moved(np.array([origin - longest for _, _, origin in found]))
-    ids = [_name(series, row, origin) for row, _, origin in found]
+    clock = series.clock.select(rows).moved(np.array([one.origin - longest for one in found]))
+    first_M = np.array([longest - len(one.context_CV) for one in found])
     windows = SeriesSet.observed(
-        values_MTV + shift_MV[:, None], clock, series.variables, ids, source=series.rows(rows).source, layout=series.layout,
-        first_N=np.array([longest - (origin - start) for _, start, origin in found]), shift_NV=shift_MV,
+        values_MTV + shift_MV[:, None], clock, series.variables, [_name(series, one.row, one.origin) for one in found],
+        source=series.rows(rows).source, layout=series.layout, first_N=first_M, shift_NV=shift_MV,
     )  # fmt: skip
     return Rolling(windows, series.ids_N[rows], longest)
 

@@ -27,6 +27,7 @@ import numpy as np
 
 from jaxlv.config import RunConfig, config_tree, to_toml
 from jaxlv.data import loading, series
+from jaxlv.data.observations import FILLED
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.flops.ledger import FINAL, Meter
@@ -183,15 +184,20 @@ class FinishedRun:
         known = {*self.split["train"].values(), *self.split["validation"].values()}
         return series_set.ids_N[[mark in known for mark in series_marks(series_set)]]
 
-    def seen_steps(self, series_set: SeriesSet) -> np.ndarray:
-        """Returns (N,): how many of the first steps of each series the run trained on or was validated on, by their values;
-        the last steps of a series may have been held out.
+    def seen_steps(self, values_TV: np.ndarray) -> int:
+        """Returns how many of the first steps of a series, in raw units and with NaN for what is missing, the run trained on
+        or was validated on, by their values; the last steps of a series may have been held out.
         """
         known = {*self.split["train"].values(), *self.split["validation"].values()}
-        lengths = sorted(self.manifest.data.lengths or (), reverse=True)
-        each = series_set.raw_each
-        found = [next((n for n in (len(v_TV), *lengths) if n <= len(v_TV) and mark(v_TV[:n]) in known), 0) for v_TV in each]
-        return np.array(found)
+        lengths = sorted({len(values_TV), *(self.manifest.data.lengths or ())}, reverse=True)
+        for steps in (one for one in lengths if one <= len(values_TV)):
+            try:
+                seen_TV, _ = FILLED[self.config.data.missing](values_TV[:steps])
+            except ValueError:  # a gap that cannot be filled: the run has not read it either
+                continue
+            if mark(seen_TV) in known:
+                return steps
+        return 0
 
     @property
     def variables(self) -> tuple[str, ...]:

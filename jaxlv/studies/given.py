@@ -15,7 +15,7 @@ from jaxlv.data.observations import Handling, Observations
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError
 from jaxlv.forecasting.forecaster import Forecaster
-from jaxlv.forecasting.origins import Rolling, rolling
+from jaxlv.forecasting.origins import Origins, Rolling, rolling
 from jaxlv.runs.run import FinishedRun
 from jaxlv.studies.fitting import EMBEDDED, LONGEST
 
@@ -39,18 +39,19 @@ def in_order(found: Observations, finished: FinishedRun | None) -> Observations:
     return found.noted(f"the run was tuned on {names}, not on {' and '.join(found.variables)}")
 
 
-def ready(found: Observations, forecaster: Forecaster, handling: Handling, steps: int | None = None) -> Given:
-    """Returns at most the last `steps` steps of every series that has a scale; others are left out, with the reason.
+def ready(found: Observations, forecaster: Forecaster, handling: Handling, steps: int | None = None, held: int = 0) -> Given:
+    """Returns every series that has a scale, others are left out, with the reason: at most the last `steps` steps before
+    those that are `held` out, and these.
 
     Raises JaxlvError if no series is left.
     """
-    made = found.ready(handling)
+    made = found.ready(handling, held)
     notes = [*found.notes, *filter(None, [found.gaps(), *found.flattened()]), *made.notes]
     notes += [f"series {one} is left out: {reason}" for one, reason in made.left_out.items()]
     kept, length = made.series, made.series.values_NTV.shape[1]
-    if steps is not None and steps < length:
-        kept = kept.steps(length - steps, length)
-    bad = dict(_unusable(kept, forecaster))
+    if steps is not None and steps < length - held:
+        kept = kept.steps(length - held - steps, length)
+    bad = dict(_unusable(kept, forecaster, kept.values_NTV.shape[1] - held))
     notes += [f"series {one} is left out: {reason}" for one, reason in bad.items()]
     rows = np.array([row for row, one in enumerate(kept.ids_N.tolist()) if one not in bad], int)
     if not len(rows):
@@ -58,9 +59,10 @@ def ready(found: Observations, forecaster: Forecaster, handling: Handling, steps
     return Given(kept.rows(rows) if bad else kept, tuple(notes))
 
 
-def _unusable(series: SeriesSet, forecaster: Forecaster) -> Iterator[tuple[Any, str]]:
-    """Yields the ids of series that cannot be written as text, as one with a variable of zeros, and why."""
-    for one, values_TV in zip(series.ids_N.tolist(), series.each, strict=True):
+def _unusable(series: SeriesSet, forecaster: Forecaster, context: int) -> Iterator[tuple[Any, str]]:
+    """Yields the ids of series whose contexts cannot be written as text, as one with a variable of zeros, and why."""
+    for one, whole_TV, first in zip(series.ids_N.tolist(), series.each, series.first_N.tolist(), strict=True):
+        values_TV = whole_TV[: context - first]
         zero = [name for name, values_T in zip(series.variables, values_TV.T, strict=True) if not values_T.any()]
         try:
             forecaster.codec.encode(values_TV, forecaster.codec.fit(values_TV, values_TV))
@@ -78,45 +80,41 @@ def room(forecaster: Forecaster, name: Any, finished: FinishedRun | None, variab
     return max(limit // (variables * (forecaster.codec.decimals + 3)) - horizon, 2)
 
 
-@dataclass(frozen=True)
-class Origins:
-    """Says from where series are forecast: from `count` of their steps, `every` so many steps, `context` steps each (None:
-    all), the last time `horizon` steps before their end.
-    """
-
-    horizon: int
-    count: int = 1
-    every: int | None = None
-    context: int | None = None
-
-
-def windows(given: Given, origins: Origins, finished: FinishedRun | None) -> tuple[Rolling, tuple[str, ...]]:
-    """Returns the windows whose forecasts a run was not trained on, and the notes of `given` with one on the others.
+def windows(
+    found: Observations, forecaster: Forecaster, origins: Origins, handling: Handling, finished: FinishedRun | None
+) -> Rolling:
+    """Returns the windows whose forecasts a run was not trained on and whose contexts have a scale, and all notes.
 
     Raises JaxlvError if none is left.
     """
-    found = rolling(given.series, origins.horizon, origins.count, origins.every, origins.context)
-    if finished is None:
-        return found, given.notes
-    series = given.series
-    seen_of = dict(zip(series.ids_N.tolist(), finished.seen_steps(series).tolist(), strict=True))
-    first_of = dict(zip(series.ids_N.tolist(), _begins(series), strict=True))
-    origin_M = found.windows.clock.origin_N + found.context * found.windows.clock.step
-    step_M = [
-        round((origin - first_of[one]) / series.clock.step)
-        for origin, one in zip(origin_M, found.series_M.tolist(), strict=True)
-    ]
-    rows = np.array([row for row, one in enumerate(found.series_M.tolist()) if step_M[row] >= seen_of[one]], int)
+    series = found.aligned()
+    made = rolling(series, origins, handling)
+    notes = [*found.notes, *filter(None, [found.gaps(), *found.flattened()]), *made.notes]
+    bad = dict(_unusable(made.windows, forecaster, made.context))
+    notes += [f"{one} is left out: {reason}" for one, reason in bad.items()]
+    kept = np.array([one not in bad for one in made.windows.ids_N.tolist()])
+    if finished is not None:
+        seen = _seen(series, made, finished)
+        if count := int((seen & kept).sum()):
+            notes.append(f"{count} of {len(kept)} windows are left out: the run was trained on their steps")
+        kept &= ~seen
+        if not kept.any() and seen.any():
+            hint = "evaluate on the steps that it held out, or on other series"
+            raise JaxlvError("the run was trained on every step to be forecast", where=finished.folder, hint=hint)
+    rows = np.flatnonzero(kept)
     if not len(rows):
-        hint = "evaluate on the steps that it held out, or on other series"
-        raise JaxlvError("the run was trained on every step to be forecast", where=finished.folder, hint=hint)
-    left = len(found.windows) - len(rows)
-    if not left:
-        return found, given.notes
-    told = f"{left} of {len(found.windows)} windows are left out: the run was trained on their steps"
-    return Rolling(found.windows.rows(rows), found.series_M[rows], found.context), (*given.notes, told)
+        raise JaxlvError("no series can be forecast", where=found.where, found=next(iter(bad.values())))
+    return Rolling(made.windows.rows(rows), made.series_M[rows], made.context, tuple(notes))
 
 
-def _begins(series: SeriesSet) -> list[Any]:
-    """Returns the place on the clock at which each series begins."""
-    return (series.clock.origin_N + series.first_N * series.clock.step).tolist()
+def _seen(series: SeriesSet, made: Rolling, finished: FinishedRun) -> np.ndarray:
+    """Returns (M,): whether a window's forecast begins among the steps that a run was trained on."""
+    seen_of = {one: finished.seen_steps(v_TV) for one, v_TV in zip(series.ids_N.tolist(), series.each, strict=True)}
+    begin_of = dict(
+        zip(series.ids_N.tolist(), (series.clock.origin_N + series.first_N * series.clock.step).tolist(), strict=True)
+    )
+    origin_M = made.windows.clock.origin_N + made.context * made.windows.clock.step
+    return np.array([
+        round((origin - begin_of[one]) / series.clock.step) < seen_of[one]
+        for origin, one in zip(origin_M, made.series_M.tolist(), strict=True)
+    ])  # fmt: skip
