@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from jaxlv.tools.console import Progress, Result, say, verb
-from jaxlv.tools.options import Bare, Ids, Protocol, Sampling, asked, whole
+from jaxlv.tools.options import Bare, Ids, Protocol, Reading, Sampling, asked, whole
 
 
 def forecast(
@@ -16,33 +16,46 @@ def forecast(
     out: Path,
     data: Path | None = None,
     series: Ids = None,
+    holdout: Annotated[int | None, whole()] = None,
     reach: Annotated[int | None, whole()] = None,
+    overwrite: bool = False,
     protocol: Protocol | None = None,
+    reading: Reading | None = None,
     sampling: Sampling | None = None,
     bare: Bare | None = None,
 ) -> Result:
-    """Forecast series with a run, or with a model and an adapter: sampled trajectories as CSV, and a figure of each series.
+    """Forecast what comes next in every series of a file, with a run, or with a model and an adapter.
 
+        jaxlv forecast embedded --data lynx.csv --horizon 10 --out DIR
         jaxlv forecast runs/demo --data FILE --series 3,7 --context 50 --horizon 50 --samples 20 --seed 0 --out DIR
-        jaxlv forecast MODEL --adapter ADAPTER --data FILE --series 3,7 --out DIR
+        jaxlv forecast MODEL --adapter ADAPTER --data FILE --holdout 10 --out DIR
 
-    MODEL is a Hugging Face folder, a hub id, or "embedded". In forecast.csv a text that a spreadsheet program would take as
-    a formula (it begins with = + - or @) stands behind an apostrophe.
+    MODEL is a Hugging Face folder, a hub id, or "embedded". FILE is CSV or other text, parquet, Excel, HDF5 or NumPy; one
+    line tells how it was understood. DIR gets forecast.csv with the median, quantiles and samples under your names, figures,
+    and a page. With --context the forecasts begin after so many steps from the start of each series, and what follows is
+    drawn as the truth. In forecast.csv a text that a spreadsheet program would take as a formula (it begins with = + - or @)
+    stands behind an apostrophe.
 
     Args:
         run_or_model: run folder, model folder, hub id, or embedded
-        out: folder for forecast.csv, settings.json and the figures
-        data: series file; the run's own if not given, simulated for a bare model
-        series: ids such as 3,7 or 990-999; the first 4 test series if not given
+        out: folder for forecast.csv, settings.json, report.html and the figures
+        data: file of series; the run's own if not given, simulated for a bare model
+        series: ids such as 3,7 or 990-999 or north,south; every series of FILE if not given
+        holdout: last steps of every series that are not shown to the model, but drawn and scored
         reach: steps forecast at a time: each sample then goes on from its own last context; all at once if not given
+        overwrite: replace an older folder of this verb
     """
+    from jaxlv.report import forecasts as view
     from jaxlv.studies import forecast as study
 
-    request = asked(run_or_model, data, series, protocol=protocol, sampling=sampling, bare=bare)
-    made = study.forecast(request, out, reach, Progress, say)
+    request = asked(run_or_model, data, series, protocol=protocol, sampling=sampling, bare=bare, reading=reading)
+    ahead = study.Ahead(holdout, reach, request.handling, overwrite)
+    made = study.forecast(request, out, ahead, Progress, say)
     table, told = out / study.TABLE, made.settings
     text = f"{table}: {len(told.series)} series, {told.valid_share:.0%} of the samples complete"
-    return Result(text, {"folder": str(out), "table": str(table), "figures": made.figures, "settings": told.tree()})
+    lines = [f"\n{view.format_table(made.next, told)}\n", "" if told.mae is None else view.summary(told), text]
+    tree = {"folder": str(out), "table": str(table), "figures": made.figures, "settings": told.tree()}
+    return Result("\n".join(filter(None, [*lines, f"page: {out / study.PAGE}"])), {**tree, "page": str(out / study.PAGE)})
 
 
 app = verb(forecast)

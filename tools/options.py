@@ -22,13 +22,18 @@ if TYPE_CHECKING:
 MOST_IDS = 1_000_000  # that an option may name
 
 
-def parse_ids(text: str) -> list[int]:
-    """Returns series ids from "3,7" or "990-999" or both. Raises ValueError if it is not such a list, or names too many."""
-    ids: list[int] = []
+def parse_ids(text: str) -> list[Any]:
+    """Returns series ids from "3,7" or "990-999" or both, or texts as "north,south". Raises ValueError if it is not such a
+    list, or names too many.
+    """
+    ids: list[Any] = []
     for part in text.split(","):
         first, dash, last = part.partition("-")
         if not re.fullmatch("[0-9]{1,18}", first) or (dash and not re.fullmatch("[0-9]{1,18}", last)):
-            raise ValueError(f"{printable(text, 60)!r} is not a list of ids such as 3,7 or 990-999")
+            if not part.strip() or re.fullmatch("[-+0-9.]*", part.strip()):
+                raise ValueError(f"{printable(text, 60)!r} is not a list of ids such as 3,7 or 990-999 or north,south")
+            ids.append(part.strip())
+            continue
         named = range(int(first), int(last or first) + 1)
         if not named:
             raise ValueError(f"{part!r} names no id; expected the lower one first")
@@ -94,7 +99,8 @@ def setting(cls: type, name: str, help: bool = False, several: bool = False) -> 
     return (numbers if several else number)(one.kind, one.allowed, one.words if help else None)
 
 
-Ids = Annotated[list[int] | None, read_by(parse_ids, metavar="IDS")]
+Ids = Annotated[list[Any] | None, read_by(parse_ids, metavar="IDS")]
+Names = Annotated[tuple[str, ...] | None, read_by(lambda text: tuple(text.split(",")), metavar="A,B")]
 Config = Annotated[Path, read_by(find_config)]
 ConfigOrNone = Annotated[Path | None, read_by(find_config)]
 Settings = Annotated[
@@ -148,22 +154,43 @@ class Bare:
     revision: Annotated[str, Parameter(help="commit, tag or branch of a hub id")] = ""
 
 
+@Parameter(name="*", group=Group("Of the data file", sort_key=4))
+@dataclass(frozen=True)
+class Reading:
+    """Options that say how a file is read, and what is done with values that a model cannot be given."""
+
+    id: Annotated[str | None, Parameter(help="column that tells series apart; found by its name if not given")] = None
+    time: Annotated[str | None, Parameter(help="column of times; found by its name if not given")] = None
+    columns: Annotated[Names, Parameter(help="variables; every other column of numbers if not given")] = None
+    separate: Annotated[bool, Parameter(help="make each variable a series of its own")] = False
+    missing: Annotated[
+        Literal["interpolate", "drop", "error"], Parameter(help="missing values: drop the steps before the last of them")
+    ] = "interpolate"
+    negative: Annotated[Literal["shift", "error"], Parameter(help="negative values: shift their variable above zero")] = (
+        "shift"
+    )
+
+
 def asked(
     subject: str,
     data: Path | None,
-    series: Sequence[int] | None,
+    series: Sequence[Any] | None,
     most: int | None = None,
     *,
     protocol: Protocol | None = None,
     sampling: Sampling | None = None,
     bare: Bare | None = None,
+    reading: Reading | None = None,
     **more: Any,
 ) -> Asked:
     """Returns what a library function takes for these options; `more` are settings of the protocol that a verb adds."""
+    from jaxlv.data.observations import Handling
     from jaxlv.studies import subjects
 
     drawn = given(sampling)
     if drawn.pop("no_grammar", False):
         drawn["grammar"] = False
     how = subjects.Bare(**given(bare))
-    return subjects.Asked(subject, data, series, most, given(protocol, **more), drawn, how, CALL.purpose)
+    read = given(reading)
+    handling = Handling(**{name: read.pop(name) for name in ("missing", "negative") if name in read})
+    return subjects.Asked(subject, data, series, most, given(protocol, **more), drawn, how, CALL.purpose, read, handling)

@@ -1,4 +1,4 @@
-"""How forecasts were made; the JSON of a `ForecastSettings` is settings.json beside their table."""
+"""Forecasts and how they were made; the JSON of a `ForecastSettings` is settings.json beside their table."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jaxlv.results.record import Record
+from jaxlv.results.quantities import RAW, quantity
+from jaxlv.results.record import Interval, Record
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class ForecastSettings(Record):
 
     data: str
     data_sha256: str | None
-    series: tuple[int, ...]
+    series: tuple[int | str, ...]
     context: int
     horizon: int
     samples: int
@@ -34,3 +35,16 @@ class ForecastSettings(Record):
     valid_share: float | None
     stops: Mapping[str, int]
     versions: Mapping[str, str]
+    holdout: int | None = None  # last steps that were not shown to the model
+    mae: float | None = quantity("MAE", RAW, "mean absolute error of the median over those steps, variables and series")
+
+
+@dataclass(frozen=True)
+class Next(Record):
+    """A value that is forecast: the median and the 80 % band of its samples."""
+
+    series: int | str
+    time: str
+    variable: str
+    median: float | None = quantity("median", RAW)
+    band: Interval | None = quantity("80 % band", RAW, form="interval")

@@ -28,15 +28,16 @@ _making: set[Path] = set()  # folders that `new_folder` has yielded and not rena
 
 
 @contextlib.contextmanager
-def new_folder(folder: Path, replace: bool = False, parents: bool = True) -> Iterator[Path]:
+def new_folder(folder: Path, replace: bool = False, parents: bool = True, made_by: str = "") -> Iterator[Path]:
     """Yields an empty temporary folder. It is flushed and renamed to `folder` if the body succeeds, and deleted if it
     raises.
 
-    Raises JaxlvError if `folder` exists and is not empty, unless `replace` is set, which puts the new one in its place.
+    Raises JaxlvError if `folder` exists and is not empty, unless `replace` is set, which puts the new one in its place; with
+    `made_by` only if the old one has a file of that name.
     Folders above it are made if `parents`. Remains of killed processes that wrote the same folder are removed first.
     """
     folder = Path(folder)
-    place = check_free(folder, replace)
+    place = check_free(folder, replace, made_by)
     if parents:
         make_folder(place.parent)
     with _beside(place, folder) as (temporary, check):
@@ -56,13 +57,17 @@ def new_folder(folder: Path, replace: bool = False, parents: bool = True) -> Ite
         _put(work, place, temporary / "old" if replace else None)
 
 
-def check_free(folder: Path, replace: bool = False) -> Path:
+def check_free(folder: Path, replace: bool = False, made_by: str = "") -> Path:
     """Returns the path that `folder` will have, with links resolved; raises JaxlvError if `new_folder` could not make it."""
     place = Path(os.path.realpath(folder))
     if not place.exists():
         return place
     if not replace and (not place.is_dir() or any(place.iterdir())):
-        raise JaxlvError("exists already", where=folder, hint="choose another folder")
+        hint = "choose another folder" + (", or --overwrite" if (place / made_by).is_file() else "")
+        raise JaxlvError("exists already", where=folder, hint=hint)
+    if replace and made_by and not (place / made_by).is_file() and not (place.is_dir() and not any(place.iterdir())):
+        hint = "choose another folder"
+        raise JaxlvError("would be lost: jaxlv has not written it", where=folder, expected=made_by, hint=hint)
     if place.is_mount() or place.samefile("."):
         hint = f"choose a folder in it, such as {folder / 'out'}"
         raise JaxlvError("the folder you are in, and a mounted one, cannot be made as a whole", where=folder, hint=hint)

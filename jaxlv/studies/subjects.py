@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jaxlv.config import CodecConfig, ModelSettings, RunConfig
 from jaxlv.data import loading
+from jaxlv.data.observations import USUAL, Handling, Observations
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError
 from jaxlv.forecasting.forecaster import Forecaster
@@ -18,6 +22,7 @@ from jaxlv.model.weights import base_of, resolve
 from jaxlv.runs import run, sources
 from jaxlv.storage.door import is_there
 from jaxlv.storage.foreign import hub_revision
+from jaxlv.studies import given
 from jaxlv.studies.progress import Say, unsaid
 from jaxlv.text.codec import Codec
 
@@ -45,12 +50,14 @@ class Asked:
 
     subject: str
     data: Path | None = None  # file of series; the run's own if None
-    series: Sequence[int] | None = None  # ids; those that the subject may be measured on if None
+    series: Sequence[Any] | None = None  # ids; those that the subject may be measured on if None
     most: int | None = None  # of those
     protocol: Mapping[str, Any] = field(default_factory=dict)
     sampling: Mapping[str, Any] = field(default_factory=dict)
     bare: Bare = Bare()
     purpose: str = ""
+    reading: Mapping[str, Any] = field(default_factory=dict)  # as in `loading.load_series`
+    handling: Handling = USUAL
 
 
 @dataclass(frozen=True)
@@ -60,22 +67,41 @@ class Subject:
     name: str
     run: run.FinishedRun | None
     config: RunConfig
-    data: SeriesSet
+    source: Observations | SeriesSet  # as they were read, or simulated
     bare: Models = field(default_factory=dict)  # by name, if it is no run
+    handling: Handling = USUAL
 
-    def held(self) -> list[int]:
-        """Returns the ids of the series that it may be measured on: test series, or of another file those unseen."""
-        if self.run is None:
+    @functools.cached_property
+    def data(self) -> SeriesSet:
+        """The series as models take them; of a run's own those that it was made of. What is noted of them is a warning."""
+        if isinstance(self.source, SeriesSet):
+            return self.source
+        if self.run is not None and self.source.where == "run":
+            return loading.told(sources.ready(self.config.data, self.source), self.source)
+        return loading.told(self.source.ready(self.handling), self.source)
+
+    @property
+    def observed(self) -> Observations:
+        """The series as they were read, all steps of them."""
+        return loading.load_series(self.source)
+
+    def held(self) -> list[Any]:
+        """Returns the ids of the series that it may be measured on: of a run the test series, or of another file those
+        unseen; of a bare model all, or those of the default split's test if they are simulated.
+        """
+        if self.run is not None:
+            return held_series(self.run, self.data)
+        if isinstance(self.source, SeriesSet):
             return sources.split_series(self.config, self.data).test.tolist()
-        return held_series(self.run, self.data)
+        return self.data.ids_N.tolist()
 
-    def chosen(self, ids: Sequence[int] | None, most: int | None = None) -> SeriesSet:
+    def chosen(self, ids: Sequence[Any] | None, most: int | None = None) -> SeriesSet:
         """Returns the series of these ids, or if they are None at most so many of those that it may be measured on."""
         return self.data.select(ids if ids is not None else self.held()[: most or None])
 
-    def seen(self, chosen: SeriesSet) -> list[int]:
+    def seen(self, chosen: SeriesSet) -> list[Any]:
         """Returns the ids of those series that the run trained on or was validated on."""
-        return [] if self.run is None else [int(i) for i in self.run.seen(chosen)]
+        return [] if self.run is None else self.run.seen(chosen).tolist()
 
     def paying(self, purpose: str = "") -> contextlib.AbstractContextManager[Models]:
         """Yields the models, "tuned" and "untuned"; those of a run spend from its budget (see `FinishedRun.metered`)."""
@@ -94,10 +120,21 @@ def open_subject(asked: Asked, say: Say = unsaid) -> Subject:
     else:
         resolve(asked.subject, asked.bare.revision or None)  # before series are made for nothing
     config = finished.config if finished else RunConfig()
-    data = loading.load(asked.data) if asked.data else sources.load_series(config, finished.folder if finished else None)
+    source = _source(asked, config, finished)
     if finished:
-        return Subject(folder.name, finished, config, data)
-    return _open_bare(asked, config, data, say)
+        return Subject(folder.name, finished, config, source, handling=asked.handling)
+    return _open_bare(asked, config, source, say)
+
+
+def _source(asked: Asked, config: RunConfig, finished: run.FinishedRun | None) -> Observations | SeriesSet:
+    """Returns the series that are asked about, their variables in the order of a run's; or those of the config."""
+    if asked.data is not None:
+        found = loading.load_series(asked.data, **asked.reading)
+        return found if asked.reading.get("columns") else given.in_order(found, finished)
+    own = sources.observed(config, finished.folder if finished else None)
+    if own is None:
+        return sources.load_series(config)
+    return replace(own, where="run")
 
 
 def _refuse_bare(bare: Bare) -> None:
@@ -107,7 +144,7 @@ def _refuse_bare(bare: Bare) -> None:
         raise JaxlvError("a run has an adapter of its own", where="--adapter", hint="name the base that it was made for")
 
 
-def _open_bare(asked: Asked, config: RunConfig, data: SeriesSet, say: Say) -> Subject:
+def _open_bare(asked: Asked, config: RunConfig, source: Observations | SeriesSet, say: Say) -> Subject:
     bare, text = asked.bare, config.codec
     below = read_codec(bare.adapter) if bare.adapter else None
     if below:
@@ -118,24 +155,29 @@ def _open_bare(asked: Asked, config: RunConfig, data: SeriesSet, say: Say) -> Su
     config = replace(config, model=settings, codec=text)
     base, model, params, alphabet = sources.load_base(config)
     as_trained = below is not None and below.scale == text.scale
-    codec = Codec.of(text, below.dataset_alpha) if below and as_trained else Codec.for_data(text, data.values_NTV)
+    codec = Codec.of(text, below.dataset_alpha) if below and as_trained else Codec.for_data(text, _values(source))
     models = {"untuned": Forecaster(model, {"params": params}, alphabet, codec, config.sampling)}
     if bare.adapter:
         lora = load_adapter(bare.adapter, model, asked.subject)
         models = {"tuned": replace(models["untuned"], variables={"params": params, "lora": lora}), **models}
         say("note: what the adapter was trained on is not in its files: whether it has seen these series cannot be told")
     named = replace(config, model=replace(settings, path=model_name(asked.subject, base)))
-    return Subject(Path(asked.subject).name, None, named, data, models)
+    return Subject(Path(asked.subject).name, None, named, source, models, asked.handling)
 
 
-def held_series(finished: run.FinishedRun, data: SeriesSet) -> list[int]:
+def _values(source: Observations | SeriesSet) -> np.ndarray:
+    return source.values_NTV if isinstance(source, SeriesSet) else source.padded()
+
+
+def held_series(finished: run.FinishedRun, data: SeriesSet) -> list[Any]:
     """Returns the ids of the series that a run may be measured on: its test series, or of another file those unseen.
 
     Raises JaxlvError if the run has seen them all.
     """
     if data.source.get("sha256") == finished.manifest.data.sha256:
         return sources.split_series(finished.config, data).test.tolist()
-    unseen = sorted(set(data.ids_N.tolist()) - set(finished.seen(data).tolist()))
+    seen = set(finished.seen(data).tolist())
+    unseen = [one for one in data.ids_N.tolist() if one not in seen]
     if not unseen:
         raise JaxlvError("the run has seen every series", where=data.source.get("path"), hint="name ids with --series")
     return unseen
