@@ -312,6 +312,11 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     return build_config(RunConfig, override(tree, overrides), where=path)
 
 
+def with_settings(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """Returns a config with settings of the form "section.key=value". Raises JaxlvError if one is unknown or not allowed."""
+    return build_config(RunConfig, override(config_tree(config), overrides), "--set") if overrides else config
+
+
 def read_tree(path: Path) -> dict[str, Any]:
     """Returns the sections of a TOML file, laid over those of the file beside it that its key `extends` names, and so on.
 
@@ -425,11 +430,12 @@ def to_toml(config: Any) -> str:
         if getattr(config, section).is_left_out:
             continue
         lines += ["", f"[{section}]"]
-        lines += [f"{key} = {_toml(value)}" for key, value in values.items()]
+        lines += [f"{key} = {toml_value(value)}" for key, value in values.items()]
     return "\n".join(lines).lstrip() + "\n"
 
 
-def _toml(value: Any) -> str:
+def toml_value(value: Any) -> str:
+    """Returns a value as TOML writes it."""
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{json.dumps(key)} = {_toml(item)}" for key, item in value.items()) + " }"
+        return "{ " + ", ".join(f"{json.dumps(key)} = {toml_value(item)}" for key, item in value.items()) + " }"
     return json.dumps(value, ensure_ascii=False)  # TOML has no surrogate pairs

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from jaxlv import api
-from jaxlv.config import EvaluateConfig, RunConfig, SamplingConfig, override
+from jaxlv.config import EvaluateConfig, SamplingConfig, with_settings
 from jaxlv.data.loading import load_series
 from jaxlv.data.observations import Handling, Missing, Negative, Observations
 from jaxlv.data.series import SeriesSet
@@ -187,7 +187,7 @@ class Forecaster:
         found = load_series(data, **how)
         config = fitting.fitted(found, str(self.model), holdout, steps)
         config = fitting.changed(config, train={"seed": seed}, sampling=self._sampling)
-        config = config_with(config, settings)
+        config = with_settings(config, settings)
         folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="jaxlv-")) / "run"
         for line in found.lines():
             if line != found.told:
@@ -285,13 +285,6 @@ class _Told(Lines):
 
 def _is_run(model: Any) -> bool:
     return isinstance(model, (str, Path)) and is_there(Path(model) / run.CONFIG)
-
-
-def config_with(config: RunConfig, settings: Sequence[str]) -> RunConfig:
-    """Returns a config with settings of the form "section.key=value"; raises JaxlvError if one is unknown."""
-    from jaxlv.config import build_config, config_tree
-
-    return build_config(RunConfig, override(config_tree(config), list(settings))) if settings else config
 
 
 # --------------------------------------------------------------------------------------------------- what comes back

@@ -16,11 +16,12 @@ from jaxlv.tools.console import OPTION, one_line, start
 
 VERBS = {
     "demo": "tune the embedded base, forecast, evaluate, and write a report page, in minutes",
+    "init": "write a config that fits a file of series, and say what its training costs",
     "simulate": "write simulated predator-prey series to a file",
     "explore": "look at a set of series: quality, periods, regimes, and what it is as text",
     "train": "tune a model by LoRA as a config says",
     "sweep": "train many runs of one config together, by a grid or a search, and compare them",
-    "forecast": "forecast series with a run",
+    "forecast": "forecast what comes next in the series of a file, with a run or a model",
     "evaluate": "measure a run or a model beside the baselines, on the same series",
     "analyse": "look into a run: training, costs of tokens, errors, the scale's top, LM head, adapters, padding",
     "stress": "measure a run again under noise, gaps, short contexts, other amplitudes and systems",

@@ -22,12 +22,13 @@ def simulate(
     noise: Annotated[float | None, number(float, Between(0, 100))] = None,
     seed: Annotated[int, setting(DataConfig, "seed")] = 0,
 ) -> Result:
-    """Write simulated predator-prey series to an HDF5 file, with their parameters and the solver's settings.
+    """Write simulated predator-prey series to a file; HDF5 also holds their parameters and the solver's settings.
 
         jaxlv simulate --preset course --series 1000 --seed 0 --out series.h5
+        jaxlv simulate --series 20 --out series.csv
 
     Args:
-        out: file to write (.h5); it must not exist
+        out: file to write (.h5, or .csv without the parameters); it must not exist
         preset: system and ranges of its parameters
         series: number of series
         steps: time steps per series; the preset's if not given
@@ -37,11 +38,16 @@ def simulate(
     """
     from jaxlv.data import dynamics
     from jaxlv.data import series as files
+    from jaxlv.data.loading import load_series
+    from jaxlv.storage.tables import write_csv
 
     chosen = replace(dynamics.PRESETS[preset], **given(steps=steps, stop=stop, noise=noise))
-    files.check_place(out)
+    files.check_place(out, suffixes=(*files.HDF5, ".csv"))
     drawn = dynamics.draw(chosen, series, seed)
-    files.save(out, drawn)
+    if out.suffix.lower() == ".csv":
+        write_csv(out, load_series(drawn).frame(), guard=False)
+    else:
+        files.save(out, drawn)
     N, T, V = drawn.values_NTV.shape
     told = {"file": str(out), "series": N, "steps": T, "variables": list(drawn.variables), "preset": preset, "seed": seed}
     return Result(f"{out}: {N} series of {T} steps, {V} variables, preset {preset}, seed {seed}", told)

@@ -223,11 +223,11 @@ def save(path: Any, series_set: SeriesSet, *, overwrite: bool = False) -> None:
         raise JaxlvError(f"cannot be written ({error.strerror or error})", where=path) from error
 
 
-def check_place(path: Any, overwrite: bool = False) -> Path:
+def check_place(path: Any, overwrite: bool = False, suffixes: Sequence[str] = HDF5) -> Path:
     """Returns the path of a file that `save` could write to; raises JaxlvError otherwise, before any work is done."""
     path = Path(path)
-    if path.suffix.lower() not in HDF5:
-        raise JaxlvError("series are saved as HDF5", where=path, expected="a name that ends in .h5 or .hdf5")
+    if path.suffix.lower() not in suffixes:
+        raise JaxlvError("series are saved as HDF5", where=path, expected=f"a name that ends in {' or '.join(suffixes)}")
     if path.is_dir() or (os.path.lexists(path) and not overwrite):
         raise JaxlvError("exists already", where=path, hint="choose another name, or allow overwriting")
     if not path.parent.is_dir():

@@ -97,6 +97,22 @@ def make_folder(config: RunConfig, folder: Path, inputs: Inputs, versions: Mappi
         seal(work)
 
 
+def extend(folder: Path, steps: int) -> RunConfig:
+    """Changes the planned steps of a run to more, in its config, and returns that; a learning rate that falls over the run
+    then falls more slowly from where it is. Raises JaxlvError if they are not more.
+    """
+    config = read_config(folder)
+    if steps == config.train.steps:
+        return config
+    if steps < config.train.steps:
+        raise JaxlvError("fewer steps than planned", where=folder, expected=f"at least {config.train.steps}", found=steps)
+    config = replace(config, train=replace(config.train, steps=steps))
+    check_intact(folder)
+    write_text(folder / CONFIG, to_toml(config))
+    seal(folder, [CONFIG, MANIFEST, SPLIT, DATA, GIVEN])
+    return config
+
+
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     pairs = ((f"{section}.{key}", old[section][key], new[section][key]) for section in old for key in old[section])
     return [f"{name}: {a!r} then, {b!r} now" for name, a, b in pairs if a != b]

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxlv.config import RunConfig
+from jaxlv.data.loading import load_series
+from jaxlv.errors import JaxlvError
 from jaxlv.lora.overlay import normalise_targets
 from jaxlv.model.weights import count_params
 from jaxlv.runs import billing, run, sources, training
+from jaxlv.runs.validation import Texts
+from jaxlv.studies import fitting
 from jaxlv.studies.progress import Begin, Say, Silent, unsaid
 from jaxlv.studies.subjects import pinned_note
 from jaxlv.versions import versions
+
+STEPS = 200  # of a run that no config describes
 
 
 class Trained(NamedTuple):
@@ -45,6 +53,42 @@ def train(
         watch = training.Watch(bar.step, bar.note)
         training.train(config, out, inputs, resume=resume, watch=watch, versions=versions())
     return Trained(out, last_figures(out), billing.repeats_of(config, out))
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a caller says beside a config: a file of series and how it is read, a base, and how long."""
+
+    data: Path | None = None
+    reading: Mapping[str, Any] = field(default_factory=dict)
+    model: str | None = None
+    steps: int | None = None
+    epochs: int | None = None
+
+
+def planned(config: RunConfig | None, wanted: Wanted) -> RunConfig:
+    """Returns a config with what is wanted beside it; without a config, one that fits the file of series.
+
+    Raises JaxlvError if there is neither.
+    """
+    if config is None:
+        if wanted.data is None:
+            raise JaxlvError("what is trained", where="train", expected="a config, a run to resume, or --data FILE")
+        how = {name: value for name, value in wanted.reading.items() if name not in ("missing", "negative")}
+        found = load_series(wanted.data, **how)
+        model = wanted.model or fitting.EMBEDDED
+        config = fitting.fitted(found, model, steps=wanted.steps or STEPS, path=str(wanted.data), **wanted.reading)
+    elif wanted.data is not None:
+        config = fitting.changed(config, data={"path": str(wanted.data), **wanted.reading})
+    if wanted.model is not None:
+        config = fitting.changed(config, model={"path": wanted.model})
+    return config if wanted.steps is None else fitting.changed(config, train={"steps": wanted.steps})
+
+
+def for_epochs(config: RunConfig, inputs: sources.Inputs, epochs: int) -> RunConfig:
+    """Returns a config whose steps see every training window `epochs` times."""
+    t, windows = config.train, Texts(config, inputs).batches.per_epoch
+    return fitting.changed(config, train={"steps": max(1, math.ceil(epochs * windows / (t.batch_size * t.accumulate)))})
 
 
 def described(config: RunConfig, inputs: sources.Inputs) -> Iterator[str]:

@@ -1,0 +1,42 @@
+"""`jaxlv init`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from jaxlv.tools.console import Result, verb
+from jaxlv.tools.options import Reading, whole
+
+
+def init(
+    data: Path,
+    /,
+    *,
+    out: Path = Path("jaxlv.toml"),
+    model: str = "embedded",
+    holdout: Annotated[int | None, whole(0)] = None,
+    steps: Annotated[int, whole()] = 200,
+    reading: Reading | None = None,
+) -> Result:
+    """Write a config that fits a file of series, each setting with its meaning, and say what the training will cost.
+
+        jaxlv init lynx.csv --out lynx.toml
+        jaxlv train lynx.toml --out runs/lynx
+
+    Args:
+        data: file of series
+        out: TOML file to write; it must not exist
+        model: built-in "embedded", model folder, or hub id
+        holdout: last steps of every series that are kept for the test; chosen by the number of series if not given
+        steps: optimiser steps
+    """
+    from jaxlv.studies import init as study
+
+    made = study.write(data, out, study.Wanted(model, holdout, steps), reading)
+    next_ = f"next: jaxlv train {out} --out runs/{out.stem}"
+    text = "\n".join([*made.lines, f"config: {out}", next_])
+    return Result(text, {"config": str(out), "series": made.told, "flops": made.flops, "seconds": made.seconds})
+
+
+app = verb(init)
