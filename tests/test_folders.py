@@ -21,16 +21,18 @@ from jaxlv.forecasting import forecaster
 from jaxlv.forecasting.forecaster import Forecast
 from jaxlv.model.config import ModelConfig
 from jaxlv.published import protocols
-from jaxlv.report import compared, details, dossier, folders, runs
+from jaxlv.report import compared, dossier, runs
 from jaxlv.report import page as pages
-from jaxlv.report.material import Measured
 from jaxlv.report.table import Group, Table
 from jaxlv.results import side_by_side
+from jaxlv.results.folders import Measured
 from jaxlv.results.scores import Evaluation, Protocol
 from jaxlv.results.side_by_side import Entry
 from jaxlv.results.sweeps import Sweep
 from jaxlv.runs import run, sweep
 from jaxlv.storage import lines
+from jaxlv.studies import details, folders
+from jaxlv.studies.pages import made
 from jaxlv.tools import cli
 
 MODEL = ModelConfig(
@@ -119,7 +121,7 @@ def bill_of(folder: Path) -> dict[str, int]:
 
 
 def entries_of(*paths: Path) -> list[Entry]:
-    return dossier.entries_of([folders.read(path) for path in paths])
+    return dossier.entries_of(folders.read_all(paths))
 
 
 def texts(table: Table) -> list[dict[str, str]]:
@@ -249,7 +251,7 @@ def test_a_reproduction_has_each_run_once_and_the_forecasts_of_its_final_model(t
     folder = folders.read(tmp_path)
     assert (folder.kind, [found.name for found in folder.runs]) == ("reproduction", ["grid-a", "final"])
     assert [[one.name for one in found.evaluations] for found in folder.runs] == [[], ["rai"]]  # none of simulated series
-    rows = [side_by_side.row_of(entry, [], None) for entry in dossier.entries_of([folder])]
+    rows = [side_by_side.row_of(entry, [], None) for entry in entries_of(tmp_path)]
     assert [row.get("test_mae") for row in rows] == [None, 1.0]
     assert rows[1]["tested_on"] == "2 series, 50 + 50"
     (tmp_path / "reproduce.json").write_text(json.dumps({**tree, "plan": {}}))
@@ -318,8 +320,7 @@ def test_losses_of_other_texts_have_fronts_of_their_own_and_raw_errors_are_prefe
 
 
 def test_the_page_of_several_tells_the_best_and_what_all_cost(work):
-    found = [folders.read(work / name) for name in ("second", "ranks")]
-    page = dossier.page_of(found, [None] * 2)
+    page = made([work / name for name in ("second", "ranks")])
     assert page.title == "second and ranks"
     bill = dict(page.bill)
     assert (bill["runs"], bill["steps"], bill["tokens"]) == ("4", "16", "1,600")
@@ -332,9 +333,10 @@ def test_the_page_of_several_tells_the_best_and_what_all_cost(work):
 
 def test_folders_of_one_name_are_told_apart(work, tmp_path):
     twin = write_run(tmp_path / "twin" / "first")
-    assert dossier.labels([folders.read(path) for path in (work / "first", twin)]) == [f"{work.name}/first", "twin/first"]
+    names = [folder.name for folder in folders.read_all([work / "first", twin])]
+    assert names == [f"{work.name}/first", "twin/first"]
     with pytest.raises(JaxlvError, match="named twice"):
-        dossier.labels([folders.read(twin), folders.read(twin)])
+        folders.read_all([twin, twin])
 
 
 def test_the_program_says_where_the_page_lies(work, tmp_path, monkeypatch, capsys):

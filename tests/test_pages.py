@@ -13,17 +13,18 @@ from drawn import bold, cells, tables
 from records import unlike
 
 from jaxlv.data.series import from_arrays
-from jaxlv.forecasting.panels import ForecastPanel
+from jaxlv.forecasting.panels import panel_of
 from jaxlv.published.protocols import PROTOCOLS
-from jaxlv.report import compared, dossier, evaluation, probe, reported, reproductions, runs, sweeps
+from jaxlv.report import compared, dossier, evaluation, probe, reproductions, runs, sweeps
 from jaxlv.report.format import MISSING, duration, number, percent
-from jaxlv.report.material import Run
+from jaxlv.results.folders import Run
 from jaxlv.results.papers import Reproduction
 from jaxlv.results.probe import Probe
 from jaxlv.results.runs import RunDetails
 from jaxlv.results.scores import Evaluation
 from jaxlv.results.side_by_side import Entry
 from jaxlv.results.sweeps import Outcome, Sweep, front, rule_words
+from jaxlv.studies import beside
 
 # -------------------------------------------------------------------------------------------------- the run of a report
 
@@ -52,7 +53,7 @@ def test_captions_say_what_was_given_and_forecast_by_which_model():
     text = evaluation.protocol_text(scores(metrics).protocol)
     assert text.startswith("3 series; 4 steps of context; 3 steps of forecast; 5 samples per series, their median scored.")
     panels = [
-        ForecastPanel(i, records.VARIABLES, np.arange(7.0), np.ones((4, 2)), np.ones((3, 2)), np.ones((5, 3, 2)))
+        panel_of(i, records.VARIABLES, np.arange(7.0), np.ones((4, 2)), np.ones((3, 2)), np.ones((5, 3, 2)))
         for i in (3, 8, 9)
     ]
     errors = metrics["rows"][0]["mae_by_series"]
@@ -257,15 +258,15 @@ def test_a_step_that_a_context_shows_in_part_is_neither_context_nor_truth():
     data = from_arrays(np.random.default_rng(0).uniform(1, 2, (2, 30, 2)))
     parts = {part.name: part for part in PROTOCOLS["mao"].parts}
     for name, start in (("mao-128", 12), ("mao-128-cut", 13)):
-        context, truth = reported.spans(parts[name], data)
+        context, truth = beside.spans(parts[name], data)
         np.testing.assert_array_equal(context, data.values_NTV[:, :12])
         np.testing.assert_array_equal(truth, data.values_NTV[:, start : start + parts[name].horizon])
 
 
 def test_series_are_named_by_their_range_or_number():
-    assert reported.named_series([992, 990, 991]) == "series 990-992"
-    assert reported.named_series([9, 3, 7]) == "series 3, 7 and 9" and reported.named_series([5]) == "series 5"
-    assert reported.named_series([5, 1, 9, 7, 3]) == "5 series, the report's test share (1, 3, 5, 7, …)"
+    assert beside.named_series([992, 990, 991]) == "series 990-992"
+    assert beside.named_series([9, 3, 7]) == "series 3, 7 and 9" and beside.named_series([5]) == "series 5"
+    assert beside.named_series([5, 1, 9, 7, 3]) == "5 series, the report's test share (1, 3, 5, 7, …)"
 
 
 # ------------------------------------------------------------------------------------------------------- reproductions

@@ -210,7 +210,7 @@ KILLS = (  # the instants of CI, in their order: in every stage, in its blocks, 
 @pytest.fixture
 def without_pictures(monkeypatch) -> None:
     """Drawing is most of a tiny reproduction's time, and is done once, by the one that is not interrupted."""
-    monkeypatch.setattr(dossier, "page_of_one", lambda folder: Page("a page", "", [], []))
+    monkeypatch.setattr(dossier, "page_of", lambda folder: Page("a page", "", [], []))
     monkeypatch.setattr(scoring.svg, "save_png", lambda figure, path: path.write_bytes(b"png"))
     monkeypatch.setattr(scoring.svg, "to_svg", lambda figure, label: "<svg/>")
 

@@ -7,16 +7,18 @@ from types import MappingProxyType
 
 import numpy as np
 
+from jaxlv.forecasting.panels import panel_of
 from jaxlv.report import anatomy
 from jaxlv.report.evaluation import bill_pairs
 from jaxlv.report.figures import analyses as figures
-from jaxlv.report.figures.evaluation import ForecastPanel, forecast_figure, step_error_figure
+from jaxlv.report.figures.evaluation import forecast_figure, step_error_figure
 from jaxlv.report.format import number, percent, plain
 from jaxlv.report.page import Page, Pairs, Section
 from jaxlv.report.parts import Part, Picture, Tree, pictures
 from jaxlv.report.table import Table
 from jaxlv.report.tables import analyses as tables
 from jaxlv.report.tables.frames import frames
+from jaxlv.results.panels import ForecastPanel
 
 __all__ = ["blocks", "frames", "page_of", "parts_of", "pictures", "summary"]
 
@@ -156,7 +158,7 @@ def _extremes(part: Tree) -> Part:
 
 def _panel(one: Tree, variables: Sequence[str]) -> ForecastPanel:
     context, truth, samples = (np.array(one[key], float) for key in ("context", "truth", "samples"))
-    return ForecastPanel(one["series"], tuple(variables), np.array(one["time"]), context, truth, samples)
+    return panel_of(one["series"], tuple(variables), np.array(one["time"]), context, truth, samples)
 
 
 def _ceiling(part: Tree) -> Part:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from jaxlv.errors import JaxlvError
 from jaxlv.report import compared, comparison, evaluation, reproductions, runs, sweeps
-from jaxlv.report.details import Data, completed
-from jaxlv.report.details import data_of as data_of
-from jaxlv.report.folders import readable
 from jaxlv.report.format import duration, number
-from jaxlv.report.material import Folder, Kind, Run
 from jaxlv.report.page import Page, Pairs, Section
 from jaxlv.results import side_by_side
+from jaxlv.results.folders import Folder, Kind, Run
 from jaxlv.results.side_by_side import Entry
 
 # ---------------------------------------------------------------------------------------------- one folder
@@ -29,7 +24,7 @@ def _evaluation(folder: Folder) -> Page:
     found = runs.evaluation_sections(one)
     protocol = {key: runs.shortened(value) for key, value in evaluation.protocol_pairs(one.scores.protocol).items()}
     closing = evaluation.settings_section(("Protocol of the evaluation", protocol))
-    return Page(f"Evaluation {folder.path.resolve().name}", evaluation.summary(one.scores), (), [*found, closing])
+    return Page(f"Evaluation {folder.runs[0].name}", evaluation.summary(one.scores), (), [*found, closing])
 
 
 def _sweep(folder: Folder) -> Page:
@@ -60,23 +55,12 @@ def _with_budget(folder: Folder, sections: Sequence[Section], after: str) -> lis
     return [*sections[:place], *([bought] if bought else []), *sections[place:]]
 
 
-def page_of_one(folder: Folder, data: Data = None) -> Page:
-    """The page of a folder; `data` are the series of its forecasts. JaxlvError where its files are not what they were."""
-    with readable(folder.path, folder.kind):
-        return PAGES[folder.kind](completed(folder, data))
+def page_of(folder: Folder) -> Page:
+    """The page of a folder."""
+    return PAGES[folder.kind](folder)
 
 
 # ------------------------------------------------------------------------------------------------ several
-
-
-def labels(folders: Sequence[Folder]) -> list[str]:
-    """A short name for each folder: its own, with those above it where two have one name."""
-    parts = [folder.path.resolve().parts for folder in folders]
-    for depth in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(part[-depth:]) for part in parts]
-        if max(Counter(names).values()) == 1:
-            return names
-    raise JaxlvError("a folder is named twice", where=next(name for name, n in Counter(names).items() if n > 1))
 
 
 def entry_of(name: str, one: Run) -> Entry:
@@ -87,8 +71,8 @@ def entry_of(name: str, one: Run) -> Entry:
 def entries_of(folders: Sequence[Folder]) -> list[Entry]:
     """Every run of the folders, named "folder" or "folder/run"."""
     return [
-        entry_of(label if folder.kind in ("run", "evaluation") else f"{label}/{one.name}", one)
-        for label, folder in zip(labels(folders), folders, strict=True)
+        entry_of(folder.name if folder.kind in ("run", "evaluation") else f"{folder.name}/{one.name}", one)
+        for folder in folders
         for one in folder.runs
     ]
 
@@ -112,15 +96,12 @@ def bill(entries: Sequence[Entry]) -> list[tuple[str, str]]:
     return pairs
 
 
-def page_of(folders: Sequence[Folder], data: Sequence[Data]) -> Page:
-    """The page of a folder, or of several: all runs side by side first, then each folder's own sections."""
-    if len(folders) == 1:
-        return page_of_one(folders[0], data[0])
-    names, entries = labels(folders), entries_of(folders)
+def together(folders: Sequence[Folder], pages: Sequence[Page]) -> Page:
+    """The page of several folders: all runs side by side first, then the sections of each folder's own page."""
+    names, entries = [folder.name for folder in folders], entries_of(folders)
     found = [replace(section, group="Side by side") for section in compared.sections(entries)]
-    for name, folder, of in zip(names, folders, data, strict=True):
-        page = page_of_one(folder, of)
+    for folder, page in zip(folders, pages, strict=True):
         costs = [Pairs("Bill", list(page.bill))] if page.bill else []
         own = [Section("Summary", costs, page.summary), *page.sections]
-        found += [replace(section, group=f"{folder.kind.capitalize()} {name}") for section in own]
+        found += [replace(section, group=f"{folder.kind.capitalize()} {folder.name}") for section in own]
     return Page(f"{', '.join(names[:-1])} and {names[-1]}", compared.summary(entries), bill(entries), found)

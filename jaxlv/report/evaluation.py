@@ -12,14 +12,12 @@ import numpy as np
 
 from jaxlv.report import terminal
 from jaxlv.report.figures import evaluation as figures
-from jaxlv.report.figures.evaluation import ForecastPanel
 from jaxlv.report.format import duration, number, percent, plain, text
 from jaxlv.report.page import Block, Figure, Page, Pairs, Section, svg, write
 from jaxlv.report.table import Table, held, words
+from jaxlv.results.panels import ForecastPanel
 from jaxlv.results.runs import RunCost
 from jaxlv.results.scores import LEVELS, Errors, Evaluation, Protocol, Score
-
-__all__ = ["ForecastPanel", "choose_series", "format_samples", "format_table", "run_page", "summary", "write_report"]
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -239,7 +237,6 @@ def _forecast_block(panel: ForecastPanel, why: str, first: bool, name: str) -> F
         pair = " against ".join(reversed(panel.variables[:2]))
         svgs.append(svg(figures.phase_figure(panel), f"{label}: phase plane, {pair}"))
     total = len(panel.samples_SHV)
-    broken = int((~np.isfinite(panel.samples_SHV).all(axis=(1, 2))).sum())
     words = [f"{label} ({why})." if why else f"{label}."]
     if first:
         words.append(
@@ -247,9 +244,10 @@ def _forecast_block(panel: ForecastPanel, why: str, first: bool, name: str) -> F
             f" 95 % bands over {total} samples. In the phase plane: the same with up to five single samples;"
             " the dot marks the last step of context."
         )
-    if broken:
+    if panel.broken:
         words.append(
-            f"{broken} of {total} samples stopped early or did not parse; they stay at their last complete step, and count."
+            f"{panel.broken} of {total} samples stopped early or did not parse; they stay at their last complete step,"
+            " and count."
         )
     if panel.is_cut:
         words.append("The axes end at three times the largest observed value; the 95 % band goes on.")

@@ -9,9 +9,9 @@ from jaxlv.report import analyses as analysed
 from jaxlv.report import comparison, evaluation
 from jaxlv.report.anatomy import training_part
 from jaxlv.report.format import MISSING, duration, number, plain
-from jaxlv.report.material import Beside, Measured, Run
 from jaxlv.report.page import Page, Section
 from jaxlv.report.table import Table, words
+from jaxlv.results.folders import Beside, Measured, Run
 from jaxlv.results.quantities import Quantity
 from jaxlv.results.runs import Priced, RunDetails
 
@@ -66,13 +66,13 @@ def _titled(title: str, name: str) -> str:
 def reached(one: Run) -> str:
     """What the training reached, in a few sentences."""
     figures = one.figures
-    steps, planned = figures.steps or 0, one.config.train.steps if one.config else 0
+    steps = figures.steps or 0
     if not steps:
         return "Not a step was logged."
     cost = f"{steps:,} step{'s' if steps > 1 else ''}, {figures.tokens:,} tokens"
     cost += f", {duration(figures.seconds)} of training." if figures.seconds else "."
     if one.details and not one.details.ended:
-        cost += f" The run has not ended: {planned:,} steps are planned."
+        cost += f" The run has not ended: {one.details.steps:,} steps are planned."
     loss, mae = figures.validation_loss, figures.forecast_mae
     if loss is None:
         return f"{cost} It was not validated."
@@ -93,8 +93,8 @@ def sections(one: Run) -> list[Section]:
         told = {key: value for key, value in tree.items() if key != "training"}  # the curves stand above
         own = "" if name == "analyses" else name
         found += [Section(_titled(part.title, own), part.blocks, part.text) for part in analysed.blocks(told)]
-    if details.bill and one.config:
-        found.append(Section("FLOPs", [flops_table(details.bill, one.config.budget.flops or 0.0)]))
+    if details.bill:
+        found.append(Section("FLOPs", [flops_table(details.bill, details.budget)]))
     return [*found, settings(one)]
 
 

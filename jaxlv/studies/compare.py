@@ -15,12 +15,12 @@ from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.model.weights import resolve
 from jaxlv.published.protocols import PROTOCOLS, Part, Protocol, test_series
 from jaxlv.report import comparison
-from jaxlv.report.reported import entry
 from jaxlv.results.papers import BaseCost, Comparison, PaperCost, PartResult, ProtocolResult, Spent
 from jaxlv.runs import billing, run
 from jaxlv.storage import foreign, shape
 from jaxlv.storage.door import is_there
 from jaxlv.storage.files import begun_folder, read_json, remove_unfinished, write_json, write_text
+from jaxlv.studies.beside import entry
 from jaxlv.studies.progress import Begin, Say, Silent, unsaid
 from jaxlv.studies.scoring import PARTS, baseline_rows, draw, drawings, forecast_part
 from jaxlv.studies.train import train

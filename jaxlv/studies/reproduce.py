@@ -20,8 +20,7 @@ from jaxlv.lora import overlay
 from jaxlv.published import reproduction
 from jaxlv.published.reproduction import Stage
 from jaxlv.published.systems import STAGES
-from jaxlv.report import dossier, folders, page
-from jaxlv.report.reported import entry as part_entry
+from jaxlv.report import page
 from jaxlv.report.sweeps import format_runs
 from jaxlv.results.papers import Bill, PartResult, PartRow, Phase, Plan, StageResult
 from jaxlv.results.papers import Reproduction as Reproduced
@@ -33,6 +32,8 @@ from jaxlv.storage import shape
 from jaxlv.storage.door import is_there
 from jaxlv.storage.files import as_written, begun_folder, read_json, remove_unfinished
 from jaxlv.studies import scoring, sides
+from jaxlv.studies.beside import entry as part_entry
+from jaxlv.studies.pages import made
 from jaxlv.studies.papers import STAGE_FILES, Reproduction
 from jaxlv.studies.scoring import PARTS
 from jaxlv.studies.sweeping import train
@@ -250,5 +251,5 @@ def write(work: Reproduction, plan: Mapping[str, Any], data: SeriesSet) -> Repro
     )  # fmt: skip
     sweep.write_result(work.out / RESULT, result.tree())
     with as_written("the reproduction does not read as one", work.out, "results of stages and parts"):
-        page.write(work.out / "report.html", dossier.page_of_one(folders.read(work.out)))
+        page.write(work.out / "report.html", made([work.out]))
     return result

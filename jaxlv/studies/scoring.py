@@ -22,9 +22,9 @@ from jaxlv.published.protocols import MAO_ALPHA, Part
 from jaxlv.published.protocols import score as score_part
 from jaxlv.report.figures import evaluation as figures
 from jaxlv.report.figures import svg
-from jaxlv.report.reported import spans
 from jaxlv.results.papers import PartRow
 from jaxlv.storage.files import new_file, read_text, write_text
+from jaxlv.studies.beside import spans
 from jaxlv.studies.progress import Begin, Silent
 from jaxlv.text.codec import TOP
 

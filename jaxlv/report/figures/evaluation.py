@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxlv.forecasting.panels import ForecastPanel as ForecastPanel
 from jaxlv.report.charts import (
     DASHED,
     SHORT,
@@ -30,6 +29,7 @@ from jaxlv.report.charts import (
 )
 from jaxlv.report.format import number
 from jaxlv.report.theme import MODEL, MUTED, PALETTE, species
+from jaxlv.results.panels import ForecastPanel
 
 Row = Mapping[str, Any]
 

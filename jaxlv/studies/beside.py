@@ -14,7 +14,7 @@ from jaxlv.data.series import SeriesSet
 from jaxlv.forecasting.forecaster import Forecast
 from jaxlv.published.protocols import Part, Protocol
 from jaxlv.published.protocols import score as score_part
-from jaxlv.report.material import Beside
+from jaxlv.results.folders import Beside
 from jaxlv.results.papers import Measure, PartProtocol, PartResult, PartRow
 
 

@@ -1,4 +1,4 @@
-"""What pages are made of: folders of results, their runs and evaluations, with all that a page shows of them."""
+"""Folders of results with all that a page shows of them: runs, evaluations, forecasts, and papers' figures beside ours."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from jaxlv.config import RunConfig
-from jaxlv.forecasting.panels import ForecastPanel
+from jaxlv.results.panels import ForecastPanel
 from jaxlv.results.papers import PartResult
 from jaxlv.results.runs import RunDetails
 from jaxlv.results.scores import Evaluation
@@ -38,13 +37,12 @@ class Measured:
 
 @dataclass(frozen=True)
 class Run:
-    """A run: its settings by "section.key", its figures as `sweep.outcome` has them, and how it was measured."""
+    """A run: its settings by "section.key", what it reached, and how it was measured."""
 
     name: str
     settings: Mapping[str, Any]
     figures: Outcome
     folder: Path | None = None  # None: no run folder, its figures alone are known
-    config: RunConfig | None = None
     evaluations: Sequence[Measured] = ()
     analyses: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by the folder's name
     details: RunDetails | None = None  # if its page is asked for
@@ -55,6 +53,7 @@ class Folder:
     """A folder of results: what it is, what came of it, its runs, each once, and drawings of its forecasts."""
 
     path: Path
+    name: str  # its own, with those above it if several have it
     kind: Kind
     result: Any  # Reproduction, Sweep, Comparison or Evaluation; None of a run
     runs: Sequence[Run]

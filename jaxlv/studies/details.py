@@ -18,13 +18,13 @@ from jaxlv.forecasting.forecaster import Forecast, read_csv
 from jaxlv.forecasting.panels import panels
 from jaxlv.lora import adapters
 from jaxlv.published.protocols import matching
-from jaxlv.report import reported
-from jaxlv.report.material import Beside, Folder, Measured, Run
+from jaxlv.results.folders import Beside, Folder, Measured, Run
 from jaxlv.results.runs import Priced, RunCost, RunDetails
 from jaxlv.results.scores import MODELS
 from jaxlv.runs import run, sources, sweep
 from jaxlv.storage import tensors
 from jaxlv.storage.door import is_there
+from jaxlv.studies import beside as papers
 
 Data = SeriesSet | None
 Split = Mapping[str, Mapping[str, str]]
@@ -40,7 +40,7 @@ def completed(folder: Folder, data: Data = None) -> Folder:
         return folder
     one = with_details(folder.runs[0]) if folder.kind == "run" else folder.runs[0]
     split = one.details.split if one.details else {}
-    scale = one.config.codec.scale if one.config else ""
+    scale = run.read_config(one.folder).codec.scale if one.folder else ""
     return replace(folder, runs=[replace(one, evaluations=[with_forecasts(m, data, split, scale) for m in one.evaluations])])
 
 
@@ -49,11 +49,11 @@ def data_of(folder: Folder, given: SeriesSet | None = None) -> Data:
     if given is not None or folder.kind != "run":
         return given
     one = folder.runs[0]
-    assert one.config is not None and one.folder is not None
+    assert one.folder is not None
     if not any(any(measured.folder.glob("forecast_*.csv")) for measured in one.evaluations):
         return None
     try:
-        return sources.load_series(one.config, one.folder)
+        return sources.load_series(run.read_config(one.folder), one.folder)
     except JaxlvError:
         return None
 
@@ -63,18 +63,20 @@ def data_of(folder: Folder, given: SeriesSet | None = None) -> Data:
 
 def with_details(one: Run) -> Run:
     """A run with what its folder tells of it."""
-    assert one.folder is not None and one.config is not None
-    manifest, reached = run.read_manifest(one.folder), one.figures
+    assert one.folder is not None
+    config, manifest, reached = run.read_config(one.folder), run.read_manifest(one.folder), one.figures
     device = manifest.get("versions", {}).get("device")
     cost = RunCost(reached.steps, reached.tokens, reached.seconds, trained_parameters(one.folder), device)
     logged = any("loss" in record for record in reached.history)
     details = RunDetails(
         manifest,
         run.read_split(one.folder),
+        config.train.steps,
         (one.folder / run.ADAPTER).is_dir(),
         cost,
-        tuple(bill_of(one.config, one.folder)),
-        anatomy.training_curves(reached.history, one.config.optimizer.clip_norm) if logged else None,
+        tuple(bill_of(config, one.folder)),
+        config.budget.flops or 0.0,
+        anatomy.training_curves(reached.history, config.optimizer.clip_norm) if logged else None,
     )
     return replace(one, details=details)
 
@@ -145,4 +147,4 @@ def beside(one: Measured, drawn: Drawn, split: Split, scale: str) -> list[Beside
     series = protocol.series if isinstance(protocol.series, tuple) else ()
     pairs = matching(ids, series, protocol.context or 0, protocol.horizon or 0)
     chosen = drawn.data.select(next(iter(drawn.forecasts.values())).ids_N)
-    return [reported.beside(paper, part, drawn.forecasts, chosen, scale) for paper, part in pairs]
+    return [papers.beside(paper, part, drawn.forecasts, chosen, scale) for paper, part in pairs]

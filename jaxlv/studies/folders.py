@@ -6,6 +6,7 @@ Nothing here loads a model: figures come from the files that the programs left.
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 from jaxlv.config import RunConfig, config_tree
 from jaxlv.errors import JaxlvError, briefly
 from jaxlv.published import reproduction
-from jaxlv.report.material import Folder, Kind, Measured, Run
+from jaxlv.results.folders import Folder, Kind, Measured, Run
 from jaxlv.results.papers import Comparison, Reproduction, StageResult
 from jaxlv.results.scores import Evaluation
 from jaxlv.results.sweeps import Outcome, Sweep
@@ -47,6 +48,20 @@ def read(path: Path) -> Folder:
         hint = f"not ended yet? go on with --resume, or name a run of {path / sweep.RUNS}"
     found = ", ".join([*there[:6], "…"] if len(there) > 6 else there) or "nothing"
     raise JaxlvError("no run, sweep or reproduction", where=path, expected=f"one of {known}", found=found, hint=hint)
+
+
+def read_all(paths: Sequence[Path]) -> list[Folder]:
+    """Reads several folders. Each has the name of its folder, with those above it if two have one name.
+
+    Raises JaxlvError as `read` does, and if a folder is named twice.
+    """
+    found = [read(path) for path in paths]
+    parts = [path.resolve().parts for path in paths]
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-depth:]) for part in parts]
+        if max(Counter(names).values()) == 1:
+            return [replace(folder, name=name) for folder, name in zip(found, names, strict=True)]
+    raise JaxlvError("a folder is named twice", where=next(name for name, n in Counter(names).items() if n > 1))
 
 
 @contextlib.contextmanager
@@ -96,16 +111,14 @@ def read_run(folder: Path, name: str, known: Outcome | None = None) -> Run:
         for path in _beside(folder, METRICS)
     ]
     analyses = {path.parent.name: read_tree(path) for path in _beside(folder, ANALYSES)}
-    return Run(name, flat(config), figures, folder, config, evaluations, analyses)
+    return Run(name, flat(config), figures, folder, evaluations, analyses)
 
 
 def _told(runs: Path, one: Outcome, evaluations: Sequence[Measured] = ()) -> Run:
     """A run that a sweep tells of, with its folder where that is still there."""
     if is_there(runs / one.name / run.CONFIG):
         found = read_run(runs / one.name, one.name, one)
-        return Run(
-            found.name, found.settings, one, found.folder, found.config, [*evaluations, *found.evaluations], found.analyses
-        )
+        return replace(found, figures=one, evaluations=[*evaluations, *found.evaluations])
     return Run(one.name, one.settings, one, evaluations=evaluations)
 
 
@@ -116,12 +129,12 @@ def _drawings(folder: Path) -> dict[str, str]:
 
 def _run(whole: Path, file: Path) -> Folder:
     run.read_manifest(whole)  # raises, if it is damaged
-    return Folder(whole, "run", None, [read_run(whole, whole.name)])
+    return Folder(whole, whole.name, "run", None, [read_run(whole, whole.name)])
 
 
 def _sweep(whole: Path, file: Path) -> Folder:
     result = Sweep.read(read_tree(file), file)
-    return Folder(whole, "sweep", result, [_told(whole / sweep.RUNS, one) for one in result.runs])
+    return Folder(whole, whole.name, "sweep", result, [_told(whole / sweep.RUNS, one) for one in result.runs])
 
 
 def _reproduction(whole: Path, file: Path) -> Folder:
@@ -133,7 +146,7 @@ def _reproduction(whole: Path, file: Path) -> Folder:
                 runs.append(_told(whole / sweep.RUNS, one, measured))
     path = whole / "analyses" / ANALYSES
     analyses = read_tree(path) if is_there(path) else {}
-    return Folder(whole, "reproduction", result, runs, _drawings(whole), analyses)
+    return Folder(whole, whole.name, "reproduction", result, runs, _drawings(whole), analyses)
 
 
 def _measured(result: Reproduction, stage: StageResult, folder: Path) -> list[Measured]:
@@ -150,17 +163,13 @@ def _measured(result: Reproduction, stage: StageResult, folder: Path) -> list[Me
 def _comparison(whole: Path, file: Path) -> Folder:
     found = sorted(place.parent for place in (whole / sweep.RUNS).glob(f"*/{run.CONFIG}"))
     runs = [read_run(folder, folder.name) for folder in found]
-    return Folder(whole, "comparison", Comparison.read(read_tree(file), file), runs, _drawings(whole))
+    return Folder(whole, whole.name, "comparison", Comparison.read(read_tree(file), file), runs, _drawings(whole))
 
 
 def _evaluation(whole: Path, file: Path) -> Folder:
     scores = read_scores(file)
-    return Folder(
-        whole,
-        "evaluation",
-        scores,
-        [Run(whole.name, {}, Outcome(whole.name, {}), evaluations=[Measured("", whole, scores)])],
-    )
+    one = Run(whole.name, {}, Outcome(whole.name, {}), evaluations=[Measured("", whole, scores)])
+    return Folder(whole, whole.name, "evaluation", scores, [one])
 
 
 READERS: Mapping[Kind, Callable[[Path, Path], Folder]] = {
