@@ -74,9 +74,9 @@ def test_a_comparison_leaves_forecasts_figures_and_a_page(compared):
     found = Comparison.read(result, COMPARE)
     overview = comparison.format_overview(found)
     assert overview in said and overview in (out / "compare.txt").read_text()
-    rows = {row["what"]: row for row in comparison.overview_rows(found)}
+    rows = {row.what: row for row in found.headlines}
     row = rows["liu: sum of MSE, series 1, raw units squared"]
-    assert row["report"] == 0.0091 and row["rival"] in BASELINES and "oracle" not in row["rival"]
+    assert row.report == 0.0091 and row.rival in BASELINES and "oracle" not in row.rival
     assert str(out.parent) not in (out / COMPARE).read_text()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +15,8 @@ from jaxlv.forecasting.panels import panel_of, panels
 from jaxlv.report.figures import evaluation as figures
 from jaxlv.report.theme import INK, MUTED, species
 from jaxlv.results.panels import ForecastPanel
+from jaxlv.results.scores import Score
+from jaxlv.results.stress import ConditionScores, StressScore
 
 C, H, S = 5, 4, 20
 NAMES = ("hare", "lynx")
@@ -168,21 +169,22 @@ def test_the_phase_plane_has_the_first_variable_across_and_the_second_up(forecas
 # ---------------------------------------------------------------------------------------------------------- errors
 
 
-def rows() -> list[dict[str, Any]]:
+def rows() -> list[Score]:
     """Methods whose figures all differ, not in order of their errors."""
-    return [
+    found = [
         {"name": "tuned", "mae": 0.2, "mae_median": 0.13, "mae_ci95": [0.17, 0.26], "mae_by_step": [0.05, 0.11, 0.3]},
         {"name": "other model", "mae": 0.5, "mae_median": 0.41, "mae_ci95": [0.45, 0.59], "mae_by_step": [0.4, 0.5, 0.55]},
         {"name": "last value", "mae": 0.3, "mae_median": 0.23, "mae_ci95": [0.27, 0.37], "mae_by_step": [0.09, 0.6, 0.21]},
     ]
+    return [Score(**row) for row in found]
 
 
 def test_errors_by_step_are_named_at_their_ends():
     (ax,) = seen(figures.step_error_figure(rows(), unit="hares")).axes
     found = lines(ax)
-    assert set(found) == {row["name"] for row in rows()}
+    assert set(found) == {row.name for row in rows()}
     for row in rows():
-        np.testing.assert_array_equal(found[row["name"]], ([1, 2, 3], row["mae_by_step"]))
+        np.testing.assert_array_equal(found[row.name], ([1, 2, 3], row.mae_by_step))
     assert (text_of(ax.xaxis)[0], text_of(ax.yaxis)[0]) == ("step ahead", "MAE (hares)")
     heights = {text.get_text(): text.xy[1] for text in ax.texts}
     assert sorted(heights, key=heights.get) == ["last value", "tuned", "other model"]  # as the lines end
@@ -198,19 +200,19 @@ def test_intervals_means_and_medians_stand_beside_their_methods():
     marks = {mark: name for name, mark in entries.items()}
     assert list(entries) == ["mean and 95 % interval", "median over series"]
     for place, name in names.items():
-        (row,) = (row for row in rows() if row["name"] == name)
+        (row,) = (row for row in rows() if row.name == name)
         at = [line for line in ax.lines if set(np.atleast_1d(line.get_ydata())) == {place}]
         (mean,) = (line for line in at if marks.get(line.get_marker()) == "mean and 95 % interval")
         (median,) = (line for line in at if marks.get(line.get_marker()) == "median over series")
         (interval,) = (line for line in at if len(np.atleast_1d(line.get_xdata())) == 2)
-        assert (mean.get_xdata()[0], median.get_xdata()[0]) == (row["mae"], row["mae_median"])
-        assert list(interval.get_xdata()) == row["mae_ci95"]
+        assert (mean.get_xdata()[0], median.get_xdata()[0]) == (row.mae, row.mae_median)
+        assert tuple(interval.get_xdata()) == row.mae_ci95
         assert len({colour(line) for line in at}) == 1
     assert text_of(ax.xaxis)[0] == "MAE (hares), logarithmic" and ax.get_xscale() == "log"
 
 
-def calibrated() -> list[dict[str, Any]]:
-    return [
+def calibrated() -> list[Score]:
+    found = [
         {
             "name": "tuned", "calibration": {"20": 0.15, "50": 0.41, "80": 0.66},
             "calibration_ci95": {"20": [0.12, 0.19], "50": [0.36, 0.47], "80": [0.61, 0.74]}, "calibration_ceiling": 0.9,
@@ -222,6 +224,7 @@ def calibrated() -> list[dict[str, Any]]:
             "calibration_ci95": {"20": [0.05, 0.09], "50": [0.3, 0.33], "80": [0.5, 0.6]}, "calibration_ceiling": 0.9,
         },
     ]  # fmt: skip
+    return [Score(**row) for row in found]
 
 
 def test_coverage_is_drawn_over_its_level():
@@ -233,9 +236,9 @@ def test_coverage_is_drawn_over_its_level():
     found = lines(ax)
     np.testing.assert_array_equal(found["calibrated"], ([0, 100], [0, 100]))
     for row in calibrated():
-        np.testing.assert_allclose(found[row["name"]], ([20, 50, 80], 100 * np.array(list(row["calibration"].values()))))
-        (band,) = (one for one in bands(ax) if one.colour == entries[row["name"]])
-        ends = 100 * np.array(list(row["calibration_ci95"].values()))
+        np.testing.assert_allclose(found[row.name], ([20, 50, 80], 100 * np.array(list(row.calibration.values()))))
+        (band,) = (one for one in bands(ax) if one.colour == entries[row.name])
+        ends = 100 * np.array(list(row.calibration_ci95.values()))
         np.testing.assert_allclose([band.x, band.low, band.high], [[20, 50, 80], *ends.T])
     of_tuned = {
         line.get_marker(): line.get_data()
@@ -248,13 +251,15 @@ def test_coverage_is_drawn_over_its_level():
 
 
 def test_errors_stand_at_the_level_of_their_condition():
+    def condition(level: str, value: float, **errors: float) -> ConditionScores:
+        found = tuple(StressScore(name=name, mae=error, mae_median=error / 2) for name, error in errors.items())
+        return ConditionScores("g", level, value, 3, (1, 2), 9, found)
+
     entries = [
-        {"level": "none", "value": 0.0, "rows": [{"name": "tuned", "mae": 0.2, "mae_median": 0.1},
-                                                {"name": "analog", "mae": 0.5, "mae_median": 0.3}]},
-        {"level": "5 %", "value": 0.05, "rows": [{"name": "tuned", "mae": 0.7, "mae_median": 0.4},
-                                                {"name": "analog", "mae": 0.3, "mae_median": 0.25}]},
-        {"level": "20 %", "value": 0.2, "rows": [{"name": "analog", "mae": 0.9, "mae_median": 0.6}]},
-    ]  # fmt: skip
+        condition("none", 0.0, tuned=0.2, analog=0.5),
+        condition("5 %", 0.05, tuned=0.7, analog=0.3),
+        condition("20 %", 0.2, analog=0.9),
+    ]
     (ax,) = seen(figures.level_figure(entries, "share that is missing")).axes
     found = lines(ax)
     np.testing.assert_allclose(found["tuned"], ([0, 0.05, 0.2], [0.2, 0.7, np.nan]))

@@ -21,6 +21,7 @@ from jaxlv.report.figures import series as of_series
 from jaxlv.report.figures import svg as svgs
 from jaxlv.report.theme import PALETTE, css_variables
 from jaxlv.results.panels import ForecastPanel
+from jaxlv.results.scores import Score
 
 HOSTILE = '<script>alert("1")</script> $x_1$'
 SVG = "{http://www.w3.org/2000/svg}"
@@ -42,20 +43,12 @@ def make_panel(series_id: int = 3, variables: tuple[str, ...] = ("prey", "predat
 
 def make_rows(
     names: tuple[str, ...] = ("tuned", "untuned", "last value", "context mean", "VAR(3) on logs"),
-) -> list[dict]:
+) -> list[Score]:
     rows = []
     for i, name in enumerate(names, start=1):
         mae = 0.03 * i
-        by_step = [mae * (0.2 + 0.05 * step) for step in range(20)]
-        rows.append(
-            {
-                "name": name,
-                "mae": mae,
-                "mae_median": 0.8 * mae,
-                "mae_ci95": [0.9 * mae, 1.2 * mae],
-                "mae_by_step": by_step,
-            }
-        )
+        by_step = tuple(mae * (0.2 + 0.05 * step) for step in range(20))
+        rows.append(Score(name=name, mae=mae, mae_median=0.8 * mae, mae_ci95=(0.9 * mae, 1.2 * mae), mae_by_step=by_step))
     return rows
 
 
@@ -73,7 +66,7 @@ def make_history() -> list[dict]:
     return records
 
 
-def make_calibrated() -> list[dict]:
+def make_calibrated() -> list[Score]:
     """Two rows with samples, one with adjusted bands, one without figures, and a baseline."""
     rows: list[dict] = [{"name": "last value", "calibration": None}, {"name": "empty", "calibration": {}}]
     for i, name in enumerate(("tuned", "untuned")):
@@ -82,7 +75,7 @@ def make_calibrated() -> list[dict]:
         rows.append({"name": name, "calibration": shares, "calibration_ci95": ends, "calibration_ceiling": 19 / 21})
     rows[2]["calibration_as_intervals"] = {str(level): level / 105 for level in range(10, 100, 10)}
     rows[2]["coverage_conformal"] = {"50": 0.52, "80": 0.78, "95": None}
-    return rows
+    return [Score(**row) for row in rows]
 
 
 FIGURES = {
@@ -135,7 +128,7 @@ def test_same_input_gives_the_same_bytes(drawing):
 
 def test_svg_has_each_point_where_the_figure_has_it():
     """To a tenth of a pixel, from the top left."""
-    rows = [{"name": "tuned", "mae_by_step": [0.1, 0.31, 0.23, 0.77, 0.5]}]
+    rows = [Score(name="tuned", mae_by_step=(0.1, 0.31, 0.23, 0.77, 0.5))]
     chart = figures.step_error_figure(rows)
     svg, figure = svgs.to_svg(chart, "x"), seen(chart)
     height = float(ET.fromstring(svg).attrib["height"])
@@ -219,7 +212,7 @@ def told(svg: str) -> dict[str, tuple[float, float]]:
 
 
 def test_a_point_says_its_series_place_value_and_unit_where_it_is_drawn():
-    rows = [{"name": "tuned", "mae_by_step": [0.1, 0.31, None]}, {"name": "last value", "mae_by_step": [0.5, 0.6, 0.62]}]
+    rows = [Score(name="tuned", mae_by_step=(0.1, 0.31, None)), Score(name="last value", mae_by_step=(0.5, 0.6, 0.62))]
     chart = figures.step_error_figure(rows, unit="hares")
     svg = svgs.to_svg(chart, "x")
     found, ax, height = told(svg), seen(chart).axes[0], float(ET.fromstring(svg).attrib["height"])
@@ -234,8 +227,10 @@ def test_a_point_says_its_series_place_value_and_unit_where_it_is_drawn():
 
 
 def test_bars_cells_bins_and_intervals_say_their_values():
-    rows = [{"name": "tuned", "mae": 0.2, "mae_median": 0.15, "mae_ci95": [0.17, 0.26]},
-            {"name": "one series", "mae": 0.4, "mae_median": 0.4, "mae_ci95": [0.4, 0.4]}]  # fmt: skip
+    rows = [
+        Score(name="tuned", mae=0.2, mae_median=0.15, mae_ci95=(0.17, 0.26)),
+        Score(name="one series", mae=0.4, mae_median=0.4, mae_ci95=(0.4, 0.4)),
+    ]
     errors = {"series": [8, 3], "log10_mse": {"hare": [-2.5, -1.25], "lynx": [-3, None]}}
     spectra = {
         "projections": [{"layer": 2, "projection": "q_proj", "norm": 0.125}, {"layer": 5, "projection": "q_proj", "norm": 2}]
@@ -312,7 +307,7 @@ def test_calibration_shows_samples_alone_with_what_they_reach():
     assert "most that the samples can cover: 90.5 %" in words
     curves = [line for line in figure.axes[0].lines if line.get_marker() == "."]
     assert [line.get_ydata()[-1] for line in curves] == pytest.approx([90 / 170 * 100, 90 / 110 * 100])  # tuned on top
-    bare = figures.calibration_figure([{"name": "tuned", "calibration": {"50": None, "90": 0.5}}])
+    bare = figures.calibration_figure([Score(name="tuned", calibration={"50": None, "90": 0.5})])
     assert not {"adjusted", "as intervals"} & set(texts(svgs.to_svg(bare, "x")))
 
 
@@ -351,8 +346,8 @@ def test_a_method_looks_the_same_whatever_stands_beside_it():
 def test_rows_without_figures_are_left_out():
     rows = [
         *make_rows(("tuned",)),
-        {"name": "broken", "mae": float("nan"), "mae_by_step": [None, float("inf")]},
-        {"name": "zero", "mae": 0.0},
+        Score(name="broken", mae=float("nan"), mae_by_step=(None, float("inf"))),
+        Score(name="zero", mae=0.0),
     ]
     interval, steps = (texts(svgs.to_svg(f(rows), "x")) for f in (figures.interval_figure, figures.step_error_figure))
     assert "tuned" in interval and "tuned" in steps
@@ -361,7 +356,7 @@ def test_rows_without_figures_are_left_out():
 
 def test_names_at_line_ends_stand_apart():
     names = tuple(f"method {i}" for i in range(9))
-    rows = [{"name": name, "mae_by_step": [1.0, 1.0 + 1e-3 * i]} for i, name in enumerate(names)]
+    rows = [Score(name=name, mae_by_step=(1.0, 1.0 + 1e-3 * i)) for i, name in enumerate(names)]
     svg = svgs.to_svg(figures.step_error_figure(rows), "x")
     heights = [float(t.attrib["y"]) for t in ET.fromstring(svg).iter(f"{SVG}text") if (t.text or "").startswith("method")]
     assert len(heights) == 9 and np.diff(sorted(heights)).min() >= 11

@@ -251,9 +251,8 @@ def test_a_reproduction_has_each_run_once_and_the_forecasts_of_its_final_model(t
     folder = folders.read(tmp_path)
     assert (folder.kind, [found.name for found in folder.runs]) == ("reproduction", ["grid-a", "final"])
     assert [[one.name for one in found.evaluations] for found in folder.runs] == [[], ["rai"]]  # none of simulated series
-    rows = [side_by_side.row_of(entry, [], None) for entry in entries_of(tmp_path)]
-    assert [row.get("test_mae") for row in rows] == [None, 1.0]
-    assert rows[1]["tested_on"] == "2 series, 50 + 50"
+    rows = side_by_side.rows_of(entries_of(tmp_path))
+    assert [row.tested for row in rows] == [None, side_by_side.Tested(1.0, "2 series, 50 + 50")]
     (tmp_path / "reproduce.json").write_text(json.dumps({**tree, "plan": {}}))
     with pytest.raises(JaxlvError, match=r"reproduce\.json: plan\.rows is not what was written"):
         folders.read(tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from jaxlv.report.format import MISSING, duration, number, percent
 from jaxlv.results.folders import Run
 from jaxlv.results.papers import Reproduction
 from jaxlv.results.probe import Probe
-from jaxlv.results.runs import RunDetails
+from jaxlv.results.runs import RunCost, RunDetails
 from jaxlv.results.scores import Evaluation
 from jaxlv.results.side_by_side import Entry
 from jaxlv.results.sweeps import Outcome, Sweep, front, rule_words
@@ -94,16 +95,10 @@ def test_intervals_overlap_where_they_share_a_value(ends, overlap):
 
 
 def test_the_bill_names_its_figures():
-    bill = {
-        "steps": 1234,
-        "tokens": 567_890,
-        "seconds": 7390.0,
-        "trainable_parameters": 24_576,
-        "peak_memory_bytes": 3 * 2**30,
-    }
-    assert evaluation.bill_pairs({**bill, "device": "CPU", "other_thing": 2.5, "unknown": None}) == [
+    cost = RunCost(steps=1234, tokens=567_890, seconds=7390.0, trainable_parameters=24_576, peak_memory_bytes=3 * 2**30)
+    assert evaluation.bill_pairs(replace(cost, device="CPU")) == [
         ("Training steps", "1,234"), ("Tokens trained on", "567,890"), ("Training time", "2 h 3 min"),
-        ("Trainable parameters", "24,576"), ("Device", "CPU"), ("Peak memory", "3.00 GiB"), ("Other thing", "2.5"),
+        ("Trainable parameters", "24,576"), ("Device", "CPU"), ("Peak memory", "3.00 GiB"),
     ]  # fmt: skip
     assert [duration(seconds) for seconds in (9.5, 61.0, 3599.0, 3661.0)] == [
         "9.50 s",
@@ -327,7 +322,7 @@ def test_errors_of_a_report_are_shown_both_ways():
 
 
 def test_runs_of_all_stages_are_priced_once():
-    assert reproductions.priced(Reproduction.read(reproduced(), "reproduce.json")) == [
+    assert Reproduction.read(reproduced(), "reproduce.json").points == [
         (one["name"], one["flops"]["coursework"], one["validation_loss"]) for one in RUNS
     ]
 

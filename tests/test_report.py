@@ -15,6 +15,7 @@ from jaxlv.report import evaluation as report
 from jaxlv.report import page as pages
 from jaxlv.report.format import MISSING, align, number, percent
 from jaxlv.report.table import Table, best_of, column, words
+from jaxlv.results.runs import RunCost
 from jaxlv.results.scores import MODELS, Evaluation, Score
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -116,29 +117,23 @@ def scores(tree: dict) -> Evaluation:
 
 def write(path, **changes) -> str:
     if "metrics" in changes:
-        changes["metrics"] = scores(changes["metrics"])
+        changes["found"] = scores(changes.pop("metrics"))
     arguments: dict = {
         "title": "A run",
-        "metrics": scores(make_metrics()),
+        "found": scores(make_metrics()),
         "forecasts": [make_panel(series) for series in range(11)],
         "history": make_history(),
         "settings": {"lora": {"rank": 8, "targets": ["q_proj", "v_proj"]}, "seed": 0},
         "versions": {"python": "3.11", "jax": "0.10"},
-        "bill": {
-            "steps": 1200,
-            "tokens": 2_457_600,
-            "seconds": 252.0,
-            "trainable_parameters": 24_576,
-            "device": "CPU",
-        },
+        "cost": RunCost(steps=1200, tokens=2_457_600, seconds=252.0, trainable_parameters=24_576, device="CPU"),
     }
-    report.write_report(path, **{**arguments, **changes})
+    pages.write(path, report.run_page(**{**arguments, **changes}))
     return path.read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory) -> str:
-    return write(tmp_path_factory.mktemp("report") / "deep" / "report.html")
+    return write(tmp_path_factory.mktemp("report") / "report.html")
 
 
 def test_page_is_well_formed_and_needs_nothing_else(page, tmp_path):
@@ -266,7 +261,7 @@ def test_bare_evaluation_has_no_empty_parts(tmp_path):
         history=[],
         settings={},
         versions={},
-        bill={"seconds": None},
+        cost=RunCost(),
     )
     tree = Tree(page)
     assert tree.count("svg") == 1 and tree.count("details") == 0 and tree.count("dl") == 0 and tree.count("table") == 1
@@ -321,7 +316,7 @@ def test_text_from_data_is_escaped_everywhere(tmp_path):
         forecasts=panels,
         settings=bad,
         versions=bad,
-        bill=bad,
+        cost=RunCost(device=HOSTILE),
     )
     assert "<script>alert" not in page and page.count("<script") == 1
     assert page.count("&lt;script&gt;") > 10

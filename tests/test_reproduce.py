@@ -238,8 +238,8 @@ def test_killed_at_any_instants_it_ends_with_the_same_figures(reproduced, subjec
     counted = ledger.totals([e for e in ledger.read(tmp_path / "out" / run.LEDGER)[1] if e.phase == "first"])
     assert counted.repeated > 2 * counted.effective  # far more than the margin, and none of it hidden
     found = Reproduction.read(result_of(tmp_path / "out"), RESULT)
-    rows = {row["stage"]: row for row in reproductions.bill_rows(found)}
-    assert rows["first"]["repeated"] == counted.repeated < rows["together"]["repeated"]
+    rows = {row.stage: row for row in found.spending}
+    assert rows["first"].repeated == counted.repeated < rows["together"].repeated
     print(f"{len(kills)} kills; ledger: {ledger.read_book(tmp_path / 'out' / run.LEDGER).account.told_repeats()}")
 
 

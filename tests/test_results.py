@@ -156,7 +156,8 @@ def test_of_one_series_an_older_file_has_intervals_that_nothing_shows():
 def test_every_number_of_a_result_says_what_it_is(kind):
     """Its name, and a unit where there is one; what it means stands with itself or with what it is of."""
     quantities = kind.quantities()
-    plainly = {"mae_by_step", "mae_by_step_per_variable", "mae_by_series"}  # the MAE again, by what their keys say
+    # The MAE again, by what their keys say; and numbers that a training logs by their names.
+    plainly = {"mae_by_step", "mae_by_step_per_variable", "mae_by_series", "history"}
     for name, hint in typing.get_type_hints(kind).items():
         numbers = any(part in str(hint) for part in ("float", "int")) and "Any" not in str(hint)
         if numbers and name not in plainly and name != "stops_unmasked":

@@ -173,7 +173,7 @@ def test_the_overview_sets_the_reports_best_beside_ours_the_best_rival_and_the_o
         assert row["untuned"] == number(OURS["untuned"][key]["mean"])
         assert row["best baseline"] == number(OURS["analog"][key]["mean"])
         assert row["oracle"] == number(OURS["RM, fitted (oracle)"][key]["mean"])
-    assert [row["rival"] for row in comparison.overview_rows(WHOLE)] == ["analog"] * 3
+    assert [row.rival for row in WHOLE.headlines] == ["analog"] * 3
     assert comparison.units_of(WHOLE) == ["rai: MSE as written in xu's units squared."]
     summary = comparison.summary(WHOLE)
     assert summary == f"rai: MAE {number(OURS['tuned']['mae_raw']['mean'])} raw units, against 0.0310 in the report."
@@ -185,7 +185,7 @@ def test_what_was_not_measured_is_not_told():
         row["figures"]["mae_raw"] = {"mean": None, "median": None, "ci95": None, "series": 0}
     found = Comparison.read(result, "compare.json")
     assert comparison.summary(found) == "Nothing was measured."
-    assert [row["what"] for row in comparison.overview_rows(found)] == ["rai: R² hare", "rai: MSE as written"]
+    assert [row.what for row in found.headlines] == ["rai: R² hare", "rai: MSE as written"]
 
 
 def test_the_best_rival_of_a_measure_that_is_better_if_larger_is_the_largest():
@@ -194,11 +194,11 @@ def test_the_best_rival_of_a_measure_that_is_better_if_larger_is_the_largest():
     by_name = {row["name"]: row["figures"] for row in part["rows"]}
     whole = records.comparison()
     whole["protocols"]["rai"]["parts"] = {"rai": part}
-    rows = comparison.overview_rows(Comparison.read(whole, "compare.json"))
+    rows = Comparison.read(whole, "compare.json").headlines
     for key, row in zip(MEASURES, rows, strict=True):
         ahead = max if key == "r2_hare" else min
         best = ahead(("analog", "last value"), key=lambda name: by_name[name][key]["mean"])
-        assert (row["best"], row["rival"]) == (by_name[best][key]["mean"], best)
+        assert (row.best, row.rival) == (by_name[best][key]["mean"], best)
 
 
 def test_the_bill_of_a_comparison():

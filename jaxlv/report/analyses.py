@@ -19,6 +19,8 @@ from jaxlv.report.table import Table
 from jaxlv.report.tables import analyses as tables
 from jaxlv.report.tables.frames import frames
 from jaxlv.results.panels import ForecastPanel
+from jaxlv.results.runs import RunCost
+from jaxlv.results.scores import Score
 
 __all__ = ["blocks", "frames", "page_of", "parts_of", "pictures", "summary"]
 
@@ -74,7 +76,7 @@ def _growth(part: Tree, analyses: Tree) -> Part:
         "Absolute error by step ahead, mean over variables: median over series, and from 10 to 90 % of them for the"
         f" {models[0]} model and the baseline of least mean error that does not know the equations; logarithmic."
     )
-    rows = [{"name": name, "mae_by_step": method["mean"]} for name, method in part["methods"].items()]
+    rows = [Score(name=name, mae_by_step=method["mean"]) for name, method in part["methods"].items()]
     content = [
         Picture("error_growth", figures.growth_figure(part, models), "Median absolute error by step ahead", caption),
         Picture(
@@ -241,4 +243,6 @@ def page_of(analyses: Tree, parts: Sequence[Part], title: str) -> Page:
         ("Versions", [(key, plain(value)) for key, value in analyses.get("versions", {}).items()]),
     ]
     closing = Section("Settings and versions", [Pairs(label, pairs) for label, pairs in lists if pairs])
-    return Page(title, summary(analyses), bill_pairs(analyses.get("bill", {})), [*(p.section() for p in parts), closing])
+    return Page(
+        title, summary(analyses), bill_pairs(RunCost(**analyses.get("bill", {}))), [*(p.section() for p in parts), closing]
+    )

@@ -1,51 +1,26 @@
-"""The comparison with the four reports: a table and a figure for each part of a protocol, the bill, and the page."""
+"""The comparison with the four papers: a table and a figure for each part of a protocol, the bill, and the page."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
 
 from markupsafe import Markup
 
 from jaxlv.report import terminal
-from jaxlv.report.figures import evaluation as figures
+from jaxlv.report.evaluation import step_errors
 from jaxlv.report.format import MISSING, number
-from jaxlv.report.page import Block, Figure, Page, Section, svg, write
-from jaxlv.report.table import Table, column, of, words
-from jaxlv.results.papers import LARGER, OF_TRUTH, Comparison, PartResult, Statistic
-from jaxlv.results.quantities import Quantity
+from jaxlv.report.page import Block, Figure, Page, Section
+from jaxlv.report.table import NAME, Row, Table, column, of, of_row
+from jaxlv.results.papers import Comparison, Headline, Line, PartResult
+from jaxlv.results.quantities import RAW, Quantity
 
 HEADLINES = ("mao-768", "rai", "xu", "liu")  # the parts that the summary speaks of
 KINDS = ("tuning", "validation", "forecasts")
 NONE: Mapping[str, str] = MappingProxyType({})
 
 
-@dataclass(frozen=True)
-class Line:
-    """A row of a part's table: the report's, the truth's, or one of ours, which alone compete."""
-
-    name: str
-    figures: Mapping[str, Statistic]
-    ours: bool = False
-
-    def mean(self, key: str) -> float | None:
-        """Its mean of a measure."""
-        return self.figures[key].mean if key in self.figures else None
-
-
-def lines_of(part: PartResult) -> list[Line]:
-    """The rows of a part's table: the report's own figures first, then the models' and the baselines'."""
-    found = [
-        Line(f"report: {model}", {key: Statistic(mean=value) for key, value in own.items()})
-        for model, own in part.reported.items()
-    ]
-    if truth := {key: one for key, one in part.truth.items() if key in OF_TRUTH}:
-        found.append(Line("truth", truth))
-    ours = [Line(row.name, {key: one for key, one in row.figures.items() if one.series}, True) for row in part.rows]
-    return [*found, *ours]
+# -------------------------------------------------------------------------------------------------- a part
 
 
 def heading(part: PartResult) -> str:
@@ -54,18 +29,10 @@ def heading(part: PartResult) -> str:
     return f"{part.part}: {p.words}; {p.count} series, {p.samples} sample{'s' * (p.samples != 1)} each"
 
 
-def best(lines: Sequence[Line], key: str) -> float | None:
-    """The best mean of the models and baselines; None if nothing is better, or one alone was measured."""
-    means = [mean for line in lines if line.ours and (mean := line.mean(key)) is not None]
-    return (max if key.startswith(LARGER) else min)(means) if len(means) > 1 and key not in OF_TRUTH else None
-
-
 def table_of(part: PartResult, places: slice = slice(None)) -> Table:
     """A part's table: mean, median and interval over series of each measure, or some of these."""
-    lines = lines_of(part)
     columns = [one for key, measure in part.measures.items() for one in measure.statistics(key)[places]]
-    top = {key: best(lines, key) for key in part.measures}
-    rule = part.protocol.scale
+    top, rule = {key: part.best(key) for key in part.measures}, part.protocol.scale
     scale = "is fitted on the context alone" if rule == "context" else f"is that of {rule}'s rule"
     caption = (
         "Mean over series with its median and 95 % bootstrap interval; the report prints a mean alone. Bold: the best of the"
@@ -75,7 +42,7 @@ def table_of(part: PartResult, places: slice = slice(None)) -> Table:
     def is_best(line: Line, one: Quantity) -> bool:
         return line.ours and one.path[-1] == "mean" and one.of(line) is not None and one.of(line) == top[one.key]
 
-    return Table(heading(part), caption, lines, [words("name", " "), *columns], is_best)
+    return Table(heading(part), caption, part.lines, [NAME, *columns], is_best)
 
 
 def format_part(part: PartResult) -> str:
@@ -85,11 +52,12 @@ def format_part(part: PartResult) -> str:
     return terminal.ascii("\n".join(filter(None, [heading(part), text, "; ".join(units)])))
 
 
-def growth_of(part: PartResult) -> Figure:
-    """Error against the step ahead of every model and baseline of a part."""
-    picture = figures.step_error_figure([row.tree() for row in part.rows], unit="raw units")
-    caption = "Mean absolute error by step ahead, over series and both species; logarithmic axis."
-    return Figure([svg(picture, f"{part.part}: mean absolute error by step ahead")], caption)
+def part_blocks(part: PartResult, drawings: Mapping[str, str], drawn: str) -> list[Block]:
+    """What a page shows of a part: its errors by step, its table, and a forecast, if there is a drawing."""
+    blocks: list[Block] = [*step_errors(part.rows, RAW, part.part), table_of(part)]
+    if part.part in drawings:
+        blocks.append(Figure([Markup(drawings[part.part])], f"{part.drawing}: {drawn}, raw units."))
+    return blocks
 
 
 # -------------------------------------------------------------------------------------------------- the bill
@@ -112,19 +80,15 @@ def bill_lines(result: Comparison) -> list[tuple[str, str]]:
     return found
 
 
-def conventions(result: Comparison) -> list[str]:
-    """The conventions that runs were billed under."""
-    return sorted({protocol.flops.convention for protocol in result.protocols.values() if protocol.flops})
-
-
 def bill_table(result: Comparison) -> Table:
     """FLOPs by kind of work, beside the budget and what the report spent."""
-    rows = [{"name": name, "ours": one.flops, "theirs": one.reported_flops} for name, one in result.protocols.items()]
-    caption = f"FLOPs under the convention {', '.join(conventions(result)) or MISSING}, from the ledgers of the runs."
+    rows = [Row(name, one) for name, one in result.protocols.items()]
+    caption = f"FLOPs under the convention {', '.join(result.conventions) or MISSING}, from the ledgers of the runs."
     keys = [*((kind, kind) for kind in KINDS), ("total", "together"), ("budget", "budget")]
-    ours = [one.within("ours") for one in of(keys, "ours", "FLOPs")]
+    ours = [one.within("flops") for one in of(keys, "ours", "FLOPs")]
     theirs = [column("total", "all", "the report", "FLOPs"), column("words", " ", "the report", "FLOPs", "words")]
-    return Table("The bill", caption, rows, [words("name", " "), *ours, *(one.within("theirs") for one in theirs)])
+    columns = of_row(*ours, *(one.within("reported_flops") for one in theirs))
+    return Table("The bill", caption, rows, [NAME, *columns])
 
 
 def format_bill(result: Comparison) -> str:
@@ -134,57 +98,15 @@ def format_bill(result: Comparison) -> str:
         spent = result.protocols[name].flops if name in result.protocols else None
         kinds = ", ".join(f"{kind} {number(getattr(spent, kind))}" for kind in KINDS) if spent else ""
         lines.append(f"{name}: {told}{f' ({kinds})' if kinds else ''}")
-    return terminal.ascii("\n".join([*lines, *(f"FLOPs by the convention {name}." for name in conventions(result))]))
+    return terminal.ascii("\n".join([*lines, *(f"FLOPs by the convention {name}." for name in result.conventions)]))
 
 
 # ---------------------------------------------------------------------------------------------- the overview
 
-OVERVIEW = [
-    words("what", " "),
-    column("report", form="of one"),
-    column("tuned", form="of one"),
-    column("interval", "95 % interval", form="interval"),
-    column("median", form="of one"),
-    column("untuned", form="of one"),
-    column("best", "best baseline", form="of one"),
-    words("rival", "which"),
-    column("oracle", form="of one"),
-]
 OVERVIEW_CAPTION = (
     "The report's best figure; the tuned model's mean over series, its 95 % bootstrap interval and its median over series;"
     " the untuned model's mean; the best baseline that does not know the equations; the fit of the right equations (oracle)."
 )
-
-
-def overview_rows(result: Comparison) -> list[dict[str, Any]]:
-    """A row for each part and measure that the tuned model has: as `OVERVIEW` heads them."""
-    return [row for part in result.parts for key in part.measures if (row := _overview_row(part, key))]
-
-
-def _overview_row(part: PartResult, key: str) -> dict[str, Any]:
-    """The report's best figure; ours; the best baseline that does not know the equations; the fit of the right equations."""
-    measure, lines = part.measures[key], lines_of(part)
-    means = {line.name: mean for line in lines if (mean := line.mean(key)) is not None}
-    tuned = next((line.figures[key] for line in lines if line.name == "tuned" and key in line.figures), None)
-    if tuned is None:
-        return {}
-    better = max if key.startswith(LARGER) else min
-    theirs = [mean for name, mean in means.items() if name.startswith("report")]
-    others = [(means[row.name], row.name) for row in part.rows if row.name in means and not row.is_model]
-    rivals = [one for one in others if "oracle" not in one[1]]
-    top, name = better(rivals) if rivals and key not in OF_TRUTH else (None, "")
-    unit = f", {measure.unit}" if measure.unit.startswith("raw") else ""
-    return {
-        "what": f"{part.part}: {measure.words}{unit}",
-        "report": better(theirs) if theirs else None,
-        "tuned": tuned.mean,
-        "interval": tuned.ci95,
-        "median": tuned.median,
-        "untuned": means.get("untuned"),
-        "best": top,
-        "rival": name or None,
-        "oracle": next((mean for mean, name in others if "oracle" in name), None),
-    }
 
 
 def units_of(result: Comparison) -> list[str]:
@@ -197,7 +119,7 @@ def units_of(result: Comparison) -> list[str]:
 def overview(result: Comparison) -> Table:
     """Every part and measure in a row."""
     caption = " ".join([OVERVIEW_CAPTION, *units_of(result)])
-    return Table("All protocols", caption, overview_rows(result), OVERVIEW)
+    return Table("All protocols", caption, result.headlines, list(Headline.quantities().values()))
 
 
 def format_overview(result: Comparison) -> str:
@@ -219,20 +141,11 @@ def summary(result: Comparison) -> str:
     sentences = []
     for part in result.parts:
         key, measure = next(iter(part.protocol.measures.items()), ("", None))
-        ours = part.mean("tuned", key)
+        ours, theirs = part.mean("tuned", key), part.reported_means(key)
         if part.part in HEADLINES and measure and ours is not None:
-            theirs = [mean for own in part.reported.values() if (mean := own.get(key)) is not None]
             against = f", against {number(min(theirs))} in the report" if theirs else ""
             sentences.append(f"{part.part}: {measure.words} {number(ours)} {measure.unit}{against}.")
     return " ".join(sentences) or "Nothing was measured."
-
-
-def part_blocks(part: PartResult, drawings: Mapping[str, str], drawn: str) -> list[Block]:
-    """What a page shows of a part: its errors by step, its table, and a forecast, if there is a drawing."""
-    blocks: list[Block] = [growth_of(part), table_of(part)]
-    if part.part in drawings:
-        blocks.append(Figure([Markup(drawings[part.part])], f"{part.drawing}: {drawn}, raw units."))
-    return blocks
 
 
 def page_of(result: Comparison, drawings: Mapping[str, str] = NONE) -> Page:
@@ -244,8 +157,3 @@ def page_of(result: Comparison, drawings: Mapping[str, str] = NONE) -> Page:
             blocks = part_blocks(part, drawings, "median and bands of the tuned model's samples")
             sections.append(Section(part.part, blocks, f"{heading(part)}. {split}"))
     return Page("Comparison with four reports", summary(result), bill_lines(result), sections)
-
-
-def write_page(path: Path, result: Comparison, drawings: Mapping[str, str] = NONE) -> None:
-    """Write the page, whole or not at all."""
-    write(path, page_of(result, drawings))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -13,17 +12,18 @@ import numpy as np
 from jaxlv.report import terminal
 from jaxlv.report.figures import evaluation as figures
 from jaxlv.report.format import duration, number, percent, plain, text
-from jaxlv.report.page import Block, Figure, Page, Pairs, Section, svg, write
-from jaxlv.report.table import Table, held, words
+from jaxlv.report.page import Block, Figure, Page, Pairs, Section, svg
+from jaxlv.report.table import NAME, Table, held
 from jaxlv.results.panels import ForecastPanel
 from jaxlv.results.runs import RunCost
 from jaxlv.results.scores import LEVELS, Errors, Evaluation, Protocol, Score
+from jaxlv.results.sweeps import Logged
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
+UNKNOWN = RunCost()
 
 # ------------------------------------------------------------------------------------------ what is shown
 
-NAME = words("name", " ")
 MAIN = (
     "mae", "mae_ci95", "mae_median", "mae_first_5", "mse", "r2", "mase", "crps", *(f"coverage/{level}" for level in LEVELS),
     "valid_share", "valid_share_unmasked",
@@ -226,17 +226,12 @@ def same_bands(samples: int) -> str:
 
 
 def _forecast_block(panel: ForecastPanel, why: str, first: bool, name: str) -> Figure:
-    label = f"Series {panel.series_id}"
-    svgs = [
-        svg(
-            figures.forecast_figure(panel),
-            f"{label}: forecast of {' and '.join(panel.variables)} by the {name} model",
-        )
-    ]
+    label, total = f"Series {panel.series_id}", len(panel.samples_SHV)
+    told = f"{label}: forecast of {' and '.join(panel.variables)} by the {name} model"
+    svgs = [svg(figures.forecast_figure(panel), told)]
     if len(panel.variables) > 1:
         pair = " against ".join(reversed(panel.variables[:2]))
         svgs.append(svg(figures.phase_figure(panel), f"{label}: phase plane, {pair}"))
-    total = len(panel.samples_SHV)
     words = [f"{label} ({why})." if why else f"{label}."]
     if first:
         words.append(
@@ -255,20 +250,24 @@ def _forecast_block(panel: ForecastPanel, why: str, first: bool, name: str) -> F
 
 
 def _error_blocks(found: Evaluation) -> list[Block]:
-    rows, unit = [row.tree() for row in found.rows], _unit(found)
     blocks: list[Block] = []
     if any(row.mae for row in found.rows):
         caption = (
             "Mean absolute error of each method: mean over series with its 95 % bootstrap interval, and"
             " median over series. A median well below the mean shows that few series carry the error."
         )
-        label = "Mean absolute error of each method with 95 % intervals"
-        blocks.append(Figure([svg(figures.interval_figure(rows, unit=unit), label)], caption))
-    if any(row.mae_by_step for row in found.rows):
-        caption = "Mean absolute error by step ahead, averaged over series and variables; logarithmic axis."
-        drawing = svg(figures.step_error_figure(rows, unit=unit), "Mean absolute error by step ahead")
-        blocks.append(Figure([drawing], caption))
-    return blocks
+        drawing = figures.interval_figure(found.rows, unit=_unit(found))
+        blocks.append(Figure([svg(drawing, "Mean absolute error of each method with 95 % intervals")], caption))
+    return [*blocks, *step_errors(found.rows, _unit(found))]
+
+
+def step_errors(rows: Sequence[Score], unit: str, whose: str = "") -> list[Block]:
+    """Error against the step ahead of every method, as far as it was measured."""
+    if not any(row.mae_by_step for row in rows):
+        return []
+    caption = "Mean absolute error by step ahead, averaged over series and variables; logarithmic axis."
+    label = f"{whose}: mean absolute error by step ahead" if whose else "Mean absolute error by step ahead"
+    return [Figure([svg(figures.step_error_figure(rows, unit=unit), label)], caption)]
 
 
 def _sample_blocks(found: Evaluation) -> list[Block]:
@@ -316,48 +315,39 @@ def _calibration_block(found: Evaluation) -> list[Block]:
         )
     if protocol.conformal:
         told.append("Diamonds: the adjusted bands, which may reach beyond the samples.")
-    drawing = figures.calibration_figure([row.tree() for row in found.rows])
+    drawing = figures.calibration_figure(found.rows)
     return [Figure([svg(drawing, "Observed against nominal coverage of the bands")], " ".join(told), "side")]
 
 
-def _training_blocks(history: Sequence[Mapping[str, Any]], unit: str) -> list[Block]:
-    if not any(len(figures.curve(history, key)[0]) for key in ("loss", "forecast_mae")):
+def _training_blocks(history: Sequence[Logged], unit: str) -> list[Block]:
+    loss, error, validated = (figures.curve(history, key)[0] for key in ("loss", "forecast_mae", "validation_loss"))
+    if not len(loss) and not len(error):
         return []
     words = ["Training against the step."]
-    if len(figures.curve(history, "loss")[0]):
-        words.append("Loss: cross-entropy per real token, on the training batch")
-        words[-1] += " and on held-out windows." if len(figures.curve(history, "validation_loss")[0]) else "."
-    if len(figures.curve(history, "forecast_mae")[0]):
+    if len(loss):
+        held_out = " and on held-out windows" if len(validated) else ""
+        words.append(f"Loss: cross-entropy per real token, on the training batch{held_out}.")
+    if len(error):
         words.append("Forecast MAE: on validation series, during training.")
     rate_S = figures.curve(history, "learning_rate")[1]
     if len(rate_S) and np.ptp(rate_S) == 0:
         words.append(f"The learning rate is {rate_S[0]:g} throughout.")
-    return [
-        Figure(
-            [svg(figures.loss_figure(history, unit=unit), "Loss curves of the training")],
-            " ".join(words),
-            "side",
-        )
-    ]
+    drawing = svg(figures.loss_figure(history, unit=unit), "Loss curves of the training")
+    return [Figure([drawing], " ".join(words), "side")]
 
 
 # ---------------------------------------------------------------------------------- the page of a run
 
 # How values of a bill are written that have forms of their own.
-_WRITTEN: dict[str, Callable[[Any], str]] = {
+_WRITTEN: Mapping[str, Callable[[Any], str]] = {
     "seconds": duration, "peak_memory_bytes": lambda value: f"{number(value / 2**30)} GiB",
 }  # fmt: skip
 
 
-def bill_pairs(bill: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What a run cost as names and values, without what is unknown; what no `RunCost` has stands as it is called."""
-    known, costs = {key: value for key, value in bill.items() if value is not None and value == value}, RunCost.quantities()
-    pairs = [
-        (one.words, _WRITTEN.get(key, lambda value, one=one: text(value, one.form))(known.pop(key)))  # type: ignore[misc]
-        for key, one in costs.items()
-        if key in known
-    ]
-    return pairs + [(key.replace("_", " ").capitalize(), plain(value)) for key, value in known.items()]
+def bill_pairs(cost: RunCost) -> list[tuple[str, str]]:
+    """What a run cost as names and values, without what is unknown."""
+    held = [(one, value) for one in cost.quantities().values() if (value := one.of(cost)) is not None]
+    return [(one.words, _WRITTEN[one.key](value) if one.key in _WRITTEN else text(value, one.form)) for one, value in held]
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -402,15 +392,16 @@ def run_page(
     title: str,
     found: Evaluation,
     forecasts: Sequence[ForecastPanel] = (),
-    history: Sequence[Mapping[str, Any]] = (),
+    *,
+    history: Sequence[Logged] = (),
     settings: Mapping[str, Any] = NOTHING,
     versions: Mapping[str, Any] = NOTHING,
-    bill: Mapping[str, Any] = NOTHING,
+    cost: RunCost = UNKNOWN,
 ) -> Page:
     """The page of one run or evaluation; a part without data is absent.
 
-    `history` are the records of metrics.jsonl; `settings` and `versions` may nest; `bill` may hold what a `RunCost` does,
-    and others. Of `forecasts` (those of the evaluation's subject) the page draws those that `choose_series` picks.
+    `settings` and `versions` may nest. Of `forecasts` (those of the evaluation's subject) the page draws those that
+    `choose_series` picks.
     """
     closing = settings_section(
         ("Settings of the run", settings),
@@ -418,10 +409,4 @@ def run_page(
         ("Versions", versions),
     )
     sections = [*result_sections(found, forecasts), Section("Training", _training_blocks(history, _unit(found))), closing]
-    return Page(title, summary(found), bill_pairs(bill), sections)
-
-
-def write_report(path: Path, *, title: str, metrics: Evaluation, **parts: Any) -> None:
-    """Writes `run_page`, whole or not at all; parts that are None are absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write(path, run_page(title, metrics, **{name: part for name, part in parts.items() if part is not None}))
+    return Page(title, summary(found), bill_pairs(cost), sections)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 from jaxlv.report import analyses as analysed
 from jaxlv.report import comparison, sweeps, terminal
 from jaxlv.report.comparison import NONE
-from jaxlv.report.format import MISSING, number, percent
-from jaxlv.report.page import Block, Figure, Page, Pairs, Section, svg
+from jaxlv.report.format import MISSING, number, percent, plain
+from jaxlv.report.page import Figure, Page, Pairs, Section, svg
 from jaxlv.report.table import Table, column, words
-from jaxlv.results.papers import Bill, Phase, Reproduction, StageResult
-from jaxlv.results.sweeps import RULES, rule_words
+from jaxlv.results.papers import Fault, Reproduction, StageCost, StageResult
+from jaxlv.results.sweeps import rule_words
 
 TITLES = {
     "baseline": "Baseline: the untrained model", "first": "First LoRA run", "grid": "Grid", "context": "Context study",
@@ -29,29 +30,12 @@ def stage_section(stage: StageResult, figure: str) -> Section:
     theirs = f" The report's figure is its {figure}: in its own units, and of the real model." if told else ""
     again = ", ".join(f"{one.name} is {one.same_as}" for one in stage.runs if one.same_as is not None)
     again = f" Trained once: {again}." if again else ""
-    before = ", ".join(f"{name} {sweeps.setting(value)}" for name, value in stage.carried.items())
+    before = ", ".join(f"{name} {plain(value)}" for name, value in stage.carried.items())
     chosen = f" Chosen before: {before}." if before else ""
-    blocks: list[Block] = []
-    for section in sweeps.sections(stage.runs, stage.rule, stage.best):
-        blocks += section.blocks
+    (runs,) = sweeps.sections(stage.runs, stage.rule, stage.best)
     count = len(stage.runs)
     text = f"{count} run{'s' if count > 1 else ''}.{chosen}{again}{theirs}".replace("..", ".")
-    return Section(TITLES[stage.name], blocks, text)
-
-
-class Priced(NamedTuple):
-    """A run, its FLOPs, and the figure that it is chosen by."""
-
-    run: str
-    flops: float
-    error: float
-
-
-def priced(result: Reproduction) -> list[Priced]:
-    """Returns every run that was trained, each once."""
-    rule = {one.name: RULES[stage.rule] for stage in result.stages for one in stage.runs}
-    found = [(one.name, one.cost, rule[one.name].of(one)) for one in result.trained]
-    return [Priced(name, float(cost), float(error)) for name, cost, error in found if cost and error]
+    return replace(runs, title=TITLES[stage.name], text=text)
 
 
 # ------------------------------------------------------------------------------------------------- the errors
@@ -59,74 +43,38 @@ def priced(result: Reproduction) -> list[Priced]:
 
 def faults_table(result: Reproduction) -> Table:
     """What the report did wrong or also tried, done both ways."""
-    columns = [
-        words("fault", "the report"),
-        words("right", "here"),
-        words("measured"),
-        column("reported_way", "its way"),
-        column("right_way", "the right way"),
-        column("ratio"),
-        words("unit"),
-    ]
+    ways = [*Fault.columns("reported_way", "right_way"), column("ratio"), words("unit")]
     caption = "What the report did and what is done here, on the same runs and series. Each is a setting, off by default."
+    columns = [words("fault", "the report"), words("right", "here"), words("measured"), *ways]
     return Table("Done both ways", caption, result.faults, columns)
 
 
 # ------------------------------------------------------------------------------------------------- the bill
 
 
-def bill_rows(result: Reproduction) -> list[dict[str, Any]]:
-    """FLOPs by stage: planned, spent, as executed, and as a share of the allowance."""
-    phases = (result.bill or Bill()).phases
-    rows: list[dict[str, Any]] = []
-    for planned in result.plan.rows:
-        counts = {"stage": planned.stage, "runs": planned.runs, "steps": planned.steps, "planned": planned.flops}
-        rows.append(counts | _spent([phases[planned.stage]] if planned.stage in phases else []))
-    keys = ("runs", "steps", "planned", "spent", "repeated", "executed")
-    rows.append({"stage": "together", **{key: sum(row[key] or 0 for row in rows) for key in keys}})
-    if result.beside:
-        rows.append({"stage": "errors and analyses, beside it", **_spent(list(result.beside.phases.values()))})
-    for row in rows:
-        row["share"] = row["spent"] / result.plan.allowance if row.get("spent") else None
-    return rows
-
-
-def _spent(phases: list[Phase]) -> dict[str, float | None]:
-    """What phases spent together; None of each if there are none."""
-    keys = {"spent": "flops", "repeated": "repeated", "executed": "exact"}
-    return {name: sum(getattr(one, key) for one in phases) if phases else None for name, key in keys.items()}
-
-
 def bill_table(result: Reproduction) -> Table:
-    """`bill_rows` as a table."""
-    convention = f"by {result.plan.convention}'s convention"
+    """FLOPs by stage."""
+    group = f"by {result.plan.convention}'s convention"
     columns = [
-        words("stage"),
-        column("runs", form="count"),
-        column("steps", form="count"),
-        column("planned", "planned", convention, "FLOPs"),
-        column("spent", "spent", convention, "FLOPs"),
-        column("repeated", "repeated", "of it, after interruptions", "FLOPs"),
-        column("executed", "spent", "as executed", "FLOPs"),
-        column("share", "of the allowance", form="share", unit="%"),
+        replace(one, group=group) if key in ("planned", "spent") else one for key, one in StageCost.quantities().items()
     ]
     caption = (
         "FLOPs by stage: the plan prices validations and forecasts at their longest. The allowance is the assignment's 1e17"
         f"{', in proportion to the work at this scale' if result.scale == 'small' else ''}."
     )
-    return Table("FLOPs by stage", caption, bill_rows(result), columns)
+    return Table("FLOPs by stage", caption, result.spending, columns)
 
 
 def bill_lines(result: Reproduction) -> list[tuple[str, str]]:
     """The bill in words."""
-    plan, total = result.plan, next(row for row in bill_rows(result) if row["stage"] == "together")
-    share, theirs = (total["spent"] or 0) / plan.allowance, plan.reported
-    steps = sum(one.steps or 0 for stage in result.stages for one in stage.runs if one.same_as is None)
-    of = theirs.of_allowance or 0.0
+    total = next(row for row in result.spending if row.stage == "together")
+    spent, theirs = total.spent or 0, result.plan.reported
+    share, of = spent / result.plan.allowance, theirs.of_allowance or 0.0
+    steps = sum(one.steps or 0 for stage in result.stages for one in stage.own)
     return [
         ("runs", f"{len(result.trained)}, {steps:,} steps"),
-        ("spent", f"{number(float(total['spent'] or 0))} FLOPs"),
-        *_repeats(result, total["repeated"]),
+        ("spent", f"{number(float(spent))} FLOPs"),
+        *_repeats(result, total.repeated or 0),
         ("of the allowance", f"{percent(share)} %{_excess(share)}"),
         ("the report", f"{number(theirs.flops)} FLOPs, {percent(of)} % of 1e17{_excess(of)}"),
     ]
@@ -179,14 +127,13 @@ def part_sections(result: Reproduction, drawings: Mapping[str, str]) -> list[Sec
 def page_of(result: Reproduction, drawings: Mapping[str, str] = NONE, analyses: Mapping[str, Any] = NONE) -> Page:
     """The page of a reproduction; `drawings` are <svg> elements of a part's forecast, `analyses` those of the final run."""
     sections = [*part_sections(result, drawings), *(stage_section(stage, result.figure) for stage in result.stages)]
-    entries = priced(result)
-    if len(entries) > 1:
+    if len(result.points) > 1:
         rule = rule_words(result.rule)
         label = f"{rule} against FLOPs of every run, with Pareto front"
         caption = (
             "Every run of all stages: what it is chosen by, against its FLOPs. The line joins those that none beats in both."
         )
-        drawing = sweeps.pareto_figure(entries, f"FLOPs ({result.plan.convention})", rule)
+        drawing = sweeps.pareto_figure(result.points, f"FLOPs ({result.plan.convention})", rule)
         sections.append(Section("Error against FLOPs", [Figure([svg(drawing, label)], caption)]))
     if result.faults:
         sections.append(Section("Done both ways: what the report did wrong, or also tried", [faults_table(result)]))

@@ -13,7 +13,7 @@ from jaxlv.report.page import Page, Section
 from jaxlv.report.table import Table, words
 from jaxlv.results.folders import Beside, Measured, Run
 from jaxlv.results.quantities import Quantity
-from jaxlv.results.runs import Priced, RunDetails
+from jaxlv.results.runs import Priced, RunCost, RunDetails
 
 NOTHING = RunDetails()
 
@@ -33,7 +33,7 @@ def flops_table(rows: Sequence[Priced], budget: float) -> Table:
 
 def bill(details: RunDetails) -> list[tuple[str, str]]:
     """Steps, tokens, time, what trained, and FLOPs by every convention, with what is unknown said to be."""
-    pairs = evaluation.bill_pairs(details.cost.tree() if details.cost else {})
+    pairs = evaluation.bill_pairs(details.cost or RunCost())
     spent = details.bill[-1].flops.items() if details.bill else ()
     told = [(f"FLOPs, {name}", number(float(value))) for name, value in spent]
     return pairs + (told or [("FLOPs", "not counted (no budget)")])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from jaxlv.report import format
 from jaxlv.results.quantities import Form, Quantity
@@ -105,7 +105,14 @@ def best_of(quantity: Quantity, values: Sequence[Any]) -> list[bool]:
     return [v is not None and min(distances) < max(distances) and distance(v) == min(distances) for v in values]
 
 
-# ------------------------------------------------------------------------------------------ columns of a page's own
+# ------------------------------------------------------------------------------------------ rows and columns of a page's own
+
+
+class Row(NamedTuple):
+    """A record, or some by what they are called, under the name that a table gives it."""
+
+    name: str
+    of: Any
 
 
 def column(key: str, head: str = "", group: str = "", unit: str = "", form: Form = "number") -> Quantity:
@@ -116,6 +123,14 @@ def column(key: str, head: str = "", group: str = "", unit: str = "", form: Form
 def words(key: str, head: str = "") -> Quantity:
     """A column of prose."""
     return column(key, head, form="words")
+
+
+NAME = words("name", " ")
+
+
+def of_row(*columns: Quantity) -> list[Quantity]:
+    """The columns of what a `Row` is of."""
+    return [one.within("of") for one in columns]
 
 
 def count(key: str, head: str = "", group: str = "", unit: str = "") -> Quantity:

@@ -118,6 +118,11 @@ class Score(Errors):
         """Whether the method is fitted with the equations that made the data: a bound, not a rival."""
         return "oracle" in self.name
 
+    @property
+    def is_rival(self) -> bool:
+        """Whether the method is a baseline that the model should beat."""
+        return not self.is_model and not self.knows_the_equations
+
     def without_intervals(self) -> Score:
         """Returns the score without what one series alone cannot tell."""
         of_variables = {v: replace(one, mae_ci95=None) for v, one in (self.per_variable or {}).items()}
@@ -218,8 +223,7 @@ class Evaluation(Record):
     @property
     def rivals(self) -> Sequence[Score]:
         """The baselines with an error that do not know the equations, except the subject."""
-        rest = (row for row in self.rows if row is not self.subject and row.mae is not None)
-        return [row for row in rest if not row.is_model and not row.knows_the_equations]
+        return [row for row in self.rows if row.is_rival and row is not self.subject and row.mae is not None]
 
     def measures(self, *paths: str) -> list[Quantity]:
         """Returns `Score.columns` in the protocol's units."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from jaxlv.results.scores import Evaluation
@@ -22,8 +22,6 @@ LOSSES: Mapping[str, str] = {
 FORECASTS: Mapping[str, str] = {"data.": "data", "train.forecast_": "forecasts", "evaluate.context": "context",
                                 "evaluate.horizon": "horizon"}  # fmt: skip
 """Settings that change which forecasts a validation MAE is the error of."""
-Row = dict[str, Any]
-"""A run as a table has it: "name", settings by "section.key", and figures by their keys."""
 LONGEST = 70  # characters of a group's name
 
 
@@ -50,6 +48,28 @@ class Entry:
     def get(self, key: str) -> Any:
         """A figure of the run, None if it has none."""
         return getattr(self.figures, key)
+
+
+@dataclass(frozen=True)
+class Tested:
+    """An error on test series, and what these are, in words."""
+
+    mae: float | None
+    on: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """A run as tables of several have it: its settings as cells have them, and its place on a front."""
+
+    name: str
+    figures: Outcome
+    settings: Mapping[str, Any]
+    tested: Tested | None = None
+    front: bool = False
+    place: int = 0  # among the runs of all fronts
+    group: str = ""
+    gain: float | None = None  # by how much the error is less than that of the run before
 
 
 # ---------------------------------------------------------------------------------------------- settings
@@ -105,37 +125,27 @@ def shared_protocol(entries: Sequence[Entry]) -> TestedOn | None:
     return max(found, key=found.count) if found else None
 
 
-def tested(entry: Entry, shared: TestedOn | None) -> Row:
-    """A run's error on test series and what these are: under the shared protocol where it was, else its first evaluation."""
+def tested(entry: Entry, shared: TestedOn | None) -> Tested | None:
+    """A run's error on test series: under the shared protocol if it was measured so, else of its first evaluation."""
     held = sorted(entry.scores, key=lambda one: protocol_of(one) != shared)
     if not held:
-        return {}
+        return None
     subject, of = held[0].subject, protocol_of(held[0])
-    return {"test_mae": subject and subject.mae, "tested_on": f"{of.size} series, {of.context} + {of.horizon}"}
+    return Tested(subject.mae if subject else None, f"{of.size} series, {of.context} + {of.horizon}")
 
 
-def row_of(entry: Entry, names: Sequence[str], shared: TestedOn | None) -> Row:
-    """An entry as a row: settings, what it reached, what it cost."""
-    flops = entry.figures.flops or {}
-    keys = ("steps", "tokens", "validation_loss", "validation_perplexity", "forecast_mae", "seconds")
-    return {
-        "name": entry.name,
-        **{name: setting(name, entry.settings.get(name)) for name in names},
-        **{key: entry.get(key) for key in keys},
-        **tested(entry, shared),
-        CONVENTION: flops.get(CONVENTION),
-        EXACT: flops.get(EXACT),
-    }
+def row_of(entry: Entry, names: Sequence[str]) -> Row:
+    """An entry as a row, with its settings of these names."""
+    return Row(entry.name, entry.figures, {name: setting(name, entry.settings.get(name)) for name in names})
 
 
 def rows_of(entries: Sequence[Entry]) -> list[Row]:
     """A row for each entry; those on the front of error against FLOPs are marked."""
-    names, shared = differing(entries), shared_protocol(entries)
-    held = [entry for entry in entries if entry.priced.get(CONVENTION) and entry.get(axis_of(entries))]
-    groups = groups_of(held, axis_of(entries))
-    fronts = fronts_of(held, axis_of(entries), CONVENTION)
-    kept = [entry for name, front in fronts.items() if groups.count(name) > 1 for entry in front]
-    return [{**row_of(entry, names, shared), "front": entry in kept} for entry in entries]
+    names, shared, key = differing(entries), shared_protocol(entries), axis_of(entries)
+    held = [entry for entry in entries if entry.priced.get(CONVENTION) and entry.get(key)]
+    groups = groups_of(held, key)
+    kept = [entry for name, front in fronts_of(held, key, CONVENTION).items() if groups.count(name) > 1 for entry in front]
+    return [replace(row_of(entry, names), tested=tested(entry, shared), front=entry in kept) for entry in entries]
 
 
 # --------------------------------------------------------------------------------- error against FLOPs
@@ -154,6 +164,12 @@ def mixed(entries: Sequence[Entry], key: str) -> dict[str, str]:
         name: next((word for start, word in starts.items() if name.startswith(start)), "") for name in differing(entries)
     }
     return {name: word for name, word in found.items() if word}
+
+
+def mixed_words(entries: Sequence[Entry], key: str) -> str:
+    """What makes errors of runs other things, in words, each once; "" if they compare."""
+    said = list(dict.fromkeys(mixed(entries, key).values()))
+    return " and ".join(filter(None, [", ".join(said[:-1]), *said[-1:]]))
 
 
 def groups_of(entries: Sequence[Entry], key: str) -> list[str]:
@@ -217,13 +233,9 @@ def budget_rows(fronts: Mapping[str, Sequence[Entry]], key: str) -> list[Row]:
     rows: list[Row] = []
     names = differing([entry for kept in fronts.values() for entry in kept])
     for group, kept in fronts.items():
-        before: Row = {}
-        for one in kept:
-            row = {"place": len(rows) + 1, "group": group[:1], **row_of(one, names, None), **one.priced}
-            if before:
-                row["gain"] = 1 - row[key] / before[key]
-            rows.append(row)
-            before = row
+        for before, one in zip([None, *kept], kept, strict=False):
+            gain = 1 - one.get(key) / before.get(key) if before else None
+            rows.append(replace(row_of(one, names), place=len(rows) + 1, group=group[:1], gain=gain))
     return rows
 
 

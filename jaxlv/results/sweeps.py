@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxlv.results.quantities import RAW, Quantity, quantity
 from jaxlv.results.record import Number, Record, rare
 
 LOSS = "nats per token"
+Logged = Mapping[str, Number | None]
+"""A line of metrics.jsonl: numbers by their names, of a step or a validation."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Outcome(Record):
     best_step: int | None = quantity("best", form="count", head="best step")
     reported: float | None = quantity("paper", "", "the figure that the paper printed", head="the report's")
     flops: Mapping[str, Number] | None = quantity("FLOPs", "", "by convention, the ledger's own first")
-    history: tuple[Mapping[str, Any], ...] = ()  # the records of metrics.jsonl
+    history: tuple[Logged, ...] = ()
     same_as: str | None = rare()  # the run that it is, trained once
 
     @property
@@ -39,6 +41,20 @@ class Outcome(Record):
 
 RULES: Mapping[str, Quantity] = {key: Outcome.quantities()[key] for key in ("validation_loss", "forecast_mae")}
 """What a run may be chosen by."""
+
+
+class Point(NamedTuple):
+    """A run, what it cost, and its error."""
+
+    run: str
+    cost: float
+    error: float
+
+
+def points_of(runs: Sequence[Outcome], rule: str) -> list[Point]:
+    """FLOPs under the ledgers' own convention, and the error by a rule, of the runs that have both."""
+    found = ((one.name, one.cost, RULES[rule].of(one)) for one in runs)
+    return [Point(name, float(cost), float(error)) for name, cost, error in found if cost and error]
 
 
 def rule_words(rule: str) -> str:

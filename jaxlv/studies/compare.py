@@ -14,7 +14,7 @@ from jaxlv.flops import ledger
 from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.model.weights import resolve
 from jaxlv.published.protocols import PROTOCOLS, Part, Protocol, test_series
-from jaxlv.report import comparison
+from jaxlv.report import comparison, page
 from jaxlv.results.papers import BaseCost, Comparison, PaperCost, PartResult, ProtocolResult, Spent
 from jaxlv.runs import billing, run
 from jaxlv.storage import foreign, shape
@@ -143,7 +143,7 @@ def compare(asked: Request, out: Path, *, resume: bool = False, begin: Begin = S
     cost = base_cost((given.config if given else asked.config).model.path)
     result = Comparison(protocols, Path(asked.data).name, data.source.get("sha256"), cost, versions())
     write_json(out / RESULT, result.tree())
-    comparison.write_page(out / "report.html", result, drawings(out / PARTS))
+    page.write(out / "report.html", comparison.page_of(result, drawings(out / PARTS)))
     write_text(out / "compare.txt", comparison.format_text(result))
     return result
 

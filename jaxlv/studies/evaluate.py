@@ -16,7 +16,8 @@ from jaxlv.forecasting.evaluate import LEVELS, check_fits, choose_temperature, f
 from jaxlv.forecasting.evaluate import evaluate as measure
 from jaxlv.forecasting.panels import panels
 from jaxlv.memory import peak_memory
-from jaxlv.report import evaluation
+from jaxlv.report import evaluation, page
+from jaxlv.results.runs import RunCost
 from jaxlv.results.scores import Evaluation
 from jaxlv.runs import billing, run, sources
 from jaxlv.storage.files import Watched, new_folder, write_json
@@ -177,16 +178,16 @@ def evaluate_to(
     shown = forecasts.get("tuned") or next(iter(forecasts.values()))
     picked = evaluation.choose_series(measured, list(shown.ids_N))
     finished, found = subject.run, versions()
-    evaluation.write_report(
-        out / REPORT,
-        title=title,
-        metrics=measured,
-        forecasts=[panel for panel in panels(shown, chosen) if panel.series_id in picked],
+    made = evaluation.run_page(
+        title,
+        measured,
+        [panel for panel in panels(shown, chosen) if panel.series_id in picked],
         history=run.read_metrics(finished.folder / run.METRICS) if finished else (),
         settings=config_tree(subject.config),
         versions=found,
-        bill={**finished.bill(), "device": found["device"], "peak_memory_bytes": peak_memory()} if finished else None,
+        cost=RunCost(**finished.bill(), device=found["device"], peak_memory_bytes=peak_memory()) if finished else RunCost(),
     )
+    page.write(out / REPORT, made)
     return measured
 
 

@@ -19,6 +19,7 @@ from jaxlv.forecasting.evaluate import plain
 from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.model.config import ModelConfig
 from jaxlv.model.weights import base_of
+from jaxlv.report import page
 from jaxlv.report import probe as report
 from jaxlv.results.probe import Probe
 from jaxlv.runs import run, sources
@@ -209,4 +210,4 @@ def write(out: Path, result: Probe) -> None:
         for name, answer in one.answers.items()
     ]
     write_csv(out / TABLE, pd.DataFrame(rows).rename(columns={"text": "answer"}))
-    report.write_page(out / REPORT, result)
+    page.write(out / REPORT, report.page_of(result))
