@@ -637,7 +637,7 @@ def test_the_summary_counts(tmp_path):
         "3 prompts (<file>) through the chat template of a <base>. Passed, of 2 with an expected answer: 1 untuned, 0 tuned."
         " The same word for word: 2 of 3 answers. Perplexity per token of <t>: 3.49 untuned, 3.00 tuned."
     )
-    assert Probe.read(result, "probe.json").counts("tuned") == Counts(passed=0, checked=2, ended=2, tokens=34, answers=2)
+    assert Probe.read(result, "probe.json").counts("tuned") == Counts(passed=0, checked=2, ended=2, tokens=34, answers=3)
 
 
 def test_the_listing_keeps_lines_and_width_and_obeys_no_control_character():

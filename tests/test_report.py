@@ -464,12 +464,12 @@ def test_terminal_table_is_plain_aligned_and_narrow():
     table = report.format_table(scores(metrics))
     lines = table.splitlines()
     assert table.isascii() and max(map(len, lines)) <= 110
-    assert [line.split()[0] for line in lines[2:7]] == ["tuned", "untuned", "last", "seasonal", "VAR(3)"]
-    assert len({line.index(".") for line in lines[2:7]}) == 1
-    assert "MSE" in lines[0] and "Left out" not in table
+    assert [line.split()[0] for line in lines[3:8]] == ["tuned", "untuned", "last", "seasonal", "VAR(3)"]
+    assert len({line.index(".") for line in lines[3:8]}) == 1
+    assert lines[0].strip(" -") == "inside" and "MSE" in lines[1] and "Left out" not in table
     metrics["rows"][1].update(mae=3.57e8, mae_ci95=[1e5, 4e9], mse=1.2e17, mae_median=1.0, crps=2e8, mase=1e-9, r2=-4e9)
     for width in (110, 60):
         wild = report.format_table(scores(metrics), width)
         assert max(map(len, wild.splitlines())) <= width and "3.57e8" in wild
-    assert "Left out for width: MSE, 50 %" in " ".join(report.format_table(scores(metrics), 60).split())
+    assert "Left out for width: MSE, free" in " ".join(report.format_table(scores(metrics), 60).split())
     assert report.format_table(scores({"protocol": {}, "rows": []}))

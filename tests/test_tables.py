@@ -92,8 +92,7 @@ def test_the_terminal_shows_the_same_numbers():
     columns = {
         "MAE": ("mae", number), "95 % interval": ("mae_ci95", interval), "median": ("mae_median", number),
         "first 5": ("mae_first_5", number), "MSE": ("mse", number), "R^2": ("r2", number), "MASE": ("mase", number),
-        "CRPS": ("crps", number), "50 %": ("coverage/50", percent), "80 %": ("coverage/80", percent),
-        "95 %": ("coverage/95", percent),
+        "CRPS": ("crps", number), **{f"inside: {level} %": (f"coverage/{level}", percent) for level in (50, 80, 95)},
         "valid": ("valid_share", percent), "free": ("valid_share_unmasked", percent),
     }  # fmt: skip
     assert list(shown) == [row["name"] for row in ROWS] and list(shown["tuned"]) == list(columns)

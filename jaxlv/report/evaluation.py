@@ -28,7 +28,7 @@ MAIN = (
     "mae", "mae_ci95", "mae_median", "mae_first_5", "mse", "r2", "mase", "crps", *(f"coverage/{level}" for level in LEVELS),
     "valid_share", "valid_share_unmasked",
 )  # fmt: skip
-GIVE_UP = ("mse", "coverage/50", "coverage/95", "r2", "mae_first_5", "crps", "valid_share_unmasked", "mae_ci95",
+GIVE_UP = ("mse", "valid_share_unmasked", "r2", "mae_first_5", "crps", "coverage/50", "coverage/95", "mae_ci95",
            "coverage/80", "valid_share")  # fmt: skip
 """The columns that a narrow terminal goes without, the first one first."""
 SAMPLES = (
@@ -68,9 +68,9 @@ def sample_table(found: Evaluation, *paths: str, label: str = "Sampled trajector
 
 def format_table(found: Evaluation, width: int = terminal.WIDTH) -> str:
     """The main table for a terminal of at most `width` columns."""
-    table = main_table(found)
-    shown = [NAME, *held(table.columns[1:], found.rows)]
-    return terminal.table(Table("", "", found.rows, shown), width, GIVE_UP)
+    columns = held(found.measures(*MAIN), found.rows)
+    shown = [replace(one, group="inside" if one.key == "coverage" else "") for one in columns]
+    return terminal.table(Table("", "", found.rows, [NAME, *shown]), width, GIVE_UP, grouped=True)
 
 
 def format_samples(found: Evaluation) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import textwrap
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from jaxlv.report import format
 from jaxlv.report.table import Table
@@ -31,22 +32,27 @@ def columns(rows: Sequence[Sequence[str]], left: Collection[int] = (0,), gap: in
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
 
-def table(table: Table, width: int = WIDTH, give_up: Sequence[str] = (), units: bool = True) -> str:
-    """A table of at most `width` columns, its groups above their columns if headings would be the same without.
+def table(
+    table: Table, width: int = WIDTH, give_up: Sequence[str] = (), *, units: bool = True, grouped: bool = False
+) -> str:
+    """A table of at most `width` columns, its groups above their columns if `grouped`, or if headings would be the same.
 
     `units` stand below. While it is too wide, the columns of `give_up` are left out, the first one first, and named below.
     """
     shown, left_out = list(table.columns), list[Quantity]()
     waiting = [column for path in give_up for column in shown if "/".join(column.path) == path]
     while True:
-        gap = 2
-        text = _drawn(table, shown, gap)
+        text = _drawn(table, shown, 2, grouped)
         if _width(text) > width:
-            text = _drawn(table, shown, gap := 1)
+            text = _drawn(table, shown, 1, grouped)
         if _width(text) <= width or not waiting:
             break
         left_out.append(waiting.pop(0))
         shown.remove(left_out[-1])
+    if grouped:
+        shown, left_out = (
+            [replace(one, words=f"{one.group} {one.words}".strip()) for one in own] for own in (shown, left_out)
+        )
     lacking = f"Left out for width: {', '.join(one.words for one in left_out)}." if left_out else ""
     notes = [_units(shown) if units else "", lacking]
     return "\n".join([text, *textwrap.wrap(ascii(" ".join(filter(None, notes))), width)])
@@ -56,7 +62,7 @@ def _width(text: str) -> int:
     return max(map(len, text.splitlines()))
 
 
-def _drawn(table: Table, shown: Sequence[Quantity], gap: int) -> str:
+def _drawn(table: Table, shown: Sequence[Quantity], gap: int, grouped: bool) -> str:
     """The columns with their headings and a rule."""
     texts = []
     for place, column in enumerate(shown):
@@ -64,7 +70,7 @@ def _drawn(table: Table, shown: Sequence[Quantity], gap: int) -> str:
         cells = [cell if place or len(cell) <= NAME else f"{cell[: NAME - 1]}…" for cell in cells]
         texts.append([ascii(cell.replace(" – ", "–")) for cell in (column.words.strip(), *cells)])
     heads, left = [text[0] for text in texts[1:]], [i for i, one in enumerate(shown) if not i or one.form == "words"]
-    if len(set(heads)) == len(heads):
+    if len(set(heads)) == len(heads) and not grouped:
         return columns(list(zip(*texts, strict=True)), left, gap)
     line, place = " " * max(map(len, texts[0])), 1
     for name, own in itertools.groupby(shown[1:], key=lambda column: ascii(column.group)):
@@ -72,9 +78,9 @@ def _drawn(table: Table, shown: Sequence[Quantity], gap: int) -> str:
         width = sum(max(map(len, text)) for text in span) + gap * (len(span) - 1)
         if len(name) > width:  # the first of its columns is as much wider
             span[0][0] = span[0][0].rjust(max(map(len, span[0])) + len(name) - width)
-        line += " " * gap + name.rjust(width)
+        line += " " * gap + (f" {name} ".center(width, "-") if name and grouped else name.rjust(width))
         place += len(span)
-    return f"{line}\n{columns(list(zip(*texts, strict=True)), left, gap)}"
+    return f"{line.rstrip()}\n{columns(list(zip(*texts, strict=True)), left, gap)}"
 
 
 def _units(shown: Sequence[Quantity]) -> str:
