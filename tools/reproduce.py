@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from jaxlv.errors import JaxlvError
 from jaxlv.tools.console import Progress, Result, columns, say, start, verb
 from jaxlv.tools.options import Settings, whole
 
 if TYPE_CHECKING:
+    from jaxlv.results.papers import Plan
     from jaxlv.studies.papers import Reproduction
 
 
@@ -78,7 +79,7 @@ def reproduce(
     work = open_paper(system, scale, model, data=data, out=out, settings=set, begin=Progress, say=say)
     planned = plan_of(work, benchmark)
     if plan:
-        return Result(plan_text(work, planned), planned)
+        return Result(plan_text(work, planned), planned.tree())
     say(plan_text(work, planned))
     if data is None or out is None:
         missing = "--data" if data is None else "--out"
@@ -88,31 +89,31 @@ def reproduce(
     return Result(f"\n{reproductions.format_text(result)}\n{places}", {"folder": str(out), **result.tree()})
 
 
-def plan_text(work: Reproduction, plan: dict[str, Any]) -> str:
+def plan_text(work: Reproduction, plan: Plan) -> str:
     """Returns the plan, and how it stands to the allowance."""
-    from jaxlv.published.reproduction import MARGIN
+    from jaxlv.results.papers import PlanRow
 
-    keys = ("runs", "steps", "training", "flops", "exact", "hours")
-    total = {key: sum(row[key] or 0 for row in plan["rows"]) for key in keys}
-    table = [["stage", "runs", "steps", "training", f"FLOPs ({plan['convention']})", "of all", "exact", "hours"]]
-    for row in [*plan["rows"], {"stage": "together", **total}]:
-        counts = (f"{row[key]:,}" if row[key] else "" for key in ("runs", "steps"))
-        share, hours = row["flops"] / plan["total"], f"{row['hours']:.2f}" if row["hours"] else ""
-        prices = (f"{row[key]:.4g}" if row[key] else "" for key in ("training", "flops"))
-        table.append([row["stage"], *counts, *prices, f"{share:.1%}", f"{row['exact']:.4g}", hours])
-    theirs, share = plan["reported"], plan["total"] / plan["allowance"]
+    keys = ("runs", "steps", "flops", "training", "exact", "hours")
+    together = PlanRow("together", **{key: sum(getattr(row, key) or 0 for row in plan.rows) for key in keys})
+    table = [["stage", "runs", "steps", "training", f"FLOPs ({plan.convention})", "of all", "exact", "hours"]]
+    for row in [*plan.rows, together]:
+        counts = (f"{count:,}" if count else "" for count in (row.runs, row.steps))
+        prices = (f"{price:.4g}" if price else "" for price in (row.training, row.flops))
+        hours = f"{row.hours:.2f}" if row.hours else ""
+        table.append([row.stage, *counts, *prices, f"{(row.flops or 0) / plan.total:.1%}", f"{row.exact:.4g}", hours])
+    theirs, share = plan.reported, plan.total / plan.allowance
     over = f": {share - 1:.1%} MORE than allowed" if share > 1 else ""
-    of = f"{plan['allowance']:.4g}, which is to this series what 1e17 is to the report's"
-    more, again = plan["budget"] / plan["total"] - 1, f"{MARGIN:.0%} for repeats after interruptions"
+    of = f"{plan.allowance:.4g}, which is to this series what 1e17 is to the report's"
+    more, again = plan.budget / plan.total - 1, f"{plan.margin:.0%} for repeats after interruptions"
     rest = ", the rest for a choice of longer windows" if work.scale == "small" else ""
     return "\n".join(
         [
             f"{work.system.name}, scale {work.scale}, model {work.model_name}",
             columns(table, right=range(1, 8)),
-            f"the report spent {theirs['flops']:.4g} FLOPs ({theirs['words']}), {theirs['of_allowance']:.1%} of 1e17",
-            f"this series: {plan['total']:.4g} FLOPs, {share:.1%} of {of}{over}",
+            f"the report spent {theirs.flops:.4g} FLOPs ({theirs.words}), {theirs.of_allowance:.1%} of 1e17",
+            f"this series: {plan.total:.4g} FLOPs, {share:.1%} of {of}{over}",
             f"the ledger holds {more:.0%} more: {again}{rest}; repeats that take more are billed beyond it",
-            f"hours: {plan['hours']}",
+            f"hours: {plan.hours}",
         ]
     )
 

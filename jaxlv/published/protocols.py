@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from jaxlv.data.series import REPORTED_SPLITS, SeriesSet, Split, from_arrays
 from jaxlv.errors import JaxlvError
 from jaxlv.forecasting import metrics
 from jaxlv.forecasting.request import Request
+from jaxlv.results.papers import Statistic
 from jaxlv.text.codec import TOP, Codec
 
 MAO_ALPHA = 0.79296956  # mao's factor: the 99.7th percentile of all values goes to 10
@@ -101,19 +101,16 @@ class Measure:
         return by_variable_NV.sum(axis=1) if self.kind == "mse_sum" else by_variable_NV.mean(axis=1)
 
 
-def figure(values_N: np.ndarray) -> dict[str, Any]:
-    """Mean over series, its 95 % bootstrap interval where there are two or more, and the median; series without a value are
-    left out and counted.
+def figure(values_N: np.ndarray) -> Statistic:
+    """Returns the mean over series, its 95 % bootstrap interval if there are two or more, and the median.
+
+    Series without a value are left out and not counted.
     """
     held_N = values_N[np.isfinite(values_N)]
     if not len(held_N):
-        return {"mean": None, "median": None, "ci95": None, "series": 0}
-    return {
-        "mean": float(held_N.mean()),
-        "median": float(np.median(held_N)),
-        "ci95": list(metrics.bootstrap_interval(held_N)) if len(held_N) > 1 else None,
-        "series": len(held_N),
-    }
+        return Statistic()
+    ends = metrics.bootstrap_interval(held_N) if len(held_N) > 1 else None
+    return Statistic(float(held_N.mean()), float(np.median(held_N)), ends, len(held_N))
 
 
 # ------------------------------------------------------------------------------------------------- protocols
@@ -333,7 +330,9 @@ def test_series(protocol: Protocol, part: Part, data: SeriesSet) -> SeriesSet:
     return data.select(chosen)
 
 
-def score(part: Part, point_NHV: np.ndarray, chosen: SeriesSet, samples_NSHV: np.ndarray | None = None) -> dict[str, Any]:
+def score(
+    part: Part, point_NHV: np.ndarray, chosen: SeriesSet, samples_NSHV: np.ndarray | None = None
+) -> dict[str, Statistic]:
     """{measure's key: figure} of a part's forecast in raw units; measures of series that are not here are None.
 
     Without `samples_NSHV`, which have NaN for the steps that a sample did not complete, the point forecast is the only

@@ -23,7 +23,7 @@ from jaxlv.flops.plan import drawing, validation
 from jaxlv.flops.plan import training as planned_training
 from jaxlv.model.config import ModelConfig
 from jaxlv.published.protocols import PROTOCOLS, SERIES, Part
-from jaxlv.published.systems import ALLOWANCE, LENGTH, RANK, RATE, STAGES, System
+from jaxlv.published.systems import ALLOWANCE, LENGTH, NONE, RANK, RATE, STAGES, Settings, System
 from jaxlv.runs import billing, run, sweep
 from jaxlv.runs.sweep import Cell
 from jaxlv.steps.generate import padded
@@ -60,10 +60,10 @@ class Stage:
 
     name: str
     config: RunConfig
-    combinations: tuple[Mapping[str, Any], ...]
+    combinations: tuple[Settings, ...]
     trains: bool
 
-    def cells(self, carried: Mapping[str, Any] = {}) -> list[Cell]:
+    def cells(self, carried: Settings = NONE) -> list[Cell]:
         """Its runs, with settings that earlier stages chose; a run's own settings stand above them. The ledger is shared."""
         chosen = cells_of(self.config, [{**carried, **own} for own in self.combinations])
         own_names = [sweep.name_of(own) if own else "" for own in self.combinations]
@@ -83,7 +83,7 @@ def label(stage: Stage, cell: Cell) -> str:
     return ", ".join([MODELS[stage.name], *([] if first else own)])
 
 
-def cells_of(config: RunConfig, combinations: Sequence[Mapping[str, Any]]) -> list[Cell]:
+def cells_of(config: RunConfig, combinations: Sequence[Settings]) -> list[Cell]:
     """`sweep.cells`, where one run without settings of its own is allowed, and names need not differ."""
     return [sweep.cells(config, [settings])[0] for settings in combinations]
 
@@ -118,7 +118,7 @@ def shortened(config: RunConfig, share: float) -> RunConfig:
     return replace(config, train=train, optimizer=replace(o, warmup_steps=part(o.warmup_steps)))
 
 
-def telling(config: RunConfig) -> dict[str, Any]:
+def telling(config: RunConfig) -> Settings:
     """The settings by which a report's figures are told from each other."""
     return {RATE: config.optimizer.learning_rate, RANK: config.lora.rank, LENGTH: config.windows.length}
 
@@ -165,7 +165,7 @@ def plan(stages: Sequence[Stage], parts: Sequence[tuple[Part, int]]) -> list[Row
     return [*rows, Row(FINAL, 0, 0, tuple(drawn))]
 
 
-def _row(stage: Stage, carried: Mapping[str, Any], known: list[Cell]) -> Row:
+def _row(stage: Stage, carried: Settings, known: list[Cell]) -> Row:
     """A stage's line; the runs that it trains are added to those known."""
     cells = stage.cells(carried)
     if not stage.trains:
@@ -225,21 +225,22 @@ def _drawn(config: RunConfig, event: Event, part: Part, series: int) -> list[Eve
     return [replace(call, count=pieces * -(-series // size))]
 
 
-def budget_of(rows: Sequence[Row], model: ModelConfig, convention: str, margin: float = MARGIN) -> dict[str, Any]:
+def budget_of(rows: Sequence[Row], model: ModelConfig, convention: str, margin: float = MARGIN) -> BudgetConfig:
     """The [budget] of all runs: envelopes of the stages, what is held back for the evaluation, and their sum.
 
     Each has a margin for work that is done again after interruptions. A reproduction promises its steps: what interruptions
     take beyond the margin is executed beyond the budget, and shown.
     """
     envelopes = {row.stage: math.ceil((1 + margin) * row.flops(model, convention)) for row in rows}
-    return {
-        "flops": math.nextafter(sum(envelopes.values()), math.inf),  # a float, which must not fall below the sum
-        "convention": convention,
-        "held_back": float(envelopes.get(FINAL, 0)),
-        "phases": {name: value for name, value in envelopes.items() if name != FINAL},
-        "repeats": "beyond",
-        "ledger": SHARED_LEDGER,
-    }
+    held_back = envelopes.pop(FINAL, 0)
+    return BudgetConfig(
+        flops=math.nextafter(sum(envelopes.values()) + held_back, math.inf),  # a float, which must not fall below the sum
+        convention=convention,
+        held_back=float(held_back),
+        phases=dict(envelopes),
+        repeats="beyond",
+        ledger=SHARED_LEDGER,
+    )
 
 
 def allowance(rows: Sequence[Row], full: Sequence[Row], model: ModelConfig, convention: str) -> float:
@@ -251,15 +252,15 @@ def allowance(rows: Sequence[Row], full: Sequence[Row], model: ModelConfig, conv
     return ALLOWANCE * sum(row.flops(model, convention) for row in rows) / whole
 
 
-def with_budget(config: RunConfig, phase: str, budget: Mapping[str, Any]) -> RunConfig:
+def with_budget(config: RunConfig, phase: str, budget: BudgetConfig) -> RunConfig:
     """The config, paid from a shared budget as a phase of it."""
-    return replace(config, budget=build_config(BudgetConfig, {**budget, "phase": phase}, where="budget"))
+    return replace(config, budget=replace(budget, phase=phase))
 
 
 def at_dearest(stage: Stage, before: Sequence[Stage], model: ModelConfig, convention: str) -> Row:
     """A stage's row, whatever the stages before it choose: at the settings that cost most."""
 
-    def row(carried: Mapping[str, Any]) -> Row:
+    def row(carried: Settings) -> Row:
         known: list[Cell] = []
         return _row(stage, carried, known)
 

@@ -8,10 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal
 
 STAGES = ("baseline", "first", "grid", "context", "final")
 ALLOWANCE = 1e17  # FLOPs that the assignment gave to everything that a report shows
+Setting = bool | int | float | str
+Settings = Mapping[str, Setting]
+"""Values by "section.key"."""
+NONE: Settings = MappingProxyType({})
 RATE, RANK, LENGTH = "optimizer.learning_rate", "lora.rank", "windows.length"
 
 
@@ -21,7 +25,7 @@ class Reported:
 
     stage: str
     value: float
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Settings = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Fault:
     key: str
     words: str  # what the report did
     right: str  # what is done here
-    settings: Mapping[str, Any]
+    settings: Settings
     kind: Literal["loss", "lengths", "forecast", "training", "steps"]
 
 
@@ -52,7 +56,7 @@ class System:
     faults: tuple[Fault, ...]
     point: Literal["median", "mean"] = "median"  # of the samples: the forecast that is scored
 
-    def of(self, stage: str, settings: Mapping[str, Any]) -> float | None:
+    def of(self, stage: str, settings: Settings) -> float | None:
         """The figure that the report printed of a run with these settings; None where it printed none."""
         for one in self.reported:
             if one.stage == stage and all(settings.get(key) == value for key, value in one.settings.items()):

@@ -12,7 +12,7 @@ from jaxlv.report.comparison import NONE
 from jaxlv.report.format import MISSING, number, percent, plain
 from jaxlv.report.page import Figure, Page, Pairs, Section, svg
 from jaxlv.report.table import Table, column, words
-from jaxlv.results.papers import Fault, Reproduction, StageCost, StageResult
+from jaxlv.results.papers import BothWays, Reproduction, StageCost, StageResult
 from jaxlv.results.sweeps import rule_words
 
 TITLES = {
@@ -43,7 +43,7 @@ def stage_section(stage: StageResult, figure: str) -> Section:
 
 def faults_table(result: Reproduction) -> Table:
     """What the report did wrong or also tried, done both ways."""
-    ways = [*Fault.columns("reported_way", "right_way"), column("ratio"), words("unit")]
+    ways = [*BothWays.columns("reported_way", "right_way"), column("ratio"), words("unit")]
     caption = "What the report did and what is done here, on the same runs and series. Each is a setting, off by default."
     columns = [words("fault", "the report"), words("right", "here"), words("measured"), *ways]
     return Table("Done both ways", caption, result.faults, columns)

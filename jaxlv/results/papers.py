@@ -319,7 +319,7 @@ class StageCost(Record):
 
 
 @dataclass(frozen=True)
-class Fault(Record):
+class BothWays(Record):
     """What a paper did wrong or also tried, done both ways."""
 
     fault: str
@@ -352,7 +352,7 @@ class Reproduction(Record):
     data_sha256: str | None = None
     bill: Bill | None = None
     beside: Bill | None = None
-    faults: tuple[Fault, ...] = ()
+    faults: tuple[BothWays, ...] = ()
     versions: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -51,7 +51,7 @@ def entry(
         measures={m.key: Measure(m.words, m.unit_words, m.steps) for m in part.measures},
     )
     truth = score_part(part, spans(part, chosen)[1], chosen)
-    return PartResult(part.name, protocol, tuple(rows), part.reported, truth, drawing)  # type: ignore[arg-type]
+    return PartResult(part.name, protocol, tuple(rows), part.reported, truth, drawing)
 
 
 def named_series(ids: Sequence[int]) -> str:
@@ -68,7 +68,7 @@ def named_series(ids: Sequence[int]) -> str:
 def beside(paper: Protocol, part: Part, forecasts: Mapping[str, Forecast], chosen: SeriesSet, scale: str) -> Beside:
     """The report's rows of a part and the models', from forecasts of the same series, context and horizon."""
     rows = [
-        PartRow(name=name, figures=score_part(part, forecast.median(), chosen, forecast.samples_NSHV))  # type: ignore[arg-type]
+        PartRow(name=name, figures=score_part(part, forecast.median(), chosen, forecast.samples_NSHV))
         for name, forecast in forecasts.items()
     ]
     samples = next(iter(forecasts.values())).samples_NSHV.shape[1]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from jaxlv.config import built_in, laid_over, override
+from jaxlv.config import BudgetConfig, built_in, laid_over, override
 from jaxlv.data.series import SeriesSet
 from jaxlv.flops.family import architecture
 from jaxlv.flops.plan import Pace, measured_rate
@@ -17,7 +17,7 @@ from jaxlv.published import reproduction
 from jaxlv.published.protocols import PROTOCOLS, Part, test_series
 from jaxlv.published.reproduction import Stage
 from jaxlv.published.systems import ALLOWANCE, SYSTEMS, System
-from jaxlv.results.papers import StageResult
+from jaxlv.results.papers import PaperCost, Plan, PlanRow, StageResult
 from jaxlv.runs import billing, sweep
 from jaxlv.storage.door import is_there
 from jaxlv.storage.files import read_json
@@ -65,7 +65,7 @@ class Reproduction:
         return reproduction.plan(self.stages, self.counted(self.stages))
 
     @functools.cached_property
-    def budget(self) -> dict[str, Any]:
+    def budget(self) -> BudgetConfig:
         """Returns the [budget] that all runs share. At the small scale, which promises its steps, every stage may take the
         dearest settings that those before can choose; at the full one it is what the paper spent, and a dearer choice ends
         sooner.
@@ -136,25 +136,28 @@ def open_paper(
     return Reproduction(SYSTEMS[system], scale, model, stages, full, out or Path(), begin, say)
 
 
-def plan_of(work: Reproduction, benchmark: Path | None = None) -> dict[str, Any]:
+def plan_of(work: Reproduction, benchmark: Path | None = None) -> Plan:
     """Returns the plan as results have it: runs, steps, FLOPs and hours by stage, the allowance, and what the paper spent.
 
     `benchmark` is a result of benchmarks.train_step; one that comes with a checkout if None.
     """
     rate, origin = rate_of(work, benchmark)
-    rows = []
+    convention, rows = work.system.convention, []
     for row in work.planned:
-        flops, exact = (row.flops(work.model, name) for name in (work.system.convention, "exact"))
-        counts = {"stage": row.stage, "runs": row.runs, "steps": row.steps}
-        training = row.training(work.model, work.system.convention)
+        flops, exact = (row.flops(work.model, name) for name in (convention, "exact"))
         hours = exact / rate / 3600 if rate else None
-        rows.append({**counts, "flops": flops, "training": training, "exact": exact, "hours": hours})
-    reported = PROTOCOLS[work.system.name]
-    return {
-        "convention": work.system.convention, "rows": rows, "total": sum(row["flops"] for row in rows),
-        "budget": int(work.budget["flops"]), "margin": reproduction.MARGIN, "allowance": work.allowance, "hours": origin,
-        "reported": {"flops": reported.flops, "words": reported.flops_words, "of_allowance": reported.flops / ALLOWANCE},
-    }  # fmt: skip
+        rows.append(PlanRow(row.stage, row.runs, row.steps, flops, row.training(work.model, convention), exact, hours))
+    paper = PROTOCOLS[work.system.name]
+    return Plan(
+        tuple(rows),
+        convention,
+        work.allowance,
+        hours=origin,
+        reported=PaperCost(paper.flops_words, flops=paper.flops, of_allowance=paper.flops / ALLOWANCE),
+        total=sum(row.flops or 0 for row in rows),
+        budget=int(work.budget.flops or 0),
+        margin=reproduction.MARGIN,
+    )
 
 
 def rate_of(work: Reproduction, benchmark: Path | None) -> Pace:

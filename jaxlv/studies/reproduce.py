@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -19,12 +18,11 @@ from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.lora import overlay
 from jaxlv.published import reproduction
 from jaxlv.published.reproduction import Stage
-from jaxlv.published.systems import STAGES
+from jaxlv.published.systems import STAGES, Setting, Settings
 from jaxlv.report import page
 from jaxlv.report.sweeps import format_runs
 from jaxlv.results.papers import Bill, PartResult, PartRow, Phase, Plan, StageResult
 from jaxlv.results.papers import Reproduction as Reproduced
-from jaxlv.results.record import plain
 from jaxlv.results.sweeps import Outcome
 from jaxlv.runs import billing, run, sources, sweep, validation
 from jaxlv.runs.sweep import Cell
@@ -46,7 +44,7 @@ PART_SHAPE: shape.Shape = {"stage": str, "place": int, "part": str, "row": dict}
 def reproduce(
     work: Reproduction,
     data: Path,
-    plan: Mapping[str, Any],
+    plan: Plan,
     *,
     stages: Sequence[str] = STAGES,
     at_once: int = 0,
@@ -87,9 +85,9 @@ def check_stages(names: Sequence[str]) -> None:
 # ----------------------------------------------------------------------------------------------- the stages
 
 
-def handed_on(work: Reproduction, stage: Stage) -> dict[str, Any]:
+def handed_on(work: Reproduction, stage: Stage) -> Settings:
     """Returns the settings that the stages before chose. If one has not run, the configs' own stand, the paper's choice."""
-    found: dict[str, Any] = {}
+    found: dict[str, Setting] = {}
     for before in reproduction.HANDS_ON.get(stage.name, ()):
         ended = work.ended(before)
         found |= ended.chosen if ended else {}
@@ -240,12 +238,12 @@ def bill_of(work: Reproduction, file: str) -> Bill | None:
     return Bill(spent, terms.convention, terms.budget)
 
 
-def write(work: Reproduction, plan: Mapping[str, Any], data: SeriesSet) -> Reproduced:
+def write(work: Reproduction, plan: Plan, data: SeriesSet) -> Reproduced:
     """Writes reproduce.json and the page, from what lies in the folder. Returns reproduce.json."""
     result = Reproduced(
         system=work.system.name, scale=work.scale, model=shown(work.model_name), rule=work.system.rule,
         figure=work.system.figure, data=Path(data.source["path"]).name, data_sha256=data.source["sha256"],
-        plan=Plan.read(plain(plan), RESULT), bill=bill_of(work, run.LEDGER), beside=bill_of(work, sides.FILE),
+        plan=plan, bill=bill_of(work, run.LEDGER), beside=bill_of(work, sides.FILE),
         stages=tuple(found for stage in work.stages if (found := work.ended(stage.name))),
         parts=part_entries(work, data), faults=work.result("faults") or (), versions=versions(),
     )  # fmt: skip

@@ -70,7 +70,7 @@ def baseline_rows(part: Part, chosen: SeriesSet) -> list[PartRow]:
         # A baseline sees whole steps alone: if the cut shows part of one, it forecasts that step too.
         point_NHV = baseline(context_NCV, part.horizon + skipped)[:, skipped:]
         row = score(name, point_NHV, truth_NHV, context_NCV, chosen)
-        rows.append(PartRow(**vars(row), figures=score_part(part, point_NHV, chosen)))  # type: ignore[arg-type]
+        rows.append(PartRow(**vars(row), figures=score_part(part, point_NHV, chosen)))
     return rows
 
 
