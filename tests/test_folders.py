@@ -21,7 +21,7 @@ from jaxlv.forecasting import forecaster
 from jaxlv.forecasting.forecaster import Forecast
 from jaxlv.model.config import ModelConfig
 from jaxlv.published import protocols
-from jaxlv.report import compared, dossier, runs
+from jaxlv.report import compared, runs
 from jaxlv.report import page as pages
 from jaxlv.report.table import Group, Table
 from jaxlv.results import side_by_side
@@ -121,7 +121,7 @@ def bill_of(folder: Path) -> dict[str, int]:
 
 
 def entries_of(*paths: Path) -> list[Entry]:
-    return dossier.entries_of(folders.read_all(paths))
+    return [entry for folder in folders.read_all(paths) for entry in folder.entries]
 
 
 def texts(table: Table) -> list[dict[str, str]]:

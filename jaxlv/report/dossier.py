@@ -2,103 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
-from jaxlv.report import compared, comparison, evaluation, reproductions, runs, sweeps
+from jaxlv.report import compared, comparison, reproductions, runs, sweeps
 from jaxlv.report.format import duration, number
 from jaxlv.report.page import Page, Pairs, Section
-from jaxlv.results import side_by_side
-from jaxlv.results.folders import Folder, Kind, Run
-from jaxlv.results.side_by_side import Entry
-
-# ---------------------------------------------------------------------------------------------- one folder
-
-
-def _run(folder: Folder) -> Page:
-    return runs.page_of(folder.runs[0])
-
-
-def _evaluation(folder: Folder) -> Page:
-    one = folder.runs[0].evaluations[0]
-    found = runs.evaluation_sections(one)
-    protocol = {key: runs.shortened(value) for key, value in evaluation.protocol_pairs(one.scores.protocol).items()}
-    closing = evaluation.settings_section(("Protocol of the evaluation", protocol))
-    return Page(f"Evaluation {folder.runs[0].name}", evaluation.summary(one.scores), (), [*found, closing])
-
-
-def _sweep(folder: Folder) -> Page:
-    page = sweeps.page_of(folder.result)
-    return replace(page, sections=_with_budget(folder, page.sections, after="Runs"))
-
-
-def _reproduction(folder: Folder) -> Page:
-    page = reproductions.page_of(folder.result, folder.drawings, folder.analyses)
-    return replace(page, sections=_with_budget(folder, page.sections, after="Error against FLOPs"))
-
-
-def _comparison(folder: Folder) -> Page:
-    return comparison.page_of(folder.result, folder.drawings)
-
-
-PAGES: Mapping[Kind, Callable[[Folder], Page]] = {
-    "run": _run, "evaluation": _evaluation, "sweep": _sweep, "reproduction": _reproduction, "comparison": _comparison,
-}  # fmt: skip
-
-
-def _with_budget(folder: Folder, sections: Sequence[Section], after: str) -> list[Section]:
-    """The sections with the table of what a budget buys behind one of them, under the folder's own rule and convention."""
-    entries = [entry_of(one.name, one) for one in folder.runs]
-    convention = next((name for entry in entries for name in entry.priced), side_by_side.CONVENTION)
-    bought = compared.budget_section(entries, folder.result.rule, convention, drawn=False)
-    place = next((i + 1 for i, section in enumerate(sections) if section.title == after), len(sections))
-    return [*sections[:place], *([bought] if bought else []), *sections[place:]]
+from jaxlv.results.folders import Folder
+from jaxlv.results.side_by_side import CONVENTION, EXACT, Entry
 
 
 def page_of(folder: Folder) -> Page:
     """The page of a folder."""
-    return PAGES[folder.kind](folder)
+    first, result = next(iter(folder.runs), None), folder.result
+    if folder.kind == "comparison":
+        return comparison.page_of(result, folder.drawings)
+    if folder.kind == "sweep":
+        return _with_budget(folder, sweeps.page_of(result), after="Runs")
+    if folder.kind == "reproduction":
+        page = reproductions.page_of(result, folder.drawings, folder.analyses)
+        return _with_budget(folder, page, after="Error against FLOPs")
+    assert first is not None
+    return runs.page_of(first) if folder.kind == "run" else runs.page_of_evaluation(first.evaluations[0], first.name)
 
 
-# ------------------------------------------------------------------------------------------------ several
-
-
-def entry_of(name: str, one: Run) -> Entry:
-    """A run among several, under a name."""
-    return Entry(name, one.name, one.settings, one.figures, [measured.scores for measured in one.evaluations])
-
-
-def entries_of(folders: Sequence[Folder]) -> list[Entry]:
-    """Every run of the folders, named "folder" or "folder/run"."""
-    return [
-        entry_of(folder.name if folder.kind in ("run", "evaluation") else f"{folder.name}/{one.name}", one)
-        for folder in folders
-        for one in folder.runs
-    ]
+def _with_budget(folder: Folder, page: Page, after: str) -> Page:
+    """The page with the table of what a budget buys behind a section, under the folder's own rule and convention."""
+    entries, sections = [one.entry(one.name) for one in folder.runs], page.sections
+    convention = next((name for entry in entries for name in entry.priced), CONVENTION)
+    bought = compared.budget_section(entries, folder.result.rule, convention, drawn=False)
+    place = next((i + 1 for i, section in enumerate(sections) if section.title == after), len(sections))
+    return replace(page, sections=[*sections[:place], *([bought] if bought else []), *sections[place:]])
 
 
 def bill(entries: Sequence[Entry]) -> list[tuple[str, str]]:
     """What all runs cost together; FLOPs of those that were counted."""
-    steps, tokens = (sum(entry.get(key) or 0 for entry in entries) for key in ("steps", "tokens"))
-    seconds = sum(entry.get("seconds") or 0 for entry in entries)
-    pairs = [
-        ("runs", str(len(entries))),
-        ("steps", f"{steps:,}"),
-        ("tokens", f"{tokens:,}"),
-        ("training", duration(seconds)),
-    ]
-    counted = [entry.get("flops") for entry in entries if entry.get("flops")]
-    for name in (side_by_side.CONVENTION, side_by_side.EXACT):
-        held = [flops[name] for flops in counted if flops.get(name) is not None]
-        if held:
-            of = "" if len(held) == len(entries) else f" ({len(held)} runs)"
-            pairs.append((f"FLOPs, {name}", f"{number(float(sum(held)))}{of}"))
+    steps, tokens, seconds = (sum(entry.get(key) or 0 for entry in entries) for key in ("steps", "tokens", "seconds"))
+    counts = {"runs": len(entries), "steps": steps, "tokens": tokens}
+    pairs = [*((name, f"{count:,}") for name, count in counts.items()), ("training", duration(seconds))]
+    for name in (CONVENTION, EXACT):
+        counted = [flops for entry in entries if (flops := (entry.figures.flops or {}).get(name)) is not None]
+        of = "" if len(counted) == len(entries) else f" ({len(counted)} runs)"
+        pairs += [(f"FLOPs, {name}", f"{number(float(sum(counted)))}{of}")] if counted else []
     return pairs
 
 
 def together(folders: Sequence[Folder], pages: Sequence[Page]) -> Page:
     """The page of several folders: all runs side by side first, then the sections of each folder's own page."""
-    names, entries = [folder.name for folder in folders], entries_of(folders)
+    names, entries = [folder.name for folder in folders], [entry for folder in folders for entry in folder.entries]
     found = [replace(section, group="Side by side") for section in compared.sections(entries)]
     for folder, page in zip(folders, pages, strict=True):
         costs = [Pairs("Bill", list(page.bill))] if page.bill else []

@@ -350,13 +350,13 @@ def bill_pairs(cost: RunCost) -> list[tuple[str, str]]:
     return [(one.words, _WRITTEN[one.key](value) if one.key in _WRITTEN else text(value, one.form)) for one, value in held]
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def _flat(tree: Mapping[str, Any], written: Callable[[Any], str], prefix: str = "") -> list[tuple[str, str]]:
     pairs: list[tuple[str, str]] = []
     for key, value in tree.items():
-        if isinstance(value, Mapping):
-            pairs += _flat(value, f"{prefix}{key}.")
+        if isinstance(value, Mapping) and value:
+            pairs += _flat(value, written, f"{prefix}{key}.")
         else:
-            pairs.append((f"{prefix}{key}", plain(value)))
+            pairs.append((f"{prefix}{key}", written(value or None if isinstance(value, Mapping) else value)))
     return pairs
 
 
@@ -383,9 +383,9 @@ def protocol_pairs(protocol: Protocol) -> dict[str, Any]:
     return {key: value for key, value in protocol.tree().items() if value is not None}
 
 
-def settings_section(*lists: tuple[str, Mapping[str, Any]]) -> Section:
-    """Settings, versions and the like, by their headings; an empty one is left out."""
-    return Section("Settings and versions", [Pairs(label, _flat(tree)) for label, tree in lists if tree])
+def settings_section(*lists: tuple[str, Mapping[str, Any]], written: Callable[[Any], str] = plain) -> Section:
+    """Settings, versions and the like, by their headings, as `written`; an empty one is left out."""
+    return Section("Settings and versions", [Pairs(label, _flat(tree, written)) for label, tree in lists if tree])
 
 
 def run_page(

@@ -8,7 +8,7 @@ from typing import Any
 from jaxlv.report import analyses as analysed
 from jaxlv.report import comparison, evaluation
 from jaxlv.report.anatomy import training_part
-from jaxlv.report.format import MISSING, duration, number, plain
+from jaxlv.report.format import duration, number, plain
 from jaxlv.report.page import Page, Section
 from jaxlv.report.table import Table, words
 from jaxlv.results.folders import Beside, Measured, Run
@@ -65,22 +65,19 @@ def _titled(title: str, name: str) -> str:
 
 def reached(one: Run) -> str:
     """What the training reached, in a few sentences."""
-    figures = one.figures
-    steps = figures.steps or 0
+    figures, steps = one.figures, one.figures.steps or 0
     if not steps:
         return "Not a step was logged."
-    cost = f"{steps:,} step{'s' if steps > 1 else ''}, {figures.tokens:,} tokens"
-    cost += f", {duration(figures.seconds)} of training." if figures.seconds else "."
+    spent = f", {duration(figures.seconds)} of training" if figures.seconds else ""
+    told = [f"{steps:,} step{'s' if steps > 1 else ''}, {figures.tokens:,} tokens{spent}."]
     if one.details and not one.details.ended:
-        cost += f" The run has not ended: {one.details.steps:,} steps are planned."
-    loss, mae = figures.validation_loss, figures.forecast_mae
-    if loss is None:
-        return f"{cost} It was not validated."
-    best = (
-        f" Best validation, at step {figures.best_step:,}: loss {number(loss)} nats per token, a perplexity of"
-        f" {number(figures.validation_perplexity)}"
-    )
-    return f"{cost}{best}{'' if mae is None else f', forecast MAE {number(mae)} raw units'}."
+        told.append(f"The run has not ended: {one.details.steps:,} steps are planned.")
+    if figures.validation_loss is None:
+        return " ".join([*told, "It was not validated."])
+    mae = "" if figures.forecast_mae is None else f", forecast MAE {number(figures.forecast_mae)} raw units"
+    loss, perplexity = number(figures.validation_loss), number(figures.validation_perplexity)
+    best = f"Best validation, at step {figures.best_step:,}: loss {loss} nats per token, a perplexity of {perplexity}{mae}."
+    return " ".join([*told, best])
 
 
 def sections(one: Run) -> list[Section]:
@@ -106,22 +103,25 @@ def settings(one: Run) -> Section:
     ]
     counts = {f"{share} series": len(ids) for share, ids in details.split.items()}
     made_of = {key: value for key, value in details.manifest.items() if key != "versions"}
-    return evaluation.settings_section(
-        ("Settings", {name: shortened(value) for name, value in one.settings.items()}),
-        *((label, {key: shortened(value) for key, value in tree.items()}) for label, tree in protocols),
-        ("Data, base and seeds", {**counts, **made_of}),
-        ("Versions", details.manifest.get("versions", {})),
-    )
+    lists = [("Settings", one.settings), *protocols, ("Data, base and seeds", {**counts, **made_of})]
+    return evaluation.settings_section(*lists, ("Versions", details.manifest.get("versions", {})), written=shortened)
 
 
-def shortened(value: Any) -> Any:
-    """A long list by its length and ends; anything else as it is."""
+def shortened(value: Any) -> str:
+    """A setting as text: a long list by its length and ends."""
     if isinstance(value, (list, tuple)) and len(value) > 12:
         return f"{len(value)}: {plain(value[:4])}, …, {plain(value[-1])}"
-    return MISSING if isinstance(value, dict) and not value else value
+    return plain(value)
 
 
 def page_of(one: Run) -> Page:
     """The page of a run."""
     told = [evaluation.summary(measured.scores) for measured in one.evaluations[:1]]
     return Page(f"Run {one.name}", " ".join([reached(one), *told]), bill(one.details or NOTHING), sections(one))
+
+
+def page_of_evaluation(one: Measured, name: str) -> Page:
+    """The page of an evaluation without its run."""
+    protocol = ("Protocol of the evaluation", evaluation.protocol_pairs(one.scores.protocol))
+    closing = evaluation.settings_section(protocol, written=shortened)
+    return Page(f"Evaluation {name}", evaluation.summary(one.scores), (), [*evaluation_sections(one), closing])

@@ -11,6 +11,7 @@ from jaxlv.results.panels import ForecastPanel
 from jaxlv.results.papers import PartResult
 from jaxlv.results.runs import RunDetails
 from jaxlv.results.scores import Evaluation
+from jaxlv.results.side_by_side import Entry
 from jaxlv.results.sweeps import Outcome
 
 Kind = Literal["reproduction", "sweep", "comparison", "run", "evaluation"]
@@ -47,6 +48,10 @@ class Run:
     analyses: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by the folder's name
     details: RunDetails | None = None  # if its page is asked for
 
+    def entry(self, name: str) -> Entry:
+        """Returns it as a run among several, under a name."""
+        return Entry(name, self.name, self.settings, self.figures, [measured.scores for measured in self.evaluations])
+
 
 @dataclass(frozen=True)
 class Folder:
@@ -59,3 +64,9 @@ class Folder:
     runs: Sequence[Run]
     drawings: Mapping[str, str] = field(default_factory=dict)  # <svg> elements by part
     analyses: Mapping[str, Any] = field(default_factory=dict)  # of a reproduction's final run
+
+    @property
+    def entries(self) -> list[Entry]:
+        """Its runs as they stand among those of several folders: "folder", or "folder/run" if it may hold several."""
+        alone = self.kind in ("run", "evaluation")
+        return [one.entry(self.name if alone else f"{self.name}/{one.name}") for one in self.runs]
