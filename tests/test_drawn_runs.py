@@ -153,7 +153,8 @@ def test_losses_of_runs_side_by_side_are_under_their_own_names():
 
 def test_a_waterfall_begins_each_bar_where_the_last_one_ended():
     conventions = ["coursework", "liu"]
-    for convention, ax in zip(conventions, seen(costs.waterfall_figure(WORK, conventions)).axes, strict=True):
+    figure = seen(costs.waterfall_figure(groups.costs_of(WORK, conventions)))
+    for convention, ax in zip(conventions, figure.axes, strict=True):
         steps = groups.waterfall_steps(WORK, convention)
         assert list(ticks(ax.yaxis).values()) == [name for name, _ in steps]
         spans = [(bar.get_x(), bar.get_x() + bar.get_width()) for group in ax.containers for bar in group.patches]
@@ -179,7 +180,7 @@ def test_a_waterfall_names_what_is_half_a_percent_more_or_less():
 def test_the_products_of_each_group_stand_behind_one_another():
     names = ["exact", "coursework", "exact-all"]  # by the last, activations are computed again
     assert groups.by_group(count(WORK, "exact-all"), ("recomputed",))["MLP"] > 0
-    figure = seen(costs.components_figure(WORK, names))
+    figure = seen(costs.components_figure(groups.costs_of(WORK, names)))
     (ax,) = figure.axes
     hues = {colour(handle): name for name, handle in legend(figure).items()}
     rows = {name: place for place, name in ticks(ax.yaxis).items()}
@@ -201,7 +202,7 @@ def test_the_products_of_each_group_stand_behind_one_another():
 
 def test_steps_that_a_budget_buys_under_each_convention():
     names, budget = ["exact", "coursework", "liu"], 1e17
-    (ax,) = seen(costs.budget_figure(WORK, names, budget)).axes
+    (ax,) = seen(costs.budget_figure(groups.costs_of(WORK, names), budget)).axes
     ends = {name: budget / count(WORK, name).total_train_step for name in names}
     for text in ax.texts:
         name, _, steps = text.get_text().partition(": ")
@@ -214,7 +215,7 @@ def test_steps_that_a_budget_buys_under_each_convention():
 
 def test_costs_of_a_token_by_the_length_of_its_row():
     names = ["exact", "coursework"]
-    (ax,) = seen(costs.length_figure(WORK, names, (64, 256))).axes
+    (ax,) = seen(costs.length_figure(groups.costs_of(WORK, names, (64, 256)))).axes
     for name, (x, y) in lines(ax).items():
         per_token = [count(Work(WORK.model, 4, n), name).total_train_step / (4 * n) / 1e9 for n in (64, 256)]
         np.testing.assert_allclose((x, y), ([64, 256], per_token))

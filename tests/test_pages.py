@@ -113,10 +113,13 @@ def test_the_series_that_are_shown_are_at_the_ranks_that_their_words_say():
     errors = dict(zip(map(str, range(50, 61)), unlike(9, 11), strict=True))
     metrics["rows"][0]["mae_by_series"] = errors
     ranked = sorted(errors, key=errors.get)
-    chosen = evaluation.choose_series(scores(metrics))
-    assert list(chosen) == [int(ranked[place]) for place in (1, 5, 9)]
-    for (series, words), rank in zip(chosen.items(), (10, 50, 90), strict=True):
-        assert words == f"MAE {number(errors[str(series)])} hares, the {rank}th percentile of 11 series"
+    panels = [
+        panel_of(i, records.VARIABLES, np.arange(7.0), np.ones((4, 2)), None, np.ones((5, 3, 2))) for i in map(int, errors)
+    ]
+    section = next(s for s in evaluation.result_sections(scores(metrics), panels) if s.title == "Forecasts")
+    for block, place, rank in zip(section.blocks, (1, 5, 9), (10, 50, 90), strict=True):
+        words = f"MAE {number(errors[ranked[place]])} hares, the {rank}th percentile of 11 series"
+        assert block.caption.startswith(f"Series {ranked[place]} ({words}).")
 
 
 # -------------------------------------------------------------------------------------------------------------- sweeps

@@ -16,7 +16,7 @@ from jaxlv.report import page as pages
 from jaxlv.report.format import MISSING, align, number, percent
 from jaxlv.report.table import Table, best_of, column, words
 from jaxlv.results.runs import RunCost
-from jaxlv.results.scores import MODELS, Evaluation, Score
+from jaxlv.results.scores import MODELS, Evaluation, Picked, Score
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 
@@ -367,17 +367,16 @@ def test_same_input_gives_the_same_bytes(page, tmp_path):
 
 def test_series_shown_are_ranked_by_error():
     metrics = make_metrics()
-    chosen = report.choose_series(scores(metrics), range(11))
+    chosen = scores(metrics).picked(range(11))
     errors = metrics["rows"][0]["mae_by_series"]
     ranked = sorted(range(11), key=lambda series: errors[str(series)])
-    assert list(chosen) == [ranked[1], ranked[5], ranked[9]]
-    assert all("percentile of 11 series" in words for words in chosen.values())
-    assert report.choose_series(scores(metrics)) == chosen
-    assert list(report.choose_series(scores(metrics), [4])) == [4]
-    assert "percentile" not in report.choose_series(scores(metrics), [4])[4]
-    assert report.choose_series(scores(metrics), []) == {}
+    assert [one.series for one in chosen] == [ranked[1], ranked[5], ranked[9]]
+    assert [(one.percentile, one.of) for one in chosen] == [(10, 11), (50, 11), (90, 11)]
+    assert scores(metrics).picked() == chosen
+    assert [(one.series, one.of) for one in scores(metrics).picked([4])] == [(4, 1)]
+    assert scores(metrics).picked([]) == []
     del metrics["rows"][0]["mae_by_series"]
-    assert list(report.choose_series(scores(metrics), range(11))) == [0, 1, 2]
+    assert scores(metrics).picked(range(11)) == [Picked(0), Picked(1), Picked(2)]
 
 
 def test_caption_says_whether_the_scale_peeks():

@@ -9,7 +9,7 @@ from jaxlv.report import sweeps
 from jaxlv.report.charts import WIDTH
 from jaxlv.report.figures import evaluation as figures
 from jaxlv.report.format import number
-from jaxlv.report.page import Block, Figure, Section, svg
+from jaxlv.report.page import Block, Figure, Section, figure
 from jaxlv.report.sweeps import setting_column
 from jaxlv.report.table import Table, column, held, words
 from jaxlv.results.quantities import Quantity
@@ -165,7 +165,7 @@ def front_block(priced: Sequence[Entry], key: str, convention: str, wide: bool) 
         f"{' of its group' if wide else ''} beats in both, with their numbers in the table."
     )
     label = f"{rule} against FLOPs of {len(priced)} runs with the Pareto front"
-    return Figure([svg(drawing, label)], caption, "full" if wide else "cell")
+    return figure(drawing, label, caption, "full" if wide else "cell")
 
 
 def losses_block(entries: Sequence[Entry]) -> Figure | None:
@@ -190,7 +190,7 @@ def losses_block(entries: Sequence[Entry]) -> Figure | None:
     if differ:
         caption += f" The runs differ in {differ}: their losses per token are of different texts."
     label = f"Training and validation losses of {len(logged)} runs by step"
-    return Figure([svg(drawing, label)], caption, "full" if several else "cell")
+    return figure(drawing, label, caption, "full" if several else "cell")
 
 
 def summary(entries: Sequence[Entry]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -12,11 +12,11 @@ import numpy as np
 from jaxlv.report import terminal
 from jaxlv.report.figures import evaluation as figures
 from jaxlv.report.format import duration, number, percent, plain, text
-from jaxlv.report.page import Block, Figure, Page, Pairs, Section, svg
+from jaxlv.report.page import Block, Figure, Page, Pairs, Section, figure, svg
 from jaxlv.report.table import NAME, Table, held
 from jaxlv.results.panels import ForecastPanel
 from jaxlv.results.runs import RunCost
-from jaxlv.results.scores import LEVELS, Errors, Evaluation, Protocol, Score
+from jaxlv.results.scores import LEVELS, Errors, Evaluation, Picked, Protocol, Score
 from jaxlv.results.sweeps import Logged
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -193,45 +193,18 @@ _READING = (
 )
 
 
-def choose_series(
-    found: Evaluation,
-    ids: Iterable[int] | None = None,
-    quantiles: Sequence[float] = (0.1, 0.5, 0.9),
-) -> dict[int, str]:
-    """The series at `quantiles` of the model's MAE, with words that say so; the first ids if unknown.
-
-    The series are all that were evaluated, or those of `ids`.
-    """
-    by_series = (found.subject.mae_by_series if found.subject else None) or {}
-    errors = {int(key): mae for key, mae in by_series.items()}
-    kept = sorted(errors if ids is None else set(ids))
-    ranked = sorted((mae, i) for i in kept if (mae := errors.get(i)) is not None)
-    if not ranked:
-        return {i: "" for i in kept[: len(quantiles)]}
-    chosen: dict[int, str] = {}
-    for q in quantiles:
-        mae, series_id = ranked[round(q * (len(ranked) - 1))]
-        rank = f", the {100 * q:.0f}th percentile of {len(ranked)} series" if len(ranked) > len(quantiles) else ""
-        chosen.setdefault(series_id, f"MAE {number(mae)} {_unit(found)}{rank}")
-    return chosen
-
-
-def same_bands(samples: int) -> str:
-    """Which bands of so many samples are the same, as all reach from the least of them to the greatest; else nothing."""
-    same = [level for level in LEVELS if int(level) * (samples + 1) >= 100 * (samples - 1)]
-    if len(same) < 2:
-        return ""
-    named = f"{', '.join(same[:-1])} and {same[-1]} %"
-    return f" With {samples} samples the {named} bands are the same: from the least sample to the greatest."
+def _why(one: Picked, unit: str) -> str:
+    """Why a series is shown: its error, and its rank if others have one."""
+    rank = f", the {one.percentile}th percentile of {one.of} series" if one.of > 3 else ""
+    return "" if one.mae is None else f"MAE {number(one.mae)} {unit}{rank}"
 
 
 def _forecast_block(panel: ForecastPanel, why: str, first: bool, name: str) -> Figure:
     label, total = f"Series {panel.series_id}", len(panel.samples_SHV)
-    told = f"{label}: forecast of {' and '.join(panel.variables)} by the {name} model"
-    svgs = [svg(figures.forecast_figure(panel), told)]
+    forecast = f"forecast of {' and '.join(panel.variables)} by the {name} model"
+    svgs = [svg(figures.forecast_figure(panel), f"{label}: {forecast}")]
     if len(panel.variables) > 1:
-        pair = " against ".join(reversed(panel.variables[:2]))
-        svgs.append(svg(figures.phase_figure(panel), f"{label}: phase plane, {pair}"))
+        svgs.append(svg(figures.phase_figure(panel), f"{label}: phase plane, {' against '.join(panel.variables[1::-1])}"))
     words = [f"{label} ({why})." if why else f"{label}."]
     if first:
         words.append(
@@ -256,8 +229,8 @@ def _error_blocks(found: Evaluation) -> list[Block]:
             "Mean absolute error of each method: mean over series with its 95 % bootstrap interval, and"
             " median over series. A median well below the mean shows that few series carry the error."
         )
-        drawing = figures.interval_figure(found.rows, unit=_unit(found))
-        blocks.append(Figure([svg(drawing, "Mean absolute error of each method with 95 % intervals")], caption))
+        drawing, label = figures.interval_figure(found.rows, unit=_unit(found)), "Mean absolute error of each method"
+        blocks.append(figure(drawing, f"{label} with 95 % intervals", caption))
     return [*blocks, *step_errors(found.rows, _unit(found))]
 
 
@@ -267,7 +240,7 @@ def step_errors(rows: Sequence[Score], unit: str, whose: str = "") -> list[Block
         return []
     caption = "Mean absolute error by step ahead, averaged over series and variables; logarithmic axis."
     label = f"{whose}: mean absolute error by step ahead" if whose else "Mean absolute error by step ahead"
-    return [Figure([svg(figures.step_error_figure(rows, unit=unit), label)], caption)]
+    return [figure(figures.step_error_figure(rows, unit=unit), label, caption)]
 
 
 def _sample_blocks(found: Evaluation) -> list[Block]:
@@ -278,7 +251,7 @@ def _sample_blocks(found: Evaluation) -> list[Block]:
         "The forecasts as distributions; smaller scores are better. CRPS: of each variable alone; energy: the same for"
         " the variables together. Width: mean width of the band, better if smaller at equal coverage. Likelihood: the"
         " mean cost of a true value given all before it, −log of the model’s density per raw unit; below zero where"
-        f" the density exceeds one.{same_bands(found.protocol.samples or 0) if found.protocol.samples else ''}"
+        f" the density exceeds one.{_same_bands(found.protocol)}"
     )
     blocks = [*_calibration_block(found), sample_table(found, caption=caption)]
     conformal, adjusted = found.protocol.conformal, sample_table(found, *ADJUSTED, label="Adjusted bands")
@@ -291,6 +264,12 @@ def _sample_blocks(found: Evaluation) -> list[Block]:
             caption += f" These are too few for the band of {' and '.join(f'{level} %' for level in left_out)}."
         blocks.append(replace(adjusted, caption=caption))
     return blocks
+
+
+def _same_bands(p: Protocol) -> str:
+    same = f"{', '.join(p.equal_levels[:-1])} and {p.equal_levels[-1]} %" if p.equal_levels else ""
+    told = f" With {p.samples} samples the {same} bands are the same: from the least sample to the greatest."
+    return told if same else ""
 
 
 def _calibration_block(found: Evaluation) -> list[Block]:
@@ -315,8 +294,8 @@ def _calibration_block(found: Evaluation) -> list[Block]:
         )
     if protocol.conformal:
         told.append("Diamonds: the adjusted bands, which may reach beyond the samples.")
-    drawing = figures.calibration_figure(found.rows)
-    return [Figure([svg(drawing, "Observed against nominal coverage of the bands")], " ".join(told), "side")]
+    label = "Observed against nominal coverage of the bands"
+    return [figure(figures.calibration_figure(found.rows), label, " ".join(told), "side")]
 
 
 def _training_blocks(history: Sequence[Logged], unit: str) -> list[Block]:
@@ -332,8 +311,7 @@ def _training_blocks(history: Sequence[Logged], unit: str) -> list[Block]:
     rate_S = figures.curve(history, "learning_rate")[1]
     if len(rate_S) and np.ptp(rate_S) == 0:
         words.append(f"The learning rate is {rate_S[0]:g} throughout.")
-    drawing = svg(figures.loss_figure(history, unit=unit), "Loss curves of the training")
-    return [Figure([drawing], " ".join(words), "side")]
+    return [figure(figures.loss_figure(history, unit=unit), "Loss curves of the training", " ".join(words), "side")]
 
 
 # ---------------------------------------------------------------------------------- the page of a run
@@ -365,12 +343,13 @@ def result_sections(found: Evaluation, forecasts: Sequence[ForecastPanel] = ()) 
     results: list[Block] = [*_error_blocks(found), main_table(found)]
     by_variable = variable_table(found)
     panels = {panel.series_id: panel for panel in forecasts}
-    chosen = choose_series(found)
-    if not chosen or not chosen.keys() <= panels.keys():
-        chosen = choose_series(found, panels)
-    name = found.subject.name if found.subject else "tuned"
-    drawn = [_forecast_block(panels[i], why, n == 0, name) for n, (i, why) in enumerate(chosen.items())]
-    rule = "The series are chosen by the rank of their error." if len(drawn) > 1 and all(chosen.values()) else ""
+    chosen = found.picked()
+    if not chosen or not {one.series for one in chosen} <= panels.keys():
+        chosen = found.picked(panels)
+    name, unit = found.subject.name if found.subject else "tuned", _unit(found)
+    drawn = [_forecast_block(panels[one.series], _why(one, unit), n == 0, name) for n, one in enumerate(chosen)]
+    ranked = len(drawn) > 1 and all(one.mae is not None for one in chosen)
+    rule = "The series are chosen by the rank of their error." if ranked else ""
     return [
         Section("Forecast errors", results + ([by_variable] if len(by_variable.columns) > 1 else [])),
         Section("Forecasts", drawn, rule),
@@ -401,7 +380,7 @@ def run_page(
     """The page of one run or evaluation; a part without data is absent.
 
     `settings` and `versions` may nest. Of `forecasts` (those of the evaluation's subject) the page draws those that
-    `choose_series` picks.
+    are picked by their errors.
     """
     closing = settings_section(
         ("Settings of the run", settings),

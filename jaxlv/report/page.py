@@ -160,6 +160,11 @@ def write(path: Path, page: Page) -> None:
     write_text(path, render(page))
 
 
+def figure(chart: Chart, label: str, caption: str, layout: Literal["cell", "full", "side"] = "cell") -> Figure:
+    """A chart with its caption."""
+    return Figure([svg(chart, label)], caption, layout)
+
+
 def svg(chart: Chart, label: str) -> Markup:
     """A chart for a page; matplotlib and ElementTree have escaped the text in it."""
     return Markup(to_svg(chart, label))

@@ -10,7 +10,7 @@ from jaxlv.report import analyses as analysed
 from jaxlv.report import comparison, sweeps, terminal
 from jaxlv.report.comparison import NONE
 from jaxlv.report.format import MISSING, number, percent, plain
-from jaxlv.report.page import Figure, Page, Pairs, Section, svg
+from jaxlv.report.page import Page, Pairs, Section, figure
 from jaxlv.report.table import Table, column, words
 from jaxlv.results.papers import BothWays, Reproduction, StageCost, StageResult
 from jaxlv.results.sweeps import rule_words
@@ -134,7 +134,7 @@ def page_of(result: Reproduction, drawings: Mapping[str, str] = NONE, analyses: 
             "Every run of all stages: what it is chosen by, against its FLOPs. The line joins those that none beats in both."
         )
         drawing = sweeps.pareto_figure(result.points, f"FLOPs ({result.plan.convention})", rule)
-        sections.append(Section("Error against FLOPs", [Figure([svg(drawing, label)], caption)]))
+        sections.append(Section("Error against FLOPs", [figure(drawing, label, caption)]))
     if result.faults:
         sections.append(Section("Done both ways: what the report did wrong, or also tried", [faults_table(result)]))
     sections.append(Section("FLOPs", [bill_table(result)], f"Hours of a plan: {result.plan.hours}."))

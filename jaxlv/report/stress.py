@@ -8,7 +8,7 @@ from dataclasses import replace
 from jaxlv.report import terminal
 from jaxlv.report.figures.evaluation import level_figure
 from jaxlv.report.format import percent
-from jaxlv.report.page import Block, Figure, Page, Section, svg
+from jaxlv.report.page import Block, Page, Section, figure
 from jaxlv.report.table import NAME, Row, Table, of_row, words
 from jaxlv.results.quantities import Quantity
 from jaxlv.results.scores import Score
@@ -80,8 +80,7 @@ def page_of(result: Stress) -> Page:
         blocks: list[Block] = []
         if group in AXES:
             label = f"Mean absolute error against {group}"
-            drawing = level_figure(entries, AXES[group])
-            blocks.append(Figure([svg(drawing, label)], f"{label}; logarithmic, in raw units."))
+            blocks.append(figure(level_figure(entries, AXES[group]), label, f"{label}; logarithmic, in raw units."))
         blocks += [*error_tables(group, entries), coverage_table(group, entries)]
         ceiling = ceiling_table(entries) if group == "amplitude" else None
         sections.append(Section(f"By {group}", [*blocks, *([ceiling] if ceiling else [])]))

@@ -12,7 +12,7 @@ from jaxlv.report import terminal
 from jaxlv.report.charts import WIDTH, Axis, Chart, Series, single
 from jaxlv.report.figures.evaluation import TRAINING_LOSS, TRAINING_STEP, curve
 from jaxlv.report.format import number, plain
-from jaxlv.report.page import Block, Figure, Page, Pairs, Section, svg
+from jaxlv.report.page import Block, Page, Pairs, Section, figure
 from jaxlv.report.table import NAME, Row, Table, held, of_row
 from jaxlv.report.theme import MODEL, MUTED, PALETTE
 from jaxlv.results.quantities import Form, Quantity
@@ -149,19 +149,18 @@ def sections(runs: Sequence[Outcome], rule: str, best: str) -> list[Section]:
     """A sweep's table and figures as parts of a page."""
     blocks: list[Block] = [table_of(runs, rule, best)]
     for name, values in axes_of(runs).items():
-        drawing = svg(effect_figure(runs, name, values, rule), f"{rule_words(rule)} by {_plainly(name)}")
         caption = f"Effect of {_plainly(name)}: a dot for each run; grey lines join runs that differ in it alone."
-        blocks.append(Figure([drawing], caption))
+        blocks.append(figure(effect_figure(runs, name, values, rule), f"{rule_words(rule)} by {_plainly(name)}", caption))
     if any(one.history for one in runs):
         caption = "Training loss by step, and validation loss as dots"
         caption += "; the chosen run in colour." if len(runs) > 1 else "."
-        blocks.append(Figure([svg(losses_figure(runs, best), "Losses of all runs by step")], caption))
+        blocks.append(figure(losses_figure(runs, best), "Losses of all runs by step", caption))
     points = points_of(runs, rule)
     costs = [one.cost for one in points]
     if costs and max(costs) > NARROW * min(costs):
         caption = "Error against FLOPs: each dot is a run, the line joins those that no other beats in both."
-        drawing = svg(pareto_figure(points, "FLOPs", rule_words(rule)), "Error against FLOPs with Pareto front")
-        blocks.append(Figure([drawing], caption))
+        drawing = pareto_figure(points, "FLOPs", rule_words(rule))
+        blocks.append(figure(drawing, "Error against FLOPs with Pareto front", caption))
     return [Section("Runs", blocks)]
 
 

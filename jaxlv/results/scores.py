@@ -5,9 +5,9 @@ The JSON of an `Evaluation` is metrics.json. A new measure is a field of `Score`
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxlv.results.quantities import RAW, Quantity, interval, quantity
 from jaxlv.results.record import Interval, Record
@@ -191,11 +191,27 @@ class Protocol(Record):
         """How many series were measured, None if unknown."""
         return len(self.series) if isinstance(self.series, tuple) else self.series
 
+    @property
+    def equal_levels(self) -> list[str]:
+        """The bands that are the same, as so few samples are all in them; empty if there are not two."""
+        S = self.samples
+        same = [level for level in LEVELS if S and int(level) * (S + 1) >= 100 * (S - 1)]
+        return same if len(same) > 1 else []
+
     def unit(self, of: Quantity) -> str:
         """Returns a quantity's unit; what is in raw units is in that of the MAE, if the protocol names no other."""
         units = self.units or {}
         told = units.get(of.base) or (units.get("mae") if of.unit == RAW else None) or of.unit
         return told.partition(",")[0]
+
+
+class Picked(NamedTuple):
+    """A series that stands for others: its error, and at which percentile of how many series that lies."""
+
+    series: int
+    mae: float | None = None
+    percentile: int = 0
+    of: int = 0
 
 
 @dataclass(frozen=True)
@@ -224,6 +240,17 @@ class Evaluation(Record):
     def rivals(self) -> Sequence[Score]:
         """The baselines with an error that do not know the equations, except the subject."""
         return [row for row in self.rows if row.is_rival and row is not self.subject and row.mae is not None]
+
+    def picked(self, ids: Iterable[int] | None = None, quantiles: Sequence[float] = (0.1, 0.5, 0.9)) -> list[Picked]:
+        """Returns the series at `quantiles` of the subject's MAE among all, or those of `ids`; the first ids if unknown."""
+        by_series = (self.subject.mae_by_series if self.subject else None) or {}
+        errors = {int(key): mae for key, mae in by_series.items()}
+        kept = sorted(errors if ids is None else set(ids))
+        ranked = sorted((mae, i) for i in kept if (mae := errors.get(i)) is not None)
+        if not ranked:
+            return [Picked(i) for i in kept[: len(quantiles)]]
+        places = {round(q * (len(ranked) - 1)): round(100 * q) for q in reversed(quantiles)}
+        return [Picked(ranked[at][1], ranked[at][0], places[at], len(ranked)) for at in sorted(places)]
 
     def measures(self, *paths: str) -> list[Quantity]:
         """Returns `Score.columns` in the protocol's units."""

@@ -176,7 +176,7 @@ def evaluate_to(
     for name, forecast in forecasts.items():
         forecast.write_csv(out / f"forecast_{name}.csv")
     shown = forecasts.get("tuned") or next(iter(forecasts.values()))
-    picked = evaluation.choose_series(measured, list(shown.ids_N))
+    picked = {one.series for one in measured.picked(shown.ids_N.tolist())}
     finished, found = subject.run, versions()
     made = evaluation.run_page(
         title,

@@ -10,8 +10,8 @@ from typing import NamedTuple
 from jaxlv.config import RunConfig, load_config
 from jaxlv.errors import JaxlvError
 from jaxlv.flops import plan as plans
-from jaxlv.flops.conventions import CONVENTIONS
 from jaxlv.flops.family import architecture
+from jaxlv.flops.groups import costs_of
 from jaxlv.flops.subjects import Subject, of_work
 from jaxlv.flops.targets import Target
 from jaxlv.flops.work import Work
@@ -115,13 +115,13 @@ def draw(work: Work, names: Sequence[str], folder: Path) -> list[Path]:
     from jaxlv.report.figures import costs, svg
 
     make_folder(folder)
-    every = ["exact", *names]
-    doubled = [name for name in names if CONVENTIONS[name].backward == "twice"]
+    every = costs_of(work, ["exact", *names])
+    doubled = [one for one in every if one.waterfall] or costs_of(work, ["coursework"])
     figures = {
-        "waterfall": costs.waterfall_figure(work, doubled or ["coursework"]),
-        "components": costs.components_figure(work, every),
-        "budget": costs.budget_figure(work, every, DEFAULT_BUDGET),
-        "length": costs.length_figure(work, every),
+        "waterfall": costs.waterfall_figure(doubled),
+        "components": costs.components_figure(every),
+        "budget": costs.budget_figure(every, DEFAULT_BUDGET),
+        "length": costs.length_figure(every),
     }
     for name, figure in figures.items():
         with new_file(folder / f"{name}.png") as place:
