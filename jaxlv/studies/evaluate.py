@@ -18,7 +18,7 @@ from jaxlv.forecasting.panels import panels
 from jaxlv.memory import peak_memory
 from jaxlv.report import evaluation, page
 from jaxlv.results.runs import RunCost
-from jaxlv.results.scores import Evaluation
+from jaxlv.results.scores import Adjusted, ChosenTemperature, Evaluation
 from jaxlv.runs import billing, run, sources
 from jaxlv.storage.files import Watched, new_folder, write_json
 from jaxlv.studies.progress import Bar, Begin, Say, Silent, unsaid
@@ -45,11 +45,12 @@ NOTHING = Fit()
 
 @dataclass(frozen=True)
 class Fitted:
-    """Forecasters with what validation series settled: their temperatures, their bands, and what the protocol says of it."""
+    """Forecasters with what validation series settled: their temperatures and bands, and how the protocol tells it."""
 
     forecasters: Models
     bands: dict[str, Bands] = field(default_factory=dict)
-    protocol: dict[str, Any] = field(default_factory=dict)
+    temperature: ChosenTemperature | None = None
+    conformal: Adjusted | None = None
 
 
 class Evaluated(NamedTuple):
@@ -127,14 +128,14 @@ def fit_on_validation(
 def _with_temperatures(
     fitted: Fitted, chosen_on: SeriesSet, config: EvaluateConfig, temperatures: Sequence[float], begin: Begin
 ) -> Fitted:
-    table: dict[str, Any] = {}
+    table: dict[str, dict[str, float]] = {}
     chosen: dict[str, float] = {}
     for name, forecaster in fitted.forecasters.items():
         with begin(f"temperature ({name})", len(set(temperatures))) as bar:
             chosen[name], table[name] = choose_temperature(forecaster, chosen_on, config, temperatures, bar.update)
-    told = {"validation": chosen_on.ids_N.tolist(), "crps": table, "chosen": chosen}
+    told = ChosenTemperature(tuple(chosen_on.ids_N.tolist()), table, chosen)
     forecasters = {name: one.with_sampling(temperature=chosen[name]) for name, one in fitted.forecasters.items()}
-    return replace(fitted, forecasters=forecasters, protocol={**fitted.protocol, "temperature_chosen_on": told})
+    return replace(fitted, forecasters=forecasters, temperature=told)
 
 
 def _with_bands(fitted: Fitted, fitted_on: SeriesSet, config: EvaluateConfig, begin: Begin) -> Fitted:
@@ -147,8 +148,8 @@ def _with_bands(fitted: Fitted, fitted_on: SeriesSet, config: EvaluateConfig, be
         for name, band in bands.items()
     }
     left_out = [level for level in LEVELS if str(level) not in next(iter(factors.values()))]
-    told = {"validation": fitted_on.ids_N.tolist(), "mean_factor": factors, "levels_with_too_few_series": left_out}
-    return replace(fitted, bands=bands, protocol={**fitted.protocol, "conformal": told})
+    told = Adjusted(tuple(fitted_on.ids_N.tolist()), factors, tuple(left_out))
+    return replace(fitted, bands=bands, conformal=told)
 
 
 def evaluate_to(
@@ -170,8 +171,9 @@ def evaluate_to(
             bars.of(name).update(done)
 
         measured, forecasts = measure(fitted.forecasters, chosen, config, bands=fitted.bands, on_batch=on_batch)
-    settled = replace(measured.protocol, **fitted.protocol, seen_in_training=tuple(subject.seen(chosen)))
-    measured = replace(measured, protocol=settled)
+    settled: Any = {"temperature_chosen_on": fitted.temperature, "conformal": fitted.conformal}
+    seen = tuple(subject.seen(chosen))
+    measured = replace(measured, protocol=replace(measured.protocol, **settled, seen_in_training=seen))
     write_json(out / METRICS, measured.tree())
     for name, forecast in forecasts.items():
         forecast.write_csv(out / f"forecast_{name}.csv")
