@@ -1,4 +1,4 @@
-"""The four reports' protocols: their splits, units and measures, and that their printed figures are the reports' own."""
+"""The four papers' protocols: their splits, units and measures, and that their printed figures are the papers' own."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_each_part_is_measured_as_its_report_measured():
         assert measure.key.startswith({"valid": "success"}.get(measure.kind, measure.kind)), measure
 
 
-FIGURES = {  # of the reports' tables: part, model, measure
+FIGURES = {  # of the papers' tables: part, model, measure
     ("mao-128", "untuned", "mae_raw"): 0.3427, ("mao-128", "first run", "mse_scaled"): 0.1356,
     ("mao-512", "first run", "mae_scaled"): 0.0834, ("mao-512-cut", "untuned", "mse_raw"): 0.1048,
     ("mao-768", "final", "mae_raw"): 0.0191, ("mao-768", "final", "mse_raw"): 0.0020,
@@ -156,7 +156,7 @@ def numbers_of(shared, name) -> set[float]:
 
 def test_a_data_set_that_is_not_the_courses_is_refused(data):
     protocol = PROTOCOLS["xu"]
-    with pytest.raises(JaxlvError, match="the reports' splits are defined on the course's data set"):
+    with pytest.raises(JaxlvError, match="the papers' splits are defined on the course's data set"):
         protocols.test_series(protocol, protocol.parts[0], data.select(np.arange(999)))
 
 

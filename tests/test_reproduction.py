@@ -1,4 +1,4 @@
-"""Reported systems as configs: stages, what is handed on, proportions, and plans that cost what the reports say."""
+"""The papers' systems as configs: stages, what is handed on, proportions, and plans that cost what the papers say."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_the_reported_figures_belong_to_runs_that_there_are(name):
     assert sorted(found) == sorted((one.stage, one.value) for one in system.reported)
 
 
-REPORTED = {  # of the reports' tables: stage, rank, learning rate, length of windows
+REPORTED = {  # of the papers' tables: stage, rank, learning rate, length of windows
     ("rai", "baseline", None, None, None): 1.1926, ("rai", "grid", 4, 1e-4, None): 0.6551,
     ("rai", "grid", 4, 1e-5, None): 0.9555,
     ("rai", "grid", 8, 5e-5, None): 0.6788, ("rai", "context", None, None, 128): 0.7088,

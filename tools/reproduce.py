@@ -70,7 +70,7 @@ def reproduce(
         go on in DIR
     """
     from jaxlv.published.systems import STAGES
-    from jaxlv.report import reproductions
+    from jaxlv.report import reproduced
     from jaxlv.studies import reproduce as study
     from jaxlv.studies.papers import open_paper, plan_of
 
@@ -86,7 +86,7 @@ def reproduce(
         raise JaxlvError("is needed", where=missing, hint="or --plan, to see what it will cost")
     result = study.reproduce(work, data, planned, stages=stages, at_once=at_once, resume=resume)
     places = f"figures: {out / study.RESULT}\nreport:  {out / 'report.html'}"
-    return Result(f"\n{reproductions.format_text(result)}\n{places}", {"folder": str(out), **result.tree()})
+    return Result(f"\n{reproduced.format_text(result)}\n{places}", {"folder": str(out), **result.tree()})
 
 
 def plan_text(work: Reproduction, plan: Plan) -> str:
@@ -103,14 +103,14 @@ def plan_text(work: Reproduction, plan: Plan) -> str:
         table.append([row.stage, *counts, *prices, f"{(row.flops or 0) / plan.total:.1%}", f"{row.exact:.4g}", hours])
     theirs, share = plan.reported, plan.total / plan.allowance
     over = f": {share - 1:.1%} MORE than allowed" if share > 1 else ""
-    of = f"{plan.allowance:.4g}, which is to this series what 1e17 is to the report's"
+    of = f"{plan.allowance:.4g}, which is to this series what 1e17 is to the paper's"
     more, again = plan.budget / plan.total - 1, f"{plan.margin:.0%} for repeats after interruptions"
     rest = ", the rest for a choice of longer windows" if work.scale == "small" else ""
     return "\n".join(
         [
             f"{work.system.name}, scale {work.scale}, model {work.model_name}",
             columns(table, right=range(1, 8)),
-            f"the report spent {theirs.flops:.4g} FLOPs ({theirs.words}), {theirs.of_allowance:.1%} of 1e17",
+            f"the paper spent {theirs.flops:.4g} FLOPs ({theirs.words}), {theirs.of_allowance:.1%} of 1e17",
             f"this series: {plan.total:.4g} FLOPs, {share:.1%} of {of}{over}",
             f"the ledger holds {more:.0%} more: {again}{rest}; repeats that take more are billed beyond it",
             f"hours: {plan.hours}",

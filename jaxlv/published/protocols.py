@@ -1,6 +1,6 @@
-"""How the four reports measured: their splits, contexts, horizons and units, and the figures that they printed.
+"""How the four papers measured: their splits, contexts, horizons and units, and the figures that they printed.
 
-Each protocol is run with a scale fitted on the context alone; where a report counts errors in its own written units, they
+Each protocol is run with a scale fitted on the context alone; where a paper counts errors in its own written units, they
 are converted by that report's factor, which may look at the future: it is a unit of measurement here, not a model's input.
 
 Axes: N series, S samples, H steps ahead, V variables (prey, predator).
@@ -140,7 +140,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Protocol:
-    """A report's split and parts, and the FLOPs that it says it spent on everything."""
+    """A paper's split and parts, and the FLOPs that it says it spent on everything."""
 
     name: str
     split: Callable[[np.ndarray], Split]
@@ -150,7 +150,7 @@ class Protocol:
 
 
 def _errors(scaled: Unit, steps: int = 0) -> tuple[Measure, ...]:
-    """MAE and MSE in raw units, then in a report's written ones."""
+    """MAE and MSE in raw units, then in a paper's written ones."""
     units = {"raw": ("", RAW), "scaled": (" as written", scaled)}
     return tuple(
         Measure(f"{kind}_{name}", f"{kind.upper()}{words}", kind, unit, steps=steps)
@@ -300,12 +300,12 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
                 REPORTED_SPLITS["liu"],
                 (_liu_part("liu", "20 steps from 80", ()),),
                 4.6e17,
-                "by the assignment's rule; the report adds none up",
+                "by the assignment's rule; the paper adds none up",
             ),
         )
     }
 )
-"""By name of the report."""
+"""By name of the paper."""
 
 
 def test_series(protocol: Protocol, part: Part, data: SeriesSet) -> SeriesSet:
@@ -316,7 +316,7 @@ def test_series(protocol: Protocol, part: Part, data: SeriesSet) -> SeriesSet:
     ids = np.sort(data.ids_N)
     if not np.array_equal(ids, np.arange(SERIES)):
         raise JaxlvError(
-            "the reports' splits are defined on the course's data set",
+            "the papers' splits are defined on the course's data set",
             where=data.source.get("path"),
             expected=f"series 0 to {SERIES - 1}",
             found=f"{len(ids)} series",

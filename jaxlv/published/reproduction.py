@@ -1,4 +1,4 @@
-"""A reported system, run again: its stages from configs, what one hands on to the next, and what each will cost.
+"""A paper's system, run again: its stages from configs, what one hands on to the next, and what each will cost.
 
 A stage is a config with two sections of its own: [grid], the values that its runs go through, and [stage]: `train` (false:
 the untrained model is measured), `skip` (combinations that are left out), `share` (of the steps that are run).
@@ -30,7 +30,7 @@ from jaxlv.steps.generate import padded
 from jaxlv.storage.door import is_there
 
 MARGIN = 0.05  # of every envelope of a stage, for repeats after interruptions
-REAL = "qwen2.5-0.5b"  # the reports' model
+REAL = "qwen2.5-0.5b"  # the papers' model
 STEPS = 100  # time steps of a series
 MODELS: Mapping[str, str] = {"baseline": "untuned", "first": "first run", "final": "final"}  # stages whose model forecasts
 HANDS_ON: Mapping[str, tuple[str, ...]] = {"context": ("grid",), "final": ("grid", "context")}  # whose choices a stage takes
@@ -45,7 +45,7 @@ SHARED_LEDGER = f"../../{run.LEDGER}"  # seen from a run's folder
 
 
 def parts_of(name: str) -> list[Part]:
-    """The parts of a report's protocol that a reproduction measures; for rai, which scored 11 series, the others too."""
+    """The parts of a paper's protocol that a reproduction measures; for rai, which scored 11 series, the others too."""
     parts = {part.name: part for part in PROTOCOLS[name].parts}
     found = [parts[part] for part in PARTS[name]]
     if name == "rai":
@@ -72,7 +72,7 @@ class Stage:
 
 
 def test_share(name: str) -> int:
-    """The number of test series of a report's split."""
+    """The number of test series of a paper's split."""
     return len(PROTOCOLS[name].split(np.arange(SERIES)).test)
 
 
@@ -119,7 +119,7 @@ def shortened(config: RunConfig, share: float) -> RunConfig:
 
 
 def telling(config: RunConfig) -> Settings:
-    """The settings by which a report's figures are told from each other."""
+    """The settings by which a paper's figures are told from each other."""
     return {RATE: config.optimizer.learning_rate, RANK: config.lora.rank, LENGTH: config.windows.length}
 
 
@@ -186,7 +186,7 @@ def _row(stage: Stage, carried: Settings, known: list[Cell]) -> Row:
 
 
 def beside(system: System, stages: Sequence[Stage], part: tuple[Part, int]) -> list[Row]:
-    """What showing the report's errors costs, measured on a part, and the analyses of the final run."""
+    """What showing the paper's errors costs, measured on a part, and the analyses of the final run."""
     by_name = {stage.name: stage for stage in stages}
     final, grid = by_name["final"].cells()[0].config, by_name["grid"].cells()[-1].config
     event, events = billing.event_of(final), []
@@ -244,7 +244,7 @@ def budget_of(rows: Sequence[Row], model: ModelConfig, convention: str, margin: 
 
 
 def allowance(rows: Sequence[Row], full: Sequence[Row], model: ModelConfig, convention: str) -> float:
-    """The assignment's FLOPs in proportion: `rows`, of a model, stand to it as the report's whole series, of the real model,
+    """The assignment's FLOPs in proportion: `rows`, of a model, stand to it as the paper's whole series, of the real model,
     stands to 1e17.
     """
     real = architecture(REAL)

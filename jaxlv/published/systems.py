@@ -1,4 +1,4 @@
-"""The four reported systems: the order of their stages, what they chose by, the figures they printed, and their errors.
+"""The four papers' systems: the order of their stages, what they chose by, the figures they printed, and their errors.
 
 The settings of each stage are configs/NAME/STAGE.toml; how each forecast was measured is in jaxlv.published.protocols.
 """
@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Literal
 
 STAGES = ("baseline", "first", "grid", "context", "final")
-ALLOWANCE = 1e17  # FLOPs that the assignment gave to everything that a report shows
+ALLOWANCE = 1e17  # FLOPs that the assignment gave to everything that a paper shows
 Setting = bool | int | float | str
 Settings = Mapping[str, Setting]
 """Values by "section.key"."""
@@ -21,7 +21,7 @@ RATE, RANK, LENGTH = "optimizer.learning_rate", "lora.rank", "windows.length"
 
 @dataclass(frozen=True)
 class Reported:
-    """A figure that a report printed of one run: of the stage, and of the settings that tell it from the stage's others."""
+    """A figure that a paper printed of one run: of the stage, and of the settings that tell it from the stage's others."""
 
     stage: str
     value: float
@@ -30,15 +30,15 @@ class Reported:
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that a report did wrong, or also tried, as settings that do it too.
+    """Something that a paper did wrong, or also tried, as settings that do it too.
 
     `kind` says by what the difference is measured: the validation loss of the final adapter read both ways, that of adapters
-    trained the report's way, for every length of windows, forecasts of the final adapter made both ways, forecasts of two
+    trained the paper's way, for every length of windows, forecasts of the final adapter made both ways, forecasts of two
     adapters trained both ways, or the FLOPs of the steps.
     """
 
     key: str
-    words: str  # what the report did
+    words: str  # what the paper did
     right: str  # what is done here
     settings: Settings
     kind: Literal["loss", "lengths", "forecast", "training", "steps"]
@@ -46,7 +46,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class System:
-    """A report: the convention that it counts FLOPs by, the figure that its runs are chosen by, and what it printed."""
+    """A paper: the convention that it counts FLOPs by, the figure that its runs are chosen by, and what it printed."""
 
     name: str
     convention: str  # of jaxlv.flops.conventions.CONVENTIONS
@@ -57,7 +57,7 @@ class System:
     point: Literal["median", "mean"] = "median"  # of the samples: the forecast that is scored
 
     def of(self, stage: str, settings: Settings) -> float | None:
-        """The figure that the report printed of a run with these settings; None where it printed none."""
+        """The figure that the paper printed of a run with these settings; None where it printed none."""
         for one in self.reported:
             if one.stage == stage and all(settings.get(key) == value for key, value in one.settings.items()):
                 return one.value
@@ -205,4 +205,4 @@ SYSTEMS: Mapping[str, System] = MappingProxyType(
         )
     }
 )
-"""By name of the report."""
+"""By name of the paper."""

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxlv.report import analyses as analysed
-from jaxlv.report import comparison, evaluation
+from jaxlv.report import evaluation, papers
 from jaxlv.report.anatomy import training_part
 from jaxlv.report.format import duration, number, plain
 from jaxlv.report.page import Page, Section
 from jaxlv.report.table import Table, words
-from jaxlv.results.folders import Beside, Measured, Run
+from jaxlv.results.folders import Measured, PaperFigures, Run
 from jaxlv.results.quantities import Quantity
 from jaxlv.results.runs import Priced, RunCost, RunDetails
 
@@ -48,12 +48,12 @@ def evaluation_sections(one: Measured) -> list[Section]:
     if one.reason:
         found.insert(1, Section("Forecasts", [], one.reason))
     found = [Section(_titled(section.title, one.name), section.blocks, section.text) for section in found]
-    return [*found, *map(beside_section, one.papers)]
+    return [*found, *map(paper_section, one.papers)]
 
 
-def beside_section(found: Beside) -> Section:
+def paper_section(found: PaperFigures) -> Section:
     """A paper's figures beside those of an evaluation."""
-    return Section(f"Beside the report: {found.part.part}", [comparison.table_of(found.part)], found.words)
+    return Section(f"Beside the paper: {found.part.part}", [papers.table_of(found.part)], found.words)
 
 
 def _titled(title: str, name: str) -> str:

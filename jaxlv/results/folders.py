@@ -17,7 +17,7 @@ from jaxlv.results.sweeps import Outcome
 Kind = Literal["reproduction", "sweep", "comparison", "run", "evaluation"]
 
 
-class Beside(NamedTuple):
+class PaperFigures(NamedTuple):
     """What a paper measured and what we did in the same way, with words that say how."""
 
     part: PartResult
@@ -33,7 +33,7 @@ class Measured:
     scores: Evaluation
     panels: Sequence[ForecastPanel] = ()  # the forecasts of the model that it is about
     reason: str = ""  # why there are none
-    papers: Sequence[Beside] = ()  # what papers measured in the same way
+    papers: Sequence[PaperFigures] = ()  # what papers measured in the same way
 
 
 @dataclass(frozen=True)

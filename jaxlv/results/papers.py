@@ -92,7 +92,7 @@ class Headline(Record):
     """A measure of a part: the paper's best figure, the models', the best baseline's, and that of the right equations."""
 
     what: str = quantity(" ", form="words")
-    report: float | None = quantity("report", form="of one")
+    report: float | None = quantity("paper", form="of one")
     tuned: float | None = quantity("tuned", form="of one")
     interval: Interval | None = quantity("95 % interval", form="interval")
     median: float | None = quantity("median", form="of one")
@@ -135,7 +135,7 @@ class PartResult(Record):
         theirs = {name: {key: Statistic(mean=mean) for key, mean in own.items()} for name, own in self.reported.items()}
         truth = {key: one for key, one in self.truth.items() if key in OF_TRUTH}
         return [
-            *(Line(f"report: {name}", figures) for name, figures in theirs.items()),
+            *(Line(f"paper: {name}", figures) for name, figures in theirs.items()),
             *([Line("truth", truth)] if truth else []),
             *(
                 Line(row.name, {k: one for k, one in row.figures.items() if one.series}, True, row.is_rival)

@@ -28,7 +28,7 @@ class Outcome(Record):
     validation_perplexity: float | None = quantity("perpl.", "", "e to the power of that loss", head="perplexity")
     forecast_mae: float | None = quantity("MAE", RAW, "of forecasts of validation series", head="validation MAE")
     best_step: int | None = quantity("best", form="count", head="best step")
-    reported: float | None = quantity("paper", "", "the figure that the paper printed", head="the report's")
+    reported: float | None = quantity("paper", "", "the figure that the paper printed", head="the paper's")
     flops: Mapping[str, Number] | None = quantity("FLOPs", "", "by convention, the ledger's own first")
     history: tuple[Logged, ...] = ()
     same_as: str | None = rare()  # the run that it is, trained once

@@ -18,13 +18,13 @@ from jaxlv.forecasting.forecaster import Forecast, read_csv
 from jaxlv.forecasting.panels import panels
 from jaxlv.lora import adapters
 from jaxlv.published.protocols import matching
-from jaxlv.results.folders import Beside, Folder, Measured, Run
+from jaxlv.results.folders import Folder, Measured, PaperFigures, Run
 from jaxlv.results.runs import Priced, RunCost, RunDetails
 from jaxlv.results.scores import MODELS
 from jaxlv.runs import run, sources, sweep
 from jaxlv.storage import tensors
 from jaxlv.storage.door import is_there
-from jaxlv.studies import beside as papers
+from jaxlv.studies import scoring
 
 Data = SeriesSet | None
 Split = Mapping[str, Mapping[str, str]]
@@ -119,7 +119,7 @@ def with_forecasts(one: Measured, data: Data, split: Split, scale: str) -> Measu
     drawn, subject = forecasts_of(one, data), one.scores.subject
     shown = drawn.forecasts.get(subject.name) if subject else None
     found = tuple(panels(shown, drawn.data)) if shown and drawn.data else ()
-    return replace(one, panels=found, reason=drawn.reason, papers=beside(one, drawn, split, scale))
+    return replace(one, panels=found, reason=drawn.reason, papers=papers_of(one, drawn, split, scale))
 
 
 def forecasts_of(one: Measured, data: Data) -> Drawn:
@@ -138,7 +138,7 @@ def forecasts_of(one: Measured, data: Data) -> Drawn:
     return Drawn({name: found[name] for name in (*MODELS, *found) if name in found}, data)
 
 
-def beside(one: Measured, drawn: Drawn, split: Split, scale: str) -> list[Beside]:
+def papers_of(one: Measured, drawn: Drawn, split: Split, scale: str) -> list[PaperFigures]:
     """The parts of papers that measured as an evaluation did: with its data set, split, series, context and horizon."""
     protocol = one.scores.protocol
     if protocol.data_sha256 != COURSE_SHA256 or not drawn.forecasts or drawn.data is None:
@@ -147,4 +147,4 @@ def beside(one: Measured, drawn: Drawn, split: Split, scale: str) -> list[Beside
     series = protocol.series if isinstance(protocol.series, tuple) else ()
     pairs = matching(ids, series, protocol.context or 0, protocol.horizon or 0)
     chosen = drawn.data.select(next(iter(drawn.forecasts.values())).ids_N)
-    return [papers.beside(paper, part, drawn.forecasts, chosen, scale) for paper, part in pairs]
+    return [scoring.paper_figures(paper, part, drawn.forecasts, chosen, scale) for paper, part in pairs]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from jaxlv.data import series
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError
-from jaxlv.report import dossier
+from jaxlv.report.folders import page_of, together
 from jaxlv.report.page import Page
 from jaxlv.report.page import write as write_page
 from jaxlv.studies import folders
@@ -44,5 +44,5 @@ def made(places: Sequence[Path], given: SeriesSet | None = None) -> Page:
     found, pages = folders.read_all(places), []
     for folder in found:
         with folders.readable(folder.path, folder.kind):
-            pages.append(dossier.page_of(completed(folder, data_of(folder, given))))
-    return pages[0] if len(pages) == 1 else dossier.together(found, pages)
+            pages.append(page_of(completed(folder, data_of(folder, given))))
+    return pages[0] if len(pages) == 1 else together(found, pages)

@@ -30,7 +30,6 @@ from jaxlv.storage import shape
 from jaxlv.storage.door import is_there
 from jaxlv.storage.files import as_written, begun_folder, read_json, remove_unfinished
 from jaxlv.studies import scoring, sides
-from jaxlv.studies.beside import entry as part_entry
 from jaxlv.studies.pages import made
 from jaxlv.studies.papers import STAGE_FILES, Reproduction
 from jaxlv.studies.scoring import PARTS
@@ -212,7 +211,7 @@ def part_entries(work: Reproduction, data: SeriesSet) -> dict[str, PartResult]:
         chosen = work.series_of(part, data)
         rows = [PartRow.read(one["row"], work.out / PARTS) for one in own] + scoring.baseline_rows(part, chosen)
         drawing = next((row.drawing for row in rows if row.drawing), "")
-        found[part.name] = part_entry(
+        found[part.name] = scoring.part_result(
             part, chosen, rows, scale=config.codec.scale, seed=config.evaluate.seed, point=work.system.point, drawing=drawing
         )
     return found

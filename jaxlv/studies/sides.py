@@ -61,7 +61,7 @@ def measure_faults(work: Reproduction, data: SeriesSet) -> None:
     """Measures each error of the paper beside what is right; the figures of both are in DIR/stages/faults.json."""
     if work.result("faults") is not None or work.result("grid") is None:
         return
-    work.say("\ndone both ways: what the report did wrong, or also tried")
+    work.say("\ndone both ways: what the paper did wrong, or also tried")
     measures: dict[str, Callable[[Reproduction, Fault, SeriesSet], list[BothWays]]] = {
         "loss": losses, "lengths": lengths, "forecast": forecasts, "training": trainings, "steps": steps,
     }  # fmt: skip

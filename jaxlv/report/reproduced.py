@@ -1,4 +1,4 @@
-"""A reported system, run again: its stages and forecasts beside the report's figures, its errors, its bill, the analyses."""
+"""A paper's system, run again: its stages and forecasts beside the paper's figures, its errors, its bill, the analyses."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from jaxlv.report import analyses as analysed
-from jaxlv.report import comparison, sweeps, terminal
-from jaxlv.report.comparison import NONE
+from jaxlv.report import papers, sweeps, terminal
 from jaxlv.report.format import MISSING, number, percent, plain
 from jaxlv.report.page import Page, Pairs, Section, figure
+from jaxlv.report.papers import NONE
 from jaxlv.report.table import Table, column, words
 from jaxlv.results.papers import BothWays, Reproduction, StageCost, StageResult
 from jaxlv.results.sweeps import rule_words
@@ -25,9 +25,9 @@ TITLES = {
 
 
 def stage_section(stage: StageResult, figure: str) -> Section:
-    """A stage's runs, beside the report's figures if it printed some; of several runs what each setting does, too."""
+    """A stage's runs, beside the paper's figures if it printed some; of several runs what each setting does, too."""
     told = any(one.reported is not None for one in stage.runs)
-    theirs = f" The report's figure is its {figure}: in its own units, and of the real model." if told else ""
+    theirs = f" The paper's figure is its {figure}: in its own units, and of the real model." if told else ""
     again = ", ".join(f"{one.name} is {one.same_as}" for one in stage.runs if one.same_as is not None)
     again = f" Trained once: {again}." if again else ""
     before = ", ".join(f"{name} {plain(value)}" for name, value in stage.carried.items())
@@ -42,10 +42,10 @@ def stage_section(stage: StageResult, figure: str) -> Section:
 
 
 def faults_table(result: Reproduction) -> Table:
-    """What the report did wrong or also tried, done both ways."""
+    """What the paper did wrong or also tried, done both ways."""
     ways = [*BothWays.columns("reported_way", "right_way"), column("ratio"), words("unit")]
-    caption = "What the report did and what is done here, on the same runs and series. Each is a setting, off by default."
-    columns = [words("fault", "the report"), words("right", "here"), words("measured"), *ways]
+    caption = "What the paper did and what is done here, on the same runs and series. Each is a setting, off by default."
+    columns = [words("fault", "the paper"), words("right", "here"), words("measured"), *ways]
     return Table("Done both ways", caption, result.faults, columns)
 
 
@@ -76,7 +76,7 @@ def bill_lines(result: Reproduction) -> list[tuple[str, str]]:
         ("spent", f"{number(float(spent))} FLOPs"),
         *_repeats(result, total.repeated or 0),
         ("of the allowance", f"{percent(share)} %{_excess(share)}"),
-        ("the report", f"{number(theirs.flops)} FLOPs, {percent(of)} % of 1e17{_excess(of)}"),
+        ("the paper", f"{number(theirs.flops)} FLOPs, {percent(of)} % of 1e17{_excess(of)}"),
     ]
 
 
@@ -99,7 +99,7 @@ def _excess(share: float) -> str:
 def summary(result: Reproduction) -> str:
     """What was run and what came of it, in a few sentences."""
     share = "one twentieth of its steps" if result.scale == "small" else "all of its steps"
-    sentences = [f"The system of the report {result.system}, run again with {share} on the model {result.model}."]
+    sentences = [f"The system of the paper {result.system}, run again with {share} on the model {result.model}."]
     for stage in result.stages:
         if stage.name in ("grid", "context") and stage.trains and stage.chosen:
             best = next(one for one in stage.runs if one.name == stage.best)
@@ -114,13 +114,13 @@ def summary(result: Reproduction) -> str:
 
 
 def part_sections(result: Reproduction, drawings: Mapping[str, str]) -> list[Section]:
-    """A section for each part of the protocol: the report's rows, the models', the baselines'."""
+    """A section for each part of the protocol: the paper's rows, the models', the baselines'."""
     found = []
     for part in result.parts.values():
         several = (part.protocol.samples or 0) > 1
         drawn = "median and bands of the final model's samples" if several else "the final model's"
-        blocks = comparison.part_blocks(part, drawings, drawn)
-        found.append(Section(f"Forecasts: {part.part}", blocks, f"{comparison.heading(part)}."))
+        blocks = papers.part_blocks(part, drawings, drawn)
+        found.append(Section(f"Forecasts: {part.part}", blocks, f"{papers.heading(part)}."))
     return found
 
 
@@ -136,7 +136,7 @@ def page_of(result: Reproduction, drawings: Mapping[str, str] = NONE, analyses: 
         drawing = sweeps.pareto_figure(result.points, f"FLOPs ({result.plan.convention})", rule)
         sections.append(Section("Error against FLOPs", [figure(drawing, label, caption)]))
     if result.faults:
-        sections.append(Section("Done both ways: what the report did wrong, or also tried", [faults_table(result)]))
+        sections.append(Section("Done both ways: what the paper did wrong, or also tried", [faults_table(result)]))
     sections.append(Section("FLOPs", [bill_table(result)], f"Hours of a plan: {result.plan.hours}."))
     sections += analysed.blocks(analyses) if analyses else []
     facts = [("data", result.data), ("sha256 of the data", result.data_sha256), ("model", result.model)]
@@ -152,5 +152,5 @@ def format_text(result: Reproduction) -> str:
         for one in result.faults
     ]
     bill = [f"{name}: {text}" for name, text in bill_lines(result)]
-    blocks = [*map(comparison.format_part, result.parts.values()), "\n".join(lines), "\n".join(bill)]
+    blocks = [*map(papers.format_part, result.parts.values()), "\n".join(lines), "\n".join(bill)]
     return terminal.ascii("\n\n".join(filter(None, blocks)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from jaxlv.report import compared, comparison, reproductions, runs, sweeps
+from jaxlv.report import papers, reproduced, runs, side_by_side, sweeps
 from jaxlv.report.format import duration, number
 from jaxlv.report.page import Page, Pairs, Section
 from jaxlv.results.folders import Folder
@@ -16,11 +16,11 @@ def page_of(folder: Folder) -> Page:
     """The page of a folder."""
     first, result = next(iter(folder.runs), None), folder.result
     if folder.kind == "comparison":
-        return comparison.page_of(result, folder.drawings)
+        return papers.page_of(result, folder.drawings)
     if folder.kind == "sweep":
         return _with_budget(folder, sweeps.page_of(result), after="Runs")
     if folder.kind == "reproduction":
-        page = reproductions.page_of(result, folder.drawings, folder.analyses)
+        page = reproduced.page_of(result, folder.drawings, folder.analyses)
         return _with_budget(folder, page, after="Error against FLOPs")
     assert first is not None
     return runs.page_of(first) if folder.kind == "run" else runs.page_of_evaluation(first.evaluations[0], first.name)
@@ -30,7 +30,7 @@ def _with_budget(folder: Folder, page: Page, after: str) -> Page:
     """The page with the table of what a budget buys behind a section, under the folder's own rule and convention."""
     entries, sections = [one.entry(one.name) for one in folder.runs], page.sections
     convention = next((name for entry in entries for name in entry.priced), CONVENTION)
-    bought = compared.budget_section(entries, folder.result.rule, convention, drawn=False)
+    bought = side_by_side.budget_section(entries, folder.result.rule, convention, drawn=False)
     place = next((i + 1 for i, section in enumerate(sections) if section.title == after), len(sections))
     return replace(page, sections=[*sections[:place], *([bought] if bought else []), *sections[place:]])
 
@@ -50,9 +50,9 @@ def bill(entries: Sequence[Entry]) -> list[tuple[str, str]]:
 def together(folders: Sequence[Folder], pages: Sequence[Page]) -> Page:
     """The page of several folders: all runs side by side first, then the sections of each folder's own page."""
     names, entries = [folder.name for folder in folders], [entry for folder in folders for entry in folder.entries]
-    found = [replace(section, group="Side by side") for section in compared.sections(entries)]
+    found = [replace(section, group="Side by side") for section in side_by_side.sections(entries)]
     for folder, page in zip(folders, pages, strict=True):
         costs = [Pairs("Bill", list(page.bill))] if page.bill else []
         own = [Section("Summary", costs, page.summary), *page.sections]
         found += [replace(section, group=f"{folder.kind.capitalize()} {folder.name}") for section in own]
-    return Page(f"{', '.join(names[:-1])} and {names[-1]}", compared.summary(entries), bill(entries), found)
+    return Page(f"{', '.join(names[:-1])} and {names[-1]}", side_by_side.summary(entries), bill(entries), found)

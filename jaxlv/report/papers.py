@@ -35,7 +35,7 @@ def table_of(part: PartResult, places: slice = slice(None)) -> Table:
     top, rule = {key: part.best(key) for key in part.measures}, part.protocol.scale
     scale = "is fitted on the context alone" if rule == "context" else f"is that of {rule}'s rule"
     caption = (
-        "Mean over series with its median and 95 % bootstrap interval; the report prints a mean alone. Bold: the best of the"
+        "Mean over series with its median and 95 % bootstrap interval; the paper prints a mean alone. Bold: the best of the"
         f" models and baselines. The scale {scale}; the point forecast is the {part.protocol.point_forecast}."
     )
 
@@ -70,7 +70,7 @@ def bill_lines(result: Comparison) -> list[tuple[str, str]]:
         spent = protocol.flops
         again = f", of which {number(spent.repeated)} repeated after interruptions" if spent and spent.repeated else ""
         ours = f"{number(spent.total)} FLOPs{again}" if spent else "not counted (the run has no ledger)"
-        found.append((name, f"{ours}; the report {number(protocol.reported_flops.total)}"))
+        found.append((name, f"{ours}; the paper {number(protocol.reported_flops.total)}"))
     total = sum(protocol.flops.total for protocol in result.protocols.values() if protocol.flops)
     found.append(("together", f"{number(float(total))} FLOPs for tuning, validation and forecasts"))
     if base := result.base:
@@ -81,12 +81,12 @@ def bill_lines(result: Comparison) -> list[tuple[str, str]]:
 
 
 def bill_table(result: Comparison) -> Table:
-    """FLOPs by kind of work, beside the budget and what the report spent."""
+    """FLOPs by kind of work, beside the budget and what the paper spent."""
     rows = [Row(name, one) for name, one in result.protocols.items()]
     caption = f"FLOPs under the convention {', '.join(result.conventions) or MISSING}, from the ledgers of the runs."
     keys = [*((kind, kind) for kind in KINDS), ("total", "together"), ("budget", "budget")]
     ours = [one.within("flops") for one in of(keys, "ours", "FLOPs")]
-    theirs = [column("total", "all", "the report", "FLOPs"), column("words", " ", "the report", "FLOPs", "words")]
+    theirs = [column("total", "all", "the paper", "FLOPs"), column("words", " ", "the paper", "FLOPs", "words")]
     columns = of_row(*ours, *(one.within("reported_flops") for one in theirs))
     return Table("The bill", caption, rows, [NAME, *columns])
 
@@ -104,7 +104,7 @@ def format_bill(result: Comparison) -> str:
 # ---------------------------------------------------------------------------------------------- the overview
 
 OVERVIEW_CAPTION = (
-    "The report's best figure; the tuned model's mean over series, its 95 % bootstrap interval and its median over series;"
+    "The paper's best figure; the tuned model's mean over series, its 95 % bootstrap interval and its median over series;"
     " the untuned model's mean; the best baseline that does not know the equations; the fit of the right equations (oracle)."
 )
 
@@ -137,13 +137,13 @@ def format_text(result: Comparison) -> str:
 
 
 def summary(result: Comparison) -> str:
-    """The comparison in a few sentences: the tuned model's first measure of each headline part against the report's best."""
+    """The comparison in a few sentences: the tuned model's first measure of each headline part against the paper's best."""
     sentences = []
     for part in result.parts:
         key, measure = next(iter(part.protocol.measures.items()), ("", None))
         ours, theirs = part.mean("tuned", key), part.reported_means(key)
         if part.part in HEADLINES and measure and ours is not None:
-            against = f", against {number(min(theirs))} in the report" if theirs else ""
+            against = f", against {number(min(theirs))} in the paper" if theirs else ""
             sentences.append(f"{part.part}: {measure.words} {number(ours)} {measure.unit}{against}.")
     return " ".join(sentences) or "Nothing was measured."
 
@@ -156,4 +156,4 @@ def page_of(result: Comparison, drawings: Mapping[str, str] = NONE) -> Page:
         for part in protocol.parts.values():
             blocks = part_blocks(part, drawings, "median and bands of the tuned model's samples")
             sections.append(Section(part.part, blocks, f"{heading(part)}. {split}"))
-    return Page("Comparison with four reports", summary(result), bill_lines(result), sections)
+    return Page("Comparison with four papers", summary(result), bill_lines(result), sections)
