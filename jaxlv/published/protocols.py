@@ -1,6 +1,6 @@
 """How the four papers measured: their splits, contexts, horizons and units, and the figures that they printed.
 
-Each protocol is run with a scale fitted on the context alone; where a paper counts errors in its own written units, they
+Each protocol is run with a scale fitted on the context alone; if a paper counts errors in its own written units, they
 are converted by that report's factor, which may look at the future: it is a unit of measurement here, not a model's input.
 
 Axes: N series, S samples, H steps ahead, V variables (prey, predator).
@@ -46,7 +46,7 @@ def _xu_units(values_NTV: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Unit:
-    """A unit of measurement: raw units in one of it, (N, 1, V), from whole series."""
+    """A unit of measurement: how many raw units it has, (N, 1, V), from whole series."""
 
     words: str
     size: Callable[[np.ndarray], np.ndarray]
@@ -82,8 +82,10 @@ class Measure:
         return self.unit.words + (" squared" if self.kind.startswith("mse") else "")
 
     def of(self, point_NHV: np.ndarray, truth_NHV: np.ndarray, size_N1V: np.ndarray, samples_NSHV: np.ndarray) -> np.ndarray:
-        """(N,), one number per series. Of the samples: the share of values above the top of the written scale, and the
-        highest value over the horizon by that of the truth, means over samples and variables; the share without NaN.
+        """Returns one number per series, (N,).
+
+        Of the samples: the share of values above the top of the written scale; the highest value over the horizon, divided
+        by that of the truth, mean over samples and variables; the share of samples without NaN.
         """
         if self.kind == "valid":
             return np.isfinite(samples_NSHV).all(axis=(2, 3)).mean(axis=1)
@@ -150,7 +152,7 @@ class Protocol:
 
 
 def _errors(scaled: Unit, steps: int = 0) -> tuple[Measure, ...]:
-    """MAE and MSE in raw units, then in a paper's written ones."""
+    """Returns MAE and MSE in raw units, then in a paper's written ones."""
     units = {"raw": ("", RAW), "scaled": (" as written", scaled)}
     return tuple(
         Measure(f"{kind}_{name}", f"{kind.upper()}{words}", kind, unit, steps=steps)
@@ -185,7 +187,7 @@ EXTRAPOLATED, CONTEXT = 200, 50
 
 
 def rising(count: int = 16, seed: int = 200, growth: float = 1.25) -> SeriesSet:
-    """Simulated series whose populations stay below the top of mao's scale within the context, and exceed it after.
+    """Simulates series whose populations stay below the top of mao's scale within the context, and exceed it after.
 
     Rosenzweig-MacArthur series of the course's ranges in which both populations rise by more than the factor `growth`
     above what the context holds, times a factor each: the context's highest value is 9 in mao's written units.
@@ -309,9 +311,9 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
 
 
 def test_series(protocol: Protocol, part: Part, data: SeriesSet) -> SeriesSet:
-    """The series that a part measures: of the data set, or simulated.
+    """Returns the series that a part measures: of the data set, or simulated.
 
-    JaxlvError where the data set is not the one that the splits are defined on.
+    Raises JaxlvError if the data set is not the one that the splits are defined on.
     """
     ids = np.sort(data.ids_N)
     if not np.array_equal(ids, np.arange(SERIES)):
@@ -333,7 +335,7 @@ def test_series(protocol: Protocol, part: Part, data: SeriesSet) -> SeriesSet:
 def score(
     part: Part, point_NHV: np.ndarray, chosen: SeriesSet, samples_NSHV: np.ndarray | None = None
 ) -> dict[str, Statistic]:
-    """{measure's key: figure} of a part's forecast in raw units; measures of series that are not here are None.
+    """Returns {measure's key: figure} of a part's forecast in raw units; measures of series that are not here are None.
 
     Without `samples_NSHV`, which have NaN for the steps that a sample did not complete, the point forecast is the only
     sample.
@@ -354,9 +356,9 @@ def score(
 def matching(
     split: Mapping[str, Collection[int]], series: Collection[int], context: int, horizon: int
 ) -> list[tuple[Protocol, Part]]:
-    """The parts whose forecasts those of `series` are, by a model of that split (ids by "train", "validation", "test").
+    """Returns the parts that forecasts of `series` measure, by a model of that split (ids by "train", "validation", "test").
 
-    A part of simulated series, of a context that ends within a step or of forecasts that go on from themselves is none.
+    Never a part of simulated series, of a context that ends within a step, or of forecasts that go on from themselves.
     """
     found = []
     for protocol in PROTOCOLS.values():

@@ -45,7 +45,7 @@ SHARED_LEDGER = f"../../{run.LEDGER}"  # seen from a run's folder
 
 
 def parts_of(name: str) -> list[Part]:
-    """The parts of a paper's protocol that a reproduction measures; for rai, which scored 11 series, the others too."""
+    """Returns the parts of a paper's protocol that are measured; for rai, which scored 11 series, the others too."""
     parts = {part.name: part for part in PROTOCOLS[name].parts}
     found = [parts[part] for part in PARTS[name]]
     if name == "rai":
@@ -64,7 +64,7 @@ class Stage:
     trains: bool
 
     def cells(self, carried: Settings = NONE) -> list[Cell]:
-        """Its runs, with settings that earlier stages chose; a run's own settings stand above them. The ledger is shared."""
+        """Returns its runs, with settings that earlier stages chose below a run's own. The ledger is shared."""
         chosen = cells_of(self.config, [{**carried, **own} for own in self.combinations])
         own_names = [sweep.name_of(own) if own else "" for own in self.combinations]
         named = [replace(cell, settings=own) for cell, own in zip(chosen, self.combinations, strict=True)]
@@ -72,24 +72,24 @@ class Stage:
 
 
 def test_share(name: str) -> int:
-    """The number of test series of a paper's split."""
+    """Returns the number of test series of a paper's split."""
     return len(PROTOCOLS[name].split(np.arange(SERIES)).test)
 
 
 def label(stage: Stage, cell: Cell) -> str:
-    """What a stage's model is called in a table: of several, all but the first by their settings too."""
+    """Returns what a stage's model is called in a table: of several, all but the first by their settings too."""
     first = all(cell.settings.get(name) == value for name, value in stage.combinations[0].items())
     own = [f"{name.rpartition('.')[2].replace('_', ' ')} {value}" for name, value in cell.settings.items()]
     return ", ".join([MODELS[stage.name], *([] if first else own)])
 
 
 def cells_of(config: RunConfig, combinations: Sequence[Settings]) -> list[Cell]:
-    """`sweep.cells`, where one run without settings of its own is allowed, and names need not differ."""
+    """Does as `sweep.cells`; one run without settings of its own is allowed, and names need not differ."""
     return [sweep.cells(config, [settings])[0] for settings in combinations]
 
 
 def read_stages(folder: Path, scale: Path | None = None, changes: Mapping[str, Any] = {}) -> list[Stage]:
-    """The stages in a folder of configs, in order; laid over each: a scale's file, then `changes` (nested settings)."""
+    """Reads the stages in a folder, in order; laid over each: a scale's file, then `changes` (nested settings)."""
     above = laid_over(read_tree(scale) if scale else {}, changes)
     found = [
         _stage(name, laid_over(read_tree(folder / f"{name}.toml"), above), folder / f"{name}.toml")
@@ -108,7 +108,7 @@ def _stage(name: str, tree: dict[str, Any], where: Path) -> Stage:
 
 
 def shortened(config: RunConfig, share: float) -> RunConfig:
-    """The config with a share of its steps, rounded up; validations, checkpoints and the warm-up in proportion."""
+    """Returns the config with a share of its steps, rounded up; validations, checkpoints, the warm-up in proportion."""
     t, o = config.train, config.optimizer
 
     def part(steps: int) -> int:
@@ -119,17 +119,17 @@ def shortened(config: RunConfig, share: float) -> RunConfig:
 
 
 def telling(config: RunConfig) -> Settings:
-    """The settings by which a paper's figures are told from each other."""
+    """Returns the settings by which a paper's figures are told from each other."""
     return {RATE: config.optimizer.learning_rate, RANK: config.lora.rank, LENGTH: config.windows.length}
 
 
 def twin(cell: Cell, others: Iterable[Cell]) -> Cell | None:
-    """A run among others that is the same but for its name and what it is part of; it need not be trained again."""
+    """Returns a run among others that is the same except its name and what it is part of: it need not be trained again."""
     return next((one for one in others if same(one.config) == same(cell.config)), None)
 
 
 def same(config: RunConfig) -> RunConfig:
-    """The config without what tells the parts of a series of runs from each other."""
+    """Returns the config without what tells the parts of a series of runs from each other."""
     return replace(config, budget=RunConfig().budget)
 
 
@@ -146,16 +146,16 @@ class Row:
     events: tuple[Event, ...]
 
     def flops(self, model: ModelConfig, convention: str) -> int:
-        """Its price."""
+        """Returns its price."""
         return sum(event.flops(model, convention) for event in self.events)
 
     def training(self, model: ModelConfig, convention: str) -> int:
-        """The price of its train steps alone."""
+        """Returns the price of its train steps alone."""
         return sum(event.flops(model, convention) for event in self.events if event.kind == "train_step")
 
 
 def plan(stages: Sequence[Stage], parts: Sequence[tuple[Part, int]]) -> list[Row]:
-    """What the stages cost, and the evaluation of `parts` (each with its number of series) by every model it is due to.
+    """Returns what the stages cost, and the evaluation of `parts` (with the number of their series) by every model.
 
     A run that an earlier stage has trained is not trained again. What the grid will choose is taken as the configs have it.
     """
@@ -166,7 +166,7 @@ def plan(stages: Sequence[Stage], parts: Sequence[tuple[Part, int]]) -> list[Row
 
 
 def _row(stage: Stage, carried: Settings, known: list[Cell]) -> Row:
-    """A stage's line; the runs that it trains are added to those known."""
+    """Returns a stage's line; the runs that it trains are added to those known."""
     cells = stage.cells(carried)
     if not stage.trains:
         read = [validation(cell.config, billing.event_of(cell.config, "nothing"), STEPS) for cell in cells]
@@ -186,7 +186,7 @@ def _row(stage: Stage, carried: Settings, known: list[Cell]) -> Row:
 
 
 def beside(system: System, stages: Sequence[Stage], part: tuple[Part, int]) -> list[Row]:
-    """What showing the paper's errors costs, measured on a part, and the analyses of the final run."""
+    """Returns what showing the paper's errors costs, measured on a part, and the analyses of the final run."""
     by_name = {stage.name: stage for stage in stages}
     final, grid = by_name["final"].cells()[0].config, by_name["grid"].cells()[-1].config
     event, events = billing.event_of(final), []
@@ -208,7 +208,7 @@ def beside(system: System, stages: Sequence[Stage], part: tuple[Part, int]) -> l
 
 
 def _evaluation(stage: Stage, parts: Sequence[tuple[Part, int]]) -> list[Event]:
-    """The forecasts of a stage's models for the parts."""
+    """Returns the forecasts of a stage's models for the parts."""
     found = []
     for cell in stage.cells():
         event = billing.event_of(cell.config, "adapters" if stage.trains else "bias")
@@ -217,7 +217,7 @@ def _evaluation(stage: Stage, parts: Sequence[tuple[Part, int]]) -> list[Event]:
 
 
 def _drawn(config: RunConfig, event: Event, part: Part, series: int) -> list[Event]:
-    """The forecasts of a part by one model, at their longest."""
+    """Returns the forecasts of a part by one model, at their longest."""
     request, pieces = part.request(), -(-part.horizon // part.reach) if part.reach else 1
     size = min(config.evaluate.batch_series, series)
     steps = (part.reach or request.horizon) + request.skipped
@@ -226,7 +226,7 @@ def _drawn(config: RunConfig, event: Event, part: Part, series: int) -> list[Eve
 
 
 def budget_of(rows: Sequence[Row], model: ModelConfig, convention: str, margin: float = MARGIN) -> BudgetConfig:
-    """The [budget] of all runs: envelopes of the stages, what is held back for the evaluation, and their sum.
+    """Returns the [budget] of all runs: envelopes of the stages, what is held back for the evaluation, and their sum.
 
     Each has a margin for work that is done again after interruptions. A reproduction promises its steps: what interruptions
     take beyond the margin is executed beyond the budget, and shown.
@@ -244,8 +244,9 @@ def budget_of(rows: Sequence[Row], model: ModelConfig, convention: str, margin: 
 
 
 def allowance(rows: Sequence[Row], full: Sequence[Row], model: ModelConfig, convention: str) -> float:
-    """The assignment's FLOPs in proportion: `rows`, of a model, stand to it as the paper's whole series, of the real model,
-    stands to 1e17.
+    """Returns the assignment's FLOPs in proportion.
+
+    `rows`, of a model, stand to it as the paper's `full` series, of the real model, stands to 1e17.
     """
     real = architecture(REAL)
     whole = sum(row.flops(real, convention) for row in full)
@@ -253,12 +254,12 @@ def allowance(rows: Sequence[Row], full: Sequence[Row], model: ModelConfig, conv
 
 
 def with_budget(config: RunConfig, phase: str, budget: BudgetConfig) -> RunConfig:
-    """The config, paid from a shared budget as a phase of it."""
+    """Returns the config, paid from a shared budget as a phase of it."""
     return replace(config, budget=replace(budget, phase=phase))
 
 
 def at_dearest(stage: Stage, before: Sequence[Stage], model: ModelConfig, convention: str) -> Row:
-    """A stage's row, whatever the stages before it choose: at the settings that cost most."""
+    """Returns a stage's row, whatever the stages before it choose: at the settings that cost most."""
 
     def row(carried: Settings) -> Row:
         known: list[Cell] = []

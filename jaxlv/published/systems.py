@@ -57,7 +57,7 @@ class System:
     point: Literal["median", "mean"] = "median"  # of the samples: the forecast that is scored
 
     def of(self, stage: str, settings: Settings) -> float | None:
-        """The figure that the paper printed of a run with these settings; None where it printed none."""
+        """Returns the figure that the paper printed of a run with these settings; None if it printed none."""
         for one in self.reported:
             if one.stage == stage and all(settings.get(key) == value for key, value in one.settings.items()):
                 return one.value
@@ -65,7 +65,7 @@ class System:
 
 
 def _grid(rows: Mapping[int, Sequence[float | None]]) -> tuple[Reported, ...]:
-    """Figures of a grid from {rank: (at 1e-5, at 5e-5, at 1e-4)}."""
+    """Returns figures of a grid from {rank: (at 1e-5, at 5e-5, at 1e-4)}."""
     rates = (1e-5, 5e-5, 1e-4)
     return tuple(
         Reported("grid", value, {RATE: rate, RANK: rank})

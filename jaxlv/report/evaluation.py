@@ -1,4 +1,4 @@
-"""The report of a run: the result in plain words, captions that state the protocol, the page."""
+"""The page of an evaluation: the result in plain words, captions that state the protocol, tables and figures."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ BY_VARIABLE = ("mae", "mse", "r2", "mase")
 
 
 def main_table(found: Evaluation) -> Table:
-    """The errors of every method."""
+    """Returns the errors of every method."""
     caption = " ".join(filter(None, [protocol_text(found.protocol), _READING]))
     return Table("Forecast errors of each method", caption, found.rows, [NAME, *found.measures(*MAIN)])
 
 
 def variable_table(found: Evaluation) -> Table:
-    """The errors by variable, without columns that no row has."""
+    """Returns the errors by variable, without columns that no row has."""
     variables = dict.fromkeys(name for row in found.rows for name in row.per_variable or {})
     measures = Errors.columns(*BY_VARIABLE)
     columns = [one.within("per_variable", v, head=one.words, group=v, unit="") for v in variables for one in measures]
@@ -56,25 +56,25 @@ def variable_table(found: Evaluation) -> Table:
 
 
 def sampled(found: Evaluation) -> list[Score]:
-    """The rows that have more than the main table shows, which need samples."""
+    """Returns the rows that have more than the main table shows, which need samples."""
     return [row for row in found.rows if row.calibration or row.energy_score is not None]
 
 
 def sample_table(found: Evaluation, *paths: str, label: str = "Sampled trajectories", caption: str = "") -> Table:
-    """The measures of the samples, without columns that no row has."""
+    """Returns the measures of the samples, without columns that no row has."""
     rows = sampled(found)
     return Table(label, caption, rows, [NAME, *held(found.measures(*(paths or SAMPLES)), rows)])
 
 
 def format_table(found: Evaluation, width: int = terminal.WIDTH) -> str:
-    """The main table for a terminal of at most `width` columns."""
+    """Returns the main table for a terminal of at most `width` columns."""
     columns = held(found.measures(*MAIN), found.rows)
     shown = [replace(one, group="inside" if one.key == "coverage" else "") for one in columns]
     return terminal.table(Table("", "", found.rows, [NAME, *shown]), width, GIVE_UP, grouped=True)
 
 
 def format_samples(found: Evaluation) -> str:
-    """The measures of samples for a terminal, a column for each model; empty if no row has samples."""
+    """Returns the measures of samples for a terminal, a column for each model; empty if no row has samples."""
     table = sample_table(found, "temperature", *SAMPLES, *ADJUSTED)
     return terminal.listed(table) if table.rows else ""
 
@@ -83,7 +83,7 @@ def format_samples(found: Evaluation) -> str:
 
 
 def _against(ours: Score, other: Score, whom: str) -> str:
-    """How two MAEs compare, in words: "68 % below the error of the untuned model (0.157)"."""
+    """Says how two MAEs compare: "68 % below the error of the untuned model (0.157)"."""
     mae, reference = ours.mae, other.mae
     if not mae or not reference:
         return f"against {number(reference)} for {whom}"
@@ -105,7 +105,7 @@ def _times(ratio: float) -> str:
 
 
 def summary(found: Evaluation) -> str:
-    """The result in plain words: the model's error, the untuned model's and the best baseline's."""
+    """Says the result in plain words: the model's error, the untuned model's and the best baseline's."""
     row, protocol = found.subject, found.protocol
     if row is None or row.mae is None:
         return "No forecast was measured."
@@ -135,7 +135,7 @@ def summary(found: Evaluation) -> str:
 
 
 def _of_samples(row: Score, untuned: Score | None) -> list[str]:
-    """What a summary says of a model's samples."""
+    """Says what a summary has of a model's samples."""
     sentences = []
     if (eighty := (row.coverage or {}).get("80")) is not None:
         sentences.append(f"Its 80 % bands hold {percent(eighty)} % of the true values.")
@@ -149,7 +149,7 @@ def _of_samples(row: Score, untuned: Score | None) -> list[str]:
 
 
 def _unit(found: Evaluation) -> str:
-    """The unit of the MAE."""
+    """Returns the unit of the MAE."""
     return found.measures("mae")[0].unit
 
 
@@ -157,7 +157,7 @@ def _unit(found: Evaluation) -> str:
 
 
 def protocol_text(p: Protocol) -> str:
-    """The evaluation's settings in a sentence each, as far as the protocol has them."""
+    """Says the evaluation's settings, a sentence each, as far as the protocol has them."""
     parts = [f"{p.count} series" if p.count is not None else "", f"of {p.data}" if p.data else ""]
     steps = [f"{steps} steps of {word}" for steps, word in ((p.context, "context"), (p.horizon, "forecast")) if steps]
     draws = [f"{p.samples} samples per series, their median scored"] if p.samples else []
@@ -172,7 +172,7 @@ def protocol_text(p: Protocol) -> str:
 
 
 def _sampling_words(p: Protocol) -> list[str]:
-    """How samples were drawn."""
+    """Says how samples were drawn."""
     sampling, picked = p.sampling or {}, p.temperature_chosen_on
     told = [f"{key.replace('_', ' ')} {plain(value)}" for key, value in sampling.items() if not isinstance(value, bool)]
     told = ["top-k off" if word == "top k 0" else word.replace("top ", "top-") for word in told]
@@ -194,7 +194,7 @@ _READING = (
 
 
 def _why(one: Picked, unit: str) -> str:
-    """Why a series is shown: its error, and its rank if others have one."""
+    """Says why a series is shown: its error, and its rank if others have one."""
     rank = f", the {one.percentile}th percentile of {one.of} series" if one.of > 3 else ""
     return "" if one.mae is None else f"MAE {number(one.mae)} {unit}{rank}"
 
@@ -235,7 +235,7 @@ def _error_blocks(found: Evaluation) -> list[Block]:
 
 
 def step_errors(rows: Sequence[Score], unit: str, whose: str = "") -> list[Block]:
-    """Error against the step ahead of every method, as far as it was measured."""
+    """Returns error against the step ahead of every method, as far as it was measured."""
     if not any(row.mae_by_step for row in rows):
         return []
     caption = "Mean absolute error by step ahead, averaged over series and variables; logarithmic axis."
@@ -244,13 +244,13 @@ def step_errors(rows: Sequence[Score], unit: str, whose: str = "") -> list[Block
 
 
 def _sample_blocks(found: Evaluation) -> list[Block]:
-    """The calibration and the tables of the rows that have samples, if they have more than the main table shows."""
+    """Returns calibration and tables of the rows that have samples, if they have more than the main table."""
     if not sampled(found):
         return []
     caption = (
         "The forecasts as distributions; smaller scores are better. CRPS: of each variable alone; energy: the same for"
         " the variables together. Width: mean width of the band, better if smaller at equal coverage. Likelihood: the"
-        " mean cost of a true value given all before it, −log of the model’s density per raw unit; below zero where"
+        " mean cost of a true value given all before it, −log of the model’s density per raw unit; below zero if"
         f" the density exceeds one.{_same_bands(found.protocol)}"
     )
     blocks = [*_calibration_block(found), sample_table(found, caption=caption)]
@@ -323,7 +323,7 @@ _WRITTEN: Mapping[str, Callable[[Any], str]] = {
 
 
 def bill_pairs(cost: RunCost) -> list[tuple[str, str]]:
-    """What a run cost as names and values, without what is unknown."""
+    """Returns what a run cost as names and values, without what is unknown."""
     held = [(one, value) for one in cost.quantities().values() if (value := one.of(cost)) is not None]
     return [(one.words, _WRITTEN[one.key](value) if one.key in _WRITTEN else text(value, one.form)) for one, value in held]
 
@@ -339,7 +339,7 @@ def _flat(tree: Mapping[str, Any], written: Callable[[Any], str], prefix: str = 
 
 
 def result_sections(found: Evaluation, forecasts: Sequence[ForecastPanel] = ()) -> list[Section]:
-    """What an evaluation found: errors, forecasts of the chosen series, and the samples as distributions."""
+    """Returns what an evaluation found: errors, forecasts of the chosen series, and the samples as distributions."""
     results: list[Block] = [*_error_blocks(found), main_table(found)]
     by_variable = variable_table(found)
     panels = {panel.series_id: panel for panel in forecasts}
@@ -358,12 +358,12 @@ def result_sections(found: Evaluation, forecasts: Sequence[ForecastPanel] = ()) 
 
 
 def protocol_pairs(protocol: Protocol) -> dict[str, Any]:
-    """The protocol as names and values, without what does not apply."""
+    """Returns the protocol as names and values, without what does not apply."""
     return {key: value for key, value in protocol.tree().items() if value is not None}
 
 
 def settings_section(*lists: tuple[str, Mapping[str, Any]], written: Callable[[Any], str] = plain) -> Section:
-    """Settings, versions and the like, by their headings, as `written`; an empty one is left out."""
+    """Returns settings, versions and the like, by their headings, as `written`; an empty one is left out."""
     return Section("Settings and versions", [Pairs(label, _flat(tree, written)) for label, tree in lists if tree])
 
 
@@ -377,7 +377,7 @@ def run_page(
     versions: Mapping[str, Any] = NOTHING,
     cost: RunCost = UNKNOWN,
 ) -> Page:
-    """The page of one run or evaluation; a part without data is absent.
+    """Returns the page of one run or evaluation; a part without data is absent.
 
     `settings` and `versions` may nest. Of `forecasts` (those of the evaluation's subject) the page draws those that
     are picked by their errors.

@@ -13,7 +13,7 @@ from jaxlv.results.side_by_side import CONVENTION, EXACT, Entry
 
 
 def page_of(folder: Folder) -> Page:
-    """The page of a folder."""
+    """Returns the page of a folder."""
     first, result = next(iter(folder.runs), None), folder.result
     if folder.kind == "comparison":
         return papers.page_of(result, folder.drawings)
@@ -27,7 +27,7 @@ def page_of(folder: Folder) -> Page:
 
 
 def _with_budget(folder: Folder, page: Page, after: str) -> Page:
-    """The page with the table of what a budget buys behind a section, under the folder's own rule and convention."""
+    """Returns the page with what a budget buys behind a section, under the folder's own rule and convention."""
     entries, sections = [one.entry(one.name) for one in folder.runs], page.sections
     convention = next((name for entry in entries for name in entry.priced), CONVENTION)
     bought = side_by_side.budget_section(entries, folder.result.rule, convention, drawn=False)
@@ -36,7 +36,7 @@ def _with_budget(folder: Folder, page: Page, after: str) -> Page:
 
 
 def bill(entries: Sequence[Entry]) -> list[tuple[str, str]]:
-    """What all runs cost together; FLOPs of those that were counted."""
+    """Returns what all runs cost together; FLOPs of those that were counted."""
     steps, tokens, seconds = (sum(entry.get(key) or 0 for entry in entries) for key in ("steps", "tokens", "seconds"))
     counts = {"runs": len(entries), "steps": steps, "tokens": tokens}
     pairs = [*((name, f"{count:,}") for name, count in counts.items()), ("training", duration(seconds))]
@@ -48,7 +48,7 @@ def bill(entries: Sequence[Entry]) -> list[tuple[str, str]]:
 
 
 def together(folders: Sequence[Folder], pages: Sequence[Page]) -> Page:
-    """The page of several folders: all runs side by side first, then the sections of each folder's own page."""
+    """Returns the page of several folders: all runs side by side first, then the sections of each folder's own page."""
     names, entries = [folder.name for folder in folders], [entry for folder in folders for entry in folder.entries]
     found = [replace(section, group="Side by side") for section in side_by_side.sections(entries)]
     for folder, page in zip(folders, pages, strict=True):

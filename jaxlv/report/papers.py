@@ -24,13 +24,13 @@ NONE: Mapping[str, str] = MappingProxyType({})
 
 
 def heading(part: PartResult) -> str:
-    """What a part is, in a sentence."""
+    """Says what a part is, in a sentence."""
     p = part.protocol
     return f"{part.part}: {p.words}; {p.count} series, {p.samples} sample{'s' * (p.samples != 1)} each"
 
 
 def table_of(part: PartResult, places: slice = slice(None)) -> Table:
-    """A part's table: mean, median and interval over series of each measure, or some of these."""
+    """Returns a part's table: mean, median and interval over series of each measure, or some of these."""
     columns = [one for key, measure in part.measures.items() for one in measure.statistics(key)[places]]
     top, rule = {key: part.best(key) for key in part.measures}, part.protocol.scale
     scale = "is fitted on the context alone" if rule == "context" else f"is that of {rule}'s rule"
@@ -46,14 +46,14 @@ def table_of(part: PartResult, places: slice = slice(None)) -> Table:
 
 
 def format_part(part: PartResult) -> str:
-    """A part's table for a terminal: mean and median over series of each measure."""
+    """Writes a part's table for a terminal: mean and median over series of each measure."""
     units = dict.fromkeys(f"{m.words} in {m.unit}" for m in part.measures.values() if m.unit != "1")
     text = terminal.table(table_of(part, slice(2)), width=1000, units=False)
     return terminal.ascii("\n".join(filter(None, [heading(part), text, "; ".join(units)])))
 
 
 def part_blocks(part: PartResult, drawings: Mapping[str, str], drawn: str) -> list[Block]:
-    """What a page shows of a part: its errors by step, its table, and a forecast, if there is a drawing."""
+    """Returns what a page shows of a part: its errors by step, its table, and a forecast, if there is a drawing."""
     blocks: list[Block] = [*step_errors(part.rows, RAW, part.part), table_of(part)]
     if part.part in drawings:
         blocks.append(Figure([Markup(drawings[part.part])], f"{part.drawing}: {drawn}, raw units."))
@@ -64,7 +64,7 @@ def part_blocks(part: PartResult, drawings: Mapping[str, str], drawn: str) -> li
 
 
 def bill_lines(result: Comparison) -> list[tuple[str, str]]:
-    """What each protocol cost us, what its report says it cost, and what the base cost, in words."""
+    """Says what each protocol cost us, what its paper says that it cost, and what the base cost."""
     found = []
     for name, protocol in result.protocols.items():
         spent = protocol.flops
@@ -81,7 +81,7 @@ def bill_lines(result: Comparison) -> list[tuple[str, str]]:
 
 
 def bill_table(result: Comparison) -> Table:
-    """FLOPs by kind of work, beside the budget and what the paper spent."""
+    """Returns FLOPs by kind of work, beside the budget and what the paper spent."""
     rows = [Row(name, one) for name, one in result.protocols.items()]
     caption = f"FLOPs under the convention {', '.join(result.conventions) or MISSING}, from the ledgers of the runs."
     keys = [*((kind, kind) for kind in KINDS), ("total", "together"), ("budget", "budget")]
@@ -92,7 +92,7 @@ def bill_table(result: Comparison) -> Table:
 
 
 def format_bill(result: Comparison) -> str:
-    """The bill for a terminal."""
+    """Writes the bill for a terminal."""
     lines = []
     for name, told in bill_lines(result):
         spent = result.protocols[name].flops if name in result.protocols else None
@@ -110,26 +110,26 @@ OVERVIEW_CAPTION = (
 
 
 def units_of(result: Comparison) -> list[str]:
-    """Of each measure that is not in raw units, its unit, in words."""
+    """Says the unit of each measure that is not in raw units."""
     measures = [(part.part.split("-")[0], measure) for part in result.parts for measure in part.measures.values()]
     found = dict.fromkeys((name, m.words, m.unit) for name, m in measures if m.unit[:3] not in ("raw", "1"))
     return [f"{name}: {told} in {unit}." for name, told, unit in found]
 
 
 def overview(result: Comparison) -> Table:
-    """Every part and measure in a row."""
+    """Returns every part and measure in a row."""
     caption = " ".join([OVERVIEW_CAPTION, *units_of(result)])
     return Table("All protocols", caption, result.headlines, list(Headline.quantities().values()))
 
 
 def format_overview(result: Comparison) -> str:
-    """The overview for a terminal."""
+    """Writes the overview for a terminal."""
     told = "\n".join([OVERVIEW_CAPTION.replace("; the untuned", ";\nthe untuned"), *units_of(result)])
     return f"{terminal.table(overview(result), width=1000)}\n{terminal.ascii(told)}"
 
 
 def format_text(result: Comparison) -> str:
-    """The whole comparison as plain text: overview, bill, and each part's table."""
+    """Writes the whole comparison as plain text: overview, bill, and each part's table."""
     return "\n\n".join([format_overview(result), format_bill(result), *map(format_part, result.parts)]) + "\n"
 
 
@@ -137,7 +137,7 @@ def format_text(result: Comparison) -> str:
 
 
 def summary(result: Comparison) -> str:
-    """The comparison in a few sentences: the tuned model's first measure of each headline part against the paper's best."""
+    """Says in a few sentences how the tuned model's first measure of each headline part compares with the paper's best."""
     sentences = []
     for part in result.parts:
         key, measure = next(iter(part.protocol.measures.items()), ("", None))
@@ -149,7 +149,7 @@ def summary(result: Comparison) -> str:
 
 
 def page_of(result: Comparison, drawings: Mapping[str, str] = NONE) -> Page:
-    """The page of a comparison; `drawings` are <svg> elements of a part's forecast."""
+    """Returns the page of a comparison; `drawings` are <svg> elements of a part's forecast."""
     sections = [Section("Overview", [overview(result), bill_table(result)])]
     for protocol in result.protocols.values():
         split = f"Split: {', '.join(f'{count} {share}' for share, count in protocol.split.items())} series."

@@ -16,19 +16,19 @@ MARKS = {True: "pass", False: "fail", None: ""}
 
 
 def printable(text: str) -> str:
-    """A text whose control characters but line ends and tabs are replaced: neither terminal nor page obeys it."""
+    """Replaces control characters except line ends and tabs: neither terminal nor page obeys the text."""
     text = text.replace("\r\n", "\n")
     return "".join(c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs") else "\ufffd" for c in text)
 
 
 def shown(answer: Answer) -> str:
-    """What is shown of an answer: its text, or that there is none to be seen."""
+    """Returns what is shown of an answer: its text, or that nothing is to be seen."""
     text = printable(answer.text)
     return text if text.strip() else "(nothing but white space)" if text else MISSING
 
 
 def sampling_words(sampling: Mapping[str, Any]) -> str:
-    """Every sampling parameter, in words."""
+    """Says every sampling parameter."""
     t, k, p = sampling["temperature"], sampling["top_k"], sampling["top_p"]
     return (
         f"temperature {t:g}{'' if t else ' (greedy)'}, top-k {k or 'off'}, top-p {p:g}{'' if p < 1 else ' (off)'},"
@@ -37,7 +37,7 @@ def sampling_words(sampling: Mapping[str, Any]) -> str:
 
 
 def summary(result: Probe) -> str:
-    """What came of it, in sentences."""
+    """Says how the answers were, in sentences."""
     models, prompts = result.models, result.prompts
     counts = {model: result.counts(model) for model in models}
     many = f"{len(prompts)} prompt{'s' if len(prompts) > 1 else ''}"
@@ -58,7 +58,7 @@ def summary(result: Probe) -> str:
 
 
 def answer_block(entry: Asked, place: int) -> Passages:
-    """A prompt and its answers."""
+    """Returns a prompt and its answers."""
     notes = [f"Expected: {entry.expected}" if entry.expected else "", entry.note or ""]
     return Passages(
         f"{place}. {printable(entry.prompt)}",
@@ -72,9 +72,9 @@ def _end(answer: Answer) -> str:
 
 
 def count_table(result: Probe) -> Table:
-    """How many answers passed, and how many ended."""
+    """Returns how many answers passed, and how many ended."""
     caption = (
-        "Answers that hold what is expected, of those where something is; answers that ended before the limit of"
+        "Answers that hold what is expected, if something is; answers that ended before the limit of"
         f" {result.max_new_tokens} tokens; tokens of an answer, on average. A pass is the expected text, or"
         " the regular expression between slashes, found in the answer: it does not"
         " say that the rest of it is right, nor that so few prompts measure an ability."
@@ -86,7 +86,7 @@ def count_table(result: Probe) -> Table:
 
 
 def text_table(text: TextRead) -> Table:
-    """What the text costs each model."""
+    """Returns what the text costs each model."""
     rows = [Row(model, found) for model, found in text.models.items()]
     scored = next(iter(text.models.values())).tokens_scored
     caption = (
@@ -99,7 +99,7 @@ def text_table(text: TextRead) -> Table:
 
 
 def page_of(result: Probe) -> Page:
-    """The page of a probe."""
+    """Returns the page of a probe."""
     answers: list[Block] = [count_table(result)]
     answers += [answer_block(entry, place) for place, entry in enumerate(result.prompts, 1)]
     sections = [Section("Answers", answers)]
@@ -122,7 +122,7 @@ def page_of(result: Probe) -> Page:
 
 
 def format_answers(result: Probe, width: int = 110) -> str:
-    """Prompts, answers and whether they pass, as plain text of at most `width` columns."""
+    """Writes prompts, answers and whether they pass as plain text of at most `width` columns."""
     widest = max(map(len, result.models))
     lines = []
     for place, entry in enumerate(result.prompts, 1):
@@ -144,7 +144,7 @@ def format_answers(result: Probe, width: int = 110) -> str:
 
 
 def _wrapped(head: str, text: str, width: int) -> list[str]:
-    """The lines of a text behind `head`, all indented alike."""
+    """Returns the lines of a text behind `head`, all indented alike."""
     found = []
     for line in text.strip("\n").split("\n"):
         found += textwrap.wrap(line, width - len(head)) or [""]

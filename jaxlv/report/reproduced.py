@@ -25,7 +25,7 @@ TITLES = {
 
 
 def stage_section(stage: StageResult, figure: str) -> Section:
-    """A stage's runs, beside the paper's figures if it printed some; of several runs what each setting does, too."""
+    """Returns a stage's runs, beside the paper's figures if it printed some; of several runs what each setting does, too."""
     told = any(one.reported is not None for one in stage.runs)
     theirs = f" The paper's figure is its {figure}: in its own units, and of the real model." if told else ""
     again = ", ".join(f"{one.name} is {one.same_as}" for one in stage.runs if one.same_as is not None)
@@ -42,7 +42,7 @@ def stage_section(stage: StageResult, figure: str) -> Section:
 
 
 def faults_table(result: Reproduction) -> Table:
-    """What the paper did wrong or also tried, done both ways."""
+    """Returns what the paper did wrong or also tried, done both ways."""
     ways = [*BothWays.columns("reported_way", "right_way"), column("ratio"), words("unit")]
     caption = "What the paper did and what is done here, on the same runs and series. Each is a setting, off by default."
     columns = [words("fault", "the paper"), words("right", "here"), words("measured"), *ways]
@@ -53,7 +53,7 @@ def faults_table(result: Reproduction) -> Table:
 
 
 def bill_table(result: Reproduction) -> Table:
-    """FLOPs by stage."""
+    """Returns FLOPs by stage."""
     group = f"by {result.plan.convention}'s convention"
     columns = [
         replace(one, group=group) if key in ("planned", "spent") else one for key, one in StageCost.quantities().items()
@@ -66,7 +66,7 @@ def bill_table(result: Reproduction) -> Table:
 
 
 def bill_lines(result: Reproduction) -> list[tuple[str, str]]:
-    """The bill in words."""
+    """Says the bill in words."""
     total = next(row for row in result.spending if row.stage == "together")
     spent, theirs = total.spent or 0, result.plan.reported
     share, of = spent / result.plan.allowance, theirs.of_allowance or 0.0
@@ -81,7 +81,7 @@ def bill_lines(result: Reproduction) -> list[tuple[str, str]]:
 
 
 def _repeats(result: Reproduction, repeated: float) -> list[tuple[str, str]]:
-    """What was executed again after interruptions, against the plan; nothing if there was none."""
+    """Says what was executed again after interruptions, against the plan; nothing if nothing was."""
     if not repeated:
         return []
     share, margin = repeated / result.plan.total, result.plan.margin
@@ -97,7 +97,7 @@ def _excess(share: float) -> str:
 
 
 def summary(result: Reproduction) -> str:
-    """What was run and what came of it, in a few sentences."""
+    """Says what was run and what it reached, in a few sentences."""
     share = "one twentieth of its steps" if result.scale == "small" else "all of its steps"
     sentences = [f"The system of the paper {result.system}, run again with {share} on the model {result.model}."]
     for stage in result.stages:
@@ -114,7 +114,7 @@ def summary(result: Reproduction) -> str:
 
 
 def part_sections(result: Reproduction, drawings: Mapping[str, str]) -> list[Section]:
-    """A section for each part of the protocol: the paper's rows, the models', the baselines'."""
+    """Returns a section for each part of the protocol: the paper's rows, the models', the baselines'."""
     found = []
     for part in result.parts.values():
         several = (part.protocol.samples or 0) > 1
@@ -125,7 +125,7 @@ def part_sections(result: Reproduction, drawings: Mapping[str, str]) -> list[Sec
 
 
 def page_of(result: Reproduction, drawings: Mapping[str, str] = NONE, analyses: Mapping[str, Any] = NONE) -> Page:
-    """The page of a reproduction; `drawings` are <svg> elements of a part's forecast, `analyses` those of the final run."""
+    """Returns the page; `drawings` are <svg> elements of parts' forecasts, `analyses` those of the final run."""
     sections = [*part_sections(result, drawings), *(stage_section(stage, result.figure) for stage in result.stages)]
     if len(result.points) > 1:
         rule = rule_words(result.rule)
@@ -146,7 +146,7 @@ def page_of(result: Reproduction, drawings: Mapping[str, str] = NONE, analyses: 
 
 
 def format_text(result: Reproduction) -> str:
-    """The parts' tables, the errors and the bill, for a terminal."""
+    """Writes the parts' tables, the errors and the bill, for a terminal."""
     lines = [
         f"{one.fault}: {one.measured} {number(one.reported_way)}; right: {number(one.right_way)} {one.unit}"
         for one in result.faults

@@ -21,7 +21,7 @@ NOTHING = RunDetails()
 
 
 def flops_table(rows: Sequence[Priced], budget: float) -> Table:
-    """FLOPs of a run by phase and kind of work."""
+    """Returns FLOPs of a run by phase and kind of work."""
     names = list(rows[0].flops)
     columns = [Quantity(name, unit="FLOPs", group="by the convention", path=("flops", name)) for name in names]
     caption = (
@@ -32,7 +32,7 @@ def flops_table(rows: Sequence[Priced], budget: float) -> Table:
 
 
 def bill(details: RunDetails) -> list[tuple[str, str]]:
-    """Steps, tokens, time, what trained, and FLOPs by every convention, with what is unknown said to be."""
+    """Returns steps, tokens, time, what trained, and FLOPs by every convention; what is unknown is said to be."""
     pairs = evaluation.bill_pairs(details.cost or RunCost())
     spent = details.bill[-1].flops.items() if details.bill else ()
     told = [(f"FLOPs, {name}", number(float(value))) for name, value in spent]
@@ -43,7 +43,7 @@ def bill(details: RunDetails) -> list[tuple[str, str]]:
 
 
 def evaluation_sections(one: Measured) -> list[Section]:
-    """An evaluation's tables and figures, and papers' own figures if it is measured as they measured."""
+    """Returns an evaluation's tables and figures, and papers' own figures if it is measured as they measured."""
     found = evaluation.result_sections(one.scores, one.panels)
     if one.reason:
         found.insert(1, Section("Forecasts", [], one.reason))
@@ -52,7 +52,7 @@ def evaluation_sections(one: Measured) -> list[Section]:
 
 
 def paper_section(found: PaperFigures) -> Section:
-    """A paper's figures beside those of an evaluation."""
+    """Returns a paper's figures beside those of an evaluation."""
     return Section(f"Beside the paper: {found.part.part}", [papers.table_of(found.part)], found.words)
 
 
@@ -64,7 +64,7 @@ def _titled(title: str, name: str) -> str:
 
 
 def reached(one: Run) -> str:
-    """What the training reached, in a few sentences."""
+    """Says what the training reached, in a few sentences."""
     figures, steps = one.figures, one.figures.steps or 0
     if not steps:
         return "Not a step was logged."
@@ -81,7 +81,7 @@ def reached(one: Run) -> str:
 
 
 def sections(one: Run) -> list[Section]:
-    """The parts of a run's page."""
+    """Returns the parts of a run's page."""
     details = one.details or NOTHING
     found = [training_part(details.curves).section()] if details.curves else []
     for measured in one.evaluations:
@@ -96,7 +96,7 @@ def sections(one: Run) -> list[Section]:
 
 
 def settings(one: Run) -> Section:
-    """Settings, the protocols of the evaluations, the split, hashes and versions."""
+    """Returns settings, the protocols of the evaluations, the split, hashes and versions."""
     details = one.details or NOTHING
     protocols = [
         (f"Protocol of {m.name or 'the evaluation'}", evaluation.protocol_pairs(m.scores.protocol)) for m in one.evaluations
@@ -108,20 +108,20 @@ def settings(one: Run) -> Section:
 
 
 def shortened(value: Any) -> str:
-    """A setting as text: a long list by its length and ends."""
+    """Returns a setting as text: a long list by its length and ends."""
     if isinstance(value, (list, tuple)) and len(value) > 12:
         return f"{len(value)}: {plain(value[:4])}, …, {plain(value[-1])}"
     return plain(value)
 
 
 def page_of(one: Run) -> Page:
-    """The page of a run."""
+    """Returns the page of a run."""
     told = [evaluation.summary(measured.scores) for measured in one.evaluations[:1]]
     return Page(f"Run {one.name}", " ".join([reached(one), *told]), bill(one.details or NOTHING), sections(one))
 
 
 def page_of_evaluation(one: Measured, name: str) -> Page:
-    """The page of an evaluation without its run."""
+    """Returns the page of an evaluation without its run."""
     protocol = ("Protocol of the evaluation", evaluation.protocol_pairs(one.scores.protocol))
     closing = evaluation.settings_section(protocol, written=shortened)
     return Page(f"Evaluation {name}", evaluation.summary(one.scores), (), [*evaluation_sections(one), closing])

@@ -60,7 +60,7 @@ MEASURED = [
 
 
 def setting_columns(names: Sequence[str], rows: Sequence[Row]) -> list[Quantity]:
-    """A column for each setting, under its section; long words wrap."""
+    """Returns a column for each setting, under its section; long words wrap."""
     sections = list(dict.fromkeys(name.partition(".")[0] for name in names))
     long = {name for name in names if any(len(str(row.settings[name])) > 16 for row in rows)}
     ordered = sorted(names, key=lambda name: sections.index(name.partition(".")[0]))
@@ -71,7 +71,7 @@ def setting_columns(names: Sequence[str], rows: Sequence[Row]) -> list[Quantity]
 
 
 def table(entries: Sequence[Entry]) -> Table:
-    """Every run, a row each: the settings that differ, errors, costs."""
+    """Returns every run, a row each: the settings that differ, errors, costs."""
     rows, names = rows_of(entries), differing(entries)
     tested = sorted({row.tested.on for row in rows if row.tested})
     caption = (
@@ -86,7 +86,7 @@ def table(entries: Sequence[Entry]) -> Table:
 
 
 def settings_tables(entries: Sequence[Entry]) -> list[Table]:
-    """The settings that differ, if they are too many for the table of the runs: some at a time, by section."""
+    """Returns tables of the settings that differ, some at a time, if they are too many for the table of the runs."""
     names = differing(entries)
     if len(names) <= SETTINGS:
         return []
@@ -109,7 +109,7 @@ def _tested_words(found: Sequence[str]) -> str:
 
 
 def budget_table(fronts: Mapping[str, Sequence[Entry]], key: str, convention: str) -> Table:
-    """The runs of each front: what the least error is that a budget buys, and with which settings."""
+    """Returns the runs of each front: what the least error is that a budget buys, and with which settings."""
     rows, names = budget_rows(fronts, key), differing([entry for kept in fronts.values() for entry in kept])
     quantity = RULES[key].head
     columns = [
@@ -133,7 +133,7 @@ def budget_table(fronts: Mapping[str, Sequence[Entry]], key: str, convention: st
 
 
 def budget_section(entries: Sequence[Entry], key: str, convention: str, drawn: bool = True) -> Section | None:
-    """Error against FLOPs with its front, and what a budget buys; None if fewer than two runs are priced.
+    """Returns error against FLOPs with its front, and what a budget buys; None if fewer than two runs are priced.
 
     If it is drawn here, runs whose errors do not compare have a front each; elsewhere one front has been drawn of all.
     """
@@ -156,7 +156,7 @@ def budget_section(entries: Sequence[Entry], key: str, convention: str, drawn: b
 
 
 def front_block(priced: Sequence[Entry], key: str, convention: str, wide: bool) -> Figure:
-    """Error against FLOPs of runs; `wide` with a front for each group that compares."""
+    """Returns error against FLOPs of runs; `wide` with a front for each group that compares."""
     points = [Point(entry.name, float(entry.priced[convention]), float(entry.get(key))) for entry in priced]
     groups, rule = groups_of(priced, key) if wide else (), rule_words(key)
     drawing = sweeps.pareto_figure(points, f"FLOPs ({convention})", rule, groups, 2 * WIDTH if wide else WIDTH)
@@ -169,7 +169,7 @@ def front_block(priced: Sequence[Entry], key: str, convention: str, wide: bool) 
 
 
 def losses_block(entries: Sequence[Entry]) -> Figure | None:
-    """The losses of all runs in one figure; None if no run logged any."""
+    """Returns the losses of all runs in one figure; None if no run logged any."""
     logged = [entry for entry in entries if len(figures.curve(entry.figures.history, "loss")[0])]
     if not logged:
         return None
@@ -194,7 +194,7 @@ def losses_block(entries: Sequence[Entry]) -> Figure | None:
 
 
 def summary(entries: Sequence[Entry]) -> str:
-    """Which run is the best, by what, and what it cost."""
+    """Says which run is the best, by what, and what it cost."""
     trained = [entry for entry in entries if entry.get("steps")]
     key = "forecast_mae" if trained and all(entry.get("forecast_mae") for entry in trained) else "validation_loss"
     measured = [entry for entry in trained if entry.get(key)]
@@ -215,7 +215,7 @@ def summary(entries: Sequence[Entry]) -> str:
 
 
 def sections(entries: Sequence[Entry]) -> list[Section]:
-    """The table, what a budget buys, the losses, and the settings if they are many."""
+    """Returns the table, what a budget buys, the losses, and the settings if they are many."""
     measured = [entry for entry in entries if entry.get("validation_loss") is not None]
     differ = mixed_words(measured, "validation_loss") if len(measured) > 1 else ""
     text = (

@@ -27,13 +27,13 @@ MEAN, MEDIAN, INTERVAL, COVERAGE = Score.columns("mae", "mae_median", "mae_ci95"
 
 
 def across(entries: Sequence[ConditionScores]) -> list[Row]:
-    """A row for each method: its scores by the conditions' levels."""
+    """Returns a row for each method: its scores by the conditions' levels."""
     names = dict.fromkeys(row.name for entry in entries for row in entry.rows)
     return [Row(name, {entry.level: entry.row(name) for entry in entries}) for name in names]
 
 
 def error_tables(group: str, entries: Sequence[ConditionScores], *measures: Quantity) -> list[Table]:
-    """A group's tables, of a few conditions each: mean, median and interval of the methods' errors."""
+    """Returns a group's tables, of a few conditions each: mean, median and interval of the methods' errors."""
     first = entries[0]
     counts = sorted({len(entry.series) for entry in entries})
     caption = (
@@ -50,7 +50,7 @@ def error_tables(group: str, entries: Sequence[ConditionScores], *measures: Quan
 
 
 def coverage_table(group: str, entries: Sequence[ConditionScores]) -> Table:
-    """The share of the truth inside the 80 % band of each model's samples."""
+    """Returns the share of the truth inside the 80 % band of each model's samples."""
     S = entries[0].samples
     caption = (
         f"Share of the truth, in %, inside the 80 % band; {S} samples can cover at most {percent((S - 1) / (S + 1))} %."
@@ -62,7 +62,7 @@ def coverage_table(group: str, entries: Sequence[ConditionScores]) -> Table:
 
 
 def ceiling_table(entries: Sequence[ConditionScores]) -> Table | None:
-    """Shares of truth and forecast above the scale's top by amplitude; None if nothing lies above it."""
+    """Returns shares of truth and forecast above the scale's top by amplitude; None if nothing lies above it."""
     rows = [Row(f"{row.name}, {entry.level}", row.above_top) for entry in entries for row in entry.rows if row.above_top]
     if not any(row.of.truth or row.of.forecast for row in rows):
         return None
@@ -74,7 +74,7 @@ def ceiling_table(entries: Sequence[ConditionScores]) -> Table | None:
 
 
 def page_of(result: Stress) -> Page:
-    """The page of a stress test."""
+    """Returns the page of a stress test."""
     sections = []
     for group, entries in result.groups.items():
         blocks: list[Block] = []
@@ -90,7 +90,7 @@ def page_of(result: Stress) -> Page:
 
 
 def format_tables(result: Stress) -> str:
-    """Mean and median errors of each group, and what the 80 % bands hold, for a terminal."""
+    """Writes mean and median errors of each group, and what the 80 % bands hold, for a terminal."""
     blocks: list[str] = []
     for group, entries in result.groups.items():
         blocks += map(terminal.table, error_tables(group, entries, MEAN, MEDIAN))

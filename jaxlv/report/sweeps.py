@@ -29,22 +29,22 @@ COST = Quantity("cost", "FLOPs", form="count")  # FLOPs under the ledger's own c
 
 
 def _plainly(name: str) -> str:
-    """ "learning rate" of "optimizer.learning_rate"."""
+    """Returns "learning rate" of "optimizer.learning_rate"."""
     return name.rpartition(".")[2].replace("_", " ")
 
 
 def setting_column(name: str, group: str = "settings", form: Form = "literal") -> Quantity:
-    """The column of a setting, "section.key"."""
+    """Returns the column of a setting, "section.key"."""
     return Quantity(name, _plainly(name), group=group, form=form, path=("settings", name))
 
 
 def settings_words(one: Outcome) -> str:
-    """A run's own settings: "rank 2, alpha 4"."""
+    """Returns a run's own settings: "rank 2, alpha 4"."""
     return ", ".join(f"{_plainly(name)} {plain(value)}" for name, value in one.settings.items())
 
 
 def table_of(runs: Sequence[Outcome], rule: str, best: str) -> Table:
-    """The runs, a row each; of several the one that was chosen in bold."""
+    """Returns the runs, a row each; of several the one that was chosen in bold."""
     several = len(runs) > 1
     measures = held([COST if one.key == "flops" else one for one in MEASURES], runs)
     caption = "Validation figures are those of a run's best checkpoint."
@@ -55,7 +55,7 @@ def table_of(runs: Sequence[Outcome], rule: str, best: str) -> Table:
 
 
 def format_runs(runs: Sequence[Outcome], best: str) -> str:
-    """The runs for a terminal, the best marked."""
+    """Writes the runs for a terminal, the best marked."""
     rows = [Row("*" if one.name == best else " ", one) for one in runs]
     shown = of_row(*table_of(runs, "", best).columns[1:])
     return terminal.table(Table("", "", rows, [NAME, *shown]), width=1000)
@@ -65,7 +65,7 @@ def format_runs(runs: Sequence[Outcome], best: str) -> str:
 
 
 def effect_figure(runs: Sequence[Outcome], name: str, values: Sequence[Any], rule: str) -> Chart:
-    """The rule's figure at each value of a setting: a dot for each run, lines between runs that differ in it alone."""
+    """Draws the rule's figure at each value of a setting: a dot a run, lines between runs that differ in it alone."""
     place = {repr(value): i for i, value in enumerate(values)}
     others, joined = [key for key in axes_of(runs) if key != name], dict[str, list[tuple[int, float, str]]]()
     for one in runs:
@@ -87,13 +87,13 @@ def effect_figure(runs: Sequence[Outcome], name: str, values: Sequence[Any], rul
 
 
 def _axis(words: str, **options: Any) -> Axis:
-    """The axis of "a figure (its unit)"."""
+    """Returns the axis of "a figure (its unit)"."""
     label, _, unit = words.partition(" (")
     return Axis(label, unit.removesuffix(")"), **options)
 
 
 def _losses(one: Outcome, name: str, size: float, keyed: bool = True, **look: Any) -> list[Series]:
-    """Training loss of a run as a line, and validation loss as dots that tell whose they are."""
+    """Returns training loss of a run as a line, and validation loss as dots that tell whose they are."""
     dots = curve(one.history, "validation_loss")
     marks: dict[str, Any] = {"dash": "none", "marker": "o", "size": size, "notes": [one.name] * len(dots[0])}
     line = Series(name, *curve(one.history, "loss"), keyed=keyed, **look)
@@ -101,7 +101,7 @@ def _losses(one: Outcome, name: str, size: float, keyed: bool = True, **look: An
 
 
 def losses_figure(runs: Sequence[Outcome], best: str) -> Chart:
-    """Training loss (thin) and validation loss (dots) of every run by step, the best one in colour and on top."""
+    """Draws training loss (thin) and validation loss (dots) of every run by step, the best in colour and on top."""
     series = []
     for one in sorted(runs, key=lambda one: one.name == best):
         if one.name == best:
@@ -112,7 +112,7 @@ def losses_figure(runs: Sequence[Outcome], best: str) -> Chart:
 
 
 def grouped_losses_figure(runs: Sequence[Outcome], names: Sequence[str]) -> Chart:
-    """The same with a colour for each of the names, which runs of a group share."""
+    """Draws the same with a colour for each of the names, which runs of a group share."""
     colours = dict(zip(dict.fromkeys(names), GROUPS, strict=False))
     series = []
     for one, name in zip(runs, names, strict=True):
@@ -122,7 +122,7 @@ def grouped_losses_figure(runs: Sequence[Outcome], names: Sequence[str]) -> Char
 
 
 def pareto_figure(points: Sequence[Point], cost: str, error: str, groups: Sequence[str] = (), width: int = WIDTH) -> Chart:
-    """Error against cost of named runs, both logarithmic; the front that nothing beats in both, numbered by cost.
+    """Draws error against cost of named runs, both logarithmic, and the front that nothing beats in both, numbered by cost.
 
     With a group for each run, every group has a colour and a front of its own, and the numbers go on from one to the next.
     """
@@ -146,7 +146,7 @@ def pareto_figure(points: Sequence[Point], cost: str, error: str, groups: Sequen
 
 
 def sections(runs: Sequence[Outcome], rule: str, best: str) -> list[Section]:
-    """A sweep's table and figures as parts of a page."""
+    """Returns a sweep's table and figures as parts of a page."""
     blocks: list[Block] = [table_of(runs, rule, best)]
     for name, values in axes_of(runs).items():
         caption = f"Effect of {_plainly(name)}: a dot for each run; grey lines join runs that differ in it alone."
@@ -165,7 +165,7 @@ def sections(runs: Sequence[Outcome], rule: str, best: str) -> list[Section]:
 
 
 def page_of(result: Sweep) -> Page:
-    """The page of a sweep."""
+    """Returns the page of a sweep."""
     best, runs = result.chosen, result.runs
     steps, seconds = (sum(getattr(one, key) or 0 for one in runs) for key in ("steps", "seconds"))
     least = f"Least {rule_words(result.rule)}: {number(RULES[result.rule].of(best))}, with {settings_words(best)}."

@@ -17,12 +17,12 @@ _ASCII = str.maketrans({"–": "-", "−": "-", "∞": "inf", "…": ".", "²": 
 
 
 def ascii(text: str) -> str:
-    """`text` with what a terminal may lack written otherwise."""
+    """Returns `text` with what a terminal may lack written otherwise."""
     return text.translate(_ASCII)
 
 
 def columns(rows: Sequence[Sequence[str]], left: Collection[int] = (0,), gap: int = 2) -> str:
-    """Rows of texts as aligned columns, a rule below the first row; the columns `left` begin at their left."""
+    """Aligns rows of texts as columns, with a rule below the first row; the columns `left` begin at their left."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         (" " * gap).join(t.ljust(w) if i in left else t.rjust(w) for i, (t, w) in enumerate(zip(row, widths, strict=True)))
@@ -35,7 +35,7 @@ def columns(rows: Sequence[Sequence[str]], left: Collection[int] = (0,), gap: in
 def table(
     table: Table, width: int = WIDTH, give_up: Sequence[str] = (), *, units: bool = True, grouped: bool = False
 ) -> str:
-    """A table of at most `width` columns, its groups above their columns if `grouped`, or if headings would be the same.
+    """Writes a table of at most `width` columns, with its groups above if `grouped`, or if headings would be the same.
 
     `units` stand below. While it is too wide, the columns of `give_up` are left out, the first one first, and named below.
     """
@@ -63,7 +63,7 @@ def _width(text: str) -> int:
 
 
 def _drawn(table: Table, shown: Sequence[Quantity], gap: int, grouped: bool) -> str:
-    """The columns with their headings and a rule."""
+    """Returns the columns with their headings and a rule."""
     texts = []
     for place, column in enumerate(shown):
         cells = format.column(column, [column.of(row) for row in table.rows])
@@ -84,7 +84,7 @@ def _drawn(table: Table, shown: Sequence[Quantity], gap: int, grouped: bool) -> 
 
 
 def _units(shown: Sequence[Quantity]) -> str:
-    """The units of the columns, each with what is in it."""
+    """Returns the units of the columns, each with what is in it."""
     units: dict[str, dict[str, None]] = {}
     for column in shown[1:]:
         if column.shown_unit:
@@ -96,7 +96,7 @@ def _units(shown: Sequence[Quantity]) -> str:
 
 
 def listed(table: Table) -> str:
-    """A table turned: a column for each row, a line for each quantity. Levels share a line, ends that of their mean."""
+    """Writes a table turned: a column for each row, a line for each quantity; levels share a line, ends that of a mean."""
     lines = [["", *(ascii(str(table.columns[0].of(row))) for row in table.rows)]]
     for _, group in itertools.groupby(table.columns[1:], key=lambda column: f"{column.base}/{column.group}"):
         own = list(group)

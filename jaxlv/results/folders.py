@@ -32,7 +32,7 @@ class Measured:
     folder: Path
     scores: Evaluation
     panels: Sequence[ForecastPanel] = ()  # the forecasts of the model that it is about
-    reason: str = ""  # why there are none
+    reason: str = ""  # why they are not drawn
     papers: Sequence[PaperFigures] = ()  # what papers measured in the same way
 
 
@@ -55,7 +55,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder of results: what it is, what came of it, its runs, each once, and drawings of its forecasts."""
+    """A folder of results: what it is, its result, its runs, each once, and drawings of its forecasts."""
 
     path: Path
     name: str  # its own, with those above it if several have it

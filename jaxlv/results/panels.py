@@ -21,7 +21,7 @@ class Band(NamedTuple):
 
 @dataclass(frozen=True)
 class ForecastPanel:
-    """One series and the samples that continue it, in raw units; NaN where a sample is invalid or cut.
+    """One series and the samples that continue it, in raw units; NaN if a sample is invalid or cut.
 
     Median and bands are of the samples as they are scored. `bands` has them by their shares, widest first; shares whose
     bands are equal, as those of few samples are, have one together.

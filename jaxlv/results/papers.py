@@ -42,7 +42,7 @@ class Measure(Record):
     first_steps: int = 0
 
     def statistics(self, key: str) -> list[Quantity]:
-        """Returns mean, median and interval of it in rows that have a `Statistic` by key."""
+        """Returns its mean, median and interval in rows that have a `Statistic` by key."""
         better: Any = "" if key in OF_TRUTH else "more" if key.startswith(LARGER) else "less"
         forms: dict[str, Any] = {"mean": "of one", "median": "of one", "ci95": "interval"}
         words = {"ci95": "95 % interval"}
@@ -313,7 +313,7 @@ class StageCost(Record):
     steps: int | None = quantity(form="count")
     planned: Number | None = quantity("planned", "FLOPs")
     spent: Number | None = quantity("spent", "FLOPs")
-    repeated: Number | None = quantity("repeated", "FLOPs", group="of it, after interruptions")
+    repeated: Number | None = quantity("repeated", "FLOPs", group="of that, after interruptions")
     executed: Number | None = quantity("spent", "FLOPs", group="as executed")
     share: float | None = quantity("of the allowance", "%", form="share")
 
@@ -379,7 +379,7 @@ class Reproduction(Record):
         return rows
 
     def _cost(self, planned: StageCost, phases: Sequence[Phase]) -> StageCost:
-        """A stage with what phases of a ledger spent."""
+        """Returns a stage with what phases of a ledger spent."""
         if not phases:
             return planned
         spent = sum(one.flops for one in phases)

@@ -80,7 +80,7 @@ _quantities: Callable[[Any], dict[str, Quantity]] = functools.cache(quantities_o
 
 
 def keyed(key: str) -> Any:
-    """Declares a field with a key in JSON that is no name in Python; None unless it is given."""
+    """Declares a field whose key in JSON is not a name in Python; None unless it is given."""
     return dataclasses.field(default=None, metadata={"key": key})
 
 

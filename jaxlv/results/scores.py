@@ -1,6 +1,6 @@
 """Forecasts measured against the truth: the scores of each method, and the protocol that they were measured under.
 
-The JSON of an `Evaluation` is metrics.json. A new measure is a field of `Score`, and its key where a page shows it.
+The JSON of an `Evaluation` is metrics.json. A new measure is a field of `Score`, and its key in the columns that show it.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class Entry:
         return (self.figures.flops or {}) if self.figures.steps else {}
 
     def get(self, key: str) -> Any:
-        """A figure of the run, None if it has none."""
+        """Returns a figure of the run, None if it has none."""
         return getattr(self.figures, key)
 
 
@@ -76,7 +76,7 @@ class Row:
 
 
 def differing(entries: Sequence[Entry]) -> list[str]:
-    """The settings, "section.key", that not all entries share, of those that have settings."""
+    """Returns the settings, "section.key", that not all entries share, of those that have settings."""
     held = [entry.settings for entry in entries if entry.settings]
     names = dict.fromkeys(name for settings in held for name in settings)
     return [
@@ -87,7 +87,7 @@ def differing(entries: Sequence[Entry]) -> list[str]:
 
 
 def setting(name: str, value: Any) -> Any:
-    """A setting as a cell has it: a file by its name, a long list by its length and a mark."""
+    """Returns a setting as a cell has it: a file by its name, a long list by its length and a mark."""
     if isinstance(value, (list, tuple)) and len(value) > 8:
         return f"{len(value)} ({hashlib.sha256(repr(value).encode()).hexdigest()[:4]})"
     if name.endswith(".path") and isinstance(value, str):
@@ -113,20 +113,20 @@ class TestedOn(NamedTuple):
 
 
 def protocol_of(measured: Evaluation) -> TestedOn:
-    """The data, the series, context and horizon of an evaluation."""
+    """Returns the data, the series, context and horizon of an evaluation."""
     protocol = measured.protocol
     ids = tuple(sorted(protocol.series)) if isinstance(protocol.series, tuple) else protocol.series or ()
     return TestedOn(protocol.data_sha256, ids, protocol.context, protocol.horizon)
 
 
 def shared_protocol(entries: Sequence[Entry]) -> TestedOn | None:
-    """The protocol that most entries were measured under, the first of equals; None where none was measured."""
+    """Returns the protocol that most entries were measured under, the first of equals; None if none was measured."""
     found = [key for entry in entries for key in dict.fromkeys(protocol_of(one) for one in entry.scores)]
     return max(found, key=found.count) if found else None
 
 
 def tested(entry: Entry, shared: TestedOn | None) -> Tested | None:
-    """A run's error on test series: under the shared protocol if it was measured so, else of its first evaluation."""
+    """Returns a run's error on test series: under the shared protocol if it was measured so, else that of its first."""
     held = sorted(entry.scores, key=lambda one: protocol_of(one) != shared)
     if not held:
         return None
@@ -135,12 +135,12 @@ def tested(entry: Entry, shared: TestedOn | None) -> Tested | None:
 
 
 def row_of(entry: Entry, names: Sequence[str]) -> Row:
-    """An entry as a row, with its settings of these names."""
+    """Returns an entry as a row, with its settings of these names."""
     return Row(entry.name, entry.figures, {name: setting(name, entry.settings.get(name)) for name in names})
 
 
 def rows_of(entries: Sequence[Entry]) -> list[Row]:
-    """A row for each entry; those on the front of error against FLOPs are marked."""
+    """Returns a row for each entry; those on the front of error against FLOPs are marked."""
     names, shared, key = differing(entries), shared_protocol(entries), axis_of(entries)
     held = [entry for entry in entries if entry.priced.get(CONVENTION) and entry.get(key)]
     groups = groups_of(held, key)
@@ -152,13 +152,13 @@ def rows_of(entries: Sequence[Entry]) -> list[Row]:
 
 
 def axis_of(entries: Sequence[Entry]) -> str:
-    """What runs are compared by: the forecasts' MAE in raw units where all that are priced have it, else validation loss."""
+    """Returns what runs are compared by: the forecasts' MAE if all that are priced have it, else validation loss."""
     priced = [entry for entry in entries if CONVENTION in entry.priced]
     return "forecast_mae" if priced and all(entry.get("forecast_mae") for entry in priced) else "validation_loss"
 
 
 def mixed(entries: Sequence[Entry], key: str) -> dict[str, str]:
-    """{setting: word} of those that differ and make an error of one run another thing than that of the next."""
+    """Returns {setting: word} of those that differ and make errors of two runs different quantities."""
     starts = LOSSES if key == "validation_loss" else FORECASTS
     found = {
         name: next((word for start, word in starts.items() if name.startswith(start)), "") for name in differing(entries)
@@ -167,14 +167,15 @@ def mixed(entries: Sequence[Entry], key: str) -> dict[str, str]:
 
 
 def mixed_words(entries: Sequence[Entry], key: str) -> str:
-    """What makes errors of runs other things, in words, each once; "" if they compare."""
+    """Says what makes errors of runs different quantities, each thing once; "" if they compare."""
     said = list(dict.fromkeys(mixed(entries, key).values()))
     return " and ".join(filter(None, [", ".join(said[:-1]), *said[-1:]]))
 
 
 def groups_of(entries: Sequence[Entry], key: str) -> list[str]:
-    """For each entry the group in which its error compares, by a letter, its members and what tells it from others of them;
-    "" where there is one group.
+    """Returns the group of each entry, in which its error compares: a letter, its members and what tells it from the others.
+
+    They are "" if there is one group.
     """
     names = mixed(entries, key)
     keys = [tuple(repr(setting(name, entry.settings.get(name))) for name in names) for entry in entries]
@@ -186,7 +187,7 @@ def groups_of(entries: Sequence[Entry], key: str) -> list[str]:
 
 
 def _members(held: Sequence[Entry], entries: Sequence[Entry], key: str) -> str:
-    """A group in words: its run, or the folders of its runs with what tells them from other runs of these."""
+    """Says what a group is: its run, or the folders of its runs with what tells them from other runs of these."""
     if len(held) == 1:
         return _shortened(held[0].name)
     folders = list(dict.fromkeys(entry.folder for entry in held))
@@ -197,14 +198,14 @@ def _members(held: Sequence[Entry], entries: Sequence[Entry], key: str) -> str:
 
 
 def front_of(entries: Sequence[Entry], key: str, convention: str) -> list[Entry]:
-    """The entries that no other beats in both error and FLOPs, cheapest first."""
+    """Returns the entries that no other beats in both error and FLOPs, cheapest first."""
     held = [entry for entry in entries if entry.priced.get(convention) and entry.get(key)]
     points = [(float(entry.priced[convention]), float(entry.get(key))) for entry in held]
     return [held[index] for index in front(points)]
 
 
 def fronts_of(entries: Sequence[Entry], key: str, convention: str) -> dict[str, list[Entry]]:
-    """The front of each group of entries whose errors compare."""
+    """Returns the front of each group of entries whose errors compare."""
     groups = groups_of(entries, key)
     return {
         name: front_of([entry for entry, group in zip(entries, groups, strict=True) if group == name], key, convention)
@@ -229,7 +230,7 @@ def _word(value: Any) -> str:
 
 
 def budget_rows(fronts: Mapping[str, Sequence[Entry]], key: str) -> list[Row]:
-    """The runs of each front, numbered, with their settings and by how much the error is less than the one before's."""
+    """Returns the runs of each front, numbered, with their settings and by how much less they err than the one before."""
     rows: list[Row] = []
     names = differing([entry for kept in fronts.values() for entry in kept])
     for group, kept in fronts.items():

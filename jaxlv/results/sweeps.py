@@ -52,13 +52,13 @@ class Point(NamedTuple):
 
 
 def points_of(runs: Sequence[Outcome], rule: str) -> list[Point]:
-    """FLOPs under the ledgers' own convention, and the error by a rule, of the runs that have both."""
+    """Returns FLOPs under the ledgers' own convention, and the error by a rule, of the runs that have both."""
     found = ((one.name, one.cost, RULES[rule].of(one)) for one in runs)
     return [Point(name, float(cost), float(error)) for name, cost, error in found if cost and error]
 
 
 def rule_words(rule: str) -> str:
-    """A rule with its unit: "validation loss (nats per token)"."""
+    """Returns a rule with its unit: "validation loss (nats per token)"."""
     return f"{RULES[rule].head} ({RULES[rule].unit})"
 
 
@@ -84,13 +84,14 @@ class Sweep(Record):
 
 
 def names_of(runs: Sequence[Outcome]) -> list[str]:
-    """The settings that some run has of its own."""
+    """Returns the settings that some run has of its own."""
     return list(dict.fromkeys(name for one in runs for name in one.settings))
 
 
 def axes_of(runs: Sequence[Outcome]) -> dict[str, list[Any]]:
-    """{setting: its values in order of appearance} of the settings that vary; of those that go together, such as rank and
-    alpha, the first.
+    """Returns {setting: its values in order of appearance} of the settings that vary.
+
+    Of settings that go together, such as rank and alpha, it has the first.
     """
     found = {name: {repr(one.settings.get(name)): one.settings.get(name) for one in runs} for name in names_of(runs)}
     kept: dict[tuple[int, ...], str] = {}
@@ -102,7 +103,7 @@ def axes_of(runs: Sequence[Outcome]) -> dict[str, list[Any]]:
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """The indices of the points (cost, error) that no other beats in both, by cost."""
+    """Returns the indices of the points (cost, error) that no other beats in both, by cost."""
     kept: list[int] = []
     for index in sorted(range(len(points)), key=lambda i: points[i]):
         if not kept or points[index][1] < points[kept[-1]][1]:

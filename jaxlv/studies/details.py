@@ -33,8 +33,9 @@ KINDS: Mapping[str, str] = {"train_step": "training", "validation": "validation"
 
 
 def completed(folder: Folder, data: Data = None) -> Folder:
-    """The folder with all that its page shows; `data` are the series of its forecasts. Raises JaxlvError if a file of it is
-    not what it was.
+    """Returns the folder with all that its page shows; `data` are the series of its forecasts.
+
+    Raises JaxlvError if one of its files is not what it was.
     """
     if folder.kind not in ("run", "evaluation"):
         return folder
@@ -45,7 +46,7 @@ def completed(folder: Folder, data: Data = None) -> Folder:
 
 
 def data_of(folder: Folder, given: SeriesSet | None = None) -> Data:
-    """The series of a folder's forecasts: those given, or the run's own where its file is at hand and unchanged."""
+    """Returns the series of a folder's forecasts: those given, or the run's own if its file is at hand and unchanged."""
     if given is not None or folder.kind != "run":
         return given
     one = folder.runs[0]
@@ -62,7 +63,7 @@ def data_of(folder: Folder, given: SeriesSet | None = None) -> Data:
 
 
 def with_details(one: Run) -> Run:
-    """A run with what its folder tells of it."""
+    """Returns a run with what its folder tells of it."""
     assert one.folder is not None
     config, manifest, reached = run.read_config(one.folder), run.read_manifest(one.folder), one.figures
     device = manifest.get("versions", {}).get("device")
@@ -82,13 +83,13 @@ def with_details(one: Run) -> Run:
 
 
 def trained_parameters(folder: Path) -> int | None:
-    """How many numbers the adapter of a run has; None if there is no adapter yet."""
+    """Returns how many numbers the adapter of a run has; None if there is no adapter yet."""
     files = [folder / run.ADAPTER / name for name in (adapters.TENSORS, adapters.HEAD)]
     return sum(sum(map(math.prod, tensors.shapes(path).values())) for path in files if is_there(path)) or None
 
 
 def bill_of(config: RunConfig, folder: Path) -> list[Priced]:
-    """FLOPs of a run by phase and kind of work under every convention of its ledger, and all together; none without one."""
+    """Returns FLOPs of a run by phase and kind of work under every convention of its ledger, and all together."""
     found = sweep.entries_of(config, folder)
     if found is None:
         return []
@@ -107,7 +108,7 @@ def bill_of(config: RunConfig, folder: Path) -> list[Priced]:
 
 @dataclass(frozen=True)
 class Drawn:
-    """The forecasts of an evaluation by model, and their series; none, with the reason, if either is not at hand."""
+    """The forecasts of an evaluation by model, and their series; empty, with the reason, if either is not at hand."""
 
     forecasts: Mapping[str, Forecast]
     data: Data
@@ -115,7 +116,7 @@ class Drawn:
 
 
 def with_forecasts(one: Measured, data: Data, split: Split, scale: str) -> Measured:
-    """An evaluation with the forecasts of the model that it is about, and what papers measured in the same way."""
+    """Returns an evaluation with the forecasts of the model that it is about, and what papers measured in the same way."""
     drawn, subject = forecasts_of(one, data), one.scores.subject
     shown = drawn.forecasts.get(subject.name) if subject else None
     found = tuple(panels(shown, drawn.data)) if shown and drawn.data else ()
@@ -123,7 +124,7 @@ def with_forecasts(one: Measured, data: Data, split: Split, scale: str) -> Measu
 
 
 def forecasts_of(one: Measured, data: Data) -> Drawn:
-    """What an evaluation's CSV files hold, if `data` are the series that it measured."""
+    """Returns what an evaluation's CSV files hold, if `data` are the series that it measured."""
     paths = {path.stem.partition("_")[2]: path for path in sorted(one.folder.glob("forecast_*.csv"))}
     if not paths:
         return Drawn({}, None)
@@ -139,7 +140,7 @@ def forecasts_of(one: Measured, data: Data) -> Drawn:
 
 
 def papers_of(one: Measured, drawn: Drawn, split: Split, scale: str) -> list[PaperFigures]:
-    """The parts of papers that measured as an evaluation did: with its data set, split, series, context and horizon."""
+    """Returns the parts of papers that measured as an evaluation did: same data, split, series, context and horizon."""
     protocol = one.scores.protocol
     if protocol.data_sha256 != COURSE_SHA256 or not drawn.forecasts or drawn.data is None:
         return []

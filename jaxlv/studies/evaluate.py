@@ -70,7 +70,7 @@ def evaluate(asked: Asked, out: Path, fit: Fit = NOTHING, begin: Begin = Silent,
     subject = open_subject(asked, say)
     protocol = replace(subject.config.evaluate, **asked.protocol)
     chosen = subject.chosen(asked.series, asked.most or protocol.series)
-    truth_of(chosen, protocol.context, protocol.horizon)  # says where the series are too short
+    truth_of(chosen, protocol.context, protocol.horizon)  # raises if the series are too short
     validation = validation_series(subject, chosen) if fit else None
     with subject.paying(asked.purpose) as models, new_folder(out) as work:
         fitted = Fitted({name: model.with_sampling(**asked.sampling) for name, model in models.items()})

@@ -33,7 +33,7 @@ METRICS, ANALYSES = "metrics.json", "analyses.json"
 
 
 def read(path: Path) -> Folder:
-    """What lies in a folder; JaxlvError, one line, where it is none of these or a file of it is damaged."""
+    """Reads what lies in a folder. Raises JaxlvError if it is none of these, or if a file of it is damaged."""
     if not path.is_dir():
         raise JaxlvError("no such folder" if not path.exists() else "not a folder", where=path)
     whole = path.resolve()
@@ -66,14 +66,14 @@ def read_all(paths: Sequence[Path]) -> list[Folder]:
 
 @contextlib.contextmanager
 def readable(path: Path, kind: Kind) -> Iterator[None]:
-    """What goes wrong with a tree that is not as its program wrote it, as one JaxlvError."""
+    """Raises one JaxlvError for whatever goes wrong with a tree that is not as its program wrote it."""
     file = next(file for file, of in RESULTS.items() if of == kind)
     with as_written(f"the {kind} does not read as one", path, file):
         yield
 
 
 def read_tree(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object; JaxlvError if it does not."""
+    """Reads a JSON file that holds an object. Raises JaxlvError if it does not."""
     try:
         return shape.check(read_json(path), {}, path)
     except JaxlvError as fault:
@@ -81,12 +81,12 @@ def read_tree(path: Path) -> dict[str, Any]:
 
 
 def read_scores(path: Path) -> Evaluation:
-    """A metrics.json; JaxlvError if it is not what was written."""
+    """Reads a metrics.json. Raises JaxlvError if it is not what was written."""
     return Evaluation.read(read_tree(path), path)
 
 
 def flat(config: RunConfig) -> dict[str, Any]:
-    """{"section.key": value} of a config; how series are simulated, only where they are."""
+    """Returns {"section.key": value} of a config; how series are simulated only if they are."""
     idle = {"data.preset", "data.simulate"} if config.data.path else set()
     found = {f"{name}.{key}": value for name, section in config_tree(config).items() for key, value in section.items()}
     return {name: value for name, value in found.items() if name not in idle}
@@ -96,12 +96,12 @@ def flat(config: RunConfig) -> dict[str, Any]:
 
 
 def _beside(folder: Path, file: str) -> list[Path]:
-    """That file in a folder, and in the folders of it."""
+    """Returns the files of that name in a folder, and in those inside."""
     return [path for path in (folder / file, *sorted(folder.glob(f"*/{file}"))) if is_there(path)]
 
 
 def read_run(folder: Path, name: str, known: Outcome | None = None) -> Run:
-    """The run in a folder; `known` are its figures where a sweep has told them."""
+    """Reads the run in a folder; `known` is what it reached, if a sweep has told that."""
     for file in (SEAL, run.LEDGER, run.METRICS):
         is_there(folder / file)  # raises, if something else is
     config = run.read_config(folder)
@@ -115,7 +115,7 @@ def read_run(folder: Path, name: str, known: Outcome | None = None) -> Run:
 
 
 def _told(runs: Path, one: Outcome, evaluations: Sequence[Measured] = ()) -> Run:
-    """A run that a sweep tells of, with its folder where that is still there."""
+    """Returns a run that a sweep tells of, with its folder if that is still there."""
     if is_there(runs / one.name / run.CONFIG):
         found = read_run(runs / one.name, one.name, one)
         return replace(found, figures=one, evaluations=[*evaluations, *found.evaluations])
@@ -123,7 +123,7 @@ def _told(runs: Path, one: Outcome, evaluations: Sequence[Measured] = ()) -> Run
 
 
 def _drawings(folder: Path) -> dict[str, str]:
-    """The drawings of a folder's parts by name."""
+    """Reads the drawings of a folder's parts by name."""
     return {path.stem: read_text(path) for path in sorted((folder / "parts").glob("*.svg"))}
 
 
@@ -150,7 +150,7 @@ def _reproduction(whole: Path, file: Path) -> Folder:
 
 
 def _measured(result: Reproduction, stage: StageResult, folder: Path) -> list[Measured]:
-    """The forecasts of a stage's first model, a part each, as evaluations."""
+    """Returns the forecasts of a stage's first model, a part each, as evaluations."""
     name = reproduction.MODELS.get(stage.name)
     return [
         Measured(part.part, folder, Evaluation(replace(part.protocol, data_sha256=result.data_sha256), (row,)))

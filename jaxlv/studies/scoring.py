@@ -99,7 +99,7 @@ def drawings(folder: Path) -> dict[str, str]:
 
 
 def spans(part: Part, chosen: SeriesSet) -> tuple[np.ndarray, np.ndarray]:
-    """(context, truth) of a part's series, raw units; a step of which the text shows some characters is in neither."""
+    """Returns (context, truth) of a part's series, raw units; a step of which the text shows a part is in neither."""
     start = part.context + int(part.shown > 0)
     return chosen.values_NTV[:, : part.context], chosen.values_NTV[:, start : start + part.horizon]
 
@@ -114,7 +114,7 @@ def part_result(
     point: str = "median",
     drawing: str = "",
 ) -> PartResult:
-    """A part as results have it: its protocol, the paper's figures, the truth's, and the rows."""
+    """Returns a part as results have it: its protocol, the paper's figures, the truth's, and the rows."""
     protocol = PartProtocol(
         words=part.words,
         context=part.context,
@@ -135,7 +135,7 @@ def part_result(
 
 
 def named_series(ids: Sequence[int]) -> str:
-    """Ids in words: "series 990-999", "series 3, 7 and 9", or how many there are and the first of them."""
+    """Names ids in words: "series 990-999", "series 3, 7 and 9", or how many there are and the first of them."""
     ordered = sorted(ids)
     if len(ordered) > 2 and ordered == list(range(ordered[0], ordered[-1] + 1)):
         return f"series {ordered[0]}-{ordered[-1]}"
@@ -148,7 +148,7 @@ def named_series(ids: Sequence[int]) -> str:
 def paper_figures(
     paper: Protocol, part: Part, forecasts: Mapping[str, Forecast], chosen: SeriesSet, scale: str
 ) -> PaperFigures:
-    """The paper's rows of a part and the models', from forecasts of the same series, context and horizon."""
+    """Returns the paper's rows of a part and the models', from forecasts of the same series, context and horizon."""
     rows = [
         PartRow(name=name, figures=score_part(part, forecast.median(), chosen, forecast.samples_NSHV))
         for name, forecast in forecasts.items()

@@ -54,7 +54,7 @@ def stress(asked: Asked, out: Path, groups: Sequence[str] = tuple(GROUPS), begin
 
 def _conditions(subject: Subject, held: SeriesSet, request: Request, groups: Sequence[str], most: int) -> list[Condition]:
     """Returns the conditions of some groups. Raises JaxlvError, before systems are simulated, if a forecast does not fit."""
-    truth_of(held, request.context, request.horizon)  # says where the series are too short
+    truth_of(held, request.context, request.horizon)  # raises if the series are too short
     model = subject.run.tuned if subject.run else subject.bare["untuned"]
     model.check_fits(held.select(held.ids_N[:1]), replace(request, batch=1))
     found = [one for name in groups for one in GROUPS[name](held, most, request)]

@@ -26,7 +26,7 @@ Models = dict[str, Forecaster]
 
 @dataclass(frozen=True)
 class Bare:
-    """Says how a model that is no run is opened. `scale` and `decimals` of its text are the adapter's if they are None."""
+    """Says how a model that is not a run is opened. If None, `scale` and `decimals` of its text are the adapter's."""
 
     adapter: Path | None = None
     scale: str | None = None
@@ -61,7 +61,7 @@ class Subject:
     run: run.FinishedRun | None
     config: RunConfig
     data: SeriesSet
-    bare: Models = field(default_factory=dict)  # by name, if it is no run
+    bare: Models = field(default_factory=dict)  # by name, if it is not a run
 
     def held(self) -> list[int]:
         """Returns the ids of the series that it may be measured on: test series, or of another file those unseen."""

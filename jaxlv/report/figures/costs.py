@@ -22,7 +22,7 @@ def hue(index: int) -> str:
 
 
 def waterfall_figure(costs: Sequence[StepCost]) -> Chart:
-    """From the products that are executed to what each convention counts, a panel for each that has a waterfall."""
+    """Draws from the products that are executed to what a convention counts, a panel for each that has a waterfall."""
     every = [one.waterfall for one in costs if one.waterfall]
     greatest = max(float(np.cumsum([step.flops for step in steps[:-1]]).max()) for steps in every) / TERA
     x, panels = Axis(unit=STEP, limits=(0, 1.14 * greatest)), []
@@ -39,7 +39,7 @@ def waterfall_figure(costs: Sequence[StepCost]) -> Chart:
 
 
 def components_figure(costs: Sequence[StepCost]) -> Chart:
-    """Forward and backward of each convention, stacked by group."""
+    """Draws forward and backward of each convention, stacked by group."""
     names = [f"{one.convention}, {phase}" for one in costs for phase in ("forward", "backward")]
     size_RG = np.array([list(sums.values()) for one in costs for sums in (one.forward, one.backward)]) / TERA
     base_RG = size_RG.cumsum(axis=1) - size_RG
@@ -51,7 +51,7 @@ def components_figure(costs: Sequence[StepCost]) -> Chart:
 
 
 def budget_figure(costs: Sequence[StepCost], budget: float) -> Chart:
-    """What training costs against steps, and at which step each convention has spent the budget."""
+    """Draws what training costs against steps, and at which step each convention has spent the budget."""
     series, notes = [Series("", y=[budget], mark="across", colour=MUTED, width=0.8)], []
     colours = {one.convention: hue(i) for i, one in enumerate(costs)}
     for i, one in enumerate(sorted(costs, key=lambda one: budget / one.flops)):
@@ -64,7 +64,7 @@ def budget_figure(costs: Sequence[StepCost], budget: float) -> Chart:
 
 
 def length_figure(costs: Sequence[StepCost]) -> Chart:
-    """FLOPs of a train step per token, against the length of a row."""
+    """Draws FLOPs of a train step per token, against the length of a row."""
     lengths = [one.tokens for one in costs[0].lengths]
     series = [
         Series(one.convention, lengths, [cost.flops / 1e9 for cost in one.lengths], colour=hue(i), marker=".")

@@ -69,7 +69,7 @@ def row_styles(names: Iterable[str]) -> dict[str, RowStyle]:
 
 
 def _own_last(rows: Iterable[Score]) -> list[Score]:
-    """The rows, the tuned model last, so that it is drawn on top."""
+    """Returns the rows, the tuned model last, so that it is drawn on top."""
     return sorted(rows, key=lambda row: row.name == OWN)
 
 
@@ -79,13 +79,13 @@ TOP_DASH = (0, (6, 2))
 
 
 def forecast_figure(panel: ForecastPanel, *, time_label: str = "time") -> Chart:
-    """Context, truth, median and 50/80/95 % bands of one series, one panel per species."""
+    """Draws context, truth, median and 50/80/95 % bands of one series, one panel per species."""
     panels = [_forecast_panel(panel, v, time_label) for v in range(len(panel.variables))]
     return Chart("forecast", panels, (WIDTH, 60 + 124 * len(panels)), keys=_forecast_keys(panel, panels))
 
 
 def _forecast_keys(panel: ForecastPanel, panels: Sequence[Panel]) -> list[Series]:
-    """Entries of the legend. Bands lie on one another: each has the shade that all together show."""
+    """Returns entries of the legend. Bands lie on one another: each has the shade that all together show."""
     found: dict[str, list[Series]] = {}
     for one in (one for own in panels for one in own.series if one.name and one.keyed):
         found.setdefault(one.name, []).append(replace(one, marker="." if one.name == "truth" else "", size=4.5))
@@ -129,7 +129,7 @@ def _forecast_panel(panel: ForecastPanel, v: int, time_label: str) -> Panel:
 
 
 def phase_figure(panel: ForecastPanel, *, samples: int = 5) -> Chart:
-    """The first two variables against each other: context, truth, median, the first complete `samples`."""
+    """Draws the first two variables against each other: context, truth, median, the first complete `samples`."""
     complete_SHV = panel.samples_SHV[np.isfinite(panel.samples_SHV).all(axis=(1, 2))][:samples]
     thin: dict[str, Any] = {"colour": MODEL, "alpha": 0.45, "width": 0.8, "told": False}
     series = [Series("samples", *sample_HV[:, :2].T, **thin) for sample_HV in complete_SHV]
@@ -153,7 +153,7 @@ def _error(unit: str, **options: Any) -> Axis:
 
 
 def step_error_figure(rows: Sequence[Score], *, unit: str = RAW) -> Chart:
-    """MAE per step ahead of every row that has `mae_by_step`, logarithmic, each line named at its end."""
+    """Draws MAE per step ahead of every row that has `mae_by_step`, logarithmic, each line named at its end."""
     styles = row_styles(row.name for row in rows)
     series = [
         Series(row.name, range(1, len(row.mae_by_step) + 1), row.mae_by_step, **styles[row.name]._asdict())
@@ -164,7 +164,7 @@ def step_error_figure(rows: Sequence[Score], *, unit: str = RAW) -> Chart:
 
 
 def interval_figure(rows: Sequence[Score], *, unit: str = RAW) -> Chart:
-    """Mean MAE with its 95 % bootstrap interval and the median over series, one line per row, best on top."""
+    """Draws mean MAE with its 95 % bootstrap interval and the median over series, a line per row, the best on top."""
     held = sorted((row for row in rows if row.mae and row.mae > 0), key=lambda row: row.mae or 0)
     styles, series = row_styles(row.name for row in rows), []
     for place, row in enumerate(held):
@@ -180,7 +180,7 @@ def interval_figure(rows: Sequence[Score], *, unit: str = RAW) -> Chart:
 
 
 def level_figure(entries: Sequence[ConditionScores], words: str, *, unit: str = RAW) -> Chart:
-    """MAE of every method at each level of a condition, logarithmic, named at its end."""
+    """Draws MAE of every method at each level of a condition, logarithmic, named at its end."""
     styles = row_styles(row.name for entry in entries for row in entry.rows)
     places, series = [entry.value for entry in entries], []
     for name in sorted(styles, key=lambda name: name == OWN):
@@ -196,13 +196,13 @@ def level_figure(entries: Sequence[ConditionScores], words: str, *, unit: str = 
 
 
 def _shares(found: Levels | None) -> tuple[list[float], np.ndarray]:
-    """Levels and what was observed at them, both in percent."""
+    """Returns levels and what was observed at them, both in percent."""
     held = {float(level): share for level, share in (found or {}).items() if share is not None}
     return list(held), 100 * numbers(held.values())
 
 
 def calibration_figure(rows: Sequence[Score]) -> Chart:
-    """Observed coverage against the nominal level of every row that has `calibration`, with its 95 % interval.
+    """Draws observed coverage against the nominal level of rows that have `calibration`, with its 95 % interval.
 
     The diagonal is what a calibrated forecast gives; a dotted line marks the most that the samples can cover. Rows with
     `calibration_as_intervals` get a dashed line, those with `coverage_conformal` open diamonds: their adjusted bands.
@@ -240,7 +240,7 @@ TRAINING_LOSS = Axis("loss", LOSS)
 
 
 def curve(history: Sequence[Logged], key: str) -> tuple[np.ndarray, np.ndarray]:
-    """(steps, values) of the records of `history` that hold a finite `key`."""
+    """Returns (steps, values) of the records of `history` that hold a finite `key`."""
     pairs = [(r["step"], r[key]) for r in history if r.get(key) is not None and "step" in r]
     points = np.array(pairs, dtype=float).reshape(-1, 2)
     points = points[np.isfinite(points).all(axis=1)]
@@ -248,7 +248,7 @@ def curve(history: Sequence[Logged], key: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def loss_figure(history: Sequence[Logged], *, unit: str = RAW) -> Chart:
-    """Training and validation loss, forecast error and learning rate by step; a panel without data is absent."""
+    """Draws training and validation loss, forecast error and learning rate by step; a panel without data is absent."""
     losses = [Series("training", *curve(history, "loss"), colour=MUTED, width=1.0)]
     held_out = Series("validation", *curve(history, "validation_loss"), colour=MODEL, width=2.0, marker=".")
     errors = Series("", *curve(history, "forecast_mae"), colour=MODEL, marker=".", size=5)
