@@ -357,11 +357,6 @@ def result_sections(found: Evaluation, forecasts: Sequence[ForecastPanel] = ()) 
     ]
 
 
-def protocol_pairs(protocol: Protocol) -> dict[str, Any]:
-    """Returns the protocol as names and values, without what does not apply."""
-    return {key: value for key, value in protocol.tree().items() if value is not None}
-
-
 def settings_section(*lists: tuple[str, Mapping[str, Any]], written: Callable[[Any], str] = plain) -> Section:
     """Returns settings, versions and the like, by their headings, as `written`; an empty one is left out."""
     return Section("Settings and versions", [Pairs(label, _flat(tree, written)) for label, tree in lists if tree])
@@ -384,7 +379,7 @@ def run_page(
     """
     closing = settings_section(
         ("Settings of the run", settings),
-        ("Protocol of the evaluation", protocol_pairs(found.protocol)),
+        ("Protocol of the evaluation", found.protocol.known()),
         ("Versions", versions),
     )
     sections = [*result_sections(found, forecasts), Section("Training", _training_blocks(history, _unit(found))), closing]

@@ -74,7 +74,7 @@ def _end(answer: Answer) -> str:
 def count_table(result: Probe) -> Table:
     """Returns how many answers passed, and how many ended."""
     caption = (
-        "Answers that hold what is expected, if something is; answers that ended before the limit of"
+        "Answers that hold what is expected, of those for which something is; answers that ended before the limit of"
         f" {result.max_new_tokens} tokens; tokens of an answer, on average. A pass is the expected text, or"
         " the regular expression between slashes, found in the answer: it does not"
         " say that the rest of it is right, nor that so few prompts measure an ability."

@@ -98,9 +98,7 @@ def sections(one: Run) -> list[Section]:
 def settings(one: Run) -> Section:
     """Returns settings, the protocols of the evaluations, the split, hashes and versions."""
     details = one.details or NOTHING
-    protocols = [
-        (f"Protocol of {m.name or 'the evaluation'}", evaluation.protocol_pairs(m.scores.protocol)) for m in one.evaluations
-    ]
+    protocols = [(f"Protocol of {m.name or 'the evaluation'}", m.scores.protocol.known()) for m in one.evaluations]
     counts = {f"{share} series": len(ids) for share, ids in details.split.items()}
     made_of = {key: value for key, value in details.manifest.items() if key != "versions"}
     lists = [("Settings", one.settings), *protocols, ("Data, base and seeds", {**counts, **made_of})]
@@ -122,6 +120,6 @@ def page_of(one: Run) -> Page:
 
 def page_of_evaluation(one: Measured, name: str) -> Page:
     """Returns the page of an evaluation without its run."""
-    protocol = ("Protocol of the evaluation", evaluation.protocol_pairs(one.scores.protocol))
+    protocol = ("Protocol of the evaluation", one.scores.protocol.known())
     closing = evaluation.settings_section(protocol, written=shortened)
     return Page(f"Evaluation {name}", evaluation.summary(one.scores), (), [*evaluation_sections(one), closing])

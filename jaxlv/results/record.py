@@ -46,6 +46,10 @@ class Record:
         values = ((field, getattr(self, field.name)) for field in fields)
         return {_key(field): _tree(value) for field, value in values if not (value is None and "rare" in field.metadata)}
 
+    def known(self) -> dict[str, Any]:
+        """Returns what JSON holds of it, without what is None: settings that may be shown as names and values."""
+        return {key: value for key, value in self.tree().items() if value is not None}
+
     @classmethod
     def quantities(cls) -> Mapping[str, Quantity]:
         """Returns {key: quantity} of its fields."""
