@@ -168,7 +168,7 @@ def test_a_part_that_names_a_series_outside_the_test_share_is_refused(data):
         protocols.test_series(protocol, mixed, data)
 
 
-def part_of(name: str) -> tuple[protocols.Protocol, protocols.Part]:
+def part_of(name: str) -> tuple[protocols.PaperProtocol, protocols.Part]:
     return next((protocol, part) for protocol, part in PARTS if part.name == name)
 
 

@@ -34,7 +34,7 @@ def stages_of(name: str, scale: str = "") -> list[reproduction.Stage]:
     return reproduction.read_stages(CONFIGS / name, file if scale else None)
 
 
-def plan_of(name: str, stages: list[reproduction.Stage]) -> list[reproduction.Row]:
+def plan_of(name: str, stages: list[reproduction.Stage]) -> list[reproduction.StagePlan]:
     most = stages[-1].config.evaluate.series or reproduction.test_share(name)
     return reproduction.plan(stages, [(part, most) for part in reproduction.parts_of(name)])
 

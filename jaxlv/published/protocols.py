@@ -141,7 +141,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Protocol:
+class PaperProtocol:
     """A paper's split and parts, and the FLOPs that it says it spent on everything."""
 
     name: str
@@ -238,11 +238,11 @@ def _liu_part(name: str, words: str, series: tuple[int, ...]) -> Part:
     return Part(name, words, 80, 20, 10, series, (summed, first, *of_one), reported)
 
 
-PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
+PROTOCOLS: Mapping[str, PaperProtocol] = MappingProxyType(
     {
         protocol.name: protocol
         for protocol in (
-            Protocol(
+            PaperProtocol(
                 "mao",
                 REPORTED_SPLITS["mao"],
                 (
@@ -253,7 +253,7 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
                 ),
                 9.579e16,
             ),
-            Protocol(
+            PaperProtocol(
                 "rai",
                 REPORTED_SPLITS["rai"],
                 (
@@ -275,7 +275,7 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
                 ),
                 9.866e16,
             ),
-            Protocol(
+            PaperProtocol(
                 "xu",
                 REPORTED_SPLITS["xu"],
                 (
@@ -297,7 +297,7 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
                 1.0303e17,
                 "by its own logs; 1.0e17 as reported",
             ),
-            Protocol(
+            PaperProtocol(
                 "liu",
                 REPORTED_SPLITS["liu"],
                 (_liu_part("liu", "20 steps from 80", ()),),
@@ -310,7 +310,7 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
 """By name of the paper."""
 
 
-def test_series(protocol: Protocol, part: Part, data: SeriesSet) -> SeriesSet:
+def test_series(protocol: PaperProtocol, part: Part, data: SeriesSet) -> SeriesSet:
     """Returns the series that a part measures: of the data set, or simulated.
 
     Raises JaxlvError if the data set is not the one that the splits are defined on.
@@ -355,7 +355,7 @@ def score(
 
 def matching(
     split: Mapping[str, Collection[int]], series: Collection[int], context: int, horizon: int
-) -> list[tuple[Protocol, Part]]:
+) -> list[tuple[PaperProtocol, Part]]:
     """Returns the parts that forecasts of `series` measure, by a model of that split (ids by "train", "validation", "test").
 
     Never a part of simulated series, of a context that ends within a step, or of forecasts that go on from themselves.

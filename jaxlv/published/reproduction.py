@@ -137,7 +137,7 @@ def same(config: RunConfig) -> RunConfig:
 
 
 @dataclass(frozen=True)
-class Row:
+class StagePlan:
     """A line of a plan: a stage (or the evaluation), its runs that are trained, their steps, and its events."""
 
     stage: str
@@ -154,7 +154,7 @@ class Row:
         return sum(event.flops(model, convention) for event in self.events if event.kind == "train_step")
 
 
-def plan(stages: Sequence[Stage], parts: Sequence[tuple[Part, int]]) -> list[Row]:
+def plan(stages: Sequence[Stage], parts: Sequence[tuple[Part, int]]) -> list[StagePlan]:
     """Returns what the stages cost, and the evaluation of `parts` (with the number of their series) by every model.
 
     A run that an earlier stage has trained is not trained again. What the grid will choose is taken as the configs have it.
@@ -162,15 +162,15 @@ def plan(stages: Sequence[Stage], parts: Sequence[tuple[Part, int]]) -> list[Row
     known: list[Cell] = []
     rows = [_row(stage, {}, known) for stage in stages]
     drawn = [event for stage in stages if stage.name in MODELS for event in _evaluation(stage, parts)]
-    return [*rows, Row(FINAL, 0, 0, tuple(drawn))]
+    return [*rows, StagePlan(FINAL, 0, 0, tuple(drawn))]
 
 
-def _row(stage: Stage, carried: Settings, known: list[Cell]) -> Row:
+def _row(stage: Stage, carried: Settings, known: list[Cell]) -> StagePlan:
     """Returns a stage's line; the runs that it trains are added to those known."""
     cells = stage.cells(carried)
     if not stage.trains:
         read = [validation(cell.config, billing.event_of(cell.config, "nothing"), STEPS) for cell in cells]
-        return Row(stage.name, 0, 0, tuple(event for events in read for event in events))
+        return StagePlan(stage.name, 0, 0, tuple(event for events in read for event in events))
     new: list[Cell] = []
     for cell in cells:
         if not twin(cell, [*known, *new]):
@@ -182,10 +182,10 @@ def _row(stage: Stage, carried: Settings, known: list[Cell]) -> Row:
         for cell in group:
             step = billing.event_of(cell.config, stack_rank=rank)
             events += [e for planned in planned_training(cell.config, step, STEPS) for e in planned.events]
-    return Row(stage.name, len(new), sum(cell.config.train.steps for cell in new), tuple(events))
+    return StagePlan(stage.name, len(new), sum(cell.config.train.steps for cell in new), tuple(events))
 
 
-def beside(system: System, stages: Sequence[Stage], part: tuple[Part, int]) -> list[Row]:
+def beside(system: System, stages: Sequence[Stage], part: tuple[Part, int]) -> list[StagePlan]:
     """Returns what showing the paper's errors costs, measured on a part, and the analyses of the final run."""
     by_name = {stage.name: stage for stage in stages}
     final, grid = by_name["final"].cells()[0].config, by_name["grid"].cells()[-1].config
@@ -204,7 +204,10 @@ def beside(system: System, stages: Sequence[Stage], part: tuple[Part, int]) -> l
     shown = replace(part[0], context=e.context, horizon=horizon, shown=0, reach=0, samples=ANALYSED[1])
     drawn, text = _drawn(final, event, shown, min(part[1], ANALYSED[0])), padded(STEPS * 2 * (final.codec.decimals + 3))
     read = drawn[0].of_kind("validation", count=4 * drawn[0].count, new_tokens=0, slots=0, stage=0, samples=1)
-    return [Row("faults", 0, 0, tuple(events)), Row("analyses", 0, 0, (*drawn, *drawn, replace(read, length=text)))]
+    return [
+        StagePlan("faults", 0, 0, tuple(events)),
+        StagePlan("analyses", 0, 0, (*drawn, *drawn, replace(read, length=text))),
+    ]
 
 
 def _evaluation(stage: Stage, parts: Sequence[tuple[Part, int]]) -> list[Event]:
@@ -225,7 +228,7 @@ def _drawn(config: RunConfig, event: Event, part: Part, series: int) -> list[Eve
     return [replace(call, count=pieces * -(-series // size))]
 
 
-def budget_of(rows: Sequence[Row], model: ModelConfig, convention: str, margin: float = MARGIN) -> BudgetConfig:
+def budget_of(rows: Sequence[StagePlan], model: ModelConfig, convention: str, margin: float = MARGIN) -> BudgetConfig:
     """Returns the [budget] of all runs: envelopes of the stages, what is held back for the evaluation, and their sum.
 
     Each has a margin for work that is done again after interruptions. A reproduction promises its steps: what interruptions
@@ -243,7 +246,7 @@ def budget_of(rows: Sequence[Row], model: ModelConfig, convention: str, margin: 
     )
 
 
-def allowance(rows: Sequence[Row], full: Sequence[Row], model: ModelConfig, convention: str) -> float:
+def allowance(rows: Sequence[StagePlan], full: Sequence[StagePlan], model: ModelConfig, convention: str) -> float:
     """Returns the assignment's FLOPs in proportion.
 
     `rows`, of a model, stand to it as the paper's `full` series, of the real model, stands to 1e17.
@@ -258,10 +261,10 @@ def with_budget(config: RunConfig, phase: str, budget: BudgetConfig) -> RunConfi
     return replace(config, budget=replace(budget, phase=phase))
 
 
-def at_dearest(stage: Stage, before: Sequence[Stage], model: ModelConfig, convention: str) -> Row:
+def at_dearest(stage: Stage, before: Sequence[Stage], model: ModelConfig, convention: str) -> StagePlan:
     """Returns a stage's row, whatever the stages before it choose: at the settings that cost most."""
 
-    def row(carried: Settings) -> Row:
+    def row(carried: Settings) -> StagePlan:
         known: list[Cell] = []
         return _row(stage, carried, known)
 

@@ -17,7 +17,7 @@ from jaxlv.results.side_by_side import (
     CONVENTION,
     EXACT,
     Entry,
-    Row,
+    RunRow,
     axis_of,
     best_on_test,
     budget_rows,
@@ -59,7 +59,7 @@ MEASURED = [
 ]
 
 
-def setting_columns(names: Sequence[str], rows: Sequence[Row]) -> list[Quantity]:
+def setting_columns(names: Sequence[str], rows: Sequence[RunRow]) -> list[Quantity]:
     """Returns a column for each setting, under its section; long words wrap."""
     sections = list(dict.fromkeys(name.partition(".")[0] for name in names))
     long = {name for name in names if any(len(str(row.settings[name])) > 16 for row in rows)}

@@ -59,7 +59,7 @@ class Tested:
 
 
 @dataclass(frozen=True)
-class Row:
+class RunRow:
     """A run as tables of several have it: its settings as cells have them, and its place on a front."""
 
     name: str
@@ -134,12 +134,12 @@ def tested(entry: Entry, shared: TestedOn | None) -> Tested | None:
     return Tested(subject.mae if subject else None, f"{of.size} series, {of.context} + {of.horizon}")
 
 
-def row_of(entry: Entry, names: Sequence[str]) -> Row:
+def row_of(entry: Entry, names: Sequence[str]) -> RunRow:
     """Returns an entry as a row, with its settings of these names."""
-    return Row(entry.name, entry.figures, {name: setting(name, entry.settings.get(name)) for name in names})
+    return RunRow(entry.name, entry.figures, {name: setting(name, entry.settings.get(name)) for name in names})
 
 
-def rows_of(entries: Sequence[Entry]) -> list[Row]:
+def rows_of(entries: Sequence[Entry]) -> list[RunRow]:
     """Returns a row for each entry; those on the front of error against FLOPs are marked."""
     names, shared, key = differing(entries), shared_protocol(entries), axis_of(entries)
     held = [entry for entry in entries if entry.priced.get(CONVENTION) and entry.get(key)]
@@ -229,9 +229,9 @@ def _word(value: Any) -> str:
     )
 
 
-def budget_rows(fronts: Mapping[str, Sequence[Entry]], key: str) -> list[Row]:
+def budget_rows(fronts: Mapping[str, Sequence[Entry]], key: str) -> list[RunRow]:
     """Returns the runs of each front, numbered, with their settings and by how much less they err than the one before."""
-    rows: list[Row] = []
+    rows: list[RunRow] = []
     names = differing([entry for kept in fronts.values() for entry in kept])
     for group, kept in fronts.items():
         for before, one in zip([None, *kept], kept, strict=False):

@@ -13,7 +13,7 @@ from jaxlv.errors import JaxlvError
 from jaxlv.flops import ledger
 from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.model.weights import resolve
-from jaxlv.published.protocols import PROTOCOLS, Part, Protocol, test_series
+from jaxlv.published.protocols import PROTOCOLS, PaperProtocol, Part, test_series
 from jaxlv.report import page, papers
 from jaxlv.results.papers import BaseCost, Comparison, PaperCost, PartResult, ProtocolResult, Spent
 from jaxlv.runs import billing, run
@@ -77,7 +77,7 @@ class _Comparison:
             None if self.asked.run is None else self.asked.run.name,
         )
 
-    def tuned(self, protocol: Protocol, scale: str) -> run.FinishedRun:
+    def tuned(self, protocol: PaperProtocol, scale: str) -> run.FinishedRun:
         """Returns the run of a protocol's own split, trained to its end if that was not done yet."""
         config, folder = self.asked.config, self.out / RUNS / "-".join(filter(None, [protocol.name, scale]))
         if scale:
@@ -92,7 +92,7 @@ class _Comparison:
             train(config, folder, resume=self.resume and folder.is_dir(), begin=self.begin, say=self.say)
         return run.load_run(folder)
 
-    def part(self, protocol: Protocol, part: Part, finished: run.FinishedRun) -> PartResult | None:
+    def part(self, protocol: PaperProtocol, part: Part, finished: run.FinishedRun) -> PartResult | None:
         """Returns a part's entry, measured if that was not done yet; None if the run has seen its test series."""
         chosen = test_series(protocol, part, self.data)
         chosen = chosen.select(chosen.ids_N[: self.asked.most])

@@ -60,7 +60,7 @@ class Reproduction:
         return [(part, min(most, len(part.series) or most)) for part in self.parts]
 
     @functools.cached_property
-    def planned(self) -> list[reproduction.Row]:
+    def planned(self) -> list[reproduction.StagePlan]:
         """Returns the plan at this scale."""
         return reproduction.plan(self.stages, self.counted(self.stages))
 
@@ -77,7 +77,7 @@ class Reproduction:
             rows = [dearest.get(row.stage, row) for row in rows]
         return reproduction.budget_of(rows, self.model, self.system.convention)
 
-    def dearest(self, stage: Stage) -> reproduction.Row:
+    def dearest(self, stage: Stage) -> reproduction.StagePlan:
         """Returns the plan of a stage at its dearest."""
         before = [self.stage(name) for name in reproduction.HANDS_ON[stage.name]]
         return reproduction.at_dearest(stage, before, self.model, self.system.convention)

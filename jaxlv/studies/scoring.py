@@ -18,7 +18,7 @@ from jaxlv.forecasting.baselines import baselines_for
 from jaxlv.forecasting.evaluate import score
 from jaxlv.forecasting.forecaster import Forecast, Forecaster
 from jaxlv.forecasting.panels import panels
-from jaxlv.published.protocols import MAO_ALPHA, Part, Protocol
+from jaxlv.published.protocols import MAO_ALPHA, PaperProtocol, Part
 from jaxlv.published.protocols import score as score_part
 from jaxlv.report.figures import evaluation as figures
 from jaxlv.report.figures import svg
@@ -146,7 +146,7 @@ def named_series(ids: Sequence[int]) -> str:
 
 
 def paper_figures(
-    paper: Protocol, part: Part, forecasts: Mapping[str, Forecast], chosen: SeriesSet, scale: str
+    paper: PaperProtocol, part: Part, forecasts: Mapping[str, Forecast], chosen: SeriesSet, scale: str
 ) -> PaperFigures:
     """Returns the paper's rows of a part and the models', from forecasts of the same series, context and horizon."""
     rows = [
