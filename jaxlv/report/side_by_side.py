@@ -162,7 +162,7 @@ def front_block(priced: Sequence[Entry], key: str, convention: str, wide: bool) 
     drawing = sweeps.pareto_figure(points, f"FLOPs ({convention})", rule, groups, 2 * WIDTH if wide else WIDTH)
     caption = (
         f"{rule[0].upper()}{rule[1:]} against FLOPs of {len(priced)} runs: a line joins those that no other"
-        f"{' of its group' if wide else ''} beats in both, with their numbers in the table."
+        f"{' of its group' if wide else ''} beats in both, numbered as in the table of what a budget buys."
     )
     label = f"{rule} against FLOPs of {len(priced)} runs with the Pareto front"
     return figure(drawing, label, caption, "full" if wide else "cell")
@@ -215,7 +215,7 @@ def summary(entries: Sequence[Entry]) -> str:
 
 
 def sections(entries: Sequence[Entry]) -> list[Section]:
-    """Returns the table, what a budget buys, the losses, and the settings if they are many."""
+    """Returns a figure and the table of all runs, what a budget buys, the losses, and the settings if they are many."""
     measured = [entry for entry in entries if entry.get("validation_loss") is not None]
     differ = mixed_words(measured, "validation_loss") if len(measured) > 1 else ""
     text = (
@@ -225,9 +225,9 @@ def sections(entries: Sequence[Entry]) -> list[Section]:
         else ""
     )
     budget, losses = budget_section(entries, axis_of(entries), CONVENTION), losses_block(entries)
-    return [
-        Section("All runs", [table(entries)], text),
-        *([budget] if budget else []),
-        *([Section("Losses", [losses])] if losses else []),
-        Section("Settings that differ", settings_tables(entries)),
-    ]
+    first = [budget.blocks[0]] if budget else [losses] if losses else []
+    found = [Section("All runs", [*first, table(entries)], text)]
+    if budget:
+        found.append(replace(budget, blocks=budget.blocks[1:]))
+        found += [Section("Losses", [losses])] if losses else []
+    return [*found, Section("Settings that differ", settings_tables(entries))]

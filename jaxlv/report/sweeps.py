@@ -146,8 +146,8 @@ def pareto_figure(points: Sequence[Point], cost: str, error: str, groups: Sequen
 
 
 def sections(runs: Sequence[Outcome], rule: str, best: str) -> list[Section]:
-    """Returns a sweep's table and figures as parts of a page."""
-    blocks: list[Block] = [table_of(runs, rule, best)]
+    """Returns a sweep's figures and its table as parts of a page."""
+    blocks: list[Block] = []
     for name, values in axes_of(runs).items():
         caption = f"Effect of {_plainly(name)}: a dot for each run; grey lines join runs that differ in it alone."
         blocks.append(figure(effect_figure(runs, name, values, rule), f"{rule_words(rule)} by {_plainly(name)}", caption))
@@ -161,7 +161,7 @@ def sections(runs: Sequence[Outcome], rule: str, best: str) -> list[Section]:
         caption = "Error against FLOPs: each dot is a run, the line joins those that no other beats in both."
         drawing = pareto_figure(points, "FLOPs", rule_words(rule))
         blocks.append(figure(drawing, "Error against FLOPs with Pareto front", caption))
-    return [Section("Runs", blocks)]
+    return [Section("Runs", [*blocks, table_of(runs, rule, best)])]
 
 
 def page_of(result: Sweep) -> Page:
