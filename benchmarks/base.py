@@ -1,9 +1,10 @@
-"""What makes a better base: variations of a base's config, each trained for the same number of tokens.
+"""Compares variations of a base's config, each trained for the same number of tokens.
 
     python -m benchmarks.base [--only NAMES] [--tokens 25e6] [--at-once 1] [--work DIR]
 
 Each variation is one run of tools/make_base.py over the same simulated series, judged by the same 256 windows of series
-that none has seen. The learning rate falls to a run's end: a longer run's curve is not a shorter one's, continued.
+that are in no training set. The learning rate falls until the end of a run, so the curve of a longer run does not continue
+that of a shorter one.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from typing import Any
 from benchmarks import tables
 
 ROOT = Path(__file__).resolve().parents[1]
-LENGTH, SHORT = 1024, 256  # tokens of a window: in the end, and where short windows come first
+LENGTH, SHORT = 1024, 256  # tokens of a window: in general, and while short windows come first
 ROWS = 32  # windows of LENGTH in a batch
 
 
 def shape(hidden: int, layers: int, heads: int, kv_heads: int, ff: int) -> list[str]:
-    """Settings of an architecture."""
+    """Returns the settings of an architecture."""
     names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size")
     sizes = (hidden, layers, heads, kv_heads, ff)
     return [f"architecture.{name}={size}" for name, size in zip(names, sizes, strict=True)]
@@ -46,11 +47,11 @@ VARIATIONS: dict[str, list[str]] = {
     "192 x 6, half the batch": [*WIDE, "rows=16"],
     "192 x 6, float16": [*WIDE, 'dtype="float16"'],
 }
-"""Settings of tools/make_base.py, and of this program: `tokens` as a factor, `short` windows' share, `rows` of a batch."""
+"""Settings of tools/make_base.py, and of this program: `tokens` (a factor), the share of `short` windows, `rows` a batch."""
 
 
 def settings(variation: list[str], tokens: float) -> list[str]:
-    """The variation's settings as those of tools/make_base.py: its steps and phases are those of so many tokens."""
+    """Returns a variation's settings as tools/make_base.py takes them, with steps and phases for so many tokens."""
     own = dict(setting.split("=", 1) for setting in variation)
     rows, short = int(own.pop("rows", ROWS)), float(own.pop("short", 0))
     steps = round(tokens * float(own.pop("tokens", 1)) / (rows * LENGTH))
@@ -62,7 +63,7 @@ def settings(variation: list[str], tokens: float) -> list[str]:
 
 
 def train(name: str, options: argparse.Namespace, work: Path) -> dict[str, Any]:
-    """One run in a process of its own; the record that it leaves."""
+    """Trains one run in a process of its own, and returns the record that it leaves."""
     out = work / name.replace(" ", "_").replace(",", "")
     if not (out / "training.json").is_file():
         command = [sys.executable, str(ROOT / "tools/make_base.py"), str(options.config), "--out", str(out)]
@@ -75,7 +76,7 @@ def train(name: str, options: argparse.Namespace, work: Path) -> dict[str, Any]:
 
 
 def row(name: str, record: dict[str, Any]) -> list[str]:
-    """Name, parameters, tokens, PFLOPs (exact), validation nats along the way and at the end."""
+    """Returns name, parameters, tokens, PFLOPs (exact), and validation nats half way and at the end."""
     curve = [f"{point['validation_nats_per_token']:.4f}" for point in record["curve"]]
     cost = f"{record['flops']['exact'] / 1e15:.2f}"
     return [name, f"{record['parameters']:,}", f"{record['tokens'] / 1e6:.1f}", cost, curve[len(curve) // 2 - 1], curve[-1]]

@@ -1,8 +1,8 @@
 """What the benchmarks share: shapes, weights, one subprocess per side, interleaved repetitions, results as files.
 
 A side is one library doing one piece of work in a process of its own, so that thread pools, allocators and peak memory do
-not mix. All sides of a case are loaded and warmed up first; then they take turns (A B C A B C ...), so that whatever slows
-the machine down for a while slows all of them, and a ratio is taken turn by turn.
+not mix. All sides of a case are loaded and warmed up first. Then they take turns (A B C A B C ...), so that whatever slows
+the machine down for a while slows all sides; ratios are taken turn by turn.
 
 The parent imports neither jax nor torch: a child's ru_maxrss starts at its parent's size.
 """
@@ -41,7 +41,7 @@ class Shape:
     repeats: int = 7  # timed repetitions
 
     def config(self) -> dict[str, Any]:
-        """The fields of config.json."""
+        """Returns the fields of config.json."""
         return {
             "vocab_size": self.vocabulary,
             "hidden_size": self.hidden,
@@ -59,13 +59,13 @@ SHAPES = {
     "full": Shape(896, 24, 14, 2, 4864, repeats=3),  # Qwen2.5-0.5B: 494,032,768 parameters
     "tiny": Shape(256, 6, 4, 2, 1024),
     "micro": Shape(128, 4, 4, 2, 384),
-    "smoke": Shape(32, 2, 4, 2, 64, vocabulary=64, repeats=2),  # for the tests: no figure of it means anything
+    "smoke": Shape(32, 2, 4, 2, 64, vocabulary=64, repeats=2),  # for the tests: its figures mean nothing
 }
 
 
 @dataclass(frozen=True)
 class Case:
-    """One row of work: a shape and what is done with it; `tokens` are those that a repetition trains on or generates."""
+    """One row of work: a shape and what is done with it; a repetition trains on `tokens`, or generates so many."""
 
     shape: str
     work: str
@@ -77,14 +77,14 @@ class Case:
 
 
 class Side:
-    """The parent's end of a side's process; it is loaded and has run once when this returns."""
+    """The parent's end of a side's process. When the constructor returns, the side is loaded and has run once."""
 
     def __init__(self, module: str, settings: Mapping[str, Any]):
         self.name: str = settings["side"]
         self.runs: list[dict[str, float]] = []
         environment = os.environ | {
             "JAX_PLATFORMS": settings["device"],
-            "JAX_ENABLE_COMPILATION_CACHE": "false",  # compile times are of a first run
+            "JAX_ENABLE_COMPILATION_CACHE": "false",  # compile times are those of a first run
             "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # two processes share the accelerator
             "OMP_NUM_THREADS": str(settings["threads"]),
             "TRANSFORMERS_VERBOSITY": "error",
@@ -95,14 +95,14 @@ class Side:
         self.facts = self._answer()
 
     def run(self, timed: bool = True) -> None:
-        """One repetition; its figures are kept if `timed`."""
+        """Runs one repetition; its figures are kept if `timed`."""
         self._say("run")
         answer = self._answer()
         if timed:
             self.runs.append(answer)
 
     def finish(self) -> None:
-        """End the process; its facts then hold its peak memory."""
+        """Ends the process; its facts then include its peak memory."""
         if "unavailable" not in self.facts:
             self._say("end")
             self.facts |= self._answer()
@@ -132,7 +132,7 @@ class Side:
 
 
 def measure(module: str, case: Case, sides: Sequence[str], options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """One row: every side's figures on one case, and the ratios of jaxlv's sides to PyTorch."""
+    """Returns one row: every side's figures on one case, and the ratios of jaxlv's sides to PyTorch."""
     shape = SHAPES[case.shape]
     settings = {**case.settings, "shape": case.shape, "vocabulary": shape.vocabulary, "folder": str(folder)}
     settings |= {name: getattr(options, name) for name in ("device", "dtype", "threads", "attention")}
@@ -163,7 +163,7 @@ def measure(module: str, case: Case, sides: Sequence[str], options: argparse.Nam
 
 
 def parser(description: str, defaults: str) -> argparse.ArgumentParser:
-    """The options that every benchmark has."""
+    """Returns a parser with the options that every benchmark has."""
     made = argparse.ArgumentParser(
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -190,7 +190,7 @@ def _spelt(shape: Shape) -> str:
 def main(
     module: str, made: argparse.ArgumentParser, sides: Sides, cases: Sequence[Case], argv: Sequence[str] | None = None
 ) -> None:
-    """Run the benchmark `module` ("benchmarks.train_step") over the cases of the shapes asked for; write and print."""
+    """Runs the benchmark `module` ("benchmarks.train_step") over the cases of the chosen shapes; writes and prints."""
     options = made.parse_args(argv)
     if options.side:
         serve({**sides, "weights": make_weights}, options.side)

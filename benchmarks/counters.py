@@ -1,11 +1,11 @@
-"""What counters of FLOPs say of functions of every kind, beside the count by hand.
+"""Compares what counters of FLOPs say about functions of every kind with the count by hand.
 
     python -m benchmarks.counters [--only WORDS] [--out DIR]
 
-Every function of `benchmarks.inputs` is given to jaxlv's counters and to whatever else counts FLOPs: XLA's cost analysis of
-the lowered and of the compiled program, jax.experimental.roofline, Flax's tabulate, and of the same network in PyTorch
-FlopCounterMode, fvcore and calflops, if they are installed. What each is asked, and what is right, stands in `MEANING`.
---only takes the functions whose name contains WORDS (several: "a; b"), and then writes nothing without --out.
+Every function of `benchmarks.inputs` is given to jaxlv's counters and to other counters of FLOPs: XLA's cost analysis of the
+lowered and of the compiled program, jax.experimental.roofline, Flax's tabulate, and, if they are installed, FlopCounterMode,
+fvcore and calflops, which get the same network in PyTorch. `MEANING` says what each is asked, and what counts as right.
+--only takes the functions whose name contains WORDS (several: "a; b"); then nothing is written without --out.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ DEVICES = "--xla_force_host_platform_device_count=8"
 JAXLV = ("jaxlv jaxpr", "jaxlv HLO")
 PACKAGES = {"FlopCounterMode": "torch", "fvcore": "fvcore", "calflops": "calflops"}
 VERDICTS = ("right", "refused", "doubted", "wrong", "silent zero")
-LENIENT = 0.05  # what the others may be off by and still be called right
+LENIENT = 0.05  # relative error up to which the other counters are called right
 MEANING = """\
 "By hand" are the FLOPs of matrix products and convolutions: two for each pair that is multiplied and added, only taps on
 data, complex numbers as real ones. In rows marked *, it is every operation. The formulas are in `benchmarks/inputs.py`.
@@ -52,7 +52,7 @@ the others cannot be. Times are from function to figure, including tracing and c
 
 
 def ask_jaxlv(one: Input) -> dict[str, Any]:
-    """The counters' figures, and the range of what other counters may say: from the products to all operations."""
+    """Returns jaxlv's figures, and the range that other counters may be in: from the products to all operations."""
     from jaxlv.errors import JaxlvError
     from jaxlv.flops import count
 
@@ -79,12 +79,12 @@ def ask_jaxlv(one: Input) -> dict[str, Any]:
 
 
 def xla_lowered(one: Input) -> Any:
-    """XLA's cost analysis of the lowered program."""
+    """Asks XLA's cost analysis of the lowered program."""
     return _costs(one, _jitted(one).lower(*one.arguments))
 
 
 def xla_compiled(one: Input) -> Any:
-    """XLA's cost analysis of the compiled program."""
+    """Asks XLA's cost analysis of the compiled program."""
     return _costs(one, _jitted(one).lower(*one.arguments).compile())
 
 
@@ -102,14 +102,14 @@ def _costs(one: Input, stage: Any) -> tuple[int | None, tuple[str, ...]]:
 
 
 def roofline(one: Input) -> Any:
-    """jax.experimental.roofline: its `unfused_flops`, for `flops` leaves out convolutions."""
+    """Asks jax.experimental.roofline for `unfused_flops`, because its `flops` leaves out convolutions."""
     from jax.experimental import roofline
 
     return int(roofline.roofline(one.function)(*one.arguments)[1].unfused_flops), ()
 
 
 def tabulate(one: Input) -> Any:
-    """Flax's tabulate: the first row of its table is the whole module."""
+    """Asks Flax's tabulate: the first row of its table is the whole module."""
     if one.module is None:
         return None
     import flax.linen as nn
@@ -127,7 +127,7 @@ def tabulate(one: Input) -> Any:
 
 
 def _twin(name: str) -> Callable[[Input], Any]:
-    """A counter of PyTorch, asked of the same network."""
+    """Returns a counter of PyTorch, which is asked about the same network."""
 
     def ask(one: Input) -> Any:
         if not one.twin:
@@ -154,7 +154,7 @@ PEERS: dict[str, Callable[[Input], Any]] = {
 
 
 def timed(function: Callable[[], Any]) -> tuple[Any, float]:
-    """(result, seconds), with nothing left of what JAX remembers."""
+    """Returns (result, seconds), after clearing JAX's caches."""
     import jax
 
     jax.clear_caches()
@@ -165,7 +165,7 @@ def timed(function: Callable[[], Any]) -> tuple[Any, float]:
 def judged(
     value: int | None, bounds: tuple[int, int], slack: float, doubts: Sequence[str], seconds: float
 ) -> dict[str, Any]:
-    """A figure with its verdict."""
+    """Returns a figure with its verdict."""
     if value is None:
         verdict = "refused"
     elif bounds[0] * (1 - slack) <= value <= bounds[1] * (1 + slack):
@@ -176,7 +176,7 @@ def judged(
 
 
 def ask_peer(name: str, one: Input, bounds: tuple[int, int]) -> dict[str, Any] | None:
-    """What a peer says; None if it is not asked."""
+    """Returns what another counter says; None if it is not asked."""
     if name == "tabulate" and one.grad and one.tabulated is not None:
         bounds = (one.tabulated, round(one.tabulated * bounds[1] / bounds[0]))
     try:
@@ -187,7 +187,7 @@ def ask_peer(name: str, one: Input, bounds: tuple[int, int]) -> dict[str, Any] |
 
 
 def row(one: Input, absent: Sequence[str]) -> dict[str, Any]:
-    """All that is said of a function."""
+    """Returns what all counters say about a function."""
     found = ask_jaxlv(one)
     cells = found["cells"] | {name: ask_peer(name, one, found["bounds"]) for name in PEERS if name not in absent}
     return {
@@ -200,7 +200,7 @@ def row(one: Input, absent: Sequence[str]) -> dict[str, Any]:
 
 
 def summary(result: dict[str, Any]) -> list[str]:
-    """Verdicts by counter."""
+    """Lists the verdicts by counter."""
     lines = [_line(["counter", "asked", *VERDICTS, "median time"]), _line(["---"] * (len(VERDICTS) + 3))]
     for name in (*JAXLV, *PEERS):
         if name in result["absent"]:
@@ -215,7 +215,7 @@ def summary(result: dict[str, Any]) -> list[str]:
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The result: what is asked, verdicts by counter, all figures."""
+    """Writes the result: what is asked, verdicts by counter, all figures."""
     names = [name for name in (*JAXLV, *PEERS) if name not in result["absent"]]
     lines = [f"`{result['command']}`", "", result["setting"], "", MEANING, "", *summary(result), ""]
     lines += [_line(["function", "by hand", *names]), _line(["---"] * (2 + len(names)))]
@@ -244,14 +244,14 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def eight_devices() -> None:
-    """Asks XLA for eight CPU devices; to be called before jax is imported."""
+    """Asks XLA for eight CPU devices; call it before jax is imported."""
     if DEVICES not in (given := os.environ.get("XLA_FLAGS", "")):
         os.environ["XLA_FLAGS"] = f"{given} {DEVICES}".strip()
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 
 def installed() -> dict[str, str]:
-    """Versions of what counts in PyTorch; "absent" if it cannot be imported."""
+    """Returns the versions of PyTorch's counters; "absent" if one cannot be imported."""
     found = {}
     for package in PACKAGES.values():
         try:
@@ -263,7 +263,7 @@ def installed() -> dict[str, str]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The program; see `--help`."""
+    """Runs the program; see `--help`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", metavar="WORDS", help="the functions whose name contains this")
     parser.add_argument("--out", type=Path, help="folder of the results (default benchmarks/results)")
@@ -278,7 +278,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     where, found, peers = tables.machine(), tables.versions(ROOT), installed()
     absent = [name for name, package in PACKAGES.items() if "absent" in (peers[package], peers["torch"])]
     found |= peers
-    row(chosen[0], absent)  # what is imported at the first use is no counter's time
+    row(chosen[0], absent)  # imports at the first use must not count as any counter's time
     words = ["--only", f'"{options.only}"'] if options.only else []
     result = {
         "program": "benchmarks.counters",

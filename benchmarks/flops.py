@@ -1,10 +1,10 @@
-"""FLOP counts of the same programs by formula, jaxpr, compiled HLO, XLA itself and PyTorch, and the time that each takes.
+"""Counts the FLOPs of the same programs by formula, jaxpr, compiled HLO, XLA itself and PyTorch, and times each counter.
 
     python -m benchmarks.flops [--quick] [--device cuda] [--out DIR]
 
-A grid of shapes, ranks, targets, types and what trains: the matrix products of the train step by every counter, and their
-differences. PyTorch's FlopCounterMode counts transformers' own Qwen2 with the same adapters on shapes alone, where PyTorch
-is installed.
+For a grid of shapes, ranks, targets, types and what trains, it gives the matrix products of the train step by every counter,
+and their differences. If PyTorch is installed, its FlopCounterMode counts transformers' own Qwen2 with the same adapters,
+from shapes alone.
 """
 
 from __future__ import annotations
@@ -58,13 +58,13 @@ GRID = (
 
 
 def timed(function: Callable[[], Any]) -> tuple[Any, float]:
-    """(result, seconds)."""
+    """Returns (result, seconds)."""
     began = time.perf_counter()
     return function(), time.perf_counter() - began
 
 
 def count(cell: Cell, device: str) -> dict[str, Any]:
-    """The counts of a cell's train step."""
+    """Returns the counts of a cell's train step."""
     import jax
     import jax.numpy as jnp
 
@@ -106,7 +106,9 @@ def count(cell: Cell, device: str) -> dict[str, Any]:
 
 
 def torch_count(cell: Cell, config: Any) -> int | str:
-    """Matrix products of one forward and backward pass by torch's FlopCounterMode, on shapes alone; or why there is none."""
+    """Returns the matrix products of a forward and backward pass by torch's FlopCounterMode, from shapes alone; or the
+    reason why they are not counted.
+    """
     try:
         import peft
         import torch
@@ -136,7 +138,7 @@ def torch_count(cell: Cell, config: Any) -> int | str:
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The result as a table."""
+    """Writes the result as a table."""
     head = [f"`{result['command']}`", "", result["setting"], ""]
     lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
     for row in result["rows"]:
@@ -171,7 +173,7 @@ def _against(value: int | None, other: int) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The program; see `--help`."""
+    """Runs the program; see `--help`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small shapes only, and no file without --out")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")

@@ -1,10 +1,10 @@
-"""Sampling several continuations of one series in jaxlv and in PyTorch (transformers): generated tokens/s.
+"""Samples several continuations of one series in jaxlv and in PyTorch (transformers): generated tokens/s.
 
     python -m benchmarks.generate [--shapes full,tiny,micro] [--device cuda --dtype bfloat16]
 
-One prompt of 512 tokens, 1 or 8 samples of 128 tokens each at temperature 1, none cut short. jaxlv runs twice: over the
-whole vocabulary, as transformers does, and as `jaxlv forecast` runs by default: over the 13 symbols of the number format,
-masked by its grammar, so that every sample parses. Times include the prompt.
+One prompt of 512 tokens has 1 or 8 samples of exactly 128 tokens each, at temperature 1. jaxlv runs twice: over the whole
+vocabulary, as transformers does, and over the 13 symbols of the number format, masked by its grammar, so that every sample
+parses, as `jaxlv forecast` does by default. Times include the prompt.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CASES = [_case(shape, samples) for shape in SHAPES for samples in ((8,) if shape
 
 
 def jaxlv_samples(settings: dict[str, Any], constrained: bool) -> Work:
-    """The decoding that `jaxlv forecast` runs, with or without the number grammar."""
+    """Prepares the decoding that `jaxlv forecast` runs, with or without the number grammar."""
     device, model, params, facts = side.start_jax(settings)
     import numpy as np
 
@@ -53,7 +53,7 @@ def jaxlv_samples(settings: dict[str, Any], constrained: bool) -> Work:
 
 
 def torch_samples(settings: dict[str, Any]) -> Work:
-    """The same by transformers' generate with its cache; the prompt is computed once per sample, as it does."""
+    """Prepares the same by transformers' generate with its cache, which computes the prompt once per sample."""
     torch, model, facts = side.start_torch(settings)
     prompt_P = side.random_ids(settings["prompt"], vocabulary=settings["vocabulary"])
     ids_1P = torch.tensor(prompt_P[None], dtype=torch.int64, device=settings["device"])
@@ -86,7 +86,7 @@ SIDES = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The program; see `--help`."""
+    """Runs the program; see `--help`."""
     common.main("benchmarks.generate", common.parser(str(__doc__), "full,tiny,micro"), SIDES, CASES, argv)
 
 

@@ -1,8 +1,8 @@
 """Functions of every kind, each with its count worked out by hand, for `benchmarks.counters`.
 
-Each count is a formula over the sizes written beside it. `by_hand` are the FLOPs of matrix products and convolutions, two
-for each pair that is multiplied and added, taps on data alone; if `all_operations`, every operation, each as 1.
-Import this after XLA_FLAGS has asked for eight devices.
+Each count is a formula over the sizes written beside it. `by_hand` are the FLOPs of matrix products and convolutions: two
+for each pair that is multiplied and added, only taps on data; if `all_operations`, it is every operation, each as 1. Import
+this module after XLA_FLAGS has asked for eight devices.
 """
 
 from __future__ import annotations
@@ -29,37 +29,37 @@ P = jax.sharding.PartitionSpec
 
 @dataclass(frozen=True)
 class Input:
-    """A function, what it is given, and what it costs."""
+    """A function, its arguments, and what it costs."""
 
     name: str
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
     by_hand: int
-    executed: int | None = None  # what a CPU executes if that is something else, by hand, and why
+    executed: int | None = None  # what a CPU executes if that differs, by hand, and why
     why: str = ""
     all_operations: bool = False
     trips: Any = None
-    report: str = ""  # the public report that the function is from
-    module: nn.Module | None = None  # of Flax, for its tabulate
-    tabulated: int | None = None  # of the gradient that tabulate takes, of the inputs too
+    report: str = ""  # the public bug report that the function comes from
+    module: nn.Module | None = None  # Flax's module, for its tabulate
+    tabulated: int | None = None  # FLOPs of the gradient that tabulate takes, which includes the inputs'
     grad: bool = False  # whether module and twin are asked for the gradient
     twin: str = ""  # the same network in benchmarks.twins
 
 
 def shape(*sizes: int, dtype: Any = jnp.float32, sharding: Any = None) -> jax.ShapeDtypeStruct:
-    """An array that is not there."""
+    """Returns an array without values."""
     return jax.ShapeDtypeStruct(sizes, dtype, sharding=sharding)
 
 
 def grad(f: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    """The gradient of the sum of the squares of what `f` returns, which needs the whole forward pass."""
+    """Returns the gradient of the sum of the squares of what `f` returns, which needs the whole forward pass."""
     return jax.grad(lambda *a: (f(*a) ** 2).sum(), **options)
 
 
 B, D, F, C = 32, 64, 128, 8  # rows, width, inner width, classes
 ONE = 2 * B * D * D  # a product of a batch and a square matrix
 X, W, FLAG, WHOLE = shape(B, D), shape(D, D), shape(dtype=bool), shape(dtype=jnp.int32)
-N = 8  # width of the small ones
+N = 8  # width of the small arrays
 SQUARE, VECTOR = shape(N, N), shape(N)
 CUBE = 2 * N**3
 
@@ -119,7 +119,7 @@ class CNN(nn.Module):
 
 
 def of_module(name: str, module: nn.Module, x: Any, by_hand: int, **more: Any) -> Input:
-    """A module's forward pass, or the gradient of its parameters."""
+    """Returns a module's forward pass, or the gradient of its parameters."""
     variables = jax.eval_shape(module.init, jax.random.key(0), x)
 
     def forward(variables: Any, x: jax.Array) -> Any:
@@ -130,20 +130,20 @@ def of_module(name: str, module: nn.Module, x: Any, by_hand: int, **more: Any) -
 
 
 LAYERS = 2 * B * (D * F + F * C)
-DEEP = 2 * 4 * 40 * 40  # a layer of the remat_scan, 4 rows of width 40; each is made once more on the way back
+DEEP = 2 * 4 * 40 * 40  # a layer of the remat_scan, 4 rows of width 40; the backward pass computes each once more
 
 
 # ------------------------------------------------------------------------------------------------ convolutions
 
 
 def taps(size: int, out: int, window: int, stride: int = 1, low: int = 0, base: int = 1, dilation: int = 1) -> int:
-    """Taps of a window along one axis that lie on data: not on padding, not on the zeros between dilated numbers."""
+    """Returns the taps of a window along one axis that are on data: not on padding or the zeros between dilated numbers."""
     at = [o * stride - low + t * dilation for o in range(out) for t in range(window)]
     return sum(0 <= place <= (size - 1) * base and place % base == 0 for place in at)
 
 
 def conv(**options: Any) -> Callable[..., jax.Array]:
-    """A convolution of images, channels last."""
+    """Returns a convolution of images, channels last."""
     spec = {"dimension_numbers": ("NHWC", "HWIO", "NHWC"), "window_strides": (1, 1), "padding": "VALID"}
     return lambda x, k: lax.conv_general_dilated(x, k, **{**spec, **options})
 
@@ -180,22 +180,22 @@ CONVOLUTIONS = [
 
 
 def rnn(w: jax.Array, u: jax.Array, xs: jax.Array) -> jax.Array:
-    """Steps of two products each."""
+    """Runs steps of two products each."""
     return lax.scan(lambda h, x: (jnp.tanh(x @ w + h @ u), None), jnp.zeros((B, D)), xs)[0]
 
 
 def scanned(f: Callable[[Any], Any], length: int, **options: Any) -> Callable[[Any], Any]:
-    """`f` again and again."""
+    """Returns a function that repeats `f`."""
     return lambda x: lax.scan(lambda c, _: (f(c), None), x, None, length=length, **options)[0]
 
 
 def turned(x: jax.Array, w: jax.Array, n: jax.Array) -> jax.Array:
-    """A loop whose length is an argument."""
+    """Runs a loop whose length is an argument."""
     return lax.fori_loop(0, n, lambda i, c: c @ w, x)
 
 
 def two_loops(x: jax.Array, w: jax.Array, m: jax.Array, n: jax.Array) -> jax.Array:
-    """Two loops whose lengths are arguments."""
+    """Runs two loops whose lengths are arguments."""
     with jax.named_scope("first"):
         x = turned(x, w, m)
     with jax.named_scope("second"):
@@ -203,27 +203,27 @@ def two_loops(x: jax.Array, w: jax.Array, m: jax.Array, n: jax.Array) -> jax.Arr
 
 
 def until(x: jax.Array, w: jax.Array, v: jax.Array) -> jax.Array:
-    """A loop with a product in its condition."""
+    """Runs a loop with a product in its condition."""
     return lax.while_loop(lambda c: jnp.sum(w @ c[0]) + jnp.sum(v) < 1.0, lambda c: c @ w, x)
 
 
 def either(p: jax.Array, a: jax.Array) -> jax.Array:
-    """A product, or 600 operations on every element."""
+    """Computes a product, or 600 operations on every element."""
     return lax.cond(p, lambda: a @ a, lambda: lax.fori_loop(0, 600, lambda i, c: c * 1.1, a))
 
 
 def residual(p: jax.Array, a: jax.Array) -> jax.Array:
-    """The gradient of a branch that keeps what it needs."""
+    """Computes the gradient of a branch that keeps what it needs."""
     return jax.grad(lambda a: lax.cond(p, lambda a: ((a @ a) ** 2).sum(), lambda a: jnp.sin(a).sum(), a))(a)
 
 
 def solved(a: jax.Array, b: jax.Array) -> jax.Array:
-    """A linear solve by somebody's own method: one product here."""
+    """Solves a linear system by a custom method: here one product."""
     return lax.custom_linear_solve(lambda x: a @ x, b, lambda _, b: a @ b, symmetric=True)
 
 
 def euler(a: jax.Array, y: jax.Array) -> Any:
-    """A linear differential equation, a product a step."""
+    """Solves a linear differential equation, with one product a step."""
     term = diffrax.ODETerm(lambda t, y, a: a @ y)
     return diffrax.diffeqsolve(term, diffrax.Euler(), 0.0, 1.0, 0.1, y, args=a).ys
 
@@ -258,17 +258,17 @@ LOOPS = [
 
 
 def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """Grouped-query attention, no mask."""
+    """Computes grouped-query attention without a mask."""
     return jax.nn.dot_product_attention(q, k, v)
 
 
 def tied(w: jax.Array, x: jax.Array) -> jax.Array:
-    """A layer that is used twice."""
+    """Uses a layer twice."""
     return jnp.tanh(x @ w) @ w
 
 
 def pallas(estimate: pl.CostEstimate | None) -> Callable[..., jax.Array]:
-    """A product in a kernel, interpreted."""
+    """Returns a product in an interpreted kernel."""
 
     def kernel(x: Any, w: Any, o: Any) -> None:
         o[...] = x[...] @ w[...]
@@ -277,7 +277,7 @@ def pallas(estimate: pl.CostEstimate | None) -> Callable[..., jax.Array]:
 
 
 def step(rule: optax.GradientTransformation) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """An optimiser's update of a matrix, and its arguments."""
+    """Returns an optimiser's update of a matrix, and its arguments."""
     weights = {"w": shape(D, F)}
     state = jax.eval_shape(rule.init, weights)
     return lambda g, s, w: rule.update(g, s, w), (weights, state, weights)
@@ -289,7 +289,7 @@ EXPERTS, GROUPS = shape(4, D, D), shape(4, dtype=jnp.int32)
 
 
 def ragged(x: jax.Array, w: jax.Array, g: jax.Array) -> jax.Array:
-    """A product of groups of rows with matrices of their own."""
+    """Multiplies groups of rows, each by a matrix of its own."""
     return lax.ragged_dot(x, w, g)
 
 
@@ -336,26 +336,26 @@ ALGEBRA = [
 
 
 def printed(x: jax.Array, w: jax.Array) -> jax.Array:
-    """A product, and a line on the terminal."""
+    """Computes a product, and prints a line."""
     jax.debug.print("{}", x[0, 0])
     return x @ w
 
 
 def with_ref(x: jax.Array, w: jax.Array) -> jax.Array:
-    """A product into a reference."""
+    """Writes a product into a reference."""
     ref = jax.new_ref(x)
     ref[...] = ref[...] @ w
     return ref[...]
 
 
 def mesh() -> jax.sharding.Mesh:
-    """Eight devices in a row."""
+    """Returns a mesh of eight devices in a row."""
     return jax.make_mesh((8,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
 
 
 @functools.cache
 def spread() -> list[Input]:
-    """Functions of eight devices."""
+    """Returns functions for eight devices."""
     row = jax.sharding.NamedSharding(mesh(), P("d"))
     whole = jax.sharding.NamedSharding(mesh(), P())
 
@@ -400,5 +400,5 @@ REST = [
 
 
 def inputs() -> list[Input]:
-    """All functions."""
+    """Returns all functions."""
     return [*ALGEBRA, *CONVOLUTIONS, *LOOPS, *REST, *spread()]

@@ -1,10 +1,11 @@
-"""Seconds that `jaxlv ledger verify` takes for a run whose ledger has many events, and those of a reservation and commit.
+"""Times `jaxlv ledger verify` for a run whose ledger has many events, and a reservation with its commit.
 
     python -m benchmarks.ledger [--events 100000] [--repeats 3] [--out DIR]
 
-The run is made up of lines alone, nothing is computed: train steps one by one, a validation with a forecast after each
-hundred, and an evaluation of a tenth of all events. What is timed is the whole command, its start included, by the clock and
-by the processor (which others at work on the machine lengthen less), and the call of the library in a started process.
+The run consists of lines only; nothing is computed. They are train steps one by one, a validation with a forecast after each
+hundred, and an evaluation of a tenth of all events. The whole command is timed, including its start, by the clock and in
+seconds of the processor (on which other processes have less influence), and so is the call of the library in a process that
+has started.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ BUDGET = 1e24
 
 
 def events(count: int, config: Any) -> Iterator[tuple[str, str, Any]]:
-    """(phase, purpose, event) of a run's work, in its order."""
+    """Yields (phase, purpose, event) of a run's work, in its order."""
     from jaxlv.flops.events import FINAL
     from jaxlv.runs.billing import event_of
 
@@ -48,7 +49,7 @@ def events(count: int, config: Any) -> Iterator[tuple[str, str, Any]]:
 
 
 def make(folder: Path, count: int) -> None:
-    """A run folder with a ledger of `count` reservations, each committed."""
+    """Makes a run folder with a ledger of `count` reservations, each committed."""
     from jaxlv.config import RunConfig, build_config, to_toml
     from jaxlv.flops.family import FAMILY
     from jaxlv.flops.ledger import VERSION, Terms
@@ -90,7 +91,7 @@ def _ledger(version: int, terms: Any, work: Iterator[tuple[str, str, Any]]) -> I
 
 
 def measure(count: int, repeats: int) -> dict[str, Any]:
-    """Seconds of the command, by the clock and of the processor, and of the call, and the size of the ledger."""
+    """Returns the seconds of the command (by the clock and of the processor) and of the call, and the ledger's size."""
     from jaxlv.runs.verification import verify
 
     with tempfile.TemporaryDirectory() as name:
@@ -112,7 +113,7 @@ def measure(count: int, repeats: int) -> dict[str, Any]:
 
 
 def paid(times: int = 300) -> dict[str, float]:
-    """Seconds of one reservation and commit, both on disk: median and 95th percentile."""
+    """Returns the seconds of one reservation and commit, both on disk: median and 95th percentile."""
     from jaxlv.flops.family import FAMILY
     from jaxlv.flops.ledger import Event, Ledger, Terms
 
@@ -125,7 +126,7 @@ def paid(times: int = 300) -> dict[str, float]:
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The result in words."""
+    """Writes the result in words."""
     medians = {name: statistics.median(seconds) for name, seconds in result["seconds"].items()}
     spans = {name: f"{min(seconds):.2f} to {max(seconds):.2f}" for name, seconds in result["seconds"].items()}
     return (
@@ -139,7 +140,7 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The program; see `--help`."""
+    """Runs the program; see `--help`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=int, default=100_000)
     parser.add_argument("--repeats", type=int, default=3)

@@ -1,4 +1,4 @@
-"""The inside of a side: one library doing one piece of work in a process of its own, a repetition at a time."""
+"""What a side runs in its own process: one library doing one piece of work, a repetition at a time."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ class Unavailable(Exception):
 
 
 class Work(NamedTuple):
-    """A side ready to run; `run` returns when its work is done on the device."""
+    """A side that is ready; `run` returns when its work is done on the device."""
 
     run: Callable[[], Any]
     facts: dict[str, Any]
-    after: Callable[[], dict[str, Any]] = dict  # facts known at the end
+    after: Callable[[], dict[str, Any]] = dict  # returns the facts known at the end
 
 
 Sides = Mapping[str, Callable[[dict[str, Any]], Work]]  # by name; each makes its work from the case's settings
 
 
 def serve(sides: Sides, job: str) -> None:
-    """Be the side that the parent asked for: set up, then run once per "run" on stdin; answers are lines of JSON."""
+    """Sets up the side that the parent asked for, then runs once per "run" on stdin; answers are lines of JSON."""
     settings = json.loads(job)
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints is no answer
+    os.dup2(2, 1)  # what a library prints must not be taken for an answer
 
     def answer(**facts: Any) -> None:
         print(json.dumps(facts), file=answers, flush=True)
@@ -56,13 +56,13 @@ def serve(sides: Sides, job: str) -> None:
 
 
 def timed(run: Callable[[], Any]) -> tuple[Any, float]:
-    """(what `run` returned, seconds)."""
+    """Returns (what `run` returned, seconds)."""
     started = time.perf_counter()
     return run(), time.perf_counter() - started
 
 
 def _cpu_seconds() -> tuple[float, float]:
-    """CPU seconds that (all processes, this process) have used; without /proc the first is the second."""
+    """Returns the CPU seconds that (all processes, this process) have used; without /proc both are this process's."""
     own = time.process_time()
     try:
         fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
@@ -73,25 +73,25 @@ def _cpu_seconds() -> tuple[float, float]:
 
 
 def _take_threads(count: int) -> None:
-    """XLA sizes its thread pool by the CPUs it may run on, PyTorch by OMP_NUM_THREADS (set by the parent)."""
+    """Limits the CPUs of this process: XLA sizes its thread pool by them, PyTorch by OMP_NUM_THREADS (set by the parent)."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has held at once."""
+    """Returns the most memory that this process has held at once."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def random_ids(*shape: int, vocabulary: int) -> Any:
-    """Random text over the 13 symbols as token ids, the same for every side."""
+    """Returns random text over the 13 symbols as token ids, the same for every side."""
     import numpy as np
 
     return np.array(SYMBOL_IDS, np.int32)[np.random.default_rng(0).integers(len(SYMBOL_IDS), size=shape)] % vocabulary
 
 
 def start_jax(settings: Mapping[str, Any]) -> tuple[Any, Any, Any, dict[str, Any]]:
-    """(jax's device, jaxlv's model and params with the case's weights on it, facts).
+    """Returns (jax's device, jaxlv's model, its params with the case's weights, facts).
 
     On an accelerator float32 products are made in float32, as in PyTorch's default, not in TF32.
     """
@@ -110,7 +110,7 @@ def start_jax(settings: Mapping[str, Any]) -> tuple[Any, Any, Any, dict[str, Any
 
 
 def start_torch(settings: Mapping[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
-    """(torch, the transformers model with the case's weights on the device that was asked for, facts)."""
+    """Returns (torch, the transformers model with the case's weights on the chosen device, facts)."""
     try:
         import peft  # noqa: F401
         import torch
@@ -128,7 +128,7 @@ def start_torch(settings: Mapping[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
 
 
 def jax_work(device: Any, run: Callable[[], Any], facts: dict[str, Any], losses: Sequence[float] = ()) -> Work:
-    """`run` with the facts of jax's device, and the loss of its first step."""
+    """Returns `run` with the facts about jax's device and the loss of its first step."""
     if device.platform == "cpu":
         return Work(run, facts, lambda: _first(losses))
 
@@ -141,7 +141,7 @@ def jax_work(device: Any, run: Callable[[], Any], facts: dict[str, Any], losses:
 def torch_work(
     torch: Any, settings: Mapping[str, Any], run: Callable[[], Any], facts: dict[str, Any], losses: Sequence[float] = ()
 ) -> Work:
-    """`run`, waited for, with the facts of torch's device, and the loss of its first step."""
+    """Returns `run`, which waits for torch's device, with the facts about the device and the loss of its first step."""
     if settings["device"] == "cpu":
         return Work(run, facts, lambda: _first(losses))
 
@@ -160,7 +160,7 @@ def _first(losses: Sequence[float]) -> dict[str, Any]:
 
 
 def make_weights(settings: dict[str, Any]) -> Work:
-    """The side that writes the case's random weights: by transformers' save_pretrained, without PyTorch by jaxlv's."""
+    """Writes the case's random weights, by transformers' save_pretrained, or by jaxlv's if PyTorch is not installed."""
     folder, config = Path(settings["folder"]), settings["config"]
     try:
         import torch

@@ -1,4 +1,4 @@
-"""Figures of a benchmark's sides, their ratios, the machine they come from, and the table that shows them."""
+"""The figures of a benchmark's sides, their ratios, the machine that they were measured on, and the table of all this."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "torch", "transformers", "peft", "numpy")
-AGAINST = "torch"  # the side that the others are compared with
+AGAINST = "torch"  # the side to which the others are compared
 TIE = 1.15  # ratios closer to 1 than this are called ties
 GIB = 2**30
 
@@ -22,14 +22,14 @@ PLACES = ("--out", "--work")  # options that name a folder of the machine
 
 
 def command(module: str, words: Sequence[str]) -> str:
-    """The command line of a benchmark, without where its files went."""
+    """Returns the command line of a benchmark, without the options that name folders."""
     pairs = zip(["", *words], words, strict=False)
     kept = [word for before, word in pairs if before not in PLACES and word.partition("=")[0] not in PLACES]
     return " ".join(["python", "-m", module, *kept])
 
 
 def figures(name: str, runs: Sequence[Mapping[str, float]], facts: Mapping[str, Any], tokens: int) -> dict[str, Any]:
-    """What a side's row says: bytes become GiB, and what a first run takes beyond the others is compilation."""
+    """Returns a side's row: bytes become GiB, and the time that the first run takes beyond the others is compilation."""
     rest = dict(facts)
     if not runs:
         return rest
@@ -42,7 +42,7 @@ def figures(name: str, runs: Sequence[Mapping[str, float]], facts: Mapping[str, 
 
 
 def ratios(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Per side: its speed over PyTorch's, repetition by repetition: median, least and greatest, and in CPU seconds."""
+    """Returns each side's speed over PyTorch's, repetition by repetition: median, least, greatest, and in CPU seconds."""
     base = figures.get(AGAINST, {})
 
     def pairs(side: Mapping[str, Any], key: str) -> list[float]:
@@ -58,7 +58,7 @@ def ratios(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, floa
 
 
 def rounded(tree: Any, digits: int = 4) -> Any:
-    """Floats to so many significant digits."""
+    """Rounds floats to so many significant digits."""
     if isinstance(tree, float):
         return float(f"{tree:.{digits}g}")
     if isinstance(tree, Mapping):
@@ -67,7 +67,7 @@ def rounded(tree: Any, digits: int = 4) -> Any:
 
 
 def machine() -> dict[str, Any]:
-    """The kind of machine."""
+    """Returns the kind of machine."""
     return {
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
@@ -84,7 +84,7 @@ def _cpu_model() -> str:
 
 
 def versions(checkout: Path) -> dict[str, str]:
-    """Versions of the libraries and the commit of this project; "+" marks changes to jaxlv/ since."""
+    """Returns the versions of the libraries and the commit of this project; "+" marks later changes to jaxlv/."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -103,7 +103,7 @@ def versions(checkout: Path) -> dict[str, str]:
 
 
 def publish(result: Mapping[str, Any], folder: Path | None) -> None:
-    """Print the table; write it and the figures to the folder, if there is one, as NAME-PLATFORM.md and .json."""
+    """Prints the table; if a folder is given, writes it and the figures there as NAME-PLATFORM.md and .json."""
     text = markdown(result)
     print(text)
     if folder is None:
@@ -117,7 +117,7 @@ def publish(result: Mapping[str, Any], folder: Path | None) -> None:
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """The result as a table, with the command and the machine above it."""
+    """Writes the result as a table, with the command and the machine above it."""
     figures = ("tokens/s", "x PyTorch (range)", "in CPU s", "peak GiB", "after loading", "compile s", "others")
     head = ("shape", "work", "side", *figures)
     lines = [f"`{result['command']}`", "", _setting(result), "", _row(head), _row(["---"] * len(head))]

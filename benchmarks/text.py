@@ -1,11 +1,11 @@
-"""What the written form changes: decimals, head-room, scale rule and temperature, on simulated series.
+"""Measures what the written form changes: decimals, head-room, scale rule and temperature, on simulated series.
 
     python -m benchmarks.text [MODEL] [--series 48] [--samples 8] [--only "2 decimals, head-room 0.5; ..."]
 
 MODEL is "embedded" (the default) or a Hugging Face folder, untuned. Every row forecasts the same series of the course's
-preset, 40 steps from 40, so that three decimals too fit in the windows that the embedded base was trained on. Rows marked
-with * look at the values to be forecast, as the report's rule does. "Four head-rooms" draws a quarter of the samples
-under each.
+preset, 40 steps from 40, so that even three decimals fit in the windows that the embedded base was trained on. Rows marked
+with * look at the values to be forecast, as the paper's rule does. "Four head-rooms" draws a quarter of the samples
+with each.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ HEADROOMS = (0.35, 0.45, 0.55, 0.65)
 
 @dataclass(frozen=True)
 class Form:
-    """A way to write and to draw; with several head-rooms the samples are shared out among them."""
+    """A way to write series and to draw samples; several head-rooms get an equal share of the samples each."""
 
     scale: str = "context"
     decimals: int = 2
@@ -46,7 +46,7 @@ class Form:
     temperature: float = 1.0
 
     def codec(self, values_NTV: np.ndarray) -> Codec:
-        """The codec; the rule `mao` takes its factor from all values, as the report does."""
+        """Returns the codec; the rule `mao` takes its factor from all values, as the paper does."""
         alpha = float(np.percentile(values_NTV, 99.7)) / TOP if self.scale == "mao" else None
         return Codec(self.scale, self.headrooms[0], self.decimals, alpha, self.headrooms)
 
@@ -69,11 +69,11 @@ FORMS: dict[str, Form] = {
     "temperature 0.7": Form(temperature=0.7),
     "temperature 0.85": Form(temperature=0.85),
 }
-"""By name; all but what the name says is as in the first."""
+"""The forms by name; everything that a name does not mention is as in the first."""
 
 
 def measure(form: Form, forecaster: Forecaster, series: SeriesSet, samples: int, batch: int) -> dict[str, Any]:
-    """A row of the result."""
+    """Measures a row of the result."""
     own = replace(forecaster, codec=form.codec(series.values_NTV)).with_sampling(temperature=form.temperature)
     forecast = own(series, Request(CONTEXT, HORIZON, samples, SEED, batch))
     values_NTV = series.values_NTV
@@ -85,7 +85,7 @@ def measure(form: Form, forecaster: Forecaster, series: SeriesSet, samples: int,
 
 
 def line(name: str, row: dict[str, Any]) -> list[str]:
-    """Name, MAE and its interval, median, first five steps, CRPS, 80 % coverage, nats per value."""
+    """Returns name, MAE and its interval, median, first five steps, CRPS, 80 % coverage, nats per value."""
     low, high = row["mae_ci95"]
     nats = "" if row["nats_per_value"] is None else f"{row['nats_per_value']:.2f}"
     figures = [f"{row[key]:.5f}" for key in ("mae_median", "mae_first_5", "crps")]

@@ -1,11 +1,11 @@
-"""One LoRA training step in jaxlv and in PyTorch (transformers + PEFT): tokens/s and peak memory.
+"""Runs one LoRA training step in jaxlv and in PyTorch (transformers + PEFT): tokens/s and peak memory.
 
     python -m benchmarks.train_step [--shapes full,tiny,micro] [--device cuda --dtype bfloat16]
 
-Forward, backward and Adam update of the same adapters (q and v, rank 8) over the same frozen weights and the same random
-text. jaxlv runs twice: with PyTorch's loss (cross-entropy over the vocabulary), and with the loss over the 13 symbols of
-the number format, which is the likelihood under constrained decoding: another loss, so its ratio compares two ways to
-train a forecaster, not two implementations.
+A step is forward, backward and Adam update of the same adapters (q and v, rank 8) over the same frozen weights and the same
+random text. jaxlv runs twice: with PyTorch's loss (cross-entropy over the vocabulary), and with the loss over the 13 symbols
+of the number format, which is the likelihood under constrained decoding. That is another loss, so its ratio compares two
+ways to train a forecaster, not two implementations.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CASES = [
 
 
 def jaxlv_step(settings: dict[str, Any], alphabet: bool) -> Work:
-    """The step that `jaxlv train` runs, over the vocabulary or the alphabet."""
+    """Prepares the step that `jaxlv train` runs, over the vocabulary or the alphabet."""
     device, model, params, facts = side.start_jax(settings)
     import jax
     import numpy as np
@@ -71,7 +71,7 @@ def jaxlv_step(settings: dict[str, Any], alphabet: bool) -> Work:
 
 
 def torch_step(settings: dict[str, Any]) -> Work:
-    """The same step by transformers, PEFT and torch.optim."""
+    """Prepares the same step by transformers, PEFT and torch.optim."""
     torch, base, facts = side.start_torch(settings)
     import peft
 
@@ -102,7 +102,7 @@ SIDES = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The program; see `--help`."""
+    """Runs the program; see `--help`."""
     common.main("benchmarks.train_step", common.parser(str(__doc__), "full,tiny,micro"), SIDES, CASES, argv)
 
 

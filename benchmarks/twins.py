@@ -1,4 +1,4 @@
-"""Networks of `benchmarks.inputs` in PyTorch, and what PyTorch's counters say of them."""
+"""The networks of `benchmarks.inputs` in PyTorch, and what PyTorch's counters say about them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Of(nn.Module):
     def __init__(self, function: Callable[..., torch.Tensor]):
         super().__init__()
         self.function = function
-        self.unused = nn.Parameter(torch.zeros(1))  # calflops takes no module without one
+        self.unused = nn.Parameter(torch.zeros(1))  # calflops refuses a module without parameters
 
     def forward(self, *arrays: torch.Tensor) -> torch.Tensor:
         """Calls the function."""
@@ -39,8 +39,8 @@ class RNN(nn.Module):
         self.w, self.u = (nn.Parameter(torch.ones(D, D)) for _ in range(2))
 
     def forward(self, xs: torch.Tensor) -> torch.Tensor:
-        """The last state."""
-        h = torch.zeros(B, D, requires_grad=True)  # as a scan, whose way back has five steps too
+        """Returns the last state."""
+        h = torch.zeros(B, D, requires_grad=True)  # as in a scan, whose backward pass has five steps too
         for x in xs:
             h = torch.tanh(x @ self.w + h @ self.u)
         return h
@@ -54,12 +54,12 @@ class Tied(nn.Module):
         self.layer = nn.Linear(D, D, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The layer, tanh, the layer."""
+        """Applies the layer, tanh, and the layer again."""
         return self.layer(torch.tanh(self.layer(x)))
 
 
 def checkpointed(a: torch.Tensor) -> torch.Tensor:
-    """Two products, made again on the way back, for the square needs them."""
+    """Computes two products, which the backward pass computes again, because the square needs them."""
     from torch.utils.checkpoint import checkpoint
 
     return checkpoint(lambda a: (torch.sin(a @ a) @ a) ** 2, a, use_reentrant=False)
@@ -120,11 +120,11 @@ TWINS: dict[str, Callable[[], tuple[nn.Module, tuple[torch.Tensor, ...]]]] = {
 }
 
 
-Said = tuple[int, tuple[str, ...]] | None  # a figure and what its counter says against it; None: it is not asked
+Said = tuple[int, tuple[str, ...]] | None  # a figure, and its counter's reasons to doubt it; None: not asked
 
 
 def flop_counter_mode(twin: str, grad: bool) -> Said:
-    """FLOPs of matrix products by torch.utils.flop_counter, of the forward pass or of the gradient too."""
+    """Returns the FLOPs of matrix products by torch.utils.flop_counter, of the forward pass or with its gradient."""
     from torch.utils.flop_counter import FlopCounterMode
 
     module, arrays = TWINS[twin]()
@@ -136,7 +136,7 @@ def flop_counter_mode(twin: str, grad: bool) -> Said:
 
 
 def by_fvcore(twin: str, grad: bool) -> Said:
-    """FLOPs by fvcore, which counts a multiplication and an addition as one: twice its figure. It knows no gradients."""
+    """Returns twice fvcore's figure, because it counts a multiplication and an addition as one. It has no gradients."""
     from fvcore.nn import FlopCountAnalysis
 
     if grad:
@@ -146,7 +146,7 @@ def by_fvcore(twin: str, grad: bool) -> Said:
 
 
 def by_calflops(twin: str, grad: bool) -> Said:
-    """Operations by calflops, forward. What it takes for a gradient is a factor, so it is not asked."""
+    """Returns the operations of the forward pass by calflops. Its gradients are only a factor, so they are not asked for."""
     from calflops import calculate_flops
 
     if grad:
@@ -158,7 +158,7 @@ def by_calflops(twin: str, grad: bool) -> Said:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Nothing of what these libraries print or log."""
+    """Hides what these libraries print or log."""
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

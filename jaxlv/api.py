@@ -1,4 +1,4 @@
-"""What a notebook needs: a model by its name, and forecasts of series as a frame or as arrays."""
+"""What a notebook needs: it opens a model by its name, and forecasts series as a frame or as arrays."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from jaxlv.text.codec import Codec
 from jaxlv.text.tokens import QWEN_END, load_alphabet
 
 PATHS = (str, Path)
-OPENING = ("adapter", "codec", "tokenizer", "pays")  # keywords of `forecast` that say which model it is
+OPENING = ("adapter", "codec", "tokenizer", "pays")  # keywords of `forecast` that are passed on to `open_model`
 Model = Forecaster | str | Path | Qwen2 | Sequence[Any]
 
 
@@ -40,23 +40,24 @@ def open_model(
     tokenizer: str | Path | None = None,
     pays: bool = True,
 ) -> Forecaster:
-    """A model with what turns series into forecasts.
+    """Opens a model as a `Forecaster`: the model with everything that turns series into forecasts.
 
-    `model` is a run folder, a model folder, a hub id, "embedded", what `load_pretrained` gave (with or without an overlay
-    behind it), or a model bound to its variables. `adapter` is a folder in PEFT's format to be laid over it. Series are
-    written as `codec` says, by default as the run or the adapter was trained on. `settings` say how a named model
-    computes. The alphabet is that of the model's folder, or of the folder `tokenizer`; a model without a folder has that
-    of Qwen2.5 or of the embedded base, by the size of its vocabulary. JaxlvError for what is missing or does not fit.
+    `model` is a run folder, a model folder, a hub id, "embedded", what `load_pretrained` returned (with or without an
+    overlay after it), or a model bound to its variables. `adapter` is a folder in PEFT's format, which is laid over the
+    model. Series are written as `codec` says, by default in the form that the run or the adapter was trained on. `settings`
+    say how a named model computes. The alphabet is taken from the model's folder, or from the folder `tokenizer`; a model
+    without a folder has the alphabet of Qwen2.5 or of the embedded base, depending on the size of its vocabulary. Raises
+    JaxlvError if something is missing or does not fit.
 
-    What a run with a budget does is reserved in its ledger, in the phase "evaluation", and raises BudgetExceeded if it does
-    not fit. With `pays` False it is not, and a warning says so.
+    If a run has a budget, its work is reserved in its ledger, in the phase "evaluation", and raises BudgetExceeded if it
+    does not fit. If `pays` is False, nothing is reserved, and a warning says so.
 
-    What comes back is called with a SeriesSet and a `jaxlv.Request`: open_model("embedded")(series, Request(50, 50, 20)).
+    Call the result with a SeriesSet and a `jaxlv.Request`: open_model("embedded")(series, Request(50, 50, 20)).
     """
     for name, given, kinds in (("adapter", adapter, PATHS), ("tokenizer", tokenizer, PATHS), ("codec", codec, Codec)):
         if not isinstance(given, (type(None), kinds)):  # type: ignore[arg-type]
             expected = "a folder" if kinds is PATHS else "a Codec"
-            raise JaxlvError("of another type", where=name, expected=expected, found=type(given).__name__)
+            raise JaxlvError("wrong type", where=name, expected=expected, found=type(given).__name__)
     if tokenizer is not None and not is_folder(tokenizer):
         raise JaxlvError("no such folder", where=tokenizer, expected="a folder with a tokenizer")
     if isinstance(model, Forecaster):
@@ -92,7 +93,7 @@ def _named(name: str, settings: ModelSettings, pays: bool) -> Forecaster:
 
 
 def _held(given: Qwen2 | Sequence[Any], tokenizer: str | Path | None) -> Forecaster:
-    """A bound model, or (model, params) with or without an overlay."""
+    """Returns the forecaster of a bound model, or of (model, params) with or without an overlay."""
     if isinstance(given, Qwen2):
         model, variables = given.clone(parent=None), dict(given.variables)
     elif isinstance(given, Sequence) and 2 <= len(given) <= 3 and isinstance(given[0], Qwen2):
@@ -101,7 +102,7 @@ def _held(given: Qwen2 | Sequence[Any], tokenizer: str | Path | None) -> Forecas
         expected = "a name, (model, params), or (model, params, lora)"
         raise JaxlvError("no model", expected=expected, found=type(given).__name__)
     if not variables.get("params"):
-        raise JaxlvError("a model without its parameters", expected='(model, params), or model.bind({"params": params})')
+        raise JaxlvError("the model has no parameters", expected='(model, params), or model.bind({"params": params})')
     size = model.config.vocab_size
     if tokenizer is not None:
         alphabet = load_alphabet(Path(tokenizer), size)
@@ -111,12 +112,12 @@ def _held(given: Qwen2 | Sequence[Any], tokenizer: str | Path | None) -> Forecas
         alphabet = load_alphabet(Path("-"), size)  # no folder: Qwen's own ids
     else:
         hint = "give tokenizer=FOLDER, or the model's name"
-        raise JaxlvError("whose tokens these are is not known", where=f"a model of {size} tokens", hint=hint)
+        raise JaxlvError("the meaning of its tokens is unknown", where=f"a model of {size} tokens", hint=hint)
     return Forecaster(model, variables, alphabet, Codec.of(CodecConfig(), None), SamplingConfig())
 
 
 class Options(TypedDict, total=False):
-    """Keywords of `forecast`: of `open_model`, of the config's sections [sampling] and [evaluate]."""
+    """Keywords of `forecast`: some of `open_model`'s, and settings of the config's sections [sampling] and [evaluate]."""
 
     adapter: str | Path | None
     codec: Codec | None
@@ -141,14 +142,14 @@ def forecast(
     arrays: bool = False,
     **settings: Unpack[Options],
 ) -> pd.DataFrame | Forecast:
-    """Forecasts of the `horizon` steps behind each series: a frame, or with `arrays` the samples themselves.
+    """Returns forecasts of the `horizon` steps after each series: a frame, or the samples themselves if `arrays`.
 
     `series` is an array (T, V) or (N, T, V) in raw units, a frame with the columns prey and predator (and series, time), a
-    file, or a SeriesSet; the model sees all of it, or its last `context` steps. The frame has a row for each series, step,
-    time, variable and statistic (median, mean, quantiles, samples) with its raw value; `Forecast.samples_NSHV` has axes
-    (N, S, H, V), NaN where a sample broke off. Further keywords: `adapter`, `codec`, `tokenizer` and `pays` as in
-    `open_model`; `batch_series` (8), the series decoded together; as in the config temperature, top_k, top_p,
-    repetition_penalty and grammar. Raises JaxlvError for what does not fit.
+    file, or a SeriesSet; the model sees every step, or the last `context` steps. The frame has a row for each series, step,
+    time, variable and statistic (median, mean, quantiles, samples) with its raw value. `Forecast.samples_NSHV` has the axes
+    (N, S, H, V); steps that a sample did not complete are NaN. Further keywords: `adapter`, `codec`, `tokenizer` and `pays`
+    as in `open_model`; `batch_series` (8), the number of series decoded together; temperature, top_k, top_p,
+    repetition_penalty and grammar as in the config. Raises JaxlvError if an argument is unknown or does not fit.
     """
     for name in settings:
         if name not in Options.__annotations__:
@@ -168,7 +169,7 @@ def forecast(
 
 
 def as_series(series: SeriesSet | pd.DataFrame | np.ndarray | str | Path) -> SeriesSet:
-    """Series from what a notebook holds: see `forecast`."""
+    """Converts to a SeriesSet what a notebook has: see `forecast`."""
     if isinstance(series, SeriesSet):
         return series
     if isinstance(series, (str, Path)):
@@ -192,7 +193,7 @@ def _of_frame(frame: pd.DataFrame) -> SeriesSet:
     lengths = {len(group) for group in groups}
     if not names or len(lengths) != 1:
         found = f"columns {', '.join(map(str, frame.columns))}, lengths {sorted(lengths)}"
-        raise JaxlvError("a frame of series", expected="columns prey and predator, series of one length", found=found)
+        raise JaxlvError("not a frame of series", expected="columns prey and predator, series of one length", found=found)
     values_NTV = np.stack([group[names].to_numpy() for group in groups])
     time_T = groups[0]["time"].to_numpy() if "time" in frame else None
     ids = np.array([group["series"].iloc[0] for group in groups]) if "series" in frame else None

@@ -52,7 +52,7 @@ TINY = ModelConfig(
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of reference data and files, which is no part of the project."""
+    """The folder of reference data and files, which is not part of the project."""
     beside = Path(__file__).resolve().parents[2] / "shared"
     folder = Path(os.environ.get("JAXLV_SHARED") or beside)
     if not folder.is_dir():

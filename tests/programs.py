@@ -55,6 +55,11 @@ def import_all() -> None:
         importlib.import_module(module.name)
 
 
+def files_of(folder: Path, figures: str) -> dict[str, str]:
+    """What --json tells beside the figures: where they lie, and their page."""
+    return {"folder": str(folder), "figures": str(folder / figures), "report": str(folder / "report.html")}
+
+
 class Outcome(NamedTuple):
     code: int
     out: str
@@ -103,7 +108,7 @@ def work(tiny_base, tmp_path_factory) -> Work:
 
 @contextlib.contextmanager
 def full_disk() -> Iterator[None]:
-    """Nothing can be flushed to the disk."""
+    """Makes every flush to the disk fail."""
 
     def fails(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

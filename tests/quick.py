@@ -98,7 +98,7 @@ def install(configs: Path) -> None:
 
 
 def figures_of(out: Path) -> dict[str, Any]:
-    """What must be the same however often a reproduction was killed: everything but the clock and the repeats."""
+    """Returns what must be the same however often a reproduction was killed: everything except the clock and the repeats."""
     result = json.loads((out / RESULT).read_text())
     result.pop("versions")  # of which one is the checkout's commit
     for stage in result["stages"]:

@@ -4,13 +4,21 @@ be traced to one place.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
 
+from jaxlv.results.record import Record
+
 Tree = dict[str, Any]
 VARIABLES = ("hare", "lynx")
 MODELS = ("tuned", "untuned")
+
+
+def read(kind: type[Record], tree: Tree) -> Any:
+    """The record that a file with that content holds."""
+    return kind.read(json.loads(json.dumps(tree)), "a file")
 
 
 def unlike(seed: int, *shape: int, low: float = 0.1, high: float = 1.0) -> Any:
@@ -71,7 +79,7 @@ def round_trip() -> Tree:
         }  # fmt: skip
 
     return {
-        "series": 8, "all_series": 17, "variables": VARIABLES, "decimals": 2, "scale": "context", "context": 4,
+        "series": 8, "all_series": 17, "variables": list(VARIABLES), "decimals": 2, "scale": "context", "context": 4,
         "within": True, "variants": [variant(0.2, 10), variant(0.6, 30), variant(0.4, 50)],
     }  # fmt: skip
 

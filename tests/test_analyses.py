@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import xml.etree.ElementTree as ET
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from jaxlv.model.weights import base_of
 from jaxlv.report import analyses as report
 from jaxlv.report import page
 from jaxlv.report.figures import svg
+from jaxlv.results.analyses import Analyses
+from jaxlv.results.record import Record
 from jaxlv.runs import billing, run
 from jaxlv.text.codec import Codec
 from jaxlv.text.tokens import load_alphabet, token_texts
@@ -42,9 +45,15 @@ PARTS = {
 }  # fmt: skip
 
 
-def held(result: dict) -> dict:
-    """The result, after a turn through json."""
-    return json.loads(json.dumps(result, allow_nan=False))
+def held(result: Record) -> dict[str, Any]:
+    """What JSON holds of a result, from which the same is read again."""
+    tree = json.loads(json.dumps(result.tree(), allow_nan=False))
+    assert type(result).read(tree, "x") == result
+    return tree
+
+
+def pictures(sections: Sequence[page.Section]) -> list[page.Picture]:
+    return [block for section in sections for block in section.blocks if isinstance(block, page.Picture)]
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +131,7 @@ def test_errors_that_go_against_each_other_have_a_negative_rank_correlation(draw
     truth_NHV = drawn.truth_NHV
     size_NV = np.stack([np.arange(1, N + 1), np.arange(N, 0, -1) + 0.5], axis=1)
     error_NHV = 0.1 * size_NV[:, None] * np.ones((N, H, 2))
-    found = analyses.series_errors(replace(drawn, points={"tuned": truth_NHV + error_NHV}))
+    found = held(analyses.series_errors(replace(drawn, points={"tuned": truth_NHV + error_NHV})))
     assert found["methods"]["tuned"]["rank_correlation"] == pytest.approx(-1)
     assert found["methods"]["tuned"]["series"] == [12, 13, 11, 14, 10]  # by the larger: 3.5, 4, 4.5, 5, 5.5
 
@@ -143,7 +152,7 @@ def test_two_series_are_best_and_worst(drawn):
         points={"tuned": drawn.points["tuned"][[0, 4]]},
         forecasts={"tuned": replace(drawn.forecasts["tuned"], samples_NSHV=drawn.forecasts["tuned"].samples_NSHV[[0, 4]])},
     )
-    assert [one["series"] for one in analyses.extremes(two)["picked"]] == [10, 14]
+    assert [one.series for one in analyses.extremes(two).picked] == [10, 14]
 
 
 # ---------------------------------------------------------------------------------------------- the ceiling
@@ -218,7 +227,7 @@ def test_a_decimal_that_is_lost_is_seen(truth, monkeypatch):
     monkeypatch.setattr(
         Codec, "encode", lambda self, v, a, **more: encode(self, np.floor(v / a * 100) / 100 * a + 1e-9, a, **more)
     )
-    assert not analyses.round_trip(truth, Codec(), load_alphabet(Path("no such folder"), 151_936), C, 13)["within"]
+    assert not analyses.round_trip(truth, Codec(), load_alphabet(Path("no such folder"), 151_936), C, 13).within
 
 
 def test_a_series_that_is_not_there(truth):
@@ -298,7 +307,13 @@ def analysed(tuned_run) -> tuple[dict[str, Any], Path, str]:
 
 
 @pytest.fixture(scope="module")
-def whole(analysed) -> dict[str, Any]:
+def found(analysed) -> Analyses:
+    """What is read of it."""
+    return Analyses.read(analysed[0], "analyses.json")
+
+
+@pytest.fixture(scope="module")
+def whole(found) -> Analyses:
     """The same analyses, with the head of a run that trained its bias."""
     alphabet = load_alphabet(Path("no such folder"), 151_936)
     bias_V = -np.abs(np.random.default_rng(3).normal(5e-4, 2e-4, 400))
@@ -306,7 +321,8 @@ def whole(analysed) -> dict[str, Any]:
     head = anatomy.head_change(
         {"lm_head": {"bias": bias_V}}, {}, alphabet, lambda ids: token_texts(Path("no such folder"), ids)
     )
-    return {**analysed[0], "head": held(head)}
+    held(head)
+    return replace(found, head=head)
 
 
 def test_every_analysis_is_there_with_units_and_definitions(analysed):
@@ -343,25 +359,29 @@ def test_numbers_agree_with_each_other(analysed):
     assert result["training"]["logged_steps"] == 3 and result["training"]["clip_norm"] == 0.5
 
 
-def test_tables_and_figures_are_files(analysed):
+def test_what_is_written_is_read_again(analysed, found):
+    assert json.loads(json.dumps(found.tree(), allow_nan=False)) == analysed[0]
+
+
+def test_tables_and_figures_are_files(analysed, found):
     result, out, _ = analysed
     tables = {path.stem: pd.read_csv(path) for path in (out / "tables").glob("*.csv")}
-    assert set(tables) == set(report.frames(result)) and len(tables) >= 12
+    assert set(tables) == set(found.sheets) and len(tables) >= 12
     assert len(tables["series_errors"]) == len(result["protocol"]["series"]) * len(result["series"]["methods"])
     assert tables["padding"]["bound"].nunique() == 1 and "s2" in tables["adapter_spectra"]
     figures = {path.stem for path in (out / "figures").glob("*.svg")}
     assert figures == {path.stem for path in (out / "figures").glob("*.png")}
-    assert figures == {picture.name for picture in report.pictures(report.parts_of(result))}
+    assert figures == {picture.name for picture in pictures(report.sections(found))}
     for name in figures:
         root = ET.parse(out / "figures" / f"{name}.svg").getroot()
         assert root.attrib["aria-label"] and "prefers-color-scheme" in "".join(root.itertext())
 
 
-def test_the_page_is_whole_and_needs_nothing_else(analysed):
+def test_the_page_is_whole_and_needs_nothing_else(analysed, found):
     page_text = (analysed[1] / "report.html").read_text()
-    assert page_text.count("<svg") == len(report.pictures(report.parts_of(analysed[0])))
+    assert page_text.count("<svg") == len(pictures(report.sections(found)))
     assert not re.search(r"\bnan\b|\binf\b", page_text.partition("<script>")[0], re.IGNORECASE)
-    assert all(part.title in page_text for part in report.parts_of(analysed[0]))
+    assert all(section.title in page_text for section in report.sections(found))
     assert all(link.startswith("data:") for link in page_text.split('href="')[1:] if not link.startswith("#"))
 
 
@@ -378,42 +398,45 @@ def test_an_older_analysis_stays(analysed, tuned_run):
 @pytest.mark.parametrize("key", sorted(PARTS))
 def test_every_analysis_makes_a_part_by_itself(whole, key):
     """A page may hold any of them; those that are missing are left out."""
-    (part,) = report.parts_of({key: whole[key]})
-    assert part.title and part.text and part.content
+    (section,) = report.sections(Analyses(**{key: getattr(whole, key)}))
+    assert section.title and section.text and section.blocks
 
 
 def test_a_larger_page_can_take_some_sections(analysed):
-    sections = report.blocks({key: analysed[0][key] for key in ("padding", "training")} | {"unknown": {}})
+    some = {key: analysed[0][key] for key in ("padding", "training")} | {"unknown": {}}
+    sections = report.sections(Analyses.read(some, "analyses.json"))
     assert [section.title for section in sections] == ["Training", "Padding"]
     rendered = page.render(page.Page("x", "y", (), sections))
     assert rendered.count("<svg") == 2 and rendered.count("<table") == 1
 
 
 def test_no_analysis_is_no_section():
-    assert report.blocks({}) == [] and report.frames({}) == {}
-    assert report.summary({}) == ""
+    nothing = Analyses.read({}, "analyses.json")
+    assert report.sections(nothing) == [] and nothing.sheets == {}
+    assert report.summary(nothing) == ""
 
 
 def test_a_frozen_head_is_a_sentence(analysed):
-    frozen = {"head": analysed[0]["head"]}
-    (section,) = report.blocks(frozen)
+    frozen = Analyses.read({"head": analysed[0]["head"]}, "analyses.json")
+    (section,) = report.sections(frozen)
     assert "did not train" in section.text and section.blocks == []
     assert section.text in page.render(page.Page("x", "y", (), [section]))
-    assert report.frames(frozen) == {}
+    assert frozen.sheets == {} and set(analysed[0]["head"]) == {"kind", "sentence", "units", "definitions"}
 
 
 def test_a_head_is_told_beside_the_report_s(whole):
-    (part,) = report.parts_of({"head": whole["head"]})
-    assert "3 are positive and 397 negative" in part.text and "Positive here: '3' '.' ','. " in part.text
-    assert "2 of them are positive here too" in part.text
-    assert {"head_largest", "head_positive", "head_symbols"} == set(report.frames({"head": whole["head"]}))
+    alone = Analyses(head=whole.head)
+    (section,) = report.sections(alone)
+    assert "3 are positive and 397 negative" in section.text and "Positive here: '3' '.' ','. " in section.text
+    assert "2 of them are positive here too" in section.text
+    assert {"head_largest", "head_positive", "head_symbols"} == set(alone.sheets)
 
 
 def test_texts_of_tokens_are_escaped(whole):
-    head = json.loads(json.dumps(whole["head"]))
+    head = held(whole.head)
     for entry in head["largest"] + head["positive_tokens"]:
         entry["text"] = "<script>$x_1$"
-    rendered = page.render(page.Page("x", "y", (), report.blocks({"head": head})))
+    rendered = page.render(page.Page("x", "y", (), report.sections(Analyses.read({"head": head}, "x"))))
     assert "<script>$x" not in rendered and "&lt;script&gt;$x_1$" in rendered
 
 

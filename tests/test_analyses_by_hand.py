@@ -56,7 +56,7 @@ def test_growth_by_hand():
     """Series err by 1, 2, 4, 8 and 30 of a size that has a mean of 2 over the first five steps and of 10 over the last."""
     size_N, size_H = np.array([1.0, 2, 4, 8, 30]), np.array([1.0, 1, 1, 1, 6, 3, 3, 5, 5, 5, 5, 30])
     error_NHV = -size_N[:, None, None] * size_H[:, None] * np.array([1.0, 0.5])
-    tuned = analyses.error_growth(drawn_of(error_NHV))["methods"]["tuned"]
+    tuned = analyses.error_growth(drawn_of(error_NHV)).tree()["methods"]["tuned"]
     np.testing.assert_allclose(tuned["mean"], 9 * 0.75 * size_H)
     np.testing.assert_allclose(tuned["median"], 4 * 0.75 * size_H)
     np.testing.assert_allclose(tuned["p10"], 1.4 * 0.75 * size_H)
@@ -70,7 +70,7 @@ def test_signed_errors_by_hand():
     """An error of zero is not too high; a forecast of 4 too much errs by +4."""
     error_NHV = np.array([[[0.0, 2], [1, 3]], [[-1, -4], [4, 7]]])
     other_NHV = np.array([[[9.0, -9], [9, -9]], [[9, -9], [9, -9]]])
-    found = analyses.error_distribution(drawn_of(error_NHV, untuned=other_NHV, a_baseline=3 * other_NHV), bins=3)
+    found = analyses.error_distribution(drawn_of(error_NHV, untuned=other_NHV, a_baseline=3 * other_NHV), bins=3).tree()
     prey, predator = (found["methods"]["tuned"]["by_variable"][v] for v in ("prey", "predator"))
     assert prey == pytest.approx(
         {"mean": 1, "sd": 3.5**0.5, "share_above": 0.5, "p05": -0.85, "p25": -0.25, "p50": 0.5, "p75": 1.75, "p95": 3.55}
@@ -92,7 +92,7 @@ MSE_NV = np.array([[9.0, 0.5], [2, 1.5], [7, 8], [1, 5], [10, 90]])
 
 def test_series_by_series_by_hand():
     error_NHV = np.sqrt(MSE_NV)[:, None] * np.array([1.0, -1])[:, None]
-    found = analyses.series_errors(drawn_of(error_NHV))["methods"]["tuned"]
+    found = analyses.series_errors(drawn_of(error_NHV)).tree()["methods"]["tuned"]
     assert found["series"] == [71, 73, 72, 70, 74]
     order = [1, 3, 2, 0, 4]
     np.testing.assert_allclose(found["mse"]["prey"], MSE_NV[order, 0])
@@ -107,7 +107,7 @@ def test_series_by_series_by_hand():
 def test_the_best_the_median_and_the_worst_series_are_by_the_larger_error():
     error_NHV = np.sqrt(MSE_NV)[:, None] * np.array([1.0, -1])[:, None]
     made = drawn_of(error_NHV, untuned=error_NHV[::-1])
-    found = analyses.extremes(made)
+    found = analyses.extremes(made).tree()
     assert [(one["which"], one["series"]) for one in found["picked"]] == [("best", 71), ("median", 72), ("worst", 74)]
     assert [one["mse"] for one in found["picked"]] == pytest.approx([2, 8, 90]) and found["model"] == "tuned"
     for one, row in zip(found["picked"], (1, 2, 4), strict=True):
@@ -130,7 +130,7 @@ def test_the_top_of_the_scale_by_hand():
     forecast = Forecast(series.ids_N, C, series.time_T[C:], series.variables, values_NTV[:, C - 1], samples_NSHV, {})
     made = Drawn(series, C, values_NTV[:, C:], {"tuned": forecast}, {})
     writer = Forecaster(None, {}, ALPHABET, Codec(headrooms=(0.0, 0.6)), SamplingConfig())  # type: ignore[arg-type]
-    found = analyses.ceiling(made, writer, "tuned")
+    found = analyses.ceiling(made, writer, "tuned").tree()
     # Samples 0, 2 and 4 end at a top of 8, the others at one of 20.
     points = {(point["variable"], point["headroom"]): point for point in found["points"]}
     assert {place: (p["true_over_top"], p["forecast_over_true"]) for place, p in points.items()} == {
@@ -152,7 +152,7 @@ def test_the_round_trip_by_hand():
     values_NTV[0, :3, 0] += [0.001, 0.002, 0.0024]
     values_NTV[0, 0, 1] += 0.0005
     values_NTV[1, 5, 1] += 0.00245
-    found = analyses.round_trip(from_arrays(values_NTV, ids=[8, 9]), Codec(scale="liu"), ALPHABET, C, 8)
+    found = analyses.round_trip(from_arrays(values_NTV, ids=[8, 9]), Codec(scale="liu"), ALPHABET, C, 8).tree()
     (one,) = found["variants"]
     assert one["half_unit"] == pytest.approx([0.0025, 0.0025]) and one["headroom"] is None and found["within"]
     np.testing.assert_allclose(np.array(one["difference"]).T[0], [0.001, 0.002, 0.0024, 0, 0, 0], atol=1e-12)

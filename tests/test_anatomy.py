@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,15 +12,18 @@ from flax import traverse_util
 
 from jaxlv.analysis import anatomy
 from jaxlv.errors import JaxlvError
+from jaxlv.results.record import Record
 from jaxlv.text.codec import SYMBOLS
 from jaxlv.text.tokens import token_texts
 
 RANK = 4
 
 
-def held(result: dict) -> dict:
-    """The result, after a turn through json."""
-    return json.loads(json.dumps(result, allow_nan=False))
+def held(result: Record) -> dict[str, Any]:
+    """What JSON holds of a result, from which the same is read again."""
+    tree = json.loads(json.dumps(result.tree(), allow_nan=False))
+    assert type(result).read(tree, "x") == result
+    return tree
 
 
 # ---------------------------------------------------------------------------------------------- training
@@ -90,7 +94,7 @@ def test_the_positive_entries_of_a_bias(alphabet, tiny_base):
 
 def test_entries_that_did_not_move_are_neither_positive_nor_negative(alphabet, tiny_base):
     lora = bias_of({"3": 0.02, "4": -0.01, "5": -0.03}, alphabet, rest=0.0)
-    found = anatomy.head_change(lora, {}, alphabet, lambda ids: token_texts(tiny_base, ids))
+    found = held(anatomy.head_change(lora, {}, alphabet, lambda ids: token_texts(tiny_base, ids)))
     assert [found[key] for key in ("entries", "moved", "positive", "negative")] == [32, 3, 1, 2]
     assert found["median"] == 0 and (found["least"], found["greatest"]) == pytest.approx((-0.03, 0.02))
 
@@ -98,10 +102,10 @@ def test_entries_that_did_not_move_are_neither_positive_nor_negative(alphabet, t
 def test_the_report_s_seven_are_recognised(alphabet, tiny_base):
     lora = bias_of(dict.fromkeys(anatomy.REPORTED_POSITIVE, 0.01), alphabet)
     texts = lambda ids: token_texts(tiny_base, ids)  # noqa: E731
-    assert anatomy.head_change(lora, {}, alphabet, texts)["against_report"]["same"]
+    assert anatomy.head_change(lora, {}, alphabet, texts).against_report.same
     others = {"lm_head": {"bias": lora["lm_head"]["bias"].at[3].set(0.5)}}  # a token that is no symbol
-    against = anatomy.head_change(others, {}, alphabet, texts)["against_report"]
-    assert not against["same"] and against["others_here_only"] == 1
+    against = anatomy.head_change(others, {}, alphabet, texts).against_report
+    assert not against.same and against.others_here_only == 1
 
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "own head"])
@@ -120,7 +124,7 @@ def test_a_full_head_shows_how_far_its_rows_moved(tied, alphabet, random_model, 
 
 
 def test_a_frozen_head_has_nothing_to_show(alphabet):
-    found = anatomy.head_change({}, {}, alphabet, lambda ids: [])
+    found = held(anatomy.head_change({}, {}, alphabet, lambda ids: []))
     assert found["kind"] == "frozen" and "did not train" in found["sentence"]
 
 
@@ -140,8 +144,7 @@ def orthonormal(rows: int, columns: int, seed: int) -> np.ndarray:
 )  # fmt: skip
 def test_ranks_of_known_spectra(values, effective, stable, first):
     found = anatomy.spectrum(np.array(values, float))
-    assert found["effective_rank"] == pytest.approx(effective) and found["stable_rank"] == pytest.approx(stable)
-    assert found["first_share"] == pytest.approx(first) and found["norm"] == pytest.approx(np.linalg.norm(values))
+    assert found == pytest.approx((effective, stable, first, np.linalg.norm(values)))
 
 
 def hand_made(params, values_R: np.ndarray, random_lora) -> dict:
@@ -173,9 +176,9 @@ def test_spectra_of_a_hand_made_overlay(random_model, random_lora):
 def test_one_direction_is_hardly_a_rank_and_zero_is_none(random_model, random_lora):
     _, params = random_model()
     one = anatomy.adapter_spectra(hand_made(params, np.array([3.0, 0.01, 0, 0]), random_lora), params)
-    assert "hardly used" in one["sentence"] and "4 of 4 projections" in one["sentence"]
+    assert "hardly used" in one.sentence and "4 of 4 projections" in one.sentence
     none = anatomy.adapter_spectra(hand_made(params, np.zeros(RANK), random_lora), params)
-    assert "zero" in none["sentence"] and none["used"] == 0
+    assert "zero" in none.sentence and none.used == 0
 
 
 @pytest.mark.parametrize(
@@ -186,7 +189,7 @@ def test_the_rank_is_well_used_from_two_thirds_of_it_on_and_hardly_below_one(val
     """Effective ranks of 1.75, 1.96, 2.73 and 1.21 of 4: by stable ranks the third would be 2.1, and partly used."""
     _, params = random_model()
     found = anatomy.adapter_spectra(hand_made(params, np.array(values, float), random_lora), params)
-    assert f"is {words} used" in found["sentence"] and f"and {most} of 4 projections put more than half" in found["sentence"]
+    assert f"is {words} used" in found.sentence and f"and {most} of 4 projections put more than half" in found.sentence
 
 
 def test_the_summary_is_of_the_median_projection(random_model, random_lora):

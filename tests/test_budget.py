@@ -42,7 +42,7 @@ def spent(folder: Path) -> ledger.Totals:
 
 @pytest.fixture(scope="module")
 def price(config) -> int:  # noqa: F811
-    """Of one train step."""
+    """Returns the price of one train step."""
     inputs = sources.load_inputs(config)
     return billing.event_of(config).flops(inputs.model.config, "exact")
 
@@ -197,7 +197,7 @@ def test_work_is_paid_as_far_as_it_ran(tmp_path):
 
 
 def test_a_block_of_steps_that_is_broken_off_is_paid_as_far_as_it_went(config, tmp_path):  # noqa: F811
-    """Of the steps behind step 4 that were reserved at once, those up to the one asked for; a second time nothing."""
+    """Steps after step 4 are reserved together; those up to the given step are paid, and a second time nothing."""
     event = billing.event_of(config)
     one = event.flops(SMALL, "exact")
     with ledger.Ledger(tmp_path / "ledger.jsonl", ledger.Terms(9 * one, "exact", SMALL)) as book:
@@ -326,7 +326,7 @@ def test_a_run_stops_before_it_overspends(config, price, tmp_path):  # noqa: F81
     assert any("stopped by the budget after step 3 of 5" in note for note in notes)
     with Checkpoints(tmp_path / "r" / "checkpoints") as checkpoints:
         assert checkpoints.steps()[-1] == 3
-    assert run.load_run(tmp_path / "r").bill()["steps"] == 3
+    assert run.load_run(tmp_path / "r").bill().steps == 3
     train(limited, tmp_path / "r", resume=True)  # nothing is left, and nothing is spent
     assert spent(tmp_path / "r").executed == 3 * price
 

@@ -97,13 +97,13 @@ def test_agreement_of_clusters_with_rules_by_hand():
     assert clusters.matches(found, rule_N) == {
         "prey-dominant": (0, 3 / 6), "classic oscillatory": (1, 2 / 4), "predator collapse": (2, 2 / 3),
     }  # fmt: skip
-    rows = {row["regime of the report"]: row for row in clusters.regime_rows(found, rule_N)}
-    assert {name: row["reported share"] for name, row in rows.items()} == {
+    rows = {row.name: row for row in clusters.regime_rows(found, rule_N)}
+    assert {name: row.reported for name, row in rows.items()} == {
         "classic oscillatory": 0.146, "prey-dominant": 0.693, "equilibrium": 0.149, "predator collapse": 0.012,
     }  # fmt: skip
     dominant, rest = rows["prey-dominant"], rows["equilibrium"]
-    assert (dominant["share by rule"], dominant["share of the cluster"], dominant["cluster"]) == (0.5, 0.4, 1)
-    assert (rest["share by rule"], rest["cluster"], rest["share of the cluster"]) == (0, None, None)
+    assert (dominant.by_rule, dominant.clustered, dominant.cluster) == (0.5, 0.4, 1)
+    assert (rest.by_rule, rest.cluster, rest.clustered) == (0, None, None)
     counts = clusters.contingency(found, rule_N)
     assert list(counts) == ["prey-dominant", "oscillatory", "collapse"] and counts.to_numpy().tolist() == [
         [3, 1, 0], [1, 2, 0], [1, 0, 2],
@@ -116,10 +116,10 @@ def test_centres_are_medians_and_typical_series_the_nearest():
     found = Clusters(("period", "ratio"), scaled_NF, label_N)
     table = pd.DataFrame({"period": [1.0, 2, 9, 4, 5], "ratio": [3.0, 3, 3, 8, 1], "lag": 0.0})
     first, second = clusters.centre_rows(found, table)
-    assert (first["cluster"], first["series"], first["share"]) == (1, 3, 0.6)
-    assert (first["period"], first["ratio"], second["period"]) == (2, 3, 4.5)
+    assert (first.cluster, first.series, first.share) == (1, 3, 0.6)
+    assert (first.features, second.features["period"]) == ({"period": 2, "ratio": 3}, 4.5)
     assert found.typical(0) == 2  # (.6, 0) is the centre
-    assert (first["looks"], second["looks"]) == ("long period", "short period")  # centres of .6 and -.9
+    assert (first.looks, second.looks) == ("long period", "short period")  # centres of .6 and -.9
     mild = Clusters(("period", "ratio"), scaled_NF * [0.8, 1], label_N)
     assert (mild.look(0), mild.look(1)) == ("near the average", "short period")  # .48 is too little
 
@@ -130,15 +130,15 @@ def test_scores_of_clusters_that_do_not_hold_together():
     data = series.from_arrays(random.uniform(0.5, 2, (30, 24, 2)))
     rule_N = np.array(["oscillatory", "collapse", "equilibrium"])[np.arange(30) % 3]
     found = clusters.explore(data, cycles(data.values_NTV), rule_N)
-    scores = [row["adjusted rand index"] for row in found["stability"]]
-    assert found["least rand index over seeds"] == min(scores) < max(scores)
-    assert found["rand index with rules"] == adjusted_rand_score(rule_N, found["main"].label_N)
-    for row in found["sets"]:
-        shares = [row[f"share {k}"] for k in (1, 2, 3, 4)]
+    scores = [row.rand for row in found.tables["stability"]]
+    assert found.scores.least_rand == min(scores) < max(scores)
+    assert found.scores.rand_with_rules == adjusted_rand_score(rule_N, found.main.label_N)
+    for row in found.tables["feature_sets"]:
+        shares = [row.share_1, row.share_2, row.share_3, row.share_4]
         assert shares == sorted(shares, reverse=True) and sum(shares) == pytest.approx(1)
         distance = sum(abs(a - b) for a, b in zip(shares, (0.693, 0.149, 0.146, 0.012), strict=True))
-        assert row["distance to the report"] == pytest.approx(distance)
-    assert found["regimes"] == clusters.regime_rows(found["main"], rule_N)
+        assert row.distance == pytest.approx(distance)
+    assert found.tables["regimes"] == clusters.regime_rows(found.main, rule_N)
 
 
 def test_groups_that_are_there_are_found(made, table):
@@ -148,8 +148,8 @@ def test_groups_that_are_there_are_found(made, table):
     np.testing.assert_allclose(found.share_K, np.array([20, 12, 8, 4]) / 44)
     assert kind_N[found.typical(3)] == "collapse" and "far more prey" in found.look(3)
     assert clusters.stability(found) == [1.0] * (len(clusters.SEEDS) - 1)
-    best = max(clusters.silhouettes(found), key=lambda row: row["silhouette"])
-    assert best["clusters"] == 4 and best["silhouette"] > 0.8
+    best = max(clusters.silhouettes(found), key=lambda row: row.silhouette)
+    assert best.clusters == 4 and best.silhouette > 0.8
 
 
 def test_scales_of_features_do_not_count(table):
@@ -167,8 +167,8 @@ def test_the_report_s_regimes_go_to_the_clusters_that_overlap_most(made, table):
     }  # fmt: skip
     assert all(overlap == 1 for _, overlap in matched.values())
     rows = clusters.regime_rows(found, rule_N)
-    assert [row["reported share"] for row in rows] == [share for _, share in REPORTED.values()]
-    assert all(row["share by rule"] == row["share of the cluster"] for row in rows)
+    assert [row.reported for row in rows] == [share for _, share in REPORTED.values()]
+    assert all(row.by_rule == row.clustered for row in rows)
     counts = clusters.contingency(found, rule_N)
     assert counts.to_numpy().sum() == 44 and (counts.to_numpy() > 0).sum() == 4
 
@@ -205,10 +205,10 @@ def test_the_regimes_of_the_course(shared: Path):
     found, rule_N = cycles(data.values_NTV), robustness.regimes_of(data)
     main = clusters.cluster(clusters.features(data, found), FEATURE_SETS[MAIN])
     np.testing.assert_allclose(main.share_K, [0.616, 0.213, 0.159, 0.012], atol=0.02)
-    rows = {row["regime of the report"]: row for row in clusters.regime_rows(main, rule_N)}
+    rows = {row.name: row for row in clusters.regime_rows(main, rule_N)}
     collapse = rows["predator collapse"]
-    assert collapse["share of the cluster"] == pytest.approx(0.012) and "far more prey" in collapse["looks"]
-    final_N = data.values_NTV[:, -1, 1][main.label_N == collapse["cluster"] - 1]
+    assert collapse.clustered == pytest.approx(0.012) and "far more prey" in collapse.looks
+    final_N = data.values_NTV[:, -1, 1][main.label_N == collapse.cluster - 1]
     assert (final_N < 0.3).all() and np.median(final_N) < 0.02
-    assert rows["prey-dominant"]["cluster"] == 1 and rows["prey-dominant"]["share by rule"] == pytest.approx(0.726)
+    assert rows["prey-dominant"].cluster == 1 and rows["prey-dominant"].by_rule == pytest.approx(0.726)
     assert min(clusters.stability(main, (1, 2))) > 0.9

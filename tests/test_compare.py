@@ -24,7 +24,7 @@ from jaxlv.studies.compare import RESULT as COMPARE
 from jaxlv.tools import cli
 from tests.faults.conftest import unfinished
 from tests.faults.instants import Instants
-from tests.programs import full_disk
+from tests.programs import files_of, full_disk
 
 SETTINGS = {
     "train.steps": 1, "train.batch_size": 1, "train.validation_windows": 1, "windows.length": 64, "windows.stride": 500,
@@ -117,7 +117,7 @@ def test_a_comparison_is_resumed_where_it_stopped_or_could_not_write(compared, o
     assert not (out / COMPARE).exists() and not list(out.rglob(".*.tmp"))
     told = json.loads(said_by(*options, "--out", out, "--protocols", "liu", "--resume", "--json"))
     assert {name: (out / name).read_bytes() for name in written} == written
-    assert told == {"folder": str(out), **json.loads(written[COMPARE])}
+    assert told == {**files_of(out, COMPARE), **json.loads(written[COMPARE])}
     assert (out / COMPARE).is_file() and (out / "liu.csv").stat().st_mtime_ns == kept
     with pytest.raises(SystemExit):
         said_by(*options, "--out", out, "--protocols", "liu")

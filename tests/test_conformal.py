@@ -24,7 +24,7 @@ def forecasts(count: int, seed: int, spread: float = 1.0, shift: float = 0.0, sa
 
 @pytest.mark.parametrize("changes", [{"spread": 0.3}, {"spread": 3.0}, {"shift": 1.0}, {"samples": 2}])
 def test_coverage_becomes_nominal(changes):
-    """On average over calibration sets of 39 series, for which no level falls between two ranks."""
+    """It does on average over calibration sets of 39 series, with which no level falls between two ranks."""
     raw, adjusted = [], []
     for seed in range(60):
         calibration, test = forecasts(39, 2 * seed, **changes), forecasts(100, 2 * seed + 1, **changes)

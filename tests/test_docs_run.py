@@ -92,7 +92,7 @@ def test_what_a_text_names_is_there(path):
 
 
 def commands() -> list[str]:
-    """What stands behind `jaxlv` in the blocks of the texts and in the help of the verbs, optional parts included."""
+    """Returns what follows `jaxlv` in the blocks of the texts and in the help of the verbs, optional parts included."""
     blocks = [block for path in TEXTS for block in re.findall(r"^```\w*\n(.*?)^```", path.read_text("utf-8"), re.M | re.S)]
     helps = [path.read_text("utf-8") for path in sorted((ROOT / "tools").glob("*.py"))]
     found = re.findall(r"^ *(?:\$ )?jaxlv ([a-z].*)$", "\n".join([*blocks, *helps]).replace("\\\n", " "), re.M)

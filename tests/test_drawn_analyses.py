@@ -24,11 +24,12 @@ from drawn import (
 )
 
 from jaxlv.report.figures import analyses as figures
-from jaxlv.report.figures import anatomy
 from jaxlv.report.format import plain
 from jaxlv.report.theme import INK, MUTED, species
+from jaxlv.results.analyses import Analyses
 
 MODELS = list(records.MODELS)
+FOUND = records.read(Analyses, records.everything())
 
 # ------------------------------------------------------------------------------------------------------ text and back
 
@@ -36,7 +37,7 @@ MODELS = list(records.MODELS)
 def test_the_coarsest_scale_is_drawn_step_by_step_with_its_own_bound():
     trip = records.round_trip()
     variant = trip["variants"][1]  # 60 % of head-room
-    figure = seen(figures.round_trip_figure(trip))
+    figure = seen(figures.round_trip_figure(FOUND.round_trip))
     for v, ax in enumerate(figure.axes):
         assert text_of(ax.yaxis) == (records.VARIABLES[v], species(v))
         ((hue, parts),) = strokes(ax).items()
@@ -52,7 +53,7 @@ def test_the_coarsest_scale_is_drawn_step_by_step_with_its_own_bound():
 
 def test_medians_of_models_and_of_the_best_fair_baseline_are_named():
     growth = records.growth()
-    (ax,) = seen(figures.growth_figure(growth, MODELS)).axes
+    (ax,) = seen(figures.growth_figure(FOUND.growth, MODELS)).axes
     found = lines(ax)
     assert set(found) == {"tuned", "untuned", "analog"}  # the oracle errs less, and knows the equations
     for name, (x, y) in found.items():
@@ -69,7 +70,7 @@ def test_medians_of_models_and_of_the_best_fair_baseline_are_named():
 
 def test_the_share_of_errors_below_each_size():
     errors = records.errors()
-    (ax,) = seen(figures.cumulative_figure(errors)).axes
+    (ax,) = seen(figures.cumulative_figure(FOUND.errors)).axes
     found = lines(ax)
     assert list(found) == list(errors["methods"])
     for name, (x, y) in found.items():
@@ -80,7 +81,7 @@ def test_the_share_of_errors_below_each_size():
 
 def test_histograms_of_signed_errors_stand_in_the_panel_of_their_variable():
     errors = records.errors()
-    figure = seen(figures.histogram_figure(errors, records.VARIABLES))
+    figure = seen(figures.histogram_figure(FOUND.errors))
     hues = {name: colour(handle) for name, handle in legend(figure).items()}
     assert list(hues) == MODELS
     for variable, ax in zip(records.VARIABLES, figure.axes, strict=True):
@@ -98,7 +99,7 @@ def test_histograms_of_signed_errors_stand_in_the_panel_of_their_variable():
 
 def test_bars_of_series_end_at_their_log_errors():
     errors = records.series_errors()
-    figure = seen(figures.sorted_figure(errors, MODELS))
+    figure = seen(figures.sorted_figure(FOUND.series, MODELS))
     assert list(legend(figure)) == list(records.VARIABLES)
     for name, ax in zip(MODELS, figure.axes, strict=True):
         method, found = errors["methods"][name], bars(ax)
@@ -113,7 +114,7 @@ def test_bars_of_series_end_at_their_log_errors():
 
 def test_pairs_of_errors_have_the_first_variable_across():
     errors = records.series_errors()
-    (ax,) = seen(figures.pair_figure(errors, MODELS)).axes
+    (ax,) = seen(figures.pair_figure(FOUND.series, MODELS)).axes
     found = lines(ax)
     assert list(legend(ax.figure)) == [*MODELS, "equal errors"]
     for name in MODELS:
@@ -125,7 +126,7 @@ def test_pairs_of_errors_have_the_first_variable_across():
 
 def test_forecast_peaks_stand_over_true_ones_by_head_room():
     found = records.ceiling()["tuned"]
-    (ax,) = seen(figures.ceiling_figure(found)).axes
+    (ax,) = seen(figures.ceiling_figure(FOUND.ceiling["tuned"])).axes
     points = named(ax)
     for headroom in (0.2, 0.6):
         own = [point for point in found["points"] if point["headroom"] == headroom]
@@ -141,8 +142,7 @@ def test_forecast_peaks_stand_over_true_ones_by_head_room():
 
 
 def test_gradient_norms_before_and_after_clipping():
-    training = records.training()
-    above, below = seen(anatomy.norm_figure(training)).axes
+    above, below = seen(figures.norm_figure(FOUND.training)).axes
     found = lines(above)
     np.testing.assert_array_equal(found["before clipping"], ([1, 2, 5], [4.0, 0.9, 1.6]))
     np.testing.assert_array_equal(found["after clipping"], ([1, 2, 5], [1.0, 0.9, 1.0]))
@@ -154,7 +154,7 @@ def test_gradient_norms_before_and_after_clipping():
 
 def test_costs_of_each_kind_of_token_by_model():
     tokens = records.tokens()
-    (ax,) = seen(anatomy.kind_figure(tokens)).axes
+    (ax,) = seen(figures.kind_figure(FOUND.tokens)).axes
     kinds, found = ticks(ax.yaxis), bars(ax)
     assert list(kinds.values()) == list(tokens["tuned"]["by_kind"]) and list(found) == MODELS
     for name in MODELS:
@@ -167,7 +167,7 @@ def test_costs_of_each_kind_of_token_by_model():
 
 def test_costs_by_time_step():
     tokens = records.tokens()
-    (ax,) = seen(anatomy.token_step_figure(tokens)).axes
+    (ax,) = seen(figures.token_step_figure(FOUND.tokens)).axes
     found = lines(ax)
     steps = [1, 2, 3, 4, 5, 6]
     for name in MODELS:
@@ -183,8 +183,7 @@ def test_costs_by_time_step():
 
 
 def test_the_largest_entries_of_the_head_and_which_are_symbols():
-    head = records.head()
-    figure = seen(anatomy.largest_figure(head))
+    figure = seen(figures.largest_figure(FOUND.head))
     (ax,) = figure.axes
     labels = ticks(ax.yaxis)
     found = {name: [(labels[place], end) for place, _, end in own] for name, own in bars(ax).items()}
@@ -197,7 +196,7 @@ def test_the_largest_entries_of_the_head_and_which_are_symbols():
 
 def test_entries_of_the_head_by_size():
     head = records.head()
-    (ax,) = seen(anatomy.head_histogram_figure(head)).axes
+    (ax,) = seen(figures.head_histogram_figure(FOUND.head)).axes
     ((_, heights, edges),) = stairs(ax)
     assert heights.tolist() == [300, 95, 5] and edges.tolist() == head["histogram"]["edges"]
     found = named(ax)
@@ -211,7 +210,7 @@ def test_entries_of_the_head_by_size():
 @pytest.mark.parametrize(("key", "scale"), [("effective_rank", 1.0), ("relative_norm", 0.01)])
 def test_each_cell_of_a_heatmap_is_its_layers_and_projections_number(key, scale):
     spectra = records.spectra()
-    (ax,) = seen(anatomy.heatmap_figure(spectra, key, scale)).axes
+    (ax,) = seen(figures.heatmap_figure(FOUND.spectra, key, scale)).axes
     columns, rows = ticks(ax.xaxis), ticks(ax.yaxis)
     found = {(rows[t.get_position()[1]], columns[t.get_position()[0]]): t.get_text() for t in ax.texts}
     shade = {(rows[round(p.get_y() + 0.4)], columns[round(p.get_x() + 0.4)]): p.get_alpha() for p in ax.patches}
@@ -224,7 +223,7 @@ def test_each_cell_of_a_heatmap_is_its_layers_and_projections_number(key, scale)
 
 def test_singular_values_by_the_first_and_their_median_over_layers():
     spectra = records.spectra()
-    (ax,) = seen(anatomy.spectrum_figure(spectra)).axes
+    (ax,) = seen(figures.spectrum_figure(FOUND.spectra)).axes
     found = lines(ax)
     assert list(found) == ["q", "v"]
     for name, (x, y) in found.items():

@@ -309,7 +309,7 @@ def test_calibration_ends_at_what_the_samples_can_cover(series, samples, last):
 
 @pytest.mark.parametrize("spread", [0.2, 0.5, 3.0])
 def test_rounded_samples_of_the_right_distribution_enclose_the_diagonal(spread):
-    """As numbers they cover too little, as intervals too much; both are right where the rounding is fine enough."""
+    """As numbers they cover too little, as intervals too much; both are right if the rounding is fine enough."""
     random, levels = np.random.default_rng(0), np.arange(10, 100, 10) / 100
     middle = random.uniform(20, 50, (6000, 1, 1))
     truth = middle + random.normal(scale=spread, size=(6000, 1, 1))
@@ -333,7 +333,7 @@ def test_a_models_row_has_its_samples_read_as_intervals(measured, series):
 
 
 def test_samples_read_as_intervals_reach_half_a_unit_to_either_side():
-    """Of one value that was written, the truths within half a unit of it are covered as evenly as they lie."""
+    """Around a written value, truths within half a unit are covered as evenly as they lie."""
     samples, half = np.full((2000, 99, 1, 1), 5.0), np.full((2000, 1), 0.5)
     for truth in (4.55, 5.0, 5.45):
         found = as_intervals(samples, np.full((2000, 1, 1), truth), half, 0)
@@ -383,7 +383,7 @@ def test_a_budget_for_the_samples_alone_leaves_out_the_nats(real, series, tmp_pa
 
 
 def test_the_temperature_is_that_of_the_least_crps(forecaster, series):
-    """Not that of the least error of the median, nor the first or last that was tried; each is drawn as the rest are."""
+    """It is not the one with the least error of the median, nor the first or last one; all are drawn in the same way."""
     heard = []
     chosen, scores = choose_temperature(forecaster, series, CONFIG, [1.5, 0.2, 0.8, 0.2], heard.append)
     assert heard == [1, 2, 3] and list(scores) == ["0.2", "0.8", "1.5"]

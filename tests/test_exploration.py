@@ -13,6 +13,7 @@ from jaxlv.analysis.exploration import PROMINENCE, cycles, inspect, peak_places
 from jaxlv.data import series
 from jaxlv.errors import JaxlvError
 from jaxlv.forecasting import robustness
+from jaxlv.results.exploration import Check, Values
 
 STEP = 200 / 99
 
@@ -35,8 +36,8 @@ def npz(path: Path, values: Any, **arrays: Any) -> Path:
     return path
 
 
-def checks(path: Path) -> dict[str, dict[str, Any]]:
-    return {row["check"]: row for row in inspect(path)}
+def checks(path: Path) -> dict[str, Check]:
+    return {row.check: row for row in inspect(path)}
 
 
 # Quality
@@ -47,10 +48,10 @@ def test_a_good_file_passes_every_check(tmp_path, waves):
     path = npz(tmp_path / "good.npz", data.values_NTV, time=data.time_T)
     found = checks(path)
     assert not exploration.failed(list(found.values()))
-    assert (found["file"]["found"], found["bytes"]["found"]) == ("good.npz", path.stat().st_size)
-    assert found["sha256"]["found"] == series.load(path).source["sha256"]
-    assert found["shape"]["found"] == "(5, 30, 2)" and found["time"]["found"] == "30 steps of 2 from 0 to 58"
-    assert found["maximum"]["found"] == data.values_NTV.max()
+    assert (found["file"].found, found["bytes"].found) == ("good.npz", path.stat().st_size)
+    assert found["sha256"].found == series.load(path).source["sha256"]
+    assert found["shape"].found == "(5, 30, 2)" and found["time"].found == "30 steps of 2 from 0 to 58"
+    assert found["maximum"].found == data.values_NTV.max()
 
 
 def test_faults_are_counted_and_placed(tmp_path, waves):
@@ -68,7 +69,7 @@ def test_faults_are_counted_and_placed(tmp_path, waves):
         "minimum": (-2.0, None, "series 4, step 11, predator"),
     }
     for name, (count, ok, place) in expected.items():
-        assert (found[name]["found"], found[name]["ok"], found[name]["first"]) == (count, ok, place)
+        assert (found[name].found, found[name].ok, found[name].first) == (count, ok, place)
     with pytest.raises(JaxlvError):
         series.load(path)
 
@@ -76,7 +77,7 @@ def test_faults_are_counted_and_placed(tmp_path, waves):
 def test_the_series_of_a_csv_file_are_named_by_their_ids(tmp_path):
     path = tmp_path / "x.csv"
     path.write_text("series,time,prey,predator\n41,0,1,1\n41,1,1,\n42,0,1,1\n42,1,2,1\n")
-    assert checks(path)["NaN values"]["first"] == "series 41, step 1, predator"
+    assert checks(path)["NaN values"].first == "series 41, step 1, predator"
     with pytest.raises(JaxlvError, match="series 41"):
         series.load(path)
 
@@ -85,7 +86,7 @@ def test_a_variable_that_never_changes_is_told(tmp_path, waves):
     values_NTV = waves(4, 20).values_NTV
     values_NTV[1, :, 1] = 3.0
     row = checks(npz(tmp_path / "still.npz", values_NTV))["variables that never change"]
-    assert (row["found"], row["ok"], row["first"]) == (1, None, "series 1, step 0, predator")
+    assert (row.found, row.ok, row.first) == (1, None, "series 1, step 0, predator")
 
 
 @pytest.mark.parametrize(
@@ -100,15 +101,15 @@ def test_a_variable_that_never_changes_is_told(tmp_path, waves):
 )
 def test_checks_that_fail_say_why(tmp_path, values, arrays, check, part):
     row = checks(npz(tmp_path / "x.npz", values, **arrays))[check]
-    assert row["ok"] is False and part in row["found"]
+    assert row.ok is False and part in row.found
 
 
 def test_an_unreadable_file_has_its_size_and_hash_at_least(tmp_path):
     path = tmp_path / "x.h5"
     path.write_text("series\n")
     *facts, last = inspect(path)
-    assert [row["check"] for row in facts] == ["file", "bytes", "sha256"]
-    assert last["ok"] is False and "is not what .h5 says" in last["found"]
+    assert [row.check for row in facts] == ["file", "bytes", "sha256"]
+    assert last.ok is False and "is not what .h5 says" in last.found
     with pytest.raises(JaxlvError, match="no such file"):
         inspect(tmp_path / "gone.h5")
 
@@ -117,7 +118,7 @@ def test_names_and_numbers_of_variables_are_free(tmp_path):
     values_NTV = np.random.default_rng(0).uniform(1, 2, (4, 9, 3))
     values_NTV[1, 2, 2] = -1
     path = npz(tmp_path / "three.npz", values_NTV, variables=np.array(["grass", "hare", "lynx"]))
-    assert checks(path)["negative values"]["first"] == "series 1, step 2, lynx"
+    assert checks(path)["negative values"].first == "series 1, step 2, lynx"
 
 
 # Cycles
@@ -157,15 +158,15 @@ def test_series_with_fewer_than_two_peaks_have_no_period():
     np.testing.assert_array_equal(found.peaks_NV, [[0, 0], [1, 1], [5, 5]])
     assert np.isnan(found.period_NV[:2]).all() and np.isnan(found.lag_N[:2]).all()
     rows = exploration.cycle_rows(found, ("prey", "predator"), 2.0)
-    assert {row["series"] for row in rows} == {1}
-    by_unit = {(row["quantity"], row["unit"]): row["mean"] for row in rows}
+    assert {row.series for row in rows} == {1}
+    by_unit = {(row.quantity, row.unit): row.mean for row in rows}
     assert (
         by_unit["period of prey", "time units"]
         == pytest.approx(2 * by_unit["period of prey", "steps"])
         == pytest.approx(24, rel=0.01)
     )
     assert by_unit["lag of predator behind prey", "share of the period of prey"] == pytest.approx(0.25, abs=0.01)
-    assert exploration.peak_rows(found, ("prey", "predator"))[1] == {"peaks": 1, "prey": 1, "predator": 1}
+    assert exploration.peak_rows(found, ("prey", "predator"))[1].tree() == {"peaks": 1, "prey": 1, "predator": 1}
 
 
 def test_a_peak_of_the_second_variable_belongs_to_the_cycle_that_it_falls_into():
@@ -191,67 +192,65 @@ def test_periods_lags_and_shares_by_hand():
     np.testing.assert_allclose(found.period_NV, [[55 / 3, 71 / 3], [30, 54], [np.nan, np.nan]])
     np.testing.assert_allclose(found.lag_N, [14 / 3, 6, np.nan])
     np.testing.assert_allclose(found.share_N, [14 / 55, 6 / 30, np.nan])
-    assert exploration.peak_rows(found, ("prey", "predator"))[2] == {"peaks": 2, "prey": 1, "predator": 1}
-    row = next(row for row in exploration.prominence_rows(np.stack([first, second, third])) if row["used"])
+    assert exploration.peak_rows(found, ("prey", "predator"))[2].tree() == {"peaks": 2, "prey": 1, "predator": 1}
+    row = next(row for row in exploration.prominence_rows(np.stack([first, second, third])) if row.used)
     period, lag, share = (exploration.summary(v) for v in (found.period_NV[:, 0], found.lag_N, found.share_N))
-    assert row["fewer than two peaks"] == 1
-    assert [row["period"], row["period_p5"], row["period_p95"]] == [period["mean"], period["p5"], period["p95"]]
-    assert [row["lag"], row["lag_share"]] == [lag["mean"], share["mean"]]
-    rows = {(r["quantity"], r["unit"]): r for r in exploration.cycle_rows(found, ("hare", "lynx"), 2.5)}
-    assert rows["period of lynx", "time units"]["mean"] == pytest.approx(2.5 * (71 / 3 + 54) / 2)
-    assert rows["lag of lynx behind hare", "share of the period of hare"]["mean"] == pytest.approx(share["mean"])
+    assert row.few == 1
+    assert [row.period, row.period_p5, row.period_p95] == [period.mean, period.p5, period.p95]
+    assert [row.lag, row.lag_share] == [lag.mean, share.mean]
+    rows = {(r.quantity, r.unit): r for r in exploration.cycle_rows(found, ("hare", "lynx"), 2.5)}
+    assert rows["period of lynx", "time units"].mean == pytest.approx(2.5 * (71 / 3 + 54) / 2)
+    assert rows["lag of lynx behind hare", "share of the period of hare"].mean == pytest.approx(share.mean)
 
 
 def test_peaks_of_each_variable_are_counted_by_themselves():
     found = cycles(np.stack([spikes([5, 15]), spikes([8])], axis=1)[None])
     rows = exploration.peak_rows(found, ("hare", "lynx"))
-    assert rows[1] == {"peaks": 1, "hare": 0, "lynx": 1} and rows[2] == {"peaks": 2, "hare": 1, "lynx": 0}
+    assert rows[1].series == {"hare": 0, "lynx": 1} and rows[2].tree() == {"peaks": 2, "hare": 1, "lynx": 0}
 
 
 def test_one_variable_has_periods_and_no_lag():
     found = cycles(oscillations(15, 0)[None, :, :1])
     assert found.period_NV[0, 0] == pytest.approx(15, rel=2e-3) and np.isnan(found.lag_N).all()
-    assert [row["unit"] for row in exploration.cycle_rows(found, ("fox",), 1.0)] == ["steps", "time units"]
+    assert [row.unit for row in exploration.cycle_rows(found, ("fox",), 1.0)] == ["steps", "time units"]
 
 
 def test_facts_depend_on_the_prominence_as_stated():
     small = oscillations(12, 3, 60, decay=0.08)
-    rows = {
-        (r["prominence"], r["places"]): r for r in exploration.prominence_rows(np.stack([small, oscillations(12, 3, 60)]))
-    }
-    assert [r for r in rows.values() if r["used"]] == [rows[PROMINENCE, "parabola"]]
-    assert rows[0.0, "parabola"]["fewer than two peaks"] == 0
-    assert rows[0.0, "parabola"]["period"] == pytest.approx(12, rel=0.02)
+    rows = {(r.prominence, r.places): r for r in exploration.prominence_rows(np.stack([small, oscillations(12, 3, 60)]))}
+    assert [r for r in rows.values() if r.used] == [rows[PROMINENCE, "parabola"]]
+    assert rows[0.0, "parabola"].few == 0
+    assert rows[0.0, "parabola"].period == pytest.approx(12, rel=0.02)
 
 
 # Distributions
 
 
 def test_summary_leaves_out_what_is_missing():
-    assert exploration.summary(np.array([1.0, 2.0, 3.0, np.nan])) == {
+    assert exploration.summary(np.array([1.0, 2.0, 3.0, np.nan])).tree() == {
         "series": 3, "mean": 2.0, "sd": pytest.approx((2 / 3) ** 0.5), "min": 1.0, "p5": pytest.approx(1.1), "median": 2.0,
         "p95": pytest.approx(2.9), "max": 3.0,
     }  # fmt: skip
-    assert exploration.summary(np.array([np.nan]))["series"] == 0
+    assert exploration.summary(np.array([np.nan])).series == 0
 
 
 def test_rows_of_values_means_and_states():
     values_NTV = np.arange(24.0).reshape(3, 4, 2)
     data = series.from_arrays(values_NTV)
     everything, prey, predator = exploration.value_rows(data)
-    assert (everything["count"], everything["min"], everything["max"], everything["mean"]) == (24, 0, 23, 11.5)
-    assert (prey["mean"], predator["mean"], everything["p50"]) == (11, 12, 11.5)
+    assert (everything.count, everything.min, everything.max, everything.mean) == (24, 0, 23, 11.5)
+    assert (prey.mean, predator.mean, everything.p50) == (11, 12, 11.5)
     means = exploration.mean_rows(data)
-    assert len(means) == 8 and means[5]["variable"] == "predator" and means[5]["mean"] == values_NTV[:, 1, 1].mean()
-    assert means[0]["p10"] == pytest.approx(np.percentile(values_NTV[:, 0, 0], 10))
-    assert everything["sd"] == pytest.approx(values_NTV.std()) and prey["sd"] == pytest.approx(values_NTV[..., 0].std())
+    assert len(means) == 8 and means[5].variable == "predator" and means[5].mean == values_NTV[:, 1, 1].mean()
+    assert means[0].p10 == pytest.approx(np.percentile(values_NTV[:, 0, 0], 10))
+    assert everything.sd == pytest.approx(values_NTV.std()) and prey.sd == pytest.approx(values_NTV[..., 0].std())
     skewed = exploration.mean_rows(series.from_arrays(values_NTV**2))
     for row in skewed:
-        own = values_NTV[:, row["step"], ("prey", "predator").index(row["variable"])] ** 2
+        own = values_NTV[:, row.step, ("prey", "predator").index(row.variable)] ** 2
         spread = [own.mean(), own.std(), *np.percentile(own, (10, 50, 90))]
-        assert [row[key] for key in ("mean", "sd", "p10", "median", "p90")] == pytest.approx(spread)
-    states = {(row["state"], row["variable"]): row for row in exploration.state_rows(data)}
-    assert states["initial", "prey"]["mean"] == 8 and states["final", "predator"]["max"] == 23
+        assert [row.mean, row.sd, row.p10, row.median, row.p90] == pytest.approx(spread)
+    states = {(row.state, row.variable): row for row in exploration.state_rows(data)}
+    assert states["initial", "prey"].mean == 8 and states["final", "predator"].max == 23
 
 
 def test_rest_is_counted_by_its_limit():
@@ -260,9 +259,9 @@ def test_rest_is_counted_by_its_limit():
         share: np.stack([2 + 2 * share * np.sqrt(2) * np.sin(np.pi * t / 5)] * 2, axis=1)
         for share in (0.008, 0.015, 0.04, 0.3)
     }
-    rows = {row["limit"]: row for row in exploration.rest_rows(np.stack(list(series_of.values())))}
-    assert [rows[limit]["series"] for limit in exploration.RESTS] == [0, 1, 2, 3, 3]
-    assert [limit for limit, row in rows.items() if row["used"]] == [0.02] and rows[0.02]["share"] == 0.5
+    rows = {row.limit: row for row in exploration.rest_rows(np.stack(list(series_of.values())))}
+    assert [rows[limit].series for limit in exploration.RESTS] == [0, 1, 2, 3, 3]
+    assert [limit for limit, row in rows.items() if row.used] == [0.02] and rows[0.02].share == 0.5
     assert list(rows) == [0.005, 0.01, 0.02, 0.05, 0.1]
 
 
@@ -278,50 +277,50 @@ def test_examples_are_the_first_two_and_one_of_every_other_label():
 def test_the_file_of_the_course(shared):
     found = checks(shared / "data" / "lotka_volterra_data.h5")
     assert not exploration.failed(list(found.values()))
-    assert found["sha256"]["found"] == "adaf44d863b4ace7dc2fce1451b937e80cd0ecb243eb72250d1df3045f2b5632"
-    assert found["bytes"]["found"] == 802_848 and found["shape"]["found"] == "(1000, 100, 2)"
-    assert found["type"]["found"] == "float32, time float64"
-    assert found["minimum"]["found"] == pytest.approx(3.7355e-5, rel=1e-4)
-    assert found["maximum"]["found"] == pytest.approx(13.7401, rel=1e-5)
-    assert [found[f"{name}"]["found"] for name in ("NaN values", "negative values", "duplicate series", "zeros")] == [0] * 4
-    assert found["time"]["found"] == "100 steps of 2.0202 from 0 to 200"
+    assert found["sha256"].found == "adaf44d863b4ace7dc2fce1451b937e80cd0ecb243eb72250d1df3045f2b5632"
+    assert found["bytes"].found == 802_848 and found["shape"].found == "(1000, 100, 2)"
+    assert found["type"].found == "float32, time float64"
+    assert found["minimum"].found == pytest.approx(3.7355e-5, rel=1e-4)
+    assert found["maximum"].found == pytest.approx(13.7401, rel=1e-5)
+    assert [found[f"{name}"].found for name in ("NaN values", "negative values", "duplicate series", "zeros")] == [0] * 4
+    assert found["time"].found == "100 steps of 2.0202 from 0 to 200"
 
 
 def test_the_values_of_the_course(real):
     everything, prey, predator = exploration.value_rows(real)
     percentiles = [0.7781, 2.5284, 3.4738, 5.9579, 7.9297, 9.1515]
-    assert [everything[f"p{p:g}"] for p in exploration.PERCENTILES] == pytest.approx(percentiles, abs=6e-5)
-    assert [prey["mean"], predator["mean"], prey["sd"], predator["sd"]] == pytest.approx(
-        [1.6981, 0.5696, 1.4361, 0.3795], abs=6e-5
-    )
+    assert [
+        quantity.of(everything) for quantity in Values.columns("p50", "p90", "p95", "p99", "p99_7", "p99_9")
+    ] == pytest.approx(percentiles, abs=6e-5)
+    assert [prey.mean, predator.mean, prey.sd, predator.sd] == pytest.approx([1.6981, 0.5696, 1.4361, 0.3795], abs=6e-5)
 
 
 def test_the_cycles_of_the_course(real):
     """Period 21.6 steps, 14.7 to 32 for 90 % of the series, 43.6 time units; 24 series with fewer than two prey peaks."""
     found = cycles(real.values_NTV)
     assert (found.peaks_NV[:, 0] < 2).sum() == 24
-    rows = {(row["quantity"], row["unit"]): row for row in exploration.cycle_rows(found, real.variables, STEP)}
+    rows = {(row.quantity, row.unit): row for row in exploration.cycle_rows(found, real.variables, STEP)}
     period = rows["period of prey", "steps"]
-    assert round(period["mean"], 1) == 21.6 and round(period["p5"], 1) == 14.7 and round(period["p95"]) == 32
-    assert round(rows["period of prey", "time units"]["mean"], 1) == 43.6
+    assert round(period.mean, 1) == 21.6 and round(period.p5, 1) == 14.7 and round(period.p95) == 32
+    assert round(rows["period of prey", "time units"].mean, 1) == 43.6
     # xu reports a lag of 20 % of the period.
-    assert rows["lag of predator behind prey", "share of the period of prey"]["mean"] == pytest.approx(0.21, abs=0.005)
-    assert rows["lag of predator behind prey", "steps"]["mean"] == pytest.approx(4.5, abs=0.1)
+    assert rows["lag of predator behind prey", "share of the period of prey"].mean == pytest.approx(0.21, abs=0.005)
+    assert rows["lag of predator behind prey", "steps"].mean == pytest.approx(4.5, abs=0.1)
 
 
 def test_the_share_of_the_course_at_rest(real):
     """8.3 % is the share whose two standard deviations are at most 2 % of their means in the last 20 steps."""
-    used = next(row for row in exploration.rest_rows(real.values_NTV) if row["used"])
-    assert used["share"] == pytest.approx(0.083)
-    assert used["series"] == (series.regimes(real) == "equilibrium").sum()
+    used = next(row for row in exploration.rest_rows(real.values_NTV) if row.used)
+    assert used.share == pytest.approx(0.083)
+    assert used.series == (series.regimes(real) == "equilibrium").sum()
 
 
 def test_the_states_of_the_course(real):
-    states = {(row["state"], row["variable"]): row for row in exploration.state_rows(real)}
+    states = {(row.state, row.variable): row for row in exploration.state_rows(real)}
     for name in real.variables:
-        assert states["initial", name]["min"] == pytest.approx(0.8, abs=0.001)
-        assert states["initial", name]["max"] == pytest.approx(1.2, abs=0.001)
-    assert states["final", "prey"]["max"] > 9 and exploration.example_ids(real.ids_N, robustness.regimes_of(real))[:2] == [
+        assert states["initial", name].min == pytest.approx(0.8, abs=0.001)
+        assert states["initial", name].max == pytest.approx(1.2, abs=0.001)
+    assert states["final", "prey"].max > 9 and exploration.example_ids(real.ids_N, robustness.regimes_of(real))[:2] == [
         0,
         1,
     ]

@@ -13,14 +13,15 @@ import pandas as pd
 import pytest
 from test_report import Tree
 
-from jaxlv.analysis import exploration
+from jaxlv.analysis import drawn, exploration
 from jaxlv.data import series
 from jaxlv.data.series import COURSE_SHA256
+from jaxlv.report import exploration as report
 from jaxlv.report.figures import exploration as figures
-from jaxlv.report.figures import series as series_figures
 from jaxlv.report.figures import svg
 from jaxlv.report.format import MISSING, text
-from jaxlv.report.table import Table, find, marked, of, words
+from jaxlv.report.table import Table, marked, of, words
+from jaxlv.results.exploration import Exploration, Silhouette
 from tests.programs import Outcome, jaxlv
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -28,6 +29,12 @@ TABLES = {
     "quality", "values", "mean", "states", "cycles", "peaks", "prominence", "rest", "regimes", "centres", "contingency",
     "feature sets", "silhouettes", "stability", "series", "tokens", "round trip", "texts", "steps", "windows",
 }  # fmt: skip
+
+
+def find(rows: list[dict[str, Any]], **wanted: Any) -> dict[str, Any]:
+    """The only row with these values."""
+    (row,) = (row for row in rows if row.items() >= wanted.items())
+    return row
 
 
 def said_by(*arguments: Any) -> Outcome:
@@ -63,6 +70,21 @@ def test_every_table_is_a_csv_file_with_the_numbers_of_the_json(explored):
         for column in table.select_dtypes("float"):
             values = [np.nan if row[column] in (None, "") else row[column] for row in rows]
             np.testing.assert_allclose(table[column], np.array(values, float), rtol=1e-12)
+
+
+def test_the_page_and_the_figures_can_be_made_again_from_the_json(explored):
+    again = Exploration.read(explored.result, "exploration.json")
+    assert again.tree() == explored.result
+    for name, (chart, label) in figures.drawings(again).items():
+        drawing = svg.stand_alone(svg.to_svg(chart, label))
+        assert (explored.out / "figures" / f"{name}.svg").read_text() == drawing, name
+
+
+def test_an_older_file_without_what_is_drawn_is_read(explored):
+    tree = {key: value for key, value in explored.result.items() if key != "drawn"}
+    older = Exploration.read(tree, "exploration.json")
+    assert set(figures.drawings(older)) == {"mean", "tokens", "round_trip", "windows"}
+    assert len(report.page_of(older, {}).sections) == 8
 
 
 def test_numbers_are_those_of_the_library(explored):
@@ -111,7 +133,7 @@ def test_the_page_is_whole_and_needs_nothing_else(explored):
     assert tree.count("figure") == tree.count("figcaption")
     identifiers = re.findall(r'\sid="([^"]+)"', explored.page)
     assert len(identifiers) == len(set(identifiers))
-    assert "the report xu" not in explored.page  # its figures are of other series
+    assert "the paper xu" not in explored.page  # its figures are of other series
 
 
 def test_figures_stand_alone_in_light_and_dark(explored):
@@ -128,8 +150,8 @@ def test_figures_stand_alone_in_light_and_dark(explored):
 
 def test_only_the_course_s_file_is_compared_with_the_report(shared):
     """Its hash is the one that the reports' data set has."""
-    (row,) = [r for r in exploration.inspect(shared / "data" / "lotka_volterra_data.h5") if r["check"] == "sha256"]
-    assert row["found"] == COURSE_SHA256
+    (row,) = [r for r in exploration.inspect(shared / "data" / "lotka_volterra_data.h5") if r.check == "sha256"]
+    assert row.found == COURSE_SHA256
 
 
 @pytest.mark.slow
@@ -139,7 +161,7 @@ def test_the_course_s_data_set(shared, tmp_path):
     assert "24 series have fewer than two peaks" in said.out and "0.79296957 raw units" in said.out
     assert "1.91 / 1.91 / 34.6 % of validation positions in windows of 128 / 512 / 768 tokens" in said.out
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "Agreement with the report xu" in page and "20–25 “time units”: these are steps" in page
+    assert "Agreement with the paper xu" in page and "20–25 “time units”: these are steps" in page
 
 
 # Files of any kind
@@ -231,14 +253,12 @@ def test_a_table_groups_neighbours_aligns_points_and_marks_rows():
 
 
 def test_at_most_so_many_dots_are_drawn():
-    assert len(series_figures.thinned(5)) == 5 and len(series_figures.thinned(10**6)) == series_figures.MOST
-    assert series_figures.thinned(10**6)[[0, -1]].tolist() == [0, 10**6 - 1]
+    assert len(drawn.thinned(5)) == 5 and len(drawn.thinned(10**6)) == drawn.MOST
+    assert drawn.thinned(10**6)[[0, -1]].tolist() == [0, 10**6 - 1]
 
 
 def test_a_file_s_colours_are_those_of_the_page():
-    root = ET.fromstring(
-        svg.stand_alone(svg.to_svg(figures.silhouette_figure([{"clusters": 2, "silhouette": 0.5}], 2), "x"))
-    )
+    root = ET.fromstring(svg.stand_alone(svg.to_svg(figures.silhouette_figure([Silhouette(2, 0.5)]), "x")))
     style = root.find(f"{SVG}style").text
     light, dark = svg.PAPER
     assert style.index(f"background:{light}") < style.index("prefers-color-scheme:dark") < style.index(f"background:{dark}")

@@ -1,4 +1,4 @@
-"""What the reports did wrong: each switch does it, by as much as the reference says, and is off by default."""
+"""What the papers did wrong: each switch does it, by as much as the reference says, and is off by default."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_one_lost_delimiter_shifts_the_rest_where_numbers_are_paired_by_position
 
 
 def test_the_hidden_generation_defaults_are_qwens(shared):
-    """They are in the model's own file, and none of them holds here unless it is asked for."""
+    """They are in the model's own file, and are not used here unless they are asked for."""
     file = json.loads((shared / "qwen2.5-0.5b-instruct" / "generation_config.json").read_text())
     settings = fault("generation").settings
     assert settings["sampling.repetition_penalty"] == file["repetition_penalty"]

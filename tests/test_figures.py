@@ -15,11 +15,13 @@ from jaxlv.errors import JaxlvWarning
 from jaxlv.forecasting.panels import panel_of
 from jaxlv.report import charts
 from jaxlv.report.figures import analyses as of_analyses
-from jaxlv.report.figures import anatomy as of_anatomy
 from jaxlv.report.figures import evaluation as figures
-from jaxlv.report.figures import series as of_series
+from jaxlv.report.figures import exploration as of_series
 from jaxlv.report.figures import svg as svgs
 from jaxlv.report.theme import PALETTE, css_variables
+from jaxlv.results.analyses import MethodSeries, SeriesErrors
+from jaxlv.results.anatomy import Projection, Spectra
+from jaxlv.results.exploration import Histogram, Trace
 from jaxlv.results.panels import ForecastPanel
 from jaxlv.results.scores import Score
 
@@ -50,6 +52,11 @@ def make_rows(
         by_step = tuple(mae * (0.2 + 0.05 * step) for step in range(20))
         rows.append(Score(name=name, mae=mae, mae_median=0.8 * mae, mae_ci95=(0.9 * mae, 1.2 * mae), mae_by_step=by_step))
     return rows
+
+
+def sorted_errors(series: list[int], log10_mse: dict[str, tuple[float | None, ...]]) -> SeriesErrors:
+    own = MethodSeries(tuple(series), log10_mse, log10_mse)
+    return SeriesErrors(variables=tuple(log10_mse), methods={"tuned": own})
 
 
 def again(panel: ForecastPanel) -> ForecastPanel:
@@ -182,14 +189,15 @@ def test_names_from_data_stay_text():
 @pytest.mark.parametrize("name", ["$\\frac{", "a_b^c", "_x", "{}%s\\n", "<b>&</b>", "名前", "שם"])
 def test_a_name_is_drawn_as_it_is(name):
     """Also where an underscore would hide it from a legend, and where the font of the layout lacks its characters."""
-    names, values = (name, "b"), np.random.default_rng(0).random((9, 30, 2)) + 1
-    errors = {"series": [0, 1], "log10_mse": {name: [0.1, 0.2], "b": [0.3, 0.4]}}
+    names, trace = (name, "b"), Trace(0, {name: np.arange(1.0, 31), "b": np.arange(2.0, 32)})
+    errors = sorted_errors([0, 1], {name: (0.1, 0.2), "b": (0.3, 0.4)})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for figure in (
             figures.forecast_figure(make_panel(variables=names)), figures.phase_figure(make_panel(variables=names)),
-            of_series.trajectory_figure(np.arange(30), values[0], names, "t"), of_series.values_figure(values, names, {}),
-            of_analyses.sorted_figure({"variables": names, "methods": {"tuned": errors}}, ["tuned"]),
+            of_series.trajectory_figure(np.arange(30), trace, "t"),
+            of_series.values_figure(Histogram((1, 2, 3), {name: (40, 60), "b": (70, 30)}), {}),
+            of_analyses.sorted_figure(errors, ["tuned"]),
         ):  # fmt: skip
             assert name in texts(svgs.to_svg(figure, name))
 
@@ -231,10 +239,9 @@ def test_bars_cells_bins_and_intervals_say_their_values():
         Score(name="tuned", mae=0.2, mae_median=0.15, mae_ci95=(0.17, 0.26)),
         Score(name="one series", mae=0.4, mae_median=0.4, mae_ci95=(0.4, 0.4)),
     ]
-    errors = {"series": [8, 3], "log10_mse": {"hare": [-2.5, -1.25], "lynx": [-3, None]}}
-    spectra = {
-        "projections": [{"layer": 2, "projection": "q_proj", "norm": 0.125}, {"layer": 5, "projection": "q_proj", "norm": 2}]
-    }
+    errors = sorted_errors([8, 3], {"hare": (-2.5, -1.25), "lynx": (-3, None)})
+    changes = [Projection(layer, "q_proj", 1, 1, 1, 1, norm, 1, norm, (norm,)) for layer, norm in ((2, 0.125), (5, 2))]
+    spectra = Spectra(rank=1, projections=tuple(changes), sentence="")
     plane = {"dash": "none", "marker": "o"}
     near = charts.single("scatter", [charts.Series("a", [1.0], [2.0], notes=["series 4"], **plane)],
                          charts.Axis("hares", "t"), charts.Axis("lynxes"), 200)  # fmt: skip
@@ -242,11 +249,11 @@ def test_bars_cells_bins_and_intervals_say_their_values():
         "dots": (figures.interval_figure(rows),
                  {"mean, tuned: 0.200 raw units (0.170 – 0.260)", "median, tuned: 0.150 raw units",
                   "mean, one series: 0.400 raw units"}),
-        "bars": (of_analyses.sorted_figure({"variables": ["hare", "lynx"], "methods": {"tuned": errors}}, ["tuned"]),
+        "bars": (of_analyses.sorted_figure(errors, ["tuned"]),
                  {"hare, series 8: log10 MSE, tuned −2.50", "hare, series 3: log10 MSE, tuned −1.25",
                   "lynx, series 8: log10 MSE, tuned −3"}),
-        "cells": (of_anatomy.heatmap_figure(spectra, "norm"), {"layer 2, q: 0.12", "layer 5, q: 2.00"}),
-        "bins": (of_series.lag_figure(np.array([1.1, 1.2, 1.7]), np.array([0.1, 0.2, 0.2])),
+        "cells": (of_analyses.heatmap_figure(spectra, "norm"), {"layer 2, q: 0.12", "layer 5, q: 2.00"}),
+        "bins": (of_series.lag_figure([Histogram((1, 1.5, 2), {"": (2, 1)}, 1.3), Histogram((10, 12), {"": (3,)}, 11)]),
                  {"lag 1.25: series per bin 2", "lag 1.75: series per bin 1"}),
         "points": (near, {"a, hares 1 t, lynxes 2 (series 4)"}),
     }  # fmt: skip

@@ -122,7 +122,7 @@ def test_only_reached_gradients_cost_anything(targets, dtype):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("length", [8, 21])
 def test_blocks_of_queries_look_at_no_more_keys_than_they_must(length, dtype, monkeypatch):
-    """Of 21 tokens: blocks of 8, 8 and 5, whose gradients are added where they have keys and queries in common."""
+    """21 tokens are blocks of 8, 8 and 5; their gradients are added where they share keys and queries."""
     monkeypatch.setattr(attention, "QUERY_BLOCK", 8)
     work = Work(SMALL, 2, length, 3, ("k_proj", "down_proj"), kernel="blocked", dtype=dtype)
     agree(work)

@@ -94,7 +94,7 @@ def test_a_table_whose_grid_would_fill_the_memory_is_refused(broken, tmp_path):
     """Each row with values of its own in every column: the grid of all is their product."""
     head, rows = "series,step,time,variable,statistic,value\n", [f"{i},{i},{i},v,sample_{i},1\n" for i in range(3000)]
     path, series = tmp_path / "a.csv", from_arrays(np.ones((2, 60, 2)))
-    for content, said in ((head + "".join(rows), "steps are missing"), ("a," * 9999 + "\n", "its columns are others"),
+    for content, said in ((head + "".join(rows), "steps are missing"), ("a," * 9999 + "\n", "it has other columns"),
                           (head + "0,1,1,\x1b,sample_0,1\n", "do not print")):  # fmt: skip
         path.write_text(content)
         with pytest.raises(JaxlvError, match=said) as caught:
@@ -134,7 +134,7 @@ def test_the_median_counts_broken_samples(broken):
 
 @pytest.mark.parametrize("count", [3, 4])
 def test_the_point_forecast_is_the_median_of_the_samples_with_those_that_broke_off(count):
-    """Of 1, 2 and 12 it is 2, with another 20 it lies between 2 and 12; at the second step the third stays at 12."""
+    """For 1, 2 and 12 it is 2, with 20 in addition it is between 2 and 12; at the second step the third stays at 12."""
     samples = np.array([1.0, 12, 2, 20][:count]).reshape(1, count, 1, 1) * np.ones((1, count, 2, 1))
     samples[0, 1, 1] = np.nan
     forecast = Forecast(np.array([4]), 5, np.array([5.0, 6]), ("prey",), np.array([[9.0]]), samples, {})
@@ -144,7 +144,7 @@ def test_the_point_forecast_is_the_median_of_the_samples_with_those_that_broke_o
 
 
 def test_a_forecast_is_the_same_whatever_stands_beside_it(forecaster, waves):
-    """Also where another series has more digits before the point, and so another grammar."""
+    """This holds even if another series has more digits before the point, and so another grammar."""
     series = waves(5, 16)
     series.values_NTV[1] *= 5000
     assert (series.values_NTV[1, :CONTEXT] / Codec("liu").fit(series.values_NTV[1, :CONTEXT])).max() > 100
@@ -294,7 +294,7 @@ def test_of_the_cut_step_only_what_is_shown_is_read(forecaster, series):
 
 
 def test_samples_are_shared_out_among_the_head_rooms(forecaster, series):
-    """Of 5 samples under 2 head-rooms, the even ones are whole units of the first scale, the odd ones of the second."""
+    """With 5 samples and 2 head-rooms, the even samples are whole units of the first scale, the odd ones of the second."""
     rooms = (0.2, 0.6)
     several = run(forecaster, series, {"headrooms": rooms}, samples=5)
     for sample in range(5):
@@ -340,7 +340,7 @@ def parts(given: list[np.ndarray]) -> Any:
 
 @pytest.mark.parametrize("codec", [{}, {"scale": "liu"}, {"scale": "xu"}, {"headrooms": (0.3, 0.6)}], ids=str)
 def test_each_sample_goes_on_from_its_own_last_steps(codec, series):
-    """In three parts of three, three and two steps; what was written as 0.00 goes on as half of the last decimal.
+    """It does in parts of three, three and two steps; what was written as 0.00 is continued as half of the last decimal.
 
     Samples go on as series of their own, under the scale of their last steps by the rule `context`, else of the series.
     """
@@ -389,7 +389,7 @@ def test_when_all_samples_broke_off_nothing_more_is_asked(series):
 
 
 def test_a_forecast_is_paid_as_far_as_it_ran(forecaster, series, tmp_path, monkeypatch):
-    """As when all samples have ended before the longest numbers would have."""
+    """This is so if all samples end before the longest numbers would."""
     drawn = forecasting.generate
     monkeypatch.setattr(forecasting, "generate", lambda *given, **options: drawn(*given, **options)._replace(iterations=7))
     with Ledger(tmp_path / "ledger.jsonl", Terms(10**12, "exact", forecaster.model.config)) as ledger:
@@ -401,7 +401,7 @@ def test_a_forecast_is_paid_as_far_as_it_ran(forecaster, series, tmp_path, monke
 def test_a_reach_of_no_step_and_a_rolling_forecast_from_within_a_step_are_refused(forecaster, series):
     with pytest.raises(JaxlvError, match="reach: must be a whole number from 1 "):
         forecaster.rolling(series, REQUEST, 0)
-    with pytest.raises(JaxlvError, match="shown: a forecast that goes on from itself sees whole steps"):
+    with pytest.raises(JaxlvError, match="shown: a forecast that continues itself needs whole steps"):
         forecaster.rolling(series, replace(REQUEST, shown=2), 2)
 
 

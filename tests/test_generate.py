@@ -283,7 +283,7 @@ def test_a_prompt_whose_logits_are_not_finite_does_not_touch_the_others(subject)
 
 
 def walk_jaxpr(jaxpr, inside_loop=False):
-    """(equation, stands inside a while loop) of a jaxpr and of those within it."""
+    """Yields (equation, whether it is inside a while loop) of a jaxpr and of the jaxprs within it."""
     for equation in jaxpr.eqns:
         loop = inside_loop or equation.primitive.name == "while"
         yield equation, inside_loop
@@ -367,7 +367,7 @@ def frequencies(logits_V: np.ndarray, settings: dict[str, Any], draws: int = 40_
 
 
 def assert_frequencies(found_V: np.ndarray, p_V: np.ndarray, draws: int = 40_000) -> None:
-    """Nothing where p is 0, and everywhere else within five standard errors."""
+    """Asserts that frequencies are 0 if p is 0, and otherwise within five standard errors."""
     assert (found_V[p_V == 0] == 0).all()
     np.testing.assert_array_less(np.abs(found_V - p_V), 5 * np.sqrt(p_V * (1 - p_V) / draws) + 1e-9)
 
@@ -427,7 +427,7 @@ def test_a_long_vocabulary_is_drawn_by_its_probabilities():
 
 
 def test_a_block_and_the_token_within_it_are_drawn_by_keys_of_their_own():
-    """By one key the noise that chose block b would favour token b of it: of 4096 equal tokens these eight, eight times."""
+    """With one key, the noise that chose block b would favour its token b: of 4096 equal tokens these eight, eight times."""
     keys, draws = jax.random.split(jax.random.key(1), 8000), 8000
     flat_V = np.zeros(8 * module.BLOCK, np.float32)
     found_B = np.asarray(jax.jit(jax.vmap(module.categorical, (0, None)))(keys, flat_V))

@@ -1,4 +1,4 @@
-"""Nats per value: the definition over full logits, the Jacobian, padding, and what a ledger hears of it."""
+"""Nats per value: the definition over full logits, the Jacobian, padding, and what a ledger is told."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def tuned(forecaster, random_lora) -> Forecaster:
 
 @pytest.fixture(scope="module")
 def series(waves):
-    """Of different lengths as text: the last one grows past two digits before the point."""
+    """Series of different lengths as text: the last one grows past two digits before the point."""
     values = waves(3, 16).values_NTV.copy()
     values[2, CONTEXT:] *= 30
     return from_arrays(values, ids=[5, 1, 7])

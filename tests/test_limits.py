@@ -181,7 +181,7 @@ def test_the_figures_by_hand(random_model, monkeypatch):
     ],
 )  # fmt: skip
 def test_a_step_needs_no_less_than_is_said(changes, random_model):
-    """Of what XLA plans for a step: at most all of it, and not so little that the check would be idle."""
+    """Compared with XLA's plan for a step: at most as much, and not so little that the check would be useless."""
     config = build_config(RunConfig, changes)
     model, params = random_model(num_hidden_layers=1)
     model = replace(model, attention=config.model.attention)

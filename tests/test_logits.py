@@ -63,7 +63,7 @@ def test_kinds_of_characters():
 
 @pytest.fixture(scope="module")
 def costs(forecaster, series) -> dict:
-    return json.loads(json.dumps(logits.token_costs(forecaster, series, CONTEXT, 2), allow_nan=False))
+    return json.loads(json.dumps(logits.token_costs(forecaster, series, CONTEXT, 2).tree(), allow_nan=False))
 
 
 def test_costs_are_those_of_the_full_logits(expected, costs):
@@ -119,8 +119,8 @@ def test_shares_intervals_and_spreads_are_those_of_the_symbols(expected, costs):
 @pytest.mark.parametrize("batch", [1, 8])
 def test_padding_and_batches_do_not_count(forecaster, series, costs, side, batch):
     again = logits.token_costs(forecaster, series, CONTEXT, batch, side)
-    assert again["tokens"] == costs["tokens"]
-    assert again["symbols"]["nats"] == pytest.approx(costs["symbols"]["nats"], rel=1e-5)
+    assert again.tokens == costs["tokens"]
+    assert again.symbols.nats == pytest.approx(costs["symbols"]["nats"], rel=1e-5)
 
 
 def test_every_pass_is_reserved(forecaster, series, tmp_path):
@@ -137,7 +137,7 @@ def test_every_pass_is_reserved(forecaster, series, tmp_path):
 
 @pytest.fixture(scope="module")
 def sides(forecaster, series) -> dict:
-    found = json.loads(json.dumps(logits.padding_sides(forecaster, series, CONTEXT), allow_nan=False))
+    found = json.loads(json.dumps(logits.padding_sides(forecaster, series, CONTEXT).tree(), allow_nan=False))
     return found | {"cases": {case["name"]: case for case in found["cases"]}}
 
 
@@ -174,5 +174,4 @@ def test_a_model_that_sees_its_padding_is_found_out(forecaster, series, monkeypa
 
     monkeypatch.setattr(logits, "features", careless)
     monkeypatch.setattr(logits, "_some_logits", jax.jit(lambda *given: compare(*given), static_argnums=0))
-    found = {case["name"]: case for case in logits.padding_sides(forecaster, series, CONTEXT)["cases"]}
-    assert not found["left"]["within"]
+    assert not logits.padding_sides(forecaster, series, CONTEXT).case("left").within

@@ -1,4 +1,4 @@
-"""The overlay: what it adds, what it never touches, and what of it trains."""
+"""The overlay: what it adds, what it never touches, and which parts train."""
 
 from __future__ import annotations
 

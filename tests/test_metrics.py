@@ -146,7 +146,7 @@ def test_the_quantile_p_of_m_samples_lies_at_p_times_m_plus_1(probability, value
 
 
 def test_a_central_interval_leaves_out_as_much_on_either_side():
-    """Of 19 samples the 80 % interval lies from the second to the 18th, and the 50 % one from the fifth to the 15th."""
+    """With 19 samples the 80 % interval is from the second to the 18th, and the 50 % one from the fifth to the 15th."""
     samples = np.arange(1.0, 20).reshape(1, 19, 1, 1)
     for level, low, high in ((0.8, 2, 18), (0.5, 5, 15), (0.9, 1, 19)):
         assert [end.item() for end in metrics.central_interval(samples, level)] == pytest.approx([low, high])
@@ -215,7 +215,7 @@ def test_bootstrap_interval_is_seeded_and_covers_the_mean():
 
 
 def test_the_bootstrap_interval_is_as_wide_as_that_of_a_mean():
-    """Of many values of unit variance 1.96 / sqrt(N) to either side; that of the median is wider by sqrt(pi / 2)."""
+    """For many values of unit variance it is 1.96 / sqrt(N) to either side; for the median it is wider by sqrt(pi / 2)."""
     values = np.random.default_rng(3).normal(5, 1, 400)
     for statistic, width in ((np.mean, 1.96 / 20), (np.median, 1.96 / 20 * (np.pi / 2) ** 0.5)):
         low, high = metrics.bootstrap_interval(values, statistic)

@@ -136,7 +136,7 @@ def test_a_series_that_the_equations_do_not_describe_keeps_its_mean(name):
 
 
 def test_of_all_starts_that_of_least_loss_is_taken(simulated, monkeypatch):
-    """Each start supposes a saturation of its own: of the first series the second is best, of the other the third."""
+    """Each start assumes another saturation: for the first series the second is best, for the other series the third."""
     loss_L = np.resize([3.0, 1.0, 2.0, 6.0, 5.0, 4.0], odefit.LANES)
     monkeypatch.setattr(odefit, "_fit", lambda start_QL, *_: (start_QL, loss_L))
     found = fit(EQUATIONS["rosenzweig-macarthur"], simulated["rosenzweig-macarthur"][:, :30])

@@ -8,9 +8,11 @@ import records
 from drawn import bold, cells, tables
 from records import unlike
 
-from jaxlv.report import exploration, exploration_text
+from jaxlv.report import exploration
 from jaxlv.report.format import number, percent
+from jaxlv.results.exploration import Exploration
 
+MARKS = ("50", "90", "95", "99", "99.7", "99.9")  # percentiles
 SPREAD = ("mean", "sd", "min", "p5", "median", "p95", "max")
 NAMES = list(records.VARIABLES)
 
@@ -20,8 +22,8 @@ def numbers(seed: int, keys: Any) -> dict[str, float]:
 
 
 def explored() -> dict[str, Any]:
-    """An exploration in which no two numbers are alike, of the course's data set."""
-    marks = [f"p{mark}" for mark in exploration.MARKS]
+    """An exploration.json in which no two numbers are alike, of the course's data set."""
+    marks = [f"p{mark}" for mark in MARKS]
     cycles = [
         {"quantity": quantity, "unit": unit, "series": 40 + n, **numbers(10 + n, SPREAD)}
         for n, (quantity, unit) in enumerate(
@@ -119,8 +121,20 @@ def explored() -> dict[str, Any]:
                 "written": f"{t}.{k}",
                 **numbers(90 + 2 * t + k, ("value", "read", "difference")),
             }
-            for t in range(2)
+            for t in range(12)
             for k, v in enumerate(NAMES)
+        ],
+        "series": [
+            {
+                "series": 3,
+                "regime by rule": "collapse",
+                "peaks of hare": 2,
+                "period of hare (steps)": None,
+                "lag (steps)": 1.5,
+                "lag (share of the period)": None,
+                "cluster": 1,
+                "feature: ratio": 1.25,
+            }
         ],
         "windows": [
             {
@@ -132,21 +146,27 @@ def explored() -> dict[str, Any]:
                 "series": 5 + n,
                 "windows": 700 + n,
                 "series without their tail": 3 + n,
-                **numbers(100 + n, ("padding", "tokens left out")),
+                **numbers(200 + n, ("padding", "tokens left out")),
             }
             for n, part in enumerate(("training", "validation"))
         ],
     }
     return {
         "data": "x.h5", "series": 12, "steps": 60, "step": 2.02, "variables": NAMES, "course": True, "window": 20,
-        "windowed": 1000, "tokenizer": "Qwen2.5's ids", "examples": [], "choice": "", "tables": tables_of, "versions": {},
+        "windowed": 1000, "tokenizer": "Qwen2.5's ids", "examples": [], "choice": "", "data_sha256": "0",
+        "tables": tables_of, "versions": {},
         "definitions": {"peaks": "A peak.", "regimes by rule": "A rule."},
-        "regimes": {"features": ["period"], "words": [], "least rand index over seeds": 0.87, "rand index with rules": 0.28},
+        "regimes": {"features": ["period"], "words": [], "silhouette": 0.32, "least rand index over seeds": 0.87,
+                    "rand index with rules": 0.28},
     }  # fmt: skip
 
 
+def record(tree: dict[str, Any]) -> Exploration:
+    return Exploration.read(tree, "exploration.json")
+
+
 def test_the_facts_of_an_exploration():
-    found, t = dict(exploration.facts(explored())), explored()["tables"]
+    found, t = dict(exploration.facts(record(explored()))), explored()["tables"]
     assert found["values"] == "0.500 to 9.50 raw units" and found["checks"] == "3 NaN values"
     for row in t["values"][1:]:
         assert found[f"mean of {row['values of']}"] == f"{number(row['mean'])} raw units (sd {number(row['sd'])})"
@@ -158,7 +178,7 @@ def test_the_facts_of_an_exploration():
     assert found["lag of lynx"] == f"{number(lag['mean'])} steps, {percent(share['mean'])} % of the period"
     assert found["at rest"] == "12.0 % of the series" and found["no period"] == "51 series have fewer than two peaks"
     assert found["four clusters"] == "10.0 / 20.0 % of the series"
-    texts = dict(exploration.text_facts(explored()))
+    texts = dict(exploration.text_facts(record(explored())))
     ours, trip = t["tokens"][2], t["round trip"][2]
     counts = " / ".join(f"{ours[f'tokens {key}']:,.0f}" for key in ("min", "median", "max"))
     assert texts["tokens, jaxlv"].startswith(f"{counts} per series") and number(trip["mae"]) in texts["tokens, jaxlv"]
@@ -168,14 +188,14 @@ def test_the_facts_of_an_exploration():
 
 def test_the_tables_of_an_exploration():
     result = explored()
-    t, shown = result["tables"], tables(exploration.page_of(result, {}))
+    t, shown = result["tables"], tables(exploration.page_of(record(result), {}))
     spread = dict(zip(("mean", "sd", "min", "5 %", "median", "95 %", "max"), SPREAD, strict=True))
     for row in t["values"]:
         own = cells(shown["Values"])[row["values of"]]
         assert [own[f"all values: {key} [raw units]"] for key in ("min", "max", "mean", "sd")] == [
             number(row[key]) for key in ("min", "max", "mean", "sd")
         ]
-        for mark in exploration.MARKS:
+        for mark in MARKS:
             assert own[f"percentiles: {mark} % [raw units]"] == number(row[f"p{mark}"])
     for row in t["states"]:
         own = cells(shown["States"])[f"{row['state']} {row['variable']}"]
@@ -213,10 +233,13 @@ def test_the_tables_of_an_exploration():
 
 def test_the_words_about_regimes():
     result = explored()
-    t, sections = result["tables"], {section.title: section.text for section in exploration.page_of(result, {}).sections}
+    t, sections = (
+        result["tables"],
+        {section.title: section.text for section in exploration.page_of(record(result), {}).sections},
+    )
     assert "mean silhouette is 0.320 for 4 clusters, and largest for 5: 0.530" in sections["Regimes"]
     assert "index of 0.870 or more" in sections["Regimes"] and "adjusted Rand index is 0.280" in sections["Regimes"]
-    words, known = sections["Agreement with the report xu"], {row["regime of the report"]: row for row in t["regimes"]}
+    words, known = sections["Agreement with the paper xu"], {row["regime of the report"]: row for row in t["regimes"]}
     collapse, equilibrium, dominant = (known[name] for name in ("predator collapse", "equilibrium", "prey-dominant"))
     near = min(t["feature sets"], key=lambda row: row["distance to the report"])
     rare = sorted(row["share 4"] for row in t["feature sets"])
@@ -229,12 +252,12 @@ def test_the_words_about_regimes():
     assert f"distance of {number(far[0])} to {number(far[-1])} from xu's" in words
     assert f"By rule, {percent(dominant['share by rule'])} % of the series" in words
     assert f"(xu: {percent(dominant['reported share'])} %)" in words
-    assert f"{percent(equilibrium['share by rule'])} % come to rest, or 13.0 % where" in words
+    assert f"{percent(equilibrium['share by rule'])} % come to rest, or 13.0 % if" in words
 
 
 def test_series_as_text():
     result = explored()
-    t, shown = result["tables"], tables([exploration_text.text(result, {}), exploration_text.windows(result, {})])
+    t, shown = result["tables"], tables([part(record(result), {}) for part in (exploration.text, exploration.windows)])
     for row in t["tokens"]:
         own, alpha = cells(shown["Tokens"])[row["scheme"]], "alpha: {} [raw units per written unit]"
         assert [own[alpha.format(head)] for head in ("least", "most")] == [
@@ -256,7 +279,8 @@ def test_series_as_text():
     (opening,) = cells(shown["Texts and token ids"]).values()
     assert opening["text"] == "1.20,3.40;5.60,7.80" and opening["token ids"] == " ".join(map(str, range(19)))
     steps = cells(shown["Step by step"])
-    for row in t["steps"]:
+    assert list(steps) == list(map(str, range(exploration.CHECKED)))
+    for row in t["steps"][: 2 * exploration.CHECKED]:
         own, v = steps[str(row["step"])], row["variable"]
         assert own[f"{v}: value"] == f"{row['value']:.6f}" and own[f"{v}: read"] == f"{row['read']:.6f}"
         assert own[f"{v}: written"] == row["written"] and own[f"{v}: difference"] == f"+{number(row['difference'])}"

@@ -29,7 +29,7 @@ from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.model import weights
 from jaxlv.report import probe as page
 from jaxlv.report.page import write
-from jaxlv.results.probe import Counts, Probe
+from jaxlv.results.probe import Answer, Counts, Probe
 from jaxlv.runs import run, sources, training
 from jaxlv.steps.generate import Prompts
 from jaxlv.storage.door import LIMITS
@@ -264,7 +264,7 @@ def twin(base) -> Any:
 
 
 def test_qwen_s_template_ids_answer_and_text_are_those_of_transformers(random_hf, qwen, forecaster):
-    """Qwen's own tokenizer and its 151,936 rows: the whole path but for the size of the layers."""
+    """Qwen's own tokenizer and its 151,936 rows: the whole path, except for the size of the layers."""
     folder, language = qwen
     hf = random_hf(**{**SIZES, "hidden_size": 16, "vocab_size": ROWS})
     hf.save_pretrained(folder)
@@ -302,7 +302,7 @@ def test_an_answer_ends_at_either_end_token(end, tuned, language):
 
 
 @pytest.fixture(scope="module")
-def warm(forecaster, language) -> list[probe.Answer]:
+def warm(forecaster, language) -> list[Answer]:
     heard: list[int] = []
     found = answers(replace(forecaster, sampling=WARM), language, PROMPTS, 24, seed=4, batch=1, on_batch=heard.append)
     assert heard == [1, 2, 3]
@@ -413,7 +413,7 @@ def test_a_text_that_cannot_be_read_is_refused(text, length, stride, named, lang
 
 
 def test_both_are_reserved_at_the_price_of_the_whole_vocabulary(forecaster, language, tmp_path):
-    """Also in a run that was trained over the 13 symbols alone."""
+    """Even in a run that was trained over the 13 symbols alone."""
     path = tmp_path / "ledger.jsonl"
     with Ledger(path, Terms(10**12, "exact", forecaster.model.config)) as opened:
         meter = Meter(opened, "evaluation", Event("train_step", 1, 1, head="alphabet", accumulate=4))

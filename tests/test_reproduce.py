@@ -19,6 +19,7 @@ from jaxlv.published import reproduction
 from jaxlv.published.systems import SYSTEMS
 from jaxlv.report.page import Page
 from jaxlv.report.reproduced import TITLES
+from jaxlv.results.analyses import Analyses
 from jaxlv.results.papers import Reproduction
 from jaxlv.runs import run, sweep
 from jaxlv.studies import pages, papers, scoring, sides
@@ -28,6 +29,7 @@ from jaxlv.tools import cli
 from tests import quick
 from tests.faults.conftest import LONG
 from tests.faults.instants import Instants
+from tests.programs import files_of
 from tests.test_compare import data  # noqa: F401
 
 TINY = """
@@ -78,7 +80,7 @@ def subject(request, data, base, tmp_path_factory) -> Iterator[Subject]:  # noqa
         if is_quick:
             for change in quick.changes(quick.write_configs(folder)):
                 patch.setattr(*change)
-            patch.setattr(sides, "measured", lambda finished, models, *_: {"likelihood": read_once(models["tuned"])})
+            patch.setattr(sides, "measured", lambda finished, models, *_: read_once(models["tuned"]))
             patch.setattr(sides, "write_analyses", write_analyses)
             yield Subject(quick.SYSTEM, options, True)
             return
@@ -93,15 +95,15 @@ def subject(request, data, base, tmp_path_factory) -> Iterator[Subject]:  # noqa
         yield Subject(request.param, options, False)
 
 
-def read_once(model: Any) -> int:
+def read_once(model: Any) -> Analyses:
     """Work that the ledger pays."""
     with model.spending("validation", batch=1, length=64, head="alphabet"):
-        return 1
+        return Analyses()
 
 
-def write_analyses(out: Path, result: dict[str, Any], title: str) -> None:
+def write_analyses(out: Path, result: Analyses, title: str) -> None:
     """As the program itself: a file, folders, and the page."""
-    (out / "numbers.json").write_text(json.dumps(result))
+    (out / "numbers.json").write_text(json.dumps(result.tree()))
     for name in ("tables", "figures"):
         (out / name).mkdir()
     (out / "report.html").write_text(title)
@@ -216,7 +218,7 @@ def without_pictures(monkeypatch) -> None:
 
 
 def test_killed_at_any_instants_it_ends_with_the_same_figures(reproduced, subject, tmp_path, without_pictures):
-    """One folder, killed again and again, ten times in the same block: as if nothing had happened, but for the repeats."""
+    """One folder, killed many times, ten times in the same block: as if nothing had happened, except for the repeats."""
     if not subject.quick:
         pytest.skip("the quick one will do")
     name, whole, _ = reproduced
@@ -248,7 +250,7 @@ def test_what_is_done_is_kept_on_resuming(reproduced, subject, without_pictures)
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     (out / RESULT).unlink()
     told = said_by(name, *subject.options, "--out", out, "--resume", "--json")
-    assert json.loads(told) == {"folder": str(out), **result_of(out)}
+    assert json.loads(told) == {**files_of(out, "reproduce.json"), **result_of(out)}
     after = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     assert {path.name for path in before if before[path] != after.get(path)} <= {"report.html"}
     (out / "report.html").write_bytes(before[out / "report.html"])

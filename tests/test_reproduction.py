@@ -1,4 +1,4 @@
-"""The papers' systems as configs: stages, what is handed on, proportions, and plans that cost what the papers say."""
+"""The systems of papers as configs: stages, what is handed on, proportions, and plans that cost what the papers say."""
 
 from __future__ import annotations
 

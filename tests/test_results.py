@@ -5,20 +5,23 @@ from __future__ import annotations
 import dataclasses
 import json
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 import records
 from test_pages import RUNS, reproduced
+from test_pages_exploration import explored
 
 from jaxlv.errors import JaxlvError
 from jaxlv.report import evaluation, terminal
 from jaxlv.report.table import Table, best_of, words
+from jaxlv.results.analyses import Analyses
+from jaxlv.results.exploration import Exploration
 from jaxlv.results.papers import Comparison, Reproduction
 from jaxlv.results.quantities import Quantity, interval, quantity
-from jaxlv.results.record import Interval, Record, plain
+from jaxlv.results.record import Interval, Record, beside, plain, rare
 from jaxlv.results.runs import RunCost
 from jaxlv.results.scores import UNITS, Errors, Evaluation, Protocol, Score
 from jaxlv.results.stress import AboveTop, Stress
@@ -32,6 +35,8 @@ FILES: dict[str, tuple[type[Record], dict[str, Any]]] = {
     "sweep.json": (Sweep, SWEEP),
     "compare.json": (Comparison, records.comparison()),
     "reproduce.json": (Reproduction, reproduced()),
+    "analyses.json": (Analyses, records.everything()),
+    "exploration.json": (Exploration, explored()),
 }
 DESCRIBED = (Errors, Score, AboveTop, Outcome, RunCost)
 
@@ -121,6 +126,26 @@ def test_a_record_holds_plain_values_however_it_is_made():
     assert type(row.mae) is float and next(iter(row.tree())) == "name"
     with pytest.raises(dataclasses.FrozenInstanceError):
         row.mae = 1.0  # type: ignore[misc]
+
+
+@dataclasses.dataclass(frozen=True)
+class Loose(Record):
+    """A record with entries beside its fields."""
+
+    name: str = quantity("name", form="words", key="its name")
+    shares: Mapping[str, float] = beside("share of {} (%)", unit="%")
+    others: Mapping[str, int] = beside("{}")
+    last: tuple[int, ...] = rare("the last", ())
+
+
+def test_entries_stand_beside_the_fields_of_a_record():
+    tree = {"its name": "a", "share of b (%)": 0.5, "share of c": 7, "d": 8}
+    found = Loose.read(tree, "x")
+    assert (found.name, found.shares, found.others, found.last) == ("a", {"b": 0.5}, {"share of c": 7, "d": 8}, ())
+    assert found.tree() == tree and Loose("a", last=(1,)).tree() == {"its name": "a", "the last": [1]}
+    assert Loose.quantities()["shares"].named("b").of(found) == 0.5 and Loose.quantities()["shares"].unit == "%"
+    with pytest.raises(JaxlvError, match=r"x: share of b \(%\) is not what was written"):
+        Loose.read({"share of b (%)": "x"}, "x")
 
 
 @pytest.mark.parametrize(

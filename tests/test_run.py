@@ -22,6 +22,7 @@ from jaxlv.data import series
 from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.lora import adapters, overlay
 from jaxlv.lora.overlay import PROJECTIONS
+from jaxlv.results.runs import Mark
 from jaxlv.runs import run, sources, training
 from jaxlv.runs.checkpoint import Checkpoints
 from jaxlv.runs.member import Job
@@ -144,7 +145,7 @@ def test_nothing_of_the_base_is_in_the_checkpoints(whole):
 
 def test_the_newest_two_checkpoints_and_the_best_are_kept(whole):
     with Checkpoints(whole.folder / "checkpoints") as checkpoints:
-        assert set(checkpoints.steps()) == {4, 5, checkpoints.best()["step"]}
+        assert set(checkpoints.steps()) == {4, 5, checkpoints.best().step}
 
 
 def test_simulated_series_are_kept_with_the_run_which_resumes_on_them(config, tmp_path):
@@ -158,7 +159,7 @@ def test_simulated_series_are_kept_with_the_run_which_resumes_on_them(config, tm
     train(simulated, tmp_path / "run", resume=True)
     assert len(losses(tmp_path / "run")) == 2
     finished = run.load_run(tmp_path / "run")
-    assert finished.manifest["data"]["sha256"] == sources.load_series(simulated, tmp_path / "run").source["sha256"]
+    assert finished.manifest.data.sha256 == sources.load_series(simulated, tmp_path / "run").source["sha256"]
 
 
 # ------------------------------------------------------------------------------------------------------- resume
@@ -214,7 +215,7 @@ def test_another_config_is_refused_with_the_difference(sections, difference, con
 
 
 def reseal(folder: Path) -> None:
-    """As a user does after a change on purpose."""
+    """Seals anew, as a user does after a change on purpose."""
     seal(folder, [run.CONFIG, run.MANIFEST, run.SPLIT, run.DATA])
 
 
@@ -303,7 +304,7 @@ def test_where_the_best_checkpoint_is_damaged_another_is_taken_and_it_is_said(co
         run.load_run(copy)
     train(change(config, optimizer={"learning_rate": 5.0}), tmp_path / "worse")
     with Checkpoints(tmp_path / "worse" / "checkpoints") as checkpoints:
-        best, newest = checkpoints.best()["step"], checkpoints.steps()[-1]
+        best, newest = checkpoints.best().step, checkpoints.steps()[-1]
     damage(tmp_path / "worse", best)
     said = rf"best checkpoint, of step {best}, is lost \(state/.* has changed\): taking that of step {newest}"
     with pytest.warns(JaxlvWarning, match=said):
@@ -323,7 +324,7 @@ def test_where_every_checkpoint_is_damaged_nothing_begins_anew(config, copy):
 
 
 def test_every_checkpoint_knows_the_best_so_far(config, tmp_path, monkeypatch):
-    """So that a process that is killed behind it leaves nothing else to be written."""
+    """So a process that is killed after saving leaves nothing else to be written."""
     monkeypatch.setattr(Checkpoints.__init__, "__defaults__", (100,))  # all are kept
     train(change(config, optimizer={"learning_rate": 5.0}), tmp_path / "run")
     validations = {r["step"]: r["validation_loss"] for r in records(tmp_path / "run") if "validation_loss" in r}
@@ -332,8 +333,7 @@ def test_every_checkpoint_knows_the_best_so_far(config, tmp_path, monkeypatch):
         for step in checkpoints.steps():
             known = {n: value for n, value in validations.items() if n <= step}
             best = min(known, key=lambda n: known[n]) if known else None
-            expected = {"step": best, "value": known[best], "measure": "loss"} if known else None
-            assert checkpoints.facts(step).get("best") == expected
+            assert checkpoints.facts(step).best == (Mark(best, known[best], "loss") if known else None)
 
 
 @pytest.mark.parametrize(
@@ -381,7 +381,7 @@ def test_best_is_the_checkpoint_with_the_lowest_validation_loss(config, tmp_path
     best = min(validations, key=lambda step: validations[step])
     assert best < STEPS
     with Checkpoints(folder / "checkpoints") as checkpoints:
-        assert checkpoints.best() == {"step": best, "value": validations[best], "measure": "loss"}
+        assert checkpoints.best() == Mark(best, validations[best], "loss")
         assert best in checkpoints.steps()
     loaded = run.load_run(folder).tuned.variables["lora"]
     jax.tree.map(np.testing.assert_array_equal, loaded, returned)
@@ -429,10 +429,10 @@ def test_both_models_of_a_run_decode_by_one_program(whole):
 def test_the_bill_adds_up(whole):
     bill = run.load_run(whole.folder).bill()
     steps = [record for record in run.read_metrics(whole.folder / run.METRICS) if "loss" in record]
-    assert bill["steps"] == STEPS
-    assert bill["tokens"] == sum(record["tokens"] for record in steps)
-    assert bill["seconds"] == pytest.approx(sum(record["seconds"] for record in steps))
-    assert bill["trainable_parameters"] == 32 + 4 * (32 + 32) + 4 * (32 + 16)  # head bias, q_proj, v_proj of rank 4
+    assert bill.steps == STEPS
+    assert bill.tokens == sum(record["tokens"] for record in steps)
+    assert bill.seconds == pytest.approx(sum(record["seconds"] for record in steps))
+    assert bill.trainable_parameters == 32 + 4 * (32 + 32) + 4 * (32 + 16)  # head bias, q_proj, v_proj of rank 4
 
 
 # ------------------------------------------------------------------------------------------------ what was seen

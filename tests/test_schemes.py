@@ -1,4 +1,4 @@
-"""Series in the schemes of the reports: golden tokens, rounding errors and windows, and what a tokenizer merges."""
+"""Series in the schemes of the papers: golden tokens, rounding errors and windows, and what a tokenizer merges."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def alphabet():
     return schemes.alphabet_of(None)[0]
 
 
-def by(rows: list[dict[str, Any]], *keys: str) -> dict[Any, dict[str, Any]]:
-    return {tuple(row[key] for key in keys) if len(keys) > 1 else row[keys[0]]: row for row in rows}
+def by(rows: list[Any], *keys: str) -> dict[Any, Any]:
+    return {tuple(getattr(row, key) for key in keys) if len(keys) > 1 else getattr(row, keys[0]): row for row in rows}
 
 
 # The course's data set
@@ -62,22 +62,22 @@ def test_the_schemes_are_those_of_the_reports():
 def test_tokens_of_the_course(real, written, goldens):
     rows = by(schemes.token_rows(list(written.values()), real), "scheme")
     for name, expected in goldens["tokens_per_series_min_median_max"].items():
-        assert [rows[name][f"tokens {key}"] for key in ("min", "median", "max")] == expected, name
-    assert [rows[OURS][f"tokens {key}"] for key in ("min", "median", "max")] == [1000, 1000, 1000]
-    assert rows["mao"]["alpha min"] == rows["mao"]["alpha max"] == pytest.approx(0.79296956, rel=2e-8)
-    assert rows["liu"]["alpha min"] == 0.5 and rows[OURS]["above the top"] == 0
-    assert rows[OURS]["looks at"] == "the context alone" and "test series" in rows["mao"]["looks at"]
-    assert rows["mao"]["above the top"] == pytest.approx(0.003, abs=2e-4)  # it is the 99.7th percentile
-    assert all(row["not written"] == 0 and row["series"] == 1000 for row in rows.values())
+        assert [rows[name].least, rows[name].median, rows[name].most] == expected, name
+    assert [rows[OURS].least, rows[OURS].median, rows[OURS].most] == [1000, 1000, 1000]
+    assert rows["mao"].alpha_min == rows["mao"].alpha_max == pytest.approx(0.79296956, rel=2e-8)
+    assert rows["liu"].alpha_min == 0.5 and rows[OURS].above == 0
+    assert rows[OURS].looks_at == "the context alone" and "test series" in rows["mao"].looks_at
+    assert rows["mao"].above == pytest.approx(0.003, abs=2e-4)  # it is the 99.7th percentile
+    assert all(row.absent == 0 and row.series == 1000 for row in rows.values())
 
 
 def test_round_trips_of_the_course(real, written, goldens):
     rows = by(schemes.round_trip_rows(list(written.values()), real), "scheme")
     for name, expected in goldens["round_trip_mae_raw_units"].items():
-        assert rows[name]["mae"] == pytest.approx(expected, rel=0.01), name
+        assert rows[name].mae == pytest.approx(expected, rel=0.01), name
     for name in ("mao", "liu"):  # of one alpha for all: rounding errors spread evenly up to half a unit
-        assert rows[name]["max error"] <= rows[name]["median half unit"] * (1 + 1e-9)
-        assert rows[name]["mae"] == pytest.approx(rows[name]["median half unit"] / 2, rel=0.01)
+        assert rows[name].largest <= rows[name].bound * (1 + 1e-9)
+        assert rows[name].mae == pytest.approx(rows[name].bound / 2, rel=0.01)
 
 
 def test_texts_of_the_course(real, written, goldens, alphabet):
@@ -87,9 +87,9 @@ def test_texts_of_the_course(real, written, goldens, alphabet):
         name, i = key.split(", series ")
         scheme = "xu, 3 decimals" if name == "xu" else name
         row = rows[scheme, int(i.split(",")[0])]
-        assert row["text"].startswith(prefix)
-        assert row["tokens"] == len(row["text"]) == len(row["ids"].split())
-    assert rows["mao", 0]["ids"].startswith("16 13 17 15 11 16 13 18 16 26")
+        assert row.text.startswith(prefix)
+        assert row.tokens == len(row.text) == len(row.ids.split())
+    assert rows["mao", 0].ids.startswith("16 13 17 15 11 16 13 18 16 26")
 
 
 def test_the_steps_that_mao_printed(real, written):
@@ -101,27 +101,27 @@ def test_the_steps_that_mao_printed(real, written):
     }  # fmt: skip
     for place, (value, text, read, difference) in printed.items():
         row = rows[place]
-        assert row["written"] == text
-        assert (row["value"], row["read"], row["difference"]) == pytest.approx((value, read, difference), abs=2e-6)
+        assert row.written == text
+        assert (row.value, row.read_as, row.difference) == pytest.approx((value, read, difference), abs=2e-6)
 
 
 def test_windows_of_the_course(real, written, alphabet, goldens):
     """rai's validation windows, end to end, are padding to 2, 2 and 35 %; full windows lose the tail of every series."""
     reports = [one for name, one in written.items() if name != OURS]
     rows = by(schemes.window_rows(reports, real, alphabet), "scheme", "part", "length")
-    shares = [rows["rai", "validation", length]["padding"] for length in (128, 512, 768)]
+    shares = [rows["rai", "validation", length].padding for length in (128, 512, 768)]
     assert [round(100 * share) for share in shares] == [2, 2, 35]
-    assert [rows["rai", part, 512]["series"] for part in ("training", "validation")] == [700, 200]
+    assert [rows["rai", part, 512].series for part in ("training", "validation")] == [700, 200]
     golden = goldens["windows"]["liu, 512"]
-    assert rows["liu", "validation", 512]["windows"] == golden["validation_windows"]
-    assert -(-rows["liu", "training", 512]["windows"] // 4) == golden["train_batches_of_4"]
+    assert rows["liu", "validation", 512].windows == golden["validation_windows"]
+    assert -(-rows["liu", "training", 512].windows // 4) == golden["train_batches_of_4"]
     for name in ("xu, 2 decimals", "xu, 3 decimals", "mao"):
         for length in (128, 512, 768):
             row = rows[name, "training", length]
-            assert row["padding"] == 0 and row["series without their tail"] == row["series"]
+            assert row.padding == 0 and row.without_tail == row.series
     # Two windows of 512 at a stride of 256 reach to token 768 of 999 or more.
-    assert rows["mao", "training", 512]["tokens left out"] == pytest.approx(0.23, abs=0.005)
-    assert rows["mao", "training", 128]["tokens left out"] == pytest.approx(0.488, abs=0.002)  # gaps between windows
+    assert rows["mao", "training", 512].left_out == pytest.approx(0.23, abs=0.005)
+    assert rows["mao", "training", 128].left_out == pytest.approx(0.488, abs=0.002)  # gaps between windows
 
 
 # Made-up series
@@ -135,9 +135,9 @@ def test_only_series_that_can_be_written_are(waves):
     assert liu.ids == (3, 5, 7, 9, 13) and "series 11" in liu.fault and "6 digits" in liu.fault
     assert ours.ids == (3, 7, 9, 11, 13) and "series 5" in ours.fault
     row = schemes.token_rows([ours], data)[0]
-    assert (row["series"], row["not written"], row["reason"]) == (5, 1, ours.fault)
-    assert schemes.round_trip_rows([ours], data)[0]["series"] == 5
-    assert {r["series"] for r in schemes.step_rows([liu, ours], data.select([5, 11]))} == {5, 11}
+    assert (row.series, row.absent, row.reason) == (5, 1, ours.fault)
+    assert schemes.round_trip_rows([ours], data)[0].series == 5
+    assert {r.series for r in schemes.step_rows([liu, ours], data.select([5, 11]))} == {5, 11}
 
 
 def test_tokens_and_rounding_by_hand():
@@ -155,27 +155,27 @@ def test_tokens_and_rounding_by_hand():
     (row,) = schemes.token_rows([one], data)
     lengths = [len(text) for text in one.texts]
     assert lengths == [37, 35, 35]
-    assert [row[f"tokens {key}"] for key in ("min", "median", "max")] == [35, 35, 37]
-    assert row["tokens per step"] == pytest.approx(107 / 9)
-    assert (row["alpha min"], row["alpha max"]) == (0.5, 0.5)
-    assert row["written as zero"] == pytest.approx((2 + 0 + 1) / 18) and row["above the top"] == pytest.approx(2 / 18)
+    assert [row.least, row.median, row.most] == [35, 35, 37]
+    assert row.per_step == pytest.approx(107 / 9)
+    assert (row.alpha_min, row.alpha_max) == (0.5, 0.5)
+    assert row.zero == pytest.approx((2 + 0 + 1) / 18) and row.above == pytest.approx(2 / 18)
     (trip,) = schemes.round_trip_rows([one], data)
     by_series = [0.0003 / 6, 0, 0.0002 / 6]  # .0002 and .0001 of the first; .0003 of the last is read as .0005
-    assert trip["mae"] == pytest.approx(np.mean(by_series)) and trip["max error"] == pytest.approx(0.0002)
-    assert [trip[f"mae {key}"] for key in ("min", "median", "max")] == pytest.approx(sorted(by_series), abs=1e-12)
-    assert (trip["mae of prey"], trip["mae of predator"]) == pytest.approx((0, 0.0005 / 9), abs=1e-12)
-    assert trip["median half unit"] == pytest.approx(0.00025)
-    steps = {(r["series"], r["step"], r["variable"]): r for r in schemes.step_rows([one], data)}
+    assert trip.mae == pytest.approx(np.mean(by_series)) and trip.largest == pytest.approx(0.0002)
+    assert [trip.least, trip.median, trip.most] == pytest.approx(sorted(by_series), abs=1e-12)
+    assert (trip.by_variable["prey"], trip.by_variable["predator"]) == pytest.approx((0, 0.0005 / 9), abs=1e-12)
+    assert trip.bound == pytest.approx(0.00025)
+    steps = {(r.series, r.step, r.variable): r for r in schemes.step_rows([one], data)}
     last = steps[9, 0, "predator"]
-    assert (last["written"], last["value"], last["read"]) == ("0.001", 0.0003, pytest.approx(0.0005))
-    assert last["difference"] == pytest.approx(0.0002) and steps[4, 2, "predator"]["written"] == "12.000"
+    assert (last.written, last.value, last.read_as) == ("0.001", 0.0003, pytest.approx(0.0005))
+    assert last.difference == pytest.approx(0.0002) and steps[4, 2, "predator"].written == "12.000"
 
 
 def test_the_scales_of_a_scheme_are_told_from_the_least_to_the_largest(waves):
     data = waves(5, 60)
     (row,) = schemes.token_rows([schemes.write("xu, 2 decimals", data)], data)
     scales = np.percentile(data.values_NTV, 99, axis=1) / 10
-    assert (row["alpha min"], row["alpha max"]) == pytest.approx((scales.min(), scales.max()))
+    assert (row.alpha_min, row.alpha_max) == pytest.approx((scales.min(), scales.max()))
 
 
 def test_windows_of_the_course_are_of_the_shares_of_the_scheme_s_report():
@@ -191,17 +191,17 @@ def test_what_windows_leave_out_is_a_share_of_the_tokens(waves, alphabet):
     (row, _) = schemes.window_rows([schemes.write("xu, 2 decimals", data)], data, alphabet, [40])
     tokens = [len(text) for text in schemes.write("xu, 2 decimals", data).texts]
     held = [20 * ((count - 40) // 20 + 1) + 20 for count in tokens]
-    assert row["tokens left out"] == pytest.approx(sum(a - b for a, b in zip(tokens, held, strict=True)) / sum(tokens))
-    assert row["windows"] == sum((count - 40) // 20 + 1 for count in tokens) and row["series without their tail"] == 3
+    assert row.left_out == pytest.approx(sum(a - b for a, b in zip(tokens, held, strict=True)) / sum(tokens))
+    assert row.windows == sum((count - 40) // 20 + 1 for count in tokens) and row.without_tail == 3
 
 
 def test_nothing_can_be_written_of_zeros(waves, alphabet):
     data = series.from_arrays(np.zeros((3, 12, 2)))
     nothing = [schemes.write(name, data) for name in ("mao", OURS)]
     assert [one.ids for one in nothing] == [(), ()]
-    assert all(np.isnan(row["tokens median"]) for row in schemes.token_rows(nothing, data))
-    assert all(np.isnan(row["mae"]) and row["series"] == 0 for row in schemes.round_trip_rows(nothing, data))
-    assert all(row["series"] == 0 for row in schemes.window_rows(nothing, data, alphabet, [64]))
+    assert all(row.median is None for row in schemes.token_rows(nothing, data))
+    assert all(row.mae is None and row.series == 0 for row in schemes.round_trip_rows(nothing, data))
+    assert all(row.series == 0 for row in schemes.window_rows(nothing, data, alphabet, [64]))
     assert schemes.text_rows(nothing, [0], alphabet) == [] == schemes.step_rows(nothing, data)
 
 
@@ -219,26 +219,26 @@ def test_steps_add_up_to_the_round_trip(waves):
     data = waves(3, 25)
     written = [schemes.write(name, data) for name in SCHEMES]
     for row, one in zip(schemes.round_trip_rows(written, data), written, strict=True):
-        differences = np.array([abs(r["difference"]) for r in schemes.step_rows([one], data)])
-        assert (row["mae"], row["max error"]) == pytest.approx((differences.mean(), differences.max()))
-        assert row["mae of prey"] == pytest.approx(
-            np.mean([abs(r["difference"]) for r in schemes.step_rows([one], data) if r["variable"] == "prey"])
+        differences = np.array([abs(r.difference) for r in schemes.step_rows([one], data)])
+        assert (row.mae, row.largest) == pytest.approx((differences.mean(), differences.max()))
+        assert row.by_variable["prey"] == pytest.approx(
+            np.mean([abs(r.difference) for r in schemes.step_rows([one], data) if r.variable == "prey"])
         )
 
 
 def test_windows_of_other_data_are_of_all_series(waves, alphabet):
     data = waves(5, 40)
     rows = schemes.window_rows([schemes.write("rai", data)], data, alphabet, [100])
-    assert [(row["part"], row["series"], row["stride"]) for row in rows] == [("training", 5, 50), ("validation", 5, 100)]
+    assert [(row.part, row.series, row.stride) for row in rows] == [("training", 5, 50), ("validation", 5, 100)]
 
 
 def test_our_windows_are_those_of_training(waves, alphabet):
     data = waves(5, 40)
     row = schemes.window_rows([schemes.write(OURS, data)], data, alphabet, [300])[0]
     windows = make_windows(data.values_NTV, Codec(), alphabet, WindowConfig(300, 150))
-    assert row["windows"] == windows.number
-    assert row["padding"] == pytest.approx((windows.positions_ML == NO_POSITION).mean())
-    assert row["tokens left out"] is None
+    assert row.windows == windows.number
+    assert row.padding == pytest.approx((windows.positions_ML == NO_POSITION).mean())
+    assert row.left_out is None
 
 
 # Windows by numbers
@@ -278,10 +278,10 @@ def test_what_qwen_merges_cannot_stand_in_the_format(shared, goldens):
     assert encode is not None
     rows = by(schemes.merge_rows(encode), "text")
     known = goldens["tokenizer"]["merges_to_avoid"]
-    assert {text: int(rows[text]["ids"]) for text in known} == known
-    assert rows["1 . 2 3"]["ids"] == "16 659 220 17 220 18" and rows["1.23"]["tokens"] == rows["1.23"]["characters"] == 4
-    assert [text for text, row in rows.items() if row["in format"]] == ["1.23"]
-    assert all(row["tokens"] == 1 for row in rows.values() if row["kind"] == "pair")
+    assert {text: int(rows[text].ids) for text in known} == known
+    assert rows["1 . 2 3"].ids == "16 659 220 17 220 18" and rows["1.23"].tokens == rows["1.23"].characters == 4
+    assert [text for text, row in rows.items() if row.in_format] == ["1.23"]
+    assert all(row.tokens == 1 for row in rows.values() if row.kind == "pair")
     data = series.from_arrays(np.random.default_rng(0).uniform(0.1, 30, (2, 20, 2)))
     written = [schemes.write(name, data) for name in SCHEMES]
     assert schemes.disagreements(written, [0, 1], alphabet, encode) == 0

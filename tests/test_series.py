@@ -419,7 +419,7 @@ def test_fraction_split_is_the_one_reported_by_xu():
 
 
 def test_shares_that_are_no_whole_numbers_of_series_are_rounded():
-    """Of seven series 4.9 and 5.95 lie before the cuts: 5 and 6. A fifth of twelve, 2.4, is 3 series for Liu, as in
+    """With seven series, 4.9 and 5.95 are before the cuts: 5 and 6. A fifth of twelve, 2.4, is 3 series for Liu, as in
     scikit-learn.
     """
     assert [len(ids) for ids in series.split_fraction(np.arange(7)).parts().values()] == [5, 1, 1]

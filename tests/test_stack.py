@@ -104,14 +104,14 @@ def test_each_run_of_a_stack_is_an_ordinary_run(config, whole):  # noqa: F811
         ranks = {leaf.shape[0] for path, leaf in jax.tree_util.tree_leaves_with_path(finished.tuned.variables["lora"])
                  if path[-1].key == "A"}  # fmt: skip
         assert ranks == {one.lora.rank}
-        assert finished.bill()["trainable_parameters"] == overlay.count_trained(
+        assert finished.bill().trainable_parameters == overlay.count_trained(
             finished.tuned.variables, overlay.trainable(finished.tuned.variables)
         )
 
 
 @pytest.mark.parametrize("when", [2, 5])
 def test_an_interrupted_stack_goes_on_as_if_it_had_not_been(config, whole, tmp_path, when):  # noqa: F811
-    """From the newest step that all of its runs have: one of them lacks its last checkpoint."""
+    """It goes on from the newest step that all its runs have: one run lacks its last checkpoint."""
     configs = varied(config)
     with pytest.raises(Interruption):
         training.train_together(jobs(configs, tmp_path / "cut"), watch=training.Watch(interrupt_at(when)))
@@ -154,7 +154,7 @@ def test_runs_of_a_stack_are_billed_one_by_one_to_a_ledger_that_they_share(confi
 
     cli.main(["ledger", "show", str(book), "--convention", "coursework"])
     (told,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("padding"))
-    assert told.split()[1:] == [f"{ledger.padding(entries, terms.model, 'exact'):,}", "0"]
+    assert [cell for cell in told.split()[1:] if cell != "-"] == [f"{ledger.padding(entries, terms.model, 'exact'):,}", "0"]
 
 
 def test_a_shared_budget_stops_all_runs_of_a_stack_at_the_same_step(config, tmp_path):  # noqa: F811

@@ -19,6 +19,7 @@ from jaxlv.data.series import from_arrays
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.ledger import Event, Ledger, Terms
 from jaxlv.model.config import ModelConfig
+from jaxlv.results.runs import Facts, Mark
 from jaxlv.runs.checkpoint import Checkpoints
 from jaxlv.runs.member import Job, Member
 from jaxlv.runs.records import MetricsLog, read_metrics
@@ -167,7 +168,7 @@ def test_a_write_that_fails_leaves_the_old_text_and_no_other_file(tmp_path, monk
 
 def test_a_checkpoint_is_on_the_disk_before_it_counts(tmp_path, recorded):
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
-        checkpoints.save(3, {"a": jnp.arange(4.0)}, {"step": 3, "value": 1.0})
+        checkpoints.save(3, {"a": jnp.arange(4.0)}, Facts(best=Mark(3, 1.0)))
         checkpoints.wait()
         folder = tmp_path / "checkpoints" / "step_00000003"
         assert_whole_before_its_name(recorded, folder)

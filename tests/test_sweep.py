@@ -24,7 +24,7 @@ from jaxlv.steps.stack import Stack
 from jaxlv.tools import cli
 from tests.faults.conftest import unfinished
 from tests.faults.instants import Instants
-from tests.programs import full_disk
+from tests.programs import files_of, full_disk
 from tests.test_run import change, config, records  # noqa: F401
 
 GRID = ("--grid", "lora.rank=2,4", "--grid", "optimizer.learning_rate=1e-3,1e-2")
@@ -193,7 +193,7 @@ def test_a_search_tells_its_study_and_draws_the_same_wherever_it_was_killed(file
     assert [trial.value for trial in study.trials] == [loss for *_, loss in found]
     told = json.loads(said_by(file, *space, "--trials", 4, "--out", whole, "--resume", "--json"))
     written = json.loads((whole / sweep.RESULT).read_text())
-    assert len(written["runs"]) == 4 and told == {"folder": str(whole), **written}
+    assert len(written["runs"]) == 4 and told == {**files_of(whole, sweep.RESULT), **written}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Tables, CSV frames and sentences of the analyses of a run, read back from records whose numbers all differ."""
+"""Tables, CSV files and sentences of the analyses of a run, read back from records whose numbers all differ."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ from typing import Any
 
 import pandas as pd
 import records
-from drawn import cells, check, seen
+from drawn import cells, check, seen, tables
 
 from jaxlv.report import analyses as analyses_page
 from jaxlv.report.format import number, percent
-from jaxlv.report.tables import analyses
-from jaxlv.report.tables.frames import frames
+from jaxlv.report.page import Picture
+from jaxlv.results.analyses import Analyses
+
+FOUND = records.read(Analyses, records.everything())
+SECTIONS = analyses_page.sections(FOUND)
+TABLES = tables(SECTIONS)
 
 
 def named(rows: dict[str, Any]) -> list[Any]:
@@ -27,7 +31,7 @@ def test_costs_of_tokens():
     parts = {"all": {model: {**costs, "share_of_nats": 1.0} for model, costs in tokens.items()}}
     for group in ("by_kind", "by_window"):
         parts |= {name: {model: costs[group][name] for model, costs in tokens.items()} for name in tokens["tuned"][group]}
-    shown = cells(analyses.token_table(tokens))
+    shown = cells(TABLES["Cost of tokens"])
     assert list(shown) == list(parts)
     for name, models in parts.items():
         assert shown[name]["tokens"] == whole(models["tuned"]["tokens"])
@@ -43,7 +47,7 @@ def test_costs_of_tokens():
 
 def test_text_and_back():
     trip = records.round_trip()
-    shown = cells(analyses.round_trip_table(trip))
+    shown = cells(TABLES["Text and back"])
     assert list(shown) == [f"{100 * one['headroom']:g} % head-room" for one in trip["variants"]]
     for one, row in zip(trip["variants"], shown.values(), strict=True):
         expected = {"tokens": whole(one["tokens"])}
@@ -62,7 +66,7 @@ def test_errors_of_the_first_and_last_steps():
         "mean absolute error: last 2 [raw units]": ("last", number),
         "growth": ("growth", number),
     }
-    check(analyses.growth_table(growth), named(growth["methods"]), expected)
+    check(TABLES["Errors of the first and last steps"], named(growth["methods"]), expected)
 
 
 def test_signed_errors():
@@ -73,7 +77,7 @@ def test_signed_errors():
         expected[f"{variable}: mean [raw units]"] = (f"{own}/mean", number)
         expected[f"{variable}: deviation [raw units]"] = (f"{own}/sd", number)
         expected[f"{variable}: too high [%]"] = (f"{own}/share_above", percent)
-    check(analyses.signed_table(errors), named(errors["methods"]), expected)
+    check(TABLES["Signed errors"], named(errors["methods"]), expected)
 
 
 def test_errors_of_single_series():
@@ -83,7 +87,7 @@ def test_errors_of_single_series():
         "rank correlation": ("rank_correlation", number),
         "hare larger [%]": ("share_first_larger", percent),
     }
-    check(analyses.series_table(series), named(series["methods"]), expected)
+    check(TABLES["Errors of single series"], named(series["methods"]), expected)
 
 
 def test_peaks_at_the_top_of_the_scale():
@@ -96,19 +100,19 @@ def test_peaks_at_the_top_of_the_scale():
         "peaks of samples: both above": ("followed", whole),
         "peak ratio": ("median_forecast_over_true", number),
     }
-    check(analyses.ceiling_table(ceiling), named(ceiling), expected)
+    check(TABLES["The top of the scale"], named(ceiling), expected)
 
 
 def test_symbols_of_the_head():
     head = records.head()
     expected = {"token id": ("id", whole), "value": ("value", number), "place": ("rank", whole)}
-    check(analyses.head_table(head), named(head["symbols"]), expected)
+    check(TABLES["The 13 symbols"], named(head["symbols"]), expected)
 
 
 def test_spectra_by_projection_and_over_all():
     spectra = records.spectra()
     table = pd.DataFrame(spectra["projections"])
-    shown = cells(analyses.spectra_table(spectra))
+    shown = cells(TABLES["Adapter spectra"])
     parts = {"all": table, "q_proj": table.iloc[::2], "v_proj": table.iloc[1::2]}
     assert list(shown) == list(parts)
     for name, part in parts.items():
@@ -130,11 +134,11 @@ def test_ways_to_pad():
         "next token: distance": ("distance", number),
         "next token: a digit [%]": ("digit", percent),
     }
-    check(analyses.padding_table(padding), padding["cases"], expected)
+    check(TABLES["Padding"], padding["cases"], expected)
 
 
-def test_frames_hold_every_number_in_its_place():
-    found = frames(records.everything())
+def test_csv_files_hold_every_number_in_its_place():
+    found = {name: pd.DataFrame(sheet.rows, columns=sheet.columns) for name, sheet in FOUND.sheets.items()}
     growth, errors, series = records.growth(), records.errors(), records.series_errors()
     for row in found["error_growth"].to_dict("records"):
         method, i = growth["methods"][row["method"]], growth["step"].index(row["step"])
@@ -188,7 +192,7 @@ def test_frames_hold_every_number_in_its_place():
 
 def test_sentences_of_the_analyses_say_their_numbers():
     tree = records.everything()
-    said = {part.title: part.text for part in analyses_page.parts_of(tree)}
+    said = {section.title: section.text for section in SECTIONS}
     growth = tree["growth"]["methods"]["tuned"]
     assert (
         f"The error of the tuned model is {number(growth['first'])} raw units over the first 2 steps and"
@@ -221,7 +225,7 @@ def test_sentences_of_the_analyses_say_their_numbers():
     assert said["Text and back"].endswith(
         "Series 8 begins 30.23,4.56;7.89…, tokens 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, …"
     )
-    captions = [item.caption for part in analyses_page.parts_of(tree) for item in part.content if hasattr(item, "drawing")]
+    captions = [block.caption for section in SECTIONS for block in section.blocks if isinstance(block, Picture)]
     assert any(
         "31.0 % of the logged steps. The ratio is 0.250 at least and 0.620 in the median" in text for text in captions
     )
@@ -229,8 +233,8 @@ def test_sentences_of_the_analyses_say_their_numbers():
 
 def test_forecasts_of_an_analysis_are_drawn_from_its_own_series():
     tree = records.everything()
-    (part,) = (part for part in analyses_page.parts_of(tree) if part.title == "Forecasts against truth")
-    for picture, one in zip(part.content, tree["extremes"]["picked"], strict=True):
+    (section,) = (section for section in SECTIONS if section.title == "Forecasts against truth")
+    for picture, one in zip(section.blocks, tree["extremes"]["picked"], strict=True):
         assert picture.label.startswith(f"Series {one['series']}") and number(one["mse"]) in picture.caption
         for v, ax in enumerate(seen(picture.drawing).axes):
             ink = [line.get_ydata().tolist() for line in ax.lines if len(line.get_xdata()) == 7]
@@ -238,7 +242,6 @@ def test_forecasts_of_an_analysis_are_drawn_from_its_own_series():
 
 
 def test_mean_errors_are_drawn_beside_medians():
-    (part,) = (part for part in analyses_page.parts_of(records.everything()) if part.title == "Errors by step ahead")
-    means = next(item for item in part.content if getattr(item, "name", "") == "mean_errors")
+    means = next(block for section in SECTIONS for block in section.blocks if getattr(block, "name", "") == "mean_errors")
     drawn = sorted(line.get_ydata().tolist() for line in seen(means.drawing).axes[0].lines)
     assert drawn == sorted(method["mean"] for method in records.growth()["methods"].values())

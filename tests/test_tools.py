@@ -201,9 +201,15 @@ def test_train_tells_what_it_does_and_leaves_a_run(work):
 
 def test_training_resumes(work):
     again = ["train", work.config, "--out", work.run, "--set", "train.steps=2", "--set", "lora.rank=2", "--resume"]
-    before = (work.run / run.METRICS).read_text()
+    before, places = (work.run / run.METRICS).read_text(), work.run / "checkpoints"
+    held = {path.name for path in places.iterdir()}
+    shutil.copytree(places / max(held), places / "step_00000000")  # an older one, which could not be removed
+    shutil.copytree(places / max(held), places / "step_00000001", dirs_exist_ok=True)
     done(*again)
     assert (work.run / run.METRICS).read_text() == before
+    assert {path.name for path in places.iterdir()} == held | {"step_00000001"}
+    if "step_00000001" not in held:
+        shutil.rmtree(places / "step_00000001")
 
 
 def test_forecast_writes_a_tidy_table_settings_and_figures(work, forecast):

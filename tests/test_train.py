@@ -71,7 +71,7 @@ def task(random_model, random_lora) -> Task:
 
 @pytest.fixture(scope="module")
 def dropout_task(random_model, random_lora) -> Task:
-    """With dropout, under a schedule of 8 steps."""
+    """A task with dropout, under a schedule of 8 steps."""
     config = dataclasses.replace(ADAM, schedule="cosine", warmup_steps=2)
     return Task(random_model, random_lora, config, steps=8, dropout=0.5)
 

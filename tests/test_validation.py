@@ -33,7 +33,7 @@ STEPS = 24
 
 
 def marked_series(count: int = 12) -> SeriesSet:
-    """Series i is i + 1 throughout, in the written units of liu's rule: whoever reads a text of it knows which it is."""
+    """Series i is i + 1 throughout, in the written units of liu's rule: whoever reads its text knows which series it is."""
     values_N11 = 0.5 * (1.0 + np.arange(count))[:, None, None]
     return from_arrays(np.broadcast_to(values_N11, (count, STEPS, 2)))
 
@@ -47,7 +47,7 @@ def marked(config, tmp_path_factory) -> RunConfig:  # noqa: F811
 
 
 def inputs_of(config: RunConfig, model: Any = None) -> Inputs:  # noqa: F811
-    """What a config names, without its base."""
+    """Loads what a config names, without its base."""
     data = sources.load_series(config)
     alphabet = load_alphabet(Path("no tokenizer"), 32)
     codec = Codec.for_data(config.codec, data.values_NTV)
@@ -309,7 +309,7 @@ def test_a_split_by_regimes_follows_its_seed(config, tmp_path):  # noqa: F811
 
 @pytest.mark.parametrize(("share", "count"), [(1.0, 6), (0.6, 4), (0.45, 3), (0.25, 2), (0.3, 2), (0.01, 1)])
 def test_a_share_of_the_training_series_is_rounded_and_takes_the_first(share, count, config):  # noqa: F811
-    """Of six: 3.6, 2.7, 1.5 and 1.8 are rounded to the nearest whole number (1.5 to the even one), never to none."""
+    """For six series 3.6, 2.7, 1.5 and 1.8 are rounded to the nearest whole number (1.5 to the even one), never to 0."""
     whole, part = split_of(config), split_of(config, train_share=share)
     assert part.train.tolist() == whole.train[:count].tolist()
     assert part.validation.tolist() == whole.validation.tolist() and part.test.tolist() == whole.test.tolist()

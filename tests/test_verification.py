@@ -63,7 +63,7 @@ def several(shared, tmp_path) -> Path:
 
 
 def told(capsys: pytest.CaptureFixture[str], place: Path) -> str:
-    """What `ledger verify` prints; "" if it finds nothing."""
+    """Returns what `ledger verify` prints; "" if it finds nothing."""
     try:
         cli.main(["ledger", "verify", str(place), "--json"])
     except SystemExit as stop:
@@ -137,7 +137,7 @@ def another_phase(records: Records) -> None:
 
 
 def unspent(records: Records) -> None:
-    """No step is said to have been done of those that were reserved."""
+    """Forges a ledger in which none of the reserved steps was done."""
     for one in of_kind(records, "train_step"):
         if "commit" in one:
             one["event"]["count"] = 0
@@ -220,7 +220,7 @@ def test_a_head_that_was_left_as_it_was_tells_of_all_of_it(copy, capsys):
 
 
 def everything(folder: Path) -> dict[str, Callable[[], object]]:
-    """What touches the ledger of a run, from the programs and from the library."""
+    """Returns everything that touches the ledger of a run, from the programs and from the library."""
     settings = run.read_config(folder)
     model = sources.load_base(settings)[1]
     return {
@@ -284,7 +284,7 @@ def test_a_shared_ledger_that_is_gone_is_an_error_for_each_run(several, capsys):
 
 
 def test_a_new_run_does_not_begin_anew_the_ledger_that_others_had(several):
-    """With each trace of it in turn, down to what the other runs have logged."""
+    """Each trace of the ledger in turn, down to what the other runs have logged, is enough to refuse it."""
     (several / run.LEDGER).unlink()
     one, new = run.read_config(several / sweep.RUNS / "a"), several / sweep.RUNS / "new"
     traces = [head_of(several / run.LEDGER)]

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 from jaxlv.config import CodecConfig
-from jaxlv.tools.asked import Protocol, asked
-from jaxlv.tools.console import Progress, Result, say, start, verb
-from jaxlv.tools.options import Ids, setting, whole
+from jaxlv.tools.console import Progress, Result, made, say, verb
+from jaxlv.tools.options import Ids, Protocol, asked, setting, whole
 
 
 def analyse(
@@ -29,36 +28,26 @@ def analyse(
 
     DIR gets analyses.json with every number, its units and definitions, tables as CSV, figures as SVG and PNG, and
     report.html. The series are the run's test series, as `jaxlv evaluate` takes them. One set of forecasts serves every
-    analysis of forecasts; with 16 series and a small model all takes about two minutes on two cores. With --headroom 0 many
-    truths lie above the top of the scale: then the analysis of the top shows whether forecasts are held below it.
+    analysis of forecasts; 16 series and a small model take about two minutes on two cores. With --headroom 0 many true
+    values lie above the top of the scale: then the analysis of the top shows whether forecasts are held below it.
 
-    Parameters
-    ----------
-    run
-        run folder
-    data
-        series file; the run's own if not given
-    series
-        ids such as 3,7 or 850-999; the test series if not given
-    max_series
-        at most so many of the default series
-    headroom
-        of the scale that series are written in; 0 puts its top at the context's maximum
-    out
-        folder for analyses.json, the tables, figures and report.html; RUN/analyses if not given
+    Args:
+        run: run folder
+        data: series file; the run's own if not given
+        series: ids such as 3,7 or 850-999; the test series if not given
+        max_series: at most so many of the default series
+        headroom: of the scale that series are written in; 0 puts its top at the context's maximum
+        out: folder for analyses.json, the tables, figures and report.html; RUN/analyses if not given
     """
     from jaxlv.report import analyses as report
     from jaxlv.studies import analyse as study
 
     out = out or run / "analyses"
     result = study.analyse(asked(str(run), data, series, max_series, protocol=protocol), out, headroom, Progress, say)
-    seen, numbers, page = result["protocol"]["seen_in_training"], out / study.RESULT, out / study.REPORT
+    seen = (result.protocol and result.protocol.seen_in_training) or ()
     warning = f"warning: the run trained or was validated on {len(seen)} of these series: their errors are no test"
-    lines = ["", report.summary(result), *([warning] if seen else []), f"numbers: {numbers}", f"report:  {page}"]
-    return Result("\n".join(lines), {"folder": str(out), "numbers": str(numbers), "report": str(page), "result": result})
+    lines = [f"\n{report.summary(result)}", warning if seen else ""]
+    return made(out, lines, {"result": result.tree()}, numbers=study.RESULT, report=study.REPORT)
 
 
 app = verb(analyse)
-
-if __name__ == "__main__":
-    start(app)

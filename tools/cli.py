@@ -11,7 +11,7 @@ from importlib import metadata
 from cyclopts import App
 
 from jaxlv.errors import JaxlvError
-from jaxlv.tools import streams
+from jaxlv.storage import streams
 from jaxlv.tools.console import OPTION, one_line, start
 
 VERBS = {
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _check_first(word: str) -> None:
-    """Raises JaxlvError if it is no verb and no option of the program. (Cyclopts would import all verbs to say so.)"""
+    """Raises JaxlvError if a word is neither a verb nor an option of the program. (Cyclopts would import all verbs.)"""
     known = (*VERBS, *OPTIONS)
     if word in known:
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from jaxlv.tools.console import CALL, Progress, Result, say, start, verb
+from jaxlv.tools.console import CALL, REPORT, Progress, Result, made, say, verb
 from jaxlv.tools.options import ConfigOrNone, Settings, whole
 
 
@@ -29,31 +29,22 @@ def compare(
         jaxlv compare --data FILE --out DIR --resume
 
     The first form tunes the embedded base on each paper's training split; the second scores a run of your own, if it has not
-    seen the test series; the third goes on where an interrupted comparison stopped.
+    seen the test series; the third continues an interrupted comparison.
 
     DIR gets a CSV of forecasts and a figure for each part of a protocol (mao-768.csv, rai.csv, xu.csv, liu.csv, ...; the
     untuned model's end in -untuned), compare.json with every figure, its unit and its series, compare.txt, report.html, and
     under runs/ the tuned adapters with their ledgers: each has a budget of 1 % of the papers' 1e17 FLOPs. Takes about an
     hour on two cores.
 
-    Parameters
-    ----------
-    run
-        run folder; if not given, the embedded base is tuned for each protocol
-    data
-        the course's data set (HDF5)
-    out
-        folder for the figures, forecasts and runs
-    config
-        how the base is tuned: TOML file, or the name of a config that comes with jaxlv; compare if not given
-    protocols
-        some of these, commas between
-    max_series
-        at most so many series of each part, for a quick look
-    tuned_only
-        leave the untuned model out, which halves the forecasts
-    resume
-        go on in DIR: finished runs and parts are kept
+    Args:
+        run: run folder; if not given, the embedded base is tuned for each protocol
+        data: the course's data set (HDF5)
+        out: folder for the figures, forecasts and runs
+        config: how the base is tuned: TOML file, or the name of a config that comes with jaxlv; compare if not given
+        protocols: some of these, separated by commas
+        max_series: at most so many series of each part, for a quick look
+        tuned_only: leave the untuned model out, which halves the work of forecasting
+        resume: go on in DIR: finished runs and parts are kept
     """
     from jaxlv.config import built_in, load_config
     from jaxlv.report import papers
@@ -64,11 +55,7 @@ def compare(
     asked = study.Request(data, settings, names, run, max_series, tuned_only, CALL.purpose)
     result = study.compare(asked, out, resume=resume, begin=Progress, say=say)
     text = f"{papers.format_overview(result)}\n\n{papers.format_bill(result)}"
-    places = f"figures: {out / study.RESULT}\nreport:  {out / 'report.html'}"
-    return Result(f"{text}\n{places}", {"folder": str(out), **result.tree()})
+    return made(out, [text], result.tree(), figures=study.RESULT, report=REPORT)
 
 
 app = verb(compare)
-
-if __name__ == "__main__":
-    start(app)

@@ -1,36 +1,35 @@
-"""What the programs share: a function as a verb, errors as one line and exit code 2, and progress."""
+"""What the programs share: a function as a verb, its result as text or JSON, errors as one line, and progress."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import functools
 import hashlib
 import inspect
 import json
-import logging
-import os
 import re
 import sys
-import time
-import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
 
-from jaxlv.errors import WHOLE, JaxlvError, JaxlvWarning, printable
-from jaxlv.runs.interrupts import Interrupted, Stopped, Stops
-from jaxlv.tools import streams
+from jaxlv.errors import WHOLE, JaxlvError, printable
+from jaxlv.runs import endings
+from jaxlv.storage import streams
+from jaxlv.studies.progress import Lines
+
+if TYPE_CHECKING:
+    from jaxlv.results.quantities import Quantity
 
 
 @dataclass(frozen=True)
 class Result:
     """What a verb has made or measured: `text` for a terminal, and `tree` for --json, with units in its keys or values.
 
-    A result that is itself bad news has a `fault`, which ends the program after the result is printed.
+    If the result itself is bad news, `fault` ends the program after the result is printed.
     """
 
     text: str
@@ -50,6 +49,7 @@ class Call:
 
 
 CALL = Call()
+REPORT = "report.html"
 COMMON = {
     "json": "print the result as JSON, and nothing else, on standard output",
     "quiet": "print nothing except errors",
@@ -58,74 +58,118 @@ COMMON = {
 
 
 def _shown_default(value: Any) -> str | None:
-    """Returns how a default stands in the help; None if it goes without saying."""
+    """Returns how the help shows a default; None if it is not shown."""
     if value is None or value is False or value in ((), ""):
         return None
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-# Of an option that is repeated the last one counts, as programs that wrap others expect.
+# If an option is repeated the last one counts, as programs that wrap others expect.
 OPTION = Parameter(negative=(), allow_repeating=True, show_default=_shown_default)
 
 
 def say(text: str = "") -> None:
-    """Prints a line about what a verb does, unless --quiet; with --json on standard error."""
+    """Prints a line about what a verb does, unless --quiet is set; with --json on standard error."""
     if not CALL.quiet:
         print(text, file=sys.stderr if CALL.json else sys.stdout, flush=True)
 
 
-def verb(function: Callable[..., Result | None], prints: bool = False) -> App:
-    """Returns the program of a function: its signature and docstring say the options. All have --json, --quiet, --debug.
+def shown(rows: Sequence[Any], *columns: Quantity) -> str:
+    """Returns rows as a table for a terminal, every name in full."""
+    from jaxlv.report import terminal
+    from jaxlv.report.table import Table
 
-    A verb that only `prints` fails if standard output cannot be written; others have their results in files.
+    return terminal.table(Table("", "", rows, columns), width=WHOLE, units=False, longest=WHOLE)
+
+
+def made(folder: Path, lines: Sequence[str], tree: Mapping[str, Any], **files: str) -> Result:
+    """Returns the result of what lies in a folder: lines that are not empty, then where its files are, by what they hold."""
+    places = {name: str(folder / file) for name, file in files.items()}
+    ends = [f"{name + ':':<8} {place}" for name, place in places.items()]
+    return Result("\n".join([*filter(None, lines), *ends]), {"folder": str(folder), **places, **tree})
+
+
+def pairs(facts: Mapping[str, str]) -> str:
+    """Returns facts, a line each: the name and the words."""
+    return "\n".join(f"{name:<18} {words}" for name, words in facts.items())
+
+
+# -------------------------------------------------------------------------------------------------------- programs
+
+
+def verb(function: Callable[..., Result], prints: bool = False) -> App:
+    """Returns the program of a function: its signature and docstring define the options. All have --json, --quiet, --debug.
+
+    A verb that only `prints` fails if standard output cannot be written; others have their results in files. If the
+    function's module is the program that Python runs, the program starts.
     """
-    signature = inspect.signature(function, eval_str=True)
-    own = [*signature.parameters.values()]
-    common = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotated(help))
-        for name, help in COMMON.items()
-    ]
+    return _started(_app(function.__name__.replace("_", "-"), function, prints), function)
 
-    @functools.wraps(function)
-    def run(*arguments: Any, **named: Any) -> None:
-        shown = {name: named.pop(name, False) for name in COMMON}
-        bound = signature.bind(*arguments, **named)
-        bound.apply_defaults()
-        vars(CALL).update(
-            shown, purpose=purpose_of(function.__name__, bound.arguments), way_on=functools.partial(_way_on, bound.arguments)
-        )
-        _shorten_others()
-        from jaxlv.runs.devices import compute_with_care  # loads JAX
 
-        compute_with_care()
-        keep_compiled_programs()
-        found = function(*arguments, **named)
-        if found is not None:
-            print(json.dumps(found.tree, indent=1)) if CALL.json else say(found.text)
-        _check_printed(prints or CALL.json)
-        if found is not None and found.fault is not None:
-            raise found.fault
+def group(name: str, help: str, *functions: Callable[..., Result], default: Callable[..., Result] | None = None) -> App:
+    """Returns a program of several commands that only print; `default` runs if none is named, and has the help then."""
+    app = _app(name, default, True, help and f"{help}\n\nEach command has --json, --quiet and --debug.")
+    for function in functions:
+        app.command(_app(function.__name__, function, True), name=function.__name__)
+    return _started(app, functions[0])
 
-    run.__signature__ = signature.replace(parameters=[*own, *common], return_annotation=None)  # type: ignore[attr-defined]
-    run.__annotations__ = {one.name: one.annotation for one in (*own, *common)}
-    name, help = function.__name__.replace("_", "-"), _help(function.__doc__ or "")
-    app = App(name=name, help=help, help_format="plaintext", default_parameter=OPTION)
-    app.default(run)
+
+def _app(name: str, function: Callable[..., Result] | None, prints: bool, help: str = "") -> App:
+    told = help or _help((function and function.__doc__) or "")
+    app = App(name=name, help=told, help_format="plaintext", default_parameter=OPTION)
+    if function:
+        app.default(_run(function, prints))
     return app
 
 
+def _started(app: App, function: Callable[..., Result]) -> App:
+    if function.__module__ == "__main__":
+        start(app)
+    return app
+
+
+def _run(function: Callable[..., Result], prints: bool) -> Callable[..., None]:
+    """Returns the function with the common options, which prints its result."""
+    signature, kind = inspect.signature(function, eval_str=True), inspect.Parameter.KEYWORD_ONLY
+    switches = {name: Annotated[bool, Parameter(help=help, group="Of every verb")] for name, help in COMMON.items()}
+    common = [inspect.Parameter(name, kind, default=False, annotation=switch) for name, switch in switches.items()]
+
+    @functools.wraps(function)
+    def run(*arguments: Any, **named: Any) -> None:
+        chosen = {name: named.pop(name, False) for name in COMMON}
+        bound = signature.bind(*arguments, **named)
+        bound.apply_defaults()
+        purpose, way_on = purpose_of(function.__name__, bound.arguments), functools.partial(_way_on, bound.arguments)
+        vars(CALL).update(chosen, purpose=purpose, way_on=way_on)
+        endings.shorten_others()
+        from jaxlv.runs import devices  # loads JAX
+
+        devices.compute_with_care()
+        devices.keep_compiled_programs()
+        found = function(*arguments, **named)
+        print(json.dumps(found.tree, indent=1)) if CALL.json else say(found.text)
+        streams.check_printed(prints or CALL.json)
+        if found.fault is not None:
+            raise found.fault
+
+    own = [*signature.parameters.values(), *common]
+    run.__signature__ = signature.replace(parameters=own, return_annotation=None)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in own}
+    return run
+
+
 def _help(text: str) -> str:
-    """Returns what a docstring says before its parameters: paragraphs as one line each, to fit any width, and examples below
-    a heading.
+    """Returns what a docstring says before its arguments: each paragraph as one line, to fit any width, and examples below a
+    heading.
     """
-    told = inspect.cleandoc(text).partition("\n\nParameters\n")[0]
+    told = inspect.cleandoc(text).partition("\n\nArgs:\n")[0]
     told = re.sub(r"(?<=[^\n])\n(?=\S)", " ", told)
     return re.sub(r"\n\n(?= )", "\n\nFor example:\n\n", told, count=1)
 
 
-def annotated(help: str) -> Any:
-    """Returns the type of a switch that every verb has."""
-    return Annotated[bool, Parameter(help=help, group="Of every verb")]
+def one_line() -> AbstractContextManager[None]:
+    """Turns whatever ends the body into one line and SystemExit; --debug lets it through."""
+    return endings.one_line(lambda: CALL.debug, lambda: CALL.way_on())
 
 
 def start(app: App, argv: Sequence[str] | None = None) -> None:
@@ -156,183 +200,44 @@ def _way_on(bound: Mapping[str, Any]) -> str:
     return "; go on with --resume" if begun else ""
 
 
-@contextlib.contextmanager
-def one_line() -> Iterator[None]:
-    """Whatever ends the body, be it an error, a signal, or a panic of an extension, becomes one line and SystemExit; --debug
-    lets it through. JaxlvWarnings are one line each.
-    """
-    try:
-        with Stops(), warnings.catch_warnings(), _plain_warnings():
-            yield
-    except (SystemExit, GeneratorExit):
-        raise
-    except BaseException as fault:
-        code, line = _told(fault)
-        if CALL.debug and code in (1, 2):
-            raise
-        print(f"jaxlv: {line}", file=sys.stderr)
-        raise SystemExit(code) from None
+# -------------------------------------------------------------------------------------------------------- progress
 
 
-def _told(fault: BaseException) -> tuple[int, str]:
-    """(exit code, line) of what ended a program: 2 for what its user can mend, 1 for what should not have happened."""
-    if isinstance(fault, Interrupted):
-        return fault.code, str(fault)
-    if isinstance(fault, KeyboardInterrupt):
-        stop = fault if isinstance(fault, Stopped) else Stopped()
-        return stop.code, f"{stop}: stopped; nothing half done is left{CALL.way_on()}"
-    if isinstance(fault, JaxlvError):
-        return 2, str(fault)
-    if isinstance(fault, OSError):
-        return 2, _of_the_system(fault)
-    if isinstance(fault, MemoryError) or any(words in str(fault) for words in ("RESOURCE_EXHAUSTED", "bad_alloc")):
-        hint = "take fewer series, samples or tokens at a time, or a shorter type"
-        return 2, f"out of memory ({printable(fault) or 'no more is to be had'}); {hint}"
-    unforeseen = f"unforeseen {type(fault).__name__}: {printable(fault)}"
-    return 1, _no_device() or f"{unforeseen}; please report it with the traceback that --debug shows"
+class Progress(Lines):
+    """A progress bar with loss, tokens/s and remaining time; plain lines if standard output is not a terminal."""
 
+    _bar: Any = None
 
-def _shorten_others() -> None:
-    """What libraries log, and errors that nobody can catch, such as XLA's when the process ends, become a line each."""
-
-    def ignored(fault: Any) -> None:
-        kind = fault.exc_type.__name__
-        print(f"jaxlv: note: ignored {kind}: {printable(fault.exc_value or fault.err_msg or kind)}", file=sys.stderr)
-
-    if sys.unraisablehook is sys.__unraisablehook__:
-        sys.unraisablehook = ignored
-    if not logging.root.handlers:  # else a library that logs by `logging.error` gives it one of its own
-        logging.root.addHandler(_LogLine(logging.WARNING))
-
-
-class _LogLine(logging.Handler):
-    """What is logged where nobody has said how."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        print(f"jaxlv: note: {record.name}: {printable(record.getMessage())}", file=sys.stderr)
-
-
-def _of_the_system(fault: OSError) -> str:
-    """An error of the operating system as a line: the file, and what to do."""
-    reason = printable(fault.strerror or fault) or type(fault).__name__
-    hints = {errno.ENOSPC: "free some space", errno.EROFS: "choose another folder", errno.EACCES: "check its permissions"}
-    hint = f"; {hints[fault.errno]}" if fault.errno in hints else ""
-    return f"{printable(fault.filename) + ': ' if fault.filename else ''}{reason}{hint}"
-
-
-def _check_printed(needed: bool) -> None:
-    """Raises OSError if what was `needed` could not be printed; says that it is lost otherwise."""
-    fault = streams.lost()
-    if fault is None:
-        return
-    if needed:
-        raise OSError(fault.errno, fault.strerror, "standard output")
-    print(f"jaxlv: note: what was printed is lost ({fault.strerror})", file=sys.stderr)
-
-
-def _no_device() -> str:
-    """If the platform that JAX_PLATFORMS asks for has no device, that in a line: no other one is taken in its place."""
-    import jax
-
-    wanted = os.environ.get("JAX_PLATFORMS")
-    try:
-        jax.devices()
-    except Exception:  # a RuntimeError, or an assertion of JAX's own
-        extra = 'pip install "jaxlv[cuda12]" or "jaxlv[cuda13]", or ' if wanted and "cuda" in wanted else ""
-        return printable(f"no device of JAX_PLATFORMS={wanted}; {extra}unset JAX_PLATFORMS")
-    return ""
-
-
-@contextlib.contextmanager
-def _plain_warnings() -> Iterator[None]:
-    """Warnings as one line each: a JaxlvWarning as a note, any other one with the name of its kind."""
-    others, formatted = warnings.showwarning, warnings.formatwarning
-
-    def show(message: Any, category: type[Warning], *more: Any, **named: Any) -> None:
-        if issubclass(category, JaxlvWarning):
-            print(f"jaxlv: note: {message}", file=sys.stderr)
-        else:
-            others(message, category, *more, **named)
-
-    def line(message: Any, category: type[Warning], *_: Any, **__: Any) -> str:
-        return f"jaxlv: {category.__name__}: {printable(message)}\n"
-
-    warnings.simplefilter("always", JaxlvWarning)
-    warnings.showwarning, warnings.formatwarning = show, line
-    try:
-        yield
-    finally:
-        warnings.formatwarning = formatted
-
-
-def keep_compiled_programs() -> None:
-    """Let XLA keep compiled programs on disk, so that a second run starts faster; JAX_COMPILATION_CACHE_DIR moves them."""
-    import jax
-
-    if not jax.config.values["jax_compilation_cache_dir"]:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(cache / "jaxlv"))
-
-
-class Progress:
-    """A progress bar with loss, tokens/s and remaining time; plain lines, ten at most a minute, without a terminal."""
-
-    def __init__(self, label: str, total: int, interval: float = 15.0):
-        self.label, self.total, self.interval = label, total, interval
-        self.started = self.printed = time.monotonic()
-        self.first: int | None = None
-        self._bar: Any = None
+    def __init__(self, label: str, total: int):
+        super().__init__(label, total, say)
 
     def __enter__(self) -> Progress:
         if sys.stdout.isatty() and not (CALL.quiet or CALL.json):
+            from rich import progress
             from rich.console import Console
-            from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-            from rich.progress import Progress as Bar
 
-            columns = ("{task.description}", BarColumn(), "{task.completed:.0f}/{task.total:.0f}")
-            console = Console(file=streams.Bare(sys.stdout))  # type: ignore[arg-type]
-            self._bar = Bar(*columns, TextColumn("{task.fields[facts]}"), TimeRemainingColumn(), console=console)
+            shape = ("{task.description}", progress.BarColumn(), "{task.completed:.0f}/{task.total:.0f}")
+            facts = (progress.TextColumn("{task.fields[facts]}"), progress.TimeRemainingColumn())
+            bare: Any = streams.Bare(sys.stdout)
+            self._bar = progress.Progress(*shape, *facts, console=Console(file=bare))
             self._task = self._bar.add_task(self.label, total=self.total, facts="")
             self._bar.start()
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar:
             self._bar.stop()
 
-    def step(self, done: int, figures: dict[str, float]) -> None:
-        """Show the figures of a training step."""
-        self.update(done, f"loss {figures['loss']:.4f}  {figures['tokens_per_second']:,.0f} tokens/s")
-
     def update(self, done: int, facts: str = "") -> None:
-        """`done` of `total` are done."""
+        """Shows that `done` of `total` are done."""
         if self._bar:
             self._bar.update(self._task, completed=done, facts=facts)
-            return
-        now = time.monotonic()
-        if self.first is None:
-            self.first, self.started = done, now
-        if done < self.total and now - self.printed < self.interval:
-            return
-        self.printed = now
-        pace = (now - self.started) / max(done - self.first, 1)
-        left = f"  {pace * (self.total - done):.0f} s left" if done > self.first and done < self.total else ""
-        say(f"{self.label}: {done}/{self.total}  {facts}{left}")
+        else:
+            super().update(done, facts)
 
     def note(self, text: str) -> None:
-        """A line that stays."""
+        """Shows a line that stays."""
         if self._bar:
             self._bar.console.print(text)
         else:
-            say(f"{self.label}: {text}")
-
-
-def columns(rows: Sequence[Sequence[str]], right: Collection[int] = (2,)) -> str:
-    """Returns rows as aligned columns, the first row above a line; the columns `right` are aligned on the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
-        lines.append("  ".join(cells).rstrip())
-    rule = "-" * (sum(widths[:-1]) + 2 * len(widths) - 2 + min(widths[-1], 40))
-    return "\n".join([lines[0], rule, *lines[1:]])
+            super().note(text)

@@ -6,27 +6,24 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from jaxlv.tools.console import Progress, Result, say, start, verb
+from jaxlv.tools.console import Progress, Result, say, verb
 from jaxlv.tools.evaluate import shown
 from jaxlv.tools.options import Settings
 
 
 def demo(*, out: Path = Path("runs/demo"), data: Path | None = None, set: Settings = ()) -> Result:
-    """The main job on an embedded default: tune the base shipped here by LoRA, forecast held-out series, measure, draw.
+    """Do the main job on embedded defaults: tune the base shipped here by LoRA, forecast held-out series, measure, draw.
 
         jaxlv demo
         jaxlv demo --out runs/demo
 
     Reads the course's data set if JAXLV_SHARED or ../shared has it, and simulates series otherwise. About five minutes on
     two cores; the run folder also gets metrics.json and report.html. It is written at the end, as a whole: an earlier demo
-    stays until then, and one that is interrupted begins anew.
+    stays until then, and an interrupted one begins anew.
 
-    Parameters
-    ----------
-    out
-        run folder
-    data
-        series file; the course's file if it is there, else simulated
+    Args:
+        out: run folder
+        data: series file; the course's file if it is there, else simulated
     """
     from jaxlv.studies import demo as study
 
@@ -37,6 +34,3 @@ def demo(*, out: Path = Path("runs/demo"), data: Path | None = None, set: Settin
 
 
 app = verb(demo)
-
-if __name__ == "__main__":
-    start(app)

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from jaxlv.config import EvaluateConfig, SamplingConfig
-from jaxlv.tools.asked import Bare, Protocol, Sampling, asked
-from jaxlv.tools.console import Progress, Result, say, start, verb
-from jaxlv.tools.options import Ids, setting, whole
+from jaxlv.tools.console import Progress, Result, made, say, verb
+from jaxlv.tools.options import Bare, Ids, Protocol, Sampling, asked, setting, whole
 
 if TYPE_CHECKING:
     from jaxlv.studies.evaluate import Evaluated
@@ -42,29 +41,19 @@ def evaluate(
     MODEL is a Hugging Face folder, a hub id, or "embedded".
 
     --choose-temperature and --conformal first draw validation series (the run's own; those of the default split for a bare
-    model), never one that is measured: to choose each model's temperature, and to adjust its bands to hold their share. With
-    both, either has series of its own.
+    model), never one that is measured: to choose each model's temperature, and to adjust its bands to hold their share. If
+    both are set, each has series of its own.
 
-    Parameters
-    ----------
-    run_or_model
-        run folder, model folder, hub id, or embedded
-    out
-        folder for metrics.json, report.html, and a CSV of forecasts per model
-    data
-        series file; the run's own if not given, simulated for a bare model
-    series
-        ids such as 3,7 or 850-999; the test series if not given
-    max_series
-        at most so many of the default series
-    choose_temperature
-        the one of least CRPS on validation series
-    temperatures
-        to choose from
-    conformal
-        adjust the bands on validation series, and measure both
-    validation_series
-        at most so many for the temperature, and as many for the bands; a 95 % band needs 19
+    Args:
+        run_or_model: run folder, model folder, hub id, or embedded
+        out: folder for metrics.json, report.html, and a CSV of forecasts per model
+        data: series file; the run's own if not given, simulated for a bare model
+        series: ids such as 3,7 or 850-999; the test series if not given
+        max_series: at most so many of the default series
+        choose_temperature: take the temperature with the least CRPS on validation series
+        temperatures: temperatures to choose from
+        conformal: adjust the bands on validation series, and measure both
+        validation_series: at most so many for the temperature, and as many for the bands; a 95 % band needs 19
     """
     from jaxlv.studies import evaluate as study
 
@@ -75,23 +64,16 @@ def evaluate(
 
 
 def shown(found: Evaluated, out: Path) -> Result:
-    """Returns the table, its summary, and where the page lies."""
+    """Returns the table, its summary, and the places of the files."""
     from jaxlv.report import evaluation
     from jaxlv.studies.evaluate import METRICS, REPORT
 
     metrics, seen = found.metrics, found.metrics.protocol.seen_in_training or ()
     warning = f"warning: the run trained or was validated on {len(seen)} of these series: their errors are no test"
-    ends = [evaluation.summary(metrics), warning if seen else "", f"metrics: {out / METRICS}", f"report:  {out / REPORT}"]
-    parts = [
-        evaluation.format_table(metrics),
-        evaluation.format_samples(metrics),
-        "\n".join(filter(None, [*ends, found.repeats])),
-    ]
-    tree = {"folder": str(out), "report": str(out / REPORT), "metrics": metrics.tree(), "repeats": found.repeats}
-    return Result("\n" + "\n\n".join(filter(None, parts)), tree)
+    tables = (evaluation.format_table(metrics), evaluation.format_samples(metrics))
+    lines = [*(f"\n{text}" for text in tables if text), f"\n{evaluation.summary(metrics)}", warning if seen else ""]
+    tree = {"metrics": metrics.tree(), "repeats": found.repeats}
+    return made(out, [*lines, found.repeats], tree, metrics=METRICS, report=REPORT)
 
 
 app = verb(evaluate)
-
-if __name__ == "__main__":
-    start(app)

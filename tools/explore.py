@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from jaxlv.settings import AXIS
-from jaxlv.tools.console import Progress, Result, start, verb
+from jaxlv.settings import AXIS, Between
+from jaxlv.tools.console import Progress, Result, verb
 from jaxlv.tools.options import Ids, numbers
 
 
@@ -17,7 +17,7 @@ def explore(
     out: Path,
     series: Ids = None,
     tokenizer: str | None = None,
-    context_lengths: Annotated[tuple[int, ...], numbers(int, 2, AXIS)] = (128, 512, 768),
+    context_lengths: Annotated[tuple[int, ...], numbers(int, Between(2, AXIS))] = (128, 512, 768),
 ) -> Result:
     """Look at a set of series: quality of the file, trajectories, periods and lags, regimes, and what it is as text.
 
@@ -27,28 +27,19 @@ def explore(
         jaxlv explore series.h5 --out exploration
         jaxlv explore series.h5 --series 3,7 --tokenizer embedded --context-lengths 128,512,768 --out exploration
 
-    Parameters
-    ----------
-    data
-        series file: HDF5, CSV or NumPy
-    out
-        folder for tables, figures, report.html and exploration.json
-    series
-        ids such as 3,7 of the series that are shown; the first two, and the first of every other regime, if not given
-    tokenizer
-        Hugging Face folder, or embedded; Qwen2.5's ids of the 13 symbols, without a tokenizer, if not given
-    context_lengths
-        lengths of windows, in tokens
+    Args:
+        data: series file: HDF5, CSV or NumPy
+        out: folder for tables, figures, report.html and exploration.json
+        series: ids such as 3,7 of series to show; the first two, and the first of every other regime, if not given
+        tokenizer: Hugging Face folder, or embedded; Qwen2.5's ids of the 13 symbols, without a tokenizer, if not given
+        context_lengths: lengths of windows, in tokens
     """
     from jaxlv.report.exploration import format_facts
     from jaxlv.studies import explore as study
 
     result = study.explore(data, out, ids=series, tokenizer=tokenizer, lengths=context_lengths, begin=Progress)
     places = f"tables, figures: {out}\nreport:          {out / 'report.html'}"
-    return Result(f"\n{format_facts(result)}\n\n{places}", {"folder": str(out), **result})
+    return Result(f"\n{format_facts(result)}\n\n{places}", {"folder": str(out), **result.tree()})
 
 
 app = verb(explore)
-
-if __name__ == "__main__":
-    start(app)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from jaxlv.tools.console import Result, start, verb
+from jaxlv.tools.console import Result, verb
 
 if TYPE_CHECKING:
     from jaxlv.lora.export import Exported
@@ -23,37 +23,24 @@ def export(
         jaxlv export runs/mine --to peft --out adapter
         jaxlv export runs/mine --to merged --out checkpoint
 
-    Parameters
-    ----------
-    run
-        run folder
-    to
-        an adapter, or a whole checkpoint
-    out
-        folder to write; it must not exist
-    base
-        what PEFT is to load as the base; the run's model.path if not given
-    side_head
-        let a checkpoint go without the bias of its head
+    Args:
+        run: run folder
+        to: an adapter, or a whole checkpoint
+        out: folder to write; it must not exist
+        base: what PEFT is to load as the base; the run's model.path if not given
+        side_head: let a checkpoint go without the bias of its head
     """
     from jaxlv.studies.handover import export_run
 
-    found = export_run(run, to, out, base, side_head)
-    return Result(told(found), tree_of(found))
+    return written(export_run(run, to, out, base, side_head))
 
 
-def told(found: Exported) -> str:
-    """Returns what was written, in words."""
+def written(found: Exported) -> Result:
+    """Returns what was written; the difference is a share of the largest logit."""
     notes = [f"note: {note}" for note in found.notes]
-    return "\n".join([*notes, f"{found.folder}: read back; logits differ by at most {found.difference:.1e} of the largest"])
-
-
-def tree_of(found: Exported) -> dict[str, Any]:
-    """Returns what was written, for --json; the difference is a share of the largest logit."""
-    return {"folder": str(found.folder), "largest_relative_difference": found.difference, "notes": list(found.notes)}
+    text = f"{found.folder}: read back; logits differ by at most {found.difference:.1e} of the largest"
+    tree = {"folder": str(found.folder), "largest_relative_difference": found.difference, "notes": list(found.notes)}
+    return Result("\n".join([*notes, text]), tree)
 
 
 app = verb(export)
-
-if __name__ == "__main__":
-    start(app)

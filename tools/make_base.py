@@ -7,7 +7,7 @@ from typing import Annotated
 
 from jaxlv.config import build_config, override, read_tree
 from jaxlv.errors import JaxlvError
-from jaxlv.tools.console import Progress, Result, say, start, verb
+from jaxlv.tools.console import Progress, Result, say, verb
 from jaxlv.tools.options import Config, Settings, whole
 
 
@@ -30,18 +30,12 @@ def make_base(
     curve, the cost and the versions. DIR.work holds the simulated series and the checkpoints. The second form only
     simulates.
 
-    Parameters
-    ----------
-    config
-        settings, such as configs/base.toml
-    out
-        folder to write; it must not exist
-    series
-        folder of the simulated series, made if it is not there; DIR.work/series if not given
-    workers
-        processes that make the windows, 0: none of their own; as many as the cores allow if not given
-    resume
-        go on from the newest checkpoint in DIR.work
+    Args:
+        config: settings, such as configs/base.toml
+        out: folder to write; it must not exist
+        series: folder of the simulated series, made if it is not there; DIR.work/series if not given
+        workers: processes that make the windows, 0: none of their own; as many as the cores allow if not given
+        resume: go on from the newest checkpoint in DIR.work
     """
     from jaxlv.studies import from_scratch
 
@@ -49,9 +43,9 @@ def make_base(
     settings = build_config(from_scratch.BaseConfig, tree, where=config)
     if out:
         record = from_scratch.make_base(settings, tree, out, series, workers=workers, resume=resume, begin=Progress)
-        nats = record["curve"][-1]["validation_nats_per_token"]
-        text = f"saved {out}: {record['parameters']:,} parameters, {nats} nats per token"
-        return Result(text, {"folder": str(out), **record})
+        nats = record.curve[-1].validation_nats_per_token
+        text = f"saved {out}: {record.parameters:,} parameters, {nats} nats per token"
+        return Result(text, {"folder": str(out), **record.tree()})
     if not series:
         raise JaxlvError("nothing to do", expected="--out DIR, or --series FOLDER to simulate only")
     from_scratch.make_series(settings, series, say)
@@ -59,6 +53,3 @@ def make_base(
 
 
 app = verb(make_base)
-
-if __name__ == "__main__":
-    start(app)

@@ -1,4 +1,4 @@
-"""Types of options that verbs share: numbers within bounds, ids of series, configs, settings; and how their text is read."""
+"""Options that verbs share: numbers within bounds, ids of series, configs, settings, and those of verbs that ask a model."""
 
 from __future__ import annotations
 
@@ -7,19 +7,23 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import Parameter, Token
+from cyclopts import Group, Parameter, Token
 
-from jaxlv.config import EvaluateConfig, SamplingConfig, find_config
+from jaxlv.config import CodecConfig, Dtype, EvaluateConfig, SamplingConfig, Scale, find_config
 from jaxlv.errors import printable
 from jaxlv.settings import AXIS, Between, statements
+from jaxlv.tools.console import CALL
+
+if TYPE_CHECKING:
+    from jaxlv.studies.subjects import Asked
 
 MOST_IDS = 1_000_000  # that an option may name
 
 
 def parse_ids(text: str) -> list[int]:
-    """Returns series ids from "3,7" or "990-999" or both. Raises ValueError if it is no such list or names too many."""
+    """Returns series ids from "3,7" or "990-999" or both. Raises ValueError if it is not such a list, or names too many."""
     ids: list[int] = []
     for part in text.split(","):
         first, dash, last = part.partition("-")
@@ -34,27 +38,20 @@ def parse_ids(text: str) -> list[int]:
     return ids
 
 
-@dataclass(frozen=True)
-class NumberType:
-    """Reads a number within bounds, or if `several` a tuple of them separated by commas. Raises ValueError otherwise."""
+def read_number(kind: type, allowed: Between, text: str) -> Any:
+    """Returns a number within bounds. Raises ValueError if the text is not one."""
+    try:
+        value = kind(text)
+    except ValueError:
+        value = None
+    if value is None or not allowed.holds(value):
+        raise ValueError(f"{printable(repr(text), 80)} is not {allowed.words(kind)}")
+    return value
 
-    kind: type
-    allowed: Between
-    several: bool = False
 
-    def __call__(self, text: str) -> Any:
-        """Returns the number or the tuple."""
-        return tuple(map(self.one, text.split(","))) if self.several else self.one(text)
-
-    def one(self, text: str) -> Any:
-        """Returns one number."""
-        try:
-            value = self.kind(text)
-        except ValueError:
-            value = None
-        if value is None or not self.allowed.holds(value):
-            raise ValueError(f"{printable(repr(text), 80)} is not {self.allowed.words(self.kind)}")
-        return value
+def read_numbers(kind: type, allowed: Between, text: str) -> tuple[Any, ...]:
+    """Returns numbers within bounds that commas separate. Raises ValueError if one of them is not."""
+    return tuple(read_number(kind, allowed, one) for one in text.split(","))
 
 
 def given(options: Any = None, **settings: Any) -> dict[str, Any]:
@@ -66,9 +63,7 @@ def given(options: Any = None, **settings: Any) -> dict[str, Any]:
 def read_by(read: Callable[[str], Any], help: str | None = None, metavar: str | None = None) -> Parameter:
     """Returns the annotation of an option whose text `read` turns into its value; `read` raises ValueError."""
     convert = functools.partial(_converted, read)
-    return Parameter(
-        converter=convert, n_tokens=1, **given(help=help, metavar=metavar)
-    )  # without help, the docstring says it
+    return Parameter(converter=convert, n_tokens=1, **given(help=help, metavar=metavar))  # help=None: the docstring says it
 
 
 def _converted(read: Callable[[str], Any], _: Any, tokens: Sequence[Token]) -> Any:
@@ -77,26 +72,26 @@ def _converted(read: Callable[[str], Any], _: Any, tokens: Sequence[Token]) -> A
 
 def whole(least: int = 1, most: int = AXIS) -> Parameter:
     """Returns the annotation of an option that is a whole number."""
-    return read_by(NumberType(int, Between(least, most)))
+    return number(int, Between(least, most))
 
 
-def number(kind: type, allowed: Between) -> Parameter:
+def number(kind: type, allowed: Between, help: str | None = None) -> Parameter:
     """Returns the annotation of an option that is a number."""
-    return read_by(NumberType(kind, allowed))
+    return read_by(functools.partial(read_number, kind, allowed), help)
 
 
-def numbers(kind: type, low: float, high: float) -> Parameter:
+def numbers(kind: type, allowed: Between, help: str | None = None) -> Parameter:
     """Returns the annotation of an option that is a list of numbers separated by commas."""
-    return read_by(NumberType(kind, Between(low, high), several=True))
+    return read_by(functools.partial(read_numbers, kind, allowed), help)
 
 
 def setting(cls: type, name: str, help: bool = False, several: bool = False) -> Parameter:
     """Returns the annotation of an option that is a number of a config, or `several` separated by commas, with its bounds
     and, if `help`, its words; without, the docstring of the verb says what it is.
     """
-    statement = statements(cls)[name]
-    assert isinstance(statement.allowed, Between)
-    return read_by(NumberType(statement.kind, statement.allowed, several), statement.words if help else None)
+    one = statements(cls)[name]
+    assert isinstance(one.allowed, Between)
+    return (numbers if several else number)(one.kind, one.allowed, one.words if help else None)
 
 
 Ids = Annotated[list[int] | None, read_by(parse_ids, metavar="IDS")]
@@ -105,12 +100,70 @@ ConfigOrNone = Annotated[Path | None, read_by(find_config)]
 Settings = Annotated[
     tuple[str, ...], Parameter(name="--set", metavar="A.B=C", help="override one setting, A.B=C; may be repeated")
 ]
-Context = Annotated[int | None, setting(EvaluateConfig, "context", help=True)]
-Horizon = Annotated[int | None, setting(EvaluateConfig, "horizon", help=True)]
-Samples = Annotated[int | None, setting(EvaluateConfig, "samples", help=True)]
-Seed = Annotated[int | None, setting(EvaluateConfig, "seed", help=True)]
-Temperature = Annotated[float | None, setting(SamplingConfig, "temperature", help=True)]
-TopK = Annotated[int | None, setting(SamplingConfig, "top_k", help=True)]
-TopP = Annotated[float | None, setting(SamplingConfig, "top_p", help=True)]
-RepetitionPenalty = Annotated[float | None, setting(SamplingConfig, "repetition_penalty", help=True)]
 Backend = Literal["cpu", "cuda"]
+
+
+# ------------------------------------------------------------- of verbs that ask a model
+
+
+@Parameter(name="*", group=Group("Of the forecasts; the run's own settings if not given", sort_key=1))
+@dataclass(frozen=True)
+class Protocol:
+    """Options that say what is forecast."""
+
+    context: Annotated[int | None, setting(EvaluateConfig, "context", help=True)] = None
+    horizon: Annotated[int | None, setting(EvaluateConfig, "horizon", help=True)] = None
+    samples: Annotated[int | None, setting(EvaluateConfig, "samples", help=True)] = None
+    seed: Annotated[int | None, setting(EvaluateConfig, "seed", help=True)] = None
+
+
+@Parameter(name="*", group=Group("Of sampling", sort_key=2))
+@dataclass(frozen=True)
+class Drawn:
+    """Options that say how a text is drawn."""
+
+    temperature: Annotated[float | None, setting(SamplingConfig, "temperature", help=True)] = None
+    top_k: Annotated[int | None, setting(SamplingConfig, "top_k", help=True)] = None
+    top_p: Annotated[float | None, setting(SamplingConfig, "top_p", help=True)] = None
+    repetition_penalty: Annotated[float | None, setting(SamplingConfig, "repetition_penalty", help=True)] = None
+
+
+@Parameter(name="*", group=Group("Of sampling; the run's own settings if not given", sort_key=2))
+@dataclass(frozen=True)
+class Sampling(Drawn):
+    """Options that say how forecasts are drawn."""
+
+    no_grammar: Annotated[bool, Parameter(help="do not mask the logits by the number grammar")] = False
+
+
+@Parameter(name="*", group=Group("Of a bare model", sort_key=3))
+@dataclass(frozen=True)
+class Bare:
+    """Options of a model that is not a run."""
+
+    adapter: Annotated[Path | None, Parameter(help="folder of an adapter in PEFT's format, laid over the model")] = None
+    scale: Annotated[Scale | None, Parameter(help="scale of the text; the adapter's, or context, if not given")] = None
+    decimals: Annotated[int | None, setting(CodecConfig, "decimals", help=True)] = None
+    dtype: Annotated[Dtype, Parameter(help="type of the weights")] = "float32"
+    revision: Annotated[str, Parameter(help="commit, tag or branch of a hub id")] = ""
+
+
+def asked(
+    subject: str,
+    data: Path | None,
+    series: Sequence[int] | None,
+    most: int | None = None,
+    *,
+    protocol: Protocol | None = None,
+    sampling: Sampling | None = None,
+    bare: Bare | None = None,
+    **more: Any,
+) -> Asked:
+    """Returns what a library function takes for these options; `more` are settings of the protocol that a verb adds."""
+    from jaxlv.studies import subjects
+
+    drawn = given(sampling)
+    if drawn.pop("no_grammar", False):
+        drawn["grammar"] = False
+    how = subjects.Bare(**given(bare))
+    return subjects.Asked(subject, data, series, most, given(protocol, **more), drawn, how, CALL.purpose)

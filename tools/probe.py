@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 from jaxlv.config import EvaluateConfig
-from jaxlv.tools.asked import Drawn
-from jaxlv.tools.console import CALL, Progress, Result, say, start, verb
-from jaxlv.tools.options import Settings, given, setting, whole
+from jaxlv.tools.console import CALL, Progress, Result, made, say, verb
+from jaxlv.tools.options import Drawn, Settings, given, setting, whole
 
 
 def probe(
@@ -32,65 +31,38 @@ def probe(
         jaxlv probe RUN --out DIR
         jaxlv probe MODEL --prompts questions.jsonl --text essay.txt --temperature 0.7 --seed 1
 
-    A run gives tuned and untuned answers side by side; MODEL is a Hugging Face folder or a hub id. Its base must have a
-    language tokenizer with a chat template, as Qwen2.5 has and the embedded base has not. Prompts are five, or those of a
-    file: one a line, or .jsonl with {"prompt": ..., "expected": ...} a line, where what is expected is a text that must
-    stand in the answer, or a regular expression between slashes. Answers are greedy, without a repetition penalty, unless
-    options say otherwise.
+    A run gives tuned and untuned answers side by side; MODEL is a Hugging Face folder or a hub id. The base needs a language
+    tokenizer with a chat template: Qwen2.5 has one, the embedded base does not. Five prompts are built in; a file has one a
+    line or, as .jsonl, {"prompt": ..., "expected": ...} a line. What is expected is a text that the answer must contain, or
+    a regular expression between slashes. Answers are greedy, without a repetition penalty, unless options say otherwise.
 
-    --text adds the perplexity of a file. DIR gets probe.json, probe.csv and report.html; without --out answers are only
-    shown. If the run has a budget, all of it is paid from there. --set takes sampling.*, and model.dtype and model.attention
-    of a bare model.
+    --text adds the perplexity of a file. DIR gets probe.json, probe.csv and report.html; without --out the answers are only
+    shown. If the run has a budget, it pays for everything. --set takes sampling.*, and model.dtype and model.attention of a
+    bare model.
 
-    Parameters
-    ----------
-    run_or_model
-        run folder, model folder, or hub id
-    prompts
-        file of prompts; the five of the report of Mao if not given
-    max_new_tokens
-        of an answer
-    generation_defaults
-        sample as the model's own generation_config.json says
-    seed
-        of sampled answers
-    text
-        text file (UTF-8) whose perplexity is measured
-    window
-        tokens of a window of the text
-    stride
-        tokens from window to window; half a window if not given
-    batch
-        prompts, or windows, computed together
-    out
-        folder for probe.json, probe.csv and report.html
+    Args:
+        run_or_model: run folder, model folder, or hub id
+        prompts: file of prompts; the five of the report of Mao if not given
+        max_new_tokens: most tokens of an answer
+        generation_defaults: sample as the model's own generation_config.json says
+        seed: seed of sampled answers
+        text: text file (UTF-8) whose perplexity is measured
+        window: tokens of a window of the text
+        stride: tokens from window to window; half a window if not given
+        batch: prompts, or windows, computed together
+        out: folder for probe.json, probe.csv and report.html
     """
     from jaxlv.report import probe as report
     from jaxlv.studies import probe as study
 
-    asked = study.Questions(
-        run_or_model,
-        prompts,
-        max_new_tokens,
-        given(sampling),
-        generation_defaults,
-        set,
-        seed,
-        text,
-        window,
-        stride or 0,
-        batch,
-    )
+    how = (max_new_tokens, given(sampling), generation_defaults, set, seed)
+    asked = study.Questions(run_or_model, prompts, *how, text, window, stride or 0, batch)
     result = study.probe(asked, out, purpose=CALL.purpose, begin=Progress, say=say)
     listing = f"\n{report.format_answers(result)}\n\n{report.summary(result)}"
     if not out:
         return Result(listing, {"result": result.tree()})
-    answers, table, page = (str(out / name) for name in (study.RESULT, study.TABLE, study.REPORT))
-    made = {"folder": str(out), "answers": answers, "table": table, "report": page}
-    return Result(f"{listing}\nanswers: {answers}, {table}\nreport:  {page}", {**made, "result": result.tree()})
+    files = {"answers": study.RESULT, "table": study.TABLE, "report": study.REPORT}
+    return made(out, [listing], {"result": result.tree()}, **files)
 
 
 app = verb(probe)
-
-if __name__ == "__main__":
-    start(app)

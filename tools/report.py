@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jaxlv.tools.console import Result, start, verb
+from jaxlv.tools.console import Result, verb
 
 
 def report(folders: tuple[Path, ...], /, *, data: Path | None = None, out: Path | None = None) -> Result:
@@ -18,14 +18,10 @@ def report(folders: tuple[Path, ...], /, *, data: Path | None = None, out: Path 
         jaxlv report runs/demo
         jaxlv report runs/a runs/b sweeps/rank --out compared.html
 
-    Parameters
-    ----------
-    folders
-        what verbs wrote: a run, a sweep, ...
-    data
-        series file of the forecasts; the run's own, if it is still there, if not given
-    out
-        the page; DIR/report.html if not given, and of several folders report.html where you are
+    Args:
+        folders: what verbs wrote: a run, a sweep, ...
+        data: series file of the forecasts; the run's own, if it is still there, if not given
+        out: the page; DIR/report.html if not given, and of several folders report.html where you are
     """
     from jaxlv.studies import pages
 
@@ -34,6 +30,3 @@ def report(folders: tuple[Path, ...], /, *, data: Path | None = None, out: Path 
 
 
 app = verb(report)
-
-if __name__ == "__main__":
-    start(app)

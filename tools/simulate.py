@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from jaxlv.config import DataConfig
 from jaxlv.settings import Between
-from jaxlv.tools.console import Result, start, verb
+from jaxlv.tools.console import Result, verb
 from jaxlv.tools.options import given, number, setting, whole
 
 
@@ -26,22 +26,14 @@ def simulate(
 
         jaxlv simulate --preset course --series 1000 --seed 0 --out series.h5
 
-    Parameters
-    ----------
-    out
-        file to write (.h5); it must not exist
-    preset
-        system and ranges of its parameters
-    series
-        how many
-    steps
-        time steps per series; the preset's if not given
-    stop
-        last time; the preset's if not given
-    noise
-        standard deviation of log-normal observation noise; the preset's if not given
-    seed
-        of the parameters that are drawn
+    Args:
+        out: file to write (.h5); it must not exist
+        preset: system and ranges of its parameters
+        series: number of series
+        steps: time steps per series; the preset's if not given
+        stop: last time; the preset's if not given
+        noise: standard deviation of log-normal observation noise; the preset's if not given
+        seed: seed of the parameters that are drawn
     """
     from jaxlv.data import dynamics
     from jaxlv.data import series as files
@@ -56,6 +48,3 @@ def simulate(
 
 
 app = verb(simulate)
-
-if __name__ == "__main__":
-    start(app)

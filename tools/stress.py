@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from jaxlv.tools.asked import Protocol, asked
-from jaxlv.tools.console import Progress, Result, start, verb
-from jaxlv.tools.options import Ids, whole
+from jaxlv.tools.console import Progress, Result, made, verb
+from jaxlv.tools.options import Ids, Protocol, asked, whole
 
 GROUPS = "noise,missing steps,context,origin,amplitude,regime,simulated"
 
@@ -29,35 +28,23 @@ def stress(
         jaxlv stress embedded --data FILE --groups noise,context --max-series 16 --samples 4 --out DIR
 
     The series are the run's test series, as `jaxlv evaluate` takes them, or simulated ones. On two cores all groups take
-    about half an hour. DIR is written at the end, as a whole: if it is interrupted, it begins anew. Eight samples are drawn
-    if --samples is not given.
+    about half an hour. DIR is written at the end, as a whole: if interrupted, it begins anew. Eight samples are drawn if
+    --samples is not given.
 
-    Parameters
-    ----------
-    run_or_model
-        run folder, model folder, hub id, or embedded
-    out
-        folder for stress.json (every row of every condition, and its series) and report.html
-    data
-        series file; the run's own if not given, simulated for a bare model
-    series
-        ids such as 3,7 or 850-999; the test series if not given
-    max_series
-        at most so many of them, of each regime
-    groups
-        some of them, separated by commas
+    Args:
+        run_or_model: run folder, model folder, hub id, or embedded
+        out: folder for stress.json (every row of every condition, and its series) and report.html
+        data: series file; the run's own if not given, simulated for a bare model
+        series: ids such as 3,7 or 850-999; the test series if not given
+        max_series: at most so many of them, of each regime
+        groups: some of them, separated by commas
     """
     from jaxlv.report import stress as page
     from jaxlv.studies import stress as study
 
     names = [name.strip() for name in groups.split(",")]
     result = study.stress(asked(run_or_model, data, series, max_series, protocol=protocol), out, names, Progress)
-    files = {"figures": str(out / study.RESULT), "report": str(out / study.REPORT)}
-    text = f"{page.format_tables(result)}\nfigures: {files['figures']}\nreport:  {files['report']}"
-    return Result(text, {"folder": str(out), **files, "result": result.tree()})
+    return made(out, [page.format_tables(result)], {"result": result.tree()}, figures=study.RESULT, report=study.REPORT)
 
 
 app = verb(stress)
-
-if __name__ == "__main__":
-    start(app)

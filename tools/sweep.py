@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from jaxlv.config import RunConfig, build_config, override, read_tree, sections
-from jaxlv.errors import JaxlvError
 from jaxlv.settings import MOST_RUNS
-from jaxlv.tools.console import Progress, Result, say, start, verb
+from jaxlv.tools.console import REPORT, Progress, Result, made, say, verb
 from jaxlv.tools.options import Config, Settings, whole
-
-if TYPE_CHECKING:
-    from jaxlv.runs.search import Range
-    from jaxlv.studies.sweeping import Grid, Search
 
 Runs = Annotated[int, whole(1, MOST_RUNS)]
 
@@ -45,88 +38,37 @@ def sweep(
     settings (extra `search`), and with --storage several machines share one study, each with a DIR of its own. DIR gets a
     run folder for each under runs/, sweep.json, sweep.csv and report.html; a ledger for all if the config has a budget.
 
-    Parameters
-    ----------
-    config
-        TOML file, or the name of a config that comes with jaxlv; its section [grid], if any, names values to go through
-    out
-        folder of the runs and the comparison
-    grid
-        values of a setting, A.B=V,V,...; may be repeated
-    search
-        a range, or values, to draw from, A.B=LOW..HIGH or A.B=LOW..HIGH:log; may be repeated
-    trials
-        runs of a search
-    together
-        runs of a search that are drawn at once
-    storage
-        of an Optuna study that several machines share, such as sqlite:///study.db
-    study
-        name of the study in the storage
-    choose
-        what is best; as train.select says if not given
-    at_once
-        runs computed side by side; 0: as many as the memory holds
-    resume
-        go on in DIR: finished runs are kept
+    Args:
+        config: TOML file, or the name of a config that comes with jaxlv; a section [grid] in it names values to go through
+        out: folder of the runs and the comparison
+        grid: values of a setting, A.B=V,V,...; may be repeated
+        search: a range, or values, to draw from, A.B=LOW..HIGH or A.B=LOW..HIGH:log; may be repeated
+        trials: number of runs of a search
+        together: runs of a search that are drawn at once
+        storage: storage of an Optuna study that several machines share, such as sqlite:///study.db
+        study: name of the study in the storage
+        choose: what the best run is chosen by; as train.select says if not given
+        at_once: runs computed side by side; 0: as many as the memory holds
+        resume: go on in DIR: finished runs are kept
     """
     from jaxlv.report.sweeps import format_runs
     from jaxlv.results.sweeps import RULES, rule_words
     from jaxlv.runs import billing
+    from jaxlv.runs.search import Range, values_of
     from jaxlv.runs.sweep import RESULT
     from jaxlv.studies import sweeping
 
-    rest, axes, stage = sections(override(read_tree(config), set), config)
-    settings = build_config(RunConfig, rest, where=config)
-    ranges = [parse_range(text) for text in search]
-    axes = {**({} if ranges else axes), **dict(parse_values(text) for text in grid)}
-    if bool(axes) == bool(ranges):
-        found = f"{axes} and {ranges}"
-        raise JaxlvError("a grid or a search, not both and not neither", where="--grid, --search", found=found)
-    plan: Grid | Search = sweeping.Search(ranges, trials, together, storage, study)
-    asked = sweeping.Request(settings, config.name, sweeping.Grid(axes, stage.skip) if axes else plan, choose, at_once)
+    ranges = [Range.of(text) for text in search]
+    drawn = sweeping.Search(ranges, trials, together, storage, study) if ranges else None
+    axes = dict(values_of(text, "--grid") for text in grid)
+    asked = sweeping.asked_for(config, set, axes, drawn, choose, at_once)
     result = sweeping.run_sweep(asked, out, resume=resume, begin=Progress, say=say)
     lines = [
         format_runs(result.runs, result.best),
         f"best by {rule_words(result.rule)}: {result.best} ({RULES[result.rule].of(result.chosen):.4g})",
-        billing.repeats_of(settings, out),
-        f"figures: {out / RESULT}\nreport:  {out / 'report.html'}",
+        billing.repeats_of(asked.config, out),
     ]
-    return Result("\n".join(filter(None, lines)), {"folder": str(out), **result.tree()})
-
-
-def parse_values(text: str) -> tuple[str, list[Any]]:
-    """Returns ("lora.rank", [2, 4, 8]) of "lora.rank=2,4,8"; values are TOML, bare words strings."""
-    name, separator, values = text.partition("=")
-    if not separator or "." not in name or not values.strip():
-        raise JaxlvError("not a list of values", where=f"--grid {text}", expected="section.key=value,value,...")
-    try:
-        return name.strip(), tomllib.loads(f"values = [{values}]")["values"]
-    except (ValueError, RecursionError):
-        return name.strip(), [value.strip() for value in values.split(",")]
-
-
-def parse_range(text: str) -> Range:
-    """Returns a range of "optimizer.learning_rate=1e-5..1e-3:log", or values of "lora.rank=2,4,8"."""
-    from jaxlv.runs.search import Range
-
-    name, _, rest = text.partition("=")
-    ends, _, scale = rest.partition(":")
-    low, dots, high = ends.partition("..")
-    if not dots:
-        name, values = parse_values(text)
-        return Range(name, values=tuple(tuple(v) if isinstance(v, list) else v for v in values))
-    try:
-        first, last = (tomllib.loads(f"value = {end}")["value"] for end in (low, high))
-        if scale not in ("", "log") or not all(isinstance(end, (int, float)) for end in (first, last)):
-            raise ValueError
-    except (ValueError, RecursionError):
-        expected = "section.key=low..high or low..high:log"
-        raise JaxlvError("not a range", where=f"--search {text}", expected=expected) from None
-    return Range(name.strip(), first, last, scale == "log")
+    return made(out, lines, result.tree(), figures=RESULT, report=REPORT)
 
 
 app = verb(sweep)
-
-if __name__ == "__main__":
-    start(app)

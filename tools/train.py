@@ -4,28 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jaxlv.tools.console import Progress, Result, say, start, verb
+from jaxlv.tools.console import Progress, Result, say, verb
 from jaxlv.tools.options import Config, Settings
 
 
 def train(
     config: Config, /, *, out: Path, set: Settings = (), init_adapter: Path | None = None, resume: bool = False
 ) -> Result:
-    """Tune a model by LoRA as a config says; the run folder holds everything that comes of it.
+    """Tune a model by LoRA as a config says; the run folder holds all results.
 
         jaxlv train demo --out runs/mine --set train.steps=500 --set lora.rank=8
         jaxlv train demo --out runs/mine --resume
 
-    Parameters
-    ----------
-    config
-        TOML file, or the name of a config that comes with jaxlv (`jaxlv configs`); missing keys have their defaults
-    out
-        run folder
-    init_adapter
-        folder of an adapter in PEFT's format to begin from, with its rank, alpha, targets and head
-    resume
-        go on from the run's newest checkpoint
+    Args:
+        config: TOML file, or the name of a config that comes with jaxlv (`jaxlv configs`); missing keys have their defaults
+        out: run folder
+        init_adapter: folder of an adapter in PEFT's format to begin from, with its rank, alpha, targets and head
+        resume: go on from the run's newest checkpoint
     """
     from jaxlv.config import load_config
     from jaxlv.runs import run, sources
@@ -42,6 +37,3 @@ def train(
 
 
 app = verb(train)
-
-if __name__ == "__main__":
-    start(app)

@@ -1,17 +1,15 @@
-"""What one set of forecasts tells of a run: growth of errors, their distribution, series by series, the scale's ceiling.
+"""What one set of forecasts tells about a run: how errors grow and spread, series by series, and at the top of the scale.
 
-Each analysis gives a plain dictionary as json holds it, with its units and definitions; errors are in raw units. All of
-them read the same `Drawn`, so that forecasts are made once. `round_trip` is of the text format alone.
+Errors are in raw units. All analyses read the same `Drawn`, so that forecasts are made once; only
+`round_trip`, which checks the text format, needs none.
 
 Axes: N series, S samples, C context steps, H steps ahead, T time steps, V variables.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,11 +22,25 @@ from jaxlv.forecasting.baselines import baselines_for
 from jaxlv.forecasting.evaluate import truth_of
 from jaxlv.forecasting.forecaster import Forecast, Forecaster
 from jaxlv.forecasting.request import Request
-from jaxlv.results.record import plain
+from jaxlv.results.analyses import (
+    Ceiling,
+    Errors,
+    Extremes,
+    Growth,
+    MethodErrors,
+    MethodGrowth,
+    MethodSeries,
+    Peak,
+    Picked,
+    ReadBack,
+    RoundTrip,
+    SeriesErrors,
+    SignedErrors,
+)
+from jaxlv.results.anatomy import Curve, Spread
 from jaxlv.text.codec import TOP, Codec
 from jaxlv.text.tokens import Alphabet
 
-Tree = dict[str, Any]
 EDGE = 5  # first and last steps whose errors are compared
 NEAR_TOP = 0.02  # share of the scale's top within which a peak counts as at the top
 
@@ -55,15 +67,19 @@ def draw(
     config: EvaluateConfig,
     on_batch: Callable[[str, int], None] = lambda name, done: None,
 ) -> Drawn:
-    """The forecasts of each forecaster and baseline under a protocol; `on_batch(name, series done)`."""
+    """Returns the forecasts of each forecaster and baseline under a protocol.
+
+    Calls `on_batch(name, done)` with the number of series that a forecaster has finished. Raises JaxlvError if the series
+    are too short for context and horizon.
+    """
     context_NCV, truth_NHV = truth_of(series, config.context, config.horizon)
     forecasts = {}
     for name, forecaster in forecasters.items():
 
-        def hear(done: int, name: str = name) -> None:
+        def report(done: int, name: str = name) -> None:
             on_batch(name, done)
 
-        forecasts[name] = forecaster(series, Request.of(config), on_batch=hear)
+        forecasts[name] = forecaster(series, Request.of(config), on_batch=report)
     points = {name: forecast.median() for name, forecast in forecasts.items()}
     for name, baseline in baselines_for(series).items():
         points[name] = baseline(context_NCV, config.horizon)
@@ -73,37 +89,29 @@ def draw(
 # --------------------------------------------------------------------------------------------- the text format
 
 
-def round_trip(series: SeriesSet, codec: Codec, alphabet: Alphabet, context: int, shown: int) -> Tree:
-    """Series -> text -> ids -> text -> values under each head-room: absolute differences beside half a unit of the text.
-
-    Of the series `shown` every step; of all of them the largest. The scale is fitted on the first `context` steps.
+def round_trip(series: SeriesSet, codec: Codec, alphabet: Alphabet, context: int, shown: int) -> RoundTrip:
+    """Writes series as text and token ids under each head-room, reads them back, and returns the absolute differences beside
+    half a unit of the text: every step of the series `shown`, and the largest of all series. The scale is fitted on the
+    first `context` steps. Raises JaxlvError if `shown` is not among the series or a text does not come back.
     """
     if shown not in series.ids_N:
         raise JaxlvError("unknown series", where="round trip", expected="one of the series given", found=shown)
     row = series.ids_N.tolist().index(shown)
-    variants = [_read_back(series, one, alphabet, context, row) for one in codec.variants]
-    return plain(
-        {
-            "units": {"difference, half_unit, greatest, mean": "raw units", "ratio": "halves of a unit of the last decimal"},
-            "definitions": {
-                "difference": "|value read back - value| of each step and variable",
-                "half_unit": "half of the last decimal in raw units: scale * 10^-decimals / 2, which rounding cannot exceed",
-                "ratio": "difference / half_unit, over the series shown or over all",
-            },
-            "series": shown,
-            "all_series": len(series),
-            "variables": series.variables,
-            "decimals": codec.decimals,
-            "scale": codec.scale,
-            "context": context,
-            "within": all(variant["greatest_ratio_of_all"] <= 1 + 1e-6 for variant in variants),
-            "variants": variants,
-        }
+    variants = tuple(_read_back(series, one, alphabet, context, row) for one in codec.variants)
+    return RoundTrip(
+        series=shown,
+        all_series=len(series),
+        variables=series.variables,
+        decimals=codec.decimals,
+        scale=codec.scale,
+        context=context,
+        within=all((one.greatest_ratio_of_all or 0) <= 1 + 1e-6 for one in variants),
+        variants=variants,
     )
 
 
-def _read_back(series: SeriesSet, codec: Codec, alphabet: Alphabet, context: int, row: int) -> Tree:
-    """The round trip under one scale; steps, text and ids are those of the series in that row."""
+def _read_back(series: SeriesSet, codec: Codec, alphabet: Alphabet, context: int, row: int) -> ReadBack:
+    """Returns the differences under one scale; steps, text and ids are those of the series in that row."""
     texts, differences, halves = [], [], []
     for i, values_TV in zip(series.ids_N, series.values_NTV, strict=True):
         alpha_V = codec.fit(values_TV[:context], values_TV, f"series {i}")
@@ -116,52 +124,54 @@ def _read_back(series: SeriesSet, codec: Codec, alphabet: Alphabet, context: int
         halves.append(0.5 * alpha_V * 10.0**-codec.decimals)
     difference_NTV, half_NV = np.array(differences), np.array(halves)
     ratio_NTV = difference_NTV / half_NV[:, None]
-    return {
-        "headroom": codec.headroom if codec.scale == "context" else None,
-        "text": texts[row][:40],
-        "ids": alphabet.encode(texts[row][:40]),
-        "tokens": len(texts[row]),
-        "half_unit": half_NV[row],
-        "difference": difference_NTV[row],
-        "greatest": difference_NTV[row].max(axis=0),
-        "mean": difference_NTV[row].mean(axis=0),
-        "greatest_ratio": ratio_NTV[row].max(axis=0),
-        "greatest_ratio_of_all": ratio_NTV.max(),
-        "mean_ratio_of_all": ratio_NTV.mean(),
-    }
+    return ReadBack(
+        headroom=codec.headroom if codec.scale == "context" else None,
+        text=texts[row][:40],
+        ids=alphabet.encode(texts[row][:40]).tolist(),
+        tokens=len(texts[row]),
+        half_unit=half_NV[row].tolist(),
+        difference=difference_NTV[row].tolist(),
+        greatest=difference_NTV[row].max(axis=0).tolist(),
+        mean=difference_NTV[row].mean(axis=0).tolist(),
+        greatest_ratio=ratio_NTV[row].max(axis=0).tolist(),
+        greatest_ratio_of_all=ratio_NTV.max(),
+        mean_ratio_of_all=ratio_NTV.mean(),
+    )
 
 
 # ------------------------------------------------------------------------------------------- errors by step
 
 
-def error_growth(drawn: Drawn) -> Tree:
-    """Absolute error by step ahead: mean, median and 10-90 % over series, each the mean over variables."""
+def error_growth(drawn: Drawn) -> Growth:
+    """Returns absolute errors by step ahead: mean, median and 10-90 % over series, each the mean over variables."""
     methods = {}
     for name, point_NHV in drawn.points.items():
         by_variable_NHV = np.abs(point_NHV - drawn.truth_NHV)
         error_NH = by_variable_NHV.mean(axis=2)
-        low_H, middle_H, high_H = np.quantile(error_NH, [0.1, 0.5, 0.9], axis=0)
-        means = by_variable_NHV.mean(axis=0)
+        low_H, middle_H, high_H = np.quantile(error_NH, [0.1, 0.5, 0.9], axis=0).tolist()
         first, last = error_NH[:, :EDGE].mean(), error_NH[:, -EDGE:].mean()
-        methods[name] = {
-            "mean": error_NH.mean(axis=0), "median": middle_H, "p10": low_H, "p90": high_H,
-            "mean_by_variable": dict(zip(drawn.series.variables, means.T, strict=True)),
-            "first": first, "last": last, "growth": last / first if first else math.nan,
-        }  # fmt: skip
-    return plain(
-        {
-            "units": {"mean, median, p10, p90, first, last": "raw units", "growth": "1"},
-            "definitions": {
-                "error": "|median of the samples - truth| (|forecast - truth| of a baseline), mean over variables",
-                "first, last": f"mean over series and the first, the last {EDGE} steps",
-                "growth": "last / first",
-            },
-            "step": np.arange(1, drawn.truth_NHV.shape[1] + 1),
-            "edge": EDGE,
-            "series": len(drawn.series),
-            "methods": methods,
-        }
-    )
+        methods[name] = MethodGrowth(
+            mean=error_NH.mean(axis=0).tolist(),
+            median=middle_H,
+            p10=low_H,
+            p90=high_H,
+            mean_by_variable=_by_variable(drawn, by_variable_NHV.mean(axis=0)),
+            first=first,
+            last=last,
+            growth=last / first if first else None,
+        )
+    definitions = {
+        "error": "|median of the samples - truth| (|forecast - truth| of a baseline), mean over variables",
+        "first, last": f"mean over series and the first, the last {EDGE} steps",
+        "growth": "last / first",
+    }
+    steps = tuple(range(1, drawn.truth_NHV.shape[1] + 1))
+    return Growth(step=steps, edge=EDGE, series=len(drawn.series), methods=methods, definitions=definitions)
+
+
+def _by_variable(drawn: Drawn, values_XV: np.ndarray) -> dict[str, Curve]:
+    """Returns columns by the names of their variables."""
+    return dict(zip(drawn.series.variables, values_XV.T.tolist(), strict=True))
 
 
 # -------------------------------------------------------------------------------------- distribution of errors
@@ -169,52 +179,40 @@ def error_growth(drawn: Drawn) -> Tree:
 PROBABILITIES = np.linspace(0, 1, 101)
 
 
-def error_distribution(drawn: Drawn, bins: int = 41) -> Tree:
-    """Signed and absolute errors over all series and steps: quantiles of every method, histograms of the models."""
-    methods, histograms = {}, {}
+def error_distribution(drawn: Drawn, bins: int = 41) -> Errors:
+    """Returns signed and absolute errors over all series and steps: quantiles of every method, histograms of the models."""
     signed = {name: point_NHV - drawn.truth_NHV for name, point_NHV in drawn.points.items()}
     reach = max(np.quantile(np.abs(signed[name]), 0.98) for name in drawn.forecasts) or 1.0
-    edges = np.linspace(-reach, reach, bins + 1)
-    for name, error_NHV in signed.items():
-        methods[name] = {
-            "absolute_quantiles": np.quantile(np.abs(error_NHV), PROBABILITIES),
-            "by_variable": {
-                variable: {
-                    "mean": error_NHV[..., v].mean(),
-                    "sd": error_NHV[..., v].std(),
-                    "share_above": (error_NHV[..., v] > 0).mean(),
-                    **{f"p{p:02d}": np.quantile(error_NHV[..., v], p / 100) for p in (5, 25, 50, 75, 95)},
-                }
-                for v, variable in enumerate(drawn.series.variables)
-            },
+    edges, variables = np.linspace(-reach, reach, bins + 1), drawn.series.variables
+    methods = {
+        name: MethodErrors(
+            np.quantile(np.abs(error_NHV), PROBABILITIES).tolist(),
+            {variable: _signed(error_NHV[..., v]) for v, variable in enumerate(variables)},
+        )
+        for name, error_NHV in signed.items()
+    }
+    histograms = {
+        name: {
+            variable: (np.histogram(signed[name][..., v], edges)[0] / signed[name][..., v].size).tolist()
+            for v, variable in enumerate(variables)
         }
-    for name in drawn.forecasts:
-        histograms[name] = {
-            variable: np.histogram(signed[name][..., v], edges)[0] / signed[name][..., v].size
-            for v, variable in enumerate(drawn.series.variables)
-        }
-    return plain(
-        {
-            "units": {"errors, edges": "raw units", "share_above, histograms": "share of all series and steps"},
-            "definitions": {
-                "signed": "median of the samples (or a baseline's forecast) - truth: above zero where it is too high",
-                "absolute_quantiles": "of |error| over series, steps and variables, at the probabilities given",
-                "edges": "of the histograms: they hold 98 % of the worst model's errors, what lies beyond is not shown",
-            },
-            "probabilities": PROBABILITIES,
-            "edges": edges,
-            "methods": methods,
-            "histograms": histograms,
-        }
-    )
+        for name in drawn.forecasts
+    }
+    return Errors(probabilities=PROBABILITIES.tolist(), edges=edges.tolist(), methods=methods, histograms=histograms)
+
+
+def _signed(error_NH: np.ndarray) -> SignedErrors:
+    """Returns mean, deviation, share above zero and quantiles of one variable's errors."""
+    points = {f"p{p:02d}": np.quantile(error_NH, p / 100) for p in (5, 25, 50, 75, 95)}
+    return SignedErrors(mean=error_NH.mean(), sd=error_NH.std(), share_above=(error_NH > 0).mean(), **points)
 
 
 # ------------------------------------------------------------------------------------------ series by series
 
 
-def series_errors(drawn: Drawn) -> Tree:
-    """Mean squared error of each series and variable and its log10, series in order of the larger of their variables'
-    errors, as in xu's figures 17 to 19; and the rank correlation of the first two variables' errors over series.
+def series_errors(drawn: Drawn) -> SeriesErrors:
+    """Returns the mean squared error of each series and variable and its log10, series in order of the larger of their
+    variables' errors, as in xu's figures 17 to 19; and the rank correlation of the first two variables' errors over series.
     """
     methods = {}
     for name, point_NHV in drawn.points.items():
@@ -222,27 +220,15 @@ def series_errors(drawn: Drawn) -> Tree:
         order_N = np.argsort(mse_NV.max(axis=1), kind="stable")
         with np.errstate(divide="ignore"):
             log_NV = np.log10(mse_NV)
-        methods[name] = {
-            "series": drawn.series.ids_N[order_N],
-            "mse": dict(zip(drawn.series.variables, mse_NV[order_N].T, strict=True)),
-            "log10_mse": dict(zip(drawn.series.variables, log_NV[order_N].T, strict=True)),
-            "median_log10_mse": dict(zip(drawn.series.variables, np.median(log_NV, axis=0), strict=True)),
-            "rank_correlation": _rank_correlation(mse_NV),
-            "share_first_larger": (mse_NV[:, 0] > mse_NV[:, 1]).mean() if mse_NV.shape[1] > 1 else None,
-        }
-    return plain(
-        {
-            "units": {"mse": "raw units²", "log10_mse": "log10 of raw units²", "rank_correlation": "1"},
-            "definitions": {
-                "mse": "mean over steps of the squared error of the median of the samples (or of a baseline)",
-                "order": "by the larger of the variables' errors, least first",
-                "rank_correlation": "Spearman's, of the first two variables' errors over series",
-                "share_first_larger": "share of series whose first variable has the larger error",
-            },
-            "variables": drawn.series.variables,
-            "methods": methods,
-        }
-    )
+        methods[name] = MethodSeries(
+            series=drawn.series.ids_N[order_N].tolist(),
+            mse=_by_variable(drawn, mse_NV[order_N]),
+            log10_mse=_by_variable(drawn, log_NV[order_N]),
+            median_log10_mse=dict(zip(drawn.series.variables, np.median(log_NV, axis=0).tolist(), strict=True)),
+            rank_correlation=_rank_correlation(mse_NV),
+            share_first_larger=(mse_NV[:, 0] > mse_NV[:, 1]).mean() if mse_NV.shape[1] > 1 else None,
+        )
+    return SeriesErrors(variables=drawn.series.variables, methods=methods)
 
 
 def _rank_correlation(mse_NV: np.ndarray) -> float | None:
@@ -251,9 +237,9 @@ def _rank_correlation(mse_NV: np.ndarray) -> float | None:
     return float(pd.DataFrame(mse_NV[:, :2]).rank().corr().iloc[0, 1])
 
 
-def extremes(drawn: Drawn) -> Tree:
-    """The best, the median and the worst series of the first model, by the larger of their variables' squared errors:
-    context, truth and samples of each in raw units, as a figure needs them.
+def extremes(drawn: Drawn) -> Extremes:
+    """Returns context, truth and samples of the best, the median and the worst series of the first model, by the larger of
+    their variables' squared errors.
     """
     forecast = drawn.forecasts[drawn.subject]
     worst_N = metrics.mse(drawn.points[drawn.subject], drawn.truth_NHV).max(axis=1)
@@ -262,39 +248,35 @@ def extremes(drawn: Drawn) -> Tree:
     picked: dict[int, str] = {}
     for word, row in picks.items():
         picked.setdefault(int(row), word)
-    time_C = drawn.series.time_T[: drawn.context]
-    return plain(
-        {
-            "units": {"context, truth, samples": "raw units", "time": "units of the data's time", "mse": "raw units²"},
-            "definitions": {"order": "by the larger of the variables' mean squared errors"},
-            "model": drawn.subject,
-            "variables": drawn.series.variables,
-            "of": len(drawn.series),
-            "picked": [
-                {
-                    "which": word,
-                    "series": drawn.series.ids_N[row],
-                    "mse": worst_N[row],
-                    "time": np.concatenate([time_C, forecast.time_H]),
-                    "context": drawn.series.values_NTV[row, : drawn.context],
-                    "truth": drawn.truth_NHV[row],
-                    "samples": forecast.samples_NSHV[row],
-                }
-                for row, word in picked.items()
-            ],
-        }
+    time = np.concatenate([drawn.series.time_T[: drawn.context], forecast.time_H]).tolist()
+    return Extremes(
+        model=drawn.subject,
+        variables=drawn.series.variables,
+        of=len(drawn.series),
+        picked=tuple(
+            Picked(
+                which=word,
+                series=int(drawn.series.ids_N[row]),
+                mse=worst_N[row],
+                time=time,
+                context=drawn.series.values_NTV[row, : drawn.context].tolist(),
+                truth=drawn.truth_NHV[row].tolist(),
+                samples=forecast.samples_NSHV[row].tolist(),
+            )
+            for row, word in picked.items()
+        ),
     )
 
 
 # ----------------------------------------------------------------------------------------------- the ceiling
 
 
-def ceiling(drawn: Drawn, forecaster: Forecaster, name: str) -> Tree:
-    """Are forecasts held below the top of the written scale? Of every future that exceeds its context's maximum, the peak
-    of each sample beside the true peak and beside the top of the scale that this sample was written in.
+def ceiling(drawn: Drawn, forecaster: Forecaster, name: str) -> Ceiling:
+    """Answers whether forecasts are held below the top of the written scale. For every future that exceeds its context's
+    maximum: the peak of each sample beside the true peak and beside the top of the scale that this sample was written in.
 
-    The top is TOP written units: of the rule `context` context maximum / (1 - head-room), and each head-room has its own.
-    The format itself goes on above it, with two digits before the point.
+    The top is TOP written units: by the rule `context` that is context maximum / (1 - head-room), and each head-room has its
+    own. The format itself goes on above it, with two digits before the point.
     """
     samples_NSHV = drawn.forecasts[name].filled()
     variants = forecaster.codec.variants[: samples_NSHV.shape[1]]
@@ -304,40 +286,38 @@ def ceiling(drawn: Drawn, forecaster: Forecaster, name: str) -> Tree:
     peak_NSV, true_NV = samples_NSHV.max(axis=2), drawn.truth_NHV.max(axis=1)
     context_NV = drawn.series.values_NTV[:, : drawn.context].max(axis=1)
     rises_NV = true_NV > context_NV
-    points = [
-        {
-            "series": drawn.series.ids_N[n],
-            "variable": drawn.series.variables[v],
-            "headroom": variants[r].headroom if forecaster.codec.scale == "context" else None,
-            "true_over_context": true_NV[n, v] / context_NV[n, v],
-            "true_over_top": true_NV[n, v] / tops_RNV[r, n, v],
-            "forecast_over_true": np.median(peak_NSV[n, variant_S == r, v]) / true_NV[n, v],
-        }
+    points = tuple(
+        Peak(
+            series=int(drawn.series.ids_N[n]),
+            variable=drawn.series.variables[v],
+            headroom=variants[r].headroom if forecaster.codec.scale == "context" else None,
+            true_over_context=true_NV[n, v] / context_NV[n, v],
+            true_over_top=true_NV[n, v] / tops_RNV[r, n, v],
+            forecast_over_true=np.median(peak_NSV[n, variant_S == r, v]) / true_NV[n, v],
+        )
         for n, v in np.argwhere(rises_NV)
         for r in range(len(variants))
-    ]
+    )
     ratio_NSV = peak_NSV / top_NSV
     beyond_NSV = true_NV[:, None] > top_NSV
-    return plain(
-        {
-            "units": {"ratios": "1"},
-            "definitions": {
-                "top": f"{TOP:g} written units, in raw units; of the rule context: context maximum / (1 - head-room)",
-                "points": "one for each future that exceeds its context's maximum and each scale: its true peak, and the "
-                "median over samples of the forecast peak",
-                "near_top": f"samples whose peak is within {100 * NEAR_TOP:g} % of the top of their scale",
-            },
-            "model": name,
-            "scale": forecaster.codec.scale,
-            "headrooms": [one.headroom for one in variants] if forecaster.codec.scale == "context" else None,
-            "futures": rises_NV.size,
-            "futures_above_context": int(rises_NV.sum()),
-            "samples": ratio_NSV.size,
-            "near_top": int((np.abs(ratio_NSV - 1) <= NEAR_TOP).sum()),
-            "above_top": int((ratio_NSV > 1).sum()),
-            "truth_above_top": int(beyond_NSV.sum()),
-            "followed": int((beyond_NSV & (ratio_NSV > 1)).sum()),
-            "median_forecast_over_true": np.median([p["forecast_over_true"] for p in points]) if points else None,
-            "points": points,
-        }
+    middle = Spread.of([one.forecast_over_true for one in points])
+    return Ceiling(
+        model=name,
+        scale=forecaster.codec.scale,
+        headrooms=tuple(one.headroom for one in variants) if forecaster.codec.scale == "context" else None,
+        futures=rises_NV.size,
+        futures_above_context=int(rises_NV.sum()),
+        samples=ratio_NSV.size,
+        near_top=int((np.abs(ratio_NSV - 1) <= NEAR_TOP).sum()),
+        above_top=int((ratio_NSV > 1).sum()),
+        truth_above_top=int(beyond_NSV.sum()),
+        followed=int((beyond_NSV & (ratio_NSV > 1)).sum()),
+        median_forecast_over_true=middle.median if middle else None,
+        points=points,
+        definitions={
+            "top": f"{TOP:g} written units, in raw units; of the rule context: context maximum / (1 - head-room)",
+            "points": "one for each future that exceeds its context's maximum and each scale: its true peak, and the "
+            "median over samples of the forecast peak",
+            "near_top": f"samples whose peak is within {100 * NEAR_TOP:g} % of the top of their scale",
+        },
     )

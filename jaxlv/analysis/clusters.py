@@ -1,4 +1,4 @@
-"""K-means over features of whole series, and how far its clusters agree with rules and with a report's four regimes.
+"""Clusters whole series by their features (K-means), and measures the agreement with rules and with a paper's regimes.
 
 Axes: N series, T time steps, V variables, F features, K clusters.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,10 +18,20 @@ from sklearn.metrics import adjusted_rand_score, silhouette_score
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from jaxlv.analysis.exploration import Cycles, Row
+from jaxlv.analysis.exploration import Cycles
 from jaxlv.data.series import SeriesSet
+from jaxlv.results.exploration import (
+    CLUSTERS,
+    Centre,
+    ClusterRules,
+    FeatureSet,
+    Regimes,
+    ReportedRegime,
+    SeedScore,
+    Silhouette,
+)
+from jaxlv.results.record import Record
 
-CLUSTERS = 4
 COUNTS = tuple(range(2, 9))  # numbers of clusters that are compared
 SEEDS = tuple(range(10))
 STARTS = 10  # of K-means; the best is kept
@@ -37,7 +46,7 @@ REPORTED: Mapping[str, tuple[str, float]] = MappingProxyType(
         "predator collapse": ("collapse", 0.012),
     }
 )
-"""The regimes that the report xu names: (the label of ours that means the same, the report's share)."""
+"""The regimes that the paper xu names: (our label that means the same, the paper's share)."""
 
 
 # ------------------------------------------------------------------------------------------------ features
@@ -57,7 +66,7 @@ FEATURES: Mapping[str, Feature] = MappingProxyType(
     {
         "period": Feature(
             "steps",
-            "mean distance of the prey's peaks; the length of the series where it has fewer than two",
+            "mean distance of the prey's peaks; the length of the series if it has fewer than two",
             "long period",
             "short period",
         ),
@@ -69,13 +78,13 @@ FEATURES: Mapping[str, Feature] = MappingProxyType(
         ),
         "correlation": Feature(
             "1",
-            "of prey and predator at the same step, a phase relation that every series has; 0 where one never changes",
+            "of prey and predator at the same step, a phase relation that every series has; 0 if one never changes",
             "in phase",
             "out of phase",
         ),
         "lag": Feature(
             "share of the period",
-            "of the predator's peaks behind the prey's; the median of the others where a series has none",
+            "of the predator's peaks behind the prey's; the median of the others if a series has no lag",
             "predator far behind",
             "predator close behind",
         ),
@@ -94,7 +103,7 @@ FEATURES: Mapping[str, Feature] = MappingProxyType(
         ),
     }
 )  # fmt: skip
-"""By name; "prey" is the first variable and "predator" the second."""
+"""The features by name; "prey" is the first variable and "predator" the second."""
 
 MAIN = "ours"
 NAMED = "as the report names"
@@ -115,11 +124,13 @@ FEATURE_SETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "amplitudes and ratio": ("prey amplitude", "predator amplitude", "ratio"),
     }
 )  # fmt: skip
-"""What K-means is given, by name; the first is the set that the regimes are drawn of."""
+"""The sets of features that K-means is given, by name; the regimes are those of the first."""
 
 
 def features(data: SeriesSet, found: Cycles) -> pd.DataFrame:
-    """A column for each of FEATURES, a row per series; no column for series of one variable, as most features relate two."""
+    """Returns a column for each of FEATURES and a row for each series; no column if there is only one variable, as most
+    features relate two.
+    """
     values_NTV = data.values_NTV
     _, T, V = values_NTV.shape
     if V < 2:
@@ -150,7 +161,7 @@ def _correlation(values_NTV: np.ndarray) -> np.ndarray:
 
 
 def _ratio(above_N: np.ndarray, below_N: np.ndarray) -> np.ndarray:
-    """The ratio, and where nothing is below the largest that there is (1 where there is none)."""
+    """Returns the ratio; if it would divide by zero, the largest of the others (1 without others)."""
     ratio_N = np.divide(above_N, below_N, out=np.full(len(above_N), np.nan), where=below_N > 0)
     return np.nan_to_num(ratio_N, nan=np.nanmax(ratio_N) if np.isfinite(ratio_N).any() else 1.0)
 
@@ -176,16 +187,16 @@ class Clusters:
 
     @property
     def centre_KF(self) -> np.ndarray:
-        """Means of the scaled features."""
+        """The means of the scaled features, by cluster."""
         return np.stack([self.scaled_NF[self.label_N == k].mean(axis=0) for k in range(self.label_N.max() + 1)])
 
     def typical(self, k: int) -> int:
-        """The row of the series that lies nearest to the centre of a cluster."""
+        """Returns the row of the series that lies nearest to the centre of a cluster."""
         rows = np.flatnonzero(self.label_N == k)
         return int(rows[np.argmin(((self.scaled_NF[rows] - self.centre_KF[k]) ** 2).sum(axis=1))])
 
     def look(self, k: int, most: int = 3) -> str:
-        """What sets a cluster apart, in words: the features whose mean is half a standard deviation or more off."""
+        """Says what sets a cluster apart: the features whose mean is half a standard deviation or more off."""
         centre_F = self.centre_KF[k]
         order = np.argsort(-np.abs(centre_F))[:most]
         words = [
@@ -197,7 +208,7 @@ class Clusters:
 
 
 def cluster(table: pd.DataFrame, names: Sequence[str], count: int = CLUSTERS, seed: int = 0) -> Clusters:
-    """K-means (scikit-learn, k-means++, the best of STARTS starts) of these columns, standardised."""
+    """Clusters these columns, standardised, by K-means (scikit-learn, k-means++, the best of STARTS starts)."""
     scaled_NF = StandardScaler().fit_transform(table[list(names)].to_numpy())
     return Clusters(tuple(names), scaled_NF, _labels(scaled_NF, count, seed))
 
@@ -210,14 +221,14 @@ def _labels(scaled_NF: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 
 def stability(found: Clusters, seeds: Sequence[int] = SEEDS[1:]) -> list[float]:
-    """Adjusted Rand index of the clusters with those of every other seed."""
+    """Returns the adjusted Rand index of the clusters with those of every other seed."""
     labels = [_labels(found.scaled_NF, CLUSTERS, seed) for seed in seeds]
     return [float(adjusted_rand_score(found.label_N, label_N)) for label_N in labels]
 
 
-def silhouettes(found: Clusters) -> list[Row]:
-    """Mean silhouette, from -1 to 1, of K-means with each number of clusters."""
-    return [{"clusters": k, "silhouette": _silhouette(found.scaled_NF, _labels(found.scaled_NF, k, 0))} for k in COUNTS]
+def silhouettes(found: Clusters) -> list[Silhouette]:
+    """Returns the mean silhouette, from -1 to 1, of K-means with each number of clusters."""
+    return [Silhouette(k, _silhouette(found.scaled_NF, _labels(found.scaled_NF, k, 0))) for k in COUNTS]
 
 
 def _silhouette(scaled_NF: np.ndarray, label_N: np.ndarray) -> float:
@@ -226,19 +237,19 @@ def _silhouette(scaled_NF: np.ndarray, label_N: np.ndarray) -> float:
 
 
 def plane(found: Clusters) -> tuple[np.ndarray, np.ndarray]:
-    """The scaled features in their first two principal components, (N, 2), and the shares of the variance that they hold."""
+    """Returns the scaled features in two principal components, (N, 2), and the shares of the variance that these hold."""
     reduced = PCA(2, svd_solver="full").fit(found.scaled_NF)
     return reduced.transform(found.scaled_NF), reduced.explained_variance_ratio_
 
 
 def contingency(found: Clusters, rule_N: np.ndarray) -> pd.DataFrame:
-    """Series of each cluster (rows, from 1) by the label that rules give them (columns, the most frequent first)."""
+    """Counts the series of each cluster (rows, from 1) by the label that rules give them (columns, most frequent first)."""
     table = pd.crosstab(pd.Series(found.label_N + 1, name="cluster"), pd.Series(rule_N, name="rule"))
     return table[table.sum().sort_values(ascending=False, kind="stable").index]
 
 
 def matches(found: Clusters, rule_N: np.ndarray) -> dict[str, tuple[int, float]]:
-    """For each of the report's regimes the cluster that stands for it, and their Jaccard index.
+    """Returns for each of the paper's regimes the cluster that stands for it, and their Jaccard index.
 
     The overlap is of a cluster with the series that bear the regime's label; the assignment, each cluster at most once, has
     the largest sum of them (Hungarian algorithm).
@@ -259,36 +270,34 @@ def _jaccard(one_N: np.ndarray, other_N: np.ndarray) -> float:
 # ------------------------------------------------------------------------------------------------ tables
 
 
-def regime_rows(found: Clusters, rule_N: np.ndarray) -> list[Row]:
-    """The report's regimes, their share there, by our rules, and in the cluster that stands for them."""
+def regime_rows(found: Clusters, rule_N: np.ndarray) -> list[ReportedRegime]:
+    """Returns the paper's regimes: their share there, by our rules, and in the cluster that stands for them."""
     matched = matches(found, rule_N)
     rows = []
     for name, (label, reported) in REPORTED.items():
-        k, overlap = matched.get(name, (None, np.nan))
-        rows.append(
-            {
-                "regime of the report": name, "reported share": reported, "share by rule": float((rule_N == label).mean()),
-                "cluster": None if k is None else k + 1, "share of the cluster": None if k is None else found.share_K[k],
-                "jaccard": overlap, "looks": "" if k is None else found.look(k),
-            }
-        )  # fmt: skip
+        by_rule = (rule_N == label).mean()
+        if name in matched:
+            k, overlap = matched[name]
+            rows.append(ReportedRegime(name, reported, by_rule, k + 1, found.share_K[k], overlap, found.look(k)))
+        else:
+            rows.append(ReportedRegime(name, reported, by_rule, looks=""))
     return rows
 
 
-def centre_rows(found: Clusters, table: pd.DataFrame) -> list[Row]:
-    """Per cluster: its size, the medians of its features in their units, and what sets it apart."""
+def centre_rows(found: Clusters, table: pd.DataFrame) -> list[Centre]:
+    """Returns for each cluster its size, the medians of its features in their units, and what sets it apart."""
     medians = table[list(found.names_F)].groupby(found.label_N).median()
-    return [
-        {
-            "cluster": k + 1, "series": int((found.label_N == k).sum()), "share": share, **medians.loc[k].to_dict(),
-            "looks": found.look(k),
-        }
-        for k, share in enumerate(found.share_K)
-    ]  # fmt: skip
+    size_K = np.bincount(found.label_N)
+    return [Centre(k + 1, size_K[k], share, dict(medians.loc[k]), found.look(k)) for k, share in enumerate(found.share_K)]
 
 
-def set_rows(table: pd.DataFrame, rule_N: np.ndarray) -> list[Row]:
-    """For every set of features: shares by size, distance to the report's, agreement with rules, stability, silhouette.
+def rule_rows(found: Clusters, rule_N: np.ndarray) -> list[ClusterRules]:
+    """Counts the series of each cluster by the label that rules give them."""
+    return [ClusterRules(k, dict(counts)) for k, counts in contingency(found, rule_N).iterrows()]
+
+
+def set_rows(table: pd.DataFrame, rule_N: np.ndarray) -> list[FeatureSet]:
+    """Measures every set of features: shares by size, distance to the paper's, agreement with rules, stability, silhouette.
 
     The distance is the sum of the absolute differences of the shares, both sorted by size: 0 is the same, 2 the most.
     """
@@ -297,36 +306,49 @@ def set_rows(table: pd.DataFrame, rule_N: np.ndarray) -> list[Row]:
     for name, names in FEATURE_SETS.items():
         found = cluster(table, names)
         share_K = np.pad(found.share_K, (0, CLUSTERS - len(found.share_K)))
-        rows.append(
-            {
-                "set": name, "features": ", ".join(names),
-                **{f"share {k + 1}": float(share) for k, share in enumerate(share_K)},
-                "distance to the report": float(np.abs(share_K - reported).sum()),
-                "rand index with rules": float(adjusted_rand_score(rule_N, found.label_N)),
-                "least rand index over 4 seeds": min(stability(found, SEEDS[1:5])),
-                "silhouette": _silhouette(found.scaled_NF, found.label_N),
-            }
-        )  # fmt: skip
+        row = FeatureSet(
+            name,
+            ", ".join(names),
+            **{f"share_{k + 1}": share for k, share in enumerate(share_K)},
+            distance=np.abs(share_K - reported).sum(),
+            rand_with_rules=adjusted_rand_score(rule_N, found.label_N),
+            least_rand=min(stability(found, SEEDS[1:5])),
+            silhouette=_silhouette(found.scaled_NF, found.label_N),
+        )
+        rows.append(row)
     return rows
 
 
-def explore(data: SeriesSet, found: Cycles, rule_N: np.ndarray) -> dict[str, Any] | None:
-    """The regimes in rows, and the clusters themselves; None for one variable, or too few different series."""
+@dataclass(frozen=True)
+class Found:
+    """The regimes of a set of series: features, clusters, what scores these, and the tables by their names."""
+
+    features: pd.DataFrame
+    main: Clusters
+    scores: Regimes
+    tables: Mapping[str, Sequence[Record]]
+
+
+def explore(data: SeriesSet, found: Cycles, rule_N: np.ndarray) -> Found | None:
+    """Returns the clusters and what is known about them; None if there is one variable, or too few different series."""
     table = features(data, found)
     if len(table.drop_duplicates()) < LEAST or table.empty:
         return None
     main = cluster(table, FEATURE_SETS[MAIN])
     seeds = stability(main)
-    return {
-        "table": table,
-        "main": main,
+    scores = Regimes(
+        silhouette=_silhouette(main.scaled_NF, main.label_N),
+        rand_with_rules=adjusted_rand_score(rule_N, main.label_N),
+        least_rand=min(seeds),
+        features=main.names_F,
+        words=tuple((name, one.unit, one.words) for name, one in FEATURES.items()),
+    )
+    tables: dict[str, Sequence[Record]] = {
         "regimes": regime_rows(main, rule_N),
         "centres": centre_rows(main, table),
-        "contingency": contingency(main, rule_N).reset_index().to_dict("records"),
-        "sets": set_rows(table, rule_N),
+        "contingency": rule_rows(main, rule_N),
+        "feature_sets": set_rows(table, rule_N),
         "silhouettes": silhouettes(main),
-        "stability": [{"seed": seed, "adjusted rand index": score} for seed, score in zip(SEEDS[1:], seeds, strict=True)],
-        "rand index with rules": float(adjusted_rand_score(rule_N, main.label_N)),
-        "least rand index over seeds": min(seeds),
-        "silhouette": _silhouette(main.scaled_NF, main.label_N),
+        "stability": list(map(SeedScore, SEEDS[1:], seeds)),
     }
+    return Found(table, main, scores, tables)

@@ -1,6 +1,4 @@
-"""What a set of series is like: quality of the file, ranges, cycles by peak detection, rest, first and last states.
-
-Every function gives plain rows, one dict per line of a table, with the unit in the key or in the column `unit`.
+"""Measures what a set of series is like: the file's quality, ranges, cycles by peak detection, rest, first and last states.
 
 Axes: N series, T time steps, V variables, P peaks of one series.
 """
@@ -20,10 +18,10 @@ from jaxlv.data.arrays import VARIABLES, as_float64, check_shape
 from jaxlv.data.readers import read
 from jaxlv.data.series import FAULTS, MEMORY_CAP, REST, SeriesSet, at_rest, check_time, digest, first_place
 from jaxlv.errors import JaxlvError
+from jaxlv.results.exploration import Check, Cycle, MeanStep, PeakCount, PeakRule, RestRule, Spread, State, Values
 from jaxlv.storage.door import is_there
 from jaxlv.storage.files import sha256
 
-Row = dict[str, Any]
 PERCENTILES = (50, 90, 95, 99, 99.7, 99.9)
 PROMINENCE = 0.05  # least height of a peak above the valleys beside it, as a share of the series' maximum
 PROMINENCES = (0.0, 0.01, 0.02, 0.05, 0.10)
@@ -34,7 +32,7 @@ DEFINITIONS = {
     " it (scipy's find_peaks); its place is the top of the parabola through its three values. A period is the mean distance"
     " of a series' neighbouring peaks, a lag the mean distance from a peak of the first variable to the second's next one"
     " before the first's next.",
-    "rest": f"A series is at rest where every variable's standard deviation over the last {WINDOW} steps is at most"
+    "rest": f"A series is at rest if every variable's standard deviation over the last {WINDOW} steps is at most"
     f" {100 * REST:g} % of its mean.",
     "regimes by rule": "collapse: a variable stays below 5 % of its maximum in the last steps; equilibrium: at rest;"
     " prey-dominant: two peaks of the first variable or more, whose mean is above 1.5 times the second's; oscillatory: two"
@@ -46,11 +44,11 @@ DEFINITIONS = {
 # ------------------------------------------------------------------------------------------------ quality
 
 
-def inspect(path: Any, *, memory_cap: int = MEMORY_CAP) -> list[Row]:
-    """Facts and checks of a file of series: `check`, `found`, `expected`, `ok` (None for a plain fact) and `first`.
+def inspect(path: Any, *, memory_cap: int = MEMORY_CAP) -> list[Check]:
+    """Returns facts about a file of series, and checks.
 
-    Reads what `series.load` refuses: values that are NaN, infinite or negative are counted and the first is placed, and a
-    check that cannot be made is the last row. JaxlvError only where there is no file.
+    Reads what `series.load` refuses: counts values that are NaN, infinite or negative, and places the first. A check that
+    cannot be made is the last row. Raises JaxlvError only if the file does not exist.
     """
     path = Path(path)
     try:
@@ -58,20 +56,20 @@ def inspect(path: Any, *, memory_cap: int = MEMORY_CAP) -> list[Row]:
     except JaxlvError as fault:
         if not is_there(path):
             raise
-        return [*_file_rows(path, memory_cap), _check("readable", f"no: {fault.what}", fault.expected or "", False)]
+        return [*_file_rows(path, memory_cap), Check("readable", f"no: {fault.what}", fault.expected or "", False)]
     return [*_file_rows(path, memory_cap), *_array_rows(arrays, path)]
 
 
-def failed(rows: Sequence[Row]) -> list[Row]:
-    """The checks that a file does not pass."""
-    return [row for row in rows if row["ok"] is False]
+def failed(rows: Sequence[Check]) -> list[Check]:
+    """Returns the checks that a file does not pass."""
+    return [row for row in rows if row.ok is False]
 
 
-def _check(name: str, found: Any, expected: str = "", ok: bool | None = None, first: str = "") -> Row:
-    return {"check": name, "found": found, "expected": expected, "ok": ok, "first": first}
+def _check(name: str, found: Any, expected: str | None = "", ok: bool | None = None, first: str = "") -> Check:
+    return Check(name, found, expected, ok, first)
 
 
-def _file_rows(path: Path, memory_cap: int) -> Iterator[Row]:
+def _file_rows(path: Path, memory_cap: int) -> Iterator[Check]:
     yield _check("file", path.name)
     yield _check("bytes", path.stat().st_size)
     try:
@@ -82,7 +80,7 @@ def _file_rows(path: Path, memory_cap: int) -> Iterator[Row]:
         yield _check("sha256", f"unknown: {fault.what}", fault.expected or "", ok=False)
 
 
-def _array_rows(arrays: dict[str, Any], path: Path) -> Iterator[Row]:
+def _array_rows(arrays: dict[str, Any], path: Path) -> Iterator[Check]:
     values, time, names = arrays["values"], arrays.get("time"), arrays.get("variables", VARIABLES)
     try:
         check_shape(values.shape, None if time is None else time.shape, len(names), path)
@@ -111,7 +109,7 @@ def _first(fault_NTV: np.ndarray, names: Sequence[str], ids_N: np.ndarray) -> st
     return first_place(fault_NTV, names, ids_N) if fault_NTV.any() else ""
 
 
-def _time_row(time_T: np.ndarray) -> Row:
+def _time_row(time_T: np.ndarray) -> Check:
     grid = f"{len(time_T)} steps of {(time_T[-1] - time_T[0]) / (len(time_T) - 1):.6g} from {time_T[0]:g} to {time_T[-1]:g}"
     try:
         check_time(time_T, "time")
@@ -120,7 +118,7 @@ def _time_row(time_T: np.ndarray) -> Row:
     return _check("time", grid, "equal steps, increasing", True)
 
 
-def _range_rows(values_NTV: np.ndarray, names: Sequence[str], ids_N: np.ndarray) -> Iterator[Row]:
+def _range_rows(values_NTV: np.ndarray, names: Sequence[str], ids_N: np.ndarray) -> Iterator[Check]:
     held_NTV = np.isfinite(values_NTV)
     if held_NTV.any():
         least, greatest = values_NTV.min(where=held_NTV, initial=np.inf), values_NTV.max(where=held_NTV, initial=-np.inf)
@@ -130,7 +128,7 @@ def _range_rows(values_NTV: np.ndarray, names: Sequence[str], ids_N: np.ndarray)
     yield _check("zeros", int(zero_NTV.sum()), "allowed; they have no logarithm", None, _first(zero_NTV, names, ids_N))
 
 
-def _repeat_rows(values_NTV: np.ndarray, names: Sequence[str], ids_N: np.ndarray) -> Iterator[Row]:
+def _repeat_rows(values_NTV: np.ndarray, names: Sequence[str], ids_N: np.ndarray) -> Iterator[Check]:
     seen: dict[bytes, int] = {}
     pairs = [(i, seen.setdefault(digest(values_TV), i)) for i, values_TV in zip(ids_N, values_NTV, strict=True)]
     twice = [(i, earlier) for i, earlier in pairs if i != earlier]
@@ -144,68 +142,54 @@ def _repeat_rows(values_NTV: np.ndarray, names: Sequence[str], ids_N: np.ndarray
 # ------------------------------------------------------------------------------------------- distributions
 
 
-def summary(values_N: np.ndarray) -> Row:
-    """Mean, standard deviation, extremes and 5/50/95 % points of the values that are no NaN, and their number."""
+def summary(values_N: np.ndarray) -> Spread:
+    """Returns number, mean, standard deviation, extremes and 5/50/95 % points of the values that are not NaN."""
     held_N = values_N[np.isfinite(values_N)]
-    names = ("mean", "sd", "min", "p5", "median", "p95", "max")
     if not len(held_N):
-        return {"series": 0, **dict.fromkeys(names, math.nan)}
+        return Spread(0)
     low, middle, high = np.percentile(held_N, (5, 50, 95))
-    figures = (held_N.mean(), held_N.std(), held_N.min(), low, middle, high, held_N.max())
-    return {"series": len(held_N), **{name: float(figure) for name, figure in zip(names, figures, strict=True)}}
+    return Spread(len(held_N), held_N.mean(), held_N.std(), held_N.min(), low, middle, high, held_N.max())
 
 
-def value_rows(data: SeriesSet) -> list[Row]:
-    """Ranges, means, standard deviations and percentiles of all values, and of each variable's, in raw units."""
+def value_rows(data: SeriesSet) -> list[Values]:
+    """Returns ranges, means, standard deviations and percentiles of all values, and of each variable's, in raw units."""
     parts = [("all", data.values_NTV), *((name, data.values_NTV[..., v]) for v, name in enumerate(data.variables))]
     return [
-        {
-            "values of": name,
-            "count": values.size,
-            "min": values.min(),
-            "max": values.max(),
-            "mean": values.mean(),
-            "sd": values.std(),
-            **{f"p{p:g}": figure for p, figure in zip(PERCENTILES, np.percentile(values, PERCENTILES), strict=True)},
-        }
+        Values(
+            name, values.size, values.min(), values.max(), values.mean(), values.std(), *np.percentile(values, PERCENTILES)
+        )
         for name, values in parts
     ]
 
 
-def mean_rows(data: SeriesSet) -> list[Row]:
-    """Per step and variable, over series, in raw units: mean, standard deviation, 10, 50 and 90 % points."""
+def mean_rows(data: SeriesSet) -> list[MeanStep]:
+    """Returns mean, standard deviation and 10, 50 and 90 % points over series, by step and variable, in raw units."""
     values_NTV = data.values_NTV
-    low_TV, middle_TV, high_TV = np.percentile(values_NTV, (10, 50, 90), axis=0)
-    mean_TV, sd_TV = values_NTV.mean(axis=0), values_NTV.std(axis=0)
+    ends_3TV = np.percentile(values_NTV, (10, 50, 90), axis=0)
+    figures_5TV = np.stack([values_NTV.mean(axis=0), values_NTV.std(axis=0), *ends_3TV])
     return [
-        {
-            "step": t, "time": time, "variable": name, "mean": mean_TV[t, v], "sd": sd_TV[t, v],
-            "p10": low_TV[t, v], "median": middle_TV[t, v], "p90": high_TV[t, v],
-        }
+        MeanStep(t, time, name, *figures_5TV[:, t, v])
         for v, name in enumerate(data.variables)
         for t, time in enumerate(data.time_T)
-    ]  # fmt: skip
+    ]
 
 
-def state_rows(data: SeriesSet) -> list[Row]:
-    """Distribution over series of each variable at the first and at the last step, in raw units."""
+def state_rows(data: SeriesSet) -> list[State]:
+    """Returns the distribution over series of each variable at the first and at the last step, in raw units."""
     return [
-        {"state": state, "variable": name, **summary(data.values_NTV[:, step, v])}
+        State(state=state, variable=name, **vars(summary(data.values_NTV[:, step, v])))
         for state, step in (("initial", 0), ("final", -1))
         for v, name in enumerate(data.variables)
     ]
 
 
-def rest_rows(values_NTV: np.ndarray, window: int = WINDOW) -> list[Row]:
-    """The number and share of series at rest in their last `window` steps, by the largest deviation that counts as rest.
+def rest_rows(values_NTV: np.ndarray, window: int = WINDOW) -> list[RestRule]:
+    """Counts the series at rest in their last `window` steps, by the largest deviation that counts as rest.
 
     Rest is `series.at_rest`; the row `used` is the rule of `series.regimes`.
     """
-    rows = []
-    for limit in RESTS:
-        rest_N = at_rest(values_NTV, window, limit)
-        rows.append({"limit": limit, "used": limit == REST, "series": int(rest_N.sum()), "share": float(rest_N.mean())})
-    return rows
+    rest = [(limit, at_rest(values_NTV, window, limit)) for limit in RESTS]
+    return [RestRule(limit, limit == REST, rest_N.sum(), rest_N.mean()) for limit, rest_N in rest]
 
 
 # -------------------------------------------------------------------------------------------------- cycles
@@ -213,7 +197,7 @@ def rest_rows(values_NTV: np.ndarray, window: int = WINDOW) -> list[Row]:
 
 @dataclass(frozen=True)
 class Cycles:
-    """Peaks of a set of series, in steps; NaN where a series has too few of them."""
+    """Peaks of a set of series, in steps; NaN if a series has too few of them."""
 
     peaks_NV: np.ndarray  # their number
     period_NV: np.ndarray  # mean distance of neighbouring peaks; needs two
@@ -226,7 +210,7 @@ class Cycles:
 
 
 def peak_places(values_T: np.ndarray, prominence: float = PROMINENCE, refined: bool = True) -> np.ndarray:
-    """(P,) places of the peaks in steps, by scipy's find_peaks; the ends of a series are none.
+    """Returns the places of the peaks in steps, (P,), by scipy's find_peaks; the ends of a series are not peaks.
 
     A peak stands at least `prominence` times the series' maximum above the higher of the valleys beside it. `refined` puts
     it at the top of the parabola through its three values, as steps are coarse beside a lag of a few of them.
@@ -242,7 +226,7 @@ def peak_places(values_T: np.ndarray, prominence: float = PROMINENCE, refined: b
 
 
 def cycles(values_NTV: np.ndarray, prominence: float = PROMINENCE, refined: bool = True) -> Cycles:
-    """Number and distance of the peaks of every series, and the second variable's lag behind the first."""
+    """Finds number and distance of the peaks of every series, and the second variable's lag behind the first."""
     N, _, V = values_NTV.shape
     peaks_NV, period_NV, lag_N = np.zeros((N, V), int), np.full((N, V), np.nan), np.full(N, np.nan)
     for n, values_TV in enumerate(values_NTV):
@@ -257,59 +241,53 @@ def cycles(values_NTV: np.ndarray, prominence: float = PROMINENCE, refined: bool
 
 
 def _lag(first_P: np.ndarray, second_P: np.ndarray, period: float) -> float:
-    """Mean distance to the next peak of the second variable, of those before the first's next one; NaN where none is."""
+    """Returns the mean distance to the second variable's next peak before the first's next one; NaN if there are none."""
     end_P = np.append(first_P[1:], first_P[-1] + period)
     next_P = np.append(second_P, np.inf)[np.searchsorted(second_P, first_P)]
     inside_P = next_P < end_P
     return float((next_P - first_P)[inside_P].mean()) if inside_P.any() else math.nan
 
 
-def cycle_rows(found: Cycles, variables: Sequence[str], step: float) -> list[Row]:
-    """Distribution over series of periods and lag: in steps, in units of time (`step` is the time of one) and by the period.
+def cycle_rows(found: Cycles, variables: Sequence[str], step: float) -> list[Cycle]:
+    """Returns the distribution over series of periods and lag: in steps, in time units, and the lag by the period.
 
-    A series' period is the mean of its own; series with fewer than two peaks have none and are not counted.
+    `step` is the time between two steps. A series' period is the mean of its own; series with fewer than two peaks have no
+    period and are not counted.
     """
-    quantities = [(f"period of {name}", found.period_NV[:, v]) for v, name in enumerate(variables)]
-    lags = []
+    steps = {f"period of {name}": found.period_NV[:, v] for v, name in enumerate(variables)}
+    shares = {}
     if len(variables) > 1:
-        words = f"lag of {variables[1]} behind {variables[0]}"
-        quantities.append((words, found.lag_N))
-        lags = [{"quantity": words, "unit": f"share of the period of {variables[0]}", **summary(found.share_N)}]
-    rows = []
-    for words, steps_N in quantities:
-        rows.append({"quantity": words, "unit": "steps", **summary(steps_N)})
-        rows.append({"quantity": words, "unit": "time units", **summary(steps_N * step)})
-    return rows + lags
+        lag = f"lag of {variables[1]} behind {variables[0]}"
+        steps[lag], shares[lag] = found.lag_N, found.share_N
+    units = (("steps", 1.0), ("time units", step))
+    figures = [(name, unit, steps_N * size) for name, steps_N in steps.items() for unit, size in units]
+    figures += [(name, f"share of the period of {variables[0]}", share_N) for name, share_N in shares.items()]
+    return [Cycle(quantity=name, unit=unit, **vars(summary(values_N))) for name, unit, values_N in figures]
 
 
-def peak_rows(found: Cycles, variables: Sequence[str]) -> list[Row]:
-    """The number of series with so many peaks, per variable."""
+def peak_rows(found: Cycles, variables: Sequence[str]) -> list[PeakCount]:
+    """Counts the series by the number of their peaks, for each variable."""
     most = int(found.peaks_NV.max())
-    counts = [np.bincount(found.peaks_NV[:, v], minlength=most + 1) for v in range(len(variables))]
-    return [{"peaks": k, **{name: int(counts[v][k]) for v, name in enumerate(variables)}} for k in range(most + 1)]
+    counts = {name: np.bincount(found.peaks_NV[:, v], minlength=most + 1) for v, name in enumerate(variables)}
+    return [PeakCount(k, {name: count_K[k] for name, count_K in counts.items()}) for k in range(most + 1)]
 
 
-def prominence_rows(values_NTV: np.ndarray) -> list[Row]:
-    """How the facts about the first variable's cycles depend on what counts as a peak; periods and lags in steps."""
+def prominence_rows(values_NTV: np.ndarray) -> list[PeakRule]:
+    """Measures the first variable's cycles by each rule of what counts as a peak; periods and lags are in steps."""
     rules = [(prominence, True) for prominence in PROMINENCES] + [(PROMINENCE, False)]
-    rows = []
-    for prominence, refined in rules:
-        found = cycles(values_NTV, prominence, refined)
-        period, lag, share = (summary(values_N) for values_N in (found.period_NV[:, 0], found.lag_N, found.share_N))
-        rows.append(
-            {
-                "prominence": prominence, "places": "parabola" if refined else "whole steps",
-                "used": prominence == PROMINENCE and refined,
-                "fewer than two peaks": int((found.peaks_NV[:, 0] < 2).sum()),
-                "period": period["mean"], "period_p5": period["p5"], "period_p95": period["p95"],
-                "lag": lag["mean"], "lag_share": share["mean"],
-            }
-        )  # fmt: skip
-    return rows
+    return [_prominence_row(values_NTV, *rule) for rule in rules]
+
+
+def _prominence_row(values_NTV: np.ndarray, prominence: float, refined: bool) -> PeakRule:
+    found = cycles(values_NTV, prominence, refined)
+    period, lag, share = (summary(values_N) for values_N in (found.period_NV[:, 0], found.lag_N, found.share_N))
+    used, few = prominence == PROMINENCE and refined, (found.peaks_NV[:, 0] < 2).sum()
+    places = "parabola" if refined else "whole steps"
+    return PeakRule(prominence, places, used, few, period.mean, period.p5, period.p95, lag.mean, share.mean)
 
 
 def example_ids(ids_N: np.ndarray, label_N: np.ndarray) -> list[int]:
-    """The first two series, and the first of every label that these do not have."""
+    """Returns the ids of the first two series, and of the first with every other label."""
     rows = list(range(min(2, len(ids_N))))
     for label in dict.fromkeys(label_N.tolist()):
         if label not in label_N[rows]:

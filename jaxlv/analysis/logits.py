@@ -1,6 +1,4 @@
-"""What a model's logits say of held-out text: the cost of every token, and that padding does not matter.
-
-Each analysis gives a plain dictionary as json holds it, with its units and definitions.
+"""What a model's logits say about held-out text: the cost of every token, and whether padding matters.
 
 Axes: N series, L tokens of a text, B rows of a batch, T slots of a row or time steps, K token ids that are compared, V
 vocabulary.
@@ -23,27 +21,26 @@ from jaxlv.errors import all_finite
 from jaxlv.forecasting import metrics
 from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.model.qwen2 import Qwen2, features, project
-from jaxlv.results.record import plain
+from jaxlv.results.anatomy import Nats, NatsOver, PaddedCase, Padding, StepCosts, TokenCosts, TokenShare
 from jaxlv.steps.generate import padded
 from jaxlv.steps.loss import token_losses
 from jaxlv.text.codec import SYMBOLS
 from jaxlv.text.tokens import IGNORED, NO_POSITION, Windows, stack, window
 
-Tree = dict[str, Any]
+Variables = dict[str, Any]
 
 # ------------------------------------------------------------------------------------------ costs of tokens
 
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
-SOFTMAXES = ("vocabulary", "symbols")
 DELIMITERS = {".": "point", ",": "comma", ";": "semicolon"}
 WHOLE = "digit before the point"
 KINDS = (WHOLE, "point", *(f"{name} decimal" for name in ORDINALS), "comma", "semicolon")
 
 
 def token_kinds(text: str) -> list[str]:
-    """Which of KINDS each character of a text is."""
+    """Returns which of KINDS each character of a text is."""
     kinds: list[str] = []
-    decimals: int | None = None  # so many of them are read; None before the point
+    decimals: int | None = None  # how many have been read; None before the point
     for symbol in text:
         if symbol in DELIMITERS:
             kinds.append(DELIMITERS[symbol])
@@ -63,13 +60,14 @@ def token_costs(
     batch_series: int = 8,
     side: str = "right",
     on_batch: Callable[[int], None] = lambda done: None,
-) -> Tree:
-    """Cross-entropy and perplexity per real token of whole series, teacher forced: overall, by kind of token, by time step.
+) -> TokenCosts:
+    """Returns cross-entropy and perplexity per real token of whole series, teacher forced: overall, by kind, by time step.
 
     A series is written in the scale of its first `context` steps under the codec's own head-room. The first token of a
-    text is predicted by nothing and has no cost; padding never counts; tokens behind the model's positions are left out.
-    Two softmaxes: over the whole vocabulary, and over the 13 symbols, which is what constrained decoding samples from.
-    JaxlvError for a series that the text format does not hold. `on_batch(done)` counts series.
+    text has nothing before it and no cost; padding never counts; tokens behind the model's positions are left out.
+    There are two softmaxes: over the whole vocabulary, and over the 13 symbols, from which constrained decoding samples.
+    Calls `on_batch(done)` with the number of series that are finished. Raises JaxlvError if the text format cannot hold a
+    series.
     """
     codec, scales_NV = forecaster.codec, forecaster.scales(series, context)
     rows = zip(series.ids_N, series.values_NTV, scales_NV, strict=True)
@@ -79,39 +77,29 @@ def token_costs(
     kinds = np.array([kind for text in texts for kind in token_kinds(text)[1:]])
     step = np.concatenate([np.cumsum([symbol == ";" for symbol in text[:-1]]) for text in texts])
     owner = np.repeat(np.arange(len(texts)), [len(text) - 1 for text in texts])
-    return plain(
-        {
-            "units": {"nats": "nats per real token", "perplexity": "exp(nats)", "outside": "share of the probability"},
-            "definitions": {
-                "tokens": "every token of a series' text but the first, given all tokens before it; padding never counts",
-                "vocabulary": "softmax over the whole vocabulary",
-                "symbols": "softmax over the 13 symbols of the number format",
-                "outside": "mean probability of all tokens that are no symbol",
-                "nats_ci95": "percentile bootstrap over series of their means",
-                "share_of_nats": "of the sum over all tokens, by the softmax over the 13 symbols",
-                "by_step": "mean over the tokens of a time step, then 10 %, 50 % and 90 % over series, over the 13 symbols",
-            },
-            "series": series.ids_N,
-            "context": context,
-            "headroom": codec.headroom if codec.scale == "context" else None,
-            "scale": codec.scale,
-            "tokens": losses.shape[1],
-            **{name: _cost(losses[row], owner) for row, name in enumerate(SOFTMAXES)},
-            "outside": np.maximum(1 - np.exp(losses[1] - losses[0]), 0).mean(),
-            "by_kind": {kind: _share(losses, kinds == kind) for kind in KINDS if kind in kinds},
-            "by_window": {
-                "steps of the context": _share(losses, step < context),
-                "steps behind it": _share(losses, step >= context),
-            },
-            "by_step": _by_step(losses, step, owner),
-        }
+    vocabulary, symbols = (_cost(losses_L, owner) for losses_L in losses)
+    return TokenCosts(
+        series=tuple(series.ids_N.tolist()),
+        context=context,
+        headroom=codec.headroom if codec.scale == "context" else None,
+        scale=codec.scale,
+        tokens=losses.shape[1],
+        vocabulary=vocabulary,
+        symbols=symbols,
+        outside=np.maximum(1 - np.exp(losses[1] - losses[0]), 0).mean(),
+        by_kind={kind: _share(losses, kinds == kind) for kind in KINDS if kind in kinds},
+        by_window={
+            "steps of the context": _share(losses, step < context),
+            "steps behind it": _share(losses, step >= context),
+        },
+        by_step=_by_step(losses, step, owner),
     )
 
 
 def _losses_of(
     forecaster: Forecaster, texts: Sequence[str], size: int, side: str, on_batch: Callable[[int], None]
 ) -> np.ndarray:
-    """Nats of every token but the first of each text, one text after the other, by both softmaxes: (2, all tokens)."""
+    """Returns the nats of every token except the first of each text, text after text, by both softmaxes: (2, all tokens)."""
     width, alphabet = padded(max(map(len, texts))), forecaster.alphabet
     found: list[np.ndarray] = []
     for first in range(0, len(texts), size):
@@ -129,44 +117,39 @@ def _losses_of(
 
 
 def _spending(forecaster: Forecaster, batch: int, length: int) -> contextlib.AbstractContextManager[Any]:
-    """A forward pass over the whole vocabulary, reserved where the forecaster has a meter."""
+    """Reserves a forward pass over the whole vocabulary if the forecaster has a meter."""
     meter = forecaster.meter
-    shape: Tree = {"batch": batch, "length": length, "head": "frozen", "loss": "both"}
+    shape: dict[str, Any] = {"batch": batch, "length": length, "head": "frozen", "loss": "both"}
     return meter.spend("validation", **shape) if meter else contextlib.nullcontext()
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _token_losses(model: Qwen2, variables: Tree, windows: Windows, alphabet_A: jax.Array) -> jax.Array:
+def _token_losses(model: Qwen2, variables: Variables, windows: Windows, alphabet_A: jax.Array) -> jax.Array:
     x_BTD, head, _ = features(model, variables, windows.ids_ML, windows.positions_ML)
     return jnp.stack(token_losses(x_BTD, head, jnp.asarray(windows.labels_ML), jnp.asarray(alphabet_A)))
 
 
-def _cost(nats: np.ndarray, owner: np.ndarray) -> Tree:
+def _cost(nats: np.ndarray, owner: np.ndarray) -> NatsOver:
     by_series_N = np.bincount(owner, weights=nats) / np.bincount(owner)
-    low, high = metrics.bootstrap_interval(by_series_N)
-    return {"nats": nats.mean(), "nats_ci95": [low, high], "perplexity": math.exp(nats.mean()), "by_series": by_series_N}
+    return NatsOver(nats.mean(), math.exp(nats.mean()), metrics.bootstrap_interval(by_series_N), by_series_N.tolist())
 
 
-def _share(losses: np.ndarray, chosen: np.ndarray) -> Tree:
-    """Count, mean cost and perplexity of some tokens, and their share of all the nats; None where there are none."""
+def _share(losses: np.ndarray, chosen: np.ndarray) -> TokenShare:
+    """Returns count, mean cost and perplexity of some tokens, and their share of all nats; None if there are none."""
     part = losses[:, chosen]
-    means = dict(zip(SOFTMAXES, part.mean(axis=1), strict=True)) if part.size else dict.fromkeys(SOFTMAXES, math.nan)
-    return {
-        "tokens": part.shape[1],
-        **{name: {"nats": mean, "perplexity": np.exp(mean)} for name, mean in means.items()},
-        "share_of_nats": part[1].sum() / losses[1].sum(),
-    }
+    vocabulary, symbols = (Nats(mean, np.exp(mean)) for mean in (part.mean(axis=1) if part.size else (math.nan, math.nan)))
+    return TokenShare(vocabulary, symbols, part.shape[1], part[1].sum() / losses[1].sum())
 
 
-def _by_step(losses: np.ndarray, step: np.ndarray, owner: np.ndarray) -> Tree:
-    """Cost per token of each time step over the 13 symbols: mean over the tokens, then quantiles over series."""
+def _by_step(losses: np.ndarray, step: np.ndarray, owner: np.ndarray) -> StepCosts:
+    """Returns the cost per token of each time step over the 13 symbols: mean over tokens, then quantiles over series."""
     shape = owner.max() + 1, step.max() + 1
     sums_NT, counts_NT = np.zeros(shape), np.zeros(shape)
     np.add.at(sums_NT, (owner, step), losses[1])
     np.add.at(counts_NT, (owner, step), 1)
     mean_NT = np.divide(sums_NT, counts_NT, out=np.full(shape, np.nan), where=counts_NT > 0)
     low_T, middle_T, high_T = np.nanquantile(mean_NT, [0.1, 0.5, 0.9], axis=0)
-    return {"step": np.arange(shape[1]), "p10": low_T, "median": middle_T, "p90": high_T}
+    return StepCosts(tuple(range(shape[1])), low_T.tolist(), middle_T.tolist(), high_T.tolist())
 
 
 # ------------------------------------------------------------------------------------------- padding sides
@@ -175,8 +158,8 @@ PROMPTS, COMPARED = 2, 1024  # prompts that are padded, and logits compared at e
 FROM_TEXT, FROM_START = "counted from the text", "counted from the row's start"
 
 
-def padding_sides(forecaster: Forecaster, series: SeriesSet, context: int) -> Tree:
-    """The logits of real tokens and the next token behind prompts, without padding and with it on either side.
+def padding_sides(forecaster: Forecaster, series: SeriesSet, context: int) -> Padding:
+    """Compares the logits of real tokens, and the next token behind prompts, without padding and with it on either side.
 
     Positions counted from the text, -1 at the padding, must give the same logits on both sides, up to the rounding of the
     model's type. The other cases are mistakes: positions that count the padding, padding that is read as text, and
@@ -193,7 +176,7 @@ def padding_sides(forecaster: Forecaster, series: SeriesSet, context: int) -> Tr
     eps, depth = float(jnp.finfo(model.dtype).eps), model.config.num_hidden_layers
     bound = 2 * depth * model.config.hidden_size**0.5 * eps * largest
     digits = forecaster.alphabet.ids_A[[symbol.isdigit() for symbol in SYMBOLS]]
-    cases = [{"name": "no padding", "difference": 0.0, "distance": 0.0, "digit": next_BV[:, digits].sum(axis=1).mean()}]
+    cases = [PaddedCase("no padding", difference=0.0, distance=0.0, digit=next_BV[:, digits].sum(axis=1).mean())]
     for name, side, positions, seen, last in (
         ("right", "right", FROM_TEXT, False, "text"),
         ("left", "left", FROM_TEXT, False, "text"),
@@ -206,37 +189,21 @@ def padding_sides(forecaster: Forecaster, series: SeriesSet, context: int) -> Tr
         logits_BTK, after_BV = _logits(forecaster, ids_BT, positions_BT, ends_B, chosen_K)
         pairs = zip(logits_BTK, real_BT, wanted, strict=True)
         difference = max(float(np.abs(logits_TK[real_T] - other).max()) for logits_TK, real_T, other in pairs)
-        cases.append(
-            {
-                "name": name, "side": side, "positions": positions, "padding_seen": seen,
-                "difference": difference, "within": difference <= bound,
-                "distance": 0.5 * np.abs(after_BV - next_BV).sum(axis=1).max(),
-                "digit": after_BV[:, digits].sum(axis=1).mean(),
-            }
-        )  # fmt: skip
-    return plain(
-        {
-            "units": {"difference, bound": "logits, natural log units", "distance": "1", "digit": "probability"},
-            "definitions": {
-                "difference": "largest absolute difference of a logit at a real token from the same without padding",
-                "distance": "greatest total variation distance of the next token's distribution behind a prompt from the "
-                "same without padding",
-                "digit": "mean probability of a digit behind a prompt, where a digit must come",
-                "bound": "2 layers sqrt(width) eps max|logit|: how far sums in the model's type may differ by their order",
-            },
-            "dtype": str(jnp.dtype(model.dtype)),
-            "prompts": [len(prompt) for prompt in prompts],
-            "padded_to": width,
-            "logits_compared": len(chosen_K),
-            "largest_logit": largest,
-            "bound": bound,
-            "cases": cases,
-        }
+        distance, digit = 0.5 * np.abs(after_BV - next_BV).sum(axis=1).max(), after_BV[:, digits].sum(axis=1).mean()
+        cases.append(PaddedCase(name, difference, difference <= bound, distance, digit, side, positions, seen))
+    return Padding(
+        dtype=str(jnp.dtype(model.dtype)),
+        prompts=tuple(len(prompt) for prompt in prompts),
+        padded_to=width,
+        logits_compared=len(chosen_K),
+        largest_logit=largest,
+        bound=bound,
+        cases=tuple(cases),
     )
 
 
 def _prompts(forecaster: Forecaster, series: SeriesSet, context: int) -> list[np.ndarray]:
-    """The ids of prompts of different lengths, each of another series: the whole context, and its last half."""
+    """Returns the ids of prompts of different lengths, each from another series: the whole context, and its last half."""
     scales_NV = forecaster.scales(series, context)
     prompts = []
     for row in range(PROMPTS):
@@ -247,7 +214,7 @@ def _prompts(forecaster: Forecaster, series: SeriesSet, context: int) -> list[np
 
 
 def _compared(forecaster: Forecaster) -> np.ndarray:
-    """The ids whose logits are compared: the 13 symbols, and of a large vocabulary some spread over it."""
+    """Returns the ids whose logits are compared: the 13 symbols, and some that are spread over a large vocabulary."""
     spread = np.linspace(0, forecaster.model.config.vocab_size - 1, COMPARED).astype(int)
     return np.unique([*forecaster.alphabet.ids_A, *spread])
 
@@ -274,7 +241,7 @@ def _padded_rows(
 
 
 def _logits(forecaster: Forecaster, ids_BT, positions_BT, ends_B, chosen_K) -> tuple[np.ndarray, np.ndarray]:
-    """(logits of the chosen tokens at every slot, the next token's distribution behind the slots `ends_B`)."""
+    """Returns (logits of the chosen tokens at every slot, the next token's distribution behind the slots `ends_B`)."""
     with _spending(forecaster, *ids_BT.shape):
         found = _some_logits(forecaster.model, forecaster.variables, ids_BT, positions_BT.astype(np.int32), ends_B, chosen_K)
     logits_BTK, after_BV = (np.asarray(part, float) for part in found)
@@ -282,7 +249,7 @@ def _logits(forecaster: Forecaster, ids_BT, positions_BT, ends_B, chosen_K) -> t
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _some_logits(model: Qwen2, variables: Tree, ids_BT, positions_BT, ends_B, chosen_K) -> tuple[jax.Array, jax.Array]:
+def _some_logits(model: Qwen2, variables: Variables, ids_BT, positions_BT, ends_B, chosen_K) -> tuple[jax.Array, jax.Array]:
     x_BTD, head, _ = features(model, variables, ids_BT, positions_BT)
     rows_B, logits_BTK = jnp.arange(len(ends_B)), project(x_BTD, head.rows(chosen_K))
     every = len(chosen_K) == model.config.vocab_size  # then nothing is computed twice, nor more than is billed

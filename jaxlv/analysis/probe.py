@@ -1,8 +1,8 @@
 """General ability before and after tuning: answers to prompts in words, and the perplexity of a text.
 
-An answer passes where what is expected stands in it; this says that a wrong answer is wrong, not that a right one is well
-argued. A text is read in windows that overlap, and every token but the first is scored once, in the window that shows most
-of what stands before it (the sliding window of transformers' "Perplexity of fixed-length models").
+An answer passes if it contains what is expected; this shows that a wrong answer is wrong, not that a right one is well
+argued. A text is read in windows that overlap, and every token except the first is scored once, in the window that shows
+most of the text before it (the sliding window of transformers' "Perplexity of fixed-length models").
 
 Axes: M windows, L tokens of a window, N samples of a prompt, C new tokens.
 """
@@ -22,6 +22,7 @@ import numpy as np
 from jaxlv.errors import JaxlvError, all_finite
 from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.forecasting.likelihood import future
+from jaxlv.results.probe import Answer
 from jaxlv.steps.generate import Prompts, padded
 from jaxlv.steps.train import window_loss
 from jaxlv.storage.files import parse_json, read_text
@@ -35,10 +36,10 @@ KEYS = ("prompt", "expected")  # of a line of JSONL
 
 @dataclass(frozen=True)
 class Prompt:
-    """A user's message; `expected` is what a right answer holds, "" where nothing is checked.
+    """A user's message; `expected` is what a right answer contains, "" if nothing is checked.
 
-    Between slashes it is a regular expression, searched for; else a text that must stand in the answer as it is, but not
-    inside a longer word or number. Neither heeds case.
+    Between slashes it is a regular expression that is searched for; otherwise a text that the answer must contain as it is,
+    but not inside a longer word or number. Case never matters.
     """
 
     text: str
@@ -47,7 +48,7 @@ class Prompt:
 
     @property
     def pattern(self) -> re.Pattern[str] | None:
-        """What is searched for in an answer; JaxlvError where it is no regular expression."""
+        """What is searched for in an answer; raises JaxlvError if it is not a regular expression."""
         if not self.expected:
             return None
         if len(self.expected) > 2 and self.expected[0] == self.expected[-1] == "/":
@@ -60,7 +61,7 @@ class Prompt:
             raise JaxlvError(f"not a regular expression ({fault})", where="expected", found=self.expected) from None
 
     def passed(self, answer: str) -> bool | None:
-        """Whether an answer holds what is expected; None where nothing is."""
+        """Returns whether an answer contains what is expected; None if nothing is expected."""
         pattern = self.pattern
         return None if pattern is None else pattern.search(answer) is not None
 
@@ -72,13 +73,15 @@ PROMPTS = (
     Prompt("0, 1, 1, 2, 3, 5, 8,", "13"),
     Prompt("Write a poem that uses numbers as metaphors", note="the report prints no more of this prompt than these words"),
 )
-"""The five prompts of figure 16 of the report of Mao, each with its answer where it has one."""
+"""The five prompts of figure 16 of the report of Mao, each with its answer if it has one."""
 
 
 def read_prompts(path: Path) -> list[Prompt]:
-    """The prompts of a file: of .jsonl one {"prompt": ..., "expected": ...} a line, of any other file one prompt a line.
+    """Returns the prompts of a file: in .jsonl one {"prompt": ..., "expected": ...} a line, in any other file one prompt a
+    line.
 
-    Empty lines are none. JaxlvError with the line for what is neither, and for a file without prompts.
+    Empty lines are skipped. Raises JaxlvError, which names the line, if a line is not a prompt; also if a file has no
+    prompts.
     """
     lines = [(number, line) for number, line in enumerate(read_text(path, "text").split("\n"), 1) if line.strip()]
     if not lines:
@@ -113,18 +116,8 @@ def _prompt(line: str, where: str) -> Prompt:
 # ------------------------------------------------------------------------------------------------- answers
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What a model wrote, up to its end token or the limit."""
-
-    text: str
-    tokens: int  # drawn, without the end token
-    ended: bool  # False: cut off at the limit
-    passed: bool | None  # None: nothing is expected
-
-
 def templated(language: Language, prompts: Sequence[Prompt], new_tokens: int, positions: int) -> list[str]:
-    """What the model reads of each prompt; JaxlvError where that and `new_tokens` do not fit its positions."""
+    """Returns what the model reads for each prompt; raises JaxlvError if that and `new_tokens` exceed its positions."""
     texts = [language.chat(prompt.text) for prompt in prompts]
     longest = max(len(language.encode(text)) for text in texts)
     if longest + new_tokens > positions:
@@ -146,10 +139,12 @@ def answers(
     batch: int = 8,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> list[Answer]:
-    """An answer of at most `new_tokens` tokens to each prompt, drawn from the whole vocabulary as forecaster.sampling says.
+    """Returns an answer of at most `new_tokens` tokens to each prompt, drawn from the whole vocabulary as
+    forecaster.sampling says.
 
-    An answer does not depend on the batch that it is made in. With a meter each batch is reserved first. `on_batch(done)`
-    counts prompts. JaxlvError for prompts longer than the model's positions.
+    An answer does not depend on the batch that it is made in. With a meter each batch is reserved first. Calls
+    `on_batch(done)` with the number of prompts that are answered. Raises JaxlvError if a prompt is longer than the model's
+    positions.
     """
     texts = templated(language, prompts, new_tokens, forecaster.model.config.max_position_embeddings)
     ids = [language.encode(text) for text in texts]
@@ -204,10 +199,10 @@ class Reading:
 
 
 def text_windows(language: Language, text: str, length: int, stride: int, positions: int) -> Text:
-    """The windows of a text: `length` tokens (the last one fewer), a new one every `stride` tokens.
+    """Returns the windows of a text: `length` tokens each (the last one fewer), a new one every `stride` tokens.
 
-    JaxlvError for a text of fewer than two tokens, a stride that leaves a token without context (not below the length),
-    and windows longer than the model's positions.
+    Raises JaxlvError if the text has fewer than two tokens, if the stride leaves a token without context (it is not below
+    the length), or if windows are longer than the model's positions.
     """
     if not 1 <= stride < length:
         raise JaxlvError("not a stride", where="--stride", expected=f"1 to {length - 1} tokens", found=stride)
@@ -228,9 +223,10 @@ def text_windows(language: Language, text: str, length: int, stride: int, positi
 
 
 def read(forecaster: Forecaster, text: Text, batch: int = 8, on_batch: Callable[[int], None] = lambda done: None) -> Reading:
-    """The cost of a text by the softmax over the whole vocabulary; `on_batch(done)` counts windows.
+    """Returns the cost of a text by the softmax over the whole vocabulary.
 
-    In forward passes of `batch` windows, each of which is reserved first where the forecaster has a meter.
+    Makes forward passes of `batch` windows; if the forecaster has a meter, each is reserved first. Calls `on_batch(done)`
+    with the number of windows that are read.
     """
     windows, nats, tokens = text.windows, 0.0, 0
     size = min(batch, windows.number)

@@ -1,4 +1,4 @@
-"""How the reports and this project write series as text: tokens, rounding errors, windows, and what a tokenizer merges.
+"""Writes series as text as the papers and this project do: tokens, rounding errors, windows, and what a tokenizer merges.
 
 Axes: N series, T time steps, C context steps, V variables, W windows of one series.
 """
@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
 
-from jaxlv.analysis.exploration import Row, summary
+from jaxlv.analysis.exploration import summary
 from jaxlv.config import CodecConfig, WindowConfig
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError
 from jaxlv.memory import TooLarge
 from jaxlv.published.protocols import PROTOCOLS, SERIES
+from jaxlv.results.exploration import Merge, RoundTrip, Tokens, Windows, WrittenStep, WrittenText
 from jaxlv.text.codec import SCALE_RULES, SYMBOLS, TOP, Codec
 from jaxlv.text.tokens import NO_POSITION, QWEN_IDS, Alphabet, load_alphabet, load_encoder, make_windows, stream_starts
 
@@ -36,7 +37,7 @@ class Scheme:
 
     codec: CodecConfig
     top: str  # what is written as 10
-    split: str  # the protocol whose split it goes with
+    split: str  # the protocol whose split is used
     partial: Literal["drop", "pad"]  # what becomes of a window that is not full
     stride: int = 0  # tokens between training windows; 0 = half a window. Validation windows lie end to end
     closed: bool = False  # whether the last step has its ";"
@@ -65,16 +66,16 @@ SCHEMES: Mapping[str, Scheme] = MappingProxyType(
         OURS: Scheme(CodecConfig(), "twice the variable's maximum over the context", "xu", "pad", closed=True),
     }
 )
-"""Those of the four reports, and the default of this project."""
+"""The schemes of the four papers, and the default of this project."""
 
 
 # --------------------------------------------------------------------------------------------- tokenizer
 
 
 def alphabet_of(folder: Path | None) -> tuple[Alphabet, Encoder | None]:
-    """The ids of the 13 symbols in the tokenizer of a folder, and that tokenizer; without a folder Qwen2.5's ids alone.
+    """Returns the ids of the 13 symbols in a folder's tokenizer, and that tokenizer; only Qwen2.5's ids without a folder.
 
-    JaxlvError for a folder without a tokenizer, and for one that does not give each symbol its own token.
+    Raises JaxlvError if the folder has no tokenizer, or if that does not give each symbol its own token.
     """
     if folder is None:
         return Alphabet(np.array([QWEN_IDS[symbol] for symbol in SYMBOLS], np.int32), (), "Qwen2.5's ids"), None
@@ -89,21 +90,18 @@ STRANGE = ("-", " ")  # characters that the format does not have, and that model
 SAMPLES = ("1.23", "1 . 2 3", "-1.20", "1e-05", "NaN", "1.20, 1.31; ", "...", ";;;")
 
 
-def merge_rows(encode: Encoder) -> list[Row]:
-    """Every pair of the 13 symbols, "-" and space that is one token, and how some longer texts are cut.
+def merge_rows(encode: Encoder) -> list[Merge]:
+    """Lists every pair of the 13 symbols, "-" and space that is one token, and how some longer texts are cut.
 
-    `in format` says whether the format can hold the text: 13 symbols, and two delimiters never meet.
+    The format can hold a text of the 13 symbols in which two delimiters never meet.
     """
     characters = [*SYMBOLS, *STRANGE]
     pairs = [a + b for a in characters for b in characters if len(encode(a + b)) == 1]
-    return [
-        {
-            "text": text, "ids": " ".join(map(str, encode(text))), "tokens": len(encode(text)), "characters": len(text),
-            "kind": "pair" if text in pairs else "sample",
-            "in format": set(text) <= set(SYMBOLS) and not re.search("[.,;]{2}", text),
-        }
-        for text in [*pairs, *SAMPLES]
-    ]  # fmt: skip
+    rows = []
+    for text in [*pairs, *SAMPLES]:
+        ids, fits = encode(text), set(text) <= set(SYMBOLS) and not re.search("[.,;]{2}", text)
+        rows.append(Merge(text, " ".join(map(str, ids)), len(ids), len(text), "pair" if text in pairs else "sample", fits))
+    return rows
 
 
 # --------------------------------------------------------------------------------------------------- text
@@ -111,7 +109,7 @@ def merge_rows(encode: Encoder) -> list[Row]:
 
 @dataclass(frozen=True)
 class Written:
-    """Series in one scheme: their scales, texts and what the texts decode to; series that cannot be written are absent."""
+    """Series in one scheme: scales, texts and what the texts decode to; without series that cannot be written."""
 
     name: str
     ids: tuple[int, ...]
@@ -127,7 +125,7 @@ class Written:
 
 
 def write(name: str, data: SeriesSet) -> Written:
-    """All series in a scheme. The rule `context` is fitted on the first CONTEXT steps, the others as their reports do."""
+    """Writes all series in a scheme. The rule `context` is fitted on the first CONTEXT steps, others as their papers do."""
     scheme = SCHEMES[name]
     codec = Codec.for_data(scheme.codec, data.values_NTV)
     written: list[tuple[int, np.ndarray, str, np.ndarray]] = []
@@ -144,71 +142,73 @@ def write(name: str, data: SeriesSet) -> Written:
     return Written(name, ids, alphas, texts, decoded, fault)
 
 
-def token_rows(written: Sequence[Written], data: SeriesSet) -> list[Row]:
-    """Per scheme: tokens per series and step, alpha (raw units per written unit), values written as 0 and from TOP on.
+def token_rows(written: Sequence[Written], data: SeriesSet) -> list[Tokens]:
+    """Counts for each scheme the tokens per series and step, and the shares of values written as 0 and as TOP or more.
 
-    Every character is one token. The reports' texts leave the last step open, ours close it, which is one token more.
+    Every character is one token. Alpha is in raw units per written unit. The papers' texts leave the last step open; ours
+    close it, which is one token more.
     """
-    rows = []
-    for one in written:
-        tokens_N = np.array([len(text) for text in one.texts])
-        spread = summary(tokens_N.astype(float))
-        scaled = [values_TV / alpha_V for values_TV, alpha_V in zip(one.decoded, one.alphas, strict=True)]
-        rows.append(
-            {
-                "scheme": one.name, "top": one.scheme.top, "decimals": one.scheme.codec.decimals, "series": len(one.ids),
-                "not written": len(data) - len(one.ids), "reason": one.fault,
-                "looks at": one.scheme.looks_at,
-                **{f"alpha {key}": figure for key, figure in zip(("min", "max"), _extremes(one.alphas), strict=True)},
-                **{f"tokens {key}": spread[key] for key in ("min", "median", "max")},
-                "tokens per step": tokens_N.mean() / data.values_NTV.shape[1] if len(tokens_N) else np.nan,
-                "written as zero": np.mean([(a == 0).mean() for a in scaled]) if scaled else np.nan,
-                "above the top": np.mean([(a >= TOP).mean() for a in scaled]) if scaled else np.nan,
-            }
-        )  # fmt: skip
-    return rows
+    return [_token_row(one, data) for one in written]
+
+
+def _token_row(one: Written, data: SeriesSet) -> Tokens:
+    tokens_N = np.array([len(text) for text in one.texts])
+    spread, (least, most) = summary(tokens_N.astype(float)), _extremes(one.alphas)
+    scaled = [values_TV / alpha_V for values_TV, alpha_V in zip(one.decoded, one.alphas, strict=True)]
+    return Tokens(
+        scheme=one.name,
+        top=one.scheme.top,
+        decimals=one.scheme.codec.decimals,
+        series=len(one.ids),
+        absent=len(data) - len(one.ids),
+        reason=one.fault,
+        looks_at=one.scheme.looks_at,
+        alpha_min=least,
+        alpha_max=most,
+        least=spread.min,
+        median=spread.median,
+        most=spread.max,
+        per_step=tokens_N.mean() / data.values_NTV.shape[1] if len(tokens_N) else None,
+        zero=np.mean([(a == 0).mean() for a in scaled]) if scaled else None,
+        above=np.mean([(a >= TOP).mean() for a in scaled]) if scaled else None,
+    )
 
 
 def _extremes(arrays: Sequence[np.ndarray]) -> tuple[float, float]:
     return (float(np.min(arrays)), float(np.max(arrays))) if len(arrays) else (np.nan, np.nan)
 
 
-def round_trip_rows(written: Sequence[Written], data: SeriesSet) -> list[Row]:
-    """Per scheme, in raw units: absolute error of the decoded text, and half a unit of the last decimal."""
+def round_trip_rows(written: Sequence[Written], data: SeriesSet) -> list[RoundTrip]:
+    """Measures for each scheme the absolute error of the decoded text, and half a unit of the last decimal, in raw units."""
     row_of = {int(i): n for n, i in enumerate(data.ids_N)}
     rows = []
     for one in written:
         errors = [np.abs(d_TV - data.values_NTV[row_of[i]]) for i, d_TV in zip(one.ids, one.decoded, strict=True)]
         mae_NV = np.array([error_TV.mean(axis=0) for error_TV in errors]).reshape(-1, len(data.variables))
         spread = summary(mae_NV.mean(axis=1))
-        rows.append(
-            {
-                "scheme": one.name, "series": len(errors), "mae": spread["mean"],
-                **{f"mae {key}": spread[key] for key in ("min", "median", "max")},
-                **{f"mae of {v}": mae_NV[:, k].mean() if len(errors) else np.nan for k, v in enumerate(data.variables)},
-                "max error": max((float(error_TV.max()) for error_TV in errors), default=np.nan),
-                "median half unit": np.median(one.alphas) * 0.5 * 10.0**-one.scheme.codec.decimals if errors else np.nan,
-            }
-        )  # fmt: skip
+        by_variable = {v: mae_NV[:, k].mean() if errors else None for k, v in enumerate(data.variables)}
+        largest = max((error_TV.max() for error_TV in errors), default=None)
+        half = np.median(one.alphas) * 0.5 * 10.0**-one.scheme.codec.decimals if errors else None
+        spreads = (spread.mean, spread.min, spread.median, spread.max)
+        rows.append(RoundTrip(one.name, len(errors), *spreads, by_variable, largest, half))
     return rows
 
 
-def text_rows(written: Sequence[Written], ids: Sequence[int], alphabet: Alphabet) -> list[Row]:
-    """The chosen series in every scheme: scales (raw units), the whole text, its token ids and their number."""
-    return [
-        {
-            "series": i, "scheme": one.name, "alpha": " ".join(f"{a:.8g}" for a in alpha_V),
-            "tokens": len(text), "text": text, "ids": " ".join(map(str, alphabet.encode(text).tolist())),
-        }
-        for i in ids
-        for one in written
-        for place, alpha_V, text in zip(one.ids, one.alphas, one.texts, strict=True)
-        if place == i
-    ]  # fmt: skip
+def text_rows(written: Sequence[Written], ids: Sequence[int], alphabet: Alphabet) -> list[WrittenText]:
+    """Returns the chosen series in every scheme: scales (raw units), the whole text, its token ids and their number."""
+    rows = []
+    for i in ids:
+        for one in written:
+            if i in one.ids:
+                n = one.ids.index(i)
+                alpha, text = " ".join(f"{a:.8g}" for a in one.alphas[n]), one.texts[n]
+                token_ids = " ".join(map(str, alphabet.encode(text).tolist()))
+                rows.append(WrittenText(i, one.name, alpha, len(text), text, token_ids))
+    return rows
 
 
-def step_rows(written: Sequence[Written], data: SeriesSet) -> list[Row]:
-    """The chosen series step by step in every scheme: value, what is written, what it is read as, and the difference."""
+def step_rows(written: Sequence[Written], data: SeriesSet) -> list[WrittenStep]:
+    """Returns the chosen series in every scheme step by step: value, what is written, what is read, and the difference."""
     rows = []
     for i, series_TV in zip(data.ids_N.tolist(), data.values_NTV, strict=True):
         for one in written:
@@ -219,17 +219,12 @@ def step_rows(written: Sequence[Written], data: SeriesSet) -> list[Row]:
             for t, time in enumerate(data.time_T):
                 for v, name in enumerate(data.variables):
                     read, value = float(one.decoded[n][t, v]), float(series_TV[t, v])
-                    rows.append(
-                        {
-                            "series": i, "scheme": one.name, "step": t, "time": time, "variable": name, "value": value,
-                            "written": steps[t][v], "read": read, "difference": read - value,
-                        }
-                    )  # fmt: skip
+                    rows.append(WrittenStep(i, one.name, t, time, name, value, steps[t][v], read, read - value))
     return rows
 
 
 def disagreements(written: Sequence[Written], ids: Sequence[int], alphabet: Alphabet, encode: Encoder) -> int:
-    """The number of whole texts of chosen series that the tokenizer cuts otherwise than into one token per character."""
+    """Counts the whole texts of chosen series that the tokenizer does not cut into one token per character."""
     chosen = [text for one in written for i, text in zip(one.ids, one.texts, strict=True) if i in ids]
     return sum(list(encode(text)) != alphabet.encode(text).tolist() for text in chosen)
 
@@ -248,7 +243,7 @@ class Cut:
 
 
 def cut(tokens: int, length: int, stride: int, partial: str) -> Cut:
-    """The windows over one series, as `tokens.stream_starts` sets them."""
+    """Cuts a series of so many tokens into windows, as `tokens.stream_starts` sets them."""
     starts = list(stream_starts(range(tokens), length, stride, partial))  # type: ignore[arg-type]
     padding, held, end = 0, 0, 0
     for start in starts:
@@ -260,7 +255,7 @@ def cut(tokens: int, length: int, stride: int, partial: str) -> Cut:
 
 
 def parts_of(scheme: Scheme, ids_N: np.ndarray) -> dict[str, np.ndarray]:
-    """The ids for training and validation: the report's split where the series are the course's 1000, else all for both."""
+    """Returns the ids for training and validation: the paper's split if these are the course's 1000, otherwise all twice."""
     if not np.array_equal(np.sort(ids_N), np.arange(SERIES)):
         return {"training": ids_N, "validation": ids_N}
     split = PROTOCOLS[scheme.split].split(np.sort(ids_N))
@@ -269,8 +264,8 @@ def parts_of(scheme: Scheme, ids_N: np.ndarray) -> dict[str, np.ndarray]:
 
 def window_rows(
     written: Sequence[Written], data: SeriesSet, alphabet: Alphabet, lengths: Sequence[int] = LENGTHS
-) -> list[Row]:
-    """Per scheme, part and window length: windows, the share of their positions that is padding, and what is left out.
+) -> list[Windows]:
+    """Counts windows by scheme, part and length, the share of their positions that is padding, and what is left out.
 
     Validation windows lie end to end. Of ours, each window is written in a scale of its own, and so no token is the same in
     two of them: what is left out is not defined (None).
@@ -282,38 +277,34 @@ def window_rows(
             held = [int(i) for i in ids if int(i) in tokens][:WINDOWED]
             for length in lengths:
                 stride = length if part == "validation" else one.scheme.stride or length // 2
-                counts = _context_counts(one, data, held, alphabet, length, stride) if one.name == OURS else None
-                if counts is None:
-                    counts = _stream_counts([tokens[i] for i in held], length, stride, one.scheme.partial)
-                rows.append(
-                    {
-                        "scheme": one.name, "part": part, "length": length, "stride": stride,
-                        "windows kept": "full only" if one.scheme.partial == "drop" else "padded",
-                        "series": len(held), **counts,
-                    }
-                )  # fmt: skip
+                kept = "full only" if one.scheme.partial == "drop" else "padded"
+                row = Windows(one.name, part, length, stride, kept, len(held))
+                if one.name == OURS:
+                    rows.append(_own_windows(row, one, data, held, alphabet))
+                else:
+                    rows.append(_stream_windows(row, [tokens[i] for i in held], one.scheme.partial))
     return rows
 
 
-def _stream_counts(tokens: Sequence[int], length: int, stride: int, partial: str) -> Row:
-    cuts = [cut(count, length, stride, partial) for count in tokens]
-    positions = length * sum(c.windows for c in cuts)
-    return {
-        "windows": sum(c.windows for c in cuts),
-        "padding": sum(c.padding for c in cuts) / positions if positions else np.nan,
-        "tokens left out": sum(c.lost for c in cuts) / sum(tokens) if tokens else np.nan,
-        "series without their tail": sum(c.tail for c in cuts),
-    }
+def _stream_windows(row: Windows, tokens: Sequence[int], partial: str) -> Windows:
+    """Returns the row with the windows over series of so many tokens."""
+    cuts = [cut(count, row.length, row.stride, partial) for count in tokens]
+    windows = sum(c.windows for c in cuts)
+    padding = sum(c.padding for c in cuts) / (row.length * windows) if windows else None
+    left_out = sum(c.lost for c in cuts) / sum(tokens) if tokens else None
+    tail = sum(c.tail for c in cuts)
+    return replace(row, windows=windows, padding=padding, left_out=left_out, without_tail=tail)
 
 
-def _context_counts(one: Written, data: SeriesSet, ids: Sequence[int], alphabet: Alphabet, length: int, stride: int) -> Row:
+def _own_windows(row: Windows, one: Written, data: SeriesSet, ids: Sequence[int], alphabet: Alphabet) -> Windows:
+    """Returns the row with the windows that training makes of these series; without them if a context has no scale."""
     codec = Codec.for_data(one.scheme.codec, data.values_NTV)
     values_NTV = data.select(ids).values_NTV if ids else data.values_NTV[:0]
     try:
-        windows = make_windows(values_NTV, codec, alphabet, WindowConfig(length, stride))
+        windows = make_windows(values_NTV, codec, alphabet, WindowConfig(row.length, row.stride))
     except TooLarge:
         raise
     except JaxlvError:  # a context within a series may be zero throughout, and has no scale
-        return {"windows": None, "padding": None, "tokens left out": None, "series without their tail": None}
-    padding = float((windows.positions_ML == NO_POSITION).mean()) if windows.number else np.nan
-    return {"windows": windows.number, "padding": padding, "tokens left out": None, "series without their tail": None}
+        return row
+    padding = (windows.positions_ML == NO_POSITION).mean() if windows.number else None
+    return replace(row, windows=windows.number, padding=padding)

@@ -20,7 +20,7 @@ SHOWN = 10  # items of a list in an error
 
 
 def check_dtype(dtype: np.dtype, where: Any) -> None:
-    """Raises JaxlvError unless the type is an integer, or a float of at most 64 bits."""
+    """Raises JaxlvError if the type is neither an integer nor a float of at most 64 bits."""
     if dtype.kind not in "iuf" or not np.can_cast(dtype, np.float64, "safe"):
         raise JaxlvError("wrong type", where=where, expected="integers or floats of up to 64 bits", found=dtype)
 

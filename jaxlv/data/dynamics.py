@@ -142,8 +142,8 @@ def simulate(
     """Returns the solutions (N, T, V) in float64 at the given times; NaN throughout a series on which the solver gave up.
 
     Parameters are in the order of `system.parameters`; initial populations are those at time_T[0]. Series are solved `chunk`
-    at a time, by default as many as suit the device. Raises JaxlvError for wrong shapes, populations that are not positive,
-    times that do not increase, or an unknown solver.
+    at a time, by default as many as suit the device. Raises JaxlvError if shapes are wrong, populations are not positive,
+    times do not increase, or the solver is unknown.
     """
     solver = solver or Solver()
     parameters_NP, initial_NV = np.asarray(parameters_NP, float), np.asarray(initial_NV, float)
@@ -260,8 +260,8 @@ class Preset:
 
 
 # Fits to 36 series of the course's file gave r .10-.32, K 3.8-13.7, a .20-.50, h .18-.71, e .32-.70 and m .10-.30. The
-# bounds here are round where that is close, otherwise the extremes seen. Drawn independently, these let 17 % of the series
-# come to rest within 200 time units, against 8 % in the file; means and deviations agree.
+# bounds here are round numbers if those are close, otherwise the extremes seen. If parameters are drawn independently, 17 %
+# of the series reach rest within 200 time units, compared with 8 % in the file; means and deviations agree.
 _COURSE = {
     "r": Range(0.1, 0.3),
     "K": Range(3.8, 13.7),

@@ -1,8 +1,7 @@
 """Series in HDF5 files.
 
-The HDF5 library can crash, loop for ever, or fill the memory on a file that was made for that (with a heap whose objects
-have no size, say, or a chunk that unpacks to any size), and nothing within Python stops it. So another process reads each
-file first.
+A file can be made so that the HDF5 library crashes, loops for ever, or fills the memory (with a heap of objects of size 0,
+say, or a chunk that unpacks to any size), and nothing within Python stops it. So another process reads each file first.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ from jaxlv.data.limits import MOST_VARIABLES, Room, check_count, clean_name, cle
 from jaxlv.errors import JaxlvError, printable
 from jaxlv.storage import apart
 
-PATIENCE = 60.0  # seconds that a process may take to read a file
-SLOWEST = 10e6  # bytes per second of additional time
+PATIENCE = 60.0  # seconds that a process may take to read a file, plus
+SLOWEST = 10e6  # one second for this many bytes
 MEMORY = 1 << 27  # bytes that it may map in addition to its code and the data
 LONGEST_SETTING = 10_000  # characters
-LARGEST_SETTING = 1000  # numbers in one
+LARGEST_SETTING = 1000  # numbers in one setting
 _ALONE = threading.Lock()  # one thread reads at a time, as h5py's own lock also demands
 
 
@@ -52,7 +51,7 @@ def _survived(path: Path, memory_cap: int, *stat: int) -> None:
     try:
         damage = apart.call(rehearse, str(path), memory_cap, seconds, limits=limits)
     except apart.Failure as fault:
-        what = "damaged: the HDF5 library does not come to an end with it"
+        what = "damaged: the HDF5 library does not finish reading it"
         raise JaxlvError(what, where=path, found=fault, hint="fetch it again") from None
     if damage:
         raise OSError(damage)
@@ -177,7 +176,7 @@ def _parameters(group: h5py.Group, shape: tuple[int, ...], path: Path, room: Roo
 
 
 def _settings(group: h5py.Group, path: Path, room: Room) -> dict[str, Any]:
-    """Returns the attributes of a group, each of which must be a text or numbers."""
+    """Returns the attributes of a group; raises JaxlvError unless each is a text or numbers."""
     where, found = f"{path}:simulation", {}
     check_count(len(group.attrs), where, "setting")
     for key in group.attrs:

@@ -77,7 +77,7 @@ def clean_names(names: Any, where: Any, what: str = "variable") -> tuple[str, ..
     Raises JaxlvError as `clean_name` does, and if two are equal or there are more than MOST_VARIABLES.
     """
     if isinstance(names, np.ndarray) and names.ndim > 1:
-        raise JaxlvError(f"names of {what}s are a list", where=where, found=f"shape {names.shape}")
+        raise JaxlvError(f"names of {what}s must be a list", where=where, found=f"shape {names.shape}")
     given: Iterable[Any] = np.atleast_1d(names) if isinstance(names, (str, bytes, np.ndarray)) else names
     cleaned: dict[str, int] = {}
     for place, name in enumerate(given):

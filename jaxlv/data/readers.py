@@ -140,7 +140,7 @@ def _check_array(stream: BinaryIO, where: Any, room: Room, names: bool = False) 
 
 
 class _Pieces(io.BufferedReader):
-    """A file of which at most DIRECTORY bytes are read at once: zipfile would read a list of members of any length."""
+    """A file that gives at most DIRECTORY bytes per read: zipfile would read a list of members of any length."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         found = super().read(DIRECTORY + 1 if size is None or size < 0 else min(size, DIRECTORY + 1))
@@ -165,7 +165,7 @@ def _read_npz(path: Path, room: Room) -> dict[str, Any]:
         for key, member in held.items():
             if member.flag_bits & ENCRYPTED:
                 raise JaxlvError("is encrypted", where=f"{path}:{key}", hint="write it anew without a password")
-            # Others unpack all at once, or with tables of gigabytes; numpy only writes these.
+            # Other methods unpack everything at once, or with tables of gigabytes; numpy only writes these two.
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise JaxlvError("unknown compression", where=f"{path}:{key}", expected="stored or deflated")
             with archive.open(member) as packed:
@@ -229,7 +229,7 @@ def _lines(stream: BinaryIO) -> int:
 
 
 def _rows(stream: Any, path: Path) -> Iterator[tuple[str, list[str]]]:
-    """Yields (where it stands, cells) for every line that is not empty."""
+    """Yields ("path:line", cells) for every line that is not empty."""
     number = 0
     while line := stream.readline(LINE):
         number += 1
@@ -292,7 +292,7 @@ def _number(cell: str, column: str, where: str) -> float:
 
 
 def _from_columns(columns: _Columns, path: Path) -> dict[str, Any]:
-    """Puts the values in order. In addition to the columns, this takes about as much memory again at most."""
+    """Puts the values in order. At most, this takes about as much memory again as the columns."""
     value, names = np.asarray(columns.value), tuple(columns.names)
     if not len(value):
         raise JaxlvError("has no rows", where=path)

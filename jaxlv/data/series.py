@@ -126,10 +126,10 @@ def load(path: Any, *, memory_cap: int = MEMORY_CAP, drop: bool = False) -> Seri
     CSV: the columns series,step,time,variable,value or series,time,prey,predator; `series` gives the ids.
     NumPy: .npy holds (N, T, 2), with time 0..T-1; .npz the arrays trajectories, time and optionally variables.
 
-    Raises JaxlvError if a file is none of these, if `from_arrays` would refuse its content, if that takes more than
+    Raises JaxlvError if a file has another format, if `from_arrays` would refuse its content, if the content takes more than
     `memory_cap` bytes (all arrays and names together, known before they are built; 40 bytes a value while CSV is read), or
-    if it leads to other files (HDF5 links, external storage, virtual datasets). Reading takes about three times `memory_cap`
-    at most, in addition to what Python itself takes.
+    if the file leads to other files (HDF5 links, external storage, virtual datasets). Reading takes about three times
+    `memory_cap` at most, in addition to what Python itself takes.
     """
     try:
         path = Path(path)
@@ -188,7 +188,7 @@ def _write_hdf5(content: io.BytesIO, stored_NTV: np.ndarray, series_set: SeriesS
 
 
 def check_time(time_T: np.ndarray, where: Any) -> None:
-    """Raises JaxlvError unless time is finite and grows in equal steps, each within TIME_TOLERANCE of their mean."""
+    """Raises JaxlvError if time is not finite or does not grow in equal steps, each within TIME_TOLERANCE of their mean."""
     with np.errstate(over="ignore", invalid="ignore"):
         steps = np.diff(time_T)
     tests = {
@@ -225,11 +225,11 @@ FAULTS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = MappingProxyType(
         "too large": lambda values: (values > LARGEST) & np.isfinite(values),
     }
 )
-"""The values that no series may hold: by name, a test that marks them in an array."""
+"""Tests for values that a series must not contain, by name; each marks them in an array."""
 
 
 def first_place(fault_NTV: np.ndarray, names: Sequence[str], ids_N: np.ndarray) -> str:
-    """Returns in words where the first fault in an array is."""
+    """Returns the place of the first fault in an array, in words."""
     n, t, v = np.unravel_index(int(np.argmax(fault_NTV)), fault_NTV.shape)
     return f"series {ids_N[n]}, step {t}, {names[int(v)]}"
 
@@ -274,7 +274,7 @@ def _as_ids(ids: Any) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Split:
-    """Ids of the series for training, validation and test; no id is in two of them."""
+    """Ids of the series for training, validation and test; no id is in two parts."""
 
     train: np.ndarray
     validation: np.ndarray
@@ -419,7 +419,9 @@ REST = 0.02  # standard deviation, as a share of the mean, of a series at rest
 
 
 def at_rest(values_NTV: np.ndarray, window: int = 20, share: float = REST) -> np.ndarray:
-    """Returns (N,): is every variable's standard deviation over the last `window` steps at most `share` of its mean?"""
+    """Returns whether each series (N,) is at rest: in the last `window` steps, the standard deviation of every variable is
+    at most `share` of its mean.
+    """
     end_NWV = values_NTV[:, -window:]
     return (end_NWV.std(axis=1) <= share * end_NWV.mean(axis=1)).all(axis=1)
 

@@ -6,7 +6,7 @@ loops times their length, and by jaxpr and HLO under the rule of jaxlv.flops.cou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -44,6 +44,11 @@ class AuditRow(NamedTuple):
     hlo: int
     verdict: str
 
+    @property
+    def difference(self) -> int:
+        """Returns by how much the HLO exceeds the formula."""
+        return self.hlo - self.analytic
+
 
 class EveryRow(NamedTuple):
     """All operations of one component in one phase of one program: products in FLOPs, others as 1 each."""
@@ -79,6 +84,22 @@ class ProgramAudit:
     def passed(self) -> bool:
         """Tells whether every gate holds."""
         return all(self.gates.values())
+
+    @property
+    def product_total(self) -> AuditRow:
+        """Returns the matrix products of the whole program."""
+        analytic, jaxpr, hlo = (self.totals[name] for name in ("analytic", "jaxpr", "hlo"))
+        beyond = sum(row.hlo for row in self.rows if row.verdict == BEYOND)
+        same = analytic == jaxpr == hlo - beyond
+        verdict = DIFFERS if not same else "equal, except for what the compiler adds" if beyond else EQUAL
+        return AuditRow("total", "", self.name, analytic, jaxpr, hlo, verdict)
+
+    @property
+    def every_total(self) -> EveryRow:
+        """Returns all operations of the whole program."""
+        analytic = sum(row.analytic for row in self.every)
+        verdict = EQUAL if analytic == self.everything else DIFFERS
+        return EveryRow("total", f"{len(self.every)} rows", self.name, analytic, self.everything, verdict)
 
 
 Watch = Callable[[str], None]
@@ -252,6 +273,22 @@ def xla_lines(found: ProgramAudit) -> list[str]:
         lines.append(
             f"XLA, {found.name}, {stage}: {said.flops + said.transcendentals:.6g} of {found.everything:.6g}, {off}{doubts}"
         )
+    return lines
+
+
+def remarks(found: Sequence[ProgramAudit], explained: Sequence[str]) -> list[str]:
+    """Returns what stands below the rows of audits: excesses, XLA's own counts, what was `explained`, and the gates."""
+    lines = []
+    for one in found:
+        over = (row for row in one.executed if row.excess)
+        lines += [
+            f"HLO, {one.name}: {row.place}, {row.kind}: {row.excess:,} operations on elements too many" for row in over
+        ]
+    lines += ["", *(line for one in found for line in xla_lines(one)), "", *explained]
+    for one in found:
+        lines += [f"{'holds' if held else 'FAILS'}  {one.name}: {gate}" for gate, held in one.gates.items()]
+        lines += [f"note   {one.name}: {reason}" for reason in one.reasons]
+        lines += [f"doubt  {one.name}: {doubt}" for doubt in one.doubts]
     return lines
 
 

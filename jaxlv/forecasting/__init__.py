@@ -1,1 +1,1 @@
-"""Sampled forecasts, what they are measured by, and what they must beat."""
+"""Sampled forecasts, their measures, and the baselines that they must beat."""

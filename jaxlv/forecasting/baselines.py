@@ -1,9 +1,9 @@
-"""Forecasts that any model must beat: from a context (N, C, V) and a horizon H to (N, H, V), in raw units.
+"""Forecasts that any model must beat. Each takes a context (N, C, V) and a horizon H, and returns (N, H, V) in raw units.
 
 Axes: N series, C context steps, H steps ahead, V variables, L candidate lags, F features of the regression.
 
-With these definitions the figures quoted for the course's data (50 steps from 50, the 150 test series of the
-report xu) come out to within 2 %; `tests/test_baselines.py` holds them.
+With these definitions the figures that were quoted for the course's data (50 steps from 50, the 150 test series of the
+paper xu) are reproduced to within 2 %; `tests/test_baselines.py` checks them.
 """
 
 from __future__ import annotations
@@ -18,29 +18,28 @@ from jaxlv.errors import JaxlvError
 from jaxlv.forecasting import odefit
 
 Baseline = Callable[[np.ndarray, int], np.ndarray]
-ORACLE = " (oracle)"  # behind the name of the equations that made the data
+ORACLE = " (oracle)"  # added to the name of the equations that made the data
 
 
 def last_value(context_NCV: np.ndarray, horizon: int) -> np.ndarray:
-    """The last value of the context, at every step."""
+    """Repeats the last value of the context at every step."""
     context_NCV = _checked(context_NCV, horizon)
     return np.repeat(context_NCV[:, -1:], horizon, axis=1)
 
 
 def context_mean(context_NCV: np.ndarray, horizon: int) -> np.ndarray:
-    """The mean of the context, at every step."""
+    """Repeats the mean of the context at every step."""
     context_NCV = _checked(context_NCV, horizon)
     return np.repeat(context_NCV.mean(axis=1, keepdims=True), horizon, axis=1)
 
 
 def seasonal_naive(context_NCV: np.ndarray, horizon: int, shortest_lag: int = 5) -> np.ndarray:
-    """The last cycle of the context, repeated; a cycle is the lag at which the context resembles itself best.
+    """Repeats the last cycle of the context; a cycle is the lag at which the context resembles itself best.
 
-    A series' lag, one for all its variables, has the least mean squared difference between the context and
-    its lagged self, each variable standardised within the context. Lags run from `shortest_lag`, below which
-    smoothness alone looks like a cycle, to two thirds of the context, so that at least a third of it is
-    compared; contexts of fewer than eight steps have their longest lag only. The forecast is
-    x[C - lag + (step mod lag)].
+    Each series has one lag for all its variables: the one with the least mean squared difference between the context and
+    its lagged self, each variable standardised within the context. Lags shorter than `shortest_lag` are not tried, because
+    smoothness alone looks like a cycle there, nor lags above two thirds of the context, so that at least a third is
+    compared. Contexts of fewer than eight steps have only their longest lag. The forecast is x[C - lag + (step mod lag)].
     """
     context_NCV = _checked(context_NCV, horizon)
     lag_N1 = _cycle(context_NCV, shortest_lag)[:, None]
@@ -49,17 +48,17 @@ def seasonal_naive(context_NCV: np.ndarray, horizon: int, shortest_lag: int = 5)
 
 
 def analog(context_NCV: np.ndarray, horizon: int, window: int = 5) -> np.ndarray:
-    """What came next where the context last looked like this: each series' own past, searched step by step.
+    """Continues each series as its own past went on when it last looked like this; it searches anew for every step.
 
-    The last `window` steps are compared with every earlier run of as many steps in the context that has a successor,
-    on logarithms, each variable divided by its deviation within the context, but not shifted: levels count. The next step
-    is the mean, in logarithms, of the successors of the V + 1 nearest runs, weighted by exp(-distance / the nearest
-    distance) (Sugihara and May 1990, Nature 344, 734-741; analogs: Lorenz 1969, J. Atmos. Sci. 26, 636-646). It is
-    appended, and the search repeated. So forecasts stay within the context's range. Contexts of fewer than ten steps
-    compare half of their steps, and contexts of few runs take those there are. The window was chosen among 1 to 12 on
-    series outside the test set; from 4 on the error hardly depends on it.
+    The last `window` steps are compared with every earlier run of the same length in the context that has a successor.
+    They are compared as logarithms, each variable divided by its deviation within the context, but not shifted, because
+    levels count. The next step is the mean, in logarithms, of the successors of the V + 1 nearest runs, weighted by
+    exp(-distance / the nearest distance) (Sugihara and May 1990, Nature 344, 734-741; analogs: Lorenz 1969, J. Atmos. Sci.
+    26, 636-646). It is appended, and the search is repeated, so forecasts stay within the context's range. Contexts of fewer
+    than ten steps compare half of their steps, and contexts with fewer runs than V + 1 use all their runs. The window was
+    chosen among 1 to 12 on series outside the test set; from 4 on the error hardly depends on it.
 
-    Zeros are raised as in `var_on_logs`. JaxlvError for negative values.
+    Zeros are raised as in `var_on_logs`. Raises JaxlvError if a value is negative.
     """
     logs_NCV = _logs(_checked(context_NCV, horizon), "analog on logs")
     steps, variables = logs_NCV.shape[1:]
@@ -82,16 +81,15 @@ def analog(context_NCV: np.ndarray, horizon: int, window: int = 5) -> np.ndarray
 
 
 def var_on_logs(context_NCV: np.ndarray, horizon: int, order: int = 3, ridge: float = 1e-3) -> np.ndarray:
-    """A vector autoregression on the logarithms, fitted to each context by ridge regression, then iterated.
+    """Fits a vector autoregression to the logarithms of each context by ridge regression, and iterates it.
 
-    With z the logarithms minus their mean over the context: z[t] = sum_k A_k z[t - k], k = 1..order, with no
-    intercept; the A_k minimise the squared residuals plus `ridge` times the sum of their squares (Lütkepohl
+    With z the logarithms minus their mean over the context: z[t] = sum_k A_k z[t - k], k = 1..order, without an
+    intercept; the A_k minimise the squared residuals plus `ridge` times the sum of the squares of their elements (Lütkepohl
     2005, New Introduction to Multiple Time Series Analysis, ch. 3).
 
-    A fitted system may be unstable: each forecast logarithm is held within the context's range widened by
-    that range on either side, before the next step is taken. Zeros have no logarithm: values are first raised
-    to 1e-6 of the variable's mean in the context. JaxlvError for negative values, or a context of no more
-    than `order` steps.
+    A fitted system may be unstable. Before the next step is taken, each forecast logarithm is therefore limited to the
+    context's range, widened by that range on either side. Zeros have no logarithm, so values are first raised to 1e-6 of the
+    variable's mean in the context. Raises JaxlvError if a value is negative, or if the context has at most `order` steps.
     """
     context_NCV = _checked(context_NCV, horizon)
     steps = context_NCV.shape[1]
@@ -116,12 +114,13 @@ def var_on_logs(context_NCV: np.ndarray, horizon: int, order: int = 3, ridge: fl
 
 
 def auto_ets(context_NCV: np.ndarray, horizon: int) -> np.ndarray:
-    """Exponential smoothing of each variable by itself, its form chosen by AICc (Hyndman and Khandakar 2008).
+    """Smooths each variable by itself exponentially; AICc chooses the form (Hyndman and Khandakar 2008).
 
-    statsforecast's AutoETS on raw values (worse on logarithms, on series outside the test set), with the lag of
-    `seasonal_naive` as the length of a season; AICc decides whether there is a season and a trend. A forecast below 0 is
-    raised to 0 unless the variable was negative in the context. A variable that AutoETS gives up, as it does with contexts
-    of four steps, keeps its last value. Takes about a third of a second per series of 50 steps. Needs the extra `stats`.
+    This is statsforecast's AutoETS on raw values (on logarithms it was worse, on series outside the test set), with the lag
+    of `seasonal_naive` as the length of a season; AICc decides whether there is a season and a trend. A forecast below 0 is
+    raised to 0 unless the variable was negative in the context. If AutoETS gives up a variable, as it does if the context
+    has four steps, the last value is kept. It takes about a third of a second per series of 50 steps, and needs the extra
+    `stats`.
     """
     from statsforecast.models import AutoETS
 
@@ -132,7 +131,7 @@ def auto_ets(context_NCV: np.ndarray, horizon: int) -> np.ndarray:
             values_C = context_NCV[n, :, v]
             try:
                 forecast_H = AutoETS(season_length=lag).forecast(y=values_C.copy(), h=horizon)["mean"]
-            except Exception:  # it raises bare ones: for few values, and where no form could be fitted
+            except Exception:  # it raises plain Exceptions: for few values, and if no form could be fitted
                 continue
             if np.isfinite(forecast_H).all():
                 forecast_NHV[n, :, v] = np.maximum(forecast_H, 0 if values_C.min() >= 0 else -np.inf)
@@ -140,7 +139,7 @@ def auto_ets(context_NCV: np.ndarray, horizon: int) -> np.ndarray:
 
 
 def fitted(equations: str) -> Baseline:
-    """The forecast of `jaxlv.forecasting.odefit.forecast` with the equations of that name."""
+    """Returns the baseline that runs `jaxlv.forecasting.odefit.forecast` with the equations of that name."""
 
     def forecast(context_NCV: np.ndarray, horizon: int) -> np.ndarray:
         return odefit.forecast(odefit.EQUATIONS[equations], _checked(context_NCV, horizon), horizon)
@@ -163,14 +162,15 @@ BASELINES: dict[str, Baseline] = {
     **_OPTIONAL,
     **{name: fitted(equations) for name, equations in _FITTED.items()},
 }
-"""By the names in tables; figures cut names after 22 characters. AutoETS is there if statsforecast is. Fitted are the
-equations of Lotka and Volterra (LV), these with logistic prey, and those of Rosenzweig and MacArthur (RM)."""
+"""The baselines by their names in tables; figures cut names after 22 characters. AutoETS is included if statsforecast is
+installed. Three sets of equations are fitted: Lotka and Volterra's (LV), the same with logistic prey, and Rosenzweig and
+MacArthur's (RM)."""
 
 
 def baselines_for(series: SeriesSet) -> dict[str, Baseline]:
-    """Returns those of BASELINES that can forecast the series: the fitted equations have two variables.
+    """Returns the BASELINES that can forecast the series: the fitted equations need two variables.
 
-    The name of the equations that made the series, if their source says so, ends with " (oracle)".
+    If the series' source says that some of these equations made them, the name of that baseline ends with " (oracle)".
     """
     found = {}
     for name, baseline in BASELINES.items():
@@ -181,7 +181,7 @@ def baselines_for(series: SeriesSet) -> dict[str, Baseline]:
 
 
 def _cycle(context_NCV: np.ndarray, shortest_lag: int = 5) -> np.ndarray:
-    """The lag (N,) at which each context resembles itself best; see `seasonal_naive`."""
+    """Returns the lag (N,) at which each context resembles itself best; see `seasonal_naive`."""
     scale_N1V = context_NCV.std(axis=1, keepdims=True)
     standard_NCV = context_NCV / np.where(scale_N1V > 0, scale_N1V, 1)
     longest_lag = max(1, 2 * context_NCV.shape[1] // 3)

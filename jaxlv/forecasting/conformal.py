@@ -1,12 +1,13 @@
-"""Bands that hold their share: central intervals widened by split-conformal factors, found on series kept for that.
+"""Bands that contain their share of the truth: central intervals stretched by split-conformal factors, which are found on
+series set aside for calibration.
 
-For each level, step ahead and variable, the two halves of the central interval, median to either end, are stretched by one
-factor. With n calibration series it is the k-th smallest, k = ceil((n + 1) level), of the factors by which each of them
-would just have reached its truth: the median version of conformalised quantile regression (Romano, Patterson and Candes
-2019, "Conformalized quantile regression"; Kivaranovic, Johnson and Leeb 2020, "Adaptive, distribution-free prediction
-intervals for deep networks"). A new series drawn like them is then inside with a probability of at least the level, step
-by step, whatever the samples are worth; it says nothing of one series alone, nor of all the steps together. A factor below
-1 narrows a band that was too wide.
+For each level, step ahead and variable, the two halves of the central interval (from the median to either end) are stretched
+by one factor. Each of the n calibration series has a factor by which its interval would just have reached its truth; the
+k-th smallest of these is taken, k = ceil((n + 1) level). This is the median version of conformalised quantile regression
+(Romano, Patterson and Candes 2019, "Conformalized quantile regression"; Kivaranovic, Johnson and Leeb 2020, "Adaptive,
+distribution-free prediction intervals for deep networks"). At each step, a new series that is drawn like these is inside its
+interval with a probability of at least the level, however good or bad the samples are. This does not hold for one given
+series, nor for all steps together. A factor below 1 narrows a band that was too wide.
 
 Axes: N series, S samples, H steps ahead, V variables.
 """
@@ -25,28 +26,28 @@ from jaxlv.forecasting import metrics
 
 @dataclass(frozen=True)
 class Bands:
-    """Factors per level (in percent), each (H, V), from `series` calibration series."""
+    """The factors of each level (in percent), each (H, V), and the number of calibration series that they come from."""
 
     factors: Mapping[int, np.ndarray]
     series: int
 
     def interval(self, samples_NSHV: np.ndarray, level: int, least_NV: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(low, high) of a level in percent, each (N, H, V); populations are not negative, and neither is `low`."""
+        """Returns (low, high) of a level in percent, each (N, H, V); `low` is at least 0, as populations are."""
         middle_NHV, below_NHV, above_NHV = _halves(samples_NSHV, level / 100, least_NV)
         factor_HV = self.factors[level]
         return np.maximum(middle_NHV - factor_HV * below_NHV, 0), middle_NHV + factor_HV * above_NHV
 
 
 def levels_within(levels: Sequence[int], series: int) -> list[int]:
-    """The levels (in percent) that so many calibration series can promise: ceil((n + 1) level) <= n."""
+    """Returns the levels (in percent) that so many calibration series can guarantee: ceil((n + 1) level) <= n."""
     return [level for level in levels if _rank(level, series) <= series]
 
 
 def fit_bands(samples_NSHV: np.ndarray, truth_NHV: np.ndarray, levels: Sequence[int], least_NV: np.ndarray) -> Bands:
-    """The factors of those levels (in percent) that the number of series is enough for.
+    """Finds the factors of those levels (in percent) for which there are enough series.
 
-    `least_NV` > 0 is the least half-width in raw units, half a unit of the text's last decimal: samples that are all the
-    same number still stand for an interval. JaxlvError where no level is within reach.
+    `least_NV` > 0 is the smallest half-width in raw units, half a unit of the text's last decimal: even if all samples are
+    the same number, they stand for an interval. Raises JaxlvError if there are too few series for every level.
     """
     count = len(truth_NHV)
     found = {}
@@ -63,12 +64,12 @@ def fit_bands(samples_NSHV: np.ndarray, truth_NHV: np.ndarray, levels: Sequence[
 
 
 def needed(level: int) -> int:
-    """The fewest calibration series that can promise a level (in percent)."""
+    """Returns the smallest number of calibration series that can guarantee a level (in percent)."""
     return next(count for count in range(1, 101) if _rank(level, count) <= count)
 
 
 def _rank(level: int, series: int) -> int:
-    """ceil((n + 1) level), in whole numbers."""
+    """Returns ceil((n + 1) level), computed in whole numbers."""
     if not 0 < level < 100:
         raise JaxlvError("wrong level", expected="1 to 99 %", found=level)
     return -(-(series + 1) * level // 100)

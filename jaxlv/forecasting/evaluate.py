@@ -33,7 +33,7 @@ FIRST = 5
 
 
 def truth_of(series: SeriesSet, context: int, horizon: int) -> tuple[np.ndarray, np.ndarray]:
-    """(context_NCV, truth_NHV); JaxlvError where the series are shorter than context + horizon."""
+    """Returns (context_NCV, truth_NHV). Raises JaxlvError if the series are shorter than context + horizon."""
     T = series.values_NTV.shape[1]
     if context + horizon > T:
         raise JaxlvError(
@@ -53,10 +53,10 @@ def evaluate(
     bands: Mapping[str, Bands] | None = None,
     on_batch: Callable[[str, int], None] = lambda name, done: None,
 ) -> tuple[Evaluation, dict[str, Forecast]]:
-    """(scores, forecasts): a row for each forecaster and each baseline, and the forecasters' trajectories.
+    """Returns (scores, forecasts): a row for each forecaster and each baseline, and the forecasters' trajectories.
 
-    `bands` of a forecaster's name add the measures of its adjusted intervals. A budget that holds the samples but not the
-    likelihood leaves that out. `on_batch(name, series done)`.
+    If `bands` has a forecaster's name, its row also has the measures of the adjusted intervals. If a budget is enough for
+    the samples but not for the likelihood, the likelihood is left out. Calls `on_batch(name, series done)`.
     """
     context_NCV, truth_NHV = truth_of(series, config.context, config.horizon)
     check_fits(forecasters.values(), series, config)
@@ -107,9 +107,11 @@ def choose_temperature(
     temperatures: Sequence[float] = TEMPERATURES,
     on_temperature: Callable[[int], None] = lambda done: None,
 ) -> tuple[float, dict[str, float]]:
-    """(temperature, mean CRPS of each): the one of the least CRPS on validation series, the smaller of equals.
+    """Returns (temperature, mean CRPS of each): the temperature with the least CRPS on validation series, the lowest if
+    several are equal.
 
-    Each is drawn under `config` with the same random keys. `on_temperature(how many are done)`.
+    Forecasts are drawn under `config`, with the same random keys at each temperature. Calls `on_temperature(how many are
+    done)`.
     """
     if not temperatures:
         raise JaxlvError("no temperatures to choose from", where="temperatures")
@@ -128,19 +130,19 @@ def fit_conformal(
     config: EvaluateConfig,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> Bands:
-    """The conformal bands of a forecaster's samples, from validation series (see jaxlv.forecasting.conformal)."""
+    """Fits the conformal bands of a forecaster's samples on validation series (see jaxlv.forecasting.conformal)."""
     _, truth_NHV = truth_of(validation, config.context, config.horizon)
     drawn = forecaster(validation, Request.of(config), on_batch=on_batch)
     return fit_bands(drawn.filled(), truth_NHV, LEVELS, half_unit(forecaster, validation, config.context))
 
 
 def half_unit(forecaster: Forecaster, series: SeriesSet, context: int) -> np.ndarray:
-    """Half a unit of the text's last decimal, in raw units: (N, V)."""
+    """Returns half a unit of the text's last decimal, in raw units: (N, V)."""
     return forecaster.scales(series, context) * 10.0**-forecaster.codec.decimals / 2
 
 
 def likelihood_measures(forecaster: Forecaster, series: SeriesSet, config: EvaluateConfig) -> dict[str, Any]:
-    """What the truth costs the model (see jaxlv.forecasting.likelihood); nothing where its budget does not hold that."""
+    """Returns what the truth costs the model (see jaxlv.forecasting.likelihood); {} if its budget is too small."""
     try:
         nats_NHV = nats_per_value(forecaster, series, config.context, config.horizon, config.batch_series)
     except BudgetExceeded:
@@ -154,11 +156,12 @@ def likelihood_measures(forecaster: Forecaster, series: SeriesSet, config: Evalu
 
 
 def as_intervals(samples_NSHV: np.ndarray, truth_NHV: np.ndarray, half_NV: np.ndarray, seed: int) -> dict[str, float]:
-    """Calibration of samples that are drawn anew within `half_NV` (raw units) of their text's value, not below zero.
+    """Returns the calibration of samples redrawn within `half_NV` (raw units) of the value in their text, never below zero.
 
-    Where a model is about as sure as the last decimal is fine, many samples are the same number, and their bands miss a
-    truth that is written as that very number. Read as intervals they are wider than the model means them. A calibrated
-    model covers too little in the one reading and too much in the other: where both miss on one side, it is not the text.
+    If a model is about as certain as the last decimal is fine, many samples are the same number, and their bands miss a
+    truth that is written as this very number. Read as intervals, in contrast, the samples are wider than the model means
+    them. So a calibrated model covers too little in the first reading and too much in the second. If it covers too little in
+    both, or too much in both, the text format is not the cause.
     """
     shift_NSHV = np.random.default_rng(seed).uniform(-1, 1, samples_NSHV.shape) * half_NV[:, None, None]
     drawn_NSHV = np.abs(samples_NSHV + shift_NSHV)
@@ -170,7 +173,7 @@ def as_intervals(samples_NSHV: np.ndarray, truth_NHV: np.ndarray, half_NV: np.nd
 def conformal_measures(
     bands: Bands, samples_NSHV: np.ndarray, truth_NHV: np.ndarray, least_NV: np.ndarray
 ) -> dict[str, Any]:
-    """Coverage and width of the adjusted intervals; None for a level that had too few calibration series."""
+    """Returns coverage and width of the adjusted intervals; None for a level that had too few calibration series."""
     coverage: dict[str, Any] = {str(level): None for level in LEVELS}
     width = dict(coverage)
     for level in bands.factors:
@@ -224,7 +227,7 @@ def score(
 
 
 def _interval(values_N: np.ndarray) -> Interval | None:
-    """Returns the bootstrap interval of a mean over series; None for one series, which says nothing of others."""
+    """Returns the bootstrap interval of a mean over series; None for one series, which says nothing about others."""
     return metrics.bootstrap_interval(values_N) if len(values_N) > 1 else None
 
 
@@ -247,18 +250,18 @@ def _sample_measures(samples_NSHV: np.ndarray, truth_NHV: np.ndarray) -> dict[st
 
 
 def _levels_within(samples_NSHV: np.ndarray) -> list[int]:
-    """The calibration levels (in percent) that so many samples can cover."""
+    """Returns the calibration levels (in percent) that so many samples can cover."""
     return [level for level in CALIBRATION_LEVELS if level / 100 <= metrics.reach(samples_NSHV.shape[1])]
 
 
 def _mean(values: np.ndarray) -> float:
-    """The mean of the values that are not NaN; NaN where none is left."""
+    """Returns the mean of the values that are not NaN; NaN if all are."""
     held = values[~np.isnan(values)]
     return float(held.mean()) if held.size else float("nan")
 
 
 def _pooled_r2(point_NHV: np.ndarray, truth_NHV: np.ndarray) -> np.ndarray:
-    """R² over all series, each with its own mean: (V,). A series at rest adds errors but explains nothing by itself."""
+    """Returns R² over all series, each with its own mean: (V,). A series at rest adds errors, but hardly any variance."""
     error_V = ((point_NHV - truth_NHV) ** 2).sum(axis=(0, 1))
     spread_V = ((truth_NHV - truth_NHV.mean(axis=1, keepdims=True)) ** 2).sum(axis=(0, 1))
     return 1 - error_V / np.where(spread_V > 0, spread_V, np.nan)

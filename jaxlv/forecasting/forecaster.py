@@ -37,14 +37,14 @@ from jaxlv.text.tokens import Alphabet
 
 QUANTILES = (0.05, 0.10, 0.25, 0.75, 0.90, 0.95)
 _HEADER = b"series,step,time,variable,statistic,value"
-INTEGER_DIGITS = 2  # digits before the point that the grammar allows, or more where the context has more
+INTEGER_DIGITS = 2  # digits before the point that the grammar allows; more if the context has more
 
 
 @dataclass(frozen=True)
 class Forecast:
     """Trajectories of N series from step `start` (the first forecast step, counted from 0) on.
 
-    `samples_NSHV` is in raw units; the steps that a sample did not complete are NaN. `stops` counts why samples ended.
+    `samples_NSHV` is in raw units; steps that a sample did not complete are NaN. `stops` counts why samples ended.
     """
 
     ids_N: np.ndarray
@@ -57,19 +57,19 @@ class Forecast:
 
     @property
     def valid_share(self) -> float:
-        """Share of samples that completed every step."""
+        """The share of samples that completed every step."""
         return float(np.isfinite(self.samples_NSHV).all(axis=(2, 3)).mean())
 
     def filled(self) -> np.ndarray:
-        """`samples_NSHV` as they are scored: see the function `filled`."""
+        """Returns `samples_NSHV` as they are scored: see the function `filled`."""
         return filled(self.samples_NSHV, self.last_NV)
 
     def median(self) -> np.ndarray:
-        """The point forecast (N, H, V): the median over the filled samples at each step."""
+        """Returns the point forecast (N, H, V): the median over the filled samples at each step."""
         return np.median(self.filled(), axis=1)
 
     def to_frame(self) -> pd.DataFrame:
-        """Rows of series, step, time, variable, statistic (median, mean, q05 ... q95, sample_0 ...), raw value."""
+        """Returns rows of series, step, time, variable, statistic (median, mean, q05 ... q95, sample_0 ...), raw value."""
         filled = self.filled()
         parts = {"median": np.median(filled, axis=1), "mean": filled.mean(axis=1)}
         for probability, value_NHV in zip(QUANTILES, metrics.quantiles(filled, QUANTILES), strict=True):
@@ -86,15 +86,15 @@ class Forecast:
         return pd.concat(frames, ignore_index=True).sort_values(["series", "step"], kind="stable", ignore_index=True)
 
     def write_csv(self, path: Path) -> None:
-        """`to_frame` as CSV (`tables.write_csv`); the steps that a sample did not complete are empty."""
+        """Writes `to_frame` as CSV (`tables.write_csv`); the steps that a sample did not complete are empty."""
         tables.write_csv(path, self.to_frame(), float_format="%.6g")
 
 
 def read_csv(path: Path, series: SeriesSet) -> Forecast:
-    """Returns what `write_csv` left, to its six digits; `series` has the contexts. Why samples ended is not in the file.
+    """Reads what `write_csv` wrote, to six digits; `series` provides the contexts. The file does not say why samples ended.
 
-    Raises JaxlvError if the file is not a forecast, is one of other series, or is larger than `limits.MEMORY_CAP` / 8 (a
-    row takes about eight times as much memory as it has bytes).
+    Raises JaxlvError if the file is not a forecast, is a forecast of other series, or is larger than `limits.MEMORY_CAP` / 8
+    (a row takes about eight times as much memory as it has bytes).
     """
     most = MEMORY_CAP // 8
     try:
@@ -102,8 +102,8 @@ def read_csv(path: Path, series: SeriesSet) -> Forecast:
             if (size := stream.seek(0, io.SEEK_END)) > most:
                 raise JaxlvError("too large", where=path, expected=f"at most {most} bytes", found=size)
             stream.seek(0)
-            if stream.readline(len(_HEADER) + 2).strip() != _HEADER:  # of columns without end pandas would make an index
-                raise ValueError("its columns are others")
+            if stream.readline(len(_HEADER) + 2).strip() != _HEADER:  # pandas would turn surplus columns into an index
+                raise ValueError("it has other columns")
             frame = pd.read_csv(stream, names=_HEADER.decode().split(","), index_col=False)
         return _from_frame(frame, series, path)
     except JaxlvError:
@@ -116,7 +116,7 @@ def _from_frame(frame: pd.DataFrame, series: SeriesSet, path: Path) -> Forecast:
     drawn = frame[frame["statistic"].str.startswith("sample_")]
     keys = ["series", "step", "variable", "statistic"]
     ids_N, steps_H, variables, names = (drawn[key].unique() for key in keys)
-    # Each part of a grid may be long where the grid itself would not fit in any memory.
+    # The grid itself may not fit in any memory, even if each of its axes does.
     size = math.prod(map(len, (ids_N, steps_H, variables, names)))
     if not len(drawn) or len(drawn) != size or drawn.duplicated(keys).any():
         raise ValueError("steps are missing")
@@ -134,9 +134,9 @@ def _from_frame(frame: pd.DataFrame, series: SeriesSet, path: Path) -> Forecast:
 
 
 def filled(samples_NSHV: np.ndarray, last_NV: np.ndarray) -> np.ndarray:
-    """Samples without NaN (N, S, H, V): an incomplete one stays at its last complete step, or at the context's last.
+    """Returns samples without NaN (N, S, H, V): an incomplete one stays at its last complete step, or at the context's last.
 
-    This is how invalid samples are scored, drawn and written: they count, as the forecast that a user would be left with.
+    This is how invalid samples are scored, drawn and written. They count, because a user would be left with them.
     """
     N, S, _, V = samples_NSHV.shape
     last_NS1V = np.broadcast_to(last_NV[:, None, None], (N, S, 1, V))
@@ -144,7 +144,7 @@ def filled(samples_NSHV: np.ndarray, last_NV: np.ndarray) -> np.ndarray:
 
 
 def forward_filled(values_NSTV: np.ndarray) -> np.ndarray:
-    """NaN replaced by the last finite value before it along the steps; the first step has none."""
+    """Replaces NaN by the last finite value before it along the steps; the first step must not have NaN."""
     finite_NSTV = np.isfinite(values_NSTV)
     steps_T = np.arange(values_NSTV.shape[2])[:, None]
     index_NSTV = np.maximum.accumulate(np.where(finite_NSTV, steps_T, 0), axis=2)
@@ -166,15 +166,15 @@ class Forecaster:
     meter: Payer | None = None
 
     def with_sampling(self, **changes: Any) -> Forecaster:
-        """The same forecaster with other sampling settings."""
+        """Returns the same forecaster with other sampling settings."""
         return replace(self, sampling=replace(self.sampling, **changes))
 
     def scales(self, series: SeriesSet, context: int) -> np.ndarray:
-        """Raw units per written unit of each series and variable, by the codec's rule and its `headroom`: (N, V)."""
+        """Returns raw units per written unit of each series and variable, by the codec's rule and `headroom`: (N, V)."""
         return self._scales(series, context, (self.codec,))[:, 0]
 
     def _scales(self, series: SeriesSet, context: int, variants: Sequence[Codec]) -> np.ndarray:
-        """The same by each of R codecs: (N, R, V)."""
+        """Returns the same for each of R codecs: (N, R, V)."""
         pairs = zip(series.ids_N, series.values_NTV, strict=True)
         return np.array([[one.fit(v_TV[:context], v_TV, f"series {i}") for one in variants] for i, v_TV in pairs])
 
@@ -188,9 +188,9 @@ class Forecaster:
     ) -> Forecast:
         """Returns forecasts of each series, given the steps before.
 
-        Sample s is written under head-room s of the codec's, in turns. `scales_NV` are raw units per written unit, by
-        default what the codec's rule gives. Raises JaxlvError if the context is longer than the series, and if the forecasts
-        do not fit in the memory. Calls `on_batch(series done)`.
+        The samples take the codec's head-rooms in turn. `scales_NV` are raw units per written unit, by default what the
+        codec's rule gives. Raises JaxlvError if the context is longer than the series, or if the forecasts do not fit in
+        memory. Calls `on_batch(series done)`.
         """
         steps, context = series.values_NTV.shape[1], request.context
         if context > steps - request.skipped:
@@ -222,7 +222,7 @@ class Forecaster:
         )
 
     def check_fits(self, series: SeriesSet, request: Request) -> None:
-        """Raises JaxlvError if forecasts do not fit in the memory."""
+        """Raises JaxlvError if forecasts do not fit in memory."""
         V, decimals, variants = len(series.variables), self.codec.decimals, len(self.codec.variants[: request.samples])
         check_forecasts(len(series), request.samples, request.drawn, V)
         length, new_tokens = request.context * V * (decimals + 3), request.drawn * longest_step(V, decimals, INTEGER_DIGITS)
@@ -234,14 +234,14 @@ class Forecaster:
     ) -> Forecast:
         """Returns forecasts longer than the windows that a model was trained on: `reach` steps at a time.
 
-        Every sample goes on from its own last `context` steps: under the rule `context` with the scale of these, under
-        another rule with that of the series. A value that was written 0.00 goes on as half of the last decimal.
-        Raises JaxlvError as a call does, if a `reach` is not allowed, and if part of a step is shown. Calls `on_batch` with
-        the number of forecasts that are done, counted in series.
+        Every sample is continued from its own last `context` steps. Under the rule `context` these steps give the scale;
+        under another rule the scale of the series is kept. A value that was written as 0.00 is continued as half a unit of
+        the last decimal. Raises JaxlvError as a call does, if `reach` is not allowed, or if part of a step is shown. Calls
+        `on_batch` with the number of forecasts that are done, counted in series.
         """
         reach = argument(EvaluateConfig, "horizon", reach, "reach")
         if request.shown:
-            raise JaxlvError("a forecast that goes on from itself sees whole steps", where="shown", found=request.shown)
+            raise JaxlvError("a forecast that continues itself needs whole steps", where="shown", found=request.shown)
         context, horizon, samples = request.context, request.horizon, request.samples
         check_forecasts(len(series), samples, horizon, len(series.variables))
         N, parts_in_all, rows = len(series), -(-horizon // reach), len(series) * samples
@@ -259,7 +259,7 @@ class Forecaster:
         ids_R = (series.ids_N[:, None] * samples + np.arange(samples)).reshape(-1)
         parts, stops = [first.samples_NSHV], collections.Counter(first.stops)
         for part in range(1, parts_in_all):
-            goes_on_R = np.isfinite(parts[-1][:, :, -1]).all(axis=-1).reshape(-1)  # a sample that broke off ends there
+            goes_on_R = np.isfinite(parts[-1][:, :, -1]).all(axis=-1).reshape(-1)  # samples that broke off are not continued
             fresh_RHV = np.maximum(parts[-1].reshape(rows, length, -1), least_RV[:, None])
             past_RTV = np.concatenate([past_RTV, fresh_RHV], axis=1)[:, -context:]
             length = min(reach, horizon - part * reach)
@@ -293,7 +293,7 @@ class Forecaster:
         grammar: Grammar | None = None,
         alphabet: Alphabet | None = None,
     ) -> Generated:
-        """Calls `generate` with this model and its sampling. With a meter, it is reserved first and paid as far as it ran.
+        """Calls `generate` with this model and its sampling. A meter reserves the work first, and pays for what ran.
 
         `alphabet` replaces the forecaster's, for texts that end with other tokens.
         """
@@ -310,11 +310,11 @@ class Forecaster:
         return result
 
     def spending(self, kind: Kind, **shape: Any) -> contextlib.AbstractContextManager[dict[str, Any]]:
-        """`Meter.spend` around work of this model; nothing is reserved where there is no meter."""
+        """Returns `Meter.spend` around work of this model, or a context that reserves nothing if the model has no meter."""
         return self.meter.spend(kind, **shape) if self.meter else contextlib.nullcontext({})
 
     def _rows(self, series: SeriesSet, request: Request, scales_MV: np.ndarray) -> _Rows:
-        """Returns the prompts of each series under each of its scales, which follow one another."""
+        """Returns the prompts of each series under each of its scales, series after series."""
         R = len(scales_MV) // len(series)
         ids_M, values_MTV = np.repeat(series.ids_N, R), np.repeat(series.values_NTV, R, axis=0)
         given = list(zip([f"series {i}" for i in ids_M], values_MTV, scales_MV, strict=True))
@@ -332,7 +332,7 @@ class Forecaster:
         )
 
     def _text(self, values_TV: np.ndarray, alpha_V: np.ndarray, request: Request, where: str) -> tuple[str, str]:
-        """Returns the text of the context, and the characters shown of the next step: never all of them."""
+        """Returns the text of the context, and the characters shown of the next step, which are never the whole step."""
         context, shown = request.context, request.shown
         whole = self.codec.encode(values_TV[:context], alpha_V, where=where)
         step = self.codec.encode(values_TV[context : context + 1], alpha_V, where=where) if shown else ""
@@ -357,18 +357,18 @@ class Forecaster:
 
 @dataclass(frozen=True)
 class _Rows:
-    """M prompts: of each series one under each of its scales."""
+    """M prompts: one for each series and each of its scales."""
 
     names: list[str]
-    keys_M: np.ndarray  # what their random numbers follow from
+    keys_M: np.ndarray  # determine the random numbers of each prompt's samples
     scales_MV: np.ndarray
     prompts: list[np.ndarray]
-    opened: list[str]  # what is shown of the step behind the context
-    digits_M: list[int]  # before the point, that a forecast may need
+    opened: list[str]  # what is shown of the step after the context
+    digits_M: list[int]  # digits before the point that a forecast may need
 
 
 def _digits(context_TV: np.ndarray, opened: str) -> int:
-    """Digits before the point that a forecast may need, behind a context and what is shown of the next step."""
+    """Returns how many digits before the point a forecast may need, given the context and what is shown of the next step."""
     shown = max(len(value.partition(".")[0]) for value in opened.split(","))
     return max(INTEGER_DIGITS, len(str(int(context_TV.max()))), shown)
 

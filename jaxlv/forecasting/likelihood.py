@@ -1,13 +1,13 @@
 """What the truth costs a model: negative log likelihood in nats per value, in the units of the series.
 
-A text value of d decimals in the scale alpha stands for an interval of alpha 10^-d raw units, so a text of probability p
-is a density of p / (alpha 10^-d), and the value costs -log p + log(alpha 10^-d) nats: comparable between numbers of
-decimals and scale rules, and negative where the density exceeds one per raw unit. This is the continuous likelihood of
-LLMTIME (Gruver, Finzi, Qiu and Wilson 2023, "Large language models are zero-shot time series forecasters", section 3).
-p is that of the value's digits, point and closing delimiter, given every token before them, in a softmax over the 13
-symbols at temperature 1: what is sampled from, but for the number grammar, which only takes symbols away. Texts that are
-no numbers have a share of p too, so the density integrates to at most 1. A value written as 0 stands for half an interval;
-its cost is log 2 too high.
+A value that is written with d decimals in the scale alpha stands for an interval of alpha 10^-d raw units. So a text of
+probability p means a density of p / (alpha 10^-d), and the value costs -log p + log(alpha 10^-d) nats. This is comparable
+between numbers of decimals and between scale rules, and negative if the density exceeds one per raw unit. It is the
+continuous likelihood of LLMTIME (Gruver, Finzi, Qiu and Wilson 2023, "Large language models are zero-shot time series
+forecasters", section 3). p is the probability of the value's digits, point and closing delimiter, given every token before
+them, in a softmax over the 13 symbols at temperature 1. Samples are drawn from the same softmax, except that the number
+grammar takes symbols away. Texts that are not numbers have a share of p too, so the density integrates to at most 1. A value
+written as 0 stands for half an interval; its cost is log 2 too high.
 
 Axes: N series, B rows of a batch, L tokens of a row, H steps ahead, V variables, A the 13 symbols.
 """
@@ -42,12 +42,12 @@ def nats_per_value(
     side: str = "right",
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> np.ndarray:
-    """Nats of each value of steps context .. context + horizon - 1, given all the values before it: (N, H, V).
+    """Returns the nats of each value of steps context .. context + horizon - 1, given all values before it: (N, H, V).
 
-    Teacher forced, in one forward pass of `batch_series` rows, padded on the `side` given; with a meter each pass is
-    reserved first. Infinite for a series whose future the text format cannot hold. Raises JaxlvError if the series are
-    shorter than context + horizon or their text is longer than the model's positions, and NotFinite if the model gives a
-    token no likelihood. `on_batch(done)` counts series.
+    The truth is fed to the model, `batch_series` rows in a forward pass, padded on `side`; a meter reserves each pass first.
+    The nats are infinite for a series whose future the text format cannot hold. Raises JaxlvError if the series are shorter
+    than context + horizon, or if their text is longer than the model's positions; NotFinite if the model's likelihood of a
+    token is not finite. Calls `on_batch(series done)`.
     """
     codec, alphabet, V = forecaster.codec, forecaster.alphabet, len(series.variables)
     if not 1 <= context < context + horizon <= series.values_NTV.shape[1]:
@@ -57,10 +57,10 @@ def nats_per_value(
             found=f"{context} + {horizon}",
         )
     scales_NV = forecaster.scales(series, context)
-    texts: dict[int, tuple[np.ndarray, int]] = {}  # row -> (token ids, where the future begins)
+    texts: dict[int, tuple[np.ndarray, int]] = {}  # row -> (token ids, first token of the future)
     for row, (values_TV, alpha_V) in enumerate(zip(series.values_NTV, scales_NV, strict=True)):
         prompt = codec.encode(values_TV[:context], alpha_V, where=f"series {series.ids_N[row]}")
-        with contextlib.suppress(JaxlvError):  # its future has numbers that the format does not write
+        with contextlib.suppress(JaxlvError):  # its future has numbers that the format cannot hold
             text = prompt + codec.encode(values_TV[context : context + horizon], alpha_V)
             texts[row] = alphabet.encode(text), len(prompt)
     nats_NHV = np.full((len(series), horizon, V), np.inf)
@@ -83,7 +83,7 @@ def nats_per_value(
 
 
 def future(ids: np.ndarray, begin: int, length: int, side: str = "right") -> Windows:
-    """Returns the window of a text whose loss is that of its tokens from `begin` on."""
+    """Returns the window of a text in which only the tokens from `begin` on have a loss."""
     whole = window(ids, length, side)
     return whole._replace(labels_ML=np.where(whole.positions_ML >= begin - 1, whole.labels_ML, IGNORED))
 
@@ -96,14 +96,14 @@ def _metered(forecaster: Forecaster, windows: Windows) -> np.ndarray:
 
 @functools.partial(jax.jit, static_argnums=0)
 def token_nll(model: Qwen2, variables: dict[str, Any], windows: Windows, alphabet_A: jax.Array) -> jax.Array:
-    """-log p(label) of each token over the alphabet, in nats: float32 (B, L), 0 where a label is -1."""
+    """Returns -log p(label) of each token over the alphabet, in nats: float32 (B, L), 0 if the label is -1."""
     x_BLD, head, _ = features(model, variables, windows.ids_ML, windows.positions_ML)
     head, labels_BL = restrict(head, windows.labels_ML, jnp.asarray(alphabet_A))
     return token_cross_entropy(x_BLD, head, labels_BL)
 
 
 def _by_value(nll_L: np.ndarray, labels_L: np.ndarray, alphabet: Alphabet) -> np.ndarray:
-    """Sums over the tokens of each value, its delimiter the last of them: (H * V,)."""
+    """Returns the sums over the tokens of each value, which ends with its delimiter: (H * V,)."""
     real_L = labels_L != IGNORED
     nll, labels = nll_L[real_L], labels_L[real_L]
     closing = np.isin(labels, alphabet.ids_A[[SYMBOLS.index(","), SYMBOLS.index(";")]])

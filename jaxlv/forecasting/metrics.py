@@ -1,11 +1,11 @@
-"""Measures of a forecast against the truth, in the units of the series unless said otherwise.
+"""Measures of a forecast against the truth, in the units of the series unless a docstring says otherwise.
 
 Axes: N series, S samples, H steps ahead, V variables, C context steps, Q probabilities.
 
-NaN rules. A sample value that is NaN is invalid: `quantiles`, `coverage`, `sharpness` and `crps` leave it out at
-that step only, `energy_score` leaves out the sample's other variables there too, and all give NaN where a step has
-no valid sample. Point measures give NaN where the forecast has one.
-Nothing else is dropped here: which series enter a mean is the caller's decision.
+NaN rules. A sample value that is NaN is invalid: `quantiles`, `coverage`, `sharpness` and `crps` leave it out at that step
+only, `energy_score` also leaves out the sample's other variables at that step, and all return NaN if a step has no valid
+sample. Point measures return NaN if the forecast has NaN. Nothing else is dropped here: the caller decides which series
+enter a mean.
 """
 
 from __future__ import annotations
@@ -19,52 +19,50 @@ from jaxlv.errors import JaxlvError
 
 
 def mae(forecast_NHV: np.ndarray, truth_NHV: np.ndarray) -> np.ndarray:
-    """Mean absolute error over the steps, mean_h |f - y|: (N, V)."""
+    """Returns the mean absolute error over the steps, mean_h |f - y|: (N, V)."""
     return np.abs(_error(forecast_NHV, truth_NHV)).mean(axis=1)
 
 
 def mae_by_step(forecast_NHV: np.ndarray, truth_NHV: np.ndarray) -> np.ndarray:
-    """Mean absolute error over the series at each step ahead, mean_n |f - y|: (H, V)."""
+    """Returns the mean absolute error over the series at each step ahead, mean_n |f - y|: (H, V)."""
     return np.abs(_error(forecast_NHV, truth_NHV)).mean(axis=0)
 
 
 def mse(forecast_NHV: np.ndarray, truth_NHV: np.ndarray) -> np.ndarray:
-    """Mean squared error over the steps, mean_h (f - y)^2, in squared units: (N, V)."""
+    """Returns the mean squared error over the steps, mean_h (f - y)^2, in squared units: (N, V)."""
     return (_error(forecast_NHV, truth_NHV) ** 2).mean(axis=1)
 
 
 def rmse(forecast_NHV: np.ndarray, truth_NHV: np.ndarray) -> np.ndarray:
-    """Root of the mean squared error over the steps: (N, V)."""
+    """Returns the root of the mean squared error over the steps: (N, V)."""
     return np.sqrt(mse(forecast_NHV, truth_NHV))
 
 
 def r2(forecast_NHV: np.ndarray, truth_NHV: np.ndarray) -> np.ndarray:
-    """Coefficient of determination, 1 - sum_h (f - y)^2 / sum_h (y - mean_h y)^2, without unit: (N, V).
+    """Returns the coefficient of determination, 1 - sum_h (f - y)^2 / sum_h (y - mean_h y)^2, without unit: (N, V).
 
-    NaN where the truth does not change, which leaves nothing to explain.
+    It is NaN if the truth does not change, because there is nothing to explain then.
     """
     spread_NV = np.var(truth_NHV, axis=1)
     return 1 - _divide(mse(forecast_NHV, truth_NHV), spread_NV)
 
 
 def mase(forecast_NHV: np.ndarray, truth_NHV: np.ndarray, context_NCV: np.ndarray) -> np.ndarray:
-    """Mean absolute scaled error, mae / mean |first difference of the context|, without unit: (N, V).
+    """Returns the mean absolute scaled error, mae / mean |first difference of the context|, without unit: (N, V).
 
-    NaN where the context does not change. Hyndman and Koehler (2006), International Journal of Forecasting
-    22, 679-688.
+    It is NaN if the context does not change. Hyndman and Koehler (2006), International Journal of Forecasting 22, 679-688.
     """
     return _divide(mae(forecast_NHV, truth_NHV), np.abs(np.diff(context_NCV, axis=1)).mean(axis=1))
 
 
 def crps(samples_NSHV: np.ndarray, truth_NHV: np.ndarray, fair: bool = True) -> np.ndarray:
-    """Continuous ranked probability score from samples, mean over the steps: (N, V), smaller is better.
+    """Returns the continuous ranked probability score from samples, mean over the steps: (N, V), smaller is better.
 
-    With x the m valid samples of a step: mean_i |x_i - y| - sum_{i<j} |x_i - x_j| / (m d), where d = m - 1
-    makes the estimate unbiased in m (the fair score, which may be slightly negative) and d = m gives the
-    score of the empirical distribution. Either is |x - y| for one sample. The pairs are summed over the
-    sorted samples, in O(m log m). Gneiting and Raftery (2007), Journal of the American Statistical
-    Association 102, 359-378, eq. 21; Ferro (2014), Quarterly Journal of the Royal Meteorological Society 140,
-    1917-1923.
+    With x the m valid samples of a step: mean_i |x_i - y| - sum_{i<j} |x_i - x_j| / (m d). If `fair`, d = m - 1, which makes
+    the estimate unbiased in m (it may be slightly negative); otherwise d = m, the score of the empirical distribution. For
+    one sample both are |x - y|. The pairs are summed over the sorted samples, in O(m log m). Gneiting and Raftery (2007),
+    Journal of the American Statistical Association 102, 359-378, eq. 21; Ferro (2014), Quarterly Journal of the Royal
+    Meteorological Society 140, 1917-1923.
     """
     _check_samples(samples_NSHV, truth_NHV)
     sorted_NSHV, count_NHV = _sorted(samples_NSHV)
@@ -77,12 +75,12 @@ def crps(samples_NSHV: np.ndarray, truth_NHV: np.ndarray, fair: bool = True) -> 
 
 
 def energy_score(samples_NSHV: np.ndarray, truth_NHV: np.ndarray, fair: bool = True) -> np.ndarray:
-    """Energy score of the variables together, mean over the steps: (N,), smaller is better.
+    """Returns the energy score of the variables together, mean over the steps: (N,), smaller is better.
 
     With x the m valid samples of a step and || || the Euclidean norm over the variables: mean_i ||x_i - y|| -
-    sum_{i<j} ||x_i - x_j|| / (m d), d as in `crps`, which it is for one variable. Unlike the CRPS of each variable
-    it sees how the samples vary together. Variables count by their raw size. Gneiting and Raftery (2007), Journal
-    of the American Statistical Association 102, 359-378, eq. 22.
+    sum_{i<j} ||x_i - x_j|| / (m d), d as in `crps`, to which it is equal for one variable. Unlike the CRPS of each variable,
+    it depends on how the variables of a sample vary together. Variables count by their raw size. Gneiting and
+    Raftery (2007), Journal of the American Statistical Association 102, 359-378, eq. 22.
     """
     _check_samples(samples_NSHV, truth_NHV)
     samples_NSHV = np.asarray(samples_NSHV, dtype=float)
@@ -97,12 +95,12 @@ def energy_score(samples_NSHV: np.ndarray, truth_NHV: np.ndarray, fair: bool = T
 
 
 def quantiles(samples_NSHV: np.ndarray, probabilities: Sequence[float]) -> np.ndarray:
-    """Quantiles of the valid samples at each step: (Q, N, H, V).
+    """Returns the quantiles of the valid samples at each step: (Q, N, H, V).
 
-    The quantile p of m samples lies at position p (m + 1) of the sorted ones, interpolated linearly and held
-    within their range: Weibull's definition, type 6 of Hyndman and Fan (1996), The American Statistician 50,
-    361-365. A new draw from the samples' distribution falls below it with probability p, as long as 1 <= p (m
-    + 1) <= m. NaN if a step has no valid sample. Raises JaxlvError if a probability is not within 0 to 1.
+    The quantile p of m samples lies at position p (m + 1) of the sorted samples, interpolated linearly and limited to their
+    range: Weibull's definition, type 6 of Hyndman and Fan (1996), The American Statistician 50, 361-365. A new draw from the
+    samples' distribution falls below it with probability p, as long as 1 <= p (m + 1) <= m. It is NaN if all samples of a
+    step are invalid. Raises JaxlvError if a probability is not within 0 to 1.
     """
     if not all(0 <= p <= 1 for p in probabilities):
         raise JaxlvError("wrong probabilities", expected="0 to 1", found=list(probabilities))
@@ -123,19 +121,19 @@ def quantiles(samples_NSHV: np.ndarray, probabilities: Sequence[float]) -> np.nd
 
 
 def coverage(samples_NSHV: np.ndarray, truth_NHV: np.ndarray, level: float) -> np.ndarray:
-    """Share of the steps whose truth lies within the samples' central interval of that level: (N, V).
+    """Returns the share of the steps whose truth lies within the samples' `central_interval` of that level: (N, V).
 
-    The interval is that of `central_interval`. m samples of the right distribution cover at most `reach(m)` of
-    the steps on average: the 95 % interval needs 39 samples, the 80 % one 9.
+    m samples of the right distribution cover at most `reach(m)` of the steps on average: the 95 % interval needs 39 samples,
+    the 80 % interval 9.
     """
     _check_samples(samples_NSHV, truth_NHV)
     return covered(*central_interval(samples_NSHV, level), truth_NHV)
 
 
 def sharpness(samples_NSHV: np.ndarray, level: float) -> np.ndarray:
-    """Mean width over the steps of the samples' central interval of that level, 0 < level < 1: (N, V).
+    """Returns the mean width over the steps of the samples' central interval of that level, 0 < level < 1: (N, V).
 
-    Of two forecasts that cover what they claim, the sharper is better. Gneiting, Balabdaoui and Raftery (2007),
+    If two forecasts cover what they claim, the sharper one is better. Gneiting, Balabdaoui and Raftery (2007),
     Journal of the Royal Statistical Society B 69, 243-268.
     """
     low_NHV, high_NHV = central_interval(samples_NSHV, level)
@@ -143,19 +141,19 @@ def sharpness(samples_NSHV: np.ndarray, level: float) -> np.ndarray:
 
 
 def central_interval(samples_NSHV: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
-    """The `quantiles` (1 - level) / 2 and (1 + level) / 2 of each step, each (N, H, V)."""
+    """Returns the `quantiles` (1 - level) / 2 and (1 + level) / 2 of each step, each (N, H, V)."""
     low_NHV, high_NHV = quantiles(samples_NSHV, [(1 - level) / 2, (1 + level) / 2])
     return low_NHV, high_NHV
 
 
 def covered(low_NHV: np.ndarray, high_NHV: np.ndarray, truth_NHV: np.ndarray) -> np.ndarray:
-    """Share of the steps whose truth lies in [low, high]: (N, V); NaN where an interval has a NaN end."""
+    """Returns the share of the steps whose truth lies in [low, high]: (N, V); NaN if an end of an interval is NaN."""
     inside_NHV = ((low_NHV <= truth_NHV) & (truth_NHV <= high_NHV)).astype(float)
     return np.where(np.isnan(low_NHV) | np.isnan(high_NHV), np.nan, inside_NHV).mean(axis=1)
 
 
 def reach(samples: int) -> float:
-    """The most that a central interval of m samples can cover on average, (m - 1) / (m + 1): from least to greatest."""
+    """Returns the most that a central interval of m samples covers on average, (m - 1) / (m + 1): from least to greatest."""
     return (samples - 1) / (samples + 1)
 
 
@@ -166,10 +164,10 @@ def bootstrap_interval(
     repeats: int = 2000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """The percentile bootstrap interval of a statistic over the series, which are drawn with replacement.
+    """Returns the percentile bootstrap interval of a statistic over the series, which are drawn with replacement.
 
-    `statistic` takes (repeats, N) and the keyword axis=1. The same seed gives the same interval. NaN among
-    the values gives NaN ends. Efron and Tibshirani (1993), An Introduction to the Bootstrap, ch. 13.
+    `statistic` takes (repeats, N) and the keyword axis=1. The same seed gives the same interval. If a value is NaN, so are
+    the ends. Efron and Tibshirani (1993), An Introduction to the Bootstrap, ch. 13.
     """
     values_N = np.asarray(values_N, dtype=float)
     if values_N.ndim != 1 or not len(values_N):
@@ -193,10 +191,10 @@ def _check_samples(samples_NSHV: np.ndarray, truth_NHV: np.ndarray) -> None:
 
 
 def _sorted(samples_NSHV: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The samples in ascending order with NaN last, and the number of valid ones (N, H, V)."""
+    """Returns the samples in ascending order with NaN last, and the number of valid ones (N, H, V)."""
     return np.sort(samples_NSHV, axis=1), (~np.isnan(samples_NSHV)).sum(axis=1)
 
 
 def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """The quotient, NaN where the denominator is 0."""
+    """Returns the quotient; NaN if the denominator is 0."""
     return numerator / np.where(denominator == 0, np.nan, denominator)

@@ -1,24 +1,25 @@
-"""Predator-prey equations fitted to each context and solved beyond it: what someone who suspects the equations forecasts.
+"""Fits predator-prey equations to each context and solves them beyond it, as someone who suspects the equations would.
 
-One form holds the three systems that are fitted, with prey x and predator y in units of their means over the context and
+One form covers the three systems that are fitted, with prey x and predator y in units of their means over the context, and
 time in steps:
 
     x'/x = r - b x - a y / (1 + u x)        y'/y = g x / (1 + u x) - m
 
-Rosenzweig and MacArthur's (1963) equations in full, where in the letters of `jaxlv.data.dynamics` b = r/K, u = a h and
-g = e a; with u = 0 Lotka-Volterra with logistic prey; with b = 0 too plain Lotka-Volterra (Lotka 1925, Volterra 1926).
-Parameters are positive and fitted as logarithms, but for b of the logistic form, which may come out negative: prey that
-grow the faster the more they are. That is no capacity, but it brings the form nearest to cycles under saturated predators:
-on the course's test series, 50 steps from 50, its MAE is .049, and .092 where b is held positive.
+In full these are Rosenzweig and MacArthur's (1963) equations; in the letters of `jaxlv.data.dynamics` b = r/K, u = a h and
+g = e a. With u = 0 they are Lotka-Volterra with logistic prey, and with b = 0 as well, plain Lotka-Volterra (Lotka 1925,
+Volterra 1926). Parameters are positive and fitted as logarithms, except b of the logistic form. A fitted b may be negative,
+so that more prey grow faster. Then there is no capacity, but the form is nearest to cycles under saturated predators: on the
+course's test series, 50 steps from 50, its MAE is .049, compared with .092 if b is kept positive.
 
-The fit is by least squares on the logarithms, over the parameters and the populations at time 0, from one or more
-starts, by Levenberg and Marquardt's method (Marquardt 1963, J. SIAM 11, 431-441) on growing windows of the context, so
-that a phase that is wrong by a cycle does not trap it. The starts are regressions on the integrated equations, which are
-linear in all but u. The method is written out here: the sums of its normal equations are taken while the equations are
-solved, in one program for all systems and windows, which compiles in a fifth of the time that optimistix's solver takes.
+The fit minimises the squares of the logarithms' residuals over the parameters and the populations at time 0, from one or
+more starts. It uses Levenberg and Marquardt's method (Marquardt 1963, J. SIAM 11, 431-441) on growing windows of the
+context, so that a phase that is wrong by a cycle does not trap it. The starts are regressions on the integrated equations,
+which are linear in all parameters except u. The method is written out here, because the sums of its normal equations can
+then be accumulated while the equations are solved, in one program for all systems and windows. That program compiles in a
+fifth of the time that optimistix's solver takes.
 
 Axes: N series, C context steps, H steps ahead, V variables (prey, predator), P parameters, Q unknowns (the parameters and
-the logarithms of x and y at time 0), S starts, L lanes (a start of a series each), W windows.
+the logarithms of x and y at time 0), S starts, L lanes (each one start of one series), W windows.
 """
 
 from __future__ import annotations
@@ -36,30 +37,30 @@ import numpy as np
 from jaxlv.errors import JaxlvError
 
 PARAMETERS = ("r", "b", "a", "u", "g", "m")
-ABSENT, SIGNED, POSITIVE = range(3)  # a parameter that is 0, its unknown itself, or the exponential of its unknown
+ABSENT, SIGNED, POSITIVE = range(3)  # the parameter is 0, equal to its unknown, or the exponential of its unknown
 P, V = len(PARAMETERS), 2
 Q = P + V
 
 SUBSTEPS = 3  # of the fixed-step solver, between two observations
-WINDOWS = ((6, 25), (12, 25), (25, 25), (None, 100))  # steps fitted, all of them last, and the most iterations spent
-PRIOR = 1e-5  # weight of (unknown - its start)^2 beside (log residual)^2: as for .6 % of noise and e^2 in a parameter
+WINDOWS = ((6, 25), (12, 25), (25, 25), (None, 100))  # (steps fitted, most iterations); None: all steps
+PRIOR = 1e-5  # weight of (unknown - its start)^2 relative to (log residual)^2: as for .6 % of noise, and e^2 in a parameter
 TOLERANCE = 1e-6  # a step that lowers the loss by a smaller share ends a window
 STIFFEST = 1e8  # damping at which no step lowers the loss
 STRIDE = 2.0  # the longest step in one unknown
-OUTLIER = 10.0  # a log residual beyond this counts as this and pulls no more
-LOGS = (-30.0, 10.0)  # populations, in units of their means, that the rates are taken at
-MOST = 700.0  # the largest logarithm whose exponential is finite, nearly
-UNKNOWNS = 20.0  # the largest unknown, either way
+OUTLIER = 10.0  # a log residual beyond this counts as this, and has no gradient
+LOGS = (-30.0, 10.0)  # rates are computed at logarithms of populations (in units of their means) within this range
+MOST = 700.0  # about the largest logarithm whose exponential is finite
+UNKNOWNS = 20.0  # the largest absolute value of an unknown
 DESCRIBED = 0.95  # a fit whose residuals exceed this share of the deviations from the mean describes nothing
 HEADROOM = 4.0  # forecasts end this many ranges of the context above its highest value
 SHORTEST = 4  # context steps: as many values as unknowns
-LANES = 64  # fitted at once: one shape, so one compilation, and a slow fit holds up few others
+LANES = 64  # fitted together: one shape needs one compilation, and a slow fit delays few others
 PADDING = 128  # contexts are filled up to a multiple of this, for the same reason
 
 
 @dataclass(frozen=True)
 class Equations:
-    """Which of PARAMETERS are fitted, which of these may be negative, and the saturation u that each start supposes."""
+    """The PARAMETERS that are fitted, those that may be negative, and the saturation u that each start assumes."""
 
     parameters: tuple[str, ...]
     signed: tuple[str, ...] = ()
@@ -67,7 +68,7 @@ class Equations:
 
     @property
     def form_P(self) -> np.ndarray:
-        """How each of PARAMETERS is got from its unknown: ABSENT, SIGNED or POSITIVE."""
+        """How each of PARAMETERS follows from its unknown: ABSENT, SIGNED or POSITIVE."""
         return np.array(
             [ABSENT if n not in self.parameters else SIGNED if n in self.signed else POSITIVE for n in PARAMETERS]
         )
@@ -80,7 +81,7 @@ EQUATIONS: Mapping[str, Equations] = MappingProxyType(
         "rosenzweig-macarthur": Equations(PARAMETERS, saturations=(0.15, 0.5, 1.5)),
     }
 )
-"""By the names of `jaxlv.data.dynamics.SYSTEMS`."""
+"""The equations by the names of `jaxlv.data.dynamics.SYSTEMS`."""
 
 
 @dataclass(frozen=True)
@@ -88,19 +89,19 @@ class Fit:
     """The best fit of each series, in units of `unit_NV` and steps; `rms_N` is the root mean square log residual."""
 
     parameters_NP: np.ndarray
-    logs_NV: np.ndarray  # of the populations at time 0
+    logs_NV: np.ndarray  # logarithms of the populations at time 0
     unit_NV: np.ndarray
-    rms_N: np.ndarray  # infinite where no start led anywhere
+    rms_N: np.ndarray  # infinite if the fit failed from every start
 
 
 def forecast(equations: Equations, context_NCV: np.ndarray, horizon: int) -> np.ndarray:
-    """(N, H, V) in the units of the context, never negative.
+    """Returns forecasts (N, H, V) in the units of the context, never negative.
 
-    A series whose fit leaves residuals nearly as large as the deviations of its logarithms from their mean, as a constant or
-    an alternation does, is not described by the equations: its forecast is the mean of its context. Other forecasts are
-    held below the highest value of the context plus four times its range, variable by variable. Zeros have no logarithm:
-    values are first raised to 1e-6 of the variable's mean, and a variable that is zero throughout stays so.
-    JaxlvError for other than two variables, negative values, or fewer than four steps.
+    If a fit leaves residuals nearly as large as the deviations of the logarithms from their mean, as it does for a constant
+    or an alternation, the equations do not describe the series: its forecast is the mean of its context. Other forecasts are
+    limited, variable by variable, to the highest value of the context plus four times its range. Zeros have no logarithm, so
+    values are first raised to 1e-6 of the variable's mean; a variable that is zero throughout stays zero. Raises JaxlvError
+    unless there are two variables and at least four steps, or if a value is negative.
     """
     context_NCV = np.asarray(context_NCV, np.float64)
     found = fit(equations, context_NCV)
@@ -115,11 +116,11 @@ def forecast(equations: Equations, context_NCV: np.ndarray, horizon: int) -> np.
 
 
 def fit(equations: Equations, context_NCV: np.ndarray) -> Fit:
-    """The best fit to each series over its starts; see `forecast` for zeros and errors."""
+    """Returns the best fit to each series over its starts; see `forecast` for zeros and errors."""
     context_NCV = np.asarray(context_NCV, np.float64)
     count, steps, variables = context_NCV.shape
     if variables != V:
-        raise JaxlvError("the equations are of prey and predator", expected="2 variables", found=variables)
+        raise JaxlvError("the equations describe prey and predator", expected="2 variables", found=variables)
     if steps < SHORTEST:
         raise JaxlvError("context too short for a fit", expected=f"at least {SHORTEST} steps", found=steps)
     if (context_NCV < 0).any():
@@ -147,10 +148,10 @@ def fit(equations: Equations, context_NCV: np.ndarray) -> Fit:
 
 
 def starts(equations: Equations, logs_NCV: np.ndarray) -> np.ndarray:
-    """Unknowns (N, S, Q) by regression on the equations integrated over a step, one start per saturation u.
+    """Returns unknowns (N, S, Q) by regression on the equations integrated over a step, one start per saturation u.
 
     ln x[t+1] - ln x[t] = r - b <x> - a <y / (1 + u x)> with <> the trapezoidal mean over the step, and likewise for y:
-    linear in all parameters but u. Parameters that must be positive are raised to at least .001.
+    linear in all parameters except u. Parameters that must be positive are raised to at least .001.
     """
     x_NC, y_NC = np.exp(logs_NCV[..., 0]), np.exp(logs_NCV[..., 1])
     rates_NCV = np.diff(logs_NCV, axis=1)
@@ -178,7 +179,7 @@ def starts(equations: Equations, logs_NCV: np.ndarray) -> np.ndarray:
 
 
 def _logs(context_NCV: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Logarithms in units of each variable's mean, and the units (N, V)."""
+    """Returns the logarithms in units of each variable's mean, and the units (N, V)."""
     unit_NV = context_NCV.mean(axis=1)
     scaled_NCV = context_NCV / np.where(unit_NV > 0, unit_NV, 1)[:, None]
     scaled_NCV = np.where((unit_NV > 0)[:, None], np.maximum(scaled_NCV, 1e-6), 1.0)
@@ -186,7 +187,7 @@ def _logs(context_NCV: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _host() -> Any:
-    """The CPU where JAX has it: a fit is a long loop of small steps in double precision."""
+    """Returns the CPU if JAX has it, because a fit is a long loop of small steps in double precision."""
     try:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError:
@@ -205,7 +206,7 @@ def _rates(parameters_P: Any, logs_V: Any, xp: Any) -> Any:
 
 
 def _substep(parameters_P: Any, logs_V: Any, xp: Any) -> Any:
-    """The classical Runge-Kutta step of order four, of length 1 / SUBSTEPS."""
+    """Takes the classical Runge-Kutta step of order four, of length 1 / SUBSTEPS."""
     h, rates = 1 / SUBSTEPS, functools.partial(_rates, parameters_P, xp=xp)
     k1 = rates(logs_V)
     k2 = rates(logs_V + h / 2 * k1)
@@ -215,7 +216,7 @@ def _substep(parameters_P: Any, logs_V: Any, xp: Any) -> Any:
 
 
 def _solve(parameters_PN: np.ndarray, logs_VN: np.ndarray, steps: int) -> np.ndarray:
-    """Logarithms (steps, V, N) at the times 0, 1, ...: in NumPy, since it takes milliseconds and any number of steps."""
+    """Returns logarithms (steps, V, N) at times 0, 1, ...: in NumPy, as it takes milliseconds and any number of steps."""
     path = []
     for _ in range(steps):
         path.append(logs_VN)
@@ -234,7 +235,7 @@ class _Sums(NamedTuple):
 
 
 class _Search(NamedTuple):
-    """The best point so far with its sums, and the one to be tried next."""
+    """The best point so far with its sums, and the point to try next."""
 
     step: Any
     point_QL: Any
@@ -245,7 +246,7 @@ class _Search(NamedTuple):
 
 
 class _Carry(NamedTuple):
-    """The state of the equations, its sensitivities, and what is summed up to a step."""
+    """The state of the equations, its sensitivities, and the sums up to a step."""
 
     logs_VL: Any
     sense_QVL: Any
@@ -256,7 +257,7 @@ class _Carry(NamedTuple):
 
 @jax.jit
 def _fit(start_QL: Any, logs_CVL: Any, form_P: Any, window_W: Any, limit_W: Any) -> tuple[Any, Any]:
-    """Unknowns (Q, L) and sums of squared residuals over the last window (L,), infinite for a fit that failed."""
+    """Returns unknowns (Q, L) and sums of squared residuals over the last window (L,), infinite if a fit failed."""
 
     def on_window(point_QL: Any, window_and_limit: tuple[Any, Any]) -> tuple[Any, Any]:
         window, limit = window_and_limit

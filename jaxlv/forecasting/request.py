@@ -1,4 +1,4 @@
-"""What is asked of a forecaster, in one place: the library, the command line, protocols and stress tests ask with it."""
+"""What a forecaster is asked for, as one object that the library, the command line, protocols and stress tests use."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Request:
 
     @property
     def skipped(self) -> int:
-        """Steps that the samples finish and that are discarded: 1 if part of one is shown, else 0."""
+        """The number of steps that the samples finish and that are discarded: 1 if part of a step is shown, else 0."""
         return int(self.shown > 0)
 
     @property
@@ -48,5 +48,5 @@ class Request:
 
     @property
     def drawn(self) -> int:
-        """Steps that are drawn: those of the forecast, and the one that is discarded."""
+        """The number of steps that are drawn: those of the forecast, and the one that is discarded."""
         return self.horizon + self.skipped

@@ -1,7 +1,7 @@
 """Conditions under which forecasts are measured again: noise, gaps, contexts, origins, amplitudes, regimes, other systems.
 
-A condition changes what a forecaster is given, never the truth that it is measured by. Each group takes `count` of the
-series that are held out; that of the regimes as many of each regime.
+A condition changes what a forecaster is given, never the truth that it is measured against. Each group takes the first
+`count` series that are held out; the group of regimes takes as many of each regime.
 
 Axes: N series, C context steps, T steps, V variables.
 """
@@ -26,12 +26,12 @@ ORIGINS = (20, 30, 40, 50, 60, 70, 80)
 AMPLITUDES = (1.0, 1.5, 2.0, 4.0)  # factor on all populations
 REGIMES = ("oscillatory", "prey-dominant", "equilibrium", "collapse", "transient")
 DOMINANT = 1.5  # times as much prey as predators on average
-SHORT = 10  # steps ahead where contexts and origins are compared, so that all fit in a series
+SHORT = 10  # steps ahead when contexts and origins are compared, so that all fit in a series
 
 
 @dataclass(frozen=True)
 class Condition:
-    """Series as a forecaster is given them, and the truth behind the context."""
+    """Series as a forecaster gets them, and the truth after the context."""
 
     group: str
     level: str  # in words, with its unit
@@ -51,7 +51,7 @@ def _first(held: SeriesSet, count: int) -> SeriesSet:
 
 
 def noise(held: SeriesSet, count: int, request: Request) -> Iterator[Condition]:
-    """The context observed as x exp(s z), z standard normal."""
+    """Yields contexts observed as x exp(s z), z standard normal."""
     chosen, context = _first(held, count), request.context
     z_NCV = np.random.default_rng(request.seed).standard_normal(chosen.values_NTV[:, :context].shape)
     for s in NOISES:
@@ -62,7 +62,7 @@ def noise(held: SeriesSet, count: int, request: Request) -> Iterator[Condition]:
 
 
 def gaps(held: SeriesSet, count: int, request: Request) -> Iterator[Condition]:
-    """Steps of the context left out, of each series others, never the last: nothing tells the forecaster where."""
+    """Yields contexts from which steps are missing, other steps in each series, never the last; nothing marks the gaps."""
     chosen, context = _first(held, count), request.context
     order_NC = np.argsort(np.random.default_rng(request.seed).random((len(chosen), context - 1)), axis=1)
     rest_NR = np.tile(np.arange(context - 1, chosen.values_NTV.shape[1]), (len(chosen), 1))
@@ -76,7 +76,7 @@ def gaps(held: SeriesSet, count: int, request: Request) -> Iterator[Condition]:
 
 
 def contexts(held: SeriesSet, count: int, request: Request) -> Iterator[Condition]:
-    """The same steps forecast from the last so many before them."""
+    """Yields the same steps to forecast, after contexts of different lengths."""
     chosen = _first(held, count)
     steps = chosen.values_NTV.shape[1]
     start = min(max(CONTEXTS), steps - SHORT)
@@ -88,7 +88,7 @@ def contexts(held: SeriesSet, count: int, request: Request) -> Iterator[Conditio
 
 
 def origins(held: SeriesSet, count: int, request: Request) -> Iterator[Condition]:
-    """All steps up to an origin that rolls through the series, and the next ones."""
+    """Yields all steps up to an origin that moves through the series, and the next steps to forecast."""
     chosen = _first(held, count)
     for origin in ORIGINS:
         if origin + SHORT <= chosen.values_NTV.shape[1]:
@@ -96,7 +96,7 @@ def origins(held: SeriesSet, count: int, request: Request) -> Iterator[Condition
 
 
 def amplitudes(held: SeriesSet, count: int, request: Request) -> Iterator[Condition]:
-    """All populations times a factor: nothing changes under a scale that is fitted on the context."""
+    """Yields all populations times a factor: under a scale that is fitted on the context, the text stays the same."""
     chosen = _first(held, count)
     for factor in AMPLITUDES:
         given = replace(chosen, values_NTV=factor * chosen.values_NTV)
@@ -117,14 +117,14 @@ BEYOND: Mapping[str, Preset] = MappingProxyType(
         "longer handling": Preset("longer handling", "rosenzweig-macarthur", _ranges(h=(1.3, 1.8))),
     }
 )
-"""Simulated series: of the course's parameters, and with one of them beyond the ranges that the embedded base knows."""
+"""Simulated series: with the course's parameters, and with one parameter beyond the ranges that the embedded base knows."""
 
 
 COARSE = "as the course's, solved at rtol 1e-3"  # the course's file comes from a solver at this tolerance
 
 
 def systems(held: SeriesSet, count: int, request: Request) -> Iterator[Condition]:
-    """Simulated series of other systems and of parameters beyond the base's ranges, as many as there are real ones."""
+    """Yields simulated series of other systems, and of parameters beyond the base's ranges, as many as real ones."""
     like, *others = BEYOND
     presets = {like: BEYOND[like], COARSE: BEYOND[like], **{name: BEYOND[name] for name in others}}
     presets |= {name: preset for name, preset in dynamics.PRESETS.items() if name != "course"}
@@ -135,7 +135,7 @@ def systems(held: SeriesSet, count: int, request: Request) -> Iterator[Condition
 
 
 def regimes(held: SeriesSet, count: int, request: Request) -> Iterator[Condition]:
-    """The first series of each regime, whole series considered; rare regimes may have few or none."""
+    """Yields the first series of each regime, judged by whole series; a rare regime may have few series or be missing."""
     label_N = regimes_of(held)
     for place, name in enumerate(REGIMES):
         rows = np.flatnonzero(label_N == name)[:count]
@@ -144,8 +144,8 @@ def regimes(held: SeriesSet, count: int, request: Request) -> Iterator[Condition
 
 
 def regimes_of(chosen: SeriesSet, window: int = 20) -> np.ndarray:
-    """(N,) labels by `series.regimes`, with oscillations called "prey-dominant" where the first variable's mean is above
-    1.5 times the second's. (On the course's series 73 % are; K-means in one report finds 69 %.)
+    """Returns labels (N,) by `series.regimes`, but calls oscillations "prey-dominant" if the first variable's mean is above
+    1.5 times the second's. (73 % of the course's series are; K-means in one paper finds 69 %.)
     """
     label_N = series.regimes(chosen, window).astype(object)
     mean_NV = chosen.values_NTV.mean(axis=1)
@@ -165,4 +165,4 @@ GROUPS: Mapping[str, Callable[[SeriesSet, int, Request], Iterator[Condition]]] =
         "simulated": systems,
     }
 )
-"""By name: (series held out, how many of them, what is asked of each) -> conditions, from the mildest on."""
+"""The groups by name: (series held out, how many to take, what to forecast) -> conditions, the mildest first."""

@@ -69,7 +69,10 @@ WRITTEN = {
     "of one": lambda value: number(value, of_one=True),
     "share": percent,
     "count": count,
+    "whole": lambda value: f"{value:,}",
+    "change": lambda value: f"{value:+,}",
     "fine": lambda value: f"{value:.6f}",
+    "precise": lambda value: f"{value:.6g}",
     "signed": lambda value: ("+" if value > 0 else "") + number(value),
 }
 """How a number is written, by the form of its quantity."""

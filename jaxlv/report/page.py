@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 import unicodedata
@@ -29,6 +30,23 @@ class Figure:
     caption: str
     layout: Literal["cell", "full", "side"] = "cell"
     kind: ClassVar[str] = "figure"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure of one chart that is drawn once and written twice: into a page, and to files of that name."""
+
+    name: str
+    drawing: Chart
+    label: str
+    caption: str
+    layout: Literal["cell", "full", "side"] = "cell"
+    kind: ClassVar[str] = "figure"
+
+    @functools.cached_property
+    def svgs(self) -> list[Markup]:
+        """The <svg> element, drawn once."""
+        return [svg(self.drawing, self.label)]
 
 
 @dataclass(frozen=True)
@@ -60,7 +78,7 @@ class Passages:
     kind: ClassVar[str] = "passages"
 
 
-Block = Table | Figure | Pairs | Passages
+Block = Table | Figure | Picture | Pairs | Passages
 
 
 @dataclass(frozen=True)

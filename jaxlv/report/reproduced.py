@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from jaxlv.report import analyses as analysed
 from jaxlv.report import papers, sweeps, terminal
@@ -12,6 +11,7 @@ from jaxlv.report.format import MISSING, number, percent, plain
 from jaxlv.report.page import Page, Pairs, Section, figure
 from jaxlv.report.papers import NONE
 from jaxlv.report.table import Table, column, words
+from jaxlv.results.analyses import Analyses
 from jaxlv.results.papers import BothWays, Reproduction, StageCost, StageResult
 from jaxlv.results.sweeps import rule_words
 
@@ -124,7 +124,7 @@ def part_sections(result: Reproduction, drawings: Mapping[str, str]) -> list[Sec
     return found
 
 
-def page_of(result: Reproduction, drawings: Mapping[str, str] = NONE, analyses: Mapping[str, Any] = NONE) -> Page:
+def page_of(result: Reproduction, drawings: Mapping[str, str] = NONE, analyses: Analyses | None = None) -> Page:
     """Returns the page; `drawings` are <svg> elements of parts' forecasts, `analyses` those of the final run."""
     sections = [*part_sections(result, drawings), *(stage_section(stage, result.figure) for stage in result.stages)]
     if len(result.points) > 1:
@@ -138,7 +138,7 @@ def page_of(result: Reproduction, drawings: Mapping[str, str] = NONE, analyses: 
     if result.faults:
         sections.append(Section("Done both ways: what the paper did wrong, or also tried", [faults_table(result)]))
     sections.append(Section("FLOPs", [bill_table(result)], f"Hours of a plan: {result.plan.hours}."))
-    sections += analysed.blocks(analyses) if analyses else []
+    sections += analysed.sections(analyses) if analyses else []
     facts = [("data", result.data), ("sha256 of the data", result.data_sha256), ("model", result.model)]
     pairs = [*((name, value or MISSING) for name, value in facts), *result.versions.items()]
     sections.append(Section("Versions", [Pairs("Versions and inputs", pairs)]))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from jaxlv.report import analyses as analysed
-from jaxlv.report import evaluation, papers
-from jaxlv.report.anatomy import training_part
+from jaxlv.report import anatomy, evaluation, papers
 from jaxlv.report.format import duration, number, plain
 from jaxlv.report.page import Page, Section
 from jaxlv.report.table import Table, words
@@ -83,13 +83,13 @@ def reached(one: Run) -> str:
 def sections(one: Run) -> list[Section]:
     """Returns the parts of a run's page."""
     details = one.details or NOTHING
-    found = [training_part(details.curves).section()] if details.curves else []
+    found = [anatomy.training(details.curves)] if details.curves else []
     for measured in one.evaluations:
         found += evaluation_sections(measured)
-    for name, tree in one.analyses.items():
-        told = {key: value for key, value in tree.items() if key != "training"}  # the curves stand above
+    for name, looked in one.analyses.items():
         own = "" if name == "analyses" else name
-        found += [Section(_titled(part.title, own), part.blocks, part.text) for part in analysed.blocks(told)]
+        shown = analysed.sections(replace(looked, training=None))  # the curves stand above
+        found += [replace(section, title=_titled(section.title, own)) for section in shown]
     if details.bill:
         found.append(Section("FLOPs", [flops_table(details.bill, details.budget)]))
     return [*found, settings(one)]
@@ -100,9 +100,10 @@ def settings(one: Run) -> Section:
     details = one.details or NOTHING
     protocols = [(f"Protocol of {m.name or 'the evaluation'}", m.scores.protocol.known()) for m in one.evaluations]
     counts = {f"{share} series": len(ids) for share, ids in details.split.items()}
-    made_of = {key: value for key, value in details.manifest.items() if key != "versions"}
+    made_of = details.manifest.tree() if details.manifest else {}
+    versions = made_of.pop("versions", {})
     lists = [("Settings", one.settings), *protocols, ("Data, base and seeds", {**counts, **made_of})]
-    return evaluation.settings_section(*lists, ("Versions", details.manifest.get("versions", {})), written=shortened)
+    return evaluation.settings_section(*lists, ("Versions", versions), written=shortened)
 
 
 def shortened(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
@@ -150,14 +150,9 @@ def of(columns: Sequence[tuple[str, str]], group: str, unit: str = "", form: For
 
 def marked(key: str) -> Callable[[Any, Quantity], bool]:
     """Returns what marks whole rows: those in which a key holds."""
-    return lambda row, _: bool(row.get(key))
+    return lambda row, _: bool(Quantity(key).of(row))
 
 
 def held(columns: Sequence[Quantity], rows: Rows) -> list[Quantity]:
     """Returns the columns that some row has a value of."""
     return [column for column in columns if any(column.of(row) is not None for row in rows)]
-
-
-def find(rows: Sequence[Mapping[str, Any]], **wanted: Any) -> Mapping[str, Any]:
-    """Returns the first row with these values; empty if no row has them."""
-    return next((row for row in rows if all(row.get(key) == value for key, value in wanted.items())), {})

@@ -29,22 +29,29 @@ def columns(rows: Sequence[Sequence[str]], left: Collection[int] = (0,), gap: in
         for row in rows
     ]
     lines = [line.rstrip() for line in lines]
-    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+    return "\n".join([lines[0], "-" * min(WIDTH, max(map(len, lines))), *lines[1:]])
 
 
 def table(
-    table: Table, width: int = WIDTH, give_up: Sequence[str] = (), *, units: bool = True, grouped: bool = False
+    table: Table,
+    width: int = WIDTH,
+    give_up: Sequence[str] = (),
+    *,
+    units: bool = True,
+    longest: int = NAME,
+    grouped: bool = False,
 ) -> str:
     """Writes a table of at most `width` columns, with its groups above if `grouped`, or if headings would be the same.
 
-    `units` stand below. While it is too wide, the columns of `give_up` are left out, the first one first, and named below.
+    Names of rows are cut to the `longest`. `units` stand below. While the table is too wide, the columns of `give_up` are
+    left out, the first one first, and named below.
     """
     shown, left_out = list(table.columns), list[Quantity]()
     waiting = [column for path in give_up for column in shown if "/".join(column.path) == path]
     while True:
-        text = _drawn(table, shown, 2, grouped)
+        text = _drawn(table, shown, 2, longest, grouped)
         if _width(text) > width:
-            text = _drawn(table, shown, 1, grouped)
+            text = _drawn(table, shown, 1, longest, grouped)
         if _width(text) <= width or not waiting:
             break
         left_out.append(waiting.pop(0))
@@ -62,12 +69,12 @@ def _width(text: str) -> int:
     return max(map(len, text.splitlines()))
 
 
-def _drawn(table: Table, shown: Sequence[Quantity], gap: int, grouped: bool) -> str:
+def _drawn(table: Table, shown: Sequence[Quantity], gap: int, longest: int, grouped: bool) -> str:
     """Returns the columns with their headings and a rule."""
     texts = []
     for place, column in enumerate(shown):
         cells = format.column(column, [column.of(row) for row in table.rows])
-        cells = [cell if place or len(cell) <= NAME else f"{cell[: NAME - 1]}…" for cell in cells]
+        cells = [cell if place or len(cell) <= longest else f"{cell[: longest - 1]}…" for cell in cells]
         texts.append([ascii(cell.replace(" – ", "–")) for cell in (column.words.strip(), *cells)])
     heads, left = [text[0] for text in texts[1:]], [i for i, one in enumerate(shown) if not i or one.form == "words"]
     if len(set(heads)) == len(heads) and not grouped:
@@ -103,7 +110,7 @@ def listed(table: Table) -> str:
         ends = [column for column in own if column.form == "interval"]
         own = [column for column in own if column not in ends]
         heads = " / ".join(column.words.removesuffix(" %") for column in own) + " %" * own[0].words.endswith("%")
-        name = f"{own[0].group}, {heads}" if len(own[0].path) > 1 else heads
+        name = f"{own[0].group}, {heads}" if own[0].group and len(own[0].path) > 1 else heads
         cells = []
         for row in table.rows:
             text = " / ".join(format.text(column.of(row), column.form) for column in own)

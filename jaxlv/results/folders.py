@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from jaxlv.results.analyses import Analyses
 from jaxlv.results.panels import ForecastPanel
 from jaxlv.results.papers import PartResult
 from jaxlv.results.runs import RunDetails
@@ -45,7 +46,7 @@ class Run:
     figures: Outcome
     folder: Path | None = None  # None: no run folder, its figures alone are known
     evaluations: Sequence[Measured] = ()
-    analyses: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by the folder's name
+    analyses: Mapping[str, Analyses] = field(default_factory=dict)  # by the folder's name
     details: RunDetails | None = None  # if its page is asked for
 
     def entry(self, name: str) -> Entry:
@@ -63,7 +64,7 @@ class Folder:
     result: Any  # Reproduction, Sweep, Comparison or Evaluation; None of a run
     runs: Sequence[Run]
     drawings: Mapping[str, str] = field(default_factory=dict)  # <svg> elements by part
-    analyses: Mapping[str, Any] = field(default_factory=dict)  # of a reproduction's final run
+    analyses: Analyses | None = None  # of a reproduction's final run
 
     @property
     def entries(self) -> list[Entry]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxlv.results.quantities import Quantity, quantity
 from jaxlv.results.record import Interval, Number, Record, keyed
@@ -264,12 +264,26 @@ class PlanRow(Record):
     """What a stage was planned to take."""
 
     stage: str
-    runs: int | None = None
-    steps: int | None = None
-    flops: Number | None = None
-    training: Number | None = None
-    exact: Number | None = None
-    hours: float | None = None
+    runs: int | None = quantity("runs", form="count")
+    steps: int | None = quantity("steps", form="count")
+    flops: Number | None = quantity("FLOPs", form="precise")
+    training: Number | None = quantity("training", form="precise")
+    exact: Number | None = quantity("exact", form="precise")
+    hours: float | None = quantity("hours")
+
+    def __add__(self, other: PlanRow) -> PlanRow:
+        """Returns what both take."""
+        sums: dict[str, Any] = {}
+        for key in self.quantities():
+            sums[key] = (getattr(self, key) or 0) + (getattr(other, key) or 0) or None
+        return replace(self, **sums)
+
+
+class PlanShare(NamedTuple):
+    """A row of a plan, and its share of all FLOPs."""
+
+    row: PlanRow
+    share: float
 
 
 @dataclass(frozen=True)
@@ -284,6 +298,20 @@ class Plan(Record):
     total: Number = 0
     budget: Number = 0
     margin: float = 0
+
+    @property
+    def shares(self) -> list[PlanShare]:
+        """Returns what each stage takes, and what all take together."""
+        together = sum(self.rows, PlanRow("together"))
+        return [PlanShare(row, (row.flops or 0) / self.total) for row in (*self.rows, together)]
+
+    @property
+    def of_shares(self) -> list[Quantity]:
+        """Returns what is told of each of `shares`."""
+        held = {key: one.within("row") for key, one in PlanRow.quantities().items()}
+        flops = replace(held["flops"], words=f"FLOPs ({self.convention})")
+        stage, share = Quantity("stage", form="words", path=("row", "stage")), Quantity("share", "of all %", form="share")
+        return [stage, held["runs"], held["steps"], held["training"], flops, share, held["exact"], held["hours"]]
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 RAW = "raw units"
-Form = Literal["number", "of one", "share", "interval", "count", "signed", "fine", "words", "literal"]
-"""How a value is written: with three digits; the same, never rounded up to 1; in percent; as two ends; as a whole number;
-with its sign; with six decimals; as prose; as a name or setting among numbers.
+Written = Literal["number", "of one", "share", "count", "whole", "change", "signed", "fine", "precise"]
+"""How a number is written: with three digits; the same, never rounded up to 1; in percent; as a whole number; with all
+digits; the same with its sign; with three digits and its sign; with six decimals; with six digits.
 """
+Form = Written | Literal["interval", "words", "literal"]
+"""How a value is written: as a number; as two ends; as prose; as a name or setting among numbers."""
 
 
 @dataclass(frozen=True)
@@ -60,18 +62,23 @@ class Quantity:
         better = float(level) / 100 if self.better == "level" else self.better
         return replace(self, words=f"{level} %", head=f"{level} %", better=better, path=(*self.path, level))
 
+    def named(self, name: str) -> Quantity:
+        """Returns the quantity at a key of an object by names."""
+        return replace(self, words=name, head=name, path=(*self.path, name))
+
     def within(self, *outer: str, **other: Any) -> Quantity:
         """Returns the quantity of what stands at a path of a row, with other words if some are given."""
         return replace(self, path=(*outer, *self.path), **other)
 
 
-def quantity(words: str = "", unit: str = "", meaning: str = "", **more: Any) -> Any:
+def quantity(words: str = "", unit: str = "", meaning: str = "", *, key: str = "", **more: Any) -> Any:
     """Declares a field of a record with its `Quantity`; None unless it is given.
 
-    `of` names a field before it whose unit, group and form it has: quantity("median", of="mae").
+    `of` names a field before it whose unit, group and form it has: quantity("median", of="mae"). `key` is its key in JSON if
+    that is no name in Python.
     """
-    told = {"words": words, "unit": unit, "meaning": meaning, **more}
-    return dataclasses.field(default=None, metadata={"quantity": {key: value for key, value in told.items() if value}})
+    told = {name: value for name, value in {"words": words, "unit": unit, "meaning": meaning, **more}.items() if value}
+    return dataclasses.field(default=None, metadata={"quantity": told, "key": key})
 
 
 def interval(of: str) -> Any:

@@ -42,9 +42,14 @@ class Record:
 
     def tree(self) -> dict[str, Any]:
         """Returns the record as JSON holds it, what has to be there first."""
-        fields = sorted(dataclasses.fields(self), key=_optional)
-        values = ((field, getattr(self, field.name)) for field in fields)
-        return {_key(field): _tree(value) for field, value in values if not (value is None and "rare" in field.metadata)}
+        tree: dict[str, Any] = {}
+        for field in sorted(dataclasses.fields(self), key=_optional):
+            value = getattr(self, field.name)
+            if _is_beside(field):
+                tree |= {field.metadata["beside"].format(name): _tree(item) for name, item in value.items()}
+            elif not ("rare" in field.metadata and value == field.default):
+                tree[_key(field)] = _tree(value)
+        return tree
 
     def known(self) -> dict[str, Any]:
         """Returns what JSON holds of it, without what is None: settings that may be shown as names and values."""
@@ -88,13 +93,24 @@ def keyed(key: str) -> Any:
     return dataclasses.field(default=None, metadata={"key": key})
 
 
-def rare() -> Any:
-    """Declares a field that JSON has only if it is given."""
-    return dataclasses.field(default=None, metadata={"rare": True})
+def rare(key: str = "", default: Any = None) -> Any:
+    """Declares a field that JSON has only if it is given, under its name or another key."""
+    return dataclasses.field(default=default, metadata={"rare": True, "key": key})
+
+
+def beside(pattern: str, **told: Any) -> Any:
+    """Declares an object whose entries stand beside the other fields in JSON, with keys such as "mae of {}"; `told` is their
+    quantity.
+    """
+    return dataclasses.field(default_factory=dict, metadata={"beside": pattern, "quantity": told})
 
 
 def _key(field: dataclasses.Field[Any]) -> str:
-    return field.metadata.get("key", field.name)
+    return field.metadata.get("key") or field.name
+
+
+def _is_beside(field: dataclasses.Field[Any]) -> bool:
+    return "beside" in field.metadata
 
 
 def _optional(field: dataclasses.Field[Any]) -> bool:
@@ -128,7 +144,9 @@ def _shape(hint: Any) -> shape.Shape:
         return {str: _shape(of[1])}
     if kind is Record:
         fields, hints = dataclasses.fields(hint), _hints(hint)
-        return {f"{_key(field)}{'?' * _optional(field)}": _shape(hints[field.name]) for field in fields}
+        loose = [one for field in fields if _is_beside(field) for one in _alternatives(_shape(hints[field.name])[str])]
+        named = {f"{_key(f)}{'?' * _optional(f)}": _shape(hints[f.name]) for f in fields if not _is_beside(f)}
+        return {**named, str: tuple(loose)} if loose else named
     return object if kind is Any else kind
 
 
@@ -147,9 +165,29 @@ def _made(value: Any, hint: Any) -> Any:
     if kind is Record:
         if isinstance(value, Record):
             return value
-        return hint(**{field.name: value[_key(field)] for field in dataclasses.fields(hint) if _key(field) in value})
+        return hint(**_filled(hint, value))
     value = plain(value)
     return float(value) if hint is float and value is not None else value
+
+
+def _filled(record: type[Record], tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the values of a record's fields in an object of JSON."""
+    fields = dataclasses.fields(record)
+    key_of = {field.name: _key(field) for field in fields if not _is_beside(field)}
+    found = {name: tree[key] for name, key in key_of.items() if key in tree}
+    loose = [field for field in fields if _is_beside(field)]
+    left = [key for key in tree if key not in key_of.values()] if loose else []
+    # The longest pattern first, as "{}" takes what the others leave.
+    for field in sorted(loose, key=lambda field: -len(field.metadata["beside"])):
+        before, after = field.metadata["beside"].split("{}")
+        own = [key for key in left if key.startswith(before) and key.endswith(after)]
+        found[field.name] = {key.removeprefix(before).removesuffix(after): tree[key] for key in own}
+        left = [key for key in left if key not in own]
+    return found
+
+
+def _alternatives(kind: shape.Shape) -> tuple[shape.Shape, ...]:
+    return kind if isinstance(kind, tuple) else (kind,)
 
 
 def _chosen(value: Any, of: Sequence[Any]) -> Any:

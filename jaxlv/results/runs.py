@@ -1,4 +1,4 @@
-"""What a run folder tells of its run, beside what it reached."""
+"""What a run folder tells of its run, in addition to what the run reached."""
 
 from __future__ import annotations
 
@@ -6,8 +6,53 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from jaxlv.results.anatomy import Training
 from jaxlv.results.quantities import quantity
-from jaxlv.results.record import Record
+from jaxlv.results.record import Record, rare
+
+
+@dataclass(frozen=True)
+class Hashed(Record):
+    """What a run was made of, known again by its hash."""
+
+    sha256: str
+    name: str | None = rare()
+    revision: str | None = rare()  # of a base from the hub
+    series: int | None = rare()  # in a data file
+
+
+@dataclass(frozen=True)
+class Manifest(Record):
+    """What a run was made of, so that it can be made again: no names of machines or users. Its JSON is manifest.json."""
+
+    data: Hashed
+    base: Hashed
+    dataset_alpha: float | None
+    run: str | None = rare()  # the name that its folder had
+    versions: Mapping[str, str] = field(default_factory=dict)
+    model: Mapping[str, Any] | None = rare()  # its sizes
+    start: Hashed | None = rare()  # the adapter that it began from
+    tokens: str | None = rare()
+    seeds: Mapping[str, int] | None = rare()
+
+
+@dataclass(frozen=True)
+class Mark(Record):
+    """The best checkpoint of a run so far: its step, and the value of what it was measured by."""
+
+    step: int
+    value: float
+    measure: str | None = rare()
+
+
+@dataclass(frozen=True)
+class Facts(Record):
+    """What is kept beside a checkpoint: counts since the run began, and the best one by then. Its JSON is facts.json."""
+
+    tokens: float = 0.0
+    seconds: float = 0.0
+    skipped: float = 0.0
+    best: Mark | None = rare()
 
 
 @dataclass(frozen=True)
@@ -34,11 +79,11 @@ class Priced(Record):
 class RunDetails(Record):
     """What lies in a run folder: what it was made of, its series by share, its bill by work, and its curves."""
 
-    manifest: Mapping[str, Any] = field(default_factory=dict)
+    manifest: Manifest | None = None
     split: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # {share: {id: mark of its values}}
     steps: int = 0  # that are planned
     ended: bool = True
     cost: RunCost | None = None
     bill: tuple[Priced, ...] = ()  # the last row is of all together
     budget: float = 0.0  # FLOPs by the first convention of the bill
-    curves: Mapping[str, Any] | None = None
+    curves: Training | None = None

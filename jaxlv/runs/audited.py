@@ -1,5 +1,5 @@
-"""The programs that runs execute, for an audit: their train step, one or several runs side by side, and everything that
-their plan has beside it: validations, likelihoods, and generations from the prompt to the last token.
+"""The programs that runs execute, for an audit: their train step, of one or of several runs side by side, and the rest of
+their plan: validations, likelihoods, and generations from the prompt to the last token.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ SIDE_BY_SIDE = {  # why the formulas of runs that train together are not exact, 
 
 
 def of_runs(configs: Sequence[RunConfig], model: ModelConfig, test_series: int, steps: int) -> list[Subject]:
-    """The programs of runs that share a train step (jaxlv.steps.stack.program_of), on series of `steps` steps: the step of
-    all, then what the plan of each has beside it, every shape once.
+    """Returns the programs of runs that share a train step (jaxlv.steps.stack.program_of), on series of `steps` steps: the
+    step of all, then the rest of each run's plan, every shape once.
     """
     made = Qwen2(model, jnp.dtype(configs[0].model.dtype), configs[0].model.attention)
     largest = max(config.lora.rank for config in configs)
@@ -56,7 +56,7 @@ def of_runs(configs: Sequence[RunConfig], model: ModelConfig, test_series: int, 
 
 
 def groups(configs: Sequence[RunConfig]) -> list[list[RunConfig]]:
-    """Runs by the train step that they share, in the order in which the steps appear."""
+    """Returns runs by the train step that they share, in the order in which the steps appear."""
     found: dict[str, list[RunConfig]] = {}
     for config in configs:
         found.setdefault(program_of(config), []).append(config)
@@ -64,7 +64,7 @@ def groups(configs: Sequence[RunConfig]) -> list[list[RunConfig]]:
 
 
 def _whole_stages(event: Event) -> Event:
-    """A generation as long as its stages are, so that each of its loops has as many turns."""
+    """Returns a generation that fills its stages, so that each of its loops has as many turns."""
     if event.kind != "generation" or not event.stage:
         return event
     tokens = -(-event.new_tokens // event.stage) * event.stage
@@ -89,7 +89,7 @@ def _train_step(configs: Sequence[RunConfig], model: Qwen2, largest: int) -> Sub
 
 
 def of_event(event: Event, config: RunConfig, model: Qwen2) -> Subject:
-    """The program of a validation, a likelihood or a generation, as an event of a ledger has its shapes."""
+    """Returns the program of a validation, a likelihood or a generation with the shapes of a ledger's event."""
     work = event.work(model.config)
     variables = variables_of(work, model)
     if event.kind == "generation":

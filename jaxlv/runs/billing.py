@@ -1,4 +1,4 @@
-"""The budget of a run: its ledger, and what its model's steps are as events there."""
+"""The budget of a run: its ledger, and the events there that its model's steps are."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from jaxlv.lora import overlay
 from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.runs.records import CONFIG, MANIFEST, METRICS, read_config, read_json
+from jaxlv.storage import shape
 from jaxlv.storage.chain import head_of
 from jaxlv.storage.door import is_there
 
@@ -29,7 +30,7 @@ Held = Literal["adapters", "bias", "nothing"]  # of its overlay a model holds al
 
 
 def terms_of(config: RunConfig, model: ModelConfig) -> Terms:
-    """What a config's budget fixes when its ledger begins. Raises JaxlvError if its parts do not go together."""
+    """Returns what a config's budget fixes when its ledger begins. Raises JaxlvError if its parts do not go together."""
     b = config.budget
     assert b.flops is not None
     phases = {name: int(value) for name, value in b.phases.items()}
@@ -37,7 +38,7 @@ def terms_of(config: RunConfig, model: ModelConfig) -> Terms:
 
 
 def ledger_of(config: RunConfig, folder: Path, model: Qwen2) -> contextlib.AbstractContextManager[Ledger | None]:
-    """The ledger of a config's budget, open for writing; None if there is no budget. Only process 0 writes.
+    """Opens the ledger of a config's budget for writing; yields None if there is no budget. Only process 0 writes.
 
     Raises JaxlvError if the run in `folder` has had a ledger that is gone, or that lacks lines that its head knows of, and
     as `check_none`.
@@ -51,31 +52,35 @@ def ledger_of(config: RunConfig, folder: Path, model: Qwen2) -> contextlib.Abstr
 
 
 def name_in_ledger(config: RunConfig, folder: Path) -> str:
-    """What a run goes by in its ledger: if several share one, the name that its folder had when it was made."""
+    """Returns the name of a run in its ledger: if several share one, the name that its folder had when it was made."""
     if not config.budget.ledger:
         return "run"
     return first_name(folder) or folder.resolve().name
 
 
 def first_name(folder: Path) -> str:
-    """The name that a run folder had when it was made; "" if it does not tell, as older ones, or if it is not there."""
-    return read_json(folder / MANIFEST, {"run?": str}).get("run", "") if is_there(folder / MANIFEST) else ""
+    """Returns the name that a run folder had when it was made; "" if the folder is gone, or too old to say."""
+    if not is_there(folder / MANIFEST):
+        return ""
+    return read_json(folder / MANIFEST, lambda tree, path: shape.check(tree, {"run?": str}, path)).get("run", "")
 
 
 def ledger_path(config: RunConfig, folder: Path) -> Path:
-    """Where the ledger of a run lies: in its folder, or where its config says, seen from there."""
+    """Returns where the ledger of a run lies: in its folder, or where its config says, relative to the folder."""
     return Path(os.path.normpath(folder / (config.budget.ledger or LEDGER)))
 
 
 def head_in(config: RunConfig, folder: Path) -> Path | None:
-    """The head file that a run's own folder has of a ledger that lies elsewhere; None if it has none, or no folder."""
+    """Returns the head file in a run's own folder for a ledger that lies elsewhere; None if the ledger lies in it, or if
+    there is no folder.
+    """
     own = head_of(folder / LEDGER)
     return own if folder.is_dir() and own != head_of(ledger_path(config, folder)) else None
 
 
 def check_there(config: RunConfig, folder: Path) -> None:
-    """Raises JaxlvError if the ledger of a run is gone, or empty: its head, or what the run, or another run beside it that
-    shares the ledger, has logged, tells of one.
+    """Raises JaxlvError if the ledger of a run is gone, or empty, although its head, or what this run or another one that
+    shares the ledger has logged, shows that it existed.
     """
     path = ledger_path(config, folder)
     there = is_there(path)
@@ -88,14 +93,16 @@ def check_there(config: RunConfig, folder: Path) -> None:
 
 
 def _traces(config: RunConfig, folder: Path) -> Iterator[Path]:
-    """What a run leaves in its folder only if its ledger has begun."""
+    """Yields the files that a run leaves in its folder only if its ledger has begun."""
     if head := head_in(config, folder):
         yield head
     yield folder / METRICS
 
 
 def _traces_beside(config: RunConfig, folder: Path, path: Path) -> Iterator[Path]:
-    """The same of the other run folders beside it whose ledger is at `path`; those that cannot be read tell nothing."""
+    """Yields the same of the other run folders beside it whose ledger is at `path`; folders that cannot be read are left
+    out.
+    """
     for other in sorted(folder.parent.glob("*")) if config.budget.ledger else ():
         with contextlib.suppress(JaxlvError):
             if other != folder and is_there(other / CONFIG):
@@ -113,7 +120,7 @@ def check_none(config: RunConfig, folder: Path) -> None:
 
 
 def check_ledger(config: RunConfig, folder: Path) -> None:
-    """Raises JaxlvError if the ledger of a run is gone, or if it is the run's own and damaged; errors of `check_none`."""
+    """Raises JaxlvError if the ledger of a run is gone, or if it is the run's own and damaged, and as `check_none`."""
     check_none(config, folder)
     if config.budget.flops is not None:
         check_there(config, folder)
@@ -122,7 +129,7 @@ def check_ledger(config: RunConfig, folder: Path) -> None:
 
 
 def book_of(config: RunConfig, folder: Path) -> Book | None:
-    """What the ledger of a run says; None if it has no budget, or has not begun.
+    """Returns what the ledger of a run says; None if it has no budget, or has not begun.
 
     Raises JaxlvError if it is gone or damaged, or lacks lines that its head knows of, and as `check_none`.
     """
@@ -134,9 +141,9 @@ def book_of(config: RunConfig, folder: Path) -> Book | None:
 
 
 def event_of(config: RunConfig, held: Held = "adapters", stack_rank: int = 0) -> Event:
-    """A train step of a config's model, with what it holds of its overlay; other work by `of_kind`.
+    """Returns the event of a train step of a config's model, with what it holds of its overlay; other work by `of_kind`.
 
-    `stack_rank` is the largest rank of the runs that it trains together with, to which its adapters are padded.
+    `stack_rank` is the largest rank of the runs that train together, to which the adapters are padded.
     """
     c, alphabet, adapted = config.lora, config.model.loss == "alphabet", held == "adapters"
     heads: dict[tuple[str, Held], Train] = {
@@ -171,7 +178,9 @@ class Purse:
 
     @contextlib.contextmanager
     def spend(self, kind: Kind, **shape: Any) -> Iterator[dict[str, Any]]:
-        """Reserve work in the phase "evaluation", run it in the body, commit it. Raises BudgetExceeded if it is too much."""
+        """Reserves work in the phase "evaluation", runs it in the body, and commits it. Raises BudgetExceeded if it is too
+        much.
+        """
         with ledger_of(self.config, self.folder, self.model) as book:
             assert book is not None, "a run without a budget has no purse"
             with Meter(book, FINAL, event_of(self.config)).spend(kind, **shape) as measured:
@@ -181,7 +190,7 @@ class Purse:
 def repeats_of(config: RunConfig, folder: Path) -> str:
     """Returns what a config's ledger says of repeats after interruptions, in words; "" if there were none.
 
-    It is asked when the work is done: a ledger that cannot be read then is told, and ends nothing.
+    It is called when the work is done: if the ledger cannot be read then, the words say so.
     """
     try:
         book = book_of(config, folder)
@@ -191,8 +200,8 @@ def repeats_of(config: RunConfig, folder: Path) -> str:
 
 
 def check_begins(config: RunConfig, folder: Path, model: Qwen2) -> None:
-    """Raises JaxlvError, before a run folder is made, if the ledger of a new run cannot be: it has other terms, is damaged,
-    is not a regular file, lacks lines that its head knows of, or its folder cannot be.
+    """Raises JaxlvError, before a run folder is made, if the ledger of a new run is impossible: it has other terms, is
+    damaged, is not a regular file, lacks lines that its head knows of, or cannot have a folder.
     """
     if config.budget.flops is None:
         return
@@ -207,7 +216,7 @@ def check_begins(config: RunConfig, folder: Path, model: Qwen2) -> None:
 
 
 def check_budget(config: RunConfig, model: Qwen2, stack_rank: int = 0) -> None:
-    """JaxlvError, before anything is written, for a budget that cannot be, or that does not buy a single step."""
+    """Raises JaxlvError, before anything is written, if a budget is impossible, or does not buy a single step."""
     b = config.budget
     if b.flops is None:
         return

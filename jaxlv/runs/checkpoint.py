@@ -1,7 +1,7 @@
-"""Checkpoints of a run: one folder per step, sealed; the newest two and the best one kept; the base is never in them.
+"""Checkpoints of a run: a sealed folder for each step. The newest two and the best one are kept; none holds the base.
 
-Which one was the best so far stands in each: a process that is killed leaves no mark without its checkpoint, nor the other
-way round.
+Each one says which was the best so far. So a process that is killed leaves neither a mark without its checkpoint nor a best
+checkpoint without its mark.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxlv.errors import JaxlvError
+from jaxlv.errors import JaxlvError, briefly
+from jaxlv.results.runs import Facts, Mark
 from jaxlv.runs.records import STEP, saved_steps
 from jaxlv.storage.door import Unreadable
 from jaxlv.storage.files import (
@@ -38,23 +38,23 @@ from jaxlv.storage.files import (
     write_json,
 )  # fmt: skip
 
+NO_FACTS = Facts()
 STATE, FACTS = "state", "facts.json"  # in the folder of a step
-BEST = "best"  # a fact: the step and the value of the best checkpoint so far
 ROOM = 1 << 18  # bytes of a checkpoint beside its arrays
 
 
 class Checkpoints:
     """The checkpoints in `folder`, saved in the background; `close` (or `with`) waits for the last one.
 
-    A tree is any pytree of arrays and PRNG keys. A step's folder is whole or absent, and sealed by the hashes of its files:
-    those whose files are not what was written are in `damaged` ({step: what is wrong}), and count as absent.
+    A tree is any pytree of arrays and PRNG keys. A step's folder is complete or absent, and sealed by the hashes of its
+    files. A checkpoint with a changed file is in `damaged` ({step: what is wrong}) and counts as absent.
     """
 
     def __init__(self, folder: Path, keep: int = 2):
         self.folder, self.keep = Path(folder).absolute(), keep
+        _quieten()
         self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler())
         self._worker = ThreadPoolExecutor(1, "checkpoint")
-        _quieten()
         self._saving: Future[None] | None = None
         self._begun = False
         found = {step: self._broken(step) for step in self._on_disk()}
@@ -74,39 +74,35 @@ class Checkpoints:
         return saved_steps(self.folder)
 
     def wait(self) -> None:
-        """Wait for what is being saved; JaxlvError where it was not."""
+        """Waits for what is being saved. Raises JaxlvError if it was not saved."""
         saving, self._saving = self._saving, None
         if saving is not None:
             saving.result()
 
     def steps(self) -> list[int]:
-        """The steps that have an intact checkpoint, ascending."""
+        """Returns the steps that have an intact checkpoint, ascending."""
         self.wait()
         return [step for step in self._on_disk() if step not in self.damaged]
 
-    def save(
-        self, step: int, tree: Any, best: Mapping[str, Any] | None = None, facts: Mapping[str, float] | None = None
-    ) -> None:
-        """Save `tree` as the checkpoint of `step`, with `facts` beside it; `best` is the mark of the best so far, perhaps of
-        this one: its `step`, its `value`, and other facts. A step that has an intact checkpoint keeps it. JaxlvError where
-        the one before was not saved.
+    def save(self, step: int, tree: Any, facts: Facts = NO_FACTS) -> None:
+        """Saves `tree` as the checkpoint of `step` in the background, with `facts` beside it. A step that has an intact
+        checkpoint keeps it. Raises JaxlvError if the one before was not saved.
         """
         self.wait()
         if not self._begun:  # later a folder that is gone stays so
             make_folder(self.folder)
             self._begun = True
         leaves = _plain(tree)  # now: the next step may donate its buffers
-        known = {**(facts or {}), **({BEST: dict(best)} if best else {})}
-        self._saving = self._worker.submit(self._save, step, leaves, known)
+        self._saving = self._worker.submit(self._save, step, leaves, facts)
 
-    def _save(self, step: int, leaves: list[Any], facts: dict[str, Any]) -> None:
+    def _save(self, step: int, leaves: list[Any], facts: Facts) -> None:
         place = self._place(step)
         try:
             if step in self.damaged or not place.exists():
                 self._check_space(leaves)
                 with new_folder(place, replace=True, parents=False) as work:
                     self._orbax.save(work / STATE, leaves)
-                    write_json(work / FACTS, facts, indent=None)
+                    write_json(work / FACTS, facts.tree(), indent=None)
                     seal(work)
                 self.damaged.pop(step, None)
         except Exception as fault:  # orbax raises whatever the layer below raised
@@ -123,53 +119,67 @@ class Checkpoints:
         self._prune(step)
 
     def _check_space(self, leaves: list[Any]) -> None:
-        """OSError where the disk has no room, before anything is written."""
+        """Raises OSError if the disk lacks room, before anything is written."""
         if shutil.disk_usage(self.folder).free < ROOM + 2 * sum(leaf.nbytes for leaf in leaves):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _prune(self, step: int) -> None:
-        intact = [one for one in self._on_disk() if one not in self.damaged]
-        newest = intact[-1:]  # none if the folder is gone
-        marked = {self._facts(one).get(BEST, {}).get("step", one) for one in {step, *newest}}
-        kept = {*intact[-self.keep :], step, *marked}
-        for old in set(self._on_disk()) - kept:
+        for old in set(self._on_disk()) - self._kept(step):
             remove_folder(self._place(old))
 
-    def best(self) -> dict[str, Any] | None:
-        """The mark of the best checkpoint, or None, as the newest intact one has it; the best itself may be lost."""
+    def _kept(self, step: int) -> set[int]:
+        """Returns the steps whose checkpoints stay beside that of `step`: the newest intact ones, and the best."""
+        intact = [one for one in self._on_disk() if one not in self.damaged]
+        newest = intact[-1:]  # none if the folder is gone
+        marked = {best.step if (best := self._facts(one).best) else one for one in {step, *newest}}
+        return {*intact[-self.keep :], step, *marked}
+
+    def tidy(self, step: int) -> list[int]:
+        """Removes the intact checkpoints that should have gone when that of `step` or a newer one was saved, but could not
+        be removed then. Returns the steps of those that still cannot be.
+        """
+        for old in set(self.steps()) - (kept := self._kept(step)):
+            remove_folder(self._place(old))
+        return sorted(set(self.steps()) - kept)
+
+    def best(self) -> Mark | None:
+        """Returns the mark of the best checkpoint as the newest intact one has it; the best itself may be lost."""
         steps = self.steps()
-        return self._facts(steps[-1]).get(BEST) if steps else None
+        return self._facts(steps[-1]).best if steps else None
 
     def chosen(self) -> tuple[int, str]:
-        """(the step of the best checkpoint, else of the newest intact one; why it is not the best, or "").
+        """Returns the step of the best checkpoint, or else of the newest intact one, and why it is not the best ("" if it
+        is).
 
-        JaxlvError where there is none.
+        Raises JaxlvError if no checkpoint is intact.
         """
         steps, marked = self.steps(), self.best()
         if not steps:
             raise JaxlvError("no intact checkpoint", where=self.folder, found=self.told() or "none")
-        step = marked["step"] if marked and marked["step"] in steps else steps[-1]
-        if marked and step != marked["step"]:
-            why = self.damaged.get(marked["step"], "it is missing")
-            return step, f"the best checkpoint, of step {marked['step']}, is lost ({why}): taking that of step {step}"
+        step = marked.step if marked and marked.step in steps else steps[-1]
+        if marked and step != marked.step:
+            why = self.damaged.get(marked.step, "it is missing")
+            return step, f"the best checkpoint, of step {marked.step}, is lost ({why}): taking that of step {step}"
         if max(self.damaged, default=0) > steps[-1]:
             return step, f"the best checkpoint may be lost ({self.told()}): taking that of step {step}"
         return step, ""
 
     def told(self) -> str:
-        """What is damaged, in words; "" where nothing is."""
+        """Returns in words what is damaged; "" if nothing is."""
         return "; ".join(f"step {step} is damaged ({why})" for step, why in sorted(self.damaged.items()))
 
-    def facts(self, step: int) -> dict[str, Any]:
-        """What was saved beside the checkpoint of a step."""
+    def facts(self, step: int) -> Facts:
+        """Returns what was saved beside the checkpoint of a step."""
         self.wait()
         return self._facts(step)
 
-    def _facts(self, step: int) -> dict[str, Any]:
+    def _facts(self, step: int) -> Facts:
         return read_facts(self._place(step) / FACTS)
 
     def restore(self, step: int, like: Any) -> Any:
-        """The tree of `step`, with the structure, types and keys of `like`; JaxlvError where it cannot be read so."""
+        """Returns the tree of `step`, with the structure, types and keys of `like`. Raises JaxlvError if it cannot be read
+        as such.
+        """
         self.wait()
         path = self._place(step)
         if step in self.damaged:
@@ -182,11 +192,11 @@ class Checkpoints:
         return _like(plain, like)
 
     def remove_unfinished(self) -> None:
-        """Remove what killed processes left half written."""
+        """Removes what killed processes left half written."""
         remove_unfinished(self.folder)
 
     def close(self) -> None:
-        """Wait for the last save and let the background thread go."""
+        """Waits for the last save, and ends the background thread."""
         try:
             self.wait()
         finally:
@@ -200,21 +210,18 @@ class Checkpoints:
         self.close()
 
 
-def read_facts(path: Path) -> dict[str, Any]:
-    """What a checkpoint's facts.json says; JaxlvError where it is none."""
+def read_facts(path: Path) -> Facts:
+    """Returns what a checkpoint's facts.json says. Raises JaxlvError if it is not such a file."""
     text = read_text(path)
     try:
-        return {
-            name: {**fact, "step": int(fact["step"]), "value": float(fact["value"])} if name == BEST else float(fact)
-            for name, fact in parse_json(text).items()
-        }
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as fault:
-        raise JaxlvError(f"unreadable facts of a checkpoint ({type(fault).__name__}: {fault})", where=path) from None
+        return Facts.read(parse_json(text), path)
+    except (ValueError, JaxlvError) as fault:
+        raise JaxlvError(f"unreadable facts of a checkpoint ({briefly(fault)})", where=path) from None
 
 
 @functools.cache
 def _quieten() -> None:
-    """What fails is raised; Orbax also logs it, and TensorStore's threads report it to event loops that are closed."""
+    """Silences what Orbax logs beside what it raises, and what TensorStore's threads report to closed event loops."""
     hook = sys.unraisablehook
 
     def others(unraisable: sys.UnraisableHookArgs) -> None:
@@ -222,7 +229,7 @@ def _quieten() -> None:
             hook(unraisable)
 
     sys.unraisablehook = others
-    logging.getLogger("absl").addFilter(lambda record: "_SignalingThread" not in record.getMessage())
+    logging.getLogger("absl").addFilter(lambda record: "orbax" not in Path(record.pathname).parts)
     # Of several writes that fail, one is raised.
     logging.getLogger("asyncio").addFilter(lambda record: "orbax" not in record.getMessage())
 
@@ -232,12 +239,12 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _plain(tree: Any) -> list[Any]:
-    """Leaves as arrays of the host; keys as their data."""
+    """Returns the leaves as arrays of the host, and keys as their data."""
     return [np.array(jax.random.key_data(leaf) if _is_key(leaf) else leaf) for leaf in jax.tree.leaves(tree)]
 
 
 def _abstract(tree: Any) -> list[jax.ShapeDtypeStruct]:
-    """The shapes of `_plain(tree)`; the tree may itself be abstract, or its buffers donated."""
+    """Returns the shapes of `_plain(tree)`. The tree may be abstract, and its buffers may be donated."""
     leaves = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)]
     return [jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf for leaf in leaves]
 

@@ -15,15 +15,15 @@ DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 
 
 def compute_deterministically() -> None:
-    """Let XLA take deterministic kernels alone on a GPU; it must be asked before the first computation of the process."""
+    """Makes XLA use only deterministic kernels on a GPU. Call it before the first computation of the process."""
     flags = os.environ.get("XLA_FLAGS", "")
     if DETERMINISTIC not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {DETERMINISTIC}".strip()
 
 
 def allocations_fail() -> bool:
-    """Does the system refuse memory that is not there, by `ulimit -v`, `ulimit -d` or strict accounting? Else it grants what
-    is asked for, and ends a process that uses too much.
+    """Tells whether the system refuses memory that does not exist, by `ulimit -v`, `ulimit -d` or strict accounting.
+    Otherwise it grants what is asked for, and ends a process that uses too much.
     """
     limits = (resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
     strict = OVERCOMMIT.is_file() and OVERCOMMIT.read_text().strip() == "2"
@@ -31,16 +31,23 @@ def allocations_fail() -> bool:
 
 
 def compute_with_care() -> None:
-    """If allocations can fail, let XLA's CPU backend multiply without oneDNN, at up to half the speed: its matrix product
-    goes on after a failed allocation, and what it returns is wrong (jaxlib 0.10). It must be asked before the first
+    """Makes XLA's CPU backend multiply without oneDNN, at up to half the speed, if allocations can fail: oneDNN's matrix
+    product goes on after a failed allocation, and what it returns is wrong (jaxlib 0.10). Call it before the first
     computation of the process.
     """
     if allocations_fail():
         os.environ.setdefault("TENSORFLOW_USE_CUSTOM_CONTRACTION_KERNEL", "false")
 
 
+def keep_compiled_programs() -> None:
+    """Lets XLA keep compiled programs on disk, so that a second run starts faster; JAX_COMPILATION_CACHE_DIR moves them."""
+    if not jax.config.values["jax_compilation_cache_dir"]:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(cache / "jaxlv"))
+
+
 def check_kernel(kernel: str) -> None:
-    """JaxlvError for an attention kernel that the device does not have: another one is never taken in its place."""
+    """Raises JaxlvError if the device does not have an attention kernel. No other one is taken in its place."""
     device = jax.devices()[0]
     if kernel == "cudnn" and device.platform != "gpu":
         raise JaxlvError(

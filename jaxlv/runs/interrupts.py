@@ -1,7 +1,7 @@
-"""Signals that ask a program to end. A run hears the first one at its next step, and saves; other work is given up, and
-leaves nothing half done. A second one ends the process at once.
+"""Signals that ask a program to end. After the first one a run ends at its next step, and saves; other work is given up,
+and leaves nothing half done. A second one ends the process at once.
 
-Signals that were ignored when the program began stay so: SIGHUP under nohup, SIGINT in a shell's background jobs.
+Signals that were ignored when the program began stay ignored: SIGHUP under nohup, SIGINT in a shell's background jobs.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class Stopped(KeyboardInterrupt):
 class Signals:
     """While it is open, the first of SIGNALS sets `asked` instead of ending the process; the second ends it.
 
-    A closing terminal sends SIGHUP more than once, and service managers send it beside SIGTERM: it is never a second one.
-    Within another one it hears all signals; the outer one gets what came too late for it.
-    Outside of the main thread, where Python lets nobody handle signals, nothing is changed.
+    A closing terminal sends SIGHUP more than once, and service managers send it beside SIGTERM: it never counts as a second
+    one. If one is opened within another, the inner one gets all signals; the outer one gets those that came too late for
+    it. Outside of the main thread, where Python allows no signal handlers, nothing is changed.
     """
 
     _open: ClassVar[list[Signals]] = []
@@ -48,10 +48,10 @@ class Signals:
         self._urgent, self._works = 0, False
 
     def hear(self, number: int) -> None:
-        """Called in a thread of its own the moment that the first signal comes, even if the main thread is within XLA."""
+        """Is called in a thread of its own the moment that the first signal comes, even if the main thread is within XLA."""
 
     def handle(self, number: int, _: Any) -> None:
-        """Called in the main thread, once it is back in Python, for each signal."""
+        """Is called in the main thread, once it is back in Python, for each signal."""
 
     def __enter__(self) -> Any:
         self._works = threading.current_thread() is threading.main_thread()
@@ -103,15 +103,16 @@ class Interrupts(Signals):
         self._note = note
 
     def hear(self, number: int) -> None:
-        """Tell the user what will come."""
+        """Tells the user what will happen."""
         self._note(f"{signal.Signals(number).name}: saving after this step; a second signal ends at once")
 
 
 class Stops(Signals):
     """Signals for work that cannot be saved: the first one raises Stopped in the main thread.
 
-    Python may be within a destructor or a callback of the collector then, out of which no exception gets: it tells of it
-    (`sys.unraisablehook`) and goes on. So the signal is sent again, until it is heard where it can end the work.
+    At that moment Python may be within a destructor or a callback of the collector, which no exception can leave: it is
+    reported (`sys.unraisablehook`), and the program goes on. So the signal is sent again, until it comes at a moment when
+    it can end the work.
     """
 
     AGAIN = 0.02  # seconds, in which the callback ends
@@ -128,7 +129,7 @@ class Stops(Signals):
         super().__exit__(*fault)
 
     def _ignored(self, told: Any) -> None:
-        """Called for an exception that nobody can catch."""
+        """Is called for an exception that nobody can catch."""
         if not isinstance(told.exc_value, Stopped) or self not in self._open:
             self._hook(told)
             return
@@ -139,7 +140,7 @@ class Stops(Signals):
         sent.start()
 
     def handle(self, number: int, _: Any) -> None:
-        """Raise once, so that what cleans up is not interrupted itself."""
+        """Raises Stopped, once, so that the cleaning up is not interrupted itself."""
         if not self.answered:
             self.answered = True
             raise Stopped(number)

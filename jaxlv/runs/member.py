@@ -1,4 +1,4 @@
-"""A run in training, alone or beside others: what it writes, what it has come to, and what pays for its steps."""
+"""A run in training, alone or beside others: what it writes, what it has reached, and what pays for its steps."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from jaxlv.config import RunConfig, config_tree
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.ledger import Entry, Event, Ledger, Meter
+from jaxlv.results.runs import Facts, Mark
 from jaxlv.runs.billing import event_of, head_in, ledger_of, ledger_path, name_in_ledger
-from jaxlv.runs.checkpoint import BEST, Checkpoints
+from jaxlv.runs.checkpoint import Checkpoints
 from jaxlv.runs.records import MetricsLog
 from jaxlv.runs.run import CHECKPOINTS, METRICS, NONFINITE
 from jaxlv.runs.sinks import Sink
@@ -23,8 +23,6 @@ from jaxlv.runs.sources import Inputs
 from jaxlv.steps.train import TrainState
 from jaxlv.storage.files import make_folder, new_file
 from jaxlv.text.tokens import Windows
-
-COUNTED = ("tokens", "seconds", "skipped")  # since the run began; a checkpoint has them beside it
 
 
 @dataclass(frozen=True)
@@ -37,25 +35,25 @@ class Job:
 
 
 def is_finite(figures: Mapping[str, float]) -> bool:
-    """Are a step's loss and gradient numbers?"""
+    """Tells whether a step's loss and gradient are finite."""
     return math.isfinite(figures["loss"]) and math.isfinite(figures["gradient_norm"])
 
 
 class Member:
-    """A run in progress. `note` hears what its user should know."""
+    """A run in progress. `note(text)` is called with what its user should know."""
 
     def __init__(self, job: Job, note: Callable[[str], None]):
         self.config, self.folder, self.inputs, self.note = job.config, job.folder, job.inputs, note
         self.log = MetricsLog(self.folder / METRICS)
         self.total_tokens, self.total_seconds, self.skipped = 0.0, 0.0, 0.0
-        self.best: dict[str, Any] | None = None  # the mark of the best state so far
+        self.best: Mark | None = None  # the mark of the best state so far
         self.checkpoints: Checkpoints  # open while it trains
         self.meter: Meter | None = None
         self.block: Entry | None = None  # of steps, reserved and not yet committed
-        self.unlogged: dict[str, Any] | None = None  # the record of the last step, if it was not to be logged
+        self.unlogged: Mapping[str, float] | None = None  # the record of the last step, if it was not to be logged
 
     def open(self, opened: contextlib.ExitStack) -> None:
-        """Open what it writes to, until `opened` closes."""
+        """Opens what it writes to, until `opened` closes."""
         config = config_tree(self.config)
         self.log.sinks = [Sink(name, self.folder, config, self.note) for name in self.config.train.sinks]
         for sink in self.log.sinks:
@@ -68,23 +66,24 @@ class Member:
             self.note(f"{self.folder.name}: {self.checkpoints.told()}")
 
     def resume_at(self, step: int) -> None:
-        """Forget what lies behind a step."""
+        """Drops what was logged after a step, and takes over what was known there."""
         self.log.keep(step)
         if not step:
             return
+        if left := self.checkpoints.tidy(step):
+            self.note(f"{self.folder.name}: older checkpoints cannot be removed: steps {', '.join(map(str, left))}")
         facts = self.checkpoints.facts(step)
-        self.total_tokens, self.total_seconds, self.skipped = (facts.get(name, 0.0) for name in COUNTED)
-        marked = facts.get(BEST)
-        if marked and marked["step"] in self.checkpoints.steps():
-            self.best = marked
-        elif marked:
-            lost = f"the best checkpoint, of step {marked['step']}, is lost"
+        self.total_tokens, self.total_seconds, self.skipped = facts.tokens, facts.seconds, facts.skipped
+        if facts.best and facts.best.step in self.checkpoints.steps():
+            self.best = facts.best
+        elif facts.best:
+            lost = f"the best checkpoint, of step {facts.best.step}, is lost"
             self.note(f"{self.folder.name}: {lost}: the next one counts as best")
 
     # ------------------------------------------------------------------------------------- after each step
 
     def log_step(self, step: int, figures: Mapping[str, float], logged: bool) -> None:
-        """Count a step's tokens and seconds, and write its figures where they are to be `logged`, or it was skipped."""
+        """Counts a step's tokens and seconds. Writes its figures if they are to be `logged`, or if the step was skipped."""
         self.total_tokens += figures["tokens"]
         self.total_seconds += figures["seconds"]
         known = dict(figures)
@@ -95,13 +94,13 @@ class Member:
             self.log_last()
 
     def log_last(self) -> None:
-        """Write the figures of the last step, if they are not written yet."""
+        """Writes the figures of the last step, if they are not written yet."""
         if self.unlogged:
             self.log.add(self.unlogged)
         self.unlogged = None
 
     def skip(self, step: int, figures: Mapping[str, float], batch: Windows) -> None:
-        """Keep the batch of a step whose loss or gradient is not finite; JaxlvError where it may not be skipped."""
+        """Keeps the batch of a step that is not finite (loss or gradient). Raises JaxlvError if it may not be skipped."""
         most, path = self.config.train.skip_nonfinite, self.folder / NONFINITE / f"step_{step}.npz"
         make_folder(path.parent)
         with new_file(path) as place:
@@ -120,26 +119,25 @@ class Member:
         self.note(f"{self.folder.name}: step {step} is skipped ({found}); {kept}")
 
     def mark(self, step: int, record: Mapping[str, float]) -> bool:
-        """Log the measures of a state, and mark it where it is the best so far; whether it is."""
+        """Logs the measures of a state, and marks it if it is the best so far. Returns whether it is."""
         self.log.add({"step": step, **record})
         select = self.config.train.select
         value = record["forecast_mae" if select == "forecast" else "validation_loss"]
-        best = math.isfinite(value) and (self.best is None or value < self.best["value"])
+        best = math.isfinite(value) and (self.best is None or value < self.best.value)
         if best:
-            self.best = {"step": step, "value": value, "measure": select}
+            self.best = Mark(step, value, select)
         return best
 
     def save(self, step: int, state: TrainState) -> None:
-        """Save a state as a checkpoint."""
-        facts = dict(zip(COUNTED, (self.total_tokens, self.total_seconds, self.skipped), strict=True))
-        self.checkpoints.save(step, state, self.best, facts)
+        """Saves a state as a checkpoint."""
+        self.checkpoints.save(step, state, Facts(self.total_tokens, self.total_seconds, self.skipped, self.best))
 
     def ends_block(self, step: int) -> bool:
-        """Is this the last step of those that were reserved?"""
+        """Tells whether this is the last step of those that were reserved."""
         return self.block is not None and step == self.block.event.step + self.block.event.count
 
     def commit(self, step: int) -> None:
-        """Of the block of steps that was reserved all up to `step` have run."""
+        """Commits the steps up to `step` of the block that was reserved: they have run."""
         if self.meter is not None and self.block is not None:
             event = self.block.event
             self.meter.ledger.commit(self.block, replace(event, count=step - event.step))
@@ -150,7 +148,7 @@ class Member:
 
 
 def open_ledgers(members: Sequence[Member], opened: contextlib.ExitStack) -> None:
-    """Give each member with a budget its meter; runs that share a ledger share the open file."""
+    """Gives each member with a budget its meter. Runs that share a ledger share the open file."""
     ledgers: dict[Path, Ledger] = {}
     rank = max(member.config.lora.rank for member in members)
     for member in members:
@@ -167,7 +165,9 @@ def open_ledgers(members: Sequence[Member], opened: contextlib.ExitStack) -> Non
 
 
 def reserve(members: Sequence[Member], step: int, count: int) -> bool:
-    """Reserve up to `count` steps behind `step` for all members, as many for each; False where not one is to be had."""
+    """Reserves up to `count` steps after `step` for all members, as many for each. Returns False if not a single one is
+    left.
+    """
     by_purse: dict[tuple[int, str], list[tuple[Member, Meter, Event]]] = {}
     for member in members:
         if (meter := member.meter) is not None:

@@ -1,12 +1,12 @@
-"""A run is a folder: what a config names is loaded, an overlay is trained, and everything that came of it lies in one place.
+"""A run is a folder: what a config names is loaded, an overlay is trained, and all results lie in one place.
 
 config.toml      the resolved settings            metrics.jsonl   losses, norms, speed, validation: append-only
 manifest.json    versions, hashes, seeds, device  checkpoints/    adapters, optimiser, step, keys: never the base
 split.json       ids and marks of the series      adapter/        the best adapter, in PEFT's format
-data.h5          the series, where simulated      ledger.jsonl    what was spent, if a budget is set; *.head knows its end
+data.h5          the series, if simulated         ledger.jsonl    what was spent, if a budget is set; *.head knows its end
 SHA256SUMS       hashes of what is written once   nonfinite/      batches whose loss or gradient was not finite
 
-Every file is sealed: by hashes those that are written once, by a checksum in each line those that grow.
+Every file is sealed: what is written once by its hash, what grows by a checksum in each line.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from jaxlv.flops.ledger import FINAL, Meter
 from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.lora import adapters, overlay
 from jaxlv.model.weights import fingerprint
+from jaxlv.results.runs import Hashed, Manifest, RunCost
 from jaxlv.runs.billing import LEDGER as LEDGER
 from jaxlv.runs.billing import Held, check_ledger, event_of, ledger_of
 from jaxlv.runs.checkpoint import Checkpoints
@@ -42,6 +43,7 @@ from jaxlv.runs.records import (
     MANIFEST,
     METRICS,
     SPLIT,
+    Logged,
     read_config,
     read_manifest,
     read_metrics,
@@ -62,7 +64,7 @@ LOCK, SAVE, NONFINITE = "lock", "save", "nonfinite"
 
 
 def check_folder(config: RunConfig, folder: Path, resume: bool) -> None:
-    """JaxlvError unless the folder is free for a new run, or holds the same run, to be resumed."""
+    """Raises JaxlvError unless the folder is free for a new run, or holds the same run and `resume` is set."""
     if not resume:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise JaxlvError("exists already", where=folder, hint="choose another folder, or go on with --resume")
@@ -77,13 +79,13 @@ def check_folder(config: RunConfig, folder: Path, resume: bool) -> None:
 
 
 def make_folder(config: RunConfig, folder: Path, inputs: Inputs, versions: Mapping[str, str]) -> None:
-    """Make the folder of a new run, whole or not at all."""
+    """Makes the folder of a new run, completely or not at all."""
     with new_folder(folder) as work:
         if not config.data.path:
             series.save(work / DATA, inputs.series)
             inputs = replace(inputs, series=series.load(work / DATA))  # the same values, and the hash that a resume will see
-        made_of = {"run": folder.resolve().name, **manifest(config, inputs, versions)}
-        write_json(work / MANIFEST, made_of)
+        made_of = replace(manifest(config, inputs, versions), run=folder.resolve().name)
+        write_json(work / MANIFEST, made_of.tree())
         shares = (f'"{name}": {json.dumps(marked)}' for name, marked in split_marks(inputs).items())
         write_text(work / SPLIT, "{\n" + ",\n".join(shares) + "\n}\n")
         write_text(work / CONFIG, to_toml(config))
@@ -95,22 +97,22 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return [f"{name}: {a!r} then, {b!r} now" for name, a, b in pairs if a != b]
 
 
-def manifest(config: RunConfig, inputs: Inputs, versions: Mapping[str, str]) -> dict[str, Any]:
-    """What the run was made of, so that it can be made again: no names of machines or users."""
-    return {
-        "versions": dict(versions),
-        "data": {"sha256": inputs.series.source["sha256"], "series": len(inputs.series)},
-        "base": {"name": config.model.path, "sha256": fingerprint(inputs.base), "revision": hub_revision(inputs.base)},
-        "model": dataclasses.asdict(inputs.model.config),
-        **({"start": {"sha256": adapters.fingerprint(Path(config.lora.init))}} if config.lora.init else {}),
-        "tokens": inputs.alphabet.source,
-        "dataset_alpha": inputs.codec.dataset_alpha,
-        "seeds": {"data": config.data.seed, "train": config.train.seed, "evaluate": config.evaluate.seed},
-    }
+def manifest(config: RunConfig, inputs: Inputs, versions: Mapping[str, str]) -> Manifest:
+    """Returns what a run is made of."""
+    return Manifest(
+        data=Hashed(inputs.series.source["sha256"], series=len(inputs.series)),
+        base=Hashed(fingerprint(inputs.base), config.model.path, hub_revision(inputs.base)),
+        dataset_alpha=inputs.codec.dataset_alpha,
+        versions=versions,
+        model=dataclasses.asdict(inputs.model.config),
+        start=Hashed(adapters.fingerprint(Path(config.lora.init))) if config.lora.init else None,
+        tokens=inputs.alphabet.source,
+        seeds={"data": config.data.seed, "train": config.train.seed, "evaluate": config.evaluate.seed},
+    )
 
 
 def check_intact(folder: Path) -> None:
-    """JaxlvError where a file of a run folder is not what was written; checkpoints are looked at where they are read."""
+    """Raises JaxlvError if a file of a run folder is not what was written. Checkpoints are checked where they are read."""
     faults = broken(folder)
     if faults:
         raise JaxlvError(
@@ -124,28 +126,29 @@ def check_intact(folder: Path) -> None:
 
 
 def series_marks(series_set: SeriesSet) -> list[str]:
-    """A short hash of each series' values, by which it is known again in another file."""
+    """Returns a short hash of each series' values, by which it is recognised in another file."""
     return [hashlib.sha256(v_TV.astype("<f4").tobytes()).hexdigest()[:16] for v_TV in series_set.values_NTV]
 
 
 def split_marks(inputs: Inputs) -> dict[str, dict[str, str]]:
-    """{share: {series id: mark of its values}}, for train, validation and test."""
+    """Returns {share: {series id: mark of its values}} for train, validation and test."""
     return {
         share: dict(zip(map(str, ids), series_marks(inputs.series.select(ids)), strict=True))
         for share, ids in inputs.split.parts().items()
     }
 
 
-def check_manifest(folder: Path, now: Mapping[str, Any]) -> None:
-    """JaxlvError where the data, the base, or the adapter that it began from, are not those that a run began with."""
-    then, words = read_manifest(folder), {"start": "adapter in lora.init"}
-    for part in (part for part in ("data", "base", "start") if part in now):
-        if then.get(part, {"sha256": ""})["sha256"] != now[part]["sha256"]:
+def check_manifest(folder: Path, now: Manifest) -> None:
+    """Raises JaxlvError if the data, the base, or the adapter to begin from are not those that a run began with."""
+    then = read_manifest(folder)
+    parts = {"data": (then.data, now.data), "base": (then.base, now.base), "adapter in lora.init": (then.start, now.start)}
+    for name, (old, new) in parts.items():
+        if new and (old is None or old.sha256 != new.sha256):
             raise JaxlvError(
-                f"the {words.get(part, part)} is not what the run began with",
+                f"the {name} is not what the run began with",
                 where=folder,
-                expected=f"sha256 {then.get(part, {'sha256': 'none'})['sha256'][:12]}...",
-                found=f"{now[part]['sha256'][:12]}...",
+                expected=f"sha256 {old.sha256[:12] if old else 'none'}...",
+                found=f"{new.sha256[:12]}...",
             )
 
 
@@ -160,19 +163,19 @@ class FinishedRun:
     config: RunConfig
     tuned: Forecaster
     untuned: Forecaster
-    manifest: dict[str, Any]
+    manifest: Manifest
     split: dict[str, dict[str, str]]  # as `split_marks` gives it
 
     def seen(self, series_set: SeriesSet) -> np.ndarray:
-        """The ids of those series that the run trained on or was validated on, by their values."""
+        """Returns the ids of those series that the run trained on or was validated on, recognised by their values."""
         known = {*self.split["train"].values(), *self.split["validation"].values()}
         return series_set.ids_N[[mark in known for mark in series_marks(series_set)]]
 
     def models(self) -> tuple[dict[str, Forecaster], dict[str, Held]]:
-        """({"tuned", "untuned"}, what each holds of its overlay).
+        """Returns the forecasters "tuned" and "untuned", and what each holds of its overlay.
 
-        Where it loses nothing the adapters are merged into the weights: both are then one program, as the untuned model has
-        a bias of zero where the tuned one has a bias.
+        If it loses nothing, the adapters are merged into the weights. Then both are one program: the untuned model has a
+        bias of zero if the tuned one has a bias.
         """
         tuned, held = decoder(self.tuned)
         untuned: tuple[Forecaster, Held] = self.untuned, "nothing"
@@ -184,10 +187,10 @@ class FinishedRun:
 
     @contextlib.contextmanager
     def metered(self, purpose: str = "") -> Iterator[dict[str, Forecaster]]:
-        """Yields `models` as they spend from the run's budget, if it has one, in the phase "evaluation".
+        """Yields `models`, which spend from the run's budget, if it has one, in the phase "evaluation".
 
-        `purpose` names the result, with everything that tells it from others. The body must leave it on disk: until a body
-        has ended without an error, work for the same purpose is a repeat, which is billed but never refused.
+        `purpose` names the result and everything that tells it from others. The body must leave the result on disk: until a
+        body has ended without an error, work for the same purpose is a repeat, which is billed but never refused.
         """
         found, held = self.models()
         with ledger_of(self.config, self.folder, self.tuned.model) as book:
@@ -199,20 +202,16 @@ class FinishedRun:
             if book is not None and purpose:
                 book.keep(FINAL, purpose)
 
-    def bill(self) -> dict[str, Any]:
-        """What the training cost: steps, tokens, seconds, and how many parameters trained."""
+    def bill(self) -> RunCost:
+        """Returns what the training cost: steps, tokens, seconds, and how many parameters trained."""
         steps = [record for record in read_metrics(self.folder / METRICS) if "total_tokens" in record]
-        last = steps[-1] if steps else {}
-        return {
-            "steps": last.get("step", 0),
-            "tokens": int(last.get("total_tokens", 0)),
-            "seconds": last.get("total_seconds", 0.0),
-            "trainable_parameters": overlay.count_trained(self.tuned.variables, overlay.trainable(self.tuned.variables)),
-        }
+        last = steps[-1] if steps else Logged(step=0)
+        trained = overlay.count_trained(self.tuned.variables, overlay.trainable(self.tuned.variables))
+        return RunCost(last.step, int(last.get("total_tokens", 0)), last.get("total_seconds", 0.0), trained)
 
 
 def decoder(forecaster: Forecaster) -> tuple[Forecaster, Held]:
-    """(the forecaster with its adapters merged into the weights where that loses nothing, what it holds of its overlay)."""
+    """Returns the forecaster, with its adapters merged if that loses nothing, and what it holds of its overlay."""
     merged = overlay.merged(forecaster.variables)
     if merged is None:
         return forecaster, "adapters"
@@ -220,13 +219,15 @@ def decoder(forecaster: Forecaster) -> tuple[Forecaster, Held]:
 
 
 def load_run(folder: Path) -> FinishedRun:
-    """The run in a folder, with its best overlay; its base must still be the one that it was trained on."""
+    """Returns the run in a folder, with its best overlay. Raises JaxlvError if its base is not the one that it was trained
+    on.
+    """
     folder = Path(folder)
     made_of, config = read_manifest(folder), read_config(folder)
     check_intact(folder)
     split = read_split(folder)
     base, model, params, alphabet = load_base(config)
-    if made_of["base"]["sha256"] != fingerprint(base):
+    if made_of.base.sha256 != fingerprint(base):
         raise JaxlvError("the base model is not the one that the run was trained on", where=config.model.path)
     lora = overlay.init_lora(jax.random.key(0), params, config.lora)
     variables = {"params": params, "lora": lora}
@@ -239,7 +240,7 @@ def load_run(folder: Path) -> FinishedRun:
         if why_not_best:
             warnings.warn(f"{folder}: {why_not_best}", JaxlvWarning, stacklevel=2)
         state = checkpoints.restore(step, like)
-    codec = Codec.of(config.codec, made_of["dataset_alpha"])
+    codec = Codec.of(config.codec, made_of.dataset_alpha)
     untuned = Forecaster(model, {"params": params}, alphabet, codec, config.sampling)
     tuned = replace(untuned, variables=overlay.join(state.trained, frozen))
     return FinishedRun(folder, config, tuned, untuned, made_of, split)

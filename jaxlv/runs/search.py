@@ -1,12 +1,13 @@
-"""Search beyond grids: settings drawn by Optuna, some at a time, so that runs of one program train together.
+"""Search beyond grids: Optuna draws settings, some at a time, so that runs of one program train together.
 
-A study lies in a storage (a database's address); several machines that name the same one share what they find. What a trial
-draws follows from the seed, its number and what its study knew then: a search that was interrupted draws the same again.
+A study lies in a storage (a database's address). Several machines that name the same one share what they find. What a trial
+draws depends only on the seed, its number and what its study knew then: an interrupted search draws the same again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import tomllib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,13 +40,33 @@ class Range:
             found = f"{represented(self.low)}..{represented(self.high)}"
             raise JaxlvError("not a range", where=f"search {self.setting}", expected=expected, found=found)
 
+    @classmethod
+    def of(cls, text: str) -> Range:
+        """Returns the range that a text such as "optimizer.learning_rate=1e-5..1e-3:log" means, or "lora.rank=2,4,8", which
+        lists values. Raises JaxlvError if it is neither.
+        """
+        name, _, rest = text.partition("=")
+        ends, _, scale = rest.partition(":")
+        low, dots, high = ends.partition("..")
+        if not dots:
+            name, values = values_of(text, "--search")
+            return cls(name, values=tuple(tuple(one) if isinstance(one, list) else one for one in values))
+        try:
+            first, last = (tomllib.loads(f"value = {end}")["value"] for end in (low, high))
+            if scale not in ("", "log") or not all(isinstance(end, (int, float)) for end in (first, last)):
+                raise ValueError
+        except (ValueError, RecursionError):
+            expected = "section.key=low..high or low..high:log"
+            raise JaxlvError("not a range", where=f"--search {text}", expected=expected) from None
+        return cls(name.strip(), first, last, scale == "log")
+
     @property
     def ends(self) -> tuple[Any, Any]:
-        """The least and the greatest value, or the first and the last of some."""
+        """Returns the least and the greatest value; of a list of values the first and the last."""
         return (self.values[0], self.values[-1]) if self.values else (self.low, self.high)
 
     def draw(self, trial: Any) -> Any:
-        """A value for an Optuna trial; whole numbers where both ends are."""
+        """Draws a value for an Optuna trial; a whole number if both ends are whole."""
         if self.values:
             return trial.suggest_categorical(self.setting, list(self.values))
         if isinstance(self.low, int) and isinstance(self.high, int):
@@ -53,10 +74,24 @@ class Range:
         return trial.suggest_float(self.setting, float(self.low), float(self.high), log=self.log)
 
 
-class Study:
-    """An Optuna study of runs: ask for settings, tell what they reached (less is better).
+def values_of(text: str, option: str) -> tuple[str, list[Any]]:
+    """Returns ("lora.rank", [2, 4, 8]) for "lora.rank=2,4,8". Values are TOML, and bare words are strings.
 
-    `storage` is a database's address, which others may share, or a file that is this study's alone.
+    Raises JaxlvError, which names the `option`, if the text is not a list of values.
+    """
+    name, separator, values = text.partition("=")
+    if not separator or "." not in name or not values.strip():
+        raise JaxlvError("not a list of values", where=f"{option} {text}", expected="section.key=value,value,...")
+    try:
+        return name.strip(), tomllib.loads(f"values = [{values}]")["values"]
+    except (ValueError, RecursionError):
+        return name.strip(), [value.strip() for value in values.split(",")]
+
+
+class Study:
+    """An Optuna study of runs: it is asked for settings, and told what they reached (less is better).
+
+    `storage` is a database's address, which others may share, or a file that belongs to this study alone.
     """
 
     def __init__(self, storage: str | Path, name: str, space: Sequence[Range], seed: int = 0):
@@ -82,20 +117,20 @@ class Study:
 
     @contextlib.contextmanager
     def _stored(self, done: str) -> Iterator[None]:
-        """What a database driver raises, as a JaxlvError."""
+        """Turns what a database driver raises into a JaxlvError."""
         try:
             yield
         except Exception as fault:
             raise JaxlvError(f"the study cannot be {done} ({printable(fault, 200)})", where=self.storage) from None
 
     def ask(self, count: int) -> dict[str, dict[str, Any]]:
-        """{name: settings} of new trials; names are unique within the study."""
+        """Returns {name: settings} of new trials; names are unique within the study."""
         with self._stored("written"):
             trials = [self._study.ask() for _ in range(count)]
             return {_name(trial.number): self._drawn(trial) for trial in trials}
 
     def _drawn(self, trial: Any) -> dict[str, Any]:
-        """The settings of a trial; those that it has already stay."""
+        """Returns the settings of a trial, and draws those that it lacks."""
         found = {}
         for place, one in enumerate(self.space):
             seed = np.random.SeedSequence([self.seed, trial.number, place]).generate_state(1)[0]
@@ -105,13 +140,14 @@ class Study:
         return found
 
     def tell(self, name: str, value: float) -> None:
-        """What the run of a trial reached; a second time changes nothing."""
+        """Tells the study what the run of a trial reached; a second time changes nothing."""
         with self._stored("written"):
             self._study.tell(_number(name), value, skip_if_finished=True)
 
     def known(self, names: Collection[str]) -> dict[str, dict[str, Any]]:
-        """{name: settings} of those trials of the study that have one of these names, finished or not. In a study of its own
-        all of them: a process that died may have drawn settings, or some of them, and made no run of them yet.
+        """Returns {name: settings} of the study's trials, finished or not, that have one of these names. If the study is in
+        a file of its own, all its trials are returned: a process that died may have drawn settings, or some of them,
+        without a run.
         """
         with self._stored("read"):
             numbers = set()

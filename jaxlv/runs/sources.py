@@ -27,7 +27,7 @@ from jaxlv.storage.door import at_home, is_there
 from jaxlv.text.codec import Codec
 from jaxlv.text.tokens import Alphabet, load_alphabet
 
-DATA = "data.h5"  # in a run folder, where the series were simulated
+DATA = "data.h5"  # in a run folder, if the series were simulated
 
 
 @dataclass(frozen=True)
@@ -41,17 +41,17 @@ class Inputs:
     params: dict[str, Any]
     alphabet: Alphabet
     codec: Codec
-    start: overlay.Tree | None = None  # the overlay to begin from, where the config names one
+    start: overlay.Tree | None = None  # the overlay to begin from, if the config names one
 
     def forecaster(self, lora: Mapping[str, Any], config: RunConfig, meter: Meter | None = None) -> Forecaster:
-        """The base with the overlay laid over it, as a forecaster."""
+        """Returns the base with the overlay laid over it, as a forecaster."""
         return Forecaster(
             self.model, {"params": self.params, "lora": dict(lora)}, self.alphabet, self.codec, config.sampling, meter
         )
 
 
 def load_series(config: RunConfig, folder: Path | None = None) -> SeriesSet:
-    """The series of a config: its file, or a run folder's own simulated ones, or new ones from the preset."""
+    """Returns the series of a config: its file, or a run folder's own simulated ones, or new ones from the preset."""
     if config.data.path:
         return series.load(config.data.path, drop=config.data.bad_series == "drop")
     if folder is not None and is_there(folder / DATA):
@@ -60,8 +60,8 @@ def load_series(config: RunConfig, folder: Path | None = None) -> SeriesSet:
 
 
 def split_series(config: RunConfig, series_set: SeriesSet) -> Split:
-    """Train, validation and test ids: as listed, within regimes, as a report has it, or by fraction; a series never stands
-    in two of them.
+    """Returns train, validation and test ids: as listed, within regimes, as a report has it, or by fraction. Raises
+    JaxlvError if a series would be in two of them.
     """
     data, ids = config.data, series_set.ids_N
     listed = ("train_ids", "validation_ids", "test_ids")
@@ -81,14 +81,14 @@ def split_series(config: RunConfig, series_set: SeriesSet) -> Split:
 
 
 def load_inputs(config: RunConfig, folder: Path | None = None) -> Inputs:
-    """Everything that `config` names; each fault is one JaxlvError that says which part it is in."""
+    """Loads everything that `config` names. Raises JaxlvError, which names the faulty part."""
     if config.model.deterministic:
         compute_deterministically()
     return _inputs(config, load_series(config, folder), lambda: load_base(config))
 
 
 def load_inputs_of(configs: Sequence[RunConfig]) -> list[Inputs]:
-    """The inputs of several configs; series and a base that several of them name are loaded once."""
+    """Loads the inputs of several configs; series and a base that several of them name are loaded once."""
     if any(config.model.deterministic for config in configs):
         compute_deterministically()
     series_of = functools.lru_cache(lambda data: load_series(replace(RunConfig(), data=data)))
@@ -110,7 +110,9 @@ def _inputs(config: RunConfig, series_set: SeriesSet, base: Callable[[], Base]) 
 
 
 def load_start(config: RunConfig, model: Qwen2) -> overlay.Tree | None:
-    """The overlay that a config begins from, None for a fresh one; JaxlvError where it is not of the config's shape."""
+    """Returns the overlay that a config begins from, None for a fresh one. Raises JaxlvError if it does not have the
+    config's shape.
+    """
     if not config.lora.init:
         return None
     lora = adapters.load_adapter(config.lora.init, model, config.model.path)
@@ -126,20 +128,20 @@ def load_start(config: RunConfig, model: Qwen2) -> overlay.Tree | None:
 
 
 def begun_from(config: RunConfig, adapter: Path) -> RunConfig:
-    """The config that begins from an adapter in PEFT's format, and has its rank, alpha, targets and trained head."""
+    """Returns the config that begins from an adapter in PEFT's format, and has its rank, alpha, targets and trained head."""
     model = Qwen2(ModelConfig.from_folder(base_of(config.model)))
     theirs = adapters.lora_config(adapter, adapters.load_adapter(adapter, model))
     return replace(config, lora=replace(_taken_over(config.lora, theirs), init=str(adapter)))
 
 
 def _taken_over(own: LoraConfig, theirs: LoraConfig) -> LoraConfig:
-    """The adapter's settings; its head, where it has none, and dropout are the run's own affair."""
+    """Returns the adapter's settings, with the run's own dropout, and with the run's own head if the adapter has none."""
     head = own.head if theirs.head == "frozen" else theirs.head
     return replace(theirs, head=head, dropout=own.dropout)
 
 
 def _check_validation(config: RunConfig, series_set: SeriesSet, split: Split) -> None:
-    """JaxlvError, before anything is written, where training would come to a validation that cannot be done."""
+    """Raises JaxlvError, before anything is written, if a validation of this training would be impossible."""
     t, steps = config.train, series_set.values_NTV.shape[1]
     if t.validate_every and not len(split.validation):
         raise JaxlvError("no validation series", where="data", hint="name some, or set train.validate_every = 0")
@@ -165,7 +167,7 @@ def check_fits(configs: Sequence[RunConfig]) -> None:
 
 
 def architecture_of(settings: ModelSettings, base: Path) -> Qwen2:
-    """The model in a folder, computing as the settings say; no weights are read."""
+    """Returns the model in a folder, computing as the settings say; no weights are read."""
     check_kernel(settings.attention)
     return Qwen2(ModelConfig.from_folder(base), jnp.dtype(settings.dtype), settings.attention)
 

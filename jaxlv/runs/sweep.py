@@ -1,4 +1,4 @@
-"""Sweeps: many runs of one config, those of one program trained together, and a table of what came of each.
+"""Sweeps: many runs of one config, those of one program trained together, and what each reached.
 
 DIR/runs/NAME is an ordinary run folder for each; DIR/sweep.json says which settings it has and what it reached.
 """
@@ -25,7 +25,7 @@ from jaxlv.results.sweeps import RULES, Outcome
 from jaxlv.runs import billing, run, sources, training
 from jaxlv.runs.member import Job
 from jaxlv.runs.records import RUNS as RUNS
-from jaxlv.runs.records import read_metrics
+from jaxlv.runs.records import Logged, read_metrics
 from jaxlv.settings import MOST_RUNS
 from jaxlv.steps import needs
 from jaxlv.steps.stack import program_of
@@ -38,7 +38,7 @@ SHARE_OF_MEMORY = 0.8  # the rest is left to validation, forecasts and the host
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a sweep: its name, the settings that are its own ({"lora.rank": 2, ...}), and its whole config."""
+    """One run of a sweep: its name, its own settings ({"lora.rank": 2, ...}), and its whole config."""
 
     name: str
     settings: Mapping[str, Any]
@@ -46,7 +46,7 @@ class Cell:
 
 
 def grid(axes: Mapping[str, Sequence[Any]], skip: Sequence[Mapping[str, Any]] = ()) -> Iterator[dict[str, Any]]:
-    """Every combination of the axes' values, but for those that one of `skip` is part of; the last axis turns fastest.
+    """Yields every combination of the axes' values, except those that contain one of `skip`; the last axis changes fastest.
 
     An axis that names several settings, "lora.rank, lora.alpha", takes a list of values for each: [[2, 4.0], [4, 8.0]].
     """
@@ -65,7 +65,7 @@ def grid(axes: Mapping[str, Sequence[Any]], skip: Sequence[Mapping[str, Any]] = 
 
 
 def _settings(name: str, value: Any) -> dict[str, Any]:
-    """The settings that one value of an axis stands for."""
+    """Returns the settings that one value of an axis stands for."""
     names = [part.strip() for part in name.split(",")]
     if len(names) == 1:
         return {name: value}
@@ -75,7 +75,7 @@ def _settings(name: str, value: Any) -> dict[str, Any]:
 
 
 def cells(config: RunConfig, combinations: Sequence[Mapping[str, Any]]) -> list[Cell]:
-    """A cell for each combination of settings ("section.key"), laid over the config."""
+    """Returns a cell for each combination of settings ("section.key"), laid over the config."""
     found = []
     for settings in combinations:
         tree = config_tree(config)
@@ -94,12 +94,12 @@ def cells(config: RunConfig, combinations: Sequence[Mapping[str, Any]]) -> list[
 
 
 def named(names: Iterable[str], found: Sequence[Cell]) -> list[Cell]:
-    """The cells under other names."""
+    """Returns the cells under other names."""
     return [replace(cell, name=name) for name, cell in zip(names, found, strict=True)]
 
 
 def name_of(settings: Mapping[str, Any]) -> str:
-    """A folder's name from settings: "rank-8_learning_rate-0.0001"."""
+    """Returns a folder's name made of settings: "rank-8_learning_rate-0.0001"."""
     parts = (f"{dotted.rpartition('.')[2]}-{_word(value)}" for dotted, value in settings.items())
     return re.sub(r"[^\w.+-]+", "-", "_".join(parts)) or "run"
 
@@ -111,7 +111,7 @@ def _word(value: Any) -> str:
 
 
 def groups(found: Sequence[Cell]) -> list[list[Cell]]:
-    """The cells by program, in the order in which the programs appear."""
+    """Returns the cells by program, in the order in which the programs appear."""
     by_program: dict[str, list[Cell]] = {}
     for cell in found:
         by_program.setdefault(program_of(cell.config), []).append(cell)
@@ -128,10 +128,10 @@ def train(
     at_once: int = 0,
     memory: int = 0,
 ) -> None:
-    """Train every cell in `folder`/NAME, those of one program together; with `resume`, finished ones are left alone.
+    """Trains every cell in `folder`/NAME, those of one program together; with `resume`, finished ones are left alone.
 
-    As many runs as `memory` bytes hold (0 = a share of what the device has) are computed side by side; where even that
-    turns out to be too much, the group is halved and goes on from its checkpoints. `watch` is asked once for each group.
+    As many runs as `memory` bytes hold (0: a share of what the device has) are computed side by side. If even that is too
+    much, the group is halved and goes on from its checkpoints. `watch(group)` is called once for each group.
     """
     for cell in found:
         place = folder / cell.name
@@ -159,13 +159,13 @@ def train(
 
 
 def _held(group: list[Cell], model: Qwen2, limit: int) -> list[list[Cell]]:
-    """The cells of a program in parts whose overlays and moments `limit` bytes hold."""
+    """Returns the cells of a program in parts, each with overlays and moments that `limit` bytes hold."""
     most = max(1, limit // max(1, *(needs.state(cell.config, model) for cell in group)))
     return [group[first : first + most] for first in range(0, len(group), most)]
 
 
 def outcome(cell: Cell, folder: Path, evaluations: bool = True) -> Outcome:
-    """What a finished run reached: its settings, and the figures of its best checkpoint by the run's own measure.
+    """Returns what a finished run reached: its settings, and the figures of its best checkpoint by the run's own measure.
 
     Without `evaluations`, FLOPs are those of the training and its validations alone.
     """
@@ -173,28 +173,28 @@ def outcome(cell: Cell, folder: Path, evaluations: bool = True) -> Outcome:
     steps = [record for record in records if "loss" in record]
     validations = [record for record in records if "validation_loss" in record]
     select = "forecast_mae" if cell.config.train.select == "forecast" else "validation_loss"
-    best = min(validations, key=lambda record: record[select], default={})
-    last = steps[-1] if steps else {}
+    best = min(validations, key=lambda record: record[select], default=Logged())
+    last = steps[-1] if steps else Logged(step=0)
     return Outcome(
         name=cell.name,
         settings=cell.settings,
-        steps=last.get("step", 0),
+        steps=last.step,
         tokens=int(last.get("total_tokens", 0)),
         seconds=last.get("total_seconds"),
         train_loss=last.get("loss"),
         validation_loss=best.get("validation_loss"),
         validation_perplexity=best.get("validation_perplexity"),
         forecast_mae=best.get("forecast_mae"),
-        best_step=best.get("step"),
+        best_step=best.step if best else None,
         flops=spent_by(cell.config, folder / cell.name, evaluations),
         history=tuple(records),
     )
 
 
 def entries_of(config: RunConfig, folder: Path) -> tuple[ledger.Terms, list[ledger.Entry]] | None:
-    """The terms of a run's ledger and the entries under its name; None if there never was a ledger.
+    """Returns the terms of a run's ledger and the entries under its name; None if there never was a ledger.
 
-    A ledger in the run's own folder is all its own, whatever the folder is called now.
+    A ledger in the run's own folder belongs to it alone, whatever the folder is called now.
     """
     book = billing.book_of(config, folder)
     if book is None:
@@ -204,15 +204,15 @@ def entries_of(config: RunConfig, folder: Path) -> tuple[ledger.Terms, list[ledg
 
 
 def priced(terms: ledger.Terms, entries: list[ledger.Entry], total: str = "executed") -> dict[str, int]:
-    """{convention: FLOPs} of entries: the ledger's own convention first, the assignment's, and what is executed. `total` is
-    a field of the ledger's Totals.
+    """Returns {convention: FLOPs} of entries: the ledger's own convention first, the assignment's, and what is executed.
+    `total` is a field of the ledger's Totals.
     """
     names = dict.fromkeys((terms.convention, "coursework", "exact"))
     return {name: getattr(ledger.totals(entries, terms.model, name), total) for name in names}
 
 
 def spent_by(config: RunConfig, folder: Path, evaluations: bool = True) -> dict[str, int] | None:
-    """{convention: FLOPs} that a run's ledger has under its name; None where there is no ledger."""
+    """Returns {convention: FLOPs} that a run's ledger has under its name; None if there is no ledger."""
     found = entries_of(config, folder)
     if found is None:
         return None
@@ -221,7 +221,9 @@ def spent_by(config: RunConfig, folder: Path, evaluations: bool = True) -> dict[
 
 
 def choose(outcomes: Sequence[Outcome], rule: str) -> Outcome:
-    """The run with the least figure under a rule (a key of RULES), the first of equals."""
+    """Returns the run with the least figure under a rule (a key of RULES), the first of equals. Raises JaxlvError if no run
+    has it.
+    """
     held = [one for one in outcomes if RULES[rule].of(one) is not None]
     if not held:
         raise JaxlvError(
@@ -233,10 +235,10 @@ def choose(outcomes: Sequence[Outcome], rule: str) -> Outcome:
 
 
 def write_result(path: Path, tree: Mapping[str, Any]) -> None:
-    """Write a result as JSON, whole or not at all."""
+    """Writes a result as JSON, completely or not at all."""
     write_json(path, tree)
 
 
 def with_ledger(found: Sequence[Cell], path: str) -> list[Cell]:
-    """The cells with one ledger for all of them, at a path seen from a run folder."""
+    """Returns the cells with one ledger for all of them, at a path relative to a run folder."""
     return [replace(c, config=replace(c.config, budget=replace(c.config.budget, ledger=path))) for c in found]

@@ -37,7 +37,7 @@ BLOCKS = 100  # reservations of a run's steps, at least: what a kill leaves unce
 
 @dataclass(frozen=True)
 class Watch:
-    """Who is told what while runs train; of several that train together, `on_step` hears the mean of the figures."""
+    """Callbacks while runs train. If several train together, `on_step(step, figures)` gets the mean of their figures."""
 
     on_step: Callable[[int, dict[str, float]], None] = lambda step, figures: None
     note: Callable[[str], None] = lambda text: None
@@ -51,15 +51,15 @@ def train(
     resume: bool = False,
     watch: Watch | None = None,
     versions: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
-    """Train an overlay as `config` says, in `folder`; the best overlay.
+) -> overlay.Tree:
+    """Trains an overlay as `config` says, in `folder`, and returns the best one.
 
-    A new run's folder is made once everything is ready to begin, so that a fault of the inputs leaves nothing behind.
-    With `resume` the run goes on from its newest intact checkpoint, and its losses and adapters are those of an
-    uninterrupted run, bit for bit on one machine. A file named `save` in its folder asks for a checkpoint at the next step.
-    SIGHUP, SIGINT, SIGTERM and SIGUSR1 save and raise Interrupted. Raises JaxlvError if the data, the base or the config are
-    not those of the run, if another process trains in its folder, if a file there is damaged or the folder is gone, if the
-    run does not fit in memory, and if the loss is not finite: the checkpoints before it stay.
+    A new run's folder is made once everything is ready to begin, so that faulty inputs leave nothing behind. With `resume`
+    the run goes on from its newest intact checkpoint, and its losses and adapters are those of an uninterrupted run, bit
+    for bit on one machine. A file named `save` in its folder asks for a checkpoint at the next step. SIGHUP, SIGINT,
+    SIGTERM and SIGUSR1 save and raise Interrupted. Raises JaxlvError if the data, the base or the config are not those of
+    the run, if another process trains in its folder, if a file there is damaged or the folder is gone, if the run does not
+    fit in memory, and if the loss is not finite; earlier checkpoints stay.
     """
     return train_together([Job(config, folder, inputs)], resume=resume, watch=watch, versions=versions)[0]
 
@@ -72,13 +72,13 @@ def train_together(
     versions: Mapping[str, str] | None = None,
     memory: int = 0,
     at_once: int = 0,
-) -> list[dict[str, Any]]:
-    """Train runs that share a program (jaxlv.steps.stack) as one; the best overlay of each.
+) -> list[overlay.Tree]:
+    """Trains runs that share a program (jaxlv.steps.stack) as one, and returns the best overlay of each.
 
     Each gets its own folder, batches, checkpoints and entries in the ledger, as if it had been trained alone. `at_once` of
-    them are computed side by side (0 = all), or fewer where that is more than `memory` bytes hold (0 = not looked at). With
-    `resume`, those whose folder is there go on from the newest step that all of them have. Where the budget does not hold
-    the next step of all, all of them stop.
+    them are computed side by side (0: all), or as many as `memory` bytes hold if that is fewer (0: not checked). With
+    `resume`, those whose folder exists go on from the newest step that all of them have. If the budget does not hold the
+    next step of all, all of them stop.
     """
     watch = watch or Watch()
     needs.check_training([job.config for job in jobs], jobs[0].inputs.model)
@@ -120,8 +120,8 @@ def train_together(
 
 
 def _halved(jobs: Sequence[Job], fault: _OutOfMemory, watch: Watch) -> list[Job]:
-    """The same runs with half the micro-batch, accumulated twice as often: the same sums; or the fault, where that is not
-    wanted or not to be had.
+    """Returns the same runs with half the micro-batch, accumulated twice as often: the same sums. Raises the fault if that
+    is not wanted, or not possible.
     """
     t = jobs[0].config.train
     if not t.halve_on_oom or t.batch_size % 2:
@@ -156,9 +156,9 @@ class _Training:
         self.step = self.stack.fitted(first, memory, at_once) if memory else self.stack.step(at_once)
         self.looked = time.monotonic()  # when the folders were, and a file `save`
 
-    def run(self, resume: bool, asked: Interrupts, places: Watched) -> list[dict[str, Any]]:
-        """Train to the last step, a signal or the end of the budget; the best overlay of each. Raises JaxlvError if one of
-        `places` is no longer what it was.
+    def run(self, resume: bool, asked: Interrupts, places: Watched) -> list[overlay.Tree]:
+        """Trains to the last step, a signal or the end of the budget, and returns the best overlay of each run. Raises
+        JaxlvError if one of `places` is no longer what it was.
         """
         self.asked, self.places = asked, places
         with contextlib.ExitStack() as opened:
@@ -224,7 +224,7 @@ class _Training:
         return self.stack.batch([text.batches(step) for text in self.texts])
 
     def _out_of_memory(self, shapes: Any) -> _OutOfMemory:
-        """What a step needs, by XLA's own plan of it, and the settings that make it less."""
+        """Returns the error that says what a step needs, by XLA's own plan, and which settings lower that."""
         t, length = self.config.train, self.config.windows.length
         try:
             compiled = self.stack.step().lower(*shapes, self._batch(0)).compile()
@@ -243,7 +243,9 @@ class _Training:
     # ---------------------------------------------------------------------------------- where it begins and ends
 
     def _restored(self, state: TrainState, alike: Sequence[Any]) -> TrainState:
-        """The state of the newest step that all members have a checkpoint of; the first one where there is none."""
+        """Returns the state of the newest step of which all members have a checkpoint; the first state if there is no such
+        step.
+        """
         common = set.intersection(*(set(member.checkpoints.steps()) for member in self.members))
         damaged = [member for member in self.members if member.checkpoints.damaged]
         if damaged and not common:
@@ -261,8 +263,8 @@ class _Training:
         return state
 
     def _goes_on(self, step: int) -> bool:
-        """Says whether another step follows this one: nobody asked for the end, and the budgets hold it. A block of steps is
-        reserved at once, up to the next one that is due or logged, and never more than a share of the run.
+        """Tells whether another step follows this one: nobody asked for the end, and the budgets hold it. A block of steps
+        is reserved at once, up to the next one that is due or logged, and never more than a share of the run.
         """
         t, metered = self.config.train, [member for member in self.members if member.meter is not None]
         if self.asked.asked or step >= t.steps:
@@ -274,7 +276,9 @@ class _Training:
         return reserve(metered, step, min(next(ends) - step, max(1, t.steps // BLOCKS)))
 
     def _stop_early(self, state: TrainState) -> None:
-        """The budget is spent, or a signal came: keep the states, and say what has come of it. Raises Interrupted."""
+        """Saves the states after a signal or the end of the budget, and says what was reached. Raises Interrupted after a
+        signal.
+        """
         step = int(state.step.min())
         for index, member in enumerate(self.members):
             if step:
@@ -290,13 +294,13 @@ class _Training:
         meter = next(member.meter for member in self.members if member.meter is not None)
         self.watch.note(f"stopped by the budget after step {step} of {self.config.train.steps}; {meter.ledger.bought()}")
 
-    def _finished(self, index: int, state: TrainState, like: Any) -> dict[str, Any]:
-        """The best overlay of a run, which is written as an adapter too."""
+    def _finished(self, index: int, state: TrainState, like: Any) -> overlay.Tree:
+        """Returns the best overlay of a run, and writes it as an adapter."""
         member = self.members[index]
         marked = member.checkpoints.best()
-        if marked is not None and marked["step"] not in member.checkpoints.steps():
+        if marked is not None and marked.step not in member.checkpoints.steps():
             marked = None
-        own = self.stack.member(state, index) if marked is None else member.checkpoints.restore(marked["step"], like)
+        own = self.stack.member(state, index) if marked is None else member.checkpoints.restore(marked.step, like)
         lora = overlay.join(own.trained, self.stack.frozen_of(index))["lora"]
         origin = adapters.Origin(member.config.model.path, hub_revision(member.inputs.base), member.inputs.codec)
         adapters.save_peft(member.folder / ADAPTER, lora, member.config.lora, origin)
@@ -305,13 +309,13 @@ class _Training:
     # ------------------------------------------------------------------------------------------ after each step
 
     def _due(self, step: int, on_demand: bool = False) -> tuple[bool, bool]:
-        """Says whether the state of this step is validated, and whether it is saved whatever the validation finds."""
+        """Tells whether the state of this step is validated, and whether it is saved whatever the validation finds."""
         t, last = self.config.train, step == self.config.train.steps
         validates = t.validate_every > 0 and (step % t.validate_every == 0 or last)
         return validates, step % t.checkpoint_every == 0 or last or on_demand
 
     def _is_save_asked(self) -> bool:
-        """Says, each half second, whether a file asks for a checkpoint. Raises JaxlvError if a folder is gone."""
+        """Tells, each half second, whether a file asks for a checkpoint. Raises JaxlvError if a folder is gone."""
         now = time.monotonic()
         if now - self.looked <= LOOK_EVERY:
             return False
@@ -336,14 +340,14 @@ class _Training:
             member.log_step(number, own, logged)
 
     def _validate(self, step: int, state: TrainState) -> set[int]:
-        """Measures the state of each run, tells and logs it; returns the places of the runs whose best state this is."""
+        """Measures the state of each run, tells and logs it. Returns the places of the runs whose best state this is."""
         records = [self._measures(member, index, step, state) for index, member in enumerate(self.members)]
         self._tell(step, [record for record in records if record])
         marked = zip(self.members, records, strict=True)
         return {index for index, (member, record) in enumerate(marked) if record and member.mark(step, record)}
 
     def _tell(self, step: int, records: Sequence[Mapping[str, float]]) -> None:
-        """Say what a validation has found: of several runs the least and the most."""
+        """Tells what a validation has found; for several runs the least and the most."""
         values = {key: [record[key] for record in records] for key in records[0]} if records else {}
         shown = [
             f"{key.replace('_', ' ')} {min(of):.4g}" + (f" to {max(of):.4g}" if len(of) > 1 else "")
@@ -353,7 +357,7 @@ class _Training:
             self.watch.note(f"step {step}: {', '.join(shown)}")
 
     def _measures(self, member: Member, index: int, step: int, state: TrainState) -> dict[str, float] | None:
-        """The measures of a state; None where the budget does not hold them. Raises NotFinite if one is not finite."""
+        """Returns the measures of a state; None if the budget does not hold them. Raises NotFinite if one is not finite."""
         own, frozen = self.stack.member(state, index, padded=True), self.stack.frozen_of(index)
         meter = member.meter and replace(member.meter, template=replace(member.meter.template, step=step))
         try:

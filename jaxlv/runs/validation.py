@@ -27,7 +27,7 @@ VALIDATION_SEED = 1_000_000_007  # beside train.seed, so that validation windows
 
 
 class _Key(NamedTuple):
-    """What windows follow from."""
+    """What windows depend on."""
 
     data: DataConfig
     codec: CodecConfig
@@ -44,20 +44,20 @@ class Texts:
 
     @property
     def key(self) -> Hashable:
-        """What runs with the same windows have in common."""
+        """Returns what runs with the same windows have in common."""
         c = self.config
         return _Key(c.data, c.codec, c.windows, c.train.seed, self.inputs.codec)
 
     @functools.cached_property
     def batches(self) -> Batches:
-        """The batch of any step."""
+        """Returns the batches, by step."""
         t = self.config.train
         train_NTV = self.inputs.series.select(self.inputs.split.train).values_NTV
         return Batches(lambda epoch: self._windows(train_NTV, (t.seed, epoch)), t.batch_size, t.accumulate, t.seed)
 
     @functools.cached_property
     def validation_windows(self) -> Windows:
-        """At most train.validation_windows windows of the validation series, without overlap, spread evenly."""
+        """Returns at most train.validation_windows windows of the validation series, without overlap, spread evenly."""
         config = self.config
         values_NTV = self.inputs.series.select(self.inputs.split.validation).values_NTV
         windows = self._windows(values_NTV, (config.train.seed, VALIDATION_SEED), config.windows.length)
@@ -69,20 +69,20 @@ class Texts:
 
 
 def alphabet_of(config: RunConfig, inputs: Inputs) -> tuple[int, ...] | None:
-    """The ids over which the loss is normalised; None = the whole vocabulary."""
+    """Returns the ids over which the loss is normalised; None for the whole vocabulary."""
     return tuple(inputs.alphabet.ids_A.tolist()) if config.model.loss == "alphabet" else None
 
 
 def validated(
     config: RunConfig, inputs: Inputs, lora: Mapping[str, Any] | None = None, meter: Meter | None = None
 ) -> dict[str, float]:
-    """What a validation under `config` says of an overlay, or of the base alone: see `measured`."""
+    """Validates an overlay under `config`, or the base alone, and returns what `measured` does."""
     return measured(Texts(config, inputs), None, {"params": inputs.params, "lora": dict(lora or {})}, meter)
 
 
 def measured(texts: Texts, trained: Any, frozen: Any, meter: Meter | None = None) -> dict[str, float]:
-    """validation_loss (nats per token), validation_perplexity, and forecast_mae (raw units) where the config has some
-    series forecast, of variables that are split in two. A meter is asked first; BudgetExceeded where it has not enough.
+    """Returns validation_loss (nats per token), validation_perplexity, and forecast_mae (raw units) if the config has some
+    series forecast, of variables that are split in two. A meter pays first; raises BudgetExceeded if it cannot.
     """
     config, inputs, windows = texts.config, texts.inputs, texts.validation_windows
     step = _validation_step(inputs.model, alphabet_of(config, inputs))
@@ -97,12 +97,14 @@ def measured(texts: Texts, trained: Any, frozen: Any, meter: Meter | None = None
 
 @functools.lru_cache(maxsize=8)
 def _validation_step(model: Qwen2, alphabet: tuple[int, ...] | None) -> Callable:
-    """`make_validation_step`, one for a model: what was compiled for a shape serves every run of it."""
+    """Returns `make_validation_step`, the same for every run of a model, so that what was compiled for a shape is reused."""
     return make_validation_step(model, None if alphabet is None else np.array(alphabet))
 
 
 def losses(step: Callable, trained: Any, frozen: Any, windows: Windows, t: TrainConfig) -> dict[str, float]:
-    """Cross-entropy (nats per token) and perplexity of windows, a batch at a time, by the step of make_validation_step."""
+    """Returns cross-entropy (nats per token) and perplexity of windows, a batch at a time, by the step of
+    make_validation_step.
+    """
     total = tokens = means = 0.0
     for first in range(0, windows.number, t.batch_size):
         rows = np.arange(first, min(first + t.batch_size, windows.number))
@@ -115,7 +117,7 @@ def losses(step: Callable, trained: Any, frozen: Any, windows: Windows, t: Train
 
 
 def forecast_error(config: RunConfig, inputs: Inputs, lora: Mapping[str, Any], meter: Meter | None) -> float:
-    """MAE (raw units) of greedy forecasts of the first validation series, from the steps that the config names."""
+    """Returns the MAE (raw units) of greedy forecasts of the first validation series, with the config's context."""
     t = config.train
     chosen = inputs.series.select(inputs.split.validation[: t.forecast_series])
     context = t.forecast_context or config.evaluate.context

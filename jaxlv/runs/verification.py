@@ -1,4 +1,4 @@
-"""Whether a ledger adds up, and tells the same as the folders of the runs that it paid for."""
+"""Whether a ledger adds up, and agrees with the folders of the runs that it paid for."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from jaxlv.runs.records import (
     CONFIG,
     METRICS,
     RUNS,
+    Logged,
     read_config,
     read_manifest,
     read_metrics,
@@ -52,12 +53,12 @@ class Paid:
 
     @property
     def name(self) -> str:
-        """What it goes by in the ledger."""
+        """Returns its name in the ledger."""
         return billing.name_in_ledger(self.config, self.folder)
 
 
 def find(place: Path) -> tuple[Path, list[Paid]]:
-    """(the ledger of a run folder, of a folder of runs, or itself, the run folders beside it that it paid for).
+    """Returns the ledger of a run folder, of a folder of runs, or itself, and the run folders beside it that it paid for.
 
     Raises JaxlvError if a run has no budget.
     """
@@ -74,7 +75,9 @@ def find(place: Path) -> tuple[Path, list[Paid]]:
 
 
 def read(path: Path, runs: Iterable[Paid]) -> Book:
-    """What a ledger says. Raises JaxlvError if it is gone or damaged, or lacks lines that a head of these runs knows of."""
+    """Returns what a ledger says. Raises JaxlvError if it is gone or damaged, or lacks lines that a head of these runs
+    knows of.
+    """
     heads: list[Path] = []
     for one in runs:
         billing.check_there(one.config, one.folder)
@@ -84,8 +87,8 @@ def read(path: Path, runs: Iterable[Paid]) -> Book:
 
 @without_collection()
 def verify(place: Path) -> Verified:
-    """Recompute a ledger from its shapes, and compare it with the config, the manifest, the records and the checkpoints of
-    each run folder that `find` finds. The file is read once. Raises JaxlvError as `find` and `read` do.
+    """Recomputes a ledger from its shapes, and compares it with the config, the manifest, the records and the checkpoints
+    of each run folder that `find` finds. The file is read once. Raises JaxlvError as `find` and `read` do.
     """
     path, runs = find(place)
     book = read(path, runs)
@@ -101,14 +104,14 @@ def verify(place: Path) -> Verified:
 
 
 def _not_compared(one: Paid, by_name: Mapping[str, Sequence[Entry]]) -> Iterator[str]:
-    if "model" not in read_manifest(one.folder):
+    if read_manifest(one.folder).model is None:
         yield "the model's sizes are not compared: the manifest is of an older version"
     if one.name not in by_name and not billing.first_name(one.folder):
         yield f"nothing in the ledger is of a run named {one.name}: an older run that was renamed cannot be compared"
 
 
 def _of_run(one: Paid, book: Book, by_name: Mapping[str, Sequence[Entry]]) -> list[str]:
-    """What disagrees between a ledger and a run folder."""
+    """Returns what disagrees between a ledger and a run folder."""
     found = [*_of_terms(one, book)]
     if not one.config.budget.ledger:
         if book.lacks and billing.first_name(one.folder):
@@ -121,7 +124,7 @@ def _of_run(one: Paid, book: Book, by_name: Mapping[str, Sequence[Entry]]) -> li
 
 
 def _of_terms(one: Paid, book: Book) -> Iterator[str]:
-    terms, model = book.terms, read_manifest(one.folder).get("model")
+    terms, model = book.terms, read_manifest(one.folder).model
     expected = billing.terms_of(one.config, terms.model)
     for name in ("budget", "convention", "held_back", "envelopes", "repeats"):
         if (there := getattr(terms, name)) != (right := getattr(expected, name)):
@@ -143,7 +146,7 @@ def _first(lines: Iterator[str]) -> Iterator[str]:
 
 
 def _of_entries(config: RunConfig, entries: Sequence[Entry], book: Book) -> Iterator[str]:
-    """Entries that a run of this config cannot have made."""
+    """Yields entries that a run of this config cannot have made."""
     ranks = {entry.reserved.rank for entry in book.entries} if config.budget.ledger else set()  # of what it trained with
     known: dict[tuple[bool, tuple], str] = {}  # by shape: there are few
     for entry in entries:
@@ -163,12 +166,14 @@ def _of_entries(config: RunConfig, entries: Sequence[Entry], book: Book) -> Iter
 
 
 def _is_of_phase(config: RunConfig, entry: Entry) -> bool:
-    """Is an entry of the training's phase, and for no result of its own?"""
+    """Tells whether an entry belongs to the training's phase, and to no result of its own."""
     return entry.phase == config.budget.phase and not entry.purpose
 
 
 def _misplaced(config: RunConfig, entry: Entry) -> str:
-    """That no run of this config does such work in this phase, in words; what stands beside runs may share their ledger."""
+    """Says that no run of this config does such work in this phase; "" if one may. Other programs may share the ledger of
+    runs.
+    """
     words = f"a {entry.reserved.kind.replace('_', ' ')} in the phase {entry.phase!r}"
     if entry.phase != config.budget.phase and (entry.phase != FINAL or entry.reserved.kind == "train_step"):
         return f"{words}, {CONFIG} has {config.budget.phase!r}"
@@ -178,7 +183,7 @@ def _misplaced(config: RunConfig, entry: Entry) -> str:
 
 
 def _possible(config: RunConfig, in_training: bool, event: Event, ranks: Collection[int]) -> Iterator[Event]:
-    """What a run of this config may have done of the kind of an event, with what was asked for it."""
+    """Yields what a run of this config may have done of the kind of an event, with what was asked for it."""
     step = billing.event_of(config, stack_rank=event.stack_rank if event.stack_rank in ranks else 0)
     asked: dict[str, Any] = {name: getattr(event, name) for name in ASKED}
     if event.kind == "train_step":
@@ -200,7 +205,7 @@ def _differing(event: Event, right: Event) -> str:
 
 
 def _halved(step: Event, config: RunConfig) -> Iterator[Event]:
-    """A step, and, if that is wanted where the memory is too small, half the batch twice as often, and so on."""
+    """Yields a step, and, if out-of-memory errors may halve it, half the batch twice as often, and so on."""
     yield step
     while config.train.halve_on_oom and step.batch % 2 == 0:
         step = replace(step, batch=step.batch // 2, accumulate=2 * step.accumulate)
@@ -208,7 +213,7 @@ def _halved(step: Event, config: RunConfig) -> Iterator[Event]:
 
 
 def _of_steps(one: Paid, entries: Sequence[Entry]) -> Iterator[str]:
-    """Steps and validations that a run's records or checkpoints have, and its ledger has not."""
+    """Yields steps and validations that a run's records or checkpoints have, and its ledger does not."""
     done = [entry.event for entry in entries if not entry.purpose and entry.event.kind == "train_step"]
     steps = sorted((event.step, event.step + event.count) for event in done if event.count)
     counted = 0
@@ -219,7 +224,7 @@ def _of_steps(one: Paid, entries: Sequence[Entry]) -> Iterator[str]:
     if counted > (most := one.config.train.steps):
         yield f"the ledger ends at step {counted}, {CONFIG} has train.steps {most}"
     records = read_metrics(one.folder / METRICS)
-    logged = max((record["step"] for record in records), default=0)
+    logged = max((record.step for record in records), default=0)
     saved = max(saved_steps(one.folder / CHECKPOINTS), default=0)
     for name, step in ((METRICS, logged), (CHECKPOINTS, saved)):
         if step > counted:
@@ -227,20 +232,22 @@ def _of_steps(one: Paid, entries: Sequence[Entry]) -> Iterator[str]:
     yield from _of_validations(one.config, [entry.reserved for entry in entries if _is_of_phase(one.config, entry)], records)
 
 
-def _of_validations(config: RunConfig, events: Sequence[Event], records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Validations that the records have, and the ledger has not, or not as the others, or with too many windows."""
+def _of_validations(config: RunConfig, events: Sequence[Event], records: Sequence[Logged]) -> Iterator[str]:
+    """Yields validations that the records have and the ledger does not, that differ from the others, or that have too many
+    windows.
+    """
     paid: dict[int, set[tuple]] = {}  # what was reserved at each step
     for event in (event for event in events if event.kind != "train_step"):
         paid.setdefault(event.step, set()).add((event.kind, event.count, event.shape))
     alike: dict[frozenset, int] = {}  # a step by what was reserved there
     for record in (record for record in records if "validation_loss" in record):
-        there = paid.get(record["step"], set())
+        there = paid.get(record.step, set())
         lacking = {"validation", *["generation"] * ("forecast_mae" in record)} - {kind for kind, *_ in there}
         if lacking:
             words = " and no ".join(sorted(lacking))
             yield f"{METRICS} has a validation of step {record['step']}, the ledger no {words} there"
         else:
-            alike.setdefault(frozenset(there), record["step"])
+            alike.setdefault(frozenset(there), record.step)
     if len(alike) > 1 and not config.train.halve_on_oom:
         yield f"validations that are not alike: those of steps {', '.join(map(str, sorted(alike.values())[:MOST_NAMED]))}"
     batch, most = config.train.batch_size, config.train.validation_windows

@@ -1,8 +1,8 @@
 """Generation: one prefill per series, shared by all its samples, then a compiled loop over single tokens.
 
-The keys and values of a prompt are held once per series; each sample adds a tail of its own, which grows in a few stages,
-so that the first tokens do not attend to slots that only the last ones fill. A row's random key depends on
-the seed, the series and the sample alone, so that a forecast does not change with the batch it is made in.
+The keys and values of a prompt are held once per series. Each sample adds a tail of its own, which grows in a few stages, so
+that the first tokens do not attend to slots that only the last tokens fill. A row's random key depends only on the seed, the
+series and the sample, so a forecast does not depend on the batch in which it is made.
 
 Axes: S series, N samples of each, B = S * N rows, P prompt tokens, C new tokens at most, V vocabulary (or the 13 symbols),
 K key/value heads, H head size.
@@ -31,15 +31,15 @@ from jaxlv.text.grammar import Grammar
 from jaxlv.text.tokens import NO_POSITION, Alphabet, Array
 
 PROMPT_MULTIPLE = 64  # prompts are padded on the left to a multiple, so that few shapes are compiled
-STAGES, STAGE_MULTIPLE = 2, 64  # the tail grows at most so often, by a multiple of so many slots
+STAGES, STAGE_MULTIPLE = 2, 64  # how often the tail grows at most, and a divisor of the slots by which it grows
 FORBIDDEN = -1e30
-BLOCK = 512  # tokens of a block in the two-stage draw from a whole vocabulary
+BLOCK = 512  # tokens in a block of the two-stage draw from a whole vocabulary
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """S prompts as token ids (1-d each), and for each of them the series that its random numbers follow, by default its
-    place, and the name that errors call it by.
+    """S prompts as token ids (each 1-d). Each also has the series number on which its random numbers depend, by default its
+    place, and a name for errors.
     """
 
     ids: Sequence[np.ndarray]
@@ -49,8 +49,8 @@ class Prompts:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How prompts are continued: `samples` of each, until `steps` semicolons or an end-of-text token, of at most
-    `new_tokens` tokens, which are drawn as `sampling` says; temperature 0 is greedy. It is a constant of the program.
+    """How prompts are continued: `samples` times each, up to `steps` semicolons, an end-of-text token, or `new_tokens`
+    tokens. Tokens are drawn as `sampling` says; temperature 0 is greedy. All this is a constant of the compiled program.
     """
 
     samples: int
@@ -60,26 +60,26 @@ class Decoding:
 
 
 class Generated(NamedTuple):
-    """`ids_SNC`: the new tokens of each sample, -1 behind its end; `lengths_SN` counts them."""
+    """The new tokens of each sample (`ids_SNC`), -1 after its end, and how many there are (`lengths_SN`)."""
 
     ids_SNC: np.ndarray
     lengths_SN: np.ndarray
-    iterations: int  # of the decode loop, each of which makes a token in every row; of its longest part
+    iterations: int  # number of decode-loop iterations (one token per row each); the longest part's if rows were split
 
 
 class DecodeState(NamedTuple):
-    """What the loop carries from token to token."""
+    """What the decode loop carries from token to token."""
 
     drawn: jax.Array  # () tokens drawn so far
-    ids_BC: jax.Array  # the tokens drawn, -1 where none is yet
+    ids_BC: jax.Array  # the tokens drawn, -1 in places that are still empty
     logits_BV: jax.Array  # for the next token
-    tail: Segment  # keys and values of the tokens drawn but the last, packed (see `_packed`), slots for those of this stage
-    fresh: Segment  # those of the last token, which the next turn writes to the tail before it reads it
+    tail: Segment  # keys and values of the tokens drawn, except the last; packed (see `_packed`), with slots for this stage
+    fresh: Segment  # keys and values of the last token, which the next iteration writes to the tail before it reads the tail
     seen_BV: jax.Array  # tokens in prompt or sample, for the repetition penalty
     grammar_B: jax.Array  # state of the automaton
     steps_B: jax.Array  # time steps completed
     done_B: jax.Array
-    broken_B: jax.Array  # the first token that was drawn from logits which are not finite, -1 if there is none
+    broken_B: jax.Array  # the first token that was drawn from logits that are not finite; -1 if all were finite
 
 
 def generate(
@@ -93,10 +93,10 @@ def generate(
 ) -> Generated:
     """Returns continuations of prompts.
 
-    With a `grammar`, logits are formed over the 13 symbols and masked by it; without, over the whole vocabulary. A prompt
-    may end within a time step: its samples then complete that step first, and it counts as one of the steps. The random
-    numbers of a row follow from `seed`, its series and its sample. Raises JaxlvError as `check_shape`, and NotFinite, which
-    says the prompt by its name and the place, if a token would have to be drawn from logits that are not finite.
+    With a `grammar`, logits are formed over the 13 symbols and masked by the grammar; without, they are formed over the
+    whole vocabulary. If a prompt ends within a time step, its samples complete that step first, and it counts as one of the
+    steps. The random numbers of a row depend on `seed`, its series and its sample. Raises JaxlvError as `check_shape` does,
+    and NotFinite, which names the prompt and the place, if a token would have to be drawn from logits that are not finite.
     """
     check_shape(model, prompts.ids, how, grammar)
     seed, samples, count = argument(EvaluateConfig, "seed", seed, "seed"), how.samples, len(prompts.ids)
@@ -131,7 +131,7 @@ def generate(
 
 
 def check_shape(model: Qwen2, prompts: Sequence[np.ndarray], how: Decoding, grammar: Grammar | None = None) -> None:
-    """Raises JaxlvError if a prompt is empty, or if the continuations do not fit the model's positions or the memory."""
+    """Raises JaxlvError if a prompt is empty, or the continuations exceed the model's positions or do not fit in memory."""
     new_tokens = how.new_tokens
     for name, value in (("samples", how.samples), ("new_tokens", new_tokens)):
         settled(value, Statement(int, "", COUNT), name)
@@ -150,7 +150,7 @@ def check_shape(model: Qwen2, prompts: Sequence[np.ndarray], how: Decoding, gram
 
 
 def _check_finite(ids_SNC: np.ndarray, broken_SN: np.ndarray, names: Sequence[str] | None, semicolon: int) -> None:
-    """Raises NotFinite for the first sample that came upon logits which are not finite."""
+    """Raises NotFinite for the first sample that met logits that are not finite."""
     if (broken_SN < 0).all():
         return
     s, n = (int(place) for place in np.argwhere(broken_SN >= 0)[0])
@@ -161,7 +161,7 @@ def _check_finite(ids_SNC: np.ndarray, broken_SN: np.ndarray, names: Sequence[st
 
 
 def state_after(grammar: Grammar, alphabet: Alphabet, prompt: np.ndarray) -> int:
-    """The automaton's state behind a prompt that ends within a step; else, 0."""
+    """Returns the automaton's state after a prompt: 0 unless the prompt ends within a step."""
     symbol_of = {token: symbol for symbol, token in enumerate(alphabet.ids_A.tolist())}
     symbols = [symbol_of.get(token, -1) for token in np.asarray(prompt).tolist()]
     closed = [place for place, symbol in enumerate(symbols) if symbol == SYMBOLS.index(";")]
@@ -174,9 +174,9 @@ def state_after(grammar: Grammar, alphabet: Alphabet, prompt: np.ndarray) -> int
 
 
 def parallel_parts(series: int) -> int:
-    """Equal parts that so many series are decoded in at once: on a CPU one per core, where they divide the series.
+    """Returns in how many equal parts so many series are decoded side by side: on a CPU at most one per core, else 1.
 
-    XLA runs the small products of a decode step on one core; an accelerator takes the whole batch.
+    On a CPU, XLA runs the small products of a decode step on one core; an accelerator takes the whole batch.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     most = min(cores, series) if jax.default_backend() == "cpu" else 1
@@ -184,22 +184,22 @@ def parallel_parts(series: int) -> int:
 
 
 def padded(length: int) -> int:
-    """The length that prompts are padded to."""
+    """Returns the length to which a prompt of this length is padded."""
     return -(-length // PROMPT_MULTIPLE) * PROMPT_MULTIPLE
 
 
 def stage(new_tokens: int) -> int:
-    """Slots by which the tail grows when it is full."""
+    """Returns the number of slots by which the tail grows when it is full."""
     return -(-new_tokens // (STAGES * STAGE_MULTIPLE)) * STAGE_MULTIPLE
 
 
 def decoding(prompt: int, new_tokens: int) -> dict[str, Any]:
-    """What the loop runs behind a padded prompt, at its longest, in the words of a ledger's event (flops.ledger.Event)."""
+    """Returns what the loop runs at most after a padded prompt, by the names of a ledger's event (flops.ledger.Event)."""
     return {"new_tokens": new_tokens, "slots": prompt + new_tokens, "stage": stage(new_tokens)}
 
 
 def row_keys(seed: int, series: Sequence[int] | np.ndarray, samples: int) -> jax.Array:
-    """One key per row, (S * N,), from the seed, the series id and the sample number."""
+    """Returns one key per row, (S * N,), from the seed, the series id and the sample number."""
     fold = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
     series_keys_S = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.asarray(list(series), jnp.uint32))
     return fold(series_keys_S, jnp.arange(samples, dtype=jnp.uint32)).reshape(-1)
@@ -213,16 +213,17 @@ def read(
     past: Sequence[Segment] = (),
     output_ids: jax.Array | None = None,
 ) -> tuple[jax.Array, Segment]:
-    """(logits (B, V) after the last of these tokens, their keys and values): a prefill, or a decode step behind `past`.
+    """Returns (logits (B, V) after the last of these tokens, the tokens' keys and values): a prefill, or a decode step after
+    `past`.
 
-    With `output_ids` the logits are of these token ids alone.
+    With `output_ids`, only the logits of these token ids are formed.
     """
     x_BTD, head, segment = features(model, variables, ids_BT, positions_BT, past)
     return project(x_BTD[:, -1:], head if output_ids is None else head.rows(output_ids))[:, 0], segment
 
 
 class Rows(NamedTuple):
-    """What a program continues: padded prompts, the key of each row, and where each prompt stands in the grammar."""
+    """What a program continues: padded prompts, the key of each row, and each prompt's state in the grammar."""
 
     ids_SP: Array
     positions_SP: Array
@@ -231,7 +232,7 @@ class Rows(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """What it has drawn: tokens, -1 behind a sample's end, and as DecodeState has them `broken` and the tokens drawn."""
+    """What a program has drawn: tokens, -1 after a sample's end; `broken_B` as in DecodeState; the number of iterations."""
 
     ids_BC: Array
     broken_B: Array
@@ -268,7 +269,7 @@ def _generate(
         chosen = _choose(state, keys_B, rules, sampling)
         with jax.named_scope("sampling"):
             position_B1 = (length_B + state.drawn)[:, None]
-            # Written first and read after, the tail is updated in place; read first, XLA would copy it for every token.
+            # The tail is written before it is read, so XLA updates it in place; otherwise it would copy it for every token.
             tail = _append(state.tail, state.fresh, jnp.maximum(state.drawn - 1, 0))
         logits_BV, fresh = read(model, variables, chosen.token_B[:, None], position_B1, (prefix, _unpacked(tail)), asked)
         return _advanced(state, chosen, rules, sampling)._replace(logits_BV=logits_BV, tail=tail, fresh=_packed(fresh))
@@ -297,17 +298,17 @@ class _Rules(NamedTuple):
 
 
 class _Chosen(NamedTuple):
-    """The next token of each row, and what it makes of it."""
+    """The next token of each row, and what follows from it."""
 
     choice_B: jax.Array
     token_B: jax.Array
-    breaks_B: jax.Array  # it was drawn from logits that are not finite
+    breaks_B: jax.Array  # whether it is the first that was drawn from logits that are not finite
     steps_B: jax.Array
     ended_B: jax.Array
 
 
 def _begun(prefix: Segment, logits_BV: jax.Array, seen_BV: jax.Array, states_B: jax.Array, most: int) -> DecodeState:
-    """The state before the first of at most `most` tokens."""
+    """Returns the state before the first of at most `most` tokens."""
     rows = len(logits_BV)
     tail, fresh = _empty(prefix, rows, 0), _empty(prefix, rows, 1)
     ids_BC, zeros_B = jnp.full((rows, most), -1, jnp.int32), jnp.zeros(rows, jnp.int32)
@@ -331,7 +332,7 @@ def _choose(state: DecodeState, keys_B: jax.Array, rules: _Rules, sampling: Samp
 
 @jax.named_scope("sampling")
 def _advanced(state: DecodeState, chosen: _Chosen, rules: _Rules, sampling: SamplingConfig) -> DecodeState:
-    """The state with a token more in each row that is not done; its logits, keys and values are still those before it."""
+    """Returns the state with one more token in each row that is not done; logits, keys and values are still the old ones."""
     choice_B, token_B, breaks_B, steps_B, ended_B = chosen
     seen_BV, grammar_B = state.seen_BV, state.grammar_B
     shown_B = jnp.where(state.done_B | ended_B, -1, token_B)
@@ -351,7 +352,9 @@ def _advanced(state: DecodeState, chosen: _Chosen, rules: _Rules, sampling: Samp
 
 
 def draw(logits_BV: jax.Array, keys_B: jax.Array, sampling: SamplingConfig, seen_BV: jax.Array) -> jax.Array:
-    """One index per row: repetition penalty, temperature, top-k, top-p in transformers' order; greedy at temperature 0."""
+    """Draws one index per row: repetition penalty, temperature, top-k, top-p in transformers' order; at temperature 0 the
+    most probable index.
+    """
     if sampling.repetition_penalty != 1:
         penalised_BV = jnp.where(
             logits_BV < 0, logits_BV * sampling.repetition_penalty, logits_BV / sampling.repetition_penalty
@@ -373,10 +376,10 @@ def draw(logits_BV: jax.Array, keys_B: jax.Array, sampling: SamplingConfig, seen
 
 
 def categorical(key: jax.Array, logits_V: jax.Array) -> jax.Array:
-    """An index drawn with the probabilities softmax(logits_V).
+    """Draws an index with the probabilities softmax(logits_V).
 
-    Of a long vocabulary first a block is drawn, by its share of the probability, then an index within it: the same
-    distribution without a random number per token, which costs more than the logits of a small model.
+    If the vocabulary is long, a block is drawn first, by its share of the probability, and then an index within the block.
+    The distribution is the same, without a random number per token, which would cost more than the logits of a small model.
     """
     if len(logits_V) <= BLOCK:
         return jax.random.categorical(key, logits_V)
@@ -401,7 +404,7 @@ def _seen(ids_SP: jax.Array, positions_SP: jax.Array, output_ids_V: jax.Array, s
 
 
 def _packed(segment: Segment) -> Segment:
-    """`segment` with one axis for sequences and key/value heads: of two, one may be 1, which makes XLA copy them."""
+    """Merges the axes of sequences and key/value heads of `segment`: an axis of length 1 would make XLA copy them."""
     return segment._replace(k=tuple(map(_merged, segment.k)), v=tuple(map(_merged, segment.v)))
 
 
@@ -417,14 +420,14 @@ def _unpacked(segment: Segment) -> Segment:
 
 
 def _empty(like: Segment, rows: int, slots: int) -> Segment:
-    """Packed: (B K, H, slots) and (B K, slots, H) per layer."""
+    """Returns an empty, packed segment: (B K, H, slots) and (B K, slots, H) per layer."""
     k = tuple(jnp.zeros((rows * part.shape[1], part.shape[2], slots), part.dtype) for part in like.k)
     v = tuple(jnp.zeros((rows * part.shape[1], slots, part.shape[3]), part.dtype) for part in like.v)
     return Segment(k, v, jnp.full((rows, slots), NO_POSITION, jnp.int32))
 
 
 def _grown(tail: Segment, slots: int) -> Segment:
-    """`tail` with so many empty slots more."""
+    """Returns `tail` with so many more empty slots."""
 
     def more(part: jax.Array, axis: int) -> jax.Array:
         return jnp.pad(part, [(0, slots if i == axis else 0) for i in range(part.ndim)])
@@ -434,7 +437,7 @@ def _grown(tail: Segment, slots: int) -> Segment:
 
 
 def _append(tail: Segment, fresh: Segment, index: jax.Array) -> Segment:
-    """`tail` with one token's keys, values and position written to slot `index`; both are packed."""
+    """Returns `tail` with one token's keys, values and position written to slot `index`; both are packed."""
 
     def write(slots: jax.Array, one: jax.Array, axis: int) -> jax.Array:
         return jax.lax.dynamic_update_slice_in_dim(slots, one, index, axis)

@@ -3,7 +3,7 @@
 The logits are formed in chunks along time, each with all rows, so that a batch whose rows are on several devices is never
 gathered. Chunks are never padded: if they cannot be equal, the last is shorter.
 
-Axes: B rows, T tokens of a row, L of them in a chunk, D model width, V vocabulary.
+Axes: B rows, T tokens of a row, L tokens of a row in a chunk, D model width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def chunks_of(batch: int, length: int, vocabulary: int) -> Chunks:
 
 @jax.named_scope("loss")
 def cross_entropy(x_BTD: jax.Array, head: Head, labels_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns (sum of -log p(label) in nats, number of real tokens), both float32 scalars; labels of -1 have no loss.
+    """Returns (sum of -log p(label) in nats, number of real tokens), both float32 scalars; labels of -1 do not count.
 
     The pair adds up over batches, accumulation and devices; a mean of means would weight tokens by their batch.
     """
@@ -113,7 +113,7 @@ def _by_chunk(step: Callable, carry: Any, x_BTD: jax.Array, labels_BT: jax.Array
 
 
 class _Losses(NamedTuple):
-    """-log p(label) of tokens, their logits, and the logsumexp of these."""
+    """-log p(label) of tokens, their logits, and the logsumexp of the logits."""
 
     loss_BL: jax.Array
     logits_BLV: jax.Array

@@ -1,4 +1,4 @@
-"""What training and generation need of memory, at least: a check by formula before anything is allocated.
+"""How much memory training and generation need at least: a check by formula before anything is allocated.
 
 It counts arrays that exist whatever XLA makes of a program: weights, an overlay and its moments, a batch, one array of
 activations for each layer, the scores of one layer, the keys and values of every token. XLA's own plan needs more.

@@ -55,10 +55,10 @@ def program_of(config: RunConfig) -> str:
 
 
 class Stack:
-    """G runs over one base: their state before the first step, the step of all, and the state of each.
+    """G runs over one base: their state before the first step, their common step, and the state of each.
 
-    A single run is not stacked: its state has no leading axis, and its step is that of `make_train_step`. `starts` are
-    overlays to begin from, None for a fresh one.
+    A single run is not stacked: its state lacks the leading axis, and its step is that of `make_train_step`. `starts` are
+    overlays to begin from, None for a fresh overlay.
     """
 
     def __init__(
@@ -188,7 +188,7 @@ def _row(tree: Any, index: int) -> Any:
 
 @functools.partial(jax.jit, static_argnums=1)
 def _at_rank(tree: Any, rank: int) -> Any:
-    """Returns a tree whose A and B, and the optimiser's moments of them, are cut or padded with zeros to a rank."""
+    """Returns a tree whose A and B, and the optimiser's moments for A and B, are cut or padded with zeros to a rank."""
 
     def fit(path: Any, leaf: Any) -> Any:
         axis = RANK_AXIS.get(getattr(path[-1], "key", "")) if path else None

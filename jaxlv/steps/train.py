@@ -233,7 +233,7 @@ def make_validation_step(
 class Batches:
     """The batch of any step: windows drawn without replacement, epoch after epoch, as a function of the step alone.
 
-    `epoch(k)` makes epoch k's windows, always the same number of them, so a run that resumes at step n sees the same windows
+    `epoch(k)` makes epoch k's windows, the same number in every epoch, so a run that resumes at step n sees the same windows
     as if it had never stopped.
     """
 
@@ -261,13 +261,13 @@ class Batches:
 
 @dataclass
 class Step:
-    """A step that is dispatched: its number, counted from 1, and the state after it, whose buffers the next step takes."""
+    """A step that is dispatched: its number, counted from 1, and the state after it, whose buffers the next step reuses."""
 
     number: int
     state: TrainState
     metrics: StepMetrics
-    lap: Callable[[], float]  # seconds since it was called last
-    known: bool = False  # its figures were read, so that it is done
+    lap: Callable[[], float]  # returns the seconds since its last call
+    known: bool = False  # whether its figures were read, so that it is done
 
     def figures(self) -> dict[str, Any]:
         """Waits for the step. Returns its loss (nats per token), perplexity, tokens, gradient_norm, clipped_norm,
@@ -276,7 +276,7 @@ class Step:
         figures = {name: np.asarray(value, float) for name, value in self.metrics._asdict().items()}
         self.known, elapsed = True, self.lap()
         loss = figures.pop("loss_sum") / np.maximum(figures["tokens"], 1.0)
-        seconds = np.full_like(loss, elapsed / loss.size)  # of one run
+        seconds = np.full_like(loss, elapsed / loss.size)  # for each run
         speed = {"seconds": seconds, "tokens_per_second": figures["tokens"] / seconds}
         every = {"loss": loss, "perplexity": np.exp(np.minimum(loss, 700.0)), **figures, **speed}
         return {name: value if value.ndim else float(value) for name, value in every.items()}
@@ -289,10 +289,10 @@ def steps(
     batches: Callable[[int], Windows],
     last: int,
 ) -> Iterator[Step]:
-    """Dispatches the steps from the state's own to the `last`, one each time that it is asked, and yields them.
+    """Dispatches the steps from the state's own number up to `last`, and yields each before it dispatches the next.
 
-    So that the host never holds up the device, read the figures of a step once the next one is dispatched. The state of a
-    step lasts until then: copy what is to be kept.
+    To keep the device busy, read the figures of a step only after the next step is dispatched. The state of a step is valid
+    until then: copy what must be kept.
     """
     known = time.perf_counter()
 
@@ -306,4 +306,4 @@ def steps(
         step = Step(number + 1, state, metrics, lap)
         yield step
         if step.known:
-            lap()  # the device stood still since then, which is no part of a step
+            lap()  # the device was idle since then, and that time is not part of a step

@@ -8,11 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from jaxlv.analysis import analyses, anatomy, logits
 from jaxlv.config import EvaluateConfig
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError, NotFinite
-from jaxlv.forecasting.evaluate import plain, protocol, truth_of
+from jaxlv.forecasting.evaluate import protocol, truth_of
 from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.forecasting.request import Request
 from jaxlv.memory import TooLarge
@@ -20,6 +22,8 @@ from jaxlv.model.weights import base_of
 from jaxlv.report import analyses as report
 from jaxlv.report import page
 from jaxlv.report.figures import svg
+from jaxlv.results.analyses import Analyses
+from jaxlv.results.anatomy import TokenCosts
 from jaxlv.runs import run
 from jaxlv.storage.files import new_folder, write_json
 from jaxlv.storage.tables import write_csv
@@ -29,29 +33,29 @@ from jaxlv.text.tokens import token_texts
 from jaxlv.versions import versions
 
 RESULT, REPORT = "analyses.json", "report.html"
-SHOWN = 972  # the series whose text is read back, if the data have it: the one that a report shows
+SHOWN = 972  # the series whose text is read back if the data have it: the one that a paper shows
 
 
 def analyse(
     asked: Asked, out: Path | None = None, headroom: float | None = None, begin: Begin = Silent, say: Say = unsaid
-) -> dict[str, Any]:
-    """Looks into a run, and writes analyses.json, tables, figures and report.html into `out`, RUN/analyses if it is None.
+) -> Analyses:
+    """Analyses a run, and writes analyses.json, tables, figures and report.html into `out`, or RUN/analyses if it is None.
 
-    Series are written with this `headroom`, if it is not None. Returns the content of analyses.json. Raises JaxlvError if
+    Series are written with this `headroom` if it is not None. Returns what analyses.json holds. Raises JaxlvError if
     the subject is not a run, if the series or the settings do not fit, or if `out` exists.
     """
-    run.read_manifest(Path(asked.subject))  # says that it is not a run
+    run.read_manifest(Path(asked.subject))  # raises if it is not a run
     subject = open_subject(asked)
     assert subject.run
     chosen = subject.chosen(asked.series, asked.most)
     config = replace(subject.config.evaluate, **asked.protocol)
-    truth_of(chosen, config.context, config.horizon)  # says where the series are too short
+    truth_of(chosen, config.context, config.horizon)  # raises if the series are too short
     written_so = with_headroom(subject.run.tuned, headroom)
     with subject.paying(asked.purpose) as models, new_folder(out or subject.run.folder / "analyses") as work:
         models = {name: with_headroom(model, headroom) for name, model in models.items()}
         found = measured(subject.run, models, chosen, subject.data, config, begin, say)
-        settings = {**protocol(chosen, config, written_so).tree(), "seen_in_training": subject.seen(chosen)}
-        result = plain({"protocol": settings, **found, "bill": subject.run.bill(), "versions": versions()})
+        settings = replace(protocol(chosen, config, written_so), seen_in_training=tuple(subject.seen(chosen)))
+        result = replace(found, protocol=settings, bill=subject.run.bill(), versions=versions())
         write(work, result, f"Analyses of {subject.name}")
     return result
 
@@ -64,8 +68,8 @@ def measured(
     config: EvaluateConfig,
     begin: Begin = Silent,
     say: Say = unsaid,
-) -> dict[str, Any]:
-    """Returns every analysis by name. One that its run or its budget does not allow is in "left_out", with the reason."""
+) -> Analyses:
+    """Returns every analysis. One that its run or its budget does not allow is in `left_out`, with the reason."""
     for forecaster in forecasters.values():
         forecaster.check_fits(chosen, Request.of(config))
 
@@ -81,20 +85,20 @@ def measured(
         **_parts_of_weights(finished),
         "padding": lambda: logits.padding_sides(forecasters["tuned"], chosen, config.context),
     }
-    found: dict[str, Any] = {"left_out": {}}
+    found, left_out = Analyses(), dict[str, str]()
     for number, (name, compute) in enumerate(parts.items(), 1):
         say(f"{number}/{len(parts)} {name}")
         try:
-            found[name] = compute()
+            found = replace(found, **{name: compute()})
         except (NotFinite, TooLarge):
             raise
         except JaxlvError as fault:
-            found["left_out"][name] = str(fault)
+            left_out[name] = str(fault)
             say(f"left out: {fault}")
-    return found
+    return replace(found, left_out=left_out)
 
 
-Parts = dict[str, Callable[[], dict[str, Any]]]
+Parts = dict[str, Callable[[], Any]]
 
 
 def _parts_of_text(
@@ -104,7 +108,7 @@ def _parts_of_text(
     shown = SHOWN if SHOWN in data.ids_N else int(chosen.ids_N[0])
     written = data.select(list(dict.fromkeys([shown, *chosen.ids_N.tolist()])))
 
-    def tokens() -> dict[str, Any]:
+    def tokens() -> dict[str, TokenCosts]:
         size = config.batch_series
         return {name: logits.token_costs(model, chosen, config.context, size) for name, model in forecasters.items()}
 
@@ -143,14 +147,15 @@ def with_headroom(forecaster: Forecaster, headroom: float | None) -> Forecaster:
     return replace(forecaster, codec=replace(forecaster.codec, headroom=headroom, headrooms=()))
 
 
-def write(out: Path, result: dict[str, Any], title: str) -> None:
+def write(out: Path, result: Analyses, title: str) -> None:
     """Writes analyses.json, the tables, the figures and the page into a folder."""
-    write_json(out / RESULT, result)
+    write_json(out / RESULT, result.tree())
     for folder in ("tables", "figures"):
         (out / folder).mkdir()
-    for name, frame in report.frames(result).items():
+    for name, sheet in result.sheets.items():
+        frame = pd.DataFrame(sheet.rows, columns=list(sheet.columns))
         write_csv(out / "tables" / f"{name}.csv", frame, float_format="%.6g")
-    parts = report.parts_of(result)
-    for picture in report.pictures(parts):
-        svg.save_pair(picture.drawing, picture.svg, out / "figures" / picture.name)
-    page.write(out / REPORT, report.page_of(result, parts, title))
+    sections = report.sections(result)
+    for picture in (block for section in sections for block in section.blocks if isinstance(block, page.Picture)):
+        svg.save_pair(picture.drawing, picture.svgs[0], out / "figures" / picture.name)
+    page.write(out / REPORT, report.page_of(result, sections, title))

@@ -26,8 +26,8 @@ def demo(
 ) -> Evaluated:
     """Tunes the embedded base as the config "demo" says with `overrides`, and measures it on its test series.
 
-    `data` is a file of series. If it is None, it is the course's, if this machine has it; else series are simulated. An
-    earlier demo in `out` is replaced at the end. Raises JaxlvError if `out` is neither free nor an earlier demo.
+    `data` is a file of series. If it is None, the course's file is taken if this machine has it; otherwise series are
+    simulated. An earlier demo in `out` is replaced at the end. Raises JaxlvError if `out` holds something else.
     """
     data = data or course_file()
     config = load_config(find_config("demo"), [f"data.path={str(data)!r}", *overrides] if data else overrides)
@@ -59,7 +59,7 @@ def _measured(config: RunConfig, folder: Path, begin: Begin) -> Evaluated:
 
 @contextlib.contextmanager
 def _without_resume() -> Iterator[None]:
-    """A demo that is asked to end keeps nothing to go on from."""
+    """Turns a request to end into Stopped: an interrupted demo keeps nothing to go on from."""
     try:
         yield
     except Interrupted as stop:

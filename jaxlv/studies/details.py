@@ -66,7 +66,7 @@ def with_details(one: Run) -> Run:
     """Returns a run with what its folder tells of it."""
     assert one.folder is not None
     config, manifest, reached = run.read_config(one.folder), run.read_manifest(one.folder), one.figures
-    device = manifest.get("versions", {}).get("device")
+    device = manifest.versions.get("device")
     cost = RunCost(reached.steps, reached.tokens, reached.seconds, trained_parameters(one.folder), device)
     logged = any("loss" in record for record in reached.history)
     details = RunDetails(

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlv.config import RunConfig
+from jaxlv.errors import JaxlvError
 from jaxlv.lora import overlay
-from jaxlv.memory import device_memory
+from jaxlv.memory import GIB, device_memory
 from jaxlv.model import weights
 from jaxlv.model.config import ModelConfig
 from jaxlv.runs import billing, sources
@@ -23,6 +24,11 @@ from jaxlv.text.tokens import Windows, load_alphabet
 from jaxlv.versions import versions
 
 SIZE = 2048  # of the square matrices whose product is timed
+KERNELS = {
+    "xla": "XLA's own kernels (jaxlv.model.attention.attend)",
+    "blocked": "XLA's own kernels, block by block (training and prefill; decoding runs on xla)",
+    "cudnn": "cuDNN's fused kernel (training and prefill; decoding runs on xla)",
+}
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,12 @@ class Machine:
     devices: Sequence[str]
     memory: int
     memory_origin: str  # where that figure is from, in words
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """Returns versions, devices and memory in words, by name."""
+        memory = f"{self.memory / GIB:.1f} GiB, {self.memory_origin}"
+        return {**self.versions, "devices": ", ".join(self.devices), "memory": memory}
 
 
 @dataclass(frozen=True)
@@ -71,12 +83,40 @@ def machine() -> Machine:
 def fit(config: RunConfig) -> Fit:
     """Returns what a training step of a config takes here. Compiles it, and times a matrix product.
 
-    Raises JaxlvError if its attention kernel cannot run here, or if it takes more memory than there can be.
+    Raises JaxlvError if its attention kernel cannot run here, or if it needs more memory than this machine can have.
     """
     check_kernel(config.model.attention)
-    sources.check_fits([config])  # XLA would plan for long what cannot be
+    sources.check_fits([config])  # XLA would spend long on planning what cannot fit
     model = ModelConfig.from_folder(weights.base_of(config.model))
     return Fit(step_memory(config), billing.event_of(config).flops(model, "exact"), matmul_rate(config.model.dtype))
+
+
+def facts(config: RunConfig, fit: Fit, here: Machine) -> dict[str, str]:
+    """Returns in words, by name, what a training step takes; "verdict" is there only if it fits this machine."""
+    memory, minutes = fit.memory, fit.seconds * config.train.steps / 60
+    parts = f"weights {memory.weights / GIB:.2f}, adapters, optimiser {memory.trained / GIB:.3f}"
+    least = f"at least {fit.seconds:.2f} s a step, {minutes:.1f} minutes for {config.train.steps} steps"
+    found = {
+        "attention": KERNELS[config.model.attention],
+        "training step": f"{memory.total / GIB:.2f} GiB: {parts}, temporaries {memory.temporaries / GIB:.2f}",
+        "matrix products": f"{fit.rate / 1e9:,.0f} GFLOP/s measured ({config.model.dtype})",
+        "time": f"{least} (matrix products alone; small models take several times that)",
+    }
+    fits = {"verdict": f"fits: {memory.total / here.memory:.0%} of the memory"} if memory.total <= here.memory else {}
+    return {**found, **fits}
+
+
+def refused(where: Any, fit: Fit, here: Machine) -> JaxlvError | None:
+    """Returns the error of a config that does not fit this machine's memory; None if it fits."""
+    if fit.memory.total <= here.memory:
+        return None
+    return JaxlvError(
+        "the config does not fit",
+        where=where,
+        expected=f"at most {here.memory / GIB:.1f} GiB",
+        found=f"{fit.memory.total / GIB:.1f} GiB",
+        hint="lower train.batch_size (raise train.accumulate), windows.length, or use model.dtype bfloat16",
+    )
 
 
 def step_memory(config: RunConfig) -> StepMemory:

@@ -180,6 +180,8 @@ def evaluate_to(
     shown = forecasts.get("tuned") or next(iter(forecasts.values()))
     picked = {one.series for one in measured.picked(shown.ids_N.tolist())}
     finished, found = subject.run, versions()
+    known: Any = {"device": found["device"], "peak_memory_bytes": peak_memory()}
+    cost = replace(finished.bill(), **known) if finished else RunCost()
     made = evaluation.run_page(
         title,
         measured,
@@ -187,7 +189,7 @@ def evaluate_to(
         history=run.read_metrics(finished.folder / run.METRICS) if finished else (),
         settings=config_tree(subject.config),
         versions=found,
-        cost=RunCost(**finished.bill(), device=found["device"], peak_memory_bytes=peak_memory()) if finished else RunCost(),
+        cost=cost,
     )
     page.write(out / REPORT, made)
     return measured

@@ -12,15 +12,17 @@ from typing import Any
 import pandas as pd
 
 from jaxlv.analysis import clusters, exploration, schemes
+from jaxlv.analysis.drawn import drawn
 from jaxlv.data import series
 from jaxlv.data.series import COURSE_SHA256, SeriesSet
 from jaxlv.errors import JaxlvError
 from jaxlv.forecasting import robustness
-from jaxlv.forecasting.evaluate import plain
 from jaxlv.model.weights import EMBEDDED_BASE
 from jaxlv.report import exploration as report
 from jaxlv.report.figures import exploration as figures
 from jaxlv.report.figures import svg
+from jaxlv.report.page import write
+from jaxlv.results.exploration import Check, Example, Exploration, OneSeries, Tables
 from jaxlv.storage.files import new_folder, write_json
 from jaxlv.storage.tables import write_csv
 from jaxlv.studies.progress import Begin, Silent
@@ -40,13 +42,13 @@ def explore(
     tokenizer: str | None = None,
     lengths: Sequence[int] = schemes.LENGTHS,
     begin: Begin = Silent,
-) -> dict[str, Any]:
+) -> Exploration:
     """Explores a file of series, and writes tables, figures, report.html and exploration.json to a new folder `out`.
 
     `ids` are the series that are shown: the first two, and the first of every other regime, if None. `tokenizer` is a
     Hugging Face folder, "embedded", or None for Qwen2.5's ids of the 13 symbols. `lengths` are those of windows, in tokens.
-    Returns what exploration.json holds. Of a file that cannot be used, quality.csv says what is wrong, and JaxlvError is
-    raised; it is also raised if `out` exists, if a series is unknown, or if the tokenizer is not there.
+    Of a file that cannot be used, quality.csv says what is wrong, and JaxlvError is raised; it is also raised if `out`
+    exists, if a series is unknown, or if the tokenizer is not there.
     """
     if tokenizer not in (None, EMBEDDED) and not Path(str(tokenizer)).is_dir():
         expected = "a Hugging Face folder, or embedded"
@@ -54,7 +56,7 @@ def explore(
     with begin("explore", len(STAGES)) as bar:
         bar.note(f"reading {path}")
         quality, data = _usable(path, out)
-        exploring = Exploration(data, quality, ids, tokenizer)
+        exploring = Exploring(data, quality, ids, tokenizer)
         with new_folder(out, replace=_is_refusal(out)) as folder:
             parts = (exploring.cycles, exploring.regimes, exploring.text, lambda: exploring.windows(lengths))
             for done, (stage, make) in enumerate(zip(STAGES[1:-1], parts, strict=True), 1):
@@ -63,19 +65,19 @@ def explore(
                 bar.update(done, stage)
             bar.note(STAGES[-1])
             result = exploring.result()
-            _save(folder, result, exploring.drawings())
+            _save(folder, result)
         bar.update(len(STAGES), "done")
     return result
 
 
-def _usable(path: Path, out: Path) -> tuple[list[dict[str, Any]], SeriesSet]:
+def _usable(path: Path, out: Path) -> tuple[list[Check], SeriesSet]:
     """Returns the checks of a file and its series. If it has none to use, writes the checks to `out`, and raises."""
     rows = exploration.inspect(path)
     try:
         return rows, series.load(path)
     except JaxlvError as fault:
         with new_folder(out, replace=_is_refusal(out)) as work:
-            write_csv(work / QUALITY, pd.DataFrame(rows))
+            write_csv(work / QUALITY, pd.DataFrame([row.tree() for row in rows]))
         hint = "; ".join(filter(None, [fault.hint, f"the checks are in {out / QUALITY}"]))
         raise JaxlvError(fault.what, where=fault.where, expected=fault.expected, found=fault.found, hint=hint) from None
 
@@ -85,30 +87,31 @@ def _is_refusal(out: Path) -> bool:
     return out.is_dir() and [path.name for path in out.iterdir()] == [QUALITY]
 
 
-def _save(out: Path, result: dict[str, Any], drawings: dict[str, tuple[Any, str]]) -> None:
+def _save(out: Path, result: Exploration) -> None:
     """Writes tables, figures, numbers and the page."""
-    for name, rows in result["tables"].items():
+    tree = result.tree()
+    for name, rows in tree["tables"].items():
         write_csv(out / f"{name.replace(' ', '_')}.csv", pd.DataFrame(rows))
-    write_json(out / "exploration.json", result)
+    write_json(out / "exploration.json", tree)
     (out / "figures").mkdir()
     elements = {}
-    for name, (drawing, label) in drawings.items():
+    for name, (drawing, label) in figures.drawings(result).items():
         elements[name] = svg.to_svg(drawing, label)
         svg.save_pair(drawing, elements[name], out / "figures" / name)
-    report.write_page(out / "report.html", result, elements)
+    write(out / "report.html", report.page_of(result, elements))
 
 
-class Exploration:
-    """The tables, numbers and drawings of a set of series, made stage by stage."""
+class Exploring:
+    """The tables and numbers of a set of series, made stage by stage."""
 
-    def __init__(self, data: SeriesSet, quality: list[dict[str, Any]], ids: Sequence[int] | None, tokenizer: str | None):
+    def __init__(self, data: SeriesSet, quality: Sequence[Check], ids: Sequence[int] | None, tokenizer: str | None):
         self.data, self.chosen = data, ids
         self.window = min(exploration.WINDOW, data.values_NTV.shape[1])
         self.rule_N = robustness.regimes_of(data, self.window)
         self.ids = ids or exploration.example_ids(data.ids_N, self.rule_N)
         self.shown = data.select(self.ids)
         self.tables: dict[str, Any] = {"quality": quality, "values": exploration.value_rows(data)}
-        self.found: dict[str, Any] | None = None
+        self.found: clusters.Found | None = None
         folder = Path(tokenizer) if tokenizer else None
         self.folder = EMBEDDED_BASE if tokenizer == EMBEDDED else folder
         self.alphabet, self.encode = schemes.alphabet_of(self.folder)
@@ -135,24 +138,25 @@ class Exploration:
     def regimes(self) -> None:
         """Runs k-means, and makes a row for each series with everything that is known about it."""
         self.found = clusters.explore(self.data, self.cycle, self.rule_N)
-        own = {"series": self.data.ids_N, "regime by rule": self.rule_N}
+        self.tables |= self.found.tables if self.found else {}
+        features = self.found.features.drop(columns="lag").to_dict("records") if self.found else [{}] * len(self.data)
+        self.tables["series"] = [self._one(n, of_one) for n, of_one in enumerate(features)]
+
+    def _one(self, n: int, features: dict[Any, float]) -> OneSeries:
+        """Returns all that is known about the series in row n."""
+        own: dict[str, Any] = {}
         for v, name in enumerate(self.data.variables):
-            own |= {f"peaks of {name}": self.cycle.peaks_NV[:, v], f"period of {name} (steps)": self.cycle.period_NV[:, v]}
-        table = pd.DataFrame(own | {"lag (steps)": self.cycle.lag_N, "lag (share of the period)": self.cycle.share_N})
-        if self.found:
-            table["cluster"] = self.found["main"].label_N + 1
-            table = table.join(self.found["table"].drop(columns="lag").add_prefix("feature: ").reset_index(drop=True))
-            names = {"regimes": "regimes", "centres": "centres", "contingency": "contingency", "sets": "feature sets",
-                     "silhouettes": "silhouettes", "stability": "stability"}  # fmt: skip
-            self.tables |= {name: self.found[key] for key, name in names.items()}
-        self.tables["series"] = table.to_dict("records")
+            own |= {f"peaks of {name}": self.cycle.peaks_NV[n, v], f"period of {name} (steps)": self.cycle.period_NV[n, v]}
+        cluster = self.found.main.label_N[n] + 1 if self.found else None
+        lag, share = self.cycle.lag_N[n], self.cycle.share_N[n]
+        return OneSeries(self.data.ids_N[n], self.rule_N[n], own, lag, share, cluster, features)
 
     def text(self) -> None:
         """Makes the tables of every scheme's tokens and rounding errors, and of the chosen series in it."""
         self.written = [schemes.write(name, self.data) for name in schemes.SCHEMES]
         self.tables |= {
             "tokens": schemes.token_rows(self.written, self.data),
-            "round trip": schemes.round_trip_rows(self.written, self.data),
+            "round_trip": schemes.round_trip_rows(self.written, self.data),
             "texts": schemes.text_rows(self.written, self.ids, self.alphabet),
             "steps": schemes.step_rows(self.written, self.shown),
         }
@@ -171,36 +175,25 @@ class Exploration:
         """Makes the table of padding and tokens left out by window length."""
         self.tables["windows"] = schemes.window_rows(self.written, self.data, self.alphabet, list(dict.fromkeys(lengths)))
 
-    def result(self) -> dict[str, Any]:
-        """Returns everything, as exploration.json holds it."""
+    def result(self) -> Exploration:
+        """Returns everything."""
         rule_of = dict(zip(self.data.ids_N.tolist(), self.rule_N.tolist(), strict=True))
-        found = self.found
-        features = found["main"].names_F if found else ()
-        return plain(
-            {
-                "data": Path(self.data.source["path"]).name,
-                "data_sha256": self.data.source["sha256"],
-                "course": self.data.source["sha256"] == COURSE_SHA256,
-                "series": len(self.data),
-                "steps": len(self.data.time_T),
-                "step": self.step,
-                "variables": self.data.variables,
-                "window": self.window,
-                "windowed": schemes.WINDOWED,
-                "examples": [{"series": i, "regime": rule_of[i]} for i in self.ids],
-                "choice": "Series as asked for." if self.chosen else CHOICE,
-                "tokenizer": self.tokenizer,
-                "definitions": exploration.DEFINITIONS,
-                "regimes": found and {
-                    **{key: found[key] for key in ("silhouette", "rand index with rules", "least rand index over seeds")},
-                    "features": features,
-                    "words": [(name, f.unit, f.words) for name, f in clusters.FEATURES.items()],
-                },
-                "tables": self.tables,
-                "versions": versions(),
-            }
-        )  # fmt: skip
-
-    def drawings(self) -> dict[str, tuple[Any, str]]:
-        """Returns every figure by name, and its label."""
-        return figures.drawings(self.data, self.shown, self.rule_N, self.cycle, self.step, self.found, self.tables)
+        return Exploration(
+            data=Path(self.data.source["path"]).name,
+            data_sha256=self.data.source["sha256"],
+            course=self.data.source["sha256"] == COURSE_SHA256,
+            series=len(self.data),
+            steps=len(self.data.time_T),
+            step=self.step,
+            variables=tuple(self.data.variables),
+            window=self.window,
+            windowed=schemes.WINDOWED,
+            examples=tuple(Example(i, rule_of[i]) for i in self.ids),
+            choice="Series as asked for." if self.chosen else CHOICE,
+            tokenizer=self.tokenizer,
+            definitions=exploration.DEFINITIONS,
+            regimes=self.found.scores if self.found else None,
+            tables=Tables(**self.tables),
+            versions=versions(),
+            drawn=drawn(self.data, self.shown, self.cycle, self.found.main if self.found else None),
+        )

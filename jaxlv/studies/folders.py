@@ -15,6 +15,7 @@ from typing import Any
 from jaxlv.config import RunConfig, config_tree
 from jaxlv.errors import JaxlvError, briefly
 from jaxlv.published import reproduction
+from jaxlv.results.analyses import Analyses
 from jaxlv.results.folders import Folder, Kind, Measured, Run
 from jaxlv.results.papers import Comparison, Reproduction, StageResult
 from jaxlv.results.scores import Evaluation
@@ -110,7 +111,7 @@ def read_run(folder: Path, name: str, known: Outcome | None = None) -> Run:
         Measured("" if path.parent == folder else path.parent.name, path.parent, read_scores(path))
         for path in _beside(folder, METRICS)
     ]
-    analyses = {path.parent.name: read_tree(path) for path in _beside(folder, ANALYSES)}
+    analyses = {path.parent.name: Analyses.read(read_tree(path), path) for path in _beside(folder, ANALYSES)}
     return Run(name, flat(config), figures, folder, evaluations, analyses)
 
 
@@ -145,7 +146,7 @@ def _reproduction(whole: Path, file: Path) -> Folder:
                 measured = _measured(result, stage, whole) if one is stage.runs[0] else []
                 runs.append(_told(whole / sweep.RUNS, one, measured))
     path = whole / "analyses" / ANALYSES
-    analyses = read_tree(path) if is_there(path) else {}
+    analyses = Analyses.read(read_tree(path), path) if is_there(path) else None
     return Folder(whole, whole.name, "reproduction", result, runs, _drawings(whole), analyses)
 
 

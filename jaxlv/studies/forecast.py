@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jaxlv.config import EvaluateConfig, config_tree
 from jaxlv.data.series import SeriesSet
@@ -13,6 +13,7 @@ from jaxlv.forecasting.panels import panels
 from jaxlv.forecasting.request import Request
 from jaxlv.report.figures import evaluation as figures
 from jaxlv.report.figures import svg
+from jaxlv.results.forecasts import ForecastSettings, TextFormat
 from jaxlv.storage.files import new_folder, write_json
 from jaxlv.studies.progress import Begin, Say, Silent, unsaid
 from jaxlv.studies.subjects import Asked, data_name, open_subject
@@ -23,9 +24,9 @@ MOST = 4  # series, if none are named
 
 
 class Forecasts(NamedTuple):
-    """Forecasts that were written: the content of settings.json, and the names of the files of figures."""
+    """Forecasts that were written: how they were made, and the names of the files of figures."""
 
-    settings: dict[str, Any]
+    settings: ForecastSettings
     figures: list[str]
 
 
@@ -44,7 +45,7 @@ def forecast(asked: Asked, out: Path, reach: int | None = None, begin: Begin = S
         forecast = _drawn(model, chosen, protocol, reach, begin)
         forecast.write_csv(work / TABLE)
         settings = _settings(model, chosen, protocol, reach, forecast)
-        write_json(work / SETTINGS, settings)
+        write_json(work / SETTINGS, settings.tree())
         return Forecasts(settings, _draw_figures(forecast, chosen, work))
 
 
@@ -58,22 +59,22 @@ def _drawn(model: Forecaster, chosen: SeriesSet, protocol: EvaluateConfig, reach
 
 def _settings(
     model: Forecaster, chosen: SeriesSet, protocol: EvaluateConfig, reach: int | None, forecast: Forecast
-) -> dict[str, Any]:
-    return {
-        "data": data_name(chosen),
-        "data_sha256": chosen.source.get("sha256"),
-        "series": [int(i) for i in forecast.ids_N],
-        "context": protocol.context,
-        "horizon": protocol.horizon,
-        "samples": protocol.samples,
-        "reach": reach,
-        "seed": protocol.seed,
-        "codec": {"scale": model.codec.scale, "decimals": model.codec.decimals},
-        "sampling": config_tree(model.sampling),
-        "valid_share": forecast.valid_share,
-        "stops": forecast.stops,
-        "versions": versions(),
-    }
+) -> ForecastSettings:
+    return ForecastSettings(
+        data=data_name(chosen),
+        data_sha256=chosen.source.get("sha256"),
+        series=tuple(forecast.ids_N),
+        context=protocol.context,
+        horizon=protocol.horizon,
+        samples=protocol.samples,
+        reach=reach,
+        seed=protocol.seed,
+        codec=TextFormat(model.codec.scale, model.codec.decimals),
+        sampling=config_tree(model.sampling),
+        valid_share=forecast.valid_share,
+        stops=forecast.stops,
+        versions=versions(),
+    )
 
 
 def _draw_figures(forecast: Forecast, chosen: SeriesSet, work: Path) -> list[str]:

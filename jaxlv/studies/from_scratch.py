@@ -28,6 +28,7 @@ from jaxlv.lora import overlay
 from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.model.weights import count_params, write_pretrained
+from jaxlv.results.base import BaseTraining, CurvePoint
 from jaxlv.runs.checkpoint import Checkpoints
 from jaxlv.settings import AXIS, SEEDS, Between, Entries, Items, Settings, setting
 from jaxlv.steps.train import Step, init_state, make_optimizer, make_train_step, make_validation_step, steps
@@ -165,7 +166,7 @@ def stored(config: Simulated, folder: Path) -> Series:
 
 
 class Stream:
-    """Training windows as a function of the step: a series, a stretch of it, a scale, a number format, all drawn anew."""
+    """Training windows as a function of the step: series, stretch, scale and number format are drawn anew for each."""
 
     def __init__(self, config: BaseConfig, series: Series, alphabet: Alphabet, seed: int):
         self.config, self.series, self.alphabet, self.seed = config, series, alphabet, seed
@@ -248,29 +249,23 @@ def make_base(
     workers: int | None = None,
     resume: bool = False,
     begin: Begin = Silent,
-) -> dict[str, Any]:
+) -> BaseTraining:
     """Trains a base, and saves it to a new folder `out`.
 
-    `settings` are the config as it was written, for the record. Returns what training.json holds: parameters, cost, these
-    settings, learning curve and versions. `out`.work holds the checkpoints, by which training goes on with `resume`, and the
-    simulated series unless `series` does. `workers` processes make the windows, as many as the cores allow if None. Raises
-    JaxlvError if `out` exists, or if the loss is not finite.
+    `settings` are the config as it was written, for the record. Returns what training.json holds. `out`.work holds the
+    checkpoints, by which training goes on with `resume`, and the simulated series unless `series` does. `workers` processes
+    make the windows, as many as the cores allow if None. Raises JaxlvError if `out` exists, or if the loss is not finite.
     """
     if out.exists():
         raise JaxlvError("exists already", where=out, hint="choose another folder")
     work, count = out.with_name(out.name + ".work"), _workers() if workers is None else workers
     with begin("base", config.steps) as progress:
         model, params, curve = train(config, work, series or work / "series", count, resume, progress)
-    record = {
-        "parameters": count_params(model),
-        **cost(config),
-        "settings": settings,
-        "curve": curve,
-        "versions": versions(),
-    }
+    paid = cost(config)
+    record = BaseTraining(count_params(model), paid.tokens, paid.flops, settings, tuple(curve), versions())
     with new_folder(out) as folder:
         write_pretrained(folder, model, params, work / "tokenizer")
-        write_json(folder / "training.json", record)
+        write_json(folder / "training.json", record.tree())
     return record
 
 
@@ -324,7 +319,7 @@ class Trained(NamedTuple):
 
     model: Qwen2
     params: Any
-    curve: list[dict]
+    curve: list[CurvePoint]
 
 
 def train(config: BaseConfig, work: Path, folder: Path, workers: int, resume: bool, progress: Bar) -> Trained:
@@ -344,7 +339,7 @@ def train(config: BaseConfig, work: Path, folder: Path, workers: int, resume: bo
     train_step = make_train_step(trained_as, optimizer, config.optimizer, config.steps)
     validation_step = make_validation_step(trained_as)
     curve_path = work / "curve.jsonl"
-    curve: list[dict] = []
+    curve: list[CurvePoint] = []
 
     batches: Callable[[int], Windows]
     with contextlib.ExitStack() as stack, Checkpoints(work / "checkpoints") as checkpoints:
@@ -354,8 +349,8 @@ def train(config: BaseConfig, work: Path, folder: Path, workers: int, resume: bo
             batches = Stream(config, training, alphabet, config.seed)
         if resume and checkpoints.steps():
             state = checkpoints.restore(checkpoints.steps()[-1], state)
-            curve = [json.loads(line) for line in read_text(curve_path).splitlines()]
-            curve = [row for row in curve if row["step"] <= int(state.step)]
+            held = [CurvePoint.read(json.loads(line), curve_path) for line in read_text(curve_path).splitlines()]
+            curve = [point for point in held if point.step <= int(state.step)]
 
         running: Step | None = None  # whose figures have not been read
         for step in steps(train_step, state, frozen, batches, config.steps):
@@ -367,10 +362,10 @@ def train(config: BaseConfig, work: Path, folder: Path, workers: int, resume: bo
             pairs = [validation_step(state.trained, frozen, jax.tree.map(lambda a: a[0], batch)) for batch in validation]
             nats = sum(float(a) for a, _ in pairs) / sum(float(b) for _, b in pairs)
             all_finite(nats, "the losses", f"validation at step {step.number}")
-            curve.append({"step": step.number, "validation_nats_per_token": round(nats, 5)})
+            curve.append(CurvePoint(step.number, round(nats, 5)))
             progress.note(f"step {step.number}: validation {nats:.4f} nats per token")
             checkpoints.save(step.number, state)
-            write_text(curve_path, "".join(json.dumps(row) + "\n" for row in curve))
+            write_text(curve_path, "".join(json.dumps(point.tree()) + "\n" for point in curve))
         if running:
             progress.step(running.number, running.figures())
     return Trained(model, overlay.join(state.trained, frozen)["params"], curve)
@@ -384,8 +379,15 @@ def validation_windows(config: BaseConfig, series: Series, alphabet: Alphabet) -
     return [stream(i) for i in range(batches)]
 
 
-def cost(config: BaseConfig) -> dict[str, Any]:
-    """Returns tokens, and FLOPs of all train steps by two conventions."""
+class Cost(NamedTuple):
+    """What the steps of a base cost: tokens, and FLOPs by convention."""
+
+    tokens: int
+    flops: dict[str, int]
+
+
+def cost(config: BaseConfig) -> Cost:
+    """Returns what all train steps cost, by two conventions."""
     tokens, flops, first = 0, {"exact": 0, "coursework": 0}, 0
     for phase in config.phases:
         steps = min(phase.until, config.steps) - first
@@ -394,4 +396,4 @@ def cost(config: BaseConfig) -> dict[str, Any]:
         for name in flops:
             flops[name] += steps * count(work, name).total_train_step
         first += steps
-    return {"tokens": tokens, "flops": flops}
+    return Cost(tokens, flops)

@@ -1,16 +1,17 @@
-"""What leaves for other tools: a run's adapter or a sum of adapters, in PEFT's format or merged into a checkpoint."""
+"""What is written for other tools: a run's adapter or a sum of adapters, in PEFT's format or merged into a checkpoint."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from jaxlv.config import LoraConfig
 from jaxlv.lora import adapters, arithmetic, export
 from jaxlv.lora.export import Exported
 from jaxlv.model.weights import base_of, load_pretrained, resolve
+from jaxlv.results.adapters import Agreement
 from jaxlv.runs import run
 from jaxlv.storage.foreign import companions, hub_revision
 
@@ -45,10 +46,10 @@ class Base:
 
 @dataclass(frozen=True)
 class Merged:
-    """A sum of adapters that was written, and, of two, how far they agree: a table with a row for each layer."""
+    """A sum of adapters that was written, and how far two agree in each projection."""
 
     written: Exported
-    agreement: Any  # a pandas.DataFrame, None unless there are two adapters
+    agreement: Sequence[Agreement] | None  # None unless there are two adapters
 
 
 def merge(
@@ -65,10 +66,12 @@ def merge(
     """
     place = resolve(base.name, base.revision)
     if to == "merged":
-        companions(place)  # what cannot go with the checkpoint ends this before any work
+        companions(place)  # raises, before any work, if a file cannot go with the checkpoint
     model, params = load_pretrained(place, base.dtype)
     loras = [adapters.load_adapter(folder, model, base.name) for folder in folders]
-    agreement = arithmetic.compare(*loras) if len(loras) == 2 else None
+    agreement = None
+    if len(loras) == 2:
+        agreement = [Agreement(**row) for row in arithmetic.compare(*loras).to_dict("records")]
     alone = len(loras) == 1 and weights is None
     lora = loras[0] if alone else arithmetic.add(loras, weights)
     if to == "merged":

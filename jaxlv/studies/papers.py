@@ -97,6 +97,25 @@ class Reproduction:
         chosen = test_series(PROTOCOLS[self.system.name], part, data)
         return chosen.select(chosen.ids_N[: self.stages[-1].config.evaluate.series or None])
 
+    @property
+    def name(self) -> str:
+        """Returns what is run: the system, the scale and the model."""
+        return f"{self.system.name}, scale {self.scale}, model {self.model_name}"
+
+    def told(self, plan: Plan) -> list[str]:
+        """Returns lines that say how a plan stands to the allowance."""
+        theirs, share = plan.reported, plan.total / plan.allowance
+        over = f": {share - 1:.1%} MORE than allowed" if share > 1 else ""
+        of = f"{plan.allowance:.4g}, which is to this series what 1e17 is to the paper's"
+        more, again = plan.budget / plan.total - 1, f"{plan.margin:.0%} for repeats after interruptions"
+        rest = ", the rest for a choice of longer windows" if self.scale == "small" else ""
+        return [
+            f"the paper spent {theirs.flops:.4g} FLOPs ({theirs.words}), {theirs.of_allowance:.1%} of 1e17",
+            f"this series: {plan.total:.4g} FLOPs, {share:.1%} of {of}{over}",
+            f"the ledger holds {more:.0%} more: {again}{rest}; repeats that take more are billed beyond it",
+            f"hours: {plan.hours}",
+        ]
+
     def ended(self, stage: str) -> StageResult | None:
         """Returns what came of a stage; None if it has not run. Raises JaxlvError if its file is not what was written."""
         tree = self.result(stage)
@@ -137,27 +156,21 @@ def open_paper(
 
 
 def plan_of(work: Reproduction, benchmark: Path | None = None) -> Plan:
-    """Returns the plan as results have it: runs, steps, FLOPs and hours by stage, the allowance, and what the paper spent.
+    """Returns the plan: runs, steps, FLOPs and hours by stage, the allowance, and what the paper spent.
 
     `benchmark` is a result of benchmarks.train_step; one that comes with a checkout if None.
     """
     rate, origin = rate_of(work, benchmark)
-    convention, rows = work.system.convention, []
+    rows = []
     for row in work.planned:
-        flops, exact = (row.flops(work.model, name) for name in (convention, "exact"))
-        hours = exact / rate / 3600 if rate else None
-        rows.append(PlanRow(row.stage, row.runs, row.steps, flops, row.training(work.model, convention), exact, hours))
-    paper = PROTOCOLS[work.system.name]
-    return Plan(
-        tuple(rows),
-        convention,
-        work.allowance,
-        hours=origin,
-        reported=PaperCost(paper.flops_words, flops=paper.flops, of_allowance=paper.flops / ALLOWANCE),
-        total=sum(row.flops or 0 for row in rows),
-        budget=int(work.budget.flops or 0),
-        margin=reproduction.MARGIN,
-    )
+        flops, exact = (row.flops(work.model, name) for name in (work.system.convention, "exact"))
+        training, hours = row.training(work.model, work.system.convention), exact / rate / 3600 if rate else None
+        rows.append(PlanRow(row.stage, row.runs, row.steps, flops, training, exact, hours))
+    theirs = PROTOCOLS[work.system.name]
+    reported = PaperCost(words=theirs.flops_words, flops=theirs.flops, of_allowance=theirs.flops / ALLOWANCE)
+    total, budget = sum(row.flops or 0 for row in rows), int(work.budget.flops or 0)
+    convention, margin = work.system.convention, reproduction.MARGIN
+    return Plan(tuple(rows), convention, work.allowance, origin, reported, total, budget, margin)
 
 
 def rate_of(work: Reproduction, benchmark: Path | None) -> Pace:

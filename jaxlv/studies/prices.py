@@ -5,22 +5,102 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxlv.config import RunConfig, load_config
 from jaxlv.errors import JaxlvError
 from jaxlv.flops import plan as plans
+from jaxlv.flops.audit import EQUAL, AuditRow, EveryRow, ProgramAudit, audit, explain, remarks
+from jaxlv.flops.conventions import CONVENTIONS
+from jaxlv.flops.counting import named
+from jaxlv.flops.counting.count import count as count_function
+from jaxlv.flops.counting.result import Result
 from jaxlv.flops.family import architecture
 from jaxlv.flops.groups import costs_of
 from jaxlv.flops.subjects import Subject, of_work
-from jaxlv.flops.targets import Target
+from jaxlv.flops.table import Table, count
+from jaxlv.flops.targets import Target, cpu, cuda
 from jaxlv.flops.work import Work
+from jaxlv.results.quantities import Quantity
 from jaxlv.runs import audited, billing, sources
 from jaxlv.runs.records import CONFIG, read_config
 from jaxlv.storage.door import is_there
 from jaxlv.storage.files import make_folder, new_file
+from jaxlv.studies.progress import Say, unsaid
 
 DEFAULT_BUDGET = 1e17  # FLOPs, of the assignment
+
+
+def _words(*keys: str) -> list[Quantity]:
+    return [Quantity(key, form="words") for key in keys]
+
+
+def _whole(**named: str) -> list[Quantity]:
+    return [Quantity(key, words, form="whole") for key, words in named.items()]
+
+
+# What tables show: a convention's rows and totals, and an audit's matrix products and other operations.
+ROWS = [*_words("component", "phase"), *_whole(count="FLOPs"), *_words("formula")]
+_EXACT = Quantity("of_exact", "of exact", form="precise")
+TOTALS = [*_words("convention"), *_whole(forward="forward", train_step="train step"), _EXACT]
+_BOTH = [*_words("program", "component", "phase"), *_whole(analytic="formula", jaxpr="jaxpr")]
+_BEYOND = Quantity("difference", "HLO - formula", form="change")
+PRODUCTS = [*_BOTH, *_whole(hlo="HLO"), _BEYOND, *_words("verdict")]
+OPERATIONS = [*_BOTH, *_words("verdict")]
+
+
+def counted(
+    function: str, arguments: str, *, grad: bool = False, trips: str | None = None, backend: str | None = None
+) -> Result:
+    """Returns the counts of a function that is named "module:function", on arguments such as "f32[8,512],i32[8]".
+
+    With `grad` the gradient of the sum of its results is counted. Raises JaxlvError if the function cannot be loaded, does
+    not take the arguments, or has a loop of unknown length that `trips` says nothing of.
+    """
+    found, shapes = named.function_of(function), named.shapes(arguments)
+    if grad:
+        found = named.gradient(found, shapes)
+    turns = None if trips is None else named.trips_of(trips)
+    try:
+        return count_function(found, *shapes, trips=turns, backend=backend)
+    except (TypeError, ValueError) as fault:  # what JAX says of arguments that do not fit
+        raise JaxlvError(f"the function does not take these arguments: {fault}", where=function) from fault
+
+
+class Total(NamedTuple):
+    """FLOPs of a forward pass and of a train step under a convention, the latter also as a share of the exact one's."""
+
+    convention: str
+    forward: int
+    train_step: int
+    of_exact: float
+
+
+def tables(work: Work, convention: str) -> dict[str, Table]:
+    """Returns {convention: its rows for some work} of "all" conventions or of those named, commas between.
+
+    Raises JaxlvError if there is no such convention.
+    """
+    return {name: count(work, name) for name in (CONVENTIONS if convention == "all" else convention.split(","))}
+
+
+def totals(work: Work, found: Mapping[str, Table]) -> list[Total]:
+    """Returns the totals of tables beside the FLOPs of an exact train step."""
+    exact = count(work, "exact").total_train_step
+    return [
+        Total(name, one.total_forward, one.total_train_step, one.total_train_step / exact) for name, one in found.items()
+    ]
+
+
+class PlannedUnder(NamedTuple):
+    """What a run will cost under one convention; `share` is of the budget, None if that is 0."""
+
+    convention: str
+    phases: Mapping[str, int]
+    total: int
+    share: float | None
+    train_step: int
+    steps_bought: int
 
 
 @dataclass(frozen=True)
@@ -41,12 +121,52 @@ class Plan:
         assert self.pace is not None
         return next(iter(self.phases.values()))["exact"] / self.pace.rate / 3600
 
+    @property
+    def columns(self) -> list[Quantity]:
+        """Returns what is told of each convention."""
+        return [
+            Quantity("convention", "phase"),
+            *(Quantity(phase, form="precise", path=("phases", phase)) for phase in self.phases),
+            Quantity("total", "total, with cache", form="precise"),
+            Quantity("share", f"share of {self.budget:.3g} FLOPs", form="share"),
+            Quantity("train_step", "one train step", form="precise"),
+            Quantity("steps_bought", "train steps that it buys", form="count"),
+        ]
+
+    def refused(self, where: Any) -> JaxlvError | None:
+        """Returns the error of a plan that does not fit its budget; None if it fits."""
+        first = self.conventions[0]
+        if self.total[first] <= self.budget:
+            return None
+        return JaxlvError(
+            "the plan does not fit the budget",
+            where=where,
+            expected=f"at most {self.budget:.4g} FLOPs ({first})",
+            found=f"{self.total[first]:.4g}",
+            hint="lower train.steps",
+        )
+
+    @property
+    def rows(self) -> list[PlannedUnder]:
+        """Returns the plan under each convention."""
+        return [
+            PlannedUnder(
+                name,
+                {phase: cost[name] for phase, cost in self.phases.items()},
+                self.total[name],
+                self.total[name] / self.budget if self.budget else None,
+                self.train_step[name],
+                self.steps_bought[name],
+            )
+            for name in self.conventions
+        ]
+
 
 def plan(config: RunConfig, conventions: Sequence[str], budget: float | None = None, benchmark: Path | None = None) -> Plan:
     """Returns what a run will cost under its own convention, the exact one and `conventions`.
 
     The budget is the config's if `budget` is None, or 1e17 FLOPs. `benchmark` is a result of benchmarks.train_step. Raises
-    JaxlvError if the model or the data are not there, or the benchmark is not one.
+    JaxlvError if the model, the data or the benchmark cannot be read.
     """
     model = architecture(config.model.path)
     held = next(flops for flops in (budget, config.budget.flops, DEFAULT_BUDGET) if flops is not None)
@@ -69,17 +189,54 @@ class Sizes(NamedTuple):
 
 
 def sizes_of(config: RunConfig) -> Sizes:
-    """Returns the sizes of a run's evaluation, from its data file if it has one. Raises JaxlvError if that is not there."""
+    """Returns the sizes of a run's evaluation, from its data file if it has one. Raises JaxlvError if that is missing."""
     if config.data.path and not is_there(Path(config.data.path)):
         raise JaxlvError("no such data file", where=config.data.path, hint="name yours with --set data.path=FILE")
     loaded = sources.load_series(replace(config, data=replace(config.data, simulate=min(config.data.simulate, 8))))
-    count = len(loaded) if config.data.path else config.data.simulate
-    test = len(sources.split_series(config, loaded).test) if config.data.path else round(count * config.data.fractions[-1])
+    number = len(loaded) if config.data.path else config.data.simulate
+    test = len(sources.split_series(config, loaded).test) if config.data.path else round(number * config.data.fractions[-1])
     return Sizes(min(test, config.evaluate.series or test), loaded.values_NTV.shape[1])
 
 
+class Audited(NamedTuple):
+    """Audits of programs, and the lines that stand below their rows."""
+
+    programs: list[ProgramAudit]
+    remarks: list[str]
+
+    @property
+    def products(self) -> list[AuditRow]:
+        """Returns the matrix products of every program, and their totals."""
+        return [row for one in self.programs for row in (*one.rows, one.product_total)]
+
+    @property
+    def operations(self) -> list[EveryRow]:
+        """Returns the operations of which formula and jaxpr differ, and the totals of all."""
+        kept = ([*(row for row in one.every if row.verdict != EQUAL), one.every_total] for one in self.programs)
+        return [row for rows in kept for row in rows]
+
+    @property
+    def passed(self) -> bool:
+        """Tells whether every gate of every program holds."""
+        return all(one.passed for one in self.programs)
+
+
+def audit_programs(
+    work: Work | None, runs: Iterable[Path], settings: Sequence[str], backend: str, say: Say = unsaid
+) -> Audited:
+    """Compares formulas with compiled programs: those of `work`, or of runs (configs or run folders) if it is None.
+
+    Raises JaxlvError if there is no compiler for the `backend`, and as `subjects` and `subjects_of_runs` do.
+    """
+    target = cuda() if backend == "cuda" else cpu()
+    found = subjects(work, target) if work else subjects_of_runs(runs, settings, target)
+    say(f"audit: compiled for {target.words}")
+    programs = audit(found, target=target, watch=lambda text: say(f"audit: {text}"))
+    return Audited(programs, remarks(programs, explain(work) if work else []))
+
+
 def subjects(work: Work, target: Target) -> list[Subject]:
-    """Returns the programs of one piece of work, to be audited. Raises JaxlvError if the target has not its kernel."""
+    """Returns the programs of one piece of work, to be audited. Raises JaxlvError if the target lacks its kernel."""
     _check_kernel(work.kernel, work.dtype, target)
     return of_work(work)
 
@@ -87,8 +244,8 @@ def subjects(work: Work, target: Target) -> list[Subject]:
 def subjects_of_runs(runs: Iterable[Path], settings: Sequence[str], target: Target) -> list[Subject]:
     """Returns the programs of runs, each a config or a run folder, to be audited.
 
-    `settings` ("section.key=value") are laid over the configs. Raises JaxlvError if the target has not their kernel, or if a
-    run's ledger is not there.
+    `settings` ("section.key=value") are laid over the configs. Raises JaxlvError if the target lacks their kernel, or if a
+    run's ledger is missing.
     """
     configs = []
     for path in runs:
@@ -110,10 +267,11 @@ def _check_kernel(kernel: str, dtype: str, target: Target) -> None:
         raise JaxlvError(what, where="attention cudnn", found=f"{dtype}, {target.words}")
 
 
-def draw(work: Work, names: Sequence[str], folder: Path) -> list[Path]:
+def draw(work: Work, conventions: Iterable[str], folder: Path) -> list[Path]:
     """Draws what work costs as PNG: from exact to each convention, by component, against a budget, and against length."""
     from jaxlv.report.figures import costs, svg
 
+    names = [name for name in conventions if name != "exact"]
     make_folder(folder)
     every = costs_of(work, ["exact", *names])
     doubled = [one for one in every if one.waterfall] or costs_of(work, ["coursework"])

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from jaxlv.config import RunConfig
 from jaxlv.data.series import SeriesSet
 from jaxlv.flops.ledger import Meter
-from jaxlv.forecasting.evaluate import plain, protocol
+from jaxlv.forecasting.evaluate import protocol
 from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.published import reproduction
 from jaxlv.published.systems import NONE, Fault, Settings
@@ -204,7 +204,7 @@ def analyse_final(work: Reproduction, data: SeriesSet) -> None:
         meters = {name: replace(meter, template=billing.event_of(paid, held[name])) for name in held}
         models = {name: replace(model, meter=meters[name]) for name, model in found_models.items()}
         found = measured(finished, models, chosen, data, config, work.begin, work.say)
-    settings = {**protocol(chosen, config, finished.tuned).tree(), "seen_in_training": finished.seen(chosen)}
-    result = plain({"protocol": settings, **found, "bill": finished.bill(), "versions": versions()})
+    settings = replace(protocol(chosen, config, finished.tuned), seen_in_training=tuple(finished.seen(chosen)))
+    result = replace(found, protocol=settings, bill=finished.bill(), versions=versions())
     with new_folder(folder, replace=True) as aside:
         write_analyses(aside, result, f"Analyses of the final run, {work.system.name}")

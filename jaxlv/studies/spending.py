@@ -9,6 +9,7 @@ from pathlib import Path
 from jaxlv.flops import ledger
 from jaxlv.flops.ledger import Book, Entry, Totals
 from jaxlv.flops.table import find
+from jaxlv.results.quantities import Quantity
 from jaxlv.runs import verification
 
 
@@ -19,10 +20,15 @@ class Spent:
     run: str
     phase: str
     work: str
-    count: int
+    count: int | None
     flops: Mapping[str, int]  # by convention
-    share: float  # of the budget, under its own convention
-    repeated: int  # FLOPs of work done again after interruptions, under the budget's convention
+    share: float | None  # of the budget, under its own convention
+    repeated: int | None  # FLOPs of work done again after interruptions, under the budget's convention
+
+    @property
+    def words(self) -> str:
+        """Returns the kind of work in words."""
+        return self.work.replace("_", " ")
 
 
 @dataclass(frozen=True)
@@ -37,12 +43,42 @@ class Spending:
     padding: Mapping[str, int]  # of these, what is executed only because something is padded
     share: float  # of the budget
 
+    @property
+    def sums(self) -> list[Spent]:
+        """Returns the work of all runs together, and what of it is padding, if there is any."""
+        whole = Spent("all", "", "", None, self.flops, self.share, self.totals.repeated)
+        padding = Spent("padding", "", "", None, self.padding, None, None)
+        return [whole, padding] if any(self.padding.values()) else [whole]
+
+    @property
+    def columns(self) -> list[Quantity]:
+        """Returns what is told of each row."""
+        named = {"run": "run", "phase": "phase", "words": "work"}
+        return [
+            *(Quantity(key, words, form="words") for key, words in named.items()),
+            Quantity("count", form="count"),
+            *(Quantity(name, f"FLOPs ({name})", form="whole", path=("flops", name)) for name in self.conventions),
+            Quantity("share", "share %", form="share"),
+            Quantity("repeated", form="whole"),
+        ]
+
+    def told(self) -> list[str]:
+        """Returns lines that say what the rows add up to; "" for one that does not apply."""
+        terms, spent = self.book.terms, self.totals
+        return [
+            f"budget {terms.budget:.6g} FLOPs ({terms.convention}), {terms.held_back:.6g} held back for the evaluation",
+            f"effective {spent.effective:,}: what the surviving steps cost",
+            f"uncertain {spent.uncertain:,}: reserved, and never committed",
+            self.book.account.told_repeats(),
+            *(f"note: {note}" for note in ledger.noted(self.book)),
+        ]
+
 
 def spending(place: Path, conventions: Sequence[str] = ()) -> Spending:
     """Returns what the ledger of a run folder, of a folder of runs, or in a file was spent on.
 
     Work is also priced under `conventions`, recomputed from its shapes. Raises JaxlvError if a convention is unknown, or if
-    there is no ledger that reads.
+    no ledger can be read.
     """
     book = verification.read(*verification.find(place))
     terms, entries = book.terms, book.entries
@@ -52,7 +88,7 @@ def spending(place: Path, conventions: Sequence[str] = ()) -> Spending:
     groups: dict[tuple[str, str, str], list[Entry]] = {}
     for entry in entries:
         groups.setdefault((entry.run, entry.phase, entry.event.kind), []).append(entry)
-    whole = terms.budget or 1  # of 0 nothing is spent
+    whole = terms.budget or 1  # of a budget of 0 nothing is spent
 
     def flops(chosen: Sequence[Entry]) -> dict[str, int]:
         return {name: ledger.totals(chosen, terms.model, name).executed for name in names}

@@ -133,7 +133,7 @@ def held_series(finished: run.FinishedRun, data: SeriesSet) -> list[int]:
 
     Raises JaxlvError if the run has seen them all.
     """
-    if data.source.get("sha256") == finished.manifest["data"]["sha256"]:
+    if data.source.get("sha256") == finished.manifest.data.sha256:
         return sources.split_series(finished.config, data).test.tolist()
     unseen = sorted(set(data.ids_N.tolist()) - set(finished.seen(data).tolist()))
     if not unseen:

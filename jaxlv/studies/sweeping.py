@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from jaxlv.config import RunConfig
+from jaxlv.config import RunConfig, build_config, override, read_tree, sections
+from jaxlv.errors import JaxlvError
 from jaxlv.report import page, sweeps
 from jaxlv.results.sweeps import RULES, Outcome, Sweep
 from jaxlv.runs import run, search, sources, sweep, training
@@ -74,6 +75,27 @@ class Request:
     def sharing(self, found: Sequence[Cell]) -> list[Cell]:
         """Returns the cells with one ledger for all, if the config has a budget."""
         return list(found) if self.config.budget.flops is None else sweep.with_ledger(found, f"../../{run.LEDGER}")
+
+
+def asked_for(
+    config: Path,
+    overrides: Sequence[str],
+    axes: Mapping[str, Sequence[Any]],
+    drawn: Search | None = None,
+    rule: Rule | None = None,
+    at_once: int = 0,
+) -> Request:
+    """Returns the sweep of a config file with `overrides`: a search, or the grid of `axes` and of the file's section [grid].
+
+    Raises JaxlvError if the config does not read, or if there are both a search and axes, or neither.
+    """
+    rest, own, stage = sections(override(read_tree(config), overrides), config)
+    settings = build_config(RunConfig, rest, where=config)
+    axes = {**({} if drawn else own), **axes}
+    if bool(axes) == bool(drawn):
+        found = f"{axes} and {drawn.space if drawn else []}"
+        raise JaxlvError("a grid or a search, not both and not neither", where="--grid, --search", found=found)
+    return Request(settings, config.name, drawn or Grid(axes, stage.skip), rule, at_once)
 
 
 def run_sweep(asked: Request, out: Path, *, resume: bool = False, begin: Begin = Silent, say: Say = unsaid) -> Sweep:

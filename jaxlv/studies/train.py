@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jaxlv.config import RunConfig
 from jaxlv.lora.overlay import normalise_targets
@@ -19,7 +19,7 @@ class Trained(NamedTuple):
     """A run that was trained: its folder, its last figures by their keys in metrics.jsonl, and what the ledger repeated."""
 
     folder: Path
-    figures: dict[str, Any]
+    figures: Mapping[str, float]
     repeats: str  # in words; "" if there were none
 
 
@@ -34,7 +34,7 @@ def train(
 ) -> Trained:
     """Trains a run in the folder `out`, or goes on with the one there if `resume`.
 
-    `inputs` are loaded as the config says if they are not given. Raises JaxlvError as `runs.training.train` does.
+    If `inputs` are not given, they are loaded as the config says. Raises JaxlvError as `runs.training.train` does.
     """
     run.check_folder(config, out, resume)
     sources.check_fits([config])
@@ -64,9 +64,9 @@ def described(config: RunConfig, inputs: sources.Inputs) -> Iterator[str]:
     yield f"text: {text} -> ids {inputs.alphabet.encode(text[:10]).tolist()} ..."
 
 
-def last_figures(folder: Path) -> dict[str, Any]:
+def last_figures(folder: Path) -> dict[str, float]:
     """Returns the newest value of everything that a run has logged, by its key in metrics.jsonl."""
-    found: dict[str, Any] = {}
+    found: dict[str, float] = {}
     for record in run.read_metrics(folder / run.METRICS):
         found.update(record)
     return found

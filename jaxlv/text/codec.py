@@ -23,7 +23,7 @@ from jaxlv.errors import JaxlvError
 from jaxlv.settings import Between, Statement, checked, settled, statements
 
 SYMBOLS = "0123456789.,;"
-TOP = 10.0  # where a scale rule puts its reference value; values below it have one digit before the point
+TOP = 10.0  # a scale rule maps its reference value to this; smaller values have one digit before the point
 MAX_INTEGER_DIGITS = 6
 # 0 is the factor of an all-zero data set, which `fit` refuses.
 DATASET_ALPHA = Statement(float, "factor of the rule mao", Between(0, 3.4e38), can_lack=True)
@@ -107,7 +107,7 @@ class Codec:
 
     @property
     def variants(self) -> tuple[Codec, ...]:
-        """A codec for each of `headrooms`; only this one if there are none or the rule is not `context`."""
+        """A codec for each of `headrooms`; only this codec if `headrooms` is empty or the rule is not `context`."""
         if self.scale != "context" or not self.headrooms:
             return (self,)
         return tuple(replace(self, headroom=headroom, headrooms=()) for headroom in self.headrooms)
@@ -148,7 +148,7 @@ class Codec:
     def encode(self, values_TV: np.ndarray, alpha_V: np.ndarray, closed: bool = True, where: str = "series") -> str:
         """Returns the text of `values_TV` (raw units); `closed` ends it with ";", as every prompt must end.
 
-        Raises JaxlvError for negative or non-finite values, and for numbers of more than six digits before the point.
+        Raises JaxlvError if a value is negative or not finite, or needs more than six digits before the point.
         """
         scaled_TV = np.asarray(values_TV, float) / alpha_V + 0.0  # -0.0 becomes 0.0: it would be written with its sign
         if not np.isfinite(scaled_TV).all() or (scaled_TV < 0).any():

@@ -18,8 +18,8 @@ DIGITS = "0123456789"
 
 
 class Grammar(NamedTuple):
-    """An automaton: may symbol a follow in state q (`allowed_QA[q, a]`), and which state comes then (`next_QA[q, a]`)? A
-    step begins in state 0.
+    """An automaton: whether symbol a may follow in state q (`allowed_QA[q, a]`), and the state after it (`next_QA[q, a]`).
+    A step begins in state 0.
     """
 
     allowed_QA: np.ndarray  # bool

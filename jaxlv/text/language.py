@@ -51,8 +51,8 @@ class Language:
 def load_language(folder: str | Path, vocab_size: int) -> Language:
     """Loads the language tokenizer of a model folder.
 
-    Raises JaxlvError for a folder without tokenizer files, a tokenizer that cannot write plain text (the embedded base's),
-    one without a chat template, and ids outside the vocabulary.
+    Raises JaxlvError if the folder has no tokenizer files, if the tokenizer cannot write plain text (as the embedded base's)
+    or has no chat template, or if ids are outside the vocabulary.
     """
     tokenizer = open_tokenizer(folder)
     if tokenizer is None:

@@ -39,7 +39,7 @@ class Alphabet:
 
     ids_A: np.ndarray  # int32 (13,)
     end_ids: tuple[int, ...]
-    source: str  # where the ids come from
+    source: str  # the file, or files, of the ids
 
     @functools.cached_property
     def _table(self) -> np.ndarray:
@@ -48,7 +48,7 @@ class Alphabet:
         return table
 
     def encode(self, text: str) -> np.ndarray:
-        """Returns the token ids (int32) of a text over the 13 symbols; raises JaxlvError for any other character."""
+        """Returns the token ids (int32) of a text over the 13 symbols; raises JaxlvError if it has another character."""
         try:
             ids = self._table[np.frombuffer(text.encode("latin-1"), np.uint8)]
         except UnicodeEncodeError:

@@ -1,5 +1,5 @@
-"""Runs a tokenizer and a chat template, which are programs of whoever made a model. Only `jaxlv.text.tokenizer` uses this
-module, in another process with little time and memory.
+"""Runs a tokenizer and a chat template, which are programs by whoever made a model. Only `jaxlv.text.tokenizer` uses this
+module, in another process with limited time and memory.
 
 Nothing here opens a file, so a file name in the settings has no effect; settings that ask for another tokenizer are refused.
 """
@@ -231,7 +231,7 @@ def _token(given: Any) -> AddedToken:
     flags = {name: given[name] for name in FLAGS if name in given} if isinstance(given, dict) else {}
     content = _content(given)
     if content is None or not _all_bools(flags.values()):
-        raise ValueError(f"{SETTINGS}: an added token is not one, {given!r}")
+        raise ValueError(f"{SETTINGS}: an added token is not valid, {given!r}")
     return AddedToken(content, **flags)
 
 

@@ -67,7 +67,7 @@ class Child:
             os.kill(self.process.pid, number)
 
     def kill(self) -> None:
-        """As a power cut would."""
+        """Ends the process as a power cut would."""
         self.send(signal.SIGKILL)
         self.process.join()
 

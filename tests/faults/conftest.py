@@ -1,4 +1,4 @@
-"""A tiny run with a budget, and what it comes to where nothing interrupts it."""
+"""A tiny run with a budget, and its result if nothing interrupts it."""
 
 from __future__ import annotations
 
@@ -79,12 +79,12 @@ def subject(tiny_base, waves, tmp_path_factory) -> Subject:
 
 
 def unfinished(folder: Path) -> list[Path]:
-    """What a killed process has left half written in a folder."""
+    """Lists what a killed process has left half written in a folder."""
     return list(folder.rglob(f".*{SUFFIX}"))
 
 
 def outcome(folder: Path) -> dict[str, Any]:
-    """What must be the same however often a run was interrupted: adapter, losses, best, and what its ledger counts."""
+    """Returns what must be the same after any interruptions of a run: adapter, losses, best, and what its ledger counts."""
     records: dict[tuple[int, str], Any] = {}
     for record in run.read_metrics(folder / run.METRICS):
         kind = "validation" if "validation_loss" in record else "step"
@@ -112,7 +112,7 @@ def _leaves(tree: Any) -> list[Any]:
 
 
 def assert_same(folder: Path, whole: Path) -> int:
-    """A run came to what the uninterrupted one did; the FLOPs that it spent beyond that."""
+    """Asserts that a run has the result of an uninterrupted one; returns the FLOPs that it spent in addition."""
     found, expected = outcome(folder), outcome(whole)
     assert expected.pop("uncertain and repeated") == 0
     more = found.pop("uncertain and repeated")
@@ -135,7 +135,7 @@ def disk(tmp_path) -> Iterator[Path]:
 
 
 def fill(disk: Path, leave: int) -> Path:
-    """Take what is free on a disk, but for some bytes."""
+    """Fills a disk, except for some bytes."""
     path, free = disk / "filler", os.statvfs(disk).f_bavail * os.statvfs(disk).f_bsize
     with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
         file.write(bytes(max(0, free - leave)))

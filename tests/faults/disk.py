@@ -1,7 +1,7 @@
 """What a power cut leaves of a folder: states built from a log of operations (tests/faults/shim.c) by the rules of POSIX.
 
 Bytes are on the disk once their file has been flushed; a name is there, or gone, once its folder has been flushed. Until
-then any of it may be missing: bytes wholly, in part, or as zeros in a file of the full length; names one by one.
+then any part may be missing: bytes wholly, in part, or as zeros in a file of the full length; names one by one.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Write(NamedTuple):
 
 
 class Name(NamedTuple):
-    """Names that change together: {(folder, name): file or folder, or None where the name goes}."""
+    """Names that change together: {(folder, name): file or folder, or None if the name is removed}."""
 
     changes: Mapping[tuple[int, str], int | None]
 
@@ -106,7 +106,7 @@ class History:
 
     @classmethod
     def of(cls, root: Path, operations: Collection[Operation]) -> History:
-        """From a log that began with an empty root."""
+        """Builds a history from a log that began with an empty root."""
         self, known = cls(str(root.resolve())), _Names(root)
         for one in operations:
             at, node = known.place(one.path), known.nodes.get(one.file)
@@ -147,7 +147,7 @@ class History:
                 self.flushed_at[i] = len(self.changes)
 
     def states(self, cut: int) -> Iterator[State]:
-        """What the disk may hold where the power goes after `cut` operations: each way of losing names with each of bytes.
+        """Yields what the disk may hold if the power fails after `cut` operations: all losses of names, with all of bytes.
 
         Names and bytes in a folder that has not got its own name yet are all there or all lost.
         """

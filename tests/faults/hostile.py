@@ -154,7 +154,7 @@ CASES: dict[str, Hostile] = {
 
 
 def read(reader: str, folder: str) -> None:
-    """What a program does with a folder: an error is one line, and exit code 2."""
+    """Reads a folder as a program would: an error is one line, and exit code 2."""
     try:
         READERS[reader](Path(folder))
     except JaxlvError as fault:

@@ -36,7 +36,7 @@ class AtOnce:
         return done
 
     def shutdown(self) -> None:
-        """Nothing is left to end."""
+        """Does nothing, because nothing is left to end."""
 
 
 class Instants:

@@ -2,7 +2,7 @@
 
     python -m tests.faults.nomemory FOLDER STRIDE
 
-test_failures.py runs it in a process of its own, as the interpreter itself may end where it finds none.
+test_failures.py runs it in a process of its own, because the interpreter itself may end without memory.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ QUIET = 40  # actions in a row that found all they asked for: the last one is be
 def refuse_each(
     act: Callable[[int], None], found: Callable[[], list[int]], stride: int, begin: Callable[[], None] = lambda: None
 ) -> int:
-    """How often an action was refused an object. `act` stores a number; `found` are those that are stored, each whole:
-    the last one, or that and the one before.
+    """Returns how often an action was refused an object. `act` stores a number; `found` returns the stored numbers, each
+    whole: the last one, or that and the one before.
     """
     number = refused = quiet = 0
     while quiet < QUIET:

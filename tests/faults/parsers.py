@@ -1,6 +1,6 @@
 """Everything that reads a file from elsewhere, each with a valid file to be damaged, and a process in which it reads.
 
-The process has a limit on its memory, hears of every file that Python opens, and may crash or hang: the tests go on.
+The process has limited memory, and is told about every file that Python opens. If it crashes or hangs, the tests go on.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def _records(content: bytes) -> list[Tree]:
 
 
 def _as_records(content: bytes, trees: list[Tree]) -> bytes:
-    """With checksums that are right, where the trees are records at all."""
+    """Writes lines with right checksums, for those trees that are records."""
     return b"".join(lines.encode(one) if isinstance(one, dict) else json.dumps(one).encode() + b"\n" for one in trees)
 
 
@@ -92,7 +92,7 @@ def _linked(content: bytes) -> list[Tree]:
 
 
 def _as_linked(content: bytes, trees: list[Tree]) -> bytes:
-    """With hashes that follow from each other, where the trees are records at all."""
+    """Writes lines with chained hashes, for those trees that are records."""
     found, before = b"", ""
     for one in trees:
         found += lines.encode(one, before) if isinstance(one, dict) else json.dumps(one).encode() + b"\n"
@@ -107,7 +107,7 @@ def _toml(content: bytes) -> list[Tree]:
 
 
 def _as_toml(content: bytes, trees: list[Tree]) -> bytes:
-    """As JSON within TOML: enough to put any value in any place."""
+    """Writes JSON within TOML, which is enough to put any value in any place."""
     found = []
     for section, values in trees[0].items() if isinstance(trees[0], dict) else []:
         if isinstance(values, dict):
@@ -270,7 +270,7 @@ def _hear(event: str, arguments: Any) -> None:
 
 
 def _serve(pipe: Any, folder: str, cache: str) -> None:
-    """Parse file after file: the answer is "" where it went well, or what was wrong."""
+    """Parses file after file: the answer is "" if it went well, otherwise what was wrong."""
     global _opened
     jax.config.update("jax_compilation_cache_dir", cache)
     sys.addaudithook(_hear)
@@ -326,7 +326,7 @@ class Reader:
         assert not valid, f"what is valid is refused: {valid}"
 
     def read(self, name: str) -> str:
-        """What is wrong with how a target reads its file; "" where nothing is."""
+        """Returns what is wrong with how a target reads its file; "" if nothing is."""
         self.pipe.send(name)
         try:
             if self.pipe.poll(PATIENCE):

@@ -36,7 +36,7 @@ class Peak(NamedTuple):
 def peak(code: str, seconds: float = 120.0) -> Peak:
     """Runs Python source in another process and measures the most memory that it had in use at once (resident bytes).
 
-    Processes that it started and waited for are measured too; the largest of them all counts, not their sum.
+    Processes that it started and waited for are measured too; the largest process counts, not their sum.
     """
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     command = [sys.executable, "-S", "-c", BETWEEN, str(seconds), sys.executable, "-c", code]

@@ -196,7 +196,7 @@ def _work(library: Any, root: str, main: Callable[[list[str]], Any], request: di
 
         quick.install(Path(request["quick"]))
     nth, kinds, mode, least, path = request["failure"]
-    if kinds & Kind.ALLOCATE:  # as where allocations can fail; far more than is there
+    if kinds & Kind.ALLOCATE:  # a limit as when allocations can fail, but far above what the machine has
         resource.setrlimit(resource.RLIMIT_AS, (1 << 46, 1 << 46))
     log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC, 0o600) if path else -1
     library.shim_arm(root.encode(), kinds, mode, nth, least, log)

@@ -1,4 +1,4 @@
-"""Another process for files of others: whatever becomes of it is a few words, and nothing of this one reaches it."""
+"""The process that reads files of others: whatever happens to it is told in a few words, and it sees nothing of ours."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ time.sleep(60)
 
 
 def test_it_ends_with_the_process_that_asked():
-    """Idle or in the middle of its work, and by a SIGKILL, of which no process hears beforehand."""
+    """Idle or in the middle of its work, and by SIGKILL, which no process can notice beforehand."""
     with subprocess.Popen([sys.executable, "-c", ASKING], stdout=subprocess.PIPE, cwd=ROOT, text=True) as process:
         assert process.stdout and process.stdout.readline() == "ready\n"
         pids = wait_until(lambda: found if len(found := children(process.pid)) == 2 else None)
@@ -133,7 +133,7 @@ def stat_of(pid: int) -> list[str]:
 
 
 def seconds(pid: int) -> float:
-    """Of computing."""
+    """Returns the seconds that a process has computed."""
     return int(stat_of(pid)[11]) / os.sysconf("SC_CLK_TCK")
 
 

@@ -1,4 +1,4 @@
-"""Each of the 42 cases has a test with its number, where tests/README.md says that it is."""
+"""Each of the 42 cases has a test with its number, in the file that tests/README.md names."""
 
 from __future__ import annotations
 

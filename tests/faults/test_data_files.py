@@ -195,7 +195,7 @@ def test_6_bad_series_may_be_left_out(tmp_path, work):
 
 @pytest.mark.parametrize("value", [0.0, 3.0])
 def test_8_a_series_without_a_scale(tmp_path, work, value):
-    """Of zeros there is no scale; a constant that is not zero has one."""
+    """Zeros have no scale; a constant that is not zero has one."""
     values = VALUES.copy()
     values[1, :, 0] = value
     h5(values)(tmp_path / "x.h5")

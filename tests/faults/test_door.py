@@ -78,7 +78,7 @@ READERS: dict[str, tuple[str, Callable[[Path], Any], str]] = {
 
 @pytest.fixture(autouse=True)
 def awake() -> Iterator[None]:
-    """Whatever waits for ten seconds is a failure."""
+    """Fails a test that waits for ten seconds."""
 
     def late(*_: Any) -> None:
         raise TimeoutError("it waits")
@@ -109,7 +109,7 @@ def test_what_stands_for_a_file_is_refused(reader, tmp_path):
 
 
 def test_a_file_of_a_run_that_is_none_is_refused_by_every_reader_of_its_folder(tmp_path):
-    """By name, also those that a page could do without."""
+    """It is refused by name, even if a page does not need it."""
     (tmp_path / "config.toml").write_text("")
     (tmp_path / "manifest.json").write_text('{"data": {"sha256": ""}, "base": {"sha256": ""}, "dataset_alpha": null}')
     assert folders.read(tmp_path).kind == "run"

@@ -1,5 +1,5 @@
-"""Programs whose n-th write, flush, rename, new file, removal, reading or allocation fails: one line, or none where that was
-survived, and the next command goes on to what an undisturbed one comes to.
+"""Programs whose n-th write, flush, rename, new file, removal, reading or allocation fails. They survive it or end in one
+line, and the next command has the same result as if nothing had failed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Verb(NamedTuple):
 
     arguments: Callable[[Path], Sequence[object]]  # from that folder
     result: Callable[[Path], Any]  # what must be the same in the end, from that folder
-    again: Callable[[Path], Sequence[object] | None] = lambda place: []  # what the next command adds; None = there is none
+    again: Callable[[Path], Sequence[object] | None] = lambda place: []  # what the next command adds; None = no next command
     prepare: Callable[[Path], Any] = lambda place: None  # before
     check: Callable[[Path, int], None] = lambda place, mode: None  # after a failure in some mode
     kinds: Kind = CHANGES
@@ -57,8 +57,8 @@ class Verb(NamedTuple):
 
 
 def lines_of(ended: Ended) -> list[str]:
-    """What was printed as an error: neither notes nor warnings, such as that XLA's cache could not be read, nor what XLA
-    logs by itself ("E1129 20:50:45.317573 ...").
+    """Returns the lines that were printed as errors: neither notes nor warnings (such as that XLA's cache could not be
+    read), nor what XLA logs by itself ("E1129 20:50:45.317573 ...").
     """
     told = [line for line in ended.err.splitlines() if not re.match(r"[EW]\d{4} \d\d:\d\d:", line)]
     return [line for line in told if not line.startswith(("jaxlv: note: ", "jaxlv: UserWarning: "))]
@@ -108,9 +108,11 @@ def fail(shim: Shim, verb: Verb, place: Path, whole: Any, failure: Failure) -> E
         remove_left(place)
     assert not unfinished(place), (ended, unfinished(place))
     found = verb.result(place)
-    if not ended.code and ended.what.startswith(CLEARING) and "kept" in found:  # an older checkpoint may still be there
-        assert set(found["kept"][0]) >= set(whole["kept"][0]), ended
-        found["kept"] = (whole["kept"][0], *found["kept"][1:])
+    if not ended.code and ended.what.startswith(CLEARING) and "kept" in found and found != whole:
+        assert set(found["kept"][0]) > set(whole["kept"][0]), ended  # an older checkpoint is still there
+        again = verb.call(shim, place, "goes on", more=["--resume"])
+        assert again.code == 0 and not lines_of(again), (ended, again)
+        found = verb.result(place)
     assert found == whole, ended
     shutil.rmtree(place)
     return ended
@@ -121,13 +123,13 @@ CLEARING = tuple(kind.name for kind in (Kind.REMOVE, Kind.RENAME, Kind.READ))
 
 
 def spread(count: int, mode: int) -> list[int]:
-    """The operations that are to fail: every one, or some of them, evenly."""
+    """Returns the operations that fail: all, or some at equal distances."""
     most = max(1, min(count, MOST.get(mode, count)) // (STRIDE if LONG else 1))
     return sorted({1 + int((i + 0.5) * count / most) for i in range(most)})
 
 
 def fail_at_each(shim: Shim, name: str, verb: Verb, root: Path, modes: Sequence[int] = (ONCE, FULL, GONE)) -> Path:
-    """Fail every operation of a program in the long mode, else some, in every mode; where it ran undisturbed."""
+    """Fails every operation of a program in the long mode, otherwise some; returns the folder of an undisturbed run."""
     place = root / f"{name}-whole"
     place.mkdir()
     verb.prepare(place)
@@ -139,7 +141,7 @@ def fail_at_each(shim: Shim, name: str, verb: Verb, root: Path, modes: Sequence[
         for nth in spread(undisturbed.counted, mode):
             try:
                 ended = fail(shim, verb, root / f"{name}-{MODES[mode]}-{nth}", whole, Failure(nth, kinds, mode, verb.least))
-            except Exception as fault:  # all of them are told of in the end
+            except Exception as fault:  # all are reported at the end
                 wrong.append(f"{MODES[mode]}, {nth}: {str(fault)[:2000]}")
             else:
                 done[f"{MODES[mode]}: {how(ended)}"] += bool(ended.failed)
@@ -150,7 +152,7 @@ def fail_at_each(shim: Shim, name: str, verb: Verb, root: Path, modes: Sequence[
 
 
 def how(ended: Ended) -> str:
-    """What failed, and whether that ended the program."""
+    """Says what failed, and whether that ended the program."""
     how = {0: ", survived", 2: ""}.get(ended.code, ", ended by a signal")
     return f"{ended.what.split()[0].lower()}{how}" if ended.failed else "none"
 
@@ -170,7 +172,7 @@ def without_clock(tree: Any) -> Any:
 
 
 def trained(folder: Path) -> dict[str, Any]:
-    """What a run has come to: adapter, losses, the best, its checkpoints, and what its ledger counts."""
+    """Returns the result of a run: adapter, losses, the best step, its checkpoints, and what its ledger counts."""
     assert not broken(folder) and ledger.verify(folder / run.LEDGER) == []
     records = {(r["step"], "loss" in r): without_clock(r) for r in run.read_metrics(folder / run.METRICS)}
     with Checkpoints(folder / run.CHECKPOINTS) as checkpoints:
@@ -185,7 +187,7 @@ def resumed(place: Path) -> list[str]:
 
 
 def check_run(place: Path, mode: int) -> None:
-    """No checkpoint is lost that was saved: the one before a save is there once steps go on behind that."""
+    """Asserts that no saved checkpoint is lost: once steps go on after a save, the checkpoint before it is still there."""
     book = place / "out" / run.LEDGER
     found = ledger.begun(book) if book.is_file() else None
     begun = max((one.event.step for one in found.entries if one.event.kind == "train_step"), default=0) if found else 0
@@ -203,7 +205,7 @@ def training(config: Path) -> Verb:
 
 
 def resuming(config: Path, interrupted: Path) -> Verb:
-    """What it reads may fail, too."""
+    """Returns the verb that resumes a run; its readings may fail, too."""
     return training(config)._replace(
         arguments=lambda place: ["train", config, "--out", place / "out", "--resume"],
         again=lambda place: [],
@@ -216,7 +218,7 @@ def resuming(config: Path, interrupted: Path) -> Verb:
 
 
 def check_at_once(place: Path, mode: int) -> None:
-    """Nothing is there. If the disk is gone when the flush behind the last rename fails, the rename cannot be taken back."""
+    """Asserts that nothing is there, unless the disk was gone: then the last rename may stay, although its flush failed."""
     assert mode == GONE or not (place / "out").exists()
 
 
@@ -298,7 +300,7 @@ def without_memory(verb: Verb) -> Verb:
 
 @pytest.mark.parametrize("name", PROGRAMS if LONG else ["train"])
 def test_a_program_whose_allocations_fail(shim, root, name, request):
-    """Of 64 KiB and more. XLA ends the process where it has a thread of its own that finds no memory; nothing else does."""
+    """Allocations of 64 KiB and more. If a thread of XLA finds no memory, XLA ends the process; nothing else does."""
     verb = PROGRAMS[name](request.getfixturevalue)
     fail_at_each(shim, f"{name}, memory", without_memory(verb), root, [ONCE, FULL])
 
@@ -307,10 +309,10 @@ def test_a_program_whose_allocations_fail(shim, root, name, request):
 
 
 def test_a_reproduction_whose_operations_fail(shim, root, data, random_model, tmp_path):  # noqa: F811
-    """Each stage, from where the ones before it have ended."""
+    """Each stage, beginning with the result of the stages before."""
     configs, base = quick.write_configs(tmp_path), quick.write_base(tmp_path / "base", random_model)
     given = ["reproduce", quick.SYSTEM, "--model", base, "--data", data, "--set", "lora.dropout=0.0", "--resume"]
-    before = tmp_path / "before"  # what the stages so far have come to
+    before = tmp_path / "before"  # the result of the stages so far
     before.mkdir()
     for stage in tuple(quick.STAGES)[1:] if LONG else ("baseline",):
         verb = Verb(

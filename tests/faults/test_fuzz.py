@@ -129,7 +129,7 @@ def check(reader: Reader, name: str, content: bytes) -> None:
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_a_damaged_file_is_read_or_refused(reader, name):
-    """Half of the cases damage bytes; where the file holds trees, the other half changes these, so as to come further."""
+    """Half of the cases damage bytes. If the file holds trees, the other half changes these, so as to get further."""
     target, seen = TARGETS[name], 0
     valid = (reader.folder / target.file).read_bytes()
     both = st.one_of(BYTES.map(lambda one: ("bytes", one)), TREES.map(lambda one: ("trees", one))) if target.trees else None

@@ -28,7 +28,7 @@ def subject_inputs(subject) -> tuple[RunConfig, Inputs]:
 
 
 def another(path: Path) -> None:
-    """What was there is a copy."""
+    """Replaces what was there by a copy."""
     path.rename(path.with_name("elsewhere"))
     if path.with_name("elsewhere").is_dir():
         shutil.copytree(path.with_name("elsewhere"), path)

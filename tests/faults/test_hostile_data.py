@@ -118,7 +118,7 @@ def inflating(path: Path) -> None:
 
 
 def repeated(path: Path) -> None:
-    """Write a hundred names of which each is the same text of 3 MB, there once."""
+    """Writes a hundred names, each the same text of 3 MB, which is stored once."""
     size = 3_000_000
     with h5py.File(path, "w") as file:
         file["time"] = TIME
@@ -225,7 +225,7 @@ def read() -> Callable[..., tuple[dict[str, str], float]]:
 
 @pytest.mark.parametrize("kind", ["npz", "npy", "csv", "h5"])
 def test_what_is_refused_takes_little_memory(tmp_path, read, kind):
-    """Of the HDF5 library's own process, whose limit is on what it maps, the limit itself is the bound."""
+    """For the HDF5 library's own process, whose limit is on what it maps, the limit itself is the bound."""
     cases = {name: case for name, case in REFUSED.items() if name.endswith(kind)}
     for name, (make, _) in cases.items():
         make(tmp_path / name)
@@ -236,7 +236,7 @@ def test_what_is_refused_takes_little_memory(tmp_path, read, kind):
 
 
 def nearly(path: Path, bad: int = 0) -> None:
-    """Write 20 long trajectories of float64 that take all the room but a little; so many of them are NaN."""
+    """Writes 20 long trajectories of float64 that take nearly all the memory allowed; so many of these are NaN."""
     steps = (CAP - 20 * limits.PER_SERIES) // (8 * 41) - 10
     values = np.ones((20, steps, 2))
     values[:bad] = np.nan

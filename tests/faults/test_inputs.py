@@ -54,7 +54,7 @@ def test_values_that_float32_cannot_hold_are_counted_and_refused(tmp_path):
     assert "1 too large values; expected finite values of at least 0 and at most 3.402823e+38; found 1.7e+308 first" in line
     assert "at series 1, step 2, prey" in line
     (row,) = exploration.failed(exploration.inspect(tmp_path / "x.npy"))
-    assert (row["check"], row["found"]) == ("too large values", 1)
+    assert (row.check, row.found) == ("too large values", 1)
     assert len(series.load(tmp_path / "x.npy", drop=True)) == 2
     assert "time is too large" in refused(series.check_time, np.array([-1.7e308, 0, 1.7e308]), "x")
     values_NTV[1, 2, 0] = np.finfo(np.float32).max

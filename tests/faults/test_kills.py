@@ -20,7 +20,7 @@ DISKS = 12 if LONG else 3
 
 
 def test_29_killed_at_random_instants(subject, tmp_path):
-    """After every resume the run goes on as if nothing had happened; the last resume comes to the same bits."""
+    """After every resume the run goes on as if nothing had happened; the last resume ends with the same bits."""
     chance, kills, within_a_save, runs = random.Random(1), 0, 0, 0
     child = subject.train(tmp_path / "timed")
     began = time.monotonic()
@@ -123,7 +123,7 @@ def test_36_a_second_process_in_a_run_folder_is_refused(subject, tmp_path):
 
 @pytest.mark.parametrize("seed", range(DISKS))
 def test_31_a_disk_that_fills_up_while_training(subject, disk, seed):
-    """Saves, logs and the ledger fail wherever the space ends; after it is free again the run comes to the same bits."""
+    """Saves, logs and the ledger fail when the space is full; once it is free again, the run ends with the same bits."""
     chance, folder = random.Random(seed), disk / "run"
     child = subject.train(folder)
     child.wait_for(f"step {chance.choice([15, 30, 45, 60, 75, 90])}:")

@@ -66,7 +66,7 @@ def newest_saved(operations: Sequence[Operation], folder: str) -> list[int]:
 
 
 def logged(shim: Shim, arguments: Sequence[object], root: Path, log: Path) -> History:
-    """What a program does to the disk. What it comes to, if all of that is flushed, is what is there."""
+    """Returns what a program does to the disk; if all of this is flushed, the result is what is there."""
     ended = shim.call(*arguments, failure=Failure(log=str(log)), worker="fails")
     assert ended.code == 0, ended
     history = History.of(root, read_log(log))
@@ -76,7 +76,7 @@ def logged(shim: Shim, arguments: Sequence[object], root: Path, log: Path) -> Hi
 
 
 def test_power_lost_while_training(shim, short, root, tmp_path):
-    """The ledger tells of all that was reserved, a checkpoint that was saved stays, and a resume comes to the same bits."""
+    """The ledger has all that was reserved, a checkpoint that was saved stays, and a resume ends with the same bits."""
     first = root / "cut"
     first.mkdir()
     history = logged(shim, ["train", short, "--out", first / "out"], first, tmp_path / "log")

@@ -39,14 +39,13 @@ def changed(tree: dict[str, Any], at: tuple[str, ...], value: Any) -> dict[str, 
 
 
 def use_manifest(folder: Path) -> None:
-    """As `--resume` and the readers of a ledger do."""
+    """Uses the manifest as `--resume` and the readers of a ledger do."""
     made_of = read_manifest(folder)
     for part in ("data", "base"):
-        assert made_of[part]["sha256"][:12] is not None
-    alpha = made_of["dataset_alpha"]
-    assert alpha is None or 0 * alpha == 0
-    assert all(value.upper() is not None for value in made_of.get("versions", {}).values())
-    assert made_of.get("run", "").upper() is not None
+        assert getattr(made_of, part).sha256[:12] is not None
+    assert made_of.dataset_alpha is None or 0 * made_of.dataset_alpha == 0
+    assert all(value.upper() is not None for value in made_of.versions.values())
+    assert (made_of.run or "").upper() is not None
 
 
 def use_split(folder: Path) -> None:
@@ -82,7 +81,7 @@ def test_a_line_of_a_log_that_holds_no_numbers_is_named(record, tmp_path):
     log = MetricsLog(tmp_path / "metrics.jsonl")
     log.add({"step": 1, "loss": float("nan")})
     log.close()
-    assert read_metrics(log.path) == [{"step": 1, "loss": None}]
+    assert read_metrics(log.path) == [{"step": 1, "loss": pytest.approx(float("nan"), nan_ok=True)}]
     log.path.write_bytes(log.path.read_bytes() + lines.encode(record))
     with pytest.raises(JaxlvError, match=r"metrics.jsonl, line 2: (step|loss) is not what was written"):
         read_metrics(log.path)

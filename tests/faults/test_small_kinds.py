@@ -82,9 +82,9 @@ def test_weights_that_overflow_in_the_type_that_computes_are_not_called_damaged(
 
 def test_arguments_of_another_type_are_one_line(tiny_base, tmp_path):
     for named, told in (
-        ({"adapter": 5}, "adapter: of another type; expected a folder; found int"),
-        ({"tokenizer": 5}, "tokenizer: of another type"),
-        ({"codec": "x"}, "codec: of another type; expected a Codec; found str"),
+        ({"adapter": 5}, "adapter: wrong type; expected a folder; found int"),
+        ({"tokenizer": 5}, "tokenizer: wrong type"),
+        ({"codec": "x"}, "codec: wrong type; expected a Codec; found str"),
         ({"tokenizer": tmp_path / "nowhere"}, "no such folder; expected a folder with a tokenizer"),
         ({"tokenizer": "a\0"}, "no such folder"),
         ({"tokenizer": "\ud800"}, "no such folder"),
@@ -103,7 +103,7 @@ def test_arguments_of_another_type_are_one_line(tiny_base, tmp_path):
 
 def test_what_is_printed_cannot_change_what_a_terminal_shows():
     program = (
-        "from jaxlv.tools import streams; streams.protect(); import sys; "
+        "from jaxlv.storage import streams; streams.protect(); import sys; "
         "print('a\\x1b[31m\\u202eb\\tc–'); bare = streams.Bare(sys.stdout); bare.write('\\x1b[0m'); print(bare.isatty())"
     )
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60, check=True)

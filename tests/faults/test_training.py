@@ -1,4 +1,4 @@
-"""Faults of training, cases 29 to 40, but for those in test_kills.py: what is damaged is named, what was good stays."""
+"""Faults of training, cases 29 to 40 except those in test_kills.py: what is damaged is named, what was good stays."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def files_of(folder: Path) -> list[Path]:
 
 
 def noticed(folder: Path) -> str:
-    """What a reader of the run is told; "" where nothing is."""
+    """Returns what a reader of the run is told; "" if it reads everything."""
     try:
         run.read_manifest(folder)
         run.check_intact(folder)
@@ -88,7 +88,7 @@ def test_32_a_flipped_bit_anywhere_in_a_run_folder_is_noticed(copy):
 
 @pytest.mark.parametrize("steps", [1, 2])
 def test_32_a_damaged_checkpoint_falls_back_to_the_one_before(subject, copy, steps):
-    """It is said, and the run comes to the same bits from there; where none is left it does not begin at step 0."""
+    """A line says so, and the run continues to the same bits; if no checkpoint is left it does not begin at step 0."""
     kept = sorted((copy / run.CHECKPOINTS).glob("step_*"))
     for place in kept[-steps:]:
         path = max((one for one in place.rglob("*") if one.is_file()), key=lambda one: one.stat().st_size)
@@ -146,7 +146,7 @@ def small(subject, tmp_path) -> Any:
 
 
 def poisoned(monkeypatch: pytest.MonkeyPatch, *bad: int) -> None:
-    """Losses of these steps (counted from 0) are not finite: their windows repeat no token, but the labels are none."""
+    """Makes the losses of these steps (counted from 0) not finite, by a mark in their windows."""
     from jaxlv.steps import train
 
     honest = train.window_loss
@@ -188,7 +188,7 @@ def test_33_a_loss_that_is_not_finite_stops_the_run(small, tmp_path, monkeypatch
     batch = np.load(tmp_path / "run" / run.NONFINITE / "step_10.npz")
     assert batch["ids_ML"][0, 0, 0] == MARK and batch["ids_ML"].shape == (1, 2, 48)
     with Checkpoints(tmp_path / "run" / run.CHECKPOINTS) as checkpoints:
-        assert checkpoints.steps()[-1] < 10 and checkpoints.best()["step"] in (4, 8)
+        assert checkpoints.steps()[-1] < 10 and checkpoints.best().step in (4, 8)
 
 
 def test_33_some_steps_may_be_skipped(small, tmp_path, monkeypatch):
@@ -233,7 +233,7 @@ def test_33_the_best_is_never_what_is_not_finite(small, tmp_path, monkeypatch):
     monkeypatch.setattr(validation, "losses", losses)
     trained(small(), tmp_path / "run")
     with Checkpoints(tmp_path / "run" / run.CHECKPOINTS) as checkpoints:
-        assert checkpoints.best()["step"] == 4
+        assert checkpoints.best().step == 4
 
 
 def test_30_a_signal_before_the_first_step_leaves_a_run_to_resume(small, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,7 @@ import pytest
 
 from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.flops import ledger
-from jaxlv.runs import interrupts, run
+from jaxlv.runs import devices, endings, interrupts, run
 from jaxlv.storage.files import SUFFIX
 from jaxlv.tools import console
 from tests.faults.child import Child
@@ -147,7 +148,7 @@ def test_30_a_signal_is_answered_once_and_one_that_came_too_late_for_a_run_ends_
 
 
 class Falls:
-    """Takes a while to go, and hears signals only in its destructor."""
+    """Takes a while to go, and notices signals only in its destructor."""
 
     def __del__(self) -> None:
         signal.raise_signal(signal.SIGTERM)
@@ -173,7 +174,7 @@ def wait_until(true: Callable[[], object]) -> None:
 
 # ------------------------------------------------------------------------------------------------- the streams
 
-PRINT = "from jaxlv.tools import streams; streams.protect(); import os, sys; {}"
+PRINT = "from jaxlv.storage import streams; streams.protect(); import os, sys; {}"
 
 
 def printing(code: str, redirected: str = "") -> subprocess.CompletedProcess[str]:
@@ -227,7 +228,7 @@ def test_what_only_prints_fails_if_it_cannot():
 
 
 class PanicException(BaseException):
-    """As an extension written in Rust raises it."""
+    """The exception that an extension written in Rust raises."""
 
 
 def raising(fault: BaseException, *arguments: str) -> None:
@@ -241,7 +242,7 @@ def raising(fault: BaseException, *arguments: str) -> None:
 
 @pytest.fixture(autouse=True)
 def compiled_elsewhere(monkeypatch) -> Iterator[None]:
-    monkeypatch.setattr(console, "keep_compiled_programs", lambda: None)
+    monkeypatch.setattr(devices, "keep_compiled_programs", lambda: None)
     yield
 
 
@@ -268,6 +269,18 @@ def test_whatever_ends_a_program_is_one_printable_line(fault, code, line, capsys
     if code in (1, 2):
         with pytest.raises(type(fault)):
             raising(fault, "--debug")
+
+
+def test_what_a_library_logs_is_a_line_whatever_handler_it_has_installed(capsys, monkeypatch):
+    """absl and `logging.error` call `basicConfig` if nobody has set a handler; one that somebody has configured stays."""
+    theirs = logging.StreamHandler()
+    theirs.setFormatter(logging.Formatter("%(message)s"))
+    for held, told in (([], "jaxlv: note: absl: a \\x1b[31m\n"), ([theirs], "a \x1b[31m\n")):
+        monkeypatch.setattr(logging.root, "handlers", held)
+        logging.basicConfig()  # does nothing if a handler is set
+        endings.shorten_others()
+        logging.getLogger("absl").error("a \x1b[31m")
+        assert capsys.readouterr().err == told
 
 
 def test_options_and_warnings_are_printable_too(capsys):

@@ -220,7 +220,7 @@ ADAPTERS: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("case", ADAPTERS)
 @pytest.mark.parametrize("verb", ["forecast", "train", "evaluate"])
 def test_adapters_that_cannot_be_used(case, verb, work, tmp_path):
-    """None of them ends as the base model: there is an error, and no forecast."""
+    """No adapter is dropped in silence, which would leave the base model: the result is an error, and no forecast."""
     settings, part = ADAPTERS[case]
     adapter = Path(shutil.copytree(work.run / "adapter", tmp_path / "adapter"))
     raw = json.loads((adapter / adapters.CONFIG).read_text())

@@ -84,14 +84,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _every(options: argparse.Namespace, root: Path) -> list[Mutant]:
-    """All mutants of the list, or of the sample."""
+    """Returns all mutants of the list, or of the sample."""
     if options.sample:
         return automatic.sample(root, options.sample, options.seed)
     return listed()
 
 
 def _command(options: argparse.Namespace) -> str:
-    """What makes the same results at once, however many runs they come from."""
+    """Returns the command that gives the same results at once, even if they come from several runs."""
     words = ["python -m tests.mutants", f"--seconds {options.seconds:g}"]
     words += [f"--sample {options.sample} --seed {options.seed}"] if options.sample else []
     words += [f"--root {os.path.relpath(options.root)} --fitting"] if options.fitting else []
@@ -253,7 +253,7 @@ class Results:
         self.path.with_suffix(".tmp").replace(self.path)
 
     def finish(self, mutants: Sequence[Mutant], command: str, left_out: int) -> None:
-        """Once all of these were tried, write the page: command, date, versions, kind of machine, and `table`."""
+        """Writes the page once all of these were tried: command, date, versions, kind of machine, and `table`."""
         if not all(self.state(one) or one.equivalent for one in mutants):
             return
         from benchmarks.tables import machine  # not before the children are forked
@@ -267,7 +267,7 @@ class Results:
         self.page.write_text("\n\n".join([*parts, self.table(mutants)]), encoding="utf-8")
 
     def table(self, mutants: Sequence[Mutant]) -> str:
-        """The score by folder of those that were tried, the living ones with their words, and those that are not counted."""
+        """Returns the score by folder of the mutants that were tried, the living ones in words, and those not counted."""
         tried = [one for one in mutants if not one.equivalent and self.state(one)]
         rows = ["| folder | mutants | killed | score |", "|---|---|---|---|"]
         for folder in [*sorted({one.folder for one in tried}), ""]:

@@ -56,7 +56,7 @@ def candidates(root: Path, folder: str) -> list[Mutant]:
 
 
 def sample(root: Path, number: int, seed: int, folders: Sequence[str] = FOLDERS) -> list[Mutant]:
-    """So many mutants, as many from each folder (or all that it has); a seed and a state of the code give the same ones."""
+    """Returns so many mutants, equally many from each folder (or all that it has); seed and code determine them."""
     chosen: list[Mutant] = []
     pools = {folder: candidates(root, folder) for folder in folders}
     for left, folder in zip(range(len(folders), 0, -1), sorted(folders, key=lambda one: len(pools[one])), strict=True):

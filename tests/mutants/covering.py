@@ -114,12 +114,12 @@ class Recorder:
 
 
 def worked() -> float:
-    """Seconds of CPU so far, of this process and of those that it has waited for: a busy machine does not change them."""
+    """Returns the CPU seconds of this process and those that it has waited for; a busy machine does not change them."""
     return sum(os.times()[:4])
 
 
 def stamp(root: Path, test_file: str) -> str:
-    """What a record of a test file depends on."""
+    """Returns what a record of a test file depends on."""
     return hashlib.sha256((root / test_file).read_bytes()).hexdigest()[:16]
 
 
@@ -203,7 +203,7 @@ class Map:
         return chosen
 
     def _distance(self, test: Test, file: str) -> int:
-        """0 if the test's file is named after a module or imports it, 1 if it imports the package of it, else FAR."""
+        """Returns 0 if the test's file is named after a module or imports it, 1 if it imports the package, else FAR."""
         *package, module = file.removesuffix(".py").split("/")
         names = self.imports.get(test.file, set())
         if test.file.endswith(f"test_{module}.py") or ".".join([*package, module]) in names:
@@ -233,7 +233,7 @@ class Map:
 
 
 def record_of(folder: Path, root: Path, test_file: str) -> Path:
-    """Where the record of a test file lies."""
+    """Returns the place of the record of a test file."""
     return folder / f"{test_file.replace('/', '.')}.{stamp(root, test_file)}.json"
 
 

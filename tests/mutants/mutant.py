@@ -36,7 +36,7 @@ class Mutant:
         return folders[0] if folders else TOP
 
     def place(self, text: str) -> int:
-        """Where `old` begins in the text of its file; raises ValueError if that is not clear."""
+        """Returns where `old` begins in the text of its file; raises ValueError if that is not clear."""
         if self.at is not None:
             if text[self.at : self.at + len(self.old)] != self.old:
                 raise ValueError(f"{self.id}: {self.file} has changed")
@@ -87,7 +87,7 @@ def listed(folder: Path = LISTS) -> list[Mutant]:
 
 
 def misplaced(mutants: Sequence[Mutant], root: Path) -> list[str]:
-    """What is wrong with mutants that cannot be put into the files below `root`, one phrase each."""
+    """Lists what is wrong with mutants that cannot be put into the files below `root`, one phrase each."""
     faults = []
     for one in mutants:
         try:

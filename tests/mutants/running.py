@@ -80,7 +80,7 @@ class Copy:
         return {name for name in names if name == "__pycache__" or (name in LEFT_OUT and Path(folder) == self.root)}
 
     def enter(self) -> None:
-        """In the child: work here, with this library, in subprocesses too."""
+        """Makes the child work here, with this library, in subprocesses too."""
         os.chdir(self.folder)
         for name in [name for name in sys.modules if name.partition(".")[0] in OWN]:
             del sys.modules[name]  # `tests` of the parent is another one
@@ -163,7 +163,7 @@ def asked(seconds: Mapping[str, float], own: Path, file: str = "", text: str = "
 
 
 def order_of(own: Path) -> dict[str, Any]:
-    """What `Order` has noted last: how many tests ran, which one failed (or whose file was not imported), which ran."""
+    """Returns what `Order` noted last: how many tests ran, which one failed (or whose file was not imported), which ran."""
     noted = own / "order"
     lines = noted.read_text(encoding="utf-8").splitlines() if noted.exists() else []
     return json.loads(lines[-1]) if lines else {"ran": 0, "failed": "", "at": ""}
@@ -221,7 +221,7 @@ def _end_group(pid: int) -> None:
 
 
 def temporary_of(own: Path, cache: Path) -> Path:
-    """Where a child's tests write; programs that are compiled lie beside it, shared by all children."""
+    """Returns the folder in which a child's tests write; compiled programs lie beside it, shared by all children."""
     return cache / "shared" / own.name
 
 

@@ -1,141 +1,220 @@
-"""Charts of an exploration: regimes, tokens, rounding errors and windows; and all its charts together.
-
-Axes: N series, K clusters.
-"""
+"""Charts of an exploration: series over time and in the phase plane, distributions, clusters, and series as text."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
+from jaxlv.report.charts import SHORT, WIDTH, Axis, Chart, Note, Panel, Series, numbers, rows_of, shortened, single
+from jaxlv.report.format import number
+from jaxlv.report.theme import HUES, MUTED, species
+from jaxlv.results import exploration as found
 
-from jaxlv.analysis.clusters import CLUSTERS, Clusters, plane
-from jaxlv.analysis.exploration import Cycles
-from jaxlv.data.series import SeriesSet
-from jaxlv.report.charts import WIDTH, Axis, Chart, Panel, Series, rows_of, single
-from jaxlv.report.figures import series as own
-from jaxlv.report.figures.series import Rows, thinned
-from jaxlv.report.theme import HUES, MUTED
-
-# --------------------------------------------------------------------------------------------------- regimes
+PANEL = 300  # three of them lie side by side on a page, and one fits a phone
+_PLACE: dict[str, Any] = {"mark": "down", "colour": MUTED, "width": 0.9, "dash": SHORT}  # on an axis
 
 
-def plane_figure(place_N2: np.ndarray, label_N: np.ndarray, variance: Iterable[float]) -> Chart:
-    """The series in the first two principal components of their features, by cluster."""
-    held_N, series = np.isin(np.arange(len(label_N)), thinned(len(label_N))), []
-    for k in range(label_N.max() + 1):
-        look: dict[str, Any] = {"dash": "none", "marker": "os^Dv<>P"[k % 8], "size": 4, "alpha": 0.6}
-        places = place_N2[held_N & (label_N == k)].T
-        series.append(Series(f"cluster {k + 1}", *places, colour=HUES[k % len(HUES)], **look))
-    tails = [f" ({100 * share:.0f} % of the variance)" for share in variance]
+def _time(time: Sequence[float]) -> Axis:
+    return Axis("time", "time units", limits=(time[0], time[-1]), ticks=5)
+
+
+def _own(names: Sequence[str], v: int, length: int, **options: Any) -> Axis:
+    """Returns the axis of a variable, in its colour."""
+    return Axis(shortened(names[v], length), colour=species(v), **options)
+
+
+def trajectory_figure(time: Sequence[float], one: found.Trace, title: str) -> Chart:
+    """Shows the variables of a series over time, in the band of those that it stands for if it stands for others."""
+    series = [
+        Series(name, time, values, one.low.get(name), one.high.get(name), colour=species(v), shade=0.2)
+        for v, (name, values) in enumerate(one.values.items())
+    ]
+    y = Axis("population", limits=(0, None), ticks=4)
+    return single("lines", series, _time(time), y, 176, width=PANEL, title=title, names="beside the title")
+
+
+def phase_plane_figure(one: found.Trace, title: str) -> Chart:
+    """Shows the first two variables of one series against each other, from a filled dot to an open one."""
+    ends: dict[str, Any] = {"dash": "none", "marker": "o", "size": 5.0}
+    names, (x, y) = list(one.values)[:2], list(one.values.values())[:2]
+    series = [
+        Series("", x, y, width=1.0),
+        Series("first step", x[:1], y[:1], **ends),
+        Series("last step", x[-1:], y[-1:], open=True, **ends),
+    ]
+    across, up = (_own(names, v, 24, limits=_limits(values), ticks=5) for v, values in enumerate((x, y)))
+    return single("plane", series, across, up, 232, width=PANEL, title=title, names="none")
+
+
+def _limits(values: Sequence[float]) -> tuple[float, float]:
+    """Returns limits from zero if the values come near it, otherwise around them."""
+    low, high = min(values), max(values)
+    if low < 0.5 * high:
+        return 0.0, 1.05 * high
+    margin = 0.08 * (high - low) or 0.1 * high or 1.0
+    return max(0.0, low - margin), high + margin
+
+
+def mean_figure(rows: Sequence[found.MeanStep], names: Sequence[str]) -> Chart:
+    """Shows the mean over series with its standard deviation and the 10-90 % band, one panel per variable."""
+    panels = []
+    for v, name in enumerate(names):
+        own = [row for row in rows if row.variable == name]
+        time, mean, low, high = ([getattr(row, key) for row in own] for key in ("time", "mean", "p10", "p90"))
+        below, above = ([row.mean + sign * row.sd for row in own] for sign in (-1, 1))
+        notes = [f"10–90 %: {number(row.p10)} – {number(row.p90)}" for row in own]
+        side: dict[str, Any] = {"colour": MUTED, "width": 0.9, "dash": SHORT, "told": False}
+        series = [
+            Series("mean", time, mean, colour=species(v), width=1.9, notes=notes),
+            Series("10–90 % of series", time, None, low, high, colour=species(v), shade=0.2),
+            *(Series("mean ± 1 standard deviation", time, values, **side) for values in (below, above)),
+        ]
+        panels.append(Panel(series, _time(time), _own(names, v, 20, limits=(min(0.0, *below), None), ticks=4)))
+    return Chart("lines", panels, (WIDTH, 50 + 118 * len(names)))
+
+
+def states_figure(first: found.Dots, last: found.Dots, began: Sequence[found.State]) -> Chart:
+    """Shows the first two variables of series at the first step and at the last, framed by the ranges of where all began."""
+    look: dict[str, Any] = {"dash": "none", "marker": ".", "size": 3.2, "alpha": 0.4}
+    before, after = (Series("", dots.x, dots.y, **look) for dots in (first, last))
+    names, ((left, right), (low, high)) = [row.variable for row in began], [(row.min, row.max) for row in began[:2]]
+    frame = [left, right, right, left, left], [low, low, high, high, low]
+    range_of = Series("", *frame, colour=HUES[2], width=1.4, over=3, told=False)
+    note = Note("the range of the first step", right, high, (4, 3), above=True, colour=HUES[2])
+    x, y, zero = _own(names, 0, 16, ticks=4), _own(names, 1, 16), Axis(limits=(0, None), word=shortened(names[1], 16))
+    end = Panel([after, range_of], replace(x, limits=(0, None)), zero, title="last step", notes=[note])
+    return Chart("scatter", [Panel([before], x, y, title="first step"), end], (WIDTH, 236), columns=2)
+
+
+def _outlines(bins: found.Histogram) -> list[Series]:
+    """Returns the histogram of each variable, in its colour."""
+    heights = enumerate(bins.heights.items())
+    return [Series(name, bins.edges, own, colour=species(v), width=1.6) for v, (name, own) in heights]
+
+
+def values_figure(bins: found.Histogram, marks: Mapping[str, float]) -> Chart:
+    """Shows the distribution of the positive values of each variable, logarithmic; `marks` are named places on the axis."""
+    high = bins.edges[-1]
+    low = max(bins.edges[0], high / 1e5)
+    limits = (low, high * (high / low) ** 0.2 * 1.05)
+    words = Note("\n".join(f"{name}: {place:.3g}" for name, place in marks.items()), side="right")
+    x = Axis("population", "raw units", scale="log", limits=limits, tail=", logarithmic")
+    series = [*_outlines(bins), Series("", list(marks.values()), **_PLACE)]
+    return single("stairs", series, x, Axis("values per bin", "%", limits=(0, None)), 240, notes=[words])
+
+
+def period_figure(bins: found.Histogram, step: float) -> Chart:
+    """Shows the distribution over series of each variable's period, in steps below and in time units above."""
+    x = Axis("period", "steps", limits=(bins.edges[0], bins.edges[-1]))
+    y = Axis("series per bin", limits=(0, None), whole=True)
+    return Chart("stairs", [Panel(_outlines(bins), x, y, top=("period (time units)", step))], (WIDTH, 256))
+
+
+def lag_figure(lags: Sequence[found.Histogram]) -> Chart:
+    """Shows the distribution over series of the second variable's lag, in steps and by the period, each with its mean."""
+    panels: list[Panel] = []
+    for bins, unit in zip(lags, ("steps", "% of the period"), strict=True):
+        (counts,) = bins.heights.values()
+        series = [Series("", bins.edges, counts, colour=HUES[1], width=1.6), Series("", [bins.mean], **_PLACE)]
+        y = Axis("" if panels else "series per bin", limits=(0, 1.2 * max(counts)), whole=True)  # room for the words
+        notes = [Note(f"mean {bins.mean:.3g}", bins.mean, None, (4, -2))]
+        panels.append(Panel(series, Axis("lag", unit, ticks=5), y, notes=notes))
+    return Chart("stairs", panels, (WIDTH, 220), columns=2)
+
+
+def plane_figure(plane: found.Plane) -> Chart:
+    """Shows the series in the first two principal components of their features, by cluster."""
+    look: dict[str, Any] = {"dash": "none", "size": 4, "alpha": 0.6}
+    series = [
+        Series(f"cluster {k + 1}", dots.x, dots.y, colour=HUES[k % len(HUES)], marker="os^Dv<>P"[k % 8], **look)
+        for k, dots in enumerate(plane.clusters)
+    ]
+    tails = [f" ({100 * share:.0f} % of the variance)" for share in plane.variance]
     x, y = (Axis(f"{word} component", tail=tail) for word, tail in zip(("first", "second"), tails, strict=True))
     return single("scatter", series, x, y, 320)
 
 
-def silhouette_figure(rows: Rows, used: int) -> Chart:
-    """Mean silhouette by the number of clusters, the one that is used filled."""
-    count_K, value_K = (np.array([row[key] for row in rows], float) for key in ("clusters", "silhouette"))
-    held_K, look = count_K == used, dict[str, Any](colour=HUES[1], marker="o")
+def silhouette_figure(rows: Sequence[found.Silhouette]) -> Chart:
+    """Shows the mean silhouette by the number of clusters; the number that is used is filled."""
+    look: dict[str, Any] = {"colour": HUES[1], "marker": "o"}
+    score = {row.clusters: row.silhouette for row in rows}
     series = [
-        Series("", count_K, value_K, width=1.6, open=True, **look),
-        Series("used", count_K[held_K], value_K[held_K], dash="none", size=7, keyed=False, **look),
+        Series("", list(score), list(score.values()), width=1.6, open=True, **look),
+        Series("used", [found.CLUSTERS], [score.get(found.CLUSTERS)], dash="none", size=7, keyed=False, **look),
     ]
-    y = Axis("mean silhouette", limits=(0, max(1.15 * float(np.nanmax(value_K, initial=0.1)), 0.1)))
-    return single("lines", series, Axis("clusters", ticks={k: f"{k:g}" for k in count_K}), y, 220)
+    y = Axis("mean silhouette", limits=(0, max(1.15 * max(score.values(), default=0.0), 0.1)))
+    return single("lines", series, Axis("clusters", ticks={k: str(k) for k in score}), y, 220)
 
 
-# ------------------------------------------------------------------------------------------------------ text
-
-
-def _ranges(rows: Rows, name: str, keys: Sequence[str], **look: Any) -> Series:
-    """A dot for each scheme, at the first of the keys, and a bar between the others if there are any."""
-    return Series(name, range(len(rows)), *([row[key] for row in rows] for key in keys), **look)
-
-
-def token_figure(rows: Rows) -> Chart:
-    """Tokens per series in each scheme: least, median and most."""
-    ranges = _ranges(rows, "", ("tokens median", "tokens min", "tokens max"), colour=HUES[0], size=7)
+def token_figure(rows: Sequence[found.Tokens]) -> Chart:
+    """Shows the tokens per series in each scheme: least, median and most."""
     x = Axis("tokens per series", tail=": least, median (dot), most")
-    return single("ranges", [ranges], x, rows_of([str(row["scheme"]) for row in rows]), 62 + 25 * len(rows))
+    return _by_scheme(rows, x, 62, _dots(rows, "", "median", "least", "most", colour=HUES[0], size=7))
 
 
-def round_trip_figure(rows: Rows) -> Chart:
-    """Mean absolute error of each scheme's text, its range over series, and the largest single error; logarithmic."""
-    series = [
-        _ranges(rows, "mean, and its range over series", ("mae", "mae min", "mae max"), colour=HUES[1], size=7),
-        _ranges(rows, "largest single error", ("max error",), colour=MUTED, marker="D", size=5, open=True),
-    ]
-    x = Axis("absolute error", "raw units", scale="log", tail=", logarithmic")
-    return single("ranges", series, x, rows_of([str(row["scheme"]) for row in rows]), 84 + 25 * len(rows))
+def round_trip_figure(rows: Sequence[found.RoundTrip]) -> Chart:
+    """Shows the mean absolute error of each scheme's text, its range over series, and the largest error; logarithmic."""
+    mean = _dots(rows, "mean, and its range over series", "mae", "least", "most", colour=HUES[1], size=7)
+    largest = _dots(rows, "largest single error", "largest", colour=MUTED, marker="D", size=5, open=True)
+    return _by_scheme(rows, Axis("absolute error", "raw units", scale="log", tail=", logarithmic"), 84, mean, largest)
 
 
-def window_figure(rows: Rows) -> Chart:
-    """Per scheme and window length: the share of positions that is padding, or of tokens that no window holds."""
-    parts, lengths = list(dict.fromkeys(row["part"] for row in rows)), sorted({row["length"] for row in rows})
-    schemes, width, panels = list(dict.fromkeys(row["scheme"] for row in rows)), 0.8 / len(lengths), []
-    x = Axis(ticks={i: name.replace(" decimals", "") for i, name in enumerate(schemes)}, turned=50)
-    for key, of in (("padding", "% of positions"), ("tokens left out", "% of all")):
+def _by_scheme(rows: Sequence[Any], x: Axis, height: int, *series: Series) -> Chart:
+    return single("ranges", series, x, rows_of([row.scheme for row in rows]), height + 25 * len(rows))
+
+
+def _dots(rows: Sequence[Any], name: str, *keys: str, **look: Any) -> Series:
+    """Returns a dot for each row, at the first of the keys, and a bar between the others if there are any."""
+    return Series(name, range(len(rows)), *([getattr(row, key) for row in rows] for key in keys), **look)
+
+
+def window_figure(rows: Sequence[found.Windows]) -> Chart:
+    """Shows by scheme and window length the shares of positions that are padding, and of tokens that no window holds."""
+    parts, lengths = dict.fromkeys(row.part for row in rows), sorted({row.length for row in rows})
+    schemes, width, panels = list(dict.fromkeys(row.scheme for row in rows)), 0.8 / len(lengths), []
+    ticks = {i: name.replace(" decimals", "") for i, name in enumerate(schemes)}
+    x = Axis(ticks=ticks, turned=50, limits=(-0.7, len(schemes) - 0.3))
+    for key, name, of in (("padding", "padding", "% of positions"), ("left_out", "tokens left out", "% of all")):
         for part in parts:
             series = []
             for j, length in enumerate(lengths):
-                shares = {row["scheme"]: row[key] for row in rows if row["part"] == part and row["length"] == length}
-                place = np.arange(len(schemes)) + (j - (len(lengths) - 1) / 2) * width
-                heights = [100 * (shares.get(name) or 0.0) for name in schemes]
+                own = {row.scheme: getattr(row, key) for row in rows if (row.part, row.length) == (part, length)}
+                place = [i + (j - (len(lengths) - 1) / 2) * width for i in range(len(schemes))]
+                heights = 100 * numbers(map(own.get, schemes))
                 series.append(Series(f"{length} tokens", place, heights, colour=HUES[j % len(HUES)], width=width))
-            panels.append(Panel(series, x, Axis(f"{key}\n", of, ticks=4), title=part if key == "padding" else ""))
+            panels.append(Panel(series, x, Axis(f"{name}\n", of, ticks=4), title=part if key == "padding" else ""))
     return Chart("bars", panels, (WIDTH, 330), columns=len(parts))
 
 
-# ------------------------------------------------------------------------------------------------- together
-
-
-def drawings(
-    data: SeriesSet,
-    shown: SeriesSet,
-    rule_N: np.ndarray,
-    found: Cycles,
-    step: float,
-    regimes: Mapping[str, Any] | None,
-    tables: Mapping[str, Rows],
-) -> dict[str, tuple[Chart, str]]:
-    """Every chart of an exploration and its label, by the name of its file; `tables` are those of the exploration."""
-    names, values_NTV, pair = data.variables, data.values_NTV, len(data.variables) > 1
-    drawn: dict[str, tuple[Chart, str]] = {}
-    rule_of = dict(zip(data.ids_N.tolist(), rule_N.tolist(), strict=True))
-    for i, values_TV in zip(shown.ids_N.tolist(), shown.values_NTV, strict=True):
-        title = f"series {i}: {rule_of[i]}"
-        drawn[f"series_{i}"] = own.trajectory_figure(data.time_T, values_TV, names, title), f"{title}, over time"
-        if pair:
-            drawn[f"phase_{i}"] = own.phase_plane_figure(values_TV, names, title), f"{title}, {names[1]} against {names[0]}"
-    marks = {f"{p:g} %": tables["values"][0][f"p{p:g}"] for p in (95, 99, 99.7)}
-    drawn["values"] = own.values_figure(values_NTV, names, marks), "Distribution of all values"
-    drawn["mean"] = own.mean_figure(tables["mean"], names), "Mean trajectory, its deviation and the 10-90 % band"
-    if np.isfinite(found.period_NV).any():
-        drawn["periods"] = own.period_figure(found.period_NV, names, step), "Distribution of periods"
-    if pair and np.isfinite(found.lag_N).any():
-        drawn["lags"] = own.lag_figure(found.lag_N, found.share_N), f"Lags of {names[1]} behind {names[0]}"
-    if pair:
-        drawn["states"] = own.states_figure(values_NTV[:, 0], values_NTV[:, -1], names), "First and last step"
-    if regimes:
-        drawn |= dict(_regime_drawings(data, regimes))
-    if written := [row for row in tables["tokens"] if row["series"]]:
-        errors = [row for row in tables["round trip"] if row["series"]]
-        drawn["tokens"] = token_figure(written), "Tokens per series in each scheme"
-        drawn["round_trip"] = round_trip_figure(errors), "Rounding error of each scheme"
-        drawn["windows"] = window_figure(tables["windows"]), "Padding and tokens left out by window length"
-    return drawn
-
-
-def _regime_drawings(data: SeriesSet, regimes: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Chart, str]]]:
-    main: Clusters = regimes["main"]
-    for k, share in enumerate(main.share_K):
-        typical = main.typical(k)
-        title = f"cluster {k + 1}: {100 * share:.1f} %"
-        picture = own.band_figure(
-            data.time_T, data.values_NTV[main.label_N == k], data.values_NTV[typical], data.variables, title
-        )
-        yield f"cluster_{k + 1}", (picture, f"{title}, series {data.ids_N[typical]} in its 10-90 % band")
-    place_N2, variance = plane(main)
-    yield "plane", (plane_figure(place_N2, main.label_N, variance), "Clusters in two principal components")
-    yield "silhouette", (silhouette_figure(regimes["silhouettes"], CLUSTERS), "Silhouette by number of clusters")
+def drawings(result: found.Exploration) -> dict[str, tuple[Chart, str]]:
+    """Returns every chart of an exploration and its label, by the name of its file."""
+    drawn, t, (first, *others) = result.drawn, result.tables, result.variables
+    made = {"mean": (mean_figure(t.mean, result.variables), "Mean trajectory, its deviation and the 10-90 % band")}
+    for one, example in zip(drawn.shown, result.examples, strict=False):
+        title = f"series {one.series}: {example.regime}"
+        made[f"series_{one.series}"] = trajectory_figure(drawn.time, one, title), f"{title}, over time"
+        if others:
+            made[f"phase_{one.series}"] = phase_plane_figure(one, title), f"{title}, {others[0]} against {first}"
+    if drawn.values:
+        marks = {column.words: column.of(t.values[0]) for column in found.Values.columns("p95", "p99", "p99_7")}
+        made["values"] = values_figure(drawn.values, marks), "Distribution of all values"
+    if drawn.periods:
+        made["periods"] = period_figure(drawn.periods, result.step), "Distribution of periods"
+    if drawn.lags:
+        made["lags"] = lag_figure(drawn.lags), f"Lags of {others[0]} behind {first}"
+    if drawn.first and drawn.last:
+        began = [row for row in t.states if row.state == "initial"]
+        made["states"] = states_figure(drawn.first, drawn.last, began), "First and last step"
+    for one, row in zip(drawn.clusters, t.centres, strict=False):
+        title = f"cluster {row.cluster}: {100 * row.share:.1f} %"
+        label = f"{title}, series {one.series} in its 10-90 % band"
+        made[f"cluster_{row.cluster}"] = trajectory_figure(drawn.time, one, title), label
+    if drawn.plane:
+        made["plane"] = plane_figure(drawn.plane), "Clusters in two principal components"
+        made["silhouette"] = silhouette_figure(t.silhouettes), "Silhouette by number of clusters"
+    if written := [row for row in t.tokens if row.series]:
+        made["tokens"] = token_figure(written), "Tokens per series in each scheme"
+        made["round_trip"] = round_trip_figure([row for row in t.round_trip if row.series]), "Rounding error of each scheme"
+        made["windows"] = window_figure(t.windows), "Padding and tokens left out by window length"
+    return made

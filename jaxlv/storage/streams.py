@@ -1,8 +1,8 @@
-"""Standard input and output that cannot end a program: closed ones lead nowhere, and so do those that break while it works.
-What is printed there shows as it is: characters that would do something to a terminal are written as their escapes.
+"""Standard input and output that cannot end a program: a stream that is closed, or breaks while it works, leads nowhere.
+Characters that would control a terminal are printed as escapes.
 
-A reader that goes away (`jaxlv train | head -1`), a terminal that closes, a full disk under `> log`: the work goes on, and
-its results are in its files. What could not be printed is lost; `lost` says why.
+If a reader goes away (`jaxlv train | head -1`), a terminal closes, or the disk under `> log` is full, the work goes on: its
+results are in its files. What could not be printed is lost; `lost` says why.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ GONE = (errno.EPIPE, errno.EIO)  # the reader has left, or the terminal: nobody 
 
 
 class _Output(io.FileIO):
-    """An open file that takes everything: once something cannot be written, it leads nowhere."""
+    """An open file that accepts everything: after a write has failed, it leads nowhere."""
 
     fault: OSError | None = None
     closed_before: OSError | None = None  # set if the stream was closed when the program began
 
     def write(self, content: Any) -> int:
-        """Write what fits, waiting for a reader that is slow."""
+        """Writes what fits; waits for a slow reader."""
         self.fault = self.fault or self.closed_before
         while True:
             try:
@@ -45,22 +45,22 @@ class _Output(io.FileIO):
 
 
 class _Text(io.TextIOWrapper):
-    """A stream of text in which names and texts of files of others cannot change what a terminal shows."""
+    """A stream of text whose content, such as names from files of others, cannot control a terminal."""
 
     def write(self, text: str, /) -> int:
-        """Write a text, each character that does not print as its escape."""
+        """Writes a text, with an escape for every character that does not print."""
         super().write(escaped(text, but="\n\t"))
         return len(text)
 
 
 class Bare:
-    """A stream that writes escapes of a terminal as they are, for a progress bar of our own."""
+    """A stream that writes escapes for a terminal unchanged; a progress bar of our own needs it."""
 
     def __init__(self, stream: Any):
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write a text as it is."""
+        """Writes a text unchanged."""
         return io.TextIOWrapper.write(self._stream, text) if isinstance(self._stream, _Text) else self._stream.write(text)
 
     def __getattr__(self, name: str) -> Any:
@@ -68,8 +68,8 @@ class Bare:
 
 
 def protect() -> None:
-    """Give the process standard streams that cannot fail. Called before anything is opened, so that no file gets one of the
-    numbers 0 to 2: what is printed would go there.
+    """Gives the process standard streams that cannot fail. Call it before anything is opened: otherwise a file could get one
+    of the numbers 0 to 2, and what is printed would go there.
     """
     for number in range(3):
         try:
@@ -85,7 +85,7 @@ def protect() -> None:
 
 
 def _closed(number: int) -> io.TextIOWrapper:
-    """A stream that leads nowhere, and knows that it was not meant to."""
+    """Returns a stream that leads nowhere and records that this is a fault."""
     raw = _Output(number, "w", closefd=False)
     raw.closed_before = OSError(errno.EBADF, os.strerror(errno.EBADF))
     return io.TextIOWrapper(io.BufferedWriter(raw), "utf-8", "backslashreplace")
@@ -105,7 +105,17 @@ def _protected(stream: io.TextIOWrapper) -> io.TextIOWrapper:
 
 
 def lost() -> OSError | None:
-    """Why standard output could not be written, if somebody may be waiting for it."""
+    """Returns why standard output could not be written, if somebody may be waiting for it."""
     sys.stdout.flush()
     fault = getattr(getattr(getattr(sys.stdout, "buffer", None), "raw", None), "fault", None)
     return fault if fault is not None and fault.errno not in GONE else None
+
+
+def check_printed(needed: bool) -> None:
+    """Raises OSError if what was printed is lost and `needed`; otherwise says on standard error that it is lost."""
+    fault = lost()
+    if fault is None:
+        return
+    if needed:
+        raise OSError(fault.errno, fault.strerror, "standard output")
+    print(f"jaxlv: note: what was printed is lost ({fault.strerror})", file=sys.stderr)

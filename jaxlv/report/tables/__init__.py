@@ -1,1 +1,0 @@
-"""Tables, for a page, for a terminal and as CSV."""

@@ -1,0 +1,29 @@
+"""How a base came about; the JSON of a `BaseTraining` is training.json in its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jaxlv.results.record import Record
+
+
+@dataclass(frozen=True)
+class CurvePoint(Record):
+    """What a base reached at a step."""
+
+    step: int
+    validation_nats_per_token: float
+
+
+@dataclass(frozen=True)
+class BaseTraining(Record):
+    """A base that was trained from scratch: its size, its cost, its settings as they were written, and its curve."""
+
+    parameters: int
+    tokens: int
+    flops: Mapping[str, int]  # of all train steps, by convention
+    settings: Mapping[str, Any]
+    curve: tuple[CurvePoint, ...]
+    versions: Mapping[str, str]
