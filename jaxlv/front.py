@@ -417,7 +417,7 @@ class Scores:
         from jaxlv.report.figures import evaluation as figures
         from jaxlv.report.figures import render, svg
 
-        chart = figures.interval_figure([row.tree() for row in self.metrics.rows])
+        chart = figures.interval_figure(self.metrics.rows)
         if path is not None:
             svg.save_png(chart, Path(path))
         return render.drawn(chart).figure
@@ -425,10 +425,9 @@ class Scores:
     def page(self, path: str | Path) -> Path:
         """Writes the page of the evaluation, one HTML file, and returns its path."""
         from jaxlv.report import evaluation
+        from jaxlv.report.page import write
         from jaxlv.versions import versions
 
         shown = self.forecasts.get("tuned") or next(iter(self.forecasts.values()))
-        evaluation.write_report(
-            Path(path), title="Evaluation", metrics=self.metrics, forecasts=panels(shown, self.windows), versions=versions()
-        )
+        write(Path(path), evaluation.run_page("Evaluation", self.metrics, panels(shown, self.windows), versions=versions()))
         return Path(path)

@@ -238,7 +238,10 @@ def listing(text: str, count: int) -> dict[str, dict[str, str]]:
     blank = np.array([all(row.ljust(width)[i] == " " for row in (head, *body)) for i in range(width)])
     starts = [0, *(i for i in range(2, width) if blank[i - 2] and blank[i - 1] and not blank[i])]
     columns = [[row[a:b].strip() for row in (head, *body)] for a, b in zip(starts, [*starts[1:], None], strict=True)]
-    if rule > 1 and rows[rule - 2]:
+    if rule > 1 and (spans := list(re.finditer(r"-+ (\S+) -+", rows[rule - 2]))):
+        for column, start in zip(columns[1:], starts[1:], strict=True):
+            column[0] = ": ".join([*(span[1] for span in spans if span.start() <= start < span.end()), column[0]])
+    elif rule > 1 and rows[rule - 2]:
         ends = {match.end(): match[0] for match in re.finditer(r"\S+( \S+)*", rows[rule - 2])}
         for column, start in zip(columns[1:], starts[1:], strict=True):
             column[0] = f"{next(name for end, name in ends.items() if end > start)}: {column[0]}"

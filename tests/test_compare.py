@@ -16,7 +16,7 @@ from jaxlv.data import loading, series
 from jaxlv.flops import ledger
 from jaxlv.forecasting.baselines import BASELINES
 from jaxlv.model.weights import save_pretrained
-from jaxlv.report import comparison
+from jaxlv.report import papers
 from jaxlv.report.format import number
 from jaxlv.results.papers import Comparison, PartResult
 from jaxlv.runs import run
@@ -70,13 +70,13 @@ def test_a_comparison_leaves_forecasts_figures_and_a_page(compared):
     part = result["protocols"]["liu"]["parts"]["liu"]
     assert [row["name"] for row in part["rows"]] == ["tuned", "untuned", *BASELINES]
     assert {path.name for path in out.iterdir()} >= {"liu.csv", "liu-untuned.csv", COMPARE, "report.html", "runs", "parts"}
-    assert "report: first run" in said and "sum of both species' MSE" in said
+    assert "paper: first run" in said and "sum of both species' MSE" in said
     found = Comparison.read(result, COMPARE)
-    overview = comparison.format_overview(found)
+    overview = papers.format_overview(found)
     assert overview in said and overview in (out / "compare.txt").read_text()
-    rows = {row["what"]: row for row in comparison.overview_rows(found)}
+    rows = {row.what: row for row in found.headlines}
     row = rows["liu: sum of MSE, series 1, raw units squared"]
-    assert row["report"] == 0.0091 and row["rival"] in BASELINES and "oracle" not in row["rival"]
+    assert row.report == 0.0091 and row.rival in BASELINES and "oracle" not in row.rival
     assert str(out.parent) not in (out / COMPARE).read_text()
 
 
@@ -170,7 +170,7 @@ def test_what_is_wrong_is_said_before_anything_is_trained(change, message, optio
 
 def test_the_page_marks_the_best_of_models_and_baselines_not_the_report(compared):
     part = json.loads((compared[0] / COMPARE).read_text())["protocols"]["liu"]["parts"]["liu"]
-    table = comparison.table_of(PartResult.read(part, "compare.json"))
+    table = papers.table_of(PartResult.read(part, "compare.json"))
     best = [[cell.best for cell in row] for row in table.cells]
     assert sum(row[1] for row in best) == 1
     assert not any(any(row) for row, line in zip(best, table.cells, strict=True) if line[0].text.startswith("report"))

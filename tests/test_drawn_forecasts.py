@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +11,12 @@ from drawn import bands, colour, drawn, from_top, legend, lines, named, seen, te
 from jaxlv.data.series import from_arrays
 from jaxlv.forecasting import metrics
 from jaxlv.forecasting.forecaster import QUANTILES, Forecast, read_csv
-from jaxlv.forecasting.panels import ForecastPanel, panels
+from jaxlv.forecasting.panels import panel_of, panels
 from jaxlv.report.figures import evaluation as figures
 from jaxlv.report.theme import INK, MUTED, species
+from jaxlv.results.panels import ForecastPanel
+from jaxlv.results.scores import Score
+from jaxlv.results.stress import ConditionScores, StressScore
 
 C, H, S = 5, 4, 20
 NAMES = ("hare", "lynx")
@@ -61,7 +63,7 @@ def lines_by_width(ax, hue: str) -> dict[float, tuple[np.ndarray, np.ndarray]]:
     return {one.width: (one.x, one.y) for one in drawn(ax) if one.colour == hue and len(one.x) > 2}
 
 
-def test_context_truth_and_median_of_each_variable_stand_in_its_panel(panel):
+def test_context_truth_and_median_of_each_variable_stand_in_its_panel(panel, forecast):
     figure = seen(figures.forecast_figure(panel))
     assert list(legend(figure)) == ["context", "truth", "median", "50 %", "80 %", "95 %"]
     known, width = legend(figure), lambda name: legend(figure)[name].get_linewidth()
@@ -75,7 +77,7 @@ def test_context_truth_and_median_of_each_variable_stand_in_its_panel(panel):
         np.testing.assert_array_equal(dots.get_data(), (panel.time_T[C:], panel.truth_HV[:, v]))
         ((time, median),) = lines_by_width(ax, species(v)).values()
         np.testing.assert_array_equal(time, panel.time_T[C:])
-        np.testing.assert_allclose(median, np.median(panel.scored_NSHV[0], axis=0)[:, v])
+        np.testing.assert_allclose(median, forecast.median()[[9, 4].index(panel.series_id), :, v])
         (border,) = (one.x for one in drawn(ax) if len(one.x) == 2 and one.x[0] == one.x[1])
         assert panel.time_T[C - 1] < border[0] < panel.time_T[C]
         assert ax.get_xlim() == (panel.time_T[0], panel.time_T[-1])
@@ -99,7 +101,7 @@ def test_the_bands_drawn_are_those_that_coverage_and_width_are_measured_of(forec
 
 
 def test_the_bands_and_the_median_drawn_are_the_quantiles_of_the_csv(forecast, data, tmp_path):
-    """Bands of 50, 80 and 90 % end at q25 and q75, q10 and q90, q05 and q95; drawn from what the file gives back, too."""
+    """Bands of 50 and 80 % end at q25 and q75, q10 and q90; drawn from what the file gives back, too."""
     forecast.write_csv(tmp_path / "forecast.csv")
     frame = forecast.to_frame()
     assert QUANTILES == (0.05, 0.10, 0.25, 0.75, 0.90, 0.95)
@@ -109,7 +111,7 @@ def test_the_bands_and_the_median_drawn_are_the_quantiles_of_the_csv(forecast, d
                 rows = frame[(frame.series == panel.series_id) & (frame.variable == name)].groupby("statistic").value
                 of = {statistic: values.to_numpy() for statistic, values in rows}
                 np.testing.assert_allclose(panel.median_HV[:, v], of["median"], rtol=1e-5)
-                for share, low, high in ((0.5, "q25", "q75"), (0.8, "q10", "q90"), (0.9, "q05", "q95")):
+                for share, low, high in ((0.5, "q25", "q75"), (0.8, "q10", "q90")):
                     ends_HV = panel.band(share)
                     np.testing.assert_allclose([end_HV[:, v] for end_HV in ends_HV], [of[low], of[high]], rtol=1e-5)
 
@@ -125,7 +127,7 @@ def test_the_80_percent_band_holds_80_percent_of_new_draws_from_ten_samples():
     """By the quantiles of the empirical distribution it would hold 66 %."""
     random, held = np.random.default_rng(0), []
     samples_SHV, new_HV = random.normal(size=(10, 20_000, 1)), random.normal(size=(20_000, 1))
-    panel = ForecastPanel(0, ("fox",), np.arange(20_001.0), np.zeros((1, 1)), None, samples_SHV)
+    panel = panel_of(0, ("fox",), np.arange(20_001.0), np.zeros((1, 1)), None, samples_SHV)
     low_HV, high_HV = panel.band(0.8)
     held = ((low_HV <= new_HV) & (new_HV <= high_HV)).mean()
     assert held == pytest.approx(0.8, abs=0.015)
@@ -166,21 +168,22 @@ def test_the_phase_plane_has_the_first_variable_across_and_the_second_up(forecas
 # ---------------------------------------------------------------------------------------------------------- errors
 
 
-def rows() -> list[dict[str, Any]]:
+def rows() -> list[Score]:
     """Methods whose figures all differ, not in order of their errors."""
-    return [
+    found = [
         {"name": "tuned", "mae": 0.2, "mae_median": 0.13, "mae_ci95": [0.17, 0.26], "mae_by_step": [0.05, 0.11, 0.3]},
         {"name": "other model", "mae": 0.5, "mae_median": 0.41, "mae_ci95": [0.45, 0.59], "mae_by_step": [0.4, 0.5, 0.55]},
         {"name": "last value", "mae": 0.3, "mae_median": 0.23, "mae_ci95": [0.27, 0.37], "mae_by_step": [0.09, 0.6, 0.21]},
     ]
+    return [Score(**row) for row in found]
 
 
 def test_errors_by_step_are_named_at_their_ends():
     (ax,) = seen(figures.step_error_figure(rows(), unit="hares")).axes
     found = lines(ax)
-    assert set(found) == {row["name"] for row in rows()}
+    assert set(found) == {row.name for row in rows()}
     for row in rows():
-        np.testing.assert_array_equal(found[row["name"]], ([1, 2, 3], row["mae_by_step"]))
+        np.testing.assert_array_equal(found[row.name], ([1, 2, 3], row.mae_by_step))
     assert (text_of(ax.xaxis)[0], text_of(ax.yaxis)[0]) == ("step ahead", "MAE (hares)")
     heights = {text.get_text(): text.xy[1] for text in ax.texts}
     assert sorted(heights, key=heights.get) == ["last value", "tuned", "other model"]  # as the lines end
@@ -196,19 +199,19 @@ def test_intervals_means_and_medians_stand_beside_their_methods():
     marks = {mark: name for name, mark in entries.items()}
     assert list(entries) == ["mean and 95 % interval", "median over series"]
     for place, name in names.items():
-        (row,) = (row for row in rows() if row["name"] == name)
+        (row,) = (row for row in rows() if row.name == name)
         at = [line for line in ax.lines if set(np.atleast_1d(line.get_ydata())) == {place}]
         (mean,) = (line for line in at if marks.get(line.get_marker()) == "mean and 95 % interval")
         (median,) = (line for line in at if marks.get(line.get_marker()) == "median over series")
         (interval,) = (line for line in at if len(np.atleast_1d(line.get_xdata())) == 2)
-        assert (mean.get_xdata()[0], median.get_xdata()[0]) == (row["mae"], row["mae_median"])
-        assert list(interval.get_xdata()) == row["mae_ci95"]
+        assert (mean.get_xdata()[0], median.get_xdata()[0]) == (row.mae, row.mae_median)
+        assert tuple(interval.get_xdata()) == row.mae_ci95
         assert len({colour(line) for line in at}) == 1
     assert text_of(ax.xaxis)[0] == "MAE (hares), logarithmic" and ax.get_xscale() == "log"
 
 
-def calibrated() -> list[dict[str, Any]]:
-    return [
+def calibrated() -> list[Score]:
+    found = [
         {
             "name": "tuned", "calibration": {"20": 0.15, "50": 0.41, "80": 0.66},
             "calibration_ci95": {"20": [0.12, 0.19], "50": [0.36, 0.47], "80": [0.61, 0.74]}, "calibration_ceiling": 0.9,
@@ -220,6 +223,7 @@ def calibrated() -> list[dict[str, Any]]:
             "calibration_ci95": {"20": [0.05, 0.09], "50": [0.3, 0.33], "80": [0.5, 0.6]}, "calibration_ceiling": 0.9,
         },
     ]  # fmt: skip
+    return [Score(**row) for row in found]
 
 
 def test_coverage_is_drawn_over_its_level():
@@ -231,9 +235,9 @@ def test_coverage_is_drawn_over_its_level():
     found = lines(ax)
     np.testing.assert_array_equal(found["calibrated"], ([0, 100], [0, 100]))
     for row in calibrated():
-        np.testing.assert_allclose(found[row["name"]], ([20, 50, 80], 100 * np.array(list(row["calibration"].values()))))
-        (band,) = (one for one in bands(ax) if one.colour == entries[row["name"]])
-        ends = 100 * np.array(list(row["calibration_ci95"].values()))
+        np.testing.assert_allclose(found[row.name], ([20, 50, 80], 100 * np.array(list(row.calibration.values()))))
+        (band,) = (one for one in bands(ax) if one.colour == entries[row.name])
+        ends = 100 * np.array(list(row.calibration_ci95.values()))
         np.testing.assert_allclose([band.x, band.low, band.high], [[20, 50, 80], *ends.T])
     of_tuned = {
         line.get_marker(): line.get_data()
@@ -246,13 +250,15 @@ def test_coverage_is_drawn_over_its_level():
 
 
 def test_errors_stand_at_the_level_of_their_condition():
+    def condition(level: str, value: float, **errors: float) -> ConditionScores:
+        found = tuple(StressScore(name=name, mae=error, mae_median=error / 2) for name, error in errors.items())
+        return ConditionScores("g", level, value, 3, (1, 2), 9, found)
+
     entries = [
-        {"level": "none", "value": 0.0, "rows": [{"name": "tuned", "mae": 0.2, "mae_median": 0.1},
-                                                {"name": "analog", "mae": 0.5, "mae_median": 0.3}]},
-        {"level": "5 %", "value": 0.05, "rows": [{"name": "tuned", "mae": 0.7, "mae_median": 0.4},
-                                                {"name": "analog", "mae": 0.3, "mae_median": 0.25}]},
-        {"level": "20 %", "value": 0.2, "rows": [{"name": "analog", "mae": 0.9, "mae_median": 0.6}]},
-    ]  # fmt: skip
+        condition("none", 0.0, tuned=0.2, analog=0.5),
+        condition("5 %", 0.05, tuned=0.7, analog=0.3),
+        condition("20 %", 0.2, analog=0.9),
+    ]
     (ax,) = seen(figures.level_figure(entries, "share that is missing")).axes
     found = lines(ax)
     np.testing.assert_allclose(found["tuned"], ([0, 0.05, 0.2], [0.2, 0.7, np.nan]))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,11 +17,11 @@ from jaxlv.flops import groups
 from jaxlv.flops.family import FAMILY
 from jaxlv.flops.table import count
 from jaxlv.flops.work import Work
-from jaxlv.report import compared, sweeps
+from jaxlv.report import sweeps
 from jaxlv.report.figures import costs
 from jaxlv.report.theme import MUTED
 from jaxlv.results.side_by_side import Entry
-from jaxlv.results.sweeps import Outcome
+from jaxlv.results.sweeps import Outcome, Point, points_of
 
 WORK = Work(FAMILY["qwen2.5-0.5b"], 4, 512)
 
@@ -53,13 +53,13 @@ def test_every_figure_is_read_back():
 # -------------------------------------------------------------------------------------------------------------- sweeps
 
 
-def runs() -> list[dict[str, Any]]:
+def runs() -> list[Outcome]:
     """Two ranks by two rates, one run without its error; nothing is in order."""
     table = {
         (8, 1e-4): ("b", 0.31, 5e9, 0.42), (2, 1e-4): ("d", 0.62, 3e9, 0.77), (8, 1e-3): ("a", 0.23, 9e9, 0.36),
         (2, 1e-3): ("c", 0.54, 4e9, 0.81), (4, 1e-3): ("e", None, 6e9, 0.5),
     }  # fmt: skip
-    return [
+    found = [
         {
             "name": name, "settings": {"lora.rank": rank, "optimizer.learning_rate": rate}, "validation_loss": loss,
             "steps": int(10 * cost / 1e9), "flops": {"coursework": cost, "exact": 3 * cost},
@@ -70,6 +70,7 @@ def runs() -> list[dict[str, Any]]:
         }
         for (rank, rate), (name, loss, cost, train) in table.items()
     ]  # fmt: skip
+    return [Outcome.read(one, "sweep.json") for one in found]
 
 
 def test_the_effect_of_a_setting_joins_runs_that_differ_in_it_alone():
@@ -84,7 +85,7 @@ def test_the_effect_of_a_setting_joins_runs_that_differ_in_it_alone():
 
 def test_the_mean_effect_is_no_median():
     skewed = [
-        {"settings": {"lora.rank": 2, "train.seed": seed}, "validation_loss": loss}
+        Outcome(str(seed), {"lora.rank": 2, "train.seed": seed}, validation_loss=loss)
         for seed, loss in enumerate((0.1, 0.2, 0.9))
     ]
     (ax,) = seen(sweeps.effect_figure(skewed, "lora.rank", [2], "validation_loss")).axes
@@ -104,7 +105,7 @@ def test_losses_of_all_runs_with_the_best_in_colour():
 
 
 def test_the_front_of_error_against_cost_is_numbered_by_cost():
-    entries = [(one["name"], one["flops"]["coursework"], one["validation_loss"]) for one in runs()[:4]]
+    entries = points_of(runs()[:4], "validation_loss")
     (ax,) = seen(sweeps.pareto_figure(entries, "FLOPs", "error")).axes
     assert (text_of(ax.xaxis)[0], text_of(ax.yaxis)[0]) == ("FLOPs", "error")
     (points,), (front,) = ([line.get_data() for line in ax.lines if line.get_marker() == mark] for mark in "o.")
@@ -115,13 +116,15 @@ def test_the_front_of_error_against_cost_is_numbered_by_cost():
 
 
 def test_neighbours_on_a_front_have_one_number_together():
-    entries = [("a", 1e9, 0.5), ("b", 1.01e9, 0.499), ("c", 1.02e9, 0.498), ("d", 9e9, 0.2)]
+    entries = [Point(*one) for one in [("a", 1e9, 0.5), ("b", 1.01e9, 0.499), ("c", 1.02e9, 0.498), ("d", 9e9, 0.2)]]
     (ax,) = seen(sweeps.pareto_figure(entries, "FLOPs", "error")).axes
     assert {text.get_text(): tuple(text.xy) for text in ax.texts} == {"1-3": (1.02e9, 0.498), "4": (9e9, 0.2)}
 
 
 def test_each_group_has_a_front_and_a_colour_of_its_own():
-    entries = [("a", 1e9, 0.5), ("b", 2e9, 0.4), ("c", 3e9, 0.45), ("d", 1.5e9, 0.9), ("e", 4e9, 0.8)]
+    entries = [
+        Point(*one) for one in [("a", 1e9, 0.5), ("b", 2e9, 0.4), ("c", 3e9, 0.45), ("d", 1.5e9, 0.9), ("e", 4e9, 0.8)]
+    ]
     (ax,) = seen(sweeps.pareto_figure(entries, "FLOPs", "error", ["A", "A", "A", "B", "B"])).axes
     found = lines(ax)
     np.testing.assert_array_equal(found["A"], ([1e9, 2e9], [0.5, 0.4]))
@@ -132,10 +135,9 @@ def test_each_group_has_a_front_and_a_colour_of_its_own():
 
 
 def test_losses_of_runs_side_by_side_are_under_their_own_names():
-    entries = [
-        Entry(f"folder/{one['name']}", one["name"], one["settings"], Outcome.read(one, "sweep.json")) for one in runs()[:3]
-    ]
-    (ax,) = seen(compared.losses_figure(entries, [entry.name for entry in entries])).axes
+    entries = [Entry(f"folder/{one.name}", one.name, one.settings, one) for one in runs()[:3]]
+    named_runs = [replace(entry.figures, name=entry.name) for entry in entries]
+    (ax,) = seen(sweeps.grouped_losses_figure(named_runs, [entry.name for entry in entries])).axes
     found = named(ax)
     for entry in entries:
         trained = [(r["step"], r["loss"]) for r in entry.get("history") if "loss" in r]
@@ -151,7 +153,8 @@ def test_losses_of_runs_side_by_side_are_under_their_own_names():
 
 def test_a_waterfall_begins_each_bar_where_the_last_one_ended():
     conventions = ["coursework", "liu"]
-    for convention, ax in zip(conventions, seen(costs.waterfall_figure(WORK, conventions)).axes, strict=True):
+    figure = seen(costs.waterfall_figure(groups.costs_of(WORK, conventions)))
+    for convention, ax in zip(conventions, figure.axes, strict=True):
         steps = groups.waterfall_steps(WORK, convention)
         assert list(ticks(ax.yaxis).values()) == [name for name, _ in steps]
         spans = [(bar.get_x(), bar.get_x() + bar.get_width()) for group in ax.containers for bar in group.patches]
@@ -177,7 +180,7 @@ def test_a_waterfall_names_what_is_half_a_percent_more_or_less():
 def test_the_products_of_each_group_stand_behind_one_another():
     names = ["exact", "coursework", "exact-all"]  # by the last, activations are computed again
     assert groups.by_group(count(WORK, "exact-all"), ("recomputed",))["MLP"] > 0
-    figure = seen(costs.components_figure(WORK, names))
+    figure = seen(costs.components_figure(groups.costs_of(WORK, names)))
     (ax,) = figure.axes
     hues = {colour(handle): name for name, handle in legend(figure).items()}
     rows = {name: place for place, name in ticks(ax.yaxis).items()}
@@ -199,7 +202,7 @@ def test_the_products_of_each_group_stand_behind_one_another():
 
 def test_steps_that_a_budget_buys_under_each_convention():
     names, budget = ["exact", "coursework", "liu"], 1e17
-    (ax,) = seen(costs.budget_figure(WORK, names, budget)).axes
+    (ax,) = seen(costs.budget_figure(groups.costs_of(WORK, names), budget)).axes
     ends = {name: budget / count(WORK, name).total_train_step for name in names}
     for text in ax.texts:
         name, _, steps = text.get_text().partition(": ")
@@ -212,7 +215,7 @@ def test_steps_that_a_budget_buys_under_each_convention():
 
 def test_costs_of_a_token_by_the_length_of_its_row():
     names = ["exact", "coursework"]
-    (ax,) = seen(costs.length_figure(WORK, names, (64, 256))).axes
+    (ax,) = seen(costs.length_figure(groups.costs_of(WORK, names, (64, 256)))).axes
     for name, (x, y) in lines(ax).items():
         per_token = [count(Work(WORK.model, 4, n), name).total_train_step / (4 * n) / 1e9 for n in (64, 256)]
         np.testing.assert_allclose((x, y), ([64, 256], per_token))

@@ -12,7 +12,7 @@ import pytest
 from drawn import bands, legend, seen
 
 from jaxlv.errors import JaxlvWarning
-from jaxlv.forecasting.panels import ForecastPanel
+from jaxlv.forecasting.panels import panel_of
 from jaxlv.report import charts
 from jaxlv.report.figures import analyses as of_analyses
 from jaxlv.report.figures import evaluation as figures
@@ -22,6 +22,8 @@ from jaxlv.report.theme import PALETTE, css_variables
 from jaxlv.results.analyses import MethodSeries, SeriesErrors
 from jaxlv.results.anatomy import Projection, Spectra
 from jaxlv.results.exploration import Histogram, Trace
+from jaxlv.results.panels import ForecastPanel
+from jaxlv.results.scores import Score
 
 HOSTILE = '<script>alert("1")</script> $x_1$'
 SVG = "{http://www.w3.org/2000/svg}"
@@ -38,31 +40,28 @@ def make_panel(series_id: int = 3, variables: tuple[str, ...] = ("prey", "predat
     if samples > 2:
         samples_SHV[1] = np.nan
         samples_SHV[2, 10:] = np.nan
-    return ForecastPanel(series_id, variables, time_T, values_TV[:20], values_TV[20:], samples_SHV)
+    return panel_of(series_id, variables, time_T, values_TV[:20], values_TV[20:], samples_SHV)
 
 
 def make_rows(
     names: tuple[str, ...] = ("tuned", "untuned", "last value", "context mean", "VAR(3) on logs"),
-) -> list[dict]:
+) -> list[Score]:
     rows = []
     for i, name in enumerate(names, start=1):
         mae = 0.03 * i
-        by_step = [mae * (0.2 + 0.05 * step) for step in range(20)]
-        rows.append(
-            {
-                "name": name,
-                "mae": mae,
-                "mae_median": 0.8 * mae,
-                "mae_ci95": [0.9 * mae, 1.2 * mae],
-                "mae_by_step": by_step,
-            }
-        )
+        by_step = tuple(mae * (0.2 + 0.05 * step) for step in range(20))
+        rows.append(Score(name=name, mae=mae, mae_median=0.8 * mae, mae_ci95=(0.9 * mae, 1.2 * mae), mae_by_step=by_step))
     return rows
 
 
 def sorted_errors(series: list[int], log10_mse: dict[str, tuple[float | None, ...]]) -> SeriesErrors:
     own = MethodSeries(tuple(series), log10_mse, log10_mse)
     return SeriesErrors(variables=tuple(log10_mse), methods={"tuned": own})
+
+
+def again(panel: ForecastPanel) -> ForecastPanel:
+    """The panel that is made of the samples as they are now."""
+    return panel_of(panel.series_id, panel.variables, panel.time_T, panel.context_CV, panel.truth_HV, panel.samples_SHV)
 
 
 def make_history() -> list[dict]:
@@ -74,7 +73,7 @@ def make_history() -> list[dict]:
     return records
 
 
-def make_calibrated() -> list[dict]:
+def make_calibrated() -> list[Score]:
     """Two rows with samples, one with adjusted bands, one without figures, and a baseline."""
     rows: list[dict] = [{"name": "last value", "calibration": None}, {"name": "empty", "calibration": {}}]
     for i, name in enumerate(("tuned", "untuned")):
@@ -83,7 +82,7 @@ def make_calibrated() -> list[dict]:
         rows.append({"name": name, "calibration": shares, "calibration_ci95": ends, "calibration_ceiling": 19 / 21})
     rows[2]["calibration_as_intervals"] = {str(level): level / 105 for level in range(10, 100, 10)}
     rows[2]["coverage_conformal"] = {"50": 0.52, "80": 0.78, "95": None}
-    return rows
+    return [Score(**row) for row in rows]
 
 
 FIGURES = {
@@ -136,7 +135,7 @@ def test_same_input_gives_the_same_bytes(drawing):
 
 def test_svg_has_each_point_where_the_figure_has_it():
     """To a tenth of a pixel, from the top left."""
-    rows = [{"name": "tuned", "mae_by_step": [0.1, 0.31, 0.23, 0.77, 0.5]}]
+    rows = [Score(name="tuned", mae_by_step=(0.1, 0.31, 0.23, 0.77, 0.5))]
     chart = figures.step_error_figure(rows)
     svg, figure = svgs.to_svg(chart, "x"), seen(chart)
     height = float(ET.fromstring(svg).attrib["height"])
@@ -221,7 +220,7 @@ def told(svg: str) -> dict[str, tuple[float, float]]:
 
 
 def test_a_point_says_its_series_place_value_and_unit_where_it_is_drawn():
-    rows = [{"name": "tuned", "mae_by_step": [0.1, 0.31, None]}, {"name": "last value", "mae_by_step": [0.5, 0.6, 0.62]}]
+    rows = [Score(name="tuned", mae_by_step=(0.1, 0.31, None)), Score(name="last value", mae_by_step=(0.5, 0.6, 0.62))]
     chart = figures.step_error_figure(rows, unit="hares")
     svg = svgs.to_svg(chart, "x")
     found, ax, height = told(svg), seen(chart).axes[0], float(ET.fromstring(svg).attrib["height"])
@@ -236,8 +235,10 @@ def test_a_point_says_its_series_place_value_and_unit_where_it_is_drawn():
 
 
 def test_bars_cells_bins_and_intervals_say_their_values():
-    rows = [{"name": "tuned", "mae": 0.2, "mae_median": 0.15, "mae_ci95": [0.17, 0.26]},
-            {"name": "one series", "mae": 0.4, "mae_median": 0.4, "mae_ci95": [0.4, 0.4]}]  # fmt: skip
+    rows = [
+        Score(name="tuned", mae=0.2, mae_median=0.15, mae_ci95=(0.17, 0.26)),
+        Score(name="one series", mae=0.4, mae_median=0.4, mae_ci95=(0.4, 0.4)),
+    ]
     errors = sorted_errors([8, 3], {"hare": (-2.5, -1.25), "lynx": (-3, None)})
     changes = [Projection(layer, "q_proj", 1, 1, 1, 1, norm, 1, norm, (norm,)) for layer, norm in ((2, 0.125), (5, 2))]
     spectra = Spectra(rank=1, projections=tuple(changes), sentence="")
@@ -282,6 +283,7 @@ def test_names_under_the_pointer_stay_text():
 def test_bands_that_few_samples_make_equal_are_drawn_once():
     few, many = make_panel(samples=5), make_panel(samples=60)
     few.samples_SHV[1:3] = few.samples_SHV[3:4]
+    few = again(few)
     assert np.array_equal(few.band(0.8), few.band(0.95)) and not np.array_equal(few.band(0.5), few.band(0.8))
     counts = []
     for panel, names in ((few, ["50 %", "80 and 95 %"]), (many, ["50 %", "80 %", "95 %"])):
@@ -312,7 +314,7 @@ def test_calibration_shows_samples_alone_with_what_they_reach():
     assert "most that the samples can cover: 90.5 %" in words
     curves = [line for line in figure.axes[0].lines if line.get_marker() == "."]
     assert [line.get_ydata()[-1] for line in curves] == pytest.approx([90 / 170 * 100, 90 / 110 * 100])  # tuned on top
-    bare = figures.calibration_figure([{"name": "tuned", "calibration": {"50": None, "90": 0.5}}])
+    bare = figures.calibration_figure([Score(name="tuned", calibration={"50": None, "90": 0.5})])
     assert not {"adjusted", "as intervals"} & set(texts(svgs.to_svg(bare, "x")))
 
 
@@ -320,7 +322,7 @@ def test_calibration_shows_samples_alone_with_what_they_reach():
 @pytest.mark.parametrize("samples", [0, 1, 20])
 def test_forecast_without_valid_samples_or_truth_is_drawn(samples):
     panel = make_panel(samples=samples)
-    empty = ForecastPanel(1, panel.variables, panel.time_T, panel.context_CV, None, np.full_like(panel.samples_SHV, np.nan))
+    empty = panel_of(1, panel.variables, panel.time_T, panel.context_CV, None, np.full_like(panel.samples_SHV, np.nan))
     for draw in (figures.forecast_figure, figures.phase_figure):
         svg = svgs.to_svg(draw(empty), "x")
         assert "context" in texts(svg) and "truth" not in texts(svg)
@@ -331,6 +333,7 @@ def test_forecast_without_valid_samples_or_truth_is_drawn(samples):
 def test_a_wild_sample_does_not_flatten_the_rest():
     panel = make_panel()
     panel.samples_SHV[3:] *= 1e6
+    panel = again(panel)
     assert panel.is_cut and not make_panel().is_cut
     for ax in seen(figures.forecast_figure(panel)).axes:
         assert ax.get_ylim()[1] < 20
@@ -350,8 +353,8 @@ def test_a_method_looks_the_same_whatever_stands_beside_it():
 def test_rows_without_figures_are_left_out():
     rows = [
         *make_rows(("tuned",)),
-        {"name": "broken", "mae": float("nan"), "mae_by_step": [None, float("inf")]},
-        {"name": "zero", "mae": 0.0},
+        Score(name="broken", mae=float("nan"), mae_by_step=(None, float("inf"))),
+        Score(name="zero", mae=0.0),
     ]
     interval, steps = (texts(svgs.to_svg(f(rows), "x")) for f in (figures.interval_figure, figures.step_error_figure))
     assert "tuned" in interval and "tuned" in steps
@@ -360,7 +363,7 @@ def test_rows_without_figures_are_left_out():
 
 def test_names_at_line_ends_stand_apart():
     names = tuple(f"method {i}" for i in range(9))
-    rows = [{"name": name, "mae_by_step": [1.0, 1.0 + 1e-3 * i]} for i, name in enumerate(names)]
+    rows = [Score(name=name, mae_by_step=(1.0, 1.0 + 1e-3 * i)) for i, name in enumerate(names)]
     svg = svgs.to_svg(figures.step_error_figure(rows), "x")
     heights = [float(t.attrib["y"]) for t in ET.fromstring(svg).iter(f"{SVG}text") if (t.text or "").startswith("method")]
     assert len(heights) == 9 and np.diff(sorted(heights)).min() >= 11

@@ -21,16 +21,19 @@ from jaxlv.forecasting import forecaster
 from jaxlv.forecasting.forecaster import Forecast
 from jaxlv.model.config import ModelConfig
 from jaxlv.published import protocols
-from jaxlv.report import compared, details, dossier, folders, runs
 from jaxlv.report import page as pages
-from jaxlv.report.material import Measured
+from jaxlv.report import runs
+from jaxlv.report import side_by_side as shown
 from jaxlv.report.table import Group, Table
 from jaxlv.results import side_by_side
+from jaxlv.results.folders import Measured
 from jaxlv.results.scores import Evaluation, Protocol
 from jaxlv.results.side_by_side import Entry
 from jaxlv.results.sweeps import Sweep
 from jaxlv.runs import run, sweep
 from jaxlv.storage import lines
+from jaxlv.studies import details, folders
+from jaxlv.studies.pages import made
 from jaxlv.tools import cli
 
 MODEL = ModelConfig(
@@ -119,7 +122,7 @@ def bill_of(folder: Path) -> dict[str, int]:
 
 
 def entries_of(*paths: Path) -> list[Entry]:
-    return dossier.entries_of([folders.read(path) for path in paths])
+    return [entry for folder in folders.read_all(paths) for entry in folder.entries]
 
 
 def texts(table: Table) -> list[dict[str, str]]:
@@ -249,9 +252,8 @@ def test_a_reproduction_has_each_run_once_and_the_forecasts_of_its_final_model(t
     folder = folders.read(tmp_path)
     assert (folder.kind, [found.name for found in folder.runs]) == ("reproduction", ["grid-a", "final"])
     assert [[one.name for one in found.evaluations] for found in folder.runs] == [[], ["rai"]]  # none of simulated series
-    rows = [side_by_side.row_of(entry, [], None) for entry in dossier.entries_of([folder])]
-    assert [row.get("test_mae") for row in rows] == [None, 1.0]
-    assert rows[1]["tested_on"] == "2 series, 50 + 50"
+    rows = side_by_side.rows_of(entries_of(tmp_path))
+    assert [row.tested for row in rows] == [None, side_by_side.Tested(1.0, "2 series, 50 + 50")]
     (tmp_path / "reproduce.json").write_text(json.dumps({**tree, "plan": {}}))
     with pytest.raises(JaxlvError, match=r"reproduce\.json: plan\.rows is not what was written"):
         folders.read(tmp_path)
@@ -262,7 +264,7 @@ def test_a_reproduction_has_each_run_once_and_the_forecasts_of_its_final_model(t
 
 def test_two_runs_stand_in_one_table_with_units_and_the_settings_that_differ(work):
     entries = entries_of(work / "first", work / "second")
-    table = compared.table(entries)
+    table = shown.table(entries)
     first, second = texts(table)
     assert [first["run"], second["run"]] == ["first", "second"]
     assert [first["lora rank"], second["lora rank"]] == ["2", "4"]
@@ -279,26 +281,26 @@ def test_many_settings_have_a_table_of_their_own(work, tmp_path):
     more = {"lora.alpha": 3.0, "optimizer.eps": 1e-7, "train.seed": 5, "windows.length": 99, "train.batch_size": 9}
     other = write_run(tmp_path / "other", {"lora.rank": 16, "optimizer.b1": 0.5, **more})
     entries = entries_of(work / "first", other)
-    assert compared.settings_tables(entries_of(work / "first", work / "second")) == []
-    tables = compared.settings_tables(entries)
+    assert shown.settings_tables(entries_of(work / "first", work / "second")) == []
+    tables = shown.settings_tables(entries)
     found = {head: text for table in tables for head, text in texts(table)[1].items()}
     assert found["train seed"] == "5" and set(side_by_side.differing(entries)) <= {
         head.replace(" ", ".", 1).replace(" ", "_") for head in found
     }
-    assert not any("rank" in head for head in compared.table(entries).heads)
+    assert not any("rank" in head for head in shown.table(entries).heads)
 
 
 def test_the_front_holds_what_nothing_beats_cheapest_first(work):
     entries = entries_of(work / "ranks")
     kept = side_by_side.front_of(entries, "validation_loss", "coursework")
     assert [entry.name for entry in kept] == ["ranks/rank-2", "ranks/rank-4"]  # rank 8 costs more and errs more
-    table = compared.budget_table({"": kept}, "validation_loss", "coursework")
+    table = shown.budget_table({"": kept}, "validation_loss", "coursework")
     rows = texts(table)
     assert [row["validation loss error"] for row in rows] == ["0.600", "0.500"]
     assert rows[1]["less by"] == "16.7"  # 0.6 to 0.5
     costs = [row[3].value if len(row) > 3 else None for row in table.cells]
     assert costs == sorted(costs, key=lambda cost: cost or 0)
-    bold = [row[1].best for row in compared.table(entries).cells]
+    bold = [row[1].best for row in shown.table(entries).cells]
     assert bold == [True, True, False]
 
 
@@ -310,16 +312,15 @@ def test_losses_of_other_texts_have_fronts_of_their_own_and_raw_errors_are_prefe
     assert side_by_side.mixed(entries, "forecast_mae") == {}
     fronts = side_by_side.fronts_of(entries, "validation_loss", "coursework")
     assert [[entry.name for entry in kept] for kept in fronts.values()] == [["first", "second"], ["coarse"]]
-    text = compared.sections(entries)[0].text
+    text = shown.sections(entries)[0].text
     assert "do not compare" in text and "decimals" in text
-    assert "do not compare" not in compared.sections(entries[:2])[0].text
+    assert "do not compare" not in shown.sections(entries[:2])[0].text
     without = write_run(tmp_path / "without", steps=3)
     assert side_by_side.axis_of(entries_of(work / "first", without)) == "validation_loss"
 
 
 def test_the_page_of_several_tells_the_best_and_what_all_cost(work):
-    found = [folders.read(work / name) for name in ("second", "ranks")]
-    page = dossier.page_of(found, [None] * 2)
+    page = made([work / name for name in ("second", "ranks")])
     assert page.title == "second and ranks"
     bill = dict(page.bill)
     assert (bill["runs"], bill["steps"], bill["tokens"]) == ("4", "16", "1,600")
@@ -332,9 +333,10 @@ def test_the_page_of_several_tells_the_best_and_what_all_cost(work):
 
 def test_folders_of_one_name_are_told_apart(work, tmp_path):
     twin = write_run(tmp_path / "twin" / "first")
-    assert dossier.labels([folders.read(path) for path in (work / "first", twin)]) == [f"{work.name}/first", "twin/first"]
+    names = [folder.name for folder in folders.read_all([work / "first", twin])]
+    assert names == [f"{work.name}/first", "twin/first"]
     with pytest.raises(JaxlvError, match="named twice"):
-        dossier.labels([folders.read(twin), folders.read(twin)])
+        folders.read_all([twin, twin])
 
 
 def test_the_program_says_where_the_page_lies(work, tmp_path, monkeypatch, capsys):
@@ -349,7 +351,7 @@ def test_the_program_says_where_the_page_lies(work, tmp_path, monkeypatch, capsy
         cli.main(["report", str(copy), "--out", "nowhere/report.html"])
 
 
-# ---------------------------------------------------------------------------------------- a report's own figures
+# ---------------------------------------------------------------------------------------- a paper's own figures
 
 
 @pytest.fixture
@@ -375,7 +377,7 @@ def evaluated(folder: Path, data: SeriesSet, ids: np.ndarray, context: int, hori
 
 
 def reported(one: Any, data: SeriesSet, split: Mapping[str, Any]) -> list[pages.Section]:
-    return list(map(runs.beside_section, details.beside(one, details.forecasts_of(one, data), split, "context")))
+    return list(map(runs.paper_section, details.papers_of(one, details.forecasts_of(one, data), split, "context")))
 
 
 def test_a_forecast_comes_back_from_its_file(course, tmp_path):
@@ -395,10 +397,10 @@ def test_a_reports_figures_stand_beside_ours_where_everything_matches(course, tm
     }
     one, _ = evaluated(tmp_path / "rai", course, np.arange(990, 1000), 50, 50)
     (section,) = reported(one, course, split)
-    assert section.title == "Beside the report: rai" and "series 990-999" in section.text
+    assert section.title == "Beside the paper: rai" and "series 990-999" in section.text
     (table,) = section.blocks
     theirs, ours = texts(table)
-    assert (theirs[""], ours[""]) == ("report: final", "tuned")
+    assert (theirs[""], ours[""]) == ("paper: final", "tuned")
     assert theirs["MAE prey mean"].strip() == "0.148"
     assert float(ours["MAE prey mean"]) == pytest.approx(0.1, rel=0.05)
     assert spread(table)[1].unit == "raw units squared"

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import pytest
 from test_folders import make_metrics, write_run, write_sweep
 
-from jaxlv.report import dossier, folders
 from jaxlv.report.page import render
+from jaxlv.studies.pages import made
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 OPTIONS = (
@@ -135,7 +135,7 @@ def page(tmp_path_factory) -> str:
         write_run(place / "second", {"lora.rank": 4}, loss=0.4, mae=0.1, steps=4),
         write_sweep(place / "ranks", {2: 0.6, 4: 0.5}),
     ]
-    return render(dossier.page_of([folders.read(path) for path in paths], [None] * 3))
+    return render(made(paths))
 
 
 def test_a_page_of_runs_has_no_errors_named_figures_and_tables_that_sort(browse, page):

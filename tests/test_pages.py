@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,19 +14,21 @@ from drawn import bold, cells, tables
 from records import unlike
 
 from jaxlv.data.series import from_arrays
-from jaxlv.forecasting.panels import ForecastPanel
+from jaxlv.forecasting.panels import panel_of
 from jaxlv.published.protocols import PROTOCOLS
-from jaxlv.report import compared, dossier, evaluation, probe, reported, reproductions, runs, sweeps
+from jaxlv.report import evaluation, folders, probe, runs, side_by_side, sweeps
+from jaxlv.report import reproduced as page_of_paper
 from jaxlv.report.format import MISSING, duration, number, percent
-from jaxlv.report.material import Run
+from jaxlv.results.folders import Run
 from jaxlv.results.papers import Reproduction
 from jaxlv.results.probe import Probe
-from jaxlv.results.runs import RunDetails
+from jaxlv.results.runs import RunCost, RunDetails
 from jaxlv.results.scores import Evaluation
 from jaxlv.results.side_by_side import Entry
 from jaxlv.results.sweeps import Outcome, Sweep, front, rule_words
+from jaxlv.studies import scoring
 
-# -------------------------------------------------------------------------------------------------- the run of a report
+# -------------------------------------------------------------------------------------------------- the run of a paper
 
 
 def scores(tree: dict[str, Any]) -> Evaluation:
@@ -52,7 +55,7 @@ def test_captions_say_what_was_given_and_forecast_by_which_model():
     text = evaluation.protocol_text(scores(metrics).protocol)
     assert text.startswith("3 series; 4 steps of context; 3 steps of forecast; 5 samples per series, their median scored.")
     panels = [
-        ForecastPanel(i, records.VARIABLES, np.arange(7.0), np.ones((4, 2)), np.ones((3, 2)), np.ones((5, 3, 2)))
+        panel_of(i, records.VARIABLES, np.arange(7.0), np.ones((4, 2)), np.ones((3, 2)), np.ones((5, 3, 2)))
         for i in (3, 8, 9)
     ]
     errors = metrics["rows"][0]["mae_by_series"]
@@ -93,16 +96,10 @@ def test_intervals_overlap_where_they_share_a_value(ends, overlap):
 
 
 def test_the_bill_names_its_figures():
-    bill = {
-        "steps": 1234,
-        "tokens": 567_890,
-        "seconds": 7390.0,
-        "trainable_parameters": 24_576,
-        "peak_memory_bytes": 3 * 2**30,
-    }
-    assert evaluation.bill_pairs({**bill, "device": "CPU", "other_thing": 2.5, "unknown": None}) == [
+    cost = RunCost(steps=1234, tokens=567_890, seconds=7390.0, trainable_parameters=24_576, peak_memory_bytes=3 * 2**30)
+    assert evaluation.bill_pairs(replace(cost, device="CPU")) == [
         ("Training steps", "1,234"), ("Tokens trained on", "567,890"), ("Training time", "2 h 3 min"),
-        ("Trainable parameters", "24,576"), ("Device", "CPU"), ("Peak memory", "3.00 GiB"), ("Other thing", "2.5"),
+        ("Trainable parameters", "24,576"), ("Device", "CPU"), ("Peak memory", "3.00 GiB"),
     ]  # fmt: skip
     assert [duration(seconds) for seconds in (9.5, 61.0, 3599.0, 3661.0)] == [
         "9.50 s",
@@ -117,10 +114,13 @@ def test_the_series_that_are_shown_are_at_the_ranks_that_their_words_say():
     errors = dict(zip(map(str, range(50, 61)), unlike(9, 11), strict=True))
     metrics["rows"][0]["mae_by_series"] = errors
     ranked = sorted(errors, key=errors.get)
-    chosen = evaluation.choose_series(scores(metrics))
-    assert list(chosen) == [int(ranked[place]) for place in (1, 5, 9)]
-    for (series, words), rank in zip(chosen.items(), (10, 50, 90), strict=True):
-        assert words == f"MAE {number(errors[str(series)])} hares, the {rank}th percentile of 11 series"
+    panels = [
+        panel_of(i, records.VARIABLES, np.arange(7.0), np.ones((4, 2)), None, np.ones((5, 3, 2))) for i in map(int, errors)
+    ]
+    section = next(s for s in evaluation.result_sections(scores(metrics), panels) if s.title == "Forecasts")
+    for block, place, rank in zip(section.blocks, (1, 5, 9), (10, 50, 90), strict=True):
+        words = f"MAE {number(errors[ranked[place]])} hares, the {rank}th percentile of 11 series"
+        assert block.caption.startswith(f"Series {ranked[place]} ({words}).")
 
 
 # -------------------------------------------------------------------------------------------------------------- sweeps
@@ -147,7 +147,7 @@ def test_a_sweep_shows_each_runs_figures_under_their_headings(rule):
     table = tables(page)["Runs"]
     head = {
         "validation_loss": "validation loss [nats per token]", "forecast_mae": "validation MAE [raw units]",
-        "train_loss": "training loss [nats per token]", "validation_perplexity": "perplexity", "reported": "the report's",
+        "train_loss": "training loss [nats per token]", "validation_perplexity": "perplexity", "reported": "the paper's",
         "seconds": "time [s]",
     }  # fmt: skip
     for one in RUNS:
@@ -205,7 +205,7 @@ def test_runs_side_by_side_have_their_own_errors_and_costs():
         entry_of(RUNS[1], measured(0.6, [3]), measured(0.25, [2, 1])),
         entry_of(RUNS[2], measured(0.125, [1, 2], "another file")),
     ]
-    table = compared.table(entries)
+    table = side_by_side.table(entries)
     for one, error in zip(RUNS, ("0.500", "0.250", "0.125"), strict=True):
         row = cells(table)[one["name"]]
         assert row["validation: loss [nats per token]"] == number(one["validation_loss"])
@@ -216,13 +216,13 @@ def test_runs_side_by_side_have_their_own_errors_and_costs():
         assert row["training: time [s]"] == number(one["seconds"])
         assert (row["training: steps"], row["training: tokens"]) == (f"{one['steps']}", f"{one['tokens']:,}")
     best = min(RUNS, key=lambda one: one["forecast_mae"])
-    words = compared.summary(entries)
+    words = side_by_side.summary(entries)
     assert f"The least validation MAE (raw units) has {best['name']}: {number(best['forecast_mae'])}." in words
     assert (
         "On the same 2 test series, 4 steps of context and 3 of forecast, the least mean absolute error has b: 0.250"
         in words
     )
-    assert dict(dossier.bill(entries)) == {
+    assert dict(folders.bill(entries)) == {
         "runs": "3", "steps": "306", "tokens": "27,006", "training": duration(sum(one["seconds"] for one in RUNS)),
         "FLOPs, coursework": number(9e9), "FLOPs, exact": number(63e9),
     }  # fmt: skip
@@ -230,7 +230,7 @@ def test_runs_side_by_side_have_their_own_errors_and_costs():
 
 def test_what_a_budget_buys_is_told_run_by_run():
     runs_of = [{**one, "forecast_mae": error} for one, error in zip(RUNS, (0.8, 0.6, 0.15), strict=True)]
-    section = compared.budget_section([entry_of(one) for one in runs_of], "forecast_mae", "coursework")
+    section = side_by_side.budget_section([entry_of(one) for one in runs_of], "forecast_mae", "coursework")
     (table,) = tables([section]).values()
     rows = cells(table)
     assert [row["less by [%]"] for row in rows.values()] == [MISSING, "25.0", "75.0"]
@@ -257,15 +257,15 @@ def test_a_step_that_a_context_shows_in_part_is_neither_context_nor_truth():
     data = from_arrays(np.random.default_rng(0).uniform(1, 2, (2, 30, 2)))
     parts = {part.name: part for part in PROTOCOLS["mao"].parts}
     for name, start in (("mao-128", 12), ("mao-128-cut", 13)):
-        context, truth = reported.spans(parts[name], data)
+        context, truth = scoring.spans(parts[name], data)
         np.testing.assert_array_equal(context, data.values_NTV[:, :12])
         np.testing.assert_array_equal(truth, data.values_NTV[:, start : start + parts[name].horizon])
 
 
 def test_series_are_named_by_their_range_or_number():
-    assert reported.named_series([992, 990, 991]) == "series 990-992"
-    assert reported.named_series([9, 3, 7]) == "series 3, 7 and 9" and reported.named_series([5]) == "series 5"
-    assert reported.named_series([5, 1, 9, 7, 3]) == "5 series, the report's test share (1, 3, 5, 7, …)"
+    assert scoring.named_series([992, 990, 991]) == "series 990-992"
+    assert scoring.named_series([9, 3, 7]) == "series 3, 7 and 9" and scoring.named_series([5]) == "series 5"
+    assert scoring.named_series([5, 1, 9, 7, 3]) == "5 series, the paper's test share (1, 3, 5, 7, …)"
 
 
 # ------------------------------------------------------------------------------------------------------- reproductions
@@ -303,22 +303,22 @@ def test_the_bill_of_a_reproduction_by_stage():
     convention = "by rai's convention"
     head = {"planned": f"{convention}: planned [FLOPs]", "spent": f"{convention}: spent [FLOPs]",
             "executed": "as executed: spent [FLOPs]"}  # fmt: skip
-    rows = {name: {key: row[h] for key, h in head.items()} for name, row in cells(reproductions.bill_table(found)).items()}
+    rows = {name: {key: row[h] for key, h in head.items()} for name, row in cells(page_of_paper.bill_table(found)).items()}
     assert rows == {
         "grid": {"planned": "4.00e12", "spent": "3.00e12", "executed": "1.00e12"},
         "final": {"planned": "6.00e12", "spent": "5.00e12", "executed": "2.00e12"},
         "together": {"planned": "1.00e13", "spent": "8.00e12", "executed": "3.00e12"},
         "errors and analyses, beside it": {"planned": MISSING, "spent": "7.00e11", "executed": "3.00e11"},
     }
-    shares = [row["of the allowance [%]"] for row in cells(reproductions.bill_table(found)).values()]
+    shares = [row["of the allowance [%]"] for row in cells(page_of_paper.bill_table(found)).values()]
     assert shares == ["30.0", "50.0", "80.0", "7.00"]
-    lines = dict(reproductions.bill_lines(found))
+    lines = dict(page_of_paper.bill_lines(found))
     assert lines["of the allowance"] == "80.0 %" and lines["spent"] == "8.00e12 FLOPs"
-    assert lines["runs"] == "3, 306 steps" and lines["the report"] == "1.20e17 FLOPs, 120 % of 1e17, 20.0 % too much"
+    assert lines["runs"] == "3, 306 steps" and lines["the paper"] == "1.20e17 FLOPs, 120 % of 1e17, 20.0 % too much"
 
 
 def test_errors_of_a_report_are_shown_both_ways():
-    (row,) = cells(reproductions.faults_table(Reproduction.read(reproduced(), "reproduce.json"))).values()
+    (row,) = cells(page_of_paper.faults_table(Reproduction.read(reproduced(), "reproduce.json"))).values()
     assert row == {
         "here": "real tokens", "measured": "loss", "its way": "0.250", "the right way": "0.500", "ratio": "0.500",
         "unit": "nats",
@@ -326,7 +326,7 @@ def test_errors_of_a_report_are_shown_both_ways():
 
 
 def test_runs_of_all_stages_are_priced_once():
-    assert reproductions.priced(Reproduction.read(reproduced(), "reproduce.json")) == [
+    assert Reproduction.read(reproduced(), "reproduce.json").points == [
         (one["name"], one["flops"]["coursework"], one["validation_loss"]) for one in RUNS
     ]
 
@@ -335,10 +335,10 @@ def test_the_page_of_a_reproduction_says_what_came_of_it():
     found = reproduced()
     final, untuned = (found["parts"]["rai"]["rows"][n]["figures"]["mae_raw"]["mean"] for n in (1, 0))
     found = Reproduction.read(found, "reproduce.json")
-    words = reproductions.summary(found)
+    words = page_of_paper.summary(found)
     assert f"rai: MAE {number(final)} raw units ({number(untuned)} untrained)." in words
     assert "The grid chose rank 2." in words
-    sections = {section.title: section for section in reproductions.page_of(found).sections}
+    sections = {section.title: section for section in page_of_paper.page_of(found).sections}
     grid = sections["Grid"]
     assert grid.text.startswith("3 runs. Chosen before: lora.rank 4. Trained once: grid-c is first.")
     shown = cells(tables([grid])["Runs"])

@@ -28,7 +28,8 @@ from jaxlv.flops.ledger import Event, Ledger, Meter, Terms
 from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.model import weights
 from jaxlv.report import probe as page
-from jaxlv.results.probe import Answer, Probe
+from jaxlv.report.page import write
+from jaxlv.results.probe import Answer, Counts, Probe
 from jaxlv.runs import run, sources, training
 from jaxlv.steps.generate import Prompts
 from jaxlv.storage.door import LIMITS
@@ -617,7 +618,7 @@ HOSTILE = "<script>alert(1)</script></blockquote> & \x1b[31mred\x07 \x00 \u202ee
 
 def test_what_prompts_and_answers_say_is_text_on_the_page(tmp_path):
     result = result_of([Prompt(HOSTILE, "next")], [HOSTILE])
-    page.write_page(tmp_path / "r.html", Probe.read(result, "probe.json"))
+    write(tmp_path / "r.html", page.page_of(Probe.read(result, "probe.json")))
     html = (tmp_path / "r.html").read_text()
     tree = Tree(html)
     assert tree.count("script") == 1 and not {"\x1b", "\x07", "\x00"} & set(html)
@@ -636,7 +637,7 @@ def test_the_summary_counts(tmp_path):
         "3 prompts (<file>) through the chat template of a <base>. Passed, of 2 with an expected answer: 1 untuned, 0 tuned."
         " The same word for word: 2 of 3 answers. Perplexity per token of <t>: 3.49 untuned, 3.00 tuned."
     )
-    assert page.counts_of(Probe.read(result, "probe.json"), "tuned") == {"passed": 0, "checked": 2, "ended": 2, "tokens": 34}
+    assert Probe.read(result, "probe.json").counts("tuned") == Counts(passed=0, checked=2, ended=2, tokens=34, answers=3)
 
 
 def test_the_listing_keeps_lines_and_width_and_obeys_no_control_character():
@@ -650,6 +651,6 @@ def test_the_listing_keeps_lines_and_width_and_obeys_no_control_character():
 @pytest.mark.parametrize(("said", "seen"), [("", "–"), ("\n\t\n", "(nothing but white space)"), ("\n a", "a")])
 def test_an_answer_that_cannot_be_seen_is_described(said, seen, tmp_path):
     result = result_of([Prompt("?")], [said])
-    page.write_page(tmp_path / "r.html", Probe.read(result, "probe.json"))
+    write(tmp_path / "r.html", page.page_of(Probe.read(result, "probe.json")))
     assert [text for tag, text in Tree((tmp_path / "r.html").read_text()).texts if tag == "blockquote"][:2] == [seen] * 2
     assert seen in page.format_answers(Probe.read(result, "probe.json"))

@@ -13,6 +13,7 @@ from jaxlv.data import series
 from jaxlv.errors import JaxlvError
 from jaxlv.published import protocols, systems
 from jaxlv.published.protocols import MAO_UNITS, PROTOCOLS, Measure, figure, score
+from jaxlv.results.papers import Statistic
 
 IDS = np.arange(1000)
 PARTS = [(protocol, part) for protocol in PROTOCOLS.values() for part in protocol.parts]
@@ -155,7 +156,7 @@ def numbers_of(shared, name) -> set[float]:
 
 def test_a_data_set_that_is_not_the_courses_is_refused(data):
     protocol = PROTOCOLS["xu"]
-    with pytest.raises(JaxlvError, match="the reports' splits are defined on the course's data set"):
+    with pytest.raises(JaxlvError, match="the papers' splits are defined on the course's data set"):
         protocols.test_series(protocol, protocol.parts[0], data.select(np.arange(999)))
 
 
@@ -167,19 +168,18 @@ def test_a_part_that_names_a_series_outside_the_test_share_is_refused(data):
         protocols.test_series(protocol, mixed, data)
 
 
-def part_of(name: str) -> tuple[protocols.Protocol, protocols.Part]:
+def part_of(name: str) -> tuple[protocols.PaperProtocol, protocols.Part]:
     return next((protocol, part) for protocol, part in PARTS if part.name == name)
 
 
 def test_a_figure_has_mean_median_and_the_interval_of_the_mean_over_series():
     """Of five series, one with an error: in 6 % of the repeats it is drawn three times or more, in .7 % four times."""
-    assert figure(np.array([0.0, 0, np.nan, 0, 5, 0])) == {
-        "mean": 1.0, "median": 0.0, "ci95": [0, pytest.approx(3)], "series": 5,
-    }  # fmt: skip
-    assert figure(np.array([1.0, 3])) == {"mean": 2.0, "median": 2.0, "ci95": [1, 3], "series": 2}
-    assert figure(np.array([4.0, np.inf])) == {"mean": 4.0, "median": 4.0, "ci95": None, "series": 1}
+    found = figure(np.array([0.0, 0, np.nan, 0, 5, 0]))
+    assert (found.mean, found.median, found.ci95, found.series) == (1.0, 0.0, (0, pytest.approx(3)), 5)
+    assert figure(np.array([1.0, 3])) == Statistic(2.0, 2.0, (1, 3), 2)
+    assert figure(np.array([4.0, np.inf])) == Statistic(4.0, 4.0, None, 1)
     many = np.random.default_rng(0).normal(size=400)
-    low, high = figure(many)["ci95"]
+    low, high = figure(many).ci95
     assert (high - low) / 2 == pytest.approx(1.96 / 20, rel=0.12)
 
 
@@ -255,7 +255,7 @@ def test_a_perfect_forecast_has_no_error(data_of):
         figures = score(part, chosen.values_NTV[:, start : start + part.horizon], chosen)
         for measure in part.measures:
             if measure.kind not in ("above", "valid"):
-                assert figures[measure.key]["mean"] == (1.0 if measure.kind in ("r2", "peak") else 0.0)
+                assert figures[measure.key].mean == (1.0 if measure.kind in ("r2", "peak") else 0.0)
 
 
 def test_rising_series_pass_the_top_of_maos_scale_behind_the_context_alone(rising):
@@ -274,10 +274,10 @@ def test_the_share_above_the_top_and_the_peak_are_of_the_samples(rising):
     capped = np.minimum(truth, 10 * protocols.MAO_ALPHA)
     figures = score(part, truth, chosen, np.stack([capped, truth, truth, truth], axis=1))
     share = (truth > 10 * protocols.MAO_ALPHA).mean()
-    assert figures["above_top"]["mean"] == pytest.approx(0.75 * share) and share > 0
-    assert figures["mae_raw"]["mean"] == 0
+    assert figures["above_top"].mean == pytest.approx(0.75 * share) and share > 0
+    assert figures["mae_raw"].mean == 0
     peak = (0.25 * capped.max(axis=1) / truth.max(axis=1) + 0.75).mean()
-    assert figures["peak"]["mean"] == pytest.approx(peak) and peak < 1
+    assert figures["peak"].mean == pytest.approx(peak) and peak < 1
 
 
 def test_maos_figures_are_of_five_steps_in_two_units(data):
@@ -287,18 +287,18 @@ def test_maos_figures_are_of_five_steps_in_two_units(data):
     point[:, :5] += 0.1
     point[:, 5:] += 100.0
     figures = score(part, point, chosen)
-    assert figures["mae_raw"]["mean"] == pytest.approx(0.1)
-    assert figures["mse_raw"]["mean"] == pytest.approx(0.01)
-    assert figures["mae_scaled"]["mean"] == pytest.approx(0.1 / 0.79296956)
-    assert figures["mse_scaled"]["mean"] == pytest.approx(0.01 / 0.79296956**2)
-    assert figures["mae_raw"]["series"] == 100
+    assert figures["mae_raw"].mean == pytest.approx(0.1)
+    assert figures["mse_raw"].mean == pytest.approx(0.01)
+    assert figures["mae_scaled"].mean == pytest.approx(0.1 / 0.79296956)
+    assert figures["mse_scaled"].mean == pytest.approx(0.01 / 0.79296956**2)
+    assert figures["mae_raw"].series == 100
 
 
 def test_a_cut_context_is_scored_from_the_step_behind_the_cut(data):
     protocol, part = part_of("mao-128-cut")
     chosen = protocols.test_series(protocol, part, data)
     assert (part.context, part.shown, part.horizon) == (12, 8, 5)
-    assert score(part, chosen.values_NTV[:, 13:18], chosen)["mae_raw"]["mean"] == 0
+    assert score(part, chosen.values_NTV[:, 13:18], chosen)["mae_raw"].mean == 0
 
 
 def test_xus_units_are_a_tenth_of_each_series_99th_percentile(data):
@@ -306,7 +306,7 @@ def test_xus_units_are_a_tenth_of_each_series_99th_percentile(data):
     chosen = protocols.test_series(protocol, part, data).select(protocol.split(data.ids_N).test[:3])
     unit = np.percentile(chosen.values_NTV, 99, axis=1) / 10
     point = chosen.values_NTV[:, 50:] + unit[:, None]
-    assert score(part, point, chosen)["mae_scaled"]["mean"] == pytest.approx(1.0)
+    assert score(part, point, chosen)["mae_scaled"].mean == pytest.approx(1.0)
 
 
 def test_xus_success_is_the_share_of_complete_samples_which_point_forecasts_lack(data):
@@ -315,8 +315,8 @@ def test_xus_success_is_the_share_of_complete_samples_which_point_forecasts_lack
     truth = chosen.values_NTV[:, 50:]
     samples = np.stack([truth, truth], axis=1)
     samples[1, 0, 30:] = np.nan
-    assert score(part, truth, chosen, samples)["success"]["mean"] == 0.75
-    assert score(part, truth, chosen)["success"]["series"] == 0
+    assert score(part, truth, chosen, samples)["success"].mean == 0.75
+    assert score(part, truth, chosen)["success"].series == 0
 
 
 def test_lius_error_is_the_sum_over_both_species(data):
@@ -325,11 +325,11 @@ def test_lius_error_is_the_sum_over_both_species(data):
     point = chosen.values_NTV[:, 80:].copy()
     point[1] += np.array([0.1, 0.2])
     figures = score(part, point, chosen)
-    assert figures["mse_sum_series_1"]["mean"] == pytest.approx(0.01 + 0.04)
-    assert figures["mse_sum_series_2"]["mean"] == 0
-    assert figures["mse_sum_series_0_5"]["mean"] == pytest.approx(0.05 / 6)
+    assert figures["mse_sum_series_1"].mean == pytest.approx(0.01 + 0.04)
+    assert figures["mse_sum_series_2"].mean == 0
+    assert figures["mse_sum_series_0_5"].mean == pytest.approx(0.05 / 6)
     few = score(part, point[:1], chosen.select(chosen.ids_N[:1]))
-    assert few["mse_sum_series_1"] == {"mean": None, "median": None, "ci95": None, "series": 0}
+    assert few["mse_sum_series_1"] == Statistic()
 
 
 def test_rais_r2_is_of_each_series_and_species(data):
@@ -337,4 +337,4 @@ def test_rais_r2_is_of_each_series_and_species(data):
     chosen = protocols.test_series(protocol, part, data)
     truth = chosen.values_NTV[:, 50:]
     figures = score(part, np.broadcast_to(truth.mean(axis=1, keepdims=True), truth.shape), chosen)
-    assert figures["r2_prey"]["mean"] == pytest.approx(0, abs=1e-12) and figures["r2_predator"]["series"] == 10
+    assert figures["r2_prey"].mean == pytest.approx(0, abs=1e-12) and figures["r2_predator"].series == 10

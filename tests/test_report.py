@@ -15,7 +15,8 @@ from jaxlv.report import evaluation as report
 from jaxlv.report import page as pages
 from jaxlv.report.format import MISSING, align, number, percent
 from jaxlv.report.table import Table, best_of, column, words
-from jaxlv.results.scores import MODELS, Evaluation, Score
+from jaxlv.results.runs import RunCost
+from jaxlv.results.scores import MODELS, Evaluation, Picked, Score
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 
@@ -116,29 +117,23 @@ def scores(tree: dict) -> Evaluation:
 
 def write(path, **changes) -> str:
     if "metrics" in changes:
-        changes["metrics"] = scores(changes["metrics"])
+        changes["found"] = scores(changes.pop("metrics"))
     arguments: dict = {
         "title": "A run",
-        "metrics": scores(make_metrics()),
+        "found": scores(make_metrics()),
         "forecasts": [make_panel(series) for series in range(11)],
         "history": make_history(),
         "settings": {"lora": {"rank": 8, "targets": ["q_proj", "v_proj"]}, "seed": 0},
         "versions": {"python": "3.11", "jax": "0.10"},
-        "bill": {
-            "steps": 1200,
-            "tokens": 2_457_600,
-            "seconds": 252.0,
-            "trainable_parameters": 24_576,
-            "device": "CPU",
-        },
+        "cost": RunCost(steps=1200, tokens=2_457_600, seconds=252.0, trainable_parameters=24_576, device="CPU"),
     }
-    report.write_report(path, **{**arguments, **changes})
+    pages.write(path, report.run_page(**{**arguments, **changes}))
     return path.read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory) -> str:
-    return write(tmp_path_factory.mktemp("report") / "deep" / "report.html")
+    return write(tmp_path_factory.mktemp("report") / "report.html")
 
 
 def test_page_is_well_formed_and_needs_nothing_else(page, tmp_path):
@@ -266,7 +261,7 @@ def test_bare_evaluation_has_no_empty_parts(tmp_path):
         history=[],
         settings={},
         versions={},
-        bill={"seconds": None},
+        cost=RunCost(),
     )
     tree = Tree(page)
     assert tree.count("svg") == 1 and tree.count("details") == 0 and tree.count("dl") == 0 and tree.count("table") == 1
@@ -321,7 +316,7 @@ def test_text_from_data_is_escaped_everywhere(tmp_path):
         forecasts=panels,
         settings=bad,
         versions=bad,
-        bill=bad,
+        cost=RunCost(device=HOSTILE),
     )
     assert "<script>alert" not in page and page.count("<script") == 1
     assert page.count("&lt;script&gt;") > 10
@@ -372,17 +367,16 @@ def test_same_input_gives_the_same_bytes(page, tmp_path):
 
 def test_series_shown_are_ranked_by_error():
     metrics = make_metrics()
-    chosen = report.choose_series(scores(metrics), range(11))
+    chosen = scores(metrics).picked(range(11))
     errors = metrics["rows"][0]["mae_by_series"]
     ranked = sorted(range(11), key=lambda series: errors[str(series)])
-    assert list(chosen) == [ranked[1], ranked[5], ranked[9]]
-    assert all("percentile of 11 series" in words for words in chosen.values())
-    assert report.choose_series(scores(metrics)) == chosen
-    assert list(report.choose_series(scores(metrics), [4])) == [4]
-    assert "percentile" not in report.choose_series(scores(metrics), [4])[4]
-    assert report.choose_series(scores(metrics), []) == {}
+    assert [one.series for one in chosen] == [ranked[1], ranked[5], ranked[9]]
+    assert [(one.percentile, one.of) for one in chosen] == [(10, 11), (50, 11), (90, 11)]
+    assert scores(metrics).picked() == chosen
+    assert [(one.series, one.of) for one in scores(metrics).picked([4])] == [(4, 1)]
+    assert scores(metrics).picked([]) == []
     del metrics["rows"][0]["mae_by_series"]
-    assert list(report.choose_series(scores(metrics), range(11))) == [0, 1, 2]
+    assert scores(metrics).picked(range(11)) == [Picked(0), Picked(1), Picked(2)]
 
 
 def test_caption_says_whether_the_scale_peeks():
@@ -469,12 +463,12 @@ def test_terminal_table_is_plain_aligned_and_narrow():
     table = report.format_table(scores(metrics))
     lines = table.splitlines()
     assert table.isascii() and max(map(len, lines)) <= 110
-    assert [line.split()[0] for line in lines[2:7]] == ["tuned", "untuned", "last", "seasonal", "VAR(3)"]
-    assert len({line.index(".") for line in lines[2:7]}) == 1
-    assert "MSE" in lines[0] and "Left out" not in table
+    assert [line.split()[0] for line in lines[3:8]] == ["tuned", "untuned", "last", "seasonal", "VAR(3)"]
+    assert len({line.index(".") for line in lines[3:8]}) == 1
+    assert lines[0].strip(" -") == "inside" and "MSE" in lines[1] and "Left out" not in table
     metrics["rows"][1].update(mae=3.57e8, mae_ci95=[1e5, 4e9], mse=1.2e17, mae_median=1.0, crps=2e8, mase=1e-9, r2=-4e9)
     for width in (110, 60):
         wild = report.format_table(scores(metrics), width)
         assert max(map(len, wild.splitlines())) <= width and "3.57e8" in wild
-    assert "Left out for width: MSE, 50 %" in " ".join(report.format_table(scores(metrics), 60).split())
+    assert "Left out for width: MSE, free" in " ".join(report.format_table(scores(metrics), 60).split())
     assert report.format_table(scores({"protocol": {}, "rows": []}))

@@ -1,4 +1,4 @@
-"""`jaxlv reproduce`: each reported system from data to page at a tiny size, resumed, budgeted, planned."""
+"""`jaxlv reproduce`: each paper's system from data to page at a tiny size, resumed, budgeted, planned."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from jaxlv.config import load_config
 from jaxlv.flops import ledger
 from jaxlv.published import reproduction
 from jaxlv.published.systems import SYSTEMS
-from jaxlv.report import dossier, reproductions
 from jaxlv.report.page import Page
+from jaxlv.report.reproduced import TITLES
 from jaxlv.results.analyses import Analyses
 from jaxlv.results.papers import Reproduction
 from jaxlv.runs import run, sweep
-from jaxlv.studies import papers, scoring, sides
+from jaxlv.studies import pages, papers, scoring, sides
 from jaxlv.studies.papers import CONFIGS
 from jaxlv.studies.reproduce import RESULT
 from jaxlv.tools import cli
@@ -182,7 +182,7 @@ def test_each_error_is_done_both_ways(reproduced):
 def test_the_page_has_everything(reproduced):
     _, out, _ = reproduced
     page, result = (out / "report.html").read_text(), result_of(out)
-    titles = [reproductions.TITLES[stage["name"]] for stage in result["stages"]]
+    titles = [TITLES[stage["name"]] for stage in result["stages"]]
     for title in (*titles, "FLOPs by stage", "Done both ways"):
         assert title in page
     for text in (page, (out / RESULT).read_text()):
@@ -212,7 +212,7 @@ KILLS = (  # the instants of CI, in their order: in every stage, in its blocks, 
 @pytest.fixture
 def without_pictures(monkeypatch) -> None:
     """Drawing is most of a tiny reproduction's time, and is done once, by the one that is not interrupted."""
-    monkeypatch.setattr(dossier, "page_of_one", lambda folder: Page("a page", "", [], []))
+    monkeypatch.setattr(pages, "page_of", lambda folder: Page("a page", "", [], []))
     monkeypatch.setattr(scoring.svg, "save_png", lambda figure, path: path.write_bytes(b"png"))
     monkeypatch.setattr(scoring.svg, "to_svg", lambda figure, label: "<svg/>")
 
@@ -240,8 +240,8 @@ def test_killed_at_any_instants_it_ends_with_the_same_figures(reproduced, subjec
     counted = ledger.totals([e for e in ledger.read(tmp_path / "out" / run.LEDGER)[1] if e.phase == "first"])
     assert counted.repeated > 2 * counted.effective  # far more than the margin, and none of it hidden
     found = Reproduction.read(result_of(tmp_path / "out"), RESULT)
-    rows = {row["stage"]: row for row in reproductions.bill_rows(found)}
-    assert rows["first"]["repeated"] == counted.repeated < rows["together"]["repeated"]
+    rows = {row.stage: row for row in found.spending}
+    assert rows["first"].repeated == counted.repeated < rows["together"].repeated
     print(f"{len(kills)} kills; ledger: {ledger.read_book(tmp_path / 'out' / run.LEDGER).account.told_repeats()}")
 
 
@@ -261,7 +261,7 @@ def test_the_full_plan_prints_for_the_true_shape_without_weights(name, monkeypat
     monkeypatch.setattr(papers, "CONFIGS", CONFIGS)
     monkeypatch.setattr(reproduction, "parts_of", quick.PARTS_OF)
     said = said_by(name, "--scale", "full", "--model", "qwen2.5-0.5b", "--plan")
-    assert "hours" in said and "the report spent" in said and "together" in said
+    assert "hours" in said and "the paper spent" in said and "together" in said
     assert ("MORE than allowed" in said) == (name in ("xu", "liu"))
 
 
@@ -289,5 +289,5 @@ def test_stages_may_be_run_one_at_a_time(subject, tmp_path, without_pictures):
     said_by(subject.name, *subject.options, "--out", tmp_path / "out", "--stage", "context")
     result = result_of(tmp_path / "out")
     assert [stage["name"] for stage in result["stages"]] == ["context"] and not result["faults"]
-    assert result["stages"][0]["carried"] == {}  # the report's own choice, as the configs have it
+    assert result["stages"][0]["carried"] == {}  # the paper's own choice, as the configs have it
     assert sweep.RUNS in {path.name for path in (tmp_path / "out").iterdir()}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import jaxlv.configs
-from jaxlv.config import RunConfig, load_config
+from jaxlv.config import BudgetConfig, RunConfig, load_config
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.family import architecture
 from jaxlv.published import reproduction
@@ -34,7 +34,7 @@ def stages_of(name: str, scale: str = "") -> list[reproduction.Stage]:
     return reproduction.read_stages(CONFIGS / name, file if scale else None)
 
 
-def plan_of(name: str, stages: list[reproduction.Stage]) -> list[reproduction.Row]:
+def plan_of(name: str, stages: list[reproduction.Stage]) -> list[reproduction.StagePlan]:
     most = stages[-1].config.evaluate.series or reproduction.test_share(name)
     return reproduction.plan(stages, [(part, most) for part in reproduction.parts_of(name)])
 
@@ -105,12 +105,12 @@ def test_the_budget_holds_the_plan_and_what_is_done_again(name):
     rows, convention = plan_of(name, stages_of(name)), SYSTEMS[name].convention
     budget = reproduction.budget_of(rows, REAL, convention)
     total = sum(row.flops(REAL, convention) for row in rows)
-    assert budget["flops"] == pytest.approx((1 + reproduction.MARGIN) * total, rel=1e-6)
-    assert sum(budget["phases"].values()) + budget["held_back"] == pytest.approx(budget["flops"])
-    assert sum(budget["phases"].values()) <= int(budget["flops"])
-    assert budget["flops"] >= 1.05 * total and "evaluation" not in budget["phases"]
+    assert budget.flops == pytest.approx((1 + reproduction.MARGIN) * total, rel=1e-6)
+    assert sum(budget.phases.values()) + budget.held_back == pytest.approx(budget.flops)
+    assert sum(budget.phases.values()) <= int(budget.flops)
+    assert budget.flops >= 1.05 * total and "evaluation" not in budget.phases
     for row in rows[:-1]:
-        assert budget["phases"][row.stage] >= 1.05 * row.flops(REAL, convention)
+        assert budget.phases[row.stage] >= 1.05 * row.flops(REAL, convention)
     assert reproduction.allowance(rows, rows, REAL, convention) == pytest.approx(ALLOWANCE)
 
 
@@ -268,7 +268,7 @@ def test_an_axis_may_set_several_settings():
 
 def test_runs_that_differ_in_who_pays_are_the_same():
     cell = stages_of("rai")[2].cells()[0]
-    paid = reproduction.with_budget(cell.config, "grid", {"flops": 1e12, "ledger": "../../x"})
+    paid = reproduction.with_budget(cell.config, "grid", BudgetConfig(flops=1e12, ledger="../../x"))
     other = replace(cell, config=paid)
     assert reproduction.twin(other, [cell]) is cell
     assert reproduction.twin(replace(other, config=replace(other.config, windows=RunConfig().windows)), []) is None

@@ -181,7 +181,8 @@ def test_of_one_series_an_older_file_has_intervals_that_nothing_shows():
 def test_every_number_of_a_result_says_what_it_is(kind):
     """Its name, and a unit where there is one; what it means stands with itself or with what it is of."""
     quantities = kind.quantities()
-    plainly = {"mae_by_step", "mae_by_step_per_variable", "mae_by_series"}  # the MAE again, by what their keys say
+    # The MAE again, by what their keys say; and numbers that a training logs by their names.
+    plainly = {"mae_by_step", "mae_by_step_per_variable", "mae_by_series", "history"}
     for name, hint in typing.get_type_hints(kind).items():
         numbers = any(part in str(hint) for part in ("float", "int")) and "Any" not in str(hint)
         if numbers and name not in plainly and name != "stops_unmasked":
@@ -250,13 +251,12 @@ def test_a_narrow_terminal_goes_without_the_columns_that_may_be_given_up():
 
 def test_bands_that_few_samples_make_the_same_are_named():
     """The band of a level reaches from the least sample to the greatest if it is above (S - 1) / (S + 1)."""
-    assert "the 80 and 95 % bands are the same" in evaluation.same_bands(8)
-    assert "the 50, 80 and 95 % bands are the same" in evaluation.same_bands(3)
-    assert (
-        evaluation.same_bands(9)
-        == " With 9 samples the 80 and 95 % bands are the same: from the least sample to the greatest."
-    )
-    assert evaluation.same_bands(10) == evaluation.same_bands(20) == evaluation.same_bands(40) == ""
+    same = {samples: Protocol(samples=samples).equal_levels for samples in (3, 8, 9, 10, 20, 40)}
+    assert same == {3: ["50", "80", "95"], 8: ["80", "95"], 9: ["80", "95"], 10: [], 20: [], 40: []}
+    found = dataclasses.replace(Evaluation.read(records.evaluation(), "metrics.json"), protocol=Protocol(samples=9))
+    captions = [getattr(block, "caption", "") for one in evaluation.result_sections(found) for block in one.blocks]
+    words = " With 9 samples the 80 and 95 % bands are the same: from the least sample to the greatest."
+    assert any(words in caption for caption in captions)
 
 
 @pytest.mark.parametrize(

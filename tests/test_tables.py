@@ -5,7 +5,7 @@ from __future__ import annotations
 import records
 from drawn import at, bold, cells, check, interval, listing, tables, values
 
-from jaxlv.report import comparison, evaluation, stress
+from jaxlv.report import evaluation, papers, stress
 from jaxlv.report.format import MISSING, number, percent
 from jaxlv.results.papers import Comparison, PartResult
 from jaxlv.results.scores import Evaluation
@@ -92,8 +92,7 @@ def test_the_terminal_shows_the_same_numbers():
     columns = {
         "MAE": ("mae", number), "95 % interval": ("mae_ci95", interval), "median": ("mae_median", number),
         "first 5": ("mae_first_5", number), "MSE": ("mse", number), "R^2": ("r2", number), "MASE": ("mase", number),
-        "CRPS": ("crps", number), "50 %": ("coverage/50", percent), "80 %": ("coverage/80", percent),
-        "95 %": ("coverage/95", percent),
+        "CRPS": ("crps", number), **{f"inside: {level} %": (f"coverage/{level}", percent) for level in (50, 80, 95)},
         "valid": ("valid_share", percent), "free": ("valid_share_unmasked", percent),
     }  # fmt: skip
     assert list(shown) == [row["name"] for row in ROWS] and list(shown["tuned"]) == list(columns)
@@ -135,12 +134,12 @@ UNITS = {"mae_raw": " [raw units]", "r2_hare": "", "mse_scaled": " [xu's units s
 
 
 def test_a_part_of_a_protocol_shows_the_reports_figures_and_ours_under_their_measures():
-    shown, best = cells(comparison.table_of(RESULT)), bold(comparison.table_of(RESULT))
-    assert list(shown) == ["report: final", "report: untuned", *OURS]
+    shown, best = cells(papers.table_of(RESULT)), bold(papers.table_of(RESULT))
+    assert list(shown) == ["paper: final", "paper: untuned", *OURS]
     for key, words in MEASURES.items():
         head = lambda what, words=words, key=key: f"{words}: {what}{UNITS[key]}"  # noqa: E731
         for model, of_model in PART["reported"].items():
-            row = shown[f"report: {model}"]
+            row = shown[f"paper: {model}"]
             assert row[head("mean")] == number(of_model.get(key)) and row[head("median")] == MISSING
         for name, own in OURS.items():
             f = own[key]
@@ -152,7 +151,7 @@ def test_a_part_of_a_protocol_shows_the_reports_figures_and_ours_under_their_mea
 
 
 def test_the_terminal_has_a_part_with_means_and_medians():
-    text = comparison.format_part(RESULT)
+    text = papers.format_part(RESULT)
     lines = [line.split() for line in text.splitlines()]
     for name, own in OURS.items():
         (found,) = (line for line in lines if " ".join(line).startswith(name + " "))
@@ -162,21 +161,21 @@ def test_the_terminal_has_a_part_with_means_and_medians():
 
 
 def test_the_overview_sets_the_reports_best_beside_ours_the_best_rival_and_the_oracle():
-    rows = cells(comparison.overview(WHOLE))
+    rows = cells(papers.overview(WHOLE))
     assert list(rows) == ["rai: MAE, raw units", "rai: R² hare", "rai: MSE as written"]
     for (key, theirs), row in zip(
         {"mae_raw": 0.031, "r2_hare": 0.87, "mse_scaled": 0.012}.items(), rows.values(), strict=True
     ):
         tuned = OURS["tuned"][key]
-        assert row["report"] == number(theirs) and row["tuned"] == number(tuned["mean"])
+        assert row["paper"] == number(theirs) and row["tuned"] == number(tuned["mean"])
         assert row["median"] == number(tuned["median"]) and row["95 % interval"] == interval(tuned["ci95"])
         assert row["untuned"] == number(OURS["untuned"][key]["mean"])
         assert row["best baseline"] == number(OURS["analog"][key]["mean"])
         assert row["oracle"] == number(OURS["RM, fitted (oracle)"][key]["mean"])
-    assert [row["rival"] for row in comparison.overview_rows(WHOLE)] == ["analog"] * 3
-    assert comparison.units_of(WHOLE) == ["rai: MSE as written in xu's units squared."]
-    summary = comparison.summary(WHOLE)
-    assert summary == f"rai: MAE {number(OURS['tuned']['mae_raw']['mean'])} raw units, against 0.0310 in the report."
+    assert [row.rival for row in WHOLE.headlines] == ["analog"] * 3
+    assert papers.units_of(WHOLE) == ["rai: MSE as written in xu's units squared."]
+    summary = papers.summary(WHOLE)
+    assert summary == f"rai: MAE {number(OURS['tuned']['mae_raw']['mean'])} raw units, against 0.0310 in the paper."
 
 
 def test_what_was_not_measured_is_not_told():
@@ -184,8 +183,8 @@ def test_what_was_not_measured_is_not_told():
     for row in result["protocols"]["rai"]["parts"]["rai"]["rows"]:
         row["figures"]["mae_raw"] = {"mean": None, "median": None, "ci95": None, "series": 0}
     found = Comparison.read(result, "compare.json")
-    assert comparison.summary(found) == "Nothing was measured."
-    assert [row["what"] for row in comparison.overview_rows(found)] == ["rai: R² hare", "rai: MSE as written"]
+    assert papers.summary(found) == "Nothing was measured."
+    assert [row.what for row in found.headlines] == ["rai: R² hare", "rai: MSE as written"]
 
 
 def test_the_best_rival_of_a_measure_that_is_better_if_larger_is_the_largest():
@@ -194,26 +193,26 @@ def test_the_best_rival_of_a_measure_that_is_better_if_larger_is_the_largest():
     by_name = {row["name"]: row["figures"] for row in part["rows"]}
     whole = records.comparison()
     whole["protocols"]["rai"]["parts"] = {"rai": part}
-    rows = comparison.overview_rows(Comparison.read(whole, "compare.json"))
+    rows = Comparison.read(whole, "compare.json").headlines
     for key, row in zip(MEASURES, rows, strict=True):
         ahead = max if key == "r2_hare" else min
         best = ahead(("analog", "last value"), key=lambda name: by_name[name][key]["mean"])
-        assert (row["best"], row["rival"]) == (by_name[best][key]["mean"], best)
+        assert (row.best, row.rival) == (by_name[best][key]["mean"], best)
 
 
 def test_the_bill_of_a_comparison():
     result = WHOLE
-    shown = cells(comparison.bill_table(result))
+    shown = cells(papers.bill_table(result))
     assert shown["rai"] == {
         "ours: tuning [FLOPs]": "4.10e13", "ours: validation [FLOPs]": "2.20e12", "ours: forecasts [FLOPs]": "3.30e11",
-        "ours: together [FLOPs]": "4.35e13", "ours: budget [FLOPs]": "9.00e13", "the report: all [FLOPs]": "9.87e16",
-        "the report [FLOPs]": "as reported",
+        "ours: together [FLOPs]": "4.35e13", "ours: budget [FLOPs]": "9.00e13", "the paper: all [FLOPs]": "9.87e16",
+        "the paper [FLOPs]": "as reported",
     }  # fmt: skip
-    lines = dict(comparison.bill_lines(result))
-    assert lines["rai"] == "4.35e13 FLOPs; the report 9.87e16"
+    lines = dict(papers.bill_lines(result))
+    assert lines["rai"] == "4.35e13 FLOPs; the paper 9.87e16"
     assert lines["together"].startswith("4.90e13 FLOPs")
-    assert "rai: 4.35e13 FLOPs; the report 9.87e16 (tuning 4.10e13, validation 2.20e12, forecasts 3.30e11)" in (
-        comparison.format_bill(result)
+    assert "rai: 4.35e13 FLOPs; the paper 9.87e16 (tuning 4.10e13, validation 2.20e12, forecasts 3.30e11)" in (
+        papers.format_bill(result)
     )
 
 

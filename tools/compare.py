@@ -47,14 +47,14 @@ def compare(
         resume: go on in DIR: finished runs and parts are kept
     """
     from jaxlv.config import built_in, load_config
-    from jaxlv.report import comparison
+    from jaxlv.report import papers
     from jaxlv.studies import compare as study
 
     settings = load_config(config or built_in()["compare"], [f"data.path={str(data)!r}", *set])
     names = [name.strip() for name in protocols.split(",")]
     asked = study.Request(data, settings, names, run, max_series, tuned_only, CALL.purpose)
     result = study.compare(asked, out, resume=resume, begin=Progress, say=say)
-    text = f"{comparison.format_overview(result)}\n\n{comparison.format_bill(result)}"
+    text = f"{papers.format_overview(result)}\n\n{papers.format_bill(result)}"
     return made(out, [text], result.tree(), figures=study.RESULT, report=REPORT)
 
 

@@ -55,7 +55,7 @@ def reproduce(
         resume: go on in DIR
     """
     from jaxlv.published.systems import STAGES
-    from jaxlv.report import reproductions
+    from jaxlv.report import reproduced
     from jaxlv.studies import reproduce as study
     from jaxlv.studies.papers import open_paper, plan_of
 
@@ -71,7 +71,7 @@ def reproduce(
         missing = "--data" if data is None else "--out"
         raise JaxlvError("is needed", where=missing, hint="or --plan, to see what it will cost")
     result = study.reproduce(work, data, planned, stages=stages, at_once=at_once, resume=resume)
-    lines = [f"\n{reproductions.format_text(result)}"]
+    lines = [f"\n{reproduced.format_text(result)}"]
     return made(out, lines, result.tree(), figures=study.RESULT, report=REPORT)
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+from jaxlv.flops.conventions import CONVENTIONS
 from jaxlv.flops.table import Table, count
 from jaxlv.flops.work import Work
+from jaxlv.results.costs import Difference, LengthCost, StepCost
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "q, k, v": ("q_proj", "k_proj", "v_proj"),
@@ -16,6 +19,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "LoRA": (),  # every component with "lora" in its name
     "other": (),  # norms, residuals, embedding, optimiser
 }
+LENGTHS = (64, 128, 256, 512, 768, 1024, 2048, 4096)  # tokens of a row
 SMALL = 0.005  # of the exact step: what a waterfall puts together
 
 
@@ -46,3 +50,16 @@ def waterfall_steps(work: Work, convention: str) -> list[tuple[str, int]]:
     large = {name: gap for name, gap in gaps.items() if abs(gap) >= SMALL * exact.total_train_step}
     rest = sum(gaps.values()) - sum(large.values())
     return [*steps, *large.items(), ("all else", rest), (convention, other.total_train_step)]
+
+
+def costs_of(work: Work, conventions: Sequence[str], lengths: Sequence[int] = LENGTHS) -> list[StepCost]:
+    """Returns what a training step costs under each convention, also in rows of other lengths."""
+    found = []
+    for name in conventions:
+        table, twice = count(work, name), CONVENTIONS[name].backward == "twice"
+        forward, backward = by_group(table, ("forward",)), by_group(table, ("backward", "recomputed"))
+        prices = {n: count(replace(work, length=n), name).total_train_step / (work.batch * n) for n in lengths}
+        by_length = tuple(LengthCost(n, flops) for n, flops in prices.items())
+        steps = tuple(Difference(*step) for step in waterfall_steps(work, name)) if twice else ()
+        found.append(StepCost(name, table.total_train_step, forward, backward, by_length, steps))
+    return found

@@ -1,1 +1,1 @@
-"""The systems of four published reports: their settings, their protocols, and each of them run again."""
+"""The systems of four published papers: their settings, their protocols, and each of them run again."""

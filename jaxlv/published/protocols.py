@@ -1,6 +1,6 @@
-"""How the four reports measured: their splits, contexts, horizons and units, and the figures that they printed.
+"""How the four papers measured: their splits, contexts, horizons and units, and the figures that they printed.
 
-Each protocol is run with a scale fitted on the context alone; where a report counts errors in its own written units, they
+Each protocol is run with a scale fitted on the context alone; if a paper counts errors in its own written units, they
 are converted by that report's factor, which may look at the future: it is a unit of measurement here, not a model's input.
 
 Axes: N series, S samples, H steps ahead, V variables (prey, predator).
@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from jaxlv.data.series import REPORTED_SPLITS, SeriesSet, Split, from_arrays
 from jaxlv.errors import JaxlvError
 from jaxlv.forecasting import metrics
 from jaxlv.forecasting.request import Request
+from jaxlv.results.papers import Statistic
 from jaxlv.text.codec import TOP, Codec
 
 MAO_ALPHA = 0.79296956  # mao's factor: the 99.7th percentile of all values goes to 10
@@ -46,7 +46,7 @@ def _xu_units(values_NTV: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Unit:
-    """A unit of measurement: raw units in one of it, (N, 1, V), from whole series."""
+    """A unit of measurement: how many raw units it has, (N, 1, V), from whole series."""
 
     words: str
     size: Callable[[np.ndarray], np.ndarray]
@@ -82,8 +82,10 @@ class Measure:
         return self.unit.words + (" squared" if self.kind.startswith("mse") else "")
 
     def of(self, point_NHV: np.ndarray, truth_NHV: np.ndarray, size_N1V: np.ndarray, samples_NSHV: np.ndarray) -> np.ndarray:
-        """(N,), one number per series. Of the samples: the share of values above the top of the written scale, and the
-        highest value over the horizon by that of the truth, means over samples and variables; the share without NaN.
+        """Returns one number per series, (N,).
+
+        Of the samples: the share of values above the top of the written scale; the highest value over the horizon, divided
+        by that of the truth, mean over samples and variables; the share of samples without NaN.
         """
         if self.kind == "valid":
             return np.isfinite(samples_NSHV).all(axis=(2, 3)).mean(axis=1)
@@ -101,19 +103,16 @@ class Measure:
         return by_variable_NV.sum(axis=1) if self.kind == "mse_sum" else by_variable_NV.mean(axis=1)
 
 
-def figure(values_N: np.ndarray) -> dict[str, Any]:
-    """Mean over series, its 95 % bootstrap interval where there are two or more, and the median; series without a value are
-    left out and counted.
+def figure(values_N: np.ndarray) -> Statistic:
+    """Returns the mean over series, its 95 % bootstrap interval if there are two or more, and the median.
+
+    Series without a value are left out and not counted.
     """
     held_N = values_N[np.isfinite(values_N)]
     if not len(held_N):
-        return {"mean": None, "median": None, "ci95": None, "series": 0}
-    return {
-        "mean": float(held_N.mean()),
-        "median": float(np.median(held_N)),
-        "ci95": list(metrics.bootstrap_interval(held_N)) if len(held_N) > 1 else None,
-        "series": len(held_N),
-    }
+        return Statistic()
+    ends = metrics.bootstrap_interval(held_N) if len(held_N) > 1 else None
+    return Statistic(float(held_N.mean()), float(np.median(held_N)), ends, len(held_N))
 
 
 # ------------------------------------------------------------------------------------------------- protocols
@@ -142,8 +141,8 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Protocol:
-    """A report's split and parts, and the FLOPs that it says it spent on everything."""
+class PaperProtocol:
+    """A paper's split and parts, and the FLOPs that it says it spent on everything."""
 
     name: str
     split: Callable[[np.ndarray], Split]
@@ -153,7 +152,7 @@ class Protocol:
 
 
 def _errors(scaled: Unit, steps: int = 0) -> tuple[Measure, ...]:
-    """MAE and MSE in raw units, then in a report's written ones."""
+    """Returns MAE and MSE in raw units, then in a paper's written ones."""
     units = {"raw": ("", RAW), "scaled": (" as written", scaled)}
     return tuple(
         Measure(f"{kind}_{name}", f"{kind.upper()}{words}", kind, unit, steps=steps)
@@ -188,7 +187,7 @@ EXTRAPOLATED, CONTEXT = 200, 50
 
 
 def rising(count: int = 16, seed: int = 200, growth: float = 1.25) -> SeriesSet:
-    """Simulated series whose populations stay below the top of mao's scale within the context, and exceed it after.
+    """Simulates series whose populations stay below the top of mao's scale within the context, and exceed it after.
 
     Rosenzweig-MacArthur series of the course's ranges in which both populations rise by more than the factor `growth`
     above what the context holds, times a factor each: the context's highest value is 9 in mao's written units.
@@ -239,11 +238,11 @@ def _liu_part(name: str, words: str, series: tuple[int, ...]) -> Part:
     return Part(name, words, 80, 20, 10, series, (summed, first, *of_one), reported)
 
 
-PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
+PROTOCOLS: Mapping[str, PaperProtocol] = MappingProxyType(
     {
         protocol.name: protocol
         for protocol in (
-            Protocol(
+            PaperProtocol(
                 "mao",
                 REPORTED_SPLITS["mao"],
                 (
@@ -254,7 +253,7 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
                 ),
                 9.579e16,
             ),
-            Protocol(
+            PaperProtocol(
                 "rai",
                 REPORTED_SPLITS["rai"],
                 (
@@ -276,7 +275,7 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
                 ),
                 9.866e16,
             ),
-            Protocol(
+            PaperProtocol(
                 "xu",
                 REPORTED_SPLITS["xu"],
                 (
@@ -298,28 +297,28 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
                 1.0303e17,
                 "by its own logs; 1.0e17 as reported",
             ),
-            Protocol(
+            PaperProtocol(
                 "liu",
                 REPORTED_SPLITS["liu"],
                 (_liu_part("liu", "20 steps from 80", ()),),
                 4.6e17,
-                "by the assignment's rule; the report adds none up",
+                "by the assignment's rule; the paper adds none up",
             ),
         )
     }
 )
-"""By name of the report."""
+"""By name of the paper."""
 
 
-def test_series(protocol: Protocol, part: Part, data: SeriesSet) -> SeriesSet:
-    """The series that a part measures: of the data set, or simulated.
+def test_series(protocol: PaperProtocol, part: Part, data: SeriesSet) -> SeriesSet:
+    """Returns the series that a part measures: of the data set, or simulated.
 
-    JaxlvError where the data set is not the one that the splits are defined on.
+    Raises JaxlvError if the data set is not the one that the splits are defined on.
     """
     ids = np.sort(data.ids_N)
     if not np.array_equal(ids, np.arange(SERIES)):
         raise JaxlvError(
-            "the reports' splits are defined on the course's data set",
+            "the papers' splits are defined on the course's data set",
             where=data.source.get("path"),
             expected=f"series 0 to {SERIES - 1}",
             found=f"{len(ids)} series",
@@ -333,8 +332,10 @@ def test_series(protocol: Protocol, part: Part, data: SeriesSet) -> SeriesSet:
     return data.select(chosen)
 
 
-def score(part: Part, point_NHV: np.ndarray, chosen: SeriesSet, samples_NSHV: np.ndarray | None = None) -> dict[str, Any]:
-    """{measure's key: figure} of a part's forecast in raw units; measures of series that are not here are None.
+def score(
+    part: Part, point_NHV: np.ndarray, chosen: SeriesSet, samples_NSHV: np.ndarray | None = None
+) -> dict[str, Statistic]:
+    """Returns {measure's key: figure} of a part's forecast in raw units; measures of series that are not here are None.
 
     Without `samples_NSHV`, which have NaN for the steps that a sample did not complete, the point forecast is the only
     sample.
@@ -353,11 +354,11 @@ def score(part: Part, point_NHV: np.ndarray, chosen: SeriesSet, samples_NSHV: np
 
 
 def matching(
-    split: Mapping[str, Collection[int]], series: Collection[int], context: int, horizon: int
-) -> list[tuple[Protocol, Part]]:
-    """The parts whose forecasts those of `series` are, by a model of that split (ids by "train", "validation", "test").
+    split: Mapping[str, Collection[Any]], series: Collection[Any], context: int, horizon: int
+) -> list[tuple[PaperProtocol, Part]]:
+    """Returns the parts that forecasts of `series` measure, by a model of that split (ids by "train", "validation", "test").
 
-    A part of simulated series, of a context that ends within a step or of forecasts that go on from themselves is none.
+    Never a part of simulated series, of a context that ends within a step, or of forecasts that go on from themselves.
     """
     found = []
     for protocol in PROTOCOLS.values():

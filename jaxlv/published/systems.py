@@ -1,4 +1,4 @@
-"""The four reported systems: the order of their stages, what they chose by, the figures they printed, and their errors.
+"""The four papers' systems: the order of their stages, what they chose by, the figures they printed, and their errors.
 
 The settings of each stage are configs/NAME/STAGE.toml; how each forecast was measured is in jaxlv.published.protocols.
 """
@@ -8,41 +8,45 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal
 
 STAGES = ("baseline", "first", "grid", "context", "final")
-ALLOWANCE = 1e17  # FLOPs that the assignment gave to everything that a report shows
+ALLOWANCE = 1e17  # FLOPs that the assignment gave to everything that a paper shows
+Setting = bool | int | float | str
+Settings = Mapping[str, Setting]
+"""Values by "section.key"."""
+NONE: Settings = MappingProxyType({})
 RATE, RANK, LENGTH = "optimizer.learning_rate", "lora.rank", "windows.length"
 
 
 @dataclass(frozen=True)
 class Reported:
-    """A figure that a report printed of one run: of the stage, and of the settings that tell it from the stage's others."""
+    """A figure that a paper printed of one run: of the stage, and of the settings that tell it from the stage's others."""
 
     stage: str
     value: float
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Settings = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that a report did wrong, or also tried, as settings that do it too.
+    """Something that a paper did wrong, or also tried, as settings that do it too.
 
     `kind` says by what the difference is measured: the validation loss of the final adapter read both ways, that of adapters
-    trained the report's way, for every length of windows, forecasts of the final adapter made both ways, forecasts of two
+    trained the paper's way, for every length of windows, forecasts of the final adapter made both ways, forecasts of two
     adapters trained both ways, or the FLOPs of the steps.
     """
 
     key: str
-    words: str  # what the report did
+    words: str  # what the paper did
     right: str  # what is done here
-    settings: Mapping[str, Any]
+    settings: Settings
     kind: Literal["loss", "lengths", "forecast", "training", "steps"]
 
 
 @dataclass(frozen=True)
 class System:
-    """A report: the convention that it counts FLOPs by, the figure that its runs are chosen by, and what it printed."""
+    """A paper: the convention that it counts FLOPs by, the figure that its runs are chosen by, and what it printed."""
 
     name: str
     convention: str  # of jaxlv.flops.conventions.CONVENTIONS
@@ -52,8 +56,8 @@ class System:
     faults: tuple[Fault, ...]
     point: Literal["median", "mean"] = "median"  # of the samples: the forecast that is scored
 
-    def of(self, stage: str, settings: Mapping[str, Any]) -> float | None:
-        """The figure that the report printed of a run with these settings; None where it printed none."""
+    def of(self, stage: str, settings: Settings) -> float | None:
+        """Returns the figure that the paper printed of a run with these settings; None if it printed none."""
         for one in self.reported:
             if one.stage == stage and all(settings.get(key) == value for key, value in one.settings.items()):
                 return one.value
@@ -61,7 +65,7 @@ class System:
 
 
 def _grid(rows: Mapping[int, Sequence[float | None]]) -> tuple[Reported, ...]:
-    """Figures of a grid from {rank: (at 1e-5, at 5e-5, at 1e-4)}."""
+    """Returns figures of a grid from {rank: (at 1e-5, at 5e-5, at 1e-4)}."""
     rates = (1e-5, 5e-5, 1e-4)
     return tuple(
         Reported("grid", value, {RATE: rate, RANK: rank})
@@ -201,4 +205,4 @@ SYSTEMS: Mapping[str, System] = MappingProxyType(
         )
     }
 )
-"""By name of the report."""
+"""By name of the paper."""

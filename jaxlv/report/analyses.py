@@ -8,15 +8,17 @@ from typing import Any
 
 import numpy as np
 
+from jaxlv.forecasting.panels import panel_of
 from jaxlv.report import anatomy
 from jaxlv.report.anatomy import NAME, named
-from jaxlv.report.evaluation import bill_pairs, protocol_pairs, settings_section
+from jaxlv.report.evaluation import UNKNOWN, bill_pairs, settings_section
 from jaxlv.report.figures import analyses as figures
-from jaxlv.report.figures.evaluation import ForecastPanel, forecast_figure, step_error_figure
+from jaxlv.report.figures.evaluation import forecast_figure, step_error_figure
 from jaxlv.report.format import count, number, percent
 from jaxlv.report.page import Block, Page, Picture, Section
 from jaxlv.report.table import Table, column
 from jaxlv.results import analyses as results
+from jaxlv.results.scores import Score
 
 # ------------------------------------------------------------------------------------------ text and back
 
@@ -71,7 +73,7 @@ def _growth(part: results.Growth, models: Sequence[str]) -> Section:
         f" {models[0]} model and the baseline of least mean error that does not know the equations; logarithmic."
     )
     means = "Mean absolute error by step ahead of every method, over series and variables; logarithmic."
-    drawing = step_error_figure([{"name": name, "mae_by_step": one.mean} for name, one in part.methods.items()])
+    drawing = step_error_figure([Score(name=name, mae_by_step=one.mean) for name, one in part.methods.items()])
     caption = (
         f"Mean absolute error over {part.series} series and the first, the last {edge} of {steps} steps, in raw units, and"
         " last over first."
@@ -153,7 +155,7 @@ def _extremes(part: results.Extremes) -> Section:
             f" 50, 80 and 95 % bands over {len(one.samples)} samples."
         )
         context, truth, samples = (np.array(values, float) for values in (one.context, one.truth, one.samples))
-        panel = ForecastPanel(one.series, part.variables, np.array(one.time), context, truth, samples)
+        panel = panel_of(one.series, part.variables, np.array(one.time), context, truth, samples)
         content.append(Picture(f"forecast_{one.which}", forecast_figure(panel), label, caption))
     return Section("Forecasts against truth", content, "The best, the median and the worst series by their larger error.")
 
@@ -237,10 +239,10 @@ def summary(found: results.Analyses) -> str:
 
 def page_of(found: results.Analyses, own: Sequence[Section], title: str) -> Page:
     """Returns the page of a look into a run; what was left out stands at its end, with the reason."""
-    settings = protocol_pairs(found.protocol) if found.protocol else {}
+    settings = found.protocol.known() if found.protocol else {}
     closing = settings_section(
         ("Left out", {name.replace("_", " "): reason for name, reason in found.left_out.items()}),
         ("Protocol", {key.replace("_", " "): value for key, value in settings.items() if not isinstance(value, Mapping)}),
         ("Versions", found.versions),
     )
-    return Page(title, summary(found), bill_pairs(found.bill.tree() if found.bill else {}), [*own, closing])
+    return Page(title, summary(found), bill_pairs(found.bill or UNKNOWN), [*own, closing])

@@ -63,14 +63,14 @@ class Axis:
         return f"{self.label} {unit}".strip(" ").replace("\n ", "\n") + self.tail
 
     def place(self, value: float) -> str:
-        """A place on the axis in words: the label of the tick that it is at, or a number, without its unit."""
+        """Says a place on the axis: the label of the tick that it is at, or a number, without its unit."""
         ticks = self.ticks if isinstance(self.ticks, Mapping) else {}
         near = min(ticks, key=lambda at: abs(at - value), default=math.inf)
         at = ticks[near] if abs(near - value) < 0.5 else plain_number(float(f"{value:.4g}"))
         return f"{self.word or self.label} {at}".strip()
 
     def value(self, value: float, named: bool = False) -> str:
-        """A value in words, with its unit; under the axis's label if it has no unit, or `named`."""
+        """Says a value with its unit; under the axis's label if it has no unit, or `named`."""
         label = "" if self.unit and not named else self.word or self.label
         text = f"{value:,.0f}".replace("-", "−") if value == round(value) and abs(value) < 1e5 else number(value)
         return " ".join(filter(None, (label, text, self.unit))).replace("\n", "")
@@ -164,7 +164,7 @@ class Panel:
         return self.y.scale == "category"
 
     def words(self, one: Series, i: int, x: float, y: float, kind: Kind) -> str:
-        """What a reader is told of a point: the series, the place, the value with its unit, its interval, its note."""
+        """Says what a reader is told of a point: the series, the place, the value with its unit, its interval, its note."""
         if kind == "heatmap":
             return f"{self.y.place(y)}, {self.x.place(x)}: {one.labels[i]}"
         across, up = (self.y, self.x) if self.lies else (self.x, self.y)

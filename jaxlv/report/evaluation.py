@@ -1,10 +1,9 @@
-"""The report of a run: the result in plain words, captions that state the protocol, the page."""
+"""The page of an evaluation: the result in plain words, captions that state the protocol, tables and figures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -12,25 +11,24 @@ import numpy as np
 
 from jaxlv.report import terminal
 from jaxlv.report.figures import evaluation as figures
-from jaxlv.report.figures.evaluation import ForecastPanel
 from jaxlv.report.format import duration, number, percent, plain, text
-from jaxlv.report.page import Block, Figure, Page, Pairs, Section, svg, write
-from jaxlv.report.table import Table, held, words
+from jaxlv.report.page import Block, Figure, Page, Pairs, Section, figure, svg
+from jaxlv.report.table import NAME, Table, held
+from jaxlv.results.panels import ForecastPanel
 from jaxlv.results.runs import RunCost
-from jaxlv.results.scores import LEVELS, Errors, Evaluation, Protocol, Score
-
-__all__ = ["ForecastPanel", "choose_series", "format_samples", "format_table", "run_page", "summary", "write_report"]
+from jaxlv.results.scores import LEVELS, Errors, Evaluation, Picked, Protocol, Score
+from jaxlv.results.sweeps import Logged
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
+UNKNOWN = RunCost()
 
 # ------------------------------------------------------------------------------------------ what is shown
 
-NAME = words("name", " ")
 MAIN = (
     "mae", "mae_ci95", "mae_median", "mae_first_5", "mse", "r2", "mase", "crps", *(f"coverage/{level}" for level in LEVELS),
     "valid_share", "valid_share_unmasked",
 )  # fmt: skip
-GIVE_UP = ("mse", "coverage/50", "coverage/95", "r2", "mae_first_5", "crps", "valid_share_unmasked", "mae_ci95",
+GIVE_UP = ("mse", "valid_share_unmasked", "r2", "mae_first_5", "crps", "coverage/50", "coverage/95", "mae_ci95",
            "coverage/80", "valid_share")  # fmt: skip
 """The columns that a narrow terminal goes without, the first one first."""
 SAMPLES = (
@@ -42,13 +40,13 @@ BY_VARIABLE = ("mae", "mse", "r2", "mase")
 
 
 def main_table(found: Evaluation) -> Table:
-    """The errors of every method."""
+    """Returns the errors of every method."""
     caption = " ".join(filter(None, [protocol_text(found.protocol), _READING]))
     return Table("Forecast errors of each method", caption, found.rows, [NAME, *found.measures(*MAIN)])
 
 
 def variable_table(found: Evaluation) -> Table:
-    """The errors by variable, without columns that no row has."""
+    """Returns the errors by variable, without columns that no row has."""
     variables = dict.fromkeys(name for row in found.rows for name in row.per_variable or {})
     measures = Errors.columns(*BY_VARIABLE)
     columns = [one.within("per_variable", v, head=one.words, group=v, unit="") for v in variables for one in measures]
@@ -58,25 +56,25 @@ def variable_table(found: Evaluation) -> Table:
 
 
 def sampled(found: Evaluation) -> list[Score]:
-    """The rows that have more than the main table shows, which need samples."""
+    """Returns the rows that have more than the main table shows, which need samples."""
     return [row for row in found.rows if row.calibration or row.energy_score is not None]
 
 
 def sample_table(found: Evaluation, *paths: str, label: str = "Sampled trajectories", caption: str = "") -> Table:
-    """The measures of the samples, without columns that no row has."""
+    """Returns the measures of the samples, without columns that no row has."""
     rows = sampled(found)
     return Table(label, caption, rows, [NAME, *held(found.measures(*(paths or SAMPLES)), rows)])
 
 
 def format_table(found: Evaluation, width: int = terminal.WIDTH) -> str:
-    """The main table for a terminal of at most `width` columns."""
-    table = main_table(found)
-    shown = [NAME, *held(table.columns[1:], found.rows)]
-    return terminal.table(Table("", "", found.rows, shown), width, GIVE_UP)
+    """Returns the main table for a terminal of at most `width` columns."""
+    columns = held(found.measures(*MAIN), found.rows)
+    shown = [replace(one, group="inside" if one.key == "coverage" else "") for one in columns]
+    return terminal.table(Table("", "", found.rows, [NAME, *shown]), width, GIVE_UP, grouped=True)
 
 
 def format_samples(found: Evaluation) -> str:
-    """The measures of samples for a terminal, a column for each model; empty if no row has samples."""
+    """Returns the measures of samples for a terminal, a column for each model; empty if no row has samples."""
     table = sample_table(found, "temperature", *SAMPLES, *ADJUSTED)
     return terminal.listed(table) if table.rows else ""
 
@@ -85,7 +83,7 @@ def format_samples(found: Evaluation) -> str:
 
 
 def _against(ours: Score, other: Score, whom: str) -> str:
-    """How two MAEs compare, in words: "68 % below the error of the untuned model (0.157)"."""
+    """Says how two MAEs compare: "68 % below the error of the untuned model (0.157)"."""
     mae, reference = ours.mae, other.mae
     if not mae or not reference:
         return f"against {number(reference)} for {whom}"
@@ -107,7 +105,7 @@ def _times(ratio: float) -> str:
 
 
 def summary(found: Evaluation) -> str:
-    """The result in plain words: the model's error, the untuned model's and the best baseline's."""
+    """Says the result in plain words: the model's error, the untuned model's and the best baseline's."""
     row, protocol = found.subject, found.protocol
     if row is None or row.mae is None:
         return "No forecast was measured."
@@ -137,7 +135,7 @@ def summary(found: Evaluation) -> str:
 
 
 def _of_samples(row: Score, untuned: Score | None) -> list[str]:
-    """What a summary says of a model's samples."""
+    """Says what a summary has of a model's samples."""
     sentences = []
     if (eighty := (row.coverage or {}).get("80")) is not None:
         sentences.append(f"Its 80 % bands hold {percent(eighty)} % of the true values.")
@@ -151,7 +149,7 @@ def _of_samples(row: Score, untuned: Score | None) -> list[str]:
 
 
 def _unit(found: Evaluation) -> str:
-    """The unit of the MAE."""
+    """Returns the unit of the MAE."""
     return found.measures("mae")[0].unit
 
 
@@ -159,7 +157,7 @@ def _unit(found: Evaluation) -> str:
 
 
 def protocol_text(p: Protocol) -> str:
-    """The evaluation's settings in a sentence each, as far as the protocol has them."""
+    """Says the evaluation's settings, a sentence each, as far as the protocol has them."""
     parts = [f"{p.count} series" if p.count is not None else "", f"of {p.data}" if p.data else ""]
     steps = [f"{steps} steps of {word}" for steps, word in ((p.context, "context"), (p.horizon, "forecast")) if steps]
     draws = [f"{p.samples} samples per series, their median scored"] if p.samples else []
@@ -174,7 +172,7 @@ def protocol_text(p: Protocol) -> str:
 
 
 def _sampling_words(p: Protocol) -> list[str]:
-    """How samples were drawn."""
+    """Says how samples were drawn."""
     sampling, picked = p.sampling or {}, p.temperature_chosen_on
     told = [f"{key.replace('_', ' ')} {plain(value)}" for key, value in sampling.items() if not isinstance(value, bool)]
     told = ["top-k off" if word == "top k 0" else word.replace("top ", "top-") for word in told]
@@ -195,51 +193,18 @@ _READING = (
 )
 
 
-def choose_series(
-    found: Evaluation,
-    ids: Iterable[int] | None = None,
-    quantiles: Sequence[float] = (0.1, 0.5, 0.9),
-) -> dict[int, str]:
-    """The series at `quantiles` of the model's MAE, with words that say so; the first ids if unknown.
-
-    The series are all that were evaluated, or those of `ids`.
-    """
-    by_series = (found.subject.mae_by_series if found.subject else None) or {}
-    errors = {int(key): mae for key, mae in by_series.items()}
-    kept = sorted(errors if ids is None else set(ids))
-    ranked = sorted((mae, i) for i in kept if (mae := errors.get(i)) is not None)
-    if not ranked:
-        return {i: "" for i in kept[: len(quantiles)]}
-    chosen: dict[int, str] = {}
-    for q in quantiles:
-        mae, series_id = ranked[round(q * (len(ranked) - 1))]
-        rank = f", the {100 * q:.0f}th percentile of {len(ranked)} series" if len(ranked) > len(quantiles) else ""
-        chosen.setdefault(series_id, f"MAE {number(mae)} {_unit(found)}{rank}")
-    return chosen
-
-
-def same_bands(samples: int) -> str:
-    """Which bands of so many samples are the same, as all reach from the least of them to the greatest; else nothing."""
-    same = [level for level in LEVELS if int(level) * (samples + 1) >= 100 * (samples - 1)]
-    if len(same) < 2:
-        return ""
-    named = f"{', '.join(same[:-1])} and {same[-1]} %"
-    return f" With {samples} samples the {named} bands are the same: from the least sample to the greatest."
+def _why(one: Picked, unit: str) -> str:
+    """Says why a series is shown: its error, and its rank if others have one."""
+    rank = f", the {one.percentile}th percentile of {one.of} series" if one.of > 3 else ""
+    return "" if one.mae is None else f"MAE {number(one.mae)} {unit}{rank}"
 
 
 def _forecast_block(panel: ForecastPanel, why: str, first: bool, name: str) -> Figure:
-    label = f"Series {panel.series_id}"
-    svgs = [
-        svg(
-            figures.forecast_figure(panel),
-            f"{label}: forecast of {' and '.join(panel.variables)} by the {name} model",
-        )
-    ]
+    label, total = f"Series {panel.series_id}", len(panel.samples_SHV)
+    forecast = f"forecast of {' and '.join(panel.variables)} by the {name} model"
+    svgs = [svg(figures.forecast_figure(panel), f"{label}: {forecast}")]
     if len(panel.variables) > 1:
-        pair = " against ".join(reversed(panel.variables[:2]))
-        svgs.append(svg(figures.phase_figure(panel), f"{label}: phase plane, {pair}"))
-    total = len(panel.samples_SHV)
-    broken = int((~np.isfinite(panel.samples_SHV).all(axis=(1, 2))).sum())
+        svgs.append(svg(figures.phase_figure(panel), f"{label}: phase plane, {' against '.join(panel.variables[1::-1])}"))
     words = [f"{label} ({why})." if why else f"{label}."]
     if first:
         words.append(
@@ -247,9 +212,10 @@ def _forecast_block(panel: ForecastPanel, why: str, first: bool, name: str) -> F
             f" 95 % bands over {total} samples. In the phase plane: the same with up to five single samples;"
             " the dot marks the last step of context."
         )
-    if broken:
+    if panel.broken:
         words.append(
-            f"{broken} of {total} samples stopped early or did not parse; they stay at their last complete step, and count."
+            f"{panel.broken} of {total} samples stopped early or did not parse; they stay at their last complete step,"
+            " and count."
         )
     if panel.is_cut:
         words.append("The axes end at three times the largest observed value; the 95 % band goes on.")
@@ -257,31 +223,35 @@ def _forecast_block(panel: ForecastPanel, why: str, first: bool, name: str) -> F
 
 
 def _error_blocks(found: Evaluation) -> list[Block]:
-    rows, unit = [row.tree() for row in found.rows], _unit(found)
     blocks: list[Block] = []
     if any(row.mae for row in found.rows):
         caption = (
             "Mean absolute error of each method: mean over series with its 95 % bootstrap interval, and"
             " median over series. A median well below the mean shows that few series carry the error."
         )
-        label = "Mean absolute error of each method with 95 % intervals"
-        blocks.append(Figure([svg(figures.interval_figure(rows, unit=unit), label)], caption))
-    if any(row.mae_by_step for row in found.rows):
-        caption = "Mean absolute error by step ahead, averaged over series and variables; logarithmic axis."
-        drawing = svg(figures.step_error_figure(rows, unit=unit), "Mean absolute error by step ahead")
-        blocks.append(Figure([drawing], caption))
-    return blocks
+        drawing, label = figures.interval_figure(found.rows, unit=_unit(found)), "Mean absolute error of each method"
+        blocks.append(figure(drawing, f"{label} with 95 % intervals", caption))
+    return [*blocks, *step_errors(found.rows, _unit(found))]
+
+
+def step_errors(rows: Sequence[Score], unit: str, whose: str = "") -> list[Block]:
+    """Returns error against the step ahead of every method, as far as it was measured."""
+    if not any(row.mae_by_step for row in rows):
+        return []
+    caption = "Mean absolute error by step ahead, averaged over series and variables; logarithmic axis."
+    label = f"{whose}: mean absolute error by step ahead" if whose else "Mean absolute error by step ahead"
+    return [figure(figures.step_error_figure(rows, unit=unit), label, caption)]
 
 
 def _sample_blocks(found: Evaluation) -> list[Block]:
-    """The calibration and the tables of the rows that have samples, if they have more than the main table shows."""
+    """Returns calibration and tables of the rows that have samples, if they have more than the main table."""
     if not sampled(found):
         return []
     caption = (
         "The forecasts as distributions; smaller scores are better. CRPS: of each variable alone; energy: the same for"
         " the variables together. Width: mean width of the band, better if smaller at equal coverage. Likelihood: the"
-        " mean cost of a true value given all before it, −log of the model’s density per raw unit; below zero where"
-        f" the density exceeds one.{same_bands(found.protocol.samples or 0) if found.protocol.samples else ''}"
+        " mean cost of a true value given all before it, −log of the model’s density per raw unit; below zero if"
+        f" the density exceeds one.{_same_bands(found.protocol)}"
     )
     blocks = [*_calibration_block(found), sample_table(found, caption=caption)]
     conformal, adjusted = found.protocol.conformal, sample_table(found, *ADJUSTED, label="Adjusted bands")
@@ -294,6 +264,12 @@ def _sample_blocks(found: Evaluation) -> list[Block]:
             caption += f" These are too few for the band of {' and '.join(f'{level} %' for level in left_out)}."
         blocks.append(replace(adjusted, caption=caption))
     return blocks
+
+
+def _same_bands(p: Protocol) -> str:
+    same = f"{', '.join(p.equal_levels[:-1])} and {p.equal_levels[-1]} %" if p.equal_levels else ""
+    told = f" With {p.samples} samples the {same} bands are the same: from the least sample to the greatest."
+    return told if same else ""
 
 
 def _calibration_block(found: Evaluation) -> list[Block]:
@@ -318,71 +294,62 @@ def _calibration_block(found: Evaluation) -> list[Block]:
         )
     if protocol.conformal:
         told.append("Diamonds: the adjusted bands, which may reach beyond the samples.")
-    drawing = figures.calibration_figure([row.tree() for row in found.rows])
-    return [Figure([svg(drawing, "Observed against nominal coverage of the bands")], " ".join(told), "side")]
+    label = "Observed against nominal coverage of the bands"
+    return [figure(figures.calibration_figure(found.rows), label, " ".join(told), "side")]
 
 
-def _training_blocks(history: Sequence[Mapping[str, Any]], unit: str) -> list[Block]:
-    if not any(len(figures.curve(history, key)[0]) for key in ("loss", "forecast_mae")):
+def _training_blocks(history: Sequence[Logged], unit: str) -> list[Block]:
+    loss, error, validated = (figures.curve(history, key)[0] for key in ("loss", "forecast_mae", "validation_loss"))
+    if not len(loss) and not len(error):
         return []
     words = ["Training against the step."]
-    if len(figures.curve(history, "loss")[0]):
-        words.append("Loss: cross-entropy per real token, on the training batch")
-        words[-1] += " and on held-out windows." if len(figures.curve(history, "validation_loss")[0]) else "."
-    if len(figures.curve(history, "forecast_mae")[0]):
+    if len(loss):
+        held_out = " and on held-out windows" if len(validated) else ""
+        words.append(f"Loss: cross-entropy per real token, on the training batch{held_out}.")
+    if len(error):
         words.append("Forecast MAE: on validation series, during training.")
     rate_S = figures.curve(history, "learning_rate")[1]
     if len(rate_S) and np.ptp(rate_S) == 0:
         words.append(f"The learning rate is {rate_S[0]:g} throughout.")
-    return [
-        Figure(
-            [svg(figures.loss_figure(history, unit=unit), "Loss curves of the training")],
-            " ".join(words),
-            "side",
-        )
-    ]
+    return [figure(figures.loss_figure(history, unit=unit), "Loss curves of the training", " ".join(words), "side")]
 
 
 # ---------------------------------------------------------------------------------- the page of a run
 
 # How values of a bill are written that have forms of their own.
-_WRITTEN: dict[str, Callable[[Any], str]] = {
+_WRITTEN: Mapping[str, Callable[[Any], str]] = {
     "seconds": duration, "peak_memory_bytes": lambda value: f"{number(value / 2**30)} GiB",
 }  # fmt: skip
 
 
-def bill_pairs(bill: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What a run cost as names and values, without what is unknown; what no `RunCost` has stands as it is called."""
-    known, costs = {key: value for key, value in bill.items() if value is not None and value == value}, RunCost.quantities()
-    pairs = [
-        (one.words, _WRITTEN.get(key, lambda value, one=one: text(value, one.form))(known.pop(key)))  # type: ignore[misc]
-        for key, one in costs.items()
-        if key in known
-    ]
-    return pairs + [(key.replace("_", " ").capitalize(), plain(value)) for key, value in known.items()]
+def bill_pairs(cost: RunCost) -> list[tuple[str, str]]:
+    """Returns what a run cost as names and values, without what is unknown."""
+    held = [(one, value) for one in cost.quantities().values() if (value := one.of(cost)) is not None]
+    return [(one.words, _WRITTEN[one.key](value) if one.key in _WRITTEN else text(value, one.form)) for one, value in held]
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def _flat(tree: Mapping[str, Any], written: Callable[[Any], str], prefix: str = "") -> list[tuple[str, str]]:
     pairs: list[tuple[str, str]] = []
     for key, value in tree.items():
-        if isinstance(value, Mapping):
-            pairs += _flat(value, f"{prefix}{key}.")
+        if isinstance(value, Mapping) and value:
+            pairs += _flat(value, written, f"{prefix}{key}.")
         else:
-            pairs.append((f"{prefix}{key}", plain(value)))
+            pairs.append((f"{prefix}{key}", written(value or None if isinstance(value, Mapping) else value)))
     return pairs
 
 
 def result_sections(found: Evaluation, forecasts: Sequence[ForecastPanel] = ()) -> list[Section]:
-    """What an evaluation found: errors, forecasts of the chosen series, and the samples as distributions."""
+    """Returns what an evaluation found: errors, forecasts of the chosen series, and the samples as distributions."""
     results: list[Block] = [*_error_blocks(found), main_table(found)]
     by_variable = variable_table(found)
     panels = {panel.series_id: panel for panel in forecasts}
-    chosen = choose_series(found)
-    if not chosen or not chosen.keys() <= panels.keys():
-        chosen = choose_series(found, panels)
-    name = found.subject.name if found.subject else "tuned"
-    drawn = [_forecast_block(panels[i], why, n == 0, name) for n, (i, why) in enumerate(chosen.items())]
-    rule = "The series are chosen by the rank of their error." if len(drawn) > 1 and all(chosen.values()) else ""
+    chosen = found.picked()
+    if not chosen or not {one.series for one in chosen} <= panels.keys():
+        chosen = found.picked(panels)
+    name, unit = found.subject.name if found.subject else "tuned", _unit(found)
+    drawn = [_forecast_block(panels[one.series], _why(one, unit), n == 0, name) for n, one in enumerate(chosen)]
+    ranked = len(drawn) > 1 and all(one.mae is not None for one in chosen)
+    rule = "The series are chosen by the rank of their error." if ranked else ""
     return [
         Section("Forecast errors", results + ([by_variable] if len(by_variable.columns) > 1 else [])),
         Section("Forecasts", drawn, rule),
@@ -390,40 +357,30 @@ def result_sections(found: Evaluation, forecasts: Sequence[ForecastPanel] = ()) 
     ]
 
 
-def protocol_pairs(protocol: Protocol) -> dict[str, Any]:
-    """The protocol as names and values, without what does not apply."""
-    return {key: value for key, value in protocol.tree().items() if value is not None}
-
-
-def settings_section(*lists: tuple[str, Mapping[str, Any]]) -> Section:
-    """Settings, versions and the like, by their headings; an empty one is left out."""
-    return Section("Settings and versions", [Pairs(label, _flat(tree)) for label, tree in lists if tree])
+def settings_section(*lists: tuple[str, Mapping[str, Any]], written: Callable[[Any], str] = plain) -> Section:
+    """Returns settings, versions and the like, by their headings, as `written`; an empty one is left out."""
+    return Section("Settings and versions", [Pairs(label, _flat(tree, written)) for label, tree in lists if tree])
 
 
 def run_page(
     title: str,
     found: Evaluation,
     forecasts: Sequence[ForecastPanel] = (),
-    history: Sequence[Mapping[str, Any]] = (),
+    *,
+    history: Sequence[Logged] = (),
     settings: Mapping[str, Any] = NOTHING,
     versions: Mapping[str, Any] = NOTHING,
-    bill: Mapping[str, Any] = NOTHING,
+    cost: RunCost = UNKNOWN,
 ) -> Page:
-    """The page of one run or evaluation; a part without data is absent.
+    """Returns the page of one run or evaluation; a part without data is absent.
 
-    `history` are the records of metrics.jsonl; `settings` and `versions` may nest; `bill` may hold what a `RunCost` does,
-    and others. Of `forecasts` (those of the evaluation's subject) the page draws those that `choose_series` picks.
+    `settings` and `versions` may nest. Of `forecasts` (those of the evaluation's subject) the page draws those that
+    are picked by their errors.
     """
     closing = settings_section(
         ("Settings of the run", settings),
-        ("Protocol of the evaluation", protocol_pairs(found.protocol)),
+        ("Protocol of the evaluation", found.protocol.known()),
         ("Versions", versions),
     )
     sections = [*result_sections(found, forecasts), Section("Training", _training_blocks(history, _unit(found))), closing]
-    return Page(title, summary(found), bill_pairs(bill), sections)
-
-
-def write_report(path: Path, *, title: str, metrics: Evaluation, **parts: Any) -> None:
-    """Writes `run_page`, whole or not at all; parts that are None are absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write(path, run_page(title, metrics, **{name: part for name, part in parts.items() if part is not None}))
+    return Page(title, summary(found), bill_pairs(cost), sections)

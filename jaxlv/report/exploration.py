@@ -23,7 +23,7 @@ EXAMPLES = 2  # series whose texts the page shows
 CHECKED = 10  # steps of the step-by-step table
 
 
-def _figure(drawings: Drawings, caption: str, *names: str, layout: Any = "cell") -> list[Block]:
+def _picture(drawings: Drawings, caption: str, *names: str, layout: Any = "cell") -> list[Block]:
     """Returns one figure of the drawings with these names, in a list; an empty list without them."""
     held = [Markup(drawings[name]) for name in names if name in drawings]
     return [Figure(held, caption, layout)] if held else []
@@ -105,8 +105,8 @@ def quality(result: Exploration, drawings: Drawings) -> Section:
     pairs = [(row.check, f"{row.found} ({row.first})" if row.first else str(row.found)) for row in plain]
     means = f"Mean over the {result.series:,} series, its standard deviation, and the band that holds 80 % of them."
     blocks = [
-        *_figure(drawings, "Distribution of all values; dashed: percentiles of all of them together.", "values"),
-        *_figure(drawings, means, "mean"),
+        *_picture(drawings, "Distribution of all values; dashed: percentiles of all of them together.", "values"),
+        *_picture(drawings, means, "mean"),
         *_table("Checks", "Checks of the file.", checks, "check", "found", "expected", words("verdict"), "first"),
         *_table("Values", "All values, and those of each variable; sd: standard deviation.", t.values),
         Pairs("The file in numbers", pairs),
@@ -124,9 +124,9 @@ def trajectories(result: Exploration, drawings: Drawings) -> Section:
     ends = "Every series at its first step and at its last. The axes differ; the frame is the range of the first step."
     spread = [replace(one, unit=RAW) for one in Spread.columns(*SPREAD)]
     blocks = [
-        *_figure(drawings, "Chosen series, with their regime by rule.", *(f"series_{i}" for i in ids), layout="full"),
-        *_figure(drawings, phases, *(f"phase_{i}" for i in ids), layout="full"),
-        *_figure(drawings, ends, "states", layout="side"),
+        *_picture(drawings, "Chosen series, with their regime by rule.", *(f"series_{i}" for i in ids), layout="full"),
+        *_picture(drawings, phases, *(f"phase_{i}" for i in ids), layout="full"),
+        *_picture(drawings, ends, "states", layout="side"),
         *_table("States", "Populations at the first step and at the last.", result.tables.states, NAME, *spread),
     ]
     return Section("Trajectories", blocks, result.choice)
@@ -151,8 +151,8 @@ def periods(result: Exploration, drawings: Drawings) -> Section:
     peaks = [{"name": name, **{str(row.peaks): row.series[name] for row in t.peaks}} for name in names]
     counts = [count(str(row.peaks), group="series with so many peaks") for row in t.peaks]
     blocks = [
-        *_figure(drawings, "Periods, of the series with two peaks or more of that variable.", "periods"),
-        *_figure(drawings, f"Lag of {names[-1]} behind {names[0]}, of the series with a period.", "lags"),
+        *_picture(drawings, "Periods, of the series with two peaks or more of that variable.", "periods"),
+        *_picture(drawings, f"Lag of {names[-1]} behind {names[0]}, of the series with a period.", "lags"),
         *_table("Cycles", "Each series counts once, with the mean of its periods or lags.", t.cycles, *cycles),
         *_table("What counts as a peak", by_rule, t.prominence, NAME, "few", *rules, best=marked("used")),
         *_table("Peaks", "Series by the number of their peaks.", peaks, NAME, *counts),
@@ -178,9 +178,9 @@ def regimes(result: Exploration, drawings: Drawings) -> Section:
     kinds = [(name if unit == "1" else f"{name} ({unit})", line) for name, unit, line in found.words]
     features, rules = (f"features/{name}" for name in found.features), (f"rules/{name}" for name in t.contingency[0].rules)
     blocks = [
-        *_figure(drawings, bands, *(f"cluster_{row.cluster}" for row in t.centres), layout="full"),
-        *_figure(drawings, "The series in the first two principal components of their standardised features.", "plane"),
-        *_figure(drawings, "Mean silhouette by number of clusters; filled: the number used.", "silhouette"),
+        *_picture(drawings, bands, *(f"cluster_{row.cluster}" for row in t.centres), layout="full"),
+        *_picture(drawings, "The series in the first two principal components of their standardised features.", "plane"),
+        *_picture(drawings, "Mean silhouette by number of clusters; filled: the number used.", "silhouette"),
         *_table("Clusters", looks, t.centres, "cluster", "series", "share", *features, "looks"),
         *_table("Clusters and rules", "Series of each cluster, by their regime by rule.", t.contingency, "cluster", *rules),
         Pairs("Features and rules", [*kinds, ("regimes by rule", result.definitions["regimes by rule"])]),
@@ -248,8 +248,8 @@ def text(result: Exploration, drawings: Drawings) -> Section:
     tokens = ["top", "looks_at", "decimals", "alpha_min", "alpha_max", "least", "median", "most", "zero", "above"]
     errors = ["series", "mae", "least", "median", "most", *(f"by_variable/{name}" for name in result.variables)]
     blocks = [
-        *_figure(drawings, "Tokens per series in each scheme.", "tokens"),
-        *_figure(drawings, "Errors of rounding: from values to text and back.", "round_trip"),
+        *_picture(drawings, "Tokens per series in each scheme.", "tokens"),
+        *_picture(drawings, "Errors of rounding: from values to text and back.", "round_trip"),
         *_table("Tokens", every, t.tokens, "scheme", *tokens),
         *_table("Round trip", trip, t.round_trip, "scheme", *errors, "bound", "largest"),
         *_table("Texts and token ids", opening, texts, NAME, *own, "tokens", "alpha"),
@@ -288,7 +288,7 @@ def windows(result: Exploration, drawings: Drawings) -> Section:
     )
     keys = ["stride", "kept", "series", "windows", "padding", "left_out", "without_tail"]
     table = _table("Windows", caption, result.tables.windows, words("name", "scheme: part, length (tokens)"), *keys)
-    return Section("Windows", [*_figure(drawings, picture, "windows", layout="side"), *table], said)
+    return Section("Windows", [*_picture(drawings, picture, "windows", layout="side"), *table], said)
 
 
 def page_of(result: Exploration, drawings: Drawings) -> Page:

@@ -1,169 +1,58 @@
-"""What a folder of results is, and what lies in it: a run, a sweep, a reproduction, a comparison or an evaluation.
-
-Nothing here loads a model: figures come from the files that the programs left.
-"""
+"""The page of any folder of results, and of several beside one another."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
-from jaxlv.config import RunConfig, config_tree
-from jaxlv.errors import JaxlvError, briefly
-from jaxlv.published import reproduction
-from jaxlv.report.material import Folder, Kind, Measured, Run
-from jaxlv.results.analyses import Analyses
-from jaxlv.results.papers import Comparison, Reproduction, StageResult
-from jaxlv.results.scores import Evaluation
-from jaxlv.results.sweeps import Outcome, Sweep
-from jaxlv.runs import run, sweep
-from jaxlv.storage import shape
-from jaxlv.storage.door import is_there
-from jaxlv.storage.files import SEAL, as_written, read_json, read_text
-
-RESULTS: Mapping[str, Kind] = {
-    "reproduce.json": "reproduction", "sweep.json": "sweep", "compare.json": "comparison", run.CONFIG: "run",
-    "metrics.json": "evaluation",
-}  # fmt: skip
-"""The file that tells what a folder is, the first that is there; a run that was evaluated has two."""
-METRICS, ANALYSES = "metrics.json", "analyses.json"
+from jaxlv.report import papers, reproduced, runs, side_by_side, sweeps
+from jaxlv.report.format import duration, number
+from jaxlv.report.page import Page, Pairs, Section
+from jaxlv.results.folders import Folder
+from jaxlv.results.side_by_side import CONVENTION, EXACT, Entry
 
 
-def read(path: Path) -> Folder:
-    """What lies in a folder; JaxlvError, one line, where it is none of these or a file of it is damaged."""
-    if not path.is_dir():
-        raise JaxlvError("no such folder" if not path.exists() else "not a folder", where=path)
-    whole = path.resolve()
-    for file, kind in RESULTS.items():
-        if is_there(whole / file):
-            with readable(path, kind):
-                return replace(READERS[kind](whole, whole / file), path=path)
-    there = sorted(entry.name for entry in whole.iterdir())
-    known = ", ".join(f"{file} ({kind})" for file, kind in RESULTS.items())
-    hint = "name a run folder in it" if (whole / sweep.RUNS).is_dir() else "name what a verb wrote to --out"
-    if (whole / sweep.RUNS).is_dir():
-        hint = f"not ended yet? go on with --resume, or name a run of {path / sweep.RUNS}"
-    found = ", ".join([*there[:6], "…"] if len(there) > 6 else there) or "nothing"
-    raise JaxlvError("no run, sweep or reproduction", where=path, expected=f"one of {known}", found=found, hint=hint)
+def page_of(folder: Folder) -> Page:
+    """Returns the page of a folder."""
+    first, result = next(iter(folder.runs), None), folder.result
+    if folder.kind == "comparison":
+        return papers.page_of(result, folder.drawings)
+    if folder.kind == "sweep":
+        return _with_budget(folder, sweeps.page_of(result), after="Runs")
+    if folder.kind == "reproduction":
+        page = reproduced.page_of(result, folder.drawings, folder.analyses)
+        return _with_budget(folder, page, after="Error against FLOPs")
+    assert first is not None
+    return runs.page_of(first) if folder.kind == "run" else runs.page_of_evaluation(first.evaluations[0], first.name)
 
 
-@contextlib.contextmanager
-def readable(path: Path, kind: Kind) -> Iterator[None]:
-    """What goes wrong with a tree that is not as its program wrote it, as one JaxlvError."""
-    file = next(file for file, of in RESULTS.items() if of == kind)
-    with as_written(f"the {kind} does not read as one", path, file):
-        yield
+def _with_budget(folder: Folder, page: Page, after: str) -> Page:
+    """Returns the page with what a budget buys behind a section, under the folder's own rule and convention."""
+    entries, sections = [one.entry(one.name) for one in folder.runs], page.sections
+    convention = next((name for entry in entries for name in entry.priced), CONVENTION)
+    bought = side_by_side.budget_section(entries, folder.result.rule, convention, drawn=False)
+    place = next((i + 1 for i, section in enumerate(sections) if section.title == after), len(sections))
+    return replace(page, sections=[*sections[:place], *([bought] if bought else []), *sections[place:]])
 
 
-def read_tree(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object; JaxlvError if it does not."""
-    try:
-        return shape.check(read_json(path), {}, path)
-    except JaxlvError as fault:
-        raise JaxlvError(f"{path.name} does not read ({briefly(fault)})", where=path.parent) from None
+def bill(entries: Sequence[Entry]) -> list[tuple[str, str]]:
+    """Returns what all runs cost together; FLOPs of those that were counted."""
+    steps, tokens, seconds = (sum(entry.get(key) or 0 for entry in entries) for key in ("steps", "tokens", "seconds"))
+    counts = {"runs": len(entries), "steps": steps, "tokens": tokens}
+    pairs = [*((name, f"{count:,}") for name, count in counts.items()), ("training", duration(seconds))]
+    for name in (CONVENTION, EXACT):
+        counted = [flops for entry in entries if (flops := (entry.figures.flops or {}).get(name)) is not None]
+        of = "" if len(counted) == len(entries) else f" ({len(counted)} runs)"
+        pairs += [(f"FLOPs, {name}", f"{number(float(sum(counted)))}{of}")] if counted else []
+    return pairs
 
 
-def read_scores(path: Path) -> Evaluation:
-    """A metrics.json; JaxlvError if it is not what was written."""
-    return Evaluation.read(read_tree(path), path)
-
-
-def flat(config: RunConfig) -> dict[str, Any]:
-    """{"section.key": value} of a config; how series are simulated, only where they are."""
-    idle = {"data.preset", "data.simulate"} if config.data.path else set()
-    found = {f"{name}.{key}": value for name, section in config_tree(config).items() for key, value in section.items()}
-    return {name: value for name, value in found.items() if name not in idle}
-
-
-# ------------------------------------------------------------------------------------------------- runs
-
-
-def _beside(folder: Path, file: str) -> list[Path]:
-    """That file in a folder, and in the folders of it."""
-    return [path for path in (folder / file, *sorted(folder.glob(f"*/{file}"))) if is_there(path)]
-
-
-def read_run(folder: Path, name: str, known: Outcome | None = None) -> Run:
-    """The run in a folder; `known` are its figures where a sweep has told them."""
-    for file in (SEAL, run.LEDGER, run.METRICS):
-        is_there(folder / file)  # raises, if something else is
-    config = run.read_config(folder)
-    figures = known or sweep.outcome(sweep.Cell(folder.name, {}, config), folder.parent, evaluations=False)
-    evaluations = [
-        Measured("" if path.parent == folder else path.parent.name, path.parent, read_scores(path))
-        for path in _beside(folder, METRICS)
-    ]
-    analyses = {path.parent.name: Analyses.read(read_tree(path), path) for path in _beside(folder, ANALYSES)}
-    return Run(name, flat(config), figures, folder, config, evaluations, analyses)
-
-
-def _told(runs: Path, one: Outcome, evaluations: Sequence[Measured] = ()) -> Run:
-    """A run that a sweep tells of, with its folder where that is still there."""
-    if is_there(runs / one.name / run.CONFIG):
-        found = read_run(runs / one.name, one.name, one)
-        return Run(
-            found.name, found.settings, one, found.folder, found.config, [*evaluations, *found.evaluations], found.analyses
-        )
-    return Run(one.name, one.settings, one, evaluations=evaluations)
-
-
-def _drawings(folder: Path) -> dict[str, str]:
-    """The drawings of a folder's parts by name."""
-    return {path.stem: read_text(path) for path in sorted((folder / "parts").glob("*.svg"))}
-
-
-def _run(whole: Path, file: Path) -> Folder:
-    run.read_manifest(whole)  # raises, if it is damaged
-    return Folder(whole, "run", None, [read_run(whole, whole.name)])
-
-
-def _sweep(whole: Path, file: Path) -> Folder:
-    result = Sweep.read(read_tree(file), file)
-    return Folder(whole, "sweep", result, [_told(whole / sweep.RUNS, one) for one in result.runs])
-
-
-def _reproduction(whole: Path, file: Path) -> Folder:
-    result, runs = Reproduction.read(read_tree(file), file), []
-    for stage in result.stages:
-        for one in stage.runs:
-            if one.same_as is None:
-                measured = _measured(result, stage, whole) if one is stage.runs[0] else []
-                runs.append(_told(whole / sweep.RUNS, one, measured))
-    path = whole / "analyses" / ANALYSES
-    analyses = Analyses.read(read_tree(path), path) if is_there(path) else None
-    return Folder(whole, "reproduction", result, runs, _drawings(whole), analyses)
-
-
-def _measured(result: Reproduction, stage: StageResult, folder: Path) -> list[Measured]:
-    """The forecasts of a stage's first model, a part each, as evaluations."""
-    name = reproduction.MODELS.get(stage.name)
-    return [
-        Measured(part.part, folder, Evaluation(replace(part.protocol, data_sha256=result.data_sha256), (row,)))
-        for part in result.parts.values()
-        for row in part.rows
-        if row.name == name and not part.protocol.simulated
-    ]
-
-
-def _comparison(whole: Path, file: Path) -> Folder:
-    found = sorted(place.parent for place in (whole / sweep.RUNS).glob(f"*/{run.CONFIG}"))
-    runs = [read_run(folder, folder.name) for folder in found]
-    return Folder(whole, "comparison", Comparison.read(read_tree(file), file), runs, _drawings(whole))
-
-
-def _evaluation(whole: Path, file: Path) -> Folder:
-    scores = read_scores(file)
-    return Folder(
-        whole,
-        "evaluation",
-        scores,
-        [Run(whole.name, {}, Outcome(whole.name, {}), evaluations=[Measured("", whole, scores)])],
-    )
-
-
-READERS: Mapping[Kind, Callable[[Path, Path], Folder]] = {
-    "reproduction": _reproduction, "sweep": _sweep, "comparison": _comparison, "run": _run, "evaluation": _evaluation,
-}  # fmt: skip
+def together(folders: Sequence[Folder], pages: Sequence[Page]) -> Page:
+    """Returns the page of several folders: all runs side by side first, then the sections of each folder's own page."""
+    names, entries = [folder.name for folder in folders], [entry for folder in folders for entry in folder.entries]
+    found = [replace(section, group="Side by side") for section in side_by_side.sections(entries)]
+    for folder, page in zip(folders, pages, strict=True):
+        costs = [Pairs("Bill", list(page.bill))] if page.bill else []
+        own = [Section("Summary", costs, page.summary), *page.sections]
+        found += [replace(section, group=f"{folder.kind.capitalize()} {folder.name}") for section in own]
+    return Page(f"{', '.join(names[:-1])} and {names[-1]}", side_by_side.summary(entries), bill(entries), found)

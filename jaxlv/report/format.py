@@ -13,7 +13,7 @@ LONG = 10**9  # from which on a whole number is written as others are
 
 
 def number(value: float | None, of_one: bool = False) -> str:
-    """`value` to 3 significant digits; MISSING for None and NaN. What is at most 1 (`of_one`) is never rounded up to it."""
+    """Writes `value` with 3 digits; MISSING for None and NaN. With `of_one`, less than 1 is never rounded up to it."""
     if of_one and value is not None and 0.995 <= value < 1:
         return f"{value:.{math.ceil(-math.log10(1 - value))}f}"
     if value is None or math.isnan(value):
@@ -30,21 +30,21 @@ def number(value: float | None, of_one: bool = False) -> str:
 
 
 def percent(share: float | None) -> str:
-    """`share` in percent to 3 significant digits, never rounded up to 100."""
+    """Writes `share` in percent with 3 significant digits, never rounded up to 100."""
     if share is None or math.isnan(share):
         return MISSING
     return number(100 * share) if share >= 1 or 100 * share < 99.95 else "99.9"
 
 
 def count(value: float | None) -> str:
-    """A whole number with commas between thousands."""
+    """Writes a whole number with commas between thousands."""
     if value is None or math.isnan(value):
         return MISSING
     return f"{value:,.0f}" if abs(value) < LONG else number(value)
 
 
 def duration(seconds: float) -> str:
-    """A time in words: seconds, minutes, or hours and minutes."""
+    """Writes a time in words: seconds, minutes, or hours and minutes."""
     if seconds < 60:
         return f"{number(seconds)} s"
     minutes = round(seconds / 60)
@@ -54,7 +54,7 @@ def duration(seconds: float) -> str:
 
 
 def plain(value: Any) -> str:
-    """A setting as text: yes or no, lists with commas, floats without trailing zeros."""
+    """Writes a setting as text: yes or no, lists with commas, floats without trailing zeros."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
@@ -84,7 +84,7 @@ def is_number(value: Any) -> bool:
 
 
 def text(value: Any, form: Form = "number") -> str:
-    """A value in the form of its quantity; MISSING for None and NaN."""
+    """Writes a value in the form of its quantity; MISSING for None and NaN."""
     if is_number(value) and form in WRITTEN:
         return WRITTEN[form](value) if value == value else MISSING
     if form == "interval" and value is not None:
@@ -93,7 +93,7 @@ def text(value: Any, form: Form = "number") -> str:
 
 
 def align(texts: Sequence[str], digit: str = " ", point: str = " ") -> list[str]:
-    """`texts` padded to align their decimal points; `digit` and `point` are spaces of those widths."""
+    """Pads `texts` so that their decimal points are aligned; `digit` and `point` are spaces of those widths."""
     parts = [text.partition(".") for text in texts]
     before = max((len(whole) for whole, _, _ in parts), default=0)
     after = max((len(fraction) for _, _, fraction in parts), default=0)
@@ -102,7 +102,7 @@ def align(texts: Sequence[str], digit: str = " ", point: str = " ") -> list[str]
 
 
 def column(quantity: Quantity, values: Sequence[Any], digit: str = " ", point: str = " ") -> list[str]:
-    """The values of a column as text, their decimal points aligned if all are numbers."""
+    """Writes the values of a column, their decimal points aligned if all are numbers."""
     held = [value for value in values if value is not None]
     if quantity.form == "interval":
         low, high = (align([number(v[side] if v else None) for v in values], digit, point) for side in (0, 1))

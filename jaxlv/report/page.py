@@ -96,7 +96,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """A whole report: title, a paragraph in plain words, what it cost, and sections."""
+    """A whole page: title, a paragraph in plain words, what it cost, and sections."""
 
     title: str
     summary: str
@@ -105,13 +105,13 @@ class Page:
 
 
 class OwnIds:
-    """Keeps the ids of an <svg> its own, where the same figure stands on a page twice."""
+    """Keeps ids apart if the same figure stands on a page twice."""
 
     def __init__(self) -> None:
         self.seen: Counter[str] = Counter()
 
     def __call__(self, svg: Markup) -> Markup:
-        """The figure, with other ids if it has been there before."""
+        """Returns the figure, with other ids if it has been there before."""
         found = re.search(r'id="(f[0-9a-f]{8})-', svg)
         prefix = found[1] if found else ""
         before, self.seen[prefix] = self.seen[prefix], self.seen[prefix] + 1
@@ -150,12 +150,12 @@ def isolated(text: str) -> Markup:
 
 
 def _finalized(value: Any) -> Any:
-    """What the template writes in the place of a value; one that is HTML already, or is escaped for an attribute, stays."""
+    """Returns what the template writes for a value; HTML, or what is escaped for an attribute, stays as it is."""
     return isolated(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def render(page: Page) -> str:
-    """`page` as one HTML document that needs nothing else."""
+    """Returns `page` as one HTML document that needs nothing else."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -178,6 +178,11 @@ def write(path: Path, page: Page) -> None:
     write_text(path, render(page))
 
 
+def figure(chart: Chart, label: str, caption: str, layout: Literal["cell", "full", "side"] = "cell") -> Figure:
+    """Returns a chart with its caption."""
+    return Figure([svg(chart, label)], caption, layout)
+
+
 def svg(chart: Chart, label: str) -> Markup:
-    """A chart for a page; matplotlib and ElementTree have escaped the text in it."""
+    """Returns a chart for a page; matplotlib and ElementTree have escaped the text in it."""
     return Markup(to_svg(chart, label))

@@ -5,31 +5,30 @@ from __future__ import annotations
 import textwrap
 import unicodedata
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from jaxlv.report.format import MISSING, number, plain
-from jaxlv.report.page import Block, Page, Pairs, Passage, Passages, Section, write
-from jaxlv.report.table import Table, column, words
+from jaxlv.report.page import Block, Page, Pairs, Passage, Passages, Section
+from jaxlv.report.table import NAME, Row, Table, column, of, of_row
 from jaxlv.results.probe import Answer, Asked, Probe, TextCost, TextRead
 
 MARKS = {True: "pass", False: "fail", None: ""}
 
 
 def printable(text: str) -> str:
-    """A text whose control characters but line ends and tabs are replaced: neither terminal nor page obeys it."""
+    """Replaces control characters except line ends and tabs: neither terminal nor page obeys the text."""
     text = text.replace("\r\n", "\n")
     return "".join(c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs") else "\ufffd" for c in text)
 
 
 def shown(answer: Answer) -> str:
-    """What is shown of an answer: its text, or that there is none to be seen."""
+    """Returns what is shown of an answer: its text, or that nothing is to be seen."""
     text = printable(answer.text)
     return text if text.strip() else "(nothing but white space)" if text else MISSING
 
 
 def sampling_words(sampling: Mapping[str, Any]) -> str:
-    """Every sampling parameter, in words."""
+    """Says every sampling parameter."""
     t, k, p = sampling["temperature"], sampling["top_k"], sampling["top_p"]
     return (
         f"temperature {t:g}{'' if t else ' (greedy)'}, top-k {k or 'off'}, top-p {p:g}{'' if p < 1 else ' (off)'},"
@@ -37,26 +36,14 @@ def sampling_words(sampling: Mapping[str, Any]) -> str:
     )
 
 
-def counts_of(result: Probe, model: str) -> dict[str, int]:
-    """Of a model's answers: `passed` of `checked`, how many `ended` before the limit, and their tokens."""
-    given = result.answers(model)
-    return {
-        "passed": sum(answer.passed is True for answer in given),
-        "checked": sum(answer.passed is not None for answer in given),
-        "ended": sum(answer.ended for answer in given),
-        "tokens": sum(answer.tokens for answer in given),
-    }
-
-
 def summary(result: Probe) -> str:
-    """What came of it, in sentences."""
+    """Says how the answers were, in sentences."""
     models, prompts = result.models, result.prompts
-    counts = {model: counts_of(result, model) for model in models}
+    counts = {model: result.counts(model) for model in models}
     many = f"{len(prompts)} prompt{'s' if len(prompts) > 1 else ''}"
     sentences = [f"{many} ({printable(result.prompts_from)}) through the chat template of {printable(result.base)}."]
-    checked = counts[models[0]]["checked"]
-    if checked:
-        passed = ", ".join(f"{counts[model]['passed']} {model}" for model in models)
+    if checked := counts[models[0]].checked:
+        passed = ", ".join(f"{counts[model].passed} {model}" for model in models)
         sentences.append(f"Passed, of {checked} with an expected answer: {passed}.")
     if len(models) > 1:
         same = sum(len({answer.text for answer in entry.answers.values()}) == 1 for entry in prompts)
@@ -71,7 +58,7 @@ def summary(result: Probe) -> str:
 
 
 def answer_block(entry: Asked, place: int) -> Passages:
-    """A prompt and its answers."""
+    """Returns a prompt and its answers."""
     notes = [f"Expected: {entry.expected}" if entry.expected else "", entry.note or ""]
     return Passages(
         f"{place}. {printable(entry.prompt)}",
@@ -85,27 +72,22 @@ def _end(answer: Answer) -> str:
 
 
 def count_table(result: Probe) -> Table:
-    """How many answers passed, and how many ended."""
-    total = len(result.prompts)
-    rows = []
-    for model in result.models:
-        found = counts_of(result, model)
-        passed = f"{found['passed']} of {found['checked']}" if found["checked"] else None
-        ended = f"{found['ended']} of {total}"
-        rows.append({"name": model, "passed": passed, "ended": ended, "tokens": found["tokens"] / total})
+    """Returns how many answers passed, and how many ended."""
     caption = (
-        "Answers that hold what is expected, of those where something is; answers that ended before the limit of"
+        "Answers that hold what is expected, of those for which something is; answers that ended before the limit of"
         f" {result.max_new_tokens} tokens; tokens of an answer, on average. A pass is the expected text, or"
         " the regular expression between slashes, found in the answer: it does not"
         " say that the rest of it is right, nor that so few prompts measure an ability."
     )
-    columns = [column(key, key, "Answers", form="literal") for key in ("passed", "ended")]
-    return Table("Answers", caption, rows, [words("name", " "), *columns, column("tokens", "tokens, mean", "Answers")])
+    rows = [Row(model, result.counts(model)) for model in result.models]
+    literal = of([("passes", "passed"), ("ends", "ended")], "Answers", form="literal")
+    columns = [*literal, column("length", "tokens, mean", "Answers")]
+    return Table("Answers", caption, rows, [NAME, *of_row(*columns)])
 
 
 def text_table(text: TextRead) -> Table:
-    """What the text costs each model."""
-    rows = [{"name": model, "cost": found} for model, found in text.models.items()]
+    """Returns what the text costs each model."""
+    rows = [Row(model, found) for model, found in text.models.items()]
     scored = next(iter(text.models.values())).tokens_scored
     caption = (
         f"{printable(text.file)}: {text.bytes:,} bytes, {text.tokens:,} tokens, {scored:,} of them scored (all but"
@@ -113,11 +95,11 @@ def text_table(text: TextRead) -> Table:
         " scored once, with the longest context that a window has for it. Bold: the least, which is best."
     )
     columns = TextCost.columns("nats_per_token", "perplexity", "bits_per_byte")
-    return Table("Perplexity of the text", caption, rows, [words("name", " "), *(one.within("cost") for one in columns)])
+    return Table("Perplexity of the text", caption, rows, [NAME, *of_row(*columns)])
 
 
 def page_of(result: Probe) -> Page:
-    """The page of a probe."""
+    """Returns the page of a probe."""
     answers: list[Block] = [count_table(result)]
     answers += [answer_block(entry, place) for place, entry in enumerate(result.prompts, 1)]
     sections = [Section("Answers", answers)]
@@ -129,26 +111,18 @@ def page_of(result: Probe) -> Page:
         Pairs("How answers are drawn", [(name.replace("_", " "), plain(value)) for name, value in drawn.items()]),
         Pairs("Versions", [(name, plain(value)) for name, value in result.versions.items()]),
     ]
-    bill = []
-    if flops := result.flops:
-        bill = [
-            (f"{name} FLOPs ({flops.convention})", number(float(value)))
-            for name, value in (("Spent", flops.spent), ("Left", flops.left))
-        ]
+    cost = result.flops
+    priced = (("Spent", cost.spent), ("Left", cost.left)) if cost else ()
+    bill = [(f"{name} FLOPs ({cost.convention})", number(float(value))) for name, value in priced if cost]
     title = f"Probe of {printable(result.subject)}"
     return Page(title, summary(result), bill, [*sections, Section("How it was made", details)])
-
-
-def write_page(path: Path, result: Probe) -> None:
-    """Write the page, whole or not at all."""
-    write(path, page_of(result))
 
 
 # ---------------------------------------------------------------------------------------------- the terminal
 
 
 def format_answers(result: Probe, width: int = 110) -> str:
-    """Prompts, answers and whether they pass, as plain text of at most `width` columns."""
+    """Writes prompts, answers and whether they pass as plain text of at most `width` columns."""
     widest = max(map(len, result.models))
     lines = []
     for place, entry in enumerate(result.prompts, 1):
@@ -170,7 +144,7 @@ def format_answers(result: Probe, width: int = 110) -> str:
 
 
 def _wrapped(head: str, text: str, width: int) -> list[str]:
-    """The lines of a text behind `head`, all indented alike."""
+    """Returns the lines of a text behind `head`, all indented alike."""
     found = []
     for line in text.strip("\n").split("\n"):
         found += textwrap.wrap(line, width - len(head)) or [""]

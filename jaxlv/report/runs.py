@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 from jaxlv.report import analyses as analysed
-from jaxlv.report import anatomy, comparison, evaluation
-from jaxlv.report.format import MISSING, duration, number, plain
-from jaxlv.report.material import Beside, Measured, Run
+from jaxlv.report import anatomy, evaluation, papers
+from jaxlv.report.format import duration, number, plain
 from jaxlv.report.page import Page, Section
 from jaxlv.report.table import Table, words
+from jaxlv.results.folders import Measured, PaperFigures, Run
 from jaxlv.results.quantities import Quantity
-from jaxlv.results.runs import Priced, RunDetails
+from jaxlv.results.runs import Priced, RunCost, RunDetails
 
 NOTHING = RunDetails()
 
@@ -21,7 +21,7 @@ NOTHING = RunDetails()
 
 
 def flops_table(rows: Sequence[Priced], budget: float) -> Table:
-    """FLOPs of a run by phase and kind of work."""
+    """Returns FLOPs of a run by phase and kind of work."""
     names = list(rows[0].flops)
     columns = [Quantity(name, unit="FLOPs", group="by the convention", path=("flops", name)) for name in names]
     caption = (
@@ -32,8 +32,8 @@ def flops_table(rows: Sequence[Priced], budget: float) -> Table:
 
 
 def bill(details: RunDetails) -> list[tuple[str, str]]:
-    """Steps, tokens, time, what trained, and FLOPs by every convention, with what is unknown said to be."""
-    pairs = evaluation.bill_pairs(details.cost.tree() if details.cost else {})
+    """Returns steps, tokens, time, what trained, and FLOPs by every convention; what is unknown is said to be."""
+    pairs = evaluation.bill_pairs(details.cost or RunCost())
     spent = details.bill[-1].flops.items() if details.bill else ()
     told = [(f"FLOPs, {name}", number(float(value))) for name, value in spent]
     return pairs + (told or [("FLOPs", "not counted (no budget)")])
@@ -43,17 +43,17 @@ def bill(details: RunDetails) -> list[tuple[str, str]]:
 
 
 def evaluation_sections(one: Measured) -> list[Section]:
-    """An evaluation's tables and figures, and papers' own figures if it is measured as they measured."""
+    """Returns an evaluation's tables and figures, and papers' own figures if it is measured as they measured."""
     found = evaluation.result_sections(one.scores, one.panels)
     if one.reason:
         found.insert(1, Section("Forecasts", [], one.reason))
     found = [Section(_titled(section.title, one.name), section.blocks, section.text) for section in found]
-    return [*found, *map(beside_section, one.papers)]
+    return [*found, *map(paper_section, one.papers)]
 
 
-def beside_section(found: Beside) -> Section:
-    """A paper's figures beside those of an evaluation."""
-    return Section(f"Beside the report: {found.part.part}", [comparison.table_of(found.part)], found.words)
+def paper_section(found: PaperFigures) -> Section:
+    """Returns a paper's figures beside those of an evaluation."""
+    return Section(f"Beside the paper: {found.part.part}", [papers.table_of(found.part)], found.words)
 
 
 def _titled(title: str, name: str) -> str:
@@ -64,27 +64,24 @@ def _titled(title: str, name: str) -> str:
 
 
 def reached(one: Run) -> str:
-    """What the training reached, in a few sentences."""
-    figures = one.figures
-    steps, planned = figures.steps or 0, one.config.train.steps if one.config else 0
+    """Says what the training reached, in a few sentences."""
+    figures, steps = one.figures, one.figures.steps or 0
     if not steps:
         return "Not a step was logged."
-    cost = f"{steps:,} step{'s' if steps > 1 else ''}, {figures.tokens:,} tokens"
-    cost += f", {duration(figures.seconds)} of training." if figures.seconds else "."
+    spent = f", {duration(figures.seconds)} of training" if figures.seconds else ""
+    told = [f"{steps:,} step{'s' if steps > 1 else ''}, {figures.tokens:,} tokens{spent}."]
     if one.details and not one.details.ended:
-        cost += f" The run has not ended: {planned:,} steps are planned."
-    loss, mae = figures.validation_loss, figures.forecast_mae
-    if loss is None:
-        return f"{cost} It was not validated."
-    best = (
-        f" Best validation, at step {figures.best_step:,}: loss {number(loss)} nats per token, a perplexity of"
-        f" {number(figures.validation_perplexity)}"
-    )
-    return f"{cost}{best}{'' if mae is None else f', forecast MAE {number(mae)} raw units'}."
+        told.append(f"The run has not ended: {one.details.steps:,} steps are planned.")
+    if figures.validation_loss is None:
+        return " ".join([*told, "It was not validated."])
+    mae = "" if figures.forecast_mae is None else f", forecast MAE {number(figures.forecast_mae)} raw units"
+    loss, perplexity = number(figures.validation_loss), number(figures.validation_perplexity)
+    best = f"Best validation, at step {figures.best_step:,}: loss {loss} nats per token, a perplexity of {perplexity}{mae}."
+    return " ".join([*told, best])
 
 
 def sections(one: Run) -> list[Section]:
-    """The parts of a run's page."""
+    """Returns the parts of a run's page."""
     details = one.details or NOTHING
     found = [anatomy.training(details.curves)] if details.curves else []
     for measured in one.evaluations:
@@ -93,36 +90,37 @@ def sections(one: Run) -> list[Section]:
         own = "" if name == "analyses" else name
         shown = analysed.sections(replace(looked, training=None))  # the curves stand above
         found += [replace(section, title=_titled(section.title, own)) for section in shown]
-    if details.bill and one.config:
-        found.append(Section("FLOPs", [flops_table(details.bill, one.config.budget.flops or 0.0)]))
+    if details.bill:
+        found.append(Section("FLOPs", [flops_table(details.bill, details.budget)]))
     return [*found, settings(one)]
 
 
 def settings(one: Run) -> Section:
-    """Settings, the protocols of the evaluations, the split, hashes and versions."""
+    """Returns settings, the protocols of the evaluations, the split, hashes and versions."""
     details = one.details or NOTHING
-    protocols = [
-        (f"Protocol of {m.name or 'the evaluation'}", evaluation.protocol_pairs(m.scores.protocol)) for m in one.evaluations
-    ]
+    protocols = [(f"Protocol of {m.name or 'the evaluation'}", m.scores.protocol.known()) for m in one.evaluations]
     counts = {f"{share} series": len(ids) for share, ids in details.split.items()}
     made_of = details.manifest.tree() if details.manifest else {}
     versions = made_of.pop("versions", {})
-    return evaluation.settings_section(
-        ("Settings", {name: shortened(value) for name, value in one.settings.items()}),
-        *((label, {key: shortened(value) for key, value in tree.items()}) for label, tree in protocols),
-        ("Data, base and seeds", {**counts, **made_of}),
-        ("Versions", versions),
-    )
+    lists = [("Settings", one.settings), *protocols, ("Data, base and seeds", {**counts, **made_of})]
+    return evaluation.settings_section(*lists, ("Versions", versions), written=shortened)
 
 
-def shortened(value: Any) -> Any:
-    """A long list by its length and ends; anything else as it is."""
+def shortened(value: Any) -> str:
+    """Returns a setting as text: a long list by its length and ends."""
     if isinstance(value, (list, tuple)) and len(value) > 12:
         return f"{len(value)}: {plain(value[:4])}, …, {plain(value[-1])}"
-    return MISSING if isinstance(value, dict) and not value else value
+    return plain(value)
 
 
 def page_of(one: Run) -> Page:
-    """The page of a run."""
+    """Returns the page of a run."""
     told = [evaluation.summary(measured.scores) for measured in one.evaluations[:1]]
     return Page(f"Run {one.name}", " ".join([reached(one), *told]), bill(one.details or NOTHING), sections(one))
+
+
+def page_of_evaluation(one: Measured, name: str) -> Page:
+    """Returns the page of an evaluation without its run."""
+    protocol = ("Protocol of the evaluation", one.scores.protocol.known())
+    closing = evaluation.settings_section(protocol, written=shortened)
+    return Page(f"Evaluation {name}", evaluation.summary(one.scores), (), [*evaluation_sections(one), closing])

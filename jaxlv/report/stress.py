@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 from jaxlv.report import terminal
-from jaxlv.report.figures import evaluation as figures
+from jaxlv.report.figures.evaluation import level_figure
 from jaxlv.report.format import percent
-from jaxlv.report.page import Block, Figure, Page, Section, svg, write
-from jaxlv.report.table import Table, words
+from jaxlv.report.page import Block, Page, Section, figure
+from jaxlv.report.table import NAME, Row, Table, of_row, words
 from jaxlv.results.quantities import Quantity
 from jaxlv.results.scores import Score
 from jaxlv.results.stress import AboveTop, ConditionScores, Stress
@@ -28,18 +26,14 @@ AXES = {
 MEAN, MEDIAN, INTERVAL, COVERAGE = Score.columns("mae", "mae_median", "mae_ci95", "coverage/80")
 
 
-def across(entries: Sequence[ConditionScores]) -> list[dict[str, Any]]:
-    """A row for each method: its scores by the conditions' levels."""
+def across(entries: Sequence[ConditionScores]) -> list[Row]:
+    """Returns a row for each method: its scores by the conditions' levels."""
     names = dict.fromkeys(row.name for entry in entries for row in entry.rows)
-    return [{"name": name} | {entry.level: entry.row(name) for entry in entries} for name in names]
-
-
-def _by_level(entries: Sequence[ConditionScores], *measures: Quantity, unit: str = "") -> list[Quantity]:
-    return [one.within(entry.level, group=entry.level, unit=unit) for entry in entries for one in measures]
+    return [Row(name, {entry.level: entry.row(name) for entry in entries}) for name in names]
 
 
 def error_tables(group: str, entries: Sequence[ConditionScores], *measures: Quantity) -> list[Table]:
-    """A group's tables, of a few conditions each: mean, median and interval of the methods' errors."""
+    """Returns a group's tables, of a few conditions each: mean, median and interval of the methods' errors."""
     first = entries[0]
     counts = sorted({len(entry.series) for entry in entries})
     caption = (
@@ -47,52 +41,46 @@ def error_tables(group: str, entries: Sequence[ConditionScores], *measures: Quan
         f" {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} series, 95 % bootstrap interval of the mean;"
         f" {first.samples} samples, their median scored. Bold: the best mean."
     )
-    shown = measures or (MEAN, replace(MEDIAN, better=""), INTERVAL)
-    some = [entries[start : start + WIDE] for start in range(0, len(entries), WIDE)]
-    name = words("name", group)
-    return [Table(f"Errors by {group}", caption, across(own), [name, *_by_level(own, *shown)]) for own in some]
+    shown, found = measures or (MEAN, replace(MEDIAN, better=""), INTERVAL), []
+    for start in range(0, len(entries), WIDE):
+        some = entries[start : start + WIDE]
+        columns = [one.within("of", entry.level, group=entry.level, unit="") for entry in some for one in shown]
+        found.append(Table(f"Errors by {group}", caption, across(some), [words("name", group), *columns]))
+    return found
 
 
 def coverage_table(group: str, entries: Sequence[ConditionScores]) -> Table:
-    """The share of the truth inside the 80 % band of each model's samples."""
+    """Returns the share of the truth inside the 80 % band of each model's samples."""
     S = entries[0].samples
     caption = (
         f"Share of the truth, in %, inside the 80 % band; {S} samples can cover at most {percent((S - 1) / (S + 1))} %."
     )
-    shown = [
-        COVERAGE.within(one.level, words=one.level, head=one.level, group="inside the 80 % band", better="")
-        for one in entries
-    ]
+    inside = replace(COVERAGE, group="inside the 80 % band", better="")
+    shown = [inside.within("of", one.level, words=one.level, head=one.level) for one in entries]
     rows = [row for row in across(entries) if any(column.of(row) is not None for column in shown)]
     return Table(f"Coverage by {group}", caption, rows, [words("name", group), *shown])
 
 
 def ceiling_table(entries: Sequence[ConditionScores]) -> Table | None:
-    """Shares of truth and forecast above the scale's top by amplitude; None if nothing lies above it."""
-    rows = [
-        {"name": f"{row.name}, {entry.level}"} | row.above_top.tree()
-        for entry in entries
-        for row in entry.rows
-        if row.above_top
-    ]
-    if not any(row["truth"] or row["forecast"] for row in rows):
+    """Returns shares of truth and forecast above the scale's top by amplitude; None if nothing lies above it."""
+    rows = [Row(f"{row.name}, {entry.level}", row.above_top) for entry in entries for row in entry.rows if row.above_top]
+    if not any(row.of.truth or row.of.forecast for row in rows):
         return None
     caption = (
         "Share of values above the top of the written scale, of the truth and of the samples: a model that has learnt that"
         " nothing lies there cannot follow."
     )
-    return Table("Above the scale's top", caption, rows, [words("name", " "), *AboveTop.columns("truth", "forecast")])
+    return Table("Above the scale's top", caption, rows, [NAME, *of_row(*AboveTop.columns("truth", "forecast"))])
 
 
 def page_of(result: Stress) -> Page:
-    """The page of a stress test."""
+    """Returns the page of a stress test."""
     sections = []
     for group, entries in result.groups.items():
         blocks: list[Block] = []
         if group in AXES:
             label = f"Mean absolute error against {group}"
-            drawing = figures.level_figure([entry.tree() for entry in entries], AXES[group])
-            blocks.append(Figure([svg(drawing, label)], f"{label}; logarithmic, in raw units."))
+            blocks.append(figure(level_figure(entries, AXES[group]), label, f"{label}; logarithmic, in raw units."))
         blocks += [*error_tables(group, entries), coverage_table(group, entries)]
         ceiling = ceiling_table(entries) if group == "amplitude" else None
         sections.append(Section(f"By {group}", [*blocks, *([ceiling] if ceiling else [])]))
@@ -101,13 +89,8 @@ def page_of(result: Stress) -> Page:
     return Page("Forecasts under stress", summary, (), sections)
 
 
-def write_page(path: Path, result: Stress) -> None:
-    """Write the page, whole or not at all."""
-    write(path, page_of(result))
-
-
 def format_tables(result: Stress) -> str:
-    """Mean and median errors of each group, and what the 80 % bands hold, for a terminal."""
+    """Writes mean and median errors of each group, and what the 80 % bands hold, for a terminal."""
     blocks: list[str] = []
     for group, entries in result.groups.items():
         blocks += map(terminal.table, error_tables(group, entries, MEAN, MEDIAN))

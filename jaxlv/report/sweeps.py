@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxlv.report import terminal
 from jaxlv.report.charts import WIDTH, Axis, Chart, Series, single
-from jaxlv.report.figures import evaluation as figures
-from jaxlv.report.format import MISSING, number, plain
-from jaxlv.report.page import Block, Figure, Page, Pairs, Section, svg
-from jaxlv.report.table import Table, held, words
+from jaxlv.report.figures.evaluation import TRAINING_LOSS, TRAINING_STEP, curve
+from jaxlv.report.format import number, plain
+from jaxlv.report.page import Block, Page, Pairs, Section, figure
+from jaxlv.report.table import NAME, Row, Table, held, of_row
 from jaxlv.report.theme import MODEL, MUTED, PALETTE
-from jaxlv.results.quantities import Quantity
-from jaxlv.results.sweeps import RULES, Outcome, Sweep, axes_of, front, names_of, rule_words
+from jaxlv.results.quantities import Form, Quantity
+from jaxlv.results.sweeps import RULES, Outcome, Point, Sweep, axes_of, front, names_of, points_of, rule_words
 
-Tree = Mapping[str, Any]  # an outcome as figures take it
 GROUPS = [PALETTE[name][0] for name in ("row-tuned", "species-1", "species-2", "row-untuned", "row-1", "row-2")]
 """Colours of groups of runs."""
 NARROW = 1.05  # costs that differ by less are no axis
@@ -30,129 +29,143 @@ COST = Quantity("cost", "FLOPs", form="count")  # FLOPs under the ledger's own c
 
 
 def _plainly(name: str) -> str:
-    """ "learning rate" of "optimizer.learning_rate"."""
+    """Returns "learning rate" of "optimizer.learning_rate"."""
     return name.rpartition(".")[2].replace("_", " ")
 
 
-def setting(value: Any) -> str:
-    """A setting's value in a table."""
-    return MISSING if value is None else plain(value)
+def setting_column(name: str, group: str = "settings", form: Form = "literal") -> Quantity:
+    """Returns the column of a setting, "section.key"."""
+    return Quantity(name, _plainly(name), group=group, form=form, path=("settings", name))
 
 
 def settings_words(one: Outcome) -> str:
-    """A run's own settings: "rank 2, alpha 4"."""
-    return ", ".join(f"{_plainly(name)} {setting(value)}" for name, value in one.settings.items())
+    """Returns a run's own settings: "rank 2, alpha 4"."""
+    return ", ".join(f"{_plainly(name)} {plain(value)}" for name, value in one.settings.items())
 
 
 def table_of(runs: Sequence[Outcome], rule: str, best: str) -> Table:
-    """The runs, a row each; of several the one that was chosen in bold."""
+    """Returns the runs, a row each; of several the one that was chosen in bold."""
     several = len(runs) > 1
-    settings = [
-        Quantity(name, _plainly(name), group="settings", form="literal", path=("settings", name)) for name in names_of(runs)
-    ]
-    measures = [COST if one.key == "flops" else one for one in MEASURES]
+    measures = held([COST if one.key == "flops" else one for one in MEASURES], runs)
     caption = "Validation figures are those of a run's best checkpoint."
     if several and rule:
         caption = f"Every run. Bold: the least {rule_words(rule)}, by which the best is chosen. {caption}"
     chosen = lambda one, column: several and one.name == best and column.key == rule  # noqa: E731
-    return Table("Runs", caption, runs, [words("name", " "), *settings, *held(measures, runs)], chosen)
+    return Table("Runs", caption, runs, [NAME, *map(setting_column, names_of(runs)), *measures], chosen)
 
 
 def format_runs(runs: Sequence[Outcome], best: str) -> str:
-    """The runs for a terminal, the best marked."""
-    rows = [{"mark": "*" if one.name == best else " ", "run": one} for one in runs]
-    shown = [one.within("run") for one in table_of(runs, "", best).columns[1:]]
-    return terminal.table(Table("", "", rows, [words("mark", " "), *shown]), width=1000)
+    """Writes the runs for a terminal, the best marked."""
+    rows = [Row("*" if one.name == best else " ", one) for one in runs]
+    shown = of_row(*table_of(runs, "", best).columns[1:])
+    return terminal.table(Table("", "", rows, [NAME, *shown]), width=1000)
 
 
-def effect_figure(runs: Sequence[Tree], name: str, values: Sequence[Any], rule: str) -> Chart:
-    """The rule's figure at each value of a setting: a dot for each run, lines between runs that differ in it alone."""
+# -------------------------------------------------------------------------------------------------- figures
+
+
+def effect_figure(runs: Sequence[Outcome], name: str, values: Sequence[Any], rule: str) -> Chart:
+    """Draws the rule's figure at each value of a setting: a dot a run, lines between runs that differ in it alone."""
     place = {repr(value): i for i, value in enumerate(values)}
-    varied, lines = axes_of([Outcome("", one["settings"]) for one in runs]), dict[str, list[tuple[int, float, str]]]()
+    others, joined = [key for key in axes_of(runs) if key != name], dict[str, list[tuple[int, float, str]]]()
     for one in runs:
-        if one.get(rule) is not None:
-            others = {key: one["settings"].get(key) for key in varied if key != name}
-            point = place[repr(one["settings"].get(name))], one[rule], one.get("name", "")
-            lines.setdefault(repr(others), []).append(point)
+        if (error := RULES[rule].of(one)) is not None:
+            line = joined.setdefault(repr([one.settings.get(key) for key in others]), [])
+            line.append((place[repr(one.settings.get(name))], error, one.name))
     series = []
-    for points in lines.values():
+    for points in joined.values():
         at, y, names = zip(*sorted(points), strict=True)
         series.append(Series("", at, y, colour=MUTED, width=0.9, marker="o", size=4, notes=names))
-    means = [[y for points in lines.values() for x, y, _ in points if x == i] for i in range(len(values))]
-    held = [i for i, found in enumerate(means) if found]
-    if len(lines) > 1:
-        mean = [np.mean(means[i]) for i in held]
-        series.append(Series("mean", held, mean, colour=MODEL, width=2.2, marker="D"))
-    ticks = {float(i): setting(value) for i, value in enumerate(values)}
+    if len(joined) > 1:
+        found = [[y for points in joined.values() for x, y, _ in points if x == i] for i in range(len(values))]
+        mean = {i: np.mean(own) for i, own in enumerate(found) if own}
+        series.append(Series("mean", list(mean), list(mean.values()), colour=MODEL, width=2.2, marker="D"))
     margin = 0.14 * max(len(values) - 1, 1)
-    x = Axis(_plainly(name), ticks=ticks, limits=(-margin, len(values) - 1 + margin))
+    limits = (-margin, len(values) - 1 + margin)
+    x = Axis(_plainly(name), ticks={float(i): plain(value) for i, value in enumerate(values)}, limits=limits)
     return single("lines", series, x, _axis(rule_words(rule)), 250)
 
 
 def _axis(words: str, **options: Any) -> Axis:
-    """The axis of "a figure (its unit)"."""
+    """Returns the axis of "a figure (its unit)"."""
     label, _, unit = words.partition(" (")
     return Axis(label, unit.removesuffix(")"), **options)
 
 
-def losses_figure(runs: Sequence[Tree], best: str) -> Chart:
-    """Training loss (thin) and validation loss (dots) of every run by step, the best one on top."""
+def _losses(one: Outcome, name: str, size: float, keyed: bool = True, **look: Any) -> list[Series]:
+    """Returns training loss of a run as a line, and validation loss as dots that tell whose they are."""
+    dots = curve(one.history, "validation_loss")
+    marks: dict[str, Any] = {"dash": "none", "marker": "o", "size": size, "notes": [one.name] * len(dots[0])}
+    line = Series(name, *curve(one.history, "loss"), keyed=keyed, **look)
+    return [line, Series(name, *dots, colour=look["colour"], keyed=False, **marks)]
+
+
+def losses_figure(runs: Sequence[Outcome], best: str) -> Chart:
+    """Draws training loss (thin) and validation loss (dots) of every run by step, the best in colour and on top."""
     series = []
-    for one in sorted(runs, key=lambda one: one["name"] == best):
-        name, chosen, history = one["name"], one["name"] == best, one.get("history") or []
-        colour, width, alpha, size = (MODEL, 1.8, 1.0, 5.0) if chosen else (MUTED, 0.7, 0.55, 3.0)
-        series.append(Series(name, *figures.curve(history, "loss"), colour=colour, width=width, alpha=alpha, keyed=chosen))
-        dots = figures.curve(history, "validation_loss")
-        series.append(Series(name, *dots, colour=colour, dash="none", marker="o", size=size, keyed=False))
-    return single("lines", series, figures.TRAINING_STEP, Axis("loss", "nats per token"), 280)
+    for one in sorted(runs, key=lambda one: one.name == best):
+        if one.name == best:
+            series += _losses(one, one.name, 5, colour=MODEL, width=1.8)
+        else:
+            series += _losses(one, one.name, 3, keyed=False, colour=MUTED, width=0.7, alpha=0.55)
+    return single("lines", series, TRAINING_STEP, TRAINING_LOSS, 280)
 
 
-def pareto_figure(
-    entries: Sequence[tuple[str, float, float]], cost: str, error: str, groups: Sequence[str] = (), width: int = WIDTH
-) -> Chart:
-    """Error against cost of named runs, both logarithmic; the front that nothing beats in both, numbered by cost.
+def grouped_losses_figure(runs: Sequence[Outcome], names: Sequence[str]) -> Chart:
+    """Draws the same with a colour for each of the names, which runs of a group share."""
+    colours = dict(zip(dict.fromkeys(names), GROUPS, strict=False))
+    series = []
+    for one, name in zip(runs, names, strict=True):
+        series += _losses(one, name, 5, colour=colours[name], width=0.8, alpha=0.6)
+    keys = [Series(name, y=(), colour=colour, width=2.2) for name, colour in colours.items()]
+    return single("lines", series, TRAINING_STEP, TRAINING_LOSS, 320, width=2 * WIDTH, keys=keys)
+
+
+def pareto_figure(points: Sequence[Point], cost: str, error: str, groups: Sequence[str] = (), width: int = WIDTH) -> Chart:
+    """Draws error against cost of named runs, both logarithmic, and the front that nothing beats in both, numbered by cost.
 
     With a group for each run, every group has a colour and a front of its own, and the numbers go on from one to the next.
     """
     names, number_of = list(dict.fromkeys(groups)) or [""], itertools.count(1)
     dots, fronts = [], []
     for name, colour in zip(names, itertools.cycle(GROUPS), strict=False):
-        own = [one for i, one in enumerate(entries) if not groups or groups[i] == name]
+        own = [one for i, one in enumerate(points) if not groups or groups[i] == name]
         runs, x, y = zip(*own, strict=True)
         kept = front([(x, y) for _, x, y in own])
         hue = MUTED if len(names) == 1 else colour
         look: dict[str, Any] = {"dash": "none", "marker": "o", "size": 5, "alpha": 0.7}
         dots.append(Series(name, x, y, colour=hue, keyed=False, notes=runs, **look))
         labels = [str(next(number_of)) for _ in kept]
-        points = [x[i] for i in kept], [y[i] for i in kept]
-        fronts.append(Series(name, *points, colour=colour, width=1.6, marker=".", stepped=True, labels=labels, told=False))
+        at = [x[i] for i in kept], [y[i] for i in kept]
+        fronts.append(Series(name, *at, colour=colour, width=1.6, marker=".", stepped=True, labels=labels, told=False))
     height = 300 + 16 * (len(names) if len(names) > 1 else 0)
     return single("scatter", [*dots, *fronts], _axis(cost, scale="log"), _axis(error, scale="log"), height, width=width)
 
 
+# ------------------------------------------------------------------------------------------------- the page
+
+
 def sections(runs: Sequence[Outcome], rule: str, best: str) -> list[Section]:
-    """A sweep's table and figures as parts of a page."""
-    blocks: list[Block] = [table_of(runs, rule, best)]
-    trees = [one.tree() for one in runs]
+    """Returns a sweep's figures and its table as parts of a page."""
+    blocks: list[Block] = []
     for name, values in axes_of(runs).items():
-        drawing = svg(effect_figure(trees, name, values, rule), f"{rule_words(rule)} by {_plainly(name)}")
         caption = f"Effect of {_plainly(name)}: a dot for each run; grey lines join runs that differ in it alone."
-        blocks.append(Figure([drawing], caption))
+        blocks.append(figure(effect_figure(runs, name, values, rule), f"{rule_words(rule)} by {_plainly(name)}", caption))
     if any(one.history for one in runs):
         caption = "Training loss by step, and validation loss as dots"
         caption += "; the chosen run in colour." if len(runs) > 1 else "."
-        blocks.append(Figure([svg(losses_figure(trees, best), "Losses of all runs by step")], caption))
-    points = [(one.name, cost, error) for one in runs if (cost := one.cost) and (error := RULES[rule].of(one))]
-    costs = [cost for _, cost, _ in points]
+        blocks.append(figure(losses_figure(runs, best), "Losses of all runs by step", caption))
+    points = points_of(runs, rule)
+    costs = [one.cost for one in points]
     if costs and max(costs) > NARROW * min(costs):
         caption = "Error against FLOPs: each dot is a run, the line joins those that no other beats in both."
-        drawing = svg(pareto_figure(points, "FLOPs", rule_words(rule)), "Error against FLOPs with Pareto front")
-        blocks.append(Figure([drawing], caption))
-    return [Section("Runs", blocks)]
+        drawing = pareto_figure(points, "FLOPs", rule_words(rule))
+        blocks.append(figure(drawing, "Error against FLOPs with Pareto front", caption))
+    return [Section("Runs", [*blocks, table_of(runs, rule, best)])]
 
 
 def page_of(result: Sweep) -> Page:
-    """The page of a sweep."""
+    """Returns the page of a sweep."""
     best, runs = result.chosen, result.runs
     steps, seconds = (sum(getattr(one, key) or 0 for one in runs) for key in ("steps", "seconds"))
     least = f"Least {rule_words(result.rule)}: {number(RULES[result.rule].of(best))}, with {settings_words(best)}."

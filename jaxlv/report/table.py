@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from jaxlv.report import format
 from jaxlv.results.quantities import Form, Quantity
@@ -86,14 +86,14 @@ class Table:
 
     @property
     def marks(self) -> str:
-        """Classes of the table: long names in its first column, small print on paper, several sheets of it."""
+        """Classes of the table: long names in its first column, small print on paper, several sheets."""
         long = any(len(row[0].text) > 24 for row in self.cells)
         small, tall = len(self.columns) > UPRIGHT, len(self.rows) > SHEET
         return f"{' long' * long}{' small' * small}{' tall' * tall}"
 
 
 def best_of(quantity: Quantity, values: Sequence[Any]) -> list[bool]:
-    """Which values are a column's best: none if fewer than two rows have one, or all are equal."""
+    """Says which values are a column's best: none if fewer than two rows have one, or all are equal."""
     better, held = quantity.better, [value for value in values if value is not None]
     if len(held) < 2 or better == "" or quantity.form == "interval":
         return [False] * len(values)
@@ -105,39 +105,54 @@ def best_of(quantity: Quantity, values: Sequence[Any]) -> list[bool]:
     return [v is not None and min(distances) < max(distances) and distance(v) == min(distances) for v in values]
 
 
-# ------------------------------------------------------------------------------------------ columns of a page's own
+# ------------------------------------------------------------------------------------------ rows and columns of a page's own
+
+
+class Row(NamedTuple):
+    """A record, or some by what they are called, under the name that a table gives it."""
+
+    name: str
+    of: Any
 
 
 def column(key: str, head: str = "", group: str = "", unit: str = "", form: Form = "number") -> Quantity:
-    """A column by the key of its values, headed by that or by other words."""
+    """Returns a column by the key of its values, headed by that or by other words."""
     return Quantity(key, head, unit, form=form, group=group)
 
 
 def words(key: str, head: str = "") -> Quantity:
-    """A column of prose."""
+    """Returns a column of prose."""
     return column(key, head, form="words")
 
 
+NAME = words("name", " ")
+
+
+def of_row(*columns: Quantity) -> list[Quantity]:
+    """Returns the columns of what a `Row` is of."""
+    return [one.within("of") for one in columns]
+
+
 def count(key: str, head: str = "", group: str = "", unit: str = "") -> Quantity:
-    """A column of whole numbers."""
+    """Returns a column of whole numbers."""
     return column(key, head, group, unit, "count")
 
 
 def share(key: str, head: str, group: str, unit: str = "%") -> Quantity:
-    """A column of shares in percent."""
+    """Returns a column of shares in percent."""
     return column(key, head, group, unit, "share")
 
 
 def of(columns: Sequence[tuple[str, str]], group: str, unit: str = "", form: Form = "number") -> list[Quantity]:
-    """Neighbouring columns (key, heading) under one heading."""
+    """Returns neighbouring columns (key, heading) under one heading."""
     return [column(key, head, group, unit, form) for key, head in columns]
 
 
 def marked(key: str) -> Callable[[Any, Quantity], bool]:
-    """What marks whole rows: those in which a key holds."""
+    """Returns what marks whole rows: those in which a key holds."""
     return lambda row, _: bool(Quantity(key).of(row))
 
 
 def held(columns: Sequence[Quantity], rows: Rows) -> list[Quantity]:
-    """The columns that some row has a value of."""
+    """Returns the columns that some row has a value of."""
     return [column for column in columns if any(column.of(row) is not None for row in rows)]

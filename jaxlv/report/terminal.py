@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import textwrap
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from jaxlv.report import format
 from jaxlv.report.table import Table
@@ -16,12 +17,12 @@ _ASCII = str.maketrans({"–": "-", "−": "-", "∞": "inf", "…": ".", "²": 
 
 
 def ascii(text: str) -> str:
-    """`text` with what a terminal may lack written otherwise."""
+    """Returns `text` with what a terminal may lack written otherwise."""
     return text.translate(_ASCII)
 
 
 def columns(rows: Sequence[Sequence[str]], left: Collection[int] = (0,), gap: int = 2) -> str:
-    """Rows of texts as aligned columns, a rule below the first row; the columns `left` begin at their left."""
+    """Aligns rows of texts as columns, with a rule below the first row; the columns `left` begin at their left."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         (" " * gap).join(t.ljust(w) if i in left else t.rjust(w) for i, (t, w) in enumerate(zip(row, widths, strict=True)))
@@ -31,8 +32,16 @@ def columns(rows: Sequence[Sequence[str]], left: Collection[int] = (0,), gap: in
     return "\n".join([lines[0], "-" * min(WIDTH, max(map(len, lines))), *lines[1:]])
 
 
-def table(table: Table, width: int = WIDTH, give_up: Sequence[str] = (), units: bool = True, longest: int = NAME) -> str:
-    """A table of at most `width` columns, its groups above their columns if headings would be the same without.
+def table(
+    table: Table,
+    width: int = WIDTH,
+    give_up: Sequence[str] = (),
+    *,
+    units: bool = True,
+    longest: int = NAME,
+    grouped: bool = False,
+) -> str:
+    """Writes a table of at most `width` columns, with its groups above if `grouped`, or if headings would be the same.
 
     Names of rows are cut to the `longest`. `units` stand below. While the table is too wide, the columns of `give_up` are
     left out, the first one first, and named below.
@@ -40,14 +49,17 @@ def table(table: Table, width: int = WIDTH, give_up: Sequence[str] = (), units: 
     shown, left_out = list(table.columns), list[Quantity]()
     waiting = [column for path in give_up for column in shown if "/".join(column.path) == path]
     while True:
-        gap = 2
-        text = _drawn(table, shown, gap, longest)
+        text = _drawn(table, shown, 2, longest, grouped)
         if _width(text) > width:
-            text = _drawn(table, shown, gap := 1, longest)
+            text = _drawn(table, shown, 1, longest, grouped)
         if _width(text) <= width or not waiting:
             break
         left_out.append(waiting.pop(0))
         shown.remove(left_out[-1])
+    if grouped:
+        shown, left_out = (
+            [replace(one, words=f"{one.group} {one.words}".strip()) for one in own] for own in (shown, left_out)
+        )
     lacking = f"Left out for width: {', '.join(one.words for one in left_out)}." if left_out else ""
     notes = [_units(shown) if units else "", lacking]
     return "\n".join([text, *textwrap.wrap(ascii(" ".join(filter(None, notes))), width)])
@@ -57,15 +69,15 @@ def _width(text: str) -> int:
     return max(map(len, text.splitlines()))
 
 
-def _drawn(table: Table, shown: Sequence[Quantity], gap: int, longest: int) -> str:
-    """The columns with their headings and a rule."""
+def _drawn(table: Table, shown: Sequence[Quantity], gap: int, longest: int, grouped: bool) -> str:
+    """Returns the columns with their headings and a rule."""
     texts = []
     for place, column in enumerate(shown):
         cells = format.column(column, [column.of(row) for row in table.rows])
         cells = [cell if place or len(cell) <= longest else f"{cell[: longest - 1]}…" for cell in cells]
         texts.append([ascii(cell.replace(" – ", "–")) for cell in (column.words.strip(), *cells)])
     heads, left = [text[0] for text in texts[1:]], [i for i, one in enumerate(shown) if not i or one.form == "words"]
-    if len(set(heads)) == len(heads):
+    if len(set(heads)) == len(heads) and not grouped:
         return columns(list(zip(*texts, strict=True)), left, gap)
     line, place = " " * max(map(len, texts[0])), 1
     for name, own in itertools.groupby(shown[1:], key=lambda column: ascii(column.group)):
@@ -73,13 +85,13 @@ def _drawn(table: Table, shown: Sequence[Quantity], gap: int, longest: int) -> s
         width = sum(max(map(len, text)) for text in span) + gap * (len(span) - 1)
         if len(name) > width:  # the first of its columns is as much wider
             span[0][0] = span[0][0].rjust(max(map(len, span[0])) + len(name) - width)
-        line += " " * gap + name.rjust(width)
+        line += " " * gap + (f" {name} ".center(width, "-") if name and grouped else name.rjust(width))
         place += len(span)
-    return f"{line}\n{columns(list(zip(*texts, strict=True)), left, gap)}"
+    return f"{line.rstrip()}\n{columns(list(zip(*texts, strict=True)), left, gap)}"
 
 
 def _units(shown: Sequence[Quantity]) -> str:
-    """The units of the columns, each with what is in it."""
+    """Returns the units of the columns, each with what is in it."""
     units: dict[str, dict[str, None]] = {}
     for column in shown[1:]:
         if column.shown_unit:
@@ -91,7 +103,7 @@ def _units(shown: Sequence[Quantity]) -> str:
 
 
 def listed(table: Table) -> str:
-    """A table turned: a column for each row, a line for each quantity. Levels share a line, ends that of their mean."""
+    """Writes a table turned: a column for each row, a line for each quantity; levels share a line, ends that of a mean."""
     lines = [["", *(ascii(str(table.columns[0].of(row))) for row in table.rows)]]
     for _, group in itertools.groupby(table.columns[1:], key=lambda column: f"{column.base}/{column.group}"):
         own = list(group)

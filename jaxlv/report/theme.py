@@ -60,10 +60,10 @@ STYLE: Any = {  # rcParams
 
 
 def species(v: int) -> str:
-    """The colour of variable `v`."""
+    """Returns the colour of variable `v`."""
     return SPECIES[v % len(SPECIES)]
 
 
 def css_variables(dark: bool = False) -> str:
-    """The palette as CSS declarations, for the page that SVG of this module is put into."""
+    """Returns the palette as CSS declarations, for the page that SVG of this module is put into."""
     return ";".join(f"--{name}:{colours[dark]}" for name, colours in PALETTE.items())

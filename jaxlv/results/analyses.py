@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxlv.results.anatomy import Analysis, Curve, Head, Padding, Spectra, TokenCosts, Training, told
 from jaxlv.results.quantities import RAW, quantity
-from jaxlv.results.record import Record, rare
+from jaxlv.results.record import Id, Record, rare
 from jaxlv.results.runs import RunCost
 from jaxlv.results.scores import Protocol
 from jaxlv.results.sheets import Line, Sheet, columns, records
@@ -185,7 +185,7 @@ class Errors(Analysis):
 class MethodSeries(Record):
     """A method's squared error of each series and variable, in ascending order of the larger of a series' errors."""
 
-    series: tuple[int, ...]
+    series: tuple[Id, ...]
     mse: Curves
     log10_mse: Curves
     median_log10_mse: Mapping[str, float | None] = quantity("median", "raw units²", group="median log10 MSE")

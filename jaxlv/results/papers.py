@@ -5,17 +5,22 @@ The JSON of a `Comparison` is compare.json, that of a `Reproduction` reproduce.j
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from jaxlv.results.quantities import Quantity, quantity
 from jaxlv.results.record import Interval, Number, Record, keyed
 from jaxlv.results.scores import Protocol, Score
-from jaxlv.results.sweeps import Outcome
+from jaxlv.results.sweeps import Outcome, Point, points_of
 
 OF_TRUTH = ("above_top", "peak")  # measures that the truth has too
 LARGER = ("r2", "success")  # measures of which more is better
+
+
+def best_of(key: str, found: Iterable[float]) -> float | None:
+    """Returns the best of some values of a measure; None if there are none, or no value is better."""
+    return None if key in OF_TRUTH else (max if key.startswith(LARGER) else min)(found, default=None)
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,7 @@ class Measure(Record):
     first_steps: int = 0
 
     def statistics(self, key: str) -> list[Quantity]:
-        """Returns mean, median and interval of it in rows that have a `Statistic` by key."""
+        """Returns its mean, median and interval in rows that have a `Statistic` by key."""
         better: Any = "" if key in OF_TRUTH else "more" if key.startswith(LARGER) else "less"
         forms: dict[str, Any] = {"mean": "of one", "median": "of one", "ci95": "interval"}
         words = {"ci95": "95 % interval"}
@@ -69,6 +74,35 @@ class PartRow(Score):
 
 
 @dataclass(frozen=True)
+class Line(Record):
+    """A row of a part's table: the paper's, the truth's, or one of ours, which alone compete."""
+
+    name: str
+    figures: Mapping[str, Statistic]
+    ours: bool = False
+    is_rival: bool = False  # of a baseline that does not know the equations
+
+    def mean(self, key: str) -> float | None:
+        """Returns its mean of a measure, None if it has none."""
+        return self.figures[key].mean if key in self.figures else None
+
+
+@dataclass(frozen=True)
+class Headline(Record):
+    """A measure of a part: the paper's best figure, the models', the best baseline's, and that of the right equations."""
+
+    what: str = quantity(" ", form="words")
+    report: float | None = quantity("paper", form="of one")
+    tuned: float | None = quantity("tuned", form="of one")
+    interval: Interval | None = quantity("95 % interval", form="interval")
+    median: float | None = quantity("median", form="of one")
+    untuned: float | None = quantity("untuned", form="of one")
+    best: float | None = quantity("best baseline", form="of one")
+    rival: str | None = quantity("which", form="words")
+    oracle: float | None = quantity("oracle", form="of one")
+
+
+@dataclass(frozen=True)
 class PartResult(Record):
     """A part of a protocol: what the paper printed, what the truth has, and our rows."""
 
@@ -90,6 +124,49 @@ class PartResult(Record):
     def mean(self, name: str, key: str) -> float | None:
         """Returns a method's mean of a measure, None if it was not measured."""
         return next((row.figures[key].mean for row in self.rows if row.name == name and key in row.figures), None)
+
+    def reported_means(self, key: str) -> list[float]:
+        """Returns what the paper printed of a measure."""
+        return [mean for own in self.reported.values() if (mean := own.get(key)) is not None]
+
+    @property
+    def lines(self) -> list[Line]:
+        """The rows of its table: the paper's own figures first, then the truth's, the models' and the baselines'."""
+        theirs = {name: {key: Statistic(mean=mean) for key, mean in own.items()} for name, own in self.reported.items()}
+        truth = {key: one for key, one in self.truth.items() if key in OF_TRUTH}
+        return [
+            *(Line(f"paper: {name}", figures) for name, figures in theirs.items()),
+            *([Line("truth", truth)] if truth else []),
+            *(
+                Line(row.name, {k: one for k, one in row.figures.items() if one.series}, True, row.is_rival)
+                for row in self.rows
+            ),
+        ]
+
+    def best(self, key: str) -> float | None:
+        """Returns the best mean of our rows; None if no value is better, or one alone was measured."""
+        means = [mean for line in self.lines if line.ours and (mean := line.mean(key)) is not None]
+        return best_of(key, means) if len(means) > 1 else None
+
+    def headline(self, key: str) -> Headline | None:
+        """Returns the figures of a measure that matter most; None if the tuned model has none."""
+        measure, means = self.measures[key], {line.name: mean for line in self.lines if (mean := line.mean(key)) is not None}
+        tuned = next((row.figures[key] for row in self.rows if row.name == "tuned" and key in row.figures), None)
+        if tuned is None or not tuned.series:
+            return None
+        rivals = {line.name: means[line.name] for line in self.lines if line.is_rival and line.name in means}
+        best = best_of(key, rivals.values())
+        return Headline(
+            f"{self.part}: {measure.words}{f', {measure.unit}' if measure.unit.startswith('raw') else ''}",
+            (max if key.startswith(LARGER) else min)(self.reported_means(key), default=None),
+            tuned.mean,
+            tuned.ci95,
+            tuned.median,
+            means.get("untuned"),
+            best,
+            next((name for name, mean in rivals.items() if mean == best), None),
+            next((means[row.name] for row in self.rows if row.knows_the_equations and row.name in means), None),
+        )
 
 
 @dataclass(frozen=True)
@@ -150,6 +227,16 @@ class Comparison(Record):
         """The parts of all protocols."""
         return [part for protocol in self.protocols.values() for part in protocol.parts.values()]
 
+    @property
+    def headlines(self) -> list[Headline]:
+        """Every part and measure that the tuned model has."""
+        return [found for part in self.parts for key in part.measures if (found := part.headline(key))]
+
+    @property
+    def conventions(self) -> list[str]:
+        """The conventions that runs were billed under."""
+        return sorted({protocol.flops.convention for protocol in self.protocols.values() if protocol.flops})
+
 
 # -------------------------------------------------------------------------------------------------- a system, run again
 
@@ -165,6 +252,11 @@ class StageResult(Record):
     best: str = ""
     carried: Mapping[str, Any] = field(default_factory=dict)
     chosen: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def own(self) -> list[Outcome]:
+        """Its runs that no other stage has trained."""
+        return [one for one in self.runs if one.same_as is None]
 
 
 @dataclass(frozen=True)
@@ -241,15 +333,29 @@ class Bill(Record):
 
 
 @dataclass(frozen=True)
-class Fault(Record):
+class StageCost(Record):
+    """What a stage was planned to cost, what it spent, also as executed, and its share of the allowance."""
+
+    stage: str = quantity(form="words")
+    runs: int | None = quantity(form="count")
+    steps: int | None = quantity(form="count")
+    planned: Number | None = quantity("planned", "FLOPs")
+    spent: Number | None = quantity("spent", "FLOPs")
+    repeated: Number | None = quantity("repeated", "FLOPs", group="of that, after interruptions")
+    executed: Number | None = quantity("spent", "FLOPs", group="as executed")
+    share: float | None = quantity("of the allowance", "%", form="share")
+
+
+@dataclass(frozen=True)
+class BothWays(Record):
     """What a paper did wrong or also tried, done both ways."""
 
     fault: str
     right: str
     measured: str
     unit: str
-    reported_way: Number | None = None
-    right_way: Number | None = None
+    reported_way: Number | None = quantity("its way")
+    right_way: Number | None = quantity("the right way")
     key: str = ""
 
     @property
@@ -274,10 +380,39 @@ class Reproduction(Record):
     data_sha256: str | None = None
     bill: Bill | None = None
     beside: Bill | None = None
-    faults: tuple[Fault, ...] = ()
+    faults: tuple[BothWays, ...] = ()
     versions: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def trained(self) -> list[Outcome]:
         """Every run that was trained, each once."""
-        return [one for stage in self.stages if stage.trains for one in stage.runs if one.same_as is None]
+        return [one for stage in self.stages if stage.trains for one in stage.own]
+
+    @property
+    def points(self) -> list[Point]:
+        """What every run that was trained cost, and the figure that it is chosen by."""
+        return [one for stage in self.stages if stage.trains for one in points_of(stage.own, stage.rule)]
+
+    @property
+    def spending(self) -> list[StageCost]:
+        """FLOPs by stage, all together, and what was done beside the paper's own work."""
+        phases, rows = (self.bill or Bill()).phases, []
+        for one in self.plan.rows:
+            own = [phases[one.stage]] if one.stage in phases else []
+            rows.append(self._cost(StageCost(one.stage, one.runs, one.steps, one.flops), own))
+        sums: Any = {key: sum(getattr(row, key) or 0 for row in rows) for key in StageCost.quantities() if key != "stage"}
+        rows.append(StageCost("together", **{**sums, "share": self._share(sums["spent"])}))
+        if self.beside:
+            rows.append(self._cost(StageCost("errors and analyses, beside it"), list(self.beside.phases.values())))
+        return rows
+
+    def _cost(self, planned: StageCost, phases: Sequence[Phase]) -> StageCost:
+        """Returns a stage with what phases of a ledger spent."""
+        if not phases:
+            return planned
+        spent = sum(one.flops for one in phases)
+        repeated, executed = sum(one.repeated for one in phases), sum(one.exact for one in phases)
+        return replace(planned, spent=spent, repeated=repeated, executed=executed, share=self._share(spent))
+
+    def _share(self, spent: Number) -> float | None:
+        return spent / self.plan.allowance if spent else None

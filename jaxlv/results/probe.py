@@ -65,6 +65,32 @@ class ProbeCost(Record):
 
 
 @dataclass(frozen=True)
+class Counts(Record):
+    """How a model's answers came out: so many of those that were checked passed, and so many ended before the limit."""
+
+    passed: int
+    checked: int
+    ended: int
+    tokens: int
+    answers: int
+
+    @property
+    def passes(self) -> str | None:
+        """The passes in words, None if nothing was checked."""
+        return f"{self.passed} of {self.checked}" if self.checked else None
+
+    @property
+    def ends(self) -> str:
+        """The answers that ended, in words."""
+        return f"{self.ended} of {self.answers}"
+
+    @property
+    def length(self) -> float:
+        """Tokens of an answer, on average."""
+        return self.tokens / self.answers
+
+
+@dataclass(frozen=True)
 class Probe(Record):
     """Prompts with their answers, and a text with its cost, for each model."""
 
@@ -84,6 +110,13 @@ class Probe(Record):
         """The models that answered."""
         return list(self.prompts[0].answers) if self.prompts else []
 
-    def answers(self, model: str) -> list[Answer]:
-        """Returns a model's answers."""
-        return [one.answers[model] for one in self.prompts]
+    def counts(self, model: str) -> Counts:
+        """Returns how a model's answers came out."""
+        given = [one.answers[model] for one in self.prompts]
+        return Counts(
+            passed=sum(answer.passed is True for answer in given),
+            checked=sum(answer.passed is not None for answer in given),
+            ended=sum(answer.ended for answer in given),
+            tokens=sum(answer.tokens for answer in given),
+            answers=len(given),
+        )

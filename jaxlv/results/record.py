@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,8 @@ from jaxlv.storage import shape
 
 Interval = tuple[float, float]
 """The two ends of an interval; a record has None in its place if one of them is not finite."""
+Id = int | str
+"""The id of a series: a whole number or a text."""
 Number = int | float
 """A number that stays whole if it is, however large: FLOPs, which are counted."""
 
@@ -51,6 +54,10 @@ class Record:
                 tree[_key(field)] = _tree(value)
         return tree
 
+    def known(self) -> dict[str, Any]:
+        """Returns what JSON holds of it, without what is None: settings that may be shown as names and values."""
+        return {key: value for key, value in self.tree().items() if value is not None}
+
     @classmethod
     def quantities(cls) -> Mapping[str, Quantity]:
         """Returns {key: quantity} of its fields."""
@@ -64,6 +71,11 @@ class Record:
             key, _, level = path.partition("/")
             found.append(_quantities(cls)[key].at(level) if level else _quantities(cls)[key])
         return found
+
+
+def id_of(key: str) -> Id:
+    """Returns the id of a series that is a key in JSON."""
+    return int(key) if re.fullmatch(r"-?(0|[1-9]\d*)", key) else key
 
 
 def plain(value: Any) -> Any:
@@ -85,7 +97,7 @@ _quantities: Callable[[Any], dict[str, Quantity]] = functools.cache(quantities_o
 
 
 def keyed(key: str) -> Any:
-    """Declares a field with a key in JSON that is no name in Python; None unless it is given."""
+    """Declares a field whose key in JSON is not a name in Python; None unless it is given."""
     return dataclasses.field(default=None, metadata={"key": key})
 
 

@@ -83,7 +83,9 @@ class RunDetails(Record):
 
     manifest: Manifest | None = None
     split: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # {share: {id: mark of its values}}
+    steps: int = 0  # that are planned
     ended: bool = True
     cost: RunCost | None = None
     bill: tuple[Priced, ...] = ()  # the last row is of all together
+    budget: float = 0.0  # FLOPs by the first convention of the bill
     curves: Training | None = None

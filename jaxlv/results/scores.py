@@ -1,16 +1,16 @@
 """Forecasts measured against the truth: the scores of each method, and the protocol that they were measured under.
 
-The JSON of an `Evaluation` is metrics.json. A new measure is a field of `Score`, and its key where a page shows it.
+The JSON of an `Evaluation` is metrics.json. A new measure is a field of `Score`, and its key in the columns that show it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxlv.results.quantities import RAW, Quantity, interval, quantity
-from jaxlv.results.record import Interval, Record
+from jaxlv.results.record import Id, Interval, Record, id_of
 
 MODELS = ("tuned", "untuned")
 """The names of rows that are the model's; the others are baselines."""
@@ -118,6 +118,11 @@ class Score(Errors):
         """Whether the method is fitted with the equations that made the data: a bound, not a rival."""
         return "oracle" in self.name
 
+    @property
+    def is_rival(self) -> bool:
+        """Whether the method is a baseline that the model should beat."""
+        return not self.is_model and not self.knows_the_equations
+
     def without_intervals(self) -> Score:
         """Returns the score without what one series alone cannot tell."""
         of_variables = {v: replace(one, mae_ci95=None) for v, one in (self.per_variable or {}).items()}
@@ -141,7 +146,7 @@ DEFINITIONS = {
 class ChosenTemperature(Record):
     """What each model's temperature was chosen on: validation series, the CRPS of every candidate, the choice."""
 
-    validation: tuple[int, ...]
+    validation: tuple[Id, ...]
     crps: Mapping[str, Levels]
     chosen: Mapping[str, float]
 
@@ -150,7 +155,7 @@ class ChosenTemperature(Record):
 class Adjusted(Record):
     """What bands were adjusted on: validation series, the mean factor of each level by model, levels without one."""
 
-    validation: tuple[int, ...]
+    validation: tuple[Id, ...]
     mean_factor: Mapping[str, Levels]
     levels_with_too_few_series: tuple[int, ...]
 
@@ -161,7 +166,7 @@ class Protocol(Record):
 
     data: str | None = None
     data_sha256: str | None = None
-    series: tuple[int, ...] | int | None = None  # ids, or how many
+    series: tuple[Id, ...] | int | None = None  # ids, or how many
     variables: tuple[str, ...] | None = None
     context: int | None = None
     horizon: int | None = None
@@ -179,18 +184,34 @@ class Protocol(Record):
     definitions: Mapping[str, str] | None = None
     temperature_chosen_on: ChosenTemperature | None = None
     conformal: Adjusted | None = None
-    seen_in_training: tuple[int, ...] | None = None
+    seen_in_training: tuple[Id, ...] | None = None
 
     @property
     def count(self) -> int | None:
         """How many series were measured, None if unknown."""
         return len(self.series) if isinstance(self.series, tuple) else self.series
 
+    @property
+    def equal_levels(self) -> list[str]:
+        """The bands that are the same, as so few samples are all in them; empty if there are not two."""
+        S = self.samples
+        same = [level for level in LEVELS if S and int(level) * (S + 1) >= 100 * (S - 1)]
+        return same if len(same) > 1 else []
+
     def unit(self, of: Quantity) -> str:
         """Returns a quantity's unit; what is in raw units is in that of the MAE, if the protocol names no other."""
         units = self.units or {}
         told = units.get(of.base) or (units.get("mae") if of.unit == RAW else None) or of.unit
         return told.partition(",")[0]
+
+
+class Picked(NamedTuple):
+    """A series that stands for others: its error, and at which percentile of how many series that lies."""
+
+    series: Id
+    mae: float | None = None
+    percentile: int = 0
+    of: int = 0
 
 
 @dataclass(frozen=True)
@@ -218,8 +239,18 @@ class Evaluation(Record):
     @property
     def rivals(self) -> Sequence[Score]:
         """The baselines with an error that do not know the equations, except the subject."""
-        rest = (row for row in self.rows if row is not self.subject and row.mae is not None)
-        return [row for row in rest if not row.is_model and not row.knows_the_equations]
+        return [row for row in self.rows if row.is_rival and row is not self.subject and row.mae is not None]
+
+    def picked(self, ids: Iterable[Id] | None = None, quantiles: Sequence[float] = (0.1, 0.5, 0.9)) -> list[Picked]:
+        """Returns the series at `quantiles` of the subject's MAE among all, or those of `ids`; the first ids if unknown."""
+        by_series = (self.subject.mae_by_series if self.subject else None) or {}
+        errors = {id_of(key): mae for key, mae in by_series.items()}
+        kept = sorted(errors if ids is None else set(ids), key=lambda one: (isinstance(one, str), one))
+        ranked = sorted(((mae, i) for i in kept if (mae := errors.get(i)) is not None), key=lambda pair: pair[0])
+        if not ranked:
+            return [Picked(i) for i in kept[: len(quantiles)]]
+        places = {round(q * (len(ranked) - 1)): round(100 * q) for q in reversed(quantiles)}
+        return [Picked(ranked[at][1], ranked[at][0], places[at], len(ranked)) for at in sorted(places)]
 
     def measures(self, *paths: str) -> list[Quantity]:
         """Returns `Score.columns` in the protocol's units."""

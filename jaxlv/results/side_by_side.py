@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from jaxlv.results.scores import Evaluation
@@ -22,8 +22,6 @@ LOSSES: Mapping[str, str] = {
 FORECASTS: Mapping[str, str] = {"data.": "data", "train.forecast_": "forecasts", "evaluate.context": "context",
                                 "evaluate.horizon": "horizon"}  # fmt: skip
 """Settings that change which forecasts a validation MAE is the error of."""
-Row = dict[str, Any]
-"""A run as a table has it: "name", settings by "section.key", and figures by their keys."""
 LONGEST = 70  # characters of a group's name
 
 
@@ -48,15 +46,37 @@ class Entry:
         return (self.figures.flops or {}) if self.figures.steps else {}
 
     def get(self, key: str) -> Any:
-        """A figure of the run, None if it has none."""
+        """Returns a figure of the run, None if it has none."""
         return getattr(self.figures, key)
+
+
+@dataclass(frozen=True)
+class Tested:
+    """An error on test series, and what these are, in words."""
+
+    mae: float | None
+    on: str
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """A run as tables of several have it: its settings as cells have them, and its place on a front."""
+
+    name: str
+    figures: Outcome
+    settings: Mapping[str, Any]
+    tested: Tested | None = None
+    front: bool = False
+    place: int = 0  # among the runs of all fronts
+    group: str = ""
+    gain: float | None = None  # by how much the error is less than that of the run before
 
 
 # ---------------------------------------------------------------------------------------------- settings
 
 
 def differing(entries: Sequence[Entry]) -> list[str]:
-    """The settings, "section.key", that not all entries share, of those that have settings."""
+    """Returns the settings, "section.key", that not all entries share, of those that have settings."""
     held = [entry.settings for entry in entries if entry.settings]
     names = dict.fromkeys(name for settings in held for name in settings)
     return [
@@ -67,7 +87,7 @@ def differing(entries: Sequence[Entry]) -> list[str]:
 
 
 def setting(name: str, value: Any) -> Any:
-    """A setting as a cell has it: a file by its name, a long list by its length and a mark."""
+    """Returns a setting as a cell has it: a file by its name, a long list by its length and a mark."""
     if isinstance(value, (list, tuple)) and len(value) > 8:
         return f"{len(value)} ({hashlib.sha256(repr(value).encode()).hexdigest()[:4]})"
     if name.endswith(".path") and isinstance(value, str):
@@ -82,7 +102,7 @@ class TestedOn(NamedTuple):
     """What makes two test errors comparable."""
 
     data_sha256: str | None
-    series: tuple[int, ...] | int
+    series: tuple[Id, ...] | int
     context: int | None
     horizon: int | None
 
@@ -93,62 +113,52 @@ class TestedOn(NamedTuple):
 
 
 def protocol_of(measured: Evaluation) -> TestedOn:
-    """The data, the series, context and horizon of an evaluation."""
+    """Returns the data, the series, context and horizon of an evaluation."""
     protocol = measured.protocol
     ids = tuple(sorted(protocol.series)) if isinstance(protocol.series, tuple) else protocol.series or ()
     return TestedOn(protocol.data_sha256, ids, protocol.context, protocol.horizon)
 
 
 def shared_protocol(entries: Sequence[Entry]) -> TestedOn | None:
-    """The protocol that most entries were measured under, the first of equals; None where none was measured."""
+    """Returns the protocol that most entries were measured under, the first of equals; None if none was measured."""
     found = [key for entry in entries for key in dict.fromkeys(protocol_of(one) for one in entry.scores)]
     return max(found, key=found.count) if found else None
 
 
-def tested(entry: Entry, shared: TestedOn | None) -> Row:
-    """A run's error on test series and what these are: under the shared protocol where it was, else its first evaluation."""
+def tested(entry: Entry, shared: TestedOn | None) -> Tested | None:
+    """Returns a run's error on test series: under the shared protocol if it was measured so, else that of its first."""
     held = sorted(entry.scores, key=lambda one: protocol_of(one) != shared)
     if not held:
-        return {}
+        return None
     subject, of = held[0].subject, protocol_of(held[0])
-    return {"test_mae": subject and subject.mae, "tested_on": f"{of.size} series, {of.context} + {of.horizon}"}
+    return Tested(subject.mae if subject else None, f"{of.size} series, {of.context} + {of.horizon}")
 
 
-def row_of(entry: Entry, names: Sequence[str], shared: TestedOn | None) -> Row:
-    """An entry as a row: settings, what it reached, what it cost."""
-    flops = entry.figures.flops or {}
-    keys = ("steps", "tokens", "validation_loss", "validation_perplexity", "forecast_mae", "seconds")
-    return {
-        "name": entry.name,
-        **{name: setting(name, entry.settings.get(name)) for name in names},
-        **{key: entry.get(key) for key in keys},
-        **tested(entry, shared),
-        CONVENTION: flops.get(CONVENTION),
-        EXACT: flops.get(EXACT),
-    }
+def row_of(entry: Entry, names: Sequence[str]) -> RunRow:
+    """Returns an entry as a row, with its settings of these names."""
+    return RunRow(entry.name, entry.figures, {name: setting(name, entry.settings.get(name)) for name in names})
 
 
-def rows_of(entries: Sequence[Entry]) -> list[Row]:
-    """A row for each entry; those on the front of error against FLOPs are marked."""
-    names, shared = differing(entries), shared_protocol(entries)
-    held = [entry for entry in entries if entry.priced.get(CONVENTION) and entry.get(axis_of(entries))]
-    groups = groups_of(held, axis_of(entries))
-    fronts = fronts_of(held, axis_of(entries), CONVENTION)
-    kept = [entry for name, front in fronts.items() if groups.count(name) > 1 for entry in front]
-    return [{**row_of(entry, names, shared), "front": entry in kept} for entry in entries]
+def rows_of(entries: Sequence[Entry]) -> list[RunRow]:
+    """Returns a row for each entry; those on the front of error against FLOPs are marked."""
+    names, shared, key = differing(entries), shared_protocol(entries), axis_of(entries)
+    held = [entry for entry in entries if entry.priced.get(CONVENTION) and entry.get(key)]
+    groups = groups_of(held, key)
+    kept = [entry for name, front in fronts_of(held, key, CONVENTION).items() if groups.count(name) > 1 for entry in front]
+    return [replace(row_of(entry, names), tested=tested(entry, shared), front=entry in kept) for entry in entries]
 
 
 # --------------------------------------------------------------------------------- error against FLOPs
 
 
 def axis_of(entries: Sequence[Entry]) -> str:
-    """What runs are compared by: the forecasts' MAE in raw units where all that are priced have it, else validation loss."""
+    """Returns what runs are compared by: the forecasts' MAE if all that are priced have it, else validation loss."""
     priced = [entry for entry in entries if CONVENTION in entry.priced]
     return "forecast_mae" if priced and all(entry.get("forecast_mae") for entry in priced) else "validation_loss"
 
 
 def mixed(entries: Sequence[Entry], key: str) -> dict[str, str]:
-    """{setting: word} of those that differ and make an error of one run another thing than that of the next."""
+    """Returns {setting: word} of those that differ and make errors of two runs different quantities."""
     starts = LOSSES if key == "validation_loss" else FORECASTS
     found = {
         name: next((word for start, word in starts.items() if name.startswith(start)), "") for name in differing(entries)
@@ -156,9 +166,16 @@ def mixed(entries: Sequence[Entry], key: str) -> dict[str, str]:
     return {name: word for name, word in found.items() if word}
 
 
+def mixed_words(entries: Sequence[Entry], key: str) -> str:
+    """Says what makes errors of runs different quantities, each thing once; "" if they compare."""
+    said = list(dict.fromkeys(mixed(entries, key).values()))
+    return " and ".join(filter(None, [", ".join(said[:-1]), *said[-1:]]))
+
+
 def groups_of(entries: Sequence[Entry], key: str) -> list[str]:
-    """For each entry the group in which its error compares, by a letter, its members and what tells it from others of them;
-    "" where there is one group.
+    """Returns the group of each entry, in which its error compares: a letter, its members and what tells it from the others.
+
+    They are "" if there is one group.
     """
     names = mixed(entries, key)
     keys = [tuple(repr(setting(name, entry.settings.get(name))) for name in names) for entry in entries]
@@ -170,7 +187,7 @@ def groups_of(entries: Sequence[Entry], key: str) -> list[str]:
 
 
 def _members(held: Sequence[Entry], entries: Sequence[Entry], key: str) -> str:
-    """A group in words: its run, or the folders of its runs with what tells them from other runs of these."""
+    """Says what a group is: its run, or the folders of its runs with what tells them from other runs of these."""
     if len(held) == 1:
         return _shortened(held[0].name)
     folders = list(dict.fromkeys(entry.folder for entry in held))
@@ -181,14 +198,14 @@ def _members(held: Sequence[Entry], entries: Sequence[Entry], key: str) -> str:
 
 
 def front_of(entries: Sequence[Entry], key: str, convention: str) -> list[Entry]:
-    """The entries that no other beats in both error and FLOPs, cheapest first."""
+    """Returns the entries that no other beats in both error and FLOPs, cheapest first."""
     held = [entry for entry in entries if entry.priced.get(convention) and entry.get(key)]
     points = [(float(entry.priced[convention]), float(entry.get(key))) for entry in held]
     return [held[index] for index in front(points)]
 
 
 def fronts_of(entries: Sequence[Entry], key: str, convention: str) -> dict[str, list[Entry]]:
-    """The front of each group of entries whose errors compare."""
+    """Returns the front of each group of entries whose errors compare."""
     groups = groups_of(entries, key)
     return {
         name: front_of([entry for entry, group in zip(entries, groups, strict=True) if group == name], key, convention)
@@ -212,18 +229,14 @@ def _word(value: Any) -> str:
     )
 
 
-def budget_rows(fronts: Mapping[str, Sequence[Entry]], key: str) -> list[Row]:
-    """The runs of each front, numbered, with their settings and by how much the error is less than the one before's."""
-    rows: list[Row] = []
+def budget_rows(fronts: Mapping[str, Sequence[Entry]], key: str) -> list[RunRow]:
+    """Returns the runs of each front, numbered, with their settings and by how much less they err than the one before."""
+    rows: list[RunRow] = []
     names = differing([entry for kept in fronts.values() for entry in kept])
     for group, kept in fronts.items():
-        before: Row = {}
-        for one in kept:
-            row = {"place": len(rows) + 1, "group": group[:1], **row_of(one, names, None), **one.priced}
-            if before:
-                row["gain"] = 1 - row[key] / before[key]
-            rows.append(row)
-            before = row
+        for before, one in zip([None, *kept], kept, strict=False):
+            gain = 1 - one.get(key) / before.get(key) if before else None
+            rows.append(replace(row_of(one, names), place=len(rows) + 1, group=group[:1], gain=gain))
     return rows
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxlv.results.quantities import RAW, quantity
-from jaxlv.results.record import Record
+from jaxlv.results.record import Id, Record
 from jaxlv.results.scores import Score
 
 
@@ -34,7 +34,7 @@ class ConditionScores(Record):
     level: str  # in words, with its unit
     value: float
     horizon: int
-    series: tuple[int, ...]
+    series: tuple[Id, ...]
     samples: int
     rows: tuple[StressScore, ...]
     context: int | None = None
@@ -57,7 +57,7 @@ class Stress(Record):
     conditions: tuple[ConditionScores, ...]
     data: str | None = None
     data_sha256: str | None = None
-    seen_in_training: tuple[int, ...] = ()
+    seen_in_training: tuple[Id, ...] = ()
     units: Mapping[str, str] | None = None
     versions: Mapping[str, Any] | None = None
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxlv.results.quantities import RAW, Quantity, quantity
 from jaxlv.results.record import Number, Record, rare
 
 LOSS = "nats per token"
+Logged = Mapping[str, Number | None]
+"""A line of metrics.jsonl: numbers by their names, of a step or a validation."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,9 @@ class Outcome(Record):
     validation_perplexity: float | None = quantity("perpl.", "", "e to the power of that loss", head="perplexity")
     forecast_mae: float | None = quantity("MAE", RAW, "of forecasts of validation series", head="validation MAE")
     best_step: int | None = quantity("best", form="count", head="best step")
-    reported: float | None = quantity("paper", "", "the figure that the paper printed", head="the report's")
+    reported: float | None = quantity("paper", "", "the figure that the paper printed", head="the paper's")
     flops: Mapping[str, Number] | None = quantity("FLOPs", "", "by convention, the ledger's own first")
-    history: tuple[Mapping[str, Any], ...] = ()  # the records of metrics.jsonl
+    history: tuple[Logged, ...] = ()
     same_as: str | None = rare()  # the run that it is, trained once
 
     @property
@@ -41,8 +43,22 @@ RULES: Mapping[str, Quantity] = {key: Outcome.quantities()[key] for key in ("val
 """What a run may be chosen by."""
 
 
+class Point(NamedTuple):
+    """A run, what it cost, and its error."""
+
+    run: str
+    cost: float
+    error: float
+
+
+def points_of(runs: Sequence[Outcome], rule: str) -> list[Point]:
+    """Returns FLOPs under the ledgers' own convention, and the error by a rule, of the runs that have both."""
+    found = ((one.name, one.cost, RULES[rule].of(one)) for one in runs)
+    return [Point(name, float(cost), float(error)) for name, cost, error in found if cost and error]
+
+
 def rule_words(rule: str) -> str:
-    """A rule with its unit: "validation loss (nats per token)"."""
+    """Returns a rule with its unit: "validation loss (nats per token)"."""
     return f"{RULES[rule].head} ({RULES[rule].unit})"
 
 
@@ -68,13 +84,14 @@ class Sweep(Record):
 
 
 def names_of(runs: Sequence[Outcome]) -> list[str]:
-    """The settings that some run has of its own."""
+    """Returns the settings that some run has of its own."""
     return list(dict.fromkeys(name for one in runs for name in one.settings))
 
 
 def axes_of(runs: Sequence[Outcome]) -> dict[str, list[Any]]:
-    """{setting: its values in order of appearance} of the settings that vary; of those that go together, such as rank and
-    alpha, the first.
+    """Returns {setting: its values in order of appearance} of the settings that vary.
+
+    Of settings that go together, such as rank and alpha, it has the first.
     """
     found = {name: {repr(one.settings.get(name)): one.settings.get(name) for one in runs} for name in names_of(runs)}
     kept: dict[tuple[int, ...], str] = {}
@@ -86,7 +103,7 @@ def axes_of(runs: Sequence[Outcome]) -> dict[str, list[Any]]:
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """The indices of the points (cost, error) that no other beats in both, by cost."""
+    """Returns the indices of the points (cost, error) that no other beats in both, by cost."""
     kept: list[int] = []
     for index in sorted(range(len(points)), key=lambda i: points[i]):
         if not kept or points[index][1] < points[kept[-1]][1]:

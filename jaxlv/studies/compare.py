@@ -13,16 +13,15 @@ from jaxlv.errors import JaxlvError
 from jaxlv.flops import ledger
 from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.model.weights import resolve
-from jaxlv.published.protocols import PROTOCOLS, Part, Protocol, test_series
-from jaxlv.report import comparison
-from jaxlv.report.reported import entry
+from jaxlv.published.protocols import PROTOCOLS, PaperProtocol, Part, test_series
+from jaxlv.report import page, papers
 from jaxlv.results.papers import BaseCost, Comparison, PaperCost, PartResult, ProtocolResult, Spent
 from jaxlv.runs import billing, run
 from jaxlv.storage import foreign, shape
 from jaxlv.storage.door import is_there
 from jaxlv.storage.files import begun_folder, read_json, remove_unfinished, write_json, write_text
 from jaxlv.studies.progress import Begin, Say, Silent, unsaid
-from jaxlv.studies.scoring import PARTS, baseline_rows, draw, drawings, forecast_part
+from jaxlv.studies.scoring import PARTS, baseline_rows, draw, drawings, forecast_part, part_result
 from jaxlv.studies.train import train
 from jaxlv.versions import versions
 
@@ -78,7 +77,7 @@ class _Comparison:
             None if self.asked.run is None else self.asked.run.name,
         )
 
-    def tuned(self, protocol: Protocol, scale: str) -> run.FinishedRun:
+    def tuned(self, protocol: PaperProtocol, scale: str) -> run.FinishedRun:
         """Returns the run of a protocol's own split, trained to its end if that was not done yet."""
         config, folder = self.asked.config, self.out / RUNS / "-".join(filter(None, [protocol.name, scale]))
         if scale:
@@ -93,7 +92,7 @@ class _Comparison:
             train(config, folder, resume=self.resume and folder.is_dir(), begin=self.begin, say=self.say)
         return run.load_run(folder)
 
-    def part(self, protocol: Protocol, part: Part, finished: run.FinishedRun) -> PartResult | None:
+    def part(self, protocol: PaperProtocol, part: Part, finished: run.FinishedRun) -> PartResult | None:
         """Returns a part's entry, measured if that was not done yet; None if the run has seen its test series."""
         chosen = test_series(protocol, part, self.data)
         chosen = chosen.select(chosen.ids_N[: self.asked.most])
@@ -106,7 +105,7 @@ class _Comparison:
                 used = {name: one for name, one in models.items() if name == "tuned" or not self.asked.tuned_only}
                 write_json(kept, self.measured(part, chosen, used, finished).tree(), indent=None)
         found = PartResult.read(read_json(kept), kept)
-        self.say(f"\n{comparison.format_part(found)}\n")
+        self.say(f"\n{papers.format_part(found)}\n")
         return found
 
     def measured(
@@ -121,7 +120,7 @@ class _Comparison:
                 drawing = draw(part, chosen, forecast, row.mae_by_series or {}, self.out)
             rows.append(row)
         rows += baseline_rows(part, chosen)
-        return entry(part, chosen, rows, scale=finished.config.codec.scale, seed=settings.seed, drawing=drawing)
+        return part_result(part, chosen, rows, scale=finished.config.codec.scale, seed=settings.seed, drawing=drawing)
 
 
 def compare(asked: Request, out: Path, *, resume: bool = False, begin: Begin = Silent, say: Say = unsaid) -> Comparison:
@@ -143,8 +142,8 @@ def compare(asked: Request, out: Path, *, resume: bool = False, begin: Begin = S
     cost = base_cost((given.config if given else asked.config).model.path)
     result = Comparison(protocols, Path(asked.data).name, data.source.get("sha256"), cost, versions())
     write_json(out / RESULT, result.tree())
-    comparison.write_page(out / "report.html", result, drawings(out / PARTS))
-    write_text(out / "compare.txt", comparison.format_text(result))
+    page.write(out / "report.html", papers.page_of(result, drawings(out / PARTS)))
+    write_text(out / "compare.txt", papers.format_text(result))
     return result
 
 

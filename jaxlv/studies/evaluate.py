@@ -16,8 +16,10 @@ from jaxlv.forecasting.evaluate import LEVELS, check_fits, choose_temperature, f
 from jaxlv.forecasting.evaluate import evaluate as measure
 from jaxlv.forecasting.panels import panels
 from jaxlv.memory import peak_memory
-from jaxlv.report import evaluation
-from jaxlv.results.scores import Evaluation
+from jaxlv.report import evaluation, page
+from jaxlv.results.record import id_of
+from jaxlv.results.runs import RunCost
+from jaxlv.results.scores import Adjusted, ChosenTemperature, Evaluation
 from jaxlv.runs import billing, run, sources
 from jaxlv.storage.files import Watched, new_folder, write_json
 from jaxlv.studies.progress import Bar, Begin, Say, Silent, unsaid
@@ -44,11 +46,12 @@ NOTHING = Fit()
 
 @dataclass(frozen=True)
 class Fitted:
-    """Forecasters with what validation series settled: their temperatures, their bands, and what the protocol says of it."""
+    """Forecasters with what validation series settled: their temperatures and bands, and how the protocol tells it."""
 
     forecasters: Models
     bands: dict[str, Bands] = field(default_factory=dict)
-    protocol: dict[str, Any] = field(default_factory=dict)
+    temperature: ChosenTemperature | None = None
+    conformal: Adjusted | None = None
 
 
 class Evaluated(NamedTuple):
@@ -68,7 +71,7 @@ def evaluate(asked: Asked, out: Path, fit: Fit = NOTHING, begin: Begin = Silent,
     subject = open_subject(asked, say)
     protocol = replace(subject.config.evaluate, **asked.protocol)
     chosen = subject.chosen(asked.series, asked.most or protocol.series)
-    truth_of(chosen, protocol.context, protocol.horizon)  # says where the series are too short
+    truth_of(chosen, protocol.context, protocol.horizon)  # raises if the series are too short
     validation = validation_series(subject, chosen) if fit else None
     with subject.paying(asked.purpose) as models, new_folder(out) as work:
         fitted = Fitted({name: model.with_sampling(**asked.sampling) for name, model in models.items()})
@@ -93,7 +96,7 @@ def validation_series(subject: Subject, measured: SeriesSet) -> SeriesSet:
         marks = finished.split["validation"]
         if not marks:
             raise JaxlvError("the run has no validation series", where=finished.folder)
-        held = sources.load_series(subject.config, finished.folder).select([int(i) for i in marks])
+        held = sources.load_series(subject.config, finished.folder).select([id_of(i) for i in marks])
         if run.series_marks(held) != list(marks.values()):
             raise JaxlvError("the validation series are not those of the run", where=held.source.get("path"))
         kept_away |= set(finished.split.get("test", {}).values())
@@ -126,14 +129,14 @@ def fit_on_validation(
 def _with_temperatures(
     fitted: Fitted, chosen_on: SeriesSet, config: EvaluateConfig, temperatures: Sequence[float], begin: Begin
 ) -> Fitted:
-    table: dict[str, Any] = {}
+    table: dict[str, dict[str, float]] = {}
     chosen: dict[str, float] = {}
     for name, forecaster in fitted.forecasters.items():
         with begin(f"temperature ({name})", len(set(temperatures))) as bar:
             chosen[name], table[name] = choose_temperature(forecaster, chosen_on, config, temperatures, bar.update)
-    told = {"validation": chosen_on.ids_N.tolist(), "crps": table, "chosen": chosen}
+    told = ChosenTemperature(tuple(chosen_on.ids_N.tolist()), table, chosen)
     forecasters = {name: one.with_sampling(temperature=chosen[name]) for name, one in fitted.forecasters.items()}
-    return replace(fitted, forecasters=forecasters, protocol={**fitted.protocol, "temperature_chosen_on": told})
+    return replace(fitted, forecasters=forecasters, temperature=told)
 
 
 def _with_bands(fitted: Fitted, fitted_on: SeriesSet, config: EvaluateConfig, begin: Begin) -> Fitted:
@@ -146,8 +149,8 @@ def _with_bands(fitted: Fitted, fitted_on: SeriesSet, config: EvaluateConfig, be
         for name, band in bands.items()
     }
     left_out = [level for level in LEVELS if str(level) not in next(iter(factors.values()))]
-    told = {"validation": fitted_on.ids_N.tolist(), "mean_factor": factors, "levels_with_too_few_series": left_out}
-    return replace(fitted, bands=bands, protocol={**fitted.protocol, "conformal": told})
+    told = Adjusted(tuple(fitted_on.ids_N.tolist()), factors, tuple(left_out))
+    return replace(fitted, bands=bands, conformal=told)
 
 
 def evaluate_to(
@@ -169,25 +172,27 @@ def evaluate_to(
             bars.of(name).update(done)
 
         measured, forecasts = measure(fitted.forecasters, chosen, config, bands=fitted.bands, on_batch=on_batch)
-    settled = replace(measured.protocol, **fitted.protocol, seen_in_training=tuple(subject.seen(chosen)))
-    measured = replace(measured, protocol=settled)
+    settled: Any = {"temperature_chosen_on": fitted.temperature, "conformal": fitted.conformal}
+    seen = tuple(subject.seen(chosen))
+    measured = replace(measured, protocol=replace(measured.protocol, **settled, seen_in_training=seen))
     write_json(out / METRICS, measured.tree())
     for name, forecast in forecasts.items():
         forecast.write_csv(out / f"forecast_{name}.csv")
     shown = forecasts.get("tuned") or next(iter(forecasts.values()))
-    picked = evaluation.choose_series(measured, list(shown.ids_N))
+    picked = {one.series for one in measured.picked(shown.ids_N.tolist())}
     finished, found = subject.run, versions()
-    bill = replace(finished.bill(), device=found["device"], peak_memory_bytes=peak_memory()).tree() if finished else None
-    evaluation.write_report(
-        out / REPORT,
-        title=title,
-        metrics=measured,
-        forecasts=[panel for panel in panels(shown, chosen) if panel.series_id in picked],
+    known: Any = {"device": found["device"], "peak_memory_bytes": peak_memory()}
+    cost = replace(finished.bill(), **known) if finished else RunCost()
+    made = evaluation.run_page(
+        title,
+        measured,
+        [panel for panel in panels(shown, chosen) if panel.series_id in picked],
         history=run.read_metrics(finished.folder / run.METRICS) if finished else (),
         settings=config_tree(subject.config),
         versions=found,
-        bill=bill,
+        cost=cost,
     )
+    page.write(out / REPORT, made)
     return measured
 
 

@@ -7,8 +7,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxlv.data import loading
+from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError
-from jaxlv.report import dossier, folders, page
+from jaxlv.report.folders import page_of, together
+from jaxlv.report.page import Page
+from jaxlv.report.page import write as write_page
+from jaxlv.studies import folders
+from jaxlv.studies.details import completed, data_of
 
 PAGE = "report.html"
 
@@ -26,11 +31,18 @@ def write(places: Sequence[Path], data: Path | None = None, out: Path | None = N
     `data` is the series file of the forecasts; each run's own, if it is still there, if None. Raises JaxlvError if a folder
     holds no results, if a file in it is damaged, or if the page's folder is not there.
     """
-    given = loading.load(data) if data else None
-    found = [folders.read(path) for path in places]
-    made = dossier.page_of(found, [dossier.data_of(folder, given) for folder in found])
-    path = out or (Path(PAGE) if len(found) > 1 else places[0] / PAGE)
+    page = made(places, loading.load(data) if data else None)
+    path = out or (Path(PAGE) if len(places) > 1 else places[0] / PAGE)
     if path.is_dir() or not path.parent.is_dir():
         raise JaxlvError("not a place for a page", where=path, expected="a file in a folder that is there")
-    page.write(path, made)
-    return Written(path, made.summary)
+    write_page(path, page)
+    return Written(path, page.summary)
+
+
+def made(places: Sequence[Path], given: SeriesSet | None = None) -> Page:
+    """Returns the page of a folder, or of several, with forecasts of the series given, else of each run's own."""
+    found, pages = folders.read_all(places), []
+    for folder in found:
+        with folders.readable(folder.path, folder.kind):
+            pages.append(page_of(completed(folder, data_of(folder, given))))
+    return pages[0] if len(pages) == 1 else together(found, pages)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from jaxlv.config import built_in, laid_over, override
+from jaxlv.config import BudgetConfig, built_in, laid_over, override
 from jaxlv.data.series import SeriesSet
 from jaxlv.flops.family import architecture
 from jaxlv.flops.plan import Pace, measured_rate
@@ -60,12 +60,12 @@ class Reproduction:
         return [(part, min(most, len(part.series) or most)) for part in self.parts]
 
     @functools.cached_property
-    def planned(self) -> list[reproduction.Row]:
+    def planned(self) -> list[reproduction.StagePlan]:
         """Returns the plan at this scale."""
         return reproduction.plan(self.stages, self.counted(self.stages))
 
     @functools.cached_property
-    def budget(self) -> dict[str, Any]:
+    def budget(self) -> BudgetConfig:
         """Returns the [budget] that all runs share. At the small scale, which promises its steps, every stage may take the
         dearest settings that those before can choose; at the full one it is what the paper spent, and a dearer choice ends
         sooner.
@@ -77,7 +77,7 @@ class Reproduction:
             rows = [dearest.get(row.stage, row) for row in rows]
         return reproduction.budget_of(rows, self.model, self.system.convention)
 
-    def dearest(self, stage: Stage) -> reproduction.Row:
+    def dearest(self, stage: Stage) -> reproduction.StagePlan:
         """Returns the plan of a stage at its dearest."""
         before = [self.stage(name) for name in reproduction.HANDS_ON[stage.name]]
         return reproduction.at_dearest(stage, before, self.model, self.system.convention)
@@ -106,11 +106,11 @@ class Reproduction:
         """Returns lines that say how a plan stands to the allowance."""
         theirs, share = plan.reported, plan.total / plan.allowance
         over = f": {share - 1:.1%} MORE than allowed" if share > 1 else ""
-        of = f"{plan.allowance:.4g}, which is to this series what 1e17 is to the report's"
+        of = f"{plan.allowance:.4g}, which is to this series what 1e17 is to the paper's"
         more, again = plan.budget / plan.total - 1, f"{plan.margin:.0%} for repeats after interruptions"
         rest = ", the rest for a choice of longer windows" if self.scale == "small" else ""
         return [
-            f"the report spent {theirs.flops:.4g} FLOPs ({theirs.words}), {theirs.of_allowance:.1%} of 1e17",
+            f"the paper spent {theirs.flops:.4g} FLOPs ({theirs.words}), {theirs.of_allowance:.1%} of 1e17",
             f"this series: {plan.total:.4g} FLOPs, {share:.1%} of {of}{over}",
             f"the ledger holds {more:.0%} more: {again}{rest}; repeats that take more are billed beyond it",
             f"hours: {plan.hours}",
@@ -168,7 +168,7 @@ def plan_of(work: Reproduction, benchmark: Path | None = None) -> Plan:
         rows.append(PlanRow(row.stage, row.runs, row.steps, flops, training, exact, hours))
     theirs = PROTOCOLS[work.system.name]
     reported = PaperCost(words=theirs.flops_words, flops=theirs.flops, of_allowance=theirs.flops / ALLOWANCE)
-    total, budget = sum(row.flops or 0 for row in rows), int(work.budget["flops"])
+    total, budget = sum(row.flops or 0 for row in rows), int(work.budget.flops or 0)
     convention, margin = work.system.convention, reproduction.MARGIN
     return Plan(tuple(rows), convention, work.allowance, origin, reported, total, budget, margin)
 

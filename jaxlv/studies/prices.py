@@ -16,6 +16,7 @@ from jaxlv.flops.counting import named
 from jaxlv.flops.counting.count import count as count_function
 from jaxlv.flops.counting.result import Result
 from jaxlv.flops.family import architecture
+from jaxlv.flops.groups import costs_of
 from jaxlv.flops.subjects import Subject, of_work
 from jaxlv.flops.table import Table, count
 from jaxlv.flops.targets import Target, cpu, cuda
@@ -272,13 +273,13 @@ def draw(work: Work, conventions: Iterable[str], folder: Path) -> list[Path]:
 
     names = [name for name in conventions if name != "exact"]
     make_folder(folder)
-    every = ["exact", *names]
-    doubled = [name for name in names if CONVENTIONS[name].backward == "twice"]
+    every = costs_of(work, ["exact", *names])
+    doubled = [one for one in every if one.waterfall] or costs_of(work, ["coursework"])
     figures = {
-        "waterfall": costs.waterfall_figure(work, doubled or ["coursework"]),
-        "components": costs.components_figure(work, every),
-        "budget": costs.budget_figure(work, every, DEFAULT_BUDGET),
-        "length": costs.length_figure(work, every),
+        "waterfall": costs.waterfall_figure(doubled),
+        "components": costs.components_figure(every),
+        "budget": costs.budget_figure(every, DEFAULT_BUDGET),
+        "length": costs.length_figure(every),
     }
     for name, figure in figures.items():
         with new_file(folder / f"{name}.png") as place:

@@ -15,12 +15,12 @@ from jaxlv.analysis.probe import PROMPTS, Prompt, Text, answers, read, read_prom
 from jaxlv.config import RunConfig, SamplingConfig, build_config, config_tree, override
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.ledger import FINAL, Meter
-from jaxlv.forecasting.evaluate import plain
 from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.model.config import ModelConfig
 from jaxlv.model.weights import base_of
+from jaxlv.report import page
 from jaxlv.report import probe as report
-from jaxlv.results.probe import Probe
+from jaxlv.results.probe import Answer, Asked, Probe, ProbeCost, TextCost, TextRead
 from jaxlv.runs import run, sources
 from jaxlv.storage.door import is_there
 from jaxlv.storage.files import new_folder, read_text, write_json
@@ -92,21 +92,22 @@ def probe(
     with models(asked, config, paid_for) as found, new_folder(out) if out else contextlib.nullcontext() as work:
         say(f"sampling: {report.sampling_words(config_tree(sampling))}; at most {asked.max_new_tokens} tokens")
         forecasters = {name: replace(forecaster, sampling=sampling) for name, forecaster in found.items()}
-        result: dict[str, Any] = {
-            "subject": Path(asked.subject).name if asked.is_run else model_name(asked.subject, base),
-            "base": model_name(config.model.path, base),
-            "prompts_from": asked.prompts.name if asked.prompts else "the five of the report of Mao",
-            "sampling": {key: value for key, value in config_tree(sampling).items() if key != "grammar"},
-            "max_new_tokens": asked.max_new_tokens,
-            "seed": asked.seed,
-        }
-        with _spent(forecasters) as flops:
-            result["prompts"] = ask(forecasters, language, prompts, asked, begin)
-            result["text"] = measured(forecasters, text, asked, begin) if text else None
-        found_so = Probe.read(plain({**result, "flops": flops or None, "versions": versions()}), RESULT)
+        spending = _Spending(forecasters)
+        result = Probe(
+            ask(forecasters, language, prompts, asked, begin),
+            asked.max_new_tokens,
+            measured(forecasters, text, asked, begin) if text else None,
+            subject=Path(asked.subject).name if asked.is_run else model_name(asked.subject, base),
+            base=model_name(config.model.path, base),
+            prompts_from=asked.prompts.name if asked.prompts else "the five of the report of Mao",
+            sampling={key: value for key, value in config_tree(sampling).items() if key != "grammar"},
+            seed=asked.seed,
+            flops=spending.cost(),
+            versions=versions(),
+        )
         if work:
-            write(work, found_so)
-    return found_so
+            write(work, result)
+    return result
 
 
 def settings(asked: Questions) -> tuple[RunConfig, SamplingConfig]:
@@ -140,64 +141,55 @@ def models(asked: Questions, config: RunConfig, purpose: str) -> Iterator[Models
         yield {"untuned": Forecaster(model, {"params": params}, alphabet, Codec(), GREEDY)}
 
 
-@contextlib.contextmanager
-def _spent(forecasters: Models) -> Iterator[dict[str, Any]]:
-    """Yields a record that tells, after the block, what it has spent from a budget; it stays empty if nothing pays."""
-    flops: dict[str, Any] = {}
-    meter = next(iter(forecasters.values())).meter
-    ledger = meter.ledger if isinstance(meter, Meter) else None
-    before = ledger.totals().executed if ledger else 0
-    yield flops
-    if ledger:
-        spent = ledger.totals().executed - before
-        flops.update(convention=ledger.terms.convention, spent=spent, left=ledger.left(FINAL))
+class _Spending:
+    """Tells what is spent from now on of the budget that pays for the models."""
+
+    def __init__(self, forecasters: Models):
+        meter = next(iter(forecasters.values())).meter
+        self.ledger = meter.ledger if isinstance(meter, Meter) else None
+        self.before = self.ledger.totals().executed if self.ledger else 0
+
+    def cost(self) -> ProbeCost | None:
+        """Returns what was spent; None if nothing pays."""
+        if self.ledger is None:
+            return None
+        spent = self.ledger.totals().executed - self.before
+        return ProbeCost(self.ledger.terms.convention, spent, self.ledger.left(FINAL))
 
 
 def ask(
     forecasters: Models, language: Language, prompts: Sequence[Prompt], asked: Questions, begin: Begin = Silent
-) -> list[dict[str, Any]]:
-    """Returns the entries of probe.json for each prompt: what is expected, what the model reads, and each answer."""
+) -> tuple[Asked, ...]:
+    """Returns for each prompt what is expected, what the model reads, and each model's answer."""
     found = {}
     for name, forecaster in forecasters.items():
         with begin(f"answers ({name})", len(prompts)) as bar:
             more: dict[str, Any] = {"seed": asked.seed, "batch": asked.batch, "on_batch": bar.update}
             found[name] = answers(forecaster, language, prompts, asked.max_new_tokens, **more)
-    return [
-        {
-            "prompt": prompt.text,
-            "expected": prompt.expected or None,
-            "note": prompt.note or None,
-            "read": language.chat(prompt.text),
-            "answers": {name: asdict(given[place]) for name, given in found.items()},
-        }
+    return tuple(
+        Asked(
+            prompt.text,
+            {name: Answer(**asdict(given[place])) for name, given in found.items()},
+            language.chat(prompt.text),
+            prompt.expected or None,
+            prompt.note or None,
+        )
         for place, prompt in enumerate(prompts)
-    ]
+    )
 
 
-def measured(forecasters: Models, text: Text, asked: Questions, begin: Begin = Silent) -> dict[str, Any]:
-    """Returns the entry of probe.json for a text."""
+def measured(forecasters: Models, text: Text, asked: Questions, begin: Begin = Silent) -> TextRead:
+    """Returns what a text costs each model."""
     assert asked.text
     found = {}
     for name, forecaster in forecasters.items():
         with begin(f"text ({name})", text.windows.number) as bar:
             reading = read(forecaster, text, asked.batch, bar.update)
-        found[name] = {
-            "nats": reading.nats,
-            "tokens_scored": reading.tokens,
-            "nats_per_token": reading.nats_per_token,
-            "perplexity": reading.perplexity,
-            "bits_per_byte": reading.bits_per_byte,
-        }
+        costs = (reading.nats_per_token, reading.perplexity, reading.bits_per_byte)
+        found[name] = TextCost(*costs, nats=reading.nats, tokens_scored=reading.tokens)
     content = read_text(asked.text, "text").encode()
-    return {
-        "file": asked.text.name,
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "bytes": len(content),
-        "tokens": text.tokens,
-        "window": asked.window,
-        "stride": asked.step,
-        "models": found,
-    }
+    sha256 = hashlib.sha256(content).hexdigest()
+    return TextRead(asked.text.name, len(content), text.tokens, asked.window, asked.step, found, sha256)
 
 
 def write(out: Path, result: Probe) -> None:
@@ -209,4 +201,4 @@ def write(out: Path, result: Probe) -> None:
         for name, answer in one.answers.items()
     ]
     write_csv(out / TABLE, pd.DataFrame(rows).rename(columns={"text": "answer"}))
-    report.write_page(out / REPORT, result)
+    page.write(out / REPORT, report.page_of(result))

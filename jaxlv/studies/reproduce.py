@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -19,9 +18,8 @@ from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.lora import overlay
 from jaxlv.published import reproduction
 from jaxlv.published.reproduction import Stage
-from jaxlv.published.systems import STAGES
-from jaxlv.report import dossier, folders, page
-from jaxlv.report.reported import entry as part_entry
+from jaxlv.published.systems import STAGES, Setting, Settings
+from jaxlv.report import page
 from jaxlv.report.sweeps import format_runs
 from jaxlv.results.papers import Bill, PartResult, PartRow, Phase, Plan, StageResult
 from jaxlv.results.papers import Reproduction as Reproduced
@@ -32,6 +30,7 @@ from jaxlv.storage import shape
 from jaxlv.storage.door import is_there
 from jaxlv.storage.files import as_written, begun_folder, read_json, remove_unfinished
 from jaxlv.studies import scoring, sides
+from jaxlv.studies.pages import made
 from jaxlv.studies.papers import STAGE_FILES, Reproduction
 from jaxlv.studies.scoring import PARTS
 from jaxlv.studies.sweeping import train
@@ -85,9 +84,9 @@ def check_stages(names: Sequence[str]) -> None:
 # ----------------------------------------------------------------------------------------------- the stages
 
 
-def handed_on(work: Reproduction, stage: Stage) -> dict[str, Any]:
+def handed_on(work: Reproduction, stage: Stage) -> Settings:
     """Returns the settings that the stages before chose. If one has not run, the configs' own stand, the paper's choice."""
-    found: dict[str, Any] = {}
+    found: dict[str, Setting] = {}
     for before in reproduction.HANDS_ON.get(stage.name, ()):
         ended = work.ended(before)
         found |= ended.chosen if ended else {}
@@ -212,7 +211,7 @@ def part_entries(work: Reproduction, data: SeriesSet) -> dict[str, PartResult]:
         chosen = work.series_of(part, data)
         rows = [PartRow.read(one["row"], work.out / PARTS) for one in own] + scoring.baseline_rows(part, chosen)
         drawing = next((row.drawing for row in rows if row.drawing), "")
-        found[part.name] = part_entry(
+        found[part.name] = scoring.part_result(
             part, chosen, rows, scale=config.codec.scale, seed=config.evaluate.seed, point=work.system.point, drawing=drawing
         )
     return found
@@ -249,5 +248,5 @@ def write(work: Reproduction, plan: Plan, data: SeriesSet) -> Reproduced:
     )  # fmt: skip
     sweep.write_result(work.out / RESULT, result.tree())
     with as_written("the reproduction does not read as one", work.out, "results of stages and parts"):
-        page.write(work.out / "report.html", dossier.page_of_one(folders.read(work.out)))
+        page.write(work.out / "report.html", made([work.out]))
     return result

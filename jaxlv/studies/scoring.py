@@ -5,7 +5,7 @@ Axes: N series, C context steps, H steps ahead, V variables, S samples.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,12 +18,12 @@ from jaxlv.forecasting.baselines import baselines_for
 from jaxlv.forecasting.evaluate import score
 from jaxlv.forecasting.forecaster import Forecast, Forecaster
 from jaxlv.forecasting.panels import panels
-from jaxlv.published.protocols import MAO_ALPHA, Part
+from jaxlv.published.protocols import MAO_ALPHA, PaperProtocol, Part
 from jaxlv.published.protocols import score as score_part
 from jaxlv.report.figures import evaluation as figures
 from jaxlv.report.figures import svg
-from jaxlv.report.reported import spans
-from jaxlv.results.papers import PartRow
+from jaxlv.results.folders import PaperFigures
+from jaxlv.results.papers import Measure, PartProtocol, PartResult, PartRow
 from jaxlv.storage.files import new_file, read_text, write_text
 from jaxlv.studies.progress import Begin, Silent
 from jaxlv.text.codec import TOP
@@ -70,7 +70,7 @@ def baseline_rows(part: Part, chosen: SeriesSet) -> list[PartRow]:
         # A baseline sees whole steps alone: if the cut shows part of one, it forecasts that step too.
         point_NHV = baseline(context_NCV, part.horizon + skipped)[:, skipped:]
         row = score(name, point_NHV, truth_NHV, context_NCV, chosen)
-        rows.append(PartRow(**vars(row), figures=score_part(part, point_NHV, chosen)))  # type: ignore[arg-type]
+        rows.append(PartRow(**vars(row), figures=score_part(part, point_NHV, chosen)))
     return rows
 
 
@@ -93,3 +93,73 @@ def draw(part: Part, chosen: SeriesSet, forecast: Forecast, errors: Mapping[str,
 def drawings(folder: Path) -> dict[str, str]:
     """Returns {part: the <svg> element of its forecast} of what `draw` left in a folder."""
     return {path.stem: read_text(path) for path in folder.glob("*.svg")}
+
+
+# --------------------------------------------------------------------------------------------- a part's entry
+
+
+def spans(part: Part, chosen: SeriesSet) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (context, truth) of a part's series, raw units; a step of which the text shows a part is in neither."""
+    start = part.context + int(part.shown > 0)
+    return chosen.values_NTV[:, : part.context], chosen.values_NTV[:, start : start + part.horizon]
+
+
+def part_result(
+    part: Part,
+    chosen: SeriesSet,
+    rows: Sequence[PartRow],
+    *,
+    scale: str,
+    seed: int,
+    point: str = "median",
+    drawing: str = "",
+) -> PartResult:
+    """Returns a part as results have it: its protocol, the paper's figures, the truth's, and the rows."""
+    protocol = PartProtocol(
+        words=part.words,
+        context=part.context,
+        shown_characters=part.shown,
+        horizon=part.horizon,
+        samples=part.samples,
+        steps_at_a_time=part.reach or part.horizon,
+        scale=scale,
+        simulated=part.drawn is not None,
+        series=tuple(chosen.ids_N.tolist()),
+        variables=chosen.variables,
+        seed=seed,
+        point_forecast=f"{point} of the samples at each step",
+        measures={m.key: Measure(m.words, m.unit_words, m.steps) for m in part.measures},
+    )
+    truth = score_part(part, spans(part, chosen)[1], chosen)
+    return PartResult(part.name, protocol, tuple(rows), part.reported, truth, drawing)
+
+
+def named_series(ids: Sequence[int]) -> str:
+    """Names ids in words: "series 990-999", "series 3, 7 and 9", or how many there are and the first of them."""
+    ordered = sorted(ids)
+    if len(ordered) > 2 and ordered == list(range(ordered[0], ordered[-1] + 1)):
+        return f"series {ordered[0]}-{ordered[-1]}"
+    words = [str(i) for i in ordered[:4]]
+    if len(ordered) > 4:
+        return f"{len(ordered)} series, the paper's test share ({', '.join(words)}, …)"
+    return f"series {' and '.join(filter(None, [', '.join(words[:-1]), words[-1]]))}"
+
+
+def paper_figures(
+    paper: PaperProtocol, part: Part, forecasts: Mapping[str, Forecast], chosen: SeriesSet, scale: str
+) -> PaperFigures:
+    """Returns the paper's rows of a part and the models', from forecasts of the same series, context and horizon."""
+    rows = [
+        PartRow(name=name, figures=score_part(part, forecast.median(), chosen, forecast.samples_NSHV))
+        for name, forecast in forecasts.items()
+    ]
+    samples = next(iter(forecasts.values())).samples_NSHV.shape[1]
+    found = part_result(part, chosen, rows, scale=scale, seed=0)
+    first = max(measure.steps for measure in part.measures)
+    scored = f", of which the first {first} are scored" if first else ""
+    words = (
+        f"The paper {paper.name} and this run: the same split, {named_series(chosen.ids_N.tolist())},"
+        f" {part.context} steps of context, {part.horizon} of forecast{scored}. The paper's model is another, tuned on a"
+        f" budget of its own; this run drew {samples} samples of each series."
+    )
+    return PaperFigures(replace(found, protocol=replace(found.protocol, samples=samples)), words)

@@ -6,9 +6,9 @@ Paid from a ledger of its own, so that the paper's budget is not charged with wh
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import NamedTuple
 
 from jaxlv.config import RunConfig
 from jaxlv.data.series import SeriesSet
@@ -16,8 +16,10 @@ from jaxlv.flops.ledger import Meter
 from jaxlv.forecasting.evaluate import protocol
 from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.published import reproduction
-from jaxlv.published.systems import Fault
-from jaxlv.results.papers import PartRow
+from jaxlv.published.systems import NONE, Fault, Settings
+from jaxlv.results.papers import BothWays, PartRow
+from jaxlv.results.record import Number
+from jaxlv.results.sweeps import LOSS
 from jaxlv.runs import billing, run, sources, sweep, validation
 from jaxlv.runs.sweep import Cell
 from jaxlv.storage.files import new_folder
@@ -29,14 +31,13 @@ from jaxlv.studies.sweeping import train
 from jaxlv.versions import versions
 
 FILE = "beside.jsonl"
-Line = dict[str, Any]
 
 
 def paid_beside(work: Reproduction, config: RunConfig, phase: str) -> RunConfig:
     """Returns the config, paid from the ledger of what stands beside the paper's own work."""
     rows = reproduction.beside(work.system, work.stages, work.counted(work.stages)[0])
     budget = reproduction.budget_of(rows, work.model, work.system.convention)
-    return reproduction.with_budget(config, phase, {**budget, "ledger": f"../../{FILE}"})
+    return reproduction.with_budget(config, phase, replace(budget, ledger=f"../../{FILE}"))
 
 
 @contextlib.contextmanager
@@ -48,7 +49,7 @@ def meter_of(work: Reproduction, config: RunConfig, name: str, purpose: str) -> 
         yield Meter(book, config.budget.phase, billing.event_of(config), name, purpose)
 
 
-def changed(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
+def changed(config: RunConfig, settings: Settings) -> RunConfig:
     """Returns the config with settings ("section.key") laid over it."""
     return sweep.cells(config, [settings])[0].config if settings else config
 
@@ -60,33 +61,35 @@ def measure_faults(work: Reproduction, data: SeriesSet) -> None:
     """Measures each error of the paper beside what is right; the figures of both are in DIR/stages/faults.json."""
     if work.result("faults") is not None or work.result("grid") is None:
         return
-    work.say("\ndone both ways: what the report did wrong, or also tried")
-    measures: dict[str, Callable[[Reproduction, Fault, SeriesSet], list[Line]]] = {
+    work.say("\ndone both ways: what the paper did wrong, or also tried")
+    measures: dict[str, Callable[[Reproduction, Fault, SeriesSet], list[BothWays]]] = {
         "loss": losses, "lengths": lengths, "forecast": forecasts, "training": trainings, "steps": steps,
     }  # fmt: skip
-    found: list[Line] = []
+    found = []
     for fault in work.system.faults:
         kept = f"fault-{fault.key}"
-        lines: Any = work.result(kept)
-        if lines is None:
-            own = {"key": fault.key, "fault": fault.words, "right": fault.right}
-            lines = [{**own, **line} for line in measures[fault.kind](work, fault, data)]
-            work.keep(kept, lines)
-        found += lines
-        for line in lines:
-            work.say(f"{fault.words}: {line['measured']} {line['reported_way']:.4g}, not {line['right_way']:.4g}")
+        if work.result(kept) is None:
+            work.keep(kept, [line.tree() for line in measures[fault.kind](work, fault, data)])
+        for tree in work.result(kept):
+            line = BothWays.read(tree, kept)
+            work.say(f"{fault.words}: {line.measured} {line.reported_way:.4g}, not {line.right_way:.4g}")
+            found.append(tree)
     work.keep("faults", found)
 
 
-def losses(work: Reproduction, fault: Fault, data: SeriesSet) -> list[Line]:
+def both(fault: Fault, measured: str, unit: str, reported_way: Number | None, right_way: Number | None) -> BothWays:
+    """Returns what was measured of a fault."""
+    return BothWays(fault.words, fault.right, measured, unit, reported_way, right_way, fault.key)
+
+
+def losses(work: Reproduction, fault: Fault, data: SeriesSet) -> list[BothWays]:
     """Returns the final model's validation loss both ways, in batches of the paper's size."""
     finished = run.load_run(work.out / sweep.RUNS / "final")
     config = changed(finished.config, {"train.batch_size": work.full[-1].config.train.batch_size})
-    both = read_both_ways(work, fault, config, finished)
-    return [{"measured": "validation loss of the final model", "unit": "nats per token", **both}]
+    return [both(fault, "validation loss of the final model", LOSS, *read_both_ways(work, fault, config, finished))]
 
 
-def lengths(work: Reproduction, fault: Fault, data: SeriesSet) -> list[Line]:
+def lengths(work: Reproduction, fault: Fault, data: SeriesSet) -> list[BothWays]:
     """Trains the context study as the paper did. Returns for each length the validation loss that it would print, that of
     the same adapter read rightly, and beside this the one that was trained rightly.
     """
@@ -97,27 +100,33 @@ def lengths(work: Reproduction, fault: Fault, data: SeriesSet) -> list[Line]:
         length = right.windows.length
         wrong = Cell(f"fault-{fault.key}-{length}", fault.settings, changed(right, fault.settings))
         train([wrong], work.out / sweep.RUNS, resume=True, begin=work.begin)
-        both = read_both_ways(work, fault, right, run.load_run(work.out / sweep.RUNS / wrong.name))
-        found.append({"measured": f"validation loss after training so, {length} tokens", "unit": "nats per token", **both})
+        pair = read_both_ways(work, fault, right, run.load_run(work.out / sweep.RUNS / wrong.name))
+        found.append(both(fault, f"validation loss after training so, {length} tokens", LOSS, *pair))
         for own in (own for own in (ended.runs if ended else ()) if own.settings == dict(cell.settings)):
-            pair = {"reported_way": both["right_way"], "right_way": own.validation_loss}
             measured = f"validation loss over real tokens, trained so or not, {length} tokens"
-            found.append({"measured": measured, "unit": "nats per token", **pair})
+            found.append(both(fault, measured, LOSS, pair.right_way, own.validation_loss))
     return found
 
 
-def read_both_ways(work: Reproduction, fault: Fault, config: RunConfig, finished: run.FinishedRun) -> dict[str, float]:
+class Pair(NamedTuple):
+    """A figure, got the paper's way and the right one."""
+
+    reported_way: float
+    right_way: float
+
+
+def read_both_ways(work: Reproduction, fault: Fault, config: RunConfig, finished: run.FinishedRun) -> Pair:
     """Returns the validation loss of a run's adapter by a config, and by the same with the fault's settings."""
-    both = {}
-    for name, settings in (("reported_way", fault.settings), ("right_way", {})):
+    found = {}
+    for name, settings in (("reported_way", fault.settings), ("right_way", NONE)):
         way = changed(paid_beside(work, config, "faults"), {**settings, "train.forecast_series": 0})
         with meter_of(work, way, f"fault-{fault.key}", f"{name}, {way.windows.length} tokens") as meter:
             lora = finished.tuned.variables["lora"]
-            both[name] = validation.validated(way, sources.load_inputs(way), lora, meter)["validation_loss"]
-    return both
+            found[name] = validation.validated(way, sources.load_inputs(way), lora, meter)["validation_loss"]
+    return Pair(**found)
 
 
-def forecasts(work: Reproduction, fault: Fault, data: SeriesSet) -> list[Line]:
+def forecasts(work: Reproduction, fault: Fault, data: SeriesSet) -> list[BothWays]:
     """Returns errors of the final model's forecasts of the first part both ways."""
     finished = run.load_run(work.out / sweep.RUNS / "final")
     config = changed(paid_beside(work, finished.config, "faults"), fault.settings)
@@ -125,10 +134,10 @@ def forecasts(work: Reproduction, fault: Fault, data: SeriesSet) -> list[Line]:
     changed_model = replace(finished.tuned, sampling=config.sampling, codec=codec)
     wrong = forecast_row(work, fault, data, "reported_way", config, changed_model)
     right = forecast_row(work, fault, data, "right_way", paid_beside(work, finished.config, "faults"), finished.tuned)
-    return both_rows("the final model", work, wrong, right)
+    return both_rows(fault, "the final model", work, wrong, right)
 
 
-def trainings(work: Reproduction, fault: Fault, data: SeriesSet) -> list[Line]:
+def trainings(work: Reproduction, fault: Fault, data: SeriesSet) -> list[BothWays]:
     """Trains the best settings of the grid as the paper did. Returns errors of this run and the right one, first part."""
     grid = work.ended("grid")
     assert grid
@@ -140,7 +149,7 @@ def trainings(work: Reproduction, fault: Fault, data: SeriesSet) -> list[Line]:
     wrong = run.load_run(work.out / sweep.RUNS / cell.name)
     ways = (("reported_way", cell.config, wrong.tuned), ("right_way", config, right.tuned))
     rows = (forecast_row(work, fault, data, *way) for way in ways)
-    return both_rows("the grid's best settings", work, *rows)
+    return both_rows(fault, "the grid's best settings", work, *rows)
 
 
 def forecast_row(
@@ -155,26 +164,23 @@ def forecast_row(
         return scoring.forecast_part(part, chosen, fault.key, paid, config.evaluate, point, work.begin).row
 
 
-def both_rows(what: str, work: Reproduction, wrong: PartRow, right: PartRow) -> list[Line]:
+def both_rows(fault: Fault, what: str, work: Reproduction, wrong: PartRow, right: PartRow) -> list[BothWays]:
     """Returns lines of two rows of the same series: mean and median error, and the complete samples if they differ."""
     measures = {"mae": ("MAE, mean over series", "raw units"), "mae_median": ("MAE, median over series", "raw units")}
     if wrong.valid_share != right.valid_share:
         measures["valid_share"] = ("complete samples", "share of samples")
-    found = []
-    for key, (words, unit) in measures.items():
-        measured = f"{what}, {work.parts[0].name}: {words}"
-        found.append(
-            {"measured": measured, "unit": unit, "reported_way": getattr(wrong, key), "right_way": getattr(right, key)}
-        )
-    return found
+    return [
+        both(fault, f"{what}, {work.parts[0].name}: {words}", unit, getattr(wrong, key), getattr(right, key))
+        for key, (words, unit) in measures.items()
+    ]
 
 
-def steps(work: Reproduction, fault: Fault, data: SeriesSet) -> list[Line]:
+def steps(work: Reproduction, fault: Fault, data: SeriesSet) -> list[BothWays]:
     """Returns the FLOPs of the steps both ways."""
-    event, count = billing.event_of(work.full[-1].config), fault.settings["train.steps"]
-    both = {"reported_way": count, "right_way": count - 1}
-    prices = {name: replace(event, count=n).flops(work.model, work.system.convention) for name, n in both.items()}
-    return [{"measured": "FLOPs of the steps", "unit": f"FLOPs ({work.system.convention})", **prices}]
+    event, count, convention = billing.event_of(work.full[-1].config), fault.settings["train.steps"], work.system.convention
+    assert isinstance(count, int)
+    prices = (replace(event, count=n).flops(work.model, convention) for n in (count, count - 1))
+    return [both(fault, "FLOPs of the steps", f"FLOPs ({convention})", *prices)]
 
 
 # ------------------------------------------------------------------------------------------------- the analyses

@@ -12,7 +12,8 @@ from jaxlv.forecasting.baselines import baselines_for
 from jaxlv.forecasting.evaluate import score, truth_of
 from jaxlv.forecasting.request import Request
 from jaxlv.forecasting.robustness import GROUPS, Condition
-from jaxlv.report import stress as page
+from jaxlv.report import page
+from jaxlv.report.stress import page_of
 from jaxlv.results.quantities import RAW
 from jaxlv.results.stress import AboveTop, ConditionScores, Stress, StressScore
 from jaxlv.storage.files import new_folder, write_json
@@ -47,13 +48,13 @@ def stress(asked: Asked, out: Path, groups: Sequence[str] = tuple(GROUPS), begin
         source = subject.data.source.get("sha256")
         result = Stress(tuple(entries), data_name(subject.data), source, tuple(subject.seen(held)), {"mae": RAW}, versions())
         write_json(work / RESULT, result.tree())
-        page.write_page(work / REPORT, result)
+        page.write(work / REPORT, page_of(result))
     return result
 
 
 def _conditions(subject: Subject, held: SeriesSet, request: Request, groups: Sequence[str], most: int) -> list[Condition]:
     """Returns the conditions of some groups. Raises JaxlvError, before systems are simulated, if a forecast does not fit."""
-    truth_of(held, request.context, request.horizon)  # says where the series are too short
+    truth_of(held, request.context, request.horizon)  # raises if the series are too short
     model = subject.run.tuned if subject.run else subject.bare["untuned"]
     model.check_fits(held.select(held.ids_N[:1]), replace(request, batch=1))
     found = [one for name in groups for one in GROUPS[name](held, most, request)]

@@ -31,7 +31,7 @@ Models = dict[str, Forecaster]
 
 @dataclass(frozen=True)
 class Bare:
-    """Says how a model that is no run is opened. `scale` and `decimals` of its text are the adapter's if they are None."""
+    """Says how a model that is not a run is opened. If None, `scale` and `decimals` of its text are the adapter's."""
 
     adapter: Path | None = None
     scale: str | None = None
@@ -68,7 +68,7 @@ class Subject:
     run: run.FinishedRun | None
     config: RunConfig
     source: Observations | SeriesSet  # as they were read, or simulated
-    bare: Models = field(default_factory=dict)  # by name, if it is no run
+    bare: Models = field(default_factory=dict)  # by name, if it is not a run
     handling: Handling = USUAL
 
     @functools.cached_property

@@ -20,11 +20,11 @@ from jaxlv.errors import JaxlvError
 from jaxlv.flops import ledger
 from jaxlv.flops.plan import measured_rate
 from jaxlv.model.config import ModelConfig
-from jaxlv.report import folders
 from jaxlv.runs import billing, checkpoint, run
 from jaxlv.runs.records import MetricsLog, read_metrics
 from jaxlv.storage import door, files, lines
 from jaxlv.storage.chain import Chain
+from jaxlv.studies import folders
 
 GIB = 1 << 30
 

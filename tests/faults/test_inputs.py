@@ -19,9 +19,9 @@ from jaxlv.flops.events import Terms
 from jaxlv.lora.adapters import read_config
 from jaxlv.model.config import ModelConfig
 from jaxlv.model.weights import EMBEDDED_BASE, resolve
-from jaxlv.report.folders import read_tree
 from jaxlv.runs import sources
 from jaxlv.settings import single
+from jaxlv.studies.folders import read_tree
 from jaxlv.tools import cli
 
 

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
-from jaxlv.flops.groups import GROUPS, by_group, waterfall_steps
-from jaxlv.flops.table import count
-from jaxlv.flops.work import Work
 from jaxlv.report.charts import Axis, Chart, Note, Panel, Series, rows_of, single
 from jaxlv.report.theme import INK, MODEL, MUTED, PALETTE
+from jaxlv.results.costs import StepCost
 
 HUES = ("row-tuned", "species-1", "species-2", "row-2", "row-1", "row-untuned", "row-6", "row-5", "row-7", "row-3")
 WIDTH = 560
 TERA = 1e12
-LENGTHS = (64, 128, 256, 512, 768, 1024, 2048, 4096)
 STEP = "10¹² FLOPs a training step"
 
 
@@ -25,43 +21,41 @@ def hue(index: int) -> str:
     return PALETTE[HUES[index % len(HUES)]][0]
 
 
-def waterfall_figure(work: Work, conventions: Sequence[str]) -> Chart:
-    """From the products that are executed to what each convention counts, a panel for each."""
-    every = [waterfall_steps(work, convention) for convention in conventions]
-    greatest = max(float(np.cumsum([flops for _, flops in steps[:-1]]).max()) for steps in every) / TERA
+def waterfall_figure(costs: Sequence[StepCost]) -> Chart:
+    """Draws from the products that are executed to what a convention counts, a panel for each that has a waterfall."""
+    every = [one.waterfall for one in costs if one.waterfall]
+    greatest = max(float(np.cumsum([step.flops for step in steps[:-1]]).max()) for steps in every) / TERA
     x, panels = Axis(unit=STEP, limits=(0, 1.14 * greatest)), []
     for steps in every:
         series, reached = [], 0.0
-        for row, (_, flops) in enumerate(steps):
-            total, size = row in (0, len(steps) - 1), flops / TERA
-            colour = INK if total else MODEL if flops < 0 else PALETTE["row-2"][0]
+        for row, step in enumerate(steps):
+            total, size = row in (0, len(steps) - 1), step.flops / TERA
+            colour = INK if total else MODEL if size < 0 else PALETTE["row-2"][0]
             labels, base = [f"{size:.2f}" if total else f"{size:+.2f}"], [0 if total else reached]
             series.append(Series("", [row], [size], colour=colour, width=0.7, base=base, labels=labels))
             reached = base[0] + size
-        panels.append(Panel(series, x, rows_of([name for name, _ in steps])))
-    return Chart("waterfall", panels, (WIDTH, 40 + 92 * len(conventions)))
+        panels.append(Panel(series, x, rows_of([step.name for step in steps])))
+    return Chart("waterfall", panels, (WIDTH, 40 + 92 * len(panels)))
 
 
-def components_figure(work: Work, conventions: Sequence[str]) -> Chart:
-    """Forward and backward of each convention, stacked by group."""
-    phases = {"forward": ("forward",), "backward": ("backward", "recomputed")}
-    names = [f"{convention}, {label}" for convention in conventions for label in phases]
-    sums = [by_group(count(work, convention), own) for convention in conventions for own in phases.values()]
-    size_RG = np.array([list(one.values()) for one in sums]) / TERA
+def components_figure(costs: Sequence[StepCost]) -> Chart:
+    """Draws forward and backward of each convention, stacked by group."""
+    names = [f"{one.convention}, {phase}" for one in costs for phase in ("forward", "backward")]
+    size_RG = np.array([list(sums.values()) for one in costs for sums in (one.forward, one.backward)]) / TERA
     base_RG = size_RG.cumsum(axis=1) - size_RG
     series = [
         Series(group, range(len(names)), size_RG[:, g], colour=hue(g), width=0.8, base=base_RG[:, g])
-        for g, group in enumerate(GROUPS)
+        for g, group in enumerate(costs[0].forward)
     ]
-    return single("bars", series, Axis(unit=STEP), rows_of(names), 64 + 40 * len(conventions), width=WIDTH)
+    return single("bars", series, Axis(unit=STEP), rows_of(names), 64 + 40 * len(costs), width=WIDTH)
 
 
-def budget_figure(work: Work, conventions: Sequence[str], budget: float) -> Chart:
-    """What training costs against steps, and where each convention stops at the budget."""
-    ends = {name: budget / count(work, name).total_train_step for name in conventions}
+def budget_figure(costs: Sequence[StepCost], budget: float) -> Chart:
+    """Draws what training costs against steps, and at which step each convention has spent the budget."""
     series, notes = [Series("", y=[budget], mark="across", colour=MUTED, width=0.8)], []
-    for i, (name, end) in enumerate(sorted(ends.items(), key=lambda item: item[1])):
-        colour = hue(list(conventions).index(name))
+    colours = {one.convention: hue(i) for i, one in enumerate(costs)}
+    for i, one in enumerate(sorted(costs, key=lambda one: budget / one.flops)):
+        name, end, colour = one.convention, budget / one.flops, colours[one.convention]
         series.append(Series(name, [0, end], [0, budget], colour=colour, told=False))
         series.append(Series("", [end, end], [0, budget], colour=colour, dash=(0, (2, 3)), width=0.8, told=False))
         notes.append(Note(f"{name}: {int(end):,}", end, budget, (0, 4 + 10 * (i % 3)), "center", True, colour))
@@ -69,11 +63,12 @@ def budget_figure(work: Work, conventions: Sequence[str], budget: float) -> Char
     return single("lines", series, x, y, 260, width=WIDTH, notes=notes, names="none")
 
 
-def length_figure(work: Work, conventions: Sequence[str], lengths: Sequence[int] = LENGTHS) -> Chart:
-    """FLOPs of a train step per token, against the length of a row."""
-    series = []
-    for i, name in enumerate(conventions):
-        per_token = [count(replace(work, length=n), name).total_train_step / (work.batch * n) / 1e9 for n in lengths]
-        series.append(Series(name, lengths, per_token, colour=hue(i), marker="."))
+def length_figure(costs: Sequence[StepCost]) -> Chart:
+    """Draws FLOPs of a train step per token, against the length of a row."""
+    lengths = [one.tokens for one in costs[0].lengths]
+    series = [
+        Series(one.convention, lengths, [cost.flops / 1e9 for cost in one.lengths], colour=hue(i), marker=".")
+        for i, one in enumerate(costs)
+    ]
     x = Axis("tokens of a row", scale="log", ticks={n: str(n) for n in lengths})
     return single("lines", series, x, Axis(unit="10⁹ FLOPs per token", limits=(0, None)), 260, width=WIDTH)

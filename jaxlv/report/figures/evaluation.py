@@ -5,14 +5,13 @@ Axes: C context steps, H forecast steps, T = C + H, S samples, V variables.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxlv.forecasting.panels import ForecastPanel as ForecastPanel
 from jaxlv.report.charts import (
     DASHED,
     SHORT,
@@ -30,8 +29,11 @@ from jaxlv.report.charts import (
 )
 from jaxlv.report.format import number
 from jaxlv.report.theme import MODEL, MUTED, PALETTE, species
-
-Row = Mapping[str, Any]
+from jaxlv.results.panels import ForecastPanel
+from jaxlv.results.quantities import RAW
+from jaxlv.results.scores import Levels, Score
+from jaxlv.results.stress import ConditionScores
+from jaxlv.results.sweeps import LOSS, Logged
 
 # ------------------------------------------------------------------------------------------- style
 
@@ -61,22 +63,14 @@ _OTHER_DASHES = ((0, (8, 2, 2, 2)), (0, (4, 1.5)), (0, (2, 1.5)))
 
 def row_styles(names: Iterable[str]) -> dict[str, RowStyle]:
     """Returns the style of each method: fixed for names that every evaluation has, else by order of appearance."""
-    styles: dict[str, RowStyle] = {}
-    others = 0
-    for name in names:
-        if name in _KNOWN_ROWS:
-            colour, dash, width = _KNOWN_ROWS[name]
-        else:
-            colour, width = _OTHER_ROWS[others % len(_OTHER_ROWS)], 1.5
-            dash = _OTHER_DASHES[others // len(_OTHER_ROWS) % len(_OTHER_DASHES)]
-            others += 1
-        styles[name] = RowStyle(PALETTE[colour][0], dash, width)
-    return styles
+    others = ((colour, dash, 1.5) for dash in itertools.cycle(_OTHER_DASHES) for colour in _OTHER_ROWS)
+    found = {name: _KNOWN_ROWS.get(name) or next(others) for name in dict.fromkeys(names)}
+    return {name: RowStyle(PALETTE[colour][0], dash, width) for name, (colour, dash, width) in found.items()}
 
 
-def _own_last(row: Row) -> bool:
-    """Sorts rows so that the tuned model is drawn last, on top."""
-    return row["name"] == OWN
+def _own_last(rows: Iterable[Score]) -> list[Score]:
+    """Returns the rows, the tuned model last, so that it is drawn on top."""
+    return sorted(rows, key=lambda row: row.name == OWN)
 
 
 # ---------------------------------------------------------------------------------------- forecasts
@@ -85,13 +79,13 @@ TOP_DASH = (0, (6, 2))
 
 
 def forecast_figure(panel: ForecastPanel) -> Chart:
-    """Context, truth, median and 50/80/95 % bands of one series, one panel per species."""
+    """Draws context, truth, median and 50/80/95 % bands of one series, one panel per species."""
     panels = [_forecast_panel(panel, v) for v in range(len(panel.variables))]
     return Chart("forecast", panels, (WIDTH, 60 + 124 * len(panels)), keys=_forecast_keys(panel, panels))
 
 
 def _forecast_keys(panel: ForecastPanel, panels: Sequence[Panel]) -> list[Series]:
-    """Entries of the legend. Bands lie on one another: each has the shade that all together show."""
+    """Returns entries of the legend. Bands lie on one another: each has the shade that all together show."""
     found: dict[str, list[Series]] = {}
     for one in (one for own in panels for one in own.series if one.name and one.keyed):
         found.setdefault(one.name, []).append(replace(one, marker="." if one.name == "truth" else "", size=4.5))
@@ -136,7 +130,7 @@ def _forecast_panel(panel: ForecastPanel, v: int) -> Panel:
 
 
 def phase_figure(panel: ForecastPanel, *, samples: int = 5) -> Chart:
-    """The first two variables against each other: context, truth, median, the first complete `samples`."""
+    """Draws the first two variables against each other: context, truth, median, the first complete `samples`."""
     complete_SHV = panel.samples_SHV[np.isfinite(panel.samples_SHV).all(axis=(1, 2))][:samples]
     thin: dict[str, Any] = {"colour": MODEL, "alpha": 0.45, "width": 0.8, "told": False}
     series = [Series("samples", *sample_HV[:, :2].T, **thin) for sample_HV in complete_SHV]
@@ -159,41 +153,42 @@ def _error(unit: str, **options: Any) -> Axis:
     return Axis("MAE", shortened(unit, 24), scale="log", **options)
 
 
-def step_error_figure(rows: Sequence[Row], *, unit: str = "raw units") -> Chart:
-    """MAE per step ahead of every row that has `mae_by_step`, logarithmic, each line named at its end."""
-    styles = row_styles(str(row["name"]) for row in rows)
-    errors = {str(row["name"]): row.get("mae_by_step") or [] for row in sorted(rows, key=_own_last)}
-    series = [Series(name, range(1, len(mae_H) + 1), mae_H, **styles[name]._asdict()) for name, mae_H in errors.items()]
-    x = Axis("step ahead", limits=(1, max(map(len, errors.values()), default=0) or 2), whole=True)
+def step_error_figure(rows: Sequence[Score], *, unit: str = RAW) -> Chart:
+    """Draws MAE per step ahead of every row that has `mae_by_step`, logarithmic, each line named at its end."""
+    styles = row_styles(row.name for row in rows)
+    series = [
+        Series(row.name, range(1, len(row.mae_by_step) + 1), row.mae_by_step, **styles[row.name]._asdict())
+        for row in _own_last(rows)
+    ]
+    x = Axis("step ahead", limits=(1, max((len(row.mae_by_step) for row in rows), default=0) or 2), whole=True)
     return single("lines", series, x, _error(unit), 280, names="ends")
 
 
-def interval_figure(rows: Sequence[Row], *, unit: str = "raw units") -> Chart:
-    """Mean MAE with its 95 % bootstrap interval and the median over series, one line per row, best on top."""
-    drawn = sorted((row for row in rows if 0 < (row.get("mae") or 0) < math.inf), key=lambda row: row["mae"])
-    styles, series = row_styles(str(row["name"]) for row in rows), []
-    for place, row in enumerate(drawn):
-        ends, colour = ([end] for end in row.get("mae_ci95") or (None, None)), styles[str(row["name"])].colour
-        series.append(Series("mean", [place], [row["mae"]], *ends, colour=colour, size=7))
-        median = [row.get("mae_median")]
-        series.append(Series("median", [place], median, colour=colour, marker="D", size=5, open=True))
+def interval_figure(rows: Sequence[Score], *, unit: str = RAW) -> Chart:
+    """Draws mean MAE with its 95 % bootstrap interval and the median over series, a line per row, the best on top."""
+    held = sorted((row for row in rows if row.mae and row.mae > 0), key=lambda row: row.mae or 0)
+    styles, series = row_styles(row.name for row in rows), []
+    for place, row in enumerate(held):
+        ends, colour = ([end] for end in row.mae_ci95 or (None, None)), styles[row.name].colour
+        series.append(Series("mean", [place], [row.mae], *ends, colour=colour, size=7))
+        series.append(Series("median", [place], [row.mae_median], colour=colour, marker="D", size=5, open=True))
     keys = [
         Series("mean and 95 % interval", low=(), colour=MUTED, size=7),
         Series("median over series", colour=MUTED, marker="D", size=5, open=True),
     ]
-    names = rows_of([str(row["name"]) for row in drawn])
-    return single("dots", series, _error(unit, tail=", logarithmic"), names, 84 + 26 * max(len(drawn), 1), keys=keys)
+    names, height = rows_of([row.name for row in held]), 84 + 26 * max(len(held), 1)
+    return single("dots", series, _error(unit, tail=", logarithmic"), names, height, keys=keys)
 
 
-def level_figure(entries: Sequence[Row], words: str, *, unit: str = "raw units") -> Chart:
-    """MAE of every method at each level of a condition (`value`, `level`, `rows`), logarithmic, named at its end."""
-    styles = row_styles(dict.fromkeys(str(row["name"]) for entry in entries for row in entry["rows"]))
-    places, series = [float(entry["value"]) for entry in entries], []
+def level_figure(entries: Sequence[ConditionScores], words: str, *, unit: str = RAW) -> Chart:
+    """Draws MAE of every method at each level of a condition, logarithmic, named at its end."""
+    styles = row_styles(row.name for entry in entries for row in entry.rows)
+    places, series = [entry.value for entry in entries], []
     for name in sorted(styles, key=lambda name: name == OWN):
-        errors = [next((row["mae"] for row in entry["rows"] if row["name"] == name), None) for entry in entries]
+        errors = [row.mae if (row := entry.row(name)) else None for entry in entries]
         series.append(Series(name, places, errors, marker=".", **styles[name]._asdict()))
     low, high = min(places), max(places)
-    ticks = {place: str(entry["level"]) for place, entry in zip(places, entries, strict=True)}
+    ticks = {entry.value: entry.level for entry in entries}
     x = Axis(words, limits=(low, high if high > low else low + 1), ticks=ticks)
     return single("lines", series, x, _error(unit), 280, names="ends")
 
@@ -201,63 +196,60 @@ def level_figure(entries: Sequence[Row], words: str, *, unit: str = "raw units")
 # -------------------------------------------------------------------------------------- calibration
 
 
-def _shares(found: Mapping[str, Any] | None) -> tuple[list[float], np.ndarray]:
-    """Levels and what was observed at them, both in percent."""
-    held = {float(level): share for level, share in (found or {}).items()}
+def _shares(found: Levels | None) -> tuple[list[float], np.ndarray]:
+    """Returns levels and what was observed at them, both in percent."""
+    held = {float(level): share for level, share in (found or {}).items() if share is not None}
     return list(held), 100 * numbers(held.values())
 
 
-def calibration_figure(rows: Sequence[Row]) -> Chart:
-    """Observed coverage against the nominal level of every row that has `calibration`, with its 95 % interval.
+def calibration_figure(rows: Sequence[Score]) -> Chart:
+    """Draws observed coverage against the nominal level of rows that have `calibration`, with its 95 % interval.
 
     The diagonal is what a calibrated forecast gives; a dotted line marks the most that the samples can cover. Rows with
     `calibration_as_intervals` get a dashed line, those with `coverage_conformal` open diamonds: their adjusted bands.
     """
-    styles, ceilings = row_styles(str(row["name"]) for row in rows), set()
+    styles, held = row_styles(row.name for row in rows), [row for row in rows if row.calibration]
     series = [Series("calibrated", [0, 100], [0, 100], colour=MUTED, width=1.0, dash=DASHED, told=False)]
     anew = Series("as intervals", colour=MUTED, width=1.2, dash=(0, (2, 1.5)))
     after = Series("adjusted", colour=MUTED, dash="none", marker="D", size=6.5, open=True, over=4)
     extra: dict[str, Series] = {}
-    for row in sorted((row for row in rows if row.get("calibration")), key=_own_last):
-        name, (colour, _, width) = shortened(str(row["name"]), 18), styles[str(row["name"])]
-        levels, observed = _shares(row["calibration"])
-        ends = [(row.get("calibration_ci95") or {}).get(key) or (None, None) for key in row["calibration"]]
+    for row in _own_last(held):
+        name, colour, observed = shortened(row.name, 18), styles[row.name].colour, row.calibration or {}
+        ends = [(row.calibration_ci95 or {}).get(level) or (None, None) for level in observed]
         low, high = (100 * numbers(end[side] for end in ends) for side in (0, 1))
-        look: dict[str, Any] = {"colour": colour, "marker": ".", "size": 7, "shade": 0.14}
-        series.append(Series(name, levels, observed, low, high, width=width, **look))
-        for kind, found in ((anew, row.get("calibration_as_intervals")), (after, row.get("coverage_conformal"))):
-            x, y = _shares({level: share for level, share in (found or {}).items() if share is not None})
+        look: dict[str, Any] = {"colour": colour, "width": styles[row.name].width, "marker": ".", "size": 7, "shade": 0.14}
+        levels = [float(level) for level in observed]
+        series.append(Series(name, levels, 100 * numbers(observed.values()), low, high, **look))
+        for kind, found in ((anew, row.calibration_as_intervals), (after, row.coverage_conformal)):
+            x, y = _shares(found)
             if x:
                 series.append(replace(kind, name=f"{name}, {kind.name}", x=x, y=y, colour=colour, keyed=False))
                 extra[kind.name] = kind
-        ceilings |= {round(100 * row["calibration_ceiling"], 1)} if row.get("calibration_ceiling") is not None else set()
     keys = [*series, *(kind for kind in (anew, after) if kind.name in extra)]
-    series.append(Series("", y=sorted(ceilings), mark="across", colour=MUTED, width=1.0, dash=(0, (1, 2))))
+    ceilings = sorted({round(100 * row.calibration_ceiling, 1) for row in held if row.calibration_ceiling is not None})
+    series.append(Series("", y=ceilings, mark="across", colour=MUTED, width=1.0, dash=(0, (1, 2))))
     words = "most that the samples can cover"
-    notes = [Note(f"{words}: {plain_number(ceiling)} %", 2, ceiling, (0, -3)) for ceiling in sorted(ceilings)]
+    notes = [Note(f"{words}: {plain_number(ceiling)} %", 2, ceiling, (0, -3)) for ceiling in ceilings]
     across, up = (Axis(text, "%", limits=(0, 100), ticks=5) for text in ("nominal share of the band", "true values inside"))
     return single("calibration", series, across, up, 380, notes=notes, keys=keys, equal=True)
 
 
 # ----------------------------------------------------------------------------------------- training
 
+TRAINING_STEP = Axis("training step", limits=(0, None), whole=True)
+TRAINING_LOSS = Axis("loss", LOSS)
 
-def curve(history: Sequence[Row], key: str) -> tuple[np.ndarray, np.ndarray]:
-    """(steps, values) of the records of `history` that hold a finite `key`."""
+
+def curve(history: Sequence[Logged], key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (steps, values) of the records of `history` that hold a finite `key`."""
     pairs = [(r["step"], r[key]) for r in history if r.get(key) is not None and "step" in r]
     points = np.array(pairs, dtype=float).reshape(-1, 2)
     points = points[np.isfinite(points).all(axis=1)]
     return points[:, 0], points[:, 1]
 
 
-TRAINING_STEP = Axis("training step", limits=(0, None), whole=True)
-
-
-def loss_figure(history: Sequence[Row], *, unit: str = "raw units") -> Chart:
-    """Training and validation loss, forecast error and learning rate by step; a panel without data is absent.
-
-    Records are those of metrics.jsonl: `step` and any of loss, validation_loss, forecast_mae, learning_rate.
-    """
+def loss_figure(history: Sequence[Logged], *, unit: str = RAW) -> Chart:
+    """Draws training and validation loss, forecast error and learning rate by step; a panel without data is absent."""
     losses = [Series("training", *curve(history, "loss"), colour=MUTED, width=1.0)]
     held_out = Series("validation", *curve(history, "validation_loss"), colour=MODEL, width=2.0, marker=".")
     errors = Series("", *curve(history, "forecast_mae"), colour=MODEL, marker=".", size=5)
@@ -265,7 +257,7 @@ def loss_figure(history: Sequence[Row], *, unit: str = "raw units") -> Chart:
     panels = []
     if len(losses[0].x):
         losses += [held_out] if len(held_out.x) else []
-        panels.append(Panel(losses, TRAINING_STEP, Axis("loss", "nats per token"), height=2.2))
+        panels.append(Panel(losses, TRAINING_STEP, TRAINING_LOSS, height=2.2))
     if len(errors.x):
         y = Axis("forecast MAE\n", shortened(unit, 16), limits=(0, None), ticks=3)
         panels.append(Panel([errors], TRAINING_STEP, y))

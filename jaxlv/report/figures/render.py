@@ -76,7 +76,7 @@ def drawn(chart: Chart) -> Drawing:
 
 
 def _grid(figure: Figure, chart: Chart) -> np.ndarray:
-    """The axes of the panels, (rows, columns). Neighbours whose axes are the same share them."""
+    """Returns the axes of the panels, (rows, columns). Neighbours whose axes are the same share them."""
     panels, columns = chart.panels, chart.columns
     same_x = len(panels) > columns and all(panel.x == panels[0].x for panel in panels)
     same_y = columns > 1 and all(panel.y == panels[i - i % columns].y for i, panel in enumerate(panels))
@@ -110,7 +110,7 @@ def _panel(ax: Axes, panel: Panel, chart: Chart) -> list[list[Place]]:
 
 
 def _cleaned(one: Series, panel: Panel, kind: Kind) -> Series:
-    """A series with the mark of its kind, and values that its axes can show: else NaN, as of zero on a logarithmic axis."""
+    """Returns a series with the mark of its kind; values that its axes cannot show are NaN, such as 0 on a log axis."""
 
     def floats(values: Any, axis: Axis) -> np.ndarray:
         found = numbers(values)
@@ -122,7 +122,7 @@ def _cleaned(one: Series, panel: Panel, kind: Kind) -> Series:
 
 
 def _pen(one: Series) -> dict[str, Any]:
-    """How matplotlib draws a line and its markers."""
+    """Returns how matplotlib draws a line and its markers."""
     return {
         "color": one.colour, "linewidth": one.width if one.dash != "none" else 0, "linestyle": one.dash,
         "marker": one.marker or None, "markersize": one.size, "markeredgewidth": 1.5 if one.open else 0, "alpha": one.alpha,
@@ -176,7 +176,7 @@ HALF = {"bar": 0.5, "cell": 0.48, "stick": 0.4}  # of the width of what stands a
 
 
 def _places(ax: Axes, one: Series, panel: Panel, kind: Kind) -> list[Place]:
-    """The values of a series: points, or the corners of bars, bins and cells."""
+    """Returns the values of a series: points, or the corners of bars, bins and cells."""
     if one.mark in ("across", "down"):
         return []
     found, base = [], np.broadcast_to(one.base, np.shape(one.x))
@@ -197,7 +197,7 @@ def _places(ax: Axes, one: Series, panel: Panel, kind: Kind) -> list[Place]:
 
 
 def _set_axis(ax: Axes, side: str, one: Axis, room: float) -> None:
-    """Scale, limits, ticks and label; there is room for so many ticks."""
+    """Sets scale, limits, ticks and label; there is room for so many ticks."""
     axis = getattr(ax, f"{side}axis")
     if one.scale == "log":
         getattr(ax, f"set_{side}scale")("log")
@@ -224,7 +224,7 @@ def _set_axis(ax: Axes, side: str, one: Axis, room: float) -> None:
 
 
 def _set_frame(ax: Axes, panel: Panel, chart: Chart) -> None:
-    """Grid, border, title, labels that neighbours share, and a second axis."""
+    """Sets grid, border, title, labels that neighbours share, and a second axis."""
     frame = FRAMES[chart.kind]
     grid = {"value": "x" if panel.lies else "y"}.get(frame.grid, frame.grid)
     if panel.x.scale == "log" and grid == "y":
@@ -257,7 +257,7 @@ def _set_frame(ax: Axes, panel: Panel, chart: Chart) -> None:
 
 
 def _names(figure: Figure, chart: Chart) -> None:
-    """Title and legend in lines above the axes; a series that is drawn in several looks has them side by side."""
+    """Writes title and legend above the axes; a series that is drawn in several looks has them side by side."""
     above: dict[str, Any] = {"borderpad": 0, "handletextpad": 0.5, "handler_map": {tuple: HandlerTuple(None, 0.15)}}
     if chart.title:
         title = above | {"handlelength": 0, "handletextpad": 0}
@@ -281,7 +281,7 @@ def _names(figure: Figure, chart: Chart) -> None:
 
 
 def _handle(one: Series, mark: Mark) -> Any:
-    """What stands beside a name in a legend."""
+    """Returns what stands beside a name in a legend."""
     if mark == "bar" or (mark == "line" and one.y is None and one.low is not None):
         return Patch(facecolor=one.colour, alpha=one.shade if mark == "line" else 1, linewidth=0)
     pen = _pen(one)
@@ -295,7 +295,7 @@ def _handle(one: Series, mark: Mark) -> Any:
 
 
 def _columns(labels: Sequence[str], width: float) -> int:
-    """The most columns of a legend that fit a width, filled column by column."""
+    """Returns the most columns of a legend that fit a width, filled column by column."""
     for count in range(len(labels), 1, -1):
         rows = -(-len(labels) // count)
         columns = [labels[i : i + rows] for i in range(0, len(labels), rows)]
@@ -305,7 +305,7 @@ def _columns(labels: Sequence[str], width: float) -> int:
 
 
 def _name_ends(ax: Axes, every: Sequence[Series], spacing: float) -> None:
-    """Names beside the last points, moved apart by a line of text at least."""
+    """Writes names beside the last points, moved apart by a line of text at least."""
     at = ax.transData + ax.transAxes.inverted()
     named = [(one, points[-1]) for one in every if one.name and (points := one.points())]
     ends = sorted((float(at.transform((x, y))[1]), one.name, one.colour) for one, (_, x, y) in named)
@@ -320,7 +320,7 @@ def _name_ends(ax: Axes, every: Sequence[Series], spacing: float) -> None:
 
 
 def _beside(ax: Axes, one: Series) -> None:
-    """Labels beside points; one for neighbours that would stand on one another: "1-3"."""
+    """Writes labels beside points; one for neighbours that would stand on one another: "1-3"."""
     together: list[list[tuple[str, tuple[float, float]]]] = []
     for i, x, y in one.points():
         last = together[-1][-1][1] if together else (math.inf, math.inf)

@@ -59,7 +59,7 @@ def to_svg(chart: Chart, label: str) -> str:
 
 
 def _values(drawing: Drawing, height: float, room: float) -> str:
-    """The outlines of values with their words: of every n-th of a series, if all of them would take more than the room."""
+    """Returns the outlines of values with their words; if all would take more than the room, every n-th of a series."""
     every = [[shape for place in of if (shape := _outline(place, height))] for of in drawing.places]
     n = 1
     while sum(len(shape) for of in every for shape in _thinned(of, n)) > room and n < max(map(len, every), default=0):
@@ -69,13 +69,13 @@ def _values(drawing: Drawing, height: float, room: float) -> str:
 
 
 def _thinned(shapes: Sequence[str], n: int) -> list[str]:
-    """Every n-th, the first and the last among them."""
+    """Returns every n-th, the first and the last among them."""
     last, count = len(shapes) - 1, -(-len(shapes) // n)
     return [shapes[round(i * last / max(count - 1, 1))] for i in range(count)]
 
 
 def _outline(place: Place, height: float) -> str:
-    """A place in pixels from the top left, as SVG; empty if the axes do not show it."""
+    """Returns a place in pixels from the top left, as SVG; empty if the axes do not show it."""
     (left, right), (low, high) = np.sort(place.axes.transData.transform(place.corners).T)
     box = place.axes.bbox
     if not (box.x0 - 1 <= left and right <= box.x1 + 1 and box.y0 - 1 <= high and low <= box.y1 + 1):
@@ -90,7 +90,7 @@ def _outline(place: Place, height: float) -> str:
 
 
 def stand_alone(svg: str) -> str:
-    """An element of `to_svg` as a file that brings its colours along: on white, or on dark for a reader who prefers that."""
+    """Returns an element of `to_svg` as a file with its colours: on white, or on dark if a reader prefers that."""
     light, dark = (f"color:{PALETTE['ink'][k]};background:{PAPER[k]};{css_variables(bool(k))}" for k in (0, 1))
     rules = f":root{{color-scheme:light dark;{light}}}@media (prefers-color-scheme:dark){{:root{{{dark}}}}}"
     head, _, rest = svg.partition(">")
@@ -98,7 +98,7 @@ def stand_alone(svg: str) -> str:
 
 
 def _rewrite_ids(root: ET.Element, prefix: str) -> None:
-    """Only the ids that something refers to stay, under `prefix`."""
+    """Keeps only the ids that something refers to, under `prefix`."""
     used = {node.attrib[_HREF][1:] for node in root.iter() if _HREF in node.attrib}
     used |= {match for node in root.iter() for match in re.findall(r"url\(#(\w+)\)", str(node.attrib))}
     for node in root.iter():

@@ -18,13 +18,14 @@ from jaxlv.forecasting.forecaster import Forecast, read_csv
 from jaxlv.forecasting.panels import panels
 from jaxlv.lora import adapters
 from jaxlv.published.protocols import matching
-from jaxlv.report import reported
-from jaxlv.report.material import Beside, Folder, Measured, Run
+from jaxlv.results.folders import Folder, Measured, PaperFigures, Run
+from jaxlv.results.record import id_of
 from jaxlv.results.runs import Priced, RunCost, RunDetails
 from jaxlv.results.scores import MODELS
 from jaxlv.runs import run, sources, sweep
 from jaxlv.storage import tensors
 from jaxlv.storage.door import is_there
+from jaxlv.studies import scoring
 
 Data = SeriesSet | None
 Split = Mapping[str, Mapping[str, str]]
@@ -33,27 +34,28 @@ KINDS: Mapping[str, str] = {"train_step": "training", "validation": "validation"
 
 
 def completed(folder: Folder, data: Data = None) -> Folder:
-    """The folder with all that its page shows; `data` are the series of its forecasts. Raises JaxlvError if a file of it is
-    not what it was.
+    """Returns the folder with all that its page shows; `data` are the series of its forecasts.
+
+    Raises JaxlvError if one of its files is not what it was.
     """
     if folder.kind not in ("run", "evaluation"):
         return folder
     one = with_details(folder.runs[0]) if folder.kind == "run" else folder.runs[0]
     split = one.details.split if one.details else {}
-    scale = one.config.codec.scale if one.config else ""
+    scale = run.read_config(one.folder).codec.scale if one.folder else ""
     return replace(folder, runs=[replace(one, evaluations=[with_forecasts(m, data, split, scale) for m in one.evaluations])])
 
 
 def data_of(folder: Folder, given: SeriesSet | None = None) -> Data:
-    """The series of a folder's forecasts: those given, or the run's own where its file is at hand and unchanged."""
+    """Returns the series of a folder's forecasts: those given, or the run's own if its file is at hand and unchanged."""
     if given is not None or folder.kind != "run":
         return given
     one = folder.runs[0]
-    assert one.config is not None and one.folder is not None
+    assert one.folder is not None
     if not any(any(measured.folder.glob("forecast_*.csv")) for measured in one.evaluations):
         return None
     try:
-        return sources.load_series(one.config, one.folder)
+        return sources.load_series(run.read_config(one.folder), one.folder)
     except JaxlvError:
         return None
 
@@ -62,31 +64,33 @@ def data_of(folder: Folder, given: SeriesSet | None = None) -> Data:
 
 
 def with_details(one: Run) -> Run:
-    """A run with what its folder tells of it."""
-    assert one.folder is not None and one.config is not None
-    manifest, reached = run.read_manifest(one.folder), one.figures
+    """Returns a run with what its folder tells of it."""
+    assert one.folder is not None
+    config, manifest, reached = run.read_config(one.folder), run.read_manifest(one.folder), one.figures
     device = manifest.versions.get("device")
     cost = RunCost(reached.steps, reached.tokens, reached.seconds, trained_parameters(one.folder), device)
     logged = any("loss" in record for record in reached.history)
     details = RunDetails(
         manifest,
         run.read_split(one.folder),
+        config.train.steps,
         (one.folder / run.ADAPTER).is_dir(),
         cost,
-        tuple(bill_of(one.config, one.folder)),
-        anatomy.training_curves(reached.history, one.config.optimizer.clip_norm) if logged else None,
+        tuple(bill_of(config, one.folder)),
+        config.budget.flops or 0.0,
+        anatomy.training_curves(reached.history, config.optimizer.clip_norm) if logged else None,
     )
     return replace(one, details=details)
 
 
 def trained_parameters(folder: Path) -> int | None:
-    """How many numbers the adapter of a run has; None if there is no adapter yet."""
+    """Returns how many numbers the adapter of a run has; None if there is no adapter yet."""
     files = [folder / run.ADAPTER / name for name in (adapters.TENSORS, adapters.HEAD)]
     return sum(sum(map(math.prod, tensors.shapes(path).values())) for path in files if is_there(path)) or None
 
 
 def bill_of(config: RunConfig, folder: Path) -> list[Priced]:
-    """FLOPs of a run by phase and kind of work under every convention of its ledger, and all together; none without one."""
+    """Returns FLOPs of a run by phase and kind of work under every convention of its ledger, and all together."""
     found = sweep.entries_of(config, folder)
     if found is None:
         return []
@@ -105,7 +109,7 @@ def bill_of(config: RunConfig, folder: Path) -> list[Priced]:
 
 @dataclass(frozen=True)
 class Drawn:
-    """The forecasts of an evaluation by model, and their series; none, with the reason, if either is not at hand."""
+    """The forecasts of an evaluation by model, and their series; empty, with the reason, if either is not at hand."""
 
     forecasts: Mapping[str, Forecast]
     data: Data
@@ -113,15 +117,15 @@ class Drawn:
 
 
 def with_forecasts(one: Measured, data: Data, split: Split, scale: str) -> Measured:
-    """An evaluation with the forecasts of the model that it is about, and what papers measured in the same way."""
+    """Returns an evaluation with the forecasts of the model that it is about, and what papers measured in the same way."""
     drawn, subject = forecasts_of(one, data), one.scores.subject
     shown = drawn.forecasts.get(subject.name) if subject else None
     found = tuple(panels(shown, drawn.data)) if shown and drawn.data else ()
-    return replace(one, panels=found, reason=drawn.reason, papers=beside(one, drawn, split, scale))
+    return replace(one, panels=found, reason=drawn.reason, papers=papers_of(one, drawn, split, scale))
 
 
 def forecasts_of(one: Measured, data: Data) -> Drawn:
-    """What an evaluation's CSV files hold, if `data` are the series that it measured."""
+    """Returns what an evaluation's CSV files hold, if `data` are the series that it measured."""
     paths = {path.stem.partition("_")[2]: path for path in sorted(one.folder.glob("forecast_*.csv"))}
     if not paths:
         return Drawn({}, None)
@@ -136,13 +140,13 @@ def forecasts_of(one: Measured, data: Data) -> Drawn:
     return Drawn({name: found[name] for name in (*MODELS, *found) if name in found}, data)
 
 
-def beside(one: Measured, drawn: Drawn, split: Split, scale: str) -> list[Beside]:
-    """The parts of papers that measured as an evaluation did: with its data set, split, series, context and horizon."""
+def papers_of(one: Measured, drawn: Drawn, split: Split, scale: str) -> list[PaperFigures]:
+    """Returns the parts of papers that measured as an evaluation did: same data, split, series, context and horizon."""
     protocol = one.scores.protocol
     if protocol.data_sha256 != COURSE_SHA256 or not drawn.forecasts or drawn.data is None:
         return []
-    ids = {share: {int(i) for i in marks} for share, marks in split.items()}
+    ids = {share: {id_of(i) for i in marks} for share, marks in split.items()}
     series = protocol.series if isinstance(protocol.series, tuple) else ()
     pairs = matching(ids, series, protocol.context or 0, protocol.horizon or 0)
     chosen = drawn.data.select(next(iter(drawn.forecasts.values())).ids_N)
-    return [reported.beside(paper, part, drawn.forecasts, chosen, scale) for paper, part in pairs]
+    return [scoring.paper_figures(paper, part, drawn.forecasts, chosen, scale) for paper, part in pairs]
