@@ -20,6 +20,7 @@ from jaxlv.errors import JaxlvError
 from jaxlv.forecasting import metrics
 from jaxlv.forecasting.request import Request
 from jaxlv.results.papers import Statistic
+from jaxlv.results.record import Id
 from jaxlv.text.codec import TOP, Codec
 
 MAO_ALPHA = 0.79296956  # mao's factor: the 99.7th percentile of all values goes to 10
@@ -354,7 +355,7 @@ def score(
 
 
 def matching(
-    split: Mapping[str, Collection[Any]], series: Collection[Any], context: int, horizon: int
+    split: Mapping[str, Collection[Id]], series: Collection[Id], context: int, horizon: int
 ) -> list[tuple[PaperProtocol, Part]]:
     """Returns the parts that forecasts of `series` measure, by a model of that split (ids by "train", "validation", "test").
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from jaxlv.results.record import Id
 from jaxlv.results.scores import Evaluation
 from jaxlv.results.sweeps import Outcome, front
 
