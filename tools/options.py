@@ -193,4 +193,5 @@ def asked(
     how = subjects.Bare(**given(bare))
     read = given(reading)
     handling = Handling(**{name: read.pop(name) for name in ("missing", "negative") if name in read})
-    return subjects.Asked(subject, data, series, most, given(protocol, **more), drawn, how, CALL.purpose, read, handling)
+    own = given(protocol, **more)
+    return subjects.Asked(subject, data, series, most, own, drawn, how, CALL.purpose, reading=read, handling=handling)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from jaxlv.results.quantities import RAW, Quantity, interval, quantity
-from jaxlv.results.record import Id, Interval, Record, id_of
+from jaxlv.results.record import Id, Interval, Record, id_of, rare
 
 MODELS = ("tuned", "untuned")
 """The names of rows that are the model's; the others are baselines."""
@@ -185,6 +185,8 @@ class Protocol(Record):
     temperature_chosen_on: ChosenTemperature | None = None
     conformal: Adjusted | None = None
     seen_in_training: tuple[Id, ...] | None = None
+    origins: int | None = rare()  # how many forecasts of each series, of which `series` then names every one
+    every: int | None = rare()  # steps between them
 
     @property
     def count(self) -> int | None:

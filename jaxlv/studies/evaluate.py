@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +14,8 @@ from jaxlv.errors import JaxlvError
 from jaxlv.forecasting.conformal import Bands
 from jaxlv.forecasting.evaluate import LEVELS, check_fits, choose_temperature, fit_conformal, truth_of
 from jaxlv.forecasting.evaluate import evaluate as measure
+from jaxlv.forecasting.forecaster import Forecaster
+from jaxlv.forecasting.origins import Origins
 from jaxlv.forecasting.panels import panels
 from jaxlv.memory import peak_memory
 from jaxlv.report import evaluation, page
@@ -22,6 +24,7 @@ from jaxlv.results.runs import RunCost
 from jaxlv.results.scores import Adjusted, ChosenTemperature, Evaluation
 from jaxlv.runs import billing, run, sources
 from jaxlv.storage.files import Watched, new_folder, write_json
+from jaxlv.studies import given
 from jaxlv.studies.progress import Bar, Begin, Say, Silent, unsaid
 from jaxlv.studies.subjects import Asked, Models, Subject, open_subject
 from jaxlv.versions import versions
@@ -52,6 +55,7 @@ class Fitted:
     bands: dict[str, Bands] = field(default_factory=dict)
     temperature: ChosenTemperature | None = None
     conformal: Adjusted | None = None
+    origins: Mapping[str, int] = field(default_factory=dict)  # how many, and steps between them, if series have windows
 
 
 class Evaluated(NamedTuple):
@@ -61,7 +65,9 @@ class Evaluated(NamedTuple):
     repeats: str  # in words; "" if there were none
 
 
-def evaluate(asked: Asked, out: Path, fit: Fit = NOTHING, begin: Begin = Silent, say: Say = unsaid) -> Evaluated:
+def evaluate(
+    asked: Asked, out: Path, fit: Fit = NOTHING, begin: Begin = Silent, say: Say = unsaid, *, overwrite: bool = False
+) -> Evaluated:
     """Measures a run or a bare model, and writes metrics.json, report.html and the forecasts into the new folder `out`.
 
     Raises JaxlvError if the subject, the series or the settings do not fit, or if `out` exists.
@@ -70,17 +76,65 @@ def evaluate(asked: Asked, out: Path, fit: Fit = NOTHING, begin: Begin = Silent,
         raise JaxlvError("a temperature is given or chosen, not both", where="--temperature, --choose-temperature")
     subject = open_subject(asked, say)
     protocol = replace(subject.config.evaluate, **asked.protocol)
-    chosen = subject.chosen(asked.series, asked.most or protocol.series)
-    truth_of(chosen, protocol.context, protocol.horizon)  # raises if the series are too short
-    validation = validation_series(subject, chosen) if fit else None
-    with subject.paying(asked.purpose) as models, new_folder(out) as work:
+    rolls = _rolls(subject, asked, protocol)
+    if rolls and fit:
+        raise JaxlvError(
+            "bands and temperatures are fitted from one step of all series", where="evaluate", hint="name --context"
+        )
+    with subject.paying(asked.purpose) as models, new_folder(out, replace=overwrite, made_by=METRICS) as work:
         fitted = Fitted({name: model.with_sampling(**asked.sampling) for name, model in models.items()})
+        if rolls:
+            chosen, protocol = _windows(subject, asked, next(iter(fitted.forecasters.values())), protocol, say)
+            told = {"origins": asked.origins or 1, "every": asked.every or protocol.horizon}
+            fitted = replace(fitted, origins=told)
+        else:
+            chosen = subject.chosen(asked.series, asked.most or protocol.series)
+            truth_of(chosen, protocol.context, protocol.horizon)  # raises if the series are too short
+        validation = validation_series(subject, chosen) if fit else None
         check_fits(fitted.forecasters.values(), chosen, protocol)
         if validation is not None:
             fitted = fit_on_validation(fitted.forecasters, validation, protocol, fit, begin)
         metrics = evaluate_to(work, subject, chosen, protocol, fitted, title=f"Evaluation of {subject.name}", begin=begin)
     repeats = billing.repeats_of(subject.config, subject.run.folder) if subject.run else ""
     return Evaluated(metrics, repeats)
+
+
+def _rolls(subject: Subject, asked: Asked, protocol: EvaluateConfig) -> bool:
+    """Tells whether series are forecast from their own last steps: if that is asked for, of a run that held steps out, and
+    of a bare model if the usual context does not fit.
+    """
+    if asked.origins is not None:
+        return True
+    if "context" in asked.protocol:
+        return False
+    if subject.run is not None:
+        return asked.data is None and subject.config.data.holdout > 0
+    return asked.data is not None and protocol.context + protocol.horizon > min(map(len, subject.observed.values))
+
+
+class _Chosen(NamedTuple):
+    """Series that are measured, and under which protocol."""
+
+    series: SeriesSet
+    protocol: EvaluateConfig
+
+
+def _windows(subject: Subject, asked: Asked, model: Forecaster, protocol: EvaluateConfig, say: Say) -> _Chosen:
+    """Returns the windows of rolling origins. Raises JaxlvError if it is not said how many steps ahead."""
+    horizon = asked.protocol.get("horizon") or subject.config.data.holdout
+    if not horizon:
+        raise JaxlvError("how many steps ahead", where="evaluate", expected="--horizon")
+    found = subject.observed if asked.series is None else subject.observed.select(asked.series)
+    context = asked.protocol.get("context")
+    if context is None:
+        context = given.room(model, asked.subject, subject.run, len(found.variables), horizon)
+    count = asked.origins or 1
+    made = given.windows(found, model, Origins(horizon, count, asked.every, context), asked.handling, subject.run)
+    say(f"data: {found.told}")
+    say(f"{len(made.windows)} windows: {count} of each series at most, {asked.every or horizon} steps apart")
+    for note in made.notes:
+        say(f"note: {note}")
+    return _Chosen(made.windows, replace(protocol, context=made.context, horizon=horizon))
 
 
 def validation_series(subject: Subject, measured: SeriesSet) -> SeriesSet:
@@ -172,7 +226,7 @@ def evaluate_to(
             bars.of(name).update(done)
 
         measured, forecasts = measure(fitted.forecasters, chosen, config, bands=fitted.bands, on_batch=on_batch)
-    settled: Any = {"temperature_chosen_on": fitted.temperature, "conformal": fitted.conformal}
+    settled: Any = {"temperature_chosen_on": fitted.temperature, "conformal": fitted.conformal, **fitted.origins}
     seen = tuple(subject.seen(chosen))
     measured = replace(measured, protocol=replace(measured.protocol, **settled, seen_in_training=seen))
     write_json(out / METRICS, measured.tree())

@@ -56,6 +56,8 @@ class Asked:
     sampling: Mapping[str, Any] = field(default_factory=dict)
     bare: Bare = Bare()
     purpose: str = ""
+    origins: int | None = None  # forecasts of each series, the last of which ends with it; None: from a step of all series
+    every: int | None = None  # steps between them; the horizon if None
     reading: Mapping[str, Any] = field(default_factory=dict)  # as in `loading.load_series`
     handling: Handling = USUAL
 
