@@ -55,6 +55,7 @@ def evaluation(work) -> Path:
 
 OPTIONS = {
     "demo": "--out --data --set",
+    "init": "DATA --out --model --holdout --steps --id --time --columns",
     "simulate": "--preset --series --steps --noise --seed --out",
     "explore": "DATA --series --tokenizer --context-lengths --out",
     "train": "CONFIG --out --set --init-adapter --resume",
@@ -160,7 +161,7 @@ def test_json_is_all_that_stands_on_standard_output_and_quiet_says_nothing(work,
     found = json.loads(told.out)
     assert found["settings"] == json.loads((tmp_path / "a" / "settings.json").read_text())
     assert Path(found["table"]).is_file() and {path.name for path in (tmp_path / "a").glob("*.png")} == {*found["figures"]}
-    assert told.err.startswith("sampling: ") and "forecast: 1/1" in told.err
+    assert "\nsampling: " in told.err and "forecast: 1/1" in told.err
     assert jaxlv(*asked, "--out", tmp_path / "b", "--quiet") == (0, "", "")
     assert (tmp_path / "b" / "forecast.csv").read_bytes() == (tmp_path / "a" / "forecast.csv").read_bytes()
 
@@ -385,7 +386,7 @@ def test_validation_series_of_a_run_are_known_by_their_values(work):
         study.validation_series(replace(subject, run=changed), data.select([0]))
     # Another file given with --data changes nothing: its series are not those of the run.
     other = replace(data, values_NTV=data.values_NTV + 1)
-    own = study.validation_series(replace(subject, data=other), other)
+    own = study.validation_series(replace(subject, source=other), other)
     assert run.series_marks(own) == list(finished.split["validation"].values())
 
 
@@ -472,7 +473,7 @@ def bad_folder(work: Work, name: str) -> Path:
     elif name == "negative.npy":
         np.save(place, np.full((3, 20, 2), -1.0))
     elif name == "axes.npy":
-        np.save(place, np.ones((20, 2)))
+        np.save(place, np.ones((2, 20)))
     elif name == "bad.toml":
         place.write_text("[train\n")
     return place
@@ -532,8 +533,11 @@ BAD = {
     "forecast: CSV as HDF5": (["forecast", "run", "--data", "bad:csv.h5", "--out", "new"], "expected HDF5; found text"),
     "forecast: truncated": (["forecast", "run", "--data", "bad:truncated.h5", "--out", "new"], "damaged or truncated"),
     "forecast: NaN": (["forecast", "run", "--data", "bad:nan.npy", "--out", "new"], "nan"),
-    "forecast: negative": (["forecast", "run", "--data", "bad:negative.npy", "--out", "new"], "at least 0"),
-    "forecast: axes": (["forecast", "run", "--data", "bad:axes.npy", "--out", "new"], "2 axes"),
+    "forecast: negative": (
+        ["forecast", "run", "--data", "bad:negative.npy", "--negative", "error", "--out", "new"],
+        'negative = "shift"',
+    ),
+    "forecast: axes": (["forecast", "run", "--data", "bad:axes.npy", "--out", "new"], "fewer steps than variables"),
     "evaluate: no model": (["evaluate", "/no/where", "--data", "data", "--out", "new"], "no such model folder"),
     "evaluate: other model": (["evaluate", "bad:llama", "--data", "data", "--out", "new"], "not a Qwen2.5 model"),
     "evaluate: no weights": (["evaluate", "bad:no weights", "--data", "data", "--out", "new"], "no weights"),

@@ -30,7 +30,7 @@ def parse_ids(text: str) -> list[Any]:
     for part in text.split(","):
         first, dash, last = part.partition("-")
         if not re.fullmatch("[0-9]{1,18}", first) or (dash and not re.fullmatch("[0-9]{1,18}", last)):
-            if not part.strip() or re.fullmatch("[-+0-9.]*", part.strip()):
+            if re.fullmatch("[-+0-9.:; ]*", part):
                 raise ValueError(f"{printable(text, 60)!r} is not a list of ids such as 3,7 or 990-999 or north,south")
             ids.append(part.strip())
             continue

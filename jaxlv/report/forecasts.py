@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from jaxlv.forecasting.panels import ForecastPanel
 from jaxlv.report import terminal
 from jaxlv.report.figures import evaluation as figures
 from jaxlv.report.format import number, percent
 from jaxlv.report.page import Figure, Page, Pairs, Section, svg, write
 from jaxlv.report.table import Table, words
 from jaxlv.results.forecasts import ForecastSettings, Next
+from jaxlv.results.panels import ForecastPanel
 
 SHOWN = 24  # rows of a table in a terminal
 LISTED = 2000  # rows of a page's table
