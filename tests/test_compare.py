@@ -24,7 +24,7 @@ from jaxlv.studies.compare import RESULT as COMPARE
 from jaxlv.tools import cli
 from tests.faults.conftest import unfinished
 from tests.faults.instants import Instants
-from tests.programs import files_of, full_disk
+from tests.programs import files_of, full_disk, jaxlv
 
 SETTINGS = {
     "train.steps": 1, "train.batch_size": 1, "train.validation_windows": 1, "windows.length": 64, "windows.stride": 500,
@@ -152,6 +152,14 @@ def test_a_run_is_scored_only_where_it_has_not_seen_the_test_series(compared, da
     assert list(result["protocols"]["liu"]["parts"]) == ["liu"]
     assert [row["name"] for row in result["protocols"]["liu"]["parts"]["liu"]["rows"]] == ["tuned", *BASELINES]
     assert "rai" not in result["protocols"]["rai"]["parts"]
+
+
+def test_a_comparison_that_scored_nothing_ends_with_exit_code_2(compared, data, tmp_path):
+    run_folder, out = compared[0] / "runs" / "liu", tmp_path / "none"
+    options = ["--data", data, "--protocols", "rai", "--max-series", 1, "--tuned-only", "--out", out]
+    outcome = jaxlv("compare", run_folder, *options)
+    assert outcome.code == 2 and "nothing was scored" in outcome.err
+    assert json.loads((out / COMPARE).read_text())["protocols"]["rai"]["parts"] == {}
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,12 @@ import pytest
 from known import known
 
 import jaxlv
+from jaxlv.config import WindowConfig
 from jaxlv.errors import JaxlvError, JaxlvWarning
+from jaxlv.model.weights import EMBEDDED_BASE
 from jaxlv.runs import run
+from jaxlv.text.codec import Codec
+from jaxlv.text.tokens import load_alphabet, make_windows
 
 POSITIONS = SimpleNamespace(config=SimpleNamespace(max_position_embeddings=4096))
 
@@ -194,3 +198,31 @@ def test_a_tuned_series_is_measured_on_the_steps_that_were_held_out_alone(tiny_b
         forecaster.predict(other, 1, samples=1)
     with pytest.raises(JaxlvError, match="tuned from a model by its name"):
         forecaster.fit(frame)
+
+
+def test_a_series_without_a_scale_is_left_out_of_the_training_by_its_name(tiny_base, tmp_path):
+    steps = np.arange(20)
+    values = np.stack([np.stack([4 + np.sin(steps / 2), 5 + np.cos(steps / 2)], axis=1) + i for i in range(2)])
+    frame = pd.DataFrame(values.reshape(-1, 2), columns=["prey", "predator"])
+    frame = frame.assign(site=np.repeat(["north", "south"], 20), year=np.tile(steps + 1900, 2))
+    frame.loc[frame.site == "south", "predator"] = 0
+    forecaster = jaxlv.Forecaster(tiny_base, progress=False)
+    with pytest.warns(JaxlvWarning, match="series south is left out of the training: predator is 0 throughout"):
+        forecaster.fit(frame, holdout=3, steps=1, out=tmp_path / "run")
+    assert list(run.load_run(tmp_path / "run").split["train"]) == ["north"]
+
+
+def test_a_context_of_zeros_within_a_series_takes_the_scale_of_the_rest():
+    series_TV = np.array([[0.0], [0], [0], [0], [2], [4]])
+    alphabet = load_alphabet(EMBEDDED_BASE, 16)
+    windows = make_windows([series_TV], Codec(), alphabet, WindowConfig(64, context_steps=(2, 3)))
+    assert alphabet.decode(windows.ids_ML[0][windows.positions_ML[0] >= 0]) == "0.00;0.00;0.00;0.00;2.50;5.00;"
+
+
+def test_training_series_shorter_than_the_shortest_context_are_told(tiny_base, tmp_path):
+    forecaster = jaxlv.Forecaster(tiny_base, progress=False)
+    settings = ["windows.context_steps=[20, 80]"]
+    with pytest.warns(
+        JaxlvWarning, match=r"context_steps = \[20, 80\]: 1 of 1 training series have fewer than 20 steps, 12"
+    ):
+        forecaster.fit(np.arange(1.0, 13), holdout=0, steps=1, out=tmp_path / "run", settings=settings)

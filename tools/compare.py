@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
+from jaxlv.errors import JaxlvError
 from jaxlv.tools.console import CALL, REPORT, Progress, Result, made, say, verb
 from jaxlv.tools.options import ConfigOrNone, Settings, whole
 
@@ -55,7 +57,11 @@ def compare(
     asked = study.Request(data, settings, names, run, max_series, tuned_only, CALL.purpose)
     result = study.compare(asked, out, resume=resume, begin=Progress, say=say)
     text = f"{papers.format_overview(result)}\n\n{papers.format_bill(result)}"
-    return made(out, [text], result.tree(), figures=study.RESULT, report=REPORT)
+    fault = None
+    if not result.parts:
+        hint = "the run was trained on the papers' test series; name another run"
+        fault = JaxlvError("nothing was scored", where=run or data, hint=hint)
+    return replace(made(out, [text], result.tree(), figures=study.RESULT, report=REPORT), fault=fault)
 
 
 app = verb(compare)

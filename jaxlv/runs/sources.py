@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import functools
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlv.config import DataConfig, LoraConfig, ModelSettings, RunConfig
 from jaxlv.data import dynamics, loading, series
 from jaxlv.data.observations import Handling, Observations, Ready
 from jaxlv.data.series import SeriesSet, Split
-from jaxlv.errors import JaxlvError
+from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.flops.ledger import Meter
 from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.lora import adapters, overlay
@@ -143,8 +145,9 @@ def load_inputs_of(configs: Sequence[RunConfig]) -> list[Inputs]:
 
 
 def _inputs(config: RunConfig, series_set: SeriesSet, base: Callable[[], Base]) -> Inputs:
-    split = split_series(config, series_set)
+    split = _with_scale(split_series(config, series_set), series_set)
     _check_validation(config, series_set, split)
+    _tell_short(config, series_set, split)
     folder, model, params, alphabet = base()
     codec = Codec.for_data(config.codec, series_set.values_NTV)
     return Inputs(series_set, split, folder, model, params, alphabet, codec, load_start(config, model))
@@ -179,6 +182,41 @@ def _taken_over(own: LoraConfig, theirs: LoraConfig) -> LoraConfig:
     """Returns the adapter's settings, with the run's own dropout, and with the run's own head if the adapter has none."""
     head = own.head if theirs.head == "frozen" else theirs.head
     return replace(theirs, head=head, dropout=own.dropout)
+
+
+def _with_scale(split: Split, series_set: SeriesSet) -> Split:
+    """Returns a split without the training and validation series of which a variable is 0 throughout: these have no scale.
+    They are named in a warning.
+    """
+    zero_of = {
+        one: [name for name, values_T in zip(series_set.variables, values_TV.T, strict=True) if not values_T.any()]
+        for one, values_TV in zip(series_set.ids_N.tolist(), series_set.each, strict=True)
+    }
+    used = [one for ids in (split.train, split.validation) for one in ids.tolist() if zero_of[one]]
+    for one in used:
+        told = f"series {one} is left out of the training: {zero_of[one][0]} is 0 throughout"
+        warnings.warn(told, JaxlvWarning, stacklevel=2)
+    if not used:
+        return split
+
+    def kept(ids: np.ndarray) -> np.ndarray:
+        return ids[np.array([not zero_of[one] for one in ids.tolist()], bool)]
+
+    return Split(kept(split.train), kept(split.validation), split.test)
+
+
+def _tell_short(config: RunConfig, series_set: SeriesSet, split: Split) -> None:
+    """Warns if training series are shorter than the shortest context that the config asks for."""
+    least, most = config.windows.context_steps
+    lengths = [len(values_TV) for values_TV in series_set.select(split.train).each]
+    short = sum(length < least for length in lengths)
+    if short and config.codec.scale == "context":
+        told = (
+            f"windows.context_steps = [{least}, {most}]: {short} of {len(lengths)} training series have fewer than {least}"
+        )
+        warnings.warn(
+            f"{told} steps, {min(lengths)} at least; their scale is fitted on all of them", JaxlvWarning, stacklevel=2
+        )
 
 
 def _check_validation(config: RunConfig, series_set: SeriesSet, split: Split) -> None:

@@ -21,6 +21,7 @@ from jaxlv.errors import JaxlvError
 
 LONGEST = 1008  # tokens of a window: 100 steps of two variables with two decimals, as the embedded base knows them
 SEVERAL = 10  # series from which on whole series are split; fewer are all trained on, without their last steps
+SHARES, ALL_TRAIN = (0.7, 0.15, 0.15), (1.0, 0.0, 0.0)
 EMBEDDED = "embedded"
 HEADROOMS = (0.35, 0.45, 0.55, 0.65)
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -32,8 +33,8 @@ def fitted(
     """Returns the config of a run on these series.
 
     With `holdout` the last steps of every series are kept for the test, and all series are trained on; if it is None, this
-    is done for fewer than SEVERAL series, with a fifth of the shortest. Others are split, whole, in shares of 0.7, 0.15 and
-    0.15. Raises JaxlvError if the series are too short.
+    is done for fewer than SEVERAL series, with a fifth of the shortest. Without it SEVERAL or more series are split, whole,
+    and all of fewer are trained on. Raises JaxlvError if the series are too short.
     """
     lengths, V = sorted(map(len, found.values)), len(found.variables)
     if holdout is None:
@@ -50,7 +51,7 @@ def fitted(
     embedded = model == EMBEDDED
     context = max(rest if holdout else inside - horizon, 1)
     return RunConfig(
-        data=DataConfig(**data, holdout=holdout),
+        data=DataConfig(**{"fractions": SHARES if len(found) >= SEVERAL else ALL_TRAIN, **data}, holdout=holdout),
         codec=codec,
         windows=WindowConfig(
             length=length, stride=max(length // 2, step), context_steps=(max(inside // 5, 4), max(4 * inside // 5, 5))

@@ -8,6 +8,7 @@ Axes: M windows, L tokens of a window, N series, T steps, V variables.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -254,6 +255,17 @@ def _pad_id(alphabet: Alphabet) -> int:
     return alphabet.end_ids[0]
 
 
+def _scale(codec: Codec, parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns the scale of the first part of a series that has one: a variable may be 0 throughout a context. Raises
+    JaxlvError if none has one.
+    """
+    *first, last = parts
+    for part in first:
+        with contextlib.suppress(JaxlvError):
+            return codec.fit(part)
+    return codec.fit(last)
+
+
 def _context_windows(series, codec, alphabet, config, stride, seed, counted):
     generator, variants = np.random.default_rng(list(seed)), codec.variants
     least, most = config.context_steps
@@ -265,7 +277,7 @@ def _context_windows(series, codec, alphabet, config, stride, seed, counted):
             rest_TV = series_TV[start:]
             cut = int(generator.integers(min(least, len(rest_TV)), min(most, len(rest_TV)) + 1))
             one = variants[int(generator.integers(len(variants)))] if len(variants) > 1 else codec
-            alpha_V = one.fit(rest_TV[:cut])
+            alpha_V = _scale(one, (rest_TV[:cut], rest_TV, series_TV))
             ids = alphabet.encode(codec.encode(rest_TV[:enough], alpha_V))
             if start and config.partial == "drop" and len(ids) < config.length:
                 break
