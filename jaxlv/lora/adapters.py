@@ -1,19 +1,20 @@
 """LoRA adapters as files in PEFT's format: written so that PEFT reads them, and read so that nothing in them is ignored.
 
-What the format cannot hold lies in other files of the folder, which PEFT ignores: a trained head in head.safetensors
-(`lm_head.bias` or `lm_head.weight`), and how series were written as text in codec.json.
+A trained head's weight lies among the tensors as a module that was saved whole (`modules_to_save`). What the format cannot
+hold lies in other files of the folder, which PEFT ignores: a trained bias of the head in head.safetensors, and how series
+were written as text in codec.json.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
+import re
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,57 +22,32 @@ from flax import traverse_util
 
 from jaxlv.config import CodecConfig, LoraConfig, build_config
 from jaxlv.errors import JaxlvError, JaxlvWarning
+from jaxlv.lora.adapter_config import CONFIG, MOST_RANK, TENSORS, AdapterConfig, no_adapter, read_config, scaling
 from jaxlv.lora.overlay import PROJECTIONS
+from jaxlv.model import weights
 from jaxlv.model.qwen2 import Qwen2
-from jaxlv.model.weights import parameter_paths
 from jaxlv.settings import single
-from jaxlv.storage import foreign, tensors
+from jaxlv.storage import foreign, holding, tensors
 from jaxlv.storage.door import opened
 from jaxlv.storage.files import new_folder, seal, write_json
 from jaxlv.text.codec import Codec
 
-CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 HEAD, CODEC = "head.safetensors", "codec.json"
 PREFIX = "base_model.model."
-MOST_RANK = 256
-MOST_ALPHA = 1e9
-# The values that these settings may have if the adapter is plain LoRA; any other setting must be off.
-PLAIN: Mapping[str, tuple[Any, ...]] = {
-    "task_type": (None, "CAUSAL_LM"),
-    "bias": ("none",),
-    "layers_pattern": (None, [], "layers", ["layers"]),
-    # Other initialisations change the base too.
-    "init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal"),
+LM_HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+MATRIX = re.compile(r"(.+)\.lora_([AB])\.weight")
+# What a file written by other means than PEFT's save_pretrained has in its names in addition.
+ADAPTER_NAME = re.compile(r"(?<=\.lora_[AB])\.[^.]+(?=\.weight$)|\.modules_to_save(\.[^.]+)?(?=\.(weight|bias)$)")
+# What tensors are that have no place in an adapter, by a part of their names.
+KINDS = {
+    ".lora_a": f"lora_a and lora_b are of an MLX adapter: {holding.HINTS['an MLX adapter']}",
+    "lora_magnitude_vector": "DoRA is not supported",
+    "lm_head.lora_": "LoRA on the LM head is not supported",
+    "embed_tokens.lora_": "LoRA on the embedding is not supported",
 }
-READ = ("peft_type", "r", "lora_alpha", "use_rslora", "target_modules", "layers_to_transform", "lora_dropout")
-WITHOUT_EFFECT = (
-    "base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "peft_version", "megatron_core",
-    "qalora_group_size", "eva_config", "ensure_weight_tying", "runtime_config",
-)  # fmt: skip
-OFF: tuple[Any, ...] = (None, False, "", [], {})
+NOT_READ = ("*.safetensors", "adapter_model*.bin")  # files that hold tensors
 
 Tree = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class AdapterConfig:
-    """What adapter_config.json says about a plain LoRA adapter. `targets` is None if they are a pattern: then the tensors
-    tell.
-    """
-
-    rank: int
-    alpha: float
-    rslora: bool
-    dropout: float
-    targets: tuple[str, ...] | None
-    layers: tuple[int, ...] | None  # None = all
-    base: str | None
-    revision: str | None
-
-    @property
-    def scaling(self) -> float:
-        """The factor on B A x."""
-        return self.alpha / self.rank**0.5 if self.rslora else self.alpha / self.rank
 
 
 # ------------------------------------------------------------------------------------------------- writing
@@ -95,9 +71,10 @@ def save_peft(folder: Path, lora: Mapping[str, Any], config: LoraConfig, origin:
 
 def write_peft(folder: Path, lora: Mapping[str, Any], config: LoraConfig, origin: Origin) -> None:
     """Writes the files of an adapter into an existing folder: adapter_config.json, adapter_model.safetensors,
-    head.safetensors if the head trained, codec.json if the origin has a codec.
+    head.safetensors if the head has a bias, codec.json if the origin has a codec.
     """
-    adapter, head = {}, {}
+    adapter: dict[str, Any] = {}
+    head: dict[str, Any] = {}
     modules: dict[str, list[str]] = {}  # by projection
     for path, leaf in traverse_util.flatten_dict(dict(lora)).items():
         *module, kind = path
@@ -106,7 +83,8 @@ def write_peft(folder: Path, lora: Mapping[str, Any], config: LoraConfig, origin
             adapter[f"{PREFIX}{name}.lora_{kind}.weight"] = leaf
             modules.setdefault(name.rpartition(".")[2], []).append(name)
         elif name == "lm_head":
-            head[f"{name}.{kind}"] = leaf
+            place, prefix = (adapter, PREFIX) if kind == "weight" else (head, "")
+            place[f"{prefix}{name}.{kind}"] = leaf
     everywhere = len({len(names) for names in modules.values()}) <= 1  # as many layers of each: short names suffice
     layers = sorted({int(name.split(".")[2]) for names in modules.values() for name in names})
     settings = {
@@ -119,6 +97,7 @@ def write_peft(folder: Path, lora: Mapping[str, Any], config: LoraConfig, origin
         "lora_dropout": config.dropout,
         "use_rslora": config.rslora,
         "target_modules": [name for name in PROJECTIONS if name in modules],
+        "modules_to_save": ["lm_head"] if f"{PREFIX}{LM_HEAD}" in adapter else None,
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
@@ -139,31 +118,32 @@ def write_peft(folder: Path, lora: Mapping[str, Any], config: LoraConfig, origin
 def load_adapter(folder: str | Path, model: Qwen2, base: str | Path | None = None) -> Tree:
     """Reads an adapter in PEFT's format as a float32 overlay: `model.apply({"params": params, "lora": lora}, ids_BT)`.
 
-    Plain LoRA on any of the seven projections, rank 1 to 256, any positive alpha, rsLoRA, files of 16- or 32-bit floats.
-    `base` is the model's name; a JaxlvWarning tells if the adapter was made for a base of another name. Raises JaxlvError if
-    a tensor is missing, unexpected, of another shape than the base's or not finite, if the adapter uses what is not
-    implemented (DoRA, patterns of ranks, modules to save, ...), or if it would change nothing.
+    Plain LoRA on any of the seven projections, rank 1 to 256, any positive alpha, both also by module (`rank_pattern`,
+    `alpha_pattern`), rsLoRA, a trained LM head (`modules_to_save`), files of 16- or 32-bit floats. Which modules are adapted
+    is read from the tensors' names, and must be what the settings say. `base` is the model's name or folder. JaxlvWarnings
+    tell if the adapter was made for a base of another name, if names are not PEFT's own, if files beside it are not read,
+    and if it repeats tensors of the base, which are dropped.
+
+    Raises JaxlvError if a tensor is missing, unexpected, of another shape than the base's or not finite, if one of the
+    base's was changed that an overlay cannot hold (the embedding), if the adapter uses what is not implemented (DoRA, ...),
+    or if it would change nothing.
     """
     folder = Path(folder)
     config = read_config(folder)
     path = foreign.find(folder, TENSORS)
     if path is None:
-        raise _no_adapter(folder)
-    found = tensors.names(path)
-    paths = parameter_paths(model)
-    adapted = _adapted(config, [name for name in found if name.startswith(PREFIX)], paths, folder)
-    made_for = f"it was made for {config.base}" if config.base else None
-    tensors.same_names(found, (f"{PREFIX}{m}.lora_{kind}.weight" for m in adapted for kind in "AB"), path, made_for)
-    flat: dict[tuple[str, ...], Any] = {}
-    for module in adapted:
-        (*place, _), (fan_out, fan_in) = paths[f"{module}.weight"]
-        for kind, shape in (("A", (config.rank, fan_in)), ("B", (fan_out, config.rank))):
-            name = f"{PREFIX}{module}.lora_{kind}.weight"
-            flat[(*place, kind)] = tensors.read(path, name, shape, jnp.float32)
-        flat[(*place, "scale")] = jnp.float32(config.scaling)
-    flat |= _head(folder, model)
+        raise no_adapter(folder)
+    held = _held(path, config, model)
+    flat = _matrices(path, config, held, model) | _head(folder, model)
+    if (whole := _whole(path, config, held.whole, model, base)) is not None:
+        if ("lm_head", "weight") in flat:
+            found = f"{LM_HEAD} in {HEAD} and {held.whole[LM_HEAD]} in {TENSORS}"
+            raise JaxlvError("two weights of the LM head", where=folder, found=found, hint=f"remove {HEAD} if it is older")
+        flat[("lm_head", "weight")] = whole
     if not changes_anything(lora := traverse_util.unflatten_dict(flat)):
         raise JaxlvError("the adapter changes nothing: every B is zero", where=path, hint="was it saved before training?")
+    if others := holding.unread(folder, (TENSORS, HEAD), NOT_READ):
+        warnings.warn(f"{folder}: not read beside {TENSORS}: {', '.join(others)}", JaxlvWarning, stacklevel=2)
     if base and config.base and Path(base).name != Path(config.base).name:
         warnings.warn(f"{folder} was made for {config.base}; it is laid over {base}", JaxlvWarning, stacklevel=2)
     return lora
@@ -205,106 +185,160 @@ def changes_anything(lora: Mapping[str, Any]) -> bool:
     return any(np.any(leaf) and np.any(flat[(*path[:-1], "A")]) for path, leaf in flat.items() if path[-1] == "B")
 
 
-def lora_config(folder: Path, lora: Mapping[str, Any]) -> LoraConfig:
-    """Returns the settings of a run that would have such an overlay; raises JaxlvError if it adapts only some layers."""
-    config = read_config(folder)
-    modules = [".".join(path[:-1]) for path in traverse_util.flatten_dict(dict(lora)) if path[-1] == "A"]
+def lora_config(folder: Path, lora: Mapping[str, Any], layers: int | None = None) -> LoraConfig:
+    """Returns the settings of a run that would have such an overlay.
+
+    Raises JaxlvError if its modules differ in rank or scale, and, for a model of that many `layers`, if it adapts only some.
+    """
+    config, where = read_config(folder), Path(folder) / CONFIG
+    flat = traverse_util.flatten_dict(dict(lora))
+    modules = sorted(".".join(path[:-1]) for path in flat if path[-1] == "A")
     targets = tuple(name for name in PROJECTIONS if any(module.endswith(f".{name}") for module in modules))
-    if config.layers is not None:
-        raise JaxlvError(
-            "adapts only some layers", where=Path(folder) / CONFIG, found=f"layers_to_transform {config.layers}"
-        )
+    if not is_uniform(lora):
+        raise JaxlvError("modules of different rank or alpha", where=where, expected="one rank and one alpha for a run")
+    if layers is not None and len(modules) != len(targets) * layers:
+        found = f"{len(modules)} of {len(targets) * layers} modules"
+        raise JaxlvError("adapts only some layers", where=where, expected="all of them for a run", found=found)
     kind = next(iter(lora.get("lm_head", {})), "frozen")
     head = {"weight": "full", "bias": "bias"}.get(kind, "frozen")
-    return LoraConfig(config.rank, config.alpha, targets, config.dropout, config.rslora, head)  # type: ignore[arg-type]
+    rank = next((len(leaf) for path, leaf in flat.items() if path[-1] == "A"), config.rank)
+    alpha = config.alphas.of(modules[0], config.alpha) if modules else config.alpha
+    return LoraConfig(rank, alpha, targets, config.dropout, config.rslora, head)  # type: ignore[arg-type]
 
 
-def read_config(folder: Path) -> AdapterConfig:
-    """Reads and checks adapter_config.json; raises JaxlvError, naming the setting, for whatever goes beyond plain LoRA."""
-    path, raw = Path(folder) / CONFIG, foreign.settings(folder, CONFIG)
-    if raw is None:
-        raise _no_adapter(folder)
-
-    def wrong(name: str, expected: str, found: Any = None) -> JaxlvError:
-        shown = repr(raw.get(name) if found is None else found)
-        return JaxlvError(f"{name} is not supported", where=path, expected=expected, found=shown)
-
-    if raw.get("peft_type") != "LORA":
-        raise wrong("peft_type", "LORA")
-    for name, value in raw.items():
-        if name in PLAIN and not _one_of(value, PLAIN[name]):
-            raise wrong(name, " or ".join(map(repr, PLAIN[name])))
-        if name not in (*PLAIN, *READ, *WITHOUT_EFFECT) and not _one_of(value, OFF):
-            raise wrong(name, "plain LoRA, without it")
-    rank, alpha, dropout = (raw.get(name, default) for name, default in (("r", 0), ("lora_alpha", 0), ("lora_dropout", 0)))
-    if type(rank) is not int or not 1 <= rank <= MOST_RANK:
-        raise wrong("r", f"a whole number from 1 to {MOST_RANK}")
-    if type(alpha) not in (int, float) or not 0 < alpha <= MOST_ALPHA:
-        raise wrong("lora_alpha", "a positive number")
-    if not single(alpha / rank):
-        raise wrong("lora_alpha", "a number that is not 0 in float32, divided by r")
-    if type(dropout) not in (int, float) or not 0 <= dropout < 1:
-        raise wrong("lora_dropout", "a number in [0, 1)")
-    if not isinstance(raw.get("use_rslora", False), bool):
-        raise wrong("use_rslora", "true or false")
-    base, revision = (foreign.typed(raw, name, str, path) or None for name in ("base_model_name_or_path", "revision"))
-    return AdapterConfig(
-        rank, float(alpha), raw.get("use_rslora", False), float(dropout), _targets(raw.get("target_modules"), wrong),
-        _layers(raw.get("layers_to_transform"), wrong), base, revision,
-    )  # fmt: skip
+def is_uniform(lora: Mapping[str, Any]) -> bool:
+    """Tells whether all modules of an overlay have one rank and one scale."""
+    flat = traverse_util.flatten_dict(dict(lora))
+    ranks = {len(leaf) for path, leaf in flat.items() if path[-1] == "A"}
+    return len(ranks) <= 1 and len({float(leaf) for path, leaf in flat.items() if path[-1] == "scale"}) <= 1
 
 
-def _no_adapter(folder: str | Path) -> JaxlvError:
-    pickled = os.path.lexists(Path(folder) / "adapter_model.bin")
-    hint = "pickles can run code and are never read: save it as safetensors" if pickled else None
-    return JaxlvError("no adapter", where=folder, expected=f"{CONFIG} and {TENSORS}", hint=hint)
+class Held(NamedTuple):
+    """The tensors of an adapter's file by what they are; the values are their names in it."""
+
+    matrices: dict[str, str]  # by PEFT's own name
+    whole: dict[str, str]  # parameters of the base, by their names in it
 
 
-def _one_of(value: Any, allowed: Iterable[Any]) -> bool:
-    return any(type(value) is type(one) and value == one for one in allowed)
+def _plain(name: str) -> str:
+    """Returns a tensor's name as PEFT's save_pretrained writes it."""
+    name = ADAPTER_NAME.sub("", tensors.unwrapped(name)).replace(".base_layer.", ".")
+    return name if name.startswith(PREFIX) or not name.startswith(("model.", "lm_head.")) else PREFIX + name
 
 
-def _targets(value: Any, wrong: Any) -> tuple[str, ...] | None:
-    if value == "all-linear":
-        return PROJECTIONS
-    if value is None or isinstance(value, str):  # a pattern may take any time to match, so the tensors tell
-        return None
-    if not isinstance(value, list) or not value or not all(isinstance(one, str) and one.isprintable() for one in value):
-        raise wrong("target_modules", f"names such as {', '.join(PROJECTIONS[:2])}")
-    for name in value:
-        if name.rpartition(".")[2] not in PROJECTIONS:
-            raise wrong("target_modules", f"among {', '.join(PROJECTIONS)}", name)
-    return tuple(value)
+def _held(path: Path, config: AdapterConfig, model: Qwen2) -> Held:
+    """Returns what an adapter's file holds.
 
-
-def _layers(value: Any, wrong: Any) -> tuple[int, ...] | None:
-    layers = [value] if isinstance(value, int) and not isinstance(value, bool) else value
-    if layers in (None, []):
-        return None
-    if not isinstance(layers, list) or not all(type(one) is int and one >= 0 for one in layers):
-        raise wrong("layers_to_transform", "numbers of layers")
-    return tuple(sorted(set(layers)))
-
-
-def _adapted(config: AdapterConfig, found: list[str], paths: Mapping[str, Any], folder: Path) -> list[str]:
-    """Returns the modules of the base that must be adapted, by PEFT's rule for names; for a pattern, those of the
-    projections in the file, in all layers.
+    Raises JaxlvError if it has no matrices, if one is missing or unexpected by what the settings say, and for anything else
+    that is not a parameter of the base.
     """
-    of_base = [name.removesuffix(".weight") for name in paths if name.rpartition(".")[0].endswith(PROJECTIONS)]
-    of_base = sorted({name.removesuffix(".bias") for name in of_base})
-    targets = config.targets
-    if targets is None:
-        targets = tuple(one for one in PROJECTIONS if any(f".{one}.lora_" in name for name in found))
-    if config.layers and config.layers[-1] >= (count := len({name.split(".")[2] for name in of_base})):
+    found = tensors.plainly(tensors.names(path), path, _plain)
+    parameters = {*weights.parameter_paths(model), LM_HEAD}
+    whole = {name[len(PREFIX) :]: own for name, own in found.items() if name[len(PREFIX) :] in parameters}
+    matrices = {name: own for name, own in found.items() if name.removeprefix(PREFIX) not in whole}
+    adapted = {match[1].removeprefix(PREFIX) for name in matrices if (match := MATRIX.fullmatch(name))}
+    if matrices and not adapted:
+        what = _kind(matrices) or f"tensors such as {min(matrices)}"
+        raise JaxlvError("no LoRA matrices", where=path, expected="lora_A.weight and lora_B.weight", found=what)
+    if whole and not adapted and "lm_head" not in config.saved:
+        hint = holding.HINTS["a whole model"]
+        raise JaxlvError("no LoRA matrices", where=path, found=f"{len(whole)} weights of a whole model", hint=hint)
+    _check_layers(config, model, path.parent)
+    possible = {name for name in _projections(model) if config.adapts(name)}
+    expected = possible if config.lists_all else possible & adapted
+    made_for = f"it was made for {config.base}" if config.base else None
+    names = {f"{PREFIX}{module}.lora_{kind}.weight" for module in expected for kind in "AB"}
+    tensors.same_names(matrices, names, path, _kind(set(matrices) - names) or made_for)
+    tensors.refuse("missing tensor", (f"{PREFIX}{name}" for name in _saved(config, model) if name not in whole), path)
+    return Held(matrices, whole)
+
+
+def _kind(names: Iterable[str]) -> str | None:
+    """Says what tensors are that have no place in an adapter."""
+    return next((words for part, words in KINDS.items() if any(part in name for name in names)), None)
+
+
+def _projections(model: Qwen2) -> list[str]:
+    """Returns the modules of a model that can be adapted."""
+    names = (name.removesuffix(".weight") for name in weights.parameter_paths(model) if name.endswith(".weight"))
+    return [name for name in names if name.rpartition(".")[2] in PROJECTIONS]
+
+
+def _check_layers(config: AdapterConfig, model: Qwen2, folder: Path) -> None:
+    if config.layers and config.layers[-1] >= (count := model.config.num_hidden_layers):
+        expected = f"below {count}"
         raise JaxlvError(
-            "adapts a layer that the base lacks", where=folder / CONFIG, expected=f"below {count}", found=config.layers[-1]
+            "adapts a layer that the base lacks", where=folder / CONFIG, expected=expected, found=config.layers[-1]
         )
-    return [
-        name
-        for name in of_base
-        if any(name == target or name.endswith(f".{target}") for target in targets)
-        and (config.layers is None or int(name.split(".")[2]) in config.layers)
-    ]
+
+
+def _saved(config: AdapterConfig, model: Qwen2) -> list[str]:
+    """Returns the parameters of the modules that the settings say were saved whole."""
+    parameters = {*weights.parameter_paths(model), LM_HEAD}
+    return [name for name in parameters if any(f".{name}".rpartition(".")[0].endswith(f".{one}") for one in config.saved)]
+
+
+def _matrices(path: Path, config: AdapterConfig, held: Held, model: Qwen2) -> dict[tuple[str, ...], Any]:
+    """Reads A, B and the scale of every adapted module."""
+    paths, shapes = weights.parameter_paths(model), tensors.shapes(path)
+    flat: dict[tuple[str, ...], Any] = {}
+    for name in held.matrices:
+        if not name.endswith(".lora_A.weight"):
+            continue
+        module = name.removeprefix(PREFIX).removesuffix(".lora_A.weight")
+        (*place, _), (fan_out, fan_in) = paths[f"{module}.weight"]
+        rank = config.ranks.of(module, config.rank)
+        if not config.ranks.plain:  # the tensors tell
+            rank = min(next(iter(shapes[held.matrices[name]]), 0), MOST_RANK) or rank
+        for kind, shape in (("A", (rank, fan_in)), ("B", (fan_out, rank))):
+            own = held.matrices[f"{PREFIX}{module}.lora_{kind}.weight"]
+            flat[(*place, kind)] = tensors.read(path, own, shape, jnp.float32)
+        scale = scaling(rank, config.alphas.of(module, config.alpha), config.rslora)
+        if not single(scale):
+            raise JaxlvError(f"the scale of {module} is 0 in float32", where=path.parent / CONFIG, found=scale)
+        flat[(*place, "scale")] = jnp.float32(scale)
+    return flat
+
+
+def _whole(path: Path, config: AdapterConfig, whole: Mapping[str, str], model: Qwen2, base: str | Path | None) -> Any | None:
+    """Returns the LM head's weight if the adapter replaces it: it was saved as a trained module, or it differs from the
+    base's own, which PEFT then overwrites.
+
+    Drops, with a JaxlvWarning, what is the base's own. Raises JaxlvError for any other parameter that differs, and for a
+    tied head that differs without having been saved as a module of its own: PEFT would change the embedding too.
+    """
+    head, copies = None, []
+    for name, own in sorted(whole.items()):
+        trained, tied = name == LM_HEAD and "lm_head" in config.saved, model.config.tie_word_embeddings
+        original = EMBEDDING if name == LM_HEAD and tied else name
+        if not trained and _is_copy(path, own, original, model, base):
+            copies.append(name)
+        elif name == LM_HEAD and (trained or not tied):
+            head = tensors.read(path, own, (model.config.vocab_size, model.config.hidden_size), jnp.float32)
+        else:
+            hint = "only A, B and the LM head can be laid over a base: join both with PEFT (merge_and_unload), and give that"
+            raise JaxlvError(f"{name} is not the base's", where=path, expected="a copy of it, or none", found=own, hint=hint)
+    if copies:
+        told = f"{path}: copies of the base's own tensors are dropped: {', '.join(copies[:5])}"
+        more = f" and {len(copies) - 5} more" if len(copies) > 5 else ""
+        warnings.warn(told + more, JaxlvWarning, stacklevel=3)
+    return head
+
+
+def _is_copy(path: Path, own: str, original: str, model: Qwen2, base: str | Path | None) -> bool:
+    """Tells whether a tensor is the base's, as that lies in its file. An untied LM head is not one if the base is not known:
+    laid over, it is right in any case.
+    """
+    folder = weights.folder_of(model, base)
+    if folder is None and original == LM_HEAD:
+        return False
+    if folder is None:
+        hint = "give the folder of the base (base=), so that they can be compared"
+        raise JaxlvError(f"{own} may be a copy of the base's {original}", where=path, hint=hint)
+    shape = weights.parameter_paths(model)[original][1]
+    if tensors.shapes(path)[own] != shape:
+        return False
+    return tensors.is_copy(tensors.read(path, own, shape), weights.stored(folder, original))
 
 
 def _head(folder: Path, model: Qwen2) -> dict[tuple[str, ...], Any]:

@@ -43,14 +43,15 @@ def export_peft(
 ) -> Exported:
     """Writes an overlay of the config's rank and scaling as an adapter of the base that its origin names.
 
-    A trained head goes to head.safetensors beside it, which PEFT does not read. Raises JaxlvError if `folder` exists, or if
-    what was read back is another model.
+    A bias of the head goes to head.safetensors beside it, which PEFT does not read. Raises JaxlvError if `folder` exists, or
+    if what was read back is another model.
     """
     with new_folder(folder) as work:
         adapters.write_peft(work, lora, config, origin)
         again = adapters.load_adapter(work, model)
         difference = _compared(model, {"params": params, "lora": lora}, model, {"params": params, "lora": again}, folder)
-    notes = (f"the LM head trained: it is in {adapters.HEAD}, which PEFT does not read",) if "lm_head" in lora else ()
+    bias = "bias" in lora.get("lm_head", {})
+    notes = (f"the bias of the LM head trained: it is in {adapters.HEAD}, which PEFT does not read",) if bias else ()
     return Exported(folder, difference, notes)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from jaxlv.errors import JaxlvError
 from jaxlv.settings import single
-from jaxlv.storage import foreign
+from jaxlv.storage import foreign, holding
 
 CONFIG = "config.json"
 # Far above any Qwen2.5, and below what a damaged file could ask for.
@@ -113,7 +113,7 @@ class ModelConfig:
         """Returns the architecture in `folder`/config.json."""
         raw = foreign.settings(folder, CONFIG)
         if raw is None:
-            raise JaxlvError("no config.json in the model folder", where=folder, hint="give a Hugging Face folder")
+            raise without_config(folder)
         return cls.from_hf(raw, where=Path(folder) / CONFIG)
 
     def to_hf(self) -> dict[str, Any]:
@@ -128,12 +128,20 @@ class ModelConfig:
         }
 
 
+def without_config(folder: str | Path) -> JaxlvError:
+    """Returns the error of a folder without a config.json: it says what the folder holds instead."""
+    found = holding.of_folder(folder)
+    hint = "give a Hugging Face folder" if found.kind == "a whole model" else found.hint or "give a Hugging Face folder"
+    return JaxlvError(f"no {CONFIG} in the model folder", where=folder, found=found, hint=hint)
+
+
 # The values that these settings may have; another value, or another type, means another model.
 IMPLEMENTED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "model_type": (("qwen2",), "not a Qwen2.5 model"),
     "use_sliding_window": ((None, False), "sliding-window attention is not implemented"),
     "hidden_act": ((None, "silu"), "only the SiLU activation is implemented"),
     "quantization_config": ((None,), "quantised weights are not implemented"),
+    "quantization": ((None,), "quantised weights are not implemented"),  # as MLX writes it
     "partial_rotary_factor": ((None, 1, 1.0), "partial rotary embedding is not implemented"),
 }
 ARCHITECTURE = "Qwen2ForCausalLM"

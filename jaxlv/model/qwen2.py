@@ -10,6 +10,7 @@ size, V vocabulary, R rank, S sequences of a segment (B is a multiple of S).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import field
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -242,6 +243,7 @@ class Qwen2(nn.Module):
     config: ModelConfig
     dtype: jnp.dtype = jnp.float32
     attention: str = "xla"  # a key of jaxlv.model.attention.KERNELS; decoding with a cache always uses "xla"
+    folder: str | None = field(default=None, compare=False)  # that its weights were read from; it is no part of the model
 
     def __call__(self, ids_BT: jax.Array, positions_BT: jax.Array | None = None) -> jax.Array:
         """Returns logits (B, T, V) float32 of token ids (B, T); see `features` for positions."""

@@ -10,8 +10,10 @@ import dataclasses
 import functools
 import hashlib
 import os
+import warnings
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -20,16 +22,20 @@ import psutil
 from flax import traverse_util
 
 from jaxlv.config import Kernel, ModelSettings
-from jaxlv.errors import JaxlvError
+from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.model import hub
-from jaxlv.model.config import CONFIG, ModelConfig
+from jaxlv.model.config import CONFIG, ModelConfig, without_config
 from jaxlv.model.qwen2 import Qwen2
-from jaxlv.storage import foreign, tensors
+from jaxlv.storage import foreign, holding, tensors
 from jaxlv.storage.door import at_home, opened
 from jaxlv.storage.files import new_folder, write_json
 
 EMBEDDED_BASE = Path(__file__).parents[1] / "base"
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+# Files that hold a model's weights, and others that hold tensors.
+WEIGHTS, NOT_READ = ("model.safetensors", "model-*-of-*.safetensors"), ("*.safetensors", "pytorch_model*.bin")
+ADAPTED = "it was saved with adapters inside: save what merge_and_unload() returns, or the adapter alone"
 # What a checkpoint made from another one takes from its config.json, in addition to the architecture.
 CARRIED = (
     "bos_token_id", "eos_token_id", "pad_token_id", "attention_dropout", "initializer_range", "max_window_layers",
@@ -53,7 +59,7 @@ def load_pretrained(
     if attention not in get_args(Kernel):
         raise JaxlvError("unknown attention", expected=" or ".join(get_args(Kernel)), found=repr(attention))
     folder = resolve(folder_or_hub_id, revision)
-    model = Qwen2(ModelConfig.from_folder(folder), jnp.dtype(dtype), attention)
+    model = Qwen2(ModelConfig.from_folder(folder), jnp.dtype(dtype), attention, str(folder))
     return model, read_params(folder, model)
 
 
@@ -115,14 +121,77 @@ def unflatten(flat: dict[str, Any], model: Qwen2) -> dict[str, Any]:
 def read_params(folder: str | Path, model: Qwen2) -> dict[str, Any]:
     """Reads the parameters in `folder`, checked against the model key by key."""
     _check_size(model, folder)
-    expected = abstract_params(model)
-    files = _tensor_files(Path(folder))
-    tied = model.config.tie_word_embeddings
-    names = {name for name in files if not (tied and name == "lm_head.weight")}  # some tools write it; it is not used
-    tensors.same_names(names, expected, folder)
-    by_file = sorted(names, key=lambda name: (str(files[name]), name))
-    flat = {name: tensors.read(files[name], name, expected[name].shape, expected[name].dtype) for name in by_file}
+    expected, held = abstract_params(model), _held(Path(folder))
+    names = set(held)
+    if model.config.tie_word_embeddings and HEAD in names:
+        names.remove(HEAD)
+        _check_tied(held, expected[EMBEDDING].shape if EMBEDDING in held else None, folder)
+    adapted = any(part in name for name in names for part in (".base_layer.", ".lora_"))
+    tensors.same_names(names, expected, folder, ADAPTED if adapted else None)
+    by_file = sorted(names, key=lambda name: (str(held[name].path), name))
+    flat = {name: tensors.read(*held[name], expected[name].shape, expected[name].dtype) for name in by_file}
     return unflatten(flat, model)
+
+
+def stored(folder: str | Path, name: str) -> jax.Array:
+    """Returns a tensor of a checkpoint as it lies in the file, in its own type."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", JaxlvWarning)  # said when the model was read
+        held = _held(Path(folder))
+    tensors.refuse("missing tensor", {name} - set(held), folder)
+    path, own = held[name]
+    return tensors.read(path, own, tensors.shapes(path)[own])
+
+
+def folder_of(model: Qwen2, base: str | Path | None = None) -> Path | None:
+    """Returns the folder that a model's weights were read from, that of a base by its name if the model does not say; None
+    if neither is a folder here.
+    """
+    if model.folder is None and base is not None and (str(base) == "embedded" or os.path.isdir(at_home(base))):
+        return resolve(base)
+    return None if model.folder is None else Path(model.folder)
+
+
+class Held(NamedTuple):
+    """Where a tensor lies: its file, and its name in it."""
+
+    path: Path
+    name: str
+
+
+def _held(folder: Path) -> dict[str, Held]:
+    """Returns {tensor: where it lies}. A JaxlvWarning tells which other files of tensors in the folder are not read."""
+    files = _tensor_files(folder)
+    used = {path.name for path in files.values()}
+    if left := holding.unread(folder, used, WEIGHTS):
+        raise JaxlvError(
+            "two sources of weights",
+            where=folder,
+            expected="one",
+            found=f"{_listed(used)}, and {_listed(left)} beside {'them' if len(used) > 1 else 'it'}",
+            hint="remove what is left over from before",
+        )
+    if others := holding.unread(folder, used, NOT_READ):
+        warnings.warn(f"{folder}: not read beside {_listed(used)}: {_listed(others)}", JaxlvWarning, stacklevel=3)
+    return {plain: Held(files[own], own) for plain, own in tensors.plainly(files, folder).items()}
+
+
+def _listed(names: Iterable[str]) -> str:
+    listed = sorted(names)
+    return ", ".join(listed[:4]) + (f" and {len(listed) - 4} more" if len(listed) > 4 else "")
+
+
+def _check_tied(held: Mapping[str, Held], shape: tuple[int, ...] | None, where: Any) -> None:
+    """Raises JaxlvError if a head beside a tied embedding is another one. Versions of transformers differ in which they
+    take; some tools write a copy.
+    """
+    if shape is not None and not tensors.is_copy(*(tensors.read(*held[name], shape) for name in (HEAD, EMBEDDING))):
+        raise JaxlvError(
+            f"{HEAD} is not the embedding",
+            where=where,
+            expected=f"a copy of {EMBEDDING}, as tie_word_embeddings is true, or none",
+            hint="if the head was trained, set tie_word_embeddings to false in config.json; otherwise remove that tensor",
+        )
 
 
 def _check_size(model: Qwen2, where: Any) -> None:
@@ -140,23 +209,22 @@ def _tensor_files(folder: Path) -> dict[str, Path]:
     """
     index, single = foreign.settings(folder, INDEX), foreign.find(folder, SINGLE)
     if index is None and single is None:
-        pickles = [name for name in os.listdir(folder) if name.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl"))]
-        if pickles:
-            raise JaxlvError(
-                f"only pickled weights ({min(pickles)})",
-                where=folder,
-                expected=SINGLE,
-                hint="pickles can run code and are never read: save with save_pretrained(safe_serialization=True)",
-            )
-        raise JaxlvError("no weights", where=folder, expected=f"{SINGLE} or {INDEX}")
+        found = holding.of_folder(folder)
+        raise JaxlvError("no weights", where=folder, expected=f"{SINGLE} or {INDEX}", found=found, hint=found.hint)
     if index is None:
         assert single is not None
         return dict.fromkeys(tensors.names(single), single)
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise JaxlvError("unreadable shard index", where=folder / INDEX, expected='"weight_map": {tensor: file}')
+    shards = sorted(set(weight_map.values()))
+    if single is not None and SINGLE not in shards:
+        raise JaxlvError(
+            "two sources of weights", where=folder, found=f"{SINGLE}, and {INDEX} with {_listed(shards)}",
+            hint="remove what is left over from before",
+        )  # fmt: skip
     files: dict[str, Path] = {}
-    for shard in sorted(set(weight_map.values())):
+    for shard in shards:
         for name in tensors.names(path := _shard(folder, shard)):
             if name in files:
                 raise JaxlvError(f"tensor {name} occurs twice", where=folder, found=f"{files[name].name} and {shard}")
@@ -207,7 +275,7 @@ def fingerprint(folder: str | Path) -> str:
     digest = hashlib.sha256()
     config = foreign.find(folder, CONFIG)
     if config is None:
-        raise JaxlvError("no config.json in the model folder", where=folder, hint="give a Hugging Face folder")
+        raise without_config(folder)
     for path in sorted([*foreign.tensor_files(folder), config]):
         digest.update(path.name.encode())
         with opened(path) as file:

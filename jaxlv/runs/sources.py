@@ -160,7 +160,8 @@ def load_start(config: RunConfig, model: Qwen2) -> overlay.Tree | None:
     if not config.lora.init:
         return None
     lora = adapters.load_adapter(config.lora.init, model, config.model.path)
-    theirs = _taken_over(config.lora, adapters.lora_config(Path(config.lora.init), lora))
+    layers = model.config.num_hidden_layers
+    theirs = _taken_over(config.lora, adapters.lora_config(Path(config.lora.init), lora, layers))
     for name in ("rank", "scaling", "targets", "head"):
         ours, own = (getattr(one, name) for one in (config.lora, theirs))
         if (overlay.normalise_targets(ours) != own) if name == "targets" else ours != own:
@@ -173,8 +174,12 @@ def load_start(config: RunConfig, model: Qwen2) -> overlay.Tree | None:
 
 def begun_from(config: RunConfig, adapter: Path) -> RunConfig:
     """Returns the config that begins from an adapter in PEFT's format, and has its rank, alpha, targets and trained head."""
-    model = Qwen2(ModelConfig.from_folder(base_of(config.model)))
-    theirs = adapters.lora_config(adapter, adapters.load_adapter(adapter, model))
+    base = base_of(config.model)
+    model = Qwen2(ModelConfig.from_folder(base), folder=str(base))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", JaxlvWarning)  # said when the run begins
+        lora = adapters.load_adapter(adapter, model)
+    theirs = adapters.lora_config(adapter, lora, model.config.num_hidden_layers)
     return replace(config, lora=replace(_taken_over(config.lora, theirs), init=str(adapter)))
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,21 @@ import jax.numpy as jnp
 from safetensors import SafetensorError, safe_open
 from safetensors.flax import save_file
 
-from jaxlv.errors import JaxlvError
+from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.storage import foreign
 from jaxlv.storage.door import opened
 from jaxlv.storage.files import system_error
 
 FLOAT_TYPES = {"F32", "F16", "BF16"}
 HEAD = 8  # bytes that give the length of the header
+# What torch.compile, DataParallel, FSDP and checkpoints of activations add to the path of a module.
+WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 MOST_HEADER = 4 << 20  # bytes; the header of 512 layers with seven adapters each has 1 MiB
+
+
+def unwrapped(name: str) -> str:
+    """Returns a tensor's name without what wrappers of its module add to it, such as _orig_mod."""
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
 def names(path: Path) -> list[str]:
@@ -40,15 +48,34 @@ def names(path: Path) -> list[str]:
     return found
 
 
+def plainly(found: Iterable[str], where: Any, plain: Callable[[str], str] = unwrapped) -> dict[str, str]:
+    """Returns {plain name: name in the file}, with a JaxlvWarning if they differ.
+
+    Raises JaxlvError if two names are one plain name: which of the tensors is meant cannot be told.
+    """
+    held: dict[str, str] = {}
+    for name in found:
+        if (other := held.setdefault(plain(name), name)) != name:
+            raise JaxlvError(f"two tensors for {plain(name)}", where=where, found=f"{other} and {name}")
+    changed = sorted(name for name, own in held.items() if name != own)
+    if changed:
+        alike = f", and {len(changed) - 1} more alike" if len(changed) > 1 else ""
+        told = f"{where}: {held[changed[0]]} is read as {changed[0]}{alike}"
+        warnings.warn(told, JaxlvWarning, stacklevel=3)
+    return held
+
+
 def shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Returns the shapes of the tensors in a file, by name."""
     with _open(path) as tensors:
         return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118 - no dictionary
 
 
-def read(path: Path, name: str, shape: Sequence[int], dtype: Any) -> jax.Array:
-    """Returns a tensor in the type `dtype`; raises JaxlvError if it has another shape, is not a float of 16 or 32 bits, or
-    holds NaN or infinity, also after conversion.
+def read(path: Path, name: str, shape: Sequence[int], dtype: Any = None) -> jax.Array:
+    """Returns a tensor in the type `dtype`, its own if None.
+
+    Raises JaxlvError if it has another shape, is not a float of 16 or 32 bits, or holds NaN or infinity, also after
+    conversion.
     """
     with _open(path) as tensors:  # opened for each tensor: an open file keeps the pages it has read, a second copy
         view = tensors.get_slice(name)
@@ -58,7 +85,7 @@ def read(path: Path, name: str, shape: Sequence[int], dtype: Any) -> jax.Array:
         if kind not in FLOAT_TYPES:
             raise JaxlvError(f"tensor {name} has the type {kind}", where=path, expected="F32, F16 or BF16")
         held = tensors.get_tensor(name)
-        value = held.astype(dtype)
+        value = held if dtype is None else held.astype(dtype)
     if not bool(jnp.isfinite(value).all()):
         if bool(jnp.isfinite(held).all()):
             raise JaxlvError(f"tensor {name} overflows in {jnp.dtype(dtype)}", where=path, hint="compute in float32")
@@ -72,6 +99,11 @@ def write(path: Path, tensors: Mapping[str, Any]) -> None:
         save_file({name: jnp.asarray(value) for name, value in tensors.items()}, path, metadata={"format": "pt"})
     except (SafetensorError, OSError) as fault:
         raise system_error(fault, path) from None
+
+
+def is_copy(tensor: jax.Array, of: jax.Array) -> bool:
+    """Tells whether a tensor is another one, or is it rounded to its own type."""
+    return tensor.shape == of.shape and bool(jnp.array_equal(tensor, of.astype(tensor.dtype)))
 
 
 def same_names(found: Iterable[str], expected: Iterable[str], where: Any, hint: str | None = None) -> None:

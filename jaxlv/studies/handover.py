@@ -72,7 +72,7 @@ def merge(
     agreement = None
     if len(loras) == 2:
         agreement = [Agreement(**row) for row in arithmetic.compare(*loras).to_dict("records")]
-    alone = len(loras) == 1 and weights is None
+    alone = len(loras) == 1 and weights is None and (to == "merged" or adapters.is_uniform(loras[0]))
     lora = loras[0] if alone else arithmetic.add(loras, weights)
     if to == "merged":
         return Merged(export.export_merged(out, model, params, lora, place, side_head), agreement)
