@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from jaxlv.config import LoraConfig
 from jaxlv.errors import JaxlvError, JaxlvWarning
-from jaxlv.lora import adapters
+from jaxlv.lora import adapter_config, adapters
 from jaxlv.lora.adapters import CODEC, CONFIG, HEAD, TENSORS, Origin, load_adapter, read_codec, read_config, save_peft
 from jaxlv.storage import foreign
 from jaxlv.storage.files import SEAL
@@ -61,7 +61,8 @@ def test_what_is_written_is_read_back(random_model, random_lora, tmp_path, kind,
     lora = random_lora(params, **KINDS[kind], head=head)
     codec = Codec("mao", decimals=3, dataset_alpha=0.8)
     save_peft(tmp_path / "adapter", lora, config, Origin("somewhere/base", "0123abc", codec))
-    assert (tmp_path / "adapter" / HEAD).exists() == (head != "frozen")
+    assert (tmp_path / "adapter" / HEAD).exists() == (head == "bias")
+    assert ("base_model.model.lm_head.weight" in load_file(tmp_path / "adapter" / TENSORS)) == (head == "full")
     again = load_adapter(tmp_path / "adapter", model)
     same(again, lora)
     assert adapters.lora_config(tmp_path / "adapter", again).scaling == pytest.approx(config.scaling)
@@ -149,12 +150,14 @@ def assert_close(ours: Any, logits: np.ndarray, base: np.ndarray) -> None:
     assert np.abs(logits - base).max() > 0.01  # the adapter has an effect
 
 
-@pytest.mark.parametrize("head", ["frozen", "bias"])
+@pytest.mark.parametrize("head", ["frozen", "bias", "full"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_peft_reads_adapters_made_here(peft, both, random_lora, tmp_path, kind, head):
     """A head's bias has no slot in the format: the logits differ by exactly that."""
     hf, model, params = both
     lora = random_lora(params, **KINDS[kind], head=head)
+    if head == "full":
+        lora["lm_head"]["weight"] *= 1.5
     save_peft(tmp_path / "adapter", lora, LoraConfig(**KINDS[kind], head=head), Origin("base", codec=Codec()))
     tuned = peft.PeftModel.from_pretrained(fresh(hf), tmp_path / "adapter")
     bias = lora["lm_head"]["bias"] if head == "bias" else 0.0
@@ -197,8 +200,8 @@ def test_adapters_made_by_peft_are_read_here(peft, both, tmp_path, settings, dty
 def test_every_setting_of_peft_is_known(peft):
     """What the installed PEFT writes by default is plain LoRA; a setting that a later version adds must be looked at."""
     written = peft.LoraConfig().to_dict()
-    known = {*adapters.PLAIN, *adapters.READ, *adapters.WITHOUT_EFFECT}
-    assert all(name in known or value in adapters.OFF for name, value in written.items())
+    known = {*adapter_config.PLAIN, *adapter_config.READ, *adapter_config.WITHOUT_EFFECT}
+    assert all(name in known or value in adapter_config.OFF for name, value in written.items())
 
 
 # ----------------------------------------------------------------------------------------------- refusals
@@ -220,9 +223,19 @@ Q0 = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
     [
         ({"peft_type": "IA3"}, ["peft_type", "LORA", "IA3"]),
         ({"use_dora": True}, ["use_dora"]),
-        ({"rank_pattern": {"q_proj": 2}}, ["rank_pattern"]),
-        ({"alpha_pattern": {"q_proj": 2}}, ["alpha_pattern"]),
-        ({"modules_to_save": ["lm_head"]}, ["modules_to_save", "lm_head"]),
+        ({"rank_pattern": {"q_proj": 2}}, ["wrong shape", "q_proj", "(2, 24)", "(4, 24)"]),
+        ({"rank_pattern": {"q_proj": 0}}, ["rank_pattern", "1 to 256"]),
+        ({"rank_pattern": ["q_proj"]}, ["rank_pattern", "by the name of a module"]),
+        ({"alpha_pattern": {"q_proj": 0}}, ["alpha_pattern", "positive"]),
+        ({"alpha_pattern": {"q.*": 2}}, ["alpha_pattern", "names of modules", "q.*"]),
+        ({"alpha_pattern": {"q_proj": 1e-45}}, ["q_proj is 0 in float32"]),
+        ({"modules_to_save": ["lm_head"]}, ["missing tensor base_model.model.lm_head.weight"]),
+        ({"modules_to_save": ["embed_tokens"]}, ["missing tensor base_model.model.model.embed_tokens.weight"]),
+        ({"modules_to_save": "lm_head"}, ["modules_to_save", "lm_head"]),
+        ({"modules_to_save": ["x"] * 101}, ["modules_to_save", "at most 100 names", "101"]),
+        ({"exclude_modules": ["v_proj"]}, ["unexpected tensors", "v_proj"]),
+        ({"exclude_modules": 3}, ["exclude_modules", "names"]),
+        ({"target_modules": "nothing.*", "layers_to_transform": [2]}, ["layer that the base lacks", "2"]),
         ({"bias": "lora_only"}, ["bias", "none"]),
         ({"lora_bias": True}, ["lora_bias"]),
         ({"fan_in_fan_out": True}, ["fan_in_fan_out"]),

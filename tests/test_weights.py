@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from flax import traverse_util
 from safetensors.flax import load_file, save_file
 
 import jaxlv
-from jaxlv.errors import JaxlvError
+from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.flops.family import architecture
 from jaxlv.model import weights
 from jaxlv.model.config import ModelConfig
@@ -123,6 +124,116 @@ def test_a_tied_checkpoint_may_repeat_its_head(random_model, tmp_path):
     weights.save_pretrained(tmp_path / "model", model, params)
     rewrite(tmp_path / "model", {"lm_head.weight": params["model.embed_tokens"]["weight"]})
     assert_same(jaxlv.load_pretrained(tmp_path / "model")[1], params)
+
+
+@pytest.mark.parametrize("stored", ["float32", "bfloat16", "float16"])
+def test_the_head_of_a_tied_checkpoint_is_a_copy_or_refused(random_model, tmp_path, stored):
+    """Also if it is stored in another type than the embedding; one that differs could be meant or left over."""
+    folder, (model, params) = tmp_path / "model", random_model()
+    weights.save_pretrained(folder, model, params)
+    embedding = params["model.embed_tokens"]["weight"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rewrite(folder, {"lm_head.weight": embedding.astype(stored)})
+        jaxlv.load_pretrained(folder)
+    for other in (embedding * 1.01, embedding[::-1], embedding.at[60, 23].add(1)):
+        rewrite(folder, {"lm_head.weight": other.astype(stored)})
+        refused(folder, "lm_head.weight is not the embedding", "tie_word_embeddings is true", "to false in config.json")
+    rewrite(folder, {"lm_head.weight": embedding[:-1]})
+    refused(folder, "lm_head.weight has the wrong shape")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
+    rewrite(folder, {"lm_head.weight": embedding * 2})
+    np.testing.assert_array_equal(jaxlv.load_pretrained(folder)[1]["lm_head"]["weight"], embedding * 2)
+
+
+def test_two_sources_of_weights_are_refused_both_named(saved, folder):
+    whole = (folder / weights.SINGLE).read_bytes()
+    shard(folder)
+    (folder / weights.SINGLE).write_bytes(whole)
+    refused(folder, "two sources of weights", f"{weights.SINGLE}, and {weights.INDEX} with", "model-00001", "remove")
+    (folder / weights.INDEX).unlink()
+    refused(folder, "two sources of weights", f"{weights.SINGLE}, and model-00001", "beside it", "remove")
+    write_index(folder, dict.fromkeys(tensors(folder), weights.SINGLE))
+    refused(folder, "two sources of weights")
+    for path in folder.glob("model-*"):
+        path.unlink()
+    assert_same(jaxlv.load_pretrained(folder)[1], saved[2])  # an index of the one file is no second source
+    write_index(folder, dict.fromkeys(tensors(folder), "gone.safetensors"))
+    refused(folder, "two sources of weights", "gone.safetensors")
+
+
+def test_older_shards_beside_newer_ones_are_refused(saved, folder):
+    shard(folder)
+    save_file({"x": jnp.ones(2)}, folder / "model-00001-of-00009.safetensors")
+    refused(folder, "two sources of weights", "model-00001-of-00009.safetensors beside them")
+
+
+def test_other_tensors_in_the_folder_are_told_and_not_opened(saved, folder):
+    for name in ("head.safetensors", "adapter_model.safetensors", "pytorch_model-00001-of-00002.bin", "training_args.bin"):
+        (folder / name).write_bytes(b"no tensors")
+    told = (
+        r"not read beside model.safetensors: adapter_model.safetensors, head.safetensors, pytorch_model-00001-of-00002.bin$"
+    )
+    with pytest.warns(JaxlvWarning, match=told) as caught:
+        assert_same(jaxlv.load_pretrained(folder)[1], saved[2])
+    assert len([one for one in caught if one.category is JaxlvWarning]) == 1
+
+
+@pytest.mark.parametrize(
+    "renamed",
+    [
+        lambda name: f"_orig_mod.{name}",
+        lambda name: f"module.{name}",
+        lambda name: f"module._orig_mod.{name}",
+        lambda name: name.replace("mlp.", "_fsdp_wrapped_module.mlp."),
+    ],
+    ids=["compiled", "in parallel", "both", "sharded"],
+)
+@pytest.mark.parametrize("sharded", [False, True])
+def test_names_of_wrapped_modules_are_read_with_a_note(saved, folder, renamed, sharded):
+    held = tensors(folder)
+    (folder / weights.SINGLE).unlink()
+    save_file({renamed(name): value for name, value in held.items()}, folder / weights.SINGLE)
+    if sharded:
+        shard(folder)
+    with pytest.warns(JaxlvWarning, match=r" is read as "):
+        assert_same(jaxlv.load_pretrained(folder)[1], saved[2])
+
+
+def test_two_names_of_one_tensor_are_refused(saved, folder):
+    name = "model.norm.weight"
+    rewrite(folder, {f"_orig_mod.{name}": tensors(folder)[name]})
+    refused(folder, f"two tensors for {name}", f"_orig_mod.{name} and {name}")
+
+
+def test_a_checkpoint_with_adapters_inside_is_named(saved, folder):
+    place = "model.layers.0.self_attn.q_proj"
+    held = tensors(folder)
+    held[f"{place}.base_layer.weight"] = held.pop(f"{place}.weight")
+    held[f"{place}.lora_A.default.weight"] = jnp.ones((2, 24))
+    save_file(held, folder / weights.SINGLE)
+    refused(folder, f"missing tensor {place}.weight", "saved with adapters inside", "merge_and_unload")
+
+
+def test_a_model_that_mlx_quantised_is_refused(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"quantization": {"group_size": 64, "bits": 4}}))
+    refused(folder, "quantised weights are not implemented", "group_size")
+
+
+def test_a_folder_without_a_model_is_named_by_what_it_holds(tmp_path):
+    refused(tmp_path, "no config.json", "found nothing")
+    for name, kind, hint in (
+        ("notes.txt", "other files (notes.txt)", "give a Hugging Face folder"),
+        ("qwen.gguf", "weights in GGUF (qwen.gguf)", "the safetensors that they were made from"),
+        ("pytorch_model.bin", "only pickled weights (pytorch_model.bin)", "pickles can run code"),
+        ("model.safetensors", "a whole model (model.safetensors)", "give a Hugging Face folder"),
+        ("adapter_config.json", "a PEFT adapter (adapter_config.json)", "this folder as its adapter"),
+        ("adapters.safetensors", "an MLX adapter (adapters.safetensors)", "mlx_lm.fuse"),
+    ):
+        (tmp_path / name).write_text("x")
+        refused(tmp_path, "no config.json", f"found {kind}", hint)
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -87,9 +87,9 @@ def export_merged(
         notes.append(f"the bias of the LM head is in {adapters.HEAD} alone: the logits of other tools lack it")
     with new_folder(folder) as work:
         write_pretrained(work, whole, merged, base)
+        again, read = load_pretrained(work, str(jnp.dtype(whole.dtype)), whole.attention)
         if side:
             tensors.write(work / adapters.HEAD, {"lm_head.bias": side["bias"]})
-        again, read = load_pretrained(work, str(jnp.dtype(whole.dtype)), whole.attention)
         beside = {"lora": {"lm_head": side}} if side else {}
         tuned = {"params": params, "lora": {**lora, **({"lm_head": head} if head else {})}}
         difference = _compared(model, tuned, again, {"params": read, **beside}, folder)

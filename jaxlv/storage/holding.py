@@ -12,15 +12,17 @@ from typing import NamedTuple
 from jaxlv.errors import JaxlvError
 from jaxlv.storage import foreign
 
-# The kinds of folders, and the files that tell them, the most telling first.
+# The kinds of folders, and the files that tell them, the most telling first; what else belongs to a kind is shown with them.
 KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("an MLX adapter", ("adapters.safetensors", "[0-9]*_adapters.safetensors")),
-    ("a PEFT adapter", ("adapter_config.json", "adapter_model.safetensors")),
+    ("a PEFT adapter", ("adapter_model.safetensors",)),
     ("a pickled adapter", ("adapter_model.bin",)),
+    ("a PEFT adapter", ("adapter_config.json",)),
     ("a whole model", ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")),
     ("only pickled weights", ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")),
     ("weights in GGUF", ("*.gguf",)),
 )
+BESIDE = {"a PEFT adapter": ("adapter_config.json",)}
 PICKLES = "pickles can run code and are never read: save "
 HINTS = {
     "a whole model": "give it as the model: it is not an adapter",
@@ -55,6 +57,7 @@ def of_folder(folder: str | Path) -> Holding:
     for kind, patterns in KINDS:
         own = tuple(name for name in names if matches(name, patterns))
         if own:
+            own = tuple(sorted({*own, *(name for name in names if name in BESIDE.get(kind, ()))}))
             return Holding(kind, own, _for_its_base(folder) if kind == "a PEFT adapter" else HINTS[kind])
     if os.path.lexists(below := Path(folder) / "adapter" / "adapter_config.json"):
         return Holding("a folder with an adapter in it", ("adapter",), f"give {below.parent}")
