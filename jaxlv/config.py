@@ -125,7 +125,9 @@ class LoraConfig(Settings, section="lora"):
 
     rank: int = setting(4, "rank of A and B", Between(1, 2**20))  # no matrix of a model has more rows
     alpha: float = setting(0.0, "0 = rank, as in the assignment", Between(0, 1e9))
-    targets: tuple[str, ...] = setting(("q_proj", "v_proj"), "projections that are adapted", Items(Text(20), 0, 100))
+    targets: tuple[str, ...] = setting(
+        ("q_proj", "v_proj"), "projections that are adapted", Items(Text(20), 0, 100, alone=("all-linear",))
+    )
     dropout: float = setting(0.0, "share of the inputs of A left out in training", Between(0, 1, below=True))
     rslora: bool = setting(False, "scale alpha / sqrt(rank) instead of alpha / rank")
     head: Literal["frozen", "bias", "full"] = setting("bias", "what of the LM head trains beside A and B")

@@ -96,11 +96,14 @@ PATH = Text(4096)  # the longest path that Linux allows
 
 @dataclass(frozen=True)
 class Items:
-    """A list of `least` to `most` values; `each` says what each may be (None: its type says everything)."""
+    """A list of `least` to `most` values; `each` says what each may be (None: its type says everything). A text in `alone`
+    stands for the list of it.
+    """
 
     each: Allowed | None = None
     least: int = 0
     most: int = 10**6
+    alone: tuple[str, ...] = ()
 
     def holds(self, value: Any) -> bool:
         """Tells whether the length is allowed."""
@@ -108,7 +111,8 @@ class Items:
 
     def words(self, kind: Any) -> str:
         """Returns the phrase for errors."""
-        return f"a list of {self.least if self.least == self.most else f'{self.least} to {self.most}'} values"
+        alone = "".join(f'"{one}" or ' for one in self.alone)
+        return f"{alone}a list of {self.least if self.least == self.most else f'{self.least} to {self.most}'} values"
 
 
 @dataclass(frozen=True)
@@ -240,6 +244,8 @@ def settled(value: Any, statement: Statement, name: str, file: Any = None) -> An
     kind, allowed = statement.kind, statement.allowed
     if value is None and statement.can_lack:
         return None
+    if isinstance(allowed, Items) and isinstance(value, str) and value in allowed.alone:
+        value = (value,)
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return value if isinstance(value, kind) else build_config(kind, value, file or "config", f"{name}.")
     plain, arguments = _plain(value, kind), typing.get_args(kind)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxlv.config import DEEPEST, MOST_EXTENDED, built_in, find_config, load_config, override, read_tree
+from jaxlv.config import DEEPEST, MOST_EXTENDED, built_in, find_config, load_config, override, read_tree, to_toml
 from jaxlv.errors import JaxlvError
 from jaxlv.storage.door import LIMITS
 
@@ -51,6 +51,14 @@ def test_what_is_at_a_limit_is_read_and_what_is_beyond_is_refused(make, most, tm
     read_tree(make(tmp_path, most))
     with pytest.raises(JaxlvError, match=r"too (many|large|deep)"):
         read_tree(make(tmp_path, most + 1))
+
+
+def test_all_linear_stands_alone(tmp_path):
+    (tmp_path / "c.toml").write_text('[lora]\ntargets = "all-linear"\n')
+    found = load_config(tmp_path / "c.toml")
+    assert found.lora.targets == ("all-linear",) and load_config(tmp_path / "c.toml", ["lora.targets=all-linear"]) == found
+    (tmp_path / "again.toml").write_text(to_toml(found))
+    assert load_config(tmp_path / "again.toml") == found
 
 
 def test_settings_lie_over_sections_that_stay_as_they_are():

@@ -227,6 +227,20 @@ def test_scale_is_alpha_over_r_or_over_its_root(tiny, settings, scale):
     assert {float(leaf) for path, leaf in flat(lora).items() if path.endswith(".scale")} == {scale}
 
 
+def test_all_linear_is_every_projection(tiny):
+    """As a text alone, as PEFT has it, in a config, on a command line and in Python; in a list too."""
+    for given in ("all-linear", ["all-linear"], ["q", "all-linear"]):
+        config = LoraConfig(targets=given)
+        assert overlay.normalise_targets(config.targets) == PROJECTIONS
+        assert set(flat(overlay.init_lora(jax.random.key(0), tiny[1], config))) == set(
+            flat(overlay.init_lora(jax.random.key(0), tiny[1], LoraConfig(targets=PROJECTIONS)))
+        )
+    assert LoraConfig(targets="all-linear").targets == ("all-linear",)
+    for other in ("q_proj", "all_linear", ""):
+        with pytest.raises(JaxlvError, match=r'lora\.targets: must be "all-linear" or a list of 0 to 100 values'):
+            LoraConfig(targets=other)
+
+
 @pytest.mark.parametrize("target", ["lm_head", "query", "q_proj ", "Q", ""])
 def test_unknown_targets_are_named(tiny, target):
     with pytest.raises(JaxlvError, match="unknown projection") as caught:

@@ -20,6 +20,7 @@ def train(
     steps: Annotated[int | None, whole()] = None,
     epochs: Annotated[int | None, whole()] = None,
     set: Settings = (),
+    targets: str | None = None,
     init_adapter: Path | None = None,
     resume: bool = False,
     reading: Reading | None = None,
@@ -37,6 +38,7 @@ def train(
         model: "embedded", model folder or hub id, in place of the config's
         steps: optimiser steps; with --resume, at least as many as were planned
         epochs: so many times every training window, in place of steps
+        targets: projections that are adapted, such as q,v; all-linear for all of them
         init_adapter: folder of an adapter in PEFT's format to begin from, with its rank, alpha, targets and head
         resume: go on from the newest checkpoint of a run
     """
@@ -50,7 +52,9 @@ def train(
     else:
         named = load_config(find_config(config)) if config else None
         settings = study.planned(named, study.Wanted(data, given(reading), model, steps, epochs))
-        settings = with_settings(settings, set)
+        settings = with_settings(settings, (*set, f"lora.targets={targets.split(',')}") if targets else set)
+        if init_adapter and targets:
+            raise JaxlvError("targets are the adapter's", where="--targets", hint="leave it out, or --init-adapter")
         if init_adapter:
             settings = sources.begun_from(settings, init_adapter)
         inputs = sources.load_inputs(settings) if epochs else None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxlv.errors import JaxlvError
-from jaxlv.lora.overlay import PROJECTIONS
+from jaxlv.lora.overlay import ALL_LINEAR, PROJECTIONS
 from jaxlv.settings import single
 from jaxlv.storage import foreign, holding
 
@@ -214,7 +214,7 @@ def _names(raw: Mapping[str, Any], name: str, wrong: Wrong, most: int = MOST_NAM
 
 def _targets(raw: Mapping[str, Any], layers: tuple[int, ...] | None, wrong: Wrong) -> Names:
     value = raw.get("target_modules")
-    if value == "all-linear":  # of some layers: versions of PEFT differ in what that means
+    if value == ALL_LINEAR:  # of some layers: versions of PEFT differ in what that means
         return PROJECTIONS if layers is None else None
     if value is None or (value and isinstance(value, str)):
         return None

@@ -19,6 +19,7 @@ from jaxlv.config import LoraConfig
 from jaxlv.errors import JaxlvError
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+ALL_LINEAR = "all-linear"  # as PEFT calls it
 TRAINED_LEAVES = ("A", "B", "bias", "weight")
 
 Tree = dict[str, Any]
@@ -50,12 +51,14 @@ def init_lora(key: jax.Array, params: Mapping[str, Any], config: LoraConfig) -> 
 
 
 def normalise_targets(targets: Iterable[str]) -> tuple[str, ...]:
-    """Returns targets as projection names; the short forms "q", "gate", ... are accepted."""
-    names = {name: name for name in PROJECTIONS} | {name.removesuffix("_proj"): name for name in PROJECTIONS}
+    """Returns targets as projection names; the short forms "q", "gate", ... stand for them, "all-linear" for all."""
+    names = {own: (name,) for name in PROJECTIONS for own in (name, name.removesuffix("_proj"))} | {ALL_LINEAR: PROJECTIONS}
     for target in targets:
         if target not in names:
-            raise JaxlvError("unknown projection", where="lora.targets", expected=", ".join(PROJECTIONS), found=target)
-    return tuple(name for name in PROJECTIONS if name in {names[target] for target in targets})
+            expected = ", ".join((*PROJECTIONS, ALL_LINEAR))
+            raise JaxlvError("unknown projection", where="lora.targets", expected=expected, found=target)
+    wanted = {name for target in targets for name in names[target]}
+    return tuple(name for name in PROJECTIONS if name in wanted)
 
 
 def trainable(variables: Mapping[str, Any], base: bool = False) -> Tree:
