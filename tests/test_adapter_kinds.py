@@ -340,7 +340,13 @@ def whole_under_an_adapters_name(folder: Path) -> None:
 def in_a_run(folder: Path) -> None:
     shutil.move(folder, folder.parent / "moved")
     folder.mkdir()
-    shutil.move(folder.parent / "moved", folder / "adapter")
+    shutil.move(folder.parent / "moved", folder / "checkpoint-7")
+
+
+def other_base(folder: Path) -> None:
+    """An adapter of the model without its head."""
+    held = load_file(folder / TENSORS)
+    save_file({name.replace("model.model.", "model."): value for name, value in held.items()}, folder / TENSORS)
 
 
 def a_file(folder: Path) -> None:
@@ -365,7 +371,8 @@ FOUND: dict[str, tuple[Any, list[str]]] = {
     "no settings": (without_settings, ["no adapter", "found a PEFT adapter (adapter_model.safetensors)", "belong together"]),
     "a whole model": (whole, ["no adapter", "a whole model (model.safetensors)", "give it as the model"]),
     "a whole model as an adapter": (whole_under_an_adapters_name, ["no LoRA matrices", "weights of a whole model"]),
-    "the folder above": (in_a_run, ["no adapter", "with an adapter in it", "give ", "adapter/adapter"]),
+    "the folder above": (in_a_run, ["no adapter", "a folder with an adapter in it (checkpoint-7)", "adapter/checkpoint-7"]),
+    "another module's names": (other_base, ["modules that the base lacks", "layers.0.self_attn.q_proj", "made for base"]),
     "a file": (a_file, ["a file"]),
     "nothing": (shutil.rmtree, ["no adapter", "no such folder"]),
     "DoRA": (extra(f"{Q0}.lora_magnitude_vector"), ["unexpected tensor", "DoRA is not supported"]),

@@ -51,6 +51,22 @@ def test_transformers_reads_a_merged_checkpoint_as_the_tuned_model(both, random_
     assert ("lm_head.weight" in names) == (head == "full")
 
 
+def test_a_head_goes_to_peft_in_its_own_slot(random_model, random_lora, tmp_path):
+    model, params = random_model()
+    for head in HEADS:
+        config = LoraConfig(rank=3, alpha=5.0, head=head)
+        tuned = made(random_lora, params, head)
+        found = export.export_peft(tmp_path / head, model, params, tuned, config, Origin("base"))
+        assert found.difference < 1e-6 and bool(found.notes) == (head == "bias")
+        assert (tmp_path / head / adapters.HEAD).exists() == (head == "bias")
+        saved = json.loads((tmp_path / head / adapters.CONFIG).read_text())["modules_to_save"]
+        assert saved == (["lm_head"] if head == "full" else None)
+        np.testing.assert_array_equal(
+            model.apply({"params": params, "lora": load_adapter(tmp_path / head, model)}, IDS_BT),
+            model.apply({"params": params, "lora": tuned}, IDS_BT),
+        )
+
+
 def test_42_a_bias_has_no_place_in_a_checkpoint(random_model, random_lora, tmp_path):
     model, params = random_model()
     with pytest.raises(JaxlvError, match=r"bias of the LM head trained.*--side-head"):
@@ -146,6 +162,17 @@ def test_a_run_begins_from_an_adapter(work, tmp_path):
         "train", work.config, "--set", f"lora.init={adapter}", "--set", "lora.rank=7", "--out", tmp_path / "other"
     )
     assert refused.code == 2 and "lora.rank is not the adapter's" in refused.err and "--init-adapter" in refused.err
+    refused = jaxlv("train", work.config, "--targets", "q", "--init-adapter", adapter, "--out", tmp_path / "other")
+    assert refused.code == 2 and "--targets: targets are the adapter's" in refused.err
+    assert not (tmp_path / "other").exists()
+
+
+def test_targets_are_an_option_of_train(work, tmp_path):
+    said = done("train", work.config, "--set", "train.steps=1", "--targets", "all-linear", "--out", tmp_path / "run")
+    assert "on q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj; head" in said
+    assert len(json.loads((tmp_path / "run" / "adapter" / adapters.CONFIG).read_text())["target_modules"]) == 7
+    refused = jaxlv("train", work.config, "--targets", "q,w", "--out", tmp_path / "other")
+    assert refused.code == 2 and "unknown projection" in refused.err and "found w" in refused.err
     assert not (tmp_path / "other").exists()
 
 

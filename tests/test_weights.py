@@ -224,6 +224,10 @@ def test_a_model_that_mlx_quantised_is_refused(folder):
 
 def test_a_folder_without_a_model_is_named_by_what_it_holds(tmp_path):
     refused(tmp_path, "no config.json", "found nothing")
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "config.json").write_text("{}")
+    refused(tmp_path, "no config.json", "found a folder with a model in it (below)", f"give {tmp_path / 'below'}")
+    shutil.rmtree(tmp_path / "below")
     for name, kind, hint in (
         ("notes.txt", "other files (notes.txt)", "give a Hugging Face folder"),
         ("qwen.gguf", "weights in GGUF (qwen.gguf)", "the safetensors that they were made from"),

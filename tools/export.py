@@ -16,9 +16,9 @@ def export(
 ) -> Result:
     """Write a run's best adapter for other tools: in PEFT's format, or merged into a whole Hugging Face checkpoint.
 
-    Either is read back, and its logits are compared with the run's, before it gets its name. A head that trained beside the
-    adapters has no slot in PEFT's format: it lies in head.safetensors. In a checkpoint its weight unties the embedding; its
-    bias has no place, so that --to merged refuses it unless --side-head puts it into head.safetensors.
+    Either is read back, and its logits are compared with the run's, before it gets its name. If the weight of the LM head
+    trained, PEFT reads it too, and in a checkpoint it unties the embedding. If its bias trained, PEFT's format has no place
+    for it, and it goes to head.safetensors; a checkpoint has none either, so that --to merged needs --side-head.
 
         jaxlv export runs/mine --to peft --out adapter
         jaxlv export runs/mine --to merged --out checkpoint

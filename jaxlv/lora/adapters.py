@@ -244,10 +244,14 @@ def _held(path: Path, config: AdapterConfig, model: Qwen2) -> Held:
         hint = holding.HINTS["a whole model"]
         raise JaxlvError("no LoRA matrices", where=path, found=f"{len(whole)} weights of a whole model", hint=hint)
     _check_layers(config, model, path.parent)
-    possible = {name for name in _projections(model) if config.adapts(name)}
-    expected = possible if config.lists_all else possible & adapted
-    made_for = f"it was made for {config.base}" if config.base else None
-    names = {f"{PREFIX}{module}.lora_{kind}.weight" for module in expected for kind in "AB"}
+    projections, made_for = _projections(model), f"it was made for {config.base}" if config.base else None
+    if matrices and adapted.isdisjoint(projections):
+        expected, found = f"modules such as {projections[0]}", min(adapted)
+        hint = _kind(matrices) or made_for
+        raise JaxlvError("LoRA of modules that the base lacks", where=path, expected=expected, found=found, hint=hint)
+    possible = {name for name in projections if config.adapts(name)}
+    required = possible if config.lists_all else possible & adapted
+    names = {f"{PREFIX}{module}.lora_{kind}.weight" for module in required for kind in "AB"}
     tensors.same_names(matrices, names, path, _kind(set(matrices) - names) or made_for)
     tensors.refuse("missing tensor", (f"{PREFIX}{name}" for name in _saved(config, model) if name not in whole), path)
     return Held(matrices, whole)

@@ -35,6 +35,7 @@ INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 # Files that hold a model's weights, and others that hold tensors.
 WEIGHTS, NOT_READ = ("model.safetensors", "model-*-of-*.safetensors"), ("*.safetensors", "pytorch_model*.bin")
+UNTIED = "if the embedding is the head, set tie_word_embeddings to true in config.json"
 ADAPTED = "it was saved with adapters inside: save what merge_and_unload() returns, or the adapter alone"
 # What a checkpoint made from another one takes from its config.json, in addition to the architecture.
 CARRIED = (
@@ -127,7 +128,7 @@ def read_params(folder: str | Path, model: Qwen2) -> dict[str, Any]:
         names.remove(HEAD)
         _check_tied(held, expected[EMBEDDING].shape if EMBEDDING in held else None, folder)
     adapted = any(part in name for name in names for part in (".base_layer.", ".lora_"))
-    tensors.same_names(names, expected, folder, ADAPTED if adapted else None)
+    tensors.same_names(names, expected, folder, ADAPTED if adapted else UNTIED if set(expected) - names == {HEAD} else None)
     by_file = sorted(names, key=lambda name: (str(held[name].path), name))
     flat = {name: tensors.read(*held[name], expected[name].shape, expected[name].dtype) for name in by_file}
     return unflatten(flat, model)

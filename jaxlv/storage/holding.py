@@ -32,6 +32,7 @@ HINTS = {
     "weights in GGUF": "give the safetensors that they were made from",
 }
 SHOWN = 4  # names of files
+LOOKED_AT = 1000  # entries of a folder that may be folders themselves
 
 
 class Holding(NamedTuple):
@@ -52,15 +53,17 @@ def of_folder(folder: str | Path) -> Holding:
     """Returns what a folder holds; nothing in it is opened, except the name of the base in adapter_config.json."""
     if not os.path.isdir(folder):
         there = os.path.lexists(folder)
-        return Holding("a file" if there else "no such folder", (), "give the folder that it lies in" if there else None)
+        hint = "give the folder that it lies in" if there else "give a folder of this machine"
+        return Holding("a file" if there else "no such folder", (), hint)
     names = sorted(_names(folder))
     for kind, patterns in KINDS:
         own = tuple(name for name in names if matches(name, patterns))
         if own:
             own = tuple(sorted({*own, *(name for name in names if name in BESIDE.get(kind, ()))}))
             return Holding(kind, own, _for_its_base(folder) if kind == "a PEFT adapter" else HINTS[kind])
-    if os.path.lexists(below := Path(folder) / "adapter" / "adapter_config.json"):
-        return Holding("a folder with an adapter in it", ("adapter",), f"give {below.parent}")
+    for what, file in (("an adapter", "adapter_config.json"), ("a model", "config.json")):
+        if below := tuple(name for name in names[:LOOKED_AT] if os.path.lexists(Path(folder) / name / file)):
+            return Holding(f"a folder with {what} in it", below, f"give {Path(folder) / below[0]}")
     return Holding("other files" if names else "nothing", tuple(names))
 
 

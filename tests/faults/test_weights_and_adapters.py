@@ -150,7 +150,7 @@ CASES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "22 another architecture": (config(model_type="llama"), ['expected model_type "qwen2"', "'llama'"]),
     "22 hidden size": (config(hidden_size=64), ["wrong shape"]),
     "22 heads": (config(num_key_value_heads=3), ["num_attention_heads must be a multiple of num_key_value_heads"]),
-    "22 untied": (config(tie_word_embeddings=False), ["missing tensor lm_head.weight"]),
+    "22 untied": (config(tie_word_embeddings=False), ["missing tensor lm_head.weight", "to true in config.json"]),
     "22 sliding window": (config(use_sliding_window=True), ["sliding-window attention is not implemented"]),
     "22 scaled RoPE": (config(rope_scaling={"rope_type": "yarn", "factor": 4.0}), ["only the default rope type", "'yarn'"]),
     "22 quantised": (config(quantization_config={"bits": 4}), ["quantised weights are not implemented"]),
@@ -240,8 +240,11 @@ def test_24_shapes_of_another_base(work, random_model, tmp_path):
     assert outcome.code == 2 and "missing tensors" in outcome.err and "it was made for" in outcome.err
 
 
-def test_24_a_base_of_another_name_is_a_warning(work, tmp_path):
+def test_24_another_base_and_copies_of_its_tensors_are_one_line_each(work, tmp_path):
     adapter = Path(shutil.copytree(work.run / "adapter", tmp_path / "adapter"))
+    embedding = load_file(work.base / WEIGHTS)["model.embed_tokens.weight"]
+    held = load_file(adapter / adapters.TENSORS)
+    save_file(held | {"base_model.model.model.embed_tokens.weight": embedding}, adapter / adapters.TENSORS)
     raw = json.loads((adapter / adapters.CONFIG).read_text())
     (adapter / adapters.CONFIG).write_text(json.dumps(raw | {"base_model_name_or_path": "owner/another"}))
     given = ["--data", work.data, "--context", 8, "--horizon", 2, "--samples", 1]
@@ -252,7 +255,9 @@ def test_24_a_base_of_another_name_is_a_warning(work, tmp_path):
     ):
         outcome = jaxlv(*call)
         assert outcome.code == 0
-        assert outcome.err == f"jaxlv: note: {adapter} was made for owner/another; it is laid over {work.base}\n"
+        copies = f"{adapter / adapters.TENSORS}: copies of the base's own tensors are dropped: model.embed_tokens.weight"
+        named = f"{adapter} was made for owner/another; it is laid over {work.base}"
+        assert outcome.err == f"jaxlv: note: {copies}\njaxlv: note: {named}\n"
 
 
 def test_25_an_adapter_that_changes_nothing(work, tmp_path):
