@@ -68,6 +68,7 @@ PLACES = {
     "names shut out": dict(target_modules=list(ALL), exclude_modules=["up_proj", "layers.0.self_attn.q_proj"]),
     "all linear but some": dict(target_modules="all-linear", exclude_modules=["k_proj"]),
     "one layer by its number": dict(target_modules=["q_proj", "down_proj"], layers_to_transform=1),
+    "a whole path in another layer": dict(target_modules=["model.layers.0.mlp.up_proj", "q_proj"], layers_to_transform=[1]),
     "layers of a pattern's name": dict(target_modules=["q_proj"], layers_to_transform=[0], layers_pattern="layers"),
     "a name that the model lacks": dict(target_modules=["query_key_value", "v_proj"]),
     "ranks by name": dict(target_modules=["q_proj", "k_proj"], rank_pattern={"q_proj": 1, "layers.1.self_attn.k_proj": 6}),
@@ -87,6 +88,28 @@ def test_what_is_adapted_is_read_from_the_file(peft, either, tmp_path, kind):  #
         warnings.simplefilter("error")
         lora = load_adapter(tmp_path, model)
     assert_close(model.apply({"params": params, "lora": lora}, IDS_BT), logits, theirs(hf))
+
+
+def test_a_module_that_was_saved_whole_is_not_adapted(peft, either, tmp_path):  # noqa: F811
+    hf, model, params = either
+    logits = theirs(made_by_peft(peft, hf, tmp_path, target_modules=list(ALL), modules_to_save=["k_proj"]))
+    assert not any("k_proj.lora" in name for name in load_file(tmp_path / TENSORS))
+    with pytest.warns(JaxlvWarning, match=r"are dropped: model.layers.0.self_attn.k_proj.bias, .*k_proj.weight"):
+        lora = load_adapter(tmp_path, model)
+    assert_close(model.apply({"params": params, "lora": lora}, IDS_BT), logits, theirs(hf))
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ".*_proj"])
+def test_what_contradicts_the_layers_is_refused(random_model, random_lora, tmp_path, targets):
+    model, params = random_model()
+    lora = random_lora(params, rank=2, targets=ALL, head="frozen")
+    save_peft(tmp_path / "a", lora, LoraConfig(rank=2), Origin("base"))
+    rewrite(tmp_path / "a", {"target_modules": targets, "layers_to_transform": [1]})
+    with pytest.raises(JaxlvError, match=r"unexpected tensors base_model.model.model.layers.0"):
+        load_adapter(tmp_path / "a", model)
+    first = [name for name in load_file(tmp_path / "a" / TENSORS) if ".layers.0." in name]
+    rewrite(tmp_path / "a", tensors=dict.fromkeys(first))
+    same(load_adapter(tmp_path / "a", model), {"model.layers.1": lora["model.layers.1"]})
 
 
 def test_an_alpha_of_a_whole_path_is_of_that_module_alone(random_model, random_lora, tmp_path):

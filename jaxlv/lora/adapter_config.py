@@ -95,9 +95,10 @@ class AdapterConfig:
         targets, excluded = self._sets
         if not excluded.isdisjoint(own := ends(module)) or any(f".{name}." in f".{module}." for name in self.saved):
             return False
-        if self.targets is None or module in targets:
+        if module in targets:
             return True
-        return not targets.isdisjoint(own) and (self.layers is None or layer_of(module) in self.layers)
+        named = self.targets is None or not targets.isdisjoint(own)
+        return named and (self.layers is None or layer_of(module) in self.layers)
 
     @functools.cached_property
     def _sets(self) -> tuple[frozenset[str], frozenset[str]]:
@@ -159,7 +160,7 @@ def read_config(folder: Path) -> AdapterConfig:
     if not alphas.plain:
         raise wrong("alpha_pattern", "names of modules: what else matches a regular expression is not in the file")
     return AdapterConfig(
-        rank, float(alpha), raw.get("use_rslora", False), float(dropout), _targets(raw, layers, wrong), layers, base,
+        rank, float(alpha), raw.get("use_rslora", False), float(dropout), _targets(raw, wrong), layers, base,
         revision, _excluded(raw.get("exclude_modules"), wrong), _by_module(raw, "rank_pattern", _check_rank, wrong), alphas,
         tuple(_names(raw, "modules_to_save", wrong, MOST_SAVED) or ()),
     )  # fmt: skip
@@ -212,10 +213,10 @@ def _names(raw: Mapping[str, Any], name: str, wrong: Wrong, most: int = MOST_NAM
     return value
 
 
-def _targets(raw: Mapping[str, Any], layers: tuple[int, ...] | None, wrong: Wrong) -> Names:
+def _targets(raw: Mapping[str, Any], wrong: Wrong) -> Names:
     value = raw.get("target_modules")
-    if value == ALL_LINEAR:  # of some layers: versions of PEFT differ in what that means
-        return PROJECTIONS if layers is None else None
+    if value == ALL_LINEAR:
+        return PROJECTIONS
     if value is None or (value and isinstance(value, str)):
         return None
     names = _names(raw, "target_modules", wrong)

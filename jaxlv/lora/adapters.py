@@ -234,8 +234,9 @@ def _held(path: Path, config: AdapterConfig, model: Qwen2) -> Held:
     """
     found = tensors.plainly(tensors.names(path), path, _plain)
     parameters = {*weights.parameter_paths(model), LM_HEAD}
-    whole = {name[len(PREFIX) :]: own for name, own in found.items() if name[len(PREFIX) :] in parameters}
-    matrices = {name: own for name, own in found.items() if name.removeprefix(PREFIX) not in whole}
+    whole = {name: found[PREFIX + name] for name in parameters if PREFIX + name in found}
+    taken = set(whole.values())
+    matrices = {name: own for name, own in found.items() if own not in taken}
     adapted = {match[1].removeprefix(PREFIX) for name in matrices if (match := MATRIX.fullmatch(name))}
     if matrices and not adapted:
         what = _kind(matrices) or f"tensors such as {min(matrices)}"
@@ -246,9 +247,10 @@ def _held(path: Path, config: AdapterConfig, model: Qwen2) -> Held:
     _check_layers(config, model, path.parent)
     projections, made_for = _projections(model), f"it was made for {config.base}" if config.base else None
     if matrices and adapted.isdisjoint(projections):
-        expected, found = f"modules such as {projections[0]}", min(adapted)
-        hint = _kind(matrices) or made_for
-        raise JaxlvError("LoRA of modules that the base lacks", where=path, expected=expected, found=found, hint=hint)
+        raise JaxlvError(
+            "LoRA of modules that the base lacks", where=path, expected=f"modules such as {projections[0]}",
+            found=min(adapted), hint=_kind(matrices) or made_for,
+        )  # fmt: skip
     possible = {name for name in projections if config.adapts(name)}
     required = possible if config.lists_all else possible & adapted
     names = {f"{PREFIX}{module}.lora_{kind}.weight" for module in required for kind in "AB"}
