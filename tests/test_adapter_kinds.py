@@ -15,10 +15,11 @@ from safetensors.numpy import load_file, save_file
 
 from jaxlv.config import LoraConfig
 from jaxlv.errors import JaxlvError, JaxlvWarning
-from jaxlv.lora import adapters, arithmetic, overlay
+from jaxlv.lora import adapters
 from jaxlv.lora.adapters import CONFIG, HEAD, TENSORS, Origin, load_adapter, save_peft
 from jaxlv.model import weights
 from jaxlv.runs import sources
+from jaxlv.studies import handover
 from tests.test_adapters import ALL, IDS_BT, assert_close, fresh, peft, rewrite, same, theirs  # noqa: F401
 
 PREFIX = "base_model.model."
@@ -124,23 +125,22 @@ def test_an_alpha_of_a_whole_path_is_of_that_module_alone(random_model, random_l
     assert scales == [4.0, 2.0] and float(again["model.layers.0"]["mlp"]["up_proj"]["scale"]) == 1.0
 
 
-def test_an_adapter_of_several_ranks_is_added_but_not_begun_from(random_model, random_lora, tmp_path):
-    model, params = random_model()
+def test_an_adapter_of_several_ranks_is_written_as_a_sum_but_not_begun_from(random_model, random_lora, tmp_path):
+    weights.save_pretrained(tmp_path / "base", *random_model())
+    model, params = weights.load_pretrained(tmp_path / "base")
     parts = [random_lora(params, rank=r, targets=(t,), head="frozen") for r, t in ((2, "q_proj"), (3, "v_proj"))]
     both = {layer: {"self_attn": {**parts[0][layer]["self_attn"], **parts[1][layer]["self_attn"]}} for layer in parts[0]}
     save_peft(tmp_path / "a", both, LoraConfig(rank=2, alpha=2.0), Origin("base"))
     rewrite(tmp_path / "a", {"rank_pattern": {"v_proj": 3}, "alpha_pattern": {"v_proj": 3}})
-    lora = load_adapter(tmp_path / "a", model)
-    same(lora, both)
-    expected = overlay.merge(params, lora)
-    total = arithmetic.add([lora])
-    np.testing.assert_allclose(
-        model.apply({"params": params, "lora": total}, IDS_BT), model.apply({"params": expected}, IDS_BT), atol=1e-5
+    same(load_adapter(tmp_path / "a", model), both)
+    handover.merge([tmp_path / "a"], handover.Base(str(tmp_path / "base")), "peft", tmp_path / "sum")
+    ours, again = (
+        model.apply({"params": params, "lora": load_adapter(tmp_path / name, model)}, IDS_BT) for name in ("a", "sum")
     )
-    rewrite(tmp_path / "a", {"alpha_pattern": {"v_proj": 30}})
-    for folder in (tmp_path / "a",):
-        with pytest.raises(JaxlvError, match="modules of different rank or alpha"):
-            adapters.lora_config(folder, load_adapter(folder, model))
+    np.testing.assert_allclose(ours, again, atol=1e-5)
+    assert adapters.read_config(tmp_path / "sum").rank == 3
+    with pytest.raises(JaxlvError, match="modules of different rank or alpha"):
+        adapters.lora_config(tmp_path / "a", both)
 
 
 def test_a_run_begins_from_all_layers_or_from_none(random_model, random_lora, tmp_path):
