@@ -162,13 +162,15 @@ class Reading:
     id: Annotated[str | None, Parameter(help="column that tells series apart; found by its name if not given")] = None
     time: Annotated[str | None, Parameter(help="column of times; found by its name if not given")] = None
     columns: Annotated[Names, Parameter(help="variables; every other column of numbers if not given")] = None
-    separate: Annotated[bool, Parameter(help="make each variable a series of its own")] = False
+    separate: Annotated[bool | None, Parameter(help="make each variable a series of its own", negative="")] = None
     missing: Annotated[
-        Literal["interpolate", "drop", "error"], Parameter(help="missing values: drop the steps before the last of them")
-    ] = "interpolate"
-    negative: Annotated[Literal["shift", "error"], Parameter(help="negative values: shift their variable above zero")] = (
-        "shift"
-    )
+        Literal["interpolate", "drop", "error"] | None,
+        Parameter(help="missing values: interpolate them (if not given), drop the steps before the last of them, or refuse"),
+    ] = None
+    negative: Annotated[
+        Literal["shift", "error"] | None,
+        Parameter(help="negative values: shift their variable above zero (if not given), or refuse"),
+    ] = None
 
 
 def asked(

@@ -47,6 +47,10 @@ def train(
     from jaxlv.studies import train as study
 
     if resume and config and is_run(Path(config)):
+        more = {"--set": set, "--data": data, "--model": model, "--targets": targets, "--init-adapter": init_adapter}
+        more |= {"--epochs": epochs, "--out": out, **{f"--{name}": value for name, value in given(reading).items()}}
+        if refused := [name for name, value in more.items() if value]:
+            raise JaxlvError("a run keeps its settings, except for more --steps", where=config, found=", ".join(refused))
         out, settings = Path(config), run.extend(Path(config), steps) if steps else run.read_config(Path(config))
         inputs = None
     else:

@@ -45,7 +45,7 @@ def write(data: Path, out: Path, wanted: Wanted, reading: Any = None) -> Made:
     """Writes the config of a run on a file of series. Raises JaxlvError if `out` exists, or the series do not fit."""
     if os.path.lexists(out):
         raise JaxlvError("exists already", where=out, hint="choose another file with --out")
-    options = {name: value for name, value in (vars(reading) if reading else {}).items() if value not in (None, False)}
+    options = {name: value for name, value in (vars(reading) if reading else {}).items() if value is not None}
     how = {name: value for name, value in options.items() if name not in ("missing", "negative")}
     found = load_series(data, **how)
     place = data if data.is_absolute() else Path(os.path.relpath(data, Path.cwd()))
