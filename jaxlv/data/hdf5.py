@@ -124,7 +124,7 @@ def _datasets(file: h5py.File, path: Path) -> dict[str, h5py.Dataset]:
             continue
         if key not in OWN and not _is_hard(file, key):
             raise JaxlvError("is a soft or external link", where=f"{path}:{key}", expected="data inside the file")
-        if key not in OWN and not isinstance(file[key], h5py.Dataset):
+        if key not in OWN and not (isinstance(file[key], h5py.Dataset) and _is_readable(file[key].dtype)):
             continue
         found[clean_name(key, path, "name of a dataset")] = _own_dataset(file, key, path)
     if "trajectories" in found:
@@ -147,6 +147,11 @@ def _is_hard(group: h5py.Group, key: str) -> bool:
     return group.id.links.get_info(os.fsencode(key)).type == h5py.h5l.TYPE_HARD
 
 
+def _is_readable(dtype: np.dtype) -> bool:
+    """Tells whether a dataset holds numbers or texts; others, such as references of MATLAB's cells, are passed over."""
+    return dtype.kind in "iufc" or h5py.check_string_dtype(dtype) is not None
+
+
 def _is_scale(dataset: h5py.Dataset) -> bool:
     """Tells whether a dataset is a dimension of NetCDF without values of its own."""
     if "NAME" not in dataset.attrs or dataset.attrs.get_id("NAME").dtype.kind != "S":
@@ -162,7 +167,7 @@ def _array(dataset: h5py.Dataset, path: Path, room: Room) -> np.ndarray:
     where = f"{path}:{dataset.name}"
     said = {key: _attribute(dataset, key, where, room, MOST_VARIABLES) for key in PACKING}
     matlab = _word(said["MATLAB_class"])
-    values = dataset.asstr(errors="surrogateescape")[()] if text else dataset[()]
+    values = dataset.asstr("utf-8", errors="surrogateescape")[()] if text else dataset[()]
     if matlab:
         values = values.T
     if matlab == "char":
