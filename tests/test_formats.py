@@ -446,7 +446,7 @@ def assert_same(found: Found, told: str) -> None:
     assert list(read.ids) == list(wanted.ids), told
     assert read.variables == wanted.variables, told
     for i, values_TV in enumerate(wanted.expected):
-        np.testing.assert_allclose(read.values[i], values_TV, rtol=3e-16, atol=0, err_msg=told)
+        np.testing.assert_allclose(read.values[i], values_TV, rtol=1e-15, atol=0, err_msg=told)
         there = [step for step in range(len(values_TV)) if step not in wanted.missing]
         assert _plain(read.clock.labels(i, there)) == _plain(map(found.time, wanted.times[i])), told
         after = [len(values_TV), len(values_TV) + 1]

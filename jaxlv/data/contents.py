@@ -121,8 +121,8 @@ def _of_planes(
         (one for count in (rows, columns) if (one := _called(rest, IDS, count)) and rest[one].shape == (count,)), None
     )
     lies = steps == columns if rows != columns else True  # (series, steps), as of trajectories
-    if steps is None and ids is None:
-        hint = "add an array `time` of one axis"
+    if (steps is None and ids is None) or (steps is not None and rows == columns):
+        hint = "add an array `time` of one axis" if steps is None else "put them into one array trajectories (N, T, V)"
         raise JaxlvError("which axis of the matrices is time", where=where, found=_shapes(held), hint=hint)
     if steps is None:
         lies = len(rest[str(ids)]) == rows

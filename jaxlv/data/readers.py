@@ -199,7 +199,8 @@ def _read_excel(path: Path, room: Room) -> dict[str, Any]:
     _library(engine, {"odf": "odfpy"}.get(engine, engine), path)
     with opened(path) as stream:
         if zipfile.is_zipfile(stream):
-            with zipfile.ZipFile(_Pieces(stream.raw)) as archive:
+            pieces = _Pieces(stream.raw)  # held until the stream is closed, which it would close otherwise
+            with zipfile.ZipFile(pieces) as archive:
                 room.passing(sum(member.file_size for member in archive.infolist()) * 4)
     with opened(path) as stream:
         sheets = pd.read_excel(stream, sheet_name=None, header=None, dtype=object, engine=engine)  # type: ignore[call-overload]
