@@ -407,7 +407,7 @@ FORMATS: dict[str, Make] = {
     "fields": lambda content, folder: Found(content.table().to_records(index=False), content),
     "frame": lambda content, folder: Found(dates_of(content), content, stamp),
     "frame of objects": lambda content, folder: Found(content.table().astype(object), content),
-    "frame of texts": lambda content, folder: Found(content.table().astype(str), _text_ids(content)),
+    "frame of texts": lambda content, folder: Found(content.table().astype(str), _text_ids(content), str),
     "long frame": lambda content, folder: Found(long_frame(content), content),
     "Nixtla frame": lambda content, folder: None if (f := nixtla_frame(content)) is None else Found(*f),
     "indexed by time": indexed, "two levels": levels, "frames": frames, "polars": polars, "arrow": arrow,

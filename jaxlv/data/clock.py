@@ -9,6 +9,7 @@ Axes: N series.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -56,12 +57,17 @@ class Clock:
         place = self.origin_N[row] + np.asarray(steps) * self.step
         if self.unit == "number":
             return self._numbers(place)
-        return written(dates(place.astype(np.int64), self.unit, self.form.month_end), self.form)
+        return written(dates(place.astype(np.int64), self.unit, self.form), self.form)
 
     def _numbers(self, place: np.ndarray) -> np.ndarray:
         if self.form.kind == "integer":
             return np.round(place).astype(np.int64)
-        return place if self.form.decimals is None else np.round(place, self.form.decimals)
+        if self.form.decimals is None:
+            return place
+        rounded = np.round(np.round(place, self.form.decimals + 6), self.form.decimals)  # a half is one, in spite of 1 / 12
+        if self.form.kind == "number":
+            return rounded
+        return np.array([f"{one:0{self.form.format}.{self.form.decimals}f}" for one in rounded.tolist()], object)
 
     @property
     def is_calendar(self) -> bool:
@@ -174,7 +180,8 @@ def _calendars(one: Parsed) -> list[Placed]:
     if same_clock and (at.day_of_week < 5).all() and len(at) > 5:
         days = np.busday_count("1970-01-01", at.values.astype("datetime64[D]"))
         apart = np.diff(np.unique(days))
-        found.insert(0 if len(apart) and apart.min() == 1 else len(found), Placed("weekday", days, one.form))
+        form = one.form._replace(second=int(_second_of_day(at)[0]))
+        found.insert(0 if len(apart) and apart.min() == 1 else len(found), Placed("weekday", days, form))
     return found
 
 
@@ -224,7 +231,7 @@ def _on_grid(unit: Unit, place_R: np.ndarray, form: Form, row_R: np.ndarray, whe
     held = Sorted(order, place, row, starts, np.cumsum(turns) - np.repeat(np.cumsum(turns)[starts], _lengths(starts, place)))
     _check_dense(held, where, word)
     if unit == "number":
-        step, origin_N, tolerance = _fitted(held, step, form, word)
+        step, origin_N, tolerance = _fitted(held, step, form)
     else:
         origin_N, tolerance = place[starts].astype(np.int64), 0.0
     _check_places(held, held.of_rows(origin_N) + held.step * step, tolerance, step, where, word)
@@ -276,7 +283,7 @@ class Fit(NamedTuple):
     tolerance: float
 
 
-def _fitted(held: Sorted, step: float, form: Form, word: str) -> Fit:
+def _fitted(held: Sorted, step: float, form: Form) -> Fit:
     """Returns the step and the first times of numbers, and how far a time may be off its place.
 
     If a file rounds its times, these are the simplest with which rounding gives the times in it: a whole number, a short
@@ -287,25 +294,29 @@ def _fitted(held: Sorted, step: float, form: Form, word: str) -> Fit:
     half = _half(form) if _half(form) <= ROUNDED * step else 0.0
     origin_N = held.place[held.starts].astype(np.float64)
     exact = 1e-9 * max(step, np.abs(held.place).max(initial=0) * 1e-6) + 4 * np.spacing(np.abs(held.place).max(initial=1))
-    for simple in _simple(step, form, word):
-        low_N, high_N = _origins(held, simple, half + exact)
+    short, parts = _simple(step, form)
+    for simple, slack in [*((one, exact) for one in short), *((one, half + exact) for one in (*parts, *short))]:
+        low_N, high_N = _origins(held, simple, slack)
         if (low_N <= high_N).all():
-            is_short = form.decimals is None or round(simple, form.decimals) == simple
-            return Fit(simple, origin_N if is_short else _simplest(low_N, high_N, simple), half + exact)
+            return Fit(simple, origin_N if slack == exact else _simplest(low_N, high_N, simple), slack)
     low_N, high_N = _origins(held, step, half + exact)
     if half and (low_N <= high_N).all():
         return Fit(step, (low_N + high_N) / 2, half + exact)
     return Fit(step, origin_N, max(TOLERANCE * step, 2.02 * half))
 
 
-def _simple(step: float, form: Form, word: str) -> list[float | int]:
-    """Returns numbers near a step that may be meant by it, the simplest first."""
+def _simple(step: float, form: Form) -> tuple[list[float | int], list[float | int]]:
+    """Returns short decimals and parts of a year, a week, or an hour near a step that may be meant by it, the simplest
+    first.
+    """
+
+    def near(found: Iterable[float]) -> list[float | int]:
+        return [int(one) if float(one).is_integer() else one for one in found if abs(one - step) < 0.1 * step and one > 0]
+
     if form.kind == "integer":
-        return [round(step)]
-    short = [round(step, digits) for digits in range((form.decimals or 0) + 1)]
-    parts = [round(step * whole) / whole for whole in (12, 52, 24, 365.25, 365, 7, 60, 360, 366)]
-    found = [*parts[:1], *short, *parts] if "year" in word.casefold() else [*short, *parts]
-    return [int(one) if float(one).is_integer() else one for one in found if abs(one - step) < 0.1 * step and one > 0]
+        return near([round(step)]), []
+    short = near(round(step, digits) for digits in range((form.decimals or 0) + 1))
+    return short, near(round(step * whole) / whole for whole in (12, 52, 24, 365.25, 365, 7, 60, 360, 366))
 
 
 def _origins(held: Sorted, step: float, slack: float) -> tuple[np.ndarray, np.ndarray]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,8 +17,8 @@ import pandas as pd
 
 from jaxlv.data.arrays import VARIABLES
 from jaxlv.data.clock import Clock, Repeated, is_time, read_clock
-from jaxlv.data.frames import Choice, is_numeric, is_text, name_of, not_a_number, tidy
-from jaxlv.data.limits import check_count, clean_name, clean_names
+from jaxlv.data.frames import Choice, Origin, is_numeric, is_text, name_of, not_a_number, take, tidy
+from jaxlv.data.limits import MOST_VARIABLES, PER_SERIES, check_count, clean_name, clean_names
 from jaxlv.data.moments import at_row, parsed
 from jaxlv.data.observations import Observations
 from jaxlv.data.series import Layout
@@ -63,7 +64,7 @@ def observed(frame: pd.DataFrame, where: Any, choice: Choice = AUTO, source: dic
     roles, table = _roles(table, choice, where, notes)
     if roles.kind is not None:
         table, roles = _widened(table, roles, where)
-        where = getattr(where, "path", where)  # rows are no lines any more
+        where = replace(where, lines=None) if isinstance(where, Origin) else where  # rows are no lines any more
     return _built(table, roles, choice, where, source or {}, notes)
 
 
@@ -295,16 +296,19 @@ def _widened(table: pd.DataFrame, roles: Roles, where: Any) -> tuple[pd.DataFram
     if roles.time is None:
         table = table.assign(**{"step ": table.groupby([*keys, roles.kind], sort=False).cumcount()})
         keys.append("step ")
-    names = list(dict.fromkeys(table[roles.kind].astype(str)))
-    check_count(len(names), where)
+    codes, kinds = pd.factorize(table[roles.kind].astype(str))
+    if len(kinds) > MOST_VARIABLES:
+        check_count(len(kinds), at_row(where, int(np.argmax(codes == MOST_VARIABLES))))
+    names = _cleaned(codes, kinds, where, "name of a variable")
     if table.duplicated([*keys, roles.kind]).any():
         double = table[table.duplicated([*keys, roles.kind])].iloc[0]
         found = ", ".join(f"{name} {double[name]}" for name in (*keys, roles.kind))
         raise JaxlvError("two rows for one value", where=where, found=found, hint="leave one of them")
     place = table.groupby(keys, sort=False).ngroup().to_numpy()
+    take(where, 8 * len(names) * (int(place.max()) + 1))
     wide = table.drop_duplicates(keys)[keys].reset_index(drop=True)
     for name in names:
-        held = (table[roles.kind].astype(str) == name).to_numpy()
+        held = codes == names.index(name)
         column = np.full(len(wide), np.nan)
         column[place[held]] = table.loc[held, roles.value].to_numpy(float)
         wide[name] = column
@@ -329,6 +333,7 @@ def _built(
         clock, step_R = read_clock(table[roles.time], codes, where, str(roles.time))
         if any((np.diff(step_R[codes == i]) < 0).any() for i in range(len(ids))):
             notes.append(f"rows are sorted by {roles.time}")
+    take(where, PER_SERIES * len(ids))
     values = []
     for i in range(len(ids)):
         mine = codes == i
@@ -381,4 +386,12 @@ def _ids(column: pd.Series, name: str, where: Any) -> tuple[np.ndarray, list[Any
         codes, ids = pd.factorize(values, sort=whole)
         return codes, ids.tolist()
     codes, ids = pd.factorize(values.astype(str).str.strip())
-    return codes, [clean_name(one, where, "id of a series") for one in ids]
+    return codes, _cleaned(codes, ids, where, "id of a series")
+
+
+def _cleaned(codes: np.ndarray, names: Iterable[Any], where: Any, what: str) -> list[str]:
+    """Returns the names that stand in a column, of which row r has number `codes[r]`, as `clean_name` does; an error tells
+    the row.
+    """
+    _, rows = np.unique(codes, return_index=True)
+    return [clean_name(name, at_row(where, int(row)), what) for name, row in zip(names, rows, strict=True)]

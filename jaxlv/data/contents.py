@@ -16,7 +16,7 @@ import pandas as pd
 from jaxlv.data.arrays import VARIABLES, as_float64, check_dtype, check_shape, shortened
 from jaxlv.data.clock import Clock, read_clock
 from jaxlv.data.columns import AUTO, in_order, observed
-from jaxlv.data.frames import Choice
+from jaxlv.data.frames import Choice, Origin
 from jaxlv.data.limits import clean_name, clean_names
 from jaxlv.data.observations import Observations
 from jaxlv.data.series import NO_COLUMNS, Layout
@@ -66,7 +66,9 @@ def _of_block(
     values = held[name]
     check_dtype(values.dtype, f"{where}:{name}")
     if values.ndim == 2:
-        values = values[None]
+        one = _called(held, TIMES)
+        lies = one is not None and held[one].shape == values.shape[1:] != values.shape[:1]  # (series, steps)
+        values = values[..., None] if lies else values[None]
     if values.ndim != 3:
         raise JaxlvError(
             f"{name} has {values.ndim} axes", where=where, expected="(series, steps, variables)", found=values.shape
@@ -80,7 +82,7 @@ def _of_block(
     check_shape(values.shape, None if given is None else given.shape, len(VARIABLES) if odd else values.shape[2], where)
     found = of_arrays(
         values, given, None if names is None else rest[names], None if ids is None else rest[ids], where,
-        choice=choice, source=source, layout=Layout(ids, time),
+        choice=choice, source=source, layout=Layout(ids, time), own=isinstance(where, Origin),
     )  # fmt: skip
     return _without(found, rest, names, ids, time)
 
@@ -112,14 +114,13 @@ def _of_planes(
     rows, columns = shapes.pop()
     if steps not in (None, rows, columns):
         raise JaxlvError("no matrix fits the times", where=where, expected=f"{steps} steps", found=_shapes(held))
-    if len(planes) == 1 and steps != columns:
-        names = _called(rest, NAMES, columns)
+    names = _called(rest, NAMES, columns)
+    of_series = [one for count in (rows, columns) if (one := _called(rest, IDS, count)) and rest[one].shape == (count,)]
+    ids = next(iter(of_series), None)
+    if len(planes) == 1 and steps != columns and (names is not None or ids is None or len(rest[ids]) != columns):
         labels = None if names is None else rest[names]
         found = of_arrays(held[planes[0]][None], given, labels, None, where, choice, source, Layout(None, time))
         return _without(found, rest, names, time)
-    ids = next(
-        (one for count in (rows, columns) if (one := _called(rest, IDS, count)) and rest[one].shape == (count,)), None
-    )
     lies = steps == columns if rows != columns else True  # (series, steps), as of trajectories
     if (steps is None and ids is None) or (steps is not None and rows == columns):
         hint = "add an array `time` of one axis" if steps is None else "put them into one array trajectories (N, T, V)"
@@ -172,11 +173,13 @@ def of_arrays(
     choice: Choice = AUTO,
     source: dict[str, Any] | None = None,
     layout: Layout = NO_COLUMNS,
+    own: bool = False,
 ) -> Observations:
     """Returns the series in an array (T,), (T, V) or (N, T, V); masked cells and NaN are missing.
 
-    Without names one variable is called `value`, two prey and predator, and more `x1`, `x2`, ... Raises JaxlvError if the
-    axes are probably exchanged, or if what comes with the array does not fit it.
+    If the array is nobody else's (`own`), it is not copied. Without names one variable is called `value`, two prey and
+    predator, and more `x1`, `x2`, ... Raises JaxlvError if the axes are probably exchanged, or if what comes with the array
+    does not fit it.
     """
     array = numbers_of(values, where)
     axes = array.ndim
@@ -189,7 +192,9 @@ def of_arrays(
         raise JaxlvError("names do not fit the variables", where=where, expected=f"{V} names", found=", ".join(names))
     labels = list(range(N)) if ids is None else _labels(np.asarray(ids), N, where)
     values_NTV = (
-        np.ma.filled(array.astype(np.float64), np.nan) if np.ma.is_masked(array) else as_float64(np.ma.getdata(array), where)
+        np.ma.filled(array.astype(np.float64), np.nan)
+        if np.ma.is_masked(array)
+        else as_float64(np.ma.getdata(array), where, own)
     )
     clock, step_T = Clock.steps(N), np.arange(T)
     if time is not None:
@@ -205,7 +210,8 @@ def of_arrays(
         order = _chosen(choice.columns, names, where)
     else:
         order = [names.index(name) for name in in_order(names, names, notes)[0]]
-    names, values_NTV = tuple(names[v] for v in order), values_NTV[..., order]
+    if order != list(range(V)):
+        names, values_NTV = tuple(names[v] for v in order), values_NTV[..., order]
     plain = time is not None and not clock.is_calendar and in_steps and np.asarray(time).dtype.kind in "iuf"
     given_T = as_float64(np.asarray(time), f"{where}:time") if plain else None
     found = Observations(

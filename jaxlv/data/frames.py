@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from jaxlv.data.clock import is_time
-from jaxlv.data.limits import clean_name
+from jaxlv.data.limits import Room, clean_name
 from jaxlv.data.moments import at_row
 from jaxlv.data.words import KINDS, NUMBER, ROW_NUMBERS, is_adorned, is_missing, is_of_ids, is_of_time, key_of, plain
 from jaxlv.errors import JaxlvError
@@ -41,18 +41,25 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Lines:
-    """A file of text, and the number of the line of each row, for errors."""
+class Origin:
+    """The file that a table is from, what may be built of it, and the line of each of its rows if it has lines."""
 
     path: Any
-    lines: Sequence[Any]
+    room: Room
+    lines: Sequence[Any] | None = None
 
     def __str__(self) -> str:
         return str(self.path)
 
     def row(self, row: int) -> str:
         """Returns where a row is."""
-        return f"{self.path}:{self.lines[row]}"
+        return f"{self.path}, row {row + 1}" if self.lines is None else f"{self.path}:{self.lines[row]}"
+
+
+def take(where: Any, size: int) -> None:
+    """Counts bytes that are built of a table; raises JaxlvError if they are too many for what a file may take."""
+    if isinstance(where, Origin):
+        where.room.take(size)
 
 
 def tidy(frame: pd.DataFrame, where: Any, choice: Choice, notes: list[str]) -> tuple[pd.DataFrame, Choice]:
@@ -156,7 +163,7 @@ def _typed(table: pd.DataFrame, choice: Choice, where: Any, notes: list[str]) ->
         if isinstance(column.dtype, pd.CategoricalDtype):
             column = column.astype(column.cat.categories.dtype if is_numeric(pd.Series(column.cat.categories)) else object)
         if is_text(column):
-            as_ids = is_of_ids(name) or key_of(name) in (*KINDS, key_of(choice.id))
+            as_ids = is_of_ids(name) or is_of_time(name) or key_of(name) in (*KINDS, key_of(choice.id), key_of(choice.time))
             column = _of_objects(column, str(name), as_ids, where)
         if column is None:
             notes.append(f"column {name_of(name)} ignored: it holds neither numbers, dates nor texts")
@@ -289,9 +296,9 @@ def _repeats_within(table: pd.DataFrame, parts: Sequence[str]) -> bool:
 
 def _whole(column: pd.Series, low: int, high: int) -> pd.Series | None:
     """Returns a column as whole numbers, if it holds nothing else and they are in a range."""
-    if not is_numeric(column) or column.isna().any():
+    values = pd.to_numeric(column, errors="coerce").astype(float)
+    if values.isna().any():
         return None
-    values = column.astype(float)
     return values.astype(int) if (values == values.round()).all() and values.between(low, high).all() else None
 
 

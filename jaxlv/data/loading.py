@@ -14,8 +14,8 @@ import pandas as pd
 from jaxlv.data.clock import Clock
 from jaxlv.data.columns import observed
 from jaxlv.data.contents import joined, of_arrays, of_list, of_named
-from jaxlv.data.frames import Choice
-from jaxlv.data.limits import MEMORY_CAP
+from jaxlv.data.frames import Choice, Origin
+from jaxlv.data.limits import MEMORY_CAP, Room
 from jaxlv.data.observations import USUAL, Handling, Observations, Ready
 from jaxlv.data.readers import read, readable
 from jaxlv.data.series import SeriesSet
@@ -140,12 +140,13 @@ def _of_file(path: Path, choice: Choice, memory_cap: int) -> Observations:
     content = read(path, memory_cap, choice.id)
     with readable(path):
         source = {"path": str(path), "sha256": sha256(path), **content.get("source", {})}
+        origin = content.get("origin", Origin(path, Room(memory_cap, path)))
         if "frame" in content:
-            found = observed(content["frame"], content.get("lines", path), choice, source)
+            found = observed(content["frame"], origin, choice, source)
         elif "values" in content:
-            found = of_arrays(content["values"], where=path, choice=choice, source=source)
+            found = of_arrays(content["values"], where=path, choice=choice, source=source, own=True)
         else:
-            found = of_named(content["arrays"], path, choice, source)
+            found = of_named(content["arrays"], origin, choice, source)
     return found.noted(*content.get("notes", ()))
 
 

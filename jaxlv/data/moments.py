@@ -25,6 +25,17 @@ FORMATS = (
     "%a %d %b %Y", "%a, %d %b %Y", "%A, %B %d, %Y", "%Y年%m月%d日", "%Y年%m月", "%Y-%j", "%Y%m%dT%H%M%S", "%Y%m%d%H%M",
 )  # fmt: skip
 """Dates as text, tried in this order."""
+PARTS = {
+    "Y": r"\d{4}", "m": r"\d{1,2}", "d": r"\d{1,2}", "H": r"\d{1,2}", "I": r"\d{1,2}", "M": r"\d{1,2}", "S": r"\d{1,2}",
+    "y": r"\d{2}", "j": r"\d{1,3}", "f": r"\d{1,9}", "p": r"[AaPp][Mm]",
+}  # fmt: skip
+SHAPES = {
+    text: re.compile(
+        re.sub(r"%([A-Za-z])", lambda part: PARTS.get(part[1], r"[^\W\d]+\.?"), re.sub(r"([.+(){}\[\]])", r"\\\1", text))
+    )
+    for text in FORMATS
+}
+"""What a cell in each format looks like: the quickest test of whether it may be written so."""
 ZONE = re.compile(r"\s?(Z|[+-]\d{2}:?\d{2}|UTC|GMT)$")
 QUARTER = re.compile(r"(\d{4})([ -]?[Qq])([1-4])")
 QUARTER_FIRST = re.compile(r"([Qq])([1-4])([ -/]?)(\d{4})")
@@ -39,11 +50,12 @@ MONTH = 32 * 86_400  # places in a month of the unit "month": seconds, of which 
 class Form(NamedTuple):
     """How times are written: as what kind, and in which format if they are text, a period or have a time zone."""
 
-    kind: Literal["integer", "number", "text", "datetime", "local", "period", "date", "quarter", "season"]
+    kind: Literal["integer", "number", "digits", "text", "datetime", "local", "period", "date", "quarter", "season"]
     format: str = ""
     decimals: int | None = None  # of numbers, if they are rounded
     month_end: bool = False
     upper: bool = False  # whether names of months are in capitals
+    second: int = 0  # of the day, of weekdays
 
 
 class Parsed(NamedTuple):
@@ -76,8 +88,7 @@ def parsed(times: Any, where: Any, word: str) -> list[Parsed]:
         return [Parsed(moments, Form("date"))] if days else _stamps(moments)
     column = column.astype(str).str.strip()
     if column.str.fullmatch(NUMBER.pattern).all():
-        numbers = pd.to_numeric(column)
-        return _numbers(numbers, where, word)
+        return _digits(column, where, word)
     return _texts(column, where, word)
 
 
@@ -111,9 +122,22 @@ def _numbers(column: pd.Series, where: Any, word: str) -> list[Parsed]:
     return [Parsed(values, Form("number", decimals=fits[0] if fits else None))]
 
 
+def _digits(column: pd.Series, where: Any, word: str) -> list[Parsed]:
+    """Returns numbers that are texts, as dates or as numbers, with as many digits as they have."""
+    if column.str.len().nunique() == 1 and (found := _formats(column)):
+        return found
+    (*_, one) = _numbers(pd.to_numeric(column), where, word)
+    plain = column.str.fullmatch(r"-?\d+(\.\d+)?").all()
+    digits = column.str.partition(".")[2].str.len()
+    if not plain or digits.nunique() > 1:
+        return [one]
+    width = len(column.iloc[0]) if column.str.startswith("0").any() and column.str.len().nunique() == 1 else 0
+    return [Parsed(one.values, Form("digits", str(width or ""), decimals=int(digits.iloc[0])))]
+
+
 def _dates_as_numbers(column: pd.Series) -> list[Parsed]:
     """Returns whole numbers such as 20150131 or 201501 as dates, if they all are."""
-    for text, low, high in (("%Y%m%d", 18_000_101, 21_991_231), ("%Y%m", 180_001, 219_912)):
+    for text, low, high in (("%Y%m%d", 16_000_101, 22_991_231), ("%Y%m", 160_001, 229_912)):
         if column.between(low, high).all() and column.nunique() > 1:
             moments = pd.to_datetime(column.astype(str), format=text, errors="coerce")
             if not moments.isna().any():
@@ -148,8 +172,10 @@ def _texts(column: pd.Series, where: Any, word: str) -> list[Parsed]:
 
 def _formats(column: pd.Series) -> list[Parsed]:
     """Returns texts as dates, in every format that fits all of them."""
-    found = []
-    for text in FORMATS:
+    found, ends = [], (column.iloc[0], column.iloc[-1])
+    for text, shape in SHAPES.items():
+        if not all(map(shape.fullmatch, ends)):
+            continue
         if pd.to_datetime(column[:TRIED], format=text, errors="coerce").isna().any():
             continue
         moments = pd.to_datetime(column, format=text, errors="coerce")
@@ -249,17 +275,18 @@ def _seasons(column: pd.Series) -> Parsed | None:
 # ------------------------------------------------------------------------------------------------------ writing
 
 
-def dates(place: np.ndarray, unit: Unit, month_end: bool) -> pd.DatetimeIndex:
+def dates(place: np.ndarray, unit: Unit, form: Form) -> pd.DatetimeIndex:
     """Returns the dates at places of a clock."""
     if unit in ("nanosecond", "microsecond"):
         return pd.DatetimeIndex(place.view("datetime64[ns]" if unit == "nanosecond" else "datetime64[us]"))
     if unit == "weekday":
-        return pd.DatetimeIndex(np.busday_offset("1970-01-01", place, roll="forward").astype("datetime64[s]"))
+        weekdays = np.busday_offset("1970-01-01", place, roll="forward")
+        return pd.DatetimeIndex(weekdays.astype("datetime64[s]") + np.timedelta64(form.second, "s"))
     month, within = np.divmod(place, MONTH)
     first = (month - 1970 * 12).astype("datetime64[M]")
     last = (first + 1).astype("datetime64[D]") - np.timedelta64(1, "D")
     day, second = np.divmod(within, 86_400)
-    days = last if month_end else np.minimum(first.astype("datetime64[D]") + day, last)
+    days = last if form.month_end else np.minimum(first.astype("datetime64[D]") + day, last)
     return pd.DatetimeIndex(days.astype("datetime64[s]") + second)
 
 

@@ -95,7 +95,7 @@ class Observations:
         variables that have no other value below zero.
         """
         notes: list[str] = []
-        values = [values_TV.copy() for values_TV in self.values]
+        values = list(self.values)
         for v, name in enumerate(self.variables):
             below = np.concatenate([values_TV[values_TV[:, v] < 0, v] for values_TV in values])
             codes = np.unique(below)
@@ -104,7 +104,8 @@ class Observations:
             if all(np.isclose(CODES, code, rtol=1e-6).any() for code in codes):
                 told = [f"{_count(below[below == code])} of {code:g} in {name}, taken as missing" for code in codes]
                 notes += told
-                for values_TV in values:
+                for i, values_TV in enumerate(values):
+                    values[i] = values_TV = values_TV.copy()
                     values_TV[values_TV[:, v] < 0, v] = np.nan
             elif len(codes) == 1 and codes[0] in PERHAPS:
                 notes.append(
@@ -366,6 +367,8 @@ def _beyond(values_TV: np.ndarray) -> int:
 
 def _interpolated(values_TV: np.ndarray) -> tuple[np.ndarray, int]:
     """Returns values without gaps, and the first step that is kept: 0. Raises ValueError if a variable has no value."""
+    if not np.isnan(values_TV).any():
+        return values_TV, 0
     filled_TV = values_TV.copy()
     for v in range(values_TV.shape[1]):
         known = np.flatnonzero(np.isfinite(values_TV[:, v]))

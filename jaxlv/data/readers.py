@@ -21,7 +21,7 @@ import pandas as pd
 from jaxlv.data import hdf5, texts
 from jaxlv.data.arrays import check_dtype
 from jaxlv.data.forms import above_header
-from jaxlv.data.frames import Lines
+from jaxlv.data.frames import Origin
 from jaxlv.data.limits import MEMORY_CAP, Room, check_count, clean_name
 from jaxlv.data.lines import encoding_of
 from jaxlv.errors import JaxlvError
@@ -54,7 +54,7 @@ _SIGNATURES = (
 
 
 def read(path: Path, memory_cap: int = MEMORY_CAP, ids: str | None = None) -> dict[str, Any]:
-    """Returns the content of a file: a "frame" and the "lines" of its rows, or "arrays" by name (of npy: "values"), "notes"
+    """Returns the content of a file: a "frame" and its "origin", or "arrays" by name (of npy: "values"), "notes"
     and what is known of its "source"; `ids` is the column that tells series apart, if the caller named it.
 
     Raises JaxlvError as `loading.load_series` does; sizes are checked before anything is built (`limits.Room`).
@@ -208,10 +208,10 @@ def _read_excel(path: Path, room: Room) -> dict[str, Any]:
     if len(filled) != 1:
         found = ", ".join(map(str, sheets)) or "none"
         raise JaxlvError("which sheet", where=path, expected="one sheet with rows", found=found, hint="save one as CSV")
-    return _headed(next(iter(filled.values())), path)
+    return _headed(next(iter(filled.values())), path, room)
 
 
-def _headed(sheet: pd.DataFrame, path: Path) -> dict[str, Any]:
+def _headed(sheet: pd.DataFrame, path: Path, room: Room) -> dict[str, Any]:
     """Returns the cells of a sheet as a table: its first line with as many cells as most lines have is the header."""
     cells = [["" if one is None or one != one else str(one) for one in row] for row in sheet.to_numpy(object).tolist()]
     width = Counter(max((i + 1 for i, cell in enumerate(row) if cell), default=0) for row in cells).most_common(1)[0][0]
@@ -220,7 +220,7 @@ def _headed(sheet: pd.DataFrame, path: Path) -> dict[str, Any]:
     frame = sheet.iloc[above + 1 :].set_axis(cells[above], axis=1)
     frame = frame.loc[:, [bool(name) or not column.isna().all() for name, column in frame.items()]]
     lines = [f"row {number + 1}" for number in frame.index]
-    return {"frame": frame.reset_index(drop=True), "lines": Lines(path, lines), "notes": notes}
+    return {"frame": frame.reset_index(drop=True), "origin": Origin(path, room, lines), "notes": notes}
 
 
 def _library(module: str, package: str, path: Path) -> Any:

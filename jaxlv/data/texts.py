@@ -17,13 +17,15 @@ import pandas as pd
 
 from jaxlv.data.clock import is_time
 from jaxlv.data.forms import Form, form_of, is_data, numeric
-from jaxlv.data.frames import Lines, not_a_number
+from jaxlv.data.frames import Origin, not_a_number
 from jaxlv.data.limits import Room, clean_name
 from jaxlv.data.lines import Text, cells_of, lines_of
 from jaxlv.data.words import KINDS, is_adorned, is_missing, is_of_ids, key_of
 from jaxlv.errors import JaxlvError
 
 TEXT = 64  # bytes that a cell of text takes
+NUMERIC = 12  # bytes that a number takes, half of the time beside its copy
+ROW = 32  # bytes that a row takes in addition: its line, its place among the times
 MOST_COLUMNS = 2000
 
 
@@ -50,7 +52,7 @@ class Table(NamedTuple):
     """A table, where its rows stand, and notes on lines that were skipped."""
 
     frame: pd.DataFrame
-    lines: Lines
+    origin: Origin
     notes: list[str]
 
 
@@ -68,11 +70,11 @@ def read_table(path: Path, room: Room, packed: bool, ids: str | None = None) -> 
         count = sum(_seen(columns, cells, f"{path}:{number}", form) for number, cells in _even(rows, header, path))
     if not count:
         raise JaxlvError("has no rows", where=path)
-    room.take(4 * count)
+    room.take(ROW * count)
     lines = array("I")
     for name, column in zip(header, columns, strict=True):
         _check_column(name, column)
-        room.take(count * (TEXT if column.is_text else 8))
+        room.take(count * (TEXT if column.is_text else NUMERIC))
         column.values = [] if column.is_text else array("d")
     held: dict[str, str] = {}  # texts, each of which is there once
     with Text(path, form.encoding, room, packed) as stream:
@@ -85,7 +87,7 @@ def read_table(path: Path, room: Room, packed: bool, ids: str | None = None) -> 
     for name, column in zip(header, columns, strict=True):
         _check_marks(name, column, lines, path)
     frame = pd.DataFrame({place: _series(column) for place, column in enumerate(columns)})
-    return Table(frame.set_axis(header, axis=1), Lines(path, lines), notes)
+    return Table(frame.set_axis(header, axis=1), Origin(path, room, lines), notes)
 
 
 def _series(column: _Column) -> pd.Series:

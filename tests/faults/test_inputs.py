@@ -51,7 +51,7 @@ def test_values_that_float32_cannot_hold_are_counted_and_refused(tmp_path):
     values_NTV[1, 2, 0] = 1.7e308
     np.save(tmp_path / "x.npy", values_NTV)
     line = refused(loading.load, tmp_path / "x.npy")
-    assert "1 too large values; expected finite values of at least 0 and at most 3.402823e+38; found 1.7e+308 first" in line
+    assert "1 too large values; expected finite values of at most 3.402823e+38; found 1.7e+308 first" in line
     assert "at series 1, step 2, prey" in line
     (row,) = exploration.failed(exploration.inspect(tmp_path / "x.npy"))
     assert (row.check, row.found) == ("too large values", 1)
@@ -81,7 +81,7 @@ def test_a_budget_may_be_as_large_as_its_setting_says():
 
 
 def test_a_csv_without_rows_is_refused_by_its_count_of_lines(tmp_path):
-    for head, said in ((b"", "wrong CSV columns"), (b"series,time,prey,predator", "has no rows")):
+    for head, said in ((b"", "has no rows"), (b"series,time,prey,predator", "has no rows")):
         (tmp_path / "x.csv").write_bytes(head + b"\n" * 5_000_000)
         assert f"x.csv: {said}" in refused(loading.load, tmp_path / "x.csv")
 
