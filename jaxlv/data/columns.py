@@ -27,6 +27,7 @@ from jaxlv.data.words import (
     CALENDAR,
     IDS,
     KINDS,
+    PERHAPS_TIMES,
     PLACES,
     PREDATORS,
     TIMES,
@@ -94,7 +95,11 @@ def _roles(table: pd.DataFrame, choice: Choice, where: Any, notes: list[str]) ->
         return Roles(id_name, time, [], kind, value), table
     if wanted is None and not numeric:
         found = ", ".join(map(str, table.columns)) or "none"
-        raise JaxlvError("no column of numbers to forecast", where=where, expected="a variable", found=f"columns {found}")
+        text = next((name for name in free if is_text(table[name]) and not is_of_time(name)), None)
+        hint = None if text is None else f"{name_of(text)} holds texts such as {str(table[text].dropna().iloc[0])!r}"
+        raise JaxlvError(
+            "no column of numbers to forecast", where=where, expected="a variable", found=f"columns {found}", hint=hint
+        )
     if wanted is None and time is None:
         _refuse_counter(table, numeric, where)
     return Roles(id_name, time, numeric if wanted is None else wanted), table
@@ -205,7 +210,7 @@ def _time(
     if regular:
         return regular[0]
     for name in named:
-        if is_called(name, TIMES) and key_of(name) not in ("t", "step", "steps", "data") and _is_first(table, name, row_R):
+        if not is_called(name, PERHAPS_TIMES) or _is_first(table, name, row_R):
             try:
                 read_clock(table[name], row_R, where, str(name))
             except Repeated as fault:
@@ -225,12 +230,11 @@ def _told_apart(table: pd.DataFrame, free: list[str], row_R: np.ndarray, time: s
 
 
 def _is_first(table: pd.DataFrame, name: str, row_R: np.ndarray) -> bool:
-    """Tells whether a column that is called as times must be them: it is no number, or the first, or grows, or repeats."""
-    if not is_numeric(table[name]) or name == table.columns[0]:
+    """Tells whether a column that may be one of times must be them: it holds texts, or is the first, or never falls."""
+    if not is_numeric(table[name]):
         return True
     values = table[name].to_numpy(float, na_value=np.nan)
-    inner = np.diff(row_R) == 0
-    return bool((np.diff(values)[inner] >= 0).all())
+    return bool(name == table.columns[0] or (np.diff(values)[np.diff(row_R) == 0] >= 0).all())
 
 
 def _counts_steps(table: pd.DataFrame, name: str, time: str | None, id_name: str | None, kind: str | None) -> bool:
@@ -269,21 +273,20 @@ def _is_part(column: pd.Series, moments: pd.DatetimeIndex, part: str) -> bool:
 
 
 def _refuse_counter(table: pd.DataFrame, numeric: list[str], where: Any) -> None:
-    """Raises JaxlvError if the first of several columns may be times, though it is not called so."""
+    """Raises JaxlvError if a column may be times, though it is not called so, or if the columns are years."""
     years = [name for name in numeric if re.fullmatch(r"[A-Za-z_.]{0,2}(1[5-9]|20)\d\d", name)]
     if len(years) > max(2, len(numeric) / 2):
         hint = "turn the table, so that each row is a year and each column a series (in pandas: frame.set_index(...).T)"
         raise JaxlvError(
             "its columns are years", where=where, expected="a row for each time", found=", ".join(years), hint=hint
         )
-    values = table[numeric[0]].to_numpy(float, na_value=np.nan)
-    steps = np.diff(values)
-    if len(numeric) > 1 and len(steps) > 2 and (steps > 0).all() and np.allclose(steps, steps[0], rtol=1e-6):
-        name = numeric[0]
-        hint = f"--time {name} (time=), or --columns {','.join(numeric)} (columns=) if it is a variable"
-        raise JaxlvError(
-            f"{name} grows in equal steps: is it the time", where=where, expected="a name such as year", hint=hint
-        )
+    for name in numeric if len(numeric) > 1 else []:
+        values = table[name].to_numpy(float, na_value=np.nan)
+        steps, of_years = np.diff(values), bool(((values > 1000) & (values < 2200)).all())
+        if len(steps) >= (2 if of_years else 3) and steps[0] > 0 and np.allclose(steps, steps[0], rtol=1e-6):
+            hint = f"--time {name} (time=), or --columns {','.join(numeric)} (columns=) if it is a variable"
+            expected = "a name such as year"
+            raise JaxlvError(f"{name} grows in equal steps: is it the time", where=where, expected=expected, hint=hint)
 
 
 # ------------------------------------------------------------------------------------------------------ series

@@ -20,6 +20,7 @@ LINE = 1 << 16  # characters in a line
 DELIMITERS = (",", ";", "\t", "|", " ")
 MOST_JOINED = 50  # lines that a quoted cell may go on for
 COMMENTS = ("#", "%", "//", "!")
+UNKNOWN = frozenset("\x81\x8d\x8f\x90\x9d")  # bytes that are no characters in Windows-1252
 BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
 
@@ -146,6 +147,16 @@ def encoding_within(path: Path, room: Room, packed: bool) -> str:
             try:
                 decoder.decode(block)
             except UnicodeDecodeError:
-                return "cp1252"
+                return _single_bytes(path, room, packed)
             block = binary.read(1 << 20)
     return "utf-8"
+
+
+def _single_bytes(path: Path, room: Room, packed: bool) -> str:
+    """Returns the encoding of a file that is not UTF-8: Windows-1252; raises JaxlvError if it has bytes that this lacks."""
+    with Text(path, "latin-1", room, packed) as stream:
+        for number, line in enumerate(iter(lambda: stream.readline(LINE), ""), 1):
+            if UNKNOWN.intersection(line):
+                hint = "save it as UTF-8"
+                raise JaxlvError("neither UTF-8 nor Windows-1252", where=f"{path}:{number}", expected="text", hint=hint)
+    return "cp1252"

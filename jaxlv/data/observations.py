@@ -22,6 +22,7 @@ Negative = Literal["shift", "error"]
 FLATTENS = 200.0  # times the next largest value: with two decimals, the rest is then written with one digit or none
 CODES = (-99, -999, -9999, -99999, -99.9, -999.9, -9999.9, -99.99, -999.99, -9999.99, -88, -888, -8888, -77, -777, -7777)
 """Numbers that stand for missing values where nothing else is below zero."""
+SURE = -900  # codes up to this one stand for missing values beside smaller numbers below zero, too
 PERHAPS = (-1, -9, -8, -7)
 BAD = "missing, infinite, negative or too large"
 MOST_MISSING = 0.5  # of the steps of a series that is interpolated
@@ -92,24 +93,24 @@ class Observations:
 
     def decoded(self) -> Observations:
         """Returns the series with numbers that stand for a missing value, such as -999, as NaN, and a note on each: of
-        variables that have no other value below zero.
+        variables that have no other value below zero, or none that is a fifth of it.
         """
         notes: list[str] = []
         values = list(self.values)
         for v, name in enumerate(self.variables):
             below = np.concatenate([values_TV[values_TV[:, v] < 0, v] for values_TV in values])
-            codes = np.unique(below)
-            if not len(codes) or len(codes) > 2:
-                continue
-            if all(np.isclose(CODES, code, rtol=1e-6).any() for code in codes):
-                told = [f"{_count(below[below == code])} of {code:g} in {name}, taken as missing" for code in codes]
-                notes += told
+            is_code = np.isclose(below[:, None], CODES, rtol=1e-6).any(axis=1)
+            codes, others = np.unique(below[is_code]), below[~is_code]
+            if len(codes) and len(others):
+                codes = codes[(codes <= SURE) & (codes < 5 * others.min())]
+            if len(codes):
+                notes += [f"{_count(below[below == code])} of {code:g} in {name}, taken as missing" for code in codes]
                 for i, values_TV in enumerate(values):
                     values[i] = values_TV = values_TV.copy()
-                    values_TV[values_TV[:, v] < 0, v] = np.nan
-            elif len(codes) == 1 and codes[0] in PERHAPS:
+                    values_TV[np.isin(values_TV[:, v], codes), v] = np.nan
+            elif len(np.unique(below)) == 1 and below[0] in PERHAPS:
                 notes.append(
-                    f"{_count(below)} of {codes[0]:g} in {name}, and no other below zero: leave cells empty if missing"
+                    f"{_count(below)} of {below[0]:g} in {name}, and no other below zero: leave cells empty if missing"
                 )
         return replace(self, values=tuple(values)).noted(*notes) if notes else self
 

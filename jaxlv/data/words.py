@@ -12,6 +12,9 @@ TIMES = (
     "année", "mois", "jour", "anno", "año", "ano", "fecha", "data",
 )  # fmt: skip
 """Names of columns of times, the likeliest first."""
+PERHAPS_TIMES = ("season", "month", "months", "quarter", "week", "weeks", "day", "days", "hour", "t", "step", "steps",
+                 "generation", "data", "monat", "tag", "mois", "jour")  # fmt: skip
+"""Of these names, those that a variable may have: the month of a sample, a temperature."""
 PARTS_OF_TIMES = frozenset(("time", "date", "datetime", "timestamp", "year", "yr"))
 """Words that make the name of a column of times out of several words, as in `obs_date` or `time (s)`."""
 IDS = (
@@ -59,6 +62,7 @@ PREDATORS = re.compile(
 """Of two variables the one that is named so comes second, as the predator does in what the base was trained on."""
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 INFINITE = re.compile(r"[+-]?(inf|infinity)", re.IGNORECASE)
+FORTRAN = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[dD][+-]?\d+")
 GROUPED = re.compile(r"[+-]?\d{1,3}(?:([ \u00a0\u202f\u2009'’_])\d{3})(?:\1\d{3})*(?:[.,]\d+)?")
 """A number whose thousands stand apart by a blank or an apostrophe."""
 ADORNED = re.compile(
@@ -81,7 +85,8 @@ def is_called(name: Any, known: Collection[str]) -> bool:
 
 def is_of_time(name: Any) -> bool:
     """Tells whether a name is that of times, or has such a word among others, as `obs_date` has."""
-    return is_called(name, TIMES) or bool(PARTS_OF_TIMES & set(re.split(r"[^\w]+|_", key_of(name))))
+    words = re.findall(r"[^\W\d_]?[^\W\d_A-Z]+|[A-Z]+", str(name))  # SampleYear, obs_date, TIME
+    return is_called(name, TIMES) or bool(PARTS_OF_TIMES & {word.casefold() for word in words})
 
 
 def is_of_ids(name: Any) -> bool:
@@ -90,8 +95,12 @@ def is_of_ids(name: Any) -> bool:
 
 
 def plain(cell: str) -> str:
-    """Returns a cell with a number as Python reads it: a hyphen for a minus sign, no blanks between thousands."""
+    """Returns a cell with a number as Python reads it: a hyphen for a minus sign, e for Fortran's d, no blanks between
+    thousands.
+    """
     cell = cell.replace("\u2212", "-") if cell.startswith("\u2212") else cell
+    if FORTRAN.fullmatch(cell):
+        return re.sub("[dD]", "e", cell)
     return re.sub("[ \u00a0\u202f\u2009'’_]", "", cell) if GROUPED.fullmatch(cell) else cell
 
 
