@@ -259,7 +259,7 @@ def test_csv_faults_name_column_or_line(tmp_path):
         wide + "0,0,1,2\n,1,1,2\n": ("a.csv:3", "series is missing"),
         wide + "0,0,1,2\n0,,1,2\n": ("a.csv:3", "time is missing"),
         wide + "0,0,1,2\n0,1,1,2\n0,2.5,1,2\n0,9,1,2\n": ("time grid is irregular", "resample"),
-        tidy + "0,0,0,prey,1\n0,0,0,prey,1\n": ("two rows for one value", "series 0, time 0, variable prey"),
+        tidy + "0,0,0,prey,1\n0,0,0,prey,1\n": ("a.csv:3", "two rows with one time", "found 0, as in row 1"),
         wide + '0,0,"1,2\n': ("a.csv:2", "quotes do not match"),
     }  # fmt: skip
     for content, parts in cases.items():

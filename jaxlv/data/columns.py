@@ -251,8 +251,7 @@ def _counts_steps(table: pd.DataFrame, name: str, time: str | None, id_name: str
 def _beside(table: pd.DataFrame, free: list[str], time: str | None, id_name: str | None, kind: str | None) -> list[str]:
     """Returns columns of numbers that only say again when or where: steps, parts of the date, places of a series."""
     row_R, found = _rows_of(table, id_name, kind), []
-    dates = None if time is None else read_clock(table[time], _rows_of(table, id_name, kind), "").clock.is_calendar
-    moments = pd.DatetimeIndex(parsed(table[time], "", "")[0].values) if dates else None
+    moments = None if time is None else _moments(table[time])
     for name in (one for one in free if is_numeric(table[one])):
         part = CALENDAR.get(key_of(name))
         still = not (table[name].groupby(row_R).nunique(dropna=False) > 1).any() and len(table) > 1
@@ -263,6 +262,16 @@ def _beside(table: pd.DataFrame, free: list[str], time: str | None, id_name: str
         ):
             found.append(name)
     return found
+
+
+def _moments(times: pd.Series) -> pd.DatetimeIndex:
+    """Returns a column of times as dates; decimal years, and other numbers, as if they were years."""
+    values = parsed(times, "", "")[0].values
+    if isinstance(values, pd.DatetimeIndex):
+        return values
+    years = np.clip(np.floor(values), 1, 9999).astype(np.int64)
+    months = np.clip(np.floor((values - np.floor(values)) * 12 + 1e-3), 0, 11).astype(np.int64)
+    return pd.DatetimeIndex(((years - 1970) * 12 + months).astype("datetime64[M]").astype("datetime64[s]"))
 
 
 def _is_part(column: pd.Series, moments: pd.DatetimeIndex, part: str) -> bool:

@@ -82,7 +82,7 @@ def _of_block(
     check_shape(values.shape, None if given is None else given.shape, len(VARIABLES) if odd else values.shape[2], where)
     found = of_arrays(
         values, given, None if names is None else rest[names], None if ids is None else rest[ids], where,
-        choice=choice, source=source, layout=Layout(ids, time), own=isinstance(where, Origin),
+        choice=choice, source=source, layout=Layout(ids, time),
     )  # fmt: skip
     return _without(found, rest, names, ids, time)
 
@@ -173,11 +173,10 @@ def of_arrays(
     choice: Choice = AUTO,
     source: dict[str, Any] | None = None,
     layout: Layout = NO_COLUMNS,
-    own: bool = False,
 ) -> Observations:
     """Returns the series in an array (T,), (T, V) or (N, T, V); masked cells and NaN are missing.
 
-    If the array is nobody else's (`own`), it is not copied. Without names one variable is called `value`, two prey and
+    The array of a file is not copied, as it is nobody else's. Without names one variable is called `value`, two prey and
     predator, and more `x1`, `x2`, ... Raises JaxlvError if the axes are probably exchanged, or if what comes with the array
     does not fit it.
     """
@@ -194,7 +193,7 @@ def of_arrays(
     values_NTV = (
         np.ma.filled(array.astype(np.float64), np.nan)
         if np.ma.is_masked(array)
-        else as_float64(np.ma.getdata(array), where, own)
+        else as_float64(np.ma.getdata(array), where, own=isinstance(where, Origin))
     )
     clock, step_T = Clock.steps(N), np.arange(T)
     if time is not None:

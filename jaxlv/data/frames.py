@@ -273,6 +273,9 @@ def _joined(table: pd.DataFrame, choice: Choice, notes: list[str]) -> pd.DataFra
     by_key = {key_of(name): name for name in table.columns}
     if choice.time is not None or set(by_key) & choice.told & {"year", "month", "quarter", "week", "day", "date", "time"}:
         return table
+    whole = [name for key in ("date", "ds", "datetime", "timestamp") if (name := by_key.get(key)) is not None]
+    if whole and not _is_day_of_hours(table, by_key):
+        return table
     for parts, join in JOINS:
         if set(parts) <= by_key.keys():
             names = [by_key[part] for part in parts]
@@ -283,6 +286,11 @@ def _joined(table: pd.DataFrame, choice: Choice, notes: list[str]) -> pd.DataFra
                 rest.insert(0, "date", joined)
                 return rest
     return table
+
+
+def _is_day_of_hours(table: pd.DataFrame, by_key: dict[str, str]) -> bool:
+    """Tells whether a column of dates has one of times of day beside it."""
+    return {"date", "time"} <= by_key.keys() and _of_hours(table[by_key["date"]], table[by_key["time"]]) is not None
 
 
 def _repeats_within(table: pd.DataFrame, parts: Sequence[str]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -144,10 +145,10 @@ def _of_file(path: Path, choice: Choice, memory_cap: int) -> Observations:
         if "frame" in content:
             found = observed(content["frame"], origin, choice, source)
         elif "values" in content:
-            found = of_arrays(content["values"], where=path, choice=choice, source=source, own=True)
+            found = of_arrays(content["values"], where=origin, choice=choice, source=source)
         else:
             found = of_named(content["arrays"], origin, choice, source)
-    return found.noted(*content.get("notes", ()))
+    return replace(found, where=path).noted(*content.get("notes", ()))
 
 
 def _of_set(found: SeriesSet) -> Observations:
