@@ -177,11 +177,11 @@ def _calendars(one: Parsed) -> list[Placed]:
         place = np.asarray(at.year * 12 + at.month - 1, np.int64) * MONTH
         found.append(Placed("month", place + (0 if ends else (day - 1) * 86_400) + _second_of_day(at), form))
     found.append(Placed(unit, at.as_unit("ns" if unit == "nanosecond" else "us").asi8, one.form))
-    if same_clock and (at.day_of_week < 5).all() and len(at) > 5:
-        days = np.busday_count("1970-01-01", at.values.astype("datetime64[D]"))
-        apart = np.diff(np.unique(days))
+    days = np.busday_count("1970-01-01", at.values.astype("datetime64[D]"))
+    apart = np.diff(np.unique(days))
+    if same_clock and (at.day_of_week < 5).all() and len(apart) >= 5:  # more than a week
         form = one.form._replace(second=int(_second_of_day(at)[0]))
-        found.insert(0 if len(apart) and apart.min() == 1 else len(found), Placed("weekday", days, form))
+        found.insert(0 if apart.min() == 1 else len(found), Placed("weekday", days, form))
     return found
 
 

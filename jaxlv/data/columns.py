@@ -19,7 +19,7 @@ from jaxlv.data.arrays import VARIABLES
 from jaxlv.data.clock import Clock, Repeated, is_time, read_clock
 from jaxlv.data.frames import Choice, Origin, is_numeric, is_text, name_of, not_a_number, take, tidy
 from jaxlv.data.limits import MOST_VARIABLES, PER_SERIES, check_count, clean_name, clean_names
-from jaxlv.data.moments import at_row, parsed
+from jaxlv.data.moments import are_moments, at_row, parsed
 from jaxlv.data.observations import Observations
 from jaxlv.data.series import Layout
 from jaxlv.data.words import (
@@ -76,6 +76,8 @@ def _roles(table: pd.DataFrame, choice: Choice, where: Any, notes: list[str]) ->
     """Returns what the columns are, and the table, which has a further column if two tell the series apart together."""
     keys = {key_of(name): name for name in table.columns}
     wanted = None if choice.columns is None else [_wanted(one, keys, "columns", where) for one in choice.columns]
+    if wanted is not None and not wanted:
+        raise JaxlvError("no columns are chosen", where=where, expected="one or more of " + ", ".join(keys.values()))
     id_name = None if choice.id is None else _wanted(choice.id, keys, "id", where)
     time = None if choice.time is None else _wanted(choice.time, keys, "time", where)
     kind, value = _long(table, keys, {id_name, time}, wanted)
@@ -86,7 +88,7 @@ def _roles(table: pd.DataFrame, choice: Choice, where: Any, notes: list[str]) ->
     if time is None:
         time = _time(table, id_name, kind, free, wanted is not None, where)
         free = [name for name in free if name != time]
-    beside = _beside(table, free, time, id_name, kind) if wanted is None else []
+    beside = _beside(table, free, Roles(id_name, time, [], kind), where) if wanted is None else []
     numeric = [] if wanted is not None or kind is not None else [n for n in free if is_numeric(table[n]) and n not in beside]
     _tell_ignored(
         [name for name in free if name not in numeric and not _counts_steps(table, name, time, id_name, kind)], notes
@@ -186,7 +188,7 @@ def _repeats(column: pd.Series) -> bool:
 
 
 def _dates(column: pd.Series) -> bool:
-    return is_time(column.dropna().unique(), np.zeros(column.nunique(), int))
+    return are_moments(column.dropna())
 
 
 def _rows_of(table: pd.DataFrame, *names: str | None) -> np.ndarray:
@@ -248,10 +250,11 @@ def _counts_steps(table: pd.DataFrame, name: str, time: str | None, id_name: str
         return False
 
 
-def _beside(table: pd.DataFrame, free: list[str], time: str | None, id_name: str | None, kind: str | None) -> list[str]:
+def _beside(table: pd.DataFrame, free: list[str], roles: Roles, where: Any) -> list[str]:
     """Returns columns of numbers that only say again when or where: steps, parts of the date, places of a series."""
+    id_name, time, kind = roles.id, roles.time, roles.kind
     row_R, found = _rows_of(table, id_name, kind), []
-    moments = None if time is None else _moments(table[time])
+    moments = None if time is None else _moments(table[time], time, where)
     for name in (one for one in free if is_numeric(table[one])):
         part = CALENDAR.get(key_of(name))
         still = not (table[name].groupby(row_R).nunique(dropna=False) > 1).any() and len(table) > 1
@@ -264,9 +267,9 @@ def _beside(table: pd.DataFrame, free: list[str], time: str | None, id_name: str
     return found
 
 
-def _moments(times: pd.Series) -> pd.DatetimeIndex:
+def _moments(times: pd.Series, time: str, where: Any) -> pd.DatetimeIndex:
     """Returns a column of times as dates; decimal years, and other numbers, as if they were years."""
-    values = parsed(times, "", "")[0].values
+    values = parsed(times, where, time)[0].values
     if isinstance(values, pd.DatetimeIndex):
         return values
     years = np.clip(np.floor(values), 1, 9999).astype(np.int64)
@@ -343,14 +346,15 @@ def _built(
         clock = Clock.steps(len(ids))
     else:
         clock, step_R = read_clock(table[roles.time], codes, where, str(roles.time))
-        if any((np.diff(step_R[codes == i]) < 0).any() for i in range(len(ids))):
+        order = np.argsort(codes, kind="stable")
+        if ((np.diff(step_R[order]) < 0) & (np.diff(codes[order]) == 0)).any():
             notes.append(f"rows are sorted by {roles.time}")
     take(where, PER_SERIES * len(ids))
+    order = np.argsort(codes, kind="stable")
     values = []
-    for i in range(len(ids)):
-        mine = codes == i
-        series_TV = np.full((int(step_R[mine].max()) + 1, len(names)), np.nan)
-        series_TV[step_R[mine]] = values_RV[mine]
+    for rows in np.split(order, np.flatnonzero(np.diff(codes[order])) + 1):
+        series_TV = np.full((int(step_R[rows].max()) + 1, len(names)), np.nan)
+        series_TV[step_R[rows]] = values_RV[rows]
         values.append(series_TV)
     layout = Layout(roles.id, roles.time, roles.kind, roles.value)
     found = Observations(tuple(ids), tuple(names), tuple(values), clock, layout, source, tuple(notes), where)

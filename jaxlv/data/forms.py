@@ -164,6 +164,8 @@ def numeric(cell: str, form: Form) -> str | None:
     """Returns a cell as Python reads it if it is a number, else None."""
     if NUMBER.fullmatch(cell) and not form.thousands:
         return cell
+    if cell[:1].isalpha():
+        return cell if INFINITE.fullmatch(cell) else None
     cell = plain(cell)
     if form.thousands and (THOUSANDS[form.thousands].fullmatch(cell) or SURELY[form.thousands].fullmatch(cell)):
         cell = cell.replace(form.thousands, "")

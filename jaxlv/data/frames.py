@@ -17,7 +17,7 @@ import pandas as pd
 
 from jaxlv.data.clock import is_time
 from jaxlv.data.limits import Room, clean_name
-from jaxlv.data.moments import at_row
+from jaxlv.data.moments import are_moments, at_row
 from jaxlv.data.words import KINDS, NUMBER, ROW_NUMBERS, is_adorned, is_missing, is_of_ids, is_of_time, key_of, plain
 from jaxlv.errors import JaxlvError
 
@@ -102,6 +102,9 @@ def _with_index(frame: pd.DataFrame, choice: Choice) -> tuple[pd.DataFrame, Choi
         return _with_levels(frame, index, choice)
     if index.name is not None and key_of(index.name) in map(key_of, frame.columns):
         return frame.reset_index(drop=True), choice
+    if isinstance(index, pd.TimedeltaIndex):
+        frame = frame.set_axis(pd.Index(index.total_seconds(), name=index.name or "time (s)"), axis=0)
+        return frame.reset_index(), choice
     if index.name is not None or isinstance(index, (pd.DatetimeIndex, pd.PeriodIndex)):
         return frame.rename_axis(index.name if index.name is not None else "time").reset_index(), choice
     has_time = any(is_of_time(name) or pd.api.types.is_datetime64_any_dtype(frame[name].dtype) for name in frame.columns)
@@ -124,7 +127,7 @@ def _tells_times(index: pd.Index) -> bool:
 def _with_levels(frame: pd.DataFrame, index: pd.MultiIndex, choice: Choice) -> tuple[pd.DataFrame, Choice]:
     """Returns a frame whose index has several levels with these as columns: times, and ids if there is one more."""
     plain_names = [
-        name if name is not None else ("time" if i == index.nlevels - 1 else f"id_{i}" if i else "series")
+        name if name is not None else ("time" if i == index.nlevels - 1 else f"level_{i}_id" if i else "series")
         for i, name in enumerate(index.names)
     ]
     frame = frame.set_axis(index.set_names(plain_names), axis=0).reset_index()
@@ -227,7 +230,7 @@ def check_numbers(texts: Sequence[str | None], name: str, where: Any) -> None:
     adorned = [row for row, one in known if is_adorned(one)]
     others = [row for row, one in known if not NUMBER.fullmatch(one)]
     meant = len(numeric) > len(others) or (adorned and len(numeric) + len(adorned) == len(known))
-    if others and meant and not is_time([one for _, one in known], np.zeros(len(known), int)):
+    if others and meant and not are_moments(one for _, one in known):
         raise not_a_number(name, texts[others[0]], at_row(where, others[0]))
 
 

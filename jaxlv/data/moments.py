@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import date
 from typing import Any, Literal, NamedTuple
 
@@ -86,10 +86,20 @@ def parsed(times: Any, where: Any, word: str) -> list[Parsed]:
         days = not any(hasattr(one, "hour") for one in column)
         moments = pd.DatetimeIndex(pd.to_datetime(column, utc=any(getattr(one, "tzinfo", None) for one in column)))
         return [Parsed(moments, Form("date"))] if days else _stamps(moments)
-    column = column.astype(str).str.strip()
-    if column.str.fullmatch(NUMBER.pattern).all():
-        return _digits(column, where, word)
-    return _texts(column, where, word)
+    codes, cells = pd.factorize(column.astype(str).str.strip())  # each text is read once
+    _, rows = np.unique(codes, return_index=True)
+    column = pd.Series(cells)
+    found = _digits(column, where, word) if column.str.fullmatch(NUMBER.pattern).all() else _texts(column, rows, where, word)
+    return [one._replace(values=one.values[codes]) for one in found]
+
+
+def are_moments(cells: Iterable[Any]) -> bool:
+    """Tells whether cells are times, in whatever order and however often."""
+    try:
+        parsed(pd.Series(list(cells)).drop_duplicates(), "", "")
+    except JaxlvError:
+        return False
+    return True
 
 
 def _stamps(moments: pd.DatetimeIndex) -> list[Parsed]:
@@ -148,7 +158,7 @@ def _dates_as_numbers(column: pd.Series) -> list[Parsed]:
 # ------------------------------------------------------------------------------------------------------- texts
 
 
-def _texts(column: pd.Series, where: Any, word: str) -> list[Parsed]:
+def _texts(column: pd.Series, rows: np.ndarray, where: Any, word: str) -> list[Parsed]:
     for kind in (_quarters, _weeks, _seasons):
         if (special := kind(column)) is not None:
             return [special]
@@ -165,8 +175,10 @@ def _texts(column: pd.Series, where: Any, word: str) -> list[Parsed]:
     if not found:
         row = next((row for row, one in enumerate(column) if not _formats(pd.Series([one]))), 0)
         expected = "numbers, or dates such as 2015-01-31, 2015-01 or 2015Q1"
-        raise JaxlvError(f"{word} is not a time", where=at_row(where, row), expected=expected, found=repr(column[row]))
-    _check_century(found, column, where, word)
+        raise JaxlvError(
+            f"{word} is not a time", where=at_row(where, int(rows[row])), expected=expected, found=repr(column[row])
+        )
+    _check_century(found, column, rows, where, word)
     return [one for i, one in enumerate(found) if not any(one.values.equals(other.values) for other in found[:i])]
 
 
@@ -219,7 +231,7 @@ def _shifted(bare: pd.Series, zones: pd.Series) -> list[Parsed]:
     ]
 
 
-def _check_century(found: list[Parsed], column: pd.Series, where: Any, word: str) -> None:
+def _check_century(found: list[Parsed], column: pd.Series, rows: np.ndarray, where: Any, word: str) -> None:
     """Raises JaxlvError if years have two digits that may be of this century or of the last."""
     for one in found:
         years = one.values.year
@@ -228,7 +240,10 @@ def _check_century(found: list[Parsed], column: pd.Series, where: Any, word: str
             row = int(np.argmax(off))
             found_year = f"{column[row]}, which may be {years[row]} or {years[row] - 100}"
             raise JaxlvError(
-                f"{word} has years of two digits", where=at_row(where, row), found=found_year, hint="write them with four"
+                f"{word} has years of two digits",
+                where=at_row(where, int(rows[row])),
+                found=found_year,
+                hint="write them with four",
             )
 
 

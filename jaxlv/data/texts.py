@@ -5,6 +5,7 @@ A file is read line by line, twice: first to see what each column holds, then to
 
 from __future__ import annotations
 
+import contextlib
 import csv
 from array import array
 from collections.abc import Iterator, Sequence
@@ -15,11 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from jaxlv.data.clock import is_time
 from jaxlv.data.forms import Form, form_of, is_data, numeric
 from jaxlv.data.frames import Origin, not_a_number
 from jaxlv.data.limits import Room, clean_name
 from jaxlv.data.lines import Text, cells_of, lines_of
+from jaxlv.data.moments import are_moments
 from jaxlv.data.words import KINDS, is_adorned, is_missing, is_of_ids, key_of
 from jaxlv.errors import JaxlvError
 
@@ -85,7 +86,7 @@ def read_table(path: Path, room: Room, packed: bool, ids: str | None = None) -> 
             for column, cell in zip(columns, cells, strict=True):
                 column.values.append(_as_text(cell, held) if column.is_text else _as_number(cell, form))
     for name, column in zip(header, columns, strict=True):
-        _check_marks(name, column, lines, path)
+        _check_marks(name, column)
     frame = pd.DataFrame({place: _series(column) for place, column in enumerate(columns)})
     return Table(frame.set_axis(header, axis=1), Origin(path, room, lines), notes)
 
@@ -166,13 +167,12 @@ def _check_column(name: str, column: _Column) -> None:
         raise not_a_number(name, cell, where)
 
 
-def _check_marks(name: str, column: _Column, lines: Sequence[int], path: Path) -> None:
+def _check_marks(name: str, column: _Column) -> None:
     """Raises JaxlvError if a column that is not one of dates holds nothing but numbers, some with marks beside them."""
-    if column.adorned and column.adorned == column.texts and not column.as_ids:
-        known = [(row, cell) for row, cell in enumerate(column.values) if cell is not None]
-        if not is_time([cell for _, cell in known], np.zeros(len(known), int)):
-            where, cell = column.first
-            raise not_a_number(name, cell, where)
+    is_meant = column.adorned and column.adorned == column.texts and not column.as_ids
+    if is_meant and not are_moments(cell for cell in column.values if cell is not None):
+        where, cell = column.first
+        raise not_a_number(name, cell, where)
 
 
 def _as_text(cell: str, held: dict[str, str]) -> str | None:
@@ -180,4 +180,7 @@ def _as_text(cell: str, held: dict[str, str]) -> str | None:
 
 
 def _as_number(cell: str, form: Form) -> float:
+    if not (form.comma or form.thousands):
+        with contextlib.suppress(ValueError):
+            return float(cell)
     return float("nan") if is_missing(cell) else float(numeric(cell, form) or "nan")

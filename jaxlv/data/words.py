@@ -99,6 +99,8 @@ def plain(cell: str) -> str:
     thousands.
     """
     cell = cell.replace("\u2212", "-") if cell.startswith("\u2212") else cell
+    if cell[-1:].isalpha() or cell[:1].isalpha():
+        return cell
     if FORTRAN.fullmatch(cell):
         return re.sub("[dD]", "e", cell)
     return re.sub("[ \u00a0\u202f\u2009'’_]", "", cell) if GROUPED.fullmatch(cell) else cell
@@ -106,7 +108,7 @@ def plain(cell: str) -> str:
 
 def is_missing(cell: str) -> bool:
     """Tells whether a cell stands for a value that is not there."""
-    return cell.casefold() in MISSING
+    return not cell[:1].isdigit() and cell.casefold() in MISSING
 
 
 def is_adorned(cell: str) -> bool:
