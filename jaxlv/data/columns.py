@@ -260,7 +260,7 @@ def _beside(table: pd.DataFrame, free: list[str], roles: Roles, where: Any) -> l
         still = not (table[name].groupby(row_R).nunique(dropna=False) > 1).any() and len(table) > 1
         if (
             _counts_steps(table, name, time, id_name, kind)
-            or (still and (part is not None or is_called(name, PLACES)))
+            or (still and (part is not None or is_called(name, PLACES) or is_of_ids(name)))
             or (part is not None and moments is not None and _is_part(table[name], moments, part))
         ):
             found.append(name)

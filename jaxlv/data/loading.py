@@ -129,7 +129,7 @@ def _frames(data: Any) -> dict[Any, pd.DataFrame] | None:
     if isinstance(data, Mapping):
         if len(columns) < len(each):
             return dict(zip(data, frames, strict=True))  # type: ignore[arg-type]
-        plain = all(isinstance(one.index, pd.RangeIndex) for one in columns)
+        plain = all(one.index.equals(pd.RangeIndex(len(one))) for one in columns)
         return None if plain else {0: pd.DataFrame(dict(data))}
     names = [one.name for one in columns]
     apart = len(names) == len(each) == len(set(names)) and None not in names
