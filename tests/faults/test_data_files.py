@@ -260,7 +260,8 @@ def test_names_mean_nothing_to_figures_pages_and_spreadsheets(tmp_path, work):
     np.savez(tmp_path / "x.npz", trajectories=held.values_NTV, time=held.time_T, variables=names)
     options = ["--data", tmp_path / "x.npz", "--series", "0,1", "--context", 8, "--horizon", 2, "--samples", 2]
     outcome = jaxlv("evaluate", work.run, *options, "--unmasked-samples", 0, "--out", tmp_path / "out")
-    assert (outcome.code, outcome.err) == (0, "")
+    told = f"jaxlv: note: {tmp_path / 'x.npz'}: the run was tuned on prey and predator, not on {' and '.join(names)}\n"
+    assert (outcome.code, outcome.err) == (0, told)
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "$\\frac{&lt;b&gt;" in page and "=1+<bdi>שם</bdi>" in page and "<b>" not in page
     cells = pd.read_csv(tmp_path / "out" / "forecast_tuned.csv")["variable"]

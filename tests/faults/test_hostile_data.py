@@ -251,7 +251,7 @@ def test_what_is_nearly_too_large_takes_three_times_its_room_at_most(tmp_path, r
     npz(trajectories=npy(VALUES) + bytes(200 << 20))(tmp_path / "d.npz")
     nearly(tmp_path / "e.npy", bad=20)
     said, taken = read(*sorted(tmp_path.iterdir()))
-    assert "a variable without any value" in said.pop("e.npy") and taken < 3
+    assert "more than half of its steps are missing" in said.pop("e.npy") and taken < 3
     assert said == {"a.csv": f"read {count}", "b.npy": "read 20", "c.h5": "read 20", "d.npz": "read 4"}
     nearly(tmp_path / "f.npy", bad=1)
     said, taken = read(tmp_path / "f.npy", drop=True)
@@ -399,8 +399,9 @@ def test_plugins_are_off_only_while_a_file_is_read(tmp_path):
 
 
 def test_ids_are_few_and_in_order():
-    assert parse_ids("3,7-9") == [3, 7, 8, 9] and len(parse_ids(f"0-{MOST_IDS - 1}")) == MOST_IDS
-    for asked in ("0-99999999999", f"0-{MOST_IDS}", "9" * 5000, "1-" + "9" * 19, "9-3", "²", "-3", "3,", "1_0", "\x1b[2J"):
+    assert parse_ids("3,7-9") == [3, 7, 8, 9] and parse_ids("north,7,²") == ["north", 7, "²"]
+    assert len(parse_ids(f"0-{MOST_IDS - 1}")) == MOST_IDS
+    for asked in ("0-99999999999", f"0-{MOST_IDS}", "9" * 5000, "1-" + "9" * 19, "9-3", "-3", "3,", "1.5"):
         with pytest.raises(ValueError) as caught:
             parse_ids(asked)
         assert str(caught.value).isprintable() and len(str(caught.value)) < 200

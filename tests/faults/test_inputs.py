@@ -66,7 +66,7 @@ def test_where_series_are_written_is_looked_at_before_they_are_simulated(tmp_pat
     monkeypatch.setattr(dynamics, "draw", None)
     (tmp_path / "there.h5").touch()
     for name, said in (
-        ("x.csv", "a name that ends in .h5"),
+        ("x.doc", "a name that ends in .h5"),
         ("there.h5", "exists already"),
         ("gone/x.h5", "no such folder"),
     ):
