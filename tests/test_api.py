@@ -51,7 +51,7 @@ def test_the_frame_has_each_number_at_its_series_step_time_variable_and_statisti
     assert set(frame["statistic"]) == set(expected) and len(frame) == len(expected) * 2 * 3 * 2
     for statistic, values_NHV in expected.items():
         for (n, h, v), value in np.ndenumerate(values_NHV):
-            row = found.loc[(statistic, (9, 4)[n], 12 + h, ("predator", "prey")[v])]
+            row = found.loc[(statistic, (4, 9)[n], 12 + h, ("prey", "predator")[v])]
             assert row["value"] == pytest.approx(value, nan_ok=True)
             assert row["time"] == pytest.approx(5 + (12 + h) / 3)
     (asked, _) = model.asked
@@ -64,10 +64,10 @@ def test_a_model_sees_the_last_steps_of_its_context_and_says_so(tidy, values):
     found = jaxlv.forecast(model, tidy, 2, 3, context=5, arrays=True, batch_series=1)
     assert isinstance(found, Forecast) and found.samples_NSHV.shape == (2, 3, 2, 2)
     (asked,) = model.asked
-    np.testing.assert_array_equal(asked.series.values_NTV, values[:, -5:, ::-1])
+    np.testing.assert_array_equal(asked.series.values_NTV, values[::-1, -5:])
     np.testing.assert_allclose(asked.series.time_T, 5 + np.arange(7, 12) / 3)
     np.testing.assert_allclose(found.time_H, 5 + np.arange(12, 14) / 3)
-    assert asked.request == Request(5, 2, 3, batch=1) and found.ids_N.tolist() == [9, 4]
+    assert asked.request == Request(5, 2, 3, batch=1) and found.ids_N.tolist() == [4, 9]
 
 
 def test_series_in_every_shape(values, tidy, tmp_path):
@@ -79,8 +79,8 @@ def test_series_in_every_shape(values, tidy, tmp_path):
     for way in (data, tmp_path / "x.h5", str(tmp_path / "x.h5")):
         np.testing.assert_allclose(as_series(way).values_NTV, values)
     several = as_series(tidy)
-    assert several.ids_N.tolist() == [9, 4] and several.variables == ("predator", "prey")
-    np.testing.assert_array_equal(several.values_NTV, values[..., ::-1])
+    assert several.ids_N.tolist() == [4, 9] and several.variables == ("prey", "predator")
+    np.testing.assert_array_equal(several.values_NTV, values[::-1])
     np.testing.assert_allclose(several.time_T, 5 + np.arange(12) / 3)
     one = as_series(tidy[["prey", "predator"]][12:])
     np.testing.assert_array_equal(one.values_NTV, values[1:])
@@ -131,10 +131,10 @@ def test_a_forecast_takes_every_setting_of_sampling_and_of_opening_a_model():
         (lambda v: jaxlv.forecast("gone", v, 1), "no such model folder"),
         (lambda v: jaxlv.forecast("embedded", v, 1, temperatur=1), "unknown setting temperatur"),
         (lambda v: jaxlv.forecast("embedded", v, 1, context=99), "context does not fit"),
-        (lambda v: jaxlv.forecast("embedded", v[..., :1], 1), "axis 2"),
+        (lambda v: jaxlv.forecast("embedded", v.transpose(0, 2, 1), 1), "axis 2"),
         (lambda v: jaxlv.forecast(("embedded",), v, 1), "no model"),
         (lambda v: jaxlv.forecast(jaxlv.load_pretrained("embedded")[0].bind({}), v, 1), "the model has no parameters"),
-        (lambda v: jaxlv.forecast("embedded", pd.DataFrame({"time": [1.0, 2.0]}), 1), "not a frame of series"),
+        (lambda v: jaxlv.forecast("embedded", pd.DataFrame({"time": [1.0, 2.0]}), 1), "no column of numbers to forecast"),
         (lambda v: jaxlv.forecast("embedded", v, 1, adapter="gone"), "no adapter"),
     ],
 )

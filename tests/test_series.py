@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxlv.data import loading, series
-from jaxlv.errors import JaxlvError
+from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.storage import foreign
 
 TIME_T = np.linspace(0.0, 8.0, 5)
@@ -167,8 +167,8 @@ def test_paths_that_are_no_files(tmp_path):
     assert_says(message(loading.load, tmp_path / "none.h5"), "none.h5", "no such file")
     assert_says(message(loading.load, tmp_path / "dir.h5"), "is not a regular file")
     assert_says(message(loading.load, tmp_path / "pipe.h5"), "not a regular file")
-    (tmp_path / "a.txt").write_text("1")
-    assert_says(message(loading.load, tmp_path / "a.txt"), "unknown kind", ".h5, .hdf5, .csv, .npy, .npz", ".txt")
+    (tmp_path / "a.doc").write_text("1")
+    assert_says(message(loading.load, tmp_path / "a.doc"), "unknown kind", ".h5, .hdf5, .csv, .npy, .npz", "found .doc")
 
 
 def test_unreadable_file(tmp_path, monkeypatch):
@@ -188,10 +188,10 @@ def test_unreadable_file(tmp_path, monkeypatch):
         (".h5", b"series,time,prey,predator\n", "expected HDF5; found text"),
         (".h5", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a git-LFS pointer"),
         (".h5", b"<!DOCTYPE html>", "HTML"),
-        (".npz", b"\x89HDF\r\n\x1a\n" + bytes(600), "expected zip archive; found HDF5"),
+        (".npz", b"\x89HDF\r\n\x1a\n" + bytes(600), "expected npz archive; found HDF5"),
         (".npy", b"PK\x03\x04" + bytes(9), "found zip archive"),
         (".csv", b"\x00\x01\x02", "expected text; found unknown binary data"),
-        (".csv", "größe".encode("latin-1"), "unknown binary data"),
+        (".csv", b"gr\x00\xdfe", "unknown binary data"),
     ],
 )
 def test_content_that_is_not_what_the_name_says(tmp_path, suffix, content, found):
@@ -236,33 +236,50 @@ def test_flipped_bytes_never_raise_anything_but_one_line(tmp_path):
 
 def test_missing_keys_list_those_present(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
-        file["trajectory"], file["time"] = some_values(), TIME_T
-    np.savez(tmp_path / "b.npz", trajectories=some_values(), t=TIME_T)
-    assert_says(message(loading.load, tmp_path / "a.h5"), "no dataset trajectories", "time, trajectory")
-    assert_says(message(loading.load, tmp_path / "b.npz"), "no array time", "t, trajectories")
+        file["results/values"], file["model/values"] = some_values(), TIME_T
+    np.savez(tmp_path / "b.npz", answer=42, names=["hare"])
+    assert_says(message(loading.load, tmp_path / "a.h5"), "no dataset trajectories", "model, results")
+    assert_says(message(loading.load, tmp_path / "b.npz"), "has no series", "names (1,)")
 
 
 def test_csv_faults_name_column_or_line(tmp_path):
     path = tmp_path / "a.csv"
     tidy, wide = "series,step,time,variable,value\n", "series,time,prey,predator\n"
     cases = {
-        "series,step,time,value\n0,0,0,1\n": ("wrong CSV columns", "missing: variable"),
-        "series,time,prey\n0,0,1\n": ("missing: predator",),
-        "series,step,time,variable,statistic,value\n": ("found series,step,time,variable,statistic,value",),
+        "series,time,prey\n0,0,1\n": ("no series can be used: fewer than 2 steps (1)", "series 0 first"),
+        "series,time,name\n0,0,a\n0,1,b\n": ("no column of numbers to forecast", "columns series, time, name"),
+        "series,step,time,variable,statistic,value\n0,0,0,prey,mean,1\n0,0,0,prey,median,1\n": (
+            "a.csv:3", "two rows with one time", "found 0, as in row 1"
+        ),
         tidy: ("has no rows",),
-        wide + "0,0,1,2\n0,1,x,2\n": ("a.csv:3", "prey is not a number", "'x'"),
-        wide + "0.5,0,1,2\n": ("a.csv:2", "series is not a whole number"),
-        wide + "0,0,1\n": ("a.csv:2", "number of cells"),
-        wide + "0,0,1,2,3\n": ("a.csv:2", "number of cells"),
-        wide + "0,0,1,2\n0,1,1,2\n1,0,1,2\n": ("not complete", "2 series, 2 steps"),
-        wide + "0,0,1,2\n0,1,1,2\n1,0,1,2\n1,3,1,2\n": ("differ in their times",),
-        wide + "0,0,1,2\n0,1,,2\n": ("1 NaN values", "step 1, prey"),
-        tidy + "0,0,0,prey,1\n0,0,0,prey,1\n": ("not complete", "found 2 values"),
-        tidy + "0,0,0,prey,1\n0,0,0,prey,1\n0,2,2,prey,1\n": ("not complete", "3 values, 2 of them for different cells"),
-    }
+        wide + "0,0,1,2\n0,1,x,2\n0,2,3,2\n": ("a.csv:3", "prey is not a number", "'x'"),
+        wide + "0,0,1\n": ("a.csv:2", "number of cells", "expected 4; found 3"),
+        wide + "# a comment\n\n0,0,1,2,3\n": ("a.csv:4", "number of cells", "expected 4; found 5"),
+        wide + "0,0,1,2\n0,1,1,2\n0,1,1,2\n": ("a.csv:4", "two rows with one time", "found 1, as in row 2"),
+        wide + "0,0,1,2\n,1,1,2\n": ("a.csv:3", "series is missing"),
+        wide + "0,0,1,2\n0,,1,2\n": ("a.csv:3", "time is missing"),
+        wide + "0,0,1,2\n0,1,1,2\n0,2.5,1,2\n0,9,1,2\n": ("time grid is irregular", "resample"),
+        tidy + "0,0,0,prey,1\n0,0,0,prey,1\n": ("a.csv:3", "two rows with one time", "found 0, as in row 1"),
+        wide + '0,0,"1,2\n': ("a.csv:2", "quotes do not match"),
+    }  # fmt: skip
     for content, parts in cases.items():
         path.write_text(content)
         assert_says(message(loading.load, path), *parts)
+
+
+def test_series_of_other_lengths_and_missing_steps_are_read_and_told(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("series,time,prey,predator\n0,0,1,2\n0,1,3,4\n1,0,5,6\n1,3,8,9\n2,7,1,1\n")
+    with pytest.warns(JaxlvWarning) as told:
+        loaded = loading.load(path)
+    assert [str(one.message).removeprefix(f"{path}: ") for one in told] == [
+        "4 missing values (2 whole steps), the first series 1, time 1, prey",
+        "missing values: interpolated",
+        "series 2 is left out: fewer than 2 steps (1)",
+    ]
+    assert loaded.ids_N.tolist() == [0, 1] and loaded.first_N.tolist() == [2, 0]
+    np.testing.assert_allclose(loaded.each[1], [[5, 6], [6, 7], [7, 8], [8, 9]])
+    assert loaded.each[0].tolist() == [[1, 2], [3, 4]]
 
 
 @pytest.mark.parametrize(
@@ -273,9 +290,8 @@ def test_csv_faults_name_column_or_line(tmp_path):
             5,
             ("axis 1", "steps, has length 30", "np.transpose(trajectories, (1, 0, 2)) would fit"),
         ),
-        ((30, 5, 3), 5, ("axis 2", "variables, has length 3", "expected 2")),
         ((30, 2, 5), 5, ("axis 1", "np.transpose(trajectories, (0, 2, 1)) would fit")),
-        ((30, 5), 5, ("2 axes", "(series, steps, variables)", "(30, 5)")),
+        ((30, 5), 6, ("axis 1", "steps, has length 30", "expected 6", "(1, 30, 5)")),
         ((30, 5, 2), 4, ("axis 1", "length 5", "expected 4", "time")),
         ((0, 5, 2), 5, ("no series",)),
         ((3, 1, 2), 1, ("no series", "two or more steps")),
@@ -308,12 +324,26 @@ def test_wrong_types(tmp_path):
     assert_says(message(loading.load, write_h5(tmp_path / "huge.h5", huge)), "integers too large", "2**53")
 
 
-@pytest.mark.parametrize(("bad", "name"), [(np.nan, "NaN"), (np.inf, "infinite"), (-0.5, "negative")])
+@pytest.mark.parametrize(("bad", "name"), [(np.inf, "infinite"), (-np.inf, "infinite"), (1e39, "too large")])
 def test_bad_values_are_counted_and_placed(tmp_path, bad, name):
-    values = some_values()
+    values = some_values().astype(float)
     values[1, 3, 1] = values[2, 0, 0] = bad
     text = message(loading.load, write_h5(tmp_path / "a.h5", values))
-    assert_says(text, f"2 {name} values", "series 1, step 3, predator")
+    assert_says(text, f"2 {name} values", f"found {bad:g} first, at series 1, step 3, predator")
+
+
+def test_missing_values_are_interpolated_and_negative_ones_shifted_and_both_told(tmp_path):
+    values = some_values().astype(float)
+    values[1, 3, 1], values[2, 0, 0], values[2, 4, 1] = np.nan, np.nan, -0.25
+    with pytest.warns(JaxlvWarning) as told:
+        loaded = loading.load(write_h5(tmp_path / "a.h5", values))
+    words = "\n".join(str(one.message) for one in told)
+    assert "2 missing values, the first series 1, time 6, predator" in words and "missing values: interpolated" in words
+    assert "1 of them before the first or behind the last known value" in words and "predator shifted above zero" in words
+    raw_NTV = loaded.values_NTV - loaded.shift_NV[:, None]
+    values[1, 3, 1], values[2, 0, 0] = (values[1, 2, 1] + values[1, 4, 1]) / 2, values[2, 1, 0]
+    np.testing.assert_allclose(raw_NTV, values, rtol=1e-12)
+    assert (loaded.values_NTV > 0).all() and loaded.shift_NV.any(axis=1).tolist() == [False, False, True]
 
 
 def test_zeros_are_values():
@@ -378,7 +408,7 @@ def test_declared_size_is_checked_before_reading(tmp_path):
         file.create_dataset("trajectories", (10**9, 100, 2), "f4", chunks=(100, 100, 2), compression="gzip")
         file["time"] = np.linspace(0, 200, 100)
     text = message(loading.load, tmp_path / "a.h5")
-    assert_says(text, "declares too much data", "1073741824", "found 1600000000000")
+    assert_says(text, "declares too much data", "1073741824", "found 1600000000800")
     with h5py.File(tmp_path / "chunk.h5", "w") as file:
         file.create_dataset("trajectories", (3, 5, 2), "f4", maxshape=(None,) * 3, chunks=(2**15, 2**7, 2**7))
         file["time"] = TIME_T

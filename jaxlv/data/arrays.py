@@ -29,14 +29,14 @@ def check_dtype(dtype: np.dtype, where: Any) -> None:
         raise JaxlvError("wrong type", where=where, expected="integers or floats of up to 64 bits", found=dtype)
 
 
-def as_float64(values: np.ndarray, where: Any) -> np.ndarray:
-    """Returns a float64 copy that equals the given integers or floats, without -0.0; raises JaxlvError if float64 cannot
-    hold them.
+def as_float64(values: np.ndarray, where: Any, own: bool = False) -> np.ndarray:
+    """Returns a float64 copy that equals the given integers or floats, without -0.0; if the array is nobody else's (`own`),
+    it may be the array itself. Raises JaxlvError if float64 cannot hold them.
     """
     check_dtype(values.dtype, where)
     if values.dtype.kind in "iu" and values.size and max(int(values.max()), -int(values.min())) > 2**53:
         raise JaxlvError("integers too large", where=where, expected="at most 2**53, exact in float64")
-    copied = np.array(values, dtype=np.float64, order="C")
+    copied = np.array(values, dtype=np.float64, order="C", copy=None if own and values.flags.writeable else True)
     copied += 0.0  # -0.0 becomes 0.0: the text format has no sign
     return copied
 

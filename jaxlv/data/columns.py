@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,45 +17,27 @@ import pandas as pd
 
 from jaxlv.data.arrays import VARIABLES
 from jaxlv.data.clock import Clock, Repeated, is_time, read_clock
-from jaxlv.data.limits import check_count, clean_name, clean_names
+from jaxlv.data.frames import Choice, Origin, is_numeric, is_text, name_of, not_a_number, take, tidy
+from jaxlv.data.limits import MOST_VARIABLES, PER_SERIES, check_count, clean_name, clean_names
+from jaxlv.data.moments import are_moments, at_row, parsed
 from jaxlv.data.observations import Observations
 from jaxlv.data.series import Layout
+from jaxlv.data.words import (
+    ANSWERS,
+    CALENDAR,
+    IDS,
+    KINDS,
+    PERHAPS_TIMES,
+    PLACES,
+    PREDATORS,
+    TIMES,
+    VALUES,
+    is_called,
+    is_of_ids,
+    is_of_time,
+    key_of,
+)
 from jaxlv.errors import JaxlvError
-
-TIMES = (
-    "time", "ds", "date", "datetime", "timestamp", "year", "years", "yr", "month", "months", "quarter", "week", "weeks",
-    "day", "days", "hour", "t", "step", "steps", "generation", "datum", "zeit", "jahr", "monat", "tag", "annee", "année",
-    "mois", "jour", "anno", "año", "fecha",
-)  # fmt: skip
-"""Names of columns of times, the likeliest first."""
-IDS = (
-    "unique_id", "series", "series_id", "id", "ids", "uid", "item_id", "site", "station", "plot", "location", "region",
-    "population", "replicate", "run", "group", "instance", "instances",
-)  # fmt: skip
-KINDS = ("variable", "species", "taxon", "feature", "variable_name")
-VALUES = ("value", "values", "y", "count", "counts", "abundance", "n", "density", "number")
-ROW_NUMBERS = ("", "unnamed: 0", "index", "rownames", "row_names", "row", "rowid", "row_number", "x1", "...1")
-MISSING = frozenset(
-    ["", "na", "n/a", "nan", "null", "none", "-", "--", ".", "?", "missing", "#n/a", "<na>", "nd", "n.d.", "-nan", "nil"]
-)
-"""Cells without a value, in lower case."""
-PREDATORS = re.compile(
-    r"\b(predators?|lynx(es)?|fox(es)?|wol(f|ves)|weasels?|stoats?|owls?|hawks?|coyotes?|martens?|minks?|lions?|pumas?|pike)\b"
-)
-"""Of two variables the one that is named so comes second, as the predator does in what the base was trained on."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What a caller says of the columns: names, which are compared without regard to case; None if jaxlv finds out.
-
-    With `separate`, each variable becomes a series of its own, with the variable's name as its id.
-    """
-
-    id: str | None = None
-    time: str | None = None
-    columns: Sequence[str] | None = None
-    separate: bool = False
 
 
 class Roles(NamedTuple):
@@ -79,127 +61,50 @@ def observed(frame: pd.DataFrame, where: Any, choice: Choice = AUTO, source: dic
     twice, or steps are not equal.
     """
     notes: list[str] = []
-    table = _named(frame, where)
-    table = _without_row_numbers(table, choice, notes)
-    table = _dated(table, choice, notes)
-    roles = _roles(table, choice, where, notes)
+    table, choice = tidy(frame, where, choice, notes)
+    roles, table = _roles(table, choice, where, notes)
     if roles.kind is not None:
         table, roles = _widened(table, roles, where)
+        where = replace(where, lines=None) if isinstance(where, Origin) else where  # rows are no lines any more
     return _built(table, roles, choice, where, source or {}, notes)
-
-
-# ------------------------------------------------------------------------------------------------------- names
-
-
-def key_of(name: Any) -> str:
-    """Returns a name as it is compared: in lower case, with "_" for spaces and hyphens."""
-    return re.sub(r"[\s\-_]+", "_", str(name).strip().casefold())
-
-
-def _named(frame: pd.DataFrame, where: Any) -> pd.DataFrame:
-    """Returns the table with its index as columns, if that says something, and clean names, each of which is there once."""
-    if not len(frame) or not len(frame.columns):
-        raise JaxlvError("has no rows" if len(frame.columns) else "has no columns", where=where)
-    index = frame.index
-    if isinstance(index, pd.MultiIndex):
-        names = [
-            name or ("time" if i == index.nlevels - 1 else f"id_{i}" if i else "series")
-            for i, name in enumerate(index.names)
-        ]
-        frame = frame.set_axis(index.set_names(names), axis=0).reset_index()
-    elif index.name is not None or isinstance(index, (pd.DatetimeIndex, pd.PeriodIndex)):
-        frame = frame.rename_axis(index.name or "time").reset_index()
-    elif not isinstance(index, pd.RangeIndex) and _counts_on(index):
-        frame = frame.rename_axis("time").reset_index()
-    if isinstance(frame.columns, pd.MultiIndex):
-        raise JaxlvError("a frame with columns of several levels", where=where, hint="join the names of the levels")
-    names = [
-        "" if key_of(name) in ROW_NUMBERS[:2] else clean_name(name, where, "name of a column") for name in frame.columns
-    ]
-    keys = [key_of(name) for name in names]
-    double = next((name for i, name in enumerate(names) if keys[i] in keys[:i]), None)
-    if double is not None:
-        raise JaxlvError("two columns have one name", where=where, found=double or "no name")
-    return frame.set_axis(names, axis=1).reset_index(drop=True)
-
-
-def _counts_on(index: pd.Index) -> bool:
-    """Tells whether an unnamed index is years or the like: numbers that grow in equal steps, and not from 0 in rows of 1."""
-    if not pd.api.types.is_numeric_dtype(index.dtype) or len(index) < 2:
-        return False
-    steps = np.diff(index.to_numpy(float))
-    return bool((steps == steps[0]).all() and steps[0] > 0 and (index[0] not in (0, 1) or steps[0] != 1))
-
-
-def _without_row_numbers(table: pd.DataFrame, choice: Choice, notes: list[str]) -> pd.DataFrame:
-    """Returns the table without a column that numbers its rows, from 0 or 1, and without columns in which nothing stands."""
-    told = {key_of(name) for name in (choice.id, choice.time, *(choice.columns or ())) if name is not None}
-    for name in list(table.columns):
-        column = table[name]
-        if column.isna().all() and key_of(name) not in told:
-            notes.append(f"column {name or 'without a name'} is empty and ignored")
-            table = table.drop(columns=name)
-        elif key_of(name) in ROW_NUMBERS and key_of(name) not in told:
-            values = pd.to_numeric(column, errors="coerce").to_numpy(float)
-            if any(np.array_equal(values, np.arange(first, first + len(table))) for first in (0, 1)):
-                notes.append(f"column {name or 'without a name'} (row numbers) is ignored")
-                table = table.drop(columns=name)
-    return table
-
-
-def _dated(table: pd.DataFrame, choice: Choice, notes: list[str]) -> pd.DataFrame:
-    """Returns the table with one column `date` in place of the columns year and month (and day), or year and quarter."""
-    by_key = {key_of(name): name for name in table.columns}
-    if choice.time is not None or "year" not in by_key or not {"month", "quarter"} & by_key.keys():
-        return table
-    part = "month" if "month" in by_key else "quarter"
-    parts = [by_key["year"], by_key[part], *([by_key["day"]] if part == "month" and "day" in by_key else [])]
-    numbers = [pd.to_numeric(table[name], errors="coerce") for name in parts]
-    tops = (9999, 12 if part == "month" else 4, 31)
-    if any(one.isna().any() or not one.between(1, top).all() for one, top in zip(numbers, tops, strict=False)):
-        return table
-    month = numbers[1] if part == "month" else 3 * numbers[1] - 2
-    day = numbers[2] if len(numbers) == 3 else 1
-    moments = pd.to_datetime({"year": numbers[0], "month": month, "day": day}, errors="coerce")
-    if moments.isna().any() or len(moments.unique()) <= numbers[0].nunique():
-        return table
-    text = "%Y-%m-%d" if len(parts) == 3 else "%Y-%m"
-    notes.append(f"{' and '.join(parts)} are read as one date")
-    rest = table.drop(columns=parts)
-    rest.insert(0, "date", moments.dt.strftime(text))
-    return rest
 
 
 # ------------------------------------------------------------------------------------------------------- roles
 
 
-def _roles(table: pd.DataFrame, choice: Choice, where: Any, notes: list[str]) -> Roles:
+def _roles(table: pd.DataFrame, choice: Choice, where: Any, notes: list[str]) -> tuple[Roles, pd.DataFrame]:
+    """Returns what the columns are, and the table, which has a further column if two tell the series apart together."""
     keys = {key_of(name): name for name in table.columns}
     wanted = None if choice.columns is None else [_wanted(one, keys, "columns", where) for one in choice.columns]
+    if wanted is not None and not wanted:
+        raise JaxlvError("no columns are chosen", where=where, expected="one or more of " + ", ".join(keys.values()))
     id_name = None if choice.id is None else _wanted(choice.id, keys, "id", where)
     time = None if choice.time is None else _wanted(choice.time, keys, "time", where)
     kind, value = _long(table, keys, {id_name, time}, wanted)
     free = [name for name in table.columns if name not in {id_name, time, kind, value, *(wanted or ())}]
     if id_name is None:
-        id_name = _id(table, free, bool(wanted or kind), where)
-        free = [name for name in free if name != id_name]
+        id_name, table = _id(table, free, time, kind, where, notes)
+        free = [name for name in free if name != id_name and name in table.columns]
     if time is None:
         time = _time(table, id_name, kind, free, wanted is not None, where)
-        free = [name for name in free if name != time and not _same_steps(table, name, time, id_name, kind)]
+        free = [name for name in free if name != time]
+    beside = _beside(table, free, Roles(id_name, time, [], kind), where) if wanted is None else []
+    numeric = [] if wanted is not None or kind is not None else [n for n in free if is_numeric(table[n]) and n not in beside]
+    _tell_ignored(
+        [name for name in free if name not in numeric and not _counts_steps(table, name, time, id_name, kind)], notes
+    )
     if kind is not None:
-        _tell_ignored(free, notes)
-        return Roles(id_name, time, [], kind, value)
-    if wanted is not None:
-        _tell_ignored(free, notes)
-        return Roles(id_name, time, wanted)
-    numeric = [name for name in free if _is_numeric(table[name])]
-    _tell_ignored([name for name in free if name not in numeric], notes)
-    if not numeric:
+        return Roles(id_name, time, [], kind, value), table
+    if wanted is None and not numeric:
         found = ", ".join(map(str, table.columns)) or "none"
-        raise JaxlvError("no column of numbers to forecast", where=where, expected="a variable", found=f"columns {found}")
-    if time is None:
+        text = next((name for name in free if is_text(table[name]) and not is_of_time(name)), None)
+        hint = None if text is None else f"{name_of(text)} holds texts such as {str(table[text].dropna().iloc[0])!r}"
+        raise JaxlvError(
+            "no column of numbers to forecast", where=where, expected="a variable", found=f"columns {found}", hint=hint
+        )
+    if wanted is None and time is None:
         _refuse_counter(table, numeric, where)
-    return Roles(id_name, time, numeric)
+    return Roles(id_name, time, numeric if wanted is None else wanted), table
 
 
 def _wanted(name: str, keys: dict[str, str], option: str, where: Any) -> str:
@@ -211,29 +116,17 @@ def _wanted(name: str, keys: dict[str, str], option: str, where: Any) -> str:
 def _tell_ignored(names: Iterable[str], notes: list[str]) -> None:
     names = list(names)
     if names:
-        notes.append(f"column{'s' * (len(names) > 1)} {', '.join(map(str, names))} ignored")
-
-
-def _is_numeric(column: pd.Series) -> bool:
-    return pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype)
-
-
-def _is_text(column: pd.Series) -> bool:
-    return (
-        not _is_numeric(column)
-        and not pd.api.types.is_datetime64_any_dtype(column.dtype)
-        and (not isinstance(column.dtype, pd.PeriodDtype))
-    )
+        notes.append(f"column{'s' * (len(names) > 1)} {', '.join(map(name_of, names))} ignored")
 
 
 def _long(table: pd.DataFrame, keys: dict[str, str], taken: set[Any], wanted: Any) -> tuple[str | None, str | None]:
     """Returns the columns of the variable's name and of its value, if the table is long."""
     if wanted is not None:
         return None, None
-    kind = next((keys[key] for key in KINDS if key in keys and keys[key] not in taken and _is_text(table[keys[key]])), None)
+    kind = next((keys[key] for key in KINDS if key in keys and keys[key] not in taken and is_text(table[keys[key]])), None)
     if kind is None:
         return None, None
-    numeric = [name for name in table.columns if _is_numeric(table[name]) and name not in taken]
+    numeric = [name for name in table.columns if is_numeric(table[name]) and name not in taken]
     value = next((keys[key] for key in VALUES if keys.get(key) in numeric), None)
     if value is None:
         rest = [name for name in numeric if key_of(name) not in (*TIMES, *IDS)]
@@ -241,27 +134,61 @@ def _long(table: pd.DataFrame, keys: dict[str, str], taken: set[Any], wanted: An
     return (kind, value) if value is not None else (None, None)
 
 
-def _id(table: pd.DataFrame, free: list[str], known: bool, where: Any) -> str | None:
-    """Returns the column of ids: by its name, else the only column of texts, if these are not dates."""
-    named = [name for name in free if key_of(name) in IDS and (_is_text(table[name]) or _repeats(table[name]))]
-    texts = [name for name in free if _is_text(table[name]) and key_of(name) not in TIMES and not _dates(table[name])]
-    found = named or [name for name in texts if _repeats(table[name]) and table[name].nunique() > 1]
-    if len(found) > 1:
-        first = [name for name in found if key_of(name) in ("unique_id", "series")]
-        if len(first) == 1:
-            return first[0]
-        hint = "name it by --id (id=)"
-        raise JaxlvError("which column is the series", where=where, expected="one", found=", ".join(found), hint=hint)
-    return found[0] if found else None
+def _id(
+    table: pd.DataFrame, free: list[str], time: str | None, kind: str | None, where: Any, notes: list[str]
+) -> tuple[str | None, pd.DataFrame]:
+    """Returns the column of ids: by its name, else a column of texts without which times repeat, if these are not dates.
+
+    If several are named so, it is the one within which the others do not change; if times repeat unless all are taken, it is
+    a new column of them all. Raises JaxlvError, with the choices, if that does not decide.
+    """
+    named = [name for name in free if is_of_ids(name) and (is_text(table[name]) or _repeats(table[name]))]
+    found = named or _texts_of_ids(table, free, time, kind)
+    if len(found) <= 1:
+        return (found[0] if found else None), table
+    fine = [name for name in found if _holds(table, name, [one for one in found if one != name])]
+    if fine:
+        return fine[0], table
+    times = [name for name in table.columns if (name == time if time is not None else is_of_time(name))][:1]
+    rows = [*times, *([kind] if kind else [])]
+    apart = [name for name in found if not table.duplicated([name, *rows]).any()]
+    if times and not apart and not table.duplicated([*found, *rows]).any():
+        together = " ".join(map(str, found))
+        notes.append(f"series are told apart by {' and '.join(map(str, found))}")
+        joined = table[found].astype(str).agg(" ".join, axis=1)
+        return together, table.drop(columns=found).assign(**{together: joined})
+    first = [name for name in found if key_of(name) in ("unique_id", "series")]
+    if len(first) == 1:
+        return first[0], table
+    hint = "name it by --id (id=)"
+    raise JaxlvError("which column is the series", where=where, expected="one", found=", ".join(found), hint=hint)
+
+
+def _holds(table: pd.DataFrame, name: str, others: list[str]) -> bool:
+    """Tells whether the other columns do not change among rows with one value of a column."""
+    return bool((table.groupby(name, dropna=False)[others].nunique(dropna=False) <= 1).all(axis=None))
+
+
+def _texts_of_ids(table: pd.DataFrame, free: list[str], time: str | None, kind: str | None) -> list[str]:
+    """Returns the columns of texts that may be ids: they repeat, and without them times would, too."""
+    times = [name for name in table.columns if (name == time if time is not None else is_of_time(name))]
+    rows = [kind] if kind is not None else []
+    if any(not table.duplicated([name, *rows]).any() for name in times):
+        return []
+    texts = [name for name in free if is_text(table[name]) and not is_of_time(name) and not _dates(table[name])]
+    return [
+        name for name in texts
+        if _repeats(table[name]) and table[name].nunique() > 1 and not set(table[name].dropna().str.casefold()) <= ANSWERS
+    ]  # fmt: skip
 
 
 def _repeats(column: pd.Series) -> bool:
-    """Tells whether a column has fewer values than rows, or whole numbers: it may be ids."""
+    """Tells whether a column has fewer values than rows: it may be ids."""
     return column.nunique() < len(column) or len(column) == 1
 
 
 def _dates(column: pd.Series) -> bool:
-    return is_time(column.dropna().unique(), np.zeros(column.nunique(), int))
+    return are_moments(column.dropna())
 
 
 def _rows_of(table: pd.DataFrame, *names: str | None) -> np.ndarray:
@@ -278,23 +205,22 @@ def _time(
     Raises JaxlvError if there are several, or if the only one of that name is not regular.
     """
     row_R = _rows_of(table, id_name, kind)
-    named = [name for key in TIMES for name in free if key_of(name) == key]
-    named += [name for name in free if name not in named and not _is_numeric(table[name]) and _dates(table[name])]
+    named = [name for key in TIMES for name in free if is_called(name, (key,))]
+    named += [name for name in free if name not in named and is_of_time(name)]
+    named += [name for name in free if name not in named and not is_numeric(table[name]) and _dates(table[name])]
     regular = [name for name in named if is_time(table[name], row_R)]
     if regular:
         return regular[0]
     for name in named:
-        if key_of(name) not in ("t", "n", "step", "steps") or len(free) == len(named):
+        if not is_called(name, PERHAPS_TIMES) or _is_first(table, name, row_R):
             try:
                 read_clock(table[name], row_R, where, str(name))
             except Repeated as fault:
-                raise _told_apart(table, free, row_R, name, fault, where) from None
+                raise _told_apart(table, free, row_R, name, fault) from None
     return None
 
 
-def _told_apart(
-    table: pd.DataFrame, free: list[str], row_R: np.ndarray, time: str, fault: Repeated, where: Any
-) -> JaxlvError:
+def _told_apart(table: pd.DataFrame, free: list[str], row_R: np.ndarray, time: str, fault: Repeated) -> JaxlvError:
     """Returns the error for repeated times, with a column that may tell the series apart."""
     others = [
         name for name in free if name != time and _repeats(table[name]) and is_time(table[time], _rows_of(table, name))
@@ -302,12 +228,20 @@ def _told_apart(
     if not others:
         return fault
     hint = f"--id {others[0]} (id=) would tell the series apart"
-    return JaxlvError(fault.what, where=where, found=fault.found, hint=hint)
+    return JaxlvError(fault.what, where=fault.where, found=fault.found, hint=hint)
 
 
-def _same_steps(table: pd.DataFrame, name: str, time: str | None, id_name: str | None, kind: str | None) -> bool:
+def _is_first(table: pd.DataFrame, name: str, row_R: np.ndarray) -> bool:
+    """Tells whether a column that may be one of times must be them: it holds texts, or is the first, or never falls."""
+    if not is_numeric(table[name]):
+        return True
+    values = table[name].to_numpy(float, na_value=np.nan)
+    return bool(name == table.columns[0] or (np.diff(values)[np.diff(row_R) == 0] >= 0).all())
+
+
+def _counts_steps(table: pd.DataFrame, name: str, time: str | None, id_name: str | None, kind: str | None) -> bool:
     """Tells whether a column counts the same steps as that of the times, as `step` does beside `time`."""
-    if time is None or key_of(name) not in TIMES or not _is_numeric(table[name]):
+    if time is None or not is_of_time(name) or not is_numeric(table[name]) or table[name].isna().any():
         return False
     row_R = _rows_of(table, id_name, kind)
     try:
@@ -316,16 +250,55 @@ def _same_steps(table: pd.DataFrame, name: str, time: str | None, id_name: str |
         return False
 
 
+def _beside(table: pd.DataFrame, free: list[str], roles: Roles, where: Any) -> list[str]:
+    """Returns columns of numbers that only say again when or where: steps, parts of the date, places of a series."""
+    id_name, time, kind = roles.id, roles.time, roles.kind
+    row_R, found = _rows_of(table, id_name, kind), []
+    moments = None if time is None else _moments(table[time], time, where)
+    for name in (one for one in free if is_numeric(table[one])):
+        part = CALENDAR.get(key_of(name))
+        still = not (table[name].groupby(row_R).nunique(dropna=False) > 1).any() and len(table) > 1
+        if (
+            _counts_steps(table, name, time, id_name, kind)
+            or (still and (part is not None or is_called(name, PLACES) or is_of_ids(name)))
+            or (part is not None and moments is not None and _is_part(table[name], moments, part))
+        ):
+            found.append(name)
+    return found
+
+
+def _moments(times: pd.Series, time: str, where: Any) -> pd.DatetimeIndex:
+    """Returns a column of times as dates; decimal years, and other numbers, as if they were years."""
+    values = parsed(times, where, time)[0].values
+    if isinstance(values, pd.DatetimeIndex):
+        return values
+    years = np.clip(np.floor(values), 1, 9999).astype(np.int64)
+    months = np.clip(np.floor((values - np.floor(values)) * 12 + 1e-3), 0, 11).astype(np.int64)
+    return pd.DatetimeIndex(((years - 1970) * 12 + months).astype("datetime64[M]").astype("datetime64[s]"))
+
+
+def _is_part(column: pd.Series, moments: pd.DatetimeIndex, part: str) -> bool:
+    """Tells whether a column is a part of the dates beside it, counted from whatever number."""
+    own = moments.isocalendar().week.to_numpy(int) if part == "week" else np.asarray(getattr(moments, part))
+    off = column.to_numpy(float, na_value=np.nan) - own
+    return bool(np.isfinite(off).all() and (off == off[0]).all())
+
+
 def _refuse_counter(table: pd.DataFrame, numeric: list[str], where: Any) -> None:
-    """Raises JaxlvError if the first of several columns may be times, though it is not called so."""
-    values = table[numeric[0]].to_numpy(float)
-    steps = np.diff(values)
-    if len(numeric) > 1 and len(steps) > 2 and (steps > 0).all() and np.allclose(steps, steps[0], rtol=1e-6):
-        name = numeric[0]
-        hint = f"--time {name} (time=), or --columns {','.join(numeric)} (columns=) if it is a variable"
+    """Raises JaxlvError if a column may be times, though it is not called so, or if the columns are years."""
+    years = [name for name in numeric if re.fullmatch(r"[A-Za-z_.]{0,2}(1[5-9]|20)\d\d", name)]
+    if len(years) > max(2, len(numeric) / 2):
+        hint = "turn the table, so that each row is a year and each column a series (in pandas: frame.set_index(...).T)"
         raise JaxlvError(
-            f"{name} grows in equal steps: is it the time", where=where, expected="a name such as year", hint=hint
+            "its columns are years", where=where, expected="a row for each time", found=", ".join(years), hint=hint
         )
+    for name in numeric if len(numeric) > 1 else []:
+        values = table[name].to_numpy(float, na_value=np.nan)
+        steps, of_years = np.diff(values), bool(((values > 1000) & (values < 2200)).all())
+        if len(steps) >= (2 if of_years else 3) and steps[0] > 0 and np.allclose(steps, steps[0], rtol=1e-6):
+            hint = f"--time {name} (time=), or --columns {','.join(numeric)} (columns=) if it is a variable"
+            expected = "a name such as year"
+            raise JaxlvError(f"{name} grows in equal steps: is it the time", where=where, expected=expected, hint=hint)
 
 
 # ------------------------------------------------------------------------------------------------------ series
@@ -338,16 +311,19 @@ def _widened(table: pd.DataFrame, roles: Roles, where: Any) -> tuple[pd.DataFram
     if roles.time is None:
         table = table.assign(**{"step ": table.groupby([*keys, roles.kind], sort=False).cumcount()})
         keys.append("step ")
-    names = list(dict.fromkeys(table[roles.kind].astype(str)))
-    check_count(len(names), where)
+    codes, kinds = pd.factorize(table[roles.kind].astype(str))
+    if len(kinds) > MOST_VARIABLES:
+        check_count(len(kinds), at_row(where, int(np.argmax(codes == MOST_VARIABLES))))
+    names = _cleaned(codes, kinds, where, "name of a variable")
     if table.duplicated([*keys, roles.kind]).any():
         double = table[table.duplicated([*keys, roles.kind])].iloc[0]
         found = ", ".join(f"{name} {double[name]}" for name in (*keys, roles.kind))
         raise JaxlvError("two rows for one value", where=where, found=found, hint="leave one of them")
     place = table.groupby(keys, sort=False).ngroup().to_numpy()
+    take(where, 8 * len(names) * (int(place.max()) + 1))
     wide = table.drop_duplicates(keys)[keys].reset_index(drop=True)
     for name in names:
-        held = (table[roles.kind].astype(str) == name).to_numpy()
+        held = codes == names.index(name)
         column = np.full(len(wide), np.nan)
         column[place[held]] = table.loc[held, roles.value].to_numpy(float)
         wide[name] = column
@@ -357,9 +333,10 @@ def _widened(table: pd.DataFrame, roles: Roles, where: Any) -> tuple[pd.DataFram
 def _built(
     table: pd.DataFrame, roles: Roles, choice: Choice, where: Any, source: dict[str, Any], notes: list[str]
 ) -> Observations:
-    names: Sequence[str] = clean_names(roles.variables, where)
+    names = clean_names(roles.variables, where)
     if choice.columns is None:
-        names, variables = in_order(names, roles.variables, notes)
+        ordered, variables = in_order(names, roles.variables, notes)
+        names = tuple(ordered)
     else:
         variables = roles.variables
     values_RV = np.stack([_floats(table[name], name, where) for name in variables], axis=1)
@@ -369,13 +346,15 @@ def _built(
         clock = Clock.steps(len(ids))
     else:
         clock, step_R = read_clock(table[roles.time], codes, where, str(roles.time))
-        if any((np.diff(step_R[codes == i]) < 0).any() for i in range(len(ids))):
+        order = np.argsort(codes, kind="stable")
+        if ((np.diff(step_R[order]) < 0) & (np.diff(codes[order]) == 0)).any():
             notes.append(f"rows are sorted by {roles.time}")
+    take(where, PER_SERIES * len(ids))
+    order = np.argsort(codes, kind="stable")
     values = []
-    for i in range(len(ids)):
-        mine = codes == i
-        series_TV = np.full((int(step_R[mine].max()) + 1, len(names)), np.nan)
-        series_TV[step_R[mine]] = values_RV[mine]
+    for rows in np.split(order, np.flatnonzero(np.diff(codes[order])) + 1):
+        series_TV = np.full((int(step_R[rows].max()) + 1, len(names)), np.nan)
+        series_TV[step_R[rows]] = values_RV[rows]
         values.append(series_TV)
     layout = Layout(roles.id, roles.time, roles.kind, roles.value)
     found = Observations(tuple(ids), tuple(names), tuple(values), clock, layout, source, tuple(notes), where)
@@ -395,30 +374,40 @@ def in_order(names: Sequence[str], columns: Sequence[str], notes: list[str]) -> 
 
 
 def _floats(column: pd.Series, name: str, where: Any) -> np.ndarray:
-    """Returns a column as numbers, NaN if missing; raises JaxlvError for text."""
-    if _is_numeric(column):
-        if pd.api.types.is_complex_dtype(column.dtype):
-            raise JaxlvError(f"{name} is complex", where=where, expected="real numbers")
-        return column.to_numpy(np.float64, na_value=np.nan)
-    found = pd.to_numeric(column, errors="coerce")
-    bad = found.isna() & ~column.isna()
-    if bad.any():
-        row = int(np.argmax(bad))
-        raise JaxlvError(f"{name} is not a number", where=where, found=f"{column.iloc[row]!r} in row {row + 1}")
-    return found.to_numpy(float)
+    """Returns a column as numbers, NaN if missing; raises JaxlvError for text, and for integers that float64 cannot hold."""
+    if not is_numeric(column):
+        found = pd.to_numeric(column, errors="coerce")
+        bad = found.isna() & ~column.isna()
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise not_a_number(name, column.iloc[row], at_row(where, row))
+        return found.to_numpy(float)
+    values = column.to_numpy(np.float64, na_value=np.nan)
+    if pd.api.types.is_integer_dtype(column.dtype) and np.abs(values).max(initial=0) > 2**53:
+        row = int(np.nanargmax(np.abs(values)))
+        raise JaxlvError("integers too large", where=at_row(where, row), expected="at most 2**53, exact in float64")
+    return values + 0.0  # -0.0 becomes 0.0: the text format has no sign
 
 
 def _ids(column: pd.Series, name: str, where: Any) -> tuple[np.ndarray, list[Any]]:
     """Returns the number of each row's series, and the ids: whole numbers or texts, in ascending order if numbers."""
     if column.isna().any():
         row = int(np.argmax(column.isna()))
-        raise JaxlvError(f"{name} is missing", where=where, found=f"row {row + 1} first", hint="every row names its series")
+        raise JaxlvError(f"{name} is missing", where=at_row(where, row), expected="an id: every row names its series")
     values = column
-    if _is_numeric(column):
+    if is_numeric(column) and not (pd.api.types.is_integer_dtype(column.dtype) and int(column.abs().max()) >= 2**53):
         numbers = column.to_numpy(float)
         whole = bool((numbers == np.round(numbers)).all() and (np.abs(numbers) < 2**53).all())
         values = column.astype(np.int64) if whole else column.astype(str)
         codes, ids = pd.factorize(values, sort=whole)
         return codes, ids.tolist()
     codes, ids = pd.factorize(values.astype(str).str.strip())
-    return codes, [clean_name(one, where, "id of a series") for one in ids]
+    return codes, _cleaned(codes, ids, where, "id of a series")
+
+
+def _cleaned(codes: np.ndarray, names: Iterable[Any], where: Any, what: str) -> list[str]:
+    """Returns the names that stand in a column, of which row r has number `codes[r]`, as `clean_name` does; an error tells
+    the row.
+    """
+    _, rows = np.unique(codes, return_index=True)
+    return [clean_name(name, at_row(where, int(row)), what) for name, row in zip(names, rows, strict=True)]

@@ -124,7 +124,7 @@ def _datasets(file: h5py.File, path: Path) -> dict[str, h5py.Dataset]:
             continue
         if key not in OWN and not _is_hard(file, key):
             raise JaxlvError("is a soft or external link", where=f"{path}:{key}", expected="data inside the file")
-        if key not in OWN and not isinstance(file[key], h5py.Dataset):
+        if key not in OWN and not (isinstance(file[key], h5py.Dataset) and _is_readable(file[key].dtype)):
             continue
         found[clean_name(key, path, "name of a dataset")] = _own_dataset(file, key, path)
     if "trajectories" in found:
@@ -139,12 +139,21 @@ def _datasets(file: h5py.File, path: Path) -> dict[str, h5py.Dataset]:
 MOST_DATASETS = 200
 OWN = ("trajectories", "time")
 NAMES_OF_ARRAYS = ("variables", "names", "columns", "species", "ids", "series", "unique_id", "id", "site")
-SINCE = re.compile(r"(days|hours|minutes|seconds) since (\d{4}-\d{1,2}-\d{1,2}.*)")
-PACKING = ("scale_factor", "add_offset", "_FillValue", "missing_value", "units", "MATLAB_class")
+SINCE = re.compile(r"(years|months|days|hours|minutes|seconds) since (\d{4}-\d{1,2}-\d{1,2}.*)")
+CALENDARS = ("", "standard", "gregorian", "proleptic_gregorian")
+PACKING = (
+    "scale_factor", "add_offset", "_FillValue", "missing_value", "valid_min", "valid_max", "valid_range", "units",
+    "calendar", "MATLAB_class",
+)  # fmt: skip
 
 
 def _is_hard(group: h5py.Group, key: str) -> bool:
     return group.id.links.get_info(os.fsencode(key)).type == h5py.h5l.TYPE_HARD
+
+
+def _is_readable(dtype: np.dtype) -> bool:
+    """Tells whether a dataset holds numbers or texts; others, such as references of MATLAB's cells, are passed over."""
+    return dtype.kind in "iufc" or h5py.check_string_dtype(dtype) is not None
 
 
 def _is_scale(dataset: h5py.Dataset) -> bool:
@@ -162,7 +171,7 @@ def _array(dataset: h5py.Dataset, path: Path, room: Room) -> np.ndarray:
     where = f"{path}:{dataset.name}"
     said = {key: _attribute(dataset, key, where, room, MOST_VARIABLES) for key in PACKING}
     matlab = _word(said["MATLAB_class"])
-    values = dataset.asstr(errors="surrogateescape")[()] if text else dataset[()]
+    values = dataset.asstr("utf-8", errors="surrogateescape")[()] if text else dataset[()]
     if matlab:
         values = values.T
     if matlab == "char":
@@ -174,6 +183,11 @@ def _array(dataset: h5py.Dataset, path: Path, room: Room) -> np.ndarray:
         values = values * _one(said["scale_factor"], 1.0, where) + _one(said["add_offset"], 0.0, where)
     since = SINCE.match(_word(said["units"]))
     if since and values.ndim == 1 and not mask.any():
+        if (calendar := _word(said["calendar"])) not in CALENDARS:
+            expected = "the standard calendar, or times as plain numbers"
+            raise JaxlvError(
+                f"the calendar {calendar} is not supported", where=where, expected=expected, found=_word(said["units"])
+            )
         return _moments(values, since[1], since[2], where)
     return np.ma.array(values, mask=mask) if mask.any() else values
 
@@ -186,6 +200,14 @@ def _missing(values: np.ndarray, said: dict[str, Any], where: str) -> np.ndarray
                 if not isinstance(one, (int, float)):
                     raise JaxlvError(f"the attribute {key} is not a number", where=where, found=repr(one))
                 mask |= values == np.asarray(one).astype(values.dtype) if one == one else np.isnan(values)
+    low, high = (said["valid_min"], said["valid_max"])
+    if said["valid_range"] is not None and np.size(said["valid_range"]) == 2:
+        low, high = np.asarray(said["valid_range"]).tolist()
+    with np.errstate(invalid="ignore"):
+        if low is not None:
+            mask |= values < _one(low, 0.0, where)
+        if high is not None:
+            mask |= values > _one(high, 0.0, where)
     return mask
 
 
@@ -193,7 +215,7 @@ def _one(value: Any, default: float, where: str) -> float:
     """Returns the number in an attribute."""
     found = [default] if value is None else np.atleast_1d(value).tolist()
     if len(found) != 1 or not isinstance(found[0], (int, float)) or not math.isfinite(found[0]):
-        raise JaxlvError("scale_factor and add_offset are single numbers", where=where, found=repr(value))
+        raise JaxlvError("an attribute is not a single number", where=where, found=repr(value))
     return float(found[0])
 
 
@@ -208,7 +230,17 @@ def _moments(values: np.ndarray, unit: str, since: str, where: str) -> np.ndarra
     """Returns numbers of days (hours, ...) since a date, as CF has them, as dates."""
     try:
         origin = np.datetime64(pd.Timestamp(since.strip().removesuffix("UTC").strip()).tz_localize(None), "ns")
-        size = {"days": 86_400, "hours": 3600, "minutes": 60, "seconds": 1}[unit]
+        if unit in ("years", "months") and (values == np.round(values)).all():
+            months = values.astype(np.int64) * (12 if unit == "years" else 1)
+            return np.array([np.datetime64(pd.Timestamp(origin) + pd.DateOffset(months=int(one))) for one in months])
+        size = {
+            "years": 365.2425 * 86_400,
+            "months": 365.2425 / 12 * 86_400,
+            "days": 86_400,
+            "hours": 3600,
+            "minutes": 60,
+            "seconds": 1,
+        }[unit]
         return origin + np.round(values.astype(np.float64) * size * 1e9).astype("timedelta64[ns]")
     except (ValueError, OverflowError) as fault:
         raise JaxlvError("units of time that do not read", where=where, found=f"{unit} since {since} ({fault})") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import numpy as np
 import pandas as pd
 
 from jaxlv.data.clock import Clock
-from jaxlv.data.columns import Choice, observed
-from jaxlv.data.contents import of_arrays, of_list, of_named
-from jaxlv.data.limits import MEMORY_CAP
+from jaxlv.data.columns import observed
+from jaxlv.data.contents import joined, of_arrays, of_list, of_named
+from jaxlv.data.frames import Choice, Origin
+from jaxlv.data.limits import MEMORY_CAP, Room
 from jaxlv.data.observations import USUAL, Handling, Observations, Ready
 from jaxlv.data.readers import read, readable
 from jaxlv.data.series import SeriesSet
@@ -37,8 +39,8 @@ def load_series(
     Args:
         data: the path of a file (CSV and other text, .gz of it, parquet, Excel, HDF5, NetCDF 4, MATLAB 7.3, npy, npz); a
             pandas or polars frame, wide (a column for each variable), long (series, time, variable, value) or in Nixtla's
-            form (unique_id, ds, y); a pandas Series; an array (T,), (T, V) or (N, T, V); a list of arrays of any lengths; or
-            a mapping of names to arrays.
+            form (unique_id, ds, y); a pandas Series; an array (T,), (T, V) or (N, T, V); a list of arrays of any lengths or
+            of frames; or a mapping of names to arrays, or of ids to frames.
         id: the column that tells series apart; found by its name if not given.
         time: the column of times; found by its name if not given.
         columns: the variables, in this order; every other column of numbers if not given.
@@ -58,7 +60,8 @@ def load_series(
         >>> pelts.told
         '1 series, variables hare and lynx, yearly 1900 to 1902, 3 steps'
     """
-    found = _read(data, Choice(id, time, columns, separate), memory_cap)
+    columns = (columns,) if isinstance(columns, str) else columns
+    found = _read(data, Choice(id, time, columns, separate), memory_cap).decoded()
     return found.checked() if check else found
 
 
@@ -73,15 +76,14 @@ def _read(data: Any, choice: Choice, memory_cap: int) -> Observations:
     frame = _frame(data)
     if frame is not None:
         return observed(frame, "frame", choice)
+    if (several := _frames(data)) is not None:
+        parts = [observed(one, f"frame {key}", choice) for key, one in several.items()]
+        return joined(parts, list(several), "frames")
     if isinstance(data, Mapping):
         return of_named(data, "arrays", choice)
     if isinstance(data, (list, tuple)) and len(data) and all(_is_array(one) for one in data):
         return of_list(data, "series", choice)
-    try:
-        values = np.ma.asarray(data)
-    except (ValueError, TypeError) as fault:
-        raise JaxlvError("not an array of series", expected="(T,), (T, V) or (N, T, V)", found=f"{fault}") from None
-    return of_arrays(values, choice=choice)
+    return of_arrays(data, choice=choice)
 
 
 def _is_array(one: Any) -> bool:
@@ -90,31 +92,63 @@ def _is_array(one: Any) -> bool:
 
 
 def _frame(data: Any) -> pd.DataFrame | None:
-    """Returns a frame of pandas, polars or Arrow, or a Series of pandas, as a frame of pandas; None if it is none."""
+    """Returns a table as a frame of pandas: a frame or column of pandas, polars or Arrow, an array with named fields, or a
+    list of rows as dicts; None for anything else.
+    """
     if isinstance(data, pd.DataFrame):
         return data
     if isinstance(data, pd.Series):
         return data.to_frame(name=data.name if data.name is not None else "value")
-    if type(data).__module__.partition(".")[0] == "polars":
+    if isinstance(data, np.ndarray) and data.dtype.names is not None:
+        return pd.DataFrame({name: pd.Series(np.ma.filled(data[name].ravel())) for name in data.dtype.names})
+    if isinstance(data, (list, tuple)) and len(data) and all(isinstance(one, Mapping) for one in data):
+        return pd.DataFrame(list(data))
+    kind = type(data).__module__.partition(".")[0]
+    if kind == "polars":
         held = data.collect() if hasattr(data, "collect") else data
         held = held.to_frame() if hasattr(held, "to_frame") else held
         return pd.DataFrame({name: pd.Series(values) for name, values in held.to_dict(as_series=False).items()})
-    if type(data).__module__.partition(".")[0] == "pyarrow":
+    if kind == "pyarrow" and hasattr(data, "to_pydict"):
         return pd.DataFrame({name: pd.Series(values) for name, values in data.to_pydict().items()})
     return None
 
 
+def _frames(data: Any) -> dict[Any, pd.DataFrame] | None:
+    """Returns several frames by the ids of their series: those of a dict, or of a list, whose columns may have names; None
+    if it is something else. A dict of columns with one index is one frame.
+    """
+    if not isinstance(data, (Mapping, list, tuple)) or not len(data):
+        return None
+    each = list(data.values()) if isinstance(data, Mapping) else list(data)
+    if any(isinstance(one, (str, Mapping, list, tuple)) for one in each):
+        return None
+    frames = [_frame(one) for one in each]
+    if any(frame is None for frame in frames):
+        return None
+    columns = [one for one in each if isinstance(one, pd.Series)]
+    if isinstance(data, Mapping):
+        if len(columns) < len(each):
+            return dict(zip(data, frames, strict=True))  # type: ignore[arg-type]
+        plain = all(one.index.equals(pd.RangeIndex(len(one))) for one in columns)
+        return None if plain else {0: pd.DataFrame(dict(data))}
+    names = [one.name for one in columns]
+    apart = len(names) == len(each) == len(set(names)) and None not in names
+    frames = [frame.set_axis(["value"], axis=1) if apart else frame for frame in frames]  # type: ignore[union-attr]
+    return dict(zip(names if apart else range(len(each)), frames, strict=True))
+
+
 def _of_file(path: Path, choice: Choice, memory_cap: int) -> Observations:
-    content = read(path, memory_cap)
+    content = read(path, memory_cap, choice.id)
     with readable(path):
         source = {"path": str(path), "sha256": sha256(path), **content.get("source", {})}
+        origin = content.get("origin", Origin(path, Room(memory_cap, path)))
         if "frame" in content:
-            found = observed(content["frame"], path, choice, source)
+            found = observed(content["frame"], origin, choice, source)
         elif "values" in content:
-            found = of_arrays(content["values"], where=path, choice=choice, source=source)
+            found = of_arrays(content["values"], where=origin, choice=choice, source=source)
         else:
-            found = of_named(content["arrays"], path, choice, source)
-    return found.noted(*content.get("notes", ()))
+            found = of_named(content["arrays"], origin, choice, source)
+    return replace(found, where=path).noted(*content.get("notes", ()))
 
 
 def _of_set(found: SeriesSet) -> Observations:

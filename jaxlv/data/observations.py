@@ -20,7 +20,12 @@ from jaxlv.errors import JaxlvError
 Missing = Literal["interpolate", "drop", "error"]
 Negative = Literal["shift", "error"]
 FLATTENS = 200.0  # times the next largest value: with two decimals, the rest is then written with one digit or none
+CODES = (-99, -999, -9999, -99999, -99.9, -999.9, -9999.9, -99.99, -999.99, -9999.99, -88, -888, -8888, -77, -777, -7777)
+"""Numbers that stand for missing values where nothing else is below zero."""
+SURE = -900  # codes up to this one stand for missing values beside smaller numbers below zero, too
+PERHAPS = (-1, -9, -8, -7)
 BAD = "missing, infinite, negative or too large"
+MOST_MISSING = 0.5  # of the steps of a series that is interpolated
 MARGIN = 0.5  # of the range of a context, that a shift leaves below its least value
 
 
@@ -81,12 +86,33 @@ class Observations:
                 i = next(i for i, bad_TV in enumerate(bad) if bad_TV.any())
                 t, v = np.argwhere(bad[i])[0]
                 place = f"{self.values[i][t, v]:g} first, at series {self.ids[i]}, step {t}, {self.variables[v]}"
-                expected, hint = (
-                    f"finite values of at most {LARGEST:.7g}",
-                    'or leave these series out: data.bad_series = "drop"',
-                )
+                expected = f"finite values of at most {LARGEST:.7g}"
+                hint = 'repair them, or leave these series out: data.bad_series = "drop"'
                 raise JaxlvError(f"{count} {name} values", where=self.where, expected=expected, found=place, hint=hint)
         return self
+
+    def decoded(self) -> Observations:
+        """Returns the series with numbers that stand for a missing value, such as -999, as NaN, and a note on each: of
+        variables that have no other value below zero, or none that is a fifth of it.
+        """
+        notes: list[str] = []
+        values = list(self.values)
+        for v, name in enumerate(self.variables):
+            below = np.concatenate([values_TV[values_TV[:, v] < 0, v] for values_TV in values])
+            is_code = np.isclose(below[:, None], CODES, rtol=1e-6).any(axis=1)
+            codes, others = np.unique(below[is_code]), below[~is_code]
+            if len(codes) and len(others):
+                codes = codes[(codes <= SURE) & (codes < 5 * others.min())]
+            if len(codes):
+                notes += [f"{_count(below[below == code])} of {code:g} in {name}, taken as missing" for code in codes]
+                for i, values_TV in enumerate(values):
+                    values[i] = values_TV = values_TV.copy()
+                    values_TV[np.isin(values_TV[:, v], codes), v] = np.nan
+            elif len(np.unique(below)) == 1 and below[0] in PERHAPS:
+                notes.append(
+                    f"{_count(below)} of {below[0]:g} in {name}, and no other below zero: leave cells empty if missing"
+                )
+        return replace(self, values=tuple(values)).noted(*notes) if notes else self
 
     def padded(self) -> np.ndarray:
         """Returns the values of all series, (N, T, V), aligned at their ends; NaN before the start of a series."""
@@ -105,7 +131,7 @@ class Observations:
         """What the series are in one line: "3 series, variables hare and lynx, yearly 1900 to 1920"."""
         several = len(self) > 1
         lengths = sorted({len(values_TV) for values_TV in self.values})
-        steps = f"{lengths[0]} steps" if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]} steps"
+        steps = f"{lengths[0]} step{'s' * (lengths[0] > 1)}" if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]} steps"
         names = f"variable{'s' * (len(self.variables) > 1)} {_listed(self.variables)}"
         spans = [self.clock.labels(i, [0, len(values_TV) - 1]) for i, values_TV in enumerate(self.values)]
         first, last = min(span[0] for span in spans), max(span[1] for span in spans)
@@ -255,6 +281,8 @@ class Observations:
                 raise JaxlvError(gaps, where=self.where, hint=hint)
             done = {"interpolate": "interpolated", "drop": "the steps before the last gap are not used"}[handling.missing]
             notes.append(f"missing values: {done}")
+            if handling.missing == "interpolate" and (beyond := sum(_beyond(v[: len(v) - held]) for v in self.values)):
+                notes.append(f"{beyond} of them before the first or behind the last known value, which is repeated there")
         left_out: dict[Any, str] = {}
         found: list[_Filled] = []
         for row, (one, values_TV) in enumerate(zip(self.ids, self.values, strict=True)):
@@ -286,7 +314,7 @@ class Observations:
 
     def _shifted(self, found: SeriesSet, handling: Handling, held: int, notes: list[str]) -> SeriesSet:
         seen_NTV = found.values_NTV[:, : found.values_NTV.shape[1] - held]
-        negative_NTV = np.nan_to_num(seen_NTV) < 0
+        negative_NTV = seen_NTV < 0
         if not negative_NTV.any():
             return found
         if handling.negative == "error":
@@ -311,10 +339,12 @@ class _Filled(NamedTuple):
 def _filled(row: int, values_TV: np.ndarray, missing: Missing, held: int) -> _Filled:
     """Returns the series; raises ValueError, which says why, if it cannot be used."""
     seen = len(values_TV) - held
+    if missing == "interpolate" and seen and np.isnan(values_TV[:seen]).all(axis=1).mean() > MOST_MISSING:
+        raise ValueError("more than half of its steps are missing")
     filled_TV, first = FILLED[missing](values_TV[:seen])
     if len(filled_TV) < 2:
         raise ValueError(f"fewer than 2 steps ({len(filled_TV)})")
-    return _Filled(row, np.concatenate([filled_TV, values_TV[seen:]]), first)
+    return _Filled(row, np.concatenate([filled_TV, values_TV[seen:]]) if held else filled_TV, first)
 
 
 def shifts(values_NTV: np.ndarray) -> np.ndarray:
@@ -325,8 +355,21 @@ def shifts(values_NTV: np.ndarray) -> np.ndarray:
     return np.where(low_NV < 0, -low_NV + MARGIN * np.maximum(high_NV - low_NV, 1e-9), 0.0)
 
 
+def _count(values: np.ndarray) -> str:
+    return f"{len(values)} value{'s' * (len(values) > 1)}"
+
+
+def _beyond(values_TV: np.ndarray) -> int:
+    """Returns how many values of a series are missing before the first and behind the last known one of their variable."""
+    known_TV = np.isfinite(values_TV)
+    before, behind = known_TV.argmax(axis=0), known_TV[::-1].argmax(axis=0)
+    return int(((before + behind) * known_TV.any(axis=0)).sum())
+
+
 def _interpolated(values_TV: np.ndarray) -> tuple[np.ndarray, int]:
     """Returns values without gaps, and the first step that is kept: 0. Raises ValueError if a variable has no value."""
+    if not np.isnan(values_TV).any():
+        return values_TV, 0
     filled_TV = values_TV.copy()
     for v in range(values_TV.shape[1]):
         known = np.flatnonzero(np.isfinite(values_TV[:, v]))

@@ -10,6 +10,7 @@ import importlib
 import io
 import struct
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,7 +20,10 @@ import pandas as pd
 
 from jaxlv.data import hdf5, texts
 from jaxlv.data.arrays import check_dtype
+from jaxlv.data.forms import above_header
+from jaxlv.data.frames import Origin
 from jaxlv.data.limits import MEMORY_CAP, Room, check_count, clean_name
+from jaxlv.data.lines import encoding_of
 from jaxlv.errors import JaxlvError
 from jaxlv.storage.door import is_there, opened
 
@@ -49,12 +53,16 @@ _SIGNATURES = (
 )
 
 
-def read(path: Path, memory_cap: int = MEMORY_CAP) -> dict[str, Any]:
-    """Returns the content of a file: a "frame", or "arrays" by name (of npy: "values"), "notes" and what is known of its
-    "source". Raises JaxlvError as `loading.load_series` does; sizes are checked before anything is built (`limits.Room`).
+def read(path: Path, memory_cap: int = MEMORY_CAP, ids: str | None = None) -> dict[str, Any]:
+    """Returns the content of a file: a "frame" and its "origin", or "arrays" by name (of npy: "values"), "notes"
+    and what is known of its "source"; `ids` is the column that tells series apart, if the caller named it.
+
+    Raises JaxlvError as `loading.load_series` does; sizes are checked before anything is built (`limits.Room`).
     """
     kind = _checked_kind(path, memory_cap)
     with readable(path):
+        if kind in ("text", "gzip"):
+            return _read_text(path, Room(memory_cap, path), ids)
         return READERS[kind](path, Room(memory_cap, path))
 
 
@@ -89,7 +97,7 @@ def _sniff(head: bytes) -> str:
             return name
     if any(head[place:].startswith(_SIGNATURES[0][0]) for place in USER_BLOCKS):
         return "HDF5"
-    return "text" if texts.encoding_of(head) else "unknown binary data"
+    return "text" if encoding_of(head) else "unknown binary data"
 
 
 @contextlib.contextmanager
@@ -174,9 +182,8 @@ def _read_npz(path: Path, room: Room) -> dict[str, Any]:
 # ----------------------------------------------------------------------------------------------------- tables
 
 
-def _read_text(path: Path, room: Room) -> dict[str, Any]:
-    frame, notes = texts.read_table(path, room, path.suffix.lower() == ".gz")
-    return {"frame": frame, "notes": notes}
+def _read_text(path: Path, room: Room, ids: str | None) -> dict[str, Any]:
+    return texts.read_table(path, room, path.suffix.lower() == ".gz", ids)._asdict()
 
 
 def _read_parquet(path: Path, room: Room) -> dict[str, Any]:
@@ -192,15 +199,28 @@ def _read_excel(path: Path, room: Room) -> dict[str, Any]:
     _library(engine, {"odf": "odfpy"}.get(engine, engine), path)
     with opened(path) as stream:
         if zipfile.is_zipfile(stream):
-            with zipfile.ZipFile(_Pieces(stream.raw)) as archive:
+            pieces = _Pieces(stream.raw)  # held until the stream is closed, which it would close otherwise
+            with zipfile.ZipFile(pieces) as archive:
                 room.passing(sum(member.file_size for member in archive.infolist()) * 4)
-        stream.seek(0)
-        sheets = pd.read_excel(stream, sheet_name=None, engine=engine)  # type: ignore[call-overload]
-    filled = {name: frame for name, frame in sheets.items() if len(frame)}
+    with opened(path) as stream:
+        sheets = pd.read_excel(stream, sheet_name=None, header=None, dtype=object, engine=engine)  # type: ignore[call-overload]
+    filled = {name: frame.dropna(how="all") for name, frame in sheets.items() if len(frame)}
     if len(filled) != 1:
         found = ", ".join(map(str, sheets)) or "none"
         raise JaxlvError("which sheet", where=path, expected="one sheet with rows", found=found, hint="save one as CSV")
-    return {"frame": next(iter(filled.values())).dropna(how="all")}
+    return _headed(next(iter(filled.values())), path, room)
+
+
+def _headed(sheet: pd.DataFrame, path: Path, room: Room) -> dict[str, Any]:
+    """Returns the cells of a sheet as a table: its first line with as many cells as most lines have is the header."""
+    cells = [["" if one is None or one != one else str(one) for one in row] for row in sheet.to_numpy(object).tolist()]
+    width = Counter(max((i + 1 for i, cell in enumerate(row) if cell), default=0) for row in cells).most_common(1)[0][0]
+    above = above_header(cells, width)
+    notes = [f"{above} line{'s' * (above > 1)} above the header skipped"] if above else []
+    frame = sheet.iloc[above + 1 :].set_axis(cells[above], axis=1)
+    frame = frame.loc[:, [bool(name) or not column.isna().all() for name, column in frame.items()]]
+    lines = [f"row {number + 1}" for number in frame.index]
+    return {"frame": frame.reset_index(drop=True), "origin": Origin(path, room, lines), "notes": notes}
 
 
 def _library(module: str, package: str, path: Path) -> Any:
@@ -212,6 +232,6 @@ def _library(module: str, package: str, path: Path) -> Any:
 
 
 READERS = {
-    "HDF5": lambda path, room: hdf5.read(path, room.most), "text": _read_text, "gzip": _read_text, "npy": _read_npy,
-    "npz archive": _read_npz, "parquet": _read_parquet, "spreadsheet": _read_excel,
+    "HDF5": lambda path, room: hdf5.read(path, room.most), "npy": _read_npy, "npz archive": _read_npz,
+    "parquet": _read_parquet, "spreadsheet": _read_excel,
 }  # fmt: skip

@@ -51,7 +51,7 @@ def test_values_that_float32_cannot_hold_are_counted_and_refused(tmp_path):
     values_NTV[1, 2, 0] = 1.7e308
     np.save(tmp_path / "x.npy", values_NTV)
     line = refused(loading.load, tmp_path / "x.npy")
-    assert "1 too large values; expected finite values of at least 0 and at most 3.402823e+38; found 1.7e+308 first" in line
+    assert "1 too large values; expected finite values of at most 3.402823e+38; found 1.7e+308 first" in line
     assert "at series 1, step 2, prey" in line
     (row,) = exploration.failed(exploration.inspect(tmp_path / "x.npy"))
     assert (row.check, row.found) == ("too large values", 1)
@@ -66,7 +66,7 @@ def test_where_series_are_written_is_looked_at_before_they_are_simulated(tmp_pat
     monkeypatch.setattr(dynamics, "draw", None)
     (tmp_path / "there.h5").touch()
     for name, said in (
-        ("x.csv", "a name that ends in .h5"),
+        ("x.doc", "a name that ends in .h5"),
         ("there.h5", "exists already"),
         ("gone/x.h5", "no such folder"),
     ):
@@ -81,7 +81,7 @@ def test_a_budget_may_be_as_large_as_its_setting_says():
 
 
 def test_a_csv_without_rows_is_refused_by_its_count_of_lines(tmp_path):
-    for head, said in ((b"", "wrong CSV columns"), (b"series,time,prey,predator", "has no rows")):
+    for head, said in ((b"", "has no rows"), (b"series,time,prey,predator", "has no rows")):
         (tmp_path / "x.csv").write_bytes(head + b"\n" * 5_000_000)
         assert f"x.csv: {said}" in refused(loading.load, tmp_path / "x.csv")
 
