@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxlv.config import DataConfig, LoraConfig, ModelSettings, RunConfig
 from jaxlv.data import dynamics, loading, series
-from jaxlv.data.observations import Handling, Observations, Ready
+from jaxlv.data.observations import Handling, Observations
 from jaxlv.data.series import SeriesSet, Split
 from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.flops.ledger import Meter
@@ -62,7 +62,7 @@ def load_series(config: RunConfig, folder: Path | None = None, whole: bool = Fal
     found = observed(config, folder)
     if found is None:
         return dynamics.draw(config.data.preset, config.data.simulate, config.data.seed)
-    return loading.told(ready(config.data, found, whole), found)
+    return complete(config.data, found, whole)
 
 
 def observed(config: RunConfig, folder: Path | None = None) -> Observations | None:
@@ -75,13 +75,15 @@ def observed(config: RunConfig, folder: Path | None = None) -> Observations | No
     return loading.load_series(places[0], **how, separate=data.separate, check=data.bad_series != "drop")
 
 
-def ready(data: DataConfig, found: Observations, whole: bool = False) -> Ready:
-    """Returns observed series as a config has them handled; without the steps that are held out, unless `whole`."""
+def complete(data: DataConfig, found: Observations, whole: bool = False) -> SeriesSet:
+    """Returns observed series as a config has them handled, without the steps that are held out, unless `whole`; what is
+    noted of them is a warning.
+    """
     if data.bad_series == "drop":
         found = found.clean()
     if data.holdout and not whole:
         found = found.until(data.holdout)
-    return found.ready(Handling(data.missing, data.negative))
+    return loading.told(found.ready(Handling(data.missing, data.negative)), found)
 
 
 def split_series(config: RunConfig, series_set: SeriesSet) -> Split:
@@ -113,7 +115,7 @@ def load_inputs(config: RunConfig, folder: Path | None = None, given: Observatio
     """
     if config.model.deterministic:
         compute_deterministically()
-    series_set = loading.told(ready(config.data, given), given) if given else load_series(config, folder)
+    series_set = complete(config.data, given) if given else load_series(config, folder)
     return replace(_inputs(config, series_set, lambda: load_base(config)), given=given)
 
 

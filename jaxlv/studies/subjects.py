@@ -79,7 +79,7 @@ class Subject:
         if isinstance(self.source, SeriesSet):
             return self.source
         if self.run is not None and self.source.where == "run":
-            return loading.told(sources.ready(self.config.data, self.source), self.source)
+            return sources.complete(self.config.data, self.source)
         return loading.told(self.source.ready(self.handling), self.source)
 
     @property
