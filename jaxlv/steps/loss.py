@@ -74,6 +74,24 @@ def token_cross_entropy(x_BTD: jax.Array, head: Head, labels_BT: jax.Array) -> j
     return _by_chunk(of_chunk, None, x_BTD, labels_BT, head)[1]
 
 
+class Scores(NamedTuple):
+    """Of each token: -log p(label) in nats, and whether the label is the likeliest token."""
+
+    loss_BT: jax.Array
+    likeliest_BT: jax.Array
+
+
+@jax.named_scope("loss")
+def token_scores(x_BTD: jax.Array, head: Head, labels_BT: jax.Array) -> Scores:
+    """Returns the scores of each token by the softmax over the vocabulary; 0 and False if the label is -1."""
+
+    def of_chunk(_: None, x_BLD: jax.Array, labels_BL: jax.Array) -> tuple[None, tuple[jax.Array, jax.Array]]:
+        losses = _chunk_losses(x_BLD, head, labels_BL)
+        return None, (losses.loss_BL, losses.logits_BLV.argmax(-1) == labels_BL)
+
+    return Scores(*_by_chunk(of_chunk, None, x_BTD, labels_BT, head)[1])
+
+
 @jax.named_scope("loss")
 def token_losses(x_BTD: jax.Array, head: Head, labels_BT: jax.Array, alphabet_A: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns -log p(label) of each token in nats, by the softmax over the vocabulary and over an alphabet: float32 (B, T)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2.ext
@@ -68,10 +68,13 @@ def _tojson(
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
-def render(template: str, prompt: str, names: Mapping[str, str], most: int) -> str:
-    """Returns what a template writes for a user's prompt, up to where the answer begins; `names` are its special tokens.
+def render(
+    template: str, messages: Sequence[Mapping[str, str]], names: Mapping[str, str], most: int, answer: bool = True
+) -> str:
+    """Returns what a template writes for messages, each with a role and a content; `names` are its special tokens.
 
-    Raises ValueError if that is more than `most` characters, and whatever the template makes jinja2 raise.
+    With `answer`, the text ends where the answer begins; without, with the content of the last message, so that it can be
+    continued. Raises ValueError if that is more than `most` characters, and whatever the template makes jinja2 raise.
     """
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
@@ -83,11 +86,24 @@ def render(template: str, prompt: str, names: Mapping[str, str], most: int) -> s
         "dict": Dictionary(),
         "namespace": Namespace,
     }
-    given = {"messages": [{"role": "user", "content": prompt}], "tools": None, "documents": None}
+    given = {"messages": [dict(one) for one in messages], "tools": None, "documents": None}
     parts, written = [], 0
-    for part in environment.from_string(template).generate(**{**names, **given, "add_generation_prompt": True}):
+    for part in environment.from_string(template).generate(**{**names, **given, "add_generation_prompt": answer}):
         parts.append(part)
         written += len(part)
         if written > most:
             raise ValueError(f"it writes more than {most} characters")
-    return "".join(parts)
+    text = "".join(parts)
+    return text if answer else _until_the_end_of(messages[-1]["content"], text)
+
+
+def _until_the_end_of(content: str, text: str) -> str:
+    """Returns a text up to the end of the last message's content; without the spaces behind it, if the template drops them.
+
+    Raises ValueError if the template does not write the content.
+    """
+    begin = text.rfind(content.strip())
+    if begin < 0:
+        raise ValueError("it does not write the last message as it is")
+    kept = content.lstrip() if text.startswith(content.lstrip(), begin) else content.strip()
+    return text[: begin + len(kept)]

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,10 @@ class Tokenizer:
         """Returns the text of ids, special tokens spelt out; ids without a token give nothing."""
         return str(self._ask("decode", [int(id) for id in ids]))
 
+    def words(self, ids: Iterable[int]) -> str:
+        """Returns the text of token ids without special tokens."""
+        return str(self._ask("words", [int(id) for id in ids]))
+
     def texts(self, ids: Iterable[int]) -> list[str]:
         """Returns the text of each id alone; "" if there is no such token."""
         return [str(text) for text in self._ask("texts", [int(id) for id in ids])]
@@ -57,8 +62,17 @@ class Tokenizer:
 
     def chat(self, prompt: str) -> str:
         """Returns a user's message as the chat template writes it, up to where the answer begins."""
+        return self._written("chat", prompt)
+
+    def conversation(self, messages: Sequence[Mapping[str, str]], answer: bool = True) -> str:
+        """Returns messages, each with a role and a content, as the chat template writes them: up to where the answer begins,
+        or else up to the end of the last content.
+        """
+        return self._written("conversation", json.dumps([dict(one) for one in messages]), answer)
+
+    def _written(self, method: str, *arguments: Any) -> str:
         try:
-            return str(self._started().ask("chat", prompt))
+            return str(self._started().ask(method, *arguments))
         except apart.Failure as fault:
             raise JaxlvError(f"the chat template fails ({fault})", where=self.folder) from None
 

@@ -57,6 +57,10 @@ class Reader:
         """Returns the text of ids, special tokens spelt out; ids without a token give nothing."""
         return self.tokenizer.decode(ids, skip_special_tokens=False)
 
+    def words(self, ids: Sequence[int]) -> str:
+        """Returns the text of ids without special tokens."""
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
+
     def texts(self, ids: Sequence[int]) -> list[str]:
         """Returns the text of each id alone; "" if there is no such token."""
         return [self.decode([id]) if self.tokenizer.id_to_token(id) else "" for id in ids]
@@ -77,11 +81,20 @@ class Reader:
 
     def chat(self, prompt: str) -> str:
         """Returns a user's message as the template writes it, up to where the answer begins."""
+        return self._rendered([{"role": "user", "content": prompt}], True, len(prompt))
+
+    def conversation(self, messages: str, answer: bool) -> str:
+        """Returns messages, JSON of objects with a role and a content, as the template writes them: up to where the answer
+        begins, or else up to the end of the last content.
+        """
+        return self._rendered(foreign.parse(messages.encode()), answer, len(messages))
+
+    def _rendered(self, messages: Sequence[Mapping[str, str]], answer: bool, length: int) -> str:
         from jaxlv.text.template import render
 
         names = {name: content for name in self.settings if name.endswith("_token")
                  if (content := _content(self.settings[name])) is not None}  # fmt: skip
-        return render(self.template or "", prompt, names, MOST_WRITTEN + 4 * len(prompt))
+        return render(self.template or "", messages, names, MOST_WRITTEN + 4 * length, answer)
 
 
 # ---------------------------------------------------------------------------------------------------- settings
