@@ -109,6 +109,8 @@ def test_the_loop_over_frames_gives_the_columns_of_nixtla(tiny_base, frame):
 
 
 def test_jaxlv_loads_none_of_the_libraries_that_it_can_be_a_part_of():
-    code = "import sys, jaxlv; jaxlv.Forecaster; print([n for n in ('sktime', 'statsforecast', 'lm_eval') if n in sys.modules])"
+    code = (
+        "import sys, jaxlv; jaxlv.Forecaster; print([n for n in ('sktime', 'statsforecast', 'lm_eval') if n in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "[]", done.stderr

@@ -71,7 +71,11 @@ def test_a_panel_keeps_its_ids_and_each_series_goes_on_from_its_own_end(forecast
     with pytest.warns(JaxlvWarning, match="series 2 is left out"):
         found = forecaster.fit(panel).predict(fh=[1])
     assert found.index.names == ["site", "month"]
-    assert [(one, str(month)) for one, month in found.index] == [("north", "2002-09"), ("south", "2004-05"), ("west", "2002-09")]
+    assert [(one, str(month)) for one, month in found.index] == [
+        ("north", "2002-09"),
+        ("south", "2004-05"),
+        ("west", "2002-09"),
+    ]
     assert found["y"].notna().tolist() == [True, True, False]
 
 
@@ -146,5 +150,3 @@ def test_pretraining_tunes_and_a_second_time_goes_on(tiny_base, tmp_path):
     forecaster.pretrain(panel)
     again = jaxlv.Forecaster(forecaster.run_, progress=False).run
     assert again is not None and again.config.lora.init.startswith(first)
-
-

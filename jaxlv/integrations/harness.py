@@ -29,7 +29,6 @@ from jaxlv.config import SamplingConfig
 from jaxlv.errors import JaxlvError, all_finite
 from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.lora.adapters import load_adapter
-from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2, features
 from jaxlv.model.weights import base_of, load_pretrained, resolve
 from jaxlv.runs import run

@@ -144,7 +144,9 @@ class JaxlvModel:
         """Returns the forecast behind another series than the fitted one: as `forecast`, since nothing was estimated."""
         return self.forecast(y, h, X, X_future, level, fitted)
 
-    def simulate(self, h: int, n_paths: int, y: np.ndarray | None = None, seed: int | None = None, **ignored: Any) -> np.ndarray:
+    def simulate(
+        self, h: int, n_paths: int, y: np.ndarray | None = None, seed: int | None = None, **ignored: Any
+    ) -> np.ndarray:
         """Returns `n_paths` samples (S, H) of the steps behind a series, by default the fitted one.
 
         What StatsForecast says of exogenous variables and of the errors of statistical models is not used.

@@ -35,7 +35,9 @@ def opened(model: Any, adapter: Any = None, sampling: Mapping[str, Any] | None =
 
 
 @functools.lru_cache(maxsize=KEPT)
-def _opened(model: str, adapter: str | None, sampling: tuple[tuple[str, Any], ...], stamps: tuple[Stamp, Stamp]) -> Forecaster:
+def _opened(
+    model: str, adapter: str | None, sampling: tuple[tuple[str, Any], ...], stamps: tuple[Stamp, Stamp]
+) -> Forecaster:
     return Forecaster(model, adapter=adapter, progress=False, **dict(sampling))
 
 

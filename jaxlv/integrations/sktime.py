@@ -263,7 +263,9 @@ class _Axis(NamedTuple):
         if (steps < 1).any():
             raise NotImplementedError("JaxlvForecaster makes no in-sample forecasts")
         if not np.all(are_steps):
-            raise JaxlvError("no step of the series", where="fh", expected="times in its steps", found=f"after {self.cutoff[0]}")
+            raise JaxlvError(
+                "no step of the series", where="fh", expected="times in its steps", found=f"after {self.cutoff[0]}"
+            )
 
 
 def _dates(clock: Clock, steps: np.ndarray, like: pd.DatetimeIndex) -> pd.DatetimeIndex:
