@@ -176,6 +176,7 @@ def test_conversations_are_written_as_by_the_hf_backend(ours, theirs):
     assert CHATML and ours.tokenizer_name == JaxlvLM(str(ours.words.tokenizer.folder)).tokenizer_name
 
 
+@pytest.mark.slow
 def test_the_tasks_of_a_local_folder_give_the_same_metrics(base, ours, theirs, tasks):
     from lm_eval.evaluator import simple_evaluate
     from lm_eval.tasks import TaskManager

@@ -122,8 +122,10 @@ class JaxlvLM(TemplateLM):  # type: ignore[misc]
         return self.words.tokenizer.encode(string)
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """Returns a conversation as the model's chat template writes it: up to where the answer begins, or else up to the end
-        of the last message, which is to be continued. Raises JaxlvError if there is no template, or if it refuses.
+        """Returns a conversation as the model's chat template writes it.
+
+        It ends where the answer begins, or else with the last message, which is to be continued. Raises JaxlvError if there
+        is no template, or if it refuses.
         """
         return self.words.tokenizer.conversation(chat_history, add_generation_prompt)
 

@@ -26,9 +26,8 @@ from jaxlv.integrations.opening import opened, trajectories
 class JaxlvModel:
     """Forecasts one series at a time by a language model, as a model in the list of `StatsForecast`.
 
-    Nothing is estimated: the series are the model's context. `mean` is the point forecast, the median of the samples; `lo-80`
-    and `hi-80` are the ends of the central 80 % of them. Values that were not observed before a forecast do not exist, so
-    there are no fitted values.
+    Nothing is estimated: the series are the model's context, so there are no fitted values. `mean` is the point forecast,
+    the median of the samples; `lo-80` and `hi-80` are the ends of the central 80 % of them.
 
     Args:
         model: "embedded", a run folder, a folder in Hugging Face's format, a hub id, or what `jaxlv.Forecaster` takes.

@@ -9,14 +9,24 @@ import functools
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxlv.front import Forecaster, Prediction
 
 KEPT = 4  # forecasters that stay open
-Stamp = tuple[tuple[str, int, int], ...]
+
+
+class File(NamedTuple):
+    """A file by its path, the time of its last change in nanoseconds, and its size in bytes."""
+
+    path: str
+    changed: int
+    size: int
+
+
+Stamp = tuple[File, ...]
 
 
 def opened(model: Any, adapter: Any = None, sampling: Mapping[str, Any] | None = None) -> Forecaster:
@@ -46,13 +56,13 @@ def _stamp(folder: str | None) -> Stamp:
     return tuple(sorted(_files(folder))) if folder and os.path.isdir(folder) else ()
 
 
-def _files(folder: str) -> Iterator[tuple[str, int, int]]:
+def _files(folder: str) -> Iterator[File]:
     for place, _, names in os.walk(folder):
         for name in names:
             path = os.path.join(place, name)
             if os.path.isfile(path):
                 found = os.stat(path)
-                yield path, found.st_mtime_ns, found.st_size
+                yield File(path, found.st_mtime_ns, found.st_size)
 
 
 def trajectories(forecast: Prediction) -> np.ndarray:

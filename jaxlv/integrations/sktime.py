@@ -39,15 +39,15 @@ class JaxlvForecaster(BaseForecaster):
     """Forecasts series by a language model that writes them as text: `jaxlv.Forecaster` in sktime.
 
     `fit` and `update` keep the series, which are the model's context; nothing is estimated. The point forecast is the median
-    of the samples; quantiles, intervals and variances are those of the samples. Panels and hierarchies are forecast together,
-    several series at a time. Variables are taken by their names, prey before predator. Missing values and gaps in the index
-    are interpolated, and negative values shifted, as `predict_options` say; warnings tell it. A series of a panel that cannot
-    be forecast is missing in the result; of a single one, JaxlvError says why.
+    of the samples; quantiles, intervals and variances are those of the samples. Panels and hierarchies are forecast
+    together, several series at a time. Variables are taken by their names, prey before predator. Missing values and gaps in
+    the index are interpolated, and negative values shifted, as `predict_options` say; warnings tell it. If a series of a
+    panel cannot be forecast, it is missing in the result; if a single one cannot, JaxlvError says why.
 
-    `pretrain` tunes the model on a panel by LoRA, and `fit` then forecasts with the tuned one; `pretrain` again goes on from
-    there. The run folder is in `run_`.
+    `pretrain` tunes the model on a panel by LoRA, and the tuned model then forecasts; a second `pretrain` goes on from it.
+    The run folder is in `run_`.
 
-    It passes `sktime.utils.estimator_checks.check_estimator`, of which nothing is left out.
+    It passes all of `sktime.utils.estimator_checks.check_estimator`.
 
     Args:
         model: "embedded", a run folder, a folder in Hugging Face's format, a hub id, or what `jaxlv.Forecaster` takes.
@@ -86,6 +86,7 @@ class JaxlvForecaster(BaseForecaster):
     }
     _config = {"remember_data": False}  # noqa: RUF012 - the series are in _cur_y
     _y = _X = None  # what sktime would remember
+    run_: str
 
     def __init__(
         self,
