@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 WORKERS ?= 2
 EXTRAS ?= test,parity
 
-.PHONY: demo test test-slow test-lowest lint types clean
+.PHONY: demo test test-slow test-integrations test-lowest lint types clean
 
 demo: $(VENV)/installed
 	$(BIN)/jaxlv demo
@@ -19,8 +19,12 @@ demo: $(VENV)/installed
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-test-slow: $(VENV)/installed-test
+test-slow: $(VENV)/installed-test test-integrations
 	$(BIN)/python -m pytest -m slow
+
+# jaxlv within sktime, statsforecast and lm-evaluation-harness, which need an older pandas: in an environment of its own.
+test-integrations: $(VENV)-integrations/installed
+	$(VENV)-integrations/bin/python -m pytest -m "slow or not slow" tests/test_sktime.py tests/test_nixtla.py tests/test_harness.py
 
 # With the oldest versions that pyproject.toml allows, in an environment of its own.
 test-lowest: $(VENV)-lowest/installed
@@ -46,6 +50,11 @@ $(VENV)/installed-test: $(VENV)/installed
 	$(PIP) -e '.[$(EXTRAS)]'
 	@touch $@
 
+$(VENV)-integrations/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-integrations
+	$(VENV)-integrations/bin/python -m pip --disable-pip-version-check install --quiet -e '.[$(EXTRAS),sktime,nixtla,harness]'
+	@touch $@
+
 $(VENV)-lowest/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-lowest
 	$(VENV)-lowest/bin/python -m pip --disable-pip-version-check install --quiet uv
@@ -53,4 +62,4 @@ $(VENV)-lowest/installed: pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-lowest build *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(VENV)-integrations $(VENV)-lowest build *.egg-info .pytest_cache .ruff_cache .mypy_cache

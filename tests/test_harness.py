@@ -24,7 +24,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.registry import get_model
 
 from jaxlv.integrations import harness
-from jaxlv.integrations.harness import JaxlvLM, measure
+from jaxlv.integrations.harness import JaxlvLM, before_and_after, measure
 from tests.test_probe import CHATML, DEFAULTS, TEXT, save_tokenizer
 
 SIZES: dict[str, Any] = {"hidden_size": 32, "head_dim": 8, "num_hidden_layers": 2, "max_position_embeddings": 256}
@@ -189,8 +189,16 @@ def test_the_tasks_of_a_local_folder_give_the_same_metrics(base, ours, theirs, t
     assert {name.partition(",")[0] for _, name in figures} >= {"acc", "exact_match", "byte_perplexity"}
     for task, name in figures:
         np.testing.assert_allclose(float(found[task][name]), float(known[task][name]), rtol=1e-5, err_msg=f"{task} {name}")
-    limited = measure(str(base), "jaxlv_choice", include=tasks, limit=2, batch_size=2)
-    assert limited["jaxlv_choice"]["sample_len"] == 2
+    limited = before_and_after(str(base), "jaxlv_choice", include=tasks, limit=2, batch_size=2)
+    assert list(limited) == ["untuned"] and limited["untuned"]["jaxlv_choice"]["sample_len"] == 2
+
+
+@pytest.mark.slow
+def test_the_tasks_tell_a_tuned_run_from_its_base(tuned, base, tasks):
+    found = before_and_after(str(tuned), ["jaxlv_text"], include=tasks, limit=3)
+    before, after = (found[name]["jaxlv_text"]["bits_per_byte,none"] for name in ("untuned", "tuned"))
+    known = measure(str(base), "jaxlv_text", include=tasks, limit=3)["jaxlv_text"]["bits_per_byte,none"]
+    assert before == pytest.approx(known, rel=1e-5) and after != pytest.approx(before, rel=1e-4)
 
 
 def test_a_run_is_measured_after_and_before_tuning_and_pays(tuned, base, ours):

@@ -261,6 +261,29 @@ def measure(
     return {} if found is None else dict(found["results"])
 
 
+def before_and_after(subject: str, tasks: str | Sequence[str], *, purpose: str = "", **how: Any) -> dict[str, Any]:
+    """Measures a run by tasks of the harness before and after tuning, or a bare model as it is.
+
+    Args:
+        subject: a run folder, a folder in Hugging Face's format, or a hub id.
+        tasks: names of tasks, or one of them.
+        purpose: names the result in the ledger of a run that has a budget, which pays for it.
+        **how: further arguments of `measure`.
+
+    Returns:
+        For "untuned", and for "tuned" if it is a run, the metrics of each task.
+
+    Raises:
+        JaxlvError: if the model cannot be read.
+    """
+    if not is_there(Path(subject) / run.CONFIG):
+        return {"untuned": measure(subject, tasks, **how)}
+    finished = run.load_run(Path(subject))
+    words = {"tokenizer": base_of(finished.config.model), **how}
+    with finished.metered(purpose) as models:
+        return {name: measure(models[name], tasks, **words) for name in ("untuned", "tuned")}
+
+
 # --------------------------------------------------------------------------------------------------- the model
 
 
