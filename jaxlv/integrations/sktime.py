@@ -291,9 +291,9 @@ class _Panel(NamedTuple):
 def _observed(y: pd.DataFrame) -> _Panel:
     """Returns series of sktime, a frame or one with several levels of index; gaps in a regular index are missing values."""
     if isinstance(y.index, pd.MultiIndex):
-        groups = list(y.groupby(level=list(range(y.index.nlevels - 1)), sort=False))
-        keys = [key if y.index.nlevels > 2 else key[0] for key, _ in groups]
-        frames = [frame.droplevel(list(range(y.index.nlevels - 1))) for _, frame in groups]
+        outer = list(range(y.index.nlevels - 1))
+        groups = list(y.groupby(level=outer if len(outer) > 1 else 0, sort=False))
+        keys, frames = [key for key, _ in groups], [frame.droplevel(outer) for _, frame in groups]
     else:
         keys, frames = [0], [y]
     axes = [_Axis.of(frame) for frame in frames]
