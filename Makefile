@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 WORKERS ?= 2
 EXTRAS ?= test,parity
 
-.PHONY: demo test test-slow test-integrations test-lowest lint types clean
+.PHONY: demo test test-slow test-integrations test-lowest lint types docs clean
 
 demo: $(VENV)/installed
 	$(BIN)/jaxlv demo
@@ -37,6 +37,11 @@ lint: $(VENV)/installed-test
 types: $(VENV)/installed-test
 	$(BIN)/mypy jaxlv tools benchmarks
 
+# The pages as a site. Building it loads nothing from a network.
+docs: $(VENV)/installed-docs
+	$(BIN)/mkdocs build --strict
+	@echo "site: build/site/index.html"
+
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "jaxlv needs Python 3.11 to 3.13 with venv (Debian: python3-venv): make PYTHON=python3.x"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
@@ -53,6 +58,10 @@ $(VENV)/installed-test: $(VENV)/installed
 $(VENV)-integrations/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-integrations
 	$(VENV)-integrations/bin/python -m pip --disable-pip-version-check install --quiet -e '.[$(EXTRAS),sktime,nixtla,harness]'
+	@touch $@
+
+$(VENV)/installed-docs: $(VENV)/installed
+	$(PIP) -e '.[docs]'
 	@touch $@
 
 $(VENV)-lowest/installed: pyproject.toml

@@ -1,9 +1,11 @@
-"""The example and the notebook of docs/ run, and do what they say."""
+"""The pages of docs/, the examples in them and in docstrings, and the notebook run, and do what they say."""
 
 from __future__ import annotations
 
 import ast
+import doctest
 import importlib
+import importlib.util
 import json
 import os
 import re
@@ -11,10 +13,13 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import jax
 import pytest
 
+import jaxlv
+from jaxlv.config import RunConfig, config_tree
 from jaxlv.errors import JaxlvError
 from jaxlv.tools import cli
 
@@ -36,9 +41,11 @@ def test_the_notebook_runs(tmp_path):
     nbformat = pytest.importorskip("nbformat", reason="notebooks need jaxlv[test]")
     nbclient = pytest.importorskip("nbclient", reason="notebooks need jaxlv[test]")
     notebook = nbformat.read(DOCS / "forecast.ipynb", as_version=4)
+    kept = [output.output_type for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert kept == [output.output_type for output in outputs], "run it again: python docs/make.py pictures"
     assert "(2, 8, 30, 2)" in outputs[-1]["text"]
 
 
@@ -65,6 +72,74 @@ def test_the_examples_of_counting_print_what_the_page_shows():
     assert len(printed) == len(shown) == 6 and all(printed[1:])
     if f"jax {jax.__version__} " in page:
         assert printed == shown
+
+
+def load_script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", DOCS / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+MAKE = load_script("make")
+
+
+@pytest.mark.parametrize("name", MAKE.PAGES)
+def test_a_reference_says_what_the_source_says(name):
+    assert MAKE.PAGES[name]() == (DOCS / name).read_text("utf-8"), "write it again: python docs/make.py"
+
+
+def test_the_references_have_every_setting_public_name_and_option():
+    settings, api, verbs = ((DOCS / name).read_text("utf-8") for name in ("settings.md", "api.md", "verbs.md"))
+    for section, values in config_tree(RunConfig()).items():
+        rows = settings.split(f"## [{section}]\n")[1].split("\n## ")[0]
+        assert re.findall(r"^\| `(\w+)` \|", rows, re.M) == list(values)
+    assert {f"jaxlv.{name}" for name in jaxlv.__all__ if name[0] != "_"} == set(re.findall(r"^## (jaxlv\.\w+)$", api, re.M))
+    assert {"Forecaster.fit", "Prediction.to_frame", "Scores.page"} <= set(re.findall(r"^###+ (\w+\.\w+)$", api, re.M))
+    assert "- `--holdout`: last steps of every series that are not shown to the model" in verbs
+
+
+def test_the_tutorial_prints_what_it_shows():
+    """To the letter on a CPU under the version of JAX that the page names; elsewhere samples may differ, but no words."""
+    page = (DOCS / "tutorial.md").read_text("utf-8")
+    code, shown = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)\n```", page, re.S)[0]
+    assert len(code.strip().splitlines()) == 10
+    (printed,) = MAKE.outputs(page)
+    words = [re.sub(r"\d+\.\d+|NaN", "", text).split() for text in (shown, printed)]
+    assert words[0] == words[1] and len(words[0]) > 50
+    if f"jax {jax.__version__} " in page and jax.default_backend() == "cpu":
+        assert printed == shown, "write it again: python docs/make.py"
+
+
+@pytest.mark.slow
+def test_the_tutorial_tunes_and_the_pictures_are_drawn(tmp_path, capsys):
+    page = (DOCS / "tutorial.md").read_text("utf-8")
+    (table,) = MAKE.outputs(re.sub(r"```python(.*?)```(.*?)```py\n", r"```python\1", page, flags=re.S))
+    assert re.findall(r"^(tuned|untuned) ", table, re.M) == ["untuned", "tuned", "untuned"]
+    MAKE.pictures(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in (DOCS / "pictures").iterdir()}
+    assert "of 20 values in the 80 % band" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", [name for name in jaxlv.__all__ if name != "__version__"])
+def test_the_examples_of_the_python_names_print_what_they_say(name):
+    thing = getattr(jaxlv, name)
+    ran = 0
+    for examples in doctest.DocTestFinder(exclude_empty=True).find(thing, name, globs={}):
+        found = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(examples)
+        assert not found.failed, examples.name
+        ran += found.attempted
+    assert ran >= 3 or name not in ("Forecaster", "load_series")
+
+
+def test_the_site_takes_only_pages_and_links_that_are_there():
+    """What `make docs` checks too, for machines without mkdocs: every page has its place, and no address is elsewhere."""
+    config = (ROOT / "mkdocs.yml").read_text("utf-8")
+    placed = re.findall(r"[\w-]+\.md", config.partition("\nnav:")[2])
+    beside = {"index.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"}
+    assert len(placed) == len(set(placed)) and set(placed) == beside | {path.name for path in DOCS.glob("*.md")}
+    assert "font: false" in config and "http" not in config
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)

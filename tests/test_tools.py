@@ -93,9 +93,12 @@ def test_without_a_verb_the_verbs_are_listed(arguments):
     assert set(cli.VERBS) == set(OPTIONS)
 
 
-def test_the_readme_lists_the_verbs():
-    listed = re.findall(r"^\| `([a-z]+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE)
-    assert len(listed) == len(set(listed)) and set(listed) == set(cli.VERBS)
+def test_the_readme_lists_five_verbs_and_links_to_all():
+    readme, every = (path.read_text("utf-8") for path in (ROOT / "README.md", ROOT / "docs" / "verbs.md"))
+    listed = re.findall(r"^\| `([a-z]+)` \|", readme, re.MULTILINE)
+    assert len(listed) == len(set(listed)) == 5 and set(listed) < set(cli.VERBS) and "(docs/verbs.md)" in readme
+    assert re.findall(r"^\| \[`([a-z]+)`\]", every, re.MULTILINE) == list(cli.VERBS)
+    assert re.findall(r"^## ([a-z]+)$", every, re.MULTILINE) == list(cli.VERBS)
 
 
 def test_the_version_is_that_of_the_installed_package():
