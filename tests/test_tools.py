@@ -17,8 +17,8 @@ import pandas as pd
 import pytest
 
 import jaxlv as library
-from jaxlv.config import RunConfig, find_config, load_config
-from jaxlv.data import loading
+from jaxlv.config import RunConfig, find_config, load_config, read_tree
+from jaxlv.data import dynamics, loading
 from jaxlv.errors import JaxlvError
 from jaxlv.forecasting.baselines import BASELINES
 from jaxlv.runs import run, sources
@@ -444,6 +444,7 @@ def test_the_demo_says_which_task_it_takes_and_why(work, tmp_path, monkeypatch):
         said: list[str] = []
         demo.demo(tmp_path / "demo", given, ["data.simulate=20"], say=said.append)
         assert said == ([f"data: {given}"] if given else ["data: 20 series simulated by preset field", demo.WHY])
+    assert read_tree(ROOT / "configs" / "base.toml")["series"]["noise"] < dynamics.PRESETS["field"].noise
     as_ever, simulated = begun
     assert as_ever.data.path == str(work.data) and as_ever.evaluate.context == as_ever.evaluate.horizon == 50
     assert simulated == replace(load_config(find_config("demo-field")), data=replace(simulated.data, simulate=20))
