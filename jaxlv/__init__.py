@@ -16,23 +16,26 @@ if TYPE_CHECKING:
     from jaxlv.lora.adapters import load_adapter
     from jaxlv.lora.overlay import init_lora
     from jaxlv.model.weights import load_pretrained
+    from jaxlv.notebooks import explore, simulate
 
     __version__: str
 
 __all__ = [
-    "Forecaster", "JaxlvError", "Request", "__version__", "forecast", "init_lora", "load_adapter", "load_pretrained",
-    "load_series", "open_model",
+    "Forecaster", "JaxlvError", "Request", "__version__", "explore", "forecast", "init_lora", "load_adapter",
+    "load_pretrained", "load_series", "open_model", "simulate",
 ]  # fmt: skip
 HOMES = {
     "Forecaster": "front",
     "load_series": "data.loading",
     "JaxlvError": "errors",
     "Request": "forecasting.request",
+    "explore": "notebooks",
     "forecast": "api",
     "init_lora": "lora.overlay",
     "load_adapter": "lora.adapters",
     "load_pretrained": "model.weights",
     "open_model": "api",
+    "simulate": "notebooks",
 }
 
 

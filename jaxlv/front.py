@@ -85,7 +85,7 @@ class Forecaster:
         self.run: FinishedRun | None = run.load_run(Path(model)) if _is_run(model) else None
         self._adapter, self._pays, self._sampling = adapter, pays, sampling
         self.sampler = api.open_model(model, adapter, tokenizer=tokenizer, pays=pays).with_sampling(**sampling)
-        self._begin: Begin = _Told if progress else Silent
+        self._begin: Begin = Told if progress else Silent
 
     def __repr__(self) -> str:
         return f"jaxlv.Forecaster({str(self.model) if isinstance(self.model, (str, Path)) else type(self.model).__name__!r})"
@@ -129,7 +129,7 @@ class Forecaster:
         Raises:
             JaxlvError: if the data are not understood, or if no series can be forecast.
         """
-        how, handling = _split(reading)
+        how, handling = split(reading)
         found = self.read(data, **how)
         steps = context if context is not None else self.room(len(found.variables), horizon)
         known = given.ready(found, self.sampler, handling, steps)
@@ -231,7 +231,7 @@ class Forecaster:
         Raises:
             JaxlvError: if no window is left, for instance because a run was trained on the steps to be forecast.
         """
-        how, handling = _split(reading)
+        how, handling = split(reading)
         found = self.read(data, **how)
         held = self.run.config.data.holdout if self.run else 0
         if horizon is None and not held:
@@ -261,7 +261,7 @@ class Forecaster:
         return self.run.metered()
 
 
-def _split(reading: Reading) -> tuple[dict[str, Any], Handling]:
+def split(reading: Reading) -> tuple[dict[str, Any], Handling]:
     """Returns what says how to read, and what says how to handle values; raises JaxlvError for unknown names."""
     unknown = [name for name in reading if name not in Reading.__annotations__]
     if unknown:
@@ -271,7 +271,7 @@ def _split(reading: Reading) -> tuple[dict[str, Any], Handling]:
     return rest, Handling(**handled)
 
 
-class _Told(Lines):
+class Told(Lines):
     """Tells on the standard error how far a piece of work is, if it takes long."""
 
     def __init__(self, label: str, total: int):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import re
 import xml.etree.ElementTree as ET
@@ -13,9 +14,11 @@ import pandas as pd
 import pytest
 from test_report import Tree
 
+import jaxlv as jaxlv_package
 from jaxlv.analysis import drawn, exploration
 from jaxlv.data import loading, series
 from jaxlv.data.series import COURSE_SHA256
+from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.report import exploration as report
 from jaxlv.report.figures import exploration as figures
 from jaxlv.report.figures import svg
@@ -263,3 +266,63 @@ def test_a_file_s_colours_are_those_of_the_page():
     style = root.find(f"{SVG}style").text
     light, dark = svg.PAPER
     assert style.index(f"background:{light}") < style.index("prefers-color-scheme:dark") < style.index(f"background:{dark}")
+
+
+# From Python
+
+
+def test_a_frame_of_named_series_of_several_lengths_is_explored_under_its_names(tmp_path):
+    """Ids that no file name can hold, dates, missing values, and values below zero, which stay as they are in the tables."""
+    parts = []
+    for name, steps in (("Lake A/1", 30), ("a b", 24), ("a.b", 22)):
+        k = np.arange(steps)
+        columns = {"month": pd.date_range("2015-01-31", periods=steps, freq="ME"), "hare": 3 + 2 * np.sin(k / 3)}
+        parts.append(pd.DataFrame({"site": name, **columns, "lynx": 3 + 2 * np.cos(k / 3)}))
+    frame = pd.concat(parts, ignore_index=True)
+    frame.loc[29, "lynx"], frame.loc[28, "hare"] = -4.0, np.nan
+    with pytest.warns(JaxlvWarning, match="the last 22 steps of each|shifted above zero|1 missing value"):
+        found = jaxlv_package.explore(frame, tmp_path / "out", series=["a b", "Lake A/1"], tokenizer="embedded")
+    assert (found.series, found.steps, found.data, found.data_sha256) == (3, 22, "frame", None)
+    assert [one.series for one in found.examples] == ["a b", "Lake A/1"] and found.tables.values[2].min == -4.0
+    assert {row.series for row in found.tables.texts} == {"a b", "Lake A/1"} and not found.tables.tokens[0].absent
+    assert [row.series for row in found.tables.series] == ["Lake A/1", "a b", "a.b"]
+    assert all(row.series == 3 for row in found.tables.windows)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("series Lake A/1: ") >= 2 and (tmp_path / "out" / "figures" / "phase_1_Lake-A-1.svg").is_file()
+    read = Exploration.read(json.loads((tmp_path / "out" / "exploration.json").read_text()), "exploration.json")
+    assert read == found
+
+
+def test_a_file_of_named_series_is_explored_by_the_program(tmp_path):
+    k = np.arange(25)
+    values = {"prey": 2 + np.sin(k), "predator": 2 + np.cos(k)}
+    frame = pd.concat([pd.DataFrame({"series": name, "time": k, **values}) for name in ("north", "south")])
+    frame.to_csv(tmp_path / "named.csv", index=False)
+    said = said_by(tmp_path / "named.csv", "--series", "south", "--out", tmp_path / "out")
+    assert (said.code, said.err) == (0, "")
+    assert [one["series"] for one in json.loads((tmp_path / "out" / "exploration.json").read_text())["examples"]] == [
+        "south"
+    ]
+
+
+def test_simulated_series_come_as_observations_and_are_explored(tmp_path):
+    made = jaxlv_package.simulate(series=3, steps=30, seed=5)
+    again = jaxlv_package.simulate("course", 3, 30, seed=5, noise=0.2)
+    assert (len(made), made.variables, made.values[0].shape) == (3, ("prey", "predator"), (30, 2))
+    assert made.source["simulation"]["seed"] == 5 and again.source["simulation"]["noise"] == 0.2
+    assert 0.02 < np.std(np.log(again.values[0] / made.values[0])) < 0.5
+    found = jaxlv_package.explore(made, tmp_path / "out")
+    assert (found.data, found.series, found.steps) == ("simulated series", 3, 30)
+    with pytest.raises(JaxlvError, match="exists"):
+        jaxlv_package.explore(made, tmp_path / "out")
+    with pytest.raises(JaxlvError, match=r"unknown preset; expected course, .*; found foxes"):
+        jaxlv_package.simulate("foxes")
+    with pytest.raises(JaxlvError, match="unknown setting idd"):
+        jaxlv_package.explore(made, tmp_path / "other", idd="x")
+
+
+@pytest.mark.parametrize("name", ["simulate", "explore"])
+def test_the_example_of_a_docstring_is_right(name):
+    tests = doctest.DocTestFinder(recurse=False).find(getattr(jaxlv_package, name), name, globs={})
+    (found,) = [doctest.DocTestRunner(verbose=False).run(one) for one in tests]
+    assert found.attempted > 1 and not found.failed

@@ -108,7 +108,7 @@ def test_simulated_series_are_of_the_systems_and_the_solver_that_their_level_nam
     calls = dict(zip([c.level for c in conditions["simulated"]], simulated, strict=False))
     like = "as the course's"
     assert list(calls) == [
-        like, robustness.COARSE, *list(robustness.BEYOND)[1:], *(n for n in dynamics.PRESETS if n != "course"),
+        like, robustness.COARSE, *list(robustness.BEYOND)[1:], "lotka-volterra-logistic", "lotka-volterra",
     ]  # fmt: skip
     for name, (preset, count, seed, solver) in calls.items():
         assert (count, seed) == (COUNT, 7)

@@ -17,12 +17,12 @@ import pandas as pd
 import pytest
 
 import jaxlv as library
-from jaxlv.config import RunConfig
-from jaxlv.data import loading
+from jaxlv.config import RunConfig, find_config, load_config, read_tree
+from jaxlv.data import dynamics, loading
 from jaxlv.errors import JaxlvError
 from jaxlv.forecasting.baselines import BASELINES
 from jaxlv.runs import run, sources
-from jaxlv.studies import doctor
+from jaxlv.studies import demo, doctor
 from jaxlv.studies import evaluate as study
 from jaxlv.studies.subjects import Subject
 from jaxlv.tools import cli, console
@@ -436,6 +436,22 @@ def test_the_demo_does_it_all_and_makes_room_for_itself(work):
     metrics = json.loads((work.folder / "demo" / "metrics.json").read_text())
     assert [row["name"] for row in metrics["rows"]] == ["tuned", "untuned", *NAMES]
     assert (work.folder / "demo" / "report.html").is_file()
+
+
+def test_the_demo_says_which_task_it_takes_and_why(work, tmp_path, monkeypatch):
+    """A file is forecast as ever; without one, what the base has not read is simulated, and said to be why."""
+    begun: list[RunConfig] = []
+    monkeypatch.setattr(demo, "train", lambda config, folder, **rest: begun.append(config))
+    monkeypatch.setattr(demo, "_measured", lambda config, folder, begin: None)
+    monkeypatch.setattr(demo, "course_file", lambda: None)
+    for given in (work.data, None):
+        said: list[str] = []
+        demo.demo(tmp_path / "demo", given, ["data.simulate=20"], say=said.append)
+        assert said == ([f"data: {given}"] if given else ["data: 20 series simulated by preset field", demo.WHY])
+    assert read_tree(ROOT / "configs" / "base.toml")["series"]["noise"] < dynamics.PRESETS["field"].noise
+    as_ever, simulated = begun
+    assert as_ever.data.path == str(work.data) and as_ever.evaluate.context == as_ever.evaluate.horizon == 50
+    assert simulated == replace(load_config(find_config("demo-field")), data=replace(simulated.data, simulate=20))
 
 
 def test_doctor_tells_what_a_config_takes_if_it_does_not_fit(work, monkeypatch):

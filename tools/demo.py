@@ -17,9 +17,10 @@ def demo(*, out: Path = Path("runs/demo"), data: Path | None = None, set: Settin
         jaxlv demo
         jaxlv demo --out runs/demo
 
-    Reads the course's data set if JAXLV_SHARED or ../shared has it, and simulates series otherwise. About five minutes on
-    two cores; the run folder also gets metrics.json and report.html. It is written at the end, as a whole: an earlier demo
-    stays until then, and an interrupted one begins anew.
+    Reads the course's data set if JAXLV_SHARED or ../shared has it. Otherwise it simulates series that the base cannot
+    forecast well until it is tuned on others like them. Two to five minutes on two cores; the run folder also gets
+    metrics.json and report.html. It is written at the end, as a whole: an earlier demo stays until then, and an interrupted
+    one begins anew.
 
     Args:
         out: run folder

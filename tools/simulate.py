@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 from jaxlv.config import DataConfig
 from jaxlv.settings import Between
 from jaxlv.tools.console import Result, verb
-from jaxlv.tools.options import given, number, setting, whole
+from jaxlv.tools.options import number, setting, whole
 
 
 def simulate(
     *,
     out: Path,
-    preset: Literal["course", "lotka-volterra-logistic", "lotka-volterra"] = "course",
+    preset: Literal["course", "field", "lotka-volterra-logistic", "lotka-volterra"] = "course",
     series: Annotated[int, setting(DataConfig, "simulate")] = 1000,
     steps: Annotated[int | None, whole(2)] = None,
     stop: Annotated[float | None, number(float, Between(0, 1e9, above=True))] = None,
@@ -41,7 +40,7 @@ def simulate(
     from jaxlv.data.loading import load_series
     from jaxlv.storage.tables import write_csv
 
-    chosen = replace(dynamics.PRESETS[preset], **given(steps=steps, stop=stop, noise=noise))
+    chosen = dynamics.changed(preset, steps=steps, stop=stop, noise=noise)
     files.check_place(out, suffixes=(*files.HDF5, ".csv"))
     drawn = dynamics.draw(chosen, series, seed)
     if out.suffix.lower() == ".csv":

@@ -13,6 +13,7 @@ from jaxlv.analysis.clusters import Clusters, plane
 from jaxlv.analysis.exploration import Cycles
 from jaxlv.data.series import SeriesSet
 from jaxlv.results.exploration import Dots, Drawn, Histogram, Plane, Trace
+from jaxlv.results.record import Id
 
 MOST = 2000  # dots of a chart
 BINS = 60  # of values, on a logarithmic axis
@@ -48,7 +49,7 @@ def _by_name(values_TV: np.ndarray, names: Sequence[str]) -> Mapping[str, tuple[
     return dict(zip(names, map(tuple, values_TV.T), strict=True))
 
 
-def _trace(i: int, values_TV: np.ndarray, names: Sequence[str]) -> Trace:
+def _trace(i: Id, values_TV: np.ndarray, names: Sequence[str]) -> Trace:
     return Trace(i, _by_name(values_TV, names))
 
 

@@ -6,6 +6,7 @@ Axes: N series, T time steps, V variables, P peaks of one series.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from jaxlv.data.observations import Observations
 from jaxlv.data.series import FAULTS, REST, SeriesSet, at_rest, digest, first_place
 from jaxlv.errors import JaxlvError
 from jaxlv.results.exploration import Check, Cycle, MeanStep, PeakCount, PeakRule, RestRule, Spread, State, Values
+from jaxlv.results.record import Id
 from jaxlv.storage.door import is_there
 from jaxlv.storage.files import sha256
 
@@ -45,20 +47,21 @@ DEFINITIONS = {
 # ------------------------------------------------------------------------------------------------ quality
 
 
-def inspect(path: Any, *, memory_cap: int = MEMORY_CAP) -> list[Check]:
-    """Returns facts about a file of series, and checks.
+def inspect(data: Any, *, memory_cap: int = MEMORY_CAP, **reading: Any) -> list[Check]:
+    """Returns facts about series, and checks; `reading` is what `load_series` takes beside the data.
 
-    Reads what `loading.load` refuses: counts values that are NaN, infinite or negative, and places the first. A check that
-    cannot be made is the last row. Raises JaxlvError only if the file does not exist.
+    Reads what `loading.load` refuses: counts values that are NaN, infinite or negative, and places the first. A check of a
+    file that cannot be made is the last row. Raises JaxlvError only if the file does not exist, or if what is not a file is
+    not understood.
     """
-    path = Path(path)
+    path = Path(data) if isinstance(data, (str, os.PathLike)) else None
     try:
-        found = load_series(path, memory_cap=memory_cap, check=False)
+        found = load_series(data, memory_cap=memory_cap, check=False, **reading)
     except JaxlvError as fault:
-        if not is_there(path):
+        if path is None or not is_there(path):
             raise
         return [*_file_rows(path, memory_cap), Check("readable", f"no: {fault.what}", fault.expected or "", False)]
-    return [*_file_rows(path, memory_cap), *_series_rows(found)]
+    return [*(_file_rows(path, memory_cap) if path else ()), *_series_rows(found)]
 
 
 def failed(rows: Sequence[Check]) -> list[Check]:
@@ -271,10 +274,10 @@ def _prominence_row(values_NTV: np.ndarray, prominence: float, refined: bool) ->
     return PeakRule(prominence, places, used, few, period.mean, period.p5, period.p95, lag.mean, share.mean)
 
 
-def example_ids(ids_N: np.ndarray, label_N: np.ndarray) -> list[int]:
+def example_ids(ids_N: np.ndarray, label_N: np.ndarray) -> list[Id]:
     """Returns the ids of the first two series, and of the first with every other label."""
     rows = list(range(min(2, len(ids_N))))
     for label in dict.fromkeys(label_N.tolist()):
         if label not in label_N[rows]:
             rows.append(int(np.flatnonzero(label_N == label)[0]))
-    return [int(ids_N[row]) for row in rows]
+    return list(ids_N[rows].tolist())

@@ -21,6 +21,7 @@ from jaxlv.errors import JaxlvError
 from jaxlv.memory import TooLarge
 from jaxlv.published.protocols import PROTOCOLS, SERIES
 from jaxlv.results.exploration import Merge, RoundTrip, Tokens, Windows, WrittenStep, WrittenText
+from jaxlv.results.record import Id
 from jaxlv.text.codec import SCALE_RULES, SYMBOLS, TOP, Codec
 from jaxlv.text.tokens import NO_POSITION, QWEN_IDS, Alphabet, load_alphabet, load_encoder, make_windows, stream_starts
 
@@ -112,7 +113,7 @@ class Written:
     """Series in one scheme: scales, texts and what the texts decode to; without series that cannot be written."""
 
     name: str
-    ids: tuple[int, ...]
+    ids: tuple[Id, ...]
     alphas: tuple[np.ndarray, ...]  # (V,) each, raw units per written unit
     texts: tuple[str, ...]
     decoded: tuple[np.ndarray, ...]  # (T, V) each, raw units
@@ -128,7 +129,7 @@ def write(name: str, data: SeriesSet) -> Written:
     """Writes all series in a scheme. The rule `context` is fitted on the first CONTEXT steps, others as their papers do."""
     scheme = SCHEMES[name]
     codec = Codec.for_data(scheme.codec, data.values_NTV)
-    written: list[tuple[int, np.ndarray, str, np.ndarray]] = []
+    written: list[tuple[Id, np.ndarray, str, np.ndarray]] = []
     fault = ""
     for i, series_TV in zip(data.ids_N.tolist(), data.values_NTV, strict=True):
         try:
@@ -180,7 +181,7 @@ def _extremes(arrays: Sequence[np.ndarray]) -> tuple[float, float]:
 
 def round_trip_rows(written: Sequence[Written], data: SeriesSet) -> list[RoundTrip]:
     """Measures for each scheme the absolute error of the decoded text, and half a unit of the last decimal, in raw units."""
-    row_of = {int(i): n for n, i in enumerate(data.ids_N)}
+    row_of = {i: n for n, i in enumerate(data.ids_N.tolist())}
     rows = []
     for one in written:
         errors = [np.abs(d_TV - data.values_NTV[row_of[i]]) for i, d_TV in zip(one.ids, one.decoded, strict=True)]
@@ -194,7 +195,7 @@ def round_trip_rows(written: Sequence[Written], data: SeriesSet) -> list[RoundTr
     return rows
 
 
-def text_rows(written: Sequence[Written], ids: Sequence[int], alphabet: Alphabet) -> list[WrittenText]:
+def text_rows(written: Sequence[Written], ids: Sequence[Id], alphabet: Alphabet) -> list[WrittenText]:
     """Returns the chosen series in every scheme: scales (raw units), the whole text, its token ids and their number."""
     rows = []
     for i in ids:
@@ -223,7 +224,7 @@ def step_rows(written: Sequence[Written], data: SeriesSet) -> list[WrittenStep]:
     return rows
 
 
-def disagreements(written: Sequence[Written], ids: Sequence[int], alphabet: Alphabet, encode: Encoder) -> int:
+def disagreements(written: Sequence[Written], ids: Sequence[Id], alphabet: Alphabet, encode: Encoder) -> int:
     """Counts the whole texts of chosen series that the tokenizer does not cut into one token per character."""
     chosen = [text for one in written for i, text in zip(one.ids, one.texts, strict=True) if i in ids]
     return sum(list(encode(text)) != alphabet.encode(text).tolist() for text in chosen)
@@ -274,7 +275,7 @@ def window_rows(
     for one in written:
         tokens = dict(zip(one.ids, map(len, one.texts), strict=True))
         for part, ids in parts_of(one.scheme, data.ids_N).items():
-            held = [int(i) for i in ids if int(i) in tokens][:WINDOWED]
+            held = [i for i in ids.tolist() if i in tokens][:WINDOWED]
             for length in lengths:
                 stride = length if part == "validation" else one.scheme.stride or length // 2
                 kept = "full only" if one.scheme.partial == "drop" else "padded"
@@ -296,7 +297,7 @@ def _stream_windows(row: Windows, tokens: Sequence[int], partial: str) -> Window
     return replace(row, windows=windows, padding=padding, left_out=left_out, without_tail=tail)
 
 
-def _own_windows(row: Windows, one: Written, data: SeriesSet, ids: Sequence[int], alphabet: Alphabet) -> Windows:
+def _own_windows(row: Windows, one: Written, data: SeriesSet, ids: Sequence[Id], alphabet: Alphabet) -> Windows:
     """Returns the row with the windows that training makes of these series; without them if a context has no scale."""
     codec = Codec.for_data(one.scheme.codec, data.values_NTV)
     try:

@@ -127,7 +127,7 @@ def systems(held: SeriesSet, count: int, request: Request) -> Iterator[Condition
     """Yields simulated series of other systems, and of parameters beyond the base's ranges, as many as real ones."""
     like, *others = BEYOND
     presets = {like: BEYOND[like], COARSE: BEYOND[like], **{name: BEYOND[name] for name in others}}
-    presets |= {name: preset for name, preset in dynamics.PRESETS.items() if name != "course"}
+    presets |= {name: preset for name, preset in dynamics.PRESETS.items() if preset.system != BEYOND[like].system}
     for place, (name, preset) in enumerate(presets.items()):
         solver = dynamics.Solver("Tsit5", rtol=1e-3, atol=1e-3) if name == COARSE else None
         drawn = dynamics.draw(preset, min(count, len(held)), request.seed, solver, attempts=30)

@@ -116,7 +116,8 @@ def quality(result: Exploration, drawings: Drawings) -> Section:
 
 def trajectories(result: Exploration, drawings: Drawings) -> Section:
     """Shows chosen series, and where all series begin and end."""
-    ids = [row.series for row in result.examples]
+    stems = [row.stem(place) for place, row in enumerate(result.examples)]
+    chosen = "Chosen series, with their regime by rule."
     phases = (
         "Phase planes of the same series, from the filled dot to the open one; an axis starts at 0 unless the series keeps"
         " away from it."
@@ -124,8 +125,8 @@ def trajectories(result: Exploration, drawings: Drawings) -> Section:
     ends = "Every series at its first step and at its last. The axes differ; the frame is the range of the first step."
     spread = [replace(one, unit=RAW) for one in Spread.columns(*SPREAD)]
     blocks = [
-        *_picture(drawings, "Chosen series, with their regime by rule.", *(f"series_{i}" for i in ids), layout="full"),
-        *_picture(drawings, phases, *(f"phase_{i}" for i in ids), layout="full"),
+        *_picture(drawings, chosen, *(f"series_{stem}" for stem in stems), layout="full"),
+        *_picture(drawings, phases, *(f"phase_{stem}" for stem in stems), layout="full"),
         *_picture(drawings, ends, "states", layout="side"),
         *_table("States", "Populations at the first step and at the last.", result.tables.states, NAME, *spread),
     ]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from jaxlv.results.quantities import RAW, quantity
-from jaxlv.results.record import Number, Record, beside, rare
+from jaxlv.results.record import Id, Number, Record, beside, rare
 
 CLUSTERS = 4
 SHOWN = 2  # steps of a text that are shown
@@ -130,7 +131,7 @@ class OneSeries(Record):
     features are there if there are clusters.
     """
 
-    series: int
+    series: Id
     regime: str = quantity("regime by rule", form="words", key="regime by rule")
     variables: Mapping[str, Number | None] = beside("{}")
     lag: float | None = quantity("lag", "steps", key="lag (steps)")
@@ -257,7 +258,7 @@ class RoundTrip(Record):
 class WrittenText(Record):
     """A series as text in a scheme; scales and token ids are parted by spaces."""
 
-    series: int
+    series: Id
     scheme: str
     alpha: str = quantity("alpha (raw units per written unit)", form="words")
     tokens: int = quantity("in all", form="count", group="tokens")
@@ -273,7 +274,7 @@ class WrittenText(Record):
 class WrittenStep(Record):
     """A value, as it is written in a scheme, and as it is read again."""
 
-    series: int
+    series: Id
     scheme: str
     step: int
     time: float | None = None
@@ -321,7 +322,7 @@ class Windows(Record):
 class Trace(Record):
     """A series over time, by variable, and the band of 80 % of the series that it stands for, if it stands for others."""
 
-    series: int
+    series: Id
     values: Mapping[str, tuple[float, ...]]
     low: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     high: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
@@ -405,8 +406,16 @@ class Tables(Record):
 class Example(Record):
     """A series that is shown, and its regime by rule."""
 
-    series: int
+    series: Id
     regime: str
+
+    def stem(self, place: int) -> str:
+        """Returns what the files of its figures are called by; ids of texts may hold what no file name can."""
+        return (
+            str(self.series)
+            if isinstance(self.series, int)
+            else f"{place}_{re.sub(r'[^A-Za-z0-9]+', '-', self.series)[:40]}"
+        )
 
 
 @dataclass(frozen=True)
@@ -414,7 +423,7 @@ class Exploration(Record):
     """What exploration.json holds."""
 
     data: str
-    data_sha256: str
+    data_sha256: str | None  # of a file
     course: bool  # whether these are the series of the papers
     series: int
     steps: int

@@ -5,8 +5,10 @@ Axes: N series, T time steps, V variables.
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import pandas as pd
 from jaxlv.analysis import clusters, exploration, schemes
 from jaxlv.analysis.drawn import drawn
 from jaxlv.data import loading
+from jaxlv.data.observations import USUAL, Handling, Observations
 from jaxlv.data.series import COURSE_SHA256, SeriesSet
 from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.forecasting import robustness
@@ -24,6 +27,7 @@ from jaxlv.report.figures import exploration as figures
 from jaxlv.report.figures import svg
 from jaxlv.report.page import write
 from jaxlv.results.exploration import Check, Example, Exploration, OneSeries, Tables
+from jaxlv.results.record import Id
 from jaxlv.storage.files import new_folder, write_json
 from jaxlv.storage.tables import write_csv
 from jaxlv.studies.progress import Begin, Silent
@@ -36,16 +40,19 @@ CHOICE = "The first two series of the file, and the first of every other regime 
 
 
 def explore(
-    path: Path,
+    data: Any,
     out: Path,
     *,
-    ids: Sequence[int] | None = None,
+    ids: Sequence[Id] | None = None,
     tokenizer: str | None = None,
     lengths: Sequence[int] = schemes.LENGTHS,
+    handling: Handling = USUAL,
     begin: Begin = Silent,
+    **reading: Any,
 ) -> Exploration:
-    """Explores a file of series, and writes tables, figures, report.html and exploration.json to a new folder `out`.
+    """Explores series, and writes tables, figures, report.html and exploration.json to a new folder `out`.
 
+    `data` and `reading` are what `load_series` takes; `handling` says what is done with missing and negative values.
     `ids` are the series that are shown: the first two, and the first of every other regime, if None. `tokenizer` is a
     Hugging Face folder, "embedded", or None for Qwen2.5's ids of the 13 symbols. `lengths` are those of windows, in tokens.
     Of a file that cannot be used, quality.csv says what is wrong, and JaxlvError is raised; it is also raised if `out`
@@ -55,9 +62,9 @@ def explore(
         expected = "a Hugging Face folder, or embedded"
         raise JaxlvError("no such folder", where="--tokenizer", expected=expected, found=tokenizer)
     with begin("explore", len(STAGES)) as bar:
-        bar.note(f"reading {path}")
-        quality, data = _usable(path, out)
-        exploring = Exploring(data, quality, ids, tokenizer)
+        bar.note(f"reading {data if isinstance(data, (str, os.PathLike)) else 'series'}")
+        quality, found, name = _usable(data, out, handling, reading)
+        exploring = Exploring(found, quality, ids, tokenizer, name)
         with new_folder(out, replace=_is_refusal(out)) as folder:
             parts = (exploring.cycles, exploring.regimes, exploring.text, lambda: exploring.windows(lengths))
             for done, (stage, make) in enumerate(zip(STAGES[1:-1], parts, strict=True), 1):
@@ -81,16 +88,24 @@ def _of_one_length(found: SeriesSet) -> SeriesSet:
     return found.steps(steps - found.shortest, steps)
 
 
-def _usable(path: Path, out: Path) -> tuple[list[Check], SeriesSet]:
-    """Returns the checks of a file and its series. If it has none to use, writes the checks to `out`, and raises."""
-    rows = exploration.inspect(path)
+def _usable(data: Any, out: Path, handling: Handling, reading: Mapping[str, Any]) -> tuple[list[Check], SeriesSet, str]:
+    """Returns the checks of series, the series, and what they came as. If there are none to use, writes the checks to `out`,
+    and raises.
+    """
+    rows = exploration.inspect(data, **reading)
     try:
-        return rows, _of_one_length(loading.load(path))
+        found = loading.load_series(data, **reading)
+        return rows, _of_one_length(loading.told(found.ready(handling), found)), _name(found)
     except JaxlvError as fault:
         with new_folder(out, replace=_is_refusal(out)) as work:
             write_csv(work / QUALITY, pd.DataFrame([row.tree() for row in rows]))
         hint = "; ".join(filter(None, [fault.hint, f"the checks are in {out / QUALITY}"]))
         raise JaxlvError(fault.what, where=fault.where, expected=fault.expected, found=fault.found, hint=hint) from None
+
+
+def _name(found: Observations) -> str:
+    """Returns what series are called: by their file, or by what they came as."""
+    return "simulated series" if {*found.source} == {"simulation"} else Path(found.where).name
 
 
 def _is_refusal(out: Path) -> bool:
@@ -115,12 +130,16 @@ def _save(out: Path, result: Exploration) -> None:
 class Exploring:
     """The tables and numbers of a set of series, made stage by stage."""
 
-    def __init__(self, data: SeriesSet, quality: Sequence[Check], ids: Sequence[int] | None, tokenizer: str | None):
-        self.data, self.chosen = data, ids
+    def __init__(
+        self, data: SeriesSet, quality: Sequence[Check], ids: Sequence[Id] | None, tokenizer: str | None, name: str
+    ):  # fmt: skip
+        self.shifted = data  # as it is written: variables below zero were shifted above it
+        data = replace(data, values_NTV=data.values_NTV - data.shift_NV[:, None], shift_NV=0 * data.shift_NV)
+        self.data, self.chosen, self.name = data, ids, name
         self.window = min(exploration.WINDOW, data.values_NTV.shape[1])
         self.rule_N = robustness.regimes_of(data, self.window)
-        self.ids = ids or exploration.example_ids(data.ids_N, self.rule_N)
-        self.shown = data.select(self.ids)
+        self.shown = data.select(ids or exploration.example_ids(data.ids_N, self.rule_N))
+        self.ids = self.shown.ids_N.tolist()
         self.tables: dict[str, Any] = {"quality": quality, "values": exploration.value_rows(data)}
         self.found: clusters.Found | None = None
         folder = Path(tokenizer) if tokenizer else None
@@ -164,12 +183,12 @@ class Exploring:
 
     def text(self) -> None:
         """Makes the tables of every scheme's tokens and rounding errors, and of the chosen series in it."""
-        self.written = [schemes.write(name, self.data) for name in schemes.SCHEMES]
+        self.written = [schemes.write(name, self.shifted) for name in schemes.SCHEMES]
         self.tables |= {
-            "tokens": schemes.token_rows(self.written, self.data),
-            "round_trip": schemes.round_trip_rows(self.written, self.data),
+            "tokens": schemes.token_rows(self.written, self.shifted),
+            "round_trip": schemes.round_trip_rows(self.written, self.shifted),
             "texts": schemes.text_rows(self.written, self.ids, self.alphabet),
-            "steps": schemes.step_rows(self.written, self.shown),
+            "steps": schemes.step_rows(self.written, self.shifted.select(self.ids)),
         }
         self.tokenizer = self.alphabet.source
         if self.encode and self.folder:
@@ -184,15 +203,15 @@ class Exploring:
 
     def windows(self, lengths: Sequence[int]) -> None:
         """Makes the table of padding and tokens left out by window length."""
-        self.tables["windows"] = schemes.window_rows(self.written, self.data, self.alphabet, list(dict.fromkeys(lengths)))
+        self.tables["windows"] = schemes.window_rows(self.written, self.shifted, self.alphabet, list(dict.fromkeys(lengths)))
 
     def result(self) -> Exploration:
         """Returns everything."""
         rule_of = dict(zip(self.data.ids_N.tolist(), self.rule_N.tolist(), strict=True))
         return Exploration(
-            data=Path(self.data.source["path"]).name,
-            data_sha256=self.data.source["sha256"],
-            course=self.data.source["sha256"] == COURSE_SHA256,
+            data=self.name,
+            data_sha256=self.data.source.get("sha256"),
+            course=self.data.source.get("sha256") == COURSE_SHA256,
             series=len(self.data),
             steps=len(self.data.time_T),
             step=self.step,

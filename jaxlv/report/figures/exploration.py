@@ -191,11 +191,11 @@ def drawings(result: found.Exploration) -> dict[str, tuple[Chart, str]]:
     """Returns every chart of an exploration and its label, by the name of its file."""
     drawn, t, (first, *others) = result.drawn, result.tables, result.variables
     made = {"mean": (mean_figure(t.mean, result.variables), "Mean trajectory, its deviation and the 10-90 % band")}
-    for one, example in zip(drawn.shown, result.examples, strict=False):
-        title = f"series {one.series}: {example.regime}"
-        made[f"series_{one.series}"] = trajectory_figure(drawn.time, one, title), f"{title}, over time"
+    for place, (one, example) in enumerate(zip(drawn.shown, result.examples, strict=False)):
+        title, stem = f"series {one.series}: {example.regime}", example.stem(place)
+        made[f"series_{stem}"] = trajectory_figure(drawn.time, one, title), f"{title}, over time"
         if others:
-            made[f"phase_{one.series}"] = phase_plane_figure(one, title), f"{title}, {others[0]} against {first}"
+            made[f"phase_{stem}"] = phase_plane_figure(one, title), f"{title}, {others[0]} against {first}"
     if drawn.values:
         marks = {column.words: column.of(t.values[0]) for column in found.Values.columns("p95", "p99", "p99_7")}
         made["values"] = values_figure(drawn.values, marks), "Distribution of all values"
