@@ -24,9 +24,9 @@ from jaxlv.config import SamplingConfig
 from jaxlv.data import dynamics
 from jaxlv.data.series import SeriesSet
 from jaxlv.forecasting.evaluate import score
-from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.forecasting.likelihood import nats_per_value
 from jaxlv.forecasting.request import Request
+from jaxlv.forecasting.sampler import Sampler
 from jaxlv.model.weights import load_pretrained, resolve
 from jaxlv.text.codec import TOP, Codec
 from jaxlv.text.tokens import load_alphabet
@@ -72,7 +72,7 @@ FORMS: dict[str, Form] = {
 """The forms by name; everything that a name does not mention is as in the first."""
 
 
-def measure(form: Form, forecaster: Forecaster, series: SeriesSet, samples: int, batch: int) -> dict[str, Any]:
+def measure(form: Form, forecaster: Sampler, series: SeriesSet, samples: int, batch: int) -> dict[str, Any]:
     """Measures a row of the result."""
     own = replace(forecaster, codec=form.codec(series.values_NTV)).with_sampling(temperature=form.temperature)
     forecast = own(series, Request(CONTEXT, HORIZON, samples, SEED, batch))
@@ -108,7 +108,7 @@ def main() -> None:
     folder = resolve(options.model)
     model, params = load_pretrained(folder)
     alphabet = load_alphabet(folder, model.config.vocab_size)
-    forecaster = Forecaster(model, {"params": params}, alphabet, Codec(), SamplingConfig(temperature=1.0))
+    forecaster = Sampler(model, {"params": params}, alphabet, Codec(), SamplingConfig(temperature=1.0))
     series = dynamics.draw("course", options.series, SEED)
     rows = {}
     for name in names:

@@ -15,8 +15,8 @@ from jaxlv.config import CodecConfig, ModelSettings, RunConfig, SamplingConfig
 from jaxlv.data.loading import load_series, told
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError, JaxlvWarning
-from jaxlv.forecasting.forecaster import Forecast, Forecaster
 from jaxlv.forecasting.request import Request
+from jaxlv.forecasting.sampler import Forecast, Sampler
 from jaxlv.lora.adapters import load_adapter, read_codec
 from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
@@ -29,7 +29,7 @@ from jaxlv.text.tokens import QWEN_END, load_alphabet
 
 PATHS = (str, Path)
 OPENING = ("adapter", "codec", "tokenizer", "pays")  # keywords of `forecast` that are passed on to `open_model`
-Model = Forecaster | str | Path | Qwen2 | Sequence[Any]
+Model = Sampler | str | Path | Qwen2 | Sequence[Any]
 
 
 def open_model(
@@ -40,8 +40,8 @@ def open_model(
     settings: ModelSettings | None = None,
     tokenizer: str | Path | None = None,
     pays: bool = True,
-) -> Forecaster:
-    """Opens a model as a `Forecaster`: the model with everything that turns series into forecasts.
+) -> Sampler:
+    """Opens a model as a `Sampler`: the model with everything that turns series into forecasts.
 
     `model` is a run folder, a model folder, a hub id, "embedded", what `load_pretrained` returned (with or without an
     overlay after it), or a model bound to its variables. `adapter` is a folder in PEFT's format, which is laid over the
@@ -61,13 +61,14 @@ def open_model(
             raise JaxlvError("wrong type", where=name, expected=expected, found=type(given).__name__)
     if tokenizer is not None and not is_folder(tokenizer):
         raise JaxlvError("no such folder", where=tokenizer, expected="a folder with a tokenizer")
-    if isinstance(model, Forecaster):
+    model = getattr(model, "sampler", model)  # of a jaxlv.Forecaster
+    if isinstance(model, Sampler):
         found = model
     elif isinstance(model, PATHS):
         found = _named(str(model), settings or ModelSettings(), pays)
     else:
         found = _held(model, tokenizer)
-    if tokenizer is not None and isinstance(model, (Forecaster, str, Path)):
+    if tokenizer is not None and isinstance(model, (Sampler, str, Path)):
         found = replace(found, alphabet=load_alphabet(Path(tokenizer), found.model.config.vocab_size))
     if adapter is not None:
         if "lora" in found.variables:
@@ -78,7 +79,7 @@ def open_model(
     return replace(found, codec=codec) if codec else found
 
 
-def _named(name: str, settings: ModelSettings, pays: bool) -> Forecaster:
+def _named(name: str, settings: ModelSettings, pays: bool) -> Sampler:
     if is_there(Path(name) / run.CONFIG):
         finished = run.load_run(Path(name))
         if finished.config.budget.flops is None:
@@ -90,10 +91,10 @@ def _named(name: str, settings: ModelSettings, pays: bool) -> Forecaster:
         return finished.tuned
     config = replace(RunConfig(), model=replace(settings, path=name))
     _, model, params, alphabet = sources.load_base(config)
-    return Forecaster(model, {"params": params}, alphabet, Codec.of(CodecConfig(), None), SamplingConfig())
+    return Sampler(model, {"params": params}, alphabet, Codec.of(CodecConfig(), None), SamplingConfig())
 
 
-def _held(given: Qwen2 | Sequence[Any], tokenizer: str | Path | None) -> Forecaster:
+def _held(given: Qwen2 | Sequence[Any], tokenizer: str | Path | None) -> Sampler:
     """Returns the forecaster of a bound model, or of (model, params) with or without an overlay."""
     if isinstance(given, Qwen2):
         model, variables = given.clone(parent=None), dict(given.variables)
@@ -114,7 +115,7 @@ def _held(given: Qwen2 | Sequence[Any], tokenizer: str | Path | None) -> Forecas
     else:
         hint = "give tokenizer=FOLDER, or the model's name"
         raise JaxlvError("the meaning of its tokens is unknown", where=f"a model of {size} tokens", hint=hint)
-    return Forecaster(model, variables, alphabet, Codec.of(CodecConfig(), None), SamplingConfig())
+    return Sampler(model, variables, alphabet, Codec.of(CodecConfig(), None), SamplingConfig())
 
 
 class Options(TypedDict, total=False):

@@ -23,8 +23,8 @@ from jaxlv.data.loading import load_series
 from jaxlv.data.observations import Handling, Missing, Negative, Observations
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError, JaxlvWarning
-from jaxlv.forecasting import forecaster as sampling
 from jaxlv.forecasting import metrics
+from jaxlv.forecasting import sampler as sampling
 from jaxlv.forecasting.evaluate import evaluate
 from jaxlv.forecasting.origins import Origins
 from jaxlv.forecasting.panels import panels

@@ -11,8 +11,8 @@ import numpy as np
 
 from jaxlv.config import SamplingConfig
 from jaxlv.data.series import SeriesSet
-from jaxlv.forecasting.forecaster import Forecast, Forecaster
 from jaxlv.forecasting.request import Request
+from jaxlv.forecasting.sampler import Forecast, Sampler
 from jaxlv.text.codec import Codec
 from jaxlv.text.tokens import load_alphabet
 
@@ -29,7 +29,7 @@ class Asked(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Known(Forecaster):
+class Known(Sampler):
     """A forecaster whose `variables` hold what it draws, and what it was asked."""
 
     def __call__(self, series, request, *, on_batch=lambda done: None, scales_NV=None):

@@ -25,7 +25,7 @@ from jaxlv.data.series import from_arrays
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.ledger import Ledger
 from jaxlv.forecasting.baselines import BASELINES
-from jaxlv.forecasting.forecaster import Forecast, Forecaster
+from jaxlv.forecasting.sampler import Forecast, Sampler
 from jaxlv.model.config import ModelConfig
 from jaxlv.model.weights import base_of
 from jaxlv.report import analyses as report
@@ -157,9 +157,9 @@ def test_two_series_are_best_and_worst(drawn):
 # ---------------------------------------------------------------------------------------------- the ceiling
 
 
-def writer(codec: Codec) -> Forecaster:
+def writer(codec: Codec) -> Sampler:
     """A forecaster that is asked for its scales alone."""
-    return Forecaster(None, {}, load_alphabet(Path("no such folder"), 151_936), codec, SamplingConfig())  # type: ignore[arg-type]
+    return Sampler(None, {}, load_alphabet(Path("no such folder"), 151_936), codec, SamplingConfig())  # type: ignore[arg-type]
 
 
 def ceiling_of(truth: series.SeriesSet, samples_NSHV: np.ndarray, codec: Codec) -> dict:

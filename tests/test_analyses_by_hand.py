@@ -13,8 +13,8 @@ from jaxlv.analysis.analyses import Drawn
 from jaxlv.config import EvaluateConfig, SamplingConfig
 from jaxlv.data.series import from_arrays
 from jaxlv.forecasting.baselines import BASELINES
-from jaxlv.forecasting.forecaster import Forecast, Forecaster
 from jaxlv.forecasting.request import Request
+from jaxlv.forecasting.sampler import Forecast, Sampler
 from jaxlv.text.codec import Codec
 from jaxlv.text.tokens import load_alphabet
 
@@ -127,7 +127,7 @@ def test_the_top_of_the_scale_by_hand():
     samples_NSHV = np.stack([peaks_SV, peaks_SV / 2], axis=1)[None]
     forecast = Forecast.of(series, C, samples_NSHV, {})
     made = Drawn(series, C, values_NTV[:, C:], {"tuned": forecast}, {})
-    writer = Forecaster(None, {}, ALPHABET, Codec(headrooms=(0.0, 0.6)), SamplingConfig())  # type: ignore[arg-type]
+    writer = Sampler(None, {}, ALPHABET, Codec(headrooms=(0.0, 0.6)), SamplingConfig())  # type: ignore[arg-type]
     found = analyses.ceiling(made, writer, "tuned").tree()
     # Samples 0, 2 and 4 end at a top of 8, the others at one of 20.
     points = {(point["variable"], point["headroom"]): point for point in found["points"]}

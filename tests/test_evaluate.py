@@ -26,9 +26,9 @@ from jaxlv.forecasting.evaluate import (
     half_unit,
     truth_of,
 )
-from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.forecasting.metrics import bootstrap_interval, coverage, covered, crps, energy_score, mae
 from jaxlv.forecasting.request import Request
+from jaxlv.forecasting.sampler import Sampler
 from jaxlv.model.weights import load_pretrained
 from jaxlv.results.record import plain
 from jaxlv.results.scores import UNITS
@@ -62,9 +62,9 @@ def forecaster() -> Known:
 
 
 @pytest.fixture(scope="module")
-def real(tiny_base) -> Forecaster:
+def real(tiny_base) -> Sampler:
     model, params = load_pretrained(tiny_base)
-    return Forecaster(model, {"params": params}, load_alphabet(tiny_base, 32), Codec(), SamplingConfig(temperature=1.3))
+    return Sampler(model, {"params": params}, load_alphabet(tiny_base, 32), Codec(), SamplingConfig(temperature=1.3))
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -13,8 +13,8 @@ from jaxlv.config import SamplingConfig
 from jaxlv.data.series import from_arrays
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.ledger import Event, Ledger, Meter, Terms, read, verify
-from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.forecasting.likelihood import nats_per_value
+from jaxlv.forecasting.sampler import Sampler
 from jaxlv.model.weights import load_pretrained
 from jaxlv.text.codec import SYMBOLS, Codec
 from jaxlv.text.tokens import load_alphabet
@@ -23,13 +23,13 @@ CONTEXT, HORIZON = 8, 4
 
 
 @pytest.fixture(scope="module")
-def forecaster(tiny_base) -> Forecaster:
+def forecaster(tiny_base) -> Sampler:
     model, params = load_pretrained(tiny_base)
-    return Forecaster(model, {"params": params}, load_alphabet(tiny_base, 32), Codec(), SamplingConfig())
+    return Sampler(model, {"params": params}, load_alphabet(tiny_base, 32), Codec(), SamplingConfig())
 
 
 @pytest.fixture(scope="module")
-def tuned(forecaster, random_lora) -> Forecaster:
+def tuned(forecaster, random_lora) -> Sampler:
     return replace(
         forecaster, variables={**forecaster.variables, "lora": random_lora(forecaster.variables["params"], rank=2)}
     )
@@ -46,7 +46,7 @@ def series(waves):
 apply = jax.jit(lambda model, variables, ids_BL: model.apply(variables, ids_BL), static_argnums=0)
 
 
-def brute_force(forecaster: Forecaster, values_TV: np.ndarray) -> np.ndarray:
+def brute_force(forecaster: Sampler, values_TV: np.ndarray) -> np.ndarray:
     """(H, V), token by token, from the logits of the whole vocabulary."""
     codec, alphabet = forecaster.codec, forecaster.alphabet
     alpha_V = codec.fit(values_TV[:CONTEXT])

@@ -13,8 +13,8 @@ import pytest
 from jaxlv.analysis import logits
 from jaxlv.config import SamplingConfig
 from jaxlv.flops.ledger import Event, Ledger, Meter, Terms, read, verify
-from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.forecasting.metrics import bootstrap_interval
+from jaxlv.forecasting.sampler import Sampler
 from jaxlv.model.weights import load_pretrained
 from jaxlv.text.codec import Codec
 from jaxlv.text.tokens import load_alphabet
@@ -23,10 +23,10 @@ CONTEXT = 8
 
 
 @pytest.fixture(scope="module")
-def forecaster(tiny_base, random_lora) -> Forecaster:
+def forecaster(tiny_base, random_lora) -> Sampler:
     model, params = load_pretrained(tiny_base)
     variables = {"params": params, "lora": random_lora(params, rank=2)}
-    return Forecaster(model, variables, load_alphabet(tiny_base, 32), Codec(), SamplingConfig())
+    return Sampler(model, variables, load_alphabet(tiny_base, 32), Codec(), SamplingConfig())
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from jaxlv.config import EvaluateConfig, LoraConfig, RunConfig, SamplingConfig, 
 from jaxlv.data import series
 from jaxlv.errors import JaxlvError, NotFinite, all_finite
 from jaxlv.forecasting.evaluate import evaluate
-from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.forecasting.likelihood import nats_per_value
+from jaxlv.forecasting.sampler import Sampler
 from jaxlv.lora import adapters, export
 from jaxlv.model.weights import load_pretrained, save_pretrained
 from jaxlv.runs import sources, validation
@@ -40,13 +40,13 @@ def place(tiny_base, waves, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def broken(tiny_base, random_lora) -> Forecaster:
+def broken(tiny_base, random_lora) -> Sampler:
     """Makes an adapter with one NaN over a sound base."""
     model, params = load_pretrained(tiny_base)
     lora = random_lora(params, rank=2)
     half = lora["model.layers.0"]["self_attn"]["q_proj"]
     half["B"] = half["B"].at[0, 1].set(jnp.nan)
-    return Forecaster(model, {"params": params, "lora": lora}, load_alphabet(tiny_base, 32), Codec(), SamplingConfig())
+    return Sampler(model, {"params": params, "lora": lora}, load_alphabet(tiny_base, 32), Codec(), SamplingConfig())
 
 
 GIVEN = ["--data", "{data}", "--series", "1,4", "--context", "8", "--horizon", "2", "--samples", "1", "--out", "{new}"]

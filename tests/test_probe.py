@@ -25,7 +25,7 @@ from jaxlv.data import series
 from jaxlv.errors import JaxlvError, NotFinite
 from jaxlv.flops import ledger
 from jaxlv.flops.ledger import Event, Ledger, Meter, Terms
-from jaxlv.forecasting.forecaster import Forecaster
+from jaxlv.forecasting.sampler import Sampler
 from jaxlv.model import weights
 from jaxlv.report import probe as page
 from jaxlv.report.page import write
@@ -92,13 +92,13 @@ def qwen(shared, tmp_path_factory) -> tuple[Path, Language]:
 
 
 @pytest.fixture(scope="module")
-def forecaster(base) -> Forecaster:
+def forecaster(base) -> Sampler:
     model, params = weights.load_pretrained(base)
-    return Forecaster(model, {"params": params}, load_alphabet(base, 264), Codec(), GREEDY)
+    return Sampler(model, {"params": params}, load_alphabet(base, 264), Codec(), GREEDY)
 
 
 @pytest.fixture(scope="module")
-def tuned(forecaster, random_lora) -> Forecaster:
+def tuned(forecaster, random_lora) -> Sampler:
     params = forecaster.variables["params"]
     return replace(forecaster, variables={"params": params, "lora": random_lora(params, rank=2)})
 

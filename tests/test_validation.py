@@ -17,8 +17,8 @@ from jaxlv.data import series
 from jaxlv.data.series import SeriesSet, from_arrays
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.ledger import Event, Ledger, Meter, Terms
-from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.forecasting.request import Request
+from jaxlv.forecasting.sampler import Sampler
 from jaxlv.lora import adapters, overlay
 from jaxlv.model.config import ModelConfig
 from jaxlv.runs import sources, training, validation
@@ -78,7 +78,7 @@ def test_each_part_of_a_split_is_read_by_its_own_and_no_other(marked):
 def test_nothing_but_its_own_series_reaches_the_model_in_a_run(marked, tmp_path, monkeypatch):
     """A run trains; what is given to its train step, its validation step and its forecaster is read."""
     reached: dict[str, set[int]] = {"training": set(), "validation": set(), "forecast": set()}
-    steps, of_losses, forecast = training.steps, validation.losses, Forecaster.__call__
+    steps, of_losses, forecast = training.steps, validation.losses, Sampler.__call__
     inputs = sources.load_inputs(marked)
 
     def watched_steps(step, state, frozen, batches, last):
@@ -98,7 +98,7 @@ def test_nothing_but_its_own_series_reaches_the_model_in_a_run(marked, tmp_path,
 
     monkeypatch.setattr(training, "steps", watched_steps)
     monkeypatch.setattr(validation, "losses", watched_losses)
-    monkeypatch.setattr(Forecaster, "__call__", watched_forecast)
+    monkeypatch.setattr(Sampler, "__call__", watched_forecast)
     settings = {"select": "forecast", "forecast_series": 2, "validation_windows": 100}
     training.train(change(marked, train=settings), tmp_path / "run", inputs)
     split = inputs.split

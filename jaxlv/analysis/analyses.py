@@ -20,8 +20,8 @@ from jaxlv.errors import JaxlvError
 from jaxlv.forecasting import metrics
 from jaxlv.forecasting.baselines import baselines_for
 from jaxlv.forecasting.evaluate import truth_of
-from jaxlv.forecasting.forecaster import Forecast, Forecaster
 from jaxlv.forecasting.request import Request
+from jaxlv.forecasting.sampler import Forecast, Sampler
 from jaxlv.results.analyses import (
     Ceiling,
     Errors,
@@ -62,7 +62,7 @@ class Drawn:
 
 
 def draw(
-    forecasters: Mapping[str, Forecaster],
+    forecasters: Mapping[str, Sampler],
     series: SeriesSet,
     config: EvaluateConfig,
     on_batch: Callable[[str, int], None] = lambda name, done: None,
@@ -271,7 +271,7 @@ def extremes(drawn: Drawn) -> Extremes:
 # ----------------------------------------------------------------------------------------------- the ceiling
 
 
-def ceiling(drawn: Drawn, forecaster: Forecaster, name: str) -> Ceiling:
+def ceiling(drawn: Drawn, forecaster: Sampler, name: str) -> Ceiling:
     """Answers whether forecasts are held below the top of the written scale. For every future that exceeds its context's
     maximum: the peak of each sample beside the true peak and beside the top of the scale that this sample was written in.
 

@@ -19,7 +19,7 @@ import numpy as np
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import all_finite
 from jaxlv.forecasting import metrics
-from jaxlv.forecasting.forecaster import Forecaster
+from jaxlv.forecasting.sampler import Sampler
 from jaxlv.model.qwen2 import Qwen2, features, project
 from jaxlv.results.anatomy import Nats, NatsOver, PaddedCase, Padding, StepCosts, TokenCosts, TokenShare
 from jaxlv.steps.generate import padded
@@ -54,7 +54,7 @@ def token_kinds(text: str) -> list[str]:
 
 
 def token_costs(
-    forecaster: Forecaster,
+    forecaster: Sampler,
     series: SeriesSet,
     context: int,
     batch_series: int = 8,
@@ -97,7 +97,7 @@ def token_costs(
 
 
 def _losses_of(
-    forecaster: Forecaster, texts: Sequence[str], size: int, side: str, on_batch: Callable[[int], None]
+    forecaster: Sampler, texts: Sequence[str], size: int, side: str, on_batch: Callable[[int], None]
 ) -> np.ndarray:
     """Returns the nats of every token except the first of each text, text after text, by both softmaxes: (2, all tokens)."""
     width, alphabet = padded(max(map(len, texts))), forecaster.alphabet
@@ -116,7 +116,7 @@ def _losses_of(
     return np.concatenate(found, axis=1).astype(float)
 
 
-def _spending(forecaster: Forecaster, batch: int, length: int) -> contextlib.AbstractContextManager[Any]:
+def _spending(forecaster: Sampler, batch: int, length: int) -> contextlib.AbstractContextManager[Any]:
     """Reserves a forward pass over the whole vocabulary if the forecaster has a meter."""
     meter = forecaster.meter
     shape: dict[str, Any] = {"batch": batch, "length": length, "head": "frozen", "loss": "both"}
@@ -158,7 +158,7 @@ PROMPTS, COMPARED = 2, 1024  # prompts that are padded, and logits compared at e
 FROM_TEXT, FROM_START = "counted from the text", "counted from the row's start"
 
 
-def padding_sides(forecaster: Forecaster, series: SeriesSet, context: int) -> Padding:
+def padding_sides(forecaster: Sampler, series: SeriesSet, context: int) -> Padding:
     """Compares the logits of real tokens, and the next token behind prompts, without padding and with it on either side.
 
     Positions counted from the text, -1 at the padding, must give the same logits on both sides, up to the rounding of the
@@ -202,7 +202,7 @@ def padding_sides(forecaster: Forecaster, series: SeriesSet, context: int) -> Pa
     )
 
 
-def _prompts(forecaster: Forecaster, series: SeriesSet, context: int) -> list[np.ndarray]:
+def _prompts(forecaster: Sampler, series: SeriesSet, context: int) -> list[np.ndarray]:
     """Returns the ids of prompts of different lengths, each from another series: the whole context, and its last half."""
     scales_NV = forecaster.scales(series, context)
     prompts = []
@@ -213,7 +213,7 @@ def _prompts(forecaster: Forecaster, series: SeriesSet, context: int) -> list[np
     return prompts
 
 
-def _compared(forecaster: Forecaster) -> np.ndarray:
+def _compared(forecaster: Sampler) -> np.ndarray:
     """Returns the ids whose logits are compared: the 13 symbols, and some that are spread over a large vocabulary."""
     spread = np.linspace(0, forecaster.model.config.vocab_size - 1, COMPARED).astype(int)
     return np.unique([*forecaster.alphabet.ids_A, *spread])
@@ -228,7 +228,7 @@ class _Padded(NamedTuple):
 
 
 def _padded_rows(
-    forecaster: Forecaster, prompts: Sequence[np.ndarray], width: int, side: str, positions: str, seen: bool
+    forecaster: Sampler, prompts: Sequence[np.ndarray], width: int, side: str, positions: str, seen: bool
 ) -> _Padded:
     """Returns prompts padded with the end of a text, if the vocabulary has one."""
     filler = forecaster.alphabet.end_ids[0] if forecaster.alphabet.end_ids else 0
@@ -240,7 +240,7 @@ def _padded_rows(
     return _Padded(ids_BT, positions_BT.astype(np.int32), real_BT)
 
 
-def _logits(forecaster: Forecaster, ids_BT, positions_BT, ends_B, chosen_K) -> tuple[np.ndarray, np.ndarray]:
+def _logits(forecaster: Sampler, ids_BT, positions_BT, ends_B, chosen_K) -> tuple[np.ndarray, np.ndarray]:
     """Returns (logits of the chosen tokens at every slot, the next token's distribution behind the slots `ends_B`)."""
     with _spending(forecaster, *ids_BT.shape):
         found = _some_logits(forecaster.model, forecaster.variables, ids_BT, positions_BT.astype(np.int32), ends_B, chosen_K)

@@ -20,8 +20,8 @@ import jax
 import numpy as np
 
 from jaxlv.errors import JaxlvError, all_finite
-from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.forecasting.likelihood import future
+from jaxlv.forecasting.sampler import Sampler
 from jaxlv.results.probe import Answer
 from jaxlv.steps.generate import Prompts, padded
 from jaxlv.steps.train import window_loss
@@ -131,7 +131,7 @@ def templated(language: Language, prompts: Sequence[Prompt], new_tokens: int, po
 
 
 def answers(
-    forecaster: Forecaster,
+    forecaster: Sampler,
     language: Language,
     prompts: Sequence[Prompt],
     new_tokens: int,
@@ -222,7 +222,7 @@ def text_windows(language: Language, text: str, length: int, stride: int, positi
     return Text(stack(found, width), len(ids), len(text.encode()) - language.first_bytes(text))
 
 
-def read(forecaster: Forecaster, text: Text, batch: int = 8, on_batch: Callable[[int], None] = lambda done: None) -> Reading:
+def read(forecaster: Sampler, text: Text, batch: int = 8, on_batch: Callable[[int], None] = lambda done: None) -> Reading:
     """Returns the cost of a text by the softmax over the whole vocabulary.
 
     Makes forward passes of `batch` windows; if the forecaster has a meter, each is reserved first. Calls `on_batch(done)`

@@ -20,10 +20,10 @@ from jaxlv.flops.ledger import BudgetExceeded
 from jaxlv.forecasting import metrics
 from jaxlv.forecasting.baselines import baselines_for
 from jaxlv.forecasting.conformal import Bands, fit_bands
-from jaxlv.forecasting.forecaster import Forecast, Forecaster
 from jaxlv.forecasting.likelihood import nats_per_value
 from jaxlv.forecasting.origins import by_length
 from jaxlv.forecasting.request import Request
+from jaxlv.forecasting.sampler import Forecast, Sampler
 from jaxlv.results.record import Interval
 from jaxlv.results.record import plain as plain
 from jaxlv.results.scores import DEFINITIONS, UNITS, Errors, Evaluation, Protocol, Score
@@ -48,7 +48,7 @@ def truth_of(series: SeriesSet, context: int, horizon: int) -> tuple[np.ndarray,
 
 
 def evaluate(
-    forecasters: Mapping[str, Forecaster],
+    forecasters: Mapping[str, Sampler],
     series: SeriesSet,
     config: EvaluateConfig,
     *,
@@ -66,7 +66,7 @@ def evaluate(
     rows: list[Score] = []
     for name, forecaster in forecasters.items():
 
-        def draw(forecaster: Forecaster, samples: int, label: str) -> Forecast:
+        def draw(forecaster: Sampler, samples: int, label: str) -> Forecast:
             request = Request.of(config, samples=samples)
             return forecaster(series, request, on_batch=lambda done: on_batch(label, done))
 
@@ -98,7 +98,7 @@ def evaluate(
     return Evaluation(protocol(series, config, next(iter(forecasters.values()), None)), tuple(rows)), forecasts
 
 
-def check_fits(forecasters: Iterable[Forecaster], series: SeriesSet, config: EvaluateConfig) -> None:
+def check_fits(forecasters: Iterable[Sampler], series: SeriesSet, config: EvaluateConfig) -> None:
     """Raises JaxlvError if an evaluation's samples, with and without the grammar, do not fit in the memory."""
     for forecaster in forecasters:
         forecaster.check_fits(series, Request.of(config))
@@ -108,7 +108,7 @@ def check_fits(forecasters: Iterable[Forecaster], series: SeriesSet, config: Eva
 
 
 def choose_temperature(
-    forecaster: Forecaster,
+    forecaster: Sampler,
     validation: SeriesSet,
     config: EvaluateConfig,
     temperatures: Sequence[float] = TEMPERATURES,
@@ -132,7 +132,7 @@ def choose_temperature(
 
 
 def fit_conformal(
-    forecaster: Forecaster,
+    forecaster: Sampler,
     validation: SeriesSet,
     config: EvaluateConfig,
     on_batch: Callable[[int], None] = lambda done: None,
@@ -143,12 +143,12 @@ def fit_conformal(
     return fit_bands(drawn.filled(), truth_NHV, LEVELS, half_unit(forecaster, validation, config.context))
 
 
-def half_unit(forecaster: Forecaster, series: SeriesSet, context: int) -> np.ndarray:
+def half_unit(forecaster: Sampler, series: SeriesSet, context: int) -> np.ndarray:
     """Returns half a unit of the text's last decimal, in raw units: (N, V)."""
     return forecaster.scales(series, context) * 10.0**-forecaster.codec.decimals / 2
 
 
-def likelihood_measures(forecaster: Forecaster, series: SeriesSet, config: EvaluateConfig) -> dict[str, Any]:
+def likelihood_measures(forecaster: Sampler, series: SeriesSet, config: EvaluateConfig) -> dict[str, Any]:
     """Returns what the truth costs the model (see jaxlv.forecasting.likelihood); {} if its budget is too small."""
     try:
         nats_NHV = nats_per_value(forecaster, series, config.context, config.horizon, config.batch_series)
@@ -274,7 +274,7 @@ def _pooled_r2(point_NHV: np.ndarray, truth_NHV: np.ndarray) -> np.ndarray:
     return 1 - error_V / np.where(spread_V > 0, spread_V, np.nan)
 
 
-def protocol(series: SeriesSet, config: EvaluateConfig, forecaster: Forecaster | None) -> Protocol:
+def protocol(series: SeriesSet, config: EvaluateConfig, forecaster: Sampler | None) -> Protocol:
     """Returns every setting that the figures depend on, with units and definitions."""
     found = Protocol(
         data=Path(series.source["path"]).name if "path" in series.source else "simulated series",

@@ -25,7 +25,7 @@ import numpy as np
 
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError, all_finite
-from jaxlv.forecasting.forecaster import Forecaster
+from jaxlv.forecasting.sampler import Sampler
 from jaxlv.model.qwen2 import Qwen2, features
 from jaxlv.steps.generate import padded
 from jaxlv.steps.loss import restrict, token_cross_entropy
@@ -34,7 +34,7 @@ from jaxlv.text.tokens import IGNORED, Alphabet, Windows, stack, window
 
 
 def nats_per_value(
-    forecaster: Forecaster,
+    forecaster: Sampler,
     series: SeriesSet,
     context: int,
     horizon: int,
@@ -88,7 +88,7 @@ def future(ids: np.ndarray, begin: int, length: int, side: str = "right") -> Win
     return whole._replace(labels_ML=np.where(whole.positions_ML >= begin - 1, whole.labels_ML, IGNORED))
 
 
-def _metered(forecaster: Forecaster, windows: Windows) -> np.ndarray:
+def _metered(forecaster: Sampler, windows: Windows) -> np.ndarray:
     batch, length = windows.ids_ML.shape
     with forecaster.spending("validation", batch=batch, length=length, head="alphabet", loss="tokens"):
         return np.asarray(token_nll(forecaster.model, forecaster.variables, windows, forecaster.alphabet.ids_A), float)

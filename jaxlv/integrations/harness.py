@@ -27,7 +27,7 @@ from lm_eval.api.registry import register_model
 from jaxlv.api import open_model
 from jaxlv.config import SamplingConfig
 from jaxlv.errors import JaxlvError, all_finite
-from jaxlv.forecasting.forecaster import Forecaster
+from jaxlv.forecasting.sampler import Sampler
 from jaxlv.lora.adapters import load_adapter
 from jaxlv.model.qwen2 import Qwen2, features
 from jaxlv.model.weights import base_of, load_pretrained, resolve
@@ -287,9 +287,9 @@ def before_and_after(subject: str, tasks: str | Sequence[str], *, purpose: str =
 # --------------------------------------------------------------------------------------------------- the model
 
 
-def _read(given: Any, adapter: str | Path | None, dtype: str) -> tuple[Forecaster, Path | None]:
+def _read(given: Any, adapter: str | Path | None, dtype: str) -> tuple[Sampler, Path | None]:
     """Returns the model, and the folder that has its tokenizer."""
-    if isinstance(given, Forecaster):
+    if isinstance(given, Sampler):
         return given, None
     if is_there(Path(given) / run.CONFIG):
         return open_model(given, adapter), base_of(run.read_config(Path(given)).model)
@@ -300,7 +300,7 @@ def _read(given: Any, adapter: str | Path | None, dtype: str) -> tuple[Forecaste
         variables["lora"] = load_adapter(adapter, model, given)
     # Forecasts need an alphabet; a language model whose tokenizer does not suit them needs none.
     alphabet = Alphabet(np.zeros(len(SYMBOLS), np.int32), (), "none")
-    return Forecaster(model, variables, alphabet, Codec(), SamplingConfig(temperature=0.0, grammar=False)), folder
+    return Sampler(model, variables, alphabet, Codec(), SamplingConfig(temperature=0.0, grammar=False)), folder
 
 
 class Words:

@@ -31,7 +31,7 @@ from jaxlv.data.observations import FILLED
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.flops.ledger import FINAL, Meter
-from jaxlv.forecasting.forecaster import Forecaster
+from jaxlv.forecasting.sampler import Sampler
 from jaxlv.lora import adapters, overlay
 from jaxlv.model.weights import fingerprint
 from jaxlv.results.runs import Hashed, Manifest, RunCost
@@ -190,8 +190,8 @@ class FinishedRun:
 
     folder: Path
     config: RunConfig
-    tuned: Forecaster
-    untuned: Forecaster
+    tuned: Sampler
+    untuned: Sampler
     manifest: Manifest
     split: dict[str, dict[str, str]]  # as `split_marks` gives it
 
@@ -220,14 +220,14 @@ class FinishedRun:
         """The names of the variables that it was trained on; none if an older version wrote the run."""
         return self.manifest.data.variables or ()
 
-    def models(self) -> tuple[dict[str, Forecaster], dict[str, Held]]:
+    def models(self) -> tuple[dict[str, Sampler], dict[str, Held]]:
         """Returns the forecasters "tuned" and "untuned", and what each holds of its overlay.
 
         If it loses nothing, the adapters are merged into the weights. Then both are one program: the untuned model has a
         bias of zero if the tuned one has a bias.
         """
         tuned, held = decoder(self.tuned)
-        untuned: tuple[Forecaster, Held] = self.untuned, "nothing"
+        untuned: tuple[Sampler, Held] = self.untuned, "nothing"
         if held != "adapters":
             rest = {key: tree for key, tree in tuned.variables.items() if key != "params"}
             variables = {**self.untuned.variables, **jax.tree.map(jnp.zeros_like, rest)}
@@ -235,7 +235,7 @@ class FinishedRun:
         return {"tuned": tuned, "untuned": untuned[0]}, {"tuned": held, "untuned": untuned[1]}
 
     @contextlib.contextmanager
-    def metered(self, purpose: str = "") -> Iterator[dict[str, Forecaster]]:
+    def metered(self, purpose: str = "") -> Iterator[dict[str, Sampler]]:
         """Yields `models`, which spend from the run's budget, if it has one, in the phase "evaluation".
 
         `purpose` names the result and everything that tells it from others. The body must leave the result on disk: until a
@@ -259,7 +259,7 @@ class FinishedRun:
         return RunCost(last.step, int(last.get("total_tokens", 0)), last.get("total_seconds", 0.0), trained)
 
 
-def decoder(forecaster: Forecaster) -> tuple[Forecaster, Held]:
+def decoder(forecaster: Sampler) -> tuple[Sampler, Held]:
     """Returns the forecaster, with its adapters merged if that loses nothing, and what it holds of its overlay."""
     merged = overlay.merged(forecaster.variables)
     if merged is None:
@@ -290,6 +290,6 @@ def load_run(folder: Path) -> FinishedRun:
             warnings.warn(f"{folder}: {why_not_best}", JaxlvWarning, stacklevel=2)
         state = checkpoints.restore(step, like)
     codec = Codec.of(config.codec, made_of.dataset_alpha)
-    untuned = Forecaster(model, {"params": params}, alphabet, codec, config.sampling)
+    untuned = Sampler(model, {"params": params}, alphabet, codec, config.sampling)
     tuned = replace(untuned, variables=overlay.join(state.trained, frozen))
     return FinishedRun(folder, config, tuned, untuned, made_of, split)

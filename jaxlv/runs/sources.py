@@ -19,7 +19,7 @@ from jaxlv.data.observations import Handling, Observations
 from jaxlv.data.series import SeriesSet, Split
 from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.flops.ledger import Meter
-from jaxlv.forecasting.forecaster import Forecaster
+from jaxlv.forecasting.sampler import Sampler
 from jaxlv.lora import adapters, overlay
 from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
@@ -48,9 +48,9 @@ class Inputs:
     start: overlay.Tree | None = None  # the overlay to begin from, if the config names one
     given: Observations | None = None  # series from Python, which a run folder keeps
 
-    def forecaster(self, lora: Mapping[str, Any], config: RunConfig, meter: Meter | None = None) -> Forecaster:
+    def forecaster(self, lora: Mapping[str, Any], config: RunConfig, meter: Meter | None = None) -> Sampler:
         """Returns the base with the overlay laid over it, as a forecaster."""
-        return Forecaster(
+        return Sampler(
             self.model, {"params": self.params, "lora": dict(lora)}, self.alphabet, self.codec, config.sampling, meter
         )
 

@@ -15,8 +15,8 @@ from jaxlv.config import EvaluateConfig
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError, NotFinite
 from jaxlv.forecasting.evaluate import protocol, truth_of
-from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.forecasting.request import Request
+from jaxlv.forecasting.sampler import Sampler
 from jaxlv.memory import TooLarge
 from jaxlv.model.weights import base_of
 from jaxlv.report import analyses as report
@@ -138,7 +138,7 @@ def _parts_of_weights(finished: run.FinishedRun) -> Parts:
     }
 
 
-def with_headroom(forecaster: Forecaster, headroom: float | None) -> Forecaster:
+def with_headroom(forecaster: Sampler, headroom: float | None) -> Sampler:
     """Returns the forecaster, writing with this head-room alone. Raises JaxlvError if its scale has none."""
     if headroom is None:
         return forecaster

@@ -11,7 +11,7 @@ from jaxlv.data import loading
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError
 from jaxlv.flops import ledger
-from jaxlv.forecasting.forecaster import Forecaster
+from jaxlv.forecasting.sampler import Sampler
 from jaxlv.model.weights import resolve
 from jaxlv.published.protocols import PROTOCOLS, PaperProtocol, Part, test_series
 from jaxlv.report import page, papers
@@ -109,7 +109,7 @@ class _Comparison:
         return found
 
     def measured(
-        self, part: Part, chosen: SeriesSet, models: Mapping[str, Forecaster], finished: run.FinishedRun
+        self, part: Part, chosen: SeriesSet, models: Mapping[str, Sampler], finished: run.FinishedRun
     ) -> PartResult:
         """Returns a part's entry: its settings and a row for each model and baseline. Writes forecasts to CSV files."""
         rows, drawing, settings = [], "", finished.config.evaluate

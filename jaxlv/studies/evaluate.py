@@ -14,9 +14,9 @@ from jaxlv.errors import JaxlvError
 from jaxlv.forecasting.conformal import Bands
 from jaxlv.forecasting.evaluate import LEVELS, check_fits, choose_temperature, fit_conformal, truth_of
 from jaxlv.forecasting.evaluate import evaluate as measure
-from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.forecasting.origins import Origins
 from jaxlv.forecasting.panels import panels
+from jaxlv.forecasting.sampler import Sampler
 from jaxlv.memory import peak_memory
 from jaxlv.report import evaluation, page
 from jaxlv.results.record import id_of
@@ -119,7 +119,7 @@ class _Chosen(NamedTuple):
     protocol: EvaluateConfig
 
 
-def _windows(subject: Subject, asked: Asked, model: Forecaster, protocol: EvaluateConfig, say: Say) -> _Chosen:
+def _windows(subject: Subject, asked: Asked, model: Sampler, protocol: EvaluateConfig, say: Say) -> _Chosen:
     """Returns the windows of rolling origins. Raises JaxlvError if it is not said how many steps ahead."""
     horizon = asked.protocol.get("horizon") or subject.config.data.holdout
     if not horizon:

@@ -15,9 +15,9 @@ from jaxlv.data.observations import USUAL, Handling, Observations
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError
 from jaxlv.forecasting import metrics
-from jaxlv.forecasting.forecaster import Forecast, Forecaster
 from jaxlv.forecasting.panels import panels
 from jaxlv.forecasting.request import Request
+from jaxlv.forecasting.sampler import Forecast, Sampler
 from jaxlv.report import forecasts as view
 from jaxlv.report.figures import evaluation as figures
 from jaxlv.report.figures import svg
@@ -85,7 +85,7 @@ class _Chosen(NamedTuple):
     notes: Sequence[str]
 
 
-def _chosen(subject: Subject, model: Forecaster, asked: Asked, ahead: Ahead) -> _Chosen:
+def _chosen(subject: Subject, model: Sampler, asked: Asked, ahead: Ahead) -> _Chosen:
     protocol = replace(subject.config.evaluate, **asked.protocol)
     if "context" in asked.protocol or (asked.data is None and ahead.holdout is None):
         return _Chosen(subject.chosen(asked.series, MOST), protocol, ())  # so many steps from the start of each series
@@ -110,7 +110,7 @@ def _observed(subject: Subject, asked: Asked) -> Observations:
     return found if asked.series is None else found.select(asked.series)
 
 
-def _drawn(model: Forecaster, chosen: SeriesSet, protocol: EvaluateConfig, reach: int | None, begin: Begin) -> Forecast:
+def _drawn(model: Sampler, chosen: SeriesSet, protocol: EvaluateConfig, reach: int | None, begin: Begin) -> Forecast:
     request = Request.of(protocol, batch=min(8, len(chosen)))
     with begin("forecast", len(chosen)) as bar:
         if reach:
@@ -119,7 +119,7 @@ def _drawn(model: Forecaster, chosen: SeriesSet, protocol: EvaluateConfig, reach
 
 
 def _settings(
-    model: Forecaster, chosen: SeriesSet, protocol: EvaluateConfig, ahead: Ahead, forecast: Forecast
+    model: Sampler, chosen: SeriesSet, protocol: EvaluateConfig, ahead: Ahead, forecast: Forecast
 ) -> ForecastSettings:
     return ForecastSettings(
         data=data_name(chosen),

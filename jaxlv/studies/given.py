@@ -14,8 +14,8 @@ import numpy as np
 from jaxlv.data.observations import Handling, Observations
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError
-from jaxlv.forecasting.forecaster import Forecaster
 from jaxlv.forecasting.origins import Origins, Rolling, rolling
+from jaxlv.forecasting.sampler import Sampler
 from jaxlv.runs.run import FinishedRun
 from jaxlv.studies.fitting import EMBEDDED, LONGEST
 
@@ -39,7 +39,7 @@ def in_order(found: Observations, finished: FinishedRun | None) -> Observations:
     return found.noted(f"the run was tuned on {names}, not on {' and '.join(found.variables)}")
 
 
-def ready(found: Observations, forecaster: Forecaster, handling: Handling, steps: int | None = None, held: int = 0) -> Given:
+def ready(found: Observations, forecaster: Sampler, handling: Handling, steps: int | None = None, held: int = 0) -> Given:
     """Returns every series that has a scale, others are left out, with the reason: at most the last `steps` steps before
     those that are `held` out, and these.
 
@@ -59,7 +59,7 @@ def ready(found: Observations, forecaster: Forecaster, handling: Handling, steps
     return Given(kept.rows(rows) if bad else kept, tuple(notes))
 
 
-def _unusable(series: SeriesSet, forecaster: Forecaster, context: int) -> Iterator[tuple[Any, str]]:
+def _unusable(series: SeriesSet, forecaster: Sampler, context: int) -> Iterator[tuple[Any, str]]:
     """Yields the ids of series whose contexts cannot be written as text, as one with a variable of zeros, and why."""
     for one, whole_TV, first in zip(series.ids_N.tolist(), series.each, series.first_N.tolist(), strict=True):
         values_TV = whole_TV[: context - first]
@@ -70,7 +70,7 @@ def _unusable(series: SeriesSet, forecaster: Forecaster, context: int) -> Iterat
             yield one, f"{zero[0]} is 0 throughout its context" if zero else str(fault)
 
 
-def room(forecaster: Forecaster, name: Any, finished: FinishedRun | None, variables: int, horizon: int) -> int:
+def room(forecaster: Sampler, name: Any, finished: FinishedRun | None, variables: int, horizon: int) -> int:
     """Returns how many steps of context a model has read texts for, besides `horizon` steps of forecast."""
     limit = forecaster.model.config.max_position_embeddings
     if finished is not None:
@@ -81,7 +81,7 @@ def room(forecaster: Forecaster, name: Any, finished: FinishedRun | None, variab
 
 
 def windows(
-    found: Observations, forecaster: Forecaster, origins: Origins, handling: Handling, finished: FinishedRun | None
+    found: Observations, forecaster: Sampler, origins: Origins, handling: Handling, finished: FinishedRun | None
 ) -> Rolling:
     """Returns the windows whose forecasts a run was not trained on and whose contexts have a scale, and all notes.
 

@@ -15,7 +15,7 @@ from jaxlv.analysis.probe import PROMPTS, Prompt, Text, answers, read, read_prom
 from jaxlv.config import RunConfig, SamplingConfig, build_config, config_tree, override
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.ledger import FINAL, Meter
-from jaxlv.forecasting.forecaster import Forecaster
+from jaxlv.forecasting.sampler import Sampler
 from jaxlv.model.config import ModelConfig
 from jaxlv.model.weights import base_of
 from jaxlv.report import page
@@ -138,7 +138,7 @@ def models(asked: Questions, config: RunConfig, purpose: str) -> Iterator[Models
             yield {name: found[name] for name in ("untuned", "tuned")}
     else:
         _, model, params, alphabet = sources.load_base(config)
-        yield {"untuned": Forecaster(model, {"params": params}, alphabet, Codec(), GREEDY)}
+        yield {"untuned": Sampler(model, {"params": params}, alphabet, Codec(), GREEDY)}
 
 
 class _Spending:

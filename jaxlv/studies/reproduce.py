@@ -14,7 +14,7 @@ from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError
 from jaxlv.flops import ledger
 from jaxlv.flops.ledger import FINAL, Meter
-from jaxlv.forecasting.forecaster import Forecaster
+from jaxlv.forecasting.sampler import Sampler
 from jaxlv.lora import overlay
 from jaxlv.published import reproduction
 from jaxlv.published.reproduction import Stage
@@ -146,9 +146,9 @@ def measure_untrained(cell: Cell, out: Path) -> Outcome:
 
 
 @contextlib.contextmanager
-def models_of(work: Reproduction, stage: Stage) -> Iterator[dict[str, Forecaster]]:
+def models_of(work: Reproduction, stage: Stage) -> Iterator[dict[str, Sampler]]:
     """Yields the models of a stage, by the name that a table gives them; they spend from the ledger's evaluation."""
-    found: dict[str, Forecaster] = {}
+    found: dict[str, Sampler] = {}
     with contextlib.ExitStack() as opened:
         book = None
         for cell in cells_of(work, stage):
@@ -161,7 +161,7 @@ def models_of(work: Reproduction, stage: Stage) -> Iterator[dict[str, Forecaster
         yield found
 
 
-def untrained(cell: Cell) -> tuple[Forecaster, billing.Held]:
+def untrained(cell: Cell) -> tuple[Sampler, billing.Held]:
     """Returns the base of a cell's config, with a trained bias of zero if it may: the program is then the tuned model's."""
     inputs = sources.load_inputs(cell.config)
     lora = overlay.init_lora(jax.random.key(0), inputs.params, cell.config.lora)  # B is zero, and so is the bias

@@ -16,8 +16,8 @@ from jaxlv.config import EvaluateConfig
 from jaxlv.data.series import SeriesSet
 from jaxlv.forecasting.baselines import baselines_for
 from jaxlv.forecasting.evaluate import score
-from jaxlv.forecasting.forecaster import Forecast, Forecaster
 from jaxlv.forecasting.panels import panels
+from jaxlv.forecasting.sampler import Forecast, Sampler
 from jaxlv.published.protocols import MAO_ALPHA, PaperProtocol, Part
 from jaxlv.published.protocols import score as score_part
 from jaxlv.report.figures import evaluation as figures
@@ -42,7 +42,7 @@ def forecast_part(
     part: Part,
     chosen: SeriesSet,
     name: str,
-    forecaster: Forecaster,
+    forecaster: Sampler,
     settings: EvaluateConfig,
     point: str = "median",
     begin: Begin = Silent,

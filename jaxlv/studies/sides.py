@@ -14,7 +14,7 @@ from jaxlv.config import RunConfig
 from jaxlv.data.series import SeriesSet
 from jaxlv.flops.ledger import Meter
 from jaxlv.forecasting.evaluate import protocol
-from jaxlv.forecasting.forecaster import Forecaster
+from jaxlv.forecasting.sampler import Sampler
 from jaxlv.published import reproduction
 from jaxlv.published.systems import NONE, Fault, Settings
 from jaxlv.results.papers import BothWays, PartRow
@@ -152,9 +152,7 @@ def trainings(work: Reproduction, fault: Fault, data: SeriesSet) -> list[BothWay
     return both_rows(fault, "the grid's best settings", work, *rows)
 
 
-def forecast_row(
-    work: Reproduction, fault: Fault, data: SeriesSet, way: str, config: RunConfig, model: Forecaster
-) -> PartRow:
+def forecast_row(work: Reproduction, fault: Fault, data: SeriesSet, way: str, config: RunConfig, model: Sampler) -> PartRow:
     """Returns a model's row of the first part; `way` says which of both it is."""
     part = work.parts[0]
     merged, held = run.decoder(model)

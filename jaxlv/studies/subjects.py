@@ -16,7 +16,7 @@ from jaxlv.data import loading
 from jaxlv.data.observations import USUAL, Handling, Observations
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError
-from jaxlv.forecasting.forecaster import Forecaster
+from jaxlv.forecasting.sampler import Sampler
 from jaxlv.lora.adapters import load_adapter, read_codec
 from jaxlv.model.weights import base_of, resolve
 from jaxlv.runs import run, sources
@@ -26,7 +26,7 @@ from jaxlv.studies import given
 from jaxlv.studies.progress import Say, unsaid
 from jaxlv.text.codec import Codec
 
-Models = dict[str, Forecaster]
+Models = dict[str, Sampler]
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def _open_bare(asked: Asked, config: RunConfig, source: Observations | SeriesSet
     base, model, params, alphabet = sources.load_base(config)
     as_trained = below is not None and below.scale == text.scale
     codec = Codec.of(text, below.dataset_alpha) if below and as_trained else Codec.for_data(text, _values(source))
-    models = {"untuned": Forecaster(model, {"params": params}, alphabet, codec, config.sampling)}
+    models = {"untuned": Sampler(model, {"params": params}, alphabet, codec, config.sampling)}
     if bare.adapter:
         lora = load_adapter(bare.adapter, model, asked.subject)
         models = {"tuned": replace(models["untuned"], variables={"params": params, "lora": lora}), **models}

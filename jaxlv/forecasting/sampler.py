@@ -210,7 +210,7 @@ def forward_filled(values_NSTV: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Forecaster:
+class Sampler:
     """A model with everything that turns series into forecasts: variables, alphabet, codec and sampling.
 
     With a `meter`, each batch is reserved in a ledger before it is generated.
@@ -223,7 +223,7 @@ class Forecaster:
     sampling: SamplingConfig
     meter: Payer | None = None
 
-    def with_sampling(self, **changes: Any) -> Forecaster:
+    def with_sampling(self, **changes: Any) -> Sampler:
         """Returns the same forecaster with other sampling settings."""
         return replace(self, sampling=replace(self.sampling, **changes))
 

@@ -15,9 +15,9 @@ from jaxlv.data.series import from_arrays
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.ledger import Event, Ledger, Meter, Terms
 from jaxlv.forecasting import forecaster as forecasting
-from jaxlv.forecasting.forecaster import QUANTILES, Forecast, Forecaster, forward_filled, read_csv
 from jaxlv.forecasting.metrics import quantiles
 from jaxlv.forecasting.request import Request
+from jaxlv.forecasting.sampler import QUANTILES, Forecast, Sampler, forward_filled, read_csv
 from jaxlv.model.weights import load_pretrained
 from jaxlv.steps.generate import Prompts
 from jaxlv.text.codec import Codec
@@ -29,9 +29,9 @@ REQUEST = Request(CONTEXT, HORIZON, SAMPLES, batch=3)
 
 
 @pytest.fixture(scope="module")
-def forecaster(tiny_base) -> Forecaster:
+def forecaster(tiny_base) -> Sampler:
     model, params = load_pretrained(tiny_base)
-    return Forecaster(model, {"params": params}, load_alphabet(tiny_base, 32), Codec(), SamplingConfig())
+    return Sampler(model, {"params": params}, load_alphabet(tiny_base, 32), Codec(), SamplingConfig())
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def series(waves):
     return waves(5, 16).select([4, 0, 2])
 
 
-def run(forecaster: Forecaster, series, codec: dict[str, Any] | None = None, **options: Any) -> Forecast:
+def run(forecaster: Sampler, series, codec: dict[str, Any] | None = None, **options: Any) -> Forecast:
     changed = replace(forecaster, codec=Codec(**codec or {}))
     more = {name: options.pop(name) for name in ("samples", "shown") if name in options}
     return changed(series, replace(REQUEST, **more), **options)
