@@ -40,6 +40,7 @@ def choice(*names: str) -> Row:
 
 SEED = ((0, 2**32 - 1), (-1, 2**32))
 PATH = Row("", ("x", "x" * 4096), ("x" * 4097, "a\nb"))
+NAME = Row("", ("x", "x" * 200), ("x" * 201, "a\nb"))
 FLAG = Row(False, (True,), (1, "true"))
 IDS = Row((), ([-(2**63)], [2**63 - 1]), ([2**63], [-(2**63) - 1], [0.5]))
 FLOPS = ((0, 1e30), (-1, 1.01e30, INF, NAN))
@@ -52,7 +53,14 @@ SETTINGS: Mapping[str, Mapping[str, Row]] = {
         "seed": Row(42, *SEED),
         "split": choice("fractions", "xu", "rai", "mao", "liu"),
         "fractions": Row((0.7, 0.15, 0.15), ([1, 0, 0],), ([0.5, 0.5], [0.25] * 4, [1.1, 0, 0], [-0.1, 1, 0.1])),
+        "id": NAME,
+        "time": NAME,
+        "columns": Row((), (["a", "b"],), ("a", [1], ["a\nb"])),
+        "separate": FLAG,
+        "missing": choice("interpolate", "drop", "error"),
+        "negative": choice("shift", "error"),
         "bad_series": choice("error", "drop"),
+        "holdout": count(0, 0),
         "train_share": share(1.0, zero=False),
         "stratify": FLAG,
         "train_ids": IDS,

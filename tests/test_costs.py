@@ -29,12 +29,12 @@ def test_groups_cover_every_component(convention):
 
 
 def test_the_figures_can_be_drawn(tmp_path):
-    names = ["exact", "coursework", "liu"]
+    every = groups.costs_of(WORK, ["exact", "coursework", "liu"])
     figures = [
-        costs.waterfall_figure(WORK, names[1:]),
-        costs.components_figure(WORK, names),
-        costs.budget_figure(WORK, names, 1e17),
-        costs.length_figure(WORK, names),
+        costs.waterfall_figure(every[1:]),
+        costs.components_figure(every),
+        costs.budget_figure(every, 1e17),
+        costs.length_figure(every),
     ]
     for number, figure in enumerate(figures):
         svg.save_png(figure, tmp_path / f"{number}.png", dpi=50)

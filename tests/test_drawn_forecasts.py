@@ -53,7 +53,7 @@ def test_a_panel_is_the_series_that_its_forecast_is_of(forecast, data):
     for panel, row in ((one, 2), (other, 1)):
         np.testing.assert_array_equal(panel.observed_TV, data.values_NTV[row, : C + H])
         np.testing.assert_array_equal(panel.truth_HV, data.values_NTV[row, C : C + H])
-        np.testing.assert_array_equal(panel.time_T, data.time_T[: C + H])
+        np.testing.assert_allclose(panel.time_T, data.time_T[: C + H], rtol=1e-14)
     np.testing.assert_array_equal(one.samples_SHV, forecast.samples_NSHV[0])
     beyond = replace(forecast, time_H=data.time_T[C] + 0.7 * np.arange(7), samples_NSHV=np.ones((2, S, 7, 2)))
     assert panels(beyond, data)[0].truth_HV is None  # the file ends before the forecast does

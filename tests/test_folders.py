@@ -17,6 +17,7 @@ from jaxlv.config import RunConfig, build_config, config_tree, load_config, to_t
 from jaxlv.data.series import SeriesSet, from_arrays
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.ledger import FINAL, Event, Ledger, Terms
+from jaxlv.forecasting import sampler
 from jaxlv.forecasting.sampler import Forecast
 from jaxlv.model.config import ModelConfig
 from jaxlv.published import protocols

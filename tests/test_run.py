@@ -352,11 +352,11 @@ def test_facts_of_a_checkpoint_that_are_none_are_named(text, copy):
     ("sections", "message"),
     [
         ({"evaluate": {"context": 24}}, "expected less than the series' 24 steps; found 24"),
-        ({"data": {"fractions": (0.5, 0.0, 0.5)}}, "no validation series"),
+        ({"data": {"fractions": (0.0, 0.5, 0.5)}}, "no training series"),
         ({"data": {"train_ids": (1,), "validation_ids": (1,), "test_ids": (2,)}}, "twice"),
         ({"model": {"path": "/nowhere/at/all"}}, "no such model folder"),
     ],
-    ids=["context", "no validation", "split", "model"],
+    ids=["context", "no training", "split", "model"],
 )
 def test_inputs_that_cannot_train_are_refused_before_there_is_a_folder(sections, message, config):
     with pytest.raises(JaxlvError, match=message):

@@ -14,10 +14,10 @@ from jaxlv.config import EvaluateConfig, SamplingConfig
 from jaxlv.data.series import from_arrays
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.ledger import Event, Ledger, Meter, Terms
-from jaxlv.forecasting import forecaster as forecasting
+from jaxlv.forecasting import sampler as forecasting
 from jaxlv.forecasting.metrics import quantiles
 from jaxlv.forecasting.request import Request
-from jaxlv.forecasting.sampler import QUANTILES, Forecast, Sampler, forward_filled, read_csv
+from jaxlv.forecasting.sampler import QUANTILES, Forecast, Sampler, _Row, forward_filled, read_csv
 from jaxlv.model.weights import load_pretrained
 from jaxlv.steps.generate import Prompts
 from jaxlv.text.codec import Codec
@@ -92,7 +92,7 @@ def test_a_forecast_is_read_as_it_was_written_whatever_its_variables_are_called(
 def test_a_table_whose_grid_would_fill_the_memory_is_refused(broken, tmp_path):
     """Each row with values of its own in every column: the grid of all is their product."""
     head, rows = "series,step,time,variable,statistic,value\n", [f"{i},{i},{i},v,sample_{i},1\n" for i in range(3000)]
-    path, series = tmp_path / "a.csv", from_arrays(np.ones((2, 60, 2)))
+    path, series = tmp_path / "a.csv", from_arrays(np.ones((3000, 60, 2)))
     for content, said in ((head + "".join(rows), "steps are missing"), ("a," * 9999 + "\n", "it has other columns"),
                           (head + "0,1,1,\x1b,sample_0,1\n", "do not print")):  # fmt: skip
         path.write_text(content)
@@ -286,7 +286,8 @@ def test_of_the_cut_step_only_what_is_shown_is_read(forecaster, series):
     np.testing.assert_array_equal(given([1.23, 4.56], 3), given([1.29, 7.77], 3))  # both begin "1.2"
     np.testing.assert_array_equal(given([1.23, 4.56], 6), given([1.23, 4.99], 6))  # "1.23,4"
     values_TV = np.array([[1.0, 2.0], [9.23, 4.56]])
-    texts = [forecaster._text(values_TV, 1.0, Request(1, 1, 1, shown=shown), "") for shown in (0, 1, 6, 99)]
+    row = _Row("", values_TV, np.ones(2), 1)
+    texts = [forecaster._text(row, Request(1, 1, 1, shown=shown)) for shown in (0, 1, 6, 99)]
     assert texts == [("1.00,2.00;", part) for part in ("", "9", "9.23,4", "9.23,4.56")]
 
 

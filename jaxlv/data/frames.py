@@ -72,6 +72,9 @@ def tidy(frame: pd.DataFrame, where: Any, choice: Choice, notes: list[str]) -> t
         raise JaxlvError("has no rows" if len(frame.columns) else "has no columns", where=where)
     if isinstance(frame.columns, pd.MultiIndex):
         raise JaxlvError("a frame with columns of several levels", where=where, hint="join the names of the levels")
+    if not frame.columns.is_unique:
+        double = frame.columns[frame.columns.duplicated()][0]
+        raise JaxlvError("two columns have one name", where=where, found=str(double) or "no name")
     frame, choice = _with_index(frame, choice)
     table = _typed(_named(frame, where), choice, where, notes)
     return _joined(_without_row_numbers(table, choice, notes), choice, notes), choice

@@ -157,7 +157,7 @@ def read_csv(path: Path, series: SeriesSet) -> Forecast:
                 raise JaxlvError("too large", where=path, expected=f"at most {most} bytes", found=size)
             stream.seek(0)
             if stream.readline(LONGEST_HEADER).strip().decode().count(",") != len(COLUMNS) - 1:  # of more pandas would
-                raise ValueError("its columns are others")  # make an index
+                raise ValueError("it has other columns")  # make an index
             frame = pd.read_csv(stream, names=list(COLUMNS), index_col=False)
         return _from_frame(frame, series, path)
     except JaxlvError:

@@ -26,6 +26,7 @@ from jaxlv import config
 from jaxlv.data import hdf5, loading
 from jaxlv.errors import JaxlvError
 from jaxlv.flops import ledger
+from jaxlv.forecasting import sampler
 from jaxlv.lora import adapters
 from jaxlv.model import weights
 from jaxlv.model.config import ModelConfig

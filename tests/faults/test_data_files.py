@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from jaxlv.data import hdf5, loading
+from jaxlv.data.observations import Handling
 from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.text.codec import Codec
 from tests.programs import jaxlv
@@ -221,6 +222,16 @@ def test_8_a_series_without_a_scale(tmp_path, work, value):
     assert (outcome.code == 0) == (value > 0)
     if not value:
         assert "series 1: variable 0 gives no scale; expected a positive value" in outcome.err
+
+
+def test_7_negative_values_are_shifted_or_refused(tmp_path):
+    h5(with_value(-0.5, 1, 2, 0))(tmp_path / "x.h5")
+    with pytest.warns(JaxlvWarning, match=r"x\.h5: negative values: prey shifted above zero"):
+        found = loading.load(tmp_path / "x.h5")
+    least, greatest = -0.5, VALUES[1, :, 0].max()
+    assert found.shift_NV[1, 0] == pytest.approx(0.5 + 0.5 * (greatest - least)) and (found.shift_NV[[0, 2, 3]] == 0).all()
+    with pytest.raises(JaxlvError, match=r"1 negative values.*the first at series 1, step 2, prey"):
+        loading.load(tmp_path / "x.h5", handling=Handling(negative="error"))
 
 
 def test_10_a_series_on_both_sides_of_the_split(tmp_path, work):

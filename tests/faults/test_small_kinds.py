@@ -95,7 +95,7 @@ def test_arguments_of_another_type_are_one_line(tiny_base, tmp_path):
         with pytest.raises(JaxlvError, match="no model"):
             jaxlv.forecast(model, np.ones((5, 2)), 1)
     twice = pd.DataFrame([[1.0, 2.0, 1, 1]] * 5, columns=["prey", "predator", "series", "series"])
-    for series, told in ((twice, "two columns of one name"), ([[1, 2], [3]], "not an array of series")):
+    for series, told in ((twice, "two columns have one name"), ([[1, 2], ["x"]], "series 1:values: wrong type")):
         with pytest.raises(JaxlvError, match=told):
             as_series(series)
     assert door.is_folder(tmp_path) and not door.is_folder(tmp_path / "x")
