@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import json
 import re
 import xml.etree.ElementTree as ET
@@ -319,10 +318,3 @@ def test_simulated_series_come_as_observations_and_are_explored(tmp_path):
         jaxlv_package.simulate("foxes")
     with pytest.raises(JaxlvError, match="unknown setting idd"):
         jaxlv_package.explore(made, tmp_path / "other", idd="x")
-
-
-@pytest.mark.parametrize("name", ["simulate", "explore"])
-def test_the_example_of_a_docstring_is_right(name):
-    tests = doctest.DocTestFinder(recurse=False).find(getattr(jaxlv_package, name), name, globs={})
-    (found,) = [doctest.DocTestRunner(verbose=False).run(one) for one in tests]
-    assert found.attempted > 1 and not found.failed
