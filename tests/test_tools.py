@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import resource
@@ -498,7 +499,12 @@ def bad_folder(work: Work, name: str) -> Path:
     return place
 
 
+NO_HARNESS = importlib.util.find_spec("lm_eval") is None
 BAD = {
+    "probe: no harness": (
+        ["probe", "run", "--tasks", "x", "--task-folder", "gone"],
+        "needs lm-evaluation-harness" if NO_HARNESS else "jaxlv: ",
+    ),
     "train: no config": (["train", "no.toml", "--out", "new"], "no such config"),
     "train: no TOML": (["train", "bad:bad.toml", "--out", "new"], "not valid TOML"),
     "train: no data": (["train", "config", "--out", "new", "--set", "data.path=gone.h5"], "gone.h5: no such file"),

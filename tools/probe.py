@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
+
+from cyclopts import Parameter
 
 from jaxlv.config import EvaluateConfig
+from jaxlv.errors import JaxlvError
+from jaxlv.report import terminal
+from jaxlv.report.table import Table, words
+from jaxlv.results.quantities import Quantity
+from jaxlv.storage.files import write_json
 from jaxlv.tools.console import CALL, Progress, Result, made, say, verb
-from jaxlv.tools.options import Drawn, Settings, given, setting, whole
+from jaxlv.tools.options import Drawn, Names, Settings, given, setting, whole
+
+TASKS = "tasks of lm-evaluation-harness that are measured, too; needs jaxlv[harness]"
 
 
 def probe(
@@ -22,6 +33,9 @@ def probe(
     window: Annotated[int, whole(2)] = 512,
     stride: Annotated[int | None, whole()] = None,
     batch: Annotated[int, whole()] = 8,
+    tasks: Annotated[Names, Parameter(help=TASKS)] = None,
+    task_folder: Path | None = None,
+    limit: Annotated[int | None, whole()] = None,
     set: Settings = (),
     out: Path | None = None,
     sampling: Drawn | None = None,
@@ -30,6 +44,7 @@ def probe(
 
         jaxlv probe RUN --out DIR
         jaxlv probe MODEL --prompts questions.jsonl --text essay.txt --temperature 0.7 --seed 1
+        jaxlv probe RUN --tasks hellaswag,arc_easy --limit 100 --out DIR
 
     A run gives tuned and untuned answers side by side; MODEL is a Hugging Face folder or a hub id. The base needs a language
     tokenizer with a chat template: Qwen2.5 has one, the embedded base does not. Five prompts are built in; a file has one a
@@ -50,19 +65,49 @@ def probe(
         window: tokens of a window of the text
         stride: tokens from window to window; half a window if not given
         batch: prompts, or windows, computed together
+        task_folder: folder with further task files of the harness
+        limit: the first examples of each task alone
         out: folder for probe.json, probe.csv and report.html
     """
     from jaxlv.report import probe as report
     from jaxlv.studies import probe as study
 
+    if tasks and importlib.util.find_spec("lm_eval") is None:  # before anything is computed
+        raise JaxlvError("needs lm-evaluation-harness", where="--tasks", hint='pip install "jaxlv[harness]"')
     how = (max_new_tokens, given(sampling), generation_defaults, set, seed)
     asked = study.Questions(run_or_model, prompts, *how, text, window, stride or 0, batch)
     result = study.probe(asked, out, purpose=CALL.purpose, begin=Progress, say=say)
-    listing = f"\n{report.format_answers(result)}\n\n{report.summary(result)}"
+    lines, tree = [f"\n{report.format_answers(result)}\n\n{report.summary(result)}"], {"result": result.tree()}
+    if tasks:
+        found = measured(run_or_model, tasks, include=task_folder, limit=limit)
+        lines.append(f"\n{terminal.table(table_of(found))}")
+        tree["tasks"] = found
     if not out:
-        return Result(listing, {"result": result.tree()})
+        return Result("\n".join(lines), tree)
     files = {"answers": study.RESULT, "table": study.TABLE, "report": study.REPORT}
-    return made(out, [listing], {"result": result.tree()}, **files)
+    if tasks:
+        write_json(out / "tasks.json", found)
+        files["tasks"] = "tasks.json"
+    return made(out, lines, tree, **files)
+
+
+def measured(subject: str, tasks: Sequence[str], **how: Any) -> dict[str, Any]:
+    """Returns the metrics of tasks of the harness by model."""
+    from jaxlv.integrations.harness import before_and_after
+
+    return before_and_after(subject, tasks, purpose=f"{CALL.purpose} tasks", **how)
+
+
+def table_of(found: Mapping[str, Any]) -> Table:
+    """Returns a row for each task and metric, and a column for each model."""
+    rows: dict[str, dict[str, Any]] = {}
+    for model, metrics in found.items():
+        for task, values in metrics.items():
+            for metric, value in values.items():
+                if isinstance(value, float):
+                    rows.setdefault(f"{task}: {metric.removesuffix(',none')}", {})[model] = value
+    columns = [words("name", "task"), *(Quantity(model) for model in found)]
+    return Table("Tasks", "Tasks of lm-evaluation-harness.", [{"name": name, **row} for name, row in rows.items()], columns)
 
 
 app = verb(probe)
