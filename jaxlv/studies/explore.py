@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -63,8 +63,7 @@ def explore(
         raise JaxlvError("no such folder", where="--tokenizer", expected=expected, found=tokenizer)
     with begin("explore", len(STAGES)) as bar:
         bar.note(f"reading {data if isinstance(data, (str, os.PathLike)) else 'series'}")
-        quality, found, name = _usable(data, out, handling, reading)
-        exploring = Exploring(found, quality, ids, tokenizer, name)
+        exploring = Exploring(_usable(data, out, handling, reading), ids, tokenizer)
         with new_folder(out, replace=_is_refusal(out)) as folder:
             parts = (exploring.cycles, exploring.regimes, exploring.text, lambda: exploring.windows(lengths))
             for done, (stage, make) in enumerate(zip(STAGES[1:-1], parts, strict=True), 1):
@@ -78,6 +77,14 @@ def explore(
     return result
 
 
+class Usable(NamedTuple):
+    """Series, the checks that were made of them, and what they are called."""
+
+    series: SeriesSet
+    quality: list[Check]
+    name: str
+
+
 def _of_one_length(found: SeriesSet) -> SeriesSet:
     """Returns the last steps of series of several lengths, as many as the shortest has, with a warning."""
     if not found.first_N.any():
@@ -88,14 +95,12 @@ def _of_one_length(found: SeriesSet) -> SeriesSet:
     return found.steps(steps - found.shortest, steps)
 
 
-def _usable(data: Any, out: Path, handling: Handling, reading: Mapping[str, Any]) -> tuple[list[Check], SeriesSet, str]:
-    """Returns the checks of series, the series, and what they came as. If there are none to use, writes the checks to `out`,
-    and raises.
-    """
+def _usable(data: Any, out: Path, handling: Handling, reading: Mapping[str, Any]) -> Usable:
+    """Returns series with their checks. If there are none to use, writes the checks to `out`, and raises."""
     rows = exploration.inspect(data, **reading)
     try:
         found = loading.load_series(data, **reading)
-        return rows, _of_one_length(loading.told(found.ready(handling), found)), _name(found)
+        return Usable(_of_one_length(loading.told(found.ready(handling), found)), rows, _name(found))
     except JaxlvError as fault:
         with new_folder(out, replace=_is_refusal(out)) as work:
             write_csv(work / QUALITY, pd.DataFrame([row.tree() for row in rows]))
@@ -130,9 +135,8 @@ def _save(out: Path, result: Exploration) -> None:
 class Exploring:
     """The tables and numbers of a set of series, made stage by stage."""
 
-    def __init__(
-        self, data: SeriesSet, quality: Sequence[Check], ids: Sequence[Id] | None, tokenizer: str | None, name: str
-    ):  # fmt: skip
+    def __init__(self, found: Usable, ids: Sequence[Id] | None, tokenizer: str | None):
+        data, quality, name = found
         self.shifted = data  # as it is written: variables below zero were shifted above it
         data = replace(data, values_NTV=data.values_NTV - data.shift_NV[:, None], shift_NV=0 * data.shift_NV)
         self.data, self.chosen, self.name = data, ids, name
