@@ -96,7 +96,7 @@ def test_the_references_have_every_setting_public_name_and_option():
         rows = settings.split(f"## [{section}]\n")[1].split("\n## ")[0]
         assert re.findall(r"^\| `(\w+)` \|", rows, re.M) == list(values)
     assert {f"jaxlv.{name}" for name in jaxlv.__all__ if name[0] != "_"} == set(re.findall(r"^## (jaxlv\.\w+)$", api, re.M))
-    assert {"Sampler.fit", "Prediction.to_frame", "Scores.page"} <= set(re.findall(r"^###+ (\w+\.\w+)$", api, re.M))
+    assert {"Forecaster.fit", "Prediction.to_frame", "Scores.page"} <= set(re.findall(r"^###+ (\w+\.\w+)$", api, re.M))
     assert "- `--holdout`: last steps of every series that are not shown to the model" in verbs
 
 
@@ -130,7 +130,7 @@ def test_the_examples_of_the_python_names_print_what_they_say(name):
         found = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(examples)
         assert not found.failed, examples.name
         ran += found.attempted
-    assert ran >= 3 or name not in ("Sampler", "load_series")
+    assert ran >= 3 or name not in ("Forecaster", "load_series")
 
 
 def test_the_site_takes_only_pages_and_links_that_are_there():
