@@ -13,8 +13,12 @@ from known import known
 import jaxlv
 from jaxlv.config import WindowConfig
 from jaxlv.errors import JaxlvError, JaxlvWarning
+from jaxlv.forecasting.origins import Origins, rolling
+from jaxlv.forecasting.sampler import Forecast
 from jaxlv.model.weights import EMBEDDED_BASE
 from jaxlv.runs import run
+from jaxlv.studies.fitting import fitted
+from jaxlv.studies.forecast import _error
 from jaxlv.text.codec import Codec
 from jaxlv.text.tokens import load_alphabet, make_windows
 
@@ -226,3 +230,35 @@ def test_training_series_shorter_than_the_shortest_context_are_told(tiny_base, t
         JaxlvWarning, match=r"context_steps = \[20, 80\]: 1 of 1 training series have fewer than 20 steps, 12"
     ):
         forecaster.fit(np.arange(1.0, 13), holdout=0, steps=1, out=tmp_path / "run", settings=settings)
+
+
+# ------------------------------------------------------------------------------------------------ nothing of the future
+
+
+def test_a_window_is_shifted_by_its_context_alone():
+    values = np.array([3.0, -1, 1, 0, 2, 3, -50, 7])
+    found = rolling(jaxlv.load_series(values).aligned(), Origins(2)).windows
+    assert found.shift_NV.tolist() == [[1 + 0.5 * 4]]
+    np.testing.assert_array_equal(found.values_NTV[0, :, 0], values + 3)
+
+
+def test_what_is_held_out_fills_no_gap_before_it_and_shifts_nothing():
+    values = np.array([1.0, 2, 3, np.nan, 99, np.nan, -7])
+    made = jaxlv.load_series(values).ready(held=3).series
+    np.testing.assert_array_equal(made.values_NTV[0, :, 0], [1, 2, 3, 3, 99, np.nan, -7])
+    assert made.shift_NV.tolist() == [[0.0]]
+
+
+def test_the_error_of_a_forecast_is_that_of_the_steps_it_forecasts():
+    series = jaxlv.load_series(np.arange(10.0) ** 2).aligned()
+    made = Forecast.of(series, 7, np.array([49.0, 64, 81]).reshape(1, 1, 3, 1) + 0.5, {})
+    assert _error(made, series) == 0.5
+    assert _error(Forecast.of(series, 8, np.ones((1, 1, 3, 1)), {}), series) is None  # the series ends before
+
+
+def test_a_config_is_fitted_to_the_steps_that_are_trained_on():
+    config = fitted(jaxlv.load_series(np.arange(1.0, 21)), holdout=10)
+    assert (config.windows.length, config.windows.context_steps) == (80, (4, 8))  # ten steps of five tokens, and some
+    assert (config.data.holdout, config.evaluate.context, config.evaluate.horizon) == (10, 10, 10)
+    with pytest.raises(JaxlvError, match="too short to train on; expected at least 8 steps besides the 13"):
+        fitted(jaxlv.load_series(np.arange(1.0, 21)), holdout=13)
