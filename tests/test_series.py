@@ -520,3 +520,14 @@ def test_regimes_of_made_up_series():
 def test_share_of_real_series_at_rest(shared):
     labels = series.regimes(loading.load(shared / "data" / "lotka_volterra_data.h5"))
     assert (labels == "equilibrium").mean() == pytest.approx(0.083, abs=5e-4)
+
+
+def test_packed_values_are_unpacked_by_scale_and_offset(tmp_path):
+    packed = np.arange(20, dtype=np.int16).reshape(2, 5, 2)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        held = file.create_dataset("trajectories", data=packed)
+        held.attrs.update({"scale_factor": 0.5, "add_offset": 10.0, "missing_value": np.int16(7)})
+        file["time"] = np.arange(5.0)
+    found = loading.load_series(tmp_path / "a.h5")
+    expected = np.where(packed == 7, np.nan, 0.5 * packed + 10)
+    np.testing.assert_array_equal(np.stack(found.values), expected)
