@@ -305,7 +305,7 @@ class Prediction:
 
     @property
     def _filled(self) -> np.ndarray:
-        return self.made.filled() - self.made.shift_NV[:, None, None]
+        return self.made.raw_filled()
 
     @property
     def median(self) -> np.ndarray:

@@ -112,6 +112,10 @@ class Forecast:
         """Returns `samples_NSHV` as they are scored: see the function `filled`."""
         return filled(self.samples_NSHV, self.last_NV)
 
+    def raw_filled(self) -> np.ndarray:
+        """Returns `filled` in the caller's units, as `raw_NSHV`."""
+        return self.filled() - self.shift_NV[:, None, None]
+
     def median(self) -> np.ndarray:
         """Returns the point forecast (N, H, V): the median over the filled samples at each step."""
         return np.median(self.filled(), axis=1)
@@ -120,7 +124,7 @@ class Forecast:
         """Returns rows of series, step, time, variable, statistic (median, mean, q05 ... q95, sample_0 ...) and raw value,
         under the caller's names of these columns.
         """
-        filled = self.filled() - self.shift_NV[:, None, None]
+        filled = self.raw_filled()
         parts = {"median": np.median(filled, axis=1), "mean": filled.mean(axis=1)}
         for probability, value_NHV in zip(QUANTILES, metrics.quantiles(filled, QUANTILES), strict=True):
             parts[f"q{round(100 * probability):02d}"] = value_NHV

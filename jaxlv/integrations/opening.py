@@ -67,4 +67,4 @@ def _files(folder: str) -> Iterator[File]:
 
 def trajectories(forecast: Prediction) -> np.ndarray:
     """Returns the samples (N, S, H, V) in the caller's units, as they are scored: one that broke off stays where it was."""
-    return forecast.made.filled() - forecast.made.shift_NV[:, None, None]
+    return forecast.made.raw_filled()

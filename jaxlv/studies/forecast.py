@@ -151,7 +151,7 @@ def _error(forecast: Forecast, chosen: SeriesSet) -> float | None:
 
 def _next(forecast: Forecast) -> list[Next]:
     """Returns the steps that are forecast: the median and the 80 % band of each."""
-    filled = forecast.filled() - forecast.shift_NV[:, None, None]
+    filled = forecast.raw_filled()
     low, high = metrics.central_interval(filled, 0.8)
     middle, labels = np.median(filled, axis=1), forecast.labels_NH
     N, H, V = middle.shape
