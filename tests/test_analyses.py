@@ -300,7 +300,12 @@ def analysed(tuned_run) -> tuple[dict[str, Any], Path, str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(svg, "save_png", lambda drawing, path: path.write_bytes(b"a picture"))
         patch.setattr(analyses, "baselines_for", lambda _: {n: BASELINES[n] for n in ("last value", "seasonal naive")})
-        code, said, errors = jaxlv("analyse", tuned_run, "--data", tuned_run.parent / "waves.h5")
+        older = tuned_run / "analyses"
+        older.mkdir()
+        for name in ("analyses.json", "older.csv"):
+            (older / name).touch()
+        code, said, errors = jaxlv("analyse", tuned_run, "--data", tuned_run.parent / "waves.h5", "--overwrite")
+        assert not (older / "older.csv").exists()
     assert (code, errors) == (0, "")
     return json.loads((tuned_run / "analyses" / "analyses.json").read_text()), tuned_run / "analyses", said
 
@@ -387,7 +392,7 @@ def test_the_page_is_whole_and_needs_nothing_else(analysed, found):
 def test_an_older_analysis_stays(analysed, tuned_run):
     before = (analysed[1] / "analyses.json").read_bytes()
     code, _, errors = jaxlv("analyse", tuned_run)
-    assert code == 2 and "exists already" in errors and len(errors.splitlines()) == 1
+    assert code == 2 and "exists already; choose another folder, or --overwrite" in errors and len(errors.splitlines()) == 1
     assert (analysed[1] / "analyses.json").read_bytes() == before
 
 

@@ -152,6 +152,10 @@ def test_a_run_is_scored_only_where_it_has_not_seen_the_test_series(compared, da
     assert list(result["protocols"]["liu"]["parts"]) == ["liu"]
     assert [row["name"] for row in result["protocols"]["liu"]["parts"]["liu"]["rows"]] == ["tuned", *BASELINES]
     assert "rai" not in result["protocols"]["rai"]["parts"]
+    (tmp_path / "out" / "older.txt").touch()
+    said_by(out / "runs" / "liu", *changes, "--out", tmp_path / "out", "--overwrite")
+    assert json.loads((tmp_path / "out" / COMPARE).read_text()) == result and not (tmp_path / "out" / "older.txt").exists()
+    assert not unfinished(tmp_path / "out")
 
 
 def test_a_comparison_that_scored_nothing_ends_with_exit_code_2(compared, data, tmp_path):
@@ -164,7 +168,11 @@ def test_a_comparison_that_scored_nothing_ends_with_exit_code_2(compared, data, 
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [(["--protocols", "xu,zhu"], "unknown protocol"), (["--data", "few"], "defined on the course's data set")],
+    [
+        (["--resume", "--overwrite"], "goes on or begins anew, not both"),
+        (["--protocols", "xu,zhu"], "unknown protocol"),
+        (["--data", "few"], "defined on the course's data set"),
+    ],
 )
 def test_what_is_wrong_is_said_before_anything_is_trained(change, message, options, data, tmp_path, capsys):
     few = tmp_path / "few.h5"

@@ -229,6 +229,20 @@ def test_a_folder_with_files_is_left_alone(tmp_path, waves):
     assert said.code == 2 and "exists already" in said.err and [path.name for path in tmp_path.iterdir()] == ["x.npz"]
 
 
+def test_an_older_exploration_is_replaced_by_a_complete_one_alone(tmp_path, waves):
+    data, bad, out = npz(tmp_path / "x.npz", waves(5, 30).values_NTV), tmp_path / "bad.csv", tmp_path / "out"
+    bad.write_text("nothing\n")
+    assert said_by(bad, "--out", out).code == 2 and [path.name for path in out.iterdir()] == ["quality.csv"]
+    assert said_by(data, "--out", out).code == 0  # what a refused file left is no exploration
+    (out / "older.txt").touch()
+    again = said_by(data, "--out", out)
+    assert again.code == 2 and "exists already; choose another folder, or --overwrite" in again.err
+    refused = said_by(bad, "--out", out, "--overwrite")
+    assert refused.code == 2 and f"{out} is as it was" in refused.err and (out / "report.html").is_file()
+    assert (out / "older.txt").is_file()
+    assert said_by(data, "--out", out, "--overwrite").code == 0 and not (out / "older.txt").exists()
+
+
 @pytest.mark.parametrize("text", ["", "12,x", "1", "64,64", "512,0"])
 def test_window_lengths_are_checked(text, tmp_path):
     assert said_by("x.h5", "--out", tmp_path / "out", "--context-lengths", text).code == 2

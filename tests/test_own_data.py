@@ -43,6 +43,8 @@ def test_a_config_is_written_that_trains_and_says_what_each_setting_means(table,
     assert "# decimals = 2  # digits behind the point" in text and "holdout = 6  # last steps of every series" in text
     again = jaxlv("init", table, "--out", path)
     assert again.code == 2 and "exists already" in again.err and path.read_text() == text
+    assert jaxlv("init", table, "--model", tiny_base, "--steps", 4, "--out", path, "--overwrite").code == 0
+    assert load_config(path).train.steps == 4
 
 
 def test_a_run_is_trained_from_a_file_and_resumed_by_its_folder_alone_with_more_steps(table, trained, tmp_path):

@@ -509,7 +509,12 @@ def test_a_bare_model_is_asked_the_five_prompts(base, tmp_path):
     command = ["probe", base, "--batch", 1, "--max-new-tokens", 24, "--seed", 3, "--out", tmp_path / "o"]
     with full_disk():
         assert "No space left" in jaxlv(*command).err and not list(tmp_path.iterdir())
-    said = done(*command)
+    (tmp_path / "o").mkdir()
+    for name in ("probe.json", "older.csv"):
+        (tmp_path / "o" / name).touch()
+    assert "exists already; choose another folder, or --overwrite" in jaxlv(*command).err
+    said = done(*command, "--overwrite")
+    assert not (tmp_path / "o" / "older.csv").exists()
     result = json.loads((tmp_path / "o" / "probe.json").read_text())
     assert [entry["prompt"] for entry in result["prompts"]] == [prompt.text for prompt in probe.PROMPTS]
     assert all(list(entry["answers"]) == ["untuned"] for entry in result["prompts"])

@@ -22,6 +22,7 @@ from jaxlv.report.reproduced import TITLES
 from jaxlv.results.analyses import Analyses
 from jaxlv.results.papers import Reproduction
 from jaxlv.runs import run, sweep
+from jaxlv.storage.files import ANEW
 from jaxlv.studies import pages, papers, scoring, sides
 from jaxlv.studies.papers import CONFIGS
 from jaxlv.studies.reproduce import RESULT
@@ -233,7 +234,7 @@ def test_killed_at_any_instants_it_ends_with_the_same_figures(reproduced, subjec
         code, said = instants.run(cli.main, [*arguments, *(["--resume"] if number else [])], kill)
         assert code == -9, (kill, said)
     code, said = instants.run(cli.main, arguments)
-    assert code == 2 and said.endswith("exists already; choose another folder with --out, or go on with --resume\n")
+    assert code == 2 and said.endswith(f"exists already; {ANEW}\n")
     code, said = instants.run(cli.main, [*arguments, "--resume"])
     assert code == 0 and "repeated after interruptions: " in said, said
     assert quick.figures_of(tmp_path / "out") == quick.figures_of(whole)

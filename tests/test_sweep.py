@@ -21,6 +21,7 @@ from jaxlv.results.sweeps import Outcome, front
 from jaxlv.runs import billing, run, search, sources, sweep, training, validation
 from jaxlv.runs.records import MetricsLog
 from jaxlv.steps.stack import Stack
+from jaxlv.storage.files import ANEW
 from jaxlv.tools import cli
 from tests.faults.conftest import unfinished
 from tests.faults.instants import Instants
@@ -121,7 +122,7 @@ def test_a_sweep_goes_on_wherever_it_was_killed(file, swept, tmp_path):
         code, _ = instants.run(cli.main, [*arguments, "--resume"])
     assert code == 2 and (out / sweep.RESULT).is_file() and not unfinished(out)
     code, said = instants.run(cli.main, arguments)
-    assert code == 2 and "exists already" in said and said.endswith("or go on with --resume\n")
+    assert code == 2 and "exists already" in said and said.endswith(f"{ANEW}\n")
 
 
 def test_runs_that_do_not_fit_side_by_side_take_turns(config):  # noqa: F811

@@ -301,8 +301,22 @@ def test_a_stress_test_measures_every_method_under_every_condition(work, tmp_pat
 
 def test_a_bare_model_is_stressed_too(work, tmp_path):
     more = ["--groups", "simulated", "--max-series", 2, "--context", 4, "--horizon", 1, "--samples", 2, "--series", "0,1"]
-    said = done("stress", work.base, "--data", work.data, *more, "--out", tmp_path / "s")
+    older(tmp_path / "s", "stress.json")
+    said = done("stress", work.base, "--data", work.data, *more, "--out", tmp_path / "s", "--overwrite")
     assert "untuned" in said and "longer handling" in said
+    assert sorted(path.name for path in (tmp_path / "s").iterdir()) == ["report.html", "stress.json"]
+
+
+def test_a_file_is_replaced_if_that_is_said(tmp_path):
+    simulate = ["simulate", "--series", 2, "--steps", 4, "--out"]
+    for name in ("a.csv", "a.h5"):
+        done(*simulate, tmp_path / name, "--seed", 1)
+        before = (tmp_path / name).read_bytes()
+        refused = jaxlv(*simulate, tmp_path / name)
+        assert refused.code == 2 and "exists already; choose another file, or --overwrite" in refused.err
+        assert (tmp_path / name).read_bytes() == before
+        done(*simulate, tmp_path / name, "--overwrite")
+        assert (tmp_path / name).read_bytes() != before
 
 
 def test_the_forecasts_of_an_evaluation_are_tables_too(evaluation):
@@ -593,7 +607,22 @@ BAD = {
     "demo: not a demo": (["demo", "--out", "bad", "--data", "data"], "not an earlier demo"),
     "doctor: cuDNN": (["doctor", "config", "--set", "model.attention=cudnn"], "cuDNN attention cannot run here"),
     "unknown verb": (["tune"], "no verb 'tune'"),
-}
+    "report: existing": (["report", "run", "--out", "config"], "choose another file, or --overwrite"),
+    **{
+        f"{verb}: another's folder": ([verb, subject, *more, "--overwrite", "--out", "bad"], "would be lost")
+        for verb, subject, *more in (
+            ("forecast", "run"), ("evaluate", "run"), ("explore", "data"), ("stress", "run"), ("analyse", "run"),
+            ("compare", "run", "--data", "data", "--protocols", "xu"), ("probe", "run"),
+        )
+    },
+}  # fmt: skip
+
+
+def older(folder: Path, result: str) -> None:
+    """Makes a folder as an older version of a verb left it."""
+    folder.mkdir()
+    for name in (result, "older.csv"):
+        (folder / name).touch()
 
 
 def resolved(work: Work, argument: str) -> str:
@@ -627,6 +656,6 @@ def test_debug_lets_the_error_through(work):
 def test_a_purpose_tells_results_apart_by_what_their_figures_depend_on():
     asked = {"run_or_model": "runs/a", "samples": 4, "out": Path("one"), "resume": False}
     purpose = console.purpose_of("evaluate", asked)
-    assert purpose == console.purpose_of("evaluate", {**asked, "out": Path("two"), "resume": True})
+    assert purpose == console.purpose_of("evaluate", {**asked, "out": Path("two"), "resume": True, "overwrite": True})
     others = [console.purpose_of("stress", asked), console.purpose_of("evaluate", {**asked, "samples": 5})]
     assert len({purpose, *others}) == 3

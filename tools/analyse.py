@@ -19,6 +19,7 @@ def analyse(
     max_series: Annotated[int, whole()] = 16,
     headroom: Annotated[float | None, setting(CodecConfig, "headroom")] = None,
     out: Path | None = None,
+    overwrite: bool = False,
     protocol: Protocol | None = None,
 ) -> Result:
     """Look into a tuned run: training, costs of tokens, text format, errors of forecasts, LM head, adapters, padding.
@@ -38,12 +39,14 @@ def analyse(
         max_series: at most so many of the default series
         headroom: of the scale that series are written in; 0 puts its top at the context's maximum
         out: folder for analyses.json, the tables, figures and report.html; RUN/analyses if not given
+        overwrite: replace an older folder of this verb, once the new one is complete
     """
     from jaxlv.report import analyses as report
     from jaxlv.studies import analyse as study
 
     out = out or run / "analyses"
-    result = study.analyse(asked(str(run), data, series, max_series, protocol=protocol), out, headroom, Progress, say)
+    request = asked(str(run), data, series, max_series, protocol=protocol)
+    result = study.analyse(request, out, headroom, Progress, say, overwrite=overwrite)
     seen = (result.protocol and result.protocol.seen_in_training) or ()
     warning = f"warning: the run trained or was validated on {len(seen)} of these series: their errors are no test"
     lines = [f"\n{report.summary(result)}", warning if seen else ""]

@@ -23,6 +23,7 @@ def compare(
     max_series: Annotated[int | None, whole()] = None,
     tuned_only: bool = False,
     resume: bool = False,
+    overwrite: bool = False,
 ) -> Result:
     """Run the protocols of the four papers on their data set, and put their figures beside ours and the baselines'.
 
@@ -47,6 +48,7 @@ def compare(
         max_series: at most so many series of each part, for a quick look
         tuned_only: leave the untuned model out, which halves the work of forecasting
         resume: go on in DIR: finished runs and parts are kept
+        overwrite: replace an older folder of this verb, once the new one is complete; if interrupted, it begins anew
     """
     from jaxlv.config import built_in, load_config
     from jaxlv.report import papers
@@ -55,7 +57,7 @@ def compare(
     settings = load_config(config or built_in()["compare"], [f"data.path={str(data)!r}", *set])
     names = [name.strip() for name in protocols.split(",")]
     asked = study.Request(data, settings, names, run, max_series, tuned_only, CALL.purpose)
-    result = study.compare(asked, out, resume=resume, begin=Progress, say=say)
+    result = study.compare(asked, out, resume=resume, overwrite=overwrite, begin=Progress, say=say)
     text = f"{papers.format_overview(result)}\n\n{papers.format_bill(result)}"
     fault = None
     if not result.parts:

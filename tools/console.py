@@ -190,13 +190,13 @@ def start(app: App, argv: Sequence[str] | None = None) -> None:
 
 def purpose_of(name: str, bound: Mapping[str, Any]) -> str:
     """Returns what a verb's result is in a ledger: its name and a hash of the options that its figures depend on."""
-    told = sorted((key, str(value)) for key, value in bound.items() if key not in ("out", "resume"))
+    told = sorted((key, str(value)) for key, value in bound.items() if key not in ("out", "resume", "overwrite"))
     return f"{name} {hashlib.sha256(repr(told).encode()).hexdigest()[:12]}"
 
 
 def _way_on(bound: Mapping[str, Any]) -> str:
     out = bound.get("out")
-    begun = "resume" in bound and out is not None and out.is_dir() and any(out.iterdir())
+    begun = "resume" in bound and not bound.get("overwrite") and out is not None and out.is_dir() and any(out.iterdir())
     return "; go on with --resume" if begun else ""
 
 

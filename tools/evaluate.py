@@ -62,7 +62,7 @@ def evaluate(
         conformal: adjust the bands on validation series, and measure both
         origins: forecasts of each series, the last of which ends with it
         every: steps between origins; the horizon if not given
-        overwrite: replace an older folder of this verb
+        overwrite: replace an older folder of this verb, once the new one is complete
         validation_series: at most so many for the temperature, and as many for the bands; a 95 % band needs 19
     """
     from jaxlv.studies import evaluate as study

@@ -18,6 +18,7 @@ def explore(
     series: Ids = None,
     tokenizer: str | None = None,
     context_lengths: Annotated[tuple[int, ...], numbers(int, Between(2, AXIS))] = (128, 512, 768),
+    overwrite: bool = False,
 ) -> Result:
     """Look at a set of series: quality of the file, trajectories, periods and lags, regimes, and what it is as text.
 
@@ -33,11 +34,14 @@ def explore(
         series: ids such as 3,7 of series to show; the first two, and the first of every other regime, if not given
         tokenizer: Hugging Face folder, or embedded; Qwen2.5's ids of the 13 symbols, without a tokenizer, if not given
         context_lengths: lengths of windows, in tokens
+        overwrite: replace an older folder of this verb, once the new one is complete
     """
     from jaxlv.report.exploration import format_facts
     from jaxlv.studies import explore as study
 
-    result = study.explore(data, out, ids=series, tokenizer=tokenizer, lengths=context_lengths, begin=Progress)
+    result = study.explore(
+        data, out, ids=series, tokenizer=tokenizer, lengths=context_lengths, begin=Progress, overwrite=overwrite
+    )
     places = f"tables, figures: {out}\nreport:          {out / 'report.html'}"
     return Result(f"\n{format_facts(result)}\n\n{places}", {"folder": str(out), **result.tree()})
 

@@ -26,7 +26,7 @@ def export(
     Args:
         run: run folder
         to: an adapter, or a whole checkpoint
-        out: folder to write; it must not exist
+        out: folder to write; what exists is never replaced, as it may be the base
         base: what PEFT is to load as the base; the run's model.path if not given
         side_head: let a checkpoint go without the bias of its head
     """

@@ -43,7 +43,7 @@ def forecast(
         series: ids such as 3,7 or 990-999 or north,south; every series of FILE if not given
         holdout: last steps of every series that are not shown to the model, but drawn and scored
         reach: steps forecast at a time: each sample then goes on from its own last context; all at once if not given
-        overwrite: replace an older folder of this verb
+        overwrite: replace an older folder of this verb, once the new one is complete
     """
     from jaxlv.report import forecasts as view
     from jaxlv.studies import forecast as study

@@ -17,6 +17,7 @@ def init(
     model: str = "embedded",
     holdout: Annotated[int | None, whole(0)] = None,
     steps: Annotated[int, whole()] = 200,
+    overwrite: bool = False,
     reading: Reading | None = None,
 ) -> Result:
     """Write a config that fits a file of series, each setting with its meaning, and say what the training will cost.
@@ -26,14 +27,15 @@ def init(
 
     Args:
         data: file of series
-        out: TOML file to write; it must not exist
+        out: TOML file to write
         model: built-in "embedded", model folder, or hub id
         holdout: last steps of every series that are kept for the test; chosen by the number of series if not given
         steps: optimiser steps
+        overwrite: replace an older file, once the new one is complete
     """
     from jaxlv.studies import init as study
 
-    made = study.write(data, out, study.Wanted(model, holdout, steps), reading)
+    made = study.write(data, out, study.Wanted(model, holdout, steps), reading, overwrite)
     next_ = f"next: jaxlv train {out} --out runs/{out.stem}"
     text = "\n".join([*made.lines, f"config: {out}", next_])
     return Result(text, {"config": str(out), "series": made.told, "flops": made.flops, "seconds": made.seconds})

@@ -36,7 +36,7 @@ def merge(
     Args:
         adapters: folders in PEFT's format
         model: a Hugging Face folder, a hub id, or embedded
-        out: folder to write; it must not exist
+        out: folder to write; what exists is never replaced, as it may be the base
         to: a checkpoint, or an adapter
         weights: one for each adapter, such as 0.7,0.3; 1 each if not given
         revision: commit, tag or branch of a hub id

@@ -38,6 +38,7 @@ def probe(
     limit: Annotated[int | None, whole()] = None,
     set: Settings = (),
     out: Path | None = None,
+    overwrite: bool = False,
     sampling: Drawn | None = None,
 ) -> Result:
     """Ask a run, before and after tuning, or a bare model what has nothing to do with forecasts; measure a text's cost.
@@ -68,6 +69,7 @@ def probe(
         task_folder: folder with further task files of the harness
         limit: the first examples of each task alone
         out: folder for probe.json, probe.csv and report.html
+        overwrite: replace an older folder of this verb, once the new one is complete
     """
     from jaxlv.report import probe as report
     from jaxlv.studies import probe as study
@@ -76,7 +78,7 @@ def probe(
         raise JaxlvError("needs lm-evaluation-harness", where="--tasks", hint='pip install "jaxlv[harness]"')
     how = (max_new_tokens, given(sampling), generation_defaults, set, seed)
     asked = study.Questions(run_or_model, prompts, *how, text, window, stride or 0, batch)
-    result = study.probe(asked, out, purpose=CALL.purpose, begin=Progress, say=say)
+    result = study.probe(asked, out, purpose=CALL.purpose, begin=Progress, say=say, overwrite=overwrite)
     lines, tree = [f"\n{report.format_answers(result)}\n\n{report.summary(result)}"], {"result": result.tree()}
     if tasks:
         found = measured(run_or_model, tasks, include=task_folder, limit=limit)

@@ -7,7 +7,9 @@ from pathlib import Path
 from jaxlv.tools.console import Result, verb
 
 
-def report(folders: tuple[Path, ...], /, *, data: Path | None = None, out: Path | None = None) -> Result:
+def report(
+    folders: tuple[Path, ...], /, *, data: Path | None = None, out: Path | None = None, overwrite: bool = False
+) -> Result:
     """Write one page, in one file, of any run, sweep, reproduction, comparison or evaluation; of several, side by side.
 
     The page needs nothing else and opens from disk: summary and bill first, then figures, tables that sort, settings and
@@ -22,10 +24,11 @@ def report(folders: tuple[Path, ...], /, *, data: Path | None = None, out: Path 
         folders: what verbs wrote: a run, a sweep, ...
         data: series file of the forecasts; the run's own, if it is still there, if not given
         out: the page; DIR/report.html if not given, and of several folders report.html where you are
+        overwrite: replace an older file, once the new one is complete
     """
     from jaxlv.studies import pages
 
-    written = pages.write(folders, data, out)
+    written = pages.write(folders, data, out, overwrite)
     return Result(f"{written.summary}\nreport:  {written.path}", {"report": str(written.path), "summary": written.summary})
 
 

@@ -42,6 +42,8 @@ def reproduce(
     (DIR/beside.jsonl), and the difference measured; so are the analyses of the final run (DIR/analyses).
     DIR/reproduce.json holds every figure, DIR/report.html shows them.
 
+    A DIR that exists is never replaced: go on with --resume, or remove the folder to begin anew.
+
     Args:
         system: which of the four
         data: the course's data set (HDF5)

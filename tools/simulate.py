@@ -20,6 +20,7 @@ def simulate(
     stop: Annotated[float | None, number(float, Between(0, 1e9, above=True))] = None,
     noise: Annotated[float | None, number(float, Between(0, 100))] = None,
     seed: Annotated[int, setting(DataConfig, "seed")] = 0,
+    overwrite: bool = False,
 ) -> Result:
     """Write simulated predator-prey series to a file; HDF5 also holds their parameters and the solver's settings.
 
@@ -27,13 +28,14 @@ def simulate(
         jaxlv simulate --series 20 --out series.csv
 
     Args:
-        out: file to write (.h5, or .csv without the parameters); it must not exist
+        out: file to write (.h5, or .csv without the parameters)
         preset: system and ranges of its parameters
         series: number of series
         steps: time steps per series; the preset's if not given
         stop: last time; the preset's if not given
         noise: standard deviation of log-normal observation noise; the preset's if not given
         seed: seed of the parameters that are drawn
+        overwrite: replace an older file, once the new one is complete
     """
     from jaxlv.data import dynamics
     from jaxlv.data import series as files
@@ -41,12 +43,12 @@ def simulate(
     from jaxlv.storage.tables import write_csv
 
     chosen = dynamics.changed(preset, steps=steps, stop=stop, noise=noise)
-    files.check_place(out, suffixes=(*files.HDF5, ".csv"))
+    files.check_place(out, overwrite, suffixes=(*files.HDF5, ".csv"))
     drawn = dynamics.draw(chosen, series, seed)
     if out.suffix.lower() == ".csv":
         write_csv(out, load_series(drawn).frame(), guard=False)
     else:
-        files.save(out, drawn)
+        files.save(out, drawn, overwrite=overwrite)
     N, T, V = drawn.values_NTV.shape
     told = {"file": str(out), "series": N, "steps": T, "variables": list(drawn.variables), "preset": preset, "seed": seed}
     return Result(f"{out}: {N} series of {T} steps, {V} variables, preset {preset}, seed {seed}", told)

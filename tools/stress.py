@@ -20,6 +20,7 @@ def stress(
     series: Ids = None,
     max_series: Annotated[int, whole()] = 32,
     groups: str = GROUPS,
+    overwrite: bool = False,
     protocol: Protocol | None = None,
 ) -> Result:
     """Measure a run again under noise, missing steps, short contexts, other origins, amplitudes, regimes and systems.
@@ -38,12 +39,14 @@ def stress(
         series: ids such as 3,7 or 850-999; the test series if not given
         max_series: at most so many of them, of each regime
         groups: some of them, separated by commas
+        overwrite: replace an older folder of this verb, once the new one is complete
     """
     from jaxlv.report import stress as page
     from jaxlv.studies import stress as study
 
     names = [name.strip() for name in groups.split(",")]
-    result = study.stress(asked(run_or_model, data, series, max_series, protocol=protocol), out, names, Progress)
+    request = asked(run_or_model, data, series, max_series, protocol=protocol)
+    result = study.stress(request, out, names, Progress, overwrite=overwrite)
     return made(out, [page.format_tables(result)], {"result": result.tree()}, figures=study.RESULT, report=study.REPORT)
 
 

@@ -38,6 +38,8 @@ def sweep(
     settings (extra `search`), and with --storage several machines share one study, each with a DIR of its own. DIR gets a
     run folder for each under runs/, sweep.json, sweep.csv and report.html; a ledger for all if the config has a budget.
 
+    A DIR that exists is never replaced: go on with --resume, or remove the folder to begin anew.
+
     Args:
         config: TOML file, or the name of a config that comes with jaxlv; a section [grid] in it names values to go through
         out: folder of the runs and the comparison

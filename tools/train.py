@@ -31,6 +31,8 @@ def train(
         jaxlv train --data lynx.csv --out runs/lynx
         jaxlv train --resume runs/mine
 
+    A run that exists is never replaced: go on with --resume, or remove the folder to begin anew.
+
     Args:
         config: TOML file, or the name of a config that comes with jaxlv (`jaxlv configs`), or a run folder to resume
         out: run folder

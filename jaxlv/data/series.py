@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from jaxlv.data.arrays import LARGEST, VARIABLES, as_float64, check_shape, short
 from jaxlv.data.clock import Clock, Form
 from jaxlv.data.limits import clean_names
 from jaxlv.errors import JaxlvError
-from jaxlv.storage.files import new_file
+from jaxlv.storage.files import check_new_file, new_file
 
 TIME_TOLERANCE = 1e-3
 HDF5 = (".h5", ".hdf5")
@@ -228,8 +227,7 @@ def check_place(path: Any, overwrite: bool = False, suffixes: Sequence[str] = HD
     path = Path(path)
     if path.suffix.lower() not in suffixes:
         raise JaxlvError("series are saved as HDF5", where=path, expected=f"a name that ends in {' or '.join(suffixes)}")
-    if path.is_dir() or (os.path.lexists(path) and not overwrite):
-        raise JaxlvError("exists already", where=path, hint="choose another name, or allow overwriting")
+    check_new_file(path, overwrite)
     if not path.parent.is_dir():
         raise JaxlvError("cannot be written (no such folder)", where=path, hint=f"make the folder {path.parent}")
     return path

@@ -6,11 +6,12 @@ Signals that were ignored when the program began stay ignored: SIGHUP under nohu
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 # Signals, and the exit status of a run that has saved.
@@ -31,6 +32,15 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, number: int = signal.SIGINT):
         self.number, self.code = number, 128 + number
         super().__init__(signal.Signals(number).name)
+
+
+@contextlib.contextmanager
+def nothing_kept() -> Iterator[None]:
+    """Turns a request to end into Stopped: work in a folder that is deleted if it is interrupted cannot be gone on with."""
+    try:
+        yield
+    except Interrupted as stop:
+        raise Stopped(stop.number) from None
 
 
 class Signals:

@@ -54,7 +54,7 @@ from jaxlv.runs.sources import DATA, GIVEN, Inputs, load_base, load_series
 from jaxlv.steps.train import init_state, make_optimizer
 from jaxlv.storage import tables
 from jaxlv.storage.door import is_there
-from jaxlv.storage.files import SEAL, broken, new_folder, seal, write_json, write_text
+from jaxlv.storage.files import ANEW, SEAL, broken, new_folder, seal, write_json, write_text
 from jaxlv.storage.foreign import hub_revision
 from jaxlv.text.codec import Codec
 
@@ -69,7 +69,7 @@ def check_folder(config: RunConfig, folder: Path, resume: bool) -> None:
     """Raises JaxlvError unless the folder is free for a new run, or holds the same run and `resume` is set."""
     if not resume:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise JaxlvError("exists already", where=folder, hint="choose another folder, or go on with --resume")
+            raise JaxlvError("exists already", where=folder, hint=ANEW)
         return
     if not is_there(folder / CONFIG):
         raise JaxlvError("no run to resume", where=folder, expected=f"a run folder with {CONFIG}")

@@ -20,6 +20,7 @@ from jaxlv.errors import JaxlvError
 from jaxlv.storage import door, foreign
 
 SUFFIX = ".tmp"  # of what is being written: ".NAME.RANDOM.tmp"
+ANEW = "choose another folder with --out, go on with --resume, or remove this one to begin anew"
 SEAL = "SHA256SUMS"  # as `sha256sum -c` reads it
 
 # ------------------------------------------------------------------------------------------- complete or absent
@@ -72,6 +73,14 @@ def check_free(folder: Path, replace: bool = False, made_by: str = "") -> Path:
         hint = f"choose a folder in it, such as {folder / 'out'}"
         raise JaxlvError("the folder you are in, and a mounted one, cannot be made as a whole", where=folder, hint=hint)
     return place
+
+
+def check_new_file(path: Path, overwrite: bool = False) -> None:
+    """Raises JaxlvError if `path` is a folder, or if something is there and `overwrite` is false."""
+    if path.is_dir():
+        raise JaxlvError("is a folder", where=path, hint="name a file in it")
+    if os.path.lexists(path) and not overwrite:
+        raise JaxlvError("exists already", where=path, hint="choose another file, or --overwrite")
 
 
 @contextlib.contextmanager
@@ -420,7 +429,7 @@ def begun_folder(path: Path, part: str, resume: bool) -> bool:
         remove_unfinished(path / part)
         return True
     if not resume and (path / part).is_dir():
-        raise JaxlvError("exists already", where=path, hint="choose another folder with --out, or go on with --resume")
+        raise JaxlvError("exists already", where=path, hint=ANEW)
     with new_folder(path) as work:
         (work / part).mkdir()
     return False

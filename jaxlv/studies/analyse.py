@@ -25,7 +25,7 @@ from jaxlv.report.figures import svg
 from jaxlv.results.analyses import Analyses
 from jaxlv.results.anatomy import TokenCosts
 from jaxlv.runs import run
-from jaxlv.storage.files import new_folder, write_json
+from jaxlv.storage.files import check_free, new_folder, write_json
 from jaxlv.storage.tables import write_csv
 from jaxlv.studies.progress import Begin, Say, Silent, unsaid
 from jaxlv.studies.subjects import Asked, Models, open_subject
@@ -37,21 +37,30 @@ SHOWN = 972  # the series whose text is read back if the data have it: the one t
 
 
 def analyse(
-    asked: Asked, out: Path | None = None, headroom: float | None = None, begin: Begin = Silent, say: Say = unsaid
+    asked: Asked,
+    out: Path | None = None,
+    headroom: float | None = None,
+    begin: Begin = Silent,
+    say: Say = unsaid,
+    *,
+    overwrite: bool = False,
 ) -> Analyses:
     """Analyses a run, and writes analyses.json, tables, figures and report.html into `out`, or RUN/analyses if it is None.
 
     Series are written with this `headroom` if it is not None. Returns what analyses.json holds. Raises JaxlvError if
-    the subject is not a run, if the series or the settings do not fit, or if `out` exists.
+    the subject is not a run, if the series or the settings do not fit, or if `out` exists (with `overwrite`, if it is not
+    such a folder).
     """
     run.read_manifest(Path(asked.subject))  # raises if it is not a run
+    place = out or Path(asked.subject) / "analyses"
+    check_free(place, overwrite, RESULT)
     subject = open_subject(asked)
     assert subject.run
     chosen = subject.chosen(asked.series, asked.most)
     config = replace(subject.config.evaluate, **asked.protocol)
     truth_of(chosen, config.context, config.horizon)  # raises if the series are too short
     written_so = with_headroom(subject.run.tuned, headroom)
-    with subject.paying(asked.purpose) as models, new_folder(out or subject.run.folder / "analyses") as work:
+    with subject.paying(asked.purpose) as models, new_folder(place, replace=overwrite, made_by=RESULT) as work:
         models = {name: with_headroom(model, headroom) for name, model in models.items()}
         found = measured(subject.run, models, chosen, subject.data, config, begin, say)
         settings = replace(protocol(chosen, config, written_so), seen_in_training=tuple(subject.seen(chosen)))

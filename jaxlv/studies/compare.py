@@ -16,10 +16,10 @@ from jaxlv.model.weights import resolve
 from jaxlv.published.protocols import PROTOCOLS, PaperProtocol, Part, test_series
 from jaxlv.report import page, papers
 from jaxlv.results.papers import BaseCost, Comparison, PaperCost, PartResult, ProtocolResult, Spent
-from jaxlv.runs import billing, run
+from jaxlv.runs import billing, interrupts, run
 from jaxlv.storage import foreign, shape
 from jaxlv.storage.door import is_there
-from jaxlv.storage.files import begun_folder, read_json, remove_unfinished, write_json, write_text
+from jaxlv.storage.files import begun_folder, new_folder, read_json, remove_unfinished, write_json, write_text
 from jaxlv.studies.progress import Begin, Say, Silent, unsaid
 from jaxlv.studies.scoring import PARTS, baseline_rows, draw, drawings, forecast_part, part_result
 from jaxlv.studies.train import train
@@ -123,12 +123,26 @@ class _Comparison:
         return part_result(part, chosen, rows, scale=finished.config.codec.scale, seed=settings.seed, drawing=drawing)
 
 
-def compare(asked: Request, out: Path, *, resume: bool = False, begin: Begin = Silent, say: Say = unsaid) -> Comparison:
+def compare(
+    asked: Request,
+    out: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    begin: Begin = Silent,
+    say: Say = unsaid,
+) -> Comparison:
     """Runs the protocols, and writes forecasts, figures, compare.json, compare.txt and report.html to `out`.
 
-    Returns compare.json. With `resume` finished runs and parts are kept. Raises JaxlvError if a protocol is unknown, if the
-    data are not the papers', if `out` exists and is not resumed, or if a run cannot be trained.
+    Returns compare.json. With `resume` finished runs and parts are kept; with `overwrite` an older comparison is replaced
+    once the new one is complete. Raises JaxlvError if a protocol is unknown, if the data are not the papers', if `out`
+    exists and is neither resumed nor replaced, or if a run cannot be trained.
     """
+    if overwrite and resume:
+        raise JaxlvError("a comparison goes on or begins anew, not both", where="--overwrite, --resume")
+    if overwrite:
+        with new_folder(out, replace=True, made_by=RESULT) as work, interrupts.nothing_kept():
+            return compare(asked, work, begin=begin, say=say)
     for name in asked.protocols:
         if name not in PROTOCOLS:
             raise JaxlvError("unknown protocol", where="--protocols", expected=", ".join(PROTOCOLS), found=name)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from jaxlv.config import RunConfig, find_config, load_config
 from jaxlv.errors import JaxlvError
-from jaxlv.runs import run, sources
-from jaxlv.runs.interrupts import Interrupted, Stopped
+from jaxlv.runs import interrupts, run, sources
 from jaxlv.storage.files import new_folder
 from jaxlv.studies.evaluate import Evaluated, Fitted, evaluate_to
 from jaxlv.studies.progress import Begin, Say, Silent, unsaid
@@ -42,7 +40,7 @@ def demo(
         say(WHY)
     _check_place(out)
     inputs = sources.load_inputs(config)
-    with new_folder(out, replace=True) as work, _without_resume():
+    with new_folder(out, replace=True) as work, interrupts.nothing_kept():
         train(config, work, inputs=inputs, begin=begin, say=say)
         (work / MARK).touch()
         return _measured(config, work, begin)
@@ -69,15 +67,6 @@ def _measured(config: RunConfig, folder: Path, begin: Begin) -> Evaluated:
         fitted = Fitted(models)
         metrics = evaluate_to(folder, subject, chosen, config.evaluate, fitted, title="jaxlv demo", begin=begin)
     return Evaluated(metrics, "")
-
-
-@contextlib.contextmanager
-def _without_resume() -> Iterator[None]:
-    """Turns a request to end into Stopped: an interrupted demo keeps nothing to go on from."""
-    try:
-        yield
-    except Interrupted as stop:
-        raise Stopped(stop.number) from None
 
 
 def _check_place(out: Path) -> None:

@@ -23,7 +23,7 @@ from jaxlv.results.record import id_of
 from jaxlv.results.runs import RunCost
 from jaxlv.results.scores import Adjusted, ChosenTemperature, Evaluation
 from jaxlv.runs import billing, run, sources
-from jaxlv.storage.files import Watched, new_folder, write_json
+from jaxlv.storage.files import Watched, check_free, new_folder, write_json
 from jaxlv.studies import given
 from jaxlv.studies.progress import Bar, Begin, Say, Silent, unsaid
 from jaxlv.studies.subjects import Asked, Models, Subject, open_subject
@@ -70,8 +70,10 @@ def evaluate(
 ) -> Evaluated:
     """Measures a run or a bare model, and writes metrics.json, report.html and the forecasts into the new folder `out`.
 
-    Raises JaxlvError if the subject, the series or the settings do not fit, or if `out` exists.
+    Raises JaxlvError if the subject, the series or the settings do not fit, or if `out` exists (with
+    `overwrite`, if it is not such a folder).
     """
+    check_free(out, overwrite, METRICS)
     if fit.temperatures and "temperature" in asked.sampling:
         raise JaxlvError("a temperature is given or chosen, not both", where="--temperature, --choose-temperature")
     subject = open_subject(asked, say)

@@ -28,7 +28,7 @@ from jaxlv.report.figures import svg
 from jaxlv.report.page import write
 from jaxlv.results.exploration import Check, Example, Exploration, OneSeries, Tables
 from jaxlv.results.record import Id
-from jaxlv.storage.files import new_folder, write_json
+from jaxlv.storage.files import check_free, new_folder, write_json
 from jaxlv.storage.tables import write_csv
 from jaxlv.studies.progress import Begin, Silent
 from jaxlv.versions import versions
@@ -48,6 +48,7 @@ def explore(
     lengths: Sequence[int] = schemes.LENGTHS,
     handling: Handling = USUAL,
     begin: Begin = Silent,
+    overwrite: bool = False,
     **reading: Any,
 ) -> Exploration:
     """Explores series, and writes tables, figures, report.html and exploration.json to a new folder `out`.
@@ -56,15 +57,17 @@ def explore(
     `ids` are the series that are shown: the first two, and the first of every other regime, if None. `tokenizer` is a
     Hugging Face folder, "embedded", or None for Qwen2.5's ids of the 13 symbols. `lengths` are those of windows, in tokens.
     Of a file that cannot be used, quality.csv says what is wrong, and JaxlvError is raised; it is also raised if `out`
-    exists, if a series is unknown, or if the tokenizer is not there.
+    exists (with `overwrite`, if it is not such a folder), if a series is unknown, or if the tokenizer is not there.
     """
     if tokenizer not in (None, EMBEDDED) and not Path(str(tokenizer)).is_dir():
         expected = "a Hugging Face folder, or embedded"
         raise JaxlvError("no such folder", where="--tokenizer", expected=expected, found=tokenizer)
+    overwrite |= _is_refusal(out)
+    check_free(out, overwrite, QUALITY)
     with begin("explore", len(STAGES)) as bar:
         bar.note(f"reading {data if isinstance(data, (str, os.PathLike)) else 'series'}")
         exploring = Exploring(_usable(data, out, handling, reading), ids, tokenizer)
-        with new_folder(out, replace=_is_refusal(out)) as folder:
+        with new_folder(out, replace=overwrite, made_by=QUALITY) as folder:
             parts = (exploring.cycles, exploring.regimes, exploring.text, lambda: exploring.windows(lengths))
             for done, (stage, make) in enumerate(zip(STAGES[1:-1], parts, strict=True), 1):
                 bar.note(stage)
@@ -96,15 +99,20 @@ def _of_one_length(found: SeriesSet) -> SeriesSet:
 
 
 def _usable(data: Any, out: Path, handling: Handling, reading: Mapping[str, Any]) -> Usable:
-    """Returns series with their checks. If there are none to use, writes the checks to `out`, and raises."""
+    """Returns series with their checks. If there are none to use, writes the checks to `out`, unless an exploration is
+    there already, and raises.
+    """
     rows = exploration.inspect(data, **reading)
     try:
         found = loading.load_series(data, **reading)
         return Usable(_of_one_length(loading.told(found.ready(handling), found)), rows, _name(found))
     except JaxlvError as fault:
-        with new_folder(out, replace=_is_refusal(out)) as work:
-            write_csv(work / QUALITY, pd.DataFrame([row.tree() for row in rows]))
-        hint = "; ".join(filter(None, [fault.hint, f"the checks are in {out / QUALITY}"]))
+        told = f"{out} is as it was"
+        if _is_refusal(out) or not out.exists() or not any(out.iterdir()):
+            told = f"the checks are in {out / QUALITY}"
+            with new_folder(out, replace=_is_refusal(out)) as work:
+                write_csv(work / QUALITY, pd.DataFrame([row.tree() for row in rows]))
+        hint = "; ".join(filter(None, [fault.hint, told]))
         raise JaxlvError(fault.what, where=fault.where, expected=fault.expected, found=fault.found, hint=hint) from None
 
 

@@ -22,7 +22,7 @@ from jaxlv.report import forecasts as view
 from jaxlv.report.figures import evaluation as figures
 from jaxlv.report.figures import svg
 from jaxlv.results.forecasts import ForecastSettings, Next, TextFormat
-from jaxlv.storage.files import new_folder, write_json
+from jaxlv.storage.files import check_free, new_folder, write_json
 from jaxlv.studies import given
 from jaxlv.studies.progress import Begin, Say, Silent, unsaid
 from jaxlv.studies.subjects import Asked, Subject, data_name, open_subject
@@ -57,8 +57,10 @@ AHEAD = Ahead()
 def forecast(asked: Asked, out: Path, ahead: Ahead = AHEAD, begin: Begin = Silent, say: Say = unsaid) -> Forecasts:
     """Forecasts series, and writes forecast.csv, settings.json, figures and report.html into the new folder `out`.
 
-    Raises JaxlvError if the subject, the series or the settings do not fit, or if `out` exists.
+    Raises JaxlvError if the subject, the series or the settings do not fit, or if `out` exists (with
+    `ahead.overwrite`, if it is not such a folder).
     """
+    check_free(out, ahead.overwrite, SETTINGS)
     subject = open_subject(asked, say)
     with subject.paying(asked.purpose) as models, new_folder(out, replace=ahead.overwrite, made_by=SETTINGS) as work:
         model = models.get("tuned", models["untuned"]).with_sampling(**asked.sampling)

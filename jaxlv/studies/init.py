@@ -14,10 +14,9 @@ import jax.numpy as jnp
 
 from jaxlv.config import RunConfig, config_tree, toml_value
 from jaxlv.data.loading import load_series
-from jaxlv.errors import JaxlvError
 from jaxlv.report.format import duration, number
 from jaxlv.settings import statements
-from jaxlv.storage.files import write_text
+from jaxlv.storage.files import check_new_file, write_text
 from jaxlv.studies import fitting, prices
 
 PROBE = 1024  # rows and columns of the matrices by which this machine's speed is measured
@@ -41,10 +40,11 @@ class Made(NamedTuple):
     lines: list[str]
 
 
-def write(data: Path, out: Path, wanted: Wanted, reading: Any = None) -> Made:
-    """Writes the config of a run on a file of series. Raises JaxlvError if `out` exists, or the series do not fit."""
-    if os.path.lexists(out):
-        raise JaxlvError("exists already", where=out, hint="choose another file with --out")
+def write(data: Path, out: Path, wanted: Wanted, reading: Any = None, overwrite: bool = False) -> Made:
+    """Writes the config of a run on a file of series. Raises JaxlvError if `out` exists and `overwrite` is
+    false, or if the series do not fit.
+    """
+    check_new_file(out, overwrite)
     options = {name: value for name, value in (vars(reading) if reading else {}).items() if value is not None}
     how = {name: value for name, value in options.items() if name not in ("missing", "negative")}
     found = load_series(data, **how)

@@ -12,6 +12,7 @@ from jaxlv.errors import JaxlvError
 from jaxlv.report.folders import page_of, together
 from jaxlv.report.page import Page
 from jaxlv.report.page import write as write_page
+from jaxlv.storage.files import check_new_file
 from jaxlv.studies import folders
 from jaxlv.studies.details import completed, data_of
 
@@ -25,15 +26,18 @@ class Written(NamedTuple):
     summary: str
 
 
-def write(places: Sequence[Path], data: Path | None = None, out: Path | None = None) -> Written:
+def write(places: Sequence[Path], data: Path | None = None, out: Path | None = None, overwrite: bool = False) -> Written:
     """Writes one page of the results in folders, to `out`, else into the folder, or of several folders where you are.
 
-    `data` is the series file of the forecasts; each run's own, if it is still there, if None. Raises JaxlvError if a folder
-    holds no results, if a file in it is damaged, or if the page's folder is not there.
+    The page that a folder has already is replaced, another file only with `overwrite`. `data` is the series file of the
+    forecasts; each run's own, if it is still there, if None. Raises JaxlvError if a folder holds no results, if a file in it
+    is damaged, if the page's folder is not there, or if the file exists and may not be replaced.
     """
-    page = made(places, loading.load(data) if data else None)
     path = out or (Path(PAGE) if len(places) > 1 else places[0] / PAGE)
-    if path.is_dir() or not path.parent.is_dir():
+    own = [place.resolve() / PAGE for place in places]
+    check_new_file(path, overwrite or path.resolve() in own)
+    page = made(places, loading.load(data) if data else None)
+    if not path.parent.is_dir():
         raise JaxlvError("not a place for a page", where=path, expected="a file in a folder that is there")
     write_page(path, page)
     return Written(path, page.summary)

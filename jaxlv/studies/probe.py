@@ -23,7 +23,7 @@ from jaxlv.report import probe as report
 from jaxlv.results.probe import Answer, Asked, Probe, ProbeCost, TextCost, TextRead
 from jaxlv.runs import run, sources
 from jaxlv.storage.door import is_there
-from jaxlv.storage.files import new_folder, read_text, write_json
+from jaxlv.storage.files import check_free, new_folder, read_text, write_json
 from jaxlv.storage.tables import write_csv
 from jaxlv.studies.progress import Begin, Say, Silent, unsaid
 from jaxlv.studies.subjects import Models, model_name
@@ -70,14 +70,22 @@ class Questions:
 
 
 def probe(
-    asked: Questions, out: Path | None = None, *, purpose: str = "", begin: Begin = Silent, say: Say = unsaid
+    asked: Questions,
+    out: Path | None = None,
+    *,
+    purpose: str = "",
+    begin: Begin = Silent,
+    say: Say = unsaid,
+    overwrite: bool = False,
 ) -> Probe:
     """Asks, and writes probe.json, probe.csv and report.html into the new folder `out`, if it is not None.
 
     A run's budget pays for it; `purpose` names the result in its ledger. Returns probe.json. Raises
     JaxlvError if the model has no language tokenizer with a chat template, if the prompts, the text or the settings do not
-    fit, or if `out` exists.
+    fit, or if `out` exists (with `overwrite`, if it is not such a folder).
     """
+    if out:
+        check_free(out, overwrite, RESULT)
     config, sampling = settings(asked)
     base = base_of(config.model)
     shape = ModelConfig.from_folder(base)
@@ -89,7 +97,7 @@ def probe(
         content, positions = read_text(asked.text, "text"), shape.max_position_embeddings
         text = text_windows(language, content, asked.window, asked.step, positions)
     paid_for = purpose if out else ""
-    with models(asked, config, paid_for) as found, new_folder(out) if out else contextlib.nullcontext() as work:
+    with models(asked, config, paid_for) as found, _made(out, overwrite) as work:
         say(f"sampling: {report.sampling_words(config_tree(sampling))}; at most {asked.max_new_tokens} tokens")
         forecasters = {name: replace(forecaster, sampling=sampling) for name, forecaster in found.items()}
         spending = _Spending(forecasters)
@@ -108,6 +116,10 @@ def probe(
         if work:
             write(work, result)
     return result
+
+
+def _made(out: Path | None, overwrite: bool) -> contextlib.AbstractContextManager[Path | None]:
+    return new_folder(out, replace=overwrite, made_by=RESULT) if out else contextlib.nullcontext()
 
 
 def settings(asked: Questions) -> tuple[RunConfig, SamplingConfig]:

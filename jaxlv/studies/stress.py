@@ -16,7 +16,7 @@ from jaxlv.report import page
 from jaxlv.report.stress import page_of
 from jaxlv.results.quantities import RAW
 from jaxlv.results.stress import AboveTop, ConditionScores, Stress, StressScore
-from jaxlv.storage.files import new_folder, write_json
+from jaxlv.storage.files import check_free, new_folder, write_json
 from jaxlv.studies.progress import Begin, Silent
 from jaxlv.studies.subjects import Asked, Models, Subject, data_name, open_subject
 from jaxlv.text.codec import TOP
@@ -26,13 +26,21 @@ RESULT, REPORT = "stress.json", "report.html"
 SAMPLES, SERIES = 8, 32
 
 
-def stress(asked: Asked, out: Path, groups: Sequence[str] = tuple(GROUPS), begin: Begin = Silent) -> Stress:
+def stress(
+    asked: Asked,
+    out: Path,
+    groups: Sequence[str] = tuple(GROUPS),
+    begin: Begin = Silent,
+    *,
+    overwrite: bool = False,
+) -> Stress:
     """Measures a run or a bare model under `groups` of conditions, and writes stress.json and report.html into `out`.
 
     At most `asked.most` series are taken, 32 if it is None, of each regime. Returns stress.json. Raises
     JaxlvError if a group is unknown or none has a condition for the series, if the subject, the series or the settings do
-    not fit, or if `out` exists.
+    not fit, or if `out` exists (with `overwrite`, if it is not such a folder).
     """
+    check_free(out, overwrite, RESULT)
     for name in groups:
         if name not in GROUPS:
             raise JaxlvError("unknown group", where="--groups", expected=", ".join(GROUPS), found=name)
@@ -40,7 +48,8 @@ def stress(asked: Asked, out: Path, groups: Sequence[str] = tuple(GROUPS), begin
     held = subject.chosen(asked.series)
     protocol = replace(subject.config.evaluate, **{"samples": SAMPLES, **asked.protocol})
     conditions = _conditions(subject, held, Request.of(protocol), groups, asked.most or SERIES)
-    with subject.paying(asked.purpose) as models, new_folder(out) as work, begin("stress", len(conditions)) as bar:
+    made = new_folder(out, replace=overwrite, made_by=RESULT)
+    with subject.paying(asked.purpose) as models, made as work, begin("stress", len(conditions)) as bar:
         entries = []
         for done, condition in enumerate(conditions, 1):
             entries.append(measured(condition, models))
