@@ -6,6 +6,7 @@ Axes: N series, S samples, H steps ahead, V variables.
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import tempfile
 import warnings
@@ -18,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from jaxlv import api
+from jaxlv.activity import heard_by
 from jaxlv.config import EvaluateConfig, SamplingConfig, with_settings
 from jaxlv.data.loading import load_series
 from jaxlv.data.observations import Handling, Missing, Negative, Observations
@@ -35,7 +37,7 @@ from jaxlv.runs.run import FinishedRun
 from jaxlv.storage.door import is_there
 from jaxlv.studies import fitting, given
 from jaxlv.studies import train as training
-from jaxlv.studies.progress import Begin, Lines, Silent
+from jaxlv.studies.progress import Begin, Lines, Silent, Teller
 
 FEWEST_DRAWN = 12  # series that `plot` draws at most
 Form = Literal["tidy", "wide", "nixtla"]
@@ -60,6 +62,7 @@ class Forecaster:
         adapter: a folder in PEFT's format, laid over the model.
         tokenizer: a folder with the model's tokenizer, if the model has none.
         pays: reserves what is computed in the ledger of a run that has a budget.
+        progress: tells on the standard error what is being done, if it takes more than a second.
         sampling: temperature, top_k, top_p, repetition_penalty, grammar.
 
     Raises:
@@ -82,10 +85,12 @@ class Forecaster:
         if unknown:
             raise JaxlvError(f"unknown setting {unknown[0]}", where="Forecaster", expected=", ".join(sorted(known)))
         self.model = model
-        self.run: FinishedRun | None = run.load_run(Path(model)) if _is_run(model) else None
         self._adapter, self._pays, self._sampling = adapter, pays, sampling
-        self.sampler = api.open_model(model, adapter, tokenizer=tokenizer, pays=pays).with_sampling(**sampling)
         self._begin: Begin = Told if progress else Silent
+        self._heard = functools.partial(heard_by, TELLER if progress else None)
+        with self._heard():
+            self.run: FinishedRun | None = run.load_run(Path(model)) if _is_run(model) else None
+            self.sampler = api.open_model(model, adapter, tokenizer=tokenizer, pays=pays).with_sampling(**sampling)
 
     def __repr__(self) -> str:
         return f"jaxlv.Forecaster({str(self.model) if isinstance(self.model, (str, Path)) else type(self.model).__name__!r})"
@@ -94,7 +99,8 @@ class Forecaster:
 
     def read(self, data: Any, **how: Any) -> Observations:
         """Returns `jaxlv.load_series(data, **how)`, its variables in the order of those that a run was tuned on."""
-        found = load_series(data, **how)
+        with self._heard():
+            found = load_series(data, **how)
         return found if how.get("columns") else given.in_order(found, self.run)
 
     # ------------------------------------------------------------------------------------------------- forecasts
@@ -141,7 +147,7 @@ class Forecaster:
         request = Request(length, horizon, samples, seed, min(batch_series, len(series)))
         for note in notes:
             warnings.warn(note, JaxlvWarning, stacklevel=2)
-        with self._begin("forecast", len(series)) as bar:
+        with self._heard(), self._begin("forecast", len(series)) as bar:
             made = self.sampler(series, request, on_batch=bar.update)
         return Prediction(made, series, tuple(notes))
 
@@ -184,7 +190,8 @@ class Forecaster:
             raise JaxlvError(
                 "a forecaster is tuned from a model by its name", where="fit", expected='"embedded", a folder, a hub id'
             )
-        found = load_series(data, **how)
+        with self._heard():
+            found = load_series(data, **how)
         config = fitting.fitted(found, str(self.model), holdout, steps)
         config = fitting.changed(config, train={"seed": seed}, sampling=self._sampling)
         config = with_settings(config, settings)
@@ -192,8 +199,9 @@ class Forecaster:
         for line in found.lines():
             if line != found.told:
                 warnings.warn(line, JaxlvWarning, stacklevel=2)
-        inputs = sources.load_inputs(config, given=replace(found, notes=()))
-        training.train(config, folder, inputs=inputs, begin=self._begin)
+        with self._heard():
+            inputs = sources.load_inputs(config, given=replace(found, notes=()))
+            training.train(config, folder, inputs=inputs, begin=self._begin)
         self.run = run.load_run(folder)
         self.model = folder
         self.sampler = api.open_model(folder, pays=self._pays).with_sampling(**self._sampling)
@@ -245,7 +253,7 @@ class Forecaster:
         )  # fmt: skip
         for note in windows.notes:
             warnings.warn(note, JaxlvWarning, stacklevel=2)
-        with self._metered() as models, self._begin("forecasts", len(windows.windows) * len(models)) as bar:
+        with self._heard(), self._metered() as models, self._begin("forecasts", len(windows.windows) * len(models)) as bar:
             done = dict.fromkeys(models, 0)
 
             def on_batch(name: str, count: int) -> None:
@@ -271,11 +279,14 @@ def split(reading: Reading) -> tuple[dict[str, Any], Handling]:
     return rest, Handling(**handled)
 
 
+TELLER = Teller(lambda text: print(f"jaxlv: {text}", file=sys.stderr))
+
+
 class Told(Lines):
     """Tells on the standard error how far a piece of work is, if it takes long."""
 
     def __init__(self, label: str, total: int):
-        super().__init__(label, total, lambda text: print(f"jaxlv: {text}", file=sys.stderr))
+        super().__init__(label, total, TELLER.say)
 
     def update(self, done: int, facts: str = "") -> None:
         """Shows nothing of work that ends before its first line."""

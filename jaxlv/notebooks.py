@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
+from jaxlv.activity import heard_by
 from jaxlv.data import dynamics
 from jaxlv.data.loading import load_series
 from jaxlv.data.observations import Observations
-from jaxlv.front import Reading, Told, split
+from jaxlv.front import TELLER, Reading, Told, split
 from jaxlv.results.exploration import Exploration
 from jaxlv.results.record import Id
 from jaxlv.studies import explore as exploring
@@ -73,4 +74,6 @@ def explore(
         (4, 30, ('prey', 'predator'))
     """
     how, handling = split(reading)
-    return exploring.explore(data, Path(out), ids=series, tokenizer=tokenizer, handling=handling, begin=Told, **how)
+    look = exploring.Look(series, tokenizer)
+    with heard_by(TELLER):
+        return exploring.explore(data, Path(out), look, handling=handling, begin=Told, **how)

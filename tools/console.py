@@ -7,19 +7,23 @@ import hashlib
 import inspect
 import json
 import re
+import shutil
 import sys
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
 
+from jaxlv.activity import heard_by
 from jaxlv.errors import WHOLE, JaxlvError, printable
 from jaxlv.runs import endings
 from jaxlv.storage import streams
-from jaxlv.studies.progress import Lines
+from jaxlv.studies.progress import Lines, Teller
 
 if TYPE_CHECKING:
     from jaxlv.results.quantities import Quantity
@@ -71,7 +75,7 @@ OPTION = Parameter(negative=(), allow_repeating=True, show_default=_shown_defaul
 def say(text: str = "") -> None:
     """Prints a line about what a verb does, unless --quiet is set; with --json on standard error."""
     if not CALL.quiet:
-        print(text, file=sys.stderr if CALL.json else sys.stdout, flush=True)
+        TELLER.say(text)
 
 
 def shown(rows: Sequence[Any], *columns: Quantity) -> str:
@@ -142,11 +146,13 @@ def _run(function: Callable[..., Result], prints: bool) -> Callable[..., None]:
         purpose, way_on = purpose_of(function.__name__, bound.arguments), functools.partial(_way_on, bound.arguments)
         vars(CALL).update(chosen, purpose=purpose, way_on=way_on)
         endings.shorten_others()
-        from jaxlv.runs import devices  # loads JAX
+        with nullcontext() if CALL.quiet else TELLER("loading JAX"):
+            from jaxlv.runs import devices
 
         devices.compute_with_care()
         devices.keep_compiled_programs()
-        found = function(*arguments, **named)
+        with heard_by(None if CALL.quiet else TELLER):
+            found = function(*arguments, **named)
         print(json.dumps(found.tree, indent=1)) if CALL.json else say(found.text)
         streams.check_printed(prints or CALL.json)
         if found.fault is not None:
@@ -203,8 +209,53 @@ def _way_on(bound: Mapping[str, Any]) -> str:
 # -------------------------------------------------------------------------------------------------------- progress
 
 
+def _print(text: str) -> None:
+    print(text, file=sys.stderr if CALL.json else sys.stdout, flush=True)
+
+
+class Activity(Teller):
+    """Tells what is being done: on a terminal in a line on standard error that is rewritten each second, or beside the bar;
+    elsewhere in plain lines.
+    """
+
+    bar: Any = None  # the open Progress that has a bar
+    shown = False
+
+    def say(self, text: str) -> None:
+        """Prints a line; the one that is rewritten makes room."""
+        self._clear()
+        super().say(text)
+
+    def tell(self, words: str, soon: bool, ended: threading.Event) -> None:
+        """Tells `words` until `ended` is set."""
+        if not sys.stderr.isatty():
+            return super().tell(words, soon, ended)
+        began = time.monotonic()
+        while soon and not ended.wait(1.0):
+            text = f"{printable(words)} {time.monotonic() - began:.0f} s"
+            if self.bar:
+                self.bar.fact(text)
+            else:
+                self.shown = True
+                _redraw(text[: shutil.get_terminal_size().columns - 1])
+        self._clear()
+
+    def _clear(self) -> None:
+        if self.shown:
+            self.shown = False
+            _redraw("")
+
+
+def _redraw(text: str) -> None:
+    streams.Bare(sys.stderr).write(f"\r\x1b[2K{text}")
+    sys.stderr.flush()
+
+
+TELLER = Activity(_print)
+
+
 class Progress(Lines):
-    """A progress bar with loss, tokens/s and remaining time; plain lines if standard output is not a terminal."""
+    """A progress bar with loss, tokens/s and time on standard error; plain lines if that is not a terminal."""
 
     _bar: Any = None
 
@@ -212,21 +263,30 @@ class Progress(Lines):
         super().__init__(label, total, say)
 
     def __enter__(self) -> Progress:
-        if sys.stdout.isatty() and not (CALL.quiet or CALL.json):
+        if sys.stderr.isatty() and not (CALL.quiet or CALL.json):
             from rich import progress
             from rich.console import Console
 
             shape = ("{task.description}", progress.BarColumn(), "{task.completed:.0f}/{task.total:.0f}")
-            facts = (progress.TextColumn("{task.fields[facts]}"), progress.TimeRemainingColumn())
-            bare: Any = streams.Bare(sys.stdout)
-            self._bar = progress.Progress(*shape, *facts, console=Console(file=bare))
+            facts = (
+                progress.TimeElapsedColumn(),
+                progress.TimeRemainingColumn(),
+                progress.TextColumn("{task.fields[facts]}"),
+            )
+            bare: Any = streams.Bare(sys.stderr)
+            shared = sys.stdout.isatty()  # else what is printed meanwhile belongs to a file or another program
+            self._bar = progress.Progress(*shape, *facts, console=Console(file=bare), redirect_stdout=shared)
             self._task = self._bar.add_task(self.label, total=self.total, facts="")
             self._bar.start()
-        return self
+            TELLER.bar = self
+            return self
+        return super().__enter__()
 
     def __exit__(self, *_: object) -> None:
         if self._bar:
+            TELLER.bar = None
             self._bar.stop()
+        super().__exit__()
 
     def update(self, done: int, facts: str = "") -> None:
         """Shows that `done` of `total` are done."""
@@ -237,7 +297,11 @@ class Progress(Lines):
 
     def note(self, text: str) -> None:
         """Shows a line that stays."""
-        if self._bar:
+        if self._bar and sys.stdout.isatty():
             self._bar.console.print(text)
         else:
             super().note(text)
+
+    def fact(self, text: str) -> None:
+        """Shows beside the bar what is being done."""
+        self._bar.update(self._task, facts=text)

@@ -39,9 +39,8 @@ def explore(
     from jaxlv.report.exploration import format_facts
     from jaxlv.studies import explore as study
 
-    result = study.explore(
-        data, out, ids=series, tokenizer=tokenizer, lengths=context_lengths, begin=Progress, overwrite=overwrite
-    )
+    look = study.Look(series, tokenizer, context_lengths)
+    result = study.explore(data, out, look, begin=Progress, overwrite=overwrite)
     places = f"tables, figures: {out}\nreport:          {out / 'report.html'}"
     return Result(f"\n{format_facts(result)}\n\n{places}", {"folder": str(out), **result.tree()})
 

@@ -18,7 +18,7 @@ from jaxlv.config import EvaluateConfig
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError
 from jaxlv.forecasting import metrics
-from jaxlv.forecasting.baselines import baselines_for
+from jaxlv.forecasting.baselines import baselines_for, in_turn
 from jaxlv.forecasting.evaluate import truth_of
 from jaxlv.forecasting.request import Request
 from jaxlv.forecasting.sampler import Forecast, Sampler
@@ -81,7 +81,7 @@ def draw(
 
         forecasts[name] = forecaster(series, Request.of(config), on_batch=report)
     points = {name: forecast.median() for name, forecast in forecasts.items()}
-    for name, baseline in baselines_for(series).items():
+    for name, baseline in in_turn(baselines_for(series)):
         points[name] = baseline(context_NCV, config.horizon)
     return Drawn(series, config.context, truth_NHV, forecasts, points)
 

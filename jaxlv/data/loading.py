@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from jaxlv.activity import doing
 from jaxlv.data.clock import Clock
 from jaxlv.data.columns import observed
 from jaxlv.data.contents import joined, of_arrays, of_list, of_named
@@ -72,7 +73,8 @@ def _read(data: Any, choice: Choice, memory_cap: int) -> Observations:
     if isinstance(data, SeriesSet):
         return _of_set(data)
     if isinstance(data, (str, os.PathLike)):
-        return _of_file(Path(data), choice, memory_cap)
+        with doing(f"reading {Path(data).name}"):
+            return _of_file(Path(data), choice, memory_cap)
     frame = _frame(data)
     if frame is not None:
         return observed(frame, "frame", choice)

@@ -9,10 +9,11 @@ paper xu) are reproduced to within 2 %; `tests/test_baselines.py` checks them.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
+from jaxlv.activity import doing
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError
 from jaxlv.forecasting import odefit
@@ -178,6 +179,13 @@ def baselines_for(series: SeriesSet) -> dict[str, Baseline]:
         if equations is None or len(series.variables) == 2:
             found[name + ORACLE * (equations is not None and equations == series.system)] = baseline
     return found
+
+
+def in_turn(found: Mapping[str, Baseline]) -> Iterator[tuple[str, Baseline]]:
+    """Yields the name and function of each baseline, and tells which one is computed until the next is asked for."""
+    for number, (name, baseline) in enumerate(found.items(), 1):
+        with doing(f"baselines: {number} of {len(found)}, {name}"):
+            yield name, baseline
 
 
 def _cycle(context_NCV: np.ndarray, shortest_lag: int = 5) -> np.ndarray:

@@ -18,7 +18,7 @@ from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError, JaxlvWarning, briefly
 from jaxlv.flops.ledger import BudgetExceeded
 from jaxlv.forecasting import metrics
-from jaxlv.forecasting.baselines import baselines_for
+from jaxlv.forecasting.baselines import baselines_for, in_turn
 from jaxlv.forecasting.conformal import Bands, fit_bands
 from jaxlv.forecasting.likelihood import nats_per_value
 from jaxlv.forecasting.origins import by_length
@@ -88,7 +88,7 @@ def evaluate(
         rows.append(row)
     for place, forecaster in enumerate(forecasters.values()):
         rows[place] = replace(rows[place], **likelihood_measures(forecaster, series, config))
-    for name, baseline in baselines_for(series).items():
+    for name, baseline in in_turn(baselines_for(series)):
         try:
             point_NHV = by_length(baseline, context_NCV, series.first_N, config.horizon)
         except JaxlvError as fault:

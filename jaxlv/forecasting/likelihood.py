@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlv.activity import compiling
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError, all_finite
 from jaxlv.forecasting.sampler import Sampler
@@ -90,7 +91,8 @@ def future(ids: np.ndarray, begin: int, length: int, side: str = "right") -> Win
 
 def _metered(forecaster: Sampler, windows: Windows) -> np.ndarray:
     batch, length = windows.ids_ML.shape
-    with forecaster.spending("validation", batch=batch, length=length, head="alphabet", loss="tokens"):
+    paid = forecaster.spending("validation", batch=batch, length=length, head="alphabet", loss="tokens")
+    with paid, compiling("the likelihoods", forecaster.model, "lora" in forecaster.variables, batch, length):
         return np.asarray(token_nll(forecaster.model, forecaster.variables, windows, forecaster.alphabet.ids_A), float)
 
 

@@ -21,6 +21,7 @@ import numpy as np
 import psutil
 from flax import traverse_util
 
+from jaxlv.activity import doing
 from jaxlv.config import Kernel, ModelSettings
 from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.model import hub
@@ -61,7 +62,8 @@ def load_pretrained(
         raise JaxlvError("unknown attention", expected=" or ".join(get_args(Kernel)), found=repr(attention))
     folder = resolve(folder_or_hub_id, revision)
     model = Qwen2(ModelConfig.from_folder(folder), jnp.dtype(dtype), attention, str(folder))
-    return model, read_params(folder, model)
+    with doing(f"loading the weights of {folder.name}"):
+        return model, read_params(folder, model)
 
 
 def base_of(settings: ModelSettings) -> Path:

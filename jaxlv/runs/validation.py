@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxlv.activity import compiling
 from jaxlv.config import CodecConfig, DataConfig, RunConfig, TrainConfig, WindowConfig
 from jaxlv.errors import all_finite
 from jaxlv.flops.ledger import Meter
@@ -87,7 +88,8 @@ def measured(texts: Texts, trained: Any, frozen: Any, meter: Meter | None = None
     config, inputs, windows = texts.config, texts.inputs, texts.validation_windows
     step = _validation_step(inputs.model, alphabet_of(config, inputs))
     batches = -(-windows.number // config.train.batch_size)
-    with meter.spend("validation", count=batches) if meter else NO_METER:
+    paid = meter.spend("validation", count=batches) if meter else NO_METER
+    with paid, compiling("the validation", id(step), config.train.batch_size, windows.ids_ML.shape[1]):
         record = losses(step, trained, frozen, windows, config.train)
     if config.train.forecast_series:
         lora = frozen["lora"] if trained is None else overlay.join(trained, frozen)["lora"]

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlv.activity import compiling
 from jaxlv.config import COUNT, EvaluateConfig, SamplingConfig
 from jaxlv.errors import JaxlvError, NotFinite
 from jaxlv.model.qwen2 import Qwen2, Segment, features, project
@@ -120,11 +121,12 @@ def generate(
         return Drawn(ids_SNC, broken_SN, int(drawn.iterations))
 
     parts = np.split(np.arange(count), parallel_parts(count))
-    if len(parts) == 1:
-        results = [part(parts[0])]
-    else:
-        with ThreadPoolExecutor(len(parts)) as pool:
-            results = list(pool.map(part, parts))
+    with compiling("the generation of texts", model, how, alphabet.end_ids, ids_SP.shape, grammar is None):
+        if len(parts) == 1:
+            results = [part(parts[0])]
+        else:
+            with ThreadPoolExecutor(len(parts)) as pool:
+                results = list(pool.map(part, parts))
     ids_SNC, broken_SN = (np.concatenate([result[i] for result in results]) for i in range(2))
     _check_finite(ids_SNC, broken_SN, prompts.names, int(alphabet.ids_A[SYMBOLS.index(";")]))
     return Generated(ids_SNC, (ids_SNC >= 0).sum(-1), max(result.iterations for result in results))

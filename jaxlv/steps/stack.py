@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlv.activity import doing
 from jaxlv.config import RunConfig, config_tree, laid_over
 from jaxlv.errors import JaxlvError
 from jaxlv.lora import overlay
@@ -154,7 +155,8 @@ class Stack:
         """
         width = min(at_once or len(self), len(self))
         while True:
-            compiled = self.step(width).lower(self.state, self.frozen, batch).compile()
+            with doing(f"compiling the train step of {width} runs (once per shape, then cached)"):
+                compiled = self.step(width).lower(self.state, self.frozen, batch).compile()
             needed = memory_of(compiled)
             if needed <= memory:
                 return compiled

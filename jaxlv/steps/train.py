@@ -21,6 +21,7 @@ import numpy as np
 import optax
 import optax.contrib
 
+from jaxlv.activity import compiling
 from jaxlv.config import OptimizerConfig
 from jaxlv.errors import JaxlvError
 from jaxlv.lora import overlay
@@ -302,7 +303,8 @@ def steps(
         return known - before
 
     for number in range(int(np.min(state.step)), last):
-        state, metrics = train_step(state, frozen, batches(number))
+        with compiling("the train step", id(train_step)):
+            state, metrics = train_step(state, frozen, batches(number))
         step = Step(number + 1, state, metrics, lap)
         yield step
         if step.known:

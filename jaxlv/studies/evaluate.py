@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxlv.activity import doing
 from jaxlv.config import EvaluateConfig, config_tree
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError
@@ -16,7 +17,7 @@ from jaxlv.forecasting.evaluate import LEVELS, check_fits, choose_temperature, f
 from jaxlv.forecasting.evaluate import evaluate as measure
 from jaxlv.forecasting.origins import Origins
 from jaxlv.forecasting.panels import panels
-from jaxlv.forecasting.sampler import Sampler
+from jaxlv.forecasting.sampler import Forecast, Sampler
 from jaxlv.memory import peak_memory
 from jaxlv.report import evaluation, page
 from jaxlv.results.record import id_of
@@ -231,6 +232,14 @@ def evaluate_to(
     settled: Any = {"temperature_chosen_on": fitted.temperature, "conformal": fitted.conformal, **fitted.origins}
     seen = tuple(subject.seen(chosen))
     measured = replace(measured, protocol=replace(measured.protocol, **settled, seen_in_training=seen))
+    with doing("writing the forecasts and the page"):
+        _write(out, subject, chosen, measured, forecasts, title)
+    return measured
+
+
+def _write(
+    out: Path, subject: Subject, chosen: SeriesSet, measured: Evaluation, forecasts: Mapping[str, Forecast], title: str
+) -> None:
     write_json(out / METRICS, measured.tree())
     for name, forecast in forecasts.items():
         forecast.write_csv(out / f"forecast_{name}.csv")
@@ -249,7 +258,6 @@ def evaluate_to(
         cost=cost,
     )
     page.write(out / REPORT, made)
-    return measured
 
 
 class _Bars(contextlib.ExitStack):

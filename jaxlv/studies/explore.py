@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,13 +39,25 @@ STAGES = ("quality", "cycles", "regimes", "text", "windows", "figures")
 CHOICE = "The first two series of the file, and the first of every other regime by rule."
 
 
+@dataclass(frozen=True)
+class Look:
+    """Says what is shown: series by their ids, the first two, and the first of every other regime, if None; the tokens of a
+    `tokenizer` (Hugging Face folder, "embedded", or Qwen2.5's ids of the 13 symbols if None); `lengths` of windows, in tokens.
+    """
+
+    ids: Sequence[Id] | None = None
+    tokenizer: str | None = None
+    lengths: Sequence[int] = schemes.LENGTHS
+
+
+USUALLY = Look()
+
+
 def explore(
     data: Any,
     out: Path,
+    look: Look = USUALLY,
     *,
-    ids: Sequence[Id] | None = None,
-    tokenizer: str | None = None,
-    lengths: Sequence[int] = schemes.LENGTHS,
     handling: Handling = USUAL,
     begin: Begin = Silent,
     overwrite: bool = False,
@@ -54,21 +66,19 @@ def explore(
     """Explores series, and writes tables, figures, report.html and exploration.json to a new folder `out`.
 
     `data` and `reading` are what `load_series` takes; `handling` says what is done with missing and negative values.
-    `ids` are the series that are shown: the first two, and the first of every other regime, if None. `tokenizer` is a
-    Hugging Face folder, "embedded", or None for Qwen2.5's ids of the 13 symbols. `lengths` are those of windows, in tokens.
     Of a file that cannot be used, quality.csv says what is wrong, and JaxlvError is raised; it is also raised if `out`
     exists (with `overwrite`, if it is not such a folder), if a series is unknown, or if the tokenizer is not there.
     """
-    if tokenizer not in (None, EMBEDDED) and not Path(str(tokenizer)).is_dir():
+    if look.tokenizer not in (None, EMBEDDED) and not Path(str(look.tokenizer)).is_dir():
         expected = "a Hugging Face folder, or embedded"
-        raise JaxlvError("no such folder", where="--tokenizer", expected=expected, found=tokenizer)
+        raise JaxlvError("no such folder", where="--tokenizer", expected=expected, found=look.tokenizer)
     overwrite |= _is_refusal(out)
     check_free(out, overwrite, QUALITY)
     with begin("explore", len(STAGES)) as bar:
         bar.note(f"reading {data if isinstance(data, (str, os.PathLike)) else 'series'}")
-        exploring = Exploring(_usable(data, out, handling, reading), ids, tokenizer)
+        exploring = Exploring(_usable(data, out, handling, reading), look.ids, look.tokenizer)
         with new_folder(out, replace=overwrite, made_by=QUALITY) as folder:
-            parts = (exploring.cycles, exploring.regimes, exploring.text, lambda: exploring.windows(lengths))
+            parts = (exploring.cycles, exploring.regimes, exploring.text, lambda: exploring.windows(look.lengths))
             for done, (stage, make) in enumerate(zip(STAGES[1:-1], parts, strict=True), 1):
                 bar.note(stage)
                 make()

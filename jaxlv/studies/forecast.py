@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxlv.activity import doing
 from jaxlv.config import EvaluateConfig, config_tree
 from jaxlv.data.clock import moment
 from jaxlv.data.observations import USUAL, Handling, Observations
@@ -73,9 +74,10 @@ def forecast(asked: Asked, out: Path, ahead: Ahead = AHEAD, begin: Begin = Silen
         made.write_csv(work / TABLE)
         settings = _settings(model, chosen, protocol, ahead, made)
         write_json(work / SETTINGS, settings.tree())
-        names = _draw_figures(made, chosen, work)
-        found = Forecasts(settings, tuple(_next(made)), names)
-        view.write_page(work / PAGE, settings, found.next, panels(made, chosen)[:DRAWN], notes)
+        with doing("drawing figures and the page"):
+            names = _draw_figures(made, chosen, work)
+            found = Forecasts(settings, tuple(_next(made)), names)
+            view.write_page(work / PAGE, settings, found.next, panels(made, chosen)[:DRAWN], notes)
         return found
 
 

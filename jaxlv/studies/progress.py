@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol
+
+from jaxlv.activity import doing
 
 
 class Bar(Protocol):
@@ -54,12 +58,14 @@ class Lines:
         self.label, self.total, self.say, self.interval = label, total, say, interval
         self.started = self.told = time.monotonic()
         self.first: int | None = None
+        self._going = contextlib.ExitStack()
 
     def __enter__(self) -> Bar:
+        self._going.enter_context(doing(self.label, soon=False))
         return self
 
     def __exit__(self, *_: object) -> None:
-        pass
+        self._going.close()
 
     def update(self, done: int, facts: str = "") -> None:
         """Shows that `done` of `total` pieces are done, and how long the rest will take."""
@@ -80,6 +86,41 @@ class Lines:
     def note(self, text: str) -> None:
         """Shows a line that stays."""
         self.say(f"{self.label}: {text}")
+
+
+class Teller:
+    """Listens to `activity.doing`, and tells it in plain lines: what has taken a second, and again after each half minute in
+    which nothing else was said.
+    """
+
+    def __init__(self, print_line: Say, first: float = 1.0, every: float = 30.0):
+        self.print_line, self.first, self.every, self.told = print_line, first, every, time.monotonic()
+
+    def say(self, text: str) -> None:
+        """Prints a line."""
+        self.told = time.monotonic()
+        self.print_line(text)
+
+    @contextlib.contextmanager
+    def __call__(self, words: str, soon: bool = True) -> Iterator[None]:
+        """Tells `words` while the body works."""
+        ended = threading.Event()
+        thread = threading.Thread(target=self.tell, args=(words, soon, ended), name="activity", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def tell(self, words: str, soon: bool, ended: threading.Event) -> None:
+        """Tells `words` until `ended` is set; runs in a thread of its own."""
+        began = time.monotonic()
+        if soon and not ended.wait(self.first):
+            self.say(f"{words} ...")
+        while not ended.wait(max(self.told + self.every - time.monotonic(), self.every / 100)):
+            if time.monotonic() - self.told >= self.every:
+                self.say(f"{words}: {time.monotonic() - began:.0f} s so far")
 
 
 def figures_told(figures: Mapping[str, float]) -> str:

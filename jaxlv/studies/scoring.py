@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxlv.config import EvaluateConfig
 from jaxlv.data.series import SeriesSet
-from jaxlv.forecasting.baselines import baselines_for
+from jaxlv.forecasting.baselines import baselines_for, in_turn
 from jaxlv.forecasting.evaluate import score
 from jaxlv.forecasting.panels import panels
 from jaxlv.forecasting.sampler import Forecast, Sampler
@@ -66,7 +66,7 @@ def baseline_rows(part: Part, chosen: SeriesSet) -> list[PartRow]:
     """Returns the baselines' rows of a part."""
     context_NCV, truth_NHV = spans(part, chosen)
     skipped, rows = int(part.shown > 0), []
-    for name, baseline in baselines_for(chosen).items():
+    for name, baseline in in_turn(baselines_for(chosen)):
         # A baseline sees whole steps alone: if the cut shows part of one, it forecasts that step too.
         point_NHV = baseline(context_NCV, part.horizon + skipped)[:, skipped:]
         row = score(name, point_NHV, truth_NHV, context_NCV, chosen)

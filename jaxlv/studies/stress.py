@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError
-from jaxlv.forecasting.baselines import baselines_for
+from jaxlv.forecasting.baselines import baselines_for, in_turn
 from jaxlv.forecasting.evaluate import score, truth_of
 from jaxlv.forecasting.request import Request
 from jaxlv.forecasting.robustness import GROUPS, Condition
@@ -82,7 +82,7 @@ def measured(condition: Condition, forecasters: Models) -> ConditionScores:
         top_N1V = TOP * forecaster.scales(given, request.context)[:, None]
         above = AboveTop((condition.truth_NHV > top_N1V).mean(), (forecast.filled() > top_N1V[:, None]).mean())
         rows.append(StressScore(**vars(row), above_top=above))
-    for name, baseline in baselines_for(given).items():
+    for name, baseline in in_turn(baselines_for(given)):
         point_NHV = baseline(context_NCV, request.horizon)
         rows.append(StressScore(**vars(score(name, point_NHV, condition.truth_NHV, context_NCV, given))))
     return ConditionScores(

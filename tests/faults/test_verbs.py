@@ -199,9 +199,9 @@ def test_streams_that_break_or_were_closed_are_led_nowhere():
 
 def test_a_bar_on_a_terminal_that_closes_goes_on():
     bar = "with Progress('x', 9) as bar: assert bar._bar; bar.update(1); os.close(master); bar.update(9); bar.note('end')"
-    terminal = "import pty; master, slave = pty.openpty(); os.dup2(slave, 1); os.close(slave)"
+    terminal = "import pty; master, slave = pty.openpty(); os.dup2(slave, 2); os.close(slave)"
     told = printing(f"{terminal}; from jaxlv.tools.console import Progress\n{bar}\nprint('y'); sys.stdout.flush()")
-    assert (told.returncode, told.stderr) == (0, "")
+    assert (told.returncode, told.stdout) == (0, "y\n")
 
 
 def test_a_run_whose_output_nobody_reads_ends_as_any_other(work, tmp_path):
