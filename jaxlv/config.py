@@ -19,8 +19,10 @@ from jaxlv.settings import (
     PATH,
     SEEDS,
     Between,
+    Either,
     Entries,
     Items,
+    Name,
     Number,
     Settings,
     Text,
@@ -41,7 +43,7 @@ STAGE = "stage"  # the section that tells `jaxlv reproduce` what a stage is; a s
 NAME, NAMES = Text(), Items(Text(), 0, 100)
 COUNT, COUNT_OR_NONE = Between(1, AXIS), Between(0, AXIS)
 SHARE, ROOM = Between(0, 1), Between(0, 1, below=True)
-IDS = Items(Between(-(2**63), 2**63 - 1))  # ids of series have 64 bits
+IDS = Items(Either(Between(-(2**63), 2**63 - 1), Text()))  # numbers of series have 64 bits
 FLOPS = Between(0, 1e30)  # a thousand times what any model has cost
 
 
@@ -73,9 +75,11 @@ class DataConfig(Settings, section="data"):
         1.0, "of the training series that are used: the first of the split's order", Between(0, 1, above=True)
     )
     stratify: bool = setting(False, "split within regimes")
-    train_ids: tuple[int, ...] = setting((), "explicit ids; given for one share, they must be given for all three", IDS)
-    validation_ids: tuple[int, ...] = setting((), "explicit ids, as data.train_ids", IDS)
-    test_ids: tuple[int, ...] = setting((), "explicit ids, as data.train_ids", IDS)
+    train_ids: tuple[Name, ...] = setting(
+        (), "explicit ids, numbers or texts; given for one share, they must be given for all three", IDS
+    )
+    validation_ids: tuple[Name, ...] = setting((), "explicit ids, as data.train_ids", IDS)
+    test_ids: tuple[Name, ...] = setting((), "explicit ids, as data.train_ids", IDS)
 
 
 @dataclass(frozen=True)

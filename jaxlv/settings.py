@@ -26,6 +26,7 @@ MOST_RUNS = 10_000  # runs of a sweep; each has a folder
 SEEDS = 2**32 - 1  # jax.random.key uses 32 bits of a seed, and NumPy's RandomState accepts no more
 TINY = float(np.finfo(np.float32).tiny)  # smaller numbers are flushed to 0 on most devices
 Number = int | float  # keeps the type it was given; a setting of type float turns a whole number into a float
+Name = int | str  # of a series: a number or a text, as it was given
 
 # ------------------------------------------------------------------------------------------- what is allowed
 
@@ -91,6 +92,22 @@ class Text:
         return f"a text of at most {self.longest} characters that print"
 
 
+@dataclass(frozen=True)
+class Either:
+    """A whole number or a text, each of which its own statement allows."""
+
+    number: Between
+    text: Text
+
+    def holds(self, value: Any) -> bool:
+        """Tells whether the value is allowed."""
+        return self.text.holds(value) if isinstance(value, str) else self.number.holds(value)
+
+    def words(self, kind: Any) -> str:
+        """Returns the phrase for errors."""
+        return f"{self.number.words(int)}, or {self.text.words(str)}"
+
+
 PATH = Text(4096)  # the longest path that Linux allows
 
 
@@ -131,7 +148,7 @@ class Entries:
         return f"a table of at most {self.most} values by name"
 
 
-Allowed = Between | Text | Items | Entries
+Allowed = Between | Text | Either | Items | Entries
 
 # ---------------------------------------------------------------------------------------------- the settings
 
@@ -275,9 +292,11 @@ def _plain(value: Any, kind: Any) -> Any:
         return dict(value) if isinstance(value, Mapping) else None
     if origin is str:
         return os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
+    if kind == Name and isinstance(value, str):
+        return str(value)
     if isinstance(value, (bool, np.bool_)):
         return bool(value) if kind is bool else None
-    if kind in (int, Number) and isinstance(value, Integral):
+    if kind in (int, Number, Name) and isinstance(value, Integral):
         return int(value)
     return _float(value) if kind in (float, Number) and isinstance(value, Real) else None
 

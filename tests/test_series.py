@@ -8,8 +8,10 @@ import h5py
 import numpy as np
 import pytest
 
+from jaxlv.config import load_config, to_toml
 from jaxlv.data import loading, series
 from jaxlv.errors import JaxlvError, JaxlvWarning
+from jaxlv.runs import sources
 from jaxlv.storage import foreign
 
 TIME_T = np.linspace(0.0, 8.0, 5)
@@ -480,6 +482,30 @@ def test_split_faults():
     assert_says(message(series.split_stratified, ids, ["a"]), "one label per series")
     assert_says(message(series.split_ids, ids, [0, 1], [2], [1]), "series twice", "found 1")
     assert_says(message(series.split_ids, ids, [0, 1], [2], [11, 12]), "not in the data", "11, 12")
+
+
+def test_a_split_names_series_by_text_or_number(tmp_path):
+    path = tmp_path / "a.toml"
+    path.write_text('[data]\ntrain_ids = ["south", 7]\nvalidation_ids = []\ntest_ids = ["north"]\n')
+    config = load_config(path)
+    assert load_config(_written(tmp_path / "b.toml", to_toml(config))) == config
+    named = series.from_arrays(some_values((4, 5, 2)), ids=["north", "south", "7", "east"])
+    parts = sources.split_series(config, named).parts()
+    assert {name: ids.tolist() for name, ids in parts.items()} == {
+        "train": ["south", "7"],
+        "validation": [],
+        "test": ["north"],
+    }
+    assert [len(named.select(ids)) for ids in parts.values() if len(ids)] == [2, 1]
+    numbered = series.from_arrays(some_values((4, 5, 2)))
+    assert_says(message(sources.split_series, config, numbered), "data.train_ids, data.test_ids", "not in the data", "south")
+    changed = load_config(path, ["data.train_ids=['west']", "data.test_ids=['north','north']"])
+    assert_says(message(sources.split_series, changed, named), "not in the data", "west")
+
+
+def _written(path, text):
+    path.write_text(text)
+    return path
 
 
 def test_duplicates_across_parts_are_found():

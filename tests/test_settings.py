@@ -24,7 +24,7 @@ from jaxlv.flops.ledger import Terms
 from jaxlv.model.attention import KERNELS
 from jaxlv.runs import sinks
 from jaxlv.runs.search import Range
-from jaxlv.settings import Between, Entries, Items, Number, Settings, Statement, Text, setting, statements
+from jaxlv.settings import Between, Either, Entries, Items, Number, Settings, Statement, Text, setting, statements
 from jaxlv.studies import from_scratch as make_base
 from jaxlv.text.codec import SCALE_RULES, Codec
 from jaxlv.tools.cli import VERBS
@@ -77,6 +77,8 @@ def good(statement: Statement) -> list[Any]:
         high = within(a.high, statement.kind, False) if a.below else a.high
         cast = int if statement.kind is int else float
         return [cast(low), cast(high), *map(cast, a.also)]
+    if isinstance(a, Either):
+        return [good(Statement(int, "", a.number))[0], *good(Statement(str, "", a.text))]
     return ["plain", "with nbsp\u00a0"] if isinstance(a, Text) else []
 
 
@@ -90,6 +92,9 @@ def bad(statement: Statement) -> list[Any]:
         if kind is float:  # allowed, but not in float32, in which 1e-40 is 0
             found += [beyond(a.low, kind, True)] * a.above + [beyond(a.high, kind, False)] * a.below + [5e-324, 1e-40]
         return found + ([1.5, 1.0] if kind is int else [])
+    if isinstance(a, Either):
+        numbers, texts = bad(Statement(int, "", a.number)), bad(Statement(str, "", a.text))
+        return [one for one in numbers if not isinstance(one, str)] + [one for one in texts if type(one) is not int]
     if isinstance(a, Text):
         return [1, True, None, b"x", ["x"], "a\x1b[2J", "a\0b", "a\nb", "a\u202eb", "a\ud800", "x" * (a.longest + 1)]
     if isinstance(a, Items):

@@ -124,9 +124,7 @@ class SeriesSet:
 
     def select(self, ids: Any) -> SeriesSet:
         """Returns the series with these ids, in the given order; raises JaxlvError, which names them, if ids are unknown."""
-        wanted = _as_ids(ids)
-        if len(wanted) and wanted.dtype.kind != self.ids_N.dtype.kind:
-            wanted = wanted.astype(str) if self.ids_N.dtype.kind == "U" else wanted
+        wanted = _as_ids(ids, self.ids_N)
         order = np.argsort(self.ids_N)
         same_kind = wanted.dtype.kind == self.ids_N.dtype.kind or not len(wanted)
         rows = order[np.searchsorted(self.ids_N, wanted, sorter=order).clip(max=len(self) - 1)] if same_kind else order[:0]
@@ -311,15 +309,18 @@ def _clock(time_T: np.ndarray, count: int, steps: bool) -> Clock:
     return Clock("number", step, np.full(count, time_T[0]), Form("integer" if whole else "number"))
 
 
-def _as_ids(ids: Any) -> np.ndarray:
-    """Returns ids as whole numbers or as texts. Raises JaxlvError if they are something else."""
+def _as_ids(ids: Any, like: np.ndarray | None = None) -> np.ndarray:
+    """Returns ids as whole numbers or as texts; numbers as texts if the ids that they are chosen from, `like`, are texts.
+
+    Raises JaxlvError if they are something else.
+    """
     array = np.asarray(ids)
-    if array.ndim == 1 and array.size and (array.dtype.kind == "U" or all(isinstance(one, str) for one in array.tolist())):
-        return array.astype(str)
-    if array.ndim != 1 or (array.size and (array.dtype.kind not in "iu" or array.max() > np.iinfo(np.int64).max)):
+    are_texts = bool(array.size) and (array.dtype.kind == "U" or all(isinstance(one, str) for one in array.ravel().tolist()))
+    are_whole = not array.size or (array.dtype.kind in "iu" and array.max() <= np.iinfo(np.int64).max)
+    if array.ndim != 1 or not (are_texts or are_whole):
         expected = "a list of whole numbers below 2**63, or of texts"
         raise JaxlvError("these are not series ids", expected=expected, found=f"{array.dtype} of shape {array.shape}")
-    return array.astype(np.int64)
+    return array.astype(str if are_texts or (like is not None and like.dtype.kind == "U") else np.int64)
 
 
 @dataclass(frozen=True)
@@ -337,9 +338,10 @@ class Split:
 
 def split_ids(ids: Any, train: Any, validation: Any, test: Any, where: Any = "train, validation, test") -> Split:
     """Returns the split with exactly these ids; raises JaxlvError if an id is unknown or given twice."""
-    split = Split(_as_ids(train), _as_ids(validation), _as_ids(test))
+    known = _as_ids(ids)
+    split = Split(*(_as_ids(part, known) for part in (train, validation, test)))
     chosen = np.concatenate(list(split.parts().values()))
-    unknown = np.setdiff1d(chosen, _as_ids(ids))
+    unknown = np.setdiff1d(chosen, known) if chosen.dtype.kind == known.dtype.kind else chosen
     if len(unknown):
         raise JaxlvError("the split names series that are not in the data", where=where, found=shortened(unknown.tolist()))
     values, counts = np.unique(chosen, return_counts=True)
@@ -461,7 +463,7 @@ def check_disjoint(series_set: SeriesSet, split: Split) -> None:
                     where=series_set.source.get("path"),
                     hint="drop duplicates before splitting",
                 )
-            own[key] = part, int(i)
+            own[key] = part, i.item()
         seen |= own
 
 

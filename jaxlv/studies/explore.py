@@ -42,7 +42,7 @@ CHOICE = "The first two series of the file, and the first of every other regime 
 @dataclass(frozen=True)
 class Look:
     """Says what is shown: series by their ids, the first two, and the first of every other regime, if None; the tokens of a
-    `tokenizer` (Hugging Face folder, "embedded", or Qwen2.5's ids of the 13 symbols if None); `lengths` of windows, in tokens.
+    `tokenizer`: a Hugging Face folder, "embedded", or Qwen2.5's ids of the 13 symbols if None; `lengths` of windows, tokens.
     """
 
     ids: Sequence[Id] | None = None

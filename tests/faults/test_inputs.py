@@ -108,6 +108,7 @@ def test_texts_name_the_key_and_say_what_is_wrong(tmp_path):
             "data.train_ids, data.test_ids: the split names series that are not in the data",
         ),
         ({"train_ids": [0], "test_ids": [0]}, "data.train_ids, data.test_ids: the split names series twice; found 0"),
+        ({"train_ids": ["north"], "test_ids": [1]}, "data.train_ids, data.test_ids: the split names series that are not"),
     ):
         assert refused(sources.split_series, build_config(RunConfig, {"data": tree}), data).startswith(said)
     assert refused(resolve, "").startswith("'': no such model folder")
