@@ -23,7 +23,7 @@ from jaxlv.activity import heard_by
 from jaxlv.errors import WHOLE, JaxlvError, printable
 from jaxlv.runs import endings
 from jaxlv.storage import streams
-from jaxlv.studies.progress import Lines, Teller
+from jaxlv.studies.progress import Bar, Lines, Teller
 
 if TYPE_CHECKING:
     from jaxlv.results.quantities import Quantity
@@ -262,7 +262,7 @@ class Progress(Lines):
     def __init__(self, label: str, total: int):
         super().__init__(label, total, say)
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Bar:
         if sys.stderr.isatty() and not (CALL.quiet or CALL.json):
             from rich import progress
             from rich.console import Console

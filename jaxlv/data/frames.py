@@ -182,7 +182,12 @@ def _typed(table: pd.DataFrame, choice: Choice, where: Any, notes: list[str]) ->
 
 def _of_objects(column: pd.Series, name: str, as_ids: bool, where: Any) -> pd.Series | None:
     """Returns a column of objects as numbers, dates or texts; None if it has others."""
-    cells = [_cell(one) for one in column.tolist()]
+    cells = column.tolist()
+    if all(one is None or type(one) is str for one in cells):  # each text is looked at once
+        kept = {one: _cell(one) for one in {*cells}}
+        cells = [kept[one] for one in cells]
+    else:
+        cells = [_cell(one) for one in cells]
     known = [one for one in cells if one is not None]
     if all(isinstance(one, bool) for one in known):
         return pd.Series([None if one is None else str(one) for one in cells], dtype=object)

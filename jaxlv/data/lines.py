@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import collections
 import csv
 import gzip
 import io
@@ -17,6 +18,7 @@ from jaxlv.errors import JaxlvError
 from jaxlv.storage.door import opened
 
 LINE = 1 << 16  # characters in a line
+BLOCK = 1 << 18  # characters that are split at once
 DELIMITERS = (",", ";", "\t", "|", " ")
 MOST_JOINED = 50  # lines that a quoted cell may go on for
 COMMENTS = ("#", "%", "//", "!")
@@ -64,14 +66,39 @@ class Text:
         self.file.__exit__(*fault)
 
 
+class Ahead:
+    """A stream of text of which many lines can be looked at before they are read."""
+
+    def __init__(self, stream: Any):
+        self.stream, self.number = stream, 0  # the lines that were read
+        self._lines: collections.deque[str] = collections.deque()
+
+    def many(self) -> list[str]:
+        """Returns the next lines, which `skip` or `readline` read; none at the end of the stream."""
+        if not self._lines and (text := self.stream.read(BLOCK)):
+            rest = "" if text.endswith("\n") else self.stream.readline(LINE)
+            self._lines.extend(io.StringIO(text + rest, newline="\n"))
+        return list(self._lines)
+
+    def skip(self) -> None:
+        """Reads what `many` returned."""
+        self.number += len(self._lines)
+        self._lines.clear()
+
+    def readline(self, limit: int) -> str:
+        """Returns the next line; a part of it, if it is longer."""
+        line = self._lines.popleft() if self._lines else self.stream.readline(limit)
+        self.number += bool(line)
+        return line
+
+
 def lines_of(
-    stream: Any, path: Path, delimiters: Sequence[str], comments: list[str] | None = None
+    stream: Any, path: Path, delimiters: Sequence[str], comments: list[str] | None = None, number: int = 0
 ) -> Iterator[tuple[int, str]]:
     """Yields (number, line) for every line that is not empty and not a comment; the comments above the first are kept.
 
-    A quoted cell may go on in the next line; the number is then that of its first line.
+    A quoted cell may go on in the next line; the number is then that of its first line. `number` lines were read before.
     """
-    number = 0
     while line := stream.readline(LINE):
         first = number = number + 1
         while line.count('"') % 2 and any(width_of(line, one) == 0 for one in delimiters) and len(line) < LINE:

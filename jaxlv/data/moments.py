@@ -89,7 +89,7 @@ def parsed(times: Any, where: Any, word: str) -> list[Parsed]:
     codes, cells = pd.factorize(column.astype(str).str.strip())  # each text is read once
     _, rows = np.unique(codes, return_index=True)
     column = pd.Series(cells)
-    found = _digits(column, where, word) if column.str.fullmatch(NUMBER.pattern).all() else _texts(column, rows, where, word)
+    found = _digits(column, where, word) if _all(NUMBER, column) else _texts(column, rows, where, word)
     return [one._replace(values=one.values[codes]) for one in found]
 
 
@@ -162,9 +162,8 @@ def _texts(column: pd.Series, rows: np.ndarray, where: Any, word: str) -> list[P
     for kind in (_quarters, _weeks, _seasons):
         if (special := kind(column)) is not None:
             return [special]
-    zones = column.str.extract(ZONE.pattern)[0]
     found = []
-    if zones.notna().all():
+    if ZONE.search(column.iloc[0]) and (zones := column.str.extract(ZONE.pattern)[0]).notna().all():
         bare = column.str.replace(ZONE.pattern, "", regex=True)
         if zones.nunique() == 1:  # the same all through: it is written again as it is
             tail = column[0][len(bare[0]) :]
@@ -180,6 +179,11 @@ def _texts(column: pd.Series, rows: np.ndarray, where: Any, word: str) -> list[P
         )
     _check_century(found, column, rows, where, word)
     return [one for i, one in enumerate(found) if not any(one.values.equals(other.values) for other in found[:i])]
+
+
+def _all(shape: re.Pattern[str], column: pd.Series) -> bool:
+    """Tells whether all texts have a shape."""
+    return all(map(shape.fullmatch, column))  # ends at the first that has not
 
 
 def _formats(column: pd.Series) -> list[Parsed]:
@@ -255,10 +259,10 @@ def _months(years: Any, months: Any) -> pd.DatetimeIndex:
 
 def _quarters(column: pd.Series) -> Parsed | None:
     """Returns quarters: 2015Q1, 2015-Q1, Q1 2015."""
-    if column.str.fullmatch(QUARTER.pattern).all():
+    if _all(QUARTER, column):
         parts = column.str.extract(QUARTER.pattern)
         return Parsed(_months(parts[0], 3 * parts[2].astype(int) - 2), Form("quarter", "{year}" + parts[1][0] + "{quarter}"))
-    if column.str.fullmatch(QUARTER_FIRST.pattern).all():
+    if _all(QUARTER_FIRST, column):
         parts = column.str.extract(QUARTER_FIRST.pattern)
         text = parts[0][0] + "{quarter}" + parts[2][0] + "{year}"
         return Parsed(_months(parts[3], 3 * parts[1].astype(int) - 2), Form("quarter", text))
@@ -267,7 +271,7 @@ def _quarters(column: pd.Series) -> Parsed | None:
 
 def _weeks(column: pd.Series) -> Parsed | None:
     """Returns weeks as ISO 8601 counts them, 2015-W04, by their Mondays."""
-    if not column.str.fullmatch(WEEK.pattern).all():
+    if not _all(WEEK, column):
         return None
     parts = column.str.extract(WEEK.pattern)
     moments = pd.to_datetime(parts[0] + "-W" + parts[2].str.zfill(2) + "-1", format="%G-W%V-%u", errors="coerce")
@@ -276,7 +280,7 @@ def _weeks(column: pd.Series) -> Parsed | None:
 
 def _seasons(column: pd.Series) -> Parsed | None:
     """Returns years that begin within a year, 1900/01, by the first; the second follows it."""
-    if not column.str.fullmatch(SEASON.pattern).all():
+    if not _all(SEASON, column):
         return None
     parts = column.str.extract(SEASON.pattern)
     first, second = parts[0].astype(int), parts[2].astype(int)
