@@ -252,14 +252,27 @@ def test_var_is_bounded_where_the_fit_explodes():
     assert (forecast >= 2 * low - high - 1e-9).all()
 
 
-def test_var_takes_zeros_at_its_stated_floor():
-    context = np.random.default_rng(0).uniform(0.5, 2, (1, 30, 2))
-    floored = context.copy()
-    context[0, 7, 0] = 0
-    floored[0, 7, 0] = 1e-6 * context[0, :, 0].mean()
-    np.testing.assert_allclose(var_on_logs(context, 9), var_on_logs(floored, 9), rtol=1e-5)
-    floored[0, 7, 0] *= 3  # not raised itself
-    assert np.abs(np.log(var_on_logs(context, 9) / var_on_logs(floored, 9))).max() > 1e-3
+def test_var_takes_zeros_as_half_of_the_least_value_above():
+    context = np.random.default_rng(0).poisson(3, (2, 30, 2)) * np.array([2.0, 5.0])
+    context[0, 7, 0] = context[1, 3:9, 1] = 0
+    raised = context.copy()
+    for n in range(2):
+        for v in range(2):
+            raised[n, :, v][context[n, :, v] == 0] = (1.0, 2.5)[v]  # the least counts above zero are 2 and 5
+    assert context[context > 0].reshape(-1).min() == 2 and (context == 0).any(axis=1).all()
+    np.testing.assert_allclose(var_on_logs(context, 9), var_on_logs(raised, 9), rtol=1e-12)
+    raised[0, 7, 0] *= 1.5
+    assert np.abs(np.log(var_on_logs(context, 9) / var_on_logs(raised, 9))).max() > 1e-3
+
+
+def test_counts_with_zeros_do_not_explode():
+    """A forecast stays within the range of the logarithms, widened by itself: of counts from 1/2 to 40, below 80 times 40."""
+    counts = np.random.default_rng(1).poisson(4, (50, 25, 2)).astype(float)
+    counts[:, 3, 0] = 40
+    forecast = var_on_logs(counts, 200)
+    assert np.isfinite(forecast).all() and forecast.max() <= 40 * 80 * (1 + 1e-9)
+    assert np.abs(forecast[:, :10].mean() - counts.mean()) < 0.5 * counts.mean()
+    assert np.isfinite(var_on_logs(np.zeros((1, 12, 2)), 5)).all()
 
 
 def test_faults_are_one_line():

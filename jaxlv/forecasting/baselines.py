@@ -89,8 +89,11 @@ def var_on_logs(context_NCV: np.ndarray, horizon: int, order: int = 3, ridge: fl
     2005, New Introduction to Multiple Time Series Analysis, ch. 3).
 
     A fitted system may be unstable. Before the next step is taken, each forecast logarithm is therefore limited to the
-    context's range, widened by that range on either side. Zeros have no logarithm, so values are first raised to 1e-6 of the
-    variable's mean in the context. Raises JaxlvError if a value is negative, or if the context has at most `order` steps.
+    context's range, widened by that range on either side. Zeros have no logarithm: each is taken as half of the variable's
+    least value above zero in the context, as values below a limit of detection are (Hornung and Reed 1990, Appl. Occup.
+    Environ. Hyg. 5, 46). A far smaller floor would widen the range, and with it the limits, by orders of magnitude.
+
+    Raises JaxlvError if a value is negative, or if the context has at most `order` steps.
     """
     context_NCV = _checked(context_NCV, horizon)
     steps = context_NCV.shape[1]
@@ -201,8 +204,9 @@ def _cycle(context_NCV: np.ndarray, shortest_lag: int = 5) -> np.ndarray:
 def _logs(context_NCV: np.ndarray, what: str) -> np.ndarray:
     if (context_NCV < 0).any():
         raise JaxlvError(f"{what} needs values of at least 0", found=f"{context_NCV.min():g}")
-    floor_N1V = np.maximum(1e-6 * context_NCV.mean(axis=1, keepdims=True), np.finfo(float).tiny)
-    return np.log(np.maximum(context_NCV, floor_N1V))
+    least_N1V = np.where(context_NCV > 0, context_NCV, np.inf).min(axis=1, keepdims=True)
+    floor_N1V = np.where(np.isfinite(least_N1V), least_N1V / 2, np.finfo(float).tiny)  # of zeros alone nothing is known
+    return np.log(np.where(context_NCV > 0, context_NCV, floor_N1V))
 
 
 def _checked(context_NCV: np.ndarray, horizon: int) -> np.ndarray:
