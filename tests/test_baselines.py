@@ -266,7 +266,7 @@ def test_var_takes_zeros_as_half_of_the_least_value_above():
 
 
 def test_counts_with_zeros_do_not_explode():
-    """A forecast stays within the range of the logarithms, widened by itself: of counts from 1/2 to 40, below 80 times 40."""
+    """A forecast stays in the range of the logarithms, widened by itself: of counts from 1/2 to 40, below 80 times 40."""
     counts = np.random.default_rng(1).poisson(4, (50, 25, 2)).astype(float)
     counts[:, 3, 0] = 40
     forecast = var_on_logs(counts, 200)

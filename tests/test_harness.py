@@ -25,6 +25,7 @@ from lm_eval.api.registry import get_model
 
 from jaxlv.integrations import harness
 from jaxlv.integrations.harness import JaxlvLM, before_and_after, measure
+from tests.programs import jaxlv as jaxlv_program
 from tests.test_probe import CHATML, DEFAULTS, TEXT, save_tokenizer
 
 SIZES: dict[str, Any] = {"hidden_size": 32, "head_dim": 8, "num_hidden_layers": 2, "max_position_embeddings": 256}
@@ -267,3 +268,19 @@ def test_another_way_to_draw_is_refused(ours):
         with pytest.raises(JaxlvError, match=r"another way to draw|nothing that can be continued"):
             ours.generate_until(requests("generate_until", [("x", how)]))
     assert harness.ANSWER == 256
+
+
+def test_the_program_measures_tasks_and_keeps_nothing_if_they_cannot_run(base, tasks, tmp_path):
+    command = ["probe", base, "--max-new-tokens", 4, "--task-folder", tasks, "--out", tmp_path / "out"]
+    wrong = jaxlv_program(*command, "--tasks", "jaxlv_choise")
+    assert wrong.code == 2 and wrong.err.splitlines()[-1].startswith("jaxlv: jaxlv_choise: no task of that name")
+    assert "did you mean jaxlv_choice?" in wrong.err
+    (tasks / "lost.yaml").write_text(TASKS["text"].replace("_text", "_lost") + SOURCE.format(path=tmp_path / "gone.jsonl"))
+    lost = jaxlv_program(*command, "--tasks", "jaxlv_lost")
+    assert lost.code == 2 and "jaxlv_lost: the harness cannot run these tasks" in lost.err.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+    done = jaxlv_program(*command, "--tasks", "jaxlv_choice", "--limit", 2)
+    assert done.code == 0, done.err
+    assert "jaxlv_choice: acc_norm_stderr" in done.out and (tmp_path / "out" / "report.html").is_file()
+    found = json.loads((tmp_path / "out" / "tasks.json").read_text())["untuned"]["jaxlv_choice"]
+    assert found == pytest.approx(measure(str(base), "jaxlv_choice", include=tasks, limit=2)["jaxlv_choice"])

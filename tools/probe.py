@@ -10,11 +10,11 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from jaxlv.config import EvaluateConfig
-from jaxlv.errors import JaxlvError
+from jaxlv.errors import WHOLE, JaxlvError
 from jaxlv.report import terminal
 from jaxlv.report.table import Table, words
 from jaxlv.results.quantities import Quantity
-from jaxlv.storage.files import write_json
+from jaxlv.storage.files import check_free, write_json
 from jaxlv.tools.console import CALL, Progress, Result, made, say, verb
 from jaxlv.tools.options import Drawn, Names, Settings, given, setting, whole
 
@@ -78,11 +78,13 @@ def probe(
         raise JaxlvError("needs lm-evaluation-harness", where="--tasks", hint='pip install "jaxlv[harness]"')
     how = (max_new_tokens, given(sampling), generation_defaults, set, seed)
     asked = study.Questions(run_or_model, prompts, *how, text, window, stride or 0, batch)
+    if out:
+        check_free(out, overwrite, study.RESULT)
+    found = measured(run_or_model, tasks, include=task_folder, limit=limit) if tasks else {}  # before anything is written
     result = study.probe(asked, out, purpose=CALL.purpose, begin=Progress, say=say, overwrite=overwrite)
     lines, tree = [f"\n{report.format_answers(result)}\n\n{report.summary(result)}"], {"result": result.tree()}
     if tasks:
-        found = measured(run_or_model, tasks, include=task_folder, limit=limit)
-        lines.append(f"\n{terminal.table(table_of(found))}")
+        lines.append(f"\n{terminal.table(table_of(found), width=WHOLE, longest=WHOLE)}")
         tree["tasks"] = found
     if not out:
         return Result("\n".join(lines), tree)

@@ -12,6 +12,7 @@ Axes: B rows of a batch, L tokens of a row.
 
 from __future__ import annotations
 
+import difflib
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -26,7 +27,7 @@ from lm_eval.api.registry import register_model
 
 from jaxlv.api import open_model
 from jaxlv.config import SamplingConfig
-from jaxlv.errors import JaxlvError, all_finite
+from jaxlv.errors import JaxlvError, all_finite, printable
 from jaxlv.forecasting.sampler import Sampler
 from jaxlv.lora.adapters import load_adapter
 from jaxlv.model.qwen2 import Qwen2, features
@@ -249,15 +250,28 @@ def measure(
         The metrics of each task, by their names in the harness.
 
     Raises:
-        JaxlvError: if the model cannot be read.
+        JaxlvError: if a task is unknown or fails, or if the model cannot be read.
     """
     from lm_eval.evaluator import simple_evaluate
     from lm_eval.tasks import TaskManager
 
-    lm = model if isinstance(model, JaxlvLM) else JaxlvLM(model, **model_args)
     names = [tasks] if isinstance(tasks, str) else list(tasks)
+    if include is not None and not Path(include).is_dir():
+        raise JaxlvError("no such folder", where=include, expected="a folder with task files of the harness")
     manager = TaskManager(include_path=None if include is None else str(include))
-    found = simple_evaluate(lm, tasks=names, task_manager=manager, limit=limit, log_samples=False)
+    for name in names:
+        if not manager.match_tasks([name]):
+            near = difflib.get_close_matches(name, manager.all_tasks, 1)
+            hint = f"did you mean {near[0]}?" if near else "lm-eval ls tasks lists them; --task-folder adds others"
+            raise JaxlvError("no task of that name", where=name, expected="a task of lm-evaluation-harness", hint=hint)
+    lm = model if isinstance(model, JaxlvLM) else JaxlvLM(model, **model_args)
+    try:
+        found = simple_evaluate(lm, tasks=names, task_manager=manager, limit=limit, log_samples=False)
+    except (JaxlvError, MemoryError):
+        raise
+    except Exception as fault:  # of the harness, of what reads its data, or of the net
+        what = f"{type(fault).__name__}: {printable(fault, 300)}"
+        raise JaxlvError("the harness cannot run these tasks", where=", ".join(names), found=what) from fault
     return {} if found is None else dict(found["results"])
 
 
