@@ -43,17 +43,31 @@ def open_model(
 ) -> Sampler:
     """Opens a model as a `Sampler`: the model with everything that turns series into forecasts.
 
-    `model` is a run folder, a model folder, a hub id, "embedded", what `load_pretrained` returned (with or without an
-    overlay after it), or a model bound to its variables. `adapter` is a folder in PEFT's format, which is laid over the
-    model. Series are written as `codec` says, by default in the form that the run or the adapter was trained on. `settings`
-    say how a named model computes. The alphabet is taken from the model's folder, or from the folder `tokenizer`; a model
-    without a folder has the alphabet of Qwen2.5 or of the embedded base, depending on the size of its vocabulary. Raises
-    JaxlvError if something is missing or does not fit.
+    A model without a folder has the alphabet of Qwen2.5 or of the embedded base, depending on the size of its vocabulary.
+    If a run has a budget, its work is reserved in its ledger, in the phase "evaluation".
 
-    If a run has a budget, its work is reserved in its ledger, in the phase "evaluation", and raises BudgetExceeded if it
-    does not fit. If `pays` is False, nothing is reserved, and a warning says so.
+    Args:
+        model: a run folder, a model folder, a hub id, "embedded", what `load_pretrained` returned (with or without an
+            overlay after it), or a model bound to its variables.
+        adapter: a folder in PEFT's format, which is laid over the model.
+        codec: how series are written; in the form that the run or the adapter was trained on if None.
+        settings: how a named model computes.
+        tokenizer: the folder that says which tokens are digits; the model's own if None.
+        pays: if False, nothing is reserved of a run's budget, and a warning says so.
 
-    Call the result with a SeriesSet and a `jaxlv.Request`: open_model("embedded")(series, Request(50, 50, 20)).
+    Returns:
+        A `Sampler`. Called with a set of N series and a `jaxlv.Request` it returns a `Forecast`, whose samples have the axes
+        (N, S, H, V): samples, steps ahead, variables; in the units of the data.
+
+    Raises:
+        JaxlvError: if something is missing or does not fit; BudgetExceeded, which is one, if a budget is too small.
+
+    Example:
+        >>> import jaxlv
+        >>> series = jaxlv.simulate(series=2, steps=20).ready().series
+        >>> sampler = jaxlv.open_model("embedded")
+        >>> sampler(series, jaxlv.Request(context=16, horizon=2, samples=3)).samples_NSHV.shape
+        (2, 3, 2, 2)
     """
     for name, given, kinds in (("adapter", adapter, PATHS), ("tokenizer", tokenizer, PATHS), ("codec", codec, Codec)):
         if not isinstance(given, (type(None), kinds)):  # type: ignore[arg-type]
@@ -144,14 +158,33 @@ def forecast(
     arrays: bool = False,
     **settings: Unpack[Options],
 ) -> pd.DataFrame | Forecast:
-    """Returns forecasts of the `horizon` steps after each series: a frame, or the samples themselves if `arrays`.
+    """Forecasts the steps after each series, in one call.
 
-    `series` is an array (T, V) or (N, T, V) in raw units, a frame with the columns prey and predator (and series, time), a
-    file, or a SeriesSet; the model sees every step, or the last `context` steps. The frame has a row for each series, step,
-    time, variable and statistic (median, mean, quantiles, samples) with its raw value. `Forecast.samples_NSHV` has the axes
-    (N, S, H, V); steps that a sample did not complete are NaN. Further keywords: `adapter`, `codec`, `tokenizer` and `pays`
-    as in `open_model`; `batch_series` (8), the number of series decoded together; temperature, top_k, top_p,
-    repetition_penalty and grammar as in the config. Raises JaxlvError if an argument is unknown or does not fit.
+    Args:
+        model: what `open_model` takes.
+        series: what `load_series` takes: an array (T, V) of T steps and V variables, or (N, T, V) of N series, a frame, a
+            file, ...
+        horizon: steps ahead.
+        samples: trajectories of each series.
+        context: the last steps that the model is given; all of them if None.
+        seed: of the samples.
+        arrays: whether the samples themselves are returned.
+        **settings: `adapter`, `codec`, `tokenizer` and `pays` as in `open_model`; `batch_series` (8), the number of series
+            decoded together; temperature, top_k, top_p, repetition_penalty and grammar as in the config.
+
+    Returns:
+        A frame with a row for each series, step, time, variable and statistic (median, mean, quantiles, samples), with its
+        value in the units of the data; or with `arrays` a `Forecast`, whose `samples_NSHV` have the axes (N, S, H, V), NaN
+        for steps that a sample did not complete.
+
+    Raises:
+        JaxlvError: if an argument is unknown or does not fit.
+
+    Example:
+        >>> import jaxlv, numpy as np
+        >>> series = np.array([[30, 4], [47.2, 6.1], [70.2, 9.8], [77.4, 35.2]])
+        >>> jaxlv.forecast("embedded", series, horizon=2, samples=3, arrays=True).samples_NSHV.shape
+        (1, 3, 2, 2)
     """
     for name in settings:
         if name not in Options.__annotations__:

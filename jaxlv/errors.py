@@ -45,6 +45,21 @@ class JaxlvError(Exception):
 
     The line is printable and at most `WHOLE` characters long, whatever it is made of. Programs print ``str(error)`` and exit
     with code 2; only ``--debug`` shows a traceback.
+
+    Args:
+        what: what is wrong.
+        where: the file, argument or setting.
+        expected: what would be right.
+        found: what is there.
+        hint: what to do next.
+
+    Example:
+        >>> import jaxlv
+        >>> try:
+        ...     jaxlv.simulate(preset="rabbits")
+        ... except jaxlv.JaxlvError as fault:
+        ...     print(fault.what)
+        unknown preset
     """
 
     def __init__(

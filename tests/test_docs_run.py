@@ -6,6 +6,7 @@ import ast
 import doctest
 import importlib
 import importlib.util
+import inspect
 import json
 import os
 import re
@@ -130,7 +131,15 @@ def test_the_examples_of_the_python_names_print_what_they_say(name):
         found = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(examples)
         assert not found.failed, examples.name
         ran += found.attempted
-    assert ran >= 3 or name not in ("Forecaster", "load_series")
+    assert ran >= 2
+    sections = {"Args:": True, "Returns:": not isinstance(thing, type), "Raises:": thing is not JaxlvError, "Example:": True}
+    missing = [heading for heading, needed in sections.items() if needed and f"\n{heading}\n" not in inspect.getdoc(thing)]
+    assert not missing
+    given = set(inspect.signature(thing).parameters) - {"self"}
+    told = set(
+        re.findall(r"^    \*{0,2}(\w+): ", inspect.getdoc(thing).partition("\nArgs:\n")[2].partition("\n\n")[0], re.M)
+    )
+    assert told == given
 
 
 def test_the_site_takes_only_pages_and_links_that_are_there():

@@ -14,8 +14,22 @@ SETTINGS = {name: name for name in ("context", "horizon", "samples", "seed")} | 
 class Request:
     """Forecasts of `horizon` steps from step `context` on: `samples` of each series, `batch` series decoded together.
 
-    If `shown` > 0, the prompt also contains the first `shown` characters of the next step. The samples finish that step; it
-    is discarded and the forecast starts one step later. Raises JaxlvError if a number is not allowed.
+    Args:
+        context: steps from the start of the series that the model is given.
+        horizon: steps ahead.
+        samples: trajectories of each series.
+        seed: of the samples.
+        batch: series that are decoded together.
+        shown: if above 0, the prompt also contains so many characters of the next step. The samples finish that step; it is
+            discarded and the forecast starts one step later.
+
+    Raises:
+        JaxlvError: if a number is not allowed.
+
+    Example:
+        >>> import jaxlv
+        >>> jaxlv.Request(context=50, horizon=10, samples=20).start
+        50
     """
 
     context: int

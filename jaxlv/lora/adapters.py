@@ -116,17 +116,39 @@ def write_peft(folder: Path, lora: Mapping[str, Any], config: LoraConfig, origin
 
 
 def load_adapter(folder: str | Path, model: Qwen2, base: str | Path | None = None) -> Tree:
-    """Reads an adapter in PEFT's format as a float32 overlay: `model.apply({"params": params, "lora": lora}, ids_BT)`.
+    """Reads an adapter in PEFT's format as an overlay.
 
     Plain LoRA on any of the seven projections, rank 1 to 256, any positive alpha, both also by module (`rank_pattern`,
     `alpha_pattern`), rsLoRA, a trained LM head (`modules_to_save`), files of 16- or 32-bit floats. Which modules are adapted
-    is read from the tensors' names, and must be what the settings say. `base` is the model's name or folder. JaxlvWarnings
-    tell if the adapter was made for a base of another name, if names are not PEFT's own, if files beside it are not read,
-    and if it repeats tensors of the base, which are dropped.
+    is read from the tensors' names, and must be what the settings say. JaxlvWarnings tell if the adapter was made for a base
+    of another name, if names are not PEFT's own, if files beside it are not read, and if it repeats tensors of the base,
+    which are dropped.
 
-    Raises JaxlvError if a tensor is missing, unexpected, of another shape than the base's or not finite, if one of the
-    base's was changed that an overlay cannot hold (the embedding), if the adapter uses what is not implemented (DoRA, ...),
-    or if it would change nothing.
+    Args:
+        folder: the adapter: adapter_config.json and adapter_model.safetensors.
+        model: the model that it is laid over, from `load_pretrained`.
+        base: the model's name or folder, if it is known.
+
+    Returns:
+        The overlay in float32, a tree: of each adapted projection A (rank, fan_in), B (fan_out, rank) and the scale by which
+        B A is multiplied. The logits (B, T, V) are `model.apply({"params": params, "lora": lora}, ids_BT)`.
+
+    Raises:
+        JaxlvError: if a tensor is missing, unexpected, of another shape than the base's or not finite, if one of the base's
+            was changed that an overlay cannot hold (the embedding), if the adapter uses what is not implemented (DoRA, ...),
+            or if it would change nothing.
+
+    Example:
+        >>> import jax, jaxlv, tempfile
+        >>> from jaxlv.config import LoraConfig
+        >>> from jaxlv.lora.adapters import Origin, save_peft
+        >>> model, params = jaxlv.load_pretrained("embedded")
+        >>> lora = jaxlv.init_lora(jax.random.key(0), params, LoraConfig(rank=2))
+        >>> lora["lm_head"]["bias"] += 0.5  # as if it had been trained
+        >>> folder = tempfile.mkdtemp() + "/adapter"
+        >>> save_peft(folder, lora, LoraConfig(rank=2), Origin("embedded"))
+        >>> jaxlv.load_adapter(folder, model)["lm_head"]["bias"].shape
+        (16,)
     """
     folder = Path(folder)
     config = read_config(folder)

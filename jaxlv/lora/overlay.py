@@ -26,10 +26,32 @@ Tree = dict[str, Any]
 
 
 def init_lora(key: jax.Array, params: Mapping[str, Any], config: LoraConfig) -> Tree:
-    """Returns a fresh overlay in float32: A normal with std 1 / sqrt(fan_in) (He et al. 2015 for a linear unit), B zero.
+    """Makes a fresh overlay: A is normal with std 1 / sqrt(fan_in) (He et al. 2015 for a linear unit), B zero.
 
     As B is zero, the logits are the base's. The head's bias starts at zero, a trainable head at the base's own weights. With
-    a tied embedding such a head becomes untied. Raises JaxlvError for a target that is not one of the seven projections.
+    a tied embedding such a head becomes untied.
+
+    Args:
+        key: of the random numbers, from `jax.random.key`.
+        params: the parameters of the base, from `load_pretrained`.
+        config: rank, alpha, targets, dropout and head.
+
+    Returns:
+        The overlay in float32, a tree: of each target projection A (rank, fan_in), B (fan_out, rank) and the scale by which
+        B A is multiplied; of the head, if it trains, its bias (V,) or weight (V, D).
+
+    Raises:
+        JaxlvError: for a target that is not one of the seven projections.
+
+    Example:
+        >>> import jax, jaxlv, numpy as np
+        >>> from jaxlv.config import LoraConfig
+        >>> model, params = jaxlv.load_pretrained("embedded")
+        >>> lora = jaxlv.init_lora(jax.random.key(0), params, LoraConfig(rank=2))
+        >>> ids = np.array([[1, 2, 3]])
+        >>> with_overlay, base = (model.apply(one, ids) for one in ({"params": params, "lora": lora}, {"params": params}))
+        >>> bool((with_overlay == base).all())
+        True
     """
     targets = normalise_targets(config.targets)
     flat = traverse_util.flatten_dict(dict(params))

@@ -48,13 +48,27 @@ CARRIED = (
 def load_pretrained(
     folder_or_hub_id: str | Path = "embedded", dtype: str = "float32", attention: str = "xla", revision: str | None = None
 ) -> tuple[Qwen2, dict[str, Any]]:
-    """Returns (model, params) of a Qwen2.5 checkpoint: a folder, a Hugging Face hub id, or "embedded" for the base shipped
-    here.
+    """Loads a Qwen2.5 checkpoint. Each tensor is converted and placed before the next is read.
 
-    Call the model as `model.apply({"params": params}, ids_BT) -> logits_BTV`. `dtype` ("float32" or "bfloat16") is the type
-    of the weights in memory and of the matrix products. Each tensor is converted and placed before the next is read. Raises
-    JaxlvError for another architecture, missing, unexpected or duplicate keys, wrong shapes, types other than F32/F16/BF16,
-    and values that are not finite.
+    Args:
+        folder_or_hub_id: a folder in Hugging Face's format, a hub id, or "embedded" for the base that comes with jaxlv.
+        dtype: "float32" or "bfloat16", of the weights in memory and of the matrix products.
+        attention: "xla", "blocked" or "cudnn"; see docs/settings.md, model.attention.
+        revision: commit, tag or branch of a hub id.
+
+    Returns:
+        The model and its parameters, a tree whose paths are the checkpoint's keys. Token ids (B, T) of B texts of T tokens
+        give logits (B, T, V) over the V tokens of the vocabulary: `model.apply({"params": params}, ids_BT)`.
+
+    Raises:
+        JaxlvError: for another architecture, missing, unexpected or duplicate keys, wrong shapes, types other than F32, F16
+            and BF16, and values that are not finite.
+
+    Example:
+        >>> import jaxlv, numpy as np
+        >>> model, params = jaxlv.load_pretrained("embedded")
+        >>> model.apply({"params": params}, np.array([[1, 2, 3]])).shape
+        (1, 3, 16)
     """
     if dtype not in ("float32", "bfloat16"):
         raise JaxlvError("unknown dtype", expected="float32 or bfloat16", found=repr(dtype))
