@@ -123,7 +123,7 @@ def test_programs_tell_it_unless_they_are_quiet(monkeypatch, tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("a,b\n1,2\n3,4\n")
     refused = jaxlv("explore", path, "--out", tmp_path / "x", "--tokenizer", ".")
-    assert refused.code == 2 and words == ["loading JAX", "(explore)", "reading a.csv", "reading a.csv"]
+    assert refused.code == 2 and words == ["(loading JAX)", "(explore)", "reading a.csv", "reading a.csv"]
     words.clear()
     jaxlv("explore", path, "--out", tmp_path / "x", "--tokenizer", ".", "--quiet")
     assert not words

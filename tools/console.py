@@ -146,7 +146,7 @@ def _run(function: Callable[..., Result], prints: bool) -> Callable[..., None]:
         purpose, way_on = purpose_of(function.__name__, bound.arguments), functools.partial(_way_on, bound.arguments)
         vars(CALL).update(chosen, purpose=purpose, way_on=way_on)
         endings.shorten_others()
-        with nullcontext() if CALL.quiet else TELLER("loading JAX"):
+        with nullcontext() if CALL.quiet else TELLER("loading JAX", sys.stderr.isatty()):
             from jaxlv.runs import devices
 
         devices.compute_with_care()

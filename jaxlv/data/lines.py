@@ -18,7 +18,7 @@ from jaxlv.errors import JaxlvError
 from jaxlv.storage.door import opened
 
 LINE = 1 << 16  # characters in a line
-BLOCK = 1 << 18  # characters that are split at once
+BLOCK = 1 << 16  # characters that are split at once: their cells take forty times as many bytes
 DELIMITERS = (",", ";", "\t", "|", " ")
 MOST_JOINED = 50  # lines that a quoted cell may go on for
 COMMENTS = ("#", "%", "//", "!")

@@ -31,6 +31,7 @@ TEXT = 64  # bytes that a cell of text takes
 NUMERIC = 12  # bytes that a number takes, half of the time beside its copy
 ROW = 32  # bytes that a row takes in addition: its line, its place among the times
 MOST_COLUMNS = 2000
+MOST_HELD = 10_000  # texts that are kept once each; more, as dates, hardly repeat
 TEXTS = ("text", "adorned")
 PLAIN = frozenset("0123456789.+-eE")
 BLANKS = " \t\r\x0b\x0c\x1c\x1d\x1e\x1f"  # what `strip` takes from text in ASCII
@@ -58,7 +59,7 @@ class _Column:
         return self.known_text or self.texts > 0 or (self.as_ids and self.apart)
 
     def take(self, cells: Sequence[str], lines: Sequence[int], path: Path, form: Form, held: dict[str, str]) -> None:
-        """Takes the cells of some rows, which stand in these lines; `held` are texts, each of which is there once."""
+        """Takes the cells of some rows, which stand in these lines; `held` are texts that are kept once."""
         before = self.is_text
         plain = None if form.thousands else _plain(cells)
         if plain is not None:
@@ -74,7 +75,7 @@ class _Column:
             self.late = len(self.values) > 0
             self.values = []
         if self.is_text:
-            kept = {cell: None if is_missing(cell) else held.setdefault(cell, cell) for cell in {*cells}}
+            kept = {cell: None if is_missing(cell) else _once(cell, held) for cell in {*cells}}
             self.values += map(kept.__getitem__, cells)
         else:
             self.values.extend((_as_number(cell, form) for cell in cells) if plain is None else plain)
@@ -244,6 +245,11 @@ def _plain(cells: Sequence[str]) -> array | None:
         with contextlib.suppress(ValueError):
             return array("d", map(float, cells))
     return None
+
+
+def _once(cell: str, held: dict[str, str]) -> str:
+    """Returns the text that is equal to a cell, if it is among the first of the file: each of these is kept once."""
+    return held.setdefault(cell, cell) if len(held) < MOST_HELD else held.get(cell, cell)
 
 
 def _kind(cell: str, form: Form) -> str:

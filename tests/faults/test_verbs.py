@@ -201,7 +201,7 @@ def test_a_bar_on_a_terminal_that_closes_goes_on():
     bar = "with Progress('x', 9) as bar: assert bar._bar; bar.update(1); os.close(master); bar.update(9); bar.note('end')"
     terminal = "import pty; master, slave = pty.openpty(); os.dup2(slave, 2); os.close(slave)"
     told = printing(f"{terminal}; from jaxlv.tools.console import Progress\n{bar}\nprint('y'); sys.stdout.flush()")
-    assert (told.returncode, told.stdout) == (0, "y\n")
+    assert (told.returncode, told.stdout) == (0, "x: end\ny\n")  # what stays goes to the output that is left
 
 
 def test_a_run_whose_output_nobody_reads_ends_as_any_other(work, tmp_path):
