@@ -61,8 +61,9 @@ class DataConfig(Settings, section="data"):
     time: str = setting("", 'column of times; "" = found by its name', NAME)
     columns: tuple[str, ...] = setting((), "variables, in this order; every other column of numbers if none", NAMES)
     separate: bool = setting(False, "make each variable a series of its own")
-    missing: Literal["interpolate", "drop", "error"] = setting(
-        "interpolate", "missing values: interpolate them, drop the steps before the last of them, or refuse the file"
+    missing: Literal["interpolate", "mark", "drop", "error"] = setting(
+        "interpolate",
+        "missing values: interpolate them, mark them in the text, drop the steps before the last one, or refuse the file",
     )
     negative: Literal["shift", "error"] = setting("shift", "values below zero: shift their variable, or refuse the file")
     bad_series: Literal["error", "drop"] = setting(

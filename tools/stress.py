@@ -8,7 +8,7 @@ from typing import Annotated
 from jaxlv.tools.console import Progress, Result, made, verb
 from jaxlv.tools.options import Ids, Protocol, asked, whole
 
-GROUPS = "noise,missing steps,context,origin,amplitude,regime,simulated"
+GROUPS = "noise,missing steps,marked gaps,context,origin,amplitude,regime,simulated"
 
 
 def stress(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ from jaxlv.data.clock import Clock, moment
 from jaxlv.data.series import FAULTS, NO_COLUMNS, Layout, SeriesSet, first_place
 from jaxlv.errors import JaxlvError
 
-Missing = Literal["interpolate", "drop", "error"]
+Missing = Literal["interpolate", "mark", "drop", "error"]
 Negative = Literal["shift", "error"]
 FLATTENS = 200.0  # times the next largest value: with two decimals, the rest is then written with one digit or none
 CODES = (-99, -999, -9999, -99999, -99.9, -999.9, -9999.9, -99.99, -999.99, -9999.99, -88, -888, -8888, -77, -777, -7777)
@@ -33,8 +33,9 @@ MARGIN = 0.5  # of the range of a context, that a shift leaves below its least v
 class Handling:
     """What is done with values that a forecast cannot see as they are.
 
-    missing: "interpolate" between the values around a gap (beyond the ends: the nearest), "drop" the steps before the last
-    gap, or "error"; negative: "shift" each variable above zero, or "error".
+    missing: "interpolate" between the values around a gap (beyond the ends: the nearest), "mark" it as an empty field of the
+    text, and interpolate for what cannot read gaps, "drop" the steps before the last gap, or "error"; negative: "shift" each
+    variable above zero, or "error".
     """
 
     missing: Missing = "interpolate"
@@ -42,7 +43,8 @@ class Handling:
 
     def __post_init__(self) -> None:
         """Raises JaxlvError for other words."""
-        for name, known in (("missing", ("interpolate", "drop", "error")), ("negative", ("shift", "error"))):
+        for name, choices in (("missing", Missing), ("negative", Negative)):
+            known = get_args(choices)
             if getattr(self, name) not in known:
                 raise JaxlvError("unknown choice", where=name, expected=", ".join(known), found=repr(getattr(self, name)))
 
@@ -279,8 +281,7 @@ class Observations:
             if handling.missing == "error":
                 hint = 'missing = "interpolate" or "drop" uses the series all the same'
                 raise JaxlvError(gaps, where=self.where, hint=hint)
-            done = {"interpolate": "interpolated", "drop": "the steps before the last gap are not used"}[handling.missing]
-            notes.append(f"missing values: {done}")
+            notes.append(f"missing values: {DONE[handling.missing]}")
             if handling.missing == "interpolate" and (beyond := sum(_beyond(v[: len(v) - held]) for v in self.values)):
                 notes.append(f"{beyond} of them before the first or behind the last known value, which is repeated there")
         left_out: dict[Any, str] = {}
@@ -304,10 +305,15 @@ class Observations:
         length = max(len(one.values_TV) for one in found)
         first_N = np.array([length - len(one.values_TV) for one in found])
         values_NTV = np.full((len(found), length, len(self.variables)), np.nan)
+        missing_NTV = np.zeros(values_NTV.shape, bool)
         for i, one in enumerate(found):
             values_NTV[i, first_N[i] :] = one.values_TV
+            if one.missing_TV is not None:
+                missing_NTV[i, first_N[i] :] = one.missing_TV
         clock = self.clock.select(rows).moved(np.array([one.first for one in found]) - first_N)
         more: dict[str, Any] = {"first_N": first_N, "source": self._rows(rows).source, "layout": self.layout}
+        if missing_NTV.any():
+            more["missing_NTV"] = missing_NTV
         if self.shared_T is not None and not first_N.any() and len(self.shared_T) == length:
             more["time_T"] = self.shared_T
         return SeriesSet.observed(values_NTV, clock, self.variables, [self.ids[row] for row in rows], **more)
@@ -334,17 +340,19 @@ class _Filled(NamedTuple):
     row: int
     values_TV: np.ndarray
     first: int
+    missing_TV: np.ndarray | None = None  # of values that were filled in, and are marked in the text
 
 
 def _filled(row: int, values_TV: np.ndarray, missing: Missing, held: int) -> _Filled:
     """Returns the series; raises ValueError, which says why, if it cannot be used."""
     seen = len(values_TV) - held
-    if missing == "interpolate" and seen and np.isnan(values_TV[:seen]).all(axis=1).mean() > MOST_MISSING:
+    if FILLED[missing] is _interpolated and seen and np.isnan(values_TV[:seen]).all(axis=1).mean() > MOST_MISSING:
         raise ValueError("more than half of its steps are missing")
     filled_TV, first = FILLED[missing](values_TV[:seen])
     if len(filled_TV) < 2:
         raise ValueError(f"fewer than 2 steps ({len(filled_TV)})")
-    return _Filled(row, np.concatenate([filled_TV, values_TV[seen:]]) if held else filled_TV, first)
+    marked_TV = np.isnan(values_TV) if missing == "mark" and np.isnan(values_TV[:seen]).any() else None
+    return _Filled(row, np.concatenate([filled_TV, values_TV[seen:]]) if held else filled_TV, first, marked_TV)
 
 
 def shifts(values_NTV: np.ndarray) -> np.ndarray:
@@ -366,17 +374,23 @@ def _beyond(values_TV: np.ndarray) -> int:
     return int(((before + behind) * known_TV.any(axis=0)).sum())
 
 
-def _interpolated(values_TV: np.ndarray) -> tuple[np.ndarray, int]:
-    """Returns values without gaps, and the first step that is kept: 0. Raises ValueError if a variable has no value."""
+def interpolated(values_TV: np.ndarray) -> np.ndarray:
+    """Returns values without gaps: interpolated between those around a gap, beyond the ends the nearest. Raises ValueError
+    if a variable has no value.
+    """
     if not np.isnan(values_TV).any():
-        return values_TV, 0
+        return values_TV
     filled_TV = values_TV.copy()
     for v in range(values_TV.shape[1]):
         known = np.flatnonzero(np.isfinite(values_TV[:, v]))
         if not len(known):
             raise ValueError("a variable without any value")
         filled_TV[:, v] = np.interp(np.arange(len(values_TV)), known, values_TV[known, v])
-    return filled_TV, 0
+    return filled_TV
+
+
+def _interpolated(values_TV: np.ndarray) -> tuple[np.ndarray, int]:
+    return interpolated(values_TV), 0  # every step is kept
 
 
 def _after_the_last_gap(values_TV: np.ndarray) -> tuple[np.ndarray, int]:
@@ -389,7 +403,10 @@ def _after_the_last_gap(values_TV: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 FILLED: Mapping[Missing, Callable[[np.ndarray], tuple[np.ndarray, int]]] = {
-    "interpolate": _interpolated, "drop": _after_the_last_gap, "error": lambda values_TV: (values_TV, 0),
+    "interpolate": _interpolated, "mark": _interpolated, "drop": _after_the_last_gap, "error": lambda values: (values, 0),
+}  # fmt: skip
+DONE: Mapping[str, str] = {
+    "interpolate": "interpolated", "mark": "marked in the text", "drop": "the steps before the last gap are not used",
 }  # fmt: skip
 
 

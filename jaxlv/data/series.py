@@ -58,7 +58,8 @@ class SeriesSet:
     series share them and they are numbers, else the steps as numbers; `clock` has each series' own times. `ids_N` are whole
     numbers or texts. `shift_NV` was added to each variable of series that fall below zero, and is 0 for others.
     `source` says where they come from: "path" and "sha256" for a file, and "simulation" for simulated ones: a flat dict of
-    settings, whose item "parameters" has one float64 array of N values per name.
+    settings, whose item "parameters" has one float64 array of N values per name. `missing_NTV` says which values were
+    missing and have been filled in, if the text marks them as missing; else it is None.
     """
 
     values_NTV: np.ndarray
@@ -70,6 +71,7 @@ class SeriesSet:
     first_N: np.ndarray
     shift_NV: np.ndarray
     layout: Layout = NO_COLUMNS
+    missing_NTV: np.ndarray | None = None
 
     @classmethod
     def observed(cls, values_NTV: np.ndarray, clock: Clock, variables: Sequence[str], ids: Any, **more: Any) -> SeriesSet:
@@ -101,6 +103,14 @@ class SeriesSet:
         return [values_TV[first:] for values_TV, first in zip(self.values_NTV, self.first_N, strict=True)]
 
     @property
+    def written(self) -> list[np.ndarray]:
+        """The same as `each` as they are written in texts: NaN if a missing value is marked."""
+        if self.missing_NTV is None:
+            return self.each
+        marked_NTV = np.where(self.missing_NTV, np.nan, self.values_NTV)
+        return [values_TV[first:] for values_TV, first in zip(marked_NTV, self.first_N, strict=True)]
+
+    @property
     def raw_each(self) -> list[np.ndarray]:
         """The same in the units of the file: what was added to series below zero is taken off."""
         return [values_TV - shift_V for values_TV, shift_V in zip(self.each, self.shift_NV, strict=True)]
@@ -120,6 +130,7 @@ class SeriesSet:
             time_T=self.time_T[part],
             clock=self.clock.moved(start),
             first_N=first_N,
+            missing_NTV=None if self.missing_NTV is None else self.missing_NTV[:, part],
         )
 
     def select(self, ids: Any) -> SeriesSet:
@@ -159,6 +170,7 @@ class SeriesSet:
         return replace(
             self, values_NTV=self.values_NTV[rows], ids_N=self.ids_N[rows] if ids is None else ids, source=source,
             clock=self.clock.select(rows), first_N=self.first_N[rows], shift_NV=self.shift_NV[rows],
+            missing_NTV=None if self.missing_NTV is None else self.missing_NTV[rows],
         )  # fmt: skip
 
 

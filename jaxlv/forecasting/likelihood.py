@@ -59,8 +59,9 @@ def nats_per_value(
         )
     scales_NV = forecaster.scales(series, context)
     texts: dict[int, tuple[np.ndarray, int]] = {}  # row -> (token ids, first token of the future)
-    for row, (values_TV, alpha_V) in enumerate(zip(series.values_NTV, scales_NV, strict=True)):
-        prompt = codec.encode(values_TV[series.first_N[row] : context], alpha_V, where=f"series {series.ids_N[row]}")
+    for row, (values_TV, written_TV, alpha_V) in enumerate(zip(series.values_NTV, series.written, scales_NV, strict=True)):
+        given_TV = written_TV[: context - series.first_N[row]]
+        prompt = codec.encode(given_TV, alpha_V, where=f"series {series.ids_N[row]}", gaps=True)
         with contextlib.suppress(JaxlvError):  # its future has numbers that the format does not write
             text = prompt + codec.encode(values_TV[context : context + horizon], alpha_V)
             texts[row] = alphabet.encode(text), len(prompt)

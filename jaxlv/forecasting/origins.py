@@ -77,33 +77,40 @@ class _Window(NamedTuple):
     origin: int
     context_CV: np.ndarray
     future_HV: np.ndarray
+    missing_CV: np.ndarray | None  # of the context's values that were filled in, and are marked in the text
 
 
 def _window(series: SeriesSet, row: int, start: int, origin: int, handling: Handling) -> _Window | None:
     """Returns a window without its future; None if its context has too few steps, or a variable has no value in it."""
     if origin - start < LEAST:
         return None
+    given_CV = series.values_NTV[row, start:origin]
     try:
-        context_CV, _ = FILLED[handling.missing](series.values_NTV[row, start:origin])
+        context_CV, _ = FILLED[handling.missing](given_CV)
     except ValueError:
         return None
     if handling.missing == "error" and np.isnan(context_CV).any():
         raise JaxlvError("a value is missing", where=series.source.get("path"), hint='missing = "interpolate" or "drop"')
-    return _Window(row, origin, context_CV, context_CV) if len(context_CV) >= LEAST else None
+    missing_CV = np.isnan(given_CV) if handling.missing == "mark" else None
+    return _Window(row, origin, context_CV, context_CV, missing_CV) if len(context_CV) >= LEAST else None
 
 
 def _together(series: SeriesSet, found: list[_Window]) -> Rolling:
     longest, horizon = max(len(one.context_CV) for one in found), len(found[0].future_HV)
     rows = np.array([one.row for one in found])
     values_MTV = np.full((len(found), longest + horizon, len(series.variables)), np.nan)
+    missing_MTV = np.zeros(values_MTV.shape, bool)
     for place, one in enumerate(found):
         values_MTV[place, longest - len(one.context_CV) :] = np.concatenate([one.context_CV, one.future_HV])
+        if one.missing_CV is not None:
+            missing_MTV[place, longest - len(one.context_CV) : longest] = one.missing_CV
     shift_MV = shifts(values_MTV[:, :longest])
     clock = series.clock.select(rows).moved(np.array([one.origin - longest for one in found]))
     first_M = np.array([longest - len(one.context_CV) for one in found])
     windows = SeriesSet.observed(
         values_MTV + shift_MV[:, None], clock, series.variables, [_name(series, one.row, one.origin) for one in found],
         source=series.rows(rows).source, layout=series.layout, first_N=first_M, shift_NV=shift_MV,
+        missing_NTV=missing_MTV if missing_MTV.any() else None,
     )  # fmt: skip
     return Rolling(windows, series.ids_N[rows], longest)
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxlv.data import dynamics, series
 from jaxlv.data.dynamics import Preset, Range
+from jaxlv.data.observations import interpolated
 from jaxlv.data.series import SeriesSet
 from jaxlv.forecasting.request import Request
 
@@ -61,10 +62,15 @@ def noise(held: SeriesSet, count: int, request: Request) -> Iterator[Condition]:
         yield replace(clean, given=replace(chosen, values_NTV=values_NTV))
 
 
+def _order(chosen: SeriesSet, request: Request) -> np.ndarray:
+    """Returns the steps of each context but the last, in the order in which they go missing: (N, C - 1)."""
+    return np.argsort(np.random.default_rng(request.seed).random((len(chosen), request.context - 1)), axis=1)
+
+
 def gaps(held: SeriesSet, count: int, request: Request) -> Iterator[Condition]:
     """Yields contexts from which steps are missing, other steps in each series, never the last; nothing marks the gaps."""
     chosen, context = _first(held, count), request.context
-    order_NC = np.argsort(np.random.default_rng(request.seed).random((len(chosen), context - 1)), axis=1)
+    order_NC = _order(chosen, request)
     rest_NR = np.tile(np.arange(context - 1, chosen.values_NTV.shape[1]), (len(chosen), 1))
     for share in GAPS:
         kept_NC = np.sort(order_NC[:, round(share * context) :], axis=1)
@@ -73,6 +79,23 @@ def gaps(held: SeriesSet, count: int, request: Request) -> Iterator[Condition]:
         given = replace(chosen, values_NTV=values_NTV, time_T=chosen.time_T[: rows_NT.shape[1]])
         whole = _condition("missing steps", f"{100 * share:g} %", share, chosen, request)
         yield replace(whole, given=given, request=replace(request, context=kept_NC.shape[1] + 1))
+
+
+def marked(held: SeriesSet, count: int, request: Request) -> Iterator[Condition]:
+    """Yields the same contexts with the missing steps marked in the text; methods that cannot read gaps get interpolated
+    values there.
+    """
+    chosen, context = _first(held, count), request.context
+    order_NC = _order(chosen, request)
+    for share in GAPS:
+        missing_NT = np.zeros(chosen.values_NTV.shape[:2], bool)
+        np.put_along_axis(missing_NT, order_NC[:, : round(share * context)], True, axis=1)
+        missing_NTV = np.broadcast_to(missing_NT[..., None], chosen.values_NTV.shape)
+        known_NTV = np.where(missing_NTV, np.nan, chosen.values_NTV)
+        values_NTV = np.stack([interpolated(values_TV) for values_TV in known_NTV])
+        given = replace(chosen, values_NTV=values_NTV, missing_NTV=missing_NTV if missing_NT.any() else None)
+        whole = _condition("marked gaps", f"{100 * share:g} %", share, chosen, request)
+        yield replace(whole, given=given)
 
 
 def contexts(held: SeriesSet, count: int, request: Request) -> Iterator[Condition]:
@@ -158,6 +181,7 @@ GROUPS: Mapping[str, Callable[[SeriesSet, int, Request], Iterator[Condition]]] =
     {
         "noise": noise,
         "missing steps": gaps,
+        "marked gaps": marked,
         "context": contexts,
         "origin": origins,
         "amplitude": amplitudes,

@@ -311,18 +311,24 @@ class Sampler:
         length = min(reach, horizon)
         first = self(series, replace(request, horizon=length), on_batch=hear(0))
         past_RTV, time_C = np.repeat(series.values_NTV[:, :context], samples, axis=0), series.time_T[:context]
+        gaps_RTV = np.zeros(past_RTV.shape, bool)
+        if series.missing_NTV is not None:
+            gaps_RTV |= np.repeat(series.missing_NTV[:, :context], samples, axis=0)
         ids_R = (series.ids_N[:, None] * samples + np.arange(samples)).reshape(-1)
         parts, stops = [first.samples_NSHV], collections.Counter(first.stops)
         for part in range(1, parts_in_all):
             goes_on_R = np.isfinite(parts[-1][:, :, -1]).all(axis=-1).reshape(-1)  # samples that broke off are not continued
             fresh_RHV = np.maximum(parts[-1].reshape(rows, length, -1), least_RV[:, None])
             past_RTV = np.concatenate([past_RTV, fresh_RHV], axis=1)[:, -context:]
+            gaps_RTV = np.concatenate([gaps_RTV, np.zeros(fresh_RHV.shape, bool)], axis=1)[:, -context:]
             length = min(reach, horizon - part * reach)
             part_RHV = np.full((rows, length, past_RTV.shape[2]), np.nan)
             if goes_on_R.any():
                 again = series.rows(np.repeat(np.arange(N), samples)[goes_on_R], ids_R[goes_on_R])
                 first_N = np.zeros(len(again), int) if part else again.first_N
-                chosen = replace(again, values_NTV=past_RTV[goes_on_R], time_T=time_C, first_N=first_N)
+                missing_RTV = gaps_RTV[goes_on_R] if gaps_RTV.any() else None
+                own = {"values_NTV": past_RTV[goes_on_R], "missing_NTV": missing_RTV, "first_N": first_N}
+                chosen = replace(again, time_T=time_C, **own)
                 scales_NV = scales_RV[goes_on_R]
                 if self.codec.scale == "context":
                     scales_NV = self._scales(chosen, context, variants)[np.arange(len(chosen)), variant_R[goes_on_R]]
@@ -374,8 +380,10 @@ class Sampler:
         """Returns the prompts of each series under each of its scales, series after series."""
         R = len(scales_MV) // len(series)
         given = [
-            _Row(f"series {i}", values_TV, scales_MV[n * R + r], request.context - first)
-            for n, (i, values_TV, first) in enumerate(zip(series.ids_N, series.each, series.first_N, strict=True))
+            _Row(f"series {i}", values_TV, written_TV, scales_MV[n * R + r], request.context - first)
+            for n, (i, values_TV, written_TV, first) in enumerate(
+                zip(series.ids_N, series.each, series.written, series.first_N, strict=True)
+            )
             for r in range(R)
         ]
         texts = [self._text(row, request) for row in given]
@@ -394,7 +402,7 @@ class Sampler:
     def _text(self, row: _Row, request: Request) -> tuple[str, str]:
         """Returns the text of the context, and the characters shown of the next step: never all of them."""
         context, shown = row.context, request.shown
-        whole = self.codec.encode(row.values_TV[:context], row.alpha_V, where=row.name)
+        whole = self.codec.encode(row.written_TV[:context], row.alpha_V, where=row.name, gaps=True)
         step = self.codec.encode(row.values_TV[context : context + 1], row.alpha_V, where=row.name) if shown else ""
         return whole, step[: min(shown, len(step) - 1)] if shown else ""
 
@@ -420,6 +428,7 @@ class _Row(NamedTuple):
 
     name: str
     values_TV: np.ndarray
+    written_TV: np.ndarray  # the same, NaN if the text marks a value as missing
     alpha_V: np.ndarray
     context: int
 

@@ -18,6 +18,7 @@ WIDE = 4  # conditions of one table
 AXES = {
     "noise": "standard deviation of log-normal noise on the context",
     "missing steps": "share of the context's steps that are missing",
+    "marked gaps": "share of the context's steps that are missing, and marked as such",
     "context": "steps of context",
     "origin": "first step forecast",
     "amplitude": "factor on all populations",

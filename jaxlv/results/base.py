@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from jaxlv.results.record import Record
@@ -15,11 +15,12 @@ class CurvePoint(Record):
 
     step: int
     validation_nats_per_token: float
+    groups: Mapping[str, float] = field(default_factory=dict)  # the same of "seen" and "unseen" kinds of series
 
 
 @dataclass(frozen=True)
 class BaseTraining(Record):
-    """A base that was trained from scratch: its size, its cost, its settings as they were written, and its curve."""
+    """A base: its size, its cost, its settings as they were written, and its curve."""
 
     parameters: int
     tokens: int

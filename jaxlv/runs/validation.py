@@ -53,14 +53,14 @@ class Texts:
     def batches(self) -> Batches:
         """Returns the batches, by step."""
         t = self.config.train
-        train = self.inputs.series.select(self.inputs.split.train).each
+        train = self.inputs.series.select(self.inputs.split.train).written
         return Batches(lambda epoch: self._windows(train, (t.seed, epoch)), t.batch_size, t.accumulate, t.seed)
 
     @functools.cached_property
     def validation_windows(self) -> Windows:
         """Returns at most train.validation_windows windows of the validation series, without overlap, spread evenly."""
         config = self.config
-        held = self.inputs.series.select(self.inputs.split.validation).each
+        held = self.inputs.series.select(self.inputs.split.validation).written
         windows = self._windows(held, (config.train.seed, VALIDATION_SEED), config.windows.length)
         count = min(windows.number, config.train.validation_windows)
         return windows.rows(np.linspace(0, windows.number - 1, count).astype(int))

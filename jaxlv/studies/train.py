@@ -102,9 +102,9 @@ def described(config: RunConfig, inputs: sources.Inputs) -> Iterator[str]:
     targets = ", ".join(normalise_targets(config.lora.targets))
     begun = f"; begun from {config.lora.init}" if config.lora.init else ""
     yield f"LoRA: rank {config.lora.rank} on {targets}; head: {config.lora.head}{begun}"
-    first_TV = inputs.series.select(inputs.split.train[:1]).each[0]
+    first_TV = inputs.series.select(inputs.split.train[:1]).written[0]
     alpha_V = inputs.codec.fit(first_TV[: config.evaluate.context], first_TV)
-    text = inputs.codec.encode(first_TV[:4], alpha_V)
+    text = inputs.codec.encode(first_TV[:4], alpha_V, gaps=True)
     yield f"text: {text} -> ids {inputs.alphabet.encode(text[:10]).tolist()} ..."
 
 

@@ -1,5 +1,7 @@
 """Numbers as text and back: "1.20,1.31;0.93,0.98;" - commas separate the variables of a time step, and ";" closes each step.
 
+In a context a missing value is an empty field ("1.20,;"), and a step of which every value is missing is an empty step (";").
+
 A value x is written as x / alpha with a fixed number of decimals, as LLMTIME does (Gruver et al. 2023). `alpha` comes from a
 scale rule. Only the rule `context` and the constant of `liu` are honest in a forecast: the rules of the other papers look at
 the values to be forecast, and are marked accordingly.
@@ -12,7 +14,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -34,8 +36,8 @@ NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 
 
 def _context(context_CV, series_TV, codec):
-    """Scales each variable so that the context's maximum becomes TOP * (1 - headroom)."""
-    return context_CV.max(axis=0) / (TOP * (1.0 - codec.headroom))
+    """Scales each variable so that the context's maximum becomes TOP * (1 - headroom); missing values, NaN, do not count."""
+    return np.fmax.reduce(context_CV, axis=0) / codec.top
 
 
 def _xu(context_CV, series_TV, codec):
@@ -113,6 +115,11 @@ class Codec:
         return tuple(replace(self, headroom=headroom, headrooms=()) for headroom in self.headrooms)
 
     @property
+    def top(self) -> float:
+        """What the rule `context` maps the context's maximum to: TOP without the headroom."""
+        return TOP * (1.0 - self.headroom)
+
+    @property
     def rule(self) -> ScaleRule:
         """The rule by which scales are fitted."""
         return SCALE_RULES[self.scale]
@@ -133,7 +140,7 @@ class Codec:
             raise JaxlvError(
                 f"variable {bad} gives no scale", where=where, expected="a positive value", found=f"alpha {alpha_V[bad]}"
             )
-        most = float((np.asarray(context_CV, float) / alpha_V).max())
+        most = float(np.fmax.reduce(np.asarray(context_CV, float) / alpha_V, axis=None))
         if 0 < most < 0.5 * 10.0**-self.decimals:  # zeros themselves are written exactly
             raise JaxlvError(
                 f"every value would be written as {0:.{self.decimals}f}",
@@ -145,45 +152,58 @@ class Codec:
 
     # ------------------------------------------------------------------------------------------- text
 
-    def encode(self, values_TV: np.ndarray, alpha_V: np.ndarray, closed: bool = True, where: str = "series") -> str:
+    def encode(
+        self, values_TV: np.ndarray, alpha_V: np.ndarray, closed: bool = True, where: str = "series", gaps: bool = False
+    ) -> str:
         """Returns the text of `values_TV` (raw units); `closed` ends it with ";", as every prompt must end.
 
-        Raises JaxlvError if a value is negative or not finite, or needs more than six digits before the point.
+        With `gaps`, as in contexts, NaN is a missing value. Raises JaxlvError if any other value is negative or not finite,
+        or needs more than six digits before the point.
         """
         scaled_TV = np.asarray(values_TV, float) / alpha_V + 0.0  # -0.0 becomes 0.0: it would be written with its sign
-        if not np.isfinite(scaled_TV).all() or (scaled_TV < 0).any():
+        missing_TV = np.isnan(scaled_TV) & gaps
+        if not (np.isfinite(scaled_TV) | missing_TV).all() or (scaled_TV < 0).any():
             raise JaxlvError("the text format holds non-negative finite numbers only", where=where)
         if (scaled_TV >= 10**MAX_INTEGER_DIGITS).any():
             raise JaxlvError(
                 f"a value needs more than {MAX_INTEGER_DIGITS} digits before the point",
                 where=where,
-                found=f"{scaled_TV.max():.3g} after scaling",
+                found=f"{np.nanmax(scaled_TV):.3g} after scaling",
                 hint='use codec.scale = "context"',
             )
         steps, variables = scaled_TV.shape
+        if missing_TV.any():
+            text = ";".join(self._step(values) for values in scaled_TV.tolist())
+            return text + ";" if closed else text
         form = ";".join([",".join([f"%.{self.decimals}f"] * variables)] * steps)
         return (form + ";" if closed else form) % tuple(scaled_TV.ravel().tolist())
 
-    def decode(self, text: str, alpha_V: np.ndarray, max_steps: int | None = None) -> Decoded:
+    def _step(self, values: Sequence[float]) -> str:
+        fields = ["" if math.isnan(value) else f"{value:.{self.decimals}f}" for value in values]
+        return ",".join(fields) if any(fields) else ""
+
+    def decode(self, text: str, alpha_V: np.ndarray, max_steps: int | None = None, gaps: bool = False) -> Decoded:
         """Reads the complete time steps at the start of `text`, in raw units, and says why reading stopped.
 
         A step is complete if it holds exactly V unsigned decimal numbers and is closed by ";". Reading ends at the first
-        step that is not, so that a lost or doubled delimiter never shifts the values after it. Parsing by position is
-        different: it takes all numbers of the text in turn, as the paper xu did.
+        step that is not, so that a lost or doubled delimiter never shifts the values after it. With `gaps`, as in contexts,
+        empty fields and empty steps are read as NaN. Parsing by position is different: it takes all numbers of the text in
+        turn, as the paper xu did.
         """
         if self.parsing == "position":
             return self._decoded_by_position(text, alpha_V, max_steps)
-        steps: list[list[float]] = []
+        steps: list[list[float | None]] = []
         *closed_steps, rest = text.split(";")
         for step in closed_steps:
             if len(steps) == max_steps:
                 break
-            numbers = step.split(",")
+            numbers = step.split(",") if step or not gaps else [""] * len(alpha_V)
             if len(numbers) != len(alpha_V):
                 return self._decoded(steps, alpha_V, "wrong number of values", step)
-            if not all(NUMBER.fullmatch(number) and math.isfinite(float(number)) for number in numbers):
+            values = [math.nan if gaps and not number else _number(number) for number in numbers]
+            if None in values:
                 return self._decoded(steps, alpha_V, "not a number", step)
-            steps.append([float(number) for number in numbers])
+            steps.append(values)
         complete = max_steps is not None and len(steps) == max_steps
         return self._decoded(steps, alpha_V, "complete" if complete else "end of text", rest)
 
@@ -193,9 +213,15 @@ class Codec:
         steps = [numbers[i * len(alpha_V) : (i + 1) * len(alpha_V)] for i in range(whole)]
         return self._decoded(steps, alpha_V, "complete" if whole == max_steps else "end of text", "")
 
-    def _decoded(self, steps: list[list[float]], alpha_V: np.ndarray, stop: StopReason, at: str) -> Decoded:
+    def _decoded(self, steps: Sequence[Sequence[float | None]], alpha_V: np.ndarray, stop: StopReason, at: str) -> Decoded:
         values_TV = np.array(steps, float).reshape(-1, len(alpha_V)) * alpha_V
         return Decoded(values_TV, stop, at[:40])
+
+
+def _number(text: str) -> float | None:
+    """Returns an unsigned decimal number; None if the text is not one, or too large."""
+    value = float(text) if NUMBER.fullmatch(text) else math.inf
+    return value if math.isfinite(value) else None
 
 
 StopReason = Literal["complete", "end of text", "wrong number of values", "not a number"]

@@ -176,6 +176,15 @@ def window(ids: np.ndarray, length: int, side: str = "right", counted: int | Non
     )
 
 
+def without_gaps(windows: Windows, alphabet: Alphabet) -> Windows:
+    """Returns the windows without a loss where a value is missing, so that models read gaps but never write them: a
+    delimiter behind a delimiter has no label.
+    """
+    ends = alphabet.ids_A[[SYMBOLS.index(mark) for mark in ",;"]]
+    is_gap = np.isin(windows.ids_ML, ends) & np.isin(windows.labels_ML, ends)
+    return windows._replace(labels_ML=np.where(is_gap, IGNORED, windows.labels_ML))
+
+
 def stack(windows: Sequence[Windows], length: int) -> Windows:
     """Returns windows as three int32 arrays (M, length)."""
     parts = zip(*windows, strict=True) if windows else ([], [], [])
@@ -211,6 +220,8 @@ def make_windows(
 ) -> Windows:
     """Makes the windows of series, each (T, V) in raw units; `stride` (tokens) replaces the config's, as in validation.
 
+    NaN is a missing value, which the text marks and no label asks for.
+
     With the rule `context`, each window shows what the model will see when it forecasts: a series from one of its time steps
     on, its scale fitted on a context of config.context_steps = (least, most) steps drawn by `seed`, with one of the codec's
     headrooms. The stride is then counted in steps of nominal length (one digit before the point). With the other rules a
@@ -220,15 +231,16 @@ def make_windows(
     _check_memory(series, codec, config, stride)
     counted = _pad_id(alphabet) if config.pads == "counted" else None
     if codec.scale == "context":
-        return stack(list(_context_windows(series, codec, alphabet, config, stride, seed, counted)), config.length)
+        drawn = list(_context_windows(series, codec, alphabet, config, stride, seed, counted))
+        return without_gaps(stack(drawn, config.length), alphabet)
     semicolon = int(alphabet.ids_A[SYMBOLS.index(";")]) if config.align == "step" else None
     windows = []
     for series_TV in series:
-        text = codec.encode(series_TV, codec.fit(series_TV, series_TV), closed=semicolon is not None)
+        text = codec.encode(series_TV, codec.fit(series_TV, series_TV), closed=semicolon is not None, gaps=True)
         ids = alphabet.encode(text)
         for start in stream_starts(ids, config.length, stride, config.partial, semicolon):
             windows.append(window(ids[start:], config.length, config.side, counted))
-    return stack(windows, config.length)
+    return without_gaps(stack(windows, config.length), alphabet)
 
 
 def _check_memory(series: Sequence[np.ndarray], codec: Codec, config: WindowConfig, stride: int) -> None:
@@ -278,7 +290,7 @@ def _context_windows(series, codec, alphabet, config, stride, seed, counted):
             cut = int(generator.integers(min(least, len(rest_TV)), min(most, len(rest_TV)) + 1))
             one = variants[int(generator.integers(len(variants)))] if len(variants) > 1 else codec
             alpha_V = _scale(one, (rest_TV[:cut], rest_TV, series_TV))
-            ids = alphabet.encode(codec.encode(rest_TV[:enough], alpha_V))
+            ids = alphabet.encode(codec.encode(rest_TV[: enough + np.isnan(rest_TV).sum()], alpha_V, gaps=True))
             if start and config.partial == "drop" and len(ids) < config.length:
                 break
             yield window(ids, config.length, config.side, counted)
