@@ -25,6 +25,7 @@ VERBS = {
     "evaluate": "measure a run or a model beside the baselines, on the same series",
     "analyse": "look into a run: training, costs of tokens, errors, the scale's top, LM head, adapters, padding",
     "stress": "measure a run again under noise, gaps, short contexts, other amplitudes and systems",
+    "field": "measure a model, a pool of methods and the baselines on records of the field",
     "compare": "run the protocols of four reports, and put their figures beside ours and the baselines'",
     "probe": "ask a run, before and after tuning, what has nothing to do with forecasts",
     "reproduce": "run one of the four reported systems again, stage by stage, on one FLOP ledger",

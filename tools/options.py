@@ -164,8 +164,11 @@ class Reading:
     columns: Annotated[Names, Parameter(help="variables; every other column of numbers if not given")] = None
     separate: Annotated[bool | None, Parameter(help="make each variable a series of its own", negative="")] = None
     missing: Annotated[
-        Literal["interpolate", "drop", "error"] | None,
-        Parameter(help="missing values: interpolate them (if not given), drop the steps before the last of them, or refuse"),
+        Literal["interpolate", "mark", "drop", "error"] | None,
+        Parameter(
+            help="missing values: interpolate them (if not given), mark them in the text, drop the steps before the last, or"
+            " refuse"
+        ),
     ] = None
     negative: Annotated[
         Literal["shift", "error"] | None,

@@ -32,6 +32,7 @@ FORMATS = {
     ".dat": "text", ".gz": "gzip", ".parquet": "parquet", ".pq": "parquet", ".xlsx": "spreadsheet", ".xlsm": "spreadsheet",
     ".xls": "spreadsheet", ".ods": "spreadsheet", ".nc": "HDF5", ".nc4": "HDF5", ".mat": "HDF5", ".he5": "HDF5",
 }  # fmt: skip
+SUFFIXES = tuple(FORMATS)
 CONTENTS = {"npz archive": "zip archive", "spreadsheet": "zip archive"}
 """What the content of a kind of file is, if it is called otherwise."""
 USER_BLOCKS = (512, 1024, 2048)  # bytes that may stand before the content of HDF5, as in MATLAB's files
@@ -64,6 +65,11 @@ def read(path: Path, memory_cap: int = MEMORY_CAP, ids: str | None = None) -> di
         if kind in ("text", "gzip"):
             return _read_text(path, Room(memory_cap, path), ids)
         return READERS[kind](path, Room(memory_cap, path))
+
+
+def is_known(path: Path) -> bool:
+    """Returns whether a path is a file with the suffix of a format that is read."""
+    return path.suffix.lower() in FORMATS and path.is_file()
 
 
 def _checked_kind(path: Path, memory_cap: int) -> str:

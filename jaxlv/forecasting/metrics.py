@@ -57,7 +57,12 @@ def mase(forecast_NHV: np.ndarray, truth_NHV: np.ndarray, context_NCV: np.ndarra
 
 
 def crps(samples_NSHV: np.ndarray, truth_NHV: np.ndarray, fair: bool = True) -> np.ndarray:
-    """Returns the continuous ranked probability score from samples, mean over the steps: (N, V), smaller is better.
+    """Returns `crps_by_step`, mean over the steps: (N, V)."""
+    return crps_by_step(samples_NSHV, truth_NHV, fair).mean(axis=1)
+
+
+def crps_by_step(samples_NSHV: np.ndarray, truth_NHV: np.ndarray, fair: bool = True) -> np.ndarray:
+    """Returns the continuous ranked probability score of each step from samples: (N, H, V), smaller is better.
 
     With x the m valid samples of a step: mean_i |x_i - y| - sum_{i<j} |x_i - x_j| / (m d). If `fair`, d = m - 1, which makes
     the estimate unbiased in m (it may be slightly negative); otherwise d = m, the score of the empirical distribution. For
@@ -72,7 +77,7 @@ def crps(samples_NSHV: np.ndarray, truth_NHV: np.ndarray, fair: bool = True) -> 
     pairs_NHV = np.nansum(weights_NSHV * sorted_NSHV, axis=1)
     distance_NHV = _divide(np.nansum(np.abs(sorted_NSHV - truth_NHV[:, None]), axis=1), count_NHV)
     others_NHV = np.maximum(count_NHV - 1, 1) if fair else np.maximum(count_NHV, 1)
-    return (distance_NHV - _divide(pairs_NHV, count_NHV * others_NHV)).mean(axis=1)
+    return distance_NHV - _divide(pairs_NHV, count_NHV * others_NHV)
 
 
 def energy_score(samples_NSHV: np.ndarray, truth_NHV: np.ndarray, fair: bool = True) -> np.ndarray:

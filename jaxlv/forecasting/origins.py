@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxlv.data.observations import FILLED, USUAL, Handling, shifts
+from jaxlv.data.observations import FILLED, MOST_MISSING, USUAL, Handling, shifts
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError
 
@@ -31,21 +31,23 @@ class Rolling:
 @dataclass(frozen=True)
 class Origins:
     """Says from where series are forecast: from `count` of their steps, `every` so many steps (by default `horizon`), from
-    the `context` steps before (by default all), the last time `horizon` steps before their end.
+    the `context` steps before (by default all), the last time `horizon` steps before their end. A context has at least
+    `least` steps.
     """
 
     horizon: int
     count: int = 1
     every: int | None = None
     context: int | None = None
+    least: int = LEAST
 
 
 def rolling(series: SeriesSet, origins: Origins, handling: Handling = USUAL) -> Rolling:
     """Returns the windows of series of which values may be missing.
 
     A context has its own missing values handled, and is shifted above zero, by itself alone. Left out, with a note, are
-    windows in whose future a value is missing, and those with fewer than LEAST steps before their origin. Raises JaxlvError
-    if no window is left.
+    windows in whose future a value is missing, and those with fewer than `origins.least` steps before their origin or of
+    which more than half are missing. Raises JaxlvError if no window is left.
     """
     steps, every = series.values_NTV.shape[1], origins.every or origins.horizon
     found: list[_Window] = []
@@ -57,15 +59,18 @@ def rolling(series: SeriesSet, origins: Origins, handling: Handling = USUAL) -> 
             future_HV = series.values_NTV[row, origin : origin + origins.horizon] if origin >= start else np.zeros((0, 1))
             if np.isnan(future_HV).any():
                 gaps += 1
-            elif (one := _window(series, row, start, origin, handling)) is None:
+            elif (one := _window(series, row, start, origin, handling, origins.least)) is None:
                 short += 1
             else:
                 found.append(one._replace(future_HV=future_HV))
     if not found:
         longest, where = steps - int(series.first_N.min()), series.source.get("path")
-        expected = f"{LEAST} steps of context and {origins.horizon} of forecast, without a gap"
+        expected = f"{origins.least} steps of context and {origins.horizon} of forecast, without a gap"
         raise JaxlvError("no series is long enough", where=where, expected=expected, found=f"{longest} steps")
-    reasons = {"a value to be forecast is missing": gaps, f"fewer than {LEAST} steps stand before them": short}
+    reasons = {
+        "a value to be forecast is missing": gaps,
+        f"fewer than {origins.least} steps, or too few known ones, stand before them": short,
+    }
     notes = tuple(f"{count} windows are left out: {reason}" for reason, count in reasons.items() if count)
     return replace(_together(series, found), notes=notes)
 
@@ -80,11 +85,13 @@ class _Window(NamedTuple):
     missing_CV: np.ndarray | None  # of the context's values that were filled in, and are marked in the text
 
 
-def _window(series: SeriesSet, row: int, start: int, origin: int, handling: Handling) -> _Window | None:
-    """Returns a window without its future; None if its context has too few steps, or a variable has no value in it."""
-    if origin - start < LEAST:
+def _window(series: SeriesSet, row: int, start: int, origin: int, handling: Handling, least: int) -> _Window | None:
+    """Returns a window without its future; None if its context has too few steps, or most of them are missing."""
+    if origin - start < least:
         return None
     given_CV = series.values_NTV[row, start:origin]
+    if np.isnan(given_CV).all(axis=1).mean() > MOST_MISSING:
+        return None
     try:
         context_CV, _ = FILLED[handling.missing](given_CV)
     except ValueError:

@@ -1,0 +1,118 @@
+"""The page and the tables of `jaxlv field`: records of the field, every method on each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from jaxlv.report import terminal
+from jaxlv.report.charts import Axis, Chart, Series, rows_of, single
+from jaxlv.report.figures.evaluation import row_styles
+from jaxlv.report.format import number, percent
+from jaxlv.report.page import Block, Page, Pairs, Section, figure
+from jaxlv.report.table import NAME, Table, count, words
+from jaxlv.report.theme import MUTED
+from jaxlv.results.field import Field, FieldRecord, FieldScore, Relative
+
+SHOWN = FieldScore.columns("mae", "mase", "crps", "crps_scaled", "crps_scaled_ci95")
+BANDS = FieldScore.columns("coverage/50", "coverage/80", "coverage/95")
+OVERALL = Relative.columns("crps_relative", "coverage_80", "least_coverage_80")
+
+
+def record_table(name: str, record: FieldRecord) -> Table:
+    """Returns every method's scores on a record."""
+    caption = (
+        f"{record.windows} windows of {record.series} series: {record.context} steps of context. Errors in the units of the"
+        " record; scaled CRPS relative to the context's mean absolute value. Bold: the best."
+    )
+    return Table(f"Record {name}", caption, record.rows, [NAME, *SHOWN, *BANDS])
+
+
+def overall_table(result: Field) -> Table:
+    """Returns every method over all records."""
+    caption = (
+        f"Scaled CRPS relative to {result.best_baseline}, the best single baseline chosen afterwards: geometric mean over"
+        " records. A method without samples has its absolute error for CRPS."
+    )
+    return Table("All records", caption, result.summary, [NAME, *OVERALL])
+
+
+def record_figure(record: FieldRecord) -> Chart:
+    """Draws the scaled CRPS of every method on a record, with its interval over windows, the best on top."""
+    held = sorted((row for row in record.rows if row.crps_scaled), key=lambda row: row.crps_scaled or 0)
+    styles, series = row_styles(row.name for row in record.rows), []
+    for place, row in enumerate(held):
+        ends = ([end] for end in row.crps_scaled_ci95 or (None, None))
+        series.append(Series("mean", [place], [row.crps_scaled], *ends, colour=styles[row.name].colour, size=7))
+    keys = [Series("mean and 95 % interval over windows", low=(), colour=MUTED, size=7)]
+    axis = Axis("scaled CRPS", scale="log", tail=", logarithmic")
+    return single("dots", series, axis, rows_of([row.name for row in held]), 84 + 24 * max(len(held), 1), keys=keys)
+
+
+def summary(result: Field) -> str:
+    """Says how the model and the pool stand, in sentences."""
+    rows = {row.name: row for row in result.summary}
+    first = next((rows[name] for name in ("tuned", "untuned") if name in rows), None)
+    sentences = [f"{len(result.records)} records, {sum(one.windows for one in result.records.values())} windows."]
+    for one in filter(None, (rows.get("pool"), first)):
+        if one.crps_relative is not None:
+            inside = f"; its 80 % bands hold {percent(one.coverage_80)} %" if one.coverage_80 is not None else ""
+            sentences.append(
+                f"The {one.name if one.name == 'pool' else one.name + ' model'}'s CRPS is {number(one.crps_relative)} times"
+                f" that of {result.best_baseline}, the best single baseline{inside}."
+            )
+    return " ".join(sentences)
+
+
+def page_of(result: Field) -> Page:
+    """Returns the page of records of the field."""
+    p = result.protocol
+    settings = [
+        ("model", p.model),
+        ("context", f"{p.context} steps"),
+        ("horizon", f"{p.horizon} steps"),
+        ("origins", f"every {p.every} steps"),
+        ("samples", f"{p.samples}, of the pool {p.pool_samples}"),
+        ("seed", str(p.seed)),
+        ("missing values", p.missing),
+    ]
+    sections = [Section("All records", [overall_table(result), _windows_table(result.records)])]
+    for name, record in result.records.items():
+        label = f"Scaled CRPS on {name}"
+        blocks: list[Block] = [
+            figure(record_figure(record), label, f"{label}, every method."), record_table(name, record),
+            _weights(record.weights),
+        ]  # fmt: skip
+        sections.append(Section(name, blocks, text="; ".join(record.notes)))
+    left = [f"{name}: {reason}" for name, reason in result.left_out.items()]
+    sections.append(Section("Left out", [], text="; ".join(left)))
+    sections.append(Section("Settings", [Pairs("Settings", settings)]))
+    return Page("Forecasts of field records", summary(result), (), sections)
+
+
+def _windows_table(records: Mapping[str, FieldRecord]) -> Table:
+    rows = [
+        {"name": name, "variables": ", ".join(one.variables), "series": one.series, "windows": one.windows,
+         "context": one.context}
+        for name, one in records.items()
+    ]  # fmt: skip
+    columns = [NAME, words("variables"), count("series"), count("windows"), count("context", unit="steps")]
+    return Table("What was measured", "Records, their series and windows.", rows, columns)
+
+
+def _weights(weights: Mapping[str, float]) -> Pairs:
+    pairs = [(name, f"{percent(weight)} %") for name, weight in weights.items()]
+    return Pairs("Weights of the pool, mean over windows", pairs)
+
+
+def format_tables(result: Field) -> str:
+    """Writes every record's scores, and all records together, for a terminal."""
+    blocks = []
+    for name, record in result.records.items():
+        blocks.append(f"{name}: {record.windows} windows, {record.context} -> {result.protocol.horizon} steps")
+        blocks.append(_terminal([NAME, *SHOWN[:-1], *BANDS], record.rows))
+    blocks += ["All records:", _terminal([NAME, *OVERALL], result.summary), summary(result)]
+    return "\n\n".join(blocks)
+
+
+def _terminal(columns: Sequence, rows: Sequence) -> str:
+    return terminal.table(Table("", "", rows, columns), give_up=("mase",), grouped=True)
