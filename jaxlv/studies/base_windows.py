@@ -34,14 +34,14 @@ Series = Mapping[str, np.ndarray]  # by system or kind, values (N, T, V) float32
 
 def simulate(config: Simulated, system: str, seed: int) -> np.ndarray:
     """Returns values (N, T, V) float32 of series in which no population dies out, late, to `least` of its peak."""
+    number = math.ceil(config.shares[system] * config.number)
     if system not in dynamics.SYSTEMS:
-        return kinds.draw(system, math.ceil(config.shares[system] * config.number), config.steps, seed, config.least)
+        return kinds.draw(system, number, config.steps, seed, config.least)
     wanted = (*dynamics.SYSTEMS[system].parameters, "x0", "y0")
     bounds = {name: config.ranges[name] for name in wanted}
     ranges = {name: dynamics.Range(low, high, log=True, peaked=config.peaked) for name, (low, high) in bounds.items()}
     preset = dynamics.Preset(f"base/{system}", system, ranges, stop=config.steps - 1.0, steps=config.steps)
     solver = dynamics.Solver(method="Tsit5", rtol=1e-6, atol=1e-6)
-    number = math.ceil(config.shares[system] * config.number)
     values_NTV = dynamics.draw(preset, number, seed, solver, attempts=30).values_NTV
     late_NTV = values_NTV[:, config.steps // 2 :]
     alive_N = (late_NTV.min(axis=1) > config.least * values_NTV.max(axis=1)).all(axis=1)
@@ -74,10 +74,15 @@ def stored(config: Simulated, folder: Path) -> Series:
 
 
 class Stream:
-    """Training windows as a function of the step: series, stretch, scale and number format are drawn anew for each."""
+    """Windows as a function of the step: series, stretch, scale and number format are drawn anew for each.
+
+    Systems and kinds have the shares of the config; other ones are equally frequent.
+    """
 
     def __init__(self, config: BaseConfig, series: Series, alphabet: Alphabet, seed: int):
         self.config, self.series, self.alphabet, self.seed = config, series, alphabet, seed
+        known = set(series) == set(config.series.shares)
+        self.shares = config.series.shares if known else dict.fromkeys(series, 1 / len(series))
 
     def __call__(self, step: int) -> Windows:
         """Returns the batch (1, B, L) of a step."""
@@ -89,7 +94,7 @@ class Stream:
     def one(self, random: np.random.Generator, length: int) -> Any:
         """Returns one window of a random series."""
         config, text = self.config.series, self.config.text
-        name = random.choice(list(config.shares), p=list(config.shares.values()))
+        name = random.choice(list(self.shares), p=list(self.shares.values()))
         series_TV = self.series[name][random.integers(len(self.series[name]))].astype(float)
         if _chance(random, config.part) and series_TV.shape[1] > 1:
             series_TV = series_TV[:, random.permutation(series_TV.shape[1])[: random.integers(1, series_TV.shape[1] + 1)]]
@@ -219,16 +224,15 @@ def validation_windows(config: BaseConfig, series: Series, alphabet: Alphabet) -
     They are those of "seen" systems and kinds and, a share of them, of kinds that the training does not know, "unseen".
     """
     share = config.series.unseen
-    parts = {"seen": (config, series, 1 - share)}
+    parts = {"seen": (series, 1 - share)}
     if share:
-        each = dict.fromkeys(kinds.UNSEEN, 1 / len(kinds.UNSEEN))
-        other = dataclasses.replace(config.series, shares=each, number=HELD_OUT)
-        unseen = {name: simulate(other, name, config.seed + 2) for name in each}
-        parts["unseen"] = (dataclasses.replace(config, series=other), unseen, share)
+        each, steps, least = HELD_OUT // len(kinds.UNSEEN), config.series.steps, config.series.least
+        unseen = {name: kinds.draw(name, each, steps, config.seed + 2, least) for name in kinds.UNSEEN}
+        parts["unseen"] = (unseen, share)
     found = {}
-    for name, (own, own_series, part) in parts.items():
+    for name, (own, part) in parts.items():
         batches = round(VALIDATION_BATCHES * part)
         one = Phase(until=batches, length=config.phases[-1].length, batch_size=16)
-        stream = Stream(dataclasses.replace(own, phases=(one,), steps=batches), own_series, alphabet, config.seed + 1)
+        stream = Stream(dataclasses.replace(config, phases=(one,), steps=batches), own, alphabet, config.seed + 1)
         found[name] = [stream(i) for i in range(batches)]
     return found
