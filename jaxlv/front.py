@@ -25,7 +25,7 @@ from jaxlv.data.loading import load_series
 from jaxlv.data.observations import Handling, Missing, Negative, Observations
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError, JaxlvWarning
-from jaxlv.forecasting import metrics
+from jaxlv.forecasting import metrics, pool
 from jaxlv.forecasting import sampler as sampling
 from jaxlv.forecasting.evaluate import evaluate
 from jaxlv.forecasting.origins import Origins
@@ -114,6 +114,8 @@ class Forecaster:
         context: int | None = None,
         seed: int = 0,
         batch_series: int = 8,
+        method: Literal["model", "pool"] = "model",
+        calibrate: bool = False,
         **reading: Unpack[Reading],
     ) -> Prediction:
         """Forecasts the steps behind every series, from all of its steps.
@@ -125,6 +127,9 @@ class Forecaster:
             context: steps that the model is given; all of them, as far as it has read such long texts, if None.
             seed: of the samples.
             batch_series: series that are decoded together.
+            method: "model", or "pool": the model, VAR, analogs and fitted equations, weighted by how well each forecast the
+                context itself from steps within it (jaxlv.forecasting.pool).
+            calibrate: stretches the samples so that their bands hold their share at these steps; the pool's always are.
             **reading: `id`, `time`, `columns` and `separate` as in `jaxlv.load_series`; `missing`: "interpolate" missing
                 values, "drop" the steps before the last of them, or "error"; `negative`: "shift" variables with negative
                 values above zero, or "error".
@@ -148,7 +153,8 @@ class Forecaster:
         for note in notes:
             warnings.warn(note, JaxlvWarning, stacklevel=2)
         with self._heard(), self._begin("forecast", len(series)) as bar:
-            made = self.sampler(series, request, on_batch=bar.update)
+            chosen = "calibrated" if calibrate and method == "model" else method
+            made = pool.forecast(chosen, self.sampler, series, request, bar.update)
         return Prediction(made, series, tuple(notes))
 
     def room(self, variables: int, horizon: int) -> int:

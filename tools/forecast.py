@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from jaxlv.tools.console import Progress, Result, say, verb
 from jaxlv.tools.options import Bare, Ids, Protocol, Reading, Sampling, asked, whole
@@ -18,6 +18,8 @@ def forecast(
     series: Ids = None,
     holdout: Annotated[int | None, whole()] = None,
     reach: Annotated[int | None, whole()] = None,
+    method: Literal["model", "pool"] = "model",
+    calibrate: bool = False,
     overwrite: bool = False,
     protocol: Protocol | None = None,
     reading: Reading | None = None,
@@ -43,13 +45,16 @@ def forecast(
         series: ids such as 3,7 or 990-999 or north,south; every series of FILE if not given
         holdout: last steps of every series that are not shown to the model, but drawn and scored
         reach: steps forecast at a time: each sample then goes on from its own last context; all at once if not given
+        method: model, or pool: the model, VAR, analogs and fitted equations, weighted by how well each forecast the context
+        calibrate: stretch the samples so that their bands hold their share at steps within the context; a pool's always are
         overwrite: replace an older folder of this verb, once the new one is complete
     """
     from jaxlv.report import forecasts as view
     from jaxlv.studies import forecast as study
 
     request = asked(run_or_model, data, series, protocol=protocol, sampling=sampling, bare=bare, reading=reading)
-    ahead = study.Ahead(holdout, reach, request.handling, overwrite)
+    how = "calibrated" if calibrate and method == "model" else method
+    ahead = study.Ahead(holdout, reach, request.handling, overwrite, how)
     made = study.forecast(request, out, ahead, Progress, say)
     table, told = out / study.TABLE, made.settings
     text = f"{table}: {len(told.series)} series, {told.valid_share:.0%} of the samples complete"

@@ -6,6 +6,7 @@ Axes: N series, T steps, V variables.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -60,7 +61,10 @@ class Kind:
         return values_NTV[(np.abs(np.log(np.maximum(values_NTV, 1e-300))) < LARGEST_LOG).all(axis=(1, 2))]
 
     def _parameters(self, number: int, random: np.random.Generator) -> dict[str, np.ndarray]:
-        return {name: np.exp(random.uniform(*np.log(limits), (number, 1))) for name, limits in self.ranges.items()}
+        return {
+            name: np.exp(random.uniform(math.log(low), math.log(high), (number, 1)))
+            for name, (low, high) in self.ranges.items()
+        }
 
     def _advanced(self, p: Parameters, logs_NV: np.ndarray, past: list[np.ndarray], t: int) -> np.ndarray:
         if not self.flows:

@@ -126,7 +126,25 @@ def auto_ets(context_NCV: np.ndarray, horizon: int) -> np.ndarray:
     has four steps, the last value is kept. It takes about a third of a second per series of 50 steps, and needs the extra
     `stats`.
     """
-    from statsforecast.models import AutoETS
+    return _by_statsforecast("AutoETS", context_NCV, horizon)
+
+
+def auto_arima(context_NCV: np.ndarray, horizon: int) -> np.ndarray:
+    """Fits an ARIMA to each variable by itself, its orders chosen by AICc (Hyndman and Khandakar 2008, J. Statistical
+    Software 27, 3): statsforecast's AutoARIMA on raw values, as `auto_ets` else. It may take seconds per series.
+    """
+    return _by_statsforecast("AutoARIMA", context_NCV, horizon)
+
+
+def theta(context_NCV: np.ndarray, horizon: int) -> np.ndarray:
+    """Takes each variable by itself as the mean of a line and an exponentially smoothed curve (Assimakopoulos and
+    Nikolopoulos 2000, Int. J. Forecasting 16, 521-530): statsforecast's AutoTheta on raw values, as `auto_ets` else.
+    """
+    return _by_statsforecast("AutoTheta", context_NCV, horizon)
+
+
+def _by_statsforecast(name: str, context_NCV: np.ndarray, horizon: int) -> np.ndarray:
+    from statsforecast import models
 
     context_NCV = _checked(context_NCV, horizon)
     forecast_NHV = last_value(context_NCV, horizon)
@@ -134,7 +152,7 @@ def auto_ets(context_NCV: np.ndarray, horizon: int) -> np.ndarray:
         for v in range(context_NCV.shape[2]):
             values_C = context_NCV[n, :, v]
             try:
-                forecast_H = AutoETS(season_length=lag).forecast(y=values_C.copy(), h=horizon)["mean"]
+                forecast_H = getattr(models, name)(season_length=lag).forecast(y=values_C.copy(), h=horizon)["mean"]
             except Exception:  # it raises plain Exceptions: for few values, and if no form could be fitted
                 continue
             if np.isfinite(forecast_H).all():
@@ -151,7 +169,10 @@ def fitted(equations: str) -> Baseline:
     return forecast
 
 
-_OPTIONAL: dict[str, Baseline] = {"AutoETS": auto_ets} if importlib.util.find_spec("statsforecast") else {}
+_HAS_STATSFORECAST = importlib.util.find_spec("statsforecast") is not None
+_OPTIONAL: dict[str, Baseline] = {"AutoETS": auto_ets} if _HAS_STATSFORECAST else {}
+SLOW: dict[str, Baseline] = {"AutoARIMA": auto_arima, "Theta": theta} if _HAS_STATSFORECAST else {}
+"""More baselines by their names in tables, for single records; none without statsforecast."""
 _FITTED = {
     "Lotka-Volterra, fitted": "lotka-volterra",
     "LV + logistic, fitted": "lotka-volterra-logistic",

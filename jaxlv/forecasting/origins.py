@@ -129,6 +129,49 @@ def _name(series: SeriesSet, row: int, origin: int) -> str:
     return f"{series.ids_N[row]} from {label}" if len(series) > 1 else f"from {label}"
 
 
+@dataclass(frozen=True)
+class Within:
+    """Windows within contexts: their series, which of the contexts each is of, and the truth behind each (M, H, V), with NaN
+    where it was missing. The forecasts begin at step `context` of the windows.
+    """
+
+    windows: SeriesSet
+    series_M: np.ndarray
+    context: int
+    truth_MHV: np.ndarray
+
+    @property
+    def horizon(self) -> int:
+        """The steps ahead, H."""
+        return self.truth_MHV.shape[1]
+
+
+def within(series: SeriesSet, context: int, horizon: int, count: int) -> Within | None:
+    """Returns at most `count` windows of each context, the last of which ends with it; None if a context has no room.
+
+    The horizon is a third of the shortest context at most. The steps between origins are a quarter of it. A window has at
+    least LEAST steps before its origin.
+    """
+    horizon = min(horizon, (context - int(series.first_N.max())) // 3)
+    every, last = max(1, horizon // 4), context - horizon
+    back_K = np.arange(count) * every
+    room_NK = last - back_K - series.first_N[:, None] >= LEAST
+    if horizon < 1 or not room_NK[:, 0].all():
+        return None
+    rows_M, turn_M = np.nonzero(room_NK)
+    back_M = back_K[turn_M]
+    index_MT = np.arange(context) - back_M[:, None]
+    at, outside_MT1 = (rows_M[:, None], np.maximum(index_MT, 0)), (index_MT < 0)[..., None]
+    values_MTV = np.where(outside_MT1, np.nan, series.values_NTV[at])
+    missing_MTV = np.zeros(values_MTV.shape, bool) if series.missing_NTV is None else series.missing_NTV[at] & ~outside_MT1
+    chosen = series.rows(rows_M, np.arange(len(rows_M)))
+    windows = replace(
+        chosen, values_NTV=values_MTV, time_T=series.time_T[:context], first_N=series.first_N[rows_M] + back_M,
+        clock=chosen.clock.moved(-back_M), missing_NTV=missing_MTV if missing_MTV.any() else None,
+    )  # fmt: skip
+    return Within(windows, rows_M, last, np.where(missing_MTV, np.nan, values_MTV)[:, last:])
+
+
 def by_length(
     baseline: Callable[[np.ndarray, int], np.ndarray], context_NCV: np.ndarray, first_N: np.ndarray, horizon: int
 ) -> np.ndarray:

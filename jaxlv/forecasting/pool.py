@@ -18,91 +18,77 @@ from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError
 from jaxlv.forecasting import metrics
 from jaxlv.forecasting.baselines import Baseline, baselines_for
-from jaxlv.forecasting.origins import LEAST, by_length
+from jaxlv.forecasting.origins import Within, by_length, within
 from jaxlv.forecasting.request import Request
+from jaxlv.forecasting.sampler import Forecast, Sampler
+from jaxlv.forecasting.stretching import ORIGINS, Draw, Stretching, sizes
 
-ORIGINS = 4  # within a context, at most
 MEMBERS = ("analog", "VAR(3) on logs", "Lotka-Volterra, fitted", "LV + logistic, fitted", "RM, fitted")
 POWER = 2.0  # weights are CRPS ** -POWER
-FLOOR = 0.05  # of the mean of a context: values below it do not count as relative errors
 SAMPLES = 100  # of the pool
-Draw = Callable[[SeriesSet, Request], np.ndarray]  # samples (N, S, H, V) without NaN
 
 
-@dataclass(frozen=True)
-class Inner:
-    """Windows within contexts: their series, which of the contexts each is of, and the truth behind each (M, H, V), with NaN
-    where it was missing. The forecasts begin at step `context`.
-    """
-
-    windows: SeriesSet
-    series_M: np.ndarray
-    context: int
-    truth_MHV: np.ndarray
+Done = Callable[[int], None]
 
 
-def inner(series: SeriesSet, context: int, horizon: int, count: int = ORIGINS) -> Inner | None:
-    """Returns at most `count` windows of each context, the last of which ends with it; None if a context has no room.
-
-    The steps between origins are a quarter of the horizon. A window has at least LEAST steps before its origin.
-    """
-    every, longest = max(1, horizon // 4), context - horizon
-    parts = []
-    for turn in range(count):
-        back = turn * every
-        rows = np.flatnonzero(longest - back - series.first_N >= LEAST)
-        if len(rows):
-            parts.append((back, rows))
-    if not parts or len(parts[0][1]) < len(series):
-        return None
-    rows_M = np.concatenate([rows for _, rows in parts])
-    back_M = np.concatenate([np.full(len(rows), back) for back, rows in parts])
-    index_MT = np.arange(context) - back_M[:, None]
-    known_NTV = series.values_NTV
-    missing_NTV = np.zeros(known_NTV.shape, bool) if series.missing_NTV is None else series.missing_NTV
-    at = rows_M[:, None], np.maximum(index_MT, 0)
-    values_MTV = np.where((index_MT >= 0)[..., None], known_NTV[at], np.nan)
-    missing_MTV = missing_NTV[at] & (index_MT >= 0)[..., None]
-    truth_MHV = np.where(missing_MTV[:, longest:], np.nan, values_MTV[:, longest:])
-    chosen = series.rows(rows_M, np.arange(len(rows_M)))
-    windows = replace(
-        chosen, values_NTV=values_MTV, time_T=series.time_T[:context], first_N=series.first_N[rows_M] + back_M,
-        clock=chosen.clock.moved(-back_M), missing_NTV=missing_MTV if missing_MTV.any() else None,
-    )  # fmt: skip
-    return Inner(windows, rows_M, longest, truth_MHV)
+def _silent(done: int) -> None:
+    """Hears how many series are done."""
 
 
 @dataclass(frozen=True)
 class Pooled:
-    """A pool's samples (N, S, H, V), and the weights of its members, by name, each (N,)."""
+    """A pool's samples (N, S, H, V), the model's as they are in it, stretched, and the weights of the pool's members, by
+    name, each (N,); they add up to 1.
+    """
 
     samples_NSHV: np.ndarray
+    calibrated_NSHV: np.ndarray
     weights: Mapping[str, np.ndarray]
 
 
 def pool(series: SeriesSet, request: Request, model: Draw, name: str = "model") -> Pooled:
-    """Returns the pool's forecasts of series from their first `request.context` steps.
+    """Returns the pool's forecasts of series from their first `request.context` steps; the model's samples are stretched
+    (see jaxlv.forecasting.stretching).
 
-    Without room for origins within the context, all members weigh the same. Raises JaxlvError as the model does.
+    Without room for origins within a context, the model is the pool. Raises JaxlvError as the model does.
     """
-    here = inner(series, request.context, request.horizon)
-    members, scores = {name: model(series, request)}, dict[str, np.ndarray]()
-    within = request if here is None else replace(request, context=here.context, shown=0)
-    if here is not None:
-        scores[name] = _crps(model(here.windows, within), here.truth_MHV)
+    here = within(series, request.context, request.horizon, ORIGINS)
+    drawn_NSHV = model(series, request)
+    if here is None:
+        return Pooled(drawn_NSHV, drawn_NSHV, {name: np.ones(len(series))})
+    inner = replace(request, context=here.context, horizon=here.horizon, shown=0)
+    stretching = Stretching.fitted(model(here.windows, inner), here, series, request.context)
+    members = {name: stretching.ahead(drawn_NSHV)}
+    scores = {name: _crps(stretching.within(here), here.truth_MHV)}
     for other, baseline in baselines_for(series).items():
-        if other not in MEMBERS:
-            continue
-        with contextlib.suppress(JaxlvError):  # a method that cannot forecast such series is no member
-            point_NHV = _point(baseline, series, request)
-            if here is None:
-                members[other] = point_NHV[:, None]
-                continue
-            past_MHV = _point(baseline, here.windows, within)
-            errors = Errors.of(past_MHV, here, series, request.context)
-            members[other], scores[other] = errors.ahead(point_NHV), _crps(errors.within(past_MHV), here.truth_MHV)
-    weights = _weights(scores, None if here is None else here.series_M, len(series), tuple(members))
-    return Pooled(_mixed(members, weights, request.seed), weights)
+        if other in MEMBERS:
+            with contextlib.suppress(JaxlvError):  # a method that cannot forecast such series is no member
+                past_MHV = _point(baseline, here.windows, inner)
+                errors = Errors.of(past_MHV, here, series, request.context)
+                members[other] = errors.ahead(_point(baseline, series, request))
+                scores[other] = _crps(errors.within(past_MHV), here.truth_MHV)
+    weights = _weights(scores, here.series_M, len(series))
+    return Pooled(_mixed(members, weights, request.seed), members[name], weights)
+
+
+METHODS = ("model", "calibrated", "pool")
+"""What forecasts series: a model as it draws, with its samples stretched (see jaxlv.forecasting.stretching), or the pool."""
+
+
+def forecast(method: str, model: Sampler, series: SeriesSet, request: Request, on_batch: Done = _silent) -> Forecast:
+    """Returns forecasts by one of METHODS; raises JaxlvError for another word. Calls `on_batch(series done)`."""
+    if method not in METHODS:
+        raise JaxlvError("unknown method", expected=", ".join(METHODS), found=method)
+    made = model(series, request, on_batch=on_batch)
+    if method == "model":
+        return made
+
+    def draw(other: SeriesSet, inner: Request) -> np.ndarray:
+        return made.filled() if other is series else model(other, inner).filled()
+
+    pooled = pool(series, request, draw)
+    samples_NSHV = pooled.samples_NSHV if method == "pool" else pooled.calibrated_NSHV
+    return replace(made, samples_NSHV=samples_NSHV)
 
 
 def _point(baseline: Baseline, series: SeriesSet, request: Request) -> np.ndarray:
@@ -121,15 +107,19 @@ class Errors:
     size_N1V: np.ndarray
 
     @classmethod
-    def of(cls, past_MHV: np.ndarray, here: Inner, series: SeriesSet, context: int) -> Errors:
+    def of(cls, past_MHV: np.ndarray, here: Within, series: SeriesSet, context: int) -> Errors:
         """Returns the errors of forecasts of the windows; where the truth was missing there is none."""
-        size_N1V = FLOOR * np.nanmean(series.values_NTV[:, :context], axis=1, keepdims=True) + np.finfo(float).tiny
+        size_N1V = sizes(series, context)
         at_M1V = size_N1V[here.series_M]
         return cls(np.nan_to_num(np.log((here.truth_MHV + at_M1V) / (past_MHV + at_M1V))), here.series_M, size_N1V)
 
     def ahead(self, point_NHV: np.ndarray) -> np.ndarray:
-        """Returns samples (N, S, H, V) of the forecasts behind the contexts."""
-        own = [self.errors_MHV[self.rows_M == row] for row in range(len(point_NHV))]
+        """Returns samples (N, S, H, V) of the forecasts behind the contexts; beyond the windows' horizon the errors are
+        those of its last step.
+        """
+        missing = point_NHV.shape[1] - self.errors_MHV.shape[1]
+        longer_MHV = np.pad(self.errors_MHV, ((0, 0), (0, missing), (0, 0)), mode="edge")
+        own = [longer_MHV[self.rows_M == row] for row in range(len(point_NHV))]
         return self._spread(point_NHV, own, np.arange(len(point_NHV)))
 
     def within(self, past_MHV: np.ndarray) -> np.ndarray:
@@ -154,18 +144,12 @@ def _crps(samples_MSHV: np.ndarray, truth_MHV: np.ndarray) -> np.ndarray:
     return (at_MHV * known_MHV).sum(axis=1) / np.maximum(known_MHV.sum(axis=1), 1)
 
 
-def _weights(
-    scores: Mapping[str, np.ndarray], series_M: np.ndarray | None, count: int, names: tuple[str, ...]
-) -> dict[str, np.ndarray]:
+def _weights(scores: Mapping[str, np.ndarray], series_M: np.ndarray, count: int) -> dict[str, np.ndarray]:
     """Returns the weight of each member for each series, (N,); they add up to 1."""
-    if series_M is None:
-        return {name: np.full(count, 1 / len(names)) for name in names}
-    size = np.bincount(series_M, minlength=count)
-    mean = {}
-    for name in names:
-        by_series_N = np.bincount(series_M, _scaled(scores, name), minlength=count) / size
-        mean[name] = np.maximum(by_series_N, 1e-9)
-    power = {name: one**-POWER for name, one in mean.items()}
+    size, power = np.bincount(series_M, minlength=count), {}
+    for name in scores:
+        mean_N = np.bincount(series_M, _scaled(scores, name), minlength=count) / size
+        power[name] = np.maximum(mean_N, 1e-9) ** -POWER
     total_N = sum(power.values())
     return {name: one / total_N for name, one in power.items()}
 

@@ -15,6 +15,15 @@ POOL = "pool"
 """The name of the row that is the weighted pool of methods."""
 
 
+DRAWN = ", as drawn"
+"""The end of the name of a row whose samples are as a model drew them; a model's own row has them stretched."""
+
+
+def is_baseline(name: str) -> bool:
+    """Returns whether a row is neither a model nor the pool."""
+    return name.removesuffix(DRAWN) not in (*MODELS, POOL)
+
+
 @dataclass(frozen=True, kw_only=True)
 class FieldScore(Record):
     """How one method forecasts a record: means over all windows, steps and variables, with intervals over windows."""
@@ -47,7 +56,7 @@ class FieldScore(Record):
     @property
     def is_baseline(self) -> bool:
         """Whether the method is neither a model nor the pool."""
-        return self.name not in (*MODELS, POOL)
+        return is_baseline(self.name)
 
 
 @dataclass(frozen=True)
@@ -135,7 +144,7 @@ def summary(records: Mapping[str, FieldRecord]) -> tuple[str | None, tuple[Relat
     shared = [row.name for row in next(iter(records.values())).rows if all(one.row(row.name) for one in records.values())]
     scaled = {name: [_scaled(one, name) for one in records.values()] for name in shared}
     means = {name: _geometric(values) for name, values in scaled.items()}
-    baselines = {name: mean for name in shared if name not in (*MODELS, POOL) and (mean := means[name]) is not None}
+    baselines = {name: mean for name in shared if is_baseline(name) and (mean := means[name]) is not None}
     best = min(baselines, key=lambda name: baselines[name], default=None)
     found = []
     for name in shared:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxlv.results.quantities import RAW, quantity
-from jaxlv.results.record import Interval, Record
+from jaxlv.results.record import Interval, Record, rare
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class ForecastSettings(Record):
     stops: Mapping[str, int]
     versions: Mapping[str, str]
     holdout: int | None = None  # last steps that were not shown to the model
+    method: str = rare(default="model")  # of jaxlv.forecasting.pool.METHODS
     mae: float | None = quantity("MAE", RAW, "mean absolute error of the median over those steps, variables and series")
 
 

@@ -14,15 +14,15 @@ from jaxlv.data.loading import load_series
 from jaxlv.data.observations import Observations
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError, briefly
-from jaxlv.forecasting import metrics, pool
-from jaxlv.forecasting.baselines import baselines_for
+from jaxlv.forecasting import metrics, pool, stretching
+from jaxlv.forecasting.baselines import SLOW, baselines_for
 from jaxlv.forecasting.evaluate import LEVELS
 from jaxlv.forecasting.origins import LEAST, Origins, Rolling, by_length
 from jaxlv.forecasting.request import Request
 from jaxlv.forecasting.sampler import Sampler
 from jaxlv.report import page
 from jaxlv.report.field import page_of
-from jaxlv.results.field import POOL, Field, FieldProtocol, FieldRecord, FieldScore, summary
+from jaxlv.results.field import DRAWN, POOL, Field, FieldProtocol, FieldRecord, FieldScore, summary
 from jaxlv.storage.files import new_folder, write_json
 from jaxlv.studies import given
 from jaxlv.studies.progress import Begin, Say, Silent, unsaid
@@ -170,18 +170,17 @@ class _Measured:
         """Yields every method; the pool's mean weights go into `weights`."""
         how, series = self.how, made.windows
         request = Request(made.context, how.horizon, how.samples, how.seed, min(how.batch, len(series)))
-        first = True
         for name, model in self.models.items():
             with self.begin(f"forecasts ({name})", len(series)) as bar:
                 samples = model(series, request, on_batch=bar.update).filled()
-            yield _Method(name, np.median(samples, axis=1), samples)
-            if first:  # of a run, the pool is of the tuned model
-                with self.begin("pool", len(series) * pool.ORIGINS) as bar:
-                    pooled = pool.pool(series, request, _drawn(model, samples, series, bar.update), name)
+            with self.begin(f"within contexts ({name})", len(series) * stretching.ORIGINS) as bar:
+                pooled = pool.pool(series, request, _drawn(model, samples, series, bar.update), name)
+            yield _Method(name, np.median(pooled.calibrated_NSHV, axis=1), pooled.calibrated_NSHV)
+            yield _Method(f"{name}{DRAWN}", np.median(samples, axis=1), samples)
+            if not weights:  # of a run, the pool is of the tuned model
                 weights |= {member: float(weight_N.mean()) for member, weight_N in pooled.weights.items()}
                 yield _Method(POOL, np.median(pooled.samples_NSHV, axis=1), pooled.samples_NSHV)
-            first = False
-        baselines = baselines_for(series)
+        baselines = {**baselines_for(series), **SLOW}
         with self.begin("baselines", len(baselines)) as bar:
             for done, (name, baseline) in enumerate(baselines.items(), 1):
                 try:

@@ -15,7 +15,7 @@ from jaxlv.data.clock import moment
 from jaxlv.data.observations import USUAL, Handling, Observations
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError
-from jaxlv.forecasting import metrics
+from jaxlv.forecasting import metrics, pool
 from jaxlv.forecasting.panels import panels
 from jaxlv.forecasting.request import Request
 from jaxlv.forecasting.sampler import Forecast, Sampler
@@ -42,6 +42,7 @@ class Ahead:
     reach: int | None = None  # steps forecast at a time: each sample then goes on from its own last context
     handling: Handling = USUAL
     overwrite: bool = False
+    method: str = "model"  # one of jaxlv.forecasting.pool.METHODS
 
 
 class Forecasts(NamedTuple):
@@ -70,7 +71,7 @@ def forecast(asked: Asked, out: Path, ahead: Ahead = AHEAD, begin: Begin = Silen
         for note in notes:
             say(f"note: {note}")
         say("sampling: " + ", ".join(f"{key} {value}" for key, value in config_tree(model.sampling).items()))
-        made = _drawn(model, chosen, protocol, ahead.reach, begin)
+        made = _drawn(model, chosen, protocol, ahead, begin)
         made.write_csv(work / TABLE)
         settings = _settings(model, chosen, protocol, ahead, made)
         write_json(work / SETTINGS, settings.tree())
@@ -114,12 +115,16 @@ def _observed(subject: Subject, asked: Asked) -> Observations:
     return found if asked.series is None else found.select(asked.series)
 
 
-def _drawn(model: Sampler, chosen: SeriesSet, protocol: EvaluateConfig, reach: int | None, begin: Begin) -> Forecast:
+def _drawn(model: Sampler, chosen: SeriesSet, protocol: EvaluateConfig, ahead: Ahead, begin: Begin) -> Forecast:
     request = Request.of(protocol, batch=min(8, len(chosen)))
     with begin("forecast", len(chosen)) as bar:
-        if reach:
-            return model.rolling(chosen, request, reach, on_batch=bar.update)
-        return model(chosen, request, on_batch=bar.update)
+        if ahead.reach and ahead.method != "model":
+            raise JaxlvError(
+                "forecasts that go on from themselves are a model's alone", where="--reach, --method, --calibrate"
+            )
+        if ahead.reach:
+            return model.rolling(chosen, request, ahead.reach, on_batch=bar.update)
+        return pool.forecast(ahead.method, model, chosen, request, bar.update)
 
 
 def _settings(
@@ -140,6 +145,7 @@ def _settings(
         stops=forecast.stops,
         versions=versions(),
         holdout=ahead.holdout,
+        method=ahead.method,
         mae=_error(forecast, chosen),
     )
 
