@@ -10,7 +10,7 @@ import functools
 import sys
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
@@ -52,6 +52,14 @@ class Reading(TypedDict, total=False):
     separate: bool
     missing: Missing
     negative: Negative
+
+
+class Drawing(Reading, total=False):
+    """Keywords of `Forecaster.predict`."""
+
+    batch_series: int
+    method: Literal["model", "pool"]
+    calibrate: bool
 
 
 class Forecaster:
@@ -113,10 +121,7 @@ class Forecaster:
         samples: int = 20,
         context: int | None = None,
         seed: int = 0,
-        batch_series: int = 8,
-        method: Literal["model", "pool"] = "model",
-        calibrate: bool = False,
-        **reading: Unpack[Reading],
+        **how: Unpack[Drawing],
     ) -> Prediction:
         """Forecasts the steps behind every series, from all of its steps.
 
@@ -126,13 +131,12 @@ class Forecaster:
             samples: trajectories of each series.
             context: steps that the model is given; all of them, as far as it has read such long texts, if None.
             seed: of the samples.
-            batch_series: series that are decoded together.
-            method: "model", or "pool": the model, VAR, analogs and fitted equations, weighted by how well each forecast the
-                context itself from steps within it (jaxlv.forecasting.pool).
-            calibrate: stretches the samples so that their bands hold their share at these steps; the pool's always are.
-            **reading: `id`, `time`, `columns` and `separate` as in `jaxlv.load_series`; `missing`: "interpolate" missing
-                values, "drop" the steps before the last of them, or "error"; `negative`: "shift" variables with negative
-                values above zero, or "error".
+            **how: `id`, `time`, `columns` and `separate` as in `jaxlv.load_series`; `missing`: "interpolate" missing
+                values, "mark" them in the text, "drop" the steps before the last of them, or "error"; `negative`: "shift"
+                variables with negative values above zero, or "error". `batch_series`: series that are decoded together.
+                `method`: "model", or "pool": the model, VAR, analogs and fitted equations, weighted by how well each
+                forecast the context itself from steps within it. `calibrate`: stretches the samples so that their bands
+                hold their share at these steps; those of the pool always are.
 
         Returns:
             The forecast, with the caller's ids, names and times.
@@ -140,8 +144,11 @@ class Forecaster:
         Raises:
             JaxlvError: if the data are not understood, or if no series can be forecast.
         """
-        how, handling = split(reading)
-        found = self.read(data, **how)
+        drawing: dict[str, Any] = dict(how)
+        method, calibrate = drawing.pop("method", "model"), drawing.pop("calibrate", False)
+        batch = drawing.pop("batch_series", 8)
+        read, handling = split(drawing)
+        found = self.read(data, **read)
         steps = context if context is not None else self.room(len(found.variables), horizon)
         known = given.ready(found, self.sampler, handling, steps)
         series, notes = known.series, list(known.notes)
@@ -149,7 +156,7 @@ class Forecaster:
         if context is None and steps < longest:
             notes.append(f"the last {steps} of {longest} steps are the context: the model has read no longer texts")
         length = series.values_NTV.shape[1]
-        request = Request(length, horizon, samples, seed, min(batch_series, len(series)))
+        request = Request(length, horizon, samples, seed, min(batch, len(series)))
         for note in notes:
             warnings.warn(note, JaxlvWarning, stacklevel=2)
         with self._heard(), self._begin("forecast", len(series)) as bar:
@@ -275,7 +282,7 @@ class Forecaster:
         return self.run.metered()
 
 
-def split(reading: Reading) -> tuple[dict[str, Any], Handling]:
+def split(reading: Mapping[str, Any]) -> tuple[dict[str, Any], Handling]:
     """Returns what says how to read, and what says how to handle values; raises JaxlvError for unknown names."""
     unknown = [name for name in reading if name not in Reading.__annotations__]
     if unknown:

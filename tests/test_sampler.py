@@ -286,7 +286,7 @@ def test_of_the_cut_step_only_what_is_shown_is_read(forecaster, series):
     np.testing.assert_array_equal(given([1.23, 4.56], 3), given([1.29, 7.77], 3))  # both begin "1.2"
     np.testing.assert_array_equal(given([1.23, 4.56], 6), given([1.23, 4.99], 6))  # "1.23,4"
     values_TV = np.array([[1.0, 2.0], [9.23, 4.56]])
-    row = _Row("", values_TV, np.ones(2), 1)
+    row = _Row("", values_TV, np.ones(2), 1, values_TV)
     texts = [forecaster._text(row, Request(1, 1, 1, shown=shown)) for shown in (0, 1, 6, 99)]
     assert texts == [("1.00,2.00;", part) for part in ("", "9", "9.23,4", "9.23,4.56")]
 

@@ -67,6 +67,7 @@ OPTIONS = {
     "forecast": "RUN_OR_MODEL --adapter --data --series --context --horizon --samples --seed --out --temperature --reach",
     "evaluate": "RUN_OR_MODEL --data --series --context --horizon --samples --seed --out --scale --no-grammar",
     "stress": "RUN_OR_MODEL --data --groups --max-series --samples --out",
+    "field": "FILES --model --context --horizon --every --samples --seed --out",
     "report": "FOLDERS --data --out",
     "analyse": "RUN --data --series --max-series --context --horizon --samples --seed --headroom --out",
     "compare": "RUN --data --out --protocols --resume",

@@ -380,7 +380,7 @@ class Sampler:
         """Returns the prompts of each series under each of its scales, series after series."""
         R = len(scales_MV) // len(series)
         given = [
-            _Row(f"series {i}", values_TV, written_TV, scales_MV[n * R + r], request.context - first)
+            _Row(f"series {i}", values_TV, scales_MV[n * R + r], request.context - first, written_TV)
             for n, (i, values_TV, written_TV, first) in enumerate(
                 zip(series.ids_N, series.each, series.written, series.first_N, strict=True)
             )
@@ -428,9 +428,9 @@ class _Row(NamedTuple):
 
     name: str
     values_TV: np.ndarray
-    written_TV: np.ndarray  # the same, NaN if the text marks a value as missing
     alpha_V: np.ndarray
     context: int
+    written_TV: np.ndarray  # the same values, NaN if the text marks one as missing
 
 
 def _keys(ids_N: np.ndarray) -> np.ndarray:

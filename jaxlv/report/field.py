@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from jaxlv.report import terminal
 from jaxlv.report.charts import Axis, Chart, Series, rows_of, single
@@ -48,6 +50,25 @@ def record_figure(record: FieldRecord) -> Chart:
     return single("dots", series, axis, rows_of([row.name for row in held]), 84 + 24 * max(len(held), 1), keys=keys)
 
 
+def overall_figure(result: Field) -> Chart:
+    """Draws the scaled CRPS of every method relative to the best single baseline: a dot for each record, and the geometric
+    mean, the best on top.
+    """
+    best = result.best_baseline or ""
+    held = sorted((row for row in result.summary if row.crps_relative), key=lambda row: row.crps_relative or 0)
+    names, series = [row.name for row in held], []
+    for record in result.records.values():
+        below = (one.crps_scaled if (one := record.row(best)) else None) or math.nan
+        rows = [record.row(name) for name in names]
+        values = [row.crps_scaled / below if row and row.crps_scaled else None for row in rows]
+        series.append(Series("a record", range(len(names)), values, colour=MUTED, marker="o", size=5, open=True))
+    means = [row.crps_relative for row in held]
+    series.append(Series("geometric mean", range(len(names)), means, marker="D", size=7))
+    keys = [replace(series[0], low=None), series[-1]]
+    axis = Axis(f"scaled CRPS relative to {best}", scale="log", tail=", logarithmic")
+    return single("dots", series, axis, rows_of(names), 84 + 26 * max(len(names), 1), keys=keys)
+
+
 def summary(result: Field) -> str:
     """Says how the model and the pool stand, in sentences."""
     rows = {row.name: row for row in result.summary}
@@ -75,7 +96,9 @@ def page_of(result: Field) -> Page:
         ("seed", str(p.seed)),
         ("missing values", p.missing),
     ]
-    sections = [Section("All records", [overall_table(result), _windows_table(result.records)])]
+    label = "Scaled CRPS of every method relative to the best single baseline"
+    first = figure(overall_figure(result), label, f"{label}, chosen afterwards.")
+    sections = [Section("All records", [first, overall_table(result), _windows_table(result.records)])]
     for name, record in result.records.items():
         label = f"Scaled CRPS on {name}"
         blocks: list[Block] = [

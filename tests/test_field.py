@@ -1,0 +1,155 @@
+"""Records of the field: which files and windows are measured, what field.json holds, and what the page shows."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from jaxlv.errors import JaxlvError
+from jaxlv.report import field as view
+from jaxlv.results.field import Field, FieldProtocol, FieldRecord, FieldScore, summary
+from jaxlv.studies import field as study
+from jaxlv.studies.subjects import Asked
+
+HOW = study.Windows(context=12, horizon=4, every=4, samples=4)
+
+
+def counts(steps: int, seed: int = 0, **names: float) -> pd.DataFrame:
+    random = np.random.default_rng(seed)
+    years = np.arange(1900, 1900 + steps)
+    wave = 100 * np.exp(np.sin(2 * np.pi * np.arange(steps) / 9))
+    return pd.DataFrame(
+        {"year": years} | {n: (f * wave * random.lognormal(0, 0.1, steps)).round() for n, f in names.items()}
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A long record of one species, a short one of two, one of five species, one that is too short, and a note."""
+    folder = tmp_path_factory.mktemp("records")
+    counts(25, lynx=1.0).to_csv(folder / "lynx.csv", index=False)
+    counts(13, hare=10.0, lynx=1.0).to_csv(folder / "pair.csv", index=False)
+    counts(16, **dict.fromkeys(["marten", "mink", "otter", "skunk", "wolf"], 2.0)).to_csv(folder / "furs.csv", index=False)
+    counts(6, fox=1.0).to_csv(folder / "short.csv", index=False)
+    (folder / "README.md").write_text("counts of animals")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def measured(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Field, Path]:
+    out = tmp_path_factory.mktemp("out") / "field"
+    return study.field([folder], out, Asked("embedded"), HOW), out
+
+
+def test_every_record_has_its_windows(measured):
+    result, _ = measured
+    found = {name: (one.windows, one.context, one.series) for name, one in result.records.items()}
+    # lynx: origins at steps 21, 17 and 13; pair: 13 - 4 = 9 steps of context; furs: five series of one window
+    assert found == {"lynx": (3, 12, 1), "pair": (1, 9, 1), "furs": (5, 12, 5)}
+    assert list(result.left_out) == ["short.csv"] and "no series is long enough" in result.left_out["short.csv"]
+    assert any("5 variables, each taken as a series of its own" in note for note in result.records["furs"].notes)
+
+
+def test_field_json_holds_protocol_and_records(measured):
+    result, out = measured
+    tree = json.loads((out / study.RESULT).read_text())
+    assert tree["protocol"]["context"] == 12 and tree["protocol"]["samples"] == 4 and tree["protocol"]["model"] == "embedded"
+    rows = {row["name"]: row for row in tree["records"]["pair"]["rows"]}
+    assert {"untuned", "untuned, as drawn", "pool", "last value", "VAR(3) on logs", "RM, fitted"} <= set(rows)
+    for row in rows.values():
+        assert {"name", "mae", "mase", "crps", "crps_scaled", "coverage"} <= set(row)
+    assert set(rows["untuned"]["coverage"]) == {"50", "80", "95"} and rows["last value"]["coverage"] is None
+    assert rows["last value"]["crps"] == rows["last value"]["mae"]
+    assert Field.read(tree, "field.json") == result
+
+
+def test_errors_are_those_of_the_windows_by_hand(measured, folder: Path):
+    result, _ = measured
+    values = pd.read_csv(folder / "lynx.csv")["lynx"].to_numpy()
+    errors, scaled, mase = [], [], []
+    for origin in (21, 17, 13):
+        context, truth = values[origin - 12 : origin], values[origin : origin + 4]
+        errors.append(np.abs(truth - context[-1]).mean())
+        scaled.append(errors[-1] / context.mean())
+        mase.append(errors[-1] / np.abs(np.diff(context)).mean())
+    row = result.records["lynx"].row("last value")
+    assert (row.mae, row.crps_scaled, row.mase) == pytest.approx((np.mean(errors), np.mean(scaled), np.mean(mase)))
+    assert row.mae_ci95[0] < row.mae < row.mae_ci95[1]
+    assert result.records["pair"].row("last value").mae_ci95 is None  # of one window
+
+
+def test_weights_add_up_to_one(measured):
+    result, _ = measured
+    for record in result.records.values():
+        assert sum(record.weights.values()) == pytest.approx(1)
+
+
+def test_the_page_shows_every_record_and_method(measured):
+    result, out = measured
+    text = (out / study.REPORT).read_text()
+    for word in (*result.records, "pool", "untuned", "VAR(3) on logs", "short.csv", "each taken as a series of its own"):
+        assert word in text
+    assert "All records:" in view.format_tables(result) and "pool" in view.format_tables(result)
+
+
+def test_files_of_one_stem_keep_their_whole_names(tmp_path: Path):
+    for name in ("a.csv", "a.tsv", "b.csv"):
+        (tmp_path / name).write_text("x")
+    files = study.files_of([tmp_path, tmp_path / "b.csv"])
+    assert [path.name for path in files] == ["a.csv", "a.tsv", "b.csv"]
+    assert sorted(study._stems(files).values()) == ["a.csv", "a.tsv", "b"]
+
+
+def test_nothing_to_measure_is_one_line_and_leaves_no_folder(tmp_path: Path, folder: Path):
+    with pytest.raises(JaxlvError, match="no files of series"):
+        study.field([tmp_path], tmp_path / "out", Asked("embedded"), HOW)
+    with pytest.raises(JaxlvError, match="no record can be measured"):
+        study.field([folder / "short.csv"], tmp_path / "out", Asked("embedded"), HOW)
+    assert not (tmp_path / "out").exists()
+
+
+# The summary over records
+
+
+def score(name: str, scaled: float, inside: float | None = None) -> FieldScore:
+    coverage = None if inside is None else {"50": 0.5, "80": inside, "95": 0.9}
+    return FieldScore(name=name, mae=scaled, crps=scaled, crps_scaled=scaled, coverage=coverage)
+
+
+RECORDS = {
+    "one": FieldRecord(10, (score("pool", 1.0, 0.9), score("untuned", 2.0, 0.6), score("a", 2.0), score("b", 4.0))),
+    "two": FieldRecord(30, (score("pool", 4.0, 0.7), score("untuned", 8.0, 0.8), score("a", 8.0), score("b", 1.0))),
+}
+
+
+def test_the_summary_by_hand():
+    best, found = summary(RECORDS)
+    rows = {one.name: one for one in found}
+    assert best == "b"  # sqrt(4 x 1) = 2, and sqrt(2 x 8) = 4 for a
+    assert rows["pool"].crps_relative == pytest.approx(1.0) and rows["untuned"].crps_relative == pytest.approx(2.0)
+    assert rows["a"].crps_relative == pytest.approx(2.0) and rows["b"].crps_relative == pytest.approx(1.0)
+    assert rows["pool"].coverage_80 == pytest.approx((10 * 0.9 + 30 * 0.7) / 40) and rows["pool"].least_coverage_80 == 0.7
+    assert rows["a"].coverage_80 is None
+
+
+def test_a_method_that_a_record_lacks_is_not_summed_up():
+    two = replace(RECORDS["two"], rows=RECORDS["two"].rows[:-1])
+    best, found = summary({**RECORDS, "two": two})
+    assert best == "a" and "b" not in {one.name for one in found}
+
+
+def test_the_best_baseline_of_a_record_is_neither_model_nor_pool():
+    assert RECORDS["one"].best_baseline.name == "a" and RECORDS["two"].best_baseline.name == "b"
+
+
+def test_the_summary_says_how_model_and_pool_stand():
+    best, found = summary(RECORDS)
+    result = Field(FieldProtocol("m", 30, 8, 2, 20, 0, "interpolate"), RECORDS, best, found)
+    text = view.summary(result)
+    assert "2 records, 40 windows" in text and "The pool's CRPS is 1.00 times that of b" in text
+    assert "The untuned model's CRPS is 2.00 times" in text and "hold 75.0 %" in text
