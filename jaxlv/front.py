@@ -157,6 +157,7 @@ class Forecaster:
             notes.append(f"the last {steps} of {longest} steps are the context: the model has read no longer texts")
         length = series.values_NTV.shape[1]
         request = Request(length, horizon, samples, seed, min(batch, len(series)))
+        notes += given.unfamiliar(series, self.sampler, length, horizon)
         for note in notes:
             warnings.warn(note, JaxlvWarning, stacklevel=2)
         with self._heard(), self._begin("forecast", len(series)) as bar:

@@ -75,7 +75,7 @@ def nats_per_value(
     for part in np.split(rows, range(batch_series, len(rows), batch_series)) if len(rows) else []:
         filled = np.resize(part, batch_series)  # a short batch is filled, so that one shape is compiled
         windows = stack([future(*texts[row], width, side) for row in filled], width)
-        nll_BL = _metered(forecaster, windows)
+        nll_BL = metered_nll(forecaster, windows)
         for row, nll_L, labels_L in zip(part, nll_BL, windows.labels_ML, strict=False):
             all_finite(nll_L, "the model's likelihoods", f"series {series.ids_N[row]}")
             nats_NHV[row] = _by_value(nll_L, labels_L, alphabet).reshape(horizon, V)
@@ -90,7 +90,7 @@ def future(ids: np.ndarray, begin: int, length: int, side: str = "right") -> Win
     return whole._replace(labels_ML=np.where(whole.positions_ML >= begin - 1, whole.labels_ML, IGNORED))
 
 
-def _metered(forecaster: Sampler, windows: Windows) -> np.ndarray:
+def metered_nll(forecaster: Sampler, windows: Windows) -> np.ndarray:
     batch, length = windows.ids_ML.shape
     paid = forecaster.spending("validation", batch=batch, length=length, head="alphabet", loss="tokens")
     with paid, compiling("the likelihoods", forecaster.model, "lora" in forecaster.variables, batch, length):

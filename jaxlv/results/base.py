@@ -28,3 +28,5 @@ class BaseTraining(Record):
     settings: Mapping[str, Any]
     curve: tuple[CurvePoint, ...]
     versions: Mapping[str, str]
+    # nats per written value that 99 % of its validation windows stay below, by number of variables
+    familiar: Mapping[str, float] = field(default_factory=dict)

@@ -68,6 +68,7 @@ def forecast(asked: Asked, out: Path, ahead: Ahead = AHEAD, begin: Begin = Silen
         model = models.get("tuned", models["untuned"]).with_sampling(**asked.sampling)
         chosen, protocol, notes = _chosen(subject, model, asked, ahead)
         say(f"data: {subject.observed.told}")
+        notes = [*notes, *given.unfamiliar(chosen, model, protocol.context, protocol.horizon)]
         for note in notes:
             say(f"note: {note}")
         say("sampling: " + ", ".join(f"{key} {value}" for key, value in config_tree(model.sampling).items()))

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -14,10 +15,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlv.errors import JaxlvError, all_finite
 from jaxlv.flops.table import count
 from jaxlv.flops.work import Work
+from jaxlv.forecasting import familiar
+from jaxlv.forecasting.likelihood import token_nll
 from jaxlv.lora import overlay
 from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
@@ -58,8 +62,8 @@ def make_base(
     work, count = out.with_name(out.name + ".work"), _workers() if workers is None else workers
     with begin("base", config.steps) as progress:
         model, params, curve = train(config, work, series or work / "series", count, resume, progress)
-    paid = cost(config)
-    record = BaseTraining(count_params(model), paid.tokens, paid.flops, settings, tuple(curve), versions())
+    paid, limits = cost(config), _familiar(config, model, params, work, series or work / "series")
+    record = BaseTraining(count_params(model), paid.tokens, paid.flops, settings, tuple(curve), versions(), limits)
     with new_folder(out) as folder:
         write_pretrained(folder, model, params, work / "tokenizer")
         write_json(folder / "training.json", record.tree())
@@ -167,6 +171,21 @@ def _start(config: BaseConfig, model: Qwen2) -> Any:
     if other.config != model.config:
         raise JaxlvError("another architecture", where="start", expected=model.config, found=other.config)
     return params
+
+
+def _familiar(config: BaseConfig, model: Qwen2, params: Any, work: Path, folder: Path) -> dict[str, float]:
+    """Returns what validation windows in two decimals cost the base, by number of variables (see forecasting.familiar)."""
+    alphabet = load_alphabet(work / "tokenizer", model.config.vocab_size)
+    two = dataclasses.replace(config, text=dataclasses.replace(config.text, decimals=(2,)))
+    _, held_out = make_series(config, folder)
+    nats, variables = [], []
+    for batch in itertools.chain.from_iterable(validation_windows(two, held_out, alphabet).values()):
+        windows = familiar.later(Windows(*(np.asarray(array[0]) for array in batch)), alphabet)
+        nll_ML = np.asarray(token_nll(model, {"params": params}, windows, alphabet.ids_A))
+        nats.append(familiar.by_value(nll_ML, windows, alphabet))
+        steps = [alphabet.decode(ids).split(";") for ids in windows.ids_ML]
+        variables += [max(step.count(",") for step in one) + 1 for one in steps]
+    return familiar.limits(np.concatenate(nats), np.array(variables))
 
 
 def _nats(validation_step: Any, trained: Any, frozen: Any, windows: Mapping[str, Sequence[Windows]]) -> dict[str, float]:

@@ -14,10 +14,14 @@ import numpy as np
 from jaxlv.data.observations import Handling, Observations
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError
-from jaxlv.forecasting.origins import Origins, Rolling, rolling
+from jaxlv.forecasting import familiar
+from jaxlv.forecasting.baselines import BASELINES
+from jaxlv.forecasting.origins import Origins, Rolling, by_length, rolling
 from jaxlv.forecasting.sampler import Sampler
 from jaxlv.runs.run import FinishedRun
 from jaxlv.studies.fitting import EMBEDDED, LONGEST
+
+QUICK = ("last value", "context mean", "seasonal naive", "analog")  # baselines whose spread is told
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,32 @@ def _unusable(series: SeriesSet, forecaster: Sampler, context: int) -> Iterator[
             forecaster.codec.encode(values_TV, forecaster.codec.fit(values_TV, values_TV))
         except JaxlvError as fault:
             yield one, f"{zero[0]} is 0 throughout its context" if zero else str(fault)
+
+
+def unfamiliar(series: SeriesSet, forecaster: Sampler, context: int, horizon: int) -> Iterator[str]:
+    """Yields a line for each series whose context looks like nothing that a base has read: what it costs the base, beside
+    the limit, and how far apart the baselines end. Of models that say no limit, and of tuned ones, nothing is known.
+    """
+    V = len(series.variables)
+    limit = familiar.limits_of(forecaster.model.folder).get(str(V))
+    if limit is None or "lora" in forecaster.variables:
+        return
+    nats_N = familiar.nats_per_written_value(forecaster, series, context)
+    rows = np.flatnonzero(nats_N > limit)
+    if not len(rows):
+        return
+    chosen = series.rows(rows)
+    context_NCV = chosen.values_NTV[:, :context]
+    ends = [by_length(BASELINES[name], context_NCV, chosen.first_N, horizon)[:, -1] for name in QUICK]
+    low_NV, high_NV = (extreme(ends, axis=0) - chosen.shift_NV for extreme in (np.min, np.max))
+    for place, (one, nats) in enumerate(zip(chosen.ids_N.tolist(), nats_N[rows], strict=True)):
+        spread = ", ".join(
+            f"{name} {low_NV[place, v]:.3g} to {high_NV[place, v]:.3g}" for v, name in enumerate(chosen.variables)
+        )
+        yield (
+            f"series {one} looks like nothing that the base has read: {nats:.3g} nats for each written value, of its"
+            f" validation 99 % below {limit:.3g}; the baselines end at {spread}"
+        )
 
 
 def room(forecaster: Sampler, name: Any, finished: FinishedRun | None, variables: int, horizon: int) -> int:

@@ -1,0 +1,73 @@
+"""Whether a base has read anything like a context: what the context costs it, in nats for each written value, beside what
+its own validation series cost it.
+
+Axes: N series, L tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from jaxlv.data.series import SeriesSet
+from jaxlv.forecasting.likelihood import metered_nll
+from jaxlv.forecasting.sampler import Sampler
+from jaxlv.results.base import BaseTraining
+from jaxlv.steps.generate import padded
+from jaxlv.storage import foreign
+from jaxlv.text.codec import SYMBOLS
+from jaxlv.text.tokens import IGNORED, Alphabet, Windows, stack, window, without_gaps
+
+RECORD = "training.json"
+FIRST = 6  # steps that do not count: nothing tells yet what the series is like
+SHARE = 0.99  # of a base's own validation windows that cost it less than the limit
+
+
+def limits_of(model_folder: str | None) -> Mapping[str, float]:
+    """Returns the nats per written value below which SHARE of a base's validation windows lie, by number of variables; {}
+    for a model that is not such a base.
+    """
+    tree = foreign.settings(model_folder, RECORD) if model_folder else None
+    return BaseTraining.read(tree, RECORD).familiar if tree and "familiar" in tree else {}
+
+
+def nats_per_written_value(sampler: Sampler, series: SeriesSet, context: int, batch: int = 8) -> np.ndarray:
+    """Returns what each context costs the model on average, in nats for each value as it is written, from step FIRST on:
+    (N,); NaN for a context that has no more steps.
+    """
+    alphabet, scales_NV = sampler.alphabet, sampler.scales(series, context)
+    ends_N = context - series.first_N
+    texts = [
+        sampler.codec.encode(written_TV[:end], alpha_V, gaps=True)
+        for written_TV, end, alpha_V in zip(series.written, ends_N, scales_NV, strict=True)
+    ]
+    width = padded(max(map(len, texts)))
+    rows = stack([window(alphabet.encode(text), width) for text in texts], width)
+    found = []
+    for part in np.split(np.arange(len(texts)), range(batch, len(texts), batch)):
+        some = later(rows.rows(np.resize(part, batch)), alphabet)  # a short batch is filled, so that one shape is compiled
+        found.append(by_value(metered_nll(sampler, some), some, alphabet)[: len(part)])
+    return np.concatenate(found)
+
+
+def later(windows: Windows, alphabet: Alphabet) -> Windows:
+    """Returns the windows without a loss in their first FIRST steps, nor where a value is missing."""
+    steps_ML = np.cumsum(windows.ids_ML == alphabet.ids_A[SYMBOLS.index(";")], axis=-1)
+    kept = without_gaps(windows, alphabet)
+    return kept._replace(labels_ML=np.where(steps_ML >= FIRST, kept.labels_ML, IGNORED))
+
+
+def by_value(nll_ML: np.ndarray, windows: Windows, alphabet: Alphabet) -> np.ndarray:
+    """Returns the nats of each window for each of the values whose delimiter has a label: (M,); NaN without any."""
+    ends = alphabet.ids_A[[SYMBOLS.index(mark) for mark in ",;"]]
+    count_M = np.isin(windows.labels_ML, ends).sum(axis=1)
+    return np.where(count_M > 0, nll_ML.sum(axis=1) / np.maximum(count_M, 1), np.nan)
+
+
+def limits(nats_M: np.ndarray, variables_M: np.ndarray) -> dict[str, float]:
+    """Returns the limit of each number of variables, given the nats per written value of validation windows."""
+    return {
+        str(variables): round(float(np.quantile(nats_M[variables_M == variables], SHARE)), 4)
+        for variables in np.unique(variables_M).tolist()
+    }

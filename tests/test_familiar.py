@@ -1,0 +1,99 @@
+"""What a context costs a base for each written value, and the warning that it is like nothing the base has read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import jaxlv
+from jaxlv import api
+from jaxlv.data.series import from_arrays
+from jaxlv.forecasting import familiar
+from jaxlv.forecasting.likelihood import nats_per_value
+from jaxlv.model.weights import EMBEDDED_BASE
+from jaxlv.text.codec import SYMBOLS
+from jaxlv.text.tokens import IGNORED, Alphabet, window
+
+ALPHABET = Alphabet(np.arange(13, dtype=np.int32), (13,), "test")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded base, which says that its validation costs less than 5.5 nats for each value."""
+    folder = tmp_path_factory.mktemp("base") / "base"
+    shutil.copytree(EMBEDDED_BASE, folder)
+    record = json.loads((folder / "training.json").read_text())
+    (folder / "training.json").write_text(json.dumps({**record, "familiar": {"2": 5.5}}))
+    return folder
+
+
+def wave(steps: int = 20) -> np.ndarray:
+    time_T = np.arange(steps)
+    return np.stack([2 + np.sin(time_T / 3), 1.5 + np.cos(time_T / 3)], axis=1)
+
+
+def wild(steps: int = 20) -> np.ndarray:
+    return np.random.default_rng(0).choice([0.01, 9.99, 5.0], (steps, 2))
+
+
+def test_the_first_steps_and_gaps_do_not_count():
+    text = "1.00;" * familiar.FIRST + "2.00;;3.00;"
+    found = familiar.later(window(ALPHABET.encode(text), 64), ALPHABET)
+    asked = "".join(SYMBOLS[i] for i in found.labels_ML if i != IGNORED)
+    assert asked == "2.00;3.00;"
+
+
+def test_nats_are_shared_out_among_the_values():
+    text = "1.00,1.00;" * familiar.FIRST + "2.00,3.00;"
+    rows = familiar.later(window(ALPHABET.encode(text), 80), ALPHABET)
+    rows = type(rows)(*(array[None] for array in rows))
+    nll_ML = np.where(rows.labels_ML == IGNORED, 0.0, 0.5)
+    assert familiar.by_value(nll_ML, rows, ALPHABET).tolist() == [0.5 * 10 / 2]
+
+
+def test_nats_are_those_of_the_likelihood():
+    """With a prefix of FIRST steps, the same values cost what `nats_per_value` says, without the density's unit."""
+    sampler, series = api.open_model("embedded"), from_arrays(np.stack([wave(), wild()]))
+    found_N = familiar.nats_per_written_value(sampler, series, 20)
+    scales_NV = sampler.scales(series, 20)
+    # the scale of both is that of the whole context
+    given = from_arrays(np.concatenate([series.values_NTV], axis=0))
+    nats_NHV = nats_per_value(sampler, given, familiar.FIRST, 20 - familiar.FIRST)
+    own_NV = sampler.scales(given, familiar.FIRST)
+    same_N = np.isclose(scales_NV, own_NV).all(axis=1)
+    expected_NV = nats_NHV.mean(axis=1) - np.log(own_NV * 0.01)
+    np.testing.assert_allclose(found_N[same_N], expected_NV.mean(axis=1)[same_N], rtol=1e-4)
+    assert same_N[1] and found_N[1] > found_N[0] + 1
+
+
+def test_a_context_that_is_too_short_costs_nothing_that_is_known():
+    sampler = api.open_model("embedded")
+    assert np.isnan(familiar.nats_per_written_value(sampler, from_arrays(wave(6)[None]), 6)).all()
+
+
+def test_a_base_says_its_limits(base: Path, tmp_path: Path):
+    assert familiar.limits_of(str(base)) == {"2": 5.5}
+    assert familiar.limits_of(str(tmp_path)) == {} and familiar.limits_of(None) == {}
+
+
+def test_limits_are_the_99th_percentiles():
+    nats, variables = np.concatenate([np.arange(101.0), np.arange(101.0) / 10]), np.repeat([1, 3], 101)
+    assert familiar.limits(nats, variables) == {"1": 99.0, "3": 9.9}
+
+
+def told(base: Path, values_TV: np.ndarray) -> list[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        jaxlv.Forecaster(str(base)).predict(values_TV, horizon=2, samples=2)
+    return [str(one.message) for one in caught if "looks like nothing" in str(one.message)]
+
+
+def test_a_forecast_says_if_the_base_has_read_nothing_like_it(base: Path):
+    assert told(base, wave()) == []
+    (line,) = told(base, wild())
+    assert "99 % below 5.5" in line and "the baselines end at" in line
