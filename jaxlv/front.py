@@ -62,6 +62,12 @@ class Drawing(Reading, total=False):
     calibrate: bool
 
 
+class Measuring(Reading, total=False):
+    """Keywords of `Forecaster.evaluate`."""
+
+    pool: bool
+
+
 class Forecaster:
     """A model that forecasts series: the embedded base, a run, or a Hugging Face model with or without an adapter.
 
@@ -233,7 +239,7 @@ class Forecaster:
         context: int | None = None,
         samples: int = 20,
         seed: int = 0,
-        **reading: Unpack[Reading],
+        **how: Unpack[Measuring],
     ) -> Scores:
         """Measures forecasts of the last steps of every series, beside the baselines, from several origins.
 
@@ -245,7 +251,8 @@ class Forecaster:
             context: steps before an origin that the model is given; all, as far as it has read such long texts, if None.
             samples: trajectories of each forecast.
             seed: of the samples.
-            **reading: as in `predict`; each window is shifted by its own context.
+            **how: `id`, `time`, `columns`, `separate`, `missing` and `negative` as in `predict`; each window is shifted by
+                its own context. `pool`: measures the pool, too (see `predict`).
 
         Returns:
             The scores of the model (of a run: tuned and untuned) and of every baseline, in the units of the data.
@@ -253,8 +260,10 @@ class Forecaster:
         Raises:
             JaxlvError: if no window is left, for instance because a run was trained on the steps to be forecast.
         """
-        how, handling = split(reading)
-        found = self.read(data, **how)
+        measuring: dict[str, Any] = dict(how)
+        pooled = measuring.pop("pool", False)
+        read, handling = split(measuring)
+        found = self.read(data, **read)
         held = self.run.config.data.holdout if self.run else 0
         if horizon is None and not held:
             raise JaxlvError("how many steps ahead", where="evaluate", expected="a horizon")
@@ -274,7 +283,7 @@ class Forecaster:
                 done[name] = count
                 bar.update(sum(done.values()))
 
-            measured, made = evaluate(models, windows.windows, config, on_batch=on_batch)
+            measured, made = evaluate(models, windows.windows, config, pooled=pooled, on_batch=on_batch)
         return Scores(measured, made, windows.windows, windows.notes)
 
     def _metered(self) -> Any:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import jaxlv
 from jaxlv.data.series import SeriesSet, from_arrays
 from jaxlv.errors import JaxlvError
 from jaxlv.forecasting import metrics, pool, stretching
@@ -176,3 +177,29 @@ def test_an_oracle_is_no_member():
 def test_an_unknown_method_is_refused():
     with pytest.raises(JaxlvError, match="unknown method"):
         pool.forecast("oracle", None, waves(), REQUEST)
+
+
+@pytest.fixture(scope="module")
+def measured() -> jaxlv.Scores:
+    time_T = np.arange(24)
+    wave = 5 + 2 * np.sin(time_T / 2) + 0.2 * np.cos(5 * time_T)
+    return jaxlv.Forecaster("embedded", progress=False).evaluate(
+        {"year": 1900 + time_T, "lynx": wave}, 4, samples=4, pool=True
+    )
+
+
+def test_the_pool_is_a_row_of_an_evaluation_and_no_rival(measured):
+    row = measured.metrics.row("pool")
+    assert row is not None and row.crps is not None and row.coverage is not None
+    assert not row.is_rival and not row.is_model and row.name not in [one.name for one in measured.metrics.rivals]
+    assert [one.name for one in measured.metrics.rows][:2] == ["untuned", "pool"]
+
+
+def test_predict_by_the_pool_and_with_stretched_samples():
+    forecaster, data = jaxlv.Forecaster("embedded", progress=False), 5 + 2 * np.sin(np.arange(24) / 2)[:, None]
+    plain, wide, pooled = (
+        forecaster.predict(data, 4, samples=5, **how) for how in ({}, {"calibrate": True}, {"method": "pool"})
+    )
+    assert plain.samples.shape[1] == wide.samples.shape[1] == 5 and pooled.samples.shape[1] == pool.SAMPLES
+    np.testing.assert_allclose(np.median(wide.samples, axis=1), np.median(plain.samples, axis=1), rtol=1e-9)
+    assert (wide.samples != plain.samples).any()

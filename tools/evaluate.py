@@ -30,6 +30,7 @@ def evaluate(
     validation_series: Annotated[int, whole()] = 24,
     origins: Annotated[int | None, whole()] = None,
     every: Annotated[int | None, whole()] = None,
+    pool: bool = False,
     overwrite: bool = False,
     batch_series: Annotated[int | None, setting(EvaluateConfig, "batch_series", help=True)] = None,
     unmasked_samples: Annotated[int | None, setting(EvaluateConfig, "unmasked_samples", help=True)] = None,
@@ -62,6 +63,7 @@ def evaluate(
         conformal: adjust the bands on validation series, and measure both
         origins: forecasts of each series, the last of which ends with it
         every: steps between origins; the horizon if not given
+        pool: measure the pool of the model, VAR, analogs and fitted equations, too; it takes about twice as long
         overwrite: replace an older folder of this verb, once the new one is complete
         validation_series: at most so many for the temperature, and as many for the bands; a 95 % band needs 19
     """
@@ -72,7 +74,7 @@ def evaluate(
     request = asked(
         run_or_model, data, series, max_series, protocol=protocol, sampling=sampling, bare=bare, reading=reading, **more
     )
-    request = replace(request, origins=origins, every=every)
+    request = replace(request, origins=origins, every=every, pooled=pool)
     return shown(study.evaluate(request, out, fit, Progress, say, overwrite=overwrite), out)
 
 

@@ -22,11 +22,12 @@ from jaxlv.forecasting.baselines import baselines_for, in_turn
 from jaxlv.forecasting.conformal import Bands, fit_bands
 from jaxlv.forecasting.likelihood import nats_per_value
 from jaxlv.forecasting.origins import by_length
+from jaxlv.forecasting.pool import pool_of
 from jaxlv.forecasting.request import Request
 from jaxlv.forecasting.sampler import Forecast, Sampler
 from jaxlv.results.record import Interval
 from jaxlv.results.record import plain as plain
-from jaxlv.results.scores import DEFINITIONS, UNITS, Errors, Evaluation, Protocol, Score
+from jaxlv.results.scores import DEFINITIONS, POOL, UNITS, Errors, Evaluation, Protocol, Score
 
 LEVELS = (50, 80, 95)
 CALIBRATION_LEVELS = (10, 20, 30, 40, 50, 60, 70, 80, 90, 95)
@@ -53,12 +54,14 @@ def evaluate(
     config: EvaluateConfig,
     *,
     bands: Mapping[str, Bands] | None = None,
+    pooled: bool = False,
     on_batch: Callable[[str, int], None] = lambda name, done: None,
 ) -> tuple[Evaluation, dict[str, Forecast]]:
     """Returns (scores, forecasts): a row for each forecaster and each baseline, and the forecasters' trajectories.
 
-    If `bands` has a forecaster's name, its row also has the measures of the adjusted intervals. If a budget is enough for
-    the samples but not for the likelihood, the likelihood is left out. Calls `on_batch(name, series done)`.
+    If `pooled`, a row is the pool of the first forecaster and some baselines (see jaxlv.forecasting.pool). If `bands` has a
+    forecaster's name, its row also has the measures of the adjusted intervals. If a budget is enough for the samples but not
+    for the likelihood, the likelihood is left out. Calls `on_batch(name, series done)`.
     """
     context_NCV, truth_NHV = truth_of(series, config.context, config.horizon)
     check_fits(forecasters.values(), series, config)
@@ -88,6 +91,10 @@ def evaluate(
         rows.append(row)
     for place, forecaster in enumerate(forecasters.values()):
         rows[place] = replace(rows[place], **likelihood_measures(forecaster, series, config))
+    if pooled:
+        name, forecaster = next(iter(forecasters.items()))
+        mixed = pool_of(forecaster, forecasts[name], series, Request.of(config)).samples_NSHV
+        rows.append(score(POOL, np.median(mixed, axis=1), truth_NHV, context_NCV, series, mixed))
     for name, baseline in in_turn(baselines_for(series)):
         try:
             point_NHV = by_length(baseline, context_NCV, series.first_N, config.horizon)

@@ -24,6 +24,7 @@ from jaxlv.forecasting.sampler import Forecast, Sampler
 from jaxlv.forecasting.stretching import ORIGINS, Draw, Stretching, sizes
 
 MEMBERS = ("analog", "VAR(3) on logs", "Lotka-Volterra, fitted", "LV + logistic, fitted", "RM, fitted")
+MODEL = "model"  # the name of the model among the members
 POWER = 2.0  # weights are CRPS ** -POWER
 SAMPLES = 100  # of the pool
 
@@ -46,7 +47,7 @@ class Pooled:
     weights: Mapping[str, np.ndarray]
 
 
-def pool(series: SeriesSet, request: Request, model: Draw, name: str = "model") -> Pooled:
+def pool(series: SeriesSet, request: Request, model: Draw) -> Pooled:
     """Returns the pool's forecasts of series from their first `request.context` steps; the model's samples are stretched
     (see jaxlv.forecasting.stretching).
 
@@ -55,11 +56,11 @@ def pool(series: SeriesSet, request: Request, model: Draw, name: str = "model") 
     here = within(series, request.context, request.horizon, ORIGINS)
     drawn_NSHV = model(series, request)
     if here is None:
-        return Pooled(drawn_NSHV, drawn_NSHV, {name: np.ones(len(series))})
+        return Pooled(drawn_NSHV, drawn_NSHV, {MODEL: np.ones(len(series))})
     inner = replace(request, context=here.context, horizon=here.horizon, shown=0)
     stretching = Stretching.fitted(model(here.windows, inner), here, series, request.context)
-    members = {name: stretching.ahead(drawn_NSHV)}
-    scores = {name: _crps(stretching.within(here), here.truth_MHV)}
+    members = {MODEL: stretching.ahead(drawn_NSHV)}
+    scores = {MODEL: _crps(stretching.within(here), here.truth_MHV)}
     for other, baseline in baselines_for(series).items():
         if other in MEMBERS:
             with contextlib.suppress(JaxlvError):  # a method that cannot forecast such series is no member
@@ -68,10 +69,10 @@ def pool(series: SeriesSet, request: Request, model: Draw, name: str = "model") 
                 members[other] = errors.ahead(_point(baseline, series, request))
                 scores[other] = _crps(errors.within(past_MHV), here.truth_MHV)
     weights = _weights(scores, here.series_M, len(series))
-    return Pooled(_mixed(members, weights, request.seed), members[name], weights)
+    return Pooled(_mixed(members, weights, request.seed), members[MODEL], weights)
 
 
-METHODS = ("model", "calibrated", "pool")
+METHODS = (MODEL, "calibrated", "pool")
 """What forecasts series: a model as it draws, with its samples stretched (see jaxlv.forecasting.stretching), or the pool."""
 
 
@@ -80,15 +81,20 @@ def forecast(method: str, model: Sampler, series: SeriesSet, request: Request, o
     if method not in METHODS:
         raise JaxlvError("unknown method", expected=", ".join(METHODS), found=method)
     made = model(series, request, on_batch=on_batch)
-    if method == "model":
+    if method == MODEL:
         return made
-
-    def draw(other: SeriesSet, inner: Request) -> np.ndarray:
-        return made.filled() if other is series else model(other, inner).filled()
-
-    pooled = pool(series, request, draw)
+    pooled = pool_of(model, made, series, request)
     samples_NSHV = pooled.samples_NSHV if method == "pool" else pooled.calibrated_NSHV
     return replace(made, samples_NSHV=samples_NSHV)
+
+
+def pool_of(model: Sampler, made: Forecast, series: SeriesSet, request: Request, on_batch: Done = _silent) -> Pooled:
+    """Returns the pool, given what the model has drawn already. Calls `on_batch(windows within the contexts done)`."""
+
+    def draw(other: SeriesSet, inner: Request) -> np.ndarray:
+        return made.filled() if other is series else model(other, inner, on_batch=on_batch).filled()
+
+    return pool(series, request, draw)
 
 
 def _point(baseline: Baseline, series: SeriesSet, request: Request) -> np.ndarray:

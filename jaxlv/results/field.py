@@ -9,11 +9,7 @@ from typing import Any
 
 from jaxlv.results.quantities import quantity
 from jaxlv.results.record import Interval, Record
-from jaxlv.results.scores import BANDS, MODELS, Levels
-
-POOL = "pool"
-"""The name of the row that is the weighted pool of methods."""
-
+from jaxlv.results.scores import BANDS, MODELS, POOL, Levels
 
 DRAWN = ", as drawn"
 """The end of the name of a row whose samples are as a model drew them; a model's own row has them stretched."""

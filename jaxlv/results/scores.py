@@ -13,7 +13,9 @@ from jaxlv.results.quantities import RAW, Quantity, interval, quantity
 from jaxlv.results.record import Id, Interval, Record, id_of, rare
 
 MODELS = ("tuned", "untuned")
-"""The names of rows that are the model's; the others are baselines."""
+"""The names of rows that are the model's; the others are baselines, except the pool."""
+POOL = "pool"
+"""The name of the row that is the weighted pool of the first model and some baselines."""
 LEVELS = ("50", "80", "95")
 """Central bands, in percent."""
 Levels = Mapping[str, float | None]
@@ -121,7 +123,7 @@ class Score(Errors):
     @property
     def is_rival(self) -> bool:
         """Whether the method is a baseline that the model should beat."""
-        return not self.is_model and not self.knows_the_equations
+        return not self.is_model and not self.knows_the_equations and self.name != POOL
 
     def without_intervals(self) -> Score:
         """Returns the score without what one series alone cannot tell."""

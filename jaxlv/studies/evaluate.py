@@ -57,6 +57,7 @@ class Fitted:
     temperature: ChosenTemperature | None = None
     conformal: Adjusted | None = None
     origins: Mapping[str, int] = field(default_factory=dict)  # how many, and steps between them, if series have windows
+    pooled: bool = False  # whether the pool is a row
 
 
 class Evaluated(NamedTuple):
@@ -85,7 +86,8 @@ def evaluate(
             "bands and temperatures are fitted from one step of all series", where="evaluate", hint="name --context"
         )
     with subject.paying(asked.purpose) as models, new_folder(out, replace=overwrite, made_by=METRICS) as work:
-        fitted = Fitted({name: model.with_sampling(**asked.sampling) for name, model in models.items()})
+        drawn = {name: model.with_sampling(**asked.sampling) for name, model in models.items()}
+        fitted = Fitted(drawn, pooled=asked.pooled)
         if rolls:
             chosen, protocol = _windows(subject, asked, next(iter(fitted.forecasters.values())), protocol, say)
             told = {"origins": asked.origins or 1, "every": asked.every or protocol.horizon}
@@ -96,7 +98,7 @@ def evaluate(
         validation = validation_series(subject, chosen) if fit else None
         check_fits(fitted.forecasters.values(), chosen, protocol)
         if validation is not None:
-            fitted = fit_on_validation(fitted.forecasters, validation, protocol, fit, begin)
+            fitted = replace(fit_on_validation(fitted.forecasters, validation, protocol, fit, begin), pooled=asked.pooled)
         metrics = evaluate_to(work, subject, chosen, protocol, fitted, title=f"Evaluation of {subject.name}", begin=begin)
     repeats = billing.repeats_of(subject.config, subject.run.folder) if subject.run else ""
     return Evaluated(metrics, repeats)
@@ -228,7 +230,8 @@ def evaluate_to(
             watched.check()  # what was removed or renamed while it is filled is not found at the end alone
             bars.of(name).update(done)
 
-        measured, forecasts = measure(fitted.forecasters, chosen, config, bands=fitted.bands, on_batch=on_batch)
+        own: Any = {"bands": fitted.bands, "pooled": fitted.pooled}
+        measured, forecasts = measure(fitted.forecasters, chosen, config, **own, on_batch=on_batch)
     settled: Any = {"temperature_chosen_on": fitted.temperature, "conformal": fitted.conformal, **fitted.origins}
     seen = tuple(subject.seen(chosen))
     measured = replace(measured, protocol=replace(measured.protocol, **settled, seen_in_training=seen))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +12,6 @@ import numpy as np
 from jaxlv.data import readers
 from jaxlv.data.loading import load_series
 from jaxlv.data.observations import Observations
-from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError, briefly
 from jaxlv.forecasting import metrics, pool, stretching
 from jaxlv.forecasting.baselines import SLOW, baselines_for
@@ -22,7 +21,8 @@ from jaxlv.forecasting.request import Request
 from jaxlv.forecasting.sampler import Sampler
 from jaxlv.report import page
 from jaxlv.report.field import page_of
-from jaxlv.results.field import DRAWN, POOL, Field, FieldProtocol, FieldRecord, FieldScore, summary
+from jaxlv.results.field import DRAWN, Field, FieldProtocol, FieldRecord, FieldScore, summary
+from jaxlv.results.scores import POOL
 from jaxlv.storage.files import new_folder, write_json
 from jaxlv.studies import given
 from jaxlv.studies.progress import Begin, Say, Silent, unsaid
@@ -172,13 +172,17 @@ class _Measured:
         request = Request(made.context, how.horizon, how.samples, how.seed, min(how.batch, len(series)))
         for name, model in self.models.items():
             with self.begin(f"forecasts ({name})", len(series)) as bar:
-                samples = model(series, request, on_batch=bar.update).filled()
+                forecast = model(series, request, on_batch=bar.update)
+            samples = forecast.filled()
             with self.begin(f"within contexts ({name})", len(series) * stretching.ORIGINS) as bar:
-                pooled = pool.pool(series, request, _drawn(model, samples, series, bar.update), name)
+                pooled = pool.pool_of(model, forecast, series, request, bar.update)
             yield _Method(name, np.median(pooled.calibrated_NSHV, axis=1), pooled.calibrated_NSHV)
             yield _Method(f"{name}{DRAWN}", np.median(samples, axis=1), samples)
             if not weights:  # of a run, the pool is of the tuned model
-                weights |= {member: float(weight_N.mean()) for member, weight_N in pooled.weights.items()}
+                weights |= {
+                    name if member == pool.MODEL else member: float(weight_N.mean())
+                    for member, weight_N in pooled.weights.items()
+                }
                 yield _Method(POOL, np.median(pooled.samples_NSHV, axis=1), pooled.samples_NSHV)
         baselines = {**baselines_for(series), **SLOW}
         with self.begin("baselines", len(baselines)) as bar:
@@ -189,11 +193,6 @@ class _Measured:
                 except JaxlvError as fault:
                     self.say(f"note: {name} is left out: {briefly(fault)}")
                 bar.update(done, name)
-
-
-def _drawn(model: Sampler, samples: np.ndarray, series: SeriesSet, on_batch: Callable[[int], None]) -> pool.Draw:
-    """Returns the model as a member of the pool, which does not draw anew what has been drawn."""
-    return lambda other, request: samples if other is series else model(other, request, on_batch=on_batch).filled()
 
 
 def _score(method: _Method, truth_MHV: np.ndarray, context_MCV: np.ndarray, shift_MV: np.ndarray) -> FieldScore:

@@ -58,6 +58,7 @@ class Asked:
     purpose: str = ""
     origins: int | None = None  # forecasts of each series, the last of which ends with it; None: from a step of all series
     every: int | None = None  # steps between them; the horizon if None
+    pooled: bool = False  # whether the pool of methods is measured, too
     reading: Mapping[str, Any] = field(default_factory=dict)  # as in `loading.load_series`
     handling: Handling = USUAL
 
