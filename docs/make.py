@@ -1,6 +1,6 @@
 """Writes the pages of docs/ that come from the source, the outputs in docs/tutorial.md, and the pictures.
 
-python docs/make.py            # settings.md, api.md, verbs.md, and the outputs in tutorial.md
+python docs/make.py            # settings.md, api.md, verbs.md, results.md, and the outputs in tutorial.md
 python docs/make.py pictures   # docs/pictures/, and the outputs in forecast.ipynb
 """
 
@@ -12,6 +12,7 @@ import importlib
 import inspect
 import io
 import os
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -25,11 +26,12 @@ from typing import Any
 
 import numpy as np
 
-import jaxlv
+import jaxlv.results
 from jaxlv.config import RunConfig, toml_value
 from jaxlv.data.observations import Observations
 from jaxlv.front import Prediction, Scores
 from jaxlv.results.panels import ForecastPanel
+from jaxlv.results.record import Record
 from jaxlv.settings import Statement, statements
 from jaxlv.tools import cli
 
@@ -84,6 +86,36 @@ def _default(kind: type, name: str) -> str:
 
 def _cell(text: str) -> str:
     return text.replace("|", r"\|")
+
+
+# ------------------------------------------------------------------------------------------------ results
+
+RESULTS = """# Figures in results
+
+Every figure that a page, a table or a result file shows, by the record that holds it: its key in JSON, the words and the
+heading of its column, its unit, how it is written, and which value of it is better.
+"""
+
+
+def results_page() -> str:
+    """Returns the reference of what is measured: the quantities of every record in jaxlv.results."""
+    found = {}
+    for one in pkgutil.iter_modules(jaxlv.results.__path__):
+        module = importlib.import_module(f"jaxlv.results.{one.name}")
+        own = {name: kind for name, kind in vars(module).items() if getattr(kind, "__module__", "") == module.__name__}
+        found |= {name: kind for name, kind in own.items() if isinstance(kind, type) and issubclass(kind, Record)}
+    return "\n".join([MADE, RESULTS, *(_record(name, kind) for name, kind in sorted(found.items()) if kind.quantities())])
+
+
+def _record(name: str, kind: type[Record]) -> str:
+    keys = {field.name: field.metadata.get("key") or field.name for field in dataclasses.fields(kind)}
+    rows = []
+    for one in kind.quantities().values():
+        heading = f"{one.group}: {one.head}" if one.group else one.head
+        cells = [f"`{keys[one.key]}`", one.words, heading, one.unit, one.form, str(one.better), one.meaning]
+        rows.append(f"| {' | '.join(map(_cell, cells))} |")
+    head = ["| key | words | heading | unit | written as | better | meaning |", "|---|---|---|---|---|---|---|"]
+    return "\n".join([f"## {name}", "", prose((kind.__doc__ or "").split("\n\n")[0]), "", *head, *rows, ""])
 
 
 # ----------------------------------------------------------------------------------------------------- API
@@ -284,7 +316,7 @@ def notebook(path: Path) -> None:
     nbformat.write(found, path)
 
 
-PAGES = {"settings.md": settings_page, "api.md": api_page, "verbs.md": verbs_page}
+PAGES = {"settings.md": settings_page, "api.md": api_page, "verbs.md": verbs_page, "results.md": results_page}
 
 
 def main(arguments: list[str]) -> None:
