@@ -330,5 +330,7 @@ def test_simulated_series_come_as_observations_and_are_explored(tmp_path):
         jaxlv_package.explore(made, tmp_path / "out")
     with pytest.raises(JaxlvError, match=r"unknown preset; expected course, .*; found foxes"):
         jaxlv_package.simulate("foxes")
+    with pytest.raises(JaxlvError, match="1 missing value"):
+        jaxlv_package.explore({"a": [1.0, np.nan, 2.0, 3.0]}, tmp_path / "gaps", missing="error")
     with pytest.raises(JaxlvError, match="unknown setting idd"):
         jaxlv_package.explore(made, tmp_path / "other", idd="x")

@@ -34,6 +34,15 @@ def stages_of(name: str, scale: str = "") -> list[reproduction.Stage]:
     return reproduction.read_stages(CONFIGS / name, file if scale else None)
 
 
+def test_changes_lie_over_the_scale_and_the_scale_over_the_stage(tmp_path):
+    (tmp_path / "scale.toml").write_text("[train]\nsteps = 7\nbatch_size = 3\n")
+    changed = reproduction.read_stages(CONFIGS / "xu", tmp_path / "scale.toml", {"train": {"steps": 9}})
+    own = stages_of("xu")
+    for stage, before in zip(changed, own, strict=True):
+        assert (stage.config.train.steps, stage.config.train.batch_size) == (9, 3)
+        assert stage.config.lora == before.config.lora
+
+
 def plan_of(name: str, stages: list[reproduction.Stage]) -> list[reproduction.StagePlan]:
     most = stages[-1].config.evaluate.series or reproduction.test_share(name)
     return reproduction.plan(stages, [(part, most) for part in reproduction.parts_of(name)])
