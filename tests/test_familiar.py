@@ -90,10 +90,15 @@ def told(base: Path, values_TV: np.ndarray) -> list[str]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         jaxlv.Forecaster(str(base)).predict(values_TV, horizon=2, samples=2)
-    return [str(one.message) for one in caught if "looks like nothing" in str(one.message)]
+    return [str(one.message) for one in caught if "the base has read" in str(one.message)]
 
 
 def test_a_forecast_says_if_the_base_has_read_nothing_like_it(base: Path):
     assert told(base, wave()) == []
     (line,) = told(base, wild())
     assert "99 % below 5.5" in line and "the baselines end at" in line
+
+
+def test_a_forecast_says_if_the_base_has_read_no_series_of_so_many_variables(base: Path):
+    (line,) = told(base, np.concatenate([wave(), wave()], axis=1))
+    assert line == "the base has read series of 2 variables, not of 4: separate makes each variable a series of its own"

@@ -78,10 +78,14 @@ def unfamiliar(series: SeriesSet, forecaster: Sampler, context: int, horizon: in
     """Yields a line for each series whose context looks like nothing that a base has read: what it costs the base, beside
     the limit, and how far apart the baselines end. Of models that say no limit, and of tuned ones, nothing is known.
     """
-    V = len(series.variables)
-    limit = familiar.limits_of(forecaster.model.folder).get(str(V))
-    if limit is None or "lora" in forecaster.variables:
+    V, limits = len(series.variables), familiar.limits_of(forecaster.model.folder)
+    if not limits or "lora" in forecaster.variables:
         return
+    if str(V) not in limits:
+        known = f"{min(limits)} to {max(limits)}" if len(limits) > 1 else min(limits)
+        yield f"the base has read series of {known} variables, not of {V}: separate makes each variable a series of its own"
+        return
+    limit = limits[str(V)]
     nats_N = familiar.nats_per_written_value(forecaster, series, context)
     rows = np.flatnonzero(nats_N > limit)
     if not len(rows):
