@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import jaxlv
@@ -14,6 +16,8 @@ from jaxlv.forecasting import metrics, pool, stretching
 from jaxlv.forecasting.baselines import BASELINES
 from jaxlv.forecasting.origins import within
 from jaxlv.forecasting.request import Request
+from jaxlv.studies import forecast as study
+from jaxlv.studies.subjects import Asked
 
 REQUEST = Request(30, 6, 20)
 
@@ -203,3 +207,16 @@ def test_predict_by_the_pool_and_with_stretched_samples():
     assert plain.samples.shape[1] == wide.samples.shape[1] == 5 and pooled.samples.shape[1] == pool.SAMPLES
     np.testing.assert_allclose(np.median(wide.samples, axis=1), np.median(plain.samples, axis=1), rtol=1e-9)
     assert (wide.samples != plain.samples).any()
+
+
+def test_the_program_forecasts_by_the_pool_and_says_so(tmp_path):
+    time_T = np.arange(24)
+    pd.DataFrame({"year": 1900 + time_T, "lynx": 5 + 2 * np.sin(time_T / 2)}).to_csv(tmp_path / "lynx.csv", index=False)
+    asked = Asked("embedded", data=tmp_path / "lynx.csv", protocol={"horizon": 4, "samples": 5})
+    found = study.forecast(asked, tmp_path / "out", study.Ahead(method="pool"))
+    assert found.settings.method == "pool" and len(found.next) == 4
+    samples = pd.read_csv(tmp_path / "out" / study.TABLE)["statistic"].str.startswith("sample_").sum()
+    assert samples == 4 * pool.SAMPLES
+    assert json.loads((tmp_path / "out" / study.SETTINGS).read_text())["method"] == "pool"
+    with pytest.raises(JaxlvError, match="a model's alone"):
+        study.forecast(asked, tmp_path / "other", study.Ahead(reach=2, method="calibrated"))
