@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jaxlv.data import loading, series
+from jaxlv.data import loading, splits
 from jaxlv.data.series import COURSE_SHA256, from_arrays
 from jaxlv.errors import JaxlvError
 from jaxlv.forecasting import metrics
@@ -38,7 +38,7 @@ MEASURED = {  # baselines without quoted figures: as once measured, so that chan
 @pytest.fixture(scope="module")
 def test_values(shared) -> np.ndarray:
     real = loading.load(shared / "data" / "lotka_volterra_data.h5")
-    return real.select(series.split_fraction(real.ids_N).test).values_NTV
+    return real.select(splits.split_fraction(real.ids_N).test).values_NTV
 
 
 def figures_of(name: str, test_values: np.ndarray) -> list[float]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxlv.config import CodecConfig, DataConfig, RunConfig, WindowConfig, config_tree
-from jaxlv.data import loading, series
+from jaxlv.data import loading, series, splits
 from jaxlv.published.systems import SYSTEMS
 from jaxlv.runs import billing, run, sources, training, validation
 from jaxlv.text.codec import Codec
@@ -39,7 +39,7 @@ def test_every_switch_is_off_by_default():
 @pytest.mark.parametrize(("length", "share"), [(128, 0.02), (512, 0.02), (768, 0.35)])
 def test_padding_is_so_much_of_what_the_loss_counts(data, shared, length, share):
     """rai's validation share: 2, 2 and 35 % of all positions."""
-    held = data.select(series.REPORTED_SPLITS["rai"](data.ids_N).validation).values_NTV
+    held = data.select(splits.REPORTED_SPLITS["rai"](data.ids_N).validation).values_NTV
     codec = Codec.for_data(CodecConfig(scale="rai"), data.values_NTV)
     settings = WindowConfig(length=length, stride=length, align="token", partial="pad")
     alphabet, counted = load_alphabet(shared / "qwen2.5-0.5b-instruct", 151_936), {}
@@ -109,7 +109,7 @@ def test_a_tenth_of_the_data_is_a_tenth_of_the_training_series(config):  # noqa:
 @pytest.mark.parametrize("name", list(SYSTEMS))
 def test_a_split_by_the_name_of_a_report_is_that_reports(data, name):
     settings = replace(RunConfig(), data=DataConfig(split=name))
-    found, theirs = sources.split_series(settings, data), series.REPORTED_SPLITS[name](data.ids_N)
+    found, theirs = sources.split_series(settings, data), splits.REPORTED_SPLITS[name](data.ids_N)
     for own, reported in zip(found.parts().values(), theirs.parts().values(), strict=True):
         np.testing.assert_array_equal(own, reported)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jaxlv.data import loading, series
+from jaxlv.data import loading, splits
 from jaxlv.data.dynamics import SYSTEMS, Solver, simulate
 from jaxlv.errors import JaxlvError
 from jaxlv.forecasting import odefit
@@ -94,7 +94,7 @@ def test_all_equations_and_contexts_share_one_compilation(simulated):
 @pytest.fixture(scope="module")
 def test_values(shared) -> np.ndarray:
     real = loading.load(shared / "data" / "lotka_volterra_data.h5")
-    return real.select(series.split_fraction(real.ids_N).test).values_NTV
+    return real.select(splits.split_fraction(real.ids_N).test).values_NTV
 
 
 def noisy(context_NCV: np.ndarray, noise: float) -> np.ndarray:

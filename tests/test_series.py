@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxlv.config import load_config, to_toml
-from jaxlv.data import loading, series
+from jaxlv.data import loading, series, splits
 from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.runs import sources
 from jaxlv.storage import foreign
@@ -443,7 +443,7 @@ def test_select_keeps_order_and_names_unknown_ids():
 
 
 def test_fraction_split_is_the_one_reported_by_xu():
-    split = series.split_fraction(np.arange(1000))
+    split = splits.split_fraction(np.arange(1000))
     order = np.random.RandomState(42).permutation(1000)
     np.testing.assert_array_equal(split.train, order[:700])
     np.testing.assert_array_equal(split.validation, order[700:850])
@@ -454,22 +454,22 @@ def test_shares_that_are_no_whole_numbers_of_series_are_rounded():
     """With seven series, 4.9 and 5.95 are before the cuts: 5 and 6. A fifth of twelve, 2.4, is 3 series for Liu, as in
     scikit-learn.
     """
-    assert [len(ids) for ids in series.split_fraction(np.arange(7)).parts().values()] == [5, 1, 1]
-    assert [len(ids) for ids in series.REPORTED_SPLITS["liu"](np.arange(13)).parts().values()] == [9, 3, 1]
+    assert [len(ids) for ids in splits.split_fraction(np.arange(7)).parts().values()] == [5, 1, 1]
+    assert [len(ids) for ids in splits.REPORTED_SPLITS["liu"](np.arange(13)).parts().values()] == [9, 3, 1]
 
 
 def test_splits_hold_every_id_once():
     ids, labels = np.arange(100, 337), np.arange(237) % 5
     for split in (
-        series.split_fraction(ids, (0.5, 0.2, 0.3), seed=3),
-        series.split_stratified(ids, labels, (0.5, 0.2, 0.3), seed=3),
+        splits.split_fraction(ids, (0.5, 0.2, 0.3), seed=3),
+        splits.split_stratified(ids, labels, (0.5, 0.2, 0.3), seed=3),
     ):
         np.testing.assert_array_equal(np.sort(np.concatenate(list(split.parts().values()))), ids)
 
 
 def test_stratified_parts_hold_labels_in_proportion():
     labels = np.repeat(["a", "b", "c"], [600, 90, 7])
-    split = series.split_stratified(np.arange(697), labels, (0.7, 0.15, 0.15), seed=1)
+    split = splits.split_stratified(np.arange(697), labels, (0.7, 0.15, 0.15), seed=1)
     for ids, fraction in zip(split.parts().values(), (0.7, 0.15, 0.15), strict=True):
         for label in "abc":
             assert abs((labels[ids] == label).sum() - fraction * (labels == label).sum()) < 1 + 1e-9
@@ -477,11 +477,11 @@ def test_stratified_parts_hold_labels_in_proportion():
 
 def test_split_faults():
     ids = np.arange(10)
-    assert_says(message(series.split_fraction, ids, (0.7, 0.2, 0.2)), "add up to 1")
-    assert_says(message(series.split_fraction, ids[:2]), "no series left for")
-    assert_says(message(series.split_stratified, ids, ["a"]), "one label per series")
-    assert_says(message(series.split_ids, ids, [0, 1], [2], [1]), "series twice", "found 1")
-    assert_says(message(series.split_ids, ids, [0, 1], [2], [11, 12]), "not in the data", "11, 12")
+    assert_says(message(splits.split_fraction, ids, (0.7, 0.2, 0.2)), "add up to 1")
+    assert_says(message(splits.split_fraction, ids[:2]), "no series left for")
+    assert_says(message(splits.split_stratified, ids, ["a"]), "one label per series")
+    assert_says(message(splits.split_ids, ids, [0, 1], [2], [1]), "series twice", "found 1")
+    assert_says(message(splits.split_ids, ids, [0, 1], [2], [11, 12]), "not in the data", "11, 12")
 
 
 def test_a_split_names_series_by_text_or_number(tmp_path):
@@ -512,19 +512,19 @@ def test_duplicates_across_parts_are_found():
     values = some_values((6, 5, 2))
     values[5] = values[0]
     duplicated = series.from_arrays(values)
-    series.check_disjoint(duplicated, series.split_ids(np.arange(6), [0, 5], [1, 2], [3, 4]))
-    text = message(series.check_disjoint, duplicated, series.split_ids(np.arange(6), [0, 1], [2], [5]))
+    splits.check_disjoint(duplicated, splits.split_ids(np.arange(6), [0, 5], [1, 2], [3, 4]))
+    text = message(splits.check_disjoint, duplicated, splits.split_ids(np.arange(6), [0, 1], [2], [5]))
     assert_says(text, "series 5 of test", "series 0 of train")
     values[5, 0, 0], values[0, 0, 0] = 0.0, -0.0
     signed = series.from_arrays(values)
-    assert_says(message(series.check_disjoint, signed, series.split_ids(np.arange(6), [0], [1], [5])), "series 5 of test")
-    overlapping = series.Split(np.array([0]), np.array([1]), np.array([0]))
-    assert_says(message(series.check_disjoint, duplicated, overlapping), "series twice")
+    assert_says(message(splits.check_disjoint, signed, splits.split_ids(np.arange(6), [0], [1], [5])), "series 5 of test")
+    overlapping = splits.Split(np.array([0]), np.array([1]), np.array([0]))
+    assert_says(message(splits.check_disjoint, duplicated, overlapping), "series twice")
 
 
 def test_real_series_are_all_different(shared):
     real = loading.load(shared / "data" / "lotka_volterra_data.h5")
-    series.check_disjoint(real, series.split_fraction(real.ids_N))
+    splits.check_disjoint(real, splits.split_fraction(real.ids_N))
 
 
 def test_regimes_of_made_up_series():

@@ -18,7 +18,7 @@ from cyclopts import App
 
 from jaxlv import config as configs
 from jaxlv.config import EvaluateConfig, RunConfig, SamplingConfig, build_config, config_tree, read_tree
-from jaxlv.data import dynamics, series
+from jaxlv.data import dynamics, splits
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.ledger import Terms
 from jaxlv.model.attention import KERNELS
@@ -182,7 +182,7 @@ def test_choices_are_those_that_the_code_knows():
         return set(typing.get_args(typing.get_args(kind)[0] if name == "sinks" else kind))
 
     assert choices(configs.CodecConfig, "scale") == set(SCALE_RULES)
-    assert choices(configs.DataConfig, "split") == {"fractions", *series.REPORTED_SPLITS}
+    assert choices(configs.DataConfig, "split") == {"fractions", *splits.REPORTED_SPLITS}
     assert choices(configs.ModelSettings, "attention") == set(KERNELS)
     assert choices(configs.TrainConfig, "sinks") == set(sinks.SINKS)
 

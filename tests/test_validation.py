@@ -13,7 +13,7 @@ import pytest
 from test_run import change, config  # noqa: F401 - `config` is a fixture
 
 from jaxlv.config import RunConfig, TrainConfig
-from jaxlv.data import series
+from jaxlv.data import series, splits
 from jaxlv.data.series import SeriesSet, from_arrays
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.ledger import Event, Ledger, Meter, Terms
@@ -277,7 +277,7 @@ def test_a_step_is_finite_if_its_loss_and_its_gradient_are(figures):
 # ---------------------------------------------------------------------------------------------------------- the split
 
 
-def split_of(config: RunConfig, **data: Any) -> series.Split:  # noqa: F811
+def split_of(config: RunConfig, **data: Any) -> splits.Split:  # noqa: F811
     chosen = change(config, data=data)
     return sources.split_series(chosen, sources.load_series(chosen))
 
@@ -285,7 +285,7 @@ def split_of(config: RunConfig, **data: Any) -> series.Split:  # noqa: F811
 def test_a_split_follows_its_seed_and_its_shares(config):  # noqa: F811
     ids = np.arange(12)
     for seed in (42, 7):
-        expected = series.split_fraction(ids, (0.5, 0.25, 0.25), seed)
+        expected = splits.split_fraction(ids, (0.5, 0.25, 0.25), seed)
         for ours, theirs in zip(split_of(config, seed=seed).parts().values(), expected.parts().values(), strict=True):
             np.testing.assert_array_equal(ours, theirs)
     assert split_of(config, seed=42).train.tolist() != split_of(config, seed=7).train.tolist()
@@ -303,7 +303,7 @@ def test_a_split_by_regimes_follows_its_seed(config, tmp_path):  # noqa: F811
         assert abs((split.train < 6).sum() - 3) <= 1 and abs((split.train >= 6).sum() - 3) <= 1
     assert set(found[0].train.tolist()) != set(found[1].train.tolist())
     assert set(split_of(config, **{**shares, "stratify": False}, seed=1).train.tolist()) == set(
-        series.split_fraction(np.arange(12), (0.5, 0.25, 0.25), 1).train.tolist()
+        splits.split_fraction(np.arange(12), (0.5, 0.25, 0.25), 1).train.tolist()
     )
 
 
@@ -317,7 +317,7 @@ def test_a_share_of_the_training_series_is_rounded_and_takes_the_first(share, co
 
 def test_equal_series_in_two_parts_of_a_split_are_refused(config, tmp_path):  # noqa: F811
     values_NTV = np.random.default_rng(0).uniform(1, 2, (12, STEPS, 2))
-    split = series.split_fraction(np.arange(12), (0.5, 0.25, 0.25), config.data.seed)
+    split = splits.split_fraction(np.arange(12), (0.5, 0.25, 0.25), config.data.seed)
     values_NTV[split.test[0]] = values_NTV[split.train[0]]
     series.save(tmp_path / "twice.h5", from_arrays(values_NTV))
     with pytest.raises(JaxlvError, match="has the same values as series"):

@@ -18,7 +18,8 @@ from scipy.signal import find_peaks
 from jaxlv.data.limits import MEMORY_CAP
 from jaxlv.data.loading import load_series
 from jaxlv.data.observations import Observations
-from jaxlv.data.series import FAULTS, REST, SeriesSet, at_rest, digest, first_place
+from jaxlv.data.series import FAULTS, REST, SeriesSet, at_rest, first_place
+from jaxlv.data.splits import digest
 from jaxlv.errors import JaxlvError
 from jaxlv.results.exploration import Check, Cycle, MeanStep, PeakCount, PeakRule, RestRule, Spread, State, Values
 from jaxlv.results.record import Id

@@ -15,7 +15,8 @@ from types import MappingProxyType
 import numpy as np
 
 from jaxlv.data import dynamics
-from jaxlv.data.series import REPORTED_SPLITS, SeriesSet, Split, from_arrays
+from jaxlv.data.series import SeriesSet, from_arrays
+from jaxlv.data.splits import REPORTED_SPLITS, Split
 from jaxlv.errors import JaxlvError
 from jaxlv.forecasting import metrics
 from jaxlv.forecasting.request import Request

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlv.config import DataConfig, LoraConfig, ModelSettings, RunConfig
-from jaxlv.data import dynamics, loading, series
+from jaxlv.data import dynamics, loading, series, splits
 from jaxlv.data.observations import Handling, Observations
-from jaxlv.data.series import SeriesSet, Split
+from jaxlv.data.series import SeriesSet
+from jaxlv.data.splits import Split
 from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.flops.ledger import Meter
 from jaxlv.forecasting.sampler import Sampler
@@ -96,14 +97,14 @@ def split_series(config: RunConfig, series_set: SeriesSet) -> Split:
     listed = ("train_ids", "validation_ids", "test_ids")
     where = ", ".join(f"data.{name}" for name in listed if getattr(data, name))
     if data.train_ids or data.validation_ids or data.test_ids:
-        split = series.split_ids(ids, data.train_ids, data.validation_ids, data.test_ids, where)
+        split = splits.split_ids(ids, data.train_ids, data.validation_ids, data.test_ids, where)
     elif data.stratify:
-        split = series.split_stratified(ids, series.regimes(series_set), data.fractions, data.seed, "data.fractions")
+        split = splits.split_stratified(ids, series.regimes(series_set), data.fractions, data.seed, "data.fractions")
     elif data.split != "fractions":
-        split = series.REPORTED_SPLITS[data.split](ids)
+        split = splits.REPORTED_SPLITS[data.split](ids)
     else:
-        split = series.split_fraction(ids, data.fractions, data.seed, "data.fractions")
-    series.check_disjoint(series_set, split)
+        split = splits.split_fraction(ids, data.fractions, data.seed, "data.fractions")
+    splits.check_disjoint(series_set, split)
     if data.train_share == 1:
         return split
     return replace(split, train=split.train[: max(1, round(data.train_share * len(split.train)))])

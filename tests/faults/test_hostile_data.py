@@ -23,7 +23,7 @@ import pytest
 from h5py import h5pl
 
 from jaxlv.config import read_tree
-from jaxlv.data import hdf5, limits, loading, series
+from jaxlv.data import hdf5, limits, loading, series, splits
 from jaxlv.data.limits import LONGEST_NAME, MOST_VARIABLES, Room, clean_name, clean_names
 from jaxlv.errors import JaxlvError
 from jaxlv.tools.options import MOST_IDS, parse_ids
@@ -410,7 +410,7 @@ def test_ids_are_few_and_in_order():
 def test_seeds_and_ids_that_numpy_cannot_take():
     for seed in (-1, 2**32):
         with pytest.raises(JaxlvError, match="seed of a split is out of range; expected 0 to"):
-            series.split_fraction(np.arange(10), seed=seed)
+            splits.split_fraction(np.arange(10), seed=seed)
     with pytest.raises(JaxlvError, match="are not series ids"):
         series.from_arrays(np.ones((1, 3, 2)), ids=np.array([2**63], np.uint64))
 
