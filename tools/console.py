@@ -37,7 +37,7 @@ class Result:
     """
 
     text: str
-    tree: Mapping[str, Any]
+    tree: Mapping[str, object]
     fault: JaxlvError | None = None
 
 
@@ -86,7 +86,7 @@ def shown(rows: Sequence[Any], *columns: Quantity) -> str:
     return terminal.table(Table("", "", rows, columns), width=WHOLE, units=False, longest=WHOLE)
 
 
-def made(folder: Path, lines: Sequence[str], tree: Mapping[str, Any], **files: str) -> Result:
+def made(folder: Path, lines: Sequence[str], tree: Mapping[str, object], **files: str) -> Result:
     """Returns the result of what lies in a folder: lines that are not empty, then where its files are, by what they hold."""
     places = {name: str(folder / file) for name, file in files.items()}
     ends = [f"{name + ':':<8} {place}" for name, place in places.items()]
@@ -194,7 +194,7 @@ def start(app: App, argv: Sequence[str] | None = None) -> None:
             raise SystemExit(2) from None
 
 
-def purpose_of(name: str, bound: Mapping[str, Any]) -> str:
+def purpose_of(name: str, bound: Mapping[str, object]) -> str:
     """Returns what a verb's result is in a ledger: its name and a hash of the options that its figures depend on."""
     told = sorted((key, str(value)) for key, value in bound.items() if key not in ("out", "resume", "overwrite"))
     return f"{name} {hashlib.sha256(repr(told).encode()).hexdigest()[:12]}"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from jaxlv.tools.console import Result, pairs, say, verb
 from jaxlv.tools.options import ConfigOrNone, Settings
 
@@ -27,14 +25,10 @@ def doctor(config: ConfigOrNone = None, /, *, set: Settings = ()) -> Result:
     say(pairs(here.facts))
     if config is None:
         kernel = {"attention": f"{study.KERNELS['xla']} (model.attention names another)"}
-        return Result(pairs(kernel), dataclasses.asdict(here))
+        return Result(pairs(kernel), here.tree())
     asked = load_config(config, set)
     fit = study.fit(asked)
-    told = {
-        "attention": asked.model.attention, "step_bytes": dataclasses.asdict(fit.memory), "step_flops": fit.flops,
-        "flops_per_second": fit.rate, "least_seconds_per_step": fit.seconds, "fits": fit.memory.total <= here.memory,
-    }  # fmt: skip
-    return Result(pairs(study.facts(asked, fit, here)), dataclasses.asdict(here) | told, study.refused(config, fit, here))
+    return Result(pairs(study.facts(asked, fit, here)), here.tree() | fit.tree(here), study.refused(config, fit, here))
 
 
 app = verb(doctor, prints=True)

@@ -64,21 +64,16 @@ def table(
         convention: one or more conventions, separated by commas, or "all"
         figures: folder that gets them as figures too (PNG)
     """
-    from jaxlv.flops.conventions import CONVENTIONS
     from jaxlv.studies import prices
 
     work = asked.work()
     tables = prices.tables(work, convention)
     for path in prices.draw(work, tables, figures) if figures else ():
         say(str(path))
-    told, parts = {}, []
-    for name, one in tables.items():
-        source, rows = CONVENTIONS[name].source, [dataclasses.asdict(row) for row in one.rows]
-        totals = {"total_forward": one.total_forward, "total_train_step": one.total_train_step}
-        told[name] = {"source": source, **totals, "rows": rows}
-        parts.append(f"\n{name}: {source}\n{shown([row for row in one.rows if row.count], *prices.ROWS)}")
+    parts = [f"\n{name}: {one.source}\n{shown(one.counted, *prices.ROWS)}" for name, one in tables.items()]
     sums = shown(prices.totals(work, tables), *prices.TOTALS)
     symbols = "Symbols: jaxlv/flops/work.py; dot(m, n, p) is a matrix product (m, n) x (n, p) at the convention's price."
+    told = {name: one.tree() for name, one in tables.items()}
     return Result("\n".join([*parts, "", sums, symbols]), {"work": dataclasses.asdict(asked), "conventions": told})
 
 
@@ -106,13 +101,8 @@ def plan(
     from jaxlv.studies import prices
 
     found = prices.plan(load_config(config, set), DEFAULT_CONVENTIONS.split(","), budget, benchmark)
-    told = {name: getattr(found, name) for name in ("budget", "phases", "total", "steps_bought")}
-    tree = {**told, "train_step": found.train_step[found.conventions[0]]}
     text = terminal.listed(table.Table("", "", found.rows, found.columns))
-    if found.pace:
-        rate, origin = found.pace
-        text += f"\ntraining takes {found.hours:.2f} hours at {rate:.3g} FLOP/s (exact), measured on {origin}"
-    return Result(text, tree, found.refused(config))
+    return Result("\n".join(filter(None, [text, found.told_hours])), found.tree(), found.refused(config))
 
 
 def audit(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
-from jaxlv.errors import JaxlvError
 from jaxlv.tools.console import Result, group, shown
 
 
@@ -23,14 +21,8 @@ def show(run: Path, /, *, convention: str = "") -> Result:
     from jaxlv.studies.spending import spending
 
     found = spending(run, [name for name in convention.split(",") if name])
-    terms = found.book.terms
-    tree = {
-        "budget": terms.budget, "convention": terms.convention, "held_back": terms.held_back,
-        "envelopes": dict(terms.envelopes), "rows": [dataclasses.asdict(row) for row in found.rows],
-        "repeats": terms.repeats, "totals": dataclasses.asdict(found.totals), "padding": found.padding,
-    }  # fmt: skip
     rows = shown([*found.rows, *found.sums], *found.columns)
-    return Result("\n".join(filter(None, [rows, *found.told()])), tree)
+    return Result("\n".join(filter(None, [rows, *found.told()])), found.tree())
 
 
 def verify(run: Path, /) -> Result:
@@ -48,16 +40,7 @@ def verify(run: Path, /) -> Result:
     from jaxlv.runs import verification
 
     found = verification.verify(run)
-    entries, terms, spent = found.book.entries, found.book.terms, found.book.account.totals()
-    tree = {
-        "ok": not found.problems, "problems": found.problems, "notes": found.notes,
-        "entries": len(entries), "totals": dataclasses.asdict(spent),
-    }  # fmt: skip
-    told = f"{len(entries)} entries, {spent.executed:,} of {terms.budget:,} FLOPs ({terms.convention}) spent"
-    notes = (f"note: {note}" for note in found.notes)
-    text = "\n".join(filter(None, [*found.problems, *notes, told, found.book.account.told_repeats()]))
-    fault = JaxlvError(f"{len(found.problems)} figures disagree", where=found.path) if found.problems else None
-    return Result(text, tree, fault)
+    return Result("\n".join(filter(None, found.told())), found.tree(), found.fault)
 
 
 app = group("ledger", "Show what a FLOP budget was spent on, and verify it.", show, verify)

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
 from jaxlv.config import EvaluateConfig
-from jaxlv.errors import WHOLE, JaxlvError
-from jaxlv.report import terminal
-from jaxlv.report.table import Table, words
-from jaxlv.results.quantities import Quantity
+from jaxlv.errors import JaxlvError
 from jaxlv.storage.files import check_free, write_json
 from jaxlv.tools.console import CALL, Progress, Result, made, say, verb
 from jaxlv.tools.options import Drawn, Names, Settings, given, setting, whole
@@ -80,11 +76,16 @@ def probe(
     asked = study.Questions(run_or_model, prompts, *how, text, window, stride or 0, batch)
     if out:
         check_free(out, overwrite, study.RESULT)
-    found = measured(run_or_model, tasks, include=task_folder, limit=limit) if tasks else {}  # before anything is written
+    if tasks:  # before anything is written
+        from jaxlv.integrations import harness
+
+        paid_for = f"{CALL.purpose} tasks"
+        found = harness.before_and_after(run_or_model, tasks, purpose=paid_for, include=task_folder, limit=limit)
     result = study.probe(asked, out, purpose=CALL.purpose, begin=Progress, say=say, overwrite=overwrite)
     lines, tree = [f"\n{report.format_answers(result)}\n\n{report.summary(result)}"], {"result": result.tree()}
     if tasks:
-        lines.append(f"\n{terminal.table(table_of(found), width=WHOLE, longest=WHOLE)}")
+        lines.append(f"
+{harness.format_table(found)}")
         tree["tasks"] = found
     if not out:
         return Result("\n".join(lines), tree)
@@ -93,25 +94,6 @@ def probe(
         write_json(out / "tasks.json", found)
         files["tasks"] = "tasks.json"
     return made(out, lines, tree, **files)
-
-
-def measured(subject: str, tasks: Sequence[str], **how: Any) -> dict[str, Any]:
-    """Returns the metrics of tasks of the harness by model."""
-    from jaxlv.integrations.harness import before_and_after
-
-    return before_and_after(subject, tasks, purpose=f"{CALL.purpose} tasks", **how)
-
-
-def table_of(found: Mapping[str, Any]) -> Table:
-    """Returns a row for each task and metric, and a column for each model."""
-    rows: dict[str, dict[str, Any]] = {}
-    for model, metrics in found.items():
-        for task, values in metrics.items():
-            for metric, value in values.items():
-                if isinstance(value, float):
-                    rows.setdefault(f"{task}: {metric.removesuffix(',none')}", {})[model] = value
-    columns = [words("name", "task"), *(Quantity(model) for model in found)]
-    return Table("Tasks", "Tasks of lm-evaluation-harness.", [{"name": name, **row} for name, row in rows.items()], columns)
 
 
 app = verb(probe)

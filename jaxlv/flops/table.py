@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from types import CodeType
 from typing import Any, Literal
 
@@ -53,6 +53,21 @@ class Table:
             if program == "train step" or (r.phase == "forward" and r.when in PARTS[program]):
                 sums[r.component.removesuffix(PADDING) if merged else r.component, r.phase] += r.count
         return {key: value for key, value in sums.items() if value}
+
+    @property
+    def source(self) -> str:
+        """Where the convention is from, in words."""
+        return CONVENTIONS[self.convention].source
+
+    @property
+    def counted(self) -> list[Counted]:
+        """The rows that cost something."""
+        return [row for row in self.rows if row.count]
+
+    def tree(self) -> dict[str, Any]:
+        """Returns source, totals and rows as JSON."""
+        totals = {"total_forward": self.total_forward, "total_train_step": self.total_train_step}
+        return {"source": self.source, **totals, "rows": [asdict(row) for row in self.rows]}
 
     @property
     def padding(self) -> int:

@@ -27,11 +27,14 @@ from lm_eval.api.registry import register_model
 
 from jaxlv.api import open_model
 from jaxlv.config import SamplingConfig
-from jaxlv.errors import JaxlvError, all_finite, printable
+from jaxlv.errors import WHOLE, JaxlvError, all_finite, printable
 from jaxlv.forecasting.sampler import Sampler
 from jaxlv.lora.adapters import load_adapter
 from jaxlv.model.qwen2 import Qwen2, features
 from jaxlv.model.weights import base_of, load_pretrained, resolve
+from jaxlv.report import terminal
+from jaxlv.report.table import Table, words
+from jaxlv.results.quantities import Quantity
 from jaxlv.runs import run
 from jaxlv.settings import SEEDS
 from jaxlv.steps.generate import Prompts, padded
@@ -296,6 +299,19 @@ def before_and_after(subject: str, tasks: str | Sequence[str], *, purpose: str =
     words = {"tokenizer": base_of(finished.config.model), **how}
     with finished.metered(purpose) as models:
         return {name: measure(models[name], tasks, **words) for name in ("untuned", "tuned")}
+
+
+def format_table(found: Mapping[str, Any]) -> str:
+    """Writes what `before_and_after` returns for a terminal: a row for each task and metric, a column for each model."""
+    rows: dict[str, dict[str, Any]] = {}
+    for model, metrics in found.items():
+        for task, values in metrics.items():
+            for metric, value in values.items():
+                if isinstance(value, float):
+                    rows.setdefault(f"{task}: {metric.removesuffix(',none')}", {})[model] = value
+    columns = [words("name", "task"), *(Quantity(model) for model in found)]
+    lines = [{"name": name, **row} for name, row in rows.items()]
+    return terminal.table(Table("", "", lines, columns), width=WHOLE, longest=WHOLE)
 
 
 # --------------------------------------------------------------------------------------------------- the model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -42,6 +42,23 @@ class Verified:
     book: Book
     problems: list[str]
     notes: list[str]
+
+    @property
+    def fault(self) -> JaxlvError | None:
+        """The error of a ledger with which something disagrees; None if nothing does."""
+        return JaxlvError(f"{len(self.problems)} figures disagree", where=self.path) if self.problems else None
+
+    def told(self) -> list[str]:
+        """Returns what disagrees, notes, and what was spent, a line each; "" for one that does not apply."""
+        terms, account = self.book.terms, self.book.account
+        of = f"{account.totals().executed:,} of {terms.budget:,} FLOPs ({terms.convention}) spent"
+        notes = (f"note: {note}" for note in self.notes)
+        return [*self.problems, *notes, f"{len(self.book.entries)} entries, {of}", account.told_repeats()]
+
+    def tree(self) -> dict[str, object]:
+        """Returns it as JSON."""
+        found = {"ok": not self.problems, "problems": self.problems, "notes": self.notes}
+        return {**found, "entries": len(self.book.entries), "totals": asdict(self.book.account.totals())}
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import jax
@@ -46,6 +46,10 @@ class Machine:
         memory = f"{self.memory / GIB:.1f} GiB, {self.memory_origin}"
         return {**self.versions, "devices": ", ".join(self.devices), "memory": memory}
 
+    def tree(self) -> dict[str, object]:
+        """Returns it as JSON."""
+        return asdict(self)
+
 
 @dataclass(frozen=True)
 class StepMemory:
@@ -65,6 +69,7 @@ class StepMemory:
 class Fit:
     """What a training step takes: memory, FLOPs of its matrix products, and the rate at which products are computed."""
 
+    attention: str
     memory: StepMemory
     flops: int  # by the convention `exact`
     rate: float  # FLOP/s
@@ -73,6 +78,12 @@ class Fit:
     def seconds(self) -> float:
         """Returns the least time of a step, that of its matrix products alone; small models take several times that."""
         return self.flops / self.rate
+
+    def tree(self, here: Machine) -> dict[str, object]:
+        """Returns it as JSON, with whether it fits a machine."""
+        sizes = {"attention": self.attention, "step_bytes": asdict(self.memory), "step_flops": self.flops}
+        pace = {"flops_per_second": self.rate, "least_seconds_per_step": self.seconds}
+        return {**sizes, **pace, "fits": self.memory.total <= here.memory}
 
 
 def machine() -> Machine:
@@ -88,7 +99,8 @@ def fit(config: RunConfig) -> Fit:
     check_kernel(config.model.attention)
     sources.check_fits([config])  # XLA would spend long on planning what cannot fit
     model = ModelConfig.from_folder(weights.base_of(config.model))
-    return Fit(step_memory(config), billing.event_of(config).flops(model, "exact"), matmul_rate(config.model.dtype))
+    flops, rate = billing.event_of(config).flops(model, "exact"), matmul_rate(config.model.dtype)
+    return Fit(config.model.attention, step_memory(config), flops, rate)
 
 
 def facts(config: RunConfig, fit: Fit, here: Machine) -> dict[str, str]:
@@ -144,9 +156,9 @@ def step_memory(config: RunConfig) -> StepMemory:
     return StepMemory(size(frozen), size((state.trained, state.opt_state)), plan.temp_size_in_bytes)
 
 
-def matmul_rate(dtype: str) -> float:
-    """Returns the measured FLOP/s of a product of two SIZE x SIZE matrices, the best of three."""
-    a = jnp.ones((SIZE, SIZE), dtype)
+def matmul_rate(dtype: str, size: int = SIZE) -> float:
+    """Returns the measured FLOP/s of a product of two `size` x `size` matrices, the best of three."""
+    a = jnp.ones((size, size), dtype)
     multiply = jax.jit(lambda x: x @ x)
     multiply(a).block_until_ready()
     seconds = []
@@ -154,4 +166,4 @@ def matmul_rate(dtype: str) -> float:
         began = time.perf_counter()
         multiply(a).block_until_ready()
         seconds.append(time.perf_counter() - began)
-    return 2 * SIZE**3 / min(seconds)
+    return 2 * size**3 / min(seconds)

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import jax
-import jax.numpy as jnp
 
 from jaxlv.config import RunConfig, config_tree, toml_value
 from jaxlv.data.loading import load_series
 from jaxlv.report.format import duration, number
 from jaxlv.settings import statements
 from jaxlv.storage.files import check_new_file, write_text
-from jaxlv.studies import fitting, prices
+from jaxlv.studies import doctor, fitting, prices
 
 PROBE = 1024  # rows and columns of the matrices by which this machine's speed is measured
 
@@ -51,7 +47,7 @@ def write(data: Path, out: Path, wanted: Wanted, reading: Any = None, overwrite:
     place = data if data.is_absolute() else Path(os.path.relpath(data, Path.cwd()))
     config = fitting.fitted(found, wanted.model, wanted.holdout, wanted.steps, path=str(place), **options)
     flops = next(iter(prices.plan(config, ["exact"]).phases.values()))["exact"]  # the first phase is the training
-    seconds = flops / speed()
+    seconds = flops / doctor.matmul_rate("float32", PROBE)
     write_text(out, commented(config, f"A run on {data.name}: {found.told}."))
     lines = [
         *found.lines(),
@@ -59,17 +55,6 @@ def write(data: Path, out: Path, wanted: Wanted, reading: Any = None, overwrite:
     ]
     lines.append("as a product of large matrices reaches; small models take several times as long")
     return Made(found.told, flops, seconds, lines)
-
-
-def speed() -> float:
-    """Returns the FLOP/s that a product of large float32 matrices reaches on this machine."""
-    matrix = jnp.ones((PROBE, PROBE), jnp.float32)
-    product = jax.jit(lambda a: a @ a)
-    product(matrix).block_until_ready()
-    began = time.perf_counter()
-    for _ in range(8):
-        product(matrix).block_until_ready()
-    return 8 * 2 * PROBE**3 / (time.perf_counter() - began)
 
 
 def commented(config: RunConfig, title: str) -> str:

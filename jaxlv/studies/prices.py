@@ -116,10 +116,18 @@ class Plan:
     pace: plans.Pace | None  # None if no benchmark was given
 
     @property
-    def hours(self) -> float:
-        """Returns the hours that the training takes at the pace of the benchmark."""
-        assert self.pace is not None
-        return next(iter(self.phases.values()))["exact"] / self.pace.rate / 3600
+    def told_hours(self) -> str:
+        """Says how long the training takes at the pace of the benchmark; "" without one."""
+        if self.pace is None:
+            return ""
+        rate, origin = self.pace
+        hours = next(iter(self.phases.values()))["exact"] / rate / 3600
+        return f"training takes {hours:.2f} hours at {rate:.3g} FLOP/s (exact), measured on {origin}"
+
+    def tree(self) -> dict[str, object]:
+        """Returns it as JSON."""
+        told = {name: getattr(self, name) for name in ("budget", "phases", "total", "steps_bought")}
+        return {**told, "train_step": self.train_step[self.conventions[0]]}
 
     @property
     def columns(self) -> list[Quantity]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from jaxlv.flops import ledger
@@ -61,6 +61,20 @@ class Spending:
             Quantity("share", "share %", form="share"),
             Quantity("repeated", form="whole"),
         ]
+
+    def tree(self) -> dict[str, object]:
+        """Returns it as JSON."""
+        terms = self.book.terms
+        return {
+            "budget": terms.budget,
+            "convention": terms.convention,
+            "held_back": terms.held_back,
+            "envelopes": dict(terms.envelopes),
+            "rows": [asdict(row) for row in self.rows],
+            "repeats": terms.repeats,
+            "totals": asdict(self.totals),
+            "padding": self.padding,
+        }
 
     def told(self) -> list[str]:
         """Returns lines that say what the rows add up to; "" for one that does not apply."""

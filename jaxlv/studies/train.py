@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxlv.config import RunConfig
+from jaxlv.config import RunConfig, find_config, load_config, with_settings
 from jaxlv.data.loading import load_series
 from jaxlv.errors import JaxlvError
 from jaxlv.lora.overlay import normalise_targets
 from jaxlv.model.weights import count_params
 from jaxlv.runs import billing, run, sources, training
 from jaxlv.runs.validation import Texts
+from jaxlv.storage.door import is_there
 from jaxlv.studies import fitting
 from jaxlv.studies.progress import Begin, Say, Silent, unsaid
 from jaxlv.studies.subjects import pinned_note
@@ -57,13 +58,63 @@ def train(
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a caller says beside a config: a file of series and how it is read, a base, and how long."""
+    """What a caller says beside a config: a file of series and how it is read, a base, how long, settings, the projections
+    that are adapted, and an adapter to begin from.
+    """
 
     data: Path | None = None
     reading: Mapping[str, Any] = field(default_factory=dict)
     model: str | None = None
     steps: int | None = None
     epochs: int | None = None
+    settings: Sequence[str] = ()  # section.key=value
+    targets: Sequence[str] = ()
+    adapter: Path | None = None
+
+    def kept_by_a_run(self) -> list[str]:
+        """Returns the options that are given and that no run takes if it goes on."""
+        given = {
+            "--set": self.settings,
+            "--data": self.data,
+            "--model": self.model,
+            "--targets": self.targets,
+            "--init-adapter": self.adapter,
+            "--epochs": self.epochs,
+            **{f"--{name}": value for name, value in self.reading.items()},
+        }
+        return [name for name, value in given.items() if value]
+
+
+class ToTrain(NamedTuple):
+    """A run that is asked for: its config, its folder, and what it is trained on, if that is read."""
+
+    config: RunConfig
+    out: Path
+    inputs: sources.Inputs | None
+
+
+def asked_for(config: str | None, out: Path | None, wanted: Wanted, resume: bool = False) -> ToTrain:
+    """Returns the run of a config file, or of the name of one that comes with jaxlv, with what is wanted beside it; or, with
+    `resume`, the run in a folder, whose settings stay except for more steps. Raises JaxlvError if these do not fit.
+    """
+    if resume and config and is_there(Path(config) / run.CONFIG):
+        if refused := [*wanted.kept_by_a_run(), *["--out"] * (out is not None)]:
+            raise JaxlvError("a run keeps its settings, except for more --steps", where=config, found=", ".join(refused))
+        folder = Path(config)
+        return ToTrain(run.extend(folder, wanted.steps) if wanted.steps else run.read_config(folder), folder, None)
+    settings = planned(load_config(find_config(config)) if config else None, wanted)
+    if wanted.adapter and wanted.targets:
+        raise JaxlvError("targets are the adapter's", where="--targets", hint="leave it out, or --init-adapter")
+    targets = [f"lora.targets={list(wanted.targets)}"] if wanted.targets else []
+    settings = with_settings(settings, (*wanted.settings, *targets))
+    if wanted.adapter:
+        settings = sources.begun_from(settings, wanted.adapter)
+    inputs = sources.load_inputs(settings) if wanted.epochs else None
+    if inputs is not None and wanted.epochs:
+        settings = for_epochs(settings, inputs, wanted.epochs)
+    if out is None:
+        raise JaxlvError("no run folder", where="train", expected="--out RUN, or --resume RUN")
+    return ToTrain(settings, out, inputs)
 
 
 def planned(config: RunConfig | None, wanted: Wanted) -> RunConfig:
