@@ -38,11 +38,6 @@ class Layout:
     kind: str | None = None
     value: str | None = None
 
-    @property
-    def is_nixtla(self) -> bool:
-        """Whether it is Nixtla's form: unique_id, ds, y."""
-        return (self.id, self.time) == ("unique_id", "ds")
-
 
 NO_COLUMNS = Layout()
 

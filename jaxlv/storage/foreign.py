@@ -19,7 +19,7 @@ from typing import Any
 from jaxlv.errors import JaxlvError, printable
 from jaxlv.storage.door import check_regular, content, unreadable
 
-KIB, MIB = 1 << 10, 1 << 20
+MIB = 1 << 20
 # What is read from a folder, and its largest size in bytes. Tensor files have no limit here: each tensor is read alone, in
 # the size that the model's settings give, and headers have a limit of their own (jaxlv/storage/tensors.py).
 LIMITS: Mapping[str, int] = {

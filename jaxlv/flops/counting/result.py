@@ -15,7 +15,6 @@ from jaxlv.flops.counting.operations import BYTES, Tally, total
 from jaxlv.flops.counting.scopes import Scope
 
 PHASES = ("forward", "recomputed", "backward")
-COUNTERS = ("jaxpr", "hlo", "xla_lowered", "xla_compiled")
 
 
 @dataclass(frozen=True)
