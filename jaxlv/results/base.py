@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from jaxlv.results.record import Record
 
@@ -25,7 +24,7 @@ class BaseTraining(Record):
     parameters: int
     tokens: int
     flops: Mapping[str, int]  # of all train steps, by convention
-    settings: Mapping[str, Any]
+    settings: Mapping[str, object]
     curve: tuple[CurvePoint, ...]
     versions: Mapping[str, str]
     # nats per written value that 99 % of its validation windows stay below, by number of variables

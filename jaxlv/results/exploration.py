@@ -437,7 +437,7 @@ class Exploration(Record):
     definitions: Mapping[str, str]
     regimes: Regimes | None
     tables: Tables
-    versions: Mapping[str, Any]
+    versions: Mapping[str, str]
     drawn: Drawn = field(default_factory=Drawn)  # older files have none
 
     def cycles(self, quantity: str) -> tuple[Cycle, ...]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from jaxlv.results.quantities import RAW, quantity
-from jaxlv.results.record import Interval, Record, rare
+from jaxlv.results.record import Interval, Number, Record, rare
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class ForecastSettings(Record):
     reach: int | None  # steps forecast at a time; None: all at once
     seed: int
     codec: TextFormat
-    sampling: Mapping[str, Any]
+    sampling: Mapping[str, Number | bool]
     valid_share: float | None
     stops: Mapping[str, int]
     versions: Mapping[str, str]

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from jaxlv.results.quantities import Quantity, quantity
+from jaxlv.results.quantities import Form, Quantity, quantity
 from jaxlv.results.record import Interval, Number, Record, keyed
 from jaxlv.results.scores import Protocol, Score
 from jaxlv.results.sweeps import Outcome, Point, points_of
@@ -44,7 +44,7 @@ class Measure(Record):
     def statistics(self, key: str) -> list[Quantity]:
         """Returns its mean, median and interval in rows that have a `Statistic` by key."""
         better: Any = "" if key in OF_TRUTH else "more" if key.startswith(LARGER) else "less"
-        forms: dict[str, Any] = {"mean": "of one", "median": "of one", "ci95": "interval"}
+        forms: dict[str, Form] = {"mean": "of one", "median": "of one", "ci95": "interval"}
         words = {"ci95": "95 % interval"}
         found = [
             Quantity(key, words.get(name, name), self.unit, form=form, group=self.words, path=("figures", key, name))
@@ -220,7 +220,7 @@ class Comparison(Record):
     data: str | None = None
     data_sha256: str | None = None
     base: BaseCost | None = None
-    versions: Mapping[str, Any] | None = None
+    versions: Mapping[str, str] | None = None
 
     @property
     def parts(self) -> list[PartResult]:
@@ -381,7 +381,7 @@ class Reproduction(Record):
     bill: Bill | None = None
     beside: Bill | None = None
     faults: tuple[BothWays, ...] = ()
-    versions: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def trained(self) -> list[Outcome]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from jaxlv.results.quantities import quantity
 from jaxlv.results.record import Number, Record, keyed
@@ -100,10 +99,10 @@ class Probe(Record):
     subject: str = ""
     base: str = ""
     prompts_from: str = ""
-    sampling: Mapping[str, Any] = field(default_factory=dict)
+    sampling: Mapping[str, Number | bool] = field(default_factory=dict)
     seed: int | None = None
     flops: ProbeCost | None = None
-    versions: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def models(self) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from jaxlv.results.anatomy import Training
 from jaxlv.results.quantities import quantity
@@ -32,7 +31,7 @@ class Manifest(Record):
     dataset_alpha: float | None
     run: str | None = rare()  # the name that its folder had
     versions: Mapping[str, str] = field(default_factory=dict)
-    model: Mapping[str, Any] | None = rare()  # its sizes
+    model: Mapping[str, object] | None = rare()  # its sizes
     start: Hashed | None = rare()  # the adapter that it began from
     tokens: str | None = rare()
     seeds: Mapping[str, int] | None = rare()

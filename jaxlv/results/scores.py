@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from jaxlv.results.quantities import RAW, Quantity, interval, quantity
-from jaxlv.results.record import Id, Interval, Record, id_of, rare
+from jaxlv.results.record import Id, Interval, Number, Record, id_of, rare
 
 MODELS = ("tuned", "untuned")
 """The names of rows that are the model's; the others are baselines, except the pool."""
@@ -181,7 +181,7 @@ class Protocol(Record):
     headroom: float | None = None
     headrooms: tuple[float, ...] | None = None
     decimals: int | None = None
-    sampling: Mapping[str, Any] | None = None
+    sampling: Mapping[str, Number | bool] | None = None
     units: Mapping[str, str] | None = None
     definitions: Mapping[str, str] | None = None
     temperature_chosen_on: ChosenTemperature | None = None

@@ -32,7 +32,7 @@ class Entry:
 
     name: str
     run: str
-    settings: Mapping[str, Any]
+    settings: Mapping[str, object]
     figures: Outcome
     scores: Sequence[Evaluation] = ()
 
@@ -65,7 +65,7 @@ class RunRow:
 
     name: str
     figures: Outcome
-    settings: Mapping[str, Any]
+    settings: Mapping[str, object]
     tested: Tested | None = None
     front: bool = False
     place: int = 0  # among the runs of all fronts

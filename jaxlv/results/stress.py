@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from jaxlv.results.quantities import RAW, quantity
 from jaxlv.results.record import Id, Record
@@ -59,7 +58,7 @@ class Stress(Record):
     data_sha256: str | None = None
     seen_in_training: tuple[Id, ...] = ()
     units: Mapping[str, str] | None = None
-    versions: Mapping[str, Any] | None = None
+    versions: Mapping[str, str] | None = None
 
     @property
     def groups(self) -> dict[str, list[ConditionScores]]:

@@ -123,13 +123,13 @@ class Study:
         except Exception as fault:
             raise JaxlvError(f"the study cannot be {done} ({printable(fault, 200)})", where=self.storage) from None
 
-    def ask(self, count: int) -> dict[str, dict[str, Any]]:
+    def ask(self, count: int) -> dict[str, dict[str, object]]:
         """Returns {name: settings} of new trials; names are unique within the study."""
         with self._stored("written"):
             trials = [self._study.ask() for _ in range(count)]
             return {_name(trial.number): self._drawn(trial) for trial in trials}
 
-    def _drawn(self, trial: Any) -> dict[str, Any]:
+    def _drawn(self, trial: Any) -> dict[str, object]:
         """Returns the settings of a trial, and draws those that it lacks."""
         found = {}
         for place, one in enumerate(self.space):
@@ -144,7 +144,7 @@ class Study:
         with self._stored("written"):
             self._study.tell(_number(name), value, skip_if_finished=True)
 
-    def known(self, names: Collection[str]) -> dict[str, dict[str, Any]]:
+    def known(self, names: Collection[str]) -> dict[str, dict[str, object]]:
         """Returns {name: settings} of the study's trials, finished or not, that have one of these names. If the study is in
         a file of its own, all its trials are returned: a process that died may have drawn settings, or some of them,
         without a run.

@@ -41,7 +41,7 @@ class Cell:
     """One run of a sweep: its name, its own settings ({"lora.rank": 2, ...}), and its whole config."""
 
     name: str
-    settings: Mapping[str, Any]
+    settings: Mapping[str, object]
     config: RunConfig
 
 
@@ -98,7 +98,7 @@ def named(names: Iterable[str], found: Sequence[Cell]) -> list[Cell]:
     return [replace(cell, name=name) for name, cell in zip(names, found, strict=True)]
 
 
-def name_of(settings: Mapping[str, Any]) -> str:
+def name_of(settings: Mapping[str, object]) -> str:
     """Returns a folder's name made of settings: "rank-8_learning_rate-0.0001"."""
     parts = (f"{dotted.rpartition('.')[2]}-{_word(value)}" for dotted, value in settings.items())
     return re.sub(r"[^\w.+-]+", "-", "_".join(parts)) or "run"
@@ -234,7 +234,7 @@ def choose(outcomes: Sequence[Outcome], rule: str) -> Outcome:
     return min(held, key=RULES[rule].of)
 
 
-def write_result(path: Path, tree: Mapping[str, Any]) -> None:
+def write_result(path: Path, tree: Mapping[str, object]) -> None:
     """Writes a result as JSON, completely or not at all."""
     write_json(path, tree)
 
