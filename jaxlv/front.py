@@ -458,10 +458,12 @@ class Scores:
 
     def page(self, path: str | Path) -> Path:
         """Writes the page of the evaluation, one HTML file, and returns its path."""
-        from jaxlv.report import evaluation
         from jaxlv.report.page import write
+        from jaxlv.report.runs import page_of_evaluation
+        from jaxlv.results.folders import Measured
         from jaxlv.versions import versions
 
         shown = self.forecasts.get("tuned") or next(iter(self.forecasts.values()))
-        write(Path(path), evaluation.run_page("Evaluation", self.metrics, panels(shown, self.windows), versions=versions()))
+        one = Measured("", Path(path).parent, self.metrics, panels(shown, self.windows), versions=versions())
+        write(Path(path), page_of_evaluation(one, "Evaluation"))
         return Path(path)

@@ -52,8 +52,9 @@ def held(result: Record) -> dict[str, Any]:
     return tree
 
 
-def pictures(sections: Sequence[page.Section]) -> list[page.Picture]:
-    return [block for section in sections for block in section.blocks if isinstance(block, page.Picture)]
+def pictures(sections: Sequence[page.Section]) -> list[page.Drawing]:
+    blocks = (block for section in sections for block in section.blocks if isinstance(block, page.Figure))
+    return [one for block in blocks for one in block.drawings]
 
 
 @pytest.fixture(scope="module")

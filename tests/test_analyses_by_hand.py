@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from jaxlv.data.series import from_arrays
 from jaxlv.forecasting.baselines import BASELINES
 from jaxlv.forecasting.request import Request
 from jaxlv.forecasting.sampler import Forecast, Sampler
+from jaxlv.results.analyses import Analyses
 from jaxlv.text.codec import Codec
 from jaxlv.text.tokens import load_alphabet
 
@@ -62,6 +64,9 @@ def test_growth_by_hand():
     np.testing.assert_allclose(tuned["mean_by_variable"]["prey"], 9 * size_H)
     np.testing.assert_allclose(tuned["mean_by_variable"]["predator"], 4.5 * size_H)
     assert (tuned["first"], tuned["last"], tuned["growth"]) == pytest.approx((13.5, 67.5, 5))
+    short = analyses.error_growth(drawn_of(error_NHV[:, :5])).tree()
+    assert short["edge"] == 2  # of five steps, the first two and the last two
+    assert short["methods"]["tuned"]["last"] == pytest.approx(9 * 0.75 * 3.5)
 
 
 def test_signed_errors_by_hand():
@@ -113,6 +118,22 @@ def test_the_best_the_median_and_the_worst_series_are_by_the_larger_error():
         np.testing.assert_array_equal(one["truth"], made.series.values_NTV[row, C:])
         np.testing.assert_array_equal(one["samples"], made.forecasts["tuned"].samples_NSHV[row])
         np.testing.assert_array_equal(one["time"], made.series.time_T)
+
+
+def test_ids_that_are_texts_stay_texts_and_bands_that_an_older_file_lacks_are_found_again():
+    made = drawn_of(np.sqrt(MSE_NV)[:, None] * np.array([1.0, -1])[:, None])
+    names = np.array(["north", "south", "east", "west", "mid"])
+    found = analyses.extremes(replace(made, series=replace(made.series, ids_N=names)))
+    assert [one.series for one in found.picked] == ["south", "east", "mid"]
+    whole = Analyses.read(Analyses(extremes=found).tree(), "analyses.json")
+    assert whole.extremes == found and found.picked[0].bands
+    tree = whole.tree()
+    for one in tree["extremes"]["picked"]:
+        del one["bands"], one["median"]
+    assert analyses.with_bands(Analyses.read(tree, "analyses.json")) == whole
+    panel, series = found.picked[1].panel(found.variables), made.series.values_NTV[2]
+    np.testing.assert_array_equal(panel.median_HV, made.forecasts["tuned"].samples_NSHV[2, 0])
+    np.testing.assert_array_equal(panel.observed_TV, series)
 
 
 def test_the_top_of_the_scale_by_hand():

@@ -103,8 +103,7 @@ def test_a_module_imports_only_what_stands_below_it(module):
 
 
 VIEWS = sorted(name for name in MODULES if name.startswith("report."))
-# What a view imports besides: the page's writer; and the bands of series that an analysis picked, whose record has samples.
-BESIDE = {"report.page": {"storage.files"}, "report.analyses": {"forecasting.panels"}}
+BESIDE = {"report.page": {"storage.files"}}  # what a view imports besides: the page's writer
 
 
 @pytest.mark.parametrize("module", VIEWS)

@@ -86,7 +86,7 @@ def test_an_older_file_without_what_is_drawn_is_read(explored):
     tree = {key: value for key, value in explored.result.items() if key != "drawn"}
     older = Exploration.read(tree, "exploration.json")
     assert set(figures.drawings(older)) == {"mean", "tokens", "round_trip", "windows"}
-    assert len(report.page_of(older, {}).sections) == 8
+    assert len(report.page_of(older).sections) == 8
 
 
 def test_numbers_are_those_of_the_library(explored):

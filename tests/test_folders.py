@@ -324,7 +324,7 @@ def test_the_page_of_several_tells_the_best_and_what_all_cost(work):
     assert page.title == "second and ranks"
     bill = dict(page.bill)
     assert (bill["runs"], bill["steps"], bill["tokens"]) == ("4", "16", "1,600")
-    assert "second: 0.400" in page.summary
+    assert "second has the least validation loss (nats per token): 0.400" in page.summary
     assert page.sections[0].group == "Side by side"
     assert {"Run second", "Sweep ranks"} < {section.group for section in page.sections}
     rendered = pages.render(page)

@@ -217,9 +217,9 @@ def test_runs_side_by_side_have_their_own_errors_and_costs():
         assert (row["training: steps"], row["training: tokens"]) == (f"{one['steps']}", f"{one['tokens']:,}")
     best = min(RUNS, key=lambda one: one["forecast_mae"])
     words = side_by_side.summary(entries)
-    assert f"The least validation MAE (raw units) has {best['name']}: {number(best['forecast_mae'])}." in words
+    assert f"{best['name']} has the least validation MAE (raw units): {number(best['forecast_mae'])}." in words
     assert (
-        "On the same 2 test series, 4 steps of context and 3 of forecast, the least mean absolute error has b: 0.250"
+        "On the same 2 test series, 4 steps of context and 3 of forecast, b has the least mean absolute error: 0.250"
         in words
     )
     assert dict(folders.bill(entries)) == {

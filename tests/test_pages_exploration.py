@@ -188,7 +188,7 @@ def test_the_facts_of_an_exploration():
 
 def test_the_tables_of_an_exploration():
     result = explored()
-    t, shown = result["tables"], tables(exploration.page_of(record(result), {}))
+    t, shown = result["tables"], tables(exploration.page_of(record(result)))
     spread = dict(zip(("mean", "sd", "min", "5 %", "median", "95 %", "max"), SPREAD, strict=True))
     for row in t["values"]:
         own = cells(shown["Values"])[row["values of"]]
@@ -235,7 +235,7 @@ def test_the_words_about_regimes():
     result = explored()
     t, sections = (
         result["tables"],
-        {section.title: section.text for section in exploration.page_of(record(result), {}).sections},
+        {section.title: section.text for section in exploration.page_of(record(result)).sections},
     )
     assert "mean silhouette is 0.320 for 4 clusters, and largest for 5: 0.530" in sections["Regimes"]
     assert "index of 0.870 or more" in sections["Regimes"] and "adjusted Rand index is 0.280" in sections["Regimes"]

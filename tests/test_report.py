@@ -11,10 +11,13 @@ from html.parser import HTMLParser
 import pytest
 from test_figures import HOSTILE, make_history, make_panel
 
+from jaxlv.analysis.anatomy import training_curves
 from jaxlv.report import evaluation as report
 from jaxlv.report import page as pages
 from jaxlv.report.format import MISSING, align, number, percent
+from jaxlv.report.runs import page_of_evaluation
 from jaxlv.report.table import Table, best_of, column, words
+from jaxlv.results.folders import Measured
 from jaxlv.results.runs import RunCost
 from jaxlv.results.scores import MODELS, Evaluation, Picked, Score
 
@@ -127,7 +130,11 @@ def write(path, **changes) -> str:
         "versions": {"python": "3.11", "jax": "0.10"},
         "cost": RunCost(steps=1200, tokens=2_457_600, seconds=252.0, trainable_parameters=24_576, device="CPU"),
     }
-    pages.write(path, report.run_page(**{**arguments, **changes}))
+    given = {**arguments, **changes}
+    history = given.pop("history")
+    given["curves"] = training_curves(history, 0.0) if history else None
+    title, found, panels = given.pop("title"), given.pop("found"), given.pop("forecasts")
+    pages.write(path, page_of_evaluation(Measured("", path.parent, found, panels, **given), title))
     return path.read_text(encoding="utf-8")
 
 
@@ -299,6 +306,15 @@ def test_what_a_page_is_given_stands_in_it_in_its_place():
     ]  # fmt: skip
     told = [text for tag, text in tree.texts if tag in ("span", "blockquote", "small")]
     assert told == ["hares", "pass", "its text", "3 tokens"] and ("p", "A summary.") in tree.texts
+
+
+def test_a_table_that_is_wider_than_a_sheet_of_paper_is_printed_small():
+    narrow, wide = ([column(f"{i}", f"{i}") for i in range(count)] for count in (10, 16))
+    for columns, small in ((narrow, False), (wide, True)):
+        rows = [{"name": "a method", **{one.key: 0.12345 for one in columns}}]
+        assert ("small" in Table("", "", rows, [words("name"), *columns]).marks) == small
+    prose = [{"name": "a method", "told": "words " * 40}]
+    assert "small" not in Table("", "", prose, [words("name"), words("told")]).marks  # it wraps
 
 
 def test_text_from_data_is_escaped_everywhere(tmp_path):

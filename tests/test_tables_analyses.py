@@ -8,14 +8,19 @@ import pandas as pd
 import records
 from drawn import cells, check, seen, tables
 
+from jaxlv.analysis.analyses import with_bands
 from jaxlv.report import analyses as analyses_page
 from jaxlv.report.format import number, percent
-from jaxlv.report.page import Picture
+from jaxlv.report.page import Figure
 from jaxlv.results.analyses import Analyses
 
-FOUND = records.read(Analyses, records.everything())
+FOUND = with_bands(records.read(Analyses, records.everything()))
 SECTIONS = analyses_page.sections(FOUND)
 TABLES = tables(SECTIONS)
+
+
+def section_blocks() -> list[Figure]:
+    return [block for section in SECTIONS for block in section.blocks if isinstance(block, Figure)]
 
 
 def named(rows: dict[str, Any]) -> list[Any]:
@@ -225,7 +230,7 @@ def test_sentences_of_the_analyses_say_their_numbers():
     assert said["Text and back"].endswith(
         "Series 8 begins 30.23,4.56;7.89…, tokens 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, …"
     )
-    captions = [block.caption for section in SECTIONS for block in section.blocks if isinstance(block, Picture)]
+    captions = [block.caption for block in section_blocks()]
     assert any(
         "31.0 % of the logged steps. The ratio is 0.250 at least and 0.620 in the median" in text for text in captions
     )
@@ -235,13 +240,13 @@ def test_forecasts_of_an_analysis_are_drawn_from_its_own_series():
     tree = records.everything()
     (section,) = (section for section in SECTIONS if section.title == "Forecasts against truth")
     for picture, one in zip(section.blocks, tree["extremes"]["picked"], strict=True):
-        assert picture.label.startswith(f"Series {one['series']}") and number(one["mse"]) in picture.caption
-        for v, ax in enumerate(seen(picture.drawing).axes):
+        assert picture.drawings[0].label.startswith(f"Series {one['series']}") and number(one["mse"]) in picture.caption
+        for v, ax in enumerate(seen(picture.drawings[0].chart).axes):
             ink = [line.get_ydata().tolist() for line in ax.lines if len(line.get_xdata()) == 7]
             assert ink == [[row[v] for row in (*one["context"], *one["truth"])]]
 
 
 def test_mean_errors_are_drawn_beside_medians():
-    means = next(block for section in SECTIONS for block in section.blocks if getattr(block, "name", "") == "mean_errors")
-    drawn = sorted(line.get_ydata().tolist() for line in seen(means.drawing).axes[0].lines)
+    means = next(one for one in section_blocks() if one.drawings[0].name == "mean_errors")
+    drawn = sorted(line.get_ydata().tolist() for line in seen(means.drawings[0].chart).axes[0].lines)
     assert drawn == sorted(method["mean"] for method in records.growth()["methods"].values())

@@ -8,7 +8,7 @@ Axes: N series, S samples, C context steps, H steps ahead, T time steps, V varia
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,9 +20,11 @@ from jaxlv.errors import JaxlvError
 from jaxlv.forecasting import metrics
 from jaxlv.forecasting.baselines import baselines_for, in_turn
 from jaxlv.forecasting.evaluate import truth_of
+from jaxlv.forecasting.panels import panel_of
 from jaxlv.forecasting.request import Request
 from jaxlv.forecasting.sampler import Forecast, Sampler
 from jaxlv.results.analyses import (
+    Analyses,
     Ceiling,
     Errors,
     Extremes,
@@ -34,14 +36,16 @@ from jaxlv.results.analyses import (
     Picked,
     ReadBack,
     RoundTrip,
+    SampleBand,
     SeriesErrors,
     SignedErrors,
 )
 from jaxlv.results.anatomy import Curve, Spread
+from jaxlv.results.record import Id
 from jaxlv.text.codec import TOP, Codec
 from jaxlv.text.tokens import Alphabet
 
-EDGE = 5  # first and last steps whose errors are compared
+EDGE = 5  # first and last steps whose errors are compared; of fewer than ten, half of them
 NEAR_TOP = 0.02  # share of the scale's top within which a peak counts as at the top
 
 
@@ -89,12 +93,12 @@ def draw(
 # --------------------------------------------------------------------------------------------- the text format
 
 
-def round_trip(series: SeriesSet, codec: Codec, alphabet: Alphabet, context: int, shown: int) -> RoundTrip:
+def round_trip(series: SeriesSet, codec: Codec, alphabet: Alphabet, context: int, shown: Id) -> RoundTrip:
     """Writes series as text and token ids under each head-room, reads them back, and returns the absolute differences beside
     half a unit of the text: every step of the series `shown`, and the largest of all series. The scale is fitted on the
     first `context` steps. Raises JaxlvError if `shown` is not among the series or a text does not come back.
     """
-    if shown not in series.ids_N:
+    if shown not in series.ids_N.tolist():
         raise JaxlvError("unknown series", where="round trip", expected="one of the series given", found=shown)
     row = series.ids_N.tolist().index(shown)
     variants = tuple(_read_back(series, one, alphabet, context, row) for one in codec.variants)
@@ -144,12 +148,13 @@ def _read_back(series: SeriesSet, codec: Codec, alphabet: Alphabet, context: int
 
 def error_growth(drawn: Drawn) -> Growth:
     """Returns absolute errors by step ahead: mean, median and 10-90 % over series, each the mean over variables."""
+    edge = max(1, min(EDGE, drawn.truth_NHV.shape[1] // 2))
     methods = {}
     for name, point_NHV in drawn.points.items():
         by_variable_NHV = np.abs(point_NHV - drawn.truth_NHV)
         error_NH = by_variable_NHV.mean(axis=2)
         low_H, middle_H, high_H = np.quantile(error_NH, [0.1, 0.5, 0.9], axis=0).tolist()
-        first, last = error_NH[:, :EDGE].mean(), error_NH[:, -EDGE:].mean()
+        first, last = error_NH[:, :edge].mean(), error_NH[:, -edge:].mean()
         methods[name] = MethodGrowth(
             mean=error_NH.mean(axis=0).tolist(),
             median=middle_H,
@@ -162,11 +167,11 @@ def error_growth(drawn: Drawn) -> Growth:
         )
     definitions = {
         "error": "|median of the samples - truth| (|forecast - truth| of a baseline), mean over variables",
-        "first, last": f"mean over series and the first, the last {EDGE} steps",
+        "first, last": f"mean over series and the first, the last {edge} steps",
         "growth": "last / first",
     }
     steps = tuple(range(1, drawn.truth_NHV.shape[1] + 1))
-    return Growth(step=steps, edge=EDGE, series=len(drawn.series), methods=methods, definitions=definitions)
+    return Growth(step=steps, edge=edge, series=len(drawn.series), methods=methods, definitions=definitions)
 
 
 def _by_variable(drawn: Drawn, values_XV: np.ndarray) -> dict[str, Curve]:
@@ -245,7 +250,7 @@ def extremes(drawn: Drawn) -> Extremes:
     worst_N = metrics.mse(drawn.points[drawn.subject], drawn.truth_NHV).max(axis=1)
     order_N = np.argsort(worst_N, kind="stable")
     picks = {"best": order_N[0], "median": order_N[(len(order_N) - 1) // 2], "worst": order_N[-1]}
-    picked: dict[int, str] = {}
+    ids, picked = drawn.series.ids_N.tolist(), dict[int, str]()
     for word, row in picks.items():
         picked.setdefault(int(row), word)
     time = np.concatenate([drawn.series.time_T[: drawn.context], forecast.time_H]).tolist()
@@ -254,18 +259,37 @@ def extremes(drawn: Drawn) -> Extremes:
         variables=drawn.series.variables,
         of=len(drawn.series),
         picked=tuple(
-            Picked(
-                which=word,
-                series=int(drawn.series.ids_N[row]),
-                mse=worst_N[row],
-                time=time,
-                context=drawn.series.values_NTV[row, : drawn.context].tolist(),
-                truth=drawn.truth_NHV[row].tolist(),
-                samples=forecast.samples_NSHV[row].tolist(),
+            _with_bands(
+                Picked(
+                    which=word,
+                    series=ids[row],
+                    mse=worst_N[row],
+                    time=time,
+                    context=drawn.series.values_NTV[row, : drawn.context].tolist(),
+                    truth=drawn.truth_NHV[row].tolist(),
+                    samples=forecast.samples_NSHV[row].tolist(),
+                ),
+                drawn.series.variables,
             )
             for row, word in picked.items()
         ),
     )
+
+
+def _with_bands(one: Picked, variables: Sequence[str]) -> Picked:
+    """Returns a series with the median and the bands of its samples."""
+    time, context, truth, samples = (np.array(part, float) for part in (one.time, one.context, one.truth, one.samples))
+    panel = panel_of(one.series, tuple(variables), time, context, truth, samples)
+    bands = (SampleBand(shares, *(end_HV.tolist() for end_HV in ends)) for shares, ends in panel.bands.items())
+    return replace(one, median=panel.median_HV.tolist(), bands=tuple(bands))
+
+
+def with_bands(found: Analyses) -> Analyses:
+    """Returns analyses that were read from a file, with the bands of the series that are picked; older files lack them."""
+    part = found.extremes
+    if part is None or all(one.bands for one in part.picked):
+        return found
+    return replace(found, extremes=replace(part, picked=tuple(_with_bands(one, part.variables) for one in part.picked)))
 
 
 # ----------------------------------------------------------------------------------------------- the ceiling
@@ -285,10 +309,10 @@ def ceiling(drawn: Drawn, forecaster: Sampler, name: str) -> Ceiling:
     top_NSV = tops_RNV[variant_S].swapaxes(0, 1)
     peak_NSV, true_NV = samples_NSHV.max(axis=2), drawn.truth_NHV.max(axis=1)
     context_NV = drawn.series.values_NTV[:, : drawn.context].max(axis=1)
-    rises_NV = true_NV > context_NV
+    ids, rises_NV = drawn.series.ids_N.tolist(), true_NV > context_NV
     points = tuple(
         Peak(
-            series=int(drawn.series.ids_N[n]),
+            series=ids[n],
             variable=drawn.series.variables[v],
             headroom=variants[r].headroom if forecaster.codec.scale == "context" else None,
             true_over_context=true_NV[n, v] / context_NV[n, v],

@@ -6,18 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
-from jaxlv.forecasting.panels import panel_of
 from jaxlv.report import anatomy
-from jaxlv.report.anatomy import NAME, named
-from jaxlv.report.evaluation import UNKNOWN, bill_pairs, settings_section
+from jaxlv.report.evaluation import bill_pairs, settings_section
 from jaxlv.report.figures import analyses as figures
 from jaxlv.report.figures.evaluation import forecast_figure, step_error_figure
 from jaxlv.report.format import count, number, percent
-from jaxlv.report.page import Block, Page, Picture, Section
-from jaxlv.report.table import Table, column
+from jaxlv.report.page import Block, Page, Section, figure
+from jaxlv.report.table import NAME, Table, column
 from jaxlv.results import analyses as results
+from jaxlv.results.runs import RunCost
 from jaxlv.results.scores import Score
 
 # ------------------------------------------------------------------------------------------ text and back
@@ -37,7 +34,7 @@ def _round_trip(part: results.RoundTrip) -> Section:
         " unit of the last decimal, the most that rounding can change."
     )
     drawing = figures.round_trip_figure(part)
-    picture = Picture("round_trip", drawing, "Differences after text and back, by step", caption, "side")
+    picture = figure(drawing, "Differences after text and back, by step", caption, "side", name="round_trip")
     return Section("Text and back", [picture, _round_trip_table(part)], text)
 
 
@@ -81,9 +78,9 @@ def _growth(part: results.Growth, models: Sequence[str]) -> Section:
     *ends, ratio = results.MethodGrowth.columns("first", "last", "growth")
     columns = [NAME, *(one.within(head=f"{one.words} {edge}") for one in ends), ratio]
     content: list[Block] = [
-        Picture("error_growth", figures.growth_figure(part, models), "Median absolute error by step ahead", medians),
-        Picture("mean_errors", drawing, "Mean absolute error of each method by step ahead", means),
-        Table("Errors of the first and last steps", caption, named(part.methods), columns),
+        figure(figures.growth_figure(part, models), "Median absolute error by step ahead", medians, name="error_growth"),
+        figure(drawing, "Mean absolute error of each method by step ahead", means, name="mean_errors"),
+        Table("Errors of the first and last steps", caption, part.methods, columns),
     ]
     return Section("Errors by step ahead", content, text)
 
@@ -105,9 +102,9 @@ def _errors(part: results.Errors) -> Section:
     variables = next(iter(part.methods.values())).by_variable
     columns = [one.within("by_variable", variable, group=variable) for variable in variables for one in own]
     content: list[Block] = [
-        Picture("absolute_errors", figures.cumulative_figure(part), "Share of absolute errors below each size", sizes),
-        Picture("signed_errors", figures.histogram_figure(part), "Histograms of signed errors", signed),
-        Table("Signed errors", caption, named(part.methods), [NAME, *columns]),
+        figure(figures.cumulative_figure(part), "Share of absolute errors below each size", sizes, name="absolute_errors"),
+        figure(figures.histogram_figure(part), "Histograms of signed errors", signed, name="signed_errors"),
+        Table("Signed errors", caption, part.methods, [NAME, *columns]),
     ]
     return Section("Distribution of errors", content, text)
 
@@ -119,7 +116,7 @@ def _series(part: results.SeriesErrors, models: Sequence[str]) -> Section:
         "log10 of the mean squared error (raw units²) of every series, in ascending order of the larger of its errors. Each"
         " panel has its own order; bars begin at the axis."
     )
-    content = [Picture("series_errors", drawing, "log10 MSE of every series in ascending order", caption)]
+    content = [figure(drawing, "log10 MSE of every series in ascending order", caption, name="series_errors")]
     median, *of_pair = results.MethodSeries.columns("median_log10_mse", "rank_correlation", "share_first_larger")
     columns = [replace(median, head=variable, path=(*median.path, variable)) for variable in part.variables]
     told = "Median over series of log10 of the mean squared error (raw units²)"
@@ -129,7 +126,7 @@ def _series(part: results.SeriesErrors, models: Sequence[str]) -> Section:
             f"Mean squared error of {pair[1]} against that of {pair[0]}, a dot for each series, both axes logarithmic; below"
             f" the dashed line {pair[0]} has the larger error."
         )
-        content.append(Picture("error_pairs", drawing, label, caption))
+        content.append(figure(drawing, label, caption, name="error_pairs"))
         columns += [of_pair[0], of_pair[1].within(head=f"{pair[0]} larger")]
         told += (
             ", Spearman’s rank correlation of the errors of the first two variables over series, and the share of series"
@@ -141,7 +138,7 @@ def _series(part: results.SeriesErrors, models: Sequence[str]) -> Section:
             f" {number(first.rank_correlation)}; {percent(first.share_first_larger)} % of the series have the larger error"
             f" in {pair[0]}."
         )
-    table = Table("Errors of single series", f"{told}.", named(part.methods), [NAME, *columns])
+    table = Table("Errors of single series", f"{told}.", part.methods, [NAME, *columns])
     return Section("Series by series", [*content, table], text)
 
 
@@ -154,9 +151,7 @@ def _extremes(part: results.Extremes) -> Section:
             f" {number(one.mse)} raw units²): context and truth in ink, the {part.model} model’s median in colour with its"
             f" 50, 80 and 95 % bands over {len(one.samples)} samples."
         )
-        context, truth, samples = (np.array(values, float) for values in (one.context, one.truth, one.samples))
-        panel = panel_of(one.series, part.variables, np.array(one.time), context, truth, samples)
-        content.append(Picture(f"forecast_{one.which}", forecast_figure(panel), label, caption))
+        content.append(figure(forecast_figure(one.panel(part.variables)), label, caption, name=f"forecast_{one.which}"))
     return Section("Forecasts against truth", content, "The best, the median and the worst series by their larger error.")
 
 
@@ -178,7 +173,7 @@ def _ceiling(part: Mapping[str, results.Ceiling]) -> Section:
         " peak, the median over futures that exceed their context."
     )
     keys = ("samples", "near_top", "above_top", "truth_above_top", "followed", "median_forecast_over_true")
-    table = Table(title, caption, named(part), [NAME, *results.Ceiling.columns(*keys)])
+    table = Table(title, caption, part, [NAME, *results.Ceiling.columns(*keys)])
     if not first.points:
         return Section(title, [table], text)
     caption = (
@@ -187,7 +182,7 @@ def _ceiling(part: Mapping[str, results.Ceiling]) -> Section:
         " the scale has room for the truth."
     )
     drawing = figures.ceiling_figure(first)
-    picture = Picture("ceiling", drawing, "Forecast peaks and the top of the scale", caption, "side")
+    picture = figure(drawing, "Forecast peaks and the top of the scale", caption, "side", name="ceiling")
     return Section(title, [picture, table], text)
 
 
@@ -209,7 +204,7 @@ def _above(found: results.Ceiling) -> str:
 def sections(found: results.Analyses, *keys: str) -> list[Section]:
     """Returns a section for each analysis that was made, or for those of `keys` alone."""
 
-    def models(methods: Mapping[str, Any]) -> list[str]:
+    def models(methods: Mapping[str, object]) -> list[str]:
         return [name for name in found.models if name in methods] or list(methods)[:1]
 
     makers: Mapping[str, Callable[[Any], Section]] = {
@@ -237,7 +232,7 @@ def summary(found: results.Analyses) -> str:
     return " ".join(sentences)
 
 
-def page_of(found: results.Analyses, own: Sequence[Section], title: str) -> Page:
+def page_of(found: results.Analyses, title: str) -> Page:
     """Returns the page of a look into a run; what was left out stands at its end, with the reason."""
     settings = found.protocol.known() if found.protocol else {}
     closing = settings_section(
@@ -245,4 +240,4 @@ def page_of(found: results.Analyses, own: Sequence[Section], title: str) -> Page
         ("Protocol", {key.replace("_", " "): value for key, value in settings.items() if not isinstance(value, Mapping)}),
         ("Versions", found.versions),
     )
-    return Page(title, summary(found), bill_pairs(found.bill or UNKNOWN), [*own, closing])
+    return Page(title, summary(found), bill_pairs(found.bill or RunCost()), [*sections(found), closing])

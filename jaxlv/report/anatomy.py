@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from jaxlv.report.figures import analyses as figures
 from jaxlv.report.figures.evaluation import loss_figure
 from jaxlv.report.format import count, number, percent
-from jaxlv.report.page import Block, Picture, Section
-from jaxlv.report.table import Table, words
+from jaxlv.report.page import Block, Section, figure
+from jaxlv.report.table import NAME, Table, words
 from jaxlv.results import anatomy as results
-from jaxlv.results.record import Interval, Record
+from jaxlv.results.record import Interval
 
-NAME = words("name", " ")
 NAMED = 12  # positive tokens that a sentence names
-
-
-def named(found: Mapping[str, Record]) -> list[dict[str, Any]]:
-    """Returns records as rows of a table, each with its name."""
-    return [{"name": name, **vars(one)} for name, one in found.items()]
 
 
 def training(part: results.Training) -> Section:
@@ -29,9 +22,14 @@ def training(part: results.Training) -> Section:
     if part.best_validation_loss is not None:
         text += f" On held-out windows the least is {number(part.best_validation_loss)},"
         text += f" at step {count(part.best_validation_step)}."
-    caption = "Cross-entropy per real token by training step, on the training batch and on held-out windows."
+    held_out = " and on held-out windows" if part.best_validation_loss is not None else ""
+    caption = f"Loss: cross-entropy per real token by training step, on the training batch{held_out}."
+    if any(one.forecast_mae is not None for one in part.records):
+        caption += " Forecast MAE: on validation series, during training."
+    if part.constant_rate is not None:
+        caption += f" The learning rate is {part.constant_rate:g} throughout."
     drawing = loss_figure([one.tree() for one in part.records])
-    content = [Picture("loss", drawing, "Loss curves of the training", caption)]
+    content = [figure(drawing, "Loss curves of the training", caption, name="loss")]
     if part.ratio:
         clipped = f"Norms above {number(part.clip_norm)} are clipped: {percent(part.share_clipped)} % of the logged steps."
         caption = (
@@ -40,7 +38,7 @@ def training(part: results.Training) -> Section:
             f" {number(part.ratio.least, of_one=True)} at least and {number(part.ratio.median, of_one=True)} in the median;"
             " the report xu gives 0.8 to 1.0 as typical of its own runs."
         )
-        content.append(Picture("gradient_norms", figures.norm_figure(part), "Gradient norms of the training", caption))
+        content.append(figure(figures.norm_figure(part), "Gradient norms of the training", caption, name="gradient_norms"))
     return Section("Training", content, text)
 
 
@@ -54,14 +52,14 @@ def tokens(part: Mapping[str, results.TokenCosts]) -> Section:
         text += f"; the {other} one {number(costs.symbols.nats)} ({_ends(costs.symbols.nats_ci95)})"
     text += f". Of all nats {percent(share.share_of_nats)} % are spent on the {costly}."
     scale = "" if first.headroom is None else f" with {100 * first.headroom:g} % head-room"
-    kinds = "Nats per token by its kind, over the 13 symbols."
+    kinds, drawing = "Nats per token by its kind, over the 13 symbols.", figures.token_step_figure(part)
     steps = (
         "Nats per token by the time step it stands in: median over series, and from 10 to 90 % of them for the"
         f" {name} model. The dashed line ends the steps that the scale is fitted on{scale}."
     )
     content: list[Block] = [
-        Picture("token_costs", figures.kind_figure(part), "Nats per token by kind of token", kinds),
-        Picture("token_costs_by_step", figures.token_step_figure(part), "Nats per token by time step of the series", steps),
+        figure(figures.kind_figure(part), "Nats per token by kind of token", kinds, name="token_costs"),
+        figure(drawing, "Nats per token by time step of the series", steps, name="token_costs_by_step"),
         _token_table(part),
     ]
     return Section("Cost of a token", content, text)
@@ -74,7 +72,7 @@ def _ends(interval: Interval | None) -> str:
 def _token_table(part: Mapping[str, results.TokenCosts]) -> Table:
     """Returns tokens of each kind and window: count, nats and perplexity of each model, and the share of all its nats."""
     name, first = next(iter(part.items()))
-    rows = [{"name": kind, **{model: costs.parts.get(kind) for model, costs in part.items()}} for kind in first.parts]
+    rows = {kind: {model: costs.parts.get(kind) for model, costs in part.items()} for kind in first.parts}
     tokens, share = results.TokenShare.columns("tokens", "share_of_nats")
     nats, perplexity = results.Nats.columns("nats", "perplexity")
     columns = [NAME, tokens.within(name)]
@@ -105,9 +103,9 @@ def head(part: results.Head) -> Section:
     caption = f"The entries of the 13 symbols, and their places among all {part.entries:,}, the largest first."
     columns = [words("name", "symbol"), *results.SymbolEntry.columns("id", "value", "rank")]
     content: list[Block] = [
-        Picture("head_largest", figures.largest_figure(part), "The largest entries of the LM head’s change", largest),
-        Picture("head_histogram", figures.head_histogram_figure(part), "Histogram of the LM head’s change", sizes),
-        Table("The 13 symbols", caption, named(part.symbols), columns),
+        figure(figures.largest_figure(part), "The largest entries of the LM head’s change", largest, name="head_largest"),
+        figure(figures.head_histogram_figure(part), "Histogram of the LM head’s change", sizes, name="head_histogram"),
+        Table("The 13 symbols", caption, part.symbols, columns),
     ]
     return Section("LM head", content, text)
 
@@ -148,9 +146,9 @@ def spectra(part: results.Spectra) -> Section:
     )
     rank, size = figures.heatmap_figure(part, "effective_rank"), figures.heatmap_figure(part, "relative_norm", 0.01)
     content: list[Block] = [
-        Picture("effective_rank", rank, "Effective rank by layer and projection", ranks),
-        Picture("relative_norm", size, "Size of the change by projection", sizes),
-        Picture("spectra", figures.spectrum_figure(part), "Singular values of the adapters", values),
+        figure(rank, "Effective rank by layer and projection", ranks, name="effective_rank"),
+        figure(size, "Size of the change by projection", sizes, name="relative_norm"),
+        figure(figures.spectrum_figure(part), "Singular values of the adapters", values, name="spectra"),
         Table("Adapter spectra", caption, part.spreads, [NAME, *columns]),
     ]
     return Section("Adapters", content, part.sentence)

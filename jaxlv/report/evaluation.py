@@ -1,26 +1,19 @@
-"""The page of an evaluation: the result in plain words, captions that state the protocol, tables and figures."""
+"""What a page says of an evaluation: the result in plain words, captions that state the protocol, tables and figures."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from types import MappingProxyType
 from typing import Any
-
-import numpy as np
 
 from jaxlv.report import terminal
 from jaxlv.report.figures import evaluation as figures
 from jaxlv.report.format import duration, number, percent, plain, text
-from jaxlv.report.page import Block, Figure, Page, Pairs, Section, figure, svg
+from jaxlv.report.page import Block, Drawing, Figure, Pairs, Section, figure
 from jaxlv.report.table import NAME, Table, held
 from jaxlv.results.panels import ForecastPanel
 from jaxlv.results.runs import RunCost
 from jaxlv.results.scores import LEVELS, Errors, Evaluation, Picked, Protocol, Score
-from jaxlv.results.sweeps import Logged
-
-NOTHING: Mapping[str, Any] = MappingProxyType({})
-UNKNOWN = RunCost()
 
 # ------------------------------------------------------------------------------------------ what is shown
 
@@ -202,9 +195,10 @@ def _why(one: Picked, unit: str) -> str:
 def _forecast_block(panel: ForecastPanel, why: str, first: bool, name: str) -> Figure:
     label, total = f"Series {panel.series_id}", len(panel.samples_SHV)
     forecast = f"forecast of {' and '.join(panel.variables)} by the {name} model"
-    svgs = [svg(figures.forecast_figure(panel), f"{label}: {forecast}")]
+    drawings = [Drawing(figures.forecast_figure(panel), f"{label}: {forecast}")]
     if len(panel.variables) > 1:
-        svgs.append(svg(figures.phase_figure(panel), f"{label}: phase plane, {' against '.join(panel.variables[1::-1])}"))
+        against = " against ".join(panel.variables[1::-1])
+        drawings.append(Drawing(figures.phase_figure(panel), f"{label}: phase plane, {against}"))
     words = [f"{label} ({why})." if why else f"{label}."]
     if first:
         words.append(
@@ -219,7 +213,7 @@ def _forecast_block(panel: ForecastPanel, why: str, first: bool, name: str) -> F
         )
     if panel.is_cut:
         words.append("The axes end at three times the largest observed value; the 95 % band goes on.")
-    return Figure(svgs, " ".join(words), "full")
+    return Figure(drawings, " ".join(words), "full")
 
 
 def _error_blocks(found: Evaluation) -> list[Block]:
@@ -298,23 +292,7 @@ def _calibration_block(found: Evaluation) -> list[Block]:
     return [figure(figures.calibration_figure(found.rows), label, " ".join(told), "side")]
 
 
-def _training_blocks(history: Sequence[Logged], unit: str) -> list[Block]:
-    loss, error, validated = (figures.curve(history, key)[0] for key in ("loss", "forecast_mae", "validation_loss"))
-    if not len(loss) and not len(error):
-        return []
-    words = ["Training against the step."]
-    if len(loss):
-        held_out = " and on held-out windows" if len(validated) else ""
-        words.append(f"Loss: cross-entropy per real token, on the training batch{held_out}.")
-    if len(error):
-        words.append("Forecast MAE: on validation series, during training.")
-    rate_S = figures.curve(history, "learning_rate")[1]
-    if len(rate_S) and np.ptp(rate_S) == 0:
-        words.append(f"The learning rate is {rate_S[0]:g} throughout.")
-    return [figure(figures.loss_figure(history, unit=unit), "Loss curves of the training", " ".join(words), "side")]
-
-
-# ---------------------------------------------------------------------------------- the page of a run
+# ---------------------------------------------------------------------------------- costs and settings
 
 # How values of a bill are written that have forms of their own.
 _WRITTEN: Mapping[str, Callable[[Any], str]] = {
@@ -328,7 +306,7 @@ def bill_pairs(cost: RunCost) -> list[tuple[str, str]]:
     return [(one.words, _WRITTEN[one.key](value) if one.key in _WRITTEN else text(value, one.form)) for one, value in held]
 
 
-def _flat(tree: Mapping[str, Any], written: Callable[[Any], str], prefix: str = "") -> list[tuple[str, str]]:
+def _flat(tree: Mapping[str, object], written: Callable[[Any], str], prefix: str = "") -> list[tuple[str, str]]:
     pairs: list[tuple[str, str]] = []
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
@@ -357,30 +335,6 @@ def result_sections(found: Evaluation, forecasts: Sequence[ForecastPanel] = ()) 
     ]
 
 
-def settings_section(*lists: tuple[str, Mapping[str, Any]], written: Callable[[Any], str] = plain) -> Section:
+def settings_section(*lists: tuple[str, Mapping[str, object]], written: Callable[[Any], str] = plain) -> Section:
     """Returns settings, versions and the like, by their headings, as `written`; an empty one is left out."""
     return Section("Settings and versions", [Pairs(label, _flat(tree, written)) for label, tree in lists if tree])
-
-
-def run_page(
-    title: str,
-    found: Evaluation,
-    forecasts: Sequence[ForecastPanel] = (),
-    *,
-    history: Sequence[Logged] = (),
-    settings: Mapping[str, Any] = NOTHING,
-    versions: Mapping[str, Any] = NOTHING,
-    cost: RunCost = UNKNOWN,
-) -> Page:
-    """Returns the page of one run or evaluation; a part without data is absent.
-
-    `settings` and `versions` may nest. Of `forecasts` (those of the evaluation's subject) the page draws those that
-    are picked by their errors.
-    """
-    closing = settings_section(
-        ("Settings of the run", settings),
-        ("Protocol of the evaluation", found.protocol.known()),
-        ("Versions", versions),
-    )
-    sections = [*result_sections(found, forecasts), Section("Training", _training_blocks(history, _unit(found))), closing]
-    return Page(title, summary(found), bill_pairs(cost), sections)

@@ -6,18 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from markupsafe import Markup
-
+from jaxlv.report.figures import exploration as figures
 from jaxlv.report.format import MISSING, number, percent
 from jaxlv.report.format import count as whole
-from jaxlv.report.page import Block, Figure, Page, Pairs, Section
-from jaxlv.report.table import Rows, Table, count, marked, words
+from jaxlv.report.page import Block, Drawing, Figure, Page, Pairs, Section
+from jaxlv.report.table import NAME, Table, count, marked, words
 from jaxlv.report.terminal import ascii
 from jaxlv.results.exploration import CLUSTERS, SHOWN, Exploration, PeakRule, Spread, WrittenStep
 from jaxlv.results.quantities import RAW, Quantity
 
-Drawings = Mapping[str, str]  # <svg> elements by name
-NAME = words("name", " ")
+Drawings = Mapping[str, Drawing]  # by name
 SPREAD = ("mean", "sd", "min", "p5", "median", "p95", "max")
 EXAMPLES = 2  # series whose texts the page shows
 CHECKED = 10  # steps of the step-by-step table
@@ -25,11 +23,11 @@ CHECKED = 10  # steps of the step-by-step table
 
 def _picture(drawings: Drawings, caption: str, *names: str, layout: Any = "cell") -> list[Block]:
     """Returns one figure of the drawings with these names, in a list; an empty list without them."""
-    held = [Markup(drawings[name]) for name in names if name in drawings]
+    held = [drawings[name] for name in names if name in drawings]
     return [Figure(held, caption, layout)] if held else []
 
 
-def _table(label: str, caption: str, rows: Rows, *columns: str | Quantity, best: Any = None) -> list[Block]:
+def _table(label: str, caption: str, rows: Sequence[Any], *columns: str | Quantity, best: Any = None) -> list[Block]:
     """Returns a table of records in a list, empty without records. Columns: keys, "key/name" in objects, or quantities."""
     shown: list[Quantity] = []
     for column in (columns or rows[0].quantities()) if rows else ():
@@ -292,8 +290,9 @@ def windows(result: Exploration, drawings: Drawings) -> Section:
     return Section("Windows", [*_picture(drawings, picture, "windows", layout="side"), *table], said)
 
 
-def page_of(result: Exploration, drawings: Drawings) -> Page:
+def page_of(result: Exploration) -> Page:
     """Returns the page of an exploration."""
+    drawings = {name: Drawing(*drawn, name) for name, drawn in figures.drawings(result).items()}
     parts = (quality, trajectories, periods, regimes, agreement, text, windows)
     made = [*result.definitions.items(), *((name, str(value)) for name, value in result.versions.items())]
     bill = [(name[0].upper() + name[1:], line) for name, line in facts(result) if name not in ("series", "checks")]

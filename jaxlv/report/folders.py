@@ -23,7 +23,9 @@ def page_of(folder: Folder) -> Page:
         page = reproduced.page_of(result, folder.drawings, folder.analyses)
         return _with_budget(folder, page, after="Error against FLOPs")
     assert first is not None
-    return runs.page_of(first) if folder.kind == "run" else runs.page_of_evaluation(first.evaluations[0], first.name)
+    if folder.kind == "run":
+        return runs.page_of(first)
+    return runs.page_of_evaluation(first.evaluations[0], f"Evaluation {first.name}")
 
 
 def _with_budget(folder: Folder, page: Page, after: str) -> Page:
@@ -42,7 +44,7 @@ def bill(entries: Sequence[Entry]) -> list[tuple[str, str]]:
     pairs = [*((name, f"{count:,}") for name, count in counts.items()), ("training", duration(seconds))]
     for name in (CONVENTION, EXACT):
         counted = [flops for entry in entries if (flops := (entry.figures.flops or {}).get(name)) is not None]
-        of = "" if len(counted) == len(entries) else f" ({len(counted)} runs)"
+        of = "" if len(counted) == len(entries) else f" ({len(counted)} of them)"
         pairs += [(f"FLOPs, {name}", f"{number(float(sum(counted)))}{of}")] if counted else []
     return pairs
 

@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from jaxlv.report import terminal
+from jaxlv.report.evaluation import settings_section
 from jaxlv.report.figures import evaluation as figures
-from jaxlv.report.format import number, percent
-from jaxlv.report.page import Figure, Page, Pairs, Section, svg, write
+from jaxlv.report.format import number, percent, shortened
+from jaxlv.report.page import Page, Section, figure, write
 from jaxlv.report.table import Table, words
 from jaxlv.results.forecasts import ForecastSettings, Next
 from jaxlv.results.panels import ForecastPanel
@@ -52,8 +53,9 @@ def page_of(
 ) -> Page:
     """Returns the page: a figure of each panel, the values, and the settings."""
     drawn = [
-        Figure(
-            [svg(figures.forecast_figure(panel), f"Series {panel.series_id}: forecast of {' and '.join(panel.variables)}")],
+        figure(
+            figures.forecast_figure(panel),
+            f"Series {panel.series_id}: forecast of {' and '.join(panel.variables)}",
             f"Series {panel.series_id}: context{' and truth' if panel.truth_HV is not None else ''} in ink, the median in"
             f" colour with its bands over {len(panel.samples_SHV)} samples.",
         )
@@ -63,20 +65,15 @@ def page_of(
     table = table_of(rows[:LISTED], settings)
     if len(rows) > LISTED:
         table = replace(table, caption=f"{table.caption} The first {LISTED:,} values; forecast.csv has all {len(rows):,}.")
-    plain = {key: value for key, value in settings.tree().items() if value is not None and not isinstance(value, dict)}
-    facts = [(key.replace("_", " "), _brief(value)) for key, value in plain.items()]
+    known = settings.known()
+    versions = known.pop("versions")
     sections = [
         Section("Forecasts", drawn, f"{left} more series are in forecast.csv." if left > 0 else ""),
         Section("Values", [table]),
-        Section("How they were made", [Pairs("Settings", facts), Pairs("Versions", list(settings.versions.items()))]),
+        settings_section(("Settings", known), ("Versions", versions), written=shortened),
     ]
     told = " ".join([summary(settings), *(f"{note[:1].upper()}{note[1:]}." for note in notes)])
     return Page(f"Forecasts of {settings.data}", told, (), sections)
-
-
-def _brief(value: object) -> str:
-    text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-    return text if len(text) <= 200 else f"{text[:200]}…"
 
 
 def write_page(

@@ -64,6 +64,13 @@ def plain(value: Any) -> str:
     return MISSING if value is None or value == "" else str(value)
 
 
+def shortened(value: Any) -> str:
+    """Writes a setting as text: a long list by its length and ends."""
+    if isinstance(value, (list, tuple)) and len(value) > 12:
+        return f"{len(value)}: {plain(value[:4])}, …, {plain(value[-1])}"
+    return plain(value)
+
+
 WRITTEN = {
     "number": number,
     "of one": lambda value: number(value, of_one=True),

@@ -16,37 +16,41 @@ import jinja2
 from markupsafe import Markup, escape
 
 from jaxlv.report.charts import Chart
-from jaxlv.report.figures.svg import to_svg
+from jaxlv.report.figures.svg import save_pair, to_svg
 from jaxlv.report.table import Table
 from jaxlv.report.theme import css_variables
 from jaxlv.storage.files import write_text
 
+Layout = Literal["cell", "full", "side"]  # a cell of the grid, a full row, or a caption aside
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A chart and its label; with a name it is also written to files."""
+
+    chart: Chart
+    label: str
+    name: str = ""
+
+    @functools.cached_property
+    def svg(self) -> Markup:
+        """The <svg> element, drawn once; matplotlib and ElementTree have escaped the text in it."""
+        return Markup(to_svg(self.chart, self.label))
+
 
 @dataclass(frozen=True)
 class Figure:
-    """One numbered figure of SVG panels; `layout` is a cell of the grid, a full row, or a caption aside."""
+    """One numbered figure of drawings, or of <svg> elements that were drawn before."""
 
-    svgs: Sequence[Markup]
+    drawings: Sequence[Drawing | Markup]
     caption: str
-    layout: Literal["cell", "full", "side"] = "cell"
+    layout: Layout = "cell"
     kind: ClassVar[str] = "figure"
 
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure of one chart that is drawn once and written twice: into a page, and to files of that name."""
-
-    name: str
-    drawing: Chart
-    label: str
-    caption: str
-    layout: Literal["cell", "full", "side"] = "cell"
-    kind: ClassVar[str] = "figure"
-
-    @functools.cached_property
+    @property
     def svgs(self) -> list[Markup]:
-        """The <svg> element, drawn once."""
-        return [svg(self.drawing, self.label)]
+        """The <svg> elements."""
+        return [one if isinstance(one, Markup) else one.svg for one in self.drawings]
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ class Passages:
     kind: ClassVar[str] = "passages"
 
 
-Block = Table | Figure | Picture | Pairs | Passages
+Block = Table | Figure | Pairs | Passages
 
 
 @dataclass(frozen=True)
@@ -173,16 +177,15 @@ def render(page: Page) -> str:
     return _NOT_HTML.sub("\N{REPLACEMENT CHARACTER}", html) + "\n"
 
 
-def write(path: Path, page: Page) -> None:
-    """Write `page` to a file, whole or not at all."""
+def write(path: Path, page: Page, figures: Path | None = None) -> None:
+    """Writes `page` to a file, whole or not at all, and its drawings that have names into the folder `figures`."""
+    for block in (block for section in page.sections for block in section.blocks if isinstance(block, Figure)):
+        for one in block.drawings:
+            if figures and isinstance(one, Drawing) and one.name:
+                save_pair(one.chart, one.svg, figures / one.name)
     write_text(path, render(page))
 
 
-def figure(chart: Chart, label: str, caption: str, layout: Literal["cell", "full", "side"] = "cell") -> Figure:
-    """Returns a chart with its caption."""
-    return Figure([svg(chart, label)], caption, layout)
-
-
-def svg(chart: Chart, label: str) -> Markup:
-    """Returns a chart for a page; matplotlib and ElementTree have escaped the text in it."""
-    return Markup(to_svg(chart, label))
+def figure(chart: Chart, label: str, caption: str, layout: Layout = "cell", name: str = "") -> Figure:
+    """Returns a figure of one chart."""
+    return Figure([Drawing(chart, label, name)], caption, layout)

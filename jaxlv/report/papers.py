@@ -11,7 +11,7 @@ from jaxlv.report import terminal
 from jaxlv.report.evaluation import step_errors
 from jaxlv.report.format import MISSING, number
 from jaxlv.report.page import Block, Figure, Page, Section
-from jaxlv.report.table import NAME, Row, Table, column, of, of_row
+from jaxlv.report.table import NAME, Table, column, of
 from jaxlv.results.papers import Comparison, Headline, Line, PartResult
 from jaxlv.results.quantities import RAW, Quantity
 
@@ -82,13 +82,12 @@ def bill_lines(result: Comparison) -> list[tuple[str, str]]:
 
 def bill_table(result: Comparison) -> Table:
     """Returns FLOPs by kind of work, beside the budget and what the paper spent."""
-    rows = [Row(name, one) for name, one in result.protocols.items()]
     caption = f"FLOPs under the convention {', '.join(result.conventions) or MISSING}, from the ledgers of the runs."
     keys = [*((kind, kind) for kind in KINDS), ("total", "together"), ("budget", "budget")]
     ours = [one.within("flops") for one in of(keys, "ours", "FLOPs")]
     theirs = [column("total", "all", "the paper", "FLOPs"), column("words", " ", "the paper", "FLOPs", "words")]
-    columns = of_row(*ours, *(one.within("reported_flops") for one in theirs))
-    return Table("The bill", caption, rows, [NAME, *columns])
+    columns = [NAME, *ours, *(one.within("reported_flops") for one in theirs)]
+    return Table("The bill", caption, result.protocols, columns)
 
 
 def format_bill(result: Comparison) -> str:

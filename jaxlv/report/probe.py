@@ -9,7 +9,7 @@ from typing import Any
 
 from jaxlv.report.format import MISSING, number, plain
 from jaxlv.report.page import Block, Page, Pairs, Passage, Passages, Section
-from jaxlv.report.table import NAME, Row, Table, column, of, of_row
+from jaxlv.report.table import NAME, Table, column, of
 from jaxlv.results.probe import Answer, Asked, Probe, TextCost, TextRead
 
 MARKS = {True: "pass", False: "fail", None: ""}
@@ -79,15 +79,13 @@ def count_table(result: Probe) -> Table:
         " the regular expression between slashes, found in the answer: it does not"
         " say that the rest of it is right, nor that so few prompts measure an ability."
     )
-    rows = [Row(model, result.counts(model)) for model in result.models]
     literal = of([("passes", "passed"), ("ends", "ended")], "Answers", form="literal")
     columns = [*literal, column("length", "tokens, mean", "Answers")]
-    return Table("Answers", caption, rows, [NAME, *of_row(*columns)])
+    return Table("Answers", caption, {model: result.counts(model) for model in result.models}, [NAME, *columns])
 
 
 def text_table(text: TextRead) -> Table:
     """Returns what the text costs each model."""
-    rows = [Row(model, found) for model, found in text.models.items()]
     scored = next(iter(text.models.values())).tokens_scored
     caption = (
         f"{printable(text.file)}: {text.bytes:,} bytes, {text.tokens:,} tokens, {scored:,} of them scored (all but"
@@ -95,7 +93,7 @@ def text_table(text: TextRead) -> Table:
         " scored once, with the longest context that a window has for it. Bold: the least, which is best."
     )
     columns = TextCost.columns("nats_per_token", "perplexity", "bits_per_byte")
-    return Table("Perplexity of the text", caption, rows, [NAME, *of_row(*columns)])
+    return Table("Perplexity of the text", caption, text.models, [NAME, *columns])
 
 
 def page_of(result: Probe) -> Page:

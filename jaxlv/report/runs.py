@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from jaxlv.report import analyses as analysed
 from jaxlv.report import anatomy, evaluation, papers
-from jaxlv.report.format import duration, number, plain
+from jaxlv.report.format import duration, number, shortened
 from jaxlv.report.page import Page, Section
 from jaxlv.report.table import Table, words
 from jaxlv.results.folders import Measured, PaperFigures, Run
@@ -106,21 +105,19 @@ def settings(one: Run) -> Section:
     return evaluation.settings_section(*lists, ("Versions", versions), written=shortened)
 
 
-def shortened(value: Any) -> str:
-    """Returns a setting as text: a long list by its length and ends."""
-    if isinstance(value, (list, tuple)) and len(value) > 12:
-        return f"{len(value)}: {plain(value[:4])}, …, {plain(value[-1])}"
-    return plain(value)
-
-
 def page_of(one: Run) -> Page:
     """Returns the page of a run."""
     told = [evaluation.summary(measured.scores) for measured in one.evaluations[:1]]
     return Page(f"Run {one.name}", " ".join([reached(one), *told]), bill(one.details or NOTHING), sections(one))
 
 
-def page_of_evaluation(one: Measured, name: str) -> Page:
-    """Returns the page of an evaluation without its run."""
-    protocol = ("Protocol of the evaluation", one.scores.protocol.known())
-    closing = evaluation.settings_section(protocol, written=shortened)
-    return Page(f"Evaluation {name}", evaluation.summary(one.scores), (), [*evaluation_sections(one), closing])
+def page_of_evaluation(one: Measured, title: str) -> Page:
+    """Returns the page of an evaluation, with the run's curves, settings and bill as far as they are known."""
+    closing = evaluation.settings_section(
+        ("Settings of the run", one.settings),
+        ("Protocol of the evaluation", one.scores.protocol.known()),
+        ("Versions", one.versions),
+    )
+    curves = [anatomy.training(one.curves)] if one.curves else []
+    bill = evaluation.bill_pairs(one.cost)
+    return Page(title, evaluation.summary(one.scores), bill, [*evaluation_sections(one), *curves, closing])

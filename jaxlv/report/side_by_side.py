@@ -12,23 +12,9 @@ from jaxlv.report.format import number
 from jaxlv.report.page import Block, Figure, Section, figure
 from jaxlv.report.sweeps import setting_column
 from jaxlv.report.table import Table, column, held, words
+from jaxlv.results import side_by_side as results
 from jaxlv.results.quantities import Quantity
-from jaxlv.results.side_by_side import (
-    CONVENTION,
-    EXACT,
-    Entry,
-    RunRow,
-    axis_of,
-    best_on_test,
-    budget_rows,
-    differing,
-    front_of,
-    fronts_of,
-    groups_of,
-    mixed_words,
-    row_of,
-    rows_of,
-)  # fmt: skip
+from jaxlv.results.side_by_side import CONVENTION, EXACT, Entry, RunRow
 from jaxlv.results.sweeps import RULES, Outcome, Point, rule_words
 
 COLOURS = len(sweeps.GROUPS)  # runs up to which each has a colour of its own
@@ -72,7 +58,7 @@ def setting_columns(names: Sequence[str], rows: Sequence[RunRow]) -> list[Quanti
 
 def table(entries: Sequence[Entry]) -> Table:
     """Returns every run, a row each: the settings that differ, errors, costs."""
-    rows, names = rows_of(entries), differing(entries)
+    rows, names = results.rows_of(entries), results.differing(entries)
     tested = sorted({row.tested.on for row in rows if row.tested})
     caption = (
         "Every run; validation figures are those of a run's best checkpoint. Test: mean"
@@ -87,10 +73,10 @@ def table(entries: Sequence[Entry]) -> Table:
 
 def settings_tables(entries: Sequence[Entry]) -> list[Table]:
     """Returns tables of the settings that differ, some at a time, if they are too many for the table of the runs."""
-    names = differing(entries)
+    names = results.differing(entries)
     if len(names) <= SETTINGS:
         return []
-    rows = [row_of(entry, names) for entry in entries]
+    rows = [results.row_of(entry, names) for entry in entries]
     columns, found = setting_columns(names, rows), []
     for first in range(0, len(columns), PAPER):
         some = columns[first : first + PAPER]
@@ -110,7 +96,7 @@ def _tested_words(found: Sequence[str]) -> str:
 
 def budget_table(fronts: Mapping[str, Sequence[Entry]], key: str, convention: str) -> Table:
     """Returns the runs of each front: what the least error is that a budget buys, and with which settings."""
-    rows, names = budget_rows(fronts, key), differing([entry for kept in fronts.values() for entry in kept])
+    rows, names = results.budget_rows(fronts, key), results.differing([entry for kept in fronts.values() for entry in kept])
     quantity = RULES[key].head
     columns = [
         column("place", "no.", form="count"),
@@ -140,13 +126,13 @@ def budget_section(entries: Sequence[Entry], key: str, convention: str, drawn: b
     priced = [entry for entry in entries if entry.priced.get(convention) and entry.get(key)]
     if len(priced) < 2:
         return None
-    fronts = fronts_of(priced, key, convention) if drawn else {"": front_of(priced, key, convention)}
+    fronts = results.fronts_of(priced, key, convention) if drawn else {"": results.front_of(priced, key, convention)}
     blocks: list[Block] = [front_block(priced, key, convention, len(fronts) > 1)] if drawn else []
     text = []
     if left_out := [entry.name for entry in entries if entry not in priced and entry.get("steps")]:
         shown = ", ".join(left_out[:5]) + (", …" if len(left_out) > 5 else "")
         text.append(f"Left out, as they have no ledger or no {RULES[key].head}: {shown}.")
-    if differ := mixed_words(priced, key):
+    if differ := results.mixed_words(priced, key):
         what = "a loss per token" if key == "validation_loss" else "an error"
         text.append(
             f"Runs that differ in {differ} do not compare: {what} is not the same quantity for all of them."
@@ -158,7 +144,7 @@ def budget_section(entries: Sequence[Entry], key: str, convention: str, drawn: b
 def front_block(priced: Sequence[Entry], key: str, convention: str, wide: bool) -> Figure:
     """Returns error against FLOPs of runs; `wide` with a front for each group that compares."""
     points = [Point(entry.name, float(entry.priced[convention]), float(entry.get(key))) for entry in priced]
-    groups, rule = groups_of(priced, key) if wide else (), rule_words(key)
+    groups, rule = results.groups_of(priced, key) if wide else (), rule_words(key)
     drawing = sweeps.pareto_figure(points, f"FLOPs ({convention})", rule, groups, 2 * WIDTH if wide else WIDTH)
     caption = (
         f"{rule[0].upper()}{rule[1:]} against FLOPs of {len(priced)} runs: a line joins those that no other"
@@ -173,7 +159,7 @@ def losses_block(entries: Sequence[Entry]) -> Figure | None:
     logged = [entry for entry in entries if len(figures.curve(entry.figures.history, "loss")[0])]
     if not logged:
         return None
-    groups, differ = groups_of(logged, "validation_loss"), mixed_words(logged, "validation_loss")
+    groups, differ = results.groups_of(logged, "validation_loss"), results.mixed_words(logged, "validation_loss")
     plain_groups = [group.partition(": ")[2] for group in groups]  # letters are those of the figure above
     if len(set(plain_groups)) == len(set(groups)):
         groups = plain_groups
@@ -184,7 +170,7 @@ def losses_block(entries: Sequence[Entry]) -> Figure | None:
     if several:
         drawing = sweeps.grouped_losses_figure(runs, names)
     else:
-        best = min(logged, key=lambda entry: entry.get(axis_of(entries)) or float("inf"))
+        best = min(logged, key=lambda entry: entry.get(results.axis_of(entries)) or float("inf"))
         drawing = sweeps.losses_figure(runs, best.name)
         caption += f" In colour: {best.name}."
     if differ:
@@ -199,17 +185,17 @@ def summary(entries: Sequence[Entry]) -> str:
     key = "forecast_mae" if trained and all(entry.get("forecast_mae") for entry in trained) else "validation_loss"
     measured = [entry for entry in trained if entry.get(key)]
     found = [f"{len(entries)} run{'s' if len(entries) > 1 else ''}."]
-    differ = mixed_words(measured, key)
+    differ = results.mixed_words(measured, key)
     if len(measured) > 1 and not differ:
         best = min(measured, key=lambda entry: entry.get(key))
-        found.append(f"The least {rule_words(key)} has {best.name}: {number(best.get(key))}.")
+        found.append(f"{best.name} has the least {rule_words(key)}: {number(best.get(key))}.")
     elif len(measured) > 1:
         found.append(f"By {rule_words(key)} they do not compare, as they differ in {differ}.")
-    if on_test := best_on_test(entries):
+    if on_test := results.best_on_test(entries):
         name, error, shared = on_test
         found.append(
             f"On the same {shared.size} test series, {shared.context} steps of context and {shared.horizon} of forecast,"
-            f" the least mean absolute error has {name}: {number(error)} raw units."
+            f" {name} has the least mean absolute error: {number(error)} raw units."
         )
     return " ".join(found)
 
@@ -217,14 +203,14 @@ def summary(entries: Sequence[Entry]) -> str:
 def sections(entries: Sequence[Entry]) -> list[Section]:
     """Returns a figure and the table of all runs, what a budget buys, the losses, and the settings if they are many."""
     measured = [entry for entry in entries if entry.get("validation_loss") is not None]
-    differ = mixed_words(measured, "validation_loss") if len(measured) > 1 else ""
+    differ = results.mixed_words(measured, "validation_loss") if len(measured) > 1 else ""
     text = (
         f"Validation losses do not compare between runs that differ in {differ}: they are losses per token of"
         " different texts. Errors in raw units do, if they are of the same series and steps."
         if differ
         else ""
     )
-    budget, losses = budget_section(entries, axis_of(entries), CONVENTION), losses_block(entries)
+    budget, losses = budget_section(entries, results.axis_of(entries), CONVENTION), losses_block(entries)
     first = [budget.blocks[0]] if budget else [losses] if losses else []
     found = [Section("All runs", [*first, table(entries)], text)]
     if budget:

@@ -9,10 +9,10 @@ from jaxlv.report import terminal
 from jaxlv.report.figures.evaluation import level_figure
 from jaxlv.report.format import percent
 from jaxlv.report.page import Block, Page, Section, figure
-from jaxlv.report.table import NAME, Row, Table, of_row, words
+from jaxlv.report.table import NAME, Table, words
 from jaxlv.results.quantities import Quantity
 from jaxlv.results.scores import Score
-from jaxlv.results.stress import AboveTop, ConditionScores, Stress
+from jaxlv.results.stress import AboveTop, ConditionScores, Stress, StressScore
 
 WIDE = 4  # conditions of one table
 AXES = {
@@ -27,10 +27,10 @@ AXES = {
 MEAN, MEDIAN, INTERVAL, COVERAGE = Score.columns("mae", "mae_median", "mae_ci95", "coverage/80")
 
 
-def across(entries: Sequence[ConditionScores]) -> list[Row]:
-    """Returns a row for each method: its scores by the conditions' levels."""
+def across(entries: Sequence[ConditionScores]) -> dict[str, dict[str, StressScore | None]]:
+    """Returns the scores of each method by the conditions' levels."""
     names = dict.fromkeys(row.name for entry in entries for row in entry.rows)
-    return [Row(name, {entry.level: entry.row(name) for entry in entries}) for name in names]
+    return {name: {entry.level: entry.row(name) for entry in entries} for name in names}
 
 
 def error_tables(group: str, entries: Sequence[ConditionScores], *measures: Quantity) -> list[Table]:
@@ -45,7 +45,7 @@ def error_tables(group: str, entries: Sequence[ConditionScores], *measures: Quan
     shown, found = measures or (MEAN, replace(MEDIAN, better=""), INTERVAL), []
     for start in range(0, len(entries), WIDE):
         some = entries[start : start + WIDE]
-        columns = [one.within("of", entry.level, group=entry.level, unit="") for entry in some for one in shown]
+        columns = [one.within(entry.level, group=entry.level, unit="") for entry in some for one in shown]
         found.append(Table(f"Errors by {group}", caption, across(some), [words("name", group), *columns]))
     return found
 
@@ -57,21 +57,21 @@ def coverage_table(group: str, entries: Sequence[ConditionScores]) -> Table:
         f"Share of the truth, in %, inside the 80 % band; {S} samples can cover at most {percent((S - 1) / (S + 1))} %."
     )
     inside = replace(COVERAGE, group="inside the 80 % band", better="")
-    shown = [inside.within("of", one.level, words=one.level, head=one.level) for one in entries]
-    rows = [row for row in across(entries) if any(column.of(row) is not None for column in shown)]
+    shown = [inside.within(one.level, words=one.level, head=one.level) for one in entries]
+    rows = {name: row for name, row in across(entries).items() if any(column.of(row) is not None for column in shown)}
     return Table(f"Coverage by {group}", caption, rows, [words("name", group), *shown])
 
 
 def ceiling_table(entries: Sequence[ConditionScores]) -> Table | None:
     """Returns shares of truth and forecast above the scale's top by amplitude; None if nothing lies above it."""
-    rows = [Row(f"{row.name}, {entry.level}", row.above_top) for entry in entries for row in entry.rows if row.above_top]
-    if not any(row.of.truth or row.of.forecast for row in rows):
+    rows = {f"{row.name}, {entry.level}": row.above_top for entry in entries for row in entry.rows if row.above_top}
+    if not any(above.truth or above.forecast for above in rows.values()):
         return None
     caption = (
         "Share of values above the top of the written scale, of the truth and of the samples: a model that has learnt that"
         " nothing lies there cannot follow."
     )
-    return Table("Above the scale's top", caption, rows, [NAME, *of_row(*AboveTop.columns("truth", "forecast"))])
+    return Table("Above the scale's top", caption, rows, [NAME, *AboveTop.columns("truth", "forecast")])
 
 
 def page_of(result: Stress) -> Page:
@@ -79,7 +79,7 @@ def page_of(result: Stress) -> Page:
     sections = []
     for group, entries in result.groups.items():
         blocks: list[Block] = []
-        if group in AXES:
+        if group in AXES and len(entries) > 1:
             label = f"Mean absolute error against {group}"
             blocks.append(figure(level_figure(entries, AXES[group]), label, f"{label}; logarithmic, in raw units."))
         blocks += [*error_tables(group, entries), coverage_table(group, entries)]

@@ -6,17 +6,15 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from jaxlv.report import terminal
 from jaxlv.report.charts import WIDTH, Axis, Chart, Series, single
 from jaxlv.report.figures.evaluation import TRAINING_LOSS, TRAINING_STEP, curve
 from jaxlv.report.format import number, plain
 from jaxlv.report.page import Block, Page, Pairs, Section, figure
-from jaxlv.report.table import NAME, Row, Table, held, of_row
+from jaxlv.report.table import NAME, Row, Table, held
 from jaxlv.report.theme import MODEL, MUTED, PALETTE
 from jaxlv.results.quantities import Form, Quantity
-from jaxlv.results.sweeps import RULES, Outcome, Point, Sweep, axes_of, front, names_of, points_of, rule_words
+from jaxlv.results.sweeps import RULES, Effect, Outcome, Point, Sweep, effects_of, front, names_of, points_of, rule_words
 
 GROUPS = [PALETTE[name][0] for name in ("row-tuned", "species-1", "species-2", "row-untuned", "row-1", "row-2")]
 """Colours of groups of runs."""
@@ -57,32 +55,26 @@ def table_of(runs: Sequence[Outcome], rule: str, best: str) -> Table:
 def format_runs(runs: Sequence[Outcome], best: str) -> str:
     """Writes the runs for a terminal, the best marked."""
     rows = [Row("*" if one.name == best else " ", one) for one in runs]
-    shown = of_row(*table_of(runs, "", best).columns[1:])
+    shown = [one.within("of") for one in table_of(runs, "", best).columns[1:]]
     return terminal.table(Table("", "", rows, [NAME, *shown]), width=1000)
 
 
 # -------------------------------------------------------------------------------------------------- figures
 
 
-def effect_figure(runs: Sequence[Outcome], name: str, values: Sequence[Any], rule: str) -> Chart:
+def effect_figure(name: str, effect: Effect, rule: str) -> Chart:
     """Draws the rule's figure at each value of a setting: a dot a run, lines between runs that differ in it alone."""
-    place = {repr(value): i for i, value in enumerate(values)}
-    others, joined = [key for key in axes_of(runs) if key != name], dict[str, list[tuple[int, float, str]]]()
-    for one in runs:
-        if (error := RULES[rule].of(one)) is not None:
-            line = joined.setdefault(repr([one.settings.get(key) for key in others]), [])
-            line.append((place[repr(one.settings.get(name))], error, one.name))
-    series = []
-    for points in joined.values():
-        at, y, names = zip(*sorted(points), strict=True)
-        series.append(Series("", at, y, colour=MUTED, width=0.9, marker="o", size=4, notes=names))
-    if len(joined) > 1:
-        found = [[y for points in joined.values() for x, y, _ in points if x == i] for i in range(len(values))]
-        mean = {i: np.mean(own) for i, own in enumerate(found) if own}
-        series.append(Series("mean", list(mean), list(mean.values()), colour=MODEL, width=2.2, marker="D"))
-    margin = 0.14 * max(len(values) - 1, 1)
-    limits = (-margin, len(values) - 1 + margin)
-    x = Axis(_plainly(name), ticks={float(i): plain(value) for i, value in enumerate(values)}, limits=limits)
+    look: dict[str, Any] = {"colour": MUTED, "width": 0.9, "marker": "o", "size": 4}
+    series = [
+        Series("", [one.place for one in own], [one.error for one in own], notes=[one.run for one in own], **look)
+        for own in effect.joined
+    ]
+    if effect.mean:
+        series.append(Series("mean", *zip(*effect.mean, strict=True), colour=MODEL, width=2.2, marker="D"))
+    last = len(effect.values) - 1
+    margin = 0.14 * max(last, 1)
+    ticks = {float(i): plain(value) for i, value in enumerate(effect.values)}
+    x = Axis(_plainly(name), ticks=ticks, limits=(-margin, last + margin))
     return single("lines", series, x, _axis(rule_words(rule)), 250)
 
 
@@ -148,9 +140,9 @@ def pareto_figure(points: Sequence[Point], cost: str, error: str, groups: Sequen
 def sections(runs: Sequence[Outcome], rule: str, best: str) -> list[Section]:
     """Returns a sweep's figures and its table as parts of a page."""
     blocks: list[Block] = []
-    for name, values in axes_of(runs).items():
+    for name, effect in effects_of(runs, rule).items():
         caption = f"Effect of {_plainly(name)}: a dot for each run; grey lines join runs that differ in it alone."
-        blocks.append(figure(effect_figure(runs, name, values, rule), f"{rule_words(rule)} by {_plainly(name)}", caption))
+        blocks.append(figure(effect_figure(name, effect, rule), f"{rule_words(rule)} by {_plainly(name)}", caption))
     if any(one.history for one in runs):
         caption = "Training loss by step, and validation loss as dots"
         caption += "; the chosen run in colour." if len(runs) > 1 else "."

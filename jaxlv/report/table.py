@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
@@ -10,8 +10,8 @@ from typing import Any, ClassVar, NamedTuple
 from jaxlv.report import format
 from jaxlv.results.quantities import Form, Quantity
 
-Rows = Sequence[Any]
-"""What a table has its rows from: records, or objects of JSON."""
+Rows = Sequence[Any] | Mapping[str, Any]
+"""What a table has its rows from: records, or objects of JSON; or some by what the rows are called."""
 
 
 @dataclass(frozen=True)
@@ -33,22 +33,34 @@ class Group:
     span: int
 
 
-UPRIGHT, SHEET = 13, 30  # columns and rows that a sheet of paper holds
+ACROSS, SHEET = 108, 30  # characters and rows that a sheet of paper holds
+WORDS, GAP = 20, 2  # characters of a column of prose, which wraps, and between columns
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows and quantities, the first of which names a row.
+    """Rows and quantities, the first of which names a row. A mapping's rows are named by its keys.
 
     The best value of each column is marked, as its quantity says which is better, or what `best(row, quantity)` says.
     """
 
     label: str
     caption: str
-    rows: Rows
-    columns: Sequence[Quantity]
+    given: Rows
+    shown: Sequence[Quantity]
     best: Callable[[Any, Quantity], bool] | None = None
     kind: ClassVar[str] = "table"
+
+    @cached_property
+    def rows(self) -> Sequence[Any]:
+        """The rows: a `Row` for each item of a mapping."""
+        return [Row(*item) for item in self.given.items()] if isinstance(self.given, Mapping) else self.given
+
+    @cached_property
+    def columns(self) -> Sequence[Quantity]:
+        """The quantities in a row."""
+        first, *others = self.shown
+        return [first, *(one.within("of") for one in others)] if isinstance(self.given, Mapping) else self.shown
 
     @property
     def heads(self) -> list[str]:
@@ -88,7 +100,8 @@ class Table:
     def marks(self) -> str:
         """Classes of the table: long names in its first column, small print on paper, several sheets."""
         long = any(len(row[0].text) > 24 for row in self.cells)
-        small, tall = len(self.columns) > UPRIGHT, len(self.rows) > SHEET
+        widths = [[min(len(one.text), WORDS if one.words else ACROSS) + GAP for one in row] for row in self.cells]
+        small, tall = sum(map(max, zip(*widths, strict=True))) > ACROSS, len(self.rows) > SHEET
         return f"{' long' * long}{' small' * small}{' tall' * tall}"
 
 
@@ -109,7 +122,7 @@ def best_of(quantity: Quantity, values: Sequence[Any]) -> list[bool]:
 
 
 class Row(NamedTuple):
-    """A record, or some by what they are called, under the name that a table gives it."""
+    """An item of a mapping as a row: a record, or what else has values, under the name that the table gives it."""
 
     name: str
     of: Any
@@ -128,19 +141,9 @@ def words(key: str, head: str = "") -> Quantity:
 NAME = words("name", " ")
 
 
-def of_row(*columns: Quantity) -> list[Quantity]:
-    """Returns the columns of what a `Row` is of."""
-    return [one.within("of") for one in columns]
-
-
 def count(key: str, head: str = "", group: str = "", unit: str = "") -> Quantity:
     """Returns a column of whole numbers."""
     return column(key, head, group, unit, "count")
-
-
-def share(key: str, head: str, group: str, unit: str = "%") -> Quantity:
-    """Returns a column of shares in percent."""
-    return column(key, head, group, unit, "share")
 
 
 def of(columns: Sequence[tuple[str, str]], group: str, unit: str = "", form: Form = "number") -> list[Quantity]:
@@ -153,6 +156,6 @@ def marked(key: str) -> Callable[[Any, Quantity], bool]:
     return lambda row, _: bool(Quantity(key).of(row))
 
 
-def held(columns: Sequence[Quantity], rows: Rows) -> list[Quantity]:
+def held(columns: Sequence[Quantity], rows: Sequence[Any]) -> list[Quantity]:
     """Returns the columns that some row has a value of."""
     return [column for column in columns if any(column.of(row) is not None for row in rows)]

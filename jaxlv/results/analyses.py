@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from jaxlv.results.anatomy import Analysis, Curve, Head, Padding, Spectra, TokenCosts, Training, told
+from jaxlv.results.panels import Band, ForecastPanel
 from jaxlv.results.quantities import RAW, quantity
 from jaxlv.results.record import Id, Record, rare
 from jaxlv.results.runs import RunCost
@@ -45,7 +45,7 @@ class ReadBack(Record):
 class RoundTrip(Analysis):
     """Series as text and back under each head-room."""
 
-    series: int  # the one that is shown
+    series: Id  # the one that is shown
     all_series: int
     variables: tuple[str, ...]
     decimals: int
@@ -225,16 +225,35 @@ class SeriesErrors(Analysis):
 
 
 @dataclass(frozen=True)
+class SampleBand(Record):
+    """The ends of a central band of samples, by step first; one for the shares whose bands are equal."""
+
+    shares: tuple[float, ...]
+    low: tuple[Curve, ...]
+    high: tuple[Curve, ...]
+
+
+@dataclass(frozen=True)
 class Picked(Record):
-    """A series with a model's samples, by step first, then by variable."""
+    """A series with a model's samples, their median and their bands, by step first, then by variable."""
 
     which: str  # best, median or worst
-    series: int
+    series: Id
     mse: float | None
     time: tuple[float, ...]
     context: tuple[Curve, ...]
     truth: tuple[Curve, ...]
     samples: tuple[tuple[Curve, ...], ...]
+    median: tuple[Curve, ...] = rare(default=())  # older files lack this and the bands: `analysis.analyses.with_bands`
+    bands: tuple[SampleBand, ...] = rare(default=())
+
+    def panel(self, variables: Sequence[str]) -> ForecastPanel:
+        """Returns it as charts draw it."""
+        time_T, context_CV, truth_HV = (np.array(part, float) for part in (self.time, self.context, self.truth))
+        samples_SHV, median_HV = np.array(self.samples, float), np.array(self.median, float)
+        bands = {one.shares: Band(np.array(one.low, float), np.array(one.high, float)) for one in self.bands}
+        known = (time_T, context_CV, truth_HV)
+        return ForecastPanel(self.series, tuple(variables), *known, samples_SHV, median_HV, bands)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,7 +288,7 @@ class Extremes(Analysis):
 class Peak(Record):
     """A future that exceeds its context's maximum, under one scale: its peak, and the median peak of the forecasts."""
 
-    series: int
+    series: Id
     variable: str
     headroom: float | None
     true_over_context: float | None
@@ -327,7 +346,7 @@ class Analyses(Record):
     spectra: Spectra | None = rare()
     padding: Padding | None = rare()
     bill: RunCost | None = None
-    versions: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def models(self) -> list[str]:

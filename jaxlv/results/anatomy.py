@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from jaxlv.results.quantities import quantity
-from jaxlv.results.record import Interval, Record, rare
+from jaxlv.results.record import Id, Interval, Record, rare
 from jaxlv.results.sheets import Sheet, columns, records
 
 Curve = tuple[float | None, ...]
@@ -94,6 +94,12 @@ class Training(Analysis):
     )
 
     @property
+    def constant_rate(self) -> float | None:
+        """The learning rate of all logged steps; None if it changes, or was not logged."""
+        found = {one.learning_rate for one in self.records if one.learning_rate is not None}
+        return found.pop() if len(found) == 1 else None
+
+    @property
     def sheets(self) -> dict[str, Sheet]:
         """What was logged, by step."""
         return {"training": records(self.records)}
@@ -142,7 +148,7 @@ class StepCosts(Record):
 class TokenCosts(Analysis):
     """What the tokens of whole series cost a model: overall, by kind of token, by time step."""
 
-    series: tuple[int, ...]
+    series: tuple[Id, ...]
     context: int
     tokens: int
     vocabulary: NatsOver

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from jaxlv.results.analyses import Analyses
+from jaxlv.results.anatomy import Training
 from jaxlv.results.panels import ForecastPanel
 from jaxlv.results.papers import PartResult
-from jaxlv.results.runs import RunDetails
+from jaxlv.results.runs import RunCost, RunDetails
 from jaxlv.results.scores import Evaluation
 from jaxlv.results.side_by_side import Entry
 from jaxlv.results.sweeps import Outcome
@@ -35,6 +36,10 @@ class Measured:
     panels: Sequence[ForecastPanel] = ()  # the forecasts of the model that it is about
     reason: str = ""  # why they are not drawn
     papers: Sequence[PaperFigures] = ()  # what papers measured in the same way
+    settings: Mapping[str, object] = field(default_factory=dict)  # of the run; this and what follows for a page of its own
+    versions: Mapping[str, str] = field(default_factory=dict)
+    cost: RunCost = field(default_factory=RunCost)
+    curves: Training | None = None  # of the run's training
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class Run:
     """A run: its settings by "section.key", what it reached, and how it was measured."""
 
     name: str
-    settings: Mapping[str, Any]
+    settings: Mapping[str, object]
     figures: Outcome
     folder: Path | None = None  # None: no run folder, its figures alone are known
     evaluations: Sequence[Measured] = ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from jaxlv.results.quantities import RAW, Quantity, quantity
@@ -19,7 +20,7 @@ class Outcome(Record):
     """What a run reached, by its best checkpoint, and what it cost; what was not measured is None."""
 
     name: str
-    settings: Mapping[str, Any]  # its own, "section.key"
+    settings: Mapping[str, object]  # its own, "section.key"
     steps: int | None = quantity("steps", form="count")
     tokens: int | None = quantity("tokens", form="count")
     seconds: float | None = quantity("s", "s", "of training", head="time")
@@ -70,17 +71,12 @@ class Sweep(Record):
     best: str
     runs: tuple[Outcome, ...]
     config: str = ""
-    versions: Mapping[str, Any] | None = None
+    versions: Mapping[str, str] | None = None
 
     @property
     def chosen(self) -> Outcome:
         """The best run."""
         return next(one for one in self.runs if one.name == self.best)
-
-    @property
-    def axes(self) -> dict[str, list[Any]]:
-        """{setting: its values in order of appearance} of the settings that vary; those that go together are one axis."""
-        return axes_of(self.runs)
 
 
 def names_of(runs: Sequence[Outcome]) -> list[str]:
@@ -100,6 +96,37 @@ def axes_of(runs: Sequence[Outcome]) -> dict[str, list[Any]]:
             places = list(values)
             kept.setdefault(tuple(places.index(repr(one.settings.get(name))) for one in runs), name)
     return {name: list(found[name].values()) for name in kept.values()}
+
+
+class Placed(NamedTuple):
+    """A run's error at the place of its value of a setting."""
+
+    place: int
+    error: float
+    run: str
+
+
+class Effect(NamedTuple):
+    """What a setting does: its values, errors of runs that differ in it alone, and means if these are several groups."""
+
+    values: list[Any]
+    joined: list[list[Placed]]
+    mean: list[tuple[int, float]]  # places and errors
+
+
+def effects_of(runs: Sequence[Outcome], rule: str) -> dict[str, Effect]:
+    """Returns what each setting that varies does to the error by a rule."""
+    found, axes = {}, axes_of(runs)
+    for name, values in axes.items():
+        place, joined = {repr(value): i for i, value in enumerate(values)}, dict[str, list[Placed]]()
+        for one in runs:
+            if (error := RULES[rule].of(one)) is not None:
+                others = repr([one.settings.get(key) for key in axes if key != name])
+                joined.setdefault(others, []).append(Placed(place[repr(one.settings.get(name))], error, one.name))
+        at = {i: [p.error for own in joined.values() for p in own if p.place == i] for i in range(len(values))}
+        mean = [(i, fmean(own)) for i, own in at.items() if own] if len(joined) > 1 else []
+        found[name] = Effect(values, [sorted(own) for own in joined.values()], mean)
+    return found
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[int]:

@@ -21,7 +21,6 @@ from jaxlv.memory import TooLarge
 from jaxlv.model.weights import base_of
 from jaxlv.report import analyses as report
 from jaxlv.report import page
-from jaxlv.report.figures import svg
 from jaxlv.results.analyses import Analyses
 from jaxlv.results.anatomy import TokenCosts
 from jaxlv.runs import run
@@ -114,7 +113,7 @@ def _parts_of_text(
     finished: run.FinishedRun, forecasters: Models, chosen: SeriesSet, data: SeriesSet, config: EvaluateConfig
 ) -> Parts:
     tuned, history = forecasters["tuned"], run.read_metrics(finished.folder / run.METRICS)
-    shown = SHOWN if SHOWN in data.ids_N else int(chosen.ids_N[0])
+    shown = SHOWN if SHOWN in data.ids_N.tolist() else chosen.ids_N.tolist()[0]
     written = data.select(list(dict.fromkeys([shown, *chosen.ids_N.tolist()])))
 
     def tokens() -> dict[str, TokenCosts]:
@@ -164,7 +163,4 @@ def write(out: Path, result: Analyses, title: str) -> None:
     for name, sheet in result.sheets.items():
         frame = pd.DataFrame(sheet.rows, columns=list(sheet.columns))
         write_csv(out / "tables" / f"{name}.csv", frame, float_format="%.6g")
-    sections = report.sections(result)
-    for picture in (block for section in sections for block in section.blocks if isinstance(block, page.Picture)):
-        svg.save_pair(picture.drawing, picture.svgs[0], out / "figures" / picture.name)
-    page.write(out / REPORT, report.page_of(result, sections, title))
+    page.write(out / REPORT, report.page_of(result, title), out / "figures")

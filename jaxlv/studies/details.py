@@ -6,7 +6,7 @@ Here files are opened, ledgers priced and curves computed, so that no page has t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,10 +18,12 @@ from jaxlv.forecasting.panels import panels
 from jaxlv.forecasting.sampler import Forecast, read_csv
 from jaxlv.lora import adapters
 from jaxlv.published.protocols import matching
+from jaxlv.results.anatomy import Training
 from jaxlv.results.folders import Folder, Measured, PaperFigures, Run
 from jaxlv.results.record import id_of
 from jaxlv.results.runs import Priced, RunCost, RunDetails
 from jaxlv.results.scores import MODELS
+from jaxlv.results.sweeps import Logged
 from jaxlv.runs import run, sources, sweep
 from jaxlv.storage import tensors
 from jaxlv.storage.door import is_there
@@ -69,7 +71,6 @@ def with_details(one: Run) -> Run:
     config, manifest, reached = run.read_config(one.folder), run.read_manifest(one.folder), one.figures
     device = manifest.versions.get("device")
     cost = RunCost(reached.steps, reached.tokens, reached.seconds, trained_parameters(one.folder), device)
-    logged = any("loss" in record for record in reached.history)
     details = RunDetails(
         manifest,
         run.read_split(one.folder),
@@ -78,9 +79,15 @@ def with_details(one: Run) -> Run:
         cost,
         tuple(bill_of(config, one.folder)),
         config.budget.flops or 0.0,
-        anatomy.training_curves(reached.history, config.optimizer.clip_norm) if logged else None,
+        curves_of(config, reached.history),
     )
     return replace(one, details=details)
+
+
+def curves_of(config: RunConfig, history: Sequence[Logged]) -> Training | None:
+    """Returns the curves of a run's training; None if no loss is logged."""
+    logged = any("loss" in record for record in history)
+    return anatomy.training_curves(history, config.optimizer.clip_norm) if logged else None
 
 
 def trained_parameters(folder: Path) -> int | None:

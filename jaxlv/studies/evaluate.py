@@ -19,13 +19,16 @@ from jaxlv.forecasting.origins import Origins
 from jaxlv.forecasting.panels import panels
 from jaxlv.forecasting.sampler import Forecast, Sampler
 from jaxlv.memory import peak_memory
-from jaxlv.report import evaluation, page
+from jaxlv.report import page
+from jaxlv.report.runs import page_of_evaluation
+from jaxlv.results.folders import Measured
 from jaxlv.results.record import id_of
 from jaxlv.results.runs import RunCost
 from jaxlv.results.scores import Adjusted, ChosenTemperature, Evaluation
 from jaxlv.runs import billing, run, sources
 from jaxlv.storage.files import Watched, check_free, new_folder, write_json
 from jaxlv.studies import given
+from jaxlv.studies.details import curves_of
 from jaxlv.studies.progress import Bar, Begin, Say, Silent, unsaid
 from jaxlv.studies.subjects import Asked, Models, Subject, open_subject
 from jaxlv.versions import versions
@@ -251,16 +254,17 @@ def _write(
     finished, found = subject.run, versions()
     known: Any = {"device": found["device"], "peak_memory_bytes": peak_memory()}
     cost = replace(finished.bill(), **known) if finished else RunCost()
-    made = evaluation.run_page(
-        title,
+    one = Measured(
+        "",
+        out,
         measured,
         [panel for panel in panels(shown, chosen) if panel.series_id in picked],
-        history=run.read_metrics(finished.folder / run.METRICS) if finished else (),
         settings=config_tree(subject.config),
         versions=found,
         cost=cost,
+        curves=curves_of(finished.config, run.read_metrics(finished.folder / run.METRICS)) if finished else None,
     )
-    page.write(out / REPORT, made)
+    page.write(out / REPORT, page_of_evaluation(one, title))
 
 
 class _Bars(contextlib.ExitStack):

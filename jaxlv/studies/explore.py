@@ -23,8 +23,6 @@ from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.forecasting import robustness
 from jaxlv.model.weights import EMBEDDED_BASE
 from jaxlv.report import exploration as report
-from jaxlv.report.figures import exploration as figures
-from jaxlv.report.figures import svg
 from jaxlv.report.page import write
 from jaxlv.results.exploration import Check, Example, Exploration, OneSeries, Tables
 from jaxlv.results.record import Id
@@ -143,11 +141,7 @@ def _save(out: Path, result: Exploration) -> None:
         write_csv(out / f"{name.replace(' ', '_')}.csv", pd.DataFrame(rows))
     write_json(out / "exploration.json", tree)
     (out / "figures").mkdir()
-    elements = {}
-    for name, (drawing, label) in figures.drawings(result).items():
-        elements[name] = svg.to_svg(drawing, label)
-        svg.save_pair(drawing, elements[name], out / "figures" / name)
-    write(out / "report.html", report.page_of(result, elements))
+    write(out / "report.html", report.page_of(result), out / "figures")
 
 
 class Exploring:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from jaxlv.analysis.analyses import with_bands
 from jaxlv.config import RunConfig, config_tree
 from jaxlv.errors import JaxlvError, briefly
 from jaxlv.published import reproduction
@@ -73,7 +74,7 @@ def readable(path: Path, kind: Kind) -> Iterator[None]:
         yield
 
 
-def read_tree(path: Path) -> dict[str, Any]:
+def read_tree(path: Path) -> dict[str, object]:
     """Reads a JSON file that holds an object. Raises JaxlvError if it does not."""
     try:
         return shape.check(read_json(path), {}, path)
@@ -84,6 +85,11 @@ def read_tree(path: Path) -> dict[str, Any]:
 def read_scores(path: Path) -> Evaluation:
     """Reads a metrics.json. Raises JaxlvError if it is not what was written."""
     return Evaluation.read(read_tree(path), path)
+
+
+def read_analyses(path: Path) -> Analyses:
+    """Reads an analyses.json. Raises JaxlvError if it is not what was written."""
+    return with_bands(Analyses.read(read_tree(path), path))
 
 
 def flat(config: RunConfig) -> dict[str, Any]:
@@ -111,7 +117,7 @@ def read_run(folder: Path, name: str, known: Outcome | None = None) -> Run:
         Measured("" if path.parent == folder else path.parent.name, path.parent, read_scores(path))
         for path in _beside(folder, METRICS)
     ]
-    analyses = {path.parent.name: Analyses.read(read_tree(path), path) for path in _beside(folder, ANALYSES)}
+    analyses = {path.parent.name: read_analyses(path) for path in _beside(folder, ANALYSES)}
     return Run(name, flat(config), figures, folder, evaluations, analyses)
 
 
@@ -146,7 +152,7 @@ def _reproduction(whole: Path, file: Path) -> Folder:
                 measured = _measured(result, stage, whole) if one is stage.runs[0] else []
                 runs.append(_told(whole / sweep.RUNS, one, measured))
     path = whole / "analyses" / ANALYSES
-    analyses = Analyses.read(read_tree(path), path) if is_there(path) else None
+    analyses = read_analyses(path) if is_there(path) else None
     return Folder(whole, whole.name, "reproduction", result, runs, _drawings(whole), analyses)
 
 

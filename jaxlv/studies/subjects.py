@@ -99,8 +99,14 @@ class Subject:
         return self.data.ids_N.tolist()
 
     def chosen(self, ids: Sequence[Any] | None, most: int | None = None) -> SeriesSet:
-        """Returns the series of these ids, or if they are None at most so many of those that it may be measured on."""
-        return self.data.select(ids if ids is not None else self.held()[: most or None])
+        """Returns the series of these ids, or if they are None at most so many of those that it may be measured on.
+
+        Raises JaxlvError if there are none.
+        """
+        held = list(ids) if ids is not None else self.held()[: most or None]
+        if ids is None and not held:
+            raise JaxlvError("the run has no test series", where=self.name, hint="name the series with --series")
+        return self.data.select(held)
 
     def seen(self, chosen: SeriesSet) -> list[Any]:
         """Returns the ids of those series that the run trained on or was validated on."""

@@ -12,21 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxlv.report.charts import (
-    DASHED,
-    SHORT,
-    WIDTH,
-    Axis,
-    Chart,
-    Note,
-    Panel,
-    Series,
-    numbers,
-    plain_number,
-    rows_of,
-    shortened,
-    single,
-)
+from jaxlv.report import charts
+from jaxlv.report.charts import WIDTH, Axis, Chart, Note, Panel, Series, numbers, rows_of, shortened, single
 from jaxlv.report.format import number
 from jaxlv.report.theme import MODEL, MUTED, PALETTE, species
 from jaxlv.results.panels import ForecastPanel
@@ -121,7 +108,7 @@ def _forecast_panel(panel: ForecastPanel, v: int) -> Panel:
         series.append(Series(panel.top[0], y=[panel.top[1]], mark="across", colour=MUTED, width=1.0, dash=TOP_DASH))
     if 0 < len(panel.context_CV) < len(panel.time_T):
         border = panel.time_T[len(panel.context_CV) - 1 :][:2].mean()
-        series.append(Series("", [border], mark="down", colour=MUTED, width=0.8, dash=SHORT))
+        series.append(Series("", [border], mark="down", colour=MUTED, width=0.8, dash=charts.SHORT))
     top = np.nanmax([*panel.observed_TV[:, v], *(high for _, high_H in ends.values() for high in high_H)])
     least = np.nanmin([*panel.observed_TV[:, v], *(low for low_H, _ in ends.values() for low in low_H)])
     low, high = min(0.0, least), 1.06 * min(top, panel.ceiling_V[v]) or 1.0
@@ -209,7 +196,7 @@ def calibration_figure(rows: Sequence[Score]) -> Chart:
     `calibration_as_intervals` get a dashed line, those with `coverage_conformal` open diamonds: their adjusted bands.
     """
     styles, held = row_styles(row.name for row in rows), [row for row in rows if row.calibration]
-    series = [Series("calibrated", [0, 100], [0, 100], colour=MUTED, width=1.0, dash=DASHED, told=False)]
+    series = [Series("calibrated", [0, 100], [0, 100], colour=MUTED, width=1.0, dash=charts.DASHED, told=False)]
     anew = Series("as intervals", colour=MUTED, width=1.2, dash=(0, (2, 1.5)))
     after = Series("adjusted", colour=MUTED, dash="none", marker="D", size=6.5, open=True, over=4)
     extra: dict[str, Series] = {}
@@ -229,7 +216,7 @@ def calibration_figure(rows: Sequence[Score]) -> Chart:
     ceilings = sorted({round(100 * row.calibration_ceiling, 1) for row in held if row.calibration_ceiling is not None})
     series.append(Series("", y=ceilings, mark="across", colour=MUTED, width=1.0, dash=(0, (1, 2))))
     words = "most that the samples can cover"
-    notes = [Note(f"{words}: {plain_number(ceiling)} %", 2, ceiling, (0, -3)) for ceiling in ceilings]
+    notes = [Note(f"{words}: {charts.plain_number(ceiling)} %", 2, ceiling, (0, -3)) for ceiling in ceilings]
     across, up = (Axis(text, "%", limits=(0, 100), ticks=5) for text in ("nominal share of the band", "true values inside"))
     return single("calibration", series, across, up, 380, notes=notes, keys=keys, equal=True)
 

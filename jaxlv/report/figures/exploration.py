@@ -190,7 +190,9 @@ def window_figure(rows: Sequence[found.Windows]) -> Chart:
 def drawings(result: found.Exploration) -> dict[str, tuple[Chart, str]]:
     """Returns every chart of an exploration and its label, by the name of its file."""
     drawn, t, (first, *others) = result.drawn, result.tables, result.variables
-    made = {"mean": (mean_figure(t.mean, result.variables), "Mean trajectory, its deviation and the 10-90 % band")}
+    made: dict[str, tuple[Chart, str]] = {}
+    if t.mean:
+        made["mean"] = mean_figure(t.mean, result.variables), "Mean trajectory, its deviation and the 10-90 % band"
     for place, (one, example) in enumerate(zip(drawn.shown, result.examples, strict=False)):
         title, stem = f"series {one.series}: {example.regime}", example.stem(place)
         made[f"series_{stem}"] = trajectory_figure(drawn.time, one, title), f"{title}, over time"
