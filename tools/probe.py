@@ -84,8 +84,7 @@ def probe(
     result = study.probe(asked, out, purpose=CALL.purpose, begin=Progress, say=say, overwrite=overwrite)
     lines, tree = [f"\n{report.format_answers(result)}\n\n{report.summary(result)}"], {"result": result.tree()}
     if tasks:
-        lines.append(f"
-{harness.format_table(found)}")
+        lines.append(f"\n{harness.format_table(found)}")
         tree["tasks"] = found
     if not out:
         return Result("\n".join(lines), tree)
