@@ -85,6 +85,8 @@ def test_the_last_steps_are_hidden_and_scored_and_an_older_folder_is_kept_unless
     again = jaxlv(*asked, "--out", out)
     assert again.code == 2 and "exists already" in again.err and "--overwrite" in again.err
     assert jaxlv(*asked, "--overwrite", "--out", out).code == 0
+    whole = jaxlv("analyse", trained, "--samples", 2)
+    assert whole.code == 2 and "held out the last steps of its series, and no whole series" in whole.err
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
     lost = jaxlv(*asked, "--overwrite", "--out", tmp_path / "mine")

@@ -101,12 +101,16 @@ class Subject:
     def chosen(self, ids: Sequence[Any] | None, most: int | None = None) -> SeriesSet:
         """Returns the series of these ids, or if they are None at most so many of those that it may be measured on.
 
-        Raises JaxlvError if there are none.
+        Raises JaxlvError if an id is unknown, or if there are none that it may be measured on.
         """
-        held = list(ids) if ids is not None else self.held()[: most or None]
-        if ids is None and not held:
+        chosen = list(ids) if ids is not None else self.held()[: most or None]
+        if not chosen and self.run is not None and self.run.config.data.holdout:
+            hint = "jaxlv evaluate RUN measures these steps; else name series: --data FILE --series IDS"
+            what = "the run held out the last steps of its series, and no whole series"
+            raise JaxlvError(what, where=self.run.folder, expected="series to look at", hint=hint)
+        if ids is None and not chosen:
             raise JaxlvError("the run has no test series", where=self.name, hint="name the series with --series")
-        return self.data.select(held)
+        return self.data.select(chosen)
 
     def seen(self, chosen: SeriesSet) -> list[Any]:
         """Returns the ids of those series that the run trained on or was validated on."""
