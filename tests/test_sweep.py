@@ -25,7 +25,7 @@ from jaxlv.storage.files import ANEW
 from jaxlv.tools import cli
 from tests.faults.conftest import unfinished
 from tests.faults.instants import Instants
-from tests.programs import files_of, full_disk
+from tests.programs import files_of, full_disk, jaxlv
 from tests.test_run import change, config, records  # noqa: F401
 
 GRID = ("--grid", "lora.rank=2,4", "--grid", "optimizer.learning_rate=1e-3,1e-2")
@@ -298,6 +298,12 @@ def test_the_price_of_a_training_is_without_its_evaluation(config, tmp_path):  #
     assert [price["exact"] for price in prices if price] == [5 * one, 3 * one]
     assert prices[0]["coursework"] == 5 * event.flops(model, "coursework")
     assert sweep.spent_by(config, tmp_path / "a") is None
+
+
+def test_a_sweep_whose_runs_are_never_validated_is_refused_before_anything_is_trained(file, tmp_path):
+    for setting in ("data.holdout=5", "train.validate_every=0"):
+        told = jaxlv("sweep", file, *GRID, "--set", setting, "--out", tmp_path / "out")
+        assert told.code == 2 and "no run has the figure to choose by" in told.err and not (tmp_path / "out").exists()
 
 
 def test_the_choice_needs_the_figure_that_it_goes_by():

@@ -226,12 +226,19 @@ def choose(outcomes: Sequence[Outcome], rule: str) -> Outcome:
     """
     held = [one for one in outcomes if RULES[rule].of(one) is not None]
     if not held:
-        raise JaxlvError(
-            "no run has the figure to choose by",
-            where=rule,
-            hint="set train.validate_every, and train.forecast_series for a forecast's error",
-        )
+        raise _no_figure(rule)
     return min(held, key=RULES[rule].of)
+
+
+def check_rule(configs: Sequence[RunConfig], rule: str) -> None:
+    """Raises JaxlvError, as `choose` would in the end, if no run of these configs will be validated."""
+    if not any(one.train.validate_every and not one.data.holdout for one in configs):
+        raise _no_figure(rule)
+
+
+def _no_figure(rule: str) -> JaxlvError:
+    hint = "set train.validate_every, data.holdout = 0, and train.forecast_series for a forecast's error"
+    return JaxlvError("no run has the figure to choose by", where=rule, hint=hint)
 
 
 def write_result(path: Path, tree: Mapping[str, object]) -> None:

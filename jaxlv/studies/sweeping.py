@@ -105,6 +105,7 @@ def run_sweep(asked: Request, out: Path, *, resume: bool = False, begin: Begin =
     trained; nothing is written if that is known before.
     """
     found = asked.cells()
+    sweep.check_rule([cell.config for cell in found], asked.chosen_by)
     sources.check_fits([cell.config for cell in found])  # before a folder is made
     begun = begun_folder(out, sweep.RUNS, resume)
     if isinstance(asked.plan, Grid):
