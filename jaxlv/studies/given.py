@@ -78,7 +78,7 @@ def unfamiliar(series: SeriesSet, forecaster: Sampler, context: int, horizon: in
     """Yields a line for each series whose context looks like nothing that a base has read: what it costs the base, beside
     the limit, and how far apart the baselines end. Of models that say no limit, and of tuned ones, nothing is known.
     """
-    V, limits = len(series.variables), familiar.limits_of(forecaster.model.folder)
+    V, limits = len(series.variables), familiar.limits_of(getattr(forecaster.model, "folder", None))
     if not limits or "lora" in forecaster.variables:
         return
     if str(V) not in limits:
