@@ -218,3 +218,10 @@ def test_the_lock_of_another_process_is_left_alone(tmp_path):
         (tmp_path / "lock").unlink()
         (tmp_path / "lock").write_text("theirs")
     assert (tmp_path / "lock").read_text() == "theirs"
+
+
+def test_an_extension_s_fault_is_a_system_error_by_its_text():
+    known = files.system_error(RuntimeError("write: No space left on device (28)"), Path("x"))
+    unknown, memory = files.system_error(RuntimeError("odd"), Path("x")), files.system_error(MemoryError(), Path("x"))
+    assert (known.errno, unknown.errno, memory.errno) == (errno.ENOSPC, errno.EIO, errno.ENOMEM)
+    assert unknown.strerror == "RuntimeError: odd" and known.filename == "x"

@@ -29,7 +29,7 @@ from jaxlv.forecasting.sampler import Sampler
 from jaxlv.model import weights
 from jaxlv.report import probe as page
 from jaxlv.report.page import write
-from jaxlv.results.probe import Answer, Counts, Probe
+from jaxlv.results.probe import Answer, Asked, Counts, Probe
 from jaxlv.runs import run, sources, training
 from jaxlv.steps.generate import Prompts
 from jaxlv.storage.door import LIMITS
@@ -659,3 +659,13 @@ def test_an_answer_that_cannot_be_seen_is_described(said, seen, tmp_path):
     write(tmp_path / "r.html", page.page_of(Probe.read(result, "probe.json")))
     assert [text for tag, text in Tree((tmp_path / "r.html").read_text()).texts if tag == "blockquote"][:2] == [seen] * 2
     assert seen in page.format_answers(Probe.read(result, "probe.json"))
+
+
+def test_a_prompt_s_answers_stand_under_what_is_expected_and_noted():
+    answer = Answer(text="Paris", tokens=1, ended=True, passed=True)
+
+    def told(**more: Any) -> str:
+        return page.answer_block(Asked("Capital?", {"untuned": answer}, **more), 2).note
+
+    assert told(expected="Paris", note="easy") == "Expected: Paris; easy"
+    assert (told(expected="Paris"), told(note="easy"), told()) == ("Expected: Paris", "easy", "")

@@ -216,3 +216,11 @@ def test_simulated_parameters_lie_beyond_the_bases_ranges():
         for key in inside[name]:
             low, high = known[key]
             assert preset.ranges[key].high < low or preset.ranges[key].low > high
+
+
+def test_contexts_of_short_series_end_where_a_forecast_still_fits():
+    held = series.from_arrays(np.random.default_rng(0).uniform(1, 2, (2, 60, 2)))
+    found = list(robustness.contexts(held, 2, Request(50, 10, 2)))
+    assert [one.request.context for one in found] == [10, 20, 30, 50]
+    for one in found:
+        np.testing.assert_array_equal(one.truth_NHV, held.values_NTV[:, 50:])
