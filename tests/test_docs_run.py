@@ -22,6 +22,7 @@ import pytest
 import jaxlv
 from jaxlv.config import RunConfig, config_tree
 from jaxlv.errors import JaxlvError
+from jaxlv.results.scores import Score
 from jaxlv.tools import cli
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -99,6 +100,13 @@ def test_the_references_have_every_setting_public_name_and_option():
     assert {f"jaxlv.{name}" for name in jaxlv.__all__ if name[0] != "_"} == set(re.findall(r"^## (jaxlv\.\w+)$", api, re.M))
     assert {"Forecaster.fit", "Prediction.to_frame", "Scores.page"} <= set(re.findall(r"^###+ (\w+\.\w+)$", api, re.M))
     assert "- `--holdout`: last steps of every series that are not shown to the model" in verbs
+
+
+def test_the_reference_of_results_has_every_figure_of_a_record():
+    page = (DOCS / "results.md").read_text("utf-8")
+    rows = page.split("## Score\n")[1].split("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` \|", rows, re.M) == list(Score.quantities())
+    assert "| `crps` | CRPS | Scores: CRPS | raw units | number | less | fair continuous ranked probability score" in rows
 
 
 def test_the_tutorial_prints_what_it_shows():
