@@ -36,6 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     counts(13, hare=10.0, lynx=1.0).to_csv(folder / "pair.csv", index=False)
     counts(16, **dict.fromkeys(["marten", "mink", "otter", "skunk", "wolf"], 2.0)).to_csv(folder / "furs.csv", index=False)
     counts(6, fox=1.0).to_csv(folder / "short.csv", index=False)
+    (folder / "all-first.csv").write_bytes(b"\x89HDF\r\n")
     (folder / "README.md").write_text("counts of animals")
     return folder
 
@@ -51,7 +52,8 @@ def test_every_record_has_its_windows(measured):
     found = {name: (one.windows, one.context, one.series) for name, one in result.records.items()}
     # lynx: origins at steps 21, 17 and 13; pair: 13 - 4 = 9 steps of context; furs: five series of one window
     assert found == {"lynx": (3, 12, 1), "pair": (1, 9, 1), "furs": (5, 12, 5)}
-    assert list(result.left_out) == ["short.csv"] and "no series is long enough" in result.left_out["short.csv"]
+    assert list(result.left_out) == ["all-first.csv", "short.csv"]  # the first of all is no text
+    assert "no series is long enough" in result.left_out["short.csv"]
     assert any("5 variables, each taken as a series of its own" in note for note in result.records["furs"].notes)
 
 
@@ -92,9 +94,23 @@ def test_weights_add_up_to_one(measured):
 def test_the_page_shows_every_record_and_method(measured):
     result, out = measured
     text = (out / study.REPORT).read_text()
+    assert text.count("the last window of the first series") == 3 and "1 window of" in text and "1 windows" not in text
     for word in (*result.records, "pool", "untuned", "VAR(3) on logs", "short.csv", "each taken as a series of its own"):
         assert word in text
     assert "All records:" in view.format_tables(result) and "pool" in view.format_tables(result)
+
+
+def test_how_samples_are_drawn_is_as_asked(folder: Path, tmp_path: Path):
+    greedy = Asked("embedded", sampling={"temperature": 0.0})
+    result = study.field([folder / "pair.csv"], tmp_path / "out", greedy, HOW)
+    row = result.records["pair"].row("untuned, as drawn")
+    assert row.crps == pytest.approx(row.mae) and row.coverage["50"] == row.coverage["95"]  # all samples are one
+
+
+def test_a_run_gets_its_variables_in_its_own_order(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr(study.given, "in_order", lambda found, finished: found.ordered(("lynx", "hare")))
+    result = study.field([folder / "pair.csv"], tmp_path / "out", Asked("embedded"), HOW)
+    assert result.records["pair"].variables == ("lynx", "hare")
 
 
 def test_files_of_one_stem_keep_their_whole_names(tmp_path: Path):

@@ -115,7 +115,7 @@ def test_an_unknown_kind_is_refused():
 
 def texts(config: BaseConfig, name: str, values_NTV: np.ndarray, count: int = 40, length: int = 200) -> list[str]:
     """The texts of windows of one kind."""
-    stream, random = Stream(config, {name: values_NTV}, ALPHABET, 0), np.random.default_rng(1)
+    stream, random = Stream(config, {name: values_NTV}, ALPHABET, 0, {name: 1.0}), np.random.default_rng(1)
     found = [stream.one(random, length) for _ in range(count)]
     return [ALPHABET.decode(one.ids_ML[one.positions_ML >= 0]) for one in found]
 
@@ -177,7 +177,7 @@ def test_trends_and_jumps_leave_the_first_step():
 
 
 def test_gaps_are_marked_but_not_asked_for():
-    stream, random = Stream(config(marked=1.0), {"web": ramp(2)}, ALPHABET, 0), np.random.default_rng(2)
+    stream, random = Stream(config(marked=1.0), {"web": ramp(2)}, ALPHABET, 0, {"web": 1.0}), np.random.default_rng(2)
     ends, gaps = [SYMBOLS.index(mark) for mark in ",;"], 0
     for _ in range(30):
         found = stream.one(random, 300)
@@ -204,7 +204,7 @@ def test_validation_has_its_share_of_unseen_kinds():
 
 
 def test_windows_follow_the_seed_and_the_step():
-    stream = Stream(config(noisy=0.5, marked=0.5), {"web": ramp(2)}, ALPHABET, 7)
-    again = Stream(config(noisy=0.5, marked=0.5), {"web": ramp(2)}, ALPHABET, 7)
+    stream = Stream(config(noisy=0.5, marked=0.5), {"web": ramp(2)}, ALPHABET, 7, {"web": 1.0})
+    again = Stream(config(noisy=0.5, marked=0.5), {"web": ramp(2)}, ALPHABET, 7, {"web": 1.0})
     np.testing.assert_array_equal(stream(3).ids_ML, again(3).ids_ML)
     assert (stream(3).ids_ML != stream(4).ids_ML).any()

@@ -47,7 +47,7 @@ def true_wave(series: SeriesSet, spread: float, bias: float = 0.0) -> stretching
 def test_windows_within_a_context_by_hand():
     series = from_arrays(np.arange(1.0, 21.0).reshape(1, 20, 1), variables=["lynx"])
     here = within(series, 16, 4, 3)
-    assert (here.context, here.horizon, here.series_M.tolist()) == (12, 4, [0, 0, 0])
+    assert (here.context, here.asked(REQUEST).horizon, here.series_M.tolist()) == (12, 4, [0, 0, 0])
     ends = [row[~np.isnan(row)].tolist() for row in here.windows.values_NTV[:, : here.context, 0]]
     assert ends == [[*range(1, 13)], [*range(1, 12)], [*range(1, 11)]]
     assert here.truth_MHV[:, :, 0].tolist() == [[13, 14, 15, 16], [12, 13, 14, 15], [11, 12, 13, 14]]
@@ -71,11 +71,11 @@ def test_a_missing_value_is_no_truth_within_a_context():
 
 
 def test_short_contexts_have_short_horizons_or_no_window():
-    assert within(waves(), 9, 6, 4).horizon == 3
+    assert within(waves(), 9, 6, 4).asked(REQUEST).horizon == 3
     assert within(waves(), 5, 6, 4) is None
     late = replace(waves(), first_N=np.array([0, 20, 0]))
     here = within(late, 30, 6, 4)
-    assert here.horizon == 3 and (here.context - here.windows.first_N >= 5).all()
+    assert here.asked(REQUEST) == Request(27, 3, 20) and (here.context - here.windows.first_N >= 5).all()
     assert np.bincount(here.series_M).tolist() == [4, 3, 4]
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from jaxlv.data.observations import FILLED, MOST_MISSING, USUAL, Handling, shifts
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError
+from jaxlv.forecasting.request import Request
 
 LEAST = 5  # steps of the shortest context: VAR(3) needs more than three, and a model some
 
@@ -140,10 +141,9 @@ class Within:
     context: int
     truth_MHV: np.ndarray
 
-    @property
-    def horizon(self) -> int:
-        """The steps ahead, H."""
-        return self.truth_MHV.shape[1]
+    def asked(self, request: Request) -> Request:
+        """Returns what forecasts of the windows are asked for, given what is asked behind the contexts."""
+        return replace(request, context=self.context, horizon=self.truth_MHV.shape[1], shown=0)
 
 
 def within(series: SeriesSet, context: int, horizon: int, count: int) -> Within | None:

@@ -21,7 +21,7 @@ from jaxlv.forecasting.baselines import Baseline, baselines_for
 from jaxlv.forecasting.origins import Within, by_length, within
 from jaxlv.forecasting.request import Request
 from jaxlv.forecasting.sampler import Forecast, Sampler
-from jaxlv.forecasting.stretching import ORIGINS, Draw, Stretching, sizes
+from jaxlv.forecasting.stretching import ORIGINS, Draw, Stretching, calibrated, sizes
 
 MEMBERS = ("analog", "VAR(3) on logs", "Lotka-Volterra, fitted", "LV + logistic, fitted", "RM, fitted")
 MODEL = "model"  # the name of the model among the members
@@ -57,7 +57,7 @@ def pool(series: SeriesSet, request: Request, model: Draw) -> Pooled:
     drawn_NSHV = model(series, request)
     if here is None:
         return Pooled(drawn_NSHV, drawn_NSHV, {MODEL: np.ones(len(series))})
-    inner = replace(request, context=here.context, horizon=here.horizon, shown=0)
+    inner = here.asked(request)
     stretching = Stretching.fitted(model(here.windows, inner), here, series, request.context)
     members = {MODEL: stretching.ahead(drawn_NSHV)}
     scores = {MODEL: _crps(stretching.within(here), here.truth_MHV)}
@@ -83,18 +83,19 @@ def forecast(method: str, model: Sampler, series: SeriesSet, request: Request, o
     made = model(series, request, on_batch=on_batch)
     if method == MODEL:
         return made
-    pooled = pool_of(model, made, series, request)
-    samples_NSHV = pooled.samples_NSHV if method == "pool" else pooled.calibrated_NSHV
+    draw = _drawing(model, made, series)
+    samples_NSHV = pool(series, request, draw).samples_NSHV if method == "pool" else calibrated(series, request, draw)
     return replace(made, samples_NSHV=samples_NSHV)
 
 
 def pool_of(model: Sampler, made: Forecast, series: SeriesSet, request: Request, on_batch: Done = _silent) -> Pooled:
     """Returns the pool, given what the model has drawn already. Calls `on_batch(windows within the contexts done)`."""
+    return pool(series, request, _drawing(model, made, series, on_batch))
 
-    def draw(other: SeriesSet, inner: Request) -> np.ndarray:
-        return made.filled() if other is series else model(other, inner, on_batch=on_batch).filled()
 
-    return pool(series, request, draw)
+def _drawing(model: Sampler, made: Forecast, series: SeriesSet, on_batch: Done = _silent) -> Draw:
+    """Returns the model as it draws series, except those that it has drawn already."""
+    return lambda other, request: made.filled() if other is series else model(other, request, on_batch=on_batch).filled()
 
 
 def _point(baseline: Baseline, series: SeriesSet, request: Request) -> np.ndarray:

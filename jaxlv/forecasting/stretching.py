@@ -6,7 +6,7 @@ Axes: N series, M windows within contexts, S samples, H steps, V variables.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -62,8 +62,7 @@ def calibrated(series: SeriesSet, request: Request, model: Draw) -> np.ndarray:
     here = within(series, request.context, request.horizon, ORIGINS)
     if here is None:
         return samples_NSHV
-    inner = replace(request, context=here.context, horizon=here.horizon, shown=0)
-    return Stretching.fitted(model(here.windows, inner), here, series, request.context).ahead(samples_NSHV)
+    return Stretching.fitted(model(here.windows, here.asked(request)), here, series, request.context).ahead(samples_NSHV)
 
 
 def stretched(samples_NSHV: np.ndarray, factor_N: np.ndarray, size_N1V: np.ndarray) -> np.ndarray:

@@ -5,26 +5,34 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 from jaxlv.report import terminal
 from jaxlv.report.charts import Axis, Chart, Series, rows_of, single
-from jaxlv.report.figures.evaluation import row_styles
+from jaxlv.report.figures.evaluation import forecast_figure, row_styles
 from jaxlv.report.format import number, percent
-from jaxlv.report.page import Block, Page, Pairs, Section, figure
+from jaxlv.report.page import Block, Figure, Page, Pairs, Section, figure
 from jaxlv.report.table import NAME, Table, count, words
 from jaxlv.report.theme import MUTED
 from jaxlv.results.field import Field, FieldRecord, FieldScore, Relative
+from jaxlv.results.panels import ForecastPanel
 
 SHOWN = FieldScore.columns("mae", "mase", "crps", "crps_scaled", "crps_scaled_ci95")
 BANDS = FieldScore.columns("coverage/50", "coverage/80", "coverage/95")
 OVERALL = Relative.columns("crps_relative", "coverage_80", "least_coverage_80")
 
 
+def counted(number: int, noun: str) -> str:
+    """Returns a number of things in words: "1 window", "2 windows"."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def record_table(name: str, record: FieldRecord) -> Table:
     """Returns every method's scores on a record."""
     caption = (
-        f"{record.windows} windows of {record.series} series: {record.context} steps of context. Errors in the units of the"
-        " record; scaled CRPS relative to the context's mean absolute value. Bold: the best."
+        f"{counted(record.windows, 'window')} of {record.series} series: {record.context} steps of context. Errors in the"
+        " units of the record; scaled CRPS relative to the context's mean absolute value. Windows overlap, so intervals over"
+        " them are narrower than they should be. Bold: the best."
     )
     return Table(f"Record {name}", caption, record.rows, [NAME, *SHOWN, *BANDS])
 
@@ -73,7 +81,8 @@ def summary(result: Field) -> str:
     """Says how the model and the pool stand, in sentences."""
     rows = {row.name: row for row in result.summary}
     first = next((rows[name] for name in ("tuned", "untuned") if name in rows), None)
-    sentences = [f"{len(result.records)} records, {sum(one.windows for one in result.records.values())} windows."]
+    windows = sum(one.windows for one in result.records.values())
+    sentences = [f"{counted(len(result.records), 'record')}, {counted(windows, 'window')}."]
     for one in filter(None, (rows.get("pool"), first)):
         if one.crps_relative is not None:
             inside = f"; its 80 % bands hold {percent(one.coverage_80)} %" if one.coverage_80 is not None else ""
@@ -84,8 +93,8 @@ def summary(result: Field) -> str:
     return " ".join(sentences)
 
 
-def page_of(result: Field) -> Page:
-    """Returns the page of records of the field."""
+def page_of(result: Field, shown: Mapping[str, ForecastPanel] = MappingProxyType({})) -> Page:
+    """Returns the page of records of the field; `shown` has a forecast of each, by its name."""
     p = result.protocol
     settings = [
         ("model", p.model),
@@ -101,15 +110,20 @@ def page_of(result: Field) -> Page:
     sections = [Section("All records", [first, overall_table(result), _windows_table(result.records)])]
     for name, record in result.records.items():
         label = f"Scaled CRPS on {name}"
-        blocks: list[Block] = [
-            figure(record_figure(record), label, f"{label}, every method."), record_table(name, record),
-            _weights(record.weights),
-        ]  # fmt: skip
+        drawn = [_forecast(name, shown[name])] if name in shown else []
+        scores = figure(record_figure(record), label, f"{label}, every method.")
+        blocks: list[Block] = [*drawn, scores, record_table(name, record), _weights(record.weights)]
         sections.append(Section(name, blocks, text="; ".join(record.notes)))
     left = [f"{name}: {reason}" for name, reason in result.left_out.items()]
     sections.append(Section("Left out", [], text="; ".join(left)))
     sections.append(Section("Settings", [Pairs("Settings", settings)]))
     return Page("Forecasts of field records", summary(result), (), sections)
+
+
+def _forecast(name: str, panel: ForecastPanel) -> Figure:
+    label = f"{name}: forecast {panel.series_id}"
+    caption = f"{label}, the last window of the first series: context and truth in ink, the median in colour with its bands."
+    return figure(forecast_figure(panel), label, caption)
 
 
 def _windows_table(records: Mapping[str, FieldRecord]) -> Table:
@@ -118,8 +132,14 @@ def _windows_table(records: Mapping[str, FieldRecord]) -> Table:
          "context": one.context}
         for name, one in records.items()
     ]  # fmt: skip
+    caption = "Records, their series and windows; of a file with more than four variables each is a series, called value."
     columns = [NAME, words("variables"), count("series"), count("windows"), count("context", unit="steps")]
-    return Table("What was measured", "Records, their series and windows.", rows, columns)
+    return Table(
+        "What was measured",
+        caption,
+        rows,
+        columns,
+    )
 
 
 def _weights(weights: Mapping[str, float]) -> Pairs:
@@ -131,7 +151,7 @@ def format_tables(result: Field) -> str:
     """Writes every record's scores, and all records together, for a terminal."""
     blocks = []
     for name, record in result.records.items():
-        blocks.append(f"{name}: {record.windows} windows, {record.context} -> {result.protocol.horizon} steps")
+        blocks.append(f"{name}: {counted(record.windows, 'window')}, {record.context} -> {result.protocol.horizon} steps")
         blocks.append(_terminal([NAME, *SHOWN[:-1], *BANDS], record.rows))
     blocks += ["All records:", _terminal([NAME, *OVERALL], result.summary), summary(result)]
     return "\n\n".join(blocks)

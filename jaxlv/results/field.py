@@ -88,16 +88,16 @@ class Relative(Record):
 
     name: str
     crps_relative: float | None = quantity(
-        "relative CRPS", "1", "geometric mean over records of the scaled CRPS / that of the best single baseline",
-        better="less", group="Over all records", head="scaled CRPS, relative",
+        "relative", "1", "geometric mean over records of the scaled CRPS / that of the best single baseline",
+        better="less", group="Scaled CRPS", head="relative",
     )  # fmt: skip
     coverage_80: float | None = quantity(
-        "80 %", BANDS, "share inside the 80 % band, mean over all windows of all records", better=0.8, form="share",
-        group="Over all records", head="inside 80 %",
+        "all windows", BANDS, "share inside the 80 % band, mean over all windows of all records", better=0.8, form="share",
+        group="Inside the 80 % band", head="all windows",
     )  # fmt: skip
     least_coverage_80: float | None = quantity(
-        "least", BANDS, "the same, of the record with the least", form="share", group="Over all records",
-        head="least record",
+        "worst record", BANDS, "the same, of the record with the least", form="share",
+        group="Inside the 80 % band", head="worst record",
     )  # fmt: skip
 
 

@@ -76,13 +76,14 @@ def stored(config: Simulated, folder: Path) -> Series:
 class Stream:
     """Windows as a function of the step: series, stretch, scale and number format are drawn anew for each.
 
-    Systems and kinds have the shares of the config; other ones are equally frequent.
+    `shares` of the windows are of each system or kind, by default those of the config.
     """
 
-    def __init__(self, config: BaseConfig, series: Series, alphabet: Alphabet, seed: int):
+    def __init__(
+        self, config: BaseConfig, series: Series, alphabet: Alphabet, seed: int, shares: Mapping[str, float] | None = None
+    ):
         self.config, self.series, self.alphabet, self.seed = config, series, alphabet, seed
-        known = set(series) == set(config.series.shares)
-        self.shares = config.series.shares if known else dict.fromkeys(series, 1 / len(series))
+        self.shares = shares or config.series.shares
 
     def __call__(self, step: int) -> Windows:
         """Returns the batch (1, B, L) of a step."""
@@ -224,15 +225,16 @@ def validation_windows(config: BaseConfig, series: Series, alphabet: Alphabet) -
     They are those of "seen" systems and kinds and, a share of them, of kinds that the training does not know, "unseen".
     """
     share = config.series.unseen
-    parts = {"seen": (series, 1 - share)}
+    parts: dict[str, tuple[Series, Mapping[str, float], float]] = {"seen": (series, config.series.shares, 1 - share)}
     if share:
         each, steps, least = HELD_OUT // len(kinds.UNSEEN), config.series.steps, config.series.least
         unseen = {name: kinds.draw(name, each, steps, config.seed + 2, least) for name in kinds.UNSEEN}
-        parts["unseen"] = (unseen, share)
+        parts["unseen"] = (unseen, dict.fromkeys(unseen, 1 / len(unseen)), share)
     found = {}
-    for name, (own, part) in parts.items():
+    for name, (own, shares, part) in parts.items():
         batches = round(VALIDATION_BATCHES * part)
         one = Phase(until=batches, length=config.phases[-1].length, batch_size=16)
-        stream = Stream(dataclasses.replace(config, phases=(one,), steps=batches), own, alphabet, config.seed + 1)
+        short = dataclasses.replace(config, phases=(one,), steps=batches)
+        stream = Stream(short, own, alphabet, config.seed + 1, shares)
         found[name] = [stream(i) for i in range(batches)]
     return found

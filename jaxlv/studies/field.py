@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,14 +14,17 @@ from jaxlv.data.loading import load_series
 from jaxlv.data.observations import Observations
 from jaxlv.errors import JaxlvError, briefly
 from jaxlv.forecasting import metrics, pool, stretching
-from jaxlv.forecasting.baselines import SLOW, baselines_for
+from jaxlv.forecasting.baselines import SLOW, baselines_for, in_turn
 from jaxlv.forecasting.evaluate import LEVELS
 from jaxlv.forecasting.origins import LEAST, Origins, Rolling, by_length
+from jaxlv.forecasting.panels import panels
+from jaxlv.forecasting.pool import Pooled
 from jaxlv.forecasting.request import Request
-from jaxlv.forecasting.sampler import Sampler
+from jaxlv.forecasting.sampler import Forecast, Sampler
 from jaxlv.report import page
 from jaxlv.report.field import page_of
 from jaxlv.results.field import DRAWN, Field, FieldProtocol, FieldRecord, FieldScore, summary
+from jaxlv.results.panels import ForecastPanel
 from jaxlv.results.scores import POOL
 from jaxlv.storage.files import new_folder, write_json
 from jaxlv.studies import given
@@ -72,23 +75,31 @@ def field(
     if none is left, or if `out` exists and is not to be replaced.
     """
     files = files_of(places)
-    stems = _stems(files)
-    records: dict[str, FieldRecord] = {}
-    left_out: dict[str, str] = {}
-    subject = open_subject(replace(asked, data=files[0])) if asked.data is None else open_subject(asked)
-    with subject.paying(asked.purpose) as models, new_folder(out, replace=overwrite, made_by=RESULT) as work:
-        for path in files:
-            say(f"{path.name}:")
+    stems, left_out, read = _stems(files), dict[str, str](), dict[Path, Observations]()
+
+    def leave_out(path: Path, fault: JaxlvError) -> None:
+        left_out[path.name] = briefly(fault)
+        say(f"note: {path.name} is left out: {left_out[path.name]}")
+
+    for path in files:
+        try:
+            read[path] = load_series(path, **asked.reading)
+        except JaxlvError as fault:
+            leave_out(path, fault)
+    _check_any(read, left_out)
+    subject = open_subject(replace(asked, data=next(iter(read.values()))), say)
+    records, shown = dict[str, FieldRecord](), dict[str, ForecastPanel]()
+    with subject.paying(asked.purpose) as opened, new_folder(out, replace=overwrite, made_by=RESULT) as work:
+        models = {name: model.with_sampling(**asked.sampling) for name, model in opened.items()}
+        for path, found in read.items():
+            say(f"{path.name}: {found.told}")
             try:
-                record = _Measured(subject, models, asked, how, begin, say).of(path)
+                one = _Measured(subject, models, asked, how, begin, say).of(path, found)
             except JaxlvError as fault:
-                left_out[path.name] = briefly(fault)
-                say(f"note: {path.name} is left out: {left_out[path.name]}")
+                leave_out(path, fault)
                 continue
-            records[stems[path]] = record
-        if not records:
-            name, reason = next(iter(left_out.items()))
-            raise JaxlvError(f"no record can be measured: {reason}", where=name)
+            records[stems[path]], shown[stems[path]] = one
+        _check_any(records, left_out)
         best, relative = summary(records)
         codec = next(iter(models.values())).codec
         protocol = FieldProtocol(
@@ -98,8 +109,15 @@ def field(
         )  # fmt: skip
         result = Field(protocol, records, best, relative, left_out, versions())
         write_json(work / RESULT, result.tree())
-        page.write(work / REPORT, page_of(result))
+        page.write(work / REPORT, page_of(result, shown))
     return result
+
+
+def _check_any(left: Sized, left_out: Mapping[str, str]) -> None:
+    """Raises JaxlvError, with the reason of the first file that was left out, if none is left."""
+    if not left:
+        name, reason = next(iter(left_out.items()))
+        raise JaxlvError(f"no record can be measured: {reason}", where=name)
 
 
 def _stems(files: Sequence[Path]) -> dict[Path, str]:
@@ -116,6 +134,30 @@ class _Method(NamedTuple):
     samples_MSHV: np.ndarray | None = None
 
 
+def _sampled(name: str, samples_MSHV: np.ndarray) -> _Method:
+    return _Method(name, np.median(samples_MSHV, axis=1), samples_MSHV)
+
+
+class _Drawn(NamedTuple):
+    """What a model forecasts, and the pool that it is part of."""
+
+    name: str
+    forecast: Forecast
+    pooled: Pooled
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The pool's mean weights over the windows, by member, the model under its own name."""
+        return {self.name if name == pool.MODEL else name: float(w_M.mean()) for name, w_M in self.pooled.weights.items()}
+
+
+class _Measurement(NamedTuple):
+    """A record, and the forecast of the last window of its first series."""
+
+    record: FieldRecord
+    panel: ForecastPanel
+
+
 @dataclass(frozen=True)
 class _Measured:
     """The measurement of one file."""
@@ -127,10 +169,11 @@ class _Measured:
     begin: Begin
     say: Say
 
-    def of(self, path: Path) -> FieldRecord:
-        """Returns the record of a file; raises JaxlvError if it is not understood or too short."""
-        found, notes = load_series(path, **self.asked.reading), []
-        self.say(f"data: {found.told}")
+    def of(self, path: Path, found: Observations) -> _Measurement:
+        """Returns the record of a file, and what its last window looks like; raises JaxlvError if it is too short."""
+        notes: list[str] = []
+        if not self.asked.reading.get("columns"):
+            found = given.in_order(found, self.subject.run)
         if len(found.variables) > MOST_VARIABLES:
             notes.append(f"{len(found.variables)} variables, each taken as a series of its own")
             found = found.separated()
@@ -141,9 +184,13 @@ class _Measured:
         self.say(f"{len(made.windows)} windows of {made.context} steps, {self.how.horizon} steps ahead")
         raw_MTV = made.windows.values_NTV - made.windows.shift_NV[:, None]
         context_MCV, truth_MHV = raw_MTV[:, : made.context], raw_MTV[:, made.context : made.context + self.how.horizon]
-        weights: dict[str, float] = {}
-        methods = list(self._methods(made, weights))
-        return FieldRecord(
+        drawn = [self._drawn(name, model, made) for name, model in self.models.items()]
+        first = drawn[0]  # of a run, the pool is of the tuned model
+        methods = [_sampled(POOL, first.pooled.samples_NSHV), *self._baselines(made)]
+        for one in reversed(drawn):
+            as_drawn = _sampled(f"{one.name}{DRAWN}", one.forecast.filled())
+            methods = [_sampled(one.name, one.pooled.calibrated_NSHV), as_drawn, *methods]
+        record = FieldRecord(
             windows=len(made.windows),
             rows=tuple(_score(one, truth_MHV, context_MCV, made.windows.shift_NV) for one in methods),
             file=path.name,
@@ -151,9 +198,12 @@ class _Measured:
             variables=made.windows.variables,
             context=made.context,
             data_sha256=found.source.get("sha256"),
-            weights=weights,
+            weights=first.weights,
             notes=tuple(notes),
         )
+        last = int(np.flatnonzero(made.series_M == made.series_M[0])[-1])
+        shown = replace(first.forecast, samples_NSHV=first.pooled.calibrated_NSHV)
+        return _Measurement(record, panels(shown, made.windows)[last])
 
     def _windows(self, found: Observations) -> Rolling:
         """Returns the windows of full contexts; of records that are too short for any, those of the longest context."""
@@ -166,33 +216,22 @@ class _Measured:
         origins = Origins(how.horizon, count, how.every, context, least=context)
         return given.windows(found, next(iter(self.models.values())), origins, self.asked.handling, self.subject.run)
 
-    def _methods(self, made: Rolling, weights: dict[str, float]) -> Iterator[_Method]:
-        """Yields every method; the pool's mean weights go into `weights`."""
+    def _drawn(self, name: str, model: Sampler, made: Rolling) -> _Drawn:
         how, series = self.how, made.windows
         request = Request(made.context, how.horizon, how.samples, how.seed, min(how.batch, len(series)))
-        for name, model in self.models.items():
-            with self.begin(f"forecasts ({name})", len(series)) as bar:
-                forecast = model(series, request, on_batch=bar.update)
-            samples = forecast.filled()
-            with self.begin(f"within contexts ({name})", len(series) * stretching.ORIGINS) as bar:
-                pooled = pool.pool_of(model, forecast, series, request, bar.update)
-            yield _Method(name, np.median(pooled.calibrated_NSHV, axis=1), pooled.calibrated_NSHV)
-            yield _Method(f"{name}{DRAWN}", np.median(samples, axis=1), samples)
-            if not weights:  # of a run, the pool is of the tuned model
-                weights |= {
-                    name if member == pool.MODEL else member: float(weight_N.mean())
-                    for member, weight_N in pooled.weights.items()
-                }
-                yield _Method(POOL, np.median(pooled.samples_NSHV, axis=1), pooled.samples_NSHV)
-        baselines = {**baselines_for(series), **SLOW}
-        with self.begin("baselines", len(baselines)) as bar:
-            for done, (name, baseline) in enumerate(baselines.items(), 1):
-                try:
-                    context_MCV = series.values_NTV[:, : made.context]
-                    yield _Method(name, by_length(baseline, context_MCV, series.first_N, how.horizon))
-                except JaxlvError as fault:
-                    self.say(f"note: {name} is left out: {briefly(fault)}")
-                bar.update(done, name)
+        with self.begin(f"forecasts ({name})", len(series)) as bar:
+            forecast = model(series, request, on_batch=bar.update)
+        with self.begin(f"within contexts ({name})", len(series) * stretching.ORIGINS) as bar:
+            return _Drawn(name, forecast, pool.pool_of(model, forecast, series, request, bar.update))
+
+    def _baselines(self, made: Rolling) -> Iterator[_Method]:
+        """Yields every baseline that can forecast the windows, and tells which cannot."""
+        series, context_MCV = made.windows, made.windows.values_NTV[:, : made.context]
+        for name, baseline in in_turn({**baselines_for(series), **SLOW}):
+            try:
+                yield _Method(name, by_length(baseline, context_MCV, series.first_N, self.how.horizon))
+            except JaxlvError as fault:
+                self.say(f"note: {name} is left out: {briefly(fault)}")
 
 
 def _score(method: _Method, truth_MHV: np.ndarray, context_MCV: np.ndarray, shift_MV: np.ndarray) -> FieldScore:

@@ -49,7 +49,7 @@ class Asked:
     """
 
     subject: str
-    data: Path | None = None  # file of series; the run's own if None
+    data: Path | Observations | None = None  # file of series, or series that were read; the run's own if None
     series: Sequence[Any] | None = None  # ids; those that the subject may be measured on if None
     most: int | None = None  # of those
     protocol: Mapping[str, Any] = field(default_factory=dict)
