@@ -169,3 +169,13 @@ def test_the_summary_says_how_model_and_pool_stand():
     text = view.summary(result)
     assert "2 records, 40 windows" in text and "The pool's CRPS is 1.00 times that of b" in text
     assert "The untuned model's CRPS is 2.00 times" in text and "hold 75.0 %" in text
+
+
+def test_records_below_zero_are_measured_in_their_own_units(tmp_path: Path):
+    frame = counts(14, lynx=1.0)
+    frame["lynx"] -= 250.0
+    frame.to_csv(tmp_path / "below.csv", index=False)
+    row = study.field([tmp_path / "below.csv"], tmp_path / "out", Asked("embedded"), HOW).records["below"].row("last value")
+    values = frame["lynx"].to_numpy()
+    assert values[:10].min() < 0 and row.mae == pytest.approx(np.abs(values[10:] - values[9]).mean())
+    assert row.crps_scaled == pytest.approx(row.mae / np.abs(values[:10]).mean())

@@ -17,6 +17,7 @@ from jaxlv.data.observations import Handling
 from jaxlv.data.series import from_arrays
 from jaxlv.errors import JaxlvError
 from jaxlv.forecasting import robustness
+from jaxlv.forecasting.likelihood import nats_per_value
 from jaxlv.forecasting.origins import Origins, rolling
 from jaxlv.forecasting.request import Request
 from jaxlv.text.codec import SYMBOLS, Codec
@@ -191,3 +192,30 @@ def test_a_set_without_marks_writes_what_it_has():
     np.testing.assert_array_equal(series.written[0], series.each[0])
     marked = replace(series, missing_NTV=np.eye(5, 2, dtype=bool)[None])
     assert np.isnan(marked.written[0]).sum() == 2
+
+
+def test_training_windows_ask_for_no_gap():
+    values_TV = np.array([[1.0], [2.0], [NAN], [NAN], [4.0]])
+    for align in ({}, {"align": "step"}):
+        found = make_windows(
+            [values_TV], Codec("liu" if align else "context"), ALPHABET, WindowConfig(length=40, stride=40, **align)
+        )
+        ids, asked = found.ids_ML[0][:-1], found.labels_ML[0][:-1]
+        ends = [SYMBOLS.index(";"), SYMBOLS.index(",")]
+        gap = np.isin(ids, ends) & np.isin(found.ids_ML[0][1:], ends) & (found.positions_ML[0][1:] >= 0)
+        assert gap.sum() == 2 and (asked[gap] == IGNORED).all() and (asked[~gap] != IGNORED).any()
+
+
+def test_likelihoods_read_the_marks():
+    sampler, found = api.open_model("embedded"), {}
+    for missing in ("mark", "interpolate"):
+        series = load_series(gappy()).ready(Handling(missing=missing)).series
+        found[missing] = nats_per_value(sampler, series, 10, 2)
+    assert np.isfinite(found["mark"]).all() and (found["mark"] != found["interpolate"]).all()
+
+
+def test_contexts_that_are_mostly_missing_are_no_windows():
+    values = [1.0, NAN, NAN, NAN, NAN, NAN, NAN, 2.0, 3.0, 4.0, 5.0, 6.0]
+    found = rolling(load_series({"lynx": values}).aligned(), Origins(2, 2, 2, context=6))
+    assert found.windows.ids_N.tolist() == ["from 10"]  # the six steps before step 8 have five gaps
+    assert any("too few known ones" in note for note in found.notes)

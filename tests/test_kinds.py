@@ -208,3 +208,26 @@ def test_windows_follow_the_seed_and_the_step():
     again = Stream(config(noisy=0.5, marked=0.5), {"web": ramp(2)}, ALPHABET, 7, {"web": 1.0})
     np.testing.assert_array_equal(stream(3).ids_ML, again(3).ids_ML)
     assert (stream(3).ids_ML != stream(4).ids_ML).any()
+
+
+def test_half_of_the_series_begin_on_the_attractor(monkeypatch: pytest.MonkeyPatch):
+    burnt, own = [], kinds.Kind.draw
+    monkeypatch.setattr(
+        kinds.Kind, "draw", lambda self, n, T, random, burn=0: burnt.append(burn) or own(self, n, T, random, burn)
+    )
+    kinds.draw("ricker", 200, 40, 0, 1e-4)
+    assert burnt[:2] == [0, 200]
+
+
+def test_steps_before_the_attractor_are_left_out():
+    kind = replace(kinds.TRAINED["ricker"], noise=0.0, ranges={"r": (1.0, 1.0)}, start=(0.2, 0.2))
+    random = np.random.default_rng(0)
+    fresh, settled = (kind.draw(1, 5, random, burn)[0, 0, 0] for burn in (0, 200))
+    assert fresh == pytest.approx(0.2 * np.exp(0.8)) and settled == pytest.approx(1.0)
+
+
+def test_a_window_begins_with_a_known_step():
+    random = np.random.default_rng(0)
+    for _ in range(100):
+        given_TV = base_windows._with_gaps(random, ramp(2)[0, :20], 1.0)
+        assert np.isfinite(given_TV[0]).all()
