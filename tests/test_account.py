@@ -61,6 +61,22 @@ class Watched:
 # ---------------------------------------------------------------------------------------- within the budget
 
 
+def test_a_block_that_is_reserved_before_the_last_one_is_committed_costs_the_same(path):
+    """Steps 4 to 6 are reserved while step 3 runs; that the block before it is committed later makes no repeat of them."""
+    book = Watched(path, terms(10 * ONE))
+    first = book.ledger.reserve(block(0, 4), "final")
+    second = book.ledger.reserve(block(4, 3), "final")
+    book.is_(left=3, executed=7, effective=0, uncertain=7, repeated=0)
+    book.ledger.commit(first)
+    book.is_(left=3, executed=7, effective=4, uncertain=3, repeated=0)
+    book.ledger.commit(second, block(4, 2))
+    third = book.ledger.reserve(block(6, 1), "final")
+    book.is_(left=3, executed=7, effective=6, uncertain=1, repeated=0)
+    book.ledger.commit(third)
+    book.is_(left=3, executed=7, effective=7, uncertain=0, repeated=0)
+    assert verify(path) == []
+
+
 def test_each_event_of_a_run_moves_the_balance_by_its_price(path):
     book = Watched(path, terms(10 * ONE))
     book.is_(left=10, executed=0, effective=0, uncertain=0, repeated=0)
@@ -425,13 +441,21 @@ def test_a_ledger_goes_on_under_its_own_terms_alone(changed, path):
         Ledger(path, replace(terms(9 * ONE), **changed))
 
 
-def test_an_attempt_leaves_one_reservation_open_at_most(path):
-    """A process does one thing at a time: two attempts may leave one open reservation each, but one attempt never two."""
+def test_an_attempt_leaves_one_reservation_open_at_most_or_two_blocks_that_adjoin(path):
+    """A process does one thing at a time: two attempts may leave one open reservation each, but one attempt never two.
+    Only the block of steps after the present one is reserved ahead.
+    """
+    adjoin = "at most one can be, or two blocks of steps that adjoin"
     first = header(path, terms(9 * ONE))
     written(path, first, reserved(0, STEP), reserved(1, STEP, 2))
     assert verify(path) == []
-    written(path, first, reserved(0, STEP), reserved(1, block(1)))
-    assert verify(path) == ["run run, attempt 1: 2 reservations without a commit, at most one can be"]
+    written(path, first, reserved(0, block(0, 2)), reserved(1, block(2)))
+    assert verify(path) == []
+    for second in (block(1), block(3), replace(READ, step=2)):
+        written(path, first, reserved(0, block(0, 2)), reserved(1, second))
+        assert verify(path) == [f"run run, attempt 1: 2 reservations without a commit, {adjoin}"]
+    written(path, first, reserved(0, block(0, 2)), reserved(1, block(2)), reserved(2, block(3)))
+    assert verify(path) == [f"run run, attempt 1: 3 reservations without a commit, {adjoin}"]
 
 
 def test_a_ledger_of_the_version_before_is_read_and_goes_on(path):

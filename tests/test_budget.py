@@ -18,13 +18,14 @@ from jaxlv.config import BudgetConfig, RunConfig, load_config, to_toml
 from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.flops import ledger, plan, table
 from jaxlv.flops.family import FAMILY
-from jaxlv.flops.ledger import BudgetExceeded, Event
+from jaxlv.flops.ledger import BudgetExceeded, Event, Ledger
 from jaxlv.flops.work import Update
 from jaxlv.forecasting.request import Request
 from jaxlv.model.config import ModelConfig
 from jaxlv.runs import billing, run, sources, training
 from jaxlv.runs.checkpoint import Checkpoints
 from jaxlv.runs.member import Job, Member, reserve
+from jaxlv.steps import train as stepping
 from jaxlv.tools import cli
 from tests.faults.instants import Instants
 
@@ -205,12 +206,18 @@ def test_a_block_of_steps_that_is_broken_off_is_paid_as_far_as_it_went(config, t
         member.meter = ledger.Meter(book, "final", event)
         assert reserve([member], 4, 5)
         assert book.left("final") == 4 * one
-        assert [step for step in range(12) if member.ends_block(step)] == [9]
-        member.commit(7)
+        assert [step for step in range(12) if member.is_paid(step)] == list(range(10))
+        member.commit(7)  # within the block
+        assert not book.entries[0].committed
+        assert reserve([member], 9, 2)  # the next one, while the last step of this one runs
+        assert [step for step in range(14) if member.is_paid(step)] == list(range(12))
+        member.commit(7, ended=True)
         assert (book.entries[0].event.step, book.entries[0].event.count) == (4, 3)
-        assert book.left("final") == 6 * one and member.block is None
-        member.commit(9)
-        assert book.left("final") == 6 * one and not member.ends_block(9)
+        assert (book.entries[1].event.step, book.entries[1].event.count) == (9, 0)
+        assert book.left("final") == 6 * one and not member.blocks
+        member.commit(9, ended=True)
+        assert book.left("final") == 6 * one and not member.is_paid(8)
+    assert ledger.verify(book.path) == []
 
 
 def test_runs_that_share_a_purse_reserve_what_it_holds_for_all(config, tmp_path):  # noqa: F811
@@ -316,6 +323,35 @@ def test_blocks_of_steps_are_reserved_at_once(config, tmp_path, monkeypatch, blo
     )
     _, entries = ledger.read(tmp_path / "r" / run.LEDGER)
     assert [(entry.event.step, entry.event.count) for entry in entries] == (expected or [(n, 1) for n in range(5)])
+
+
+def test_the_next_block_is_reserved_while_the_last_step_of_this_one_runs(config, tmp_path, monkeypatch):  # noqa: F811
+    """A block is committed after the step behind it was dispatched; but what is saved (step 2) is paid for first."""
+    order, fresh, plain = [], Ledger.reserve, stepping.steps
+
+    def dispatch(train_step, state, frozen, batches, last):
+        for step in plain(train_step, state, frozen, batches, last):
+            order.append(f"dispatch {step.number}")
+            yield step
+
+    def reserve(book, event, *more):
+        order.append(f"reserve {event.step + 1}")
+        return fresh(book, event, *more)
+
+    def commit(book, entry, measured=None, plain=Ledger.commit):
+        order.append(f"commit {entry.event.step + 1}")
+        plain(book, entry, measured)
+
+    for place, name, new in ((training, "steps", dispatch), (Ledger, "reserve", reserve), (Ledger, "commit", commit)):
+        monkeypatch.setattr(place, name, new)
+    limited = change(
+        budgeted(config, PLENTY), train={"log_every": 1, "validate_every": 0, "checkpoint_every": 2, "steps": 4}
+    )
+    train(limited, tmp_path / "r")
+    assert order == [
+        "reserve 1", "dispatch 1", "reserve 2", "dispatch 2", "commit 1", "commit 2", "reserve 3", "dispatch 3",
+        "reserve 4", "dispatch 4", "commit 3", "commit 4",
+    ]  # fmt: skip
 
 
 def test_a_run_stops_before_it_overspends(config, price, tmp_path):  # noqa: F811

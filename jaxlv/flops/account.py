@@ -243,8 +243,8 @@ class Account:
         spans = [Span(a, b, piece.commit(price, done)) for a, b, piece in ran]
         self._put(lane, entry.phase, [*spans, *rest], lane.part(first, last))
         attempt = self._attempts[entry.run]
-        if attempt.number == entry.attempt and event.kind == "train_step":
-            attempt.ends[work] = end
+        if attempt.number == entry.attempt and event.kind == "train_step" and attempt.ends[work] == last:
+            attempt.ends[work] = end  # unless the block after it is reserved already
         self._execute(entry.phase, flops - reserved)
         self.uncertain -= reserved
 

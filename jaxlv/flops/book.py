@@ -227,12 +227,28 @@ def checked(book: Book) -> list[str]:
     limits = [("", spent, terms.budget), (" of what is not held back", spent - balance.spent(FINAL), free)]
     limits += [(f" in {phase}", balance.spent(phase), limit) for phase, limit in terms.envelopes.items()]
     found += [f"overrun{where}: {used:,} spent of {limit:,}" for where, used, limit in limits if used > limit]
-    left_open = Counter((entry.run, entry.attempt) for entry in book.entries if not entry.committed)
     return found + [
-        f"run {run}, attempt {attempt}: {number} reservations without a commit, at most one can be"
-        for (run, attempt), number in left_open.items()
-        if number > 1
+        f"run {run}, attempt {attempt}: {len(left)} reservations without a commit, at most one can be, "
+        "or two blocks of steps that adjoin"
+        for (run, attempt), left in _left_open(book.entries).items()
+        if len(left) > 1 and not (len(left) == 2 and _adjoin(left[0].event, left[1].event))
     ]
+
+
+def _left_open(entries: Iterable[Entry]) -> dict[tuple[str, int], list[Entry]]:
+    """Returns the reservations without a commit, by run and attempt."""
+    found: dict[tuple[str, int], list[Entry]] = {}
+    for entry in entries:
+        if not entry.committed:
+            found.setdefault((entry.run, entry.attempt), []).append(entry)
+    return found
+
+
+def _adjoin(first: Event, second: Event) -> bool:
+    """Tells whether two events are a block of train steps and the block after it, which is reserved before the first one
+    ends.
+    """
+    return first.kind == second.kind == "train_step" and second.step == first.step + first.count
 
 
 def _terms(record: Mapping[str, Any]) -> Terms:

@@ -49,7 +49,7 @@ class Member:
         self.best: Mark | None = None  # the mark of the best state so far
         self.checkpoints: Checkpoints  # open while it trains
         self.meter: Meter | None = None
-        self.block: Entry | None = None  # of steps, reserved and not yet committed
+        self.blocks: list[Entry] = []  # of steps, reserved and not yet committed: the one that runs, and the next one
         self.unlogged: Mapping[str, float] | None = None  # the record of the last step, if it was not to be logged
 
     def open(self, opened: contextlib.ExitStack) -> None:
@@ -132,16 +132,21 @@ class Member:
         """Saves a state as a checkpoint."""
         self.checkpoints.save(step, state, Facts(self.total_tokens, self.total_seconds, self.skipped, self.best))
 
-    def ends_block(self, step: int) -> bool:
-        """Tells whether this is the last step of those that were reserved."""
-        return self.block is not None and step == self.block.event.step + self.block.event.count
+    def is_paid(self, step: int) -> bool:
+        """Tells whether a step is reserved."""
+        return any(step <= _last(block) for block in self.blocks)
 
-    def commit(self, step: int) -> None:
-        """Commits the steps up to `step` of the block that was reserved: they have run."""
-        if self.meter is not None and self.block is not None:
-            event = self.block.event
-            self.meter.ledger.commit(self.block, replace(event, count=step - event.step))
-            self.block = None
+    def commit(self, step: int, ended: bool = False) -> None:
+        """Commits the blocks whose steps have run, up to `step`; if training has `ended`, the last one as far as it went."""
+        while self.meter is not None and self.blocks and (ended or _last(self.blocks[0]) <= step):
+            block = self.blocks.pop(0)
+            event = block.event
+            self.meter.ledger.commit(block, replace(event, count=max(0, min(step, _last(block)) - event.step)))
+
+
+def _last(block: Entry) -> int:
+    """Returns the last step of a block."""
+    return block.event.step + block.event.count
 
 
 # --------------------------------------------------------------------------------------------- the budget
@@ -178,5 +183,5 @@ def reserve(members: Sequence[Member], step: int, count: int) -> bool:
         events, runs = [event for _, _, event in group], [meter.run for _, meter, _ in group]
         count = min(count, meter.ledger.fitting(events, meter.phase, runs))
     for member, meter, event in [one for group in by_purse.values() for one in group] if count else []:
-        member.block = meter.ledger.reserve(replace(event, count=count), meter.phase, meter.run)
+        member.blocks.append(meter.ledger.reserve(replace(event, count=count), meter.phase, meter.run))
     return count > 0

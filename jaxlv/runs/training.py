@@ -32,7 +32,7 @@ from jaxlv.storage.foreign import hub_revision
 from jaxlv.text.tokens import Windows
 
 LOOK_EVERY = 0.5  # seconds between two looks for a file `save`
-BLOCKS = 100  # reservations of a run's steps, at least: what a kill leaves uncertain is a hundredth of them, or one step
+BLOCKS = 100  # reservations of a run's steps, at least: a kill leaves at most two of them uncertain
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,8 @@ class _Training:
         """Takes step after step and does what is due after each, in this order; returns the state after the last one.
 
         The figures of a step are read while the next one runs, so that the host never holds up the device; but no state is
-        validated or saved, and no block of steps committed, before its figures are known.
+        validated or saved, and no block of steps committed, before its figures are known. The next block is reserved while
+        the last step of this one runs.
         """
         running: Step | None = None  # whose figures have not been read
         for step in steps(self.step, state, self.stack.frozen, self._batch, self.config.train.steps):
@@ -200,7 +201,7 @@ class _Training:
                 self._report(running)
             running, on_demand = step, self._is_save_asked()
             validates, saves = self._due(number, on_demand)
-            if validates or saves or any(member.ends_block(number) for member in self.members):
+            if validates or saves:
                 self._report(step)
                 running = None
             if validates or saves:
@@ -269,7 +270,7 @@ class _Training:
         t, metered = self.config.train, [member for member in self.members if member.meter is not None]
         if self.asked.asked or step >= t.steps:
             return False
-        if not metered or metered[0].block is not None:
+        if all(member.is_paid(step + 1) for member in metered):
             return True
         self.places.check()
         ends = (n for n in range(step + 1, t.steps + 1) if n % t.log_every == 0 or any(self._due(n)))
@@ -282,7 +283,7 @@ class _Training:
         step = int(state.step.min())
         for index, member in enumerate(self.members):
             if step:
-                member.commit(step)
+                member.commit(step, ended=True)
                 member.log_last()
                 member.save(step, self.stack.member(state, index))
         if self.asked.asked:
@@ -336,8 +337,7 @@ class _Training:
         mean["tokens_per_second"] = float(np.sum(figures["tokens"]) / np.sum(figures["seconds"]))
         self.watch.on_step(number, mean)
         for member, own in zip(self.members, of_each, strict=True):
-            if member.ends_block(number):
-                member.commit(number)
+            member.commit(number)
             member.log_step(number, own, logged)
 
     def _validate(self, step: int, state: TrainState) -> set[int]:
