@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
@@ -9,8 +10,16 @@ import tomllib
 from pathlib import Path
 
 import jax
+import pytest
 
+from jaxlv.config import build_config
+from jaxlv.errors import JaxlvError
+from jaxlv.forecasting import familiar
 from jaxlv.model.weights import EMBEDDED_BASE, load_pretrained
+from jaxlv.storage.files import write_json
+from jaxlv.studies import base_windows, from_scratch
+from jaxlv.studies.base_settings import BaseConfig
+from jaxlv.studies.progress import Silent
 
 ROOT = Path(__file__).parents[1]
 OBSERVED = {  # fits to 36 series of the course's file
@@ -45,3 +54,39 @@ def test_ranges_are_twice_as_wide_as_what_the_data_shows():
         if name in OBSERVED:
             seen_low, seen_high = OBSERVED[name]
             assert high - low >= 2 * (seen_high - seen_low) and low < seen_low < seen_high < high, name
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> dict:
+    """Settings of a base that trains in seconds: one layer, four steps, random cycles of one and two species."""
+    for name, value in (("HELD_OUT", 16), ("VALIDATION_BATCHES", 2)):
+        monkeypatch.setattr(base_windows, name, value)
+    tree = tomllib.loads((ROOT / "configs/base-field.toml").read_text())
+    shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
+    tree |= {"start": "", "steps": 4, "validate_every": 2}
+    tree["architecture"] |= shape
+    tree["phases"] = [{"until": 4, "length": 128, "batch_size": 2}]
+    tree["series"] |= {"number": 8, "steps": 60, "shares": {"parasitoids": 0.5, "ricker": 0.5}, "unseen": 0.0}
+    return tree
+
+
+def test_a_base_is_trained_and_goes_on_and_its_limits_are_measured(small: dict, tmp_path: Path):
+    """Steps 3 and 4 alone are left to the second attempt. Limits measured again are the same."""
+    config = build_config(BaseConfig, small, where="test")
+    first = dataclasses.replace(config, steps=2)
+    from_scratch.train(first, tmp_path / "base.work", tmp_path / "series", 0, False, Silent("base", 2))
+    said: list[int] = []
+
+    class Heard(Silent):
+        def step(self, step, figures):
+            said.append(step)
+
+    made = from_scratch.make_base(config, small, tmp_path / "base", tmp_path / "series", workers=0, resume=True, begin=Heard)
+    assert said == [3, 4] and [point.step for point in made.curve] == [2, 4]
+    assert set(made.familiar) == {"1", "2"} and all(nats > 0 for nats in made.familiar.values())
+    assert json.loads((tmp_path / "base/training.json").read_text())["familiar"] == made.familiar
+    assert familiar.limits_of(str(tmp_path / "base")) == made.familiar
+    write_json(tmp_path / "base/training.json", dataclasses.replace(made, familiar={}).tree())
+    assert from_scratch.add_limits(config, tmp_path / "base", tmp_path / "series") == made
+    with pytest.raises(JaxlvError, match="exists already"):
+        from_scratch.make_base(config, small, tmp_path / "base", workers=0)

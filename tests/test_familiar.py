@@ -27,9 +27,14 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded base, which says that its validation costs less than 5.5 nats for each value."""
     folder = tmp_path_factory.mktemp("base") / "base"
     shutil.copytree(EMBEDDED_BASE, folder)
-    record = json.loads((folder / "training.json").read_text())
-    (folder / "training.json").write_text(json.dumps({**record, "familiar": {"2": 5.5}}))
+    limit(folder, {"2": 5.5})
     return folder
+
+
+def limit(folder: Path, familiar: dict[str, float]) -> None:
+    """Writes what a base says of its limits."""
+    record = json.loads((folder / "training.json").read_text())
+    (folder / "training.json").write_text(json.dumps({**record, "familiar": familiar}))
 
 
 def wave(steps: int = 20) -> np.ndarray:
@@ -99,6 +104,11 @@ def test_a_forecast_says_if_the_base_has_read_nothing_like_it(base: Path):
     assert "99 % below 5.5" in line and "the baselines end at" in line
 
 
-def test_a_forecast_says_if_the_base_has_read_no_series_of_so_many_variables(base: Path):
-    (line,) = told(base, np.concatenate([wave(), wave()], axis=1))
-    assert line == "the base has read series of 2 variables, not of 4: separate makes each variable a series of its own"
+def test_a_forecast_says_if_the_base_has_read_no_series_of_so_many_variables(base: Path, tmp_path: Path):
+    """That a variable can be a series of its own helps if the base has read such series."""
+    four_TV = np.concatenate([wave(), wave()], axis=1)
+    assert told(base, four_TV) == ["the base has read series of 2 variables, not of 4"]
+    shutil.copytree(base, tmp_path / "base")
+    limit(tmp_path / "base", {"1": 5.5, "2": 5.5})
+    (line,) = told(tmp_path / "base", four_TV)
+    assert line == "the base has read series of 1 to 2 variables, not of 4: separate makes each variable a series of its own"

@@ -20,6 +20,7 @@ def make_base(
     series: Path | None = None,
     workers: Annotated[int | None, whole(0, 256)] = None,
     resume: bool = False,
+    limits: bool = False,
 ) -> Result:
     """Train the embedded base from scratch on simulated series, and save it as a Hugging Face folder.
 
@@ -36,11 +37,19 @@ def make_base(
         series: folder of the simulated series, made if it is not there; DIR.work/series if not given
         workers: processes that make the windows, 0: none of their own; as many as the cores allow if not given
         resume: go on from the newest checkpoint in DIR.work
+        limits: train nothing; measure what is familiar to the base in DIR, which is there, for its training.json
     """
     from jaxlv.studies import from_scratch
 
     tree = override(read_tree(config), set)
     settings = build_config(from_scratch.BaseConfig, tree, where=config)
+    if limits:
+        if not (out and series):
+            raise JaxlvError("nothing to measure", expected="--out DIR, the folder of a base, and --series FOLDER")
+        record = from_scratch.add_limits(settings, out, series)
+        return Result(
+            f"{out}: familiar up to {record.familiar} nats per written value", {"folder": str(out), **record.tree()}
+        )
     if out:
         record = from_scratch.make_base(settings, tree, out, series, workers=workers, resume=resume, begin=Progress)
         nats = record.curve[-1].validation_nats_per_token

@@ -212,11 +212,15 @@ def _batch(step: int) -> Windows:
     return _stream[0](step)
 
 
-def make_series(config: BaseConfig, folder: Path, note: Say = unsaid) -> tuple[Series, Series]:
-    """Returns (training series, validation series), simulated in `folder` if they are not there."""
+def make_series(config: BaseConfig, folder: Path, note: Say = unsaid) -> Series:
+    """Returns the training series, simulated in `folder` if they are not there."""
+    return simulated(config.series, config.seed, folder / "train", note)
+
+
+def held_out(config: BaseConfig, folder: Path, note: Say = unsaid) -> Series:
+    """Returns the validation series, simulated in `folder` if they are not there."""
     few = dataclasses.replace(config.series, number=HELD_OUT)
-    training = simulated(config.series, config.seed, folder / "train", note)
-    return training, simulated(few, config.seed + 1, folder / "held_out", note)
+    return simulated(few, config.seed + 1, folder / "held_out", note)
 
 
 def validation_windows(config: BaseConfig, series: Series, alphabet: Alphabet) -> dict[str, list[Windows]]:

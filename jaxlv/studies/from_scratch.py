@@ -29,9 +29,9 @@ from jaxlv.model.weights import count_params, load_pretrained, write_pretrained
 from jaxlv.results.base import BaseTraining, CurvePoint
 from jaxlv.runs.checkpoint import Checkpoints
 from jaxlv.steps.train import Step, init_state, make_optimizer, make_train_step, make_validation_step, steps
-from jaxlv.storage.files import new_folder, read_text, write_json, write_text
+from jaxlv.storage.files import new_folder, read_json, read_text, write_json, write_text
 from jaxlv.studies.base_settings import BaseConfig
-from jaxlv.studies.base_windows import Ahead, Stream, make_series, validation_windows
+from jaxlv.studies.base_windows import Ahead, Stream, held_out, make_series, validation_windows
 from jaxlv.studies.progress import Bar, Begin, Silent
 from jaxlv.text.codec import SYMBOLS
 from jaxlv.text.tokens import Windows, load_alphabet
@@ -62,11 +62,33 @@ def make_base(
     work, count = out.with_name(out.name + ".work"), _workers() if workers is None else workers
     with begin("base", config.steps) as progress:
         model, params, curve = train(config, work, series or work / "series", count, resume, progress)
-    paid, limits = cost(config), _familiar(config, model, params, work, series or work / "series")
-    record = BaseTraining(count_params(model), paid.tokens, paid.flops, settings, tuple(curve), versions(), limits)
+    paid = cost(config)
+    record = BaseTraining(count_params(model), paid.tokens, paid.flops, settings, tuple(curve), versions())
     with new_folder(out) as folder:
         write_pretrained(folder, model, params, work / "tokenizer")
-        write_json(folder / "training.json", record.tree())
+        write_json(folder / familiar.RECORD, record.tree())
+        return add_limits(config, folder, series or work / "series")
+
+
+def add_limits(config: BaseConfig, base: Path, series: Path) -> BaseTraining:
+    """Measures what is familiar to the base in a folder (forecasting.familiar): what its validation windows, written in two
+    decimals, cost it. Adds that to its training.json, and returns what this holds then. The validation series lie in
+    `series`, or are simulated there.
+    """
+    path = base / familiar.RECORD
+    record = BaseTraining.read(read_json(path), path)
+    model, params = load_pretrained(str(base))
+    alphabet = load_alphabet(base, model.config.vocab_size)
+    two = dataclasses.replace(config, text=dataclasses.replace(config.text, decimals=(2,)))
+    nats, variables = [], []
+    for batch in itertools.chain.from_iterable(validation_windows(two, held_out(config, series), alphabet).values()):
+        windows = familiar.later(Windows(*(np.asarray(array[0]) for array in batch)), alphabet)
+        nll_ML = np.asarray(token_nll(model, {"params": params}, windows, alphabet.ids_A))
+        nats.append(familiar.by_value(nll_ML, windows, alphabet))
+        steps = [alphabet.decode(ids).split(";") for ids in windows.ids_ML]
+        variables += [max(step.count(",") for step in one) + 1 for one in steps]
+    record = dataclasses.replace(record, familiar=familiar.limits(np.concatenate(nats), np.array(variables)))
+    write_json(path, record.tree())
     return record
 
 
@@ -123,8 +145,8 @@ def train(config: BaseConfig, work: Path, folder: Path, workers: int, resume: bo
     model = Qwen2(architecture(config))
     trained_as = Qwen2(architecture(config), jnp.dtype(config.dtype), config.attention)
     alphabet = load_alphabet(tokenizer, model.config.vocab_size)
-    training, held_out = make_series(config, folder, progress.note)
-    validation = validation_windows(config, held_out, alphabet)
+    training = make_series(config, folder, progress.note)
+    validation = validation_windows(config, held_out(config, folder, progress.note), alphabet)
 
     variables = {"params": _start(config, model)}
     optimizer = make_optimizer(config.optimizer, config.steps)
@@ -171,21 +193,6 @@ def _start(config: BaseConfig, model: Qwen2) -> Any:
     if other.config != model.config:
         raise JaxlvError("another architecture", where="start", expected=model.config, found=other.config)
     return params
-
-
-def _familiar(config: BaseConfig, model: Qwen2, params: Any, work: Path, folder: Path) -> dict[str, float]:
-    """Returns what validation windows in two decimals cost the base, by number of variables (see forecasting.familiar)."""
-    alphabet = load_alphabet(work / "tokenizer", model.config.vocab_size)
-    two = dataclasses.replace(config, text=dataclasses.replace(config.text, decimals=(2,)))
-    _, held_out = make_series(config, folder)
-    nats, variables = [], []
-    for batch in itertools.chain.from_iterable(validation_windows(two, held_out, alphabet).values()):
-        windows = familiar.later(Windows(*(np.asarray(array[0]) for array in batch)), alphabet)
-        nll_ML = np.asarray(token_nll(model, {"params": params}, windows, alphabet.ids_A))
-        nats.append(familiar.by_value(nll_ML, windows, alphabet))
-        steps = [alphabet.decode(ids).split(";") for ids in windows.ids_ML]
-        variables += [max(step.count(",") for step in one) + 1 for one in steps]
-    return familiar.limits(np.concatenate(nats), np.array(variables))
 
 
 def _nats(validation_step: Any, trained: Any, frozen: Any, windows: Mapping[str, Sequence[Windows]]) -> dict[str, float]:

@@ -83,7 +83,8 @@ def unfamiliar(series: SeriesSet, forecaster: Sampler, context: int, horizon: in
         return
     if str(V) not in limits:
         known = f"{min(limits)} to {max(limits)}" if len(limits) > 1 else min(limits)
-        yield f"the base has read series of {known} variables, not of {V}: separate makes each variable a series of its own"
+        way = ": separate makes each variable a series of its own" if V > 1 and "1" in limits else ""
+        yield f"the base has read series of {known} variables, not of {V}{way}"
         return
     limit = limits[str(V)]
     nats_N = familiar.nats_per_written_value(forecaster, series, context)
