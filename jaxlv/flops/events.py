@@ -120,7 +120,8 @@ class Event(_Room):
 
     def tree(self) -> dict[str, Any]:
         """Returns what differs from OMITTED, as it is stored in a file."""
-        return _told(asdict(self), OMITTED)
+        place = {name: getattr(self, name) for name in PLACE}
+        return {**_tree_of(self.shape), **{name: value for name, value in place.items() if value != OMITTED[name]}}
 
     @classmethod
     def from_tree(cls, tree: Mapping[str, Any], known: Event | None = None) -> Event:
@@ -170,6 +171,12 @@ def _told(tree: Mapping[str, Any], omitted: Mapping[str, Any]) -> dict[str, Any]
         for name, value in tree.items()
         if value != omitted[name]
     }
+
+
+@functools.lru_cache(maxsize=1024)
+def _tree_of(shape: Shape) -> dict[str, Any]:
+    """Returns what differs from OMITTED in a shape; do not change it."""
+    return _told(asdict(Event.of_shape(shape)), OMITTED)
 
 
 _known: dict[str, Event] = {}  # by the text that they were read from: a file has few shapes, and many events of each

@@ -253,11 +253,11 @@ class Batches:
     def __call__(self, step: int) -> Windows:
         """Returns the batch (A, B, L) of a step, counted from 0."""
         size = self.shape[0] * self.shape[1]
-        rows = []
-        for index in range(step * size, (step + 1) * size):
-            epoch, place = divmod(index, self.per_epoch)
-            rows.append(self._windows(epoch).rows(self._order(epoch)[place]))
-        return Windows(*(np.stack(part).reshape(*self.shape, -1) for part in zip(*rows, strict=True)))
+        epoch_M, place_M = np.divmod(np.arange(step * size, (step + 1) * size), self.per_epoch)
+        parts = [
+            self._windows(epoch).rows(self._order(epoch)[place_M[epoch_M == epoch]]) for epoch in np.unique(epoch_M).tolist()
+        ]
+        return Windows(*(np.concatenate(arrays).reshape(*self.shape, -1) for arrays in zip(*parts, strict=True)))
 
 
 @dataclass
