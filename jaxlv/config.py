@@ -114,6 +114,11 @@ class WindowConfig(Settings, section="windows"):
         (20, 80), "[least, most] steps: the training scale is fitted on a context drawn from this range", Items(COUNT, 2, 2)
     )
 
+    @property
+    def padding(self) -> Literal["any", "right"]:
+        """Returns what a program may rely on: that padding is only on the right, or nothing."""
+        return "right" if self.side == "right" else "any"
+
     def agree(self) -> None:
         """Raises JaxlvError if `context_steps` is not a range, or if padding that counts stands on the left."""
         if not self.context_steps[0] <= self.context_steps[1]:
@@ -268,6 +273,11 @@ class RunConfig(Settings):
     sampling: SamplingConfig = setting(SamplingConfig, "how tokens are drawn")
     evaluate: EvaluateConfig = setting(EvaluateConfig, "what is measured")
     budget: BudgetConfig = setting(BudgetConfig, "what it may cost")
+
+    @property
+    def causal(self) -> bool:
+        """Tells whether a fused kernel of attention needs no mask in training and validation (jaxlv.model.attention)."""
+        return self.model.attention == "cudnn" and self.windows.padding == "right"
 
 
 @dataclass(frozen=True)

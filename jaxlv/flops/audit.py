@@ -305,12 +305,18 @@ def explain(work: Work) -> list[str]:
     else:
         whole = 2 * (ahead - attention - adapters) + 3 * (attention + adapters) + v["head"] * rows["head", "forward"]
     more = count(work, "exact-all").total_train_step - step
+    skips = v["fused"] and not v["masked"]
+    hidden = (
+        "for scores that the mask hides, of which the kernel may skip most"
+        if skips
+        else "spent on scores that the mask hides"
+    )
     return [
         f"grouped keys and values: {grouped:.6g} less a forward pass than with a key/value head for each query head",
         f"backward rule: a step is {step / ahead:.4f} x forward, not 3 x: {3 * ahead - step:.6g} less, for the gradient of "
         "frozen weights is never formed",
         f"first layer: {whole - step:.6g} less, for nothing trains before its first adapted product",
-        f"causal mask: {attention // 2:.6g} of a forward pass is spent on scores that the mask hides",
+        f"causal mask: {attention // 2:.6g} of a forward pass is {hidden}",
         f"elementwise work: {more:.6g} operations a step, {more / step:.2%} of the matrix products",
     ]
 

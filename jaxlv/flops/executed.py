@@ -160,9 +160,10 @@ _ATTENTION = (
       for reached, heads in (("q0", "N"), ("k0", "K"), ("v0", "K"))),
     row("weighted sum", "L * dense", convert="B * N * X * half"),
     row("weighted sum", layers("s0") + " * dense", "backward", add="B * N * X", convert="B * N * X * half"),
-    # cuDNN's kernel takes float16 or bfloat16; only the kernel knows what it does in addition to its products.
-    row("fused attention", "L * fused", integer="Z + 2 * B * X", compare="B * X",
-        convert="2 * T * (N + K) * D * (1 - half)"),
+    # cuDNN's kernel takes float16 or bfloat16; only the kernel knows what it does in addition to its products, and which of
+    # them it skips behind its own mask.
+    row("fused attention", "L * masked", integer="Z + 2 * B * X", compare="B * X"),
+    row("fused attention", "L * fused", convert="2 * T * (N + K) * D * (1 - half)"),
     *(row("fused attention", layers(reached) + " * fused * (1 - half)", "backward", convert=f"T * {heads} * D")
       for reached, heads in (("a0", "N"), ("q0", "N"), ("k0", "K"), ("v0", "K"))),
 )  # fmt: skip

@@ -15,6 +15,7 @@ import numpy as np
 from jaxlv.config import LoraConfig, OptimizerConfig
 from jaxlv.flops.work import Update, Work
 from jaxlv.lora import overlay
+from jaxlv.model.attention import Padding
 from jaxlv.model.qwen2 import Qwen2, Segment, features, project
 from jaxlv.steps.generate import read
 from jaxlv.steps.train import init_state, make_optimizer, make_train_step
@@ -81,6 +82,11 @@ def optimizer_of(update: Update) -> OptimizerConfig:
     )
 
 
+def padding_of(work: Work) -> Padding:
+    """Returns what a step of this work relies on."""
+    return "right" if work.causal else "any"
+
+
 def train_program(work: Work, model: Qwen2, optimizer: OptimizerConfig | None = None) -> Program:
     """Builds the step that `jaxlv train` runs."""
     settings = optimizer or optimizer_of(work.update)
@@ -88,7 +94,7 @@ def train_program(work: Work, model: Qwen2, optimizer: OptimizerConfig | None = 
     made = make_optimizer(settings, 1)
     mask = overlay.trainable(variables, base=work.train == "full")
     state, frozen = jax.eval_shape(lambda v: init_state(v, mask, made, 0), variables)
-    step = make_train_step(model, made, settings, 1, output_ids(work), work.update.skip)
+    step = make_train_step(model, made, settings, 1, output_ids(work), work.update.skip, padding_of(work))
     batch = Windows(*(shape(work.accumulate, work.batch, work.length) for _ in Windows._fields[:3]))
     return Program("train_step", step, (state, frozen, batch))
 

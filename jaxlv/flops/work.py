@@ -14,6 +14,8 @@ W  parameters that train, J arrays of     X  pairs of a query and a key      fus
    them; E of W in F vectors                 whose score is formed           dense   1 if it is not
 Z  keys whose place is looked at,         O  parts that the keys of a        half    1 if the model computes in a type
    of all sequences                          query are attended to in                narrower than float32
+                                                                             masked  1 if a mask is formed for the
+                                                                                 fused kernel
 
 adam, muon, clip, decay and skip are 1 if the optimiser is Adam (or AdamW), is Muon, clips, decays weights, skips steps that
 are not finite; several is 1 if a step has several micro-batches, drop if there is dropout. `schedule` is the number of
@@ -110,6 +112,7 @@ class Work:
     shared: int = 0  # cached tokens of a prompt that `samples` rows share
     samples: int = 1
     drawing: Drawing = field(default_factory=Drawing)
+    causal: bool = True  # a fused kernel of attention masks by itself: texts are padded only on the right
 
     def __post_init__(self) -> None:
         least_of = {
@@ -187,7 +190,7 @@ def _attention(work: Work) -> dict[str, int]:
     fused = int(work.kernel == "cudnn" and not work.cache)
     return {
         "X": sum(queries * keys for queries, keys in blocks), "Z": keys, "O": 3 if work.cache else 1, "blocks": len(blocks),
-        "fused": fused, "dense": 1 - fused,
+        "fused": fused, "dense": 1 - fused, "masked": fused * (1 - int(work.causal)),
     }  # fmt: skip
 
 

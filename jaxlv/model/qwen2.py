@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxlv.model.attention import KERNELS, attend
+from jaxlv.model.attention import KERNELS, Padding, attend
 from jaxlv.model.config import ModelConfig
 
 INIT = nn.initializers.normal(0.02)
@@ -164,7 +164,7 @@ class Attention(nn.Module):
     kernel: str
 
     @nn.compact
-    def __call__(self, x_BTD, positions_BT, rope, past) -> Layer:
+    def __call__(self, x_BTD, positions_BT, rope, past, padding: Padding = "any") -> Layer:
         c = self.config
         B, T, D = x_BTD.shape
         q_BTF = Linear(c.num_attention_heads * c.head_dim, True, self.dtype, name="q_proj")(x_BTD)
@@ -176,7 +176,7 @@ class Attention(nn.Module):
         if past:
             out_BTNH = attend(q_BTNH, positions_BT, [*past, (k_BKHT, v_BKTH, positions_BT)])
         else:
-            out_BTNH = KERNELS[self.kernel](q_BTNH, positions_BT, k_BKHT, v_BKTH)
+            out_BTNH = KERNELS[self.kernel](q_BTNH, positions_BT, k_BKHT, v_BKTH, padding)
         out_BTD = Linear(D, False, self.dtype, name="o_proj")(out_BTNH.reshape(B, T, -1))
         return Layer(out_BTD, k_BKHT, v_BKTH)
 
@@ -202,11 +202,11 @@ class Block(nn.Module):
     kernel: str
 
     @nn.compact
-    def __call__(self, x_BTD, positions_BT, rope, past) -> Layer:
+    def __call__(self, x_BTD, positions_BT, rope, past, padding: Padding = "any") -> Layer:
         eps = self.config.rms_norm_eps
         normed_BTD = Norm(eps, self.dtype, name="input_layernorm")(x_BTD)
         attention = Attention(self.config, self.dtype, self.kernel, name="self_attn")
-        out_BTD, k_BKHT, v_BKTH = attention(normed_BTD, positions_BT, rope, past)
+        out_BTD, k_BKHT, v_BKTH = attention(normed_BTD, positions_BT, rope, past, padding)
         x_BTD = x_BTD + out_BTD
         normed_BTD = Norm(eps, self.dtype, name="post_attention_layernorm")(x_BTD)
         return Layer(x_BTD + MLP(self.config, self.dtype, name="mlp")(normed_BTD), k_BKHT, v_BKTH)
@@ -256,15 +256,17 @@ class Qwen2(nn.Module):
         ids_BT: jax.Array,
         positions_BT: jax.Array | None = None,
         past: Sequence[Segment] = (),
+        padding: Padding = "any",
     ) -> Features:
         """Returns the states after the last norm, with the head and the keys and values of these tokens.
 
-        positions_BT (int32) default to 0..T-1; -1 marks padding, on either side, which no token sees. `past` holds the
-        segments of earlier tokens; the caller decides what happens to the new segment.
+        positions_BT (int32) default to 0..T-1; -1 marks padding, on either side, which no token sees. If there is padding
+        only on the right (jaxlv.text.tokens.stack checks that), `padding` may say so: a kernel may then be faster. `past`
+        holds the segments of earlier tokens; the caller decides what happens to the new segment.
         """
         c = self.config
         if positions_BT is None:
-            positions_BT = jnp.broadcast_to(jnp.arange(ids_BT.shape[1], dtype=jnp.int32), ids_BT.shape)
+            positions_BT, padding = jnp.broadcast_to(jnp.arange(ids_BT.shape[1], dtype=jnp.int32), ids_BT.shape), "right"
         embedding_VD = Embedding(c, self.dtype, name="model.embed_tokens")()
         with jax.named_scope("embed"):
             x_BTD = embedding_VD[ids_BT]
@@ -273,7 +275,7 @@ class Qwen2(nn.Module):
         for i in range(c.num_hidden_layers):
             seen = [(segment.k[i], segment.v[i], segment.positions_SC) for segment in past]
             block = Block(c, self.dtype, self.attention, name=f"model.layers.{i}")
-            x_BTD, k_BKHT, v_BKTH = block(x_BTD, positions_BT, rope, seen)
+            x_BTD, k_BKHT, v_BKTH = block(x_BTD, positions_BT, rope, seen, padding)
             ks.append(k_BKHT)
             vs.append(v_BKTH)
         x_BTD = Norm(c.rms_norm_eps, self.dtype, name="model.norm")(x_BTD)
@@ -288,7 +290,8 @@ def features(
     positions_BT: jax.Array | None = None,
     past: Sequence[Segment] = (),
     dropout_key: jax.Array | None = None,
+    padding: Padding = "any",
 ) -> Features:
     """Applies `Qwen2.features` to {"params": ..., "lora": ...}; a key turns dropout on."""
     rngs = None if dropout_key is None else {"dropout": dropout_key}
-    return cast(Features, model.apply(variables, ids_BT, positions_BT, past, method="features", rngs=rngs))
+    return cast(Features, model.apply(variables, ids_BT, positions_BT, past, padding, method="features", rngs=rngs))

@@ -16,7 +16,7 @@ import numpy as np
 from jaxlv.config import RunConfig
 from jaxlv.flops import plan, table
 from jaxlv.flops.events import Event
-from jaxlv.flops.programs import Program, output_ids, shape, variables_of
+from jaxlv.flops.programs import Program, output_ids, padding_of, shape, variables_of
 from jaxlv.flops.subjects import Subject, of_pass, of_passes
 from jaxlv.flops.work import Work
 from jaxlv.forecasting.likelihood import token_nll
@@ -100,7 +100,7 @@ def of_event(event: Event, config: RunConfig, model: Qwen2) -> Subject:
         nll = functools.partial(_likelihood, model)
         return of_pass(Program(f"likelihood, {name}", nll, (variables, windows, shape(len(SYMBOLS)))), work, "loss")
     trained, frozen = overlay.split(variables, overlay.trainable(variables))
-    step = make_validation_step(model, output_ids(work))
+    step = make_validation_step(model, output_ids(work), padding_of(work))
     return of_pass(Program(f"validation, {name}", step, (trained, frozen, windows)), work, "loss")
 
 

@@ -48,6 +48,7 @@ def program_of(config: RunConfig) -> str:
     common = {
         "model": tree["model"],
         "length": tree["windows"]["length"],
+        "side": tree["windows"]["side"],
         "lora": {"targets": lora["targets"], "head": lora["head"], "dropout": lora["dropout"] > 0, **shape},
         "optimizer": optimizer,
         "train": train,
@@ -74,7 +75,7 @@ class Stack:
             raise JaxlvError("runs that do not share a program", where="stack", hint="group them by program_of")
         self.configs, self.model, self.alphabet_A = list(configs), model, alphabet_A
         self.rank = max(config.lora.rank for config in configs)
-        self.skips = configs[0].train.skip_nonfinite > 0
+        self.skips, self.padding = configs[0].train.skip_nonfinite > 0, configs[0].windows.padding
         begun = zip(configs, starts or [None] * len(configs), strict=True)
         states, frozen = zip(*(self._start(params, *pair) for pair in begun), strict=True)
         self.state: TrainState = self.join(states)
@@ -126,13 +127,15 @@ class Stack:
         first = self.configs[0]
         settings, steps = first.optimizer, first.train.steps
         if len(self) == 1:
-            return make_train_step(self.model, self._optimizer(first), settings, steps, self.alphabet_A, self.skips)
+            return make_train_step(
+                self.model, self._optimizer(first), settings, steps, self.alphabet_A, self.skips, self.padding
+            )
         peak_G = jnp.array([config.optimizer.learning_rate for config in self.configs])
 
         def of_one(state: TrainState, lora: Tree, batch: Windows, peak: jax.Array, params: Tree):
             schedule = learning_rates(settings, steps, peak)
             optimizer, clip = self._optimizer(first, peak), settings.clip_norm
-            take = step_function(self.model, optimizer, schedule, clip, self.alphabet_A, self.skips)
+            take = step_function(self.model, optimizer, schedule, clip, self.alphabet_A, self.skips, self.padding)
             return take(state, {"params": params, "lora": lora}, batch)
 
         def of_all(state: TrainState, frozen: Tree, batch: Windows):

@@ -25,6 +25,7 @@ from jaxlv.activity import compiling
 from jaxlv.config import OptimizerConfig
 from jaxlv.errors import JaxlvError
 from jaxlv.lora import overlay
+from jaxlv.model.attention import Padding
 from jaxlv.model.qwen2 import Qwen2, features
 from jaxlv.steps.loss import cross_entropy, restrict
 from jaxlv.text.tokens import Windows
@@ -131,16 +132,21 @@ def init_state(variables: Tree, mask: Tree, optimizer: optax.GradientTransformat
 
 
 def window_loss(
-    model: Qwen2, variables: Tree, batch: Windows, alphabet_A: np.ndarray | None = None, key: jax.Array | None = None
+    model: Qwen2,
+    variables: Tree,
+    batch: Windows,
+    alphabet_A: np.ndarray | None = None,
+    key: jax.Array | None = None,
+    padding: Padding = "any",
 ) -> tuple[jax.Array, jax.Array]:
     """Returns (sum of token losses in nats, number of real tokens) of windows (B, L).
 
     With `alphabet_A` the softmax is only over these token ids, as under constrained decoding. `key` turns dropout on.
-    Parameters in a wider type than the model's are rounded to the model's type here; the optimiser continues with the wider
-    ones.
+    `padding` "right" relies on windows that have padding only there. Parameters in a wider type than the model's are rounded
+    to the model's type here; the optimiser continues with the wider ones.
     """
     variables = {**variables, "params": jax.tree.map(lambda a: a.astype(model.dtype), variables["params"])}
-    x_BTD, head, _ = features(model, variables, batch.ids_ML, batch.positions_ML, dropout_key=key)
+    x_BTD, head, _ = features(model, variables, batch.ids_ML, batch.positions_ML, dropout_key=key, padding=padding)
     labels_BL: jax.Array = batch.labels_ML
     if alphabet_A is not None:
         head, labels_BL = restrict(head, labels_BL, jnp.asarray(alphabet_A))
@@ -154,12 +160,14 @@ def make_train_step(
     steps: int,
     alphabet_A: np.ndarray | None = None,
     skips: bool = False,
+    padding: Padding = "any",
 ) -> Callable[[TrainState, Tree, Windows], tuple[TrainState, StepMetrics]]:
     """Returns the jitted step (state, frozen, batch) -> (state, metrics); a batch has axes (A, B, L), and state is
     donated.
     """
     schedule = learning_rates(config, steps)
-    return jax.jit(step_function(model, optimizer, schedule, config.clip_norm, alphabet_A, skips), donate_argnums=0)
+    step = step_function(model, optimizer, schedule, config.clip_norm, alphabet_A, skips, padding)
+    return jax.jit(step, donate_argnums=0)
 
 
 def step_function(
@@ -169,16 +177,18 @@ def step_function(
     clip_norm: float,
     alphabet_A: np.ndarray | None = None,
     skips: bool = False,
+    padding: Padding = "any",
 ) -> Callable[[TrainState, Tree, Windows], tuple[TrainState, StepMetrics]]:
     """Returns the step (state, frozen, batch) -> (state, metrics) without jit; a batch has axes (A, B, L).
 
     Losses and gradients are summed over the micro-batches and divided once by the number of real tokens, so that A
     micro-batches of B windows give the step of one batch of A * B. `schedule` and `clip_norm` are those of the optimiser. If
-    `skips`, a loss or gradient that is not finite leaves everything unchanged except the step number.
+    `skips`, a loss or gradient that is not finite leaves everything unchanged except the step number. `padding` "right"
+    relies on batches that have padding only there.
     """
 
     def loss(trained: Tree, frozen: Tree, micro: Windows, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return window_loss(model, overlay.join(trained, frozen), micro, alphabet_A, key)
+        return window_loss(model, overlay.join(trained, frozen), micro, alphabet_A, key, padding)
 
     def train_step(state: TrainState, frozen: Tree, batch: Windows) -> tuple[TrainState, StepMetrics]:
         with jax.named_scope("dropout"):
@@ -218,12 +228,12 @@ def step_function(
 
 
 def make_validation_step(
-    model: Qwen2, alphabet_A: np.ndarray | None = None
+    model: Qwen2, alphabet_A: np.ndarray | None = None, padding: Padding = "any"
 ) -> Callable[[Tree, Tree, Windows], tuple[jax.Array, jax.Array]]:
     """Returns the jitted (trained, frozen, windows (B, L)) -> (sum of losses, number of real tokens), without dropout."""
 
     def validation_step(trained: Tree, frozen: Tree, batch: Windows) -> tuple[jax.Array, jax.Array]:
-        return window_loss(model, overlay.join(trained, frozen), batch, alphabet_A)
+        return window_loss(model, overlay.join(trained, frozen), batch, alphabet_A, padding=padding)
 
     return jax.jit(validation_step)
 

@@ -147,7 +147,7 @@ def step_memory(config: RunConfig) -> StepMemory:
     alphabet_A = load_alphabet(base, model.config.vocab_size).ids_A if config.model.loss == "alphabet" else None
     tokens: Any = jax.ShapeDtypeStruct((t.accumulate, t.batch_size, length), jnp.int32)
     batch = Windows(tokens, tokens, tokens)
-    step: Any = make_train_step(model, optimizer, config.optimizer, t.steps, alphabet_A)
+    step: Any = make_train_step(model, optimizer, config.optimizer, t.steps, alphabet_A, padding=config.windows.padding)
     plan = step.lower(state, frozen, batch).compile().memory_analysis()
 
     def size(tree: Any) -> int:

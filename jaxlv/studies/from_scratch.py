@@ -151,8 +151,8 @@ def train(config: BaseConfig, work: Path, folder: Path, workers: int, resume: bo
     variables = {"params": _start(config, model)}
     optimizer = make_optimizer(config.optimizer, config.steps)
     state, frozen = init_state(variables, overlay.trainable(variables, base=True), optimizer, config.seed)
-    train_step = make_train_step(trained_as, optimizer, config.optimizer, config.steps)
-    validation_step = make_validation_step(trained_as)
+    train_step = make_train_step(trained_as, optimizer, config.optimizer, config.steps, padding="right")
+    validation_step = make_validation_step(trained_as, padding="right")
     curve_path = work / "curve.jsonl"
     curve: list[CurvePoint] = []
 
