@@ -476,7 +476,7 @@ def test_the_clock_of_a_step_by_hand(runs, monkeypatch):
     now = 0.0
     monkeypatch.setattr(train.time, "perf_counter", lambda: now)
     values = np.full(runs, 10.0) if runs > 1 else np.float32(10.0)
-    metrics = train.StepMetrics(values, values / 2, values, values, values)
+    metrics = train.StepMetrics(np.stack([values, values / 2, values, values, values], axis=-1))
     taken = train.steps(
         lambda state, frozen, batch: (state._replace(step=state.step + 1), metrics),
         train.TrainState(jnp.int32(0), {}, None, None), {}, lambda n: n, 3,

@@ -88,10 +88,10 @@ NORMS = "((2 * L - 1) * t + x0 + m0)"  # the norms that a gradient passes throug
 
 _MODEL = (
     row("embedding", integer="T", add="T", compare="T"),
-    row("norms", "2 * L + 1", mul="3 * T * H", add="T * H", div="T", rsqrt="T", compare="T", integer="T",
+    row("norms", "2 * L + 1", mul="3 * T * H", add="T * H", div="2 * T", rsqrt="T",
         convert="2 * T * H * half"),
     row("norms", NORMS, when="gradient", mul="T * H + T", div="T"),
-    row("norms", NORMS, "backward", mul="4 * T * H + T", add="T * (2 * H - 1)", compare="T", div="T",
+    row("norms", NORMS, "backward", mul="4 * T * H + T", add="T * (2 * H - 1)", div="T",
         convert="2 * T * H * half"),
     row("norms", f"{NORMS} - t", "backward", add="T * H"),  # added to the residual's gradient
     row("norms", "(2 * L + 1) * full", "backward", mul="T * H", add="(T - 1) * H"),
@@ -120,8 +120,8 @@ def _projection(name: str, fans: tuple[str, str], biased: bool) -> tuple[Row, ..
         row(f"{name}_proj", "L", add=f"T * {fan_out} * ({int(biased)} + {name})"),
         row(f"{name}_proj lora A", adapted, convert=a),
         row(f"{name}_proj lora A", adapted, "backward", convert=a),
-        row(f"{name}_proj lora B", adapted, mul=f"T * {fan_out}", convert=f"{b} + half"),
-        row(f"{name}_proj lora B", adapted, "backward", mul=f"T * {fan_out}", convert=b),
+        row(f"{name}_proj lora B", adapted, mul=f"{fan_out} * R", convert=b),
+        row(f"{name}_proj lora B", adapted, "backward", mul=f"{fan_out} * R", convert=b),
     )
 
 
@@ -194,13 +194,17 @@ _DROPOUT = (
 )
 
 _LOSS = (
-    row("loss", when="loss", compare="Q * V + 5 * Q", add="2 * Q * V + 2 * Q", exp="Q * V", log="Q", integer="3 * Q"),
+    row("loss", when="loss", compare="Q * V + 2 * Q", add="2 * Q * V + 2 * Q", exp="Q * V", log="Q", integer="2 * Q"),
     row("loss", "summed", when="loss", add="2 * Q - 1", integer="Q", convert="Q + 1"),  # and the number of tokens
     row("loss", "both", when="loss", compare="Q * U + 4 * Q + G * U", add="2 * Q * U + 2 * Q + G * U", exp="Q * U", log="Q",
         integer="2 * Q * U + Q + G * U"),  # the softmax over the alphabet in addition to that over the vocabulary
     row("loss", "alphabet", when="loss", integer="2 * Q * V - Q", compare="Q * V"),  # the labels as indices into its tokens
-    row("loss", "max(t,head,bias)", "backward", add="2 * Q * V", exp="Q * V", integer="Q * V + Q", compare="Q * V",
-        convert="Q * V", mul="T * H * t + V * H * head + V * bias"),
+    row("loss", "max(head,bias)", "backward", add="2 * Q * V", exp="Q * V", integer="Q * V + Q", compare="Q * V",
+        convert="Q * V"),
+    row("loss", "max(t,head,bias)", "backward", mul="T * H * t + V * H * head + V * bias"),
+    # With a frozen head: the mean of its rows by the loss's exponentials, less the label's row.
+    row("head", "t * (1 - max(head,bias))", "backward", div="Q * H", add="Q * H + Q", compare="Q * H + 2 * Q",
+        integer="2 * Q", convert="2 * Q * H * half"),
     row("loss", "t", "backward", convert="2 * T * H * half"),
     row("loss", "head", "backward", convert="3 * V * H * half"),  # the gradient's sum, rounded and scaled
     row("head", "max(t,head,bias)", "backward", convert="Q * V * half"),

@@ -18,7 +18,7 @@ from jaxlv.lora import overlay
 from jaxlv.model.attention import Padding
 from jaxlv.model.qwen2 import Qwen2, Segment, features, project
 from jaxlv.steps.generate import read
-from jaxlv.steps.train import init_state, make_optimizer, make_train_step
+from jaxlv.steps.train import init_state, make_optimizer, make_train_step, stacked
 from jaxlv.text.codec import SYMBOLS
 from jaxlv.text.tokens import Windows
 
@@ -93,7 +93,12 @@ def train_program(work: Work, model: Qwen2, optimizer: OptimizerConfig | None = 
     variables = variables_of(work, model)
     made = make_optimizer(settings, 1)
     mask = overlay.trainable(variables, base=work.train == "full")
-    state, frozen = jax.eval_shape(lambda v: init_state(v, mask, made, 0), variables)
+
+    def begun(variables: Any) -> Any:
+        state, frozen = init_state(variables, mask, made, 0)
+        return stacked(state, settings), frozen
+
+    state, frozen = jax.eval_shape(begun, variables)
     step = make_train_step(model, made, settings, 1, output_ids(work), work.update.skip, padding_of(work))
     batch = Windows(*(shape(work.accumulate, work.batch, work.length) for _ in Windows._fields[:3]))
     return Program("train_step", step, (state, frozen, batch))

@@ -57,12 +57,14 @@ class Features(NamedTuple):
 def rms_norm(x_BTD: jax.Array, weight_D: jax.Array, eps: float) -> jax.Array:
     """Computes x / sqrt(mean(x^2) + eps) * weight, the mean in float32 (Zhang and Sennrich 2019, eq. 4).
 
-    Returns NaN if the mean overflows: 1 / sqrt(inf) would give zeros, and nobody would notice.
+    Returns NaN if the mean overflows: 1 / sqrt(inf) would give zeros, and nobody would notice. The remainder of a division
+    by the largest number is that: NaN for infinity, and every other mean unchanged. A comparison and a choice would use the
+    mean twice, and XLA would then not make one kernel of a norm on CUDA, but three.
     """
     x32_BTD = x_BTD.astype(jnp.float32)
     mean_BT1 = jnp.mean(jnp.square(x32_BTD), axis=-1, keepdims=True)
-    scale_BT1 = jnp.where(mean_BT1 < jnp.inf, jax.lax.rsqrt(mean_BT1 + eps), jnp.nan)
-    return weight_D * (x32_BTD * scale_BT1).astype(x_BTD.dtype)
+    finite_BT1 = jax.lax.rem(mean_BT1, jnp.finfo(jnp.float32).max)
+    return weight_D * (x32_BTD * jax.lax.rsqrt(finite_BT1 + eps)).astype(x_BTD.dtype)
 
 
 @jax.named_scope("rope")
@@ -88,12 +90,16 @@ def swiglu(gate_BTF: jax.Array, up_BTF: jax.Array) -> jax.Array:
     return jax.nn.silu(gate_BTF) * up_BTF
 
 
-def low_rank(x_BTD: jax.Array, a_RD: jax.Array, b_FR: jax.Array, scale: jax.Array) -> jax.Array:
-    """Computes scale * B A x, with A and B in x's type (Hu et al. 2021, eq. 3)."""
+def low_rank(x_BTD: jax.Array, a_RD: jax.Array, b_FR: jax.Array, scale: jax.Array | None) -> jax.Array:
+    """Computes (scale * B) A x, with A and scale * B in x's type (Hu et al. 2021, eq. 3); None if B is scaled already.
+
+    The scale is applied to B, where there are fewest numbers, before it is rounded.
+    """
     with jax.named_scope("lora_A"):
         down_BTR = jnp.einsum("BTD,RD->BTR", x_BTD, a_RD.astype(x_BTD.dtype))
     with jax.named_scope("lora_B"):
-        return jnp.einsum("BTR,FR->BTF", down_BTR, b_FR.astype(x_BTD.dtype)) * scale.astype(x_BTD.dtype)
+        scaled_FR = b_FR if scale is None else b_FR * scale
+        return jnp.einsum("BTR,FR->BTF", down_BTR, scaled_FR.astype(x_BTD.dtype))
 
 
 def dropped(x_BTD: jax.Array, key: jax.Array, rate: jax.Array) -> jax.Array:
@@ -104,9 +110,9 @@ def dropped(x_BTD: jax.Array, key: jax.Array, rate: jax.Array) -> jax.Array:
 
 
 @jax.named_scope("head")
-def project(x_BTD: jax.Array, head: Head) -> jax.Array:
-    """Returns logits (B, T, V) in float32."""
-    logits_BTV = jnp.einsum("BTD,VD->BTV", x_BTD, head.weight_VD, preferred_element_type=jnp.float32)
+def project(x_BTD: jax.Array, head: Head, rounded_to: Any = jnp.float32) -> jax.Array:
+    """Returns logits (B, T, V) in float32; the product is held as `rounded_to`."""
+    logits_BTV = jnp.einsum("BTD,VD->BTV", x_BTD, head.weight_VD, preferred_element_type=rounded_to).astype(jnp.float32)
     return logits_BTV if head.bias_V is None else logits_BTV + head.bias_V.astype(jnp.float32)
 
 
@@ -127,12 +133,13 @@ class Linear(nn.Module):
         if self.use_bias:
             y_BTF += self.param("bias", nn.initializers.zeros, (self.features,), self.dtype)
         if self.has_variable("lora", "A"):
-            leaves: list[jax.Array] = [self.get_variable("lora", name) for name in ("A", "B", "scale")]
+            a_RD, b_FR = (cast(jax.Array, self.get_variable("lora", name)) for name in ("A", "B"))
+            scale = cast(jax.Array, self.get_variable("lora", "scale")) if self.has_variable("lora", "scale") else None
             if self.has_rng("dropout") and self.has_variable("lora", "dropout"):
                 with jax.named_scope("dropout"):
                     rate = jnp.asarray(self.get_variable("lora", "dropout"))
                     x_BTD = dropped(x_BTD, self.make_rng("dropout"), rate)
-            y_BTF += low_rank(x_BTD, *leaves)
+            y_BTF += low_rank(x_BTD, a_RD, b_FR, scale)
         return y_BTF
 
 

@@ -31,7 +31,9 @@ from jaxlv.steps.train import (
     learning_rates,
     make_optimizer,
     make_train_step,
+    stacked,
     step_function,
+    unstacked,
 )
 from jaxlv.text.tokens import Windows
 
@@ -59,6 +61,7 @@ def program_of(config: RunConfig) -> str:
 class Stack:
     """G runs over one base: their state before the first step, their common step, and the state of each.
 
+    A and B are stacked over layers in the state of all, and not in that of each (jaxlv.steps.train.stacked).
     A single run is not stacked: its state lacks the leading axis, and its step is that of `make_train_step`. `starts` are
     overlays to begin from, None for a fresh overlay.
     """
@@ -99,15 +102,13 @@ class Stack:
 
     def join(self, states: Sequence[TrainState]) -> TrainState:
         """Returns the state of all from the states of each, at their own ranks."""
-        padded = [_at_rank(state, self.rank) for state in states]
+        padded = [stacked(_at_rank(state, self.rank), self.configs[0].optimizer) for state in states]
         return padded[0] if len(padded) == 1 else _stacked(padded)
 
     def member(self, state: TrainState, index: int, padded: bool = False) -> TrainState:
         """Returns the state of one run at its own rank or, if `padded`, at the largest, so that all have the same shapes."""
-        if len(self) == 1:
-            return state
-        own = _row(state, index)
-        return own if padded else _at_rank(own, self.configs[index].lora.rank)
+        own = unstacked(state if len(self) == 1 else _row(state, index))
+        return own if padded or len(self) == 1 else _at_rank(own, self.configs[index].lora.rank)
 
     def frozen_of(self, index: int) -> Tree:
         """Returns the frozen half of one run."""

@@ -43,14 +43,34 @@ class TrainState(NamedTuple):
     key: jax.Array
 
 
-class StepMetrics(NamedTuple):
-    """Float32 scalars of one step; loss_sum / tokens is the mean cross-entropy in nats per real token."""
+METRICS = ("loss_sum", "tokens", "gradient_norm", "clipped_norm", "learning_rate")
 
-    loss_sum: jax.Array
-    tokens: jax.Array
-    gradient_norm: jax.Array  # before clipping, of the mean loss per token
-    clipped_norm: jax.Array
-    learning_rate: jax.Array
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class StepMetrics:
+    """What one step says of itself, as one array (..., 5) of float32, which takes one transfer from a device.
+
+    `loss_sum` / `tokens` is the mean cross-entropy in nats per real token; `gradient_norm` is that of the mean loss per
+    token before clipping, `clipped_norm` after it; and `learning_rate`.
+    """
+
+    array: Any
+
+    @classmethod
+    def of(cls, *values: jax.Array) -> StepMetrics:
+        """Returns the metrics of scalars in the order of METRICS."""
+        return cls(jnp.stack([jnp.float32(value) for value in values]))
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in METRICS:
+            raise AttributeError(name)
+        return self.array[..., METRICS.index(name)]
+
+    def values(self) -> dict[str, np.ndarray]:
+        """Waits for the step, and returns its metrics by name."""
+        array = np.asarray(self.array, float)
+        return {name: array[..., place] for place, name in enumerate(METRICS)}
 
 
 def learning_rates(config: OptimizerConfig, steps: int, peak: Any = None) -> optax.Schedule:
@@ -131,6 +151,22 @@ def init_state(variables: Tree, mask: Tree, optimizer: optax.GradientTransformat
     return TrainState(jnp.int32(0), trained, optimizer.init(trained), jax.random.key(seed)), frozen
 
 
+def stacked(state: TrainState, config: OptimizerConfig) -> TrainState:
+    """Returns the state with A and B stacked over layers (overlay.by_kind), as a step is fast. `unstacked` is its inverse.
+
+    Muon's state stays as it is: Muon orthogonalises each matrix by itself.
+    """
+    return state if config.name == "muon" else _by_kind(state)
+
+
+def unstacked(state: TrainState) -> TrainState:
+    """Returns the state as checkpoints and overlays have it, each layer by itself."""
+    return _by_layer(state)
+
+
+_by_kind, _by_layer = jax.jit(overlay.by_kind), jax.jit(overlay.by_layer)
+
+
 def window_loss(
     model: Qwen2,
     variables: Tree,
@@ -184,11 +220,11 @@ def step_function(
     Losses and gradients are summed over the micro-batches and divided once by the number of real tokens, so that A
     micro-batches of B windows give the step of one batch of A * B. `schedule` and `clip_norm` are those of the optimiser. If
     `skips`, a loss or gradient that is not finite leaves everything unchanged except the step number. `padding` "right"
-    relies on batches that have padding only there.
+    relies on batches that have padding only there. The state may be `stacked`.
     """
 
     def loss(trained: Tree, frozen: Tree, micro: Windows, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return window_loss(model, overlay.join(trained, frozen), micro, alphabet_A, key, padding)
+        return window_loss(model, overlay.joined(trained, frozen, model.dtype), micro, alphabet_A, key, padding)
 
     def train_step(state: TrainState, frozen: Tree, batch: Windows) -> tuple[TrainState, StepMetrics]:
         with jax.named_scope("dropout"):
@@ -221,7 +257,7 @@ def step_function(
             if skips:
                 finite, kept = jnp.isfinite(loss_sum) & jnp.isfinite(norm), (state.trained, state.opt_state)
                 trained, opt_state = jax.tree.map(functools.partial(jnp.where, finite), (trained, opt_state), kept)
-            metrics = StepMetrics(loss_sum, tokens, norm, clipped, jnp.float32(schedule(state.step)))
+            metrics = StepMetrics.of(loss_sum, tokens, norm, clipped, schedule(state.step))
             return TrainState(state.step + 1, trained, opt_state, state.key), metrics
 
     return train_step
@@ -284,7 +320,7 @@ class Step:
         """Waits for the step. Returns its loss (nats per token), perplexity, tokens, gradient_norm, clipped_norm,
         learning_rate, seconds and tokens_per_second; if the step is that of several runs, arrays of one value each.
         """
-        figures = {name: np.asarray(value, float) for name, value in self.metrics._asdict().items()}
+        figures = self.metrics.values()
         self.known, elapsed = True, self.lap()
         loss = figures.pop("loss_sum") / np.maximum(figures["tokens"], 1.0)
         seconds = np.full_like(loss, elapsed / loss.size)  # for each run

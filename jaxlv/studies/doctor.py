@@ -19,7 +19,7 @@ from jaxlv.model import weights
 from jaxlv.model.config import ModelConfig
 from jaxlv.runs import billing, sources
 from jaxlv.runs.devices import check_kernel
-from jaxlv.steps.train import init_state, make_optimizer, make_train_step
+from jaxlv.steps.train import init_state, make_optimizer, make_train_step, stacked
 from jaxlv.text.tokens import Windows, load_alphabet
 from jaxlv.versions import versions
 
@@ -140,7 +140,8 @@ def step_memory(config: RunConfig) -> StepMemory:
 
     def start(params: Any) -> Any:
         variables = {"params": params, "lora": overlay.init_lora(jax.random.key(0), params, config.lora)}
-        return init_state(variables, overlay.trainable(variables), optimizer, 0)
+        state, frozen = init_state(variables, overlay.trainable(variables), optimizer, 0)
+        return stacked(state, config.optimizer), frozen
 
     optimizer = make_optimizer(config.optimizer, t.steps)
     state, frozen = jax.eval_shape(start, shapes)
