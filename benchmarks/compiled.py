@@ -63,6 +63,7 @@ def subjects(shape: dict[str, Any], layers: int = 0) -> dict[str, Any]:
     from jaxlv.config import RunConfig, build_config
     from jaxlv.flops.family import FAMILY
     from jaxlv.runs import audited
+    from jaxlv.steps.needs import MOST_LOGITS
 
     model = shape["model"] if not isinstance(shape["model"], str) else FAMILY[shape["model"]]
     model = replace(model, num_hidden_layers=layers) if layers else model
@@ -77,7 +78,7 @@ def subjects(shape: dict[str, Any], layers: int = 0) -> dict[str, Any]:
         },
     }  # fmt: skip
     config = build_config(RunConfig, settings, where=WHERE)
-    found = audited.of_runs([config], model, shape["series"], shape["context"] + shape["horizon"])
+    found = audited.of_runs([config], model, shape["series"], shape["context"] + shape["horizon"], MOST_LOGITS)
     rows = f"generation, {shape['series'] * shape['samples']} x "
     turn = next(one for one in found if one.program.name.startswith(rows) and "rank" in one.program.name)
     return {"train_step": found[0], "decode_turn": turn}
@@ -101,10 +102,12 @@ def compiled(subject: Any, device: str) -> Compiled:
     import jax
 
     from jaxlv.flops.targets import DEVICES, absent
+    from jaxlv.steps.train import CUDA_OPTIONS
 
     program = subject.program
     with tempfile.TemporaryDirectory() as folder:
-        target = absent(DEVICES[device], {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}, WHERE)
+        options = {**(CUDA_OPTIONS if program.name == "train_step" else {}), "xla_dump_to": folder}
+        target = absent(DEVICES[device], {**options, "xla_dump_hlo_as_text": True}, WHERE)
         jitted: Any = program.function if hasattr(program.function, "trace") else jax.jit(program.function)
         arguments = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=target.sharding), program.arguments

@@ -159,7 +159,13 @@ class ModelSettings(Settings, section="model"):
     dtype: Dtype = setting("float32", "type of the frozen weights and of matrix products")
     attention: Kernel = setting("xla", "blocked: XLA, skipping blocks of scores that the mask hides")
     loss: Literal["vocabulary", "alphabet"] = setting("vocabulary", "cross-entropy over all tokens or the 13 symbols")
+    logits: Dtype = setting("float32", "type in which training holds logits; bfloat16 halves their memory, and rounds them")
     deterministic: bool = setting(False, "on a GPU: the same bits in every run, but slower; a CPU always gives them")
+
+    def agree(self) -> None:
+        """Raises JaxlvError if logits are narrower than the model."""
+        if self.logits == "bfloat16" and self.dtype != "bfloat16":
+            raise JaxlvError('needs model.dtype = "bfloat16"', where="model.logits", found=self.dtype)
 
 
 @dataclass(frozen=True)
@@ -278,6 +284,11 @@ class RunConfig(Settings):
     def causal(self) -> bool:
         """Tells whether a fused kernel of attention needs no mask in training and validation (jaxlv.model.attention)."""
         return self.model.attention == "cudnn" and self.windows.padding == "right"
+
+    @property
+    def narrow(self) -> bool:
+        """Tells whether training and validation hold their logits in bfloat16."""
+        return self.model.logits == "bfloat16"
 
 
 @dataclass(frozen=True)

@@ -195,6 +195,7 @@ _DROPOUT = (
 
 _LOSS = (
     row("loss", when="loss", compare="Q * V + 2 * Q", add="2 * Q * V + 2 * Q", exp="Q * V", log="Q", integer="2 * Q"),
+    row("head", "narrow", when="loss", convert="Q * V"),
     row("loss", "summed", when="loss", add="2 * Q - 1", integer="Q", convert="Q + 1"),  # and the number of tokens
     row("loss", "both", when="loss", compare="Q * U + 4 * Q + G * U", add="2 * Q * U + 2 * Q + G * U", exp="Q * U", log="Q",
         integer="2 * Q * U + Q + G * U"),  # the softmax over the alphabet in addition to that over the vocabulary
@@ -203,8 +204,8 @@ _LOSS = (
         convert="Q * V"),
     row("loss", "max(t,head,bias)", "backward", mul="T * H * t + V * H * head + V * bias"),
     # With a frozen head: the mean of its rows by the loss's exponentials, less the label's row.
-    row("head", "t * (1 - max(head,bias))", "backward", div="Q * H", add="Q * H + Q", compare="Q * H + 2 * Q",
-        integer="2 * Q", convert="2 * Q * H * half"),
+    row("head", "t * (1 - max(head,bias))", "backward", div="Q * H", add="Q * H", compare="Q * H",
+        convert="2 * Q * H * half"),
     row("loss", "t", "backward", convert="2 * T * H * half"),
     row("loss", "head", "backward", convert="3 * V * H * half"),  # the gradient's sum, rounded and scaled
     row("head", "max(t,head,bias)", "backward", convert="Q * V * half"),

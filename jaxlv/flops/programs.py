@@ -15,10 +15,9 @@ import numpy as np
 from jaxlv.config import LoraConfig, OptimizerConfig
 from jaxlv.flops.work import Update, Work
 from jaxlv.lora import overlay
-from jaxlv.model.attention import Padding
 from jaxlv.model.qwen2 import Qwen2, Segment, features, project
 from jaxlv.steps.generate import read
-from jaxlv.steps.train import init_state, make_optimizer, make_train_step, stacked
+from jaxlv.steps.train import How, init_state, make_optimizer, make_train_step, stacked
 from jaxlv.text.codec import SYMBOLS
 from jaxlv.text.tokens import Windows
 
@@ -82,9 +81,9 @@ def optimizer_of(update: Update) -> OptimizerConfig:
     )
 
 
-def padding_of(work: Work) -> Padding:
-    """Returns what a step of this work relies on."""
-    return "right" if work.causal else "any"
+def how_of_work(work: Work) -> How:
+    """Returns how a step of this work computes."""
+    return How("right" if work.causal else "any", narrow=work.narrow)
 
 
 def train_program(work: Work, model: Qwen2, optimizer: OptimizerConfig | None = None) -> Program:
@@ -99,7 +98,7 @@ def train_program(work: Work, model: Qwen2, optimizer: OptimizerConfig | None = 
         return stacked(state, settings), frozen
 
     state, frozen = jax.eval_shape(begun, variables)
-    step = make_train_step(model, made, settings, 1, output_ids(work), work.update.skip, padding_of(work))
+    step = make_train_step(model, made, settings, 1, output_ids(work), work.update.skip, how_of_work(work))
     batch = Windows(*(shape(work.accumulate, work.batch, work.length) for _ in Windows._fields[:3]))
     return Program("train_step", step, (state, frozen, batch))
 

@@ -16,6 +16,8 @@ Z  keys whose place is looked at,         O  parts that the keys of a        hal
    of all sequences                          query are attended to in                narrower than float32
                                                                              masked  1 if a mask is formed for the
                                                                                  fused kernel
+                                                                             narrow  1 if the loss holds its logits in
+                                                                                 bfloat16
 
 adam, muon, clip, decay and skip are 1 if the optimiser is Adam (or AdamW), is Muon, clips, decays weights, skips steps that
 are not finite; several is 1 if a step has several micro-batches, drop if there is dropout. `schedule` is the number of
@@ -112,6 +114,7 @@ class Work:
     shared: int = 0  # cached tokens of a prompt that `samples` rows share
     samples: int = 1
     drawing: Drawing = field(default_factory=Drawing)
+    narrow: bool = False  # the loss holds its logits in bfloat16
     causal: bool = True  # a fused kernel of attention masks by itself: texts are padded only on the right
 
     def __post_init__(self) -> None:
@@ -153,6 +156,7 @@ def symbols(work: Work, padded: bool = False) -> dict[str, int]:
         "M": _padded(Q, V) if padded and work.loss == "flat" else Q,
         **_parameters(work), **_attention(work), **_reached(work), **_update(work), **_drawing(work, V),
         "half": int(work.dtype != "float32"), "alphabet": int(work.head == "alphabet"),
+        "narrow": int(work.narrow),
         "summed": int(work.loss in ("summed", "flat")), "both": int(work.loss == "both"),
         "drop": int(work.dropout and bool(work.targets)),
     }  # fmt: skip

@@ -184,7 +184,7 @@ def _layers_apart(node: Any) -> Any:
 
 
 def _apart(path: tuple[str, ...], leaf_L: jax.Array) -> list[jax.Array]:
-    """Returns the layers' parts. The gradient of a split is one concatenation; that of indices would be a sum of L arrays."""
+    """Returns the parts of all layers. A split's gradient is one concatenation; that of indices would be L sums."""
     with jax.named_scope(path[-2]), jax.named_scope(f"lora_{path[-1]}"):
         return [part.reshape(part.shape[1:]) for part in jax.lax.split(leaf_L, (1,) * len(leaf_L))]
 

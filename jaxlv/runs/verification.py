@@ -43,6 +43,7 @@ ASKED = (
     "loss",
     "drawing",
     "causal",
+    "narrow",
 )
 # What an event of a version before 4 may lack.
 NEWER = ("dtype", "dropout", "update", "stack_rank", "loss", "drawing")
@@ -221,7 +222,7 @@ def _possible(config: RunConfig, in_training: bool, event: Event, ranks: Collect
     if event.kind == "train_step":
         yield from _halved(step, config)
     elif event.kind == "validation" and in_training:
-        yield from (one.of_kind("validation", causal=step.causal) for one in _halved(step, config))
+        yield from (one.of_kind("validation", causal=step.causal, narrow=step.narrow) for one in _halved(step, config))
     elif in_training:  # a forecast of some validation series
         asked |= {"samples": 1, "batch": min(event.batch, config.train.forecast_series)}
         yield step.of_kind("generation", **asked)

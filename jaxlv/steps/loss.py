@@ -106,8 +106,9 @@ def token_losses(x_BTD: jax.Array, head: Head, labels_BT: jax.Array, alphabet_A:
     """
 
     def of_chunk(_: None, x_BLD: jax.Array, labels_BL: jax.Array) -> tuple[None, tuple[jax.Array, jax.Array]]:
-        by_all, logits_BLV, logsumexp_BL, _, _ = _chunk_losses(x_BLD, head, labels_BL)
-        less_BL = logsumexp_BL - jax.nn.logsumexp(logits_BLV[..., alphabet_A], axis=-1)
+        losses = _chunk_losses(x_BLD, head, labels_BL)
+        by_all = losses.loss_BL
+        less_BL = losses.logsumexp_BL - jax.nn.logsumexp(losses.logits_BLV[..., alphabet_A], axis=-1)
         by_some = jnp.where((labels_BL[..., None] == alphabet_A).any(-1), by_all - less_BL, jnp.inf)
         return None, (by_all, jnp.where(labels_BL != IGNORED, by_some, 0.0))
 
@@ -140,13 +141,17 @@ def _by_chunk(
 
 
 class _Losses(NamedTuple):
-    """-log p(label) of tokens, their logits, the logsumexp of the logits; exp(logits - the highest), and their sum."""
+    """-log p(label) of tokens, their logits, the logsumexp of the logits; exp(logits - the highest), and their sum; whether
+    a token has a label, and the label, or else 0.
+    """
 
     loss_BL: jax.Array
     logits_BLV: jax.Array
     logsumexp_BL: jax.Array
     weight_BLV: jax.Array
     sum_BL: jax.Array
+    real_BL: jax.Array
+    label_BL: jax.Array
 
 
 def _chunk_losses(x_BLD: jax.Array, head: Head, labels_BL: jax.Array, narrow: bool = False) -> _Losses:
@@ -155,9 +160,10 @@ def _chunk_losses(x_BLD: jax.Array, head: Head, labels_BL: jax.Array, narrow: bo
     weight_BLV = jnp.exp(logits_BLV - peak_BL1)
     sum_BL = weight_BLV.sum(-1)
     logsumexp_BL = jnp.log(sum_BL) + peak_BL1[..., 0]
-    label_BL = jnp.take_along_axis(logits_BLV, jnp.maximum(labels_BL, 0)[..., None], axis=-1)[..., 0]
-    loss_BL = jnp.where(labels_BL != IGNORED, logsumexp_BL - label_BL, 0.0)
-    return _Losses(loss_BL, logits_BLV, logsumexp_BL, weight_BLV, sum_BL)
+    real_BL, label_BL = labels_BL != IGNORED, jnp.maximum(labels_BL, 0)
+    logit_BL = jnp.take_along_axis(logits_BLV, label_BL[..., None], axis=-1)[..., 0]
+    loss_BL = jnp.where(real_BL, logsumexp_BL - logit_BL, 0.0)
+    return _Losses(loss_BL, logits_BLV, logsumexp_BL, weight_BLV, sum_BL, real_BL, label_BL)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
@@ -181,19 +187,20 @@ def _nll_forward(x_BTD, weight_VD, bias_V, labels_BT, logits, narrow):
 
     def frozen(carry, x_BLD, labels_BL):
         total, *none = carry
-        loss_BL, _, _, weight_BLV, sum_BL = _chunk_losses(x_BLD, head, labels_BL, narrow)
+        found = _chunk_losses(x_BLD, head, labels_BL, narrow)
         with jax.named_scope("head"), jax.named_scope("backward"):
-            weight_BLV = weight_BLV.astype(x_BLD.dtype)
-            mean_BLD = jnp.einsum("BLV,VD->BLD", weight_BLV, head.weight_VD, preferred_element_type=jnp.float32)
-            d_x_BLD = mean_BLD / sum_BL[..., None] - head.weight_VD[jnp.maximum(labels_BL, 0)]
-            d_x_BLD = jnp.where((labels_BL != IGNORED)[..., None], d_x_BLD, 0.0).astype(x_BLD.dtype)
-        return (total + jnp.sum(loss_BL), *none), d_x_BLD
+            weight_BLV = found.weight_BLV.astype(x_BLD.dtype)
+            sum_BLD = jnp.einsum("BLV,VD->BLD", weight_BLV, head.weight_VD, preferred_element_type=jnp.float32)
+            own_BLD = head.weight_VD.at[found.label_BL].get(mode="promise_in_bounds", wrap_negative_indices=False)
+            d_x_BLD = jnp.where(found.real_BL[..., None], sum_BLD / found.sum_BL[..., None] - own_BLD, 0.0)
+            d_x_BLD = d_x_BLD.astype(x_BLD.dtype)
+        return (total + jnp.sum(found.loss_BL), *none), d_x_BLD
 
     def step(carry, x_BLD, labels_BL):
         total, d_weight, d_bias = carry
-        loss_BL, logits_BLV, logsumexp_BL, _, _ = _chunk_losses(x_BLD, head, labels_BL, narrow)
+        found = _chunk_losses(x_BLD, head, labels_BL, narrow)
         with jax.named_scope("backward"):
-            p_BLV = jnp.exp(logits_BLV - logsumexp_BL[..., None])
+            p_BLV = jnp.exp(found.logits_BLV - found.logsumexp_BL[..., None])
             error_BLV = p_BLV - (jnp.arange(p_BLV.shape[-1]) == labels_BL[..., None])
             error_BLV = jnp.where((labels_BL != IGNORED)[..., None], error_BLV, 0.0)
         with jax.named_scope("head"), jax.named_scope("backward"):
@@ -203,7 +210,7 @@ def _nll_forward(x_BTD, weight_VD, bias_V, labels_BT, logits, narrow):
             if want_weight:
                 d_weight += jnp.einsum("BLV,BLD->VD", error_BLV, x_BLD, preferred_element_type=jnp.float32)
             d_x_BLD = jnp.einsum("BLV,VD->BLD", error_BLV, head.weight_VD)
-        return (total + jnp.sum(loss_BL), d_weight, d_bias), d_x_BLD
+        return (total + jnp.sum(found.loss_BL), d_weight, d_bias), d_x_BLD
 
     zeros = (
         jnp.zeros(()),

@@ -25,8 +25,10 @@ from jaxlv.lora import overlay
 from jaxlv.lora.overlay import Tree
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.steps.train import (
+    How,
     StepMetrics,
     TrainState,
+    compiler_options,
     init_state,
     learning_rates,
     make_optimizer,
@@ -58,12 +60,17 @@ def program_of(config: RunConfig) -> str:
     return json.dumps(common, sort_keys=True)
 
 
+def how_of(config: RunConfig, logits: int = 0) -> How:
+    """Returns how a config's steps compute, with so many logits at once."""
+    return How(config.windows.padding, logits, config.model.logits == "bfloat16")
+
+
 class Stack:
     """G runs over one base: their state before the first step, their common step, and the state of each.
 
     A and B are stacked over layers in the state of all, and not in that of each (jaxlv.steps.train.stacked).
     A single run is not stacked: its state lacks the leading axis, and its step is that of `make_train_step`. `starts` are
-    overlays to begin from, None for a fresh overlay.
+    overlays to begin from, None for a fresh overlay; the loss holds so many `logits` at once (jaxlv.steps.train.How).
     """
 
     def __init__(
@@ -73,12 +80,14 @@ class Stack:
         configs: Sequence[RunConfig],
         alphabet_A: np.ndarray | None = None,
         starts: Sequence[Tree | None] = (),
+        logits: int = 0,
     ):
         if len({program_of(config) for config in configs}) != 1:
             raise JaxlvError("runs that do not share a program", where="stack", hint="group them by program_of")
         self.configs, self.model, self.alphabet_A = list(configs), model, alphabet_A
         self.rank = max(config.lora.rank for config in configs)
-        self.skips, self.padding = configs[0].train.skip_nonfinite > 0, configs[0].windows.padding
+        self.skips = configs[0].train.skip_nonfinite > 0
+        self.how = how_of(configs[0], logits)
         begun = zip(configs, starts or [None] * len(configs), strict=True)
         states, frozen = zip(*(self._start(params, *pair) for pair in begun), strict=True)
         self.state: TrainState = self.join(states)
@@ -129,14 +138,14 @@ class Stack:
         settings, steps = first.optimizer, first.train.steps
         if len(self) == 1:
             return make_train_step(
-                self.model, self._optimizer(first), settings, steps, self.alphabet_A, self.skips, self.padding
+                self.model, self._optimizer(first), settings, steps, self.alphabet_A, self.skips, self.how
             )
         peak_G = jnp.array([config.optimizer.learning_rate for config in self.configs])
 
         def of_one(state: TrainState, lora: Tree, batch: Windows, peak: jax.Array, params: Tree):
             schedule = learning_rates(settings, steps, peak)
             optimizer, clip = self._optimizer(first, peak), settings.clip_norm
-            take = step_function(self.model, optimizer, schedule, clip, self.alphabet_A, self.skips, self.padding)
+            take = step_function(self.model, optimizer, schedule, clip, self.alphabet_A, self.skips, self.how)
             return take(state, {"params": params, "lora": lora}, batch)
 
         def of_all(state: TrainState, frozen: Tree, batch: Windows):
@@ -147,7 +156,7 @@ class Stack:
                 lambda part: of_one(part[0], part[1], part[2], part[3], frozen["params"]), parts, batch_size=at_once
             )
 
-        return jax.jit(of_all, donate_argnums=0)
+        return jax.jit(of_all, donate_argnums=0, compiler_options=compiler_options())
 
     def fitted(
         self, batch: Windows, memory: int, at_once: int = 0

@@ -43,6 +43,22 @@ class TrainState(NamedTuple):
     key: jax.Array
 
 
+class How(NamedTuple):
+    """How a step computes: what it relies on, and what it holds at once.
+
+    `padding` "right" relies on windows that have padding only there (jaxlv.text.tokens.stack). `logits` is the number that
+    the loss holds at once (0: CHUNK_LOGITS), rounded to bfloat16 if `narrow`.
+    """
+
+    padding: Padding = "any"
+    logits: int = 0
+    narrow: bool = False
+
+
+HOW = How()
+# XLA merges the products of one input into one, whose parts it copies apart again: of q, k, v and what adapts them (each at
+# most this many MB) that saves kernels, of gate and up it copies more than it saves.
+CUDA_OPTIONS: dict[str, bool | int | str] = {"xla_gpu_dot_merger_threshold_mb": 16}
 METRICS = ("loss_sum", "tokens", "gradient_norm", "clipped_norm", "learning_rate")
 
 
@@ -173,20 +189,20 @@ def window_loss(
     batch: Windows,
     alphabet_A: np.ndarray | None = None,
     key: jax.Array | None = None,
-    padding: Padding = "any",
+    how: How = HOW,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns (sum of token losses in nats, number of real tokens) of windows (B, L).
 
     With `alphabet_A` the softmax is only over these token ids, as under constrained decoding. `key` turns dropout on.
-    `padding` "right" relies on windows that have padding only there. Parameters in a wider type than the model's are rounded
-    to the model's type here; the optimiser continues with the wider ones.
+    Parameters in a wider type than the model's are rounded to the model's type here; the optimiser continues with the wider
+    ones.
     """
     variables = {**variables, "params": jax.tree.map(lambda a: a.astype(model.dtype), variables["params"])}
-    x_BTD, head, _ = features(model, variables, batch.ids_ML, batch.positions_ML, dropout_key=key, padding=padding)
+    x_BTD, head, _ = features(model, variables, batch.ids_ML, batch.positions_ML, dropout_key=key, padding=how.padding)
     labels_BL: jax.Array = batch.labels_ML
     if alphabet_A is not None:
         head, labels_BL = restrict(head, labels_BL, jnp.asarray(alphabet_A))
-    return cross_entropy(x_BTD, head, labels_BL)
+    return cross_entropy(x_BTD, head, labels_BL, how.logits, how.narrow)
 
 
 def make_train_step(
@@ -196,14 +212,19 @@ def make_train_step(
     steps: int,
     alphabet_A: np.ndarray | None = None,
     skips: bool = False,
-    padding: Padding = "any",
+    how: How = HOW,
 ) -> Callable[[TrainState, Tree, Windows], tuple[TrainState, StepMetrics]]:
     """Returns the jitted step (state, frozen, batch) -> (state, metrics); a batch has axes (A, B, L), and state is
     donated.
     """
     schedule = learning_rates(config, steps)
-    step = step_function(model, optimizer, schedule, config.clip_norm, alphabet_A, skips, padding)
-    return jax.jit(step, donate_argnums=0)
+    step = step_function(model, optimizer, schedule, config.clip_norm, alphabet_A, skips, how)
+    return jax.jit(step, donate_argnums=0, compiler_options=compiler_options())
+
+
+def compiler_options() -> dict[str, bool | int | str] | None:
+    """Returns the options with which a train step is compiled here."""
+    return CUDA_OPTIONS if jax.default_backend() == "gpu" else None
 
 
 def step_function(
@@ -213,18 +234,18 @@ def step_function(
     clip_norm: float,
     alphabet_A: np.ndarray | None = None,
     skips: bool = False,
-    padding: Padding = "any",
+    how: How = HOW,
 ) -> Callable[[TrainState, Tree, Windows], tuple[TrainState, StepMetrics]]:
     """Returns the step (state, frozen, batch) -> (state, metrics) without jit; a batch has axes (A, B, L).
 
     Losses and gradients are summed over the micro-batches and divided once by the number of real tokens, so that A
     micro-batches of B windows give the step of one batch of A * B. `schedule` and `clip_norm` are those of the optimiser. If
-    `skips`, a loss or gradient that is not finite leaves everything unchanged except the step number. `padding` "right"
-    relies on batches that have padding only there. The state may be `stacked`.
+    `skips`, a loss or gradient that is not finite leaves everything unchanged except the step number. The state may
+    be `stacked`.
     """
 
     def loss(trained: Tree, frozen: Tree, micro: Windows, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return window_loss(model, overlay.joined(trained, frozen, model.dtype), micro, alphabet_A, key, padding)
+        return window_loss(model, overlay.joined(trained, frozen, model.dtype), micro, alphabet_A, key, how)
 
     def train_step(state: TrainState, frozen: Tree, batch: Windows) -> tuple[TrainState, StepMetrics]:
         with jax.named_scope("dropout"):
@@ -264,12 +285,12 @@ def step_function(
 
 
 def make_validation_step(
-    model: Qwen2, alphabet_A: np.ndarray | None = None, padding: Padding = "any"
+    model: Qwen2, alphabet_A: np.ndarray | None = None, how: How = HOW
 ) -> Callable[[Tree, Tree, Windows], tuple[jax.Array, jax.Array]]:
     """Returns the jitted (trained, frozen, windows (B, L)) -> (sum of losses, number of real tokens), without dropout."""
 
     def validation_step(trained: Tree, frozen: Tree, batch: Windows) -> tuple[jax.Array, jax.Array]:
-        return window_loss(model, overlay.join(trained, frozen), batch, alphabet_A, padding=padding)
+        return window_loss(model, overlay.join(trained, frozen), batch, alphabet_A, how=how)
 
     return jax.jit(validation_step)
 

@@ -19,6 +19,8 @@ from jaxlv.model import weights
 from jaxlv.model.config import ModelConfig
 from jaxlv.runs import billing, sources
 from jaxlv.runs.devices import check_kernel
+from jaxlv.steps import needs
+from jaxlv.steps.stack import how_of
 from jaxlv.steps.train import init_state, make_optimizer, make_train_step, stacked
 from jaxlv.text.tokens import Windows, load_alphabet
 from jaxlv.versions import versions
@@ -148,7 +150,9 @@ def step_memory(config: RunConfig) -> StepMemory:
     alphabet_A = load_alphabet(base, model.config.vocab_size).ids_A if config.model.loss == "alphabet" else None
     tokens: Any = jax.ShapeDtypeStruct((t.accumulate, t.batch_size, length), jnp.int32)
     batch = Windows(tokens, tokens, tokens)
-    step: Any = make_train_step(model, optimizer, config.optimizer, t.steps, alphabet_A, padding=config.windows.padding)
+    step: Any = make_train_step(
+        model, optimizer, config.optimizer, t.steps, alphabet_A, how=how_of(config, needs.logits(config, model))
+    )
     plan = step.lower(state, frozen, batch).compile().memory_analysis()
 
     def size(tree: Any) -> int:
