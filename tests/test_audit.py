@@ -192,7 +192,7 @@ def _sum(tree: Any) -> jax.Array:
 
 
 def _of_losses(function: Any) -> Any:
-    return lambda *given: (lambda found: (found[0] + 1e-30 * jnp.log1p(found[0]), *found[1:]))(function(*given))
+    return lambda *given: (lambda found: found._replace(loss_BL=found[0] + 1e-30 * jnp.log1p(found[0])))(function(*given))
 
 
 def _of_features(function: Any) -> Any:
