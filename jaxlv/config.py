@@ -160,6 +160,7 @@ class ModelSettings(Settings, section="model"):
     attention: Kernel = setting("xla", "blocked: XLA, skipping blocks of scores that the mask hides")
     loss: Literal["vocabulary", "alphabet"] = setting("vocabulary", "cross-entropy over all tokens or the 13 symbols")
     logits: Dtype = setting("float32", "type in which training holds logits; bfloat16 halves their memory, and rounds them")
+    remat: bool = setting(False, "compute each layer again in the backward pass: less memory, about a third more FLOPs")
     deterministic: bool = setting(False, "on a GPU: the same bits in every run, but slower; a CPU always gives them")
 
     def agree(self) -> None:

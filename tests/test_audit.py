@@ -51,8 +51,9 @@ def red(found: list[audit.ProgramAudit]) -> set[str]:
         Work(ModelConfig(37, 1, 22, 1, 4, 2, 6, tie_word_embeddings=True), 2, 5, 3),
         Work(SMALL, 1, 21, 2, ("k_proj", "o_proj", "down_proj"), "alphabet", "full", "blocked"),
         Work(SMALL, 2, 7, 0, (), train="head"),
+        Work(SMALL, 2, 16, 3, ("q_proj", "down_proj"), dropout=True, dtype="bfloat16", remat=True),
     ],
-    ids=["float32", "bfloat16", "rank 1", "one token", "hidden size 1", "blocked, full", "head alone"],
+    ids=["float32", "bfloat16", "rank 1", "one token", "hidden size 1", "blocked, full", "head alone", "remat"],
 )
 def test_every_gate_holds(work):
     for one in audit.audit(of_work(work)):

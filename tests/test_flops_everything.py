@@ -99,6 +99,8 @@ works = st.builds(
     dropout=st.booleans(),
     update=st.one_of(st.just(Update()), updates),
     stack_rank=st.sampled_from([0, 7]),
+    narrow=st.booleans(),
+    remat=st.booleans(),
 )
 
 

@@ -249,6 +249,23 @@ def test_a_state_stacked_over_layers_takes_the_same_steps(random_model, random_l
     chex.assert_trees_all_close(after.trained, plain.trained, rtol=0, atol=1e-3 * config.learning_rate)
 
 
+def test_layers_that_are_computed_again_have_the_same_gradients(random_model, random_lora):
+    """With dropout, whose numbers are drawn again."""
+    model, params = random_model(num_hidden_layers=4)
+    variables = {"params": params, "lora": random_lora(params, rank=2, dropout=0.3)}
+    trained, frozen = overlay.split(variables, overlay.trainable(variables))
+    windows, found, parts = some_windows(model.config.vocab_size, 5), [], []
+    for how in (train.How(), train.How(remat=True)):
+
+        def loss(trained, how=how):
+            return train.window_loss(model, overlay.join(trained, frozen), windows, None, jax.random.key(3), how)[0]
+
+        parts.append(str(jax.make_jaxpr(jax.grad(loss))(trained)).count("remat"))
+        found.append(jax.jit(jax.value_and_grad(loss))(trained))
+    assert parts[1] > parts[0]
+    chex.assert_trees_all_close(found[0], found[1], rtol=1e-5, atol=1e-5)
+
+
 def test_layers_that_differ_are_not_stacked(random_model, random_lora):
     """An adapter of some layers only, or of another rank in one of them, trains as it is; so does a base."""
     _, params = random_model(num_hidden_layers=2)

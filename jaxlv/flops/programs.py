@@ -83,7 +83,7 @@ def optimizer_of(update: Update) -> OptimizerConfig:
 
 def how_of_work(work: Work) -> How:
     """Returns how a step of this work computes."""
-    return How("right" if work.causal else "any", narrow=work.narrow)
+    return How("right" if work.causal else "any", narrow=work.narrow, remat=work.remat)
 
 
 def train_program(work: Work, model: Qwen2, optimizer: OptimizerConfig | None = None) -> Program:

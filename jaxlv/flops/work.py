@@ -16,6 +16,8 @@ Z  keys whose place is looked at,         O  parts that the keys of a        hal
    of all sequences                          query are attended to in                narrower than float32
                                                                              masked  1 if a mask is formed for the
                                                                                  fused kernel
+                                                                             remat   1 if layers are computed again in
+                                                                                 the backward pass
                                                                              narrow  1 if the loss holds its logits in
                                                                                  bfloat16
 
@@ -114,6 +116,7 @@ class Work:
     shared: int = 0  # cached tokens of a prompt that `samples` rows share
     samples: int = 1
     drawing: Drawing = field(default_factory=Drawing)
+    remat: bool = False  # each layer is computed again in the backward pass
     narrow: bool = False  # the loss holds its logits in bfloat16
     causal: bool = True  # a fused kernel of attention masks by itself: texts are padded only on the right
 
@@ -156,7 +159,7 @@ def symbols(work: Work, padded: bool = False) -> dict[str, int]:
         "M": _padded(Q, V) if padded and work.loss == "flat" else Q,
         **_parameters(work), **_attention(work), **_reached(work), **_update(work), **_drawing(work, V),
         "half": int(work.dtype != "float32"), "alphabet": int(work.head == "alphabet"),
-        "narrow": int(work.narrow),
+        "narrow": int(work.narrow), "remat": int(work.remat),
         "summed": int(work.loss in ("summed", "flat")), "both": int(work.loss == "both"),
         "drop": int(work.dropout and bool(work.targets)),
     }  # fmt: skip

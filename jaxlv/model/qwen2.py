@@ -264,12 +264,14 @@ class Qwen2(nn.Module):
         positions_BT: jax.Array | None = None,
         past: Sequence[Segment] = (),
         padding: Padding = "any",
+        remat: bool = False,
     ) -> Features:
         """Returns the states after the last norm, with the head and the keys and values of these tokens.
 
         positions_BT (int32) default to 0..T-1; -1 marks padding, on either side, which no token sees. If there is padding
         only on the right (jaxlv.text.tokens.stack checks that), `padding` may say so: a kernel may then be faster. `past`
-        holds the segments of earlier tokens; the caller decides what happens to the new segment.
+        holds the segments of earlier tokens; the caller decides what happens to the new segment. With `remat` a gradient
+        keeps only the input of each layer, and forms the rest of it again in the backward pass.
         """
         c = self.config
         if positions_BT is None:
@@ -278,10 +280,11 @@ class Qwen2(nn.Module):
         with jax.named_scope("embed"):
             x_BTD = embedding_VD[ids_BT]
         rope = rope_angles(positions_BT, c.head_dim, c.rope_theta)
+        layer = nn.remat(Block, static_argnums=(5,)) if remat else Block
         ks, vs = [], []
         for i in range(c.num_hidden_layers):
             seen = [(segment.k[i], segment.v[i], segment.positions_SC) for segment in past]
-            block = Block(c, self.dtype, self.attention, name=f"model.layers.{i}")
+            block = layer(c, self.dtype, self.attention, name=f"model.layers.{i}")
             x_BTD, k_BKHT, v_BKTH = block(x_BTD, positions_BT, rope, seen, padding)
             ks.append(k_BKHT)
             vs.append(v_BKTH)
@@ -298,7 +301,8 @@ def features(
     past: Sequence[Segment] = (),
     dropout_key: jax.Array | None = None,
     padding: Padding = "any",
+    remat: bool = False,
 ) -> Features:
     """Applies `Qwen2.features` to {"params": ..., "lora": ...}; a key turns dropout on."""
     rngs = None if dropout_key is None else {"dropout": dropout_key}
-    return cast(Features, model.apply(variables, ids_BT, positions_BT, past, padding, method="features", rngs=rngs))
+    return cast(Features, model.apply(variables, ids_BT, positions_BT, past, padding, remat, method="features", rngs=rngs))

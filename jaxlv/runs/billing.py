@@ -167,6 +167,7 @@ def event_of(config: RunConfig, held: Held = "adapters", stack_rank: int = 0) ->
         stack_rank=stack_rank if adapted and stack_rank > c.rank else 0,
         causal=config.causal,
         narrow=config.narrow,
+        remat=config.model.remat,
     )
 
 

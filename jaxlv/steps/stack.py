@@ -62,7 +62,7 @@ def program_of(config: RunConfig) -> str:
 
 def how_of(config: RunConfig, logits: int = 0) -> How:
     """Returns how a config's steps compute, with so many logits at once."""
-    return How(config.windows.padding, logits, config.model.logits == "bfloat16")
+    return How(config.windows.padding, logits, config.narrow, config.model.remat)
 
 
 class Stack:

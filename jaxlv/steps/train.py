@@ -47,12 +47,14 @@ class How(NamedTuple):
     """How a step computes: what it relies on, and what it holds at once.
 
     `padding` "right" relies on windows that have padding only there (jaxlv.text.tokens.stack). `logits` is the number that
-    the loss holds at once (0: CHUNK_LOGITS), rounded to bfloat16 if `narrow`.
+    the loss holds at once (0: CHUNK_LOGITS), rounded to bfloat16 if `narrow`. With `remat` a layer is
+    computed again in the backward pass, so that only its input is held until then.
     """
 
     padding: Padding = "any"
     logits: int = 0
     narrow: bool = False
+    remat: bool = False
 
 
 HOW = How()
@@ -198,7 +200,7 @@ def window_loss(
     ones.
     """
     variables = {**variables, "params": jax.tree.map(lambda a: a.astype(model.dtype), variables["params"])}
-    x_BTD, head, _ = features(model, variables, batch.ids_ML, batch.positions_ML, dropout_key=key, padding=how.padding)
+    x_BTD, head, _ = features(model, variables, batch.ids_ML, batch.positions_ML, (), key, how.padding, how.remat)
     labels_BL: jax.Array = batch.labels_ML
     if alphabet_A is not None:
         head, labels_BL = restrict(head, labels_BL, jnp.asarray(alphabet_A))
