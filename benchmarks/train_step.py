@@ -44,6 +44,7 @@ def jaxlv_step(settings: dict[str, Any], alphabet: bool) -> Work:
     config = OptimizerConfig(learning_rate=LEARNING_RATE)
     optimizer = train.make_optimizer(config, steps=1)
     state, frozen = train.init_state(variables, overlay.trainable(variables), optimizer, seed=0)
+    state = train.stacked(state, config)
     symbols_A = np.array(side.SYMBOL_IDS) % settings["vocabulary"] if alphabet else None
     step: Any = train.make_train_step(model, optimizer, config, 1, symbols_A)
 

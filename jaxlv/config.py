@@ -114,6 +114,11 @@ class WindowConfig(Settings, section="windows"):
         (20, 80), "[least, most] steps: the training scale is fitted on a context drawn from this range", Items(COUNT, 2, 2)
     )
 
+    @property
+    def padding(self) -> Literal["any", "right"]:
+        """Returns what a program may rely on: that padding is only on the right, or nothing."""
+        return "right" if self.side == "right" else "any"
+
     def agree(self) -> None:
         """Raises JaxlvError if `context_steps` is not a range, or if padding that counts stands on the left."""
         if not self.context_steps[0] <= self.context_steps[1]:
@@ -154,7 +159,14 @@ class ModelSettings(Settings, section="model"):
     dtype: Dtype = setting("float32", "type of the frozen weights and of matrix products")
     attention: Kernel = setting("xla", "blocked: XLA, skipping blocks of scores that the mask hides")
     loss: Literal["vocabulary", "alphabet"] = setting("vocabulary", "cross-entropy over all tokens or the 13 symbols")
+    logits: Dtype = setting("float32", "type in which training holds logits; bfloat16 halves their memory, and rounds them")
+    remat: bool = setting(False, "compute each layer again in the backward pass: less memory, about a third more FLOPs")
     deterministic: bool = setting(False, "on a GPU: the same bits in every run, but slower; a CPU always gives them")
+
+    def agree(self) -> None:
+        """Raises JaxlvError if logits are narrower than the model."""
+        if self.logits == "bfloat16" and self.dtype != "bfloat16":
+            raise JaxlvError('needs model.dtype = "bfloat16"', where="model.logits", found=self.dtype)
 
 
 @dataclass(frozen=True)
@@ -268,6 +280,16 @@ class RunConfig(Settings):
     sampling: SamplingConfig = setting(SamplingConfig, "how tokens are drawn")
     evaluate: EvaluateConfig = setting(EvaluateConfig, "what is measured")
     budget: BudgetConfig = setting(BudgetConfig, "what it may cost")
+
+    @property
+    def causal(self) -> bool:
+        """Tells whether a fused kernel of attention needs no mask in training and validation (jaxlv.model.attention)."""
+        return self.model.attention == "cudnn" and self.windows.padding == "right"
+
+    @property
+    def narrow(self) -> bool:
+        """Tells whether training and validation hold their logits in bfloat16."""
+        return self.model.logits == "bfloat16"
 
 
 @dataclass(frozen=True)

@@ -51,8 +51,9 @@ def red(found: list[audit.ProgramAudit]) -> set[str]:
         Work(ModelConfig(37, 1, 22, 1, 4, 2, 6, tie_word_embeddings=True), 2, 5, 3),
         Work(SMALL, 1, 21, 2, ("k_proj", "o_proj", "down_proj"), "alphabet", "full", "blocked"),
         Work(SMALL, 2, 7, 0, (), train="head"),
+        Work(SMALL, 2, 16, 3, ("q_proj", "down_proj"), dropout=True, dtype="bfloat16", remat=True),
     ],
-    ids=["float32", "bfloat16", "rank 1", "one token", "hidden size 1", "blocked, full", "head alone"],
+    ids=["float32", "bfloat16", "rank 1", "one token", "hidden size 1", "blocked, full", "head alone", "remat"],
 )
 def test_every_gate_holds(work):
     for one in audit.audit(of_work(work)):
@@ -192,7 +193,7 @@ def _sum(tree: Any) -> jax.Array:
 
 
 def _of_losses(function: Any) -> Any:
-    return lambda *given: (lambda found: (found[0] + 1e-30 * jnp.log1p(found[0]), *found[1:]))(function(*given))
+    return lambda *given: (lambda found: found._replace(loss_BL=found[0] + 1e-30 * jnp.log1p(found[0])))(function(*given))
 
 
 def _of_features(function: Any) -> Any:

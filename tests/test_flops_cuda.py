@@ -15,7 +15,7 @@ import pytest
 from jaxlv import flops
 from jaxlv.errors import JaxlvError
 from jaxlv.flops import audit, programs
-from jaxlv.flops.counting import again
+from jaxlv.flops.counting import again, hlo_text
 from jaxlv.flops.counting.compared import compared
 from jaxlv.flops.counting.hlo import count_hlo
 from jaxlv.flops.counting.jaxpr import count_closed
@@ -53,6 +53,7 @@ CASES = {
         "train_step", Work(SMALL, 2, 64, 4), options=CUBLAS,
         excess=frozenset({f"{name}_proj lora {part}, padded for a kernel" for name in "qv" for part in "AB"}),
     ),
+    "train-remat": Case("train_step", Work(SMALL, 2, 64, 4, remat=True), options=CUBLAS, excess=frozenset()),
     "train-cudnn": Case("train_step", Work(WIDE, 2, 64, 8, kernel="cudnn")),
     "forward-float32": Case("forward", Work(SMALL, 2, 64, 4), "float32"),
     "decode-1": Case("decode_step", Work(SMALL, 1, 64, 4), excess=frozenset({"q_proj lora B, repeated"})),
@@ -111,6 +112,17 @@ def test_formula_jaxpr_and_cuda_text_agree(name, monkeypatch):
     assert sum(row.hlo for row in rows) == sum(products(placed(executed.tallies)).values())
     elements = compared(found, again.spared(jaxpr), executed.tallies, audit._once, casts=case.dtype == "float32")
     assert len(elements) > 16 and not [row for row in elements if row.excess]
+
+
+def test_windows_padded_on_the_right_are_attended_to_without_a_mask_in_memory():
+    """cuDNN's own causal mask: neither a bias nor its gradient is an operand or a result."""
+    computations = hlo_text.parse(text_of("train-cudnn")).computations.values()
+    calls = [one for computation in computations for one in computation.values() if "fmha" in one.target]
+    assert {one.config["cudnn_fmha_backend_config"]["mask_type"] for one in calls} == {"CAUSAL"}
+    # Queries, keys, values; backward their gradients, from these, the sums, the result and its gradient; and work space.
+    found = [(one.target, len(one.operands), len(one.arrays) - 1) for one in calls]
+    layers = CASES["train-cudnn"].work.model.num_hidden_layers
+    assert sorted(found) == sorted([("__cudnn$fmhaSoftmax", 3, 2), ("__cudnn$fmhaSoftmaxBackward", 6, 3)] * layers)
 
 
 def test_a_generation_executes_on_cuda_what_it_asks_for():

@@ -300,3 +300,19 @@ def test_allocations_fail_under_strict_accounting_or_a_limit(accounting, limit, 
     assert devices.allocations_fail() == fail
     monkeypatch.setattr(devices, "OVERCOMMIT", tmp_path / "none")
     assert devices.allocations_fail() == (limit != -1)
+
+
+@pytest.mark.parametrize(
+    ("platform", "memory", "runs", "expected"),
+    [("cpu", 80, 1, 0), ("gpu", 80, 1, needs.MOST_LOGITS), ("gpu", 4, 1, (4 * 2**30) // (4 * 8)), ("gpu", 0.1, 9, 2**26)],
+)
+def test_the_loss_holds_what_a_quarter_of_a_device_s_free_memory_holds(
+    random_model, monkeypatch, platform, memory, runs, expected
+):
+    """Float32 logits and their gradient, of each of the runs that train together."""
+    (model, _), config = random_model(), build_config(RunConfig, {"train": {"batch_size": 1}, "windows": {"length": 32}})
+    device = SimpleNamespace(platform=platform, memory_stats=lambda: {"bytes_limit": int(memory * 2**30)})
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    found = needs.logits(config, model, runs)
+    held = needs.weights(model) + runs * sum(needs.training(config, model).values())
+    assert 0 <= expected - found <= held // 32 + 1

@@ -53,6 +53,45 @@ def test_value_and_gradients_are_optax_s(monkeypatch, chunk, bias):
         np.testing.assert_allclose(a, b, rtol=0, atol=2e-5)
 
 
+def test_a_frozen_head_takes_one_exponential_of_each_logit():
+    """Nor a one-hot in their size: as few arrays of B * T * V as there can be."""
+    x_BTD, head, labels_BT = case()
+    jaxpr = jax.make_jaxpr(jax.grad(lambda x: loss.cross_entropy(x, Head(head.weight_VD, None), labels_BT)[0]))(x_BTD)
+    large = [one.primitive.name for one in equations(jaxpr.jaxpr) if one.outvars[0].aval.size == B * T * V]
+    assert sorted(large) == ["dot_general", "exp", "sub"]
+
+
+@pytest.mark.parametrize("at_once", [1, 3 * V, 2**29])
+def test_the_logits_that_are_held_at_once_are_a_matter_of_speed(at_once):
+    x_BTD, head, labels_BT = case()
+    plain, cut = (
+        jax.value_and_grad(lambda x, n=n: loss.cross_entropy(x, head, labels_BT, n)[0])(x_BTD) for n in (0, at_once)
+    )
+    np.testing.assert_allclose(plain[0], cut[0], rtol=1e-6)
+    np.testing.assert_allclose(plain[1], cut[1], rtol=0, atol=2e-5)
+    assert loss.chunks_of(B, T, V, at_once).size == max(1, min(T, at_once // (B * V)))
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "frozen"])
+def test_logits_in_bfloat16_are_those_rounded(bias):
+    """The loss of rounded logits, and its gradient."""
+    x_BTD, head, labels_BT = case(dtype="bfloat16")
+    head = head if bias else Head(head.weight_VD, None)
+
+    def rounded(x_BTD, weight_VD, bias_V):
+        logits_BTV = jnp.einsum("BTD,VD->BTV", x_BTD, weight_VD).astype(jnp.float32)
+        logits_BTV = logits_BTV if bias_V is None else logits_BTV + bias_V
+        nll_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, jnp.maximum(labels_BT, 0))
+        return jnp.where(labels_BT != IGNORED, nll_BT, 0.0).sum()
+
+    ours, d_ours = jax.value_and_grad(lambda x: loss.cross_entropy(x, head, labels_BT, narrow=True)[0])(x_BTD)
+    theirs, d_theirs = jax.value_and_grad(rounded)(x_BTD, *head)
+    wide = loss.cross_entropy(x_BTD, head, labels_BT)[0]
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+    assert abs(wide / theirs - 1) > 1e-5
+    np.testing.assert_allclose(*(np.asarray(one, np.float32) for one in (d_ours, d_theirs)), rtol=0, atol=3e-2)
+
+
 @pytest.mark.parametrize("wanted", ["x_BTD", "weight_VD", "bias_V"])
 def test_each_gradient_alone(monkeypatch, wanted):
     chunked(monkeypatch, 4)
@@ -100,13 +139,19 @@ def test_bfloat16_states_give_a_float32_loss():
 
 
 def sizes(jaxpr: Any) -> Iterator[int]:
-    """Returns the number of elements of every array that a jaxpr, and those within it, compute."""
-    for equation in jaxpr.eqns:
+    """Yields the number of elements of every array that a jaxpr, and those within it, compute."""
+    for equation in equations(jaxpr):
         yield from (variable.aval.size for variable in equation.outvars if hasattr(variable.aval, "size"))
+
+
+def equations(jaxpr: Any) -> Iterator[Any]:
+    """Yields the equations of a jaxpr, and of those within it."""
+    for equation in jaxpr.eqns:
+        yield equation
         for parameter in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda p: hasattr(p, "eqns")):
             inner = getattr(parameter, "jaxpr", parameter)
             if hasattr(inner, "eqns"):
-                yield from sizes(inner)
+                yield from equations(inner)
 
 
 def test_the_logits_of_a_batch_never_exist(random_model, random_lora, monkeypatch):

@@ -279,10 +279,10 @@ def test_blocked_attention_is_the_same_attention(random_model, monkeypatch):
     chex.assert_trees_all_close(of(model.clone(attention="blocked")), of(model), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("side", ["left", "right", "none"])
-def test_cudnn_attention_is_asked_for_the_same_attention(side, monkeypatch):
+@pytest.mark.parametrize(("side", "padding"), [("left", "any"), ("right", "any"), ("right", "right"), ("none", "right")])
+def test_cudnn_attention_is_asked_for_the_same_attention(side, padding, monkeypatch):
     """Its kernel needs a GPU: here XLA's replaces it, with the same operands and mask. A token sees itself and all earlier
-    tokens, but no padding.
+    tokens, but no padding. Without padding on the left there is no mask but the kernel's own.
     """
     B, T, N, K, H = 2, 7, 4, 2, 8
     generator = np.random.default_rng(0)
@@ -295,19 +295,33 @@ def test_cudnn_attention_is_asked_for_the_same_attention(side, monkeypatch):
         positions_BT[row, slice(T - length, T) if side == "left" else slice(0, length)] = np.arange(length)
     asked = []
 
-    def by_xla(*operands, mask, implementation):
-        asked.append((implementation, {one.dtype for one in operands}, mask))
-        return attend_by_xla(*operands, mask=mask)
+    def by_xla(*operands, implementation, **masks):
+        asked.append((implementation, {one.dtype for one in operands}, masks))
+        return attend_by_xla(*operands, **masks)
 
     attend_by_xla = jax.nn.dot_product_attention
     monkeypatch.setattr(jax.nn, "dot_product_attention", by_xla)
-    ours = attention.attend_cudnn(q_BTNH, jnp.asarray(positions_BT), k_BKHT, v_BKTH)
-    theirs = attention.attend_within(q_BTNH, jnp.asarray(positions_BT), k_BKHT, v_BKTH)
     real = positions_BT >= 0
-    assert ours.dtype == jnp.float32
-    np.testing.assert_allclose(np.asarray(ours)[real], np.asarray(theirs)[real], rtol=0, atol=2e-3)
-    ((implementation, types, mask),) = asked
-    assert implementation == "cudnn" and types == {jnp.dtype("float16")}  # the kernel does not take float32
+
+    def of(attend, *more):
+        def attended(q_BTNH, k_BKHT, v_BKTH):
+            out_BTNH = attend(q_BTNH, jnp.asarray(positions_BT), k_BKHT, v_BKTH, *more)
+            return jnp.where(real[..., None, None], out_BTNH, 0)  # no loss behind padding
+
+        out_BTNH, pull = jax.vjp(
+            attended, *(array.astype(jnp.bfloat16).astype(jnp.float32) for array in (q_BTNH, k_BKHT, v_BKTH))
+        )
+        return out_BTNH, pull(jnp.cos(out_BTNH))
+
+    ours, theirs = of(attention.attend_cudnn, padding), of(attention.attend_within)
+    assert ours[0].dtype == jnp.float32
+    chex.assert_trees_all_close(ours, theirs, rtol=0, atol=2e-2)
+    ((implementation, types, masks),) = asked
+    assert implementation == "cudnn" and types == {jnp.dtype("bfloat16")}  # the kernel does not take float32
+    if padding == "right":
+        assert masks == {"is_causal": True}
+        return
+    (mask,) = masks.values()
     seen = np.asarray(mask)[:, 0]
     expected = (positions_BT[:, None] >= 0) & (positions_BT[:, None] <= positions_BT[..., None])
     np.testing.assert_array_equal(seen, expected)

@@ -14,6 +14,7 @@ from jaxlv.config import RunConfig
 from jaxlv.errors import JaxlvError
 from jaxlv.flops import ledger
 from jaxlv.lora import overlay
+from jaxlv.model import attention
 from jaxlv.runs import billing, run, sources, training, validation
 from jaxlv.runs.member import Job
 from jaxlv.steps.stack import Stack, memory_of, program_of
@@ -178,12 +179,28 @@ def test_a_loss_that_is_not_finite_names_its_run(config, tmp_path):  # noqa: F81
     assert str(tmp_path / "large") in str(caught.value)
 
 
+@pytest.mark.parametrize("runs", [1, 2])
+@pytest.mark.parametrize(("side", "relied_on"), [("right", "right"), ("left", "any")])
+def test_a_step_relies_on_the_padding_of_the_config_s_windows(config, monkeypatch, runs, side, relied_on):  # noqa: F811
+    asked = []
+    kernel = attention.KERNELS["xla"]
+    monkeypatch.setitem(attention.KERNELS, "xla", lambda *given: asked.append(given[-1]) or kernel(*given))
+    one = change(config, windows={"side": side})
+    inputs = sources.load_inputs(one)
+    stack = Stack(inputs.model, inputs.params, [change(one, train={"seed": seed}) for seed in range(runs)])
+    batch = stack.batch([validation.Texts(one, inputs).batches(0)] * runs)
+    jax.eval_shape(stack.step(), stack.state, stack.frozen, batch)
+    assert set(asked) == {relied_on}
+    assert change(one, model={"attention": "cudnn"}).causal == (side == "right") and not one.causal
+
+
 def test_what_may_differ_within_a_program(config):  # noqa: F811
     assert len({program_of(one) for one in varied(config).values()}) == 1
     different = [
         change(config, lora={"targets": ("q_proj",)}), change(config, lora={"dropout": 0.1}),
         change(config, lora={"head": "frozen"}), change(config, optimizer={"b1": 0.8}), change(config, train={"steps": 6}),
-        change(config, windows={"length": 32}), change(config, model={"loss": "alphabet"}),
+        change(config, windows={"length": 32}), change(config, windows={"side": "left"}),
+        change(config, model={"loss": "alphabet"}),
     ]  # fmt: skip
     assert len({program_of(one) for one in [config, *different]}) == 1 + len(different)
     muon = change(config, optimizer={"name": "muon"})

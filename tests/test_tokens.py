@@ -265,3 +265,15 @@ def test_all_windows_are_int32_of_one_length(qwen):
 def test_no_series_make_no_windows(qwen):
     windows = make_windows(np.zeros((0, 40, 2)), LIU["codec"], qwen, LIU["config"])
     assert windows.ids_ML.shape == (0, 512)
+
+
+@pytest.mark.parametrize("positions", [[-1, 0, 1], [0, -1, 1], [0, 2, -1], [1, 2, -1], [0, 0, -1]])
+def test_windows_that_are_said_to_be_padded_on_the_right_are(positions):
+    """A program that relies on that is not told the positions."""
+    good = [window(np.array([15, 16, 17]), 3), window(np.array([15]), 3)]
+    assert tokens.stack(good, 3, "right").positions_ML.tolist() == [[0, 1, 2], [0, -1, -1]]
+    bad = good[1]._replace(positions_ML=np.array(positions))
+    assert tokens.stack([*good, bad], 3).number == 3
+    with pytest.raises(JaxlvError, match="padding that is not on the right") as caught:
+        tokens.stack([*good, bad], 3, "right")
+    assert "window 2" in str(caught.value)

@@ -218,6 +218,83 @@ def test_micro_batches_are_one_batch(task):
     chex.assert_trees_all_close(after[1][0], after[2][0], rtol=0, atol=1e-3 * ADAM.learning_rate)
 
 
+RECIPES = {
+    "adam": ADAM,
+    "adamw, clipped": dataclasses.replace(ADAM, name="adamw", weight_decay=0.1, clip_norm=0.1),
+    "muon": dataclasses.replace(ADAM, name="muon"),
+}
+
+
+@pytest.mark.parametrize("config", RECIPES.values(), ids=RECIPES)
+def test_a_state_stacked_over_layers_takes_the_same_steps(random_model, random_lora, config):
+    """With fewer, larger arrays, which are donated; Muon's matrices stay apart. Taken apart it is a checkpoint's again."""
+    model, params = random_model(num_hidden_layers=3)
+    lora = random_lora(params, targets=("q_proj", "down_proj"), rank=2, alpha=6.0)
+    variables, optimizer = {"params": params, "lora": lora}, train.make_optimizer(config, 9)
+    step = train.make_train_step(model, optimizer, config, 9)
+    plain, frozen = train.init_state(variables, overlay.trainable(variables), optimizer, 0)
+    stacked = train.stacked(train.init_state(variables, overlay.trainable(variables), optimizer, 0)[0], config)
+    assert_trees_equal(train.unstacked(stacked).opt_state, plain.opt_state)
+    assert_trees_equal(overlay.join(train.unstacked(stacked).trained, frozen), variables)
+    arrays = len(jax.tree.leaves(stacked.trained))
+    assert arrays == (3 * 4 + 1 if config.name == "muon" else 4 + 1)  # and the bias of the head
+    for n in range(3):
+        batch = in_micro_batches(some_windows(model.config.vocab_size, 4, n), 2)
+        plain, theirs = step(plain, frozen, batch)
+        before, (stacked, ours) = jax.tree.leaves(stacked.trained), step(stacked, frozen, batch)
+        assert all(leaf.is_deleted() for leaf in before)
+        np.testing.assert_allclose(ours.array, theirs.array, rtol=1e-5)
+    after = train.unstacked(stacked)
+    assert jax.tree.structure(after) == jax.tree.structure(plain)
+    chex.assert_trees_all_close(after.trained, plain.trained, rtol=0, atol=1e-3 * config.learning_rate)
+
+
+def test_layers_that_are_computed_again_have_the_same_gradients(random_model, random_lora):
+    """With dropout, whose numbers are drawn again."""
+    model, params = random_model(num_hidden_layers=4)
+    variables = {"params": params, "lora": random_lora(params, rank=2, dropout=0.3)}
+    trained, frozen = overlay.split(variables, overlay.trainable(variables))
+    windows, found, parts = some_windows(model.config.vocab_size, 5), [], []
+    for how in (train.How(), train.How(remat=True)):
+
+        def loss(trained, how=how):
+            return train.window_loss(model, overlay.join(trained, frozen), windows, None, jax.random.key(3), how)[0]
+
+        parts.append(str(jax.make_jaxpr(jax.grad(loss))(trained)).count("remat"))
+        found.append(jax.jit(jax.value_and_grad(loss))(trained))
+    assert parts[1] > parts[0]
+    chex.assert_trees_all_close(found[0], found[1], rtol=1e-5, atol=1e-5)
+
+
+def test_layers_that_differ_are_not_stacked(random_model, random_lora):
+    """An adapter of some layers only, or of another rank in one of them, trains as it is; so does a base."""
+    _, params = random_model(num_hidden_layers=2)
+    lora = random_lora(params)
+    some = {name: layer for name, layer in lora.items() if name != "model.layers.0"}
+    other = {**lora, "model.layers.1": random_lora(params, rank=3)["model.layers.1"]}
+    for tree in (some, other, params):
+        assert jax.tree.structure(overlay.by_kind(tree)) == jax.tree.structure(tree)
+    without_scale = jax.tree_util.tree_map_with_path(lambda path, leaf: None if path[-1].key == "scale" else leaf, lora)
+    assert "model.layers" in overlay.by_kind(without_scale)
+
+
+def test_a_scale_that_is_no_power_of_two_is_applied_before_b_is_rounded(random_model, random_lora):
+    """Stacked or not, in bfloat16: the same product of B and its scale."""
+    model, params = random_model(num_hidden_layers=2, dtype=jnp.bfloat16)
+    variables = {"params": params, "lora": random_lora(params, rank=3, alpha=4.0)}
+    trained, frozen = overlay.split(variables, overlay.trainable(variables))
+    windows = some_windows(model.config.vocab_size, 3)
+    joined = (overlay.joined(one, frozen, model.dtype) for one in (trained, overlay.by_kind(trained)))
+    plain, stacked = (train.window_loss(model, one, windows)[0] for one in joined)
+    assert plain == stacked
+
+
+def test_the_options_of_the_compiler_are_those_of_a_gpu_on_a_gpu_alone(monkeypatch):
+    assert train.compiler_options() is None
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert train.compiler_options() == train.CUDA_OPTIONS
+
+
 def test_only_the_overlay_moves(task):
     before = copied(task.variables)
     state, frozen = task.start()
@@ -476,7 +553,7 @@ def test_the_clock_of_a_step_by_hand(runs, monkeypatch):
     now = 0.0
     monkeypatch.setattr(train.time, "perf_counter", lambda: now)
     values = np.full(runs, 10.0) if runs > 1 else np.float32(10.0)
-    metrics = train.StepMetrics(values, values / 2, values, values, values)
+    metrics = train.StepMetrics(np.stack([values, values / 2, values, values, values], axis=-1))
     taken = train.steps(
         lambda state, frozen, batch: (state._replace(step=state.step + 1), metrics),
         train.TrainState(jnp.int32(0), {}, None, None), {}, lambda n: n, 3,

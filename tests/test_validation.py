@@ -338,7 +338,9 @@ def test_a_run_begins_from_the_adapter_that_its_config_names(config, random_lora
     inputs = sources.load_inputs(change(config, lora={"init": str(tmp_path / "adapter")}))
     jax.tree.map(np.testing.assert_array_equal, inputs.start, lora)
     stack = Stack(inputs.model, inputs.params, [config], starts=[inputs.start])
-    jax.tree.map(np.testing.assert_array_equal, overlay.join(stack.state.trained, stack.frozen)["lora"], lora)
+    jax.tree.map(
+        np.testing.assert_array_equal, overlay.join(stack.member(stack.state, 0).trained, stack.frozen)["lora"], lora
+    )
     unlike = change(config, lora={"init": str(tmp_path / "adapter"), "rank": 2})
     with pytest.raises(JaxlvError, match=r"lora\.rank is not the adapter's"):
         sources.load_inputs(unlike)

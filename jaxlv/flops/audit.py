@@ -27,6 +27,7 @@ from jaxlv.flops.targets import Target, cpu
 from jaxlv.flops.work import Work, symbols
 
 EQUAL, IN_TOTAL, BOUNDED, DIFFERS, BEYOND = "equal", "equal in total", "within 1e-3", "differs", "executed, not asked for"
+MERGED = "not computed again"  # by a compiler that keeps what it was told to recompute
 EXCESS = {"dot padded": "padded for a kernel", "dot repeated": "repeated"}  # what is executed beyond what was asked for
 BOUND = 1e-3  # as a share of a component whose operations the formulas do not give exactly
 ROUNDING = 2e-5  # as a share of XLA's count, which adds in float32, if it is too large to be exact there
@@ -90,8 +91,11 @@ class ProgramAudit:
         """Returns the matrix products of the whole program."""
         analytic, jaxpr, hlo = (self.totals[name] for name in ("analytic", "jaxpr", "hlo"))
         beyond = sum(row.hlo for row in self.rows if row.verdict == BEYOND)
-        same = analytic == jaxpr == hlo - beyond
-        verdict = DIFFERS if not same else "equal, except for what the compiler adds" if beyond else EQUAL
+        kept = sum(row.analytic - row.hlo for row in self.rows if row.verdict == MERGED)
+        same = analytic == jaxpr == hlo - beyond + kept
+        verdict = (
+            DIFFERS if not same else MERGED if kept else "equal, except for what the compiler adds" if beyond else EQUAL
+        )
         return AuditRow("total", "", self.name, analytic, jaxpr, hlo, verdict)
 
     @property
@@ -224,7 +228,8 @@ def compare(program: str, formula: Parts, asked: Parts, executed: Tallies, paddi
     for where in sorted({*formula, *asked, *compiled}):
         three = formula.get(where, 0), asked.get(where, 0), compiled.get(where, 0)
         in_total = nameless and agree and (three[0] == three[1] or where[0] == OTHER)
-        verdict = EQUAL if len(set(three)) == 1 else IN_TOTAL if in_total else DIFFERS
+        kept = where[1] == "recomputed" and three[0] == three[1] > three[2]
+        verdict = EQUAL if len(set(three)) == 1 else IN_TOTAL if in_total else MERGED if kept else DIFFERS
         extra_rank = (padding or {}).get(where, 0) if verdict == EQUAL else 0
         own = three[0] - extra_rank, three[1] - extra_rank, three[2] - extra_rank
         rows.append(AuditRow(where[0], where[1], program, *own, verdict))
@@ -305,12 +310,18 @@ def explain(work: Work) -> list[str]:
     else:
         whole = 2 * (ahead - attention - adapters) + 3 * (attention + adapters) + v["head"] * rows["head", "forward"]
     more = count(work, "exact-all").total_train_step - step
+    skips = v["fused"] and not v["masked"]
+    hidden = (
+        "for scores that the mask hides, of which the kernel may skip most"
+        if skips
+        else "spent on scores that the mask hides"
+    )
     return [
         f"grouped keys and values: {grouped:.6g} less a forward pass than with a key/value head for each query head",
         f"backward rule: a step is {step / ahead:.4f} x forward, not 3 x: {3 * ahead - step:.6g} less, for the gradient of "
         "frozen weights is never formed",
         f"first layer: {whole - step:.6g} less, for nothing trains before its first adapted product",
-        f"causal mask: {attention // 2:.6g} of a forward pass is spent on scores that the mask hides",
+        f"causal mask: {attention // 2:.6g} of a forward pass is {hidden}",
         f"elementwise work: {more:.6g} operations a step, {more / step:.2%} of the matrix products",
     ]
 

@@ -42,8 +42,8 @@ class Event(_Room):
 
     A generation reads `batch` prompts of `length` tokens and makes `new_tokens` tokens in `samples` continuations of each,
     in as many iterations of a loop that attends to `slots` slots, reached in stages of `stage`. `step` is the first step, or
-    the step at which it ran. `dtype`, `dropout`, `update` (the optimiser), `stack_rank`, `loss` and `drawing` are those of
-    jaxlv.flops.work.Work.
+    the step at which it ran. `dtype`, `dropout`, `update` (the optimiser), `stack_rank`, `loss`, `drawing`, `causal`,
+    `narrow` and `remat` are those of jaxlv.flops.work.Work.
     """
 
     kind: Kind
@@ -68,10 +68,14 @@ class Event(_Room):
     stack_rank: int = 0  # the rank to which the adapters are padded
     loss: LossKind = "summed"
     drawing: Drawing = field(default_factory=Drawing)
+    causal: bool = False
+    narrow: bool = False
+    remat: bool = False
 
     def of_kind(self, kind: Kind, **shape: Any) -> Event:
         """Returns other work of the same model, without the settings that do not apply to such work."""
-        plain: dict[str, Any] = {} if kind == "train_step" else {"accumulate": 1, "dropout": False, "update": Update()}
+        trains = {"accumulate": 1, "dropout": False, "update": Update(), "causal": False, "narrow": False, "remat": False}
+        plain: dict[str, Any] = {} if kind == "train_step" else trains
         plain |= {} if kind == "generation" else {"drawing": Drawing()}
         return replace(self, kind=kind, **{**plain, **shape})
 
@@ -93,6 +97,9 @@ class Event(_Room):
             stack_rank=self.stack_rank,
             loss="summed" if self.kind == "generation" else self.loss,
             drawing=self.drawing,
+            causal=self.causal,
+            narrow=self.narrow,
+            remat=self.remat,
         )
 
     @property

@@ -11,6 +11,8 @@ and not a constant.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 from jaxlv.flops.rows import GROUPED, Row, row
 
 # ------------------------------------------------------------------------------------------- matrix products
@@ -58,7 +60,21 @@ def _orthogonalised(times: str, m: str, n: str) -> tuple[Row, ...]:
     )
 
 
-EXACT = (
+def formed_again(rows: Iterable[Row]) -> Iterator[Row]:
+    """Yields what a layer's forward rows cost once more in the backward pass if layers are computed again: all except what
+    only leads out of the layer. The adapters' casts are outside the layers, except Muon's (jaxlv.steps.train.stacked).
+    """
+    for one in rows:
+        inside = one.phase == "forward" and one.times.startswith("L") and one.when in ("always", "gradient")
+        cast = "lora" in one.component and not any(name == "dot" for name, _ in one.operations)
+        if not inside or one.component == "down_proj" or (one.component == "down_proj lora B" and not cast):
+            continue
+        only = " * muon" if cast else " * max(down,full)" if one.component == "activation" else ""
+        times = f"t * remat * {one.times}{only}"
+        yield one._replace(times=times, phase="recomputed", when="gradient")
+
+
+_PRODUCTS = (
     *_linear("q", GROUPED["q"], "x0"),
     *_linear("k", GROUPED["k"], "x0"),
     *_linear("v", GROUPED["v"], "x0"),
@@ -81,17 +97,19 @@ EXACT = (
     *(made for times, sizes in MATRICES for made in _orthogonalised(times, *sizes)),
     row("optimiser", "onecycle * (2 + muon * min(E,1))", when="step", dot="1 | 1, 2, 1"),  # optax interpolates by a product
 )
+EXACT = (*_PRODUCTS, *formed_again(_PRODUCTS))
 
 # ------------------------------------------------------------------------------------------ elementwise work
 
+NORM = row("norms", "L", mul="3 * T * H", add="T * H", div="2 * T", rsqrt="T", convert="2 * T * H * half")
 NORMS = "((2 * L - 1) * t + x0 + m0)"  # the norms that a gradient passes through
 
 _MODEL = (
     row("embedding", integer="T", add="T", compare="T"),
-    row("norms", "2 * L + 1", mul="3 * T * H", add="T * H", div="T", rsqrt="T", compare="T", integer="T",
-        convert="2 * T * H * half"),
-    row("norms", NORMS, when="gradient", mul="T * H + T", div="T"),
-    row("norms", NORMS, "backward", mul="4 * T * H + T", add="T * (2 * H - 1)", compare="T", div="T",
+    *(NORM, NORM, NORM._replace(times="1")),
+    row("norms", f"{NORMS} * (1 - remat) + t * remat", when="gradient", mul="T * H + T", div="T"),
+    row("norms", f"({NORMS} - t) * remat", "recomputed", mul="T * H + T", div="T"),
+    row("norms", NORMS, "backward", mul="4 * T * H + T", add="T * (2 * H - 1)", div="T",
         convert="2 * T * H * half"),
     row("norms", f"{NORMS} - t", "backward", add="T * H"),  # added to the residual's gradient
     row("norms", "(2 * L + 1) * full", "backward", mul="T * H", add="(T - 1) * H"),
@@ -102,7 +120,8 @@ _MODEL = (
             convert=f"2 * T * {heads} * D * half")
         for reached, heads in (("q0", "N"), ("k0", "K"))
     ),
-    row("residuals", "L", add="2 * T * H"),
+    row("residuals", "L", add="T * H"),  # of the attention
+    row("residuals", "1 * L", add="T * H"),  # of the MLP
     row("activation", "L", mul="2 * T * I", add="2 * T * I", exp="T * I", div="T * I"),
     row("activation", layers("p0"), "recomputed", add="2 * T * I", exp="T * I", div="T * I"),
     row("activation", layers("max(m0,gate)"), "recomputed", mul="T * I", add="T * I"),
@@ -120,8 +139,8 @@ def _projection(name: str, fans: tuple[str, str], biased: bool) -> tuple[Row, ..
         row(f"{name}_proj", "L", add=f"T * {fan_out} * ({int(biased)} + {name})"),
         row(f"{name}_proj lora A", adapted, convert=a),
         row(f"{name}_proj lora A", adapted, "backward", convert=a),
-        row(f"{name}_proj lora B", adapted, mul=f"T * {fan_out}", convert=f"{b} + half"),
-        row(f"{name}_proj lora B", adapted, "backward", mul=f"T * {fan_out}", convert=b),
+        row(f"{name}_proj lora B", adapted, mul=f"{fan_out} * R", convert=b),
+        row(f"{name}_proj lora B", adapted, "backward", mul=f"{fan_out} * R", convert=b),
     )
 
 
@@ -153,16 +172,18 @@ _ATTENTION = (
     row("softmax", "L * dense", compare="B * N * (X - O * S)", exp="B * N * X", add="B * N * (2 * X - O * S)"),
     row("softmax", "L * dense", exp="O * T * N", mul="O * T * N * (D + 1)", div="T * N * D", compare="(O - 1) * T * N",
         add="O * T * N + (O - 1) * T * N * (D + 1)", convert="(O + 1) * T * N * D * half"),
-    row("softmax", layers("s0") + " * dense", when="gradient", mul="T * N", div="T * N"),
+    row("softmax", layers("s0") + " * dense * (1 - remat)", when="gradient", mul="T * N", div="T * N"),
+    row("softmax", layers("s0") + " * dense * remat", "recomputed", mul="T * N", div="T * N"),
     row("softmax", layers("s0") + " * dense", "backward", mul="B * N * X + T * N * (2 * D + 1)", add="T * N * D"),
     row("softmax", layers("a0") + " * dense", "backward", mul="T * N * D", div="T * N * D", convert="2 * T * N * D * half"),
     *(row("softmax", layers(reached) + " * (blocks - 1)", "backward", add=f"T * {heads} * D")  # what blocks share
       for reached, heads in (("q0", "N"), ("k0", "K"), ("v0", "K"))),
     row("weighted sum", "L * dense", convert="B * N * X * half"),
     row("weighted sum", layers("s0") + " * dense", "backward", add="B * N * X", convert="B * N * X * half"),
-    # cuDNN's kernel takes float16 or bfloat16; only the kernel knows what it does in addition to its products.
-    row("fused attention", "L * fused", integer="Z + 2 * B * X", compare="B * X",
-        convert="2 * T * (N + K) * D * (1 - half)"),
+    # cuDNN's kernel takes float16 or bfloat16; only the kernel knows what it does in addition to its products, and which of
+    # them it skips behind its own mask.
+    row("fused attention", "L * masked", integer="Z + 2 * B * X", compare="B * X"),
+    row("fused attention", "L * fused", convert="2 * T * (N + K) * D * (1 - half)"),
     *(row("fused attention", layers(reached) + " * fused * (1 - half)", "backward", convert=f"T * {heads} * D")
       for reached, heads in (("a0", "N"), ("q0", "N"), ("k0", "K"), ("v0", "K"))),
 )  # fmt: skip
@@ -193,13 +214,18 @@ _DROPOUT = (
 )
 
 _LOSS = (
-    row("loss", when="loss", compare="Q * V + 5 * Q", add="2 * Q * V + 2 * Q", exp="Q * V", log="Q", integer="3 * Q"),
+    row("loss", when="loss", compare="Q * V + 2 * Q", add="2 * Q * V + 2 * Q", exp="Q * V", log="Q", integer="2 * Q"),
+    row("head", "narrow", when="loss", convert="Q * V"),
     row("loss", "summed", when="loss", add="2 * Q - 1", integer="Q", convert="Q + 1"),  # and the number of tokens
     row("loss", "both", when="loss", compare="Q * U + 4 * Q + G * U", add="2 * Q * U + 2 * Q + G * U", exp="Q * U", log="Q",
         integer="2 * Q * U + Q + G * U"),  # the softmax over the alphabet in addition to that over the vocabulary
     row("loss", "alphabet", when="loss", integer="2 * Q * V - Q", compare="Q * V"),  # the labels as indices into its tokens
-    row("loss", "max(t,head,bias)", "backward", add="2 * Q * V", exp="Q * V", integer="Q * V + Q", compare="Q * V",
-        convert="Q * V", mul="T * H * t + V * H * head + V * bias"),
+    row("loss", "max(head,bias)", "backward", add="2 * Q * V", exp="Q * V", integer="Q * V + Q", compare="Q * V",
+        convert="Q * V"),
+    row("loss", "max(t,head,bias)", "backward", mul="T * H * t + V * H * head + V * bias"),
+    # With a frozen head: the mean of its rows by the loss's exponentials, less the label's row.
+    row("head", "t * (1 - max(head,bias))", "backward", div="Q * H", add="Q * H", compare="Q * H",
+        convert="2 * Q * H * half"),
     row("loss", "t", "backward", convert="2 * T * H * half"),
     row("loss", "head", "backward", convert="3 * V * H * half"),  # the gradient's sum, rounded and scaled
     row("head", "max(t,head,bias)", "backward", convert="Q * V * half"),
@@ -275,4 +301,5 @@ _SAMPLING = (
         integer="series * shared + series * V * (2 * shared - 1)"),
 )  # fmt: skip
 
-ELEMENTWISE = (*_MODEL, *_PROJECTIONS, *_ATTENTION, *_DROPOUT, *_LOSS, *_OPTIMISER, *_SAMPLING)
+_LAYERS = (*_MODEL, *_PROJECTIONS, *_ATTENTION, *_DROPOUT)
+ELEMENTWISE = (*_LAYERS, *formed_again(_LAYERS), *_LOSS, *_OPTIMISER, *_SAMPLING)

@@ -17,7 +17,7 @@ from jaxlv.flops.work import Update, Work
 from jaxlv.lora import overlay
 from jaxlv.model.qwen2 import Qwen2, Segment, features, project
 from jaxlv.steps.generate import read
-from jaxlv.steps.train import init_state, make_optimizer, make_train_step
+from jaxlv.steps.train import How, init_state, make_optimizer, make_train_step, stacked
 from jaxlv.text.codec import SYMBOLS
 from jaxlv.text.tokens import Windows
 
@@ -81,14 +81,24 @@ def optimizer_of(update: Update) -> OptimizerConfig:
     )
 
 
+def how_of_work(work: Work) -> How:
+    """Returns how a step of this work computes."""
+    return How("right" if work.causal else "any", narrow=work.narrow, remat=work.remat)
+
+
 def train_program(work: Work, model: Qwen2, optimizer: OptimizerConfig | None = None) -> Program:
     """Builds the step that `jaxlv train` runs."""
     settings = optimizer or optimizer_of(work.update)
     variables = variables_of(work, model)
     made = make_optimizer(settings, 1)
     mask = overlay.trainable(variables, base=work.train == "full")
-    state, frozen = jax.eval_shape(lambda v: init_state(v, mask, made, 0), variables)
-    step = make_train_step(model, made, settings, 1, output_ids(work), work.update.skip)
+
+    def begun(variables: Any) -> Any:
+        state, frozen = init_state(variables, mask, made, 0)
+        return stacked(state, settings), frozen
+
+    state, frozen = jax.eval_shape(begun, variables)
+    step = make_train_step(model, made, settings, 1, output_ids(work), work.update.skip, how_of_work(work))
     batch = Windows(*(shape(work.accumulate, work.batch, work.length) for _ in Windows._fields[:3]))
     return Program("train_step", step, (state, frozen, batch))
 

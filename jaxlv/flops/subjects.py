@@ -65,7 +65,7 @@ def of_work(work: Work) -> list[Subject]:
     plain = replace(work, train="adapters") if work.train == "head" else work
     decode = replace(work, length=1, cache=2 * work.length, shared=work.length, last_only=True, train="adapters")
     return [
-        of_pass(programs.forward_program(plain, model), plain, "forward"),
+        of_pass(programs.forward_program(plain, model), replace(plain, causal=True), "forward"),
         of_pass(programs.train_program(work, model), work, "train step"),
         of_pass(programs.decode_program(plain, model, work.length), decode, "forward"),
     ]

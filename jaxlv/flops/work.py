@@ -14,6 +14,12 @@ W  parameters that train, J arrays of     X  pairs of a query and a key      fus
    them; E of W in F vectors                 whose score is formed           dense   1 if it is not
 Z  keys whose place is looked at,         O  parts that the keys of a        half    1 if the model computes in a type
    of all sequences                          query are attended to in                narrower than float32
+                                                                             masked  1 if a mask is formed for the
+                                                                                 fused kernel
+                                                                             remat   1 if layers are computed again in
+                                                                                 the backward pass
+                                                                             narrow  1 if the loss holds its logits in
+                                                                                 bfloat16
 
 adam, muon, clip, decay and skip are 1 if the optimiser is Adam (or AdamW), is Muon, clips, decays weights, skips steps that
 are not finite; several is 1 if a step has several micro-batches, drop if there is dropout. `schedule` is the number of
@@ -110,6 +116,9 @@ class Work:
     shared: int = 0  # cached tokens of a prompt that `samples` rows share
     samples: int = 1
     drawing: Drawing = field(default_factory=Drawing)
+    remat: bool = False  # each layer is computed again in the backward pass
+    narrow: bool = False  # the loss holds its logits in bfloat16
+    causal: bool = True  # a fused kernel of attention masks by itself: texts are padded only on the right
 
     def __post_init__(self) -> None:
         least_of = {
@@ -150,6 +159,7 @@ def symbols(work: Work, padded: bool = False) -> dict[str, int]:
         "M": _padded(Q, V) if padded and work.loss == "flat" else Q,
         **_parameters(work), **_attention(work), **_reached(work), **_update(work), **_drawing(work, V),
         "half": int(work.dtype != "float32"), "alphabet": int(work.head == "alphabet"),
+        "narrow": int(work.narrow), "remat": int(work.remat),
         "summed": int(work.loss in ("summed", "flat")), "both": int(work.loss == "both"),
         "drop": int(work.dropout and bool(work.targets)),
     }  # fmt: skip
@@ -187,7 +197,7 @@ def _attention(work: Work) -> dict[str, int]:
     fused = int(work.kernel == "cudnn" and not work.cache)
     return {
         "X": sum(queries * keys for queries, keys in blocks), "Z": keys, "O": 3 if work.cache else 1, "blocks": len(blocks),
-        "fused": fused, "dense": 1 - fused,
+        "fused": fused, "dense": 1 - fused, "masked": fused * (1 - int(work.causal)),
     }  # fmt: skip
 
 

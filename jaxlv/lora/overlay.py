@@ -112,6 +112,83 @@ def decayed(trained: Tree) -> Tree:
     return jax.tree.map(lambda leaf: leaf.ndim > 1, trained)
 
 
+LAYERS = "model.layers"  # before a layer's number in its name; and the name of what is stacked over all of them
+
+
+def by_kind(tree: Any) -> Any:
+    """Returns a tree of trained leaves, or of an optimiser's moments for them, in which A, and B, of one projection are one
+    array for all layers, with a leading axis L.
+
+    So casts, sums and updates of an optimiser take one kernel for each kind, and not one for each layer: the state in which
+    a step trains. Overlays whose layers differ, and trees with other leaves in their layers, stay as they are.
+    """
+    return jax.tree.map(_layers_stacked, tree, is_leaf=_has_layers)
+
+
+def by_layer(tree: Any) -> Any:
+    """Returns a tree with its layers apart: the inverse of `by_kind`."""
+    return jax.tree.map(_layers_apart, tree, is_leaf=_has_layers)
+
+
+def joined(trained: Tree, frozen: Tree, dtype: Any) -> Tree:
+    """Joins what `split` returned, and `by_kind` may have stacked, to variables for a model that computes in `dtype`.
+
+    What is stacked is rounded to that type before it is taken apart, B after it is multiplied by the scale; then the
+    overlay has no scale.
+    """
+    if LAYERS not in trained.get("lora", {}):
+        return join(trained, frozen)
+    stacked, given = traverse_util.flatten_dict(trained["lora"][LAYERS]), traverse_util.flatten_dict(frozen["lora"])
+    ready, rest = dict(stacked), dict(given)
+    for path in (path for path, leaf in stacked.items() if leaf is not None):
+        leaf_L = stacked[path]
+        with jax.named_scope(path[-2]), jax.named_scope(f"lora_{path[-1]}"):
+            if path[-1] == "B":
+                scale_L = jnp.stack([rest.pop((f"{LAYERS}.{i}", *path[:-1], "scale")) for i in range(len(leaf_L))])
+                leaf_L = leaf_L * scale_L.reshape(-1, 1, 1)
+            ready[path] = leaf_L.astype(dtype)
+    for path in (path for path in stacked if path[-1] == "scale"):
+        del ready[path]
+    lora = _layers_apart({**trained["lora"], LAYERS: traverse_util.unflatten_dict(ready)})
+    return join({**trained, "lora": lora}, {**frozen, "lora": traverse_util.unflatten_dict(rest)})
+
+
+def _has_layers(node: Any) -> bool:
+    return isinstance(node, dict) and (LAYERS in node or f"{LAYERS}.0" in node)
+
+
+def _layers_stacked(node: Any) -> Any:
+    names = [name for name in node if name.startswith(f"{LAYERS}.")] if isinstance(node, dict) else []
+    if not names or set(names) != {f"{LAYERS}.{i}" for i in range(len(names))}:
+        return node
+    flats = [traverse_util.flatten_dict(node[f"{LAYERS}.{i}"]) for i in range(len(names))]
+    shapes = [{path: None if leaf is None else jnp.shape(leaf) for path, leaf in flat.items()} for flat in flats]
+    held = {path[-1] for path, leaf in flats[0].items() if leaf is not None}
+    if not held or not held <= {"A", "B"} or any(other != shapes[0] for other in shapes):
+        return node
+    stacked = {path: None if leaf is None else jnp.stack([flat[path] for flat in flats]) for path, leaf in flats[0].items()}
+    return {**{name: node[name] for name in node if name not in names}, LAYERS: traverse_util.unflatten_dict(stacked)}
+
+
+def _layers_apart(node: Any) -> Any:
+    if not isinstance(node, dict) or LAYERS not in node:
+        return node
+    flat = traverse_util.flatten_dict(node[LAYERS])
+    count = next(len(leaf) for leaf in flat.values() if leaf is not None)
+    apart = {path: [None] * count if leaf is None else _apart(path, leaf) for path, leaf in flat.items()}
+    layers = {
+        f"{LAYERS}.{i}": traverse_util.unflatten_dict({path: leaves[i] for path, leaves in apart.items()})
+        for i in range(count)
+    }
+    return {**{name: node[name] for name in node if name != LAYERS}, **layers}
+
+
+def _apart(path: tuple[str, ...], leaf_L: jax.Array) -> list[jax.Array]:
+    """Returns the parts of all layers. A split's gradient is one concatenation; that of indices would be L sums."""
+    with jax.named_scope(path[-2]), jax.named_scope(f"lora_{path[-1]}"):
+        return [part.reshape(part.shape[1:]) for part in jax.lax.split(leaf_L, (1,) * len(leaf_L))]
+
+
 def merge(params: Mapping[str, Any], lora: Mapping[str, Any]) -> Tree:
     """Returns the base with scale * B A added to each adapted weight, summed in float32 and rounded once to the weight's
     type.

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 QUERY_BLOCK = 128  # queries in a block if attention is "blocked"
+Padding = Literal["any", "right"]  # where rows may have slots of position -1: "right" is only behind all tokens
+
 HIDDEN_SCORE = -1e30  # softmax turns this into exactly 0, without the NaN of a row of -inf
 
 
@@ -77,13 +79,17 @@ def _attend_to(q_BTNH, positions_BT, k_SKHC, v_SKCH, keys_SC) -> _Share:
     return _Share(by_row(peak_SKnGT1), by_row(weight_SKnGTC.sum(-1, keepdims=True)), by_row(out_SKRH))
 
 
-def attend_within(q_BTNH: jax.Array, positions_BT: jax.Array, k_BKHT: jax.Array, v_BKTH: jax.Array) -> jax.Array:
-    """Attends as `attend` does within one segment, the rows' own."""
+def attend_within(
+    q_BTNH: jax.Array, positions_BT: jax.Array, k_BKHT: jax.Array, v_BKTH: jax.Array, padding: Padding = "any"
+) -> jax.Array:
+    """Attends as `attend` does within one segment, the rows' own, whatever their padding."""
     return attend(q_BTNH, positions_BT, [(k_BKHT, v_BKTH, positions_BT)])
 
 
 @jax.named_scope("softmax")
-def attend_blocked(q_BTNH: jax.Array, positions_BT: jax.Array, k_BKHT: jax.Array, v_BKTH: jax.Array) -> jax.Array:
+def attend_blocked(
+    q_BTNH: jax.Array, positions_BT: jax.Array, k_BKHT: jax.Array, v_BKTH: jax.Array, padding: Padding = "any"
+) -> jax.Array:
     """Attends as `attend_within` does, but skips the keys that come after a block of queries: nearly half of them."""
     T, blocks = q_BTNH.shape[1], []
     for start in range(0, T, QUERY_BLOCK):
@@ -94,17 +100,26 @@ def attend_blocked(q_BTNH: jax.Array, positions_BT: jax.Array, k_BKHT: jax.Array
 
 
 @jax.named_scope("fused_attention")
-def attend_cudnn(q_BTNH: jax.Array, positions_BT: jax.Array, k_BKHC: jax.Array, v_BKCH: jax.Array) -> jax.Array:
+def attend_cudnn(
+    q_BTNH: jax.Array, positions_BT: jax.Array, k_BKHC: jax.Array, v_BKCH: jax.Array, padding: Padding = "any"
+) -> jax.Array:
     """Attends as `attend_within` does, by cuDNN's fused kernel (Ampere or newer), for which float32 is rounded to
-    float16.
+    bfloat16.
+
+    With padding on the right alone, slots are in the order of their positions. Then the kernel's own causal mask is exact
+    for all tokens: what is behind a token, padding included, it does not see, and the kernel skips it. (A slot of padding
+    sees the tokens before it, and no token sees that slot.) With other padding the mask is an operand, which costs a bias
+    in memory, and its gradient.
     """
     dtype = q_BTNH.dtype
     if dtype == jnp.float32:
-        q_BTNH, k_BKHC, v_BKCH = (array.astype(jnp.float16) for array in (q_BTNH, k_BKHC, v_BKCH))
-    key_B1TC, query_B1TC = positions_BT[:, None, None, :], positions_BT[:, None, :, None]
-    visible_B1TC = (key_B1TC >= 0) & (key_B1TC <= query_B1TC)
+        q_BTNH, k_BKHC, v_BKCH = (array.astype(jnp.bfloat16) for array in (q_BTNH, k_BKHC, v_BKCH))
     k_BCKH, v_BCKH = k_BKHC.transpose(0, 3, 1, 2), v_BKCH.swapaxes(1, 2)
-    return jax.nn.dot_product_attention(q_BTNH, k_BCKH, v_BCKH, mask=visible_B1TC, implementation="cudnn").astype(dtype)
+    attend_fused = functools.partial(jax.nn.dot_product_attention, q_BTNH, k_BCKH, v_BCKH, implementation="cudnn")
+    if padding == "right":
+        return attend_fused(is_causal=True).astype(dtype)
+    key_B1TC, query_B1TC = positions_BT[:, None, None, :], positions_BT[:, None, :, None]
+    return attend_fused(mask=(key_B1TC >= 0) & (key_B1TC <= query_B1TC)).astype(dtype)
 
 
 KERNELS = {"xla": attend_within, "blocked": attend_blocked, "cudnn": attend_cudnn}

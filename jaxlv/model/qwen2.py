@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxlv.model.attention import KERNELS, attend
+from jaxlv.model.attention import KERNELS, Padding, attend
 from jaxlv.model.config import ModelConfig
 
 INIT = nn.initializers.normal(0.02)
@@ -57,12 +57,14 @@ class Features(NamedTuple):
 def rms_norm(x_BTD: jax.Array, weight_D: jax.Array, eps: float) -> jax.Array:
     """Computes x / sqrt(mean(x^2) + eps) * weight, the mean in float32 (Zhang and Sennrich 2019, eq. 4).
 
-    Returns NaN if the mean overflows: 1 / sqrt(inf) would give zeros, and nobody would notice.
+    Returns NaN if the mean overflows: 1 / sqrt(inf) would give zeros, and nobody would notice. The remainder of a division
+    by the largest number is that: NaN for infinity, and every other mean unchanged. A comparison and a choice would use the
+    mean twice, and XLA would then not make one kernel of a norm on CUDA, but three.
     """
     x32_BTD = x_BTD.astype(jnp.float32)
     mean_BT1 = jnp.mean(jnp.square(x32_BTD), axis=-1, keepdims=True)
-    scale_BT1 = jnp.where(mean_BT1 < jnp.inf, jax.lax.rsqrt(mean_BT1 + eps), jnp.nan)
-    return weight_D * (x32_BTD * scale_BT1).astype(x_BTD.dtype)
+    finite_BT1 = jax.lax.rem(mean_BT1, jnp.finfo(jnp.float32).max)
+    return weight_D * (x32_BTD * jax.lax.rsqrt(finite_BT1 + eps)).astype(x_BTD.dtype)
 
 
 @jax.named_scope("rope")
@@ -88,12 +90,16 @@ def swiglu(gate_BTF: jax.Array, up_BTF: jax.Array) -> jax.Array:
     return jax.nn.silu(gate_BTF) * up_BTF
 
 
-def low_rank(x_BTD: jax.Array, a_RD: jax.Array, b_FR: jax.Array, scale: jax.Array) -> jax.Array:
-    """Computes scale * B A x, with A and B in x's type (Hu et al. 2021, eq. 3)."""
+def low_rank(x_BTD: jax.Array, a_RD: jax.Array, b_FR: jax.Array, scale: jax.Array | None) -> jax.Array:
+    """Computes (scale * B) A x, with A and scale * B in x's type (Hu et al. 2021, eq. 3); None if B is scaled already.
+
+    The scale is applied to B, where there are fewest numbers, before it is rounded.
+    """
     with jax.named_scope("lora_A"):
         down_BTR = jnp.einsum("BTD,RD->BTR", x_BTD, a_RD.astype(x_BTD.dtype))
     with jax.named_scope("lora_B"):
-        return jnp.einsum("BTR,FR->BTF", down_BTR, b_FR.astype(x_BTD.dtype)) * scale.astype(x_BTD.dtype)
+        scaled_FR = b_FR if scale is None else b_FR * scale
+        return jnp.einsum("BTR,FR->BTF", down_BTR, scaled_FR.astype(x_BTD.dtype))
 
 
 def dropped(x_BTD: jax.Array, key: jax.Array, rate: jax.Array) -> jax.Array:
@@ -104,9 +110,9 @@ def dropped(x_BTD: jax.Array, key: jax.Array, rate: jax.Array) -> jax.Array:
 
 
 @jax.named_scope("head")
-def project(x_BTD: jax.Array, head: Head) -> jax.Array:
-    """Returns logits (B, T, V) in float32."""
-    logits_BTV = jnp.einsum("BTD,VD->BTV", x_BTD, head.weight_VD, preferred_element_type=jnp.float32)
+def project(x_BTD: jax.Array, head: Head, rounded_to: Any = jnp.float32) -> jax.Array:
+    """Returns logits (B, T, V) in float32; the product is held as `rounded_to`."""
+    logits_BTV = jnp.einsum("BTD,VD->BTV", x_BTD, head.weight_VD, preferred_element_type=rounded_to).astype(jnp.float32)
     return logits_BTV if head.bias_V is None else logits_BTV + head.bias_V.astype(jnp.float32)
 
 
@@ -127,12 +133,13 @@ class Linear(nn.Module):
         if self.use_bias:
             y_BTF += self.param("bias", nn.initializers.zeros, (self.features,), self.dtype)
         if self.has_variable("lora", "A"):
-            leaves: list[jax.Array] = [self.get_variable("lora", name) for name in ("A", "B", "scale")]
+            a_RD, b_FR = (cast(jax.Array, self.get_variable("lora", name)) for name in ("A", "B"))
+            scale = cast(jax.Array, self.get_variable("lora", "scale")) if self.has_variable("lora", "scale") else None
             if self.has_rng("dropout") and self.has_variable("lora", "dropout"):
                 with jax.named_scope("dropout"):
                     rate = jnp.asarray(self.get_variable("lora", "dropout"))
                     x_BTD = dropped(x_BTD, self.make_rng("dropout"), rate)
-            y_BTF += low_rank(x_BTD, *leaves)
+            y_BTF += low_rank(x_BTD, a_RD, b_FR, scale)
         return y_BTF
 
 
@@ -164,7 +171,7 @@ class Attention(nn.Module):
     kernel: str
 
     @nn.compact
-    def __call__(self, x_BTD, positions_BT, rope, past) -> Layer:
+    def __call__(self, x_BTD, positions_BT, rope, past, padding: Padding = "any") -> Layer:
         c = self.config
         B, T, D = x_BTD.shape
         q_BTF = Linear(c.num_attention_heads * c.head_dim, True, self.dtype, name="q_proj")(x_BTD)
@@ -176,7 +183,7 @@ class Attention(nn.Module):
         if past:
             out_BTNH = attend(q_BTNH, positions_BT, [*past, (k_BKHT, v_BKTH, positions_BT)])
         else:
-            out_BTNH = KERNELS[self.kernel](q_BTNH, positions_BT, k_BKHT, v_BKTH)
+            out_BTNH = KERNELS[self.kernel](q_BTNH, positions_BT, k_BKHT, v_BKTH, padding)
         out_BTD = Linear(D, False, self.dtype, name="o_proj")(out_BTNH.reshape(B, T, -1))
         return Layer(out_BTD, k_BKHT, v_BKTH)
 
@@ -202,11 +209,11 @@ class Block(nn.Module):
     kernel: str
 
     @nn.compact
-    def __call__(self, x_BTD, positions_BT, rope, past) -> Layer:
+    def __call__(self, x_BTD, positions_BT, rope, past, padding: Padding = "any") -> Layer:
         eps = self.config.rms_norm_eps
         normed_BTD = Norm(eps, self.dtype, name="input_layernorm")(x_BTD)
         attention = Attention(self.config, self.dtype, self.kernel, name="self_attn")
-        out_BTD, k_BKHT, v_BKTH = attention(normed_BTD, positions_BT, rope, past)
+        out_BTD, k_BKHT, v_BKTH = attention(normed_BTD, positions_BT, rope, past, padding)
         x_BTD = x_BTD + out_BTD
         normed_BTD = Norm(eps, self.dtype, name="post_attention_layernorm")(x_BTD)
         return Layer(x_BTD + MLP(self.config, self.dtype, name="mlp")(normed_BTD), k_BKHT, v_BKTH)
@@ -256,24 +263,29 @@ class Qwen2(nn.Module):
         ids_BT: jax.Array,
         positions_BT: jax.Array | None = None,
         past: Sequence[Segment] = (),
+        padding: Padding = "any",
+        remat: bool = False,
     ) -> Features:
         """Returns the states after the last norm, with the head and the keys and values of these tokens.
 
-        positions_BT (int32) default to 0..T-1; -1 marks padding, on either side, which no token sees. `past` holds the
-        segments of earlier tokens; the caller decides what happens to the new segment.
+        positions_BT (int32) default to 0..T-1; -1 marks padding, on either side, which no token sees. If there is padding
+        only on the right (jaxlv.text.tokens.stack checks that), `padding` may say so: a kernel may then be faster. `past`
+        holds the segments of earlier tokens; the caller decides what happens to the new segment. With `remat` a gradient
+        keeps only the input of each layer, and forms the rest of it again in the backward pass.
         """
         c = self.config
         if positions_BT is None:
-            positions_BT = jnp.broadcast_to(jnp.arange(ids_BT.shape[1], dtype=jnp.int32), ids_BT.shape)
+            positions_BT, padding = jnp.broadcast_to(jnp.arange(ids_BT.shape[1], dtype=jnp.int32), ids_BT.shape), "right"
         embedding_VD = Embedding(c, self.dtype, name="model.embed_tokens")()
         with jax.named_scope("embed"):
             x_BTD = embedding_VD[ids_BT]
         rope = rope_angles(positions_BT, c.head_dim, c.rope_theta)
+        layer = nn.remat(Block, static_argnums=(5,)) if remat else Block
         ks, vs = [], []
         for i in range(c.num_hidden_layers):
             seen = [(segment.k[i], segment.v[i], segment.positions_SC) for segment in past]
-            block = Block(c, self.dtype, self.attention, name=f"model.layers.{i}")
-            x_BTD, k_BKHT, v_BKTH = block(x_BTD, positions_BT, rope, seen)
+            block = layer(c, self.dtype, self.attention, name=f"model.layers.{i}")
+            x_BTD, k_BKHT, v_BKTH = block(x_BTD, positions_BT, rope, seen, padding)
             ks.append(k_BKHT)
             vs.append(v_BKTH)
         x_BTD = Norm(c.rms_norm_eps, self.dtype, name="model.norm")(x_BTD)
@@ -288,7 +300,9 @@ def features(
     positions_BT: jax.Array | None = None,
     past: Sequence[Segment] = (),
     dropout_key: jax.Array | None = None,
+    padding: Padding = "any",
+    remat: bool = False,
 ) -> Features:
     """Applies `Qwen2.features` to {"params": ..., "lora": ...}; a key turns dropout on."""
     rngs = None if dropout_key is None else {"dropout": dropout_key}
-    return cast(Features, model.apply(variables, ids_BT, positions_BT, past, method="features", rngs=rngs))
+    return cast(Features, model.apply(variables, ids_BT, positions_BT, past, padding, remat, method="features", rngs=rngs))

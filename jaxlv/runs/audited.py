@@ -16,7 +16,7 @@ import numpy as np
 from jaxlv.config import RunConfig
 from jaxlv.flops import plan, table
 from jaxlv.flops.events import Event
-from jaxlv.flops.programs import Program, output_ids, shape, variables_of
+from jaxlv.flops.programs import Program, how_of_work, output_ids, shape, variables_of
 from jaxlv.flops.subjects import Subject, of_pass, of_passes
 from jaxlv.flops.work import Work
 from jaxlv.forecasting.likelihood import token_nll
@@ -37,13 +37,15 @@ SIDE_BY_SIDE = {  # why the formulas of runs that train together are not exact, 
 }
 
 
-def of_runs(configs: Sequence[RunConfig], model: ModelConfig, test_series: int, steps: int) -> list[Subject]:
+def of_runs(
+    configs: Sequence[RunConfig], model: ModelConfig, test_series: int, steps: int, logits: int = 0
+) -> list[Subject]:
     """Returns the programs of runs that share a train step (jaxlv.steps.stack.program_of), on series of `steps` steps: the
-    step of all, then the rest of each run's plan, every shape once.
+    step of all, with so many `logits` at once, then the rest of each run's plan, every shape once.
     """
     made = Qwen2(model, jnp.dtype(configs[0].model.dtype), configs[0].model.attention)
     largest = max(config.lora.rank for config in configs)
-    found, known = [_train_step(configs, made, largest)], set()
+    found, known = [_train_step(configs, made, largest, logits)], set()
     for config in configs:
         event = event_of(config, stack_rank=largest)
         for phase in plan.phases(config, event, test_series, steps):
@@ -71,13 +73,13 @@ def _whole_stages(event: Event) -> Event:
     return replace(event, new_tokens=tokens, slots=event.length + tokens)
 
 
-def _train_step(configs: Sequence[RunConfig], model: Qwen2, largest: int) -> Subject:
+def _train_step(configs: Sequence[RunConfig], model: Qwen2, largest: int, logits: int) -> Subject:
     works = [event_of(config, stack_rank=largest).work(model.config) for config in configs]
     params = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32)))["params"]
     stacks: list[Stack] = []
 
     def begun(params: Any) -> Any:
-        stacks.append(Stack(model, params, configs, output_ids(works[0])))
+        stacks.append(Stack(model, params, configs, output_ids(works[0]), logits=logits))
         return stacks[-1].state, stacks[-1].frozen
 
     state, frozen = jax.eval_shape(begun, params)
@@ -100,7 +102,7 @@ def of_event(event: Event, config: RunConfig, model: Qwen2) -> Subject:
         nll = functools.partial(_likelihood, model)
         return of_pass(Program(f"likelihood, {name}", nll, (variables, windows, shape(len(SYMBOLS)))), work, "loss")
     trained, frozen = overlay.split(variables, overlay.trainable(variables))
-    step = make_validation_step(model, output_ids(work))
+    step = make_validation_step(model, output_ids(work), how_of_work(work))
     return of_pass(Program(f"validation, {name}", step, (trained, frozen, windows)), work, "loss")
 
 

@@ -165,6 +165,9 @@ def event_of(config: RunConfig, held: Held = "adapters", stack_rank: int = 0) ->
         dropout=adapted and c.dropout > 0,
         update=Update.of(config.optimizer, skip=config.train.skip_nonfinite > 0),
         stack_rank=stack_rank if adapted and stack_rank > c.rank else 0,
+        causal=config.causal,
+        narrow=config.narrow,
+        remat=config.model.remat,
     )
 
 

@@ -151,6 +151,7 @@ class _Training:
             [job.config for job in jobs],
             None if alphabet is None else np.array(alphabet),
             [job.inputs.start for job in jobs],
+            needs.logits(self.config, inputs.model, len(jobs)),
         )
         first = self._batch(0)  # made now, so that series which give no window are refused before a folder is made
         self.step = self.stack.fitted(first, memory, at_once) if memory else self.stack.step(at_once)

@@ -19,7 +19,8 @@ from jaxlv.forecasting.request import Request
 from jaxlv.lora import overlay
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.runs.sources import Inputs
-from jaxlv.steps.train import Batches, make_validation_step
+from jaxlv.steps.stack import how_of
+from jaxlv.steps.train import Batches, How, make_validation_step
 from jaxlv.text.codec import Codec
 from jaxlv.text.tokens import IGNORED, Windows, make_windows
 
@@ -86,9 +87,9 @@ def measured(texts: Texts, trained: Any, frozen: Any, meter: Meter | None = None
     series forecast, of variables that are split in two. A meter pays first; raises BudgetExceeded if it cannot.
     """
     config, inputs, windows = texts.config, texts.inputs, texts.validation_windows
-    step = _validation_step(inputs.model, alphabet_of(config, inputs))
+    step = _validation_step(inputs.model, alphabet_of(config, inputs), how_of(config))
     batches = -(-windows.number // config.train.batch_size)
-    paid = meter.spend("validation", count=batches) if meter else NO_METER
+    paid = meter.spend("validation", count=batches, causal=config.causal, narrow=config.narrow) if meter else NO_METER
     with paid, compiling("the validation", id(step), config.train.batch_size, windows.ids_ML.shape[1]):
         record = losses(step, trained, frozen, windows, config.train)
     if config.train.forecast_series:
@@ -98,9 +99,9 @@ def measured(texts: Texts, trained: Any, frozen: Any, meter: Meter | None = None
 
 
 @functools.lru_cache(maxsize=8)
-def _validation_step(model: Qwen2, alphabet: tuple[int, ...] | None) -> Callable:
+def _validation_step(model: Qwen2, alphabet: tuple[int, ...] | None, how: How) -> Callable:
     """Returns `make_validation_step`, the same for every run of a model, so that what was compiled for a shape is reused."""
-    return make_validation_step(model, None if alphabet is None else np.array(alphabet))
+    return make_validation_step(model, None if alphabet is None else np.array(alphabet), how)
 
 
 def losses(step: Callable, trained: Any, frozen: Any, windows: Windows, t: TrainConfig) -> dict[str, float]:

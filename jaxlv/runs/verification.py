@@ -29,7 +29,22 @@ from jaxlv.storage.lines import without_collection
 
 MOST_NAMED = 20  # entries of a run that are named
 # What whoever asks for a forecast or an evaluation chooses; the rest of an event is of the run's model.
-ASKED = ("batch", "length", "count", "step", "samples", "new_tokens", "slots", "stage", "cached", "head", "loss", "drawing")
+ASKED = (
+    "batch",
+    "length",
+    "count",
+    "step",
+    "samples",
+    "new_tokens",
+    "slots",
+    "stage",
+    "cached",
+    "head",
+    "loss",
+    "drawing",
+    "causal",
+    "narrow",
+)
 # What an event of a version before 4 may lack.
 NEWER = ("dtype", "dropout", "update", "stack_rank", "loss", "drawing")
 
@@ -177,6 +192,7 @@ def _of_entries(config: RunConfig, entries: Sequence[Entry], book: Book) -> Iter
             right = list(_possible(config, in_training, event, ranks))
             if book.version < 4 and event.loss == "flat":
                 right = [replace(one, **{name: getattr(event, name) for name in NEWER}) for one in right]
+            right += [replace(one, causal=False) for one in right if one.causal]  # the mask was once an operand
             known[key] = "" if event in right else _differing(event, right[0])
         if known[key]:
             yield f"entry {entry.number}: {known[key]}"
@@ -206,7 +222,7 @@ def _possible(config: RunConfig, in_training: bool, event: Event, ranks: Collect
     if event.kind == "train_step":
         yield from _halved(step, config)
     elif event.kind == "validation" and in_training:
-        yield from (one.of_kind("validation") for one in _halved(step, config))
+        yield from (one.of_kind("validation", causal=step.causal, narrow=step.narrow) for one in _halved(step, config))
     elif in_training:  # a forecast of some validation series
         asked |= {"samples": 1, "batch": min(event.batch, config.train.forecast_series)}
         yield step.of_kind("generation", **asked)

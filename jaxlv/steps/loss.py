@@ -8,6 +8,7 @@ Axes: B rows, T tokens of a row, L tokens of a row in a chunk, D model width, V 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -33,24 +34,28 @@ class Chunks(NamedTuple):
         return self.whole + (self.rest > 0)
 
 
-def chunks_of(batch: int, length: int, vocabulary: int) -> Chunks:
-    """Cuts rows of `length` tokens into chunks whose logits stay within CHUNK_LOGITS, or of one token of each row.
+def chunks_of(batch: int, length: int, vocabulary: int, logits: int = 0) -> Chunks:
+    """Cuts rows of `length` tokens into chunks of at most so many `logits` (0: CHUNK_LOGITS), or of one token of each row.
 
     The chunks are equal if the length has a divisor within a factor of two of the most tokens that a chunk may have.
     Otherwise there are as few as possible, and the last is shorter.
     """
-    most = min(length, max(1, CHUNK_LOGITS // (batch * vocabulary)))
+    most = min(length, max(1, (logits or CHUNK_LOGITS) // (batch * vocabulary)))
     size = next((size for size in range(most, most // 2, -1) if length % size == 0), -(-length // -(-length // most)))
     return Chunks(size, *divmod(length, size))
 
 
 @jax.named_scope("loss")
-def cross_entropy(x_BTD: jax.Array, head: Head, labels_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
+def cross_entropy(
+    x_BTD: jax.Array, head: Head, labels_BT: jax.Array, logits: int = 0, narrow: bool = False
+) -> tuple[jax.Array, jax.Array]:
     """Returns (sum of -log p(label) in nats, number of real tokens), both float32 scalars; labels of -1 do not count.
 
-    The pair adds up over batches, accumulation and devices; a mean of means would weight tokens by their batch.
+    The pair adds up over batches, accumulation and devices; a mean of means would weight tokens by their batch. At most so
+    many `logits` are held at once (0: CHUNK_LOGITS); if `narrow`, rounded to bfloat16.
     """
-    return _nll(x_BTD, head.weight_VD, head.bias_V, labels_BT), jnp.sum(labels_BT != IGNORED).astype(jnp.float32)
+    total = _nll(x_BTD, head.weight_VD, head.bias_V, labels_BT, logits, narrow)
+    return total, jnp.sum(labels_BT != IGNORED).astype(jnp.float32)
 
 
 @jax.named_scope("loss")
@@ -101,20 +106,25 @@ def token_losses(x_BTD: jax.Array, head: Head, labels_BT: jax.Array, alphabet_A:
     """
 
     def of_chunk(_: None, x_BLD: jax.Array, labels_BL: jax.Array) -> tuple[None, tuple[jax.Array, jax.Array]]:
-        by_all, logits_BLV, logsumexp_BL = _chunk_losses(x_BLD, head, labels_BL)
-        less_BL = logsumexp_BL - jax.nn.logsumexp(logits_BLV[..., alphabet_A], axis=-1)
+        losses = _chunk_losses(x_BLD, head, labels_BL)
+        by_all = losses.loss_BL
+        less_BL = losses.logsumexp_BL - jax.nn.logsumexp(losses.logits_BLV[..., alphabet_A], axis=-1)
         by_some = jnp.where((labels_BL[..., None] == alphabet_A).any(-1), by_all - less_BL, jnp.inf)
         return None, (by_all, jnp.where(labels_BL != IGNORED, by_some, 0.0))
 
     return _by_chunk(of_chunk, None, x_BTD, labels_BT, head)[1]
 
 
-def _by_chunk(step: Callable, carry: Any, x_BTD: jax.Array, labels_BT: jax.Array, head: Head) -> tuple[Any, Any]:
+def _by_chunk(
+    step: Callable, carry: Any, x_BTD: jax.Array, labels_BT: jax.Array, head: Head, logits: int = 0
+) -> tuple[Any, Any]:
     """Returns (the last carry, the outputs (B, L, ...) joined along time) of `step(carry, x_BLD, labels_BL)` over the
     chunks.
     """
     B, T = labels_BT.shape
-    size, whole, rest = chunks_of(B, T, len(head.weight_VD))
+    size, whole, rest = chunks_of(B, T, len(head.weight_VD), logits)
+    if size == T:
+        return step(carry, x_BTD, labels_BT)
 
     def cut(a_BT: jax.Array) -> jax.Array:
         return a_BT[:, : whole * size].reshape(B, whole, size, *a_BT.shape[2:]).swapaxes(0, 1)
@@ -131,40 +141,66 @@ def _by_chunk(step: Callable, carry: Any, x_BTD: jax.Array, labels_BT: jax.Array
 
 
 class _Losses(NamedTuple):
-    """-log p(label) of tokens, their logits, and the logsumexp of the logits."""
+    """-log p(label) of tokens, their logits, the logsumexp of the logits; exp(logits - the highest), and their sum; whether
+    a token has a label, and the label, or else 0.
+    """
 
     loss_BL: jax.Array
     logits_BLV: jax.Array
     logsumexp_BL: jax.Array
+    weight_BLV: jax.Array
+    sum_BL: jax.Array
+    real_BL: jax.Array
+    label_BL: jax.Array
 
 
-def _chunk_losses(x_BLD: jax.Array, head: Head, labels_BL: jax.Array) -> _Losses:
-    logits_BLV = project(x_BLD, head)
-    logsumexp_BL = jax.nn.logsumexp(logits_BLV, axis=-1)
-    label_BL = jnp.take_along_axis(logits_BLV, jnp.maximum(labels_BL, 0)[..., None], axis=-1)[..., 0]
-    return _Losses(jnp.where(labels_BL != IGNORED, logsumexp_BL - label_BL, 0.0), logits_BLV, logsumexp_BL)
+def _chunk_losses(x_BLD: jax.Array, head: Head, labels_BL: jax.Array, narrow: bool = False) -> _Losses:
+    logits_BLV = project(x_BLD, head, jnp.bfloat16 if narrow else jnp.float32)
+    peak_BL1 = logits_BLV.max(-1, keepdims=True)
+    weight_BLV = jnp.exp(logits_BLV - peak_BL1)
+    sum_BL = weight_BLV.sum(-1)
+    logsumexp_BL = jnp.log(sum_BL) + peak_BL1[..., 0]
+    real_BL, label_BL = labels_BL != IGNORED, jnp.maximum(labels_BL, 0)
+    logit_BL = jnp.take_along_axis(logits_BLV, label_BL[..., None], axis=-1)[..., 0]
+    loss_BL = jnp.where(real_BL, logsumexp_BL - logit_BL, 0.0)
+    return _Losses(loss_BL, logits_BLV, logsumexp_BL, weight_BLV, sum_BL, real_BL, label_BL)
 
 
-@jax.custom_vjp
-def _nll(x_BTD, weight_VD, bias_V, labels_BT):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _nll(x_BTD, weight_VD, bias_V, labels_BT, logits, narrow):
     head = Head(weight_VD, bias_V)
 
     def add(total, x_BLD, labels_BL):
-        return total + jnp.sum(_chunk_losses(x_BLD, head, labels_BL).loss_BL), None
+        return total + jnp.sum(_chunk_losses(x_BLD, head, labels_BL, narrow).loss_BL), None
 
-    return _by_chunk(add, jnp.zeros(()), x_BTD, labels_BT, head)[0]
+    return _by_chunk(add, jnp.zeros(()), x_BTD, labels_BT, head, logits)[0]
 
 
-def _nll_forward(x_BTD, weight_VD, bias_V, labels_BT):
-    """Computes the gradient together with the loss, while a chunk's logits exist: d nll / d logits = p - onehot."""
+def _nll_forward(x_BTD, weight_VD, bias_V, labels_BT, logits, narrow):
+    """Computes the gradient together with the loss, while a chunk's logits exist: d nll / d logits = p - onehot.
+
+    If the head is frozen, so that only the states have a gradient, that is (weights W) / sum - W[label], with the weights
+    that the loss has formed: neither another exponential nor the one-hot in the size of the logits.
+    """
     head = Head(weight_VD.value, None if bias_V is None else bias_V.value)
     want_weight, want_bias = weight_VD.perturbed, bias_V is not None and bias_V.perturbed
 
+    def frozen(carry, x_BLD, labels_BL):
+        total, *none = carry
+        found = _chunk_losses(x_BLD, head, labels_BL, narrow)
+        with jax.named_scope("head"), jax.named_scope("backward"):
+            weight_BLV = found.weight_BLV.astype(x_BLD.dtype)
+            sum_BLD = jnp.einsum("BLV,VD->BLD", weight_BLV, head.weight_VD, preferred_element_type=jnp.float32)
+            own_BLD = head.weight_VD.at[found.label_BL].get(mode="promise_in_bounds", wrap_negative_indices=False)
+            d_x_BLD = jnp.where(found.real_BL[..., None], sum_BLD / found.sum_BL[..., None] - own_BLD, 0.0)
+            d_x_BLD = d_x_BLD.astype(x_BLD.dtype)
+        return (total + jnp.sum(found.loss_BL), *none), d_x_BLD
+
     def step(carry, x_BLD, labels_BL):
         total, d_weight, d_bias = carry
-        loss_BL, logits_BLV, logsumexp_BL = _chunk_losses(x_BLD, head, labels_BL)
+        found = _chunk_losses(x_BLD, head, labels_BL, narrow)
         with jax.named_scope("backward"):
-            p_BLV = jnp.exp(logits_BLV - logsumexp_BL[..., None])
+            p_BLV = jnp.exp(found.logits_BLV - found.logsumexp_BL[..., None])
             error_BLV = p_BLV - (jnp.arange(p_BLV.shape[-1]) == labels_BL[..., None])
             error_BLV = jnp.where((labels_BL != IGNORED)[..., None], error_BLV, 0.0)
         with jax.named_scope("head"), jax.named_scope("backward"):
@@ -174,14 +210,15 @@ def _nll_forward(x_BTD, weight_VD, bias_V, labels_BT):
             if want_weight:
                 d_weight += jnp.einsum("BLV,BLD->VD", error_BLV, x_BLD, preferred_element_type=jnp.float32)
             d_x_BLD = jnp.einsum("BLV,VD->BLD", error_BLV, head.weight_VD)
-        return (total + jnp.sum(loss_BL), d_weight, d_bias), d_x_BLD
+        return (total + jnp.sum(found.loss_BL), d_weight, d_bias), d_x_BLD
 
     zeros = (
         jnp.zeros(()),
         jnp.zeros(head.weight_VD.shape) if want_weight else None,
         jnp.zeros(head.bias_V.shape) if want_bias and head.bias_V is not None else None,
     )
-    (total, d_weight, d_bias), d_x_BTD = _by_chunk(step, zeros, x_BTD.value, labels_BT.value, head)
+    step = step if want_weight or want_bias else frozen
+    (total, d_weight, d_bias), d_x_BTD = _by_chunk(step, zeros, x_BTD.value, labels_BT.value, head, logits)
     with jax.named_scope("backward"):
         d_weight = None if d_weight is None else d_weight.astype(head.weight_VD.dtype)
         d_bias = None if d_bias is None or head.bias_V is None else d_bias.astype(head.bias_V.dtype)
@@ -189,7 +226,7 @@ def _nll_forward(x_BTD, weight_VD, bias_V, labels_BT):
 
 
 @jax.named_scope("loss")
-def _nll_backward(gradients, d_total):
+def _nll_backward(logits, narrow, gradients, d_total):
     if isinstance(d_total, jax.custom_derivatives.SymbolicZero):
         return None, None, None, None
     d_x, d_weight, d_bias = (None if g is None else (g * d_total).astype(g.dtype) for g in gradients)

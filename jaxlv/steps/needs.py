@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 
 from jaxlv import memory
@@ -16,10 +17,11 @@ from jaxlv.lora.overlay import normalise_targets
 from jaxlv.model.attention import QUERY_BLOCK
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.model.weights import count_params, parameter_paths
-from jaxlv.steps.loss import chunks_of
+from jaxlv.steps.loss import CHUNK_LOGITS, chunks_of
 from jaxlv.text.codec import SYMBOLS
 
 MOMENTS = {"adam": 2, "adamw": 2, "muon": 1}  # arrays of a matrix's size that an optimiser keeps
+MOST_LOGITS = 2**29  # 2 GiB in float32
 NUMBER = 4  # bytes of a float32 or an int32
 
 SMALLER_MODEL = 'take a smaller model, or set model.dtype = "bfloat16"'
@@ -76,6 +78,20 @@ def training(config: RunConfig, model: Qwen2) -> dict[str, int]:
         LOWER_BATCH: kept + max(scores, logits),
         LOWER_STEP: 3 * NUMBER * t.accumulate * tokens,
     }
+
+
+def logits(config: RunConfig, model: Qwen2, runs: int = 1) -> int:
+    """Returns how many logits the loss holds at once on the first device; 0 for the number that suits a CPU's caches.
+
+    A GPU computes them faster, the fewer chunks there are. They take at most a quarter of the memory that is left beside
+    the weights and what training needs at least (float32, and their gradient, rounded to the model's type).
+    """
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        return 0
+    size = NUMBER + jnp.dtype(model.dtype).itemsize
+    left = memory.device_memory(device)[0] - weights(model) - runs * sum(training(config, model).values())
+    return min(MOST_LOGITS, max(CHUNK_LOGITS, left // (4 * size * runs)))
 
 
 def check_generation(model: Qwen2, prompts: int, length: int, samples: int, new_tokens: int, grammar: bool) -> None:

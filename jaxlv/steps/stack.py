@@ -25,13 +25,17 @@ from jaxlv.lora import overlay
 from jaxlv.lora.overlay import Tree
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.steps.train import (
+    How,
     StepMetrics,
     TrainState,
+    compiler_options,
     init_state,
     learning_rates,
     make_optimizer,
     make_train_step,
+    stacked,
     step_function,
+    unstacked,
 )
 from jaxlv.text.tokens import Windows
 
@@ -48,6 +52,7 @@ def program_of(config: RunConfig) -> str:
     common = {
         "model": tree["model"],
         "length": tree["windows"]["length"],
+        "side": tree["windows"]["side"],
         "lora": {"targets": lora["targets"], "head": lora["head"], "dropout": lora["dropout"] > 0, **shape},
         "optimizer": optimizer,
         "train": train,
@@ -55,11 +60,17 @@ def program_of(config: RunConfig) -> str:
     return json.dumps(common, sort_keys=True)
 
 
+def how_of(config: RunConfig, logits: int = 0) -> How:
+    """Returns how a config's steps compute, with so many logits at once."""
+    return How(config.windows.padding, logits, config.narrow, config.model.remat)
+
+
 class Stack:
     """G runs over one base: their state before the first step, their common step, and the state of each.
 
+    A and B are stacked over layers in the state of all, and not in that of each (jaxlv.steps.train.stacked).
     A single run is not stacked: its state lacks the leading axis, and its step is that of `make_train_step`. `starts` are
-    overlays to begin from, None for a fresh overlay.
+    overlays to begin from, None for a fresh overlay; the loss holds so many `logits` at once (jaxlv.steps.train.How).
     """
 
     def __init__(
@@ -69,12 +80,14 @@ class Stack:
         configs: Sequence[RunConfig],
         alphabet_A: np.ndarray | None = None,
         starts: Sequence[Tree | None] = (),
+        logits: int = 0,
     ):
         if len({program_of(config) for config in configs}) != 1:
             raise JaxlvError("runs that do not share a program", where="stack", hint="group them by program_of")
         self.configs, self.model, self.alphabet_A = list(configs), model, alphabet_A
         self.rank = max(config.lora.rank for config in configs)
         self.skips = configs[0].train.skip_nonfinite > 0
+        self.how = how_of(configs[0], logits)
         begun = zip(configs, starts or [None] * len(configs), strict=True)
         states, frozen = zip(*(self._start(params, *pair) for pair in begun), strict=True)
         self.state: TrainState = self.join(states)
@@ -98,15 +111,13 @@ class Stack:
 
     def join(self, states: Sequence[TrainState]) -> TrainState:
         """Returns the state of all from the states of each, at their own ranks."""
-        padded = [_at_rank(state, self.rank) for state in states]
+        padded = [stacked(_at_rank(state, self.rank), self.configs[0].optimizer) for state in states]
         return padded[0] if len(padded) == 1 else _stacked(padded)
 
     def member(self, state: TrainState, index: int, padded: bool = False) -> TrainState:
         """Returns the state of one run at its own rank or, if `padded`, at the largest, so that all have the same shapes."""
-        if len(self) == 1:
-            return state
-        own = _row(state, index)
-        return own if padded else _at_rank(own, self.configs[index].lora.rank)
+        own = unstacked(state if len(self) == 1 else _row(state, index))
+        return own if padded or len(self) == 1 else _at_rank(own, self.configs[index].lora.rank)
 
     def frozen_of(self, index: int) -> Tree:
         """Returns the frozen half of one run."""
@@ -126,13 +137,15 @@ class Stack:
         first = self.configs[0]
         settings, steps = first.optimizer, first.train.steps
         if len(self) == 1:
-            return make_train_step(self.model, self._optimizer(first), settings, steps, self.alphabet_A, self.skips)
+            return make_train_step(
+                self.model, self._optimizer(first), settings, steps, self.alphabet_A, self.skips, self.how
+            )
         peak_G = jnp.array([config.optimizer.learning_rate for config in self.configs])
 
         def of_one(state: TrainState, lora: Tree, batch: Windows, peak: jax.Array, params: Tree):
             schedule = learning_rates(settings, steps, peak)
             optimizer, clip = self._optimizer(first, peak), settings.clip_norm
-            take = step_function(self.model, optimizer, schedule, clip, self.alphabet_A, self.skips)
+            take = step_function(self.model, optimizer, schedule, clip, self.alphabet_A, self.skips, self.how)
             return take(state, {"params": params, "lora": lora}, batch)
 
         def of_all(state: TrainState, frozen: Tree, batch: Windows):
@@ -143,7 +156,7 @@ class Stack:
                 lambda part: of_one(part[0], part[1], part[2], part[3], frozen["params"]), parts, batch_size=at_once
             )
 
-        return jax.jit(of_all, donate_argnums=0)
+        return jax.jit(of_all, donate_argnums=0, compiler_options=compiler_options())
 
     def fitted(
         self, batch: Windows, memory: int, at_once: int = 0

@@ -25,6 +25,7 @@ from jaxlv.activity import compiling
 from jaxlv.config import OptimizerConfig
 from jaxlv.errors import JaxlvError
 from jaxlv.lora import overlay
+from jaxlv.model.attention import Padding
 from jaxlv.model.qwen2 import Qwen2, features
 from jaxlv.steps.loss import cross_entropy, restrict
 from jaxlv.text.tokens import Windows
@@ -42,14 +43,52 @@ class TrainState(NamedTuple):
     key: jax.Array
 
 
-class StepMetrics(NamedTuple):
-    """Float32 scalars of one step; loss_sum / tokens is the mean cross-entropy in nats per real token."""
+class How(NamedTuple):
+    """How a step computes: what it relies on, and what it holds at once.
 
-    loss_sum: jax.Array
-    tokens: jax.Array
-    gradient_norm: jax.Array  # before clipping, of the mean loss per token
-    clipped_norm: jax.Array
-    learning_rate: jax.Array
+    `padding` "right" relies on windows that have padding only there (jaxlv.text.tokens.stack). `logits` is the number that
+    the loss holds at once (0: CHUNK_LOGITS), rounded to bfloat16 if `narrow`. With `remat` a layer is
+    computed again in the backward pass, so that only its input is held until then.
+    """
+
+    padding: Padding = "any"
+    logits: int = 0
+    narrow: bool = False
+    remat: bool = False
+
+
+HOW = How()
+# XLA merges the products of one input into one, whose parts it copies apart again: of q, k, v and what adapts them (each at
+# most this many MB) that saves kernels, of gate and up it copies more than it saves.
+CUDA_OPTIONS: dict[str, bool | int | str] = {"xla_gpu_dot_merger_threshold_mb": 16}
+METRICS = ("loss_sum", "tokens", "gradient_norm", "clipped_norm", "learning_rate")
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class StepMetrics:
+    """What one step says of itself, as one array (..., 5) of float32, which takes one transfer from a device.
+
+    `loss_sum` / `tokens` is the mean cross-entropy in nats per real token; `gradient_norm` is that of the mean loss per
+    token before clipping, `clipped_norm` after it; and `learning_rate`.
+    """
+
+    array: Any
+
+    @classmethod
+    def of(cls, *values: jax.Array) -> StepMetrics:
+        """Returns the metrics of scalars in the order of METRICS."""
+        return cls(jnp.stack([jnp.float32(value) for value in values]))
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in METRICS:
+            raise AttributeError(name)
+        return self.array[..., METRICS.index(name)]
+
+    def values(self) -> dict[str, np.ndarray]:
+        """Waits for the step, and returns its metrics by name."""
+        array = np.asarray(self.array, float)
+        return {name: array[..., place] for place, name in enumerate(METRICS)}
 
 
 def learning_rates(config: OptimizerConfig, steps: int, peak: Any = None) -> optax.Schedule:
@@ -130,8 +169,29 @@ def init_state(variables: Tree, mask: Tree, optimizer: optax.GradientTransformat
     return TrainState(jnp.int32(0), trained, optimizer.init(trained), jax.random.key(seed)), frozen
 
 
+def stacked(state: TrainState, config: OptimizerConfig) -> TrainState:
+    """Returns the state with A and B stacked over layers (overlay.by_kind), as a step is fast. `unstacked` is its inverse.
+
+    Muon's state stays as it is: Muon orthogonalises each matrix by itself.
+    """
+    return state if config.name == "muon" else _by_kind(state)
+
+
+def unstacked(state: TrainState) -> TrainState:
+    """Returns the state as checkpoints and overlays have it, each layer by itself."""
+    return _by_layer(state)
+
+
+_by_kind, _by_layer = jax.jit(overlay.by_kind), jax.jit(overlay.by_layer)
+
+
 def window_loss(
-    model: Qwen2, variables: Tree, batch: Windows, alphabet_A: np.ndarray | None = None, key: jax.Array | None = None
+    model: Qwen2,
+    variables: Tree,
+    batch: Windows,
+    alphabet_A: np.ndarray | None = None,
+    key: jax.Array | None = None,
+    how: How = HOW,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns (sum of token losses in nats, number of real tokens) of windows (B, L).
 
@@ -140,11 +200,11 @@ def window_loss(
     ones.
     """
     variables = {**variables, "params": jax.tree.map(lambda a: a.astype(model.dtype), variables["params"])}
-    x_BTD, head, _ = features(model, variables, batch.ids_ML, batch.positions_ML, dropout_key=key)
+    x_BTD, head, _ = features(model, variables, batch.ids_ML, batch.positions_ML, (), key, how.padding, how.remat)
     labels_BL: jax.Array = batch.labels_ML
     if alphabet_A is not None:
         head, labels_BL = restrict(head, labels_BL, jnp.asarray(alphabet_A))
-    return cross_entropy(x_BTD, head, labels_BL)
+    return cross_entropy(x_BTD, head, labels_BL, how.logits, how.narrow)
 
 
 def make_train_step(
@@ -154,12 +214,19 @@ def make_train_step(
     steps: int,
     alphabet_A: np.ndarray | None = None,
     skips: bool = False,
+    how: How = HOW,
 ) -> Callable[[TrainState, Tree, Windows], tuple[TrainState, StepMetrics]]:
     """Returns the jitted step (state, frozen, batch) -> (state, metrics); a batch has axes (A, B, L), and state is
     donated.
     """
     schedule = learning_rates(config, steps)
-    return jax.jit(step_function(model, optimizer, schedule, config.clip_norm, alphabet_A, skips), donate_argnums=0)
+    step = step_function(model, optimizer, schedule, config.clip_norm, alphabet_A, skips, how)
+    return jax.jit(step, donate_argnums=0, compiler_options=compiler_options())
+
+
+def compiler_options() -> dict[str, bool | int | str] | None:
+    """Returns the options with which a train step is compiled here."""
+    return CUDA_OPTIONS if jax.default_backend() == "gpu" else None
 
 
 def step_function(
@@ -169,16 +236,18 @@ def step_function(
     clip_norm: float,
     alphabet_A: np.ndarray | None = None,
     skips: bool = False,
+    how: How = HOW,
 ) -> Callable[[TrainState, Tree, Windows], tuple[TrainState, StepMetrics]]:
     """Returns the step (state, frozen, batch) -> (state, metrics) without jit; a batch has axes (A, B, L).
 
     Losses and gradients are summed over the micro-batches and divided once by the number of real tokens, so that A
     micro-batches of B windows give the step of one batch of A * B. `schedule` and `clip_norm` are those of the optimiser. If
-    `skips`, a loss or gradient that is not finite leaves everything unchanged except the step number.
+    `skips`, a loss or gradient that is not finite leaves everything unchanged except the step number. The state may
+    be `stacked`.
     """
 
     def loss(trained: Tree, frozen: Tree, micro: Windows, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return window_loss(model, overlay.join(trained, frozen), micro, alphabet_A, key)
+        return window_loss(model, overlay.joined(trained, frozen, model.dtype), micro, alphabet_A, key, how)
 
     def train_step(state: TrainState, frozen: Tree, batch: Windows) -> tuple[TrainState, StepMetrics]:
         with jax.named_scope("dropout"):
@@ -211,19 +280,19 @@ def step_function(
             if skips:
                 finite, kept = jnp.isfinite(loss_sum) & jnp.isfinite(norm), (state.trained, state.opt_state)
                 trained, opt_state = jax.tree.map(functools.partial(jnp.where, finite), (trained, opt_state), kept)
-            metrics = StepMetrics(loss_sum, tokens, norm, clipped, jnp.float32(schedule(state.step)))
+            metrics = StepMetrics.of(loss_sum, tokens, norm, clipped, schedule(state.step))
             return TrainState(state.step + 1, trained, opt_state, state.key), metrics
 
     return train_step
 
 
 def make_validation_step(
-    model: Qwen2, alphabet_A: np.ndarray | None = None
+    model: Qwen2, alphabet_A: np.ndarray | None = None, how: How = HOW
 ) -> Callable[[Tree, Tree, Windows], tuple[jax.Array, jax.Array]]:
     """Returns the jitted (trained, frozen, windows (B, L)) -> (sum of losses, number of real tokens), without dropout."""
 
     def validation_step(trained: Tree, frozen: Tree, batch: Windows) -> tuple[jax.Array, jax.Array]:
-        return window_loss(model, overlay.join(trained, frozen), batch, alphabet_A)
+        return window_loss(model, overlay.join(trained, frozen), batch, alphabet_A, how=how)
 
     return jax.jit(validation_step)
 
@@ -274,7 +343,7 @@ class Step:
         """Waits for the step. Returns its loss (nats per token), perplexity, tokens, gradient_norm, clipped_norm,
         learning_rate, seconds and tokens_per_second; if the step is that of several runs, arrays of one value each.
         """
-        figures = {name: np.asarray(value, float) for name, value in self.metrics._asdict().items()}
+        figures = self.metrics.values()
         self.known, elapsed = True, self.lap()
         loss = figures.pop("loss_sum") / np.maximum(figures["tokens"], 1.0)
         seconds = np.full_like(loss, elapsed / loss.size)  # for each run

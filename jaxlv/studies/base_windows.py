@@ -90,7 +90,7 @@ class Stream:
         phase = next(phase for phase in self.config.phases if step < phase.until)
         random = np.random.default_rng([self.seed, step])
         rows = [self.one(random, phase.length) for _ in range(phase.batch_size)]
-        return Windows(*(array[None] for array in tuple(stack(rows, phase.length))))
+        return Windows(*(array[None] for array in tuple(stack(rows, phase.length, "right"))))
 
     def one(self, random: np.random.Generator, length: int) -> Any:
         """Returns one window of a random series."""

@@ -19,7 +19,9 @@ from jaxlv.model import weights
 from jaxlv.model.config import ModelConfig
 from jaxlv.runs import billing, sources
 from jaxlv.runs.devices import check_kernel
-from jaxlv.steps.train import init_state, make_optimizer, make_train_step
+from jaxlv.steps import needs
+from jaxlv.steps.stack import how_of
+from jaxlv.steps.train import init_state, make_optimizer, make_train_step, stacked
 from jaxlv.text.tokens import Windows, load_alphabet
 from jaxlv.versions import versions
 
@@ -140,14 +142,17 @@ def step_memory(config: RunConfig) -> StepMemory:
 
     def start(params: Any) -> Any:
         variables = {"params": params, "lora": overlay.init_lora(jax.random.key(0), params, config.lora)}
-        return init_state(variables, overlay.trainable(variables), optimizer, 0)
+        state, frozen = init_state(variables, overlay.trainable(variables), optimizer, 0)
+        return stacked(state, config.optimizer), frozen
 
     optimizer = make_optimizer(config.optimizer, t.steps)
     state, frozen = jax.eval_shape(start, shapes)
     alphabet_A = load_alphabet(base, model.config.vocab_size).ids_A if config.model.loss == "alphabet" else None
     tokens: Any = jax.ShapeDtypeStruct((t.accumulate, t.batch_size, length), jnp.int32)
     batch = Windows(tokens, tokens, tokens)
-    step: Any = make_train_step(model, optimizer, config.optimizer, t.steps, alphabet_A)
+    step: Any = make_train_step(
+        model, optimizer, config.optimizer, t.steps, alphabet_A, how=how_of(config, needs.logits(config, model))
+    )
     plan = step.lower(state, frozen, batch).compile().memory_analysis()
 
     def size(tree: Any) -> int:

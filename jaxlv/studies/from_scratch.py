@@ -28,7 +28,7 @@ from jaxlv.model.qwen2 import Qwen2
 from jaxlv.model.weights import count_params, load_pretrained, write_pretrained
 from jaxlv.results.base import BaseTraining, CurvePoint
 from jaxlv.runs.checkpoint import Checkpoints
-from jaxlv.steps.train import Step, init_state, make_optimizer, make_train_step, make_validation_step, steps
+from jaxlv.steps.train import How, Step, init_state, make_optimizer, make_train_step, make_validation_step, steps
 from jaxlv.storage.files import new_folder, read_json, read_text, write_json, write_text
 from jaxlv.studies.base_settings import BaseConfig
 from jaxlv.studies.base_windows import Ahead, Stream, held_out, make_series, validation_windows
@@ -151,8 +151,8 @@ def train(config: BaseConfig, work: Path, folder: Path, workers: int, resume: bo
     variables = {"params": _start(config, model)}
     optimizer = make_optimizer(config.optimizer, config.steps)
     state, frozen = init_state(variables, overlay.trainable(variables, base=True), optimizer, config.seed)
-    train_step = make_train_step(trained_as, optimizer, config.optimizer, config.steps)
-    validation_step = make_validation_step(trained_as)
+    train_step = make_train_step(trained_as, optimizer, config.optimizer, config.steps, how=How("right"))
+    validation_step = make_validation_step(trained_as, how=How("right"))
     curve_path = work / "curve.jsonl"
     curve: list[CurvePoint] = []
 

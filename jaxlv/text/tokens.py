@@ -13,7 +13,7 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -185,10 +185,22 @@ def without_gaps(windows: Windows, alphabet: Alphabet) -> Windows:
     return windows._replace(labels_ML=np.where(is_gap, IGNORED, windows.labels_ML))
 
 
-def stack(windows: Sequence[Windows], length: int) -> Windows:
-    """Returns windows as three int32 arrays (M, length)."""
+def stack(windows: Sequence[Windows], length: int, padding: Literal["any", "right"] = "any") -> Windows:
+    """Returns windows as three int32 arrays (M, length).
+
+    Raises JaxlvError if `padding` says that there is padding only on the right, on which a program relies that is not told
+    the positions, and a row has its tokens elsewhere.
+    """
     parts = zip(*windows, strict=True) if windows else ([], [], [])
-    return Windows(*(np.array(part, np.int32).reshape(-1, length) for part in parts))
+    made = Windows(*(np.array(part, np.int32).reshape(-1, length) for part in parts))
+    if padding == "right":
+        slots_L = np.arange(length)
+        expected_ML = np.where(slots_L < (made.positions_ML >= 0).sum(axis=1, keepdims=True), slots_L, NO_POSITION)
+        wrong = np.flatnonzero((made.positions_ML != expected_ML).any(axis=1))
+        if len(wrong):
+            expected, found = "positions 0, 1, ... and then padding", made.positions_ML[wrong[0]].tolist()
+            raise JaxlvError("padding that is not on the right", where=f"window {wrong[0]}", expected=expected, found=found)
+    return made
 
 
 def stream_starts(ids: np.ndarray, length: int, stride: int, partial: str, aligned_to: int | None = None) -> Iterator[int]:
@@ -232,7 +244,7 @@ def make_windows(
     counted = _pad_id(alphabet) if config.pads == "counted" else None
     if codec.scale == "context":
         drawn = list(_context_windows(series, codec, alphabet, config, stride, seed, counted))
-        return without_gaps(stack(drawn, config.length), alphabet)
+        return without_gaps(stack(drawn, config.length, config.padding), alphabet)
     semicolon = int(alphabet.ids_A[SYMBOLS.index(";")]) if config.align == "step" else None
     windows = []
     for series_TV in series:
@@ -240,7 +252,7 @@ def make_windows(
         ids = alphabet.encode(text)
         for start in stream_starts(ids, config.length, stride, config.partial, semicolon):
             windows.append(window(ids[start:], config.length, config.side, counted))
-    return without_gaps(stack(windows, config.length), alphabet)
+    return without_gaps(stack(windows, config.length, config.padding), alphabet)
 
 
 def _check_memory(series: Sequence[np.ndarray], codec: Codec, config: WindowConfig, stride: int) -> None:

@@ -3,8 +3,9 @@
 Values are numbered as in hlo_values.py: by the primitive, its parameters and the numbers of its operands. An equation with
 the number of an earlier one asks "again" (a common subexpression); so does one within a loop, in every iteration except the
 first, if it depends on nothing that the loop changes. An operation on constants alone, one that leaves a number unchanged (x
-+ 0, x * 1), and one of two consecutive scalings by constants are "folded". Primitives that only move numbers may be
-"lowered" to operations on their indices.
++ 0, x * 1), and one of two consecutive scalings by constants are "folded". What is recomputed in the backward pass asks
+again on purpose, and a compiler may do "either". Primitives that only move numbers may be "lowered" to operations on their
+indices.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from jaxlv.flops.counting import costs, turns
 from jaxlv.flops.counting.found import Trips
 from jaxlv.flops.counting.jaxpr import CALLS, bodies, parts_of_scan
 from jaxlv.flops.counting.lowerings import counter, lowering
-from jaxlv.flops.counting.operations import AGAIN, FOLDED, LOWERED, PRIMITIVES, Tally
+from jaxlv.flops.counting.operations import AGAIN, EITHER, FOLDED, LOWERED, PRIMITIVES, Tally
 from jaxlv.flops.counting.primitives import Equation, rule
-from jaxlv.flops.counting.scopes import Scope, of_stack
+from jaxlv.flops.counting.scopes import RECOMPUTED, Scope, of_stack
 
 # The same value for the compiler. A value after a barrier is the same too, but may be computed once more.
 SAME = ("stop_gradient", "copy", "copy_p", "name", "optimization_barrier", "sharding_constraint", "pvary")
@@ -218,7 +219,10 @@ class _Walk:
         fixed, neutral = all(number in self.constants for number in ins), self.neutral(name, ins)
         one = _Scaling(equation, stack, times)
         if first in self.seen:
-            self.note(FOLDED if first in self.single else AGAIN, one)
+            kept = RECOMPUTED not in stack
+            self.note(FOLDED if first in self.single else AGAIN if kept else EITHER, one)
+            if not kept:
+                self.lowered(one)
         elif fixed or neutral is not None:
             self.note(FOLDED, one)
         else:

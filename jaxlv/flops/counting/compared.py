@@ -2,11 +2,12 @@
 
 XLA changes what it executes, but each change leaves a trace. In the compiled text: an operation that several fusions repeat,
 a reciprocal that replaces many divisions, indices, partial sums (" repeated", " added": hlo.py). In the jaxpr: what is asked
-for twice, what constants decide (" again", " folded": again.py), and what JAX's lowering adds to a primitive (" lowered").
+for twice, or computed again in the backward pass, what constants decide (" again", " either", " folded": again.py), and what
+JAX's lowering adds to a primitive (" lowered").
 So
 
     executed - repeated - added  <=  asked - again + lowered            nothing is computed that nobody asked for
-    executed  >=  asked - again - folded                                nothing that was asked for is missing
+    executed  >=  asked - again - either - folded                       nothing that was asked for is missing
 
 for each place and each kind of work, up to SCALARS operations on single numbers. Casts are left out if the compute type is
 narrower than a processor's arithmetic: then XLA puts casts before and after every operation.
@@ -20,6 +21,7 @@ from typing import NamedTuple
 from jaxlv.flops.counting.operations import (
     ADDED,
     AGAIN,
+    EITHER,
     FOLDED,
     LOWERED,
     PLAIN,
@@ -50,6 +52,7 @@ class Row(NamedTuple):
     executed: int
     repeated: int
     added: int
+    either: int = 0
 
     @property
     def excess(self) -> int:
@@ -60,7 +63,7 @@ class Row(NamedTuple):
     @property
     def missing(self) -> int:
         """Operations that were asked for, are not executed, and could not be left out."""
-        found = self.asked - self.again - self.folded - self.executed
+        found = self.asked - self.again - self.either - self.folded - self.executed
         return found if found > SCALARS else 0
 
     @property
@@ -89,7 +92,7 @@ def compared(
         for kind, of in names.items():
             numbers = (
                 _sum(wanted, of), *(_sum(left, of, mark) for mark in (AGAIN, FOLDED, LOWERED)),
-                *(_sum(done, of, mark) for mark in ("", REPEATED, ADDED)),
+                *(_sum(done, of, mark) for mark in ("", REPEATED, ADDED)), _sum(left, of, EITHER),
             )  # fmt: skip
             if any(numbers):
                 rows.append(Row(where, kind, *numbers))

@@ -14,7 +14,8 @@ PRIMITIVES = (*PLAIN, *TRANSCENDENTAL)  # one operation on one element
 # Marks, appended to the name of an operation. For what is executed: a product's sides padded with zeros; what was computed
 # before; what nobody asked for, but serves what was asked for. For what is asked for: values that were asked for before;
 # operations that constants decide; and the lowering of a primitive without operations.
-PADDED, REPEATED, ADDED, AGAIN, FOLDED, LOWERED = " padded", " repeated", " added", " again", " folded", " lowered"
+PADDED, REPEATED, ADDED = " padded", " repeated", " added"
+AGAIN, EITHER, FOLDED, LOWERED = " again", " either", " folded", " lowered"
 FORMULA = "dot by formula"  # FLOPs in `dot` that a formula gives, not a count: a decomposition, an FFT, a stated estimate
 
 
