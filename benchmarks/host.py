@@ -110,7 +110,8 @@ def watched(watches: Watches) -> Iterator[None]:
     made = stack.Stack.step
 
     def step(own: Any, *given: Any) -> Callable:
-        real, jitted = made(own, *given), []
+        real = made(own, *given)
+        jitted: list[Callable] = []
 
         def first(state: Any, frozen: Any, batch: Any) -> Any:
             if not jitted:
