@@ -36,7 +36,6 @@ from jaxlv.runs import run, sources
 from jaxlv.runs.run import FinishedRun
 from jaxlv.storage.door import is_there
 from jaxlv.studies import fitting, given
-from jaxlv.studies import train as training
 from jaxlv.studies.progress import Begin, Lines, Silent, Teller
 
 FEWEST_DRAWN = 12  # series that `plot` draws at most
@@ -206,6 +205,8 @@ class Forecaster:
         Raises:
             JaxlvError: if the data or the settings do not fit, or if the model is not one that can be named.
         """
+        from jaxlv.studies import train as training  # here, as a forecast needs no optimiser
+
         if self.run is not None or not isinstance(self.model, (str, Path)) or self._adapter:
             raise JaxlvError(
                 "a forecaster is tuned from a model by its name", where="fit", expected='"embedded", a folder, a hub id'

@@ -22,6 +22,7 @@ from jaxlv.lora import overlay
 from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.model.weights import abstract_params, load_pretrained, save_pretrained, unflatten
+from jaxlv.steps import kept
 from tests.programs import work as work
 
 jax.config.update("jax_default_matmul_precision", "highest")
@@ -165,3 +166,4 @@ def compile_once(tmp_path_factory: pytest.TempPathFactory) -> None:
         folder = folder.parent  # that of all workers
     jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    kept.keep_in = lambda folder: None  # a program that is kept does not know what a test has replaced

@@ -12,10 +12,10 @@ import functools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from importlib import metadata
 from types import MappingProxyType
 from typing import Any
 
-import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -159,6 +159,8 @@ def simulate(
         raise JaxlvError("initial populations must be positive", found=initial_NV.min())
     if len(time_T) < 2 or not (np.diff(time_T) > 0).all():
         raise JaxlvError("times to simulate do not increase", found=f"{len(time_T)} times")
+    import diffrax  # here and below, as it takes a third of a second
+
     if not issubclass(getattr(diffrax, solver.method, object), diffrax.AbstractAdaptiveSolver):
         raise JaxlvError("unknown solver", expected="an adaptive solver of diffrax", found=solver.method)
     chunk = chunk or CHUNKS.get(jax.default_backend(), CHUNKS["cpu"])
@@ -174,6 +176,8 @@ def simulate(
 
 @functools.partial(jax.jit, static_argnames=("system", "solver"))
 def _solve(system: System, solver: Solver, parameters_NP: Any, logs_NV: Any, time_T: Any) -> Any:
+    import diffrax
+
     def field(t: Any, log_V: Any, parameters_P: Any) -> Any:
         p = dict(zip(system.parameters, parameters_P, strict=True))
         return jnp.stack(system.rates(p, jnp.exp(log_V[0]), jnp.exp(log_V[1])))
@@ -373,7 +377,7 @@ def _record(preset: Preset, solver: Solver, seed: int, redrawn: int, parameters:
         "seed": seed,
         "redrawn": redrawn,
         **{f"solver_{name}": value for name, value in asdict(solver).items()},
-        "diffrax": diffrax.__version__,
+        "diffrax": metadata.version("diffrax"),
         "jax": jax.__version__,
         "parameters": parameters,
     }

@@ -19,7 +19,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from jaxlv.errors import JaxlvError, briefly
 from jaxlv.results.runs import Facts, Mark
@@ -53,12 +52,17 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int = 2):
         self.folder, self.keep = Path(folder).absolute(), keep
         _quieten()
-        self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler())
         self._worker = ThreadPoolExecutor(1, "checkpoint")
         self._saving: Future[None] | None = None
         self._begun = False
         found = {step: self._broken(step) for step in self._on_disk()}
         self.damaged = {step: faults[0] for step, faults in found.items() if faults}
+
+    @functools.cached_property
+    def _orbax(self) -> Any:
+        import orbax.checkpoint as ocp  # here, as it takes a fifth of a second
+
+        return ocp.Checkpointer(ocp.StandardCheckpointHandler())
 
     def _broken(self, step: int) -> list[str]:
         try:
@@ -185,6 +189,8 @@ class Checkpoints:
         if step in self.damaged:
             raise JaxlvError(f"damaged checkpoint ({self.damaged[step]})", where=path)
         try:
+            import orbax.checkpoint as ocp
+
             plain = self._orbax.restore(path / STATE, args=ocp.args.StandardRestore(_abstract(like)))
         except Exception as fault:  # orbax raises whatever the layer below raised
             reason = " ".join(str(fault).split())[:200]
@@ -201,7 +207,8 @@ class Checkpoints:
             self.wait()
         finally:
             self._worker.shutdown()
-            self._orbax.close()
+            if "_orbax" in vars(self):
+                self._orbax.close()
 
     def __enter__(self) -> Checkpoints:
         return self

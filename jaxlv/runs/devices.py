@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import resource
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 
 from jaxlv.errors import JaxlvError
+from jaxlv.steps import kept
 
 OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
@@ -40,10 +42,43 @@ def compute_with_care() -> None:
 
 
 def keep_compiled_programs() -> None:
-    """Lets XLA keep compiled programs on disk, so that a second run starts faster; JAX_COMPILATION_CACHE_DIR moves them."""
+    """Lets XLA keep what it compiles on disk, and jaxlv its programs, so that a second run starts faster;
+    JAX_COMPILATION_CACHE_DIR moves them.
+    """
     if not jax.config.values["jax_compilation_cache_dir"]:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(cache / "jaxlv"))
+        jax.config.update("jax_compilation_cache_dir", str(_cache()))
+    keep_programs()
+
+
+def keep_programs() -> None:
+    """Lets jaxlv keep its own programs on disk, and leaves JAX's settings as they are. If JAX's cache has been disabled
+    (JAX_ENABLE_COMPILATION_CACHE=false), nothing is kept.
+    """
+    folder = Path(jax.config.values["jax_compilation_cache_dir"] or _cache()) / "programs"
+    kept.keep_in(folder if jax.config.values["jax_enable_compilation_cache"] else None)
+
+
+class Programs(NamedTuple):
+    """The folder of kept programs (None: nothing is kept), and the number and bytes of jaxlv's own and of XLA's in it."""
+
+    folder: str | None
+    own: int = 0
+    own_bytes: int = 0
+    xla: int = 0
+    xla_bytes: int = 0
+
+
+def kept_programs() -> Programs:
+    """Returns what is kept on disk for processes to come."""
+    own = kept.kept()
+    if own.folder is None:
+        return Programs(None)
+    sizes = [path.stat().st_size for path in own.folder.parent.glob("*-cache") if path.is_file()]
+    return Programs(str(own.folder.parent), own.programs, own.bytes, len(sizes), sum(sizes))
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxlv"
 
 
 def check_kernel(kernel: str) -> None:

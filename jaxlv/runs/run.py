@@ -51,7 +51,6 @@ from jaxlv.runs.records import (
     read_split,
 )
 from jaxlv.runs.sources import DATA, GIVEN, Inputs, load_base, load_series
-from jaxlv.steps.train import init_state, make_optimizer
 from jaxlv.storage import tables
 from jaxlv.storage.door import is_there
 from jaxlv.storage.files import ANEW, SEAL, broken, new_folder, seal, write_json, write_text
@@ -271,6 +270,8 @@ def load_run(folder: Path) -> FinishedRun:
     """Returns the run in a folder, with its best overlay. Raises JaxlvError if its base is not the one that it was trained
     on.
     """
+    from jaxlv.steps.train import init_state, make_optimizer  # here, as optax takes a fifth of a second
+
     folder = Path(folder)
     made_of, config = read_manifest(folder), read_config(folder)
     check_intact(folder)

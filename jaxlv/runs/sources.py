@@ -25,7 +25,7 @@ from jaxlv.lora import adapters, overlay
 from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.model.weights import base_of, load_pretrained
-from jaxlv.runs.devices import check_kernel, compute_deterministically, compute_with_care
+from jaxlv.runs.devices import check_kernel, compute_deterministically, compute_with_care, keep_programs
 from jaxlv.steps import needs
 from jaxlv.storage.door import at_home, is_there
 from jaxlv.text.codec import Codec
@@ -272,6 +272,7 @@ def load_base(config: RunConfig) -> Base:
     """Loads a config's base; raises JaxlvError if it does not fit in the memory."""
     check_kernel(config.model.attention)  # before a model is fetched
     compute_with_care()
+    keep_programs()
     base = base_of(config.model)
     needs.check_weights(architecture_of(config.model, base), config.model.path)
     model, params = load_pretrained(base, config.model.dtype, config.model.attention)

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxlv.activity import compiling
 from jaxlv.config import RunConfig
 from jaxlv.errors import JaxlvError, NotFinite
 from jaxlv.flops.ledger import BudgetExceeded
@@ -154,7 +155,7 @@ class _Training:
             needs.logits(self.config, inputs.model, len(jobs)),
         )
         first = self._batch(0)  # made now, so that series which give no window are refused before a folder is made
-        self.step = self.stack.fitted(first, memory, at_once) if memory else self.stack.step(at_once)
+        self.at_once, self.fitted = at_once, self.stack.fitted(first, memory, at_once) if memory else None
         self.looked = time.monotonic()  # when the folders were, and a file `save`
 
     def run(self, resume: bool, asked: Interrupts, places: Watched) -> list[overlay.Tree]:
@@ -196,7 +197,9 @@ class _Training:
         the last step of this one runs.
         """
         running: Step | None = None  # whose figures have not been read
-        for step in steps(self.step, state, self.stack.frozen, self._batch, self.config.train.steps):
+        with compiling("the train step", id(self.stack)):
+            take = self.fitted or self.stack.kept_step(state, self._batch(0), self.at_once)
+        for step in steps(take, state, self.stack.frozen, self._batch, self.config.train.steps):
             number, state = step.number, step.state
             if running:
                 self._report(running)

@@ -26,6 +26,7 @@ from jaxlv.config import COUNT, EvaluateConfig, SamplingConfig
 from jaxlv.errors import JaxlvError, NotFinite
 from jaxlv.model.qwen2 import Qwen2, Segment, features, project
 from jaxlv.settings import Statement, argument, settled
+from jaxlv.steps import kept
 from jaxlv.steps.needs import check_generation
 from jaxlv.text.codec import SYMBOLS
 from jaxlv.text.grammar import Grammar
@@ -107,15 +108,14 @@ def generate(
     for row, prompt in enumerate(prompts.ids):
         ids_SP[row, width - len(prompt) :] = prompt
         positions_SP[row, width - len(prompt) :] = np.arange(len(prompt))
-    keys_SN = row_keys(seed, range(count) if prompts.series is None else prompts.series, samples).reshape(-1, samples)
+    series = np.arange(count) if prompts.series is None else np.asarray(prompts.series)
     states_S = np.array([0 if grammar is None else state_after(grammar, alphabet, one) for one in prompts.ids], np.int32)
-    tables = None if grammar is None else (jnp.asarray(grammar.allowed_QA), jnp.asarray(grammar.next_QA))
+    tables = None if grammar is None else (np.asarray(grammar.allowed_QA), np.asarray(grammar.next_QA))
+    constants = {"model": model, "how": how, "end_ids": alphabet.end_ids}
 
     def part(rows: np.ndarray) -> Drawn:
-        begun = Rows(ids_SP[rows], positions_SP[rows], keys_SN[rows].reshape(-1), states_S[rows])
-        drawn = _generate(
-            variables, begun, tables, jnp.asarray(alphabet.ids_A), model=model, how=how, end_ids=alphabet.end_ids
-        )
+        begun = Rows(ids_SP[rows], positions_SP[rows], row_keys(seed, series[rows], samples), states_S[rows])
+        drawn = kept.call(_generate, variables, begun, tables, np.asarray(alphabet.ids_A), **constants)
         of_prompts = len(rows), samples
         ids_SNC, broken_SN = (np.asarray(a).reshape(*of_prompts, *a.shape[1:]) for a in (drawn.ids_BC, drawn.broken_B))
         return Drawn(ids_SNC, broken_SN, int(drawn.iterations))
@@ -202,8 +202,14 @@ def decoding(prompt: int, new_tokens: int) -> dict[str, Any]:
 
 def row_keys(seed: int, series: Sequence[int] | np.ndarray, samples: int) -> jax.Array:
     """Returns one key per row, (S * N,), from the seed, the series id and the sample number."""
+    low = np.uint32(seed % 2**32)  # what jax.random.key takes of a seed
+    return kept.call(_row_keys, low, np.asarray(series).astype(np.uint32), samples=samples)
+
+
+@functools.partial(jax.jit, static_argnames="samples")
+def _row_keys(seed: jax.Array, series_S: jax.Array, samples: int) -> jax.Array:
     fold = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
-    series_keys_S = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.asarray(list(series), jnp.uint32))
+    series_keys_S = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), series_S)
     return fold(series_keys_S, jnp.arange(samples, dtype=jnp.uint32)).reshape(-1)
 
 

@@ -24,6 +24,7 @@ from jaxlv.errors import JaxlvError
 from jaxlv.lora import overlay
 from jaxlv.lora.overlay import Tree
 from jaxlv.model.qwen2 import Qwen2
+from jaxlv.steps import kept
 from jaxlv.steps.train import (
     How,
     StepMetrics,
@@ -157,6 +158,13 @@ class Stack:
             )
 
         return jax.jit(of_all, donate_argnums=0, compiler_options=compiler_options())
+
+    def kept_step(self, state: TrainState, batch: Windows, at_once: int = 0) -> Any:
+        """Returns the step of all as `step` does, as a program that an earlier process has kept, if there is one."""
+        constants = [(program_of(one), one.optimizer.learning_rate, one.lora) for one in self.configs]
+        symbols = None if self.alphabet_A is None else np.asarray(self.alphabet_A).tolist()
+        said = (constants, symbols, self.model, at_once)
+        return kept.program(self.step(at_once), (state, self.frozen, batch), said)
 
     def fitted(
         self, batch: Windows, memory: int, at_once: int = 0
