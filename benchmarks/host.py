@@ -87,14 +87,13 @@ def make_inputs(folder: Path, steps: int) -> tuple[Any, Any]:
     return config, sources.load_inputs(config)
 
 
-def counting_step(step: Any, state: Any, frozen: Any, batch: Any) -> Callable:
-    """Returns a step of the same arguments and results as `step`, which only counts."""
+def counting_step(step: Any) -> Any:
+    """Returns a jitted step of the same arguments and results as `step`, which only counts."""
     import jax
     import jax.numpy as jnp
 
-    metrics = jax.eval_shape(step, state, frozen, batch)[1]
-
     def only_count(state: Any, frozen: Any, batch: Any) -> Any:
+        metrics = jax.eval_shape(step, state, frozen, batch)[1]
         return state._replace(step=state.step + 1), jax.tree.map(lambda a: jnp.ones(a.shape, a.dtype), metrics)
 
     return jax.jit(only_count, donate_argnums=0, keep_unused=True)
@@ -107,21 +106,10 @@ def watched(watches: Watches) -> Iterator[None]:
     from jaxlv.steps import stack
     from jaxlv.steps.train import Step
 
-    made = stack.Stack.step
-
-    def step(own: Any, *given: Any) -> Callable:
-        real = made(own, *given)
-        jitted: list[Callable] = []
-
-        def first(state: Any, frozen: Any, batch: Any) -> Any:
-            if not jitted:
-                jitted.append(counting_step(real, state, frozen, batch))
-            return jitted[0](state, frozen, batch)
-
-        return watches.on("dispatch", first)
-
+    made, loop = stack.Stack.step, training.steps
     parts = (
-        (stack.Stack, "step", step),
+        (stack.Stack, "step", lambda own, *given: counting_step(made(own, *given))),
+        (training, "steps", lambda step, *given: loop(watches.on("dispatch", step), *given)),
         (training._Training, "_batch", watches.on("batch", training._Training._batch)),
         (Step, "figures", watches.on("reading figures", Step.figures)),
         (training, "reserve", watches.on("ledger", training.reserve)),

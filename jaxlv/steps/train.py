@@ -40,7 +40,7 @@ class TrainState(NamedTuple):
     step: jax.Array
     trained: Tree
     opt_state: Any
-    key: jax.Array
+    key: jax.Array  # its words, uint32 (2,): JAX dispatches programs that return typed keys several times as slowly
 
 
 class How(NamedTuple):
@@ -166,7 +166,7 @@ def init_state(variables: Tree, mask: Tree, optimizer: optax.GradientTransformat
     """
     trained, frozen = overlay.split(variables, mask)
     trained = jax.tree.map(jnp.copy, trained)
-    return TrainState(jnp.int32(0), trained, optimizer.init(trained), jax.random.key(seed)), frozen
+    return TrainState(jnp.int32(0), trained, optimizer.init(trained), jax.random.key_data(jax.random.key(seed))), frozen
 
 
 def stacked(state: TrainState, config: OptimizerConfig) -> TrainState:
@@ -251,7 +251,7 @@ def step_function(
 
     def train_step(state: TrainState, frozen: Tree, batch: Windows) -> tuple[TrainState, StepMetrics]:
         with jax.named_scope("dropout"):
-            step_key = jax.random.fold_in(state.key, state.step)
+            step_key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
 
         def add(total, inputs):
             micro, index = inputs
