@@ -2,6 +2,7 @@
 CUDA compiler makes of them.
 
     JAX_PLATFORMS=cpu python -m benchmarks.compiled [--device h100|h200|a100] [--json FILE]    # needs jaxlv[cuda-compiler]
+    JAX_PLATFORMS=cpu python -m benchmarks.compiled --runs 9 --batch 1 --length 128 --programs train_step    # a sweep's step
 
 The programs are those that `jaxlv train` and `jaxlv evaluate` run, on abstract arguments: Qwen2.5-0.5B in bfloat16 with
 cuDNN attention, a batch of 4 x 512 tokens, rank 8 on q and v, a frozen head over the vocabulary; and forecasts of 8 series
@@ -36,6 +37,7 @@ SHAPE = {
     "batch": 4,
     "length": 512,
     "rank": 8,
+    "runs": 1,
     "series": 8,
     "samples": 20,
     "context": 50,
@@ -78,7 +80,8 @@ def subjects(shape: dict[str, Any], layers: int = 0) -> dict[str, Any]:
         },
     }  # fmt: skip
     config = build_config(RunConfig, settings, where=WHERE)
-    found = audited.of_runs([config], model, shape["series"], shape["context"] + shape["horizon"], MOST_LOGITS)
+    steps = shape["context"] + shape["horizon"]
+    found = audited.of_runs([config] * shape.get("runs", 1), model, shape["series"], steps, MOST_LOGITS)
     rows = f"generation, {shape['series'] * shape['samples']} x "
     turn = next(one for one in found if one.program.name.startswith(rows) and "rank" in one.program.name)
     return {"train_step": found[0], "decode_turn": turn}
@@ -273,13 +276,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("--programs", default=",".join(PROGRAMS), help="which, with a comma between (default both)")
     parser.add_argument("--layers", type=int, default=0, help="compile so many layers only: quicker, for a look at a change")
+    for name, words in (
+        ("runs", "that train side by side"),
+        ("batch", "windows of a run"),
+        ("length", "tokens of a window"),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=SHAPE[name], help=f"{words} (default {SHAPE[name]})")
     parser.add_argument("--write", action="store_true", help="write benchmarks/results/compiled-DEVICE.json and .md")
     options = parser.parse_args(argv)
     from jaxlv.errors import JaxlvError
     from jaxlv.flops.targets import DEVICES
 
+    changed = {name: getattr(options, name) for name in ("runs", "batch", "length") if getattr(options, name) != SHAPE[name]}
     try:
-        found = measured(options.device, options.programs.split(","), options.layers)
+        found = measured(options.device, options.programs.split(","), options.layers, {**SHAPE, **changed})
     except JaxlvError as fault:
         print(fault, file=sys.stderr)
         return 2
@@ -287,16 +297,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = [
         *(["--device", options.device] if options.device != "h200" else []),
         *(["--layers", str(options.layers)] * bool(options.layers)),
+        *(word for name, value in changed.items() for word in (f"--{name}", str(value))),
     ]
     result = {
         "program": WHERE,
         "command": tables.command(WHERE, words),
         "setting": _setting(device, versions),
-        "shape": {**SHAPE, **({"layers": options.layers} if options.layers else {})},
+        "shape": {**SHAPE, **changed, **({"layers": options.layers} if options.layers else {})},
         "versions": versions,
         **found,
     }  # fmt: skip
-    before = None if options.layers else committed(options.device)
+    before = None if options.layers or changed else committed(options.device)
     print(markdown(result, before))
     texts = {options.json: json.dumps(result, indent=1)} if options.json else {}
     if options.write:
