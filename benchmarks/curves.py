@@ -48,7 +48,7 @@ class Ceilings(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What one size costs: seconds, with the FLOPs and the bytes read that bound them; and bytes of memory with their bound."""
+    """What one size costs: seconds, the FLOPs and bytes read that bound them, and bytes of memory with their bound."""
 
     seconds: float
     flops: int
@@ -175,8 +175,9 @@ def of_forecast(sizes: dict[str, int]) -> Cost:
 
 
 def measured(grows: dict[str, tuple[int, ...]]) -> dict[str, Any]:
-    """Returns all costs, by what grows and its size. The ceilings are the best that were measured before any curve, as others
-    use the machine; the load is told for each size.
+    """Returns all costs, by what grows and its size.
+
+    The ceilings are the best that were measured before any curve, as others use the machine; the load is told for each size.
     """
     costs: dict[str, list[tuple[int, Cost, float]]] = {}
     limits = Ceilings(0.0, 0.0)
