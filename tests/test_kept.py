@@ -218,6 +218,7 @@ def test_a_kept_step_is_told_everything_that_a_config_makes_of_it(monkeypatch: p
         said(), said("windows.side=left"), said("optimizer.learning_rate=1e-3"), said("lora.alpha=3"), said(logits=64),
         said("optimizer.name=adamw"), said("optimizer.clip_norm=1"), said("train.steps=7"), said("model.remat=true"),
         said("train.skip_nonfinite=3"), said(alphabet_A=np.arange(3)), said(model=model.clone(attention="blocked")),
-        said("model.logits=bfloat16"),
+        said("model.dtype=bfloat16"),
+        said("model.dtype=bfloat16", "model.logits=bfloat16"),
     ]  # fmt: skip
     assert len(set(texts)) == len(texts) and said() == texts[0] and said("train.seed=5") == texts[0]
