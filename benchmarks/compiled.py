@@ -9,7 +9,8 @@ with 20 samples each (160 rows) after 512 tokens, over the number grammar: the m
 
 A kernel takes the longest of three times: its products at the peak, its operands and results at the memory's bandwidth, and
 a launch. Peak and bandwidth are those of the data sheet, times what large kernels reach in practice (REACHED). MFU is the
-model's FLOPs, without what a kernel computes again, by the data sheet's peak. Nothing is measured: caches, tile quantisation and autotuned kernels are left out.
+model's FLOPs, without what a kernel computes again, by the data sheet's peak. Nothing is measured: caches, tile quantisation
+and autotuned kernels are left out.
 """
 
 from __future__ import annotations
@@ -57,8 +58,8 @@ class Compiled(NamedTuple):
 
 
 def subjects(shape: dict[str, Any], layers: int = 0) -> dict[str, Any]:
-    """Returns the subjects (jaxlv.flops.subjects) of a run of this shape, each with the FLOPs that the model asks for (0: not
-    known), with fewer layers if `layers` says so.
+    """Returns the subjects (jaxlv.flops.subjects) of a run of this shape, with fewer layers if `layers` says so; each with the
+    FLOPs that the model asks for, 0 if those that are executed stand for them.
     """
     from dataclasses import replace
 
