@@ -58,8 +58,9 @@ class Compiled(NamedTuple):
 
 
 def subjects(shape: dict[str, Any], layers: int = 0) -> dict[str, Any]:
-    """Returns the subjects (jaxlv.flops.subjects) of a run of this shape, with fewer layers if `layers` says so; each with the
-    FLOPs that the model asks for, 0 if those that are executed stand for them.
+    """Returns the subjects (jaxlv.flops.subjects) of a run of this shape, with fewer layers if `layers` says so.
+
+    Each comes with the FLOPs that the model asks for, 0 if those that are executed stand for them.
     """
     from dataclasses import replace
 
