@@ -32,7 +32,8 @@ print("done", float(made.median.sum()), flush=True)
 VERB = """
 import sys
 from jaxlv.tools.cli import main
-sys.argv = ["jaxlv", "forecast", "series.csv", "--horizon", "12", "--out", sys.argv[1] + "/forecast", "--quiet"]
+words = ["--out", sys.argv[1] + "/forecast", "--quiet"]
+sys.argv = ["jaxlv", "forecast", "embedded", "--data", "series.csv", "--horizon", "12", *words]
 try:
     main()
 except SystemExit as end:

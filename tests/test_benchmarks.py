@@ -222,6 +222,48 @@ def test_the_docs_show_the_committed_results() -> None:
         assert path.read_text().strip() in docs, f"no page in docs/ shows {path.name}"
 
 
+def test_the_docs_have_the_tables_that_are_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `python -m benchmarks.pages` puts them there."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    pages = importlib.import_module("benchmarks.pages")
+    page = pages.PAGE.read_text()
+    assert pages.filled(page) == page and "<!-- compiled-h200.md -->" in page
+    assert (
+        pages.filled("a\n<!-- none.md -->\nold\n<!-- end -->\nb")
+        == "a\n<!-- none.md -->\n\nNot measured yet.\n\n<!-- end -->\nb"
+    )
+
+
+def test_costs_stand_against_their_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A train step and a forecast at the smallest sizes; the bound is the longer time, and the figure shows every size."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    curves = importlib.import_module("benchmarks.curves")
+    monkeypatch.setattr(curves, "TURNS", 1)
+    monkeypatch.setattr(curves, "PLAIN", {**curves.PLAIN, "length": 16, "batch": 1})
+    monkeypatch.setattr(curves, "HORIZON", 1)
+    monkeypatch.setattr(curves, "ceilings", lambda: curves.Ceilings(1e9, 1e6))
+    result = curves.measured({"rank": (1,), "samples": (2,)})
+    step, forecast = (curve[0] for curve in result["curves"].values())
+    for one in (step, forecast):
+        assert one["bound_seconds"] == max(one["flops"] / 1e9, one["read"] / 1e6) > 0 < one["seconds"]
+        assert one["bytes"] > one["bound_bytes"] > 0
+    told = {**result, "command": "c", "machine": {"cpu": "x", "cores": 2}, "versions": {}}
+    assert curves.markdown(told).count("\n| ") == 4
+    chart = curves.figure(told, "seconds")
+    assert [panel.series[0].y for panel in chart.panels] == [[step["seconds"]], [forecast["seconds"]]]
+
+
+def test_start_up_is_told_with_its_goal_and_the_load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    startup = importlib.import_module("benchmarks.startup")
+    monkeypatch.setattr(startup, "CASES", {"import jaxlv": startup.CASES["import jaxlv"]})
+    row = startup.measured("import jaxlv", 1)
+    assert 0 < row["cpu_seconds"] <= 2 * row["seconds"] and row["goal"] == 0.2 and len(row["all_seconds"]) == 1
+    monkeypatch.setattr(startup, "CASES", {"import jaxlv": "raise SystemExit('no')"})
+    with pytest.raises(SystemExit, match="a case failed"):
+        startup.measured("import jaxlv", 1)
+
+
 def test_a_command_is_told_without_the_folders_of_a_machine(tables):
     words = ["--tokens", "5", "--work", "w", "--out=o", "--quick", "--out", "o"]
     assert tables.command("benchmarks.base", words) == "python -m benchmarks.base --tokens 5 --quick"

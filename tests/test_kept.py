@@ -13,12 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlv.config import SamplingConfig
+from jaxlv.config import RunConfig, SamplingConfig, with_settings
 from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.runs import devices
 from jaxlv.steps import kept
 from jaxlv.steps.generate import Decoding, Prompts, generate, row_keys
+from jaxlv.steps.stack import Stack
 from jaxlv.text.codec import SYMBOLS
 from jaxlv.text.grammar import number_grammar
 from jaxlv.text.tokens import Alphabet
@@ -200,3 +201,24 @@ def test_the_doctor_says_what_is_kept(folder: Path) -> None:
     assert (
         found.folder == str(folder.parent) and (found.own, found.xla, found.xla_bytes) == (1, 1, 7) and found.own_bytes > 99
     )
+
+
+def test_a_kept_step_is_told_everything_that_a_config_makes_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each setting that changes the compiled step, also one that leaves its arguments' shapes as they are."""
+    model = Qwen2(ModelConfig(16, 8, 12, 1, 2, 1, 4, tie_word_embeddings=True))
+    params = model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    monkeypatch.setattr(kept, "program", lambda function, arguments, said: repr(said))
+    empty: Any = None
+
+    def said(*settings: str, model: Qwen2 = model, **how: Any) -> str:
+        config = with_settings(RunConfig(), ["lora.rank=1", *settings])
+        return Stack(model, params, [config], **how).kept_step(empty, empty)
+
+    texts = [
+        said(), said("windows.side=left"), said("optimizer.learning_rate=1e-3"), said("lora.alpha=3"), said(logits=64),
+        said("optimizer.name=adamw"), said("optimizer.clip_norm=1"), said("train.steps=7"), said("model.remat=true"),
+        said("train.skip_nonfinite=3"), said(alphabet_A=np.arange(3)), said(model=model.clone(attention="blocked")),
+        said("model.dtype=bfloat16"),
+        said("model.dtype=bfloat16", "model.logits=bfloat16"),
+    ]  # fmt: skip
+    assert len(set(texts)) == len(texts) and said() == texts[0] and said("train.seed=5") == texts[0]

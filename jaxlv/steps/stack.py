@@ -163,7 +163,7 @@ class Stack:
         """Returns the step of all as `step` does, as a program that an earlier process has kept, if there is one."""
         constants = [(program_of(one), one.optimizer.learning_rate, one.lora) for one in self.configs]
         symbols = None if self.alphabet_A is None else np.asarray(self.alphabet_A).tolist()
-        said = (constants, symbols, self.model, at_once)
+        said = (constants, symbols, self.model, self.how, self.skips, at_once)
         return kept.program(self.step(at_once), (state, self.frozen, batch), said)
 
     def fitted(
