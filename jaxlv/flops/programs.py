@@ -16,7 +16,7 @@ from jaxlv.config import LoraConfig, OptimizerConfig
 from jaxlv.flops.work import Update, Work
 from jaxlv.lora import overlay
 from jaxlv.model.qwen2 import Qwen2, Segment, features, project
-from jaxlv.steps.generate import read
+from jaxlv.steps.decode import read
 from jaxlv.steps.train import init_state, make_optimizer, make_train_step
 from jaxlv.text.codec import SYMBOLS
 from jaxlv.text.tokens import Windows

@@ -30,7 +30,7 @@ from jaxlv.errors import JaxlvError
 from jaxlv.lora.overlay import normalise_targets
 from jaxlv.model.attention import key_blocks
 from jaxlv.model.config import ModelConfig
-from jaxlv.steps.generate import BLOCK
+from jaxlv.steps.draw import BLOCK
 from jaxlv.steps.loss import CHUNK_LOGITS, chunks_of
 from jaxlv.text.codec import SYMBOLS
 
