@@ -31,8 +31,8 @@ from jaxlv.model import attention
 from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.runs import billing
-from jaxlv.steps import generate, loss
-from jaxlv.steps.generate import read
+from jaxlv.steps import decode, generate, loss
+from jaxlv.steps.decode import read
 from jaxlv.steps.stack import Stack
 from jaxlv.steps.train import make_validation_step
 from jaxlv.text.tokens import Windows
@@ -245,11 +245,11 @@ def test_a_generation_is_its_prefill_every_token_of_its_stages_and_their_choice(
     work = Work(config, 2, 64, 3, head="alphabet" if constrained else "frozen", dtype="bfloat16")
     model, prompts, tokens = model_of(work), shape(2, 64), 128
     keys = jax.eval_shape(lambda: generate.row_keys(0, range(2), 3))
-    grammar = (shape(5, ALPHABET, dtype=bool), shape(5, ALPHABET)) if constrained else None
-    rows = generate.Rows(prompts, prompts, keys, shape(2))
+    grammar = decode.Automaton(shape(5, ALPHABET, dtype=bool), shape(5, ALPHABET), shape(5)) if constrained else None
+    rows = decode.Rows(prompts, prompts, keys, shape(2))
     given = (programs.variables_of(work, model), rows, grammar, shape(ALPHABET))
-    how = generate.Decoding(3, tokens, sampling, steps=4)
-    function = functools.partial(generate._generate, model=model, how=how, end_ids=(1, 2))
+    how, loop = decode.Decoding(3, tokens, sampling, steps=4), decode.Loop(tokens, 0, generate.stage(tokens))
+    function = functools.partial(decode.whole, model=model, how=how, loop=loop, end_ids=(1, 2))
     found = placed(count_jaxpr(function, *given, trips=generate.stage(tokens)).tallies)
 
     expected = Counter(formula(dataclasses.replace(work, last_only=True), "forward"))

@@ -178,15 +178,6 @@ def test_guesses_do_not_show_and_save_turns(sampling, subject):
     assert plain.iterations == plain.lengths_SN.max() and guessed.iterations <= 0.7 * plain.iterations
 
 
-def test_samples_that_are_decoded_on_several_cores_are_the_same(subject, monkeypatch):
-    found = []
-    for parts in ((1, 1), (1, 2), (3, 2)):
-        monkeypatch.setattr(module, "parallel_parts", lambda *_, parts=parts: module.Parts(*parts))
-        found.append(constrained(subject))
-    assert len({result.ids_SNC.tobytes() for result in found}) == 1
-    assert len({result.iterations for result in found}) == 1
-
-
 def test_seeds_reproduce_and_differ(subject):
     first, same, other = (constrained(subject, seed=seed).ids_SNC for seed in (5, 5, 6))
     np.testing.assert_array_equal(first, same)

@@ -252,13 +252,13 @@ def _categorical(rows: str, times: str, outcomes: str) -> tuple[Row, ...]:
 # One iteration of the loop draws one token in each of B rows; `turns` and `stages` are those of a generation, `series` its
 # prompts.
 _SAMPLING = (
-    row("sampling", when="token", integer="B * (2 * V + 2 * ends + 8 + steps) + 2 * L + 2", add="3 * B + 2 * L + 4",
-        compare="4 * B + 2 * L + 3", convert="B"),
+    row("sampling", when="token", integer="B * (2 * V + 2 * ends + 8 + steps) + 2 * L + 2", add="4 * B + 2 * L + 4",
+        compare="4 * B + 2 * L + 3", convert="B", mul="2"),
     row("sampling", "alphabet", when="token", integer="3 * B", add="3 * B", compare="3 * B + B * V"),  # the grammar
     row("sampling", "penalised", when="token", integer="3 * B * V + 2 * B", mul="B * V", div="B * V", add="2 * B",
         compare="2 * B * V + 2 * B"),
     row("sampling", "greedy", when="token", compare="B * V - B"),
-    row("sampling", "drawn", when="token", convert="1", integer="83 * B + B * V", add="37 * B", div="B * V",
+    row("sampling", "drawn", when="token", convert="B", integer="83 * B + B * V", add="37 * B", div="B * V",
         compare="B * V"),
     row("sampling", "drawn * least", when="token", compare="B * V * (digits + 1)", integer="B * V"),  # top-k
     row("sampling", "drawn * nucleus", when="token", compare="B * V * (digits + 4) - B", exp="B * V", div="B * V",
@@ -270,7 +270,8 @@ _SAMPLING = (
     row("sampling", "drawn * min(parts,1)", when="token", integer="167 * B + B * parts + 1", exp="B * parts * part",
         add="76 * B + 2 * B * parts * part + 1", compare="B * parts * part + B + 1", mul="B",
         log="B * parts"),
-    row("sampling", when="generation", add="series", convert="2 * L * stages", integer="(turns + stages) * (B + 2)"),
+    row("sampling", when="generation", add="series", convert="2 * L * stages", integer="(turns + stages) * (B + 2)",
+        compare="2 * series * max(shared - 1, 0)"),
     row("sampling", "penalised", when="generation", compare="series * shared",
         integer="series * shared + series * V * (2 * shared - 1)"),
 )  # fmt: skip

@@ -212,9 +212,7 @@ def whole(
     """
     asked = None if grammar is None else alphabet_A
     first_SV, prefix = prefill(variables, rows.ids_SP, rows.positions_SP, asked, model=model)
-    return decode(
-        variables, first_SV, prefix, rows, grammar, alphabet_A, model=model, how=how, loop=loop, end_ids=end_ids
-    )
+    return decode(variables, first_SV, prefix, rows, grammar, alphabet_A, model=model, how=how, loop=loop, end_ids=end_ids)
 
 
 class _Rules(NamedTuple):
@@ -245,9 +243,7 @@ def _begun(prefix: Segment, logits_BV: jax.Array, seen_BV: jax.Array, states_B: 
     tail, fresh = _empty(prefix, rows, 0), _empty(prefix, rows, 1 + loop.ahead)
     ids_BC, zeros_B = jnp.full((rows, loop.slots), -1, jnp.int32), jnp.zeros(rows, jnp.int32)
     done_B, broken_B = jnp.zeros(rows, bool), jnp.full(rows, -1, jnp.int32)
-    return DecodeState(
-        jnp.int32(0), zeros_B, ids_BC, logits_BV, tail, fresh, seen_BV, states_B, zeros_B, done_B, broken_B
-    )
+    return DecodeState(jnp.int32(0), zeros_B, ids_BC, logits_BV, tail, fresh, seen_BV, states_B, zeros_B, done_B, broken_B)
 
 
 @jax.named_scope("sampling")

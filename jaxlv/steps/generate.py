@@ -1,7 +1,7 @@
 """Generation: one prefill per series, shared by all its samples, then a compiled loop (jaxlv.steps.decode).
 
 A row's random key depends only on the seed, the series and the sample, so a forecast does not depend on the batch in which
-it is made, nor on how its rows are spread over cores, nor on whether tokens are guessed ahead.
+it is made, nor on whether tokens are guessed ahead.
 
 Axes: S series, N samples of each, B = S * N rows, P prompt tokens, C new tokens at most.
 """
@@ -9,9 +9,9 @@ Axes: S series, N samples of each, B = S * N rows, P prompt tokens, C new tokens
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -31,7 +31,10 @@ from jaxlv.text.tokens import NO_POSITION, Alphabet
 
 PROMPT_MULTIPLE = 64  # prompts are padded on the right to a multiple, so that few shapes are compiled
 STAGES, STAGE_MULTIPLE = 2, 64  # how often the tail grows at most, and a divisor of the slots by which it grows
-GUESSING_ROWS = {"cpu": 64}  # up to how many rows guesses pay, by backend; measured
+# In how many rows guesses pay, by backend. A turn with guesses reads twice the tokens, in 3/5 of the turns: that pays while
+# a turn's time is its weights' bytes or its kernels' number. Measured on a CPU (python -m benchmarks.generate); for a GPU
+# predicted from the compiled program.
+GUESSING_ROWS = {"cpu": range(2, 17), "gpu": range(1, 257)}
 
 
 @dataclass(frozen=True)
@@ -84,45 +87,26 @@ def generate(
     automaton = None if grammar is None else Automaton(*map(jnp.asarray, (*grammar, guesses(grammar))))
     symbols_A = jnp.asarray(alphabet.ids_A)
     loop = loop_of(how.new_tokens, count * samples, grammar) if loop is None else loop
-    parts = parallel_parts(count, samples)
+    parts = np.split(np.arange(count), parallel_parts(count))
 
     def part(rows: np.ndarray) -> Drawn:
         texts = ids_SP[rows], positions_SP[rows]
         first_SV, prefix = prefill(variables, *texts, None if grammar is None else symbols_A, model=model)
-
-        def drawn(some_N: np.ndarray) -> Drawn:
-            begun = Rows(*texts, keys_SN[np.ix_(rows, some_N)].reshape(-1), states_S[rows])
-            own = replace(how, samples=len(some_N))
-            given = variables, first_SV, prefix, begun, automaton, symbols_A
-            return _by_row(decode(*given, model=model, how=own, loop=loop, end_ids=alphabet.end_ids), len(rows))
-
-        return _joined(_side_by_side(drawn, np.split(np.arange(samples), parts.samples)), axis=1)
+        begun = Rows(*texts, keys_SN[rows].reshape(-1), states_S[rows])
+        given = variables, first_SV, prefix, begun, automaton, symbols_A
+        drawn = decode(*given, model=model, how=how, loop=loop, end_ids=alphabet.end_ids)
+        ids_SNC, broken_SN = (np.asarray(a).reshape(len(rows), samples, *a.shape[1:]) for a in drawn[:2])
+        return Drawn(_without_gaps(ids_SNC, how.new_tokens), broken_SN, np.asarray(drawn.turns))
 
     with compiling("the generation of texts", model, how, loop, alphabet.end_ids, ids_SP.shape, grammar is None):
-        found = _joined(_side_by_side(part, np.split(np.arange(count), parts.series)), axis=0)
-    ids_SNC = _without_gaps(found.ids_BC, how.new_tokens)
-    _check_finite(ids_SNC, found.broken_B, prompts.names, int(alphabet.ids_A[SYMBOLS.index(";")]))
-    return Generated(ids_SNC, (ids_SNC >= 0).sum(-1), int(found.turns))
-
-
-def _side_by_side(work: Callable[[np.ndarray], Drawn], parts: Sequence[np.ndarray]) -> list[Drawn]:
-    """Returns what `work` makes of each part, each in a thread of its own."""
-    if len(parts) == 1:
-        return [work(parts[0])]
-    with ThreadPoolExecutor(len(parts)) as pool:
-        return list(pool.map(work, parts))
-
-
-def _by_row(drawn: Drawn, series: int) -> Drawn:
-    """Returns arrays on the host, with an axis of series and one of samples instead of one of rows."""
-    ids_SNC, broken_SN = (np.asarray(a).reshape(series, -1, *a.shape[1:]) for a in (drawn.ids_BC, drawn.broken_B))
-    return Drawn(ids_SNC, broken_SN, np.asarray(drawn.turns))
-
-
-def _joined(parts: Sequence[Drawn], axis: int) -> Drawn:
-    """Returns the parts along an axis of `_by_row`, with the turns of the longest."""
-    ids_SNC, broken_SN = (np.concatenate([part[i] for part in parts], axis) for i in range(2))
-    return Drawn(ids_SNC, broken_SN, np.max([part.turns for part in parts]))
+        if len(parts) == 1:
+            found = [part(parts[0])]
+        else:
+            with ThreadPoolExecutor(len(parts)) as pool:
+                found = list(pool.map(part, parts))
+    ids_SNC, broken_SN = (np.concatenate([one[i] for one in found]) for i in range(2))
+    _check_finite(ids_SNC, broken_SN, prompts.names, int(alphabet.ids_A[SYMBOLS.index(";")]))
+    return Generated(ids_SNC, (ids_SNC >= 0).sum(-1), max(int(one.turns) for one in found))
 
 
 def _without_gaps(ids_SNC: np.ndarray, most: int) -> np.ndarray:
@@ -175,27 +159,14 @@ def state_after(grammar: Grammar, alphabet: Alphabet, prompt: np.ndarray) -> int
     return state
 
 
-class Parts(NamedTuple):
-    """Into how many equal parts the series are split, and the samples of each."""
+def parallel_parts(series: int) -> int:
+    """Returns in how many equal parts so many series are decoded side by side: on a CPU at most one per core, else 1.
 
-    series: int
-    samples: int
-
-
-def parallel_parts(series: int, samples: int) -> Parts:
-    """Returns in how many equal parts rows are decoded side by side: on a CPU at most one per core, else one.
-
-    On a CPU, XLA runs the small products of a decode step on one core; an accelerator takes the whole batch. Samples are
-    only split if there are fewer series than cores: the parts of a series share its prompt.
+    On a CPU, XLA runs the small products of a decode step on one core; an accelerator takes the whole batch.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cores = cores if jax.default_backend() == "cpu" else 1
-
-    def most(parts: int, count: int) -> int:
-        return next(one for one in range(min(parts, count), 0, -1) if count % one == 0)
-
-    of_series = most(cores, series)
-    return Parts(of_series, most(cores // of_series, samples))
+    most = min(cores, series) if jax.default_backend() == "cpu" else 1
+    return next(parts for parts in range(most, 0, -1) if series % parts == 0)
 
 
 def padded(length: int) -> int:
@@ -210,7 +181,7 @@ def stage(slots: int) -> int:
 
 def loop_of(new_tokens: int, rows: int, grammar: Grammar | None) -> Loop:
     """Returns the form of the loop that draws at most `new_tokens` tokens in each row: with guesses if they pay."""
-    if grammar is None or rows > GUESSING_ROWS.get(jax.default_backend(), 0):
+    if grammar is None or rows not in GUESSING_ROWS.get(jax.default_backend(), ()):
         return Loop(new_tokens, 0, stage(new_tokens))
     turns = most_turns(grammar, new_tokens)
     return Loop(turns, 1, stage(2 * turns))
