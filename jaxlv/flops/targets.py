@@ -15,31 +15,66 @@ from jax.sharding import SingleDeviceSharding
 
 from jaxlv.errors import JaxlvError
 
-# An H100 SXM as in its data sheet, in the fields of XLA's GpuTargetConfigProto.
-H100 = """
-gpu_device_info {
-  cuda_compute_capability { major: 9 }
-  core_count: 132
-  fpus_per_core: 128
-  clock_rate_ghz: 1.98
-  device_memory_size: 84942979072
-  memory_bandwidth: 3352320000000
-  l2_cache_size: 52428800
+DRIVER = "12.9.0"  # versions of CUDA that an absent device is said to have: without them XLA captures fewer kernels
+
+
+class Device(NamedTuple):
+    """A CUDA device by its data sheet: dense FLOP/s in bfloat16 and TF32, bytes/s of its memory, and its sizes.
+
+    Sources: NVIDIA H100 (SXM5) and H200 (SXM) Tensor Core GPU data sheets, whose figures with sparsity are twice the dense
+    ones; NVIDIA A100 80GB (SXM) data sheet; sizes of an SM: CUDA C++ Programming Guide, compute capabilities 8.0 and 9.0.
+    """
+
+    words: str
+    bfloat16: float
+    tf32: float
+    bandwidth: float
+    memory: int
+    capability: int
+    cores: int
+    clock_ghz: float
+    l2: int
+    shared: int  # bytes of shared memory of an SM; a block may have 1 KiB less
+    fpus: int
+
+    def description(self) -> str:
+        """Returns the device in the fields of XLA's GpuTargetConfigProto."""
+        return DESCRIPTION.format(**self._asdict(), driver=DRIVER, optin=self.shared - 1024, bytes_s=int(self.bandwidth))
+
+
+DEVICES = {
+    "h100": Device(
+        "NVIDIA H100 80GB HBM3", 989.4e12, 494.7e12, 3.35232e12, 84942979072, 9, 132, 1.98, 50 << 20, 228 << 10, 128
+    ),
+    "h200": Device("NVIDIA H200", 989.4e12, 494.7e12, 4.8e12, 150754820096, 9, 132, 1.98, 50 << 20, 228 << 10, 128),
+    "a100": Device("NVIDIA A100-SXM4-80GB", 312e12, 156e12, 2.039e12, 85094825984, 8, 108, 1.41, 40 << 20, 164 << 10, 64),
+}
+DESCRIPTION = """
+gpu_device_info {{
+  cuda_compute_capability {{ major: {capability} }}
+  core_count: {cores}
+  fpus_per_core: {fpus}
+  clock_rate_ghz: {clock_ghz}
+  device_memory_size: {memory}
+  memory_bandwidth: {bytes_s}
+  l2_cache_size: {l2}
   threads_per_warp: 32
   threads_per_block_limit: 1024
   threads_per_core_limit: 2048
   registers_per_core_limit: 65536
   registers_per_block_limit: 65536
-  shared_memory_per_core: 233472
+  shared_memory_per_core: {shared}
   shared_memory_per_block: 49152
-  shared_memory_per_block_optin: 232448
+  shared_memory_per_block_optin: {optin}
   block_dim_limit_x: 2147483647
   block_dim_limit_y: 65535
   block_dim_limit_z: 65535
-}
+  driver_version: "{driver}"
+  runtime_version: "{driver}"
+}}
 platform_name: "CUDA"
-dnn_version_info { major: 9 minor: 10 }
-device_description_str: "NVIDIA H100 80GB HBM3"
+dnn_version_info {{ major: 9 minor: 10 }}
+device_description_str: "{words}"
 """
 # XLA merges products of one input into one, under one of their names; an audit by component keeps them apart.
 APART: dict[str, bool | int | str] = {"xla_gpu_dot_merger_threshold_mb": 0}
@@ -66,20 +101,30 @@ def cuda() -> Target:
         device = jax.devices("cuda")[0]
         return Target(SingleDeviceSharding(device), APART, device.device_kind, "cuda")
     except RuntimeError:
-        pass
+        return absent(DEVICES["h100"], APART, "--backend cuda", ", or use --backend cpu")
+
+
+def absent(device: Device, options: dict[str, bool | int | str], where: str, instead: str = "") -> Target:
+    """Returns a CUDA device that is not there, with compiler options; raises JaxlvError, which names `where` it is asked for
+    and what to do `instead`, without the compiler.
+
+    Kernels are not timed against each other. JAX's compilation cache is off from now on.
+    """
     from jax.experimental import topologies
 
     os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")  # that check would ask the driver for the device's version
     try:
-        absent = topologies.get_topology_desc(platform="cuda", topology="1x1x1", target_config=H100).devices[0]
+        found = topologies.get_topology_desc(platform="cuda", topology="1x1x1", target_config=device.description()).devices[
+            0
+        ]
     except Exception as fault:  # NotImplementedError without the plugin, XlaRuntimeError if it cannot be loaded
         reason = " ".join(str(fault).split())[:160]
         raise JaxlvError(
             f"no CUDA device here, and no compiler for one ({reason})",
-            where="--backend cuda",
-            hint='pip install "jaxlv[cuda-compiler]" and set JAX_PLATFORMS=cpu, or use --backend cpu',
+            where=where,
+            hint=f'pip install "jaxlv[cuda-compiler]" and set JAX_PLATFORMS=cpu{instead}',
         ) from None
     jax.config.update("jax_enable_compilation_cache", False)  # what was compiled for an absent device cannot be read back
-    options = {**APART, "xla_gpu_autotune_level": 0}
-    name = getattr(absent, "device_kind", "a CUDA device")
-    return Target(SingleDeviceSharding(absent), options, f"{name}, which is not there", "cuda", False)
+    name = getattr(found, "device_kind", "a CUDA device")
+    words = f"{name}, which is not there"
+    return Target(SingleDeviceSharding(found), {**options, "xla_gpu_autotune_level": 0}, words, "cuda", False)

@@ -11,8 +11,9 @@ called function without a rule.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.counting import costs, custom_calls, opcodes
@@ -44,6 +45,8 @@ PARTS = opcodes.names("slice dynamic-slice gather")  # read no more than they re
 # is split among many processors, and what a library does to a product before it writes it.
 BESIDE = costs.MOVES | costs.VIEWS | costs.PARTS | {*costs.INTO, *opcodes.PRODUCT_NAMES}
 
+T = TypeVar("T")
+
 
 @dataclass
 class HloCount:
@@ -67,9 +70,30 @@ def count_hlo(text: str, trips: int | Mapping[str, int] | None = None) -> HloCou
     `trips` says how often loops run whose trip count the compiler did not find: a number for all, or a mapping by place
     ("model.py:12"), scope name or instruction. Raises JaxlvError if the text is not HLO.
     """
-    known = Trips(trips)
+    seen = walk(text, trips)
+    tallies = _followed(
+        lambda: {scope: tally for scope, tally in seen.tallies(seen.values.trace).items() if any(tally.values())}
+    )
+    return HloCount(tallies, seen.loops(), seen.module.devices, sorted(seen.doubts))
+
+
+def walk(text: str, trips: int | Mapping[str, int] | None = None) -> Walk:
+    """Returns a walk through a compiled module; arguments and errors as those of `count_hlo`."""
+    known, unknown = Trips(trips), set[str]()
+
+    def turns(one: Instruction, op_name: str) -> int | None:
+        if one.trips is not None:
+            return one.trips
+        unknown.add(one.name)
+        return known.of(of_instruction(op_name), [one.name, *module.places(one)])
+
+    module = _followed(lambda: parse(text))
+    return Walk(module, _followed(lambda: Values(module, turns)), unknown)
+
+
+def _followed(read: Callable[[], T]) -> T:
     try:
-        return _counted(parse(text), known)
+        return read()
     except (LookupError, ValueError, TypeError, StopIteration, RecursionError) as fault:  # what a text can lack or repeat
         raise JaxlvError(
             "HLO text that cannot be followed", where="HLO text", expected="the text of a compiled module",
@@ -77,18 +101,13 @@ def count_hlo(text: str, trips: int | Mapping[str, int] | None = None) -> HloCou
         ) from fault  # fmt: skip
 
 
-def _counted(module: Module, known: Trips) -> HloCount:
-    def turns(one: Instruction, op_name: str) -> int | None:
-        return known.of(of_instruction(op_name), [one.name, *module.places(one)]) if one.trips is None else one.trips
+class Walk:
+    """What a module executes, instruction by instruction: operations, names, bytes. `open_loops` are the loops (by
+    instruction) whose trip count the compiler did not find.
+    """
 
-    walk = _Walk(module, Values(module, turns))
-    tallies = {scope: tally for scope, tally in walk.tallies(walk.values.trace).items() if any(tally.values())}
-    return HloCount(tallies, walk.loops(), module.devices, sorted(walk.doubts))
-
-
-class _Walk:
-    def __init__(self, module: Module, values: Values):
-        self.module, self.values = module, values
+    def __init__(self, module: Module, values: Values, open_loops: set[str]):
+        self.module, self.values, self.open_loops = module, values, open_loops
         self.doubts: set[str] = set()
         self.products: set[int] = set()  # values that are products, or parts of their sums, although no dot computes them
         self.within: list[Tally] = [Tally() for _ in values.loops]  # operations of all iterations of a loop
