@@ -331,7 +331,7 @@ class Walk:
         if one.opcode == "dynamic-update-slice":
             return 2 * _size(home[one.operands[1]])
         if one.opcode != "fusion":
-            return _size(one) + sum(_size(home[name]) for name in one.operands)
+            return _size(one) - _scratch(one) + sum(_size(home[name]) for name in one.operands)
         inside = self.module.computations[next(one.called("calls"))]
         written = sum(_size(_written(root, inside)) for root in _roots(inside))
         return written + sum(_read(parameter, inside) for parameter in inside.values() if parameter.opcode == "parameter")
@@ -343,6 +343,13 @@ def _primitive(op_name: str) -> str:
 
 def _size(one: Instruction) -> int:
     return sum(array.bytes for array in one.arrays)
+
+
+def _scratch(one: Instruction) -> int:
+    """Returns the bytes that a library is given to work in, as the last part of its result: it need not touch them."""
+    if one.opcode != "custom-call" or len(one.arrays) < 2 or not one.target.startswith(("__cublas$", "__cudnn$")):
+        return 0
+    return one.arrays[-1].bytes if one.arrays[-1].dtype in ("s8", "u8") else 0
 
 
 def _roots(inside: Computation) -> list[Instruction]:
