@@ -14,6 +14,7 @@ import pytest
 
 from jaxlv.config import SamplingConfig
 from jaxlv.errors import JaxlvError, NotFinite
+from jaxlv.model import attention
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.steps import decode as programs
 from jaxlv.steps import draw as drawing
@@ -176,6 +177,49 @@ def test_guesses_do_not_show_and_save_turns(sampling, subject):
     plain, guessed = (constrained(subject, sampling, prompts=within, loop=loop) for loop in loops)
     np.testing.assert_array_equal(plain.ids_SNC, guessed.ids_SNC)
     assert plain.iterations == plain.lengths_SN.max() and guessed.iterations <= 0.7 * plain.iterations
+
+
+def weighed(q_SRKH, k_SCKH, v_SCKH, length_S):
+    """What cuDNN's kernel returns, by plain products; of no keys at all NaN, as a kernel may."""
+    score_SKRC = jnp.einsum("SRKH,SCKH->SKRC", q_SRKH, k_SCKH, preferred_element_type=jnp.float32) * q_SRKH.shape[-1] ** -0.5
+    held_S11C = jnp.arange(k_SCKH.shape[1]) < length_S[:, None, None, None]
+    score_SKRC = jnp.where(held_S11C, score_SKRC, -jnp.inf)
+    weight_SKRC = jax.nn.softmax(score_SKRC, axis=-1).astype(v_SCKH.dtype)
+    return jnp.einsum("SKRC,SCKH->SRKH", weight_SKRC, v_SCKH), jax.nn.logsumexp(score_SKRC, axis=-1)
+
+
+def test_segments_that_a_fused_kernel_attends_to_are_joined_to_the_same_attention(monkeypatch):
+    """Prompts of two lengths with three samples each, tails of unequal length, one of them empty."""
+    monkeypatch.setattr(attention, "_weighed", weighed)
+    random = np.random.default_rng(0)
+
+    def normal(*sizes: int) -> jax.Array:
+        return jnp.asarray(random.normal(size=sizes), jnp.float32)
+
+    q_BTNH, own = normal(6, 1, 4, 8), (normal(6, 2, 8, 1), normal(6, 2, 1, 8), jnp.full((6, 1), 9))
+    lengths = np.array([5, 2]), np.array([3, 1, 0, 3, 2, 1])
+    stored = [
+        (normal(len(some), 6, 2, 8), normal(len(some), 6, 2, 8), jnp.where(np.arange(6) < some[:, None], np.arange(6), -1))
+        for some in lengths
+    ]
+    plain = [(k.transpose(0, 2, 3, 1), v.swapaxes(1, 2), positions) for k, v, positions in stored]
+    expected = attention.attend(q_BTNH, own[2], [*plain, own])
+    np.testing.assert_allclose(attention.attend(q_BTNH, own[2], [own], stored), expected, atol=1e-6)
+
+
+def test_a_loop_whose_attention_is_fused_draws_the_same_tokens(subject, monkeypatch):
+    """Of a model in bfloat16, greedily, as far as its rounding lets them be the same: most rows."""
+    monkeypatch.setattr(attention, "_weighed", weighed)
+    params = jax.tree.map(lambda a: a.astype(jnp.bfloat16), subject.variables["params"])
+    found = []
+    for kernel in ("xla", "cudnn"):
+        model = subject.model.clone(dtype=jnp.bfloat16, attention=kernel)
+        prefilled = model.clone(attention="xla")
+        monkeypatch.setattr(module, "prefill", lambda *given, own=prefilled, **_: programs.prefill(*given, model=own))
+        own = subject._replace(model=model, variables={**subject.variables, "params": params})
+        found.append(constrained(own, loop=Loop(NEW, 0, 64)).ids_SNC)
+    first_S = [ids_SNC[..., :8] for ids_SNC in found]
+    assert (first_S[0] == first_S[1]).all(-1).mean() > 0.9
 
 
 def test_seeds_reproduce_and_differ(subject):

@@ -70,6 +70,7 @@ EXACT = (
     row("weighted sum", layers("s0") + " * dense", "backward", dot="B * N | X, D, 1"),  # of the weights
     row("weighted sum", layers("v0") + " * dense", "backward", dot="B * N | X, D, 1"),  # of the values
     row("fused attention", "L * fused", dot="2 * B * N | X, D, 1"),
+    row("fused attention", "L", dot="2 * B * N | stored, D, 1"),  # earlier tokens, if cuDNN attends to them
     row("fused attention", layers("a0") + " * fused", "backward", dot="5 * B * N | X, D, 1"),  # scores are formed again
     *_linear("o", GROUPED["o"], "a0"),
     *_linear("gate", GROUPED["gate"], "m0"),
@@ -151,8 +152,9 @@ _ATTENTION = (
     row("mask", layers("s0") + " * dense", "backward", compare="B * N * X"),
     # First each part by itself; then the factor that scales a part's sums before they are added; then the quotient.
     row("softmax", "L * dense", compare="B * N * (X - O * S)", exp="B * N * X", add="B * N * (2 * X - O * S)"),
-    row("softmax", "L * dense", exp="O * T * N", mul="O * T * N * (D + 1)", div="T * N * D", compare="(O - 1) * T * N",
-        add="O * T * N + (O - 1) * T * N * (D + 1)", convert="(O + 1) * T * N * D * half"),
+    row("softmax", "L * dense", exp="joined * T * N", mul="joined * T * N * (D + 1)", div="T * N * D",
+        compare="(joined - 1) * T * N", add="joined * T * N + (joined - 1) * T * N * (D + 1)",
+        convert="(joined + 1) * T * N * D * half"),
     row("softmax", layers("s0") + " * dense", when="gradient", mul="T * N", div="T * N"),
     row("softmax", layers("s0") + " * dense", "backward", mul="B * N * X + T * N * (2 * D + 1)", add="T * N * D"),
     row("softmax", layers("a0") + " * dense", "backward", mul="T * N * D", div="T * N * D", convert="2 * T * N * D * half"),
@@ -161,6 +163,9 @@ _ATTENTION = (
     row("weighted sum", "L * dense", convert="B * N * X * half"),
     row("weighted sum", layers("s0") + " * dense", "backward", add="B * N * X", convert="B * N * X * half"),
     # cuDNN's kernel takes float16 or bfloat16; only the kernel knows what it does in addition to its products.
+    # Of a turn of the decode loop, cuDNN attends to prompt and tail, whose tokens are counted first.
+    row("fused attention", "L * min(stored,1)", integer="held + kept", add="held - kept", convert="held + 2",
+        compare="2 * T * N * (D + 1)"),
     row("fused attention", "L * fused", integer="Z + 2 * B * X", compare="B * X",
         convert="2 * T * (N + K) * D * (1 - half)"),
     *(row("fused attention", layers(reached) + " * fused * (1 - half)", "backward", convert=f"T * {heads} * D")

@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxlv.config import SamplingConfig
+from jaxlv.model.attention import fuses
 from jaxlv.model.qwen2 import Qwen2, Segment, features, project
 from jaxlv.steps.draw import FORBIDDEN, draw
 from jaxlv.text.codec import SYMBOLS
@@ -93,7 +94,7 @@ class DecodeState(NamedTuple):
     drawn_B: jax.Array  # tokens drawn so far
     ids_BC: jax.Array  # the tokens drawn, -1 in slots that are empty
     logits_BV: jax.Array  # for the next token
-    tail: Segment  # keys and values of the tokens drawn, except the last; packed (see `_packed`), with slots for this stage
+    tail: Segment  # keys and values of the tokens drawn, except the last; as `Stored`, with slots for this stage
     fresh: Segment  # keys and values of the last turn, which the next turn writes to the tail before it reads the tail
     seen_BV: jax.Array  # tokens in prompt or sample, for the repetition penalty
     grammar_B: jax.Array  # state of the automaton
@@ -158,24 +159,28 @@ def decode(
     ends_E, semicolon = jnp.array(end_ids or (-1,), jnp.int32), alphabet_A[SYMBOLS.index(";")]
     rules = _Rules(output_ids_V, grammar, ends_E, semicolon, how.steps, how.new_tokens if loop.ahead else None)
     asked = None if grammar is None else alphabet_A
+    if loop.ahead and model.attention == "cudnn":
+        model = replace(model, attention="xla")  # guesses leave gaps in the tail
+    stored = Stored(fuses(model.attention, model.dtype))
     with jax.named_scope("sampling"):
+        prefix = stored.prefix(prefix)
         length_B = jnp.repeat(positions_SP.max(axis=1) + 1, samples)
         seen_SV = _seen(ids_SP, positions_SP, output_ids_V, sampling)
         logits_BV, seen_BV, states_B = (jnp.repeat(a, samples, axis=0) for a in (first_SV, seen_SV, states_S))
-        state = _begun(prefix, logits_BV, seen_BV, states_B, loop)
+        state = _begun(stored, prefix, logits_BV, seen_BV, states_B, loop)
 
     def body(state: DecodeState) -> DecodeState:
         chosen = _choose(state, keys_B, rules, sampling)
         with jax.named_scope("sampling"):
             place_B = length_B + state.drawn_B
             # The tail is written before it is read, so XLA updates it in place; otherwise it would copy it for every token.
-            tail = _append(state.tail, state.fresh, jnp.maximum(state.turn - 1, 0) * (1 + loop.ahead))
+            tail = stored.append(state.tail, state.fresh, jnp.maximum(state.turn - 1, 0) * (1 + loop.ahead))
         following = _advanced(state, chosen, rules, sampling)
         ids_BT, positions_BT = chosen.token_B[:, None], place_B[:, None]
         if loop.ahead:
             guess_B, ids_BT, positions_BT = _guessed(following, chosen, place_B, rules)
-        logits_BTV, fresh = read(model, variables, ids_BT, positions_BT, (prefix, _unpacked(tail)), asked)
-        following = following._replace(logits_BV=logits_BTV[:, 0], tail=tail, fresh=_packed(fresh))
+        logits_BTV, fresh = read(model, variables, ids_BT, positions_BT, (prefix, stored.read(tail)), asked)
+        following = following._replace(logits_BV=logits_BTV[:, 0], tail=tail, fresh=stored.tail(fresh))
         shown_BT = chosen.shown_B[:, None]
         if loop.ahead:
             following, second_B = _verified(following, guess_B, logits_BTV[:, 1], keys_B, rules, sampling)
@@ -191,7 +196,7 @@ def decode(
     for first in range(0, loop.slots, loop.stage):
         last = min(first + loop.stage, loop.slots)
         with jax.named_scope("sampling"):
-            state = state._replace(tail=_grown(state.tail, last - first))
+            state = state._replace(tail=stored.grown(state.tail, last - first))
         state = jax.lax.while_loop(functools.partial(unfinished, last // (1 + loop.ahead)), body, state)
     return Drawn(state.ids_BC, state.broken_B, state.turn)
 
@@ -237,10 +242,12 @@ class _Chosen(NamedTuple):
     ended_B: jax.Array
 
 
-def _begun(prefix: Segment, logits_BV: jax.Array, seen_BV: jax.Array, states_B: jax.Array, loop: Loop) -> DecodeState:
+def _begun(
+    stored: Stored, prefix: Segment, logits_BV: jax.Array, seen_BV: jax.Array, states_B: jax.Array, loop: Loop
+) -> DecodeState:
     """Returns the state before the first token."""
     rows = len(logits_BV)
-    tail, fresh = _empty(prefix, rows, 0), _empty(prefix, rows, 1 + loop.ahead)
+    tail, fresh = stored.empty(prefix, rows, 0), stored.empty(prefix, rows, 1 + loop.ahead)
     ids_BC, zeros_B = jnp.full((rows, loop.slots), -1, jnp.int32), jnp.zeros(rows, jnp.int32)
     done_B, broken_B = jnp.zeros(rows, bool), jnp.full(rows, -1, jnp.int32)
     return DecodeState(jnp.int32(0), zeros_B, ids_BC, logits_BV, tail, fresh, seen_BV, states_B, zeros_B, done_B, broken_B)
@@ -312,7 +319,7 @@ def _verified(
         return jnp.where(held_B.reshape(-1, *(1,) * (a.ndim - 1)), a, b)
 
     positions_BT = state.fresh.positions_SC.at[:, 1].set(jnp.where(held_B, state.fresh.positions_SC[:, 1], NO_POSITION))
-    changed = {name: of_rows(getattr(advanced, name), getattr(state, name)) for name in per_row}
+    changed: dict[str, Any] = {name: of_rows(getattr(advanced, name), getattr(state, name)) for name in per_row}
     return state._replace(**changed, fresh=state.fresh._replace(positions_SC=positions_BT)), jnp.where(
         held_B, chosen.shown_B, -1
     )
@@ -329,45 +336,75 @@ def _seen(ids_SP: jax.Array, positions_SP: jax.Array, output_ids_V: jax.Array, s
     return jax.vmap(one)(ids_SP, positions_SP)
 
 
-def _packed(segment: Segment) -> Segment:
-    """Merges the axes of sequences and key/value heads of `segment`: an axis of length 1 would make XLA copy them."""
-    return segment._replace(k=tuple(map(_merged, segment.k)), v=tuple(map(_merged, segment.v)))
+class Stored(NamedTuple):
+    """How keys and values are held: as the products of `attend` need them, or as a fused kernel does, (S, C, K, H).
 
+    In the first form a tail has one axis for sequences and key/value heads: an axis of length 1 would make XLA copy it.
+    """
 
-def _merged(a: jax.Array) -> jax.Array:
-    return a.reshape(-1, *a.shape[2:])
+    fused: bool
 
+    @property
+    def axes(self) -> tuple[int, int]:
+        """The axes of a tail's slots, of keys and of values."""
+        return (1, 1) if self.fused else (2, 1)
 
-def _unpacked(segment: Segment) -> Segment:
-    def parted(a: jax.Array) -> jax.Array:
-        return a.reshape(len(segment.positions_SC), -1, *a.shape[1:])
+    def prefix(self, segment: Segment) -> Segment:
+        """Returns the keys and values of prompts as they are held."""
+        if not self.fused:
+            return segment
+        k, v = (a.transpose(0, 3, 1, 2) for a in segment.k), (a.swapaxes(1, 2) for a in segment.v)
+        return segment._replace(k=tuple(k), v=tuple(v))
 
-    return segment._replace(k=tuple(map(parted, segment.k)), v=tuple(map(parted, segment.v)))
+    def tail(self, segment: Segment) -> Segment:
+        """Returns the keys and values of a turn as a tail holds them."""
+        if self.fused:
+            return self.prefix(segment)
+        merged = [tuple(a.reshape(-1, *a.shape[2:]) for a in part) for part in segment[:2]]
+        return segment._replace(k=merged[0], v=merged[1])
 
+    def read(self, tail: Segment) -> Segment:
+        """Returns a tail as the model reads it."""
+        if self.fused:
+            return tail
+        rows = len(tail.positions_SC)
+        parted = [tuple(a.reshape(rows, -1, *a.shape[1:]) for a in part) for part in tail[:2]]
+        return tail._replace(k=parted[0], v=parted[1])
 
-def _empty(like: Segment, rows: int, slots: int) -> Segment:
-    """Returns an empty, packed segment: (B K, H, slots) and (B K, slots, H) per layer."""
-    k = tuple(jnp.zeros((rows * part.shape[1], part.shape[2], slots), part.dtype) for part in like.k)
-    v = tuple(jnp.zeros((rows * part.shape[1], slots, part.shape[3]), part.dtype) for part in like.v)
-    return Segment(k, v, jnp.full((rows, slots), NO_POSITION, jnp.int32))
+    def empty(self, prefix: Segment, rows: int, slots: int) -> Segment:
+        """Returns a tail of empty slots."""
 
+        def sizes(part: jax.Array, axis: int) -> tuple[int, ...]:
+            if self.fused:
+                return (rows, slots, *part.shape[2:])
+            K, *inner = part.shape[1:]
+            inner[axis - 1] = slots
+            return (rows * K, *inner)
 
-def _grown(tail: Segment, slots: int) -> Segment:
-    """Returns `tail` with so many more empty slots."""
+        k, v = (
+            tuple(jnp.zeros(sizes(part, axis), part.dtype) for part in parts)
+            for parts, axis in zip(prefix[:2], self.axes, strict=True)
+        )
+        return Segment(k, v, jnp.full((rows, slots), NO_POSITION, jnp.int32))
 
-    def more(part: jax.Array, axis: int) -> jax.Array:
-        return jnp.pad(part, [(0, slots if i == axis else 0) for i in range(part.ndim)])
+    def grown(self, tail: Segment, slots: int) -> Segment:
+        """Returns a tail with so many more empty slots."""
 
-    positions_SC = jnp.pad(tail.positions_SC, ((0, 0), (0, slots)), constant_values=NO_POSITION)
-    return Segment(tuple(more(part, 2) for part in tail.k), tuple(more(part, 1) for part in tail.v), positions_SC)
+        def more(part: jax.Array, axis: int) -> jax.Array:
+            return jnp.pad(part, [(0, slots if i == axis else 0) for i in range(part.ndim)])
 
+        k, v = (tuple(more(a, axis) for a in part) for part, axis in zip(tail[:2], self.axes, strict=True))
+        positions_SC = jnp.pad(tail.positions_SC, ((0, 0), (0, slots)), constant_values=NO_POSITION)
+        return Segment(k, v, positions_SC)
 
-def _append(tail: Segment, fresh: Segment, index: jax.Array) -> Segment:
-    """Returns `tail` with one token's keys, values and position written to slot `index`; both are packed."""
+    def append(self, tail: Segment, fresh: Segment, index: jax.Array) -> Segment:
+        """Returns a tail with a turn's keys, values and positions written from slot `index` on."""
 
-    def write(slots: jax.Array, one: jax.Array, axis: int) -> jax.Array:
-        return jax.lax.dynamic_update_slice_in_dim(slots, one, index, axis)
+        def write(slots: jax.Array, new: jax.Array, axis: int) -> jax.Array:
+            return jax.lax.dynamic_update_slice_in_dim(slots, new, index, axis)
 
-    k = tuple(write(slots, one, 2) for slots, one in zip(tail.k, fresh.k, strict=True))
-    v = tuple(write(slots, one, 1) for slots, one in zip(tail.v, fresh.v, strict=True))
-    return Segment(k, v, write(tail.positions_SC, fresh.positions_SC, 1))
+        k, v = (
+            tuple(write(a, b, axis) for a, b in zip(part, new, strict=True))
+            for part, new, axis in zip(tail[:2], fresh[:2], self.axes, strict=True)
+        )
+        return Segment(k, v, write(tail.positions_SC, fresh.positions_SC, 1))
