@@ -3,10 +3,11 @@
 Rows of elementwise work are those of the jaxpr, operation by operation: XLA fuses them, and counts them in the same way.
 `half` is 1 if the model computes in a type narrower than float32; then there are conversions to float32 and back.
 
-The rows leave out: what cuDNN's attention does in addition to its products (only its own kernel knows); that each part has a
-loop of its own when series are decoded in parts at once (jaxlv.steps.generate.parallel_parts); and that runs that train side
-by side compute RoPE's frequencies and a schedule's constants only once, while each run's peak learning rate is an argument
-and not a constant.
+The rows leave out: the guesses with which forecasts that no budget pays for are decoded (jaxlv.steps.decode), each of which
+costs what a token does, and a second draw in every turn; what cuDNN's attention does in addition to its products (only its
+own kernel knows); that each part has a loop of its own when series are decoded in parts at once
+(jaxlv.steps.generate.parallel_parts); and that runs that train side by side compute RoPE's frequencies and a schedule's
+constants only once, while each run's peak learning rate is an argument and not a constant.
 """
 
 from __future__ import annotations

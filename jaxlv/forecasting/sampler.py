@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import io
 import math
 import zlib
@@ -27,6 +28,7 @@ from jaxlv.flops.ledger import Kind, Payer
 from jaxlv.flops.work import Drawing
 from jaxlv.forecasting import metrics
 from jaxlv.forecasting.request import Request
+from jaxlv.lora import overlay
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.settings import SEEDS, argument
 from jaxlv.steps.decode import Decoding
@@ -372,9 +374,18 @@ class Sampler:
         loop = loop_of(new_tokens, len(prompts.ids) * samples, None if self.meter else grammar)
         check_shape(self.model, prompts.ids, how, grammar)  # before anything is reserved
         with self.spending("generation", **shape, head=head, drawing=drawing) as measured:
-            result = generate(self.model, self.variables, prompts, alphabet, how, seed, grammar, loop)
+            result = generate(self.model, self._merged, prompts, alphabet, how, seed, grammar, loop)
             measured["new_tokens"] = result.iterations
         return result
+
+    @functools.cached_property
+    def _merged(self) -> dict[str, Any]:
+        """The variables, with the adapters in the weights if that loses nothing. A meter pays for adapters, so it has them
+        run: who holds a budget merges before (jaxlv.runs.run.decoder).
+        """
+        if self.meter or "lora" not in self.variables:
+            return self.variables
+        return overlay.merged(self.variables) or self.variables
 
     def spending(self, kind: Kind, **shape: Any) -> contextlib.AbstractContextManager[dict[str, Any]]:
         """Returns `Meter.spend` around work of this model, or a context that reserves nothing if the model has no meter."""

@@ -30,7 +30,8 @@ from jaxlv.text.grammar import Grammar, guesses, most_turns
 from jaxlv.text.tokens import NO_POSITION, Alphabet
 
 PROMPT_MULTIPLE = 64  # prompts are padded on the right to a multiple, so that few shapes are compiled
-STAGES, STAGE_MULTIPLE = 2, 64  # how often the tail grows at most, and a divisor of the slots by which it grows
+STAGE_MULTIPLE = 64  # a divisor of the slots by which a tail grows
+LONG, STAGES = 512, {False: 2, True: 5}  # slots of a long tail; in how many stages a tail grows at most, if it is long
 # In how many rows guesses pay, by backend. A turn with guesses reads twice the tokens, in 3/5 of the turns: that pays while
 # a turn's time is its weights' bytes or its kernels' number. Measured on a CPU (python -m benchmarks.generate); for a GPU
 # predicted from the compiled program.
@@ -175,8 +176,11 @@ def padded(length: int) -> int:
 
 
 def stage(slots: int) -> int:
-    """Returns the number of slots by which a tail of so many slots grows when it is full."""
-    return -(-slots // (STAGES * STAGE_MULTIPLE)) * STAGE_MULTIPLE
+    """Returns the number of slots by which a tail of so many slots grows when it is full.
+
+    Each stage is a loop of its own, so more of them take longer to compile, which long texts repay.
+    """
+    return -(-slots // (STAGES[slots >= LONG] * STAGE_MULTIPLE)) * STAGE_MULTIPLE
 
 
 def loop_of(new_tokens: int, rows: int, grammar: Grammar | None) -> Loop:
