@@ -394,7 +394,9 @@ def test_the_keys_of_the_prompt_are_never_repeated_per_sample(subject):
     assert largest < series * samples * PROMPT_MULTIPLE * c.num_key_value_heads * c.head_dim
 
 
-@pytest.mark.parametrize(("prompt", "new", "stage"), [(64, 1, 64), (64, 128, 64), (128, 129, 128), (128, 300, 192), (64, 600, 128)])
+@pytest.mark.parametrize(
+    ("prompt", "new", "stage"), [(64, 1, 64), (64, 128, 64), (128, 129, 128), (128, 300, 192), (64, 600, 128)]
+)
 def test_a_decode_step_is_billed_for_the_slots_that_it_attends_to(prompt, new, stage):
     """The prompt and all tokens that may come, reached in two stages of whole 64s, or in five if there are many."""
     assert module.decoding(prompt, new) == {"new_tokens": new, "slots": prompt + new, "stage": stage}

@@ -117,7 +117,8 @@ def _generation(event: Event, work: Work, config: RunConfig, model: Qwen2, varia
     if event.head == "alphabet":
         automaton = number_grammar(2, config.codec.decimals, plan.DIGITS)
         tables = (*automaton, guesses(automaton))
-        grammar = decode.Automaton(*(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in tables))
+        abstract: list[Any] = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in tables]
+        grammar = decode.Automaton(*abstract)
     keys = jax.eval_shape(lambda: generate.row_keys(0, range(event.batch), event.samples))
     sampling = replace(config.sampling, temperature=0.0) if drawing.way == "greedy" else config.sampling
     how = decode.Decoding(event.samples, event.new_tokens, sampling, 4 if drawing.steps else None)
