@@ -282,12 +282,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("--programs", default=",".join(PROGRAMS), help="which, with a comma between (default both)")
     parser.add_argument("--layers", type=int, default=0, help="compile so many layers only: quicker, for a look at a change")
-    for name, words in (
+    for name, what in (
         ("runs", "that train side by side"),
         ("batch", "windows of a run"),
         ("length", "tokens of a window"),
     ):
-        parser.add_argument(f"--{name}", type=int, default=SHAPE[name], help=f"{words} (default {SHAPE[name]})")
+        parser.add_argument(f"--{name}", type=int, default=SHAPE[name], help=f"{what} (default {SHAPE[name]})")
     parser.add_argument("--write", action="store_true", help="write benchmarks/results/compiled-DEVICE.json and .md")
     options = parser.parse_args(argv)
     from jaxlv.errors import JaxlvError

@@ -169,8 +169,9 @@ def forecast(
         context: the last steps that the model is given; all of them if None.
         seed: of the samples.
         arrays: whether the samples themselves are returned.
-        **settings: `adapter`, `codec`, `tokenizer` and `pays` as in `open_model`; `batch_series` (8), the number of series
-            decoded together; temperature, top_k, top_p, repetition_penalty and grammar as in the config.
+        **settings: `adapter`, `codec`, `tokenizer` and `pays` as in `open_model`; `batch_series`, the number of series
+            decoded together, by default as many as the device's memory holds; temperature, top_k, top_p,
+            repetition_penalty and grammar as in the config.
 
     Returns:
         A frame with a row for each series, step, time, variable and statistic (median, mean, quantiles, samples), with its
@@ -193,7 +194,7 @@ def forecast(
     opening = {name: given.pop(name) for name in OPENING if name in given}
     forecaster, known = open_model(model, **opening), as_series(series)
     steps = known.values_NTV.shape[1]
-    request = Request(steps if context is None else context, horizon, samples, seed, given.pop("batch_series", 8))
+    request = Request(steps if context is None else context, horizon, samples, seed, given.pop("batch_series", 0))
     if request.context > steps:
         raise JaxlvError("the context does not fit the series", expected=steps, found=context)
     known = known.steps(steps - request.context, steps)

@@ -247,10 +247,17 @@ class EvaluateConfig(Settings, section="evaluate"):
     samples: int = setting(20, "sampled trajectories per series", COUNT)
     series: int = setting(0, "at most this many test series; 0 = all", COUNT_OR_NONE)
     seed: int = setting(0, "seed of the samples", Between(0, SEEDS))
-    batch_series: int = setting(8, "series decoded together", COUNT)
+    batch_series: int = setting(
+        0, "series decoded together; 0 = as many as the device's memory holds (at most 8 on a CPU)", COUNT_OR_NONE
+    )
     unmasked_samples: int = setting(
         4, "samples per series without the grammar, to count how many can be parsed; 0 = none", COUNT_OR_NONE
     )
+
+    @property
+    def read_together(self) -> int:
+        """The number of texts in a forward pass that measures their likelihood."""
+        return self.batch_series or 8
 
 
 @dataclass(frozen=True)

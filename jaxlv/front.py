@@ -138,7 +138,8 @@ class Forecaster:
             seed: of the samples.
             **how: `id`, `time`, `columns` and `separate` as in `jaxlv.load_series`; `missing`: "interpolate" missing
                 values, "mark" them in the text, "drop" the steps before the last of them, or "error"; `negative`: "shift"
-                variables with negative values above zero, or "error". `batch_series`: series that are decoded together.
+                variables with negative values above zero, or "error". `batch_series`: series that are decoded together, by
+                default as many as the device's memory holds.
                 `method`: "model", or "pool": the model, VAR, analogs and fitted equations, weighted by how well each
                 forecast the context itself from steps within it. `calibrate`: stretches the samples so that their bands
                 hold their share at these steps; those of the pool always are.
@@ -151,7 +152,7 @@ class Forecaster:
         """
         drawing: dict[str, Any] = dict(how)
         method, calibrate = drawing.pop("method", "model"), drawing.pop("calibrate", False)
-        batch = drawing.pop("batch_series", 8)
+        batch = drawing.pop("batch_series", 0)
         read, handling = split(drawing)
         found = self.read(data, **read)
         steps = context if context is not None else self.room(len(found.variables), horizon)
@@ -272,8 +273,7 @@ class Forecaster:
         steps = context if context is not None else self.room(len(found.variables), ahead)
         windows = given.windows(found, self.sampler, Origins(ahead, origins, every, steps), handling, self.run)
         config = EvaluateConfig(
-            context=windows.context, horizon=ahead, samples=samples, seed=seed, unmasked_samples=0,
-            batch_series=min(8, len(windows.windows)),
+            context=windows.context, horizon=ahead, samples=samples, seed=seed, unmasked_samples=0
         )  # fmt: skip
         for note in windows.notes:
             warnings.warn(note, JaxlvWarning, stacklevel=2)

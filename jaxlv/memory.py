@@ -48,6 +48,16 @@ def device_memory(device: jax.Device) -> tuple[int, str]:
     return (limit, "the device's limit") if limit else (host_memory(), "available now on this machine")
 
 
+def free() -> int:
+    """Returns the bytes that are still free on the first device."""
+    import jax
+
+    first = jax.devices()[0]
+    stats = (first.memory_stats() or {}) if first.platform != "cpu" else {}
+    limit = stats.get("bytes_limit")
+    return limit - stats.get("bytes_in_use", 0) if limit else host_memory()
+
+
 def check(what: str, *, host: Mapping[str, int] | None = None, device: Mapping[str, int] | None = None) -> None:
     """Raises TooLarge if work needs more memory than is free; on a CPU, the device's memory is the host's.
 

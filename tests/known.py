@@ -36,6 +36,7 @@ class Known(Sampler):
         self.variables["asked"].append(Asked(series, request, self.sampling, scales_NV))
         context, horizon, samples, batch = request.context, request.horizon, request.samples, request.batch
         drawn_NSHV = self.variables["draw"](self.sampling, len(series), samples, horizon)
+        batch = batch or len(series)
         for done in (*range(batch, len(series), batch), len(series)):
             on_batch(done)
         return Forecast.of(series, context, drawn_NSHV, {"stop": samples})

@@ -55,7 +55,7 @@ def test_the_frame_has_each_number_at_its_series_step_time_variable_and_statisti
             assert row["value"] == pytest.approx(value, nan_ok=True)
             assert row["time"] == pytest.approx(5 + (12 + h) / 3)
     (asked, _) = model.asked
-    assert asked.request == Request(12, 3, 4, 6, batch=2)
+    assert asked.request == Request(12, 3, 4, 6)
     assert asked.sampling.temperature == 0.7 and asked.sampling.grammar
 
 

@@ -19,7 +19,7 @@ from jaxlv.flops.work import Work
 from jaxlv.model import attention, qwen2
 from jaxlv.model.config import ModelConfig
 from jaxlv.runs import audited
-from jaxlv.steps import generate, loss, train
+from jaxlv.steps import decode, loss, train
 
 SMALL = ModelConfig(37, 12, 22, 1, 4, 2, 6, tie_word_embeddings=True)
 WORK = Work(SMALL, 2, 16, 3)
@@ -237,12 +237,12 @@ def test_a_mutant_turns_the_whole_audit_red(monkeypatch):
 
 
 def test_a_sampler_that_does_more_is_found(monkeypatch):
-    draw = generate.draw
+    draw = decode.draw
 
     def twice(logits: jax.Array, *given: Any) -> jax.Array:
         return draw(logits + 1e-30 * jnp.tanh(logits), *given)
 
-    monkeypatch.setattr(generate, "draw", twice)
+    monkeypatch.setattr(decode, "draw", twice)
     subject = next(one for one in audited.of_runs([config()], SMALL, 4, 24) if one.program.name.startswith("generation"))
     assert {row.component for row in traced(subject) if row.verdict == audit.DIFFERS} == {"sampling"}
 

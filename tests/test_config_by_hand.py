@@ -144,7 +144,7 @@ SETTINGS: Mapping[str, Mapping[str, Row]] = {
         "samples": count(20),
         "series": count(0, 0),
         "seed": Row(0, *SEED),
-        "batch_series": count(8),
+        "batch_series": count(0, 0),
         "unmasked_samples": count(4, 0),
     },
     "budget": {

@@ -31,11 +31,12 @@ from jaxlv.model import attention
 from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.runs import billing
-from jaxlv.steps import generate, loss
-from jaxlv.steps.generate import read
+from jaxlv.steps import decode, generate, loss
+from jaxlv.steps.decode import read
 from jaxlv.steps.stack import Stack
 from jaxlv.steps.train import make_validation_step
 from jaxlv.text.tokens import Windows
+from tests.test_flops_cuda import let_cudnn_trace
 
 SMALL = ModelConfig(37, 12, 22, 2, 4, 2, 6, tie_word_embeddings=True)
 ALPHABET = 13
@@ -136,9 +137,7 @@ def test_blocks_of_queries_look_at_no_more_keys_than_they_must(length, dtype, mo
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("targets", [("k_proj",), ("v_proj",), PROJECTIONS])
 def test_what_stands_around_cudnn_s_attention_is_counted(targets, dtype, monkeypatch):
-    cudnn = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo", reason="jax keeps cuDNN attention elsewhere")
-    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91_000)
-    monkeypatch.setattr(cudnn, "check_compute_capability", lambda *_: True)
+    let_cudnn_trace(monkeypatch)
     agree(Work(dataclasses.replace(SMALL, head_dim=8), 2, 16, 3, targets, kernel="cudnn", dtype=dtype))
 
 
@@ -210,7 +209,10 @@ def test_every_operation_of_a_forward_pass_is_in_the_formula(work, new_tokens):
             (likelihood(alphabet, token_nll), alphabet, "loss"),
             (likelihood(vocabulary, _token_losses), vocabulary, "loss"),
         ):
-            assert everything(program) == formula(counted, part), program.name
+            found = everything(program)
+            last = found.pop(("sampling", "forward"), 0)  # where each prompt ends, which a generation's rows count
+            assert last == (work.batch * (work.length - 1) if program.name == "prefill" else 0)
+            assert found == formula(counted, part), program.name
 
 
 def test_samples_look_at_their_prompt_once():
@@ -231,6 +233,31 @@ def test_samples_look_at_their_prompt_once():
     assert found["mask", "forward"] == 2 * ((2 * 16 + 6 * 4 + 6) + 2 * 6 * 21 + 6 * 4 * 21)
 
 
+@pytest.mark.parametrize(("series", "samples", "targets"), [(2, 3, ()), (3, 1, ("q_proj", "down_proj"))])
+def test_a_decode_step_whose_prompt_and_tail_cudnn_attends_to(series, samples, targets, monkeypatch):
+    """Its products, what counts the tokens, and what joins three parts of a softmax."""
+    let_cudnn_trace(monkeypatch)
+    config = dataclasses.replace(SMALL, head_dim=8)
+    own = {"cache": 16 + 8, "shared": 16, "samples": samples, "last_only": True, "dtype": "bfloat16", "kernel": "cudnn"}
+    work = Work(config, series * samples, 1, 3 if targets else 0, targets, **own)
+    model, c = model_of(work), work.model
+
+    def segment(rows: int, slots: int) -> Any:
+        parts = (shape(rows, slots, c.num_key_value_heads, 8, dtype=model.dtype),) * c.num_hidden_layers
+        return programs.Segment(parts, parts, shape(rows, slots))
+
+    def function(variables, ids_B1, positions_B1, past):
+        return read(model, variables, ids_B1, positions_B1, past)
+
+    rows = shape(series * samples, 1)
+    arguments = (programs.variables_of(work, model), rows, rows, (segment(series, 16), segment(series * samples, 8)))
+    found = everything(Program("decode", function, arguments))
+    assert found == formula(work, "forward")
+    pairs = c.num_hidden_layers * c.num_attention_heads * series * samples * 24
+    products = table.count(work, "exact").by_component("forward")["fused attention", "forward"]
+    assert products == 2 * 2 * 8 * pairs
+
+
 SAMPLERS = {
     "drawn": SamplingConfig(),
     "greedy": SamplingConfig(temperature=0.0),
@@ -249,11 +276,11 @@ def test_a_generation_is_its_prefill_every_token_of_its_stages_and_their_choice(
     work = Work(config, 2, 64, 3, head="alphabet" if constrained else "frozen", dtype="bfloat16")
     model, prompts, tokens = model_of(work), shape(2, 64), 128
     keys = jax.eval_shape(lambda: generate.row_keys(0, range(2), 3))
-    grammar = (shape(5, ALPHABET, dtype=bool), shape(5, ALPHABET)) if constrained else None
-    rows = generate.Rows(prompts, prompts, keys, shape(2))
+    grammar = decode.Automaton(shape(5, ALPHABET, dtype=bool), shape(5, ALPHABET), shape(5)) if constrained else None
+    rows = decode.Rows(prompts, prompts, keys, shape(2))
     given = (programs.variables_of(work, model), rows, grammar, shape(ALPHABET))
-    how = generate.Decoding(3, tokens, sampling, steps=4)
-    function = functools.partial(generate._generate, model=model, how=how, end_ids=(1, 2))
+    how, loop = decode.Decoding(3, tokens, sampling, steps=4), decode.Loop(tokens, 0, generate.stage(tokens))
+    function = functools.partial(decode.whole, model=model, how=how, loop=loop, end_ids=(1, 2))
     found = placed(count_jaxpr(function, *given, trips=generate.stage(tokens)).tallies)
 
     expected = Counter(formula(dataclasses.replace(work, last_only=True), "forward"))

@@ -14,11 +14,16 @@ import pytest
 
 from jaxlv.config import SamplingConfig
 from jaxlv.errors import JaxlvError, NotFinite
+from jaxlv.model import attention
 from jaxlv.model.qwen2 import Qwen2
+from jaxlv.steps import decode as programs
+from jaxlv.steps import draw as drawing
 from jaxlv.steps import generate as module
-from jaxlv.steps.generate import FORBIDDEN, PROMPT_MULTIPLE, Decoding, Prompts, draw, generate, row_keys
+from jaxlv.steps.decode import Decoding, Loop
+from jaxlv.steps.draw import FORBIDDEN, draw
+from jaxlv.steps.generate import PROMPT_MULTIPLE, Prompts, generate, row_keys
 from jaxlv.text.codec import SYMBOLS, Codec
-from jaxlv.text.grammar import longest_step, number_grammar
+from jaxlv.text.grammar import longest_step, most_turns, number_grammar
 from jaxlv.text.tokens import Alphabet, load_alphabet
 
 SIZES: dict[str, Any] = {
@@ -148,20 +153,73 @@ def test_a_sample_does_not_depend_on_the_batch_it_is_made_in(longest, subject, a
     np.testing.assert_array_equal(alone, together[0, :2])
 
 
-def test_the_stages_of_the_tail_do_not_show(subject, monkeypatch):
+@pytest.mark.parametrize("stage", [64, 192], ids=["three stages", "one stage"])
+def test_the_stages_of_the_tail_do_not_show(stage, subject):
     """150 greedy tokens with a tail that grows twice are those with a tail that has its length from the start."""
+    how = Decoding(1, 150, GREEDY)
+    expected, found = (continued(subject, PROMPTS[:1], how, loop=Loop(150, 0, slots)).ids_SNC for slots in (192, stage))
+    np.testing.assert_array_equal(expected, found)
 
-    def greedy() -> np.ndarray:
-        return continued(subject, PROMPTS[:1], Decoding(1, 150, GREEDY)).ids_SNC
 
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        SamplingConfig(temperature=0.0),
+        SamplingConfig(temperature=5.0, top_k=9, top_p=0.95, repetition_penalty=1.5),
+    ],
+    ids=["greedy", "everything"],
+)
+def test_guesses_do_not_show_and_save_turns(sampling, subject):
+    """Prompts that end within a step, too; at a high temperature many numbers have two digits before the point."""
+    within = [np.concatenate([PROMPTS[0], subject.alphabet.encode(part)]) for part in (";1", ";1.25,3.0", ";")]
+    turns = most_turns(number_grammar(*FORM), NEW)
+    loops = Loop(NEW, 0, 64), Loop(turns, 1, 64)
+    plain, guessed = (constrained(subject, sampling, prompts=within, loop=loop) for loop in loops)
+    np.testing.assert_array_equal(plain.ids_SNC, guessed.ids_SNC)
+    assert plain.iterations == plain.lengths_SN.max() and guessed.iterations <= 0.7 * plain.iterations
+
+
+def weighed(q_SRKH, k_SCKH, v_SCKH, length_S):
+    """What cuDNN's kernel returns, by plain products; of no keys at all NaN, as a kernel may."""
+    score_SKRC = jnp.einsum("SRKH,SCKH->SKRC", q_SRKH, k_SCKH, preferred_element_type=jnp.float32) * q_SRKH.shape[-1] ** -0.5
+    held_S11C = jnp.arange(k_SCKH.shape[1]) < length_S[:, None, None, None]
+    score_SKRC = jnp.where(held_S11C, score_SKRC, -jnp.inf)
+    weight_SKRC = jax.nn.softmax(score_SKRC, axis=-1).astype(v_SCKH.dtype)
+    return jnp.einsum("SKRC,SCKH->SRKH", weight_SKRC, v_SCKH), jax.nn.logsumexp(score_SKRC, axis=-1)
+
+
+def test_segments_that_a_fused_kernel_attends_to_are_joined_to_the_same_attention(monkeypatch):
+    """Prompts of two lengths with three samples each, tails of unequal length, one of them empty."""
+    monkeypatch.setattr(attention, "_weighed", weighed)
+    random = np.random.default_rng(0)
+
+    def normal(*sizes: int) -> jax.Array:
+        return jnp.asarray(random.normal(size=sizes), jnp.float32)
+
+    q_BTNH, own = normal(6, 1, 4, 8), (normal(6, 2, 8, 1), normal(6, 2, 1, 8), jnp.full((6, 1), 9))
+    lengths = np.array([5, 2]), np.array([3, 1, 0, 3, 2, 1])
+    stored = [
+        (normal(len(some), 6, 2, 8), normal(len(some), 6, 2, 8), jnp.where(np.arange(6) < some[:, None], np.arange(6), -1))
+        for some in lengths
+    ]
+    plain = [(k.transpose(0, 2, 3, 1), v.swapaxes(1, 2), positions) for k, v, positions in stored]
+    expected = attention.attend(q_BTNH, own[2], [*plain, own])
+    np.testing.assert_allclose(attention.attend(q_BTNH, own[2], [own], stored), expected, atol=1e-6)
+
+
+def test_a_loop_whose_attention_is_fused_draws_the_same_tokens(subject, monkeypatch):
+    """Of a model in bfloat16, greedily, as far as its rounding lets them be the same: most rows."""
+    monkeypatch.setattr(attention, "_weighed", weighed)
+    params = jax.tree.map(lambda a: a.astype(jnp.bfloat16), subject.variables["params"])
     found = []
-    for stages, slots in ((3, 64), (1, 192)):
-        monkeypatch.setattr(module, "STAGES", stages)
-        module._generate.clear_cache()
-        assert module.stage(150) == slots
-        found.append(greedy())
-    module._generate.clear_cache()
-    np.testing.assert_array_equal(*found)
+    for kernel in ("xla", "cudnn"):
+        model = subject.model.clone(dtype=jnp.bfloat16, attention=kernel)
+        prefilled = model.clone(attention="xla")
+        monkeypatch.setattr(module, "prefill", lambda *given, own=prefilled, **_: programs.prefill(*given, model=own))
+        own = subject._replace(model=model, variables={**subject.variables, "params": params})
+        found.append(constrained(own, loop=Loop(NEW, 0, 64)).ids_SNC)
+    first_S = [ids_SNC[..., :8] for ids_SNC in found]
+    assert (first_S[0] == first_S[1]).all(-1).mean() > 0.9
 
 
 def test_seeds_reproduce_and_differ(subject):
@@ -237,14 +295,14 @@ def first_broken(result, breaks) -> tuple[int, int, int]:
 
 def poisoned(monkeypatch, breaks) -> None:
     """Let one logit behind such a token be infinite, in generations that are traced from here on."""
-    honest = module.read
+    honest = programs.read
 
     def read(model, variables, ids_BT, positions_BT, *more):
-        logits_BV, segment = honest(model, variables, ids_BT, positions_BT, *more)
-        bad_B1 = breaks(ids_BT[:, -1:], positions_BT[:, -1:]) if ids_BT.shape[1] == 1 else False
-        return jnp.where(bad_B1 & (jnp.arange(logits_BV.shape[1]) == 7), -jnp.inf, logits_BV), segment
+        logits_BTV, segment = honest(model, variables, ids_BT, positions_BT, *more)
+        bad_BT1 = breaks(ids_BT, positions_BT)[..., None] if ids_BT.shape[1] < PROMPT_MULTIPLE else False
+        return jnp.where(bad_BT1 & (jnp.arange(logits_BTV.shape[-1]) == 7), -jnp.inf, logits_BTV), segment
 
-    monkeypatch.setattr(module, "read", read)
+    monkeypatch.setattr(programs, "read", read)
 
 
 def test_logits_that_are_not_finite_end_a_generation_and_are_placed(subject, monkeypatch):
@@ -261,12 +319,13 @@ def test_logits_that_are_not_finite_end_a_generation_and_are_placed(subject, mon
 
 def test_what_a_finished_sample_would_go_on_with_does_not_matter(subject, monkeypatch):
     """The loop goes on for the others; a sample that is done is drawn from whatever its logits are."""
-    honest = constrained(subject, seed=2)
+    plain = Loop(NEW, 0, 64)
+    honest = constrained(subject, seed=2, loop=plain)
     ends_SN = honest.lengths_SN + [[len(prompt)] for prompt in PROMPTS]
     latest = ends_SN.max() - 1  # the position of the last token of the sample that ends last
     assert len(PROMPTS[-1]) + honest.iterations - 2 >= latest  # a row that is done comes by it before the loop ends
     poisoned(monkeypatch, lambda token, position: position >= latest)
-    again = constrained(subject, SamplingConfig(top_k=14), seed=2)
+    again = constrained(subject, SamplingConfig(top_k=14), seed=2, loop=plain)
     np.testing.assert_array_equal(again.ids_SNC, honest.ids_SNC)
 
 
@@ -296,9 +355,10 @@ def equations_of(subject: Subject, samples: int, series: int = 2):
     ids_SP, positions_SP = np.zeros((series, width), np.int32), np.tile(np.arange(width, dtype=np.int32), (series, 1))
 
     def call(variables, keys_B):
-        rows = module.Rows(ids_SP, positions_SP, keys_B, jnp.zeros(series, jnp.int32))
+        rows = programs.Rows(ids_SP, positions_SP, keys_B, jnp.zeros(series, jnp.int32))
         how, alphabet_A = Decoding(samples, 4, SamplingConfig()), jnp.asarray(subject.alphabet.ids_A)
-        return module._generate(variables, rows, None, alphabet_A, model=subject.model, how=how, end_ids=())
+        form = {"model": subject.model, "how": how, "loop": Loop(4, 0, 64), "end_ids": ()}
+        return programs.whole(variables, rows, None, alphabet_A, **form)
 
     jaxpr = jax.make_jaxpr(call)(subject.variables, row_keys(0, range(series), samples))
     return list(walk_jaxpr(jaxpr.jaxpr))
@@ -334,9 +394,11 @@ def test_the_keys_of_the_prompt_are_never_repeated_per_sample(subject):
     assert largest < series * samples * PROMPT_MULTIPLE * c.num_key_value_heads * c.head_dim
 
 
-@pytest.mark.parametrize(("prompt", "new", "stage"), [(64, 1, 64), (64, 128, 64), (128, 129, 128), (128, 300, 192)])
+@pytest.mark.parametrize(
+    ("prompt", "new", "stage"), [(64, 1, 64), (64, 128, 64), (128, 129, 128), (128, 300, 192), (64, 600, 128)]
+)
 def test_a_decode_step_is_billed_for_the_slots_that_it_attends_to(prompt, new, stage):
-    """The prompt and all tokens that may come, reached in two stages of whole 64s."""
+    """The prompt and all tokens that may come, reached in two stages of whole 64s, or in five if there are many."""
     assert module.decoding(prompt, new) == {"new_tokens": new, "slots": prompt + new, "stage": stage}
 
 
@@ -403,15 +465,15 @@ def test_the_narrowest_settings_are_greedy(settings):
 
 def test_a_long_vocabulary_is_drawn_by_its_probabilities():
     """Two and a half blocks: a likely token among unlikely ones, many tokens of equal chance, and a last block cut short."""
-    size = 2 * module.BLOCK + module.BLOCK // 2
+    size = 2 * drawing.BLOCK + drawing.BLOCK // 2
     logits_V = np.full(size, -4.0, np.float32)
     logits_V[7] = 5.0  # the largest of all, yet its block has less of the probability than the next
-    logits_V[module.BLOCK : 2 * module.BLOCK] = 0.0
-    logits_V[2 * module.BLOCK :] = np.linspace(-2, 1, module.BLOCK // 2)
+    logits_V[drawing.BLOCK : 2 * drawing.BLOCK] = 0.0
+    logits_V[2 * drawing.BLOCK :] = np.linspace(-2, 1, drawing.BLOCK // 2)
     p_V = np.asarray(jax.nn.softmax(logits_V), float)
     draws = 20_000
     keys = jax.random.split(jax.random.key(0), draws)
-    found_B = np.asarray(jax.jit(jax.vmap(module.categorical, (0, None)))(keys, logits_V))
+    found_B = np.asarray(jax.jit(jax.vmap(drawing.categorical, (0, None)))(keys, logits_V))
     assert found_B.min() >= 0 and found_B.max() < size
 
     def assert_shares(group_V: np.ndarray, names: str) -> None:
@@ -421,7 +483,7 @@ def test_a_long_vocabulary_is_drawn_by_its_probabilities():
         np.testing.assert_array_less(np.abs(share_G - p_G), 5 * np.sqrt(p_G * (1 - p_G) / draws) + 1e-9, names)
 
     place_V = np.arange(size)
-    assert_shares(place_V // module.BLOCK, "blocks")
+    assert_shares(place_V // drawing.BLOCK, "blocks")
     assert_shares(place_V // 32, "runs of tokens")
     assert_shares(np.where(place_V == 7, 1, 0), "the likely token")
 
@@ -429,18 +491,18 @@ def test_a_long_vocabulary_is_drawn_by_its_probabilities():
 def test_a_block_and_the_token_within_it_are_drawn_by_keys_of_their_own():
     """With one key, the noise that chose block b would favour its token b: of 4096 equal tokens these eight, eight times."""
     keys, draws = jax.random.split(jax.random.key(1), 8000), 8000
-    flat_V = np.zeros(8 * module.BLOCK, np.float32)
-    found_B = np.asarray(jax.jit(jax.vmap(module.categorical, (0, None)))(keys, flat_V))
-    share = (found_B // module.BLOCK == found_B % module.BLOCK).mean()
-    assert abs(share - 1 / module.BLOCK) < 5 * (1 / module.BLOCK / draws) ** 0.5
-    assert_frequencies(np.bincount(found_B // module.BLOCK, minlength=8) / draws, np.full(8, 1 / 8), draws)
+    flat_V = np.zeros(8 * drawing.BLOCK, np.float32)
+    found_B = np.asarray(jax.jit(jax.vmap(drawing.categorical, (0, None)))(keys, flat_V))
+    share = (found_B // drawing.BLOCK == found_B % drawing.BLOCK).mean()
+    assert abs(share - 1 / drawing.BLOCK) < 5 * (1 / drawing.BLOCK / draws) ** 0.5
+    assert_frequencies(np.bincount(found_B // drawing.BLOCK, minlength=8) / draws, np.full(8, 1 / 8), draws)
 
 
 def test_seen_are_the_tokens_of_a_prompt_and_never_its_padding():
     ids_SP = np.array([[0, 0, 5, 3], [4, 0, 5, 5]])
     positions_SP = np.array([[-1, -1, 0, 1], [0, 1, 2, 3]])
     output_ids_V = jnp.array([0, 3, 4, 5, 9])
-    found = module._seen(ids_SP, positions_SP, output_ids_V, SamplingConfig(repetition_penalty=1.3))
+    found = programs._seen(ids_SP, positions_SP, output_ids_V, SamplingConfig(repetition_penalty=1.3))
     assert found.tolist() == [[False, True, False, True, False], [True, False, True, True, False]]
 
 

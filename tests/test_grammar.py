@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxlv.text.codec import SYMBOLS, Codec
-from jaxlv.text.grammar import Grammar, longest_step, number_grammar
+from jaxlv.text.grammar import Grammar, guesses, longest_step, most_turns, number_grammar
 
 FORMATS = st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4))  # variables, decimals, integer digits
 ALL_FORMATS = [(v, d, i) for v in (1, 2, 3) for d in (1, 2, 3) for i in (1, 2, 3)]
@@ -93,3 +93,38 @@ def test_longest_step_is_the_length_of_the_longest_walk(form):
         frontier = {int(grammar.next_QA[s, a]) for s, a in edges if SYMBOLS[a] != ";"}
     assert len(lengths) == longest_step(*form)
     assert lengths[-1]
+
+
+def turns(grammar: Grammar, text: str) -> int:
+    """Returns in how many turns a text is drawn, each of which draws a token, and the guess after it if that comes next."""
+    state, place, count, guess_Q = 0, 0, 0, guesses(grammar)
+    symbols = [SYMBOLS.index(symbol) for symbol in text]
+    while place < len(symbols):
+        state, place, count = grammar.next_QA[state, symbols[place]], place + 1, count + 1
+        if place < len(symbols) and symbols[place] == guess_Q[state]:
+            state, place = grammar.next_QA[state, symbols[place]], place + 1
+    return count
+
+
+@pytest.mark.parametrize(("text", "count"), [("0.12,9.80;", 6), ("10.12,99.80;", 8), ("0.12,10.80", 7)])
+def test_points_and_delimiters_ride_with_the_digit_before_them(text, count):
+    """[0.][1][2,][9.][8][0;], and [1][0.] if there are two digits before the point."""
+    assert turns(number_grammar(2, 2, 2), text) == count
+
+
+@given(FORMATS, st.integers(1, 40), st.randoms(use_true_random=False))
+@settings(max_examples=100, deadline=None)
+def test_no_text_takes_more_turns_than_the_most(form, tokens, random):
+    grammar = number_grammar(*form)
+    text = walk(grammar, tokens, random.randrange)[:tokens]
+    assert turns(grammar, text) <= most_turns(grammar, tokens) <= tokens
+
+
+@pytest.mark.parametrize("form", [(1, 1, 1), (2, 2, 2), (1, 3, 3)])
+def test_the_most_turns_are_those_of_the_longest_numbers(form):
+    """A value of i digits, a point, d decimals and a delimiter takes i + d turns; the last may be cut short."""
+    _, decimals, digits = form
+    grammar, length = number_grammar(*form), decimals + digits + 2
+    for values in (1, 3):
+        whole = most_turns(grammar, values * length)
+        assert values * (digits + decimals) <= whole <= values * (digits + decimals) + 1

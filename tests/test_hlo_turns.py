@@ -21,7 +21,7 @@ from jaxlv.flops.counting.operations import Tally, total
 from jaxlv.flops.counting.xla import count_xla
 from jaxlv.model.config import ModelConfig
 from jaxlv.runs import audited
-from jaxlv.steps import generate
+from jaxlv.steps import decode
 from tests.test_counting import shape
 
 
@@ -296,8 +296,8 @@ def test_a_generation_executes_what_it_asks_for(untouched):
     ],
 )
 def test_more_work_in_the_turns_of_a_generation_is_found(extra, untouched, monkeypatch):
-    plain = generate.draw
-    monkeypatch.setattr(generate, "draw", lambda logits, keys, *rest: plain(logits + extra(logits, keys), keys, *rest))
+    plain = decode.draw
+    monkeypatch.setattr(decode, "draw", lambda logits, keys, *rest: plain(logits + extra(logits, keys), keys, *rest))
     jax.clear_caches()  # the patched function has the name and the arguments of the plain one
     found = generated(untouched)
     jax.clear_caches()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import resource
 from dataclasses import replace
 from pathlib import Path
@@ -23,8 +24,9 @@ from jaxlv.lora import overlay
 from jaxlv.model.weights import load_pretrained
 from jaxlv.runs import devices, sweep
 from jaxlv.runs.sweep import Cell
-from jaxlv.steps import needs
-from jaxlv.steps.generate import Decoding, Rows, _generate, row_keys
+from jaxlv.steps import decode, needs
+from jaxlv.steps.decode import Decoding, Loop, Rows
+from jaxlv.steps.generate import row_keys
 from jaxlv.steps.stack import Stack, memory_of
 from jaxlv.text.codec import Codec
 from jaxlv.text.tokens import Windows, load_alphabet, make_windows
@@ -112,7 +114,7 @@ def test_the_library_refuses_the_same(tiny_base, waves, small):
         "samples: must be": {"samples": 2**31},
         "horizon: must be": {"horizon": float("nan")},
         "seed: must be": {"seed": 2**32},
-        "batch_series: must be": {"batch_series": 0},
+        "batch_series: must be": {"batch_series": -1},
         "context: must be": {"context": 2.5},
         "sampling.temperature: must be": {"temperature": float("inf")},
     }
@@ -200,9 +202,38 @@ def test_a_generation_needs_no_less_than_is_said(random_model, monkeypatch):
     needs.check_generation(model, prompts, length, samples, new, grammar=False)
     ids_SP, positions_SP = np.zeros((prompts, length), np.int32), np.tile(np.arange(length, dtype=np.int32), (prompts, 1))
     begun = Rows(ids_SP, positions_SP, row_keys(0, range(prompts), samples), jnp.zeros(prompts, jnp.int32))
-    static = {"model": model, "how": Decoding(samples, new, RunConfig().sampling), "end_ids": ()}
-    planned = memory_of(_generate.lower({"params": params}, begun, None, jnp.arange(13), **static).compile())
+    how, loop = Decoding(samples, new, RunConfig().sampling), Loop(new, 0, 64)
+    whole = jax.jit(functools.partial(decode.whole, model=model, how=how, loop=loop, end_ids=()))
+    planned = memory_of(whole.lower({"params": params}, begun, None, jnp.arange(13)).compile())
     assert planned / 8 < asked[0] <= planned
+
+
+@pytest.mark.parametrize("length", [64, 512])
+def test_series_are_decoded_together_by_what_xla_plans_for_them(length, random_model):
+    """The formula gives at least what each program needs beside the weights, and no more than three times as much."""
+    model, params = random_model(hidden_size=64, num_attention_heads=4, num_key_value_heads=2, head_dim=16)
+    prompts, samples, new = 4, 8, 128
+    ids_SP, own = np.zeros((prompts, length), np.int32), {"params": params}
+    first, prefix = jax.eval_shape(functools.partial(decode.prefill, model=model), own, ids_SP, ids_SP, None)
+    begun = Rows(ids_SP, ids_SP, row_keys(0, range(prompts), samples), jnp.zeros(prompts, jnp.int32))
+    static = {"model": model, "how": Decoding(samples, new, RunConfig().sampling), "loop": Loop(new, 0, 128), "end_ids": ()}
+    plans = (
+        decode.prefill.lower(own, ids_SP, ids_SP, None, model=model).compile(),
+        decode.decode.lower(own, first, prefix, begun, None, jnp.arange(13), **static).compile(),
+    )
+    needed = max(memory_of(plan) for plan in plans) - needs.weights(model)
+    assert needed <= prompts * needs.decoded(model, length, samples, new, grammar=False) <= 3 * needed
+
+
+def test_a_device_decodes_as_many_series_as_fit_and_a_cpu_a_few(random_model, monkeypatch):
+    model, _ = random_model(num_hidden_layers=1)
+    one = needs.decoded(model, 64, 2, 100, True)
+    assert needs.together(model, 100, 64, 2, 100, True) == needs.MOST_SERIES["cpu"]
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    for free, expected in ((0, 1), (9 * one, 6), (80 * one, 64), (10**6 * one, 100)):
+        monkeypatch.setattr(memory, "free", lambda free=free: free)
+        assert needs.together(model, 100, 64, 2, 100, True) == expected
+    assert [needs.even(*given) for given in ((100, 64), (64, 64), (7, 3), (1, 8))] == [(50, 2), (64, 1), (3, 3), (1, 1)]
 
 
 @pytest.mark.parametrize("scale", ["context", "liu"])

@@ -17,6 +17,7 @@ from jaxlv.published import reproduction
 from jaxlv.published.protocols import PROTOCOLS
 from jaxlv.published.systems import ALLOWANCE, SYSTEMS
 from jaxlv.runs import billing, sweep
+from jaxlv.steps.needs import planned
 
 CONFIGS = Path(jaxlv.configs.__path__[0])
 REAL = architecture("qwen2.5-0.5b")
@@ -207,7 +208,7 @@ def test_every_model_forecasts_every_part_as_often_as_its_series_and_steps_need(
     rows = reproduction.plan(stages_of(name), [(part, most) for part in reproduction.parts_of(name)])
     calls = sum(
         math.ceil(part.horizon / (part.reach or part.horizon))
-        * math.ceil(most / min(cell.config.evaluate.batch_series, most))
+        * planned(most, min(cell.config.evaluate.batch_series, most))[1]
         for stage in stages
         for cell in stage.cells()
         for part in reproduction.parts_of(name)

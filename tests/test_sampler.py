@@ -410,8 +410,9 @@ def test_a_reach_of_no_step_and_a_rolling_forecast_from_within_a_step_are_refuse
     ("field", "name"), [("context", "context"), ("horizon", "horizon"), ("samples", "samples"), ("batch", "batch_series")]
 )
 def test_a_request_holds_only_what_may_be_asked(field, name):
-    for value in (0, -1, 1.5, "3", None):
-        with pytest.raises(JaxlvError, match=f"{name}: must be a whole number from 1 "):
+    least = 0 if field == "batch" else 1  # 0: as many as fit
+    for value in (least - 1, -1, 1.5, "3", None):
+        with pytest.raises(JaxlvError, match=f"{name}: must be a whole number from {least} "):
             replace(REQUEST, **{field: value})
     found = replace(REQUEST, **{field: np.int64(4)})
     assert type(getattr(found, field)) is int and found == replace(REQUEST, **{field: 4}) != REQUEST

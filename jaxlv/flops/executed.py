@@ -3,10 +3,11 @@
 Rows of elementwise work are those of the jaxpr, operation by operation: XLA fuses them, and counts them in the same way.
 `half` is 1 if the model computes in a type narrower than float32; then there are conversions to float32 and back.
 
-The rows leave out: what cuDNN's attention does in addition to its products (only its own kernel knows); that each part has a
-loop of its own when series are decoded in parts at once (jaxlv.steps.generate.parallel_parts); and that runs that train side
-by side compute RoPE's frequencies and a schedule's constants only once, while each run's peak learning rate is an argument
-and not a constant.
+The rows leave out: the guesses with which forecasts that no budget pays for are decoded (jaxlv.steps.decode), each of which
+costs what a token does, and a second draw in every turn; what cuDNN's attention does in addition to its products (only its
+own kernel knows); that each part has a loop of its own when series are decoded in parts at once
+(jaxlv.steps.generate.parallel_parts); and that runs that train side by side compute RoPE's frequencies and a schedule's
+constants only once, while each run's peak learning rate is an argument and not a constant.
 """
 
 from __future__ import annotations
@@ -86,6 +87,7 @@ _PRODUCTS = (
     row("weighted sum", layers("s0") + " * dense", "backward", dot="B * N | X, D, 1"),  # of the weights
     row("weighted sum", layers("v0") + " * dense", "backward", dot="B * N | X, D, 1"),  # of the values
     row("fused attention", "L * fused", dot="2 * B * N | X, D, 1"),
+    row("fused attention", "L", dot="2 * B * N | stored, D, 1"),  # earlier tokens, if cuDNN attends to them
     row("fused attention", layers("a0") + " * fused", "backward", dot="5 * B * N | X, D, 1"),  # scores are formed again
     *_linear("o", GROUPED["o"], "a0"),
     *_linear("gate", GROUPED["gate"], "m0"),
@@ -170,8 +172,9 @@ _ATTENTION = (
     row("mask", layers("s0") + " * dense", "backward", compare="B * N * X"),
     # First each part by itself; then the factor that scales a part's sums before they are added; then the quotient.
     row("softmax", "L * dense", compare="B * N * (X - O * S)", exp="B * N * X", add="B * N * (2 * X - O * S)"),
-    row("softmax", "L * dense", exp="O * T * N", mul="O * T * N * (D + 1)", div="T * N * D", compare="(O - 1) * T * N",
-        add="O * T * N + (O - 1) * T * N * (D + 1)", convert="(O + 1) * T * N * D * half"),
+    row("softmax", "L * dense", exp="joined * T * N", mul="joined * T * N * (D + 1)", div="T * N * D",
+        compare="(joined - 1) * T * N", add="joined * T * N + (joined - 1) * T * N * (D + 1)",
+        convert="(joined + 1) * T * N * D * half"),
     row("softmax", layers("s0") + " * dense * (1 - remat)", when="gradient", mul="T * N", div="T * N"),
     row("softmax", layers("s0") + " * dense * remat", "recomputed", mul="T * N", div="T * N"),
     row("softmax", layers("s0") + " * dense", "backward", mul="B * N * X + T * N * (2 * D + 1)", add="T * N * D"),
@@ -181,7 +184,10 @@ _ATTENTION = (
     row("weighted sum", "L * dense", convert="B * N * X * half"),
     row("weighted sum", layers("s0") + " * dense", "backward", add="B * N * X", convert="B * N * X * half"),
     # cuDNN's kernel takes float16 or bfloat16; only the kernel knows what it does in addition to its products, and which of
-    # them it skips behind its own mask.
+    # them it skips behind its own mask. In a turn of the decode loop it attends to prompt and tail, after their tokens are
+    # counted.
+    row("fused attention", "L * min(stored,1)", integer="held + kept", add="held - kept", convert="held + 2",
+        compare="2 * T * N * (D + 1)"),
     row("fused attention", "L * masked", integer="Z + 2 * B * X", compare="B * X"),
     row("fused attention", "L * fused", convert="2 * T * (N + K) * D * (1 - half)"),
     *(row("fused attention", layers(reached) + " * fused * (1 - half)", "backward", convert=f"T * {heads} * D")
@@ -278,13 +284,13 @@ def _categorical(rows: str, times: str, outcomes: str) -> tuple[Row, ...]:
 # One iteration of the loop draws one token in each of B rows; `turns` and `stages` are those of a generation, `series` its
 # prompts.
 _SAMPLING = (
-    row("sampling", when="token", integer="B * (2 * V + 2 * ends + 8 + steps) + 2 * L + 2", add="3 * B + 2 * L + 4",
-        compare="4 * B + 2 * L + 3", convert="B"),
+    row("sampling", when="token", integer="B * (2 * V + 2 * ends + 8 + steps) + 2 * L + 2", add="4 * B + 2 * L + 4",
+        compare="4 * B + 2 * L + 3", convert="B", mul="2"),
     row("sampling", "alphabet", when="token", integer="3 * B", add="3 * B", compare="3 * B + B * V"),  # the grammar
     row("sampling", "penalised", when="token", integer="3 * B * V + 2 * B", mul="B * V", div="B * V", add="2 * B",
         compare="2 * B * V + 2 * B"),
     row("sampling", "greedy", when="token", compare="B * V - B"),
-    row("sampling", "drawn", when="token", convert="1", integer="83 * B + B * V", add="37 * B", div="B * V",
+    row("sampling", "drawn", when="token", convert="B", integer="83 * B + B * V", add="37 * B", div="B * V",
         compare="B * V"),
     row("sampling", "drawn * least", when="token", compare="B * V * (digits + 1)", integer="B * V"),  # top-k
     row("sampling", "drawn * nucleus", when="token", compare="B * V * (digits + 4) - B", exp="B * V", div="B * V",
@@ -296,7 +302,8 @@ _SAMPLING = (
     row("sampling", "drawn * min(parts,1)", when="token", integer="167 * B + B * parts + 1", exp="B * parts * part",
         add="76 * B + 2 * B * parts * part + 1", compare="B * parts * part + B + 1", mul="B",
         log="B * parts"),
-    row("sampling", when="generation", add="series", convert="2 * L * stages", integer="(turns + stages) * (B + 2)"),
+    row("sampling", when="generation", add="series", convert="2 * L * stages", integer="(turns + stages) * (B + 2)",
+        compare="2 * series * max(shared - 1, 0)"),
     row("sampling", "penalised", when="generation", compare="series * shared",
         integer="series * shared + series * V * (2 * shared - 1)"),
 )  # fmt: skip

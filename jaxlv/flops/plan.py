@@ -15,6 +15,7 @@ from jaxlv.flops.ledger import Event
 from jaxlv.flops.work import Drawing
 from jaxlv.model.config import ModelConfig
 from jaxlv.steps.generate import decoding, padded
+from jaxlv.steps.needs import planned
 from jaxlv.storage.files import read_json
 from jaxlv.text.codec import SYMBOLS
 from jaxlv.text.grammar import longest_step
@@ -82,12 +83,13 @@ def phases(config: RunConfig, step: Event, test_series: int, steps: int, variabl
     """
     e = config.evaluate
     horizon = min(e.horizon, steps - e.context)
-    call = drawing(config, step, e.context, horizon, e.samples, e.batch_series, variables)
-    draw = replace(call, count=-(-test_series // e.batch_series))
+    size, count = planned(test_series, e.batch_series)
+    draw = replace(drawing(config, step, e.context, horizon, e.samples, size, variables), count=count)
     bare = replace(draw, rank=0, targets=())
     found = training(config, step, steps, variables)
     text = padded((e.context + horizon) * variables * (config.codec.decimals + 3))
     shape: dict[str, Any] = {"length": text, "samples": 1, "new_tokens": 0, "slots": 0, "stage": 0}
+    shape |= {"batch": e.read_together, "count": -(-test_series // e.read_together)}
     read = draw.of_kind("validation", head="alphabet", loss="tokens", **shape)
     likelihood = (read, replace(read, rank=0, targets=()))
     found.append(Planned(f"likelihood of {test_series} series, tuned and untuned", likelihood))

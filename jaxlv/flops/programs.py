@@ -15,8 +15,9 @@ import numpy as np
 from jaxlv.config import LoraConfig, OptimizerConfig
 from jaxlv.flops.work import Update, Work
 from jaxlv.lora import overlay
+from jaxlv.model.attention import fuses
 from jaxlv.model.qwen2 import Qwen2, Segment, features, project
-from jaxlv.steps.generate import read
+from jaxlv.steps.decode import read
 from jaxlv.steps.train import How, init_state, make_optimizer, make_train_step, stacked
 from jaxlv.text.codec import SYMBOLS
 from jaxlv.text.tokens import Windows
@@ -111,10 +112,13 @@ def decode_program(work: Work, model: Qwen2, new_tokens: int) -> Program:
 
     def segment(slots: int) -> Segment:
         def parts(*sizes: int) -> Any:
-            return (shape(work.batch, c.num_key_value_heads, *sizes, dtype=model.dtype),) * c.num_hidden_layers
+            return (shape(work.batch, *sizes, dtype=model.dtype),) * c.num_hidden_layers
 
         positions: Any = shape(work.batch, slots)
-        return Segment(parts(c.head_dim, slots), parts(slots, c.head_dim), positions)
+        K, H = c.num_key_value_heads, c.head_dim
+        if fuses(model.attention, model.dtype):
+            return Segment(parts(slots, K, H), parts(slots, K, H), positions)
+        return Segment(parts(K, H, slots), parts(K, slots, H), positions)
 
     def decode(variables, ids_B1, positions_B1, past):
         return read(model, variables, ids_B1, positions_B1, past, None if ids_A is None else jnp.asarray(ids_A))

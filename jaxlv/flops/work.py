@@ -21,6 +21,9 @@ Z  keys whose place is looked at,         O  parts that the keys of a        hal
                                                                              narrow  1 if the loss holds its logits in
                                                                                  bfloat16
 
+If cuDNN attends to the earlier tokens of a decode step, X, Z and O are those of the new ones; `stored` are the pairs, `held`
+the keys and `kept` the sequences that it attends to. `joined` parts of a softmax are added.
+
 adam, muon, clip, decay and skip are 1 if the optimiser is Adam (or AdamW), is Muon, clips, decays weights, skips steps that
 are not finite; several is 1 if a step has several micro-batches, drop if there is dropout. `schedule` is the number of
 scalar operations that compute a learning rate.
@@ -31,12 +34,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+import jax.numpy as jnp
+
 from jaxlv.config import OptimizerConfig, SamplingConfig
 from jaxlv.errors import JaxlvError
 from jaxlv.lora.overlay import normalise_targets
-from jaxlv.model.attention import key_blocks
+from jaxlv.model.attention import fuses, key_blocks
 from jaxlv.model.config import ModelConfig
-from jaxlv.steps.generate import BLOCK
+from jaxlv.steps.draw import BLOCK
 from jaxlv.steps.loss import CHUNK_LOGITS, chunks_of
 from jaxlv.text.codec import SYMBOLS
 
@@ -194,11 +199,19 @@ def _attention(work: Work) -> dict[str, int]:
     keys = work.batch * sum(keys for _, keys in blocks)
     if work.cache:  # a prompt, once for all its samples; a tail of each row; the new tokens
         keys -= (work.batch - work.batch // work.samples) * work.shared
-    fused = int(work.kernel == "cudnn" and not work.cache)
-    return {
-        "X": sum(queries * keys for queries, keys in blocks), "Z": keys, "O": 3 if work.cache else 1, "blocks": len(blocks),
+    fused, parts = int(work.kernel == "cudnn" and not work.cache), 3 if work.cache else 1
+    found = {
+        "X": sum(queries * keys for queries, keys in blocks), "Z": keys, "O": parts, "blocks": len(blocks),
         "fused": fused, "dense": 1 - fused, "masked": fused * (1 - int(work.causal)),
+        "stored": 0, "held": 0, "kept": 0, "joined": parts,
     }  # fmt: skip
+    if work.cache and fuses(work.kernel, jnp.dtype(work.dtype)):  # only the new tokens are attended to by products
+        own = work.batch * work.length
+        return found | {
+            "X": work.length**2, "Z": own, "O": 1, "stored": work.length * work.cache, "held": keys - own,
+            "kept": work.batch + work.batch // work.samples,
+        }  # fmt: skip
+    return found
 
 
 def _reached(work: Work) -> dict[str, int]:

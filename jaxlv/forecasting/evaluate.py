@@ -158,7 +158,7 @@ def half_unit(forecaster: Sampler, series: SeriesSet, context: int) -> np.ndarra
 def likelihood_measures(forecaster: Sampler, series: SeriesSet, config: EvaluateConfig) -> dict[str, Any]:
     """Returns what the truth costs the model (see jaxlv.forecasting.likelihood); {} if its budget is too small."""
     try:
-        nats_NHV = nats_per_value(forecaster, series, config.context, config.horizon, config.batch_series)
+        nats_NHV = nats_per_value(forecaster, series, config.context, config.horizon, config.read_together)
     except BudgetExceeded:
         return {}
     nats_NV = nats_NHV.mean(axis=1)

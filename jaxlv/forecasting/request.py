@@ -12,14 +12,15 @@ SETTINGS = {name: name for name in ("context", "horizon", "samples", "seed")} | 
 
 @dataclass(frozen=True)
 class Request:
-    """Forecasts of `horizon` steps from step `context` on: `samples` of each series, `batch` series decoded together.
+    """Forecasts of `horizon` steps from step `context` on: `samples` of each series.
 
     Args:
         context: steps from the start of the series that the model is given.
         horizon: steps ahead.
         samples: trajectories of each series.
         seed: of the samples.
-        batch: series that are decoded together.
+        batch: series that are decoded together; if 0, as many as the device's memory holds (on a CPU at most 8). The
+            samples do not depend on it.
         shown: if above 0, the prompt also contains so many characters of the next step. The samples finish that step; it is
             discarded and the forecast starts one step later.
 
@@ -36,7 +37,7 @@ class Request:
     horizon: int
     samples: int
     seed: int = 0
-    batch: int = 8
+    batch: int = 0
     shown: int = 0
 
     def __post_init__(self) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import io
 import math
 import zlib
@@ -27,10 +28,12 @@ from jaxlv.flops.ledger import Kind, Payer
 from jaxlv.flops.work import Drawing
 from jaxlv.forecasting import metrics
 from jaxlv.forecasting.request import Request
+from jaxlv.lora import overlay
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.settings import SEEDS, argument
-from jaxlv.steps.generate import Decoding, Generated, Prompts, check_shape, decoding, generate, padded
-from jaxlv.steps.needs import check_forecasts, check_generation
+from jaxlv.steps.decode import Decoding
+from jaxlv.steps.generate import Generated, Prompts, check_shape, decoding, generate, loop_of, padded
+from jaxlv.steps.needs import check_forecasts, check_generation, even, together
 from jaxlv.storage import tables
 from jaxlv.storage.door import opened
 from jaxlv.text.codec import Codec, Decoded
@@ -268,8 +271,9 @@ class Sampler:
         decoded: dict[int, list[Decoded]] = {}
         for digits in sorted(set(rows.digits_M)):  # rows of one grammar together
             group = np.flatnonzero(np.equal(rows.digits_M, digits))
-            for some in np.split(group, range(request.batch * R, len(group), request.batch * R)):
-                decoded |= dict(zip(some.tolist(), self._batch(rows, some, request, each, request.batch * R), strict=True))
+            size = self._size(rows, group, request, each, R)
+            for some in np.split(group, range(size, len(group), size)):
+                decoded |= dict(zip(some.tolist(), self._batch(rows, some, request, each, size), strict=True))
                 on_batch(len(decoded) // R)
         drawn = [[decoded[row * R + s % R][s // R] for s in range(request.samples)] for row in range(len(series))]
         samples = [[_padded(d.values_TV[request.skipped :], request.horizon) for d in row] for row in drawn]
@@ -281,8 +285,8 @@ class Sampler:
         V, decimals, variants = len(series.variables), self.codec.decimals, len(self.codec.variants[: request.samples])
         check_forecasts(len(series), request.samples, request.drawn, V)
         length, new_tokens = request.context * V * (decimals + 3), request.drawn * longest_step(V, decimals, INTEGER_DIGITS)
-        each = -(-request.samples // variants)
-        check_generation(self.model, request.batch * variants, length, each, new_tokens, self.sampling.grammar)
+        each, prompts = -(-request.samples // variants), max(1, request.batch * variants)
+        check_generation(self.model, prompts, length, each, new_tokens, self.sampling.grammar)
 
     def rolling(
         self, series: SeriesSet, request: Request, reach: int, *, on_batch: Callable[[int], None] = lambda done: None
@@ -366,11 +370,22 @@ class Sampler:
         head = "alphabet" if grammar else "frozen"  # without a grammar the logits are those of the whole vocabulary
         outputs = len(self.alphabet.ids_A) if grammar else self.model.config.vocab_size
         drawing = Drawing.of(self.sampling, outputs, len(self.alphabet.end_ids), steps is not None)
+        # A guess costs a row's FLOPs, so what is paid for in FLOPs goes without.
+        loop = loop_of(new_tokens, len(prompts.ids) * samples, None if self.meter else grammar)
         check_shape(self.model, prompts.ids, how, grammar)  # before anything is reserved
         with self.spending("generation", **shape, head=head, drawing=drawing) as measured:
-            result = generate(self.model, self.variables, prompts, alphabet, how, seed, grammar)
+            result = generate(self.model, self._merged, prompts, alphabet, how, seed, grammar, loop)
             measured["new_tokens"] = result.iterations
         return result
+
+    @functools.cached_property
+    def _merged(self) -> dict[str, Any]:
+        """The variables, with the adapters in the weights if that loses nothing. A meter pays for adapters, so it has them
+        run: who holds a budget merges before (jaxlv.runs.run.decoder).
+        """
+        if self.meter or "lora" not in self.variables:
+            return self.variables
+        return overlay.merged(self.variables) or self.variables
 
     def spending(self, kind: Kind, **shape: Any) -> contextlib.AbstractContextManager[dict[str, Any]]:
         """Returns `Meter.spend` around work of this model, or a context that reserves nothing if the model has no meter."""
@@ -405,6 +420,15 @@ class Sampler:
         whole = self.codec.encode(row.written_TV[:context], row.alpha_V, where=row.name, gaps=True)
         step = self.codec.encode(row.values_TV[context : context + 1], row.alpha_V, where=row.name) if shown else ""
         return whole, step[: min(shown, len(step) - 1)] if shown else ""
+
+    def _size(self, rows: _Rows, group: np.ndarray, request: Request, samples: int, variants: int) -> int:
+        """Returns how many prompts of a group are decoded together."""
+        if request.batch:
+            return request.batch * variants
+        length = padded(max(len(rows.prompts[i]) for i in group))
+        most = request.drawn * longest_step(rows.scales_MV.shape[1], self.codec.decimals, rows.digits_M[group[0]])
+        limit = together(self.model, len(group), length, samples, most, self.sampling.grammar)
+        return even(len(group), limit)[0]
 
     def _batch(self, rows: _Rows, some: np.ndarray, request: Request, samples: int, size: int) -> list[list[Decoded]]:
         """Returns the decoded samples of some rows; a short batch is filled with its first row: one shape is compiled."""

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+try:  # not public, but what is public rounds the logarithms that join segments
+    from jax._src.cudnn import fused_attention_stablehlo as cudnn
+except ImportError:
+    cudnn = None  # type: ignore[assignment]
 
 QUERY_BLOCK = 128  # queries in a block if attention is "blocked"
 Padding = Literal["any", "right"]  # where rows may have slots of position -1: "right" is only behind all tokens
@@ -24,15 +29,18 @@ def attend(
     q_BTNH: jax.Array,
     positions_BT: jax.Array,
     segments: Sequence[tuple[jax.Array, jax.Array, jax.Array]],
+    stored: Sequence[tuple[jax.Array, jax.Array, jax.Array]] = (),
 ) -> jax.Array:
     """Attends to the keys and values of several segments together: causal grouped-query attention.
 
     A segment is (k_SKHC, v_SKCH, positions_SC). Row b of q belongs to its sequence b // (B / S), so that rows with a common
     prompt share its keys without copies. A query sees the slots with 0 <= position <= its own. The softmax runs over all
     segments: each gives its sums relative to its own peak, in float32, and they are added relative to the highest (Dao et
-    al. 2022, eq. 3). Returns (B, T, N, H).
+    al. 2022, eq. 3). Those of `stored` segments, (k_SCKH, v_SCKH, positions_SC), are formed by cuDNN's fused kernel
+    (`fuses`): only earlier tokens, without gaps between them. Returns (B, T, N, H).
     """
     parts = [_attend_to(q_BTNH, positions_BT, *segment) for segment in segments]
+    parts += [_attend_fused(q_BTNH, *segment) for segment in stored]
     highest_BTN1 = functools.reduce(jnp.maximum, [peak_BTN1 for peak_BTN1, _, _ in parts])
     shares = []
     for peak_BTN1, weight_BTN1, part_BTNH in parts:
@@ -77,6 +85,42 @@ def _attend_to(q_BTNH, positions_BT, k_SKHC, v_SKCH, keys_SC) -> _Share:
         return a.reshape(S, K, n, G, T, -1).transpose(0, 2, 4, 1, 3, 5).reshape(B, T, N, -1)
 
     return _Share(by_row(peak_SKnGT1), by_row(weight_SKnGTC.sum(-1, keepdims=True)), by_row(out_SKRH))
+
+
+def fuses(kernel: str, dtype: jnp.dtype) -> bool:
+    """Returns whether earlier tokens are attended to by cuDNN's fused kernel, which takes narrow types only."""
+    return kernel == "cudnn" and jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16) and cudnn is not None
+
+
+def _weighed(q_SRKH: jax.Array, k_SCKH: jax.Array, v_SCKH: jax.Array, length_S: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the weighted means (S, R, K, H) over the first `length_S` keys and, in float32, the logarithms of the sums of
+    exp(score) (S, K, R), by cuDNN. (jax.nn.dot_product_attention rounds the logarithms to the queries' type.)
+    """
+    every_S = jnp.full_like(length_S, q_SRKH.shape[1])
+    kernel: Any = functools.partial(cudnn.dot_product_attention, scale=q_SRKH.shape[-1] ** -0.5, return_residual=True)
+    return kernel(q_SRKH, k_SCKH, v_SCKH, q_seqlen=every_S, kv_seqlen=length_S, mask_type=cudnn.MaskType.PADDING)
+
+
+@jax.named_scope("fused_attention")
+def _attend_fused(q_BTNH, k_SCKH, v_SCKH, keys_SC) -> _Share:
+    """Returns the share of a segment whose tokens all come before the queries, and before its empty slots.
+
+    The queries that share a key/value head are queries of one sequence, R = n G T. The kernel returns the logarithm of the
+    sum of exp(score) and the weighted mean: a share with that peak and a sum of 1. It holds no scores in memory.
+    """
+    (B, T, N, H), (S, _, K, _) = q_BTNH.shape, k_SCKH.shape
+    n, G = B // S, N // K
+    length_S = (keys_SC >= 0).sum(axis=1, dtype=jnp.int32)
+    q_SnTKGH = q_BTNH.reshape(S, n, T, K, G, H)
+    q_SRKH = q_SnTKGH.transpose(0, 1, 4, 2, 3, 5).reshape(S, n * G * T, K, H)
+    mean_SRKH, peak_SKR = _weighed(q_SRKH, k_SCKH, v_SCKH, length_S)
+    some_S111 = (length_S > 0)[:, None, None, None]  # of no token the kernel makes no numbers
+
+    def by_row(a_SRKx: jax.Array) -> jax.Array:
+        return a_SRKx.reshape(S, n, G, T, K, -1).transpose(0, 1, 3, 4, 2, 5).reshape(B, T, N, -1)
+
+    peak_BTN1 = by_row(jnp.where(some_S111, peak_SKR.swapaxes(1, 2)[..., None], HIDDEN_SCORE))
+    return _Share(peak_BTN1, jnp.ones_like(peak_BTN1), by_row(jnp.where(some_S111, mean_SRKH, 0)))
 
 
 def attend_within(

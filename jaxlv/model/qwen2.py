@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxlv.model.attention import KERNELS, Padding, attend
+from jaxlv.model.attention import KERNELS, Padding, attend, fuses
 from jaxlv.model.config import ModelConfig
 
 INIT = nn.initializers.normal(0.02)
@@ -27,7 +27,7 @@ class Segment(NamedTuple):
     """Keys (rotated) and values of one stretch of tokens, per layer; a slot of position -1 is empty."""
 
     k: tuple[jax.Array, ...]  # per layer (S, K, H, C): transposed, as the product with the queries needs them
-    v: tuple[jax.Array, ...]  # per layer (S, K, C, H)
+    v: tuple[jax.Array, ...]  # per layer (S, K, C, H); of a past that a fused kernel reads both are (S, C, K, H)
     positions_SC: jax.Array  # int32
 
 
@@ -181,7 +181,9 @@ class Attention(nn.Module):
         k_BKHT = apply_rope(k_BTF.reshape(B, T, -1, c.head_dim), *rope).transpose(0, 2, 3, 1)
         v_BKTH = v_BTF.reshape(B, T, -1, c.head_dim).swapaxes(1, 2)
         if past:
-            out_BTNH = attend(q_BTNH, positions_BT, [*past, (k_BKHT, v_BKTH, positions_BT)])
+            own = (k_BKHT, v_BKTH, positions_BT)
+            before, stored = ([], past) if fuses(self.kernel, self.dtype) else (past, [])
+            out_BTNH = attend(q_BTNH, positions_BT, [*before, own], stored)
         else:
             out_BTNH = KERNELS[self.kernel](q_BTNH, positions_BT, k_BKHT, v_BKTH, padding)
         out_BTD = Linear(D, False, self.dtype, name="o_proj")(out_BTNH.reshape(B, T, -1))
@@ -249,7 +251,7 @@ class Qwen2(nn.Module):
 
     config: ModelConfig
     dtype: jnp.dtype = jnp.float32
-    attention: str = "xla"  # a key of jaxlv.model.attention.KERNELS; decoding with a cache always uses "xla"
+    attention: str = "xla"  # a key of jaxlv.model.attention.KERNELS
     folder: str | None = field(default=None, compare=False)  # that its weights were read from; it is no part of the model
 
     def __call__(self, ids_BT: jax.Array, positions_BT: jax.Array | None = None) -> jax.Array:

@@ -27,6 +27,7 @@ from jaxlv.published.systems import ALLOWANCE, LENGTH, NONE, RANK, RATE, STAGES,
 from jaxlv.runs import billing, run, sweep
 from jaxlv.runs.sweep import Cell
 from jaxlv.steps.generate import padded
+from jaxlv.steps.needs import planned
 from jaxlv.storage.door import is_there
 
 MARGIN = 0.05  # of every envelope of a stage, for repeats after interruptions
@@ -222,10 +223,10 @@ def _evaluation(stage: Stage, parts: Sequence[tuple[Part, int]]) -> list[Event]:
 def _drawn(config: RunConfig, event: Event, part: Part, series: int) -> list[Event]:
     """Returns the forecasts of a part by one model, at their longest."""
     request, pieces = part.request(), -(-part.horizon // part.reach) if part.reach else 1
-    size = min(config.evaluate.batch_series, series)
+    size, count = planned(series, min(config.evaluate.batch_series, series))
     steps = (part.reach or request.horizon) + request.skipped
     call = drawing(config, event, request.start, steps, request.samples, size)
-    return [replace(call, count=pieces * -(-series // size))]
+    return [replace(call, count=pieces * count)]
 
 
 def budget_of(rows: Sequence[StagePlan], model: ModelConfig, convention: str, margin: float = MARGIN) -> BudgetConfig:

@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxlv.config import RunConfig
 from jaxlv.flops import plan, table
@@ -24,11 +23,11 @@ from jaxlv.lora import overlay
 from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.runs.billing import event_of
-from jaxlv.steps import generate
+from jaxlv.steps import decode, generate
 from jaxlv.steps.stack import Stack, program_of
 from jaxlv.steps.train import make_validation_step
 from jaxlv.text.codec import SYMBOLS
-from jaxlv.text.grammar import number_grammar
+from jaxlv.text.grammar import guesses, number_grammar
 from jaxlv.text.tokens import Windows
 
 SIDE_BY_SIDE = {  # why the formulas of runs that train together are not exact, by component
@@ -119,13 +118,15 @@ def _generation(event: Event, work: Work, config: RunConfig, model: Qwen2, varia
     grammar = None
     if event.head == "alphabet":
         automaton = number_grammar(2, config.codec.decimals, plan.DIGITS)
-        tables = np.asarray(automaton.allowed_QA), np.asarray(automaton.next_QA)
-        grammar = tuple(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in tables)
+        tables = (*automaton, guesses(automaton))
+        abstract: list[Any] = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in tables]
+        grammar = decode.Automaton(*abstract)
     keys = jax.eval_shape(lambda: generate.row_keys(0, range(event.batch), event.samples))
     sampling = replace(config.sampling, temperature=0.0) if drawing.way == "greedy" else config.sampling
-    how = generate.Decoding(event.samples, event.new_tokens, sampling, 4 if drawing.steps else None)
-    function = functools.partial(_generate, model, how, tuple(range(drawing.ends)))
-    begun = generate.Rows(prompts, prompts, keys, shape(event.batch))
+    how = decode.Decoding(event.samples, event.new_tokens, sampling, 4 if drawing.steps else None)
+    loop = decode.Loop(event.new_tokens, 0, event.stage)
+    function = functools.partial(decode.whole, model=model, how=how, loop=loop, end_ids=tuple(range(drawing.ends)))
+    begun = decode.Rows(prompts, prompts, keys, shape(event.batch))
     arguments = (variables, begun, grammar, shape(len(SYMBOLS)))
     free = "" if grammar else ", without the grammar"
     name = f"generation, {rows} x {event.length} + {event.new_tokens} tokens{free}{_adapted(event)}"
@@ -136,7 +137,3 @@ def _generation(event: Event, work: Work, config: RunConfig, model: Qwen2, varia
 
     program = Program(name, function, arguments)
     return Subject(program, formula, trips=event.stage, narrow=event.dtype != "float32")
-
-
-def _generate(model: Qwen2, how: generate.Decoding, ends: tuple[int, ...], *given: Any) -> Any:
-    return generate._generate(*given, model=model, how=how, end_ids=ends)

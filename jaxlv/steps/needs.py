@@ -24,6 +24,9 @@ MOMENTS = {"adam": 2, "adamw": 2, "muon": 1}  # arrays of a matrix's size that a
 MOST_LOGITS = 2**29  # 2 GiB in float32
 NUMBER = 4  # bytes of a float32 or an int32
 
+SHARE = 0.8  # of the free memory that a generation may plan for
+MOST_SERIES = {"cpu": 8}  # series decoded together, by backend: more gain nothing there
+
 SMALLER_MODEL = 'take a smaller model, or set model.dtype = "bfloat16"'
 LOWER_RANK = "lower lora.rank, or name fewer lora.targets"
 LOWER_BATCH = "lower train.batch_size (raise train.accumulate) or windows.length"
@@ -103,6 +106,46 @@ def check_generation(model: Qwen2, prompts: int, length: int, samples: int, new_
     token = 2 * c.num_hidden_layers * c.num_key_value_heads * c.head_dim * size  # its keys and values
     drawn = rows * (new_tokens * (token + NUMBER) + outputs * NUMBER)
     memory.check("generation", device={LOWER_SAMPLES: drawn, LOWER_CONTEXT: prompts * length * token})
+
+
+def even(prompts: int, most: int) -> tuple[int, int]:
+    """Returns (size, number) of the batches in which prompts are decoded, of equal size and at most `most` together."""
+    number = -(-prompts // most)
+    return -(-prompts // number), number
+
+
+def planned(series: int, stated: int) -> tuple[int, int]:
+    """Returns (size, number) of the batches of a config that states so many series, or 0; if memory is large enough."""
+    return (stated, -(-series // stated)) if stated else even(series, MOST_SERIES.get(jax.default_backend(), series))
+
+
+def together(model: Qwen2, prompts: int, length: int, samples: int, new_tokens: int, grammar: bool) -> int:
+    """Returns how many of `prompts` prompts of `length` tokens to decode together: on a device as many as fit in SHARE of
+    its free memory, on a CPU no more than gain something.
+
+    What fits is rounded down to two binary digits: few shapes are compiled, whatever else is in memory.
+    """
+    backend = jax.default_backend()
+    fits = int(SHARE * memory.free() // decoded(model, length, samples, new_tokens, grammar))
+    rounded = fits >> max(0, fits.bit_length() - 2) << max(0, fits.bit_length() - 2)
+    return max(1, min(prompts, rounded, MOST_SERIES.get(backend, prompts)))
+
+
+def decoded(model: Qwen2, length: int, samples: int, new_tokens: int, grammar: bool) -> int:
+    """Returns the bytes that XLA plans for a prompt and its samples, in addition to the weights: the keys and values of all
+    tokens, and the scores of one layer, of the prompt's own tokens or of every sample's next one.
+
+    Keys and values are counted twice, for XLA may copy them where a loop begins, as are a decode step's float32 scores;
+    those of a prefill are there once, and once or twice in the model's type. A tenth is added for the rest.
+    """
+    c, size = model.config, jnp.dtype(model.dtype).itemsize
+    token = 2 * c.num_hidden_layers * c.num_key_value_heads * c.head_dim * size
+    outputs = len(SYMBOLS) if grammar else c.vocab_size
+    states = (3 * c.intermediate_size + 4 * c.hidden_size) * size
+    numbers = new_tokens + outputs + c.num_attention_heads * (length + new_tokens)
+    row = 2 * new_tokens * token + 2 * numbers * NUMBER + states
+    scores = 0 if model.attention == "cudnn" else c.num_attention_heads * length**2 * (NUMBER + 2 * size)
+    return int(1.1 * (2 * length * token + max(samples * row, scores + length * states)))
 
 
 def check_forecasts(series: int, samples: int, horizon: int, variables: int) -> None:

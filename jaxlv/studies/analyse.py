@@ -117,7 +117,7 @@ def _parts_of_text(
     written = data.select(list(dict.fromkeys([shown, *chosen.ids_N.tolist()])))
 
     def tokens() -> dict[str, TokenCosts]:
-        size = config.batch_series
+        size = config.read_together
         return {name: logits.token_costs(model, chosen, config.context, size) for name, model in forecasters.items()}
 
     return {

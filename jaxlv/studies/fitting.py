@@ -65,7 +65,7 @@ def fitted(
             steps=steps, batch_size=min(4, max(len(found), 1)), validate_every=0 if holdout else max(steps // 4, 1),
             validation_windows=16, forecast_series=0, checkpoint_every=max(steps // 2, 1),
         ),
-        evaluate=EvaluateConfig(context=context, horizon=horizon, batch_series=8),
+        evaluate=EvaluateConfig(context=context, horizon=horizon),
     )  # fmt: skip
 
 

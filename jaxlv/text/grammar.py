@@ -54,6 +54,34 @@ def number_grammar(variables: int, decimals: int, integer_digits: int) -> Gramma
     return Grammar(allowed_QA, next_QA)
 
 
+def guesses(grammar: Grammar) -> np.ndarray:
+    """Returns the symbol to guess in each state: the only one allowed, or a point if it may follow; -1 in others (Q,)."""
+    point = SYMBOLS.index(".")
+    only_Q = np.where(grammar.allowed_QA.sum(axis=1) == 1, grammar.allowed_QA.argmax(axis=1), -1)
+    return np.where(grammar.allowed_QA[:, point], point, only_Q).astype(np.int32)
+
+
+def most_turns(grammar: Grammar, tokens: int) -> int:
+    """Returns in how many turns, at most, `tokens` tokens are drawn if a turn draws one, and the guess after it if that is
+    drawn next.
+
+    Found from the last token to the first: `turns_nQ[n]` is the number from each state on with n tokens to go.
+    """
+    allowed_QA, next_QA, guess_Q = *grammar, guesses(grammar)
+    states_Q = np.arange(len(guess_Q))
+    behind_Q = next_QA[states_Q, np.maximum(guess_Q, 0)]
+    other_QA = allowed_QA & (np.arange(allowed_QA.shape[1]) != guess_Q[:, None])
+    zeros_Q = np.zeros(len(guess_Q), int)
+    turns_nQ, others_nQ = [zeros_Q], [zeros_Q]  # `others`: if the first token is not the guess; 0 if there is no other
+    for n in range(1, tokens + 1):
+        held_Q = turns_nQ[n - 2][behind_Q] if n > 1 else zeros_Q
+        after_Q = np.where(guess_Q < 0, turns_nQ[n - 1], np.maximum(held_Q, others_nQ[n - 1]))
+        turns_QA = 1 + after_Q[next_QA]
+        turns_nQ.append(np.where(allowed_QA, turns_QA, 0).max(axis=1))
+        others_nQ.append(np.where(other_QA, turns_QA, 0).max(axis=1))
+    return int(turns_nQ[tokens].max())
+
+
 def longest_step(variables: int, decimals: int, integer_digits: int) -> int:
     """Returns the largest number of tokens that one time step can take."""
     return variables * (integer_digits + decimals + 2)
