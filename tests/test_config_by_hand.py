@@ -89,6 +89,8 @@ SETTINGS: Mapping[str, Mapping[str, Row]] = {
         "dtype": choice("float32", "bfloat16"),
         "attention": choice("xla", "blocked", "cudnn"),
         "loss": choice("vocabulary", "alphabet"),
+        "logits": Row("float32", ("float32",), ("float16",)),
+        "remat": FLAG,
         "deterministic": FLAG,
     },
     "lora": {
@@ -204,6 +206,7 @@ def test_settings_that_contradict_each_other_are_refused():
         ("windows", {"pads": "counted", "side": "left"}, 'needs windows.side = "right"'),
         ("windows", {"context_steps": [5, 4]}, "not a range"),
         ("optimizer", {"weight_decay": 0.1}, 'needs optimizer.name = "adamw" or "muon"'),
+        ("model", {"logits": "bfloat16"}, 'needs model.dtype = "bfloat16"'),
         ("train", {"select": "forecast", "forecast_series": 0}, "needs train.forecast_series > 0"),
     ):
         with pytest.raises(JaxlvError, match=words) as caught:

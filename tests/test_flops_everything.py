@@ -171,7 +171,8 @@ def validation(work: Work) -> Program:
     variables = programs.variables_of(work, model_of(work))
     trained, frozen = overlay.split(variables, overlay.trainable(variables))
     windows = Windows(*(shape(work.batch, work.length) for _ in Windows._fields[:3]))
-    return Program("validation", make_validation_step(model_of(work), programs.output_ids(work)), (trained, frozen, windows))
+    step = make_validation_step(model_of(work), programs.output_ids(work), programs.how_of_work(work))
+    return Program("validation", step, (trained, frozen, windows))
 
 
 def likelihood(work: Work, function: Any) -> Program:
@@ -196,8 +197,8 @@ readings = works.map(lambda work: dataclasses.replace(work, train="adapters", ac
 @settings(max_examples=12, deadline=None)
 def test_every_operation_of_a_forward_pass_is_in_the_formula(work, new_tokens):
     """The logits of all positions, a prompt's, one more token's behind it, a validation's loss, and both likelihoods."""
-    alphabet = dataclasses.replace(work, head="alphabet", loss="tokens")
-    vocabulary = dataclasses.replace(work, head="frozen", loss="both")
+    alphabet = dataclasses.replace(work, head="alphabet", loss="tokens", narrow=False)
+    vocabulary = dataclasses.replace(work, head="frozen", loss="both", narrow=False)
     shared = {"length": 1, "cache": work.length + new_tokens, "shared": work.length, "last_only": True}
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(attention, "QUERY_BLOCK", 8)
