@@ -31,11 +31,12 @@ GROWS: dict[str, tuple[int, ...]] = {
 }
 PLAIN = {"length": 256, "batch": 4, "rank": 8, "samples": 1, "series": 1}  # the sizes that do not grow
 WORDS = {
-    "length": "tokens of a window", "batch": "windows of 256 tokens", "rank": "rank, 4 x 256 tokens",
+    "length": "tokens of each of 4 windows", "batch": "windows of 256 tokens", "rank": "rank, 4 x 256 tokens",
     "samples": "samples of a series",
     "series": "series, one sample each",
 }  # fmt: skip
 TRAINED = ("length", "batch", "rank")
+GROUPS = {"steps": TRAINED, "forecasts": ("samples", "series")}  # what stands in one figure
 CONTEXT, HORIZON = 20, 8  # steps of two variables
 TURNS, ENOUGH = 3, 20.0  # repetitions, and seconds after which no other begins
 
@@ -217,14 +218,15 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n".join([f"`{result['command']}`", "", words, "", *table])
 
 
-def figure(result: dict[str, Any], what: str) -> Any:
-    """Returns the chart of "seconds" or "bytes": a panel for each size that grows, measured and bound."""
+def figure(result: dict[str, Any], what: str, grows: Sequence[str]) -> Any:
+    """Returns the chart of "seconds" or "bytes": a panel for each of the sizes that grow, measured and bound."""
     from jaxlv.report.charts import Axis, Chart, Panel, Series
     from jaxlv.report.theme import INK, MUTED
 
     unit, scale = ("s", 1.0) if what == "seconds" else ("MiB", 2.0**20)
     panels = []
-    for name, curve in result["curves"].items():
+    for name in grows:
+        curve = result["curves"][name]
         sizes = [one["size"] for one in curve]
         lines = [
             Series(words, sizes, [one[key] / scale for one in curve], colour=colour, dash=dash, marker=marker)
@@ -235,8 +237,7 @@ def figure(result: dict[str, Any], what: str) -> Any:
         ]
         y = Axis("time" if what == "seconds" else "memory", unit, scale="log")
         panels.append(Panel(lines, Axis(WORDS[name], scale="log"), y))
-    title = "Time against its bound" if what == "seconds" else "Memory against its bound"
-    return Chart("lines", panels, (880, 220 * -(-len(panels) // 2)), title=title, columns=2)
+    return Chart("lines", panels, (880, 240), columns=len(panels))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -244,7 +245,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the two smallest sizes of each")
     parser.add_argument(
-        "--write", action="store_true", help="write benchmarks/results/curves-cpu.* and docs/pictures/cost_*.svg"
+        "--write", action="store_true", help="write benchmarks/results/curves-cpu.* and the figures in docs/pictures"
     )
     options = parser.parse_args(argv)
     grows = {name: sizes[:2] if options.quick else sizes for name, sizes in GROWS.items()}
@@ -266,8 +267,10 @@ def write(result: dict[str, Any]) -> None:
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     path.with_suffix(".md").write_text(markdown(result) + "\n", encoding="utf-8")
     for what in ("seconds", "bytes"):
-        drawn = svg.stand_alone(svg.to_svg(figure(result, what), f"cost in {what}"))
-        (ROOT / "docs" / "pictures" / f"cost_{what}.svg").write_text(drawn, encoding="utf-8")
+        for kind, grows in GROUPS.items():
+            chart = figure(result, what, grows)
+            drawn = svg.stand_alone(svg.to_svg(chart, f"{what} of {kind}"))
+            (ROOT / "docs" / "pictures" / f"{what}_of_{kind}.svg").write_text(drawn, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -249,7 +249,7 @@ def test_costs_stand_against_their_bounds(monkeypatch: pytest.MonkeyPatch) -> No
         assert one["bytes"] > one["bound_bytes"] > 0
     told = {**result, "command": "c", "machine": {"cpu": "x", "cores": 2}, "versions": {}}
     assert curves.markdown(told).count("\n| ") == 4
-    chart = curves.figure(told, "seconds")
+    chart = curves.figure(told, "seconds", ("rank", "samples"))
     assert [panel.series[0].y for panel in chart.panels] == [[step["seconds"]], [forecast["seconds"]]]
 
 
