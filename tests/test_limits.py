@@ -233,7 +233,9 @@ def test_a_device_decodes_as_many_series_as_fit_and_a_cpu_a_few(random_model, mo
     for free, expected in ((0, 1), (9 * one, 6), (80 * one, 64), (10**6 * one, 100)):
         monkeypatch.setattr(memory, "free", lambda free=free: free)
         assert needs.together(model, 100, 64, 2, 100, True) == expected
-    assert [needs.even(*given) for given in ((100, 64), (64, 64), (7, 3), (1, 8))] == [(50, 2), (64, 1), (3, 3), (1, 1)]
+    assert [needs.even(*given) for given in ((100, 64), (64, 64), (7, 3), (1, 8), (0, 0))] == [
+        (50, 2), (64, 1), (3, 3), (1, 1), (1, 0),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("scale", ["context", "liu"])

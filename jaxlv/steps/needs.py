@@ -109,7 +109,11 @@ def check_generation(model: Qwen2, prompts: int, length: int, samples: int, new_
 
 
 def even(prompts: int, most: int) -> tuple[int, int]:
-    """Returns (size, number) of the batches in which prompts are decoded, of equal size and at most `most` together."""
+    """Returns (size, number) of the batches in which prompts are decoded, of equal size and at most `most` together:
+    for no prompts (1, 0).
+    """
+    if not prompts:
+        return 1, 0
     number = -(-prompts // most)
     return -(-prompts // number), number
 

@@ -151,8 +151,8 @@ def poisoned(monkeypatch: pytest.MonkeyPatch, *bad: int) -> None:
 
     honest = train.window_loss
 
-    def loss(model: Any, variables: Any, batch: Any, *more: Any) -> Any:
-        total, tokens = honest(model, variables, batch, *more)
+    def loss(model: Any, variables: Any, batch: Any, *more: Any, **named: Any) -> Any:
+        total, tokens = honest(model, variables, batch, *more, **named)
         return total + jax.numpy.where((batch.ids_ML == MARK).any(), jax.numpy.nan, 0.0), tokens
 
     made = validation.Texts.batches.func
