@@ -219,7 +219,7 @@ def test_series_are_decoded_together_by_what_xla_plans_for_them(length, random_m
     static = {"model": model, "how": Decoding(samples, new, RunConfig().sampling), "loop": Loop(new, 0, 128), "end_ids": ()}
     plans = (
         decode.prefill.lower(own, ids_SP, ids_SP, None, model=model).compile(),
-        decode.decode.lower(own, first, prefix, begun, None, jnp.arange(13), **static).compile(),
+        decode.decode.lower(own, decode.Begun(first, prefix, begun), None, jnp.arange(13), **static).compile(),
     )
     needed = max(memory_of(plan) for plan in plans) - needs.weights(model)
     assert needed <= prompts * needs.decoded(model, length, samples, new, grammar=False) <= 3 * needed

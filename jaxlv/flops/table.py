@@ -151,7 +151,7 @@ def generation(
 def passes(work: Work, new_tokens: int, slots: int, stage: int, samples: int) -> list[tuple[Work, int]]:
     """Returns the forward passes of a generation and how often each is made: the prefill, then a token's by stages."""
     rows = replace(work, batch=work.batch * samples, shared=work.length, samples=samples, length=1, last_only=True)
-    made = [(replace(work, last_only=True), 1)]
+    made = [(replace(work, last_only=True, causal=True), 1)]
     for first in range(0, new_tokens, stage or max(1, new_tokens)):
         attended = min(slots, work.length + first + stage) if stage else slots
         made.append((replace(rows, cache=attended), min(stage or new_tokens, new_tokens - first)))

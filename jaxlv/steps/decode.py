@@ -69,6 +69,14 @@ class Rows(NamedTuple):
     states_S: Array
 
 
+class Begun(NamedTuple):
+    """Prompts that have been read: the logits after them, their keys and values, and what is continued."""
+
+    logits_SV: jax.Array
+    prefix: Segment
+    rows: Rows
+
+
 class Automaton(NamedTuple):
     """A grammar on the device: what may follow a state, the state after it, and the guess of what follows (or NO_GUESS)."""
 
@@ -116,7 +124,7 @@ def read(
 
     With `output_ids`, only the logits of these token ids are formed.
     """
-    x_BTD, head, segment = features(model, variables, ids_BT, positions_BT, past)
+    x_BTD, head, segment = features(model, variables, ids_BT, positions_BT, past, padding="right")
     if not past:
         x_BTD = _last(x_BTD, positions_BT)
     return project(x_BTD, head if output_ids is None else head.rows(output_ids)), segment
@@ -141,9 +149,7 @@ def prefill(
 @functools.partial(jax.jit, static_argnames=("model", "how", "loop", "end_ids"))
 def decode(
     variables: dict[str, Any],
-    first_SV: jax.Array,
-    prefix: Segment,
-    rows: Rows,
+    begun: Begun,
     grammar: Automaton | None,
     alphabet_A: jax.Array,
     *,
@@ -152,9 +158,9 @@ def decode(
     loop: Loop,
     end_ids: tuple[int, ...],
 ) -> Drawn:
-    """Draws the continuations of prompts whose first logits and keys and values are `first_SV` and `prefix`."""
+    """Draws the continuations of prompts that `prefill` has read."""
     sampling, samples = how.sampling, how.samples
-    ids_SP, positions_SP, keys_B, states_S = rows
+    first_SV, prefix, (ids_SP, positions_SP, keys_B, states_S) = begun
     output_ids_V = jnp.arange(model.config.vocab_size, dtype=jnp.int32) if grammar is None else alphabet_A
     ends_E, semicolon = jnp.array(end_ids or (-1,), jnp.int32), alphabet_A[SYMBOLS.index(";")]
     rules = _Rules(output_ids_V, grammar, ends_E, semicolon, how.steps, how.new_tokens if loop.ahead else None)
@@ -216,8 +222,9 @@ def whole(
     so that the parts of a prompt's samples share its prefill.
     """
     asked = None if grammar is None else alphabet_A
-    first_SV, prefix = prefill(variables, rows.ids_SP, rows.positions_SP, asked, model=model)
-    return decode(variables, first_SV, prefix, rows, grammar, alphabet_A, model=model, how=how, loop=loop, end_ids=end_ids)
+    logits_SV, prefix = prefill(variables, rows.ids_SP, rows.positions_SP, asked, model=model)
+    begun = Begun(logits_SV, prefix, rows)
+    return decode(variables, begun, grammar, alphabet_A, model=model, how=how, loop=loop, end_ids=end_ids)
 
 
 class _Rules(NamedTuple):
@@ -229,6 +236,14 @@ class _Rules(NamedTuple):
     semicolon: jax.Array
     steps: int | None
     most: int | None  # tokens of a sample, if its turns do not count them
+
+
+class _Guessed(NamedTuple):
+    """The symbol guessed after each row's token, NO_GUESS if there is none; the tokens of a turn and their places."""
+
+    guess_B: jax.Array
+    ids_BT: jax.Array
+    positions_BT: jax.Array
 
 
 class _Chosen(NamedTuple):
@@ -290,17 +305,14 @@ def _advanced(state: DecodeState, chosen: _Chosen, rules: _Rules, sampling: Samp
 
 
 @jax.named_scope("sampling")
-def _guessed(
-    state: DecodeState, chosen: _Chosen, place_B: jax.Array, rules: _Rules
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns the symbol guessed after each row's token (NO_GUESS if there is none), and the tokens and positions (B, 2)
-    that a turn reads.
-    """
+def _guessed(state: DecodeState, chosen: _Chosen, place_B: jax.Array, rules: _Rules) -> _Guessed:
+    """Returns what may follow the tokens chosen."""
     assert rules.grammar is not None
     guess_B = jnp.where(state.done_B, NO_GUESS, rules.grammar.guess_Q[state.grammar_B])
     second_B = rules.output_ids_V[jnp.maximum(guess_B, 0)]
     position_B = jnp.where(guess_B == NO_GUESS, NO_POSITION, place_B + 1)
-    return guess_B, jnp.stack([chosen.token_B, second_B], axis=1), jnp.stack([place_B, position_B], axis=1)
+    ids_BT = jnp.stack([chosen.token_B, second_B], axis=1)
+    return _Guessed(guess_B, ids_BT, jnp.stack([place_B, position_B], axis=1))
 
 
 @jax.named_scope("sampling")

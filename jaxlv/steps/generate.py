@@ -25,7 +25,7 @@ from jaxlv.errors import JaxlvError, NotFinite
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.settings import Statement, argument, settled
 from jaxlv.steps import kept
-from jaxlv.steps.decode import Automaton, Decoding, Drawn, Loop, Rows, decode, prefill
+from jaxlv.steps.decode import Automaton, Begun, Decoding, Drawn, Loop, Rows, decode, prefill
 from jaxlv.steps.needs import check_generation
 from jaxlv.text.codec import SYMBOLS
 from jaxlv.text.grammar import Grammar, guesses, most_turns
@@ -87,18 +87,17 @@ def generate(
         positions_SP[row, : len(prompt)] = np.arange(len(prompt))
     series = np.arange(count) if prompts.series is None else np.asarray(prompts.series)
     states_S = np.array([0 if grammar is None else state_after(grammar, alphabet, one) for one in prompts.ids], np.int32)
-    automaton = None if grammar is None else Automaton(*grammar, guesses(grammar))
+    automaton = None if grammar is None else Automaton(*map(np.asarray, (*grammar, guesses(grammar))))
     symbols_A = np.asarray(alphabet.ids_A)
     loop = loop_of(how.new_tokens, count * samples, grammar) if loop is None else loop
+    constants = {"model": model, "how": how, "loop": loop, "end_ids": alphabet.end_ids}
     parts = np.split(np.arange(count), parallel_parts(count))
 
     def part(rows: np.ndarray) -> Drawn:
         texts = ids_SP[rows], positions_SP[rows]
-        asked = None if grammar is None else symbols_A
-        first_SV, prefix = kept.call(prefill, variables, *texts, asked, model=model)
-        begun = Rows(*texts, row_keys(seed, series[rows], samples), states_S[rows])
-        given = variables, first_SV, prefix, begun, automaton, symbols_A
-        drawn = kept.call(decode, *given, model=model, how=how, loop=loop, end_ids=alphabet.end_ids)
+        first_SV, prefix = kept.call(prefill, variables, *texts, None if grammar is None else symbols_A, model=model)
+        begun = Begun(first_SV, prefix, Rows(*texts, row_keys(seed, series[rows], samples), states_S[rows]))
+        drawn = kept.call(decode, variables, begun, automaton, symbols_A, **constants)
         ids_SNC, broken_SN = (np.asarray(a).reshape(len(rows), samples, *a.shape[1:]) for a in drawn[:2])
         return Drawn(_without_gaps(ids_SNC, how.new_tokens), broken_SN, np.asarray(drawn.turns))
 
