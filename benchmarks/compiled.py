@@ -152,7 +152,9 @@ def figures(kernels: Sequence[tuple[Any, float]], device: Any, model_flops: floa
 
 
 def _whole(number: float) -> float:
-    return int(number) if number == int(number) else round(number, 1)
+    """Returns a count to one decimal, as an int if that is 0: the mean of several loops need not be whole."""
+    rounded = round(number, 1)
+    return int(rounded) if rounded == int(rounded) else rounded
 
 
 def roofline(kernels: Sequence[tuple[Any, float]], device: Any, model_flops: float = 0) -> dict[str, Any]:
