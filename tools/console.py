@@ -181,6 +181,7 @@ def one_line() -> AbstractContextManager[None]:
 def start(app: App, argv: Sequence[str] | None = None) -> None:
     """Runs a program with the arguments of the process, or others; whatever ends it is one line and a SystemExit."""
     streams.protect()
+    endings.shorten_ignored()
     arguments = sys.argv[1:] if argv is None else list(argv)
     vars(CALL).update(vars(Call(debug="--debug" in arguments)))
     app.suppress_keyboard_interrupt = False  # a signal, too, is told in one line

@@ -62,8 +62,10 @@ def ending_of(fault: BaseException, way_on: Callable[[], str] = str) -> Ending:
     return Ending(1, _no_device() or f"{unforeseen}; please report it with the traceback that --debug shows")
 
 
-def shorten_others() -> None:
-    """Makes one line of each log entry of a library, and of each error that nobody can catch, such as XLA's at exit."""
+def shorten_ignored() -> None:
+    """Makes one line of each error that nobody can catch, such as XLA's at exit. Call it before anything else that takes
+    such errors (`sys.unraisablehook`): what comes later passes on the others to it, or gives it its place back.
+    """
 
     def ignored(fault: Any) -> None:
         kind = fault.exc_type.__name__
@@ -71,6 +73,10 @@ def shorten_others() -> None:
 
     if sys.unraisablehook is sys.__unraisablehook__:
         sys.unraisablehook = ignored
+
+
+def shorten_others() -> None:
+    """Makes one line of each log entry of a library."""
     for handler in [one for one in logging.root.handlers if _is_a_library_s(one)]:
         logging.root.removeHandler(handler)
     if not logging.root.handlers:  # otherwise a library that calls `logging.error` installs one of its own

@@ -283,6 +283,15 @@ def test_what_a_library_logs_is_a_line_whatever_handler_it_has_installed(capsys,
         assert capsys.readouterr().err == told
 
 
+def test_what_fails_at_exit_is_a_line_too():
+    """JAX clears up when a process ends; that it cannot, for lack of memory, is no reason for a traceback."""
+    code = "import atexit\natexit.register(lambda: 1 / 0)\nfrom jaxlv.tools.cli import main\nmain(['train', 'no.toml'])"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    told = ended.stderr.splitlines()
+    assert ended.returncode == 2 and len(told) == 2 and told[0].startswith("jaxlv: ") and "no.toml" in told[0]
+    assert told[1] == "jaxlv: note: ignored ZeroDivisionError: division by zero"
+
+
 def test_options_and_warnings_are_printable_too(capsys):
     with pytest.raises(SystemExit):
         raising(ValueError(), "--\x1b[31m")
