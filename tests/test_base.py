@@ -70,8 +70,12 @@ def small(monkeypatch: pytest.MonkeyPatch) -> dict:
     return tree
 
 
-def test_a_base_is_trained_and_goes_on_and_its_limits_are_measured(small: dict, tmp_path: Path):
-    """Steps 3 and 4 alone are left to the second attempt. Limits measured again are the same."""
+def test_a_base_is_trained_and_goes_on_and_its_limits_are_measured(
+    small: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Steps 3 and 4 alone are left to the second attempt. Limits measured again are the same: they are nats of values in
+    two decimals, whatever the base was trained on.
+    """
     config = build_config(BaseConfig, small, where="test")
     first = dataclasses.replace(config, steps=2)
     from_scratch.train(first, tmp_path / "base.work", tmp_path / "series", 0, False, Silent("base", 2))
@@ -87,6 +91,11 @@ def test_a_base_is_trained_and_goes_on_and_its_limits_are_measured(small: dict, 
     assert json.loads((tmp_path / "base/training.json").read_text())["familiar"] == made.familiar
     assert familiar.limits_of(str(tmp_path / "base")) == made.familiar
     write_json(tmp_path / "base/training.json", dataclasses.replace(made, familiar={}).tree())
+    written, windows = [], from_scratch.validation_windows
+    monkeypatch.setattr(
+        from_scratch, "validation_windows", lambda own, *given: written.append(own.text.decimals) or windows(own, *given)
+    )
     assert from_scratch.add_limits(config, tmp_path / "base", tmp_path / "series") == made
+    assert written == [(2,)]
     with pytest.raises(JaxlvError, match="exists already"):
         from_scratch.make_base(config, small, tmp_path / "base", workers=0)
