@@ -56,7 +56,7 @@ def options(data, random_model, tmp_path_factory) -> list[Any]:
     base = tmp_path_factory.mktemp("base") / "long"  # a context of 80 steps has 800 tokens
     save_pretrained(base, *random_model(vocab_size=32, num_hidden_layers=1, max_position_embeddings=2048))
     changes = {**SETTINGS, "model.path": repr(str(base))}
-    return ["--data", data, "--max-series", 2, *(p for k, v in changes.items() for p in ("--set", f"{k}={v}"))]
+    return ["--data", data, "--max-series", 2, "--pool", *(p for k, v in changes.items() for p in ("--set", f"{k}={v}"))]
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,8 @@ def test_a_comparison_leaves_forecasts_figures_and_a_page(compared):
     out, said = compared
     result = json.loads((out / COMPARE).read_text())
     part = result["protocols"]["liu"]["parts"]["liu"]
-    assert [row["name"] for row in part["rows"]] == ["tuned", "untuned", *BASELINES]
+    assert [row["name"] for row in part["rows"]] == ["tuned", "untuned", "pool", *BASELINES]
+    assert part["rows"][2]["coverage"] and {*part["rows"][2]["figures"]} == {*part["rows"][0]["figures"]}
     assert {path.name for path in out.iterdir()} >= {"liu.csv", "liu-untuned.csv", COMPARE, "report.html", "runs", "parts"}
     assert "paper: first run" in said and "sum of both species' MSE" in said
     found = Comparison.read(result, COMPARE)

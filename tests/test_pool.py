@@ -171,6 +171,13 @@ def test_two_species_have_the_fitted_equations_too():
     assert set(pool.MEMBERS) <= set(BASELINES)
 
 
+def test_a_step_that_is_shown_in_part_is_no_step_ahead():
+    series = waves(count=1)
+    shown, whole = replace(REQUEST, shown=2), replace(REQUEST, horizon=REQUEST.horizon + 1)
+    later, both = (pool._point(BASELINES["VAR(3) on logs"], series, request) for request in (shown, whole))
+    np.testing.assert_array_equal(later, both[:, 1:])
+
+
 def test_an_oracle_is_no_member():
     series = replace(
         waves(count=1, variables=2), source={"simulation": {"system": "rosenzweig-macarthur", "parameters": {}}}

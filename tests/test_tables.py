@@ -240,7 +240,7 @@ def test_a_stress_test_shows_each_method_under_each_condition():
             for name, own in covered.items():
                 (text,) = (text for head, text in own.items() if head.endswith(f"{level} [%]"))
                 assert text == percent(conditions[level][name]["coverage"]["80"])
-    assert "9 samples can cover at most 80.0 %" in shown["Coverage by noise"].caption
+    assert "9 samples of a model can cover at most 80.0 %" in shown["Coverage by noise"].caption
     above = cells(shown["Above the scale's top"])
     for level in ("x 1", "x 4"):
         for name in ("tuned", "untuned"):

@@ -302,9 +302,12 @@ def test_a_stress_test_measures_every_method_under_every_condition(work, tmp_pat
 
 def test_a_bare_model_is_stressed_too(work, tmp_path):
     more = ["--groups", "simulated", "--max-series", 2, "--context", 4, "--horizon", 1, "--samples", 2, "--series", "0,1"]
+    more += ["--pool"]
     older(tmp_path / "s", "stress.json")
     said = done("stress", work.base, "--data", work.data, *more, "--out", tmp_path / "s", "--overwrite")
     assert "untuned" in said and "longer handling" in said
+    first = json.loads((tmp_path / "s" / "stress.json").read_text())["conditions"][0]["rows"]
+    assert [row["name"] for row in first][:2] == ["untuned", "pool"] and first[1]["crps"] is not None
     assert sorted(path.name for path in (tmp_path / "s").iterdir()) == ["report.html", "stress.json"]
 
 

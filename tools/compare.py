@@ -22,6 +22,7 @@ def compare(
     protocols: str = "xu,rai,mao,liu",
     max_series: Annotated[int | None, whole()] = None,
     tuned_only: bool = False,
+    pool: bool = False,
     resume: bool = False,
     overwrite: bool = False,
 ) -> Result:
@@ -47,6 +48,7 @@ def compare(
         protocols: some of these, separated by commas
         max_series: at most so many series of each part, for a quick look
         tuned_only: leave the untuned model out, which halves the work of forecasting
+        pool: measure the pool of the tuned model, VAR, analogs and fitted equations, too
         resume: go on in DIR: finished runs and parts are kept
         overwrite: replace an older folder of this verb, once the new one is complete; if interrupted, it begins anew
     """
@@ -56,7 +58,7 @@ def compare(
 
     settings = load_config(config or built_in()["compare"], [f"data.path={str(data)!r}", *set])
     names = [name.strip() for name in protocols.split(",")]
-    asked = study.Request(data, settings, names, run, max_series, tuned_only, CALL.purpose)
+    asked = study.Request(data, settings, names, run, max_series, tuned_only, pool, CALL.purpose)
     result = study.compare(asked, out, resume=resume, overwrite=overwrite, begin=Progress, say=say)
     text = f"{papers.format_overview(result)}\n\n{papers.format_bill(result)}"
     fault = None

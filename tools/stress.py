@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,7 @@ def stress(
     series: Ids = None,
     max_series: Annotated[int, whole()] = 32,
     groups: str = GROUPS,
+    pool: bool = False,
     overwrite: bool = False,
     protocol: Protocol | None = None,
 ) -> Result:
@@ -39,13 +41,14 @@ def stress(
         series: ids such as 3,7 or 850-999; the test series if not given
         max_series: at most so many of them, of each regime
         groups: some of them, separated by commas
+        pool: measure the pool of the model, VAR, analogs and fitted equations, too; it takes about twice as long
         overwrite: replace an older folder of this verb, once the new one is complete
     """
     from jaxlv.report import stress as page
     from jaxlv.studies import stress as study
 
     names = [name.strip() for name in groups.split(",")]
-    request = asked(run_or_model, data, series, max_series, protocol=protocol)
+    request = replace(asked(run_or_model, data, series, max_series, protocol=protocol), pooled=pool)
     result = study.stress(request, out, names, Progress, overwrite=overwrite)
     return made(out, [page.format_tables(result)], {"result": result.tree()}, figures=study.RESULT, report=study.REPORT)
 

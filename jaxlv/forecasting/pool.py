@@ -99,7 +99,9 @@ def _drawing(model: Sampler, made: Forecast, series: SeriesSet, on_batch: Done =
 
 
 def _point(baseline: Baseline, series: SeriesSet, request: Request) -> np.ndarray:
-    return by_length(baseline, series.values_NTV[:, : request.context], series.first_N, request.horizon)
+    """Returns a baseline's forecasts; it sees whole steps alone: if the text shows part of one, that one is skipped."""
+    ahead, context_NCV = request.horizon + request.skipped, series.values_NTV[:, : request.context]
+    return by_length(baseline, context_NCV, series.first_N, ahead)[:, request.skipped :]
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from jaxlv.storage import foreign, shape
 from jaxlv.storage.door import is_there
 from jaxlv.storage.files import begun_folder, new_folder, read_json, remove_unfinished, write_json, write_text
 from jaxlv.studies.progress import Begin, Say, Silent, unsaid
-from jaxlv.studies.scoring import PARTS, baseline_rows, draw, drawings, forecast_part, part_result
+from jaxlv.studies.scoring import PARTS, baseline_rows, draw, drawings, forecast_part, part_result, pool_row
 from jaxlv.studies.train import train
 from jaxlv.versions import versions
 
@@ -42,6 +42,7 @@ class Request:
     run: Path | None = None
     most: int | None = None  # series of each part
     tuned_only: bool = False
+    pooled: bool = False  # whether the pool of the tuned model and some baselines is measured, too
     purpose: str = "compare"
 
 
@@ -112,14 +113,15 @@ class _Comparison:
         self, part: Part, chosen: SeriesSet, models: Mapping[str, Sampler], finished: run.FinishedRun
     ) -> PartResult:
         """Returns a part's entry: its settings and a row for each model and baseline. Writes forecasts to CSV files."""
-        rows, drawing, settings = [], "", finished.config.evaluate
+        rows, pooled, drawing, settings = [], [], "", finished.config.evaluate
         for name, model in models.items():
             row, forecast = forecast_part(part, chosen, name, model, settings, begin=self.begin)
             forecast.write_csv(self.out / f"{part.name}{'' if name == 'tuned' else f'-{name}'}.csv")
             if name == "tuned":
                 drawing = draw(part, chosen, forecast, row.mae_by_series or {}, self.out)
+                pooled = [pool_row(part, chosen, model, forecast, settings)] if self.asked.pooled else []
             rows.append(row)
-        rows += baseline_rows(part, chosen)
+        rows += [*pooled, *baseline_rows(part, chosen)]
         return part_result(part, chosen, rows, scale=finished.config.codec.scale, seed=settings.seed, drawing=drawing)
 
 

@@ -17,6 +17,7 @@ from jaxlv.data.series import SeriesSet
 from jaxlv.forecasting.baselines import baselines_for, in_turn
 from jaxlv.forecasting.evaluate import score
 from jaxlv.forecasting.panels import panels
+from jaxlv.forecasting.pool import pool_of
 from jaxlv.forecasting.sampler import Forecast, Sampler
 from jaxlv.published.protocols import MAO_ALPHA, PaperProtocol, Part
 from jaxlv.published.protocols import score as score_part
@@ -24,6 +25,7 @@ from jaxlv.report.figures import evaluation as figures
 from jaxlv.report.figures import svg
 from jaxlv.results.folders import PaperFigures
 from jaxlv.results.papers import Measure, PartProtocol, PartResult, PartRow
+from jaxlv.results.scores import POOL
 from jaxlv.storage.files import new_file, read_text, write_text
 from jaxlv.studies.progress import Begin, Silent
 from jaxlv.text.codec import TOP
@@ -60,6 +62,16 @@ def forecast_part(
     figures_of = score_part(part, point_NHV, chosen, forecast.samples_NSHV)
     told: Any = {"valid_share": forecast.valid_share, "figures": figures_of}
     return Measured(PartRow(**vars(row) | told), forecast)
+
+
+def pool_row(part: Part, chosen: SeriesSet, model: Sampler, forecast: Forecast, settings: EvaluateConfig) -> PartRow:
+    """Returns the row of the pool of baselines and of a model that has forecast a part already."""
+    request = part.request(settings.seed, min(settings.batch_series, len(chosen)))
+    mixed_NSHV = pool_of(model, forecast, chosen, request).samples_NSHV
+    context_NCV, truth_NHV = spans(part, chosen)
+    point_NHV = np.median(mixed_NSHV, axis=1)
+    row = score(POOL, point_NHV, truth_NHV, context_NCV, chosen, mixed_NSHV)
+    return PartRow(**vars(row) | {"figures": score_part(part, point_NHV, chosen, mixed_NSHV)})
 
 
 def baseline_rows(part: Part, chosen: SeriesSet) -> list[PartRow]:

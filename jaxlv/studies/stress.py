@@ -6,15 +6,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError
 from jaxlv.forecasting.baselines import baselines_for, in_turn
 from jaxlv.forecasting.evaluate import score, truth_of
+from jaxlv.forecasting.pool import pool_of
 from jaxlv.forecasting.request import Request
 from jaxlv.forecasting.robustness import GROUPS, Condition
+from jaxlv.forecasting.sampler import Forecast
 from jaxlv.report import page
 from jaxlv.report.stress import page_of
 from jaxlv.results.quantities import RAW
+from jaxlv.results.scores import POOL
 from jaxlv.results.stress import AboveTop, ConditionScores, Stress, StressScore
 from jaxlv.storage.files import check_free, new_folder, write_json
 from jaxlv.studies.progress import Begin, Silent
@@ -52,7 +57,7 @@ def stress(
     with subject.paying(asked.purpose) as models, made as work, begin("stress", len(conditions)) as bar:
         entries = []
         for done, condition in enumerate(conditions, 1):
-            entries.append(measured(condition, models))
+            entries.append(measured(condition, models, pooled=asked.pooled))
             bar.update(done, f"{condition.group} {condition.level}")
         source = subject.data.source.get("sha256")
         result = Stress(tuple(entries), data_name(subject.data), source, tuple(subject.seen(held)), {"mae": RAW}, versions())
@@ -72,16 +77,22 @@ def _conditions(subject: Subject, held: SeriesSet, request: Request, groups: Seq
     return found
 
 
-def measured(condition: Condition, forecasters: Models) -> ConditionScores:
-    """Returns the scores of each model and baseline under a condition."""
+def measured(condition: Condition, forecasters: Models, *, pooled: bool = False) -> ConditionScores:
+    """Returns the scores of each model and baseline under a condition; if `pooled`, of the pool of the first model, too."""
     given, request, rows = condition.given, condition.request, []
+    made: dict[str, Forecast] = {}
     context_NCV = given.values_NTV[:, : request.context]
     for name, forecaster in forecasters.items():
-        forecast = forecaster(given, replace(request, batch=min(request.batch, len(given))))
+        forecast = made[name] = forecaster(given, replace(request, batch=min(request.batch, len(given))))
         row = score(name, forecast.median(), condition.truth_NHV, context_NCV, given, forecast.filled())
         top_N1V = TOP * forecaster.scales(given, request.context)[:, None]
         above = AboveTop((condition.truth_NHV > top_N1V).mean(), (forecast.filled() > top_N1V[:, None]).mean())
         rows.append(StressScore(**vars(row), above_top=above))
+    if pooled:
+        first = next(iter(forecasters))
+        mixed_NSHV = pool_of(forecasters[first], made[first], given, request).samples_NSHV
+        mixed = score(POOL, np.median(mixed_NSHV, axis=1), condition.truth_NHV, context_NCV, given, mixed_NSHV)
+        rows.append(StressScore(**vars(mixed)))
     for name, baseline in in_turn(baselines_for(given)):
         point_NHV = baseline(context_NCV, request.horizon)
         rows.append(StressScore(**vars(score(name, point_NHV, condition.truth_NHV, context_NCV, given))))
