@@ -103,12 +103,30 @@ def test_stretched_bands_hold_their_share(spread: float):
     assert abs(after - 0.8) < 0.05 or (spread == 0.01 and before < after)
 
 
+def test_each_step_ahead_has_a_factor_of_its_own():
+    """A model that is as sure of the last step as of the first holds 80 % at each, and the steps beyond are as the last."""
+    series = waves(count=100, noise=0.0)
+    index_H, random = 30 + np.arange(6), np.random.default_rng(3)
+    here = within(series, 30, 6, 4)
+    widths_H1 = 0.05 * np.array([1, 1.5, 2, 2.5, 3, 4])[:, None]
+    truth = here.truth_MHV * np.exp(widths_H1 * random.standard_normal(here.truth_MHV.shape))
+    noisy = replace(here, truth_MHV=truth)
+    drawn = here.truth_MHV[:, None] * np.exp(0.05 * random.standard_normal((len(truth), 20, *truth.shape[1:])))
+    found = stretching.Stretching.fitted(drawn, noisy, series, 30)
+    np.testing.assert_allclose(
+        found.factor_NH.mean(axis=0) / found.factor_NH[:, :1].mean(), widths_H1[:, 0] / 0.05, rtol=0.25
+    )
+    ahead = series.values_NTV[:, index_H][:, None] * np.exp(0.05 * random.standard_normal((100, 20, 6, 1)))
+    longer = np.concatenate([ahead, ahead[:, :, -1:]], axis=2)
+    np.testing.assert_array_equal(found.ahead(longer)[:, :, -1], found.ahead(longer)[:, :, -2])
+
+
 def test_stretching_by_hand():
     samples = np.array([1.0, 2.0, 4.0]).reshape(1, 3, 1, 1)
     none = np.zeros((1, 1, 1))
-    np.testing.assert_allclose(stretching.stretched(samples, np.array([2.0]), none).ravel(), [0.5, 2, 8])
-    np.testing.assert_allclose(stretching.stretched(samples, np.array([1.0]), none), samples)
-    pushed = stretching.stretched(samples, np.array([40.0]), np.full((1, 1, 1), 1.0)).ravel()
+    np.testing.assert_allclose(stretching.stretched(samples, np.array([[2.0]]), none).ravel(), [0.5, 2, 8])
+    np.testing.assert_allclose(stretching.stretched(samples, np.array([[1.0]]), none), samples)
+    pushed = stretching.stretched(samples, np.array([[40.0]]), np.full((1, 1, 1), 1.0)).ravel()
     assert pushed[0] == 0 and pushed[1] == pytest.approx(2)
 
 

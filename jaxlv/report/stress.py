@@ -54,7 +54,8 @@ def coverage_table(group: str, entries: Sequence[ConditionScores]) -> Table:
     """Returns the share of the truth inside the 80 % band of each model's samples."""
     S = entries[0].samples
     caption = (
-        f"Share of the truth, in %, inside the 80 % band; {S} samples of a model can cover at most {percent((S - 1) / (S + 1))} %."
+        f"Share of the truth, in %, inside the 80 % band; {S} samples of a model can cover at most"
+        f" {percent((S - 1) / (S + 1))} %."
     )
     inside = replace(COVERAGE, group="inside the 80 % band", better="")
     shown = [inside.within(one.level, words=one.level, head=one.level) for one in entries]
