@@ -42,6 +42,7 @@ STAGE = "stage"  # the section that tells `jaxlv reproduce` what a stage is; a s
 
 NAME, NAMES = Text(), Items(Text(), 0, 100)
 COUNT, COUNT_OR_NONE = Between(1, AXIS), Between(0, AXIS)
+DEVICES = Between(-1, AXIS)
 SHARE, ROOM = Between(0, 1), Between(0, 1, below=True)
 IDS = Items(Either(Between(-(2**63), 2**63 - 1), Text()))  # numbers of series have 64 bits
 FLOPS = Between(0, 1e30)  # a thousand times what any model has cost
@@ -274,6 +275,23 @@ class BudgetConfig(Settings, section="budget", needs="flops"):
 
 
 @dataclass(frozen=True)
+class MeshConfig(Settings, section="mesh"):
+    """On how many devices a run computes; a run that is resumed, or measured, may do so on others."""
+
+    data: int = setting(-1, "devices that share the rows of a batch; -1 = as many as there are, and as divide it", DEVICES)
+    model: int = setting(1, "devices that share each weight, by heads and features", COUNT)
+    fsdp: bool = setting(False, "cut the weights of layers over data, too: less memory, more traffic; best with model.remat")
+    patience: float = setting(
+        1800.0, "seconds after which a step that several processes take is given up; 0 = never", Between(0, 1e9)
+    )
+
+    def agree(self) -> None:
+        """Raises JaxlvError for 0 devices."""
+        if self.data == 0:
+            raise JaxlvError("needs a device", where="mesh.data", expected="-1, or at least 1", found=0)
+
+
+@dataclass(frozen=True)
 class RunConfig(Settings):
     """Everything that defines a run; `jaxlv train` saves it, fully resolved, as config.toml in the run folder."""
 
@@ -287,6 +305,7 @@ class RunConfig(Settings):
     sampling: SamplingConfig = setting(SamplingConfig, "how tokens are drawn")
     evaluate: EvaluateConfig = setting(EvaluateConfig, "what is measured")
     budget: BudgetConfig = setting(BudgetConfig, "what it may cost")
+    mesh: MeshConfig = setting(MeshConfig, "on which devices")
 
     @property
     def causal(self) -> bool:

@@ -52,7 +52,7 @@ def free() -> int:
     """Returns the bytes that are still free on the first device."""
     import jax
 
-    first = jax.devices()[0]
+    first = jax.local_devices()[0]
     stats = (first.memory_stats() or {}) if first.platform != "cpu" else {}
     limit = stats.get("bytes_limit")
     return limit - stats.get("bytes_in_use", 0) if limit else host_memory()
@@ -65,7 +65,7 @@ def check(what: str, *, host: Mapping[str, int] | None = None, device: Mapping[s
     """
     import jax
 
-    first = jax.devices()[0] if device else None
+    first = jax.local_devices()[0] if device else None
     own = first is not None and first.platform != "cpu" and (first.memory_stats() or {}).get("bytes_limit")
     if own:
         _compare(what, dict(device or {}), own, "on the device")

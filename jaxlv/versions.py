@@ -22,7 +22,7 @@ def versions() -> dict[str, str]:
             found[package] = "not installed"
     import jax
 
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     kind = "" if device.device_kind == device.platform else f": {device.device_kind}"
     return found | {"device": f"{device.platform}{kind}", "cores": str(os.cpu_count())}
 

@@ -23,7 +23,7 @@ LIBRARY, TOOLS, CONFIGS = ROOT / "jaxlv", ROOT / "tools", ROOT / "configs"
 
 # The library's folders, and the files beside them, from the ground up: each imports only those before it.
 ORDER = (
-    "errors", "activity", "settings", "memory", "versions", "storage", "results", "config", "data", "text", "model", "lora",
+    "errors", "processes", "activity", "settings", "memory", "versions", "storage", "results", "config", "data", "text", "model", "lora",
     "steps", "flops", "forecasting", "runs", "published", "analysis", "report", "studies", "api", "front", "notebooks",
     "integrations", "__init__",
 )  # fmt: skip
@@ -40,7 +40,8 @@ NARROW: dict[str, set[str]] = {
     "storage.streams": {"errors"},
     "text.vocabulary": {"storage.foreign", "text.template"},
     "text.template": set(),
-    "model.qwen2": {"model.attention", "model.config"},
+    "model.qwen2": {"model.attention", "model.config", "model.placement"},
+    "model.placement": {"errors", "model.config"},
     "model.attention": set(),
     "settings": {"errors"},
     "memory": {"errors"},

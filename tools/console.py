@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import inspect
@@ -11,7 +12,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
 
+from jaxlv import processes
 from jaxlv.activity import heard_by
 from jaxlv.errors import WHOLE, JaxlvError, printable
 from jaxlv.runs import endings
@@ -67,6 +69,13 @@ def _shown_default(value: Any) -> str | None:
         return None
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
+
+GROUP: Mapping[str, tuple[Any, str]] = {
+    "coordinator": (str | None, "host:port of process 0; SLURM, Open MPI and Kubernetes say it themselves"),
+    "processes": (int | None, "how many processes run this command"),
+    "process": (int | None, "which of them this is, from 0"),
+}
+WRITTEN = ("out", "config", "run", "run_or_model", "folder")  # options and arguments whose folders a verb may write to
 
 # If an option is repeated the last one counts, as programs that wrap others expect.
 OPTION = Parameter(negative=(), allow_repeating=True, show_default=_shown_default)
@@ -137,15 +146,24 @@ def _run(function: Callable[..., Result], prints: bool) -> Callable[..., None]:
     signature, kind = inspect.signature(function, eval_str=True), inspect.Parameter.KEYWORD_ONLY
     switches = {name: Annotated[bool, Parameter(help=help, group="Of every verb")] for name, help in COMMON.items()}
     common = [inspect.Parameter(name, kind, default=False, annotation=switch) for name, switch in switches.items()]
+    for name, (typed, help) in GROUP.items():
+        option: Any = Annotated[typed, Parameter(help=help, group="Of several processes")]
+        common.append(inspect.Parameter(name, kind, default=None, annotation=option))
 
     @functools.wraps(function)
     def run(*arguments: Any, **named: Any) -> None:
         chosen = {name: named.pop(name, False) for name in COMMON}
+        group = {name: named.pop(name, None) for name in GROUP}
         bound = signature.bind(*arguments, **named)
         bound.apply_defaults()
         purpose, way_on = purpose_of(function.__name__, bound.arguments), functools.partial(_way_on, bound.arguments)
         vars(CALL).update(chosen, purpose=purpose, way_on=way_on)
         endings.shorten_others()
+        processes.join(**group)
+        if processes.index():
+            CALL.quiet, CALL.json = True, False
+            arguments, named = _own(bound)
+        processes.ready()
         with nullcontext() if CALL.quiet else TELLER("loading JAX", sys.stderr.isatty()):
             from jaxlv.runs import devices
 
@@ -162,6 +180,14 @@ def _run(function: Callable[..., Result], prints: bool) -> Callable[..., None]:
     run.__signature__ = signature.replace(parameters=own, return_annotation=None)  # type: ignore[attr-defined]
     run.__annotations__ = {one.name: one.annotation for one in own}
     return run
+
+
+def _own(bound: inspect.BoundArguments) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Returns the arguments of a verb in a process that is not the first: folders of results and of runs are copies."""
+    for name, value in bound.arguments.items():
+        if name in WRITTEN and value is not None and (name == "out" or Path(str(value)).is_dir()):
+            bound.arguments[name] = type(value)(processes.own(Path(value)))
+    return bound.args, bound.kwargs
 
 
 def _help(text: str) -> str:
@@ -185,7 +211,7 @@ def start(app: App, argv: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if argv is None else list(argv)
     vars(CALL).update(vars(Call(debug="--debug" in arguments)))
     app.suppress_keyboard_interrupt = False  # a signal, too, is told in one line
-    with one_line():
+    with _leaving(), one_line():
         try:
             app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
         except CycloptsError as fault:
@@ -193,6 +219,17 @@ def start(app: App, argv: Sequence[str] | None = None) -> None:
             text = printable(str(fault).removesuffix("."), WHOLE)
             print(f"{chain}: {text}; {chain} --help tells the options", file=sys.stderr)
             raise SystemExit(2) from None
+
+
+@contextlib.contextmanager
+def _leaving() -> Iterator[None]:
+    """Ends a process that fails at once if others wait for it."""
+    try:
+        yield
+    except SystemExit as end:
+        if end.code:
+            processes.leave(end.code if isinstance(end.code, int) else 1)
+        raise
 
 
 def purpose_of(name: str, bound: Mapping[str, object]) -> str:

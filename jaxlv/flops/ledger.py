@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from jaxlv import processes
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.account import Entry, Totals
 from jaxlv.flops.book import VERSION, Book, Reader, begun, checked, is_part, noted, padding, read, read_book, totals, verify
@@ -47,20 +48,17 @@ def other_terms(path: Path) -> JaxlvError:
 class Ledger:
     """The ledger in a file, open for writing by one process at a time; use it in a `with` statement."""
 
-    def __init__(
-        self, path: Path, terms: Terms | None = None, run: str = "run", *, writes: bool = True, head: Path | None = None
-    ):
+    def __init__(self, path: Path, terms: Terms | None = None, run: str = "run", *, head: Path | None = None):
         """Begins a ledger with `terms`, or continues the one in `path`, whose terms then hold. `head` is the run's own head
         file, in addition to the ledger's.
 
         Raises JaxlvError if another process has it open, if it is damaged before its last line, if lines are missing that a
-        head knows of (all of them, if it was deleted), or if it began with other terms than `terms`. If `writes` is False
-        (in processes other than the first) nothing is written.
+        head knows of (all of them, if it was deleted), or if it began with other terms than `terms`.
         """
-        self.path, self.run, self.writes = Path(path), run, writes
+        self.path, self.run = Path(path), run
         self._chain: Chain | None = None
         self._heads: dict[str, Path] = {}  # of runs, in addition to the ledger's
-        self.book = self._open(terms, head) if writes else read_book(self.path, filter(None, [head]))
+        self.book = self._open(terms, head)
         try:
             if terms is not None and terms != self.terms:
                 raise other_terms(self.path)
@@ -116,7 +114,8 @@ class Ledger:
         flops = event.flops(self.terms.model, self.terms.convention)
         entry = self._entry(event, flops, phase, run, purpose)
         left = self.left(phase)
-        if (need := self.book.account.need(entry, flops)) > left:
+        need = self.book.account.need(entry, flops)
+        if not processes.agreed(need <= left):
             raise BudgetExceeded(
                 f"the budget does not hold {_describe(event)}",
                 where=self.path,
@@ -172,7 +171,7 @@ class Ledger:
             return sum(map(self.book.account.need, entries, prices))
 
         # More repetitions need more FLOPs, so the first number that does not fit is found by bisection.
-        return bisect.bisect_right(range(1, most + 1), left, key=need)
+        return processes.agreed(bisect.bisect_right(range(1, most + 1), left, key=need))
 
     def totals(self) -> Totals:
         """Returns what has been spent, in the budget's convention."""

@@ -27,6 +27,7 @@ from jaxlv.activity import compiling
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError, all_finite
 from jaxlv.forecasting.sampler import Sampler
+from jaxlv.model import placement
 from jaxlv.model.qwen2 import Qwen2, features
 from jaxlv.steps.generate import padded
 from jaxlv.steps.loss import restrict, token_cross_entropy
@@ -94,7 +95,9 @@ def metered_nll(forecaster: Sampler, windows: Windows) -> np.ndarray:
     batch, length = windows.ids_ML.shape
     paid = forecaster.spending("validation", batch=batch, length=length, head="alphabet", loss="tokens")
     with paid, compiling("the likelihoods", forecaster.model, "lora" in forecaster.variables, batch, length):
-        return np.asarray(token_nll(forecaster.model, forecaster.variables, windows, forecaster.alphabet.ids_A), float)
+        windows = placement.rows(windows, forecaster.model.mesh)
+        nll_BL = token_nll(forecaster.model, forecaster.variables, windows, forecaster.alphabet.ids_A)
+        return np.asarray(placement.everywhere(nll_BL, forecaster.model.mesh), float)
 
 
 @functools.partial(jax.jit, static_argnums=0)

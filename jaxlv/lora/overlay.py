@@ -134,10 +134,12 @@ def joined(trained: Tree, frozen: Tree, dtype: Any) -> Tree:
     """Joins what `split` returned, and `by_kind` may have stacked, to variables for a model that computes in `dtype`.
 
     What is stacked is rounded to that type before it is taken apart, B after it is multiplied by the scale; then the
-    overlay has no scale.
+    overlay has no scale. Without a `dtype` nothing is rounded, and no overlay has a scale: gradients, which several devices
+    sum, are then formed in the type of the overlay (jaxlv.model.qwen2.low_rank).
     """
     if LAYERS not in trained.get("lora", {}):
-        return join(trained, frozen)
+        together = join(trained, frozen)
+        return together if dtype is not None or "lora" not in together else {**together, "lora": scaled(together["lora"])}
     stacked, given = traverse_util.flatten_dict(trained["lora"][LAYERS]), traverse_util.flatten_dict(frozen["lora"])
     ready, rest = dict(stacked), dict(given)
     for path in (path for path, leaf in stacked.items() if leaf is not None):
@@ -146,11 +148,19 @@ def joined(trained: Tree, frozen: Tree, dtype: Any) -> Tree:
             if path[-1] == "B":
                 scale_L = jnp.stack([rest.pop((f"{LAYERS}.{i}", *path[:-1], "scale")) for i in range(len(leaf_L))])
                 leaf_L = leaf_L * scale_L.reshape(-1, 1, 1)
-            ready[path] = leaf_L.astype(dtype)
+            ready[path] = leaf_L if dtype is None else leaf_L.astype(dtype)
     for path in (path for path in stacked if path[-1] == "scale"):
         del ready[path]
     lora = _layers_apart({**trained["lora"], LAYERS: traverse_util.unflatten_dict(ready)})
     return join({**trained, "lora": lora}, {**frozen, "lora": traverse_util.unflatten_dict(rest)})
+
+
+def scaled(lora: Tree) -> Tree:
+    """Returns an overlay in which the scale is part of B."""
+    flat = traverse_util.flatten_dict(lora)
+    for path in [path[:-1] for path in flat if path[-1] == "scale"]:
+        flat[(*path, "B")] = flat[(*path, "B")] * flat.pop((*path, "scale"))
+    return traverse_util.unflatten_dict(flat)
 
 
 def _has_layers(node: Any) -> bool:

@@ -19,6 +19,7 @@ from flax import linen as nn
 
 from jaxlv.model.attention import KERNELS, Padding, attend, fuses
 from jaxlv.model.config import ModelConfig
+from jaxlv.model.placement import whole_over_data
 
 INIT = nn.initializers.normal(0.02)
 
@@ -93,13 +94,38 @@ def swiglu(gate_BTF: jax.Array, up_BTF: jax.Array) -> jax.Array:
 def low_rank(x_BTD: jax.Array, a_RD: jax.Array, b_FR: jax.Array, scale: jax.Array | None) -> jax.Array:
     """Computes (scale * B) A x, with A and scale * B in x's type (Hu et al. 2021, eq. 3); None if B is scaled already.
 
-    The scale is applied to B, where there are fewest numbers, before it is rounded.
+    The scale is applied to B, where there are fewest numbers, before it is rounded. If A is wider than x although B is
+    scaled, several devices sum their gradients, and that in A's type (`product`).
     """
+    if scale is None and a_RD.dtype != x_BTD.dtype:
+        with jax.named_scope("lora_A"):
+            down_BTR = product(x_BTD, a_RD)
+        with jax.named_scope("lora_B"):
+            return product(down_BTR, b_FR)
     with jax.named_scope("lora_A"):
         down_BTR = jnp.einsum("BTD,RD->BTR", x_BTD, a_RD.astype(x_BTD.dtype))
     with jax.named_scope("lora_B"):
         scaled_FR = b_FR if scale is None else b_FR * scale
         return jnp.einsum("BTR,FR->BTF", down_BTR, scaled_FR.astype(x_BTD.dtype))
+
+
+@jax.custom_vjp
+def product(x_BTD: jax.Array, wide_FD: jax.Array) -> jax.Array:
+    """Computes x W^T in x's type; the gradient for W is summed, and returned, in W's own, wider type."""
+    return jnp.einsum("BTD,FD->BTF", x_BTD, wide_FD.astype(x_BTD.dtype))
+
+
+def _product_forward(x_BTD, wide_FD):
+    return product(x_BTD, wide_FD), (x_BTD, wide_FD)
+
+
+def _product_backward(kept, dy_BTF):
+    x_BTD, wide_FD = kept
+    dx_BTD = jnp.einsum("BTF,FD->BTD", dy_BTF, wide_FD.astype(x_BTD.dtype))
+    return dx_BTD, jnp.einsum("BTF,BTD->FD", dy_BTF, x_BTD, preferred_element_type=wide_FD.dtype)
+
+
+product.defvjp(_product_forward, _product_backward)
 
 
 def dropped(x_BTD: jax.Array, key: jax.Array, rate: jax.Array) -> jax.Array:
@@ -253,6 +279,8 @@ class Qwen2(nn.Module):
     dtype: jnp.dtype = jnp.float32
     attention: str = "xla"  # a key of jaxlv.model.attention.KERNELS
     folder: str | None = field(default=None, compare=False)  # that its weights were read from; it is no part of the model
+    mesh: jax.sharding.Mesh | None = None  # that its weights and its batches lie on; None for one device
+    fsdp: bool = False  # whether weights are cut over the mesh's axis "data", too, and gathered where a layer uses them
 
     def __call__(self, ids_BT: jax.Array, positions_BT: jax.Array | None = None) -> jax.Array:
         """Returns logits (B, T, V) float32 of token ids (B, T); see `features` for positions."""
@@ -282,7 +310,8 @@ class Qwen2(nn.Module):
         with jax.named_scope("embed"):
             x_BTD = embedding_VD[ids_BT]
         rope = rope_angles(positions_BT, c.head_dim, c.rope_theta)
-        layer = nn.remat(Block, static_argnums=(5,)) if remat else Block
+        layer = nn.map_variables(Block, "params", whole_over_data(c, self.mesh)) if self.mesh and self.fsdp else Block
+        layer = nn.remat(layer, static_argnums=(5,)) if remat else layer
         ks, vs = [], []
         for i in range(c.num_hidden_layers):
             seen = [(segment.k[i], segment.v[i], segment.positions_SC) for segment in past]

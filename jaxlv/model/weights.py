@@ -214,7 +214,7 @@ def _check_tied(held: Mapping[str, Held], shape: tuple[int, ...] | None, where: 
 def _check_size(model: Qwen2, where: Any) -> None:
     """Raises JaxlvError if the parameters exceed the whole memory of the device or, on a CPU, of the machine."""
     size = model.config.parameters * jnp.dtype(model.dtype).itemsize
-    most = (jax.devices()[0].memory_stats() or {}).get("bytes_limit") or psutil.virtual_memory().total
+    most = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit") or psutil.virtual_memory().total
     if size > most:
         expected, found = f"at most {most:,} bytes, all the memory", f"{size:,} bytes of parameters"
         raise JaxlvError("the model is larger than the memory", where=where, expected=expected, found=found)

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
-
 from jaxlv.config import RunConfig
 from jaxlv.errors import JaxlvError, printable
 from jaxlv.flops.ledger import FINAL, Book, BudgetExceeded, Event, Kind, Ledger, Meter, Terms, begun, other_terms
@@ -38,7 +36,7 @@ def terms_of(config: RunConfig, model: ModelConfig) -> Terms:
 
 
 def ledger_of(config: RunConfig, folder: Path, model: Qwen2) -> contextlib.AbstractContextManager[Ledger | None]:
-    """Opens the ledger of a config's budget for writing; yields None if there is no budget. Only process 0 writes.
+    """Opens the ledger of a config's budget for writing; yields None if there is no budget.
 
     Raises JaxlvError if the run in `folder` has had a ledger that is gone, or that lacks lines that its head knows of, and
     as `check_none`.
@@ -48,7 +46,7 @@ def ledger_of(config: RunConfig, folder: Path, model: Qwen2) -> contextlib.Abstr
         return contextlib.nullcontext()
     check_there(config, folder)
     path, name = ledger_path(config, folder), name_in_ledger(config, folder)
-    return Ledger(path, terms_of(config, model.config), name, writes=jax.process_index() == 0, head=head_in(config, folder))
+    return Ledger(path, terms_of(config, model.config), name, head=head_in(config, folder))
 
 
 def name_in_ledger(config: RunConfig, folder: Path) -> str:

@@ -83,7 +83,7 @@ def _cache() -> Path:
 
 def check_kernel(kernel: str) -> None:
     """Raises JaxlvError if the device does not have an attention kernel. No other one is taken in its place."""
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     if kernel == "cudnn" and device.platform != "gpu":
         raise JaxlvError(
             "cuDNN attention cannot run here",

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, ClassVar
 
 # Signals, and the exit status of a run that has saved.
@@ -53,8 +53,9 @@ class Signals:
 
     _open: ClassVar[list[Signals]] = []
 
-    def __init__(self) -> None:
-        self.asked, self.answered = 0, False
+    def __init__(self, others: Collection[int] = ()) -> None:
+        """Leaves the signals in `others` to whoever handles them."""
+        self.asked, self.answered, self._others = 0, False, others
         self._urgent, self._works = 0, False
 
     def hear(self, number: int) -> None:
@@ -70,7 +71,8 @@ class Signals:
             os.set_blocking(self._write, False)
             # The interpreter writes each signal's number here the moment it comes.
             self._before = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-            heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+            mine = (number for number in SIGNALS if number not in self._others)
+            heard = [number for number in mine if signal.getsignal(number) is not signal.SIG_IGN]
             self._handlers = {number: signal.signal(number, self.handle) for number in heard}
             self._thread = threading.Thread(target=self._watch, name="signals", daemon=True)
             self._thread.start()
@@ -96,7 +98,7 @@ class Signals:
             if outer and self.asked and kind:  # what ends this ends the outer one too
                 outer.answered, outer._urgent = True, self._urgent
             for number, handler in self._handlers.items():
-                signal.signal(number, handler)
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: JAX's own, for SIGTERM
             signal.set_wakeup_fd(self._before)
             os.close(self._write)
             self._thread.join()
@@ -108,8 +110,8 @@ class Signals:
 class Interrupts(Signals):
     """Signals for a run, which looks at `asked` after each step."""
 
-    def __init__(self, note: Callable[[str], None] = lambda text: None):
-        super().__init__()
+    def __init__(self, note: Callable[[str], None] = lambda text: None, others: Collection[int] = ()):
+        super().__init__(others)
         self._note = note
 
     def hear(self, number: int) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxlv import processes
 from jaxlv.config import RunConfig, config_tree
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.ledger import Entry, Event, Ledger, Meter
@@ -55,7 +56,8 @@ class Member:
     def open(self, opened: contextlib.ExitStack) -> None:
         """Opens what it writes to, until `opened` closes."""
         config = config_tree(self.config)
-        self.log.sinks = [Sink(name, self.folder, config, self.note) for name in self.config.train.sinks]
+        sinks = self.config.train.sinks if processes.index() == 0 else ()
+        self.log.sinks = [Sink(name, self.folder, config, self.note) for name in sinks]
         for sink in self.log.sinks:
             opened.callback(sink.close)
         opened.callback(self.log.close)

@@ -10,8 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxlv.config import DataConfig, LoraConfig, ModelSettings, RunConfig
 from jaxlv.data import dynamics, loading, series, splits
@@ -22,6 +24,7 @@ from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.flops.ledger import Meter
 from jaxlv.forecasting.sampler import Sampler
 from jaxlv.lora import adapters, overlay
+from jaxlv.model import placement
 from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.model.weights import base_of, load_pretrained
@@ -125,7 +128,7 @@ def load_inputs_of(configs: Sequence[RunConfig]) -> list[Inputs]:
     if any(config.model.deterministic for config in configs):
         compute_deterministically()
     series_of = functools.lru_cache(lambda data: load_series(replace(RunConfig(), data=data)))
-    base_of = functools.lru_cache(lambda model: load_base(replace(RunConfig(), model=model)))
+    base_of = functools.lru_cache(load_base)
 
     def source(data: DataConfig) -> DataConfig:
         kept = (
@@ -144,7 +147,16 @@ def load_inputs_of(configs: Sequence[RunConfig]) -> list[Inputs]:
         )
         return DataConfig(**{name: getattr(data, name) for name in kept})
 
-    return [_inputs(config, series_of(source(config.data)), functools.partial(base_of, config.model)) for config in configs]
+    return [
+        _inputs(config, series_of(source(config.data)), functools.partial(base_of, _base_alone(config)))
+        for config in configs
+    ]
+
+
+def _base_alone(config: RunConfig) -> RunConfig:
+    """Returns what a base depends on: of a config the model, the mesh, and the batch that is spread over it."""
+    train = replace(RunConfig().train, batch_size=config.train.batch_size)
+    return replace(RunConfig(), model=config.model, mesh=config.mesh, train=train)
 
 
 def _inputs(config: RunConfig, series_set: SeriesSet, base: Callable[[], Base]) -> Inputs:
@@ -269,11 +281,31 @@ class Base(NamedTuple):
 
 
 def load_base(config: RunConfig) -> Base:
-    """Loads a config's base; raises JaxlvError if it does not fit in the memory."""
+    """Loads a config's base, on the devices of its mesh; raises JaxlvError if it does not fit in the memory."""
     check_kernel(config.model.attention)  # before a model is fetched
     compute_with_care()
     keep_programs()
     base = base_of(config.model)
     needs.check_weights(architecture_of(config.model, base), config.model.path)
     model, params = load_pretrained(base, config.model.dtype, config.model.attention)
-    return Base(base, model, params, load_alphabet(base, model.config.vocab_size))
+    return Base(base, *on_mesh(config, model, params), load_alphabet(base, model.config.vocab_size))
+
+
+def on_mesh(config: RunConfig, model: Qwen2, params: dict[str, Any]) -> tuple[Qwen2, dict[str, Any]]:
+    """Returns a model and its weights on the devices of a config's mesh."""
+    mesh = mesh_of(config)
+    if mesh is None:
+        return model, params
+    where = placement.shardings(params, model.config, mesh, fsdp=config.mesh.fsdp)
+    return model.clone(mesh=mesh, fsdp=config.mesh.fsdp), placement.placed(params, where)
+
+
+def mesh_of(config: RunConfig) -> Mesh | None:
+    """Returns the mesh of a config; None for one device. Raises JaxlvError if there are too few devices."""
+    found = placement.mesh_of(config.mesh.data, config.mesh.model, len(jax.devices()), config.train.batch_size)
+    used = 1 if found is None else found.size
+    if jax.process_count() > 1 and used < len(jax.devices()):
+        what = "the mesh leaves out devices, and so whole processes"
+        hint = "train.batch_size must be a multiple of mesh.data"
+        raise JaxlvError(what, where="mesh", expected=f"all {len(jax.devices())} devices", found=used, hint=hint)
+    return found

@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 
+from jaxlv import processes
 from jaxlv.config import RunConfig, build_config, config_tree, laid_over
 from jaxlv.errors import JaxlvError, represented
 from jaxlv.flops import ledger
@@ -142,7 +143,7 @@ def train(
         billing.check_ledger(cell.config, place)
     sources.check_fits([cell.config for cell in found])
     left = [cell for cell in found if not (folder / cell.name / run.ADAPTER).is_dir()]
-    limit = memory or int(SHARE_OF_MEMORY * device_memory(jax.devices()[0])[0])
+    limit = processes.agreed(memory or int(SHARE_OF_MEMORY * device_memory(jax.local_devices()[0])[0]))
     inputs = dict(zip((cell.name for cell in left), sources.load_inputs_of([cell.config for cell in left]), strict=True))
     waiting = [part for group in groups(left) for part in _held(group, inputs[group[0].name].model, limit)]
     while waiting:

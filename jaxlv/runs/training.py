@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxlv import processes
 from jaxlv.activity import compiling
 from jaxlv.config import RunConfig
 from jaxlv.errors import JaxlvError, NotFinite
@@ -107,7 +109,10 @@ def train_together(
             remove_unfinished(job.folder.parent, job.folder.name)
             remove_unfinished(job.folder)
             check_intact(job.folder)
-        asked = opened.enter_context(Interrupts(watch.note))
+        # With several processes SIGTERM is JAX's, which has all of them stop after the same step.
+        asked = opened.enter_context(Interrupts(watch.note, (signal.SIGTERM,) if processes.count() > 1 else ()))
+        way_on = f"go on with --resume {jobs[0].folder.name}"
+        opened.enter_context(processes.watched(jobs[0].config.mesh.patience, way_on))
         try:
             while True:
                 try:
@@ -272,13 +277,22 @@ class _Training:
         is reserved at once, up to the next one that is due or logged, and never more than a share of the run.
         """
         t, metered = self.config.train, [member for member in self.members if member.meter is not None]
-        if self.asked.asked or step >= t.steps:
+        if self._is_end_asked(step) or step >= t.steps:
             return False
         if all(member.is_paid(step + 1) for member in metered):
             return True
         self.places.check()
         ends = (n for n in range(step + 1, t.steps + 1) if n % t.log_every == 0 or any(self._due(n)))
         return reserve(metered, step, min(next(ends) - step, max(1, t.steps // BLOCKS)))
+
+    def _is_end_asked(self, step: int) -> bool:
+        """Tells whether a process was sent a signal after which all of them end."""
+        if processes.count() > 1:
+            if self.asked.asked:
+                processes.asked(self.asked.asked)
+            preempted = signal.SIGTERM if processes.preempted(step) else 0
+            self.asked.asked = processes.agreed(self.asked.asked or next(iter(processes.signals()), 0) or preempted)
+        return bool(self.asked.asked)
 
     def _stop_early(self, state: TrainState) -> None:
         """Saves the states after a signal or the end of the budget, and says what was reached. Raises Interrupted after a
@@ -322,15 +336,16 @@ class _Training:
 
     def _is_save_asked(self) -> bool:
         """Tells, each half second, whether a file asks for a checkpoint. Raises JaxlvError if a folder is gone."""
-        now = time.monotonic()
-        if now - self.looked <= LOOK_EVERY:
-            return False
-        self.looked = now
-        self.places.check()
-        return any((member.folder / SAVE).exists() for member in self.members)
+        now, found = time.monotonic(), False
+        if now - self.looked > LOOK_EVERY:
+            self.looked = now
+            self.places.check()
+            found = any((member.folder / SAVE).exists() for member in self.members)
+        return processes.agreed(found)
 
     def _report(self, step: Step) -> None:
         """Waits for a step; tells and writes its figures, and commits the block of steps that it ends."""
+        processes.beat()
         number, figures, count = step.number, step.figures(), len(self.members)
         logged = number % self.config.train.log_every == 0 or number == 1 or any(self._due(number))
         of_each = [{name: float(np.atleast_1d(value)[i]) for name, value in figures.items()} for i in range(count)]
@@ -349,7 +364,8 @@ class _Training:
         records = [self._measures(member, index, step, state) for index, member in enumerate(self.members)]
         self._tell(step, [record for record in records if record])
         marked = zip(self.members, records, strict=True)
-        return {index for index, (member, record) in enumerate(marked) if record and member.mark(step, record)}
+        best = [index for index, (member, record) in enumerate(marked) if record and member.mark(step, record)]
+        return set(processes.agreed(best))
 
     def _tell(self, step: int, records: Sequence[Mapping[str, float]]) -> None:
         """Tells what a validation has found; for several runs the least and the most."""

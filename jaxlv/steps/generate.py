@@ -22,6 +22,7 @@ import numpy as np
 from jaxlv.activity import compiling
 from jaxlv.config import COUNT, EvaluateConfig
 from jaxlv.errors import JaxlvError, NotFinite
+from jaxlv.model import placement
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.settings import Statement, argument, settled
 from jaxlv.steps import kept
@@ -91,13 +92,17 @@ def generate(
     symbols_A = np.asarray(alphabet.ids_A)
     loop = loop_of(how.new_tokens, count * samples, grammar) if loop is None else loop
     constants = {"model": model, "how": how, "loop": loop, "end_ids": alphabet.end_ids}
-    parts = np.split(np.arange(count), parallel_parts(count))
+    # Programs that several threads launch in varying order would wait for each other on a mesh.
+    parts = (
+        np.split(np.arange(count), parallel_parts(count)) if model.mesh is None else [placement.filled(count, model.mesh)]
+    )
 
     def part(rows: np.ndarray) -> Drawn:
-        texts = ids_SP[rows], positions_SP[rows]
+        texts = placement.rows((ids_SP[rows], positions_SP[rows]), model.mesh)
         first_SV, prefix = kept.call(prefill, variables, *texts, None if grammar is None else symbols_A, model=model)
-        begun = Begun(first_SV, prefix, Rows(*texts, row_keys(seed, series[rows], samples), states_S[rows]))
-        drawn = kept.call(decode, variables, begun, automaton, symbols_A, **constants)
+        own = placement.rows((row_keys(seed, series[rows], samples), states_S[rows]), model.mesh)
+        drawn = kept.call(decode, variables, Begun(first_SV, prefix, Rows(*texts, *own)), automaton, symbols_A, **constants)
+        drawn = placement.everywhere(drawn, model.mesh)
         ids_SNC, broken_SN = (np.asarray(a).reshape(len(rows), samples, *a.shape[1:]) for a in drawn[:2])
         return Drawn(_without_gaps(ids_SNC, how.new_tokens), broken_SN, np.asarray(drawn.turns))
 
@@ -107,7 +112,7 @@ def generate(
         else:
             with ThreadPoolExecutor(len(parts)) as pool:
                 found = list(pool.map(part, parts))
-    ids_SNC, broken_SN = (np.concatenate([one[i] for one in found]) for i in range(2))
+    ids_SNC, broken_SN = (np.concatenate([one[i] for one in found])[:count] for i in range(2))
     _check_finite(ids_SNC, broken_SN, prompts.names, int(alphabet.ids_A[SYMBOLS.index(";")]))
     return Generated(ids_SNC, (ids_SNC >= 0).sum(-1), max(int(one.turns) for one in found))
 

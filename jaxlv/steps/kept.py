@@ -66,7 +66,7 @@ def kept() -> Kept:
 
 def call(function: Any, *arguments: Any, **constants: Any) -> Any:
     """Calls a jitted function, whose static arguments are `constants`, by a program that was kept if there is one."""
-    if not _keeps():
+    if not _keeps() or _devices(arguments) > 1:
         return function(*arguments, **constants)
     return program(function, arguments, constants, constants)(*arguments)
 
@@ -77,7 +77,7 @@ def program(function: Any, arguments: tuple[Any, ...], said: Any, constants: Map
     `said` stands for everything that the function was made from, by its repr. If no programs are kept, the function itself
     is returned.
     """
-    if not _keeps():
+    if not _keeps() or _devices(arguments) > 1:
         return function
     key = _key(function, arguments, said)
     with _lock:  # parts of one forecast ask for the same program at once
@@ -90,6 +90,12 @@ def program(function: Any, arguments: tuple[Any, ...], said: Any, constants: Map
 
 def _keeps() -> bool:
     return _folder is not None and jax.process_count() == 1
+
+
+def _devices(arguments: tuple[Any, ...]) -> int:
+    """Returns on how many devices a program's arguments lie; those of a mesh are not kept."""
+    leaves = jax.tree.leaves(arguments)
+    return max((len(leaf.devices()) for leaf in leaves if isinstance(leaf, jax.Array)), default=1)
 
 
 def _compiled(function: Any, arguments: tuple[Any, ...], constants: Mapping[str, Any], path: Path) -> Program:
@@ -179,7 +185,7 @@ def _surroundings() -> str:
 @functools.cache
 def _machine() -> str:
     """Returns what does not change within a process, as text: versions, the source, and the device."""
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     versions = [metadata.version(package) for package in PACKAGES]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     place = (device.platform, device.device_kind, device.client.platform_version, len(jax.devices()), cores)

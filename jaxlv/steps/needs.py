@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxlv import memory
+from jaxlv import memory, processes
 from jaxlv.config import LoraConfig, RunConfig
 from jaxlv.lora.overlay import normalise_targets
 from jaxlv.model.attention import QUERY_BLOCK
@@ -89,12 +89,12 @@ def logits(config: RunConfig, model: Qwen2, runs: int = 1) -> int:
     A GPU computes them faster, the fewer chunks there are. They take at most a quarter of the memory that is left beside
     the weights and what training needs at least (float32, and their gradient, rounded to the model's type).
     """
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     if device.platform == "cpu":
         return 0
     size = NUMBER + jnp.dtype(model.dtype).itemsize
     left = memory.device_memory(device)[0] - weights(model) - runs * sum(training(config, model).values())
-    return min(MOST_LOGITS, max(CHUNK_LOGITS, left // (4 * size * runs)))
+    return processes.agreed(min(MOST_LOGITS, max(CHUNK_LOGITS, left // (4 * size * runs))))
 
 
 def check_generation(model: Qwen2, prompts: int, length: int, samples: int, new_tokens: int, grammar: bool) -> None:
@@ -132,7 +132,7 @@ def together(model: Qwen2, prompts: int, length: int, samples: int, new_tokens: 
     backend = jax.default_backend()
     fits = int(SHARE * memory.free() // decoded(model, length, samples, new_tokens, grammar))
     rounded = fits >> max(0, fits.bit_length() - 2) << max(0, fits.bit_length() - 2)
-    return max(1, min(prompts, rounded, MOST_SERIES.get(backend, prompts)))
+    return processes.agreed(max(1, min(prompts, rounded, MOST_SERIES.get(backend, prompts))))
 
 
 def decoded(model: Qwen2, length: int, samples: int, new_tokens: int, grammar: bool) -> int:

@@ -23,6 +23,7 @@ from jaxlv.config import RunConfig, config_tree, laid_over
 from jaxlv.errors import JaxlvError
 from jaxlv.lora import overlay
 from jaxlv.lora.overlay import Tree
+from jaxlv.model import placement
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.steps import kept
 from jaxlv.steps.train import (
@@ -34,6 +35,7 @@ from jaxlv.steps.train import (
     learning_rates,
     make_optimizer,
     make_train_step,
+    results,
     stacked,
     step_function,
     unstacked,
@@ -93,7 +95,8 @@ class Stack:
         states, frozen = zip(*(self._start(params, *pair) for pair in begun), strict=True)
         self.state: TrainState = self.join(states)
         loras = [half["lora"] for half in frozen]
-        self.frozen: Tree = {"params": params, "lora": loras[0] if len(loras) == 1 else _stacked(loras)}
+        lora = loras[0] if len(loras) == 1 else _stacked(loras)
+        self.frozen: Tree = {"params": params, "lora": self._placed(lora)}
 
     def _start(self, params: Tree, config: RunConfig, start: Tree | None) -> tuple[TrainState, Tree]:
         lora = overlay.init_lora(jax.random.key(config.train.seed), params, config.lora)
@@ -111,12 +114,21 @@ class Stack:
     # ------------------------------------------------------------------------------------------- states
 
     def join(self, states: Sequence[TrainState]) -> TrainState:
-        """Returns the state of all from the states of each, at their own ranks."""
+        """Returns the state of all from the states of each, at their own ranks, on the devices of the mesh."""
         padded = [stacked(_at_rank(state, self.rank), self.configs[0].optimizer) for state in states]
-        return padded[0] if len(padded) == 1 else _stacked(padded)
+        return self._placed(padded[0] if len(padded) == 1 else _stacked(padded))
+
+    def _where(self, tree: Any) -> Any:
+        """Returns where on the mesh the leaves of a state lie; stacked runs are apart from each other over "data"."""
+        assert self.model.mesh is not None
+        return placement.shardings(tree, self.model.config, self.model.mesh, runs=len(self) > 1)
+
+    def _placed(self, tree: Any) -> Any:
+        return tree if self.model.mesh is None else placement.placed(tree, self._where(tree))
 
     def member(self, state: TrainState, index: int, padded: bool = False) -> TrainState:
         """Returns the state of one run at its own rank or, if `padded`, at the largest, so that all have the same shapes."""
+        state = placement.everywhere(state, self.model.mesh)
         own = unstacked(state if len(self) == 1 else _row(state, index))
         return own if padded or len(self) == 1 else _at_rank(own, self.configs[index].lora.rank)
 
@@ -126,10 +138,14 @@ class Stack:
             return self.frozen
         return {"params": self.frozen["params"], "lora": _row(self.frozen["lora"], index)}
 
-    @staticmethod
-    def batch(batches: Sequence[Windows]) -> Windows:
-        """Returns the batch (G, A, B, L) of all from the batches (A, B, L) of each."""
-        return batches[0] if len(batches) == 1 else Windows(*(np.stack(part) for part in zip(*batches, strict=True)))
+    def batch(self, batches: Sequence[Windows]) -> Windows:
+        """Returns the batch (G, A, B, L) of all from the batches (A, B, L) of each: the runs over the mesh's axis "data", or
+        if it does not divide them, the windows.
+        """
+        if len(batches) == 1:
+            return placement.rows(batches[0], self.model.mesh, 1)
+        every = Windows(*(np.stack(part) for part in zip(*batches, strict=True)))
+        return placement.rows(every, self.model.mesh, 0 if len(self) % placement.size(self.model.mesh) == 0 else 2)
 
     # --------------------------------------------------------------------------------------------- step
 
@@ -137,9 +153,10 @@ class Stack:
         """Returns the jitted step of all; `at_once` runs are computed side by side, group after group (0 = all at once)."""
         first = self.configs[0]
         settings, steps = first.optimizer, first.train.steps
+        kept_there = None if self.model.mesh is None else self._where(self.state)
         if len(self) == 1:
             return make_train_step(
-                self.model, self._optimizer(first), settings, steps, self.alphabet_A, self.skips, self.how
+                self.model, self._optimizer(first), settings, steps, self.alphabet_A, self.skips, self.how, kept_there
             )
         peak_G = jnp.array([config.optimizer.learning_rate for config in self.configs])
 
@@ -157,7 +174,7 @@ class Stack:
                 lambda part: of_one(part[0], part[1], part[2], part[3], frozen["params"]), parts, batch_size=at_once
             )
 
-        return jax.jit(of_all, donate_argnums=0, compiler_options=compiler_options())
+        return jax.jit(of_all, donate_argnums=0, compiler_options=compiler_options(), **results(kept_there))
 
     def kept_step(self, state: TrainState, batch: Windows, at_once: int = 0) -> Any:
         """Returns the step of all as `step` does, as a program that an earlier process has kept, if there is one."""

@@ -20,14 +20,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import optax.contrib
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxlv.activity import compiling
 from jaxlv.config import OptimizerConfig
 from jaxlv.errors import JaxlvError
 from jaxlv.lora import overlay
+from jaxlv.model import placement
 from jaxlv.model.attention import Padding
 from jaxlv.model.qwen2 import Qwen2, features
-from jaxlv.steps.loss import cross_entropy, restrict
+from jaxlv.steps.loss import CHUNK_LOGITS, cross_entropy, restrict
 from jaxlv.text.tokens import Windows
 
 Tree = dict[str, Any]
@@ -204,7 +206,8 @@ def window_loss(
     labels_BL: jax.Array = batch.labels_ML
     if alphabet_A is not None:
         head, labels_BL = restrict(head, labels_BL, jnp.asarray(alphabet_A))
-    return cross_entropy(x_BTD, head, labels_BL, how.logits, how.narrow)
+    logits = (how.logits or CHUNK_LOGITS) * placement.size(model.mesh)  # each device holds those of its own rows
+    return cross_entropy(x_BTD, head, labels_BL, logits, how.narrow)
 
 
 def make_train_step(
@@ -215,13 +218,22 @@ def make_train_step(
     alphabet_A: np.ndarray | None = None,
     skips: bool = False,
     how: How = HOW,
+    where: Any = None,
 ) -> Callable[[TrainState, Tree, Windows], tuple[TrainState, StepMetrics]]:
     """Returns the jitted step (state, frozen, batch) -> (state, metrics); a batch has axes (A, B, L), and state is
-    donated.
+    donated. On a mesh, `where` says where the state lies.
     """
     schedule = learning_rates(config, steps)
     step = step_function(model, optimizer, schedule, config.clip_norm, alphabet_A, skips, how)
-    return jax.jit(step, donate_argnums=0, compiler_options=compiler_options())
+    return jax.jit(step, donate_argnums=0, compiler_options=compiler_options(), **results(where))
+
+
+def results(where: Any) -> dict[str, Any]:
+    """Returns what tells `jax.jit` where the results of a step lie: the state as before, the metrics on every device."""
+    if where is None:
+        return {}
+    mesh = jax.tree.leaves(where)[0].mesh
+    return {"out_shardings": (where, NamedSharding(mesh, PartitionSpec()))}
 
 
 def compiler_options() -> dict[str, bool | int | str] | None:
@@ -247,7 +259,9 @@ def step_function(
     """
 
     def loss(trained: Tree, frozen: Tree, micro: Windows, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return window_loss(model, overlay.joined(trained, frozen, model.dtype), micro, alphabet_A, key, how)
+        several = placement.size(model.mesh) > 1
+        variables = overlay.joined(trained, frozen, None if several else model.dtype)
+        return window_loss(model, variables, micro, alphabet_A, key, how)
 
     def train_step(state: TrainState, frozen: Tree, batch: Windows) -> tuple[TrainState, StepMetrics]:
         with jax.named_scope("dropout"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,10 +98,14 @@ def asked_for(config: str | None, out: Path | None, wanted: Wanted, resume: bool
     `resume`, the run in a folder, whose settings stay except for more steps. Raises JaxlvError if these do not fit.
     """
     if resume and config and is_there(Path(config) / run.CONFIG):
-        if refused := [*wanted.kept_by_a_run(), *["--out"] * (out is not None)]:
-            raise JaxlvError("a run keeps its settings, except for more --steps", where=config, found=", ".join(refused))
+        mesh = [one for one in wanted.settings if one.startswith("mesh.")]  # a run may go on on other devices
+        rest = replace(wanted, settings=[one for one in wanted.settings if one not in mesh])
+        if refused := [*rest.kept_by_a_run(), *["--out"] * (out is not None)]:
+            what = "a run keeps its settings, except for more --steps, and mesh.*"
+            raise JaxlvError(what, where=config, found=", ".join(refused))
         folder = Path(config)
-        return ToTrain(run.extend(folder, wanted.steps) if wanted.steps else run.read_config(folder), folder, None)
+        settings = run.extend(folder, wanted.steps) if wanted.steps else run.read_config(folder)
+        return ToTrain(with_settings(settings, mesh), folder, None)
     settings = planned(load_config(find_config(config)) if config else None, wanted)
     if wanted.adapter and wanted.targets:
         raise JaxlvError("targets are the adapter's", where="--targets", hint="leave it out, or --init-adapter")

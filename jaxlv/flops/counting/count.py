@@ -149,7 +149,7 @@ def _target(backend: str | None) -> Target | None:
 
 
 def _default() -> str:
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     return "this machine's CPU" if device.platform == "cpu" else device.device_kind
 
 

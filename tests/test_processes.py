@@ -1,0 +1,163 @@
+"""Several processes as one program: real ones on this machine, which train, are killed, and go on in other numbers."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jaxlv import processes
+from jaxlv.errors import JaxlvError
+from jaxlv.flops import ledger
+from jaxlv.runs import run
+from jaxlv.runs.records import read_metrics
+from tests.programs import jaxlv
+
+PROGRAM = [sys.executable, "-c", "from jaxlv.tools.cli import main; main()"]
+SETTINGS = (
+    "data.simulate=12", "windows.length=64", "windows.stride=200", "train.batch_size=4", "train.log_every=1",
+    "train.validate_every=4", "train.validation_windows=4", "train.forecast_series=0", "train.checkpoint_every=2",
+    "lora.rank=2", "optimizer.learning_rate=0.01", "budget.flops=1e14",
+)  # fmt: skip
+
+
+def options(base: Path, steps: int, *more: str) -> list[str]:
+    settings = (f"model.path={str(base)!r}", f"train.steps={steps}", *SETTINGS, *more)
+    return ["demo", *(part for one in settings for part in ("--set", one))]
+
+
+def begun(number: int, *arguments: Any) -> list[subprocess.Popen]:
+    """Starts a command in so many processes."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{found.getsockname()[1]}"
+    group = ["--coordinator", place, "--processes", str(number), "--process"]
+    told = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    return [
+        subprocess.Popen(
+            [*PROGRAM, *map(str, arguments), *group, str(index)], env=told, text=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        )
+        for index in range(number)
+    ]  # fmt: skip
+
+
+def ended(group: Sequence[subprocess.Popen], seconds: float = 300) -> list[tuple[int, str]]:
+    """Waits for processes: the exit status and what each said on standard error."""
+    return [(one.wait(seconds), one.stderr.read() if one.stderr else "") for one in group]
+
+
+def until(condition: Callable[[], bool], seconds: float = 120) -> None:
+    last = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < last, "it does not begin"
+        time.sleep(0.02)
+
+
+def losses(folder: Path) -> dict[int, float]:
+    return {record.step: record["loss"] for record in read_metrics(folder / run.METRICS) if "loss" in record}
+
+
+def same(folder: Path, whole: dict[int, float]) -> None:
+    found = losses(folder)
+    assert found.keys() == whole.keys()
+    np.testing.assert_allclose([found[step] for step in whole], list(whole.values()), atol=5e-6, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_base, tmp_path_factory) -> dict[int, float]:
+    out = tmp_path_factory.mktemp("whole") / "run"
+    jaxlv("train", *options(tiny_base, 8), "--out", out)
+    return losses(out)
+
+
+def test_two_processes_train_as_one_and_one_goes_on(tiny_base, undisturbed, tmp_path):
+    """A signal to the second process ends both after the same step; a single process then takes the rest."""
+    out, copies = tmp_path / "run", Path(tempfile.gettempdir())
+    before = set(copies.glob("jaxlv-process-*"))
+    group = begun(2, "train", *options(tiny_base, 8), "--out", out)
+    until(lambda: (out / run.METRICS).is_file())
+    group[1].send_signal(signal.SIGUSR1)
+    for code, said in ended(group):
+        assert code == 0, said
+    assert 0 < max(losses(out)) <= 8
+    jaxlv("train", "--resume", out)
+    same(out, undisturbed)
+    spent = ledger.begun(out / run.LEDGER)
+    assert spent is not None and spent.account.totals().uncertain == 0
+    steps = sum(entry.event.count for entry in spent.entries if entry.event.kind == "train_step")
+    assert steps == 8 and set(copies.glob("jaxlv-process-*")) == before
+
+
+def test_a_run_whose_writer_is_killed_goes_on_with_four(tiny_base, undisturbed, tmp_path):
+    out = tmp_path / "run"
+    group = begun(2, "train", *options(tiny_base, 8), "--out", out)
+    until(lambda: (out / run.METRICS).is_file())
+    group[0].kill()
+    (killed, _), (other, _) = ended(group, 60)
+    assert killed == -signal.SIGKILL and other != 0
+    again = begun(4, "train", "--resume", out)
+    for code, said in ended(again):
+        assert code == 0, said
+    same(out, undisturbed)
+
+
+@pytest.mark.slow
+def test_fifty_kills_lose_nothing(tiny_base, undisturbed, tmp_path):
+    """Every second kill hits the writer; each run goes on in another number of processes."""
+    draw = random.Random(0)
+    for turn in range(50):
+        out, number = tmp_path / f"run{turn}", 2 + turn % 3 % 2 * 2
+        group = begun(number, "train", *options(tiny_base, 8), "--out", out)
+        until(lambda out=out: (out / run.LEDGER).is_file())
+        time.sleep(draw.uniform(0, 8))
+        group[0 if turn % 2 else draw.randrange(1, number)].kill()
+        ended(group, 120)
+        again = ["--resume", out] if (out / run.CONFIG).is_file() else [*options(tiny_base, 8), "--out", out]
+        for code, said in ended(begun((1, 2, 4)[turn % 3], "train", *again)):
+            assert code == 0, said
+        same(out, undisturbed)
+        spent = ledger.begun(out / run.LEDGER)
+        assert spent is not None
+        totals = spent.account.totals()
+        price = next(entry.flops // entry.event.count for entry in spent.entries if entry.event.kind == "train_step")
+        steps = sum(entry.flops for entry in spent.entries if entry.event.kind == "train_step")
+        assert steps >= 8 * price and totals.executed <= spent.terms.budget
+
+
+@pytest.mark.parametrize(
+    "environment, name",
+    [
+        ({}, ""),
+        ({"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}, ""),
+        ({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"}, "SLURM"),
+        ({"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "3"}, "Open MPI"),
+        ({"OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_RANK": "0"}, ""),
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, ""),
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "0"}, "Kubernetes"),
+    ],
+)
+def test_launchers_are_known_by_their_variables(environment, name):
+    assert processes.detected(environment) == name
+
+
+def test_a_single_process_decides_by_itself(tmp_path):
+    assert processes.agreed({"steps": 3}) == {"steps": 3} and processes.own(tmp_path) == tmp_path
+    assert not processes.signals() and not processes.preempted(1) and (processes.count(), processes.index()) == (1, 0)
+
+
+@pytest.mark.parametrize("given", [("host:1", None, None), (None, 2, 0), ("host:1", 2, 2), ("host:1", 2, -1)])
+def test_what_says_who_one_is_goes_together(given):
+    with pytest.raises(JaxlvError, match="go together|no such process"):
+        processes.join(*given)
