@@ -121,8 +121,9 @@ def audit(
     Compiles the project's own programs from shapes alone: a forward pass, a train step and a decode step, or, with configs
     or run folders, every program of these runs, with their optimiser, types, dropout, accumulation, validations and
     generations; runs that share a train step are audited side by side. Compares matrix products and all other operations of
-    formula, jaxpr and HLO. The exit code is 0 only if every gate holds. With --backend cuda the programs are compiled for
-    the CUDA device, or, with the extra cuda-compiler, for an absent H100.
+    formula, jaxpr and HLO. The step of a run on a mesh (mesh.data, mesh.model) is compiled for so many devices as well: what
+    they repeat, and what they send each other. The exit code is 0 only if every gate holds. With --backend cuda the programs
+    are compiled for the CUDA device, or, with the extra cuda-compiler, for an absent H100.
 
         jaxlv flops audit --model qwen2.5-0.5b --batch 4 --length 512 --rank 8
         jaxlv flops audit demo --backend cuda
@@ -144,10 +145,15 @@ def audit(
     every = "\nEvery operation, products in FLOPs and the others as 1 each; rows that are equal are not shown:"
     lines = ["Matrix products, FLOPs:", shown(found.products, *prices.PRODUCTS), every]
     lines += [shown(found.operations, *prices.OPERATIONS), *found.remarks]
+    for one in found.spreads:
+        lines += [f"\nMatrix products on {one.devices} devices, FLOPs of all of them:", shown(one.rows, *prices.SPREAD)]
+        lines += ["\nBytes of the results of collectives, of each device in a step:", shown(one.traffic, *prices.TRAFFIC)]
+        lines.append(f"bytes that a device sends, in rings: {one.ring:,}")
     lines.append(f"{'all gates hold' if found.passed else 'the audit FAILS'}; {time.monotonic() - began:.0f} s")
     told = {**dataclasses.asdict(asked), "train": train, "backend": backend, "dtype": dtype, "attention": attention}
     fault = JaxlvError("a gate of the audit does not hold", where="flops audit", hint="see the rows above")
-    return Result("\n".join(lines), as_json(found.programs, told), None if found.passed else fault)
+    told = as_json(found.programs, told) | {"meshes": [one.tree() for one in found.spreads]}
+    return Result("\n".join(lines), told, None if found.passed else fault)
 
 
 def count(

@@ -43,7 +43,7 @@ class Event(_Room):
     A generation reads `batch` prompts of `length` tokens and makes `new_tokens` tokens in `samples` continuations of each,
     in as many iterations of a loop that attends to `slots` slots, reached in stages of `stage`. `step` is the first step, or
     the step at which it ran. `dtype`, `dropout`, `update` (the optimiser), `stack_rank`, `loss`, `drawing`, `causal`,
-    `narrow` and `remat` are those of jaxlv.flops.work.Work.
+    `narrow`, `remat`, `over_data` and `over_model` are those of jaxlv.flops.work.Work.
     """
 
     kind: Kind
@@ -71,6 +71,8 @@ class Event(_Room):
     causal: bool = False
     narrow: bool = False
     remat: bool = False
+    over_data: int = 1
+    over_model: int = 1
 
     def of_kind(self, kind: Kind, **shape: Any) -> Event:
         """Returns other work of the same model, without the settings that do not apply to such work."""
@@ -100,6 +102,8 @@ class Event(_Room):
             causal=self.causal,
             narrow=self.narrow,
             remat=self.remat,
+            over_data=self.over_data,
+            over_model=self.over_model,
         )
 
     @property
@@ -153,7 +157,7 @@ class Event(_Room):
 MOST_KNOWN = 1000
 PLACE = ("count", "step")  # what distinguishes events of one shape
 SHAPE = tuple(one.name for one in fields(Event) if one.name not in PLACE)
-LEAST = dict.fromkeys(("batch", "length", "accumulate", "samples"), 1)  # sizes that cannot be 0
+LEAST = dict.fromkeys(("batch", "length", "accumulate", "samples", "over_data", "over_model"), 1)  # sizes that cannot be 0
 _shape = operator.attrgetter(*SHAPE)
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.conventions import CONVENTIONS, Convention
 from jaxlv.flops.rows import Row, When
+from jaxlv.flops.spread import copies
 from jaxlv.flops.work import Work, symbols
 
 Program = Literal["forward", "loss", "train step"]
@@ -78,7 +79,8 @@ class Table:
 def count(work: Work, convention: str) -> Table:
     """Returns the table of one training step of `work`; raises JaxlvError if there is no such convention.
 
-    A convention of what really runs counts padding too, in rows of its own ("q_proj lora A, padding").
+    A convention of what really runs counts padding too, in rows of its own ("q_proj lora A, padding"), and what several
+    devices repeat (jaxlv.flops.spread).
     """
     chosen = find(convention)
     own, padded = symbols(work), symbols(work, padded=True)
@@ -88,9 +90,11 @@ def count(work: Work, convention: str) -> Table:
         if r.when in GENERATION:
             continue
         formula, flops = formula_of(r, chosen), price(r, chosen, own)
+        if chosen.backward == "own rows":
+            flops *= copies(r.component, work)
         parts = {"": flops}
         if chosen.backward == "own rows" and padded != own:
-            parts[PADDING] = price(r, chosen, padded) - flops
+            parts[PADDING] = price(r, chosen, padded) * copies(r.component, work) - flops
         for mark, flops in parts.items():
             times = 1 if r.when == "step" else work.accumulate
             rows.append(Counted(r.component + mark, r.phase, times * flops, formula, r.when))
@@ -185,7 +189,8 @@ def choosing(rows: Work, turns: int, stages: int, convention: str) -> int:
         return 0
     values = symbols(replace(rows, length=1)) | {"turns": turns, "stages": stages}
     times = {"token": turns, "generation": 1}
-    return sum(times[r.when] * price(r, chosen, values) for r in chosen.rows if r.when in GENERATION)
+    drawn = sum(times[r.when] * price(r, chosen, values) for r in chosen.rows if r.when in GENERATION)
+    return drawn * copies("sampling", rows)
 
 
 def find(name: str) -> Convention:

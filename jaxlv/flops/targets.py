@@ -8,6 +8,7 @@ for what needs a run: kernels are not timed against each other (autotuning). The
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -102,6 +103,19 @@ def cuda() -> Target:
         return Target(SingleDeviceSharding(device), APART, device.device_kind, "cuda")
     except RuntimeError:
         return absent(DEVICES["h100"], APART, "--backend cuda", ", or use --backend cpu")
+
+
+def devices_of(target: Target, count: int) -> Sequence[jax.Device]:
+    """Returns so many devices like a target's; raises JaxlvError if there are fewer here."""
+    if target.present:
+        found = jax.devices(target.platform)
+        if len(found) < count:
+            raise JaxlvError("fewer devices than the mesh has places", where="mesh", expected=str(count), found=len(found))
+        return found[:count]
+    from jax.experimental import topologies
+
+    description = DEVICES["h100"].description()
+    return topologies.get_topology_desc(platform="cuda", topology=f"1x1x{count}", target_config=description).devices
 
 
 def absent(device: Device, options: dict[str, bool | int | str], where: str, instead: str = "") -> Target:

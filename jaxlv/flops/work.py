@@ -123,6 +123,8 @@ class Work:
     drawing: Drawing = field(default_factory=Drawing)
     remat: bool = False  # each layer is computed again in the backward pass
     narrow: bool = False  # the loss holds its logits in bfloat16
+    over_data: int = 1  # devices that share the rows of the batch
+    over_model: int = 1  # devices that share the weights (jaxlv.flops.spread)
     causal: bool = True  # a fused kernel of attention masks by itself: texts are padded only on the right
 
     def __post_init__(self) -> None:
@@ -135,6 +137,8 @@ class Work:
             "stack_rank": 0,
             "shared": 0,
             "samples": 1,
+            "over_data": 1,
+            "over_model": 1,
         }
         for name, least in least_of.items():
             if getattr(self, name) < least:

@@ -29,6 +29,7 @@ from jaxlv.flops.work import Drawing
 from jaxlv.forecasting import metrics
 from jaxlv.forecasting.request import Request
 from jaxlv.lora import overlay
+from jaxlv.model import placement
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.settings import SEEDS, argument
 from jaxlv.steps.decode import Decoding
@@ -366,7 +367,8 @@ class Sampler:
         """
         how, alphabet = Decoding(samples, new_tokens, self.sampling, steps), alphabet or self.alphabet
         width = padded(max(map(len, prompts.ids)))
-        shape = {"batch": len(prompts.ids), "length": width, "samples": samples, **decoding(width, new_tokens)}
+        batch = len(placement.filled(len(prompts.ids), self.model.mesh))
+        shape = {"batch": batch, "length": width, "samples": samples, **decoding(width, new_tokens)}
         head = "alphabet" if grammar else "frozen"  # without a grammar the logits are those of the whole vocabulary
         outputs = len(self.alphabet.ids_A) if grammar else self.model.config.vocab_size
         drawing = Drawing.of(self.sampling, outputs, len(self.alphabet.end_ids), steps is not None)

@@ -11,15 +11,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxlv.config import RunConfig
-from jaxlv.flops import plan, table
+from jaxlv.flops import plan, table, traffic
+from jaxlv.flops.counting.hlo import count_hlo
 from jaxlv.flops.events import Event
+from jaxlv.flops.places import marked, placed, products
 from jaxlv.flops.programs import Program, how_of_work, output_ids, shape, variables_of
 from jaxlv.flops.subjects import Subject, of_pass, of_passes
+from jaxlv.flops.targets import Target
 from jaxlv.flops.work import Work
 from jaxlv.forecasting.likelihood import token_nll
 from jaxlv.lora import overlay
+from jaxlv.model import placement
 from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.runs.billing import event_of
@@ -56,6 +61,29 @@ def of_runs(
     return found
 
 
+def on_mesh(config: RunConfig, architecture: ModelConfig, mesh: Mesh, target: Target) -> traffic.Spread:
+    """Returns the audit of a run's train step on a mesh of a target's devices, of one micro-batch a step."""
+    config = replace(config, train=replace(config.train, accumulate=1))
+    settings, (data, parts) = config.model, mesh.devices.shape
+    model = Qwen2(architecture, jnp.dtype(settings.dtype), settings.attention, mesh=mesh, fsdp=config.mesh.fsdp)
+    work = replace(event_of(config).work(architecture), over_data=data, over_model=parts)
+    stack = _abstract_stack([config], model.clone(mesh=None), output_ids(work))
+    stack.model = model
+    where = placement.shardings((stack.state, stack.frozen), architecture, mesh, fsdp=config.mesh.fsdp)
+    rows = NamedSharding(mesh, PartitionSpec(None, placement.DATA))
+    windows = Windows(*(shape(1, work.batch, work.length) for _ in Windows._fields[:3]))
+    arguments = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        (stack.state, stack.frozen, windows),
+        (*where, jax.tree.map(lambda _: rows, windows)),
+    )
+    text = stack.step().lower(*arguments).compile(compiler_options=target.options or None).as_text()
+    merged = target.platform == "cuda"
+    found = placed(count_hlo(text).tallies)
+    padded = marked(found, "dot padded")
+    return traffic.compared(work, products(found), text, padded, fsdp=config.mesh.fsdp, merged=merged)
+
+
 def groups(configs: Sequence[RunConfig]) -> list[list[RunConfig]]:
     """Returns runs by the train step that they share, in the order in which the steps appear."""
     found: dict[str, list[RunConfig]] = {}
@@ -74,19 +102,26 @@ def _whole_stages(event: Event) -> Event:
 
 def _train_step(configs: Sequence[RunConfig], model: Qwen2, largest: int, logits: int) -> Subject:
     works = [event_of(config, stack_rank=largest).work(model.config) for config in configs]
+    stack = _abstract_stack(configs, model, output_ids(works[0]), logits)
+    one = (works[0].accumulate, works[0].batch, works[0].length)
+    sizes = one if len(configs) == 1 else (len(configs), *one)
+    windows = Windows(*(shape(*sizes) for _ in Windows._fields[:3]))
+    program = Program("train_step", stack.step(), (stack.state, stack.frozen, windows))
+    return of_passes(program, works, "train step", SIDE_BY_SIDE if len(configs) > 1 else None)
+
+
+def _abstract_stack(configs: Sequence[RunConfig], model: Qwen2, alphabet_A: Any, logits: int = 0) -> Stack:
+    """Returns runs of one program before their first step, as shapes and types."""
     params = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32)))["params"]
     stacks: list[Stack] = []
 
     def begun(params: Any) -> Any:
-        stacks.append(Stack(model, params, configs, output_ids(works[0]), logits=logits))
+        stacks.append(Stack(model, params, configs, alphabet_A, logits=logits))
         return stacks[-1].state, stacks[-1].frozen
 
-    state, frozen = jax.eval_shape(begun, params)
-    one = (works[0].accumulate, works[0].batch, works[0].length)
-    sizes = one if len(configs) == 1 else (len(configs), *one)
-    windows = Windows(*(shape(*sizes) for _ in Windows._fields[:3]))
-    program = Program("train_step", stacks[-1].step(), (state, frozen, windows))
-    return of_passes(program, works, "train step", SIDE_BY_SIDE if len(configs) > 1 else None)
+    stack_of = jax.eval_shape(begun, params)
+    stacks[-1].state, stacks[-1].frozen = stack_of
+    return stacks[-1]
 
 
 def of_event(event: Event, config: RunConfig, model: Qwen2) -> Subject:

@@ -17,6 +17,7 @@ from jaxlv.flops.work import Train, Update
 from jaxlv.lora import overlay
 from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
+from jaxlv.runs.devices import mesh_sizes
 from jaxlv.runs.records import CONFIG, MANIFEST, METRICS, read_config, read_json
 from jaxlv.storage import shape
 from jaxlv.storage.chain import head_of
@@ -143,6 +144,7 @@ def event_of(config: RunConfig, held: Held = "adapters", stack_rank: int = 0) ->
 
     `stack_rank` is the largest rank of the runs that train together, to which the adapters are padded.
     """
+    devices = mesh_sizes(config)
     c, alphabet, adapted = config.lora, config.model.loss == "alphabet", held == "adapters"
     heads: dict[tuple[str, Held], Train] = {
         ("bias", "adapters"): "bias",
@@ -166,6 +168,8 @@ def event_of(config: RunConfig, held: Held = "adapters", stack_rank: int = 0) ->
         causal=config.causal,
         narrow=config.narrow,
         remat=config.model.remat,
+        over_data=devices.data,
+        over_model=devices.model,
     )
 
 

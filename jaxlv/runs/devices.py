@@ -9,11 +9,28 @@ from typing import NamedTuple
 
 import jax
 
+from jaxlv.config import RunConfig
 from jaxlv.errors import JaxlvError
 from jaxlv.steps import kept
 
 OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+
+
+class MeshSizes(NamedTuple):
+    """How many devices share the rows of a batch, and how many the weights."""
+
+    data: int
+    model: int
+
+
+def mesh_sizes(config: RunConfig) -> MeshSizes:
+    """Returns the sizes of a config's mesh here, or as it states them, whether or not there are so many devices."""
+    model, batch = config.mesh.model, config.train.batch_size
+    if config.mesh.data > 0:
+        return MeshSizes(config.mesh.data, model)
+    found = len(jax.devices()) // model
+    return MeshSizes(next(size for size in range(max(1, found), 0, -1) if batch % size == 0), model)
 
 
 def compute_deterministically() -> None:

@@ -7,7 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxlv.config import RunConfig, load_config
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh
+
+from jaxlv.config import MeshConfig, RunConfig, load_config
 from jaxlv.errors import JaxlvError
 from jaxlv.flops import plan as plans
 from jaxlv.flops.audit import EQUAL, AuditRow, EveryRow, ProgramAudit, audit, explain, remarks
@@ -19,8 +23,10 @@ from jaxlv.flops.family import architecture
 from jaxlv.flops.groups import costs_of
 from jaxlv.flops.subjects import Subject, of_work
 from jaxlv.flops.table import Table, count
-from jaxlv.flops.targets import Target, cpu, cuda
+from jaxlv.flops.targets import Target, cpu, cuda, devices_of
+from jaxlv.flops.traffic import Spread
 from jaxlv.flops.work import Work
+from jaxlv.model import placement
 from jaxlv.results.quantities import Quantity
 from jaxlv.runs import audited, billing, sources
 from jaxlv.runs.records import CONFIG, read_config
@@ -47,6 +53,11 @@ _BOTH = [*_words("program", "component", "phase"), *_whole(analytic="formula", j
 _BEYOND = Quantity("difference", "HLO - formula", form="change")
 PRODUCTS = [*_BOTH, *_whole(hlo="HLO"), _BEYOND, *_words("verdict")]
 OPERATIONS = [*_BOTH, *_words("verdict")]
+_FOUND = _whole(executed="HLO")
+SPREAD = [
+    *_words("component", "phase"), *_whole(asked="one device", repeated="repeated, by formula"), *_FOUND, *_words("verdict"),
+]  # fmt: skip
+TRAFFIC = [*_words("what"), *_whole(formula="formula"), *_FOUND, *_words("verdict")]
 
 
 def counted(
@@ -211,6 +222,7 @@ class Audited(NamedTuple):
 
     programs: list[ProgramAudit]
     remarks: list[str]
+    spreads: list[Spread]  # of train steps on a mesh
 
     @property
     def products(self) -> list[AuditRow]:
@@ -226,7 +238,7 @@ class Audited(NamedTuple):
     @property
     def passed(self) -> bool:
         """Tells whether every gate of every program holds."""
-        return all(one.passed for one in self.programs)
+        return all(one.passed for one in self.programs) and all(one.passed for one in self.spreads)
 
 
 def audit_programs(
@@ -234,13 +246,27 @@ def audit_programs(
 ) -> Audited:
     """Compares formulas with compiled programs: those of `work`, or of runs (configs or run folders) if it is None.
 
-    Raises JaxlvError if there is no compiler for the `backend`, and as `subjects` and `subjects_of_runs` do.
+    The train steps of runs on a mesh are audited on one device, and then on that of their config. Raises JaxlvError if there
+    is no compiler for the `backend`, and as `subjects` and `subjects_of_runs` do.
     """
+    configs = [] if work else configs_of(runs, settings)
+    meshed = [config for config in configs if max(config.mesh.data, 1) * config.mesh.model > 1]
+    if backend == "cpu" and meshed:  # of as many virtual devices
+        jax.config.update("jax_num_cpu_devices", max(max(one.mesh.data, 1) * one.mesh.model for one in meshed))
     target = cuda() if backend == "cuda" else cpu()
-    found = subjects(work, target) if work else subjects_of_runs(runs, settings, target)
+    found = subjects(work, target) if work else subjects_of_runs(configs, target)
     say(f"audit: compiled for {target.words}")
     programs = audit(found, target=target, watch=lambda text: say(f"audit: {text}"))
-    return Audited(programs, remarks(programs, explain(work) if work else []))
+    spreads = [_on_mesh(config, target, say) for config in meshed]
+    return Audited(programs, remarks(programs, explain(work) if work else []), spreads)
+
+
+def _on_mesh(config: RunConfig, target: Target, say: Say) -> Spread:
+    data, model = max(config.mesh.data, 1), config.mesh.model
+    say(f"audit: train_step on {data} x {model} devices")
+    places = np.array(devices_of(target, data * model)).reshape(data, model)
+    mesh = Mesh(places, (placement.DATA, placement.MODEL), axis_types=(AxisType.Auto,) * 2)
+    return audited.on_mesh(config, architecture(config.model.path), mesh, target)
 
 
 def subjects(work: Work, target: Target) -> list[Subject]:
@@ -249,17 +275,21 @@ def subjects(work: Work, target: Target) -> list[Subject]:
     return of_work(work)
 
 
-def subjects_of_runs(runs: Iterable[Path], settings: Sequence[str], target: Target) -> list[Subject]:
-    """Returns the programs of runs, each a config or a run folder, to be audited.
-
-    `settings` ("section.key=value") are laid over the configs. Raises JaxlvError if the target lacks their kernel, or if a
-    run's ledger is missing.
+def configs_of(runs: Iterable[Path], settings: Sequence[str]) -> list[RunConfig]:
+    """Returns the configs of runs, each a config or a run folder, with `settings` ("section.key=value") laid over them.
+    Raises JaxlvError if a run's ledger is missing.
     """
     configs = []
     for path in runs:
         if path.is_dir():
             billing.check_ledger(read_config(path), path)
         configs.append(load_config(path / CONFIG if path.is_dir() else path, settings))
+    return configs
+
+
+def subjects_of_runs(configs: Iterable[RunConfig], target: Target) -> list[Subject]:
+    """Returns the programs of runs on one device, to be audited. Raises JaxlvError if the target lacks their kernel."""
+    configs = [replace(config, mesh=MeshConfig(data=1)) for config in configs]
     for config in configs:
         _check_kernel(config.model.attention, config.model.dtype, target)
     found: list[Subject] = []

@@ -233,19 +233,23 @@ def _random(one: Instruction, sides: Sequence[Array], body: Body) -> Answer:
 
 def _collective(one: Instruction, sides: Sequence[Array], body: Body) -> Tally:
     """Counts a device's share: n values of one element take n - 1 sums, made by n devices together."""
-    size = _group_size(one)
+    size = group_size(one.attributes)
     whole = sum(side.elements for side in sides)
     return _region(one, body).times(-(-whole * (size - 1) // size))
 
 
-def _group_size(one: Instruction) -> int:
-    """Returns how many devices a collective joins: replica_groups={{0,1},{2,3}} or [2,2]<=[4]; 2 if the text does not
-    say.
+def group_size(attributes: str) -> int:
+    """Returns how many devices a collective joins: replica_groups={{0,1},{2,3}}, [2,2]<=[4], or mesh['a'=2,'b'=2] {'b'}; 2
+    if
+    the text does not say.
     """
-    if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", one.attributes):
+    if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
         return len(listed[1].split(","))
-    if iota := re.search(r"replica_groups=\[([\d,]+)\]<=", one.attributes):
+    if iota := re.search(r"replica_groups=\[([\d,]+)\]<=", attributes):
         return int(iota[1].split(",")[-1])
+    if axes := re.search(r"replica_groups=mesh\[(.*?)\].*?\{(.*?)\}", attributes):
+        sizes = dict(re.findall(r"('\w+')=(\d+)", axes[1]))
+        return math.prod(int(sizes[name]) for name in axes[2].split(","))
     return 2
 
 
