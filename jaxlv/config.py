@@ -271,6 +271,7 @@ class BudgetConfig(Settings, section="budget", needs="flops"):
     phase: str = setting("final", "what this run is part of", Text())
     phases: dict[str, Number] = setting(dict, "FLOPs that each phase may spend, by name", Entries(FLOPS))
     repeats: Literal["within", "beyond"] = setting("within", "the budget: work repeated after an interruption")
+    several: bool = setting(False, "whether several processes spend from the ledger at once, as shards of a sweep do")
     ledger: str = setting("", 'file, relative to the run folder, that runs may share; "" = ledger.jsonl in it', PATH)
 
 

@@ -159,5 +159,5 @@ def test_a_single_process_decides_by_itself(tmp_path):
 
 @pytest.mark.parametrize("given", [("host:1", None, None), (None, 2, 0), ("host:1", 2, 2), ("host:1", 2, -1)])
 def test_what_says_who_one_is_goes_together(given):
-    with pytest.raises(JaxlvError, match="go together|no such process"):
+    with pytest.raises(JaxlvError, match=r"go together|no such process"):
         processes.join(*given)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from jaxlv.runs import billing, run, search, sources, sweep, training, validatio
 from jaxlv.runs.records import MetricsLog
 from jaxlv.steps.stack import Stack
 from jaxlv.storage.files import ANEW
+from jaxlv.studies import sweeping
 from jaxlv.tools import cli
 from tests.faults.conftest import unfinished
 from tests.faults.instants import Instants
@@ -123,6 +125,32 @@ def test_a_sweep_goes_on_wherever_it_was_killed(file, swept, tmp_path):
     assert code == 2 and (out / sweep.RESULT).is_file() and not unfinished(out)
     code, said = instants.run(cli.main, arguments)
     assert code == 2 and "exists already" in said and said.endswith(f"{ANEW}\n")
+
+
+def test_shards_share_a_folder_and_a_ledger_and_the_last_compares_all(file, swept, tmp_path, capsys):
+    """Two halves of a grid, trained at once, in any order and again, are the whole: runs, figures, and what was spent."""
+    out, said = tmp_path / "out", list[str]()
+    axes = dict(search.values_of(text, "--grid") for text in GRID[1::2])
+    halves = [sweeping.asked_for(file, (), axes, shard=sweeping.Shard(one, 2)) for one in (1, 2)]
+    with ThreadPoolExecutor(2) as pool:
+        parts = list(pool.map(lambda half: sweeping.run_sweep(half, out, say=said.append), halves))
+    assert sorted({len(part.runs) for part in parts}) in ([2, 4], [4]) and (out / sweep.RESULT).is_file()
+    assert len(sweeping.run_sweep(halves[0], out).runs) == 4  # again
+    assert sum("the shard that ends last" in one for one in said) <= 1
+    parts, whole = (json.loads((one / sweep.RESULT).read_text()) for one in (out, swept[0]))
+    names = [one["name"] for one in whole["runs"]]
+    assert [one["name"] for one in parts["runs"]] == names and parts["best"] == whole["best"]
+    for mine, theirs in zip(parts["runs"], whole["runs"], strict=True):
+        assert mine["validation_loss"] == pytest.approx(theirs["validation_loss"], abs=1e-6)
+        assert mine["flops"]["coursework"] == theirs["flops"]["coursework"]  # ranks are padded to those of a shard alone
+    mine, theirs = (ledger.begun(one / run.LEDGER) for one in (out, swept[0]))
+    assert mine and theirs and not ledger.verify(out / run.LEDGER)
+    spent = [ledger.totals(one.entries, one.terms.model, "coursework") for one in (mine, theirs)]
+    assert spent[0].executed == spent[1].executed and not spent[0].uncertain
+    for wrong in ("3/2", "0/2", "2", "a/b", "5/5"):
+        with pytest.raises(SystemExit):
+            said_by(file, *GRID, "--out", tmp_path / "new", "--shard", wrong)
+        assert "--shard" in capsys.readouterr().err and not (tmp_path / "new").exists()
 
 
 def test_runs_that_do_not_fit_side_by_side_take_turns(config):  # noqa: F811

@@ -26,6 +26,7 @@ def sweep(
     set: Settings = (),
     choose: Literal["validation_loss", "forecast_mae"] | None = None,
     at_once: Annotated[int, whole(0)] = 0,
+    shard: str = "1/1",
     resume: bool = False,
 ) -> Result:
     """Train many runs of one config, and compare them.
@@ -37,6 +38,9 @@ def sweep(
     by side as the memory holds; others follow one another. --grid goes through every combination; --search lets Optuna draw
     settings (extra `search`), and with --storage several machines share one study, each with a DIR of its own. DIR gets a
     run folder for each under runs/, sweep.json, sweep.csv and report.html; a ledger for all if the config has a budget.
+
+    --shard 2/4 trains the second quarter of a grid: four such commands with one DIR share its ledger, and the one that ends
+    last compares all runs. Each may be given again, after an interruption, as it was.
 
     A DIR that exists is never replaced: go on with --resume, or remove the folder to begin anew.
 
@@ -51,6 +55,7 @@ def sweep(
         study: name of the study in the storage
         choose: what the best run is chosen by; as train.select says if not given
         at_once: runs computed side by side; 0: as many as the memory holds
+        shard: the part of the grid that this command trains, of how many
         resume: go on in DIR: finished runs are kept
     """
     from jaxlv.report.sweeps import format_runs
@@ -63,14 +68,15 @@ def sweep(
     ranges = [Range.of(text) for text in search]
     drawn = sweeping.Search(ranges, trials, together, storage, study) if ranges else None
     axes = dict(values_of(text, "--grid") for text in grid)
-    asked = sweeping.asked_for(config, set, axes, drawn, choose, at_once)
+    asked = sweeping.asked_for(config, set, axes, drawn, choose, at_once, sweeping.Shard.of(shard))
     result = sweeping.run_sweep(asked, out, resume=resume, begin=Progress, say=say)
     lines = [
         format_runs(result.runs, result.best),
         f"best by {rule_words(result.rule)}: {result.best} ({RULES[result.rule].of(result.chosen):.4g})",
         billing.repeats_of(asked.config, out),
     ]
-    return made(out, lines, result.tree(), figures=RESULT, report=REPORT)
+    files = {"figures": RESULT, "report": REPORT} if (out / RESULT).is_file() else {}
+    return made(out, lines, result.tree(), **files)
 
 
 app = verb(sweep)

@@ -16,8 +16,9 @@ from __future__ import annotations
 import bisect
 import contextlib
 import dataclasses
+import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,10 +30,13 @@ from jaxlv.flops.book import VERSION, Book, Reader, begun, checked, is_part, not
 from jaxlv.flops.events import FINAL, Event, Kind, Terms
 from jaxlv.storage.chain import Chain, head_of
 from jaxlv.storage.door import is_there
+from jaxlv.storage.lines import Busy
+
+TURN = 0.02  # seconds between two looks whether a shared ledger is free
 
 __all__ = [
-    "FINAL", "Book", "BudgetExceeded", "Entry", "Event", "Kind", "Ledger", "Meter", "Payer", "Terms", "Totals", "begun",
-    "checked", "noted", "other_terms", "padding", "read", "read_book", "totals", "verify",
+    "FINAL", "Book", "BudgetExceeded", "Entry", "Event", "Kind", "Ledger", "Meter", "Payer", "SharedLedger", "Terms",
+    "Totals", "begun", "checked", "noted", "other_terms", "padding", "read", "read_book", "totals", "verify",
 ]  # fmt: skip
 
 
@@ -101,6 +105,10 @@ class Ledger:
             self.close()
             raise
         return Book(terms)
+
+    def turn(self) -> contextlib.AbstractContextManager[None]:
+        """Returns a context in which nobody else writes; nobody ever does to a ledger that is open."""
+        return contextlib.nullcontext()
 
     # ------------------------------------------------------------------------------- reserve, run, commit
 
@@ -206,6 +214,64 @@ class Ledger:
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+
+class SharedLedger(Ledger):
+    """A ledger that several processes write to: each has it open for one operation at a time, and waits for its turn."""
+
+    def __init__(self, path: Path, terms: Terms | None = None, run: str = "run", *, head: Path | None = None):
+        self._patiently(lambda: super(SharedLedger, self).__init__(path, terms, run, head=head))
+        self.close()
+
+    @staticmethod
+    def _patiently(do: Callable[[], Any]) -> Any:
+        while True:
+            try:
+                return do()
+            except Busy:
+                time.sleep(TURN)
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Keeps the file open until the body ends, and reads first what others have written."""
+        if self._chain is not None:
+            yield
+            return
+        self.book = self._patiently(lambda: self._open(None, None))
+        try:
+            yield
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Closes the files."""
+        super().close()
+        self._chain = None
+
+    def follow(self, run: str, head: Path | None) -> None:
+        """As `Ledger.follow`."""
+        with self.turn():
+            super().follow(run, head)
+
+    def reserve(self, event: Event, phase: str, run: str = "", purpose: str = "") -> Entry:
+        """As `Ledger.reserve`."""
+        with self.turn():
+            return super().reserve(event, phase, run, purpose)
+
+    def commit(self, entry: Entry, measured: Event | None = None) -> None:
+        """As `Ledger.commit`."""
+        with self.turn():
+            super().commit(self.book.entries[entry.number], measured)
+
+    def keep(self, phase: str, purpose: str, run: str = "") -> None:
+        """As `Ledger.keep`."""
+        with self.turn():
+            super().keep(phase, purpose, run)
+
+    def fitting(self, events: Sequence[Event], phase: str, runs: Sequence[str] = ()) -> int:
+        """As `Ledger.fitting`; what fits may be gone unless both are within one `turn`."""
+        with self.turn():
+            return super().fitting(events, phase, runs)
 
 
 class Payer(Protocol):

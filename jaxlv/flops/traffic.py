@@ -107,13 +107,20 @@ def traffic(work: Work, *, fsdp: bool = False, merged: bool = False, promoted: b
         "gradients": (d > 1) * (gradients(work) + 8),
     }
     if fsdp and d > 1:
-        weights = sum(fan_in * fan_out // parts for fan_in, fan_out, parts in _projections(work))
+        weights = sum(one.fan_in * one.fan_out // one.parts for one in _projections(work))
         sent["weights"] = layers * weights * (2 if work.dtype == "bfloat16" else 4) * (1 + work.remat)
     return sent
 
 
-def _projections(work: Work) -> Iterator[tuple[int, int, int]]:
-    """Yields (fan in, fan out, parts) of a layer's projections."""
+class _Projection(NamedTuple):
+    name: str
+    fan_in: int
+    fan_out: int
+    parts: int  # that "model" cuts it into
+
+
+def _projections(work: Work) -> Iterator[_Projection]:
+    """Yields a layer's projections."""
     c = work.model
     heads, keys = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
     fans = {
@@ -122,13 +129,13 @@ def _projections(work: Work) -> Iterator[tuple[int, int, int]]:
         "down": (c.intermediate_size, c.hidden_size),
     }  # fmt: skip
     for name, (fan_in, fan_out) in fans.items():
-        yield fan_in, fan_out, parts_of(f"{name}_proj", work)
+        yield _Projection(name, fan_in, fan_out, parts_of(f"{name}_proj", work))
 
 
 def gradients(work: Work) -> int:
     """Returns the bytes of the gradients that a device sums with others along "data", in float32."""
     v, rank, total = symbols(work.executed()), work.executed().rank, 0
-    for name, (fan_in, fan_out, parts) in zip(("q", "k", "v", "o", "gate", "up", "down"), _projections(work), strict=True):
+    for name, fan_in, fan_out, parts in _projections(work):
         a, b = (fan_in // parts, fan_out) if name in ("o", "down") else (fan_in, fan_out // parts)
         total += v[name] * work.model.num_hidden_layers * rank * (a + b)
     cut = parts_of("head", work)

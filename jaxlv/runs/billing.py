@@ -12,7 +12,19 @@ from typing import Any, Literal
 
 from jaxlv.config import RunConfig
 from jaxlv.errors import JaxlvError, printable
-from jaxlv.flops.ledger import FINAL, Book, BudgetExceeded, Event, Kind, Ledger, Meter, Terms, begun, other_terms
+from jaxlv.flops.ledger import (
+    FINAL,
+    Book,
+    BudgetExceeded,
+    Event,
+    Kind,
+    Ledger,
+    Meter,
+    SharedLedger,
+    Terms,
+    begun,
+    other_terms,
+)
 from jaxlv.flops.work import Train, Update
 from jaxlv.lora import overlay
 from jaxlv.model.config import ModelConfig
@@ -47,7 +59,8 @@ def ledger_of(config: RunConfig, folder: Path, model: Qwen2) -> contextlib.Abstr
         return contextlib.nullcontext()
     check_there(config, folder)
     path, name = ledger_path(config, folder), name_in_ledger(config, folder)
-    return Ledger(path, terms_of(config, model.config), name, head=head_in(config, folder))
+    kind = SharedLedger if config.budget.several else Ledger
+    return kind(path, terms_of(config, model.config), name, head=head_in(config, folder))
 
 
 def name_in_ledger(config: RunConfig, folder: Path) -> str:

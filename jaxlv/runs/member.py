@@ -180,10 +180,13 @@ def reserve(members: Sequence[Member], step: int, count: int) -> bool:
         if (meter := member.meter) is not None:
             event = meter.event("train_step", step=step, count=count)
             by_purse.setdefault((id(meter.ledger), meter.phase), []).append((member, meter, event))
-    for group in by_purse.values():
-        _, meter, _ = group[0]
-        events, runs = [event for _, _, event in group], [meter.run for _, meter, _ in group]
-        count = min(count, meter.ledger.fitting(events, meter.phase, runs))
-    for member, meter, event in [one for group in by_purse.values() for one in group] if count else []:
-        member.blocks.append(meter.ledger.reserve(replace(event, count=count), meter.phase, meter.run))
+    with contextlib.ExitStack() as turns:  # between a look at what is left and the reservation nobody else takes it
+        for ledger in {id(group[0][1].ledger): group[0][1].ledger for group in by_purse.values()}.values():
+            turns.enter_context(ledger.turn())
+        for group in by_purse.values():
+            _, meter, _ = group[0]
+            events, runs = [event for _, _, event in group], [meter.run for _, meter, _ in group]
+            count = min(count, meter.ledger.fitting(events, meter.phase, runs))
+        for member, meter, event in [one for group in by_purse.values() for one in group] if count else []:
+            member.blocks.append(meter.ledger.reserve(replace(event, count=count), meter.phase, meter.run))
     return count > 0

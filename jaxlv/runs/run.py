@@ -113,9 +113,9 @@ def extend(folder: Path, steps: int) -> RunConfig:
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    sections = old.keys() - {"mesh"}  # a run may go on on other devices
-    pairs = ((f"{section}.{key}", old[section][key], new[section][key]) for section in sections for key in old[section])
-    return [f"{name}: {a!r} then, {b!r} now" for name, a, b in pairs if a != b]
+    free = ("mesh", "budget.several")  # a run may go on on other devices, and beside other processes
+    pairs = ((f"{section}.{key}", old[section][key], new[section][key]) for section in old for key in old[section])
+    return [f"{name}: {a!r} then, {b!r} now" for name, a, b in pairs if a != b and not name.startswith(free)]
 
 
 def manifest(config: RunConfig, inputs: Inputs, versions: Mapping[str, str]) -> Manifest:

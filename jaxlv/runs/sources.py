@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxlv.config import DataConfig, LoraConfig, ModelSettings, RunConfig
+from jaxlv.config import DataConfig, LoraConfig, MeshConfig, ModelSettings, RunConfig
 from jaxlv.data import dynamics, loading, series, splits
 from jaxlv.data.observations import Handling, Observations
 from jaxlv.data.series import SeriesSet
@@ -128,7 +128,11 @@ def load_inputs_of(configs: Sequence[RunConfig]) -> list[Inputs]:
     if any(config.model.deterministic for config in configs):
         compute_deterministically()
     series_of = functools.lru_cache(lambda data: load_series(replace(RunConfig(), data=data)))
-    base_of = functools.lru_cache(load_base)
+
+    @functools.lru_cache
+    def base_of(model: ModelSettings, mesh: MeshConfig, batch: int) -> Base:
+        plain = RunConfig()
+        return load_base(replace(plain, model=model, mesh=mesh, train=replace(plain.train, batch_size=batch)))
 
     def source(data: DataConfig) -> DataConfig:
         kept = (
@@ -148,15 +152,13 @@ def load_inputs_of(configs: Sequence[RunConfig]) -> list[Inputs]:
         return DataConfig(**{name: getattr(data, name) for name in kept})
 
     return [
-        _inputs(config, series_of(source(config.data)), functools.partial(base_of, _base_alone(config)))
+        _inputs(
+            config,
+            series_of(source(config.data)),
+            functools.partial(base_of, config.model, config.mesh, config.train.batch_size),
+        )
         for config in configs
     ]
-
-
-def _base_alone(config: RunConfig) -> RunConfig:
-    """Returns what a base depends on: of a config the model, the mesh, and the batch that is spread over it."""
-    train = replace(RunConfig().train, batch_size=config.train.batch_size)
-    return replace(RunConfig(), model=config.model, mesh=config.mesh, train=train)
 
 
 def _inputs(config: RunConfig, series_set: SeriesSet, base: Callable[[], Base]) -> Inputs:

@@ -247,6 +247,9 @@ def write_result(path: Path, tree: Mapping[str, object]) -> None:
     write_json(path, tree)
 
 
-def with_ledger(found: Sequence[Cell], path: str) -> list[Cell]:
-    """Returns the cells with one ledger for all of them, at a path relative to a run folder."""
-    return [replace(c, config=replace(c.config, budget=replace(c.config.budget, ledger=path))) for c in found]
+def with_ledger(found: Sequence[Cell], path: str, several: bool = False) -> list[Cell]:
+    """Returns the cells with one ledger for all of them, at a path relative to a run folder; `several` processes may write
+    to it at once.
+    """
+    budgets = [replace(cell.config.budget, ledger=path, several=several) for cell in found]
+    return [replace(c, config=replace(c.config, budget=own)) for c, own in zip(found, budgets, strict=True)]

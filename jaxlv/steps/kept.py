@@ -66,7 +66,7 @@ def kept() -> Kept:
 
 def call(function: Any, *arguments: Any, **constants: Any) -> Any:
     """Calls a jitted function, whose static arguments are `constants`, by a program that was kept if there is one."""
-    if not _keeps() or _devices(arguments) > 1:
+    if not (_keeps() and _on_first(arguments)):
         return function(*arguments, **constants)
     return program(function, arguments, constants, constants)(*arguments)
 
@@ -77,7 +77,7 @@ def program(function: Any, arguments: tuple[Any, ...], said: Any, constants: Map
     `said` stands for everything that the function was made from, by its repr. If no programs are kept, the function itself
     is returned.
     """
-    if not _keeps() or _devices(arguments) > 1:
+    if not (_keeps() and _on_first(arguments)):
         return function
     key = _key(function, arguments, said)
     with _lock:  # parts of one forecast ask for the same program at once
@@ -92,10 +92,10 @@ def _keeps() -> bool:
     return _folder is not None and jax.process_count() == 1
 
 
-def _devices(arguments: tuple[Any, ...]) -> int:
-    """Returns on how many devices a program's arguments lie; those of a mesh are not kept."""
-    leaves = jax.tree.leaves(arguments)
-    return max((len(leaf.devices()) for leaf in leaves if isinstance(leaf, jax.Array)), default=1)
+def _on_first(arguments: tuple[Any, ...]) -> bool:
+    """Tells whether a program's arguments lie on the first device: those of a mesh, or of another device, are not kept."""
+    leaves = (leaf for leaf in jax.tree.leaves(arguments) if isinstance(leaf, jax.Array))
+    return all(leaf.devices() == {jax.local_devices()[0]} for leaf in leaves)
 
 
 def _compiled(function: Any, arguments: tuple[Any, ...], constants: Mapping[str, Any], path: Path) -> Program:
@@ -137,7 +137,9 @@ def _read(path: Path) -> Program | None:
         content = door.content(path, MOST)
         if hashlib.sha256(content[DIGEST:]).digest() != content[:DIGEST]:
             return None
-        found = serialize_executable.deserialize_and_load(*pickle.loads(content[DIGEST:]))
+        program, given, returned = pickle.loads(content[DIGEST:])
+        first = jax.local_devices()[:1]  # else it would be loaded on all of them
+        found = serialize_executable.deserialize_and_load(program, given, returned, execution_devices=first)
         os.utime(path)
     except Exception:  # absent, or made by what only seems to be the same version: it is compiled anew
         return None

@@ -150,10 +150,14 @@ def scan(path: Path, use: Callable[[dict[str, Any]], object]) -> Content:
         return parse(file, path, use)
 
 
+class Busy(JaxlvError):
+    """Another process has a file open for writing."""
+
+
 class Journal:
     """A file of records to which one process adds more: each is on the disk when `add` returns. `use` is called with each
-    record that is already there; a torn end is cut off. Raises JaxlvError if another process has the file open, or if it is
-    damaged before its end.
+    record that is already there; a torn end is cut off. Raises Busy if another process has the file open, and JaxlvError if
+    it is damaged before its end.
     """
 
     def __init__(self, path: Path, use: Callable[[dict[str, Any]], object] = lambda record: None):
@@ -173,7 +177,7 @@ class Journal:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise JaxlvError("another process writes to it", where=self.path, hint="wait for it to end") from None
+            raise Busy("another process writes to it", where=self.path, hint="wait for it to end") from None
 
     def _mend(self, use: Callable[[dict[str, Any]], object]) -> Content:
         with door.opened(self.path, door.LIMITS["log"]) as file:

@@ -48,11 +48,40 @@ class Search:
 
 
 @dataclass(frozen=True)
+class Shard:
+    """A part of a grid that one of `count` processes trains, the first of which has `index` 1."""
+
+    index: int
+    count: int
+
+    @classmethod
+    def of(cls, text: str) -> Shard:
+        """Returns the shard of a text such as "2/4". Raises JaxlvError if there is no such shard."""
+        index, _, count = text.partition("/")
+        if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
+            raise JaxlvError("not a shard", where="--shard", expected="I/N, I from 1 to N, such as 2/4", found=text)
+        return cls(int(index), int(count))
+
+    def cells(self, found: Sequence[Cell]) -> list[Cell]:
+        """Returns the shard's cells: neighbours, so that those of one program still train together. Raises JaxlvError if
+        there are fewer cells than shards.
+        """
+        if len(found) < self.count:
+            raise JaxlvError("fewer runs than shards", where="--shard", expected=f"at most {len(found)}", found=self.count)
+        ordered = [cell for group in sweep.groups(found) for cell in group] if self.count > 1 else list(found)
+        first, last = (len(ordered) * place // self.count for place in (self.index - 1, self.index))
+        return ordered[first:last]
+
+
+WHOLE = Shard(1, 1)
+
+
+@dataclass(frozen=True)
 class Request:
     """A sweep that is asked for: the config of all runs, what it is called, and how their own settings are found.
 
     `rule` says what the best is chosen by, as train.select does if it is None. `at_once` runs are computed side by side,
-    as many as the memory holds if it is 0.
+    as many as the memory holds if it is 0. Several processes may train a `shard` of a grid each, in one folder.
     """
 
     config: RunConfig
@@ -60,6 +89,7 @@ class Request:
     plan: Grid | Search
     rule: Rule | None = None
     at_once: int = 0
+    shard: Shard = WHOLE
 
     @property
     def chosen_by(self) -> Rule:
@@ -74,7 +104,9 @@ class Request:
 
     def sharing(self, found: Sequence[Cell]) -> list[Cell]:
         """Returns the cells with one ledger for all, if the config has a budget."""
-        return list(found) if self.config.budget.flops is None else sweep.with_ledger(found, f"../../{run.LEDGER}")
+        if self.config.budget.flops is None:
+            return list(found)
+        return sweep.with_ledger(found, f"../../{run.LEDGER}", several=self.shard != WHOLE)
 
 
 def asked_for(
@@ -84,6 +116,7 @@ def asked_for(
     drawn: Search | None = None,
     rule: Rule | None = None,
     at_once: int = 0,
+    shard: Shard = WHOLE,
 ) -> Request:
     """Returns the sweep of a config file with `overrides`: a search, or the grid of `axes` and of the file's section [grid].
 
@@ -95,32 +128,56 @@ def asked_for(
     if bool(axes) == bool(drawn):
         found = f"{axes} and {drawn.space if drawn else []}"
         raise JaxlvError("a grid or a search, not both and not neither", where="--grid, --search", found=found)
-    return Request(settings, config.name, drawn or Grid(axes, stage.skip), rule, at_once)
+    if drawn and shard != WHOLE:
+        raise JaxlvError("a search has no shards", where="--shard", hint="share its study by --storage")
+    return Request(settings, config.name, drawn or Grid(axes, stage.skip), rule, at_once, shard)
 
 
 def run_sweep(asked: Request, out: Path, *, resume: bool = False, begin: Begin = Silent, say: Say = unsaid) -> Sweep:
-    """Trains the runs of a sweep in `out`/runs, and writes sweep.json, sweep.csv and report.html. Returns sweep.json.
+    """Trains the runs of a sweep in `out`/runs, and writes sweep.json, sweep.csv and report.html. Returns sweep.json, or of
+    a shard, as long as others train, what its own runs have reached.
 
-    With `resume` finished runs are kept. Raises JaxlvError if `out` exists and is not resumed, and if a run cannot be
-    trained; nothing is written if that is known before.
+    With `resume` finished runs are kept; of a shard they always are. Raises JaxlvError if `out` exists and is not resumed,
+    and if a run cannot be trained; nothing is written if that is known before.
     """
     found = asked.cells()
     sweep.check_rule([cell.config for cell in found], asked.chosen_by)
     sources.check_fits([cell.config for cell in found])  # before a folder is made
-    begun = begun_folder(out, sweep.RUNS, resume)
+    own = asked.sharing(asked.shard.cells(found))
+    begun, folder = _begun(out, resume, asked.shard), out / sweep.RUNS
     if isinstance(asked.plan, Grid):
-        say(f"{len(found)} runs in {len(sweep.groups(found))} programs")
-        outcomes = train(asked.sharing(found), out / sweep.RUNS, resume=begun, at_once=asked.at_once, begin=begin)
+        say(f"{len(own)} runs in {len(sweep.groups(own))} programs")
+        outcomes = train(own, folder, resume=begun, at_once=asked.at_once, begin=begin)
     else:
         outcomes = _searched(asked, asked.plan, out, begun, begin)
-    best = sweep.choose(outcomes, asked.chosen_by).name
-    result = Sweep(asked.chosen_by, best, tuple(outcomes), asked.name, versions())
+    if asked.shard != WHOLE:
+        done = [cell for cell in asked.sharing(found) if (folder / cell.name / run.ADAPTER).is_dir()]
+        if len(done) < len(found):
+            say(f"{len(done)} of {len(found)} runs are done; the shard that ends last compares them")
+            return _compared(asked, outcomes)
+        outcomes = [sweep.outcome(cell, folder) for cell in done]
+    result = _compared(asked, outcomes)
     sweep.write_result(out / sweep.RESULT, result.tree())
     trees = [one.tree() for one in outcomes]
     flat = [{**one["settings"], **{k: v for k, v in one.items() if not isinstance(v, (dict, list))}} for one in trees]
     write_csv(out / "sweep.csv", pd.DataFrame(flat))
     page.write(out / "report.html", sweeps.page_of(result))
     return result
+
+
+def _compared(asked: Request, outcomes: Sequence[Outcome]) -> Sweep:
+    best = sweep.choose(outcomes, asked.chosen_by).name
+    return Sweep(asked.chosen_by, best, tuple(outcomes), asked.name, versions())
+
+
+def _begun(out: Path, resume: bool, shard: Shard) -> bool:
+    """Tells whether a sweep's folder was begun before, and makes it if not. Shards find it made by the first of them."""
+    if shard == WHOLE:
+        return begun_folder(out, sweep.RUNS, resume)
+    while not (out / sweep.RUNS).is_dir():
+        with contextlib.suppress(JaxlvError):  # another shard was first
+            begun_folder(out, sweep.RUNS, resume=False)
+    return True
 
 
 def _searched(asked: Request, plan: Search, out: Path, known: bool, begin: Begin) -> list[Outcome]:
