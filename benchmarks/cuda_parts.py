@@ -371,7 +371,7 @@ def stack(options: argparse.Namespace, facts: Facts) -> None:
     data = Windows(ids, np.broadcast_to(np.arange(length, dtype=np.int32), ids.shape), labels)
     for runs, at_once in STACKS:
         stacked = Stack(model, params, configs[:runs])
-        step, windows = stacked.step(at_once), Stack.batch([data] * runs)
+        step, windows = stacked.step(at_once), stacked.batch([data] * runs)
         held: dict[str, Any] = {"state": stacked.state}
 
         def call(held: Any = held, step: Any = step, frozen: Any = stacked.frozen, windows: Any = windows) -> None:

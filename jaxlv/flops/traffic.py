@@ -19,6 +19,7 @@ from jaxlv.flops.spread import parts_of
 from jaxlv.flops.table import count
 from jaxlv.flops.work import Work, symbols
 from jaxlv.model.placement import Cuts
+from jaxlv.steps.loss import chunks_of
 
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4, "f64": 8, "s64": 8}
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
@@ -82,9 +83,9 @@ def traffic(work: Work, *, fsdp: bool = False, merged: bool = False, promoted: b
     """Returns {what: bytes of the results of collectives on a device} of a train step of `accumulate` = 1.
 
     The partitioner sums partial products where they are formed: after o_proj and down_proj, and in the backward pass at the
-    input of each projection that "model" cuts. If XLA has `merged` what it sums for gate and up, as for CUDA, it is sent
-    once. A CPU sums in float32 what is narrower (`promoted`). None if "model" cuts the heads of queries but not those of
-    keys: then XLA chooses among several ways.
+    input of each projection that "model" cuts. If XLA has `merged` what it sums for gate and up, and what each chunk of the
+    loss sums for the head, as for CUDA, it is sent once. A CPU sums in float32 what is narrower (`promoted`). None if
+    "model" cuts the heads of queries but not those of keys: then XLA chooses among several ways.
     """
     v, c, d = symbols(work.executed()), work.model, work.over_data
     cuts = Cuts.of(c, work.over_model)
@@ -95,6 +96,7 @@ def traffic(work: Work, *, fsdp: bool = False, merged: bool = False, promoted: b
     reached = {name: (v["L"] - 1) * v["t"] + v[name] for name in ("x0", "m0")}
     q, m = int(cuts.q > 1), int(parts_of("gate_proj", work) > 1)
     head = int(parts_of("head", work) > 1)
+    chunks = chunks_of(work.batch // d, work.length, v["V"]).number
     layers, attention, mlp = v["L"], ("q", "k", "v"), ("gate", "up")
     labels = 1 - max(v["head"], v["bias"])  # of a frozen head, the gradient has the rows of the labels
     activations = head + q * layers + m * layers + head * v["t"] * (1 + labels)
@@ -104,7 +106,7 @@ def traffic(work: Work, *, fsdp: bool = False, merged: bool = False, promoted: b
         "activations": activations * whole,
         "adapters": adapters * low,
         "loss": head * 3 * tokens * 4,
-        "gradients": (d > 1) * (gradients(work) + 8),
+        "gradients": (d > 1) * (gradients(work, 1 if merged else chunks) + 4 + 4 * (1 if merged else chunks)),
     }
     if fsdp and d > 1:
         weights = sum(one.fan_in * one.fan_out // one.parts for one in _projections(work))
@@ -132,14 +134,16 @@ def _projections(work: Work) -> Iterator[_Projection]:
         yield _Projection(name, fan_in, fan_out, parts_of(f"{name}_proj", work))
 
 
-def gradients(work: Work) -> int:
-    """Returns the bytes of the gradients that a device sums with others along "data", in float32."""
+def gradients(work: Work, chunks: int = 1) -> int:
+    """Returns the bytes of the gradients that a device sums with others along "data", in float32; those of the head as often
+    as the loss has `chunks`.
+    """
     v, rank, total = symbols(work.executed()), work.executed().rank, 0
     for name, fan_in, fan_out, parts in _projections(work):
         a, b = (fan_in // parts, fan_out) if name in ("o", "down") else (fan_in, fan_out // parts)
         total += v[name] * work.model.num_hidden_layers * rank * (a + b)
     cut = parts_of("head", work)
-    total += v["bias"] * v["V"] // cut + v["head"] * v["V"] * v["H"] // cut
+    total += chunks * (v["bias"] * v["V"] // cut + v["head"] * v["V"] * v["H"] // cut)
     return 4 * total
 
 
