@@ -1,4 +1,4 @@
-"""Puts the committed tables into docs/benchmarks.md, between the marks that name them.
+"""Puts the committed tables into pages of docs/, between the marks that name them.
 
 python -m benchmarks.pages
 """
@@ -9,7 +9,7 @@ import re
 
 from benchmarks.common import RESULTS, ROOT
 
-PAGE = ROOT / "docs" / "benchmarks.md"
+PAGES = (ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "scale.md")
 MARKED = re.compile(r"<!-- ([\w.-]+\.md) -->\n.*?<!-- end -->", re.DOTALL)
 
 
@@ -25,4 +25,5 @@ def filled(page: str) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    for path in PAGES:
+        path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")
