@@ -9,9 +9,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import itertools
+import math
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -20,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import psutil
 from flax import traverse_util
+from jax.sharding import Sharding
 
 from jaxlv.activity import doing
 from jaxlv.config import Kernel, ModelSettings
@@ -45,16 +49,25 @@ CARRIED = (
 )  # fmt: skip
 
 
+Placement = Callable[[str], Sharding | None]  # of the parameter at a path; None for the default device
+
+
 def load_pretrained(
-    folder_or_hub_id: str | Path = "embedded", dtype: str = "float32", attention: str = "xla", revision: str | None = None
+    folder_or_hub_id: str | Path = "embedded",
+    dtype: str = "float32",
+    attention: str = "xla",
+    revision: str | None = None,
+    place: Placement | None = None,
 ) -> tuple[Qwen2, dict[str, Any]]:
-    """Loads a Qwen2.5 checkpoint. Each tensor is converted and placed before the next is read.
+    """Loads a Qwen2.5 checkpoint. Each tensor is converted and placed before the next is read, slice by slice.
 
     Args:
         folder_or_hub_id: a folder in Hugging Face's format, a hub id, or "embedded" for the base that comes with jaxlv.
         dtype: "float32" or "bfloat16", of the weights in memory and of the matrix products.
         attention: "xla", "blocked" or "cudnn"; see docs/settings.md, model.attention.
         revision: commit, tag or branch of a hub id.
+        place: the sharding of the parameter at a path, such as "model.norm.weight": each device gets its slice straight from
+            the file. The default device if this is None, or what it returns is.
 
     Returns:
         The model and its parameters, a tree whose paths are the checkpoint's keys. Token ids (B, T) of B texts of T tokens
@@ -77,7 +90,7 @@ def load_pretrained(
     folder = resolve(folder_or_hub_id, revision)
     model = Qwen2(ModelConfig.from_folder(folder), jnp.dtype(dtype), attention, str(folder))
     with doing(f"loading the weights of {folder.name}"):
-        return model, read_params(folder, model)
+        return model, read_params(folder, model, place)
 
 
 def base_of(settings: ModelSettings) -> Path:
@@ -135,18 +148,23 @@ def unflatten(flat: dict[str, Any], model: Qwen2) -> dict[str, Any]:
     return traverse_util.unflatten_dict({path: flat[".".join(path)] for path in _abstract_paths(model)})
 
 
-def read_params(folder: str | Path, model: Qwen2) -> dict[str, Any]:
-    """Reads the parameters in `folder`, checked against the model key by key."""
-    _check_size(model, folder)
+def read_params(folder: str | Path, model: Qwen2, place: Placement | None = None) -> dict[str, Any]:
+    """Reads the parameters in `folder`, checked against the model key by key. The host holds one tensor at a time."""
+    _check_size(model, folder, place)
     expected, held = abstract_params(model), _held(Path(folder))
     names = set(held)
     if model.config.tie_word_embeddings and HEAD in names:
         names.remove(HEAD)
-        _check_tied(held, expected[EMBEDDING].shape if EMBEDDING in held else None, folder)
+        _check_tied(held, expected[EMBEDDING].shape, folder)
     adapted = any(part in name for name in names for part in (".base_layer.", ".lora_"))
     tensors.same_names(names, expected, folder, ADAPTED if adapted else UNTIED if set(expected) - names == {HEAD} else None)
     by_file = sorted(names, key=lambda name: (str(held[name].path), name))
-    flat = {name: tensors.read(*held[name], expected[name].shape, expected[name].dtype) for name in by_file}
+    flat = {}
+    for path, inside in itertools.groupby(by_file, key=lambda name: held[name].path):
+        with tensors.reading(path) as file:
+            for name in inside:
+                shape, dtype = expected[name].shape, expected[name].dtype
+                flat[name] = file.read(held[name].name, shape, dtype, place(name) if place else None)
     return unflatten(flat, model)
 
 
@@ -198,11 +216,11 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(listed[:4]) + (f" and {len(listed) - 4} more" if len(listed) > 4 else "")
 
 
-def _check_tied(held: Mapping[str, Held], shape: tuple[int, ...] | None, where: Any) -> None:
+def _check_tied(held: Mapping[str, Held], shape: tuple[int, ...], where: Any) -> None:
     """Raises JaxlvError if a head beside a tied embedding is another one. Versions of transformers differ in which they
     take; some tools write a copy.
     """
-    if shape is not None and not tensors.is_copy(*(tensors.read(*held[name], shape) for name in (HEAD, EMBEDDING))):
+    if EMBEDDING in held and not tensors.same(held[HEAD], held[EMBEDDING], shape):
         raise JaxlvError(
             f"{HEAD} is not the embedding",
             where=where,
@@ -211,13 +229,26 @@ def _check_tied(held: Mapping[str, Held], shape: tuple[int, ...] | None, where: 
         )
 
 
-def _check_size(model: Qwen2, where: Any) -> None:
-    """Raises JaxlvError if the parameters exceed the whole memory of the device or, on a CPU, of the machine."""
-    size = model.config.parameters * jnp.dtype(model.dtype).itemsize
-    most = (jax.devices()[0].memory_stats() or {}).get("bytes_limit") or psutil.virtual_memory().total
+def _check_size(model: Qwen2, where: Any, place: Placement | None = None) -> None:
+    """Raises JaxlvError if the parameters exceed the whole memory of a device or, on a CPU, of the machine."""
+    sizes = share_of_devices(model, place)
+    device = max(sizes, key=lambda one: sizes[one])
+    own = (device.memory_stats() or {}).get("bytes_limit")
+    size, most = (sizes[device], own) if own else (sum(sizes.values()), psutil.virtual_memory().total)
     if size > most:
         expected, found = f"at most {most:,} bytes, all the memory", f"{size:,} bytes of parameters"
         raise JaxlvError("the model is larger than the memory", where=where, expected=expected, found=found)
+
+
+def share_of_devices(model: Qwen2, place: Placement | None = None) -> dict[jax.Device, int]:
+    """Returns the bytes of a model's parameters on each device of this process that `place` puts some on."""
+    sizes: Counter[jax.Device] = Counter()
+    for name, leaf in abstract_params(model).items():
+        sharding = place(name) if place else None
+        devices = sharding.addressable_devices if sharding else [jax.devices()[0]]
+        shape = sharding.shard_shape(leaf.shape) if sharding else leaf.shape
+        sizes.update(dict.fromkeys(devices, math.prod(shape) * leaf.dtype.itemsize))
+    return dict(sizes)
 
 
 def _tensor_files(folder: Path) -> dict[str, Path]:

@@ -24,7 +24,7 @@ from jaxlv.forecasting.sampler import Sampler
 from jaxlv.lora import adapters, overlay
 from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
-from jaxlv.model.weights import base_of, load_pretrained
+from jaxlv.model.weights import Placement, base_of, load_pretrained
 from jaxlv.runs.devices import check_kernel, compute_deterministically, compute_with_care, keep_programs
 from jaxlv.steps import needs
 from jaxlv.storage.door import at_home, is_there
@@ -268,12 +268,12 @@ class Base(NamedTuple):
     alphabet: Alphabet
 
 
-def load_base(config: RunConfig) -> Base:
-    """Loads a config's base; raises JaxlvError if it does not fit in the memory."""
+def load_base(config: RunConfig, place: Placement | None = None) -> Base:
+    """Loads a config's base, its parameters where `place` says; raises JaxlvError if it does not fit in the memory."""
     check_kernel(config.model.attention)  # before a model is fetched
     compute_with_care()
     keep_programs()
     base = base_of(config.model)
     needs.check_weights(architecture_of(config.model, base), config.model.path)
-    model, params = load_pretrained(base, config.model.dtype, config.model.attention)
+    model, params = load_pretrained(base, config.model.dtype, config.model.attention, place=place)
     return Base(base, model, params, load_alphabet(base, model.config.vocab_size))
