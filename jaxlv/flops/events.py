@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
-from jaxlv.config import build_config
+from jaxlv.config import Weights, build_config
 from jaxlv.errors import JaxlvError, represented
 from jaxlv.flops.table import count, find, generation
 from jaxlv.flops.work import Drawing, HeadKind, LossKind, Train, Update, Work
@@ -43,7 +43,7 @@ class Event(_Room):
     A generation reads `batch` prompts of `length` tokens and makes `new_tokens` tokens in `samples` continuations of each,
     in as many iterations of a loop that attends to `slots` slots, reached in stages of `stage`. `step` is the first step, or
     the step at which it ran. `dtype`, `dropout`, `update` (the optimiser), `stack_rank`, `loss`, `drawing`, `causal`,
-    `narrow` and `remat` are those of jaxlv.flops.work.Work.
+    `narrow`, `remat` and `weights` are those of jaxlv.flops.work.Work.
     """
 
     kind: Kind
@@ -71,6 +71,7 @@ class Event(_Room):
     causal: bool = False
     narrow: bool = False
     remat: bool = False
+    weights: Weights = "full"
 
     def of_kind(self, kind: Kind, **shape: Any) -> Event:
         """Returns other work of the same model, without the settings that do not apply to such work."""
@@ -100,6 +101,7 @@ class Event(_Room):
             causal=self.causal,
             narrow=self.narrow,
             remat=self.remat,
+            weights=self.weights,
         )
 
     @property

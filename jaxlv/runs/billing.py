@@ -168,6 +168,7 @@ def event_of(config: RunConfig, held: Held = "adapters", stack_rank: int = 0) ->
         causal=config.causal,
         narrow=config.narrow,
         remat=config.model.remat,
+        weights=config.model.weights,
     )
 
 

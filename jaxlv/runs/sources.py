@@ -256,7 +256,8 @@ def check_fits(configs: Sequence[RunConfig]) -> None:
 def architecture_of(settings: ModelSettings, base: Path) -> Qwen2:
     """Returns the model in a folder, computing as the settings say; no weights are read."""
     check_kernel(settings.attention)
-    return Qwen2(ModelConfig.from_folder(base), jnp.dtype(settings.dtype), settings.attention)
+    dtype = jnp.dtype(settings.dtype)
+    return Qwen2(ModelConfig.from_folder(base), dtype, settings.attention, weights=settings.weights)
 
 
 class Base(NamedTuple):
@@ -275,5 +276,7 @@ def load_base(config: RunConfig, place: Placement | None = None) -> Base:
     keep_programs()
     base = base_of(config.model)
     needs.check_weights(architecture_of(config.model, base), config.model.path)
-    model, params = load_pretrained(base, config.model.dtype, config.model.attention, place=place)
+    model, params = load_pretrained(
+        base, config.model.dtype, config.model.attention, place=place, weights=config.model.weights
+    )
     return Base(base, model, params, load_alphabet(base, model.config.vocab_size))

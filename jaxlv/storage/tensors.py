@@ -90,16 +90,23 @@ class Tensors:
     def __init__(self, path: Path, file: BufferedReader, held: Mapping[str, Stored]):
         self.path, self.held, self._file = path, held, file
 
-    def read(self, name: str, shape: Sequence[int], dtype: Any = None, place: Sharding | None = None) -> jax.Array:
+    def read(
+        self,
+        name: str,
+        shape: Sequence[int],
+        dtype: Any = None,
+        place: Sharding | None = None,
+        kinds: Iterable[str] = FLOAT_TYPES,
+    ) -> jax.Array:
         """Returns a tensor in the type `dtype`, its own if None, on the default device, or sharded as `place` says: each
         device gets its slice, and slices that no device of this process needs are not read.
 
-        Raises JaxlvError if it has another shape, is not a float of 16 or 32 bits, or holds NaN or infinity, also after
-        conversion.
+        Raises JaxlvError if it has another shape, is of none of these `kinds` (by default floats of 16 or 32 bits), or holds
+        NaN or infinity, also after conversion.
         """
-        self.check(name, shape)
+        self.check(name, shape, kinds)
         if place is None:  # checked on the host: on a device, each shape would be a program to compile
-            return _released(jax.device_put(self.part(name, dtype=dtype)))
+            return put(self.part(name, dtype=dtype))
         slices: dict[str, np.ndarray] = {}  # devices with a common slice share what was read
 
         def part(index: Any) -> np.ndarray:
@@ -153,6 +160,13 @@ class Tensors:
                 raise JaxlvError(f"tensor {name} {told}", where=self.path, hint=hint)
             hint = "the file is damaged: fetch it again"
             raise JaxlvError(f"tensor {name} holds NaN or infinity", where=self.path, hint=hint)
+
+
+def put(value: np.ndarray, place: Sharding | None = None) -> jax.Array:
+    """Returns an array of the host on the default device, or sharded as `place` says."""
+    if place is None:
+        return _released(jax.device_put(value))
+    return _released(jax.make_array_from_callback(value.shape, place, lambda index: value[index], dtype=value.dtype))
 
 
 def _released(made: jax.Array) -> jax.Array:

@@ -34,7 +34,7 @@ from jaxlv.versions import versions
 RESULT, TABLE, REPORT = "probe.json", "probe.csv", "report.html"
 GREEDY = SamplingConfig(temperature=0.0, grammar=False)
 ALLOWED = {"sampling": ("repetition_penalty", "temperature", "top_k", "top_p")}
-OF_A_BARE_MODEL = {"model": ("attention", "dtype")}
+OF_A_BARE_MODEL = {"model": ("attention", "dtype", "weights")}
 
 
 @dataclass(frozen=True)
