@@ -104,7 +104,7 @@ def _named(name: str, settings: ModelSettings, pays: bool) -> Sampler:
         warnings.warn(told, JaxlvWarning, stacklevel=4)
         return finished.tuned
     config = replace(RunConfig(), model=replace(settings, path=name))
-    _, model, params, alphabet = sources.load_base(config)
+    _, model, params, alphabet = sources.load_base(config, trains=False)
     return Sampler(model, {"params": params}, alphabet, Codec.of(CodecConfig(), None), SamplingConfig())
 
 

@@ -33,6 +33,7 @@ from jaxlv.storage.door import LIMITS, at_home, content, is_there
 
 Dtype = Literal["float32", "bfloat16"]
 Kernel = Literal["xla", "blocked", "cudnn"]
+Weights = Literal["full", "int8", "nf4"]
 Sink = Literal["tensorboard", "wandb", "mlflow"]
 Scale = Literal["context", "xu", "rai", "mao", "liu"]
 MOST_EXTENDED = 20  # config files that extend each other
@@ -158,6 +159,9 @@ class ModelSettings(Settings, section="model"):
     path: str = setting("embedded", 'a Hugging Face folder, a hub id, or "embedded"', PATH)
     revision: str = setting("", 'commit, tag or branch of a hub id; "" = the newest', Text())
     dtype: Dtype = setting("float32", "type of the frozen weights and of matrix products")
+    weights: Weights = setting(
+        "full", "bits of the layers' frozen projections: model.dtype, or 8 (int8) or 4 (nf4), which are rounded when loaded"
+    )
     attention: Kernel = setting("xla", "blocked: XLA, skipping blocks of scores that the mask hides")
     loss: Literal["vocabulary", "alphabet"] = setting("vocabulary", "cross-entropy over all tokens or the 13 symbols")
     logits: Dtype = setting("float32", "type in which training holds logits; bfloat16 halves their memory, and rounds them")

@@ -20,7 +20,7 @@ import pandas as pd
 
 from jaxlv import api
 from jaxlv.activity import heard_by
-from jaxlv.config import EvaluateConfig, SamplingConfig, with_settings
+from jaxlv.config import EvaluateConfig, ModelSettings, SamplingConfig, Weights, with_settings
 from jaxlv.data.loading import load_series
 from jaxlv.data.observations import Handling, Missing, Negative, Observations
 from jaxlv.data.series import SeriesSet
@@ -75,6 +75,7 @@ class Forecaster:
         adapter: a folder in PEFT's format, laid over the model.
         tokenizer: a folder with the model's tokenizer, if the model has none.
         pays: reserves what is computed in the ledger of a run that has a budget.
+        weights: "full", or "int8" or "nf4": of a named model the layers' projections are held in 8 or 4 bits.
         progress: tells on the standard error what is being done, if it takes more than a second.
         sampling: temperature, top_k, top_p, repetition_penalty, grammar.
 
@@ -91,7 +92,7 @@ class Forecaster:
 
     def __init__(
         self, model: Any = "embedded", *, adapter: str | Path | None = None, tokenizer: str | Path | None = None,
-        pays: bool = True, progress: bool = True, **sampling: Any,
+        pays: bool = True, progress: bool = True, weights: Weights = "full", **sampling: Any,
     ):  # fmt: skip
         known = set(SamplingConfig.__dataclass_fields__)
         unknown = [name for name in sampling if name not in known]
@@ -99,11 +100,13 @@ class Forecaster:
             raise JaxlvError(f"unknown setting {unknown[0]}", where="Forecaster", expected=", ".join(sorted(known)))
         self.model = model
         self._adapter, self._pays, self._sampling = adapter, pays, sampling
+        self._settings = ModelSettings(weights=weights)
         self._begin: Begin = Told if progress else Silent
         self._heard = functools.partial(heard_by, TELLER if progress else None)
         with self._heard():
             self.run: FinishedRun | None = run.load_run(Path(model)) if _is_run(model) else None
-            self.sampler = api.open_model(model, adapter, tokenizer=tokenizer, pays=pays).with_sampling(**sampling)
+            opened = api.open_model(model, adapter, settings=self._settings, tokenizer=tokenizer, pays=pays)
+            self.sampler = opened.with_sampling(**sampling)
 
     def __repr__(self) -> str:
         return f"jaxlv.Forecaster({str(self.model) if isinstance(self.model, (str, Path)) else type(self.model).__name__!r})"
@@ -215,7 +218,9 @@ class Forecaster:
         with self._heard():
             found = load_series(data, **how)
         config = fitting.fitted(found, str(self.model), holdout, steps)
-        config = fitting.changed(config, train={"seed": seed}, sampling=self._sampling)
+        config = fitting.changed(
+            config, train={"seed": seed}, sampling=self._sampling, model={"weights": self._settings.weights}
+        )
         config = with_settings(config, settings)
         folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="jaxlv-")) / "run"
         for line in found.lines():

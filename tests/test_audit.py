@@ -52,8 +52,21 @@ def red(found: list[audit.ProgramAudit]) -> set[str]:
         Work(SMALL, 1, 21, 2, ("k_proj", "o_proj", "down_proj"), "alphabet", "full", "blocked"),
         Work(SMALL, 2, 7, 0, (), train="head"),
         Work(SMALL, 2, 16, 3, ("q_proj", "down_proj"), dropout=True, dtype="bfloat16", remat=True),
+        Work(SMALL, 2, 16, 3, ("v_proj", "up_proj"), dtype="bfloat16", remat=True, weights="int8"),
+        Work(SMALL, 2, 16, 3, weights="nf4"),
     ],
-    ids=["float32", "bfloat16", "rank 1", "one token", "hidden size 1", "blocked, full", "head alone", "remat"],
+    ids=[
+        "float32",
+        "bfloat16",
+        "rank 1",
+        "one token",
+        "hidden size 1",
+        "blocked, full",
+        "head",
+        "remat",
+        "8 bits",
+        "4 bits",
+    ],
 )
 def test_every_gate_holds(work):
     for one in audit.audit(of_work(work)):

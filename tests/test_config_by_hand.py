@@ -87,6 +87,7 @@ SETTINGS: Mapping[str, Mapping[str, Row]] = {
         "path": Row("embedded", *PATH[1:]),
         "revision": Row("", ("main",), ("a\nb",)),
         "dtype": choice("float32", "bfloat16"),
+        "weights": choice("full", "int8", "nf4"),
         "attention": choice("xla", "blocked", "cudnn"),
         "loss": choice("vocabulary", "alphabet"),
         "logits": Row("float32", ("float32",), ("float16",)),

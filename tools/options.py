@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter, Token
 
-from jaxlv.config import CodecConfig, Dtype, EvaluateConfig, SamplingConfig, Scale, find_config
+from jaxlv.config import CodecConfig, Dtype, EvaluateConfig, SamplingConfig, Scale, Weights, find_config
 from jaxlv.errors import printable
 from jaxlv.settings import AXIS, Between, statements
 from jaxlv.tools.console import CALL
@@ -151,6 +151,7 @@ class Bare:
     scale: Annotated[Scale | None, Parameter(help="scale of the text; the adapter's, or context, if not given")] = None
     decimals: Annotated[int | None, setting(CodecConfig, "decimals", help=True)] = None
     dtype: Annotated[Dtype, Parameter(help="type of the weights")] = "float32"
+    weights: Annotated[Weights, Parameter(help="bits of the layers' weights")] = "full"
     revision: Annotated[str, Parameter(help="commit, tag or branch of a hub id")] = ""
 
 

@@ -49,8 +49,8 @@ def probe(
     a regular expression between slashes. Answers are greedy, without a repetition penalty, unless options say otherwise.
 
     --text adds the perplexity of a file. DIR gets probe.json, probe.csv and report.html; without --out the answers are only
-    shown. If the run has a budget, it pays for everything. --set takes sampling.*, and model.dtype and model.attention of a
-    bare model.
+    shown. If the run has a budget, it pays for everything. --set takes sampling.*, and of a bare model model.dtype,
+    model.weights and model.attention.
 
     Args:
         run_or_model: run folder, model folder, or hub id

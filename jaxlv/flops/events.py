@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
-from jaxlv.config import build_config
+from jaxlv.config import Weights, build_config
 from jaxlv.errors import JaxlvError, represented
 from jaxlv.flops.table import count, find, generation
 from jaxlv.flops.work import Drawing, HeadKind, LossKind, Train, Update, Work
@@ -43,7 +43,7 @@ class Event(_Room):
     A generation reads `batch` prompts of `length` tokens and makes `new_tokens` tokens in `samples` continuations of each,
     in as many iterations of a loop that attends to `slots` slots, reached in stages of `stage`. `step` is the first step, or
     the step at which it ran. `dtype`, `dropout`, `update` (the optimiser), `stack_rank`, `loss`, `drawing`, `causal`,
-    `narrow`, `remat`, `over_data` and `over_model` are those of jaxlv.flops.work.Work.
+    `narrow`, `remat`, `over_data`, `over_model` and `weights` are those of jaxlv.flops.work.Work.
     """
 
     kind: Kind
@@ -73,6 +73,7 @@ class Event(_Room):
     remat: bool = False
     over_data: int = 1
     over_model: int = 1
+    weights: Weights = "full"
 
     def of_kind(self, kind: Kind, **shape: Any) -> Event:
         """Returns other work of the same model, without the settings that do not apply to such work."""
@@ -104,6 +105,7 @@ class Event(_Room):
             remat=self.remat,
             over_data=self.over_data,
             over_model=self.over_model,
+            weights=self.weights,
         )
 
     @property

@@ -44,6 +44,23 @@ def _linear(name: str, fans: tuple[str, str], reached: str) -> tuple[Row, ...]:
     )
 
 
+def _dequantised(name: str, fans: tuple[str, str], reached: str) -> tuple[Row, ...]:
+    """Returns rows for the numbers that a projection's codes stand for, which its gradient forms once more, and in 8 bits
+    for the scales of its outputs (jaxlv/model/quantised.py).
+    """
+    fan_in, fan_out = fans
+    numbers, outputs, inputs = f"{fan_in} * {fan_out}", f"T * {fan_out}", layers(reached)
+    casts = f"{numbers} * (1 + half) + {fan_out} * ({fan_in} // {GROUP_OF[fan_in]})"
+    component = f"{name}_proj dequantised"
+    return (
+        row(component, "L * int8", convert=f"{numbers} + 2 * {outputs} * half", mul=outputs),
+        row(component, f"{inputs} * int8", "recomputed", convert=numbers),
+        row(component, f"{inputs} * int8", "backward", convert=f"2 * {outputs} * half", mul=outputs),
+        row(component, "L * nf4", integer=numbers, mul=numbers, convert=casts),
+        row(component, f"{inputs} * nf4", "recomputed", integer=numbers, mul=numbers, convert=casts),
+    )
+
+
 ORTHOGONAL = 5  # Newton-Schulz iterations of Muon (optax.contrib.muon)
 MATRICES = (  # matrices that may train: how many of which (m, n)
     *((f"L * {name}", sizes) for name, (a, b) in GROUPED.items() for sizes in (("R", a), (b, "R"))),
@@ -68,7 +85,8 @@ def formed_again(rows: Iterable[Row]) -> Iterator[Row]:
     for one in rows:
         inside = one.phase == "forward" and one.times.startswith("L") and one.when in ("always", "gradient")
         cast = "lora" in one.component and not any(name == "dot" for name, _ in one.operations)
-        if not inside or one.component == "down_proj" or (one.component == "down_proj lora B" and not cast):
+        last = one.component in ("down_proj", "down_proj dequantised")
+        if not inside or last or (one.component == "down_proj lora B" and not cast):
             continue
         only = " * muon" if cast else " * max(down,full)" if one.component == "activation" else ""
         times = f"t * remat * {one.times}{only}"
@@ -146,8 +164,12 @@ def _projection(name: str, fans: tuple[str, str], biased: bool) -> tuple[Row, ..
     )
 
 
+GROUP_OF = {"H": "gH", "N * D": "gN", "I": "gI"}  # inputs that share a scale in 4 bits
+_REACHED = dict(zip(GROUPED, ("x0", "x0", "x0", "a0", "m0", "m0", "p0"), strict=True))  # the input of each
+
 _PROJECTIONS = (
     *(made for name, fans in GROUPED.items() for made in _projection(name, fans, name in "qkv")),
+    *(made for name, fans in GROUPED.items() for made in _dequantised(name, fans, _REACHED[name])),
     # Gradients of one input by several paths, added at the second of them.
     *(row(name, layers("x0"), "backward", add="T * H") for name in ("q_proj", "k_proj")),
     *(
@@ -212,11 +234,7 @@ def _dropout(name: str, fan_in: str, reached: str) -> tuple[Row, ...]:
 _DROPOUT = (
     row("dropout", "drop", when="step", integer=_KEY_INTEGER, add=_KEY_ADD, convert="1"),
     row("dropout", "drop", when="gradient", integer=_KEY_INTEGER, add=_KEY_ADD, convert="several"),
-    *(
-        made
-        for name, reached in zip(GROUPED, ("x0", "x0", "x0", "a0", "m0", "m0", "p0"), strict=True)
-        for made in _dropout(name, GROUPED[name][0], reached)
-    ),
+    *(made for name, reached in _REACHED.items() for made in _dropout(name, GROUPED[name][0], reached)),
 )
 
 _LOSS = (

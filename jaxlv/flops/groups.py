@@ -27,7 +27,8 @@ def group_of(component: str) -> str:
     """Returns the group that a component is drawn in."""
     if "lora" in component:
         return "LoRA"
-    return next((name for name, members in GROUPS.items() if component in members), "other")
+    product = component.removesuffix(" dequantised")
+    return next((name for name, members in GROUPS.items() if product in members), "other")
 
 
 def by_group(table: Table, phases: Sequence[str]) -> dict[str, int]:

@@ -18,6 +18,7 @@ SCOPES = tuple(
     (re.compile(pattern), component)
     for pattern, component in (
         (r"(q|k|v|o|gate|up|down)_proj/(?:.*/)?lora_(A|B)", r"\1_proj lora \2"),
+        (r"(q|k|v|o|gate|up|down)_proj/(?:.*/)?dequantised", r"\1_proj dequantised"),
         (r"(q|k|v|o|gate|up|down)_proj", r"\1_proj"),
         (r"norm|layernorm", "norms"),
         (r"rope", "rope"),

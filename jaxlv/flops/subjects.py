@@ -61,7 +61,7 @@ def of_work(work: Work) -> list[Subject]:
 
     The decode step follows a prompt of `work.length` tokens, with room for as many new ones.
     """
-    model = Qwen2(work.model, jnp.dtype(work.dtype), work.kernel)
+    model = Qwen2(work.model, jnp.dtype(work.dtype), work.kernel, weights=work.weights)
     plain = replace(work, train="adapters") if work.train == "head" else work
     decode = replace(work, length=1, cache=2 * work.length, shared=work.length, last_only=True, train="adapters")
     return [

@@ -79,6 +79,8 @@ device_description_str: "{words}"
 """
 # XLA merges products of one input into one, under one of their names; an audit by component keeps them apart.
 APART: dict[str, bool | int | str] = {"xla_gpu_dot_merger_threshold_mb": 0}
+# A step that is traced here, on a CPU, may leave out a pass of the compiler that CUDA needs (jaxlv/steps/train.py).
+ABSENT: dict[str, bool | int | str] = {"xla_gpu_autotune_level": 0, "xla_disable_hlo_passes": ""}
 
 
 class Target(NamedTuple):
@@ -141,4 +143,4 @@ def absent(device: Device, options: dict[str, bool | int | str], where: str, ins
     jax.config.update("jax_enable_compilation_cache", False)  # what was compiled for an absent device cannot be read back
     name = getattr(found, "device_kind", "a CUDA device")
     words = f"{name}, which is not there"
-    return Target(SingleDeviceSharding(found), {**options, "xla_gpu_autotune_level": 0}, words, "cuda", False)
+    return Target(SingleDeviceSharding(found), {**options, **ABSENT}, words, "cuda", False)

@@ -19,7 +19,9 @@ Z  keys whose place is looked at,         O  parts that the keys of a        hal
                                                                              remat   1 if layers are computed again in
                                                                                  the backward pass
                                                                              narrow  1 if the loss holds its logits in
-                                                                                 bfloat16
+gH, gN, gI  inputs that share a scale in                                         bfloat16
+   4 bits, of H, N * D and I inputs                                          int8, nf4  1 if projections are held in 8,
+                                                                                 in 4 bits
 
 If cuDNN attends to the earlier tokens of a decode step, X, Z and O are those of the new ones; `stored` are the pairs, `held`
 the keys and `kept` the sequences that it attends to. `joined` parts of a softmax are added.
@@ -36,11 +38,12 @@ from typing import Literal
 
 import jax.numpy as jnp
 
-from jaxlv.config import OptimizerConfig, SamplingConfig
+from jaxlv.config import OptimizerConfig, SamplingConfig, Weights
 from jaxlv.errors import JaxlvError
 from jaxlv.lora.overlay import normalise_targets
 from jaxlv.model.attention import fuses, key_blocks
 from jaxlv.model.config import ModelConfig
+from jaxlv.model.quantised import group_of
 from jaxlv.steps.draw import BLOCK
 from jaxlv.steps.loss import CHUNK_LOGITS, chunks_of
 from jaxlv.text.codec import SYMBOLS
@@ -125,6 +128,7 @@ class Work:
     narrow: bool = False  # the loss holds its logits in bfloat16
     over_data: int = 1  # devices that share the rows of the batch
     over_model: int = 1  # devices that share the weights (jaxlv.flops.spread)
+    weights: Weights = "full"  # in 8 or 4 bits the layers' projections are dequantised before their products
     causal: bool = True  # a fused kernel of attention masks by itself: texts are padded only on the right
 
     def __post_init__(self) -> None:
@@ -168,7 +172,8 @@ def symbols(work: Work, padded: bool = False) -> dict[str, int]:
         "M": _padded(Q, V) if padded and work.loss == "flat" else Q,
         **_parameters(work), **_attention(work), **_reached(work), **_update(work), **_drawing(work, V),
         "half": int(work.dtype != "float32"), "alphabet": int(work.head == "alphabet"),
-        "narrow": int(work.narrow), "remat": int(work.remat),
+        "narrow": int(work.narrow), "remat": int(work.remat), "int8": int(work.weights == "int8"),
+        "nf4": int(work.weights == "nf4"), "gH": group_of(H), "gN": group_of(N * D), "gI": group_of(FF),
         "summed": int(work.loss in ("summed", "flat")), "both": int(work.loss == "both"),
         "drop": int(work.dropout and bool(work.targets)),
     }  # fmt: skip

@@ -100,10 +100,7 @@ def _compared(model: Qwen2, variables: Mapping[str, Any], other: Qwen2, read: Ma
     """Returns the largest difference of both models' logits on random tokens, as a share of the largest; raises JaxlvError
     if rounding cannot explain it.
     """
-    ids_BT = np.random.default_rng(0).integers(0, model.config.vocab_size, PROBED)
-    ours_BTV, theirs_BTV = (_logits(one)(tree, ids_BT) for one, tree in ((model, variables), (other, read)))
-    largest = all_finite(float(jnp.max(jnp.abs(ours_BTV))), "the model's logits", where)
-    difference = float(jnp.max(jnp.abs(ours_BTV - theirs_BTV))) / largest
+    difference = apart((model, variables), (other, read), where)
     most = TOLERANCE[str(jnp.dtype(model.dtype))]
     if not difference <= most:
         raise JaxlvError(
@@ -114,6 +111,17 @@ def _compared(model: Qwen2, variables: Mapping[str, Any], other: Qwen2, read: Ma
             hint="report it with the config of the run",
         )
     return difference
+
+
+def apart(one: tuple[Qwen2, Mapping[str, Any]], other: tuple[Qwen2, Mapping[str, Any]], where: Any) -> float:
+    """Returns the largest difference of two models' logits on random tokens, as a share of the first one's largest.
+
+    A model is given with its variables. Raises JaxlvError if its logits are not finite.
+    """
+    ids_BT = np.random.default_rng(0).integers(0, one[0].config.vocab_size, PROBED)
+    ours_BTV, theirs_BTV = (_logits(model)(variables, ids_BT) for model, variables in (one, other))
+    largest = all_finite(float(jnp.max(jnp.abs(ours_BTV))), "the model's logits", where)
+    return float(jnp.max(jnp.abs(ours_BTV - theirs_BTV))) / largest
 
 
 def _logits(model: Qwen2) -> Callable[[Mapping[str, Any], Any], jax.Array]:

@@ -17,6 +17,7 @@ from flax import traverse_util
 
 from jaxlv.config import LoraConfig
 from jaxlv.errors import JaxlvError
+from jaxlv.model.quantised import fans
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 ALL_LINEAR = "all-linear"  # as PEFT calls it
@@ -56,9 +57,9 @@ def init_lora(key: jax.Array, params: Mapping[str, Any], config: LoraConfig) -> 
     targets = normalise_targets(config.targets)
     flat = traverse_util.flatten_dict(dict(params))
     overlay: dict[tuple[str, ...], jax.Array] = {}
-    paths = sorted(path[:-1] for path in flat if path[-1] == "weight" and path[-2] in targets)
-    for path, path_key in zip(paths, jax.random.split(key, max(1, len(paths))), strict=False):
-        fan_out, fan_in = flat[(*path, "weight")].shape
+    paths = {path[:-1]: fans(leaf) for path, leaf in flat.items() if path[-1] in ("weight", "codes") and path[-2] in targets}
+    keys = jax.random.split(key, max(1, len(paths)))
+    for (path, (fan_out, fan_in)), path_key in zip(sorted(paths.items()), keys, strict=False):
         overlay[(*path, "A")] = jax.random.normal(path_key, (config.rank, fan_in)) / fan_in**0.5
         overlay[(*path, "B")] = jnp.zeros((fan_out, config.rank))
         overlay[(*path, "scale")] = jnp.float32(config.scaling)
@@ -204,8 +205,11 @@ def merge(params: Mapping[str, Any], lora: Mapping[str, Any]) -> Tree:
     type.
 
     Raises JaxlvError if the overlay holds a head: a merged base has no place for a bias, and a head of its own would untie
-    the embedding.
+    the embedding; and if the base is quantised, for the sum would have to be rounded to its few levels.
     """
+    if any(path[-1] == "codes" for path in traverse_util.flatten_dict(dict(params))):
+        hint = 'load the base with model.weights = "full", and merge into that'
+        raise JaxlvError("nothing is merged into weights of 8 or 4 bits", where="merge", expected="a full base", hint=hint)
     if "lm_head" in lora:
         raise JaxlvError("the overlay trains the LM head, which a merged base cannot hold", where="merge")
     flat = traverse_util.flatten_dict(dict(params))

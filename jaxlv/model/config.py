@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxlv.errors import JaxlvError
+from jaxlv.model.packed import SETTINGS, packing_of
 from jaxlv.settings import single
 from jaxlv.storage import foreign, holding
 
@@ -82,6 +83,7 @@ class ModelConfig:
         if not isinstance(raw, Mapping):
             raise JaxlvError("not a model config", where=where, expected="a JSON object", found=type(raw).__name__)
         _refuse_other_architectures(raw, where)
+        packing_of(raw.get(SETTINGS), where)
 
         def size(name: str, default: int | None = None) -> int:
             found = foreign.typed(raw, name, int, where, default)
@@ -140,7 +142,6 @@ IMPLEMENTED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "model_type": (("qwen2",), "not a Qwen2.5 model"),
     "use_sliding_window": ((None, False), "sliding-window attention is not implemented"),
     "hidden_act": ((None, "silu"), "only the SiLU activation is implemented"),
-    "quantization_config": ((None,), "quantised weights are not implemented"),
     "quantization": ((None,), "quantised weights are not implemented"),  # as MLX writes it
     "partial_rotary_factor": ((None, 1, 1.0), "partial rotary embedding is not implemented"),
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -26,13 +26,13 @@ DATA, MODEL = "data", "model"
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"(embed_tokens|lm_head)\.weight", ("m", None)),
     (r"lm_head\.bias", ("m",)),
-    (r"q_proj\.(weight|B)", ("q", None)),
+    (r"q_proj\.(weight|codes|scales|B)", ("q", None)),
     (r"q_proj\.bias", ("q",)),
-    (r"[kv]_proj\.(weight|B)", ("kv", None)),
+    (r"[kv]_proj\.(weight|codes|scales|B)", ("kv", None)),
     (r"[kv]_proj\.bias", ("kv",)),
-    (r"(gate|up)_proj\.(weight|B)", ("m", None)),
-    (r"o_proj\.(weight|A)", (None, "q")),
-    (r"down_proj\.(weight|A)", (None, "m")),
+    (r"(gate|up)_proj\.(weight|codes|scales|B)", ("m", None)),
+    (r"o_proj\.(weight|codes|scales|A)", (None, "q")),
+    (r"down_proj\.(weight|codes|scales|A)", (None, "m")),
 )
 
 
@@ -96,13 +96,15 @@ def spec_of(path: str, shape: tuple[int, ...], config: ModelConfig, mesh: Mesh, 
     """
     cuts = Cuts.of(config, mesh.shape[MODEL])._asdict()
     rule = next((axes for pattern, axes in RULES if re.search(rf"(^|\.){pattern}$", path)), ())
+    if path.endswith(".scales"):  # of each output, or of groups of its inputs
+        rule = rule[: len(shape) - runs]
     lead = len(shape) - len(rule)
     axes: list[str | None] = [None] * lead
     for axis, n in zip(rule, shape[lead:], strict=True):
         axes.append(MODEL if axis and cuts[axis] > 1 and n % cuts[axis] == 0 else None)
     if runs and shape and shape[0] % mesh.shape[DATA] == 0:
         axes[0] = DATA
-    elif fsdp and path.endswith("_proj.weight"):
+    elif fsdp and path.endswith(("_proj.weight", "_proj.codes")):
         free = [place for place, axis in enumerate(axes) if axis is None and shape[place] % mesh.shape[DATA] == 0]
         if free:
             axes[free[0]] = DATA
@@ -119,6 +121,13 @@ def shardings(tree: Any, config: ModelConfig, mesh: Mesh, runs: bool = False, fs
         return NamedSharding(mesh, spec_of(name, np.shape(leaf), config, mesh, runs, fsdp))
 
     return jax.tree_util.tree_map_with_path(of_leaf, tree)
+
+
+def places(leaves: Mapping[str, Any], config: ModelConfig, mesh: Mesh, fsdp: bool = False) -> Callable[[str], NamedSharding]:
+    """Returns what says where the parameter at a path lies, given all of them by path."""
+    return {
+        path: NamedSharding(mesh, spec_of(path, leaf.shape, config, mesh, fsdp=fsdp)) for path, leaf in leaves.items()
+    }.__getitem__
 
 
 def whole_over_data(config: ModelConfig, mesh: Mesh | None) -> Callable[[Any], Any]:

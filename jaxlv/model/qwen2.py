@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxlv.model import quantised
 from jaxlv.model.attention import KERNELS, Padding, attend, fuses
 from jaxlv.model.config import ModelConfig
 from jaxlv.model.placement import whole_over_data
@@ -146,16 +147,27 @@ def project(x_BTD: jax.Array, head: Head, rounded_to: Any = jnp.float32) -> jax.
 
 
 class Linear(nn.Module):
-    """x W^T + b, plus the low-rank path of the `lora` collection if it holds one for this projection."""
+    """x W^T + b, plus the low-rank path of the `lora` collection if it holds one for this projection.
+
+    W is a parameter, or stands in codes and scales (jaxlv/model/quantised.py).
+    """
 
     features: int
     use_bias: bool
     dtype: jnp.dtype
+    weights: quantised.Scheme = "full"
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
-        weight_FD = self.param("weight", INIT, (self.features, x_BTD.shape[-1]), self.dtype)
-        y_BTF = jnp.einsum("BTD,FD->BTF", x_BTD, weight_FD)
+        fans = self.features, x_BTD.shape[-1]
+        if self.weights == "full":
+            y_BTF = jnp.einsum("BTD,FD->BTF", x_BTD, self.param("weight", INIT, fans, self.dtype))
+        else:
+            shapes = quantised.shapes(self.weights, *fans)
+            codes, scales = (
+                self.param(name, nn.initializers.zeros, shapes[name].shape, shapes[name].dtype) for name in quantised.LEAVES
+            )
+            y_BTF = quantised.product(x_BTD, codes, scales, self.weights)
         if self.use_bias:
             y_BTF += self.param("bias", nn.initializers.zeros, (self.features,), self.dtype)
         if self.has_variable("lora", "A"):
@@ -195,14 +207,15 @@ class Attention(nn.Module):
     config: ModelConfig
     dtype: jnp.dtype
     kernel: str
+    weights: quantised.Scheme = "full"
 
     @nn.compact
     def __call__(self, x_BTD, positions_BT, rope, past, padding: Padding = "any") -> Layer:
         c = self.config
         B, T, D = x_BTD.shape
-        q_BTF = Linear(c.num_attention_heads * c.head_dim, True, self.dtype, name="q_proj")(x_BTD)
-        k_BTF = Linear(c.num_key_value_heads * c.head_dim, True, self.dtype, name="k_proj")(x_BTD)
-        v_BTF = Linear(c.num_key_value_heads * c.head_dim, True, self.dtype, name="v_proj")(x_BTD)
+        q_BTF = Linear(c.num_attention_heads * c.head_dim, True, self.dtype, self.weights, name="q_proj")(x_BTD)
+        k_BTF = Linear(c.num_key_value_heads * c.head_dim, True, self.dtype, self.weights, name="k_proj")(x_BTD)
+        v_BTF = Linear(c.num_key_value_heads * c.head_dim, True, self.dtype, self.weights, name="v_proj")(x_BTD)
         q_BTNH = apply_rope(q_BTF.reshape(B, T, -1, c.head_dim), *rope)
         k_BKHT = apply_rope(k_BTF.reshape(B, T, -1, c.head_dim), *rope).transpose(0, 2, 3, 1)
         v_BKTH = v_BTF.reshape(B, T, -1, c.head_dim).swapaxes(1, 2)
@@ -212,7 +225,7 @@ class Attention(nn.Module):
             out_BTNH = attend(q_BTNH, positions_BT, [*before, own], stored)
         else:
             out_BTNH = KERNELS[self.kernel](q_BTNH, positions_BT, k_BKHT, v_BKTH, padding)
-        out_BTD = Linear(D, False, self.dtype, name="o_proj")(out_BTNH.reshape(B, T, -1))
+        out_BTD = Linear(D, False, self.dtype, self.weights, name="o_proj")(out_BTNH.reshape(B, T, -1))
         return Layer(out_BTD, k_BKHT, v_BKTH)
 
 
@@ -221,12 +234,13 @@ class MLP(nn.Module):
 
     config: ModelConfig
     dtype: jnp.dtype
+    weights: quantised.Scheme = "full"
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
-        gate_BTF = Linear(self.config.intermediate_size, False, self.dtype, name="gate_proj")(x_BTD)
-        up_BTF = Linear(self.config.intermediate_size, False, self.dtype, name="up_proj")(x_BTD)
-        return Linear(x_BTD.shape[-1], False, self.dtype, name="down_proj")(swiglu(gate_BTF, up_BTF))
+        gate_BTF = Linear(self.config.intermediate_size, False, self.dtype, self.weights, name="gate_proj")(x_BTD)
+        up_BTF = Linear(self.config.intermediate_size, False, self.dtype, self.weights, name="up_proj")(x_BTD)
+        return Linear(x_BTD.shape[-1], False, self.dtype, self.weights, name="down_proj")(swiglu(gate_BTF, up_BTF))
 
 
 class Block(nn.Module):
@@ -235,16 +249,18 @@ class Block(nn.Module):
     config: ModelConfig
     dtype: jnp.dtype
     kernel: str
+    weights: quantised.Scheme = "full"
 
     @nn.compact
     def __call__(self, x_BTD, positions_BT, rope, past, padding: Padding = "any") -> Layer:
         eps = self.config.rms_norm_eps
         normed_BTD = Norm(eps, self.dtype, name="input_layernorm")(x_BTD)
-        attention = Attention(self.config, self.dtype, self.kernel, name="self_attn")
+        attention = Attention(self.config, self.dtype, self.kernel, self.weights, name="self_attn")
         out_BTD, k_BKHT, v_BKTH = attention(normed_BTD, positions_BT, rope, past, padding)
         x_BTD = x_BTD + out_BTD
         normed_BTD = Norm(eps, self.dtype, name="post_attention_layernorm")(x_BTD)
-        return Layer(x_BTD + MLP(self.config, self.dtype, name="mlp")(normed_BTD), k_BKHT, v_BKTH)
+        mlp = MLP(self.config, self.dtype, self.weights, name="mlp")
+        return Layer(x_BTD + mlp(normed_BTD), k_BKHT, v_BKTH)
 
 
 class Embedding(nn.Module):
@@ -281,6 +297,7 @@ class Qwen2(nn.Module):
     folder: str | None = field(default=None, compare=False)  # that its weights were read from; it is no part of the model
     mesh: jax.sharding.Mesh | None = None  # that its weights and its batches lie on; None for one device
     fsdp: bool = False  # whether weights are cut over the mesh's axis "data", too, and gathered where a layer uses them
+    weights: quantised.Scheme = "full"  # of the layers' projections
 
     def __call__(self, ids_BT: jax.Array, positions_BT: jax.Array | None = None) -> jax.Array:
         """Returns logits (B, T, V) float32 of token ids (B, T); see `features` for positions."""
@@ -315,7 +332,7 @@ class Qwen2(nn.Module):
         ks, vs = [], []
         for i in range(c.num_hidden_layers):
             seen = [(segment.k[i], segment.v[i], segment.positions_SC) for segment in past]
-            block = layer(c, self.dtype, self.attention, name=f"model.layers.{i}")
+            block = layer(c, self.dtype, self.attention, self.weights, name=f"model.layers.{i}")
             x_BTD, k_BKHT, v_BKTH = block(x_BTD, positions_BT, rope, seen, padding)
             ks.append(k_BKHT)
             vs.append(v_BKTH)

@@ -6,18 +6,20 @@ abstract parameters, and writing is its inverse.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
+import math
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import psutil
 from flax import traverse_util
 
@@ -26,7 +28,10 @@ from jaxlv.config import Kernel, ModelSettings
 from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.model import hub
 from jaxlv.model.config import CONFIG, ModelConfig, without_config
+from jaxlv.model.packed import SETTINGS, Packing, own_settings, packing_of
+from jaxlv.model.quantised import SCHEMES, Bits
 from jaxlv.model.qwen2 import Qwen2
+from jaxlv.model.source import Held, Placement, Source
 from jaxlv.storage import foreign, holding, tensors
 from jaxlv.storage.door import at_home, opened
 from jaxlv.storage.files import new_folder, write_json
@@ -46,15 +51,24 @@ CARRIED = (
 
 
 def load_pretrained(
-    folder_or_hub_id: str | Path = "embedded", dtype: str = "float32", attention: str = "xla", revision: str | None = None
+    folder_or_hub_id: str | Path = "embedded",
+    dtype: str = "float32",
+    attention: str = "xla",
+    revision: str | None = None,
+    place: Placement | None = None,
+    weights: str = "full",
 ) -> tuple[Qwen2, dict[str, Any]]:
-    """Loads a Qwen2.5 checkpoint. Each tensor is converted and placed before the next is read.
+    """Loads a Qwen2.5 checkpoint. Each tensor is converted and placed before the next is read, slice by slice.
 
     Args:
         folder_or_hub_id: a folder in Hugging Face's format, a hub id, or "embedded" for the base that comes with jaxlv.
         dtype: "float32" or "bfloat16", of the weights in memory and of the matrix products.
         attention: "xla", "blocked" or "cudnn"; see docs/settings.md, model.attention.
         revision: commit, tag or branch of a hub id.
+        place: the sharding of the parameter at a path, such as "model.norm.weight": each device gets its slice straight from
+            the file. The default device if this is None, or what it returns is.
+        weights: "full", or "int8" or "nf4": the layers' projections are held in 8 or 4 bits; see docs/settings.md,
+            model.weights. Checkpoints of GPTQ and AWQ, and of 8 or 4 bits, are unpacked if "full".
 
     Returns:
         The model and its parameters, a tree whose paths are the checkpoint's keys. Token ids (B, T) of B texts of T tokens
@@ -74,10 +88,12 @@ def load_pretrained(
         raise JaxlvError("unknown dtype", expected="float32 or bfloat16", found=repr(dtype))
     if attention not in get_args(Kernel):
         raise JaxlvError("unknown attention", expected=" or ".join(get_args(Kernel)), found=repr(attention))
+    if weights not in SCHEMES:
+        raise JaxlvError("unknown weights", expected=" or ".join(SCHEMES), found=repr(weights))
     folder = resolve(folder_or_hub_id, revision)
-    model = Qwen2(ModelConfig.from_folder(folder), jnp.dtype(dtype), attention, str(folder))
+    model = Qwen2(ModelConfig.from_folder(folder), jnp.dtype(dtype), attention, str(folder), weights)  # type: ignore[arg-type]
     with doing(f"loading the weights of {folder.name}"):
-        return model, read_params(folder, model)
+        return model, read_params(folder, model, place)
 
 
 def base_of(settings: ModelSettings) -> Path:
@@ -102,12 +118,14 @@ def resolve(folder_or_hub_id: str | Path, revision: str | None = None) -> Path:
 
 
 def parameter_paths(model: Qwen2) -> dict[str, tuple[tuple[str, ...], tuple[int, ...]]]:
-    """Returns {dotted key: (path in the tree, shape)}; a module's name may itself contain dots ("model.layers.0")."""
-    return {".".join(path): (path, leaf.shape) for path, leaf in _abstract_paths(model).items()}
+    """Returns {dotted key: (path in the tree, shape)} of a model whose weights are full; a module's name may itself contain
+    dots ("model.layers.0").
+    """
+    return {".".join(path): (path, leaf.shape) for path, leaf in _abstract_paths(model.clone(weights="full")).items()}
 
 
 def abstract_params(model: Qwen2) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns {dotted key: shape and type} of every parameter of the model; nothing is allocated."""
+    """Returns {dotted key: shape and type} of every parameter that the model holds; nothing is allocated."""
     return {".".join(path): leaf for path, leaf in _abstract_paths(model).items()}
 
 
@@ -127,7 +145,12 @@ def _abstract_paths(model: Qwen2) -> dict[tuple[str, ...], jax.ShapeDtypeStruct]
 
 def count_params(model: Qwen2) -> int:
     """Returns the number of parameters; a tied head counts once."""
-    return sum(int(np.prod(x.shape)) for x in abstract_params(model).values())
+    return sum(math.prod(shape) for _, shape in parameter_paths(model).values())
+
+
+def bytes_of(model: Qwen2) -> int:
+    """Returns the bytes of the model's parameters as it holds them."""
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in abstract_params(model).values())
 
 
 def unflatten(flat: dict[str, Any], model: Qwen2) -> dict[str, Any]:
@@ -135,19 +158,67 @@ def unflatten(flat: dict[str, Any], model: Qwen2) -> dict[str, Any]:
     return traverse_util.unflatten_dict({path: flat[".".join(path)] for path in _abstract_paths(model)})
 
 
-def read_params(folder: str | Path, model: Qwen2) -> dict[str, Any]:
-    """Reads the parameters in `folder`, checked against the model key by key."""
-    _check_size(model, folder)
-    expected, held = abstract_params(model), _held(Path(folder))
+def read_params(folder: str | Path, model: Qwen2, place: Placement | None = None) -> dict[str, Any]:
+    """Reads the parameters in `folder`, checked against the model key by key. The host holds one tensor at a time.
+
+    Raises JaxlvError if the folder holds projections in other bits than the model's.
+    """
+    _check_size(model, folder, place)
+    packing = packing_of((foreign.settings(folder, CONFIG) or {}).get(SETTINGS), Path(folder) / CONFIG)
+    if packing not in (None, model.weights) and model.weights != "full":
+        found, hint = (
+            packing.method if isinstance(packing, Packing) else packing,
+            'set model.weights = "full" to unpack them',
+        )
+        what = "weights that are quantised already would be rounded again"
+        raise JaxlvError(what, where=folder, expected=f"full weights, or {model.weights}", found=found, hint=hint)
+    held = _held(Path(folder))
+    expected = _expected(model, packing)
     names = set(held)
     if model.config.tie_word_embeddings and HEAD in names:
         names.remove(HEAD)
-        _check_tied(held, expected[EMBEDDING].shape if EMBEDDING in held else None, folder)
+        _check_tied(held, parameter_paths(model)[EMBEDDING][1], folder)
     adapted = any(part in name for name in names for part in (".base_layer.", ".lora_"))
-    tensors.same_names(names, expected, folder, ADAPTED if adapted else UNTIED if set(expected) - names == {HEAD} else None)
-    by_file = sorted(names, key=lambda name: (str(held[name].path), name))
-    flat = {name: tensors.read(*held[name], expected[name].shape, expected[name].dtype) for name in by_file}
-    return unflatten(flat, model)
+    help_ = ADAPTED if adapted else UNTIED if expected - names == {HEAD} else None
+    spare = {f"{module}.bias" for module in projections(model)} if isinstance(packing, Packing) else set()
+    tensors.same_names(names - (spare - expected), expected, folder, help_)
+    with contextlib.ExitStack() as stack:
+        paths = sorted({one.path for one in held.values()})
+        source = Source(held, {path: stack.enter_context(tensors.reading(path)) for path in paths}, place)
+        source.check_zero((spare & names) - expected, folder)
+        return unflatten(_read(source, model, packing, folder), model)
+
+
+def _read(source: Source, model: Qwen2, packing: Packing | Bits | None, folder: Any) -> dict[str, jax.Array]:
+    """Returns the parameters by dotted key; projections are packed or unpacked on the host if the model's bits are not the
+    folder's.
+    """
+    flat: dict[str, jax.Array] = {}
+    changes = (packing or "full") != model.weights
+    for module, fans in projections(model).items() if changes else ():
+        if packing is None:
+            flat |= source.quantised(module, fans, model.weights)  # type: ignore[arg-type]
+        else:
+            flat[f"{module}.weight"] = source.full(module, fans, packing, model.dtype)
+    whole = {name: leaf for name, leaf in abstract_params(model).items() if name not in flat}
+    for name in sorted(whole, key=lambda name: (str(source.held[name].path), name)):
+        flat[name] = source.array(name, whole[name])
+    return flat
+
+
+def projections(model: Qwen2) -> dict[str, tuple[int, int]]:
+    """Returns {module: (outputs, inputs)} of the layers' projections: what may be held in fewer bits."""
+    found = ((name.removesuffix(".weight"), shape) for name, (_, shape) in parameter_paths(model).items())
+    return {name: (shape[0], shape[1]) for name, shape in found if name.endswith("_proj")}
+
+
+def _expected(model: Qwen2, packing: Packing | Bits | None) -> set[str]:
+    """Returns the names of the tensors of a checkpoint that is packed so."""
+    if not isinstance(packing, Packing):
+        return set(abstract_params(model.clone(weights=packing or "full")))
+    full, packed = set(parameter_paths(model)), projections(model)
+    inside = {f"{module}.{name}" for module in packed for name in packing.kinds}
+    return full - {f"{module}.weight" for module in packed} | inside
 
 
 def stored(folder: str | Path, name: str) -> jax.Array:
@@ -167,13 +238,6 @@ def folder_of(model: Qwen2, base: str | Path | None = None) -> Path | None:
     if model.folder is None and base is not None and (str(base) == "embedded" or os.path.isdir(at_home(base))):
         return resolve(base)
     return None if model.folder is None else Path(model.folder)
-
-
-class Held(NamedTuple):
-    """Where a tensor lies: its file, and its name in it."""
-
-    path: Path
-    name: str
 
 
 def _held(folder: Path) -> dict[str, Held]:
@@ -198,11 +262,11 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(listed[:4]) + (f" and {len(listed) - 4} more" if len(listed) > 4 else "")
 
 
-def _check_tied(held: Mapping[str, Held], shape: tuple[int, ...] | None, where: Any) -> None:
+def _check_tied(held: Mapping[str, Held], shape: tuple[int, ...], where: Any) -> None:
     """Raises JaxlvError if a head beside a tied embedding is another one. Versions of transformers differ in which they
     take; some tools write a copy.
     """
-    if shape is not None and not tensors.is_copy(*(tensors.read(*held[name], shape) for name in (HEAD, EMBEDDING))):
+    if EMBEDDING in held and not tensors.same(held[HEAD], held[EMBEDDING], shape):
         raise JaxlvError(
             f"{HEAD} is not the embedding",
             where=where,
@@ -211,13 +275,26 @@ def _check_tied(held: Mapping[str, Held], shape: tuple[int, ...] | None, where: 
         )
 
 
-def _check_size(model: Qwen2, where: Any) -> None:
-    """Raises JaxlvError if the parameters exceed the whole memory of the device or, on a CPU, of the machine."""
-    size = model.config.parameters * jnp.dtype(model.dtype).itemsize
-    most = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit") or psutil.virtual_memory().total
+def _check_size(model: Qwen2, where: Any, place: Placement | None = None) -> None:
+    """Raises JaxlvError if the parameters exceed the whole memory of a device or, on a CPU, of the machine."""
+    sizes = share_of_devices(model, place)
+    device = max(sizes, key=lambda one: sizes[one])
+    own = (device.memory_stats() or {}).get("bytes_limit")
+    size, most = (sizes[device], own) if own else (sum(sizes.values()), psutil.virtual_memory().total)
     if size > most:
         expected, found = f"at most {most:,} bytes, all the memory", f"{size:,} bytes of parameters"
         raise JaxlvError("the model is larger than the memory", where=where, expected=expected, found=found)
+
+
+def share_of_devices(model: Qwen2, place: Placement | None = None) -> dict[jax.Device, int]:
+    """Returns the bytes of a model's parameters on each device of this process that `place` puts some on."""
+    sizes: Counter[jax.Device] = Counter()
+    for name, leaf in abstract_params(model).items():
+        sharding = place(name) if place else None
+        devices = sharding.addressable_devices if sharding else [jax.devices()[0]]
+        shape = sharding.shard_shape(leaf.shape) if sharding else leaf.shape
+        sizes.update(dict.fromkeys(devices, math.prod(shape) * leaf.dtype.itemsize))
+    return dict(sizes)
 
 
 def _tensor_files(folder: Path) -> dict[str, Path]:
@@ -276,6 +353,8 @@ def write_pretrained(folder: Path, model: Qwen2, params: dict[str, Any], base: P
     taken = foreign.companions(base) if base else []
     raw = (foreign.settings(base, CONFIG) if base else None) or {}
     own = model.config.to_hf() | {"torch_dtype": str(jnp.dtype(model.dtype))}
+    if model.weights != "full":
+        own[SETTINGS] = own_settings(model.weights)
     if "dtype" in raw:
         own["dtype"] = own["torch_dtype"]
     carried = {name: raw[name] for name in CARRIED if name in raw}

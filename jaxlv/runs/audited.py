@@ -47,7 +47,8 @@ def of_runs(
     """Returns the programs of runs that share a train step (jaxlv.steps.stack.program_of), on series of `steps` steps: the
     step of all, with so many `logits` at once, then the rest of each run's plan, every shape once.
     """
-    made = Qwen2(model, jnp.dtype(configs[0].model.dtype), configs[0].model.attention)
+    settings = configs[0].model
+    made = Qwen2(model, jnp.dtype(settings.dtype), settings.attention, weights=settings.weights)
     largest = max(config.lora.rank for config in configs)
     found, known = [_train_step(configs, made, largest, logits)], set()
     for config in configs:

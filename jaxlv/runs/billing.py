@@ -183,6 +183,7 @@ def event_of(config: RunConfig, held: Held = "adapters", stack_rank: int = 0) ->
         remat=config.model.remat,
         over_data=devices.data,
         over_model=devices.model,
+        weights=config.model.weights,
     )
 
 

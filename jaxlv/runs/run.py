@@ -277,7 +277,7 @@ def load_run(folder: Path) -> FinishedRun:
     made_of, config = read_manifest(folder), read_config(folder)
     check_intact(folder)
     split = read_split(folder)
-    base, model, params, alphabet = load_base(config)
+    base, model, params, alphabet = load_base(config, trains=False)
     if made_of.base.sha256 != fingerprint(base):
         raise JaxlvError("the base model is not the one that the run was trained on", where=config.model.path)
     lora = overlay.init_lora(jax.random.key(0), params, config.lora)

@@ -27,7 +27,7 @@ from jaxlv.lora import adapters, overlay
 from jaxlv.model import placement
 from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
-from jaxlv.model.weights import base_of, load_pretrained
+from jaxlv.model.weights import abstract_params, base_of, load_pretrained
 from jaxlv.runs.devices import check_kernel, compute_deterministically, compute_with_care, keep_programs
 from jaxlv.steps import needs
 from jaxlv.storage.door import at_home, is_there
@@ -270,7 +270,8 @@ def check_fits(configs: Sequence[RunConfig]) -> None:
 def architecture_of(settings: ModelSettings, base: Path) -> Qwen2:
     """Returns the model in a folder, computing as the settings say; no weights are read."""
     check_kernel(settings.attention)
-    return Qwen2(ModelConfig.from_folder(base), jnp.dtype(settings.dtype), settings.attention)
+    dtype = jnp.dtype(settings.dtype)
+    return Qwen2(ModelConfig.from_folder(base), dtype, settings.attention, weights=settings.weights)
 
 
 class Base(NamedTuple):
@@ -282,29 +283,29 @@ class Base(NamedTuple):
     alphabet: Alphabet
 
 
-def load_base(config: RunConfig) -> Base:
-    """Loads a config's base, on the devices of its mesh; raises JaxlvError if it does not fit in the memory."""
+def load_base(config: RunConfig, *, trains: bool = True) -> Base:
+    """Loads a config's base, each parameter straight onto the devices of its mesh; raises JaxlvError if it does not fit in
+    the memory. What only forecasts spreads over all devices, whatever they divide.
+    """
     check_kernel(config.model.attention)  # before a model is fetched
     compute_with_care()
     keep_programs()
     base = base_of(config.model)
-    needs.check_weights(architecture_of(config.model, base), config.model.path)
-    model, params = load_pretrained(base, config.model.dtype, config.model.attention)
-    return Base(base, *on_mesh(config, model, params), load_alphabet(base, model.config.vocab_size))
+    model = architecture_of(config.model, base)
+    needs.check_weights(model, config.model.path)
+    settings, mesh = config.model, mesh_of(config, trains=trains)
+    place = None if mesh is None else placement.places(abstract_params(model), model.config, mesh, config.mesh.fsdp)
+    model, params = load_pretrained(base, settings.dtype, settings.attention, place=place, weights=settings.weights)
+    model = model if mesh is None else model.clone(mesh=mesh, fsdp=config.mesh.fsdp)
+    return Base(base, model, params, load_alphabet(base, model.config.vocab_size))
 
 
-def on_mesh(config: RunConfig, model: Qwen2, params: dict[str, Any]) -> tuple[Qwen2, dict[str, Any]]:
-    """Returns a model and its weights on the devices of a config's mesh."""
-    mesh = mesh_of(config)
-    if mesh is None:
-        return model, params
-    where = placement.shardings(params, model.config, mesh, fsdp=config.mesh.fsdp)
-    return model.clone(mesh=mesh, fsdp=config.mesh.fsdp), placement.placed(params, where)
-
-
-def mesh_of(config: RunConfig) -> Mesh | None:
-    """Returns the mesh of a config; None for one device. Raises JaxlvError if there are too few devices."""
-    found = placement.mesh_of(config.mesh.data, config.mesh.model, len(jax.devices()), config.train.batch_size)
+def mesh_of(config: RunConfig, *, trains: bool = True) -> Mesh | None:
+    """Returns the mesh of a config; None for one device. Raises JaxlvError if there are too few devices, or if one that
+    `trains` has windows that the mesh does not divide.
+    """
+    batch = config.train.batch_size if trains else 0
+    found = placement.mesh_of(config.mesh.data, config.mesh.model, len(jax.devices()), batch)
     used = 1 if found is None else found.size
     if jax.process_count() > 1 and used < len(jax.devices()):
         what = "the mesh leaves out devices, and so whole processes"

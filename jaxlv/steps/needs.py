@@ -16,7 +16,7 @@ from jaxlv.config import LoraConfig, RunConfig
 from jaxlv.lora.overlay import normalise_targets
 from jaxlv.model.attention import QUERY_BLOCK
 from jaxlv.model.qwen2 import Qwen2
-from jaxlv.model.weights import count_params, parameter_paths
+from jaxlv.model.weights import bytes_of, parameter_paths
 from jaxlv.steps.loss import CHUNK_LOGITS, chunks_of
 from jaxlv.text.codec import SYMBOLS
 
@@ -51,7 +51,7 @@ def check_training(configs: Sequence[RunConfig], model: Qwen2, loaded: bool = Tr
 
 def weights(model: Qwen2) -> int:
     """Returns the bytes of a model's weights."""
-    return count_params(model) * jnp.dtype(model.dtype).itemsize
+    return bytes_of(model)
 
 
 def state(config: RunConfig, model: Qwen2) -> int:

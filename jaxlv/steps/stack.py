@@ -174,7 +174,7 @@ class Stack:
                 lambda part: of_one(part[0], part[1], part[2], part[3], frozen["params"]), parts, batch_size=at_once
             )
 
-        return jax.jit(of_all, donate_argnums=0, compiler_options=compiler_options(), **results(kept_there))
+        return jax.jit(of_all, donate_argnums=0, compiler_options=compiler_options(self.model), **results(kept_there))
 
     def kept_step(self, state: TrainState, batch: Windows, at_once: int = 0) -> Any:
         """Returns the step of all as `step` does, as a program that an earlier process has kept, if there is one."""

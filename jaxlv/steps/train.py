@@ -28,6 +28,7 @@ from jaxlv.errors import JaxlvError
 from jaxlv.lora import overlay
 from jaxlv.model import placement
 from jaxlv.model.attention import Padding
+from jaxlv.model.quantised import rounded
 from jaxlv.model.qwen2 import Qwen2, features
 from jaxlv.steps.loss import CHUNK_LOGITS, cross_entropy, restrict
 from jaxlv.text.tokens import Windows
@@ -63,6 +64,8 @@ HOW = How()
 # XLA merges the products of one input into one, whose parts it copies apart again: of q, k, v and what adapts them (each at
 # most this many MB) that saves kernels, of gate and up it copies more than it saves.
 CUDA_OPTIONS: dict[str, bool | int | str] = {"xla_gpu_dot_merger_threshold_mb": 16}
+# On a CPU, XLA would drop the barriers between layers, hold the numbers of all codes at once, and not compute them again.
+QUANTISED_CPU_OPTIONS: dict[str, bool | int | str] = {"xla_disable_hlo_passes": "cse_barrier_expander"}
 METRICS = ("loss_sum", "tokens", "gradient_norm", "clipped_norm", "learning_rate")
 
 
@@ -201,7 +204,7 @@ def window_loss(
     Parameters in a wider type than the model's are rounded to the model's type here; the optimiser continues with the wider
     ones.
     """
-    variables = {**variables, "params": jax.tree.map(lambda a: a.astype(model.dtype), variables["params"])}
+    variables = {**variables, "params": rounded(variables["params"], model.dtype)}
     x_BTD, head, _ = features(model, variables, batch.ids_ML, batch.positions_ML, (), key, how.padding, how.remat)
     labels_BL: jax.Array = batch.labels_ML
     if alphabet_A is not None:
@@ -225,7 +228,7 @@ def make_train_step(
     """
     schedule = learning_rates(config, steps)
     step = step_function(model, optimizer, schedule, config.clip_norm, alphabet_A, skips, how)
-    return jax.jit(step, donate_argnums=0, compiler_options=compiler_options(), **results(where))
+    return jax.jit(step, donate_argnums=0, compiler_options=compiler_options(model), **results(where))
 
 
 def results(where: Any) -> dict[str, Any]:
@@ -236,9 +239,11 @@ def results(where: Any) -> dict[str, Any]:
     return {"out_shardings": (where, NamedSharding(mesh, PartitionSpec()))}
 
 
-def compiler_options() -> dict[str, bool | int | str] | None:
-    """Returns the options with which a train step is compiled here."""
-    return CUDA_OPTIONS if jax.default_backend() == "gpu" else None
+def compiler_options(model: Qwen2) -> dict[str, bool | int | str] | None:
+    """Returns the options with which a train step of a model is compiled here."""
+    if jax.default_backend() == "gpu":
+        return CUDA_OPTIONS
+    return QUANTISED_CPU_OPTIONS if model.weights != "full" and jax.default_backend() == "cpu" else None
 
 
 def step_function(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -28,11 +28,20 @@ def export_run(folder: Path, to: Format, out: Path, base: str | None = None, sid
     finished = run.load_run(folder)
     tuned, settings = finished.tuned, finished.config.model
     model, params, lora = tuned.model, tuned.variables["params"], tuned.variables["lora"]
-    own = base_of(settings)
-    if to == "merged":
-        return export.export_merged(out, model, params, lora, own, side_head)
-    origin = adapters.Origin(base or settings.path, None if base else hub_revision(own), tuned.codec)
-    return export.export_peft(out, model, params, lora, finished.config.lora, origin)
+    own, merged, apart = base_of(settings), to == "merged", ""
+    if settings.weights != "full" and merged:  # the levels of few bits do not hold a sum: merged is into the full base
+        model, params = load_pretrained(own, settings.dtype, settings.attention)
+        full = model, {"params": params, "lora": lora}
+        apart = f": by {export.apart((tuned.model, tuned.variables), full, folder):.2g} of the largest logit"
+    if merged:
+        found = export.export_merged(out, model, params, lora, own, side_head)
+    else:
+        origin = adapters.Origin(base or settings.path, None if base else hub_revision(own), tuned.codec)
+        found = export.export_peft(out, model, params, lora, finished.config.lora, origin)
+    if settings.weights == "full":
+        return found
+    note = f"it was trained over the base in {settings.weights}, and over full weights its logits are others{apart}"
+    return replace(found, notes=(*found.notes, note))
 
 
 @dataclass(frozen=True)

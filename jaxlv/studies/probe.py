@@ -34,7 +34,7 @@ from jaxlv.versions import versions
 RESULT, TABLE, REPORT = "probe.json", "probe.csv", "report.html"
 GREEDY = SamplingConfig(temperature=0.0, grammar=False)
 ALLOWED = {"sampling": ("repetition_penalty", "temperature", "top_k", "top_p")}
-OF_A_BARE_MODEL = {"model": ("attention", "dtype")}
+OF_A_BARE_MODEL = {"model": ("attention", "dtype", "weights")}
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def models(asked: Questions, config: RunConfig, purpose: str) -> Iterator[Models
         with run.load_run(Path(asked.subject)).metered(purpose) as found:
             yield {name: found[name] for name in ("untuned", "tuned")}
     else:
-        _, model, params, alphabet = sources.load_base(config)
+        _, model, params, alphabet = sources.load_base(config, trains=False)
         yield {"untuned": Sampler(model, {"params": params}, alphabet, Codec(), GREEDY)}
 
 

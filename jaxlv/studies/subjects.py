@@ -37,6 +37,7 @@ class Bare:
     scale: str | None = None
     decimals: int | None = None
     dtype: str = "float32"
+    weights: str = "full"
     revision: str = ""
 
 
@@ -164,9 +165,10 @@ def _open_bare(asked: Asked, config: RunConfig, source: Observations | SeriesSet
         text = CodecConfig(**{one.name: getattr(below, one.name) for one in fields(CodecConfig)})
     wanted: dict[str, Any] = {"scale": bare.scale, "decimals": bare.decimals}
     text = replace(text, **{name: value for name, value in wanted.items() if value is not None})
-    settings = ModelSettings(**{**vars(config.model), "path": asked.subject, "dtype": bare.dtype, "revision": bare.revision})
+    own = {"path": asked.subject, "dtype": bare.dtype, "weights": bare.weights, "revision": bare.revision}
+    settings = ModelSettings(**{**vars(config.model), **own})
     config = replace(config, model=settings, codec=text)
-    base, model, params, alphabet = sources.load_base(config)
+    base, model, params, alphabet = sources.load_base(config, trains=False)
     as_trained = below is not None and below.scale == text.scale
     codec = Codec.of(text, below.dataset_alpha) if below and as_trained else Codec.for_data(text, _values(source))
     models = {"untuned": Sampler(model, {"params": params}, alphabet, codec, config.sampling)}

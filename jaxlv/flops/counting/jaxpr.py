@@ -48,7 +48,9 @@ def count_jaxpr(function: Callable, *arguments: Any, trips: int | Mapping[str, i
     `trips` says how often its loops of unknown length run: a number for all, or a mapping by scope name or place. Raises
     JaxlvError for such a loop without a number, and for a primitive that has no rule.
     """
-    return count_closed(jax.make_jaxpr(function)(*arguments), trips)
+    # JAX nests no jitted function that has options for the compiler.
+    own: Any = function if hasattr(function, "trace") else jax.jit(function)
+    return count_closed(own.trace(*arguments).jaxpr, trips)
 
 
 def count_closed(
