@@ -131,9 +131,11 @@ def abstract_params(model: Qwen2) -> dict[str, jax.ShapeDtypeStruct]:
 
 @functools.lru_cache(maxsize=8)
 def _abstract_paths(model: Qwen2) -> dict[tuple[str, ...], jax.ShapeDtypeStruct]:
-    """Returns {path in the tree: shape and type}. One layer is traced, as all are alike: 512 would take half a minute."""
+    """Returns {path in the tree: shape and type}. One layer is traced, as all are alike: 512 would take half a minute; and
+    with XLA's attention, as cuDNN's is traced only if there is cuDNN.
+    """
     ids = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    one = model.clone(config=dataclasses.replace(model.config, num_hidden_layers=1))
+    one = model.clone(config=dataclasses.replace(model.config, num_hidden_layers=1), attention="xla")
     flat = traverse_util.flatten_dict(jax.eval_shape(lambda ids: one.init(jax.random.key(0), ids), ids)["params"])
     layers = [f"model.layers.{layer}" for layer in range(model.config.num_hidden_layers)]
     return {

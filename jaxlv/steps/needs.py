@@ -92,9 +92,14 @@ def logits(config: RunConfig, model: Qwen2, runs: int = 1) -> int:
     device = jax.local_devices()[0]
     if device.platform == "cpu":
         return 0
+    return processes.agreed(logits_in(config, model, memory.device_memory(device)[0] - weights(model), runs))
+
+
+def logits_in(config: RunConfig, model: Qwen2, free: int, runs: int = 1) -> int:
+    """Returns how many logits the loss holds at once on a GPU that has so many bytes beside the weights."""
     size = NUMBER + jnp.dtype(model.dtype).itemsize
-    left = memory.device_memory(device)[0] - weights(model) - runs * sum(training(config, model).values())
-    return processes.agreed(min(MOST_LOGITS, max(CHUNK_LOGITS, left // (4 * size * runs))))
+    left = free - runs * sum(training(config, model).values())
+    return min(MOST_LOGITS, max(CHUNK_LOGITS, left // (4 * size * runs)))
 
 
 def check_generation(model: Qwen2, prompts: int, length: int, samples: int, new_tokens: int, grammar: bool) -> None:

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlv.config import RunConfig
+from jaxlv.config import Kernel, RunConfig
 from jaxlv.errors import JaxlvError
+from jaxlv.flops.family import architecture
 from jaxlv.lora import overlay
 from jaxlv.memory import GIB, device_memory
 from jaxlv.model import weights
 from jaxlv.model.config import ModelConfig
+from jaxlv.model.qwen2 import Qwen2
 from jaxlv.runs import billing, sources
 from jaxlv.runs.devices import check_kernel, kept_programs
 from jaxlv.steps import needs
+from jaxlv.steps.footprint import Footprint, footprint
 from jaxlv.steps.stack import how_of
 from jaxlv.steps.train import init_state, make_optimizer, make_train_step, stacked
 from jaxlv.text.tokens import Windows, load_alphabet
 from jaxlv.versions import versions
 
+UNTOLD = 0.03  # by which XLA's plans may exceed the formulas, as a share
 SIZE = 2048  # of the square matrices whose product is timed
 KERNELS = {
     "xla": "XLA's own kernels (jaxlv.model.attention.attend)",
@@ -169,6 +174,63 @@ def step_memory(config: RunConfig) -> StepMemory:
         return sum(int(np.prod(leaf.shape)) * (leaf.dtype.itemsize if leaf.shape else 4) for leaf in jax.tree.leaves(tree))
 
     return StepMemory(size(frozen), size((state.trained, state.opt_state)), plan.temp_size_in_bytes)
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a config takes on each of `data` times `split` devices: the first share its windows, the second its
+    parameters.
+    """
+
+    data: int
+    split: int
+    attention: str
+    remat: bool
+    bytes: Footprint
+    memory: int
+
+    @property
+    def fits(self) -> bool:
+        """Tells whether a train step, and a forecast, fit in a device's memory, even if the formulas tell too little."""
+        return max(self.bytes.training, self.bytes.parameters + self.bytes.cache) <= (1 - UNTOLD) * self.memory
+
+    @property
+    def words(self) -> str:
+        """Returns its parts in words."""
+        b = self.bytes
+        parts = f"parameters {b.parameters / 1e9:.2f}, adapters and optimiser {b.state / 1e9:.3f}"
+        rest = f"activations {b.activations / 1e9:.2f}; keys and values of a forecast {b.cache / 1e9:.2f}"
+        return f"{b.training / 1e9:.2f} GB, {'fits' if self.fits else 'does not fit'}: {parts}, {rest}"
+
+    @property
+    def name(self) -> str:
+        """Returns how it is shared and computed."""
+        return f"{self.data} x {self.split}, {self.attention}{', remat' if self.remat else ''}"
+
+    def tree(self) -> dict[str, object]:
+        """Returns it as JSON."""
+        return {**asdict(self), "fits": self.fits}
+
+
+def shares(config: RunConfig, devices: int, memory: float) -> list[Share]:
+    """Returns what a config takes on devices of so many GB each, by formula (jaxlv.steps.footprint): no device is asked.
+
+    Its windows are shared by as many devices as divide its batch, and its parameters by the others; each way is told with
+    XLA's attention and cuDNN's, without remat and with it.
+    """
+    settings, size = config.model, int(memory * 1e9)
+    sizes = architecture(settings.path)
+    kernels: tuple[Kernel, ...] = ("xla", "cudnn") if settings.dtype == "bfloat16" else ("xla",)
+    ways = (one for one in range(1, devices + 1) if devices % one == 0)
+    splits = [split for split in ways if config.train.batch_size % (devices // split) == 0]
+    found = []
+    for split, attention, remat in itertools.product(splits, kernels, (False, True)):
+        model = Qwen2(sizes, jnp.dtype(settings.dtype), attention, weights=settings.weights)
+        asked = replace(config, model=replace(settings, attention=attention, remat=remat))
+        logits = needs.logits_in(asked, model, size - weights.bytes_of(model) // split)
+        taken = footprint(asked, model, config.train.batch_size * split // devices, split, logits)
+        found.append(Share(devices // split, split, attention, remat, taken, size))
+    return found
 
 
 def matmul_rate(dtype: str, size: int = SIZE) -> float:

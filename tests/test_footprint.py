@@ -1,0 +1,101 @@
+"""Memory by formula, against XLA's plans, in the docs, and as the doctor tells it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import pytest
+
+from jaxlv.config import RunConfig, build_config
+from jaxlv.flops.family import FAMILY
+from jaxlv.model.qwen2 import Qwen2
+from jaxlv.model.weights import bytes_of
+from jaxlv.steps import footprint
+from jaxlv.studies import doctor
+from tests.programs import done, jaxlv
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = FAMILY["qwen2.5-0.5b"]
+
+
+@pytest.fixture(scope="module")
+def memory() -> Any:
+    return importlib.import_module("benchmarks.memory")
+
+
+def model_of(attention: Any = "cudnn", dtype: str = "bfloat16", **sizes: Any) -> Qwen2:
+    return Qwen2(replace(SMALL, **sizes), jnp.dtype(dtype), attention)
+
+
+def test_a_layer_holds_what_stands_in_the_documentation():
+    """4F + 10D + 4KH + 8N bytes a token, and 6N more for each key that XLA's scores have."""
+    assert footprint.layer_bytes(model_of()) == 4 * 4864 + 10 * 896 + 4 * 2 * 64 + 8 * 14 == 29_040
+    assert footprint.scores_bytes(model_of(), 512) == 0
+    assert footprint.scores_bytes(model_of("xla"), 512) == 6 * 14 * 512
+    assert footprint.scores_bytes(model_of("xla", "float32"), 512) == 8 * 14 * 512
+    assert footprint.scores_bytes(model_of("blocked"), 512) == 6 * 14 * 320  # (128 + 256 + 384 + 512) / 4
+
+
+def test_the_table_of_all_sizes_is_the_command_s(memory):
+    assert memory.markdown() in (ROOT / "docs" / "scale.md").read_text()
+
+
+def test_eight_devices_hold_what_one_cannot(memory):
+    """Of the largest size the parameters must be shared; halves of them, with a window or two for each device."""
+    seven = memory.figures("qwen2.5-72b")
+    assert seven[-2:] == ["4", "2"] and memory.figures("qwen2.5-0.5b")[-2:] == ["1", "1"]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("jax_cuda12_plugin") is None, reason="needs jaxlv[cuda-compiler]")
+@pytest.mark.parametrize("place", [3, 12])
+def test_formulas_are_within_three_percent_of_the_plans_for_cuda(memory, place, monkeypatch):
+    """`python -m benchmarks.memory --plans` compares all cases."""
+    monkeypatch.setenv("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
+    formula, plan = memory.compared(memory.CASES[place])
+    assert abs(formula / plan - 1) < 0.03
+
+
+@pytest.fixture
+def config(tmp_path) -> RunConfig:
+    """A config whose base has the sizes of Qwen2.5-7B, and no weights."""
+    (tmp_path / "config.json").write_text(json.dumps(FAMILY["qwen2.5-7b"].to_hf()))
+    model = {"path": str(tmp_path), "dtype": "bfloat16"}
+    return build_config(RunConfig, {"model": model, "train": {"batch_size": 8}, "windows": {"length": 2048}})
+
+
+def test_the_doctor_tells_what_every_way_of_sharing_takes(config):
+    ways = {share.name: share for share in doctor.shares(config, 4, 80)}
+    assert len(ways) == 3 * 2 * 2
+    whole = bytes_of(Qwen2(FAMILY["qwen2.5-7b"], jnp.dtype("bfloat16")))
+    assert [ways[f"{data} x {4 // data}, cudnn"].bytes.parameters for data in (4, 2, 1)] == [whole, whole // 2, whole // 4]
+    data, split = ways["4 x 1, cudnn"].bytes, ways["1 x 4, cudnn"].bytes
+    assert split.activations > 3 * data.activations and split.state == data.state
+    assert ways["4 x 1, cudnn, remat"].bytes.activations < data.activations < ways["4 x 1, xla"].bytes.activations
+    assert ways["4 x 1, cudnn"].fits and not ways["1 x 4, xla"].fits
+    few = {share.name: share for share in doctor.shares(replace(config, model=replace(config.model, weights="nf4")), 4, 80)}
+    assert few["4 x 1, cudnn"].bytes.parameters < 0.4 * whole
+
+
+def test_what_fits_leaves_room_for_what_the_formulas_do_not_tell(config):
+    found = doctor.shares(config, 1, 80)[-1]
+    need = found.bytes.training
+    assert found.fits and not replace(found, memory=int(need * 1.02)).fits and replace(found, memory=int(need * 1.04)).fits
+
+
+def test_windows_are_shared_by_devices_that_divide_them(config):
+    six = replace(config, train=replace(config.train, batch_size=6))
+    assert {(share.data, share.split) for share in doctor.shares(six, 4, 80)} == {(2, 2), (1, 4)}
+
+
+def test_the_command_needs_no_device_and_no_weights(config):
+    settings = [f"model.path={config.model.path}", "train.batch_size=8", "model.dtype=bfloat16"]
+    words = [part for one in settings for part in ("--set", one)]
+    found = json.loads(done("doctor", "demo", "--devices", "2", "--memory", "24", "--json", *words))
+    assert len(found["shares"]) == 8 and found["shares"][0]["memory"] == 24e9
+    assert "of which config" in jaxlv("doctor", "--devices", "2").err
