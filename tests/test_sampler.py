@@ -15,9 +15,10 @@ from jaxlv.data.series import from_arrays
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.ledger import Event, Ledger, Meter, Terms
 from jaxlv.forecasting import sampler as forecasting
+from jaxlv.forecasting.forecast import QUANTILES, Forecast, forward_filled, read_csv
 from jaxlv.forecasting.metrics import quantiles
 from jaxlv.forecasting.request import Request
-from jaxlv.forecasting.sampler import QUANTILES, Forecast, Sampler, _Row, forward_filled, read_csv
+from jaxlv.forecasting.sampler import Sampler, _Row
 from jaxlv.model.weights import load_pretrained
 from jaxlv.steps.generate import Prompts
 from jaxlv.text.codec import Codec
