@@ -167,7 +167,8 @@ def of_forecast(sizes: dict[str, int]) -> Cost:
         seconds = best(lambda: sampler(series, request).samples_NSHV)
     finally:
         sampling.generate = plain
-    event = replace(event, new_tokens=max(turns), slots=event.length + max(turns))  # what ran, not what could have
+    tail = (1 + event.ahead) * max(turns)
+    event = replace(event, new_tokens=max(turns), slots=event.length + tail)  # what ran, not what could have
     rows, c = sizes["series"] * sizes["samples"], architecture
     token = 8 * c.num_hidden_layers * c.num_key_value_heads * c.head_dim  # float32 keys and values
     drawn, held = event.new_tokens, needs.weights(model) + token * (sizes["series"] * event.length + rows * event.new_tokens)

@@ -73,7 +73,7 @@ def test_generate_draws_as_many_tokens_on_both_sides(tmp_path: Path) -> None:
     needs_pytorch()
     (row,) = smoke("generate", tmp_path / "out")["rows"]
     assert row["tokens"] == 8 * 8
-    assert len(row["sides"]) == 3
+    assert len(row["sides"]) == 4 and set(row["gains"]) == {"jaxlv, number grammar"}
     for name, ratio in row["ratios"].items():
         pairs = np.divide(row["sides"]["torch"]["seconds"], row["sides"][name]["seconds"])
         assert [ratio["min"], ratio["max"]] == pytest.approx([pairs.min(), pairs.max()], rel=1e-2)
@@ -155,6 +155,11 @@ def test_ratios_compare_repetitions_that_followed_each_other(tables: ModuleType)
     cpu_seconds = {"torch": [6.0, 6.0, 6.0], "jaxlv": [2.0, 2.0, 2.0]}
     ratios = tables.ratios({name: {"seconds": seconds[name], "cpu_seconds": cpu_seconds[name]} for name in seconds})
     assert ratios == {"jaxlv": {"median": 2.0, "min": 1.0, "max": 4.0, "cpu": 3.0}}
+    twins = {
+        "a, without b": {"seconds": [3.0, 8.0], "cpu_seconds": [1.0, 1.0]},
+        "a": {"seconds": [2.0, 4.0], "cpu_seconds": [1, 1]},
+    }
+    assert tables.gains(twins) == {"a": {"median": 1.75, "min": 1.5, "max": 2.0, "cpu": 1.0}}
 
 
 @pytest.mark.parametrize(("ratio", "tie"), [(1.1, True), (0.9, True), (1.2, False), (0.8, False)])

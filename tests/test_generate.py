@@ -399,7 +399,8 @@ def test_the_keys_of_the_prompt_are_never_repeated_per_sample(subject):
 )
 def test_a_decode_step_is_billed_for_the_slots_that_it_attends_to(prompt, new, stage):
     """The prompt and all tokens that may come, reached in two stages of whole 64s, or in five if there are many."""
-    assert module.decoding(prompt, new) == {"new_tokens": new, "slots": prompt + new, "stage": stage}
+    expected = {"new_tokens": new, "slots": prompt + new, "stage": stage, "ahead": 0}
+    assert module.decoding(prompt, module.loop_of(new, 8, None)) == expected
 
 
 # ------------------------------------------------------------------------------------------------ one draw

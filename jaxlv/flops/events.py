@@ -41,9 +41,10 @@ class Event(_Room):
     """Work with its shapes: `count` train steps of `accumulate` micro-batches, validation batches, or generations.
 
     A generation reads `batch` prompts of `length` tokens and makes `new_tokens` tokens in `samples` continuations of each,
-    in as many iterations of a loop that attends to `slots` slots, reached in stages of `stage`. `step` is the first step, or
-    the step at which it ran. `dtype`, `dropout`, `update` (the optimiser), `stack_rank`, `loss`, `drawing`, `causal`,
-    `narrow` and `remat` are those of jaxlv.flops.work.Work.
+    in as many iterations of a loop that attends to `slots` slots, reached in stages of `stage`. With `ahead`, each of these
+    iterations reads so many guesses in every row in addition to a token; those that hold are tokens, too. `step` is the
+    first step, or the step at which it ran. `dtype`, `dropout`, `update` (the optimiser), `stack_rank`, `loss`, `drawing`,
+    `causal`, `narrow` and `remat` are those of jaxlv.flops.work.Work.
     """
 
     kind: Kind
@@ -71,12 +72,13 @@ class Event(_Room):
     causal: bool = False
     narrow: bool = False
     remat: bool = False
+    ahead: int = 0
 
     def of_kind(self, kind: Kind, **shape: Any) -> Event:
         """Returns other work of the same model, without the settings that do not apply to such work."""
         trains = {"accumulate": 1, "dropout": False, "update": Update(), "causal": False, "narrow": False, "remat": False}
         plain: dict[str, Any] = {} if kind == "train_step" else trains
-        plain |= {} if kind == "generation" else {"drawing": Drawing()}
+        plain |= {} if kind == "generation" else {"drawing": Drawing(), "ahead": 0}
         return replace(self, kind=kind, **{**plain, **shape})
 
     def work(self, model: ModelConfig) -> Work:
@@ -100,6 +102,7 @@ class Event(_Room):
             causal=self.causal,
             narrow=self.narrow,
             remat=self.remat,
+            ahead=self.ahead,
         )
 
     @property
@@ -154,6 +157,7 @@ MOST_KNOWN = 1000
 PLACE = ("count", "step")  # what distinguishes events of one shape
 SHAPE = tuple(one.name for one in fields(Event) if one.name not in PLACE)
 LEAST = dict.fromkeys(("batch", "length", "accumulate", "samples"), 1)  # sizes that cannot be 0
+MOST = {"ahead": 1}  # sizes that cannot be larger
 _shape = operator.attrgetter(*SHAPE)
 
 
@@ -194,7 +198,7 @@ def _read(shape: Mapping[str, Any]) -> Event:
     if (event := _known.get(text := repr(shape))) is None:
         event = build_config(Event, {"loss": OMITTED["loss"], **shape}, where="event")
         sizes = {name: value for name, value in vars(event).items() if isinstance(value, int)}
-        if not all(LEAST.get(name, 0) <= size <= MOST_SIZE for name, size in sizes.items()):
+        if not all(LEAST.get(name, 0) <= size <= MOST.get(name, MOST_SIZE) for name, size in sizes.items()):
             raise _impossible(shape)
         if len(_known) >= MOST_KNOWN:
             _known.clear()

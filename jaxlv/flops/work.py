@@ -22,7 +22,8 @@ Z  keys whose place is looked at,         O  parts that the keys of a        hal
                                                                                  bfloat16
 
 If cuDNN attends to the earlier tokens of a decode step, X, Z and O are those of the new ones; `stored` are the pairs, `held`
-the keys and `kept` the sequences that it attends to. `joined` parts of a softmax are added.
+the keys and `kept` the sequences that it attends to. `joined` parts of a softmax are added. A turn of a generation's loop
+reads `ahead` guesses in each row.
 
 adam, muon, clip, decay and skip are 1 if the optimiser is Adam (or AdamW), is Muon, clips, decays weights, skips steps that
 are not finite; several is 1 if a step has several micro-batches, drop if there is dropout. `schedule` is the number of
@@ -124,6 +125,7 @@ class Work:
     remat: bool = False  # each layer is computed again in the backward pass
     narrow: bool = False  # the loss holds its logits in bfloat16
     causal: bool = True  # a fused kernel of attention masks by itself: texts are padded only on the right
+    ahead: int = 0  # guesses that each turn of a generation's loop reads in every row, in addition to a token
 
     def __post_init__(self) -> None:
         least_of = {
@@ -244,6 +246,7 @@ def _drawing(work: Work, outputs: int) -> dict[str, int]:
     """
     d = work.drawing
     return {
+        "ahead": work.ahead,
         "greedy": int(d.way == "greedy"), "drawn": int(d.way == "drawn"), "least": int(d.top_k), "nucleus": int(d.top_p),
         "penalised": int(d.penalty), "ends": d.ends, "steps": int(d.steps), "digits": max(1, (outputs - 1).bit_length()),
         "part": BLOCK, "parts": -(-outputs // BLOCK) if outputs > BLOCK else 0,

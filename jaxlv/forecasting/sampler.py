@@ -9,7 +9,7 @@ import collections
 import contextlib
 import functools
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -18,14 +18,14 @@ import numpy as np
 from jaxlv.config import EvaluateConfig, SamplingConfig
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError
-from jaxlv.flops.ledger import Kind, Payer
+from jaxlv.flops.ledger import BudgetExceeded, Kind, Payer
 from jaxlv.flops.work import Drawing
 from jaxlv.forecasting.forecast import Forecast
 from jaxlv.forecasting.request import Request
 from jaxlv.lora import overlay
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.settings import SEEDS, argument
-from jaxlv.steps.decode import Decoding
+from jaxlv.steps.decode import Decoding, Loop
 from jaxlv.steps.generate import Generated, Prompts, check_shape, decoding, generate, loop_of, padded
 from jaxlv.steps.needs import check_forecasts, check_generation, even, together
 from jaxlv.text.codec import Codec, Decoded
@@ -181,21 +181,36 @@ class Sampler:
     ) -> Generated:
         """Calls `generate` with this model and its sampling. A meter reserves the work first, and pays for what ran.
 
-        `alphabet` replaces the forecaster's, for texts that end with other tokens.
+        `alphabet` replaces the forecaster's, for texts that end with other tokens. What a budget does not hold with guesses
+        is drawn without them, which takes fewer FLOPs: the tokens are the same.
         """
         how, alphabet = Decoding(samples, new_tokens, self.sampling, steps), alphabet or self.alphabet
-        width = padded(max(map(len, prompts.ids)))
-        shape = {"batch": len(prompts.ids), "length": width, "samples": samples, **decoding(width, new_tokens)}
+        width, rows = padded(max(map(len, prompts.ids))), len(prompts.ids) * samples
         head = "alphabet" if grammar else "frozen"  # without a grammar the logits are those of the whole vocabulary
         outputs = len(self.alphabet.ids_A) if grammar else self.model.config.vocab_size
         drawing = Drawing.of(self.sampling, outputs, len(self.alphabet.end_ids), steps is not None)
-        # A guess costs a row's FLOPs, so what is paid for in FLOPs goes without.
-        loop = loop_of(new_tokens, len(prompts.ids) * samples, None if self.meter else grammar)
+        shape = {"batch": len(prompts.ids), "length": width, "samples": samples, "head": head, "drawing": drawing}
         check_shape(self.model, prompts.ids, how, grammar)  # before anything is reserved
-        with self.spending("generation", **shape, head=head, drawing=drawing) as measured:
+        loops = dict.fromkeys([loop_of(new_tokens, rows, grammar), loop_of(new_tokens, rows, None)])
+        with self._held(loops, width, shape) as (loop, measured):
             result = generate(self.model, self._merged, prompts, alphabet, how, seed, grammar, loop)
             measured["new_tokens"] = result.iterations
         return result
+
+    @contextlib.contextmanager
+    def _held(self, loops: Iterable[Loop], width: int, shape: dict[str, Any]) -> Iterator[tuple[Loop, dict[str, Any]]]:
+        """Reserves a generation by the first of several loops that the budget holds; yields the loop, and what `spending`
+        does. Raises BudgetExceeded if it holds none.
+        """
+        first, *others = loops
+        with contextlib.ExitStack() as stack:
+            try:
+                measured = stack.enter_context(self.spending("generation", **shape, **decoding(width, first)))
+            except BudgetExceeded:
+                if not others:
+                    raise
+                first, measured = stack.enter_context(self._held(others, width, shape))
+            yield first, measured
 
     @functools.cached_property
     def _merged(self) -> dict[str, Any]:

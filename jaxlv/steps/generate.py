@@ -193,9 +193,9 @@ def loop_of(new_tokens: int, rows: int, grammar: Grammar | None) -> Loop:
     return Loop(turns, 1, stage(2 * turns))
 
 
-def decoding(prompt: int, new_tokens: int) -> dict[str, Any]:
-    """Returns what the loop runs at most after a padded prompt, by the names of a ledger's event (flops.ledger.Event)."""
-    return {"new_tokens": new_tokens, "slots": prompt + new_tokens, "stage": stage(new_tokens)}
+def decoding(prompt: int, loop: Loop) -> dict[str, Any]:
+    """Returns what a loop runs at most after a padded prompt, by the names of a ledger's event (flops.ledger.Event)."""
+    return {"new_tokens": loop.turns, "slots": prompt + loop.slots, "stage": loop.stage, "ahead": loop.ahead}
 
 
 def row_keys(seed: int, series: Sequence[int] | np.ndarray, samples: int) -> jax.Array:
