@@ -35,7 +35,8 @@ def jaxlv_samples(settings: dict[str, Any], constrained: bool, guesses: bool = T
     import numpy as np
 
     from jaxlv.config import SamplingConfig
-    from jaxlv.steps.generate import Decoding, Prompts, generate, loop_of
+    from jaxlv.steps.generate import Decoding, generate, loop_of
+    from jaxlv.steps.prompts import Prompts
     from jaxlv.text.grammar import number_grammar
     from jaxlv.text.tokens import Alphabet
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import math
@@ -10,8 +11,10 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -256,6 +259,40 @@ def test_costs_stand_against_their_bounds(monkeypatch: pytest.MonkeyPatch) -> No
     assert curves.markdown(told).count("\n| ") == 4
     chart = curves.figure(told, "seconds", ("rank", "samples"))
     assert [panel.series[0].y for panel in chart.panels] == [[step["seconds"]], [forecast["seconds"]]]
+
+
+def test_forecasts_again_are_told_with_what_was_read_and_billed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four prompts, of which one way knows three; the other samples are refused."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    again = importlib.import_module("benchmarks.again")
+
+    @dataclass(frozen=True)
+    class Drawn:
+        known: int
+        samples_NSHV: float = 1.0
+        meter: Any = None
+
+        def __call__(self) -> Drawn:
+            if self.meter:
+                shape = {"length": 64, "new_tokens": 8, "slots": 72, "stage": 64, "head": "alphabet"}
+                with self.meter.spend("generation", batch=4, known=self.known, **shape):
+                    pass
+            return self
+
+    def cases(*sizes: int, other: float = 1.0) -> Any:
+        one, two = Drawn(3), Drawn(0, other)
+        return {"a": (again.Way(lambda: one, lambda way: way()), again.Way(lambda: two, lambda way: way()))}
+
+    monkeypatch.setattr(again, "cases", cases)
+    (row,) = again.measured(1, 1, 1, turns=3)
+    assert (row["read"], row["read_without"]) == (1, 4) and 0 < row["flops"] < row["flops_without"]
+    assert 0 < row["gain_least"] <= row["gain"] <= row["gain_greatest"]
+    told = {"command": "c", "machine": {"cpu": "x", "cores": 2}, "rows": [row]}
+    told |= {"versions": dict.fromkeys(("jax", "jaxlib", "jaxlv"), "1"), "shape": {"context": 1, "horizon": 1, "samples": 1}}
+    assert "| a | 1 | 4 |" in again.markdown(told)
+    monkeypatch.setattr(again, "cases", functools.partial(cases, other=2.0))
+    with pytest.raises(AssertionError, match="not equal"):
+        again.measured(1, 1, 1, turns=1)
 
 
 def test_start_up_is_told_with_its_goal_and_the_load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from jaxlv.model.qwen2 import Qwen2
 from jaxlv.runs import billing
 from jaxlv.steps import decode, generate, loss
 from jaxlv.steps.decode import read
+from jaxlv.steps.prefill import prefill as read_prompts
 from jaxlv.steps.stack import Stack
 from jaxlv.steps.train import make_validation_step
 from jaxlv.text.tokens import Windows
@@ -185,7 +186,7 @@ def prefill(work: Work) -> Program:
     ids_A, model, prompts = programs.output_ids(work), model_of(work), shape(work.batch, work.length)
 
     def function(variables, ids_BT, positions_BT):
-        return read(model, variables, ids_BT, positions_BT, (), None if ids_A is None else jnp.asarray(ids_A))
+        return read_prompts(variables, ids_BT, positions_BT, None if ids_A is None else jnp.asarray(ids_A), model=model)
 
     return Program("prefill", function, (programs.variables_of(work, model), prompts, prompts))
 

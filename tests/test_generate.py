@@ -21,7 +21,8 @@ from jaxlv.steps import draw as drawing
 from jaxlv.steps import generate as module
 from jaxlv.steps.decode import Decoding, Loop
 from jaxlv.steps.draw import FORBIDDEN, draw
-from jaxlv.steps.generate import PROMPT_MULTIPLE, Prompts, generate, row_keys
+from jaxlv.steps.generate import generate, row_keys
+from jaxlv.steps.prompts import PROMPT_MULTIPLE, Prompts
 from jaxlv.text.codec import SYMBOLS, Codec
 from jaxlv.text.grammar import longest_step, most_turns, number_grammar
 from jaxlv.text.tokens import Alphabet, load_alphabet

@@ -21,7 +21,7 @@ from jaxlv.forecasting.metrics import quantiles
 from jaxlv.forecasting.request import Request
 from jaxlv.forecasting.sampler import Sampler, _Row
 from jaxlv.model.weights import load_pretrained
-from jaxlv.steps.generate import Prompts
+from jaxlv.steps.prompts import Prompts
 from jaxlv.text.codec import Codec
 from jaxlv.text.grammar import longest_step, most_turns, number_grammar
 from jaxlv.text.tokens import load_alphabet

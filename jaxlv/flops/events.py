@@ -43,8 +43,10 @@ class Event(_Room):
     A generation reads `batch` prompts of `length` tokens and makes `new_tokens` tokens in `samples` continuations of each,
     in as many iterations of a loop that attends to `slots` slots, reached in stages of `stage`. With `ahead`, each of these
     iterations reads so many guesses in every row in addition to a token; those that hold are tokens, too. `step` is the
-    first step, or the step at which it ran. `dtype`, `dropout`, `update` (the optimiser), `stack_rank`, `loss`, `drawing`,
-    `causal`, `narrow` and `remat` are those of jaxlv.flops.work.Work.
+    first step, or the step at which it ran. Of the prompts, `known` are not read, because an earlier generation's keys and
+    values are used, and `nested` are read within longer ones that they begin (jaxlv.steps.prompts). `dtype`, `dropout`,
+    `update` (the optimiser), `stack_rank`, `loss`, `drawing`, `causal`, `narrow` and `remat` are those of
+    jaxlv.flops.work.Work.
     """
 
     kind: Kind
@@ -73,12 +75,14 @@ class Event(_Room):
     narrow: bool = False
     remat: bool = False
     ahead: int = 0
+    known: int = 0
+    nested: int = 0
 
     def of_kind(self, kind: Kind, **shape: Any) -> Event:
         """Returns other work of the same model, without the settings that do not apply to such work."""
         trains = {"accumulate": 1, "dropout": False, "update": Update(), "causal": False, "narrow": False, "remat": False}
         plain: dict[str, Any] = {} if kind == "train_step" else trains
-        plain |= {} if kind == "generation" else {"drawing": Drawing(), "ahead": 0}
+        plain |= {} if kind == "generation" else {"drawing": Drawing(), "ahead": 0, "known": 0, "nested": 0}
         return replace(self, kind=kind, **{**plain, **shape})
 
     def work(self, model: ModelConfig) -> Work:
@@ -103,6 +107,8 @@ class Event(_Room):
             narrow=self.narrow,
             remat=self.remat,
             ahead=self.ahead,
+            known=self.known,
+            nested=self.nested,
         )
 
     @property
@@ -198,7 +204,8 @@ def _read(shape: Mapping[str, Any]) -> Event:
     if (event := _known.get(text := repr(shape))) is None:
         event = build_config(Event, {"loss": OMITTED["loss"], **shape}, where="event")
         sizes = {name: value for name, value in vars(event).items() if isinstance(value, int)}
-        if not all(LEAST.get(name, 0) <= size <= MOST.get(name, MOST_SIZE) for name, size in sizes.items()):
+        fits = all(LEAST.get(name, 0) <= size <= MOST.get(name, MOST_SIZE) for name, size in sizes.items())
+        if not fits or event.known + event.nested > event.batch - (event.nested > 0):  # what others lie within is read
             raise _impossible(shape)
         if len(_known) >= MOST_KNOWN:
             _known.clear()

@@ -4,7 +4,7 @@ Rows of elementwise work are those of the jaxpr, operation by operation: XLA fus
 `half` is 1 if the model computes in a type narrower than float32; then there are conversions to float32 and back.
 
 The rows leave out: what cuDNN's attention does in addition to its products (only its own kernel knows); that each part has a
-loop of its own when series are decoded in parts at once (jaxlv.steps.generate.parallel_parts); and that runs that train side
+loop of its own when series are decoded in parts at once (jaxlv.steps.prompts.parallel_parts); and that runs that train side
 by side compute RoPE's frequencies and a schedule's constants only once, while each run's peak learning rate is an argument
 and not a constant.
 """
@@ -307,7 +307,7 @@ _SAMPLING = (
         add="76 * B + 2 * B * parts * part + 1", compare="B * parts * part + B + 1", mul="B",
         log="B * parts"),
     row("sampling", when="generation", add="series", convert="2 * L * stages", integer="(turns + stages) * (B + 2)",
-        compare="2 * series * max(shared - 1, 0)"),
+        compare="(series + finals) * max(shared - 1, 0)"),
     row("sampling", "penalised", when="generation", compare="series * shared",
         integer="series * shared + series * V * (2 * shared - 1)"),
 )  # fmt: skip

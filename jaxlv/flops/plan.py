@@ -14,8 +14,9 @@ from jaxlv.errors import JaxlvError, briefly
 from jaxlv.flops.ledger import Event
 from jaxlv.flops.work import Drawing
 from jaxlv.model.config import ModelConfig
-from jaxlv.steps.generate import decoding, loop_of, padded
+from jaxlv.steps.generate import decoding, loop_of
 from jaxlv.steps.needs import planned
+from jaxlv.steps.prompts import padded
 from jaxlv.storage.files import read_json
 from jaxlv.text.codec import SYMBOLS
 from jaxlv.text.grammar import longest_step, number_grammar

@@ -139,7 +139,7 @@ def generation(
     counts those that exist, as in a cache that grows. Without a cache every token costs a forward pass over the whole text
     so far, with logits at its last position.
     """
-    rows = replace(work, batch=work.batch * samples, shared=work.length, samples=samples)
+    rows = replace(work, batch=work.batch * samples, shared=work.length, samples=samples, nested=0)
     if not cached:
         return sum(prefill(replace(rows, length=work.length + i), convention) for i in range(new_tokens))
     if slots is None:
@@ -156,9 +156,11 @@ def passes(work: Work, new_tokens: int, slots: int, stage: int, samples: int) ->
     """
     each = 1 + work.ahead
     turn: dict[str, Any] = {"length": each, "last_only": not work.ahead, "shared": work.length, "samples": samples}
+    turn |= {"nested": 0, "known": 0}
     kernel = "xla" if work.ahead and work.kernel == "cudnn" else work.kernel
     rows, tail = replace(work, batch=work.batch * samples, kernel=kernel, **turn), each * new_tokens
-    made = [(replace(work, last_only=True, causal=True), 1)]
+    read = work.batch - work.known - work.nested
+    made = [(replace(work, batch=read, last_only=True, causal=True), 1)] if read else []
     for first in range(0, tail, stage or max(1, tail)):
         attended = min(slots, work.length + first + stage) if stage else slots
         last = min(first + stage, tail) if stage else tail

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import functools
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,13 +20,14 @@ from jaxlv.errors import JaxlvError
 from jaxlv.flops.ledger import BudgetExceeded, Kind, Payer
 from jaxlv.flops.work import Drawing
 from jaxlv.forecasting.forecast import Forecast
+from jaxlv.forecasting.made import Made
 from jaxlv.forecasting.request import Request
-from jaxlv.lora import overlay
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.settings import SEEDS, argument
 from jaxlv.steps.decode import Decoding, Loop
-from jaxlv.steps.generate import Generated, Prompts, check_shape, decoding, generate, loop_of, padded
+from jaxlv.steps.generate import Generated, check_shape, decoding, generate, loop_of
 from jaxlv.steps.needs import check_forecasts, check_generation, even, together
+from jaxlv.steps.prompts import Prompts, Reading, padded
 from jaxlv.text.codec import Codec, Decoded
 from jaxlv.text.grammar import Grammar, longest_step, number_grammar
 from jaxlv.text.tokens import Alphabet
@@ -39,7 +39,8 @@ INTEGER_DIGITS = 2  # digits before the point that the grammar allows, or more w
 class Sampler:
     """A model with everything that turns series into forecasts: variables, alphabet, codec and sampling.
 
-    With a `meter`, each batch is reserved in a ledger before it is generated.
+    With a `meter`, each batch is reserved in a ledger before it is generated. Forecasters with other settings share what
+    is `made`: prompts that one has read are not read again.
     """
 
     model: Qwen2
@@ -48,6 +49,7 @@ class Sampler:
     codec: Codec
     sampling: SamplingConfig
     meter: Payer | None = None
+    made: Made = field(default_factory=Made, compare=False, repr=False)
 
     def with_sampling(self, **changes: Any) -> Sampler:
         """Returns the same forecaster with other sampling settings."""
@@ -179,7 +181,8 @@ class Sampler:
         grammar: Grammar | None = None,
         alphabet: Alphabet | None = None,
     ) -> Generated:
-        """Calls `generate` with this model and its sampling. A meter reserves the work first, and pays for what ran.
+        """Calls `generate` with this model and its sampling. A meter reserves the work first, and pays for what ran; prompts
+        that need not be read cost nothing (jaxlv.steps.prompts).
 
         `alphabet` replaces the forecaster's, for texts that end with other tokens. What a budget does not hold with guesses
         is drawn without them, which takes fewer FLOPs: the tokens are the same.
@@ -189,8 +192,12 @@ class Sampler:
         head = "alphabet" if grammar else "frozen"  # without a grammar the logits are those of the whole vocabulary
         outputs = len(self.alphabet.ids_A) if grammar else self.model.config.vocab_size
         drawing = Drawing.of(self.sampling, outputs, len(self.alphabet.end_ids), steps is not None)
-        shape = {"batch": len(prompts.ids), "length": width, "samples": samples, "head": head, "drawing": drawing}
         check_shape(self.model, prompts.ids, how, grammar)  # before anything is reserved
+        asked_A = np.asarray(alphabet.ids_A) if grammar else None
+        reading = Reading.of(self.model, self._merged, prompts, asked_A, self.made.prefixes)
+        prompts = replace(prompts, reading=reading)
+        shape: dict[str, Any] = {"batch": len(prompts.ids), "length": width, "samples": samples, **reading.saved}
+        shape |= {"head": head, "drawing": drawing}
         loops = dict.fromkeys([loop_of(new_tokens, rows, grammar), loop_of(new_tokens, rows, None)])
         with self._held(loops, width, shape) as (loop, measured):
             result = generate(self.model, self._merged, prompts, alphabet, how, seed, grammar, loop)
@@ -212,14 +219,12 @@ class Sampler:
                 first, measured = stack.enter_context(self._held(others, width, shape))
             yield first, measured
 
-    @functools.cached_property
+    @property
     def _merged(self) -> dict[str, Any]:
         """The variables, with the adapters in the weights if that loses nothing. A meter pays for adapters, so it has them
         run: who holds a budget merges before (jaxlv.runs.run.decoder).
         """
-        if self.meter or "lora" not in self.variables:
-            return self.variables
-        return overlay.merged(self.variables) or self.variables
+        return self.variables if self.meter else self.made.merged(self.variables)
 
     def spending(self, kind: Kind, **shape: Any) -> contextlib.AbstractContextManager[dict[str, Any]]:
         """Returns `Meter.spend` around work of this model, or a context that reserves nothing if the model has no meter."""

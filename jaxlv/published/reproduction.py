@@ -26,8 +26,8 @@ from jaxlv.published.protocols import PROTOCOLS, SERIES, Part
 from jaxlv.published.systems import ALLOWANCE, LENGTH, NONE, RANK, RATE, STAGES, Settings, System
 from jaxlv.runs import billing, run, sweep
 from jaxlv.runs.sweep import Cell
-from jaxlv.steps.generate import padded
 from jaxlv.steps.needs import planned
+from jaxlv.steps.prompts import padded
 from jaxlv.storage.door import is_there
 
 MARGIN = 0.05  # of every envelope of a stage, for repeats after interruptions

@@ -45,6 +45,8 @@ ASKED = (
     "causal",
     "narrow",
     "ahead",
+    "known",
+    "nested",
 )
 # What an event of a version before 4 may lack.
 NEWER = ("dtype", "dropout", "update", "stack_rank", "loss", "drawing")

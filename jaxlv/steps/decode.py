@@ -1,4 +1,4 @@
-"""The programs of a generation: the prefill of prompts, and a loop of turns over single tokens, or over pairs of them.
+"""The loop of a generation: turns over single tokens, or over pairs of them, after a prefill (jaxlv.steps.prefill).
 
 The keys and values of a prompt are held once per series. Each sample adds a tail of its own, which grows in a few stages, so
 that the first tokens do not attend to slots that only the last tokens fill.
@@ -26,6 +26,7 @@ from jaxlv.config import SamplingConfig
 from jaxlv.model.attention import fuses
 from jaxlv.model.qwen2 import Qwen2, Segment, features, project
 from jaxlv.steps.draw import FORBIDDEN, draw
+from jaxlv.steps.prefill import prefill
 from jaxlv.text.codec import SYMBOLS
 from jaxlv.text.tokens import NO_POSITION, Array
 
@@ -116,34 +117,14 @@ def read(
     variables: dict[str, Any],
     ids_BT: jax.Array,
     positions_BT: jax.Array,
-    past: Sequence[Segment] = (),
+    past: Sequence[Segment],
     output_ids: jax.Array | None = None,
 ) -> tuple[jax.Array, Segment]:
-    """Returns (logits (B, T, V) after these tokens, the tokens' keys and values): a turn after `past`, or a prefill, of
-    which only the logits after each row's last token are formed (B, 1, V).
-
-    With `output_ids`, only the logits of these token ids are formed.
+    """Returns (logits (B, T, V) after these tokens, the tokens' keys and values) of a turn after `past`. With `output_ids`,
+    only the logits of these token ids are formed.
     """
     x_BTD, head, segment = features(model, variables, ids_BT, positions_BT, past, padding="right")
-    if not past:
-        x_BTD = _last(x_BTD, positions_BT)
     return project(x_BTD, head if output_ids is None else head.rows(output_ids)), segment
-
-
-@jax.named_scope("sampling")
-def _last(x_BTD: jax.Array, positions_BT: jax.Array) -> jax.Array:
-    """Returns the states of each row's last token (B, 1, D); behind it there may be padding."""
-    last_B1 = positions_BT.max(axis=1, keepdims=True)
-    return jnp.take_along_axis(x_BTD, last_B1[..., None], axis=1, mode="promise_in_bounds")
-
-
-@functools.partial(jax.jit, static_argnames=("model",))
-def prefill(
-    variables: dict[str, Any], ids_SP: Array, positions_SP: Array, asked: jax.Array | None, *, model: Qwen2
-) -> tuple[jax.Array, Segment]:
-    """Returns (logits (S, V) after the prompts, their keys and values); only the logits of the tokens `asked` if given."""
-    first_S1V, prefix = read(model, variables, jnp.asarray(ids_SP), jnp.asarray(positions_SP), (), asked)
-    return first_S1V[:, 0], prefix
 
 
 @functools.partial(jax.jit, static_argnames=("model", "how", "loop", "end_ids"))
