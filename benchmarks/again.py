@@ -1,4 +1,5 @@
 """Forecasts series again, and windows of one series together: with what was read of their prompts before, and without it.
+And a session of calls for several horizons and numbers of samples: how many programs are compiled.
 
     JAX_PLATFORMS=cpu python -m benchmarks.again [--turns 9] [--write]
 
@@ -25,6 +26,7 @@ from benchmarks.common import RESULTS, ROOT
 
 WHERE = "benchmarks.again"
 TURNS, CONTEXT, HORIZON, SAMPLES = 9, 100, 5, 8
+SESSION = ((3, 8), (4, 8), (5, 8), (8, 8), (10, 8), (10, 20), (12, 20), (15, 20), (20, 20))  # (horizon, samples) of calls
 
 
 @dataclass
@@ -132,6 +134,33 @@ def measured(context: int, horizon: int, samples: int, turns: int) -> list[dict[
     return rows
 
 
+def session(calls: Sequence[tuple[int, int]], context: int) -> dict[str, Any]:
+    """Returns how many loops are compiled for calls, and the seconds of all calls by the clock and on the processor, with
+    tails of few sizes and of every size; no program is kept on disk.
+    """
+    import jax
+
+    import jaxlv
+    from jaxlv.forecasting.made import Made
+    from jaxlv.steps import decode, generate, kept
+
+    loop: Any = decode.decode
+    found: dict[str, Any] = {"calls": len(calls)}
+    sampler = jaxlv.open_model("embedded")
+    kept.keep_in(None)
+    series = jaxlv.simulate(series=2, steps=context, seed=0).ready().series
+    for name, room in (("", generate.room), ("_without", lambda slots: slots)):
+        print(f"{len(calls)} calls{name.replace('_', ', ')} ...", file=sys.stderr, flush=True)
+        jax.clear_caches()
+        one, began = replace(sampler, made=Made()), (time.perf_counter(), time.process_time())
+        with mock.patch.object(generate, "room", room):
+            for horizon, samples in calls:
+                one(series, jaxlv.Request(context, horizon, samples, batch=len(series)))
+        clock, processor = time.perf_counter() - began[0], time.process_time() - began[1]
+        found |= {f"programs{name}": loop._cache_size(), f"seconds{name}": clock, f"processor{name}": processor}
+    return found
+
+
 HEAD = ("forecast", "prompts read", "without", "GFLOP", "without", "s", "without", "x as fast (range)", "load")
 
 
@@ -149,7 +178,12 @@ def markdown(result: dict[str, Any]) -> str:
     ]  # fmt: skip
     machine = f"{result['machine']['cpu']}, {result['machine']['cores']} cores; {versions}; the embedded base, {size}."
     lines = ["| " + " | ".join(row) + " |" for row in (HEAD, ["---"] * len(HEAD), *rows)]
-    return "\n".join([f"`{result['command']}`", "", machine, "", *lines])
+    told = (
+        "{calls} calls for several horizons and numbers of samples, from nothing compiled: {programs} loops, "
+        "{seconds:.0f} s, {processor:.0f} s on the processor. If each tail has room for its own tokens alone: "
+        "{programs_without} loops, {seconds_without:.0f} s, {processor_without:.0f} s on the processor."
+    ).format(**result["session"])
+    return "\n".join([f"`{result['command']}`", "", machine, "", *lines, "", told])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -163,6 +197,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     result = {
         "program": WHERE, "command": tables.command(WHERE, words), "shape": shape, "machine": tables.machine(),
         "versions": tables.versions(ROOT), "rows": tables.rounded(measured(**shape, turns=options.turns)),
+        "session": tables.rounded(session(SESSION, CONTEXT // 2)),
     }  # fmt: skip
     print(markdown(result))
     if options.write:

@@ -289,7 +289,10 @@ def test_forecasts_again_are_told_with_what_was_read_and_billed(monkeypatch: pyt
     assert 0 < row["gain_least"] <= row["gain"] <= row["gain_greatest"]
     told = {"command": "c", "machine": {"cpu": "x", "cores": 2}, "rows": [row]}
     told |= {"versions": dict.fromkeys(("jax", "jaxlib", "jaxlv"), "1"), "shape": {"context": 1, "horizon": 1, "samples": 1}}
-    assert "| a | 1 | 4 |" in again.markdown(told)
+    told["session"] = {"calls": 9, "programs": 4, "seconds": 8.0, "processor": 7.0}
+    told["session"] |= {"programs_without": 9, "seconds_without": 20.0, "processor_without": 19.0}
+    text = again.markdown(told)
+    assert "| a | 1 | 4 |" in text and "4 loops, 8 s, 7 s on" in text and "9 loops, 20 s, 19 s on" in text
     monkeypatch.setattr(again, "cases", functools.partial(cases, other=2.0))
     with pytest.raises(AssertionError, match="not equal"):
         again.measured(1, 1, 1, turns=1)

@@ -115,13 +115,13 @@ def test_a_plan_is_what_the_run_does(settings, config, whole, tmp_path):  # noqa
 
 def test_a_plan_of_an_evaluation_by_hand(config):  # noqa: F811
     """Five series in batches of two, from 7 steps (70 tokens, a prompt of 128) over 4: 48 tokens at most, drawn in 33 turns
-    of a token and a guess.
+    of a token and a guess, which have room in 128 slots.
     """
     chosen = change(config, evaluate={"context": 7, "horizon": 4, "batch_series": 2, "samples": 3, "unmasked_samples": 2})
     event = billing.event_of(chosen)
     found = {phase.name.partition(" of ")[0].partition(",")[0]: phase.events for phase in plan.phases(chosen, event, 5, 24)}
     drawn, bare = found["evaluation"]
-    shape = {"batch": 2, "length": 128, "count": 3, "samples": 3, "new_tokens": 33, "slots": 194, "stage": 64, "ahead": 1}
+    shape = {"batch": 2, "length": 128, "count": 3, "samples": 3, "new_tokens": 33, "slots": 256, "stage": 64, "ahead": 1}
     assert {name: getattr(drawn, name) for name in shape} == shape
     assert (drawn.head, drawn.rank, bare.rank, bare.targets) == ("alphabet", 4, 0, ())
     assert replace(bare, rank=drawn.rank, targets=drawn.targets) == drawn

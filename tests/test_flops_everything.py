@@ -300,7 +300,7 @@ def test_a_generation_is_its_prefill_every_turn_of_its_stages_and_their_choices(
     expected["sampling", "forward"] = choosing
     assert {tuple(where): tally.everything() for where, tally in found.items() if tally.everything()} == expected
     event = Event("generation", 2, 64, rank=3, targets=work.targets, head=work.head, dtype="bfloat16", samples=3,
-                  drawing=drawing, **generate.decoding(64, loop))  # fmt: skip
+                  drawing=drawing, **generate.decoding(64, loop, turns))  # fmt: skip
     assert event.flops(config, "exact-all") == sum(expected.values())
 
 

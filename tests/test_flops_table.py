@@ -241,7 +241,7 @@ def test_each_token_attends_to_all_before_it():
     assert table.generation(prompt, 3, "exact") == table.prefill(prompt, "exact") + grown
     whole = sum(table.prefill(work(length, 8, batch=2), "exact") for length in (10, 11, 12))
     assert table.generation(prompt, 3, "exact", cached=False) == whole
-    assert decoding(10, Loop(3, 0, stage(3))) == {"new_tokens": 3, "slots": 13, "stage": stage(3), "ahead": 0}
+    assert decoding(10, Loop(3, 0, stage(3)), 3) == {"new_tokens": 3, "slots": 13, "stage": stage(3), "ahead": 0}
 
 
 def test_a_turn_with_a_guess_reads_two_tokens_and_has_logits_at_both():
@@ -252,6 +252,7 @@ def test_a_turn_with_a_guess_reads_two_tokens_and_has_logits_at_both():
     read = table.prefill(prompt, "exact")
     assert table.generation(prompt, 40, "exact", slots=180, stage=64, samples=3) == read + 32 * first + 8 * second
     assert table.generation(prompt, 40, "exact", slots=180, samples=3) == read + 40 * second
+    assert [one.kernel for one, _ in table.passes(prompt, 40, 180, 64, 3)] == ["cudnn", "xla", "xla"]
     token = table.forward(dataclasses.replace(turn, length=1, last_only=True, cache=164), "exact")
     assert 2 * token < first < 2.1 * token  # two tokens, and what they attend to in each other
 

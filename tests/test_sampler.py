@@ -88,7 +88,7 @@ def test_what_is_generated_is_reserved_at_its_longest_and_paid_as_far_as_it_ran(
         turns,
         1,
     )
-    assert first.reserved.slots == first.reserved.length + 2 * turns and first.reserved.length >= 20
+    assert first.reserved.slots == first.reserved.length + 64 >= 84 and 2 * turns <= 64
     assert first.event == replace(first.reserved, new_tokens=found.iterations)
     assert found.iterations < found.lengths_SN.max() < 40
     assert not ledgers.verify(ledger.path)
@@ -96,7 +96,7 @@ def test_what_is_generated_is_reserved_at_its_longest_and_paid_as_far_as_it_ran(
         run(replace(forecaster, meter=Meter(ledger, "evaluation", Event("train_step", 1, 1))), series)
     (made,) = ledger.entries
     assert made.reserved.new_tokens == most_turns(GRAMMAR, HORIZON * longest_step(2, 2, 2)) >= made.event.new_tokens
-    assert made.reserved.slots == made.reserved.length + 2 * made.reserved.new_tokens
+    assert made.reserved.slots == made.reserved.length + 64 >= made.reserved.length + 2 * made.reserved.new_tokens
 
 
 def test_what_a_budget_does_not_hold_with_guesses_is_drawn_without_them(forecaster, drawn):

@@ -14,7 +14,7 @@ from jaxlv.errors import JaxlvError, briefly
 from jaxlv.flops.ledger import Event
 from jaxlv.flops.work import Drawing
 from jaxlv.model.config import ModelConfig
-from jaxlv.steps.generate import decoding, loop_of
+from jaxlv.steps.generate import decoding, loop_of, turns_of
 from jaxlv.steps.needs import planned
 from jaxlv.steps.prompts import padded
 from jaxlv.storage.files import read_json
@@ -46,9 +46,11 @@ def drawing(
     form = variables, config.codec.decimals, DIGITS
     prompt = padded(context * variables * (config.codec.decimals + 3))
     grammar = number_grammar(*form) if config.sampling.grammar else None
-    loop = loop_of(horizon * longest_step(*form), batch * samples, grammar)
+    tokens = horizon * longest_step(*form)
+    loop = loop_of(tokens, batch * samples, grammar)
     head = "alphabet" if grammar else step.head
-    shape: dict[str, Any] = {"batch": batch, "length": prompt, "samples": samples, **decoding(prompt, loop)}
+    shape: dict[str, Any] = {"batch": batch, "length": prompt, "samples": samples}
+    shape |= decoding(prompt, loop, turns_of(loop, tokens, grammar))
     outputs = len(SYMBOLS) if grammar else LARGE
     return step.of_kind("generation", head=head, drawing=Drawing.of(config.sampling, outputs, 1, steps=True), **shape)
 

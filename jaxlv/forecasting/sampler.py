@@ -8,7 +8,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ from jaxlv.forecasting.request import Request
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.settings import SEEDS, argument
 from jaxlv.steps.decode import Decoding, Loop
-from jaxlv.steps.generate import Generated, check_shape, decoding, generate, loop_of
+from jaxlv.steps.generate import Generated, check_shape, decoding, generate, loop_of, room, turns_of
 from jaxlv.steps.needs import check_forecasts, check_generation, even, together
 from jaxlv.steps.prompts import Prompts, Reading, padded
 from jaxlv.text.codec import Codec, Decoded
@@ -199,25 +199,28 @@ class Sampler:
         shape: dict[str, Any] = {"batch": len(prompts.ids), "length": width, "samples": samples, **reading.saved}
         shape |= {"head": head, "drawing": drawing}
         loops = dict.fromkeys([loop_of(new_tokens, rows, grammar), loop_of(new_tokens, rows, None)])
-        with self._held(loops, width, shape) as (loop, measured):
+        most = [(loop, decoding(width, loop, turns_of(loop, new_tokens, grammar))) for loop in loops]
+        with self._held(most, shape) as (loop, measured):
             result = generate(self.model, self._merged, prompts, alphabet, how, seed, grammar, loop)
             measured["new_tokens"] = result.iterations
         return result
 
     @contextlib.contextmanager
-    def _held(self, loops: Iterable[Loop], width: int, shape: dict[str, Any]) -> Iterator[tuple[Loop, dict[str, Any]]]:
-        """Reserves a generation by the first of several loops that the budget holds; yields the loop, and what `spending`
-        does. Raises BudgetExceeded if it holds none.
+    def _held(
+        self, most: Sequence[tuple[Loop, dict[str, Any]]], shape: dict[str, Any]
+    ) -> Iterator[tuple[Loop, dict[str, Any]]]:
+        """Reserves a generation by the first of several loops, each with what it runs at most, that the budget holds; yields
+        the loop, and what `spending` does. Raises BudgetExceeded if it holds none.
         """
-        first, *others = loops
+        (loop, longest), *others = most
         with contextlib.ExitStack() as stack:
             try:
-                measured = stack.enter_context(self.spending("generation", **shape, **decoding(width, first)))
+                measured = stack.enter_context(self.spending("generation", **shape, **longest))
             except BudgetExceeded:
                 if not others:
                     raise
-                first, measured = stack.enter_context(self._held(others, width, shape))
-            yield first, measured
+                loop, measured = stack.enter_context(self._held(others, shape))
+            yield loop, measured
 
     @property
     def _merged(self) -> dict[str, Any]:
@@ -266,7 +269,7 @@ class Sampler:
             return request.batch * variants
         length = padded(max(len(rows.prompts[i]) for i in group))
         most = request.drawn * longest_step(rows.scales_MV.shape[1], self.codec.decimals, rows.digits_M[group[0]])
-        limit = together(self.model, len(group), length, samples, most, self.sampling.grammar)
+        limit = together(self.model, len(group), length, samples, room(most), self.sampling.grammar)
         return even(len(group), limit)[0]
 
     def _batch(self, rows: _Rows, some: np.ndarray, request: Request, samples: int, size: int) -> list[list[Decoded]]:

@@ -126,8 +126,9 @@ def _generation(event: Event, work: Work, config: RunConfig, model: Qwen2, varia
     sampling = replace(config.sampling, temperature=0.0) if drawing.way == "greedy" else config.sampling
     how = decode.Decoding(event.samples, event.new_tokens, sampling, 4 if drawing.steps else None)
     loop = decode.Loop(event.new_tokens, event.ahead, event.stage)
-    function = functools.partial(decode.whole, model=model, how=how, loop=loop, end_ids=tuple(range(drawing.ends)))
-    begun = decode.Rows(prompts, prompts, keys, shape(event.batch))
+    function = functools.partial(decode.whole, model=model, how=how.form, loop=loop, end_ids=tuple(range(drawing.ends)))
+    limits = decode.Limits((shape(),) * len(loop.stages), shape(), shape() if drawing.steps else None)
+    begun = decode.Rows(prompts, prompts, keys, shape(event.batch), limits)
     arguments = (variables, begun, grammar, shape(len(SYMBOLS)))
     free = "" if grammar else ", without the grammar"
     drawn = f"{event.new_tokens} turns of a token and a guess" if event.ahead else f"{event.new_tokens} tokens"

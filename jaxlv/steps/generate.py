@@ -23,7 +23,7 @@ from jaxlv.errors import JaxlvError, NotFinite
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.settings import Statement, argument, settled
 from jaxlv.steps import kept
-from jaxlv.steps.decode import Automaton, Begun, Decoding, Drawn, Loop, Rows, decode
+from jaxlv.steps.decode import Automaton, Begun, Decoding, Drawn, Limits, Loop, Rows, decode
 from jaxlv.steps.needs import check_generation
 from jaxlv.steps.prefill import prefill
 from jaxlv.steps.prompts import Part, Prompts, Read, Reading, padded
@@ -32,6 +32,7 @@ from jaxlv.text.grammar import Grammar, guesses, most_turns
 from jaxlv.text.tokens import Alphabet
 
 STAGE_MULTIPLE = 64  # a divisor of the slots by which a tail grows
+STATE_MULTIPLE = 16  # a divisor of the states of a grammar on the device
 LONG, STAGES = 512, {False: 2, True: 5}  # slots of a long tail; in how many stages a tail grows at most, if it is long
 # In how many rows guesses pay, by backend. A turn with guesses reads twice the tokens, in 3/5 of the turns: that pays while
 # a turn's time is its weights' bytes or its kernels' number. Measured on a CPU (python -m benchmarks.generate); for a GPU
@@ -69,22 +70,24 @@ def generate(
     seed, samples, count = argument(EvaluateConfig, "seed", seed, "seed"), how.samples, len(prompts.ids)
     series = np.arange(count) if prompts.series is None else np.asarray(prompts.series)
     states_S = np.array([0 if grammar is None else state_after(grammar, alphabet, one) for one in prompts.ids], np.int32)
-    automaton = None if grammar is None else Automaton(*map(np.asarray, (*grammar, guesses(grammar))))
+    automaton = None if grammar is None else automaton_of(grammar)
     symbols_A = np.asarray(alphabet.ids_A)
     asked_A = None if grammar is None else symbols_A
     reading = prompts.reading or Reading.of(model, variables, prompts, asked_A)
     loop = loop_of(how.new_tokens, count * samples, grammar) if loop is None else loop
-    constants = {"model": model, "how": how, "loop": loop, "end_ids": alphabet.end_ids}
+    ends = tuple(map(np.int32, loop.ends(turns_of(loop, how.new_tokens, grammar))))
+    limits = Limits(ends, np.int32(how.new_tokens), None if how.steps is None else np.int32(how.steps))
+    constants = {"model": model, "how": how.form, "loop": loop, "end_ids": alphabet.end_ids}
 
     def drawn_of(part: Part) -> tuple[Read, Drawn]:
         texts, nested = part.asked
         read = part.known or Read(*kept.call(prefill, variables, *texts, asked_A, nested, model=model))
-        rows = Rows(*part.texts, row_keys(seed, series[part.rows], samples), states_S[part.rows])
+        rows = Rows(*part.texts, row_keys(seed, series[part.rows], samples), states_S[part.rows], limits)
         drawn = kept.call(decode, variables, Begun(*read, rows), automaton, symbols_A, **constants)
         ids_SNC, broken_SN = (np.asarray(a).reshape(len(part.rows), samples, *a.shape[1:]) for a in drawn[:2])
         return read, Drawn(_without_gaps(ids_SNC, how.new_tokens), broken_SN, np.asarray(drawn.turns))
 
-    with compiling("the generation of texts", model, how, loop, alphabet.end_ids, reading.shapes, grammar is None):
+    with compiling("the generation of texts", model, how.form, loop, alphabet.end_ids, reading.shapes, grammar is None):
         if len(reading.parts) == 1:
             made = [drawn_of(reading.parts[0])]
         else:
@@ -155,17 +158,40 @@ def stage(slots: int) -> int:
     return -(-slots // (STAGES[slots >= LONG] * STAGE_MULTIPLE)) * STAGE_MULTIPLE
 
 
+def room(slots: int) -> int:
+    """Returns the slots of a tail that holds so many: a multiple of STAGE_MULTIPLE with two binary digits beyond it.
+
+    So texts of many lengths are drawn by few compiled programs. How many slots a turn attends to follows from the stages.
+    """
+    number = -(-slots // STAGE_MULTIPLE)
+    unit = 1 << max(0, number.bit_length() - 2)
+    return STAGE_MULTIPLE * unit * -(-number // unit)
+
+
 def loop_of(new_tokens: int, rows: int, grammar: Grammar | None) -> Loop:
-    """Returns the form of the loop that draws at most `new_tokens` tokens in each row: with guesses if they pay."""
+    """Returns the form of a loop that can draw `new_tokens` tokens in each row: with guesses if they pay."""
     if grammar is None or rows not in GUESSING_ROWS.get(jax.default_backend(), ()):
-        return Loop(new_tokens, 0, stage(new_tokens))
-    turns = most_turns(grammar, new_tokens)
-    return Loop(turns, 1, stage(2 * turns))
+        slots = room(new_tokens)
+        return Loop(slots, 0, stage(slots))
+    slots = room(2 * most_turns(grammar, new_tokens))
+    return Loop(slots // 2, 1, stage(slots))
 
 
-def decoding(prompt: int, loop: Loop) -> dict[str, Any]:
-    """Returns what a loop runs at most after a padded prompt, by the names of a ledger's event (flops.ledger.Event)."""
-    return {"new_tokens": loop.turns, "slots": prompt + loop.slots, "stage": loop.stage, "ahead": loop.ahead}
+def turns_of(loop: Loop, new_tokens: int, grammar: Grammar | None) -> int:
+    """Returns how many turns a loop takes at most to draw `new_tokens` tokens in each row."""
+    return new_tokens if grammar is None or not loop.ahead else most_turns(grammar, new_tokens)
+
+
+def decoding(prompt: int, loop: Loop, turns: int) -> dict[str, Any]:
+    """Returns what so many turns of a loop run after a padded prompt, by the names of a ledger's event (flops.events)."""
+    return {"new_tokens": turns, "slots": prompt + loop.slots, "stage": loop.stage, "ahead": loop.ahead}
+
+
+def automaton_of(grammar: Grammar) -> Automaton:
+    """Returns a grammar's tables, with states that cannot be reached, so that few programs are compiled."""
+    tables = (*grammar, guesses(grammar))
+    more = -len(tables[0]) % STATE_MULTIPLE
+    return Automaton(*(np.pad(table, ((0, more), *[(0, 0)] * (table.ndim - 1))) for table in tables))
 
 
 def row_keys(seed: int, series: Sequence[int] | np.ndarray, samples: int) -> jax.Array:
