@@ -156,6 +156,7 @@ def measure(module: str, case: Case, sides: Sequence[str], options: argparse.Nam
         "tokens": case.tokens,
         "sides": figures,
         "ratios": tables.ratios(figures),
+        "gains": tables.gains(figures),
     }
 
 

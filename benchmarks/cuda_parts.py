@@ -395,7 +395,8 @@ def decode(options: argparse.Namespace, facts: Facts) -> None:
 
     import jaxlv
     from jaxlv.config import SamplingConfig
-    from jaxlv.steps.generate import Decoding, Prompts, generate
+    from jaxlv.steps.generate import Decoding, generate
+    from jaxlv.steps.prompts import Prompts
     from jaxlv.text.grammar import longest_step, number_grammar
     from jaxlv.text.tokens import Alphabet
 

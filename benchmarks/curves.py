@@ -134,6 +134,7 @@ def of_forecast(sizes: dict[str, int]) -> Cost:
     from jaxlv.config import RunConfig
     from jaxlv.flops import plan
     from jaxlv.forecasting import sampler as sampling
+    from jaxlv.forecasting.made import Made
     from jaxlv.model.config import ModelConfig
     from jaxlv.model.qwen2 import Qwen2
     from jaxlv.model.weights import EMBEDDED_BASE
@@ -164,10 +165,11 @@ def of_forecast(sizes: dict[str, int]) -> Cost:
 
     sampling.generate = noted
     try:
-        seconds = best(lambda: sampler(series, request).samples_NSHV)
+        seconds = best(lambda: replace(sampler, made=Made())(series, request).samples_NSHV)  # each reads its prompts
     finally:
         sampling.generate = plain
-    event = replace(event, new_tokens=max(turns), slots=event.length + max(turns))  # what ran, not what could have
+    tail = (1 + event.ahead) * max(turns)
+    event = replace(event, new_tokens=max(turns), slots=event.length + tail)  # what ran, not what could have
     rows, c = sizes["series"] * sizes["samples"], architecture
     token = 8 * c.num_hidden_layers * c.num_key_value_heads * c.head_dim  # float32 keys and values
     drawn, held = event.new_tokens, needs.weights(model) + token * (sizes["series"] * event.length + rows * event.new_tokens)

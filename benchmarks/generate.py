@@ -2,9 +2,10 @@
 
     python -m benchmarks.generate [--shapes full,tiny,micro] [--device cuda --dtype bfloat16]
 
-One prompt of 512 tokens has 1 or 8 samples of exactly 128 tokens each, at temperature 1. jaxlv runs twice: over the whole
+One prompt of 512 tokens has 1 or 8 samples of exactly 128 tokens each, at temperature 1. jaxlv runs over the whole
 vocabulary, as transformers does, and over the 13 symbols of the number format, masked by its grammar, so that every sample
-parses, as `jaxlv forecast` does by default. Times include the prompt.
+parses, as `jaxlv forecast` does by default: with the guesses that pay for so many rows, and without any. Times include the
+prompt.
 """
 
 from __future__ import annotations
@@ -28,13 +29,14 @@ def _case(shape: str, samples: int) -> Case:
 CASES = [_case(shape, samples) for shape in SHAPES for samples in ((8,) if shape == "smoke" else SAMPLES)]
 
 
-def jaxlv_samples(settings: dict[str, Any], constrained: bool) -> Work:
-    """Prepares the decoding that `jaxlv forecast` runs, with or without the number grammar."""
+def jaxlv_samples(settings: dict[str, Any], constrained: bool, guesses: bool = True) -> Work:
+    """Prepares the decoding that `jaxlv forecast` runs, with or without the number grammar and guesses."""
     device, model, params, facts = side.start_jax(settings)
     import numpy as np
 
     from jaxlv.config import SamplingConfig
-    from jaxlv.steps.generate import Decoding, Prompts, generate
+    from jaxlv.steps.generate import Decoding, generate, loop_of
+    from jaxlv.steps.prompts import Prompts
     from jaxlv.text.grammar import number_grammar
     from jaxlv.text.tokens import Alphabet
 
@@ -44,9 +46,10 @@ def jaxlv_samples(settings: dict[str, Any], constrained: bool) -> Work:
     seeds = iter(range(1_000_000))
 
     prompts, how = Prompts([prompt_P]), Decoding(settings["samples"], settings["new"], SamplingConfig(grammar=constrained))
+    loop = loop_of(how.new_tokens, how.samples, grammar if guesses else None)
 
     def run() -> None:
-        made = generate(model, {"params": params}, prompts, alphabet, how, next(seeds), grammar)
+        made = generate(model, {"params": params}, prompts, alphabet, how, next(seeds), grammar, loop)
         assert (made.lengths_SN == settings["new"]).all()
 
     return side.jax_work(device, run, facts)
@@ -82,6 +85,7 @@ SIDES = {
     "torch": torch_samples,
     "jaxlv, whole vocabulary": lambda settings: jaxlv_samples(settings, constrained=False),
     "jaxlv, number grammar": lambda settings: jaxlv_samples(settings, constrained=True),
+    "jaxlv, number grammar, without guesses": lambda settings: jaxlv_samples(settings, constrained=True, guesses=False),
 }
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "torch", "transformers", "peft", "numpy")
 AGAINST = "torch"  # the side to which the others are compared
+WITHOUT = ", without "  # in the name of a side that is another one without something
 TIE = 1.15  # ratios closer to 1 than this are called ties
 GIB = 2**30
 
@@ -42,16 +43,25 @@ def figures(name: str, runs: Sequence[Mapping[str, float]], facts: Mapping[str, 
 
 
 def ratios(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Returns each side's speed over PyTorch's, repetition by repetition: median, least, greatest, and in CPU seconds."""
-    base = figures.get(AGAINST, {})
+    """Returns each side's speed over PyTorch's."""
+    return _compared(figures, {name: AGAINST for name in figures if name != AGAINST})
 
-    def pairs(side: Mapping[str, Any], key: str) -> list[float]:
-        return [theirs / ours for theirs, ours in zip(base[key], side[key], strict=True)]
+
+def gains(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Returns the speed of each side over that of the side which is named the same, and is without something."""
+    return _compared(figures, {name.partition(WITHOUT)[0]: name for name in figures if WITHOUT in name})
+
+
+def _compared(figures: Mapping[str, Mapping[str, Any]], bases: Mapping[str, str]) -> dict[str, dict[str, float]]:
+    """Returns each side's speed over its base's, repetition by repetition: median, least, greatest, and in CPU seconds."""
+
+    def pairs(name: str, key: str) -> list[float]:
+        return [theirs / ours for theirs, ours in zip(figures[bases[name]][key], figures[name][key], strict=True)]
 
     found = {}
-    for name, side in figures.items():
-        if "seconds" in base and "seconds" in side and name != AGAINST:
-            speed, cpu = pairs(side, "seconds"), pairs(side, "cpu_seconds")
+    for name, base in bases.items():
+        if "seconds" in figures.get(base, {}) and "seconds" in figures.get(name, {}):
+            speed, cpu = pairs(name, "seconds"), pairs(name, "cpu_seconds")
             found[name] = {"median": statistics.median(speed), "min": min(speed), "max": max(speed)}
             found[name]["cpu"] = statistics.median(cpu)
     return rounded(found)
@@ -124,7 +134,18 @@ def markdown(result: Mapping[str, Any]) -> str:
     for row in result["rows"]:
         for name, side in row["sides"].items():
             lines.append(_row([row["shape"], row["work"], *_cells(name, side, row["ratios"].get(name))]))
-    return "\n".join(lines)
+    return "\n".join([*lines, *_told(result["rows"])])
+
+
+def _told(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Returns a line for each gain, turn by turn as the ratios to PyTorch."""
+    lines = []
+    for row in rows:
+        for name, gain in row.get("gains", {}).items():
+            what = next(other for other in row["sides"] if other.startswith(name + WITHOUT)).removeprefix(name + WITHOUT)
+            speed = f"{gain['median']:.2f} x ({gain['min']:.2f}-{gain['max']:.2f}), in CPU s {gain['cpu']:.2f} x"
+            lines += ["", f"{row['shape']}, {row['work']}, {name}: {speed} as fast as without {what}."]
+    return lines
 
 
 def _setting(result: Mapping[str, Any]) -> str:

@@ -15,8 +15,9 @@ from jaxlv.config import CodecConfig, ModelSettings, RunConfig, SamplingConfig
 from jaxlv.data.loading import load_series, told
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError, JaxlvWarning
+from jaxlv.forecasting.forecast import Forecast
 from jaxlv.forecasting.request import Request
-from jaxlv.forecasting.sampler import Forecast, Sampler
+from jaxlv.forecasting.sampler import Sampler
 from jaxlv.lora.adapters import load_adapter, read_codec
 from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2

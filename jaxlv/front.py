@@ -26,8 +26,8 @@ from jaxlv.data.observations import Handling, Missing, Negative, Observations
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.forecasting import metrics, pool
-from jaxlv.forecasting import sampler as sampling
 from jaxlv.forecasting.evaluate import evaluate
+from jaxlv.forecasting.forecast import Forecast
 from jaxlv.forecasting.origins import Origins
 from jaxlv.forecasting.panels import panels
 from jaxlv.forecasting.request import Request
@@ -334,7 +334,7 @@ def _is_run(model: Any) -> bool:
 class Prediction:
     """Forecasts of series, under the caller's ids, names and times, in the caller's units."""
 
-    made: sampling.Forecast
+    made: Forecast
     series: SeriesSet
     notes: tuple[str, ...] = ()
 
@@ -434,7 +434,7 @@ class Scores:
     """How forecasts compare with the truth: `metrics` has every figure, in the units of the data."""
 
     metrics: Evaluation
-    forecasts: dict[str, sampling.Forecast]
+    forecasts: dict[str, Forecast]
     windows: SeriesSet
     notes: tuple[str, ...] = ()
 

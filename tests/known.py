@@ -11,8 +11,9 @@ import numpy as np
 
 from jaxlv.config import SamplingConfig
 from jaxlv.data.series import SeriesSet
+from jaxlv.forecasting.forecast import Forecast
 from jaxlv.forecasting.request import Request
-from jaxlv.forecasting.sampler import Forecast, Sampler
+from jaxlv.forecasting.sampler import Sampler
 from jaxlv.text.codec import Codec
 from jaxlv.text.tokens import load_alphabet
 

@@ -25,7 +25,8 @@ from jaxlv.data.series import from_arrays
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.ledger import Ledger
 from jaxlv.forecasting.baselines import BASELINES
-from jaxlv.forecasting.sampler import Forecast, Sampler
+from jaxlv.forecasting.forecast import Forecast
+from jaxlv.forecasting.sampler import Sampler
 from jaxlv.model.config import ModelConfig
 from jaxlv.model.weights import base_of
 from jaxlv.report import analyses as report

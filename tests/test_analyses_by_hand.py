@@ -14,8 +14,9 @@ from jaxlv.analysis.analyses import Drawn
 from jaxlv.config import EvaluateConfig, SamplingConfig
 from jaxlv.data.series import from_arrays
 from jaxlv.forecasting.baselines import BASELINES
+from jaxlv.forecasting.forecast import Forecast
 from jaxlv.forecasting.request import Request
-from jaxlv.forecasting.sampler import Forecast, Sampler
+from jaxlv.forecasting.sampler import Sampler
 from jaxlv.results.analyses import Analyses
 from jaxlv.text.codec import Codec
 from jaxlv.text.tokens import load_alphabet

@@ -15,8 +15,8 @@ from jaxlv.config import LoraConfig, SamplingConfig
 from jaxlv.data import series
 from jaxlv.errors import JaxlvError
 from jaxlv.forecasting import metrics
+from jaxlv.forecasting.forecast import Forecast
 from jaxlv.forecasting.request import Request
-from jaxlv.forecasting.sampler import Forecast
 from jaxlv.lora.adapters import Origin, save_peft
 from jaxlv.text.codec import Codec
 

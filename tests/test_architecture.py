@@ -309,7 +309,7 @@ PAST_THE_DOOR: dict[str, set[str]] = {
     # What the door has opened is given to a library, or a library opens what the door has looked at.
     "jaxlv/storage/files.py": {"hashlib.file_digest"},
     "jaxlv/data/readers.py": {"zipfile.ZipFile", "archive.open", "pd.read_excel"},
-    "jaxlv/forecasting/sampler.py": {"pd.read_csv"},
+    "jaxlv/forecasting/forecast.py": {"pd.read_csv"},
     "jaxlv/storage/tensors.py": {"safe_open"},
     "jaxlv/data/hdf5.py": {"h5py.File", "Path('/proc/self/statm').read_text"},
     # Content in memory; a method that opens what a run writes; arrays that the program itself has just written.

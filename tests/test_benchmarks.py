@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import math
@@ -10,8 +11,10 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,7 +76,7 @@ def test_generate_draws_as_many_tokens_on_both_sides(tmp_path: Path) -> None:
     needs_pytorch()
     (row,) = smoke("generate", tmp_path / "out")["rows"]
     assert row["tokens"] == 8 * 8
-    assert len(row["sides"]) == 3
+    assert len(row["sides"]) == 4 and set(row["gains"]) == {"jaxlv, number grammar"}
     for name, ratio in row["ratios"].items():
         pairs = np.divide(row["sides"]["torch"]["seconds"], row["sides"][name]["seconds"])
         assert [ratio["min"], ratio["max"]] == pytest.approx([pairs.min(), pairs.max()], rel=1e-2)
@@ -155,6 +158,11 @@ def test_ratios_compare_repetitions_that_followed_each_other(tables: ModuleType)
     cpu_seconds = {"torch": [6.0, 6.0, 6.0], "jaxlv": [2.0, 2.0, 2.0]}
     ratios = tables.ratios({name: {"seconds": seconds[name], "cpu_seconds": cpu_seconds[name]} for name in seconds})
     assert ratios == {"jaxlv": {"median": 2.0, "min": 1.0, "max": 4.0, "cpu": 3.0}}
+    twins = {
+        "a, without b": {"seconds": [3.0, 8.0], "cpu_seconds": [1.0, 1.0]},
+        "a": {"seconds": [2.0, 4.0], "cpu_seconds": [1, 1]},
+    }
+    assert tables.gains(twins) == {"a": {"median": 1.75, "min": 1.5, "max": 2.0, "cpu": 1.0}}
 
 
 @pytest.mark.parametrize(("ratio", "tie"), [(1.1, True), (0.9, True), (1.2, False), (0.8, False)])
@@ -251,6 +259,43 @@ def test_costs_stand_against_their_bounds(monkeypatch: pytest.MonkeyPatch) -> No
     assert curves.markdown(told).count("\n| ") == 4
     chart = curves.figure(told, "seconds", ("rank", "samples"))
     assert [panel.series[0].y for panel in chart.panels] == [[step["seconds"]], [forecast["seconds"]]]
+
+
+def test_forecasts_again_are_told_with_what_was_read_and_billed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four prompts, of which one way knows three; the other samples are refused."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    again = importlib.import_module("benchmarks.again")
+
+    @dataclass(frozen=True)
+    class Drawn:
+        known: int
+        samples_NSHV: float = 1.0
+        meter: Any = None
+
+        def __call__(self) -> Drawn:
+            if self.meter:
+                shape = {"length": 64, "new_tokens": 8, "slots": 72, "stage": 64, "head": "alphabet"}
+                with self.meter.spend("generation", batch=4, known=self.known, **shape):
+                    pass
+            return self
+
+    def cases(*sizes: int, other: float = 1.0) -> Any:
+        one, two = Drawn(3), Drawn(0, other)
+        return {"a": (again.Way(lambda: one, lambda way: way()), again.Way(lambda: two, lambda way: way()))}
+
+    monkeypatch.setattr(again, "cases", cases)
+    (row,) = again.measured(1, 1, 1, turns=3)
+    assert (row["read"], row["read_without"]) == (1, 4) and 0 < row["flops"] < row["flops_without"]
+    assert 0 < row["gain_least"] <= row["gain"] <= row["gain_greatest"]
+    told = {"command": "c", "machine": {"cpu": "x", "cores": 2}, "rows": [row]}
+    told |= {"versions": dict.fromkeys(("jax", "jaxlib", "jaxlv"), "1"), "shape": {"context": 1, "horizon": 1, "samples": 1}}
+    told["session"] = {"calls": 9, "programs": 4, "seconds": 8.0, "processor": 7.0}
+    told["session"] |= {"programs_without": 9, "seconds_without": 20.0, "processor_without": 19.0}
+    text = again.markdown(told)
+    assert "| a | 1 | 4 |" in text and "4 loops, 8 s, 7 s on" in text and "9 loops, 20 s, 19 s on" in text
+    monkeypatch.setattr(again, "cases", functools.partial(cases, other=2.0))
+    with pytest.raises(AssertionError, match="not equal"):
+        again.measured(1, 1, 1, turns=1)
 
 
 def test_start_up_is_told_with_its_goal_and_the_load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from jaxlv.runs import billing, run, sources, training
 from jaxlv.runs.checkpoint import Checkpoints
 from jaxlv.runs.member import Job, Member, reserve
 from jaxlv.steps import train as stepping
+from jaxlv.text.grammar import most_turns, number_grammar
 from jaxlv.tools import cli
 from tests.faults.instants import Instants
 
@@ -113,26 +114,30 @@ def test_a_plan_is_what_the_run_does(settings, config, whole, tmp_path):  # noqa
 
 
 def test_a_plan_of_an_evaluation_by_hand(config):  # noqa: F811
-    """Five series in batches of two, from 7 steps (70 tokens, a prompt of 128) over 4 (48 tokens at most)."""
+    """Five series in batches of two, from 7 steps (70 tokens, a prompt of 128) over 4: 48 tokens at most, drawn in 33 turns
+    of a token and a guess, which have room in 128 slots.
+    """
     chosen = change(config, evaluate={"context": 7, "horizon": 4, "batch_series": 2, "samples": 3, "unmasked_samples": 2})
     event = billing.event_of(chosen)
     found = {phase.name.partition(" of ")[0].partition(",")[0]: phase.events for phase in plan.phases(chosen, event, 5, 24)}
     drawn, bare = found["evaluation"]
-    shape = {"batch": 2, "length": 128, "count": 3, "samples": 3, "new_tokens": 48, "slots": 176, "stage": 64}
+    shape = {"batch": 2, "length": 128, "count": 3, "samples": 3, "new_tokens": 33, "slots": 256, "stage": 64, "ahead": 1}
     assert {name: getattr(drawn, name) for name in shape} == shape
     assert (drawn.head, drawn.rank, bare.rank, bare.targets) == ("alphabet", 4, 0, ())
     assert replace(bare, rank=drawn.rank, targets=drawn.targets) == drawn
     free, free_bare = found["the same"]
-    assert (free.samples, free.head, free_bare.rank) == (2, "frozen", 0)
+    assert (free.samples, free.head, free_bare.rank, free.new_tokens, free.ahead) == (2, "frozen", 0, 48, 0)
     read, read_bare = found["likelihood"]
     assert (read.kind, read.length, read.count, read.new_tokens, read_bare.rank) == ("validation", 128, 3, 0, 0)
-    assert [event.cached for event in found["the evaluation without a cache (not run)"]] == [False, False]
+    slow = found["the evaluation without a cache (not run)"]
+    assert [(event.cached, event.new_tokens, event.ahead) for event in slow] == [(False, 48, 0)] * 2
 
 
 def test_forecasts_of_a_validation_are_planned_from_its_own_context(config):  # noqa: F811
     own = change(config, train={"forecast_context": 13, "forecast_horizon": 20, "forecast_series": 3})
     _, drawn = plan.validation(own, billing.event_of(own), 24)
-    assert (drawn.batch, drawn.length, drawn.new_tokens, drawn.samples) == (3, 192, 11 * 2 * 6, 1)  # the series end
+    assert (drawn.batch, drawn.length, drawn.samples) == (3, 192, 1)
+    assert drawn.new_tokens == most_turns(number_grammar(2, 2, 2), 11 * 2 * 6)  # the series end
 
 
 SMALL = ModelConfig(32, 16, 16, 1, 2, 1, 8)
@@ -180,6 +185,10 @@ def test_what_an_event_says_comes_back_from_its_file():
     assert replace(event, update=Update("adamw", clip=True)).tree()["update"] == {"name": "adamw", "clip": True}
     with pytest.raises(JaxlvError, match="name"):
         Event.from_tree(event.tree() | {"update": {"name": "sgd"}})
+    drawn = Event("generation", 2, 64, samples=3, new_tokens=32, slots=128, stage=64, loss="flat")
+    assert "ahead" not in drawn.tree() and Event.from_tree(drawn.tree() | {"ahead": 1}) == replace(drawn, ahead=1)
+    with pytest.raises(JaxlvError, match="impossible sizes"):
+        Event.from_tree(drawn.tree() | {"ahead": 2})  # no turn reads so many guesses
 
 
 def test_work_is_paid_as_far_as_it_ran(tmp_path):

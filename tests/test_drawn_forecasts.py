@@ -10,8 +10,8 @@ from drawn import bands, colour, drawn, from_top, legend, lines, named, seen, te
 
 from jaxlv.data.series import from_arrays
 from jaxlv.forecasting import metrics
+from jaxlv.forecasting.forecast import QUANTILES, Forecast, read_csv
 from jaxlv.forecasting.panels import panel_of, panels
-from jaxlv.forecasting.sampler import QUANTILES, Forecast, read_csv
 from jaxlv.report.figures import evaluation as figures
 from jaxlv.report.theme import INK, MUTED, species
 from jaxlv.results.panels import ForecastPanel

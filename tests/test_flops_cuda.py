@@ -128,10 +128,11 @@ def test_windows_padded_on_the_right_are_attended_to_without_a_mask_in_memory():
     assert sorted(found) == sorted([("__cudnn$fmhaSoftmax", 3, 2), ("__cudnn$fmhaSoftmaxBackward", 6, 3)] * layers)
 
 
-def test_a_generation_executes_on_cuda_what_it_asks_for():
-    """Including the sorts and running sums of its sampler."""
-    subject = sampled()
-    executed = count_hlo(text_of("generation"), subject.trips)
+@pytest.mark.parametrize("guesses", [False, True])
+def test_a_generation_executes_on_cuda_what_it_asks_for(guesses):
+    """Including the sorts and running sums of its sampler, and the guesses that it reads and verifies."""
+    subject = sampled(guesses)
+    executed = count_hlo(text_of("generation-guesses" if guesses else "generation"), subject.trips)
     jaxpr = traced(subject.program)
     rows = compared(
         count_closed(jaxpr, subject.trips).tallies, again.spared(jaxpr, subject.trips), executed.tallies, audit._once

@@ -33,6 +33,7 @@ from jaxlv.model.qwen2 import Qwen2
 from jaxlv.runs import billing
 from jaxlv.steps import decode, generate, loss
 from jaxlv.steps.decode import read
+from jaxlv.steps.prefill import prefill as read_prompts
 from jaxlv.steps.stack import Stack
 from jaxlv.steps.train import make_validation_step
 from jaxlv.text.tokens import Windows
@@ -194,7 +195,7 @@ def prefill(work: Work) -> Program:
     ids_A, model, prompts = programs.output_ids(work), model_of(work), shape(work.batch, work.length)
 
     def function(variables, ids_BT, positions_BT):
-        return read(model, variables, ids_BT, positions_BT, (), None if ids_A is None else jnp.asarray(ids_A))
+        return read_prompts(variables, ids_BT, positions_BT, None if ids_A is None else jnp.asarray(ids_A), model=model)
 
     return Program("prefill", function, (programs.variables_of(work, model), prompts, prompts))
 
@@ -277,34 +278,38 @@ SAMPLERS = {
 }
 
 
-@pytest.mark.parametrize("outputs", [ALPHABET, 37, 1100], ids=["grammar", "vocabulary", "long vocabulary"])
+@pytest.mark.parametrize(
+    ("outputs", "ahead"),
+    [(ALPHABET, 0), (ALPHABET, 1), (37, 0), (1100, 0)],
+    ids=["grammar", "guesses", "vocabulary", "long vocabulary"],
+)
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_generation_is_its_prefill_every_token_of_its_stages_and_their_choice(sampler, outputs):
-    """Three samples of two prompts of 64 tokens, 128 tokens each in two stages."""
+def test_a_generation_is_its_prefill_every_turn_of_its_stages_and_their_choices(sampler, outputs, ahead):
+    """Three samples of two prompts of 64 tokens; 128 turns, each of a token, or of a token and a guess, in two stages."""
     sampling, constrained = SAMPLERS[sampler], outputs == ALPHABET
     config = dataclasses.replace(SMALL, vocab_size=max(37, outputs))
     work = Work(config, 2, 64, 3, head="alphabet" if constrained else "frozen", dtype="bfloat16")
-    model, prompts, tokens = model_of(work), shape(2, 64), 128
+    model, prompts, turns, tail = model_of(work), shape(2, 64), 128, 128 * (1 + ahead)
     keys = jax.eval_shape(lambda: generate.row_keys(0, range(2), 3))
     grammar = decode.Automaton(shape(5, ALPHABET, dtype=bool), shape(5, ALPHABET), shape(5)) if constrained else None
     rows = decode.Rows(prompts, prompts, keys, shape(2))
     given = (programs.variables_of(work, model), rows, grammar, shape(ALPHABET))
-    how, loop = decode.Decoding(3, tokens, sampling, steps=4), decode.Loop(tokens, 0, generate.stage(tokens))
+    how, loop = decode.Decoding(3, tail, sampling, steps=4), decode.Loop(turns, ahead, generate.stage(tail))
     function = functools.partial(decode.whole, model=model, how=how, loop=loop, end_ids=(1, 2))
-    found = placed(count_jaxpr(function, *given, trips=generate.stage(tokens)).tallies)
+    found = placed(count_jaxpr(function, *given, trips=turns // 2).tallies)
 
     expected = Counter(formula(dataclasses.replace(work, last_only=True), "forward"))
-    step = dataclasses.replace(work, batch=6, length=1, last_only=True, shared=64, samples=3)
-    for attended in (64 + 64, 64 + 128):
+    step = dataclasses.replace(work, batch=6, length=1 + ahead, last_only=not ahead, shared=64, samples=3)
+    for attended in (64 + tail // 2, 64 + tail):
         for where, count in formula(dataclasses.replace(step, cache=attended), "forward").items():
             expected[where] += 64 * count
     drawing = Drawing.of(sampling, outputs, 2, steps=True)
-    choosing = table.choosing(dataclasses.replace(step, drawing=drawing), tokens, 2, "exact-all")
-    assert choosing > 0 == table.choosing(step, tokens, 2, "exact-all")
+    choosing = table.choosing(dataclasses.replace(step, drawing=drawing, ahead=ahead), turns, 2, "exact-all")
+    assert choosing > 0 == table.choosing(step, turns, 2, "exact-all")
     expected["sampling", "forward"] = choosing
     assert {tuple(where): tally.everything() for where, tally in found.items() if tally.everything()} == expected
     event = Event("generation", 2, 64, rank=3, targets=work.targets, head=work.head, dtype="bfloat16", samples=3,
-                  drawing=drawing, **generate.decoding(64, tokens))  # fmt: skip
+                  drawing=drawing, **generate.decoding(64, loop, turns))  # fmt: skip
     assert event.flops(config, "exact-all") == sum(expected.values())
 
 

@@ -12,6 +12,7 @@ from jaxlv.flops import table
 from jaxlv.flops.conventions import CONVENTIONS
 from jaxlv.flops.work import Update, Work, symbols
 from jaxlv.model.config import ModelConfig
+from jaxlv.steps.decode import Loop
 from jaxlv.steps.generate import decoding, stage
 
 QWEN = ModelConfig(151_936, 896, 4864, 24, 14, 2, 64, tie_word_embeddings=True)
@@ -240,7 +241,20 @@ def test_each_token_attends_to_all_before_it():
     assert table.generation(prompt, 3, "exact") == table.prefill(prompt, "exact") + grown
     whole = sum(table.prefill(work(length, 8, batch=2), "exact") for length in (10, 11, 12))
     assert table.generation(prompt, 3, "exact", cached=False) == whole
-    assert decoding(10, 3) == {"new_tokens": 3, "slots": 13, "stage": stage(3)}
+    assert decoding(10, Loop(3, 0, stage(3)), 3) == {"new_tokens": 3, "slots": 13, "stage": stage(3), "ahead": 0}
+
+
+def test_a_turn_with_a_guess_reads_two_tokens_and_has_logits_at_both():
+    """Two prompts of 100 tokens with three rows each; 40 turns are 80 slots in stages of 64: 32 turns, then 8."""
+    prompt = dataclasses.replace(work(100, 8, batch=2), ahead=1, kernel="cudnn", head="alphabet")
+    turn = dataclasses.replace(prompt, batch=6, length=2, shared=100, samples=3, kernel="xla")  # guesses leave gaps
+    first, second = (table.forward(dataclasses.replace(turn, cache=100 + slots), "exact") for slots in (64, 80))
+    read = table.prefill(prompt, "exact")
+    assert table.generation(prompt, 40, "exact", slots=180, stage=64, samples=3) == read + 32 * first + 8 * second
+    assert table.generation(prompt, 40, "exact", slots=180, samples=3) == read + 40 * second
+    assert [one.kernel for one, _ in table.passes(prompt, 40, 180, 64, 3)] == ["cudnn", "xla", "xla"]
+    token = table.forward(dataclasses.replace(turn, length=1, last_only=True, cache=164), "exact")
+    assert 2 * token < first < 2.1 * token  # two tokens, and what they attend to in each other
 
 
 def test_samples_share_the_prompt():

@@ -17,8 +17,8 @@ from jaxlv.config import RunConfig, build_config, config_tree, load_config, to_t
 from jaxlv.data.series import SeriesSet, from_arrays
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.ledger import FINAL, Event, Ledger, Terms
-from jaxlv.forecasting import sampler
-from jaxlv.forecasting.sampler import Forecast
+from jaxlv.forecasting import forecast
+from jaxlv.forecasting.forecast import Forecast
 from jaxlv.model.config import ModelConfig
 from jaxlv.published import protocols
 from jaxlv.report import page as pages
@@ -382,13 +382,13 @@ def reported(one: Any, data: SeriesSet, split: Mapping[str, Any]) -> list[pages.
 
 def test_a_forecast_comes_back_from_its_file(course, tmp_path):
     _, made = evaluated(tmp_path / "e", course, np.array([7, 3]), 50, 10)
-    back = sampler.read_csv(tmp_path / "e" / "forecast_tuned.csv", course)
+    back = forecast.read_csv(tmp_path / "e" / "forecast_tuned.csv", course)
     assert (back.start, back.variables, back.ids_N.tolist()) == (50, made.variables, [3, 7])
     np.testing.assert_allclose(back.samples_NSHV, made.samples_NSHV, rtol=1e-5)
     np.testing.assert_allclose(back.median(), made.median(), rtol=1e-5)
     (tmp_path / "no.csv").write_text("series,step\n1,2\n")
     with pytest.raises(JaxlvError, match="not a forecast"):
-        sampler.read_csv(tmp_path / "no.csv", course)
+        forecast.read_csv(tmp_path / "no.csv", course)
 
 
 def test_a_reports_figures_stand_beside_ours_where_everything_matches(course, tmp_path):

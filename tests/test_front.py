@@ -13,8 +13,8 @@ from known import known
 import jaxlv
 from jaxlv.config import WindowConfig
 from jaxlv.errors import JaxlvError, JaxlvWarning
+from jaxlv.forecasting.forecast import Forecast
 from jaxlv.forecasting.origins import Origins, rolling
-from jaxlv.forecasting.sampler import Forecast
 from jaxlv.model.weights import EMBEDDED_BASE
 from jaxlv.runs import run
 from jaxlv.studies.fitting import fitted

@@ -21,7 +21,8 @@ from jaxlv.steps import draw as drawing
 from jaxlv.steps import generate as module
 from jaxlv.steps.decode import Decoding, Loop
 from jaxlv.steps.draw import FORBIDDEN, draw
-from jaxlv.steps.generate import PROMPT_MULTIPLE, Prompts, generate, row_keys
+from jaxlv.steps.generate import generate, row_keys
+from jaxlv.steps.prompts import PROMPT_MULTIPLE, Prompts
 from jaxlv.text.codec import SYMBOLS, Codec
 from jaxlv.text.grammar import longest_step, most_turns, number_grammar
 from jaxlv.text.tokens import Alphabet, load_alphabet
@@ -395,11 +396,13 @@ def test_the_keys_of_the_prompt_are_never_repeated_per_sample(subject):
 
 
 @pytest.mark.parametrize(
-    ("prompt", "new", "stage"), [(64, 1, 64), (64, 128, 64), (128, 129, 128), (128, 300, 192), (64, 600, 128)]
+    ("prompt", "new", "slots", "stage"),
+    [(64, 1, 64, 64), (64, 128, 128, 64), (128, 129, 192, 128), (128, 300, 384, 192), (64, 600, 768, 192)],
 )
-def test_a_decode_step_is_billed_for_the_slots_that_it_attends_to(prompt, new, stage):
+def test_a_decode_step_is_billed_for_the_slots_that_it_attends_to(prompt, new, slots, stage):
     """The prompt and all tokens that may come, reached in two stages of whole 64s, or in five if there are many."""
-    assert module.decoding(prompt, new) == {"new_tokens": new, "slots": prompt + new, "stage": stage}
+    expected = {"new_tokens": new, "slots": prompt + slots, "stage": stage, "ahead": 0}
+    assert module.decoding(prompt, module.loop_of(new, 8, None), new) == expected
 
 
 # ------------------------------------------------------------------------------------------------ one draw
@@ -519,3 +522,24 @@ def test_the_grammar_goes_on_within_a_step(subject):
     state = module.state_after(grammar, subject.alphabet, encode("1.20,1.31;0.9"))
     assert grammar.allowed_QA[state].tolist() == [symbol in "0123456789" for symbol in SYMBOLS]
     assert module.state_after(grammar, subject.alphabet, encode("1.20,1.31;00")) == 0
+
+
+def test_texts_of_many_lengths_are_drawn_by_few_programs(subject):
+    """Of two and three steps, by the grammar of two and of three digits: one program; no text goes on beyond its steps."""
+    before = programs.decode._cache_size()
+    for form, steps in ((FORM, 2), (FORM, 3), ((2, 2, 3), 2)):
+        how = Decoding(4, steps * longest_step(*form), SamplingConfig(), steps)
+        found = continued(subject, PROMPTS, how, grammar=number_grammar(*form), seed=3)
+        semicolons = (found.ids_SNC == subject.alphabet.encode(";")[0]).sum(-1)
+        assert (semicolons == steps).all() and found.ids_SNC.shape[-1] == how.new_tokens
+        assert (found.lengths_SN <= how.new_tokens).all()
+    assert programs.decode._cache_size() - before <= 1
+    rooms = [module.room(slots) for slots in (1, 64, 65, 192, 193, 256, 257, 385, 513, 769, 1025)]
+    assert rooms == [64, 64, 128, 192, 256, 256, 384, 512, 768, 1024, 1536]
+
+
+def test_a_sample_ends_with_its_last_token_although_there_is_room_for_more(subject):
+    """41 tokens over the whole vocabulary are the first of 48, in a tail of 64 slots."""
+    short, long = (free(subject, new_tokens=count) for count in (41, 48))
+    np.testing.assert_array_equal(short.ids_SNC, long.ids_SNC[..., :41])
+    assert short.iterations == 41

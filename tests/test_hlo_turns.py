@@ -21,7 +21,7 @@ from jaxlv.flops.counting.operations import Tally, total
 from jaxlv.flops.counting.xla import count_xla
 from jaxlv.model.config import ModelConfig
 from jaxlv.runs import audited
-from jaxlv.steps import decode
+from jaxlv.steps import decode, generate
 from tests.test_counting import shape
 
 
@@ -264,9 +264,11 @@ TABLES = {
 }  # fmt: skip
 
 
-def sampled():
+def sampled(guesses: bool = False):
     """Returns the generation of a run's forecasts, with every way to choose a token."""
-    subjects = audited.of_runs([build_config(RunConfig, TABLES)], TINY, 2, 24)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(generate, "GUESSING_ROWS", {jax.default_backend(): range(4, 5)} if guesses else {})
+        subjects = audited.of_runs([build_config(RunConfig, TABLES)], TINY, 2, 24)
     return next(one for one in subjects if one.program.name.startswith("generation, 4"))
 
 
@@ -276,13 +278,14 @@ def untouched():
     return jax.jit(one.program.function).trace(*one.program.arguments).jaxpr
 
 
-def generated(asked=None) -> list[Row]:
-    one = sampled()
+def generated(asked=None, guesses: bool = False) -> list[Row]:
+    one = sampled(guesses)
     return rows(one.program.function, *one.program.arguments, trips=one.trips, asked=asked, place=_once)
 
 
-def test_a_generation_executes_what_it_asks_for(untouched):
-    found = generated(untouched)
+@pytest.mark.parametrize("guesses", [False, True])
+def test_a_generation_executes_what_it_asks_for(guesses):
+    found = generated(guesses=guesses)
     assert not [row for row in found if not row.holds]
     assert {row.place.component for row in found} >= {"sampling", "mask", "rope", "norms", "activation"}
 

@@ -18,7 +18,8 @@ from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.runs import devices
 from jaxlv.steps import kept
-from jaxlv.steps.generate import Decoding, Prompts, generate, row_keys
+from jaxlv.steps.generate import Decoding, generate, row_keys
+from jaxlv.steps.prompts import Prompts
 from jaxlv.steps.stack import Stack
 from jaxlv.text.codec import SYMBOLS
 from jaxlv.text.grammar import number_grammar

@@ -15,7 +15,8 @@ import jaxlv
 from jaxlv.config import SamplingConfig
 from jaxlv.model.config import ModelConfig
 from jaxlv.model.weights import count_params
-from jaxlv.steps.generate import Decoding, Prompts, generate
+from jaxlv.steps.generate import Decoding, generate
+from jaxlv.steps.prompts import Prompts
 from jaxlv.text.tokens import Alphabet
 
 CONFIG = {

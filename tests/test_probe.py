@@ -31,7 +31,7 @@ from jaxlv.report import probe as page
 from jaxlv.report.page import write
 from jaxlv.results.probe import Answer, Asked, Counts, Probe
 from jaxlv.runs import run, sources, training
-from jaxlv.steps.generate import Prompts
+from jaxlv.steps.prompts import Prompts
 from jaxlv.storage.door import LIMITS
 from jaxlv.studies import probe as study
 from jaxlv.text.codec import Codec

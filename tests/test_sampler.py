@@ -13,15 +13,17 @@ from known import known
 from jaxlv.config import EvaluateConfig, SamplingConfig
 from jaxlv.data.series import from_arrays
 from jaxlv.errors import JaxlvError
-from jaxlv.flops.ledger import Event, Ledger, Meter, Terms
+from jaxlv.flops import ledger as ledgers
+from jaxlv.flops.ledger import BudgetExceeded, Event, Ledger, Meter, Terms
 from jaxlv.forecasting import sampler as forecasting
+from jaxlv.forecasting.forecast import QUANTILES, Forecast, forward_filled, read_csv
 from jaxlv.forecasting.metrics import quantiles
 from jaxlv.forecasting.request import Request
-from jaxlv.forecasting.sampler import QUANTILES, Forecast, Sampler, _Row, forward_filled, read_csv
+from jaxlv.forecasting.sampler import Sampler, _Row
 from jaxlv.model.weights import load_pretrained
-from jaxlv.steps.generate import Prompts
+from jaxlv.steps.prompts import Prompts
 from jaxlv.text.codec import Codec
-from jaxlv.text.grammar import longest_step, number_grammar
+from jaxlv.text.grammar import longest_step, most_turns, number_grammar
 from jaxlv.text.tokens import load_alphabet
 
 CONTEXT, HORIZON, SAMPLES = 8, 3, 3
@@ -60,20 +62,54 @@ def broken() -> Forecast:
     return Forecast.of(from_arrays(values_NTV, 2.0 * np.arange(50), ids=[8, 3]), 50, samples_NSHV, {"complete": 2})
 
 
-def test_what_is_generated_is_reserved_at_its_longest_and_paid_as_far_as_it_ran(forecaster, series, tmp_path):
-    with Ledger(tmp_path / "ledger.jsonl", Terms(10**12, "exact", forecaster.model.config)) as ledger:
-        metered = replace(forecaster, meter=Meter(ledger, "evaluation", Event("train_step", 1, 1)))
+GRAMMAR = number_grammar(2, 2, 2)
+
+
+@pytest.fixture
+def drawn(forecaster, tmp_path):
+    """A function that draws under a budget in FLOPs; returns what it drew, and the ledger."""
+
+    def draw(budget: int = 10**12, grammar=GRAMMAR):
         prompts = [forecaster.alphabet.encode("1.00,2.00;"), forecaster.alphabet.encode("3.00,4.00;5.00,6.00;")]
-        found = metered.generated(Prompts(prompts, [0, 1]), 2, 40, steps=2, grammar=number_grammar(2, 2, 2))
-        run(metered, series)
-    first, *others = ledger.entries
-    assert (first.reserved.batch, first.reserved.samples, first.reserved.new_tokens) == (2, 2, 40)
-    assert first.reserved.slots == first.reserved.length + 40 and first.reserved.length >= 20
+        with Ledger(tmp_path / f"{budget}.jsonl", Terms(budget, "exact", forecaster.model.config)) as ledger:
+            metered = replace(forecaster, meter=Meter(ledger, "evaluation", Event("train_step", 1, 1)))
+            return metered.generated(Prompts(prompts, [0, 1]), 2, 40, steps=2, grammar=grammar), ledger
+
+    return draw
+
+
+def test_what_is_generated_is_reserved_at_its_longest_and_paid_as_far_as_it_ran(forecaster, series, drawn, tmp_path):
+    found, ledger = drawn()
+    (first,) = ledger.entries
+    turns = most_turns(GRAMMAR, 40)
+    assert (first.reserved.batch, first.reserved.samples, first.reserved.new_tokens, first.reserved.ahead) == (
+        2,
+        2,
+        turns,
+        1,
+    )
+    assert first.reserved.slots == first.reserved.length + 64 >= 84 and 2 * turns <= 64
     assert first.event == replace(first.reserved, new_tokens=found.iterations)
-    assert found.iterations == found.lengths_SN.max() < 40
-    (drawn,) = others
-    assert drawn.reserved.new_tokens == HORIZON * longest_step(2, 2, 2) >= drawn.event.new_tokens
-    assert drawn.reserved.slots == drawn.reserved.length + drawn.reserved.new_tokens
+    assert found.iterations < found.lengths_SN.max() < 40
+    assert not ledgers.verify(ledger.path)
+    with Ledger(tmp_path / "ledger.jsonl", Terms(10**12, "exact", forecaster.model.config)) as ledger:
+        run(replace(forecaster, meter=Meter(ledger, "evaluation", Event("train_step", 1, 1))), series)
+    (made,) = ledger.entries
+    assert made.reserved.new_tokens == most_turns(GRAMMAR, HORIZON * longest_step(2, 2, 2)) >= made.event.new_tokens
+    assert made.reserved.slots == made.reserved.length + 64 >= made.reserved.length + 2 * made.reserved.new_tokens
+
+
+def test_what_a_budget_does_not_hold_with_guesses_is_drawn_without_them(forecaster, drawn):
+    """Guesses take more FLOPs, and fewer turns; the tokens are the same, and those of a forecaster without a budget."""
+    rich, plenty = drawn()
+    (entry,) = plenty.entries
+    poor, less = drawn(entry.asked - 1)
+    (plain,) = less.entries
+    assert (entry.event.ahead, plain.event.ahead) == (1, 0) and entry.flops > plain.flops
+    assert poor.iterations == poor.lengths_SN.max() > rich.iterations
+    np.testing.assert_array_equal(poor.ids_SNC, rich.ids_SNC)
+    with pytest.raises(BudgetExceeded, match="does not hold 1 generation"):
+        drawn(plain.asked - 1)
 
 
 # ------------------------------------------------------------------------------------------------ on the disk

@@ -20,9 +20,10 @@ from jaxlv.errors import JaxlvError
 from jaxlv.forecasting import metrics
 from jaxlv.forecasting.baselines import baselines_for, in_turn
 from jaxlv.forecasting.evaluate import truth_of
+from jaxlv.forecasting.forecast import Forecast
 from jaxlv.forecasting.panels import panel_of
 from jaxlv.forecasting.request import Request
-from jaxlv.forecasting.sampler import Forecast, Sampler
+from jaxlv.forecasting.sampler import Sampler
 from jaxlv.results.analyses import (
     Analyses,
     Ceiling,

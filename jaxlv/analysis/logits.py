@@ -22,8 +22,8 @@ from jaxlv.forecasting import metrics
 from jaxlv.forecasting.sampler import Sampler
 from jaxlv.model.qwen2 import Qwen2, features, project
 from jaxlv.results.anatomy import Nats, NatsOver, PaddedCase, Padding, StepCosts, TokenCosts, TokenShare
-from jaxlv.steps.generate import padded
 from jaxlv.steps.loss import token_losses
+from jaxlv.steps.prompts import padded
 from jaxlv.text.codec import SYMBOLS
 from jaxlv.text.tokens import IGNORED, NO_POSITION, Windows, stack, window
 

@@ -23,7 +23,7 @@ from jaxlv.errors import JaxlvError, all_finite
 from jaxlv.forecasting.likelihood import future
 from jaxlv.forecasting.sampler import Sampler
 from jaxlv.results.probe import Answer
-from jaxlv.steps.generate import Prompts, padded
+from jaxlv.steps.prompts import Prompts, padded
 from jaxlv.steps.train import window_loss
 from jaxlv.storage.files import parse_json, read_text
 from jaxlv.text.language import Language

@@ -41,9 +41,12 @@ class Event(_Room):
     """Work with its shapes: `count` train steps of `accumulate` micro-batches, validation batches, or generations.
 
     A generation reads `batch` prompts of `length` tokens and makes `new_tokens` tokens in `samples` continuations of each,
-    in as many iterations of a loop that attends to `slots` slots, reached in stages of `stage`. `step` is the first step, or
-    the step at which it ran. `dtype`, `dropout`, `update` (the optimiser), `stack_rank`, `loss`, `drawing`, `causal`,
-    `narrow`, `remat`, `over_data`, `over_model` and `weights` are those of jaxlv.flops.work.Work.
+    in as many iterations of a loop that attends to `slots` slots, reached in stages of `stage`. With `ahead`, each of these
+    iterations reads so many guesses in every row in addition to a token; those that hold are tokens, too. `step` is the
+    first step, or the step at which it ran. Of the prompts, `known` are not read, because an earlier generation's keys and
+    values are used, and `nested` are read within longer ones that they begin (jaxlv.steps.prompts). `dtype`, `dropout`,
+    `update` (the optimiser), `stack_rank`, `loss`, `drawing`, `causal`, `narrow`, `remat`, `over_data`,
+    `over_model` and `weights` are those of jaxlv.flops.work.Work.
     """
 
     kind: Kind
@@ -74,12 +77,15 @@ class Event(_Room):
     over_data: int = 1
     over_model: int = 1
     weights: Weights = "full"
+    ahead: int = 0
+    known: int = 0
+    nested: int = 0
 
     def of_kind(self, kind: Kind, **shape: Any) -> Event:
         """Returns other work of the same model, without the settings that do not apply to such work."""
         trains = {"accumulate": 1, "dropout": False, "update": Update(), "causal": False, "narrow": False, "remat": False}
         plain: dict[str, Any] = {} if kind == "train_step" else trains
-        plain |= {} if kind == "generation" else {"drawing": Drawing()}
+        plain |= {} if kind == "generation" else {"drawing": Drawing(), "ahead": 0, "known": 0, "nested": 0}
         return replace(self, kind=kind, **{**plain, **shape})
 
     def work(self, model: ModelConfig) -> Work:
@@ -106,6 +112,9 @@ class Event(_Room):
             over_data=self.over_data,
             over_model=self.over_model,
             weights=self.weights,
+            ahead=self.ahead,
+            known=self.known,
+            nested=self.nested,
         )
 
     @property
@@ -160,6 +169,7 @@ MOST_KNOWN = 1000
 PLACE = ("count", "step")  # what distinguishes events of one shape
 SHAPE = tuple(one.name for one in fields(Event) if one.name not in PLACE)
 LEAST = dict.fromkeys(("batch", "length", "accumulate", "samples", "over_data", "over_model"), 1)  # sizes that cannot be 0
+MOST = {"ahead": 1}  # sizes that cannot be larger
 _shape = operator.attrgetter(*SHAPE)
 
 
@@ -200,7 +210,8 @@ def _read(shape: Mapping[str, Any]) -> Event:
     if (event := _known.get(text := repr(shape))) is None:
         event = build_config(Event, {"loss": OMITTED["loss"], **shape}, where="event")
         sizes = {name: value for name, value in vars(event).items() if isinstance(value, int)}
-        if not all(LEAST.get(name, 0) <= size <= MOST_SIZE for name, size in sizes.items()):
+        fits = all(LEAST.get(name, 0) <= size <= MOST.get(name, MOST_SIZE) for name, size in sizes.items())
+        if not fits or event.known + event.nested > event.batch - (event.nested > 0):  # what others lie within is read
             raise _impossible(shape)
         if len(_known) >= MOST_KNOWN:
             _known.clear()

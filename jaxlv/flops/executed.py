@@ -3,11 +3,10 @@
 Rows of elementwise work are those of the jaxpr, operation by operation: XLA fuses them, and counts them in the same way.
 `half` is 1 if the model computes in a type narrower than float32; then there are conversions to float32 and back.
 
-The rows leave out: the guesses with which forecasts that no budget pays for are decoded (jaxlv.steps.decode), each of which
-costs what a token does, and a second draw in every turn; what cuDNN's attention does in addition to its products (only its
-own kernel knows); that each part has a loop of its own when series are decoded in parts at once
-(jaxlv.steps.generate.parallel_parts); and that runs that train side by side compute RoPE's frequencies and a schedule's
-constants only once, while each run's peak learning rate is an argument and not a constant.
+The rows leave out: what cuDNN's attention does in addition to its products (only its own kernel knows); that each part has a
+loop of its own when series are decoded in parts at once (jaxlv.steps.prompts.parallel_parts); and that runs that train side
+by side compute RoPE's frequencies and a schedule's constants only once, while each run's peak learning rate is an argument
+and not a constant.
 """
 
 from __future__ import annotations
@@ -299,21 +298,26 @@ def _categorical(rows: str, times: str, outcomes: str) -> tuple[Row, ...]:
     )  # fmt: skip
 
 
-# One iteration of the loop draws one token in each of B rows; `turns` and `stages` are those of a generation, `series` its
-# prompts.
+# One iteration of the loop draws one token in each of B rows, and as many more as it reads guesses (`ahead`); `turns` and
+# `stages` are those of a generation, `series` its prompts.
+CHOICES = "(1 + ahead)"
 _SAMPLING = (
     row("sampling", when="token", integer="B * (2 * V + 2 * ends + 8 + steps) + 2 * L + 2", add="4 * B + 2 * L + 4",
         compare="4 * B + 2 * L + 3", convert="B", mul="2"),
     row("sampling", "alphabet", when="token", integer="3 * B", add="3 * B", compare="3 * B + B * V"),  # the grammar
-    row("sampling", "penalised", when="token", integer="3 * B * V + 2 * B", mul="B * V", div="B * V", add="2 * B",
-        compare="2 * B * V + 2 * B"),
-    row("sampling", "greedy", when="token", compare="B * V - B"),
-    row("sampling", "drawn", when="token", convert="B", integer="83 * B + B * V", add="37 * B", div="B * V",
+    row("sampling", f"penalised * {CHOICES}", when="token", integer="3 * B * V + 2 * B", mul="B * V", div="B * V",
+        add="2 * B", compare="2 * B * V + 2 * B"),
+    row("sampling", f"greedy * {CHOICES}", when="token", compare="B * V - B"),
+    row("sampling", f"drawn * {CHOICES}", when="token", convert="B", integer="83 * B + B * V", add="37 * B", div="B * V",
         compare="B * V"),
-    row("sampling", "drawn * least", when="token", compare="B * V * (digits + 1)", integer="B * V"),  # top-k
-    row("sampling", "drawn * nucleus", when="token", compare="B * V * (digits + 4) - B", exp="B * V", div="B * V",
-        add="4 * B * V - 2 * B", integer="2 * B * V"),  # top-p
-    *_categorical("B", "drawn * (1 - min(parts,1))", "V"),
+    row("sampling", f"drawn * least * {CHOICES}", when="token", compare="B * V * (digits + 1)", integer="B * V"),  # top-k
+    row("sampling", f"drawn * nucleus * {CHOICES}", when="token", compare="B * V * (digits + 4) - B", exp="B * V",
+        div="B * V", add="4 * B * V - 2 * B", integer="2 * B * V"),  # top-p
+    *_categorical("B", f"drawn * (1 - min(parts,1)) * {CHOICES}", "V"),
+    # The guess, whether its row draws it, and what then changes in the row.
+    row("sampling", "ahead", when="token", integer="B * (2 * V + 2 * ends + 18 + 2 * steps)", add="9 * B",
+        compare="2 * B * V + 20 * B", convert="B"),
+    row("sampling", "ahead * penalised", when="token", compare="B * V - B"),
     # For a long vocabulary, first a part is drawn by the sums of its exponentials, then a token within it.
     *_categorical("B", "drawn * min(parts,1)", "parts"),
     *_categorical("B", "drawn * min(parts,1)", "part"),
@@ -321,7 +325,7 @@ _SAMPLING = (
         add="76 * B + 2 * B * parts * part + 1", compare="B * parts * part + B + 1", mul="B",
         log="B * parts"),
     row("sampling", when="generation", add="series", convert="2 * L * stages", integer="(turns + stages) * (B + 2)",
-        compare="2 * series * max(shared - 1, 0)"),
+        compare="(series + finals) * max(shared - 1, 0)"),
     row("sampling", "penalised", when="generation", compare="series * shared",
         integer="series * shared + series * V * (2 * shared - 1)"),
 )  # fmt: skip

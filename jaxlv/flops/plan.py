@@ -14,11 +14,12 @@ from jaxlv.errors import JaxlvError, briefly
 from jaxlv.flops.ledger import Event
 from jaxlv.flops.work import Drawing
 from jaxlv.model.config import ModelConfig
-from jaxlv.steps.generate import decoding, padded
+from jaxlv.steps.generate import decoding, loop_of, turns_of
 from jaxlv.steps.needs import planned
+from jaxlv.steps.prompts import padded
 from jaxlv.storage.files import read_json
 from jaxlv.text.codec import SYMBOLS
-from jaxlv.text.grammar import longest_step
+from jaxlv.text.grammar import longest_step, number_grammar
 
 DIGITS = 2  # before the point, as forecasts allow
 LARGE = 1 << 30  # more tokens than a vocabulary has
@@ -39,14 +40,18 @@ class Planned:
 def drawing(
     config: RunConfig, step: Event, context: int, horizon: int, samples: int, batch: int, variables: int = 2
 ) -> Event:
-    """Returns a batch of forecasts of `batch` series, at its longest; `step` is an event of the model
-    (jaxlv.runs.run.event_of).
+    """Returns a batch of forecasts of `batch` series, at its longest, with guesses if they pay on this device; `step` is an
+    event of the model (jaxlv.runs.run.event_of).
     """
+    form = variables, config.codec.decimals, DIGITS
     prompt = padded(context * variables * (config.codec.decimals + 3))
-    most = horizon * longest_step(variables, config.codec.decimals, DIGITS)
-    head = "alphabet" if config.sampling.grammar else step.head
-    shape: dict[str, Any] = {"batch": batch, "length": prompt, "samples": samples, **decoding(prompt, most)}
-    outputs = len(SYMBOLS) if config.sampling.grammar else LARGE
+    grammar = number_grammar(*form) if config.sampling.grammar else None
+    tokens = horizon * longest_step(*form)
+    loop = loop_of(tokens, batch * samples, grammar)
+    head = "alphabet" if grammar else step.head
+    shape: dict[str, Any] = {"batch": batch, "length": prompt, "samples": samples}
+    shape |= decoding(prompt, loop, turns_of(loop, tokens, grammar))
+    outputs = len(SYMBOLS) if grammar else LARGE
     return step.of_kind("generation", head=head, drawing=Drawing.of(config.sampling, outputs, 1, steps=True), **shape)
 
 
@@ -84,8 +89,12 @@ def phases(config: RunConfig, step: Event, test_series: int, steps: int, variabl
     e = config.evaluate
     horizon = min(e.horizon, steps - e.context)
     size, count = planned(test_series, e.batch_series)
-    draw = replace(drawing(config, step, e.context, horizon, e.samples, size, variables), count=count)
-    bare = replace(draw, rank=0, targets=())
+
+    def drawn(config: RunConfig, samples: int) -> tuple[Event, Event]:
+        tuned = replace(drawing(config, step, e.context, horizon, samples, size, variables), count=count)
+        return tuned, replace(tuned, rank=0, targets=())
+
+    draw, bare = drawn(config, e.samples)
     found = training(config, step, steps, variables)
     text = padded((e.context + horizon) * variables * (config.codec.decimals + 3))
     shape: dict[str, Any] = {"length": text, "samples": 1, "new_tokens": 0, "slots": 0, "stage": 0}
@@ -95,9 +104,10 @@ def phases(config: RunConfig, step: Event, test_series: int, steps: int, variabl
     found.append(Planned(f"likelihood of {test_series} series, tuned and untuned", likelihood))
     found.append(Planned(f"evaluation, {test_series} series x {e.samples} samples, tuned and untuned", (draw, bare)))
     if config.sampling.grammar and e.unmasked_samples:
-        free = tuple(replace(event, samples=e.unmasked_samples, head=step.head) for event in (draw, bare))
+        free = drawn(replace(config, sampling=replace(config.sampling, grammar=False)), e.unmasked_samples)
         found.append(Planned(f"the same, {e.unmasked_samples} samples without the grammar", free))
-    slow = tuple(replace(event, cached=False) for event in (draw, bare))
+    tokens = horizon * longest_step(variables, config.codec.decimals, DIGITS)
+    slow = tuple(replace(event, cached=False, new_tokens=tokens, ahead=0) for event in (draw, bare))
     return [*found, Planned("the evaluation without a cache (not run)", slow)]
 
 

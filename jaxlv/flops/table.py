@@ -137,12 +137,13 @@ def generation(
     """Returns the FLOPs of `new_tokens` tokens after prompts of `work.length`, `samples` continuations of each of
     `work.batch` prompts.
 
-    With a cache: one prefill per prompt, whose last position gives the first token, then one decode step for each token.
-    `slots` are the tokens attended to in addition to the new one, reached from `work.length` in stages of `stage` (0: from
-    the start); None counts those that exist, as in a cache that grows. Without a cache every token costs a forward pass over
-    the whole text so far, with logits at its last position.
+    With a cache: one prefill per prompt, whose last position gives the first token, then one decode step for each token. If
+    guesses are read (`work.ahead`), `new_tokens` are the turns, each of which reads a token and the guesses. `slots` are the
+    tokens attended to in addition to the new one, reached from `work.length` in stages of `stage` (0: from the start); None
+    counts those that exist, as in a cache that grows. Without a cache every token costs a forward pass over the whole text
+    so far, with logits at its last position.
     """
-    rows = replace(work, batch=work.batch * samples, shared=work.length, samples=samples)
+    rows = replace(work, batch=work.batch * samples, shared=work.length, samples=samples, nested=0)
     if not cached:
         return sum(prefill(replace(rows, length=work.length + i), convention) for i in range(new_tokens))
     if slots is None:
@@ -153,12 +154,21 @@ def generation(
 
 
 def passes(work: Work, new_tokens: int, slots: int, stage: int, samples: int) -> list[tuple[Work, int]]:
-    """Returns the forward passes of a generation and how often each is made: the prefill, then a token's by stages."""
-    rows = replace(work, batch=work.batch * samples, shared=work.length, samples=samples, length=1, last_only=True)
-    made = [(replace(work, last_only=True, causal=True), 1)]
-    for first in range(0, new_tokens, stage or max(1, new_tokens)):
+    """Returns the forward passes of a generation and how often each is made: the prefill, then a turn's by stages.
+
+    A turn that reads guesses has logits at every token; cuDNN does not attend to a tail with gaps (jaxlv.steps.decode).
+    """
+    each = 1 + work.ahead
+    turn: dict[str, Any] = {"length": each, "last_only": not work.ahead, "shared": work.length, "samples": samples}
+    turn |= {"nested": 0, "known": 0}
+    kernel = "xla" if work.ahead and work.kernel == "cudnn" else work.kernel
+    rows, tail = replace(work, batch=work.batch * samples, kernel=kernel, **turn), each * new_tokens
+    read = work.batch - work.known - work.nested
+    made = [(replace(work, batch=read, last_only=True, causal=True), 1)] if read else []
+    for first in range(0, tail, stage or max(1, tail)):
         attended = min(slots, work.length + first + stage) if stage else slots
-        made.append((replace(rows, cache=attended), min(stage or new_tokens, new_tokens - first)))
+        last = min(first + stage, tail) if stage else tail
+        made.append((replace(rows, cache=attended), last // each - first // each))
     return made
 
 

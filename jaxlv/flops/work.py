@@ -24,7 +24,8 @@ gH, gN, gI  inputs that share a scale in                                        
                                                                                  in 4 bits
 
 If cuDNN attends to the earlier tokens of a decode step, X, Z and O are those of the new ones; `stored` are the pairs, `held`
-the keys and `kept` the sequences that it attends to. `joined` parts of a softmax are added.
+the keys and `kept` the sequences that it attends to. `joined` parts of a softmax are added. A turn of a generation's loop
+reads `ahead` guesses in each row; its prefill forms the logits behind `finals` prompts.
 
 adam, muon, clip, decay and skip are 1 if the optimiser is Adam (or AdamW), is Muon, clips, decays weights, skips steps that
 are not finite; several is 1 if a step has several micro-batches, drop if there is dropout. `schedule` is the number of
@@ -130,6 +131,9 @@ class Work:
     over_model: int = 1  # devices that share the weights (jaxlv.flops.spread)
     weights: Weights = "full"  # in 8 or 4 bits the layers' projections are dequantised before their products
     causal: bool = True  # a fused kernel of attention masks by itself: texts are padded only on the right
+    known: int = 0  # prompts of a generation that are not read
+    nested: int = 0  # texts read within longer ones: if `last_only`, the head runs at the ends of these, too
+    ahead: int = 0  # guesses that each turn of a generation's loop reads in every row, in addition to a token
 
     def __post_init__(self) -> None:
         least_of = {
@@ -165,7 +169,7 @@ def symbols(work: Work, padded: bool = False) -> dict[str, int]:
     FF, Y = m.intermediate_size, m.vocab_size
     B, S = work.batch, work.length
     V = len(SYMBOLS) if work.head == "alphabet" else Y
-    Q = B if work.last_only else B * S
+    Q = B + work.nested if work.last_only else B * S
     return {
         "B": B, "S": S, "C": S + work.cache, "T": B * S, "Q": Q, "R": work.rank, "H": H, "L": L, "N": N, "K": K, "D": D,
         "I": FF, "V": V, "Y": Y, "U": len(SYMBOLS), "G": chunks_of(B, S, V).number,
@@ -253,10 +257,12 @@ def _drawing(work: Work, outputs: int) -> dict[str, int]:
     """
     d = work.drawing
     return {
+        "ahead": work.ahead,
         "greedy": int(d.way == "greedy"), "drawn": int(d.way == "drawn"), "least": int(d.top_k), "nucleus": int(d.top_p),
         "penalised": int(d.penalty), "ends": d.ends, "steps": int(d.steps), "digits": max(1, (outputs - 1).bit_length()),
         "part": BLOCK, "parts": -(-outputs // BLOCK) if outputs > BLOCK else 0,
-        "series": work.batch // work.samples, "shared": work.shared, "turns": 0, "stages": 0,
+        "series": work.batch // work.samples, "finals": work.batch // work.samples - work.known, "shared": work.shared,
+        "turns": 0, "stages": 0,
     }  # fmt: skip
 
 

@@ -20,11 +20,12 @@ from jaxlv.flops.ledger import BudgetExceeded
 from jaxlv.forecasting import metrics
 from jaxlv.forecasting.baselines import baselines_for, in_turn
 from jaxlv.forecasting.conformal import Bands, fit_bands
+from jaxlv.forecasting.forecast import Forecast
 from jaxlv.forecasting.likelihood import nats_per_value
 from jaxlv.forecasting.origins import by_length
 from jaxlv.forecasting.pool import pool_of
 from jaxlv.forecasting.request import Request
-from jaxlv.forecasting.sampler import Forecast, Sampler
+from jaxlv.forecasting.sampler import Sampler
 from jaxlv.results.record import Interval
 from jaxlv.results.record import plain as plain
 from jaxlv.results.scores import DEFINITIONS, POOL, UNITS, Errors, Evaluation, Protocol, Score

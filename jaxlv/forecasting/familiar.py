@@ -14,7 +14,7 @@ from jaxlv.data.series import SeriesSet
 from jaxlv.forecasting.likelihood import metered_nll
 from jaxlv.forecasting.sampler import Sampler
 from jaxlv.results.base import BaseTraining
-from jaxlv.steps.generate import padded
+from jaxlv.steps.prompts import padded
 from jaxlv.storage import foreign
 from jaxlv.text.codec import SYMBOLS
 from jaxlv.text.tokens import IGNORED, Alphabet, Windows, stack, window, without_gaps

@@ -29,8 +29,8 @@ from jaxlv.errors import JaxlvError, all_finite
 from jaxlv.forecasting.sampler import Sampler
 from jaxlv.model import placement
 from jaxlv.model.qwen2 import Qwen2, features
-from jaxlv.steps.generate import padded
 from jaxlv.steps.loss import restrict, token_cross_entropy
+from jaxlv.steps.prompts import padded
 from jaxlv.text.codec import SYMBOLS
 from jaxlv.text.tokens import IGNORED, Alphabet, Windows, stack, window
 

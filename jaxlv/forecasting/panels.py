@@ -14,7 +14,7 @@ import numpy as np
 from jaxlv.data.clock import moment
 from jaxlv.data.series import SeriesSet
 from jaxlv.forecasting import metrics
-from jaxlv.forecasting.sampler import Forecast, filled
+from jaxlv.forecasting.forecast import Forecast, filled
 from jaxlv.results.panels import Band, ForecastPanel
 
 TICKS = 5  # of a time axis of dates

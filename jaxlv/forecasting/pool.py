@@ -18,9 +18,10 @@ from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError
 from jaxlv.forecasting import metrics
 from jaxlv.forecasting.baselines import Baseline, baselines_for
+from jaxlv.forecasting.forecast import Forecast
 from jaxlv.forecasting.origins import Within, by_length, within
 from jaxlv.forecasting.request import Request
-from jaxlv.forecasting.sampler import Forecast, Sampler
+from jaxlv.forecasting.sampler import Sampler
 from jaxlv.forecasting.stretching import ORIGINS, Draw, Stretching, calibrated, sizes
 
 MEMBERS = ("analog", "VAR(3) on logs", "Lotka-Volterra, fitted", "LV + logistic, fitted", "RM, fitted")

@@ -37,8 +37,8 @@ from jaxlv.report.table import Table, words
 from jaxlv.results.quantities import Quantity
 from jaxlv.runs import run
 from jaxlv.settings import SEEDS
-from jaxlv.steps.generate import Prompts, padded
 from jaxlv.steps.loss import Scores, token_scores
+from jaxlv.steps.prompts import Prompts, padded
 from jaxlv.storage import foreign
 from jaxlv.storage.door import is_there
 from jaxlv.text.codec import SYMBOLS, Codec

@@ -26,8 +26,8 @@ from jaxlv.published.protocols import PROTOCOLS, SERIES, Part
 from jaxlv.published.systems import ALLOWANCE, LENGTH, NONE, RANK, RATE, STAGES, Settings, System
 from jaxlv.runs import billing, run, sweep
 from jaxlv.runs.sweep import Cell
-from jaxlv.steps.generate import padded
 from jaxlv.steps.needs import planned
+from jaxlv.steps.prompts import padded
 from jaxlv.storage.door import is_there
 
 MARGIN = 0.05  # of every envelope of a stage, for repeats after interruptions
@@ -198,8 +198,9 @@ def beside(system: System, stages: Sequence[Stage], part: tuple[Part, int]) -> l
         for config in {"training": [grid], "lengths": lengths}.get(fault.kind, []):
             events += [e for planned in planned_training(config, billing.event_of(config), STEPS) for e in planned.events]
         if fault.kind in ("forecast", "training"):
-            free = replace(final, sampling=replace(final.sampling, grammar=False))
-            events += 2 * _drawn(free, event, *part)
+            for grammar in (final.sampling.grammar, bool(fault.settings.get("sampling.grammar", final.sampling.grammar))):
+                way = replace(final, sampling=replace(final.sampling, grammar=grammar))
+                events += _drawn(way, event, *part)
     e = final.evaluate
     horizon = min(e.horizon, STEPS - e.context)
     shown = replace(part[0], context=e.context, horizon=horizon, shown=0, reach=0, samples=ANALYSED[1])

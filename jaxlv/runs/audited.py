@@ -97,8 +97,9 @@ def _whole_stages(event: Event) -> Event:
     """Returns a generation that fills its stages, so that each of its loops has as many turns."""
     if event.kind != "generation" or not event.stage:
         return event
-    tokens = -(-event.new_tokens // event.stage) * event.stage
-    return replace(event, new_tokens=tokens, slots=event.length + tokens)
+    each = 1 + event.ahead
+    tail = -(-each * event.new_tokens // event.stage) * event.stage
+    return replace(event, new_tokens=tail // each, slots=event.length + tail)
 
 
 def _train_step(configs: Sequence[RunConfig], model: Qwen2, largest: int, logits: int) -> Subject:
@@ -160,16 +161,18 @@ def _generation(event: Event, work: Work, config: RunConfig, model: Qwen2, varia
     keys = jax.eval_shape(lambda: generate.row_keys(0, range(event.batch), event.samples))
     sampling = replace(config.sampling, temperature=0.0) if drawing.way == "greedy" else config.sampling
     how = decode.Decoding(event.samples, event.new_tokens, sampling, 4 if drawing.steps else None)
-    loop = decode.Loop(event.new_tokens, 0, event.stage)
-    function = functools.partial(decode.whole, model=model, how=how, loop=loop, end_ids=tuple(range(drawing.ends)))
-    begun = decode.Rows(prompts, prompts, keys, shape(event.batch))
+    loop = decode.Loop(event.new_tokens, event.ahead, event.stage)
+    function = functools.partial(decode.whole, model=model, how=how.form, loop=loop, end_ids=tuple(range(drawing.ends)))
+    limits = decode.Limits((shape(),) * len(loop.stages), shape(), shape() if drawing.steps else None)
+    begun = decode.Rows(prompts, prompts, keys, shape(event.batch), limits)
     arguments = (variables, begun, grammar, shape(len(SYMBOLS)))
     free = "" if grammar else ", without the grammar"
-    name = f"generation, {rows} x {event.length} + {event.new_tokens} tokens{free}{_adapted(event)}"
+    drawn = f"{event.new_tokens} turns of a token and a guess" if event.ahead else f"{event.new_tokens} tokens"
+    name = f"generation, {rows} x {event.length} + {drawn}{free}{_adapted(event)}"
     shapes = {"slots": event.slots, "stage": event.stage, "samples": event.samples}
 
     def formula(convention: str) -> dict[tuple[str, str], int]:
         return table.generation_by_component(work, event.new_tokens, convention, **shapes)
 
     program = Program(name, function, arguments)
-    return Subject(program, formula, trips=event.stage, narrow=event.dtype != "float32")
+    return Subject(program, formula, trips=event.stage // (1 + event.ahead), narrow=event.dtype != "float32")

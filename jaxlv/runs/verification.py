@@ -44,6 +44,9 @@ ASKED = (
     "drawing",
     "causal",
     "narrow",
+    "ahead",
+    "known",
+    "nested",
 )
 # What an event of a version before 4 may lack.
 NEWER = ("dtype", "dropout", "update", "stack_rank", "loss", "drawing")
@@ -271,8 +274,8 @@ def _of_validations(config: RunConfig, events: Sequence[Event], records: Sequenc
     """
     paid: dict[int, set[tuple]] = {}  # what was reserved at each step
     for event in (event for event in events if event.kind != "train_step"):
-        paid.setdefault(event.step, set()).add((event.kind, event.count, event.shape))
-    alike: dict[frozenset, int] = {}  # a step by what was reserved there
+        paid.setdefault(event.step, set()).add((event.kind, event.count, event.shape, event.ahead))
+    alike: dict[frozenset, dict[frozenset, int]] = {}  # by guesses, which depend on the device: a step by what it reserved
     for record in (record for record in records if "validation_loss" in record):
         there = paid.get(record.step, set())
         lacking = {"validation", *["generation"] * ("forecast_mae" in record)} - {kind for kind, *_ in there}
@@ -280,9 +283,10 @@ def _of_validations(config: RunConfig, events: Sequence[Event], records: Sequenc
             words = " and no ".join(sorted(lacking))
             yield f"{METRICS} has a validation of step {record['step']}, the ledger no {words} there"
         else:
-            alike.setdefault(frozenset(there), record.step)
-    if len(alike) > 1 and not config.train.halve_on_oom:
-        yield f"validations that are not alike: those of steps {', '.join(map(str, sorted(alike.values())[:MOST_NAMED]))}"
+            alike.setdefault(frozenset(ahead for *_, ahead in there), {}).setdefault(frozenset(there), record.step)
+    differ = sorted(step for steps in alike.values() if len(steps) > 1 for step in steps.values())
+    if differ and not config.train.halve_on_oom:
+        yield f"validations that are not alike: those of steps {', '.join(map(str, differ[:MOST_NAMED]))}"
     batch, most = config.train.batch_size, config.train.validation_windows
     for count in sorted({event.count * event.batch for event in events if event.kind == "validation"}):
         if count > math.ceil(most / batch) * batch:

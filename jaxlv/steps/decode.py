@@ -1,4 +1,4 @@
-"""The programs of a generation: the prefill of prompts, and a loop of turns over single tokens, or over pairs of them.
+"""The loop of a generation: turns over single tokens, or over pairs of them, after a prefill (jaxlv.steps.prefill).
 
 The keys and values of a prompt are held once per series. Each sample adds a tail of its own, which grows in a few stages, so
 that the first tokens do not attend to slots that only the last tokens fill.
@@ -26,6 +26,7 @@ from jaxlv.config import SamplingConfig
 from jaxlv.model.attention import fuses
 from jaxlv.model.qwen2 import Qwen2, Segment, features, project
 from jaxlv.steps.draw import FORBIDDEN, draw
+from jaxlv.steps.prefill import prefill
 from jaxlv.text.codec import SYMBOLS
 from jaxlv.text.tokens import NO_POSITION, Array
 
@@ -47,11 +48,21 @@ class Loop:
         """The slots of the longest tail."""
         return self.turns * (1 + self.ahead)
 
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """The slots of the tail by stages."""
+        return tuple(min(first + self.stage, self.slots) for first in range(0, self.slots, self.stage))
+
+    def ends(self, turns: int) -> tuple[int, ...]:
+        """Returns the turn before which each stage ends, if there are at most so many turns."""
+        return tuple(min(slots // (1 + self.ahead), turns) for slots in self.stages)
+
 
 @dataclass(frozen=True)
 class Decoding:
     """How prompts are continued: `samples` times each, up to `steps` semicolons, an end-of-text token, or `new_tokens`
-    tokens. Tokens are drawn as `sampling` says; temperature 0 is greedy. All this is a constant of the compiled program.
+    tokens. Tokens are drawn as `sampling` says; temperature 0 is greedy. All this is a constant of the compiled program,
+    except what `Limits` say.
     """
 
     samples: int
@@ -59,14 +70,32 @@ class Decoding:
     sampling: SamplingConfig
     steps: int | None = None
 
+    @property
+    def form(self) -> Decoding:
+        """What is a constant if there are `Limits`."""
+        return replace(self, new_tokens=0, steps=None if self.steps is None else 0)
+
+
+class Limits(NamedTuple):
+    """How far a program goes at most, as arguments: the turn before which each stage ends, the tokens of a sample, and its
+    time steps, if they are limited.
+    """
+
+    ends: tuple[Any, ...]
+    tokens: Any
+    steps: Any
+
 
 class Rows(NamedTuple):
-    """What a program continues: padded prompts, the key of each row, and each prompt's state in the grammar."""
+    """What a program continues: padded prompts, the key of each row, and each prompt's state in the grammar; and how far, by
+    default as far as its `Decoding` and `Loop` say.
+    """
 
     ids_SP: Array
     positions_SP: Array
     keys_B: Array
     states_S: Array
+    limits: Limits | None = None
 
 
 class Begun(NamedTuple):
@@ -116,34 +145,14 @@ def read(
     variables: dict[str, Any],
     ids_BT: jax.Array,
     positions_BT: jax.Array,
-    past: Sequence[Segment] = (),
+    past: Sequence[Segment],
     output_ids: jax.Array | None = None,
 ) -> tuple[jax.Array, Segment]:
-    """Returns (logits (B, T, V) after these tokens, the tokens' keys and values): a turn after `past`, or a prefill, of
-    which only the logits after each row's last token are formed (B, 1, V).
-
-    With `output_ids`, only the logits of these token ids are formed.
+    """Returns (logits (B, T, V) after these tokens, the tokens' keys and values) of a turn after `past`. With `output_ids`,
+    only the logits of these token ids are formed.
     """
     x_BTD, head, segment = features(model, variables, ids_BT, positions_BT, past, padding="right")
-    if not past:
-        x_BTD = _last(x_BTD, positions_BT)
     return project(x_BTD, head if output_ids is None else head.rows(output_ids)), segment
-
-
-@jax.named_scope("sampling")
-def _last(x_BTD: jax.Array, positions_BT: jax.Array) -> jax.Array:
-    """Returns the states of each row's last token (B, 1, D); behind it there may be padding."""
-    last_B1 = positions_BT.max(axis=1, keepdims=True)
-    return jnp.take_along_axis(x_BTD, last_B1[..., None], axis=1, mode="promise_in_bounds")
-
-
-@functools.partial(jax.jit, static_argnames=("model",))
-def prefill(
-    variables: dict[str, Any], ids_SP: Array, positions_SP: Array, asked: jax.Array | None, *, model: Qwen2
-) -> tuple[jax.Array, Segment]:
-    """Returns (logits (S, V) after the prompts, their keys and values); only the logits of the tokens `asked` if given."""
-    first_S1V, prefix = read(model, variables, jnp.asarray(ids_SP), jnp.asarray(positions_SP), (), asked)
-    return first_S1V[:, 0], prefix
 
 
 @functools.partial(jax.jit, static_argnames=("model", "how", "loop", "end_ids"))
@@ -160,10 +169,11 @@ def decode(
 ) -> Drawn:
     """Draws the continuations of prompts that `prefill` has read."""
     sampling, samples = how.sampling, how.samples
-    first_SV, prefix, (ids_SP, positions_SP, keys_B, states_S) = begun
+    first_SV, prefix, (ids_SP, positions_SP, keys_B, states_S, limits) = begun
+    limits = limits or Limits(loop.ends(loop.turns), how.new_tokens, how.steps)
     output_ids_V = jnp.arange(model.config.vocab_size, dtype=jnp.int32) if grammar is None else alphabet_A
     ends_E, semicolon = jnp.array(end_ids or (-1,), jnp.int32), alphabet_A[SYMBOLS.index(";")]
-    rules = _Rules(output_ids_V, grammar, ends_E, semicolon, how.steps, how.new_tokens if loop.ahead else None)
+    rules = _Rules(output_ids_V, grammar, ends_E, semicolon, limits.steps, limits.tokens if loop.ahead else None)
     asked = None if grammar is None else alphabet_A
     if loop.ahead and model.attention == "cudnn":
         model = replace(model, attention="xla")  # guesses leave gaps in the tail
@@ -196,14 +206,13 @@ def decode(
             return following._replace(turn=state.turn + 1, ids_BC=ids_BC)
 
     @jax.named_scope("sampling")
-    def unfinished(last: int, state: DecodeState) -> jax.Array:
-        return (state.turn < last) & ~state.done_B.all()
+    def unfinished(end: Any, state: DecodeState) -> jax.Array:
+        return (state.turn < end) & ~state.done_B.all()
 
-    for first in range(0, loop.slots, loop.stage):
-        last = min(first + loop.stage, loop.slots)
+    for before, slots, end in zip((0, *loop.stages), loop.stages, limits.ends, strict=False):
         with jax.named_scope("sampling"):
-            state = state._replace(tail=stored.grown(state.tail, last - first))
-        state = jax.lax.while_loop(functools.partial(unfinished, last // (1 + loop.ahead)), body, state)
+            state = state._replace(tail=stored.grown(state.tail, slots - before))
+        state = jax.lax.while_loop(functools.partial(unfinished, end), body, state)
     return Drawn(state.ids_BC, state.broken_B, state.turn)
 
 
@@ -234,8 +243,8 @@ class _Rules(NamedTuple):
     grammar: Automaton | None
     ends_E: jax.Array
     semicolon: jax.Array
-    steps: int | None
-    most: int | None  # tokens of a sample, if its turns do not count them
+    steps: Any  # None if they are not limited
+    most: Any  # tokens of a sample, None if its turns count them
 
 
 class _Guessed(NamedTuple):

@@ -1,4 +1,4 @@
-"""Generation: one prefill per series, shared by all its samples, then a compiled loop (jaxlv.steps.decode).
+"""Generation: a prefill (jaxlv.steps.prompts), shared by all samples of a series, then a compiled loop (jaxlv.steps.decode).
 
 A row's random key depends only on the seed, the series and the sample, so a forecast does not depend on the batch in which
 it is made, nor on whether tokens are guessed ahead.
@@ -9,10 +9,8 @@ Axes: S series, N samples of each, B = S * N rows, P prompt tokens, C new tokens
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -26,30 +24,21 @@ from jaxlv.model import placement
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.settings import Statement, argument, settled
 from jaxlv.steps import kept
-from jaxlv.steps.decode import Automaton, Begun, Decoding, Drawn, Loop, Rows, decode, prefill
+from jaxlv.steps.decode import Automaton, Begun, Decoding, Drawn, Limits, Loop, Rows, decode
 from jaxlv.steps.needs import check_generation
+from jaxlv.steps.prefill import prefill
+from jaxlv.steps.prompts import Part, Prompts, Read, Reading, padded
 from jaxlv.text.codec import SYMBOLS
 from jaxlv.text.grammar import Grammar, guesses, most_turns
-from jaxlv.text.tokens import NO_POSITION, Alphabet
+from jaxlv.text.tokens import Alphabet
 
-PROMPT_MULTIPLE = 64  # prompts are padded on the right to a multiple, so that few shapes are compiled
 STAGE_MULTIPLE = 64  # a divisor of the slots by which a tail grows
+STATE_MULTIPLE = 16  # a divisor of the states of a grammar on the device
 LONG, STAGES = 512, {False: 2, True: 5}  # slots of a long tail; in how many stages a tail grows at most, if it is long
 # In how many rows guesses pay, by backend. A turn with guesses reads twice the tokens, in 3/5 of the turns: that pays while
 # a turn's time is its weights' bytes or its kernels' number. Measured on a CPU (python -m benchmarks.generate); for a GPU
 # predicted from the compiled program.
 GUESSING_ROWS = {"cpu": range(2, 17), "gpu": range(1, 257)}
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """S prompts as token ids (each 1-d). Each also has the series number on which its random numbers depend, by default its
-    place, and a name for errors.
-    """
-
-    ids: Sequence[np.ndarray]
-    series: Sequence[int] | np.ndarray | None = None
-    names: Sequence[str] | None = None
 
 
 class Generated(NamedTuple):
@@ -74,44 +63,43 @@ def generate(
 
     With a `grammar`, logits are formed over the 13 symbols and masked by the grammar; without, they are formed over the
     whole vocabulary. `loop` is the form of the loop, by default that of `loop_of`; the tokens do not depend on it. If a
-    prompt ends within a time step, its samples complete that step first, and it counts as one of the
-    steps. The random numbers of a row depend on `seed`, its series and its sample. Raises JaxlvError as `check_shape` does,
-    and NotFinite, which names the prompt and the place, if a token would have to be drawn from logits that are not finite.
+    prompt ends within a time step, its samples complete that step first, and it counts as one of the steps. The random
+    numbers of a row depend on `seed`, its series and its sample. Raises JaxlvError as `check_shape` does, and NotFinite,
+    which names the prompt and the place, if a token would have to be drawn from logits that are not finite.
     """
     check_shape(model, prompts.ids, how, grammar)
     seed, samples, count = argument(EvaluateConfig, "seed", seed, "seed"), how.samples, len(prompts.ids)
-    width = padded(max(map(len, prompts.ids)))
-    ids_SP = np.zeros((count, width), np.int32)
-    positions_SP = np.full((count, width), NO_POSITION, np.int32)
-    for row, prompt in enumerate(prompts.ids):
-        ids_SP[row, : len(prompt)] = prompt
-        positions_SP[row, : len(prompt)] = np.arange(len(prompt))
     series = np.arange(count) if prompts.series is None else np.asarray(prompts.series)
     states_S = np.array([0 if grammar is None else state_after(grammar, alphabet, one) for one in prompts.ids], np.int32)
-    automaton = None if grammar is None else Automaton(*map(np.asarray, (*grammar, guesses(grammar))))
+    automaton = None if grammar is None else automaton_of(grammar)
     symbols_A = np.asarray(alphabet.ids_A)
+    asked_A = None if grammar is None else symbols_A
+    reading = prompts.reading or Reading.of(model, variables, prompts, asked_A)
     loop = loop_of(how.new_tokens, count * samples, grammar) if loop is None else loop
-    constants = {"model": model, "how": how, "loop": loop, "end_ids": alphabet.end_ids}
-    # Programs that several threads launch in varying order would wait for each other on a mesh.
-    parts = (
-        np.split(np.arange(count), parallel_parts(count)) if model.mesh is None else [placement.filled(count, model.mesh)]
-    )
+    ends = tuple(map(np.int32, loop.ends(turns_of(loop, how.new_tokens, grammar))))
+    limits = Limits(ends, np.int32(how.new_tokens), None if how.steps is None else np.int32(how.steps))
+    constants = {"model": model, "how": how.form, "loop": loop, "end_ids": alphabet.end_ids}
 
-    def part(rows: np.ndarray) -> Drawn:
-        texts = placement.rows((ids_SP[rows], positions_SP[rows]), model.mesh)
-        first_SV, prefix = kept.call(prefill, variables, *texts, None if grammar is None else symbols_A, model=model)
-        own = placement.rows((row_keys(seed, series[rows], samples), states_S[rows]), model.mesh)
-        drawn = kept.call(decode, variables, Begun(first_SV, prefix, Rows(*texts, *own)), automaton, symbols_A, **constants)
+    def drawn_of(part: Part) -> tuple[Read, Drawn]:
+        texts, nested = part.asked
+        keys_B = row_keys(seed, series[part.rows], samples)
+        rows: Rows = placement.rows(Rows(*part.texts, keys_B, states_S[part.rows]), model.mesh)
+        texts = placement.rows(texts, model.mesh)
+        read = part.known or Read(*kept.call(prefill, variables, *texts, asked_A, nested, model=model))
+        begun = Begun(*read, rows._replace(limits=limits))
+        drawn = kept.call(decode, variables, begun, automaton, symbols_A, **constants)
         drawn = placement.everywhere(drawn, model.mesh)
-        ids_SNC, broken_SN = (np.asarray(a).reshape(len(rows), samples, *a.shape[1:]) for a in drawn[:2])
-        return Drawn(_without_gaps(ids_SNC, how.new_tokens), broken_SN, np.asarray(drawn.turns))
+        ids_SNC, broken_SN = (np.asarray(a).reshape(len(part.rows), samples, *a.shape[1:]) for a in drawn[:2])
+        return read, Drawn(_without_gaps(ids_SNC, how.new_tokens), broken_SN, np.asarray(drawn.turns))
 
-    with compiling("the generation of texts", model, how, loop, alphabet.end_ids, ids_SP.shape, grammar is None):
-        if len(parts) == 1:
-            found = [part(parts[0])]
+    with compiling("the generation of texts", model, how.form, loop, alphabet.end_ids, reading.shapes, grammar is None):
+        if len(reading.parts) == 1:
+            made = [drawn_of(reading.parts[0])]
         else:
-            with ThreadPoolExecutor(len(parts)) as pool:
-                found = list(pool.map(part, parts))
+            with ThreadPoolExecutor(len(reading.parts)) as pool:
+                made = list(pool.map(drawn_of, reading.parts))
+    reading.keep(variables, [read for read, _ in made])
+    found = [drawn for _, drawn in made]
     ids_SNC, broken_SN = (np.concatenate([one[i] for one in found])[:count] for i in range(2))
     _check_finite(ids_SNC, broken_SN, prompts.names, int(alphabet.ids_A[SYMBOLS.index(";")]))
     return Generated(ids_SNC, (ids_SNC >= 0).sum(-1), max(int(one.turns) for one in found))
@@ -167,21 +155,6 @@ def state_after(grammar: Grammar, alphabet: Alphabet, prompt: np.ndarray) -> int
     return state
 
 
-def parallel_parts(series: int) -> int:
-    """Returns in how many equal parts so many series are decoded side by side: on a CPU at most one per core, else 1.
-
-    On a CPU, XLA runs the small products of a decode step on one core; an accelerator takes the whole batch.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    most = min(cores, series) if jax.default_backend() == "cpu" else 1
-    return next(parts for parts in range(most, 0, -1) if series % parts == 0)
-
-
-def padded(length: int) -> int:
-    """Returns the length to which a prompt of this length is padded."""
-    return -(-length // PROMPT_MULTIPLE) * PROMPT_MULTIPLE
-
-
 def stage(slots: int) -> int:
     """Returns the number of slots by which a tail of so many slots grows when it is full.
 
@@ -190,17 +163,40 @@ def stage(slots: int) -> int:
     return -(-slots // (STAGES[slots >= LONG] * STAGE_MULTIPLE)) * STAGE_MULTIPLE
 
 
+def room(slots: int) -> int:
+    """Returns the slots of a tail that holds so many: a multiple of STAGE_MULTIPLE with two binary digits beyond it.
+
+    So texts of many lengths are drawn by few compiled programs. How many slots a turn attends to follows from the stages.
+    """
+    number = -(-slots // STAGE_MULTIPLE)
+    unit = 1 << max(0, number.bit_length() - 2)
+    return STAGE_MULTIPLE * unit * -(-number // unit)
+
+
 def loop_of(new_tokens: int, rows: int, grammar: Grammar | None) -> Loop:
-    """Returns the form of the loop that draws at most `new_tokens` tokens in each row: with guesses if they pay."""
+    """Returns the form of a loop that can draw `new_tokens` tokens in each row: with guesses if they pay."""
     if grammar is None or rows not in GUESSING_ROWS.get(jax.default_backend(), ()):
-        return Loop(new_tokens, 0, stage(new_tokens))
-    turns = most_turns(grammar, new_tokens)
-    return Loop(turns, 1, stage(2 * turns))
+        slots = room(new_tokens)
+        return Loop(slots, 0, stage(slots))
+    slots = room(2 * most_turns(grammar, new_tokens))
+    return Loop(slots // 2, 1, stage(slots))
 
 
-def decoding(prompt: int, new_tokens: int) -> dict[str, Any]:
-    """Returns what the loop runs at most after a padded prompt, by the names of a ledger's event (flops.ledger.Event)."""
-    return {"new_tokens": new_tokens, "slots": prompt + new_tokens, "stage": stage(new_tokens)}
+def turns_of(loop: Loop, new_tokens: int, grammar: Grammar | None) -> int:
+    """Returns how many turns a loop takes at most to draw `new_tokens` tokens in each row."""
+    return new_tokens if grammar is None or not loop.ahead else most_turns(grammar, new_tokens)
+
+
+def decoding(prompt: int, loop: Loop, turns: int) -> dict[str, Any]:
+    """Returns what so many turns of a loop run after a padded prompt, by the names of a ledger's event (flops.events)."""
+    return {"new_tokens": turns, "slots": prompt + loop.slots, "stage": loop.stage, "ahead": loop.ahead}
+
+
+def automaton_of(grammar: Grammar) -> Automaton:
+    """Returns a grammar's tables, with states that cannot be reached, so that few programs are compiled."""
+    tables = (*grammar, guesses(grammar))
+    more = -len(tables[0]) % STATE_MULTIPLE
+    return Automaton(*(np.pad(table, ((0, more), *[(0, 0)] * (table.ndim - 1))) for table in tables))
 
 
 def row_keys(seed: int, series: Sequence[int] | np.ndarray, samples: int) -> jax.Array:

@@ -14,8 +14,8 @@ from jaxlv.analysis import anatomy
 from jaxlv.config import RunConfig
 from jaxlv.data.series import COURSE_SHA256, SeriesSet
 from jaxlv.errors import JaxlvError
+from jaxlv.forecasting.forecast import Forecast, read_csv
 from jaxlv.forecasting.panels import panels
-from jaxlv.forecasting.sampler import Forecast, read_csv
 from jaxlv.lora import adapters
 from jaxlv.published.protocols import matching
 from jaxlv.results.anatomy import Training

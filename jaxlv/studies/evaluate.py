@@ -15,9 +15,10 @@ from jaxlv.errors import JaxlvError
 from jaxlv.forecasting.conformal import Bands
 from jaxlv.forecasting.evaluate import LEVELS, check_fits, choose_temperature, fit_conformal, truth_of
 from jaxlv.forecasting.evaluate import evaluate as measure
+from jaxlv.forecasting.forecast import Forecast
 from jaxlv.forecasting.origins import Origins
 from jaxlv.forecasting.panels import panels
-from jaxlv.forecasting.sampler import Forecast, Sampler
+from jaxlv.forecasting.sampler import Sampler
 from jaxlv.memory import peak_memory
 from jaxlv.report import page
 from jaxlv.report.runs import page_of_evaluation

@@ -16,11 +16,12 @@ from jaxlv.errors import JaxlvError, briefly
 from jaxlv.forecasting import metrics, pool, stretching
 from jaxlv.forecasting.baselines import SLOW, baselines_for, in_turn
 from jaxlv.forecasting.evaluate import LEVELS
+from jaxlv.forecasting.forecast import Forecast
 from jaxlv.forecasting.origins import LEAST, Origins, Rolling, by_length
 from jaxlv.forecasting.panels import panels
 from jaxlv.forecasting.pool import Pooled
 from jaxlv.forecasting.request import Request
-from jaxlv.forecasting.sampler import Forecast, Sampler
+from jaxlv.forecasting.sampler import Sampler
 from jaxlv.report import page
 from jaxlv.report.field import page_of
 from jaxlv.results.field import DRAWN, Field, FieldProtocol, FieldRecord, FieldScore, summary

@@ -16,9 +16,10 @@ from jaxlv.data.observations import USUAL, Handling, Observations
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError
 from jaxlv.forecasting import metrics, pool
+from jaxlv.forecasting.forecast import Forecast
 from jaxlv.forecasting.panels import panels
 from jaxlv.forecasting.request import Request
-from jaxlv.forecasting.sampler import Forecast, Sampler
+from jaxlv.forecasting.sampler import Sampler
 from jaxlv.report import forecasts as view
 from jaxlv.report.figures import evaluation as figures
 from jaxlv.report.figures import svg

@@ -16,9 +16,10 @@ from jaxlv.config import EvaluateConfig
 from jaxlv.data.series import SeriesSet
 from jaxlv.forecasting.baselines import baselines_for, in_turn
 from jaxlv.forecasting.evaluate import score
+from jaxlv.forecasting.forecast import Forecast
 from jaxlv.forecasting.panels import panels
 from jaxlv.forecasting.pool import pool_of
-from jaxlv.forecasting.sampler import Forecast, Sampler
+from jaxlv.forecasting.sampler import Sampler
 from jaxlv.published.protocols import MAO_ALPHA, PaperProtocol, Part
 from jaxlv.published.protocols import score as score_part
 from jaxlv.report.figures import evaluation as figures

@@ -8,6 +8,7 @@ Axes: Q states, A the 13 symbols in the order of `SYMBOLS`.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -67,6 +68,13 @@ def most_turns(grammar: Grammar, tokens: int) -> int:
 
     Found from the last token to the first: `turns_nQ[n]` is the number from each state on with n tokens to go.
     """
+    shape = grammar.allowed_QA.shape
+    return _most_turns(shape, grammar.allowed_QA.tobytes(), grammar.next_QA.tobytes(), tokens)
+
+
+@functools.lru_cache(maxsize=256)
+def _most_turns(shape: tuple[int, int], allowed: bytes, following: bytes, tokens: int) -> int:
+    grammar = Grammar(np.frombuffer(allowed, bool).reshape(shape), np.frombuffer(following, np.int32).reshape(shape))
     allowed_QA, next_QA, guess_Q = *grammar, guesses(grammar)
     states_Q = np.arange(len(guess_Q))
     behind_Q = next_QA[states_Q, np.maximum(guess_Q, 0)]

@@ -26,7 +26,7 @@ from jaxlv import config
 from jaxlv.data import hdf5, loading
 from jaxlv.errors import JaxlvError
 from jaxlv.flops import ledger
-from jaxlv.forecasting import sampler
+from jaxlv.forecasting import forecast
 from jaxlv.lora import adapters
 from jaxlv.model import weights
 from jaxlv.model.config import ModelConfig
@@ -132,7 +132,7 @@ def _series(path: Path) -> Any:
 
 
 def _forecast(path: Path) -> Any:
-    return sampler.read_csv(path, loading.load(path.parent / "series.h5"))
+    return forecast.read_csv(path, loading.load(path.parent / "series.h5"))
 
 
 def _ledger(path: Path) -> Any:
@@ -229,7 +229,7 @@ def make(folder: Path, base: Path, adapter: dict[str, Any]) -> None:
     (folder / "data" / "text").write_text("1.20,1.31;0.93,0.98;0.71,0.80;")
     found = loading.load(folder / "data" / "series.h5")
     drawn = np.random.default_rng(1).random((3, 2, 2, 2))
-    sampler.Forecast.of(found, 6, drawn, {}).write_csv(folder / "data" / "forecast.csv")
+    forecast.Forecast.of(found, 6, drawn, {}).write_csv(folder / "data" / "forecast.csv")
     (folder / "run").mkdir()
     whole = config.build_config(config.RunConfig, {"budget": {"flops": 1e9, "phases": {"final": 1e9}}})
     (folder / "run" / "config.toml").write_text(config.to_toml(whole))

@@ -38,7 +38,8 @@ def write_texts() -> None:
     cudnn.check_compute_capability = lambda *_: True
     target = cuda()
     programs = {name: (program_of(case), case.options) for name, case in CASES.items()}
-    for name, (program, special) in {**programs, "generation": (sampled().program, {})}.items():
+    programs |= {"generation": (sampled().program, {}), "generation-guesses": (sampled(guesses=True).program, {})}
+    for name, (program, special) in programs.items():
         options = {**target.options, **special}
         text = compiled_for(program, target._replace(options=options))[2].as_text()
         text = NOISE.sub("", TABLES.sub("", text))
