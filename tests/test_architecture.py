@@ -316,6 +316,7 @@ PAST_THE_DOOR: dict[str, set[str]] = {
     "jaxlv/data/series.py": {"h5py.File"},
     "jaxlv/runs/training.py": {"member.open"},
     "jaxlv/studies/base_windows.py": {"np.load"},
+    "jaxlv/processes.py": {"shutil.copytree", "shutil.copy"},  # a run's folder, which process 0 opens through the door
 }  # fmt: skip
 """What does so, and may."""
 

@@ -24,7 +24,7 @@ from jaxlv import processes
 from jaxlv.errors import JaxlvError, briefly
 from jaxlv.results.runs import Facts, Mark
 from jaxlv.runs.records import STEP, saved_steps
-from jaxlv.storage.door import Unreadable, is_there
+from jaxlv.storage.door import Unreadable
 from jaxlv.storage.files import (
     broken,
     make_folder,
@@ -39,7 +39,7 @@ from jaxlv.storage.files import (
 )  # fmt: skip
 
 NO_FACTS = Facts()
-STATE, FACTS, COPY = "state", "facts.json", "copy.npz"  # in the folder of a step
+STATE, FACTS = "state", "facts.json"  # in the folder of a step
 ROOM = 1 << 18  # bytes of a checkpoint beside its arrays
 
 
@@ -56,6 +56,7 @@ class Checkpoints:
         self._worker = ThreadPoolExecutor(1, "checkpoint")
         self._saving: Future[None] | None = None
         self._begun = False
+        self._copies: dict[int, list[Any]] = {}  # of a process that is not the first
         found = {step: self._broken(step) for step in self._on_disk()}
         self.damaged = {step: faults[0] for step, faults in found.items() if faults}
 
@@ -113,7 +114,7 @@ class Checkpoints:
                 self._check_space(leaves)
                 with new_folder(place, replace=True, parents=False) as work:
                     if processes.index():  # the copy of a process that is not the first, for which Orbax writes nothing
-                        np.savez(work / COPY, *leaves)
+                        self._copies[step] = leaves
                     else:
                         self._orbax.save(work / STATE, leaves)
                     write_json(work / FACTS, facts.tree(), indent=None)
@@ -140,6 +141,7 @@ class Checkpoints:
     def _prune(self, step: int) -> None:
         for old in set(self._on_disk()) - self._kept(step):
             remove_folder(self._place(old))
+            self._copies.pop(old, None)
 
     def _kept(self, step: int) -> set[int]:
         """Returns the steps whose checkpoints stay beside that of `step`: the newest intact ones, and the best."""
@@ -201,9 +203,8 @@ class Checkpoints:
         try:
             import orbax.checkpoint as ocp
 
-            if is_there(path / COPY):
-                with np.load(path / COPY) as copy:
-                    return _like(list(copy.values()), like)
+            if step in self._copies:
+                return _like(self._copies[step], like)
             plain = self._orbax.restore(path / STATE, args=ocp.args.StandardRestore(_abstract(like)))
         except Exception as fault:  # orbax raises whatever the layer below raised
             reason = " ".join(str(fault).split())[:200]
