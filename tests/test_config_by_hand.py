@@ -157,7 +157,14 @@ SETTINGS: Mapping[str, Mapping[str, Row]] = {
         "phase": Row("final", ("x",), ("a\nb",)),
         "phases": Row({}, ({"a": 0}, {"a": 10**30}), ({"a": -1}, {"a": 1.1e30}, [1])),
         "repeats": choice("within", "beyond"),
+        "several": FLAG,
         "ledger": PATH,
+    },
+    "mesh": {
+        "data": Row(-1, (1, 2**20), (0, -2, 2**31, 1.5)),
+        "model": count(1),
+        "fsdp": FLAG,
+        "patience": Row(1800.0, (0, 1e9), (-1, 1.1e9, NAN)),
     },
     "stage": {
         "train": Row(True, (False,), (0,)),
