@@ -91,7 +91,7 @@ def load_pretrained(
     if weights not in SCHEMES:
         raise JaxlvError("unknown weights", expected=" or ".join(SCHEMES), found=repr(weights))
     folder = resolve(folder_or_hub_id, revision)
-    model = Qwen2(ModelConfig.from_folder(folder), jnp.dtype(dtype), attention, str(folder), weights)  # type: ignore[arg-type]
+    model = Qwen2(ModelConfig.from_folder(folder), jnp.dtype(dtype), attention, str(folder), weights=weights)  # type: ignore[arg-type]
     with doing(f"loading the weights of {folder.name}"):
         return model, read_params(folder, model, place)
 

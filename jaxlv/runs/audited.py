@@ -66,7 +66,8 @@ def on_mesh(config: RunConfig, architecture: ModelConfig, mesh: Mesh, target: Ta
     """Returns the audit of a run's train step on a mesh of a target's devices, of one micro-batch a step."""
     config = replace(config, train=replace(config.train, accumulate=1))
     settings, (data, parts) = config.model, mesh.devices.shape
-    model = Qwen2(architecture, jnp.dtype(settings.dtype), settings.attention, mesh=mesh, fsdp=config.mesh.fsdp)
+    how: Any = {"weights": settings.weights, "mesh": mesh, "fsdp": config.mesh.fsdp}
+    model = Qwen2(architecture, jnp.dtype(settings.dtype), settings.attention, **how)
     work = replace(event_of(config).work(architecture), over_data=data, over_model=parts)
     stack = _abstract_stack([config], model.clone(mesh=None), output_ids(work))
     stack.model = model
