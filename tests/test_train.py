@@ -289,10 +289,13 @@ def test_a_scale_that_is_no_power_of_two_is_applied_before_b_is_rounded(random_m
     assert plain == stacked
 
 
-def test_the_options_of_the_compiler_are_those_of_a_gpu_on_a_gpu_alone(monkeypatch):
-    assert train.compiler_options() is None
+def test_the_options_of_the_compiler_are_those_of_a_gpu_on_a_gpu_alone(random_model, monkeypatch):
+    """Except for weights in few bits, which would outlive their layer on a CPU."""
+    model, _ = random_model()
+    few = model.clone(weights="nf4")
+    assert train.compiler_options(model) is None and train.compiler_options(few) == train.QUANTISED_CPU_OPTIONS
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert train.compiler_options() == train.CUDA_OPTIONS
+    assert train.compiler_options(model) == train.compiler_options(few) == train.CUDA_OPTIONS
 
 
 def test_only_the_overlay_moves(task):

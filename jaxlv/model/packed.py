@@ -74,7 +74,12 @@ def packing_of(settings: Any, where: Any) -> Packing | Bits | None:
     readers: dict[str, Callable[[Mapping[str, Any], Any], Any]] = {"gptq": _gptq, "awq": _awq, OWN: _own}
     if method not in readers:
         named = method or next((name for name in ("load_in_4bit", "load_in_8bit") if settings.get(name)), "no method")
-        raise JaxlvError(f"weights quantised by {named!r} are not implemented", where=where, expected=READ, found=named)
+        raise JaxlvError(
+            f"weights quantised by {named!r} are not implemented",
+            where=where,
+            expected=f"{SETTINGS}.quant_method {READ}",
+            found=named,
+        )
     return readers[method](settings, where)
 
 
@@ -114,7 +119,7 @@ def _only(settings: Mapping[str, Any], expected: Mapping[str, Any], where: Any) 
         if not any(type(found) is type(one) and found == one for one in allowed):
             words = " or ".join(repr(one) for one in allowed)
             what = f"{method} with {name} {found!r} is not implemented"
-            raise JaxlvError(what, where=where, expected=f"{name} {words}", found=repr(found))
+            raise JaxlvError(what, where=where, expected=f"{SETTINGS}.{name} {words}", found=repr(found))
 
 
 def _group(settings: Mapping[str, Any], where: Any) -> int:
