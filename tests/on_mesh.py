@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
 import jaxlv
 from jaxlv.config import LoraConfig, ModelSettings, OptimizerConfig, RunConfig, TrainConfig, WindowConfig
@@ -22,7 +23,7 @@ from jaxlv.flops import traffic
 from jaxlv.flops.targets import cpu
 from jaxlv.forecasting.likelihood import nats_per_value
 from jaxlv.forecasting.request import Request
-from jaxlv.model import placement
+from jaxlv.model import placement, quantised
 from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.model.weights import abstract_params, unflatten
@@ -58,6 +59,16 @@ def weights(model: Qwen2) -> dict[str, Any]:
         return jnp.asarray(noise / leaf.shape[-1] ** 0.5, leaf.dtype)
 
     return unflatten({name: one(name, leaf) for name, leaf in abstract_params(model).items()}, model)
+
+
+def in_bits(bits: quantised.Bits, params: Any) -> Any:
+    """The weights with their projections as codes and scales."""
+    found = {}
+    for path, leaf in traverse_util.flatten_dict(params).items():
+        coded = path[-1] == "weight" and path[-2].endswith("_proj")
+        parts = quantised.quantised(bits, np.asarray(leaf)) if coded else {path[-1]: leaf}
+        found |= {(*path[:-1], name): jnp.asarray(part) for name, part in parts.items()}
+    return traverse_util.unflatten_dict(found)
 
 
 def batch(step: int, micro: int = 2) -> Windows:
@@ -152,11 +163,14 @@ def gathered() -> dict[str, Any]:
     """Weights over data: losses, what is gathered, and where the weights lie."""
     model = Qwen2(architecture("16/2"))
     params = weights(model)
+    codes = in_bits("int8", params)
+    coded = {data: stack(data, parts, model.clone(weights="int8"), codes) for data, parts in ((1, 1), (2, 4))}
     made = stack(4, 2, model, params, fsdp=True, remat=True)
     text = made.step().lower(made.state, made.frozen, made.batch([batch(0)])).compile().as_text()
     gate = made.frozen["params"]["model.layers.0"]["mlp"]["gate_proj"]["weight"]
     return {
         "difference": float(abs(losses(made, 2) - losses(stack(1, 1, model, params), 2)).max()),
+        "in 8 bits": float(abs(losses(coded[2], 2) - losses(coded[1], 2)).max()),
         "spec": list(gate.sharding.spec),
         "gathers": sum(one.kind == "all-gather" for one in traffic.collectives(text)),
     }

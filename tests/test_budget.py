@@ -189,6 +189,8 @@ def test_what_an_event_says_comes_back_from_its_file():
     assert "ahead" not in drawn.tree() and Event.from_tree(drawn.tree() | {"ahead": 1}) == replace(drawn, ahead=1)
     with pytest.raises(JaxlvError, match="impossible sizes"):
         Event.from_tree(drawn.tree() | {"ahead": 2})  # no turn reads so many guesses
+    with pytest.raises(JaxlvError, match="impossible sizes"):
+        Event.from_tree(drawn.tree() | {"new_tokens": 2**39, "slots": 2**39, "stage": 1})  # each stage would be priced
 
 
 def test_work_is_paid_as_far_as_it_ran(tmp_path):

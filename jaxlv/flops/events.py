@@ -17,6 +17,7 @@ from jaxlv.model.config import ModelConfig
 FINAL = "evaluation"  # the phase for which FLOPs are held back
 MOST_FLOPS = int(1e30)  # the largest budget: what budget.flops allows, a little more than 10**30
 MOST_SIZE, MOST_COUNT = 1 << 40, 10**6  # the largest sizes (batch, length, ...) and count of an event
+MOST_STAGES = 10**5  # of a generation; a text of 10**6 tokens has fewer than 16,000
 Kind = Literal["train_step", "validation", "generation"]
 
 
@@ -211,6 +212,8 @@ def _read(shape: Mapping[str, Any]) -> Event:
         event = build_config(Event, {"loss": OMITTED["loss"], **shape}, where="event")
         sizes = {name: value for name, value in vars(event).items() if isinstance(value, int)}
         fits = all(LEAST.get(name, 0) <= size <= MOST.get(name, MOST_SIZE) for name, size in sizes.items())
+        if event.stage and event.new_tokens > MOST_STAGES * event.stage:  # each stage is priced by itself
+            raise _impossible(shape)
         if not fits or event.known + event.nested > event.batch - (event.nested > 0):  # what others lie within is read
             raise _impossible(shape)
         if len(_known) >= MOST_KNOWN:
