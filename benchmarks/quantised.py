@@ -36,6 +36,7 @@ def of_logits(name: str) -> list[dict[str, Any]]:
 
     from jaxlv.flops.family import FAMILY
     from jaxlv.model import quantised, weights
+    from jaxlv.model.bits import Bits
     from jaxlv.model.qwen2 import Qwen2
 
     config = replace(FAMILY[name], num_hidden_layers=LAYERS, vocab_size=VOCABULARY)
@@ -53,7 +54,7 @@ def of_logits(name: str) -> list[dict[str, Any]]:
         return np.asarray(jax.jit(model.apply)({"params": weights.unflatten(flat, model)}, ids_BT))
 
     whole, found = logits(model, flat), []
-    bits: quantised.Bits
+    bits: Bits
     for bits in ("int8", "nf4"):
         few = dict(flat)
         for module in weights.projections(model):

@@ -24,6 +24,7 @@ from jaxlv.flops.targets import cpu
 from jaxlv.forecasting.likelihood import nats_per_value
 from jaxlv.forecasting.request import Request
 from jaxlv.model import placement, quantised
+from jaxlv.model.bits import Bits
 from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.model.weights import abstract_params, unflatten
@@ -61,7 +62,7 @@ def weights(model: Qwen2) -> dict[str, Any]:
     return unflatten({name: one(name, leaf) for name, leaf in abstract_params(model).items()}, model)
 
 
-def in_bits(bits: quantised.Bits, params: Any) -> Any:
+def in_bits(bits: Bits, params: Any) -> Any:
     """The weights with their projections as codes and scales."""
     found = {}
     for path, leaf in traverse_util.flatten_dict(params).items():

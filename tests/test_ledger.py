@@ -252,15 +252,6 @@ def test_other_terms_are_refused(path):
         Ledger(path, terms(11))
 
 
-def test_processes_that_do_not_write_keep_count(path):
-    with Ledger(path, terms(3)) as first:
-        other = Ledger(path, writes=False)
-        for ledger in (first, other):
-            ledger.commit(ledger.reserve(Event(**{**vars(STEP), "count": 2}), "final"))
-        assert other.left("final") == first.left("final") == ONE
-        assert len(read(path)[1]) == 1
-
-
 def test_verify_finds_figures_that_disagree(path):
     with Ledger(path, terms(3)) as ledger:
         ledger.commit(ledger.reserve(Event(**{**vars(STEP), "count": 2}), "final"))
@@ -346,15 +337,11 @@ def spent(path) -> Path:
 def refused(path: Path, words: str) -> None:
     """Checks that everything that reads the ledger or writes to it raises one line, and changes nothing."""
     before = path.read_bytes() if path.exists() else None
-    for act in (verify, read, begun, Ledger, lambda place: Ledger(place, terms(9, held_back=2 * ONE)), no_writer):
+    for act in (verify, read, begun, Ledger, lambda place: Ledger(place, terms(9, held_back=2 * ONE))):
         with pytest.raises(JaxlvError, match=words) as caught:
             act(path)
         assert "\n" not in str(caught.value)
         assert (path.read_bytes() if path.exists() else None) == before
-
-
-def no_writer(path: Path) -> Ledger:
-    return Ledger(path, writes=False)
 
 
 @pytest.mark.parametrize("last", range(8))

@@ -301,7 +301,7 @@ def test_a_device_has_its_own_memory(monkeypatch):
         def memory_stats() -> dict[str, int]:
             return {"bytes_limit": 1000}
 
-    monkeypatch.setattr(jax, "devices", lambda: [Gpu()])
+    monkeypatch.setattr(jax, "local_devices", lambda: [Gpu()])
     monkeypatch.setattr(memory, "host_memory", lambda swap=False: 500)
     assert memory.device_memory(Gpu()) == (1000, "the device's limit")  # type: ignore[arg-type]
     memory.check("work", host={"a": 500}, device={"b": 600, "c": 400})
@@ -345,7 +345,7 @@ def test_the_loss_holds_what_a_quarter_of_a_device_s_free_memory_holds(
     """Float32 logits and their gradient, of each of the runs that train together."""
     (model, _), config = random_model(), build_config(RunConfig, {"train": {"batch_size": 1}, "windows": {"length": 32}})
     device = SimpleNamespace(platform=platform, memory_stats=lambda: {"bytes_limit": int(memory * 2**30)})
-    monkeypatch.setattr(jax, "devices", lambda: [device])
+    monkeypatch.setattr(jax, "local_devices", lambda: [device])
     found = needs.logits(config, model, runs)
     held = needs.weights(model) + runs * sum(needs.training(config, model).values())
     assert 0 <= expected - found <= held // 32 + 1

@@ -29,7 +29,8 @@ from jaxlv.studies import from_scratch as make_base
 from jaxlv.text.codec import SCALE_RULES, Codec
 from jaxlv.tools.cli import VERBS
 from jaxlv.tools.console import start
-from jaxlv.tools.options import parse_ids, read_numbers
+from jaxlv.tools.numbers import read_numbers
+from jaxlv.tools.options import parse_ids
 
 BASE = build_config(make_base.BaseConfig, read_tree(Path(__file__).resolve().parents[1] / "configs" / "base.toml"))
 EXAMPLES = {configs.StageConfig: configs.StageConfig()} | {

@@ -7,7 +7,8 @@ from typing import Annotated
 
 from jaxlv.config import CodecConfig
 from jaxlv.tools.console import Progress, Result, made, say, verb
-from jaxlv.tools.options import Ids, Protocol, asked, setting, whole
+from jaxlv.tools.numbers import whole
+from jaxlv.tools.options import Ids, Protocol, asked, setting
 
 
 def analyse(

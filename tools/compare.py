@@ -8,7 +8,8 @@ from typing import Annotated
 
 from jaxlv.errors import JaxlvError
 from jaxlv.tools.console import CALL, REPORT, Progress, Result, made, say, verb
-from jaxlv.tools.options import ConfigOrNone, Settings, whole
+from jaxlv.tools.numbers import whole
+from jaxlv.tools.options import ConfigOrNone, Settings
 
 
 def compare(

@@ -26,6 +26,7 @@ from jaxlv.errors import WHOLE, JaxlvError, printable
 from jaxlv.runs import endings
 from jaxlv.storage import streams
 from jaxlv.studies.progress import Bar, Lines, Teller
+from jaxlv.tools.numbers import whole
 
 if TYPE_CHECKING:
     from jaxlv.results.quantities import Quantity
@@ -70,10 +71,12 @@ def _shown_default(value: Any) -> str | None:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-GROUP: Mapping[str, tuple[Any, str]] = {
-    "coordinator": (str | None, "host:port of process 0; SLURM, Open MPI and Kubernetes say it themselves"),
-    "processes": (int | None, "how many processes run this command"),
-    "process": (int | None, "which of them this is, from 0"),
+GROUP: Mapping[str, Any] = {
+    "coordinator": Annotated[
+        str | None, Parameter(help="host:port of process 0; SLURM, Open MPI and Kubernetes say it themselves")
+    ],
+    "processes": Annotated[int | None, whole(help="how many processes run this command")],
+    "process": Annotated[int | None, whole(0, help="which of them this is, from 0")],
 }
 WRITTEN = ("out", "config", "run", "run_or_model", "folder")  # options and arguments whose folders a verb may write to
 
@@ -146,8 +149,8 @@ def _run(function: Callable[..., Result], prints: bool) -> Callable[..., None]:
     signature, kind = inspect.signature(function, eval_str=True), inspect.Parameter.KEYWORD_ONLY
     switches = {name: Annotated[bool, Parameter(help=help, group="Of every verb")] for name, help in COMMON.items()}
     common = [inspect.Parameter(name, kind, default=False, annotation=switch) for name, switch in switches.items()]
-    for name, (typed, help) in GROUP.items():
-        option: Any = Annotated[typed, Parameter(help=help, group="Of several processes")]
+    for name, typed in GROUP.items():
+        option: Any = Annotated[typed, Parameter(group="Of several processes")]
         common.append(inspect.Parameter(name, kind, default=None, annotation=option))
 
     @functools.wraps(function)

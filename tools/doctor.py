@@ -7,7 +7,8 @@ from typing import Annotated
 
 from jaxlv.settings import Between
 from jaxlv.tools.console import Result, pairs, say, verb
-from jaxlv.tools.options import ConfigOrNone, Settings, number, whole
+from jaxlv.tools.numbers import number, whole
+from jaxlv.tools.options import ConfigOrNone, Settings
 
 
 def doctor(

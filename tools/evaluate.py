@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from jaxlv.config import EvaluateConfig, SamplingConfig
 from jaxlv.tools.console import Progress, Result, made, say, verb
-from jaxlv.tools.options import Bare, Ids, Protocol, Reading, Sampling, asked, setting, whole
+from jaxlv.tools.numbers import whole
+from jaxlv.tools.options import Bare, Ids, Protocol, Reading, Sampling, asked, setting
 
 if TYPE_CHECKING:
     from jaxlv.studies.evaluate import Evaluated

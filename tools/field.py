@@ -7,7 +7,8 @@ from typing import Annotated
 
 from jaxlv.config import EvaluateConfig
 from jaxlv.tools.console import Progress, Result, made, say, verb
-from jaxlv.tools.options import Bare, Reading, Sampling, asked, setting, whole
+from jaxlv.tools.numbers import whole
+from jaxlv.tools.options import Bare, Reading, Sampling, asked, setting
 
 
 def field(

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from jaxlv.tools.console import Progress, Result, say, verb
-from jaxlv.tools.options import Bare, Ids, Protocol, Reading, Sampling, asked, whole
+from jaxlv.tools.numbers import whole
+from jaxlv.tools.options import Bare, Ids, Protocol, Reading, Sampling, asked
 
 
 def forecast(

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 from jaxlv.tools.console import Result, verb
-from jaxlv.tools.options import Reading, whole
+from jaxlv.tools.numbers import whole
+from jaxlv.tools.options import Reading
 
 
 def init(

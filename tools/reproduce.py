@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 from jaxlv.errors import JaxlvError
 from jaxlv.tools.console import REPORT, Progress, Result, made, say, shown, verb
-from jaxlv.tools.options import Settings, whole
+from jaxlv.tools.numbers import whole
+from jaxlv.tools.options import Settings
 
 
 def reproduce(

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 from jaxlv.tools.console import Progress, Result, made, verb
-from jaxlv.tools.options import Ids, Protocol, asked, whole
+from jaxlv.tools.numbers import whole
+from jaxlv.tools.options import Ids, Protocol, asked
 
 GROUPS = "noise,missing steps,marked gaps,context,origin,amplitude,regime,simulated"
 

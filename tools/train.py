@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 from jaxlv.tools.console import Progress, Result, say, verb
-from jaxlv.tools.options import Reading, Settings, given, whole
+from jaxlv.tools.numbers import given, whole
+from jaxlv.tools.options import Reading, Settings
 
 
 def train(

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 
 from jaxlv.errors import JaxlvError
-from jaxlv.model.quantised import GROUP, Bits
+from jaxlv.model.bits import GROUP, Bits
 from jaxlv.storage import foreign
 
 SETTINGS = "quantization_config"  # in config.json

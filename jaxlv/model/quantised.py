@@ -16,17 +16,15 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any, Literal, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-Scheme = Literal["full", "int8", "nf4"]
-Bits = Literal["int8", "nf4"]
-SCHEMES = get_args(Scheme)
+from jaxlv.model.bits import GROUP, Bits
+
 LARGEST = 127  # of the codes in 8 bits; -128 is not used
-GROUP = 64
 TABLE = np.array([
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
     -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,

@@ -19,6 +19,7 @@ from flax import linen as nn
 
 from jaxlv.model import quantised
 from jaxlv.model.attention import KERNELS, Padding, attend, fuses
+from jaxlv.model.bits import Scheme
 from jaxlv.model.config import ModelConfig
 from jaxlv.model.placement import whole_over_data
 
@@ -155,7 +156,7 @@ class Linear(nn.Module):
     features: int
     use_bias: bool
     dtype: jnp.dtype
-    weights: quantised.Scheme = "full"
+    weights: Scheme = "full"
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
@@ -207,7 +208,7 @@ class Attention(nn.Module):
     config: ModelConfig
     dtype: jnp.dtype
     kernel: str
-    weights: quantised.Scheme = "full"
+    weights: Scheme = "full"
 
     @nn.compact
     def __call__(self, x_BTD, positions_BT, rope, past, padding: Padding = "any") -> Layer:
@@ -234,7 +235,7 @@ class MLP(nn.Module):
 
     config: ModelConfig
     dtype: jnp.dtype
-    weights: quantised.Scheme = "full"
+    weights: Scheme = "full"
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
@@ -249,7 +250,7 @@ class Block(nn.Module):
     config: ModelConfig
     dtype: jnp.dtype
     kernel: str
-    weights: quantised.Scheme = "full"
+    weights: Scheme = "full"
 
     @nn.compact
     def __call__(self, x_BTD, positions_BT, rope, past, padding: Padding = "any") -> Layer:
@@ -297,7 +298,7 @@ class Qwen2(nn.Module):
     folder: str | None = field(default=None, compare=False)  # that its weights were read from; it is no part of the model
     mesh: jax.sharding.Mesh | None = None  # that its weights and its batches lie on; None for one device
     fsdp: bool = False  # whether weights are cut over the mesh's axis "data", too, and gathered where a layer uses them
-    weights: quantised.Scheme = "full"  # of the layers' projections
+    weights: Scheme = "full"  # of the layers' projections
 
     def __call__(self, ids_BT: jax.Array, positions_BT: jax.Array | None = None) -> jax.Array:
         """Returns logits (B, T, V) float32 of token ids (B, T); see `features` for positions."""

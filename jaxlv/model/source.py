@@ -16,8 +16,8 @@ from jax.sharding import Sharding
 
 from jaxlv.errors import JaxlvError
 from jaxlv.model import quantised
+from jaxlv.model.bits import Bits
 from jaxlv.model.packed import Packing, check_sizes, unpacked
-from jaxlv.model.quantised import Bits
 from jaxlv.storage import tensors
 
 Placement = Callable[[str], Sharding | None]  # of the parameter at a path; None for the default device

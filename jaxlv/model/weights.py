@@ -27,9 +27,9 @@ from jaxlv.activity import doing
 from jaxlv.config import Kernel, ModelSettings
 from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.model import hub
+from jaxlv.model.bits import SCHEMES, Bits
 from jaxlv.model.config import CONFIG, ModelConfig, without_config
 from jaxlv.model.packed import SETTINGS, Packing, own_settings, packing_of
-from jaxlv.model.quantised import SCHEMES, Bits
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.model.source import Held, Placement, Source
 from jaxlv.storage import foreign, holding, tensors

@@ -9,7 +9,6 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jax.sharding import Mesh
 
 from jaxlv.activity import compiling
 from jaxlv.config import CodecConfig, DataConfig, RunConfig, TrainConfig, WindowConfig
@@ -93,7 +92,7 @@ def measured(texts: Texts, trained: Any, frozen: Any, meter: Meter | None = None
     batches = -(-windows.number // config.train.batch_size)
     paid = meter.spend("validation", count=batches, causal=config.causal, narrow=config.narrow) if meter else NO_METER
     with paid, compiling("the validation", id(step), config.train.batch_size, windows.ids_ML.shape[1]):
-        record = losses(step, trained, frozen, windows, config.train, inputs.model.mesh)
+        record = losses(step, trained, frozen, windows, config.train)
     if config.train.forecast_series:
         lora = frozen["lora"] if trained is None else overlay.join(trained, frozen)["lora"]
         record["forecast_mae"] = forecast_error(config, inputs, lora, meter)
@@ -103,21 +102,22 @@ def measured(texts: Texts, trained: Any, frozen: Any, meter: Meter | None = None
 @functools.lru_cache(maxsize=8)
 def _validation_step(model: Qwen2, alphabet: tuple[int, ...] | None, how: How) -> Callable:
     """Returns `make_validation_step`, the same for every run of a model, so that what was compiled for a shape is reused."""
-    return make_validation_step(model, None if alphabet is None else np.array(alphabet), how)
+    step = make_validation_step(model, None if alphabet is None else np.array(alphabet), how)
+    if model.mesh is None:
+        return step
+    return lambda trained, frozen, batch: step(trained, frozen, placement.rows(batch, model.mesh))
 
 
-def losses(
-    step: Callable, trained: Any, frozen: Any, windows: Windows, t: TrainConfig, mesh: Mesh | None = None
-) -> dict[str, float]:
-    """Returns cross-entropy (nats per token) and perplexity of windows, a batch at a time over a `mesh`, by the step
-    of make_validation_step.
+def losses(step: Callable, trained: Any, frozen: Any, windows: Windows, t: TrainConfig) -> dict[str, float]:
+    """Returns cross-entropy (nats per token) and perplexity of windows, a batch at a time, by the step of
+    make_validation_step.
     """
     total = tokens = means = 0.0
     for first in range(0, windows.number, t.batch_size):
         rows = np.arange(first, min(first + t.batch_size, windows.number))
         batch = windows.rows(np.resize(rows, t.batch_size))
         batch.labels_ML[len(rows) :] = IGNORED  # a short batch is filled, and the filling is not counted
-        loss, count = map(float, step(trained, frozen, placement.rows(batch, mesh)))
+        loss, count = map(float, step(trained, frozen, batch))
         total, tokens, means = total + loss, tokens + count, means + loss / count
     mean = all_finite(means / windows.number if t.mean == "examples" else total / tokens, "the losses", "validation")
     return {"validation_loss": mean, "validation_perplexity": math.exp(min(mean, 700.0))}

@@ -209,7 +209,9 @@ def window_loss(
     labels_BL: jax.Array = batch.labels_ML
     if alphabet_A is not None:
         head, labels_BL = restrict(head, labels_BL, jnp.asarray(alphabet_A))
-    logits = (how.logits or CHUNK_LOGITS) * placement.size(model.mesh)  # each device holds those of its own rows
+    logits = how.logits
+    if model.mesh is not None:  # each device holds those of its own rows
+        logits = (how.logits or CHUNK_LOGITS) * placement.size(model.mesh)
     return cross_entropy(x_BTD, head, labels_BL, logits, how.narrow)
 
 

@@ -153,7 +153,7 @@ CASES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "22 untied": (config(tie_word_embeddings=False), ["missing tensor lm_head.weight", "to true in config.json"]),
     "22 sliding window": (config(use_sliding_window=True), ["sliding-window attention is not implemented"]),
     "22 scaled RoPE": (config(rope_scaling={"rope_type": "yarn", "factor": 4.0}), ["only the default rope type", "'yarn'"]),
-    "22 quantised": (config(quantization_config={"bits": 4}), ["quantised weights are not implemented"]),
+    "22 quantised": (config(quantization_config={"bits": 4}), ["not implemented", "gptq of 4 or 8 bits"]),
     "27 8-bit floats": (quarter, ["wrong shape"]),
     "27 64-bit floats": (one(Q, np.ones((32, 32))), ["type F64", "expected F32, F16 or BF16"]),
     "27 integers": (one(Q, np.ones((32, 32), np.int8)), ["type I8", "expected F32, F16 or BF16"]),
