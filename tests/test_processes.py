@@ -114,26 +114,43 @@ def test_a_run_whose_writer_is_killed_goes_on_with_four(tiny_base, undisturbed, 
 
 
 @pytest.mark.slow
-def test_fifty_kills_lose_nothing(tiny_base, undisturbed, tmp_path):
+@pytest.mark.parametrize("turn", range(50))
+def test_a_kill_at_any_instant_loses_nothing(turn, tiny_base, undisturbed, tmp_path):
     """Every second kill hits the writer; each run goes on in another number of processes."""
-    draw = random.Random(0)
-    for turn in range(50):
-        out, number = tmp_path / f"run{turn}", 2 + turn % 3 % 2 * 2
-        group = begun(number, "train", *options(tiny_base, 8), "--out", out)
-        until(lambda out=out: (out / run.LEDGER).is_file())
-        time.sleep(draw.uniform(0, 8))
-        group[0 if turn % 2 else draw.randrange(1, number)].kill()
-        ended(group, 120)
-        again = ["--resume", out] if (out / run.CONFIG).is_file() else [*options(tiny_base, 8), "--out", out]
-        for code, said in ended(begun((1, 2, 4)[turn % 3], "train", *again)):
-            assert code == 0, said
-        same(out, undisturbed)
-        spent = ledger.begun(out / run.LEDGER)
-        assert spent is not None
-        totals = spent.account.totals()
-        price = next(entry.flops // entry.event.count for entry in spent.entries if entry.event.kind == "train_step")
-        steps = sum(entry.flops for entry in spent.entries if entry.event.kind == "train_step")
-        assert steps >= 8 * price and totals.executed <= spent.terms.budget
+    draw, out, number = random.Random(turn), tmp_path / "run", (2, 4)[turn % 3 % 2]
+    group = begun(number, "train", *options(tiny_base, 8), "--out", out)
+    until(lambda: (out / run.LEDGER).is_file())
+    time.sleep(draw.uniform(0, 8))
+    group[0 if turn % 2 else draw.randrange(1, number)].kill()
+    ended(group, 120)
+    again = ["--resume", out] if (out / run.CONFIG).is_file() else [*options(tiny_base, 8), "--out", out]
+    for code, said in ended(begun((1, 2, 4)[turn % 3], "train", *again)):
+        assert code == 0, said
+    same(out, undisturbed)
+    spent = ledger.begun(out / run.LEDGER)
+    assert spent is not None and not ledger.checked(spent)
+    taken = [entry for entry in spent.entries if entry.event.kind == "train_step"]
+    price = taken[0].flops // taken[0].event.count
+    assert sum(entry.flops for entry in taken) >= 8 * price and spent.account.totals().executed <= spent.terms.budget
+
+
+WAITS = """
+import time
+from jaxlv import processes
+processes._group.count = 2
+with processes.watched(0.3, "go on with --resume run"):
+    for _ in range(4):
+        time.sleep(0.1)
+        processes.beat()
+    print("still here", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_process_whose_steps_do_not_end_gives_up_with_one_line():
+    done = subprocess.run([sys.executable, "-c", WAITS], capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout) == (processes.EXIT, "still here\n")
+    assert done.stderr == "process 0: no step has ended for 0.3 s; go on with --resume run\n"
 
 
 @pytest.mark.parametrize(
