@@ -60,16 +60,18 @@ def detected(environment: Mapping[str, str] = os.environ) -> str:
 
 def join(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
     """Joins the other processes: those that a launcher started, or `processes` of which this is number `process`, and of
-    which process 0 listens at `coordinator` (host:port). Without either, this process stays alone.
+    which process 0 listens at `coordinator` (host:port). Without either, or if `processes` is 1, this process stays alone.
 
     Raises JaxlvError if only some of the three are given, or if the others do not come.
     """
+    if processes == 1:
+        return
     given = (coordinator, processes, process)
     if any(one is not None for one in given) and None in given:
         raise JaxlvError("go together", where="--coordinator, --processes, --process", found="only some of them")
     if processes is not None and process is not None and not 0 <= process < processes:
         raise JaxlvError("no such process", where="--process", expected=f"0 to {processes - 1}", found=process)
-    if (processes is None and not detected()) or processes == 1:
+    if processes is None and not detected():
         return
     import jax
     from jax._src import distributed

@@ -175,6 +175,9 @@ def test_a_single_process_decides_by_itself(tmp_path):
 
 
 @pytest.mark.parametrize("given", [("host:1", None, None), (None, 2, 0), ("host:1", 2, 2), ("host:1", 2, -1)])
-def test_what_says_who_one_is_goes_together(given):
+def test_what_says_who_one_is_goes_together(given, monkeypatch):
+    monkeypatch.setattr(processes, "detected", lambda: "Kubernetes")
+    processes.join(processes=1)
+    assert processes.count() == 1
     with pytest.raises(JaxlvError, match=r"go together|no such process"):
         processes.join(*given)
