@@ -27,9 +27,9 @@ from jaxlv.runs.search import Range
 from jaxlv.settings import Between, Either, Entries, Items, Number, Settings, Statement, Text, setting, statements
 from jaxlv.studies import from_scratch as make_base
 from jaxlv.text.codec import SCALE_RULES, Codec
+from jaxlv.tools.bounds import read_numbers
 from jaxlv.tools.cli import VERBS
 from jaxlv.tools.console import start
-from jaxlv.tools.numbers import read_numbers
 from jaxlv.tools.options import parse_ids
 
 BASE = build_config(make_base.BaseConfig, read_tree(Path(__file__).resolve().parents[1] / "configs" / "base.toml"))

@@ -244,7 +244,7 @@ def everything(folder: Path) -> dict[str, Callable[[], object]]:
         "ledger": lambda: billing.ledger_of(settings, folder, model),
         "bill": lambda: sweep.spent_by(settings, folder),
         "resume": lambda: train(settings, folder, resume=True),
-        "audit": lambda: prices.subjects_of_runs([folder], (), targets.cpu()),
+        "audit": lambda: prices.subjects_of_runs(prices.configs_of([folder], ()), targets.cpu()),
         "sweep": lambda: sweep.train([sweep.Cell(folder.name, {}, settings)], folder.parent, resume=True),
     }
 

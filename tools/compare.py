@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 from jaxlv.errors import JaxlvError
+from jaxlv.tools.bounds import whole
 from jaxlv.tools.console import CALL, REPORT, Progress, Result, made, say, verb
-from jaxlv.tools.numbers import whole
 from jaxlv.tools.options import ConfigOrNone, Settings
 
 

@@ -26,7 +26,7 @@ from jaxlv.errors import WHOLE, JaxlvError, printable
 from jaxlv.runs import endings
 from jaxlv.storage import streams
 from jaxlv.studies.progress import Bar, Lines, Teller
-from jaxlv.tools.numbers import whole
+from jaxlv.tools.bounds import whole
 
 if TYPE_CHECKING:
     from jaxlv.results.quantities import Quantity

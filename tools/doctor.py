@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 from jaxlv.settings import Between
+from jaxlv.tools.bounds import number, whole
 from jaxlv.tools.console import Result, pairs, say, verb
-from jaxlv.tools.numbers import number, whole
 from jaxlv.tools.options import ConfigOrNone, Settings
 
 

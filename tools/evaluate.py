@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from jaxlv.config import EvaluateConfig, SamplingConfig
+from jaxlv.tools.bounds import whole
 from jaxlv.tools.console import Progress, Result, made, say, verb
-from jaxlv.tools.numbers import whole
 from jaxlv.tools.options import Bare, Ids, Protocol, Reading, Sampling, asked, setting
 
 if TYPE_CHECKING:

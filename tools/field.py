@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 from jaxlv.config import EvaluateConfig
+from jaxlv.tools.bounds import whole
 from jaxlv.tools.console import Progress, Result, made, say, verb
-from jaxlv.tools.numbers import whole
 from jaxlv.tools.options import Bare, Reading, Sampling, asked, setting
 
 

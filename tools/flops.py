@@ -12,8 +12,8 @@ from cyclopts import Parameter
 
 from jaxlv.config import BudgetConfig, Dtype, Kernel
 from jaxlv.errors import JaxlvError
+from jaxlv.tools.bounds import whole
 from jaxlv.tools.console import Result, group, say, shown
-from jaxlv.tools.numbers import whole
 from jaxlv.tools.options import Backend, Config, Settings, setting
 
 if TYPE_CHECKING:

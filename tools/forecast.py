@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
+from jaxlv.tools.bounds import whole
 from jaxlv.tools.console import Progress, Result, say, verb
-from jaxlv.tools.numbers import whole
 from jaxlv.tools.options import Bare, Ids, Protocol, Reading, Sampling, asked
 
 

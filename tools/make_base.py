@@ -7,8 +7,8 @@ from typing import Annotated
 
 from jaxlv.config import build_config, override, read_tree
 from jaxlv.errors import JaxlvError
+from jaxlv.tools.bounds import whole
 from jaxlv.tools.console import Progress, Result, say, verb
-from jaxlv.tools.numbers import whole
 from jaxlv.tools.options import Config, Settings
 
 

@@ -14,8 +14,8 @@ from cyclopts import Group, Parameter
 from jaxlv.config import CodecConfig, Dtype, EvaluateConfig, SamplingConfig, Scale, Weights, find_config
 from jaxlv.errors import printable
 from jaxlv.settings import Between, statements
+from jaxlv.tools.bounds import given, number, read_by, read_numbers
 from jaxlv.tools.console import CALL
-from jaxlv.tools.numbers import given, number, read_by, read_numbers
 
 if TYPE_CHECKING:
     from jaxlv.studies.subjects import Asked

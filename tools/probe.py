@@ -11,8 +11,8 @@ from cyclopts import Parameter
 from jaxlv.config import EvaluateConfig
 from jaxlv.errors import JaxlvError
 from jaxlv.storage.files import check_free, write_json
+from jaxlv.tools.bounds import given, whole
 from jaxlv.tools.console import CALL, Progress, Result, made, say, verb
-from jaxlv.tools.numbers import given, whole
 from jaxlv.tools.options import Drawn, Names, Settings, setting
 
 TASKS = "tasks of lm-evaluation-harness that are measured, too; needs jaxlv[harness]"

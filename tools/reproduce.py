@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from jaxlv.errors import JaxlvError
+from jaxlv.tools.bounds import whole
 from jaxlv.tools.console import REPORT, Progress, Result, made, say, shown, verb
-from jaxlv.tools.numbers import whole
 from jaxlv.tools.options import Settings
 
 

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from jaxlv.config import DataConfig
 from jaxlv.settings import Between
+from jaxlv.tools.bounds import number, whole
 from jaxlv.tools.console import Result, verb
-from jaxlv.tools.numbers import number, whole
 from jaxlv.tools.options import setting
 
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
+from jaxlv.tools.bounds import whole
 from jaxlv.tools.console import Progress, Result, made, verb
-from jaxlv.tools.numbers import whole
 from jaxlv.tools.options import Ids, Protocol, asked
 
 GROUPS = "noise,missing steps,marked gaps,context,origin,amplitude,regime,simulated"

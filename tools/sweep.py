@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from jaxlv.settings import MOST_RUNS
+from jaxlv.tools.bounds import whole
 from jaxlv.tools.console import REPORT, Progress, Result, made, say, verb
-from jaxlv.tools.numbers import whole
 from jaxlv.tools.options import Config, Settings
 
 Runs = Annotated[int, whole(1, MOST_RUNS)]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+from jaxlv.tools.bounds import given, whole
 from jaxlv.tools.console import Progress, Result, say, verb
-from jaxlv.tools.numbers import given, whole
 from jaxlv.tools.options import Reading, Settings
 
 
