@@ -27,6 +27,7 @@ from jaxlv.errors import JaxlvError, printable
 
 HEARTBEAT = 10  # seconds without a sign of life after which JAX ends the others
 EXIT = 75  # of a process that gives up on the others: the same command may succeed (EX_TEMPFAIL of sysexits.h)
+COPIES = "jaxlv-process-"  # begins the name of a process's folder of copies, before its number
 KEPT = 1000  # decisions that stay to be read: a process is never that far behind
 DETECTED: Mapping[str, tuple[str, str]] = {
     "SLURM": ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
@@ -152,7 +153,8 @@ def own(path: Path) -> Path:
     if _group.index == 0:
         return path
     if _group.scratch is None:
-        _group.scratch = Path(tempfile.mkdtemp(prefix="jaxlv-process-"))
+        _remove_left()
+        _group.scratch = Path(tempfile.mkdtemp(prefix=f"{COPIES}{os.getpid()}-"))
         atexit.register(shutil.rmtree, _group.scratch, ignore_errors=True)
     place = _group.scratch / str(len(_group.copies)) / path.resolve().name
     if path not in _group.copies:
@@ -163,6 +165,14 @@ def own(path: Path) -> Path:
         elif path.is_file():
             shutil.copy(path, place)
     return _group.copies[path]
+
+
+def _remove_left() -> None:
+    """Removes the copies of processes that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{COPIES}*-*"):
+        number = folder.name.removeprefix(COPIES).partition("-")[0]
+        if number.isdigit() and not Path(f"/proc/{number}").exists() and Path("/proc/self").exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def ready() -> None:
