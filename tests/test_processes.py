@@ -21,7 +21,7 @@ from jaxlv.errors import JaxlvError
 from jaxlv.flops import ledger
 from jaxlv.runs import run
 from jaxlv.runs.records import read_metrics
-from tests.programs import jaxlv
+from tests.programs import done
 
 PROGRAM = [sys.executable, "-c", "from jaxlv.tools.cli import main; main()"]
 SETTINGS = (
@@ -79,7 +79,7 @@ def same(folder: Path, whole: dict[int, float]) -> None:
 @pytest.fixture(scope="module")
 def undisturbed(tiny_base, tmp_path_factory) -> dict[int, float]:
     out = tmp_path_factory.mktemp("whole") / "run"
-    jaxlv("train", *options(tiny_base, 8), "--out", out)
+    done("train", *options(tiny_base, 8), "--out", out)
     return losses(out)
 
 
@@ -95,7 +95,7 @@ def test_two_processes_train_as_one_and_one_goes_on(tiny_base, undisturbed, tmp_
     for code, said in ended(group):
         assert code == 0, said
     assert 0 < max(losses(out)) <= 8
-    jaxlv("train", "--resume", out)
+    done("train", "--resume", out)
     same(out, undisturbed)
     spent = ledger.begun(out / run.LEDGER)
     assert spent is not None and spent.account.totals().uncertain == 0
