@@ -92,6 +92,7 @@ def future(ids: np.ndarray, begin: int, length: int, side: str = "right") -> Win
 
 
 def metered_nll(forecaster: Sampler, windows: Windows) -> np.ndarray:
+    """Returns what `token_nll` does, over the devices of the model's mesh; a meter reserves it first."""
     batch, length = windows.ids_ML.shape
     paid = forecaster.spending("validation", batch=batch, length=length, head="alphabet", loss="tokens")
     with paid, compiling("the likelihoods", forecaster.model, "lora" in forecaster.variables, batch, length):

@@ -128,8 +128,7 @@ class Stack:
 
     def member(self, state: TrainState, index: int, padded: bool = False) -> TrainState:
         """Returns the state of one run at its own rank or, if `padded`, at the largest, so that all have the same shapes."""
-        state = placement.everywhere(state, self.model.mesh)
-        own = unstacked(state if len(self) == 1 else _row(state, index))
+        own = placement.everywhere(unstacked(state if len(self) == 1 else _row(state, index)), self.model.mesh)
         return own if padded or len(self) == 1 else _at_rank(own, self.configs[index].lora.rank)
 
     def frozen_of(self, index: int) -> Tree:
