@@ -14,7 +14,19 @@ from typing import Any
 import pytest
 
 from jaxlv.errors import JaxlvError
-from jaxlv.flops.ledger import BudgetExceeded, Event, Ledger, Terms, begun, noted, read, read_book, totals, verify
+from jaxlv.flops.ledger import (
+    BudgetExceeded,
+    Event,
+    Ledger,
+    SharedLedger,
+    Terms,
+    begun,
+    noted,
+    read,
+    read_book,
+    totals,
+    verify,
+)
 from jaxlv.model.config import ModelConfig
 from jaxlv.storage import chain, lines
 from jaxlv.storage.chain import head_of
@@ -587,3 +599,21 @@ def test_other_work_than_reserved_is_not_committed(path):
     forge_all(path, lambda all: all[1]["event"].update(count=0))
     with pytest.raises(JaxlvError, match=r"line 2: damaged line .*a reservation of no work"):
         read(path)
+
+
+def test_processes_that_share_a_ledger_spend_what_the_others_have_left(path):
+    """Each has it open for an operation at a time, and reads first what was written meanwhile."""
+    first, second = (SharedLedger(path, terms(3), run) for run in ("first", "second"))
+    begun = first.reserve(STEP, "final")
+    two = second.reserve(Event(**{**vars(STEP), "count": 2}), "final")
+    with pytest.raises(BudgetExceeded):
+        first.reserve(STEP, "final")
+    second.commit(two, replace(two.event, count=1))
+    first.commit(begun)
+    assert first.fitting([Event(**{**vars(STEP), "count": 5})], "final") == 1
+    third = first.reserve(STEP, "final")
+    first.commit(third)
+    assert second.fitting([Event(**{**vars(STEP), "count": 5})], "final") == 0
+    assert not verify(path) and [entry.flops for entry in read(path)[1]] == [ONE] * 3
+    with first.turn(), pytest.raises(JaxlvError, match="another process writes"):
+        Ledger(path)
