@@ -23,7 +23,8 @@ def make_base(
     resume: bool = False,
     limits: bool = False,
 ) -> Result:
-    """Train the embedded base from scratch on simulated series, and save it as a Hugging Face folder.
+    """Train a base on simulated series, and save it as a Hugging Face folder: new weights, those of another base, or
+    adapters of the embedded one.
 
         python tools/make_base.py configs/base.toml --out DIR
         python tools/make_base.py configs/base.toml --series FOLDER

@@ -16,6 +16,7 @@ from jax.sharding import Sharding
 
 from jaxlv.errors import JaxlvError
 from jaxlv.model import quantised
+from jaxlv.model.adapted import Added
 from jaxlv.model.bits import Bits
 from jaxlv.model.packed import Packing, check_sizes, unpacked
 from jaxlv.storage import tensors
@@ -34,11 +35,16 @@ class Held(NamedTuple):
 class Source:
     """The opened files of a checkpoint, by path, and where what is read from them is placed."""
 
-    def __init__(self, held: Mapping[str, Held], files: Mapping[Path, tensors.Tensors], place: Placement | None):
-        self.held, self._files, self._place = held, files, place
+    def __init__(
+        self, held: Mapping[str, Held], files: Mapping[Path, tensors.Tensors], place: Placement | None,
+        added: Mapping[str, Added],
+    ):  # fmt: skip
+        self.held, self._files, self._place, self._added = held, files, place, added
 
     def array(self, name: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
         """Returns a tensor on its devices, in the leaf's type; whole numbers must be stored in that."""
+        if name in self._added:
+            return self._put(name, self._part(name, leaf.shape, tensors.FLOAT_TYPES).astype(leaf.dtype))
         path, own = self.held[name]
         kinds = tensors.FLOAT_TYPES if jnp.issubdtype(leaf.dtype, jnp.floating) else (KINDS[leaf.dtype],)
         return self._files[path].read(own, leaf.shape, leaf.dtype, self._sharding(name), kinds)
@@ -73,7 +79,8 @@ class Source:
         """Returns a whole tensor on the host; raises JaxlvError if it has another shape or none of these types."""
         path, own = self.held[name]
         self._files[path].check(own, shape, kinds)
-        return self._files[path].part(own)
+        whole = self._files[path].part(own)
+        return self._added[name].to(whole) if name in self._added else whole
 
     def _put(self, name: str, value: np.ndarray) -> jax.Array:
         """Returns an array of the host on its devices."""

@@ -27,6 +27,7 @@ from jaxlv.activity import doing
 from jaxlv.config import Kernel, ModelSettings
 from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.model import hub
+from jaxlv.model.adapted import adapters_in, added_by
 from jaxlv.model.bits import SCHEMES, Bits
 from jaxlv.model.config import CONFIG, ModelConfig, without_config
 from jaxlv.model.packed import SETTINGS, Packing, own_settings, packing_of
@@ -36,7 +37,9 @@ from jaxlv.storage import foreign, holding, tensors
 from jaxlv.storage.door import at_home, opened
 from jaxlv.storage.files import new_folder, write_json
 
-EMBEDDED_BASE = Path(__file__).parents[1] / "base"
+EMBEDDED_BASE, FIELD_BASE = (Path(__file__).parents[1] / name for name in ("base", "base_field"))
+EMBEDDED = {"embedded": EMBEDDED_BASE, "embedded-field": FIELD_BASE}
+"""The bases that come with jaxlv, by their names: one for clean cycles, and one for the field."""
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 # Files that hold a model's weights, and others that hold tensors.
@@ -61,7 +64,8 @@ def load_pretrained(
     """Loads a Qwen2.5 checkpoint. Each tensor is converted and placed before the next is read, slice by slice.
 
     Args:
-        folder_or_hub_id: a folder in Hugging Face's format, a hub id, or "embedded" for the base that comes with jaxlv.
+        folder_or_hub_id: a folder in Hugging Face's format, a hub id, or "embedded" or "embedded-field", the bases that come
+            with jaxlv.
         dtype: "float32" or "bfloat16", of the weights in memory and of the matrix products.
         attention: "xla", "blocked" or "cudnn"; see docs/settings.md, model.attention.
         revision: commit, tag or branch of a hub id.
@@ -107,8 +111,8 @@ def resolve(folder_or_hub_id: str | Path, revision: str | None = None) -> Path:
 
     Raises JaxlvError for a path that is not a folder, and for what is neither a path nor a hub id (`hub.checked`).
     """
-    if str(folder_or_hub_id) == "embedded":
-        return EMBEDDED_BASE
+    if str(folder_or_hub_id) in EMBEDDED:
+        return EMBEDDED[str(folder_or_hub_id)]
     folder = at_home(folder_or_hub_id)
     if os.path.isdir(folder):
         return Path(folder)
@@ -174,7 +178,9 @@ def read_params(folder: str | Path, model: Qwen2, place: Placement | None = None
         )
         what = "weights that are quantised already would be rounded again"
         raise JaxlvError(what, where=folder, expected=f"full weights, or {model.weights}", found=found, hint=hint)
-    held = _held(Path(folder))
+    adapters = adapters_in(Path(folder))
+    held = _held(_weights_in(Path(folder)))
+    added = added_by(adapters, projections(model)) if adapters else {}
     expected = _expected(model, packing)
     names = set(held)
     if model.config.tie_word_embeddings and HEAD in names:
@@ -186,7 +192,7 @@ def read_params(folder: str | Path, model: Qwen2, place: Placement | None = None
     tensors.same_names(names - (spare - expected), expected, folder, help_)
     with contextlib.ExitStack() as stack:
         paths = sorted({one.path for one in held.values()})
-        source = Source(held, {path: stack.enter_context(tensors.reading(path)) for path in paths}, place)
+        source = Source(held, {path: stack.enter_context(tensors.reading(path)) for path in paths}, place, added)
         source.check_zero((spare & names) - expected, folder)
         return unflatten(_read(source, model, packing, folder), model)
 
@@ -227,7 +233,7 @@ def stored(folder: str | Path, name: str) -> jax.Array:
     """Returns a tensor of a checkpoint as it lies in the file, in its own type."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", JaxlvWarning)  # said when the model was read
-        held = _held(Path(folder))
+        held = _held(_weights_in(Path(folder)))
     tensors.refuse("missing tensor", {name} - set(held), folder)
     path, own = held[name]
     return tensors.read(path, own, tensors.shapes(path)[own])
@@ -237,9 +243,14 @@ def folder_of(model: Qwen2, base: str | Path | None = None) -> Path | None:
     """Returns the folder that a model's weights were read from, that of a base by its name if the model does not say; None
     if neither is a folder here.
     """
-    if model.folder is None and base is not None and (str(base) == "embedded" or os.path.isdir(at_home(base))):
+    if model.folder is None and base is not None and (str(base) in EMBEDDED or os.path.isdir(at_home(base))):
         return resolve(base)
     return None if model.folder is None else Path(model.folder)
+
+
+def _weights_in(folder: Path) -> Path:
+    """Returns the folder of a model's weights: that of the embedded base for one that is kept as adapters of it."""
+    return EMBEDDED_BASE if adapters_in(folder) else folder
 
 
 def _held(folder: Path) -> dict[str, Held]:
@@ -367,14 +378,15 @@ def write_pretrained(folder: Path, model: Qwen2, params: dict[str, Any], base: P
 
 
 def fingerprint(folder: str | Path) -> str:
-    """Returns the sha256 over the weight files and the config of a model folder, in order of name: a run records it of its
-    base.
+    """Returns the sha256 over the weight files and the config of a model folder, in order of name, behind the weights that
+    it adapts: a run records it of its base.
     """
     digest = hashlib.sha256()
     config = foreign.find(folder, CONFIG)
     if config is None:
         raise without_config(folder)
-    for path in sorted([*foreign.tensor_files(folder), config]):
+    below = foreign.tensor_files(EMBEDDED_BASE) if adapters_in(Path(folder)) else []
+    for path in [*below, *sorted([*foreign.tensor_files(folder), config])]:
         digest.update(path.name.encode())
         with opened(path) as file:
             while block := file.read(1 << 24):

@@ -29,3 +29,4 @@ class BaseTraining(Record):
     versions: Mapping[str, str]
     # nats per written value that 99 % of its validation windows stay below, by number of variables
     familiar: Mapping[str, float] = field(default_factory=dict)
+    adapters: int = 0  # parameters that were trained over those of the embedded base; 0: the base itself was trained

@@ -6,9 +6,11 @@ import math
 from dataclasses import MISSING, dataclass
 from typing import Literal
 
-from jaxlv.config import COUNT, ROOM, SHARE, OptimizerConfig
+from jaxlv.config import COUNT, ROOM, SHARE, LoraConfig, OptimizerConfig
 from jaxlv.data import dynamics, kinds
 from jaxlv.errors import JaxlvError
+from jaxlv.lora.overlay import ALL_LINEAR
+from jaxlv.model.adapted import BASE
 from jaxlv.settings import AXIS, PATH, SEEDS, Between, Entries, Items, Settings, setting
 
 SIZE, POSITIVE = Between(1, 2**20), Between(0, 1e9, above=True)
@@ -91,7 +93,17 @@ class BaseConfig(Settings):
     optimizer: OptimizerConfig = setting(MISSING, "how it trains")
     phases: tuple[Phase, ...] = setting(MISSING, "one behind the other", Items(None, 1, 1000))
     start: str = setting("", 'a base of this architecture to go on from, "embedded" or a folder; "" = new weights', PATH)
+    rank: int = setting(0, "of adapters that train in place of the weights of `start`; 0 = these train", Between(0, 256))
+    alpha: float = setting(16.0, "of these adapters, of all projections: alpha / rank times B A is added", POSITIVE)
+
+    @property
+    def lora(self) -> LoraConfig | None:
+        """The adapters; None if all weights train."""
+        return LoraConfig(self.rank, self.alpha, (ALL_LINEAR,), head="frozen") if self.rank else None
 
     def agree(self) -> None:
+        if self.rank and self.start != BASE:
+            hint = "or set rank = 0, so that all weights train"
+            raise JaxlvError("adapters of another base", where="start", expected=BASE, found=self.start or '""', hint=hint)
         if self.phases[-1].until < self.steps:
             raise JaxlvError("end before the last step", where="phases", expected=self.steps, found=self.phases[-1].until)

@@ -17,18 +17,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlv.config import LoraConfig
 from jaxlv.errors import JaxlvError, all_finite
 from jaxlv.flops.table import count
 from jaxlv.flops.work import Work
 from jaxlv.forecasting import familiar
 from jaxlv.forecasting.likelihood import token_nll
 from jaxlv.lora import overlay
-from jaxlv.model.config import ModelConfig
+from jaxlv.lora.adapters import Origin, write_peft
+from jaxlv.model.adapted import BASE
+from jaxlv.model.config import CONFIG, ModelConfig
 from jaxlv.model.qwen2 import Qwen2
-from jaxlv.model.weights import count_params, load_pretrained, write_pretrained
+from jaxlv.model.weights import EMBEDDED_BASE, count_params, load_pretrained, write_pretrained
 from jaxlv.results.base import BaseTraining, CurvePoint
 from jaxlv.runs.checkpoint import Checkpoints
 from jaxlv.steps.train import How, Step, init_state, make_optimizer, make_train_step, make_validation_step, steps
+from jaxlv.storage import foreign
 from jaxlv.storage.files import new_folder, read_json, read_text, write_json, write_text
 from jaxlv.studies.base_settings import BaseConfig
 from jaxlv.studies.base_windows import Ahead, Stream, held_out, make_series, validation_windows
@@ -61,13 +65,25 @@ def make_base(
         raise JaxlvError("exists already", where=out, hint="choose another folder")
     work, count = out.with_name(out.name + ".work"), _workers() if workers is None else workers
     with begin("base", config.steps) as progress:
-        model, params, curve = train(config, work, series or work / "series", count, resume, progress)
+        model, variables, curve = train(config, work, series or work / "series", count, resume, progress)
     paid = cost(config)
     record = BaseTraining(count_params(model), paid.tokens, paid.flops, settings, tuple(curve), versions())
+    record = dataclasses.replace(record, adapters=overlay.count_trained(variables, overlay.trainable(variables)))
     with new_folder(out) as folder:
-        write_pretrained(folder, model, params, work / "tokenizer")
+        if config.lora:
+            _write_adapters(folder, variables["lora"], config.lora)
+        else:
+            write_pretrained(folder, model, variables["params"], work / "tokenizer")
         write_json(folder / familiar.RECORD, record.tree())
         return add_limits(config, folder, series or work / "series")
+
+
+def _write_adapters(folder: Path, lora: Any, config: LoraConfig) -> None:
+    """Writes a base that is kept as adapters, in half precision, of the embedded one (jaxlv.model.adapted)."""
+    foreign.copy(EMBEDDED_BASE, CONFIG, folder)
+    for name in foreign.companions(EMBEDDED_BASE):
+        foreign.copy(EMBEDDED_BASE, name, folder)
+    write_peft(folder, jax.tree.map(lambda leaf: leaf.astype(jnp.float16), lora), config, Origin(BASE))
 
 
 def add_limits(config: BaseConfig, base: Path, series: Path) -> BaseTraining:
@@ -131,10 +147,10 @@ def architecture(config: BaseConfig) -> ModelConfig:
 
 
 class Trained(NamedTuple):
-    """A model that is trained, and its learning curve."""
+    """A model that is trained, its variables with the adapters that it may have, and its learning curve."""
 
     model: Qwen2
-    params: Any
+    variables: Any
     curve: list[CurvePoint]
 
 
@@ -149,8 +165,11 @@ def train(config: BaseConfig, work: Path, folder: Path, workers: int, resume: bo
     validation = validation_windows(config, held_out(config, folder, progress.note), alphabet)
 
     variables = {"params": _start(config, model)}
+    if config.lora:
+        variables["lora"] = overlay.init_lora(jax.random.key(config.seed), variables["params"], config.lora)
+    mask = overlay.trainable(variables, base=config.lora is None)
     optimizer = make_optimizer(config.optimizer, config.steps)
-    state, frozen = init_state(variables, overlay.trainable(variables, base=True), optimizer, config.seed)
+    state, frozen = init_state(variables, mask, optimizer, config.seed)
     train_step = make_train_step(trained_as, optimizer, config.optimizer, config.steps, how=How("right"))
     validation_step = make_validation_step(trained_as, how=How("right"))
     curve_path = work / "curve.jsonl"
@@ -182,7 +201,7 @@ def train(config: BaseConfig, work: Path, folder: Path, workers: int, resume: bo
             write_text(curve_path, "".join(json.dumps(point.tree()) + "\n" for point in curve))
         if running:
             progress.step(running.number, running.figures())
-    return Trained(model, overlay.join(state.trained, frozen)["params"], curve)
+    return Trained(model, overlay.join(state.trained, frozen), curve)
 
 
 def _start(config: BaseConfig, model: Qwen2) -> Any:
@@ -218,7 +237,10 @@ def cost(config: BaseConfig) -> Cost:
     for phase in config.phases:
         steps = min(phase.until, config.steps) - first
         tokens += steps * phase.batch_size * phase.length
-        work = Work(architecture(config), phase.batch_size, phase.length, rank=0, train="full", kernel=config.attention)
+        trained: dict[str, Any] = {"rank": 0, "train": "full"}
+        if config.lora:
+            trained = {"rank": config.rank, "targets": overlay.normalise_targets(config.lora.targets)}
+        work = Work(architecture(config), phase.batch_size, phase.length, kernel=config.attention, **trained)
         for name in flops:
             flops[name] += steps * count(work, name).total_train_step
         first += steps

@@ -1,0 +1,67 @@
+"""A base that is kept as adapters of the embedded one: a folder with config.json, tokenizer and, in place of weights,
+low-rank matrices in PEFT's format. Its projections are W + scale B A.
+
+Axes: R rank, F outputs and D inputs of a projection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxlv.errors import JaxlvError
+from jaxlv.storage import foreign, tensors
+
+CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")  # of a model that has its own
+BASE = "embedded"
+PREFIX = "base_model.model."
+
+
+class Added(NamedTuple):
+    """What is added to the weight (F, D) of a projection: A (R, D), B (F, R) and scale, in the file of the adapters."""
+
+    path: Path
+    module: str
+    rank: int
+    scale: float
+
+    def to(self, weight_FD: np.ndarray) -> np.ndarray:
+        """Returns the projection's weight in float32."""
+        fan_out, fan_in = weight_FD.shape
+        sides = (("A", (self.rank, fan_in)), ("B", (fan_out, self.rank)))
+        with tensors.reading(self.path) as file:
+            low = {}
+            for side, shape in sides:
+                name = f"{PREFIX}{self.module}.lora_{side}.weight"
+                file.check(name, shape)
+                low[side] = file.part(name).astype(np.float64)  # so that the sum is rounded once, the same on any machine
+        return (weight_FD + self.scale * (low["B"] @ low["A"])).astype(np.float32)
+
+
+def adapters_in(folder: Path) -> Path | None:
+    """Returns the adapters of the embedded base that a model folder holds in place of weights; None if it holds others."""
+    if any(foreign.find(folder, name) for name in WEIGHTS):
+        return None
+    settings = foreign.settings(folder, CONFIG) or {}
+    return foreign.find(folder, TENSORS) if settings.get("base_model_name_or_path") == BASE else None
+
+
+def added_by(path: Path, modules: Mapping[str, tuple[int, int]]) -> dict[str, Added]:
+    """Returns {weight: what the adapters in a file add to it}, given the modules that are projections of the base.
+
+    Raises JaxlvError if the file holds anything else, or if a projection is left out.
+    """
+    where = path.with_name(CONFIG)
+    settings = foreign.settings(path.parent, CONFIG) or {}
+    rank, alpha = (foreign.typed(settings, name, kind, where) for name, kind in (("r", int), ("lora_alpha", float)))
+    if not rank or not alpha:
+        raise JaxlvError("no rank or alpha", where=where, expected="r and lora_alpha above 0", found=f"{rank}, {alpha}")
+    if settings.get("use_rslora"):
+        raise JaxlvError("adapters of rsLoRA in place of weights", where=where, expected="use_rslora false")
+    names = {f"{PREFIX}{module}.lora_{side}.weight" for module in modules for side in "AB"}
+    tensors.same_names(tensors.names(path), names, path)
+    return {f"{module}.weight": Added(path, module, rank, alpha / rank) for module in modules}
