@@ -1,5 +1,5 @@
-"""A base that is kept as adapters of the embedded one: a folder with config.json, tokenizer and, in place of weights,
-low-rank matrices in PEFT's format. Its projections are W + scale B A.
+"""The bases that come with jaxlv. The one for the field is kept as adapters of the other: a folder with config.json,
+tokenizer and, in place of weights, low-rank matrices in PEFT's format. Its projections are W + scale B A.
 
 Axes: R rank, F outputs and D inputs of a projection.
 """
@@ -15,9 +15,11 @@ import numpy as np
 from jaxlv.errors import JaxlvError
 from jaxlv.storage import foreign, tensors
 
+EMBEDDED_BASE, FIELD_BASE = (Path(__file__).parents[1] / name for name in ("base", "base_field"))
+BASE, FIELD = "embedded", "embedded-field"
+EMBEDDED: Mapping[str, Path] = {BASE: EMBEDDED_BASE, FIELD: FIELD_BASE}
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")  # of a model that has its own
-BASE = "embedded"
 PREFIX = "base_model.model."
 
 

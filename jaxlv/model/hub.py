@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 from jaxlv.errors import JaxlvError
+from jaxlv.model.adapted import EMBEDDED
 from jaxlv.model.config import CONFIG
 from jaxlv.storage import foreign
 from jaxlv.storage.door import at_home
@@ -44,14 +45,14 @@ def checked(name: str) -> str:
 
 
 def _near(name: str) -> str | None:
-    """Returns an existing folder, or "embedded", whose name resembles the given one; None if nothing does."""
+    """Returns a folder, or a base that comes with jaxlv, whose name resembles the given one; None if nothing does."""
     path = Path(name)
     try:
         entries = itertools.islice(os.scandir(at_home(path.parent)), LOOKED_AT)
         beside = [entry.name for entry in entries if entry.is_dir()]
     except (OSError, ValueError):
         return None
-    known = [*beside, "embedded"] if path.parent == Path() else beside
+    known = [*beside, *EMBEDDED] if path.parent == Path() else beside
     found = difflib.get_close_matches(path.name, known, n=1)
     return str(path.parent / found[0]) if found else None
 

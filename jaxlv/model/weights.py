@@ -27,7 +27,7 @@ from jaxlv.activity import doing
 from jaxlv.config import Kernel, ModelSettings
 from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.model import hub
-from jaxlv.model.adapted import adapters_in, added_by
+from jaxlv.model.adapted import EMBEDDED, EMBEDDED_BASE, adapters_in, added_by
 from jaxlv.model.bits import SCHEMES, Bits
 from jaxlv.model.config import CONFIG, ModelConfig, without_config
 from jaxlv.model.packed import SETTINGS, Packing, own_settings, packing_of
@@ -37,9 +37,6 @@ from jaxlv.storage import foreign, holding, tensors
 from jaxlv.storage.door import at_home, opened
 from jaxlv.storage.files import new_folder, write_json
 
-EMBEDDED_BASE, FIELD_BASE = (Path(__file__).parents[1] / name for name in ("base", "base_field"))
-EMBEDDED = {"embedded": EMBEDDED_BASE, "embedded-field": FIELD_BASE}
-"""The bases that come with jaxlv, by their names: one for clean cycles, and one for the field."""
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 # Files that hold a model's weights, and others that hold tensors.

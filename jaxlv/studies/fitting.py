@@ -18,18 +18,16 @@ from jaxlv.config import (
 )  # fmt: skip
 from jaxlv.data.observations import Observations
 from jaxlv.errors import JaxlvError
+from jaxlv.model.adapted import BASE, EMBEDDED
 
 LONGEST = 1008  # tokens of a window: 100 steps of two variables with two decimals, as the embedded base knows them
 SEVERAL = 10  # series from which on whole series are split; fewer are all trained on, without their last steps
 SHARES, ALL_TRAIN = (0.7, 0.15, 0.15), (1.0, 0.0, 0.0)
-EMBEDDED = "embedded"
 HEADROOMS = (0.35, 0.45, 0.55, 0.65)
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-def fitted(
-    found: Observations, model: str = EMBEDDED, holdout: int | None = None, steps: int = 200, **data: Any
-) -> RunConfig:
+def fitted(found: Observations, model: str = BASE, holdout: int | None = None, steps: int = 200, **data: Any) -> RunConfig:
     """Returns the config of a run on these series.
 
     With `holdout` the last steps of every series are kept for the test, and all series are trained on; if it is None, this
@@ -48,7 +46,7 @@ def fitted(
     length = min(LONGEST, -(-rest * step // 16) * 16 + 16)
     inside = min(rest, length // step)
     horizon = holdout or max(inside // 2, 1)
-    embedded = model == EMBEDDED
+    embedded = model in EMBEDDED
     context = max(rest if holdout else inside - horizon, 1)
     return RunConfig(
         data=DataConfig(**{"fractions": SHARES if len(found) >= SEVERAL else ALL_TRAIN, **data}, holdout=holdout),

@@ -79,11 +79,11 @@ def make_base(
 
 
 def _write_adapters(folder: Path, lora: Any, config: LoraConfig) -> None:
-    """Writes a base that is kept as adapters, in half precision, of the embedded one (jaxlv.model.adapted)."""
+    """Writes a base that is kept as adapters, in bfloat16, of the embedded one (jaxlv.model.adapted)."""
     foreign.copy(EMBEDDED_BASE, CONFIG, folder)
     for name in foreign.companions(EMBEDDED_BASE):
         foreign.copy(EMBEDDED_BASE, name, folder)
-    write_peft(folder, jax.tree.map(lambda leaf: leaf.astype(jnp.float16), lora), config, Origin(BASE))
+    write_peft(folder, jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), lora), config, Origin(BASE))
 
 
 def add_limits(config: BaseConfig, base: Path, series: Path) -> BaseTraining:

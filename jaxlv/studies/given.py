@@ -18,8 +18,9 @@ from jaxlv.forecasting import familiar
 from jaxlv.forecasting.baselines import BASELINES
 from jaxlv.forecasting.origins import Origins, Rolling, by_length, rolling
 from jaxlv.forecasting.sampler import Sampler
+from jaxlv.model.adapted import EMBEDDED, EMBEDDED_BASE, FIELD, FIELD_BASE
 from jaxlv.runs.run import FinishedRun
-from jaxlv.studies.fitting import EMBEDDED, LONGEST
+from jaxlv.studies.fitting import LONGEST
 
 QUICK = ("last value", "context mean", "seasonal naive", "analog")  # baselines whose spread is told
 
@@ -78,12 +79,15 @@ def unfamiliar(series: SeriesSet, forecaster: Sampler, context: int, horizon: in
     """Yields a line for each series whose context looks like nothing that a base has read: what it costs the base, beside
     the limit, and how far apart the baselines end. Of models that say no limit, and of tuned ones, nothing is known.
     """
-    V, limits = len(series.variables), familiar.limits_of(getattr(forecaster.model, "folder", None))
+    folder = getattr(forecaster.model, "folder", None)
+    V, limits = len(series.variables), familiar.limits_of(folder)
     if not limits or "lora" in forecaster.variables:
         return
     if str(V) not in limits:
         known = f"{min(limits)} to {max(limits)}" if len(limits) > 1 else min(limits)
         way = ": separate makes each variable a series of its own" if V > 1 and "1" in limits else ""
+        field = folder == str(EMBEDDED_BASE) and str(V) in familiar.limits_of(str(FIELD_BASE))
+        way = f"; {FIELD} has" if field else way
         yield f"the base has read series of {known} variables, not of {V}{way}"
         return
     limit = limits[str(V)]
@@ -103,6 +107,8 @@ def unfamiliar(series: SeriesSet, forecaster: Sampler, context: int, horizon: in
             f"series {one} looks like nothing that the base has read: {nats:.3g} nats for each written value, of its"
             f" validation 99 % below {limit:.3g}; the baselines end at {spread}"
         )
+    if folder == str(EMBEDDED_BASE):
+        yield f"{FIELD} has read noise, gaps, counts and more kinds of series"
 
 
 def room(forecaster: Sampler, name: Any, finished: FinishedRun | None, variables: int, horizon: int) -> int:
@@ -110,7 +116,7 @@ def room(forecaster: Sampler, name: Any, finished: FinishedRun | None, variables
     limit = forecaster.model.config.max_position_embeddings
     if finished is not None:
         limit = min(limit, max(finished.config.windows.length, LONGEST))
-    elif name == EMBEDDED:
+    elif name in EMBEDDED:
         limit = min(limit, LONGEST)
     return max(limit // (variables * (forecaster.codec.decimals + 3)) - horizon, 2)
 
