@@ -71,14 +71,14 @@ def make_base(
     record = dataclasses.replace(record, adapters=overlay.count_trained(variables, overlay.trainable(variables)))
     with new_folder(out) as folder:
         if config.lora:
-            _write_adapters(folder, variables["lora"], config.lora)
+            write_adapters(folder, variables["lora"], config.lora)
         else:
             write_pretrained(folder, model, variables["params"], work / "tokenizer")
         write_json(folder / familiar.RECORD, record.tree())
         return add_limits(config, folder, series or work / "series")
 
 
-def _write_adapters(folder: Path, lora: Any, config: LoraConfig) -> None:
+def write_adapters(folder: Path, lora: Any, config: LoraConfig) -> None:
     """Writes a base that is kept as adapters, in bfloat16, of the embedded one (jaxlv.model.adapted)."""
     foreign.copy(EMBEDDED_BASE, CONFIG, folder)
     for name in foreign.companions(EMBEDDED_BASE):

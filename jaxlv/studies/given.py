@@ -116,7 +116,7 @@ def room(forecaster: Sampler, name: Any, finished: FinishedRun | None, variables
     limit = forecaster.model.config.max_position_embeddings
     if finished is not None:
         limit = min(limit, max(finished.config.windows.length, LONGEST))
-    elif name in EMBEDDED:
+    elif isinstance(name, str) and name in EMBEDDED:
         limit = min(limit, LONGEST)
     return max(limit // (variables * (forecaster.codec.decimals + 3)) - horizon, 2)
 
