@@ -102,8 +102,8 @@ def measured(context: int, horizon: int, samples: int, turns: int) -> list[dict[
     import numpy as np
 
     from jaxlv.config import RunConfig
+    from jaxlv.model.bases import EMBEDDED_BASE
     from jaxlv.model.config import ModelConfig
-    from jaxlv.model.weights import EMBEDDED_BASE
     from jaxlv.runs.billing import event_of
 
     architecture, rows = ModelConfig.from_folder(EMBEDDED_BASE), []

@@ -161,9 +161,10 @@ def weights(options: argparse.Namespace, facts: Facts) -> None:
     import jax
     import jax.numpy as jnp
 
+    from jaxlv.model.bases import EMBEDDED_BASE
     from jaxlv.model.config import ModelConfig
     from jaxlv.model.qwen2 import Qwen2
-    from jaxlv.model.weights import EMBEDDED_BASE, save_pretrained
+    from jaxlv.model.weights import save_pretrained
 
     device_of(options)
     config = ModelConfig.from_hf({**SHAPES[options.shape].config(), "model_type": "qwen2", "rope_theta": 1e6})

@@ -81,7 +81,7 @@ def ceilings(side: int = 2048) -> Ceilings:
     import jax
     import jax.numpy as jnp
 
-    from jaxlv.model.weights import EMBEDDED_BASE
+    from jaxlv.model.bases import EMBEDDED_BASE
 
     a = jnp.ones((side, side))
     product, big = jax.jit(jnp.matmul), jnp.zeros((EMBEDDED_BASE / "model.safetensors").stat().st_size // 4)
@@ -135,9 +135,9 @@ def of_forecast(sizes: dict[str, int]) -> Cost:
     from jaxlv.flops import plan
     from jaxlv.forecasting import sampler as sampling
     from jaxlv.forecasting.made import Made
+    from jaxlv.model.bases import EMBEDDED_BASE
     from jaxlv.model.config import ModelConfig
     from jaxlv.model.qwen2 import Qwen2
-    from jaxlv.model.weights import EMBEDDED_BASE
     from jaxlv.runs.audited import of_event
     from jaxlv.runs.billing import event_of
     from jaxlv.steps import needs

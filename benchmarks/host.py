@@ -61,9 +61,10 @@ def make_inputs(folder: Path, steps: int) -> tuple[Any, Any]:
 
     from jaxlv.config import RunConfig, build_config
     from jaxlv.data import series
+    from jaxlv.model.bases import EMBEDDED_BASE
     from jaxlv.model.config import ModelConfig
     from jaxlv.model.qwen2 import Qwen2
-    from jaxlv.model.weights import EMBEDDED_BASE, save_pretrained
+    from jaxlv.model.weights import save_pretrained
     from jaxlv.runs import sources
 
     shape = ModelConfig(16, WIDTH, WIDTH, LAYERS, 2, 1, WIDTH // 2, tie_word_embeddings=True, max_position_embeddings=4096)

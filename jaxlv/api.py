@@ -19,9 +19,9 @@ from jaxlv.forecasting.forecast import Forecast
 from jaxlv.forecasting.request import Request
 from jaxlv.forecasting.sampler import Sampler
 from jaxlv.lora.adapters import load_adapter, read_codec
+from jaxlv.model.bases import EMBEDDED_BASE
 from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
-from jaxlv.model.weights import EMBEDDED_BASE
 from jaxlv.runs import run, sources
 from jaxlv.runs.billing import Purse
 from jaxlv.storage.door import is_folder, is_there

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxlv.flops import ledger
-from jaxlv.model.weights import EMBEDDED_BASE, save_pretrained
+from jaxlv.model.bases import EMBEDDED_BASE
+from jaxlv.model.weights import save_pretrained
 from jaxlv.published import reproduction
 from jaxlv.published.systems import SYSTEMS
 from jaxlv.runs import run, training

@@ -10,12 +10,20 @@ import tomllib
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
+from flax import traverse_util
 
 from jaxlv.config import build_config
 from jaxlv.errors import JaxlvError
 from jaxlv.forecasting import familiar
-from jaxlv.model.weights import EMBEDDED_BASE, load_pretrained
+from jaxlv.lora import overlay
+from jaxlv.lora.adapters import load_adapter
+from jaxlv.model import bases
+from jaxlv.model.bases import EMBEDDED_BASE, FIELD_BASE
+from jaxlv.model.qwen2 import Qwen2
+from jaxlv.model.weights import load_pretrained, save_pretrained
+from jaxlv.storage import tensors
 from jaxlv.storage.files import write_json
 from jaxlv.studies import base_windows, from_scratch
 from jaxlv.studies.base_settings import BaseConfig
@@ -28,25 +36,35 @@ OBSERVED = {  # fits to 36 series of the course's file
 }  # fmt: skip
 
 
-def record() -> dict:
-    return json.loads((EMBEDDED_BASE / "training.json").read_text())
+def record(folder: Path = EMBEDDED_BASE) -> dict:
+    return json.loads((folder / "training.json").read_text())
 
 
-def test_the_config_is_that_which_made_the_base():
-    assert tomllib.loads((ROOT / "configs/base.toml").read_text()) == record()["settings"]
+@pytest.mark.parametrize(("folder", "config"), [(EMBEDDED_BASE, "base"), (FIELD_BASE, "base-field")])
+def test_the_config_is_that_which_made_the_base(folder: Path, config: str):
+    assert tomllib.loads((ROOT / f"configs/{config}.toml").read_text()) == record(folder)["settings"]
 
 
-def test_the_record_counts_the_base():
-    found, settings = record(), record()["settings"]
-    _, params = load_pretrained(EMBEDDED_BASE)
+@pytest.mark.parametrize("folder", [EMBEDDED_BASE, FIELD_BASE])
+def test_the_record_counts_the_base(folder: Path):
+    found, settings = record(folder), record(folder)["settings"]
+    _, params = load_pretrained(folder)
     leaves = jax.tree.leaves(params)
     assert found["parameters"] == sum(math.prod(leaf.shape) for leaf in leaves)
+    if folder == FIELD_BASE:
+        sides = tensors.shapes(folder / bases.TENSORS).values()
+        assert found["adapters"] == sum(math.prod(shape) for shape in sides) > 0
+        assert settings["rank"] in {length for shape in sides for length in shape}
     starts = [0, *(phase["until"] for phase in settings["phases"])]
     steps = [end - start for start, end in itertools.pairwise(starts)]
     phases = zip(steps, settings["phases"], strict=True)
     assert found["tokens"] == sum(count * phase["length"] * phase["batch_size"] for count, phase in phases)
     assert found["curve"][-1]["step"] == settings["steps"] and found["flops"]["exact"] > 0
-    assert sum(path.stat().st_size for path in EMBEDDED_BASE.iterdir()) <= 8e6
+
+
+def test_the_bases_take_8_mb():
+    sizes = {folder: sum(path.stat().st_size for path in folder.iterdir()) for folder in (EMBEDDED_BASE, FIELD_BASE)}
+    assert sizes[EMBEDDED_BASE] <= 8e6 and sum(sizes.values()) <= 8 * 2**20
 
 
 def test_ranges_are_twice_as_wide_as_what_the_data_shows():
@@ -63,7 +81,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> dict:
         monkeypatch.setattr(base_windows, name, value)
     tree = tomllib.loads((ROOT / "configs/base-field.toml").read_text())
     shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
-    tree |= {"start": "", "steps": 4, "validate_every": 2}
+    tree |= {"start": "", "rank": 0, "steps": 4, "validate_every": 2}
     tree["architecture"] |= shape
     tree["phases"] = [{"until": 4, "length": 128, "batch_size": 2}]
     tree["series"] |= {"number": 8, "steps": 60, "shares": {"parasitoids": 0.5, "ricker": 0.5}, "unseen": 0.0}
@@ -99,3 +117,28 @@ def test_a_base_is_trained_and_goes_on_and_its_limits_are_measured(
     assert written == [(2,)]
     with pytest.raises(JaxlvError, match="exists already"):
         from_scratch.make_base(config, small, tmp_path / "base", workers=0)
+
+
+def test_a_base_of_adapters_is_trained_over_the_embedded_one(small: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    small |= {"start": "embedded", "rank": 2, "alpha": 6.0}
+    config = build_config(BaseConfig, small, where="test")
+    model = Qwen2(from_scratch.architecture(config))
+    base = model.init(jax.random.key(3), np.zeros((1, 1), np.int32))["params"]
+    save_pretrained(tmp_path / "embedded", model, base, EMBEDDED_BASE)
+    monkeypatch.setitem(bases.EMBEDDED, "embedded", tmp_path / "embedded")
+    made = from_scratch.make_base(config, small, tmp_path / "base", tmp_path / "series", workers=0)
+    full, paid = (from_scratch.cost(dataclasses.replace(config, rank=rank)) for rank in (0, 2))
+    assert paid.tokens == made.tokens == full.tokens == 4 * 128 * 2 and made.flops == paid.flops != full.flops
+    lora = load_adapter(tmp_path / "base", model)
+    sides = {path[-1]: leaf for path, leaf in traverse_util.flatten_dict(lora).items()}
+    assert made.adapters == sum(leaf.size for leaf in jax.tree.leaves(lora) if leaf.ndim) == 2 * 7 * 2 * 16
+    assert sides["scale"] == 3.0 and np.any(sides["B"])
+    merged, own = overlay.merge(base, lora), load_pretrained(tmp_path / "base")[1]
+    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool(np.allclose(a, b, atol=1e-6)), merged, own)))
+    assert familiar.limits_of(str(tmp_path / "base")) == made.familiar
+
+
+@pytest.mark.parametrize(("start", "rank"), [("", 2), ("another", 2)])
+def test_adapters_are_of_the_embedded_base_alone(small: dict, start: str, rank: int):
+    with pytest.raises(JaxlvError, match="adapters of another base"):
+        build_config(BaseConfig, small | {"start": start, "rank": rank}, where="test")

@@ -15,7 +15,7 @@ from jaxlv import api
 from jaxlv.data.series import from_arrays
 from jaxlv.forecasting import familiar
 from jaxlv.forecasting.likelihood import nats_per_value
-from jaxlv.model.weights import EMBEDDED_BASE
+from jaxlv.model.bases import EMBEDDED_BASE
 from jaxlv.text.codec import SYMBOLS
 from jaxlv.text.tokens import IGNORED, Alphabet, window
 

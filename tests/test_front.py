@@ -15,7 +15,7 @@ from jaxlv.config import WindowConfig
 from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.forecasting.forecast import Forecast
 from jaxlv.forecasting.origins import Origins, rolling
-from jaxlv.model.weights import EMBEDDED_BASE
+from jaxlv.model.bases import EMBEDDED_BASE
 from jaxlv.runs import run
 from jaxlv.studies.fitting import fitted
 from jaxlv.studies.forecast import _error

@@ -27,6 +27,7 @@ from jaxlv.flops import ledger
 from jaxlv.flops.ledger import Event, Ledger, Meter, Terms
 from jaxlv.forecasting.sampler import Sampler
 from jaxlv.model import weights
+from jaxlv.model.bases import EMBEDDED_BASE
 from jaxlv.report import probe as page
 from jaxlv.report.page import write
 from jaxlv.results.probe import Answer, Asked, Counts, Probe
@@ -145,7 +146,7 @@ def test_a_base_that_cannot_be_asked_is_refused_in_one_line(kind, tiny_base, bas
     elif kind == "damaged":
         (folder / "tokenizer.json").write_text("not json")
     elif kind in ("embedded", "no files"):
-        folder = weights.EMBEDDED_BASE if kind == "embedded" else tiny_base
+        folder = EMBEDDED_BASE if kind == "embedded" else tiny_base
     else:
         size = 258
     named = {

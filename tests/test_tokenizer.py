@@ -15,7 +15,7 @@ import pytest
 import transformers
 
 from jaxlv.errors import JaxlvError
-from jaxlv.model.weights import EMBEDDED_BASE
+from jaxlv.model.bases import EMBEDDED_BASE
 from jaxlv.storage import apart
 from jaxlv.text import tokenizer, tokens
 from jaxlv.text.tokenizer import Tokenizer, open_tokenizer

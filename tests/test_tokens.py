@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models
 from jaxlv.config import WindowConfig
 from jaxlv.data import loading
 from jaxlv.errors import JaxlvError
-from jaxlv.model.weights import EMBEDDED_BASE
+from jaxlv.model.bases import EMBEDDED_BASE
 from jaxlv.text import tokens
 from jaxlv.text.codec import SYMBOLS, Codec
 from jaxlv.text.tokens import IGNORED, NO_POSITION, Windows, load_alphabet, make_windows, stream_starts, window

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 from jaxlv.errors import JaxlvError
 from jaxlv.model import hub
+from jaxlv.model.bases import EMBEDDED_BASE
 from jaxlv.model.config import ModelConfig
-from jaxlv.model.weights import EMBEDDED_BASE
 from jaxlv.storage.door import at_home
 
 

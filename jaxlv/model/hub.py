@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from jaxlv.errors import JaxlvError
-from jaxlv.model.adapted import EMBEDDED
+from jaxlv.model.bases import EMBEDDED
 from jaxlv.model.config import CONFIG
 from jaxlv.storage import foreign
 from jaxlv.storage.door import at_home

@@ -16,7 +16,7 @@ from jax.sharding import Sharding
 
 from jaxlv.errors import JaxlvError
 from jaxlv.model import quantised
-from jaxlv.model.adapted import Added
+from jaxlv.model.bases import Added
 from jaxlv.model.bits import Bits
 from jaxlv.model.packed import Packing, check_sizes, unpacked
 from jaxlv.storage import tensors

@@ -27,7 +27,7 @@ from jaxlv.activity import doing
 from jaxlv.config import Kernel, ModelSettings
 from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.model import hub
-from jaxlv.model.adapted import EMBEDDED, EMBEDDED_BASE, adapters_in, added_by
+from jaxlv.model.bases import BASE, EMBEDDED, adapters_in, added_by
 from jaxlv.model.bits import SCHEMES, Bits
 from jaxlv.model.config import CONFIG, ModelConfig, without_config
 from jaxlv.model.packed import SETTINGS, Packing, own_settings, packing_of
@@ -247,7 +247,7 @@ def folder_of(model: Qwen2, base: str | Path | None = None) -> Path | None:
 
 def _weights_in(folder: Path) -> Path:
     """Returns the folder of a model's weights: that of the embedded base for one that is kept as adapters of it."""
-    return EMBEDDED_BASE if adapters_in(folder) else folder
+    return EMBEDDED[BASE] if adapters_in(folder) else folder
 
 
 def _held(folder: Path) -> dict[str, Held]:
@@ -382,7 +382,7 @@ def fingerprint(folder: str | Path) -> str:
     config = foreign.find(folder, CONFIG)
     if config is None:
         raise without_config(folder)
-    below = foreign.tensor_files(EMBEDDED_BASE) if adapters_in(Path(folder)) else []
+    below = foreign.tensor_files(EMBEDDED[BASE]) if adapters_in(Path(folder)) else []
     for path in [*below, *sorted([*foreign.tensor_files(folder), config])]:
         digest.update(path.name.encode())
         with opened(path) as file:

@@ -10,7 +10,7 @@ from jaxlv.config import COUNT, ROOM, SHARE, LoraConfig, OptimizerConfig
 from jaxlv.data import dynamics, kinds
 from jaxlv.errors import JaxlvError
 from jaxlv.lora.overlay import ALL_LINEAR
-from jaxlv.model.adapted import BASE
+from jaxlv.model.bases import BASE
 from jaxlv.settings import AXIS, PATH, SEEDS, Between, Entries, Items, Settings, setting
 
 SIZE, POSITIVE = Between(1, 2**20), Between(0, 1e9, above=True)

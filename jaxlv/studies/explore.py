@@ -21,7 +21,7 @@ from jaxlv.data.observations import USUAL, Handling, Observations
 from jaxlv.data.series import COURSE_SHA256, SeriesSet
 from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.forecasting import robustness
-from jaxlv.model.weights import EMBEDDED_BASE
+from jaxlv.model.bases import EMBEDDED_BASE
 from jaxlv.report import exploration as report
 from jaxlv.report.page import write
 from jaxlv.results.exploration import Check, Example, Exploration, OneSeries, Tables

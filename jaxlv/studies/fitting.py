@@ -18,7 +18,7 @@ from jaxlv.config import (
 )  # fmt: skip
 from jaxlv.data.observations import Observations
 from jaxlv.errors import JaxlvError
-from jaxlv.model.adapted import BASE, EMBEDDED
+from jaxlv.model.bases import BASE, EMBEDDED
 
 LONGEST = 1008  # tokens of a window: 100 steps of two variables with two decimals, as the embedded base knows them
 SEVERAL = 10  # series from which on whole series are split; fewer are all trained on, without their last steps

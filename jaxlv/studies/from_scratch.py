@@ -25,10 +25,10 @@ from jaxlv.forecasting import familiar
 from jaxlv.forecasting.likelihood import token_nll
 from jaxlv.lora import overlay
 from jaxlv.lora.adapters import Origin, write_peft
-from jaxlv.model.adapted import BASE
+from jaxlv.model.bases import BASE, EMBEDDED
 from jaxlv.model.config import CONFIG, ModelConfig
 from jaxlv.model.qwen2 import Qwen2
-from jaxlv.model.weights import EMBEDDED_BASE, count_params, load_pretrained, write_pretrained
+from jaxlv.model.weights import count_params, load_pretrained, write_pretrained
 from jaxlv.results.base import BaseTraining, CurvePoint
 from jaxlv.runs.checkpoint import Checkpoints
 from jaxlv.steps.train import How, Step, init_state, make_optimizer, make_train_step, make_validation_step, steps
@@ -79,10 +79,10 @@ def make_base(
 
 
 def write_adapters(folder: Path, lora: Any, config: LoraConfig) -> None:
-    """Writes a base that is kept as adapters, in bfloat16, of the embedded one (jaxlv.model.adapted)."""
-    foreign.copy(EMBEDDED_BASE, CONFIG, folder)
-    for name in foreign.companions(EMBEDDED_BASE):
-        foreign.copy(EMBEDDED_BASE, name, folder)
+    """Writes a base that is kept as adapters, in bfloat16, of the embedded one (jaxlv.model.bases)."""
+    base = EMBEDDED[BASE]
+    for name in (CONFIG, *foreign.companions(base)):
+        foreign.copy(base, name, folder)
     write_peft(folder, jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), lora), config, Origin(BASE))
 
 

@@ -18,7 +18,7 @@ from jaxlv.forecasting import familiar
 from jaxlv.forecasting.baselines import BASELINES
 from jaxlv.forecasting.origins import Origins, Rolling, by_length, rolling
 from jaxlv.forecasting.sampler import Sampler
-from jaxlv.model.adapted import EMBEDDED, EMBEDDED_BASE, FIELD, FIELD_BASE
+from jaxlv.model.bases import EMBEDDED, EMBEDDED_BASE, FIELD, FIELD_BASE
 from jaxlv.runs.run import FinishedRun
 from jaxlv.studies.fitting import LONGEST
 

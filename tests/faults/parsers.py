@@ -29,6 +29,7 @@ from jaxlv.flops import ledger
 from jaxlv.forecasting import forecast
 from jaxlv.lora import adapters
 from jaxlv.model import weights
+from jaxlv.model.bases import EMBEDDED_BASE
 from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.runs import checkpoint, records, run
@@ -210,7 +211,7 @@ def make(folder: Path, base: Path, adapter: dict[str, Any]) -> None:
     settings = config.LoraConfig(rank=2, targets=("q_proj",), head="bias")
     adapters.save_peft(folder / "adapter", adapter, settings, adapters.Origin("base", codec=Codec()))
     (folder / "tokenizer").mkdir()
-    shutil.copy(weights.EMBEDDED_BASE / "tokenizer.json", folder / "tokenizer")
+    shutil.copy(EMBEDDED_BASE / "tokenizer.json", folder / "tokenizer")
     (folder / "words").mkdir()
     hostile.chat("{{ messages[0].content }}{{ eos_token }}")(folder / "words")
     (folder / "words" / "generation_config.json").write_text('{"do_sample": true, "temperature": 0.7, "top_k": 20}')

@@ -177,7 +177,7 @@ def test_the_ledger_of_a_new_run_is_looked_at_before_its_folder_is_made(tmp_path
 
 
 def billing_base() -> Path:
-    from jaxlv.model.weights import EMBEDDED_BASE
+    from jaxlv.model.bases import EMBEDDED_BASE
 
     return EMBEDDED_BASE
 

@@ -20,6 +20,7 @@ from jaxlv.errors import JaxlvError
 from jaxlv.lora import adapters
 from jaxlv.lora.adapters import Origin, save_peft
 from jaxlv.model import weights
+from jaxlv.model.bases import EMBEDDED_BASE
 from jaxlv.model.config import ModelConfig
 from jaxlv.storage import files, foreign
 from jaxlv.text import language, tokens
@@ -34,7 +35,7 @@ SECRET = "a secret of the reader's"
 def model(tiny_base, tmp_path) -> Path:
     """A base with a file of every kind that is read of one."""
     folder = Path(shutil.copytree(tiny_base, tmp_path / "model"))
-    shutil.copy(weights.EMBEDDED_BASE / "tokenizer.json", folder)
+    shutil.copy(EMBEDDED_BASE / "tokenizer.json", folder)
     for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "generation_config.json"):
         (folder / name).write_text("{}")
     for name in ("LICENSE", "NOTICE.txt", "chat_template.jinja", "merges.txt", "vocab.json"):

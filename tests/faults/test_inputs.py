@@ -17,8 +17,9 @@ from jaxlv.data import dynamics, loading, series
 from jaxlv.errors import JaxlvError
 from jaxlv.flops.events import Terms
 from jaxlv.lora.adapters import read_config
+from jaxlv.model.bases import EMBEDDED_BASE
 from jaxlv.model.config import ModelConfig
-from jaxlv.model.weights import EMBEDDED_BASE, resolve
+from jaxlv.model.weights import resolve
 from jaxlv.runs import sources
 from jaxlv.settings import single
 from jaxlv.studies.folders import read_tree

@@ -17,8 +17,8 @@ import jaxlv
 from jaxlv.config import LoraConfig
 from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.lora import overlay
-from jaxlv.model import adapted
-from jaxlv.model.adapted import EMBEDDED_BASE
+from jaxlv.model import bases
+from jaxlv.model.bases import EMBEDDED_BASE
 from jaxlv.model.quantised import quantised
 from jaxlv.model.weights import fingerprint, load_pretrained, save_pretrained
 from jaxlv.studies import from_scratch
@@ -51,7 +51,7 @@ def flat(params: dict) -> dict[str, np.ndarray]:
 
 def test_projections_are_the_sum_and_all_else_is_the_embedded_base(folder: Path):
     own, base = flat(load_pretrained(folder)[1]), flat(load_pretrained("embedded")[1])
-    low = load_file(folder / adapted.TENSORS)
+    low = load_file(folder / bases.TENSORS)
     assert own.keys() == base.keys()
     for name, weight in own.items():
         module = name.removesuffix(".weight")
@@ -92,27 +92,27 @@ def test_a_checkpoint_made_from_it_holds_the_sum(folder: Path, tmp_path: Path):
     again = flat(load_pretrained(tmp_path / "whole")[1])
     for name, weight in flat(params).items():
         np.testing.assert_array_equal(again[name], weight)
-    assert not (tmp_path / "whole" / adapted.TENSORS).exists()
+    assert not (tmp_path / "whole" / bases.TENSORS).exists()
 
 
 def test_the_fingerprint_is_of_base_and_adapters(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     shutil.copytree(folder, tmp_path / "other")
-    tensors = load_file(tmp_path / "other" / adapted.TENSORS)
+    tensors = load_file(tmp_path / "other" / bases.TENSORS)
     tensors[f"base_model.model.{PROJECTION}.lora_B.weight"][0, 0] += 1
-    save_file(tensors, tmp_path / "other" / adapted.TENSORS)
+    save_file(tensors, tmp_path / "other" / bases.TENSORS)
     before = fingerprint(folder)
     assert fingerprint(tmp_path / "other") != before == fingerprint(folder)
     shutil.copytree(EMBEDDED_BASE, tmp_path / "embedded")
     tensors = load_file(tmp_path / "embedded/model.safetensors")
     tensors["model.norm.weight"][0] += 1
     save_file(tensors, tmp_path / "embedded/model.safetensors")
-    monkeypatch.setattr("jaxlv.model.weights.EMBEDDED_BASE", tmp_path / "embedded")
+    monkeypatch.setitem(bases.EMBEDDED, "embedded", tmp_path / "embedded")
     assert fingerprint(folder) != before
 
 
 def changed_settings(**changes: object) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
-        path = folder / adapted.CONFIG
+        path = folder / bases.CONFIG
         path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
     return change
@@ -120,9 +120,9 @@ def changed_settings(**changes: object) -> Callable[[Path], None]:
 
 def changed_tensors(change: Callable[[dict], object]) -> Callable[[Path], None]:
     def apply(folder: Path) -> None:
-        tensors = load_file(folder / adapted.TENSORS)
+        tensors = load_file(folder / bases.TENSORS)
         change(tensors)
-        save_file(tensors, folder / adapted.TENSORS)
+        save_file(tensors, folder / bases.TENSORS)
 
     return apply
 
@@ -154,6 +154,6 @@ def test_what_does_not_fit_is_refused(folder: Path, tmp_path: Path, change: Call
 def test_weights_of_its_own_count_and_adapters_beside_them_are_told(folder: Path, tmp_path: Path):
     shutil.copytree(folder, tmp_path / "base")
     shutil.copy(EMBEDDED_BASE / "model.safetensors", tmp_path / "base")
-    with pytest.warns(JaxlvWarning, match=adapted.TENSORS):
+    with pytest.warns(JaxlvWarning, match=bases.TENSORS):
         own = flat(load_pretrained(tmp_path / "base")[1])
     np.testing.assert_array_equal(own[f"{PROJECTION}.weight"], flat(load_pretrained("embedded")[1])[f"{PROJECTION}.weight"])

@@ -17,7 +17,7 @@ from jaxlv.storage import foreign, tensors
 
 EMBEDDED_BASE, FIELD_BASE = (Path(__file__).parents[1] / name for name in ("base", "base_field"))
 BASE, FIELD = "embedded", "embedded-field"
-EMBEDDED: Mapping[str, Path] = {BASE: EMBEDDED_BASE, FIELD: FIELD_BASE}
+EMBEDDED = {BASE: EMBEDDED_BASE, FIELD: FIELD_BASE}
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")  # of a model that has its own
 PREFIX = "base_model.model."
