@@ -48,8 +48,8 @@ def open_model(
     If a run has a budget, its work is reserved in its ledger, in the phase "evaluation".
 
     Args:
-        model: a run folder, a model folder, a hub id, "embedded", what `load_pretrained` returned (with or without an
-            overlay after it), or a model bound to its variables.
+        model: a run folder, a model folder, a hub id, "embedded", "embedded-field", what `load_pretrained` returned (with
+            or without an overlay after it), or a model bound to its variables.
         adapter: a folder in PEFT's format, which is laid over the model.
         codec: how series are written; in the form that the run or the adapter was trained on if None.
         settings: how a named model computes.

@@ -54,7 +54,7 @@ def evaluate(
     both are set, each has series of its own.
 
     Args:
-        run_or_model: run folder, model folder, hub id, or embedded
+        run_or_model: run folder, model folder, hub id, embedded, or embedded-field
         out: folder for metrics.json, report.html, and a CSV of forecasts per model
         data: series file; the run's own if not given, simulated for a bare model
         series: ids such as 3,7 or 850-999 or north,south; a run's test series, or all of FILE, if not given

@@ -29,7 +29,7 @@ def init(
     Args:
         data: file of series
         out: TOML file to write
-        model: built-in "embedded", model folder, or hub id
+        model: "embedded", "embedded-field", model folder, or hub id
         holdout: last steps of every series that are kept for the test; chosen by the number of series if not given
         steps: optimiser steps
         overwrite: replace an older file, once the new one is complete

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from jaxlv.errors import JaxlvError
 from jaxlv.model import hub
-from jaxlv.model.bases import EMBEDDED_BASE
+from jaxlv.model.bases import EMBEDDED
 from jaxlv.model.config import ModelConfig
 from jaxlv.storage.door import at_home
 
@@ -30,16 +30,17 @@ FAMILY: Mapping[str, ModelConfig] = {
 
 
 def architecture(name: str) -> ModelConfig:
-    """Returns the architecture of a built-in name, "embedded", a model folder, or a hub id (from which config.json is
+    """Returns the architecture of a built-in name, a base of jaxlv, a model folder, or a hub id (from which config.json is
     fetched).
     """
     known = FAMILY.get(name.lower().removeprefix("qwen/").removesuffix("-instruct"))
     if known is not None:
         return known
-    if name == "embedded":
-        return ModelConfig.from_folder(EMBEDDED_BASE)
+    if name in EMBEDDED:
+        return ModelConfig.from_folder(EMBEDDED[name])
     if os.path.isdir(folder := at_home(name)):
         return ModelConfig.from_folder(folder)
     if name.count("/") != 1:
-        raise JaxlvError("no such model", where=name, expected=f"a folder, a hub id, embedded, or {', '.join(FAMILY)}")
+        names = ", ".join((*EMBEDDED, *FAMILY))
+        raise JaxlvError("no such model", where=name, expected=f"a folder, a hub id, or one of {names}")
     return ModelConfig.from_folder(hub.config_of(hub.checked(name)))

@@ -25,6 +25,7 @@ from jaxlv.flops.ledger import Meter
 from jaxlv.forecasting.sampler import Sampler
 from jaxlv.lora import adapters, overlay
 from jaxlv.model import placement
+from jaxlv.model.bases import EMBEDDED
 from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.model.weights import abstract_params, base_of, load_pretrained
@@ -262,7 +263,7 @@ def check_fits(configs: Sequence[RunConfig]) -> None:
     A base of the hub that is not a folder here is left out: its runs are checked when they begin.
     """
     for settings in {config.model for config in configs}:
-        if settings.path == "embedded" or os.path.isdir(at_home(settings.path)):
+        if settings.path in EMBEDDED or os.path.isdir(at_home(settings.path)):
             model = architecture_of(settings, base_of(settings))
             needs.check_training([config for config in configs if config.model == settings], model, loaded=False)
 
