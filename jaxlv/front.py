@@ -71,8 +71,8 @@ class Forecaster:
     """A model that forecasts series: the embedded base, a run, or a Hugging Face model with or without an adapter.
 
     Args:
-        model: "embedded" or "embedded-field" (for counts, noise and gaps), a run folder, a folder in Hugging Face's format, a
-            hub id, or what `jaxlv.open_model` takes.
+        model: "embedded" or "embedded-field" (for counts, noise and gaps), a run folder, a folder in Hugging Face's format,
+            a hub id, or what `jaxlv.open_model` takes.
         adapter: a folder in PEFT's format, laid over the model.
         tokenizer: a folder with the model's tokenizer, if the model has none.
         pays: reserves what is computed in the ledger of a run that has a budget.
