@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from jaxlv.data.series import from_arrays
 from jaxlv.forecasting import familiar
 from jaxlv.forecasting.likelihood import nats_per_value
 from jaxlv.model.bases import EMBEDDED_BASE
+from jaxlv.studies import given
 from jaxlv.text.codec import SYMBOLS
 from jaxlv.text.tokens import IGNORED, Alphabet, window
 
@@ -81,6 +85,20 @@ def test_a_context_that_is_too_short_costs_nothing_that_is_known():
     assert np.isnan(familiar.nats_per_written_value(sampler, from_arrays(wave(6)[None]), 6)).all()
 
 
+def test_a_context_costs_the_same_beside_others_whatever_comes_after_it():
+    """In batches of any size; of a series that begins later, too."""
+    sampler = api.open_model("embedded")
+    series = from_arrays(np.stack([wave(24), wild(24), wave(24)[:, ::-1]]))
+    series = replace(series, first_N=np.array([0, 4, 0]))
+    behind_NTV = np.broadcast_to(1 + wild(4), (3, 4, 2))
+    other = replace(series, values_NTV=np.concatenate([series.values_NTV[:, :20], behind_NTV], axis=1))
+    found_N = familiar.nats_per_written_value(sampler, series, 20)
+    for one, batch in ((series, 2), (other, 8)):
+        np.testing.assert_allclose(familiar.nats_per_written_value(sampler, one, 20, batch), found_N, rtol=1e-5)
+    alone = from_arrays(wild(24)[None, 4:])
+    np.testing.assert_allclose(familiar.nats_per_written_value(sampler, alone, 16), found_N[1:2], rtol=1e-5)
+
+
 def test_a_base_says_its_limits(base: Path, tmp_path: Path):
     assert familiar.limits_of(str(base)) == {"2": 5.5}
     assert familiar.limits_of(str(tmp_path)) == {} and familiar.limits_of(None) == {}
@@ -102,6 +120,16 @@ def test_a_forecast_says_if_the_base_has_read_nothing_like_it(base: Path):
     assert told(base, wave()) == []
     (line,) = told(base, wild())
     assert "99 % below 5.5" in line and "the baselines end at" in line
+
+
+def test_where_the_baselines_end_is_told_in_the_units_of_the_data(monkeypatch: pytest.MonkeyPatch):
+    """Of what costs more than the limit, and of that alone."""
+    monkeypatch.setattr(familiar, "limits_of", lambda folder: {"1": 5.0})
+    monkeypatch.setattr(familiar, "nats_per_written_value", lambda *given: np.array([5.0, 5.1]))
+    series = jaxlv.load_series([np.arange(1.0, 9), np.array([-1.0, -3.0] * 4)]).ready().series
+    model: Any = SimpleNamespace(model=SimpleNamespace(folder="base"), variables={})
+    (line,) = given.unfamiliar(series, model, 8, 1)
+    assert line.startswith("series 1 looks like nothing") and line.endswith("the baselines end at value -3 to -1")
 
 
 def test_a_forecast_says_if_the_base_has_read_no_series_of_so_many_variables(base: Path, tmp_path: Path):

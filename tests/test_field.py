@@ -9,12 +9,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from known import known
 
+from jaxlv.config import RunConfig
 from jaxlv.errors import JaxlvError
+from jaxlv.forecasting import pool
 from jaxlv.report import field as view
 from jaxlv.results.field import Field, FieldProtocol, FieldRecord, FieldScore, summary
 from jaxlv.studies import field as study
-from jaxlv.studies.subjects import Asked
+from jaxlv.studies.subjects import Asked, Subject
 
 HOW = study.Windows(context=12, horizon=4, every=4, samples=4)
 
@@ -100,6 +103,42 @@ def test_the_page_shows_every_record_and_method(measured):
     assert "All records:" in view.format_tables(result) and "pool" in view.format_tables(result)
 
 
+def test_what_is_drawn_and_what_is_stretched_stand_in_rows_of_their_own(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Of four variables, which are read together; the last window is drawn, and the seed reaches the pool and the model."""
+
+    def draw(sampling, count, samples, horizon):
+        return np.random.default_rng(0).lognormal(5, 1, (count, samples, horizon, 4))
+
+    model = known(draw)
+    subject = Subject("known", None, RunConfig(), None, {"untuned": model})  # type: ignore[arg-type]
+    monkeypatch.setattr(study, "open_subject", lambda asked, say: subject)
+    monkeypatch.setattr(study, "in_turn", lambda baselines: [])
+    counts(17, seed=3, **dict.fromkeys("abcd", 2.0)).to_csv(tmp_path / "four.csv", index=False)
+    seeds, drawn = [], {}
+
+    def pooled(model, made, series, request, on_batch):
+        seeds.append(request.seed)
+        drawn.update(made=made.filled(), series=series)
+        other = made.filled() + 1000
+        return pool.Pooled(other + 1000, other, {pool.MODEL: np.ones(len(series))})
+
+    monkeypatch.setattr(pool, "pool_of", pooled)
+    shown = []
+    monkeypatch.setattr(study, "page_of", lambda result, panels: shown.append(panels) or view.page_of(result, panels))
+    how = replace(HOW, every=1, seed=11)
+    record = study.field([tmp_path / "four.csv"], tmp_path / "out", Asked("known"), how).records["four"]
+    assert record.variables == tuple("abcd") and record.series == 1 and record.windows == 2
+    assert seeds == [one.request.seed for one in model.asked] == [11]
+    truth = drawn["series"].values_NTV[:, 12:]
+    for name, more in (("untuned", 1000), ("untuned, as drawn", 0), ("pool", 2000)):
+        expected = np.abs(np.median(drawn["made"], axis=1) + more - truth).mean()
+        assert record.row(name).mae == pytest.approx(expected)
+    (panel,) = shown[0].values()
+    np.testing.assert_allclose(panel.observed_TV, drawn["series"].values_NTV[-1])
+
+
 def test_how_samples_are_drawn_is_as_asked(folder: Path, tmp_path: Path):
     greedy = Asked("embedded", sampling={"temperature": 0.0})
     result = study.field([folder / "pair.csv"], tmp_path / "out", greedy, HOW)
@@ -127,6 +166,30 @@ def test_nothing_to_measure_is_one_line_and_leaves_no_folder(tmp_path: Path, fol
     with pytest.raises(JaxlvError, match="no record can be measured"):
         study.field([folder / "short.csv"], tmp_path / "out", Asked("embedded"), HOW)
     assert not (tmp_path / "out").exists()
+
+
+def test_scores_of_several_variables_by_hand():
+    """Errors of 1 and 20 of values of 10 and 100; in the second window of 3 and 20."""
+    context = np.array([[10.0, 100], [10, 100]])[:, None].repeat(4, axis=1)
+    context[:, ::2] += [[1, 2]]  # steps of 1 and of 2
+    truth = context[:, :2] * 0 + 10
+    point = truth + np.array([[1.0, 20], [3, 20]])[:, None]
+    found = study._score(study._Method("x", point), truth, context, np.zeros((2, 2)))
+    assert found.mae == 11 and found.crps_scaled == pytest.approx((2 / 10.5 + 20 / 101) / 2)
+    assert found.mase == pytest.approx((1 + 3 + 10 + 10) / 4)
+
+
+def test_each_level_is_the_share_within_its_own_band():
+    samples = np.arange(39.0).reshape(1, 39, 1, 1).repeat(8, axis=2)  # the 80 % band is 3 to 35
+    truth = np.array([19.0, 20, 18, 30, 8, 34, 4, 37]).reshape(1, 8, 1)
+    found = study._score(study._sampled("x", samples), truth, np.ones((1, 3, 1)), np.zeros((1, 1)))
+    assert found.coverage == {"50": 3 / 8, "80": 7 / 8, "95": 1.0}
+
+
+def test_weights_are_means_over_the_windows():
+    weights = {pool.MODEL: np.array([0.0, 0.1, 0.8]), "analog": np.array([1.0, 0.9, 0.2])}
+    drawn = study._Drawn("tuned", None, pool.Pooled(np.zeros(0), np.zeros(0), weights))  # type: ignore[arg-type]
+    assert drawn.weights == pytest.approx({"tuned": 0.3, "analog": 0.7})
 
 
 # The summary over records

@@ -42,6 +42,37 @@ def test_a_layer_holds_what_stands_in_the_documentation():
     assert footprint.scores_bytes(model_of("blocked"), 512) == 6 * 14 * 320  # (128 + 256 + 384 + 512) / 4
 
 
+def plain(**sections: Any) -> RunConfig:
+    made = {"windows": {"length": 64}, "train": {"batch_size": 2, "accumulate": 3}, **sections}
+    return build_config(RunConfig, {"lora": {"targets": ("q_proj", "v_proj"), "head": "frozen"}, **made})
+
+
+def test_what_a_step_and_a_forecast_hold_by_hand():
+    """Of 64 tokens in a row, all of whose logits are held at once, and of 30 + 4 x 10 steps of ten tokens."""
+    config = plain(evaluate={"context": 30, "horizon": 10, "samples": 4}, model={"dtype": "bfloat16"})
+    found = footprint.footprint(config, model_of(), logits=2 * 64 * SMALL.vocab_size)
+    assert found.batch == 3 * 4 * 3 * 2 * 64  # ids, places and labels of three micro-batches
+    assert found.cache == 2 * 24 * 2 * 64 * 2 * 10 * (30 + 4 * 10)
+    assert found.training == found.parameters + found.state + found.batch + found.activations
+    wide = footprint.footprint(config, model_of(dtype="float32"), logits=64 * SMALL.vocab_size)
+    assert (wide.cache, wide.parameters) == (2 * found.cache, 2 * found.parameters)
+
+
+@pytest.mark.parametrize(("dtype", "times", "logit"), [("bfloat16", 1, 6), ("float32", 2, 8)])
+def test_activations_by_hand(dtype, times, logit):
+    """Beside logits in float32 stands their gradient, in the model's type; remat keeps one more state than layers."""
+    L, F, D, layer, model = 24, 4864, 896, 29_040 * times, model_of(dtype=dtype)
+    loss, every = 64 * SMALL.vocab_size * logit, 64 * SMALL.vocab_size
+    assert footprint.activations(plain(), model, 1, every) == 64 * L * layer + loss
+    remat = plain(model={"remat": True})
+    assert footprint.activations(remat, model, 1, every) == 64 * (L + 1) * 2 * times * D + loss
+    symbols = plain(model={"loss": "alphabet"})  # 13 outputs take less than the gradients of a layer
+    assert footprint.activations(symbols, model, 1, every) == 64 * (L * layer + 6 * F * times)
+    down = plain(model={"loss": "alphabet"}, lora={"targets": ("up_proj", "down_proj"), "head": "frozen"})
+    more = (2 * F + 2 * D) * times
+    assert footprint.activations(down, model, 1, every) == 64 * (L * (layer + more) + 4 * F * times)
+
+
 def test_the_table_of_all_sizes_is_the_command_s(memory):
     assert memory.markdown() in (ROOT / "docs" / "scale.md").read_text()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,12 +12,13 @@ import pytest
 from known import known
 
 import jaxlv
-from jaxlv.config import WindowConfig
+from jaxlv.config import RunConfig, WindowConfig
 from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.forecasting.forecast import Forecast
 from jaxlv.forecasting.origins import Origins, rolling
 from jaxlv.model.bases import EMBEDDED_BASE
 from jaxlv.runs import run
+from jaxlv.studies import given
 from jaxlv.studies.fitting import fitted
 from jaxlv.studies.forecast import _error
 from jaxlv.text.codec import Codec
@@ -65,6 +67,52 @@ def test_forecasts_come_back_under_the_callers_names_and_times():
         found.quantiles([50])
     with pytest.raises(JaxlvError, match="unknown form"):
         found.to_frame("long")
+
+
+def test_what_is_asked_is_what_the_model_is_asked(monkeypatch):
+    monkeypatch.setattr("jaxlv.forecasting.evaluate.likelihood_measures", lambda *given: {})
+    forecaster = forecaster_of(one)
+    forecaster.predict(np.ones((3, 6, 1)), 2, samples=4, seed=7, batch_series=2)
+    request = asked_of(forecaster).request
+    assert (request.context, request.horizon, request.samples, request.seed, request.batch) == (6, 2, 4, 7, 2)
+    forecaster.evaluate(np.ones((2, 12, 1)), 2, origins=3, every=1, context=5, samples=4, seed=9)
+    request, series = asked_of(forecaster).request, asked_of(forecaster).series
+    assert (request.context, request.horizon, request.samples, request.seed) == (5, 2, 4, 9)
+    assert series.ids_N.tolist() == [f"{one} from {step}" for one in (0, 1) for step in (8, 9, 10)]
+
+
+def test_every_band_of_80_percent_is_that_of_the_quantiles():
+    found = forecaster_of(one).predict(np.arange(1.0, 9), horizon=2, samples=29)
+    low, high = found.quantiles([0.1, 0.9])[["0.1", "0.9"]].to_numpy().T.tolist()
+    assert low == pytest.approx([20, 21]) and high == pytest.approx([260, 261])  # of 0, 10, ..., 280
+    np.testing.assert_allclose(found.frame[["low_80", "high_80"]].to_numpy().T, [low, high])
+    np.testing.assert_allclose(found.to_frame("nixtla")[["jaxlv-lo-80", "jaxlv-hi-80"]].to_numpy().T, [low, high])
+    for probability in (0, 1):
+        with pytest.raises(JaxlvError, match="between 0 and 1"):
+            found.quantiles([probability])
+
+
+def test_the_series_that_is_named_is_drawn():
+    found = forecaster_of(one).predict(YEARS, horizon=2, samples=1, separate=True)
+    ids = found.made.ids_N.tolist()
+    assert len(ids) == 2
+    tops = [max(line.get_ydata()[-1] for line in found.plot(series=one).axes[0].lines) for one in ids]
+    assert tops == [8, 101]  # what is known ends at 8; a forecast at 101
+
+
+def test_a_seed_and_the_bits_are_those_of_the_run_that_is_tuned(monkeypatch, tmp_path):
+    held = []
+
+    def train(config, folder, **more):
+        held.append(config)
+        raise JaxlvError("far enough")
+
+    monkeypatch.setattr("jaxlv.studies.train.train", train)
+    forecaster = jaxlv.Forecaster("embedded", weights="int8", progress=False, temperature=0.7)
+    with pytest.raises(JaxlvError, match="far enough"):
+        forecaster.fit(np.sin(np.arange(40.0)) + 2, steps=1, seed=5, out=tmp_path / "run")
+    (config,) = held
+    assert (config.train.seed, config.model.weights, config.sampling.temperature) == (5, "int8", 0.7)
 
 
 def test_the_model_sees_prey_first_and_the_caller_gets_names_back():
@@ -249,10 +297,24 @@ def test_what_is_held_out_fills_no_gap_before_it_and_shifts_nothing():
     assert made.shift_NV.tolist() == [[0.0]]
 
 
+def test_a_window_is_left_out_just_if_its_first_step_was_trained_on():
+    """Of series that begin in different years: the run has seen 6 steps of the one, 5 of the other."""
+    known, each = np.arange(1.0, 9), {"a": 6, "b": 5}
+    frame = pd.DataFrame({"site": ["a"] * 8 + ["b"] * 7, "year": [*range(1900, 1908), *range(1901, 1908)],
+                          "owls": [*known, *known[1:]]})  # fmt: skip
+    series = jaxlv.load_series(frame).aligned()
+    seen: Any = SimpleNamespace(seen_steps=lambda values_TV: each["a" if len(values_TV) == 8 else "b"])
+    made = rolling(series, Origins(1, 3, 1))
+    windows = dict(zip(made.windows.ids_N.tolist(), given._seen(series, made, seen).tolist(), strict=True))
+    assert windows == {f"{site} from {year}": year < 1906 for site in "ab" for year in range(1905 + (site == "b"), 1908)}
+
+
 def test_the_error_of_a_forecast_is_that_of_the_steps_it_forecasts():
     series = jaxlv.load_series(np.arange(10.0) ** 2).aligned()
     made = Forecast.of(series, 7, np.array([49.0, 64, 81]).reshape(1, 1, 3, 1) + 0.5, {})
     assert _error(made, series) == 0.5
+    skewed = Forecast.of(series, 7, np.array([49.0, 64, 84]).reshape(1, 1, 3, 1), {})
+    assert _error(skewed, series) == 1  # the mean
     assert _error(Forecast.of(series, 8, np.ones((1, 1, 3, 1)), {}), series) is None  # the series ends before
 
 
@@ -262,3 +324,55 @@ def test_a_config_is_fitted_to_the_steps_that_are_trained_on():
     assert (config.data.holdout, config.evaluate.context, config.evaluate.horizon) == (10, 10, 10)
     with pytest.raises(JaxlvError, match="too short to train on; expected at least 8 steps besides the 13"):
         fitted(jaxlv.load_series(np.arange(1.0, 21)), holdout=13)
+
+
+def test_few_series_lose_a_fifth_of_the_shortest_and_ten_are_split_whole():
+    def of(*lengths: int) -> RunConfig:
+        return fitted(jaxlv.load_series([np.arange(1.0, 1 + length) for length in lengths]))
+
+    few, ten = of(40, *[60] * 8), of(40, *[60] * 9)
+    assert (few.data.holdout, few.data.fractions, few.train.validate_every) == (8, (1.0, 0.0, 0.0), 0)
+    assert (few.evaluate.context, few.evaluate.horizon) == (52, 8)  # all steps before those of the longest
+    assert (ten.data.holdout, ten.data.fractions, ten.train.validate_every) == (0, (0.7, 0.15, 0.15), 50)
+    assert of(*[400] * 3).evaluate.context == 320
+
+
+def test_half_of_the_steps_may_be_missing():
+    values = np.array([1.0, np.nan, 2, np.nan, 3, np.nan])
+    assert jaxlv.load_series(values).ready().series.values_NTV[0, :, 0].tolist() == [1, 1.5, 2, 2.5, 3, 3]
+    with pytest.raises(JaxlvError, match="more than half of its steps are missing"):
+        jaxlv.load_series(np.append(values, np.nan)).ready()
+    windows = rolling(jaxlv.load_series(np.append(values, 4.0)).aligned(), Origins(1))
+    assert windows.windows.ids_N.tolist() == ["from 6"]
+
+
+def test_variables_come_in_the_order_that_is_asked_for():
+    """An order that is not its own inverse."""
+    found = jaxlv.load_series({"a": [1.0, 2], "b": [3.0, 4], "c": [5.0, 6]}).ordered(["B", "C", "A"])
+    assert found.variables == ("b", "c", "a") and found.values[0].tolist() == [[3, 5, 1], [4, 6, 2]]
+
+
+def test_a_variable_that_begins_later_keeps_its_times():
+    frame = {"year": [1900, 1901, 1902, 1903], "voles": [1.0, 2, 3, 4], "owls": [np.nan, np.nan, 7, 8]}
+    found = jaxlv.load_series(frame, separate=True)
+    assert found.ids == ("voles", "owls") and found.values[1].tolist() == [[7], [8]]
+    assert [found.clock.labels(row, 0).item() for row in (0, 1)] == [1900, 1902]
+    aligned = found.aligned()  # at the ends
+    assert aligned.first_N.tolist() == [0, 2] and aligned.clock.labels(1, [2, 3]).tolist() == [1902, 1903]
+
+
+def test_codes_of_missing_values_are_far_below_everything_else():
+    def decoded(*values: float) -> list[float]:
+        return jaxlv.load_series(np.array(values)).decoded().values[0][:, 0].tolist()
+
+    assert decoded(3, -99, 5)[1] != decoded(3, -99, 5)[1]  # NaN: nothing else is below zero
+    assert decoded(3, -99, 5, -10)[1] == -99 and decoded(3, -999, 5, -10)[1] != -999
+    assert decoded(3, -999, 5, -210)[1] == -999
+
+
+def test_a_series_needs_two_steps_besides_those_that_are_held_out():
+    found = jaxlv.load_series([np.arange(1.0, 6), np.arange(1.0, 5)])
+    kept = found.until(3)
+    assert kept.ids == (0,) and kept.values[0].ravel().tolist() == [1, 2]
+    with pytest.raises(JaxlvError, match="no series is long enough; expected more than 5 steps; found 5"):
+        found.until(4)

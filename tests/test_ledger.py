@@ -30,6 +30,7 @@ from jaxlv.flops.ledger import (
 from jaxlv.model.config import ModelConfig
 from jaxlv.storage import chain, lines
 from jaxlv.storage.chain import head_of
+from jaxlv.studies.spending import spending
 from tests.forged import forge, forge_all
 
 MODEL = ModelConfig(97, 40, 56, 3, 4, 2, 10, tie_word_embeddings=True)
@@ -617,3 +618,48 @@ def test_processes_that_share_a_ledger_spend_what_the_others_have_left(path):
     assert not verify(path) and [entry.flops for entry in read(path)[1]] == [ONE] * 3
     with first.turn(), pytest.raises(JaxlvError, match="another process writes"):
         Ledger(path)
+
+
+def test_what_a_budget_was_spent_on_by_hand(path):
+    """Two runs, of which one repeats a step; shares are of the budget under its own convention, whichever are asked for."""
+    for attempt in range(2):
+        with Ledger(path, terms(10), "one") as ledger:
+            ledger.commit(ledger.reserve(replace(STEP, step=attempt and 2, count=3 - attempt), "grid"))
+            if not attempt:
+                ledger.commit(ledger.reserve(replace(STEP, kind="validation", batch=1), "grid"))
+                ledger.commit(ledger.reserve(replace(STEP, count=2), "final", "two"))
+    found = spending(path, ["coursework"])
+    sheet, check = (replace(STEP, **how).flops(MODEL, "coursework") for how in ({}, {"kind": "validation", "batch": 1}))
+    exact = replace(STEP, kind="validation", batch=1).flops(MODEL, "exact")
+    rows = [(row.run, row.phase, row.work, row.count, dict(row.flops), row.share, row.repeated) for row in found.rows]
+    assert rows == [
+        ("one", "grid", "train_step", 5, {"exact": 5 * ONE, "coursework": 5 * sheet}, 5 * ONE / int(10 * ONE), ONE),
+        ("one", "grid", "validation", 1, {"exact": exact, "coursework": check}, exact / int(10 * ONE), 0),
+        ("two", "final", "train_step", 2, {"exact": 2 * ONE, "coursework": 2 * sheet}, 0.2, 0),
+    ]
+    assert found.flops == {"exact": 7 * ONE + exact, "coursework": 7 * sheet + check} and found.totals.repeated == ONE
+    assert found.share == pytest.approx(0.7 + exact / (10 * ONE)) and not any(found.padding.values())
+
+
+def test_what_others_have_written_is_read_before_anything_is_told(path):
+    """Without anything that this one writes itself in between."""
+    first, second = (SharedLedger(path, terms(5), run) for run in ("first", "second"))
+    one = first.reserve(STEP, "final")
+    second.commit(second.reserve(replace(STEP, count=3), "final"))
+    assert first.fitting([replace(STEP, count=5)], "final") == 1
+    first.commit(one)
+    first.keep("final", "curve")
+    assert first.book.kept["first", "final", "curve"] == 1 and first.totals().executed == 4 * ONE
+    with second.turn():
+        assert second.totals().executed == 4 * ONE and second.book.kept["first", "final", "curve"] == 1
+    assert not verify(path)
+
+
+def test_whether_work_fits_is_what_process_0_says(path, monkeypatch):
+    """Another process, whose own ledger may be at another line, does as the first does."""
+    with Ledger(path, terms(1)) as ledger:
+        monkeypatch.setattr("jaxlv.processes.agreed", lambda value: False)
+        with pytest.raises(BudgetExceeded):
+            ledger.reserve(STEP, "final")
+        monkeypatch.setattr("jaxlv.processes.agreed", lambda value: True)
+        assert ledger.reserve(replace(STEP, count=2), "final").flops == 2 * ONE

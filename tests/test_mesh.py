@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -122,10 +123,53 @@ def test_the_table_says_where_a_leaf_lies(path, shape, spec):
     assert stacked == P("data", *spec)
 
 
+def test_keys_that_devices_do_not_divide_are_whole_beside_queries_that_they_cut():
+    config: Any = SimpleNamespace(num_attention_heads=12, num_key_value_heads=2)
+    mesh: Any = SimpleNamespace(shape={"data": 2, "model": 4})
+    layer = "model.layers.0.self_attn"
+    cut = [f"{layer}.q_proj.bias", f"{layer}.q_proj.scales", f"{layer}.q_proj.B", f"{layer}.q_proj.codes"]
+    whole = [one.replace("q_proj", "k_proj") for one in cut] + [f"{layer}.o_proj.bias"]
+    shapes = [(96,), (96,), (96, 8), (96, 48), (96,)]
+    assert [placement.spec_of(*one, config, mesh)[0] for one in zip(cut, shapes, strict=False)] == ["model"] * 4
+    assert not any(any(placement.spec_of(*one, config, mesh)) for one in zip(whole, shapes, strict=True))
+
+
+def test_codes_and_scales_lie_as_the_weight_that_they_stand_for():
+    """A scale of 8 bits is of an output, one of 4 bits of an output and a group of inputs."""
+    mesh: Any = SimpleNamespace(shape={"data": 4, "model": 2})
+    gate, down = "model.layers.0.mlp.gate_proj", "model.layers.0.mlp.down_proj"
+
+    def of(path: str, *shape: int, **how: bool) -> P:
+        return placement.spec_of(path, shape, TINY, mesh, **how)
+
+    assert of(f"{gate}.codes", 40, 24) == P("model", None) and of(f"{gate}.codes", 40, 24, fsdp=True) == P("model", "data")
+    assert of(f"{gate}.scales", 40) == P("model") == of(f"{gate}.scales", 40, fsdp=True)
+    assert of(f"{gate}.scales", 40, 3) == P("model", None) and of(f"{gate}.scales", 8, 40, runs=True) == P("data", "model")
+    assert of(f"{down}.codes", 24, 20) == P(None, "model") == of(f"{down}.scales", 24, 4)
+    assert of(f"{down}.scales", 24) == P(None) and of(f"{down}.scales", 24, 5) == P(None, None)
+
+
+def test_rows_are_cut_along_their_own_axis():
+    """By the sharding that JAX is asked for: of a mesh of one device."""
+    mesh = placement.make_mesh(1, 1)
+    for axis, spec in ((0, P("data")), (1, P(None, "data")), (2, P(None, None, "data"))):
+        assert placement.rows(np.zeros((2, 3, 4)), mesh, axis).sharding.spec == spec
+
+
+def test_runs_that_devices_do_not_divide_lie_on_all_of_them():
+    mesh: Any = SimpleNamespace(shape={"data": 4, "model": 2})
+    path = "model.layers.0.self_attn.q_proj.B"
+    assert placement.spec_of(path, (6, 24, 8), TINY, mesh, runs=True) == P(None, "model", None)
+
+
 def test_weights_over_data_are_cut_where_model_leaves_them_whole():
     mesh: Any = SimpleNamespace(shape={"data": 4, "model": 2})
     weight = ("model.layers.0.mlp.gate_proj.weight", (40, 24), TINY, mesh)
     assert placement.spec_of(*weight, fsdp=True) == P("model", "data")
+    odd: Any = SimpleNamespace(num_attention_heads=3, num_key_value_heads=1)
+    path = "model.layers.0.self_attn.q_proj.weight"
+    assert placement.spec_of(path, (24, 28), odd, mesh, fsdp=True) == P("data", None)  # the first axis that it divides
+    assert placement.spec_of(path, (26, 28), odd, mesh, fsdp=True) == P(None, "data")
 
 
 @pytest.mark.parametrize(
@@ -168,6 +212,21 @@ def test_what_model_does_not_cut_is_billed_for_each_device():
     assert count(work, "coursework") == count(alone, "coursework")  # the sheet knows no devices
 
 
+def test_each_component_is_billed_by_what_cuts_it():
+    """Qwen2.5-1.5B on four devices: its 12 heads of queries are cut, its two of keys are not."""
+    work = Work(architecture("qwen2.5-1.5b"), 8, 64, 8, ("q_proj", "k_proj", "o_proj", "gate_proj"), over_model=4)
+    cut = ("q_proj", "q_proj lora B", "scores", "mask", "softmax", "weighted sum", "fused attention", "o_proj",
+           "o_proj lora A", "gate_proj", "gate_proj lora B", "up_proj", "activation", "down_proj", "down_proj lora A",
+           "head", "loss")  # fmt: skip
+    whole = ("q_proj lora A", "k_proj", "k_proj lora A", "k_proj lora B", "v_proj", "rope", "o_proj lora B",
+             "gate_proj lora A", "down_proj lora B", "norms", "embedding")  # fmt: skip
+    assert {copies(name, work) for name in cut} == {1} and {copies(name, work) for name in whole} == {4}
+    symbols = replace(work, head="alphabet")
+    assert copies("head", symbols) == copies("loss", symbols) == 4
+    odd = replace(work, model=replace(work.model, intermediate_size=8962, vocab_size=151_935))
+    assert {copies(name, odd) for name in ("gate_proj", "down_proj lora A", "head", "loss")} == {4}
+
+
 def test_traffic_by_hand():
     """Qwen2.5-0.5B on 4 x 2 devices, 8 x 512 tokens in bfloat16: u is what two rows of states take."""
     work = Work(architecture("qwen2.5-0.5b"), 8, 512, 8, ("q_proj", "v_proj"), dtype="bfloat16", over_data=4, over_model=2)
@@ -180,6 +239,45 @@ def test_traffic_by_hand():
     q, v = 8 * (896 + 896 // 2), 8 * (896 + 128 // 2)
     assert found["gradients"] == 4 * L * (q + v) + 8
     assert traffic.traffic(Work(architecture("qwen2.5-3b"), 8, 64, over_model=4)) is None  # 16 heads are cut, 2 are not
+
+
+def test_traffic_of_a_head_that_trains_and_of_weights_over_data_by_hand():
+    sizes = architecture("qwen2.5-0.5b")
+    work = Work(sizes, 8, 512, 8, ("o_proj", "gate_proj"), dtype="bfloat16", over_data=4, over_model=2)
+    o, gate = 8 * (896 // 2 + 896), 8 * (896 + 4864 // 2)
+    bias = 151_936 // 2
+    assert traffic.gradients(work) == 4 * 24 * (o + gate)
+    assert traffic.gradients(replace(work, train="bias"), 3) == 4 * (24 * (o + gate) + 3 * bias)
+    assert traffic.gradients(replace(work, train="head"), 2) == 4 * (24 * (o + gate) + 2 * bias * 896)
+    projections = (2 * 896 * 896 + 2 * 896 * 128 + 3 * 896 * 4864) // 2
+    for remat in (False, True):
+        found = traffic.traffic(replace(work, remat=remat), fsdp=True)
+        assert found is not None and found["weights"] == 24 * projections * 2 * (1 + remat)
+    alone = traffic.traffic(replace(work, over_data=1), fsdp=True)
+    assert alone is not None and alone["gradients"] == 0 and "weights" not in alone
+
+
+def test_an_audit_fails_if_products_or_bytes_are_others():
+    """The program of a step on two devices, made up from the formulas."""
+    work = Work(architecture("qwen2.5-0.5b"), 8, 64, 8, over_data=2)
+    formula = count(work, "exact").by_component(merged=True)
+    half = {where: flops // 2 for where, flops in formula.items()}
+    parts = traffic.traffic(work)
+    assert parts is not None
+
+    def audited(executed: dict[tuple[str, str], int], share: float) -> traffic.Spread:
+        number = round(share * sum(parts.values()) / 4)
+        line = f"  %r = f32[{number}]{{0}} all-reduce(%x), replica_groups={{{{0,1}}}}, to_apply=%sum"
+        return traffic.compared(work, executed, f"ENTRY %main (p: f32[8]) -> f32[8] {{\n{line}\n}}")
+
+    found = audited(half, 1.0)
+    assert found.passed and {row.verdict for row in found.rows} == {"equal"} and found.traffic[-1].verdict == "equal"
+    assert audited(half, 1.009).passed and not audited(half, 1.02).passed and not audited(half, 0.98).passed
+    one, two = [where for where, flops in half.items() if flops][:2]
+    moved = audited({**half, one: half[one] + 8, two: half[two] - 8}, 1.0)
+    assert moved.passed and {row.verdict for row in moved.rows} == {"equal", "equal in total"}
+    more = audited({**half, one: half[one] + 8}, 1.0)
+    assert not more.passed and sum(row.verdict == traffic.DIFFERS for row in more.rows) == 1
 
 
 HLO = """
@@ -202,6 +300,24 @@ def test_collectives_of_a_program_by_hand():
     assert gather == ("all-gather", 4, 64, 1) and gather.ring == 48
     assert both == ("all-reduce", 4, 12, 1) and both.ring == 18
     assert traffic.sent(HLO) == {("all-reduce", 2): 384, ("all-gather", 4): 64, ("all-reduce", 4): 12}
+
+
+NESTED = """
+%inner (p: f32[8]) -> f32[8] {
+  %r = f32[2]{0} reduce-scatter(%x), replica_groups={{0,1,2,3}}, to_apply=%sum
+}
+%outer (p: f32[8]) -> f32[8] {
+  %w = f32[8]{0} while(%p), condition=%c, body=%inner, backend_config={"known_trip_count":{"n":"5"}}
+}
+ENTRY %main (p: f32[8]) -> f32[8] {
+  %w = f32[8]{0} while(%p), condition=%c, body=%outer, backend_config={"known_trip_count":{"n":"3"}}
+}
+"""
+
+
+def test_a_loop_within_a_loop_runs_as_often_as_both_together():
+    (found,) = traffic.collectives(NESTED)
+    assert found == ("reduce-scatter", 4, 8, 15) and found.ring == 24  # of what is scattered, each device keeps a quarter
 
 
 @pytest.mark.parametrize(

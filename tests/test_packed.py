@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -124,6 +125,22 @@ def test_packed_weights_are_what_their_tools_mean(made, settings, monkeypatch):
     np.testing.assert_array_equal(narrow, jnp.asarray(expected[UP], jnp.float32).astype(jnp.bfloat16))
 
 
+@pytest.mark.parametrize("settings", [GPTQ, AWQ])
+def test_a_group_has_128_inputs_unless_that_is_said(settings):
+    """As the tools' own settings begin."""
+    found = packed.packing_of({name: value for name, value in settings.items() if name != "group_size"}, "config.json")
+    assert isinstance(found, packed.Packing) and found.group == 128
+    assert found.shapes(64, 256)["scales"] == (2, 64)
+
+
+def test_unpacked_weights_go_where_they_are_placed(made):
+    folder, _ = made(GPTQ)
+    asked = []
+    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    jaxlv.load_pretrained(folder, place=lambda name: asked.append(name) or one)
+    assert f"{UP}.weight" in asked and not any(name.endswith("qweight") for name in asked)
+
+
 def test_biases_of_zeros_that_some_tools_write_are_left_out(made):
     folder, _ = made(GPTQ, zeros=True)
     jaxlv.load_pretrained(folder)
@@ -154,7 +171,7 @@ def test_what_is_merged_into_a_packed_base_is_a_full_checkpoint(made, tmp_path):
         ("qweight", lambda a: a.astype(np.float32), "has the type F32; expected I32"),
         ("qzeros", lambda a: None, "missing tensor"),
         ("scales", lambda a: np.full_like(a, np.inf), "NaN or infinity"),
-        ("g_idx", lambda a: a + 2, "in a group that does not exist"),
+        ("g_idx", lambda a: a + 1, "in a group that does not exist"),  # one behind the last
         ("g_idx", lambda a: a - 1, "in a group that does not exist"),
         ("weight", lambda a: np.zeros((64, 32), np.float32), "unexpected tensor"),
     ],
@@ -202,6 +219,7 @@ def test_everything_else_is_refused_by_its_name(settings, told):
 
 
 def test_sizes_that_cannot_be_packed_are_one_line():
-    with pytest.raises(JaxlvError, match="gptq packs multiples of 8"):
-        packed.check_sizes(packed.Packing("gptq", 4, 16), 64, 36, "here")
+    for method, outputs, inputs in (("gptq", 64, 36), ("gptq", 36, 64), ("awq", 36, 64)):
+        with pytest.raises(JaxlvError, match=f"{method} packs multiples of 8"):
+            packed.check_sizes(packed.Packing(method, 4, 16), outputs, inputs, "here")
     packed.check_sizes(packed.Packing("awq", 4, 16), 64, 36, "here")

@@ -14,6 +14,7 @@ from drawn import bold, cells, tables
 from records import unlike
 
 from jaxlv.data.series import from_arrays
+from jaxlv.forecasting.forecast import Forecast
 from jaxlv.forecasting.panels import panel_of
 from jaxlv.published.protocols import PROTOCOLS
 from jaxlv.report import evaluation, folders, probe, runs, side_by_side, sweeps
@@ -260,6 +261,33 @@ def test_a_step_that_a_context_shows_in_part_is_neither_context_nor_truth():
         context, truth = scoring.spans(parts[name], data)
         np.testing.assert_array_equal(context, data.values_NTV[:, :12])
         np.testing.assert_array_equal(truth, data.values_NTV[:, start : start + parts[name].horizon])
+
+
+def test_baselines_do_not_forecast_the_step_that_is_shown(monkeypatch):
+    """One that goes on as a ramp does is exact, whether or not the text shows a part of the next step."""
+
+    def ahead(context_NCV, horizon):
+        return context_NCV[:, -1:] + np.arange(1.0, 1 + horizon)[:, None]
+
+    monkeypatch.setattr(scoring, "in_turn", lambda baselines: [("ahead", ahead)])
+    data = from_arrays(np.arange(1.0, 41)[None, :, None] * np.ones((1, 1, 2)))
+    parts = {part.name: part for part in PROTOCOLS["mao"].parts}
+    assert not parts["mao-128"].shown and parts["mao-128-cut"].shown
+    for name in ("mao-128", "mao-128-cut"):
+        (row,) = scoring.baseline_rows(replace(parts[name], horizon=3, measures=()), data)
+        assert row.mae == 0
+
+
+@pytest.mark.parametrize(("errors", "drawn"), [([5.0, 1.0, 3.0], 2), ([1.0, None, 0.5], 2), ([1.0, 2.0, 4.0], 1)])
+def test_the_series_of_the_median_error_is_drawn(errors, drawn, tmp_path, monkeypatch):
+    monkeypatch.setattr(scoring.svg, "save_png", lambda figure, path: path.write_bytes(b"png"))
+    monkeypatch.setattr(scoring.svg, "to_svg", lambda figure, label: "<svg/>")
+    data = from_arrays(np.random.default_rng(0).uniform(1, 2, (3, 130, 2)))
+    part = next(part for part in PROTOCOLS["rai"].parts if not part.drawn)
+    forecast = Forecast.of(data, 100, data.values_NTV[:, None, 100:120], {})
+    (tmp_path / scoring.PARTS).mkdir()
+    words = scoring.draw(part, data, forecast, dict(zip("012", errors, strict=True)), tmp_path)
+    assert words == f"Forecast of series {drawn}, the one of the median error"
 
 
 def test_series_are_named_by_their_range_or_number():

@@ -10,11 +10,12 @@ import pandas as pd
 import pytest
 
 import jaxlv
+from jaxlv.data.loading import load_series
 from jaxlv.data.series import SeriesSet, from_arrays
 from jaxlv.errors import JaxlvError
 from jaxlv.forecasting import metrics, pool, stretching
 from jaxlv.forecasting.baselines import BASELINES
-from jaxlv.forecasting.origins import within
+from jaxlv.forecasting.origins import Within, within
 from jaxlv.forecasting.request import Request
 from jaxlv.studies import forecast as study
 from jaxlv.studies.subjects import Asked
@@ -79,6 +80,21 @@ def test_short_contexts_have_short_horizons_or_no_window():
     assert np.bincount(here.series_M).tolist() == [4, 3, 4]
 
 
+def test_a_window_needs_just_five_steps_before_its_origin():
+    assert within(waves(), 8, 6, 4).asked(REQUEST) == Request(6, 2, 20)
+    late = replace(waves(count=2), first_N=np.array([0, 9]))
+    here = within(late, 20, 6, 4)  # horizon 3: origins at 17, 16, 15 and 14, of which the last has five steps behind 9
+    assert here.series_M.tolist() == [0] * 4 + [1] * 4
+
+
+def test_windows_within_a_context_keep_their_times():
+    years = pd.DataFrame({"year": np.arange(1900, 1930), "lynx": 1.0 + np.arange(30)})
+    here = within(load_series(years).ready().series, 24, 4, 3)
+    for row, truth_H in enumerate(here.truth_MHV[:, :, 0]):
+        steps = here.context + np.arange(4)
+        assert here.windows.clock.labels(row, steps).tolist() == (1899 + truth_H).tolist()
+
+
 # Stretching
 
 
@@ -130,6 +146,57 @@ def test_stretching_by_hand():
     assert pushed[0] == 0 and pushed[1] == pytest.approx(2)
 
 
+def needing(factors_MHV: np.ndarray, series_M: np.ndarray) -> tuple[np.ndarray, Within]:
+    """Samples of a model, and windows whose truth lies at so many times the end of its 80 % band (below it, if negative).
+
+    The band reaches twice as far up as down.
+    """
+    logs_S = np.concatenate([np.linspace(-0.1, 0, 10), np.linspace(0, 0.2, 11)[1:]])
+    low, high = metrics.central_interval(logs_S[None, :, None, None], 0.8)
+    middle = np.median(logs_S)
+    ends = np.where(factors_MHV > 0, high.item() - middle, middle - low.item())
+    samples = np.exp(np.broadcast_to(logs_S[None, :, None, None], (len(factors_MHV), 20, *factors_MHV.shape[1:])))
+    return samples, Within(waves(), series_M, 30, np.exp(middle + factors_MHV * ends))
+
+
+def factors_of(factors_MHV: np.ndarray, series_M: np.ndarray, count: int) -> np.ndarray:
+    samples, here = needing(factors_MHV, series_M)
+    return stretching._factors(samples, here, np.zeros((len(factors_MHV), 1, 1)), count)
+
+
+def test_factors_by_hand():
+    """Two values: 80 % of them need 1 + .8 = 1.8; each series is drawn to its own by 1 of 25 parts."""
+    found = factors_of(np.array([1.0, -2.0]).reshape(2, 1, 1), np.array([0, 1]), 2)
+    together = stretching.OTHERS + 1
+    expected = [1.8 * (own / 1.8) ** (1 / together) for own in (1.0, 2.0)]
+    np.testing.assert_allclose(found[:, 0], expected, rtol=1e-6)
+
+
+def test_where_the_truth_is_missing_nothing_is_needed():
+    known = np.array([[1.0, -2.0], [1.5, 1.5]])[..., None]
+    gone = np.concatenate([known, np.full((1, 2, 1), np.nan)])
+    found = factors_of(gone, np.array([0, 1, 1]), 3)
+    np.testing.assert_allclose(found[:2], factors_of(known, np.array([0, 1]), 2))
+    assert np.isfinite(found).all()
+
+
+def test_a_factor_has_limits():
+    """A series and a step that both need more than the others do not get both together."""
+    needed = np.ones((10, 100, 10, 1))
+    needed[9], needed[:, :, 9] = 3.9, 3.9
+    found = factors_of(needed.reshape(1000, 10, 1), np.repeat(np.arange(10), 100), 10)
+    assert found.max() == found[9, 9] == stretching.LIMITS[1] and found[0, 0] == pytest.approx(1)
+
+
+def test_windows_are_stretched_as_their_series_are():
+    samples = np.exp(np.linspace(-1, 1, 5))[None, :, None, None] * np.ones((3, 5, 1, 1))
+    size_N1V, factor_NH = np.array([0.0, 2.0]).reshape(2, 1, 1), np.array([[1.0], [3.0]])
+    here = Within(waves(), np.array([1, 0, 1]), 30, np.ones((3, 1, 1)))
+    found = stretching.Stretching(factor_NH, size_N1V, samples).within(here)
+    np.testing.assert_allclose(found[1], samples[1])
+    np.testing.assert_allclose(found[[0, 2]], stretching.stretched(samples[:2], factor_NH[[1, 1]], size_N1V[[1, 1]]))
+
+
 # The pool
 
 
@@ -153,6 +220,72 @@ def test_weights_by_hand():
     scores = {"a": np.array([[1.0], [3.0]]), "b": np.array([[2.0], [6.0]])}
     weights = pool._weights(scores, np.array([0, 0]), 1)
     assert weights["a"] == pytest.approx([0.8]) and weights["b"] == pytest.approx([0.2])  # 1 to 1 / 4
+
+
+def test_weights_are_those_of_each_series_and_no_variable_weighs_more_for_its_size():
+    scores = {"a": np.array([[1.0, 100], [1, 100], [2, 100]]), "b": np.array([[1.0, 300], [1, 300], [1, 100]])}
+    weights = pool._weights(scores, np.array([0, 0, 1]), 2)
+    # By variable, of the mean of both: a has 1 and 1 / 2, b has 1 and 3 / 2; then a has 4 / 3 and 1, b has 2 / 3 and 1.
+    first, second = (1.25 / 0.75) ** 2, ((5 / 6) / (7 / 6)) ** 2
+    np.testing.assert_allclose(weights["a"], [first / (1 + first), second / (1 + second)])
+
+
+def test_every_window_weighs_the_same():
+    """A window in which everybody errs ten times as much does not decide alone."""
+    scores = {"a": np.array([[1.0], [20.0]]), "b": np.array([[2.0], [10.0]])}
+    assert pool._weights(scores, np.array([0, 0]), 1)["a"] == pytest.approx([0.5])
+
+
+def test_the_crps_is_the_mean_over_the_steps_that_are_known():
+    samples = np.array([[1.0, 5.0], [1.0, 5.0]]).reshape(1, 2, 2, 1)
+    assert pool._crps(samples, np.array([np.nan, 8.0]).reshape(1, 2, 1)).tolist() == [[3.0]]
+
+
+def test_nothing_behind_the_context_is_in_a_pool():
+    """Series whose future is another get the same samples and weights from a model that does not look there."""
+    series = waves()
+    other = replace(series, values_NTV=np.concatenate([series.values_NTV[:, :30], 9 * series.values_NTV[:, 30:]], axis=1))
+
+    def last(given: SeriesSet, request: Request) -> np.ndarray:
+        spread_S = np.exp(np.linspace(-0.2, 0.2, request.samples))[:, None, None]
+        return (given.values_NTV[:, None, request.context - 1, None] * spread_S).repeat(request.horizon, axis=2)
+
+    one, two = (pool.pool(given, REQUEST, last) for given in (series, other))
+    np.testing.assert_array_equal(one.samples_NSHV, two.samples_NSHV)
+    for name, weight_N in one.weights.items():
+        np.testing.assert_array_equal(weight_N, two.weights[name])
+
+
+def test_a_model_is_weighted_with_its_samples_stretched(monkeypatch: pytest.MonkeyPatch):
+    exact = {"within": lambda self, here: here.truth_MHV[:, None].repeat(20, axis=1)}
+    series = waves()
+    plain = pool.pool(series, REQUEST, true_wave(series, 0.3)).weights["model"]
+    monkeypatch.setattr(stretching.Stretching, "within", exact["within"])
+    assert (plain < 0.9).all() and (pool.pool(series, REQUEST, true_wave(series, 0.3)).weights["model"] > 0.99).all()
+
+
+def test_samples_of_a_member_are_drawn_by_the_seed_and_each_but_once():
+    members = {"a": np.arange(200.0).reshape(1, 200, 1, 1)}
+    one, again, other = (pool._mixed(members, {"a": np.ones(1)}, seed).ravel() for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one, again)
+    assert len(set(one)) == pool.SAMPLES and one.max() > 150 and set(one) != set(other)
+
+
+def test_a_series_is_spread_by_its_own_errors_and_beyond_their_horizon_by_the_last():
+    errors = pool.Errors(np.log([[[1.0], [2.0]], [[3.0], [5.0]]]), np.array([0, 1]), np.zeros((2, 1, 1)))
+    found = errors.ahead(np.ones((2, 3, 1)))
+    for row, ends in enumerate([[1.0, 2.0, 2.0], [3.0, 5.0, 5.0]]):
+        np.testing.assert_allclose(found[row, :, :, 0].max(axis=0), ends)
+        np.testing.assert_allclose(found[row, :, :, 0].min(axis=0), 1 / np.array(ends))
+
+
+def test_a_method_sees_no_step_before_a_series_begins():
+    series = waves(count=2)
+    late = replace(series, values_NTV=series.values_NTV.copy(), first_N=np.array([0, 10]))
+    late.values_NTV[1, :10] = np.nan
+    alone = replace(series.rows(np.array([1])), values_NTV=series.values_NTV[1:, 10:])
+    found = pool._point(BASELINES["analog"], late, REQUEST)
+    np.testing.assert_array_equal(found[1:], pool._point(BASELINES["analog"], alone, replace(REQUEST, context=20)))
 
 
 def test_a_window_is_not_scored_by_its_own_error():

@@ -184,3 +184,95 @@ def test_what_says_who_one_is_goes_together(given, monkeypatch):
     assert processes.count() == 1
     with pytest.raises(JaxlvError, match=r"go together|no such process"):
         processes.join(*given)
+
+
+# ------------------------------------------------------------------------------------------------ what is said
+
+
+class Service:
+    """The service that processes share, in one of them: keys and values."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, str] = {}
+
+    def key_value_set(self, key: str, value: str, allow_overwrite: bool = False) -> None:
+        assert allow_overwrite or key not in self.held
+        self.held[key] = value
+
+    def key_value_delete(self, key: str) -> None:
+        del self.held[key]
+
+    def blocking_key_value_get(self, key: str, milliseconds: int) -> str:
+        return self.held[key]
+
+    def key_value_dir_get(self, folder: str) -> list[tuple[str, str]]:
+        return [(key, value) for key, value in self.held.items() if key.startswith(folder)]
+
+
+@pytest.fixture
+def as_process(monkeypatch):
+    """(number) -> that process of three: this one goes on in its place."""
+    service, groups = Service(), {}
+
+    def go_on(number: int) -> Service:
+        if number not in groups:
+            groups[number] = processes._Group()
+            groups[number].count, groups[number].index, groups[number].client = 3, number, service
+        monkeypatch.setattr(processes, "_group", groups[number])
+        return service
+
+    return go_on
+
+
+def test_all_processes_hear_what_process_0_decides_in_its_order(as_process, monkeypatch):
+    monkeypatch.setattr(processes, "KEPT", 4)
+    said = [{"steps": 3}, True, None, "a", 5, 6]
+    for first, last in ((0, 4), (4, 6)):
+        for number in (0, 1, 2):
+            service = as_process(number)
+            told = [processes.agreed(value if number == 0 else "its own") for value in said[first:last]]
+            assert told == said[first:last]
+    assert len(service.held) == 4  # those that a process may still have to read
+
+
+def test_signals_reach_process_0_alone(as_process):
+    for number in (2, 0, 1):
+        as_process(number)
+        processes.asked(10 + number)
+    assert not processes.signals()
+    as_process(0)
+    assert sorted(processes.signals()) == [11, 12]
+
+
+def test_others_end_as_process_0_has_ended(as_process, monkeypatch, capsys):
+    def end(code: int) -> None:
+        raise SystemExit(code)
+
+    monkeypatch.setattr(processes.os, "_exit", end)
+    monkeypatch.setattr(processes.time, "sleep", lambda seconds: None)
+    for number, expected in ((0, "3"), (2, "3")):
+        as_process(number)
+        with pytest.raises(SystemExit, match=expected):
+            processes.agreed(1) if number else processes.leave(3)
+    assert capsys.readouterr().err == "process 2: process 0 has ended: its last line says why\n"
+
+
+def test_each_process_but_the_first_writes_into_copies_of_its_own(as_process, tmp_path, monkeypatch):
+    monkeypatch.setattr(processes.tempfile, "tempdir", str(tmp_path / "copies"))
+    (tmp_path / "copies").mkdir()
+    mine, gone = (tmp_path / "copies" / f"{processes.COPIES}{number}-x" for number in (os.getpid(), 2**22 + 1))
+    folder = tmp_path / "run"
+    for one in (mine, gone, folder):
+        one.mkdir()
+    for name in ("config.toml", "lock", "save"):
+        (folder / name).write_text(name)
+    as_process(0)
+    assert processes.own(folder) == folder
+    as_process(1)
+    place, absent = processes.own(folder), processes.own(tmp_path / "none" / "run")
+    assert place.name == absent.name == "run" and place != folder and not absent.exists()
+    assert [path.name for path in place.iterdir()] == ["config.toml"]
+    (place / "config.toml").write_text("changed")
+    assert processes.own(folder) == place and (place / "config.toml").read_text() == "changed"
+    assert (folder / "config.toml").read_text() == "config.toml"
+    assert mine.exists() and not gone.exists()  # whose process is there, or not

@@ -184,6 +184,41 @@ def test_what_is_kept_is_bounded_and_gone_with_the_parameters(monkeypatch):
     assert len(prefixes._kept) == 1
 
 
+def test_what_is_kept_is_a_share_of_the_free_memory(monkeypatch):
+    prefixes, variables, texts = Prefixes(), {"params": jnp.ones(3)}, Texts.of([LONG])
+    for free, found in ((8 * 400, True), (8 * 400 - 8, False)):
+        monkeypatch.setattr(module.memory, "free", lambda free=free: free)
+        assert (kept(prefixes, variables, texts) is not None) == found
+
+
+def test_several_processes_read_the_same_prompts(monkeypatch):
+    prefixes, variables, texts = Prefixes(), {"params": jnp.ones(3)}, Texts.of([LONG])
+    assert kept(prefixes, variables, texts) is not None
+    monkeypatch.setattr(module.processes, "count", lambda: 2)
+    assert prefixes.find(variables, ("model",), texts) is None
+
+
+def test_parameters_at_the_place_of_others_are_not_taken_for_them():
+    """As Python gives the place of an array that is gone to a new one."""
+    prefixes, old, new, texts = Prefixes(), {"params": jnp.ones(3)}, {"params": jnp.zeros(3)}, Texts.of([LONG])
+    assert kept(prefixes, old, texts) is not None
+    (one,) = prefixes._kept.values()
+    prefixes._kept = type(prefixes._kept)({module._Place.of(jax.tree.leaves(new), ("model",), texts): one})
+    assert prefixes.find(new, ("model",), texts) is None
+
+
+@pytest.mark.parametrize(("length", "padded"), [(1, 64), (63, 64), (64, 64), (65, 128)])
+def test_prompts_are_padded_to_the_next_multiple(length, padded):
+    assert module.padded(length) == padded
+
+
+def test_an_accelerator_takes_the_whole_batch(monkeypatch):
+    monkeypatch.setattr(module.os, "sched_getaffinity", lambda process: range(4))
+    assert [module.parallel_parts(series) for series in (1, 2, 6, 7, 8)] == [1, 2, 3, 1, 4]
+    monkeypatch.setattr(module.jax, "default_backend", lambda: "gpu")
+    assert module.parallel_parts(8) == 1
+
+
 # ------------------------------------------------------------------------------------------------ what they cost
 
 

@@ -169,6 +169,9 @@ def test_full_weights_of_a_folder_in_few_bits_are_the_restored_ones(packed):
     held = {path[-1]: np.asarray(leaf) for path, leaf in place.items() if ".".join(path[:-1]) == DOWN}
     found = traverse_util.flatten_dict(read, sep=".")[f"{DOWN}.weight"]
     np.testing.assert_array_equal(found, quantised.restored(model.weights, **held))
+    narrow = traverse_util.flatten_dict(jaxlv.load_pretrained(folder, "bfloat16")[1], sep=".")[f"{DOWN}.weight"]
+    np.testing.assert_array_equal(narrow, found.astype(jnp.bfloat16))
+    assert narrow.dtype == jnp.bfloat16
 
 
 def test_bits_are_not_rounded_to_other_bits(packed):
@@ -176,6 +179,14 @@ def test_bits_are_not_rounded_to_other_bits(packed):
     other = next(bits for bits in BITS if bits != model.weights)
     with pytest.raises(JaxlvError, match=f"would be rounded again; .* or {other}; found {model.weights}; set model.weights"):
         jaxlv.load_pretrained(folder, weights=other)
+
+
+def test_an_odd_number_of_inputs_in_4_bits_is_one_line(random_model, tmp_path):
+    model, params = random_model(intermediate_size=39)
+    weights.save_pretrained(tmp_path / "model", model, params)
+    with pytest.raises(JaxlvError, match=r"model\.weights: 4 bits need an even number of inputs; found 39; int8 takes any"):
+        jaxlv.load_pretrained(tmp_path / "model", weights="nf4")
+    jaxlv.load_pretrained(tmp_path / "model", weights="int8")
 
 
 def test_weights_of_another_kind_are_refused(saved):

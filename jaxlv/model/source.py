@@ -63,8 +63,6 @@ class Source:
 
     def quantised(self, module: str, fans: tuple[int, int], bits: Bits) -> dict[str, jax.Array]:
         """Returns codes and scales, by dotted key, of a projection whose weight is stored."""
-        if fans[1] % 2 and bits == "nf4":
-            raise JaxlvError("4 bits need an even number of inputs", where=module, found=fans[1])
         made = quantised.quantised(bits, self._part(f"{module}.weight", fans, tensors.FLOAT_TYPES))
         return {f"{module}.{name}": self._put(f"{module}.{name}", value) for name, value in made.items()}
 
