@@ -29,6 +29,7 @@ HEARTBEAT = 10  # seconds without a sign of life after which JAX ends the others
 EXIT = 75  # of a process that gives up on the others: the same command may succeed (EX_TEMPFAIL of sysexits.h)
 COPIES = "jaxlv-process-"  # begins the name of a process's folder of copies, before its number
 KEPT = 1000  # decisions that stay to be read: a process is never that far behind
+TOGETHER = 30  # seconds within which all processes say that a step has failed, or it is not taken again
 DETECTED: Mapping[str, tuple[str, str]] = {
     "SLURM": ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
     "Open MPI": ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
@@ -45,6 +46,7 @@ class _Group:
 
     def __init__(self) -> None:
         self.count, self.index = 1, 0
+        self.failures = 0  # after which all of them went on together
         self.numbers, self.copies, self.heard = itertools.count(), dict[Path, Path](), time.monotonic()
 
 
@@ -118,7 +120,41 @@ def agreed(value: Any) -> Any:
 
 
 def _key(number: int) -> str:
-    return f"jaxlv/said/{number}"
+    return f"jaxlv/said/{_group.failures}/{number}"
+
+
+def any_of(own: bool) -> bool:
+    """Tells whether any process has called it with True, of what each has tried by itself. All processes call it, in the
+    same order.
+    """
+    if _group.count == 1:
+        return own
+    place = f"jaxlv/tried/{_group.failures}/{next(_group.numbers)}"
+    if _group.index:
+        _group.client.key_value_set(f"{place}/{_group.index}", json.dumps(own))
+        return bool(agreed(own))
+    keys = [f"{place}/{index}" for index in range(1, _group.count)]
+    told = [json.loads(_group.client.blocking_key_value_get(key, 2**31 - 1)) for key in keys]
+    return bool(agreed(own or any(told)))
+
+
+def all_failed() -> bool:
+    """Tells whether a step has failed in every process, as each says by calling it, within TOGETHER seconds of the first. If
+    so, none of them waits for another one, and all go on together from here.
+
+    If not, others may wait for this process within the step, where no Python runs: it can only end, and they after it.
+    """
+    if _group.count == 1:
+        return True
+    import jax
+
+    try:
+        _group.client.wait_at_barrier(f"jaxlv/failed/{_group.failures}", TOGETHER * 1000)
+    except jax.errors.JaxRuntimeError:
+        return False
+    _group.failures += 1
+    _group.numbers, _group.heard = itertools.count(), time.monotonic()  # not all have agreed as often
+    return True
 
 
 def asked(number: int) -> None:

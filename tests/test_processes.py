@@ -36,7 +36,9 @@ def options(base: Path, steps: int, *more: str) -> list[str]:
     return ["demo", *(part for one in settings for part in ("--set", one))]
 
 
-def begun(number: int, *arguments: Any, temporary: Path | None = None) -> list[subprocess.Popen]:
+def begun(
+    number: int, *arguments: Any, temporary: Path | None = None, program: Sequence[str] = PROGRAM
+) -> list[subprocess.Popen]:
     """Starts a command in so many processes, which have their copies in a folder of temporary files."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
@@ -47,7 +49,7 @@ def begun(number: int, *arguments: Any, temporary: Path | None = None) -> list[s
         told["TMPDIR"] = str(temporary)
     return [
         subprocess.Popen(
-            [*PROGRAM, *map(str, arguments), *group, str(index)], env=told, text=True,
+            [*program, *map(str, arguments), *group, str(index)], env=told, text=True,
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         )
         for index in range(number)
@@ -135,6 +137,76 @@ def test_a_kill_at_any_instant_loses_nothing(turn, tiny_base, undisturbed, tmp_p
     taken = [entry for entry in spent.entries if entry.event.kind == "train_step"]
     price = taken[0].flops // taken[0].event.count
     assert sum(entry.flops for entry in taken) >= 8 * price and spent.account.totals().executed <= spent.terms.budget
+
+
+STARVED = """
+import sys
+from types import SimpleNamespace
+import jax
+from jaxlv import processes
+from jaxlv.steps.stack import Stack
+from jaxlv.tools.cli import main
+
+instant, most, spared, *starved = sys.argv.pop(1).split()  # which processes hold `most` windows, after so many steps
+processes.TOGETHER, make, taken = 3, Stack.step, [0]
+
+def check(at, batch):
+    if at == instant and str(processes.index()) in starved and batch.ids_ML.shape[-2] > int(most):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes")
+
+def step(self, at_once=0):
+    made = make(self, at_once)
+
+    def lower(state, frozen, batch):
+        def compiled():
+            check("compile", batch)
+            return Program(made.lower(state, frozen, batch).compile())
+        return SimpleNamespace(compile=compiled)
+
+    return SimpleNamespace(lower=lower)
+
+class Program:
+    def __init__(self, compiled):
+        self.compiled, self.memory_analysis = compiled, compiled.memory_analysis
+
+    def __call__(self, state, frozen, batch):
+        taken[0] += 1
+        if taken[0] > int(spared):
+            check("run", batch)
+        return self.compiled(state, frozen, batch)
+
+Stack.step = step
+main()
+"""
+
+
+def starved(instant: str, most: int, spared: int, *which: int) -> list[str]:
+    return [sys.executable, "-c", STARVED, " ".join(map(str, (instant, most, spared, *which)))]
+
+
+@pytest.mark.parametrize(("instant", "spared", "which", "saved"), [("compile", 0, [1], 0), ("run", 5, [0, 1], 4)])
+def test_all_halve_the_batch_if_memory_runs_out_before_any_waits_for_another(
+    instant, spared, which, saved, tiny_base, undisturbed, tmp_path
+):
+    """In one process when the step is compiled, in all of them when it begins; those then go on from a checkpoint."""
+    out, asked = tmp_path / "run", options(tiny_base, 8, "train.halve_on_oom=true")
+    for code, said in ended(begun(2, "train", *asked, "--out", out, program=starved(instant, 2, spared, *which))):
+        assert code == 0, said
+    same(out, undisturbed)
+    spent = ledger.begun(out / run.LEDGER)
+    assert spent is not None and not ledger.checked(spent)
+    taken = [entry.event for entry in spent.entries if entry.committed and entry.event.kind == "train_step"]
+    assert [(one.batch, one.accumulate) for one in taken] == [(4, 1)] * saved + [(2, 2)] * (8 - saved)
+
+
+@pytest.mark.slow
+def test_none_goes_on_if_memory_runs_out_in_one_process_while_another_waits_for_it(tiny_base, undisturbed, tmp_path):
+    out, asked = tmp_path / "run", options(tiny_base, 8, "train.halve_on_oom=true")
+    (first, _), (second, said) = ended(begun(2, "train", *asked, "--out", out, program=starved("run", 2, 5, 1)), 60)
+    assert first != 0 and second == 2
+    assert "out of memory in the train step of this process, while others were within it" in said
+    done("train", "--resume", out)
+    same(out, undisturbed)
 
 
 WAITS = """

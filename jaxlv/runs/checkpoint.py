@@ -42,6 +42,8 @@ NO_FACTS = Facts()
 STATE, FACTS = "state", "facts.json"  # in the folder of a step
 ROOM = 1 << 18  # bytes of a checkpoint beside its arrays
 
+_copies: dict[Path, dict[int, list[Any]]] = {}  # the states of a process that is not the first, by folder and step
+
 
 class Checkpoints:
     """The checkpoints in `folder`, saved in the background; `close` (or `with`) waits for the last one.
@@ -56,7 +58,6 @@ class Checkpoints:
         self._worker = ThreadPoolExecutor(1, "checkpoint")
         self._saving: Future[None] | None = None
         self._begun = False
-        self._copies: dict[int, list[Any]] = {}  # of a process that is not the first
         found = {step: self._broken(step) for step in self._on_disk()}
         self.damaged = {step: faults[0] for step, faults in found.items() if faults}
 
@@ -114,7 +115,7 @@ class Checkpoints:
                 self._check_space(leaves)
                 with new_folder(place, replace=True, parents=False) as work:
                     if processes.index():  # the copy of a process that is not the first, for which Orbax writes nothing
-                        self._copies[step] = leaves
+                        _copies.setdefault(self.folder, {})[step] = leaves
                     else:
                         self._orbax.save(work / STATE, leaves)
                     write_json(work / FACTS, facts.tree(), indent=None)
@@ -141,7 +142,7 @@ class Checkpoints:
     def _prune(self, step: int) -> None:
         for old in set(self._on_disk()) - self._kept(step):
             remove_folder(self._place(old))
-            self._copies.pop(old, None)
+            _copies.get(self.folder, {}).pop(old, None)
 
     def _kept(self, step: int) -> set[int]:
         """Returns the steps whose checkpoints stay beside that of `step`: the newest intact ones, and the best."""
@@ -203,8 +204,8 @@ class Checkpoints:
         try:
             import orbax.checkpoint as ocp
 
-            if step in self._copies:
-                return _like(self._copies[step], like)
+            if step in (copies := _copies.get(self.folder, {})):
+                return _like(copies[step], like)
             plain = self._orbax.restore(path / STATE, args=ocp.args.StandardRestore(_abstract(like)))
         except Exception as fault:  # orbax raises whatever the layer below raised
             reason = " ".join(str(fault).split())[:200]
@@ -227,8 +228,10 @@ class Checkpoints:
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
         self.close()
+        if kind is None:  # else the run may go on from them
+            _copies.pop(self.folder, None)
 
 
 def read_facts(path: Path) -> Facts:

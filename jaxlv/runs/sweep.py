@@ -153,7 +153,7 @@ def train(
         try:
             training.train_together(jobs, resume=begun, watch=watch(group), versions=versions, memory=held, at_once=at_once)
         except jax.errors.JaxRuntimeError as fault:
-            if "RESOURCE_EXHAUSTED" not in str(fault) or len(group) == 1:
+            if "RESOURCE_EXHAUSTED" not in str(fault) or len(group) == 1 or not processes.all_failed():
                 raise
             half = -(-len(group) // 2)
             waiting = [group[:half], group[half:], *waiting]

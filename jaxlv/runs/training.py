@@ -19,6 +19,8 @@ from jaxlv.config import RunConfig
 from jaxlv.errors import JaxlvError, NotFinite
 from jaxlv.flops.ledger import BudgetExceeded
 from jaxlv.lora import adapters, overlay
+from jaxlv.memory import free as free_memory
+from jaxlv.model import placement
 from jaxlv.runs.billing import check_begins, check_budget, ledger_path
 from jaxlv.runs.interrupts import Interrupted, Interrupts
 from jaxlv.runs.member import Job, Member, is_finite, open_ledgers, reserve
@@ -27,7 +29,7 @@ from jaxlv.runs.sinks import package_of
 from jaxlv.runs.sources import Inputs
 from jaxlv.runs.validation import Texts, alphabet_of, measured
 from jaxlv.steps import needs
-from jaxlv.steps.stack import Stack, memory_of
+from jaxlv.steps.stack import Stack, memory_of, room_of
 from jaxlv.steps.train import Step, TrainState, steps
 from jaxlv.storage.door import is_there
 from jaxlv.storage.files import Watched, only_process, remove_unfinished
@@ -127,10 +129,10 @@ def train_together(
 
 def _halved(jobs: Sequence[Job], fault: _OutOfMemory, watch: Watch) -> list[Job]:
     """Returns the same runs with half the micro-batch, accumulated twice as often: the same sums. Raises the fault if that
-    is not wanted, or not possible.
+    is not wanted, or not possible: each device of the axis "data" needs a window.
     """
-    t = jobs[0].config.train
-    if not t.halve_on_oom or t.batch_size % 2:
+    t, devices = jobs[0].config.train, placement.size(jobs[0].inputs.model.mesh)
+    if not fault.everywhere or not t.halve_on_oom or t.batch_size % (2 * devices):
         raise fault
     watch.note(f"out of memory: {t.batch_size // 2} windows at a time from here on, {2 * t.accumulate} times a step")
     batch, times = t.batch_size // 2, 2 * t.accumulate
@@ -140,6 +142,8 @@ def _halved(jobs: Sequence[Job], fault: _OutOfMemory, watch: Watch) -> list[Job]
 
 class _OutOfMemory(JaxlvError):
     """The train step does not fit into the device's memory."""
+
+    everywhere = True  # in every process, so that none waits for another one
 
 
 class _Training:
@@ -177,14 +181,15 @@ class _Training:
             alike = [_abstract(self.stack.member(state, i)) for i in range(len(self.stack))]
             if resume:
                 state = self._restored(state, alike)
-            shapes = _abstract((state, self.stack.frozen))
+            shapes = _abstract((state, self.stack.frozen), self.stack.model.mesh is not None)
             try:
                 if self._goes_on(int(state.step.min())):
                     state = self._train(state)
             except jax.errors.JaxRuntimeError as fault:
                 if "RESOURCE_EXHAUSTED" not in str(fault):
                     raise
-                raise self._out_of_memory(shapes) from None
+                everywhere = not self.config.train.halve_on_oom or processes.all_failed()
+                raise self._out_of_memory(shapes, everywhere) from None
             if int(state.step.min()) < self.config.train.steps:
                 self._stop_early(state)
             places.check()
@@ -203,7 +208,7 @@ class _Training:
         """
         running: Step | None = None  # whose figures have not been read
         with compiling("the train step", id(self.stack)):
-            take = self.fitted or self.stack.kept_step(state, self._batch(0), self.at_once)
+            take = self._ready(state)
         for step in steps(take, state, self.stack.frozen, self._batch, self.config.train.steps):
             number, state = step.number, step.state
             if running:
@@ -230,10 +235,27 @@ class _Training:
             self._report(running)
         return state
 
+    def _ready(self, state: TrainState) -> Any:
+        """Returns the step of all. Several processes compile it here, and all of them raise JaxRuntimeError if one lacks the
+        memory: none has launched it then, so none waits for another.
+        """
+        lacking, take = None, self.fitted
+        try:
+            take = take or self.stack.kept_step(state, self._batch(0), self.at_once)
+            if processes.count() > 1 and room_of(take) > free_memory():
+                lacking = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: by XLA's plan")
+        except jax.errors.JaxRuntimeError as fault:
+            if "RESOURCE_EXHAUSTED" not in str(fault):
+                raise
+            lacking = fault
+        if processes.any_of(lacking is not None):
+            raise lacking or jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: in another process")
+        return take
+
     def _batch(self, step: int) -> Windows:
         return self.stack.batch([text.batches(step) for text in self.texts])
 
-    def _out_of_memory(self, shapes: Any) -> _OutOfMemory:
+    def _out_of_memory(self, shapes: Any, everywhere: bool) -> _OutOfMemory:
         """Returns the error that says what a step needs, by XLA's own plan, and which settings lower that."""
         t, length = self.config.train, self.config.windows.length
         try:
@@ -242,13 +264,15 @@ class _Training:
         except jax.errors.JaxRuntimeError:
             needed = ""
         runs = f"{len(self.members)} runs of " if len(self.members) > 1 else ""
-        return _OutOfMemory(
-            "out of memory in the train step",
+        fault = _OutOfMemory(
+            "out of memory in the train step" + ("" if everywhere else " of this process, while others were within it"),
             where=self.members[0].folder,
             found=f"{runs}{t.batch_size} windows of {length} tokens{needed}",
             hint="lower train.batch_size (raise train.accumulate) or windows.length, or set train.halve_on_oom = true or "
             'model.dtype = "bfloat16"; checkpoints are intact: go on with --resume',
         )
+        fault.everywhere = everywhere
+        return fault
 
     # ---------------------------------------------------------------------------------- where it begins and ends
 
@@ -391,5 +415,5 @@ class _Training:
             return None
 
 
-def _abstract(tree: Any) -> Any:
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)
+def _abstract(tree: Any, placed: bool = False) -> Any:
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding if placed else None), tree)

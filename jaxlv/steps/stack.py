@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlv import processes
 from jaxlv.activity import doing
 from jaxlv.config import RunConfig, config_tree, laid_over
 from jaxlv.errors import JaxlvError
@@ -176,7 +177,11 @@ class Stack:
         return jax.jit(of_all, donate_argnums=0, compiler_options=compiler_options(self.model), **results(kept_there))
 
     def kept_step(self, state: TrainState, batch: Windows, at_once: int = 0) -> Any:
-        """Returns the step of all as `step` does, as a program that an earlier process has kept, if there is one."""
+        """Returns the step of all as `step` does, as a program that an earlier process has kept, if there is one. Several
+        processes get it compiled.
+        """
+        if processes.count() > 1:
+            return self.step(at_once).lower(state, self.frozen, batch).compile()
         constants = [(program_of(one), one.optimizer.learning_rate, one.lora) for one in self.configs]
         symbols = None if self.alphabet_A is None else np.asarray(self.alphabet_A).tolist()
         said = (constants, symbols, self.model, self.how, self.skips, at_once)
@@ -210,9 +215,13 @@ class Stack:
 
 def memory_of(compiled: Any) -> int:
     """Returns the bytes that a compiled program needs, as XLA plans it: arguments, results, and intermediates."""
+    return room_of(compiled) + compiled.memory_analysis().argument_size_in_bytes
+
+
+def room_of(compiled: Any) -> int:
+    """Returns the bytes that a compiled program needs beside its arguments."""
     plan = compiled.memory_analysis()
-    held = plan.temp_size_in_bytes + plan.argument_size_in_bytes + plan.output_size_in_bytes
-    return held - plan.alias_size_in_bytes
+    return plan.temp_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
 
 
 def _stacked(trees: Sequence[Any]) -> Any:

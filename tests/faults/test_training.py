@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -17,7 +18,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxlv.config import load_config
+from jaxlv.config import RunConfig, TrainConfig, load_config
 from jaxlv.errors import JaxlvError
 from jaxlv.flops import ledger
 from jaxlv.runs import run, sources, training, validation
@@ -297,6 +298,17 @@ def test_34_half_the_batch_twice_as_often_is_the_same_run(small, tmp_path, monke
     with pytest.raises(JaxlvError, match="out of memory"):  # one window does not fit either
         starved(monkeypatch, 0)
         trained(small("train.halve_on_oom=true"), tmp_path / "none")
+
+
+@pytest.mark.parametrize(("devices", "fits"), [(1, True), (2, False)])
+def test_34_each_device_keeps_a_window(devices, fits, tmp_path):
+    config = RunConfig(train=TrainConfig(batch_size=2, halve_on_oom=True))
+    mesh = types.SimpleNamespace(shape={"data": devices})
+    inputs: Any = types.SimpleNamespace(model=types.SimpleNamespace(mesh=mesh))
+    job, fault = Job(config, tmp_path, inputs), training._OutOfMemory("out of memory")
+    with contextlib.nullcontext() if fits else pytest.raises(training._OutOfMemory):
+        (halved,) = training._halved([job], fault, training.Watch())
+        assert halved.config.train.batch_size == 1 and halved.config.train.accumulate == 2
 
 
 # --------------------------------------------------------------------------------- 35, 37 resuming, budgets
