@@ -10,7 +10,7 @@ import re
 from benchmarks.common import RESULTS, ROOT
 
 PAGES = (ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "scale.md")
-MARKED = re.compile(r"<!-- ([\w.-]+\.md) -->\n.*?<!-- end -->", re.DOTALL)
+MARKED = re.compile(r"<!-- ([\w./-]+\.md) -->\n.*?<!-- end -->", re.DOTALL)
 
 
 def filled(page: str) -> str:
