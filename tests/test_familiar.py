@@ -140,3 +140,15 @@ def test_a_forecast_says_if_the_base_has_read_no_series_of_so_many_variables(bas
     limit(tmp_path / "base", {"1": 5.5, "2": 5.5})
     (line,) = told(tmp_path / "base", four_TV)
     assert line == "the base has read series of 1 to 2 variables, not of 4: separate makes each variable a series of its own"
+
+
+def test_the_embedded_base_names_the_one_for_the_field():
+    """Of a base of somebody else, nothing is known that would help."""
+    sampler = api.open_model("embedded")
+    one, two = (from_arrays(values_TV[None, :, :n]) for values_TV, n in ((wild(), 1), (wild(), 2)))
+    assert list(given.unfamiliar(one, sampler, 18, 2)) == [
+        "the base has read series of 2 variables, not of 1; embedded-field has"
+    ]
+    *_, last = given.unfamiliar(two, sampler, 18, 2)
+    assert last == "embedded-field has read noise, gaps, counts and more kinds of series"
+    assert list(given.unfamiliar(from_arrays(wave()[None]), sampler, 18, 2)) == []

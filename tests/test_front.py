@@ -320,6 +320,9 @@ def test_the_error_of_a_forecast_is_that_of_the_steps_it_forecasts():
 
 def test_a_config_is_fitted_to_the_steps_that_are_trained_on():
     config = fitted(jaxlv.load_series(np.arange(1.0, 21)), holdout=10)
+    assert config.model.path == "embedded-field"  # the other base has read two variables alone
+    assert fitted(jaxlv.load_series(np.ones((20, 2))), holdout=10).model.path == "embedded"
+    assert fitted(jaxlv.load_series(np.ones((20, 3))), "owner/name", holdout=10).model.path == "owner/name"
     assert (config.windows.length, config.windows.context_steps) == (80, (4, 8))  # ten steps of five tokens, and some
     assert (config.data.holdout, config.evaluate.context, config.evaluate.horizon) == (10, 10, 10)
     with pytest.raises(JaxlvError, match="too short to train on; expected at least 8 steps besides the 13"):

@@ -15,7 +15,7 @@ def init(
     /,
     *,
     out: Path = Path("jaxlv.toml"),
-    model: str = "embedded",
+    model: str | None = None,
     holdout: Annotated[int | None, whole(0)] = None,
     steps: Annotated[int, whole()] = 200,
     overwrite: bool = False,
@@ -29,7 +29,7 @@ def init(
     Args:
         data: file of series
         out: TOML file to write
-        model: "embedded", "embedded-field", model folder, or hub id
+        model: model folder, hub id, embedded, or embedded-field; if not given, one of these by the number of variables
         holdout: last steps of every series that are kept for the test; chosen by the number of series if not given
         steps: optimiser steps
         overwrite: replace an older file, once the new one is complete

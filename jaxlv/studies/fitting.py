@@ -18,7 +18,7 @@ from jaxlv.config import (
 )  # fmt: skip
 from jaxlv.data.observations import Observations
 from jaxlv.errors import JaxlvError
-from jaxlv.model.bases import BASE, EMBEDDED
+from jaxlv.model.bases import BASE, EMBEDDED, FIELD
 
 LONGEST = 1008  # tokens of a window: 100 steps of two variables with two decimals, as the embedded base knows them
 SEVERAL = 10  # series from which on whole series are split; fewer are all trained on, without their last steps
@@ -27,12 +27,15 @@ HEADROOMS = (0.35, 0.45, 0.55, 0.65)
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-def fitted(found: Observations, model: str = BASE, holdout: int | None = None, steps: int = 200, **data: Any) -> RunConfig:
+def fitted(
+    found: Observations, model: str | None = None, holdout: int | None = None, steps: int = 200, **data: Any
+) -> RunConfig:
     """Returns the config of a run on these series.
 
     With `holdout` the last steps of every series are kept for the test, and all series are trained on; if it is None, this
     is done for fewer than SEVERAL series, with a fifth of the shortest. Without it SEVERAL or more series are split, whole,
-    and all of fewer are trained on. Raises JaxlvError if the series are too short.
+    and all of fewer are trained on. Without a `model` it is a base that has read as many variables. Raises JaxlvError if the
+    series are too short.
     """
     lengths, V = sorted(map(len, found.values)), len(found.variables)
     if holdout is None:
@@ -46,6 +49,7 @@ def fitted(found: Observations, model: str = BASE, holdout: int | None = None, s
     length = min(LONGEST, -(-rest * step // 16) * 16 + 16)
     inside = min(rest, length // step)
     horizon = holdout or max(inside // 2, 1)
+    model = model or (BASE if V == 2 else FIELD)  # the first has read series of two variables alone
     embedded = model in EMBEDDED
     context = max(rest if holdout else inside - horizon, 1)
     return RunConfig(

@@ -22,7 +22,7 @@ PROBE = 1024  # rows and columns of the matrices by which this machine's speed i
 class Wanted:
     """What the caller says of a run."""
 
-    model: str = fitting.BASE
+    model: str | None = None
     holdout: int | None = None
     steps: int = 200
 

@@ -131,8 +131,7 @@ def planned(config: RunConfig | None, wanted: Wanted) -> RunConfig:
             raise JaxlvError("what is trained", where="train", expected="a config, a run to resume, or --data FILE")
         how = {name: value for name, value in wanted.reading.items() if name not in ("missing", "negative")}
         found = load_series(wanted.data, **how)
-        model = wanted.model or fitting.BASE
-        config = fitting.fitted(found, model, steps=wanted.steps or STEPS, path=str(wanted.data), **wanted.reading)
+        config = fitting.fitted(found, wanted.model, steps=wanted.steps or STEPS, path=str(wanted.data), **wanted.reading)
     elif wanted.data is not None:
         config = fitting.changed(config, data={"path": str(wanted.data), **wanted.reading})
     if wanted.model is not None:
