@@ -145,7 +145,7 @@ def test_a_forecast_says_if_the_base_has_read_no_series_of_so_many_variables(bas
 def test_the_embedded_base_names_the_one_for_the_field():
     """Of a base of somebody else, nothing is known that would help."""
     sampler = api.open_model("embedded")
-    one, two = (from_arrays(values_TV[None, :, :n]) for values_TV, n in ((wild(), 1), (wild(), 2)))
+    one, two = (jaxlv.load_series(wild()[:, :n]).ready().series for n in (1, 2))
     assert list(given.unfamiliar(one, sampler, 18, 2)) == [
         "the base has read series of 2 variables, not of 1; embedded-field has"
     ]
