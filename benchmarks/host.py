@@ -61,16 +61,15 @@ def make_inputs(folder: Path, steps: int) -> tuple[Any, Any]:
 
     from jaxlv.config import RunConfig, build_config
     from jaxlv.data import series
-    from jaxlv.model.bases import EMBEDDED_BASE
     from jaxlv.model.config import ModelConfig
     from jaxlv.model.qwen2 import Qwen2
-    from jaxlv.model.weights import save_pretrained
+    from jaxlv.model.weights import resolve, save_pretrained
     from jaxlv.runs import sources
 
     shape = ModelConfig(16, WIDTH, WIDTH, LAYERS, 2, 1, WIDTH // 2, tie_word_embeddings=True, max_position_embeddings=4096)
     model = Qwen2(shape)
     params = model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
-    save_pretrained(folder / "base", model, params, EMBEDDED_BASE)
+    save_pretrained(folder / "base", model, params, resolve("embedded"))
     time_T = np.arange(100)
     waves_NTV = 2 + np.sin(time_T[None, :, None] / 5 + np.arange(32)[:, None, None] + np.arange(2))
     series.save(folder / "waves.h5", series.from_arrays(waves_NTV))
