@@ -191,6 +191,13 @@ def test_what_is_no_regular_time_is_refused(times, said):
     assert said in str(caught.value)
 
 
+def test_as_many_steps_may_be_missing_as_are_there():
+    found = read_clock([0, 1, 2, 7], np.zeros(4, int), "x")
+    assert found.step_R.tolist() == [0, 1, 2, 7]
+    with pytest.raises(JaxlvError, match="4 rows for 9 steps"):
+        read_clock([0, 1, 2, 8], np.zeros(4, int), "x")
+
+
 def test_series_have_one_step_and_starts_of_their_own():
     times = ["2020-03", "2020-01", "2020-02", "1999-12", "2000-02", "2000-03"]
     clock, step_R = read_clock(times, np.array([1, 1, 1, 0, 0, 0]), "x")

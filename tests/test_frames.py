@@ -80,6 +80,11 @@ def test_rows_that_were_dropped_are_missing_steps():
     np.testing.assert_array_equal(found.values[0][:, 0], [1, 2, np.nan, 3, 4])
 
 
+def test_the_largest_whole_number_is_read_exactly():
+    found = load_series(PELTS.assign(hare=[2**53, 2, 3]))
+    assert found.values[0][0, found.variables.index("hare")] == 2**53
+
+
 def test_a_choice_overrules_what_names_say():
     assert load_series(PANEL, id="Colony").ids == (7, 9)
     assert load_series(PELTS, columns=["lynx", "hare"]).variables == ("lynx", "hare")
