@@ -108,6 +108,7 @@ def test_what_the_caller_holds_is_not_touched():
     ("data", "options", "said"),
     [
         (PANEL, {}, "frame, row 4: two rows with one year; found 1900, as in row 1; --id colony (id=) would tell"),
+        (pd.DataFrame({"owls": [3.0, 1, 2, 5], "day": [1, 1, 2, 3]}), {}, "row 2: two rows with one day"),
         (PELTS.rename(columns={"year": "when"}), {}, "when grows in equal steps: is it the time"),
         (PELTS[["hare", "year", "lynx"]].rename(columns={"year": "when"}), {}, "when grows in equal steps"),
         (PELTS.T.set_axis(["1900", "1901", "1902"], axis=1), {}, "its columns are years"),
