@@ -175,6 +175,7 @@ def test_dates_as_whole_numbers(steps, year, month, form):
     [
         ([0, 1, 2, 2, 3], "two rows with one time; found 2, as in row 3"),
         ([0, 1, 2.5, 3.7, 5], "time grid is irregular"),
+        ([0, 1, 2.05, 3, 4], "x, row 3: time grid is irregular"),
         ([1900, 1950, 1951], "3 rows for 52 steps"),
         (["2020-01-01", "2020-01-02", "2020-01-17", "2020-03-01"], "rows for 61 steps"),
         (["01/02/2020", "01/03/2020", "01/04/2020"], "which is the day and which the month"),
@@ -189,6 +190,23 @@ def test_what_is_no_regular_time_is_refused(times, said):
     with pytest.raises(JaxlvError) as caught:
         read_clock(times, np.zeros(len(times), int), "x")
     assert said in str(caught.value)
+
+
+def test_as_many_steps_may_be_missing_as_are_there():
+    found = read_clock([0, 1, 2, 7], np.zeros(4, int), "x")
+    assert found.step_R.tolist() == [0, 1, 2, 7]
+    with pytest.raises(JaxlvError, match="4 rows for 9 steps"):
+        read_clock([0, 1, 2, 8], np.zeros(4, int), "x")
+
+
+def test_dates_that_are_several_days_apart_count_in_the_longest_step_that_meets_all():
+    found = read_clock(["2020-01-01", "2020-01-03", "2020-01-06", "2020-01-08"], np.zeros(4, int), "x")
+    assert found.step_R.tolist() == [0, 2, 5, 7] and found.clock.told == "daily"
+
+
+def test_a_series_may_begin_before_the_end_of_another():
+    found = read_clock([1900, 1901, 1902, 1900, 1901, 1890, 1892], np.array([0, 0, 0, 1, 1, 2, 2]), "x")
+    assert found.step_R.tolist() == [0, 1, 2, 0, 1, 0, 2] and found.clock.origin_N.tolist() == [1900, 1900, 1890]
 
 
 def test_series_have_one_step_and_starts_of_their_own():

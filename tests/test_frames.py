@@ -80,6 +80,11 @@ def test_rows_that_were_dropped_are_missing_steps():
     np.testing.assert_array_equal(found.values[0][:, 0], [1, 2, np.nan, 3, 4])
 
 
+def test_the_largest_whole_number_is_read_exactly():
+    found = load_series(PELTS.assign(hare=[2**53, 2, 3]))
+    assert found.values[0][0, found.variables.index("hare")] == 2**53
+
+
 def test_a_choice_overrules_what_names_say():
     assert load_series(PANEL, id="Colony").ids == (7, 9)
     assert load_series(PELTS, columns=["lynx", "hare"]).variables == ("lynx", "hare")
@@ -103,6 +108,7 @@ def test_what_the_caller_holds_is_not_touched():
     ("data", "options", "said"),
     [
         (PANEL, {}, "frame, row 4: two rows with one year; found 1900, as in row 1; --id colony (id=) would tell"),
+        (pd.DataFrame({"owls": [3.0, 1, 2, 5], "day": [1, 1, 2, 3]}), {}, "row 2: two rows with one day"),
         (PELTS.rename(columns={"year": "when"}), {}, "when grows in equal steps: is it the time"),
         (PELTS[["hare", "year", "lynx"]].rename(columns={"year": "when"}), {}, "when grows in equal steps"),
         (PELTS.T.set_axis(["1900", "1901", "1902"], axis=1), {}, "its columns are years"),

@@ -75,10 +75,12 @@ def test_what_is_asked_is_what_the_model_is_asked(monkeypatch):
     forecaster.predict(np.ones((3, 6, 1)), 2, samples=4, seed=7, batch_series=2)
     request = asked_of(forecaster).request
     assert (request.context, request.horizon, request.samples, request.seed, request.batch) == (6, 2, 4, 7, 2)
-    forecaster.evaluate(np.ones((2, 12, 1)), 2, origins=3, every=1, context=5, samples=4, seed=9)
+    scores = forecaster.evaluate(np.ones((2, 12, 1)), 2, origins=3, every=1, context=5, samples=4, seed=9)
     request, series = asked_of(forecaster).request, asked_of(forecaster).series
     assert (request.context, request.horizon, request.samples, request.seed) == (5, 2, 4, 9)
     assert series.ids_N.tolist() == [f"{one} from {step}" for one in (0, 1) for step in (8, 9, 10)]
+    row = scores.table().loc["untuned"]
+    assert row["mae_low"] < row["mae"] < row["mae_high"]
 
 
 def test_every_band_of_80_percent_is_that_of_the_quantiles():
@@ -379,3 +381,24 @@ def test_a_series_needs_two_steps_besides_those_that_are_held_out():
     assert kept.ids == (0,) and kept.values[0].ravel().tolist() == [1, 2]
     with pytest.raises(JaxlvError, match="no series is long enough; expected more than 5 steps; found 5"):
         found.until(4)
+
+
+def test_values_that_are_repeated_beyond_the_known_ones_are_counted():
+    gone = np.nan
+    found = jaxlv.load_series(np.array([gone, 1, 2, gone, 3, 4, gone, gone])).ready()
+    assert "3 of them before the first or behind the last known value, which is repeated there" in found.notes
+
+
+def test_chosen_series_keep_the_parameters_that_they_were_simulated_by():
+    found = jaxlv.load_series([np.arange(3.0) + i for i in range(3)])
+    simulated = {"simulation": {"system": "x", "parameters": {"r": np.array([1.0, 2.0, 3.0])}}}
+    chosen = replace(found, source=simulated).select([2, 0])
+    assert chosen.source["simulation"]["parameters"]["r"].tolist() == [3, 1]
+    assert [values_TV[0, 0] for values_TV in chosen.values] == [2, 0]
+
+
+def test_one_value_far_above_the_next_is_told():
+    assert jaxlv.load_series(np.array([1.0, 300, 500])).flattened() == []
+    assert jaxlv.load_series(np.array([1.0, 2.5, 500])).flattened() == []  # 200 times the next is not beyond it
+    (line,) = jaxlv.load_series(np.array([1.0, -2.0, 500])).flattened()
+    assert line.startswith("series 0: one value of value, 500, is 250 times the next")

@@ -56,15 +56,19 @@ def test_another_process_runs_a_kept_program_without_tracing_it(folder: Path) ->
     one, a = Traced(static_argnames="by"), np.arange(6, dtype=np.float32)[::-1].copy()
     first = kept.call(one.jitted, a, by=3)
     again = kept.call(one.jitted, a, by=3)
+    (path,) = folder.glob("*.program")
+    os.utime(path, (1000, 1000))
     another_process()
     other = kept.call(one.jitted, a, by=3)
-    assert one.times == 1 and kept.kept()[1] == 1
+    assert one.times == 1 and kept.kept()[1] == 1 and path.stat().st_mtime > 1000  # it counts as used
     for found in (first, again, other):
         np.testing.assert_array_equal(found[0], 3 * np.arange(6))
         assert float(found[1]) == 15
 
 
-@pytest.mark.parametrize("change", ["constant", "shape", "type", "flag", "setting", "source", "function", "processor"])
+@pytest.mark.parametrize(
+    "change", ["constant", "shape", "type", "flag", "setting", "source", "function", "processor", "cores"]
+)
 def test_a_program_is_another_one_if_anything_that_it_depends_on_differs(
     change: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,6 +88,8 @@ def test_a_program_is_another_one_if_anything_that_it_depends_on_differs(
         monkeypatch.setattr(kept, "_source", lambda: "changed")
     elif change == "processor":
         monkeypatch.setattr(kept, "_processor", lambda: "another")
+    elif change == "cores":
+        monkeypatch.setattr(kept.os, "sched_getaffinity", lambda process: range(4096))
     function = jax.jit(lambda a, by: one.body(a, by), static_argnames="by") if change == "function" else one.jitted
     with jax.default_matmul_precision("bfloat16" if change == "setting" else "highest"):
         if change == "setting":

@@ -648,6 +648,8 @@ def test_what_others_have_written_is_read_before_anything_is_told(path):
     second.commit(second.reserve(replace(STEP, count=3), "final"))
     assert first.fitting([replace(STEP, count=5)], "final") == 1
     first.commit(one)
+    assert first.totals().uncertain == 0 and first.totals().executed == 4 * ONE
+    assert [entry.committed for entry in first.entries] == [True, True]
     first.keep("final", "curve")
     assert first.book.kept["first", "final", "curve"] == 1 and first.totals().executed == 4 * ONE
     with second.turn():

@@ -456,6 +456,7 @@ def test_shares_that_are_no_whole_numbers_of_series_are_rounded():
     """
     assert [len(ids) for ids in splits.split_fraction(np.arange(7)).parts().values()] == [5, 1, 1]
     assert [len(ids) for ids in splits.REPORTED_SPLITS["liu"](np.arange(13)).parts().values()] == [9, 3, 1]
+    assert [len(ids) for ids in splits.REPORTED_SPLITS["rai"](np.arange(18)).parts().values()] == [13, 3, 2]  # 12.6, 16.2
 
 
 def test_splits_hold_every_id_once():
@@ -482,6 +483,13 @@ def test_split_faults():
     assert_says(message(splits.split_stratified, ids, ["a"]), "one label per series")
     assert_says(message(splits.split_ids, ids, [0, 1], [2], [1]), "series twice", "found 1")
     assert_says(message(splits.split_ids, ids, [0, 1], [2], [11, 12]), "not in the data", "11, 12")
+
+
+def test_a_split_has_a_seed_of_32_bits():
+    for seed in (0, 2**32 - 1):
+        assert len(splits.split_fraction(np.arange(10), seed=seed).train) == 7
+    for seed in (-1, 2**32):
+        assert_says(message(splits.split_fraction, np.arange(10), seed=seed), "seed of a split is out of range", str(seed))
 
 
 def test_a_split_names_series_by_text_or_number(tmp_path):

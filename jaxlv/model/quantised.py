@@ -22,7 +22,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlv.errors import JaxlvError
 from jaxlv.model.bits import GROUP, Bits
 
 LARGEST = 127  # of the codes in 8 bits; -128 is not used
@@ -41,12 +40,10 @@ def group_of(inputs: int) -> int:
 
 
 def shapes(bits: Bits, outputs: int, inputs: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns shapes and types of a projection's codes and scales; raises JaxlvError if 4 bits cannot hold it."""
+    """Returns shapes and types of a projection's codes and scales."""
     of = jax.ShapeDtypeStruct
     if bits == "int8":
         return {"codes": of((outputs, inputs), jnp.int8), "scales": of((outputs,), jnp.float32)}
-    if inputs % 2:
-        raise JaxlvError("4 bits need an even number of inputs", where="model.weights", found=inputs, hint="int8 takes any")
     groups = inputs // group_of(inputs)
     return {"codes": of((outputs, inputs // 2), jnp.uint8), "scales": of((outputs, groups), jnp.bfloat16)}
 

@@ -133,8 +133,12 @@ def abstract_params(model: Qwen2) -> dict[str, jax.ShapeDtypeStruct]:
 @functools.lru_cache(maxsize=8)
 def _abstract_paths(model: Qwen2) -> dict[tuple[str, ...], jax.ShapeDtypeStruct]:
     """Returns {path in the tree: shape and type}. One layer is traced, as all are alike: 512 would take half a minute; and
-    with XLA's attention, as cuDNN's is traced only if there is cuDNN.
+    with XLA's attention, as cuDNN's is traced only if there is cuDNN. Raises JaxlvError if 4 bits cannot hold a projection.
     """
+    c = model.config
+    odd = [size for size in (c.hidden_size, c.num_attention_heads * c.head_dim, c.intermediate_size) if size % 2]
+    if odd and model.weights == "nf4":
+        raise JaxlvError("4 bits need an even number of inputs", where="model.weights", found=odd[0], hint="int8 takes any")
     ids = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     one = model.clone(config=dataclasses.replace(model.config, num_hidden_layers=1), attention="xla")
     flat = traverse_util.flatten_dict(jax.eval_shape(lambda ids: one.init(jax.random.key(0), ids), ids)["params"])
