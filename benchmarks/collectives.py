@@ -75,7 +75,6 @@ def by_formula() -> list[dict[str, Any]]:
         for parts in WIDE:
             for devices in (count for count in DEVICES if count >= parts):
                 sent = traffic.traffic(work(model, devices // parts, parts), merged=True)
-                assert sent is not None
                 found.append({"model": model, "devices": devices, "parts": parts, **sent, "total": sum(sent.values())})
     return found
 
@@ -92,7 +91,7 @@ def compiled(model: str, data: int, parts: int, target: Target) -> Counted:
     mesh = Mesh(places, (placement.DATA, placement.MODEL), axis_types=(AxisType.Auto,) * 2)
     found = audited.on_mesh(config, whole, mesh, target)
     formula, program = found.traffic[-1].formula, found.traffic[-1].executed
-    assert formula is not None and program is not None, "heads of queries are cut, those of keys are not"
+    assert formula is not None and program is not None
     return Counted(model, LAYERS, data, parts, target.words, formula, program, found.ring)
 
 

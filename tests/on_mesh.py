@@ -120,7 +120,7 @@ def differences(heads: list[str], meshes: list[tuple[int, int]], number: int, tr
 
 
 def quick() -> dict[str, float]:
-    pairs = {"14/2": (2, 4), "16/2": (4, 2)}
+    pairs = {"14/2": (2, 4), "16/2": (2, 4)}
     found = {}
     for heads, mesh in pairs.items():
         found |= differences([heads], [mesh], 3)
@@ -146,8 +146,8 @@ def programs() -> dict[str, Any]:
     lines = [line for line in text.splitlines() if " all-reduce(" in line or "all-reduce-start(" in line]
     config = RunConfig(train=TrainConfig(batch_size=BATCH), windows=WindowConfig(length=32), lora=LoraConfig(rank=4))
     audits = {
-        f"{data}x{parts}": audited.on_mesh(config, architecture("14/2"), placement.make_mesh(data, parts), cpu())
-        for data, parts in ((4, 2),)
+        f"{heads} on {data}x{parts}": audited.on_mesh(config, architecture(heads), placement.make_mesh(data, parts), cpu())
+        for heads, data, parts in (("14/2", 4, 2), ("16/2", 2, 4))
     }
     return {
         "kinds": sorted({one.kind for one in traffic.collectives(text)}),

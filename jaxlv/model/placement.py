@@ -46,10 +46,17 @@ class Cuts(NamedTuple):
     @classmethod
     def of(cls, config: ModelConfig, model: int) -> Cuts:
         """Returns the cuts for an axis of so many devices. Heads that it does not divide stay whole: cut within a head, the
-        scores would be summed over devices, which sends more than attention costs.
+        scores would be summed over devices, which sends more than attention costs. So do heads of queries of which a device
+        would have some that share a key, and not all of them, and others that share another one.
         """
-        q = model if config.num_attention_heads % model == 0 else 1
-        return cls(q, q if config.num_key_value_heads % q == 0 else 1, model)
+        heads, keys = config.num_attention_heads, config.num_key_value_heads
+        q = model if heads % model == 0 and (keys % model == 0 or model % keys == 0) else 1
+        return cls(q, q if keys % q == 0 else 1, model)
+
+    @property
+    def shares_keys(self) -> bool:
+        """Tells whether heads of queries are cut, and those of keys and values whole on each device."""
+        return self.q > 1 and self.kv == 1
 
 
 def mesh_of(data: int, model: int, devices: int, batch: int = 0, where: str = "mesh") -> Mesh | None:
@@ -138,6 +145,16 @@ def whole_over_data(config: ModelConfig, mesh: Mesh | None) -> Callable[[Any], A
         return jax.tree.map(jax.lax.with_sharding_constraint, tree, shardings(tree, config, mesh))
 
     return gathered
+
+
+def whole_keys(config: ModelConfig, mesh: Mesh | None, *arrays_BKxx: jax.Array) -> tuple[jax.Array, ...]:
+    """Returns keys and values that are whole on each device of "model" if it cuts the heads of queries, but not theirs. XLA
+    would cut them among some of these devices, for some of their products.
+    """
+    if mesh is None or not Cuts.of(config, mesh.shape[MODEL]).shares_keys:
+        return arrays_BKxx
+    where = NamedSharding(mesh, P(P.UNCONSTRAINED, None, None, None))
+    return tuple(jax.lax.with_sharding_constraint(array, where) for array in arrays_BKxx)
 
 
 def placed(tree: Any, where: Any) -> Any:

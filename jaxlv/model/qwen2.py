@@ -21,7 +21,7 @@ from jaxlv.model import quantised
 from jaxlv.model.attention import KERNELS, Padding, attend, fuses
 from jaxlv.model.bits import Scheme
 from jaxlv.model.config import ModelConfig
-from jaxlv.model.placement import whole_over_data
+from jaxlv.model.placement import whole_keys, whole_over_data
 
 INIT = nn.initializers.normal(0.02)
 
@@ -209,6 +209,7 @@ class Attention(nn.Module):
     dtype: jnp.dtype
     kernel: str
     weights: Scheme = "full"
+    mesh: jax.sharding.Mesh | None = None
 
     @nn.compact
     def __call__(self, x_BTD, positions_BT, rope, past, padding: Padding = "any") -> Layer:
@@ -220,6 +221,7 @@ class Attention(nn.Module):
         q_BTNH = apply_rope(q_BTF.reshape(B, T, -1, c.head_dim), *rope)
         k_BKHT = apply_rope(k_BTF.reshape(B, T, -1, c.head_dim), *rope).transpose(0, 2, 3, 1)
         v_BKTH = v_BTF.reshape(B, T, -1, c.head_dim).swapaxes(1, 2)
+        k_BKHT, v_BKTH = whole_keys(c, self.mesh, k_BKHT, v_BKTH)
         if past:
             own = (k_BKHT, v_BKTH, positions_BT)
             before, stored = ([], past) if fuses(self.kernel, self.dtype) else (past, [])
@@ -251,12 +253,13 @@ class Block(nn.Module):
     dtype: jnp.dtype
     kernel: str
     weights: Scheme = "full"
+    mesh: jax.sharding.Mesh | None = None
 
     @nn.compact
     def __call__(self, x_BTD, positions_BT, rope, past, padding: Padding = "any") -> Layer:
         eps = self.config.rms_norm_eps
         normed_BTD = Norm(eps, self.dtype, name="input_layernorm")(x_BTD)
-        attention = Attention(self.config, self.dtype, self.kernel, self.weights, name="self_attn")
+        attention = Attention(self.config, self.dtype, self.kernel, self.weights, self.mesh, name="self_attn")
         out_BTD, k_BKHT, v_BKTH = attention(normed_BTD, positions_BT, rope, past, padding)
         x_BTD = x_BTD + out_BTD
         normed_BTD = Norm(eps, self.dtype, name="post_attention_layernorm")(x_BTD)
@@ -333,7 +336,7 @@ class Qwen2(nn.Module):
         ks, vs = [], []
         for i in range(c.num_hidden_layers):
             seen = [(segment.k[i], segment.v[i], segment.positions_SC) for segment in past]
-            block = layer(c, self.dtype, self.attention, self.weights, name=f"model.layers.{i}")
+            block = layer(c, self.dtype, self.attention, self.weights, self.mesh, name=f"model.layers.{i}")
             x_BTD, k_BKHT, v_BKTH = block(x_BTD, positions_BT, rope, seen, padding)
             ks.append(k_BKHT)
             vs.append(v_BKTH)
