@@ -156,4 +156,5 @@ def test_the_embedded_base_names_the_one_for_the_field():
     ]
     *_, last = given.unfamiliar(two, sampler, 18, 2)
     assert last == "embedded-field has read noise, gaps, counts and more kinds of series"
-    assert list(given.unfamiliar(from_arrays(wave()[None]), sampler, 18, 2)) == []
+    known = jaxlv.simulate(series=1, steps=60, seed=1).ready().series
+    assert list(given.unfamiliar(known, sampler, 50, 10)) == []
