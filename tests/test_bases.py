@@ -20,7 +20,7 @@ from jaxlv.lora import overlay
 from jaxlv.model import bases
 from jaxlv.model.bases import EMBEDDED_BASE
 from jaxlv.model.quantised import quantised
-from jaxlv.model.weights import fingerprint, load_pretrained, save_pretrained
+from jaxlv.model.weights import fingerprint, load_pretrained, save_pretrained, stored
 from jaxlv.studies import from_scratch
 
 RANK, ALPHA = 2, 6.0
@@ -61,6 +61,12 @@ def test_projections_are_the_sum_and_all_else_is_the_embedded_base(folder: Path)
             assert A.shape[0] == RANK and np.abs(B @ A).max() > 0.01
             expected = base[name] + ALPHA / RANK * (B @ A)
         np.testing.assert_array_equal(weight, expected.astype(np.float32), err_msg=name)
+
+
+def test_a_tensor_by_its_name_has_what_is_added_to_it(folder: Path):
+    own = flat(load_pretrained(folder)[1])
+    for name in (f"{PROJECTION}.weight", f"{PROJECTION}.bias", "model.norm.weight"):
+        np.testing.assert_array_equal(stored(folder, name), own[name])
 
 
 def test_it_is_what_the_overlay_makes_of_the_base(folder: Path):

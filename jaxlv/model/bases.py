@@ -6,11 +6,12 @@ Axes: R rank, F outputs and D inputs of a projection.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxlv.errors import JaxlvError
 from jaxlv.storage import foreign, tensors
@@ -31,9 +32,10 @@ class Added(NamedTuple):
     rank: int
     scale: float
 
-    def to(self, weight_FD: np.ndarray) -> np.ndarray:
+    def to(self, weight_FD: ArrayLike) -> np.ndarray:
         """Returns the projection's weight in float32."""
-        fan_out, fan_in = weight_FD.shape
+        own_FD = np.asarray(weight_FD, np.float64)
+        fan_out, fan_in = own_FD.shape
         sides = (("A", (self.rank, fan_in)), ("B", (fan_out, self.rank)))
         with tensors.reading(self.path) as file:
             low = {}
@@ -41,7 +43,7 @@ class Added(NamedTuple):
                 name = f"{PREFIX}{self.module}.lora_{side}.weight"
                 file.check(name, shape)
                 low[side] = file.part(name).astype(np.float64)  # so that the sum is rounded once, the same on any machine
-        return (weight_FD + self.scale * (low["B"] @ low["A"])).astype(np.float32)
+        return (own_FD + self.scale * (low["B"] @ low["A"])).astype(np.float32)
 
 
 def adapters_in(folder: Path) -> Path | None:
@@ -52,11 +54,18 @@ def adapters_in(folder: Path) -> Path | None:
     return foreign.find(folder, TENSORS) if settings.get("base_model_name_or_path") == BASE else None
 
 
-def added_by(path: Path, modules: Mapping[str, tuple[int, int]]) -> dict[str, Added]:
+def added_by(path: Path, modules: Collection[str]) -> dict[str, Added]:
     """Returns {weight: what the adapters in a file add to it}, given the modules that are projections of the base.
 
     Raises JaxlvError if the file holds anything else, or if a projection is left out.
     """
+    names = {f"{PREFIX}{module}.lora_{side}.weight" for module in modules for side in "AB"}
+    tensors.same_names(tensors.names(path), names, path)
+    return {f"{module}.weight": added_to(module, path) for module in modules}
+
+
+def added_to(module: str, path: Path) -> Added:
+    """Returns what the adapters in a file add to the weight of a projection."""
     where = path.with_name(CONFIG)
     settings = foreign.settings(path.parent, CONFIG) or {}
     rank, alpha = (foreign.typed(settings, name, kind, where) for name, kind in (("r", int), ("lora_alpha", float)))
@@ -64,6 +73,4 @@ def added_by(path: Path, modules: Mapping[str, tuple[int, int]]) -> dict[str, Ad
         raise JaxlvError("no rank or alpha", where=where, expected="r and lora_alpha above 0", found=f"{rank}, {alpha}")
     if settings.get("use_rslora"):
         raise JaxlvError("adapters of rsLoRA in place of weights", where=where, expected="use_rslora false")
-    names = {f"{PREFIX}{module}.lora_{side}.weight" for module in modules for side in "AB"}
-    tensors.same_names(tensors.names(path), names, path)
-    return {f"{module}.weight": Added(path, module, rank, alpha / rank) for module in modules}
+    return Added(path, module, rank, alpha / rank)

@@ -27,7 +27,7 @@ from jaxlv.activity import doing
 from jaxlv.config import Kernel, ModelSettings
 from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.model import hub
-from jaxlv.model.bases import BASE, EMBEDDED, adapters_in, added_by
+from jaxlv.model.bases import BASE, EMBEDDED, adapters_in, added_by, added_to
 from jaxlv.model.bits import SCHEMES, Bits
 from jaxlv.model.config import CONFIG, ModelConfig, without_config
 from jaxlv.model.packed import SETTINGS, Packing, own_settings, packing_of
@@ -231,13 +231,16 @@ def _expected(model: Qwen2, packing: Packing | Bits | None) -> set[str]:
 
 
 def stored(folder: str | Path, name: str) -> jax.Array:
-    """Returns a tensor of a checkpoint as it lies in the file, in its own type."""
+    """Returns a tensor of a checkpoint as it lies in the file, in its own type, or with what adapters add to it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", JaxlvWarning)  # said when the model was read
         held = _held(_weights_in(Path(folder)))
     tensors.refuse("missing tensor", {name} - set(held), folder)
     path, own = held[name]
-    return tensors.read(path, own, tensors.shapes(path)[own])
+    tensor, adapters = tensors.read(path, own, tensors.shapes(path)[own]), adapters_in(Path(folder))
+    if adapters and name.endswith("_proj.weight"):
+        return jnp.asarray(added_to(name.removesuffix(".weight"), adapters).to(tensor))
+    return tensor
 
 
 def folder_of(model: Qwen2, base: str | Path | None = None) -> Path | None:
