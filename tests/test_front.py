@@ -20,7 +20,7 @@ from jaxlv.model.bases import EMBEDDED_BASE
 from jaxlv.runs import run
 from jaxlv.studies import given
 from jaxlv.studies.fitting import fitted
-from jaxlv.studies.forecast import _error
+from jaxlv.studies.forecast import _error, _next
 from jaxlv.text.codec import Codec
 from jaxlv.text.tokens import load_alphabet, make_windows
 
@@ -318,6 +318,16 @@ def test_the_error_of_a_forecast_is_that_of_the_steps_it_forecasts():
     skewed = Forecast.of(series, 7, np.array([49.0, 64, 84]).reshape(1, 1, 3, 1), {})
     assert _error(skewed, series) == 1  # the mean
     assert _error(Forecast.of(series, 8, np.ones((1, 1, 3, 1)), {}), series) is None  # the series ends before
+
+
+def test_the_next_steps_are_told_with_their_80_percent_band_in_the_callers_units():
+    """Eleven samples of 0 to 10 have their tenths as quantiles; the series lies below zero, and is shifted for the model."""
+    table = pd.DataFrame({"year": range(1900, 1910), "owls": np.arange(10.0) - 3})
+    series = jaxlv.load_series(table).ready().series
+    assert series.shift_NV[0, 0] > 3
+    (one,) = _next(Forecast.of(series, 10, np.arange(11.0).reshape(1, 11, 1, 1) + series.shift_NV[0, 0], {}))
+    assert (one.time, one.variable) == ("1910", "owls")
+    assert (one.median, *one.band) == pytest.approx((5, 1, 9))
 
 
 def test_a_config_is_fitted_to_the_steps_that_are_trained_on():

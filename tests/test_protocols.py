@@ -5,15 +5,19 @@ from __future__ import annotations
 import functools
 import re
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from jaxlv.config import EvaluateConfig
 from jaxlv.data import series
 from jaxlv.errors import JaxlvError
+from jaxlv.forecasting.forecast import Forecast
 from jaxlv.published import protocols, systems
 from jaxlv.published.protocols import MAO_UNITS, PROTOCOLS, Measure, figure, score
 from jaxlv.results.papers import Statistic
+from jaxlv.studies import scoring
 
 IDS = np.arange(1000)
 PARTS = [(protocol, part) for protocol in PROTOCOLS.values() for part in protocol.parts]
@@ -338,3 +342,28 @@ def test_rais_r2_is_of_each_series_and_species(data):
     truth = chosen.values_NTV[:, 50:]
     figures = score(part, np.broadcast_to(truth.mean(axis=1, keepdims=True), truth.shape), chosen)
     assert figures["r2_prey"].mean == pytest.approx(0, abs=1e-12) and figures["r2_predator"].series == 10
+
+
+def drawn(part: protocols.Part, chosen: series.SeriesSet) -> Forecast:
+    """Three samples: twice the truth, and once the truth and 3."""
+    start = part.context + (part.shown > 0)
+    truth_NHV = chosen.values_NTV[:, start : start + part.horizon]
+    return Forecast.of(chosen, start, np.stack([truth_NHV, truth_NHV, truth_NHV + 3], axis=1), {})
+
+
+@pytest.mark.parametrize(("point", "error"), [("median", 0.0), ("mean", 1.0)])
+def test_the_median_or_the_mean_of_samples_is_scored(data, point, error):
+    part = PROTOCOLS["xu"].parts[0]
+    chosen = protocols.test_series(PROTOCOLS["xu"], part, data)
+    model: Any = lambda series, request, on_batch: drawn(part, series)  # noqa: E731
+    row = scoring.forecast_part(part, chosen, "tuned", model, EvaluateConfig(), point).row
+    assert row.mae == pytest.approx(error, abs=1e-5)
+
+
+def test_the_pools_median_is_scored(data, monkeypatch):
+    part = PROTOCOLS["xu"].parts[0]
+    chosen = protocols.test_series(PROTOCOLS["xu"], part, data)
+    found = drawn(part, chosen)
+    monkeypatch.setattr(scoring, "pool_of", lambda model, forecast, series, request: forecast)
+    unasked: Any = None
+    assert scoring.pool_row(part, chosen, unasked, found, EvaluateConfig()).mae == 0
