@@ -321,13 +321,13 @@ def test_the_error_of_a_forecast_is_that_of_the_steps_it_forecasts():
 
 
 def test_the_next_steps_are_told_with_their_80_percent_band_in_the_callers_units():
-    """Eleven samples of 0 to 10 have their tenths as quantiles; the series lies below zero, and is shifted for the model."""
+    """Of 19 samples, twentieths lie between them; the series lies below zero, and is shifted for the model."""
     table = pd.DataFrame({"year": range(1900, 1910), "owls": np.arange(10.0) - 3})
     series = jaxlv.load_series(table).ready().series
     assert series.shift_NV[0, 0] > 3
-    (one,) = _next(Forecast.of(series, 10, np.arange(11.0).reshape(1, 11, 1, 1) + series.shift_NV[0, 0], {}))
+    (one,) = _next(Forecast.of(series, 10, np.arange(19.0).reshape(1, 19, 1, 1) + series.shift_NV[0, 0], {}))
     assert (one.time, one.variable) == ("1910", "owls")
-    assert (one.median, *one.band) == pytest.approx((5, 1, 9))
+    assert (one.median, *one.band) == pytest.approx((9, 1, 17))
 
 
 def test_a_config_is_fitted_to_the_steps_that_are_trained_on():
