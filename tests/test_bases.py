@@ -133,14 +133,18 @@ def changed_tensors(change: Callable[[dict], object]) -> Callable[[Path], None]:
     return apply
 
 
-A_NAME = f"base_model.model.{PROJECTION}.lora_A.weight"
+A_NAME, B_NAME = (f"base_model.model.{PROJECTION}.lora_{side}.weight" for side in "AB")
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         (changed_settings(base_model_name_or_path="another"), "no weights"),
-        (changed_settings(use_rslora=True), "rsLoRA"),
+        (changed_settings(use_rslora=True), "plain LoRA alone.*use_rslora"),
+        (changed_settings(alpha_pattern={"q_proj": 2}), "plain LoRA alone.*alpha_pattern"),
+        (changed_settings(lora_alpha=-1.0), "no rank or alpha"),
+        (changed_settings(r=-2), "no rank or alpha"),
+        (changed_tensors(lambda held: held.update({A_NAME: held[A_NAME] * 1e38, B_NAME: held[B_NAME] * 1e4})), "not finite"),
         (changed_settings(r=0), "no rank or alpha"),
         (changed_settings(r="2"), "r is not a whole number"),
         (changed_settings(lora_alpha=None), "no rank or alpha"),

@@ -11,12 +11,10 @@ from typing import Any
 
 from jaxlv.errors import JaxlvError
 from jaxlv.lora.overlay import ALL_LINEAR, PROJECTIONS
+from jaxlv.model.bases import CONFIG, MOST_ALPHA, MOST_RANK, OFF, TENSORS
 from jaxlv.settings import single
 from jaxlv.storage import foreign, holding
 
-CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
-MOST_RANK = 256
-MOST_ALPHA = 1e9
 MOST_NAMES = 10_000  # in a list; models have at most 7 * 512 projections
 MOST_SAVED = 100  # modules saved whole
 # The values that these settings may have if the adapter is plain LoRA; any other setting must be off.
@@ -35,7 +33,6 @@ WITHOUT_EFFECT = (
     "base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "peft_version", "megatron_core",
     "qalora_group_size", "eva_config", "ensure_weight_tying", "runtime_config",
 )  # fmt: skip
-OFF: tuple[Any, ...] = (None, False, "", [], {})
 NOT_ADAPTED = ("lm_head", "embed_tokens")  # PEFT could; the tensors have other names, and no place in an overlay
 MLX = ("fine_tune_type", "lora_parameters", "lora_layers")  # settings of an MLX adapter
 

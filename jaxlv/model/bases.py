@@ -22,6 +22,13 @@ EMBEDDED = {BASE: EMBEDDED_BASE, FIELD: FIELD_BASE}
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")  # of a model that has its own
 PREFIX = "base_model.model."
+MOST_RANK, MOST_ALPHA = 256, 1e9
+# The settings of plain LoRA that are read, or change nothing here; any other must be off.
+READ = (
+    "peft_type", "task_type", "base_model_name_or_path", "revision", "r", "lora_alpha", "lora_dropout", "target_modules",
+    "bias", "inference_mode",
+)  # fmt: skip
+OFF: tuple[object, ...] = (None, False, "", [], {})
 
 
 class Added(NamedTuple):
@@ -43,7 +50,11 @@ class Added(NamedTuple):
                 name = f"{PREFIX}{self.module}.lora_{side}.weight"
                 file.check(name, shape)
                 low[side] = file.part(name).astype(np.float64)  # so that the sum is rounded once, the same on any machine
-        return (own_FD + self.scale * (low["B"] @ low["A"])).astype(np.float32)
+        with np.errstate(over="ignore"):
+            made_FD = (own_FD + self.scale * (low["B"] @ low["A"])).astype(np.float32)
+        if not np.isfinite(made_FD).all():
+            raise JaxlvError(f"the weight of {self.module} is not finite with what is added to it", where=self.path)
+        return made_FD
 
 
 def adapters_in(folder: Path) -> Path | None:
@@ -69,8 +80,10 @@ def added_to(module: str, path: Path) -> Added:
     where = path.with_name(CONFIG)
     settings = foreign.settings(path.parent, CONFIG) or {}
     rank, alpha = (foreign.typed(settings, name, kind, where) for name, kind in (("r", int), ("lora_alpha", float)))
-    if not rank or not alpha:
-        raise JaxlvError("no rank or alpha", where=where, expected="r and lora_alpha above 0", found=f"{rank}, {alpha}")
-    if settings.get("use_rslora"):
-        raise JaxlvError("adapters of rsLoRA in place of weights", where=where, expected="use_rslora false")
+    if not (rank and alpha and 0 < rank <= MOST_RANK and 0 < alpha <= MOST_ALPHA):
+        expected = f"r of 1 to {MOST_RANK}, and lora_alpha above 0"
+        raise JaxlvError("no rank or alpha", where=where, expected=expected, found=f"{rank}, {alpha}")
+    if unread := sorted(name for name, value in settings.items() if name not in READ and value not in OFF):
+        found = ", ".join(unread[:4])
+        raise JaxlvError("adapters in place of weights are plain LoRA alone", where=where, found=found)
     return Added(path, module, rank, alpha / rank)
