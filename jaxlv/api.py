@@ -25,6 +25,7 @@ from jaxlv.model.qwen2 import Qwen2
 from jaxlv.runs import run, sources
 from jaxlv.runs.billing import Purse
 from jaxlv.storage.door import is_folder, is_there
+from jaxlv.studies.choice import Choice
 from jaxlv.text.codec import Codec
 from jaxlv.text.tokens import QWEN_END, load_alphabet
 
@@ -44,6 +45,7 @@ def open_model(
 ) -> Sampler:
     """Opens a model as a `Sampler`: the model with everything that turns series into forecasts.
 
+    "embedded" is opened as "embedded-cycles": which of jaxlv's bases knows series better is asked where there are series.
     A model without a folder has the alphabet of Qwen2.5 or of the embedded base, depending on the size of its vocabulary.
     If a run has a budget, its work is reserved in its ledger, in the phase "evaluation".
 
@@ -200,7 +202,10 @@ def forecast(
         raise JaxlvError("the context does not fit the series", expected=steps, found=context)
     known = known.steps(steps - request.context, steps)
     request = replace(request, batch=min(request.batch, len(known)))
-    found = forecaster.with_sampling(**given)(known, request)
+    forecaster = forecaster.with_sampling(**given)
+    if isinstance(model, PATHS) and opening.get("adapter") is None:
+        forecaster = Choice(ModelSettings(path=str(model))).reader(forecaster, known, request.context).sampler
+    found = forecaster(known, request)
     return found if arrays else found.to_frame()
 
 

@@ -31,11 +31,13 @@ from jaxlv.forecasting.forecast import Forecast
 from jaxlv.forecasting.origins import Origins
 from jaxlv.forecasting.panels import panels
 from jaxlv.forecasting.request import Request
+from jaxlv.forecasting.sampler import Sampler
 from jaxlv.results.scores import LEVELS, Evaluation
 from jaxlv.runs import run, sources
 from jaxlv.runs.run import FinishedRun
 from jaxlv.storage.door import is_there
 from jaxlv.studies import fitting, given
+from jaxlv.studies.choice import ONE, Choice
 from jaxlv.studies.progress import Begin, Lines, Silent, Teller
 
 FEWEST_DRAWN = 12  # series that `plot` draws at most
@@ -71,8 +73,9 @@ class Forecaster:
     """A model that forecasts series: the embedded base, a run, or a Hugging Face model with or without an adapter.
 
     Args:
-        model: "embedded" or "embedded-field" (for counts, noise and gaps), a run folder, a folder in Hugging Face's format,
-            a hub id, or what `jaxlv.open_model` takes.
+        model: "embedded": of the two bases that come with jaxlv the one that knows the series better ("embedded-cycles" has
+            read clean cycles of two variables, "embedded-field" counts, noise and gaps); a run folder, a folder in Hugging
+            Face's format, a hub id, or what `jaxlv.open_model` takes.
         adapter: a folder in PEFT's format, laid over the model.
         tokenizer: a folder with the model's tokenizer, if the model has none.
         pays: reserves what is computed in the ledger of a run that has a budget.
@@ -108,6 +111,8 @@ class Forecaster:
             self.run: FinishedRun | None = run.load_run(Path(model)) if _is_run(model) else None
             opened = api.open_model(model, adapter, settings=self._settings, tokenizer=tokenizer, pays=pays)
             self.sampler = opened.with_sampling(**sampling)
+        named = isinstance(model, (str, Path)) and adapter is None
+        self._choice = Choice(replace(self._settings, path=str(model)) if named else None)
 
     def __repr__(self) -> str:
         return f"jaxlv.Forecaster({str(self.model) if isinstance(self.model, (str, Path)) else type(self.model).__name__!r})"
@@ -167,13 +172,15 @@ class Forecaster:
             notes.append(f"the last {steps} of {longest} steps are the context: the model has read no longer texts")
         length = series.values_NTV.shape[1]
         request = Request(length, horizon, samples, seed, min(batch, len(series)))
-        notes += given.unfamiliar(series, self.sampler, length, horizon)
+        with self._heard():
+            reader = self._choice.reader(self.sampler, series, length)
+            notes += given.unfamiliar(series, reader, length, horizon)
         for note in notes:
             warnings.warn(note, JaxlvWarning, stacklevel=2)
         with self._heard(), self._begin("forecast", len(series)) as bar:
             chosen = "calibrated" if calibrate and method == "model" else method
-            made = pool.forecast(chosen, self.sampler, series, request, bar.update)
-        return Prediction(made, series, tuple(notes))
+            made = pool.forecast(chosen, reader.sampler, series, request, bar.update)
+        return Prediction(made, series, tuple(notes), reader.name)
 
     def room(self, variables: int, horizon: int) -> int:
         """Returns how many steps of context the model has read texts for, besides `horizon` steps of forecast."""
@@ -231,7 +238,7 @@ class Forecaster:
             inputs = sources.load_inputs(config, given=replace(found, notes=()))
             training.train(config, folder, inputs=inputs, begin=self._begin)
         self.run = run.load_run(folder)
-        self.model = folder
+        self.model, self._choice = folder, ONE
         self.sampler = api.open_model(folder, pays=self._pays).with_sampling(**self._sampling)
         return self
 
@@ -283,7 +290,13 @@ class Forecaster:
         )  # fmt: skip
         for note in windows.notes:
             warnings.warn(note, JaxlvWarning, stacklevel=2)
-        with self._heard(), self._metered() as models, self._begin("forecasts", len(windows.windows) * len(models)) as bar:
+        with self._heard():
+            reader = self._choice.reader(self.sampler, windows.windows, windows.context)
+        with (
+            self._heard(),
+            self._metered(reader.sampler) as models,
+            self._begin("forecasts", len(windows.windows) * len(models)) as bar,
+        ):
             done = dict.fromkeys(models, 0)
 
             def on_batch(name: str, count: int) -> None:
@@ -291,11 +304,12 @@ class Forecaster:
                 bar.update(sum(done.values()))
 
             measured, made = evaluate(models, windows.windows, config, pooled=pooled, on_batch=on_batch)
+        measured = replace(measured, protocol=replace(measured.protocol, base=reader.name))
         return Scores(measured, made, windows.windows, windows.notes)
 
-    def _metered(self) -> Any:
+    def _metered(self, sampler: Sampler) -> Any:
         if self.run is None:
-            return contextlib.nullcontext({"untuned": self.sampler})
+            return contextlib.nullcontext({"untuned": sampler})
         return self.run.metered()
 
 
@@ -338,6 +352,7 @@ class Prediction:
     made: Forecast
     series: SeriesSet
     notes: tuple[str, ...] = ()
+    base: str | None = None  # which of jaxlv's bases made it, if the model was "embedded"
 
     @property
     def samples(self) -> np.ndarray:

@@ -16,7 +16,6 @@ from flax import traverse_util
 
 from jaxlv.config import build_config
 from jaxlv.errors import JaxlvError
-from jaxlv.forecasting import familiar
 from jaxlv.lora import overlay
 from jaxlv.lora.adapters import load_adapter
 from jaxlv.model import bases
@@ -107,7 +106,7 @@ def test_a_base_is_trained_and_goes_on_and_its_limits_are_measured(
     assert said == [3, 4] and [point.step for point in made.curve] == [2, 4]
     assert set(made.familiar) == {"1", "2"} and all(nats > 0 for nats in made.familiar.values())
     assert json.loads((tmp_path / "base/training.json").read_text())["familiar"] == made.familiar
-    assert familiar.limits_of(str(tmp_path / "base")) == made.familiar
+    assert bases.limits_of(str(tmp_path / "base")) == made.familiar
     write_json(tmp_path / "base/training.json", dataclasses.replace(made, familiar={}).tree())
     written, windows = [], from_scratch.validation_windows
     monkeypatch.setattr(
@@ -135,7 +134,7 @@ def test_a_base_of_adapters_is_trained_over_the_embedded_one(small: dict, tmp_pa
     assert sides["scale"] == 3.0 and np.any(sides["B"])
     merged, own = overlay.merge(base, lora), load_pretrained(tmp_path / "base")[1]
     assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool(np.allclose(a, b, atol=1e-6)), merged, own)))
-    assert familiar.limits_of(str(tmp_path / "base")) == made.familiar
+    assert bases.limits_of(str(tmp_path / "base")) == made.familiar
 
 
 @pytest.mark.parametrize(("start", "rank"), [("", 2), ("another", 2)])

@@ -18,8 +18,10 @@ from jaxlv import api
 from jaxlv.data.series import from_arrays
 from jaxlv.forecasting import familiar
 from jaxlv.forecasting.likelihood import nats_per_value
+from jaxlv.model import bases
 from jaxlv.model.bases import EMBEDDED_BASE
 from jaxlv.studies import given
+from jaxlv.studies.choice import Reader
 from jaxlv.text.codec import SYMBOLS
 from jaxlv.text.tokens import IGNORED, Alphabet, window
 
@@ -105,8 +107,14 @@ def test_a_context_costs_the_same_beside_others_whatever_comes_after_it(monkeypa
 
 
 def test_a_base_says_its_limits(base: Path, tmp_path: Path):
-    assert familiar.limits_of(str(base)) == {"2": 5.5}
-    assert familiar.limits_of(str(tmp_path)) == {} and familiar.limits_of(None) == {}
+    assert bases.limits_of(str(base)) == {"2": 5.5}
+    assert bases.limits_of(str(tmp_path)) == {} and bases.limits_of(None) == {}
+
+
+def test_a_base_says_whether_it_has_read_gaps(base: Path, tmp_path: Path):
+    """Of a model that says nothing, nothing is known that would speak against them."""
+    assert not bases.may_read_gaps(base) and not bases.may_read_gaps(bases.EMBEDDED_BASE)
+    assert bases.may_read_gaps(bases.FIELD_BASE) and bases.may_read_gaps(tmp_path) and bases.may_read_gaps(None)
 
 
 def test_limits_are_the_99th_percentiles():
@@ -129,11 +137,11 @@ def test_a_forecast_says_if_the_base_has_read_nothing_like_it(base: Path):
 
 def test_where_the_baselines_end_is_told_in_the_units_of_the_data(monkeypatch: pytest.MonkeyPatch):
     """Of what costs more than the limit, and of that alone."""
-    monkeypatch.setattr(familiar, "limits_of", lambda folder: {"1": 5.0})
+    monkeypatch.setattr(given, "limits_of", lambda folder: {"1": 5.0})
     monkeypatch.setattr(familiar, "nats_per_written_value", lambda *given: np.array([5.0, 5.1]))
     series = jaxlv.load_series([np.arange(1.0, 9), np.array([-1.0, -3.0] * 4)]).ready().series
     model: Any = SimpleNamespace(model=SimpleNamespace(folder="base"), variables={})
-    (line,) = given.unfamiliar(series, model, 8, 1)
+    (line,) = given.unfamiliar(series, Reader(model), 8, 1)
     assert line.startswith("series 1 looks like nothing") and line.endswith("the baselines end at value -3 to -1")
 
 
@@ -147,14 +155,24 @@ def test_a_forecast_says_if_the_base_has_read_no_series_of_so_many_variables(bas
     assert line == "the base has read series of 1 to 2 variables, not of 4: separate makes each variable a series of its own"
 
 
-def test_the_embedded_base_names_the_one_for_the_field():
+def test_the_base_of_cycles_names_the_one_for_the_field():
     """Of a base of somebody else, nothing is known that would help."""
-    sampler = api.open_model("embedded")
+    cycles = Reader(api.open_model("embedded-cycles"))
     one, two = (jaxlv.load_series(wild()[:, :n]).ready().series for n in (1, 2))
-    assert list(given.unfamiliar(one, sampler, 18, 2)) == [
+    assert list(given.unfamiliar(one, cycles, 18, 2)) == [
         "the base has read series of 2 variables, not of 1; embedded-field has"
     ]
-    *_, last = given.unfamiliar(two, sampler, 18, 2)
+    *_, last = given.unfamiliar(two, cycles, 18, 2)
     assert last == "embedded-field has read noise, gaps, counts and more kinds of series"
     known = jaxlv.simulate(series=1, steps=60, seed=1).ready().series
-    assert list(given.unfamiliar(known, sampler, 50, 10)) == []
+    assert list(given.unfamiliar(known, cycles, 50, 10)) == []
+    assert not any(
+        "embedded-field" in line for line in given.unfamiliar(two, cycles._replace(name="embedded-cycles"), 18, 2)
+    )
+
+
+def test_what_a_choice_has_measured_is_not_measured_again(monkeypatch: pytest.MonkeyPatch):
+    sampler, series = api.open_model("embedded-cycles"), jaxlv.load_series(wild()).ready().series
+    monkeypatch.delattr(familiar, "nats_per_written_value")
+    (line, *_) = given.unfamiliar(series, Reader(sampler, nats_N=np.array([12.0])), 18, 2)
+    assert "12 nats for each written value" in line

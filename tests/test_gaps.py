@@ -20,6 +20,9 @@ from jaxlv.forecasting import robustness
 from jaxlv.forecasting.likelihood import nats_per_value
 from jaxlv.forecasting.origins import Origins, rolling
 from jaxlv.forecasting.request import Request
+from jaxlv.forecasting.sampler import Sampler
+from jaxlv.studies.choice import Reader
+from jaxlv.studies.given import unfamiliar
 from jaxlv.text.codec import SYMBOLS, Codec
 from jaxlv.text.grammar import number_grammar
 from jaxlv.text.tokens import IGNORED, QWEN_IDS, Alphabet, load_alphabet, load_encoder, make_windows, window, without_gaps
@@ -142,8 +145,8 @@ def test_windows_mark_the_gaps_of_their_contexts():
 
 @pytest.fixture(scope="module")
 def prompts() -> dict[str, list[str]]:
-    """What a model is given, by how missing values are handled."""
-    sampler, found = api.open_model("embedded"), {}
+    """What a model that has read gaps is given, by how missing values are handled."""
+    sampler, found = api.open_model("embedded-field"), {}
     for missing in ("mark", "interpolate"):
         series = load_series(gappy()).ready(Handling(missing=missing)).series
         request = Request(12, 2, 1)
@@ -155,6 +158,20 @@ def prompts() -> dict[str, list[str]]:
 def test_a_prompt_marks_gaps(prompts):
     assert prompts["mark"] == ["1.00;2.00;;4.00;5.00;4.00;;;2.00;1.00;2.00;3.00;"]
     assert prompts["interpolate"] == ["1.00;2.00;3.00;4.00;5.00;4.00;3.33;2.67;2.00;1.00;2.00;3.00;"]
+
+
+def test_a_base_that_has_read_no_gaps_is_given_what_stands_there(prompts):
+    """Unless it was tuned on texts with gaps."""
+    sampler, series = api.open_model("embedded-cycles"), load_series(gappy()).ready(Handling(missing="mark")).series
+
+    def prompt(one: Sampler) -> list[str]:
+        rows = one._rows(series, Request(12, 2, 1), one.scales(series, 12))
+        return [one.alphabet.decode(ids) for ids in rows.prompts]
+
+    assert prompt(sampler) == prompts["interpolate"] and not sampler.reads_gaps
+    assert prompt(replace(sampler, gaps=True)) == prompts["mark"]
+    (line, *_) = unfamiliar(series, Reader(sampler), 12, 2)
+    assert line == "missing values are interpolated in the text, too: the base has read no gaps"
 
 
 def test_a_forecast_that_goes_on_from_itself_keeps_the_marks(monkeypatch: pytest.MonkeyPatch):
@@ -207,7 +224,7 @@ def test_training_windows_ask_for_no_gap():
 
 
 def test_likelihoods_read_the_marks():
-    sampler, found = api.open_model("embedded"), {}
+    sampler, found = api.open_model("embedded-field"), {}
     for missing in ("mark", "interpolate"):
         series = load_series(gappy()).ready(Handling(missing=missing)).series
         found[missing] = nats_per_value(sampler, series, 10, 2)

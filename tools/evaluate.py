@@ -46,7 +46,7 @@ def evaluate(
         jaxlv evaluate embedded --data lynx.csv --horizon 10 --origins 5 --out DIR
         jaxlv evaluate MODEL --data FILE --series 850-999 --context 50 --horizon 50 --samples 20 --seed 0 --out DIR
 
-    MODEL is a Hugging Face folder, a hub id, or "embedded". With --context all series are forecast from that step on; with
+    MODEL is a Hugging Face folder, a hub id, or a base of jaxlv (see forecast). With --context all series are forecast from that step on; with
     --origins each from its own last steps, several times, and a run never on steps that it was trained on.
 
     --choose-temperature and --conformal first draw validation series (the run's own; those of the default split for a bare
@@ -54,7 +54,7 @@ def evaluate(
     both are set, each has series of its own.
 
     Args:
-        run_or_model: run folder, model folder, hub id, embedded, or embedded-field
+        run_or_model: run folder, model folder, hub id, embedded, embedded-cycles, or embedded-field
         out: folder for metrics.json, report.html, and a CSV of forecasts per model
         data: series file; the run's own if not given, simulated for a bare model
         series: ids such as 3,7 or 850-999 or north,south; a run's test series, or all of FILE, if not given

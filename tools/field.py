@@ -14,7 +14,7 @@ from jaxlv.tools.options import Bare, Reading, Sampling, asked, setting
 def field(
     *files: Path,
     out: Path,
-    model: str = "embedded-field",
+    model: str = "embedded",
     context: Annotated[int, setting(EvaluateConfig, "context")] = 30,
     horizon: Annotated[int, setting(EvaluateConfig, "horizon")] = 8,
     every: Annotated[int, whole()] = 2,
@@ -39,7 +39,7 @@ def field(
     Args:
         files: files of series, or folders of them
         out: folder for field.json (every method's scores on every record) and report.html
-        model: run folder, model folder, hub id, embedded, or embedded-field
+        model: run folder, model folder, hub id, embedded, embedded-cycles, or embedded-field
         context: steps before an origin that every method is given
         horizon: steps ahead
         every: steps between origins

@@ -29,7 +29,7 @@ def init(
     Args:
         data: file of series
         out: TOML file to write
-        model: model folder, hub id, embedded, or embedded-field; if not given, one of these by the number of variables
+        model: model folder, hub id, embedded-cycles, or embedded-field; if not given, the one of these that knows the series better
         holdout: last steps of every series that are kept for the test; chosen by the number of series if not given
         steps: optimiser steps
         overwrite: replace an older file, once the new one is complete

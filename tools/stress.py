@@ -36,7 +36,7 @@ def stress(
     --samples is not given.
 
     Args:
-        run_or_model: run folder, model folder, hub id, or embedded
+        run_or_model: run folder, model folder, hub id, embedded, embedded-cycles, or embedded-field
         out: folder for stress.json (every row of every condition, and its series) and report.html
         data: series file; the run's own if not given, simulated for a bare model
         series: ids such as 3,7 or 850-999; the test series if not given

@@ -37,7 +37,7 @@ def train(
         config: TOML file, or the name of a config that comes with jaxlv (`jaxlv configs`), or a run folder to resume
         out: run folder
         data: file of series, in place of the config's; without a config, one is made that fits it
-        model: "embedded", "embedded-field", model folder or hub id, in place of the config's
+        model: "embedded-cycles", "embedded-field", model folder or hub id, in place of the config's
         steps: optimiser steps; with --resume, at least as many as were planned
         epochs: so many times every training window, in place of steps
         targets: projections that are adapted, such as q,v; all-linear for all of them

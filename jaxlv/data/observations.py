@@ -26,6 +26,7 @@ SURE = -900  # codes up to this one stand for missing values beside smaller numb
 PERHAPS = (-1, -9, -8, -7)
 BAD = "missing, infinite, negative or too large"
 MOST_MISSING = 0.5  # of the steps of a series that is interpolated
+BRIDGED, SMOOTH = 3, 8  # steps in a row that a curve bridges at most, and values through which it is drawn at least
 MARGIN = 0.5  # of the range of a context, that a shift leaves below its least value
 
 
@@ -34,7 +35,7 @@ class Handling:
     """What is done with values that a forecast cannot see as they are.
 
     missing: "interpolate" between the values around a gap (beyond the ends: the nearest), "mark" it as an empty field of the
-    text, and interpolate for what cannot read gaps, "drop" the steps before the last gap, or "error"; negative: "shift" each
+    text, and interpolate for what reads no gaps, "drop" the steps before the last gap, or "error"; negative: "shift" each
     variable above zero, or "error".
     """
 
@@ -377,16 +378,50 @@ def _beyond(values_TV: np.ndarray) -> int:
 def interpolated(values_TV: np.ndarray) -> np.ndarray:
     """Returns values without gaps: interpolated between those around a gap, beyond the ends the nearest. Raises ValueError
     if a variable has no value.
+
+    Gaps of at most BRIDGED steps in a row are bridged by a cubic spline, of logarithms if all values are above zero, where
+    that tells every third known value from the others better than straight lines do; else by straight lines.
     """
     if not np.isnan(values_TV).any():
         return values_TV
     filled_TV = values_TV.copy()
-    for v in range(values_TV.shape[1]):
-        known = np.flatnonzero(np.isfinite(values_TV[:, v]))
+    for v, values_T in enumerate(values_TV.T):
+        known = np.flatnonzero(np.isfinite(values_T))
         if not len(known):
             raise ValueError("a variable without any value")
-        filled_TV[:, v] = np.interp(np.arange(len(values_TV)), known, values_TV[known, v])
+        steps = np.arange(len(values_T))
+        filled_TV[:, v] = np.interp(steps, known, values_T[known])
+        short = np.diff(known, prepend=known[0])[np.minimum(np.searchsorted(known, steps), len(known) - 1)] <= BRIDGED + 1
+        bridged = steps[np.isnan(values_T) & short & (known[0] < steps) & (steps < known[-1])]
+        if len(bridged) and _is_smooth(known, values_T[known]):
+            filled_TV[bridged, v] = _curve(known, values_T[known], bridged)
     return filled_TV
+
+
+def _is_smooth(known: np.ndarray, values: np.ndarray) -> bool:
+    """Tells whether a curve tells values that are left out, every third in turn, better than straight lines."""
+    if len(known) < SMOOTH:
+        return False
+    curve, line = [], []
+    for turn in range(1, 4):
+        out = np.arange(turn, len(known) - 1, 3)
+        rest = np.setdiff1d(np.arange(len(known)), out)
+        curve.append(np.abs(_curve(known[rest], values[rest], known[out]) - values[out]))
+        line.append(np.abs(np.interp(known[out], known[rest], values[rest]) - values[out]))
+    return float(np.concatenate(curve).mean()) < float(np.concatenate(line).mean())
+
+
+def _curve(known: np.ndarray, values: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """Returns a cubic spline through known values, at most half of their range outside of it, and below zero only if one of
+    them is.
+    """
+    from scipy.interpolate import CubicSpline  # here, as few series have gaps and it takes a while to import
+
+    low, high = values.min(), values.max()
+    least, most = low - (high - low) / 2, high + (high - low) / 2
+    if low > 0:
+        return np.exp(np.clip(CubicSpline(known, np.log(values))(steps), np.log(max(least, low / 2)), np.log(most)))
+    return np.clip(CubicSpline(known, values)(steps), least if low < 0 else 0, most)
 
 
 def _interpolated(values_TV: np.ndarray) -> tuple[np.ndarray, int]:

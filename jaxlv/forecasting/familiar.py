@@ -6,30 +6,17 @@ Axes: N series, L tokens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from jaxlv.data.series import SeriesSet
 from jaxlv.forecasting.likelihood import metered_nll
 from jaxlv.forecasting.sampler import Sampler
-from jaxlv.results.base import BaseTraining
 from jaxlv.steps.prompts import padded
-from jaxlv.storage import foreign
 from jaxlv.text.codec import SYMBOLS
 from jaxlv.text.tokens import IGNORED, Alphabet, Windows, stack, window, without_gaps
 
-RECORD = "training.json"
 FIRST = 6  # steps that do not count: nothing tells yet what the series is like
 SHARE = 0.99  # of a base's own validation windows that cost it less than the limit
-
-
-def limits_of(model_folder: str | None) -> Mapping[str, float]:
-    """Returns the nats per written value below which SHARE of a base's validation windows lie, by number of variables; {}
-    for a model that is not such a base.
-    """
-    tree = foreign.settings(model_folder, RECORD) if model_folder else None
-    return BaseTraining.read(tree, RECORD).familiar if tree and "familiar" in tree else {}
 
 
 def nats_per_written_value(sampler: Sampler, series: SeriesSet, context: int, batch: int = 8) -> np.ndarray:
@@ -40,7 +27,7 @@ def nats_per_written_value(sampler: Sampler, series: SeriesSet, context: int, ba
     ends_N = context - series.first_N
     texts = [
         sampler.codec.encode(written_TV[:end], alpha_V, gaps=True)
-        for written_TV, end, alpha_V in zip(series.written, ends_N, scales_NV, strict=True)
+        for written_TV, end, alpha_V in zip(sampler.written(series), ends_N, scales_NV, strict=True)
     ]
     width = padded(max(map(len, texts)))
     rows = stack([window(alphabet.encode(text), width) for text in texts], width)

@@ -60,7 +60,8 @@ def nats_per_value(
         )
     scales_NV = forecaster.scales(series, context)
     texts: dict[int, tuple[np.ndarray, int]] = {}  # row -> (token ids, first token of the future)
-    for row, (values_TV, written_TV, alpha_V) in enumerate(zip(series.values_NTV, series.written, scales_NV, strict=True)):
+    rows = zip(series.values_NTV, forecaster.written(series), scales_NV, strict=True)
+    for row, (values_TV, written_TV, alpha_V) in enumerate(rows):
         given_TV = written_TV[: context - series.first_N[row]]
         prompt = codec.encode(given_TV, alpha_V, where=f"series {series.ids_N[row]}", gaps=True)
         with contextlib.suppress(JaxlvError):  # its future has numbers that the format does not write

@@ -82,8 +82,8 @@ def gaps(held: SeriesSet, count: int, request: Request) -> Iterator[Condition]:
 
 
 def marked(held: SeriesSet, count: int, request: Request) -> Iterator[Condition]:
-    """Yields the same contexts with the missing steps marked in the text; methods that cannot read gaps get interpolated
-    values there.
+    """Yields the same contexts with the missing steps marked in the text; methods that read no gaps get interpolated values
+    there.
     """
     chosen, context = _first(held, count), request.context
     order_NC = _order(chosen, request)
@@ -92,7 +92,8 @@ def marked(held: SeriesSet, count: int, request: Request) -> Iterator[Condition]
         np.put_along_axis(missing_NT, order_NC[:, : round(share * context)], True, axis=1)
         missing_NTV = np.broadcast_to(missing_NT[..., None], chosen.values_NTV.shape)
         known_NTV = np.where(missing_NTV, np.nan, chosen.values_NTV)
-        values_NTV = np.stack([interpolated(values_TV) for values_TV in known_NTV])
+        values_NTV = chosen.values_NTV.copy()
+        values_NTV[:, :context] = [interpolated(values_TV) for values_TV in known_NTV[:, :context]]
         given = replace(chosen, values_NTV=values_NTV, missing_NTV=missing_NTV if missing_NT.any() else None)
         whole = _condition("marked gaps", f"{100 * share:g} %", share, chosen, request)
         yield replace(whole, given=given)

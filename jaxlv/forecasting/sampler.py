@@ -22,6 +22,7 @@ from jaxlv.flops.work import Drawing
 from jaxlv.forecasting.forecast import Forecast
 from jaxlv.forecasting.made import Made
 from jaxlv.forecasting.request import Request
+from jaxlv.model.bases import may_read_gaps
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.settings import SEEDS, argument
 from jaxlv.steps.decode import Decoding, Loop
@@ -39,8 +40,9 @@ INTEGER_DIGITS = 2  # digits before the point that the grammar allows, or more w
 class Sampler:
     """A model with everything that turns series into forecasts: variables, alphabet, codec and sampling.
 
-    With a `meter`, each batch is reserved in a ledger before it is generated. Forecasters with other settings share what
-    is `made`: prompts that one has read are not read again.
+    With a `meter`, each batch is reserved in a ledger before it is generated. `gaps` says whether texts may hold gaps; if
+    it is None, what the model's folder says of its training decides. Forecasters with other settings share what is `made`:
+    prompts that one has read are not read again.
     """
 
     model: Qwen2
@@ -49,11 +51,23 @@ class Sampler:
     codec: Codec
     sampling: SamplingConfig
     meter: Payer | None = None
+    gaps: bool | None = None
     made: Made = field(default_factory=Made, compare=False, repr=False)
 
     def with_sampling(self, **changes: Any) -> Sampler:
         """Returns the same forecaster with other sampling settings."""
         return replace(self, sampling=replace(self.sampling, **changes))
+
+    def written(self, series: SeriesSet) -> Sequence[np.ndarray]:
+        """Returns each series, (T, V), as its text has it: NaN where a value is marked as missing. A model that has read no
+        gaps is given what stands there in their place.
+        """
+        return series.written if self.reads_gaps else series.each
+
+    @property
+    def reads_gaps(self) -> bool:
+        """Whether its texts may hold gaps."""
+        return may_read_gaps(self.model.folder) if self.gaps is None else self.gaps
 
     def scales(self, series: SeriesSet, context: int) -> np.ndarray:
         """Returns raw units per written unit of each series and variable, by the codec's rule and `headroom`: (N, V)."""
@@ -240,7 +254,7 @@ class Sampler:
         given = [
             _Row(f"series {i}", values_TV, scales_MV[n * R + r], request.context - first, written_TV)
             for n, (i, values_TV, written_TV, first) in enumerate(
-                zip(series.ids_N, series.each, series.written, series.first_N, strict=True)
+                zip(series.ids_N, series.each, self.written(series), series.first_N, strict=True)
             )
             for r in range(R)
         ]

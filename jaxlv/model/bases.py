@@ -1,12 +1,13 @@
-"""The bases that come with jaxlv. The one for the field is kept as adapters of the other: a folder with config.json,
-tokenizer and, in place of weights, low-rank matrices in PEFT's format. Its projections are W + scale B A.
+"""The bases that come with jaxlv: one that has read clean cycles of two species, and one for the field. The second is kept
+as adapters of the first: a folder with config.json, tokenizer and, in place of weights, low-rank matrices in PEFT's format.
+Its projections are W + scale B A. "embedded" names both, and the weights of the first.
 
 Axes: R rank, F outputs and D inputs of a projection.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,11 +15,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxlv.errors import JaxlvError
+from jaxlv.results.base import BaseTraining
 from jaxlv.storage import foreign, tensors
 
 EMBEDDED_BASE, FIELD_BASE = (Path(__file__).parents[1] / name for name in ("base", "base_field"))
-BASE, FIELD = "embedded", "embedded-field"
-EMBEDDED = {BASE: EMBEDDED_BASE, FIELD: FIELD_BASE}
+BASE, CYCLES, FIELD = "embedded", "embedded-cycles", "embedded-field"
+EMBEDDED = {BASE: EMBEDDED_BASE, CYCLES: EMBEDDED_BASE, FIELD: FIELD_BASE}
+RECORD = "training.json"  # in a base's folder: how it came about
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")  # of a model that has its own
 PREFIX = "base_model.model."
@@ -29,6 +32,26 @@ READ = (
     "bias", "inference_mode",
 )  # fmt: skip
 OFF: tuple[object, ...] = (None, False, "", [], {})
+
+
+def training_of(folder: str | Path | None) -> BaseTraining | None:
+    """Returns how a base came about, by its folder; None of a model that is not such a base."""
+    tree = foreign.settings(folder, RECORD) if folder else None
+    return BaseTraining.read(tree, RECORD) if tree and "familiar" in tree else None
+
+
+def limits_of(folder: str | Path | None) -> Mapping[str, float]:
+    """Returns the nats per written value below which most of a base's validation windows lie, by number of variables; {}
+    for a model that is not such a base.
+    """
+    training = training_of(folder)
+    return training.familiar if training else {}
+
+
+def may_read_gaps(folder: str | Path | None) -> bool:
+    """Tells whether a model can be given texts with gaps: a base that has read none cannot."""
+    training = training_of(folder)
+    return training is None or training.has_read_gaps
 
 
 class Added(NamedTuple):

@@ -30,3 +30,9 @@ class BaseTraining(Record):
     # nats per written value that 99 % of its validation windows stay below, by number of variables
     familiar: Mapping[str, float] = field(default_factory=dict)
     adapters: int = 0  # parameters that were trained over those of the embedded base; 0: the base itself was trained
+
+    @property
+    def has_read_gaps(self) -> bool:
+        """Whether missing values were marked in its texts."""
+        series = self.settings.get("series")
+        return isinstance(series, Mapping) and bool(series.get("marked", 0))

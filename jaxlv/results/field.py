@@ -67,6 +67,7 @@ class FieldRecord(Record):
     context: int | None = None
     data_sha256: str | None = None
     weights: Mapping[str, float] = field(default_factory=dict)  # mean over the windows, of the pool's members
+    base: str | None = None  # which of jaxlv's bases was measured, if the model was "embedded"
     notes: tuple[str, ...] = ()
 
     def row(self, name: str) -> FieldScore | None:

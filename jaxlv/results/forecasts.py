@@ -36,6 +36,7 @@ class ForecastSettings(Record):
     versions: Mapping[str, str]
     holdout: int | None = None  # last steps that were not shown to the model
     method: str = rare(default="model")  # of jaxlv.forecasting.pool.METHODS
+    base: str | None = rare()  # which of jaxlv's bases made them, if the model was "embedded"
     mae: float | None = quantity("MAE", RAW, "mean absolute error of the median over those steps, variables and series")
 
 

@@ -189,6 +189,7 @@ class Protocol(Record):
     seen_in_training: tuple[Id, ...] | None = None
     origins: int | None = rare()  # how many forecasts of each series, of which `series` then names every one
     every: int | None = rare()  # steps between them
+    base: str | None = rare()  # which of jaxlv's bases was measured, if the model was "embedded"
 
     @property
     def count(self) -> int | None:

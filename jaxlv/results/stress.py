@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from jaxlv.results.quantities import RAW, quantity
-from jaxlv.results.record import Id, Record
+from jaxlv.results.record import Id, Record, rare
 from jaxlv.results.scores import Score
 
 
@@ -37,6 +37,7 @@ class ConditionScores(Record):
     samples: int
     rows: tuple[StressScore, ...]
     context: int | None = None
+    base: str | None = rare()  # which of jaxlv's bases was measured, if the model was "embedded"
 
     def __post_init__(self) -> None:
         """Makes every value plain; of a single series there are no intervals, whatever an older file says."""

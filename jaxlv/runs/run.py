@@ -50,7 +50,7 @@ from jaxlv.runs.records import (
     read_metrics,
     read_split,
 )
-from jaxlv.runs.sources import DATA, GIVEN, Inputs, load_base, load_series
+from jaxlv.runs.sources import DATA, GIVEN, Inputs, has_read_gaps, load_base, load_series
 from jaxlv.storage import tables
 from jaxlv.storage.door import is_there
 from jaxlv.storage.files import ANEW, SEAL, broken, new_folder, seal, write_json, write_text
@@ -293,5 +293,5 @@ def load_run(folder: Path) -> FinishedRun:
         state = checkpoints.restore(step, like)
     codec = Codec.of(config.codec, made_of.dataset_alpha)
     untuned = Sampler(model, {"params": params}, alphabet, codec, config.sampling)
-    tuned = replace(untuned, variables=overlay.join(state.trained, frozen))
+    tuned = replace(untuned, variables=overlay.join(state.trained, frozen), gaps=has_read_gaps(config))
     return FinishedRun(folder, config, tuned, untuned, made_of, split)

@@ -56,8 +56,14 @@ class Inputs:
     def forecaster(self, lora: Mapping[str, Any], config: RunConfig, meter: Meter | None = None) -> Sampler:
         """Returns the base with the overlay laid over it, as a forecaster."""
         return Sampler(
-            self.model, {"params": self.params, "lora": dict(lora)}, self.alphabet, self.codec, config.sampling, meter
-        )
+            self.model, {"params": self.params, "lora": dict(lora)}, self.alphabet, self.codec, config.sampling, meter,
+            gaps=has_read_gaps(config),
+        )  # fmt: skip
+
+
+def has_read_gaps(config: RunConfig) -> bool | None:
+    """Tells whether a run's training marks what is missing; None if it does not: then its base decides."""
+    return True if config.data.missing == "mark" else None
 
 
 def load_series(config: RunConfig, folder: Path | None = None, whole: bool = False) -> SeriesSet:

@@ -62,6 +62,7 @@ class Fitted:
     conformal: Adjusted | None = None
     origins: Mapping[str, int] = field(default_factory=dict)  # how many, and steps between them, if series have windows
     pooled: bool = False  # whether the pool is a row
+    base: str | None = None  # which of jaxlv's bases is measured
 
 
 class Evaluated(NamedTuple):
@@ -99,10 +100,15 @@ def evaluate(
         else:
             chosen = subject.chosen(asked.series, asked.most or protocol.series)
             truth_of(chosen, protocol.context, protocol.horizon)  # raises if the series are too short
+        reading = subject.reads(fitted.forecasters, chosen, protocol.context)
+        fitted = replace(fitted, forecasters=reading.models, base=reading.reader.name)
+        if reading.reader.told:
+            say(f"model: {reading.reader.told}")
         validation = validation_series(subject, chosen) if fit else None
         check_fits(fitted.forecasters.values(), chosen, protocol)
         if validation is not None:
-            fitted = replace(fit_on_validation(fitted.forecasters, validation, protocol, fit, begin), pooled=asked.pooled)
+            settled = fit_on_validation(fitted.forecasters, validation, protocol, fit, begin)
+            fitted = replace(settled, pooled=asked.pooled, base=fitted.base)
         metrics = evaluate_to(work, subject, chosen, protocol, fitted, title=f"Evaluation of {subject.name}", begin=begin)
     repeats = billing.repeats_of(subject.config, subject.run.folder) if subject.run else ""
     return Evaluated(metrics, repeats)
@@ -238,7 +244,7 @@ def evaluate_to(
         measured, forecasts = measure(fitted.forecasters, chosen, config, **own, on_batch=on_batch)
     settled: Any = {"temperature_chosen_on": fitted.temperature, "conformal": fitted.conformal, **fitted.origins}
     seen = tuple(subject.seen(chosen))
-    measured = replace(measured, protocol=replace(measured.protocol, **settled, seen_in_training=seen))
+    measured = replace(measured, protocol=replace(measured.protocol, **settled, seen_in_training=seen, base=fitted.base))
     with doing("writing the forecasts and the page"):
         _write(out, subject, chosen, measured, forecasts, title)
     return measured

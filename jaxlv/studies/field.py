@@ -185,7 +185,10 @@ class _Measured:
         self.say(f"{len(made.windows)} windows of {made.context} steps, {self.how.horizon} steps ahead")
         raw_MTV = made.windows.values_NTV - made.windows.shift_NV[:, None]
         context_MCV, truth_MHV = raw_MTV[:, : made.context], raw_MTV[:, made.context : made.context + self.how.horizon]
-        drawn = [self._drawn(name, model, made) for name, model in self.models.items()]
+        models, reader = self.subject.reads(dict(self.models), made.windows, made.context)
+        if reader.told:
+            self.say(f"model: {reader.told}")
+        drawn = [self._drawn(name, model, made) for name, model in models.items()]
         first = drawn[0]  # of a run, the pool is of the tuned model
         methods = [_sampled(POOL, first.pooled.samples_NSHV), *self._baselines(made)]
         for one in reversed(drawn):
@@ -200,6 +203,7 @@ class _Measured:
             context=made.context,
             data_sha256=found.source.get("sha256"),
             weights=first.weights,
+            base=reader.name,
             notes=tuple(notes),
         )
         last = int(np.flatnonzero(made.series_M == made.series_M[0])[-1])

@@ -18,9 +18,9 @@ from jaxlv.config import (
 )  # fmt: skip
 from jaxlv.data.observations import Observations
 from jaxlv.errors import JaxlvError
-from jaxlv.model.bases import BASE, EMBEDDED, FIELD
+from jaxlv.model.bases import BASE, EMBEDDED
+from jaxlv.studies.given import LONGEST, base_for
 
-LONGEST = 1008  # tokens of a window: 100 steps of two variables with two decimals, as the embedded base knows them
 SEVERAL = 10  # series from which on whole series are split; fewer are all trained on, without their last steps
 SHARES, ALL_TRAIN = (0.7, 0.15, 0.15), (1.0, 0.0, 0.0)
 HEADROOMS = (0.35, 0.45, 0.55, 0.65)
@@ -34,8 +34,8 @@ def fitted(
 
     With `holdout` the last steps of every series are kept for the test, and all series are trained on; if it is None, this
     is done for fewer than SEVERAL series, with a fifth of the shortest. Without it SEVERAL or more series are split, whole,
-    and all of fewer are trained on. Without a `model` it is a base that has read as many variables. Raises JaxlvError if the
-    series are too short.
+    and all of fewer are trained on. Without a `model`, or of "embedded", it is the base that knows the steps that are
+    trained on better. Raises JaxlvError if the series are too short.
     """
     lengths, V = sorted(map(len, found.values)), len(found.variables)
     if holdout is None:
@@ -49,7 +49,8 @@ def fitted(
     length = min(LONGEST, -(-rest * step // 16) * 16 + 16)
     inside = min(rest, length // step)
     horizon = holdout or max(inside // 2, 1)
-    model = model or (BASE if V == 2 else FIELD)  # the first has read series of two variables alone
+    if model in (None, BASE):
+        model = base_for(found.until(holdout) if holdout else found)
     embedded = model in EMBEDDED
     context = max(rest if holdout else inside - horizon, 1)
     return RunConfig(

@@ -69,13 +69,17 @@ def forecast(asked: Asked, out: Path, ahead: Ahead = AHEAD, begin: Begin = Silen
         model = models.get("tuned", models["untuned"]).with_sampling(**asked.sampling)
         chosen, protocol, notes = _chosen(subject, model, asked, ahead)
         say(f"data: {subject.observed.told}")
-        notes = [*notes, *given.unfamiliar(chosen, model, protocol.context, protocol.horizon)]
+        reader = subject.choice.reader(model, chosen, protocol.context)
+        if reader.told:
+            say(f"model: {reader.told}")
+        notes = [*notes, *given.unfamiliar(chosen, reader, protocol.context, protocol.horizon)]
+        model = reader.sampler
         for note in notes:
             say(f"note: {note}")
         say("sampling: " + ", ".join(f"{key} {value}" for key, value in config_tree(model.sampling).items()))
         made = _drawn(model, chosen, protocol, ahead, begin)
         made.write_csv(work / TABLE)
-        settings = _settings(model, chosen, protocol, ahead, made)
+        settings = replace(_settings(model, chosen, protocol, ahead, made), base=reader.name)
         write_json(work / SETTINGS, settings.tree())
         with doing("drawing figures and the page"):
             names = _draw_figures(made, chosen, work)

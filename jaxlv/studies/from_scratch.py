@@ -25,7 +25,7 @@ from jaxlv.forecasting import familiar
 from jaxlv.forecasting.likelihood import token_nll
 from jaxlv.lora import overlay
 from jaxlv.lora.adapters import Origin, write_peft
-from jaxlv.model.bases import BASE, EMBEDDED
+from jaxlv.model.bases import BASE, EMBEDDED, RECORD
 from jaxlv.model.config import CONFIG, ModelConfig
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.model.weights import count_params, load_pretrained, write_pretrained
@@ -74,7 +74,7 @@ def make_base(
             write_adapters(folder, variables["lora"], config.lora)
         else:
             write_pretrained(folder, model, variables["params"], work / "tokenizer")
-        write_json(folder / familiar.RECORD, record.tree())
+        write_json(folder / RECORD, record.tree())
         return add_limits(config, folder, series or work / "series")
 
 
@@ -91,7 +91,7 @@ def add_limits(config: BaseConfig, base: Path, series: Path) -> BaseTraining:
     decimals, cost it. Adds that to its training.json, and returns what this holds then. The validation series lie in
     `series`, or are simulated there.
     """
-    path = base / familiar.RECORD
+    path = base / RECORD
     record = BaseTraining.read(read_json(path), path)
     model, params = load_pretrained(str(base))
     alphabet = load_alphabet(base, model.config.vocab_size)

@@ -11,17 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from jaxlv.data.observations import Handling, Observations
+from jaxlv.config import ModelSettings
+from jaxlv.data.observations import USUAL, Handling, Observations
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError
 from jaxlv.forecasting import familiar
 from jaxlv.forecasting.baselines import BASELINES
 from jaxlv.forecasting.origins import Origins, Rolling, by_length, rolling
 from jaxlv.forecasting.sampler import Sampler
-from jaxlv.model.bases import EMBEDDED, EMBEDDED_BASE, FIELD, FIELD_BASE
+from jaxlv.model.bases import BASE, EMBEDDED, EMBEDDED_BASE, FIELD, FIELD_BASE, limits_of
 from jaxlv.runs.run import FinishedRun
-from jaxlv.studies.fitting import LONGEST
+from jaxlv.studies.choice import Choice, Reader
 
+LONGEST = 1008  # tokens of a window: 100 steps of two variables with two decimals, as jaxlv's bases know them
 QUICK = ("last value", "context mean", "seasonal naive", "analog")  # baselines whose spread is told
 
 
@@ -75,23 +77,27 @@ def _unusable(series: SeriesSet, forecaster: Sampler, context: int) -> Iterator[
             yield one, f"{zero[0]} is 0 throughout its context" if zero else str(fault)
 
 
-def unfamiliar(series: SeriesSet, forecaster: Sampler, context: int, horizon: int) -> Iterator[str]:
+def unfamiliar(series: SeriesSet, reader: Reader, context: int, horizon: int) -> Iterator[str]:
     """Yields a line for each series whose context looks like nothing that a base has read: what it costs the base, beside
     the limit, and how far apart the baselines end. Of models that say no limit, and of tuned ones, nothing is known.
     """
+    forecaster, nats_N = reader.sampler, reader.nats_N
+    if series.missing_NTV is not None and not forecaster.reads_gaps:
+        yield "missing values are interpolated in the text, too: the base has read no gaps"
     folder = getattr(forecaster.model, "folder", None)
-    V, limits = len(series.variables), familiar.limits_of(folder)
+    V, limits = len(series.variables), limits_of(folder)
     if not limits or "lora" in forecaster.variables:
         return
     if str(V) not in limits:
         known = f"{min(limits)} to {max(limits)}" if len(limits) > 1 else min(limits)
         way = ": separate makes each variable a series of its own" if V > 1 and "1" in limits else ""
-        field = folder == str(EMBEDDED_BASE) and str(V) in familiar.limits_of(str(FIELD_BASE))
+        field = folder == str(EMBEDDED_BASE) and not reader.name and str(V) in limits_of(str(FIELD_BASE))
         way = f"; {FIELD} has" if field else way
         yield f"the base has read series of {known} variables, not of {V}{way}"
         return
     limit = limits[str(V)]
-    nats_N = familiar.nats_per_written_value(forecaster, series, context)
+    if nats_N is None:
+        nats_N = familiar.nats_per_written_value(forecaster, series, context)
     rows = np.flatnonzero(nats_N > limit)
     if not len(rows):
         return
@@ -107,8 +113,16 @@ def unfamiliar(series: SeriesSet, forecaster: Sampler, context: int, horizon: in
             f"series {one} looks like nothing that the base has read: {nats:.3g} nats for each written value, of its"
             f" validation 99 % below {limit:.3g}; the baselines end at {spread}"
         )
-    if folder == str(EMBEDDED_BASE):
+    if folder == str(EMBEDDED_BASE) and not reader.name:
         yield f"{FIELD} has read noise, gaps, counts and more kinds of series"
+
+
+def base_for(found: Observations) -> str:
+    """Returns the name, as configs have it, of that one of jaxlv's bases which knows series better."""
+    choice = Choice(ModelSettings(path=BASE))
+    sampler = choice.named()
+    known = ready(found, sampler, USUAL, room(sampler, BASE, None, len(found.variables), 1)).series
+    return FIELD if choice.reader(sampler, known, known.values_NTV.shape[1]).name == FIELD else BASE
 
 
 def room(forecaster: Sampler, name: Any, finished: FinishedRun | None, variables: int, horizon: int) -> int:

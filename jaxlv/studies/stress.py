@@ -57,7 +57,8 @@ def stress(
     with subject.paying(asked.purpose) as models, made as work, begin("stress", len(conditions)) as bar:
         entries = []
         for done, condition in enumerate(conditions, 1):
-            entries.append(measured(condition, models, pooled=asked.pooled))
+            reading = subject.reads(models, condition.given, condition.request.context)
+            entries.append(replace(measured(condition, reading.models, pooled=asked.pooled), base=reading.reader.name))
             bar.update(done, f"{condition.group} {condition.level}")
         source = subject.data.source.get("sha256")
         result = Stress(tuple(entries), data_name(subject.data), source, tuple(subject.seen(held)), {"mae": RAW}, versions())

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,10 +23,18 @@ from jaxlv.runs import run, sources
 from jaxlv.storage.door import is_there
 from jaxlv.storage.foreign import hub_revision
 from jaxlv.studies import given
+from jaxlv.studies.choice import ONE, Choice, Reader
 from jaxlv.studies.progress import Say, unsaid
 from jaxlv.text.codec import Codec
 
 Models = dict[str, Sampler]
+
+
+class Reading(NamedTuple):
+    """Models that read certain series, and how the first of them was chosen."""
+
+    models: Models
+    reader: Reader
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,13 @@ class Subject:
     source: Observations | SeriesSet  # as they were read, or simulated
     bare: Models = field(default_factory=dict)  # by name, if it is not a run
     handling: Handling = USUAL
+    choice: Choice = ONE
+
+    def reads(self, models: Models, series: SeriesSet, context: int) -> Reading:
+        """Returns the models as they read the first `context` steps of series: what "embedded" stands for is settled."""
+        first = next(iter(models))
+        reader = self.choice.reader(models[first], series, context)
+        return Reading({**models, first: reader.sampler}, reader)
 
     @functools.cached_property
     def data(self) -> SeriesSet:
@@ -177,7 +192,8 @@ def _open_bare(asked: Asked, config: RunConfig, source: Observations | SeriesSet
         models = {"tuned": replace(models["untuned"], variables={"params": params, "lora": lora}), **models}
         say("note: what the adapter was trained on is not in its files: whether it has seen these series cannot be told")
     named = replace(config, model=replace(settings, path=model_name(asked.subject, base)))
-    return Subject(Path(asked.subject).name, None, named, source, models, asked.handling)
+    choice = ONE if bare.adapter else Choice(settings)
+    return Subject(Path(asked.subject).name, None, named, source, models, asked.handling, choice)
 
 
 def _values(source: Observations | SeriesSet) -> np.ndarray:

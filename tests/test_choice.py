@@ -1,0 +1,151 @@
+"""Which of jaxlv's bases reads series under the name "embedded"."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import jaxlv
+from jaxlv import api
+from jaxlv.config import ModelSettings
+from jaxlv.data.loading import load_series
+from jaxlv.data.series import SeriesSet
+from jaxlv.forecasting.request import Request
+from jaxlv.forecasting.sampler import Sampler
+from jaxlv.studies import choice, evaluate, field, fitting, forecast, stress
+from jaxlv.studies.choice import Choice
+from jaxlv.studies.subjects import Asked
+
+EITHER = Choice(ModelSettings(path="embedded"))
+CYCLES, FIELD = "embedded-cycles", "embedded-field"
+
+
+@pytest.fixture(scope="module")
+def sampler() -> Sampler:
+    return api.open_model("embedded")
+
+
+@pytest.fixture(scope="module")
+def clean() -> SeriesSet:
+    return jaxlv.simulate(series=3, steps=60, seed=1).ready().series
+
+
+@pytest.fixture(scope="module")
+def noisy(clean: SeriesSet) -> SeriesSet:
+    noise_NTV = np.random.default_rng(0).standard_normal(clean.values_NTV.shape)
+    return replace(clean, values_NTV=clean.values_NTV * np.exp(0.3 * noise_NTV))
+
+
+def test_clean_cycles_and_noise_are_read_by_the_base_that_knows_them(sampler, clean, noisy):
+    for series, name, other in ((clean, CYCLES, FIELD), (noisy, FIELD, CYCLES)):
+        found = EITHER.reader(sampler, series, 50)
+        assert found.name == name and found.nats_N is not None and found.nats_N.shape == (3,)
+        assert f"read by {name}: a written value costs" in found.told and f"nats to {other}" not in found.told
+        assert found.told.endswith(f" to {other}")
+        alone = api.open_model(name)
+        request = Request(50, 3, 2)
+        np.testing.assert_array_equal(found.sampler(series, request).samples_NSHV, alone(series, request).samples_NSHV)
+
+
+def test_a_base_that_alone_knows_so_many_variables_reads_them(sampler, clean):
+    for V, told in ((1, "it alone has read series of 1 variable"), (5, "no base has read series of 5 variables")):
+        series = jaxlv.load_series(np.resize(clean.values_NTV[0], (40, V)) + 0.1).ready().series
+        found = EITHER.reader(sampler, series, 30)
+        assert found.told == f"read by {FIELD}: {told}" and found.nats_N is None
+
+
+def test_steps_that_tell_nothing_are_read_by_the_base_for_the_field(sampler, clean):
+    found = EITHER.reader(sampler, clean.steps(0, 8), 6)
+    assert found.told == f"read by {FIELD}: so few steps do not tell"
+
+
+def test_the_typical_series_decides_and_only_the_first_are_judged(monkeypatch, sampler, clean):
+    """One that is like nothing else changes nothing."""
+    many = clean.rows(np.arange(20) % 3, np.arange(20))
+    cost = {CYCLES: np.r_[[1.0] * 9, [99.0] * 7], FIELD: np.r_[[2.0] * 16]}
+
+    def nats(one: Sampler, series: SeriesSet, context: int) -> np.ndarray:
+        assert series.ids_N.tolist() == list(range(16)) and context == 50
+        return cost[CYCLES if one.variables is sampler.variables else FIELD]
+
+    monkeypatch.setattr(choice, "nats_per_written_value", nats)
+    found = EITHER.reader(sampler, many, 50)
+    assert found.told == f"read by {CYCLES}: a written value costs 1 nats, 2 to {FIELD}" and found.nats_N is None
+    cost[CYCLES][:9] = np.nan
+    assert EITHER.reader(sampler, many, 50).name == FIELD
+
+
+def test_what_is_to_be_forecast_has_no_say(sampler, clean, noisy):
+    later_NTV = np.concatenate([clean.values_NTV[:, :40], noisy.values_NTV[:, 40:] * 9], axis=1)
+    found = EITHER.reader(sampler, replace(clean, values_NTV=later_NTV), 40)
+    assert found.name == CYCLES
+    np.testing.assert_array_equal(found.nats_N, EITHER.reader(sampler, clean, 40).nats_N)
+
+
+def test_any_other_name_is_one_model(sampler, noisy):
+    for other in (CYCLES, FIELD, "a/folder"):
+        assert Choice(ModelSettings(path=other)).reader(sampler, noisy, 50) == choice.Reader(sampler)
+    assert choice.ONE.reader(sampler, noisy, 50).told == ""
+
+
+def test_sampling_and_the_form_of_texts_are_those_that_were_asked_for(sampler, noisy):
+    own = replace(sampler.with_sampling(temperature=0.5), codec=replace(sampler.codec, headroom=0.3))
+    found = EITHER.reader(own, noisy, 50).sampler
+    assert found.sampling.temperature == 0.5 and found.codec.headroom == 0.3
+
+
+def test_a_forecaster_says_which_base_made_its_forecast(clean, noisy):
+    forecaster = jaxlv.Forecaster("embedded", progress=False)
+    assert forecaster.predict(clean, 2, samples=2).base == CYCLES
+    made = forecaster.predict(noisy, 2, samples=2)
+    assert made.base == FIELD
+    np.testing.assert_array_equal(made.samples, jaxlv.Forecaster(FIELD).predict(noisy, 2, samples=2).samples)
+    assert jaxlv.Forecaster(FIELD).predict(noisy, 2, samples=2).base is None
+    scores = forecaster.evaluate(noisy, 2, samples=2)
+    assert scores.metrics.protocol.base == FIELD
+    frame = jaxlv.forecast("embedded", noisy, 2, 2)
+    assert frame.equals(jaxlv.forecast(FIELD, noisy, 2, 2)) and not frame.equals(jaxlv.forecast(CYCLES, noisy, 2, 2))
+
+
+def test_a_run_begins_from_the_base_that_knows_what_it_is_trained_on(clean, noisy):
+    """The steps that are held out have no say."""
+    both = {"clean": clean.values_NTV, "noisy": noisy.values_NTV}
+    both["noisy at the end"] = np.concatenate([clean.values_NTV[:, :50], noisy.values_NTV[:, 50:] * 9], axis=1)
+    paths = {name: fitting.fitted(load_series(values), holdout=10).model.path for name, values in both.items()}
+    assert paths == {"clean": "embedded", "noisy": FIELD, "noisy at the end": "embedded"}
+    named = fitting.fitted(load_series(both["noisy"]), CYCLES, holdout=10)
+    assert named.model.path == CYCLES
+    assert fitting.fitted(load_series(both["noisy"]), "embedded", holdout=10).model.path == FIELD
+
+
+def test_every_study_tells_which_base_it_measured(tmp_path: Path, noisy):
+    path, told = tmp_path / "noisy.csv", list[str]()
+    load_series(noisy.values_NTV[:2, :40]).frame().to_csv(path, index=False)
+    asked = Asked("embedded", path, protocol={"samples": 2, "horizon": 3})
+    say: Any = {"say": told.append}
+    forecast.forecast(asked, tmp_path / "forecast", **say)
+    evaluate.evaluate(replace(asked, origins=1), tmp_path / "evaluate", **say)
+    field.field([path], tmp_path / "field", asked, field.Windows(30, 3, 9, 2), **say)
+    assert [line.split(":")[1] for line in told if line.startswith("model: ")] == [f" read by {FIELD}"] * 3
+    stress.stress(replace(asked, protocol={**asked.protocol, "context": 30}), tmp_path / "stress", ["noise", "amplitude"])
+    found = {name: json.loads((tmp_path / name).read_text()) for name in (
+        "forecast/settings.json", "evaluate/metrics.json", "field/field.json", "stress/stress.json"
+    )}  # fmt: skip
+    assert found["forecast/settings.json"]["base"] == found["evaluate/metrics.json"]["protocol"]["base"] == FIELD
+    assert found["field/field.json"]["records"]["noisy"]["base"] == FIELD
+    assert {one["base"] for one in found["stress/stress.json"]["conditions"]} == {FIELD}
+
+
+def test_each_condition_of_a_stress_test_is_read_by_the_base_that_knows_it(tmp_path: Path, clean):
+    path = tmp_path / "clean.csv"
+    load_series(clean.values_NTV).frame().to_csv(path, index=False)
+    asked = Asked("embedded", path, protocol={"samples": 2, "horizon": 3, "context": 30})
+    found = stress.stress(asked, tmp_path / "out", ["amplitude"])
+    assert {one.base for one in found.conditions} == {CYCLES}
+    adapted = replace(asked, subject=FIELD)
+    assert stress.stress(adapted, tmp_path / "field", ["amplitude"]).conditions[0].base is None
