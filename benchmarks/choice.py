@@ -4,8 +4,8 @@
 
 Each row has series of two species that neither base was trained on: of the course's equations, as they are and observed
 with log-normal noise or as counts, and of kinds that are kept for validation. 8 steps are forecast from the steps before.
-Table: CRPS / mean of the context, over series, steps and species, of each base and of the chosen one; which that is; and of
-how many single series it would be the same.
+Table: CRPS / mean of the context, over series, steps and species, of each base, of the chosen one, and if it were chosen for
+each series by itself; which that is; and for how many series by themselves it is the same.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from jaxlv.studies.choice import Choice
 
 SEED, HORIZON, STEPS = 4711, 8, 60
 NOISES = (0.01, 0.05, 0.1, 0.2, 0.4)
-HEAD = ("series", "context", CYCLES, FIELD, "chosen", "which", "single series alike")
+HEAD = ("series", "context", CYCLES, FIELD, "chosen", "each by itself", "which", "single series alike")
 
 
 class Row(NamedTuple):
@@ -67,26 +67,29 @@ def rows(count: int) -> Iterator[Row]:
             yield Row(name, from_arrays(kinds.draw(name, count, STEPS, SEED, 1e-4).astype(float)), 30)
 
 
-def scaled_crps(sampler: Sampler, row: Row, samples: int) -> float:
-    """Returns the mean CRPS, each series and variable by the mean of its context."""
+def scaled_crps(sampler: Sampler, row: Row, samples: int) -> np.ndarray:
+    """Returns the CRPS of each series (N,), each variable by the mean of its context."""
     made = sampler(row.series, Request(row.context, HORIZON, samples, SEED))
     truth_NHV = row.series.values_NTV[:, row.context : row.context + HORIZON]
     crps_NV = metrics.crps(made.filled(), truth_NHV)
-    return float((crps_NV / row.series.values_NTV[:, : row.context].mean(axis=1)).mean())
+    return (crps_NV / row.series.values_NTV[:, : row.context].mean(axis=1)).mean(axis=1)
 
 
 def measured(row: Row, bases: dict[str, Sampler], choice: Choice, samples: int) -> dict[str, Any]:
     """Returns a row of the table."""
-    found = {name: scaled_crps(one, row, samples) for name, one in bases.items()}
+    crps = {name: scaled_crps(one, row, samples) for name, one in bases.items()}
     name = choice.reader(bases[CYCLES], row.series, row.context).name or CYCLES
     nats = {one: nats_per_written_value(sampler, row.series, row.context) for one, sampler in bases.items()}
-    alike = nats[name] <= np.minimum(*nats.values())
-    return {**found, "chosen": found[name], "which": name, "alike": int(alike.sum()), "context": row.context}
+    own_N = nats[CYCLES] < nats[FIELD]
+    means = {one: float(crps_N.mean()) for one, crps_N in crps.items()}
+    each = float(np.where(own_N, crps[CYCLES], crps[FIELD]).mean())
+    alike = int((own_N == (name == CYCLES)).sum())
+    return {**means, "chosen": means[name], "each by itself": each, "which": name, "alike": alike, "context": row.context}
 
 
 def line(name: str, row: dict[str, Any], count: int) -> list[str]:
     """Returns the cells of a row."""
-    figures = [f"{row[key]:.3g}" for key in (CYCLES, FIELD, "chosen")]
+    figures = [f"{row[key]:.3g}" for key in (CYCLES, FIELD, "chosen", "each by itself")]
     return [name, str(row["context"]), *figures, row["which"], f"{row['alike']} of {count}"]
 
 
@@ -97,7 +100,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of choice-DEVICE.json and .md")
     options = parser.parse_args()
     bases, choice = {name: api.open_model(name) for name in (CYCLES, FIELD)}, Choice(ModelSettings(path=BASE))
-    found, lines = [], [" | ".join(HEAD), " | ".join(["---", *["---:"] * 4, "---", "---:"])]
+    found, lines = [], [" | ".join(HEAD), " | ".join(["---", *["---:"] * 5, "---", "---:"])]
     for row in rows(options.series):
         found.append({"name": row.name, **measured(row, bases, choice, options.samples)})
         lines.append(" | ".join(line(row.name, found[-1], len(row.series))))

@@ -9,7 +9,7 @@ import re
 
 from benchmarks.common import RESULTS, ROOT
 
-PAGES = (ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "scale.md")
+PAGES = tuple(ROOT / "docs" / f"{name}.md" for name in ("benchmarks", "scale", "base"))
 MARKED = re.compile(r"<!-- ([\w./-]+\.md) -->\n.*?<!-- end -->", re.DOTALL)
 
 

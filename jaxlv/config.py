@@ -156,11 +156,7 @@ class LoraConfig(Settings, section="lora"):
 class ModelSettings(Settings, section="model"):
     """Which base model to use, and how it computes."""
 
-    path: str = setting(
-        "embedded",
-        'a Hugging Face folder, a hub id, "embedded" (here the same as "embedded-cycles"), or "embedded-field"',
-        PATH,
-    )
+    path: str = setting("embedded", 'a folder, a hub id, "embedded" (here "embedded-cycles") or "embedded-field"', PATH)
     revision: str = setting("", 'commit, tag or branch of a hub id; "" = the newest', Text())
     dtype: Dtype = setting("float32", "type of the frozen weights and of matrix products")
     weights: Weights = setting(

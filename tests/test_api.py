@@ -91,7 +91,7 @@ def test_series_in_every_shape(values, tidy, tmp_path):
 
 def test_every_way_to_name_a_model_is_the_same_model(values):
     model, params = jaxlv.load_pretrained("embedded")
-    ways = ["embedded", (model, params), model.bind({"params": params}), jaxlv.open_model("embedded")]
+    ways = ["embedded-cycles", (model, params), model.bind({"params": params}), jaxlv.open_model("embedded")]
     found = [jaxlv.forecast(way, values, 2, 2, arrays=True, seed=3).samples_NSHV for way in ways]
     assert found[0].shape == (2, 2, 2, 2) and np.isfinite(found[0]).all()
     request = jaxlv.Request(values.shape[1], 2, 2, seed=3, batch=2)

@@ -46,8 +46,9 @@ def evaluate(
         jaxlv evaluate embedded --data lynx.csv --horizon 10 --origins 5 --out DIR
         jaxlv evaluate MODEL --data FILE --series 850-999 --context 50 --horizon 50 --samples 20 --seed 0 --out DIR
 
-    MODEL is a Hugging Face folder, a hub id, or a base of jaxlv (see forecast). With --context all series are forecast from that step on; with
-    --origins each from its own last steps, several times, and a run never on steps that it was trained on.
+    MODEL is a Hugging Face folder, a hub id, or a base of jaxlv (see forecast). With --context all series are forecast from
+    that step on; with --origins each from its own last steps, several times, and a run never on steps that it was trained
+    on.
 
     --choose-temperature and --conformal first draw validation series (the run's own; those of the default split for a bare
     model), never one that is measured: to choose each model's temperature, and to adjust its bands to hold their share. If

@@ -34,10 +34,11 @@ def forecast(
         jaxlv forecast MODEL --adapter ADAPTER --data FILE --holdout 10 --out DIR
 
     MODEL is a Hugging Face folder, a hub id, or a base of jaxlv: "embedded-cycles" for clean cycles of two variables,
-    "embedded-field" for counts, noise and gaps, "embedded" for the one of these that knows the series better. FILE is CSV or other text, parquet, Excel, HDF5 or NumPy; one line tells how it was understood. DIR gets
-    forecast.csv with the median, quantiles and samples under your names, figures, and a page. With --context the forecasts
-    begin after so many steps from the start of each series, and what follows is drawn as the truth. In forecast.csv a text
-    that a spreadsheet program would take as a formula (it begins with = + - or @) stands behind an apostrophe.
+    "embedded-field" for counts, noise and gaps, "embedded" for the one of these that knows the series better. FILE is CSV or
+    other text, parquet, Excel, HDF5 or NumPy; one line tells how it was understood. DIR gets forecast.csv with the median,
+    quantiles and samples under your names, figures, and a page. With --context the forecasts begin after so many steps from
+    the start of each series, and what follows is drawn as the truth. In forecast.csv a text that a spreadsheet program would
+    take as a formula (it begins with = + - or @) stands behind an apostrophe.
 
     Args:
         run_or_model: run folder, model folder, hub id, embedded, embedded-cycles, or embedded-field

@@ -29,7 +29,8 @@ def init(
     Args:
         data: file of series
         out: TOML file to write
-        model: model folder, hub id, embedded-cycles, or embedded-field; if not given, the one of these that knows the series better
+        model: model folder, hub id, embedded-cycles, or embedded-field; if not given, of the last two the one that knows the
+            series better
         holdout: last steps of every series that are kept for the test; chosen by the number of series if not given
         steps: optimiser steps
         overwrite: replace an older file, once the new one is complete

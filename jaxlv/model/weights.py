@@ -61,7 +61,7 @@ def load_pretrained(
     """Loads a Qwen2.5 checkpoint. Each tensor is converted and placed before the next is read, slice by slice.
 
     Args:
-        folder_or_hub_id: a folder in Hugging Face's format, a hub id, or a base that comes with jaxlv: "embedded" (the same as
+        folder_or_hub_id: a folder in Hugging Face's format, a hub id, or a base of jaxlv: "embedded" (the same as
             "embedded-cycles") or "embedded-field".
         dtype: "float32" or "bfloat16", of the weights in memory and of the matrix products.
         attention: "xla", "blocked" or "cudnn"; see docs/settings.md, model.attention.
