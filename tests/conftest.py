@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -30,8 +31,20 @@ jax.config.update("jax_legacy_prng_key", "error")
 hypothesis.settings.register_profile("jaxlv", deadline=None, derandomize=True, database=None, max_examples=100)
 hypothesis.settings.load_profile("jaxlv")
 
-# Files of few tests that take long, which would otherwise come last and leave a worker idle; the longest first.
-LONG = ("test_tools", "test_parity_full", "test_flops_counters", "test_run", "test_stack", "test_sweep", "test_benchmarks")
+# Files that take longest, which would otherwise come last and leave a worker idle; the longest first.
+LONG = (
+    "test_mesh", "test_processes", "test_docs_run", "test_tools", "test_failures", "test_generate", "test_audit",
+    "test_quantised", "test_kills", "test_model", "test_train", "test_sweep", "test_stack", "test_flops_counters",
+    "test_verbs", "test_export", "test_flops_everything", "test_fuzz", "test_reproduce", "test_benchmarks", "test_training",
+    "test_run", "test_prompts", "test_compare", "test_data_files", "test_budget", "test_cuda_benchmark",
+)  # fmt: skip
+
+
+def pytest_collection_finish() -> None:
+    """Python looks for garbage less often, and not among what has been imported: tracing makes millions of objects."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -160,10 +173,12 @@ def waves() -> Callable[..., SeriesSet]:
 
 @pytest.fixture(scope="session", autouse=True)
 def compile_once(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Equal programs are compiled once in a session, by whichever worker comes first."""
+    """Equal programs are compiled once in a session, by whichever worker comes first or a process that it starts."""
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent  # that of all workers
-    jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    kept_in = {"compilation_cache_dir": str(folder / "compiled"), "persistent_cache_min_compile_time_secs": 0.2}
+    for name, value in kept_in.items():
+        jax.config.update(f"jax_{name}", value)
+        os.environ[f"JAX_{name.upper()}"] = str(value)
     kept.keep_in = lambda folder: None  # a program that is kept does not know what a test has replaced

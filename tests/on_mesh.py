@@ -40,11 +40,11 @@ BATCH, LENGTH, VOCABULARY = 8, 24, 96
 WIDTHS = {"14/2": (896, 64, 4864), "12/2": (1536, 128, 8960), "16/2": (2048, 128, 11008), "28/4": (3584, 128, 18944)}
 
 
-def architecture(heads: str, true: bool = False) -> ModelConfig:
-    """Two layers of narrow heads, or as wide as the family's."""
+def architecture(heads: str, true: bool = False, layers: int = 2) -> ModelConfig:
+    """Layers of narrow heads, or as wide as the family's."""
     queries, keys = map(int, heads.split("/"))
     hidden, head, inner = WIDTHS[heads] if true else (64, 16, 128)
-    sizes = {"hidden_size": hidden, "intermediate_size": inner, "head_dim": head, "num_hidden_layers": 2}
+    sizes = {"hidden_size": hidden, "intermediate_size": inner, "head_dim": head, "num_hidden_layers": layers}
     return ModelConfig(
         vocab_size=VOCABULARY, num_attention_heads=queries, num_key_value_heads=keys, tie_word_embeddings=True, **sizes
     )
@@ -107,26 +107,26 @@ def losses(made: Stack, number: int) -> np.ndarray:
     return np.array(found)
 
 
-def differences(heads: list[str], meshes: list[tuple[int, int]], number: int, true: bool = False) -> dict[str, float]:
+def differences(
+    heads: list[str], meshes: list[tuple[int, int]], number: int, true: bool = False, layers: int = 2, dropout: float = 0.1
+) -> dict[str, float]:
     """The largest difference of losses from one device's, by heads and mesh."""
     found = {}
     rate = 1e-3 if true else 1e-2  # 1e-2 is too high for true widths: the last bit of the weights moves a loss by 5e-6
     for name in heads:
-        model = Qwen2(architecture(name, true))
+        model = Qwen2(architecture(name, true, layers))
         params = weights(model)
-        one = losses(stack(1, 1, model, params, rate=rate), number)
+        one = losses(stack(1, 1, model, params, rate=rate, dropout=dropout), number)
         for mesh in meshes:
-            other = losses(stack(*mesh, model, params, rate=rate), number)
+            other = losses(stack(*mesh, model, params, rate=rate, dropout=dropout), number)
             found[f"{name} on {mesh[0]}x{mesh[1]}"] = float(abs(other - one).max())
     return found
 
 
 def quick() -> dict[str, float]:
-    pairs = {"14/2": (2, 4), "16/2": (2, 4)}
-    found = {}
-    for heads, mesh in pairs.items():
-        found |= differences([heads], [mesh], 3)
-    return found
+    """Heads of queries that devices do not divide, in one layer, and such that they do, in two with dropout."""
+    whole = differences(["14/2"], [(2, 4)], 3, layers=1, dropout=0.0)
+    return whole | differences(["16/2"], [(2, 4)], 3)
 
 
 def every() -> dict[str, float]:
@@ -166,8 +166,9 @@ def gathered() -> dict[str, Any]:
     """Weights over data: losses, what is gathered, and where the weights lie."""
     model = Qwen2(architecture("16/2"))
     params = weights(model)
-    codes = in_bits("int8", params)
-    coded = {data: stack(data, parts, model.clone(weights="int8"), codes) for data, parts in ((1, 1), (2, 4))}
+    flat = Qwen2(architecture("16/2", layers=1), weights="int8")
+    codes = in_bits("int8", weights(flat.clone(weights="full")))
+    coded = {data: stack(data, parts, flat, codes, dropout=0.0) for data, parts in ((1, 1), (2, 4))}
     made = stack(4, 2, model, params, fsdp=True, remat=True)
     text = made.step().lower(made.state, made.frozen, made.batch([batch(0)])).compile().as_text()
     gate = made.frozen["params"]["model.layers.0"]["mlp"]["gate_proj"]["weight"]
@@ -181,11 +182,11 @@ def gathered() -> dict[str, Any]:
 
 def runs() -> dict[str, float]:
     """Stacked runs over data, one on each device."""
-    model = Qwen2(architecture("14/2"))
+    model = Qwen2(architecture("14/2", layers=1))
     params = weights(model)
     made = stack(8, 1, model, params, 8, dropout=0.0)
     text = made.step().lower(made.state, made.frozen, made.batch([batch(run) for run in range(8)])).compile().as_text()
-    one, several = (losses(stack(data, 1, model, params, 8, dropout=0.0), 2) for data in (1, 8))
+    one, several = losses(stack(1, 1, model, params, 8, dropout=0.0), 2), losses(made, 2)
     return {
         "first": float(abs(one - several)[0].max()),
         "difference": float(abs(one - several).max()),
@@ -193,9 +194,11 @@ def runs() -> dict[str, float]:
     }
 
 
-def forecasts() -> dict[str, Any]:
-    """The embedded base's samples and likelihoods on meshes, of a number of series that no mesh divides."""
+def forecasts(layers: int = 1) -> dict[str, Any]:
+    """Samples and likelihoods of the embedded base's first layers, of a number of series that the mesh does not divide."""
     sampler = jaxlv.Forecaster("embedded", progress=False).sampler
+    cut = dataclasses.replace(sampler.model.config, num_hidden_layers=layers)
+    sampler = dataclasses.replace(sampler, model=sampler.model.clone(config=cut))
     series, request = dynamics.draw("course", 3, 0), Request(30, 4, 4, batch=3)
     params, found = sampler.variables["params"], {}
     samples, nats = sampler(series, request).samples_NSHV, nats_per_value(sampler, series, 30, 4)
@@ -207,8 +210,13 @@ def forecasts() -> dict[str, Any]:
     return found
 
 
+def deep() -> dict[str, Any]:
+    """The same of all its layers."""
+    return forecasts(10)
+
+
 CHECKS: dict[str, Callable[[], Any]] = {
-    one.__name__: one for one in (quick, every, wide, programs, gathered, runs, forecasts)
+    one.__name__: one for one in (quick, every, wide, programs, gathered, runs, forecasts, deep)
 }
 
 if __name__ == "__main__":

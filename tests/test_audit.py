@@ -226,8 +226,15 @@ def _of_first(function: Any, name: str, change: Callable[[jax.Array], jax.Array]
     return wrapped
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", MUTANTS)
+def each(index: int, name: str, dtype: str) -> Any:
+    """A mutant in a type, of which every other one is of the slow mode."""
+    marks = pytest.mark.slow if (index % 2 == 0) == (dtype == "bfloat16") else ()
+    return pytest.param(name, dtype, marks=marks, id=f"{name}-{dtype}")
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [each(*one, dtype) for one in enumerate(MUTANTS) for dtype in ("float32", "bfloat16")]
+)
 def test_what_is_put_into_the_model_is_found_where_it_is(name, dtype, monkeypatch):
     module, attribute, change, component = MUTANTS[name]
     monkeypatch.setattr(module, attribute, change(getattr(module, attribute)))

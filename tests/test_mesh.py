@@ -78,9 +78,11 @@ def test_forecasts_are_those_of_one_device(found):
 
 @pytest.mark.slow
 def test_losses_are_those_of_one_device_for_every_size_and_mesh():
-    told = computed("every", "wide")
+    told = computed("every", "wide", "deep")
     assert len(told["every"]) == 20 and max(told["every"].values()) < CLOSE
     assert max(told["wide"].values()) < CLOSE
+    for equal, difference in told["deep"].values():
+        assert equal and difference < 1e-3
 
 
 # ------------------------------------------------------------------------------------------------ where arrays lie

@@ -228,7 +228,7 @@ RECIPES = {
 @pytest.mark.parametrize("config", RECIPES.values(), ids=RECIPES)
 def test_a_state_stacked_over_layers_takes_the_same_steps(random_model, random_lora, config):
     """With fewer, larger arrays, which are donated; Muon's matrices stay apart. Taken apart it is a checkpoint's again."""
-    model, params = random_model(num_hidden_layers=3)
+    model, params = random_model(num_hidden_layers=2)
     lora = random_lora(params, targets=("q_proj", "down_proj"), rank=2, alpha=6.0)
     variables, optimizer = {"params": params, "lora": lora}, train.make_optimizer(config, 9)
     step = train.make_train_step(model, optimizer, config, 9)
@@ -237,7 +237,7 @@ def test_a_state_stacked_over_layers_takes_the_same_steps(random_model, random_l
     assert_trees_equal(train.unstacked(stacked).opt_state, plain.opt_state)
     assert_trees_equal(overlay.join(train.unstacked(stacked).trained, frozen), variables)
     arrays = len(jax.tree.leaves(stacked.trained))
-    assert arrays == (3 * 4 + 1 if config.name == "muon" else 4 + 1)  # and the bias of the head
+    assert arrays == (2 * 4 + 1 if config.name == "muon" else 4 + 1)  # and the bias of the head
     for n in range(3):
         batch = in_micro_batches(some_windows(model.config.vocab_size, 4, n), 2)
         plain, theirs = step(plain, frozen, batch)
@@ -251,7 +251,7 @@ def test_a_state_stacked_over_layers_takes_the_same_steps(random_model, random_l
 
 def test_layers_that_are_computed_again_have_the_same_gradients(random_model, random_lora):
     """With dropout, whose numbers are drawn again."""
-    model, params = random_model(num_hidden_layers=4)
+    model, params = random_model(num_hidden_layers=2)
     variables = {"params": params, "lora": random_lora(params, rank=2, dropout=0.3)}
     trained, frozen = overlay.split(variables, overlay.trainable(variables))
     windows, found, parts = some_windows(model.config.vocab_size, 5), [], []

@@ -60,8 +60,8 @@ def nats_per_value(
         )
     scales_NV = forecaster.scales(series, context)
     texts: dict[int, tuple[np.ndarray, int]] = {}  # row -> (token ids, first token of the future)
-    rows = zip(series.values_NTV, forecaster.written(series), scales_NV, strict=True)
-    for row, (values_TV, written_TV, alpha_V) in enumerate(rows):
+    each = zip(series.values_NTV, forecaster.written(series), scales_NV, strict=True)
+    for row, (values_TV, written_TV, alpha_V) in enumerate(each):
         given_TV = written_TV[: context - series.first_N[row]]
         prompt = codec.encode(given_TV, alpha_V, where=f"series {series.ids_N[row]}", gaps=True)
         with contextlib.suppress(JaxlvError):  # its future has numbers that the format does not write
