@@ -29,7 +29,7 @@ import numpy as np
 import jaxlv.results
 from jaxlv.config import RunConfig, toml_value
 from jaxlv.data.observations import Observations
-from jaxlv.front import Prediction, Scores
+from jaxlv.outcomes import Prediction, Scores
 from jaxlv.results.panels import ForecastPanel
 from jaxlv.results.record import Record
 from jaxlv.settings import Statement, statements

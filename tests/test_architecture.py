@@ -24,8 +24,8 @@ LIBRARY, TOOLS, CONFIGS = ROOT / "jaxlv", ROOT / "tools", ROOT / "configs"
 # The library's folders, and the files beside them, from the ground up: each imports only those before it.
 ORDER = (
     "errors", "processes", "activity", "settings", "memory", "versions", "storage", "results", "config", "data", "text",
-    "model", "lora", "steps", "flops", "forecasting", "runs", "published", "analysis", "report", "studies", "api", "front",
-    "notebooks",
+    "model", "lora", "steps", "flops", "forecasting", "runs", "published", "analysis", "report", "studies", "outcomes",
+    "api", "front", "notebooks",
     "integrations", "__init__",
 )  # fmt: skip
 # The counters know no model of this project, nor any package except jax and numpy.

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxlv.front import Forecaster, Prediction
+from jaxlv.front import Forecaster
+from jaxlv.outcomes import Prediction
 
 KEPT = 4  # forecasters that stay open
 
