@@ -15,6 +15,8 @@ from jaxlv import api
 from jaxlv.config import ModelSettings
 from jaxlv.data.loading import load_series
 from jaxlv.data.series import SeriesSet
+from jaxlv.forecasting import evaluate as measures
+from jaxlv.forecasting.forecast import Forecast
 from jaxlv.forecasting.request import Request
 from jaxlv.forecasting.sampler import Sampler
 from jaxlv.studies import choice, evaluate, field, fitting, forecast, stress
@@ -123,7 +125,21 @@ def test_a_run_begins_from_the_base_that_knows_what_it_is_trained_on(clean, nois
     assert fitting.fitted(load_series(both["noisy"]), "embedded", holdout=10).model.path == FIELD
 
 
-def test_every_study_tells_which_base_it_measured(tmp_path: Path, noisy):
+@pytest.fixture
+def nothing_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samplers answer at once: what they draw is not looked at."""
+
+    def drawn(self: Sampler, series: SeriesSet, request: Request, **how: Any) -> Forecast:
+        samples_NSHV = np.ones((len(series), request.samples, request.horizon, len(series.variables)))
+        return Forecast.of(series, request.start, samples_NSHV, {}, request.context)
+
+    monkeypatch.setattr(Sampler, "__call__", drawn)
+    monkeypatch.setattr(
+        measures, "nats_per_value", lambda one, series, context, ahead, *rest: np.ones((len(series), ahead, 2))
+    )
+
+
+def test_every_study_tells_which_base_it_measured(tmp_path: Path, noisy, nothing_drawn):
     path, told = tmp_path / "noisy.csv", list[str]()
     load_series(noisy.values_NTV[:2, :40]).frame().to_csv(path, index=False)
     asked = Asked("embedded", path, protocol={"samples": 2, "horizon": 3})
@@ -141,7 +157,7 @@ def test_every_study_tells_which_base_it_measured(tmp_path: Path, noisy):
     assert {one["base"] for one in found["stress/stress.json"]["conditions"]} == {FIELD}
 
 
-def test_each_condition_of_a_stress_test_is_read_by_the_base_that_knows_it(tmp_path: Path, clean):
+def test_each_condition_of_a_stress_test_is_read_by_the_base_that_knows_it(tmp_path: Path, clean, nothing_drawn):
     path = tmp_path / "clean.csv"
     load_series(clean.values_NTV).frame().to_csv(path, index=False)
     asked = Asked("embedded", path, protocol={"samples": 2, "horizon": 3, "context": 30})
