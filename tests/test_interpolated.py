@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from jaxlv.config import RunConfig
 from jaxlv.data.observations import interpolated
 from jaxlv.data.series import from_arrays
 from jaxlv.forecasting import robustness
 from jaxlv.forecasting.request import Request
+from jaxlv.runs import run
 
 NAN = float("nan")
 SMOOTH_T = np.exp(np.sin(np.arange(24) / 2))  # a period of 12.6 steps, values of 0.37 to 2.7
@@ -88,3 +93,16 @@ def test_what_comes_after_a_context_changes_nothing_in_it():
         robustness.marked(held, 2, request), robustness.marked(replace(held, values_NTV=other_NTV), 2, request), strict=True
     ):
         np.testing.assert_array_equal(one.given.values_NTV[:, :20], changed.given.values_NTV[:, :20])
+
+
+@pytest.mark.parametrize("way", [filled, lines])
+def test_a_run_knows_the_steps_that_it_was_trained_on_by_curves_and_by_lines(way):
+    """Older versions bridged every gap by straight lines."""
+    gappy_T = without(SMOOTH_T, 3, 9)
+    manifest: Any = SimpleNamespace(data=SimpleNamespace(lengths=(20,)))
+    split = {"train": {"0": run.mark(way(gappy_T[:20])[:, None])}, "validation": {}}
+    model: Any = None
+    made = run.FinishedRun(Path(), RunConfig(), model, model, manifest, split)
+    missing = replace(made, config=replace(made.config, data=replace(made.config.data, missing="interpolate")))
+    assert missing.seen_steps(gappy_T[:, None]) == 20
+    assert missing.seen_steps(without(SMOOTH_T * 1.01, 3, 9)[:, None]) == 0

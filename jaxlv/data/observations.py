@@ -384,17 +384,24 @@ def interpolated(values_TV: np.ndarray) -> np.ndarray:
     """
     if not np.isnan(values_TV).any():
         return values_TV
+    filled_TV = lined(values_TV)
+    for v, values_T in enumerate(values_TV.T):
+        known, steps = np.flatnonzero(np.isfinite(values_T)), np.arange(len(values_T))
+        short = np.diff(known, prepend=known[0])[np.minimum(np.searchsorted(known, steps), len(known) - 1)] <= BRIDGED + 1
+        bridged = steps[np.isnan(values_T) & short & (known[0] < steps) & (steps < known[-1])]
+        if len(bridged) and _is_smooth(known, values_T[known]):
+            filled_TV[bridged, v] = _curve(known, values_T[known], bridged)
+    return filled_TV
+
+
+def lined(values_TV: np.ndarray) -> np.ndarray:
+    """Returns values with straight lines over all gaps, beyond the ends the nearest value."""
     filled_TV = values_TV.copy()
     for v, values_T in enumerate(values_TV.T):
         known = np.flatnonzero(np.isfinite(values_T))
         if not len(known):
             raise ValueError("a variable without any value")
-        steps = np.arange(len(values_T))
-        filled_TV[:, v] = np.interp(steps, known, values_T[known])
-        short = np.diff(known, prepend=known[0])[np.minimum(np.searchsorted(known, steps), len(known) - 1)] <= BRIDGED + 1
-        bridged = steps[np.isnan(values_T) & short & (known[0] < steps) & (steps < known[-1])]
-        if len(bridged) and _is_smooth(known, values_T[known]):
-            filled_TV[bridged, v] = _curve(known, values_T[known], bridged)
+        filled_TV[:, v] = np.interp(np.arange(len(values_T)), known, values_T[known])
     return filled_TV
 
 

@@ -27,7 +27,7 @@ import numpy as np
 
 from jaxlv.config import RunConfig, config_tree, to_toml
 from jaxlv.data import loading, series
-from jaxlv.data.observations import FILLED
+from jaxlv.data.observations import FILLED, lined
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.flops.ledger import FINAL, Meter
@@ -207,11 +207,11 @@ class FinishedRun:
         known = {*self.split["train"].values(), *self.split["validation"].values()}
         lengths = sorted({len(values_TV), *(self.manifest.data.lengths or ())}, reverse=True)
         for steps in (one for one in lengths if one <= len(values_TV)):
-            try:
-                seen_TV, _ = FILLED[self.config.data.missing](values_TV[:steps])
+            try:  # older versions bridged every gap by lines
+                filled = FILLED[self.config.data.missing](values_TV[:steps])[0], lined(values_TV[:steps])
             except ValueError:  # a gap that cannot be filled: the run has not read it either
                 continue
-            if mark(seen_TV) in known:
+            if known & set(map(mark, filled)):
                 return steps
         return 0
 
