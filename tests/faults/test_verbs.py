@@ -106,8 +106,8 @@ def test_a_file_that_cannot_be_explored_leaves_its_checks_and_does_not_block_the
 
 
 def slow(work: Work, folder: Path, **named: Any) -> Child:
-    """A forecast that does not end by itself."""
-    more = ["--series", "0,1,2,3", *PROTOCOL, "--samples", 100_000, "--out", folder / "out"]
+    """A forecast that goes on for long, in pieces after each of which a signal is answered."""
+    more = ["--series", "0,1,2,3", *PROTOCOL, "--horizon", 4_000, "--reach", 4, "--samples", 20, "--out", folder / "out"]
     child = Child("forecast", work.run, *more, out=folder / "said", cache=folder / "cache", **named)
     child.wait_for("sampling:")
     return child
