@@ -242,6 +242,7 @@ def test_the_docs_have_the_tables_that_are_marked(monkeypatch: pytest.MonkeyPatc
     )
 
 
+@pytest.mark.slow
 def test_costs_stand_against_their_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """A train step and a forecast at the smallest sizes; the bound is the longer time, and the figure shows every size."""
     monkeypatch.syspath_prepend(str(ROOT))

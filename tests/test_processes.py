@@ -199,7 +199,10 @@ def starved(instant: str, most: int, spared: int, *which: int) -> list[str]:
     return [sys.executable, "-c", STARVED, " ".join(map(str, (instant, most, spared, *which)))]
 
 
-@pytest.mark.parametrize(("instant", "spared", "which", "saved"), [("compile", 0, [1], 0), ("run", 5, [0, 1], 4)])
+@pytest.mark.parametrize(
+    ("instant", "spared", "which", "saved"),
+    [pytest.param("compile", 0, [1], 0, marks=pytest.mark.slow), ("run", 5, [0, 1], 4)],
+)
 def test_all_halve_the_batch_if_memory_runs_out_before_any_waits_for_another(
     instant, spared, which, saved, tiny_base, undisturbed, tmp_path
 ):
