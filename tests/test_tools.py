@@ -602,6 +602,17 @@ BAD = {
     ),
     "probe: numbers alone": (["probe", "run", "--out", "new"], "no language tokenizer"),
     "probe: embedded": (["probe", "embedded", "--out", "new"], "no language tokenizer"),
+    "audit: settings of nothing": (["flops", "audit", "--set", "model.remat=true"], "--set: changes nothing here"),
+    "audit: sizes of a config": (["flops", "audit", "demo", "--length", "64"], "--length: changes nothing here"),
+    "audit: type of a config": (["flops", "audit", "demo", "--dtype", "bfloat16"], "--dtype: changes nothing here"),
+    "doctor: settings of nothing": (["doctor", "--set", "train.steps=2"], "--set: changes nothing here; found no config"),
+    "doctor: memory of this machine": (["doctor", "demo", "--memory", "24"], "--memory: changes nothing here"),
+    "compare: settings of a run": (
+        ["compare", "run", "--data", "data", "--set", "train.steps=2", "--out", "new"],
+        "--set: changes nothing here; found a run keeps its own settings",
+    ),
+    "probe: windows of no text": (["probe", "run", "--window", "64", "--out", "new"], "--window: changes nothing here"),
+    "probe: limit of no tasks": (["probe", "run", "--limit", "2", "--out", "new"], "--limit: changes nothing here"),
     "simulate: existing": (["simulate", "--series", "2", "--out", "data"], "exists already"),
     "simulate: none": (
         ["simulate", "--series", "0", "--out", "new.h5"],

@@ -9,7 +9,7 @@ from typing import Annotated
 from jaxlv.errors import JaxlvError
 from jaxlv.tools.bounds import whole
 from jaxlv.tools.console import CALL, REPORT, Progress, Result, made, say, verb
-from jaxlv.tools.options import ConfigOrNone, Settings
+from jaxlv.tools.options import ConfigOrNone, Settings, idle
 
 
 def compare(
@@ -53,6 +53,8 @@ def compare(
         resume: go on in DIR: finished runs and parts are kept
         overwrite: replace an older folder of this verb, once the new one is complete; if interrupted, it begins anew
     """
+    if run is not None:
+        idle("a run keeps its own settings", config=config, set=set)
     from jaxlv.config import built_in, load_config
     from jaxlv.report import papers
     from jaxlv.studies import compare as study

@@ -8,7 +8,9 @@ from typing import Annotated
 from jaxlv.settings import Between
 from jaxlv.tools.bounds import number, whole
 from jaxlv.tools.console import Result, pairs, say, verb
-from jaxlv.tools.options import ConfigOrNone, Settings
+from jaxlv.tools.options import ConfigOrNone, Settings, idle
+
+MEMORY = 80.0  # GB
 
 
 def doctor(
@@ -17,7 +19,7 @@ def doctor(
     *,
     set: Settings = (),
     devices: Annotated[int, whole(1, 4096)] = 0,
-    memory: Annotated[float, number(float, Between(0, 1e6, above=True))] = 80.0,
+    memory: Annotated[float, number(float, Between(0, 1e6, above=True))] = MEMORY,
 ) -> Result:
     """Print versions, devices, memory, which attention would run, and whether a config fits, with memory and time.
 
@@ -39,6 +41,10 @@ def doctor(
     from jaxlv.config import load_config
     from jaxlv.studies import doctor as study
 
+    if config is None:
+        idle("no config is named", set=set)
+    if not devices:
+        idle("it is of --devices that need not be here", memory=memory != MEMORY)
     if devices:
         return _shared(config, set, devices, memory)
     here = study.machine()

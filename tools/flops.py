@@ -14,7 +14,7 @@ from jaxlv.config import BudgetConfig, Dtype, Kernel
 from jaxlv.errors import JaxlvError
 from jaxlv.tools.bounds import whole
 from jaxlv.tools.console import Result, group, say, shown
-from jaxlv.tools.options import Backend, Config, Settings, setting
+from jaxlv.tools.options import Backend, Config, Settings, changed, idle, setting
 
 if TYPE_CHECKING:
     from jaxlv.flops.work import Work
@@ -140,6 +140,11 @@ def audit(
     from jaxlv.flops.audit import as_json
     from jaxlv.studies import prices
 
+    sizes = {"train": train != "adapters", "dtype": dtype != "float32", "attention": attention != "xla"}
+    if runs:
+        idle("configs and runs say it themselves", **changed(asked, Asked()), **sizes)
+    else:
+        idle("settings are those of a config or a run folder, and none is named", set=set)
     began = time.monotonic()
     work = None if runs else replace(asked.work(), kernel=attention, train=train, dtype=dtype)
     found = prices.audit_programs(work, runs, set, backend, say)

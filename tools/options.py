@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Group, Parameter
 
 from jaxlv.config import CodecConfig, Dtype, EvaluateConfig, SamplingConfig, Scale, Weights, find_config
-from jaxlv.errors import printable
+from jaxlv.errors import JaxlvError, printable
 from jaxlv.settings import Between, statements
 from jaxlv.tools.bounds import given, number, read_by, read_numbers
 from jaxlv.tools.console import CALL
@@ -134,6 +134,18 @@ class Reading:
         Literal["shift", "error"] | None,
         Parameter(help="negative values: shift their variable above zero (if not given), or refuse"),
     ] = None
+
+
+def idle(why: str, **options: object) -> None:
+    """Raises JaxlvError for the first of some options that has a value: it would change nothing, and `why` says why not."""
+    for name, value in options.items():
+        if value:
+            raise JaxlvError("changes nothing here", where=f"--{name.replace('_', '-')}", found=why)
+
+
+def changed(given: object, usual: object) -> dict[str, object]:
+    """Returns the fields of an object that are not as usual."""
+    return {name: value for name, value in vars(given).items() if value != getattr(usual, name)}
 
 
 def asked(

@@ -13,7 +13,7 @@ from jaxlv.errors import JaxlvError
 from jaxlv.storage.files import check_free, write_json
 from jaxlv.tools.bounds import given, whole
 from jaxlv.tools.console import CALL, Progress, Result, made, say, verb
-from jaxlv.tools.options import Drawn, Names, Settings, setting
+from jaxlv.tools.options import Drawn, Names, Settings, idle, setting
 
 TASKS = "tasks of lm-evaluation-harness that are measured, too; needs jaxlv[harness]"
 
@@ -71,6 +71,10 @@ def probe(
     from jaxlv.report import probe as report
     from jaxlv.studies import probe as study
 
+    if text is None:
+        idle("no --text is named", window=window != 512, stride=stride)
+    if not tasks:
+        idle("no --tasks are named", task_folder=task_folder, limit=limit)
     if tasks and importlib.util.find_spec("lm_eval") is None:  # before anything is computed
         raise JaxlvError("needs lm-evaluation-harness", where="--tasks", hint='pip install "jaxlv[harness]"')
     how = (max_new_tokens, given(sampling), generation_defaults, set, seed)
