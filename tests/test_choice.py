@@ -14,8 +14,10 @@ import jaxlv
 from jaxlv import api
 from jaxlv.config import ModelSettings
 from jaxlv.data.loading import load_series
+from jaxlv.data.observations import Handling
 from jaxlv.data.series import SeriesSet
 from jaxlv.forecasting import evaluate as measures
+from jaxlv.forecasting.familiar import nats_per_written_value
 from jaxlv.forecasting.forecast import Forecast
 from jaxlv.forecasting.request import Request
 from jaxlv.forecasting.sampler import Sampler
@@ -87,6 +89,20 @@ def test_what_is_to_be_forecast_has_no_say(sampler, clean, noisy):
     found = EITHER.reader(sampler, replace(clean, values_NTV=later_NTV), 40)
     assert found.name == CYCLES
     np.testing.assert_array_equal(found.nats_N, EITHER.reader(sampler, clean, 40).nats_N)
+
+
+def test_values_that_were_filled_in_have_no_say(sampler, clean):
+    """What stands in place of marked gaps is on straight lines here, which cost the base that is given them little."""
+    noise_NTV = np.random.default_rng(0).standard_normal(clean.values_NTV.shape)
+    gappy_NTV = clean.values_NTV * np.exp(noise_NTV)
+    for first in range(8, 44, 9):
+        gappy_NTV[:, first : first + 6] = np.nan
+    marked = load_series(gappy_NTV).ready(Handling(missing="mark")).series
+    found = EITHER.reader(sampler, marked, 50)
+    assert found.name == FIELD and found.nats_N is not None
+    lines = replace(marked, missing_NTV=None)
+    cheap, fair = (np.median(nats_per_written_value(sampler, one, 50)) for one in (lines, marked))
+    assert cheap < np.median(found.nats_N) < fair
 
 
 def test_any_other_name_is_one_model(sampler, noisy):

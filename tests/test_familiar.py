@@ -59,6 +59,18 @@ def test_the_first_steps_and_gaps_do_not_count():
     assert asked == "2.00;3.00;"
 
 
+def test_values_that_were_filled_in_do_not_count():
+    text = "1.00,4.00;2.00,5.00;3.00,6.00;"
+    rows = window(ALPHABET.encode(text), 40)
+    rows = type(rows)(*(array[None] for array in rows))
+    filled_TV = np.array([[False, False], [True, False], [False, True]])
+    found = familiar.known(rows, [filled_TV], ALPHABET)
+    asked = "".join(SYMBOLS[i] for i in found.labels_ML[0] if i != IGNORED)
+    assert asked == ".00,4.00;5.00;3.00,"  # nothing precedes the first token
+    same = familiar.known(rows, [np.zeros((3, 2), bool)], ALPHABET)
+    np.testing.assert_array_equal(same.labels_ML, rows.labels_ML)
+
+
 def test_nats_are_shared_out_among_the_values():
     text = "1.00,1.00;" * familiar.FIRST + "2.00,3.00;"
     rows = familiar.later(window(ALPHABET.encode(text), 80), ALPHABET)

@@ -6,6 +6,8 @@ Axes: N series, L tokens.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from jaxlv.data.series import SeriesSet
@@ -21,7 +23,7 @@ SHARE = 0.99  # of a base's own validation windows that cost it less than the li
 
 def nats_per_written_value(sampler: Sampler, series: SeriesSet, context: int, batch: int = 8) -> np.ndarray:
     """Returns what each context costs the model on average, in nats for each value as it is written, from step FIRST on:
-    (N,); NaN for a context that has no more steps.
+    (N,); NaN for a context that has no more steps. Values that were filled in do not count, whether a text has them or not.
     """
     alphabet, scales_NV = sampler.alphabet, sampler.scales(series, context)
     ends_N = context - series.first_N
@@ -31,7 +33,8 @@ def nats_per_written_value(sampler: Sampler, series: SeriesSet, context: int, ba
     ]
     width = padded(max(map(len, texts)))
     rows = stack([window(alphabet.encode(text), width) for text in texts], width)
-    found = []
+    filled = [np.isnan(marked_TV[:end]) for marked_TV, end in zip(series.written, ends_N, strict=True)]
+    rows, found = known(rows, filled, alphabet), []
     for part in np.split(np.arange(len(texts)), range(batch, len(texts), batch)):
         some = later(rows.rows(np.resize(part, batch)), alphabet)  # a short batch is filled, so that one shape is compiled
         found.append(by_value(metered_nll(sampler, some), some, alphabet)[: len(part)])
@@ -43,6 +46,16 @@ def later(windows: Windows, alphabet: Alphabet) -> Windows:
     steps_ML = np.cumsum(windows.ids_ML == alphabet.ids_A[SYMBOLS.index(";")], axis=-1)
     kept = without_gaps(windows, alphabet)
     return kept._replace(labels_ML=np.where(steps_ML >= FIRST, kept.labels_ML, IGNORED))
+
+
+def known(windows: Windows, filled: Sequence[np.ndarray], alphabet: Alphabet) -> Windows:
+    """Returns the windows without a loss at values that were filled in: of each window (T, V), whether one was."""
+    ends = alphabet.ids_A[[SYMBOLS.index(mark) for mark in ",;"]]
+    value_ML = np.cumsum(np.isin(windows.ids_ML, ends), axis=-1)  # to which a token's label belongs
+    filled_ML = np.array([
+        np.isin(value_L, np.flatnonzero(filled_TV)) for value_L, filled_TV in zip(value_ML, filled, strict=True)
+    ])  # fmt: skip
+    return windows._replace(labels_ML=np.where(filled_ML, IGNORED, windows.labels_ML))
 
 
 def by_value(nll_ML: np.ndarray, windows: Windows, alphabet: Alphabet) -> np.ndarray:
